@@ -1,0 +1,168 @@
+//! The effective configuration: defaults, then the file, then the environment, then flags.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where things are kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StorageConfig {
+    /// The node's own directory.
+    pub base_dir: PathBuf,
+    /// Complete models, Hugging Face layout.
+    pub models_dir: PathBuf,
+}
+
+/// Whether peers are spoken to in the clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// Either way, encrypted first.
+    Prefer,
+    /// Only encrypted connections.
+    Require,
+    /// Only plain connections.
+    Off,
+}
+
+/// Whether uTP is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Utp {
+    /// TCP first, uTP as the fallback; never on private networks.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// The network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetworkConfig {
+    /// Connections a torrent may have.
+    pub max_connections: u32,
+    /// Bytes per second; 0 is unlimited.
+    pub upload_rate_limit: u64,
+    /// Bytes per second; 0 is unlimited.
+    pub download_rate_limit: u64,
+    /// Whether the DHT is used.
+    pub dht_enabled: bool,
+    /// UDP port of the DHT; 0 means the listen port (libtorrent has one socket for both).
+    pub dht_port: u16,
+    /// TCP and uTP port; 0 is random.
+    pub listen_port: u16,
+    /// Address to listen on; none is all interfaces.
+    pub listen_address: Option<IpAddr>,
+    /// `host:port` of nodes that introduce us to the DHT.
+    pub dht_bootstrap_nodes: Vec<String>,
+    /// Trackers announced to for every torrent.
+    pub trackers: Vec<String>,
+    /// BEP 14 local service discovery.
+    pub lan_discovery: bool,
+    /// UPnP and NAT-PMP.
+    pub port_mapping: bool,
+    /// uTP.
+    pub utp: Utp,
+    /// Message stream encryption.
+    pub encryption: Encryption,
+    /// `socks5://[user:password@]host:port` or `http://...`; none is direct.
+    pub proxy: Option<String>,
+}
+
+/// Torrents.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TorrentConfig {
+    /// Bytes a piece of newly shared models.
+    pub piece_length: u32,
+    /// How long `get` waits without any progress.
+    pub download_timeout: Duration,
+}
+
+/// How strictly publishers are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrustPolicy {
+    /// The first publisher accepted for a name is pinned.
+    Tofu,
+    /// Only listed publishers.
+    Strict,
+}
+
+/// Security.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SecurityConfig {
+    /// Whether `get` checks sha256.
+    pub verify_checksums: bool,
+    /// Whether `share` signs.
+    pub sign_manifests: bool,
+    /// Trust policy.
+    pub trust: TrustPolicy,
+}
+
+/// Which names `ls` of the mount lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// All that the trust rule resolves.
+    All,
+    /// Pinned names.
+    Pinned,
+    /// Models with bytes here.
+    Local,
+}
+
+/// The mount.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MountConfig {
+    /// How long a read waits for its pieces.
+    pub read_timeout: Duration,
+    /// How long the lookup of an unknown name waits.
+    pub resolve_timeout: Duration,
+    /// The widest window, in bytes.
+    pub readahead_max: u64,
+    /// What `ls` lists.
+    pub show: Show,
+}
+
+/// A size that may be a share of the disk.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SizeOrPercent {
+    /// Bytes.
+    Bytes(u64),
+    /// Per cent of the file system that holds the cache.
+    Percent(f64),
+}
+
+/// The cache.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CacheConfig {
+    /// Bound of the cache.
+    pub max_size: SizeOrPercent,
+    /// Free space to keep on the cache's file system, in bytes.
+    pub min_free: u64,
+}
+
+/// The hub.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HubConfig {
+    /// Base address of the hub.
+    pub endpoint: String,
+    /// Whether a model without peers is read from the hub.
+    pub fallback: bool,
+}
+
+/// The effective configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where things are kept.
+    pub storage: StorageConfig,
+    /// The network.
+    pub network: NetworkConfig,
+    /// Torrents.
+    pub torrent: TorrentConfig,
+    /// Security.
+    pub security: SecurityConfig,
+    /// The mount.
+    pub mount: MountConfig,
+    /// The cache.
+    pub cache: CacheConfig,
+    /// The hub.
+    pub hub: HubConfig,
+}

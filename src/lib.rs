@@ -1,0 +1,28 @@
+//! silmaril: the network as a directory of AI models.
+//!
+//! The modules depend on each other downwards only; see the module map below.
+//!
+//! ```text
+//! cli        one file per subcommand; parses, calls node, prints. Nothing below prints.
+//!  └ node    the running engine and its control socket (server and client)
+//!     ├ mount    fuse adapter (thin) → tree (inodes) → parked reads
+//!     └ fetch    which pieces, when: windows, deadlines, waiters
+//!         ├ store    layout on disk, registry, verified blocks, resume
+//!         └ torrent  safe Rust over cpp/: session, torrents, events, create
+//!             └ ffi + cpp/   the only bridge and the only C++
+//! model      names, manifest, card, licence, safetensors header
+//! keys, config, paths, telemetry: small, used by all
+//! ```
+#![deny(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod fetch;
+pub mod keys;
+pub mod model;
+pub mod mount;
+pub mod node;
+pub mod paths;
+pub mod store;
+pub mod telemetry;
+pub mod torrent;

@@ -1,0 +1,185 @@
+//! Names of models and of their revisions, parsed once at the edge.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The longest component of a name, in bytes.
+pub const MAX_COMPONENT: usize = 96;
+
+/// The revision that is meant when none is named.
+pub const DEFAULT_REVISION: &str = "main";
+
+/// Why a string is not a name or a revision.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not `org/name` or `datasets/org/name`.
+    #[error("{0:?} is not a model name; names look like org/name or datasets/org/name")]
+    Shape(String),
+    /// A component is too long or has a character outside `[A-Za-z0-9][A-Za-z0-9._-]*`.
+    #[error(
+        "{0:?} cannot be part of a name; use 1 to 96 letters, digits, '.', '_' or '-', starting with a letter or digit"
+    )]
+    Component(String),
+}
+
+/// Whether a name stands for a model or a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A model, `org/name`.
+    Model,
+    /// A dataset, `datasets/org/name`.
+    Dataset,
+}
+
+fn component(s: &str) -> Result<&str, NameError> {
+    let ok = s.len() <= MAX_COMPONENT
+        && s.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if ok { Ok(s) } else { Err(NameError::Component(s.chars().take(MAX_COMPONENT + 4).collect())) }
+}
+
+/// The name of a model or dataset, without a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelName {
+    kind: Kind,
+    org: String,
+    name: String,
+}
+
+impl ModelName {
+    /// Builds a name from its parts, each checked.
+    pub fn new(kind: Kind, org: &str, name: &str) -> Result<Self, NameError> {
+        if kind == Kind::Model && org == "datasets" {
+            return Err(NameError::Shape(format!("{org}/{name}")));
+        }
+        Ok(Self { kind, org: component(org)?.to_owned(), name: component(name)?.to_owned() })
+    }
+
+    /// Model or dataset.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The first component: the organisation or user.
+    pub fn org(&self) -> &str {
+        &self.org
+    }
+
+    /// The last component. It is also the `name` of the torrent.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefix = if self.kind == Kind::Dataset { "datasets/" } else { "" };
+        write!(f, "{prefix}{}/{}", self.org, self.name)
+    }
+}
+
+impl FromStr for ModelName {
+    type Err = NameError;
+
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        let parts: Vec<&str> = s.split('/').collect();
+        match parts.as_slice() {
+            ["datasets", org, name] => Self::new(Kind::Dataset, org, name),
+            [org, name] => Self::new(Kind::Model, org, name),
+            _ => Err(NameError::Shape(s.chars().take(2 * MAX_COMPONENT + 16).collect())),
+        }
+    }
+}
+
+impl Serialize for ModelName {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelName {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// One immutable state of a model: a tag, branch or commit name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Revision(String);
+
+impl Revision {
+    /// The revision as written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this is the revision meant when none is named.
+    pub fn is_default(&self) -> bool {
+        self.0 == DEFAULT_REVISION
+    }
+}
+
+impl Default for Revision {
+    fn default() -> Self {
+        Self(DEFAULT_REVISION.to_owned())
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Revision {
+    type Err = NameError;
+
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        component(s).map(|s| Self(s.to_owned()))
+    }
+}
+
+impl Serialize for Revision {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Revision {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A model at a revision, written `org/name@revision`; without `@` it is the default revision.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelRef {
+    /// Which model.
+    pub name: ModelName,
+    /// Which state of it.
+    pub revision: Revision,
+}
+
+impl fmt::Display for ModelRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.revision.is_default() {
+            write!(f, "{}", self.name)
+        } else {
+            write!(f, "{}@{}", self.name, self.revision)
+        }
+    }
+}
+
+impl FromStr for ModelRef {
+    type Err = NameError;
+
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        match s.split_once('@') {
+            Some((name, revision)) => Ok(Self { name: name.parse()?, revision: revision.parse()? }),
+            None => Ok(Self { name: s.parse()?, revision: Revision::default() }),
+        }
+    }
+}

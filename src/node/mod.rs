@@ -1,0 +1,1 @@
+//! The running engine and its control socket.

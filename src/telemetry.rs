@@ -1,0 +1,1 @@
+//! Logging to stderr or to a file.

@@ -1,0 +1,186 @@
+//! The engine: swarms behind a trait narrow enough to be replaced by an in-memory one in tests.
+//!
+//! Every method of [`Swarms`] posts a request and returns; nothing here waits for the network. What happens is
+//! told by [`Event`]s, in order per torrent, on the channel given when the engine was made.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fixedbitset::FixedBitSet;
+
+use crate::model::{InfoHash, PieceIndex};
+
+/// A torrent of the running engine. Never reused within one engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TorrentId(pub u64);
+
+/// What a torrent does when it is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Fetch nothing until asked (all pieces at priority 0).
+    Lazy,
+    /// Everything is here; upload.
+    Seed,
+}
+
+/// Which ways of finding peers a torrent uses. `--peer` works with all of them off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Discovery {
+    /// Announce to and search the DHT.
+    pub dht: bool,
+    /// BEP 14 local service discovery.
+    pub lan: bool,
+    /// BEP 11 peer exchange.
+    pub pex: bool,
+}
+
+/// All that is needed to join a swarm.
+#[derive(Debug, Clone)]
+pub struct AddTorrent {
+    /// The expected v2 info hash; the engine refuses metainfo that does not have it.
+    pub info_hash: InfoHash,
+    /// Bencoded metainfo: at least `info`; `piece layers` where they are known (BEP 52). Layers that are
+    /// missing are fetched from peers.
+    pub metainfo: Vec<u8>,
+    /// Absolute path of each file, in canonical order, pad files left out. Parent directories are created
+    /// when first written to.
+    pub file_paths: Vec<PathBuf>,
+    /// Pieces that are already verified in those files; never hashed again. Length = piece count.
+    pub have: FixedBitSet,
+    /// What `Event::ResumeData` gave earlier: known piece layers. Ignored if damaged.
+    pub resume: Option<Vec<u8>>,
+    /// Lazy or seed.
+    pub mode: Mode,
+    /// Peers to connect to at once.
+    pub peers: Vec<SocketAddr>,
+    /// Trackers.
+    pub trackers: Vec<String>,
+    /// Discovery.
+    pub discovery: Discovery,
+}
+
+/// How much a piece is wanted when no reader waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Not fetched.
+    None,
+    /// Whole-file fetching.
+    Normal,
+    /// The window ahead of a reader.
+    Ahead,
+}
+
+/// Why the engine refused a request.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EngineError {
+    /// The metainfo is malformed or is not the one asked for.
+    #[error("bad torrent: {0}")]
+    BadTorrent(String),
+    /// The torrent is not (or no longer) in the engine.
+    #[error("the torrent is no longer in the engine")]
+    UnknownTorrent,
+    /// The engine itself failed.
+    #[error("engine: {0}")]
+    Internal(String),
+}
+
+/// What a disk failure was, as far as a caller can act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskErrorKind {
+    /// No space left, or over quota.
+    Full,
+    /// The file system is read-only or permission was denied.
+    ReadOnly,
+    /// The file is gone or shorter than it must be.
+    Missing,
+    /// Anything else.
+    Other,
+}
+
+/// A swarm's figures; sent about once a second for torrents where they changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SwarmStats {
+    /// Payload bytes received since the torrent was added.
+    pub downloaded: u64,
+    /// Payload bytes sent since the torrent was added.
+    pub uploaded: u64,
+    /// Payload bytes per second.
+    pub download_rate: u64,
+    /// Payload bytes per second.
+    pub upload_rate: u64,
+    /// Connected peers.
+    pub peers: u32,
+    /// Connected peers that have everything.
+    pub seeds: u32,
+}
+
+/// What happened in the engine.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The torrent is running.
+    Added(TorrentId),
+    /// The torrent could not be added or has stopped for good.
+    Failed(TorrentId, String),
+    /// The piece is verified and its bytes are readable by `pread`.
+    PieceVerified(TorrentId, PieceIndex),
+    /// The piece's bytes did not match their hash and were thrown away; it stays wanted.
+    PieceRejected(TorrentId, PieceIndex),
+    /// A peer finished its handshake.
+    PeerConnected(TorrentId, SocketAddr),
+    /// A peer is gone, and why.
+    PeerDisconnected(TorrentId, SocketAddr, String),
+    /// New figures.
+    Stats(TorrentId, SwarmStats),
+    /// Reading or writing one of the torrent's files failed. Pieces in flight are lost; the engine has already
+    /// cleared the torrent's error, so that it goes on when the cause is gone.
+    DiskError(TorrentId, PathBuf, DiskErrorKind, String),
+    /// Answer to `save_resume`: piece layers known so far, a few kilobytes per GiB.
+    ResumeData(TorrentId, Vec<u8>),
+    /// Answer to `export_metainfo`: the metainfo with all piece layers, or none while some are unknown.
+    Metainfo(TorrentId, Option<Vec<u8>>),
+    /// Answer to `fetch_metadata`: the bencoded info dictionary found through a magnet link.
+    Metadata(TorrentId, Vec<u8>),
+    /// The torrent is out of the engine and its files are closed.
+    Removed(TorrentId),
+    /// The engine listens here.
+    Listening(SocketAddr),
+    /// The engine could not listen (port in use, address not ours).
+    ListenFailed(SocketAddr, String),
+    /// The engine dropped events because its queue overflowed; the state of all torrents must be asked again.
+    EventsLost,
+}
+
+/// Joins swarms and moves pieces. All methods return at once; answers are events.
+pub trait Swarms: Send + Sync + 'static {
+    /// Joins a swarm. `Event::Added` or `Event::Failed` follows.
+    fn add(&self, torrent: AddTorrent) -> Result<TorrentId, EngineError>;
+
+    /// Finds the info dictionary of a magnet link from peers, storing nothing. `Event::Metadata` follows when
+    /// some peer has it; the torrent is to be removed then.
+    fn fetch_metadata(&self, magnet: &str, peers: &[SocketAddr]) -> Result<TorrentId, EngineError>;
+
+    /// Leaves a swarm, keeping the files. `Event::Removed` follows.
+    fn remove(&self, id: TorrentId) -> Result<(), EngineError>;
+
+    /// Wants a piece for a reader that waits; `deadline` orders such pieces among each other.
+    fn request(&self, id: TorrentId, piece: PieceIndex, deadline: Duration) -> Result<(), EngineError>;
+
+    /// Sets how much pieces are wanted. `Priority::None` also takes back `request`.
+    fn set_priority(&self, id: TorrentId, pieces: &[(PieceIndex, Priority)]) -> Result<(), EngineError>;
+
+    /// Connects to a peer.
+    fn connect_peer(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError>;
+
+    /// Announces and searches for peers again now, on every way that is on.
+    fn reannounce(&self, id: TorrentId) -> Result<(), EngineError>;
+
+    /// Hands over a piece got elsewhere. It is hashed like one from a peer: `PieceVerified` or `PieceRejected`.
+    fn give_piece(&self, id: TorrentId, piece: PieceIndex, bytes: Vec<u8>) -> Result<(), EngineError>;
+
+    /// Asks for the torrent's resume data.
+    fn save_resume(&self, id: TorrentId) -> Result<(), EngineError>;
+
+    /// Asks for the metainfo with piece layers.
+    fn export_metainfo(&self, id: TorrentId) -> Result<(), EngineError>;
+}
