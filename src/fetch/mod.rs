@@ -53,7 +53,7 @@ pub struct FileRef {
 }
 
 /// A revision's figures for `status` and progress bars.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct TransferStatus {
     /// The torrent.
     pub info_hash: InfoHash,
@@ -111,7 +111,12 @@ impl Fetch {
     }
 
     /// Reads bytes `offset..offset + len` of a file, cut at its end, waiting for pieces up to the read timeout.
-    pub async fn read(self: &Arc<Self>, _file: &FileRef, _offset: u64, _len: u64) -> Result<Vec<u8>, ReadError> {
+    pub async fn read(
+        self: &Arc<Self>,
+        _file: &FileRef,
+        _offset: u64,
+        _len: u64,
+    ) -> Result<Vec<u8>, ReadError> {
         todo!()
     }
 

@@ -72,7 +72,8 @@ impl Layout {
             return span.first_piece..span.first_piece;
         }
         let piece_length = u64::from(self.piece_length);
-        span.first_piece + (offset / piece_length) as u32..span.first_piece + end.div_ceil(piece_length) as u32
+        span.first_piece + (offset / piece_length) as u32
+            ..span.first_piece + end.div_ceil(piece_length) as u32
     }
 
     /// The file that owns a piece and the byte range of the file that the piece holds.
