@@ -1,8 +1,21 @@
 //! Where everything lies below the base directory.
 
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::model::{InfoHash, ModelName, ModelRef, PiecesRoot};
+
+/// A directory that the node needs cannot be made or written to.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the directory {}: {source}", path.display())]
+pub struct PathsError {
+    /// Which directory.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
 
 /// The directories and files of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,8 +91,68 @@ impl Paths {
     /// Name of the manifest copy inside a model directory of `models`.
     pub const MODEL_MANIFEST: &'static str = ".silmaril.json";
 
+    /// Makes the base directory and those below it, mode 0700, and the models directory. Fails where one cannot be
+    /// written to. A base directory that others could read is closed to them.
+    pub fn create(&self) -> Result<(), PathsError> {
+        let private = [
+            self.base.clone(),
+            self.registry(),
+            self.base.join("torrents"),
+            self.base.join("resume"),
+            self.cache(),
+            self.base.join("keys"),
+            self.logs(),
+        ];
+        for path in private {
+            let failed = |source| PathsError { path: path.clone(), source };
+            DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
+            let mode = fs::metadata(&path).map_err(failed)?.permissions().mode();
+            if mode & 0o077 != 0 {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+            }
+            writable(&path).map_err(failed)?;
+        }
+        let failed = |source| PathsError { path: self.models.clone(), source };
+        fs::create_dir_all(&self.models).map_err(failed)?;
+        writable(&self.models).map_err(failed)
+    }
+
     /// Paths for a base directory with the default models directory.
     pub fn below(base: &Path) -> Self {
         Self { base: base.to_owned(), models: base.join("models") }
+    }
+}
+
+/// Fails where files cannot be made, whatever the reason: permissions, a read-only file system, quota.
+fn writable(dir: &Path) -> io::Result<()> {
+    tempfile::Builder::new().prefix(".probe-").tempfile_in(dir)?.close()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_directories_are_made_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("home/.silmaril");
+        let paths = Paths::below(&base);
+        paths.create().unwrap();
+        fs::set_permissions(paths.registry(), fs::Permissions::from_mode(0o755)).unwrap();
+        paths.create().unwrap();
+        for path in [&paths.base, &paths.registry(), &paths.cache(), &paths.logs()] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700, "{}", path.display());
+        }
+        assert!(paths.models.is_dir());
+        assert_eq!(fs::read_dir(paths.cache()).unwrap().count(), 0, "the probe is gone");
+    }
+
+    #[test]
+    fn a_place_that_cannot_hold_directories_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = Paths::below(&file.join("base")).create().unwrap_err().to_string();
+        assert!(error.contains("file/base"), "{error}");
     }
 }

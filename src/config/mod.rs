@@ -1,8 +1,20 @@
 //! The effective configuration: defaults, then the file, then the environment, then flags.
+//!
+//! A [`Config`] has passed every check: sizes and ports are in range, addresses have the right form, directories
+//! are absolute. The file's own shape is in `file`, its values in `values`, finding it in `load`.
+
+mod display;
+mod file;
+mod load;
+mod proxy;
+mod values;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use load::{ConfigError, LoadOptions};
+pub use proxy::{Proxy, ProxyError, ProxyKind};
 
 /// Where things are kept.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,6 +4,7 @@ pub mod ids;
 pub mod layout;
 pub mod manifest;
 pub mod names;
+pub mod text;
 
 pub use ids::{InfoHash, PiecesRoot, PublisherKey, Sha256Digest};
 pub use layout::{FileSpan, Layout, PieceIndex};
@@ -12,3 +13,11 @@ pub use names::{Kind, ModelName, ModelRef, Revision};
 
 /// The unit of BitTorrent v2 hashing and of request scheduling, in bytes (BEP 52).
 pub const BLOCK_LEN: u64 = 16 * 1024;
+
+/// The largest piece length that is created or accepted, in bytes. libtorrent refuses larger ones.
+pub const MAX_PIECE_LENGTH: u32 = 128 << 20;
+
+/// Whether `n` can be the piece length of a v2 torrent: a power of two from 16 KiB (BEP 52) to 128 MiB.
+pub fn is_piece_length(n: u32) -> bool {
+    n.is_power_of_two() && u64::from(n) >= BLOCK_LEN && n <= MAX_PIECE_LENGTH
+}

@@ -1,0 +1,385 @@
+//! Finding and reading the configuration.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use etcetera::BaseStrategy as _;
+
+use super::file::File;
+use super::*;
+use crate::paths::Paths;
+
+/// What flags say about the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// `--config`: the file to read; it must exist.
+    pub config_path: Option<PathBuf>,
+    /// `--home`: the base directory.
+    pub home: Option<PathBuf>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A key is unknown, or its value cannot be used.
+    #[error("{}{}: {what}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
+    Value {
+        /// Which file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: Option<usize>,
+        /// The key and what was expected.
+        what: String,
+    },
+    /// The file is larger than any configuration.
+    #[error("{} is not a configuration: it has more than {MAX_FILE} bytes", .0.display())]
+    TooLarge(PathBuf),
+    /// There is no home directory to put the defaults in.
+    #[error("the home directory is not known; set HOME, or give --home and --config")]
+    NoHome,
+    /// A relative directory, and no current directory.
+    #[error("cannot make {} absolute: {source}", path.display())]
+    Absolute {
+        /// The path given.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A configuration is a few kilobytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What the process's environment says.
+#[derive(Debug, Clone, Default)]
+struct Environment {
+    home_dir: Option<PathBuf>,
+    config_dir: Option<PathBuf>,
+    silmaril_home: Option<PathBuf>,
+}
+
+impl Environment {
+    fn of_process() -> Self {
+        Self {
+            home_dir: etcetera::home_dir().ok(),
+            config_dir: etcetera::base_strategy::Xdg::new().ok().map(|xdg| xdg.config_dir()),
+            silmaril_home: std::env::var_os("SILMARIL_HOME").filter(|v| !v.is_empty()).map(PathBuf::from),
+        }
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(path).map_err(|source| ConfigError::Absolute { path: path.to_owned(), source })
+}
+
+impl Config {
+    /// Reads the configuration: the file given, which must exist, or `$XDG_CONFIG_HOME/silmaril/config.yaml`
+    /// (`~/.config` by default), which may be absent. The base directory is that of `--home`, else of
+    /// `SILMARIL_HOME`, else of the file, else `~/.silmaril`; models are below it unless the file says where.
+    pub fn load(options: &LoadOptions) -> Result<Self, ConfigError> {
+        Self::load_in(options, &Environment::of_process())
+    }
+
+    /// The file that `load` reads, whether or not it exists.
+    pub fn config_file(options: &LoadOptions) -> Result<PathBuf, ConfigError> {
+        Self::config_file_in(options, &Environment::of_process())
+    }
+
+    /// All defaults, with the given base directory.
+    pub fn defaults(base_dir: &Path) -> Self {
+        Self {
+            storage: StorageConfig { base_dir: base_dir.to_owned(), models_dir: base_dir.join("models") },
+            network: NetworkConfig {
+                max_connections: 50,
+                upload_rate_limit: 0,
+                download_rate_limit: 0,
+                dht_enabled: true,
+                dht_port: 0,
+                listen_port: 0,
+                listen_address: None,
+                dht_bootstrap_nodes: [
+                    "router.bittorrent.com:6881",
+                    "router.utorrent.com:6881",
+                    "dht.transmissionbt.com:6881",
+                    "dht.libtorrent.org:25401",
+                ]
+                .map(str::to_owned)
+                .to_vec(),
+                trackers: Vec::new(),
+                lan_discovery: true,
+                port_mapping: true,
+                utp: Utp::Auto,
+                encryption: Encryption::Prefer,
+                proxy: None,
+            },
+            torrent: TorrentConfig { piece_length: 4 << 20, download_timeout: Duration::from_secs(3600) },
+            security: SecurityConfig {
+                verify_checksums: true,
+                sign_manifests: true,
+                trust: TrustPolicy::Tofu,
+            },
+            mount: MountConfig {
+                read_timeout: Duration::from_secs(600),
+                resolve_timeout: Duration::from_secs(10),
+                readahead_max: 32 << 20,
+                show: Show::All,
+            },
+            cache: CacheConfig { max_size: SizeOrPercent::Percent(10.0), min_free: 1 << 30 },
+            hub: HubConfig { endpoint: "https://huggingface.co".to_owned(), fallback: true },
+        }
+    }
+
+    /// The text of a configuration file that explains every key and changes nothing; `init` writes it.
+    pub fn example() -> String {
+        include_str!("example.yaml").to_owned()
+    }
+
+    /// Where everything lies.
+    pub fn paths(&self) -> Paths {
+        Paths { base: self.storage.base_dir.clone(), models: self.storage.models_dir.clone() }
+    }
+
+    fn config_file_in(options: &LoadOptions, env: &Environment) -> Result<PathBuf, ConfigError> {
+        match &options.config_path {
+            Some(path) => Ok(path.clone()),
+            None => {
+                Ok(env.config_dir.as_deref().ok_or(ConfigError::NoHome)?.join("silmaril").join("config.yaml"))
+            }
+        }
+    }
+
+    fn load_in(options: &LoadOptions, env: &Environment) -> Result<Self, ConfigError> {
+        let file = match Self::config_file_in(options, env) {
+            Ok(path) => read(&path, options.config_path.is_some())?,
+            // Without a home there is no default file; --home may still say all that is needed.
+            Err(ConfigError::NoHome) => File::default(),
+            Err(error) => return Err(error),
+        };
+        let home = env.home_dir.as_deref();
+        let expanded = home.unwrap_or(Path::new("~"));
+        let base_dir = match options.home.as_ref().or(env.silmaril_home.as_ref()) {
+            Some(given) => absolute(given)?,
+            None => match file.base_dir(expanded) {
+                Some(base_dir) => base_dir,
+                None => expanded.join(".silmaril"),
+            },
+        };
+        let mut config = Self::defaults(&base_dir);
+        if let Some(models_dir) = file.models_dir(expanded) {
+            config.storage.models_dir = models_dir;
+        }
+        if !config.storage.base_dir.is_absolute() || !config.storage.models_dir.is_absolute() {
+            return Err(ConfigError::NoHome);
+        }
+        file.apply(&mut config);
+        Ok(config)
+    }
+}
+
+fn read(path: &Path, must_exist: bool) -> Result<File, ConfigError> {
+    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => return Ok(File::default()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(file, MAX_FILE + 1), &mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(ConfigError::TooLarge(path.to_owned()));
+    }
+    File::parse(&text, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env() -> Environment {
+        Environment {
+            home_dir: Some("/home/luthien".into()),
+            config_dir: Some("/nonexistent/config".into()),
+            silmaril_home: None,
+        }
+    }
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        std::fs::write(&path, text).unwrap();
+        Config::load_in(&LoadOptions { config_path: Some(path), home: None }, &env())
+    }
+
+    fn defaults() -> Config {
+        Config::defaults(Path::new("/home/luthien/.silmaril"))
+    }
+
+    #[test]
+    fn nothing_gives_the_defaults() {
+        assert_eq!(Config::load_in(&LoadOptions::default(), &env()).unwrap(), defaults());
+        assert_eq!(load("").unwrap(), defaults());
+        assert_eq!(load("# only a remark\n").unwrap(), defaults());
+        assert_eq!(load("network:\ncache:\n").unwrap(), defaults());
+    }
+
+    #[test]
+    fn the_example_says_the_defaults_and_names_every_key() {
+        assert_eq!(load(&Config::example()).unwrap(), defaults());
+        let mut keys = 0;
+        let all: String = Config::example()
+            .lines()
+            .map(|line| match line.strip_prefix("  #") {
+                Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => {
+                    keys += 1;
+                    format!("  {key}\n")
+                }
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        assert_eq!(load(&all).unwrap(), defaults());
+        assert_eq!(keys, 29, "every key of the configuration stands in the example");
+    }
+
+    #[test]
+    fn every_key_changes_its_value() {
+        let config = load(
+            r#"
+storage: {base_dir: ~/silm, models_dir: /srv/models}
+network: {max_connections: 7, upload_rate_limit: 1MB/s, download_rate_limit: "2KiB", dht_enabled: no, dht_port: 6000,
+  listen_port: 6001, listen_address: "10.0.0.1", dht_bootstrap_nodes: ["a:1", "[::1]:2"], trackers: ["udp://t:1"],
+  lan_discovery: off, port_mapping: false, utp: off, encryption: require, proxy: "socks5://p:1"}
+torrent: {piece_length: 16KiB, download_timeout: 5m}
+security: {verify_checksums: false, sign_manifests: false, trust: strict}
+mount: {read_timeout: 7, resolve_timeout: 1s, readahead_max: 1MiB, show: local}
+cache: {max_size: 5GiB, min_free: 0}
+hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
+"#,
+        )
+        .unwrap();
+        let expected = Config {
+            storage: StorageConfig {
+                base_dir: "/home/luthien/silm".into(),
+                models_dir: "/srv/models".into(),
+            },
+            network: NetworkConfig {
+                max_connections: 7,
+                upload_rate_limit: 1_000_000,
+                download_rate_limit: 2048,
+                dht_enabled: false,
+                dht_port: 6000,
+                listen_port: 6001,
+                listen_address: Some([10, 0, 0, 1].into()),
+                dht_bootstrap_nodes: vec!["a:1".into(), "[::1]:2".into()],
+                trackers: vec!["udp://t:1".into()],
+                lan_discovery: false,
+                port_mapping: false,
+                utp: Utp::Off,
+                encryption: Encryption::Require,
+                proxy: Some("socks5://p:1".into()),
+            },
+            torrent: TorrentConfig { piece_length: 16384, download_timeout: Duration::from_secs(300) },
+            security: SecurityConfig {
+                verify_checksums: false,
+                sign_manifests: false,
+                trust: TrustPolicy::Strict,
+            },
+            mount: MountConfig {
+                read_timeout: Duration::from_secs(7),
+                resolve_timeout: Duration::from_secs(1),
+                readahead_max: 1 << 20,
+                show: Show::Local,
+            },
+            cache: CacheConfig { max_size: SizeOrPercent::Bytes(5 << 30), min_free: 0 },
+            hub: HubConfig { endpoint: "http://127.0.0.1:8080".into(), fallback: false },
+        };
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn errors_name_line_key_and_what_was_expected() {
+        for (text, line, parts) in [
+            ("network:\n  max_connectoins: 5\n", 2, &["network", "max_connectoins", "max_connections"][..]),
+            ("netwrok: {}\n", 1, &["netwrok", "network"]),
+            ("network:\n  dht_port: seven\n", 2, &["network.dht_port", "\"seven\"", "a port"]),
+            ("network:\n\n  listen_port: 70000\n", 3, &["network.listen_port", "70000", "65535"]),
+            ("network: {trackers: [\"udp://a:1\", gopher]}\n", 1, &["network.trackers[1]", "gopher"]),
+            ("network: {proxy: \"squid:1\"}", 1, &["network.proxy", "socks5://"]),
+            ("network: 7", 1, &["network", "7"]),
+            ("torrent:\n  piece_length: 5MiB", 2, &["torrent.piece_length", "power of two"]),
+            ("torrent: {piece_length: 256MiB}", 1, &["128MiB"]),
+            ("torrent: {piece_length: 8KiB}", 1, &["16KiB"]),
+            ("storage: {base_dir: here}", 1, &["storage.base_dir", "absolute"]),
+            ("mount: {read_timeout: 0}", 1, &["mount.read_timeout", "more than zero"]),
+            ("mount: {show: some}", 1, &["mount.show", "pinned"]),
+            ("cache: {max_size: 110%}", 1, &["cache.max_size", "110%"]),
+            ("cache: {max_size: [1]}", 1, &["cache.max_size", "size"]),
+            ("cache:\n  min_free: 1\n  min_free: 2\n", 2, &["min_free"]),
+            ("network:\n  utp: maybe\n", 2, &["network.utp", "auto, on or off"]),
+            ("network: [\n", 0, &[]),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(!error.contains('\n'), "{error}");
+            if line > 0 {
+                assert!(error.contains(&format!("c.yaml:{line}: ")), "{text:?}: {error}");
+            }
+            for part in parts {
+                assert!(error.contains(part), "{text:?}: no {part:?} in {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_named_must_exist() {
+        let options = LoadOptions { config_path: Some("/nonexistent/c.yaml".into()), home: None };
+        let error = Config::load_in(&options, &env()).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/c.yaml"), "{error}");
+    }
+
+    #[test]
+    fn the_home_of_flag_and_environment_come_first_and_models_follow() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        std::fs::write(&path, "storage: {base_dir: /file}\n").unwrap();
+        let mut options = LoadOptions { config_path: Some(path.clone()), home: None };
+        let mut env = env();
+        let storage = |options: &LoadOptions, env: &Environment| {
+            let storage = Config::load_in(options, env).unwrap().storage;
+            (storage.base_dir.to_str().unwrap().to_owned(), storage.models_dir.to_str().unwrap().to_owned())
+        };
+        assert_eq!(storage(&options, &env), ("/file".into(), "/file/models".into()));
+        env.silmaril_home = Some("/env".into());
+        assert_eq!(storage(&options, &env), ("/env".into(), "/env/models".into()));
+        options.home = Some("/flag".into());
+        assert_eq!(storage(&options, &env), ("/flag".into(), "/flag/models".into()));
+        std::fs::write(&path, "storage: {base_dir: /file, models_dir: ~/m}\n").unwrap();
+        assert_eq!(storage(&options, &env), ("/flag".into(), "/home/luthien/m".into()));
+    }
+
+    #[test]
+    fn without_a_home_directory_the_flags_must_say_all() {
+        let nowhere = Environment::default();
+        assert!(matches!(Config::load_in(&LoadOptions::default(), &nowhere), Err(ConfigError::NoHome)));
+        let options = LoadOptions { config_path: None, home: Some("/flag".into()) };
+        assert_eq!(Config::load_in(&options, &nowhere).unwrap(), Config::defaults(Path::new("/flag")));
+    }
+
+    #[test]
+    fn the_effective_configuration_is_one_line_without_the_password() {
+        let line = load("network: {proxy: \"socks5://me:secret@p:1\"}").unwrap().to_string();
+        assert!(!line.contains('\n') && !line.contains("secret"), "{line}");
+        for part in
+            ["storage.base_dir=/home/luthien/.silmaril", "socks5://me:***@p:1", "cache.max_size=10%", "10m"]
+        {
+            assert!(line.contains(part), "no {part} in {line}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Text for people: names from strangers made safe for a terminal, and sizes as they are written and shown.
+
+use std::fmt::Write as _;
+
+/// Why a string is not a size.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SizeError {
+    /// Not a number with an optional unit.
+    #[error("{0:?} is not a size; write bytes or a unit, such as 4194304, 4MiB or 4MB")]
+    Syntax(String),
+    /// More than 2^64 - 1 bytes.
+    #[error("{0:?} is too large for a size")]
+    TooLarge(String),
+}
+
+/// Whether a terminal could be misled by the character: control, line separator, bidirectional override,
+/// zero-width or tag.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{00AD}' | '\u{034F}' | '\u{061C}' | '\u{115F}' | '\u{1160}' | '\u{17B4}' | '\u{17B5}' | '\u{180B}'..='\u{180F}'
+            | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{3164}' | '\u{FEFF}'
+            | '\u{FFA0}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
+}
+
+/// Returns the text without control, bidirectional and zero-width characters, so that a name from a stranger
+/// can neither move the cursor nor look like another name.
+pub fn clean(text: &str) -> String {
+    text.chars().filter(|&c| !is_unsafe(c)).collect()
+}
+
+/// Reads a size in bytes: `4194304`, `4MiB` (binary), `4MB` (decimal), `4M` (binary, as `dd` and `du` do);
+/// fractions and any case are accepted.
+pub fn parse_size(text: &str) -> Result<u64, SizeError> {
+    let syntax = || SizeError::Syntax(text.chars().take(40).collect());
+    let text_trimmed = text.trim();
+    let split = text_trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text_trimmed.len());
+    let (number, unit) = text_trimmed.split_at(split);
+    let unit: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "p" | "pib" => 1 << 50,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "pb" => 1_000_000_000_000_000,
+        _ => return Err(syntax()),
+    };
+    let too_large = || SizeError::TooLarge(text.chars().take(40).collect());
+    if let Some((whole, fraction)) = number.split_once('.') {
+        if whole.is_empty() || fraction.is_empty() || fraction.contains('.') {
+            return Err(syntax());
+        }
+        let bytes = number.parse::<f64>().map_err(|_| syntax())? * unit as f64;
+        return if bytes < u64::MAX as f64 { Ok(bytes.round() as u64) } else { Err(too_large()) };
+    }
+    if number.is_empty() {
+        return Err(syntax());
+    }
+    number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(too_large)
+}
+
+/// Writes a number of bytes for people, with three significant digits: `999 B`, `1.50 KiB`, `86.7 MiB`.
+pub fn format_size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // 1023.5 and more would be shown as 1024.
+    while value >= 1023.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let decimals = if value < 9.995 {
+        2
+    } else if value < 99.95 {
+        1
+    } else {
+        0
+    };
+    let mut out = String::new();
+    let _ = write!(out, "{value:.decimals$} {}", UNITS[unit]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_every_notation() {
+        for (text, bytes) in [
+            ("4194304", 4 << 20),
+            ("4MiB", 4 << 20),
+            ("4 mib", 4 << 20),
+            ("4M", 4 << 20),
+            ("4MB", 4_000_000),
+            ("1.5GiB", 3 << 29),
+            ("0", 0),
+            ("16k", 16384),
+            ("7 B", 7),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for text in ["", "MiB", "4XB", "-4", "4.", ".5M", "1.2.3", "4 MiB extra", "0x10", "1e6"] {
+            assert!(matches!(parse_size(text), Err(SizeError::Syntax(_))), "{text}");
+        }
+        for text in ["18446744073709551616", "20000000PiB", "99999999999.5PiB"] {
+            assert!(matches!(parse_size(text), Err(SizeError::TooLarge(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_with_three_digits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1536, "1.50 KiB"),
+            (90_868_376, "86.7 MiB"),
+            (1 << 20, "1.00 MiB"),
+            ((1 << 20) - 1, "1.00 MiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(format_size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn terminal_tricks_are_removed() {
+        assert_eq!(clean("a\u{1b}[31mb\u{202e}c\u{200b}d\u{9b}e\nf"), "a[31mbcdef");
+        assert_eq!(clean("Größe – 模型 🚀"), "Größe – 模型 🚀");
+    }
+}
