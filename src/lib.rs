@@ -11,13 +11,14 @@
 //!         └ torrent  safe Rust over cpp/: session, torrents, events, create
 //!             └ ffi + cpp/   the only bridge and the only C++
 //! model      names, manifest, card, licence, safetensors header
-//! keys, config, paths, telemetry: small, used by all
+//! keys, config, paths, fsutil, telemetry: small, used by all
 //! ```
 #![deny(unsafe_code)]
 
 pub mod cli;
 pub mod config;
 pub mod fetch;
+pub mod fsutil;
 pub mod keys;
 pub mod model;
 pub mod mount;
