@@ -1,1 +1,28 @@
 //! All integration tests, in one binary.
+//!
+//! `support` builds what they run on: hosts in network namespaces, processes with deadlines, real models. Every
+//! other directory holds the tests of one part, one file a promise or symptom. They need root (`make test`).
+
+mod support {
+    pub mod fixtures;
+    pub mod host;
+    pub mod mounts;
+    pub mod net;
+    pub mod process;
+}
+
+/// A test file that nobody includes proves nothing.
+#[test]
+fn every_test_file_is_included() {
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let included = include_str!("main.rs");
+    for part in ["support", "e2e", "engine", "fetch", "mount"] {
+        let Ok(files) = std::fs::read_dir(tests.join(part)) else { continue };
+        for file in files.map(|f| f.unwrap().path()) {
+            if file.extension().is_some_and(|e| e == "rs") {
+                let line = format!("mod {};", file.file_stem().unwrap().to_string_lossy());
+                assert!(included.contains(&line), "{} is not in tests/main.rs", file.display());
+            }
+        }
+    }
+}

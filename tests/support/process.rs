@@ -1,0 +1,209 @@
+//! Child processes that cannot outlive or outwait a test.
+//!
+//! A child's output is read by two threads into one list of lines; whoever waits for a line is woken by them. Every
+//! wait has a deadline, after which the test fails with all that the child said.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+/// Long enough for anything that works, on a machine busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Default)]
+struct Output {
+    stdout: Vec<String>,
+    stderr: Vec<String>,
+    open_pipes: usize,
+}
+
+/// A running child; killed with SIGKILL and reaped when dropped.
+pub struct Proc {
+    what: String,
+    child: Child,
+    status: Option<ExitStatus>,
+    output: Arc<(Mutex<Output>, Condvar)>,
+}
+
+impl Proc {
+    /// Starts the command with captured output and no input.
+    pub fn spawn(command: &mut Command) -> Self {
+        let what = format!("{command:?}");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{what} did not start: {e}"));
+        let output = Arc::new((Mutex::new(Output { open_pipes: 2, ..Output::default() }), Condvar::new()));
+        read_lines(child.stdout.take().unwrap(), &output, |o| &mut o.stdout);
+        read_lines(child.stderr.take().unwrap(), &output, |o| &mut o.stderr);
+        Self { what, child, status: None, output }
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a line, on either stream, that contains `text`, and returns it.
+    pub fn wait_for_line(&self, text: &str, deadline: Duration) -> String {
+        let until = Instant::now() + deadline;
+        let (lock, changed) = &*self.output;
+        let mut output = lock.lock().unwrap();
+        loop {
+            if let Some(line) = output.stdout.iter().chain(&output.stderr).find(|l| l.contains(text)) {
+                return line.clone();
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || output.open_pipes == 0 {
+                let said = (output.stdout.join("\n"), output.stderr.join("\n"));
+                drop(output);
+                panic!("{} never said {text:?}\nstdout:\n{}\nstderr:\n{}", self.what, said.0, said.1);
+            }
+            output = changed.wait_timeout(output, left).unwrap().0;
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        if self.status.is_none() {
+            rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
+        }
+    }
+
+    /// Whether the child still runs.
+    pub fn is_running(&mut self) -> bool {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().unwrap();
+        }
+        self.status.is_none()
+    }
+
+    /// Waits for the end; fails the test after the deadline. Output written before the end is all there.
+    pub fn finish(mut self, deadline: Duration) -> Finished {
+        let status = self.wait(deadline);
+        let until = Instant::now() + Duration::from_secs(10);
+        let (lock, changed) = &*self.output;
+        let mut output = lock.lock().unwrap();
+        while output.open_pipes > 0 {
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero(),
+                "{} has ended, but something it left behind holds its output",
+                self.what
+            );
+            output = changed.wait_timeout(output, left).unwrap().0;
+        }
+        let text = |lines: &[String]| lines.iter().map(|l| format!("{l}\n")).collect::<String>();
+        Finished {
+            status,
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+            what: self.what.clone(),
+        }
+    }
+
+    /// Waits for the exit status; fails the test after the deadline.
+    pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        if let Some(status) = self.status {
+            return status;
+        }
+        // The kernel tells of the end through a pidfd, so that waiting can have a deadline.
+        let pidfd =
+            rustix::process::pidfd_open(Pid::from_child(&self.child), rustix::process::PidfdFlags::empty())
+                .unwrap();
+        let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        let timeout = deadline.try_into().unwrap();
+        if rustix::event::poll(&mut fds, Some(&timeout)).unwrap() == 0 {
+            let (lock, _) = &*self.output;
+            let output = lock.lock().unwrap();
+            let said = (output.stdout.join("\n"), output.stderr.join("\n"));
+            drop(output);
+            panic!("{} still runs after {deadline:?}\nstdout:\n{}\nstderr:\n{}", self.what, said.0, said.1);
+        }
+        let status = self.child.wait().unwrap();
+        self.status = Some(status);
+        status
+    }
+}
+
+impl Drop for Proc {
+    fn drop(&mut self) {
+        if self.is_running() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn read_lines(
+    pipe: impl Read + Send + 'static,
+    output: &Arc<(Mutex<Output>, Condvar)>,
+    stream: fn(&mut Output) -> &mut Vec<String>,
+) {
+    let output = Arc::clone(output);
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(pipe);
+        let mut line = Vec::new();
+        while matches!(reader.read_until(b'\n', &mut line), Ok(n) if n > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+            stream(&mut output.0.lock().unwrap()).push(text);
+            output.1.notify_all();
+            line.clear();
+        }
+        output.0.lock().unwrap().open_pipes -= 1;
+        output.1.notify_all();
+    });
+}
+
+/// A child that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// All of standard output.
+    pub stdout: String,
+    /// All of standard error.
+    pub stderr: String,
+    what: String,
+}
+
+impl Finished {
+    /// Runs a command to its end.
+    pub fn of(command: &mut Command, deadline: Duration) -> Self {
+        Proc::spawn(command).finish(deadline)
+    }
+
+    /// Standard output of a command that must have succeeded.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert!(
+            self.status.success(),
+            "{} failed: {}\nstdout:\n{}\nstderr:\n{}",
+            self.what,
+            self.status,
+            self.stdout,
+            self.stderr
+        );
+        self.stdout
+    }
+
+    /// The one `error:` line of a command that must have failed with this exit code.
+    #[track_caller]
+    pub fn error(self, code: i32) -> String {
+        let Self { status, stdout, stderr, what } = self;
+        assert_eq!(status.code(), Some(code), "{what}: {status}\nstdout:\n{stdout}\nstderr:\n{stderr}");
+        let errors: Vec<&str> = stderr.lines().filter(|l| l.starts_with("error: ")).collect();
+        assert_eq!(
+            errors.len(),
+            1,
+            "{what} should print one error line, on stderr:\n{stderr}\nstdout:\n{stdout}"
+        );
+        assert!(!stderr.contains("panicked"), "{what} panicked:\n{stderr}");
+        errors[0].to_owned()
+    }
+}
