@@ -42,6 +42,7 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     }
     let metadata = look(&resolved).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => MountError::Missing(path.to_owned()),
+        io::ErrorKind::NotADirectory => MountError::NotDirectory(path.to_owned()),
         io::ErrorKind::PermissionDenied => MountError::NoPermission(path.to_owned()),
         _ => MountError::Io { what: "looking at", path: path.to_owned(), source },
     })?;
