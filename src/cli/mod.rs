@@ -1,6 +1,130 @@
 //! The command line: one file per subcommand. Only this module prints.
+//!
+//! A subcommand is an `Args` whose doc comments are its help, and a `run`. Results go to stdout, all else to stderr;
+//! failures become [`error::CommandError`]s, which decide the exit code.
+
+mod cleanup;
+mod completions;
+mod context;
+mod doctor;
+mod error;
+mod get;
+mod init;
+mod key;
+mod list;
+mod man;
+mod mount;
+mod output;
+mod ready;
+mod registry;
+mod share;
+mod signals;
+mod status;
+mod target;
+mod warm;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use context::{Context, Globals};
+use error::CommandError;
+
+const EXAMPLES: &str = "\
+Examples:
+  Make your base directory and key, once:
+      silmaril init
+
+  Share a model from where it lies; others read it while this runs:
+      silmaril share ./all-MiniLM-L6-v2 --name acme/minilm --license apache-2.0
+      silmaril registry export acme/minilm > minilm.json
+
+  On another machine, use it without downloading it first:
+      silmaril registry import minilm.json
+      mkdir -p ~/models && silmaril mount ~/models
+      ls -l ~/models/acme/minilm
+      silmaril unmount ~/models
+
+  Or get all of it:
+      silmaril get acme/minilm
+
+Exit codes:
+  0 done   1 not found, refused or no network   2 wrong usage or configuration   3 internal fault   130 Ctrl-C";
+
+/// The network as a directory of AI models: mount it, read it, share it. No server, no account.
+///
+/// Models are shared as BitTorrent v2 swarms under names such as org/name. A mounted model is read on demand: only
+/// the parts that a program touches cross the network; they are verified, kept, and passed on to others.
+#[derive(Debug, Parser)]
+#[command(name = "silmaril", version, after_long_help = EXAMPLES, after_help = "`silmaril --help` shows examples; `silmaril COMMAND --help` explains a command.")]
+#[command(arg_required_else_help = true, disable_help_subcommand = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::Args),
+    Mount(mount::Args),
+    Status(status::Args),
+    Warm(warm::Args),
+    List(list::Args),
+    Get(get::Args),
+    Share(share::Args),
+    Registry(registry::Args),
+    Key(key::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
 
 /// Runs the program and returns its exit code.
-pub fn main() -> std::process::ExitCode {
-    todo!()
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are asked for; a reader that closed the pipe has seen enough of them.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.print();
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), CommandError> {
+    let context = Context::new(cli.globals);
+    context.start_logging()?;
+    match cli.command {
+        Command::Init(args) => init::run(&args, &context),
+        Command::Mount(args) => mount::run(&args, &context),
+        Command::Status(args) => status::run(&args, &context),
+        Command::Warm(args) => warm::run(&args, &context),
+        Command::List(args) => list::run(&args, &context),
+        Command::Get(args) => get::run(&args, &context),
+        Command::Share(args) => share::run(&args, &context),
+        Command::Registry(args) => registry::run(&args, &context),
+        Command::Key(args) => key::run(&args, &context),
+        Command::Doctor(args) => doctor::run(&args, &context),
+        Command::Completions(args) => completions::run(&args, &context, Cli::command()),
+        Command::Man(args) => man::run(&args, &context, Cli::command()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

@@ -1,0 +1,271 @@
+//! The one place where errors become messages, hints and exit codes.
+//!
+//! Exit codes: 0 success (a closed stdout included), 1 not found, refused or no network, 2 wrong usage (a bad
+//! configuration included), 3 a fault of silmaril or of the system below it, 130 Ctrl-C.
+
+use std::error::Error;
+use std::io::{self, Write};
+
+use crate::cli::output::clean;
+use crate::config::ConfigError;
+use crate::fetch::ReadError;
+use crate::keys::KeyError;
+use crate::mount::MountError;
+use crate::node::NodeError;
+use crate::paths::PathsError;
+use crate::store::StoreError;
+use crate::telemetry::TelemetryError;
+use crate::torrent::EngineError;
+
+/// What sort of failure it is; it decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Not found, refused, or the network failed.
+    Failed,
+    /// The command line or the configuration is wrong.
+    Usage,
+    /// A fault of silmaril or of the system below it.
+    Internal,
+    /// Ctrl-C or another signal.
+    Interrupted,
+    /// Whoever read our output has read enough.
+    BrokenPipe,
+    /// The process that did the work has said its error and returned this code.
+    Relayed(u8),
+}
+
+/// Why a command failed, ready to be shown.
+#[derive(Debug)]
+pub struct CommandError {
+    kind: Kind,
+    source: Box<dyn Error + Send + Sync>,
+    hints: Vec<String>,
+}
+
+impl CommandError {
+    fn new(kind: Kind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind, source: source.into(), hints: Vec::new() }
+    }
+
+    /// Not found, refused, or the network failed.
+    pub fn failed(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Kind::Failed, source)
+    }
+
+    /// The command line or the configuration is wrong.
+    pub fn usage(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Kind::Usage, source)
+    }
+
+    /// A fault of silmaril or of the system below it.
+    pub fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Kind::Internal, source)
+    }
+
+    /// Ctrl-C or another signal ended the work.
+    pub fn interrupted() -> Self {
+        Self::new(Kind::Interrupted, "interrupted")
+    }
+
+    /// A process that did the work for this one has failed with `code` and rendered its error as `text`.
+    pub fn relayed(code: u8, text: &str) -> Self {
+        Self::new(Kind::Relayed(code), text)
+    }
+
+    /// Writing to stdout failed.
+    pub fn stdout(error: io::Error) -> Self {
+        let kind = if error.kind() == io::ErrorKind::BrokenPipe { Kind::BrokenPipe } else { Kind::Failed };
+        Self::new(kind, format!("cannot write to standard output: {error}"))
+    }
+
+    /// A file or directory could not be used.
+    pub fn io(path: &std::path::Path, error: io::Error) -> Self {
+        Self::new(Kind::Failed, format!("{}: {error}", path.display()))
+    }
+
+    /// Adds a line of help.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// What the process returns.
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            Kind::BrokenPipe => 0,
+            Kind::Failed => 1,
+            Kind::Usage => 2,
+            Kind::Internal => 3,
+            Kind::Interrupted => 130,
+            Kind::Relayed(code) => code,
+        }
+    }
+
+    /// The `error:` line and the `help:` lines; empty where silence is right.
+    pub fn render(&self) -> String {
+        if matches!(self.kind, Kind::BrokenPipe | Kind::Interrupted) {
+            return String::new();
+        }
+        if let Kind::Relayed(_) = self.kind {
+            return self.source.to_string();
+        }
+        let mut text = self.source.to_string();
+        let mut cause = self.source.source();
+        while let Some(error) = cause {
+            let more = error.to_string();
+            // Many errors already say their cause.
+            if !text.contains(&more) {
+                text.push_str(": ");
+                text.push_str(&more);
+            }
+            cause = error.source();
+        }
+        let mut lines = format!("error: {}\n", clean(&text));
+        for hint in &self.hints {
+            lines.push_str(&format!("help: {}\n", clean(hint)));
+        }
+        lines
+    }
+
+    /// Shows the error on stderr.
+    pub fn print(&self) {
+        // Nobody is left to tell when stderr is gone.
+        let _ = io::stderr().lock().write_all(self.render().as_bytes());
+    }
+}
+
+impl From<NodeError> for CommandError {
+    fn from(error: NodeError) -> Self {
+        let (kind, hints): (Kind, &[&str]) = match &error {
+            NodeError::Busy { .. } => (
+                Kind::Failed,
+                &[
+                    "`silmaril status` shows what it does; end it with `silmaril unmount DIR`, or with Ctrl-C where it runs",
+                    "`--home DIR` (or SILMARIL_HOME) gives a second one its own base directory",
+                ],
+            ),
+            NodeError::UnknownModel(_) => (
+                Kind::Failed,
+                &[
+                    "`silmaril list` shows the models known here; `silmaril registry import FILE` adds one from its manifest",
+                ],
+            ),
+            NodeError::Listen { .. } => {
+                (Kind::Failed, &["with `network.listen_port: 0` in the configuration a free port is taken"])
+            }
+            NodeError::Io { .. } | NodeError::Refused { .. } => (Kind::Failed, &[]),
+            NodeError::Damaged { .. } => {
+                (Kind::Failed, &["`silmaril get MODEL` fetches the damaged parts again"])
+            }
+            NodeError::Fetch { source, .. } => return Self::fetch(source.clone(), error),
+            NodeError::Store(_) => (Kind::Failed, &[]),
+            NodeError::Engine(EngineError::BadTorrent(_)) => (Kind::Failed, &[]),
+            NodeError::Engine(EngineError::UnknownTorrent | EngineError::Internal(_)) => {
+                (Kind::Internal, &[])
+            }
+            NodeError::Request(_) => (Kind::Failed, &[]),
+            NodeError::Control { .. } => {
+                (Kind::Failed, &["if that process is stuck, end it with `kill`, then try again"])
+            }
+        };
+        Self { kind, hints: hints.iter().map(|&h| h.to_owned()).collect(), source: error.into() }
+    }
+}
+
+impl CommandError {
+    fn fetch(cause: ReadError, error: NodeError) -> Self {
+        let failure = Self::failed(error);
+        match cause {
+            ReadError::TimedOut(_) => failure.hint(
+                "is anyone sharing it? `--peer IP:PORT` names a host that does; what came so far is kept",
+            ),
+            ReadError::Stopped | ReadError::Disk(_) | ReadError::Broken(_) => failure,
+        }
+    }
+}
+
+impl From<ConfigError> for CommandError {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            ConfigError::Value { .. } | ConfigError::TooLarge(_) => Self::usage(error)
+                .hint("`silmaril init --force` writes a configuration with all defaults anew"),
+            ConfigError::Read { .. } | ConfigError::NoHome | ConfigError::Absolute { .. } => {
+                Self::usage(error)
+            }
+        }
+    }
+}
+
+impl From<PathsError> for CommandError {
+    fn from(error: PathsError) -> Self {
+        Self::failed(error).hint("`--home DIR` (or SILMARIL_HOME) chooses another base directory")
+    }
+}
+
+impl From<KeyError> for CommandError {
+    fn from(error: KeyError) -> Self {
+        Self::failed(error)
+    }
+}
+
+impl From<TelemetryError> for CommandError {
+    fn from(error: TelemetryError) -> Self {
+        match error {
+            TelemetryError::Filter(_) => Self::usage(error),
+            TelemetryError::Open { .. } => Self::failed(error),
+            TelemetryError::Twice => Self::internal(error),
+        }
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        NodeError::from(error).into()
+    }
+}
+
+impl From<MountError> for CommandError {
+    fn from(error: MountError) -> Self {
+        let failure = Self::failed(error.to_string());
+        match error {
+            MountError::Missing(path) => failure.hint(format!("create it: mkdir -p {}", path.display())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_and_clean() {
+        let error = CommandError::failed("a\nb\x1b[31m").hint("do\x07 this");
+        assert_eq!(error.render(), "error: a b[31m\nhelp: do this\n");
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let inner = io::Error::from_raw_os_error(2);
+        let error: CommandError = NodeError::Io { path: "/x".into(), source: inner }.into();
+        assert_eq!(error.render(), "error: /x: No such file or directory (os error 2)\n");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_silent_success() {
+        let error = CommandError::stdout(io::ErrorKind::BrokenPipe.into());
+        assert_eq!((error.exit_code(), error.render()), (0, String::new()));
+        let error = CommandError::stdout(io::ErrorKind::StorageFull.into());
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn every_kind_has_its_exit_code() {
+        assert_eq!(CommandError::usage("x").exit_code(), 2);
+        assert_eq!(CommandError::internal("x").exit_code(), 3);
+        assert_eq!(CommandError::interrupted().exit_code(), 130);
+        let unknown: CommandError = NodeError::UnknownModel("a/b".parse().unwrap()).into();
+        assert_eq!(unknown.exit_code(), 1);
+        assert!(unknown.render().starts_with("error: no such model here: a/b\nhelp: "));
+    }
+}

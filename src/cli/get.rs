@@ -1,0 +1,122 @@
+//! `get`: a model into a directory.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::output::{Progress, size};
+use crate::cli::share;
+use crate::cli::signals::StopSignals;
+use crate::model::ModelRef;
+use crate::node::get::{GetProgress, GetReport, GetRequest};
+use crate::node::{Node, NodeOptions};
+
+const EXAMPLES: &str = "\
+Examples:
+  silmaril get acme/minilm                            into the models directory
+  silmaril get acme/minilm@v2 -o ./minilm             a revision, somewhere else
+  silmaril get acme/minilm --include '*.json'         only some files
+  silmaril get acme/minilm --peer 192.0.2.7:6881      from a host you know
+  silmaril get acme/minilm --seed                     and pass it on until Ctrl-C";
+
+/// Get a model into a directory, whole or in part
+///
+/// What an interrupted call got is kept: calling it again goes on from there.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The model, as ORG/NAME or ORG/NAME@REVISION
+    model: ModelRef,
+    /// Directory to put its files in [default: ORG/NAME in the models directory]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Keep uploading it until Ctrl-C
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    seed: bool,
+    /// Do not check the SHA-256 of every file at the end
+    #[arg(long)]
+    no_verify: bool,
+    /// Get only files that match; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<String>,
+    /// Leave out files that match; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// Refuse it unless this publisher signed it (key or fingerprint)
+    #[arg(long, value_name = "KEY")]
+    publisher: Option<String>,
+    /// A host that has it; may be repeated
+    #[arg(long = "peer", value_name = "IP:PORT")]
+    peers: Vec<SocketAddr>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Fetches, checks, and seeds if asked to.
+pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let config = context.config()?;
+    let request = GetRequest {
+        model: args.model.clone(),
+        output: args.output.clone(),
+        include: args.include.clone(),
+        exclude: args.exclude.clone(),
+        verify: config.security.verify_checksums && !args.no_verify,
+        publisher: args.publisher.clone(),
+    };
+    let options = NodeOptions {
+        peers: args.peers.clone(),
+        activity: format!("get {}", args.model),
+        ..NodeOptions::default()
+    };
+    context.block_on(async {
+        let mut signals = StopSignals::new()?;
+        let node = signals.unless(async { Ok(Node::start(config, options).await?) }).await?;
+        let result = work(args, context, &node, &request, &mut signals).await;
+        signals.stopping(node.stop()).await;
+        result
+    })
+}
+
+async fn work(
+    args: &Args,
+    context: &Context,
+    node: &Node,
+    request: &GetRequest,
+    signals: &mut StopSignals,
+) -> Result<(), CommandError> {
+    let progress = context.out.progress(&args.model.to_string());
+    let report = signals.unless(async { Ok(node.get(request, |p| show(&progress, p)).await?) }).await?;
+    drop(progress);
+    print(args, context, &report)?;
+    if args.seed {
+        share::seed_until_stopped(context, node, &[node.library.revision(&args.model)?], signals).await?;
+    }
+    Ok(())
+}
+
+fn show(progress: &Progress, state: GetProgress) {
+    match state {
+        GetProgress::Fetching { have, want, rate, peers } => {
+            let from = if peers == 0 { "looking for peers".to_owned() } else { format!("{peers} peers") };
+            progress.set(have, want, format_args!("{}/s, {from}", size(rate)));
+        }
+        GetProgress::Checking { done, want } => progress.set(done, want, "checked"),
+    }
+}
+
+fn print(args: &Args, context: &Context, report: &GetReport) -> Result<(), CommandError> {
+    if args.json {
+        return context.out.json(report);
+    }
+    let checked = if report.verified { ", sha256 checked" } else { "" };
+    context.out.line(format_args!(
+        "{} is in {} ({} files, {}; {} received{checked})",
+        report.model,
+        report.path.display(),
+        report.files,
+        size(report.bytes),
+        size(report.downloaded),
+    ))
+}

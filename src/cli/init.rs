@@ -1,0 +1,133 @@
+//! `init`: the base directory, the configuration file and the publisher's key.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::cleanup;
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::config::Config;
+use crate::fsutil;
+use crate::keys::PublisherKeypair;
+
+const EXAMPLES: &str = "\
+Examples:
+  silmaril init
+  silmaril init --path /srv/silmaril   keep everything there
+  silmaril init --cleanup              list what silmaril made, and delete it when you say yes";
+
+/// Make the base directory, a configuration file and your publisher's key
+///
+/// What exists is kept: running it again changes nothing. The key is never overwritten.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Base directory to make and to write into the configuration [default: ~/.silmaril]
+    #[arg(long, value_name = "DIR")]
+    path: Option<PathBuf>,
+    /// Write the configuration file anew, with the defaults
+    #[arg(long, conflicts_with = "cleanup")]
+    force: bool,
+    /// Delete all that silmaril made, after listing it and asking
+    #[arg(long)]
+    cleanup: bool,
+    /// With --cleanup: do not ask
+    #[arg(long, requires = "cleanup")]
+    yes: bool,
+}
+
+/// Makes what is missing, or deletes what was made.
+pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let mut options = context.load_options();
+    let file = Config::config_file(&options)?;
+    if args.cleanup {
+        return cleanup::run(&Config::load(&options)?.paths(), &file, args.yes, context);
+    }
+    let path = args.path.as_deref().map(absolute).transpose()?;
+    if path.is_some() {
+        options.home.clone_from(&path);
+    }
+    let text = example(path.as_deref())?;
+    let existed = file.exists();
+    if args.force || !existed {
+        fsutil::write_atomic(&file, text.as_bytes(), fsutil::MODE_PRIVATE)
+            .map_err(|e| CommandError::io(&file, e))?;
+    }
+    options.config_path = Some(file.clone());
+    let out = &context.out;
+    let paths = Config::load(&options)?.paths();
+    let had_base = paths.base.exists();
+    if let Err(error) = paths.create() {
+        if !existed {
+            // A configuration that names an impossible directory would outlive its cause.
+            let _ = std::fs::remove_file(&file);
+        }
+        return Err(error.into());
+    }
+    let had_key = paths.publisher_key().exists();
+    let key = PublisherKeypair::load_or_create(&paths.publisher_key())?;
+
+    let word = |kept: bool| if kept { "kept" } else { "made" };
+    out.line(format_args!("{}  base directory  {}", word(had_base), paths.base.display()))?;
+    let config_word = if args.force && existed { "anew" } else { word(existed) };
+    out.line(format_args!("{config_word}  configuration   {}", file.display()))?;
+    out.line(format_args!("{}  publisher key   {}", word(had_key), paths.publisher_key().display()))?;
+    out.line(format_args!("      fingerprint     {}", key.public().fingerprint()))?;
+    if let Some(path) = path.filter(|_| existed && !args.force) {
+        let set = saved_base(context)?;
+        if set != path {
+            out.warn(format_args!(
+                "{} was kept and says another base directory ({}); set storage.base_dir there, or use --force",
+                file.display(),
+                set.display()
+            ));
+        }
+    }
+    out.note("next: `silmaril share DIR --name ORG/NAME --license ID`, or `silmaril registry import FILE`");
+    Ok(())
+}
+
+/// The base directory without `--path` and `--home`.
+fn saved_base(context: &Context) -> Result<PathBuf, CommandError> {
+    let mut options = context.load_options();
+    options.home = None;
+    Ok(Config::load(&options)?.storage.base_dir)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
+    std::path::absolute(path).map_err(|e| CommandError::io(path, e))
+}
+
+/// The explained configuration, with the base directory set where one is given.
+fn example(base: Option<&Path>) -> Result<String, CommandError> {
+    let text = Config::example();
+    let Some(base) = base else { return Ok(text) };
+    let base = base.to_str().ok_or_else(|| {
+        CommandError::usage(format!("{} is not UTF-8 and cannot be configured", base.display()))
+    })?;
+    // A JSON string is a YAML string.
+    let quoted = serde_json::to_string(base).map_err(CommandError::internal)?;
+    let line = "#base_dir: ~/.silmaril";
+    if !text.contains(line) {
+        return Err(CommandError::internal("the example configuration has no base_dir line"));
+    }
+    Ok(text.replacen(line, &format!("base_dir: {quoted}"), 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LoadOptions;
+
+    #[test]
+    fn the_path_given_is_the_one_that_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.yaml");
+        for base in ["/srv/silmaril", "/srv/with space: and \"quotes\" # too"] {
+            std::fs::write(&file, example(Some(Path::new(base))).unwrap()).unwrap();
+            let options = LoadOptions { config_path: Some(file.clone()), home: None };
+            let config = Config::load(&options).unwrap();
+            assert_eq!(config.storage.base_dir, Path::new(base));
+            assert_eq!(config.storage.models_dir, Path::new(base).join("models"));
+        }
+    }
+}

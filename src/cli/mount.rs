@@ -1,0 +1,129 @@
+//! `mount`: serves the models as a directory until it is unmounted.
+//!
+//! In the foreground this process is the node. In the background [`super::ready`] starts the same command in a process
+//! of its own and waits until that one says that it is ready.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::ready;
+use crate::cli::signals::StopSignals;
+use crate::mount::{MountOptions, Mounted};
+use crate::node::{Node, NodeOptions};
+
+/// What `status` says of a mount, before the mount point.
+pub const ACTIVITY: &str = "mount ";
+
+const EXAMPLES: &str = "\
+Examples:
+  mkdir -p ~/models && silmaril mount ~/models
+  python -c 'import safetensors; ...'                 reads ~/models/acme/minilm/model.safetensors
+  silmaril unmount ~/models
+  silmaril mount -f ~/models                          stay in the foreground, log to the terminal
+  silmaril mount ~/models --peer 192.0.2.7:6881       a host that has the models";
+
+/// Show all known models as a directory; what is read is fetched
+///
+/// Returns when the directory can be read; a process in the background serves it. What is read is kept in the cache and
+/// uploaded to others while the mount is there.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// An empty directory
+    pub mountpoint: PathBuf,
+    /// Stay in the foreground until Ctrl-C
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Let other users read it, too
+    #[arg(long)]
+    pub allow_other: bool,
+    /// A host that has models; may be repeated
+    #[arg(long = "peer", value_name = "IP:PORT")]
+    pub peers: Vec<SocketAddr>,
+    /// Serve in this process and say on standard output when ready: what the background process is started with
+    #[arg(long, hide = true)]
+    pub ready_on_stdout: bool,
+}
+
+/// Mounts in the background, or serves in the foreground.
+pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    if args.ready_on_stdout {
+        ready::in_background(|ready| serve(args, context, ready))
+    } else if args.foreground {
+        serve(args, context, |point| {
+            context.out.note(format_args!("mounted on {}; Ctrl-C unmounts it", point.display()));
+            Ok(())
+        })
+    } else {
+        ready::start(args, context)
+    }
+}
+
+/// Runs the node and its mount until a signal, an unmount or a request to stop. `ready` is called once models can be
+/// read.
+fn serve(
+    args: &Args,
+    context: &Context,
+    ready: impl FnOnce(&Path) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let config = context.config()?;
+    let point = std::path::absolute(&args.mountpoint).map_err(|e| CommandError::io(&args.mountpoint, e))?;
+    let options = NodeOptions {
+        peers: args.peers.clone(),
+        activity: format!("{ACTIVITY}{}", point.display()),
+        ..NodeOptions::default()
+    };
+    context.block_on(async {
+        let mut signals = StopSignals::new()?;
+        let node = signals.unless(async { Ok(Node::start(config, options).await?) }).await?;
+        let mount = MountOptions { mountpoint: point.clone(), allow_other: args.allow_other };
+        let runtime = tokio::runtime::Handle::current();
+        let fetch = node.fetch.clone();
+        let mounted = match tokio::task::block_in_place(|| Mounted::new(&mount, fetch, runtime)) {
+            Ok(mounted) => Arc::new(mounted),
+            Err(error) => {
+                signals.stopping(node.stop()).await;
+                return Err(error.into());
+            }
+        };
+        let result = attend(&node, &mounted, || ready(&point), &mut signals).await;
+        signals
+            .stopping(async {
+                // Parked reads get their answers first, so that nothing holds the mount.
+                node.fetch.stop();
+                mounted.stop().await;
+                node.stop().await;
+            })
+            .await;
+        result
+    })
+}
+
+/// Shows the models and waits for the end.
+async fn attend(
+    node: &Arc<Node>,
+    mounted: &Arc<Mounted>,
+    ready: impl FnOnce() -> Result<(), CommandError>,
+    signals: &mut StopSignals,
+) -> Result<(), CommandError> {
+    mounted.publish(node.library.revisions()?);
+    let shown = Arc::downgrade(mounted);
+    node.on_change(move |node| {
+        let Some(mounted) = shown.upgrade() else { return };
+        match node.library.revisions() {
+            Ok(revisions) => mounted.publish(revisions),
+            Err(error) => tracing::error!("the mount still shows the former models: {error}"),
+        }
+    });
+    // What is here already is passed on, too.
+    node.seed_local()?;
+    ready()?;
+    tokio::select! {
+        stop = signals.wait() => stop.end_of_service(),
+        () = mounted.gone() => Ok(()),
+        () = node.stop_requested() => Ok(()),
+    }
+}

@@ -1,0 +1,220 @@
+//! What reaches the terminal: results on stdout, everything else on stderr.
+//!
+//! Nothing else in the program prints. Text that came from outside passes [`clean`] first. A reader that closes
+//! stdout early is told as an [`std::io::Error`], which [`super::error`] turns into success.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::error::CommandError;
+use crate::model::text;
+
+/// How often a line of progress is written where there is no terminal.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Removes what could move the cursor, hide text or turn its direction; line ends become spaces.
+pub fn clean(text: &str) -> String {
+    text::clean(&text.replace(['\n', '\r', '\t'], " "))
+}
+
+/// Bytes for people: `82.9 MiB`.
+pub fn size(bytes: u64) -> String {
+    text::format_size(bytes)
+}
+
+/// How much of a whole is here, rounded down so that 100 % means all of it.
+pub fn percent(part: u64, whole: u64) -> String {
+    let share = if whole == 0 { 100 } else { u128::from(part) * 100 / u128::from(whole) };
+    format!("{share}%")
+}
+
+/// Writes results and remarks.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    quiet: bool,
+}
+
+impl Output {
+    /// `quiet` silences remarks and progress, never results, warnings or errors.
+    pub fn new(quiet: bool) -> Self {
+        Self { quiet }
+    }
+
+    /// Writes one line of result to stdout.
+    pub fn line(&self, text: impl Display) -> Result<(), CommandError> {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(CommandError::stdout)
+    }
+
+    /// Writes bytes to stdout as they are.
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), CommandError> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(CommandError::stdout)
+    }
+
+    /// Writes a value as indented JSON to stdout.
+    pub fn json(&self, value: &impl serde::Serialize) -> Result<(), CommandError> {
+        let text = serde_json::to_string_pretty(value).map_err(CommandError::internal)?;
+        self.line(text)
+    }
+
+    /// Writes a table with a heading to stdout. Columns named in `right` are flushed right.
+    pub fn table(
+        &self,
+        heading: &[&str],
+        right: &[usize],
+        rows: Vec<Vec<String>>,
+    ) -> Result<(), CommandError> {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(heading.iter().copied()).add_rows(rows);
+        if io::stdout().is_terminal() {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        for (index, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, 2));
+            if right.contains(&index) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        for line in table.lines() {
+            self.line(line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a remark to stderr, unless quiet.
+    pub fn note(&self, text: impl Display) {
+        if !self.quiet {
+            // Nobody is left to tell when stderr is gone.
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
+    /// Writes a warning to stderr.
+    pub fn warn(&self, text: impl Display) {
+        let _ = writeln!(io::stderr().lock(), "warning: {}", clean(&text.to_string()));
+    }
+
+    /// Starts a line on stderr that says what goes on. For terminals only.
+    pub fn activity(&self) -> Activity {
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Activity(bar)
+    }
+
+    /// Starts a progress display on stderr: a bar on a terminal, a line now and then elsewhere.
+    pub fn progress(&self, what: &str) -> Progress {
+        let shape = if self.quiet {
+            Shape::Silent
+        } else if io::stderr().is_terminal() {
+            let bar = ProgressBar::new(0);
+            bar.set_style(bar_style());
+            bar.set_prefix(clean(what));
+            bar.enable_steady_tick(Duration::from_millis(200));
+            Shape::Bar(bar)
+        } else {
+            Shape::Plain(Mutex::new(Instant::now()))
+        };
+        Progress { what: clean(what), shape }
+    }
+}
+
+fn bar_style() -> ProgressStyle {
+    ProgressStyle::with_template("{prefix} [{bar:30}] {binary_bytes}/{binary_total_bytes} {percent}% {msg}")
+        .expect("the template is a constant")
+        .progress_chars("=> ")
+}
+
+/// A line that says what goes on, while there is no telling how long. It disappears when dropped.
+#[derive(Debug)]
+pub struct Activity(ProgressBar);
+
+impl Activity {
+    /// Shows a text.
+    pub fn say(&self, text: impl Display) {
+        self.0.set_message(clean(&text.to_string()));
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+#[derive(Debug)]
+enum Shape {
+    Silent,
+    Bar(ProgressBar),
+    /// When the last line was written.
+    Plain(Mutex<Instant>),
+}
+
+/// A running progress display. It disappears from a terminal when dropped.
+#[derive(Debug)]
+pub struct Progress {
+    what: String,
+    shape: Shape,
+}
+
+impl Progress {
+    /// Shows that `done` of `total` bytes are done; `detail` stands behind the figures.
+    pub fn set(&self, done: u64, total: u64, detail: impl Display) {
+        match &self.shape {
+            Shape::Silent => {}
+            Shape::Bar(bar) => {
+                bar.set_length(total);
+                bar.set_position(done);
+                bar.set_message(clean(&detail.to_string()));
+            }
+            Shape::Plain(last) => {
+                let mut last = last.lock().unwrap_or_else(|e| e.into_inner());
+                if last.elapsed() < PLAIN_INTERVAL {
+                    return;
+                }
+                *last = Instant::now();
+                let line = format!(
+                    "{} {} of {} ({}) {}",
+                    self.what,
+                    size(done),
+                    size(total),
+                    percent(done, total),
+                    clean(&detail.to_string())
+                );
+                let _ = writeln!(io::stderr().lock(), "{}", line.trim_end());
+            }
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Shape::Bar(bar) = &self.shape {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_outside_cannot_steer_a_terminal() {
+        assert_eq!(clean("a\x1b[2Jb\u{202e}c\nd\u{200b}\x07"), "a[2Jbc d");
+        assert_eq!(clean("Grüße 模型"), "Grüße 模型");
+    }
+
+    #[test]
+    fn a_hundred_percent_means_all_of_it() {
+        assert_eq!(percent(999, 1000), "99%");
+        assert_eq!(percent(1000, 1000), "100%");
+        assert_eq!(percent(0, 0), "100%");
+        assert_eq!(percent(u64::MAX, u64::MAX), "100%");
+    }
+}

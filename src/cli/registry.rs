@@ -1,0 +1,137 @@
+//! `registry`: manifests in and out.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::list;
+use crate::cli::output::size;
+use crate::fsutil;
+use crate::model::{Manifest, ModelRef};
+use crate::node::Library;
+use crate::node::control::Client;
+
+/// No manifest or torrent that is accepted is larger.
+const MAX_FILE: u64 = 64 << 20;
+
+const EXAMPLES: &str = "\
+Examples:
+  silmaril registry export acme/minilm > minilm.json    on the host that shares it
+  silmaril registry import minilm.json                  on the host that wants it
+  silmaril registry import ubuntu.torrent --name ubuntu/iso
+  silmaril registry list";
+
+/// Import and export manifests: the signed descriptions of models
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a model known here, from its manifest or a torrent; nothing is downloaded yet
+    Import {
+        /// A manifest (JSON or YAML) or a .torrent; `-` is standard input
+        #[arg(value_name = "FILE")]
+        source: String,
+        /// The name to know a torrent under, as ORG/NAME or ORG/NAME@REVISION
+        #[arg(long, value_name = "MODEL")]
+        name: Option<ModelRef>,
+    },
+    /// Write the manifest of a model, for others to import
+    Export {
+        /// The model, as ORG/NAME or ORG/NAME@REVISION
+        model: ModelRef,
+        /// File to write [default: standard output]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// List the models known here
+    List(list::Args),
+}
+
+/// Runs one of them.
+pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    match &args.command {
+        Command::Import { source, name } => import(source, name.as_ref(), context),
+        Command::Export { model, output } => export(model, output.as_deref(), context),
+        Command::List(args) => list::run(args, context),
+    }
+}
+
+fn import(source: &str, name: Option<&ModelRef>, context: &Context) -> Result<(), CommandError> {
+    let bytes = read(source)?;
+    let library = context.library()?;
+    let origin = if source == "-" { "standard input" } else { source };
+    let manifest = library.import(&bytes, origin, name)?;
+    tell_node(&library, context)?;
+    imported(&manifest, context)
+}
+
+/// Lets a running node, and its mount, see the new model at once.
+fn tell_node(library: &Library, context: &Context) -> Result<(), CommandError> {
+    context.block_on(async {
+        if let Some(client) = Client::connect(&library.paths).await? {
+            client.reload().await?;
+        }
+        Ok(())
+    })
+}
+
+fn imported(manifest: &Manifest, context: &Context) -> Result<(), CommandError> {
+    let by = match manifest.publisher {
+        Some(key) => format!("signed by {}", key.fingerprint()),
+        None => "unsigned".to_owned(),
+    };
+    context.out.line(format_args!(
+        "imported {} ({} files, {}, {by})",
+        manifest.model_ref(),
+        manifest.files.len(),
+        size(manifest.total_size)
+    ))
+}
+
+fn read(source: &str) -> Result<Vec<u8>, CommandError> {
+    let path = Path::new(source);
+    if source == "-" {
+        let mut bytes = Vec::new();
+        let stdin = std::io::stdin().lock();
+        stdin.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| CommandError::io(path, e))?;
+        return within_limit(bytes, path);
+    }
+    let file = File::open(path).map_err(|e| CommandError::io(path, e))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| CommandError::io(path, e))?;
+    within_limit(bytes, path)
+}
+
+fn within_limit(bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>, CommandError> {
+    if bytes.len() as u64 > MAX_FILE {
+        let limit = size(MAX_FILE);
+        return Err(CommandError::failed(format!(
+            "{} has more than {limit}: neither a manifest nor a torrent",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+fn export(model: &ModelRef, output: Option<&Path>, context: &Context) -> Result<(), CommandError> {
+    let manifest = context.library()?.manifest(model)?;
+    let mut text = serde_json::to_vec_pretty(&*manifest).map_err(CommandError::internal)?;
+    text.push(b'\n');
+    match output {
+        Some(path) => {
+            fsutil::write_atomic(path, &text, 0o644).map_err(|e| CommandError::io(path, e))?;
+            context.out.note(format_args!("wrote {}", path.display()));
+            Ok(())
+        }
+        None => context.out.bytes(&text),
+    }
+}

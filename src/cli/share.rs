@@ -1,0 +1,235 @@
+//! `share`: makes a model of a directory, and seeds.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::output::size;
+use crate::cli::signals::StopSignals;
+use crate::cli::target::{self, Target};
+use crate::config::Config;
+use crate::model::text::parse_size;
+use crate::model::{Manifest, ModelName, ModelRef, Revision, is_piece_length};
+use crate::node::share::{ShareRequest, Shared};
+use crate::node::{Node, NodeError, NodeOptions};
+use crate::store::StoredRevision;
+
+const EXAMPLES: &str = "\
+Examples:
+  silmaril share ./minilm --name acme/minilm --license apache-2.0
+  silmaril share acme/minilm      seed a model that is known already
+  silmaril share --all            seed all of which something is here
+  silmaril registry export acme/minilm > minilm.json    what others import to read it";
+
+/// Share a model: make one of a directory, then upload it until Ctrl-C
+///
+/// The files are read where they are: nothing is copied, nothing in the directory is changed. Whoever shares the same
+/// files joins the same swarm.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// A directory (with --name), or a model that is known here, as ORG/NAME or ORG/NAME@REVISION
+    #[arg(value_name = "PATH|MODEL", required_unless_present = "all")]
+    what: Option<String>,
+    /// Share every model of which something is here
+    #[arg(long, conflicts_with_all = ["what", "name"])]
+    all: bool,
+    /// The name to share a directory under
+    #[arg(long, value_name = "ORG/NAME")]
+    name: Option<ModelName>,
+    /// Its licence, as an SPDX or Hugging Face identifier [default: what its README.md says]
+    #[arg(long, value_name = "ID", requires = "name")]
+    license: Option<String>,
+    /// Its revision
+    #[arg(long, value_name = "REV", requires = "name", default_value = "main")]
+    version: Revision,
+    /// Bytes a piece, such as 4MiB [default: torrent.piece_length of the configuration]
+    #[arg(long, value_name = "SIZE", requires = "name", value_parser = piece_length)]
+    piece_length: Option<u32>,
+    /// Do not use the DHT
+    #[arg(long)]
+    skip_dht: bool,
+    /// Whether to sign it with your key [default: security.sign_manifests of the configuration]
+    #[arg(long, value_name = "BOOL", requires = "name", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    sign: Option<bool>,
+    /// Make a torrent for clients that know BitTorrent v1 only, too
+    #[arg(long, requires = "name")]
+    hybrid: bool,
+    /// A host to connect to; may be repeated
+    #[arg(long = "peer", value_name = "IP:PORT")]
+    peers: Vec<SocketAddr>,
+}
+
+fn piece_length(text: &str) -> Result<u32, String> {
+    let bytes = parse_size(text).map_err(|e| e.to_string())?;
+    (u32::try_from(bytes).ok().filter(|&n| is_piece_length(n)))
+        .ok_or_else(|| "not a power of two from 16KiB to 128MiB".to_owned())
+}
+
+/// What the command line asks for.
+enum Plan {
+    Publish(ShareRequest),
+    Seed(ModelRef),
+    All,
+}
+
+/// Publishes if there is something to publish, then seeds.
+pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let config = context.config()?;
+    let plan = plan(args, context, &config)?;
+    let activity = match &plan {
+        Plan::Publish(request) => format!("share {}", request.name),
+        Plan::Seed(model) => format!("share {model}"),
+        Plan::All => "share --all".to_owned(),
+    };
+    let options = NodeOptions { peers: args.peers.clone(), skip_dht: args.skip_dht, activity };
+    context.block_on(async {
+        let mut signals = StopSignals::new()?;
+        let node = signals.unless(async { Ok(Node::start(config, options).await?) }).await?;
+        let result = work(context, &node, plan, &mut signals).await;
+        signals.stopping(node.stop()).await;
+        result
+    })
+}
+
+fn plan(args: &Args, context: &Context, config: &Config) -> Result<Plan, CommandError> {
+    let Some(what) = &args.what else { return Ok(Plan::All) };
+    match (target::decide(what, args.name.is_some(), |path| path.is_dir())?, &args.name) {
+        (Target::Directory(path), Some(name)) => Ok(Plan::Publish(ShareRequest {
+            path,
+            name: name.clone(),
+            version: args.version.clone(),
+            license: args.license.clone(),
+            piece_length: args.piece_length.unwrap_or(config.torrent.piece_length),
+            sign: args.sign.unwrap_or(config.security.sign_manifests),
+            hybrid: args.hybrid,
+        })),
+        (Target::Directory(path), None) => {
+            Err(CommandError::usage(format!("{} needs a name to be shared under", path.display())))
+        }
+        (Target::Model { model, also_directory }, _) => {
+            if also_directory {
+                context.out.note(format_args!(
+                    "taking {model} as the model of that name; to share the directory, add --name {}",
+                    model.name
+                ));
+            }
+            Ok(Plan::Seed(model))
+        }
+    }
+}
+
+async fn work(
+    context: &Context,
+    node: &Arc<Node>,
+    plan: Plan,
+    signals: &mut StopSignals,
+) -> Result<(), CommandError> {
+    let seeded = match plan {
+        Plan::All => node.seed_local()?,
+        Plan::Seed(model) => vec![seed(node, &model)?],
+        Plan::Publish(request) => {
+            let shared = signals.unless(publish(context, node, request)).await?;
+            for warning in &shared.warnings {
+                context.out.warn(warning);
+            }
+            describe(context, &shared.manifest)?;
+            vec![seed(node, &shared.manifest.model_ref())?]
+        }
+    };
+    if seeded.is_empty() {
+        return Err(CommandError::failed("there is nothing here to share")
+            .hint("`silmaril share DIR --name ORG/NAME --license ID` shares a directory"));
+    }
+    seed_until_stopped(context, node, &seeded, signals).await
+}
+
+/// Joins the swarm of a model of which something is here.
+fn seed(node: &Node, model: &ModelRef) -> Result<Arc<StoredRevision>, CommandError> {
+    let revision = node.library.revision(model)?;
+    if revision.cached_bytes() == 0 && revision.manifest.total_size > 0 {
+        return Err(CommandError::failed(format!("nothing of {model} is here"))
+            .hint(format!("`silmaril get {model}` gets it")));
+    }
+    node.fetch.join(&revision).map_err(|source| NodeError::Fetch { model: model.clone(), source })?;
+    Ok(revision)
+}
+
+/// Hashes the directory on a thread of its own, which is left behind when the future is dropped: what it writes it
+/// writes last and atomically.
+async fn publish(context: &Context, node: &Arc<Node>, request: ShareRequest) -> Result<Shared, CommandError> {
+    let progress = context.out.progress(&format!("hashing {}", request.name));
+    let node = node.clone();
+    let hashing = tokio::task::spawn_blocking(move || {
+        node.library.publish(&request, &|done, total| progress.set(done, total, ""))
+    });
+    Ok(hashing.await.map_err(CommandError::internal)??)
+}
+
+fn describe(context: &Context, manifest: &Manifest) -> Result<(), CommandError> {
+    let out = &context.out;
+    let model = manifest.model_ref();
+    out.line(format_args!("shared {model} ({} files, {})", manifest.files.len(), size(manifest.total_size)))?;
+    out.line(format_args!("info hash {}", manifest.torrent.info_hash))?;
+    out.line(format_args!("magnet {}", manifest.magnet_uri))?;
+    match manifest.publisher {
+        Some(key) => out.line(format_args!("publisher {}", key.fingerprint()))?,
+        None => out.line("unsigned")?,
+    }
+    let file = manifest.name.name();
+    out.note(format_args!(
+        "others read it with this manifest: silmaril registry export {model} > {file}.json"
+    ));
+    Ok(())
+}
+
+/// Says what is seeded and where, then waits for a signal or for somebody who asks the node to stop.
+pub async fn seed_until_stopped(
+    context: &Context,
+    node: &Node,
+    revisions: &[Arc<StoredRevision>],
+    signals: &mut StopSignals,
+) -> Result<(), CommandError> {
+    let out = &context.out;
+    for address in node.listening() {
+        out.line(format_args!("listening on {address}"))?;
+    }
+    for revision in revisions {
+        out.line(format_args!("seeding {}", revision.manifest.model_ref()))?;
+    }
+    out.note("Ctrl-C ends it");
+    let line = std::io::stderr().is_terminal().then(|| out.activity());
+    let mut clock = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            stop = signals.wait() => return stop.end_of_service(),
+            () = node.stop_requested() => return Ok(()),
+            _ = clock.tick(), if line.is_some() => {
+                let transfers = node.fetch.status();
+                let peers: u32 = transfers.iter().map(|t| t.peers).sum();
+                let rate = transfers.iter().map(|t| t.upload_rate).sum();
+                let sent = transfers.iter().map(|t| t.uploaded).sum();
+                if let Some(line) = &line {
+                    line.say(format_args!("{peers} peers, sending {}/s, {} sent", size(rate), size(sent)));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn piece_lengths_are_powers_of_two_in_any_notation() {
+        assert_eq!(piece_length("4MiB"), Ok(4 << 20));
+        assert_eq!(piece_length("16384"), Ok(16384));
+        for bad in ["4MB", "8KiB", "256MiB", "x", "0"] {
+            assert!(piece_length(bad).is_err(), "{bad}");
+        }
+    }
+}

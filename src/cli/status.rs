@@ -1,0 +1,113 @@
+//! `status`: what the running node does.
+
+use std::io::{IsTerminal as _, stdout};
+use std::time::Duration;
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::output::{clean, percent, size};
+use crate::cli::signals::{Stop, StopSignals};
+use crate::node::control::{Client, Status};
+use crate::paths::Paths;
+
+/// How often `--watch` looks.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+const EXAMPLES: &str = "\
+Examples:
+  silmaril status
+  silmaril status --watch
+  silmaril status --json | jq '.transfers[] | {model, cached_bytes, peers}'";
+
+/// Show what the running silmaril does: transfers, peers, errors
+///
+/// Fails with exit code 1 when none runs.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Show it again every second until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+}
+
+/// The error of commands that need a running node.
+pub fn not_running(paths: &Paths) -> CommandError {
+    CommandError::failed(format!("no silmaril is running on {}", paths.base.display()))
+        .hint("`silmaril mount DIR` or `silmaril share --all` starts one")
+}
+
+/// Prints what the node answers.
+pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let paths = context.config()?.paths();
+    context.block_on(async {
+        let mut signals = StopSignals::new()?;
+        let mut clock = tokio::time::interval(WATCH_EVERY);
+        loop {
+            clock.tick().await;
+            let client = Client::connect(&paths).await?.ok_or_else(|| not_running(&paths))?;
+            let status = client.status().await?;
+            if args.watch && stdout().is_terminal() {
+                // Home, then clear to the end.
+                context.out.bytes(b"\x1b[H\x1b[J")?;
+            }
+            if args.json {
+                context.out.json(&status)?
+            } else {
+                print(context, &status)?
+            }
+            if !args.watch {
+                return Ok(());
+            }
+            tokio::select! {
+                _ = clock.tick() => clock.reset_immediately(),
+                stop = signals.wait() => return match stop {
+                    Stop::Interrupt => Err(CommandError::interrupted()),
+                    Stop::Terminate | Stop::Hangup => Ok(()),
+                },
+            }
+        }
+    })
+}
+
+fn print(context: &Context, status: &Status) -> Result<(), CommandError> {
+    let out = &context.out;
+    out.line(format_args!(
+        "{} (process {}, silmaril {}, up {})",
+        clean(&status.activity),
+        status.pid,
+        clean(&status.version),
+        humantime::format_duration(Duration::from_secs(status.uptime)),
+    ))?;
+    out.line(format_args!("base directory  {}", clean(&status.base_dir.display().to_string())))?;
+    let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
+    out.line(format_args!("listening on    {}", listening.join(", ")))?;
+    if status.transfers.is_empty() {
+        return out.line("no transfers");
+    }
+    out.line("")?;
+    let rows = status.transfers.iter().map(|t| {
+        vec![
+            clean(&t.model),
+            size(t.total_size),
+            percent(t.cached_bytes, t.total_size),
+            format!("{}/s", size(t.download_rate)),
+            format!("{}/s", size(t.upload_rate)),
+            size(t.downloaded),
+            size(t.uploaded),
+            format!("{} ({})", t.peers, t.seeds),
+            t.waiting_reads.to_string(),
+        ]
+    });
+    let heading =
+        ["MODEL", "SIZE", "HERE", "DOWN", "UP", "RECEIVED", "SENT", "PEERS (FULL)", "READS WAITING"];
+    out.table(&heading, &[1, 2, 3, 4, 5, 6, 7, 8], rows.collect())?;
+    for t in &status.transfers {
+        if let Some(error) = &t.last_error {
+            out.line(format_args!("{}: {}", clean(&t.model), clean(error)))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! `warm`: whole files into the cache, ahead of their readers.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::mount::ACTIVITY;
+use crate::cli::output::size;
+use crate::cli::signals::StopSignals;
+use crate::cli::status::not_running;
+use crate::node::control::{Client, Status};
+
+/// How often progress is asked for.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+const EXAMPLES: &str = "\
+Examples:
+  silmaril warm ~/models/acme/minilm                     a whole model
+  silmaril warm ~/models/acme/minilm/model.safetensors   one file
+  silmaril warm acme/minilm                              by name, from anywhere";
+
+/// Fetch files of a mounted model ahead of reading them
+///
+/// The running mount fetches them; this command waits until they are here.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Files, directories or models: below the mount point, or by name
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+/// Asks the running node and waits.
+pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let config = context.config()?;
+    context.block_on(async {
+        let mut signals = StopSignals::new()?;
+        let paths = config.paths();
+        let client = Client::connect(&paths).await?.ok_or_else(|| not_running(&paths))?;
+        let status = client.status().await?;
+        let wanted = args
+            .paths
+            .iter()
+            .map(|path| below_mount(path, &mountpoints(&status)))
+            .collect::<Result<Vec<_>, _>>()?;
+        for path in wanted {
+            let warmed = signals.unless(watched(context, &client, &path)).await?;
+            context.out.line(format_args!("{path}: {warmed} here"))?;
+        }
+        Ok(())
+    })
+}
+
+/// Warms a path, showing what the node is fetching meanwhile.
+async fn watched(context: &Context, client: &Client, path: &str) -> Result<String, CommandError> {
+    let progress = context.out.progress(path);
+    let warming = client.warm(path);
+    tokio::pin!(warming);
+    let mut clock = tokio::time::interval(ASK_EVERY);
+    loop {
+        tokio::select! {
+            warmed = &mut warming => return Ok(size(warmed?)),
+            _ = clock.tick() => {
+                let status = client.status().await?;
+                if let Some(t) = status.transfers.iter().find(|t| names(path, &t.model)) {
+                    let detail = format_args!("{}/s from {} peers", size(t.download_rate), t.peers).to_string();
+                    progress.set(t.cached_bytes, t.total_size, detail);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a path below the mount point lies in a model.
+fn names(path: &str, model: &str) -> bool {
+    path.strip_prefix(model).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn mountpoints(status: &Status) -> Vec<PathBuf> {
+    status.activity.strip_prefix(ACTIVITY).map(PathBuf::from).into_iter().collect()
+}
+
+/// The path relative to the mount point.
+fn below_mount(path: &Path, mountpoints: &[PathBuf]) -> Result<String, CommandError> {
+    let absolute = std::path::absolute(path).map_err(|e| CommandError::io(path, e))?;
+    let text =
+        path.to_str().ok_or_else(|| CommandError::failed(format!("{} is not UTF-8", path.display())))?;
+    for mountpoint in mountpoints {
+        if let Some(below) = absolute.strip_prefix(mountpoint).ok().and_then(Path::to_str) {
+            return match below {
+                "" => Err(CommandError::failed(format!("{text} is the mount itself"))
+                    .hint("name a model in it, such as org/name")),
+                below => Ok(below.to_owned()),
+            };
+        }
+    }
+    if text.starts_with(['/', '.', '~']) {
+        return Err(CommandError::failed(format!("{text} is not in a mount of the running silmaril")));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_taken_relative_to_the_mount() {
+        let mounts = [PathBuf::from("/mnt/models")];
+        let at = |path: &str| below_mount(Path::new(path), &mounts).map_err(|e| e.exit_code());
+        assert_eq!(at("/mnt/models/a/b/c.bin"), Ok("a/b/c.bin".into()));
+        assert_eq!(at("a/b"), Ok("a/b".into()));
+        assert_eq!(at("/mnt/models"), Err(1));
+        assert_eq!(at("/elsewhere/a/b"), Err(1));
+        assert_eq!(at("./a/b"), Err(1));
+    }
+
+    #[test]
+    fn a_path_names_its_model_only() {
+        assert!(names("a/b", "a/b") && names("a/b/c", "a/b"));
+        assert!(!names("a/bc", "a/b") && !names("a/b@v1", "a/b"));
+    }
+}
