@@ -1,24 +1,136 @@
 //! One file's bytes and the map of its verified blocks.
+//!
+//! A content either stands whole in a file that it does not own (*placed*), or in a sparse file of the store with
+//! a block map beside it (*own*). Bytes outside the map are never handed out. When a placed file turns out to be
+//! changed or damaged, the content leaves it for the cache; nothing is ever written into a placed file.
+//!
+//! Locks: `journal` orders writes of the map files and is held across them; `state` is held for a few lines and
+//! never across I/O. `journal` is taken before `state`. Readers take `state` only.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::model::PiecesRoot;
+use super::blockmap::BlockMap;
+use super::placement::{PlacedFile, Stamp};
+use super::{ContentKey, Shared, StoreError, mapfile};
+use crate::model::{BLOCK_LEN, PiecesRoot};
+
+/// Where a content's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Home {
+    /// It has no bytes.
+    Empty,
+    /// In a sparse file of the store.
+    Own(PathBuf),
+    /// Whole, in a file that others may change.
+    Placed(PlacedFile),
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub home: Home,
+    pub map: BlockMap,
+    /// How often blocks were taken back: a read that saw this change may have read anything.
+    removals: u64,
+    /// How often `home` has changed.
+    moves: u64,
+    /// How often blocks were added, and at which of these the synced copy was written.
+    inserts: u64,
+    synced: u64,
+}
+
+/// What is known of the map files on disk.
+#[derive(Debug)]
+pub(super) struct Journal {
+    /// Whether the live map agrees with memory, so that it may be patched.
+    live: bool,
+}
 
 /// The bytes of one file.
+pub struct Content {
+    key: Option<ContentKey>,
+    id: u64,
+    shared: Arc<Shared>,
+    journal: Mutex<Journal>,
+    state: Mutex<State>,
+    /// Seconds since 1970 of the last read, and what of it is recorded on disk.
+    used: AtomicU64,
+    used_recorded: AtomicU64,
+    pins: AtomicUsize,
+}
+
+/// Keeps a content from being evicted until dropped.
 #[derive(Debug)]
-pub struct Content;
+pub struct ContentPin(Arc<Content>);
+
+impl Drop for ContentPin {
+    fn drop(&mut self) {
+        self.0.pins.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Content").field("key", &self.key).field("path", &self.path()).finish_non_exhaustive()
+    }
+}
 
 impl Content {
+    /// The content of an empty file: complete, without bytes, path or root.
+    pub(super) fn empty(shared: Arc<Shared>) -> Self {
+        Self::new(None, shared, Home::Empty, BlockMap::none(0), true, true)
+    }
+
+    /// The content that stands whole in a file.
+    pub(super) fn placed(key: ContentKey, shared: Arc<Shared>, file: PlacedFile) -> Self {
+        Self::new(Some(key), shared, Home::Placed(file), BlockMap::all(key.len), true, true)
+    }
+
+    /// The content in a sparse file of the store, which need not exist yet.
+    pub(super) fn own(key: ContentKey, shared: Arc<Shared>, data: PathBuf) -> Result<Self, StoreError> {
+        let loaded = mapfile::load(&data, key.len, &shared.boot).map_err(|e| StoreError::io(&data, e))?;
+        Ok(Self::new(Some(key), shared, Home::Own(data), loaded.map, loaded.live, loaded.synced))
+    }
+
+    fn new(
+        key: Option<ContentKey>,
+        shared: Arc<Shared>,
+        home: Home,
+        map: BlockMap,
+        live: bool,
+        synced: bool,
+    ) -> Self {
+        let (inserts, synced) = (1, if synced { 1 } else { 0 });
+        Self {
+            key,
+            id: shared.next_id(),
+            shared,
+            journal: Mutex::new(Journal { live }),
+            state: Mutex::new(State { home, map, removals: 0, moves: 0, inserts, synced }),
+            used: AtomicU64::new(0),
+            used_recorded: AtomicU64::new(0),
+            pins: AtomicUsize::new(0),
+        }
+    }
+
     /// Its name; none for the empty file.
     pub fn root(&self) -> Option<PiecesRoot> {
-        todo!()
+        self.key.map(|k| k.root)
+    }
+
+    /// Root and length; none for the empty file.
+    pub fn key(&self) -> Option<ContentKey> {
+        self.key
     }
 
     /// Length in bytes.
     pub fn len(&self) -> u64 {
-        todo!()
+        self.key.map_or(0, |k| k.len)
     }
 
     /// Whether the file is empty.
@@ -26,39 +138,357 @@ impl Content {
         self.len() == 0
     }
 
-    /// Where the bytes are, or go.
+    /// Where the bytes are, or go. Meaningless for the empty file. See [`Content::moves`].
     pub fn path(&self) -> PathBuf {
-        todo!()
+        match &self.state().home {
+            Home::Empty => PathBuf::from("/dev/null"),
+            Home::Own(path) => path.clone(),
+            Home::Placed(file) => file.path.clone(),
+        }
+    }
+
+    /// How often [`Content::path`] has changed. An engine that was given an older path must be given the new one
+    /// before it writes again.
+    pub fn moves(&self) -> u64 {
+        self.state().moves
+    }
+
+    /// Whether the bytes stand in a file outside the cache, which is read and never written.
+    pub fn is_placed(&self) -> bool {
+        matches!(self.state().home, Home::Placed(_))
     }
 
     /// Whether all bytes of the range are verified.
-    pub fn has(&self, _range: Range<u64>) -> bool {
-        todo!()
+    pub fn has(&self, range: Range<u64>) -> bool {
+        self.state().map.has(&range)
     }
 
     /// Whether all bytes are verified.
     pub fn is_complete(&self) -> bool {
-        todo!()
+        self.state().map.is_full()
     }
 
     /// Number of verified bytes.
     pub fn cached_bytes(&self) -> u64 {
-        todo!()
+        self.state().map.bytes()
+    }
+
+    /// The parts of `range`, widened to blocks and cut at the end, that are not verified, in order.
+    pub fn missing_ranges(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        self.state().map.runs(&range, false)
+    }
+
+    /// The parts of `range`, widened to blocks and cut at the end, that are verified, in order.
+    pub fn verified_ranges(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        self.state().map.runs(&range, true)
     }
 
     /// Records that the range is verified and readable. `range` starts at a block and ends at one or at the end.
-    pub fn mark_verified(&self, _range: Range<u64>) -> io::Result<()> {
-        todo!()
+    /// On an error the range counts in this process and is fetched again by the next.
+    pub fn mark_verified(&self, range: Range<u64>) -> io::Result<()> {
+        let ends_well =
+            range.end == self.len() || (range.end < self.len() && range.end.is_multiple_of(BLOCK_LEN));
+        if !range.start.is_multiple_of(BLOCK_LEN) || !ends_well || range.start > range.end {
+            let text = format!("{}..{} is not made of whole blocks", range.start, range.end);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        {
+            let mut state = self.state();
+            if !state.map.insert(&range) {
+                return Ok(());
+            }
+            state.inserts += 1;
+        }
+        self.persist(&mut self.journal(), &range)
     }
 
-    /// Takes the range back: it turned out damaged or was thrown away.
-    pub fn mark_missing(&self, _range: Range<u64>) -> io::Result<()> {
-        todo!()
+    /// Takes the blocks that the range touches back: they turned out damaged or were thrown away. A placed file is
+    /// given up as a whole: the content moves to the cache (see [`Content::moves`]).
+    pub fn mark_missing(&self, range: Range<u64>) -> io::Result<()> {
+        let mut journal = self.journal();
+        let home = {
+            let mut state = self.state();
+            if !matches!(state.home, Home::Placed(_)) {
+                if !state.map.remove(&range) {
+                    return Ok(());
+                }
+                state.removals += 1;
+            }
+            state.home.clone()
+        };
+        match home {
+            Home::Empty => Ok(()),
+            Home::Own(data) => {
+                mapfile::shrink_synced(&data, self.len(), &range, &self.shared.boot)?;
+                self.persist(&mut journal, &range)
+            }
+            Home::Placed(file) => self.leave_place(&mut journal, &file),
+        }
     }
 
     /// Reads verified bytes. `Ok(None)` if some are not verified; an error or a file that is too short takes the
     /// range back and is told as an error.
-    pub fn read(&self, _range: Range<u64>) -> io::Result<Option<Vec<u8>>> {
-        todo!()
+    pub fn read(&self, range: Range<u64>) -> io::Result<Option<Vec<u8>>> {
+        if range.start > range.end || range.end > self.len() {
+            let text = format!("{}..{} is not inside {} bytes", range.start, range.end, self.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        if range.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let (home, moves, removals) = {
+            let state = self.state();
+            if !state.map.has(&range) {
+                return Ok(None);
+            }
+            (state.home.clone(), state.moves, state.removals)
+        };
+        self.used.store(now(), Ordering::Relaxed);
+        let result = self.read_at(&home, moves, &range);
+        let (moved, removed) = {
+            let state = self.state();
+            (state.moves != moves, state.removals != removals)
+        };
+        match result {
+            // What was read may have been thrown away meanwhile: look again, against the new map.
+            _ if moved || removed => self.read(range),
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(ReadFault::Lost(lost, error)) => {
+                tracing::warn!("{}: {error}; what it lacks is fetched again.", self.path().display());
+                self.mark_missing(lost)?;
+                Err(error)
+            }
+            Err(ReadFault::Other(error)) => Err(error),
+        }
     }
+
+    fn read_at(&self, home: &Home, moves: u64, range: &Range<u64>) -> Result<Vec<u8>, ReadFault> {
+        let all = 0..self.len();
+        let file = self.open(home, moves).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => ReadFault::Lost(all.clone(), e),
+            _ => ReadFault::Other(e),
+        })?;
+        if let Home::Placed(placed) = home {
+            // The same inode, changed in place. A file that was replaced by rename is still whole in our handle.
+            let stamp = Stamp::of(&file.metadata().map_err(ReadFault::Other)?);
+            if stamp != placed.stamp {
+                let text = "the file has changed since it was verified";
+                return Err(ReadFault::Lost(all, io::Error::new(io::ErrorKind::InvalidData, text)));
+            }
+        }
+        let len = (range.end - range.start) as usize;
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = range.start + bytes.len() as u64;
+            bytes.reserve_exact(len - bytes.len());
+            match rustix::io::pread(&*file, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => {
+                    let text = "the file is shorter than it was";
+                    let lost = at / BLOCK_LEN * BLOCK_LEN..self.len();
+                    return Err(ReadFault::Lost(lost, io::Error::new(io::ErrorKind::UnexpectedEof, text)));
+                }
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::IO) => {
+                    return Err(ReadFault::Lost(range.clone(), rustix::io::Errno::IO.into()));
+                }
+                Err(e) => return Err(ReadFault::Other(e.into())),
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
+    fn open(&self, home: &Home, moves: u64) -> io::Result<Arc<File>> {
+        let path = match home {
+            Home::Empty => return Err(io::ErrorKind::NotFound.into()),
+            Home::Own(path) => path,
+            Home::Placed(file) => &file.path,
+        };
+        self.shared.fds.get((self.id, moves), || File::open(path))
+    }
+
+    /// The file, if all of it is verified and, for a placed one, unchanged; for FUSE passthrough. Whoever holds it
+    /// holds a [`Content::pin`] as well, or an eviction could empty the file under its reader.
+    pub fn open_for_passthrough(&self) -> Option<File> {
+        let home = {
+            let state = self.state();
+            if !state.map.is_full() {
+                return None;
+            }
+            state.home.clone()
+        };
+        match home {
+            Home::Empty => None,
+            Home::Own(path) => File::open(path).ok(),
+            Home::Placed(placed) => {
+                let file = File::open(placed.path).ok()?;
+                (Stamp::of(&file.metadata().ok()?) == placed.stamp).then_some(file)
+            }
+        }
+    }
+
+    /// Keeps the content from being evicted while the pin lives.
+    pub fn pin(self: &Arc<Self>) -> ContentPin {
+        self.pins.fetch_add(1, Ordering::AcqRel);
+        ContentPin(self.clone())
+    }
+
+    pub(super) fn is_pinned(&self) -> bool {
+        self.pins.load(Ordering::Acquire) > 0
+    }
+
+    /// Seconds since 1970 of the last read by this process; 0 if there was none.
+    pub(super) fn last_used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Makes everything verified so far survive a power cut.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let (data, snapshot, inserts, removals) = {
+            let state = self.state();
+            let Home::Own(data) = &state.home else { return Ok(()) };
+            if state.inserts == state.synced {
+                drop(state);
+                return self.record_use();
+            }
+            (data.clone(), state.map.clone(), state.inserts, state.removals)
+        };
+        if !snapshot.is_clear() {
+            match File::open(&data).and_then(|f| f.sync_data()) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return self.mark_missing(0..self.len()),
+                other => other?,
+            }
+        }
+        let _journal = self.journal();
+        {
+            let state = self.state();
+            // Blocks that were taken back meanwhile must not be in the copy; the next sync sees a quiet moment.
+            if state.removals != removals || state.home != Home::Own(data.clone()) {
+                return Ok(());
+            }
+        }
+        mapfile::write_synced(&data, &snapshot, &self.shared.boot)?;
+        self.state().synced = inserts;
+        drop(_journal);
+        self.record_use()
+    }
+
+    /// Remembers the last read as the live map's modification time, for eviction after a restart.
+    fn record_use(&self) -> io::Result<()> {
+        let used = self.last_used();
+        if used <= self.used_recorded.swap(used, Ordering::Relaxed) {
+            return Ok(());
+        }
+        match File::options().write(true).open(mapfile::live_path(&self.path())) {
+            Ok(file) => file.set_modified(SystemTime::now()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Writes the bits of `range` to the live map.
+    fn persist(&self, journal: &mut Journal, range: &Range<u64>) -> io::Result<()> {
+        let (data, whole, patch) = {
+            let state = self.state();
+            let Home::Own(data) = &state.home else { return Ok(()) };
+            let whole = (!journal.live).then(|| state.map.clone());
+            (data.clone(), whole, state.map.patch(range))
+        };
+        if whole.is_none() {
+            match mapfile::patch_live(&data, patch.0, &patch.1) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        let map = whole.unwrap_or_else(|| self.state().map.clone());
+        journal.live = false;
+        mapfile::write_live(&data, &map, &self.shared.boot)?;
+        journal.live = true;
+        Ok(())
+    }
+
+    /// Gives up a placed file and goes on in the cache.
+    fn leave_place(&self, journal: &mut Journal, file: &PlacedFile) -> io::Result<()> {
+        let Some(key) = self.key else { return Ok(()) };
+        let data = self.shared.cached(&key);
+        let loaded = mapfile::load(&data, key.len, &self.shared.boot)?;
+        self.settle(journal, Home::Own(data), loaded.map, loaded.live, loaded.synced);
+        self.shared.placements.distrust(&key, &file.path).map_err(io::Error::other)
+    }
+
+    /// Puts the content into another home. Blocks that `map` lacks are gone; bytes read before do not count.
+    pub(super) fn settle(&self, journal: &mut Journal, home: Home, map: BlockMap, live: bool, synced: bool) {
+        let old = {
+            let mut state = self.state();
+            state.home = home;
+            state.map = map;
+            state.moves += 1;
+            state.removals += 1;
+            state.inserts += 1;
+            state.synced = if synced { state.inserts } else { 0 };
+            journal.live = live;
+            state.moves - 1
+        };
+        self.shared.fds.forget((self.id, old));
+    }
+
+    /// Goes on in a complete file outside the cache.
+    pub(super) fn settle_placed(&self, journal: &mut Journal, file: PlacedFile) {
+        self.settle(journal, Home::Placed(file), BlockMap::all(self.len()), true, true);
+    }
+
+    /// Holds back all changes of the map files.
+    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn home(&self) -> Home {
+        self.state().home.clone()
+    }
+
+    pub(super) fn map(&self) -> BlockMap {
+        self.state().map.clone()
+    }
+
+    /// Whether the bytes are in a sparse file of the store, and where.
+    pub(super) fn own_path(&self) -> Option<PathBuf> {
+        match self.home() {
+            Home::Own(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Forgets all bytes of an own file and removes it, the maps first.
+    pub(super) fn discard(&self) -> io::Result<()> {
+        let mut journal = self.journal();
+        let Home::Own(data) = self.home() else { return Ok(()) };
+        self.settle(&mut journal, Home::Own(data.clone()), BlockMap::none(self.len()), false, true);
+        remove_data(&data)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes a data file of the store and its maps, durably.
+pub(super) fn remove_data(data: &Path) -> io::Result<()> {
+    mapfile::remove(data)?;
+    crate::fsutil::remove_if_there(data)?;
+    match crate::fsutil::sync_dir(crate::fsutil::parent(data)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Why bytes could not be read.
+enum ReadFault {
+    /// These bytes are not there any more.
+    Lost(Range<u64>, io::Error),
+    /// The bytes may be fine.
+    Other(io::Error),
+}
+
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

@@ -1,22 +1,42 @@
 //! Where bytes live: the registry of manifests, complete models, and the cache of partly read ones.
 //!
-//! The unit is the *content*: the bytes of one file, named by its pieces root, whichever models and revisions
-//! hold it. A content has one path on disk and a map of verified 16 KiB blocks; bytes outside that map are never
-//! handed out. Verified blocks are recorded in a small file beside the data as they come, with plain `pwrite`,
-//! so that a killed process loses at most the pieces in flight.
+//! The unit is the *content*: the bytes of one file, named by its pieces root and length, whichever models and
+//! revisions hold it. A content has one path on disk and a map of verified 16 KiB blocks; bytes outside that map
+//! are never handed out. Verified blocks are recorded in a small file beside the data as they come, with plain
+//! `pwrite`, so that a killed process loses at most the pieces in flight; [`Store::sync`] makes them survive a
+//! power cut.
+//!
+//! Everything here blocks on the disk: async callers use a blocking thread. Only the holder of the node's lock
+//! calls what writes; `open`, `revision` and the reading functions are safe beside it.
 
+mod blockmap;
 pub mod content;
+mod fds;
+mod mapfile;
+pub mod placement;
 pub mod registry;
+#[cfg(test)]
+mod tests;
 
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use fixedbitset::FixedBitSet;
 
-use crate::model::{Layout, Manifest};
+use crate::fsutil;
+use crate::model::{Layout, Manifest, PiecesRoot};
 use crate::paths::Paths;
-pub use content::Content;
+pub use content::{Content, ContentPin};
+pub use placement::Stamp;
+use placement::{PlacedEntry, Placements};
 pub use registry::Registry;
+
+/// Longest file that is stored: 16 TiB, so that no manifest makes us allocate a block map beyond 128 MiB.
+const MAX_CONTENT: u64 = 1 << 44;
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +49,79 @@ pub enum StoreError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file of ours does not parse.
+    #[error("{path} is damaged: {reason}", path = path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The manifest gives a non-empty file no pieces root, or a length that cannot be stored.
+    #[error("{model}: {path} cannot be stored: {reason}")]
+    Unstorable {
+        /// The model.
+        model: String,
+        /// The file's path in the manifest.
+        path: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A file that should be complete is not.
+    #[error("{path} is not complete")]
+    Incomplete {
+        /// The file's path in the manifest.
+        path: String,
+    },
+    /// Something else stands where a file should go.
+    #[error("{path} is already there and is something else; move it away or choose another directory", path = path.display())]
+    Occupied {
+        /// What is in the way.
+        path: PathBuf,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+}
+
+/// What names a content. The root alone would not do: a liar may claim a root with another length, and must not
+/// get at the bytes of the honest one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContentKey {
+    /// Root of the merkle tree over the bytes (BEP 52).
+    pub root: PiecesRoot,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+impl ContentKey {
+    /// Name of the file that holds the content, in the cache and in staging directories.
+    fn file_name(&self) -> String {
+        format!("{}.{}", self.root, self.len)
+    }
+}
+
+/// What contents need of the store.
+struct Shared {
+    paths: Paths,
+    boot: [u8; 16],
+    fds: fds::FdCache,
+    placements: Placements,
+    ids: AtomicU64,
+}
+
+impl Shared {
+    fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Where the cache keeps a content.
+    fn cached(&self, key: &ContentKey) -> PathBuf {
+        self.paths.cached(&key.root).with_file_name(key.file_name())
+    }
 }
 
 /// One revision with the contents of its files.
@@ -45,37 +138,225 @@ pub struct StoredRevision {
 impl StoredRevision {
     /// The pieces whose bytes are all verified here, as the engine wants them on `add`.
     pub fn have_pieces(&self) -> FixedBitSet {
-        todo!()
+        let mut have = FixedBitSet::with_capacity(self.layout.piece_count() as usize);
+        let piece_length = u64::from(self.layout.piece_length());
+        for (span, content) in self.layout.spans().iter().zip(&self.contents) {
+            let first = span.first_piece as usize;
+            for held in content.verified_ranges(0..span.len) {
+                let start = held.start.div_ceil(piece_length) as usize;
+                let end = if held.end == span.len {
+                    span.pieces as usize
+                } else {
+                    (held.end / piece_length) as usize
+                };
+                if start < end {
+                    have.insert_range(first + start..first + end);
+                }
+            }
+        }
+        have
     }
 
     /// Whether every byte is here.
     pub fn is_complete(&self) -> bool {
-        todo!()
+        self.contents.iter().all(|c| c.is_complete())
     }
 
     /// Verified bytes that are here.
     pub fn cached_bytes(&self) -> u64 {
-        todo!()
+        self.contents.iter().map(|c| c.cached_bytes()).sum()
     }
 }
 
 /// All contents of this node.
-pub struct Store;
+pub struct Store {
+    shared: Arc<Shared>,
+    contents: Mutex<HashMap<ContentKey, Weak<Content>>>,
+    /// Held while contents are opened, so that each is opened once; taken before `contents`.
+    opening: Mutex<()>,
+}
 
 impl Store {
     /// Opens the store below `paths`, creating directories. Reads no file's data.
-    pub fn open(_paths: &Paths) -> Result<Arc<Self>, StoreError> {
-        todo!()
+    pub fn open(paths: &Paths) -> Result<Arc<Self>, StoreError> {
+        let boot =
+            fsutil::boot_id().map_err(|e| StoreError::io(Path::new("/proc/sys/kernel/random/boot_id"), e))?;
+        Self::open_in_boot(paths, boot)
+    }
+
+    fn open_in_boot(paths: &Paths, boot: [u8; 16]) -> Result<Arc<Self>, StoreError> {
+        for dir in [&paths.base, &paths.registry(), &paths.cache()] {
+            create_private(dir)?;
+        }
+        for dir in ["torrents", "resume"] {
+            create_private(&paths.base.join(dir))?;
+        }
+        fs::create_dir_all(&paths.models).map_err(|e| StoreError::io(&paths.models, e))?;
+        let shared = Shared {
+            paths: paths.clone(),
+            boot,
+            fds: fds::FdCache::new(),
+            placements: Placements::open(paths)?,
+            ids: AtomicU64::new(0),
+        };
+        Ok(Arc::new(Self {
+            shared: Arc::new(shared),
+            contents: Mutex::new(HashMap::new()),
+            opening: Mutex::new(()),
+        }))
     }
 
     /// Finds the contents of a revision: placements (complete models, shared in place), then the cache. A placed
     /// file whose size, mtime or inode is not as recorded does not count.
-    pub fn revision(&self, _manifest: Arc<Manifest>) -> Result<Arc<StoredRevision>, StoreError> {
-        todo!()
+    pub fn revision(&self, manifest: Arc<Manifest>) -> Result<Arc<StoredRevision>, StoreError> {
+        let staging = self.shared.placements.record(&manifest.torrent.info_hash).staging;
+        let mut contents = Vec::with_capacity(manifest.files.len());
+        let mut empty = None;
+        for file in &manifest.files {
+            let refuse = |reason| StoreError::Unstorable {
+                model: manifest.model_ref().to_string(),
+                path: file.path.clone(),
+                reason,
+            };
+            let content = match file.pieces_root {
+                _ if file.size == 0 => {
+                    empty.get_or_insert_with(|| Arc::new(Content::empty(self.shared.clone()))).clone()
+                }
+                _ if file.size > MAX_CONTENT => return Err(refuse("it is longer than 16 TiB")),
+                None => return Err(refuse("its pieces root is not known")),
+                Some(root) => self.content(ContentKey { root, len: file.size }, &staging)?,
+            };
+            contents.push(content);
+        }
+        let layout = manifest.layout();
+        Ok(Arc::new(StoredRevision { manifest, layout, contents }))
     }
 
-    /// Records that the files of a revision stand, verified, below `dir`.
-    pub fn record_placement(&self, _manifest: &Manifest, _dir: &Path) -> Result<(), StoreError> {
-        todo!()
+    /// The content of a key, opened if no revision holds it now.
+    fn content(&self, key: ContentKey, staging: &[PathBuf]) -> Result<Arc<Content>, StoreError> {
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(content) = self.live_content(&key) {
+            return Ok(content);
+        }
+        let shared = self.shared.clone();
+        let content = match self.shared.placements.find(&key) {
+            Some(file) => Content::placed(key, shared, file),
+            None => {
+                let staged = staging.iter().map(|dir| dir.join(key.file_name())).find(|p| p.exists());
+                let data = staged.unwrap_or_else(|| self.shared.cached(&key));
+                Content::own(key, shared, data)?
+            }
+        };
+        let content = Arc::new(content);
+        let mut contents = self.contents();
+        // Forgotten contents leave a dead entry each; sweep when they may be many.
+        if contents.len() == contents.capacity() {
+            contents.retain(|_, c| c.strong_count() > 0);
+        }
+        contents.insert(key, Arc::downgrade(&content));
+        Ok(content)
     }
+
+    /// The content of a key, if some revision holds it now.
+    fn live_content(&self, key: &ContentKey) -> Option<Arc<Content>> {
+        self.contents().get(key).and_then(Weak::upgrade)
+    }
+
+    fn live_contents(&self) -> Vec<Arc<Content>> {
+        self.contents().values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn contents(&self) -> MutexGuard<'_, HashMap<ContentKey, Weak<Content>>> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A file, whole and verified, with the bytes of that root and length: placed in some model, or cached.
+    pub fn find_complete(&self, root: &PiecesRoot, len: u64) -> Option<PathBuf> {
+        let key = ContentKey { root: *root, len };
+        if let Some(file) = self.shared.placements.find(&key) {
+            return Some(file.path);
+        }
+        if let Some(content) = self.live_content(&key) {
+            return content.is_complete().then(|| content.path());
+        }
+        let data = self.shared.cached(&key);
+        let loaded = mapfile::load(&data, len, &self.shared.boot).ok()?;
+        (len > 0 && loaded.map.is_full()).then_some(data)
+    }
+
+    /// Records that the files of a revision stand, verified, below `dir`, as they look now. The files stay their
+    /// owner's: they are never written, replaced or removed.
+    pub fn record_placement(&self, manifest: &Manifest, dir: &Path) -> Result<(), StoreError> {
+        let stamps = manifest
+            .files
+            .iter()
+            .map(|file| {
+                let path = dir.join(&file.path);
+                Stamp::read(&path).map_err(|e| StoreError::io(&path, e))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        self.record_placement_as(manifest, dir, &stamps)
+    }
+
+    /// Like [`Store::record_placement`], for files that looked like `stamps` (one per file of the manifest) before
+    /// their bytes were hashed: what changed since then does not count.
+    pub fn record_placement_as(
+        &self,
+        manifest: &Manifest,
+        dir: &Path,
+        stamps: &[Stamp],
+    ) -> Result<(), StoreError> {
+        let dir = fs::canonicalize(dir).map_err(|e| StoreError::io(dir, e))?;
+        let entries = manifest.files.iter().zip(stamps).map(|(file, stamp)| PlacedEntry {
+            path: file.path.clone(),
+            root: file.pieces_root,
+            stamp: *stamp,
+            ours: false,
+            damaged: stamp.size != file.size,
+        });
+        self.shared.placements.update(&manifest.torrent.info_hash, |record| {
+            record.place_mut(&dir).put(entries);
+        })?;
+        for file in &manifest.files {
+            let Some(root) = file.pieces_root else { continue };
+            self.settle_if_placed(&ContentKey { root, len: file.size });
+        }
+        Ok(())
+    }
+
+    /// Moves a live content that is not complete to the placed file that now holds all of it.
+    fn settle_if_placed(&self, key: &ContentKey) {
+        let Some(content) = self.live_content(key).filter(|c| !c.is_complete()) else { return };
+        if let Some(file) = self.shared.placements.find(key) {
+            let mut journal = content.journal();
+            content.settle_placed(&mut journal, file);
+        }
+    }
+
+    /// Reads the placement records again, after another process wrote them.
+    pub fn reload(&self) -> Result<(), StoreError> {
+        self.shared.placements.reload()?;
+        for content in self.live_contents() {
+            if let Some(key) = content.key() {
+                self.settle_if_placed(&key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything verified so far survive a power cut. Called every half minute or so and on a clean stop.
+    /// Goes on after an error and returns the first.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let mut first = Ok(());
+        for content in self.live_contents() {
+            if let Err(e) = content.sync() {
+                first = first.and(Err(StoreError::io(&content.path(), e)));
+            }
+        }
+        first
+    }
+}
+
+fn create_private(dir: &Path) -> Result<(), StoreError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| StoreError::io(dir, e))
 }

@@ -1,41 +1,233 @@
-//! The manifests this node holds.
+//! The manifests this node holds: `registry/[datasets/]org/name/revision.json`.
+//!
+//! A file counts only where its own name and revision say it belongs; anything else below `registry/` is left
+//! alone. All manifests are in memory; files are read by `open` and `reload` only.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
+use super::StoreError;
+use crate::fsutil;
 use crate::model::{Manifest, ModelRef};
 use crate::paths::Paths;
 
-/// All known manifests, by model and revision. Files below `registry/`; a damaged one is skipped and said.
-pub struct Registry;
+/// Longest manifest file read, in bytes: 16 MiB of compact JSON, and room for indentation.
+const MAX_FILE: u64 = 64 << 20;
+
+type Manifests = BTreeMap<ModelRef, Arc<Manifest>>;
+
+/// All known manifests, by model and revision. A damaged file is skipped and said.
+pub struct Registry {
+    paths: Paths,
+    manifests: RwLock<Manifests>,
+    generation: AtomicU64,
+    /// Held by whoever changes files and memory together; taken before `manifests`.
+    writing: Mutex<()>,
+}
 
 impl Registry {
     /// Reads `registry/`.
-    pub fn open(_paths: &Paths) -> Result<Self, super::StoreError> {
-        todo!()
+    pub fn open(paths: &Paths) -> Result<Self, StoreError> {
+        let manifests = scan(paths, &BTreeMap::new())?;
+        Ok(Self {
+            paths: paths.clone(),
+            manifests: RwLock::new(manifests),
+            generation: AtomicU64::new(0),
+            writing: Mutex::new(()),
+        })
     }
 
     /// Stores a checked manifest atomically, replacing the one of the same revision.
-    pub fn insert(&self, _manifest: Manifest) -> Result<Arc<Manifest>, super::StoreError> {
-        todo!()
+    pub fn insert(&self, manifest: Manifest) -> Result<Arc<Manifest>, StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let model = manifest.model_ref();
+        let path = self.paths.manifest(&model);
+        write_manifest(&manifest, &path)?;
+        let manifest = Arc::new(manifest);
+        self.replace(|all| {
+            all.insert(model, manifest.clone());
+        });
+        Ok(manifest)
     }
 
     /// The manifest of a revision.
-    pub fn get(&self, _model: &ModelRef) -> Option<Arc<Manifest>> {
-        todo!()
+    pub fn get(&self, model: &ModelRef) -> Option<Arc<Manifest>> {
+        self.read().get(model).cloned()
     }
 
     /// All manifests, by name and revision.
     pub fn all(&self) -> Vec<Arc<Manifest>> {
-        todo!()
+        self.read().values().cloned().collect()
     }
 
-    /// Forgets a revision.
-    pub fn remove(&self, _model: &ModelRef) -> Result<bool, super::StoreError> {
-        todo!()
+    /// Forgets a revision. Tells whether it was known.
+    pub fn remove(&self, model: &ModelRef) -> Result<bool, StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.paths.manifest(model);
+        let there = fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
+        if there {
+            remove_empty_parents(&path, &self.paths.registry());
+        }
+        let mut known = false;
+        self.replace(|all| known = all.remove(model).is_some());
+        Ok(known || there)
     }
 
-    /// Reads `registry/` again, after another process wrote there.
-    pub fn reload(&self) -> Result<(), super::StoreError> {
-        todo!()
+    /// Reads `registry/` again, after another process wrote there. Unchanged manifests keep their `Arc`. Tells
+    /// whether anything changed.
+    pub fn reload(&self) -> Result<bool, StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.read().clone();
+        let new = scan(&self.paths, &old)?;
+        let same = old.len() == new.len()
+            && old.iter().zip(&new).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(x, y));
+        if !same {
+            self.replace(|all| *all = new);
+        }
+        Ok(!same)
+    }
+
+    /// A number that grows with every change of the set, so that a mount knows when to look again.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn replace(&self, change: impl FnOnce(&mut Manifests)) {
+        change(&mut self.manifests.write().unwrap_or_else(PoisonError::into_inner));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Manifests> {
+        self.manifests.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes a manifest atomically as indented JSON.
+pub(super) fn write_manifest(manifest: &Manifest, path: &Path) -> Result<(), StoreError> {
+    serde_json::to_vec_pretty(manifest)
+        .map_err(io::Error::from)
+        .and_then(|bytes| fsutil::write_atomic(path, &bytes, fsutil::MODE_SHARED))
+        .map_err(|e| StoreError::io(path, e))
+}
+
+/// Reads and checks one manifest file.
+pub(super) fn read_manifest(path: &Path) -> Result<Manifest, StoreError> {
+    let bytes = fsutil::read_capped(path, MAX_FILE).map_err(|e| StoreError::io(path, e))?;
+    parse(&bytes).map_err(|reason| StoreError::Damaged { path: path.to_owned(), reason })
+}
+
+fn parse(bytes: &[u8]) -> Result<Manifest, String> {
+    serde_json::from_slice(bytes).map_err(|e| e.to_string())
+}
+
+/// Removes the directories above `path` while they are empty, up to and without `top`.
+pub(super) fn remove_empty_parents(path: &Path, top: &Path) {
+    let mut dir = path.parent();
+    while let Some(d) = dir.filter(|d| *d != top && d.starts_with(top)) {
+        if fs::remove_dir(d).is_err() {
+            return;
+        }
+        dir = d.parent();
+    }
+}
+
+/// Reads all manifests; one that equals its predecessor in `old` is the predecessor.
+fn scan(paths: &Paths, old: &Manifests) -> Result<Manifests, StoreError> {
+    let mut files = Vec::new();
+    collect(&paths.registry(), 4, &mut files)?;
+    let mut found = BTreeMap::new();
+    for path in files {
+        let manifest = match read_manifest(&path) {
+            Ok(manifest) => manifest,
+            Err(e) => {
+                tracing::warn!("Skipping a manifest that cannot be used: {e}.");
+                continue;
+            }
+        };
+        let model = manifest.model_ref();
+        if paths.manifest(&model) != path {
+            tracing::warn!("Skipping {}: it is the manifest of {model}.", path.display());
+            continue;
+        }
+        let manifest = match old.get(&model) {
+            Some(same) if **same == manifest => same.clone(),
+            _ => Arc::new(manifest),
+        };
+        found.insert(model, manifest);
+    }
+    Ok(found)
+}
+
+/// Collects `*.json` files at most `depth` directories down, leaving out hidden names and symbolic links.
+fn collect(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(StoreError::io(dir, e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|e| StoreError::io(dir, e))?;
+        let path = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let kind = entry.file_type().map_err(|e| StoreError::io(&path, e))?;
+        if kind.is_dir() && depth > 1 {
+            collect(&path, depth - 1, files)?;
+        } else if kind.is_file() && path.extension().is_some_and(|e| e == "json") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{home, manifest};
+
+    #[test]
+    fn manifests_survive_a_restart_and_damaged_or_misplaced_files_are_skipped() {
+        let home = home();
+        let registry = Registry::open(&home.paths).unwrap();
+        let stored = registry.insert((*manifest("o/m", &[("a", b"x")])).clone()).unwrap();
+        let other = manifest("datasets/o/m", &[("a", b"x")]);
+        let other = Manifest { kind: crate::model::Kind::Dataset, ..(*other).clone() };
+        registry.insert(other.clone()).unwrap();
+        let path = home.paths.manifest(&stored.model_ref());
+        fs::write(path.with_file_name("damaged.json"), b"{").unwrap();
+        fs::copy(&path, path.with_file_name("elsewhere.json")).unwrap();
+        fs::write(path.with_file_name(".silmaril-tmp-1"), b"{").unwrap();
+        fs::write(home.paths.registry().join("notes.txt"), b"stray").unwrap();
+
+        let again = Registry::open(&home.paths).unwrap();
+        let names: Vec<_> = again.all().iter().map(|m| m.model_ref().to_string()).collect();
+        assert_eq!(names, ["o/m", "datasets/o/m"]);
+        assert_eq!(again.get(&stored.model_ref()).unwrap(), stored);
+        assert_eq!(again.get(&"O/m".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn reload_sees_other_processes_and_keeps_what_did_not_change() {
+        let home = home();
+        let (ours, theirs) = (Registry::open(&home.paths).unwrap(), Registry::open(&home.paths).unwrap());
+        let kept = ours.insert((*manifest("o/m", &[("a", b"x")])).clone()).unwrap();
+        let before = ours.generation();
+        assert!(!ours.reload().unwrap());
+        assert_eq!(ours.generation(), before);
+        theirs.insert((*manifest("o/n", &[("a", b"x")])).clone()).unwrap();
+        assert!(ours.reload().unwrap() && ours.generation() > before);
+        assert!(Arc::ptr_eq(&ours.get(&kept.model_ref()).unwrap(), &kept));
+
+        assert!(theirs.remove(&"o/n".parse().unwrap()).unwrap());
+        assert!(!theirs.remove(&"o/n".parse().unwrap()).unwrap());
+        assert!(ours.reload().unwrap());
+        assert_eq!(ours.all().len(), 1);
+        ours.remove(&kept.model_ref()).unwrap();
+        assert!(!home.paths.registry().join("o").exists(), "empty directories go with the last revision");
     }
 }

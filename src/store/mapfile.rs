@@ -1,0 +1,126 @@
+//! The two files that remember a block map beside the data: `<data>.have` and `<data>.have.synced`.
+//!
+//! The *live* map is patched as blocks are verified. It survives the end of the process, as the page cache does,
+//! but after a power cut it may claim blocks whose data never reached the disk; so it counts only within the boot
+//! that wrote it. The *synced* copy is written atomically after the data has reached the disk, and counts always.
+//! What must hold: the synced copy never claims a block that the live map does not, so a block is taken out of
+//! the synced copy before it is taken out of the live one, and before its data is touched.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::blockmap::BlockMap;
+use crate::fsutil;
+use crate::model::BLOCK_LEN;
+
+/// The live map beside a data file.
+pub(super) fn live_path(data: &Path) -> PathBuf {
+    with_suffix(data, ".have")
+}
+
+/// The synced copy beside a data file.
+pub(super) fn synced_path(data: &Path) -> PathBuf {
+    with_suffix(data, ".have.synced")
+}
+
+fn with_suffix(data: &Path, suffix: &str) -> PathBuf {
+    let mut name: OsString = data.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// What is known of a data file when it is opened.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// The blocks that count.
+    pub map: BlockMap,
+    /// Whether the live map on disk says the same, and may be patched.
+    pub live: bool,
+    /// Whether the synced copy says the same.
+    pub synced: bool,
+}
+
+/// Reads the map of a data file for a content of `len` bytes. A missing or short file loses the blocks it lacks.
+pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16]) -> io::Result<Loaded> {
+    // In this order: a block may enter both maps meanwhile, first the live one.
+    let synced = read(&synced_path(data), len)?.map(|(map, _)| map);
+    let live = read(&live_path(data), len)?.filter(|(_, written)| written == boot).map(|(map, _)| map);
+    let there = match fs::metadata(data) {
+        Ok(meta) => meta.len(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+        Err(e) => return Err(e),
+    };
+    let mut is_live = live.is_some();
+    let mut map = live.or_else(|| synced.clone()).unwrap_or_else(|| BlockMap::none(len));
+    if there < len && map.remove(&(there / BLOCK_LEN * BLOCK_LEN..len)) {
+        tracing::warn!("{} is shorter than its map says; what it lacks is fetched again.", data.display());
+        is_live = false;
+    }
+    let same = synced.as_ref().map_or(map.is_clear(), |s| *s == map);
+    if let Some(mut synced) = synced {
+        let mut claims_more = false;
+        for missing in map.runs(&(0..len), false) {
+            claims_more |= synced.remove(&missing);
+        }
+        if claims_more {
+            fsutil::write_atomic(&synced_path(data), &synced.encode(boot), fsutil::MODE_PRIVATE)?;
+        }
+    }
+    Ok(Loaded { map, live: is_live, synced: same })
+}
+
+fn read(path: &Path, len: u64) -> io::Result<Option<(BlockMap, [u8; 16])>> {
+    match fsutil::read_capped(path, BlockMap::encoded_len(len)) {
+        Ok(bytes) => {
+            let map = BlockMap::decode(len, &bytes);
+            if map.is_none() {
+                tracing::warn!("{} is damaged; what it described is fetched again.", path.display());
+            }
+            Ok(map)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
+            tracing::warn!("{} is damaged; what it described is fetched again.", path.display());
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Writes the whole live map.
+pub(super) fn write_live(data: &Path, map: &BlockMap, boot: &[u8; 16]) -> io::Result<()> {
+    fsutil::write_volatile(&live_path(data), &map.encode(boot), fsutil::MODE_PRIVATE)
+}
+
+/// Writes bytes of the live map in place; an error of kind `NotFound` if there is none.
+pub(super) fn patch_live(data: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
+    OpenOptions::new().write(true).open(live_path(data))?.write_all_at(bytes, at)
+}
+
+/// Writes the synced copy. The data has reached the disk.
+pub(super) fn write_synced(data: &Path, map: &BlockMap, boot: &[u8; 16]) -> io::Result<()> {
+    fsutil::write_atomic(&synced_path(data), &map.encode(boot), fsutil::MODE_PRIVATE)
+}
+
+/// Takes a range out of the synced copy, durably.
+pub(super) fn shrink_synced(data: &Path, len: u64, range: &Range<u64>, boot: &[u8; 16]) -> io::Result<()> {
+    match read(&synced_path(data), len)? {
+        Some((mut map, _)) => match map.remove(range) {
+            true => write_synced(data, &map, boot),
+            false => Ok(()),
+        },
+        // Unreadable: whatever it claims must not come back.
+        None => fsutil::remove_if_there(&synced_path(data)).map(drop),
+    }
+}
+
+/// Removes both maps, the synced copy first. The caller then removes or renames the data.
+pub(super) fn remove(data: &Path) -> io::Result<()> {
+    fsutil::remove_if_there(&synced_path(data))?;
+    fsutil::remove_if_there(&live_path(data))?;
+    Ok(())
+}

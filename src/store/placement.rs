@@ -1,0 +1,275 @@
+//! Where files stand, verified, outside the cache: model directories and directories shared in place.
+//!
+//! One record per torrent, `resume/<info hash>.json`. Each file has a *stamp*, taken when its bytes were
+//! verified; a file whose stamp has changed does not count any more. Opening reads the records and no data.
+//! The records are written by whoever holds the node's lock; others only read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ContentKey, StoreError};
+use crate::fsutil;
+use crate::model::{InfoHash, PiecesRoot};
+use crate::paths::Paths;
+
+/// Longest record read; 100 000 files of long paths fit.
+const MAX_RECORD: u64 = 512 << 20;
+
+/// How a file looked when its bytes were verified. Not the device number, which may differ after a reboot, nor
+/// the change time, which moves when a hard link is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Inode number.
+    pub inode: u64,
+}
+
+impl Stamp {
+    /// The stamp of a file that is open or was just looked at.
+    pub fn of(meta: &Metadata) -> Self {
+        let mtime_ns = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
+        Self { size: meta.len(), mtime_ns, inode: meta.ino() }
+    }
+
+    /// The stamp of the regular file at `path`, through symbolic links.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let meta = fs::metadata(path)?;
+        if meta.is_file() { Ok(Self::of(&meta)) } else { Err(io::Error::other("not a regular file")) }
+    }
+}
+
+/// One file of a placement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PlacedEntry {
+    /// Relative to the placement's directory.
+    pub path: String,
+    /// Its content; none for an empty file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<PiecesRoot>,
+    /// How it looked when verified.
+    pub stamp: Stamp,
+    /// Whether this program put it there, and may replace and remove it.
+    #[serde(default)]
+    pub ours: bool,
+    /// Whether its bytes turned out to be damaged since.
+    #[serde(default)]
+    pub damaged: bool,
+}
+
+impl PlacedEntry {
+    fn key(&self) -> Option<ContentKey> {
+        self.root.map(|root| ContentKey { root, len: self.stamp.size })
+    }
+}
+
+/// A directory in which files of one torrent stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    pub dir: PathBuf,
+    pub files: Vec<PlacedEntry>,
+}
+
+/// All places of one torrent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    #[serde(default)]
+    pub places: Vec<Place>,
+    /// Directories that hold partial files for a `get` that is not done.
+    #[serde(default)]
+    pub staging: Vec<PathBuf>,
+}
+
+impl Record {
+    /// The place at `dir`, made where missing.
+    pub fn place_mut(&mut self, dir: &Path) -> &mut Place {
+        let at = self.places.iter().position(|p| p.dir == dir).unwrap_or_else(|| {
+            self.places.push(Place { dir: dir.to_owned(), files: Vec::new() });
+            self.places.len() - 1
+        });
+        &mut self.places[at]
+    }
+}
+
+impl Place {
+    /// Adds files, or replaces their entries. That a file is ours is kept.
+    pub fn put(&mut self, entries: impl IntoIterator<Item = PlacedEntry>) {
+        let mut by_path: BTreeMap<String, PlacedEntry> =
+            std::mem::take(&mut self.files).into_iter().map(|f| (f.path.clone(), f)).collect();
+        for entry in entries {
+            let ours = entry.ours || by_path.get(&entry.path).is_some_and(|old| old.ours);
+            by_path.insert(entry.path.clone(), PlacedEntry { ours, ..entry });
+        }
+        self.files = by_path.into_values().collect();
+    }
+}
+
+/// A file known to hold a whole content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PlacedFile {
+    pub path: PathBuf,
+    pub stamp: Stamp,
+    pub ours: bool,
+}
+
+#[derive(Default)]
+struct State {
+    records: BTreeMap<InfoHash, Record>,
+    by_key: HashMap<ContentKey, Vec<PlacedFile>>,
+}
+
+impl State {
+    fn index(&mut self) {
+        self.by_key.clear();
+        for place in self.records.values().flat_map(|r| &r.places) {
+            for file in place.files.iter().filter(|f| !f.damaged) {
+                let Some(key) = file.key() else { continue };
+                let placed =
+                    PlacedFile { path: place.dir.join(&file.path), stamp: file.stamp, ours: file.ours };
+                self.by_key.entry(key).or_default().push(placed);
+            }
+        }
+    }
+}
+
+/// All records.
+pub(super) struct Placements {
+    paths: Paths,
+    state: Mutex<State>,
+    /// Held while a record is written; taken before `state`.
+    writing: Mutex<()>,
+}
+
+impl Placements {
+    /// Reads all records. A damaged one is skipped and said.
+    pub fn open(paths: &Paths) -> Result<Self, StoreError> {
+        let this =
+            Self { paths: paths.clone(), state: Mutex::new(State::default()), writing: Mutex::new(()) };
+        this.reload()?;
+        Ok(this)
+    }
+
+    /// Reads all records again.
+    pub fn reload(&self) -> Result<(), StoreError> {
+        let dir = self.paths.base.join("resume");
+        let mut records = BTreeMap::new();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(StoreError::io(&dir, e)),
+        };
+        for entry in entries {
+            let path = entry.map_err(|e| StoreError::io(&dir, e))?.path();
+            let stem = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<InfoHash>().ok());
+            let (Some(info_hash), Some("json")) = (stem, path.extension().and_then(|e| e.to_str())) else {
+                continue;
+            };
+            let record = fsutil::read_capped(&path, MAX_RECORD)
+                .and_then(|bytes| serde_json::from_slice::<Record>(&bytes).map_err(io::Error::from));
+            match record {
+                Ok(record) => drop(records.insert(info_hash, record)),
+                Err(e) => tracing::warn!("Skipping the damaged placement record {}: {e}.", path.display()),
+            }
+        }
+        let mut state = self.lock();
+        state.records = records;
+        state.index();
+        Ok(())
+    }
+
+    /// The record of a torrent; empty where there is none.
+    pub fn record(&self, info_hash: &InfoHash) -> Record {
+        self.lock().records.get(info_hash).cloned().unwrap_or_default()
+    }
+
+    /// Changes the record of a torrent, durably, before anybody sees the change. An empty record is removed.
+    pub fn update(&self, info_hash: &InfoHash, change: impl FnOnce(&mut Record)) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.record(info_hash);
+        let mut new = old.clone();
+        change(&mut new);
+        new.places.retain(|p| !p.files.is_empty());
+        if new == old {
+            return Ok(());
+        }
+        let path = self.paths.placement(info_hash);
+        let gone = new.places.is_empty() && new.staging.is_empty();
+        let written = if gone {
+            fsutil::remove_if_there(&path).map(drop)
+        } else {
+            serde_json::to_vec(&new)
+                .map_err(io::Error::from)
+                .and_then(|bytes| fsutil::write_atomic(&path, &bytes, fsutil::MODE_PRIVATE))
+        };
+        written.map_err(|e| StoreError::io(&path, e))?;
+        let mut state = self.lock();
+        if gone {
+            state.records.remove(info_hash);
+        } else {
+            state.records.insert(*info_hash, new);
+        }
+        state.index();
+        Ok(())
+    }
+
+    /// A file that holds the whole content and looks as it did when verified. Files that have changed are said
+    /// once and do not count from then on.
+    pub fn find(&self, key: &ContentKey) -> Option<PlacedFile> {
+        let candidates = self.lock().by_key.get(key).cloned().unwrap_or_default();
+        candidates.into_iter().find(|file| {
+            let why = match Stamp::read(&file.path) {
+                Ok(stamp) if stamp == file.stamp => return true,
+                Ok(_) => "it has changed since it was verified".to_owned(),
+                Err(e) => e.to_string(),
+            };
+            let mut state = self.lock();
+            if let Some(files) = state.by_key.get_mut(key)
+                && let Some(at) = files.iter().position(|f| f == file)
+            {
+                files.remove(at);
+                tracing::warn!("{} does not count as verified: {why}.", file.path.display());
+            }
+            false
+        })
+    }
+
+    /// Records that the bytes of a placed file turned out to be damaged.
+    pub fn distrust(&self, key: &ContentKey, path: &Path) -> Result<(), StoreError> {
+        let holders: Vec<InfoHash> = {
+            let mut state = self.lock();
+            if let Some(files) = state.by_key.get_mut(key) {
+                files.retain(|f| f.path != path);
+            }
+            let holds = |r: &Record| {
+                r.places.iter().any(|p| {
+                    path.strip_prefix(&p.dir)
+                        .is_ok_and(|rest| p.files.iter().any(|f| Path::new(&f.path) == rest))
+                })
+            };
+            state.records.iter().filter(|(_, r)| holds(r)).map(|(h, _)| *h).collect()
+        };
+        for info_hash in holders {
+            self.update(&info_hash, |record| {
+                for place in &mut record.places {
+                    let Ok(rest) = path.strip_prefix(&place.dir) else { continue };
+                    for file in place.files.iter_mut().filter(|f| Path::new(&f.path) == rest) {
+                        file.damaged = true;
+                    }
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

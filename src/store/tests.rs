@@ -1,0 +1,290 @@
+//! Tests of the store as its users see it.
+
+use std::os::unix::fs::FileExt;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::model::BLOCK_LEN;
+
+/// A base directory, and manifests whose pieces roots are made up: the store never hashes.
+pub(super) struct Home {
+    pub dir: tempfile::TempDir,
+    pub paths: Paths,
+}
+
+pub(super) fn home() -> Home {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = Paths::below(&dir.path().join("base"));
+    Home { dir, paths }
+}
+
+pub(super) const BOOT: [u8; 16] = [1; 16];
+
+impl Home {
+    pub fn store(&self) -> Arc<Store> {
+        Store::open_in_boot(&self.paths, BOOT).unwrap()
+    }
+}
+
+/// A manifest of files (path, content). Equal contents have equal roots.
+pub(super) fn manifest(name: &str, files: &[(&str, &[u8])]) -> Arc<Manifest> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let hex = |value: &dyn Fn(&mut DefaultHasher)| {
+        let mut hasher = DefaultHasher::new();
+        value(&mut hasher);
+        format!("{:016x}", hasher.finish()).repeat(4)
+    };
+    let entries: Vec<_> = files
+        .iter()
+        .map(|(path, bytes)| match bytes.is_empty() {
+            true => json!({"path": path, "size": 0}),
+            false => json!({"path": path, "size": bytes.len(), "pieces_root": hex(&|h| bytes.hash(h))}),
+        })
+        .collect();
+    let manifest = json!({
+        "schema": 1, "kind": "model", "name": name, "version": "main",
+        "total_size": files.iter().map(|f| f.1.len()).sum::<usize>(), "files": entries,
+        "torrent": {"name": name.split('/').next_back(), "info_hash": hex(&|h| (name, files).hash(h)), "piece_length": 65536},
+        "magnet_uri": "magnet:?",
+    });
+    Arc::new(serde_json::from_value(manifest).unwrap())
+}
+
+pub(super) fn bytes(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|i| (i / 7) as u8 ^ (i / 4096) as u8 ^ seed).collect()
+}
+
+/// Does what the engine does: writes, then tells.
+pub(super) fn arrive(content: &Content, bytes: &[u8], range: Range<u64>) {
+    let path = content.path();
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = fs::File::options().create(true).truncate(false).write(true).open(path).unwrap();
+    file.write_all_at(&bytes[range.start as usize..range.end as usize], range.start).unwrap();
+    content.mark_verified(range).unwrap();
+}
+
+use std::ops::Range;
+
+fn write_files(dir: &Path, files: &[(&str, &[u8])]) {
+    for (path, bytes) in files {
+        let path = dir.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn verified_blocks_are_readable_others_are_not_and_pieces_are_counted_whole() {
+    let home = home();
+    let (a, b) = (bytes(200_000, 1), bytes(70_000, 2));
+    let revision = home.store().revision(manifest("o/m", &[("a", &a), ("b", &b), ("e", &[])])).unwrap();
+    let content = &revision.contents[0];
+    assert_eq!(content.read(0..1).unwrap(), None);
+    arrive(content, &a, 65_536..131_072);
+    arrive(content, &a, 131_072..147_456);
+    assert_eq!(content.read(70_000..140_000).unwrap().unwrap(), &a[70_000..140_000]);
+    assert_eq!(content.read(140_000..150_000).unwrap(), None);
+    assert_eq!(content.missing_ranges(0..u64::MAX), [0..65_536, 147_456..200_000]);
+    assert_eq!(revision.have_pieces().ones().collect::<Vec<_>>(), [1]);
+    arrive(content, &a, 147_456..200_000);
+    arrive(&revision.contents[1], &b, 65_536..70_000);
+    assert_eq!(revision.have_pieces().ones().collect::<Vec<_>>(), [1, 2, 3, 5]);
+    assert_eq!(revision.cached_bytes(), 200_000 - 65_536 + 70_000 - 65_536);
+    assert!(revision.contents[2].is_complete() && !revision.is_complete());
+    assert!(content.mark_verified(1..BLOCK_LEN).is_err() && content.read(0..200_001).is_err());
+}
+
+#[test]
+fn equal_files_are_one_content_within_and_across_models() {
+    let home = home();
+    let store = home.store();
+    let a = bytes(100_000, 1);
+    let one = store.revision(manifest("o/one", &[("x", &a), ("y", &a)])).unwrap();
+    let two = store.revision(manifest("o/two", &[("z", &a)])).unwrap();
+    assert!(
+        Arc::ptr_eq(&one.contents[0], &one.contents[1]) && Arc::ptr_eq(&one.contents[0], &two.contents[0])
+    );
+}
+
+#[test]
+fn a_liar_about_a_length_does_not_touch_the_honest_bytes() {
+    let home = home();
+    let store = home.store();
+    let a = bytes(100_000, 1);
+    let honest = manifest("o/honest", &[("x", &a)]);
+    let mut lie = (*honest).clone();
+    lie.files[0].size = 5;
+    let honest = store.revision(honest).unwrap();
+    arrive(&honest.contents[0], &a, 0..100_000);
+    let liar = store.revision(Arc::new(lie)).unwrap();
+    assert!(!liar.is_complete());
+    arrive(&liar.contents[0], b"false", 0..5);
+    assert_eq!(honest.contents[0].read(0..100_000).unwrap().unwrap(), a);
+}
+
+#[test]
+fn files_shared_in_place_count_while_they_look_as_recorded() {
+    let home = home();
+    let dir = home.dir.path().join("mine");
+    let files: &[(&str, &[u8])] = &[("a", &bytes(50_000, 1)), ("sub/b", &bytes(20_000, 2)), ("e", &[])];
+    write_files(&dir, files);
+    let manifest = manifest("o/m", files);
+    let store = home.store();
+    let early = store.revision(manifest.clone()).unwrap();
+    assert!(!early.is_complete());
+    store.record_placement(&manifest, &dir).unwrap();
+    assert!(early.is_complete(), "a revision held from before moves to the placed files");
+    assert_eq!(early.contents[0].moves(), 1);
+    drop((early, store));
+
+    let store = home.store();
+    let revision = store.revision(manifest.clone()).unwrap();
+    assert!(revision.is_complete());
+    assert_eq!(revision.contents[1].path(), fs::canonicalize(&dir).unwrap().join("sub/b"));
+    assert_eq!(revision.contents[1].read(5..15).unwrap().unwrap(), &files[1].1[5..15]);
+    assert!(revision.contents[0].open_for_passthrough().is_some());
+
+    // Edited while it is held: nothing of it is handed out any more, and nothing is written into it.
+    fs::write(dir.join("sub/b"), bytes(20_000, 3)).unwrap();
+    assert!(revision.contents[1].read(5..15).is_err());
+    assert_eq!(revision.contents[1].read(5..15).unwrap(), None);
+    assert!(revision.contents[1].path().starts_with(home.paths.cache()));
+    // Edited while nobody looked.
+    fs::write(dir.join("a"), bytes(50_000, 3)).unwrap();
+    drop((revision, store));
+    assert_eq!(home.store().revision(manifest).unwrap().cached_bytes(), 0);
+}
+
+#[test]
+fn a_file_that_changed_between_hashing_and_recording_does_not_count() {
+    let home = home();
+    let dir = home.dir.path().join("mine");
+    let files: &[(&str, &[u8])] = &[("a", &bytes(50_000, 1))];
+    write_files(&dir, files);
+    let stamp = Stamp::read(&dir.join("a")).unwrap();
+    fs::write(dir.join("a"), bytes(50_001, 1)).unwrap();
+    let store = home.store();
+    let manifest = manifest("o/m", files);
+    store.record_placement_as(&manifest, &dir, &[stamp]).unwrap();
+    assert!(!store.revision(manifest).unwrap().is_complete());
+}
+
+#[test]
+fn a_missing_or_short_cache_file_loses_only_what_it_lacks() {
+    let home = home();
+    let a = bytes(200_000, 1);
+    let manifest = manifest("o/m", &[("a", &a)]);
+    let path = {
+        let store = home.store();
+        let revision = store.revision(manifest.clone()).unwrap();
+        arrive(&revision.contents[0], &a, 0..200_000);
+        store.sync().unwrap();
+        revision.contents[0].path()
+    };
+    fs::File::options().write(true).open(&path).unwrap().set_len(100_000).unwrap();
+    let store = home.store();
+    let content = store.revision(manifest.clone()).unwrap().contents[0].clone();
+    assert_eq!(content.missing_ranges(0..200_000), [98_304..200_000]);
+    // Cut while it is held: the read that finds it out fails, later ones say that the bytes are missing.
+    fs::File::options().write(true).open(&path).unwrap().set_len(40_000).unwrap();
+    assert!(content.read(50_000..60_000).is_err());
+    assert_eq!(content.read(50_000..60_000).unwrap(), None);
+    assert_eq!(content.read(0..32_768).unwrap().unwrap(), &a[..32_768]);
+    fs::remove_file(&path).unwrap();
+    drop((content, store));
+    assert_eq!(home.store().revision(manifest).unwrap().cached_bytes(), 0);
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Arrive(usize, usize),
+    Lose(usize, usize),
+    Read(usize, usize),
+    Sync,
+    Kill,
+    PowerCut,
+    Truncate(usize),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        5 => (0usize..20, 1usize..6).prop_map(|(a, n)| Op::Arrive(a, n)),
+        2 => (0usize..20, 1usize..6).prop_map(|(a, n)| Op::Lose(a, n)),
+        4 => (0usize..300_000, 1usize..60_000).prop_map(|(a, n)| Op::Read(a, n)),
+        2 => Just(Op::Sync),
+        2 => Just(Op::Kill),
+        1 => Just(Op::PowerCut),
+        1 => (0usize..320_000).prop_map(Op::Truncate),
+    ];
+    proptest::collection::vec(op, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Whatever happens, nothing that is not verified is handed out; a kill loses nothing that was marked, a power
+    /// cut nothing that was synced.
+    #[test]
+    fn survives_kills_and_power_cuts(ops in ops()) {
+        const LEN: usize = 300_001;
+        let home = home();
+        let data = bytes(LEN, 9);
+        let manifest = manifest("o/m", &[("f", &data)]);
+        let blocks = LEN.div_ceil(BLOCK_LEN as usize);
+        let range = |b: usize| b as u64 * BLOCK_LEN..((b as u64 + 1) * BLOCK_LEN).min(LEN as u64);
+        let mut boot = 1u8;
+        let mut marked = vec![false; blocks];
+        let mut synced = marked.clone();
+        let mut store = Store::open_in_boot(&home.paths, [boot; 16]).unwrap();
+        let mut revision = store.revision(manifest.clone()).unwrap();
+        for op in ops {
+            let content = revision.contents[0].clone();
+            match op {
+                Op::Arrive(from, n) => for b in (from..from + n).filter(|&b| b < blocks) {
+                    arrive(&content, &data, range(b));
+                    marked[b] = true;
+                },
+                Op::Lose(from, n) => {
+                    let span = from as u64 * BLOCK_LEN..((from + n) as u64 * BLOCK_LEN).min(LEN as u64);
+                    if span.is_empty() { continue }
+                    content.mark_missing(span.clone()).unwrap();
+                    // What was given back may be overwritten at once.
+                    if let Ok(file) = fs::File::options().write(true).open(content.path()) {
+                        file.write_all_at(&vec![0xee; (span.end - span.start) as usize], span.start).unwrap();
+                    }
+                    for b in (from..from + n).filter(|&b| b < blocks) { marked[b] = false; synced[b] = false; }
+                }
+                Op::Read(at, n) => {
+                    let span = at as u64..((at + n) as u64).min(LEN as u64);
+                    if span.is_empty() { continue }
+                    let all = (span.start / BLOCK_LEN..span.end.div_ceil(BLOCK_LEN)).all(|b| marked[b as usize]);
+                    let expected = all.then(|| data[span.start as usize..span.end as usize].to_vec());
+                    prop_assert_eq!(content.read(span).unwrap(), expected);
+                }
+                Op::Sync => { store.sync().unwrap(); synced = marked.clone(); }
+                Op::Kill | Op::PowerCut => {
+                    drop((content, revision, store));
+                    if matches!(op, Op::PowerCut) { boot += 1; marked = synced.clone(); }
+                    store = Store::open_in_boot(&home.paths, [boot; 16]).unwrap();
+                    revision = store.revision(manifest.clone()).unwrap();
+                }
+                Op::Truncate(to) => {
+                    let path = content.path();
+                    drop((content, revision, store));
+                    if let Ok(file) = fs::File::options().write(true).open(path)
+                        && to < file.metadata().unwrap().len() as usize {
+                        file.set_len(to as u64).unwrap();
+                        for b in to / BLOCK_LEN as usize..blocks { marked[b] = false; synced[b] = false; }
+                    }
+                    store = Store::open_in_boot(&home.paths, [boot; 16]).unwrap();
+                    revision = store.revision(manifest.clone()).unwrap();
+                }
+            }
+            let content = &revision.contents[0];
+            for (b, &is) in marked.iter().enumerate() {
+                prop_assert_eq!(content.has(range(b)), is, "block {}", b);
+            }
+        }
+    }
+}
