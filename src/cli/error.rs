@@ -226,9 +226,10 @@ impl From<StoreError> for CommandError {
 
 impl From<MountError> for CommandError {
     fn from(error: MountError) -> Self {
-        let failure = Self::failed(error.to_string());
         match error {
-            MountError::Missing(path) => failure.hint(format!("create it: mkdir -p {}", path.display())),
+            MountError::Io { .. } | MountError::Timeout { .. } => Self::internal(error),
+            // These say their remedies themselves.
+            _ => Self::failed(error),
         }
     }
 }

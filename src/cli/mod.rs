@@ -21,6 +21,7 @@ mod share;
 mod signals;
 mod status;
 mod target;
+mod unmount;
 mod warm;
 
 use std::process::ExitCode;
@@ -69,6 +70,7 @@ struct Cli {
 enum Command {
     Init(init::Args),
     Mount(mount::Args),
+    Unmount(unmount::Args),
     Status(status::Args),
     Warm(warm::Args),
     List(list::Args),
@@ -106,6 +108,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
     match cli.command {
         Command::Init(args) => init::run(&args, &context),
         Command::Mount(args) => mount::run(&args, &context),
+        Command::Unmount(args) => unmount::run(&args, &context),
         Command::Status(args) => status::run(&args, &context),
         Command::Warm(args) => warm::run(&args, &context),
         Command::List(args) => list::run(&args, &context),

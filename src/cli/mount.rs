@@ -70,7 +70,7 @@ fn serve(
     ready: impl FnOnce(&Path) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let config = context.config()?;
-    let point = std::path::absolute(&args.mountpoint).map_err(|e| CommandError::io(&args.mountpoint, e))?;
+    let point = crate::mount::resolve(&args.mountpoint)?;
     let options = NodeOptions {
         peers: args.peers.clone(),
         activity: format!("{ACTIVITY}{}", point.display()),

@@ -37,7 +37,7 @@ pub fn start(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
     let paths = config.paths();
     paths.create()?;
-    let point = std::path::absolute(&args.mountpoint).map_err(|e| CommandError::io(&args.mountpoint, e))?;
+    let point = crate::mount::resolve(&args.mountpoint)?;
     let log = paths.logs().join(log_name(&point));
     let exe = std::env::current_exe().ok().filter(|exe| exe.exists()).unwrap_or("/proc/self/exe".into());
     let mut command = Command::new(exe);

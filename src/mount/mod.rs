@@ -2,12 +2,57 @@
 //!
 //! `tree` holds inodes and knows nothing of FUSE; `fuse` converts types and nothing else; reads are parked as
 //! tasks that own their reply. No handler waits: metadata is answered from memory, reads from the disk or later.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `inode`, `listing`, `view`, `tree`, `xattr` | names, numbers, attributes, facts |
+//! | `reads`, `handles`, `errno` | open files, parked reads, error numbers |
+//! | `fuse` | the adapter, on threads of its own |
+//! | `mountpoint`, `mountinfo`, `attach`, `detach`, `helper` | the mount point and the mount itself |
+//!
+//! Threads: `silmaril-mount` runs the session and, when it ends for whatever reason, makes sure that no dead mount
+//! stays behind; `fuser-N` take requests and never wait; parked reads are tasks of the runtime.
 
-use std::path::PathBuf;
+mod attach;
+mod detach;
+mod errno;
+mod error;
+mod fuse;
+mod handles;
+mod helper;
+mod inode;
+mod listing;
+mod mountinfo;
+mod mountpoint;
+mod reads;
+mod tree;
+mod view;
+mod xattr;
+
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{getegid, geteuid};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
 
 use crate::fetch::Fetch;
 use crate::store::StoredRevision;
+pub use detach::{MountRecord, list_mounts, resolve, unmount};
+pub use error::MountError;
+use mountinfo::MountEntry;
+pub use reads::ReadCounters;
+use reads::Reads;
+use tree::{Owner, Tree};
+
+/// How many threads take requests. Each only looks something up or copies from the page cache, so few are
+/// enough; at least two, so that one long copy does not hold up a lookup.
+const THREADS: std::ops::RangeInclusive<usize> = 2..=4;
+
+/// How long `stop` waits for the session to end before it is ended by force.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// How to mount.
 #[derive(Debug, Clone)]
@@ -18,39 +63,128 @@ pub struct MountOptions {
     pub allow_other: bool,
 }
 
-/// Why mounting failed.
-#[derive(Debug, thiserror::Error)]
-pub enum MountError {
-    /// The directory does not exist.
-    #[error("mount point {0} does not exist")]
-    Missing(PathBuf),
+/// A live mount. Dropping it detaches the mount; `stop` does so in order.
+pub struct Mounted {
+    tree: Arc<Tree>,
+    counters: Arc<ReadCounters>,
+    mount: MountEntry,
+    over: watch::Receiver<bool>,
 }
 
-/// A live mount.
-pub struct Mounted;
-
 impl Mounted {
-    /// Mounts. Detaches a dead predecessor first.
+    /// Mounts. Detaches a dead predecessor first. Reads that must wait do so as tasks on `runtime`.
     pub fn new(
-        _options: &MountOptions,
-        _fetch: Arc<Fetch>,
-        _runtime: tokio::runtime::Handle,
+        options: &MountOptions,
+        fetch: Arc<Fetch>,
+        runtime: tokio::runtime::Handle,
     ) -> Result<Self, MountError> {
-        todo!()
+        let path = mountpoint::prepare(&options.mountpoint)?;
+        let owner = Owner { uid: geteuid().as_raw(), gid: getegid().as_raw(), mounted_at: SystemTime::now() };
+        let tree = Arc::new(Tree::new(owner));
+        let counters = Arc::new(ReadCounters::default());
+        let service = fuse::Service::new(tree.clone(), Reads::new(fetch, runtime, counters.clone()));
+        let connection = attach::attach(&path, options.allow_other)?;
+        let mount = serve(&path, service, connection).inspect_err(|_| {
+            if let Err(error) = detach::detach(&path, true) {
+                error!(path = %path.display(), %error, "A failed mount stays behind.");
+            }
+        })?;
+        info!(path = %path.display(), allow_other = options.allow_other, "Mounted.");
+        let (mount, over) = mount;
+        Ok(Self { tree, counters, mount, over })
+    }
+
+    /// Where it is mounted, without links.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mount.mount_point
+    }
+
+    /// Figures of the reads through this mount.
+    pub fn counters(&self) -> &ReadCounters {
+        &self.counters
     }
 
     /// Replaces the set of revisions that the mount shows.
-    pub fn publish(&self, _revisions: Vec<Arc<StoredRevision>>) {
-        todo!()
+    pub fn publish(&self, revisions: Vec<Arc<StoredRevision>>) {
+        self.tree.publish(revisions);
     }
 
     /// Waits until the mount is gone, by `stop` or by somebody's umount.
     pub async fn gone(&self) {
-        todo!()
+        let mut over = self.over.clone();
+        // An error means that the session's thread is gone, and with it the session.
+        let _ = over.wait_for(|over| *over).await;
     }
 
     /// Unmounts, lazily if busy. The caller has stopped `Fetch`, so parked reads have their answers.
     pub async fn stop(&self) {
-        todo!()
+        let mount = self.mount.clone();
+        let down = tokio::task::spawn_blocking(move || take_down(&mount));
+        if tokio::time::timeout(STOP_WITHIN, down).await.is_err() {
+            warn!("Unmounting hangs; ending the connection by force.");
+        }
+        if tokio::time::timeout(STOP_WITHIN, self.gone()).await.is_ok() {
+            return info!(path = %self.mount.mount_point.display(), "Unmounted.");
+        }
+        // Detached, but a file is still open somewhere, so the kernel keeps the connection.
+        if let Err(error) = detach::abort(&self.mount) {
+            warn!(%error, "Files are still open; their readers get errors when this process ends.");
+        } else if tokio::time::timeout(STOP_WITHIN, self.gone()).await.is_err() {
+            warn!("The connection to the kernel did not end in time; it ends with this process.");
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if !*self.over.borrow() {
+            take_down(&self.mount);
+        }
+    }
+}
+
+/// Shakes hands and starts the session's thread.
+fn serve(
+    path: &Path,
+    service: fuse::Service,
+    connection: std::os::fd::OwnedFd,
+) -> Result<(MountEntry, watch::Receiver<bool>), MountError> {
+    let io_error = |source| MountError::Io { what: "mounting on", path: path.to_owned(), source };
+    let mount = mountinfo::at(path).map_err(io_error)?.filter(MountEntry::is_silmaril);
+    let mount = mount.ok_or_else(|| io_error(io::Error::other("the mount vanished")))?;
+    let cores = std::thread::available_parallelism().map_or(*THREADS.start(), usize::from);
+    let threads = cores.clamp(*THREADS.start(), *THREADS.end());
+    let run = fuse::connect(service, connection, threads, attach::can_clone()).map_err(io_error)?;
+    attach::widen_read_ahead(&mount);
+    let (tell, over) = watch::channel(false);
+    let ours = mount.clone();
+    std::thread::Builder::new()
+        .name("silmaril-mount".into())
+        .spawn(move || {
+            if let Err(error) = run() {
+                error!(%error, "The connection to the kernel failed.");
+            }
+            // After somebody's umount there is nothing left to take down. After a failure there is: nobody answers
+            // there any more.
+            take_down(&ours);
+            tell.send_replace(true);
+        })
+        .map_err(io_error)?;
+    Ok((mount, over))
+}
+
+/// Unmounts if the mount is still there and is the one that its path leads to; by force if it is busy.
+fn take_down(mount: &MountEntry) {
+    match mountinfo::at(&mount.mount_point) {
+        Ok(Some(top)) if top.id == mount.id => {}
+        _ => return,
+    }
+    let result = match detach::detach(&mount.mount_point, false) {
+        // Nobody may wait for us from here on: end the connection as well, where we may.
+        Err(MountError::InUse(path)) => detach::force(mount).or_else(|_| detach::detach(&path, true)),
+        other => other,
+    };
+    if let Err(error) = result {
+        error!(path = %mount.mount_point.display(), %error, "Cannot unmount.");
     }
 }

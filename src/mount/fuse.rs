@@ -1,0 +1,515 @@
+//! The FUSE adapter: converts types and replies, decides nothing. The only file that names `fuser`'s types.
+//!
+//! `fuser` is given a connection that we mounted ourselves ([`super::attach`]): its own mounting falls over where
+//! `/dev/fuse` is not readable, and its own unmounting can take down a mount that is not ours.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Config, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
+    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+};
+use rustix::io::Errno;
+use tracing::{debug, warn};
+
+use super::errno::{Refusal, ToErrno};
+use super::handles::Handles;
+use super::inode::Ino;
+use super::reads::{Answer, Reads};
+use super::tree::{Attr, InodeKind, Lookup, OpenDir, Tree};
+use crate::fetch::FileRef;
+
+/// The largest request, in bytes: what the kernel allows by default (`fs.fuse.max_pages_limit`, 256 pages).
+const MAX_REQUEST: u32 = 1024 * 1024;
+
+/// How many read-aheads the kernel keeps in flight over the whole mount. With `fuser`'s 16, as many stuck ones
+/// of one dead swarm stop every buffered read of every other model; one stream of ours has at most 16 in flight
+/// (2 MiB of read-ahead in 128 KiB requests), so this is room for 32 stuck streams.
+const MAX_BACKGROUND: u16 = 512;
+
+/// From here on the kernel calls the mount congested and thins out read-ahead.
+const CONGESTION_THRESHOLD: u16 = 448;
+
+/// The longest name (statfs), in bytes; as on every Linux file system.
+const NAME_MAX: u32 = 255;
+
+/// Inode numbers are never reused, so there is one generation.
+const GENERATION: Generation = Generation(0);
+
+/// What answers the kernel.
+pub struct Service {
+    tree: Arc<Tree>,
+    reads: Reads,
+    files: Handles<FileRef>,
+    dirs: Handles<OpenDir>,
+}
+
+impl Service {
+    /// Serves the tree; file data through `reads`.
+    pub fn new(tree: Arc<Tree>, reads: Reads) -> Self {
+        Self { tree, reads, files: Handles::default(), dirs: Handles::default() }
+    }
+}
+
+/// Shakes hands with the kernel over a mounted connection. The returned function answers requests on `threads`
+/// threads until the connection ends; with `clone_fd` each has a queue of its own.
+pub fn connect(
+    service: Service,
+    connection: OwnedFd,
+    threads: usize,
+    clone_fd: bool,
+) -> io::Result<impl FnOnce() -> io::Result<()> + Send + 'static> {
+    let mut config = Config::default();
+    config.n_threads = Some(threads);
+    config.clone_fd = clone_fd;
+    // Who may use the mount is checked by the kernel (`allow_other`), so not again here.
+    let session = Session::from_fd(service, connection, SessionACL::All, config)?;
+    Ok(move || session.run())
+}
+
+fn fuse_errno(errno: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(errno.raw_os_error())
+}
+
+/// Logs a failed operation and gives the number to reply with.
+fn refuse(op: &'static str, ino: INodeNo, error: &impl ToErrno) -> fuser::Errno {
+    if error.is_trouble() {
+        warn!(op, ino = ino.0, %error, "A file system operation failed.");
+    } else {
+        debug!(op, ino = ino.0, %error, "A file system operation was refused.");
+    }
+    fuse_errno(error.errno())
+}
+
+fn file_type(kind: InodeKind) -> FileType {
+    match kind {
+        InodeKind::Dir => FileType::Directory,
+        InodeKind::File => FileType::RegularFile,
+        InodeKind::Link => FileType::Symlink,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: attr.mtime,
+        mtime: attr.mtime,
+        ctime: attr.mtime,
+        crtime: attr.mtime,
+        kind: file_type(attr.kind),
+        perm: attr.perm,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        // What readers should ask for at once: big, since every request is a round trip.
+        blksize: 128 * 1024,
+        flags: 0,
+    }
+}
+
+/// Inode 0 with a time to live is FUSE's way to say that a name is absent and may be remembered so.
+fn absent() -> FileAttr {
+    let epoch = SystemTime::UNIX_EPOCH;
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: epoch,
+        mtime: epoch,
+        ctime: epoch,
+        crtime: epoch,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+fn reply_xattr(op: &'static str, ino: INodeNo, value: &[u8], size: u32, reply: ReplyXattr) {
+    if size == 0 {
+        reply.size(value.len() as u32);
+    } else if value.len() <= size as usize {
+        reply.data(value);
+    } else {
+        reply.error(refuse(op, ino, &Refusal::SmallBuffer));
+    }
+}
+
+impl Answer for ReplyData {
+    fn data(self, bytes: &[u8]) {
+        Self::data(self, bytes);
+    }
+
+    fn fail(self, errno: Errno) {
+        Self::error(self, fuse_errno(errno));
+    }
+}
+
+impl Filesystem for Service {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for wanted in [
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_MAX_PAGES,
+        ] {
+            if config.add_capabilities(wanted).is_err() {
+                debug!(?wanted, "The kernel does not offer a FUSE capability.");
+            }
+        }
+        let refused = |_| io::Error::from(io::ErrorKind::InvalidInput);
+        config.set_max_write(MAX_REQUEST).map_err(refused)?;
+        let refused = |_| io::Error::from(io::ErrorKind::InvalidInput);
+        config.set_max_background(MAX_BACKGROUND).map_err(refused)?;
+        config.set_congestion_threshold(CONGESTION_THRESHOLD).map_err(refused)?;
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.tree.lookup(Ino(parent.0), name) {
+            Ok(Lookup::Present { attr, ttl }) => {
+                reply.entry_with_ttls(&attr.ttl, &ttl, &file_attr(&attr), GENERATION);
+            }
+            Ok(Lookup::Absent(Duration::ZERO)) => reply.error(fuser::Errno::ENOENT),
+            Ok(Lookup::Absent(ttl)) => reply.entry(&ttl, &absent(), GENERATION),
+            Err(error) => reply.error(refuse("lookup", parent, &error)),
+        }
+    }
+
+    // Numbers live as long as the node, so there is nothing to forget.
+    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.tree.attr(Ino(ino.0)) {
+            Ok(attr) => reply.attr(&attr.ttl, &file_attr(&attr)),
+            Err(error) => reply.error(refuse("getattr", ino, &error)),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.tree.link(Ino(ino.0)) {
+            Ok(target) => reply.data(target.as_bytes()),
+            Err(error) => reply.error(refuse("readlink", ino, &error)),
+        }
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return reply.error(refuse("open", ino, &Refusal::ReadOnly));
+        }
+        match self.tree.file(Ino(ino.0)) {
+            // Content never changes, so what the page cache has stays true from one open to the next.
+            Ok(file) => reply.opened(FileHandle(self.files.insert(file)), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(error) => reply.error(refuse("open", ino, &error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.files.get(fh.0) {
+            Some(file) => self.reads.serve(&file, offset, size.into(), reply),
+            None => reply.error(refuse("read", ino, &Refusal::BadHandle)),
+        }
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.files.remove(fh.0);
+        reply.ok();
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.tree.open_dir(Ino(ino.0)) {
+            Ok(dir) => reply.opened(FileHandle(self.dirs.insert(dir)), FopenFlags::empty()),
+            Err(error) => reply.error(refuse("opendir", ino, &error)),
+        }
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let Some(dir) = self.dirs.get(fh.0) else {
+            return reply.error(refuse("readdir", ino, &Refusal::BadHandle));
+        };
+        // The offset of an entry is the position of the next one.
+        for position in offset.. {
+            let Some(entry) = dir.entry(position) else { break };
+            let ino = INodeNo(entry.attr.ino.0);
+            if reply.add(ino, position + 1, file_type(entry.attr.kind), &entry.name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let Some(dir) = self.dirs.get(fh.0) else {
+            return reply.error(refuse("readdirplus", ino, &Refusal::BadHandle));
+        };
+        for position in offset.. {
+            let Some(entry) = dir.entry(position) else { break };
+            let (ino, attr) = (INodeNo(entry.attr.ino.0), file_attr(&entry.attr));
+            if reply.add(ino, position + 1, &entry.name, &entry.ttl, &attr, GENERATION) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.dirs.remove(fh.0);
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let totals = self.tree.totals();
+        // "Free" is what is shown and not here yet, so that `df` gives as used what is here; nothing can be
+        // written, so nothing is available.
+        reply.statfs(totals.blocks, totals.missing, 0, totals.inodes, 0, 512, NAME_MAX, 512);
+    }
+
+    fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let attr = match self.tree.attr(Ino(ino.0)) {
+            Ok(attr) => attr,
+            Err(error) => return reply.error(refuse("access", ino, &error)),
+        };
+        if mask.contains(AccessFlags::W_OK) {
+            reply.error(refuse("access", ino, &Refusal::ReadOnly));
+        } else if mask.contains(AccessFlags::X_OK) && attr.perm & 0o111 == 0 {
+            reply.error(refuse("access", ino, &Refusal::Access));
+        } else {
+            reply.ok();
+        }
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        match self.tree.xattr(Ino(ino.0), name) {
+            Ok(value) => reply_xattr("getxattr", ino, value.as_bytes(), size, reply),
+            Err(error) => reply.error(refuse("getxattr", ino, &error)),
+        }
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.tree.xattr_names(Ino(ino.0)) {
+            Ok(names) => {
+                let list: String = names.iter().flat_map(|name| [name, "\0"]).collect();
+                reply_xattr("listxattr", ino, list.as_bytes(), size, reply);
+            }
+            Err(error) => reply.error(refuse("listxattr", ino, &error)),
+        }
+    }
+
+    // "Not implemented" makes the kernel answer these by itself from then on, with success where there is
+    // nothing to do (flush, fsync) and by its own means elsewhere (lseek, poll, ioctl).
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn poll(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _ph: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    // Everything that writes. The kernel refuses most of it by the `ro` flag before asking.
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        _size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(refuse("setattr", ino, &Refusal::ReadOnly));
+    }
+
+    fn mknod(&self, _: &Request, parent: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(refuse("mknod", parent, &Refusal::ReadOnly));
+    }
+
+    fn mkdir(&self, _: &Request, parent: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(refuse("mkdir", parent, &Refusal::ReadOnly));
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(refuse("unlink", parent, &Refusal::ReadOnly));
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(refuse("rmdir", parent, &Refusal::ReadOnly));
+    }
+
+    fn symlink(&self, _: &Request, parent: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
+        reply.error(refuse("symlink", parent, &Refusal::ReadOnly));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        _name: &OsStr,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(refuse("rename", parent, &Refusal::ReadOnly));
+    }
+
+    fn link(&self, _: &Request, ino: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(refuse("link", ino, &Refusal::ReadOnly));
+    }
+
+    fn create(&self, _: &Request, parent: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        reply.error(refuse("create", parent, &Refusal::ReadOnly));
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(refuse("write", ino, &Refusal::ReadOnly));
+    }
+
+    fn setxattr(&self, _: &Request, ino: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
+        reply.error(refuse("setxattr", ino, &Refusal::ReadOnly));
+    }
+
+    fn removexattr(&self, _: &Request, ino: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(refuse("removexattr", ino, &Refusal::ReadOnly));
+    }
+
+    fn fallocate(&self, _: &Request, ino: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
+        reply.error(refuse("fallocate", ino, &Refusal::ReadOnly));
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(refuse("copy_file_range", ino_out, &Refusal::ReadOnly));
+    }
+}

@@ -1,0 +1,120 @@
+//! Is this directory fit to mount on? A dead mount of ours is detached on the way.
+
+use std::fs::Metadata;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+use tracing::info;
+
+use super::detach::{detach, resolve};
+use super::error::MountError;
+use super::{helper, mountinfo};
+
+/// How long a look at a mounted directory may take before we call what is there alive but hung.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
+
+/// How many dead mounts, one over another, are cleared away.
+const MAX_STACKED: usize = 16;
+
+/// Checks the mount point and gives its path without links.
+pub fn prepare(path: &Path) -> Result<PathBuf, MountError> {
+    let resolved = resolve(path)?;
+    for _ in 0..MAX_STACKED {
+        let entry = mountinfo::at(&resolved).map_err(|source| MountError::Io {
+            what: "reading",
+            path: "/proc/self/mountinfo".into(),
+            source,
+        })?;
+        let Some(entry) = entry else { break };
+        if !entry.is_silmaril() {
+            return Err(MountError::OtherMount { path: path.to_owned(), fs_type: entry.fs_type });
+        }
+        if !is_dead(&resolved) {
+            return Err(MountError::Busy(path.to_owned()));
+        }
+        info!(path = %resolved.display(), "Detaching a mount whose process is gone.");
+        detach(&resolved, true)?;
+    }
+    let metadata = look(&resolved).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => MountError::Missing(path.to_owned()),
+        io::ErrorKind::NotADirectory => MountError::NotDirectory(path.to_owned()),
+        io::ErrorKind::PermissionDenied => MountError::NoPermission(path.to_owned()),
+        _ => MountError::Io { what: "looking at", path: path.to_owned(), source },
+    })?;
+    if !metadata.is_dir() {
+        return Err(MountError::NotDirectory(path.to_owned()));
+    }
+    match std::fs::read_dir(&resolved).map(|mut dir| dir.next().is_none()) {
+        Ok(true) => {}
+        Ok(false) => return Err(MountError::NotEmpty(path.to_owned())),
+        Err(_) => return Err(MountError::NoPermission(path.to_owned())),
+    }
+    if !geteuid().is_root() {
+        if access(&resolved, Access::WRITE_OK).is_err() {
+            return Err(MountError::NoPermission(path.to_owned()));
+        }
+        if !helper::exists() {
+            return Err(MountError::NoHelper);
+        }
+    }
+    Ok(resolved)
+}
+
+/// Whether the process behind a mount is gone.
+fn is_dead(path: &Path) -> bool {
+    match look(path) {
+        Ok(_) => false,
+        Err(e) => matches!(Errno::from_io_error(&e), Some(Errno::NOTCONN | Errno::CONNABORTED)),
+    }
+}
+
+/// stat(2) with a deadline: a mounted file system may never answer. The thread that waits for it is given up then.
+fn look(path: &Path) -> io::Result<Metadata> {
+    let (tell, told) = mpsc::channel();
+    let owned = path.to_owned();
+    std::thread::Builder::new().name("mount-look".into()).spawn(move || {
+        // Nobody listens after the deadline; that is fine.
+        let _ = tell.send(std::fs::metadata(owned));
+    })?;
+    told.recv_timeout(LOOK_WITHIN).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unfit_mount_points_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing");
+        assert!(matches!(prepare(&missing), Err(MountError::Missing(p)) if p == missing));
+        assert!(matches!(prepare(&missing.join("deeper")), Err(MountError::Missing(_))));
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert!(matches!(prepare(&file), Err(MountError::NotDirectory(_))));
+        assert!(matches!(
+            prepare(&file.join("below")),
+            Err(MountError::NotDirectory(_) | MountError::Missing(_))
+        ));
+        assert!(matches!(prepare(dir.path()), Err(MountError::NotEmpty(_))));
+        assert!(
+            matches!(prepare(Path::new("/proc")), Err(MountError::OtherMount { fs_type, .. }) if fs_type == "proc")
+        );
+    }
+
+    #[test]
+    fn links_are_resolved() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        std::fs::create_dir(&target).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert_eq!(prepare(&link).unwrap(), target.canonicalize().unwrap());
+        assert_eq!(prepare(&target.join("..").join("target")).unwrap(), target.canonicalize().unwrap());
+    }
+}

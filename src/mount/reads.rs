@@ -1,0 +1,120 @@
+//! Reads: answered at once from the disk, or parked until the bytes have come.
+//!
+//! The thread that takes requests from the kernel never waits: what is not here becomes a task that owns the
+//! reply, so that one dead swarm costs no thread. Every parked read is answered: by its bytes, by an error when
+//! its deadline (kept by `fetch`) has passed, or by `EIO` when the runtime drops the task.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::io::Errno;
+use tokio::runtime::Handle;
+use tracing::{debug, warn};
+
+use super::errno::ToErrno;
+use crate::fetch::{Fetch, FileRef};
+
+/// Where the bytes of one read go. Dropping it unanswered must answer with an error.
+pub trait Answer: Send + 'static {
+    /// Answers with bytes.
+    fn data(self, bytes: &[u8]);
+
+    /// Answers with an error.
+    fn fail(self, errno: Errno);
+}
+
+/// Figures of a mount's reads.
+#[derive(Debug, Default)]
+pub struct ReadCounters {
+    reads: AtomicU64,
+    parked: AtomicU64,
+}
+
+impl ReadCounters {
+    /// Reads that the kernel has asked for so far.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Reads that wait for bytes now.
+    pub fn parked(&self) -> u64 {
+        self.parked.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts a read as parked for as long as it lives.
+struct Parked(Arc<ReadCounters>);
+
+impl Parked {
+    fn new(counters: &Arc<ReadCounters>) -> Self {
+        counters.parked.fetch_add(1, Ordering::Relaxed);
+        Self(counters.clone())
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.0.parked.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves the reads of one mount.
+pub struct Reads {
+    fetch: Arc<Fetch>,
+    runtime: Handle,
+    counters: Arc<ReadCounters>,
+}
+
+impl Reads {
+    /// Serves from `fetch`; parked reads run on `runtime`.
+    pub fn new(fetch: Arc<Fetch>, runtime: Handle, counters: Arc<ReadCounters>) -> Self {
+        Self { fetch, runtime, counters }
+    }
+
+    /// Answers a read of `len` bytes at `offset`, now or later. Shorter only at the end of the file: the kernel
+    /// takes a short answer for the new end.
+    pub fn serve(&self, file: &FileRef, offset: u64, len: u64, answer: impl Answer) {
+        self.counters.reads.fetch_add(1, Ordering::Relaxed);
+        let size = file.revision.manifest.files[file.file].size;
+        let len = len.min(size.saturating_sub(offset));
+        if len == 0 {
+            return answer.data(&[]);
+        }
+        if let Some(bytes) = self.fetch.try_read(file, offset, len) {
+            return finish(file, offset, len, Ok(bytes), answer);
+        }
+        let parked = Parked::new(&self.counters);
+        let (fetch, file) = (self.fetch.clone(), file.clone());
+        self.runtime.spawn(async move {
+            let result = fetch.read(&file, offset, len).await;
+            drop(parked);
+            finish(&file, offset, len, result, answer);
+        });
+    }
+}
+
+fn finish(
+    file: &FileRef,
+    offset: u64,
+    len: u64,
+    result: Result<Vec<u8>, crate::fetch::ReadError>,
+    answer: impl Answer,
+) {
+    let manifest = &file.revision.manifest;
+    let path = &manifest.files[file.file].path;
+    match result {
+        Ok(bytes) if bytes.len() as u64 == len => answer.data(&bytes),
+        Ok(bytes) => {
+            warn!(model = %manifest.name, path, offset, len, got = bytes.len(), "A read came back short.");
+            answer.fail(Errno::IO);
+        }
+        Err(error) => {
+            if error.is_trouble() {
+                warn!(model = %manifest.name, path, offset, len, %error, "A read failed.");
+            } else {
+                debug!(model = %manifest.name, path, offset, len, %error, "A read was given up.");
+            }
+            answer.fail(error.errno());
+        }
+    }
+}

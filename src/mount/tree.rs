@@ -1,0 +1,334 @@
+//! The file system as a table: names, attributes, listings and facts, answered from memory.
+//!
+//! Nothing here waits, touches the network or knows of FUSE. The shown set is one immutable [`View`] that
+//! `publish` replaces as a whole; a directory that is open goes on listing the view it was opened with, so that
+//! offsets stay true while others publish.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use super::inode::{Ino, Numbers};
+use super::listing::{Node, NodeKind};
+use super::view::{Found, Placement, View};
+use super::xattr::{self, Fact};
+use crate::fetch::FileRef;
+use crate::store::StoredRevision;
+
+/// How long names and attributes above the revisions are valid: publishing changes them, and nobody should have
+/// to wait for that.
+const TOP_TTL: Duration = Duration::from_secs(1);
+
+/// How long a name within a revision is valid, present or not: content is named by its hash and never changes.
+/// When the revision is taken out, the entry above it expires first and with it all below.
+const NAME_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// How long the attributes of a file that is not wholly here are valid: its blocks grow while it is read.
+const PARTIAL_TTL: Duration = Duration::from_secs(1);
+
+/// How long the attributes of a complete file are valid. Eviction may take blocks back, and `st_blocks` should
+/// say so within minutes.
+const COMPLETE_TTL: Duration = Duration::from_secs(600);
+
+/// The unit of `st_blocks` (POSIX) and of our statfs, in bytes.
+const BLOCK: u64 = 512;
+
+/// What a name or number is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TreeError {
+    /// The number stands for nothing that is shown (any more).
+    #[error("this inode is no longer shown")]
+    Stale,
+    /// It is not a directory.
+    #[error("not a directory")]
+    NotDir,
+    /// It is a directory.
+    #[error("is a directory")]
+    IsDir,
+    /// It is not a link.
+    #[error("not a symbolic link")]
+    NotLink,
+    /// It has no such extended attribute.
+    #[error("no such attribute")]
+    NoAttribute,
+}
+
+/// The kind of an inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InodeKind {
+    /// A directory.
+    Dir,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Link,
+}
+
+/// What `stat` shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attr {
+    /// Inode number.
+    pub ino: Ino,
+    /// Kind.
+    pub kind: InodeKind,
+    /// Length in bytes.
+    pub size: u64,
+    /// Verified bytes that are here, in units of 512.
+    pub blocks: u64,
+    /// All of the three times.
+    pub mtime: SystemTime,
+    /// Permission bits.
+    pub perm: u16,
+    /// Number of links.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// How long these attributes are valid.
+    pub ttl: Duration,
+}
+
+/// The answer to a lookup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// There is such a name.
+    Present {
+        /// Its attributes.
+        attr: Attr,
+        /// How long the name is valid.
+        ttl: Duration,
+    },
+    /// There is none, and that is valid for so long.
+    Absent(Duration),
+}
+
+/// An entry of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// Its attributes.
+    pub attr: Attr,
+    /// How long name and attributes may be remembered together.
+    pub ttl: Duration,
+}
+
+/// What statfs shows, in blocks of 512 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// All shown bytes.
+    pub blocks: u64,
+    /// Those that are not here yet.
+    pub missing: u64,
+    /// Number of inodes.
+    pub inodes: u64,
+}
+
+/// Who owns what is shown, and since when.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// When it was mounted.
+    pub mounted_at: SystemTime,
+}
+
+/// The shown set of revisions.
+pub struct Tree {
+    owner: Owner,
+    /// Taken by `publish` only, before `view`.
+    numbers: Mutex<Numbers>,
+    /// Held for the time of a clone.
+    view: RwLock<Arc<View>>,
+}
+
+impl Tree {
+    /// A tree that shows nothing yet.
+    pub fn new(owner: Owner) -> Self {
+        let mut numbers = Numbers::default();
+        let view = View::new(Vec::new(), None, &mut numbers, owner.mounted_at);
+        Self { owner, numbers: Mutex::new(numbers), view: RwLock::new(Arc::new(view)) }
+    }
+
+    /// Replaces the shown set.
+    pub fn publish(&self, revisions: Vec<Arc<StoredRevision>>) {
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = View::new(revisions, Some(&self.view()), &mut numbers, self.owner.mounted_at);
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    fn view(&self) -> Arc<View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Finds a name in a directory.
+    pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Lookup, TreeError> {
+        let view = self.view();
+        // Our names are UTF-8; others are merely absent.
+        let name = std::str::from_utf8(name.as_bytes()).ok();
+        match view.find(parent).ok_or(TreeError::Stale)? {
+            Found::Top(dir) => Ok(match name.and_then(|n| dir.child(n)) {
+                Some(entry) => {
+                    Lookup::Present { attr: attr_of(&view, entry.ino, &self.owner)?, ttl: TOP_TTL }
+                }
+                None => Lookup::Absent(Duration::ZERO),
+            }),
+            Found::Inside(placement, _, node @ Node { kind: NodeKind::Dir { .. }, .. }) => {
+                Ok(match name.and_then(|n| placement.nodes.child(node, n)) {
+                    Some(child) => {
+                        let attr = attr_of(&view, placement.ino(child), &self.owner)?;
+                        Lookup::Present { attr, ttl: NAME_TTL }
+                    }
+                    None => Lookup::Absent(NAME_TTL),
+                })
+            }
+            Found::Link(_) | Found::Inside(..) => Err(TreeError::NotDir),
+        }
+    }
+
+    /// The attributes of an inode.
+    pub fn attr(&self, ino: Ino) -> Result<Attr, TreeError> {
+        attr_of(&self.view(), ino, &self.owner)
+    }
+
+    /// Where a link points.
+    pub fn link(&self, ino: Ino) -> Result<String, TreeError> {
+        match self.view().find(ino).ok_or(TreeError::Stale)? {
+            Found::Link(target) => Ok(target.to_owned()),
+            Found::Top(_) | Found::Inside(..) => Err(TreeError::NotLink),
+        }
+    }
+
+    /// The file behind an inode.
+    pub fn file(&self, ino: Ino) -> Result<FileRef, TreeError> {
+        match self.view().find(ino).ok_or(TreeError::Stale)? {
+            Found::Inside(placement, _, Node { kind: NodeKind::File(file), .. }) => {
+                Ok(FileRef { revision: placement.revision.clone(), file: *file as usize })
+            }
+            Found::Top(_) | Found::Link(_) | Found::Inside(..) => Err(TreeError::IsDir),
+        }
+    }
+
+    /// Opens a directory for listing.
+    pub fn open_dir(&self, ino: Ino) -> Result<OpenDir, TreeError> {
+        let view = self.view();
+        match view.find(ino).ok_or(TreeError::Stale)? {
+            Found::Top(_) | Found::Inside(_, _, Node { kind: NodeKind::Dir { .. }, .. }) => {
+                Ok(OpenDir { view: view.clone(), ino, owner: self.owner })
+            }
+            Found::Link(_) | Found::Inside(..) => Err(TreeError::NotDir),
+        }
+    }
+
+    /// The value of an extended attribute.
+    pub fn xattr(&self, ino: Ino, name: &OsStr) -> Result<String, TreeError> {
+        let fact = Fact::from_name(name).ok_or(TreeError::NoAttribute)?;
+        let view = self.view();
+        let found = view.find(ino).ok_or(TreeError::Stale)?;
+        xattr::value(&found, fact).ok_or(TreeError::NoAttribute)
+    }
+
+    /// The names of the extended attributes that an inode has.
+    pub fn xattr_names(&self, ino: Ino) -> Result<Vec<&'static str>, TreeError> {
+        let view = self.view();
+        let found = view.find(ino).ok_or(TreeError::Stale)?;
+        Ok(Fact::ALL.into_iter().filter(|f| xattr::value(&found, *f).is_some()).map(Fact::name).collect())
+    }
+
+    /// Sums over everything that is shown. Bytes that two revisions share count in both.
+    pub fn totals(&self) -> Totals {
+        let view = self.view();
+        let (mut bytes, mut here, mut inodes) = (0u64, 0u64, view.top_len());
+        for placement in view.placements() {
+            bytes = bytes.saturating_add(placement.revision.manifest.total_size);
+            here = here.saturating_add(placement.revision.cached_bytes());
+            inodes += placement.nodes.len();
+        }
+        let (blocks, here) = (bytes.div_ceil(BLOCK), here / BLOCK);
+        Totals { blocks, missing: if bytes == 0 { 0 } else { blocks.saturating_sub(here) }, inodes }
+    }
+}
+
+/// An open directory: the view at the time of opening.
+pub struct OpenDir {
+    view: Arc<View>,
+    ino: Ino,
+    owner: Owner,
+}
+
+impl OpenDir {
+    /// The entry at a position. 0 is `.`, 1 is `..`; none behind the last.
+    pub fn entry(&self, position: u64) -> Option<Entry> {
+        let found = self.view.find(self.ino)?;
+        let (ino, name, ttl) = match (position, &found) {
+            (0, _) => (self.ino, ".".to_owned(), Duration::ZERO),
+            (1, _) => (parent_of(&found), "..".to_owned(), Duration::ZERO),
+            (n, Found::Top(dir)) => {
+                let entry = dir.entries.get(usize::try_from(n - 2).ok()?)?;
+                (entry.ino, entry.name.clone(), TOP_TTL)
+            }
+            (n, Found::Inside(placement, _, Node { kind: NodeKind::Dir { children, .. }, .. })) => {
+                let child = *children.get(usize::try_from(n - 2).ok()?)?;
+                let node = placement.nodes.get(child.into())?;
+                (placement.ino(child), node.name.clone().into_string(), NAME_TTL)
+            }
+            (_, Found::Link(_) | Found::Inside(..)) => return None,
+        };
+        let attr = attr_of(&self.view, ino, &self.owner).ok()?;
+        let ttl = ttl.min(attr.ttl);
+        Some(Entry { name, attr, ttl })
+    }
+}
+
+fn parent_of(found: &Found<'_>) -> Ino {
+    match found {
+        Found::Top(dir) => dir.parent,
+        Found::Inside(placement, 0, _) => placement.parent,
+        Found::Inside(placement, _, node) => placement.ino(node.parent),
+        Found::Link(_) => Ino::ROOT,
+    }
+}
+
+fn attr_of(view: &View, ino: Ino, owner: &Owner) -> Result<Attr, TreeError> {
+    let found = view.find(ino).ok_or(TreeError::Stale)?;
+    let attr = Attr {
+        ino,
+        kind: InodeKind::Dir,
+        size: 0,
+        blocks: 0,
+        mtime: owner.mounted_at,
+        perm: 0o555,
+        nlink: view.nlink(&found),
+        uid: owner.uid,
+        gid: owner.gid,
+        ttl: TOP_TTL,
+    };
+    Ok(match &found {
+        Found::Top(_) => attr,
+        Found::Link(target) => Attr { kind: InodeKind::Link, size: target.len() as u64, perm: 0o777, ..attr },
+        Found::Inside(placement, index, Node { kind: NodeKind::Dir { .. }, .. }) => {
+            let ttl = if *index == 0 { TOP_TTL } else { NAME_TTL };
+            Attr { mtime: placement.mtime, ttl, ..attr }
+        }
+        Found::Inside(placement, _, Node { kind: NodeKind::File(file), .. }) => {
+            file_attr(placement, *file as usize, attr)
+        }
+    })
+}
+
+fn file_attr(placement: &Placement, file: usize, base: Attr) -> Attr {
+    let content = &placement.revision.contents[file];
+    Attr {
+        kind: InodeKind::File,
+        size: placement.revision.manifest.files[file].size,
+        blocks: content.cached_bytes().div_ceil(BLOCK),
+        mtime: placement.mtime,
+        perm: 0o444,
+        ttl: if content.is_complete() { COMPLETE_TTL } else { PARTIAL_TTL },
+        ..base
+    }
+}
