@@ -6,9 +6,24 @@
 mod support {
     pub mod fixtures;
     pub mod host;
+    pub mod manifests;
     pub mod mounts;
     pub mod net;
     pub mod process;
+    pub mod share;
+}
+
+mod e2e {
+    mod bad_input;
+    mod commands;
+    mod discovery;
+    mod get;
+    mod killed_mount;
+    mod lazy_read;
+    mod mounting;
+    mod refused_manifests;
+    mod share;
+    mod vanished_peers;
 }
 
 /// A test file that nobody includes proves nothing.

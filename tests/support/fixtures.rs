@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::process::Finished;
+use super::process::{Finished, Proc};
 
 fn downloaded(name: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
@@ -28,6 +28,16 @@ pub fn wordllama() -> PathBuf {
 pub fn python(script: &str, args: &[&Path], deadline: Duration) -> Finished {
     let mut command = Command::new(downloaded("venv/bin/python"));
     Finished::of(command.args(["-I", "-c", script]).args(args), deadline)
+}
+
+/// Reads a file from its start in steps of 1 MiB; prints the number of steps done after each, then the SHA-256.
+pub fn reader(file: &Path) -> Proc {
+    let script = "import hashlib, sys\n\
+        f = open(sys.argv[1], 'rb', buffering=0); h = hashlib.sha256(); n = 0\n\
+        print('opened', flush=True)\n\
+        while block := f.read(1 << 20):\n    h.update(block); n += 1; print(f'read {n}.', flush=True)\n\
+        print('sha256', h.hexdigest(), flush=True)\n";
+    Proc::spawn(Command::new("/usr/bin/python3").args(["-I", "-c", script]).arg(file))
 }
 
 /// `len` bytes that no compressor shortens, the same for the same seed, different for another.

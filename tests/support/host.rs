@@ -55,11 +55,10 @@ impl Host {
     /// Writes the configuration: what keeps a test private, further keys of `network`, each on its own line with two
     /// spaces before it, then further sections.
     pub fn configure(&self, more: &str) {
+        let bootstrap = if more.contains("dht_bootstrap_nodes") { "" } else { "  dht_bootstrap_nodes: []\n" };
         let dir = self.home.join(".config/silmaril");
         std::fs::create_dir_all(&dir).unwrap();
-        let network = format!(
-            "network:\n  listen_port: {PORT}\n  dht_bootstrap_nodes: []\n  port_mapping: false\n{more}\n"
-        );
+        let network = format!("network:\n  listen_port: {PORT}\n{bootstrap}  port_mapping: false\n{more}\n");
         std::fs::write(dir.join("config.yaml"), network).unwrap();
     }
 

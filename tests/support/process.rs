@@ -207,3 +207,29 @@ impl Finished {
         errors[0].to_owned()
     }
 }
+
+/// Waits for something that no event announces.
+#[track_caller]
+pub fn until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + deadline;
+    while !condition() {
+        assert!(Instant::now() < until, "not within {deadline:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until a process sleeps in a system call or a page fault that did not end at once.
+#[track_caller]
+pub fn until_blocked(process: &Proc) {
+    let stat = format!("/proc/{}/stat", process.id());
+    let mut last = String::new();
+    until("the process blocks", PATIENCE, || {
+        let now = std::fs::read_to_string(&stat).unwrap_or_default();
+        // State, and user and system time: asleep, and no work done since the last look.
+        let fields: Vec<&str> = now.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let key = format!("{:?} {:?} {:?}", fields.first(), fields.get(11), fields.get(12));
+        let same = key == last && matches!(fields.first(), Some(&"D" | &"S"));
+        last = key;
+        same
+    });
+}

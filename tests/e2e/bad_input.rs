@@ -1,0 +1,240 @@
+//! Bad input: one clear `error:` line, the documented exit code (1 not found or refused, 2 usage), nothing left.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::fixtures::{model_dir, noise};
+use crate::support::host::Host;
+use crate::support::mounts::is_mounted;
+use crate::support::net::{Net, sh};
+use crate::support::process::{Finished, PATIENCE, Proc};
+use crate::support::share::share;
+
+fn host() -> Host {
+    Net::new().host("a")
+}
+
+/// Runs a command that must fail with this code and say this.
+#[track_caller]
+fn fails(host: &Host, args: &[&str], code: i32, says: &str) {
+    let error = host.run(args).error(code);
+    assert!(error.to_lowercase().contains(&says.to_lowercase()), "{args:?}: {error:?} does not say {says:?}");
+}
+
+fn registry_is_empty(host: &Host) -> bool {
+    host.run(&["registry", "list", "--json"]).ok().trim() == "[]"
+}
+
+#[test]
+fn directories_that_cannot_be_shared() {
+    let a = host();
+    let home = a.home().to_owned();
+    std::fs::create_dir(home.join("empty")).unwrap();
+    std::fs::write(home.join("file"), "x").unwrap();
+    model_dir(&home.join("ok"), &[("x", b"x")]);
+    let with = |path: &str| ["share", path, "--name", "a/b", "--license", "mit"].map(str::to_owned);
+    for (path, code, says) in [("missing", 1, "missing"), ("empty", 1, "empty"), ("file", 1, "file")] {
+        let args = with(path);
+        fails(&a, &args.iter().map(String::as_str).collect::<Vec<_>>(), code, says);
+    }
+    for name in ["noslash", "a/b/c", "../b", "a/.hidden", "a/b c", "datasets/x", "a/", ""] {
+        fails(&a, &["share", "ok", "--name", name, "--license", "mit"], 2, "name");
+    }
+    fails(&a, &["share", "./ok"], 2, "name");
+    fails(&a, &["share", "ok", "--name", "a/b", "--piece-length", "5MB"], 2, "power of two");
+    fails(&a, &["share", "a/unknown"], 1, "a/unknown");
+    fails(&a, &["share", "--all"], 1, "nothing");
+    assert!(registry_is_empty(&a));
+}
+
+#[test]
+fn a_directory_with_an_unreadable_file_is_not_shared_in_part() {
+    let a = host();
+    model_dir(&a.home().join("m"), &[("readable", b"x"), ("secret", b"y")]);
+    let args = ["share", "m", "--name", "a/b", "--license", "mit"];
+    let mut command = a.silmaril_as_nobody(&args);
+    sh(&format!("chown root {0}; chmod 000 {0}", a.home().join("m/secret").display()));
+    let error = Finished::of(&mut command, PATIENCE).error(1);
+    assert!(error.contains("secret"), "{error}");
+    let listed = Finished::of(&mut a.silmaril_as_nobody(&["registry", "list", "--json"]), PATIENCE).ok();
+    assert_eq!(listed.trim(), "[]");
+}
+
+#[test]
+fn symbolic_links_out_of_the_directory_are_not_shared() {
+    let a = host();
+    model_dir(&a.home().join("m"), &[("w.bin", b"x")]);
+    std::os::unix::fs::symlink("/etc/hostname", a.home().join("m/link")).unwrap();
+    let end = Finished::of(&mut a.silmaril(&["share", "m", "--name", "a/b", "--license", "mit"]), PATIENCE);
+    assert!(end.error(1).contains("link"));
+    assert!(registry_is_empty(&a));
+}
+
+#[test]
+fn weights_with_a_senseless_header_are_shared_as_bytes_with_a_warning() {
+    let a = host();
+    let huge = [&(1_u64 << 40).to_le_bytes()[..], b"{}"].concat();
+    let overlap = br#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[8,24]}}"#;
+    let overlapping = [&(overlap.len() as u64).to_le_bytes()[..], overlap, &[0; 24]].concat();
+    let truncated = [&100_u64.to_le_bytes()[..], b"{\"a\":"].concat();
+    for (i, bytes) in [huge, overlapping, truncated].iter().enumerate() {
+        let name = format!("a/m{i}");
+        let dir = model_dir(&a.home().join(format!("m{i}")), &[("model.safetensors", bytes)]);
+        let shared = a.spawn(&["share", dir.to_str().unwrap(), "--name", &name, "--license", "mit"]);
+        shared.wait_for_line("warning: ", PATIENCE);
+        shared.wait_for_line("seeding", PATIENCE);
+        let manifest = crate::support::manifests::read(&crate::support::share::export(&a, &name));
+        assert_eq!(manifest["parameters"], serde_json::Value::Null);
+    }
+}
+
+#[test]
+fn models_that_nobody_knows() {
+    let a = host();
+    let out = a.home().join("out");
+    for args in [
+        &["get", "acme/none"][..],
+        &["get", "acme/none@v1", "-o", out.to_str().unwrap()],
+        &["verify", "acme/none"],
+        &["remove", "acme/none"],
+        &["registry", "export", "acme/none"],
+    ] {
+        fails(&a, args, 1, "acme/none");
+    }
+    for args in
+        [&["get", "none"][..], &["verify", "../x"], &["get", "a/b", "--peer", "nowhere"], &["frobnicate"]]
+    {
+        a.run(args).error(2);
+    }
+    assert!(!out.exists());
+}
+
+#[test]
+fn mount_points_that_will_not_do() {
+    let a = host();
+    let home = a.home();
+    std::fs::write(home.join("file"), "x").unwrap();
+    model_dir(&home.join("full"), &[("x", b"x")]);
+    std::fs::create_dir(home.join("busy")).unwrap();
+    sh(&format!("mount -t tmpfs tmpfs {}", home.join("busy").display()));
+    for (point, says) in
+        [("missing", "does not exist"), ("file", "directory"), ("full", "empty"), ("busy", "busy")]
+    {
+        for mode in [&["mount", point][..], &["mount", point, "-f"]] {
+            let end = a.run(mode);
+            let text = end.stderr.to_lowercase();
+            let error = end.error(1);
+            assert!(
+                text.contains(says) || text.contains("mounted"),
+                "{mode:?}: {error:?} does not say {says:?}"
+            );
+        }
+    }
+    for point in ["missing", "file", "full"] {
+        assert!(!is_mounted(&home.join(point)));
+    }
+    fails(&a, &["unmount", "full"], 1, "full");
+    fails(&a, &["unmount", "missing"], 1, "missing");
+    fails(&a, &["status"], 1, "no silmaril is running");
+}
+
+#[test]
+fn a_configuration_with_a_mistake_names_file_and_line() {
+    let a = host();
+    for (text, line) in [
+        ("networks: {}\n", 1),
+        ("network:\n  listen_port: 6881\n  lisen_adress: x\n", 3),
+        ("network:\n  listen_port: many\n", 2),
+        ("network:\n  listen_port: 70000\n", 2),
+        ("mount:\n  read_timeout: 10m\n  readahead_max: lots\n", 3),
+        ("cache:\n  max_size: 150%\n", 2),
+        ("network:\n  encryption: maybe\n", 2),
+        ("network: [\n", 0),
+    ] {
+        let file = a.home().join("bad.yaml");
+        std::fs::write(&file, text).unwrap();
+        let error = a.run(&["--config", file.to_str().unwrap(), "list"]).error(2);
+        let place = if line > 0 { format!("bad.yaml:{line}") } else { "bad.yaml".to_owned() };
+        assert!(error.contains(&place), "{text:?}: {error:?} does not name {place}");
+    }
+    fails(&a, &["--config", "/nonexistent/config.yaml", "list"], 2, "/nonexistent/config.yaml");
+}
+
+#[test]
+fn a_port_in_use() {
+    let a = host();
+    let script = "import socket, time\n\
+        s = socket.create_server(('', 6881)); u = socket.socket(type=socket.SOCK_DGRAM); u.bind(('', 6881))\n\
+        print('bound', flush=True); time.sleep(1000)";
+    let other = Proc::spawn(a.command("/usr/bin/python3").args(["-c", script]));
+    other.wait_for_line("bound", PATIENCE);
+    let dir = model_dir(&a.home().join("m"), &[("x", b"x")]);
+    fails(&a, &["share", dir.to_str().unwrap(), "--name", "a/b", "--license", "mit"], 1, "6881");
+    let point = a.home().join("mnt");
+    std::fs::create_dir(&point).unwrap();
+    fails(&a, &["mount", point.to_str().unwrap()], 1, "6881");
+    assert!(!is_mounted(&point));
+}
+
+#[test]
+fn a_base_directory_that_cannot_be_written() {
+    let a = host();
+    let nobody = |args: &[&str]| Finished::of(&mut a.silmaril_as_nobody(args), PATIENCE);
+    model_dir(&a.home().join("m"), &[("x", b"x")]);
+    let closed = a.home().parent().unwrap().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    let closed = closed.to_str().unwrap();
+    for args in [&["init"][..], &["share", "m", "--name", "a/b", "--license", "mit"], &["list"]] {
+        let error = nobody(&[&["--home", closed], args].concat()).error(1);
+        assert!(error.contains(closed), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn a_second_process_on_the_same_base_directory() {
+    let a = host();
+    let dir = model_dir(&a.home().join("m"), &[("x", &noise(1, 1000))]);
+    let mut first = share(&a, &dir, "a/b", &[]);
+    let point = a.home().join("mnt");
+    std::fs::create_dir(&point).unwrap();
+    let pid = first.process.id().to_string();
+    for args in [
+        &["share", "a/b"][..],
+        &["mount", point.to_str().unwrap()],
+        &["mount", point.to_str().unwrap(), "-f"],
+        &["init", "--cleanup", "--yes"],
+    ] {
+        fails(&a, args, 1, &pid);
+    }
+    assert!(!is_mounted(&point));
+    assert!(first.process.is_running());
+}
+
+/// Runs a script on the host with its own view of what is mounted.
+fn in_own_mounts(host: &Host, script: &str) -> Finished {
+    let mut command: Command = host.command("unshare");
+    Finished::of(command.args(["-m", "sh", "-euc", script]), PATIENCE)
+}
+
+#[test]
+fn without_dev_fuse_or_fusermount3() {
+    let a = host();
+    sh(&format!("mkdir {0}/mnt; chown 65534:65534 {0}/mnt", a.home().display()));
+    let program = env!("CARGO_BIN_EXE_silmaril");
+    let no_device = format!("mount -t tmpfs tmpfs /dev; exec '{program}' mount mnt");
+    let error = in_own_mounts(&a, &no_device).error(1);
+    assert!(error.contains("/dev/fuse"), "{error}");
+
+    // Prepares the copy of the program that nobody may run.
+    Finished::of(&mut a.silmaril_as_nobody(&["init"]), PATIENCE).ok();
+    let copy = a.home().parent().unwrap().join("silmaril");
+    let copy = copy.display();
+    let no_helper = format!(
+        "for f in fusermount3 fusermount; do for d in /bin /usr/bin; do \
+             if [ -e $d/$f ]; then mount --bind /dev/null $d/$f; fi; done; done; \
+         exec setpriv --reuid=65534 --regid=65534 --clear-groups -- {copy} mount mnt"
+    );
+    let error = in_own_mounts(&a, &no_helper).error(1);
+    assert!(error.contains("fusermount3"), "{error}");
+    assert!(!is_mounted(Path::new(&a.home().join("mnt"))));
+}

@@ -1,0 +1,139 @@
+//! `share`: a directory becomes a torrent that depends on its files alone, read in place.
+
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use crate::support::fixtures::{hashes, model_dir, noise, wordllama};
+use crate::support::host::Host;
+use crate::support::manifests::read;
+use crate::support::net::{Net, sh};
+use crate::support::process::PATIENCE;
+use crate::support::share::{export, import, share};
+
+fn info_hash(host: &Host, dir: &Path, more: &[&str]) -> String {
+    let shared = share(host, dir, "acme/m", more);
+    let manifest = read(&shared.manifest);
+    manifest["torrent"]["info_hash"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn two_hosts_that_share_the_same_files_are_one_swarm() {
+    let net = Net::new();
+    let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
+    let weights = noise(1, 3 << 20);
+    let files: &[(&str, &[u8])] = &[
+        ("w.bin", &weights),
+        ("a/x.json", b"{}"),
+        ("a.txt", b""),
+        (".gitattributes", b"* text"),
+        ("B", b"b"),
+    ];
+    let one = model_dir(&a.home().join("one"), files);
+    // Made in another order, at another time, with other permissions, and among things that are nobody's business.
+    let reversed: Vec<_> = files.iter().rev().copied().collect();
+    let two = model_dir(&b.home().join("other name"), &reversed);
+    model_dir(&two, &[(".git/HEAD", b"ref"), (".cache/huggingface/x", b"x"), (".silmaril.json", b"{}")]);
+    sh(&format!("chmod 600 '{0}/w.bin'; touch -d 2001-01-01 '{0}/B'", two.display()));
+    let hash = info_hash(&a, &one, &[]);
+    assert_eq!(hash, info_hash(&b, &two, &["--sign=false"]));
+
+    // One more byte, another name's last component, or another piece length is another torrent.
+    let other = model_dir(&c.home().join("m"), files);
+    assert_ne!(hash, info_hash(&c, &other, &["--piece-length", "64KiB"]));
+    std::fs::write(other.join("B"), "c").unwrap();
+    assert_ne!(hash, info_hash(&c, &other, &["--version", "v2"]));
+}
+
+#[test]
+fn sharing_copies_nothing_and_changes_nothing() {
+    let net = Net::new();
+    let a = net.host("a");
+    let dir = a.home().join("m");
+    sh(&format!("cp -r {} {}", wordllama().display(), dir.display()));
+    let before = hashes(&dir, PATIENCE);
+    let _shared = share(&a, &dir, "acme/m", &[]);
+    let used = sh(&format!("du -sk {} | cut -f1", a.base().display()));
+    assert!(
+        used.trim().parse::<u64>().unwrap() < 1024,
+        "the base directory holds {used} KiB after sharing 16 MB"
+    );
+    assert_eq!(hashes(&dir, PATIENCE), before);
+}
+
+#[test]
+fn what_was_shared_once_is_seeded_again_by_name_and_by_all() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(2, 5 << 20))]);
+    let mut first = share(&a, &dir, "acme/m", &["--piece-length", "1MiB"]);
+    first.process.signal(Signal::TERM);
+    assert_eq!(first.process.wait(PATIENCE).code(), Some(0), "a clean stop");
+    import(&b, &first.manifest);
+
+    for again in [&["share", "acme/m"][..], &["share", "--all"]] {
+        let mut seeding = a.spawn(again);
+        seeding.wait_for_line("seeding acme/m", PATIENCE);
+        let out = b.home().join(again[1].trim_start_matches('-').replace('/', "-"));
+        let get = ["get", "acme/m", "-o", out.to_str().unwrap(), "--peer", &a.peer(), "--seed=false"];
+        b.run(&get).ok();
+        assert_eq!(hashes(&out, PATIENCE)["w.bin"], hashes(&dir, PATIENCE)["w.bin"]);
+        seeding.signal(Signal::INT);
+        assert_eq!(seeding.wait(PATIENCE).code(), Some(130), "Ctrl-C");
+    }
+}
+
+#[test]
+fn an_unknown_licence_is_accepted_with_a_warning_and_a_known_one_without() {
+    let net = Net::new();
+    let a = net.host("a");
+    let dir = model_dir(&a.home().join("m"), &[("w.bin", b"weights")]);
+    for (license, warned) in [("my-own-licence-1.0", true), ("apache-2.0", false), ("gemma", false)] {
+        let shared = a.spawn(&["share", dir.to_str().unwrap(), "--name", "acme/m", "--license", license]);
+        shared.wait_for_line("seeding", PATIENCE);
+        shared.signal(Signal::TERM);
+        let end = shared.finish(PATIENCE);
+        assert_eq!(end.stderr.contains("warning: "), warned, "{license}: {}", end.stderr);
+        assert_eq!(end.stderr.contains(license), warned, "{license}: {}", end.stderr);
+        assert_eq!(read(&export(&a, "acme/m"))["license"], license);
+    }
+}
+
+#[test]
+fn the_manifest_tells_what_the_files_tell() {
+    let net = Net::new();
+    let a = net.host("a");
+    let dir = crate::support::fixtures::minilm();
+    let _seeding =
+        a.spawn(&["share", dir.to_str().unwrap(), "--name", "sentence-transformers/all-MiniLM-L6-v2"]);
+    _seeding.wait_for_line("seeding", PATIENCE);
+    let manifest = read(&export(&a, "sentence-transformers/all-MiniLM-L6-v2"));
+    assert_eq!(manifest["license"], "apache-2.0", "from the model card");
+    assert_eq!(manifest["architecture"], "BertModel");
+    assert_eq!(manifest["model_type"], "bert");
+    assert_eq!(manifest["dtype"], "F32");
+    assert_eq!(manifest["context_length"], 512);
+    // The header's own sum, the 512 position ids included.
+    assert_eq!(manifest["parameters"], 22_713_728);
+    assert_eq!(manifest["total_size"], 91_618_861);
+    let expected = hashes(&dir, PATIENCE);
+    let told: std::collections::BTreeMap<String, String> = manifest["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| (f["path"].as_str().unwrap().to_owned(), f["sha256"].as_str().unwrap().to_owned()))
+        .collect();
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_dataset_is_shared_and_got_under_datasets() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let dir = model_dir(&a.home().join("d"), &[("train.parquet", &noise(4, 300_000))]);
+    let shared = share(&a, &dir, "datasets/acme/d", &[]);
+    import(&b, &shared.manifest);
+    b.run(&["get", "datasets/acme/d", "--peer", &a.peer(), "--seed=false"]).ok();
+    let got = hashes(&b.base().join("models/datasets/acme/d"), PATIENCE);
+    assert_eq!(got["train.parquet"], hashes(&dir, PATIENCE)["train.parquet"]);
+}
