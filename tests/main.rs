@@ -26,6 +26,11 @@ mod e2e {
     mod vanished_peers;
 }
 
+mod mount {
+    mod lifecycle;
+    mod rig;
+}
+
 /// A test file that nobody includes proves nothing.
 #[test]
 fn every_test_file_is_included() {

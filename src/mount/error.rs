@@ -32,6 +32,9 @@ pub enum MountError {
     /// There is no FUSE on this machine, or not in this container.
     #[error("there is no usable /dev/fuse; load it with: modprobe fuse (in a container: --device /dev/fuse)")]
     NoDevice,
+    /// The device is there, but not for this user.
+    #[error("/dev/fuse is closed to this user; open it as root with: chmod 666 /dev/fuse")]
+    DeviceClosed,
     /// Mounting without root needs the helper.
     #[error("fusermount3 is needed to mount without root; install it with: apt install fuse3")]
     NoHelper,

@@ -42,6 +42,8 @@ pub fn mount(path: &Path, allow_other: bool) -> Result<OwnedFd, MountError> {
     if !status.success() {
         return Err(if stderr.contains("user_allow_other") {
             MountError::AllowOtherRefused
+        } else if stderr.contains("/dev/fuse") && stderr.contains("denied") {
+            MountError::DeviceClosed
         } else if stderr.contains("/dev/fuse") {
             MountError::NoDevice
         } else if stderr.contains("no write access") || stderr.contains("not owned by") {
@@ -87,7 +89,7 @@ fn spawn(prepare: impl Fn(&mut Command) -> io::Result<Stdio>) -> io::Result<Opti
     for name in NAMES {
         let mut command = Command::new(name);
         let stdin = prepare(&mut command)?;
-        match command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
+        match command.env("LC_ALL", "C").stdin(stdin).stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             other => return other.map(Some),
         }
