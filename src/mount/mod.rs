@@ -26,6 +26,8 @@ mod mountinfo;
 mod mountpoint;
 mod reads;
 mod tree;
+#[cfg(test)]
+mod tree_tests;
 mod view;
 mod xattr;
 

@@ -22,7 +22,8 @@ pub struct Rig {
 impl Rig {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let fetch = fetch();
         let point = dir.path().join("mnt");
         std::fs::create_dir(&point).unwrap();

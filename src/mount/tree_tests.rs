@@ -1,0 +1,279 @@
+//! What the tree shows, with no kernel in the loop.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use proptest::prelude::*;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::inode::Ino;
+use super::tree::{Attr, InodeKind, Lookup, Owner, Tree, TreeError};
+use crate::model::BLOCK_LEN;
+use crate::paths::Paths;
+use crate::store::{Store, StoredRevision};
+
+struct Shop {
+    store: Arc<Store>,
+    _dir: tempfile::TempDir,
+}
+
+fn shop() -> Shop {
+    let dir = tempfile::tempdir().unwrap();
+    Shop { store: Store::open(&Paths::below(&dir.path().join("base"))).unwrap(), _dir: dir }
+}
+
+fn hash(text: &str) -> String {
+    hex::encode(Sha256::digest(text))
+}
+
+impl Shop {
+    /// A revision, given as `org/name@revision`, of files with path and size.
+    fn revision(&self, model: &str, files: &[(&str, u64)]) -> Arc<StoredRevision> {
+        let (name, version) = model.split_once('@').unwrap_or((model, "main"));
+        let entries: Vec<_> = files
+            .iter()
+            .map(|(path, size)| match size {
+                0 => json!({"path": path, "size": 0}),
+                _ => json!({"path": path, "size": size, "pieces_root": hash(&format!("{path} {size}")),
+                            "sha256": hash(path)}),
+            })
+            .collect();
+        let kind = if name.starts_with("datasets/") { "dataset" } else { "model" };
+        let manifest = json!({
+            "schema": 1, "kind": kind, "name": name, "version": version, "created_at": "2001-09-09T01:46:40Z",
+            "total_size": files.iter().map(|f| f.1).sum::<u64>(), "files": entries,
+            "torrent": {"name": name.rsplit('/').next(), "info_hash": hash(&format!("{name} {files:?}")),
+                        "piece_length": 65536},
+            "publisher": hash("publisher"), "magnet_uri": "magnet:?",
+        });
+        self.store.revision(Arc::new(serde_json::from_value(manifest).unwrap())).unwrap()
+    }
+}
+
+fn tree() -> Tree {
+    Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH })
+}
+
+/// Follows a path from the root.
+fn walk(tree: &Tree, path: &str) -> Option<Attr> {
+    path.split('/').try_fold(tree.attr(Ino::ROOT).unwrap(), |dir, name| {
+        match tree.lookup(dir.ino, OsStr::new(name)).unwrap() {
+            Lookup::Present { attr, .. } => Some(attr),
+            Lookup::Absent(_) => None,
+        }
+    })
+}
+
+fn list(tree: &Tree, ino: Ino) -> Vec<String> {
+    let dir = tree.open_dir(ino).unwrap();
+    (0..).map_while(|position| Some(dir.entry(position)?.name)).collect()
+}
+
+fn list_at(tree: &Tree, path: &str) -> Vec<String> {
+    list(tree, walk(tree, path).unwrap().ino).split_off(2)
+}
+
+#[test]
+fn models_datasets_and_revisions_have_their_places() {
+    let shop = shop();
+    let tree = tree();
+    assert_eq!(list(&tree, Ino::ROOT), [".", ".."]);
+    tree.publish(vec![
+        shop.revision("org/a", &[("x", 1)]),
+        shop.revision("org/a@v1", &[("x", 2)]),
+        shop.revision("org/lone@v2", &[("y", 3)]),
+        shop.revision("org/two@v1", &[("y", 3)]),
+        shop.revision("org/two@v2", &[("y", 4)]),
+        shop.revision("datasets/org/a", &[("z", 5)]),
+    ]);
+    assert_eq!(list(&tree, Ino::ROOT), [".", "..", "datasets", "org"]);
+    assert_eq!(list_at(&tree, "org"), ["a", "a@v1", "lone", "lone@v2", "two@v1", "two@v2"]);
+    assert_eq!(list_at(&tree, "datasets/org"), ["a"]);
+    assert_eq!(walk(&tree, "org/a/x").unwrap().size, 1);
+    assert_eq!(walk(&tree, "org/a@v1/x").unwrap().size, 2);
+    assert_eq!(walk(&tree, "datasets/org/a/z").unwrap().size, 5);
+    assert!(walk(&tree, "org/two").is_none(), "no revision of two is the default");
+    // A link stands for the only revision, and for `@main`, which is not listed.
+    let lone = walk(&tree, "org/lone").unwrap();
+    assert_eq!((lone.kind, tree.link(lone.ino).as_deref()), (InodeKind::Link, Ok("lone@v2")));
+    assert_eq!(tree.link(walk(&tree, "org/a@main").unwrap().ino).as_deref(), Ok("a"));
+}
+
+#[test]
+fn attributes_tell_the_truth() {
+    let shop = shop();
+    let tree = tree();
+    let revision = shop.revision("org/a", &[("dir/sub/f", 3 * BLOCK_LEN), ("dir/g", 100), ("empty", 0)]);
+    tree.publish(vec![revision.clone()]);
+    let file = walk(&tree, "org/a/dir/sub/f").unwrap();
+    assert_eq!((file.kind, file.perm, file.nlink, file.blocks), (InodeKind::File, 0o444, 1, 0));
+    assert_eq!((file.uid, file.gid), (7, 8));
+    assert_eq!(file.mtime, SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
+    assert!(file.ttl <= Duration::from_secs(1), "blocks of an incomplete file move");
+    let dir = walk(&tree, "org/a/dir").unwrap();
+    assert_eq!((dir.kind, dir.perm, dir.nlink), (InodeKind::Dir, 0o555, 3));
+    assert_eq!(walk(&tree, "org/a").unwrap().nlink, 3);
+    assert_eq!(walk(&tree, "org").unwrap().nlink, 3);
+
+    let totals = tree.totals();
+    assert_eq!((totals.blocks, totals.missing), (97, 97), "49252 bytes are 97 blocks, none of them here");
+    let content = &revision.contents[0];
+    fs::create_dir_all(content.path().parent().unwrap()).unwrap();
+    fs::write(content.path(), vec![0; 3 * BLOCK_LEN as usize]).unwrap();
+    content.mark_verified(0..BLOCK_LEN).unwrap();
+    assert_eq!(walk(&tree, "org/a/dir/sub/f").unwrap().blocks, BLOCK_LEN / 512);
+    assert_eq!(tree.totals().missing, 97 - BLOCK_LEN / 512);
+    content.mark_verified(0..3 * BLOCK_LEN).unwrap();
+    let file = walk(&tree, "org/a/dir/sub/f").unwrap();
+    assert_eq!(file.blocks, 3 * BLOCK_LEN / 512);
+    assert!(file.ttl > Duration::from_secs(60), "a complete file need not be asked about");
+    // Root, org, its link @main, the model, dir, sub and three files.
+    assert_eq!(tree.totals().inodes, 9);
+}
+
+#[test]
+fn names_within_a_revision_are_remembered_above_it_they_are_not() {
+    let shop = shop();
+    let tree = tree();
+    tree.publish(vec![shop.revision("org/a", &[("dir/f", 1)])]);
+    let hours = Duration::from_secs(3600);
+    let model = walk(&tree, "org/a").unwrap().ino;
+    let ttl = |ino, name: &str| match tree.lookup(ino, OsStr::new(name)).unwrap() {
+        Lookup::Present { ttl, .. } => ttl,
+        Lookup::Absent(ttl) => ttl,
+    };
+    assert!(ttl(model, "dir") > hours);
+    assert!(ttl(model, "absent") > hours);
+    assert!(ttl(Ino::ROOT, "org") <= Duration::from_secs(1));
+    assert_eq!(ttl(Ino::ROOT, "absent"), Duration::ZERO);
+    assert_eq!(ttl(walk(&tree, "org").unwrap().ino, "absent"), Duration::ZERO);
+}
+
+#[test]
+fn publishing_again_keeps_numbers_and_removal_makes_them_stale() {
+    let shop = shop();
+    let tree = tree();
+    let a = || shop.revision("org/a", &[("dir/f", 1), ("g", 2)]);
+    let b = || shop.revision("org/b", &[("h", 3)]);
+    tree.publish(vec![a(), b()]);
+    let paths = ["org", "org/a", "org/a/dir", "org/a/dir/f", "org/a/g", "org/b/h"];
+    let numbers =
+        |paths: &[&str]| -> Vec<Ino> { paths.iter().map(|p| walk(&tree, p).unwrap().ino).collect() };
+    let before = numbers(&paths);
+    tree.publish(vec![b(), a(), shop.revision("org/0", &[("x", 1)])]);
+    assert_eq!(numbers(&paths), before);
+    tree.publish(vec![b()]);
+    assert_eq!(tree.attr(before[3]), Err(TreeError::Stale));
+    assert_eq!(tree.file(before[3]).map(|f| f.file), Err(TreeError::Stale));
+    assert_eq!(tree.lookup(before[1], OsStr::new("g")), Err(TreeError::Stale));
+    assert!(walk(&tree, "org/a").is_none());
+    assert_eq!(numbers(&paths[5..]), before[5..]);
+    // Other content under the same name is another directory; the same content comes back as it was.
+    tree.publish(vec![shop.revision("org/a", &[("g", 3)])]);
+    assert!(!before.contains(&walk(&tree, "org/a").unwrap().ino));
+    tree.publish(vec![a(), b()]);
+    assert_eq!(numbers(&paths), before);
+}
+
+#[test]
+fn an_open_directory_goes_on_listing_what_it_was() {
+    let shop = shop();
+    let tree = tree();
+    let models = |names: &[&str]| names.iter().map(|n| shop.revision(n, &[("f", 1)])).collect();
+    tree.publish(models(&["org/b", "org/c", "org/d"]));
+    let dir = tree.open_dir(walk(&tree, "org").unwrap().ino).unwrap();
+    let first: Vec<_> = (0..3).map(|p| dir.entry(p).unwrap().name).collect();
+    tree.publish(models(&["org/a", "org/d"]));
+    let rest: Vec<_> = (3..).map_while(|p| Some(dir.entry(p)?.name)).collect();
+    assert_eq!((first, rest), (vec![".".into(), "..".into(), "b".into()], vec!["c".into(), "d".into()]));
+    assert_eq!(list_at(&tree, "org"), ["a", "d"]);
+}
+
+#[test]
+fn facts_are_attributes_of_files_and_of_the_models_directory() {
+    let shop = shop();
+    let tree = tree();
+    let revision = shop.revision("org/a", &[("dir/f", 100), ("empty", 0)]);
+    tree.publish(vec![revision.clone()]);
+    let value = |path, name| tree.xattr(walk(&tree, path).unwrap().ino, OsStr::new(name));
+    assert_eq!(value("org/a/dir/f", "user.silmaril.sha256"), Ok(hash("dir/f")));
+    assert_eq!(value("org/a/dir/f", "user.silmaril.pieces_root"), Ok(hash("dir/f 100")));
+    assert_eq!(value("org/a/dir/f", "user.silmaril.cached_bytes"), Ok("0".to_owned()));
+    let info_hash = revision.manifest.torrent.info_hash.to_string();
+    assert_eq!(value("org/a/dir/f", "user.silmaril.info_hash"), Ok(info_hash.clone()));
+    assert_eq!(value("org/a", "user.silmaril.info_hash"), Ok(info_hash));
+    assert_eq!(value("org/a", "user.silmaril.revision"), Ok("main".to_owned()));
+    assert_eq!(value("org/a", "user.silmaril.publisher"), Ok(hash("publisher")));
+    let absent = Err(TreeError::NoAttribute);
+    assert_eq!(value("org/a/empty", "user.silmaril.pieces_root"), absent);
+    assert_eq!(value("org/a/dir", "user.silmaril.info_hash"), absent);
+    assert_eq!(value("org/a/dir/f", "security.capability"), absent);
+    let names = |path| tree.xattr_names(walk(&tree, path).unwrap().ino).unwrap().len();
+    assert_eq!(
+        (names("org/a/dir/f"), names("org/a/empty"), names("org/a"), names("org/a/dir")),
+        (5, 3, 4, 0)
+    );
+}
+
+#[test]
+fn the_wrong_kind_is_told() {
+    let shop = shop();
+    let tree = tree();
+    tree.publish(vec![shop.revision("org/a", &[("f", 1)])]);
+    let file = walk(&tree, "org/a/f").unwrap().ino;
+    let dir = walk(&tree, "org/a").unwrap().ino;
+    assert_eq!(tree.lookup(file, OsStr::new("x")), Err(TreeError::NotDir));
+    assert_eq!(tree.open_dir(file).err(), Some(TreeError::NotDir));
+    assert_eq!(tree.file(dir).err(), Some(TreeError::IsDir));
+    assert_eq!(tree.link(dir), Err(TreeError::NotLink));
+    assert_eq!(tree.attr(Ino(u64::MAX)), Err(TreeError::Stale));
+    let not_utf8 = std::os::unix::ffi::OsStrExt::from_bytes(b"\xff");
+    assert!(matches!(tree.lookup(dir, not_utf8), Ok(Lookup::Absent(_))));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the paths, walking the listings finds exactly the files, each with its size and parents.
+    #[test]
+    fn a_walk_finds_exactly_the_files(
+        files in proptest::collection::btree_map("[a-c]{1,2}(/[a-c.]{1,2}x){0,3}", 0u64..1000, 1..40)
+    ) {
+        // No path may run through a file.
+        let files: BTreeMap<String, u64> = files
+            .iter()
+            .filter(|(path, _)| !files.keys().any(|other| other.starts_with(&format!("{path}/"))))
+            .map(|(path, size)| (path.clone(), *size))
+            .collect();
+        let shop = shop();
+        let tree = tree();
+        let list_of: Vec<(&str, u64)> = files.iter().map(|(p, s)| (p.as_str(), *s)).collect();
+        tree.publish(vec![shop.revision("org/a", &list_of)]);
+        let mut found = BTreeMap::new();
+        let mut seen = std::collections::HashSet::new();
+        let mut open = vec![(String::new(), walk(&tree, "org/a").unwrap().ino, walk(&tree, "org").unwrap().ino)];
+        while let Some((path, ino, parent)) = open.pop() {
+            prop_assert!(seen.insert(ino));
+            let dir = tree.open_dir(ino).unwrap();
+            let entries: Vec<_> = (0..).map_while(|p| dir.entry(p)).collect();
+            prop_assert_eq!((entries[0].attr.ino, entries[1].attr.ino), (ino, parent));
+            let subdirs = entries[2..].iter().filter(|e| e.attr.kind == InodeKind::Dir).count();
+            prop_assert_eq!(tree.attr(ino).unwrap().nlink as usize, 2 + subdirs);
+            for entry in &entries[2..] {
+                let below = format!("{path}{}", entry.name);
+                match entry.attr.kind {
+                    InodeKind::Dir => open.push((format!("{below}/"), entry.attr.ino, ino)),
+                    _ => {
+                        prop_assert!(seen.insert(entry.attr.ino));
+                        found.insert(below, entry.attr.size);
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(found, files);
+    }
+}
