@@ -18,8 +18,9 @@ SUDO     := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 HOST     := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
 # What the build, the tests and the demo need of Debian.
-PACKAGES := ca-certificates clang-format fuse3 g++ iproute2 libtorrent-rasterbar-dev pkg-config procps \
+PACKAGES := ca-certificates fuse3 g++ iproute2 libtorrent-rasterbar-dev pkg-config procps \
             python3 python3-libtorrent python3-venv unzip util-linux
+LINTERS  := clang-format
 
 # Tests make network namespaces, which takes root; the build itself does not.
 ifneq ($(SUDO),)
@@ -31,16 +32,21 @@ endif
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# $(1) packages: installs those that are missing, and does nothing over the network when none is.
+define ensure
+@missing=""; \
+for p in $(1); do \
+    dpkg-query -W -f '$${db:Status-Abbrev}' "$$p" 2>/dev/null | grep -q '^ii' || missing="$$missing $$p"; \
+done; \
+if [ -n "$$missing" ]; then \
+    echo "installing:$$missing"; \
+    $(SUDO) apt-get update -q; \
+    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
+fi
+endef
+
 setup: ## Install what the build, the tests and the demo need (Debian packages, with sudo where needed)
-	@missing=""; \
-	for p in $(PACKAGES); do \
-	    dpkg-query -W -f '$${db:Status-Abbrev}' "$$p" 2>/dev/null | grep -q '^ii' || missing="$$missing $$p"; \
-	done; \
-	if [ -n "$$missing" ]; then \
-	    echo "installing:$$missing"; \
-	    $(SUDO) apt-get update -q; \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
-	fi
+	$(call ensure,$(PACKAGES))
 	@command -v $(CARGO) >/dev/null || { \
 	    echo "error: cargo is not installed; get Rust 1.90 or later from https://rustup.rs" >&2; exit 1; }
 
@@ -82,6 +88,7 @@ bench: build fixtures ## Measure reads of a 1 GiB model through the mount
 	$(SUDO) tests/bench/bench.sh ./silmaril
 
 lint: setup ## clippy, rustfmt, clang-format, cargo-deny where installed, leftovers
+	$(call ensure,$(LINTERS))
 	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy rustfmt
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) fmt --check

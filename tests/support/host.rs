@@ -180,7 +180,6 @@ impl Host {
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", &self.home)
             .env("LANG", "C.UTF-8")
-            .env("RUST_BACKTRACE", "1")
             .current_dir(&self.home);
     }
 }
