@@ -87,3 +87,45 @@ impl Layout {
         Some((file, start..(start + u64::from(self.piece_length)).min(span.len)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn owners_and_pieces_agree(lengths in proptest::collection::vec(0u64..100_000, 1..8)) {
+            let layout = Layout::new(16384, lengths.iter().copied());
+            let mut next = 0;
+            for (file, &len) in lengths.iter().enumerate() {
+                let all = layout.pieces_of(file, 0, len);
+                prop_assert_eq!(all.clone(), next..next + len.div_ceil(16384) as u32);
+                next = all.end;
+                let mut end = 0;
+                for piece in all {
+                    let (owner, range) = layout.owner(PieceIndex(piece)).unwrap();
+                    prop_assert_eq!((owner, range.start), (file, end));
+                    prop_assert!(!range.is_empty() && range.end - range.start <= 16384);
+                    prop_assert_eq!(layout.pieces_of(file, range.start, range.end - range.start), piece..piece + 1);
+                    end = range.end;
+                }
+                prop_assert_eq!(end, len);
+            }
+            prop_assert_eq!(layout.piece_count(), next);
+            prop_assert_eq!(layout.owner(PieceIndex(next)), None);
+        }
+
+        #[test]
+        fn a_range_covers_exactly_the_pieces_of_its_bytes(len in 0u64..80_000, offset in 0u64..90_000, count in 0u64..90_000) {
+            let layout = Layout::new(16384, [5, 0, len, 7]);
+            let expected: Vec<u32> = (0..layout.piece_count())
+                .filter(|&piece| {
+                    let (file, range) = layout.owner(PieceIndex(piece)).unwrap();
+                    file == 2 && range.start < offset.saturating_add(count) && offset < range.end && count > 0
+                })
+                .collect();
+            prop_assert_eq!(layout.pieces_of(2, offset, count).collect::<Vec<_>>(), expected);
+        }
+    }
+}

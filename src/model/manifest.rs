@@ -1,14 +1,19 @@
-//! The signed description of one revision of a model.
+//! The signed description of one revision of a model: its fields. Reading, checking, writing and signing are in
+//! `codec`.
+
+use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::files::TorrentFile;
 use super::{InfoHash, Kind, Layout, ModelName, ModelRef, PiecesRoot, PublisherKey, Revision, Sha256Digest};
 
 /// One file of a revision. `files` of a manifest is in canonical (BEP 52 file tree) order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// Relative path with `/` between components, checked (see `manifest::check_path`).
+    /// Relative path with `/` between components, checked (see [`path::check_path`](super::path::check_path)).
     pub path: String,
     /// Length in bytes.
     pub size: u64,
@@ -23,6 +28,23 @@ pub struct FileEntry {
     pub other: Map<String, Value>,
 }
 
+impl FileEntry {
+    /// An entry without unknown fields.
+    pub fn new(
+        path: impl Into<String>,
+        size: u64,
+        sha256: Option<Sha256Digest>,
+        pieces_root: Option<PiecesRoot>,
+    ) -> Self {
+        Self { path: path.into(), size, sha256, pieces_root, other: Map::new() }
+    }
+
+    /// The file as its torrent describes it.
+    pub fn as_torrent_file(&self) -> TorrentFile<'_> {
+        TorrentFile { path: &self.path, size: self.size, pieces_root: self.pieces_root }
+    }
+}
+
 /// The torrent of a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TorrentEntry {
@@ -35,6 +57,10 @@ pub struct TorrentEntry {
     /// v2 info hash of the hybrid twin, where the publisher made one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hybrid_info_hash: Option<InfoHash>,
+    /// The info dictionary in base64, where it is not the one that silmaril makes of these files: torrents made by
+    /// others have other names, a v1 half or private keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub info: Option<String>,
     /// Fields this version does not know, kept as they came.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -76,9 +102,31 @@ pub struct Source {
     pub other: Map<String, Value>,
 }
 
-/// The description of one revision of a model. A value of this type has passed every check of
-/// `Manifest::from_json`: paths, limits, order, and that the files give the info hash.
+/// The JSON a manifest was read from, kept where writing the fields would not give it again (files in another
+/// order, explicit nulls): the signature is over what the signer wrote.
+#[derive(Clone, Default)]
+pub(super) struct Original(pub(super) Option<Arc<Value>>);
+
+/// Two manifests are equal when their fields are, however they were written.
+impl PartialEq for Original {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Original {}
+
+impl fmt::Debug for Original {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "kept" } else { "none" })
+    }
+}
+
+/// The description of one revision of a model. A value that came from outside, by `Manifest::from_json` or by
+/// serde, has passed every check: paths, limits, that the files give the info hash, and the signature if there is
+/// one. Its files are in canonical order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Manifest {
     /// Version of this format; 1.
     pub schema: u32,
@@ -131,11 +179,12 @@ pub struct Manifest {
     /// The torrent they make.
     pub torrent: TorrentEntry,
     /// BEP 9 magnet link.
+    #[serde(default)]
     pub magnet_uri: String,
     /// HTTP addresses that serve the files (BEP 19).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub web_seeds: Vec<String>,
-    /// Who signed.
+    /// Who signed; none without a signature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publisher: Option<PublisherKey>,
     /// Base64 Ed25519 signature over the canonical JSON without this field.
@@ -144,6 +193,9 @@ pub struct Manifest {
     /// Fields this version does not know, kept as they came.
     #[serde(flatten)]
     pub other: Map<String, Value>,
+    /// What it was read from.
+    #[serde(skip)]
+    pub(super) original: Original,
 }
 
 impl Manifest {

@@ -1,14 +1,29 @@
 //! What a model is: its name, its files, its manifest. No I/O beyond reading a directory.
 
+pub mod bencode;
+pub mod codec;
+pub mod files;
 pub mod ids;
+#[cfg(test)]
+mod known_answers;
 pub mod layout;
+pub mod legacy;
+pub mod magnet;
 pub mod manifest;
+pub mod merkle;
+pub mod metainfo;
 pub mod names;
+pub mod path;
 pub mod text;
 
+pub use codec::ManifestError;
 pub use ids::{InfoHash, PiecesRoot, PublisherKey, Sha256Digest};
 pub use layout::{FileSpan, Layout, PieceIndex};
+pub use legacy::{Document, LegacyManifest};
+pub use magnet::Magnet;
 pub use manifest::{FileEntry, Manifest};
+pub use merkle::PieceLayers;
+pub use metainfo::ParsedMetainfo;
 pub use names::{Kind, ModelName, ModelRef, Revision};
 
 /// The unit of BitTorrent v2 hashing and of request scheduling, in bytes (BEP 52).

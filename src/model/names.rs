@@ -50,9 +50,10 @@ pub struct ModelName {
 }
 
 impl ModelName {
-    /// Builds a name from its parts, each checked.
+    /// Builds a name from its parts, each checked. No organisation is called `datasets`, in any case: its models
+    /// could be taken for data sets.
     pub fn new(kind: Kind, org: &str, name: &str) -> Result<Self, NameError> {
-        if kind == Kind::Model && org == "datasets" {
+        if org.eq_ignore_ascii_case("datasets") {
             return Err(NameError::Shape(format!("{org}/{name}")));
         }
         Ok(Self { kind, org: component(org)?.to_owned(), name: component(name)?.to_owned() })
@@ -180,6 +181,68 @@ impl FromStr for ModelRef {
         match s.split_once('@') {
             Some((name, revision)) => Ok(Self { name: name.parse()?, revision: revision.parse()? }),
             None => Ok(Self { name: s.parse()?, revision: Revision::default() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_are_taken_apart() {
+        let model: ModelRef = "google/gemma-2b@v1.0".parse().unwrap();
+        assert_eq!(
+            (model.name.kind(), model.name.org(), model.name.name()),
+            (Kind::Model, "google", "gemma-2b")
+        );
+        assert_eq!((model.revision.as_str(), model.to_string().as_str()), ("v1.0", "google/gemma-2b@v1.0"));
+        let data: ModelRef = "datasets/rajpurkar/squad".parse().unwrap();
+        assert_eq!(
+            (data.name.kind(), data.name.org(), data.revision.is_default()),
+            (Kind::Dataset, "rajpurkar", true)
+        );
+        assert_eq!(data.to_string(), "datasets/rajpurkar/squad");
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        for text in [
+            "",
+            "a",
+            "a/",
+            "/b",
+            "a/b/c",
+            "a//b",
+            "../b",
+            "a/..",
+            "a/.hidden",
+            "-a/b",
+            "a b/c",
+            "datasets/a",
+            "Datasets/a",
+            "datasets/datasets/a",
+            "a/b@",
+            "a/b@../c",
+            "a/b@v1@v2",
+            "a/b\n",
+            "é/b",
+            "a/b@.git",
+        ] {
+            assert!(text.parse::<ModelRef>().is_err(), "{text:?}");
+        }
+        let long = "x".repeat(MAX_COMPONENT);
+        assert!(format!("{long}/{long}@{long}").parse::<ModelRef>().is_ok());
+        assert!(format!("{long}x/y").parse::<ModelRef>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn every_accepted_name_comes_back(text in "(datasets/)?[A-Za-z0-9._-]{1,4}/[A-Za-z0-9._-]{1,4}(@[A-Za-z0-9._-]{1,4})?") {
+            if let Ok(model) = text.parse::<ModelRef>() {
+                prop_assert_eq!(model.to_string().parse::<ModelRef>().unwrap(), model);
+            }
         }
     }
 }

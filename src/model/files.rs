@@ -1,0 +1,128 @@
+//! What must hold of the files of any torrent, whoever says them: a manifest, metainfo, or a directory.
+
+use std::collections::HashMap;
+
+use super::path::{self, PathError};
+use super::{PiecesRoot, is_piece_length};
+
+/// The most files of a torrent.
+pub const MAX_FILES: usize = 100_000;
+/// The most bytes of a torrent: what JSON numbers hold exactly in every language (RFC 8785 has doubles).
+pub const MAX_TOTAL: u64 = (1 << 53) - 1;
+/// The most pieces of a torrent; libtorrent loads no more.
+pub const MAX_PIECES: u64 = 1 << 21;
+
+/// A file as a torrent describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TorrentFile<'a> {
+    /// Relative path.
+    pub path: &'a str,
+    /// Bytes.
+    pub size: u64,
+    /// Merkle root; none for an empty file.
+    pub pieces_root: Option<PiecesRoot>,
+}
+
+/// Why a list of files is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FilesError {
+    /// A path is bad or clashes with another.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// Nothing there.
+    #[error("there are no files")]
+    Empty,
+    /// More than [`MAX_FILES`].
+    #[error("there are {0} files; at most {MAX_FILES} are accepted")]
+    TooMany(usize),
+    /// Not what [`is_piece_length`] accepts.
+    #[error("the piece length {0} is not a power of two from 16 KiB to 128 MiB")]
+    PieceLength(u32),
+    /// A file with bytes but no root.
+    #[error("the file {0:?} has no pieces root")]
+    NoRoot(String),
+    /// An empty file with a root.
+    #[error("the empty file {0:?} has a pieces root")]
+    RootOfNothing(String),
+    /// One root for two lengths: one of them is a lie.
+    #[error("the file {0:?} has the pieces root of a file with another size")]
+    RootOfOtherSize(String),
+    /// The sizes do not add up to a number that can be handled.
+    #[error("the sizes of the files add up to more than 2^53 - 1 bytes")]
+    TooLarge,
+    /// More than [`MAX_PIECES`].
+    #[error(
+        "there are {pieces} pieces of {piece_length} bytes; at most {MAX_PIECES} work: use longer pieces"
+    )]
+    TooManyPieces {
+        /// How many.
+        pieces: u64,
+        /// Bytes each.
+        piece_length: u32,
+    },
+}
+
+/// Checks files that are in canonical order, and returns the sum of their sizes.
+pub fn check<'a>(
+    piece_length: u32,
+    files: impl ExactSizeIterator<Item = TorrentFile<'a>> + Clone,
+) -> Result<u64, FilesError> {
+    match files.len() {
+        0 => return Err(FilesError::Empty),
+        n if n > MAX_FILES => return Err(FilesError::TooMany(n)),
+        _ => {}
+    }
+    if !is_piece_length(piece_length) {
+        return Err(FilesError::PieceLength(piece_length));
+    }
+    path::check_sorted(files.clone().map(|file| file.path))?;
+    let mut total = 0u64;
+    let mut pieces = 0u64;
+    let mut sizes = HashMap::new();
+    for file in files {
+        match file.pieces_root {
+            None if file.size > 0 => return Err(FilesError::NoRoot(file.path.to_owned())),
+            Some(_) if file.size == 0 => return Err(FilesError::RootOfNothing(file.path.to_owned())),
+            Some(root) if *sizes.entry(root).or_insert(file.size) != file.size => {
+                return Err(FilesError::RootOfOtherSize(file.path.to_owned()));
+            }
+            _ => {}
+        }
+        total =
+            total.checked_add(file.size).filter(|&total| total <= MAX_TOTAL).ok_or(FilesError::TooLarge)?;
+        pieces += file.size.div_ceil(u64::from(piece_length));
+    }
+    if pieces > MAX_PIECES {
+        return Err(FilesError::TooManyPieces { pieces, piece_length });
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, size: u64, root: Option<u8>) -> TorrentFile<'_> {
+        TorrentFile { path, size, pieces_root: root.map(|b| PiecesRoot([b; 32])) }
+    }
+
+    #[test]
+    fn lists_are_checked() {
+        let check = |files: &[TorrentFile<'_>]| check(16384, files.iter().copied());
+        assert_eq!(check(&[file("a", 3, Some(1)), file("b", 0, None), file("c", 3, Some(1))]), Ok(6));
+        assert_eq!(check(&[]), Err(FilesError::Empty));
+        assert_eq!(check(&[file("a", 3, None)]), Err(FilesError::NoRoot("a".into())));
+        assert_eq!(check(&[file("a", 0, Some(1))]), Err(FilesError::RootOfNothing("a".into())));
+        assert_eq!(
+            check(&[file("a", 3, Some(1)), file("b", 4, Some(1))]),
+            Err(FilesError::RootOfOtherSize("b".into()))
+        );
+        assert_eq!(check(&[file("a", u64::MAX, Some(1)), file("b", 2, Some(2))]), Err(FilesError::TooLarge));
+        assert!(matches!(check(&[file("a", 1 << 40, Some(1))]), Err(FilesError::TooManyPieces { .. })));
+        assert!(matches!(check(&[file("../a", 1, Some(1))]), Err(FilesError::Path(_))));
+        let paths: Vec<String> = (0..=MAX_FILES).map(|i| format!("{i:06}")).collect();
+        let many: Vec<_> = paths.iter().map(|path| file(path, 0, None)).collect();
+        assert_eq!(check(&many), Err(FilesError::TooMany(MAX_FILES + 1)));
+        assert_eq!(super::check(5, [file("a", 1, Some(1))].into_iter()), Err(FilesError::PieceLength(5)));
+    }
+}

@@ -1,0 +1,319 @@
+//! Manifests from before schema 1, and manifests in YAML.
+//!
+//! An older manifest has only `name`, `version`, `license`, `files` [{path, size, sha256}] and `magnet_uri`. It says
+//! no pieces roots, so it becomes a manifest only with the info dictionary that its swarm sends.
+
+use std::cell::Cell;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::codec::{MAX_MANIFEST, MAX_VALUES, ManifestError, parse_json};
+use super::magnet::Magnet;
+use super::metainfo::ParsedMetainfo;
+use super::{Manifest, ModelName, Revision, Sha256Digest, path};
+
+/// What a file given to `registry import` is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    /// A manifest of schema 1, checked.
+    Manifest(Box<Manifest>),
+    /// An older one.
+    Legacy(LegacyManifest),
+}
+
+impl Document {
+    /// Reads a manifest of either format, in JSON or YAML.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let value = match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            Some(b'{') => parse_json(bytes)?,
+            _ => parse_yaml(bytes)?,
+        };
+        match is_legacy(&value) {
+            true => LegacyManifest::from_value(value).map(Self::Legacy),
+            false => Manifest::from_value(value).map(|manifest| Self::Manifest(Box::new(manifest))),
+        }
+    }
+}
+
+/// One file of an older manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegacyFile {
+    /// Relative path, as written: it is only compared with the paths of the torrent.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of the file, where it was given.
+    pub sha256: Option<Sha256Digest>,
+}
+
+/// A manifest from before schema 1. It is never signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegacyManifest {
+    /// The model.
+    pub name: ModelName,
+    /// The revision; the default one where none was given.
+    pub version: Revision,
+    /// One paragraph for people.
+    pub description: Option<String>,
+    /// Licence.
+    pub license: Option<String>,
+    /// The files.
+    pub files: Vec<LegacyFile>,
+    /// The swarm.
+    pub magnet: Magnet,
+}
+
+#[derive(Deserialize)]
+struct RawFile {
+    path: String,
+    size: u64,
+    sha256: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    name: ModelName,
+    version: Option<Value>,
+    description: Option<String>,
+    license: Option<String>,
+    #[serde(default)]
+    files: Vec<RawFile>,
+    magnet_uri: String,
+}
+
+/// Whether a value is a manifest of the older format.
+pub(super) fn is_legacy(value: &Value) -> bool {
+    value.get("schema").is_none() && value.get("torrent").is_none() && value.get("magnet_uri").is_some()
+}
+
+impl LegacyManifest {
+    fn from_value(value: Value) -> Result<Self, ManifestError> {
+        let raw: Raw = serde_json::from_value(value)?;
+        let version = match raw.version {
+            None | Some(Value::Null) => Revision::default(),
+            // YAML reads `version: 1.0` as a number.
+            Some(Value::String(text)) => text.parse().map_err(serde_json::Error::custom)?,
+            Some(other) => other.to_string().parse().map_err(serde_json::Error::custom)?,
+        };
+        let file = |file: RawFile| {
+            let sha256 = file.sha256.filter(|text| !text.is_empty()).map(|text| text.parse()).transpose();
+            Ok(LegacyFile {
+                path: file.path,
+                size: file.size,
+                sha256: sha256.map_err(serde_json::Error::custom)?,
+            })
+        };
+        Ok(Self {
+            name: raw.name,
+            version,
+            description: raw.description,
+            license: raw.license,
+            files: raw.files.into_iter().map(file).collect::<Result<_, serde_json::Error>>()?,
+            magnet: raw.magnet_uri.parse()?,
+        })
+    }
+
+    /// Makes an unsigned manifest with the torrent that the swarm sent. Every file named here must be in it with
+    /// the same size.
+    pub fn complete(&self, torrent: &ParsedMetainfo) -> Result<Manifest, ManifestError> {
+        let shown = |path: &str| path.chars().take(120).collect::<String>();
+        if torrent.info_hash != self.magnet.info_hash {
+            return Err(ManifestError::Swarm(format!("it is the torrent {}", torrent.info_hash)));
+        }
+        let mut manifest = Manifest::from_metainfo(self.name.clone(), self.version.clone(), torrent)?;
+        for file in &self.files {
+            let at = (manifest.files)
+                .binary_search_by(|here| path::compare(&here.path, &file.path))
+                .map_err(|_| ManifestError::Swarm(format!("{:?} is not in it", shown(&file.path))))?;
+            let here = &mut manifest.files[at];
+            if here.size != file.size {
+                let (path, size, stated) = (shown(&file.path), here.size, file.size);
+                return Err(ManifestError::Swarm(format!("{path:?} has {size} bytes instead of {stated}")));
+            }
+            here.sha256 = file.sha256;
+        }
+        manifest.description.clone_from(&self.description);
+        manifest.license.clone_from(&self.license);
+        let mut magnet = Magnet::new(torrent.info_hash, &torrent.name);
+        magnet.trackers.clone_from(&self.magnet.trackers);
+        magnet
+            .trackers
+            .extend(torrent.trackers.iter().filter(|t| !self.magnet.trackers.contains(t)).cloned());
+        manifest.magnet_uri = magnet.to_string();
+        Ok(manifest)
+    }
+}
+
+/// Reads YAML into a JSON value. Aliases multiply, so what they expand to is counted, not what is written.
+fn parse_yaml(bytes: &[u8]) -> Result<Value, ManifestError> {
+    if bytes.len() > MAX_MANIFEST {
+        return Err(ManifestError::TooLarge);
+    }
+    let budget = Budget { values: Cell::new(MAX_VALUES), bytes: Cell::new(2 * MAX_MANIFEST) };
+    Ok(Bounded(&budget).deserialize(serde_yaml::Deserializer::from_slice(bytes))?)
+}
+
+struct Budget {
+    values: Cell<usize>,
+    bytes: Cell<usize>,
+}
+
+impl Budget {
+    fn take<E: serde::de::Error>(&self, bytes: usize) -> Result<(), E> {
+        match (self.values.get().checked_sub(1), self.bytes.get().checked_sub(bytes)) {
+            (Some(values), Some(bytes)) => {
+                self.values.set(values);
+                self.bytes.set(bytes);
+                Ok(())
+            }
+            _ => Err(E::custom("it expands to more than a manifest can hold")),
+        }
+    }
+}
+
+/// Builds a JSON value within a budget.
+#[derive(Clone, Copy)]
+struct Bounded<'a>(&'a Budget);
+
+impl<'de> DeserializeSeed<'de> for Bounded<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Bounded<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value that JSON has too")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
+        self.0.take(0).map(|()| Value::Null)
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
+        self.0.take(0).map(|()| value.into())
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+        self.0.take(0).map(|()| value.into())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
+        self.0.take(0).map(|()| value.into())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        self.0.take(0).map(|()| value.into())
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        self.0.take(value.len()).map(|()| value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        self.0.take(0)?;
+        let mut list = Vec::new();
+        while let Some(value) = seq.next_element_seed(self)? {
+            list.push(value);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        self.0.take(0)?;
+        let mut fields = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            self.0.take(key.len())?;
+            fields.insert(key, map.next_value_seed(self)?);
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::metainfo::parse_metainfo;
+
+    const TORRENT: &[u8] = include_bytes!("../../tests/fixtures/v2.torrent");
+
+    fn old(files: &str) -> String {
+        let hash = parse_metainfo(TORRENT).unwrap().info_hash;
+        format!(
+            "name: org/model\nversion: 1.0\nlicense: mit\nfiles: {files}\nmagnet_uri: 'magnet:?xt=urn:btmh:1220{hash}&tr=udp%3A%2F%2Fmine:1'\n"
+        )
+    }
+
+    fn legacy(text: &str) -> LegacyManifest {
+        match Document::parse(text.as_bytes()).unwrap() {
+            Document::Legacy(legacy) => legacy,
+            Document::Manifest(_) => panic!("taken for schema 1"),
+        }
+    }
+
+    #[test]
+    fn an_older_manifest_becomes_one_with_its_torrent() {
+        let sha = "ab".repeat(32);
+        let legacy = legacy(&old(&format!(
+            "[{{path: a.b, size: 5, sha256: {sha}}}, {{path: empty, size: 0, sha256: ''}}]"
+        )));
+        assert_eq!((legacy.name.to_string().as_str(), legacy.version.as_str()), ("org/model", "1.0"));
+        let manifest = legacy.complete(&parse_metainfo(TORRENT).unwrap()).unwrap();
+        assert_eq!(manifest.license.as_deref(), Some("mit"));
+        assert_eq!(manifest.files.len(), 5);
+        let hashes: Vec<_> =
+            manifest.files.iter().filter_map(|f| Some((f.path.as_str(), f.sha256?.to_string()))).collect();
+        assert_eq!(hashes, [("a.b", sha)]);
+        assert!(manifest.magnet_uri.contains("mine") && manifest.magnet_uri.contains("t.example"));
+        assert_eq!(manifest.signed_by(), None);
+        assert_eq!(Manifest::from_json(&manifest.to_json()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn an_older_manifest_in_json_is_the_same() {
+        let yaml = old("[]");
+        let value: Value = serde_yaml::from_str(&yaml).unwrap();
+        assert_eq!(legacy(&serde_json::to_string(&value).unwrap()), legacy(&yaml));
+        let error = Manifest::from_json(&serde_json::to_vec(&value).unwrap()).unwrap_err();
+        assert!(matches!(error, ManifestError::Old));
+    }
+
+    #[test]
+    fn an_older_manifest_of_other_files_is_refused() {
+        let torrent = parse_metainfo(TORRENT).unwrap();
+        for files in ["[{path: a.b, size: 6}]", "[{path: other, size: 5}]"] {
+            assert!(
+                matches!(legacy(&old(files)).complete(&torrent), Err(ManifestError::Swarm(_))),
+                "{files}"
+            );
+        }
+        let mut other = torrent.clone();
+        other.info_hash.0[0] ^= 1;
+        assert!(matches!(legacy(&old("[]")).complete(&other), Err(ManifestError::Swarm(_))));
+    }
+
+    #[test]
+    fn yaml_that_expands_without_bound_is_refused() {
+        let list = format!("a: &a [{}]\nb: [{}]\n", "0,".repeat(20_000), "*a,".repeat(20_000));
+        let text = format!("a: &a '{}'\nb: [{}]\n", "x".repeat(1_000_000), "*a,".repeat(1000));
+        for bomb in [list, text, "a: &a [*a]".to_owned(), "[".repeat(100_000)] {
+            assert!(matches!(Document::parse(bomb.as_bytes()), Err(ManifestError::Yaml(_))));
+        }
+    }
+
+    #[test]
+    fn what_is_no_manifest_is_refused() {
+        for text in
+            ["", "7", "[]", "{}", "name: org/model", "a: 1", "{\"name\": \"org/model\"}", "\u{0}", "{"]
+        {
+            assert!(Document::parse(text.as_bytes()).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Magnet links of v2 torrents (BEP 9, BEP 52): `magnet:?xt=urn:btmh:1220<info hash>&dn=…&tr=…`.
+
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use super::InfoHash;
+
+/// Longest link that is read, in bytes.
+pub const MAX_MAGNET: usize = 64 * 1024;
+
+/// A magnet link with a v2 info hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Magnet {
+    /// `xt=urn:btmh:`.
+    pub info_hash: InfoHash,
+    /// `dn`: a name for people.
+    pub display_name: Option<String>,
+    /// `tr`.
+    pub trackers: Vec<String>,
+    /// `ws`: HTTP addresses that serve the content (BEP 19).
+    pub web_seeds: Vec<String>,
+    /// `xs`: addresses of the metainfo file.
+    pub exact_sources: Vec<String>,
+    /// `x.pe`: peers. Host names are not looked up and are left out.
+    pub peers: Vec<SocketAddr>,
+}
+
+/// Why a string is not a usable magnet link.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MagnetError {
+    /// Another scheme.
+    #[error("a magnet link starts with magnet:?")]
+    Scheme,
+    /// Longer than any real link.
+    #[error("the magnet link is longer than {MAX_MAGNET} bytes")]
+    TooLong,
+    /// A broken `%` escape, or bytes that are not UTF-8.
+    #[error("the magnet link has a broken escape in {0:?}")]
+    Escape(String),
+    /// `urn:btmh:` with something that is not a SHA-256.
+    #[error("{0:?} is not a v2 info hash (urn:btmh:1220 and 64 hexadecimal digits)")]
+    Hash(String),
+    /// Two v2 info hashes.
+    #[error("the magnet link names two v2 torrents")]
+    Ambiguous,
+    /// Only `urn:btih:`.
+    #[error("the magnet link is of a BitTorrent v1 torrent; only v2 and hybrid ones (urn:btmh:) can be used")]
+    V1Only,
+    /// No `xt`.
+    #[error("the magnet link has no info hash (xt=urn:btmh:...)")]
+    NoHash,
+}
+
+impl Magnet {
+    /// A link with only a hash and a name.
+    pub fn new(info_hash: InfoHash, display_name: &str) -> Self {
+        Self {
+            info_hash,
+            display_name: Some(display_name.to_owned()),
+            trackers: Vec::new(),
+            web_seeds: Vec::new(),
+            exact_sources: Vec::new(),
+            peers: Vec::new(),
+        }
+    }
+}
+
+fn escape(out: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.write_char(byte.into())?
+            }
+            _ => write!(out, "%{byte:02X}")?,
+        }
+    }
+    Ok(())
+}
+
+fn unescape(text: &str) -> Result<String, MagnetError> {
+    let broken = || MagnetError::Escape(text.chars().take(80).collect());
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        match first {
+            b'%' => {
+                let mut byte = [0];
+                hex::decode_to_slice(rest.get(..2).ok_or_else(broken)?, &mut byte).map_err(|_| broken())?;
+                bytes.push(byte[0]);
+                rest = &rest[2..];
+            }
+            b'+' => bytes.push(b' '),
+            _ => bytes.push(*first),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| broken())
+}
+
+impl FromStr for Magnet {
+    type Err = MagnetError;
+
+    fn from_str(text: &str) -> Result<Self, MagnetError> {
+        let text = text.trim();
+        if text.len() > MAX_MAGNET {
+            return Err(MagnetError::TooLong);
+        }
+        let query = (text.get(..8).filter(|start| start.eq_ignore_ascii_case("magnet:?")))
+            .map(|_| &text[8..])
+            .ok_or(MagnetError::Scheme)?;
+        let mut info_hash = None;
+        let mut v1 = false;
+        let mut magnet = Self::new(InfoHash([0; 32]), "");
+        magnet.display_name = None;
+        for pair in query.split('&') {
+            let Some((key, value)) = pair.split_once('=') else { continue };
+            let value = unescape(value)?;
+            // Repeated keys may be numbered: tr.1, xt.2.
+            match key.split_once('.').map_or(key, |(base, number)| if base == "x" { number } else { base }) {
+                "xt" => {
+                    if let Some(hash) = value.strip_prefix("urn:btmh:") {
+                        let hash: InfoHash =
+                            (hash.strip_prefix("1220").and_then(|hash| hash.parse().ok()))
+                                .ok_or_else(|| MagnetError::Hash(value.chars().take(100).collect()))?;
+                        if info_hash.replace(hash).is_some_and(|other| other != hash) {
+                            return Err(MagnetError::Ambiguous);
+                        }
+                    }
+                    v1 |= value.starts_with("urn:btih:");
+                }
+                "dn" => magnet.display_name = Some(value),
+                "tr" => magnet.trackers.push(value),
+                "ws" => magnet.web_seeds.push(value),
+                "xs" => magnet.exact_sources.push(value),
+                "pe" => magnet.peers.extend(value.parse::<SocketAddr>()),
+                _ => {}
+            }
+        }
+        magnet.info_hash = info_hash.ok_or(if v1 { MagnetError::V1Only } else { MagnetError::NoHash })?;
+        Ok(magnet)
+    }
+}
+
+impl fmt::Display for Magnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "magnet:?xt=urn:btmh:1220{}", self.info_hash)?;
+        let lists = [("tr", &self.trackers), ("ws", &self.web_seeds), ("xs", &self.exact_sources)];
+        let name = self.display_name.iter().map(|name| ("dn", name));
+        for (key, value) in
+            name.chain(lists.iter().flat_map(|(key, list)| list.iter().map(|value| (*key, value))))
+        {
+            write!(f, "&{key}=")?;
+            escape(f, value)?;
+        }
+        self.peers.iter().try_for_each(|peer| write!(f, "&x.pe={peer}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HASH: &str = "3ed3ae080c3d0bcf7d921ddacf94e788f7e1fd51e3481ee90764f4013cc14e48";
+
+    #[test]
+    fn links_are_read() {
+        let text = format!(
+            "magnet:?xt=urn:btih:631a31dd0a46257d5078c0dee4e66e26f73e42ac&xt=urn:btmh:1220{HASH}&dn=a+b%20c\
+             &tr=udp%3A%2F%2Ft%3A1&tr.1=http://u/a&x.pe=10.0.0.1:6881&x.pe=[::1]:7&x.pe=host:1&xs=http%3A%2F%2Fx&zz"
+        );
+        let magnet: Magnet = text.parse().unwrap();
+        assert_eq!(magnet.info_hash.to_string(), HASH);
+        assert_eq!(magnet.display_name.as_deref(), Some("a b c"));
+        assert_eq!(magnet.trackers, ["udp://t:1", "http://u/a"]);
+        assert_eq!(magnet.exact_sources, ["http://x"]);
+        assert_eq!(magnet.peers, ["10.0.0.1:6881".parse().unwrap(), "[::1]:7".parse().unwrap()]);
+        assert_eq!(magnet.to_string().parse::<Magnet>().unwrap(), magnet);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused() {
+        let other = HASH.replace('3', "4");
+        for (text, error) in [
+            ("http://x".to_owned(), MagnetError::Scheme),
+            ("magnet:?dn=x".into(), MagnetError::NoHash),
+            ("magnet:?xt=urn:btih:631a31dd0a46257d5078c0dee4e66e26f73e42ac".into(), MagnetError::V1Only),
+            (format!("magnet:?xt=urn:btmh:1220{HASH}&xt=urn:btmh:1220{other}"), MagnetError::Ambiguous),
+            (format!("magnet:?xt=urn:btmh:1220{HASH}&dn=%zz"), MagnetError::Escape("%zz".into())),
+            (format!("magnet:?xt=urn:btmh:1220{HASH}&dn=%f"), MagnetError::Escape("%f".into())),
+            ("magnet:?xt=urn:btmh:1220abcd".into(), MagnetError::Hash("urn:btmh:1220abcd".into())),
+            (format!("magnet:?dn={}", "x".repeat(MAX_MAGNET)), MagnetError::TooLong),
+        ] {
+            assert_eq!(text.parse::<Magnet>(), Err(error));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_link_comes_back(name in ".*", tracker in ".*", hash: [u8; 32]) {
+            let mut magnet = Magnet::new(InfoHash(hash), &name);
+            magnet.trackers.push(tracker);
+            prop_assert_eq!(magnet.to_string().parse::<Magnet>().unwrap(), magnet);
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text in "(magnet:\\?)?.*") {
+            let _ = text.parse::<Magnet>();
+        }
+    }
+}
