@@ -21,7 +21,7 @@ pub enum Document {
     /// A manifest of schema 1, checked.
     Manifest(Box<Manifest>),
     /// An older one.
-    Legacy(LegacyManifest),
+    Legacy(Box<LegacyManifest>),
 }
 
 impl Document {
@@ -32,7 +32,7 @@ impl Document {
             _ => parse_yaml(bytes)?,
         };
         match is_legacy(&value) {
-            true => LegacyManifest::from_value(value).map(Self::Legacy),
+            true => LegacyManifest::from_value(value).map(|manifest| Self::Legacy(Box::new(manifest))),
             false => Manifest::from_value(value).map(|manifest| Self::Manifest(Box::new(manifest))),
         }
     }
@@ -253,7 +253,7 @@ mod tests {
 
     fn legacy(text: &str) -> LegacyManifest {
         match Document::parse(text.as_bytes()).unwrap() {
-            Document::Legacy(legacy) => legacy,
+            Document::Legacy(legacy) => *legacy,
             Document::Manifest(_) => panic!("taken for schema 1"),
         }
     }

@@ -105,7 +105,7 @@ pub struct Source {
 /// The JSON a manifest was read from, kept where writing the fields would not give it again (files in another
 /// order, explicit nulls): the signature is over what the signer wrote.
 #[derive(Clone, Default)]
-pub(super) struct Original(pub(super) Option<Arc<Value>>);
+pub(crate) struct Original(pub(super) Option<Arc<Value>>);
 
 /// Two manifests are equal when their fields are, however they were written.
 impl PartialEq for Original {
@@ -195,7 +195,7 @@ pub struct Manifest {
     pub other: Map<String, Value>,
     /// What it was read from.
     #[serde(skip)]
-    pub(super) original: Original,
+    pub(crate) original: Original,
 }
 
 impl Manifest {
