@@ -3,6 +3,15 @@
 //! `support` builds what they run on: hosts in network namespaces, processes with deadlines, real models. Every
 //! other directory holds the tests of one part, one file a promise or symptom. They need root (`make test`).
 
+mod cli {
+    pub mod doctor;
+    pub mod errors;
+    pub mod help;
+    pub mod init;
+    pub mod pipes;
+    pub mod program;
+}
+
 mod support {
     pub mod fixtures;
     pub mod host;
@@ -36,7 +45,7 @@ mod mount {
 fn every_test_file_is_included() {
     let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let included = include_str!("main.rs");
-    for part in ["support", "e2e", "engine", "fetch", "mount"] {
+    for part in ["support", "cli", "e2e", "engine", "fetch", "mount"] {
         let Ok(files) = std::fs::read_dir(tests.join(part)) else { continue };
         for file in files.map(|f| f.unwrap().path()) {
             if file.extension().is_some_and(|e| e == "rs") {

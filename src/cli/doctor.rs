@@ -4,6 +4,11 @@ use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::io::Errno;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
@@ -51,6 +56,7 @@ pub fn run(_args: &Args, context: &Context) -> Result<(), CommandError> {
     };
     say("fuse device", fuse_device())?;
     say("fusermount3", fusermount())?;
+    say("mounts", mounts())?;
     match Config::load(&context.load_options()) {
         Err(error) => say(
             "configuration",
@@ -101,6 +107,46 @@ fn fusermount() -> Finding {
             Warn("not found; only users other than root need it".into(), remedy)
         }
         None => Fail("not found; mounting needs it".into(), remedy),
+    }
+}
+
+/// How long a mount may take to answer; it does so from memory.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Looks for mounts whose process has died or hangs.
+fn mounts() -> Finding {
+    let mounts = match crate::mount::list_mounts() {
+        Ok(mounts) => mounts,
+        Err(error) => return Fail(error.to_string(), "is /proc mounted?".into()),
+    };
+    let points: Vec<PathBuf> = mounts.into_iter().map(|mount| mount.mountpoint).collect();
+    for point in &points {
+        if let Err(why) = answers(point) {
+            return Warn(
+                format!("{}: {why}", point.display()),
+                format!("silmaril unmount {}", point.display()),
+            );
+        }
+    }
+    match points.is_empty() {
+        true => Fine("none".to_owned()),
+        false => Fine(join(&points.iter().map(|p| p.display()).collect::<Vec<_>>())),
+    }
+}
+
+/// Asks on a thread of its own, since whoever asks a mount that hangs hangs, too.
+fn answers(point: &Path) -> Result<(), String> {
+    let (tell, told) = mpsc::channel();
+    let path = point.to_owned();
+    // After the deadline nobody listens any more.
+    std::thread::spawn(move || tell.send(path.metadata().map(|_| ())).ok());
+    match told.recv_timeout(ANSWER_WITHIN) {
+        Ok(Err(e)) if e.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
+            Err("the process behind it has died".to_owned())
+        }
+        // Another user's mount is none of our business.
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("it does not answer within {} s", ANSWER_WITHIN.as_secs())),
     }
 }
 
@@ -164,8 +210,6 @@ fn join(items: &[impl Display]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     fn config(dir: &std::path::Path) -> Config {

@@ -1,0 +1,36 @@
+//! `doctor` says what is wrong with this machine and what to do.
+
+use super::program::Home;
+
+fn line<'a>(said: &'a str, check: &str) -> &'a str {
+    said.lines().find(|l| l.contains(check)).unwrap_or_else(|| panic!("no {check:?} in:\n{said}"))
+}
+
+#[test]
+fn a_new_home_is_told_to_init_and_then_is_well() {
+    let home = Home::new();
+    let said = home.run(&["doctor"]).stdout;
+    assert!(line(&said, "publisher key").starts_with("warn"), "{said}");
+    assert!(said.contains("silmaril init"), "{said}");
+    home.run(&["init"]).ok();
+    let said = home.run(&["doctor"]).stdout;
+    for check in ["configuration", "base directory", "publisher key", "listen port", "node"] {
+        assert!(line(&said, check).starts_with("ok"), "{said}");
+    }
+}
+
+#[test]
+fn a_failed_check_is_exit_code_1() {
+    let home = Home::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    home.configure(&format!("network: {{listen_address: 127.0.0.1, listen_port: {port}}}\n"));
+    let run = home.run(&["doctor"]);
+    let said = run.stdout.clone();
+    assert!(line(&said, "listen port").starts_with("fail"), "{said}");
+    assert!(run.error(1).ends_with("failed"));
+    home.configure("nonsense: 1\n");
+    let said = home.run(&["doctor"]).stdout;
+    assert!(line(&said, "configuration").starts_with("fail"), "{said}");
+    assert!(said.contains("init --force"), "{said}");
+}

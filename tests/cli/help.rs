@@ -1,0 +1,82 @@
+//! The help of every command, as users see it, is in `help.txt`; the manual and the completions know them all.
+
+use super::program::Home;
+
+/// Names of all commands, as the help lists them.
+fn commands(home: &Home) -> Vec<String> {
+    let help = home.run(&["-h"]).ok();
+    let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    list.lines().map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn help_of_every_command_is_as_recorded() {
+    let home = Home::new();
+    let mut text = home.run(&["--help"]).ok();
+    for command in commands(&home) {
+        let help = home.run(&[&command, "--help"]).ok();
+        assert!(help.contains(&format!("Usage: silmaril {command}")), "{help}");
+        text.push_str(&format!("\n$ silmaril {command} --help\n{help}"));
+    }
+    let recorded = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/help.txt");
+    if std::env::var_os("UPDATE_HELP").is_some() {
+        std::fs::write(&recorded, &text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&recorded).unwrap_or_default();
+    for (number, (now, then)) in text.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(now, then, "line {} of tests/cli/help.txt; UPDATE_HELP=1 records anew", number + 1);
+    }
+    assert_eq!(text, expected, "tests/cli/help.txt has another length; UPDATE_HELP=1 records anew");
+    for line in text.lines() {
+        assert!(line.chars().count() <= 120, "too wide: {line}");
+    }
+}
+
+#[test]
+fn no_arguments_show_the_help_and_are_wrong_usage() {
+    let run = Home::new().run(&[]);
+    assert_eq!(run.status.code(), Some(2));
+    assert!(run.stderr.contains("Usage: silmaril [OPTIONS] <COMMAND>"), "{}", run.stderr);
+    assert_eq!(run.stdout, "");
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let version = Home::new().run(&["--version"]).ok();
+    assert_eq!(version, format!("silmaril {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_manual_has_a_page_for_every_command() {
+    let home = Home::new();
+    let manual = home.run(&["man"]).ok();
+    for command in commands(&home) {
+        let title = format!(".TH silmaril-{command} 1");
+        assert!(manual.contains(&title), "no {title:?} in the manual");
+    }
+    assert!(manual.contains(".TH silmaril-registry-import 1"), "no page of a nested command");
+    assert!(!manual.contains("ready-on-stdout"), "a hidden option is in the manual");
+}
+
+#[test]
+fn completions_know_every_command() {
+    let home = Home::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = home.run(&["completions", shell]).ok();
+        for command in commands(&home) {
+            assert!(script.contains(&command), "{shell} does not complete {command}");
+        }
+    }
+    home.run(&["completions", "tcsh"]).error(2);
+}
+
+#[test]
+fn bash_takes_its_completions() {
+    let home = Home::new();
+    std::fs::write(home.path("completions"), home.run(&["completions", "bash"]).ok()).unwrap();
+    let script = ". ./completions && COMP_WORDS=(silmaril un) COMP_CWORD=1 && _silmaril silmaril un && echo ${COMPREPLY[@]}";
+    let mut bash = std::process::Command::new("bash");
+    bash.args(["--norc", "-c", script]).current_dir(home.path("."));
+    let replies = crate::support::process::Finished::of(&mut bash, crate::support::process::PATIENCE).ok();
+    assert_eq!(replies.trim(), "unmount");
+}

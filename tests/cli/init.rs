@@ -1,0 +1,125 @@
+//! `init` makes what is missing and never destroys; `--cleanup` deletes what silmaril made and nothing else.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::program::Home;
+
+#[test]
+fn init_makes_everything_once_and_again_changes_nothing() {
+    let home = Home::new();
+    let said = home.run(&["init"]).ok();
+    assert_eq!(said.matches("made").count(), 3, "{said}");
+    let mode = |path| home.path(path).metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(".silmaril"), 0o700);
+    assert_eq!(mode(".silmaril/keys/publisher.key"), 0o600);
+    let before = home.files();
+    let fingerprint = |said: &str| said.lines().find(|l| l.contains("fingerprint")).unwrap().to_owned();
+    let again = home.run(&["init"]).ok();
+    assert_eq!(again.matches("kept").count(), 3, "{again}");
+    assert_eq!(fingerprint(&again), fingerprint(&said));
+    assert_eq!(home.files(), before);
+    assert!(home.run(&["key", "show"]).ok().contains(fingerprint(&said).split_whitespace().last().unwrap()));
+}
+
+#[test]
+fn force_writes_the_configuration_anew_but_keeps_the_key() {
+    let home = Home::new();
+    home.run(&["init"]).ok();
+    let key = std::fs::read(home.path(".silmaril/keys/publisher.key")).unwrap();
+    let fresh = std::fs::read(home.path(".config/silmaril/config.yaml")).unwrap();
+    home.configure("network: {listen_port: 7}\n");
+    home.run(&["init"]).ok();
+    assert_ne!(std::fs::read(home.path(".config/silmaril/config.yaml")).unwrap(), fresh);
+    home.run(&["init", "--force"]).ok();
+    assert_eq!(std::fs::read(home.path(".config/silmaril/config.yaml")).unwrap(), fresh);
+    assert_eq!(std::fs::read(home.path(".silmaril/keys/publisher.key")).unwrap(), key);
+}
+
+#[test]
+fn force_mends_a_configuration_that_cannot_be_read() {
+    let home = Home::new();
+    home.configure("nonsense: true\n");
+    home.run(&["init"]).error(2);
+    assert!(!home.path(".silmaril").exists());
+    home.run(&["init", "--force"]).ok();
+    home.run(&["list"]).ok();
+}
+
+#[test]
+fn the_path_becomes_the_base_directory_of_later_commands() {
+    let home = Home::new();
+    home.run(&["init", "--path", "elsewhere/base"]).ok();
+    let key = home.run(&["key", "show", "--json"]).ok();
+    let key: serde_json::Value = serde_json::from_str(&key).unwrap();
+    assert_eq!(
+        key["path"].as_str().unwrap(),
+        home.path("elsewhere/base/keys/publisher.key").to_str().unwrap()
+    );
+    assert!(!home.path(".silmaril").exists());
+}
+
+#[test]
+fn a_base_directory_that_cannot_be_made_leaves_no_configuration() {
+    let home = Home::new();
+    std::fs::write(home.path("file"), "").unwrap();
+    let error = home.run(&["init", "--path", "file/base"]).error(1);
+    assert!(error.contains("file/base"), "{error}");
+    assert_eq!(home.files().len(), 1, "{:?}", home.files().keys());
+}
+
+#[test]
+fn cleanup_without_a_terminal_needs_yes() {
+    let home = Home::new();
+    home.run(&["init"]).ok();
+    let before = home.files();
+    let run = home.run(&["init", "--cleanup"]);
+    assert!(run.stdout.contains(home.path(".silmaril/keys").to_str().unwrap()), "{}", run.stdout);
+    assert!(run.stderr.contains("help: --yes"), "{}", run.stderr);
+    assert!(run.stderr.contains("publisher key"), "{}", run.stderr);
+    run.error(2);
+    assert_eq!(home.files(), before);
+}
+
+#[test]
+fn cleanup_deletes_what_silmaril_made_and_nothing_else() {
+    let home = Home::new();
+    home.run(&["init"]).ok();
+    let mine =
+        [".silmaril/models/acme/mine/model.safetensors", ".silmaril/notes.txt", ".config/other/config"];
+    let fetched = ".silmaril/models/acme/fetched";
+    for path in mine.into_iter().chain([".silmaril/models/acme/fetched/.silmaril.json"]) {
+        std::fs::create_dir_all(home.path(path).parent().unwrap()).unwrap();
+        std::fs::write(home.path(path), "{}").unwrap();
+    }
+    let said = home.run(&["init", "--cleanup", "--yes"]).ok();
+    assert!(said.contains(home.path(fetched).to_str().unwrap()), "{said}");
+    let mut left: Vec<_> = home.files().into_keys().collect();
+    left.sort();
+    let mut expected: Vec<_> = mine.into_iter().map(std::path::PathBuf::from).collect();
+    expected.sort();
+    assert_eq!(left, expected);
+}
+
+#[test]
+fn cleanup_of_an_unused_home_deletes_all_and_can_be_repeated() {
+    let home = Home::new();
+    home.run(&["init"]).ok();
+    home.run(&["init", "--cleanup", "--yes"]).ok();
+    assert!(!home.path(".silmaril").exists() && !home.path(".config/silmaril").exists());
+    assert_eq!(home.run(&["init", "--cleanup", "--yes"]).ok(), "nothing to delete\n");
+}
+
+#[test]
+fn cleanup_refuses_while_a_process_holds_the_base_directory() {
+    let home = Home::new();
+    home.run(&["init"]).ok();
+    let before = home.files();
+    let paths = silmaril::paths::Paths::below(&home.path(".silmaril"));
+    let held = silmaril::node::lock::NodeLock::take(&paths).unwrap();
+    let error = home.run(&["init", "--cleanup", "--yes"]).error(1);
+    assert!(error.contains("is using"), "{error}");
+    drop(held);
+    for file in before.keys() {
+        assert!(home.files().contains_key(file), "{} is gone", file.display());
+    }
+}

@@ -1,0 +1,59 @@
+//! The program run by a user with a home directory of their own, for commands that need no network.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::process::{Finished, PATIENCE};
+
+/// A user's home directory.
+pub struct Home(tempfile::TempDir);
+
+impl Home {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// A path below it.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.0.path().join(below)
+    }
+
+    /// The program with arguments, run in the home directory.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_silmaril"));
+        command.args(args).env_clear().env("HOME", self.0.path()).env("LANG", "C.UTF-8");
+        command.current_dir(self.0.path());
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, args: &[&str]) -> Finished {
+        Finished::of(&mut self.command(args), PATIENCE)
+    }
+
+    /// Writes the configuration file.
+    pub fn configure(&self, text: &str) -> PathBuf {
+        let path = self.path(".config/silmaril/config.yaml");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// All files below, by relative path, with their bytes.
+    pub fn files(&self) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+        fn walk(root: &Path, dir: &Path, found: &mut std::collections::BTreeMap<PathBuf, Vec<u8>>) {
+            for entry in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap()) {
+                let path = entry.path();
+                if entry.file_type().unwrap().is_dir() {
+                    walk(root, &path, found);
+                } else if entry.file_type().unwrap().is_file() {
+                    found.insert(path.strip_prefix(root).unwrap().to_owned(), std::fs::read(&path).unwrap());
+                }
+            }
+        }
+        let mut found = std::collections::BTreeMap::new();
+        walk(self.0.path(), self.0.path(), &mut found);
+        found
+    }
+}
