@@ -38,10 +38,10 @@ pub struct Args {
     #[arg(long)]
     no_verify: bool,
     /// Get only files that match; may be repeated
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, value_name = "GLOB", value_parser = glob)]
     include: Vec<String>,
     /// Leave out files that match; may be repeated
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, value_name = "GLOB", value_parser = glob)]
     exclude: Vec<String>,
     /// Refuse it unless this publisher signed it (key or fingerprint)
     #[arg(long, value_name = "KEY")]
@@ -52,6 +52,10 @@ pub struct Args {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+}
+
+fn glob(text: &str) -> Result<String, globset::Error> {
+    globset::Glob::new(text).map(|_| text.to_owned())
 }
 
 /// Fetches, checks, and seeds if asked to.
@@ -74,7 +78,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         let mut signals = StopSignals::new()?;
         let node = signals.unless(async { Ok(Node::start(config, options).await?) }).await?;
         let result = work(args, context, &node, &request, &mut signals).await;
-        signals.stopping(node.stop()).await;
+        signals.stopping(node.stop(), || ()).await;
         result
     })
 }

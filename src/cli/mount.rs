@@ -70,7 +70,8 @@ fn serve(
     ready: impl FnOnce(&Path) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let config = context.config()?;
-    let point = crate::mount::resolve(&args.mountpoint)?;
+    // Before anything is started: what is wrong with the directory is said at once.
+    let point = crate::mount::prepare(&args.mountpoint)?;
     let options = NodeOptions {
         peers: args.peers.clone(),
         activity: format!("{ACTIVITY}{}", point.display()),
@@ -85,19 +86,20 @@ fn serve(
         let mounted = match tokio::task::block_in_place(|| Mounted::new(&mount, fetch, runtime)) {
             Ok(mounted) => Arc::new(mounted),
             Err(error) => {
-                signals.stopping(node.stop()).await;
+                signals.stopping(node.stop(), || ()).await;
                 return Err(error.into());
             }
         };
-        let result = attend(&node, &mounted, || ready(&point), &mut signals).await;
-        signals
-            .stopping(async {
-                // Parked reads get their answers first, so that nothing holds the mount.
-                node.fetch.stop();
-                mounted.stop().await;
-                node.stop().await;
-            })
-            .await;
+        let result = attend(&node, &mounted, || ready(&mount.mountpoint), &mut signals).await;
+        let stop = async {
+            // Parked reads get their answers first, so that nothing holds the mount.
+            node.fetch.stop();
+            mounted.stop().await;
+            node.stop().await;
+        };
+        // A process that ends hard leaves no dead mount behind: usually there is nothing left to unmount.
+        let last = move || drop(crate::mount::unmount(&point, true));
+        signals.stopping(stop, last).await;
         result
     })
 }

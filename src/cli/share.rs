@@ -90,7 +90,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         let mut signals = StopSignals::new()?;
         let node = signals.unless(async { Ok(Node::start(config, options).await?) }).await?;
         let result = work(context, &node, plan, &mut signals).await;
-        signals.stopping(node.stop()).await;
+        signals.stopping(node.stop(), || ()).await;
         result
     })
 }

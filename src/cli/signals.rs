@@ -1,9 +1,10 @@
 //! Signals that end the program, and the watchdog that ends it when a clean stop does not.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::signal::unix::{self, SignalKind, signal};
 
 use crate::cli::error::CommandError;
 
@@ -34,9 +35,9 @@ impl Stop {
 /// Listens for the signals that end the program, from its creation on.
 #[derive(Debug)]
 pub struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    hangup: unix::Signal,
 }
 
 impl StopSignals {
@@ -70,12 +71,20 @@ impl StopSignals {
         }
     }
 
-    /// Runs a clean stop under the watchdog. A second signal ends the process at once.
-    pub async fn stopping(&mut self, work: impl Future<Output = ()>) {
-        let _watchdog = Watchdog::start(STOP_DEADLINE);
+    /// Runs a clean stop. A second signal, or the deadline, ends the process at once, after `last`.
+    pub async fn stopping(
+        &mut self,
+        work: impl Future<Output = ()>,
+        last: impl Fn() + Send + Sync + 'static,
+    ) {
+        let last = Arc::new(last);
+        let _watchdog = Watchdog::start(STOP_DEADLINE, last.clone());
         tokio::select! {
             () = work => {}
-            _ = self.wait() => std::process::exit(CommandError::interrupted().exit_code().into()),
+            _ = self.wait() => {
+                last();
+                std::process::exit(CommandError::interrupted().exit_code().into());
+            }
         }
     }
 }
@@ -84,14 +93,14 @@ impl StopSignals {
 struct Watchdog(#[expect(dead_code, reason = "dropping it is the signal")] mpsc::Sender<()>);
 
 impl Watchdog {
-    fn start(within: Duration) -> Self {
+    fn start(within: Duration, last: Arc<impl Fn() + Send + Sync + 'static>) -> Self {
         let (alive, gone) = mpsc::channel();
         std::thread::spawn(move || {
             if gone.recv_timeout(within) == Err(mpsc::RecvTimeoutError::Timeout) {
                 tracing::error!("did not stop within {} s, ending hard", within.as_secs());
+                last();
                 // Exit handlers may hang on the very thing that did.
-                let _ =
-                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                let _ = kill_process(getpid(), Signal::KILL);
             }
         });
         Self(alive)

@@ -3,10 +3,12 @@
 use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, percent, size};
-use crate::cli::signals::{Stop, StopSignals};
+use crate::cli::signals::StopSignals;
 use crate::node::control::{Client, Status};
 use crate::paths::Paths;
 
@@ -44,9 +46,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let paths = context.config()?.paths();
     context.block_on(async {
         let mut signals = StopSignals::new()?;
-        let mut clock = tokio::time::interval(WATCH_EVERY);
+        let mut clock = tokio::time::interval_at(Instant::now() + WATCH_EVERY, WATCH_EVERY);
         loop {
-            clock.tick().await;
             let client = Client::connect(&paths).await?.ok_or_else(|| not_running(&paths))?;
             let status = client.status().await?;
             if args.watch && stdout().is_terminal() {
@@ -62,11 +63,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
                 return Ok(());
             }
             tokio::select! {
-                _ = clock.tick() => clock.reset_immediately(),
-                stop = signals.wait() => return match stop {
-                    Stop::Interrupt => Err(CommandError::interrupted()),
-                    Stop::Terminate | Stop::Hangup => Ok(()),
-                },
+                _ = clock.tick() => {}
+                stop = signals.wait() => return stop.end_of_service(),
             }
         }
     })

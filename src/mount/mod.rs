@@ -45,6 +45,7 @@ use crate::store::StoredRevision;
 pub use detach::{MountRecord, list_mounts, resolve, unmount};
 pub use error::MountError;
 use mountinfo::MountEntry;
+pub use mountpoint::prepare;
 pub use reads::ReadCounters;
 use reads::Reads;
 use tree::{Owner, Tree};

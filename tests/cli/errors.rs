@@ -32,6 +32,7 @@ fn names_are_checked_before_anything_else() {
         &["registry", "export", "a/.hidden"],
         &["share", ".", "--name", "one"],
         &["get", "a/b@"],
+        &["get", "a/b", "--include", "[unclosed"],
     ] {
         let error = home.run(command).error(2);
         assert!(error.starts_with("error: invalid value"), "{command:?}: {error}");

@@ -23,8 +23,8 @@ fn a_closed_pipe_is_success() {
 #[test]
 fn a_full_disk_is_not_success() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let mut command = Home::new().command(&["man"]);
-    let output = command.stdin(Stdio::null()).stdout(full).output().unwrap();
+    let home = Home::new();
+    let output = home.command(&["man"]).stdin(Stdio::null()).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: cannot write to standard output"));
 }

@@ -23,6 +23,7 @@ impl Home {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_silmaril"));
         command.args(args).env_clear().env("HOME", self.0.path()).env("LANG", "C.UTF-8");
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.current_dir(self.0.path());
         command
     }

@@ -83,7 +83,7 @@ fn include_and_exclude_choose_files_and_fetch_no_others() {
     assert_eq!(got, expected);
     assert!(b.received() < 1 << 20, "{} bytes came for a few small files", b.received());
 
-    b.run(&[&get[..], &["--include", "*.nothing"]].concat()).error(2);
+    b.run(&[&get[..], &["--include", "*.nothing"]].concat()).error(1);
 }
 
 #[test]
