@@ -450,6 +450,12 @@ impl Content {
         self.state().map.clone()
     }
 
+    /// Whether everything verified is in the synced copy.
+    pub(super) fn is_synced(&self) -> bool {
+        let state = self.state();
+        state.inserts == state.synced
+    }
+
     /// Whether the bytes are in a sparse file of the store, and where.
     pub(super) fn own_path(&self) -> Option<PathBuf> {
         match self.home() {

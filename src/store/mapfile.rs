@@ -54,11 +54,14 @@ pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16]) -> io::Result<Loaded>
         Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
         Err(e) => return Err(e),
     };
-    let mut is_live = live.is_some();
+    let is_live = live.is_some();
     let mut map = live.or_else(|| synced.clone()).unwrap_or_else(|| BlockMap::none(len));
     if there < len && map.remove(&(there / BLOCK_LEN * BLOCK_LEN..len)) {
         tracing::warn!("{} is shorter than its map says; what it lacks is fetched again.", data.display());
-        is_live = false;
+        // At once: when the file grows again, the maps must not claim what was never in it.
+        if is_live {
+            write_live(data, &map, boot)?;
+        }
     }
     let same = synced.as_ref().map_or(map.is_clear(), |s| *s == map);
     if let Some(mut synced) = synced {

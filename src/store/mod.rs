@@ -10,13 +10,19 @@
 //! calls what writes; `open`, `revision` and the reading functions are safe beside it.
 
 mod blockmap;
+pub mod cache;
 pub mod content;
+mod copy;
 mod fds;
 mod mapfile;
 pub mod placement;
+mod publish;
 pub mod registry;
+mod remove;
+mod staging;
 #[cfg(test)]
 mod tests;
+mod torrents;
 
 use std::collections::HashMap;
 use std::fs;
@@ -30,6 +36,7 @@ use fixedbitset::FixedBitSet;
 use crate::fsutil;
 use crate::model::{Layout, Manifest, PiecesRoot};
 use crate::paths::Paths;
+pub use cache::{CacheEntry, Evicted};
 pub use content::{Content, ContentPin};
 pub use placement::Stamp;
 use placement::{PlacedEntry, Placements};

@@ -4,7 +4,7 @@
 //! verified; a file whose stamp has changed does not count any more. Opening reads the records and no data.
 //! The records are written by whoever holds the node's lock; others only read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -223,22 +223,41 @@ impl Placements {
     /// A file that holds the whole content and looks as it did when verified. Files that have changed are said
     /// once and do not count from then on.
     pub fn find(&self, key: &ContentKey) -> Option<PlacedFile> {
-        let candidates = self.lock().by_key.get(key).cloned().unwrap_or_default();
-        candidates.into_iter().find(|file| {
-            let why = match Stamp::read(&file.path) {
-                Ok(stamp) if stamp == file.stamp => return true,
-                Ok(_) => "it has changed since it was verified".to_owned(),
-                Err(e) => e.to_string(),
-            };
-            let mut state = self.lock();
-            if let Some(files) = state.by_key.get_mut(key)
-                && let Some(at) = files.iter().position(|f| f == file)
-            {
-                files.remove(at);
-                tracing::warn!("{} does not count as verified: {why}.", file.path.display());
-            }
-            false
-        })
+        self.candidates(key).into_iter().find(|file| self.still_counts(key, file))
+    }
+
+    /// All files that [`Placements::find`] may find.
+    pub fn find_all(&self, key: &ContentKey) -> Vec<PlacedFile> {
+        self.candidates(key).into_iter().filter(|file| self.still_counts(key, file)).collect()
+    }
+
+    fn candidates(&self, key: &ContentKey) -> Vec<PlacedFile> {
+        self.lock().by_key.get(key).cloned().unwrap_or_default()
+    }
+
+    fn still_counts(&self, key: &ContentKey, file: &PlacedFile) -> bool {
+        let why = match Stamp::read(&file.path) {
+            Ok(stamp) if stamp == file.stamp => return true,
+            Ok(_) => "it has changed since it was verified".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        if let Some(files) = self.lock().by_key.get_mut(key)
+            && let Some(at) = files.iter().position(|f| f == file)
+        {
+            files.remove(at);
+            tracing::warn!("{} does not count as verified: {why}.", file.path.display());
+        }
+        false
+    }
+
+    /// The files below `dir` that this program put there, whatever they hold now.
+    pub fn ours_below(&self, dir: &Path) -> HashSet<PathBuf> {
+        let state = self.lock();
+        let places = state.records.values().flat_map(|r| &r.places);
+        places
+            .flat_map(|p| p.files.iter().filter(|f| f.ours).map(|f| p.dir.join(&f.path)))
+            .filter(|path| path.starts_with(dir))
+            .collect()
     }
 
     /// Records that the bytes of a placed file turned out to be damaged.

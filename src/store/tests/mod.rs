@@ -1,5 +1,9 @@
 //! Tests of the store as its users see it.
+#![allow(clippy::single_range_in_vec_init)]
 
+mod lifecycle;
+
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
@@ -64,8 +68,6 @@ pub(super) fn arrive(content: &Content, bytes: &[u8], range: Range<u64>) {
     file.write_all_at(&bytes[range.start as usize..range.end as usize], range.start).unwrap();
     content.mark_verified(range).unwrap();
 }
-
-use std::ops::Range;
 
 fn write_files(dir: &Path, files: &[(&str, &[u8])]) {
     for (path, bytes) in files {
@@ -187,6 +189,12 @@ fn a_missing_or_short_cache_file_loses_only_what_it_lacks() {
     let store = home.store();
     let content = store.revision(manifest.clone()).unwrap().contents[0].clone();
     assert_eq!(content.missing_ranges(0..200_000), [98_304..200_000]);
+    // The file grows again: what was cut off is a hole now, even to one who asks the map files anew.
+    arrive(&content, &a, 196_608..200_000);
+    drop((content, store));
+    let store = home.store();
+    let content = store.revision(manifest.clone()).unwrap().contents[0].clone();
+    assert_eq!(content.missing_ranges(0..200_000), [98_304..196_608]);
     // Cut while it is held: the read that finds it out fails, later ones say that the bytes are missing.
     fs::File::options().write(true).open(&path).unwrap().set_len(40_000).unwrap();
     assert!(content.read(50_000..60_000).is_err());

@@ -1,0 +1,88 @@
+//! Making one file's bytes stand at a second path: sharing extents, sharing the inode, or copying.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::blockmap::BlockMap;
+use crate::fsutil;
+
+/// How a second path may come by the bytes of a first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Both belong to us: an edit of one may show in the other.
+    Inode,
+    /// The first belongs to somebody else, whose edits must not show.
+    Extents,
+}
+
+/// Makes the bytes of `from` stand at the new path `to`, on the disk when this returns: by reflink, else by a hard
+/// link where `sharing` allows one, else by copying.
+pub(super) fn duplicate(from: &Path, to: &Path, sharing: Sharing) -> io::Result<()> {
+    fsutil::remove_if_there(to)?;
+    let source = File::open(from)?;
+    let target = File::options().write(true).create_new(true).open(to)?;
+    match rustix::fs::ioctl_ficlone(&target, &source) {
+        Ok(()) => return target.sync_all(),
+        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS | Errno::PERM) => {}
+        Err(e) => return Err(e.into()),
+    }
+    if sharing == Sharing::Inode {
+        fs::remove_file(to)?;
+        if fs::hard_link(from, to).is_ok() {
+            return source.sync_all();
+        }
+        return copy(&source, &File::options().write(true).create_new(true).open(to)?);
+    }
+    copy(&source, &target)
+}
+
+fn copy(mut source: &File, mut target: &File) -> io::Result<()> {
+    io::copy(&mut source, &mut target)?;
+    target.sync_all()
+}
+
+/// Copies the verified blocks of `from` into the new sparse file `to`, on the disk when this returns.
+pub(super) fn copy_verified(from: &Path, to: &Path, map: &BlockMap, len: u64) -> io::Result<()> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut source = File::open(from)?;
+    let mut target = File::create(to)?;
+    for run in map.runs(&(0..len), true) {
+        source.seek(SeekFrom::Start(run.start))?;
+        target.seek(SeekFrom::Start(run.start))?;
+        let expected = run.end - run.start;
+        if io::copy(&mut Read::take(&source, expected), &mut target)? != expected {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    target.sync_all()
+}
+
+/// Whether two files hold the same bytes.
+pub(super) fn same_bytes(a: &Path, b: &Path) -> io::Result<bool> {
+    use std::io::{BufRead, BufReader};
+    let (a, b) = (File::open(a)?, File::open(b)?);
+    if a.metadata()?.len() != b.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut a, mut b) = (BufReader::with_capacity(1 << 20, a), BufReader::with_capacity(1 << 20, b));
+    loop {
+        let (x, y) = (a.fill_buf()?, b.fill_buf()?);
+        let n = x.len().min(y.len());
+        if n == 0 {
+            return Ok(x.len() == y.len());
+        }
+        if x[..n] != y[..n] {
+            return Ok(false);
+        }
+        a.consume(n);
+        b.consume(n);
+    }
+}
+
+/// Whether a rename failed because the paths are on different file systems.
+pub(super) fn crosses_devices(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::CrossesDevices
+}

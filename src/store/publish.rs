@@ -1,0 +1,253 @@
+//! Publishing: complete contents become the files of a model directory.
+//!
+//! Nothing is touched before every file is known to have its place. Then each file is prepared in the staging
+//! directory, the placement is recorded, and the files are renamed into place; whichever step a crash falls
+//! between, each file is either still where it was or stands, recorded, at its destination.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::content::{Content, Home, remove_data};
+use super::copy::{Sharing, crosses_devices, duplicate, same_bytes};
+use super::placement::{PlacedEntry, PlacedFile, Stamp};
+use super::staging::{resolve, staging_dir};
+use super::{ContentKey, Store, StoreError, StoredRevision, mapfile, registry};
+use crate::fsutil;
+use crate::model::Manifest;
+use crate::paths::Paths;
+
+/// How one file gets to its place.
+#[derive(Debug)]
+enum Way {
+    /// It stands there already.
+    There,
+    /// It is empty.
+    Create,
+    /// The store's own file becomes it.
+    Move(PathBuf),
+    /// It is made from another file.
+    Duplicate(PathBuf, Sharing),
+}
+
+/// One file on its way.
+#[derive(Debug)]
+struct Step {
+    file: usize,
+    target: PathBuf,
+    way: Way,
+    /// What is renamed to `target`.
+    ready: Option<PathBuf>,
+    ours: bool,
+}
+
+impl Store {
+    /// Puts complete files of a revision (indices into its manifest) at their paths below `dest`, and the manifest
+    /// beside them once all of its files are there. Refuses, changing nothing, if a file is not complete or
+    /// something else stands in its place. The engine must not have the files open: their paths change.
+    pub fn publish(&self, revision: &StoredRevision, files: &[usize], dest: &Path) -> Result<(), StoreError> {
+        let dest = resolve(dest)?;
+        let staging = staging_dir(&dest)?;
+        let mut steps = self.plan(revision, files, &dest)?;
+        fs::create_dir_all(&dest).map_err(|e| StoreError::io(&dest, e))?;
+        if steps.iter().any(|s| !matches!(s.way, Way::There)) {
+            self.open_staging(&revision.manifest.torrent.info_hash, &staging)?;
+        }
+        for step in &mut steps {
+            step.prepare(&staging).map_err(|e| StoreError::io(&step.target, e))?;
+        }
+        // Recorded before the renames, which keep size, time and inode. Until then nothing stands there.
+        self.record_steps(&revision.manifest, &dest, &steps)?;
+        let mut dirs = BTreeSet::from([dest.clone(), fsutil::parent(&dest).to_owned()]);
+        for step in &mut steps {
+            let parent = fsutil::parent(&step.target).to_owned();
+            step.rename(&staging).map_err(|e| StoreError::io(&step.target, e))?;
+            dirs.extend(parent.ancestors().take_while(|d| *d != dest).map(Path::to_owned));
+        }
+        for dir in dirs.iter().rev() {
+            fsutil::sync_dir(dir).map_err(|e| StoreError::io(dir, e))?;
+        }
+        // Again, for files that had to be copied after all; otherwise nothing changes.
+        self.record_steps(&revision.manifest, &dest, &steps)?;
+        for step in &steps {
+            let content = &revision.contents[step.file];
+            self.go_on_at(content, step).map_err(|e| StoreError::io(&step.target, e))?;
+        }
+        if self.stands_whole(&revision.manifest, &dest) {
+            registry::write_manifest(&revision.manifest, &dest.join(Paths::MODEL_MANIFEST))?;
+        }
+        self.close_staging(&revision.manifest.torrent.info_hash, &staging)
+    }
+
+    fn plan(&self, revision: &StoredRevision, files: &[usize], dest: &Path) -> Result<Vec<Step>, StoreError> {
+        let mut steps = Vec::with_capacity(files.len());
+        // The first path that is to hold each content, from which further ones are made.
+        let mut first: HashMap<ContentKey, (PathBuf, Sharing)> = HashMap::new();
+        let manifest = &revision.manifest;
+        let replaceable = self.shared.placements.ours_below(dest);
+        for &file in files {
+            let content = &revision.contents[file];
+            if !content.is_complete() {
+                return Err(StoreError::Incomplete { path: manifest.files[file].path.clone() });
+            }
+            let target = dest.join(&manifest.files[file].path);
+            let there = self.stands_already(content, &target, replaceable.contains(&target))?;
+            let ours = !there || replaceable.contains(&target);
+            let way = match (content.key(), content.home()) {
+                _ if there => Way::There,
+                (None, _) | (_, Home::Empty) => Way::Create,
+                (Some(key), home) => match (first.get(&key), home) {
+                    (Some((path, sharing)), _) => Way::Duplicate(path.clone(), *sharing),
+                    (None, Home::Placed(placed)) => {
+                        let models = &self.shared.paths.models;
+                        let both_ours =
+                            placed.ours && is_below(&placed.path, models) && is_below(dest, models);
+                        Way::Duplicate(placed.path, if both_ours { Sharing::Inode } else { Sharing::Extents })
+                    }
+                    (None, Home::Own(data)) => {
+                        first.insert(key, (data.clone(), Sharing::Inode));
+                        Way::Move(data)
+                    }
+                    (None, Home::Empty) => Way::Create,
+                },
+            };
+            steps.push(Step { file, target, way, ready: None, ours });
+        }
+        Ok(steps)
+    }
+
+    /// Whether the content stands at `target` already. An error if something else does and may not be replaced.
+    fn stands_already(
+        &self,
+        content: &Content,
+        target: &Path,
+        replaceable: bool,
+    ) -> Result<bool, StoreError> {
+        let occupied = || StoreError::Occupied { path: target.to_owned() };
+        let meta = match fs::symlink_metadata(target) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => return Err(occupied()),
+            Err(e) => return Err(StoreError::io(target, e)),
+        };
+        if !meta.is_file() {
+            return Err(occupied());
+        }
+        if let Home::Placed(placed) = content.home()
+            && placed.path == target
+            && placed.stamp == Stamp::of(&meta)
+        {
+            return Ok(true);
+        }
+        let same = match content.is_empty() {
+            true => meta.len() == 0,
+            false => same_bytes(&content.path(), target).map_err(|e| StoreError::io(target, e))?,
+        };
+        if same || replaceable { Ok(same) } else { Err(occupied()) }
+    }
+
+    fn record_steps(&self, manifest: &Manifest, dest: &Path, steps: &[Step]) -> Result<(), StoreError> {
+        let entries = steps
+            .iter()
+            .map(|step| {
+                let at = step.ready.as_ref().unwrap_or(&step.target);
+                let stamp = Stamp::read(at).map_err(|e| StoreError::io(at, e))?;
+                let file = &manifest.files[step.file];
+                let damaged = stamp.size != file.size;
+                Ok(PlacedEntry {
+                    path: file.path.clone(),
+                    root: file.pieces_root,
+                    stamp,
+                    ours: step.ours,
+                    damaged,
+                })
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        self.shared.placements.update(&manifest.torrent.info_hash, |record| {
+            record.place_mut(dest).put(entries);
+        })
+    }
+
+    /// Has a content read from its new place.
+    fn go_on_at(&self, content: &Arc<Content>, step: &Step) -> io::Result<()> {
+        let mut journal = content.journal();
+        match content.home() {
+            Home::Own(data) => {
+                let stamp = Stamp::read(&step.target)?;
+                let file = PlacedFile { path: step.target.clone(), stamp, ours: step.ours };
+                content.settle_placed(&mut journal, file);
+                remove_data(&data)
+            }
+            // What is placed elsewhere stays: both count.
+            Home::Placed(_) | Home::Empty => {
+                if let Way::Move(data) = &step.way {
+                    mapfile::remove(data)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether every file of the manifest stands below `dest` as recorded.
+    fn stands_whole(&self, manifest: &Manifest, dest: &Path) -> bool {
+        let record = self.shared.placements.record(&manifest.torrent.info_hash);
+        let Some(place) = record.places.iter().find(|p| p.dir == dest) else { return false };
+        let known: HashMap<&str, &PlacedEntry> = place.files.iter().map(|f| (f.path.as_str(), f)).collect();
+        manifest.files.iter().all(|file| {
+            known.get(file.path.as_str()).is_some_and(|entry| {
+                !entry.damaged && Stamp::read(&dest.join(&file.path)).is_ok_and(|stamp| stamp == entry.stamp)
+            })
+        })
+    }
+}
+
+impl Step {
+    /// Makes the file that will be renamed, on the disk and with the mode of a file that anybody may read.
+    fn prepare(&mut self, staging: &Path) -> io::Result<()> {
+        let temporary = staging.join(format!("{}.new", self.file));
+        let ready = match &self.way {
+            Way::There => return Ok(()),
+            Way::Create => {
+                fs::File::create(&temporary)?.sync_all()?;
+                temporary
+            }
+            Way::Move(data) => {
+                fs::set_permissions(data, Permissions::from_mode(0o666 & !fsutil::umask()))?;
+                fs::File::open(data)?.sync_all()?;
+                data.clone()
+            }
+            Way::Duplicate(from, sharing) => {
+                duplicate(from, &temporary, *sharing)?;
+                temporary
+            }
+        };
+        self.ready = Some(ready);
+        Ok(())
+    }
+
+    fn rename(&mut self, staging: &Path) -> io::Result<()> {
+        let Some(ready) = self.ready.take() else { return Ok(()) };
+        fs::create_dir_all(fsutil::parent(&self.target))?;
+        match fs::rename(&ready, &self.target) {
+            Err(e) if crosses_devices(&e) => {
+                let copied = staging.join(format!("{}.new", self.file));
+                if copied != ready {
+                    duplicate(&ready, &copied, Sharing::Extents)?;
+                    fs::rename(&copied, &self.target)
+                } else {
+                    Err(e)
+                }
+            }
+            // Renaming onto a hard link of itself leaves both.
+            Ok(()) => fsutil::remove_if_there(&ready).map(drop),
+            other => other,
+        }
+    }
+}
+
+fn is_below(path: &Path, dir: &Path) -> bool {
+    fs::canonicalize(dir).is_ok_and(|dir| path.starts_with(dir))
+}

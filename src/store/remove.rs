@@ -1,0 +1,147 @@
+//! Removing a model: what this program put there goes, what others use or own stays.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::blockmap::BlockMap;
+use super::content::{Content, Home};
+use super::placement::{Record, Stamp};
+use super::{ContentKey, Store, StoreError, StoredRevision, mapfile, registry};
+use crate::fsutil;
+use crate::model::Manifest;
+use crate::paths::Paths;
+
+impl Store {
+    /// Forgets a revision: removes the files below the models directory that this program put there, cached
+    /// contents that none of `others` uses, metainfo, resume data and placement. Contents that one of `others`
+    /// uses and that stand nowhere else go to the cache. Files shared in place, or got into another directory,
+    /// stay. The engine must not have the revision open. The registry is not touched. `others` are all other
+    /// manifests known.
+    pub fn forget(&self, revision: &StoredRevision, others: &[Arc<Manifest>]) -> Result<(), StoreError> {
+        let manifest = &revision.manifest;
+        let info_hash = &manifest.torrent.info_hash;
+        // The same torrent under another name shares this one's record.
+        let twin = others.iter().any(|m| m.torrent.info_hash == *info_hash);
+        let record = self.shared.placements.record(info_hash);
+        let models =
+            fs::canonicalize(&self.shared.paths.models).unwrap_or_else(|_| self.shared.paths.models.clone());
+        let dir = models.join(manifest.name.to_string());
+        let goes = |place: &Path| if twin { place == dir } else { place.starts_with(&models) };
+        let doomed = self.doomed(&record, others, goes);
+        let used: HashSet<ContentKey> = others
+            .iter()
+            .flat_map(|m| &m.files)
+            .filter_map(|f| Some(ContentKey { root: f.pieces_root?, len: f.size }))
+            .collect();
+        let all: Vec<usize> = (0..revision.contents.len()).collect();
+        for (key, content) in self.unique(revision, &all) {
+            self.release(&key, &content, used.contains(&key), &doomed)?;
+        }
+        for path in &doomed {
+            fsutil::remove_if_there(path).map_err(|e| StoreError::io(path, e))?;
+            registry::remove_empty_parents(path, &models);
+        }
+        for place in record.places.iter().filter(|p| goes(&p.dir)) {
+            remove_manifest_copy(&place.dir, manifest, &models)?;
+        }
+        if twin {
+            return self.shared.placements.update(info_hash, |record| {
+                record.places.retain(|place| place.dir != dir);
+            });
+        }
+        for staging in &record.staging {
+            self.close_staging(info_hash, staging)?;
+        }
+        self.shared.placements.update(info_hash, |record| *record = Record::default())?;
+        for path in [self.shared.paths.metainfo(info_hash), self.shared.paths.resume(info_hash)] {
+            fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
+        }
+        Ok(())
+    }
+
+    /// The files of ours in the places that go, unless the record of one of `others` has them as well.
+    fn doomed(
+        &self,
+        record: &Record,
+        others: &[Arc<Manifest>],
+        goes: impl Fn(&Path) -> bool,
+    ) -> HashSet<PathBuf> {
+        let mut doomed: HashSet<PathBuf> = record
+            .places
+            .iter()
+            .filter(|place| goes(&place.dir))
+            .flat_map(|place| place.files.iter().filter(|f| f.ours).map(|f| place.dir.join(&f.path)))
+            .collect();
+        for other in others {
+            let theirs = self.shared.placements.record(&other.torrent.info_hash);
+            if theirs == *record {
+                continue;
+            }
+            for place in &theirs.places {
+                for file in &place.files {
+                    doomed.remove(&place.dir.join(&file.path));
+                }
+            }
+        }
+        doomed
+    }
+
+    /// Lets go of one content of the revision that is being forgotten.
+    fn release(
+        &self,
+        key: &ContentKey,
+        content: &Content,
+        used: bool,
+        doomed: &HashSet<PathBuf>,
+    ) -> Result<(), StoreError> {
+        let placed = match content.home() {
+            Home::Own(_) if used => return Ok(()),
+            Home::Own(data) => return content.discard().map_err(|e| StoreError::io(&data, e)),
+            Home::Placed(file) if doomed.contains(&file.path) => file,
+            _ => return Ok(()),
+        };
+        let mut journal = content.journal();
+        if let Some(other) =
+            self.shared.placements.find_all(key).into_iter().find(|f| !doomed.contains(&f.path))
+        {
+            content.settle_placed(&mut journal, other);
+            return Ok(());
+        }
+        let data = self.shared.cached(key);
+        let adopt = || -> io::Result<()> {
+            if !used || Stamp::read(&placed.path).ok() != Some(placed.stamp) {
+                return Ok(());
+            }
+            fs::create_dir_all(fsutil::parent(&data))?;
+            mapfile::remove(&data)?;
+            match fs::rename(&placed.path, &data) {
+                Ok(()) => mapfile::write_live(&data, &BlockMap::all(key.len), &self.shared.boot),
+                Err(e) => {
+                    tracing::warn!(
+                        "{} cannot go to the cache and is fetched again: {e}.",
+                        placed.path.display()
+                    );
+                    Ok(())
+                }
+            }
+        };
+        adopt().map_err(|e| StoreError::io(&data, e))?;
+        let loaded =
+            mapfile::load(&data, key.len, &self.shared.boot).map_err(|e| StoreError::io(&data, e))?;
+        content.settle(&mut journal, Home::Own(data), loaded.map, loaded.live, loaded.synced);
+        Ok(())
+    }
+}
+
+/// Removes `.silmaril.json` from a directory if it is the copy of `manifest`, and the directory if it is empty.
+fn remove_manifest_copy(dir: &Path, manifest: &Manifest, models: &Path) -> Result<(), StoreError> {
+    let path = dir.join(Paths::MODEL_MANIFEST);
+    if registry::read_manifest(&path).is_ok_and(|m| m.torrent.info_hash == manifest.torrent.info_hash) {
+        fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
+    }
+    registry::remove_empty_parents(&path, models);
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! Where `get` collects files until they are whole: a directory beside the destination, on its file system, named
+//! `.<name>.silmaril-partial`, so that publishing is a rename. A later `get` goes on there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::content::{Content, Home, Journal, remove_data};
+use super::{ContentKey, Store, StoreError, StoredRevision, copy, mapfile};
+use crate::fsutil;
+use crate::model::InfoHash;
+
+const SUFFIX: &str = ".silmaril-partial";
+
+/// The destination as an absolute path without symbolic links, its parent created.
+pub(super) fn resolve(dest: &Path) -> Result<PathBuf, StoreError> {
+    match fs::canonicalize(dest) {
+        Ok(dest) => Ok(dest),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let parent = fsutil::parent(dest);
+            fs::create_dir_all(parent).map_err(|e| StoreError::io(parent, e))?;
+            let name = dest.file_name().ok_or_else(|| StoreError::io(dest, e))?;
+            Ok(fs::canonicalize(parent).map_err(|e| StoreError::io(parent, e))?.join(name))
+        }
+        Err(e) => Err(StoreError::io(dest, e)),
+    }
+}
+
+/// The staging directory of a resolved destination: beside it, or inside it where it is a mount point.
+pub(super) fn staging_dir(dest: &Path) -> Result<PathBuf, StoreError> {
+    let inside = dest.join(SUFFIX);
+    let (Some(parent), Some(name)) = (dest.parent(), dest.file_name()) else { return Ok(inside) };
+    let device = |path: &Path| fs::metadata(path).map(|m| m.dev());
+    match device(dest) {
+        Ok(dev) if dev != device(parent).map_err(|e| StoreError::io(parent, e))? => Ok(inside),
+        _ => {
+            let mut hidden = std::ffi::OsString::from(".");
+            hidden.push(name);
+            hidden.push(SUFFIX);
+            Ok(parent.join(hidden))
+        }
+    }
+}
+
+impl Store {
+    /// Has the files of a revision (indices into its manifest) that are not complete collected beside `dest`, with
+    /// what the cache has of them. The engine must not have them open: their paths change.
+    pub fn stage(&self, revision: &StoredRevision, files: &[usize], dest: &Path) -> Result<(), StoreError> {
+        let staging = staging_dir(&resolve(dest)?)?;
+        let contents = self.unique(revision, files).into_iter().filter(|(_, c)| !c.is_complete());
+        for (at, (key, content)) in contents.enumerate() {
+            if at == 0 {
+                self.open_staging(&revision.manifest.torrent.info_hash, &staging)?;
+            }
+            self.move_own(&content, &staging.join(key.file_name()))?;
+        }
+        Ok(())
+    }
+
+    /// The contents of some files of a revision, each once, empty ones left out.
+    pub(super) fn unique(
+        &self,
+        revision: &StoredRevision,
+        files: &[usize],
+    ) -> BTreeMap<ContentKey, Arc<Content>> {
+        let contents = files.iter().map(|&file| revision.contents[file].clone());
+        contents.filter_map(|c| Some((c.key()?, c))).collect()
+    }
+
+    /// Creates a staging directory and remembers it, so that every later open finds what is there.
+    pub(super) fn open_staging(&self, info_hash: &InfoHash, staging: &Path) -> Result<(), StoreError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(staging)
+            .map_err(|e| StoreError::io(staging, e))?;
+        self.shared.placements.update(info_hash, |record| {
+            if !record.staging.iter().any(|s| s == staging) {
+                record.staging.push(staging.to_owned());
+            }
+        })
+    }
+
+    /// Ends a staging directory: what others may still use goes back to the cache.
+    pub(super) fn close_staging(&self, info_hash: &InfoHash, staging: &Path) -> Result<(), StoreError> {
+        for content in self.live_contents() {
+            let (Some(key), Some(own)) = (content.key(), content.own_path()) else { continue };
+            if own.parent() == Some(staging) {
+                self.move_own(&content, &self.shared.cached(&key))?;
+            }
+        }
+        match fs::remove_dir_all(staging) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(StoreError::io(staging, e)),
+            _ => {}
+        }
+        self.shared.placements.update(info_hash, |record| record.staging.retain(|s| s != staging))
+    }
+
+    /// Moves a content's own file and its maps to another path. Where an earlier run left more at the new path,
+    /// that counts instead. Placed contents stay.
+    pub(super) fn move_own(&self, content: &Content, new: &Path) -> Result<(), StoreError> {
+        let mut journal = content.journal();
+        let Home::Own(old) = content.home() else { return Ok(()) };
+        if old == new {
+            return Ok(());
+        }
+        self.move_file(content, &mut journal, &old, new).map_err(|e| StoreError::io(new, e))
+    }
+
+    fn move_file(&self, content: &Content, journal: &mut Journal, old: &Path, new: &Path) -> io::Result<()> {
+        let (len, boot) = (content.len(), &self.shared.boot);
+        fs::create_dir_all(fsutil::parent(new))?;
+        let there = mapfile::load(new, len, boot)?;
+        let map = content.map();
+        if there.map.bytes() >= map.bytes() {
+            content.settle(journal, Home::Own(new.to_owned()), there.map, there.live, there.synced);
+            return remove_data(old);
+        }
+        remove_data(new)?;
+        // The maps first: until the data is there, they claim nothing.
+        let synced = fs::copy(mapfile::synced_path(old), mapfile::synced_path(new)).is_ok();
+        mapfile::write_live(new, &map, boot)?;
+        match fs::rename(old, new) {
+            Err(e) if copy::crosses_devices(&e) => {
+                copy::copy_verified(old, new, &map, len)?;
+                mapfile::write_synced(new, &map, boot)?;
+                content.settle(journal, Home::Own(new.to_owned()), map, true, true);
+                return remove_data(old);
+            }
+            other => other?,
+        }
+        fsutil::sync_dir(fsutil::parent(new))?;
+        content.settle(journal, Home::Own(new.to_owned()), map, true, synced && content.is_synced());
+        mapfile::remove(old)
+    }
+}

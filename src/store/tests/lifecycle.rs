@@ -1,0 +1,333 @@
+//! Tests of what happens to whole models: staged, published, evicted, removed.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use super::{BOOT, Home, arrive, bytes, home, manifest};
+use crate::store::*;
+
+type Files<'a> = &'a [(&'a str, &'a [u8])];
+
+/// Everything that is in a directory, hidden files too, as (path, bytes).
+fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    fn walk(dir: &Path, top: &Path, out: &mut Vec<(String, Vec<u8>)>) {
+        for entry in fs::read_dir(dir).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, top, out);
+            } else {
+                out.push((
+                    path.strip_prefix(top).unwrap().to_str().unwrap().to_owned(),
+                    fs::read(&path).unwrap(),
+                ));
+            }
+        }
+    }
+    let mut out = Vec::new();
+    walk(dir, dir, &mut out);
+    out.sort();
+    out
+}
+
+/// The files of a published model, without the manifest copy.
+fn published(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    tree(dir).into_iter().filter(|(path, _)| path != Paths::MODEL_MANIFEST).collect()
+}
+
+fn expected(files: Files) -> Vec<(String, Vec<u8>)> {
+    let mut all: Vec<_> = files.iter().map(|(p, b)| ((*p).to_owned(), b.to_vec())).collect();
+    all.sort();
+    all
+}
+
+fn arrive_all(revision: &StoredRevision, files: Files) {
+    for (content, (_, bytes)) in revision.contents.iter().zip(files) {
+        if !content.is_complete() {
+            arrive(content, bytes, 0..bytes.len() as u64);
+        }
+    }
+}
+
+fn all(revision: &StoredRevision) -> Vec<usize> {
+    (0..revision.contents.len()).collect()
+}
+
+/// Gets a model the way `get` does.
+fn get(home: &Home, name: &str, files: Files, dest: &Path) -> (Arc<Store>, Arc<StoredRevision>) {
+    let store = home.store();
+    let revision = store.revision(manifest(name, files)).unwrap();
+    store.stage(&revision, &all(&revision), dest).unwrap();
+    arrive_all(&revision, files);
+    store.publish(&revision, &all(&revision), dest).unwrap();
+    (store, revision)
+}
+
+fn publishes_to(home: Home, dest: &Path) {
+    let (a, b) = (bytes(150_000, 1), bytes(20_000, 2));
+    let files: Files = &[("a", &a), ("again/a", &a), ("e", &[]), ("sub/deep/b", &b)];
+    // Something was read through a mount before.
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", files)).unwrap();
+    arrive(&revision.contents[0], &a, 65_536..131_072);
+    store.stage(&revision, &all(&revision), dest).unwrap();
+    assert!(!revision.contents[0].path().starts_with(&home.paths.base));
+    assert_eq!(revision.cached_bytes(), 2 * 65_536, "two paths show the same bytes");
+    arrive(&revision.contents[0], &a, 0..65_536);
+    assert!(
+        matches!(store.publish(&revision, &[0], dest), Err(StoreError::Incomplete { path }) if path == "a")
+    );
+    assert!(!dest.exists());
+    // Killed; the next run goes on where the bytes are, whether it stages first or not.
+    drop((revision, store));
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", files)).unwrap();
+    assert_eq!(revision.contents[0].cached_bytes(), 131_072);
+    store.stage(&revision, &all(&revision), dest).unwrap();
+    arrive_all(&revision, files);
+    store.publish(&revision, &all(&revision), dest).unwrap();
+
+    assert_eq!(published(dest), expected(files));
+    assert!(dest.join(Paths::MODEL_MANIFEST).exists());
+    assert_eq!(tree(dest.parent().unwrap()).len(), files.len() + 1, "no staging is left behind");
+    assert_eq!(fs::metadata(dest.join("a")).unwrap().permissions().mode() & 0o777, 0o666 & !fsutil::umask());
+    assert_eq!(store.cache_usage().unwrap(), 0);
+    assert_eq!(revision.contents[3].read(0..20_000).unwrap().unwrap(), b);
+    drop((revision, store));
+    assert!(home.store().revision(manifest("o/m", files)).unwrap().is_complete());
+}
+
+#[test]
+fn publishes_what_was_cached_and_staged() {
+    let home = home();
+    let dest = home.dir.path().join("out/model");
+    publishes_to(home, &dest);
+}
+
+#[test]
+fn publishes_to_another_file_system() {
+    let shm = Path::new("/dev/shm");
+    let home = home();
+    if !shm.is_dir() || fs::metadata(shm).unwrap().dev() == fs::metadata(home.dir.path()).unwrap().dev() {
+        panic!("this test needs /dev/shm to be another file system than {}", home.dir.path().display());
+    }
+    let other = tempfile::tempdir_in(shm).unwrap();
+    publishes_to(home, &other.path().join("out/model"));
+}
+
+#[test]
+fn complete_cached_files_cross_to_another_file_system_without_staging() {
+    let home = home();
+    let other = tempfile::tempdir_in("/dev/shm").unwrap();
+    let a = bytes(150_000, 1);
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", &[("a", &a), ("b", &a)])).unwrap();
+    arrive(&revision.contents[0], &a, 0..150_000);
+    let dest = other.path().join("model");
+    store.publish(&revision, &[0, 1], &dest).unwrap();
+    assert_eq!(published(&dest), expected(&[("a", &a), ("b", &a)]));
+    assert_eq!(store.cache_usage().unwrap(), 0);
+    drop((revision, store));
+    assert!(home.store().revision(manifest("o/m", &[("a", &a), ("b", &a)])).unwrap().is_complete());
+}
+
+#[test]
+fn chosen_files_first_the_rest_later() {
+    let home = home();
+    let dest = home.paths.models.join("o/m");
+    let (a, b) = (bytes(50_000, 1), bytes(20_000, 2));
+    let files: Files = &[("a", &a), ("b", &b)];
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", files)).unwrap();
+    arrive(&revision.contents[1], &b, 0..16_384);
+    store.stage(&revision, &[0], &dest).unwrap();
+    arrive(&revision.contents[0], &a, 0..50_000);
+    store.publish(&revision, &[0], &dest).unwrap();
+    assert_eq!(tree(&dest), expected(&files[..1]), "the manifest comes with the last file");
+    assert_eq!(revision.contents[1].cached_bytes(), 16_384, "what was not asked for stays in the cache");
+    get(&home, "o/m", files, &dest);
+    assert_eq!(published(&dest), expected(files));
+    assert!(dest.join(Paths::MODEL_MANIFEST).exists());
+}
+
+#[test]
+fn refuses_to_replace_what_is_not_ours_and_changes_nothing() {
+    let home = home();
+    let dest = home.dir.path().join("out");
+    let (a, b) = (bytes(50_000, 1), bytes(20_000, 2));
+    let files: Files = &[("a", &a), ("b", &b)];
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", files)).unwrap();
+    arrive_all(&revision, files);
+    fs::create_dir(&dest).unwrap();
+    fs::write(dest.join("b"), b"precious").unwrap();
+    let error = store.publish(&revision, &[0, 1], &dest).unwrap_err();
+    assert!(matches!(&error, StoreError::Occupied { path } if path.ends_with("out/b")), "{error}");
+    assert_eq!(tree(&dest), expected(&[("b", b"precious")]));
+    assert!(revision.is_complete());
+    // The same bytes are welcome, and stay the user's.
+    fs::write(dest.join("b"), &b).unwrap();
+    let inode = fs::metadata(dest.join("b")).unwrap().ino();
+    store.publish(&revision, &[0, 1], &dest).unwrap();
+    assert_eq!(fs::metadata(dest.join("b")).unwrap().ino(), inode);
+    assert_eq!(published(&dest), expected(files));
+}
+
+#[test]
+fn a_damaged_file_of_ours_is_fetched_and_replaced() {
+    let home = home();
+    let dest = home.paths.models.join("o/m");
+    let (a, b) = (bytes(50_000, 1), bytes(20_000, 2));
+    let files: Files = &[("a", &a), ("b", &b)];
+    drop(get(&home, "o/m", files, &dest));
+    fs::write(dest.join("a"), b"overwritten").unwrap();
+    let (_, revision) = get(&home, "o/m", files, &dest);
+    assert_eq!(published(&dest), expected(files));
+    // Damage that no stamp shows: a read error or a verification found it.
+    revision.contents[0].mark_missing(0..1).unwrap();
+    assert!(!revision.contents[0].is_complete());
+    drop(revision);
+    let store = home.store();
+    assert!(!store.revision(manifest("o/m", files)).unwrap().is_complete(), "the distrust is remembered");
+    get(&home, "o/m", files, &dest);
+    assert!(home.store().revision(manifest("o/m", files)).unwrap().is_complete());
+}
+
+#[test]
+fn equal_files_of_another_model_are_shared_and_of_a_users_directory_copied() {
+    let home = home();
+    let a = bytes(50_000, 1);
+    let mine = home.dir.path().join("mine");
+    fs::create_dir(&mine).unwrap();
+    fs::write(mine.join("x"), &a).unwrap();
+    let store = home.store();
+    store.record_placement(&manifest("o/mine", &[("x", &a)]), &mine).unwrap();
+    drop(store);
+
+    let one = home.paths.models.join("o/one");
+    get(&home, "o/one", &[("y", &a)], &one);
+    assert_ne!(fs::metadata(one.join("y")).unwrap().ino(), fs::metadata(mine.join("x")).unwrap().ino());
+    fs::write(mine.join("x"), b"edited").unwrap();
+    assert_eq!(fs::read(one.join("y")).unwrap(), a);
+
+    let two = home.paths.models.join("o/two");
+    let (_, revision) = get(&home, "o/two", &[("z", &a)], &two);
+    assert!(revision.is_complete());
+    assert_eq!(published(&two), expected(&[("z", &a)]));
+}
+
+#[test]
+fn removing_a_model_keeps_what_others_use_and_own() {
+    let home = home();
+    let (shared, own, partial) = (bytes(50_000, 1), bytes(20_000, 2), bytes(40_000, 3));
+    let dest = home.paths.models.join("o/m");
+    let files: Files = &[("own", &own), ("sub/shared", &shared)];
+    let other_files: Files = &[("s", &shared), ("p", &partial)];
+    let (store, revision) = get(&home, "o/m", files, &dest);
+    store.save_metainfo(&revision.manifest.torrent.info_hash, b"d").unwrap();
+    let other = store.revision(manifest("o/other", other_files)).unwrap();
+    assert_eq!(other.contents[0].path(), fs::canonicalize(&dest).unwrap().join("sub/shared"));
+    fs::write(dest.join("notes.txt"), b"by the user").unwrap();
+
+    store.forget(&revision, &[other.manifest.clone()]).unwrap();
+    assert_eq!(tree(&home.paths.models), expected(&[("o/m/notes.txt", b"by the user")]));
+    assert!(!revision.contents[0].is_complete());
+    assert_eq!(other.contents[0].read(0..50_000).unwrap().unwrap(), shared);
+    assert_eq!(store.load_metainfo(&revision.manifest.torrent.info_hash).unwrap(), None);
+    drop((revision, other, store));
+    let store = home.store();
+    let other = store.revision(manifest("o/other", other_files)).unwrap();
+    assert_eq!(other.cached_bytes(), 50_000);
+    arrive(&other.contents[1], &partial, 0..16_384);
+    store.forget(&other, &[]).unwrap();
+    assert_eq!(store.cache_usage().unwrap(), 0);
+    assert_eq!(tree(&home.paths.base.join("resume")), []);
+}
+
+#[test]
+fn removing_a_model_shared_in_place_leaves_its_files() {
+    let home = home();
+    let a = bytes(50_000, 1);
+    let mine = home.paths.models.join("o/mine");
+    fs::create_dir_all(&mine).unwrap();
+    fs::write(mine.join("x"), &a).unwrap();
+    let store = home.store();
+    let manifest = manifest("o/mine", &[("x", &a)]);
+    store.record_placement(&manifest, &mine).unwrap();
+    let revision = store.revision(manifest.clone()).unwrap();
+    store.forget(&revision, &[]).unwrap();
+    assert_eq!(tree(&mine), expected(&[("x", &a)]));
+    drop((revision, store));
+    assert!(!home.store().revision(manifest).unwrap().is_complete());
+}
+
+#[test]
+fn eviction_takes_the_least_recently_used_first_and_respects_pins_and_keeps() {
+    let home = home();
+    let store = home.store();
+    let data: Vec<Vec<u8>> = (0..4).map(|i| bytes(100_000, i)).collect();
+    let names = ["a", "b", "c", "d"];
+    let files: Vec<(&str, &[u8])> = names.iter().zip(&data).map(|(n, d)| (*n, d.as_slice())).collect();
+    let revision = store.revision(manifest("o/m", &files)).unwrap();
+    arrive_all(&revision, &files);
+    // As if used in this order, long ago; then the first is read.
+    for (content, age) in revision.contents.iter().zip([400, 300, 200, 100]) {
+        let live = fs::File::options().write(true).open(mapfile::live_path(&content.path())).unwrap();
+        live.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(age)).unwrap();
+    }
+    revision.contents[0].read(0..1).unwrap().unwrap();
+    let usage = store.cache_usage().unwrap();
+    let one = usage / 4;
+    let pin = revision.contents[1].pin();
+    let kept = revision.contents[2].root().unwrap();
+    let evicted = store.evict(one, &|root| *root == kept).unwrap();
+    assert_eq!(evicted.iter().map(|e| Some(e.key.root)).collect::<Vec<_>>(), [revision.contents[3].root()]);
+    assert_eq!(revision.contents[3].read(0..1).unwrap(), None);
+    assert!(!revision.contents[3].path().exists());
+    assert_eq!(store.cache_usage().unwrap(), usage - one);
+    drop(pin);
+    store.evict(u64::MAX, &|_| false).unwrap();
+    assert_eq!((store.cache_usage().unwrap(), revision.cached_bytes()), (0, 0));
+    // What went can come back.
+    arrive_all(&revision, &files);
+    assert_eq!(revision.contents[3].read(0..100_000).unwrap().unwrap(), data[3]);
+}
+
+#[test]
+fn a_large_file_gives_way_from_its_end_even_across_a_power_cut() {
+    let home = home();
+    let store = home.store();
+    let len = 150u64 << 20;
+    let mut described = (*manifest("o/m", &[("a", b"x")])).clone();
+    described.files[0].size = len;
+    let manifest = Arc::new(described);
+    let revision = store.revision(manifest.clone()).unwrap();
+    let content = &revision.contents[0];
+    fs::create_dir_all(content.path().parent().unwrap()).unwrap();
+    let file = fs::File::create(content.path()).unwrap();
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len).unwrap();
+    content.mark_verified(0..len).unwrap();
+    store.sync().unwrap();
+    let before = store.cache_usage().unwrap();
+    let evicted = store.evict(30 << 20, &|_| false).unwrap();
+    assert_eq!(evicted[0].range, 64 << 20..len);
+    assert!(store.cache_usage().unwrap() <= before - (30 << 20));
+    assert_eq!(content.missing_ranges(0..len), [64 << 20..len]);
+    drop((revision, store));
+    let store = Store::open_in_boot(&home.paths, [BOOT[0] + 1; 16]).unwrap();
+    assert_eq!(store.revision(manifest).unwrap().contents[0].missing_ranges(0..len), [64 << 20..len]);
+}
+
+#[test]
+fn the_bounds_of_the_cache_become_bytes() {
+    use crate::config::{CacheConfig, SizeOrPercent};
+    let home = home();
+    let store = home.store();
+    let a = bytes(100_000, 1);
+    let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+    arrive_all(&revision, &[("a", &a)]);
+    let usage = store.cache_usage().unwrap();
+    let excess = |max_size, min_free| store.cache_excess(&CacheConfig { max_size, min_free }).unwrap();
+    assert_eq!(excess(SizeOrPercent::Bytes(usage), 0), 0);
+    assert_eq!(excess(SizeOrPercent::Bytes(usage - 4096), 0), 4096);
+    assert_eq!(excess(SizeOrPercent::Percent(100.0), u64::MAX), usage);
+    assert_eq!(cache::resolve_size(SizeOrPercent::Percent(12.5), 800), 100);
+}
