@@ -5,7 +5,7 @@
 //! stands elsewhere or carries no manifest, and stays.
 
 use std::fs;
-use std::io::{self, BufRead as _, IsTerminal as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::cli::context::Context;
@@ -71,7 +71,7 @@ pub fn confirmed(question: &str) -> Result<bool, CommandError> {
             CommandError::usage("there is no terminal to ask on").hint("--yes does it without asking")
         );
     }
-    eprint!("{question} [y/N] ");
+    let _ = write!(io::stderr().lock(), "{question} [y/N] ");
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(CommandError::internal)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))

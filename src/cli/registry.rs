@@ -11,12 +11,13 @@ use crate::cli::error::CommandError;
 use crate::cli::list;
 use crate::cli::output::size;
 use crate::fsutil;
+use crate::model::metainfo::MAX_METAINFO;
 use crate::model::{Manifest, ModelRef};
 use crate::node::Library;
 use crate::node::control::Client;
 
-/// No manifest or torrent that is accepted is larger.
-const MAX_FILE: u64 = 64 << 20;
+/// No manifest or torrent that is accepted is larger, in bytes.
+const MAX_FILE: u64 = MAX_METAINFO as u64;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -124,8 +125,7 @@ fn within_limit(bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>, CommandError> {
 
 fn export(model: &ModelRef, output: Option<&Path>, context: &Context) -> Result<(), CommandError> {
     let manifest = context.library()?.manifest(model)?;
-    let mut text = serde_json::to_vec_pretty(&*manifest).map_err(CommandError::internal)?;
-    text.push(b'\n');
+    let text = manifest.to_json();
     match output {
         Some(path) => {
             fsutil::write_atomic(path, &text, 0o644).map_err(|e| CommandError::io(path, e))?;

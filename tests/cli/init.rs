@@ -1,8 +1,10 @@
 //! `init` makes what is missing and never destroys; `--cleanup` deletes what silmaril made and nothing else.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use super::program::Home;
+use crate::support::process::{Finished, PATIENCE};
 
 #[test]
 fn init_makes_everything_once_and_again_changes_nothing() {
@@ -78,6 +80,29 @@ fn cleanup_without_a_terminal_needs_yes() {
     assert!(run.stderr.contains("publisher key"), "{}", run.stderr);
     run.error(2);
     assert_eq!(home.files(), before);
+}
+
+#[test]
+fn cleanup_on_a_terminal_asks_and_takes_only_yes_for_it() {
+    let home = Home::new();
+    home.run(&["init"]).ok();
+    let before = home.files();
+    // Answers on a terminal of its own.
+    let answer = |text: &str| {
+        let program = env!("CARGO_BIN_EXE_silmaril");
+        let line = format!("printf '{text}\\n' | script -qec '{program} init --cleanup' /dev/null");
+        Finished::of(Command::new("sh").args(["-c", &line]).env_clear().env("HOME", home.path("")), PATIENCE)
+    };
+    let run = answer("n");
+    assert!(
+        run.stdout.contains("[y/N]") && run.stdout.contains("error: nothing was deleted"),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(run.status.code(), Some(1));
+    assert_eq!(home.files(), before);
+    answer("y").ok();
+    assert!(!home.path(".silmaril").exists());
 }
 
 #[test]
