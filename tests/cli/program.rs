@@ -1,5 +1,7 @@
 //! The program run by a user with a home directory of their own, for commands that need no network.
 
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -41,20 +43,25 @@ impl Home {
         path
     }
 
-    /// All files below, by relative path, with their bytes.
-    pub fn files(&self) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
-        fn walk(root: &Path, dir: &Path, found: &mut std::collections::BTreeMap<PathBuf, Vec<u8>>) {
-            for entry in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap()) {
-                let path = entry.path();
-                if entry.file_type().unwrap().is_dir() {
-                    walk(root, &path, found);
-                } else if entry.file_type().unwrap().is_file() {
-                    found.insert(path.strip_prefix(root).unwrap().to_owned(), std::fs::read(&path).unwrap());
-                }
-            }
-        }
-        let mut found = std::collections::BTreeMap::new();
+    /// All files below, by relative path, with a digest of their bytes. The lock, which tells only who came last, is
+    /// left out.
+    pub fn files(&self) -> BTreeMap<PathBuf, u64> {
+        let mut found = BTreeMap::new();
         walk(self.0.path(), self.0.path(), &mut found);
+        found.remove(Path::new(".silmaril/node.lock"));
         found
+    }
+}
+
+fn walk(root: &Path, dir: &Path, found: &mut BTreeMap<PathBuf, u64>) {
+    for entry in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap()) {
+        let path = entry.path();
+        if entry.file_type().unwrap().is_dir() {
+            walk(root, &path, found);
+        } else if entry.file_type().unwrap().is_file() {
+            let mut digest = DefaultHasher::new();
+            std::fs::read(&path).unwrap().hash(&mut digest);
+            found.insert(path.strip_prefix(root).unwrap().to_owned(), digest.finish());
+        }
     }
 }
