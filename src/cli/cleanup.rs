@@ -1,9 +1,10 @@
 //! `init --cleanup`: deletes what silmaril made, and nothing else.
 //!
-//! Only names that silmaril itself makes are deleted: its own entries of the base directory, models it fetched (they
-//! carry its manifest), and the configuration file. Symbolic links are never followed. A model shared in place
-//! stands elsewhere or carries no manifest, and stays.
+//! That is: its own entries of the base directory, the files of models that it fetched into the models directory, as
+//! its records tell, and the configuration file. Symbolic links are never followed. What is shared in place stays,
+//! wherever it lies.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use crate::cli::error::CommandError;
 use crate::cli::output::size;
 use crate::node::lock::NodeLock;
 use crate::paths::Paths;
+use crate::store::Store;
 
 /// Entries of the base directory that silmaril makes.
 const OWN: [&str; 10] = [
@@ -28,40 +30,49 @@ const OWN: [&str; 10] = [
     "node.lock",
 ];
 
-/// One thing to delete.
+/// One line of the list.
 #[derive(Debug, PartialEq, Eq)]
 struct Doomed {
-    path: PathBuf,
+    /// What the user is shown.
+    shown: PathBuf,
+    /// What goes: the same, or files in it.
+    paths: Vec<PathBuf>,
     bytes: u64,
 }
 
 /// Lists what will be deleted, asks, deletes.
 pub fn run(paths: &Paths, config_file: &Path, yes: bool, context: &Context) -> Result<(), CommandError> {
-    if !paths.base.exists() && !config_file.exists() {
-        context.out.line("nothing to delete")?;
-        return Ok(());
-    }
     // Held to the end, so that no node starts meanwhile.
-    let _lock = if paths.base.is_dir() { Some(NodeLock::take(paths)?) } else { None };
-    let doomed = list(paths, config_file)?;
-    for item in &doomed {
-        context.out.line(format_args!("{:>10}  {}", size(item.bytes), item.path.display()))?;
+    let mut _lock = None;
+    let mut doomed = Vec::new();
+    if paths.base.is_dir() {
+        _lock = Some(NodeLock::take(paths)?);
+        doomed.extend(own(&paths.base)?);
+        doomed.extend(models(&Store::open(paths)?.made_below_models(), &paths.models)?);
     }
-    let total = doomed.iter().map(|item| item.bytes).sum();
+    doomed.extend(whole(config_file.to_owned())?);
+    if doomed.is_empty() {
+        return context.out.line("nothing to delete");
+    }
+    for item in &doomed {
+        context.out.line(format_args!("{:>10}  {}", size(item.bytes), item.shown.display()))?;
+    }
+    let total = size(doomed.iter().map(|item| item.bytes).sum());
     if paths.publisher_key().exists() {
         context.out.warn("this includes your publisher key, which cannot be made again");
     }
-    if !yes && !confirmed(&format!("Delete these {} ({})?", doomed.len(), size(total)))? {
+    if !yes && !confirmed(&format!("Delete all of this ({total})?"))? {
         return Err(CommandError::failed("nothing was deleted"));
     }
-    for item in &doomed {
-        remove(&item.path)?;
+    for path in doomed.iter().flat_map(|item| &item.paths) {
+        remove(path)?;
+        remove_empty_parents(path, &paths.models);
     }
     // Directories that others put something into stay.
     let _ = fs::remove_dir(&paths.models);
     let _ = fs::remove_dir(&paths.base);
-    let _ = config_file.parent().map(fs::remove_dir);
-    context.out.line(format_args!("deleted {}", size(total)))
+    let _ = config_file.parent().filter(|dir| dir.ends_with("silmaril")).map(fs::remove_dir);
+    context.out.line(format_args!("deleted {total}"))
 }
 
 /// Asks on the terminal; refuses where there is none.
@@ -77,39 +88,34 @@ pub fn confirmed(question: &str) -> Result<bool, CommandError> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))
 }
 
-fn list(paths: &Paths, config_file: &Path) -> Result<Vec<Doomed>, CommandError> {
-    let mut doomed: Vec<PathBuf> = OWN.iter().map(|name| paths.base.join(name)).collect();
-    for org in directories(&paths.models)? {
-        let below = if org.ends_with("datasets") { directories(&org)? } else { vec![org] };
-        for org in below {
-            doomed.extend(directories(&org)?.into_iter().filter(|m| m.join(Paths::MODEL_MANIFEST).is_file()));
-        }
-    }
-    doomed.push(config_file.to_owned());
-    doomed
-        .into_iter()
-        .filter(|path| path.symlink_metadata().is_ok())
-        .map(|path| Ok(Doomed { bytes: bytes_of(&path)?, path }))
-        .collect()
+/// Silmaril's own entries of the base directory that are there.
+fn own(base: &Path) -> Result<Vec<Doomed>, CommandError> {
+    let entries = OWN.iter().map(|name| whole(base.join(name))).collect::<Result<Vec<_>, _>>()?;
+    Ok(entries.into_iter().flatten().collect())
 }
 
-/// Real directories directly below a directory; none where it does not exist.
-fn directories(dir: &Path) -> Result<Vec<PathBuf>, CommandError> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(CommandError::io(dir, e)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|e| CommandError::io(dir, e))?;
-        // The type of the entry itself: a link to a directory is none.
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            found.push(entry.path());
-        }
+/// A file or a directory with all that is in it, if it is there.
+fn whole(path: PathBuf) -> Result<Option<Doomed>, CommandError> {
+    if path.symlink_metadata().is_err() {
+        return Ok(None);
     }
-    found.sort();
-    Ok(found)
+    Ok(Some(Doomed { bytes: bytes_of(&path)?, paths: vec![path.clone()], shown: path }))
+}
+
+/// Files below the models directory, by the model's directory.
+fn models(made: &[PathBuf], models: &Path) -> Result<Vec<Doomed>, CommandError> {
+    let models = models.canonicalize().map_err(|e| CommandError::io(models, e))?;
+    let mut by_model: BTreeMap<PathBuf, Doomed> = BTreeMap::new();
+    for path in made {
+        let below = path.strip_prefix(&models).unwrap_or(path);
+        let depth = if below.starts_with("datasets") { 3 } else { 2 };
+        let shown = models.join(below.components().take(depth).collect::<PathBuf>());
+        let item = by_model.entry(shown.clone());
+        let item = item.or_insert_with(|| Doomed { shown, paths: Vec::new(), bytes: 0 });
+        item.bytes += bytes_of(path)?;
+        item.paths.push(path.clone());
+    }
+    Ok(by_model.into_values().collect())
 }
 
 /// Bytes on disk below a path.
@@ -130,12 +136,17 @@ fn remove(path: &Path) -> Result<(), CommandError> {
     let is_dir = path.symlink_metadata().map_err(|e| CommandError::io(path, e))?.is_dir();
     // `remove_dir_all` does not follow links either.
     let removed = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    removed.map_err(|e| CommandError::io(path, e))?;
-    if let Some(parent) = path.parent() {
-        // An organisation of which no model is left.
-        let _ = fs::remove_dir(parent);
+    removed.map_err(|e| CommandError::io(path, e))
+}
+
+/// Removes the directories between a path and the models directory that are empty now.
+fn remove_empty_parents(path: &Path, models: &Path) {
+    let models = models.canonicalize().unwrap_or_else(|_| models.to_owned());
+    for dir in path.ancestors().skip(1).take_while(|dir| dir.starts_with(&models) && *dir != models) {
+        if fs::remove_dir(dir).is_err() {
+            return;
+        }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -148,28 +159,42 @@ mod tests {
     }
 
     #[test]
-    fn only_what_silmaril_made_is_listed() {
+    fn files_are_shown_by_model_and_go_one_by_one() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::below(&dir.path().join("base"));
+        let root = dir.path().canonicalize().unwrap();
+        let paths = Paths::below(&root);
+        let made: Vec<PathBuf> =
+            ["a/b/c/d.bin", "a/b/e.bin", "datasets/a/b/f.bin"].map(|p| paths.models.join(p)).into();
+        for path in made.iter().chain([&paths.models.join("a/b/mine.txt")]) {
+            put(path.clone());
+        }
+        let doomed = models(&made, &paths.models).unwrap();
+        let shown: Vec<&Path> = doomed.iter().map(|d| d.shown.strip_prefix(&paths.models).unwrap()).collect();
+        assert_eq!(shown, [Path::new("a/b"), Path::new("datasets/a/b")]);
+        for path in doomed.iter().flat_map(|d| &d.paths) {
+            remove(path).unwrap();
+            remove_empty_parents(path, &paths.models);
+        }
+        assert!(paths.models.join("a/b/mine.txt").exists());
+        assert!(!paths.models.join("a/b/c").exists() && !paths.models.join("datasets").exists());
+        assert!(paths.models.exists());
+    }
+
+    #[test]
+    fn only_own_entries_of_the_base_directory_go_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("base");
         let elsewhere = dir.path().join("elsewhere");
-        put(elsewhere.join(Paths::MODEL_MANIFEST));
-        put(paths.base.join("registry/a/b/main.json"));
-        put(paths.base.join("notes.txt"));
-        put(paths.models.join("a/got").join(Paths::MODEL_MANIFEST));
-        put(paths.models.join("datasets/a/got").join(Paths::MODEL_MANIFEST));
-        put(paths.models.join("a/mine/model.safetensors"));
-        std::os::unix::fs::symlink(&elsewhere, paths.models.join("a/link")).unwrap();
-        let config = dir.path().join("config.yaml");
-        put(config.clone());
-        let listed: Vec<PathBuf> = list(&paths, &config).unwrap().into_iter().map(|d| d.path).collect();
-        assert_eq!(
-            listed,
-            [
-                paths.base.join("registry"),
-                paths.models.join("a/got"),
-                paths.models.join("datasets/a/got"),
-                config,
-            ]
-        );
+        put(elsewhere.join("precious"));
+        put(base.join("registry/a/b/main.json"));
+        put(base.join("notes.txt"));
+        std::os::unix::fs::symlink(&elsewhere, base.join("cache")).unwrap();
+        let doomed = own(&base).unwrap();
+        let shown: Vec<&Path> = doomed.iter().map(|d| d.shown.as_path()).collect();
+        assert_eq!(shown, [base.join("registry"), base.join("cache")]);
+        for path in doomed.iter().flat_map(|d| &d.paths) {
+            remove(path).unwrap();
+        }
+        assert!(elsewhere.join("precious").exists() && base.join("notes.txt").exists());
     }
 }

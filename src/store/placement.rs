@@ -260,6 +260,11 @@ impl Placements {
             .collect()
     }
 
+    /// What is known of every torrent.
+    pub fn all(&self) -> Vec<Record> {
+        self.lock().records.values().cloned().collect()
+    }
+
     /// Records that the bytes of a placed file turned out to be damaged.
     pub fn distrust(&self, key: &ContentKey, path: &Path) -> Result<(), StoreError> {
         let holders: Vec<InfoHash> = {

@@ -62,6 +62,29 @@ impl Store {
         Ok(())
     }
 
+    /// All that this program put below the models directory: files it got, the copies of manifests beside them,
+    /// directories of a `get` that is not done. What is shared in place is not among them.
+    pub fn made_below_models(&self) -> Vec<PathBuf> {
+        let models = &self.shared.paths.models;
+        let models = fs::canonicalize(models).unwrap_or_else(|_| models.clone());
+        let mut made = HashSet::new();
+        for record in self.shared.placements.all() {
+            for place in &record.places {
+                let files: Vec<PathBuf> =
+                    place.files.iter().filter(|f| f.ours).map(|f| place.dir.join(&f.path)).collect();
+                if !files.is_empty() {
+                    made.insert(place.dir.join(Paths::MODEL_MANIFEST));
+                }
+                made.extend(files);
+            }
+            made.extend(record.staging);
+        }
+        made.retain(|path| path.starts_with(&models) && path.symlink_metadata().is_ok());
+        let mut made: Vec<PathBuf> = made.into_iter().collect();
+        made.sort();
+        made
+    }
+
     /// The files of ours in the places that go, unless the record of one of `others` has them as well.
     fn doomed(
         &self,

@@ -109,20 +109,21 @@ fn cleanup_on_a_terminal_asks_and_takes_only_yes_for_it() {
 fn cleanup_deletes_what_silmaril_made_and_nothing_else() {
     let home = Home::new();
     home.run(&["init"]).ok();
-    let mine =
-        [".silmaril/models/acme/mine/model.safetensors", ".silmaril/notes.txt", ".config/other/config"];
-    let fetched = ".silmaril/models/acme/fetched";
-    for path in mine.into_iter().chain([".silmaril/models/acme/fetched/.silmaril.json"]) {
+    let mine = [
+        ".silmaril/models/acme/mine/model.safetensors",
+        ".silmaril/models/acme/copied/.silmaril.json",
+        ".silmaril/notes.txt",
+        ".config/other/config",
+    ];
+    for path in mine {
         std::fs::create_dir_all(home.path(path).parent().unwrap()).unwrap();
         std::fs::write(home.path(path), "{}").unwrap();
     }
     let said = home.run(&["init", "--cleanup", "--yes"]).ok();
-    assert!(said.contains(home.path(fetched).to_str().unwrap()), "{said}");
-    let mut left: Vec<_> = home.files().into_keys().collect();
-    left.sort();
+    assert!(said.contains(home.path(".silmaril/keys").to_str().unwrap()), "{said}");
     let mut expected: Vec<_> = mine.into_iter().map(std::path::PathBuf::from).collect();
     expected.sort();
-    assert_eq!(left, expected);
+    assert_eq!(home.files().into_keys().collect::<Vec<_>>(), expected);
 }
 
 #[test]
