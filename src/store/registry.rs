@@ -108,20 +108,14 @@ impl Registry {
 
 /// Writes a manifest atomically as indented JSON.
 pub(super) fn write_manifest(manifest: &Manifest, path: &Path) -> Result<(), StoreError> {
-    serde_json::to_vec_pretty(manifest)
-        .map_err(io::Error::from)
-        .and_then(|bytes| fsutil::write_atomic(path, &bytes, fsutil::MODE_SHARED))
-        .map_err(|e| StoreError::io(path, e))
+    fsutil::write_atomic(path, &manifest.to_json(), fsutil::MODE_SHARED).map_err(|e| StoreError::io(path, e))
 }
 
 /// Reads and checks one manifest file.
 pub(super) fn read_manifest(path: &Path) -> Result<Manifest, StoreError> {
     let bytes = fsutil::read_capped(path, MAX_FILE).map_err(|e| StoreError::io(path, e))?;
-    parse(&bytes).map_err(|reason| StoreError::Damaged { path: path.to_owned(), reason })
-}
-
-fn parse(bytes: &[u8]) -> Result<Manifest, String> {
-    serde_json::from_slice(bytes).map_err(|e| e.to_string())
+    Manifest::from_json(&bytes)
+        .map_err(|e| StoreError::Damaged { path: path.to_owned(), reason: e.to_string() })
 }
 
 /// Removes the directories above `path` while they are empty, up to and without `top`.
@@ -195,12 +189,12 @@ mod tests {
         let home = home();
         let registry = Registry::open(&home.paths).unwrap();
         let stored = registry.insert((*manifest("o/m", &[("a", b"x")])).clone()).unwrap();
-        let other = manifest("datasets/o/m", &[("a", b"x")]);
-        let other = Manifest { kind: crate::model::Kind::Dataset, ..(*other).clone() };
-        registry.insert(other.clone()).unwrap();
+        registry.insert((*manifest("datasets/o/m", &[("a", b"x")])).clone()).unwrap();
         let path = home.paths.manifest(&stored.model_ref());
         fs::write(path.with_file_name("damaged.json"), b"{").unwrap();
         fs::copy(&path, path.with_file_name("elsewhere.json")).unwrap();
+        let lie = fs::read_to_string(&path).unwrap().replace("\"size\": 1", "\"size\": 2");
+        fs::write(path.with_file_name("lie.json"), lie.replace("\"main\"", "\"lie\"")).unwrap();
         fs::write(path.with_file_name(".silmaril-tmp-1"), b"{").unwrap();
         fs::write(home.paths.registry().join("notes.txt"), b"stray").unwrap();
 

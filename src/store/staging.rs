@@ -12,8 +12,7 @@ use super::content::{Content, Home, Journal, remove_data};
 use super::{ContentKey, Store, StoreError, StoredRevision, copy, mapfile};
 use crate::fsutil;
 use crate::model::InfoHash;
-
-const SUFFIX: &str = ".silmaril-partial";
+use crate::model::path::PARTIAL_SUFFIX;
 
 /// The destination as an absolute path without symbolic links, its parent created.
 pub(super) fn resolve(dest: &Path) -> Result<PathBuf, StoreError> {
@@ -31,7 +30,7 @@ pub(super) fn resolve(dest: &Path) -> Result<PathBuf, StoreError> {
 
 /// The staging directory of a resolved destination: beside it, or inside it where it is a mount point.
 pub(super) fn staging_dir(dest: &Path) -> Result<PathBuf, StoreError> {
-    let inside = dest.join(SUFFIX);
+    let inside = dest.join(PARTIAL_SUFFIX);
     let (Some(parent), Some(name)) = (dest.parent(), dest.file_name()) else { return Ok(inside) };
     let device = |path: &Path| fs::metadata(path).map(|m| m.dev());
     match device(dest) {
@@ -39,18 +38,19 @@ pub(super) fn staging_dir(dest: &Path) -> Result<PathBuf, StoreError> {
         _ => {
             let mut hidden = std::ffi::OsString::from(".");
             hidden.push(name);
-            hidden.push(SUFFIX);
+            hidden.push(PARTIAL_SUFFIX);
             Ok(parent.join(hidden))
         }
     }
 }
 
 impl Store {
-    /// Has the files of a revision (indices into its manifest) that are not complete collected beside `dest`, with
-    /// what the cache has of them. The engine must not have them open: their paths change.
-    pub fn stage(&self, revision: &StoredRevision, files: &[usize], dest: &Path) -> Result<(), StoreError> {
+    /// Has the files of a revision that are not complete collected beside `dest`, with what the cache has of them.
+    /// The engine must not write to them meanwhile: their paths change.
+    pub fn stage(&self, revision: &StoredRevision, dest: &Path) -> Result<(), StoreError> {
         let staging = staging_dir(&resolve(dest)?)?;
-        let contents = self.unique(revision, files).into_iter().filter(|(_, c)| !c.is_complete());
+        let all: Vec<usize> = (0..revision.contents.len()).collect();
+        let contents = self.unique(revision, &all).into_iter().filter(|(_, c)| !c.is_complete());
         for (at, (key, content)) in contents.enumerate() {
             if at == 0 {
                 self.open_staging(&revision.manifest.torrent.info_hash, &staging)?;

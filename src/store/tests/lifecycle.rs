@@ -55,7 +55,7 @@ fn all(revision: &StoredRevision) -> Vec<usize> {
 fn get(home: &Home, name: &str, files: Files, dest: &Path) -> (Arc<Store>, Arc<StoredRevision>) {
     let store = home.store();
     let revision = store.revision(manifest(name, files)).unwrap();
-    store.stage(&revision, &all(&revision), dest).unwrap();
+    store.stage(&revision, dest).unwrap();
     arrive_all(&revision, files);
     store.publish(&revision, &all(&revision), dest).unwrap();
     (store, revision)
@@ -68,7 +68,7 @@ fn publishes_to(home: Home, dest: &Path) {
     let store = home.store();
     let revision = store.revision(manifest("o/m", files)).unwrap();
     arrive(&revision.contents[0], &a, 65_536..131_072);
-    store.stage(&revision, &all(&revision), dest).unwrap();
+    store.stage(&revision, dest).unwrap();
     assert!(!revision.contents[0].path().starts_with(&home.paths.base));
     assert_eq!(revision.cached_bytes(), 2 * 65_536, "two paths show the same bytes");
     arrive(&revision.contents[0], &a, 0..65_536);
@@ -81,7 +81,7 @@ fn publishes_to(home: Home, dest: &Path) {
     let store = home.store();
     let revision = store.revision(manifest("o/m", files)).unwrap();
     assert_eq!(revision.contents[0].cached_bytes(), 131_072);
-    store.stage(&revision, &all(&revision), dest).unwrap();
+    store.stage(&revision, dest).unwrap();
     arrive_all(&revision, files);
     store.publish(&revision, &all(&revision), dest).unwrap();
 
@@ -138,7 +138,7 @@ fn chosen_files_first_the_rest_later() {
     let store = home.store();
     let revision = store.revision(manifest("o/m", files)).unwrap();
     arrive(&revision.contents[1], &b, 0..16_384);
-    store.stage(&revision, &[0], &dest).unwrap();
+    store.stage(&revision, &dest).unwrap();
     arrive(&revision.contents[0], &a, 0..50_000);
     store.publish(&revision, &[0], &dest).unwrap();
     assert_eq!(tree(&dest), expected(&files[..1]), "the manifest comes with the last file");
@@ -220,23 +220,23 @@ fn removing_a_model_keeps_what_others_use_and_own() {
     let (shared, own, partial) = (bytes(50_000, 1), bytes(20_000, 2), bytes(40_000, 3));
     let dest = home.paths.models.join("o/m");
     let files: Files = &[("own", &own), ("sub/shared", &shared)];
-    let other_files: Files = &[("s", &shared), ("p", &partial)];
+    let other_files: Files = &[("p", &partial), ("s", &shared)];
     let (store, revision) = get(&home, "o/m", files, &dest);
     store.save_metainfo(&revision.manifest.torrent.info_hash, b"d").unwrap();
     let other = store.revision(manifest("o/other", other_files)).unwrap();
-    assert_eq!(other.contents[0].path(), fs::canonicalize(&dest).unwrap().join("sub/shared"));
+    assert_eq!(other.contents[1].path(), fs::canonicalize(&dest).unwrap().join("sub/shared"));
     fs::write(dest.join("notes.txt"), b"by the user").unwrap();
 
     store.forget(&revision, &[other.manifest.clone()]).unwrap();
     assert_eq!(tree(&home.paths.models), expected(&[("o/m/notes.txt", b"by the user")]));
     assert!(!revision.contents[0].is_complete());
-    assert_eq!(other.contents[0].read(0..50_000).unwrap().unwrap(), shared);
+    assert_eq!(other.contents[1].read(0..50_000).unwrap().unwrap(), shared);
     assert_eq!(store.load_metainfo(&revision.manifest.torrent.info_hash).unwrap(), None);
     drop((revision, other, store));
     let store = home.store();
     let other = store.revision(manifest("o/other", other_files)).unwrap();
     assert_eq!(other.cached_bytes(), 50_000);
-    arrive(&other.contents[1], &partial, 0..16_384);
+    arrive(&other.contents[0], &partial, 0..16_384);
     store.forget(&other, &[]).unwrap();
     assert_eq!(store.cache_usage().unwrap(), 0);
     assert_eq!(tree(&home.paths.base.join("resume")), []);

@@ -7,10 +7,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
-use serde_json::json;
+use sha2::Digest as _;
 
 use super::*;
-use crate::model::BLOCK_LEN;
+use crate::model::{BLOCK_LEN, FileEntry};
 
 /// A base directory, and manifests whose pieces roots are made up: the store never hashes.
 pub(super) struct Home {
@@ -32,28 +32,16 @@ impl Home {
     }
 }
 
-/// A manifest of files (path, content). Equal contents have equal roots.
+/// A manifest of files (path, content), in canonical order. Equal contents have equal roots.
 pub(super) fn manifest(name: &str, files: &[(&str, &[u8])]) -> Arc<Manifest> {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let hex = |value: &dyn Fn(&mut DefaultHasher)| {
-        let mut hasher = DefaultHasher::new();
-        value(&mut hasher);
-        format!("{:016x}", hasher.finish()).repeat(4)
-    };
-    let entries: Vec<_> = files
-        .iter()
-        .map(|(path, bytes)| match bytes.is_empty() {
-            true => json!({"path": path, "size": 0}),
-            false => json!({"path": path, "size": bytes.len(), "pieces_root": hex(&|h| bytes.hash(h))}),
-        })
-        .collect();
-    let manifest = json!({
-        "schema": 1, "kind": "model", "name": name, "version": "main",
-        "total_size": files.iter().map(|f| f.1.len()).sum::<usize>(), "files": entries,
-        "torrent": {"name": name.split('/').next_back(), "info_hash": hex(&|h| (name, files).hash(h)), "piece_length": 65536},
-        "magnet_uri": "magnet:?",
+    let entries = files.iter().map(|(path, bytes)| {
+        let root = PiecesRoot(sha2::Sha256::digest(bytes).into());
+        FileEntry::new(*path, bytes.len() as u64, None, (!bytes.is_empty()).then_some(root))
     });
-    Arc::new(serde_json::from_value(manifest).unwrap())
+    let manifest =
+        Manifest::new(name.parse().unwrap(), Default::default(), 65_536, entries.collect()).unwrap();
+    assert!(manifest.files.iter().map(|f| f.path.as_str()).eq(files.iter().map(|f| f.0)), "not in order");
+    Arc::new(manifest)
 }
 
 pub(super) fn bytes(len: usize, seed: u8) -> Vec<u8> {
@@ -130,7 +118,7 @@ fn a_liar_about_a_length_does_not_touch_the_honest_bytes() {
 fn files_shared_in_place_count_while_they_look_as_recorded() {
     let home = home();
     let dir = home.dir.path().join("mine");
-    let files: &[(&str, &[u8])] = &[("a", &bytes(50_000, 1)), ("sub/b", &bytes(20_000, 2)), ("e", &[])];
+    let files: &[(&str, &[u8])] = &[("a", &bytes(50_000, 1)), ("e", &[]), ("sub/b", &bytes(20_000, 2))];
     write_files(&dir, files);
     let manifest = manifest("o/m", files);
     let store = home.store();
@@ -144,15 +132,15 @@ fn files_shared_in_place_count_while_they_look_as_recorded() {
     let store = home.store();
     let revision = store.revision(manifest.clone()).unwrap();
     assert!(revision.is_complete());
-    assert_eq!(revision.contents[1].path(), fs::canonicalize(&dir).unwrap().join("sub/b"));
-    assert_eq!(revision.contents[1].read(5..15).unwrap().unwrap(), &files[1].1[5..15]);
+    assert_eq!(revision.contents[2].path(), fs::canonicalize(&dir).unwrap().join("sub/b"));
+    assert_eq!(revision.contents[2].read(5..15).unwrap().unwrap(), &files[2].1[5..15]);
     assert!(revision.contents[0].open_for_passthrough().is_some());
 
     // Edited while it is held: nothing of it is handed out any more, and nothing is written into it.
     fs::write(dir.join("sub/b"), bytes(20_000, 3)).unwrap();
-    assert!(revision.contents[1].read(5..15).is_err());
-    assert_eq!(revision.contents[1].read(5..15).unwrap(), None);
-    assert!(revision.contents[1].path().starts_with(home.paths.cache()));
+    assert!(revision.contents[2].read(5..15).is_err());
+    assert_eq!(revision.contents[2].read(5..15).unwrap(), None);
+    assert!(revision.contents[2].path().starts_with(home.paths.cache()));
     // Edited while nobody looked.
     fs::write(dir.join("a"), bytes(50_000, 3)).unwrap();
     drop((revision, store));
