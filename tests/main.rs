@@ -19,7 +19,9 @@ mod support {
     pub mod mounts;
     pub mod net;
     pub mod process;
+    pub mod rig;
     pub mod share;
+    pub mod swarm;
 }
 
 mod e2e {
@@ -38,6 +40,11 @@ mod e2e {
 mod mount {
     mod lifecycle;
     mod rig;
+}
+
+mod fetch {
+    mod deadlines;
+    mod reads;
 }
 
 /// A test file that nobody includes proves nothing.

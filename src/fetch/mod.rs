@@ -3,13 +3,52 @@
 //! Readers name a revision and a file; [`Fetch`] joins the swarm when it is first needed, asks for the pieces
 //! that are missing, and wakes whoever waits when a piece is verified. All state is on our side and fed by
 //! events; the engine is never asked.
+//!
+//! What always holds:
+//! - Bytes are handed out only from verified blocks of a [`Content`](crate::store::Content); a piece is marked
+//!   there before anybody is woken, and have bits are tested under the lock under which waiters are registered.
+//! - A piece is asked for once, however many wait for it, and is taken back when nobody wants it any more.
+//! - Every wait has a deadline; [`Fetch::stop`] ends them all.
+//!
+//! Parts: `wants` (claims on pieces, and what the engine was told), `waiters` (who waits), `window` and `tensors`
+//! (pure arithmetic of read-ahead), `readahead` (windows turned into claims), `transfer` (one torrent), `state`
+//! (all of it, behind one lock), `events` (what the engine says), `timer` (what the clock says), `saving` (files).
 
-use std::sync::Arc;
+mod deadline;
+mod events;
+mod hold;
+mod issue;
+mod readahead;
+mod saving;
+mod state;
+mod status;
+mod tensors;
+mod timer;
+mod transfer;
+mod waiters;
+mod wants;
+mod window;
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
 use crate::model::InfoHash;
-use crate::store::StoredRevision;
+use crate::paths::Paths;
+use crate::store::{Content, StoredRevision};
 use crate::torrent::{Discovery, Event, Swarms};
+pub use hold::EvictionHold;
+pub use status::TransferStatus;
+
+use saving::Saver;
+use state::{Parking, State};
+use waiters::{Kind, Parked};
+
+/// How often a read starts again because its bytes were gone, or turned out damaged, when it was to have them.
+const ATTEMPTS: usize = 3;
 
 /// What `Fetch` needs to know of the configuration.
 #[derive(Debug, Clone)]
@@ -52,97 +91,238 @@ pub struct FileRef {
     pub file: usize,
 }
 
-/// A revision's figures for `status` and progress bars.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct TransferStatus {
-    /// The torrent.
-    pub info_hash: InfoHash,
-    /// `org/name@revision`.
-    pub model: String,
-    /// Verified bytes here.
-    pub cached_bytes: u64,
-    /// Bytes in all.
-    pub total_size: u64,
-    /// Payload bytes received by this node.
-    pub downloaded: u64,
-    /// Payload bytes sent by this node.
-    pub uploaded: u64,
-    /// Payload bytes per second.
-    pub download_rate: u64,
-    /// Payload bytes per second.
-    pub upload_rate: u64,
-    /// Connected peers.
-    pub peers: u32,
-    /// Connected peers that have everything.
-    pub seeds: u32,
-    /// Reads that wait now.
-    pub waiting_reads: usize,
-    /// The last thing that went wrong, for people.
-    pub last_error: Option<String>,
+impl FileRef {
+    fn content(&self) -> &Arc<Content> {
+        &self.revision.contents[self.file]
+    }
+
+    /// Bytes `offset..offset + len`, cut at the end of the file.
+    fn cut(&self, offset: u64, len: u64) -> Range<u64> {
+        let size = self.content().len();
+        offset.min(size)..offset.saturating_add(len).min(size)
+    }
 }
 
 /// The scheduler of all transfers of one node.
-pub struct Fetch;
+///
+/// Lock order: `issuing`, then `state`, then a content's own. `state` is held for a few lines, never across a wait
+/// or a call into the engine. What is to be said to the engine is queued in `state` and issued, in that order, by
+/// whoever holds `issuing`; so two threads that change their minds at once cannot be heard in the wrong order.
+pub struct Fetch {
+    engine: Arc<dyn Swarms>,
+    paths: Paths,
+    settings: Arc<FetchSettings>,
+    state: Mutex<State>,
+    issuing: Mutex<()>,
+    /// Wakes the timer task earlier than it meant to.
+    timer: Arc<Notify>,
+    /// Told when a torrent is out of the engine or its resume data came.
+    changed: Notify,
+    saver: Saver,
+}
+
+/// Locks. What a panicking thread left is still consistent: no code between two changes of state can panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Fetch {
-    /// Makes the scheduler. Nothing happens until a revision is read, fetched or seeded.
-    pub fn new(_engine: Arc<dyn Swarms>, _paths: crate::paths::Paths, _settings: FetchSettings) -> Arc<Self> {
-        todo!()
+    /// Makes the scheduler, with two tasks of its own on the current tokio runtime. Nothing else happens until a
+    /// revision is read, fetched or seeded.
+    pub fn new(engine: Arc<dyn Swarms>, paths: Paths, settings: FetchSettings) -> Arc<Self> {
+        let settings = Arc::new(settings);
+        let fetch = Arc::new(Self {
+            engine,
+            saver: Saver::start(paths.clone()),
+            paths,
+            state: Mutex::new(State::new(settings.clone(), Instant::now())),
+            settings,
+            issuing: Mutex::new(()),
+            timer: Arc::new(Notify::new()),
+            changed: Notify::new(),
+        });
+        tokio::spawn(timer::run(Arc::downgrade(&fetch), fetch.timer.clone()));
+        fetch
+    }
+
+    /// Changes the state, then issues what that means for the engine.
+    fn with<R>(&self, change: impl FnOnce(&mut State, Instant) -> R) -> R {
+        let (result, earlier, nothing_to_say) = {
+            let mut state = lock(&self.state);
+            let now = Instant::now();
+            let result = change(&mut state, now);
+            state.settle(now);
+            (result, state.is_due_earlier(), state.outbox.is_empty())
+        };
+        if earlier {
+            self.timer.notify_one();
+        }
+        if !nothing_to_say {
+            self.issue();
+        }
+        result
     }
 
     /// Takes in what happened in the engine. Called by one task, in order.
-    pub fn handle(&self, _event: Event) {
-        todo!()
+    pub fn handle(&self, event: Event) {
+        self.take(event);
     }
 
-    /// Joins the swarm of a revision, to upload what is here. Idempotent.
-    pub fn join(&self, _revision: &Arc<StoredRevision>) -> Result<(), ReadError> {
-        todo!()
+    /// Joins the swarm of a revision, to upload what is here. Idempotent. `Broken` if the engine refuses it, and
+    /// for a while after it did.
+    pub fn join(&self, revision: &Arc<StoredRevision>) -> Result<(), ReadError> {
+        self.with(|state, now| state.join(revision, now))?;
+        let ih = &revision.manifest.torrent.info_hash;
+        // The command has been issued, by us or by somebody we waited for.
+        match lock(&self.state).transfers.get(ih).map(|t| &t.phase) {
+            Some(transfer::Phase::Failed { why, .. }) => Err(ReadError::Broken(why.clone())),
+            _ => Ok(()),
+        }
     }
 
-    /// Leaves a swarm and fails its waiting reads.
-    pub fn leave(&self, _info_hash: &InfoHash) {
-        todo!()
+    /// Leaves a swarm and fails its waiting reads with `Stopped`.
+    pub fn leave(&self, info_hash: &InfoHash) {
+        self.with(|state, now| state.leave(*info_hash, now));
+    }
+
+    /// The files of a revision stand elsewhere now: its torrent goes on there. Nobody who waits notices.
+    pub fn relocate(&self, revision: &Arc<StoredRevision>) {
+        self.with(|state, now| state.relocate(revision, now));
     }
 
     /// Reads bytes `offset..offset + len` of a file (cut at its end) when all are already here.
-    pub fn try_read(&self, _file: &FileRef, _offset: u64, _len: u64) -> Option<Vec<u8>> {
-        todo!()
+    pub fn try_read(&self, file: &FileRef, offset: u64, len: u64) -> Option<Vec<u8>> {
+        let range = file.cut(offset, len);
+        if range.is_empty() {
+            return Some(Vec::new());
+        }
+        let bytes = match file.content().read(range.clone()) {
+            Ok(bytes) => bytes?,
+            Err(error) => {
+                tracing::warn!(path = %file.content().path().display(), %error, "Verified bytes could not be read.");
+                return None;
+            }
+        };
+        if !file.content().is_complete() {
+            self.learn_tensors(file);
+            self.with(|state, now| state.touch(file, range, now));
+        }
+        Some(bytes)
     }
 
     /// Reads bytes `offset..offset + len` of a file, cut at its end, waiting for pieces up to the read timeout.
-    pub async fn read(
-        self: &Arc<Self>,
-        _file: &FileRef,
-        _offset: u64,
-        _len: u64,
-    ) -> Result<Vec<u8>, ReadError> {
-        todo!()
+    /// Dropping the future takes the wish back.
+    pub async fn read(self: &Arc<Self>, file: &FileRef, offset: u64, len: u64) -> Result<Vec<u8>, ReadError> {
+        let range = file.cut(offset, len);
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut trouble = "the bytes were thrown away while they were read".to_owned();
+        for _ in 0..ATTEMPTS {
+            self.learn_tensors(file);
+            let wish = Wish { file: file.clone(), range: range.clone(), kind: Kind::Read };
+            for parked in self.park(vec![wish], self.settings.read_timeout)? {
+                parked.answered().await?;
+            }
+            let (content, bytes) = (file.content().clone(), range.clone());
+            // A panic in there was reported; a runtime that goes down drops this future too.
+            let read = tokio::task::spawn_blocking(move || content.read(bytes)).await;
+            match read.map_err(|_| ReadError::Stopped)? {
+                Ok(Some(bytes)) => return Ok(bytes),
+                Ok(None) => {}
+                Err(error) => {
+                    let path = file.content().path();
+                    tracing::warn!(path = %path.display(), %error, "Verified bytes could not be read.");
+                    trouble = format!("{}: {error}", path.display());
+                }
+            }
+        }
+        Err(ReadError::Disk(trouble))
     }
 
     /// Fetches whole files (indices into the manifest). Returns when all are verified, or fails when nothing has
     /// come for `stall_timeout`. Dropping the future stops the fetching.
     pub async fn fetch_files(
         self: &Arc<Self>,
-        _revision: &Arc<StoredRevision>,
-        _files: &[usize],
-        _stall_timeout: Duration,
+        revision: &Arc<StoredRevision>,
+        files: &[usize],
+        stall_timeout: Duration,
     ) -> Result<(), ReadError> {
-        todo!()
+        let wishes = files.iter().map(|&file| {
+            let file = FileRef { revision: revision.clone(), file };
+            Wish { range: 0..file.content().len(), file, kind: Kind::Job }
+        });
+        let wishes: Vec<Wish> = wishes.filter(|w| !w.range.is_empty()).collect();
+        for parked in self.park(wishes, stall_timeout)? {
+            parked.answered().await?;
+        }
+        Ok(())
     }
 
-    /// Figures of all joined revisions, by name.
-    pub fn status(&self) -> Vec<TransferStatus> {
-        todo!()
+    /// Parks all wishes at once. Those whose bytes are here give nothing to wait for.
+    fn park(&self, wishes: Vec<Wish>, span: Duration) -> Result<Vec<Parked<'_>>, ReadError> {
+        let (parked, refused) = self.with(|state, now| {
+            let mut parked = Vec::new();
+            for wish in &wishes {
+                match state.park(&wish.file, &wish.range, wish.kind, span, now) {
+                    Ok(Parking::Ready) => {}
+                    Ok(Parking::Waits(root, id, answer)) => parked.push((root, id, answer)),
+                    Err(why) => return (parked, Err(why)),
+                }
+            }
+            (parked, Ok(()))
+        });
+        // Made before the refusal is told, so that they are taken out again.
+        let parked: Vec<_> =
+            parked.into_iter().map(|(root, id, answer)| Parked::new(self, root, id, answer)).collect();
+        refused.map(|()| parked)
     }
 
-    /// Writes resume data of everything that changed; done when all is on disk or `within` has passed.
-    pub async fn flush(&self, _within: Duration) {
-        todo!()
+    /// The last handle of a file was closed: what was wanted ahead of its readers no longer is.
+    pub fn released(&self, file: &FileRef) {
+        if let Some(root) = file.content().key() {
+            self.with(|state, _| state.drop_windows(&root));
+        }
     }
 
     /// Fails all waiting reads with `Stopped`, and every later one.
     pub fn stop(&self) {
-        todo!()
+        self.with(|state, _| {
+            state.stopped = true;
+            state.answer_all(&Err(ReadError::Stopped), |_| true);
+            for root in state.hot.iter().copied().collect::<Vec<_>>() {
+                state.drop_windows(&root);
+            }
+        });
+    }
+
+    /// Parses the header of a `.safetensors` file once it is here.
+    fn learn_tensors(&self, file: &FileRef) {
+        let content = file.content();
+        let Some(root) = content.key() else { return };
+        let unread =
+            |state: &State| state.contents.get(&root).is_some_and(|c| c.shape == tensors::Shape::Unread);
+        if !unread(&lock(&self.state)) {
+            return;
+        }
+        if let Some(shape) = tensors::read_shape(content)
+            && let Some(content) = lock(&self.state).contents.get_mut(&root)
+        {
+            content.shape = shape;
+        }
+    }
+}
+
+/// Bytes that somebody wants to wait for.
+struct Wish {
+    file: FileRef,
+    range: Range<u64>,
+    kind: Kind,
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        // The timer task finds that there is nothing left to do.
+        self.timer.notify_one();
     }
 }

@@ -119,7 +119,7 @@ fn child(runner: &[&str], exe: &Path, point: &Path) -> Proc {
 fn child_that_mounts() {
     let point = std::env::var_os(CHILD_POINT).expect("only run by another test");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let fetch = super::rig::fetch();
+    let fetch = super::rig::fetch(&runtime, Path::new(&point));
     let mounted = mount(Path::new(&point), &fetch, &runtime).unwrap();
     eprintln!("child has mounted");
     runtime.block_on(async { tokio::time::timeout(PATIENCE, mounted.gone()).await }).unwrap();

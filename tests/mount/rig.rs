@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use silmaril::fetch::Fetch;
+use silmaril::fetch::{Fetch, FetchSettings};
 use silmaril::mount::{MountError, MountOptions, Mounted};
+use silmaril::paths::Paths;
+use silmaril::torrent::Discovery;
 use tokio::runtime::Runtime;
 
 use crate::support::mounts::detach_below;
+use crate::support::swarm::FakeSwarm;
 
 /// A mount in a temporary directory, with the runtime that serves it.
 pub struct Rig {
@@ -24,7 +27,7 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let fetch = fetch();
+        let fetch = fetch(&runtime, &dir.path().join("base"));
         let point = dir.path().join("mnt");
         std::fs::create_dir(&point).unwrap();
         let mounted = mount(&point, &fetch, &runtime).unwrap();
@@ -69,6 +72,14 @@ pub fn mount(point: &Path, fetch: &Arc<Fetch>, runtime: &Runtime) -> Result<Moun
 }
 
 /// A scheduler without any swarm.
-pub fn fetch() -> Arc<Fetch> {
-    Arc::new(Fetch)
+pub fn fetch(runtime: &Runtime, base: &Path) -> Arc<Fetch> {
+    let _inside = runtime.enter();
+    let settings = FetchSettings {
+        read_timeout: Duration::from_secs(60),
+        readahead_max: 1 << 20,
+        trackers: Vec::new(),
+        discovery: Discovery { dht: false, lan: false, pex: false },
+        peers: Vec::new(),
+    };
+    Fetch::new(FakeSwarm::new().0, Paths::below(base), settings)
 }

@@ -1,0 +1,361 @@
+//! What happened in the engine, and what follows from it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::saving::Save;
+use super::state::{Command, State};
+use super::transfer::Phase;
+use super::{Fetch, ReadError, lock};
+use crate::model::{InfoHash, PieceIndex};
+use crate::store::Content;
+use crate::store::ContentKey;
+use crate::torrent::{DiskErrorKind, Event, TorrentId};
+
+impl Fetch {
+    pub(super) fn take(&self, event: Event) {
+        let Some(id) = torrent_of(&event) else {
+            if let Event::EventsLost = event {
+                self.with(State::add_all_anew);
+            }
+            return;
+        };
+        if !lock(&self.state).ids.contains_key(&id) {
+            // It may be just being added: whoever does that holds this lock until the number is known.
+            drop(lock(&self.issuing));
+        }
+        match event {
+            Event::PieceVerified(_, piece) => self.piece_verified(id, piece),
+            Event::ResumeData(_, bytes) => self.resume_came(id, bytes),
+            Event::Metainfo(_, bytes) => self.metainfo_came(id, bytes),
+            Event::Failed(_, why) => self.failed(id, &why),
+            Event::Removed(_) => {
+                self.with(|state, now| state.removed(id, now));
+                self.changed.notify_waiters();
+            }
+            event => self.with(|state, now| state.simple_event(id, event, now)),
+        }
+    }
+
+    fn piece_verified(&self, id: TorrentId, piece: PieceIndex) {
+        let found = { lock(&self.state).owners(id, piece) };
+        let Some((root, bytes, contents)) = found else { return };
+        // Marked before anybody is woken, and outside the lock, since it writes to the block map's file.
+        for content in contents {
+            if let Err(error) = content.mark_verified(bytes.clone()) {
+                // It counts in this process all the same.
+                let path = content.path();
+                tracing::warn!(path = %path.display(), %error, "A verified piece could not be recorded.");
+                self.with(|state, _| state.note_error(id, format!("disk: {}: {error}", path.display())));
+            }
+        }
+        self.with(|state, now| state.piece_came(id, piece, &root, &bytes, now));
+    }
+
+    fn resume_came(&self, id: TorrentId, bytes: Vec<u8>) {
+        let save = self.with(|state, _| {
+            let ih = *state.ids.get(&id)?;
+            let transfer = state.transfers.get_mut(&ih)?;
+            transfer.saving = false;
+            (!transfer.metainfo_saved).then_some(Save::Resume(ih, bytes))
+        });
+        if let Some(save) = save {
+            self.saver.save(save);
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn metainfo_came(&self, id: TorrentId, bytes: Option<Vec<u8>>) {
+        let save = self.with(|state, _| {
+            let ih = *state.ids.get(&id)?;
+            let transfer = state.transfers.get_mut(&ih)?;
+            transfer.exporting = false;
+            let bytes = bytes?;
+            transfer.metainfo_saved = true;
+            transfer.distrust_saved = false;
+            transfer.resume_dirty = false;
+            Some(Save::Metainfo(ih, bytes))
+        });
+        if let Some(save) = save {
+            self.saver.save(save);
+        }
+    }
+
+    fn failed(&self, id: TorrentId, why: &str) {
+        if let Some(ih) = self.with(|state, now| state.failed_event(id, why, now)) {
+            self.saver.save(Save::ForgetMetainfo(ih));
+        }
+        self.changed.notify_waiters();
+    }
+}
+
+/// The torrent an event is about.
+fn torrent_of(event: &Event) -> Option<TorrentId> {
+    match *event {
+        Event::Added(id)
+        | Event::Failed(id, _)
+        | Event::PieceVerified(id, _)
+        | Event::PieceRejected(id, _)
+        | Event::PeerConnected(id, _)
+        | Event::PeerDisconnected(id, _, _)
+        | Event::Stats(id, _)
+        | Event::DiskError(id, _, _, _)
+        | Event::ResumeData(id, _)
+        | Event::Metainfo(id, _)
+        | Event::Metadata(id, _)
+        | Event::Removed(id) => Some(id),
+        Event::Listening(_) | Event::ListenFailed(_, _) | Event::EventsLost => None,
+    }
+}
+
+/// The content of a piece, the bytes of it that the piece holds, and where they are kept.
+type Owners = (ContentKey, Range<u64>, Vec<Arc<Content>>);
+
+impl State {
+    fn owners(&self, id: TorrentId, piece: PieceIndex) -> Option<Owners> {
+        let transfer = self.transfers.get(self.ids.get(&id)?)?;
+        let (file, bytes) = transfer.revision.layout.owner(piece)?;
+        let own = &transfer.revision.contents[file];
+        let root = own.key()?;
+        let mut contents = vec![own.clone()];
+        if let Some(shared) = self.contents.get(&root).filter(|s| !Arc::ptr_eq(&s.content, own)) {
+            contents.push(shared.content.clone());
+        }
+        Some((root, bytes, contents))
+    }
+
+    fn piece_came(
+        &mut self,
+        id: TorrentId,
+        piece: PieceIndex,
+        root: &ContentKey,
+        bytes: &Range<u64>,
+        now: Instant,
+    ) {
+        let Some(&ih) = self.ids.get(&id) else { return };
+        if let Some(transfer) = self.transfers.get_mut(&ih) {
+            transfer.piece_came(piece.0, now);
+            self.touched.insert(ih);
+            if transfer.resume_dirty {
+                let next_save = transfer.next_save;
+                self.look_at(next_save);
+            }
+        }
+        self.cancel_elsewhere(ih, piece, root, bytes);
+        self.wake_ready(root);
+        self.apply_windows(root, now);
+        if self.contents.get(root).is_some_and(|c| c.content.is_complete()) {
+            self.drop_windows(root);
+            let uses = self.contents.get(root).map(|c| c.uses.clone()).unwrap_or_default();
+            for (of, _) in uses {
+                self.completed(of, now);
+            }
+        }
+    }
+
+    /// Other torrents need not fetch what came through this one.
+    fn cancel_elsewhere(&mut self, ih: InfoHash, piece: PieceIndex, root: &ContentKey, bytes: &Range<u64>) {
+        let Some(content) = self.contents.get(root).filter(|c| c.uses.len() > 1) else { return };
+        for &(of, file) in &content.uses {
+            let Some(transfer) = self.transfers.get_mut(&of) else { continue };
+            let layout = &transfer.revision.layout;
+            for other in layout.pieces_of(file, bytes.start, bytes.end - bytes.start) {
+                let whole = layout.owner(PieceIndex(other)).is_some_and(|(_, b)| content.content.has(b));
+                if whole && (of, other) != (ih, piece.0) {
+                    transfer.wants.cancel(other);
+                    self.touched.insert(of);
+                }
+            }
+        }
+    }
+
+    /// Answers everybody whose bytes are here.
+    pub(super) fn wake_ready(&mut self, root: &ContentKey) {
+        let Some(content) = self.contents.get(root) else { return };
+        let waiters = content.waiters.iter().filter(|(_, w)| content.content.has(w.range.clone()));
+        for id in waiters.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.answer(root, id, Ok(()));
+        }
+    }
+
+    /// When a torrent's files are all here, it is made a seed that knows its layers.
+    pub(super) fn completed(&mut self, ih: InfoHash, now: Instant) {
+        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+        let Some(id) = transfer.running().filter(|_| transfer.revision.is_complete()) else { return };
+        if !transfer.engine_has.is_full() {
+            // Some bytes came through other torrents.
+            self.add_anew(ih, now);
+        } else if !transfer.metainfo_saved && !transfer.exporting {
+            transfer.exporting = true;
+            self.outbox.push_back(Command::ExportMetainfo(id));
+        }
+    }
+
+    fn simple_event(&mut self, id: TorrentId, event: Event, now: Instant) {
+        let Some(&ih) = self.ids.get(&id) else { return };
+        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+        if transfer.id() != Some(id) {
+            return;
+        }
+        match event {
+            Event::Added(_) => {
+                transfer.started(id);
+                self.touched.insert(ih);
+                self.export_if_seed(ih);
+                if self.has_waiters(&ih) {
+                    self.start_search(ih, now);
+                }
+            }
+            Event::PieceRejected(_, piece) => {
+                tracing::warn!(%ih, piece = piece.0, "A peer sent bad data; the piece was thrown away.");
+                transfer.piece_rejected();
+            }
+            Event::PeerConnected(_, peer) => {
+                let first = transfer.peers.is_empty();
+                transfer.peer_came(peer, now);
+                if first {
+                    self.reroute_waiters_of(ih, now);
+                }
+            }
+            Event::PeerDisconnected(_, peer, why) => {
+                tracing::debug!(%ih, %peer, %why, "A peer is gone.");
+                transfer.peers.remove(&peer);
+                if transfer.peers.is_empty() {
+                    self.reroute_waiters_of(ih, now);
+                    if self.has_waiters(&ih) {
+                        self.start_search(ih, now);
+                    }
+                }
+            }
+            Event::Stats(_, stats) => {
+                transfer.take_stats(stats, now);
+            }
+            Event::DiskError(_, path, kind, text) => {
+                self.disk_error(id, kind, &format!("{}: {text}", path.display()));
+            }
+            Event::Metadata(..)
+            | Event::Removed(_)
+            | Event::Failed(..)
+            | Event::PieceVerified(..)
+            | Event::ResumeData(..)
+            | Event::Metainfo(..)
+            | Event::Listening(_)
+            | Event::ListenFailed(..)
+            | Event::EventsLost => {}
+        }
+    }
+
+    fn export_if_seed(&mut self, ih: InfoHash) {
+        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+        let Some(id) = transfer.running() else { return };
+        if transfer.engine_has.is_full() && !transfer.metainfo_saved && !transfer.exporting {
+            transfer.exporting = true;
+            self.outbox.push_back(Command::ExportMetainfo(id));
+        }
+    }
+
+    fn note_error(&mut self, id: TorrentId, text: String) {
+        if let Some(transfer) = self.ids.get(&id).and_then(|ih| self.transfers.get_mut(ih)) {
+            transfer.last_error = Some(text);
+        }
+    }
+
+    fn disk_error(&mut self, id: TorrentId, kind: DiskErrorKind, text: &str) {
+        let Some(&ih) = self.ids.get(&id) else { return };
+        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+        tracing::warn!(%ih, text, "The disk failed.");
+        transfer.last_error = Some(format!("disk: {text}"));
+        let lasting = match kind {
+            DiskErrorKind::Full | DiskErrorKind::ReadOnly => true,
+            DiskErrorKind::Missing | DiskErrorKind::Other => transfer.disk_failed,
+        };
+        transfer.disk_failed = true;
+        if lasting {
+            self.drop_windows_of(&ih);
+            self.answer_all(&Err(ReadError::Disk(text.to_owned())), |w| {
+                w.via.0 == ih || w.claims.iter().any(|(of, _)| *of == ih)
+            });
+        } else {
+            // The pieces in flight are lost: say the deadlines again.
+            transfer.wants.forget_requests();
+        }
+        self.touched.insert(ih);
+    }
+
+    fn removed(&mut self, id: TorrentId, now: Instant) {
+        self.leaving.retain(|_, of| *of != id);
+        let Some(ih) = self.ids.remove(&id) else { return };
+        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+        match transfer.phase {
+            Phase::Removing { id: old, .. } if old == id => self.out_of_engine(ih),
+            _ if transfer.id() == Some(id) => {
+                let why = "the engine dropped the torrent";
+                transfer.failed(why, now);
+                self.fail_waiters_of(ih, &ReadError::Broken(why.to_owned()), now);
+            }
+            _ => {}
+        }
+    }
+
+    /// A torrent that is to be added anew is out: add it, or hold it back.
+    pub(super) fn out_of_engine(&mut self, ih: InfoHash) {
+        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+        if transfer.holds > 0 {
+            transfer.phase = Phase::Held;
+        } else {
+            transfer.phase = Phase::Queued;
+            self.outbox.push_back(Command::Add(ih));
+        }
+    }
+
+    /// The engine gave up a torrent. Returns it if the metainfo kept on disk may be to blame.
+    fn failed_event(&mut self, id: TorrentId, why: &str, now: Instant) -> Option<InfoHash> {
+        let ih = self.ids.get(&id).copied()?;
+        let transfer = self.transfers.get_mut(&ih).filter(|t| t.id() == Some(id))?;
+        tracing::warn!(%ih, why, "The engine refused a torrent.");
+        self.ids.remove(&id);
+        self.outbox.push_back(Command::Remove(id));
+        if transfer.metainfo_saved {
+            transfer.metainfo_saved = false;
+            transfer.distrust_saved = true;
+            transfer.left_engine();
+            transfer.phase = Phase::Queued;
+            self.outbox.push_back(Command::Add(ih));
+            return Some(ih);
+        }
+        transfer.failed(why, now);
+        self.fail_waiters_of(ih, &ReadError::Broken(why.to_owned()), now);
+        None
+    }
+
+    /// Fails those who named a torrent; others who only profited from it find another source.
+    pub(super) fn fail_waiters_of(&mut self, ih: InfoHash, why: &ReadError, now: Instant) {
+        self.answer_all(&Err(why.clone()), |w| w.via.0 == ih);
+        self.reroute_waiters_of(ih, now);
+    }
+
+    /// Finds new sources for everybody who waits for contents of a torrent.
+    pub(super) fn reroute_waiters_of(&mut self, ih: InfoHash, now: Instant) {
+        let shared: Vec<ContentKey> = self
+            .hot
+            .iter()
+            .filter(|root| {
+                let content = self.contents.get(root);
+                content.is_some_and(|c| c.uses.len() > 1 && c.uses.iter().any(|(of, _)| *of == ih))
+            })
+            .copied()
+            .collect();
+        for root in shared {
+            self.reroute(&root, now);
+        }
+    }
+
+    /// The engine lost events: nothing it said before counts. Its torrents are added anew with what is here.
+    fn add_all_anew(&mut self, now: Instant) {
+        for ih in self.transfers.keys().copied().collect::<Vec<_>>() {
+            self.add_anew(ih, now);
+        }
+    }
+}

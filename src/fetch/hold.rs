@@ -1,0 +1,135 @@
+//! Torrents that leave the engine, for good or for a while: because their files moved, are thrown away, or are no
+//! longer shared.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::state::{Command, State};
+use super::transfer::Phase;
+use super::{Fetch, ReadError, lock};
+use crate::model::InfoHash;
+use crate::store::ContentKey;
+use crate::store::StoredRevision;
+
+/// Keeps torrents out of the engine while bytes of theirs are thrown away. When it is dropped they are added
+/// again, with what is left.
+#[must_use]
+pub struct EvictionHold {
+    fetch: Arc<Fetch>,
+    torrents: Vec<InfoHash>,
+}
+
+impl Drop for EvictionHold {
+    fn drop(&mut self) {
+        self.fetch.with(|state, _| {
+            for ih in &self.torrents {
+                let Some(transfer) = state.transfers.get_mut(ih) else { continue };
+                transfer.holds -= 1;
+                if transfer.holds == 0 && transfer.phase == Phase::Held {
+                    state.out_of_engine(*ih);
+                }
+            }
+        });
+    }
+}
+
+impl Fetch {
+    /// Takes all torrents that hold one of these contents out of the engine, so that their bytes can be thrown
+    /// away: the engine never believes to have what is gone. Reads of them wait meanwhile. `Broken` if the engine
+    /// has not let go `within` that time; nothing may be thrown away then.
+    pub async fn release_for_eviction(
+        self: &Arc<Self>,
+        keys: &[ContentKey],
+        within: Duration,
+    ) -> Result<EvictionHold, ReadError> {
+        let torrents = self.with(|state, now| state.hold(keys, now));
+        let hold = EvictionHold { fetch: self.clone(), torrents };
+        // One that was just being added has its number after this.
+        self.issue();
+        let gone = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if !lock(&self.state).ids.values().any(|ih| hold.torrents.contains(ih)) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        match tokio::time::timeout(within, gone).await {
+            Ok(()) => Ok(hold),
+            Err(_) => Err(ReadError::Broken("the engine does not let go of the torrent".to_owned())),
+        }
+    }
+
+    /// The bytes of a content that somebody waits for: not to be thrown away.
+    pub fn waited_for(&self, root: &ContentKey) -> Vec<Range<u64>> {
+        let state = lock(&self.state);
+        state
+            .contents
+            .get(root)
+            .map(|c| c.waiters.values().map(|w| w.range.clone()).collect())
+            .unwrap_or_default()
+    }
+}
+
+impl State {
+    fn hold(&mut self, keys: &[ContentKey], now: Instant) -> Vec<InfoHash> {
+        let mut torrents: Vec<InfoHash> = keys
+            .iter()
+            .filter_map(|root| self.contents.get(root))
+            .flat_map(|c| &c.uses)
+            .map(|(ih, _)| *ih)
+            .collect();
+        torrents.sort_unstable();
+        torrents.dedup();
+        for ih in &torrents {
+            let Some(transfer) = self.transfers.get_mut(ih) else { continue };
+            transfer.holds += 1;
+            if transfer.phase == Phase::Queued {
+                transfer.phase = Phase::Held;
+            } else {
+                self.add_anew(*ih, now);
+            }
+        }
+        torrents
+    }
+
+    pub(super) fn leave(&mut self, ih: InfoHash, now: Instant) {
+        if !self.transfers.contains_key(&ih) {
+            return;
+        }
+        self.answer_all(&Err(ReadError::Stopped), |w| w.via.0 == ih);
+        self.drop_windows_of(&ih);
+        let Some(transfer) = self.transfers.remove(&ih) else { return };
+        match transfer.phase {
+            Phase::Adding(id) | Phase::Running(id) => {
+                self.leaving.insert(ih, id);
+                self.outbox.push_back(Command::Remove(id));
+            }
+            Phase::Removing { id, .. } => {
+                self.leaving.insert(ih, id);
+            }
+            Phase::Queued | Phase::Held | Phase::Failed { .. } => {}
+        }
+        self.abandon_contents(ih, &transfer.revision, now);
+    }
+
+    pub(super) fn relocate(&mut self, revision: &Arc<StoredRevision>, now: Instant) {
+        let ih = revision.manifest.torrent.info_hash;
+        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+        transfer.revision = revision.clone();
+        for content in &revision.contents {
+            let Some(root) = content.key() else { continue };
+            if let Some(state) = self.contents.get_mut(&root) {
+                state.content = content.clone();
+            }
+            self.wake_ready(&root);
+        }
+        self.add_anew(ih, now);
+    }
+}

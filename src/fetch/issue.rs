@@ -1,0 +1,129 @@
+//! What is said to the engine: the only place that calls it.
+
+use fixedbitset::FixedBitSet;
+use tokio::time::Instant;
+
+use super::saving::{Prepared, Save};
+use super::state::{Command, State};
+use super::transfer::Phase;
+use super::{Fetch, ReadError, lock, saving};
+use crate::model::InfoHash;
+use crate::torrent::{EngineError, TorrentId};
+
+impl Fetch {
+    /// Issues all queued commands in order. When it returns, those that were queued before it was called have
+    /// been issued.
+    pub(super) fn issue(&self) {
+        let _one_at_a_time = lock(&self.issuing);
+        loop {
+            // The guard is a temporary of this statement: the engine is called without it.
+            let Some(command) = lock(&self.state).outbox.pop_front() else { return };
+            self.say(command);
+        }
+    }
+
+    fn say(&self, command: Command) {
+        let (id, result) = match command {
+            Command::Add(ih) => return self.add(ih),
+            Command::Orders(id, orders) => {
+                let set = if orders.priorities.is_empty() {
+                    Ok(())
+                } else {
+                    self.engine.set_priority(id, &orders.priorities)
+                };
+                let request = |result: Result<(), EngineError>, &(piece, deadline): &(_, _)| {
+                    result.and(self.engine.request(id, piece, deadline))
+                };
+                (id, orders.requests.iter().fold(set, request))
+            }
+            Command::Remove(id) => (id, self.engine.remove(id)),
+            Command::Reannounce(id) => (id, self.engine.reannounce(id)),
+            Command::Connect(id, peer) => (id, self.engine.connect_peer(id, peer)),
+            Command::SaveResume(id) => (id, self.engine.save_resume(id)),
+            Command::ExportMetainfo(id) => (id, self.engine.export_metainfo(id)),
+        };
+        if let Err(error) = result {
+            lock(&self.state).refused(id, &error);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Adds a torrent that is still queued.
+    fn add(&self, ih: InfoHash) {
+        let (revision, mut use_saved) = {
+            let state = lock(&self.state);
+            match state.transfers.get(&ih).filter(|t| t.phase == Phase::Queued) {
+                Some(transfer) => (transfer.revision.clone(), !transfer.distrust_saved),
+                None => return,
+            }
+        };
+        loop {
+            let Prepared { torrent, with_layers, given } =
+                saving::add_torrent(&self.paths, &self.settings, &revision, use_saved);
+            let have = torrent.have.clone();
+            let result = self.engine.add(torrent);
+            if with_layers && matches!(result, Err(EngineError::BadTorrent(_))) {
+                tracing::warn!(%ih, "The saved metainfo is damaged; going on with the manifest's.");
+                self.saver.save(Save::ForgetMetainfo(ih));
+                use_saved = false;
+                continue;
+            }
+            let known = Known { have, given, with_layers };
+            return lock(&self.state).added(ih, result, known, Instant::now());
+        }
+    }
+}
+
+/// What a torrent was added with.
+struct Known {
+    have: FixedBitSet,
+    given: Vec<u64>,
+    with_layers: bool,
+}
+
+impl State {
+    fn added(&mut self, ih: InfoHash, result: Result<TorrentId, EngineError>, known: Known, now: Instant) {
+        match result {
+            Ok(id) => {
+                self.ids.insert(id, ih);
+                match self.transfers.get_mut(&ih).filter(|t| t.phase == Phase::Queued) {
+                    Some(transfer) => {
+                        transfer.engine_has = known.have;
+                        transfer.given = known.given;
+                        transfer.metainfo_saved = known.with_layers;
+                        transfer.phase = Phase::Adding(id);
+                        if std::mem::take(&mut transfer.again) {
+                            self.add_anew(ih, now);
+                        }
+                    }
+                    None => {
+                        // It was left or held meanwhile.
+                        self.leaving.insert(ih, id);
+                        self.outbox.push_back(Command::Remove(id));
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%ih, %error, "The engine refused a torrent.");
+                let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+                transfer.failed(&error.to_string(), now);
+                self.fail_waiters_of(ih, &ReadError::Broken(error.to_string()), now);
+            }
+        }
+    }
+
+    /// The engine refused a command.
+    fn refused(&mut self, id: TorrentId, error: &EngineError) {
+        let Some(transfer) = self.ids.get(&id).and_then(|ih| self.transfers.get_mut(ih)) else { return };
+        transfer.saving = false;
+        transfer.exporting = false;
+        match error {
+            // Its `Removed` is on the way.
+            EngineError::UnknownTorrent => {}
+            EngineError::BadTorrent(_) | EngineError::Internal(_) => {
+                tracing::warn!(%error, "The engine refused a command.");
+                transfer.last_error = Some(error.to_string());
+            }
+        }
+    }
+}

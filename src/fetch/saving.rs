@@ -1,0 +1,153 @@
+//! What is kept on disk between two runs: resume data while pieces come, the metainfo with all layers afterwards.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::state::Command;
+use super::{Fetch, FetchSettings};
+use crate::fsutil;
+use crate::model::InfoHash;
+use crate::paths::Paths;
+use crate::store::StoredRevision;
+use crate::torrent::{AddTorrent, Mode};
+
+/// The longest metainfo or resume file that is read back, in bytes: 100 000 files with long paths, and the layers
+/// of 40 TB at 4 MiB a piece.
+const MAX_SAVED: u64 = 512 << 20;
+
+/// One thing to write.
+#[derive(Debug)]
+pub(super) enum Save {
+    Resume(InfoHash, Vec<u8>),
+    /// All layers are known: resume data is no longer needed.
+    Metainfo(InfoHash, Vec<u8>),
+    /// The engine refused what was saved.
+    ForgetMetainfo(InfoHash),
+    /// Tells when everything before it is on disk.
+    Barrier(oneshot::Sender<()>),
+}
+
+/// Writes one thing after the other, in a task of its own, so that no event waits for the disk.
+#[derive(Debug)]
+pub(super) struct Saver(mpsc::UnboundedSender<Save>);
+
+impl Saver {
+    /// Starts the task. It ends after the last write when the `Saver` is dropped.
+    pub(super) fn start(paths: Paths) -> Self {
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(save) = rx.recv().await {
+                let paths = paths.clone();
+                // It panics only if this code does, and then the panic was reported.
+                let _ = tokio::task::spawn_blocking(move || write(&paths, save)).await;
+            }
+        });
+        Self(tx)
+    }
+
+    pub(super) fn save(&self, save: Save) {
+        // The task lives as long as `self`, or the runtime is going down.
+        let _ = self.0.send(save);
+    }
+}
+
+fn write(paths: &Paths, save: Save) {
+    // A failure is logged. What could not be saved is fetched from peers again.
+    let _ = match save {
+        Save::Resume(ih, bytes) => {
+            let path = paths.resume(&ih);
+            said(fsutil::write_atomic(&path, &bytes, fsutil::MODE_PRIVATE), &path)
+        }
+        Save::Metainfo(ih, bytes) => {
+            let path = paths.metainfo(&ih);
+            said(fsutil::write_atomic(&path, &bytes, fsutil::MODE_PRIVATE), &path).and_then(|()| {
+                said(fsutil::remove_if_there(&paths.resume(&ih)).map(drop), &paths.resume(&ih))
+            })
+        }
+        Save::ForgetMetainfo(ih) => {
+            let path = paths.metainfo(&ih);
+            said(fsutil::remove_if_there(&path).map(drop), &path)
+        }
+        Save::Barrier(reached) => reached.send(()).ok(),
+    };
+}
+
+fn said(result: std::io::Result<()>, path: &Path) -> Option<()> {
+    result.inspect_err(|error| tracing::warn!(path = %path.display(), %error, "Could not be saved.")).ok()
+}
+
+/// A torrent ready to be added.
+pub(super) struct Prepared {
+    pub torrent: AddTorrent,
+    /// Whether the metainfo is one that was saved with all layers.
+    pub with_layers: bool,
+    /// `Content::moves` of the files, from before their paths were read.
+    pub given: Vec<u64>,
+}
+
+/// Gathers all that the engine needs to join.
+pub(super) fn add_torrent(
+    paths: &Paths,
+    settings: &FetchSettings,
+    revision: &StoredRevision,
+    use_saved: bool,
+) -> Prepared {
+    let given = revision.contents.iter().map(|c| c.moves()).collect();
+    let ih = revision.manifest.torrent.info_hash;
+    let read = |path: &Path| match fsutil::read_capped(path, MAX_SAVED) {
+        Ok(bytes) => Some(bytes),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "Could not be read.");
+            None
+        }
+    };
+    let saved = if use_saved { read(&paths.metainfo(&ih)) } else { None };
+    let with_layers = saved.is_some();
+    let torrent = AddTorrent {
+        info_hash: ih,
+        metainfo: saved.unwrap_or_else(|| revision.manifest.metainfo(None)),
+        file_paths: revision.contents.iter().map(|c| c.path()).collect(),
+        have: revision.have_pieces(),
+        resume: if with_layers { None } else { read(&paths.resume(&ih)) },
+        mode: if revision.is_complete() { Mode::Seed } else { Mode::Lazy },
+        peers: settings.peers.clone(),
+        trackers: settings.trackers.clone(),
+        discovery: settings.discovery,
+    };
+    Prepared { torrent, with_layers, given }
+}
+
+impl Fetch {
+    /// Writes resume data of everything that changed; done when all is on disk or `within` has passed.
+    pub async fn flush(&self, within: Duration) {
+        self.with(|state, _| {
+            for transfer in state.transfers.values_mut() {
+                let Some(id) = transfer.running().filter(|_| transfer.resume_dirty) else { continue };
+                transfer.resume_dirty = false;
+                transfer.saving = true;
+                state.outbox.push_back(Command::SaveResume(id));
+            }
+        });
+        let flushed = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if !self.with(|state, _| state.transfers.values().any(|t| t.saving)) {
+                    break;
+                }
+                changed.await;
+            }
+            let (reached, barrier) = oneshot::channel();
+            self.saver.save(Save::Barrier(reached));
+            // An error means that the runtime is going down.
+            let _ = barrier.await;
+        };
+        if tokio::time::timeout(within, flushed).await.is_err() {
+            tracing::warn!(?within, "Resume data could not all be written in time.");
+        }
+    }
+}

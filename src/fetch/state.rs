@@ -1,0 +1,444 @@
+//! What the one lock of `Fetch` protects: transfers, contents, and the commands that wait to be issued.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::deadline::Deadline;
+use super::tensors::Shape;
+use super::transfer::{Phase, REMOVAL, Transfer};
+use super::waiters::{Answer, Kind, Waiter, Waiters};
+use super::wants::{ClaimId, Level, Orders};
+use super::window::Windows;
+use super::{FetchSettings, FileRef, ReadError};
+use crate::model::{InfoHash, PieceIndex};
+use crate::store::ContentKey;
+use crate::store::{Content, StoredRevision};
+use crate::torrent::TorrentId;
+
+/// Something to be said to the engine, outside the lock and in order.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Add the torrent if it is still queued.
+    Add(InfoHash),
+    Remove(TorrentId),
+    Orders(TorrentId, Orders),
+    Reannounce(TorrentId),
+    Connect(TorrentId, SocketAddr),
+    SaveResume(TorrentId),
+    ExportMetainfo(TorrentId),
+}
+
+/// The claims of one cursor.
+#[derive(Debug)]
+pub(super) struct CursorClaims {
+    pub via: (InfoHash, usize),
+    pub claims: Vec<(InfoHash, u32)>,
+}
+
+/// The bytes of one file, wherever joined torrents hold it.
+#[derive(Debug)]
+pub(super) struct ContentState {
+    pub content: Arc<Content>,
+    /// Torrents and their files with these bytes.
+    pub uses: Vec<(InfoHash, usize)>,
+    pub waiters: Waiters,
+    pub windows: Windows,
+    pub cursor_claims: HashMap<ClaimId, CursorClaims>,
+    pub shape: Shape,
+}
+
+/// All that changes.
+pub(super) struct State {
+    pub settings: Arc<FetchSettings>,
+    pub stopped: bool,
+    pub transfers: HashMap<InfoHash, Transfer>,
+    /// Torrents in the engine, also those on their way out.
+    pub ids: HashMap<TorrentId, InfoHash>,
+    /// Torrents that were left and are not out yet.
+    pub leaving: HashMap<InfoHash, TorrentId>,
+    pub contents: HashMap<ContentKey, ContentState>,
+    /// Contents with waiters or cursors.
+    pub hot: BTreeSet<ContentKey>,
+    pub outbox: VecDeque<Command>,
+    /// Transfers whose wants changed.
+    pub touched: BTreeSet<InfoHash>,
+    /// The earliest moment, asked for since the timer last looked, at which it is to look again.
+    pub wake_at: Option<Instant>,
+    /// When the timer looks next.
+    pub timer_at: Instant,
+    next_id: ClaimId,
+}
+
+/// What became of a wish to wait.
+pub(super) enum Parking {
+    /// All bytes are here.
+    Ready,
+    /// The waiter's content and name, and its answer to come.
+    Waits(ContentKey, ClaimId, oneshot::Receiver<Answer>),
+}
+
+impl State {
+    pub(super) fn new(settings: Arc<FetchSettings>, now: Instant) -> Self {
+        Self {
+            settings,
+            stopped: false,
+            transfers: HashMap::new(),
+            ids: HashMap::new(),
+            leaving: HashMap::new(),
+            contents: HashMap::new(),
+            hot: BTreeSet::new(),
+            outbox: VecDeque::new(),
+            touched: BTreeSet::new(),
+            wake_at: None,
+            timer_at: now,
+            next_id: 1,
+        }
+    }
+
+    pub(super) fn new_id(&mut self) -> ClaimId {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Has the timer look at `when` at the latest.
+    pub(super) fn look_at(&mut self, when: Instant) {
+        self.wake_at = Some(self.wake_at.map_or(when, |at| at.min(when)));
+    }
+
+    /// Whether the timer has to look earlier than it means to. Told once.
+    pub(super) fn is_due_earlier(&mut self) -> bool {
+        match self.wake_at.take().filter(|&at| at < self.timer_at) {
+            Some(at) => {
+                self.timer_at = at;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Turns changed wants into commands. Called before the lock is given back.
+    pub(super) fn settle(&mut self, now: Instant) {
+        for ih in std::mem::take(&mut self.touched) {
+            let Some(transfer) = self.transfers.get_mut(&ih) else { continue };
+            if transfer.wants.any() {
+                transfer.wanting_since.get_or_insert(now);
+            } else {
+                transfer.wanting_since = None;
+            }
+            // While it does not run, the wants keep; they are all told when it does.
+            let Some(id) = transfer.running() else { continue };
+            let orders = transfer.wants.orders();
+            if !orders.is_empty() {
+                self.outbox.push_back(Command::Orders(id, orders));
+            }
+        }
+    }
+
+    /// Joins a swarm unless it is joined.
+    pub(super) fn join(&mut self, revision: &Arc<StoredRevision>, now: Instant) -> Result<(), ReadError> {
+        if self.stopped {
+            return Err(ReadError::Stopped);
+        }
+        let ih = revision.manifest.torrent.info_hash;
+        if let Some(transfer) = self.transfers.get_mut(&ih) {
+            if transfer.usable(now)? {
+                self.outbox.push_back(Command::Add(ih));
+            }
+            return Ok(());
+        }
+        let mut transfer = Transfer::new(revision.clone(), now);
+        match self.leaving.remove(&ih) {
+            Some(id) => {
+                transfer.phase = Phase::Running(id);
+                transfer.add_anew(now);
+                self.ids.insert(id, ih);
+                self.look_at(now + REMOVAL);
+            }
+            None => self.outbox.push_back(Command::Add(ih)),
+        }
+        self.transfers.insert(ih, transfer);
+        self.adopt_contents(ih, revision);
+        Ok(())
+    }
+
+    /// Enters a revision's files as sources of their contents.
+    pub(super) fn adopt_contents(&mut self, ih: InfoHash, revision: &StoredRevision) {
+        for (file, content) in revision.contents.iter().enumerate() {
+            let Some(root) = content.key() else { continue };
+            let safetensors = revision.manifest.files[file].path.ends_with(".safetensors");
+            let state = self.contents.entry(root).or_insert_with(|| ContentState {
+                content: content.clone(),
+                uses: Vec::new(),
+                waiters: Waiters::new(),
+                windows: Windows::default(),
+                cursor_claims: HashMap::new(),
+                shape: if safetensors { Shape::Unread } else { Shape::Plain },
+            });
+            if !state.uses.contains(&(ih, file)) {
+                state.uses.push((ih, file));
+            }
+        }
+    }
+
+    /// Takes a revision's files out as sources.
+    pub(super) fn abandon_contents(&mut self, ih: InfoHash, revision: &StoredRevision, now: Instant) {
+        for root in revision.contents.iter().filter_map(|c| c.key()) {
+            let Some(content) = self.contents.get_mut(&root) else { continue };
+            content.uses.retain(|(of, _)| *of != ih);
+            if content.uses.is_empty() {
+                self.contents.remove(&root);
+                self.hot.remove(&root);
+            } else {
+                self.reroute(&root, now);
+            }
+        }
+    }
+
+    /// Has somebody wait for bytes of a file, unless they are here. The have bits are tested under the same lock
+    /// under which waiters are woken, so no wake-up is lost.
+    pub(super) fn park(
+        &mut self,
+        file: &FileRef,
+        range: &Range<u64>,
+        kind: Kind,
+        span: Duration,
+        now: Instant,
+    ) -> Result<Parking, ReadError> {
+        if self.stopped {
+            return Err(ReadError::Stopped);
+        }
+        let content = &file.revision.contents[file.file];
+        let Some(root) = content.key() else { return Ok(Parking::Ready) };
+        if content.has(range.clone()) {
+            if kind == Kind::Read {
+                self.touch(file, range.clone(), now);
+            }
+            return Ok(Parking::Ready);
+        }
+        self.join(&file.revision, now)?;
+        let via = (file.revision.manifest.torrent.info_hash, file.file);
+        if kind == Kind::Read {
+            self.refuse_what_just_timed_out(&root, via, range, now)?;
+        }
+        self.readd_if_lost(&root, via, range, now);
+        let id = self.new_id();
+        let deadline = match kind {
+            Kind::Read => Deadline::read(now, span),
+            Kind::Job => Deadline::stall(now, span),
+        };
+        let (answer, answered) = oneshot::channel();
+        let waiter = Waiter { via, range: range.clone(), kind, deadline, claims: Vec::new(), answer };
+        let Some(state) = self.contents.get_mut(&root) else { return Err(ReadError::Stopped) };
+        state.waiters.insert(id, waiter);
+        self.hot.insert(root);
+        self.look_at(deadline.due());
+        self.claim_for_waiter(&root, id, now);
+        if kind == Kind::Read {
+            self.touch(file, range.clone(), now);
+        }
+        self.start_search(via.0, now);
+        Ok(Parking::Waits(root, id, answered))
+    }
+
+    fn refuse_what_just_timed_out(
+        &self,
+        root: &ContentKey,
+        via: (InfoHash, usize),
+        range: &Range<u64>,
+        now: Instant,
+    ) -> Result<(), ReadError> {
+        let missing = self.route(root, via, range, now);
+        for (ih, piece) in missing {
+            let Some(transfer) = self.transfers.get(&ih) else { continue };
+            if transfer.just_timed_out(std::iter::once(piece), now) {
+                return Err(ReadError::TimedOut(transfer.why_nothing_comes()));
+            }
+        }
+        Ok(())
+    }
+
+    /// A piece that the engine believes to be here but that turned out damaged is fetched only by a torrent that
+    /// is added anew without it, and one of a file that has moved only by a torrent that knows.
+    fn readd_if_lost(&mut self, root: &ContentKey, via: (InfoHash, usize), range: &Range<u64>, now: Instant) {
+        if self.transfers.get(&via.0).is_some_and(|t| t.has_moved(via.1)) {
+            return self.add_anew(via.0, now);
+        }
+        let lost = self.route(root, via, range, now).into_iter().find(|(ih, piece)| {
+            self.transfers.get(ih).is_some_and(|t| t.id().is_some() && t.engine_has.contains(*piece as usize))
+        });
+        if let Some((ih, _)) = lost {
+            self.add_anew(ih, now);
+        }
+    }
+
+    /// Takes a torrent out so that it is added with what is true now.
+    pub(super) fn add_anew(&mut self, ih: InfoHash, now: Instant) {
+        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+        if let Some(id) = transfer.add_anew(now) {
+            self.outbox.push_back(Command::Remove(id));
+        }
+        if let Phase::Removing { until, .. } = transfer.phase {
+            self.look_at(until);
+        }
+    }
+
+    /// Begins searching for peers while somebody waits.
+    pub(super) fn start_search(&mut self, ih: InfoHash, now: Instant) {
+        if let Some(transfer) = self.transfers.get_mut(&ih) {
+            let next = transfer.search.start(now);
+            self.look_at(next);
+        }
+    }
+
+    /// The pieces through which the missing bytes of a range are to come. Normally those of the torrent that was
+    /// named; those of another one where it already fetches the same bytes, or where only it has peers.
+    pub(super) fn route(
+        &self,
+        root: &ContentKey,
+        via: (InfoHash, usize),
+        range: &Range<u64>,
+        now: Instant,
+    ) -> Vec<(InfoHash, u32)> {
+        let (Some(content), Some(own)) = (self.contents.get(root), self.transfers.get(&via.0)) else {
+            return Vec::new();
+        };
+        let layout = &own.revision.layout;
+        let mut out = Vec::new();
+        for piece in layout.pieces_of(via.1, range.start, range.end - range.start) {
+            let Some((_, bytes)) = layout.owner(PieceIndex(piece)) else { continue };
+            if content.content.has(bytes.clone()) {
+                continue;
+            }
+            let other = if content.uses.len() > 1 {
+                self.other_source(content, via, piece, &bytes, now)
+            } else {
+                None
+            };
+            match other {
+                Some(pieces) => out.extend(pieces),
+                None => out.push((via.0, piece)),
+            }
+        }
+        out.sort_unstable_by_key(|&(ih, piece)| (ih, piece));
+        out.dedup();
+        out
+    }
+
+    fn other_source(
+        &self,
+        content: &ContentState,
+        via: (InfoHash, usize),
+        piece: u32,
+        bytes: &Range<u64>,
+        now: Instant,
+    ) -> Option<Vec<(InfoHash, u32)>> {
+        let own = self.transfers.get(&via.0)?;
+        let own_alive = own.is_alive(now);
+        if own_alive && own.wants.is_claimed(piece) {
+            return None;
+        }
+        let mut spare = None;
+        for &(ih, file) in content.uses.iter().filter(|&&other| other != via) {
+            let Some(transfer) = self.transfers.get(&ih).filter(|t| t.is_alive(now)) else { continue };
+            let layout = &transfer.revision.layout;
+            let pieces: Vec<u32> = layout
+                .pieces_of(file, bytes.start, bytes.end - bytes.start)
+                .filter(|&p| layout.owner(PieceIndex(p)).is_some_and(|(_, b)| !content.content.has(b)))
+                .collect();
+            let claimed = pieces.iter().all(|&p| transfer.wants.is_claimed(p));
+            let found = || pieces.iter().map(|&p| (ih, p)).collect();
+            if claimed {
+                return Some(found());
+            }
+            if !own_alive && spare.is_none() {
+                spare = Some(found());
+            }
+        }
+        spare
+    }
+
+    /// Claims for a waiter the pieces through which its bytes are to come now, and releases all others.
+    pub(super) fn claim_for_waiter(&mut self, root: &ContentKey, id: ClaimId, now: Instant) {
+        let Some(waiter) = self.contents.get_mut(root).and_then(|c| c.waiters.get_mut(&id)) else { return };
+        let (via, range, kind) = (waiter.via, waiter.range.clone(), waiter.kind);
+        let old = std::mem::take(&mut waiter.claims);
+        let new = self.route(root, via, &range, now);
+        self.release(old.iter().filter(|c| new.binary_search(c).is_err()), id);
+        let level = if kind == Kind::Read { Level::Urgent } else { Level::Bulk };
+        for (ih, piece) in &new {
+            if let Some(transfer) = self.transfers.get_mut(ih) {
+                transfer.wants.claim(*piece, id, level, Duration::ZERO);
+                self.touched.insert(*ih);
+            }
+        }
+        if let Some(waiter) = self.contents.get_mut(root).and_then(|c| c.waiters.get_mut(&id)) {
+            waiter.claims = new;
+        }
+    }
+
+    pub(super) fn release<'a>(&mut self, claims: impl Iterator<Item = &'a (InfoHash, u32)>, id: ClaimId) {
+        for (ih, piece) in claims {
+            if let Some(transfer) = self.transfers.get_mut(ih) {
+                transfer.wants.release(*piece, id);
+                self.touched.insert(*ih);
+            }
+        }
+    }
+
+    /// Finds new sources for everybody who waits for a content.
+    pub(super) fn reroute(&mut self, root: &ContentKey, now: Instant) {
+        let ids: Vec<ClaimId> =
+            self.contents.get(root).map(|c| c.waiters.keys().copied().collect()).unwrap_or_default();
+        for id in ids {
+            self.claim_for_waiter(root, id, now);
+        }
+        self.apply_windows(root, now);
+    }
+
+    /// Takes a waiter out, if it is still there.
+    pub(super) fn take_waiter(&mut self, root: &ContentKey, id: ClaimId) -> Option<Waiter> {
+        let waiter = self.contents.get_mut(root)?.waiters.remove(&id)?;
+        self.cool(root);
+        self.release(waiter.claims.iter(), id);
+        Some(waiter)
+    }
+
+    /// Answers a waiter.
+    pub(super) fn answer(&mut self, root: &ContentKey, id: ClaimId, answer: Answer) {
+        if let Some(waiter) = self.take_waiter(root, id) {
+            // The waiter may have been dropped meanwhile.
+            let _ = waiter.answer.send(answer);
+        }
+    }
+
+    /// Answers all waiters that `which` picks.
+    pub(super) fn answer_all(&mut self, answer: &Answer, which: impl Fn(&Waiter) -> bool) {
+        let hit: Vec<(ContentKey, ClaimId)> = self
+            .hot
+            .iter()
+            .filter_map(|root| Some((root, self.contents.get(root)?)))
+            .flat_map(|(root, c)| c.waiters.iter().map(move |(id, w)| (*root, *id, w)))
+            .filter(|(_, _, w)| which(w))
+            .map(|(root, id, _)| (root, id))
+            .collect();
+        for (root, id) in hit {
+            self.answer(&root, id, answer.clone());
+        }
+    }
+
+    /// Whether anybody waits for pieces of a torrent.
+    pub(super) fn has_waiters(&self, ih: &InfoHash) -> bool {
+        self.waiters().any(|w| w.via.0 == *ih || w.claims.iter().any(|(of, _)| of == ih))
+    }
+
+    /// All waiters.
+    pub(super) fn waiters(&self) -> impl Iterator<Item = &Waiter> {
+        self.hot.iter().filter_map(|root| self.contents.get(root)).flat_map(|c| c.waiters.values())
+    }
+}

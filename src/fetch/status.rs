@@ -1,0 +1,89 @@
+//! Figures of transfers, for `status` and progress bars.
+
+use std::sync::Arc;
+
+use super::transfer::Transfer;
+use super::waiters::Kind;
+use super::{Fetch, lock};
+use crate::model::InfoHash;
+use crate::store::StoredRevision;
+
+/// A revision's figures for `status` and progress bars.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct TransferStatus {
+    /// The torrent.
+    pub info_hash: InfoHash,
+    /// `org/name@revision`.
+    pub model: String,
+    /// Verified bytes here.
+    pub cached_bytes: u64,
+    /// Bytes in all.
+    pub total_size: u64,
+    /// Payload bytes received by this node.
+    pub downloaded: u64,
+    /// Payload bytes sent by this node.
+    pub uploaded: u64,
+    /// Payload bytes per second.
+    pub download_rate: u64,
+    /// Payload bytes per second.
+    pub upload_rate: u64,
+    /// Connected peers.
+    pub peers: u32,
+    /// Connected peers that have everything.
+    pub seeds: u32,
+    /// Reads that wait now.
+    pub waiting_reads: usize,
+    /// The last thing that went wrong, for people.
+    pub last_error: Option<String>,
+}
+
+impl TransferStatus {
+    fn of(transfer: &Transfer, waiting_reads: usize) -> (Arc<StoredRevision>, Self) {
+        let manifest = &transfer.revision.manifest;
+        let (downloaded, uploaded) = transfer.totals();
+        let status = Self {
+            info_hash: manifest.torrent.info_hash,
+            model: manifest.model_ref().to_string(),
+            cached_bytes: 0,
+            total_size: manifest.total_size,
+            downloaded,
+            uploaded,
+            download_rate: transfer.stats.download_rate,
+            upload_rate: transfer.stats.upload_rate,
+            peers: transfer.stats.peers.max(u32::try_from(transfer.peers.len()).unwrap_or(u32::MAX)),
+            seeds: transfer.stats.seeds,
+            waiting_reads,
+            last_error: transfer.last_error.clone(),
+        };
+        (transfer.revision.clone(), status)
+    }
+}
+
+impl Fetch {
+    /// Figures of all joined revisions, by name.
+    pub fn status(&self) -> Vec<TransferStatus> {
+        self.figures(|_| true)
+    }
+
+    /// Figures of one joined revision.
+    pub fn progress(&self, info_hash: &InfoHash) -> Option<TransferStatus> {
+        self.figures(|ih| ih == info_hash).pop()
+    }
+
+    fn figures(&self, which: impl Fn(&InfoHash) -> bool) -> Vec<TransferStatus> {
+        let found: Vec<_> = {
+            let state = lock(&self.state);
+            let waiting =
+                |ih: &InfoHash| state.waiters().filter(|w| w.kind == Kind::Read && w.via.0 == *ih).count();
+            let picked = state.transfers.iter().filter(|(ih, _)| which(ih));
+            picked.map(|(ih, transfer)| TransferStatus::of(transfer, waiting(ih))).collect()
+        };
+        // Counting blocks takes the contents' own locks and some time: not under ours.
+        let mut all: Vec<TransferStatus> = found
+            .into_iter()
+            .map(|(revision, status)| TransferStatus { cached_bytes: revision.cached_bytes(), ..status })
+            .collect();
+        all.sort_by(|a, b| (&a.model, a.info_hash).cmp(&(&b.model, b.info_hash)));
+        all
+    }
+}

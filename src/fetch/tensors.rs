@@ -1,0 +1,114 @@
+//! Where the tensors of a `.safetensors` file end, so that a window does not run into one nobody reads.
+
+use crate::store::Content;
+
+/// A run must have read this far past the first end it crossed before the next tensor is expected too: the
+/// kernel's own read-ahead crosses ends by up to 128 KiB (1 MiB where it was raised) without anybody meaning it.
+const EVIDENCE: u64 = 1 << 20;
+
+/// The longest header that is parsed, in bytes. The format allows 100 MB; real ones are below 1 MB.
+pub(super) const MAX_HEADER: u64 = 16 << 20;
+
+/// The ends of header and tensors, as offsets in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tensors {
+    ends: Vec<u64>,
+    len: u64,
+}
+
+/// What is known of a file's tensors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Not a `.safetensors` file, or its header is not one.
+    Plain,
+    /// The header is not here yet.
+    Unread,
+    /// The header was parsed.
+    Tensors(Tensors),
+}
+
+impl Tensors {
+    /// From the end of the header and the tensors' ends relative to it, in any order.
+    pub(super) fn new(header_end: u64, ends: impl IntoIterator<Item = u64>, len: u64) -> Self {
+        let mut all: Vec<u64> = ends.into_iter().map(|end| header_end.saturating_add(end).min(len)).collect();
+        all.push(header_end.min(len));
+        all.sort_unstable();
+        all.dedup();
+        Self { ends: all, len }
+    }
+
+    /// How far the window of a run may reach that has read `start..pos` in order.
+    pub(super) fn bound(&self, start: u64, pos: u64) -> u64 {
+        let first = self.ends.partition_point(|&end| end <= start);
+        let next = self.ends.partition_point(|&end| end < pos);
+        let crossed = next.saturating_sub(first);
+        if crossed >= 2 && pos - self.ends[first] >= EVIDENCE {
+            return self.len;
+        }
+        self.ends.get(next).copied().unwrap_or(self.len)
+    }
+}
+
+/// Reads and parses the header of a file if its bytes are here. A header that is none makes the file a plain one.
+pub(super) fn read_shape(content: &Content) -> Option<Shape> {
+    if content.len() < 8 {
+        return Some(Shape::Plain);
+    }
+    let length = content.read(0..8).ok()??;
+    let length = u64::from_le_bytes(length.try_into().ok()?);
+    let header_end = 8u64.saturating_add(length);
+    if length > MAX_HEADER || header_end > content.len() {
+        return Some(Shape::Plain);
+    }
+    let header = content.read(0..header_end).ok()??;
+    let _ = header;
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn tensors() -> Tensors {
+        // Header of 1 KiB, then 10 MiB, 4 KiB, 4 KiB, 10 MiB, 10 MiB.
+        let mut ends = vec![];
+        let mut at = 0;
+        for len in [10 * MIB, 4096, 4096, 10 * MIB, 10 * MIB] {
+            at += len;
+            ends.push(at);
+        }
+        Tensors::new(1024, ends, 1024 + at)
+    }
+
+    #[test]
+    fn a_window_ends_with_the_tensor() {
+        let t = tensors();
+        assert_eq!(t.bound(2 * MIB, 3 * MIB), 1024 + 10 * MIB);
+        assert_eq!(t.bound(0, 512), 1024, "the header ends too");
+        assert_eq!(t.bound(0, 3 * MIB), 1024 + 10 * MIB, "opening and reading the first tensor is no scan");
+    }
+
+    #[test]
+    fn the_kernels_read_ahead_past_small_tensors_is_no_evidence() {
+        let t = tensors();
+        let end = 1024 + 10 * MIB;
+        assert_eq!(t.bound(2 * MIB, end + 128 * 1024), end + 8192 + 10 * MIB);
+        assert_eq!(t.bound(2 * MIB, end), end, "at the very end nothing more is expected");
+    }
+
+    #[test]
+    fn a_run_across_tensors_expects_the_next_ones() {
+        let t = tensors();
+        assert_eq!(t.bound(0, 12 * MIB), t.len);
+        assert_eq!(t.bound(9 * MIB, 12 * MIB), t.len);
+    }
+
+    #[test]
+    fn ends_beyond_the_file_are_cut() {
+        let t = Tensors::new(100, [50, u64::MAX], 120);
+        assert_eq!(t.bound(0, 110), 120);
+        assert_eq!(t.bound(0, 120), 120);
+    }
+}

@@ -1,0 +1,322 @@
+//! One torrent: its place in the engine, its peers, and what went wrong with it.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fixedbitset::FixedBitSet;
+use tokio::time::Instant;
+
+use super::ReadError;
+use super::wants::Wants;
+use crate::store::StoredRevision;
+use crate::torrent::{SwarmStats, TorrentId};
+
+/// How long a piece that has timed out fails at once. The kernel asks again for 4 KiB of a failed read-ahead.
+const FAIL_FAST: Duration = Duration::from_secs(5);
+
+/// The longest pause between two searches for peers while somebody waits.
+const SEARCH_MAX: Duration = Duration::from_secs(30);
+
+/// Without a byte for so long, connected peers do not count as a source.
+pub(super) const QUIET: Duration = Duration::from_secs(15);
+
+/// The longest pause before a torrent that the engine refused is tried again.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// How long the engine may take to let go of a torrent that is to be added anew.
+pub(super) const REMOVAL: Duration = Duration::from_secs(10);
+
+/// So many bad pieces in a row, and received bytes no longer count as progress.
+const MAX_REJECTED: u32 = 8;
+
+/// Where a torrent stands in the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// To be added by whoever issues commands.
+    Queued,
+    /// Given to the engine; `Event::Added` is awaited.
+    Adding(TorrentId),
+    /// Running.
+    Running(TorrentId),
+    /// Taken out, to be added anew when it is gone, at the latest at `until`.
+    Removing { id: TorrentId, until: Instant },
+    /// Out of the engine while its bytes are thrown away.
+    Held,
+    /// The engine refused it.
+    Failed { why: String, retry: Instant },
+}
+
+/// When to search for peers while somebody waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Search {
+    /// The next search; none while nobody waits.
+    pub next: Option<Instant>,
+    pause: Duration,
+}
+
+impl Search {
+    const FIRST: Duration = Duration::from_secs(1);
+
+    fn new() -> Self {
+        Self { next: None, pause: Self::FIRST }
+    }
+
+    /// Starts searching, the first time in a second.
+    pub(super) fn start(&mut self, now: Instant) -> Instant {
+        *self.next.get_or_insert(now + self.pause)
+    }
+
+    /// A search was made; the next one comes after a longer pause.
+    pub(super) fn made(&mut self, now: Instant) {
+        self.pause = (self.pause * 2).min(SEARCH_MAX);
+        self.next = Some(now + self.pause);
+    }
+
+    /// There is no more reason to search.
+    pub(super) fn end(&mut self) {
+        *self = Self::new();
+    }
+}
+
+/// One torrent that was joined.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    pub revision: Arc<StoredRevision>,
+    pub phase: Phase,
+    pub wants: Wants,
+    /// How often each file's path had changed when the engine was given it (`Content::moves`).
+    pub given: Vec<u64>,
+    /// Pieces the engine knows to be here.
+    pub engine_has: FixedBitSet,
+    pub peers: HashSet<SocketAddr>,
+    pub stats: SwarmStats,
+    /// Bytes received and sent before the torrent was added anew.
+    past: (u64, u64),
+    pub last_progress: Option<Instant>,
+    last_peer: Option<Instant>,
+    /// When something became wanted after nothing was.
+    pub wanting_since: Option<Instant>,
+    pub search: Search,
+    timed_out: HashMap<u32, Instant>,
+    /// The torrent's files changed while it was being added: add it anew.
+    pub again: bool,
+    /// Holds of an eviction on it.
+    pub holds: usize,
+    failures: u32,
+    rejected_in_a_row: u32,
+    pub rejected: u64,
+    /// A disk failure since the last piece.
+    pub disk_failed: bool,
+    pub last_error: Option<String>,
+    /// The metainfo with all piece layers is on disk.
+    pub metainfo_saved: bool,
+    /// The engine refused the metainfo on disk.
+    pub distrust_saved: bool,
+    /// `export_metainfo` was asked and not answered.
+    pub exporting: bool,
+    /// Pieces came since the resume data was last asked for.
+    pub resume_dirty: bool,
+    /// `save_resume` was asked and not answered.
+    pub saving: bool,
+    pub next_save: Instant,
+}
+
+impl Transfer {
+    pub(super) fn new(revision: Arc<StoredRevision>, now: Instant) -> Self {
+        let pieces = revision.layout.piece_count() as usize;
+        Self {
+            revision,
+            phase: Phase::Queued,
+            wants: Wants::default(),
+            given: Vec::new(),
+            engine_has: FixedBitSet::with_capacity(pieces),
+            peers: HashSet::new(),
+            stats: SwarmStats::default(),
+            past: (0, 0),
+            last_progress: None,
+            last_peer: None,
+            wanting_since: None,
+            search: Search::new(),
+            timed_out: HashMap::new(),
+            again: false,
+            holds: 0,
+            failures: 0,
+            rejected_in_a_row: 0,
+            rejected: 0,
+            disk_failed: false,
+            last_error: None,
+            metainfo_saved: false,
+            distrust_saved: false,
+            exporting: false,
+            resume_dirty: false,
+            saving: false,
+            next_save: now + super::timer::SAVE_EVERY,
+        }
+    }
+
+    /// The torrent's number while it is in the engine and not on its way out.
+    pub(super) fn id(&self) -> Option<TorrentId> {
+        match self.phase {
+            Phase::Adding(id) | Phase::Running(id) => Some(id),
+            Phase::Queued | Phase::Removing { .. } | Phase::Held | Phase::Failed { .. } => None,
+        }
+    }
+
+    /// The torrent's number once commands reach it.
+    pub(super) fn running(&self) -> Option<TorrentId> {
+        match self.phase {
+            Phase::Running(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Whether peers are there that have sent something lately, or have had no time to yet.
+    pub(super) fn is_alive(&self, now: Instant) -> bool {
+        self.running().is_some()
+            && !self.peers.is_empty()
+            && self
+                .wanting_since
+                .max(self.last_progress)
+                .max(self.last_peer)
+                .is_none_or(|at| now < at + QUIET)
+    }
+
+    /// Takes in that bytes or a piece came.
+    pub(super) fn progressed(&mut self, now: Instant) {
+        self.last_progress = Some(now);
+        self.timed_out.clear();
+    }
+
+    /// Takes in new figures. Returns whether they are progress.
+    pub(super) fn take_stats(&mut self, stats: SwarmStats, now: Instant) -> bool {
+        let more = stats.downloaded > self.stats.downloaded && self.rejected_in_a_row < MAX_REJECTED;
+        self.stats = stats;
+        if more {
+            self.progressed(now);
+        }
+        more
+    }
+
+    /// Takes in that a piece is here.
+    pub(super) fn piece_came(&mut self, piece: u32, now: Instant) {
+        self.engine_has.insert(piece as usize);
+        self.wants.fulfilled(piece);
+        self.rejected_in_a_row = 0;
+        self.disk_failed = false;
+        self.resume_dirty |= !self.metainfo_saved;
+        self.progressed(now);
+    }
+
+    /// Takes in that a peer sent bytes that are not the piece.
+    pub(super) fn piece_rejected(&mut self) {
+        self.rejected += 1;
+        self.rejected_in_a_row = self.rejected_in_a_row.saturating_add(1);
+        let plural = if self.rejected == 1 { "piece" } else { "pieces" };
+        self.last_error = Some(format!("a peer sent bad data ({} {plural} thrown away)", self.rejected));
+    }
+
+    /// A peer is here: pieces that timed out may be asked for again.
+    pub(super) fn peer_came(&mut self, peer: SocketAddr, now: Instant) {
+        self.last_peer = Some(now);
+        self.peers.insert(peer);
+        self.timed_out.clear();
+    }
+
+    /// Remembers for a while that pieces did not come.
+    pub(super) fn remember_timeout(&mut self, pieces: impl IntoIterator<Item = u32>, now: Instant) {
+        self.timed_out.retain(|_, until| *until > now);
+        self.timed_out.extend(pieces.into_iter().map(|p| (p, now + FAIL_FAST)));
+    }
+
+    /// Whether one of the pieces has just timed out.
+    pub(super) fn just_timed_out(&self, mut pieces: impl Iterator<Item = u32>, now: Instant) -> bool {
+        !self.timed_out.is_empty() && pieces.any(|p| self.timed_out.get(&p).is_some_and(|&until| until > now))
+    }
+
+    /// What is missing, for people.
+    pub(super) fn why_nothing_comes(&self) -> String {
+        let peers = self.peers.len();
+        let plural = if peers == 1 { "peer is" } else { "peers are" };
+        match &self.phase {
+            Phase::Failed { why, .. } => why.clone(),
+            Phase::Queued | Phase::Adding(_) | Phase::Removing { .. } | Phase::Held => {
+                "the torrent has not started".to_owned()
+            }
+            Phase::Running(_) if peers == 0 => "no peer was found".to_owned(),
+            Phase::Running(_) if self.rejected_in_a_row > 0 => {
+                format!("{peers} {plural} connected, but the data they sent was bad")
+            }
+            Phase::Running(_) if self.stats.seeds == 0 => {
+                format!("{peers} {plural} connected, but none has the piece")
+            }
+            Phase::Running(_) => format!("{peers} {plural} connected, but the transfer has stalled"),
+        }
+    }
+
+    /// The torrent is out of the engine; what it counted stays counted.
+    pub(super) fn left_engine(&mut self) {
+        self.past.0 += self.stats.downloaded;
+        self.past.1 += self.stats.uploaded;
+        self.stats = SwarmStats::default();
+        self.peers.clear();
+        self.wants.forget_told();
+        self.exporting = false;
+        self.saving = false;
+    }
+
+    /// Takes a running torrent out so that it is added anew. Returns the number to remove.
+    pub(super) fn add_anew(&mut self, now: Instant) -> Option<TorrentId> {
+        match self.phase {
+            Phase::Adding(id) | Phase::Running(id) => {
+                self.phase = Phase::Removing { id, until: now + REMOVAL };
+                self.left_engine();
+                Some(id)
+            }
+            Phase::Queued => {
+                self.again = true;
+                None
+            }
+            Phase::Removing { .. } | Phase::Held | Phase::Failed { .. } => None,
+        }
+    }
+
+    /// The engine refused the torrent.
+    pub(super) fn failed(&mut self, why: &str, now: Instant) {
+        let pause = Duration::from_secs(1 << self.failures.min(6)).min(RETRY_MAX);
+        self.failures += 1;
+        self.left_engine();
+        self.last_error = Some(why.to_owned());
+        self.phase = Phase::Failed { why: why.to_owned(), retry: now + pause };
+    }
+
+    /// Whether the engine was given a path that a file no longer has.
+    pub(super) fn has_moved(&self, file: usize) -> bool {
+        self.id().is_some()
+            && self.given.get(file).is_some_and(|&m| m != self.revision.contents[file].moves())
+    }
+
+    /// The torrent runs.
+    pub(super) fn started(&mut self, id: TorrentId) {
+        self.phase = Phase::Running(id);
+        self.failures = 0;
+    }
+
+    /// Whether the torrent can be used now. One that failed is queued again when its time has come.
+    pub(super) fn usable(&mut self, now: Instant) -> Result<bool, ReadError> {
+        match &self.phase {
+            Phase::Failed { retry, .. } if *retry <= now => {
+                self.phase = Phase::Queued;
+                Ok(true)
+            }
+            Phase::Failed { why, .. } => Err(ReadError::Broken(why.clone())),
+            _ => Ok(false),
+        }
+    }
+
+    /// Payload bytes received and sent since the torrent was joined.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        (self.past.0 + self.stats.downloaded, self.past.1 + self.stats.uploaded)
+    }
+}

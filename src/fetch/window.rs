@@ -1,0 +1,270 @@
+//! The windows ahead of readers: pure arithmetic over byte ranges of one file.
+//!
+//! A file has several cursors, shared by all its handles. A read that goes on where a cursor stands moves it and
+//! doubles its window; any other read starts a cursor with no window at all. So opening a file or reading one row
+//! fetches just the pieces asked for, and a stream reaches the widest window within a few megabytes.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::wants::ClaimId;
+
+/// Cursors a file may have; the least recently used goes first. Loaders use up to 16 threads.
+pub(super) const MAX_CURSORS: usize = 16;
+
+/// How far before or behind a cursor a read may start and still belong to it, in bytes. The kernel splits its
+/// read-ahead into requests of 128 KiB to 1 MiB, and several threads answer them out of order.
+const SLACK: u64 = 2 << 20;
+
+/// A window is at most this many times what the run has really read.
+const TRUST: u64 = 8;
+
+/// A cursor that nobody has moved for so long wants nothing more.
+pub(super) const STALE: Duration = Duration::from_secs(10);
+
+/// One reader's place in a file.
+#[derive(Debug, Clone)]
+pub(super) struct Cursor {
+    /// Names the cursor's claims.
+    pub id: ClaimId,
+    /// Where the run began.
+    pub start: u64,
+    /// The furthest byte read, exclusive.
+    pub pos: u64,
+    /// Bytes read by the run, each counted once.
+    read: u64,
+    /// Bytes wanted beyond `pos`.
+    window: u64,
+    /// The last read.
+    pub used: Instant,
+    /// False once stale, until the next read.
+    pub active: bool,
+}
+
+impl Cursor {
+    fn accepts(&self, start: u64) -> bool {
+        start <= self.pos.saturating_add(SLACK) && start.saturating_add(SLACK) >= self.pos
+    }
+
+    fn advance(&mut self, range: &Range<u64>, max: u64) {
+        self.start = self.start.min(range.start);
+        if range.end <= self.pos {
+            return;
+        }
+        let fresh = range.end - range.start.max(self.pos);
+        self.read = self.read.saturating_add(fresh);
+        self.pos = range.end;
+        let doubled = (2 * self.window).max(2 * (range.end - range.start));
+        self.window = doubled.min(TRUST.saturating_mul(self.read)).min(max);
+    }
+
+    /// Whether the cursor takes part in the sharing of the budget.
+    pub(super) fn is_hungry(&self) -> bool {
+        self.active && self.window > 0
+    }
+
+    /// The bytes wanted beyond what was read, cut to `share` bytes and to `bound`.
+    pub(super) fn wanted(&self, share: u64, bound: u64) -> Range<u64> {
+        if !self.active {
+            return self.pos..self.pos;
+        }
+        let end = self.pos.saturating_add(self.window.min(share)).min(bound);
+        self.pos..end.max(self.pos)
+    }
+}
+
+/// The widest window of a file with pieces of `piece` bytes: the setting, but never under two pieces.
+pub(super) fn widest(readahead_max: u64, piece: u64) -> u64 {
+    readahead_max.max(2 * piece)
+}
+
+/// What each of `hungry` cursors may have of a budget: an equal part, and always one piece beyond its place.
+pub(super) fn share(budget: u64, hungry: usize, piece: u64) -> u64 {
+    (budget / hungry.max(1) as u64).max(piece)
+}
+
+/// The cursors of one file, the most recently used first.
+#[derive(Debug, Default)]
+pub(super) struct Windows {
+    cursors: Vec<Cursor>,
+}
+
+impl Windows {
+    /// Takes in a read. Returns the cursor that it moved or made (named `new_id`), and one that had to give way.
+    pub(super) fn on_read(
+        &mut self,
+        range: Range<u64>,
+        now: Instant,
+        max: u64,
+        new_id: ClaimId,
+    ) -> (ClaimId, Option<ClaimId>) {
+        let nearest = (0..self.cursors.len())
+            .filter(|&i| self.cursors[i].accepts(range.start))
+            .min_by_key(|&i| self.cursors[i].pos.abs_diff(range.start));
+        let cursor = match nearest {
+            Some(i) => {
+                let mut cursor = self.cursors.remove(i);
+                cursor.advance(&range, max);
+                cursor.used = now;
+                cursor.active = true;
+                cursor
+            }
+            None => Cursor {
+                id: new_id,
+                start: range.start,
+                pos: range.end,
+                read: range.end - range.start,
+                window: 0,
+                used: now,
+                active: true,
+            },
+        };
+        let id = cursor.id;
+        self.cursors.insert(0, cursor);
+        let evicted = (self.cursors.len() > MAX_CURSORS).then(|| self.cursors.pop()).flatten();
+        (id, evicted.map(|c| c.id))
+    }
+
+    /// All cursors, the most recently used first.
+    pub(super) fn cursors(&self) -> &[Cursor] {
+        &self.cursors
+    }
+
+    /// Puts cursors to rest that nobody has moved for [`STALE`]. Returns whether there were any.
+    pub(super) fn rest_stale(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for cursor in self.cursors.iter_mut().filter(|c| c.active && c.used + STALE <= now) {
+            cursor.active = false;
+            any = true;
+        }
+        any
+    }
+
+    /// Forgets all cursors.
+    pub(super) fn clear(&mut self) {
+        self.cursors.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
+    const MAX: u64 = 32 * MIB;
+
+    fn read(w: &mut Windows, start: u64, len: u64, id: ClaimId) -> ClaimId {
+        w.on_read(start..start + len, Instant::now(), MAX, id).0
+    }
+
+    fn window(w: &Windows, id: ClaimId) -> u64 {
+        let cursor = w.cursors().iter().find(|c| c.id == id).expect("cursor");
+        let wanted = cursor.wanted(u64::MAX, u64::MAX);
+        wanted.end - wanted.start
+    }
+
+    #[test]
+    fn the_first_touch_wants_nothing_more() {
+        let mut w = Windows::default();
+        let id = read(&mut w, 0, 128 * KIB, 1);
+        assert_eq!(window(&w, id), 0);
+    }
+
+    #[test]
+    fn a_stream_reaches_the_widest_window_within_a_few_megabytes() {
+        for step in [128 * KIB, MIB] {
+            let mut w = Windows::default();
+            let mut at = 0;
+            while w.cursors().first().is_none_or(|c| window(&w, c.id) < MAX) {
+                assert_eq!(read(&mut w, at, step, at + 1), 1);
+                at += step;
+            }
+            assert!(at <= 6 * MIB, "step {step}: {at}");
+        }
+    }
+
+    #[test]
+    fn requests_out_of_order_are_one_stream() {
+        let mut w = Windows::default();
+        for (i, k) in [0u64, 2, 1, 3, 6, 4, 5, 7, 9, 8].into_iter().enumerate() {
+            assert_eq!(read(&mut w, k * 128 * KIB, 128 * KIB, i as u64 + 1), 1);
+        }
+        assert!(window(&w, 1) >= 4 * MIB);
+    }
+
+    #[test]
+    fn a_jump_is_a_new_cursor_without_a_window_and_the_old_one_goes_on() {
+        let mut w = Windows::default();
+        for k in 0..4 {
+            read(&mut w, k * MIB, MIB, 1);
+        }
+        let before = window(&w, 1);
+        assert_eq!(read(&mut w, 500 * MIB, 4096, 2), 2);
+        assert_eq!(window(&w, 2), 0);
+        assert_eq!(read(&mut w, 4 * MIB, MIB, 3), 1);
+        assert!(window(&w, 1) >= before);
+        assert_eq!(read(&mut w, 0, MIB, 4), 4, "a second reader from the start has its own cursor");
+    }
+
+    #[test]
+    fn reading_the_same_bytes_again_is_no_evidence() {
+        let mut w = Windows::default();
+        for _ in 0..100 {
+            read(&mut w, 0, 4096, 1);
+        }
+        assert_eq!(window(&w, 1), 0);
+    }
+
+    #[test]
+    fn a_stale_cursor_wants_nothing_until_the_next_read() {
+        let mut w = Windows::default();
+        read(&mut w, 0, MIB, 1);
+        read(&mut w, MIB, MIB, 1);
+        let grown = window(&w, 1);
+        assert!(!w.rest_stale(Instant::now()));
+        assert!(w.rest_stale(Instant::now() + STALE + Duration::from_secs(1)));
+        assert_eq!(window(&w, 1), 0);
+        read(&mut w, 2 * MIB, MIB, 1);
+        assert!(window(&w, 1) >= grown);
+    }
+
+    #[test]
+    fn shares_of_the_budget_never_fall_under_a_piece() {
+        assert_eq!(share(128 * MIB, 0, 4 * MIB), 128 * MIB);
+        assert_eq!(share(128 * MIB, 4, 4 * MIB), 32 * MIB);
+        assert_eq!(share(128 * MIB, 1000, 4 * MIB), 4 * MIB);
+        assert_eq!(widest(MIB, 4 * MIB), 8 * MIB);
+    }
+
+    proptest! {
+        #[test]
+        fn windows_stay_within_their_bounds(
+            reads in prop::collection::vec((0u64..64 * MIB, 1u64..2 * MIB), 1..200),
+            max in 1u64..64 * MIB,
+            bound in 0u64..70 * MIB,
+            granted in 1u64..64 * MIB,
+        ) {
+            let mut w = Windows::default();
+            let mut total = 0;
+            for (i, &(start, len)) in reads.iter().enumerate() {
+                let (id, evicted) = w.on_read(start..start + len, Instant::now(), max, i as u64 + 1);
+                total += len;
+                prop_assert!(w.cursors().len() <= MAX_CURSORS);
+                prop_assert_eq!(w.cursors()[0].id, id);
+                prop_assert!(evicted.is_none_or(|gone| w.cursors().iter().all(|c| c.id != gone)));
+                for cursor in w.cursors() {
+                    let wanted = cursor.wanted(granted, bound);
+                    let len = wanted.end - wanted.start;
+                    prop_assert!(len <= max.min(granted));
+                    prop_assert!(len == 0 || wanted.end <= bound);
+                    prop_assert!(len <= TRUST * total, "never more than {} times what was read", TRUST);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! No read waits for ever, and none gives up while something comes.
+
+use std::time::Duration;
+
+use silmaril::fetch::ReadError;
+use tokio::time::Instant;
+
+use crate::support::rig::{GIVEN_PEER, MIB, READ_TIMEOUT, Rig, TestModel, noise};
+use crate::support::swarm::{Call, Delivery};
+
+const PEER: &str = "10.0.0.9:1";
+
+fn stalled() -> (Rig, TestModel) {
+    let rig = Rig::new();
+    rig.swarm.delivery(Delivery::ByHand);
+    let m = rig.model("o/m", MIB, &[("a", noise(1, 8 * MIB))]);
+    (rig, m)
+}
+
+fn timed_out(result: Result<Vec<u8>, ReadError>) -> String {
+    match result {
+        Err(ReadError::TimedOut(why)) => why,
+        other => panic!("{:?}", other.map(|b| b.len())),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_peers_a_read_ends_after_its_timeout_and_says_why() {
+    let (rig, m) = stalled();
+    let start = Instant::now();
+    let why = timed_out(rig.fetch.read(&m.file(0), 0, 10).await);
+    assert_eq!(start.elapsed().as_secs(), READ_TIMEOUT.as_secs());
+    assert!(why.contains("no peer"), "{why}");
+    assert!(rig.status(&m).last_error.unwrap().contains("no peer"));
+    rig.idle().await;
+    assert!(rig.swarm.wanted(m.ih).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reason_tells_peers_without_the_piece_from_a_stall() {
+    let (rig, m) = stalled();
+    rig.swarm.peer(m.ih, PEER, Some(&[7]));
+    let why = timed_out(rig.fetch.read(&m.file(0), 0, 10).await);
+    assert!(why.contains("1 peer is connected, but none has the piece"), "{why}");
+
+    let stats = silmaril::torrent::SwarmStats { peers: 1, seeds: 1, ..Default::default() };
+    rig.swarm.say(|id| silmaril::torrent::Event::Stats(id, stats), m.ih);
+    let why = timed_out(rig.fetch.read(&m.file(0), 3 * MIB, 10).await);
+    assert!(why.contains("stalled"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_of_any_byte_postpones_the_deadline_twice_and_no_more() {
+    let (rig, m) = stalled();
+    rig.swarm.peer(m.ih, PEER, None);
+    let start = Instant::now();
+    let read = rig.read(&m, 0, 0, 10);
+    // A byte now and then, never the piece.
+    while !read.is_finished() {
+        assert!(start.elapsed() < 10 * READ_TIMEOUT, "it never ends");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        rig.swarm.trickle(m.ih, 1);
+    }
+    timed_out(read.await.unwrap());
+    let waited = start.elapsed();
+    assert!((3 * READ_TIMEOUT..3 * READ_TIMEOUT + Duration::from_secs(11)).contains(&waited), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_piece_is_progress_too() {
+    let (rig, m) = stalled();
+    rig.swarm.peer(m.ih, PEER, None);
+    let start = Instant::now();
+    let slow = rig.read(&m, 0, 0, 10);
+    let other = rig.read(&m, 0, 5 * MIB, 10);
+    tokio::time::sleep(READ_TIMEOUT / 2).await;
+    rig.swarm.deliver(m.ih, 5);
+    other.await.unwrap().unwrap();
+    timed_out(slow.await.unwrap());
+    assert_eq!(start.elapsed().as_secs(), 2 * READ_TIMEOUT.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_of_another_swarm_does_not_count() {
+    let (rig, m) = stalled();
+    let other = rig.model("o/other", MIB, &[("a", noise(2, 8 * MIB))]);
+    rig.swarm.peer(other.ih, PEER, None);
+    rig.fetch.join(&other.revision).unwrap();
+    let start = Instant::now();
+    let read = rig.read(&m, 0, 0, 10);
+    while !read.is_finished() {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        rig.swarm.trickle(other.ih, 1);
+    }
+    timed_out(read.await.unwrap());
+    assert!(start.elapsed() <= READ_TIMEOUT + Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn endless_bad_data_is_no_progress_for_ever() {
+    let (rig, m) = stalled();
+    rig.swarm.lie(usize::MAX);
+    rig.swarm.peer(m.ih, PEER, None);
+    let start = Instant::now();
+    let get = rig.get(&m, &[0], READ_TIMEOUT);
+    while !get.is_finished() {
+        assert!(start.elapsed() < 20 * READ_TIMEOUT, "a liar keeps a job alive");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        rig.swarm.trickle(m.ih, MIB);
+        rig.swarm.deliver(m.ih, 0);
+    }
+    assert!(matches!(get.await.unwrap(), Err(ReadError::TimedOut(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_that_just_timed_out_fails_at_once_and_for_a_short_time() {
+    let (rig, m) = stalled();
+    timed_out(rig.fetch.read(&m.file(0), 0, 128 * 1024).await);
+    let start = Instant::now();
+    timed_out(rig.fetch.read(&m.file(0), 0, 4096).await);
+    assert!(start.elapsed() < Duration::from_millis(1), "the kernel's second try waits again");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let start = Instant::now();
+    timed_out(rig.fetch.read(&m.file(0), 0, 4096).await);
+    assert!(start.elapsed() >= READ_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_or_progress_ends_failing_at_once() {
+    for how in ["peer", "progress"] {
+        let (rig, m) = stalled();
+        timed_out(rig.fetch.read(&m.file(0), 0, 4096).await);
+        match how {
+            "peer" => rig.swarm.peer(m.ih, PEER, None),
+            _ => rig.swarm.trickle(m.ih, 1),
+        }
+        rig.idle().await;
+        let read = rig.read(&m, 0, 0, 4096);
+        rig.idle().await;
+        assert!(!read.is_finished(), "{how}");
+        rig.swarm.deliver(m.ih, 0);
+        assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 0, 4096));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_completes_by_itself_when_a_peer_comes_back() {
+    let rig = Rig::new();
+    let m = rig.model("o/m", MIB, &[("a", noise(1, 8 * MIB))]);
+    rig.swarm.peer(m.ih, PEER, None);
+    rig.fetch.read(&m.file(0), 0, 10).await.unwrap();
+    rig.swarm.vanish(m.ih, PEER);
+    rig.idle().await;
+    rig.swarm.calls();
+    let start = Instant::now();
+    let read = rig.read(&m, 0, 5 * MIB, 10);
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert!(!read.is_finished());
+    let calls = rig.swarm.calls();
+    let searches = calls.iter().filter(|c| **c == Call::Reannounce(m.ih)).count();
+    let dials = calls.iter().filter(|c| **c == Call::Connect(m.ih, GIVEN_PEER.parse().unwrap())).count();
+    // After 1, 3, 7, 15 and 31 seconds.
+    assert_eq!((searches, dials), (5, 5));
+    rig.swarm.peer(m.ih, PEER, None);
+    assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 5 * MIB, 10));
+    assert!(start.elapsed() < Duration::from_secs(51));
+    rig.swarm.vanish(m.ih, PEER);
+    rig.swarm.calls();
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert!(!rig.swarm.calls().contains(&Call::Reannounce(m.ih)), "nobody waits, nobody searches");
+}

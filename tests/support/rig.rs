@@ -1,0 +1,201 @@
+//! A node's store and `Fetch` over the engine in memory, with the clock stopped.
+//!
+//! With tokio's clock paused, time moves on only when nothing else can happen. So `idle` waits for everything that
+//! is going to happen by itself, without guessing how long that takes.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use silmaril::fetch::{Fetch, FetchSettings, FileRef, ReadError, TransferStatus};
+use silmaril::model::files::TorrentFile;
+use silmaril::model::metainfo::{info_dict, info_hash};
+use silmaril::model::{InfoHash, Manifest, PiecesRoot};
+use silmaril::paths::Paths;
+use silmaril::store::{Store, StoredRevision};
+use silmaril::torrent::Discovery;
+use tokio::task::JoinHandle;
+
+use super::swarm::FakeSwarm;
+
+pub const KIB: u64 = 1 << 10;
+pub const MIB: u64 = 1 << 20;
+
+/// How long reads wait in the rig.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The address given by `--peer` in the rig.
+pub const GIVEN_PEER: &str = "10.0.0.1:1111";
+
+pub struct Rig {
+    pub store: Arc<Store>,
+    pub swarm: Arc<FakeSwarm>,
+    pub fetch: Arc<Fetch>,
+    pub paths: Paths,
+    _dir: tempfile::TempDir,
+}
+
+/// A revision and what its files really hold.
+#[derive(Clone)]
+pub struct TestModel {
+    pub revision: Arc<StoredRevision>,
+    pub files: Vec<Arc<Vec<u8>>>,
+    pub ih: InfoHash,
+}
+
+impl TestModel {
+    pub fn file(&self, file: usize) -> FileRef {
+        FileRef { revision: self.revision.clone(), file }
+    }
+
+    pub fn bytes(&self, file: usize, offset: u64, len: u64) -> &[u8] {
+        let all = &self.files[file];
+        let end = offset.saturating_add(len).min(all.len() as u64) as usize;
+        &all[(offset as usize).min(end)..end]
+    }
+}
+
+/// Bytes that look like nothing and are the same for the same seed.
+pub fn noise(seed: u64, len: u64) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(len as usize + 8);
+    while (out.len() as u64) < len {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        out.extend_from_slice(&x.to_le_bytes());
+    }
+    out.truncate(len as usize);
+    out
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut FetchSettings)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        let store = Store::open(&paths).unwrap();
+        let (swarm, mut events) = FakeSwarm::new();
+        let mut settings = FetchSettings {
+            read_timeout: READ_TIMEOUT,
+            readahead_max: 32 * MIB,
+            trackers: vec![],
+            discovery: Discovery { dht: false, lan: false, pex: false },
+            peers: vec![GIVEN_PEER.parse::<SocketAddr>().unwrap()],
+        };
+        change(&mut settings);
+        let fetch = Fetch::new(swarm.clone(), paths.clone(), settings);
+        let weak = Arc::downgrade(&fetch);
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let Some(fetch) = weak.upgrade() else { return };
+                fetch.handle(event);
+            }
+        });
+        Self { store, swarm, fetch, paths, _dir: dir }
+    }
+
+    /// A model whose bytes the swarm knows and this node does not.
+    pub fn model(&self, name: &str, piece_length: u64, files: &[(&str, Vec<u8>)]) -> TestModel {
+        let manifest = Arc::new(manifest(name, piece_length, files));
+        let revision = self.store.revision(manifest.clone()).unwrap();
+        let ih = manifest.torrent.info_hash;
+        let files: Vec<Arc<Vec<u8>>> = files.iter().map(|(_, bytes)| Arc::new(bytes.clone())).collect();
+        self.swarm.publish(ih, revision.layout.clone(), files.clone());
+        TestModel { revision, files, ih }
+    }
+
+    /// Reads in a task of its own.
+    pub fn read(
+        &self,
+        model: &TestModel,
+        file: usize,
+        offset: u64,
+        len: u64,
+    ) -> JoinHandle<Result<Vec<u8>, ReadError>> {
+        let (fetch, file) = (self.fetch.clone(), model.file(file));
+        tokio::spawn(async move { fetch.read(&file, offset, len).await })
+    }
+
+    /// Reads as the mount does: from here if all is here, else by waiting.
+    pub async fn serve(
+        &self,
+        model: &TestModel,
+        file: usize,
+        offset: u64,
+        len: u64,
+    ) -> Result<Vec<u8>, ReadError> {
+        match self.fetch.try_read(&model.file(file), offset, len) {
+            Some(bytes) => Ok(bytes),
+            None => self.fetch.read(&model.file(file), offset, len).await,
+        }
+    }
+
+    /// Fetches whole files in a task of its own.
+    pub fn get(
+        &self,
+        model: &TestModel,
+        files: &[usize],
+        stall: Duration,
+    ) -> JoinHandle<Result<(), ReadError>> {
+        let (fetch, revision, files) = (self.fetch.clone(), model.revision.clone(), files.to_vec());
+        tokio::spawn(async move { fetch.fetch_files(&revision, &files, stall).await })
+    }
+
+    pub fn status(&self, model: &TestModel) -> TransferStatus {
+        self.fetch.progress(&model.ih).expect("the model was joined")
+    }
+
+    /// Returns when nothing more happens by itself.
+    pub async fn idle(&self) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    pub fn saved_metainfo(&self, model: &TestModel) -> Option<Vec<u8>> {
+        read(self.paths.metainfo(&model.ih))
+    }
+
+    pub fn saved_resume(&self, model: &TestModel) -> Option<Vec<u8>> {
+        read(self.paths.resume(&model.ih))
+    }
+}
+
+fn read(path: PathBuf) -> Option<Vec<u8>> {
+    std::fs::read(path).ok()
+}
+
+/// A manifest whose roots are not those of BEP 52, but as different as the bytes: nothing under test hashes.
+fn manifest(name: &str, piece_length: u64, files: &[(&str, Vec<u8>)]) -> Manifest {
+    let (name, version) = name.split_once('@').unwrap_or((name, "main"));
+    let torrent = name.rsplit('/').next().unwrap();
+    let roots: Vec<Option<PiecesRoot>> = files
+        .iter()
+        .map(|(_, bytes)| (!bytes.is_empty()).then(|| PiecesRoot(Sha256::digest(bytes).into())))
+        .collect();
+    let torrent_files = files.iter().zip(&roots).map(|((path, bytes), root)| TorrentFile {
+        path,
+        size: bytes.len() as u64,
+        pieces_root: *root,
+    });
+    let ih = info_hash(&info_dict(torrent, piece_length as u32, torrent_files));
+    let entries = files.iter().zip(&roots).map(|((path, bytes), root)| match root {
+        Some(root) => serde_json::json!({"path": path, "size": bytes.len(), "pieces_root": root}),
+        None => serde_json::json!({"path": path, "size": 0}),
+    });
+    serde_json::from_value(serde_json::json!({
+        "schema": 1,
+        "kind": "model",
+        "name": name,
+        "version": version,
+        "total_size": files.iter().map(|(_, b)| b.len()).sum::<usize>(),
+        "files": entries.collect::<Vec<_>>(),
+        "torrent": {"name": torrent, "info_hash": ih, "piece_length": piece_length},
+        "magnet_uri": format!("magnet:?xt=urn:btmh:1220{ih}"),
+    }))
+    .unwrap()
+}
