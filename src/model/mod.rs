@@ -3,6 +3,7 @@
 pub mod bencode;
 pub mod codec;
 pub mod files;
+pub mod hash;
 pub mod ids;
 #[cfg(test)]
 mod known_answers;
@@ -14,6 +15,8 @@ pub mod merkle;
 pub mod metainfo;
 pub mod names;
 pub mod path;
+pub mod safetensors;
+pub mod scan;
 pub mod text;
 
 pub use codec::ManifestError;

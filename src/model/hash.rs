@@ -1,0 +1,319 @@
+//! Hashing files: SHA-256 and the merkle tree of BEP 52 in one pass over the bytes.
+//!
+//! Reading the next chunk, the SHA-256 of the file and the leaves of the tree run side by side, and so do
+//! several files. A file that changes while it is hashed is an error: its hashes would be of no file.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
+
+use super::merkle::{self, Hash};
+use super::{BLOCK_LEN, PiecesRoot, Sha256Digest};
+
+/// Bytes read at a time: enough to amortise handing work to threads, few enough to stay in their caches.
+const CHUNK: usize = 2 << 20;
+const BLOCK: usize = BLOCK_LEN as usize;
+
+/// Why a file has no hashes.
+#[derive(Debug, thiserror::Error)]
+pub enum HashError {
+    /// It could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Somebody wrote to it.
+    #[error("{} changed while it was hashed", .0.display())]
+    Changed(PathBuf),
+    /// The caller wanted no more.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// The hashes of one file.
+#[derive(Debug, Clone)]
+pub struct FileHashes {
+    /// SHA-256 of all bytes.
+    pub sha256: Sha256Digest,
+    /// Merkle root; none for an empty file.
+    pub pieces_root: Option<PiecesRoot>,
+    /// The hashes of the pieces, if there is more than one.
+    pub layer: Vec<Hash>,
+    /// How the file looked, before and after.
+    pub metadata: Metadata,
+}
+
+/// What the caller hears and says while files are hashed.
+#[derive(Clone, Copy)]
+pub struct Control<'a> {
+    /// Called from several threads with the number of bytes that were hashed since the last call.
+    pub progress: &'a (dyn Fn(u64) + Sync),
+    /// Set to stop early.
+    pub cancel: &'a AtomicBool,
+}
+
+/// The tree of one file as it grows.
+struct Tree {
+    piece_length: u32,
+    /// Leaves of the piece that is not complete.
+    pending: Vec<Hash>,
+    layer: Vec<Hash>,
+}
+
+impl Tree {
+    fn push(&mut self, leaves: &[Hash]) {
+        let per_piece = (u64::from(self.piece_length) / BLOCK_LEN) as usize;
+        for leaf in leaves {
+            self.pending.push(*leaf);
+            if self.pending.len() == per_piece {
+                self.layer.push(merkle::root(std::mem::take(&mut self.pending), 0, 0));
+            }
+        }
+    }
+
+    /// The root and, for more than one piece, the piece layer.
+    fn finish(mut self, len: u64) -> (Option<PiecesRoot>, Vec<Hash>) {
+        if len == 0 {
+            return (None, Vec::new());
+        }
+        if len <= u64::from(self.piece_length) {
+            let root = self.layer.pop().unwrap_or_else(|| merkle::root(self.pending, 0, 0));
+            return (Some(PiecesRoot(root)), Vec::new());
+        }
+        if !self.pending.is_empty() {
+            self.layer.push(merkle::piece_hash(self.pending, self.piece_length));
+        }
+        let root = merkle::root(self.layer.clone(), merkle::piece_height(self.piece_length), 0);
+        (Some(PiecesRoot(root)), self.layer)
+    }
+}
+
+fn read_full(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+fn leaves(data: &[u8]) -> Vec<Hash> {
+    data.par_chunks(BLOCK).with_min_len(16).map(|block| Sha256::digest(block).into()).collect()
+}
+
+fn same(a: &Metadata, b: &Metadata) -> bool {
+    let key = |m: &Metadata| (m.len(), m.mtime(), m.mtime_nsec(), m.ino(), m.dev());
+    key(a) == key(b)
+}
+
+/// Hashes one file. Called outside the thread pool of rayon, which it uses.
+pub fn hash_file(path: &Path, piece_length: u32, control: Control<'_>) -> Result<FileHashes, HashError> {
+    let failed = |source| HashError::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    // One byte more than the file has: growth shows.
+    let capacity = usize::try_from(metadata.len()).unwrap_or(usize::MAX).saturating_add(1).min(CHUNK);
+    let (mut current, mut next) = (vec![0; capacity], Vec::new());
+    let mut sha256 = Sha256::new();
+    let mut tree = Tree { piece_length, pending: Vec::new(), layer: Vec::new() };
+    let mut total = 0;
+    let mut filled = read_full(&file, &mut current).map_err(failed)?;
+    while filled > 0 {
+        if control.cancel.load(Ordering::Relaxed) {
+            return Err(HashError::Cancelled);
+        }
+        total += filled as u64;
+        if total > metadata.len() {
+            return Err(HashError::Changed(path.to_owned()));
+        }
+        let data = &current[..filled];
+        let read = if filled < capacity {
+            sha256.update(data);
+            tree.push(&leaves(data));
+            Ok(0)
+        } else {
+            next.resize(capacity, 0);
+            let (read, ((), leaves)) = rayon::join(
+                || read_full(&file, &mut next),
+                || rayon::join(|| sha256.update(data), || leaves(data)),
+            );
+            tree.push(&leaves);
+            read
+        };
+        (control.progress)(filled as u64);
+        std::mem::swap(&mut current, &mut next);
+        filled = read.map_err(failed)?;
+    }
+    // Both what was opened and what the path names now must be what was looked at first.
+    let after = file.metadata().map_err(failed)?;
+    let named = std::fs::metadata(path).map_err(failed)?;
+    if total != metadata.len() || !same(&metadata, &after) || !same(&metadata, &named) {
+        return Err(HashError::Changed(path.to_owned()));
+    }
+    let (pieces_root, layer) = tree.finish(total);
+    Ok(FileHashes { sha256: Sha256Digest(sha256.finalize().into()), pieces_root, layer, metadata })
+}
+
+/// Hashes files, several at a time, the longest first. Returns their hashes in the order given, or the first
+/// error.
+pub fn hash_files(
+    files: &[(PathBuf, u64)],
+    piece_length: u32,
+    control: Control<'_>,
+) -> Result<Vec<FileHashes>, HashError> {
+    let mut order: Vec<usize> = (0..files.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(files[i].1));
+    let done: Mutex<Vec<Option<FileHashes>>> = Mutex::new(files.iter().map(|_| None).collect());
+    let failure = Mutex::new(None);
+    let failed = AtomicBool::new(false);
+    let taken = AtomicUsize::new(0);
+    let work = || {
+        while !failed.load(Ordering::Relaxed)
+            && let Some(&i) = order.get(taken.fetch_add(1, Ordering::Relaxed))
+        {
+            match hash_file(&files[i].0, piece_length, control) {
+                Ok(hashes) => done.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(hashes),
+                Err(error) => {
+                    failed.store(true, Ordering::Relaxed);
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                }
+            }
+        }
+    };
+    // These threads mostly wait for those of rayon, which do the hashing of all but short files.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len());
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.into_iter().collect::<Option<Vec<_>>>().ok_or(HashError::Cancelled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::files::TorrentFile;
+    use crate::model::known_answers::{CASES, content};
+    use crate::model::metainfo::{info_dict, parse_metainfo, wrap};
+    use crate::model::{PieceLayers, path};
+    use std::io::Write as _;
+    use std::sync::atomic::AtomicU64;
+
+    static NEVER: AtomicBool = AtomicBool::new(false);
+    const QUIET: Control<'static> = Control { progress: &|_| (), cancel: &NEVER };
+
+    #[test]
+    fn roots_and_layers_are_those_of_libtorrent() {
+        for case in CASES {
+            let dir = tempfile::tempdir().unwrap();
+            let mut list: Vec<_> = case.files.to_vec();
+            list.sort_by(|a, b| path::compare(a.0, b.0));
+            let files: Vec<_> = list
+                .iter()
+                .map(|&(path, len, seed, _)| {
+                    let path = dir.path().join(path);
+                    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                    std::fs::write(&path, content(len, seed)).unwrap();
+                    (path, len)
+                })
+                .collect();
+            let hashes = hash_files(&files, case.piece_length, QUIET).unwrap();
+            let mut layers = PieceLayers::default();
+            for (file, hashes) in list.iter().zip(&hashes) {
+                let root = hashes.pieces_root.map(|root| root.to_string()).unwrap_or_default();
+                assert_eq!(root, file.3, "{}: {}", case.what, file.0);
+                assert_eq!(hashes.sha256.0, <[u8; 32]>::from(Sha256::digest(content(file.1, file.2))));
+                if let Some(root) = hashes.pieces_root {
+                    layers.insert(root, file.1, case.piece_length, hashes.layer.clone()).unwrap();
+                }
+            }
+            let torrent_files = list.iter().zip(&hashes).map(|(file, hashes)| TorrentFile {
+                path: file.0,
+                size: file.1,
+                pieces_root: hashes.pieces_root,
+            });
+            let torrent = wrap(&info_dict(case.name, case.piece_length, torrent_files), Some(&layers));
+            let parsed = parse_metainfo(&torrent).unwrap();
+            assert_eq!(parsed.info_hash.to_string(), case.info_hash, "{}", case.what);
+            let at = b"d4:info".len() + parsed.info.len() + b"12:piece layers".len();
+            let encoded = &torrent[at..torrent.len() - 1];
+            assert_eq!(hex::encode(Sha256::digest(encoded)), case.layers_sha256, "{}", case.what);
+        }
+    }
+
+    #[test]
+    fn files_of_many_chunks_have_the_hashes_of_their_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        for len in [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + BLOCK + 1] {
+            let file = dir.path().join(len.to_string());
+            let bytes = content(len as u64, 7);
+            std::fs::write(&file, &bytes).unwrap();
+            let seen = AtomicU64::new(0);
+            let progress = |n| {
+                seen.fetch_add(n, Ordering::Relaxed);
+            };
+            let control = Control { progress: &progress, ..QUIET };
+            let hashes = hash_file(&file, 1 << 20, control).unwrap();
+            assert_eq!(seen.load(Ordering::Relaxed), len as u64);
+            assert_eq!(hashes.sha256.0, <[u8; 32]>::from(Sha256::digest(&bytes)));
+            let all = bytes.chunks(BLOCK).map(|block| Sha256::digest(block).into()).collect();
+            assert_eq!(hashes.pieces_root.unwrap().0, merkle::root(all, 0, 0));
+            assert_eq!(hashes.layer.len(), len.div_ceil(1 << 20));
+        }
+    }
+
+    #[test]
+    fn a_file_that_changes_meanwhile_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let changes: [&(dyn Fn() + Sync); 3] = [
+            &|| std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"x").unwrap(),
+            &|| std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(5).unwrap(),
+            &|| {
+                std::fs::write(dir.path().join("g"), vec![0; 3 * CHUNK]).unwrap();
+                std::fs::rename(dir.path().join("g"), &path).unwrap();
+            },
+        ];
+        for change in changes {
+            std::fs::write(&path, vec![0; 3 * CHUNK]).unwrap();
+            let once = std::sync::Once::new();
+            let progress = |_| once.call_once(change);
+            let result = hash_file(&path, 16384, Control { progress: &progress, ..QUIET });
+            assert!(matches!(result, Err(HashError::Changed(_))), "{result:?}");
+        }
+    }
+
+    #[test]
+    fn hashing_stops_when_told_and_names_what_it_cannot_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, vec![0; 3 * CHUNK]).unwrap();
+        let cancel = AtomicBool::new(false);
+        let progress = |_| cancel.store(true, Ordering::Relaxed);
+        let result =
+            hash_files(&[(path.clone(), 1)], 16384, Control { progress: &progress, cancel: &cancel });
+        assert!(matches!(result, Err(HashError::Cancelled)), "{result:?}");
+        let gone = dir.path().join("gone");
+        let error = hash_files(&[(path, 1), (gone, 0)], 16384, QUIET).unwrap_err().to_string();
+        assert!(error.contains("/gone"), "{error}");
+    }
+}

@@ -1,0 +1,305 @@
+//! Headers of `.safetensors` files: 8 bytes of length (little endian), then JSON, then the tensors' bytes.
+//!
+//! The header is a stranger's. It is bounded before it is parsed, and accepted only as the reference reader does:
+//! the tensors cover the data exactly, without overlap or hole, each with the size its type and shape say.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::ops::Range;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+
+/// The longest header, in bytes: the limit of the reference reader.
+pub const MAX_HEADER: u64 = 100_000_000;
+/// The most values in a header; each takes memory that its bytes do not show.
+const MAX_VALUES: usize = 4_000_000;
+/// Bytes before the header.
+pub const LENGTH_LEN: u64 = 8;
+
+/// Why a header is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SafetensorsError {
+    /// There are fewer bytes than the header has.
+    #[error("the header is cut off")]
+    Truncated,
+    /// Longer than [`MAX_HEADER`], or than the file.
+    #[error("the header claims {0} bytes")]
+    HeaderLength(u64),
+    /// Too many values.
+    #[error("the header has more than {MAX_VALUES} values")]
+    TooManyValues,
+    /// Not the JSON of a header.
+    #[error("the header is malformed: {0}")]
+    Json(String),
+    /// Two tensors of one name.
+    #[error("the tensor {0:?} is there twice")]
+    Duplicate(String),
+    /// Tensors overlap, leave a hole, or end before they start.
+    #[error("the bytes of tensor {0:?} do not follow those before it")]
+    Offsets(String),
+    /// Type and shape give another size.
+    #[error("the tensor {0:?} has another size than its type and shape say")]
+    Size(String),
+    /// The file does not end where the last tensor does.
+    #[error("the tensors end at {expected}, the file at {given}")]
+    FileLength {
+        /// Where the file should end.
+        expected: u64,
+        /// Where it ends.
+        given: u64,
+    },
+}
+
+/// One tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    /// Its name.
+    pub name: String,
+    /// Its type as written, such as `BF16`.
+    pub dtype: String,
+    /// Its dimensions.
+    pub shape: Vec<u64>,
+    /// Its bytes in the file.
+    pub range: Range<u64>,
+}
+
+impl Tensor {
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n)).unwrap_or(u64::MAX)
+    }
+}
+
+/// A header that passed every check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Where the header ends and the first tensor begins, in bytes from the start of the file.
+    pub end: u64,
+    /// The tensors in the order of their bytes.
+    pub tensors: Vec<Tensor>,
+    /// `__metadata__`.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Header {
+    /// Where the last tensor and so the file ends.
+    pub fn file_len(&self) -> u64 {
+        self.tensors.last().map_or(self.end, |tensor| tensor.range.end)
+    }
+
+    /// Checks the length of the file.
+    pub fn check_file_len(&self, given: u64) -> Result<(), SafetensorsError> {
+        let expected = self.file_len();
+        if expected == given { Ok(()) } else { Err(SafetensorsError::FileLength { expected, given }) }
+    }
+
+    /// Number of elements of each type.
+    pub fn elements_by_dtype(&self) -> BTreeMap<&str, u64> {
+        let mut counts = BTreeMap::new();
+        for tensor in &self.tensors {
+            let count: &mut u64 = counts.entry(tensor.dtype.as_str()).or_default();
+            *count = count.saturating_add(tensor.elements());
+        }
+        counts
+    }
+}
+
+/// Bits of one element, for the types this version knows.
+fn bits(dtype: &str) -> Option<u64> {
+    Some(match dtype {
+        "F4" => 4,
+        "F6_E2M3" | "F6_E3M2" => 6,
+        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" | "F8_E4M3FNUZ" | "F8_E5M2FNUZ" => 8,
+        "I16" | "U16" | "F16" | "BF16" => 16,
+        "I32" | "U32" | "F32" => 32,
+        "I64" | "U64" | "F64" | "C64" => 64,
+        "C128" => 128,
+        _ => return None,
+    })
+}
+
+/// The length of the JSON that follows the first 8 bytes of a file of `file_len` bytes.
+pub fn header_len(first: [u8; 8], file_len: u64) -> Result<u64, SafetensorsError> {
+    let len = u64::from_le_bytes(first);
+    if !(2..=MAX_HEADER).contains(&len) || len > file_len.saturating_sub(LENGTH_LEN) {
+        return Err(SafetensorsError::HeaderLength(len));
+    }
+    Ok(len)
+}
+
+#[derive(Deserialize)]
+struct RawTensor {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+struct RawHeader {
+    metadata: BTreeMap<String, String>,
+    tensors: Vec<(String, RawTensor)>,
+}
+
+impl<'de> Deserialize<'de> for RawHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = RawHeader;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+                let mut header = RawHeader { metadata: BTreeMap::new(), tensors: Vec::new() };
+                while let Some(key) = map.next_key::<String>()? {
+                    if key == "__metadata__" {
+                        header.metadata = map.next_value::<Option<_>>()?.unwrap_or_default();
+                    } else {
+                        header.tensors.push((key, map.next_value()?));
+                    }
+                }
+                Ok(header)
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// Parses a header from the start of a file: the 8 bytes, the JSON, and any bytes after it, which are not read.
+pub fn parse_header(prefix: &[u8]) -> Result<Header, SafetensorsError> {
+    let (first, rest) = prefix.split_first_chunk::<8>().ok_or(SafetensorsError::Truncated)?;
+    let len = header_len(*first, u64::MAX)?;
+    let json = rest.get(..len as usize).ok_or(SafetensorsError::Truncated)?;
+    if json.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > MAX_VALUES {
+        return Err(SafetensorsError::TooManyValues);
+    }
+    let raw: RawHeader =
+        serde_json::from_slice(json).map_err(|error| SafetensorsError::Json(error.to_string()))?;
+    let shown = |name: &str| name.chars().take(120).collect::<String>();
+    let mut names = HashSet::with_capacity(raw.tensors.len());
+    if let Some((name, _)) = raw.tensors.iter().find(|(name, _)| !names.insert(name.as_str())) {
+        return Err(SafetensorsError::Duplicate(shown(name)));
+    }
+    drop(names);
+    let mut tensors = raw.tensors;
+    tensors.sort_by_key(|(_, tensor)| tensor.data_offsets);
+    let end = LENGTH_LEN + len;
+    let mut at = 0;
+    let mut checked = Vec::with_capacity(tensors.len());
+    for (name, RawTensor { dtype, shape, data_offsets: (start, stop) }) in tensors {
+        if start != at || stop < start || stop.checked_add(end).is_none() {
+            return Err(SafetensorsError::Offsets(shown(&name)));
+        }
+        at = stop;
+        if let Some(bits) = bits(&dtype) {
+            let expected = shape.iter().try_fold(bits, |product, &n| product.checked_mul(n));
+            if expected.is_none() || expected != (stop - start).checked_mul(8) {
+                return Err(SafetensorsError::Size(shown(&name)));
+            }
+        }
+        checked.push(Tensor { name, dtype, shape, range: end + start..end + stop });
+    }
+    Ok(Header { end, tensors: checked, metadata: raw.metadata })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn file(json: &str) -> Vec<u8> {
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(json.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn headers_are_read() {
+        let bytes = file(
+            r#"{"b":{"dtype":"F32","shape":[2,3],"data_offsets":[4,28]},"__metadata__":{"format":"pt"},
+                "a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},"s":{"dtype":"F32","shape":[],"data_offsets":[28,32]},
+                "e":{"dtype":"I64","shape":[0,9],"data_offsets":[32,32]}, "f4":{"dtype":"F4","shape":[4],"data_offsets":[32,34]}}  "#,
+        );
+        let header = parse_header(&bytes).unwrap();
+        let end = bytes.len() as u64;
+        assert_eq!(header.end, end);
+        assert_eq!(header.metadata["format"], "pt");
+        let names: Vec<&str> = header.tensors.iter().map(|t| t.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "s", "e", "f4"]);
+        assert_eq!(header.tensors[1].range, end + 4..end + 28);
+        assert_eq!(
+            header.elements_by_dtype(),
+            BTreeMap::from([("BF16", 2), ("F32", 7), ("I64", 0), ("F4", 4)])
+        );
+        assert_eq!(header.check_file_len(end + 34), Ok(()));
+        assert!(header.check_file_len(end + 35).is_err());
+        assert_eq!(parse_header(&bytes[..20]), Err(SafetensorsError::Truncated));
+    }
+
+    #[test]
+    fn lies_are_refused() {
+        use SafetensorsError::*;
+        let one = |dtype: &str, shape: &str, offsets: &str| {
+            parse_header(&file(&format!(
+                r#"{{"t":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#
+            )))
+        };
+        assert!(one("F32", "[2]", "[0,8]").is_ok());
+        assert!(one("FUTURE", "[2]", "[0,5]").is_ok());
+        assert_eq!(one("F32", "[2]", "[0,4]"), Err(Size("t".into())));
+        assert_eq!(one("F32", "[4294967296,4294967296]", "[0,0]"), Err(Size("t".into())));
+        assert_eq!(one("F32", "[2]", "[8,16]"), Err(Offsets("t".into())));
+        assert_eq!(one("F32", "[]", "[0,18446744073709551615]"), Err(Offsets("t".into())));
+        assert!(matches!(one("F32", "[-1]", "[0,8]"), Err(Json(_))));
+        assert!(matches!(one("F32", "[2]", "[0,8,9]"), Err(Json(_))));
+        let two = |second: &str| {
+            parse_header(&file(&format!(
+                r#"{{"a":{{"dtype":"U8","shape":[4],"data_offsets":[0,4]}},{second}}}"#
+            )))
+        };
+        assert_eq!(two(r#""b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}"#), Err(Offsets("b".into())));
+        assert_eq!(two(r#""b":{"dtype":"U8","shape":[4],"data_offsets":[5,9]}"#), Err(Offsets("b".into())));
+        assert_eq!(two(r#""b":{"dtype":"FUT","shape":[4],"data_offsets":[4,3]}"#), Err(Offsets("b".into())));
+        assert_eq!(two(r#""a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}"#), Err(Duplicate("a".into())));
+        assert_eq!(header_len((MAX_HEADER + 1).to_le_bytes(), u64::MAX), Err(HeaderLength(MAX_HEADER + 1)));
+        assert_eq!(header_len(93u64.to_le_bytes(), 100), Err(HeaderLength(93)));
+        assert_eq!(header_len(92u64.to_le_bytes(), 100), Ok(92));
+        assert_eq!(parse_header(&file(&format!("[{}", ",".repeat(MAX_VALUES)))), Err(TooManyValues));
+        assert!(matches!(parse_header(&file(&"[".repeat(100_000))), Err(Json(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse_header(&bytes);
+        }
+
+        #[test]
+        fn what_is_accepted_covers_the_data(
+            parts in proptest::collection::vec((any::<bool>(), 0u64..5, 0u64..5, prop::sample::select(vec!["F32", "U8", "X"])), 0..6)
+        ) {
+            let mut at = 0;
+            let mut json = String::from("{");
+            for (i, (shift, n, m, dtype)) in parts.iter().enumerate() {
+                let len = n * m * if *dtype == "F32" { 4 } else { 1 };
+                let start = at + u64::from(*shift && i % 3 == 2);
+                at = start + len;
+                let comma = if i == 0 { "" } else { "," };
+                json += &format!(r#"{comma}"{i}":{{"dtype":"{dtype}","shape":[{n},{m}],"data_offsets":[{start},{at}]}}"#);
+            }
+            json.push('}');
+            if let Ok(header) = parse_header(&file(&json)) {
+                let mut end = header.end;
+                for tensor in &header.tensors {
+                    prop_assert_eq!(tensor.range.start, end);
+                    end = tensor.range.end;
+                }
+                prop_assert_eq!(header.file_len(), end);
+                prop_assert_eq!(end - header.end, at);
+            }
+        }
+    }
+}
