@@ -1,7 +1,10 @@
 //! What a model is: its name, its files, its manifest. No I/O beyond reading a directory.
 
 pub mod bencode;
+pub mod card;
 pub mod codec;
+pub mod config_json;
+pub mod describe;
 pub mod files;
 pub mod hash;
 pub mod ids;
@@ -9,6 +12,7 @@ pub mod ids;
 mod known_answers;
 pub mod layout;
 pub mod legacy;
+pub mod license;
 pub mod magnet;
 pub mod manifest;
 pub mod merkle;

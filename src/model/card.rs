@@ -1,0 +1,263 @@
+//! The model card: the YAML front matter of `README.md`.
+//!
+//! Cards are strangers' texts, often broken in places that do not matter here. So only the keys that are wanted are
+//! cut out, each is bounded and parsed by itself, and one that cannot be read costs a warning and nothing else.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+
+/// The longest front matter that is looked at, in bytes. Evaluation results make some long.
+pub const MAX_FRONT_MATTER: usize = 2 << 20;
+/// The longest value of one key, in bytes.
+const MAX_VALUE: usize = 16 << 10;
+/// The longest text and the most items that are kept of a value.
+const MAX_TEXT: usize = 256;
+const MAX_ITEMS: usize = 200;
+const WANTED: [&str; 8] = [
+    "license",
+    "license_name",
+    "license_link",
+    "pipeline_tag",
+    "library_name",
+    "base_model",
+    "language",
+    "tags",
+];
+
+/// What a card says, as far as it matters here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModelCard {
+    /// Licence identifier.
+    pub license: Option<String>,
+    /// Name of the licence where the identifier is `other`.
+    pub license_name: Option<String>,
+    /// Where its text is.
+    pub license_link: Option<String>,
+    /// Task.
+    pub pipeline_tag: Option<String>,
+    /// Library.
+    pub library_name: Option<String>,
+    /// Models this one was made from.
+    pub base_model: Vec<String>,
+    /// Language codes.
+    pub languages: Vec<String>,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Keys that could not be read.
+    pub unreadable: Vec<&'static str>,
+}
+
+/// One text or number, or a list of them. Lists do not nest: aliases could multiply them.
+struct Texts(Vec<String>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items;
+
+        impl<'de> Visitor<'de> for Items {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Texts, E> {
+                let text: String = text.trim().chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect();
+                Ok(Texts(if text.is_empty() { Vec::new() } else { vec![text] }))
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Texts, E> {
+                self.visit_str(&value.to_string())
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Texts, E> {
+                self.visit_str(&value.to_string())
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Texts, E> {
+                self.visit_str(&value.to_string())
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Texts, E> {
+                self.visit_str(&value.to_string())
+            }
+
+            fn visit_unit<E>(self) -> Result<Texts, E> {
+                Ok(Texts(Vec::new()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Texts, A::Error> {
+                let mut all = Vec::new();
+                while all.len() < MAX_ITEMS {
+                    match seq.next_element::<Scalar>()? {
+                        Some(Scalar(text)) => all.extend(text),
+                        None => return Ok(Texts(all)),
+                    }
+                }
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Texts(all))
+            }
+        }
+
+        deserializer.deserialize_any(Items)
+    }
+}
+
+/// One text or number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Item {
+    Text(String),
+    Bool(bool),
+    Whole(i64),
+    Real(f64),
+}
+
+struct Scalar(Option<String>);
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match Option::<Item>::deserialize(deserializer)? {
+            Some(Item::Text(text)) => text,
+            Some(Item::Bool(value)) => value.to_string(),
+            Some(Item::Whole(value)) => value.to_string(),
+            Some(Item::Real(value)) => value.to_string(),
+            None => return Ok(Self(None)),
+        };
+        let text: String = text.trim().chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect();
+        Ok(Self((!text.is_empty()).then_some(text)))
+    }
+}
+
+/// The front matter of a text: what stands between a first line `---` and the next.
+fn front_matter(text: &str) -> Option<&str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let rest = text.strip_prefix("---")?;
+    let rest = rest.trim_start_matches([' ', '\t', '\r']).strip_prefix('\n')?;
+    let mut at = 0;
+    for line in rest.split_inclusive('\n') {
+        if line.trim_end() == "---" {
+            return Some(&rest[..at]);
+        }
+        at += line.len();
+    }
+    None
+}
+
+/// The key that a line at the left edge begins.
+fn key(line: &str) -> Option<&str> {
+    let (key, value) = line.split_once(':')?;
+    let plain = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    (plain && (value.is_empty() || value.starts_with(|c: char| c.is_whitespace()))).then_some(key)
+}
+
+/// Reads the front matter of a README; none if it has none.
+pub fn parse(readme: &str) -> Option<ModelCard> {
+    let matter = front_matter(readme)?;
+    let mut blocks: BTreeMap<&'static str, String> = BTreeMap::new();
+    let mut current = None;
+    for line in matter.split_inclusive('\n') {
+        if let Some(key) = key(line) {
+            // Of a key that is there twice the first counts.
+            current = WANTED.into_iter().find(|wanted| *wanted == key && !blocks.contains_key(wanted));
+        }
+        if let Some(key) = current {
+            blocks.entry(key).or_default().push_str(line);
+        }
+    }
+    let mut card = ModelCard::default();
+    let mut texts: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (key, block) in blocks {
+        let parsed = match block.len() {
+            0..=MAX_VALUE => serde_yaml::from_str::<BTreeMap<String, Texts>>(&block).ok(),
+            _ => None,
+        };
+        match parsed.and_then(|mut map| map.remove(key)) {
+            Some(Texts(list)) => drop(texts.insert(key, list)),
+            None => card.unreadable.push(key),
+        }
+    }
+    let mut list = |key| texts.remove(key).unwrap_or_default();
+    card.license = Some(list("license").join(", ")).filter(|text| !text.is_empty());
+    let mut one = |key| list(key).into_iter().next();
+    card.license_name = one("license_name");
+    card.license_link = one("license_link");
+    card.pipeline_tag = one("pipeline_tag");
+    card.library_name = one("library_name");
+    card.base_model = list("base_model");
+    card.languages = list("language");
+    card.tags = list("tags");
+    Some(card)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn cards_are_read() {
+        let card = parse(
+            "---\r\nlanguage: en\nlicense: apache-2.0 # a remark\nlibrary_name: sentence-transformers\ntags:\n- one\n- 2\n# remark\n\
+             - 'th: ree'\nbase_model: [a/b, c/d]\ndatasets:\n- s2orc\npipeline_tag: sentence-similarity\nlicense: mit\n---\n\n# Title\ntags: no\n",
+        )
+        .unwrap();
+        let expected = ModelCard {
+            license: Some("apache-2.0".into()),
+            library_name: Some("sentence-transformers".into()),
+            pipeline_tag: Some("sentence-similarity".into()),
+            base_model: vec!["a/b".into(), "c/d".into()],
+            languages: vec!["en".into()],
+            tags: vec!["one".into(), "2".into(), "th: ree".into()],
+            ..ModelCard::default()
+        };
+        assert_eq!(card, expected);
+    }
+
+    #[test]
+    fn one_broken_key_costs_only_itself() {
+        let card =
+            parse("---\ntags: [a, {b: c}\nlicense: mit\nmodel-index:\n  - {{ broken\nlanguage:\n---\n")
+                .unwrap();
+        assert_eq!((card.license.as_deref(), card.unreadable), (Some("mit"), vec!["tags"]));
+        assert!(card.languages.is_empty());
+    }
+
+    #[test]
+    fn texts_without_front_matter_have_no_card() {
+        for text in [
+            "",
+            "# Title\nlicense: mit\n",
+            "---\nlicense: mit\n",
+            "--- x\n---\n",
+            "text\n---\nlicense: mit\n---\n",
+        ] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+        assert_eq!(parse("---\n---\n"), Some(ModelCard::default()));
+    }
+
+    #[test]
+    fn long_and_expanding_values_are_refused_or_cut() {
+        let long =
+            parse(&format!("---\nlicense: {}\nlicense_name: {}\n---\n", "x".repeat(300), "y".repeat(20_000)))
+                .unwrap();
+        assert_eq!((long.license.unwrap().len(), long.unreadable), (MAX_TEXT, vec!["license_name"]));
+        let many = parse(&format!("---\ntags: [{}]\n---\n", "a,".repeat(1000))).unwrap();
+        assert_eq!(many.tags.len(), MAX_ITEMS);
+        let bomb = parse(&format!("---\ntags: [&a [{}], {}]\n---\n", "0,".repeat(2000), "*a,".repeat(2000)))
+            .unwrap();
+        assert!(bomb.tags.len() <= MAX_ITEMS);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_cards_never_panic(text in "---\n(license|tags|language|x): ?[\\[\\]{}&*a!|>'\"-]{0,8}\n( ?- ?[\\[\\]{}&*a!|>'\"]{0,5}\n){0,4}---\n") {
+            prop_assert!(parse(&text).is_some());
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! From a directory to a manifest: what `share` knows of a model before anything is written.
+//!
+//! The torrent depends on the files, the name's last component and the piece length alone, so everyone who shares
+//! the same files makes the same one. The rest of the manifest is read from the model card, `config.json` and the
+//! safetensors headers, where a broken one costs a warning.
+
+use std::collections::BTreeSet;
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use serde::Deserialize;
+
+use super::card::{self, ModelCard};
+use super::files::{self, TorrentFile};
+use super::hash::{self, Control, FileHashes, HashError};
+use super::license::{self, LicenseError};
+use super::manifest::Source;
+use super::safetensors::{self, Header, LENGTH_LEN};
+use super::scan::{self, ScanError, ScannedFile};
+use super::{FileEntry, Manifest, ManifestError, ModelName, PieceLayers, PiecesRoot, Revision, config_json};
+
+/// What is not in the directory.
+pub struct DescribeOptions<'a> {
+    /// Licence; comes before that of the model card.
+    pub license: Option<&'a str>,
+    /// Bytes a piece.
+    pub piece_length: u32,
+    /// One paragraph for people.
+    pub description: Option<&'a str>,
+    /// Where the files came from; `local` if nothing else is known.
+    pub source: Option<Source>,
+    /// Called from several threads with the bytes hashed so far and those in all.
+    pub progress: &'a (dyn Fn(u64, u64) + Sync),
+    /// Set to stop early.
+    pub cancel: &'a AtomicBool,
+}
+
+/// A directory described.
+#[derive(Debug)]
+pub struct Description {
+    /// The manifest, unsigned.
+    pub manifest: Manifest,
+    /// The piece layers of its torrent.
+    pub piece_layers: PieceLayers,
+    /// What the publisher should know.
+    pub warnings: Vec<String>,
+    /// How each file of the manifest looked before and after it was hashed.
+    pub metadata: Vec<Metadata>,
+}
+
+/// Why a directory cannot be described.
+#[derive(Debug, thiserror::Error)]
+pub enum DescribeError {
+    /// Its files cannot be shared.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// Its files cannot be read.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+    /// Its files make no torrent.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// No licence is known.
+    #[error(
+        "the licence of {0} is not known: README.md names none; pass --license ID, such as --license apache-2.0"
+    )]
+    NoLicense(ModelName),
+    /// The licence is no identifier.
+    #[error(transparent)]
+    License(#[from] LicenseError),
+}
+
+/// Hashes a directory and reads what its files say about the model.
+pub fn describe(
+    dir: &Path,
+    name: &ModelName,
+    version: &Revision,
+    options: &DescribeOptions<'_>,
+) -> Result<Description, DescribeError> {
+    let files = scan::scan(dir)?;
+    let mut warnings = Vec::new();
+    let card = read_card(&files, &mut warnings);
+    // Before the long part, so that a missing flag is told at once.
+    let license = options.license.or(card.license.as_deref());
+    let license = license.ok_or_else(|| DescribeError::NoLicense(name.clone()))?;
+    let (license, unknown) = license::check(license)?;
+    warnings.extend(unknown);
+    check_sizes(&files, options.piece_length)?;
+    warnings.extend(warn_of_content(&files));
+
+    let hashes = hash_all(&files, options)?;
+    let entry = |(file, hashes): (&ScannedFile, &FileHashes)| {
+        let size = hashes.metadata.len();
+        FileEntry::new(file.path.as_str(), size, Some(hashes.sha256), hashes.pieces_root)
+    };
+    let entries = files.iter().zip(&hashes).map(entry).collect();
+    let mut manifest = Manifest::new(name.clone(), version.clone(), options.piece_length, entries)?;
+    let mut piece_layers = PieceLayers::default();
+    let mut metadata = Vec::with_capacity(hashes.len());
+    for hashes in hashes {
+        if let Some(root) = hashes.pieces_root {
+            piece_layers
+                .insert(root, hashes.metadata.len(), options.piece_length, hashes.layer)
+                .expect("a layer gives the root that was computed from it");
+        }
+        metadata.push(hashes.metadata);
+    }
+
+    manifest.license = Some(license);
+    manifest.description = options.description.map(str::to_owned);
+    manifest.created_at = Some(now());
+    let local = || Source { kind: "local".to_owned(), url: None, commit: None, other: Default::default() };
+    manifest.source = Some(options.source.clone().unwrap_or_else(local));
+    apply_card(&mut manifest, card);
+    apply_config(&mut manifest, &files, &mut warnings);
+    apply_tensors(&mut manifest, &files, &mut warnings);
+    Ok(Description { manifest, piece_layers, warnings, metadata })
+}
+
+/// The current time in RFC 3339, to the second.
+fn now() -> String {
+    let seconds = jiff::Timestamp::now().as_second();
+    jiff::Timestamp::from_second(seconds)
+        .map_or_else(|_| jiff::Timestamp::now().to_string(), |time| time.to_string())
+}
+
+/// Refuses before hashing what would be refused after it: too many pieces or bytes.
+fn check_sizes(list: &[ScannedFile], piece_length: u32) -> Result<(), ManifestError> {
+    let placeholder = |i: usize| {
+        // Any roots will do, as long as files of different sizes have different ones.
+        let mut root = [0; 32];
+        root[..8].copy_from_slice(&(i as u64).to_le_bytes());
+        let size = list[i].metadata.len();
+        TorrentFile { path: &list[i].path, size, pieces_root: (size > 0).then_some(PiecesRoot(root)) }
+    };
+    let listed = (0..list.len()).map(placeholder);
+    files::check(piece_length, listed)?;
+    Ok(())
+}
+
+fn hash_all(files: &[ScannedFile], options: &DescribeOptions<'_>) -> Result<Vec<FileHashes>, HashError> {
+    let total = files.iter().map(|file| file.metadata.len()).sum();
+    let done = AtomicU64::new(0);
+    let progress = |bytes| {
+        let before = done.fetch_add(bytes, Ordering::Relaxed);
+        (options.progress)(before + bytes, total);
+    };
+    (options.progress)(0, total);
+    let list: Vec<(PathBuf, u64)> =
+        files.iter().map(|file| (file.source.clone(), file.metadata.len())).collect();
+    hash::hash_files(&list, options.piece_length, Control { progress: &progress, cancel: options.cancel })
+}
+
+fn find<'a>(files: &'a [ScannedFile], path: &str) -> Option<&'a ScannedFile> {
+    files.binary_search_by(|file| super::path::compare(&file.path, path)).ok().map(|i| &files[i])
+}
+
+/// Reads at most `limit` bytes from the start of a file.
+fn read_start(file: &ScannedFile, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(&file.source)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn read_card(files: &[ScannedFile], warnings: &mut Vec<String>) -> ModelCard {
+    let Some(readme) = find(files, "README.md") else { return ModelCard::default() };
+    let text = match read_start(readme, card::MAX_FRONT_MATTER as u64) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => {
+            warnings.push(format!("README.md cannot be read: {error}"));
+            return ModelCard::default();
+        }
+    };
+    let card = card::parse(&text).unwrap_or_default();
+    for key in &card.unreadable {
+        warnings.push(format!("`{key}` in the front matter of README.md cannot be read and is left out"));
+    }
+    card
+}
+
+fn apply_card(manifest: &mut Manifest, card: ModelCard) {
+    manifest.tags = card.tags;
+    let target = &mut manifest.card;
+    target.pipeline_tag = card.pipeline_tag;
+    target.library_name = card.library_name;
+    target.base_model = card.base_model;
+    target.languages = card.languages;
+    for (key, value) in [("license_name", card.license_name), ("license_link", card.license_link)] {
+        if let Some(value) = value {
+            target.other.insert(key.to_owned(), value.into());
+        }
+    }
+}
+
+fn apply_config(manifest: &mut Manifest, files: &[ScannedFile], warnings: &mut Vec<String>) {
+    let Some(file) = find(files, "config.json") else { return };
+    let config = read_start(file, config_json::MAX_CONFIG)
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| config_json::parse(&bytes).map_err(|error| error.to_string()));
+    match config {
+        Ok(config) => {
+            manifest.architecture = config.architecture;
+            manifest.model_type = config.model_type;
+            manifest.context_length = config.context_length;
+            manifest.quantization = config.quantization;
+        }
+        Err(error) => warnings.push(format!("config.json cannot be read: {error}")),
+    }
+}
+
+#[derive(Deserialize)]
+struct Index {
+    #[serde(default)]
+    metadata: IndexMetadata,
+    weight_map: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Default, Deserialize)]
+struct IndexMetadata {
+    total_parameters: Option<u64>,
+}
+
+/// The longest `model.safetensors.index.json` that is read, in bytes.
+const MAX_INDEX: u64 = 32 << 20;
+
+/// Counts parameters. Where several sets of weights stand side by side, those that libraries load by default count:
+/// the files of the index, else `model.safetensors`, else all.
+fn apply_tensors(manifest: &mut Manifest, files: &[ScannedFile], warnings: &mut Vec<String>) {
+    let index = find(files, "model.safetensors.index.json").and_then(|file| {
+        let index = read_start(file, MAX_INDEX)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| serde_json::from_slice::<Index>(&bytes).map_err(|error| error.to_string()));
+        index.map_err(|error| warnings.push(format!("{} cannot be read: {error}", file.path))).ok()
+    });
+    let all = || files.iter().filter(|file| file.path.ends_with(".safetensors"));
+    let chosen: Vec<&ScannedFile> = match (&index, find(files, "model.safetensors")) {
+        (Some(index), _) => {
+            let names: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
+            for name in names.iter().filter(|name| find(files, name).is_none()) {
+                warnings.push(format!("model.safetensors.index.json names {name:?}, which is not here"));
+            }
+            all().filter(|file| names.contains(file.path.as_str())).collect()
+        }
+        (None, Some(single)) => vec![single],
+        (None, None) => all().collect(),
+    };
+    let mut by_dtype = std::collections::BTreeMap::<String, u64>::new();
+    let mut complete = true;
+    for file in all() {
+        let counts = chosen.iter().any(|chosen| chosen.path == file.path);
+        match read_header(file) {
+            Ok(header) if counts => {
+                for (dtype, elements) in header.elements_by_dtype() {
+                    let sum = by_dtype.entry(dtype.to_owned()).or_default();
+                    *sum = sum.saturating_add(elements);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                complete &= !counts;
+                warnings.push(format!("{} is not a valid safetensors file: {error}", file.path));
+            }
+        }
+    }
+    let counted = by_dtype.values().fold(0u64, |sum, &n| sum.saturating_add(n));
+    let stated = index.and_then(|index| index.metadata.total_parameters);
+    manifest.parameters = stated.or((complete && counted > 0).then_some(counted));
+    manifest.dtype = by_dtype.into_iter().max_by_key(|&(_, elements)| elements).map(|(dtype, _)| dtype);
+}
+
+fn read_header(file: &ScannedFile) -> Result<Header, String> {
+    let text = |error: io::Error| error.to_string();
+    let mut reader = File::open(&file.source).map_err(text)?;
+    let mut prefix = [0; LENGTH_LEN as usize].to_vec();
+    let len = file.metadata.len();
+    if len < LENGTH_LEN {
+        return Err("it is too short".to_owned());
+    }
+    reader.read_exact(&mut prefix).map_err(text)?;
+    let first = prefix.as_slice().try_into().map_err(|_| "it is too short".to_owned())?;
+    let header_len = safetensors::header_len(first, len).map_err(|error| error.to_string())?;
+    reader.take(header_len).read_to_end(&mut prefix).map_err(text)?;
+    let header = safetensors::parse_header(&prefix).map_err(|error| error.to_string())?;
+    header.check_file_len(len).map_err(|error| error.to_string())?;
+    Ok(header)
+}
+
+/// Warns of files that run code when loaded, and of pointers that stand where weights should.
+fn warn_of_content(files: &[ScannedFile]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let extension =
+        |file: &ScannedFile| file.path.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    let pickles: Vec<&ScannedFile> = (files.iter())
+        .filter(|file| {
+            extension(file)
+                .is_some_and(|e| matches!(e.as_str(), "bin" | "pt" | "pth" | "ckpt" | "pkl" | "pickle"))
+        })
+        .filter(|file| is_pickle(file))
+        .collect();
+    if let Some(first) = pickles.first() {
+        let more = match pickles.len() {
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        warnings.push(format!("{}{more} can run code when loaded (pickle); safetensors cannot", first.path));
+    }
+    for file in files.iter().filter(|file| (1..1024).contains(&file.metadata.len())) {
+        if read_start(file, 1024)
+            .is_ok_and(|bytes| bytes.starts_with(b"version https://git-lfs.github.com/spec/"))
+        {
+            warnings.push(format!(
+                "{} is a Git LFS pointer, not the file it stands for; run `git lfs pull`",
+                file.path
+            ));
+        }
+    }
+    warnings
+}
+
+/// Whether a file holds a pickle: bare, or in the zip archive that PyTorch writes.
+fn is_pickle(file: &ScannedFile) -> bool {
+    read_start(file, 4)
+        .is_ok_and(|start| start.starts_with(b"PK\x03\x04") || matches!(start[..], [0x80, 2..=5, ..]))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+use std::fs;
+
+use super::*;
+use crate::model::known_answers::{CASES, content};
+use crate::model::metainfo::parse_metainfo;
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+fn options(license: Option<&str>) -> DescribeOptions<'_> {
+    DescribeOptions {
+        license,
+        piece_length: 16384,
+        description: None,
+        source: None,
+        progress: &|_, _| (),
+        cancel: &NEVER,
+    }
+}
+
+fn put(dir: &Path, path: &str, bytes: impl AsRef<[u8]>) {
+    fs::create_dir_all(dir.join(path).parent().unwrap()).unwrap();
+    fs::write(dir.join(path), bytes).unwrap();
+}
+
+fn run(dir: &Path, options: &DescribeOptions<'_>) -> Result<Description, DescribeError> {
+    describe(dir, &"org/model".parse().unwrap(), &Revision::default(), options)
+}
+
+/// A safetensors file of one tensor of `n` elements of two bytes.
+fn tensors(dtype: &str, n: usize) -> Vec<u8> {
+    let json = format!(r#"{{"w":{{"dtype":"{dtype}","shape":[{n}],"data_offsets":[0,{}]}}}}"#, 2 * n);
+    [&(json.len() as u64).to_le_bytes(), json.as_bytes(), &vec![0; 2 * n]].concat()
+}
+
+#[test]
+fn a_directory_becomes_the_torrent_that_libtorrent_makes() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = &CASES[0];
+    for &(path, len, seed, _) in case.files {
+        put(dir.path(), path, content(len, seed));
+    }
+    put(dir.path(), ".git/HEAD", "x");
+    let done = AtomicU64::new(0);
+    let progress = |at, total| {
+        assert!(at <= total && total == 116_392);
+        done.fetch_max(at, Ordering::Relaxed);
+    };
+    let described =
+        run(dir.path(), &DescribeOptions { progress: &progress, ..options(Some("mit")) }).unwrap();
+    assert_eq!(done.load(Ordering::Relaxed), 116_392);
+    let manifest = &described.manifest;
+    assert_eq!(manifest.torrent.info_hash.to_string(), case.info_hash);
+    assert_eq!(described.metadata.iter().map(Metadata::len).sum::<u64>(), manifest.total_size);
+    let parsed = parse_metainfo(&manifest.metainfo(Some(&described.piece_layers))).unwrap();
+    assert_eq!(parsed.layers, described.piece_layers);
+    assert_eq!(parsed.layers.len(), 1);
+    assert_eq!(Manifest::from_json(&manifest.to_json()).unwrap(), *manifest);
+    assert_eq!(described.warnings, Vec::<String>::new());
+
+    let again = run(dir.path(), &options(Some("other"))).unwrap();
+    assert_eq!(again.manifest.torrent, manifest.torrent, "only files, name and piece length count");
+}
+
+#[test]
+fn card_configuration_and_headers_fill_the_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let readme = "---\nlicense: other\nlicense_name: elvish\nlanguage: [en, sjn]\ntags: [t]\nbase_model: a/b\n---\nHello";
+    put(dir.path(), "README.md", readme);
+    put(
+        dir.path(),
+        "config.json",
+        r#"{"architectures":["BertModel"],"model_type":"bert","max_position_embeddings":512}"#,
+    );
+    put(dir.path(), "model.safetensors", tensors("BF16", 1000));
+    put(dir.path(), "onnx/other.safetensors", tensors("F16", 5000));
+    let manifest = run(dir.path(), &options(None)).unwrap().manifest;
+    assert_eq!(manifest.license.as_deref(), Some("other"));
+    assert_eq!(manifest.card.other["license_name"], "elvish");
+    assert_eq!(
+        (manifest.card.languages.len(), manifest.card.base_model.len(), manifest.tags.len()),
+        (2, 1, 1)
+    );
+    assert_eq!(manifest.architecture.as_deref(), Some("BertModel"));
+    assert_eq!((manifest.parameters, manifest.dtype.as_deref()), (Some(1000), Some("BF16")));
+    assert_eq!((manifest.context_length, manifest.source.unwrap().kind.as_str()), (Some(512), "local"));
+
+    let flag = run(dir.path(), &options(Some("mit"))).unwrap();
+    assert_eq!(flag.manifest.license.as_deref(), Some("mit"), "the flag comes before the card");
+}
+
+#[test]
+fn the_index_says_which_shards_count() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "a.safetensors", tensors("F16", 10));
+    put(dir.path(), "b.safetensors", tensors("BF16", 30));
+    put(dir.path(), "consolidated.safetensors", tensors("F16", 40));
+    let index = |metadata: &str| {
+        let text = format!(
+            r#"{{"metadata":{metadata},"weight_map":{{"x":"a.safetensors","y":"b.safetensors","z":"gone"}}}}"#
+        );
+        put(dir.path(), "model.safetensors.index.json", text);
+        run(dir.path(), &options(Some("mit"))).unwrap()
+    };
+    let counted = index("{\"total_size\":80}");
+    assert_eq!((counted.manifest.parameters, counted.manifest.dtype.as_deref()), (Some(40), Some("BF16")));
+    assert!(counted.warnings.iter().any(|w| w.contains("gone")), "{:?}", counted.warnings);
+    assert_eq!(index("{\"total_parameters\":39}").manifest.parameters, Some(39));
+}
+
+#[test]
+fn doubtful_files_are_told_and_shared() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "README.md", "---\ntags: [\n---\n");
+    put(dir.path(), "config.json", "{");
+    let mut cut = tensors("F16", 10);
+    cut.pop();
+    put(dir.path(), "model.safetensors", cut);
+    put(dir.path(), "pytorch_model.bin", b"PK\x03\x04rest");
+    put(dir.path(), "weights.bin", b"\0\0\0\0 plain");
+    put(dir.path(), "x.gguf", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n");
+    let described = run(dir.path(), &options(Some("my licence"))).unwrap();
+    for part in [
+        "tags",
+        "config.json",
+        "model.safetensors is not",
+        "pytorch_model.bin can run code",
+        "x.gguf is a Git LFS",
+        "my licence",
+    ] {
+        assert!(
+            described.warnings.iter().any(|w| w.contains(part)),
+            "no {part:?} in {:?}",
+            described.warnings
+        );
+    }
+    assert_eq!(described.warnings.len(), 6, "{:?}", described.warnings);
+    assert_eq!((described.manifest.parameters, described.manifest.files.len()), (None, 6));
+}
+
+#[test]
+fn a_model_without_a_licence_is_refused_before_hashing() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "weights.bin", vec![0; 100]);
+    let progress = |_, _| panic!("hashed without need");
+    let error =
+        run(dir.path(), &DescribeOptions { progress: &progress, ..options(None) }).unwrap_err().to_string();
+    assert!(error.contains("--license") && error.contains("org/model"), "{error}");
+    assert!(matches!(run(dir.path(), &options(Some(" "))), Err(DescribeError::License(_))));
+}
+
+#[test]
+fn too_many_pieces_are_told_before_hashing() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::File::create(dir.path().join("huge")).unwrap().set_len(1 << 40).unwrap();
+    let progress = |_, _| panic!("hashed without need");
+    let error =
+        run(dir.path(), &DescribeOptions { progress: &progress, ..options(Some("mit")) }).unwrap_err();
+    assert!(error.to_string().contains("longer pieces"), "{error}");
+}
