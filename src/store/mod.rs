@@ -9,6 +9,7 @@
 //! Everything here blocks on the disk: async callers use a blocking thread. Only the holder of the node's lock
 //! calls what writes; `open`, `revision` and the reading functions are safe beside it.
 
+pub mod adopt;
 mod blockmap;
 pub mod cache;
 pub mod content;
@@ -23,6 +24,7 @@ mod staging;
 #[cfg(test)]
 mod tests;
 mod torrents;
+pub mod verify;
 
 use std::collections::HashMap;
 use std::fs;
@@ -36,11 +38,13 @@ use fixedbitset::FixedBitSet;
 use crate::fsutil;
 use crate::model::{Layout, Manifest, PiecesRoot};
 use crate::paths::Paths;
+pub use adopt::Adopted;
 pub use cache::{CacheEntry, Evicted};
 pub use content::{Content, ContentPin};
 pub use placement::Stamp;
 use placement::{PlacedEntry, Placements};
 pub use registry::Registry;
+pub use verify::VerifyReport;
 
 /// Longest file that is stored: 16 TiB, so that no manifest makes us allocate a block map beyond 128 MiB.
 const MAX_CONTENT: u64 = 1 << 44;

@@ -29,7 +29,7 @@ fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 /// The files of a published model, without the manifest copy.
-fn published(dir: &Path) -> Vec<(String, Vec<u8>)> {
+pub(super) fn published(dir: &Path) -> Vec<(String, Vec<u8>)> {
     tree(dir).into_iter().filter(|(path, _)| path != Paths::MODEL_MANIFEST).collect()
 }
 
@@ -227,7 +227,7 @@ fn removing_a_model_keeps_what_others_use_and_own() {
     assert_eq!(other.contents[1].path(), fs::canonicalize(&dest).unwrap().join("sub/shared"));
     fs::write(dest.join("notes.txt"), b"by the user").unwrap();
 
-    store.forget(&revision, &[other.manifest.clone()]).unwrap();
+    store.forget(&revision, std::slice::from_ref(&other.manifest)).unwrap();
     assert_eq!(tree(&home.paths.models), expected(&[("o/m/notes.txt", b"by the user")]));
     assert!(!revision.contents[0].is_complete());
     assert_eq!(other.contents[1].read(0..50_000).unwrap().unwrap(), shared);

@@ -1,0 +1,105 @@
+//! Taking in files that stand somewhere without a record that vouches for them: the records were deleted, the user
+//! downloaded or edited them by other means.
+
+use std::path::{Path, PathBuf};
+
+use super::placement::{PlacedEntry, Stamp};
+use super::staging::resolve;
+use super::verify::{Watch, cancelled, differing};
+use super::{Store, StoreError, StoredRevision, registry};
+use crate::model::Manifest;
+use crate::model::hash::{HashError, hash_file};
+use crate::model::merkle::PieceLayers;
+use crate::paths::Paths;
+
+/// What [`Store::adopt`] found, as indices into the manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Files that are what they should be.
+    pub right: Vec<usize>,
+    /// Files that are something else.
+    pub wrong: Vec<usize>,
+}
+
+impl Store {
+    /// The files of a revision (indices into its manifest) that stand below `dest` with the right length but are
+    /// not known to be right: nothing is read. [`Store::adopt`] finds out.
+    pub fn unverified(&self, revision: &StoredRevision, dest: &Path) -> Vec<usize> {
+        let wrong = |&file: &usize| {
+            let content = &revision.contents[file];
+            let size = std::fs::metadata(dest.join(&revision.manifest.files[file].path))
+                .map(|m| (m.is_file(), m.len()));
+            !content.is_complete() && size.is_ok_and(|(is_file, len)| is_file && len == content.len())
+        };
+        (0..revision.contents.len()).filter(wrong).collect()
+    }
+
+    /// The directories in which files of a revision are or were said to stand: those recorded, and its own below
+    /// the models directory.
+    pub fn places(&self, manifest: &Manifest) -> Vec<PathBuf> {
+        let mut dirs = vec![self.shared.paths.models.join(manifest.model_ref().to_string())];
+        dirs.extend(
+            self.shared.placements.record(&manifest.torrent.info_hash).places.into_iter().map(|p| p.dir),
+        );
+        let mut dirs: Vec<PathBuf> = dirs.into_iter().filter_map(|d| std::fs::canonicalize(d).ok()).collect();
+        dirs.sort();
+        dirs.dedup();
+        dirs
+    }
+
+    /// Reads files of a revision (indices into its manifest, as [`Store::unverified`] gives them) that stand below
+    /// `dest`, and records those with the right pieces root: their contents are complete then. Of others, the good
+    /// pieces are saved where `layers` tells them. Uses all cores; call it from a thread of its own, while the
+    /// engine does not write to the revision's files.
+    pub fn adopt(
+        &self,
+        revision: &StoredRevision,
+        files: &[usize],
+        dest: &Path,
+        layers: &PieceLayers,
+        watch: Watch<'_>,
+    ) -> Result<Adopted, StoreError> {
+        let dest = resolve(dest)?;
+        let manifest = &revision.manifest;
+        // A directory that says itself that it is ours; whoever deleted our records did not change that.
+        let is_ours = std::fs::canonicalize(&self.shared.paths.models).is_ok_and(|m| dest.starts_with(m))
+            && registry::read_manifest(&dest.join(Paths::MODEL_MANIFEST))
+                .is_ok_and(|m| m.torrent.info_hash == manifest.torrent.info_hash);
+        let (mut adopted, mut entries) = (Adopted::default(), Vec::new());
+        let piece_length = revision.layout.piece_length();
+        for &file in files {
+            let (content, entry) = (&revision.contents[file], &manifest.files[file]);
+            let path = dest.join(&entry.path);
+            let hashes = match hash_file(&path, piece_length, watch) {
+                Ok(hashes) => hashes,
+                Err(HashError::Changed(_)) => {
+                    adopted.wrong.push(file);
+                    continue;
+                }
+                Err(HashError::Io { path, source }) => return Err(StoreError::Io { path, source }),
+                Err(HashError::Cancelled) => return Err(cancelled(&path)),
+            };
+            let stamp = Stamp::of(&hashes.metadata);
+            if hashes.pieces_root == entry.pieces_root && stamp.size == entry.size {
+                let (path, root) = (entry.path.clone(), entry.pieces_root);
+                entries.push(PlacedEntry { path, root, stamp, ours: is_ours, damaged: false });
+                adopted.right.push(file);
+            } else {
+                tracing::warn!("{} is not the file of {}.", path.display(), manifest.model_ref());
+                adopted.wrong.push(file);
+                if stamp.size == entry.size && !content.is_complete() {
+                    let layer = content.root().and_then(|root| layers.get(&root));
+                    let damaged = differing(&hashes, layer, entry.size, piece_length);
+                    self.salvage(content, &path, stamp, &damaged);
+                }
+            }
+        }
+        self.shared.placements.update(&manifest.torrent.info_hash, |record| {
+            record.place_mut(&dest).put(entries);
+        })?;
+        for (key, _) in self.unique(revision, &adopted.right) {
+            self.settle_if_placed(&key);
+        }
+        Ok(adopted)
+    }
+}

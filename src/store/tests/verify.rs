@@ -1,0 +1,168 @@
+//! Tests of verification and adoption, with real hashes.
+
+use std::os::unix::fs::FileExt;
+
+use super::lifecycle::published;
+use super::{Home, arrive, bytes, home};
+use crate::model::FileEntry;
+use crate::model::hash::hash_file;
+use crate::model::merkle::PieceLayers;
+use crate::store::verify::UNWATCHED;
+use crate::store::*;
+
+const PIECE: u64 = 65_536;
+
+/// A model of three files: several pieces, one piece, none.
+struct Real {
+    manifest: Arc<Manifest>,
+    layers: PieceLayers,
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+fn real(home: &Home, dir: &Path) -> Real {
+    let files = vec![("big", bytes(300_000, 1)), ("empty", Vec::new()), ("small", bytes(20_000, 2))];
+    fs::create_dir_all(dir).unwrap();
+    let mut layers = PieceLayers::default();
+    let mut entries = Vec::new();
+    for (path, bytes) in &files {
+        fs::write(dir.join(path), bytes).unwrap();
+        let hashes = hash_file(&dir.join(path), PIECE as u32, UNWATCHED).unwrap();
+        if let Some(root) = hashes.pieces_root {
+            layers.insert(root, bytes.len() as u64, PIECE as u32, hashes.layer).unwrap();
+        }
+        entries.push(FileEntry::new(*path, bytes.len() as u64, Some(hashes.sha256), hashes.pieces_root));
+    }
+    let manifest = Manifest::new("o/m".parse().unwrap(), Default::default(), PIECE as u32, entries).unwrap();
+    home.store().save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&layers))).unwrap();
+    Real { manifest: Arc::new(manifest), layers, files }
+}
+
+/// Changes one byte of a file without changing how it looks.
+fn rot(path: &Path, at: u64) {
+    let time = fs::metadata(path).unwrap().modified().unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"!", at).unwrap();
+    file.set_modified(time).unwrap();
+}
+
+fn verify(store: &Store, revision: &StoredRevision, file: usize) -> VerifyReport {
+    let layers = store.layers(&revision.manifest).unwrap();
+    store.verify(revision, file, &layers, UNWATCHED).unwrap()
+}
+
+#[test]
+fn a_rotten_byte_of_a_shared_file_costs_one_piece_and_the_file_is_left_alone() {
+    let home = home();
+    let dir = home.dir.path().join("mine");
+    let real = real(&home, &dir);
+    let store = home.store();
+    store.record_placement(&real.manifest, &dir).unwrap();
+    let revision = store.revision(real.manifest.clone()).unwrap();
+    for file in [0, 2] {
+        let good = VerifyReport {
+            checked: real.files[file].1.len() as u64,
+            sha256_fits: Some(true),
+            ..Default::default()
+        };
+        assert_eq!(verify(&store, &revision, file), good);
+    }
+    rot(&dir.join("big"), 2 * PIECE + 5);
+    let before = fs::read(dir.join("big")).unwrap();
+    let report = verify(&store, &revision, 0);
+    assert_eq!((report.damaged, report.sha256_fits), (vec![2 * PIECE..3 * PIECE], None));
+    let content = &revision.contents[0];
+    assert_eq!(content.missing_ranges(0..300_000), [2 * PIECE..3 * PIECE]);
+    assert!(content.path().starts_with(home.paths.cache()));
+    assert_eq!(content.read(0..PIECE).unwrap().unwrap(), &real.files[0].1[..PIECE as usize]);
+    assert_eq!(fs::read(dir.join("big")).unwrap(), before);
+    drop((revision, store));
+    // Neither a kill nor a power cut brings the trust back.
+    for boot in [1, 2] {
+        let store = Store::open_in_boot(&home.paths, [boot; 16]).unwrap();
+        let revision = store.revision(real.manifest.clone()).unwrap();
+        assert_eq!(revision.contents[0].missing_ranges(0..300_000), [2 * PIECE..3 * PIECE]);
+    }
+}
+
+#[test]
+fn verification_of_a_partly_cached_file_checks_whole_pieces_and_takes_bad_ones_back() {
+    let home = home();
+    let real = real(&home, &home.dir.path().join("elsewhere"));
+    let store = home.store();
+    let revision = store.revision(real.manifest.clone()).unwrap();
+    let (big, small) = (&revision.contents[0], &revision.contents[2]);
+    arrive(big, &real.files[0].1, 0..2 * PIECE + 16_384);
+    arrive(big, &real.files[0].1, 4 * PIECE..300_000);
+    arrive(small, &real.files[2].1, 0..20_000);
+    rot(&big.path(), PIECE);
+    rot(&small.path(), 19_999);
+    let report = verify(&store, &revision, 0);
+    assert_eq!(report.damaged, [PIECE..2 * PIECE]);
+    assert_eq!((report.checked, report.unchecked), (2 * PIECE + 300_000 - 4 * PIECE, 16_384));
+    assert!(!big.has(PIECE..PIECE + 1) && big.has(0..PIECE) && big.has(2 * PIECE..2 * PIECE + 16_384));
+    assert_eq!(verify(&store, &revision, 2).damaged, [0..20_000]);
+    assert_eq!(small.cached_bytes(), 0);
+}
+
+#[test]
+fn without_piece_hashes_one_wrong_byte_condemns_the_file() {
+    let home = home();
+    let real = real(&home, &home.dir.path().join("elsewhere"));
+    let store = home.store();
+    let revision = store.revision(real.manifest.clone()).unwrap();
+    arrive(&revision.contents[0], &real.files[0].1, 0..300_000);
+    rot(&revision.contents[0].path(), 7);
+    let report = store.verify(&revision, 0, &PieceLayers::default(), UNWATCHED).unwrap();
+    assert_eq!((report.damaged, revision.contents[0].cached_bytes()), (vec![0..300_000], 0));
+}
+
+#[test]
+fn files_without_records_are_adopted_once_their_bytes_are_seen() {
+    let home = home();
+    let dir = home.paths.models.join("o/m");
+    let real = real(&home, &dir);
+    fs::write(dir.join("small"), bytes(19_999, 2)).unwrap();
+    let store = home.store();
+    let revision = store.revision(real.manifest.clone()).unwrap();
+    assert_eq!(store.places(&real.manifest), [fs::canonicalize(&dir).unwrap()]);
+    assert_eq!(store.unverified(&revision, &dir), [0], "the small file has another length");
+    assert!(!revision.contents[0].is_complete(), "the right length proves nothing");
+    let found = store.adopt(&revision, &[0], &dir, &real.layers, UNWATCHED).unwrap();
+    assert_eq!(found, Adopted { right: vec![0], wrong: vec![] });
+    assert!(revision.contents[0].is_complete());
+    drop((revision, store));
+    let store = home.store();
+    let revision = store.revision(real.manifest.clone()).unwrap();
+    assert_eq!(revision.contents[0].path(), fs::canonicalize(&dir).unwrap().join("big"));
+}
+
+#[test]
+fn an_edited_file_of_ours_gives_its_good_pieces_and_is_repaired() {
+    let home = home();
+    let elsewhere = home.dir.path().join("elsewhere");
+    let real = real(&home, &elsewhere);
+    let dest = home.paths.models.join("o/m");
+    let store = home.store();
+    let revision = store.revision(real.manifest.clone()).unwrap();
+    for (content, (_, bytes)) in revision.contents.iter().zip(&real.files).filter(|(c, _)| !c.is_empty()) {
+        arrive(content, bytes, 0..bytes.len() as u64);
+    }
+    store.publish(&revision, &[0, 1, 2], &dest).unwrap();
+    drop((revision, store));
+
+    fs::File::options().write(true).open(dest.join("big")).unwrap().write_all_at(b"!", PIECE).unwrap();
+    let store = home.store();
+    let revision = store.revision(real.manifest.clone()).unwrap();
+    assert_eq!(revision.contents[0].cached_bytes(), 0);
+    let layers = store.layers(&real.manifest).unwrap();
+    let unverified = store.unverified(&revision, &dest);
+    let found = store.adopt(&revision, &unverified, &dest, &layers, UNWATCHED).unwrap();
+    assert_eq!(found, Adopted { right: vec![], wrong: vec![0] });
+    assert_eq!(revision.contents[0].missing_ranges(0..300_000), [PIECE..2 * PIECE]);
+    store.stage(&revision, &dest).unwrap();
+    arrive(&revision.contents[0], &real.files[0].1, PIECE..2 * PIECE);
+    store.publish(&revision, &[0, 1, 2], &dest).unwrap();
+    let expected: Vec<_> = real.files.iter().map(|(p, b)| ((*p).to_owned(), b.clone())).collect();
+    assert_eq!(published(&dest), expected);
+    assert!(fs::symlink_metadata(dest.join(Paths::MODEL_MANIFEST)).is_ok());
+}

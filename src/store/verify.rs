@@ -1,0 +1,258 @@
+//! Reading bytes again to see whether they still are what they were verified to be.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sha2::{Digest as _, Sha256};
+
+use super::blockmap::BlockMap;
+use super::content::{Content, Home, remove_data};
+use super::copy::copy_verified;
+use super::placement::Stamp;
+use super::{Store, StoreError, StoredRevision, mapfile};
+use crate::fsutil;
+use crate::model::hash::{Control, FileHashes, HashError, hash_file};
+use crate::model::merkle::{self, Hash, PieceLayers};
+use crate::model::{BLOCK_LEN, Manifest, metainfo};
+
+/// What reading a file again showed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Bytes that were compared with a hash.
+    pub checked: u64,
+    /// Bytes that are here but cannot be compared yet: parts of pieces, and pieces whose hashes are not known.
+    pub unchecked: u64,
+    /// What was wrong and is missing now, in order.
+    pub damaged: Vec<Range<u64>>,
+    /// Whether the SHA-256 of the manifest fits; none if the manifest has none or the file is not complete. False
+    /// with nothing damaged means that the manifest contradicts itself.
+    pub sha256_fits: Option<bool>,
+}
+
+/// What a caller hears and says while files are read.
+pub type Watch<'a> = Control<'a>;
+
+impl Store {
+    /// The piece layers of a torrent, as far as its metainfo is kept here and has them.
+    pub fn layers(&self, manifest: &Manifest) -> Result<PieceLayers, StoreError> {
+        let Some(bytes) = self.load_metainfo(&manifest.torrent.info_hash)? else {
+            return Ok(PieceLayers::default());
+        };
+        match metainfo::parse_metainfo(&bytes) {
+            Ok(parsed) => Ok(parsed.layers),
+            Err(e) => {
+                let path = self.shared.paths.metainfo(&manifest.torrent.info_hash);
+                tracing::warn!("{} cannot be used: {e}.", path.display());
+                Ok(PieceLayers::default())
+            }
+        }
+    }
+
+    /// Reads what is here of one file of a revision (an index into its manifest) and compares it with the piece
+    /// hashes in `layers` (see [`Store::layers`]), the pieces root and SHA-256. What is wrong becomes missing; of a
+    /// placed file the good pieces go to the cache, and the file itself is left as it is. Without piece hashes one
+    /// wrong byte condemns the whole file. Uses all cores; call it from a thread of its own.
+    pub fn verify(
+        &self,
+        revision: &StoredRevision,
+        file: usize,
+        layers: &PieceLayers,
+        watch: Watch<'_>,
+    ) -> Result<VerifyReport, StoreError> {
+        let content = &revision.contents[file];
+        let Some(key) = content.key() else { return Ok(VerifyReport::default()) };
+        let piece_length = revision.layout.piece_length();
+        let layer = match layers.get(&key.root) {
+            Some(layer) => Some(layer.to_vec()),
+            None if key.len <= u64::from(piece_length) => Some(vec![key.root.0]),
+            None => None,
+        };
+        let mut report = match content.is_complete() {
+            true => self.verify_whole(revision, file, layer.as_deref(), watch)?,
+            false => verify_pieces(content, layer.as_deref(), piece_length, watch)?,
+        };
+        report.damaged = merge(report.damaged);
+        if !report.damaged.is_empty() {
+            self.give_up(content, &report.damaged)?;
+        }
+        Ok(report)
+    }
+
+    fn verify_whole(
+        &self,
+        revision: &StoredRevision,
+        file: usize,
+        layer: Option<&[Hash]>,
+        watch: Watch<'_>,
+    ) -> Result<VerifyReport, StoreError> {
+        let content = &revision.contents[file];
+        let len = content.len();
+        let all_damaged = VerifyReport { checked: len, damaged: whole(len), ..Default::default() };
+        let path = content.path();
+        let hashes = match hash_file(&path, revision.layout.piece_length(), watch) {
+            Ok(hashes) if hashes.metadata.len() == len => hashes,
+            Ok(_) | Err(HashError::Changed(_)) => return Ok(all_damaged),
+            Err(HashError::Io { source, .. }) if is_damage(&source) => return Ok(all_damaged),
+            Err(HashError::Io { path, source }) => return Err(StoreError::Io { path, source }),
+            Err(HashError::Cancelled) => return Err(cancelled(&path)),
+        };
+        if hashes.pieces_root == content.root() {
+            let expected = revision.manifest.files[file].sha256;
+            let sha256_fits = expected.map(|sha256| sha256 == hashes.sha256);
+            return Ok(VerifyReport { checked: len, sha256_fits, ..Default::default() });
+        }
+        let damaged = differing(&hashes, layer, len, revision.layout.piece_length());
+        Ok(VerifyReport { checked: len, damaged, ..Default::default() })
+    }
+
+    /// Makes ranges missing. Of a placed file that did not change meanwhile, the rest is saved to the cache.
+    fn give_up(&self, content: &Content, damaged: &[Range<u64>]) -> Result<(), StoreError> {
+        if let Home::Placed(placed) = content.home() {
+            self.salvage(content, &placed.path, placed.stamp, damaged);
+        }
+        for range in damaged {
+            content.mark_missing(range.clone()).map_err(|e| StoreError::io(&content.path(), e))?;
+        }
+        Ok(())
+    }
+
+    /// Saves the good pieces of a file that is otherwise damaged to the store's own file, if that has less, and goes
+    /// on there. It is no loss but time if that fails.
+    pub(super) fn salvage(&self, content: &Content, from: &Path, stamp: Stamp, damaged: &[Range<u64>]) {
+        let Some(key) = content.key() else { return };
+        let mut map = BlockMap::all(key.len);
+        for range in damaged {
+            map.remove(range);
+        }
+        let mut journal = content.journal();
+        let (data, placed) = match content.home() {
+            Home::Own(data) => (data, None),
+            Home::Placed(placed) => (self.shared.cached(&key), Some(placed)),
+            Home::Empty => return,
+        };
+        let save = || -> io::Result<bool> {
+            if mapfile::load(&data, key.len, &self.shared.boot)?.map.bytes() >= map.bytes() {
+                return Ok(false);
+            }
+            remove_data(&data)?;
+            std::fs::create_dir_all(fsutil::parent(&data))?;
+            copy_verified(from, &data, &map, key.len)?;
+            // An edit between hashing and copying would have got in.
+            if Stamp::read(from)? != stamp {
+                fsutil::remove_if_there(&data)?;
+                return Ok(false);
+            }
+            mapfile::write_live(&data, &map, &self.shared.boot)?;
+            mapfile::write_synced(&data, &map, &self.shared.boot)?;
+            Ok(true)
+        };
+        match save() {
+            Ok(true) => {
+                content.settle(&mut journal, Home::Own(data), map.clone(), true, true);
+                if let Some(placed) = placed
+                    && let Err(e) = self.shared.placements.distrust(&key, &placed.path)
+                {
+                    tracing::warn!("That {} is damaged could not be recorded: {e}.", placed.path.display());
+                }
+            }
+            Ok(false) => {}
+            Err(e) => {
+                tracing::warn!("The good pieces of {} could not be saved: {e}.", from.display());
+                if placed.is_none()
+                    && let Ok(loaded) = mapfile::load(&data, key.len, &self.shared.boot)
+                {
+                    content.settle(&mut journal, Home::Own(data), loaded.map, loaded.live, loaded.synced);
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn cancelled(path: &Path) -> StoreError {
+    StoreError::io(path, io::Error::new(io::ErrorKind::Interrupted, "cancelled"))
+}
+
+/// The pieces of a file that are not what they should be; all of it where the piece hashes are not known.
+pub(super) fn differing(
+    hashes: &FileHashes,
+    layer: Option<&[Hash]>,
+    len: u64,
+    piece_length: u32,
+) -> Vec<Range<u64>> {
+    let piece_length = u64::from(piece_length);
+    let Some(layer) = layer.filter(|l| l.len() == hashes.layer.len()) else { return whole(len) };
+    let pieces =
+        (0u64..).zip(layer.iter().zip(&hashes.layer)).filter(|(_, (expected, found))| expected != found);
+    pieces.map(|(piece, _)| piece * piece_length..((piece + 1) * piece_length).min(len)).collect()
+}
+
+/// Checks the verified pieces of a content that is not complete.
+fn verify_pieces(
+    content: &Content,
+    layer: Option<&[Hash]>,
+    piece_length: u32,
+    watch: Watch<'_>,
+) -> Result<VerifyReport, StoreError> {
+    let mut report = VerifyReport::default();
+    let held = content.cached_bytes();
+    let (len, step) = (content.len(), u64::from(piece_length));
+    let single = len <= step;
+    for (piece, expected) in (0u64..).zip(layer.unwrap_or_default()) {
+        let range = piece * step..((piece + 1) * step).min(len);
+        if watch.cancel.load(Ordering::Relaxed) {
+            return Err(cancelled(&content.path()));
+        }
+        let fits = match content.read(range.clone()) {
+            Ok(None) => continue,
+            Ok(Some(bytes)) => {
+                let leaves = bytes.chunks(BLOCK_LEN as usize).map(|b| Sha256::digest(b).into()).collect();
+                *expected
+                    == if single {
+                        merkle::root(leaves, 0, 0)
+                    } else {
+                        merkle::piece_hash(leaves, piece_length)
+                    }
+            }
+            Err(e) if is_damage(&e) => false,
+            Err(e) => return Err(StoreError::io(&content.path(), e)),
+        };
+        report.checked += range.end - range.start;
+        (watch.progress)(range.end - range.start);
+        if !fits {
+            report.damaged.push(range);
+        }
+    }
+    report.unchecked = held.saturating_sub(report.checked);
+    Ok(report)
+}
+
+/// Whether an error of reading means that the bytes are lost, rather than that they could not be asked for.
+fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | UnexpectedEof | InvalidData)
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+/// The one range that covers a file.
+fn whole(len: u64) -> Vec<Range<u64>> {
+    std::iter::once(0..len).collect()
+}
+
+/// Joins neighbouring ranges.
+fn merge(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    let mut merged: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// A [`Watch`] that neither tells nor stops.
+pub const UNWATCHED: Watch<'static> = Watch { progress: &|_| (), cancel: &NEVER };
+
+static NEVER: AtomicBool = AtomicBool::new(false);
