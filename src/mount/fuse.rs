@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Config, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem,
+    AccessFlags, BackingId, BsdFileFlags, Config, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem,
     FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
     PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs,
@@ -23,9 +23,11 @@ use tracing::{debug, warn};
 use super::errno::{Refusal, ToErrno};
 use super::handles::Handles;
 use super::inode::Ino;
+use super::opens::Opens;
 use super::reads::{Answer, Reads};
 use super::tree::{Attr, InodeKind, Lookup, OpenDir, Tree};
 use crate::fetch::FileRef;
+use crate::store::ContentPin;
 
 /// The largest request, in bytes: what the kernel allows by default (`fs.fuse.max_pages_limit`, 256 pages).
 const MAX_REQUEST: u32 = 1024 * 1024;
@@ -48,14 +50,34 @@ const GENERATION: Generation = Generation(0);
 pub struct Service {
     tree: Arc<Tree>,
     reads: Reads,
-    files: Handles<FileRef>,
+    files: Opens<Behind>,
     dirs: Handles<OpenDir>,
+    passthrough: bool,
+}
+
+/// What keeps the file behind an inode readable by the kernel: its registration, and the promise of the store
+/// not to throw its bytes away.
+struct Behind {
+    id: BackingId,
+    _pin: ContentPin,
 }
 
 impl Service {
     /// Serves the tree; file data through `reads`.
     pub fn new(tree: Arc<Tree>, reads: Reads) -> Self {
-        Self { tree, reads, files: Handles::default(), dirs: Handles::default() }
+        Self { tree, reads, files: Opens::default(), dirs: Handles::default(), passthrough: false }
+    }
+
+    /// The file behind, for the kernel to read by itself: where it lets us, and all of the file is here.
+    fn behind(&self, file: &FileRef, reply: &ReplyOpen) -> Option<Behind> {
+        if !self.passthrough {
+            return None;
+        }
+        let content = &file.revision.contents[file.file];
+        let pin = content.pin();
+        let id = reply.open_backing(content.open_for_passthrough()?);
+        let id = id.inspect_err(|error| debug!(%error, "The kernel will not read a file by itself.")).ok()?;
+        Some(Behind { id, _pin: pin })
     }
 }
 
@@ -179,6 +201,10 @@ impl Filesystem for Service {
         let refused = |_| io::Error::from(io::ErrorKind::InvalidInput);
         config.set_max_background(MAX_BACKGROUND).map_err(refused)?;
         config.set_congestion_threshold(CONGESTION_THRESHOLD).map_err(refused)?;
+        // Registering a file needs CAP_SYS_ADMIN. A depth of 1 leaves room for an overlay file system on the mount.
+        self.passthrough = rustix::process::geteuid().is_root()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok();
         Ok(())
     }
 
@@ -214,10 +240,16 @@ impl Filesystem for Service {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(refuse("open", ino, &Refusal::ReadOnly));
         }
-        match self.tree.file(Ino(ino.0)) {
+        let file = match self.tree.file(Ino(ino.0)) {
+            Ok(file) => file,
+            Err(error) => return reply.error(refuse("open", ino, &error)),
+        };
+        match self.files.open(Ino(ino.0), file, |file| self.behind(file, &reply)) {
+            (handle, Some(behind)) => {
+                reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), &behind.id);
+            }
             // Content never changes, so what the page cache has stays true from one open to the next.
-            Ok(file) => reply.opened(FileHandle(self.files.insert(file)), FopenFlags::FOPEN_KEEP_CACHE),
-            Err(error) => reply.error(refuse("open", ino, &error)),
+            (handle, None) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
         }
     }
 
@@ -248,7 +280,9 @@ impl Filesystem for Service {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.files.remove(fh.0);
+        if let Some(file) = self.files.close(fh.0) {
+            self.reads.released(&file);
+        }
         reply.ok();
     }
 

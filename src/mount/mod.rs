@@ -17,6 +17,7 @@ mod attach;
 mod detach;
 mod errno;
 mod error;
+mod failed;
 mod fuse;
 mod handles;
 mod helper;
@@ -24,6 +25,7 @@ mod inode;
 mod listing;
 mod mountinfo;
 mod mountpoint;
+mod opens;
 mod reads;
 mod tree;
 #[cfg(test)]

@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use super::errno::ToErrno;
-use crate::fetch::{Fetch, FileRef};
+use super::failed::Failed;
+use crate::fetch::{Fetch, FileRef, ReadError};
 
 /// Where the bytes of one read go. Dropping it unanswered must answer with an error.
 pub trait Answer: Send + 'static {
@@ -63,12 +65,13 @@ pub struct Reads {
     fetch: Arc<Fetch>,
     runtime: Handle,
     counters: Arc<ReadCounters>,
+    failed: Arc<Failed>,
 }
 
 impl Reads {
     /// Serves from `fetch`; parked reads run on `runtime`.
     pub fn new(fetch: Arc<Fetch>, runtime: Handle, counters: Arc<ReadCounters>) -> Self {
-        Self { fetch, runtime, counters }
+        Self { fetch, runtime, counters, failed: Arc::default() }
     }
 
     /// Answers a read of `len` bytes at `offset`, now or later. Shorter only at the end of the file: the kernel
@@ -83,13 +86,26 @@ impl Reads {
         if let Some(bytes) = self.fetch.try_read(file, offset, len) {
             return finish(file, offset, len, Ok(bytes), answer);
         }
+        let key = file.revision.contents[file.file].key();
+        let range = offset..offset + len;
+        if key.is_some_and(|key| self.failed.contains(key, &range, Instant::now())) {
+            return answer.fail(Errno::IO);
+        }
         let parked = Parked::new(&self.counters);
-        let (fetch, file) = (self.fetch.clone(), file.clone());
+        let (fetch, file, failed) = (self.fetch.clone(), file.clone(), self.failed.clone());
         self.runtime.spawn(async move {
             let result = fetch.read(&file, offset, len).await;
+            if let (Err(ReadError::TimedOut(_)), Some(key)) = (&result, key) {
+                failed.insert(key, range, Instant::now());
+            }
             drop(parked);
             finish(&file, offset, len, result, answer);
         });
+    }
+
+    /// Tells that nobody has the file open any more.
+    pub fn released(&self, file: &FileRef) {
+        self.fetch.released(file);
     }
 }
 
@@ -97,7 +113,7 @@ fn finish(
     file: &FileRef,
     offset: u64,
     len: u64,
-    result: Result<Vec<u8>, crate::fetch::ReadError>,
+    result: Result<Vec<u8>, ReadError>,
     answer: impl Answer,
 ) {
     let manifest = &file.revision.manifest;

@@ -1,0 +1,82 @@
+//! Open files: which file a handle means, and how the kernel reads it.
+//!
+//! The kernel refuses to mix its two ways of reading within one inode: through our page cache, or straight from
+//! the file behind (passthrough). So the way is chosen when an inode's first handle is opened and kept until its
+//! last is closed, even if the file has become complete in between.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::inode::Ino;
+use crate::fetch::FileRef;
+
+/// The open files of a mount. `B` is what keeps a file behind an inode open.
+pub struct Opens<B> {
+    state: RwLock<State<B>>,
+}
+
+struct State<B> {
+    next: u64,
+    handles: HashMap<u64, (Ino, Arc<FileRef>)>,
+    inodes: HashMap<Ino, Inode<B>>,
+}
+
+struct Inode<B> {
+    handles: usize,
+    behind: Option<Arc<B>>,
+}
+
+impl<B> Default for Opens<B> {
+    fn default() -> Self {
+        Self { state: RwLock::new(State { next: 1, handles: HashMap::new(), inodes: HashMap::new() }) }
+    }
+}
+
+impl<B> Opens<B> {
+    fn read(&self) -> RwLockReadGuard<'_, State<B>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State<B>> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a file and gives its handle, and the file behind if it is to be read from there. `choose` is asked
+    /// for that when no other handle of the inode is open; it must not block.
+    pub fn open(
+        &self,
+        ino: Ino,
+        file: FileRef,
+        choose: impl FnOnce(&FileRef) -> Option<B>,
+    ) -> (u64, Option<Arc<B>>) {
+        let mut state = self.write();
+        let inode = state
+            .inodes
+            .entry(ino)
+            .or_insert_with(|| Inode { handles: 0, behind: choose(&file).map(Arc::new) });
+        inode.handles += 1;
+        let behind = inode.behind.clone();
+        let handle = state.next;
+        state.next += 1;
+        state.handles.insert(handle, (ino, Arc::new(file)));
+        (handle, behind)
+    }
+
+    /// The file that a handle means.
+    pub fn get(&self, handle: u64) -> Option<Arc<FileRef>> {
+        self.read().handles.get(&handle).map(|(_, file)| file.clone())
+    }
+
+    /// Closes a handle. Gives the file if it was its inode's last.
+    pub fn close(&self, handle: u64) -> Option<Arc<FileRef>> {
+        let mut state = self.write();
+        let (ino, file) = state.handles.remove(&handle)?;
+        let inode = state.inodes.get_mut(&ino)?;
+        inode.handles -= 1;
+        if inode.handles > 0 {
+            return None;
+        }
+        state.inodes.remove(&ino);
+        Some(file)
+    }
+}
