@@ -39,7 +39,10 @@ mod e2e {
 
 mod mount {
     mod lifecycle;
+    mod reading;
     mod rig;
+    mod semantics;
+    mod stalls;
 }
 
 mod fetch {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use silmaril::mount::{MountError, list_mounts, unmount};
 
-use super::rig::{Rig, mount};
+use super::rig::{Rig, fetch, mount};
+use silmaril::paths::Paths;
 use crate::support::mounts::{detach_below, is_mounted};
 use crate::support::process::{Finished, PATIENCE, Proc};
 
@@ -118,8 +119,9 @@ fn child(runner: &[&str], exe: &Path, point: &Path) -> Proc {
 #[ignore = "run as a process of its own by the tests beside it"]
 fn child_that_mounts() {
     let point = std::env::var_os(CHILD_POINT).expect("only run by another test");
+    let base = Path::new(&point).with_extension("base");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let fetch = super::rig::fetch(&runtime, Path::new(&point));
+    let (fetch, _swarm) = fetch(&runtime, Paths::below(&base), Duration::from_secs(60));
     let mounted = mount(Path::new(&point), &fetch, &runtime).unwrap();
     eprintln!("child has mounted");
     runtime.block_on(async { tokio::time::timeout(PATIENCE, mounted.gone()).await }).unwrap();

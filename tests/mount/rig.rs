@@ -1,37 +1,113 @@
-//! What the tests of the mount run on.
+//! What the tests of the mount run on: a real mount over the in-memory swarm.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use serde_json::json;
+use sha2::{Digest, Sha256};
 use silmaril::fetch::{Fetch, FetchSettings};
+use silmaril::model::InfoHash;
 use silmaril::mount::{MountError, MountOptions, Mounted};
 use silmaril::paths::Paths;
+use silmaril::store::{Store, StoredRevision};
 use silmaril::torrent::Discovery;
 use tokio::runtime::Runtime;
 
 use crate::support::mounts::detach_below;
 use crate::support::swarm::FakeSwarm;
 
-/// A mount in a temporary directory, with the runtime that serves it.
+/// Bytes a piece in the models made here.
+pub const PIECE: usize = 64 * 1024;
+
+/// Where a peer may be.
+pub const PEER: &str = "192.0.2.1:6881";
+
+/// A mount in a temporary directory, with all that serves it.
 pub struct Rig {
     /// Always there until the rig is dropped.
     mounted: Option<Mounted>,
     pub fetch: Arc<Fetch>,
+    pub swarm: Arc<FakeSwarm>,
+    pub store: Arc<Store>,
     pub runtime: Runtime,
     pub dir: tempfile::TempDir,
 }
 
+/// A revision that peers may have.
+pub struct Model {
+    pub info_hash: InfoHash,
+    pub revision: Arc<StoredRevision>,
+    /// Path and bytes of each file.
+    pub files: Vec<(String, Arc<Vec<u8>>)>,
+}
+
+impl Model {
+    /// The SHA-256 of each file, by path.
+    pub fn hashes(&self) -> std::collections::BTreeMap<String, String> {
+        self.files.iter().map(|(path, bytes)| (path.clone(), hash(bytes))).collect()
+    }
+}
+
+fn hash(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
 impl Rig {
+    /// A mount that shows nothing yet; reads wait for a minute.
     pub fn new() -> Self {
+        Self::with_read_timeout(Duration::from_secs(60))
+    }
+
+    /// A mount whose reads wait so long.
+    pub fn with_read_timeout(read_timeout: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let fetch = fetch(&runtime, &dir.path().join("base"));
+        let runtime = runtime();
+        let paths = Paths::below(&dir.path().join("base"));
+        let store = Store::open(&paths).unwrap();
+        let (fetch, swarm) = fetch(&runtime, paths, read_timeout);
         let point = dir.path().join("mnt");
         std::fs::create_dir(&point).unwrap();
         let mounted = mount(&point, &fetch, &runtime).unwrap();
-        Self { mounted: Some(mounted), fetch, runtime, dir }
+        Self { mounted: Some(mounted), fetch, swarm, store, runtime, dir }
+    }
+
+    /// Makes a revision, `org/name` or `org/name@revision`, of files with path and bytes. Nobody has it yet.
+    pub fn model(&self, model: &str, files: &[(&str, Vec<u8>)]) -> Model {
+        let (name, version) = model.split_once('@').unwrap_or((model, "main"));
+        let entries: Vec<_> = files
+            .iter()
+            .map(|(path, bytes)| match bytes.is_empty() {
+                true => json!({"path": path, "size": 0, "sha256": hash(bytes)}),
+                // The engine in memory does not hash, so any name for the content will do.
+                false => json!({"path": path, "size": bytes.len(), "sha256": hash(bytes),
+                                "pieces_root": hash(&[b"root", bytes.as_slice()].concat())}),
+            })
+            .collect();
+        let manifest = json!({
+            "schema": 1, "kind": "model", "name": name, "version": version, "created_at": "2024-02-29T12:00:00Z",
+            "total_size": files.iter().map(|f| f.1.len()).sum::<usize>(), "files": entries,
+            "torrent": {"name": name.rsplit('/').next(), "info_hash": hash(format!("{name} {entries:?}").as_bytes()),
+                        "piece_length": PIECE},
+            "publisher": hash(b"publisher"), "magnet_uri": "magnet:?",
+        });
+        let revision = self.store.revision(Arc::new(serde_json::from_value(manifest).unwrap())).unwrap();
+        let info_hash = revision.manifest.torrent.info_hash;
+        let files: Vec<_> = files.iter().map(|(p, b)| ((*p).to_owned(), Arc::new(b.clone()))).collect();
+        self.swarm.publish(info_hash, revision.layout.clone(), files.iter().map(|f| f.1.clone()).collect());
+        Model { info_hash, revision, files }
+    }
+
+    /// [`Self::model`], with a peer that has all of it.
+    pub fn shared_model(&self, model: &str, files: &[(&str, Vec<u8>)]) -> Model {
+        let model = self.model(model, files);
+        self.swarm.peer(model.info_hash, PEER, None);
+        model
+    }
+
+    /// Shows exactly these.
+    pub fn publish(&self, models: &[&Model]) {
+        self.mounted().publish(models.iter().map(|m| m.revision.clone()).collect());
     }
 
     pub fn mounted(&self) -> &Mounted {
@@ -43,6 +119,11 @@ impl Rig {
         self.dir.path().join("mnt")
     }
 
+    /// A path in the mount.
+    pub fn path(&self, rest: &str) -> PathBuf {
+        self.point().join(rest)
+    }
+
     /// Whether the mount is gone within a deadline.
     pub fn is_gone(&self) -> bool {
         self.runtime.block_on(async {
@@ -50,19 +131,59 @@ impl Rig {
         })
     }
 
-    /// Stops the mount.
+    /// Stops as the program does: answers what waits, then unmounts.
     pub fn stop(&self) {
+        self.fetch.stop();
         self.runtime
             .block_on(async { tokio::time::timeout(Duration::from_secs(20), self.mounted().stop()).await })
             .expect("stopping hangs");
+    }
+
+    /// Waits until at least so many reads are parked.
+    pub fn wait_for_parked(&self, count: u64) {
+        let parked = || self.mounted().counters().parked();
+        let waiting = async {
+            while parked() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        self.runtime
+            .block_on(async { tokio::time::timeout(Duration::from_secs(20), waiting).await })
+            .unwrap_or_else(|_| panic!("{} reads are parked, not {count}", parked()));
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
+        self.fetch.stop();
         drop(self.mounted.take());
         detach_below(self.dir.path());
     }
+}
+
+pub fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// A scheduler over an engine in memory.
+pub fn fetch(runtime: &Runtime, paths: Paths, read_timeout: Duration) -> (Arc<Fetch>, Arc<FakeSwarm>) {
+    let _inside = runtime.enter();
+    let (swarm, mut events) = FakeSwarm::new();
+    let settings = FetchSettings {
+        read_timeout,
+        readahead_max: 1024 * 1024,
+        trackers: Vec::new(),
+        discovery: Discovery { dht: false, lan: false, pex: false },
+        peers: Vec::new(),
+    };
+    let fetch = Fetch::new(swarm.clone(), paths, settings);
+    let handler = fetch.clone();
+    runtime.spawn(async move {
+        while let Some(event) = events.recv().await {
+            handler.handle(event);
+        }
+    });
+    (fetch, swarm)
 }
 
 /// Mounts on an existing directory.
@@ -71,15 +192,16 @@ pub fn mount(point: &Path, fetch: &Arc<Fetch>, runtime: &Runtime) -> Result<Moun
     Mounted::new(&options, fetch.clone(), runtime.handle().clone())
 }
 
-/// A scheduler without any swarm.
-pub fn fetch(runtime: &Runtime, base: &Path) -> Arc<Fetch> {
-    let _inside = runtime.enter();
-    let settings = FetchSettings {
-        read_timeout: Duration::from_secs(60),
-        readahead_max: 1 << 20,
-        trackers: Vec::new(),
-        discovery: Discovery { dht: false, lan: false, pex: false },
-        peers: Vec::new(),
-    };
-    Fetch::new(FakeSwarm::new().0, Paths::below(base), settings)
+/// Runs what may hang in a thread of its own, which is given up after the deadline: a hang fails the test.
+#[track_caller]
+pub fn within<T: Send + 'static>(deadline: Duration, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = mpsc::channel();
+    let thread = std::thread::spawn(move || tell.send(work()));
+    match told.recv_timeout(deadline) {
+        Ok(result) => result,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(thread.join().expect_err("it ended without a result"))
+        }
+    }
 }

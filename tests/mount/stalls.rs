@@ -1,0 +1,122 @@
+//! When bytes do not come: nobody else waits, and those who wait can be stopped.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::rig::{PEER, PIECE, Rig, within};
+use crate::support::fixtures::{dd_command, hashes, noise};
+use crate::support::mounts::is_mounted;
+use crate::support::process::{PATIENCE, Proc};
+
+/// Longer than anything that does not wait takes on a busy machine, shorter than the read timeout of these tests.
+const PROMPT: Duration = Duration::from_secs(15);
+
+#[test]
+fn a_dead_swarm_does_not_delay_another_model() {
+    let rig = Rig::new();
+    let dead = rig.model("org/dead", &[("weights", noise(1, 400 * PIECE))]);
+    let live = rig.shared_model("org/live", &[("weights", noise(2, 200 * PIECE))]);
+    rig.publish(&[&dead, &live]);
+    let _stuck: Vec<_> = (0..48)
+        .map(|n| Proc::spawn(&mut dd_command(&rig.path("org/dead/weights"), PIECE, 8 * n, 8)))
+        .collect();
+    rig.wait_for_parked(48);
+    let start = Instant::now();
+    assert_eq!(hashes(&rig.path("org/live"), PROMPT), live.hashes());
+    assert!(start.elapsed() < PROMPT);
+    assert!(rig.mounted().counters().parked() >= 48);
+}
+
+#[test]
+fn a_blocked_reader_dies_at_once() {
+    let rig = Rig::new();
+    let dead = rig.model("org/dead", &[("weights", noise(1, 40 * PIECE))]);
+    rig.publish(&[&dead]);
+    for flags in [&[][..], &["iflag=direct"][..]] {
+        let mut reader = Proc::spawn(dd_command(&rig.path("org/dead/weights"), PIECE, 0, 1).args(flags));
+        rig.wait_for_parked(1);
+        reader.signal(Signal::KILL);
+        if flags.is_empty() {
+            reader.wait(Duration::from_secs(5));
+        } else {
+            // Direct reads are waited for by the kernel until they are answered, whatever a file system does.
+            rig.fetch.leave(&dead.info_hash);
+            reader.wait(Duration::from_secs(5));
+        }
+    }
+}
+
+#[test]
+fn a_blocked_reader_goes_on_when_a_peer_comes() {
+    let rig = Rig::new();
+    let model = rig.model("org/model", &[("weights", noise(3, 20 * PIECE))]);
+    rig.publish(&[&model]);
+    let path = rig.path("org/model/weights");
+    let reader = std::thread::spawn(move || within(PATIENCE, move || std::fs::read(path).unwrap()));
+    rig.wait_for_parked(1);
+    rig.swarm.peer(model.info_hash, PEER, None);
+    assert!(reader.join().unwrap() == **model.files[0].1);
+}
+
+#[test]
+fn a_read_that_times_out_is_an_error_after_one_timeout() {
+    let timeout = Duration::from_secs(4);
+    let rig = Rig::with_read_timeout(timeout);
+    let dead = rig.model("org/dead", &[("weights", noise(1, 40 * PIECE))]);
+    rig.publish(&[&dead]);
+    let start = Instant::now();
+    let path = rig.path("org/dead/weights");
+    let error = within(PATIENCE, move || std::fs::read(path).unwrap_err());
+    assert_eq!(rustix::io::Errno::from_io_error(&error), Some(rustix::io::Errno::IO));
+    let took = start.elapsed();
+    assert!(took >= timeout, "it gave up after {took:?}");
+    // The kernel asks again for the page that was waited for; that must not wait as long again.
+    assert!(took < timeout * 2, "it took {took:?}");
+}
+
+#[test]
+fn stopping_answers_blocked_readers_and_unmounts() {
+    let rig = Rig::new();
+    let dead = rig.model("org/dead", &[("weights", noise(1, 40 * PIECE))]);
+    rig.publish(&[&dead]);
+    let mut readers: Vec<_> =
+        (0..4).map(|n| Proc::spawn(&mut dd_command(&rig.path("org/dead/weights"), PIECE, 8 * n, 1))).collect();
+    rig.wait_for_parked(4);
+    let start = Instant::now();
+    rig.stop();
+    assert!(start.elapsed() < PROMPT);
+    assert!(!is_mounted(&rig.point()));
+    for reader in &mut readers {
+        assert!(!reader.wait(PROMPT).success(), "a reader was given bytes that nobody has");
+    }
+    assert!(rig.is_gone());
+    assert_eq!(rig.mounted().counters().parked(), 0);
+}
+
+#[test]
+fn unmounting_lazily_under_a_blocked_reader_lets_it_be_killed() {
+    let rig = Rig::new();
+    let dead = rig.model("org/dead", &[("weights", noise(1, 40 * PIECE))]);
+    rig.publish(&[&dead]);
+    let mut reader = Proc::spawn(&mut dd_command(&rig.path("org/dead/weights"), PIECE, 0, 1));
+    rig.wait_for_parked(1);
+    silmaril::mount::unmount(&rig.point(), true).unwrap();
+    assert!(!is_mounted(&rig.point()));
+    reader.signal(Signal::KILL);
+    reader.wait(Duration::from_secs(5));
+    assert!(rig.is_gone(), "the connection outlived its last user");
+}
+
+#[test]
+fn a_reader_of_a_removed_model_gets_an_error() {
+    let rig = Rig::new();
+    let dead = rig.model("org/dead", &[("weights", noise(1, 40 * PIECE))]);
+    rig.publish(&[&dead]);
+    let mut reader = Proc::spawn(Command::new("cat").arg(rig.path("org/dead/weights")));
+    rig.wait_for_parked(1);
+    rig.publish(&[]);
+    rig.fetch.leave(&dead.info_hash);
+    assert!(!reader.wait(PROMPT).success());
+}
