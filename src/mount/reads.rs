@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 use super::errno::ToErrno;
 use super::failed::Failed;
+use super::tree::TreeError;
 use crate::fetch::{Fetch, FileRef, ReadError};
 
 /// Where the bytes of one read go. Dropping it unanswered must answer with an error.
@@ -75,16 +76,29 @@ impl Reads {
     }
 
     /// Answers a read of `len` bytes at `offset`, now or later. Shorter only at the end of the file: the kernel
-    /// takes a short answer for the new end.
-    pub fn serve(&self, file: &FileRef, offset: u64, len: u64, answer: impl Answer) {
+    /// takes a short answer for the new end. Only a file that `is_shown` is waited for: an open file of a model that
+    /// was taken out goes on as far as its bytes are here, but does not bring the model back.
+    pub fn serve(
+        &self,
+        file: &FileRef,
+        offset: u64,
+        len: u64,
+        is_shown: impl FnOnce() -> bool,
+        answer: impl Answer,
+    ) {
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
         let size = file.revision.manifest.files[file.file].size;
         let len = len.min(size.saturating_sub(offset));
         if len == 0 {
             return answer.data(&[]);
         }
+        // What the read sets off may start tasks and timers.
+        let _inside = self.runtime.enter();
         if let Some(bytes) = self.fetch.try_read(file, offset, len) {
             return finish(file, offset, len, Ok(bytes), answer);
+        }
+        if !is_shown() {
+            return answer.fail(TreeError::Stale.errno());
         }
         let key = file.revision.contents[file.file].key();
         let range = offset..offset + len;
@@ -105,17 +119,12 @@ impl Reads {
 
     /// Tells that nobody has the file open any more.
     pub fn released(&self, file: &FileRef) {
+        let _inside = self.runtime.enter();
         self.fetch.released(file);
     }
 }
 
-fn finish(
-    file: &FileRef,
-    offset: u64,
-    len: u64,
-    result: Result<Vec<u8>, ReadError>,
-    answer: impl Answer,
-) {
+fn finish(file: &FileRef, offset: u64, len: u64, result: Result<Vec<u8>, ReadError>, answer: impl Answer) {
     let manifest = &file.revision.manifest;
     let path = &manifest.files[file.file].path;
     match result {

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::inode::Ino;
 use super::tree::{Attr, InodeKind, Lookup, Owner, Tree, TreeError};
-use crate::model::BLOCK_LEN;
+use crate::model::{BLOCK_LEN, FileEntry, Manifest, ModelRef, PiecesRoot, PublisherKey, Sha256Digest};
 use crate::paths::Paths;
 use crate::store::{Store, StoredRevision};
 
@@ -26,31 +25,25 @@ fn shop() -> Shop {
     Shop { store: Store::open(&Paths::below(&dir.path().join("base"))).unwrap(), _dir: dir }
 }
 
-fn hash(text: &str) -> String {
-    hex::encode(Sha256::digest(text))
+fn hash(text: &str) -> [u8; 32] {
+    Sha256::digest(text).into()
 }
 
 impl Shop {
     /// A revision, given as `org/name@revision`, of files with path and size.
     fn revision(&self, model: &str, files: &[(&str, u64)]) -> Arc<StoredRevision> {
-        let (name, version) = model.split_once('@').unwrap_or((model, "main"));
-        let entries: Vec<_> = files
+        let model: ModelRef = model.parse().unwrap();
+        let entries = files
             .iter()
-            .map(|(path, size)| match size {
-                0 => json!({"path": path, "size": 0}),
-                _ => json!({"path": path, "size": size, "pieces_root": hash(&format!("{path} {size}")),
-                            "sha256": hash(path)}),
+            .map(|&(path, size)| {
+                let root = (size > 0).then(|| PiecesRoot(hash(&format!("{path} {size}"))));
+                FileEntry::new(path, size, Some(Sha256Digest(hash(path))), root)
             })
             .collect();
-        let kind = if name.starts_with("datasets/") { "dataset" } else { "model" };
-        let manifest = json!({
-            "schema": 1, "kind": kind, "name": name, "version": version, "created_at": "2001-09-09T01:46:40Z",
-            "total_size": files.iter().map(|f| f.1).sum::<u64>(), "files": entries,
-            "torrent": {"name": name.rsplit('/').next(), "info_hash": hash(&format!("{name} {files:?}")),
-                        "piece_length": 65536},
-            "publisher": hash("publisher"), "magnet_uri": "magnet:?",
-        });
-        self.store.revision(Arc::new(serde_json::from_value(manifest).unwrap())).unwrap()
+        let mut manifest = Manifest::new(model.name, model.revision, 65536, entries).unwrap();
+        manifest.created_at = Some("2001-09-09T01:46:40Z".to_owned());
+        manifest.publisher = Some(PublisherKey(hash("publisher")));
+        self.store.revision(Arc::new(manifest)).unwrap()
     }
 }
 
@@ -121,7 +114,7 @@ fn attributes_tell_the_truth() {
 
     let totals = tree.totals();
     assert_eq!((totals.blocks, totals.missing), (97, 97), "49252 bytes are 97 blocks, none of them here");
-    let content = &revision.contents[0];
+    let content = &revision.contents[1];
     fs::create_dir_all(content.path().parent().unwrap()).unwrap();
     fs::write(content.path(), vec![0; 3 * BLOCK_LEN as usize]).unwrap();
     content.mark_verified(0..BLOCK_LEN).unwrap();
@@ -200,14 +193,14 @@ fn facts_are_attributes_of_files_and_of_the_models_directory() {
     let revision = shop.revision("org/a", &[("dir/f", 100), ("empty", 0)]);
     tree.publish(vec![revision.clone()]);
     let value = |path, name| tree.xattr(walk(&tree, path).unwrap().ino, OsStr::new(name));
-    assert_eq!(value("org/a/dir/f", "user.silmaril.sha256"), Ok(hash("dir/f")));
-    assert_eq!(value("org/a/dir/f", "user.silmaril.pieces_root"), Ok(hash("dir/f 100")));
+    assert_eq!(value("org/a/dir/f", "user.silmaril.sha256"), Ok(hex::encode(hash("dir/f"))));
+    assert_eq!(value("org/a/dir/f", "user.silmaril.pieces_root"), Ok(hex::encode(hash("dir/f 100"))));
     assert_eq!(value("org/a/dir/f", "user.silmaril.cached_bytes"), Ok("0".to_owned()));
     let info_hash = revision.manifest.torrent.info_hash.to_string();
     assert_eq!(value("org/a/dir/f", "user.silmaril.info_hash"), Ok(info_hash.clone()));
     assert_eq!(value("org/a", "user.silmaril.info_hash"), Ok(info_hash));
     assert_eq!(value("org/a", "user.silmaril.revision"), Ok("main".to_owned()));
-    assert_eq!(value("org/a", "user.silmaril.publisher"), Ok(hash("publisher")));
+    assert_eq!(value("org/a", "user.silmaril.publisher"), Ok(hex::encode(hash("publisher"))));
     let absent = Err(TreeError::NoAttribute);
     assert_eq!(value("org/a/empty", "user.silmaril.pieces_root"), absent);
     assert_eq!(value("org/a/dir", "user.silmaril.info_hash"), absent);
@@ -215,7 +208,7 @@ fn facts_are_attributes_of_files_and_of_the_models_directory() {
     let names = |path| tree.xattr_names(walk(&tree, path).unwrap().ino).unwrap().len();
     assert_eq!(
         (names("org/a/dir/f"), names("org/a/empty"), names("org/a"), names("org/a/dir")),
-        (5, 3, 4, 0)
+        (5, 4, 4, 0)
     );
 }
 

@@ -1,13 +1,13 @@
 //! What the tests of the mount run on: a real mount over the in-memory swarm.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use silmaril::fetch::{Fetch, FetchSettings};
-use silmaril::model::InfoHash;
+use silmaril::model::{FileEntry, InfoHash, Manifest, ModelRef, PiecesRoot, PublisherKey, Sha256Digest};
 use silmaril::mount::{MountError, MountOptions, Mounted};
 use silmaril::paths::Paths;
 use silmaril::store::{Store, StoredRevision};
@@ -44,13 +44,13 @@ pub struct Model {
 
 impl Model {
     /// The SHA-256 of each file, by path.
-    pub fn hashes(&self) -> std::collections::BTreeMap<String, String> {
-        self.files.iter().map(|(path, bytes)| (path.clone(), hash(bytes))).collect()
+    pub fn hashes(&self) -> BTreeMap<String, String> {
+        self.files.iter().map(|(path, bytes)| (path.clone(), hex::encode(digest(bytes)))).collect()
     }
 }
 
-fn hash(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
 }
 
 impl Rig {
@@ -74,26 +74,27 @@ impl Rig {
 
     /// Makes a revision, `org/name` or `org/name@revision`, of files with path and bytes. Nobody has it yet.
     pub fn model(&self, model: &str, files: &[(&str, Vec<u8>)]) -> Model {
-        let (name, version) = model.split_once('@').unwrap_or((model, "main"));
-        let entries: Vec<_> = files
+        let model: ModelRef = model.parse().unwrap();
+        let bytes: BTreeMap<&str, Arc<Vec<u8>>> = files.iter().map(|(p, b)| (*p, Arc::new(b.clone()))).collect();
+        let entries = bytes
             .iter()
-            .map(|(path, bytes)| match bytes.is_empty() {
-                true => json!({"path": path, "size": 0, "sha256": hash(bytes)}),
+            .map(|(path, bytes)| {
                 // The engine in memory does not hash, so any name for the content will do.
-                false => json!({"path": path, "size": bytes.len(), "sha256": hash(bytes),
-                                "pieces_root": hash(&[b"root", bytes.as_slice()].concat())}),
+                let root = (!bytes.is_empty()).then(|| PiecesRoot(digest(&[b"root", bytes.as_slice()].concat())));
+                FileEntry::new(*path, bytes.len() as u64, Some(Sha256Digest(digest(bytes))), root)
             })
             .collect();
-        let manifest = json!({
-            "schema": 1, "kind": "model", "name": name, "version": version, "created_at": "2024-02-29T12:00:00Z",
-            "total_size": files.iter().map(|f| f.1.len()).sum::<usize>(), "files": entries,
-            "torrent": {"name": name.rsplit('/').next(), "info_hash": hash(format!("{name} {entries:?}").as_bytes()),
-                        "piece_length": PIECE},
-            "publisher": hash(b"publisher"), "magnet_uri": "magnet:?",
-        });
-        let revision = self.store.revision(Arc::new(serde_json::from_value(manifest).unwrap())).unwrap();
+        let mut manifest = Manifest::new(model.name, model.revision, PIECE as u32, entries).unwrap();
+        manifest.created_at = Some("2024-02-29T12:00:00Z".to_owned());
+        manifest.publisher = Some(PublisherKey(digest(b"publisher")));
+        let revision = self.store.revision(Arc::new(manifest)).unwrap();
         let info_hash = revision.manifest.torrent.info_hash;
-        let files: Vec<_> = files.iter().map(|(p, b)| ((*p).to_owned(), Arc::new(b.clone()))).collect();
+        let files: Vec<_> = revision
+            .manifest
+            .files
+            .iter()
+            .map(|entry| (entry.path.clone(), bytes[entry.path.as_str()].clone()))
+            .collect();
         self.swarm.publish(info_hash, revision.layout.clone(), files.iter().map(|f| f.1.clone()).collect());
         Model { info_hash, revision, files }
     }

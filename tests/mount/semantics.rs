@@ -86,7 +86,7 @@ fn facts_are_extended_attributes() {
     let mut python = Command::new("python3");
     python.args(["-c", script]).args([rig.path("org/model/dir/a"), rig.path("org/model@v1")]);
     let printed = Finished::of(&mut python, PATIENCE).ok();
-    let entry = &model.revision.manifest.files[0];
+    let entry = model.revision.manifest.files.iter().find(|f| f.path == "dir/a").unwrap();
     let (ih, publisher) = (model.info_hash, model.revision.manifest.publisher.unwrap());
     let expected = format!(
         "user.silmaril.cached_bytes 0\nuser.silmaril.info_hash {ih}\nuser.silmaril.pieces_root {}\n\
