@@ -8,9 +8,9 @@ use rustix::process::Signal;
 use silmaril::mount::{MountError, list_mounts, unmount};
 
 use super::rig::{Rig, fetch, mount};
-use silmaril::paths::Paths;
 use crate::support::mounts::{detach_below, is_mounted};
 use crate::support::process::{Finished, PATIENCE, Proc};
+use silmaril::paths::Paths;
 
 /// Names the mount point for the test that plays a process of its own.
 const CHILD_POINT: &str = "SILMARIL_TEST_MOUNT_POINT";

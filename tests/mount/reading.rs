@@ -64,7 +64,8 @@ fn threads_that_read_anywhere_get_what_is_there() {
                     let places = noise(100 + thread, 16 * 60);
                     for place in places.chunks(16) {
                         let (offset, len) = place.split_at(8);
-                        let offset = u64::from_le_bytes(offset.try_into().unwrap()) % (bytes.len() as u64 + 99);
+                        let offset =
+                            u64::from_le_bytes(offset.try_into().unwrap()) % (bytes.len() as u64 + 99);
                         let len = u64::from_le_bytes(len.try_into().unwrap()) as usize % (3 * PIECE);
                         let mut buffer = vec![0; len];
                         let mut filled = 0;
@@ -105,7 +106,10 @@ fn direct_reads_show_the_bytes() {
     let rig = Rig::new();
     let model = rig.shared_model("org/model", &[("weights", noise(11, 100 * PIECE + 123))]);
     rig.publish(&[&model]);
-    let script = format!("dd if={} iflag=direct bs=4M status=none | sha256sum", rig.path("org/model/weights").display());
+    let script = format!(
+        "dd if={} iflag=direct bs=4M status=none | sha256sum",
+        rig.path("org/model/weights").display()
+    );
     let printed = Finished::of(Command::new("sh").args(["-c", &script]), PATIENCE).ok();
     assert_eq!(printed.split(' ').next(), Some(model.hashes()["weights"].as_str()));
 }
@@ -113,7 +117,8 @@ fn direct_reads_show_the_bytes() {
 #[test]
 fn a_second_reader_is_served_by_the_page_cache() {
     let rig = Rig::new();
-    let model = rig.shared_model("org/model", &[("weights", noise(13, 30 * PIECE)), ("other", noise(14, PIECE))]);
+    let model =
+        rig.shared_model("org/model", &[("weights", noise(13, 30 * PIECE)), ("other", noise(14, PIECE))]);
     rig.publish(&[&model]);
     // Held open, so that the file, complete by the second time, is still read through the page cache.
     let held = File::open(rig.path("org/model/weights")).unwrap();

@@ -75,12 +75,14 @@ impl Rig {
     /// Makes a revision, `org/name` or `org/name@revision`, of files with path and bytes. Nobody has it yet.
     pub fn model(&self, model: &str, files: &[(&str, Vec<u8>)]) -> Model {
         let model: ModelRef = model.parse().unwrap();
-        let bytes: BTreeMap<&str, Arc<Vec<u8>>> = files.iter().map(|(p, b)| (*p, Arc::new(b.clone()))).collect();
+        let bytes: BTreeMap<&str, Arc<Vec<u8>>> =
+            files.iter().map(|(p, b)| (*p, Arc::new(b.clone()))).collect();
         let entries = bytes
             .iter()
             .map(|(path, bytes)| {
                 // The engine in memory does not hash, so any name for the content will do.
-                let root = (!bytes.is_empty()).then(|| PiecesRoot(digest(&[b"root", bytes.as_slice()].concat())));
+                let root =
+                    (!bytes.is_empty()).then(|| PiecesRoot(digest(&[b"root", bytes.as_slice()].concat())));
                 FileEntry::new(*path, bytes.len() as u64, Some(Sha256Digest(digest(bytes))), root)
             })
             .collect();

@@ -17,7 +17,8 @@ use crate::support::process::{Finished, PATIENCE};
 fn looking_around_fetches_nothing() {
     let rig = Rig::new();
     // Nobody has it: whatever would be fetched would hang.
-    let model = rig.model("org/model", &[("a/b/c", noise(1, 3 * PIECE)), ("d", noise(2, 10)), ("e", Vec::new())]);
+    let model =
+        rig.model("org/model", &[("a/b/c", noise(1, 3 * PIECE)), ("d", noise(2, 10)), ("e", Vec::new())]);
     rig.publish(&[&model]);
     let script = "find . | sort && du -s --apparent-size -b . && du -s . && stat -f . >&2 && ls -laR >&2";
     let mut shell = Command::new("sh");
@@ -39,8 +40,14 @@ fn what_is_not_there_is_told_at_once() {
     rig.publish(&[&model]);
     let point = rig.point();
     within(Duration::from_secs(20), move || {
-        for path in ["nobody", "org/nothing", "org/model@v9", "org/model/b", "datasets/org/model", ".git/config"] {
-            assert_eq!(std::fs::metadata(point.join(path)).unwrap_err().kind(), ErrorKind::NotFound, "{path}");
+        for path in
+            ["nobody", "org/nothing", "org/model@v9", "org/model/b", "datasets/org/model", ".git/config"]
+        {
+            assert_eq!(
+                std::fs::metadata(point.join(path)).unwrap_err().kind(),
+                ErrorKind::NotFound,
+                "{path}"
+            );
         }
         let below_a_file = std::fs::metadata(point.join("org/model/a/b")).unwrap_err();
         assert_eq!(below_a_file.kind(), ErrorKind::NotADirectory);
@@ -99,7 +106,9 @@ fn facts_are_extended_attributes() {
     let path = rig.path("org/model/dir/a");
     within(PATIENCE, move || std::fs::read(path).unwrap());
     let mut buffer = [0; 64];
-    let len = rustix::fs::getxattr(rig.path("org/model/dir/a"), "user.silmaril.cached_bytes", &mut buffer[..]).unwrap();
+    let len =
+        rustix::fs::getxattr(rig.path("org/model/dir/a"), "user.silmaril.cached_bytes", &mut buffer[..])
+            .unwrap();
     assert_eq!(&buffer[..len], (2 * PIECE).to_string().as_bytes());
 }
 
@@ -152,7 +161,10 @@ fn a_directory_of_thousands_is_listed_once_each() {
     let mut ls = Command::new("ls");
     let lines = Finished::of(ls.args(["-l", "--time-style=+%s"]).arg(&dir), PATIENCE).ok();
     assert_eq!(lines.lines().count(), 5001);
-    assert!(lines.lines().skip(1).all(|l| l.starts_with("-r--r--r-- 1 ") && l.contains(" 1709208000 ")), "{lines}");
+    assert!(
+        lines.lines().skip(1).all(|l| l.starts_with("-r--r--r-- 1 ") && l.contains(" 1709208000 ")),
+        "{lines}"
+    );
 }
 
 #[test]

@@ -81,8 +81,9 @@ fn stopping_answers_blocked_readers_and_unmounts() {
     let rig = Rig::new();
     let dead = rig.model("org/dead", &[("weights", noise(1, 40 * PIECE))]);
     rig.publish(&[&dead]);
-    let mut readers: Vec<_> =
-        (0..4).map(|n| Proc::spawn(&mut dd_command(&rig.path("org/dead/weights"), PIECE, 8 * n, 1))).collect();
+    let mut readers: Vec<_> = (0..4)
+        .map(|n| Proc::spawn(&mut dd_command(&rig.path("org/dead/weights"), PIECE, 8 * n, 1)))
+        .collect();
     rig.wait_for_parked(4);
     let start = Instant::now();
     rig.stop();
