@@ -18,6 +18,7 @@
 pub mod cli;
 pub mod config;
 pub mod fetch;
+mod ffi;
 pub mod fsutil;
 pub mod keys;
 pub mod model;

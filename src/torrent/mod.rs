@@ -3,6 +3,11 @@
 //! Every method of [`Swarms`] posts a request and returns; nothing here waits for the network. What happens is
 //! told by [`Event`]s, in order per torrent, on the channel given when the engine was made.
 
+pub mod create;
+mod pump;
+mod session;
+mod settings;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +15,8 @@ use std::time::Duration;
 use fixedbitset::FixedBitSet;
 
 use crate::model::{InfoHash, PieceIndex};
+pub use session::Session;
+pub use settings::SessionSettings;
 
 /// A torrent of the running engine. Never reused within one engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,13 +87,26 @@ pub enum EngineError {
     /// The torrent is not (or no longer) in the engine.
     #[error("the torrent is no longer in the engine")]
     UnknownTorrent,
+    /// A setting cannot be used.
+    #[error("{0}")]
+    Setting(String),
+    /// The engine could not listen where it was told to.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why, for people.
+        reason: String,
+        /// Whether another program has the port.
+        in_use: bool,
+    },
     /// The engine itself failed.
     #[error("engine: {0}")]
     Internal(String),
 }
 
 /// What a disk failure was, as far as a caller can act on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DiskErrorKind {
     /// No space left, or over quota.
     Full,

@@ -1,0 +1,405 @@
+#include "disk.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <condition_variable>
+#include <cstdlib>
+#include <optional>
+#include <thread>
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/post.hpp>
+#include <libtorrent/disk_buffer_holder.hpp>
+#include <libtorrent/disk_observer.hpp>
+#include <libtorrent/error_code.hpp>
+#include <libtorrent/io_context.hpp>
+#include <libtorrent/peer_request.hpp>
+#include <libtorrent/settings_pack.hpp>
+
+#include "compat.h"
+#include "storage.h"
+
+namespace silmaril {
+
+namespace {
+
+// Open files of all torrents together: enough for the shards being read at one time, far below any limit on
+// descriptors.
+constexpr std::size_t max_open_files = 256;
+
+// Uploads and hashes go before writes, but every so often a write goes first, so that neither starves.
+constexpr int urgent_in_a_row = 16;
+
+// Runs tasks on its threads until it is told to stop and has none left.
+class Pool {
+  public:
+    Pool(int threads, Task on_exit) : m_on_exit(std::move(on_exit)), m_alive(threads) {
+        for (int i = 0; i < threads; ++i) m_threads.emplace_back([this] { run(); });
+    }
+    ~Pool() { stop(true); }
+
+    void run_soon(Task task, bool urgent) {
+        {
+            std::lock_guard const lock(m_mutex);
+            if (m_alive > 0) (urgent ? m_urgent : m_writes).push_back(std::exchange(task, nullptr));
+        }
+        m_wake.notify_one();
+        if (task) task();  // after the threads have gone
+    }
+
+    void stop(bool wait) {
+        {
+            std::lock_guard const lock(m_mutex);
+            m_stopping = true;
+        }
+        m_wake.notify_all();
+        if (!wait) return;
+        for (auto& thread : m_threads)
+            if (thread.joinable()) thread.join();
+    }
+
+  private:
+    void run() {
+        std::unique_lock lock(m_mutex);
+        int in_a_row = 0;
+        for (;;) {
+            // A running task may queue the next one of its piece, so none is the last while another runs.
+            m_wake.wait(lock, [&] { return !empty() || (m_stopping && m_running == 0); });
+            if (empty()) break;
+            bool const take_write = m_urgent.empty() || (in_a_row >= urgent_in_a_row && !m_writes.empty());
+            auto& queue = take_write ? m_writes : m_urgent;
+            in_a_row = take_write ? 0 : in_a_row + 1;
+            auto task = std::move(queue.front());
+            queue.pop_front();
+            ++m_running;
+            lock.unlock();
+            task();
+            task = nullptr;
+            lock.lock();
+            --m_running;
+            if (m_stopping) m_wake.notify_all();
+        }
+        bool const last = --m_alive == 0;
+        lock.unlock();
+        if (last) m_on_exit();
+    }
+
+    bool empty() const { return m_urgent.empty() && m_writes.empty(); }
+
+    Task const m_on_exit;
+    std::mutex m_mutex;
+    std::condition_variable m_wake;
+    std::deque<Task> m_urgent;
+    std::deque<Task> m_writes;
+    int m_running = 0;
+    int m_alive;
+    bool m_stopping = false;
+    std::vector<std::thread> m_threads;
+};
+
+// libtorrent reacts to the code of a failed write: for `no_space_on_device` it stops requesting and goes on
+// uploading, for most others it disconnects everybody. What really happened goes to the outbox.
+lt::storage_error write_refused() {
+    lt::storage_error error;
+    error.ec = boost::system::errc::make_error_code(boost::system::errc::no_space_on_device);
+    error.operation = lt::operation_t::file_write;
+    return error;
+}
+
+lt::storage_error read_failed(FileError const& failure) {
+    lt::storage_error error;
+    if (failure.error == error_short_file)
+        error.ec = boost::asio::error::eof;
+    else
+        error.ec = lt::error_code(failure.error, lt::system_category());
+    error.operation = lt::operation_t::file_read;
+    return error;
+}
+
+lt::storage_error given_up() {
+    lt::storage_error error;
+    error.ec = boost::asio::error::operation_aborted;
+    error.operation = lt::operation_t::file_read;
+    return error;
+}
+
+class Disk final : public lt::disk_interface, private lt::buffer_allocator_interface {
+  public:
+    Disk(lt::io_context& context, lt::settings_interface const& settings, std::shared_ptr<Outbox> outbox, int threads)
+        : m_context(context),
+          m_work(boost::asio::make_work_guard(context)),
+          m_settings(settings),
+          m_outbox(std::move(outbox)),
+          m_descriptors(max_open_files),
+          m_pool(threads, [this] { m_work.reset(); }) {
+        settings_updated();
+    }
+
+    lt::storage_holder new_torrent(lt::storage_params const& params, std::shared_ptr<void> const&) override {
+        auto const torrent = torrent_of(params.path).value_or(0);
+        auto paths = m_outbox->files_of(torrent).value_or(std::vector<std::string>{});
+        auto storage = std::make_shared<Storage>(
+            torrent, params.files, std::move(paths), m_descriptors, m_next_key++, [this, torrent](std::string const& path) {
+                tell(torrent, path, ENOENT, "the file was removed or replaced while in use");
+            });
+        std::size_t slot = 0;
+        while (slot < m_storages.size() && m_storages[slot]) ++slot;
+        if (slot == m_storages.size()) m_storages.emplace_back();
+        m_storages[slot] = std::move(storage);
+        m_outbox->storage_opened(torrent);
+        return lt::storage_holder(lt::storage_index_t(std::uint32_t(slot)), *this);
+    }
+
+    void remove_torrent(lt::storage_index_t index) override {
+        auto storage = std::exchange(m_storages[std::size_t(static_cast<std::uint32_t>(index))], nullptr);
+        auto const torrent = storage->torrent;
+        run_now(storage->when_idle([storage, outbox = m_outbox, torrent] {
+            storage->files.close();
+            outbox->storage_closed(torrent);
+        }));
+    }
+
+    void async_read(lt::storage_index_t index, lt::peer_request const& r,
+                    std::function<void(lt::disk_buffer_holder, lt::storage_error const&)> handler,
+                    lt::disk_job_flags_t) override {
+        job(index, true, [this, r, handler = std::move(handler)](Storage& storage) mutable {
+            auto* const bytes = static_cast<char*>(std::malloc(std::size_t(std::max(r.length, block_size))));
+            lt::disk_buffer_holder buffer(*this, bytes, r.length);
+            FileError failure{ENOMEM, -1, "allocate"};
+            if (bytes) failure = storage.read(static_cast<int>(r.piece), r.start, bytes, r.length);
+            lt::storage_error error;
+            if (failure) {
+                tell(storage, failure);
+                error = read_failed(failure);
+                buffer.reset();
+            }
+            post([handler = std::move(handler), buffer = std::move(buffer), error]() mutable {
+                handler(std::move(buffer), error);
+            });
+        });
+    }
+
+    bool async_write(lt::storage_index_t index, lt::peer_request const& r, char const* from,
+                     std::shared_ptr<lt::disk_observer> observer,
+                     std::function<void(lt::storage_error const&)> handler, lt::disk_job_flags_t) override {
+        auto const storage = at(index);
+        auto bytes = std::make_shared<std::vector<char> const>(from, from + r.length);
+        int const piece = static_cast<int>(r.piece);
+        // Pieces handed over with add_piece come without an observer. When such a write fails, libtorrent forgets to
+        // reset the piece; so it is told of success, and the hash refuses the piece, which resets it.
+        bool const given = !observer;
+        storage->accept(piece, r.start, bytes);
+        bool const full = m_queued.fetch_add(r.length) + r.length > m_max_queued;
+        if (full && observer) {
+            std::lock_guard const lock(m_observers_mutex);
+            m_observers.push_back(observer);
+        }
+        job(index, false, [this, piece, start = r.start, bytes, given, handler = std::move(handler)](Storage& s) {
+            auto const failure = s.flush(piece, start, bytes);
+            if (failure) tell(s, failure);
+            // Posted before the piece may go on: libtorrent must see the write's answer before the hash's.
+            post([handler, error = failure && !given ? write_refused() : lt::storage_error()] { handler(error); });
+            after(s.finish(piece));
+            release(int(bytes->size()));
+        });
+        return full;
+    }
+
+    void async_hash(lt::storage_index_t index, lt::piece_index_t piece, lt::span<lt::sha256_hash> v2,
+                    lt::disk_job_flags_t flags,
+                    std::function<void(lt::piece_index_t, lt::sha1_hash const&, lt::storage_error const&)> handler)
+        override {
+        bool const want_v1 = bool(flags & lt::disk_interface::v1_hash);
+        in_order(index, static_cast<int>(piece), [this, piece, v2, want_v1, handler = std::move(handler)](Storage& s) {
+            lt::sha1_hash v1;
+            lt::storage_error error;
+            int const number = static_cast<int>(piece);
+            if (s.failed(number)) {
+                // A failed write is being dealt with, or (a given piece) the zeros below make the hash fail.
+                for (auto& hash : v2) hash.clear();
+            } else if (auto const failure = s.hash(number, v2, want_v1 ? &v1 : nullptr)) {
+                tell(s, failure);
+                v1.clear();
+                for (auto& hash : v2) hash.clear();
+                // In a torrent being made an error is an error. In a running one it would leave the piece neither
+                // here nor wanted; a hash that does not match makes libtorrent fetch it again.
+                if (s.torrent == 0) error = read_failed(failure);
+            }
+            s.forget(number);
+            post([handler, piece, v1, error] { handler(piece, v1, error); });
+        });
+    }
+
+    void async_hash2(lt::storage_index_t index, lt::piece_index_t piece, int offset, lt::disk_job_flags_t,
+                     std::function<void(lt::piece_index_t, lt::sha256_hash const&, lt::storage_error const&)> handler)
+        override {
+        job(index, true, [this, piece, offset, handler = std::move(handler)](Storage& storage) {
+            lt::sha256_hash hash;
+            lt::storage_error error;
+            if (auto const failure = storage.hash_block(static_cast<int>(piece), offset, hash)) {
+                tell(storage, failure);
+                error = read_failed(failure);
+            }
+            post([handler, piece, hash, error] { handler(piece, hash, error); });
+        });
+    }
+
+    // Where files are is decided outside; libtorrent is never asked to move, rename or delete them.
+    void async_move_storage(lt::storage_index_t, std::string path, lt::move_flags_t,
+                            std::function<void(lt::status_t, std::string const&, lt::storage_error const&)> handler)
+        override {
+        post([handler = std::move(handler), path] { handler(lt::status_t::fatal_disk_error, path, given_up()); });
+    }
+    void async_rename_file(lt::storage_index_t, lt::file_index_t file, std::string name,
+                           std::function<void(std::string const&, lt::file_index_t, lt::storage_error const&)> handler)
+        override {
+        post([handler = std::move(handler), file, name] { handler(name, file, given_up()); });
+    }
+    void async_delete_files(lt::storage_index_t, lt::remove_flags_t,
+                            std::function<void(lt::storage_error const&)> handler) override {
+        post([handler = std::move(handler)] { handler(given_up()); });
+    }
+
+    void async_release_files(lt::storage_index_t index, std::function<void()> handler) override {
+        auto const storage = at(index);
+        run_now(storage->when_idle([this, storage, handler = std::move(handler)] {
+            storage->files.close();
+            if (handler) post(handler);
+        }));
+    }
+    void async_stop_torrent(lt::storage_index_t index, std::function<void()> handler) override {
+        async_release_files(index, std::move(handler));
+    }
+
+    // Which pieces are here came with the torrent. Nothing is looked at.
+    void async_check_files(lt::storage_index_t, lt::add_torrent_params const*,
+                           lt::aux::vector<std::string, lt::file_index_t>,
+                           std::function<void(lt::status_t, lt::storage_error const&)> handler) override {
+        post([handler = std::move(handler)] { handler(lt::status_t::no_error, {}); });
+    }
+
+    // Piece priorities say what is fetched; files have none.
+    void async_set_file_priority(
+        lt::storage_index_t, lt::aux::vector<lt::download_priority_t, lt::file_index_t> priorities,
+        std::function<void(lt::storage_error const&, lt::aux::vector<lt::download_priority_t, lt::file_index_t>)>
+            handler) override {
+        post([handler = std::move(handler), priorities] { handler({}, priorities); });
+    }
+
+    void async_clear_piece(lt::storage_index_t index, lt::piece_index_t piece,
+                           std::function<void(lt::piece_index_t)> handler) override {
+        in_order(index, static_cast<int>(piece), [this, piece, handler = std::move(handler)](Storage& storage) {
+            storage.forget(static_cast<int>(piece));
+            post([handler, piece] { handler(piece); });
+        });
+    }
+
+    void update_stats_counters(lt::counters&) const override {}
+    std::vector<lt::open_file_state> get_status(lt::storage_index_t) const override { return {}; }
+    void abort(bool wait) override { m_pool.stop(wait); }
+    void submit_jobs() override {}  // jobs are on their way when they are queued
+
+    void settings_updated() override {
+        m_max_queued = m_settings.get_int(lt::settings_pack::max_queued_disk_bytes);
+    }
+
+  private:
+    void free_disk_buffer(char* buffer) override { std::free(buffer); }
+
+    std::shared_ptr<Storage> at(lt::storage_index_t index) const {
+        return m_storages[std::size_t(static_cast<std::uint32_t>(index))];
+    }
+
+    template <typename Handler>
+    void post(Handler&& handler) {
+        boost::asio::post(m_context, std::forward<Handler>(handler));
+    }
+
+    static void run_now(Task const& task) {
+        if (task) task();
+    }
+    void after(Task task) {
+        if (task) m_pool.run_soon(std::move(task), true);
+    }
+
+    template <typename Work>
+    Task counted(std::shared_ptr<Storage> storage, Work work) {
+        storage->begin();
+        // std::function wants something it can copy.
+        auto shared = std::make_shared<Work>(std::move(work));
+        return [storage = std::move(storage), shared] {
+            (*shared)(*storage);
+            run_now(storage->end());
+        };
+    }
+
+    template <typename Work>
+    void job(lt::storage_index_t index, bool urgent, Work work) {
+        m_pool.run_soon(counted(at(index), std::move(work)), urgent);
+    }
+
+    // Runs `work` when everything before it on that piece is over.
+    template <typename Work>
+    void in_order(lt::storage_index_t index, int piece, Work work) {
+        auto const storage = at(index);
+        after(storage->in_order(piece, counted(storage, [this, piece, work = std::move(work)](Storage& s) {
+                                    work(s);
+                                    after(s.finish(piece));
+                                })));
+    }
+
+    void tell(Storage const& storage, FileError const& failure) {
+        int const error = failure.error == error_short_file ? ENODATA : failure.error;
+        tell(storage.torrent, storage.files.path(failure.file), error, failure.operation);
+    }
+    void tell(std::uint64_t torrent, std::string path, int error, std::string operation) {
+        Note note{};
+        note.kind = Note::Kind::disk_error;
+        note.torrent = torrent;
+        note.path = std::move(path);
+        note.text = std::move(operation);
+        note.error = error;
+        m_outbox->push(std::move(note));
+    }
+
+    // Bytes left the write queue; peers that were held back go on when half of it is free.
+    void release(int bytes) {
+        if (m_queued.fetch_sub(bytes) - bytes > m_max_queued / 2) return;
+        std::vector<std::weak_ptr<lt::disk_observer>> observers;
+        {
+            std::lock_guard const lock(m_observers_mutex);
+            observers.swap(m_observers);
+        }
+        if (observers.empty()) return;
+        post([observers = std::move(observers)] {
+            for (auto const& weak : observers)
+                if (auto const observer = weak.lock()) observer->on_disk();
+        });
+    }
+
+    lt::io_context& m_context;
+    // libtorrent's loop must not end while a job may still post its answer.
+    std::optional<boost::asio::executor_work_guard<lt::io_context::executor_type>> m_work;
+    lt::settings_interface const& m_settings;
+    std::shared_ptr<Outbox> const m_outbox;
+    DescriptorPool m_descriptors;
+    std::uint64_t m_next_key = 0;
+    std::vector<std::shared_ptr<Storage>> m_storages;  // by storage index; used on the network thread alone
+    std::atomic<std::int64_t> m_queued{0};
+    std::atomic<std::int64_t> m_max_queued{0};
+    std::mutex m_observers_mutex;
+    std::vector<std::weak_ptr<lt::disk_observer>> m_observers;
+    Pool m_pool;  // last: its threads use all the above
+};
+
+}  // namespace
+
+lt::disk_io_constructor_type disk_constructor(std::shared_ptr<Outbox> outbox, int threads) {
+    return [outbox = std::move(outbox), threads](lt::io_context& context, lt::settings_interface const& settings,
+                                                 lt::counters&) {
+        return std::make_unique<Disk>(context, settings, outbox, threads);
+    };
+}
+
+}  // namespace silmaril

@@ -1,0 +1,161 @@
+#include "events.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <dirent.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <libtorrent/alert_types.hpp>
+#include <libtorrent/error_code.hpp>
+#include <libtorrent/torrent_info.hpp>
+#include <libtorrent/torrent_status.hpp>
+
+#include "silmaril/src/ffi.rs.h"
+
+namespace silmaril {
+
+namespace {
+
+rust::Vec<std::uint8_t> bytes_of(char const* data, std::size_t size) {
+    rust::Vec<std::uint8_t> bytes;
+    bytes.reserve(size);
+    std::copy(data, data + size, std::back_inserter(bytes));
+    return bytes;
+}
+
+RawEvent with_endpoint(RawEvent event, lt::address const& address, int port) {
+    event.address = address.to_string();
+    event.port = std::uint16_t(port);
+    return event;
+}
+
+// Reasons come from other programs: whatever is not UTF-8 is replaced.
+rust::String text_of(std::string const& text) { return rust::String::lossy(text); }
+
+lt::tcp::endpoint unmapped(sockaddr_storage const& from) {
+    if (from.ss_family == AF_INET) {
+        auto const& v4 = reinterpret_cast<sockaddr_in const&>(from);
+        return {lt::address_v4(ntohl(v4.sin_addr.s_addr)), ntohs(v4.sin_port)};
+    }
+    if (from.ss_family == AF_INET6) {
+        auto const& v6 = reinterpret_cast<sockaddr_in6 const&>(from);
+        lt::address_v6::bytes_type bytes;
+        std::memcpy(bytes.data(), &v6.sin6_addr, bytes.size());
+        return {lt::address_v6(bytes, v6.sin6_scope_id), ntohs(v6.sin6_port)};
+    }
+    return {};
+}
+
+}  // namespace
+
+lt::client_data_t tag_of(std::uint64_t torrent) {
+    return lt::client_data_t(reinterpret_cast<TorrentTag*>(std::uintptr_t(torrent)));
+}
+
+std::uint64_t torrent_of(lt::client_data_t data) {
+    return std::uint64_t(reinterpret_cast<std::uintptr_t>(data.get<TorrentTag>()));
+}
+
+RawEvent event_of(RawKind kind, std::uint64_t torrent) {
+    RawEvent event{};
+    event.kind = kind;
+    event.torrent = torrent;
+    return event;
+}
+
+RawEvent event_of(Note note) {
+    switch (note.kind) {
+        case Note::Kind::removed:
+            return event_of(RawKind::Removed, note.torrent);
+        case Note::Kind::disk_error: {
+            auto event = event_of(RawKind::DiskError, note.torrent);
+            event.path = bytes_of(note.path.data(), note.path.size());
+            event.text = text_of(note.text);
+            event.code = note.error;
+            return event;
+        }
+        case Note::Kind::peer_connected:
+        case Note::Kind::peer_socket:
+        case Note::Kind::peer_disconnected:
+            break;
+    }
+    bool const connected = note.kind == Note::Kind::peer_connected;
+    auto event = with_endpoint(event_of(connected ? RawKind::PeerConnected : RawKind::PeerDisconnected, note.torrent),
+                               note.endpoint.address(), note.endpoint.port());
+    event.text = text_of(note.text);
+    event.flag = note.outgoing;
+    return event;
+}
+
+void translate(lt::alert const& alert, rust::Vec<RawEvent>& events) {
+    auto const torrent = [](lt::torrent_alert const& a) { return a.handle.is_valid() ? torrent_of(a.handle.userdata()) : 0; };
+
+    if (auto const* a = lt::alert_cast<lt::piece_finished_alert>(&alert)) {
+        auto event = event_of(RawKind::PieceVerified, torrent(*a));
+        event.piece = std::uint32_t(static_cast<int>(a->piece_index));
+        events.push_back(std::move(event));
+    } else if (auto const* a = lt::alert_cast<lt::hash_failed_alert>(&alert)) {
+        auto event = event_of(RawKind::PieceRejected, torrent(*a));
+        event.piece = std::uint32_t(static_cast<int>(a->piece_index));
+        events.push_back(std::move(event));
+    } else if (auto const* a = lt::alert_cast<lt::state_update_alert>(&alert)) {
+        for (auto const& status : a->status) {
+            if (!status.handle.is_valid()) continue;
+            auto event = event_of(RawKind::Stats, torrent_of(status.handle.userdata()));
+            event.downloaded = std::uint64_t(status.total_payload_download);
+            event.uploaded = std::uint64_t(status.total_payload_upload);
+            event.download_rate = std::uint64_t(status.download_payload_rate);
+            event.upload_rate = std::uint64_t(status.upload_payload_rate);
+            event.peers = std::uint32_t(status.num_peers);
+            event.seeds = std::uint32_t(status.num_seeds);
+            events.push_back(std::move(event));
+        }
+    } else if (auto const* a = lt::alert_cast<lt::torrent_error_alert>(&alert)) {
+        bool const ours = a->error.category() == lt::libtorrent_category();
+        auto event = event_of(ours ? RawKind::Failed : RawKind::Stopped, torrent(*a));
+        event.text = text_of(a->error.message());
+        events.push_back(std::move(event));
+    } else if (auto const* a = lt::alert_cast<lt::metadata_received_alert>(&alert)) {
+        auto const info = a->handle.is_valid() ? a->handle.torrent_file() : nullptr;
+        if (!info) return;
+        auto event = event_of(RawKind::Metadata, torrent(*a));
+        event.data = bytes_of(info->info_section().data(), std::size_t(info->info_section().size()));
+        events.push_back(std::move(event));
+    } else if (auto const* a = lt::alert_cast<lt::listen_succeeded_alert>(&alert)) {
+        if (a->socket_type != lt::socket_type_t::tcp) return;
+        events.push_back(with_endpoint(event_of(RawKind::Listening, 0), a->address, a->port));
+    } else if (auto const* a = lt::alert_cast<lt::listen_failed_alert>(&alert)) {
+        auto event = with_endpoint(event_of(RawKind::ListenFailed, 0), a->address, a->port);
+        event.text = text_of(a->error.message());
+        event.flag = a->error == boost::system::errc::address_in_use;
+        events.push_back(std::move(event));
+    } else if (lt::alert_cast<lt::alerts_dropped_alert>(&alert)) {
+        events.push_back(event_of(RawKind::EventsLost, 0));
+    }
+}
+
+void disable_nagle(std::vector<lt::tcp::endpoint> const& peers) {
+    if (peers.empty()) return;
+    DIR* const open = ::opendir("/proc/self/fd");
+    if (!open) return;
+    while (auto const* entry = ::readdir(open)) {
+        int const fd = std::atoi(entry->d_name);  // "." and ".." give 0, which is no socket
+        sockaddr_storage peer{};
+        socklen_t length = sizeof peer;
+        if (::getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &length) != 0) continue;
+        auto const endpoint = unmapped(peer);
+        bool const ours = std::any_of(peers.begin(), peers.end(), [&](auto const& wanted) {
+            return wanted.port() == endpoint.port() && wanted.address() == endpoint.address();
+        });
+        int const on = 1;
+        // uTP sockets are not connected, and a Unix socket refuses the option: nothing else is touched.
+        if (ours) ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    }
+    ::closedir(open);
+}
+
+}  // namespace silmaril

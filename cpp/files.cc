@@ -1,0 +1,229 @@
+#include "files.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <stdexcept>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace silmaril {
+
+namespace {
+
+int open_retrying(std::string const& path, int flags) {
+    for (;;) {
+        int const fd = ::open(path.c_str(), flags | O_CLOEXEC, 0644);
+        if (fd >= 0 || errno != EINTR) return fd;
+    }
+}
+
+// Creates the directories above `path`; what exists is left alone.
+void make_parents(std::string const& path) {
+    for (auto slash = path.find('/', 1); slash != std::string::npos; slash = path.find('/', slash + 1))
+        ::mkdir(path.substr(0, slash).c_str(), 0755);
+}
+
+int pread_fully(int fd, char* to, std::int64_t length, std::int64_t at) {
+    while (length > 0) {
+        auto const got = ::pread(fd, to, std::size_t(length), at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return errno;
+        if (got == 0) return error_short_file;
+        to += got;
+        at += got;
+        length -= got;
+    }
+    return 0;
+}
+
+int pwrite_fully(int fd, char const* from, std::int64_t length, std::int64_t at) {
+    while (length > 0) {
+        auto const put = ::pwrite(fd, from, std::size_t(length), at);
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) return errno;
+        if (put == 0) return ENOSPC;
+        from += put;
+        at += put;
+        length -= put;
+    }
+    return 0;
+}
+
+}  // namespace
+
+Descriptor::~Descriptor() { ::close(m_fd); }
+
+DescriptorPool::Opened DescriptorPool::open(std::uint64_t storage, int file, std::string const& path, bool write) {
+    Opened opened;
+    Key const key{storage, file};
+    {
+        std::lock_guard const lock(m_mutex);
+        auto const found = m_open.find(key);
+        if (found != m_open.end() && (found->second.descriptor->writable() || !write)) {
+            m_by_use.splice(m_by_use.begin(), m_by_use, found->second.position);
+            opened.descriptor = found->second.descriptor;
+            return opened;
+        }
+    }
+    // Opening may be slow (a network file system), so not under the lock; two threads may open the same file and
+    // the later one is kept.
+    int fd = open_retrying(path, write ? O_RDWR : O_RDONLY);
+    if (fd < 0 && write && errno == ENOENT) {
+        make_parents(path);
+        fd = open_retrying(path, O_RDWR | O_CREAT);
+        opened.created = true;
+    }
+    if (fd < 0) {
+        opened.error = errno;
+        return opened;
+    }
+    auto descriptor = std::make_shared<Descriptor>(fd, write);
+    opened.descriptor = descriptor;
+    opened.fresh = true;
+
+    std::vector<std::shared_ptr<Descriptor>> closing;  // closed after the lock is released
+    std::lock_guard const lock(m_mutex);
+    auto const [slot, fresh] = m_open.try_emplace(key);
+    if (fresh) {
+        m_by_use.push_front(key);
+        slot->second.position = m_by_use.begin();
+    } else {
+        m_by_use.splice(m_by_use.begin(), m_by_use, slot->second.position);
+        closing.push_back(std::move(slot->second.descriptor));
+    }
+    slot->second.descriptor = descriptor;
+    while (m_open.size() > m_bound) {
+        auto const oldest = m_open.find(m_by_use.back());
+        closing.push_back(std::move(oldest->second.descriptor));
+        m_open.erase(oldest);
+        m_by_use.pop_back();
+    }
+    return opened;
+}
+
+void DescriptorPool::close(std::uint64_t storage, int file) {
+    std::shared_ptr<Descriptor> closing;
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_open.find({storage, file});
+    if (found == m_open.end()) return;
+    closing = std::move(found->second.descriptor);
+    m_by_use.erase(found->second.position);
+    m_open.erase(found);
+}
+
+void DescriptorPool::close_all(std::uint64_t storage) {
+    std::vector<std::shared_ptr<Descriptor>> closing;
+    std::lock_guard const lock(m_mutex);
+    auto entry = m_open.lower_bound({storage, -1});
+    while (entry != m_open.end() && entry->first.first == storage) {
+        closing.push_back(std::move(entry->second.descriptor));
+        m_by_use.erase(entry->second.position);
+        entry = m_open.erase(entry);
+    }
+}
+
+TorrentFiles::TorrentFiles(std::uint64_t storage, lt::file_storage const& layout, std::vector<std::string> paths,
+                           DescriptorPool& pool, std::function<void(std::string const&)> on_lost)
+    : m_storage(storage), m_paths(std::move(paths)), m_pool(pool), m_on_lost(std::move(on_lost)),
+      m_seen(m_paths.size()) {
+    int file = 0;
+    for (auto const index : layout.file_range()) {
+        bool const pad = layout.pad_file_at(index);
+        if (layout.file_size(index) > 0)
+            m_extents.push_back({layout.file_offset(index), layout.file_size(index), pad ? -1 : file});
+        if (!pad) ++file;
+    }
+    // A torrent that is there for its metadata alone has no paths; its storage refuses reads and writes.
+    if (!m_paths.empty() && std::size_t(file) != m_paths.size())
+        throw std::runtime_error("the number of paths is not the number of files");
+}
+
+template <typename Visit>
+FileError TorrentFiles::each(std::int64_t offset, std::int64_t length, Visit&& visit) const {
+    if (m_paths.empty()) return {ENOENT, -1, "open"};
+    auto extent = std::upper_bound(m_extents.begin(), m_extents.end(), offset,
+                                   [](std::int64_t at, Extent const& e) { return at < e.offset; });
+    if (extent != m_extents.begin()) --extent;
+    std::int64_t done = 0;
+    for (; done < length && extent != m_extents.end(); ++extent) {
+        auto const within = offset + done - extent->offset;
+        auto const count = std::min(extent->size - within, length - done);
+        if (count <= 0) continue;
+        if (auto const error = visit(extent->file, within, done, count)) return error;
+        done += count;
+    }
+    if (done < length) return {EINVAL, -1, "map"};
+    return {};
+}
+
+std::shared_ptr<Descriptor> TorrentFiles::open(int file, bool write, FileError& error) {
+    auto const opened = m_pool.open(m_storage, file, path(file), write);
+    if (!opened.descriptor) {
+        error = {opened.error, file, "open"};
+        return nullptr;
+    }
+    if (opened.fresh) {
+        struct stat now {};
+        if (::fstat(opened.descriptor->fd(), &now) != 0) {
+            error = {errno, file, "stat"};
+            return nullptr;
+        }
+        bool lost = false;
+        {
+            std::lock_guard const lock(m_mutex);
+            auto& seen = m_seen[std::size_t(file)];
+            lost = seen.known && (seen.device != now.st_dev || seen.inode != now.st_ino);
+            seen = {true, now.st_dev, now.st_ino};
+        }
+        if (lost) m_on_lost(path(file));
+    }
+    return opened.descriptor;
+}
+
+FileError TorrentFiles::read(std::int64_t offset, char* to, std::int64_t length) {
+    return each(offset, length, [&](int file, std::int64_t at, std::int64_t done, std::int64_t count) -> FileError {
+        if (file < 0) {
+            std::memset(to + done, 0, std::size_t(count));
+            return {};
+        }
+        FileError error;
+        auto const descriptor = open(file, false, error);
+        if (!descriptor) return error;
+        return {pread_fully(descriptor->fd(), to + done, count, at), file, "read"};
+    });
+}
+
+FileError TorrentFiles::write(std::int64_t offset, char const* from, std::int64_t length) {
+    return each(offset, length, [&](int file, std::int64_t at, std::int64_t done, std::int64_t count) -> FileError {
+        if (file < 0) return {};
+        FileError error;
+        auto const descriptor = open(file, true, error);
+        if (!descriptor) return error;
+        return {pwrite_fully(descriptor->fd(), from + done, count, at), file, "write"};
+    });
+}
+
+FileError TorrentFiles::settle(std::int64_t offset, std::int64_t length) {
+    return each(offset, length, [&](int file, std::int64_t at, std::int64_t, std::int64_t count) -> FileError {
+        if (file < 0) return {};
+        FileError error;
+        auto const held = open(file, false, error);
+        if (!held) return error;
+        struct stat by_descriptor {};
+        struct stat by_path {};
+        if (::fstat(held->fd(), &by_descriptor) != 0) return {errno, file, "stat"};
+        if (::stat(path(file).c_str(), &by_path) == 0 && by_path.st_ino == by_descriptor.st_ino &&
+            by_path.st_dev == by_descriptor.st_dev)
+            return {};
+        std::vector<char> bytes(static_cast<std::size_t>(count));
+        if (int const failed = pread_fully(held->fd(), bytes.data(), count, at)) return {failed, file, "read"};
+        m_pool.close(m_storage, file);
+        auto const now = open(file, true, error);
+        if (!now) return error;
+        return {pwrite_fully(now->fd(), bytes.data(), count, at), file, "write"};
+    });
+}
+
+}  // namespace silmaril

@@ -1,0 +1,120 @@
+// The files of torrents: where each byte of a piece goes, and the open descriptors, a bounded number of them.
+//
+// A file is opened for writing only to write to it, and created (with its parent directories) by its first write,
+// so a model directory that is only seeded is never modified. Nothing is ever truncated or preallocated: files are
+// sparse until their pieces come.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <libtorrent/file_storage.hpp>
+
+namespace silmaril {
+
+// What went wrong with which file. `error` is an errno value, 0 for success.
+struct FileError {
+    int error = 0;
+    int file = -1;
+    char const* operation = "";
+    explicit operator bool() const { return error != 0; }
+};
+
+// An errno value of our own: the file ends before the bytes asked for.
+constexpr int error_short_file = -1;
+
+// Owns one descriptor.
+class Descriptor {
+  public:
+    Descriptor(int fd, bool writable) : m_fd(fd), m_writable(writable) {}
+    ~Descriptor();
+    Descriptor(Descriptor const&) = delete;
+    Descriptor& operator=(Descriptor const&) = delete;
+    int fd() const { return m_fd; }
+    bool writable() const { return m_writable; }
+
+  private:
+    int m_fd;
+    bool m_writable;
+};
+
+// Open descriptors by (storage, file), least recently used closed first.
+class DescriptorPool {
+  public:
+    explicit DescriptorPool(std::size_t bound) : m_bound(bound) {}
+
+    struct Opened {
+        std::shared_ptr<Descriptor> descriptor;  // null on failure
+        int error = 0;
+        bool fresh = false;    // it was not open before
+        bool created = false;  // it did not exist before
+    };
+    // Opens the file or finds it open. With `write`, creates it and its parent directories.
+    Opened open(std::uint64_t storage, int file, std::string const& path, bool write);
+    // Forgets one file; a caller that still uses the descriptor keeps it open.
+    void close(std::uint64_t storage, int file);
+    void close_all(std::uint64_t storage);
+
+  private:
+    using Key = std::pair<std::uint64_t, int>;
+    struct Slot {
+        std::shared_ptr<Descriptor> descriptor;
+        std::list<Key>::iterator position;
+    };
+    std::size_t const m_bound;
+    std::mutex m_mutex;
+    std::list<Key> m_by_use;  // front: used last
+    std::map<Key, Slot> m_open;
+};
+
+// The files of one torrent. Safe to use from any thread.
+class TorrentFiles {
+  public:
+    // `paths`: absolute path of each file that is not a pad file. Throws when their number is wrong. `on_lost` is
+    // called with a file's path when it turns out to have been removed or replaced since it was last seen.
+    TorrentFiles(std::uint64_t storage, lt::file_storage const& layout, std::vector<std::string> paths,
+                 DescriptorPool& pool, std::function<void(std::string const&)> on_lost);
+
+    // Reads or writes `length` bytes at `offset` of the torrent. Pad files read as zeros and swallow writes.
+    FileError read(std::int64_t offset, char* to, std::int64_t length);
+    FileError write(std::int64_t offset, char const* from, std::int64_t length);
+
+    // Makes sure that the bytes written at that range stand in the files their paths name now: where a file was
+    // removed or replaced while we had it open, copies them from the old one.
+    FileError settle(std::int64_t offset, std::int64_t length);
+
+    std::string path(int file) const { return file < 0 ? std::string() : m_paths[std::size_t(file)]; }
+    void close() { m_pool.close_all(m_storage); }
+
+  private:
+    struct Extent {
+        std::int64_t offset;
+        std::int64_t size;
+        int file;  // index into m_paths; -1 for a pad file
+    };
+    // Which file a path named when it was last opened.
+    struct Identity {
+        bool known = false;
+        std::uint64_t device = 0;
+        std::uint64_t inode = 0;
+    };
+    template <typename Visit>
+    FileError each(std::int64_t offset, std::int64_t length, Visit&& visit) const;
+    std::shared_ptr<Descriptor> open(int file, bool write, FileError& error);
+
+    std::uint64_t m_storage;
+    std::vector<Extent> m_extents;
+    std::vector<std::string> m_paths;
+    DescriptorPool& m_pool;
+    std::function<void(std::string const&)> m_on_lost;
+    std::mutex m_mutex;
+    std::vector<Identity> m_seen;  // guarded by m_mutex
+};
+
+}  // namespace silmaril

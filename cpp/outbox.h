@@ -1,0 +1,71 @@
+// What the parts that run on libtorrent's and the disk's threads have to say to the event loop, and the eventfd
+// that wakes it. Also the registry of torrents: where their files go, and whether those are still open.
+// Everything here may be called from any thread.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <libtorrent/socket.hpp>
+
+namespace silmaril {
+
+struct Note {
+    enum class Kind { disk_error, peer_socket, peer_connected, peer_disconnected, removed };
+    Kind kind;
+    std::uint64_t torrent = 0;
+    // disk_error: the file, the operation and the error number. peer_disconnected: the reason in `text`.
+    std::string path;
+    std::string text;
+    int error = 0;
+    lt::tcp::endpoint endpoint;
+    bool outgoing = false;
+};
+
+class Outbox {
+  public:
+    Outbox();
+    ~Outbox();
+    Outbox(Outbox const&) = delete;
+    Outbox& operator=(Outbox const&) = delete;
+
+    // Wakes the event loop.
+    void wake() const noexcept;
+    // Waits until woken, at most `milliseconds`.
+    void wait(int milliseconds) const;
+
+    void push(Note note);
+    std::vector<Note> take();
+
+    // The absolute paths of a torrent's files, in canonical order, pad files left out.
+    void register_files(std::uint64_t torrent, std::vector<std::string> paths);
+    std::optional<std::vector<std::string>> files_of(std::uint64_t torrent) const;
+
+    // A torrent counts as removed when libtorrent has let go of it and its storage is closed, in either order.
+    void storage_opened(std::uint64_t torrent);
+    void storage_closed(std::uint64_t torrent);
+    void torrent_gone(std::uint64_t torrent);
+
+  private:
+    struct Entry {
+        std::vector<std::string> paths;
+        int open_storages = 0;
+        bool gone = false;
+    };
+    void announce_if_removed(std::unordered_map<std::uint64_t, Entry>::iterator entry);
+
+    int m_eventfd;
+    mutable std::mutex m_mutex;
+    std::vector<Note> m_notes;
+    std::unordered_map<std::uint64_t, Entry> m_torrents;
+};
+
+// The save path given to libtorrent; it never touches it, only `torrent_of` reads it back.
+std::string save_path_of(std::uint64_t torrent);
+std::optional<std::uint64_t> torrent_of(std::string const& save_path);
+
+}  // namespace silmaril

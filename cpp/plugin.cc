@@ -1,0 +1,75 @@
+#include "plugin.h"
+
+#include <libtorrent/entry.hpp>
+#include <libtorrent/peer_connection_handle.hpp>
+
+namespace silmaril {
+
+namespace {
+
+// All of it runs on libtorrent's network thread: it writes notes and returns.
+class Peer final : public lt::peer_plugin {
+  public:
+    Peer(std::shared_ptr<Outbox> outbox, std::uint64_t torrent, lt::peer_connection_handle const& connection)
+        : m_outbox(std::move(outbox)),
+          m_torrent(torrent),
+          m_endpoint(connection.remote()),
+          m_outgoing(connection.is_outgoing()) {
+        // An incoming connection is attached to its torrent after it was made.
+        if (!m_outgoing) tell(Note::Kind::peer_socket);
+    }
+
+    void add_handshake(lt::entry& handshake) override {
+        if (handshake.type() == lt::entry::dictionary_t) handshake.dict().erase("upload_only");
+    }
+    void on_connected() override { tell(Note::Kind::peer_socket); }
+    bool on_handshake(lt::span<char const>) override {
+        m_greeted = true;
+        tell(Note::Kind::peer_connected);
+        return true;
+    }
+    // True: libtorrent goes on as if the message had not come, and the peer stays unchoked.
+    bool on_not_interested() override { return true; }
+    void on_disconnect(lt::error_code const& reason) override {
+        if (std::exchange(m_greeted, false)) tell(Note::Kind::peer_disconnected, reason.message());
+    }
+
+  private:
+    void tell(Note::Kind kind, std::string text = {}) {
+        Note note{};
+        note.kind = kind;
+        note.torrent = m_torrent;
+        note.text = std::move(text);
+        note.endpoint = m_endpoint;
+        note.outgoing = m_outgoing;
+        m_outbox->push(std::move(note));
+    }
+
+    std::shared_ptr<Outbox> const m_outbox;
+    std::uint64_t const m_torrent;
+    lt::tcp::endpoint const m_endpoint;
+    bool const m_outgoing;
+    bool m_greeted = false;
+};
+
+class Plugin final : public lt::torrent_plugin {
+  public:
+    Plugin(std::shared_ptr<Outbox> outbox, std::uint64_t torrent) : m_outbox(std::move(outbox)), m_torrent(torrent) {}
+
+    std::shared_ptr<lt::peer_plugin> new_connection(lt::peer_connection_handle const& connection) override {
+        if (connection.type() != lt::connection_type::bittorrent) return nullptr;
+        return std::make_shared<Peer>(m_outbox, m_torrent, connection);
+    }
+
+  private:
+    std::shared_ptr<Outbox> const m_outbox;
+    std::uint64_t const m_torrent;
+};
+
+}  // namespace
+
+std::shared_ptr<lt::torrent_plugin> make_plugin(std::shared_ptr<Outbox> outbox, std::uint64_t torrent) {
+    return std::make_shared<Plugin>(std::move(outbox), torrent);
+}
+
+}  // namespace silmaril

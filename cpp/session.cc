@@ -1,0 +1,440 @@
+#include "session.h"
+
+#include <stdexcept>
+#include <thread>
+
+#include <libtorrent/add_torrent_params.hpp>
+#include <libtorrent/alert_types.hpp>
+#include <libtorrent/ip_filter.hpp>
+#include <libtorrent/magnet_uri.hpp>
+#include <libtorrent/session_params.hpp>
+#include <libtorrent/settings_pack.hpp>
+
+#include "compat.h"
+#include "disk.h"
+#include "events.h"
+#include "layers.h"
+#include "plugin.h"
+#include "silmaril/src/ffi.rs.h"
+
+namespace silmaril {
+
+namespace {
+
+// Pieces a reader waits for; libtorrent's own time-critical pieces have this priority too.
+constexpr std::uint8_t top = 7;
+
+lt::settings_pack pack_of(rust::Vec<RawSetting> const& settings) {
+    lt::settings_pack pack;
+    for (auto const& setting : settings) {
+        int const name = lt::setting_by_name(std::string(setting.name));
+        if (name < 0) throw std::runtime_error("libtorrent has no setting " + std::string(setting.name));
+        switch (setting.kind) {
+            case RawSettingKind::Integer:
+                pack.set_int(name, int(setting.number));
+                break;
+            case RawSettingKind::Boolean:
+                pack.set_bool(name, setting.number != 0);
+                break;
+            default:
+                pack.set_str(name, std::string(setting.text));
+        }
+    }
+    pack.set_int(lt::settings_pack::alert_mask,
+                 int(static_cast<std::uint32_t>(lt::alert_category::error | lt::alert_category::status |
+                                                lt::alert_category::piece_progress | lt::alert_category::storage)));
+    return pack;
+}
+
+lt::tcp::endpoint endpoint_of(RawEndpoint const& from) {
+    lt::error_code error;
+    auto const address = lt::make_address(std::string(from.address), error);
+    if (error) throw std::runtime_error("not an address: " + std::string(from.address));
+    return {address, from.port};
+}
+
+lt::span<char const> span_of(rust::Vec<std::uint8_t> const& bytes) {
+    return {reinterpret_cast<char const*>(bytes.data()), std::ptrdiff_t(bytes.size())};
+}
+
+// libtorrent's flags for a torrent of ours: nobody but us starts, stops or queues it.
+constexpr lt::torrent_flags_t base_flags = lt::torrent_flags::update_subscribe | lt::torrent_flags::duplicate_is_error |
+                                           lt::torrent_flags::override_trackers |
+                                           lt::torrent_flags::override_web_seeds;
+
+}  // namespace
+
+std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads) {
+    return std::make_unique<Engine>(settings, disk_threads);
+}
+
+Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads) : m_outbox(std::make_shared<Outbox>()) {
+    lt::session_params params(pack_of(settings));
+    params.disk_io_constructor = disk_constructor(m_outbox, disk_threads);
+    m_session = std::make_unique<lt::session>(std::move(params));
+    // By default peers on private networks are in a class of their own that no rate limit binds. In the class that
+    // all share they obey the limits of the session.
+    lt::ip_filter everybody_global;
+    constexpr std::uint32_t global = 1u << static_cast<std::uint32_t>(lt::session::global_peer_class_id);
+    everybody_global.add_rule(lt::make_address("0.0.0.0"), lt::make_address("255.255.255.255"), global);
+    everybody_global.add_rule(lt::make_address("::"), lt::make_address("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+                              global);
+    m_session->set_peer_class_filter(everybody_global);
+    m_session->set_alert_notify([outbox = m_outbox] { outbox->wake(); });
+}
+
+Engine::~Engine() {
+    try {
+        shutdown(0);
+    } catch (...) {
+        // Nobody is left to tell.
+    }
+}
+
+void Engine::settle() const {
+    // The answer comes from the network thread, after all that was posted before. Nobody else uses the session yet.
+    if (m_session) (void)m_session->listen_port();
+}
+
+void Engine::wake() const { m_outbox->wake(); }
+
+void Engine::post_stats() const {
+    std::lock_guard const lock(m_mutex);
+    if (m_session) m_session->post_torrent_updates({});
+}
+
+void Engine::add_dht_node(rust::Str host, std::uint16_t port) const {
+    std::lock_guard const lock(m_mutex);
+    if (m_session) m_session->add_dht_node({std::string(host), int(port)});
+}
+
+bool Engine::add(RawAdd const& from) const {
+    auto metainfo = parse_metainfo(span_of(from.metainfo));
+    if (metainfo.info->info_hashes().v2 != lt::sha256_hash(reinterpret_cast<char const*>(from.info_hash.data())))
+        throw std::runtime_error("its info hash is another one");
+    int const pieces = metainfo.info->num_pieces();
+    if (from.have.size() != std::size_t(pieces + 7) / 8) throw std::runtime_error("the map of pieces has the wrong length");
+    auto const& layout = metainfo.info->orig_files();
+    std::size_t files = 0;
+    for (auto const file : layout.file_range())
+        if (!layout.pad_file_at(file)) ++files;
+    if (files != from.paths.size()) throw std::runtime_error("the number of paths is not the number of files");
+
+    lt::add_torrent_params params;
+    params.ti = metainfo.info;
+    params.save_path = save_path_of(from.torrent);
+    params.storage_mode = lt::storage_mode_sparse;
+    params.flags = base_flags;
+    if (!from.dht) params.flags |= lt::torrent_flags::disable_dht;
+    if (!from.lan) params.flags |= lt::torrent_flags::disable_lsd;
+    if (!from.pex) params.flags |= lt::torrent_flags::disable_pex;
+    params.max_connections = from.max_connections;
+    for (auto const& peer : from.peers) params.peers.push_back(endpoint_of(peer));
+    for (auto const& tracker : from.trackers) params.trackers.emplace_back(std::string(tracker));
+    params.have_pieces.resize(pieces, false);
+    for (int piece = 0; piece < pieces; ++piece)
+        if (from.have[std::size_t(piece) / 8] & (0x80 >> (piece % 8))) params.have_pieces.set_bit(lt::piece_index_t(piece));
+    // Piece priorities, never file priorities: libtorrent diverts files of priority 0 to a part file.
+    if (from.lazy) params.piece_priorities.assign(std::size_t(pieces), lt::dont_download);
+    if (!from.resume.empty() && !metainfo.all_layers) load_layers(span_of(from.resume), params);
+
+    std::vector<std::string> paths;
+    paths.reserve(from.paths.size());
+    for (auto const& path : from.paths)
+        paths.emplace_back(reinterpret_cast<char const*>(path.bytes.data()), path.bytes.size());
+    m_outbox->register_files(from.torrent, std::move(paths));
+
+    Torrent state;
+    state.info = metainfo.info;
+    add_to_session(from.torrent, std::move(params), std::move(state));
+    return metainfo.all_layers;
+}
+
+void Engine::fetch_metadata(std::uint64_t torrent, rust::Str magnet, rust::Vec<RawEndpoint> const& peers,
+                            rust::Vec<rust::String> const& trackers, std::int32_t max_connections) const {
+    lt::error_code error;
+    auto params = lt::parse_magnet_uri(std::string(magnet), error);
+    if (error) throw std::runtime_error(error.message());
+    params.save_path = save_path_of(torrent);
+    // In upload mode nothing but the metadata is asked for; and there is no place for anything else.
+    params.flags = base_flags | lt::torrent_flags::upload_mode;
+    params.max_connections = max_connections;
+    for (auto const& peer : peers) params.peers.push_back(endpoint_of(peer));
+    for (auto const& tracker : trackers) params.trackers.emplace_back(std::string(tracker));
+    params.tracker_tiers.clear();
+    m_outbox->register_files(torrent, {});
+    add_to_session(torrent, std::move(params), Torrent{});
+}
+
+void Engine::add_to_session(std::uint64_t torrent, lt::add_torrent_params params, Torrent state) const {
+    params.userdata = tag_of(torrent);
+    params.extensions.push_back([outbox = m_outbox, torrent](lt::torrent_handle const&, lt::client_data_t) {
+        return make_plugin(outbox, torrent);
+    });
+    std::lock_guard const lock(m_mutex);
+    if (!m_session) throw std::runtime_error("the session is over");
+    m_torrents.emplace(torrent, std::move(state));
+    m_session->async_add_torrent(std::move(params));
+}
+
+Engine::Torrent* Engine::find(std::uint64_t torrent) const {
+    auto const found = m_torrents.find(torrent);
+    if (!m_session || found == m_torrents.end() || found->second.removing) return nullptr;
+    return &found->second;
+}
+
+bool Engine::with(std::uint64_t torrent, Request request) const {
+    auto* const state = find(torrent);
+    if (!state) return false;
+    if (!state->ready) {
+        state->waiting.push_back(std::move(request));
+        return true;
+    }
+    try {
+        request(state->handle);
+    } catch (lt::system_error const&) {
+        return false;  // libtorrent has let go of it already
+    }
+    return true;
+}
+
+Engine::Torrent& Engine::with_piece(Torrent& torrent, std::uint32_t piece) const {
+    if (!torrent.info) throw std::runtime_error("the torrent has no metadata yet");
+    if (piece >= std::uint32_t(torrent.info->num_pieces())) throw std::runtime_error("there is no such piece");
+    return torrent;
+}
+
+bool Engine::remove(std::uint64_t torrent) const {
+    std::lock_guard const lock(m_mutex);
+    auto* const state = find(torrent);
+    if (!state) return false;
+    state->waiting.clear();
+    state->removing = true;
+    // One that is still being added is removed when its handle has come.
+    if (state->handle.is_valid()) m_session->remove_torrent(state->handle);
+    return true;
+}
+
+bool Engine::request(std::uint64_t torrent, std::uint32_t piece, std::int32_t milliseconds) const {
+    std::lock_guard const lock(m_mutex);
+    auto* const state = find(torrent);
+    if (!state) return false;
+    with_piece(*state, piece).requested.insert(piece);
+    return with(torrent, [piece, milliseconds](lt::torrent_handle const& handle) {
+        handle.set_piece_deadline(lt::piece_index_t(int(piece)), milliseconds);
+    });
+}
+
+bool Engine::set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> pieces) const {
+    std::lock_guard const lock(m_mutex);
+    auto* const state = find(torrent);
+    if (!state) return false;
+    std::vector<lt::piece_index_t> taken_back;
+    std::vector<std::pair<lt::piece_index_t, lt::download_priority_t>> wanted;
+    wanted.reserve(pieces.size());
+    for (auto const& one : pieces) {
+        auto& requested = with_piece(*state, one.piece).requested;
+        lt::piece_index_t const piece{int(one.piece)};
+        // A piece that a reader waits for stays most wanted, unless it is not wanted at all any more.
+        if (one.priority > 0 && requested.count(one.piece)) continue;
+        if (requested.erase(one.piece)) taken_back.push_back(piece);
+        wanted.emplace_back(piece, lt::download_priority_t(std::min(one.priority, top)));
+    }
+    return with(torrent, [taken_back = std::move(taken_back), wanted = std::move(wanted)](lt::torrent_handle const& handle) {
+        // Taking a deadline back leaves the piece at priority 1, so that comes first.
+        for (auto const piece : taken_back) handle.reset_piece_deadline(piece);
+        if (!wanted.empty()) handle.prioritize_pieces(wanted);
+    });
+}
+
+bool Engine::connect_peer(std::uint64_t torrent, RawEndpoint const& peer) const {
+    auto const endpoint = endpoint_of(peer);
+    std::lock_guard const lock(m_mutex);
+    return with(torrent, [endpoint](lt::torrent_handle const& handle) { handle.connect_peer(endpoint); });
+}
+
+bool Engine::reannounce(std::uint64_t torrent) const {
+    std::lock_guard const lock(m_mutex);
+    return with(torrent, [](lt::torrent_handle const& handle) {
+        handle.force_reannounce(0, -1, lt::torrent_handle::ignore_min_interval);
+        handle.force_dht_announce();
+        handle.force_lsd_announce();
+    });
+}
+
+bool Engine::give_piece(std::uint64_t torrent, std::uint32_t piece, rust::Slice<std::uint8_t const> bytes) const {
+    std::lock_guard const lock(m_mutex);
+    auto* const state = find(torrent);
+    if (!state) return false;
+    auto const& info = *with_piece(*state, piece).info;
+    lt::piece_index_t const index{int(piece)};
+    if (int(bytes.size()) != info.orig_files().piece_size2(index)) throw std::runtime_error("the piece has the wrong length");
+    std::vector<char> data(bytes.begin(), bytes.end());
+    // libtorrent counts the pad file that follows as part of the piece.
+    data.resize(std::size_t(info.piece_size(index)), '\0');
+    return with(torrent, [index, data = std::move(data)](lt::torrent_handle const& handle) {
+        handle.add_piece(index, data, {});
+    });
+}
+
+bool Engine::save_layers(std::uint64_t torrent, bool export_all) const {
+    std::lock_guard const lock(m_mutex);
+    auto* const state = find(torrent);
+    if (!state) return false;
+    state->saves.push_back(export_all);
+    return with(torrent, [](lt::torrent_handle const& handle) {
+        handle.save_resume_data(lt::torrent_handle::save_info_dict);
+    });
+}
+
+bool Engine::recover(std::uint64_t torrent) const {
+    std::lock_guard const lock(m_mutex);
+    return with(torrent, [](lt::torrent_handle const& handle) {
+        handle.clear_error();
+        handle.unset_flags(lt::torrent_flags::upload_mode);
+        handle.resume();
+    });
+}
+
+std::uint32_t Engine::saves_pending() const {
+    std::lock_guard const lock(m_mutex);
+    std::size_t pending = 0;
+    for (auto const& [id, torrent] : m_torrents) pending += torrent.saves.size();
+    return std::uint32_t(pending);
+}
+
+void Engine::pause() const {
+    std::lock_guard const lock(m_mutex);
+    if (m_session) m_session->pause();
+}
+
+bool Engine::shutdown(std::int32_t milliseconds) const {
+    std::unique_ptr<lt::session> session;
+    {
+        std::lock_guard const lock(m_mutex);
+        session = std::move(m_session);
+        m_torrents.clear();
+    }
+    if (!session) return true;
+    // 2.0.8 may call it while the session is destroyed.
+    session->set_alert_notify({});
+    // The proxy's destructor waits for trackers and the disk; here only until the deadline.
+    auto ended = std::make_shared<std::promise<void>>();
+    auto over = ended->get_future();
+    std::thread([session = std::move(session), ended]() mutable {
+        {
+            lt::session_proxy const proxy = session->abort();
+            session.reset();
+        }
+        ended->set_value();
+    }).detach();
+    return over.wait_for(std::chrono::milliseconds(milliseconds)) == std::future_status::ready;
+}
+
+rust::Vec<RawEvent> Engine::wait(std::int32_t milliseconds) const {
+    m_outbox->wait(milliseconds);
+    rust::Vec<RawEvent> events;
+    std::vector<lt::tcp::endpoint> sockets;
+    auto const take_notes = [&] {
+        for (auto& note : m_outbox->take()) {
+            if (note.kind == Note::Kind::peer_socket)
+                sockets.push_back(note.endpoint);
+            else
+                events.push_back(event_of(std::move(note)));
+        }
+    };
+    // Notes are older than the alerts that follow from them: a disk error comes before what libtorrent makes of it.
+    take_notes();
+    disable_nagle(sockets);
+    {
+        std::lock_guard const lock(m_mutex);
+        if (m_session) {
+            std::vector<lt::alert*> alerts;  // valid until the next pop
+            m_session->pop_alerts(&alerts);
+            for (auto const* alert : alerts)
+                if (!take(*alert, events)) translate(*alert, events);
+        }
+    }
+    return events;
+}
+
+bool Engine::take(lt::alert const& alert, rust::Vec<RawEvent>& events) const {
+    auto const fail = [&](std::uint64_t torrent, std::string const& reason) {
+        m_torrents.erase(torrent);
+        auto event = event_of(RawKind::Failed, torrent);
+        event.text = rust::String::lossy(reason);
+        events.push_back(std::move(event));
+    };
+    if (auto const* a = lt::alert_cast<lt::add_torrent_alert>(&alert)) {
+        auto const torrent = torrent_of(a->params.userdata);
+        auto const found = m_torrents.find(torrent);
+        if (found == m_torrents.end()) return true;
+        bool const removing = found->second.removing;
+        if (a->error) {
+            if (!removing) fail(torrent, a->error.message());
+            m_torrents.erase(torrent);
+            m_outbox->torrent_gone(torrent);
+            return true;
+        }
+        found->second.handle = a->handle;
+        if (removing) {
+            m_session->remove_torrent(a->handle);
+        } else if (!found->second.info) {
+            // A magnet has nothing to check.
+            found->second.ready = true;
+            events.push_back(event_of(RawKind::Added, torrent));
+            for (auto const& request : std::exchange(found->second.waiting, {})) request(a->handle);
+        }
+        return true;
+    }
+    if (auto const* a = lt::alert_cast<lt::torrent_checked_alert>(&alert)) {
+        auto const torrent = a->handle.is_valid() ? torrent_of(a->handle.userdata()) : 0;
+        auto* const state = find(torrent);
+        if (!state || state->ready) return true;
+        state->ready = true;
+        events.push_back(event_of(RawKind::Added, torrent));
+        for (auto const& request : std::exchange(state->waiting, {})) request(a->handle);
+        return true;
+    }
+    if (auto const* a = lt::alert_cast<lt::piece_finished_alert>(&alert)) {
+        auto* const state = a->handle.is_valid() ? find(torrent_of(a->handle.userdata())) : nullptr;
+        // While it takes in what we have, libtorrent tells every piece of it.
+        if (!state || !state->ready) return true;
+        state->requested.erase(std::uint32_t(static_cast<int>(a->piece_index)));
+        return false;
+    }
+    if (auto const* a = lt::alert_cast<lt::torrent_removed_alert>(&alert)) {
+        auto const torrent = torrent_of(a->userdata);
+        m_torrents.erase(torrent);
+        m_outbox->torrent_gone(torrent);
+        return true;
+    }
+    if (auto const* a = lt::alert_cast<lt::save_resume_data_alert>(&alert)) {
+        if (a->handle.is_valid()) answer_save(torrent_of(a->handle.userdata()), &a->params, events);
+        return true;
+    }
+    if (auto const* a = lt::alert_cast<lt::save_resume_data_failed_alert>(&alert)) {
+        if (a->handle.is_valid()) answer_save(torrent_of(a->handle.userdata()), nullptr, events);
+        return true;
+    }
+    return false;
+}
+
+void Engine::answer_save(std::uint64_t torrent, lt::add_torrent_params const* saved,
+                         rust::Vec<RawEvent>& events) const {
+    auto const found = m_torrents.find(torrent);
+    if (found == m_torrents.end() || found->second.saves.empty()) return;
+    bool const export_all = found->second.saves.front();
+    found->second.saves.pop_front();
+    auto event = event_of(export_all ? RawKind::Metainfo : RawKind::ResumeData, torrent);
+    std::optional<std::vector<char>> bytes;
+    if (saved) bytes = export_all ? metainfo_with_layers(*saved) : pack_layers(*saved);
+    event.flag = bytes.has_value();
+    if (bytes) {
+        event.data.reserve(bytes->size());
+        std::copy(bytes->begin(), bytes->end(), std::back_inserter(event.data));
+    }
+    events.push_back(std::move(event));
+}
+
+}  // namespace silmaril

@@ -1,0 +1,88 @@
+// The engine: one libtorrent session, its torrents by our numbers, and the queue of events.
+//
+// Requests for a torrent that libtorrent is still adding are kept and run, in order, when it has. All calls into
+// torrent handles post to the network thread and return; only `settle` and `shutdown` wait.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include <libtorrent/alert.hpp>
+#include <libtorrent/session.hpp>
+#include <libtorrent/torrent_handle.hpp>
+
+#include "outbox.h"
+#include "rust/cxx.h"
+
+namespace silmaril {
+
+struct RawAdd;
+struct RawEndpoint;
+struct RawEvent;
+struct RawPriority;
+struct RawSetting;
+
+class Engine {
+  public:
+    Engine(rust::Vec<RawSetting> const& settings, int disk_threads);
+    ~Engine();
+
+    void settle() const;
+    rust::Vec<RawEvent> wait(std::int32_t milliseconds) const;
+    void wake() const;
+    void post_stats() const;
+    void add_dht_node(rust::Str host, std::uint16_t port) const;
+
+    bool add(RawAdd const& torrent) const;
+    void fetch_metadata(std::uint64_t torrent, rust::Str magnet, rust::Vec<RawEndpoint> const& peers,
+                        rust::Vec<rust::String> const& trackers, std::int32_t max_connections) const;
+    bool remove(std::uint64_t torrent) const;
+    bool request(std::uint64_t torrent, std::uint32_t piece, std::int32_t milliseconds) const;
+    bool set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> pieces) const;
+    bool connect_peer(std::uint64_t torrent, RawEndpoint const& peer) const;
+    bool reannounce(std::uint64_t torrent) const;
+    bool give_piece(std::uint64_t torrent, std::uint32_t piece, rust::Slice<std::uint8_t const> bytes) const;
+    bool save_layers(std::uint64_t torrent, bool export_all) const;
+    bool recover(std::uint64_t torrent) const;
+
+    std::uint32_t saves_pending() const;
+    void pause() const;
+    bool shutdown(std::int32_t milliseconds) const;
+
+  private:
+    using Request = std::function<void(lt::torrent_handle const&)>;
+    struct Torrent {
+        lt::torrent_handle handle;
+        bool ready = false;                    // libtorrent has added it and taken in what we have
+        std::vector<Request> waiting;          // until then
+        std::shared_ptr<lt::torrent_info const> info;  // none for a magnet
+        std::unordered_set<std::uint32_t> requested;   // pieces with a deadline
+        std::deque<bool> saves;                // `save_layers` not answered yet, in order: whether to export all
+        bool removing = false;
+    };
+
+    void add_to_session(std::uint64_t torrent, lt::add_torrent_params params, Torrent state) const;
+    // Runs the request, now or when the torrent is ready. False if there is no such torrent.
+    bool with(std::uint64_t torrent, Request request) const;
+    Torrent* find(std::uint64_t torrent) const;
+    Torrent& with_piece(Torrent& torrent, std::uint32_t piece) const;
+    // Deals with the alerts that concern the state above; true when the alert needs no more.
+    bool take(lt::alert const& alert, rust::Vec<RawEvent>& events) const;
+    void answer_save(std::uint64_t torrent, lt::add_torrent_params const* saved, rust::Vec<RawEvent>& events) const;
+
+    std::shared_ptr<Outbox> const m_outbox;
+    mutable std::mutex m_mutex;  // guards all below; held for posting only, never for waiting
+    mutable std::unique_ptr<lt::session> m_session;
+    mutable std::unordered_map<std::uint64_t, Torrent> m_torrents;
+};
+
+std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads);
+
+}  // namespace silmaril

@@ -1,0 +1,172 @@
+#include "storage.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <libtorrent/hasher.hpp>
+
+namespace silmaril {
+
+namespace {
+// v1 hashing reads back this much at a time.
+constexpr int hash_chunk = 256 * 1024;
+}  // namespace
+
+void Storage::accept(int piece, int start, Bytes bytes) {
+    std::lock_guard const lock(m_mutex);
+    ++m_pieces[piece].running;
+    m_accepted[{piece, start}] = std::move(bytes);
+}
+
+FileError Storage::flush(int piece, int start, Bytes const& bytes) {
+    // In a hybrid torrent the v1 piece may go on into a pad file; v2 hashes only the file's own bytes.
+    lt::sha256_hash digest;
+    if (layout.v2()) {
+        int const own = std::min(int(bytes->size()), layout.piece_size2(lt::piece_index_t(piece)) - start);
+        if (own > 0) digest = lt::hasher256(bytes->data(), own).final();
+    }
+    auto const error = files.write(at(piece, start), bytes->data(), std::int64_t(bytes->size()));
+
+    std::lock_guard const lock(m_mutex);
+    auto const accepted = m_accepted.find({piece, start});
+    // A block that was accepted again meanwhile belongs to its own write.
+    if (accepted != m_accepted.end() && accepted->second == bytes) m_accepted.erase(accepted);
+    auto& state = m_pieces[piece];
+    auto const block = std::size_t(start / block_size);
+    if (state.blocks.size() <= block) state.blocks.resize(block + 1);
+    state.blocks[block] = error ? lt::sha256_hash() : digest;
+    if (error) state.failed = true;
+    return error;
+}
+
+Task Storage::finish(int piece) {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_pieces.find(piece);
+    if (found == m_pieces.end()) return {};
+    auto& state = found->second;
+    --state.running;
+    if (state.running > 0) return {};
+    if (state.waiting.empty()) {
+        if (state.blocks.empty() && !state.failed) m_pieces.erase(found);
+        return {};
+    }
+    auto task = std::move(state.waiting.front());
+    state.waiting.pop_front();
+    ++state.running;
+    return task;
+}
+
+Task Storage::in_order(int piece, Task task) {
+    std::lock_guard const lock(m_mutex);
+    auto& state = m_pieces[piece];
+    if (state.running > 0) {
+        state.waiting.push_back(std::move(task));
+        return {};
+    }
+    ++state.running;
+    return task;
+}
+
+FileError Storage::read(int piece, int start, char* to, int length) {
+    // What is accepted has to be looked up before the file is read: it leaves the map only once it is in the file.
+    std::vector<std::pair<int, Bytes>> accepted;
+    {
+        std::lock_guard const lock(m_mutex);
+        auto entry = m_accepted.lower_bound({piece, start - start % block_size});
+        for (; entry != m_accepted.end() && entry->first < std::pair(piece, start + length); ++entry)
+            accepted.emplace_back(entry->first.second, entry->second);
+    }
+    int done = 0;
+    auto next = accepted.begin();
+    while (done < length) {
+        int const from = start + done;
+        while (next != accepted.end() && next->first + int(next->second->size()) <= from) ++next;
+        if (next != accepted.end() && next->first <= from) {
+            int const skip = from - next->first;
+            int const count = std::min(length - done, int(next->second->size()) - skip);
+            std::memcpy(to + done, next->second->data() + skip, std::size_t(count));
+            done += count;
+            continue;
+        }
+        int const count = std::min(length - done, next == accepted.end() ? length : next->first - from);
+        if (auto const error = files.read(at(piece, from), to + done, count)) return error;
+        done += count;
+    }
+    return {};
+}
+
+FileError Storage::hash(int piece, lt::span<lt::sha256_hash> v2, lt::sha1_hash* v1) {
+    std::vector<lt::sha256_hash> known;
+    {
+        std::lock_guard const lock(m_mutex);
+        known = m_pieces[piece].blocks;
+    }
+    bool const written_by_us = !known.empty();
+    int const own = layout.v2() ? layout.piece_size2(lt::piece_index_t(piece)) : 0;
+    for (int block = 0; block < int(v2.size()); ++block) {
+        if (std::size_t(block) < known.size() && !known[std::size_t(block)].is_all_zeros()) {
+            v2[block] = known[std::size_t(block)];
+            continue;
+        }
+        if (auto const error = hash_block(piece, block * block_size, v2[block])) return error;
+    }
+    int const whole = layout.piece_size(lt::piece_index_t(piece));
+    if (v1) {
+        lt::hasher hasher;
+        std::vector<char> chunk(std::size_t(std::min(hash_chunk, whole)));
+        for (int start = 0; start < whole; start += hash_chunk) {
+            int const count = std::min(hash_chunk, whole - start);
+            if (auto const error = files.read(at(piece, start), chunk.data(), count)) return error;
+            hasher.update({chunk.data(), count});
+        }
+        *v1 = hasher.final();
+    }
+    if (!written_by_us) return {};
+    return files.settle(at(piece, 0), layout.v2() ? own : whole);
+}
+
+FileError Storage::hash_block(int piece, int start, lt::sha256_hash& to) {
+    int const count = std::min(block_size, layout.piece_size2(lt::piece_index_t(piece)) - start);
+    char bytes[block_size];
+    if (count <= 0) return {};
+    if (auto const error = read(piece, start, bytes, count)) return error;
+    to = lt::hasher256(bytes, count).final();
+    return {};
+}
+
+bool Storage::failed(int piece) {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_pieces.find(piece);
+    return found != m_pieces.end() && found->second.failed;
+}
+
+void Storage::forget(int piece) {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_pieces.find(piece);
+    if (found == m_pieces.end()) return;
+    // The task that calls this is still counted in `running`; `finish` drops the empty entry.
+    found->second.failed = false;
+    found->second.blocks.clear();
+}
+
+void Storage::begin() {
+    std::lock_guard const lock(m_mutex);
+    ++m_jobs;
+}
+
+Task Storage::end() {
+    std::lock_guard const lock(m_mutex);
+    if (--m_jobs > 0 || m_when_idle.empty()) return {};
+    return [tasks = std::exchange(m_when_idle, {})] {
+        for (auto const& task : tasks) task();
+    };
+}
+
+Task Storage::when_idle(Task task) {
+    std::lock_guard const lock(m_mutex);
+    if (m_jobs == 0) return task;
+    m_when_idle.push_back(std::move(task));
+    return {};
+}
+
+}  // namespace silmaril

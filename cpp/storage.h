@@ -1,0 +1,84 @@
+// One torrent's side of the disk back end: what was accepted and is not in its files yet, the hashes of blocks seen,
+// and the order of operations on each piece.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include <libtorrent/file_storage.hpp>
+#include <libtorrent/sha1_hash.hpp>
+#include <libtorrent/span.hpp>
+
+#include "files.h"
+
+namespace silmaril {
+
+constexpr int block_size = 0x4000;
+
+using Bytes = std::shared_ptr<std::vector<char> const>;
+using Task = std::function<void()>;
+
+// Safe to use from any thread.
+class Storage {
+  public:
+    Storage(std::uint64_t torrent, lt::file_storage const& layout, std::vector<std::string> paths,
+            DescriptorPool& pool, std::uint64_t key, std::function<void(std::string const&)> on_lost)
+        : torrent(torrent), layout(layout), files(key, layout, std::move(paths), pool, std::move(on_lost)) {}
+
+    std::uint64_t const torrent;
+    lt::file_storage const layout;
+    TorrentFiles files;
+
+    // A block is accepted; from now on `read` sees it.
+    void accept(int piece, int start, Bytes bytes);
+    // Writes an accepted block to its file and hashes it while it is hot.
+    FileError flush(int piece, int start, Bytes const& bytes);
+    // The block's write is over. Run the returned task, if any, on the pool.
+    Task finish(int piece);
+
+    // Runs `task` after everything that was accepted for the piece is written, and after the tasks given before.
+    // Returns the task if it may run at once. Each task must be followed by `finish`.
+    Task in_order(int piece, Task task);
+
+    // Reads at most two blocks' worth from one piece, accepted bytes included.
+    FileError read(int piece, int start, char* to, int length);
+
+    // Hashes of the piece: of each 16 KiB block into `v2` (when not empty), of the whole piece into `v1` (when not
+    // null). To be called as an `in_order` task.
+    FileError hash(int piece, lt::span<lt::sha256_hash> v2, lt::sha1_hash* v1);
+    FileError hash_block(int piece, int start, lt::sha256_hash& to);
+
+    // Whether a write of this piece failed since it was forgotten last.
+    bool failed(int piece);
+    // Drops what is known of the piece.
+    void forget(int piece);
+
+    // Counts jobs in flight; `when_idle` runs once, when there are none.
+    void begin();
+    Task end();
+    Task when_idle(Task task);
+
+  private:
+    struct Piece {
+        int running = 0;  // accepted writes, plus at most one task
+        bool failed = false;
+        std::vector<lt::sha256_hash> blocks;  // all zero where unknown
+        std::deque<Task> waiting;
+    };
+    std::int64_t at(int piece, int start) const {
+        return std::int64_t(piece) * layout.piece_length() + start;
+    }
+
+    std::mutex m_mutex;  // guards all below
+    std::map<int, Piece> m_pieces;
+    std::map<std::pair<int, int>, Bytes> m_accepted;  // by (piece, start of block)
+    int m_jobs = 0;
+    std::vector<Task> m_when_idle;
+};
+
+}  // namespace silmaril

@@ -1,0 +1,176 @@
+//! The bridge to `cpp/`: the only place that knows of libtorrent.
+//!
+//! Every function returns `Result`: a C++ exception becomes an error. No pointer of libtorrent crosses; what comes
+//! back are owned structures. Policy (settings, what to do about an event) is in `torrent`, not here nor in `cpp/`.
+#![allow(unsafe_code)]
+#![allow(missing_docs)]
+
+pub(crate) use raw::*;
+
+#[cxx::bridge(namespace = "silmaril")]
+mod raw {
+    /// One of libtorrent's settings, by its name.
+    struct RawSetting {
+        name: String,
+        kind: RawSettingKind,
+        number: i64,
+        text: String,
+    }
+
+    enum RawSettingKind {
+        Integer,
+        Boolean,
+        Text,
+    }
+
+    struct RawEndpoint {
+        address: String,
+        port: u16,
+    }
+
+    struct RawPath {
+        bytes: Vec<u8>,
+    }
+
+    /// See `torrent::AddTorrent`.
+    struct RawAdd {
+        torrent: u64,
+        info_hash: [u8; 32],
+        metainfo: Vec<u8>,
+        paths: Vec<RawPath>,
+        /// Piece `i` is bit `7 - i % 8` of byte `i / 8`.
+        have: Vec<u8>,
+        resume: Vec<u8>,
+        lazy: bool,
+        peers: Vec<RawEndpoint>,
+        trackers: Vec<String>,
+        dht: bool,
+        lan: bool,
+        pex: bool,
+        max_connections: i32,
+    }
+
+    struct RawPriority {
+        piece: u32,
+        priority: u8,
+    }
+
+    enum RawKind {
+        /// The torrent runs.
+        Added,
+        /// The torrent failed: `text`.
+        Failed,
+        PieceVerified,
+        PieceRejected,
+        /// `address`, `port`; `flag`: we connected.
+        PeerConnected,
+        /// `address`, `port`, `text`.
+        PeerDisconnected,
+        /// `downloaded` to `seeds`.
+        Stats,
+        /// `path`, operation in `text`, errno in `code`.
+        DiskError,
+        /// The torrent stopped itself over an error of the disk; it needs `recover`.
+        Stopped,
+        /// `data`.
+        ResumeData,
+        /// `data`; `flag`: all layers are in it.
+        Metainfo,
+        /// `data`.
+        Metadata,
+        Removed,
+        /// `address`, `port`.
+        Listening,
+        /// `address`, `port`, `text`; `flag`: the port is in use.
+        ListenFailed,
+        EventsLost,
+    }
+
+    struct RawEvent {
+        kind: RawKind,
+        torrent: u64,
+        piece: u32,
+        code: i32,
+        flag: bool,
+        address: String,
+        port: u16,
+        text: String,
+        path: Vec<u8>,
+        data: Vec<u8>,
+        downloaded: u64,
+        uploaded: u64,
+        download_rate: u64,
+        upload_rate: u64,
+        peers: u32,
+        seeds: u32,
+    }
+
+    struct RawFile {
+        /// Path components below the torrent's name, joined with `/`.
+        path: String,
+        size: u64,
+        /// Where the file is; used for hybrid torrents alone.
+        source: Vec<u8>,
+        /// Concatenated roots of its pieces.
+        piece_hashes: Vec<u8>,
+    }
+
+    unsafe extern "C++" {
+        include!("silmaril/cpp/session.h");
+        include!("silmaril/cpp/create.h");
+
+        /// The session with its disk threads. All methods may be called from any thread.
+        type Engine;
+
+        fn start_engine(settings: &Vec<RawSetting>, disk_threads: i32) -> Result<UniquePtr<Engine>>;
+
+        /// Waits until libtorrent has dealt with everything posted so far. Blocks on the network thread.
+        fn settle(self: &Engine) -> Result<()>;
+        /// Events that have come; waits for one at most `milliseconds`. For one thread alone.
+        fn wait(self: &Engine, milliseconds: i32) -> Result<Vec<RawEvent>>;
+        fn wake(self: &Engine) -> Result<()>;
+        /// Asks for figures of the torrents where they changed.
+        fn post_stats(self: &Engine) -> Result<()>;
+        fn add_dht_node(self: &Engine, host: &str, port: u16) -> Result<()>;
+
+        /// Returns whether all piece layers are known.
+        fn add(self: &Engine, torrent: &RawAdd) -> Result<bool>;
+        fn fetch_metadata(
+            self: &Engine,
+            torrent: u64,
+            magnet: &str,
+            peers: &Vec<RawEndpoint>,
+            trackers: &Vec<String>,
+            max_connections: i32,
+        ) -> Result<()>;
+
+        // These return false for a torrent that is not there.
+        fn remove(self: &Engine, torrent: u64) -> Result<bool>;
+        fn request(self: &Engine, torrent: u64, piece: u32, milliseconds: i32) -> Result<bool>;
+        fn set_priority(self: &Engine, torrent: u64, pieces: &[RawPriority]) -> Result<bool>;
+        fn connect_peer(self: &Engine, torrent: u64, peer: &RawEndpoint) -> Result<bool>;
+        fn reannounce(self: &Engine, torrent: u64) -> Result<bool>;
+        fn give_piece(self: &Engine, torrent: u64, piece: u32, bytes: &[u8]) -> Result<bool>;
+        /// Answered by `ResumeData`, or by `Metainfo` when `export_all`.
+        fn save_layers(self: &Engine, torrent: u64, export_all: bool) -> Result<bool>;
+        /// Lets a torrent go on that stopped over an error of the disk.
+        fn recover(self: &Engine, torrent: u64) -> Result<bool>;
+
+        /// Number of `save_layers` not answered yet.
+        fn saves_pending(self: &Engine) -> Result<u32>;
+        fn pause(self: &Engine) -> Result<()>;
+        /// Ends the session; false if it was not over in time (it then ends in the background).
+        fn shutdown(self: &Engine, milliseconds: i32) -> Result<bool>;
+
+        /// The bencoded metainfo with piece layers.
+        fn create_v2(name: &str, files: &Vec<RawFile>, piece_length: u32) -> Result<Vec<u8>>;
+        /// Reads the files for their v1 hashes, on `threads` threads.
+        fn create_hybrid(name: &str, files: &Vec<RawFile>, piece_length: u32, threads: i32) -> Result<Vec<u8>>;
+    }
+}
+
+// SAFETY: `Engine` (cpp/session.h) keeps its own state behind a mutex, and libtorrent documents session and
+// torrent_handle as thread-safe. It has no state tied to the thread that made it.
+unsafe impl Send for Engine {}
+// SAFETY: as above; all methods are const and lock.
+unsafe impl Sync for Engine {}

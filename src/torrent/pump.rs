@@ -1,0 +1,206 @@
+//! The thread that turns the engine's events into [`Event`]s.
+//!
+//! It also lets torrents go on that libtorrent stopped over an error of the disk, a moment later, so that a disk that
+//! stays full costs one attempt at a time.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::session::Shared;
+use super::{DiskErrorKind, Event, SwarmStats, TorrentId};
+use crate::ffi::{RawEvent, RawKind};
+use crate::model::PieceIndex;
+
+/// How long a torrent pauses after an error of the disk.
+const RECOVER_AFTER: Duration = Duration::from_millis(1500);
+
+/// How often figures are asked for.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Equal errors of the disk are told once in this time: every block in flight has its own.
+const REPEAT_ERROR_AFTER: Duration = Duration::from_secs(1);
+
+impl Shared {
+    /// Sends an event on; when nobody listens any more, nobody needs it.
+    pub(super) fn send(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+}
+
+pub(super) struct Pump {
+    shared: Arc<Shared>,
+    next_stats: Instant,
+    recover: HashMap<TorrentId, Instant>,
+    errors: HashMap<(TorrentId, PathBuf, DiskErrorKind), Instant>,
+    /// Where another program was found to listen.
+    pub in_use: Vec<SocketAddr>,
+}
+
+fn kind_of(errno: i32) -> DiskErrorKind {
+    use rustix::io::Errno;
+    match Errno::from_raw_os_error(errno) {
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => DiskErrorKind::Full,
+        Errno::ROFS | Errno::ACCESS | Errno::PERM => DiskErrorKind::ReadOnly,
+        Errno::NOENT | Errno::NODATA | Errno::NOTDIR | Errno::STALE => DiskErrorKind::Missing,
+        _ => DiskErrorKind::Other,
+    }
+}
+
+fn address_of(event: &RawEvent) -> Option<SocketAddr> {
+    let ip: IpAddr = event.address.split('%').next()?.parse().ok()?;
+    Some(SocketAddr::new(ip, event.port))
+}
+
+impl Pump {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            next_stats: Instant::now() + STATS_INTERVAL,
+            recover: HashMap::new(),
+            errors: HashMap::new(),
+            in_use: Vec::new(),
+        }
+    }
+
+    /// Runs until the session stops, or its last event could not be had.
+    pub fn run(mut self) {
+        while !self.shared.stopping.load(Ordering::Acquire) {
+            self.timers();
+            let next = self.recover.values().copied().chain([self.next_stats]).min().unwrap_or(self.next_stats);
+            let events = self.turn(next.saturating_duration_since(Instant::now()));
+            self.send(events);
+        }
+        // Answers that came just before the end.
+        let events = self.turn(Duration::ZERO);
+        self.send(events);
+    }
+
+    pub fn send(&self, events: Vec<Event>) {
+        for event in events {
+            self.shared.send(event);
+        }
+    }
+
+    /// Waits for events, at most `within`, and translates them.
+    pub fn turn(&mut self, within: Duration) -> Vec<Event> {
+        // Rounded up, so that a wait that is nearly over does not become a spin.
+        let milliseconds = within.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+        match self.shared.engine.wait(milliseconds) {
+            Ok(raw) => raw.into_iter().filter_map(|event| self.translate(event)).collect(),
+            Err(error) => {
+                tracing::error!(%error, "The engine's events could not be read.");
+                vec![Event::EventsLost]
+            }
+        }
+    }
+
+    fn timers(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_stats {
+            self.next_stats = now + STATS_INTERVAL;
+            if let Err(error) = self.shared.engine.post_stats() {
+                tracing::debug!(%error, "Figures could not be asked for.");
+            }
+            self.errors.retain(|_, told| now.duration_since(*told) < REPEAT_ERROR_AFTER);
+        }
+        let engine = &self.shared.engine;
+        self.recover.retain(|id, due| {
+            if *due > now {
+                return true;
+            }
+            if let Err(error) = engine.recover(id.0) {
+                tracing::debug!(torrent = id.0, %error, "The torrent could not be resumed.");
+            }
+            false
+        });
+    }
+
+    fn translate(&mut self, raw: RawEvent) -> Option<Event> {
+        let id = TorrentId(raw.torrent);
+        let piece = PieceIndex(raw.piece);
+        Some(match raw.kind {
+            RawKind::Added => Event::Added(id),
+            RawKind::Failed => Event::Failed(id, raw.text),
+            RawKind::PieceVerified => Event::PieceVerified(id, piece),
+            RawKind::PieceRejected => Event::PieceRejected(id, piece),
+            RawKind::PeerConnected => {
+                let peer = address_of(&raw)?;
+                if let Some(known) = self.shared.torrents().get_mut(&id) {
+                    known.connected += 1;
+                    if raw.flag {
+                        known.remember(peer);
+                    }
+                }
+                Event::PeerConnected(id, peer)
+            }
+            RawKind::PeerDisconnected => {
+                let peer = address_of(&raw)?;
+                if let Some(known) = self.shared.torrents().get_mut(&id) {
+                    known.connected = known.connected.saturating_sub(1);
+                }
+                Event::PeerDisconnected(id, peer, raw.text)
+            }
+            RawKind::Stats => Event::Stats(
+                id,
+                SwarmStats {
+                    downloaded: raw.downloaded,
+                    uploaded: raw.uploaded,
+                    download_rate: raw.download_rate,
+                    upload_rate: raw.upload_rate,
+                    peers: raw.peers,
+                    seeds: raw.seeds,
+                },
+            ),
+            RawKind::DiskError => return self.disk_error(id, raw),
+            RawKind::Stopped => {
+                self.recover.entry(id).or_insert_with(|| Instant::now() + RECOVER_AFTER);
+                tracing::debug!(torrent = id.0, reason = raw.text, "The torrent stopped; it will be resumed.");
+                return None;
+            }
+            RawKind::ResumeData => Event::ResumeData(id, raw.data),
+            RawKind::Metainfo => Event::Metainfo(id, raw.flag.then_some(raw.data)),
+            RawKind::Metadata => Event::Metadata(id, raw.data),
+            RawKind::Removed => {
+                self.recover.remove(&id);
+                self.errors.retain(|(torrent, _, _), _| *torrent != id);
+                Event::Removed(id)
+            }
+            RawKind::Listening => Event::Listening(address_of(&raw)?),
+            RawKind::ListenFailed => {
+                let address = address_of(&raw)?;
+                if raw.flag {
+                    self.in_use.push(address);
+                }
+                Event::ListenFailed(address, raw.text)
+            }
+            RawKind::EventsLost => Event::EventsLost,
+            other => {
+                tracing::warn!(kind = other.repr, "The engine told something unknown.");
+                return None;
+            }
+        })
+    }
+
+    fn disk_error(&mut self, id: TorrentId, raw: RawEvent) -> Option<Event> {
+        let now = Instant::now();
+        self.recover.entry(id).or_insert(now + RECOVER_AFTER);
+        let path = PathBuf::from(OsString::from_vec(raw.path));
+        let kind = kind_of(raw.code);
+        let told = self.errors.get(&(id, path.clone(), kind));
+        if told.is_some_and(|told| now.duration_since(*told) < REPEAT_ERROR_AFTER) {
+            return None;
+        }
+        self.errors.insert((id, path.clone(), kind), now);
+        let reason = match raw.code {
+            _ if raw.text.contains(' ') => raw.text,
+            code => format!("{}: {}", raw.text, std::io::Error::from_raw_os_error(code)),
+        };
+        Some(Event::DiskError(id, path, kind, reason))
+    }
+}

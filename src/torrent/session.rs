@@ -1,0 +1,344 @@
+//! The engine over libtorrent.
+//!
+//! A [`Session`] owns the C++ engine and one thread, the pump, which waits for events, translates them and sends
+//! them on. Requests go straight to libtorrent's queue. The state shared by the two is small and behind one lock,
+//! held for a few lines and never while calling into libtorrent.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cxx::UniquePtr;
+use fixedbitset::FixedBitSet;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{AddTorrent, EngineError, Event, Mode, Priority, SessionSettings, Swarms, TorrentId, pump};
+use crate::ffi::{self, RawAdd, RawEndpoint, RawPath, RawPriority};
+use crate::model::PieceIndex;
+
+/// Peers remembered per torrent, to call again when all are gone.
+const KNOWN_PEERS: usize = 64;
+
+/// How often a torrent without peers calls the ones it knew; libtorrent itself waits a second between attempts.
+const KICK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the session remembers of a torrent.
+#[derive(Default)]
+pub(super) struct Known {
+    /// Metainfo with all piece layers, when it came with them.
+    pub complete_metainfo: Option<Arc<Vec<u8>>>,
+    /// Peers that can be called: given, or connected to by us.
+    pub peers: Vec<SocketAddr>,
+    /// Connections now.
+    pub connected: usize,
+    /// When the known peers were called last.
+    pub kicked: Option<Instant>,
+}
+
+impl Known {
+    /// Remembers a peer that can be called.
+    pub fn remember(&mut self, peer: SocketAddr) {
+        if !self.peers.contains(&peer) {
+            if self.peers.len() >= KNOWN_PEERS {
+                self.peers.remove(0);
+            }
+            self.peers.push(peer);
+        }
+    }
+}
+
+/// What the session and its pump share.
+pub(super) struct Shared {
+    pub engine: UniquePtr<ffi::Engine>,
+    pub events: UnboundedSender<Event>,
+    pub torrents: Mutex<HashMap<TorrentId, Known>>,
+    pub stopping: AtomicBool,
+}
+
+impl Shared {
+    pub fn torrents(&self) -> std::sync::MutexGuard<'_, HashMap<TorrentId, Known>> {
+        self.torrents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The engine.
+pub struct Session {
+    shared: Arc<Shared>,
+    settings: SessionSettings,
+    next: AtomicU64,
+    pump: Mutex<Option<JoinHandle<()>>>,
+}
+
+fn internal(error: cxx::Exception) -> EngineError {
+    EngineError::Internal(error.what().to_owned())
+}
+
+fn known(done: Result<bool, cxx::Exception>) -> Result<(), EngineError> {
+    match done {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(EngineError::UnknownTorrent),
+        Err(error) => Err(internal(error)),
+    }
+}
+
+pub(super) fn raw_endpoint(peer: &SocketAddr) -> RawEndpoint {
+    // A scope would not survive the text form of the address.
+    let address = match peer.ip().to_canonical() {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => v6.to_string(),
+    };
+    RawEndpoint { address, port: peer.port() }
+}
+
+/// Bit `i` of the set is bit `7 - i % 8` of byte `i / 8`.
+fn packed(bits: &FixedBitSet) -> Vec<u8> {
+    let mut bytes = vec![0u8; bits.len().div_ceil(8)];
+    for i in bits.ones() {
+        bytes[i / 8] |= 0x80 >> (i % 8);
+    }
+    bytes
+}
+
+impl Session {
+    /// Starts the engine. What happens from now on goes to `events`.
+    ///
+    /// A port that is configured and taken is an error; an interface that cannot be listened on beside one that can
+    /// is only told, by [`Event::ListenFailed`].
+    pub fn start(settings: SessionSettings, events: UnboundedSender<Event>) -> Result<Self, EngineError> {
+        let raw = settings.raw()?;
+        let nodes: Vec<(String, u16)> =
+            settings.dht_nodes()?.into_iter().map(|(host, port)| (host.to_owned(), port)).collect();
+        let engine = ffi::start_engine(&raw, settings.disk_threads()).map_err(internal)?;
+        engine.settle().map_err(internal)?;
+        let shared = Arc::new(Shared {
+            engine,
+            events,
+            torrents: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        });
+        let mut pump = pump::Pump::new(shared.clone());
+        // All that there is to say about listening is in the queue now.
+        let listening = pump.turn(Duration::ZERO);
+        if let Some(error) = listen_error(&listening, &pump.in_use) {
+            return Err(error);
+        }
+        pump.send(listening);
+        if settings.network.dht_enabled {
+            // libtorrent asks its bootstrap nodes, but never keeps them in the routing table: two nodes that name
+            // only each other would find nobody.
+            for (host, port) in nodes {
+                shared.engine.add_dht_node(&host, port).map_err(internal)?;
+            }
+        }
+        let thread = std::thread::Builder::new()
+            .name("engine-events".into())
+            .spawn(move || pump.run())
+            .map_err(|error| EngineError::Internal(error.to_string()))?;
+        Ok(Self { shared, settings, next: AtomicU64::new(1), pump: Mutex::new(Some(thread)) })
+    }
+
+    /// Leaves all swarms and ends the engine, waiting for answers that were asked for and at most `within`. Returns
+    /// whether everything ended in time; what has not ends in the background. Requests fail from now on.
+    pub fn shutdown(&self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        let Some(pump) = self.pump.lock().unwrap_or_else(PoisonError::into_inner).take() else { return true };
+        let paused = self.shared.engine.pause().is_ok();
+        // The pump is still at work and sends the answers on.
+        while paused
+            && Instant::now() < deadline
+            && self.shared.engine.saves_pending().is_ok_and(|pending| pending > 0)
+        {
+            std::thread::sleep(Duration::from_millis(5).min(within));
+        }
+        self.shared.stopping.store(true, Ordering::Release);
+        let woken = self.shared.engine.wake().is_ok();
+        let joined = woken && pump.join().is_ok();
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis().min(i32::MAX as u128) as i32;
+        self.shared.engine.shutdown(left).unwrap_or(false) && joined
+    }
+
+    fn new_id(&self) -> TorrentId {
+        TorrentId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn all_trackers(&self, own: &[String]) -> Vec<String> {
+        let mut trackers = own.to_vec();
+        for tracker in &self.settings.network.trackers {
+            if !trackers.contains(tracker) {
+                trackers.push(tracker.clone());
+            }
+        }
+        trackers
+    }
+
+    fn max_connections(&self) -> i32 {
+        // libtorrent wants two at least.
+        self.settings.network.max_connections.clamp(2, 0x00ff_ffff) as i32
+    }
+
+    /// Calls the known peers of a torrent that has none.
+    fn kick(&self, id: TorrentId) {
+        let peers = {
+            let mut torrents = self.shared.torrents();
+            let Some(known) = torrents.get_mut(&id) else { return };
+            if known.connected > 0 || known.kicked.is_some_and(|at| at.elapsed() < KICK_INTERVAL) {
+                return;
+            }
+            known.kicked = Some(Instant::now());
+            known.peers.clone()
+        };
+        for peer in &peers {
+            if let Err(error) = self.shared.engine.connect_peer(id.0, &raw_endpoint(peer)) {
+                tracing::debug!(%peer, %error, "A known peer could not be called.");
+            }
+        }
+    }
+}
+
+/// The reason not to start: a port is taken, or nothing can be listened on at all.
+fn listen_error(events: &[Event], in_use: &[SocketAddr]) -> Option<EngineError> {
+    let listening = events.iter().any(|event| matches!(event, Event::Listening(_)));
+    events.iter().find_map(|event| match event {
+        Event::ListenFailed(address, reason) if !listening || in_use.contains(address) => {
+            Some(EngineError::Listen {
+                address: *address,
+                reason: reason.clone(),
+                in_use: in_use.contains(address),
+            })
+        }
+        _ => None,
+    })
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shutdown(Duration::from_secs(5));
+    }
+}
+
+impl Swarms for Session {
+    fn add(&self, torrent: AddTorrent) -> Result<TorrentId, EngineError> {
+        let id = self.new_id();
+        let network = &self.settings.network;
+        let raw = RawAdd {
+            torrent: id.0,
+            info_hash: torrent.info_hash.0,
+            metainfo: torrent.metainfo,
+            paths: torrent
+                .file_paths
+                .iter()
+                .map(|path| RawPath { bytes: path.as_os_str().as_bytes().to_vec() })
+                .collect(),
+            have: packed(&torrent.have),
+            resume: torrent.resume.unwrap_or_default(),
+            lazy: torrent.mode == Mode::Lazy,
+            peers: torrent.peers.iter().map(raw_endpoint).collect(),
+            trackers: self.all_trackers(&torrent.trackers),
+            dht: torrent.discovery.dht && network.dht_enabled,
+            lan: torrent.discovery.lan && network.lan_discovery,
+            pex: torrent.discovery.pex,
+            max_connections: self.max_connections(),
+        };
+        self.shared.torrents().insert(id, Known { peers: torrent.peers, ..Known::default() });
+        match self.shared.engine.add(&raw) {
+            Ok(all_layers) => {
+                if all_layers && let Some(known) = self.shared.torrents().get_mut(&id) {
+                    known.complete_metainfo = Some(Arc::new(raw.metainfo));
+                }
+                Ok(id)
+            }
+            Err(error) => {
+                self.shared.torrents().remove(&id);
+                Err(EngineError::BadTorrent(error.what().to_owned()))
+            }
+        }
+    }
+
+    fn fetch_metadata(&self, magnet: &str, peers: &[SocketAddr]) -> Result<TorrentId, EngineError> {
+        let id = self.new_id();
+        let raw_peers: Vec<_> = peers.iter().map(raw_endpoint).collect();
+        self.shared.torrents().insert(id, Known { peers: peers.to_vec(), ..Known::default() });
+        let trackers = self.all_trackers(&[]);
+        match self.shared.engine.fetch_metadata(id.0, magnet, &raw_peers, &trackers, self.max_connections()) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.shared.torrents().remove(&id);
+                Err(EngineError::BadTorrent(error.what().to_owned()))
+            }
+        }
+    }
+
+    fn remove(&self, id: TorrentId) -> Result<(), EngineError> {
+        known(self.shared.engine.remove(id.0))?;
+        self.shared.torrents().remove(&id);
+        Ok(())
+    }
+
+    fn request(&self, id: TorrentId, piece: PieceIndex, deadline: Duration) -> Result<(), EngineError> {
+        let milliseconds = deadline.as_millis().min(i32::MAX as u128) as i32;
+        known(self.shared.engine.request(id.0, piece.0, milliseconds))?;
+        self.kick(id);
+        Ok(())
+    }
+
+    fn set_priority(&self, id: TorrentId, pieces: &[(PieceIndex, Priority)]) -> Result<(), EngineError> {
+        let raw: Vec<_> = pieces
+            .iter()
+            .map(|(piece, priority)| RawPriority {
+                piece: piece.0,
+                // Of libtorrent's 0 to 7; 7 is for pieces that readers wait for.
+                priority: match priority {
+                    Priority::None => 0,
+                    Priority::Normal => 1,
+                    Priority::Ahead => 4,
+                },
+            })
+            .collect();
+        known(self.shared.engine.set_priority(id.0, &raw))?;
+        if raw.iter().any(|one| one.priority > 0) {
+            self.kick(id);
+        }
+        Ok(())
+    }
+
+    fn connect_peer(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError> {
+        known(self.shared.engine.connect_peer(id.0, &raw_endpoint(&peer)))?;
+        if let Some(known) = self.shared.torrents().get_mut(&id) {
+            known.remember(peer);
+        }
+        Ok(())
+    }
+
+    fn reannounce(&self, id: TorrentId) -> Result<(), EngineError> {
+        known(self.shared.engine.reannounce(id.0))?;
+        self.kick(id);
+        Ok(())
+    }
+
+    fn give_piece(&self, id: TorrentId, piece: PieceIndex, bytes: Vec<u8>) -> Result<(), EngineError> {
+        known(self.shared.engine.give_piece(id.0, piece.0, &bytes))
+    }
+
+    fn save_resume(&self, id: TorrentId) -> Result<(), EngineError> {
+        let complete = self.shared.torrents().get(&id).is_some_and(|known| known.complete_metainfo.is_some());
+        if complete {
+            // The metainfo has all there is to save.
+            self.shared.send(Event::ResumeData(id, Vec::new()));
+            return Ok(());
+        }
+        known(self.shared.engine.save_layers(id.0, false))
+    }
+
+    fn export_metainfo(&self, id: TorrentId) -> Result<(), EngineError> {
+        let complete = self.shared.torrents().get(&id).and_then(|known| known.complete_metainfo.clone());
+        if let Some(metainfo) = complete {
+            self.shared.send(Event::Metainfo(id, Some(metainfo.to_vec())));
+            return Ok(());
+        }
+        known(self.shared.engine.save_layers(id.0, true))
+    }
+}
