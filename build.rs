@@ -3,8 +3,17 @@
 
 use std::path::PathBuf;
 
-const SOURCES: &[&str] =
-    &["create.cc", "disk.cc", "events.cc", "files.cc", "layers.cc", "outbox.cc", "plugin.cc", "session.cc", "storage.cc"];
+const SOURCES: &[&str] = &[
+    "create.cc",
+    "disk.cc",
+    "events.cc",
+    "files.cc",
+    "layers.cc",
+    "outbox.cc",
+    "plugin.cc",
+    "session.cc",
+    "storage.cc",
+];
 const HEADERS: &[&str] = &[
     "compat.h",
     "create.h",
@@ -25,7 +34,8 @@ fn main() {
     println!("cargo::rerun-if-changed=src/ffi.rs");
 
     // cpp/disk.cc implements an interface that 2.1 changes.
-    let library = match pkg_config::Config::new().range_version("2.0.8".."2.1").probe("libtorrent-rasterbar") {
+    let library = match pkg_config::Config::new().range_version("2.0.8".."2.1").probe("libtorrent-rasterbar")
+    {
         Ok(library) => library,
         Err(error) => {
             let reason = error.to_string();
@@ -38,7 +48,10 @@ fn main() {
     };
 
     let mut build = cxx_build::bridge("src/ffi.rs");
-    build.std("c++17").flag_if_supported("-Wno-deprecated-declarations").flag_if_supported("-Wno-unused-parameter");
+    build
+        .std("c++17")
+        .flag_if_supported("-Wno-deprecated-declarations")
+        .flag_if_supported("-Wno-unused-parameter");
     for (name, value) in &library.defines {
         build.define(name, value.as_deref());
     }

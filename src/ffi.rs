@@ -165,7 +165,12 @@ mod raw {
         /// The bencoded metainfo with piece layers.
         fn create_v2(name: &str, files: &Vec<RawFile>, piece_length: u32) -> Result<Vec<u8>>;
         /// Reads the files for their v1 hashes, on `threads` threads.
-        fn create_hybrid(name: &str, files: &Vec<RawFile>, piece_length: u32, threads: i32) -> Result<Vec<u8>>;
+        fn create_hybrid(
+            name: &str,
+            files: &Vec<RawFile>,
+            piece_length: u32,
+            threads: i32,
+        ) -> Result<Vec<u8>>;
     }
 }
 

@@ -18,6 +18,7 @@ mod support {
     pub mod manifests;
     pub mod mounts;
     pub mod net;
+    pub mod private_net;
     pub mod process;
     pub mod rig;
     pub mod share;
@@ -35,6 +36,11 @@ mod e2e {
     mod refused_manifests;
     mod share;
     mod vanished_peers;
+}
+
+mod engine {
+    mod download;
+    mod rig;
 }
 
 mod mount {

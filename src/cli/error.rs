@@ -150,7 +150,7 @@ impl From<NodeError> for CommandError {
                     "`silmaril list` shows the models known here; `silmaril registry import FILE` adds one from its manifest",
                 ],
             ),
-            NodeError::Listen { .. } => {
+            NodeError::Listen { .. } | NodeError::Engine(EngineError::Listen { .. }) => {
                 (Kind::Failed, &["with `network.listen_port: 0` in the configuration a free port is taken"])
             }
             NodeError::Io { .. } | NodeError::Refused { .. } => (Kind::Failed, &[]),
@@ -159,7 +159,7 @@ impl From<NodeError> for CommandError {
             }
             NodeError::Fetch { source, .. } => return Self::fetch(source.clone(), error),
             NodeError::Store(_) => (Kind::Failed, &[]),
-            NodeError::Engine(EngineError::BadTorrent(_)) => (Kind::Failed, &[]),
+            NodeError::Engine(EngineError::BadTorrent(_) | EngineError::Setting(_)) => (Kind::Failed, &[]),
             NodeError::Engine(EngineError::UnknownTorrent | EngineError::Internal(_)) => {
                 (Kind::Internal, &[])
             }

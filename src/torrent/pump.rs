@@ -72,7 +72,8 @@ impl Pump {
     pub fn run(mut self) {
         while !self.shared.stopping.load(Ordering::Acquire) {
             self.timers();
-            let next = self.recover.values().copied().chain([self.next_stats]).min().unwrap_or(self.next_stats);
+            let next =
+                self.recover.values().copied().chain([self.next_stats]).min().unwrap_or(self.next_stats);
             let events = self.turn(next.saturating_duration_since(Instant::now()));
             self.send(events);
         }
@@ -160,7 +161,11 @@ impl Pump {
             RawKind::DiskError => return self.disk_error(id, raw),
             RawKind::Stopped => {
                 self.recover.entry(id).or_insert_with(|| Instant::now() + RECOVER_AFTER);
-                tracing::debug!(torrent = id.0, reason = raw.text, "The torrent stopped; it will be resumed.");
+                tracing::debug!(
+                    torrent = id.0,
+                    reason = raw.text,
+                    "The torrent stopped; it will be resumed."
+                );
                 return None;
             }
             RawKind::ResumeData => Event::ResumeData(id, raw.data),

@@ -114,12 +114,8 @@ impl Session {
             settings.dht_nodes()?.into_iter().map(|(host, port)| (host.to_owned(), port)).collect();
         let engine = ffi::start_engine(&raw, settings.disk_threads()).map_err(internal)?;
         engine.settle().map_err(internal)?;
-        let shared = Arc::new(Shared {
-            engine,
-            events,
-            torrents: Mutex::default(),
-            stopping: AtomicBool::new(false),
-        });
+        let shared =
+            Arc::new(Shared { engine, events, torrents: Mutex::default(), stopping: AtomicBool::new(false) });
         let mut pump = pump::Pump::new(shared.clone());
         // All that there is to say about listening is in the queue now.
         let listening = pump.turn(Duration::ZERO);
@@ -157,7 +153,8 @@ impl Session {
         self.shared.stopping.store(true, Ordering::Release);
         let woken = self.shared.engine.wake().is_ok();
         let joined = woken && pump.join().is_ok();
-        let left = deadline.saturating_duration_since(Instant::now()).as_millis().min(i32::MAX as u128) as i32;
+        let left =
+            deadline.saturating_duration_since(Instant::now()).as_millis().min(i32::MAX as u128) as i32;
         self.shared.engine.shutdown(left).unwrap_or(false) && joined
     }
 

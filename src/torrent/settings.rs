@@ -33,7 +33,8 @@ struct Proxy {
 
 /// Parses `socks5://[user:password@]host:port`, or `http://` likewise.
 fn parse_proxy(text: &str) -> Result<Proxy, EngineError> {
-    let bad = || EngineError::Setting(format!("proxy {text:?} is not like socks5://[user:password@]host:port"));
+    let bad =
+        || EngineError::Setting(format!("proxy {text:?} is not like socks5://[user:password@]host:port"));
     let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
     let (login, place) = match rest.trim_end_matches('/').rsplit_once('@') {
         Some((login, place)) => (Some(login), place),
@@ -110,8 +111,10 @@ impl SessionSettings {
             IpAddr::V4(v4) => format!("{v4}:{port}"),
             IpAddr::V6(v6) => format!("[{v6}]:{port}"),
         };
-        let all: Vec<_> =
-            ports.iter().flat_map(|port| addresses.iter().map(move |address| interface(address, port))).collect();
+        let all: Vec<_> = ports
+            .iter()
+            .flat_map(|port| addresses.iter().map(move |address| interface(address, port)))
+            .collect();
         all.join(",")
     }
 
@@ -216,7 +219,8 @@ impl SessionSettings {
 
 /// `-SM0100-`: two letters and four version digits, as most clients do (BEP 20).
 fn peer_fingerprint() -> String {
-    let digit = |text: &str| text.parse::<u32>().map_or('0', |n| char::from_digit(n.min(9), 10).unwrap_or('9'));
+    let digit =
+        |text: &str| text.parse::<u32>().map_or('0', |n| char::from_digit(n.min(9), 10).unwrap_or('9'));
     format!(
         "-SM{}{}{}0-",
         digit(env!("CARGO_PKG_VERSION_MAJOR")),
@@ -282,7 +286,8 @@ mod tests {
         let login = parse_proxy("http://me:se@cret@proxy.example:3128/").unwrap();
         assert_eq!((login.kind, login.user.as_str(), login.password.as_str()), (5, "me", "se@cret"));
         assert_eq!(parse_proxy("socks5://[::1]:9").unwrap().host, "::1");
-        for bad in ["", "127.0.0.1:1080", "socks5://host", "socks5://:1", "ftp://host:1", "http://host:70000"] {
+        for bad in ["", "127.0.0.1:1080", "socks5://host", "socks5://:1", "ftp://host:1", "http://host:70000"]
+        {
             assert!(parse_proxy(bad).is_err(), "{bad}");
         }
     }

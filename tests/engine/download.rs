@@ -1,0 +1,72 @@
+//! Pieces that are told as verified are right, and readable by anyone, at the moment they are told.
+
+use silmaril::torrent::{Event, Swarms};
+
+use super::rig::{Client, SOON, Sample, Stock};
+use crate::support::private_net::in_private_net;
+
+const FILES: &[(&str, usize)] = &[
+    ("a/config.json", 700),
+    ("b/empty", 0),
+    ("model-1.safetensors", 20_000_000),
+    ("model-2.safetensors", 9_000_001),
+    ("tokenizer", 16_384),
+];
+
+/// Downloads a sample from a stock seed, comparing every piece at its event.
+fn compare_at_each_event(sample: &Sample) {
+    let seed = Stock::seed(&sample.torrent_file(), sample.dir.path());
+    let here = tempfile::tempdir().unwrap();
+    let mut client = Client::new();
+    let mut add = sample.add(here.path());
+    add.peers = vec![seed.address()];
+    let id = client.add(add);
+    client.fetch_all(id, sample.pieces(), |piece| {
+        let bytes = sample.piece_in(here.path(), piece).expect("a verified piece is readable");
+        assert!(bytes == sample.piece(piece), "piece {piece} was told as verified and is not");
+    });
+}
+
+#[test]
+fn verified_pieces_are_readable_at_once() {
+    in_private_net(|| compare_at_each_event(&Sample::new(FILES, 16 * 1024, false)));
+}
+
+#[test]
+fn verified_pieces_of_a_hybrid_torrent_are_readable_at_once() {
+    in_private_net(|| compare_at_each_event(&Sample::new(FILES, 64 * 1024, true)));
+}
+
+#[test]
+fn metainfo_without_piece_layers_is_enough() {
+    in_private_net(|| {
+        let sample = Sample::new(FILES, 64 * 1024, false);
+        let seed = Stock::seed(&sample.torrent_file(), sample.dir.path());
+        let here = tempfile::tempdir().unwrap();
+        let mut client = Client::new();
+        let mut add = sample.add(here.path());
+        let parsed = silmaril::model::metainfo::parse_metainfo(&sample.metainfo).unwrap();
+        add.metainfo = silmaril::model::metainfo::wrap(&parsed.info, None);
+        add.peers = vec![seed.address()];
+        let id = client.add(add);
+        client.session.export_metainfo(id).unwrap();
+        let early = client.wait_for("metainfo", SOON, |event| match event {
+            Event::Metainfo(i, bytes) if *i == id => Some(bytes.clone()),
+            _ => None,
+        });
+        assert_eq!(early, None, "layers that nobody told are not known");
+        client.fetch_all(id, sample.pieces(), |_| {});
+        for piece in 0..sample.pieces() {
+            assert!(sample.piece_in(here.path(), piece).unwrap() == sample.piece(piece), "piece {piece}");
+        }
+        client.session.export_metainfo(id).unwrap();
+        let complete = client.wait_for("metainfo", SOON, |event| match event {
+            Event::Metainfo(i, bytes) if *i == id => Some(bytes.clone()),
+            _ => None,
+        });
+        let complete =
+            silmaril::model::metainfo::parse_metainfo(&complete.expect("all layers are known")).unwrap();
+        assert_eq!(complete.layers, parsed.layers);
+        assert_eq!(complete.info_hash, parsed.info_hash);
+    });
+}

@@ -1,0 +1,293 @@
+//! What the engine's tests run on: torrents of made-up files, our engine with its events, and a stock libtorrent.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fixedbitset::FixedBitSet;
+use sha2::{Digest, Sha256};
+use silmaril::config::{Config, NetworkConfig};
+use silmaril::model::{InfoHash, Layout, PieceIndex, merkle, metainfo};
+use silmaril::torrent::create::{self, NewFile};
+use silmaril::torrent::{
+    AddTorrent, Discovery, Event, Mode, Priority, Session, SessionSettings, Swarms, TorrentId,
+};
+use tempfile::TempDir;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// How long anything may take that should take a moment.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Bytes that differ everywhere, the same for the same seed.
+pub fn content(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// A torrent whose files stand below `dir/name`.
+pub struct Sample {
+    pub dir: TempDir,
+    pub name: String,
+    pub files: Vec<(String, Vec<u8>)>,
+    pub metainfo: Vec<u8>,
+    pub info_hash: InfoHash,
+    pub layout: Layout,
+}
+
+/// Hashes of the pieces of one file.
+pub fn piece_hashes(bytes: &[u8], piece_length: u32) -> Vec<[u8; 32]> {
+    let leaves = |piece: &[u8]| piece.chunks(16 * 1024).map(|block| Sha256::digest(block).into()).collect();
+    if bytes.len() <= piece_length as usize {
+        return if bytes.is_empty() { vec![] } else { vec![merkle::root(leaves(bytes), 0, 0)] };
+    }
+    bytes.chunks(piece_length as usize).map(|piece| merkle::piece_hash(leaves(piece), piece_length)).collect()
+}
+
+impl Sample {
+    /// Files of the given lengths, as a v2 torrent, or a hybrid one. Paths must be in canonical order.
+    pub fn new(files: &[(&str, usize)], piece_length: u32, hybrid: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let name = "sample".to_owned();
+        let files: Vec<(String, Vec<u8>)> = files
+            .iter()
+            .enumerate()
+            .map(|(i, (path, len))| (path.to_string(), content(*len, i as u64 + 1)))
+            .collect();
+        let new: Vec<NewFile> = files
+            .iter()
+            .map(|(path, bytes)| {
+                let source = dir.path().join(&name).join(path);
+                std::fs::create_dir_all(source.parent().unwrap()).unwrap();
+                std::fs::write(&source, bytes).unwrap();
+                NewFile {
+                    path: path.clone(),
+                    size: bytes.len() as u64,
+                    source,
+                    piece_hashes: piece_hashes(bytes, piece_length),
+                }
+            })
+            .collect();
+        let make = if hybrid { create::hybrid } else { create::v2 };
+        let metainfo = make(&name, &new, piece_length).unwrap();
+        let parsed = metainfo::parse_metainfo(&metainfo).unwrap();
+        std::fs::write(dir.path().join("sample.torrent"), &metainfo).unwrap();
+        let layout = Layout::new(piece_length, files.iter().map(|(_, bytes)| bytes.len() as u64));
+        Self { dir, name, files, metainfo, info_hash: parsed.info_hash, layout }
+    }
+
+    pub fn torrent_file(&self) -> PathBuf {
+        self.dir.path().join("sample.torrent")
+    }
+
+    /// Absolute paths of the files below a directory.
+    pub fn paths_in(&self, dir: &Path) -> Vec<PathBuf> {
+        self.files.iter().map(|(path, _)| dir.join(&self.name).join(path)).collect()
+    }
+
+    pub fn pieces(&self) -> u32 {
+        self.layout.piece_count()
+    }
+
+    /// The bytes that a piece must have.
+    pub fn piece(&self, piece: u32) -> &[u8] {
+        let (file, range) = self.layout.owner(PieceIndex(piece)).unwrap();
+        &self.files[file].1[range.start as usize..range.end as usize]
+    }
+
+    /// The bytes that stand where a piece belongs, below a directory.
+    pub fn piece_in(&self, dir: &Path, piece: u32) -> std::io::Result<Vec<u8>> {
+        use std::os::unix::fs::FileExt;
+        let (file, range) = self.layout.owner(PieceIndex(piece)).unwrap();
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        std::fs::File::open(&self.paths_in(dir)[file])?.read_exact_at(&mut bytes, range.start)?;
+        Ok(bytes)
+    }
+
+    /// Asks for nothing, has nothing, finds no peers by itself.
+    pub fn add(&self, dir: &Path) -> AddTorrent {
+        AddTorrent {
+            info_hash: self.info_hash,
+            metainfo: self.metainfo.clone(),
+            file_paths: self.paths_in(dir),
+            have: FixedBitSet::with_capacity(self.pieces() as usize),
+            resume: None,
+            mode: Mode::Lazy,
+            peers: vec![],
+            trackers: vec![],
+            discovery: Discovery { dht: false, lan: false, pex: false },
+        }
+    }
+
+    /// Seeds the original files in place.
+    pub fn add_seed(&self) -> AddTorrent {
+        let mut add = self.add(self.dir.path());
+        add.have.insert_range(..);
+        add.mode = Mode::Seed;
+        add
+    }
+}
+
+/// Settings that keep to loopback.
+pub fn network() -> NetworkConfig {
+    let mut network = Config::defaults(Path::new("/nonexistent")).network;
+    network.listen_address = Some(Ipv4Addr::LOCALHOST.into());
+    network.dht_bootstrap_nodes.clear();
+    network.dht_enabled = false;
+    network.lan_discovery = false;
+    network.port_mapping = false;
+    network
+}
+
+/// Our engine, and what it tells.
+pub struct Client {
+    pub session: Session,
+    pub address: SocketAddr,
+    events: UnboundedReceiver<Event>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Client {
+    pub fn new() -> Self {
+        Self::with(network())
+    }
+
+    pub fn with(network: NetworkConfig) -> Self {
+        let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+        let session = Session::start(SessionSettings { network }, sender).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let mut client = Self { session, address: ([0, 0, 0, 0], 0).into(), events, runtime };
+        client.address = client.wait_for("listening", SOON, |event| match event {
+            Event::Listening(address) => Some(*address),
+            _ => None,
+        });
+        client
+    }
+
+    /// The next event, if it comes in time.
+    pub fn next(&mut self, within: Duration) -> Option<Event> {
+        let next = async { tokio::time::timeout(within, self.events.recv()).await };
+        self.runtime.block_on(next).ok().map(|event| event.expect("the engine is gone"))
+    }
+
+    /// The first thing that `pick` takes from the events; fails the test when it does not come.
+    #[track_caller]
+    pub fn wait_for<R>(
+        &mut self,
+        what: &str,
+        within: Duration,
+        mut pick: impl FnMut(&Event) -> Option<R>,
+    ) -> R {
+        let deadline = Instant::now() + within;
+        let mut seen = vec![];
+        while let Some(event) = self.next(deadline.saturating_duration_since(Instant::now())) {
+            if let Some(found) = pick(&event) {
+                return found;
+            }
+            seen.push(event);
+        }
+        panic!("no {what} within {within:?}; only {seen:?}");
+    }
+
+    #[track_caller]
+    pub fn add(&mut self, torrent: AddTorrent) -> TorrentId {
+        let id = self.session.add(torrent).unwrap();
+        self.wait_for("torrent added", SOON, |event| {
+            matches!(event, Event::Added(i) if *i == id).then_some(())
+        });
+        id
+    }
+
+    #[track_caller]
+    pub fn wait_verified(&mut self, id: TorrentId, piece: u32) {
+        self.wait_for("verified piece", SOON, |event| match event {
+            Event::PieceVerified(i, p) if (*i, p.0) == (id, piece) => Some(()),
+            Event::Failed(i, reason) if *i == id => panic!("{reason}"),
+            _ => None,
+        });
+    }
+
+    /// Asks for a piece and waits until it is here.
+    #[track_caller]
+    pub fn read(&mut self, id: TorrentId, piece: u32) {
+        self.session.request(id, PieceIndex(piece), Duration::ZERO).unwrap();
+        self.wait_verified(id, piece);
+    }
+
+    /// Wants all pieces and waits until all are here; `check` is called at each one's event.
+    #[track_caller]
+    pub fn fetch_all(&mut self, id: TorrentId, pieces: u32, mut check: impl FnMut(u32)) {
+        let all: Vec<_> = (0..pieces).map(|i| (PieceIndex(i), Priority::Normal)).collect();
+        self.session.set_priority(id, &all).unwrap();
+        let mut left: FixedBitSet = (0..pieces as usize).collect();
+        self.wait_for("all pieces", 3 * SOON, |event| {
+            if let Event::PieceVerified(i, piece) = event
+                && *i == id
+            {
+                check(piece.0);
+                left.set(piece.0 as usize, false);
+            }
+            left.is_clear().then_some(())
+        });
+    }
+}
+
+/// A stock libtorrent with default settings.
+pub struct Stock {
+    child: Child,
+    pub port: u16,
+}
+
+impl Stock {
+    fn spawn(args: &[&str]) -> (Child, BufReader<std::process::ChildStdout>) {
+        let mut child = Command::new("/usr/bin/python3")
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engine/seed.py"))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        (child, output)
+    }
+
+    /// Seeds a torrent whose files stand below `dir`.
+    pub fn seed(torrent: &Path, dir: &Path) -> Self {
+        let (child, mut output) = Self::spawn(&["seed", torrent.to_str().unwrap(), dir.to_str().unwrap()]);
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        Self { child, port: line.trim().parse().expect("python3-libtorrent is installed") }
+    }
+
+    /// Fetches everything from one peer.
+    pub fn leech(torrent: &Path, dir: &Path, port: u16) -> String {
+        let port = port.to_string();
+        let (mut child, mut output) =
+            Self::spawn(&["leech", torrent.to_str().unwrap(), dir.to_str().unwrap(), &port]);
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        line.trim().to_owned()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+}
+
+impl Drop for Stock {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

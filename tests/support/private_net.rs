@@ -1,0 +1,31 @@
+//! A network of one: a fresh namespace with nothing but loopback, for tests that run the engine in this process.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::net::{Net, sh};
+
+/// Runs `body` on a thread in a fresh network namespace where only `lo` is up. Threads and processes that it starts
+/// are in there too; processes it leaves behind are killed. Panics as `body` does.
+pub fn in_private_net<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
+    let net = Net::new();
+    let namespace = net.bridge();
+    sh(&format!("ip -n {namespace} link set lo up"));
+    let thread = std::thread::spawn(move || {
+        let namespace = File::open(format!("/run/netns/{namespace}")).unwrap();
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        body()
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[test]
+fn nothing_outside_is_reachable() {
+    let links = in_private_net(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+    let names: Vec<_> =
+        links.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).collect();
+    assert_eq!(names, ["br0", "lo"].iter().filter(|n| names.contains(n)).copied().collect::<Vec<_>>());
+    assert!(names.contains(&"lo"));
+}
