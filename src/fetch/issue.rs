@@ -120,7 +120,10 @@ impl State {
         match error {
             // Its `Removed` is on the way.
             EngineError::UnknownTorrent => {}
-            EngineError::BadTorrent(_) | EngineError::Internal(_) => {
+            EngineError::BadTorrent(_)
+            | EngineError::Internal(_)
+            | EngineError::Setting(_)
+            | EngineError::Listen { .. } => {
                 tracing::warn!(%error, "The engine refused a command.");
                 transfer.last_error = Some(error.to_string());
             }
