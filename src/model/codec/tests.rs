@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::model::known_answers::CASES;
 use crate::model::metainfo::parse_metainfo;
-use crate::model::{PiecesRoot, Sha256Digest};
+use crate::model::{Document, PiecesRoot, Sha256Digest};
 
 static KEY: LazyLock<PublisherKeypair> = LazyLock::new(|| PublisherKeypair::generate().unwrap());
 
@@ -126,6 +126,15 @@ fn what_another_program_signed_keeps_its_signature() {
     assert!(matches!(Manifest::from_json(&changed.to_json()), Err(ManifestError::BadSignature(_))));
     changed.sign(&KEY);
     assert_eq!(Manifest::from_json(&changed.to_json()).unwrap(), changed);
+}
+
+#[test]
+fn a_manifest_in_yaml_is_the_same_and_its_signature_holds() {
+    let yaml = serde_yaml::to_string(&signed()).unwrap();
+    assert_eq!(Document::parse(yaml.as_bytes()).unwrap(), Document::Manifest(Box::new(signed())));
+    let changed = yaml.replace("22713216", "22713217");
+    assert!(matches!(Document::parse(changed.as_bytes()), Err(ManifestError::BadSignature(_))));
+    assert_eq!(Document::parse(&signed().to_json()).unwrap(), Document::Manifest(Box::new(signed())));
 }
 
 #[test]
