@@ -42,9 +42,10 @@ impl Fetch {
     fn piece_verified(&self, id: TorrentId, piece: PieceIndex) {
         let found = { lock(&self.state).owners(id, piece) };
         let Some((root, bytes, contents)) = found else { return };
-        // Marked before anybody is woken, and outside the lock, since it writes to the block map's file.
-        for content in contents {
-            if let Err(error) = content.mark_verified(bytes.clone()) {
+        // Marked before anybody is woken, and outside the lock, since it writes to the block map's file. A content
+        // that has moved since the engine was given its path does not have these bytes where it is now.
+        for (content, moves) in contents {
+            if let Err(error) = content.mark_verified_at(bytes.clone(), moves) {
                 // It counts in this process all the same.
                 let path = content.path();
                 tracing::warn!(path = %path.display(), %error, "A verified piece could not be recorded.");
@@ -110,8 +111,8 @@ fn torrent_of(event: &Event) -> Option<TorrentId> {
     }
 }
 
-/// The content of a piece, the bytes of it that the piece holds, and where they are kept.
-type Owners = (ContentKey, Range<u64>, Vec<Arc<Content>>);
+/// The content of a piece, the bytes of it that the piece holds, and where they are kept after how many moves.
+type Owners = (ContentKey, Range<u64>, Vec<(Arc<Content>, u64)>);
 
 impl State {
     fn owners(&self, id: TorrentId, piece: PieceIndex) -> Option<Owners> {
@@ -119,9 +120,10 @@ impl State {
         let (file, bytes) = transfer.revision.layout.owner(piece)?;
         let own = &transfer.revision.contents[file];
         let root = own.key()?;
-        let mut contents = vec![own.clone()];
+        let given = transfer.given.get(file).copied().unwrap_or_else(|| own.moves());
+        let mut contents = vec![(own.clone(), given)];
         if let Some(shared) = self.contents.get(&root).filter(|s| !Arc::ptr_eq(&s.content, own)) {
-            contents.push(shared.content.clone());
+            contents.push((shared.content.clone(), shared.content.moves()));
         }
         Some((root, bytes, contents))
     }

@@ -186,6 +186,16 @@ impl Content {
     /// Records that the range is verified and readable. `range` starts at a block and ends at one or at the end.
     /// On an error the range counts in this process and is fetched again by the next.
     pub fn mark_verified(&self, range: Range<u64>) -> io::Result<()> {
+        self.mark(range, None).map(drop)
+    }
+
+    /// Like [`Content::mark_verified`], for bytes that were written where the content was after `moves` moves. Does
+    /// nothing, and tells so, if it has moved since: they may not be where it is now.
+    pub fn mark_verified_at(&self, range: Range<u64>, moves: u64) -> io::Result<bool> {
+        self.mark(range, Some(moves))
+    }
+
+    fn mark(&self, range: Range<u64>, moves: Option<u64>) -> io::Result<bool> {
         let ends_well =
             range.end == self.len() || (range.end < self.len() && range.end.is_multiple_of(BLOCK_LEN));
         if !range.start.is_multiple_of(BLOCK_LEN) || !ends_well || range.start > range.end {
@@ -194,12 +204,16 @@ impl Content {
         }
         {
             let mut state = self.state();
+            if moves.is_some_and(|moves| moves != state.moves) {
+                return Ok(false);
+            }
             if !state.map.insert(&range) {
-                return Ok(());
+                return Ok(true);
             }
             state.inserts += 1;
         }
-        self.persist(&mut self.journal(), &range)
+        self.persist(&mut self.journal(), &range)?;
+        Ok(true)
     }
 
     /// Takes the blocks that the range touches back: they turned out damaged or were thrown away. A placed file is

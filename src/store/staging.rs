@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::blockmap::BlockMap;
 use super::content::{Content, Home, Journal, remove_data};
 use super::{ContentKey, Store, StoreError, StoredRevision, copy, mapfile};
 use crate::fsutil;
@@ -129,6 +130,12 @@ impl Store {
                 mapfile::write_synced(new, &map, boot)?;
                 content.settle(journal, Home::Own(new.to_owned()), map, true, true);
                 return remove_data(old);
+            }
+            // Somebody removed the data.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                remove_data(new)?;
+                content.settle(journal, Home::Own(new.to_owned()), BlockMap::none(len), false, true);
+                return mapfile::remove(old);
             }
             other => other?,
         }

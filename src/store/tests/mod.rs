@@ -88,6 +88,23 @@ fn verified_blocks_are_readable_others_are_not_and_pieces_are_counted_whole() {
 }
 
 #[test]
+fn bytes_written_to_where_a_content_was_do_not_count() {
+    let home = home();
+    let a = bytes(50_000, 1);
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+    let content = &revision.contents[0];
+    let moves = content.moves();
+    assert!(content.mark_verified_at(0..16_384, moves).unwrap());
+    // The data itself is gone from under us: nothing is left to stage.
+    store.stage(&revision, &home.dir.path().join("out")).unwrap();
+    assert!(!content.mark_verified_at(16_384..32_768, moves).unwrap());
+    assert_eq!(content.cached_bytes(), 0);
+    arrive(content, &a, 0..50_000);
+    assert_eq!(content.read(0..50_000).unwrap().unwrap(), a);
+}
+
+#[test]
 fn equal_files_are_one_content_within_and_across_models() {
     let home = home();
     let store = home.store();
