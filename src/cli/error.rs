@@ -150,16 +150,25 @@ impl From<NodeError> for CommandError {
                     "`silmaril list` shows the models known here; `silmaril registry import FILE` adds one from its manifest",
                 ],
             ),
-            NodeError::Listen { .. } | NodeError::Engine(EngineError::Listen { .. }) => {
+            NodeError::Engine(EngineError::Listen { .. }) => {
                 (Kind::Failed, &["with `network.listen_port: 0` in the configuration a free port is taken"])
             }
-            NodeError::Io { .. } | NodeError::Refused { .. } => (Kind::Failed, &[]),
+            NodeError::Engine(EngineError::Setting(_)) => (Kind::Usage, &[]),
+            NodeError::OtherPublisher { .. } => (
+                Kind::Failed,
+                &["if you trust the new one instead, forget the old one first: `silmaril remove MODEL`"],
+            ),
+            NodeError::Io { .. }
+            | NodeError::Refused { .. }
+            | NodeError::Paths(_)
+            | NodeError::Key(_)
+            | NodeError::Describe(_) => (Kind::Failed, &[]),
             NodeError::Damaged { .. } => {
                 (Kind::Failed, &["`silmaril get MODEL` fetches the damaged parts again"])
             }
             NodeError::Fetch { source, .. } => return Self::fetch(source.clone(), error),
             NodeError::Store(_) => (Kind::Failed, &[]),
-            NodeError::Engine(EngineError::BadTorrent(_) | EngineError::Setting(_)) => (Kind::Failed, &[]),
+            NodeError::Engine(EngineError::BadTorrent(_)) => (Kind::Failed, &[]),
             NodeError::Engine(EngineError::UnknownTorrent | EngineError::Internal(_)) => {
                 (Kind::Internal, &[])
             }

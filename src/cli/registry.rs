@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Subcommand;
 
@@ -10,11 +12,13 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::list;
 use crate::cli::output::size;
+use crate::cli::signals::StopSignals;
 use crate::fsutil;
 use crate::model::metainfo::MAX_METAINFO;
 use crate::model::{Manifest, ModelRef};
-use crate::node::Library;
 use crate::node::control::Client;
+use crate::node::import::Imported;
+use crate::node::{Library, Node, NodeError, NodeOptions};
 
 /// No manifest or torrent that is accepted is larger, in bytes.
 const MAX_FILE: u64 = MAX_METAINFO as u64;
@@ -38,12 +42,15 @@ pub struct Args {
 enum Command {
     /// Make a model known here, from its manifest or a torrent; nothing is downloaded yet
     Import {
-        /// A manifest (JSON or YAML) or a .torrent; `-` is standard input
-        #[arg(value_name = "FILE")]
+        /// A manifest (JSON or YAML), a .torrent or a magnet link; `-` is standard input
+        #[arg(value_name = "FILE|MAGNET")]
         source: String,
         /// The name to know a torrent under, as ORG/NAME or ORG/NAME@REVISION
         #[arg(long, value_name = "MODEL")]
         name: Option<ModelRef>,
+        /// A peer to ask for what a magnet link stands for; may be repeated
+        #[arg(long = "peer", value_name = "IP:PORT")]
+        peers: Vec<SocketAddr>,
     },
     /// Write the manifest of a model, for others to import
     Export {
@@ -60,19 +67,65 @@ enum Command {
 /// Runs one of them.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     match &args.command {
-        Command::Import { source, name } => import(source, name.as_ref(), context),
+        Command::Import { source, name, peers } => import(source, name.as_ref(), peers, context),
         Command::Export { model, output } => export(model, output.as_deref(), context),
         Command::List(args) => list::run(args, context),
     }
 }
 
-fn import(source: &str, name: Option<&ModelRef>, context: &Context) -> Result<(), CommandError> {
+fn import(
+    source: &str,
+    name: Option<&ModelRef>,
+    peers: &[SocketAddr],
+    context: &Context,
+) -> Result<(), CommandError> {
+    if source.starts_with("magnet:") {
+        return from_swarm(
+            source,
+            context,
+            peers,
+            |node| async move { node.import_magnet(source, name).await },
+        );
+    }
     let bytes = read(source)?;
     let library = context.library()?;
     let origin = if source == "-" { "standard input" } else { source };
-    let manifest = library.import(&bytes, origin, name)?;
-    tell_node(&library, context)?;
-    imported(&manifest, context)
+    match library.import(&bytes, origin, name)? {
+        Imported::Stored(manifest) => {
+            tell_node(&library, context)?;
+            imported(&manifest, context)
+        }
+        Imported::Legacy(legacy) => {
+            from_swarm(
+                source,
+                context,
+                peers,
+                |node| async move { node.import_legacy(&legacy, origin).await },
+            )
+        }
+    }
+}
+
+/// Imports what only peers can tell.
+fn from_swarm<F>(
+    source: &str,
+    context: &Context,
+    peers: &[SocketAddr],
+    import: impl FnOnce(Arc<Node>) -> F,
+) -> Result<(), CommandError>
+where
+    F: Future<Output = Result<Arc<Manifest>, NodeError>>,
+{
+    let config = context.config()?;
+    let activity = format!("registry import {source}");
+    let options = NodeOptions { peers: peers.to_vec(), activity, ..NodeOptions::default() };
+    context.block_on(async {
+        let mut signals = StopSignals::new()?;
+        let node = signals.unless(async { Ok(Node::start(config, options).await?) }).await?;
+        let done = signals.unless(async { Ok(import(node.clone()).await?) }).await;
+        signals.stopping(node.stop(), || ()).await;
+        imported(&*done?, context)
+    })
 }
 
 /// Lets a running node, and its mount, see the new model at once.

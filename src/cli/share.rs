@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::cli::context::Context;
@@ -14,7 +15,7 @@ use crate::config::Config;
 use crate::model::text::parse_size;
 use crate::model::{Manifest, ModelName, ModelRef, Revision, is_piece_length};
 use crate::node::share::{ShareRequest, Shared};
-use crate::node::{Node, NodeError, NodeOptions};
+use crate::node::{Node, NodeOptions};
 use crate::store::StoredRevision;
 
 const EXAMPLES: &str = "\
@@ -154,19 +155,29 @@ fn seed(node: &Node, model: &ModelRef) -> Result<Arc<StoredRevision>, CommandErr
         return Err(CommandError::failed(format!("nothing of {model} is here"))
             .hint(format!("`silmaril get {model}` gets it")));
     }
-    node.fetch.join(&revision).map_err(|source| NodeError::Fetch { model: model.clone(), source })?;
+    node.seed(&revision)?;
     Ok(revision)
 }
 
-/// Hashes the directory on a thread of its own, which is left behind when the future is dropped: what it writes it
-/// writes last and atomically.
+/// Hashes the directory on a thread of its own, which stops soon after the future is dropped.
 async fn publish(context: &Context, node: &Arc<Node>, request: ShareRequest) -> Result<Shared, CommandError> {
     let progress = context.out.progress(&format!("hashing {}", request.name));
     let node = node.clone();
+    let abandoned = SetOnDrop(Arc::default());
+    let cancel = abandoned.0.clone();
     let hashing = tokio::task::spawn_blocking(move || {
-        node.library.publish(&request, &|done, total| progress.set(done, total, ""))
+        node.library.publish(&request, &|done, total| progress.set(done, total, ""), &cancel)
     });
     Ok(hashing.await.map_err(CommandError::internal)??)
+}
+
+/// Sets its flag when it goes out of scope.
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn describe(context: &Context, manifest: &Manifest) -> Result<(), CommandError> {

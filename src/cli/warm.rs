@@ -60,7 +60,10 @@ async fn watched(context: &Context, client: &Client, path: &str) -> Result<Strin
     let mut clock = tokio::time::interval(ASK_EVERY);
     loop {
         tokio::select! {
-            warmed = &mut warming => return Ok(size(warmed?)),
+            warmed = &mut warming => {
+                let warmed = warmed?;
+                return Ok(format!("{} files, {}", warmed.files, size(warmed.bytes)));
+            }
             _ = clock.tick() => {
                 let status = client.status().await?;
                 if let Some(t) = status.transfers.iter().find(|t| names(path, &t.model)) {

@@ -2,18 +2,113 @@
 
 use std::sync::Arc;
 
-use crate::model::{Manifest, ModelRef};
-use crate::node::{Library, NodeError};
+use crate::model::legacy::{Document, LegacyManifest};
+use crate::model::magnet::Magnet;
+use crate::model::metainfo::{ParsedMetainfo, parse_info, parse_metainfo};
+use crate::model::{InfoHash, Manifest, ModelRef};
+use crate::node::{Library, Node, NodeError};
+use crate::torrent::Swarms;
+
+/// What a file given to [`Library::import`] turned out to be.
+#[derive(Debug)]
+pub enum Imported {
+    /// A manifest or a torrent; it is in the registry now.
+    Stored(Arc<Manifest>),
+    /// A manifest from before schema 1, which only [`Node::import_legacy`] can complete.
+    Legacy(Box<LegacyManifest>),
+}
+
+fn refused(origin: &str, reason: impl ToString) -> NodeError {
+    NodeError::Refused { origin: origin.to_owned(), reason: reason.to_string() }
+}
+
+/// A torrent does not say which model it is.
+fn named<'a>(name: Option<&'a ModelRef>, origin: &str) -> Result<&'a ModelRef, NodeError> {
+    name.ok_or_else(|| refused(origin, "a torrent does not say its organisation; pass --name ORG/NAME"))
+}
 
 impl Library {
-    /// Checks the text of a manifest (JSON or YAML) or a .torrent and stores its manifest. `origin` names it in
-    /// errors; `name` is needed for a .torrent, which does not know its organisation. A running node is told.
-    pub fn import(
+    /// Checks the text of a manifest (JSON or YAML) or a .torrent and stores its manifest, and the piece layers
+    /// that a .torrent brings. `origin` names the text in errors; `name` is needed for a .torrent and refused for
+    /// a manifest, which names itself.
+    pub fn import(&self, bytes: &[u8], origin: &str, name: Option<&ModelRef>) -> Result<Imported, NodeError> {
+        if bytes.first() == Some(&b'd') {
+            let name = named(name, origin)?;
+            let torrent = parse_metainfo(bytes).map_err(|e| refused(origin, e))?;
+            let manifest = from_torrent(&torrent, name, origin)?;
+            self.store.save_metainfo(&torrent.info_hash, bytes)?;
+            return Ok(Imported::Stored(self.admit(manifest)?));
+        }
+        if let Some(name) = name {
+            return Err(refused(origin, format!("a manifest names itself; --name {name} is for torrents")));
+        }
+        match Document::parse(bytes).map_err(|e| refused(origin, e))? {
+            Document::Manifest(manifest) => Ok(Imported::Stored(self.admit(*manifest)?)),
+            Document::Legacy(legacy) => Ok(Imported::Legacy(legacy)),
+        }
+    }
+
+    /// Stores a manifest unless its name is another publisher's here.
+    fn admit(&self, manifest: Manifest) -> Result<Arc<Manifest>, NodeError> {
+        self.check_publisher(&manifest.name, manifest.publisher)?;
+        Ok(self.registry.insert(manifest)?)
+    }
+}
+
+fn from_torrent(torrent: &ParsedMetainfo, name: &ModelRef, origin: &str) -> Result<Manifest, NodeError> {
+    Manifest::from_metainfo(name.name.clone(), name.revision.clone(), torrent).map_err(|e| refused(origin, e))
+}
+
+impl Node {
+    /// Stores the model behind a magnet link, under `name`, once some peer has sent its info dictionary. Gives up
+    /// after `torrent.download_timeout`.
+    pub async fn import_magnet(
         &self,
-        _bytes: &[u8],
-        _origin: &str,
-        _name: Option<&ModelRef>,
+        link: &str,
+        name: Option<&ModelRef>,
     ) -> Result<Arc<Manifest>, NodeError> {
-        todo!()
+        let name = named(name, link)?;
+        let magnet: Magnet = link.parse().map_err(|e| refused(link, e))?;
+        let torrent = self.metadata_of(&magnet, link).await?;
+        self.library.admit(from_torrent(&torrent, name, link)?)
+    }
+
+    /// Completes a manifest from before schema 1 with the info dictionary that its swarm sends.
+    pub async fn import_legacy(
+        &self,
+        legacy: &LegacyManifest,
+        origin: &str,
+    ) -> Result<Arc<Manifest>, NodeError> {
+        let torrent = self.metadata_of(&legacy.magnet, origin).await?;
+        self.library.admit(legacy.complete(&torrent).map_err(|e| refused(origin, e))?)
+    }
+
+    async fn metadata_of(&self, magnet: &Magnet, origin: &str) -> Result<ParsedMetainfo, NodeError> {
+        let id = self.session.fetch_metadata(&magnet.to_string(), &self.settings.peers)?;
+        let found = self.metadata.expect(id);
+        let within = self.library.config.torrent.download_timeout;
+        let answer = tokio::time::timeout(within, found).await;
+        self.metadata.forget(id);
+        // It may be gone already, where the engine refused it.
+        let _ = self.session.remove(id);
+        let info = match answer {
+            Ok(Ok(info)) => info,
+            _ => {
+                return Err(refused(
+                    origin,
+                    format!("no peer sent the torrent within {} s", within.as_secs()),
+                ));
+            }
+        };
+        checked(&info, &magnet.info_hash).map_err(|e| refused(origin, e))
+    }
+}
+
+/// Parses an info dictionary that a peer sent, if it is the one asked for.
+fn checked(info: &[u8], expected: &InfoHash) -> Result<ParsedMetainfo, String> {
+    let parsed = parse_info(info).map_err(|e| e.to_string())?;
+    match parsed.info_hash == *expected {
+        true => Ok(parsed),
+        false => Err(format!("the swarm sent the torrent {}", parsed.info_hash)),
     }
 }

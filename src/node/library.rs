@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::model::{Manifest, ModelRef};
+use crate::model::{Manifest, ModelName, ModelRef, PublisherKey};
 use crate::node::NodeError;
+use crate::node::lock::NodeLock;
 use crate::paths::Paths;
 use crate::store::{Registry, Store, StoredRevision};
 
@@ -21,11 +22,22 @@ pub struct Library {
 }
 
 impl Library {
-    /// Opens the base directory, creating it where needed. Takes no lock: for reading only, unless the caller
-    /// holds [`super::lock::NodeLock`].
+    /// Opens the base directory, creating it where needed. Takes no lock: for reading, and for the registry,
+    /// whose files are replaced atomically.
     pub fn open(config: Config) -> Result<Self, NodeError> {
-        let _ = config;
-        todo!()
+        let paths = config.paths();
+        paths.create()?;
+        let registry = Arc::new(Registry::open(&paths)?);
+        let store = Store::open(&paths)?;
+        Ok(Self { config, paths, registry, store })
+    }
+
+    /// Opens the base directory for writing. The lock is taken before the store is looked at.
+    pub fn open_locked(config: Config) -> Result<(Self, NodeLock), NodeError> {
+        let paths = config.paths();
+        paths.create()?;
+        let lock = NodeLock::take(&paths)?;
+        Ok((Self::open(config)?, lock))
     }
 
     /// The manifest of a model.
@@ -41,5 +53,23 @@ impl Library {
     /// Every known model with its contents, by name.
     pub fn revisions(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
         self.registry.all().into_iter().map(|m| Ok(self.store.revision(m)?)).collect()
+    }
+
+    /// Refuses a manifest of `name` signed by `given` where the name is another publisher's here. An unsigned
+    /// manifest pins nobody.
+    pub(super) fn check_publisher(
+        &self,
+        name: &ModelName,
+        given: Option<PublisherKey>,
+    ) -> Result<(), NodeError> {
+        let known = self.registry.all().into_iter().filter(|m| m.name == *name).find_map(|m| m.publisher);
+        match known {
+            Some(known) if given != Some(known) => Err(NodeError::OtherPublisher {
+                name: name.clone(),
+                known: known.fingerprint(),
+                given: given.map_or_else(|| "nobody".to_owned(), |key| key.fingerprint()),
+            }),
+            _ => Ok(()),
+        }
     }
 }

@@ -4,13 +4,20 @@
 //! processes ever write the same files. [`Library`] is the part that needs no engine: the registry and the store.
 //! Other processes reach the node through its control socket ([`control`]).
 
+mod cache;
+mod check;
 pub mod control;
 pub mod get;
+mod housekeeping;
 pub mod import;
 pub mod library;
 pub mod lock;
+pub mod maintenance;
+mod metadata;
 pub mod running;
+mod seed;
 pub mod share;
+mod warm;
 
 pub use library::Library;
 pub use running::{Node, NodeOptions};
@@ -33,13 +40,15 @@ pub enum NodeError {
     /// No manifest of that model is here.
     #[error("no such model here: {0}")]
     UnknownModel(ModelRef),
-    /// The port is taken or the address is not ours.
-    #[error("cannot listen on {address}: {reason}")]
-    Listen {
-        /// What was tried.
-        address: String,
-        /// What the system said.
-        reason: String,
+    /// The name belongs to another publisher here.
+    #[error("{name} is known here from publisher {known}, but this manifest is signed by {given}")]
+    OtherPublisher {
+        /// The name.
+        name: crate::model::ModelName,
+        /// Fingerprint of the publisher known.
+        known: String,
+        /// Fingerprint of the one who signed the new manifest, or `nobody`.
+        given: String,
     },
     /// A file or directory could not be used.
     #[error("{path}: {source}", path = path.display())]
@@ -49,6 +58,15 @@ pub enum NodeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The base directory cannot be used.
+    #[error(transparent)]
+    Paths(#[from] crate::paths::PathsError),
+    /// The publisher's key cannot be used.
+    #[error(transparent)]
+    Key(#[from] crate::keys::KeyError),
+    /// The directory cannot be shared.
+    #[error(transparent)]
+    Describe(#[from] crate::model::describe::DescribeError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),

@@ -1,12 +1,29 @@
-//! The running node.
+//! The running node: one session, one pump that hands its events on, one housekeeper.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::control::{self, Status};
+use super::lock::NodeLock;
+use super::metadata::MetadataWaiters;
+use super::{Library, NodeError};
 use crate::config::Config;
-use crate::fetch::Fetch;
-use crate::node::{Library, NodeError};
+use crate::fetch::{Fetch, FetchSettings};
+use crate::model::InfoHash;
 use crate::store::StoredRevision;
+use crate::torrent::{Discovery, Event, Session, SessionSettings};
+
+/// How long the session may take to say where it listens.
+const LISTEN_WITHIN: Duration = Duration::from_secs(10);
+/// How often verified blocks and piece layers are made safe against a power cut.
+const SYNC_EVERY: Duration = Duration::from_secs(30);
+/// How long stopping may take before what is left is abandoned.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// How to run a node.
 #[derive(Debug, Clone, Default)]
@@ -19,42 +36,196 @@ pub struct NodeOptions {
     pub activity: String,
 }
 
+type OnChange = Box<dyn Fn(&Node) + Send + Sync>;
+
 /// The running engine of one base directory.
 pub struct Node {
     /// Registry and store.
     pub library: Library,
     /// The scheduler.
     pub fetch: Arc<Fetch>,
+    pub(super) session: Arc<Session>,
+    pub(super) metadata: Arc<MetadataWaiters>,
+    pub(super) settings: FetchSettings,
+    pub(super) hybrids: Mutex<HashSet<InfoHash>>,
+    activity: String,
+    started: Instant,
+    listening: watch::Receiver<Vec<SocketAddr>>,
+    stop: watch::Sender<bool>,
+    on_change: Mutex<Vec<OnChange>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    _lock: NodeLock,
 }
 
 impl Node {
-    /// Takes the lock, starts the session and serves the control socket. Must run inside a tokio runtime.
-    pub async fn start(_config: Config, _options: NodeOptions) -> Result<Arc<Self>, NodeError> {
-        todo!()
+    /// Takes the lock, starts the session and serves the control socket. Must run inside a tokio runtime. Returns
+    /// once the session listens; where it cannot, that is the error.
+    pub async fn start(config: Config, options: NodeOptions) -> Result<Arc<Self>, NodeError> {
+        let (library, lock) = Library::open_locked(config)?;
+        let network = &library.config.network;
+        let mut session_settings = SessionSettings::from(network);
+        session_settings.network.dht_enabled &= !options.skip_dht;
+        let settings = FetchSettings {
+            read_timeout: library.config.mount.read_timeout,
+            readahead_max: library.config.mount.readahead_max,
+            trackers: network.trackers.clone(),
+            discovery: Discovery {
+                dht: network.dht_enabled && !options.skip_dht,
+                lan: network.lan_discovery,
+                pex: true,
+            },
+            peers: options.peers,
+        };
+        let (events, queue) = mpsc::unbounded_channel();
+        let session = Arc::new(tokio::task::block_in_place(|| Session::start(session_settings, events))?);
+        let fetch = Fetch::new(session.clone(), library.paths.clone(), settings.clone());
+        let metadata = Arc::new(MetadataWaiters::default());
+        let (told, mut listening) = watch::channel(Vec::new());
+        let pump = tokio::spawn(pump(queue, fetch.clone(), metadata.clone(), told));
+        listen(&mut listening).await?;
+
+        let node = Arc::new(Self {
+            fetch,
+            session,
+            metadata,
+            settings,
+            hybrids: Mutex::default(),
+            activity: options.activity,
+            started: Instant::now(),
+            listening,
+            stop: watch::Sender::new(false),
+            on_change: Mutex::default(),
+            tasks: Mutex::new(vec![pump]),
+            library,
+            _lock: lock,
+        });
+        let server = control::serve(Arc::downgrade(&node), &node.library.paths)?;
+        let housekeeper = tokio::spawn(super::housekeeping::run(Arc::downgrade(&node), SYNC_EVERY));
+        lock_tasks(&node.tasks).extend([server, housekeeper]);
+        tracing::info!("node started for {} on {:?}", node.activity, node.listening());
+        Ok(node)
     }
 
     /// The addresses the session listens on.
     pub fn listening(&self) -> Vec<SocketAddr> {
-        todo!()
+        self.listening.borrow().clone()
     }
 
-    /// Joins the swarms of all models of which something is here, to upload it.
+    /// Joins the swarms of all models of which something is here, to upload it. One that cannot be joined is
+    /// logged and left out.
     pub fn seed_local(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
-        todo!()
+        let mut seeded = Vec::new();
+        for revision in self.library.revisions()? {
+            if revision.cached_bytes() == 0 {
+                continue;
+            }
+            match self.seed(&revision) {
+                Ok(()) => seeded.push(revision),
+                Err(e) => tracing::warn!("cannot seed {}: {e}", revision.manifest.model_ref()),
+            }
+        }
+        Ok(seeded)
+    }
+
+    /// What this node does now.
+    pub fn status(&self) -> Status {
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            activity: self.activity.clone(),
+            uptime: self.started.elapsed().as_secs(),
+            base_dir: self.library.paths.base.clone(),
+            listening: self.listening(),
+            transfers: self.fetch.status(),
+        }
+    }
+
+    /// Called whenever the set of known models changed; the mount publishes anew.
+    pub fn on_change(&self, callback: impl Fn(&Node) + Send + Sync + 'static) {
+        self.on_change.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(callback));
+    }
+
+    /// Reads the registry again and tells whoever shows it.
+    pub fn reload(&self) -> Result<(), NodeError> {
+        self.library.registry.reload()?;
+        for callback in self.on_change.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            callback(self);
+        }
+        Ok(())
+    }
+
+    /// Asks whoever runs this node to stop it.
+    pub fn request_stop(&self) {
+        self.stop.send_replace(true);
     }
 
     /// Resolves when somebody asked the node to stop through its socket.
     pub async fn stop_requested(&self) {
-        todo!()
-    }
-
-    /// Called whenever the set of known models changed (import, reload); the mount publishes anew.
-    pub fn on_change(&self, _callback: impl Fn(&Node) + Send + Sync + 'static) {
-        todo!()
+        let mut stop = self.stop.subscribe();
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = stop.wait_for(|stop| *stop).await;
     }
 
     /// Answers waiting reads, writes resume data and ends the session, all within a deadline.
     pub async fn stop(&self) {
-        todo!()
+        self.fetch.stop();
+        self.fetch.flush(STOP_WITHIN / 2).await;
+        let store = self.library.store.clone();
+        let synced = tokio::task::spawn_blocking(move || store.sync());
+        match tokio::time::timeout(STOP_WITHIN / 2, synced).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(e))) => tracing::error!("the cache could not be synced: {e}"),
+            Ok(Err(e)) => tracing::error!("the cache could not be synced: {e}"),
+            Err(_) => tracing::error!("the cache could not be synced in time"),
+        }
+        let session = self.session.clone();
+        let ended = tokio::task::spawn_blocking(move || session.shutdown(STOP_WITHIN / 2));
+        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+            tracing::error!("the session did not end in time");
+        }
+        for task in lock_tasks(&self.tasks).drain(..) {
+            task.abort();
+        }
+        // The lock is still held: nobody else can have made this socket.
+        let _ = std::fs::remove_file(self.library.paths.socket());
+    }
+}
+
+fn lock_tasks(tasks: &Mutex<Vec<JoinHandle<()>>>) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+    tasks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for the first address.
+async fn listen(listening: &mut watch::Receiver<Vec<SocketAddr>>) -> Result<(), NodeError> {
+    let known = listening.wait_for(|addresses| !addresses.is_empty());
+    match tokio::time::timeout(LISTEN_WITHIN, known).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(NodeError::Request("the session does not say where it listens".to_owned())),
+    }
+}
+
+/// Hands the session's events on, in order.
+async fn pump(
+    mut queue: mpsc::UnboundedReceiver<Event>,
+    fetch: Arc<Fetch>,
+    metadata: Arc<MetadataWaiters>,
+    listening: watch::Sender<Vec<SocketAddr>>,
+) {
+    while let Some(event) = queue.recv().await {
+        match &event {
+            Event::Listening(address) => {
+                listening.send_modify(|addresses| {
+                    if !addresses.contains(address) {
+                        addresses.push(*address);
+                    }
+                });
+            }
+            Event::ListenFailed(address, reason) => {
+                tracing::warn!("cannot listen on {address}: {reason}");
+            }
+            Event::Metadata(id, info) => metadata.found(*id, info),
+            _ => {}
+        }
+        fetch.handle(event);
     }
 }

@@ -1,10 +1,17 @@
 //! `share`: a directory becomes a manifest and a torrent, in place.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::model::{Manifest, ModelName, Revision};
+use crate::keys::PublisherKeypair;
+use crate::model::describe::{DescribeOptions, Description, describe};
+use crate::model::magnet::Magnet;
+use crate::model::metainfo::parse_metainfo;
+use crate::model::{FileEntry, Manifest, ModelName, Revision};
 use crate::node::{Library, NodeError};
+use crate::store::Stamp;
+use crate::torrent::create::{self, NewFile};
 
 /// What to share.
 #[derive(Debug, Clone)]
@@ -36,12 +43,71 @@ pub struct Shared {
 
 impl Library {
     /// Hashes the directory in one pass and records manifest, metainfo and placement. `progress` gets bytes done
-    /// and bytes in all. The caller holds the node lock.
+    /// and bytes in all; once `cancel` is set it stops and records nothing. The caller holds the node lock.
     pub fn publish(
         &self,
-        _request: &ShareRequest,
-        _progress: &(dyn Fn(u64, u64) + Sync),
+        request: &ShareRequest,
+        progress: &(dyn Fn(u64, u64) + Sync),
+        cancel: &AtomicBool,
     ) -> Result<Shared, NodeError> {
-        todo!()
+        let dir = std::fs::canonicalize(&request.path)
+            .map_err(|source| NodeError::Io { path: request.path.clone(), source })?;
+        let keypair = match request.sign {
+            true => Some(PublisherKeypair::load_or_create(&self.paths.publisher_key())?),
+            false => None,
+        };
+        self.check_publisher(&request.name, keypair.as_ref().map(PublisherKeypair::public))?;
+        let options = DescribeOptions {
+            license: request.license.as_deref(),
+            piece_length: request.piece_length,
+            description: None,
+            source: None,
+            progress,
+            cancel,
+        };
+        let Description { mut manifest, piece_layers, warnings, metadata } =
+            describe(&dir, &request.name, &request.version, &options)?;
+        add_trackers(&mut manifest, &self.config.network.trackers);
+        if request.hybrid {
+            let metainfo = hybrid(&manifest, &dir)?;
+            let info_hash = parse_metainfo(&metainfo)
+                .map_err(|e| NodeError::Refused {
+                    origin: "the hybrid torrent".to_owned(),
+                    reason: e.to_string(),
+                })?
+                .info_hash;
+            self.store.save_metainfo(&info_hash, &metainfo)?;
+            manifest.torrent.hybrid_info_hash = Some(info_hash);
+        }
+        if let Some(keypair) = &keypair {
+            manifest.sign(keypair);
+        }
+        if cancel.load(Ordering::Relaxed) {
+            return Err(NodeError::Request("cancelled".to_owned()));
+        }
+        self.store.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
+        let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();
+        self.store.record_placement_as(&manifest, &dir, &stamps)?;
+        let manifest = self.registry.insert(manifest)?;
+        Ok(Shared { manifest, warnings })
     }
+}
+
+/// Names the configured trackers in the magnet link, so that whoever has only that finds them.
+fn add_trackers(manifest: &mut Manifest, trackers: &[String]) {
+    let mut magnet = Magnet::new(manifest.torrent.info_hash, &manifest.torrent.name);
+    magnet.trackers = trackers.to_vec();
+    manifest.magnet_uri = magnet.to_string();
+}
+
+/// The hybrid twin: the same files, in a torrent that v1 clients can join too. Reads the files a second time.
+fn hybrid(manifest: &Manifest, dir: &Path) -> Result<Vec<u8>, NodeError> {
+    let file = |entry: &FileEntry| NewFile {
+        path: entry.path.clone(),
+        size: entry.size,
+        source: dir.join(&entry.path),
+        piece_hashes: Vec::new(),
+    };
+    let files: Vec<NewFile> = manifest.files.iter().map(file).collect();
+    Ok(create::hybrid(&manifest.torrent.name, &files, manifest.torrent.piece_length)?)
 }

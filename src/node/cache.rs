@@ -1,0 +1,57 @@
+//! The bound of the cache, kept while the node runs.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::{Node, NodeError};
+use crate::model::PiecesRoot;
+use crate::store::{ContentKey, StoreError};
+
+/// How long the engine may take to let go of the torrents whose bytes go.
+const RELEASE_WITHIN: Duration = Duration::from_secs(20);
+
+impl Node {
+    /// Throws the least recently read bytes of the cache away until `cache.max_size` and `cache.min_free` hold.
+    /// What somebody waits for stays.
+    pub(super) async fn bound_cache(&self) -> Result<(), NodeError> {
+        let (store, config) = (self.library.store.clone(), self.library.config.cache.clone());
+        let excess = blocking(move || store.cache_excess(&config)).await?;
+        if excess == 0 {
+            return Ok(());
+        }
+        let store = self.library.store.clone();
+        let mut entries = blocking(move || store.cache_entries()).await?;
+        entries.retain(|entry| self.fetch.waited_for(&entry.key).is_empty());
+        let mut freed = 0;
+        let keys: Vec<ContentKey> = entries
+            .into_iter()
+            .take_while(|entry| {
+                let needed = freed < excess;
+                freed += entry.allocated;
+                needed
+            })
+            .map(|entry| entry.key)
+            .collect();
+        let _held = match self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await {
+            Ok(held) => held,
+            Err(e) => {
+                tracing::warn!("the cache stays above its bound for now: {e}");
+                return Ok(());
+            }
+        };
+        let store = self.library.store.clone();
+        let roots: HashSet<PiecesRoot> = keys.iter().map(|key| key.root).collect();
+        let evicted = blocking(move || store.evict(excess, &|root| !roots.contains(root))).await?;
+        tracing::info!("dropped bytes of {} files from the cache", evicted.len());
+        Ok(())
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, NodeError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Ok(done?),
+        Err(e) => Err(NodeError::Request(format!("the cache could not be looked at: {e}"))),
+    }
+}

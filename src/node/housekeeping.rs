@@ -1,0 +1,29 @@
+//! What a running node does now and then: make what came safe on disk, keep the cache within its bound.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use super::Node;
+
+/// How long writing resume data may hold up the rest.
+const FLUSH_WITHIN: Duration = Duration::from_secs(10);
+
+/// Runs until the node is gone.
+pub(super) async fn run(node: Weak<Node>, every: Duration) {
+    let mut clock = tokio::time::interval(every);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        clock.tick().await;
+        let Some(node) = node.upgrade() else { return };
+        node.fetch.flush(FLUSH_WITHIN).await;
+        let store = node.library.store.clone();
+        match tokio::task::spawn_blocking(move || store.sync()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::error!("the cache could not be synced: {e}"),
+            Err(e) => tracing::error!("syncing the cache failed: {e}"),
+        }
+        if let Err(e) = node.bound_cache().await {
+            tracing::error!("the cache could not be bounded: {e}");
+        }
+    }
+}
