@@ -28,7 +28,7 @@ impl Store {
         let record = self.shared.placements.record(info_hash);
         let models =
             fs::canonicalize(&self.shared.paths.models).unwrap_or_else(|_| self.shared.paths.models.clone());
-        let dir = models.join(manifest.name.to_string());
+        let dir = models.join(manifest.model_ref().to_string());
         let goes = |place: &Path| if twin { place == dir } else { place.starts_with(&models) };
         let doomed = self.doomed(&record, others, goes);
         let used: HashSet<ContentKey> = others

@@ -260,6 +260,66 @@ fn removing_a_model_shared_in_place_leaves_its_files() {
 }
 
 #[test]
+fn removing_one_of_two_names_of_a_torrent_leaves_the_other() {
+    let home = home();
+    let a = bytes(50_000, 1);
+    let files: Files = &[("a", &a)];
+    let (ours, theirs) = (home.paths.models.join("o/m"), home.paths.models.join("p/m"));
+    drop(get(&home, "o/m", files, &ours));
+    let (store, other) = get(&home, "p/m", files, &theirs);
+    let revision = store.revision(manifest("o/m", files)).unwrap();
+    assert_eq!(revision.manifest.torrent.info_hash, other.manifest.torrent.info_hash);
+    store.forget(&revision, std::slice::from_ref(&other.manifest)).unwrap();
+    assert!(!ours.exists());
+    assert_eq!(published(&theirs), expected(files));
+    assert!(theirs.join(Paths::MODEL_MANIFEST).exists());
+    drop((revision, other, store));
+    assert!(home.store().revision(manifest("p/m", files)).unwrap().is_complete());
+}
+
+#[test]
+fn readers_see_right_bytes_or_none_while_blocks_come_and_go() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let home = home();
+    let a = bytes(200_000, 1);
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+    let content = &revision.contents[0];
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for reader in 0..2u64 {
+            let (a, done) = (&a, &done);
+            scope.spawn(move || {
+                for at in (0u64..).map(|i| (i * 7919 + reader * 31) % 150_000) {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    // A file that was removed between the look at the map and the open is an error, not bytes.
+                    if let Ok(Some(read)) = content.read(at..at + 50_000) {
+                        assert_eq!(read, a[at as usize..at as usize + 50_000]);
+                    }
+                }
+            });
+        }
+        for round in 0..200u64 {
+            arrive(content, &a, 0..200_000);
+            match round % 3 {
+                0 => drop(store.evict(u64::MAX, &|_| false).unwrap()),
+                1 => {
+                    content.mark_missing(0..100_000).unwrap();
+                    let file = fs::File::options().write(true).open(content.path());
+                    if let Ok(file) = file {
+                        std::os::unix::fs::FileExt::write_all_at(&file, &[0; 98_304], 0).unwrap();
+                    }
+                }
+                _ => store.sync().unwrap(),
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
 fn eviction_takes_the_least_recently_used_first_and_respects_pins_and_keeps() {
     let home = home();
     let store = home.store();
