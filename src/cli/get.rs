@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{Progress, size};
+use crate::cli::session::with_node;
 use crate::cli::share;
 use crate::cli::signals::StopSignals;
 use crate::model::ModelRef;
@@ -74,12 +75,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         activity: format!("get {}", args.model),
         ..NodeOptions::default()
     };
-    context.block_on(async {
-        let mut signals = StopSignals::new()?;
-        let node = signals.unless(async { Ok(Node::start(config, options).await?) }).await?;
-        let result = work(args, context, &node, &request, &mut signals).await;
-        signals.stopping(node.stop(), || ()).await;
-        result
+    with_node(context, config, options, async |node, signals| {
+        work(args, context, node, &request, signals).await
     })
 }
 

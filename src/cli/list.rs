@@ -58,7 +58,7 @@ impl Row {
 }
 
 /// The directory that holds all files of a revision under their own names; none while some are in the cache.
-fn place(revision: &StoredRevision) -> Option<PathBuf> {
+pub fn place(revision: &StoredRevision) -> Option<PathBuf> {
     let mut dirs =
         revision.manifest.files.iter().zip(&revision.contents).filter(|(file, _)| file.size > 0).map(
             |(file, content)| {

@@ -3,6 +3,7 @@
 //! A subcommand is an `Args` whose doc comments are its help, and a `run`. Results go to stdout, all else to stderr;
 //! failures become [`error::CommandError`]s, which decide the exit code.
 
+mod cache;
 mod cleanup;
 mod completions;
 mod context;
@@ -17,11 +18,14 @@ mod mount;
 mod output;
 mod ready;
 mod registry;
+mod remove;
+mod session;
 mod share;
 mod signals;
 mod status;
 mod target;
 mod unmount;
+mod verify;
 mod warm;
 
 use std::process::ExitCode;
@@ -77,6 +81,9 @@ enum Command {
     Get(get::Args),
     Share(share::Args),
     Registry(registry::Args),
+    Verify(verify::Args),
+    Remove(remove::Args),
+    Cache(cache::Args),
     Key(key::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
@@ -115,6 +122,9 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Get(args) => get::run(&args, &context),
         Command::Share(args) => share::run(&args, &context),
         Command::Registry(args) => registry::run(&args, &context),
+        Command::Verify(args) => verify::run(&args, &context),
+        Command::Remove(args) => remove::run(&args, &context),
+        Command::Cache(args) => cache::run(&args, &context),
         Command::Key(args) => key::run(&args, &context),
         Command::Doctor(args) => doctor::run(&args, &context),
         Command::Completions(args) => completions::run(&args, &context, Cli::command()),

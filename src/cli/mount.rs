@@ -20,7 +20,7 @@ pub const ACTIVITY: &str = "mount ";
 const EXAMPLES: &str = "\
 Examples:
   mkdir -p ~/models && silmaril mount ~/models
-  python -c 'import safetensors; ...'                 reads ~/models/acme/minilm/model.safetensors
+  ls -l ~/models/acme/minilm                          known models are there; reading fetches them
   silmaril unmount ~/models
   silmaril mount -f ~/models                          stay in the foreground, log to the terminal
   silmaril mount ~/models --peer 192.0.2.7:6881       a host that has the models";

@@ -100,10 +100,12 @@ impl Output {
         let _ = writeln!(io::stderr().lock(), "warning: {}", clean(&text.to_string()));
     }
 
-    /// Starts a line on stderr that says what goes on. For terminals only.
-    pub fn activity(&self) -> Activity {
-        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    /// Starts a line on stderr that says what goes on; nothing where there is no terminal.
+    pub fn activity(&self, text: &str) -> Activity {
+        let visible = !self.quiet && io::stderr().is_terminal();
+        let bar = if visible { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         bar.enable_steady_tick(Duration::from_millis(200));
+        bar.set_message(clean(text));
         Activity(bar)
     }
 

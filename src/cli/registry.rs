@@ -12,13 +12,14 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::list;
 use crate::cli::output::size;
-use crate::cli::signals::StopSignals;
+use crate::cli::session::with_node;
 use crate::fsutil;
 use crate::model::metainfo::MAX_METAINFO;
 use crate::model::{Manifest, ModelRef};
 use crate::node::control::Client;
 use crate::node::import::Imported;
-use crate::node::{Library, Node, NodeError, NodeOptions};
+use crate::node::{Node, NodeOptions};
+use crate::paths::Paths;
 
 /// No manifest or torrent that is accepted is larger, in bytes.
 const MAX_FILE: u64 = MAX_METAINFO as u64;
@@ -27,7 +28,8 @@ const EXAMPLES: &str = "\
 Examples:
   silmaril registry export acme/minilm > minilm.json    on the host that shares it
   silmaril registry import minilm.json                  on the host that wants it
-  silmaril registry import ubuntu.torrent --name ubuntu/iso
+  silmaril registry import model.torrent --name acme/other
+  silmaril registry import 'magnet:?xt=urn:btmh:1220...' --name acme/other
   silmaril registry list";
 
 /// Import and export manifests: the signed descriptions of models
@@ -41,17 +43,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a model known here, from its manifest or a torrent; nothing is downloaded yet
-    Import {
-        /// A manifest (JSON or YAML), a .torrent or a magnet link; `-` is standard input
-        #[arg(value_name = "FILE|MAGNET")]
-        source: String,
-        /// The name to know a torrent under, as ORG/NAME or ORG/NAME@REVISION
-        #[arg(long, value_name = "MODEL")]
-        name: Option<ModelRef>,
-        /// A peer to ask for what a magnet link stands for; may be repeated
-        #[arg(long = "peer", value_name = "IP:PORT")]
-        peers: Vec<SocketAddr>,
-    },
+    Import(Import),
     /// Write the manifest of a model, for others to import
     Export {
         /// The model, as ORG/NAME or ORG/NAME@REVISION
@@ -64,74 +56,70 @@ enum Command {
     List(list::Args),
 }
 
+/// What to import.
+#[derive(Debug, clap::Args)]
+struct Import {
+    /// A manifest (JSON or YAML), a .torrent, or a magnet link; `-` is standard input
+    #[arg(value_name = "FILE|MAGNET")]
+    source: String,
+    /// The name to know a torrent under, as ORG/NAME or ORG/NAME@REVISION
+    #[arg(long, value_name = "MODEL")]
+    name: Option<ModelRef>,
+    /// A host of the swarm, where only that can tell what a link means; may be repeated
+    #[arg(long = "peer", value_name = "IP:PORT")]
+    peers: Vec<SocketAddr>,
+}
+
 /// Runs one of them.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     match &args.command {
-        Command::Import { source, name, peers } => import(source, name.as_ref(), peers, context),
+        Command::Import(args) => import(args, context),
         Command::Export { model, output } => export(model, output.as_deref(), context),
         Command::List(args) => list::run(args, context),
     }
 }
 
-fn import(
-    source: &str,
-    name: Option<&ModelRef>,
-    peers: &[SocketAddr],
-    context: &Context,
-) -> Result<(), CommandError> {
+fn import(import: &Import, context: &Context) -> Result<(), CommandError> {
+    let (source, name) = (import.source.as_str(), import.name.as_ref());
     if source.starts_with("magnet:") {
-        return from_swarm(
-            source,
-            context,
-            peers,
-            |node| async move { node.import_magnet(source, name).await },
-        );
+        let manifest = ask_swarm(import, context, async |node| Ok(node.import_magnet(source, name).await?))?;
+        return imported(&manifest, context);
     }
     let bytes = read(source)?;
     let library = context.library()?;
     let origin = if source == "-" { "standard input" } else { source };
-    match library.import(&bytes, origin, name)? {
-        Imported::Stored(manifest) => {
-            tell_node(&library, context)?;
-            imported(&manifest, context)
-        }
+    let manifest = match library.import(&bytes, origin, name)? {
+        Imported::Stored(manifest) => manifest,
         Imported::Legacy(legacy) => {
-            from_swarm(
-                source,
-                context,
-                peers,
-                |node| async move { node.import_legacy(&legacy, origin).await },
-            )
+            drop(library);
+            ask_swarm(import, context, async |node| Ok(node.import_legacy(&legacy, origin).await?))?
         }
-    }
+    };
+    tell_node(&context.config()?.paths(), context)?;
+    imported(&manifest, context)
 }
 
-/// Imports what only peers can tell.
-fn from_swarm<F>(
-    source: &str,
+/// Runs an import that needs what only a swarm can tell.
+fn ask_swarm(
+    import: &Import,
     context: &Context,
-    peers: &[SocketAddr],
-    import: impl FnOnce(Arc<Node>) -> F,
-) -> Result<(), CommandError>
-where
-    F: Future<Output = Result<Arc<Manifest>, NodeError>>,
-{
-    let config = context.config()?;
-    let activity = format!("registry import {source}");
-    let options = NodeOptions { peers: peers.to_vec(), activity, ..NodeOptions::default() };
-    context.block_on(async {
-        let mut signals = StopSignals::new()?;
-        let node = signals.unless(async { Ok(Node::start(config, options).await?) }).await?;
-        let done = signals.unless(async { Ok(import(node.clone()).await?) }).await;
-        signals.stopping(node.stop(), || ()).await;
-        imported(&*done?, context)
+    work: impl AsyncFnOnce(&Node) -> Result<Arc<Manifest>, CommandError>,
+) -> Result<Arc<Manifest>, CommandError> {
+    let options = NodeOptions {
+        peers: import.peers.clone(),
+        activity: "registry import".to_owned(),
+        ..NodeOptions::default()
+    };
+    with_node(context, context.config()?, options, async |node, signals| {
+        let _line = context.out.activity("asking the swarm for its description");
+        signals.unless(work(node)).await
     })
 }
 
 /// Lets a running node, and its mount, see the new model at once.
-fn tell_node(library: &Library, context: &Context) -> Result<(), CommandError> {
+fn tell_node(paths: &Paths, context: &Context) -> Result<(), CommandError> {
     context.block_on(async {
-        if let Some(client) = Client::connect(&library.paths).await? {
+        if let Some(client) = Client::connect(paths).await? {
             client.reload().await?;
         }
         Ok(())

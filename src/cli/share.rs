@@ -1,14 +1,13 @@
 //! `share`: makes a model of a directory, and seeds.
 
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::size;
+use crate::cli::session::{blocking, with_node};
 use crate::cli::signals::StopSignals;
 use crate::cli::target::{self, Target};
 use crate::config::Config;
@@ -87,13 +86,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         Plan::All => "share --all".to_owned(),
     };
     let options = NodeOptions { peers: args.peers.clone(), skip_dht: args.skip_dht, activity };
-    context.block_on(async {
-        let mut signals = StopSignals::new()?;
-        let node = signals.unless(async { Ok(Node::start(config, options).await?) }).await?;
-        let result = work(context, &node, plan, &mut signals).await;
-        signals.stopping(node.stop(), || ()).await;
-        result
-    })
+    with_node(context, config, options, async |node, signals| work(context, node, plan, signals).await)
 }
 
 fn plan(args: &Args, context: &Context, config: &Config) -> Result<Plan, CommandError> {
@@ -159,25 +152,14 @@ fn seed(node: &Node, model: &ModelRef) -> Result<Arc<StoredRevision>, CommandErr
     Ok(revision)
 }
 
-/// Hashes the directory on a thread of its own, which stops soon after the future is dropped.
+/// Hashes the directory on a thread of its own, which ends soon after Ctrl-C.
 async fn publish(context: &Context, node: &Arc<Node>, request: ShareRequest) -> Result<Shared, CommandError> {
     let progress = context.out.progress(&format!("hashing {}", request.name));
     let node = node.clone();
-    let abandoned = SetOnDrop(Arc::default());
-    let cancel = abandoned.0.clone();
-    let hashing = tokio::task::spawn_blocking(move || {
-        node.library.publish(&request, &|done, total| progress.set(done, total, ""), &cancel)
-    });
-    Ok(hashing.await.map_err(CommandError::internal)??)
-}
-
-/// Sets its flag when it goes out of scope.
-struct SetOnDrop(Arc<AtomicBool>);
-
-impl Drop for SetOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+    blocking(move |cancel| {
+        node.library.publish(&request, &|done, total| progress.set(done, total, ""), cancel)
+    })
+    .await
 }
 
 fn describe(context: &Context, manifest: &Manifest) -> Result<(), CommandError> {
@@ -212,20 +194,18 @@ pub async fn seed_until_stopped(
         out.line(format_args!("seeding {}", revision.manifest.model_ref()))?;
     }
     out.note("Ctrl-C ends it");
-    let line = std::io::stderr().is_terminal().then(|| out.activity());
+    let line = out.activity("");
     let mut clock = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             stop = signals.wait() => return stop.end_of_service(),
             () = node.stop_requested() => return Ok(()),
-            _ = clock.tick(), if line.is_some() => {
+            _ = clock.tick() => {
                 let transfers = node.fetch.status();
                 let peers: u32 = transfers.iter().map(|t| t.peers).sum();
                 let rate = transfers.iter().map(|t| t.upload_rate).sum();
                 let sent = transfers.iter().map(|t| t.uploaded).sum();
-                if let Some(line) = &line {
-                    line.say(format_args!("{peers} peers, sending {}/s, {} sent", size(rate), size(sent)));
-                }
+                line.say(format_args!("{peers} peers, sending {}/s, {} sent", size(rate), size(sent)));
             }
         }
     }

@@ -1,0 +1,47 @@
+//! `remove`: forgets a model and frees its space.
+
+use std::io::IsTerminal as _;
+
+use crate::cli::cleanup::confirmed;
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::list::place;
+use crate::cli::output::size;
+use crate::model::ModelRef;
+use crate::node::Library;
+
+const EXAMPLES: &str = "\
+Examples:
+  silmaril remove acme/minilm
+  silmaril remove acme/minilm@v1 --yes";
+
+/// Forget a model and delete what was fetched of it
+///
+/// Files that you share from a directory of your own, or got into one with `get -o`, stay.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The model, as ORG/NAME or ORG/NAME@REVISION
+    model: ModelRef,
+    /// Do not ask on a terminal
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// Removes it, asking first where somebody can answer.
+pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let (library, _lock) = Library::open_locked(context.config()?)?;
+    let revision = library.revision(&args.model)?;
+    let (here, place) = (revision.cached_bytes(), place(&revision));
+    let question = format!("Remove {} ({} here)?", args.model, size(here));
+    if !args.yes && std::io::stdin().is_terminal() && !confirmed(&question)? {
+        return Err(CommandError::failed("nothing was removed"));
+    }
+    drop(revision);
+    library.remove(&args.model)?;
+    context.out.line(format_args!("removed {}", args.model))?;
+    if let Some(dir) = place.filter(|dir| dir.exists()) {
+        context.out.note(format_args!("its files in {} are yours and stay", dir.display()));
+    }
+    Ok(())
+}
