@@ -1,6 +1,6 @@
 //! `share`: makes a model of a directory, and seeds.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,7 +187,7 @@ pub async fn seed_until_stopped(
     signals: &mut StopSignals,
 ) -> Result<(), CommandError> {
     let out = &context.out;
-    for address in node.listening() {
+    for address in reachable(node.listening()) {
         out.line(format_args!("listening on {address}"))?;
     }
     for revision in revisions {
@@ -211,9 +211,27 @@ pub async fn seed_until_stopped(
     }
 }
 
+/// The addresses that tell another host something; all where there are no others.
+fn reachable(all: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let tells = |address: &&SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => !ip.is_loopback(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    };
+    let some: Vec<SocketAddr> = all.iter().filter(tells).copied().collect();
+    if some.is_empty() { all } else { some }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_that_tell_others_nothing_are_left_out() {
+        let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let all = parse(&["127.0.0.1:1", "10.0.0.1:1", "[::1]:1", "[fe80::1]:1", "[2001:db8::1]:1"]);
+        assert_eq!(reachable(all), parse(&["10.0.0.1:1", "[2001:db8::1]:1"]));
+        assert_eq!(reachable(parse(&["127.0.0.1:1"])), parse(&["127.0.0.1:1"]));
+    }
 
     #[test]
     fn piece_lengths_are_powers_of_two_in_any_notation() {
