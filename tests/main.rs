@@ -53,7 +53,13 @@ mod mount {
 
 mod fetch {
     mod deadlines;
+    mod jobs;
+    mod lifecycle;
+    mod random;
     mod reads;
+    mod sharing;
+    mod tensors;
+    mod windows;
 }
 
 /// A test file that nobody includes proves nothing.

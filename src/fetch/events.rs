@@ -199,6 +199,9 @@ impl State {
         let Some(&ih) = self.ids.get(&id) else { return };
         let Some(transfer) = self.transfers.get_mut(&ih) else { return };
         if transfer.id() != Some(id) {
+            if let Event::Stats(_, stats) = event {
+                transfer.take_last_stats(id, stats);
+            }
             return;
         }
         match event {

@@ -91,7 +91,7 @@ impl State {
                         transfer.engine_has = known.have;
                         transfer.given = known.given;
                         transfer.metainfo_saved = known.with_layers;
-                        transfer.phase = Phase::Adding(id);
+                        transfer.entered_engine(id);
                         if std::mem::take(&mut transfer.again) {
                             self.add_anew(ih, now);
                         }

@@ -11,7 +11,7 @@
 //! - Every wait has a deadline; [`Fetch::stop`] ends them all.
 //!
 //! Parts: `wants` (claims on pieces, and what the engine was told), `waiters` (who waits), `window` and `tensors`
-//! (pure arithmetic of read-ahead), `readahead` (windows turned into claims), `transfer` (one torrent), `state`
+//! (pure arithmetic of read-ahead), `readahead` (windows turned into claims), `routing` (source choice), `transfer` (one torrent), `state`
 //! (all of it, behind one lock), `events` (what the engine says), `timer` (what the clock says), `saving` (files).
 
 mod deadline;
@@ -19,6 +19,7 @@ mod events;
 mod hold;
 mod issue;
 mod readahead;
+mod routing;
 mod saving;
 mod state;
 mod status;

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::deadline::Deadline;
 use super::tensors::Shape;
-use super::transfer::{Phase, REMOVAL, Transfer};
+use super::transfer::{Phase, QUIET, REMOVAL, Transfer};
 use super::waiters::{Answer, Kind, Waiter, Waiters};
-use super::wants::{ClaimId, Level, Orders};
+use super::wants::{ClaimId, Orders};
 use super::window::Windows;
 use super::{FetchSettings, FileRef, ReadError};
-use crate::model::{InfoHash, PieceIndex};
+use crate::model::InfoHash;
 use crate::store::ContentKey;
 use crate::store::{Content, StoredRevision};
 use crate::torrent::TorrentId;
@@ -233,11 +233,20 @@ impl State {
             Kind::Job => Deadline::stall(now, span),
         };
         let (answer, answered) = oneshot::channel();
-        let waiter = Waiter { via, range: range.clone(), kind, deadline, claims: Vec::new(), answer };
+        let waiter = Waiter {
+            via,
+            range: range.clone(),
+            kind,
+            deadline,
+            claims: Vec::new(),
+            since: now,
+            spread: false,
+            answer,
+        };
         let Some(state) = self.contents.get_mut(&root) else { return Err(ReadError::Stopped) };
         state.waiters.insert(id, waiter);
         self.hot.insert(root);
-        self.look_at(deadline.due());
+        self.look_at(deadline.due().min(now + QUIET));
         self.claim_for_waiter(&root, id, now);
         if kind == Kind::Read {
             self.touch(file, range.clone(), now);
@@ -294,111 +303,6 @@ impl State {
             let next = transfer.search.start(now);
             self.look_at(next);
         }
-    }
-
-    /// The pieces through which the missing bytes of a range are to come. Normally those of the torrent that was
-    /// named; those of another one where it already fetches the same bytes, or where only it has peers.
-    pub(super) fn route(
-        &self,
-        root: &ContentKey,
-        via: (InfoHash, usize),
-        range: &Range<u64>,
-        now: Instant,
-    ) -> Vec<(InfoHash, u32)> {
-        let (Some(content), Some(own)) = (self.contents.get(root), self.transfers.get(&via.0)) else {
-            return Vec::new();
-        };
-        let layout = &own.revision.layout;
-        let mut out = Vec::new();
-        for piece in layout.pieces_of(via.1, range.start, range.end - range.start) {
-            let Some((_, bytes)) = layout.owner(PieceIndex(piece)) else { continue };
-            if content.content.has(bytes.clone()) {
-                continue;
-            }
-            let other = if content.uses.len() > 1 {
-                self.other_source(content, via, piece, &bytes, now)
-            } else {
-                None
-            };
-            match other {
-                Some(pieces) => out.extend(pieces),
-                None => out.push((via.0, piece)),
-            }
-        }
-        out.sort_unstable_by_key(|&(ih, piece)| (ih, piece));
-        out.dedup();
-        out
-    }
-
-    fn other_source(
-        &self,
-        content: &ContentState,
-        via: (InfoHash, usize),
-        piece: u32,
-        bytes: &Range<u64>,
-        now: Instant,
-    ) -> Option<Vec<(InfoHash, u32)>> {
-        let own = self.transfers.get(&via.0)?;
-        let own_alive = own.is_alive(now);
-        if own_alive && own.wants.is_claimed(piece) {
-            return None;
-        }
-        let mut spare = None;
-        for &(ih, file) in content.uses.iter().filter(|&&other| other != via) {
-            let Some(transfer) = self.transfers.get(&ih).filter(|t| t.is_alive(now)) else { continue };
-            let layout = &transfer.revision.layout;
-            let pieces: Vec<u32> = layout
-                .pieces_of(file, bytes.start, bytes.end - bytes.start)
-                .filter(|&p| layout.owner(PieceIndex(p)).is_some_and(|(_, b)| !content.content.has(b)))
-                .collect();
-            let claimed = pieces.iter().all(|&p| transfer.wants.is_claimed(p));
-            let found = || pieces.iter().map(|&p| (ih, p)).collect();
-            if claimed {
-                return Some(found());
-            }
-            if !own_alive && spare.is_none() {
-                spare = Some(found());
-            }
-        }
-        spare
-    }
-
-    /// Claims for a waiter the pieces through which its bytes are to come now, and releases all others.
-    pub(super) fn claim_for_waiter(&mut self, root: &ContentKey, id: ClaimId, now: Instant) {
-        let Some(waiter) = self.contents.get_mut(root).and_then(|c| c.waiters.get_mut(&id)) else { return };
-        let (via, range, kind) = (waiter.via, waiter.range.clone(), waiter.kind);
-        let old = std::mem::take(&mut waiter.claims);
-        let new = self.route(root, via, &range, now);
-        self.release(old.iter().filter(|c| new.binary_search(c).is_err()), id);
-        let level = if kind == Kind::Read { Level::Urgent } else { Level::Bulk };
-        for (ih, piece) in &new {
-            if let Some(transfer) = self.transfers.get_mut(ih) {
-                transfer.wants.claim(*piece, id, level, Duration::ZERO);
-                self.touched.insert(*ih);
-            }
-        }
-        if let Some(waiter) = self.contents.get_mut(root).and_then(|c| c.waiters.get_mut(&id)) {
-            waiter.claims = new;
-        }
-    }
-
-    pub(super) fn release<'a>(&mut self, claims: impl Iterator<Item = &'a (InfoHash, u32)>, id: ClaimId) {
-        for (ih, piece) in claims {
-            if let Some(transfer) = self.transfers.get_mut(ih) {
-                transfer.wants.release(*piece, id);
-                self.touched.insert(*ih);
-            }
-        }
-    }
-
-    /// Finds new sources for everybody who waits for a content.
-    pub(super) fn reroute(&mut self, root: &ContentKey, now: Instant) {
-        let ids: Vec<ClaimId> =
-            self.contents.get(root).map(|c| c.waiters.keys().copied().collect()).unwrap_or_default();
-        for id in ids {
-            self.claim_for_waiter(root, id, now);
-        }
-        self.apply_windows(root, now);
     }
 
     /// Takes a waiter out, if it is still there.

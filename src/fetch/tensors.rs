@@ -1,5 +1,6 @@
 //! Where the tensors of a `.safetensors` file end, so that a window does not run into one nobody reads.
 
+use crate::model::safetensors::{LENGTH_LEN, header_len, parse_header};
 use crate::store::Content;
 
 /// A run must have read this far past the first end it crossed before the next tensor is expected too: the
@@ -28,9 +29,9 @@ pub(super) enum Shape {
 }
 
 impl Tensors {
-    /// From the end of the header and the tensors' ends relative to it, in any order.
+    /// From the end of the header and those of the tensors, in any order, and the length of the file.
     pub(super) fn new(header_end: u64, ends: impl IntoIterator<Item = u64>, len: u64) -> Self {
-        let mut all: Vec<u64> = ends.into_iter().map(|end| header_end.saturating_add(end).min(len)).collect();
+        let mut all: Vec<u64> = ends.into_iter().map(|end| end.min(len)).collect();
         all.push(header_end.min(len));
         all.sort_unstable();
         all.dedup();
@@ -51,18 +52,21 @@ impl Tensors {
 
 /// Reads and parses the header of a file if its bytes are here. A header that is none makes the file a plain one.
 pub(super) fn read_shape(content: &Content) -> Option<Shape> {
-    if content.len() < 8 {
+    let len = content.len();
+    if len < LENGTH_LEN {
         return Some(Shape::Plain);
     }
-    let length = content.read(0..8).ok()??;
-    let length = u64::from_le_bytes(length.try_into().ok()?);
-    let header_end = 8u64.saturating_add(length);
-    if length > MAX_HEADER || header_end > content.len() {
-        return Some(Shape::Plain);
-    }
-    let header = content.read(0..header_end).ok()??;
-    let _ = header;
-    None
+    let first = content.read(0..LENGTH_LEN).ok()??.try_into().ok()?;
+    let header = match header_len(first, len) {
+        Ok(header) if header <= MAX_HEADER => content.read(0..LENGTH_LEN + header).ok()??,
+        Ok(_) | Err(_) => return Some(Shape::Plain),
+    };
+    Some(match parse_header(&header) {
+        Ok(header) => {
+            Shape::Tensors(Tensors::new(header.end, header.tensors.iter().map(|t| t.range.end), len))
+        }
+        Err(_) => Shape::Plain,
+    })
 }
 
 #[cfg(test)]
@@ -74,12 +78,12 @@ mod tests {
     fn tensors() -> Tensors {
         // Header of 1 KiB, then 10 MiB, 4 KiB, 4 KiB, 10 MiB, 10 MiB.
         let mut ends = vec![];
-        let mut at = 0;
+        let mut at = 1024;
         for len in [10 * MIB, 4096, 4096, 10 * MIB, 10 * MIB] {
             at += len;
             ends.push(at);
         }
-        Tensors::new(1024, ends, 1024 + at)
+        Tensors::new(1024, ends, at)
     }
 
     #[test]
@@ -107,8 +111,8 @@ mod tests {
 
     #[test]
     fn ends_beyond_the_file_are_cut() {
-        let t = Tensors::new(100, [50, u64::MAX], 120);
-        assert_eq!(t.bound(0, 110), 120);
+        let t = Tensors::new(100, [110, u64::MAX], 120);
+        assert_eq!(t.bound(0, 111), 120);
         assert_eq!(t.bound(0, 120), 120);
     }
 }

@@ -42,6 +42,7 @@ impl Fetch {
             state.end_overdue_waits(now);
             state.finish_overdue_removals(now);
             state.search_for_peers(now);
+            state.spread_long_waits(now);
             state.save_what_changed(now);
             state.rest_stale_cursors(now);
             state.wake_at = None;

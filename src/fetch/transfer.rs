@@ -255,11 +255,10 @@ impl Transfer {
         }
     }
 
-    /// The torrent is out of the engine; what it counted stays counted.
+    /// The torrent is out of the engine, or on its way; its last figures may still come.
     pub(super) fn left_engine(&mut self) {
-        self.past.0 += self.stats.downloaded;
-        self.past.1 += self.stats.uploaded;
-        self.stats = SwarmStats::default();
+        let SwarmStats { downloaded, uploaded, .. } = self.stats;
+        self.stats = SwarmStats { downloaded, uploaded, ..SwarmStats::default() };
         self.peers.clear();
         self.wants.forget_told();
         self.exporting = false;
@@ -295,6 +294,21 @@ impl Transfer {
     pub(super) fn has_moved(&self, file: usize) -> bool {
         self.id().is_some()
             && self.given.get(file).is_some_and(|&m| m != self.revision.contents[file].moves())
+    }
+
+    /// The torrent is in the engine, which counts from nothing; what was counted stays counted.
+    pub(super) fn entered_engine(&mut self, id: TorrentId) {
+        self.past = self.totals();
+        self.stats = SwarmStats::default();
+        self.phase = Phase::Adding(id);
+    }
+
+    /// Takes in the last figures of a torrent on its way out.
+    pub(super) fn take_last_stats(&mut self, id: TorrentId, stats: SwarmStats) {
+        if matches!(self.phase, Phase::Removing { id: leaving, .. } if leaving == id) {
+            self.stats.downloaded = stats.downloaded;
+            self.stats.uploaded = stats.uploaded;
+        }
     }
 
     /// The torrent runs.

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
+use super::transfer::QUIET;
 use super::wants::ClaimId;
 use super::{Fetch, ReadError};
 use crate::model::InfoHash;
@@ -35,7 +36,17 @@ pub(super) struct Waiter {
     pub deadline: Deadline,
     /// The pieces claimed for it.
     pub claims: Vec<(InfoHash, u32)>,
+    pub since: Instant,
+    /// Whether the torrent it named is asked besides those it relies on.
+    pub spread: bool,
     pub answer: oneshot::Sender<Answer>,
+}
+
+impl Waiter {
+    /// Whether it relies on other torrents than the one it named.
+    pub(super) fn may_spread(&self) -> bool {
+        !self.spread && self.claims.iter().any(|(ih, _)| *ih != self.via.0)
+    }
 }
 
 /// The waiters of one content.
@@ -71,7 +82,11 @@ impl Drop for Parked<'_> {
     }
 }
 
-/// The earliest deadline of some waiters.
+/// When the clock next matters to some waiters.
 pub(super) fn earliest(waiters: &Waiters) -> Option<Instant> {
-    waiters.values().map(|w| w.deadline.due()).min()
+    let look = |w: &Waiter| {
+        let due = w.deadline.due();
+        if w.may_spread() { due.min(w.since + QUIET) } else { due }
+    };
+    waiters.values().map(look).min()
 }

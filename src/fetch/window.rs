@@ -33,7 +33,7 @@ pub(super) struct Cursor {
     pub start: u64,
     /// The furthest byte read, exclusive.
     pub pos: u64,
-    /// Bytes read by the run, each counted once.
+    /// Bytes read by the run, of those between `start` and `pos`.
     read: u64,
     /// Bytes wanted beyond `pos`.
     window: u64,
@@ -49,14 +49,22 @@ impl Cursor {
     }
 
     fn advance(&mut self, range: &Range<u64>, max: u64) {
+        let len = range.end - range.start;
         self.start = self.start.min(range.start);
         if range.end <= self.pos {
+            // One of several threads was overtaken.
+            self.read = self.read.saturating_add(len).min(self.pos - self.start);
             return;
         }
         let fresh = range.end - range.start.max(self.pos);
-        self.read = self.read.saturating_add(fresh);
         self.pos = range.end;
-        let doubled = (2 * self.window).max(2 * (range.end - range.start));
+        self.read = self.read.saturating_add(fresh).min(self.pos - self.start);
+        if self.read < (self.pos - self.start) / 2 {
+            // More was skipped than read: it was a jump after all.
+            (self.start, self.read, self.window) = (range.start, len, 0);
+            return;
+        }
+        let doubled = (2 * self.window).max(2 * len);
         self.window = doubled.min(TRUST.saturating_mul(self.read)).min(max);
     }
 
@@ -209,6 +217,15 @@ mod tests {
         assert_eq!(read(&mut w, 4 * MIB, MIB, 3), 1);
         assert!(window(&w, 1) >= before);
         assert_eq!(read(&mut w, 0, MIB, 4), 4, "a second reader from the start has its own cursor");
+    }
+
+    #[test]
+    fn a_short_jump_is_a_jump_too() {
+        let mut w = Windows::default();
+        read(&mut w, 0, 16 * KIB, 1);
+        let id = read(&mut w, MIB, 16 * KIB, 2);
+        assert_eq!(window(&w, id), 0);
+        assert!(w.cursors()[0].start == MIB);
     }
 
     #[test]

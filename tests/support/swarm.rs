@@ -184,11 +184,12 @@ impl FakeSwarm {
         self.pump();
     }
 
-    /// Says a torrent's `Event::Failed`.
+    /// Gives up a torrent, started or not.
     pub fn fail(&self, ih: InfoHash, why: &str) {
         let mut inner = self.inner();
-        inner.tell_all(ih, |id| Event::Failed(id, why.into()));
-        inner.torrents.retain(|_, t| t.add.info_hash != ih);
+        let Some((&id, _)) = inner.find(ih) else { return };
+        inner.torrents.remove(&id);
+        inner.send(Event::Failed(id, why.into()));
     }
 
     /// The local disk fails under a torrent: deadlines are lost with the pieces in flight.

@@ -1,0 +1,98 @@
+//! Whole files: `get` and `warm`.
+
+use std::time::Duration;
+
+use silmaril::fetch::ReadError;
+use silmaril::torrent::Priority;
+use tokio::time::Instant;
+
+use crate::support::rig::{MIB, Rig, noise};
+use crate::support::swarm::{Delivery, Want};
+
+const PEER: &str = "10.0.0.9:1";
+const STALL: Duration = Duration::from_secs(100);
+
+#[tokio::test(start_paused = true)]
+async fn the_files_asked_for_come_and_no_others() {
+    let rig = Rig::new();
+    let m = rig.model("o/m", MIB, &[("a", noise(1, 3 * MIB)), ("b", noise(2, 3 * MIB)), ("c", noise(3, 10))]);
+    rig.swarm.peer(m.ih, PEER, None);
+    rig.get(&m, &[0, 2], STALL).await.unwrap().unwrap();
+    let held = rig.swarm.holds(m.ih).unwrap();
+    assert_eq!(held.into_iter().collect::<Vec<_>>(), [0, 1, 2, 6]);
+    assert_eq!(rig.status(&m).cached_bytes, 3 * MIB + 10);
+    rig.get(&m, &[0, 2], STALL).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_goes_on_while_something_comes_and_fails_when_nothing_does() {
+    let rig = Rig::new();
+    rig.swarm.delivery(Delivery::ByHand);
+    let m = rig.model("o/m", MIB, &[("a", noise(1, 8 * MIB))]);
+    rig.swarm.peer(m.ih, PEER, None);
+    let job = rig.get(&m, &[0], STALL);
+    for piece in 0..7 {
+        tokio::time::sleep(STALL - Duration::from_secs(1)).await;
+        assert!(rig.swarm.deliver(m.ih, piece));
+    }
+    rig.idle().await;
+    let last = Instant::now();
+    let Err(ReadError::TimedOut(why)) = job.await.unwrap() else { panic!("it has not failed") };
+    assert!(last.elapsed().abs_diff(STALL) < Duration::from_millis(10), "{:?}", last.elapsed());
+    assert!(why.contains("1 peer is connected"), "{why}");
+    rig.idle().await;
+    assert!(rig.swarm.wanted(m.ih).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_job_takes_back_what_nobody_else_wants() {
+    let rig = Rig::new();
+    rig.swarm.delivery(Delivery::ByHand);
+    let m = rig.model("o/m", MIB, &[("a", noise(1, 3 * MIB)), ("b", noise(2, 3 * MIB))]);
+    rig.swarm.peer(m.ih, PEER, None);
+    let both = rig.get(&m, &[0, 1], STALL);
+    let second = rig.get(&m, &[1], STALL);
+    let read = rig.read(&m, 0, MIB, 10);
+    rig.idle().await;
+    let wanted = rig.swarm.wanted(m.ih);
+    assert_eq!(wanted.len(), 6);
+    assert_eq!(wanted[&0], Want::Priority(Priority::Normal));
+    assert_eq!(wanted[&1], Want::Requested);
+    both.abort();
+    rig.idle().await;
+    assert_eq!(rig.swarm.wanted(m.ih).keys().copied().collect::<Vec<_>>(), [1, 3, 4, 5]);
+    second.abort();
+    rig.idle().await;
+    assert_eq!(rig.swarm.wanted(m.ih).keys().copied().collect::<Vec<_>>(), [1]);
+    read.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_cancelled_during_a_job_leaves_the_piece_to_the_job() {
+    let rig = Rig::new();
+    rig.swarm.delivery(Delivery::ByHand);
+    let m = rig.model("o/m", MIB, &[("a", noise(1, 3 * MIB))]);
+    rig.swarm.peer(m.ih, PEER, None);
+    let job = rig.get(&m, &[0], STALL);
+    let read = rig.read(&m, 0, MIB, 10);
+    rig.idle().await;
+    read.abort();
+    rig.idle().await;
+    for piece in 0..3 {
+        assert!(rig.swarm.deliver(m.ih, piece), "piece {piece}");
+    }
+    job.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_without_peers_searches_for_them_and_ends_by_itself() {
+    let rig = Rig::new();
+    let m = rig.model("o/m", MIB, &[("a", noise(1, 3 * MIB))]);
+    let job = rig.get(&m, &[0], STALL);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let searches =
+        rig.swarm.calls().iter().filter(|c| matches!(c, crate::support::swarm::Call::Reannounce(_))).count();
+    assert_eq!(searches, 5);
+    rig.swarm.peer(m.ih, PEER, None);
+    job.await.unwrap().unwrap();
+}

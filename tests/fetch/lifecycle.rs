@@ -1,0 +1,302 @@
+//! Joining, leaving, failing, saving: what happens to a torrent besides being read.
+
+use std::time::Duration;
+
+use silmaril::fetch::ReadError;
+use silmaril::torrent::{DiskErrorKind, EngineError, Event, Mode};
+
+use crate::support::rig::{MIB, READ_TIMEOUT, Rig, TestModel, noise};
+use crate::support::swarm::{Call, Delivery};
+
+const PEER: &str = "10.0.0.9:1";
+const STALL: Duration = Duration::from_secs(100);
+
+fn one(rig: &Rig) -> TestModel {
+    rig.model("o/m", MIB, &[("a", noise(1, 4 * MIB))])
+}
+
+fn adds(rig: &Rig) -> usize {
+    rig.swarm.calls().iter().filter(|c| matches!(c, Call::Add(_))).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn joining_twice_adds_once() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    rig.fetch.join(&m.revision).unwrap();
+    rig.fetch.join(&m.revision).unwrap();
+    assert_eq!(adds(&rig), 1);
+    assert_eq!(rig.swarm.added(m.ih).unwrap().mode, Mode::Lazy);
+    assert_eq!(rig.fetch.status().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_fails_the_readers_and_one_may_come_back() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    let read = rig.read(&m, 0, 0, 10);
+    rig.idle().await;
+    rig.swarm.removes(false);
+    rig.fetch.leave(&m.ih);
+    assert!(matches!(read.await.unwrap(), Err(ReadError::Stopped)));
+    assert!(rig.fetch.status().is_empty());
+    // The engine has not let go yet: the torrent is added again only when it has, or has had its time.
+    rig.swarm.calls();
+    rig.swarm.peer(m.ih, PEER, None);
+    let read = rig.read(&m, 0, 0, 10);
+    rig.idle().await;
+    assert_eq!(adds(&rig), 0);
+    assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 0, 10));
+    assert_eq!(adds(&rig), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_torrent_is_broken_and_tried_again_later() {
+    for at_once in [true, false] {
+        let rig = Rig::new();
+        let m = one(&rig);
+        rig.swarm.peer(m.ih, PEER, None);
+        if at_once {
+            rig.swarm.refuse(EngineError::BadTorrent("nonsense".into()));
+        } else {
+            rig.swarm.starts(false);
+        }
+        let read = rig.read(&m, 0, 0, 10);
+        rig.idle().await;
+        if !at_once {
+            rig.swarm.starts(true);
+            rig.swarm.say(|id| Event::Failed(id, "nonsense".into()), m.ih);
+        }
+        let Err(ReadError::Broken(why)) = read.await.unwrap() else { panic!("not broken") };
+        assert!(why.contains("nonsense"));
+        assert!(matches!(rig.fetch.join(&m.revision), Err(ReadError::Broken(_))), "too early");
+        assert!(matches!(rig.fetch.read(&m.file(0), 0, 10).await, Err(ReadError::Broken(_))));
+        assert!(rig.status(&m).last_error.unwrap().contains("nonsense"));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(rig.fetch.read(&m.file(0), 0, 10).await.unwrap(), m.bytes(0, 0, 10));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_events_lose_no_reader() {
+    let rig = Rig::new();
+    rig.swarm.delivery(Delivery::ByHand);
+    let m = one(&rig);
+    rig.swarm.peer(m.ih, PEER, None);
+    let first = rig.read(&m, 0, 0, 10);
+    let second = rig.read(&m, 0, 3 * MIB, 10);
+    rig.idle().await;
+    rig.swarm.deliver(m.ih, 0);
+    first.await.unwrap().unwrap();
+    rig.swarm.lose_events();
+    rig.idle().await;
+    assert_eq!(rig.swarm.added(m.ih).unwrap().have.ones().collect::<Vec<_>>(), [0]);
+    assert!(rig.swarm.deliver(m.ih, 3));
+    assert_eq!(second.await.unwrap().unwrap(), m.bytes(0, 3 * MIB, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_fails_the_readers_at_once_and_nothing_else() {
+    for kind in [DiskErrorKind::Full, DiskErrorKind::ReadOnly] {
+        let rig = Rig::new();
+        rig.swarm.delivery(Delivery::ByHand);
+        let m = one(&rig);
+        rig.swarm.peer(m.ih, PEER, None);
+        let read = rig.read(&m, 0, 0, 10);
+        let job = rig.get(&m, &[0], STALL);
+        rig.idle().await;
+        rig.swarm.disk_error(m.ih, kind);
+        assert!(matches!(read.await.unwrap(), Err(ReadError::Disk(_))));
+        assert!(matches!(job.await.unwrap(), Err(ReadError::Disk(_))));
+        assert!(rig.status(&m).last_error.unwrap().starts_with("disk: "));
+        rig.swarm.delivery(Delivery::AtOnce);
+        assert_eq!(rig.fetch.read(&m.file(0), 0, 10).await.unwrap(), m.bytes(0, 0, 10));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_passing_disk_error_is_waited_out_and_a_lasting_one_is_told() {
+    let rig = Rig::new();
+    rig.swarm.delivery(Delivery::ByHand);
+    let m = one(&rig);
+    rig.swarm.peer(m.ih, PEER, None);
+    let read = rig.read(&m, 0, 0, 10);
+    rig.idle().await;
+    rig.swarm.disk_error(m.ih, DiskErrorKind::Other);
+    rig.idle().await;
+    assert!(!read.is_finished());
+    assert_eq!(rig.swarm.requests(m.ih), [0, 0], "the deadline is said again");
+    rig.swarm.deliver(m.ih, 0);
+    read.await.unwrap().unwrap();
+
+    let read = rig.read(&m, 0, 2 * MIB, 10);
+    for _ in 0..2 {
+        rig.idle().await;
+        rig.swarm.disk_error(m.ih, DiskErrorKind::Other);
+    }
+    assert!(matches!(read.await.unwrap(), Err(ReadError::Disk(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn resume_data_is_kept_while_pieces_come_and_metainfo_when_all_are_here() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    rig.swarm.peer(m.ih, PEER, None);
+    rig.fetch.read(&m.file(0), 0, 10).await.unwrap();
+    assert_eq!(rig.saved_resume(&m), None);
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    let resume = rig.saved_resume(&m).expect("resume data after half a minute");
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let saves = rig.swarm.calls().iter().filter(|c| matches!(c, Call::SaveResume(_))).count();
+    assert_eq!(saves, 1, "nothing has changed since");
+
+    rig.fetch.leave(&m.ih);
+    rig.idle().await;
+    rig.fetch.join(&m.revision).unwrap();
+    assert_eq!(rig.swarm.added(m.ih).unwrap().resume, Some(resume));
+
+    rig.get(&m, &[0], STALL).await.unwrap().unwrap();
+    rig.fetch.flush(Duration::from_secs(5)).await;
+    let metainfo = rig.saved_metainfo(&m).expect("the metainfo with its layers");
+    assert_eq!(rig.saved_resume(&m), None, "it is in the metainfo");
+    rig.fetch.leave(&m.ih);
+    rig.idle().await;
+    rig.fetch.join(&m.revision).unwrap();
+    let added = rig.swarm.added(m.ih).unwrap();
+    assert_eq!((added.metainfo, added.resume, added.mode), (metainfo, None, Mode::Seed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn flush_writes_at_once_what_changed() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    rig.swarm.peer(m.ih, PEER, None);
+    rig.fetch.read(&m.file(0), 0, 10).await.unwrap();
+    rig.fetch.stop();
+    rig.fetch.flush(Duration::from_secs(5)).await;
+    assert!(rig.saved_resume(&m).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn layers_that_are_not_known_yet_are_asked_for_again() {
+    let rig = Rig::new();
+    rig.swarm.layers_known(false);
+    let m = one(&rig);
+    rig.swarm.peer(m.ih, PEER, None);
+    rig.get(&m, &[0], STALL).await.unwrap().unwrap();
+    rig.idle().await;
+    assert_eq!(rig.saved_metainfo(&m), None);
+    rig.swarm.layers_known(true);
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    assert!(rig.saved_metainfo(&m).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_metainfo_on_disk_gives_way_to_the_manifests() {
+    for at_once in [true, false] {
+        let rig = Rig::new();
+        let m = one(&rig);
+        rig.swarm.peer(m.ih, PEER, None);
+        std::fs::write(rig.paths.metainfo(&m.ih), b"garbage").unwrap();
+        if at_once {
+            rig.swarm.refuse(EngineError::BadTorrent("garbage".into()));
+        } else {
+            rig.swarm.starts(false);
+        }
+        let read = rig.read(&m, 0, 0, 10);
+        rig.idle().await;
+        if !at_once {
+            rig.swarm.starts(true);
+            rig.swarm.fail(m.ih, "garbage");
+        }
+        assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 0, 10));
+        assert_ne!(rig.swarm.added(m.ih).unwrap().metainfo, b"garbage");
+        rig.idle().await;
+        assert_eq!(rig.saved_metainfo(&m), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn relocating_loses_no_reader() {
+    let rig = Rig::new();
+    rig.swarm.delivery(Delivery::ByHand);
+    let m = one(&rig);
+    rig.swarm.peer(m.ih, PEER, None);
+    let read = rig.read(&m, 0, MIB, 10);
+    rig.idle().await;
+    rig.fetch.relocate(&m.revision);
+    rig.idle().await;
+    assert!(rig.swarm.deliver(m.ih, 1));
+    assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, MIB, 10));
+    assert_eq!(adds(&rig), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_wake_when_the_whole_file_appears_beside_the_cache() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    let read = rig.read(&m, 0, MIB, 10);
+    rig.idle().await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a"), &*m.files[0]).unwrap();
+    rig.store.record_placement(&m.revision.manifest, dir.path()).unwrap();
+    rig.fetch.relocate(&m.revision);
+    assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, MIB, 10));
+    rig.idle().await;
+    let added = rig.swarm.added(m.ih).unwrap();
+    assert_eq!(added.mode, Mode::Seed);
+    assert_eq!(added.file_paths, [dir.path().canonicalize().unwrap().join("a")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_thrown_away_is_first_out_of_the_engine() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    rig.swarm.peer(m.ih, PEER, None);
+    rig.fetch.read(&m.file(0), 0, 2 * MIB).await.unwrap();
+    let content = m.revision.contents[0].clone();
+    let hold = rig.fetch.release_for_eviction(&[content.key().unwrap()], STALL).await.unwrap();
+    assert_eq!(rig.swarm.holds(m.ih), None);
+    let read = rig.read(&m, 0, 3 * MIB, 10);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(rig.swarm.holds(m.ih), None, "held as long as the hold lives");
+    content.mark_missing(0..MIB).unwrap();
+    drop(hold);
+    assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 3 * MIB, 10));
+    assert_eq!(rig.swarm.added(m.ih).unwrap().have.ones().collect::<Vec<_>>(), [1]);
+
+    rig.swarm.removes(false);
+    let refused = rig.fetch.release_for_eviction(&[content.key().unwrap()], READ_TIMEOUT).await;
+    assert!(matches!(refused, Err(ReadError::Broken(_))), "the engine did not let go");
+}
+
+#[tokio::test(start_paused = true)]
+async fn figures_add_up_over_a_new_start() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    rig.swarm.peer(m.ih, PEER, None);
+    rig.fetch.read(&m.file(0), 0, 10).await.unwrap();
+    rig.idle().await;
+    rig.fetch.relocate(&m.revision);
+    rig.fetch.read(&m.file(0), 3 * MIB, 10).await.unwrap();
+    rig.idle().await;
+    let status = rig.status(&m);
+    assert_eq!((status.downloaded, status.cached_bytes, status.total_size), (2 * MIB, 2 * MIB, 4 * MIB));
+    assert_eq!((status.model.as_str(), status.peers, status.waiting_reads), ("o/m", 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_scheduler_leaves_no_task_behind() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    let read = rig.read(&m, 0, 0, 10);
+    rig.idle().await;
+    read.abort();
+    rig.idle().await;
+    let weak = std::sync::Arc::downgrade(&rig.fetch);
+    let Rig { fetch, swarm, .. } = rig;
+    drop((fetch, swarm));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert!(weak.upgrade().is_none());
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}

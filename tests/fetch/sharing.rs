@@ -1,0 +1,181 @@
+//! Equal files are fetched once, whichever models hold them and however long their pieces are.
+
+use std::time::Duration;
+
+use silmaril::torrent::Mode;
+
+use crate::support::rig::{KIB, MIB, Rig, TestModel, noise};
+use crate::support::swarm::{Call, Delivery};
+
+const PEER: &str = "10.0.0.9:1";
+
+/// Two models with one file in common, in pieces of 1 MiB and of 256 KiB.
+fn pair(rig: &Rig) -> (TestModel, TestModel) {
+    let common = noise(1, 4 * MIB);
+    let a = rig.model("o/a", MIB, &[("config.json", noise(2, 100)), ("w.bin", common.clone())]);
+    let b = rig.model("o/b", 256 * KIB, &[("other.json", noise(3, 100)), ("w.bin", common)]);
+    (a, b)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_through_one_model_is_here_in_the_other() {
+    let rig = Rig::new();
+    let (a, b) = pair(&rig);
+    rig.swarm.peer(a.ih, PEER, None);
+    rig.fetch.read(&a.file(1), 2 * MIB, 10).await.unwrap();
+    assert_eq!(rig.fetch.try_read(&b.file(1), 2 * MIB, MIB).unwrap(), b.bytes(1, 2 * MIB, MIB));
+    rig.fetch.join(&b.revision).unwrap();
+    assert_eq!(rig.swarm.added(b.ih).unwrap().have.ones().collect::<Vec<_>>(), [9, 10, 11, 12]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_in_flight_in_one_swarm_is_not_asked_for_in_another() {
+    let rig = Rig::new();
+    rig.swarm.delivery(Delivery::ByHand);
+    let (a, b) = pair(&rig);
+    rig.swarm.peer(a.ih, PEER, None);
+    rig.swarm.peer(b.ih, PEER, None);
+    rig.fetch.join(&a.revision).unwrap();
+    rig.fetch.join(&b.revision).unwrap();
+    rig.idle().await;
+    let first = rig.read(&a, 1, MIB, 10);
+    rig.idle().await;
+    let second = rig.read(&b, 1, MIB + 300 * KIB, 10);
+    rig.idle().await;
+    assert_eq!(rig.swarm.requests(a.ih), [2]);
+    assert!(rig.swarm.requests(b.ih).is_empty());
+    rig.swarm.deliver(a.ih, 2);
+    first.await.unwrap().unwrap();
+    assert_eq!(second.await.unwrap().unwrap(), b.bytes(1, MIB + 300 * KIB, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_of_both_models_wake_whoever_brings_the_bytes_and_the_other_stops() {
+    let rig = Rig::new();
+    rig.swarm.delivery(Delivery::ByHand);
+    let (a, b) = pair(&rig);
+    // Neither has peers when the reads come, so both swarms are asked.
+    let first = rig.read(&a, 1, MIB, 10);
+    let second = rig.read(&b, 1, MIB, 10);
+    rig.idle().await;
+    assert_eq!((rig.swarm.requests(a.ih), rig.swarm.requests(b.ih)), (vec![2], vec![5]));
+    rig.swarm.deliver(a.ih, 2);
+    first.await.unwrap().unwrap();
+    assert_eq!(second.await.unwrap().unwrap(), b.bytes(1, MIB, 10));
+    rig.idle().await;
+    assert!(rig.swarm.wanted(b.ih).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_pieces_of_one_model_make_a_large_one_of_the_other() {
+    let rig = Rig::new();
+    rig.swarm.delivery(Delivery::ByHand);
+    let (a, b) = pair(&rig);
+    let read = rig.read(&a, 1, 0, MIB);
+    let others: Vec<_> = (0..4).map(|i| rig.read(&b, 1, i * 256 * KIB, 10)).collect();
+    rig.idle().await;
+    for piece in 1..5 {
+        assert!(!read.is_finished());
+        assert!(rig.swarm.deliver(b.ih, piece));
+        rig.idle().await;
+    }
+    assert_eq!(read.await.unwrap().unwrap(), a.bytes(1, 0, MIB));
+    for other in others {
+        other.await.unwrap().unwrap();
+    }
+    rig.idle().await;
+    assert!(rig.swarm.wanted(a.ih).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_without_peers_reads_through_one_that_has_some() {
+    let rig = Rig::new();
+    let (a, b) = pair(&rig);
+    rig.swarm.peer(a.ih, PEER, None);
+    rig.fetch.join(&a.revision).unwrap();
+    rig.idle().await;
+    assert_eq!(rig.fetch.read(&b.file(1), 3 * MIB, 10).await.unwrap(), b.bytes(1, 3 * MIB, 10));
+    assert_eq!(rig.swarm.requests(a.ih), [4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_source_goes_the_reader_turns_to_its_own_swarm() {
+    for how in ["vanish", "leave", "fail", "stall"] {
+        let rig = Rig::new();
+        rig.swarm.delivery(Delivery::ByHand);
+        let (a, b) = pair(&rig);
+        rig.swarm.peer(a.ih, PEER, None);
+        rig.fetch.join(&a.revision).unwrap();
+        rig.idle().await;
+        let read = rig.read(&b, 1, 3 * MIB, 10);
+        rig.idle().await;
+        assert_eq!(rig.swarm.requests(a.ih), [4]);
+        rig.swarm.peer(b.ih, "10.0.0.10:1", None);
+        rig.idle().await;
+        match how {
+            "vanish" => rig.swarm.vanish(a.ih, PEER),
+            "leave" => rig.fetch.leave(&a.ih),
+            "fail" => rig.swarm.fail(a.ih, "no"),
+            _ => tokio::time::sleep(Duration::from_secs(16)).await,
+        }
+        rig.idle().await;
+        assert_eq!(rig.swarm.requests(b.ih), [13], "{how}");
+        rig.swarm.deliver(b.ih, 13);
+        assert_eq!(read.await.unwrap().unwrap(), b.bytes(1, 3 * MIB, 10), "{how}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_busy_with_other_pieces_does_not_hold_a_reader_for_ever() {
+    let rig = Rig::new();
+    rig.swarm.delivery(Delivery::ByHand);
+    let (a, b) = pair(&rig);
+    rig.swarm.peer(a.ih, PEER, Some(&[1, 2]));
+    rig.swarm.peer(b.ih, PEER, None);
+    rig.fetch.join(&b.revision).unwrap();
+    let job = rig.get(&a, &[1], Duration::from_secs(3600));
+    rig.idle().await;
+    let read = rig.read(&b, 1, 3 * MIB, 10);
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        rig.swarm.trickle(a.ih, 1);
+    }
+    assert!(rig.swarm.deliver(b.ih, 13), "its own swarm was never asked");
+    assert_eq!(read.await.unwrap().unwrap(), b.bytes(1, 3 * MIB, 10));
+    job.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_byte_crosses_once_when_both_are_got_at_the_same_time() {
+    let rig = Rig::new();
+    rig.swarm.delivery(Delivery::After(Duration::from_millis(10)));
+    let (a, b) = pair(&rig);
+    rig.swarm.peer(a.ih, PEER, None);
+    rig.swarm.peer(b.ih, PEER, None);
+    let stall = Duration::from_secs(60);
+    let (one, two) = (rig.get(&a, &[0, 1], stall), rig.get(&b, &[0, 1], stall));
+    one.await.unwrap().unwrap();
+    two.await.unwrap().unwrap();
+    rig.idle().await;
+    let down = rig.status(&a).downloaded + rig.status(&b).downloaded;
+    assert_eq!(down, 4 * MIB + 200);
+    // Both seed all of it, whichever swarm it came through.
+    for m in [&a, &b] {
+        let added = rig.swarm.added(m.ih).unwrap();
+        assert_eq!(rig.swarm.holds(m.ih).unwrap().len(), added.have.len(), "{}", rig.status(m).model);
+    }
+    assert_eq!(rig.swarm.added(b.ih).unwrap().mode, Mode::Seed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_equal_files_in_one_model_are_fetched_once() {
+    let rig = Rig::new();
+    let m = rig.model("o/m", MIB, &[("a.bin", noise(1, 2 * MIB)), ("b.bin", noise(1, 2 * MIB))]);
+    rig.swarm.peer(m.ih, PEER, None);
+    rig.get(&m, &[0, 1], Duration::from_secs(60)).await.unwrap().unwrap();
+    assert_eq!(rig.status(&m).downloaded, 2 * MIB);
+    assert_eq!(rig.fetch.try_read(&m.file(1), MIB, 10).unwrap(), m.bytes(1, MIB, 10));
+    rig.idle().await;
+    assert_eq!(rig.swarm.holds(m.ih).unwrap().len(), 4);
+    assert!(rig.swarm.calls().contains(&Call::Export(m.ih)));
+}
