@@ -45,6 +45,7 @@ mod engine {
 
 mod mount {
     mod lifecycle;
+    mod processes;
     mod reading;
     mod rig;
     mod semantics;

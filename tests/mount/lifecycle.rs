@@ -2,18 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use silmaril::mount::{MountError, list_mounts, unmount};
 
-use super::rig::{Rig, fetch, mount};
+use super::rig::{Rig, mount};
 use crate::support::mounts::{detach_below, is_mounted};
-use crate::support::process::{Finished, PATIENCE, Proc};
-use silmaril::paths::Paths;
-
-/// Names the mount point for the test that plays a process of its own.
-const CHILD_POINT: &str = "SILMARIL_TEST_MOUNT_POINT";
+use crate::support::process::{PATIENCE, Proc};
 
 fn is_listed(point: &Path) -> bool {
     list_mounts().unwrap().iter().any(|m| m.mountpoint == point)
@@ -102,96 +97,24 @@ fn stopping_does_not_wait_for_users() {
     assert!(rig.is_gone());
 }
 
-fn child(runner: &[&str], exe: &Path, point: &Path) -> Proc {
-    let mut command = match runner {
-        [] => Command::new(exe),
-        [program, args @ ..] => {
-            let mut command = Command::new(program);
-            command.args(args).arg(exe);
-            command
-        }
-    };
-    command.args(["--exact", "mount::lifecycle::child_that_mounts", "--ignored", "--nocapture"]);
-    Proc::spawn(command.env(CHILD_POINT, point))
-}
-
 #[test]
-#[ignore = "run as a process of its own by the tests beside it"]
-fn child_that_mounts() {
-    let point = std::env::var_os(CHILD_POINT).expect("only run by another test");
-    let base = Path::new(&point).with_extension("base");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (fetch, _swarm) = fetch(&runtime, Paths::below(&base), Duration::from_secs(60));
-    let mounted = mount(Path::new(&point), &fetch, &runtime).unwrap();
-    eprintln!("child has mounted");
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, mounted.gone()).await }).unwrap();
-}
-
-#[test]
-fn a_mount_whose_process_was_killed_is_replaced() {
+fn odd_names_are_found_again() {
     let rig = Rig::new();
-    let point = rig.dir.path().join("dead");
+    let point = rig.dir.path().join("a b\\c\td\u{e9}");
     std::fs::create_dir(&point).unwrap();
-    let mut process = child(&[], &std::env::current_exe().unwrap(), &point);
-    process.wait_for_line("child has mounted", PATIENCE);
-    process.signal(Signal::KILL);
-    process.wait(PATIENCE);
-    let dead = std::fs::metadata(&point).unwrap_err();
-    assert_eq!(rustix::io::Errno::from_io_error(&dead), Some(rustix::io::Errno::NOTCONN));
-    let again = mount(&point, &rig.fetch, &rig.runtime).unwrap();
-    assert_eq!(std::fs::read_dir(&point).unwrap().count(), 0);
-    drop(again);
-    assert!(!is_mounted(&point), "the dead mount is still below");
-}
-
-/// Runs what follows as nobody in a mount namespace of its own, where the device is open to all, as it is wherever
-/// udev runs. The directory is the first argument.
-const AS_NOBODY: &str = r#"
-set -e
-mknod "$1/fuse" c 10 229
-chmod 666 "$1/fuse"
-mount --bind "$1/fuse" /dev/fuse
-shift
-exec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"
-"#;
-
-#[test]
-fn a_user_without_privileges_mounts_and_unmounts() {
-    let dir = tempfile::tempdir().unwrap();
-    // Where that user can run it, wherever this test was built.
-    let exe = dir.path().join("test");
-    std::fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
-    let point = dir.path().join("mnt");
-    std::fs::create_dir(&point).unwrap();
-    Finished::of(Command::new("chmod").arg("755").arg(dir.path()).arg(&exe), PATIENCE).ok();
-    Finished::of(Command::new("chown").arg("65534:65534").arg(&point), PATIENCE).ok();
-    let dir_path = dir.path().to_str().unwrap();
-    let process = child(&["unshare", "--mount", "sh", "-c", AS_NOBODY, "sh", dir_path], &exe, &point);
-    process.wait_for_line("child has mounted", PATIENCE);
-    let inside = |program: &[&str]| {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--target={}", process.id())).args(["--mount", "setpriv", "--reuid=65534"]);
-        command.args(["--regid=65534", "--clear-groups", "--"]).args(program).arg(&point);
-        Finished::of(&mut command, PATIENCE)
-    };
-    assert_eq!(inside(&["stat", "-c", "%u:%g:%a"]).ok().trim(), "65534:65534:555");
-    let shown = inside(&["findmnt", "-n", "-o", "SOURCE,FSTYPE"]).ok();
-    assert_eq!(shown.split_whitespace().collect::<Vec<_>>(), ["silmaril", "fuse.silmaril"]);
-    inside(&["fusermount3", "-u"]).ok();
-    process.finish(Duration::from_secs(30)).ok();
+    let mounted = mount(&point, &rig.fetch, &rig.runtime).unwrap();
+    assert_eq!(mounted.mountpoint(), point);
+    assert!(is_listed(&point));
+    unmount(&point.join("."), false).unwrap();
+    assert!(!is_listed(&point));
 }
 
 #[test]
-fn a_closed_device_is_said() {
-    let dir = tempfile::tempdir().unwrap();
-    let exe = dir.path().join("test");
-    std::fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
-    let point = dir.path().join("mnt");
-    std::fs::create_dir(&point).unwrap();
-    Finished::of(Command::new("chmod").arg("755").arg(dir.path()).arg(&exe), PATIENCE).ok();
-    Finished::of(Command::new("chown").arg("65534:65534").arg(&point), PATIENCE).ok();
-    let closed = AS_NOBODY.replace("666", "600");
-    let dir_path = dir.path().to_str().unwrap();
-    let process = child(&["unshare", "--mount", "sh", "-c", &closed, "sh", dir_path], &exe, &point);
-    process.wait_for_line("DeviceClosed", PATIENCE);
+fn a_mount_is_found_through_links() {
+    let rig = Rig::new();
+    let link = rig.dir.path().join("link");
+    std::os::unix::fs::symlink(rig.point(), &link).unwrap();
+    assert!(matches!(mount(&link, &rig.fetch, &rig.runtime), Err(MountError::Busy(_))));
+    unmount(&link, false).unwrap();
+    assert!(!is_mounted(&rig.point()));
 }

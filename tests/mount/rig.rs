@@ -191,7 +191,17 @@ pub fn fetch(runtime: &Runtime, paths: Paths, read_timeout: Duration) -> (Arc<Fe
 
 /// Mounts on an existing directory.
 pub fn mount(point: &Path, fetch: &Arc<Fetch>, runtime: &Runtime) -> Result<Mounted, MountError> {
-    let options = MountOptions { mountpoint: point.to_owned(), allow_other: false };
+    mount_for(point, false, fetch, runtime)
+}
+
+/// Mounts on an existing directory, for others too if `allow_other`.
+pub fn mount_for(
+    point: &Path,
+    allow_other: bool,
+    fetch: &Arc<Fetch>,
+    runtime: &Runtime,
+) -> Result<Mounted, MountError> {
+    let options = MountOptions { mountpoint: point.to_owned(), allow_other };
     Mounted::new(&options, fetch.clone(), runtime.handle().clone())
 }
 
