@@ -114,6 +114,12 @@ impl Mounted {
         self.tree.publish(revisions);
     }
 
+    /// Lists, from now on, only the revisions that the filter accepts, asked whenever a directory is opened; it must
+    /// not block. What is not listed is found by its name all the same.
+    pub fn list_only(&self, filter: impl Fn(&StoredRevision) -> bool + Send + Sync + 'static) {
+        self.tree.list_only(Arc::new(filter));
+    }
+
     /// Waits until the mount is gone, by `stop` or by somebody's umount.
     pub async fn gone(&self) {
         let mut over = self.over.clone();

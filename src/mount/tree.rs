@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::inode::{Ino, Numbers};
 use super::listing::{Node, NodeKind};
-use super::view::{Found, Placement, View};
+use super::view::{Found, Placement, TopDir, TopEntry, View};
 use super::xattr::{self, Fact};
 use crate::fetch::FileRef;
 use crate::store::StoredRevision;
@@ -144,14 +144,24 @@ pub struct Tree {
     numbers: Mutex<Numbers>,
     /// Held for the time of a clone.
     view: RwLock<Arc<View>>,
+    /// Which revisions a listing shows; none is all.
+    listed: RwLock<Option<Arc<ListFilter>>>,
 }
+
+/// Says of a revision whether listings show it.
+pub type ListFilter = dyn Fn(&StoredRevision) -> bool + Send + Sync;
 
 impl Tree {
     /// A tree that shows nothing yet.
     pub fn new(owner: Owner) -> Self {
         let mut numbers = Numbers::default();
         let view = View::new(Vec::new(), None, &mut numbers, owner.mounted_at);
-        Self { owner, numbers: Mutex::new(numbers), view: RwLock::new(Arc::new(view)) }
+        Self {
+            owner,
+            numbers: Mutex::new(numbers),
+            view: RwLock::new(Arc::new(view)),
+            listed: RwLock::new(None),
+        }
     }
 
     /// Replaces the shown set.
@@ -163,6 +173,12 @@ impl Tree {
 
     fn view(&self) -> Arc<View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lists, from now on, only the revisions that the filter accepts, asked whenever a directory is opened. What is
+    /// not listed is found by its name all the same.
+    pub fn list_only(&self, filter: Arc<ListFilter>) {
+        *self.listed.write().unwrap_or_else(PoisonError::into_inner) = Some(filter);
     }
 
     /// Finds a name in a directory.
@@ -216,12 +232,18 @@ impl Tree {
     /// Opens a directory for listing.
     pub fn open_dir(&self, ino: Ino) -> Result<OpenDir, TreeError> {
         let view = self.view();
-        match view.find(ino).ok_or(TreeError::Stale)? {
-            Found::Top(_) | Found::Inside(_, _, Node { kind: NodeKind::Dir { .. }, .. }) => {
-                Ok(OpenDir { view: view.clone(), ino, owner: self.owner })
+        let entries = match view.find(ino).ok_or(TreeError::Stale)? {
+            Found::Top(dir) => {
+                let filter = self.listed.read().unwrap_or_else(PoisonError::into_inner).clone();
+                let shown = |at: &usize| {
+                    filter.as_deref().is_none_or(|f| is_listed(&view, dir, &dir.entries[*at], f))
+                };
+                (0..dir.entries.len()).filter(shown).collect()
             }
-            Found::Link(_) | Found::Inside(..) => Err(TreeError::NotDir),
-        }
+            Found::Inside(_, _, Node { kind: NodeKind::Dir { .. }, .. }) => Vec::new(),
+            Found::Link(_) | Found::Inside(..) => return Err(TreeError::NotDir),
+        };
+        Ok(OpenDir { view: view.clone(), ino, owner: self.owner, entries })
     }
 
     /// The value of an extended attribute.
@@ -258,6 +280,8 @@ pub struct OpenDir {
     view: Arc<View>,
     ino: Ino,
     owner: Owner,
+    /// Above the revisions: which entries of the directory are listed.
+    entries: Vec<usize>,
 }
 
 impl OpenDir {
@@ -268,7 +292,7 @@ impl OpenDir {
             (0, _) => (self.ino, ".".to_owned(), Duration::ZERO),
             (1, _) => (parent_of(&found), "..".to_owned(), Duration::ZERO),
             (n, Found::Top(dir)) => {
-                let entry = dir.entries.get(usize::try_from(n - 2).ok()?)?;
+                let entry = &dir.entries[*self.entries.get(usize::try_from(n - 2).ok()?)?];
                 (entry.ino, entry.name.clone(), TOP_TTL)
             }
             (n, Found::Inside(placement, _, Node { kind: NodeKind::Dir { children, .. }, .. })) => {
@@ -281,6 +305,19 @@ impl OpenDir {
         let attr = attr_of(&self.view, ino, &self.owner).ok()?;
         let ttl = ttl.min(attr.ttl);
         Some(Entry { name, attr, ttl })
+    }
+}
+
+/// Whether a filter lets an entry of a directory above the revisions through: a revision by itself, a link by its
+/// target, a directory by any of its entries.
+fn is_listed(view: &View, dir: &TopDir, entry: &TopEntry, filter: &ListFilter) -> bool {
+    match view.find(entry.ino) {
+        Some(Found::Inside(placement, ..)) => filter(&placement.revision),
+        Some(Found::Link(target)) => {
+            dir.child(target).is_some_and(|e| e.is_dir && is_listed(view, dir, e, filter))
+        }
+        Some(Found::Top(below)) => below.entries.iter().any(|e| is_listed(view, below, e, filter)),
+        None => false,
     }
 }
 

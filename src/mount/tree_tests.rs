@@ -187,6 +187,20 @@ fn an_open_directory_goes_on_listing_what_it_was() {
 }
 
 #[test]
+fn a_filter_hides_from_listings_only() {
+    let shop = shop();
+    let tree = tree();
+    let here = shop.revision("org/here@v1", &[("f", 0)]);
+    tree.publish(vec![here, shop.revision("org/away", &[("f", 1)]), shop.revision("far/away", &[("f", 2)])]);
+    tree.list_only(Arc::new(|revision: &StoredRevision| revision.is_complete()));
+    assert_eq!(list(&tree, Ino::ROOT), [".", "..", "org"]);
+    assert_eq!(list_at(&tree, "org"), ["here", "here@v1"]);
+    assert_eq!(walk(&tree, "far/away/f").unwrap().size, 2);
+    tree.list_only(Arc::new(|_: &StoredRevision| true));
+    assert_eq!(list_at(&tree, "org"), ["away", "here", "here@v1"]);
+}
+
+#[test]
 fn facts_are_attributes_of_files_and_of_the_models_directory() {
     let shop = shop();
     let tree = tree();
