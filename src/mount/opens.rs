@@ -42,18 +42,19 @@ impl<B> Opens<B> {
     }
 
     /// Opens a file and gives its handle, and the file behind if it is to be read from there. `choose` is asked
-    /// for that when no other handle of the inode is open; it must not block.
+    /// for that when no other handle of the inode is open. It is asked outside the lock, since it opens a file;
+    /// if two are asked at once, the first to answer decides for both.
     pub fn open(
         &self,
         ino: Ino,
         file: FileRef,
         choose: impl FnOnce(&FileRef) -> Option<B>,
     ) -> (u64, Option<Arc<B>>) {
+        let is_open = self.read().inodes.contains_key(&ino);
+        let chosen = if is_open { None } else { choose(&file).map(Arc::new) };
         let mut state = self.write();
-        let inode = state
-            .inodes
-            .entry(ino)
-            .or_insert_with(|| Inode { handles: 0, behind: choose(&file).map(Arc::new) });
+        // Closed in between: read through the page cache, which is always right.
+        let inode = state.inodes.entry(ino).or_insert(Inode { handles: 0, behind: chosen });
         inode.handles += 1;
         let behind = inode.behind.clone();
         let handle = state.next;
@@ -78,5 +79,37 @@ impl<B> Opens<B> {
         }
         state.inodes.remove(&ino);
         Some(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Manifest, Revision};
+    use crate::paths::Paths;
+    use crate::store::Store;
+
+    #[test]
+    fn the_way_is_chosen_once_until_the_last_handle_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = crate::model::FileEntry::new("f", 0, None, None);
+        let manifest =
+            Manifest::new("o/m".parse().unwrap(), Revision::default(), 65536, vec![entry]).unwrap();
+        let revision = Store::open(&Paths::below(dir.path())).unwrap().revision(Arc::new(manifest)).unwrap();
+        let file = FileRef { revision, file: 0 };
+        let opens = Opens::default();
+        let (first, behind) = opens.open(Ino(5), file.clone(), |_| None::<&str>);
+        assert_eq!(behind, None);
+        let (second, behind) = opens.open(Ino(5), file.clone(), |_| panic!("it is open already"));
+        assert_eq!(behind, None);
+        assert!(opens.close(first).is_none(), "one handle is still open");
+        assert!(opens.get(first).is_none() && opens.get(second).is_some());
+        let (other, behind) = opens.open(Ino(6), file.clone(), |_| Some("behind"));
+        assert_eq!(behind.as_deref(), Some(&"behind"));
+        assert!(opens.close(second).is_some());
+        let (_, behind) = opens.open(Ino(5), file, |_| Some("now"));
+        assert_eq!(behind.as_deref(), Some(&"now"));
+        assert!(opens.close(other).is_some());
+        assert!(opens.close(other).is_none(), "a handle is closed once");
     }
 }
