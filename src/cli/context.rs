@@ -49,9 +49,12 @@ impl Context {
         count(self.globals.verbose) - count(self.globals.quiet)
     }
 
-    /// Starts logging to stderr.
-    pub fn start_logging(&self) -> Result<(), CommandError> {
-        Ok(telemetry::init(self.verbosity(), telemetry::Target::Stderr)?)
+    /// Starts logging to stderr. Only a command that serves others warns unasked: the others say themselves what
+    /// they found.
+    pub fn start_logging(&self, serves: bool) -> Result<(), CommandError> {
+        let verbosity = self.verbosity();
+        let verbosity = if serves || verbosity != 0 { verbosity } else { -1 };
+        Ok(telemetry::init(verbosity, telemetry::Target::Stderr)?)
     }
 
     /// What the global options say about the configuration.

@@ -111,7 +111,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), CommandError> {
     let context = Context::new(cli.globals);
-    context.start_logging()?;
+    context.start_logging(matches!(cli.command, Command::Mount(_) | Command::Share(_)))?;
     match cli.command {
         Command::Init(args) => init::run(&args, &context),
         Command::Mount(args) => mount::run(&args, &context),

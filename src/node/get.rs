@@ -1,14 +1,15 @@
 //! `get`: a model into a directory, whole or by pattern.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::model::{Manifest, ModelRef};
 use crate::node::{Node, NodeError};
-use crate::store::verify::UNWATCHED;
+use crate::store::verify::Watch;
 use crate::store::{Store, StoreError, StoredRevision};
 
 /// How often progress is told.
@@ -91,14 +92,13 @@ impl Node {
         };
         let want: u64 = files.iter().map(|&i| manifest.files[i].size).sum();
 
-        self.on_store(&revision, |store, revision| {
-            let found = store.unverified(revision, &dest);
-            store.adopt(revision, &found, &dest, &store.layers(&revision.manifest)?, UNWATCHED)?;
-            store.stage(revision, &dest)
-        })
-        .await?;
+        self.adopt(&revision, &dest, &progress).await?;
+        let to = dest.clone();
+        self.on_store(&revision, move |store, revision| store.stage(revision, &to)).await?;
         self.fetch.relocate(&revision);
-        let before = self.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded);
+        let here =
+            |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
+        let before = here(&files);
         let failed = |source| NodeError::Fetch { model: model.clone(), source };
         let stall = self.library.config.torrent.download_timeout;
         let fetched = self.fetch.fetch_files(&revision, &files, stall);
@@ -114,15 +114,15 @@ impl Node {
         if request.verify {
             self.check(&revision, &files, want, &progress).await?;
         }
-        self.on_store(&revision, |store, revision| store.publish(revision, &files, &dest)).await?;
+        let (to, which) = (dest.clone(), files.clone());
+        self.on_store(&revision, move |store, revision| store.publish(revision, &which, &to)).await?;
         self.fetch.relocate(&revision);
-        let after = self.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded);
         Ok(GetReport {
             model: model.to_string(),
             path: dest,
             files: files.len(),
             bytes: want,
-            downloaded: after.saturating_sub(before),
+            downloaded: want.saturating_sub(before),
             verified: request.verify,
         })
     }
@@ -132,6 +132,38 @@ impl Node {
         let status = self.fetch.progress(&revision.manifest.torrent.info_hash);
         let (rate, peers) = status.map_or((0, 0), |s| (s.download_rate, s.peers));
         GetProgress::Fetching { have, want, rate, peers }
+    }
+
+    /// Takes in what stands at the destination already, from elsewhere or damaged. Dropping the future stops it.
+    async fn adopt(
+        &self,
+        revision: &Arc<StoredRevision>,
+        dest: &Path,
+        progress: &(impl Fn(GetProgress) + Send + Sync),
+    ) -> Result<(), NodeError> {
+        let found = self.library.store.unverified(revision, dest);
+        if found.is_empty() {
+            return Ok(());
+        }
+        let want = found.iter().map(|&i| revision.manifest.files[i].size).sum();
+        let (told, mut done) = tokio::sync::watch::channel(0u64);
+        let abandoned = Abandoned::default();
+        let (dest, cancel) = (dest.to_owned(), abandoned.0.clone());
+        let adopting = self.on_store(revision, move |store, revision| {
+            let progress = |bytes| told.send_modify(|done| *done += bytes);
+            let watch = Watch { progress: &progress, cancel: &cancel };
+            store.adopt(revision, &found, &dest, &store.layers(&revision.manifest)?, watch)
+        });
+        tokio::pin!(adopting);
+        loop {
+            tokio::select! {
+                adopted = &mut adopting => return adopted.map(|_| ()),
+                Ok(()) = done.changed() => {
+                    let done = *done.borrow_and_update();
+                    progress(GetProgress::Checking { done, want });
+                }
+            }
+        }
     }
 
     /// Compares every file with its sha256. A file that differs although its pieces were right comes from a
@@ -160,12 +192,26 @@ impl Node {
     }
 
     /// Runs a store operation that reads or writes files off the runtime's workers.
-    async fn on_store<T: Send>(
+    async fn on_store<T: Send + 'static>(
         &self,
         revision: &Arc<StoredRevision>,
-        work: impl FnOnce(&Store, &StoredRevision) -> Result<T, StoreError> + Send,
+        work: impl FnOnce(&Store, &StoredRevision) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, NodeError> {
-        Ok(tokio::task::block_in_place(|| work(&self.library.store, revision))?)
+        let (store, revision) = (self.library.store.clone(), revision.clone());
+        match tokio::task::spawn_blocking(move || work(&store, &revision)).await {
+            Ok(done) => Ok(done?),
+            Err(e) => Err(NodeError::Request(format!("the store was interrupted: {e}"))),
+        }
+    }
+}
+
+/// Sets its flag when it goes out of scope.
+#[derive(Default)]
+struct Abandoned(Arc<AtomicBool>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -198,10 +244,12 @@ fn check_wanted_publisher(manifest: &Manifest, wanted: Option<&str>) -> Result<(
     let Some(wanted) = wanted else { return Ok(()) };
     match manifest.publisher {
         Some(key) if key.to_string().eq_ignore_ascii_case(wanted) || key.fingerprint() == wanted => Ok(()),
-        given => Err(NodeError::OtherPublisher {
-            name: manifest.name.clone(),
-            known: wanted.to_owned(),
-            given: given.map_or_else(|| "nobody".to_owned(), |key| key.fingerprint()),
+        given => Err(NodeError::Refused {
+            origin: manifest.model_ref().to_string(),
+            reason: match given {
+                Some(key) => format!("it is signed by {}, not by {wanted}", key.fingerprint()),
+                None => format!("it is not signed, and so not by {wanted}"),
+            },
         }),
     }
 }

@@ -20,6 +20,8 @@ use crate::torrent::{Discovery, Event, Session, SessionSettings};
 
 /// How long the session may take to say where it listens.
 const LISTEN_WITHIN: Duration = Duration::from_secs(10);
+/// After this long without another address there is no other. All are opened at once, so it is short.
+const LISTEN_SETTLED: Duration = Duration::from_millis(50);
 /// How often verified blocks and piece layers are made safe against a power cut.
 const SYNC_EVERY: Duration = Duration::from_secs(30);
 /// How long stopping may take before what is left is abandoned.
@@ -195,13 +197,15 @@ fn lock_tasks(tasks: &Mutex<Vec<JoinHandle<()>>>) -> std::sync::MutexGuard<'_, V
     tasks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for the first address.
+/// Waits for the first address, and for the others: the session tells them one after another.
 async fn listen(listening: &mut watch::Receiver<Vec<SocketAddr>>) -> Result<(), NodeError> {
     let known = listening.wait_for(|addresses| !addresses.is_empty());
     match tokio::time::timeout(LISTEN_WITHIN, known).await {
-        Ok(Ok(_)) => Ok(()),
-        _ => Err(NodeError::Request("the session does not say where it listens".to_owned())),
+        Ok(Ok(_)) => {}
+        _ => return Err(NodeError::Request("the session does not say where it listens".to_owned())),
     }
+    while let Ok(Ok(())) = tokio::time::timeout(LISTEN_SETTLED, listening.changed()).await {}
+    Ok(())
 }
 
 /// Hands the session's events on, in order.

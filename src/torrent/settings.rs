@@ -1,6 +1,7 @@
 //! What the engine is told when it starts: the configuration, turned into libtorrent's settings.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::thread::available_parallelism;
 
 use super::EngineError;
@@ -103,7 +104,10 @@ impl SessionSettings {
             Some(address) => vec![address],
             None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
         };
-        let mut ports = vec![self.network.listen_port];
+        let mut ports = vec![match self.network.listen_port {
+            0 => free_port(&addresses),
+            port => port,
+        }];
         if self.network.dht_enabled && self.network.dht_port != 0 && self.network.dht_port != ports[0] {
             ports.push(self.network.dht_port);
         }
@@ -229,6 +233,22 @@ fn peer_fingerprint() -> String {
     )
 }
 
+/// A port that is free on all addresses, for TCP and UDP; 0 where none was found. Left to itself libtorrent takes
+/// another one for each interface, and local service discovery (BEP 14) then announces that of the first, the
+/// loopback's, on all of them: nobody finds us.
+fn free_port(addresses: &[IpAddr]) -> u16 {
+    let any = || TcpListener::bind((*addresses.first()?, 0)).ok()?.local_addr().ok().map(|a| a.port());
+    (0..32).map_while(|_| any()).find(|&port| is_free(addresses, port)).unwrap_or(0)
+}
+
+fn is_free(addresses: &[IpAddr], port: u16) -> bool {
+    // A host without IPv6 has none of its ports in use.
+    let free = |bound: std::io::Result<()>| !bound.is_err_and(|e| e.kind() == ErrorKind::AddrInUse);
+    addresses.iter().all(|&address| {
+        free(TcpListener::bind((address, port)).map(drop)) && free(UdpSocket::bind((address, port)).map(drop))
+    })
+}
+
 /// What does not depend on the configuration, with the reason of each.
 fn tuned() -> Vec<RawSetting> {
     vec![
@@ -278,6 +298,26 @@ fn tuned() -> Vec<RawSetting> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_random_port_is_the_same_on_every_interface() {
+        let network = crate::config::Config::defaults(std::path::Path::new("/nowhere")).network;
+        assert_eq!((network.listen_port, network.listen_address), (0, None));
+        let interfaces = SessionSettings { network }.listen_interfaces();
+        let ports: Vec<&str> = interfaces.split(',').map(|i| i.rsplit_once(':').unwrap().1).collect();
+        assert_eq!(ports.len(), 2, "{interfaces}");
+        assert!(ports[0] == ports[1] && ports[0] != "0", "{interfaces}");
+    }
+
+    #[test]
+    fn a_port_in_use_is_not_free() {
+        let taken = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        assert!(!is_free(&addresses, port));
+        drop(taken);
+        assert!(is_free(&addresses, port));
+    }
 
     #[test]
     fn proxies_parse() {
