@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::{Progress, size};
+use crate::cli::output::{Progress, count, size};
 use crate::cli::session::with_node;
 use crate::cli::share;
 use crate::cli::signals::StopSignals;
@@ -100,7 +100,7 @@ async fn work(
 fn show(progress: &Progress, state: GetProgress) {
     match state {
         GetProgress::Fetching { have, want, rate, peers } => {
-            let from = if peers == 0 { "looking for peers".to_owned() } else { format!("{peers} peers") };
+            let from = if peers == 0 { "looking for peers".to_owned() } else { count(peers.into(), "peer") };
             progress.set(have, want, format_args!("{}/s, {from}", size(rate)));
         }
         GetProgress::Checking { done, want } => progress.set(done, want, "checked"),
@@ -113,10 +113,10 @@ fn print(args: &Args, context: &Context, report: &GetReport) -> Result<(), Comma
     }
     let checked = if report.verified { ", sha256 checked" } else { "" };
     context.out.line(format_args!(
-        "{} is in {} ({} files, {}; {} received{checked})",
+        "{} is in {} ({}, {}; {} received{checked})",
         report.model,
         report.path.display(),
-        report.files,
+        count(report.files as u64, "file"),
         size(report.bytes),
         size(report.downloaded),
     ))

@@ -27,6 +27,11 @@ pub fn size(bytes: u64) -> String {
     text::format_size(bytes)
 }
 
+/// A number of things: `1 peer`, `2 peers`.
+pub fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// How much of a whole is here, rounded down so that 100 % means all of it.
 pub fn percent(part: u64, whole: u64) -> String {
     let share = if whole == 0 { 100 } else { u128::from(part) * 100 / u128::from(whole) };
@@ -104,8 +109,11 @@ impl Output {
     pub fn activity(&self, text: &str) -> Activity {
         let visible = !self.quiet && io::stderr().is_terminal();
         let bar = if visible { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-        bar.enable_steady_tick(Duration::from_millis(200));
+        bar.set_style(
+            ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is a constant"),
+        );
         bar.set_message(clean(text));
+        bar.enable_steady_tick(Duration::from_millis(200));
         Activity(bar)
     }
 
@@ -127,9 +135,12 @@ impl Output {
 }
 
 fn bar_style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix} [{bar:30}] {binary_bytes}/{binary_total_bytes} {percent}% {msg}")
-        .expect("the template is a constant")
-        .progress_chars("=> ")
+    // A wide message is cut to the terminal: a line that wraps cannot be drawn over.
+    ProgressStyle::with_template(
+        "{prefix} [{bar:20}] {percent}% {binary_bytes}/{binary_total_bytes} {wide_msg}",
+    )
+    .expect("the template is a constant")
+    .progress_chars("=> ")
 }
 
 /// A line that says what goes on, while there is no telling how long. It disappears when dropped.
@@ -210,6 +221,11 @@ mod tests {
     fn text_from_outside_cannot_steer_a_terminal() {
         assert_eq!(clean("a\x1b[2Jb\u{202e}c\nd\u{200b}\x07"), "a[2Jbc d");
         assert_eq!(clean("Grüße 模型"), "Grüße 模型");
+    }
+
+    #[test]
+    fn one_of_a_kind_is_singular() {
+        assert_eq!([0, 1, 2].map(|n| count(n, "peer")), ["0 peers", "1 peer", "2 peers"]);
     }
 
     #[test]

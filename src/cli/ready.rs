@@ -1,8 +1,8 @@
 //! A mount in the background: starting the process, and hearing from it that it is ready.
 //!
 //! The background process leads a session of its own and holds none of the caller's descriptors: standard input is
-//! `/dev/null`, standard error its log, and standard output a pipe to the caller, replaced by `/dev/null` once it
-//! has carried either [`READY`] or the error that ended the process. The caller returns the same exit code.
+//! empty, standard error its log, and standard output a pipe to the caller, replaced by the log once it has carried
+//! either [`READY`] or the error that ended the process. The caller returns the same exit code.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -41,7 +41,9 @@ pub fn start(args: &Args, context: &Context) -> Result<(), CommandError> {
     let log = paths.logs().join(log_name(&point));
     let exe = std::env::current_exe().ok().filter(|exe| exe.exists()).unwrap_or("/proc/self/exe".into());
     let mut command = Command::new(exe);
-    command.arg0("silmaril").current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped());
+    // A pipe that nobody writes to: a container without /dev/fuse may have no /dev/null either.
+    let (nothing, _) = io::pipe().map_err(CommandError::internal)?;
+    command.arg0("silmaril").current_dir("/").stdin(nothing).stdout(Stdio::piped());
     command.stderr(open_log(&log).map_err(|e| CommandError::io(&log, e))?);
     if let Some(file) = &context.globals.config {
         command.arg("--config").arg(std::path::absolute(file).map_err(|e| CommandError::io(file, e))?);
@@ -102,8 +104,7 @@ fn tell(what: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(what)?;
     stdout.flush()?;
-    let null = OpenOptions::new().write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stdout(io::stderr())?;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use clap::Subcommand;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::list;
-use crate::cli::output::size;
+use crate::cli::output::{count, size};
 use crate::cli::session::with_node;
 use crate::fsutil;
 use crate::model::metainfo::MAX_METAINFO;
@@ -132,9 +132,9 @@ fn imported(manifest: &Manifest, context: &Context) -> Result<(), CommandError> 
         None => "unsigned".to_owned(),
     };
     context.out.line(format_args!(
-        "imported {} ({} files, {}, {by})",
+        "imported {} ({}, {}, {by})",
         manifest.model_ref(),
-        manifest.files.len(),
+        count(manifest.files.len() as u64, "file"),
         size(manifest.total_size)
     ))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::size;
+use crate::cli::output::{count, size};
 use crate::cli::session::{blocking, with_node};
 use crate::cli::signals::StopSignals;
 use crate::cli::target::{self, Target};
@@ -165,7 +165,11 @@ async fn publish(context: &Context, node: &Arc<Node>, request: ShareRequest) -> 
 fn describe(context: &Context, manifest: &Manifest) -> Result<(), CommandError> {
     let out = &context.out;
     let model = manifest.model_ref();
-    out.line(format_args!("shared {model} ({} files, {})", manifest.files.len(), size(manifest.total_size)))?;
+    out.line(format_args!(
+        "shared {model} ({}, {})",
+        count(manifest.files.len() as u64, "file"),
+        size(manifest.total_size)
+    ))?;
     out.line(format_args!("info hash {}", manifest.torrent.info_hash))?;
     out.line(format_args!("magnet {}", manifest.magnet_uri))?;
     match manifest.publisher {
@@ -205,7 +209,8 @@ pub async fn seed_until_stopped(
                 let peers: u32 = transfers.iter().map(|t| t.peers).sum();
                 let rate = transfers.iter().map(|t| t.upload_rate).sum();
                 let sent = transfers.iter().map(|t| t.uploaded).sum();
-                line.say(format_args!("{peers} peers, sending {}/s, {} sent", size(rate), size(sent)));
+                let peers = count(peers.into(), "peer");
+                line.say(format_args!("{peers}, sending {}/s, {} sent", size(rate), size(sent)));
             }
         }
     }

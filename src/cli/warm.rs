@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::mount::ACTIVITY;
-use crate::cli::output::size;
+use crate::cli::output::{count, size};
 use crate::cli::signals::StopSignals;
 use crate::cli::status::not_running;
 use crate::node::control::{Client, Status};
@@ -62,12 +62,12 @@ async fn watched(context: &Context, client: &Client, path: &str) -> Result<Strin
         tokio::select! {
             warmed = &mut warming => {
                 let warmed = warmed?;
-                return Ok(format!("{} files, {}", warmed.files, size(warmed.bytes)));
+                return Ok(format!("{}, {}", count(warmed.files as u64, "file"), size(warmed.bytes)));
             }
             _ = clock.tick() => {
                 let status = client.status().await?;
                 if let Some(t) = status.transfers.iter().find(|t| names(path, &t.model)) {
-                    let detail = format_args!("{}/s from {} peers", size(t.download_rate), t.peers).to_string();
+                    let detail = format_args!("{}/s from {}", size(t.download_rate), count(t.peers.into(), "peer")).to_string();
                     progress.set(t.cached_bytes, t.total_size, detail);
                 }
             }

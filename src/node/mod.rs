@@ -90,7 +90,7 @@ pub enum NodeError {
         source: crate::fetch::ReadError,
     },
     /// Files do not match the manifest.
-    #[error("{model}: {} of its files are damaged: {}", files.len(), files.join(", "))]
+    #[error("{model} is damaged here: {}", files.join(", "))]
     Damaged {
         /// Which model.
         model: ModelRef,
