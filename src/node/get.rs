@@ -12,6 +12,8 @@ use crate::node::{Node, NodeError};
 use crate::store::verify::Watch;
 use crate::store::{Store, StoreError, StoredRevision};
 
+/// How long the engine may take to close the model's files before they are moved.
+const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 /// How often progress is told.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
@@ -95,7 +97,6 @@ impl Node {
         self.adopt(&revision, &dest, &progress).await?;
         let to = dest.clone();
         self.on_store(&revision, move |store, revision| store.stage(revision, &to)).await?;
-        self.fetch.relocate(&revision);
         let here =
             |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
         let before = here(&files);
@@ -116,7 +117,6 @@ impl Node {
         }
         let (to, which) = (dest.clone(), files.clone());
         self.on_store(&revision, move |store, revision| store.publish(revision, &which, &to)).await?;
-        self.fetch.relocate(&revision);
         Ok(GetReport {
             model: model.to_string(),
             path: dest,
@@ -191,12 +191,16 @@ impl Node {
         }
     }
 
-    /// Runs a store operation that reads or writes files off the runtime's workers.
+    /// Runs a store operation that moves files, while the engine has them closed, off the runtime's workers.
     async fn on_store<T: Send + 'static>(
         &self,
         revision: &Arc<StoredRevision>,
         work: impl FnOnce(&Store, &StoredRevision) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, NodeError> {
+        let keys: Vec<_> = revision.contents.iter().filter_map(|content| content.key()).collect();
+        let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await;
+        let model = revision.manifest.model_ref();
+        let _held = held.map_err(|source| NodeError::Fetch { model, source })?;
         let (store, revision) = (self.library.store.clone(), revision.clone());
         match tokio::task::spawn_blocking(move || work(&store, &revision)).await {
             Ok(done) => Ok(done?),
