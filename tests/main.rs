@@ -28,6 +28,7 @@ mod support {
 mod e2e {
     mod bad_input;
     mod commands;
+    mod configuration;
     mod discovery;
     mod get;
     mod killed_mount;
