@@ -81,6 +81,10 @@ wait "$publisher" || true
 run c silmaril registry import minilm.json
 run c silmaril mount models
 run c ten-rows "models/$name/model.safetensors" | tee "$WORK/c.rows"
+# Figures of transfers are brought up to date once a second.
+for _ in {1..50}; do
+    if on b silmaril status --json | grep -q '"uploaded": [1-9]'; then break; else sleep 0.2; fi
+done
 run b silmaril status
 
 run c silmaril unmount models

@@ -59,7 +59,7 @@ on() {
 
 # wait_for TEXT FILE PID: waits, for at most a minute, until the file has a line with the text.
 wait_for() {
-    timeout 60 tail -n +1 -F --pid="$3" "$2" 2>/dev/null | grep -m1 -q -- "$1" || {
+    grep -m1 -q -- "$1" < <(timeout 60 tail -n +1 -F --pid="$3" "$2" 2>/dev/null) || {
         echo "error: nobody said '$1':" >&2
         cat "$2" >&2
         exit 1

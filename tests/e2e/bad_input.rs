@@ -61,12 +61,13 @@ fn a_directory_with_an_unreadable_file_is_not_shared_in_part() {
 }
 
 #[test]
-fn symbolic_links_out_of_the_directory_are_not_shared() {
+fn links_to_nothing_and_links_in_circles_are_not_shared() {
     let a = host();
-    model_dir(&a.home().join("m"), &[("w.bin", b"x")]);
-    std::os::unix::fs::symlink("/etc/hostname", a.home().join("m/link")).unwrap();
-    let end = Finished::of(&mut a.silmaril(&["share", "m", "--name", "a/b", "--license", "mit"]), PATIENCE);
-    assert!(end.error(1).contains("link"));
+    for (link, target) in [("gone", "nowhere"), ("up", ".."), ("self", "self")] {
+        let dir = model_dir(&a.home().join(format!("m-{link}")), &[("sub/w.bin", b"x")]);
+        std::os::unix::fs::symlink(target, dir.join("sub").join(link)).unwrap();
+        fails(&a, &["share", dir.to_str().unwrap(), "--name", "a/b", "--license", "mit"], 1, link);
+    }
     assert!(registry_is_empty(&a));
 }
 
@@ -221,7 +222,11 @@ fn without_dev_fuse_or_fusermount3() {
     let a = host();
     sh(&format!("mkdir {0}/mnt; chown 65534:65534 {0}/mnt", a.home().display()));
     let program = env!("CARGO_BIN_EXE_silmaril");
-    let no_device = format!("mount -t tmpfs tmpfs /dev; exec '{program}' mount mnt");
+    let no_device = format!(
+        "mkdir dev; mount -t tmpfs tmpfs dev; \
+         for n in null zero urandom; do touch dev/$n; mount --bind /dev/$n dev/$n; done; \
+         mount --rbind dev /dev; exec '{program}' mount mnt"
+    );
     let error = in_own_mounts(&a, &no_device).error(1);
     assert!(error.contains("/dev/fuse"), "{error}");
 
