@@ -41,7 +41,7 @@ mod e2e {
 
 mod engine {
     mod download;
-    mod rig;
+    pub mod rig;
 }
 
 mod mount {
@@ -61,6 +61,7 @@ mod fetch {
     mod reads;
     mod sharing;
     mod tensors;
+    mod throughput;
     mod windows;
 }
 

@@ -1,6 +1,7 @@
 //! What happened in the engine, and what follows from it.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -31,6 +32,7 @@ impl Fetch {
             Event::ResumeData(_, bytes) => self.resume_came(id, bytes),
             Event::Metainfo(_, bytes) => self.metainfo_came(id, bytes),
             Event::Failed(_, why) => self.failed(id, &why),
+            Event::DiskError(_, path, kind, text) => self.disk_failed(id, &path, kind, &text),
             Event::Removed(_) => {
                 self.with(|state, now| state.removed(id, now));
                 self.changed.notify_waiters();
@@ -82,6 +84,38 @@ impl Fetch {
         if let Some(save) = save {
             self.saver.save(save);
         }
+    }
+
+    fn disk_failed(&self, id: TorrentId, path: &Path, kind: DiskErrorKind, text: &str) {
+        let gone = kind == DiskErrorKind::Missing && self.take_back_what_is_gone(id, path);
+        self.with(|state, now| {
+            state.disk_error(id, kind, &format!("{}: {text}", path.display()));
+            if gone && let Some(&ih) = state.ids.get(&id) {
+                state.add_anew(ih, now);
+            }
+        });
+    }
+
+    /// Takes verified bytes back that a file no longer has. Returns whether there were any.
+    fn take_back_what_is_gone(&self, id: TorrentId, path: &Path) -> bool {
+        let revision = {
+            let state = lock(&self.state);
+            state.ids.get(&id).and_then(|ih| state.transfers.get(ih)).map(|t| t.revision.clone())
+        };
+        let contents = revision.iter().flat_map(|r| &r.contents).filter(|c| c.path() == path);
+        let mut gone = false;
+        for content in contents {
+            let len = std::fs::metadata(path).map_or(0, |m| m.len());
+            let lost = len.min(content.len())..content.len();
+            if !lost.is_empty() && !content.verified_ranges(lost.clone()).is_empty() {
+                tracing::warn!(path = %path.display(), "Verified bytes are gone from the file.");
+                gone = true;
+                if let Err(error) = content.mark_missing(lost) {
+                    tracing::warn!(path = %path.display(), %error, "That they are gone could not be recorded.");
+                }
+            }
+        }
+        gone
     }
 
     fn failed(&self, id: TorrentId, why: &str) {
@@ -138,7 +172,7 @@ impl State {
     ) {
         let Some(&ih) = self.ids.get(&id) else { return };
         if let Some(transfer) = self.transfers.get_mut(&ih) {
-            transfer.piece_came(piece.0, now);
+            transfer.piece_came(piece.0, bytes.end - bytes.start, now);
             self.touched.insert(ih);
             if transfer.resume_dirty {
                 let next_save = transfer.next_save;
@@ -237,10 +271,8 @@ impl State {
             Event::Stats(_, stats) => {
                 transfer.take_stats(stats, now);
             }
-            Event::DiskError(_, path, kind, text) => {
-                self.disk_error(id, kind, &format!("{}: {text}", path.display()));
-            }
             Event::Metadata(..)
+            | Event::DiskError(..)
             | Event::Removed(_)
             | Event::Failed(..)
             | Event::PieceVerified(..)

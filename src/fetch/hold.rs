@@ -130,6 +130,8 @@ impl State {
             }
             self.wake_ready(&root);
         }
-        self.add_anew(ih, now);
+        if self.transfers.get(&ih).is_some_and(|t| t.is_outdated()) {
+            self.add_anew(ih, now);
+        }
     }
 }

@@ -186,7 +186,8 @@ impl Fetch {
         self.with(|state, now| state.leave(*info_hash, now));
     }
 
-    /// The files of a revision stand elsewhere now: its torrent goes on there. Nobody who waits notices.
+    /// The files of a revision stand elsewhere now, or bytes of them were found here: its torrent goes on with
+    /// that. Nobody who waits notices. Does nothing where nothing changed.
     pub fn relocate(&self, revision: &Arc<StoredRevision>) {
         self.with(|state, now| state.relocate(revision, now));
     }

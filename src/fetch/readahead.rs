@@ -23,6 +23,15 @@ const NEAR_STEP: Duration = Duration::from_millis(500);
 /// All windows together want at most so many times the widest one.
 const BUDGET: u64 = 4;
 
+/// Whether the claims of a cursor are looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Apply {
+    /// If its window covers other pieces than before.
+    IfMoved,
+    /// In any case: what is here, or who has it, changed.
+    Always,
+}
+
 impl State {
     /// Takes in a read of bytes, here or waited for, and moves the file's cursors and windows.
     pub(super) fn touch(&mut self, file: &FileRef, range: Range<u64>, now: Instant) {
@@ -37,44 +46,53 @@ impl State {
         let Some(state) = self.contents.get_mut(&root) else { return };
         let (id, evicted) = state.windows.on_read(range, now, max, new_id);
         let via = (ih, file.file);
-        state.cursor_claims.entry(id).or_insert_with(|| CursorClaims { via, claims: Vec::new() }).via = via;
+        let fresh = || CursorClaims { via, pieces: 0..0, claims: Vec::new() };
+        let held = state.cursor_claims.entry(id).or_insert_with(fresh);
+        if held.via != via {
+            (held.via, held.pieces) = (via, 0..0);
+        }
         let gone = evicted.and_then(|gone| Some((gone, state.cursor_claims.remove(&gone)?)));
         if let Some((gone, claims)) = gone {
             self.release(claims.claims.iter(), gone);
         }
         self.hot.insert(root);
         self.look_at(now + STALE);
-        self.apply_cursor(&root, id, now);
+        self.apply_cursor(&root, id, Apply::IfMoved, now);
     }
 
     /// Brings the claims of all cursors of a content up to date.
     pub(super) fn apply_windows(&mut self, root: &ContentKey, now: Instant) {
         let Some(content) = self.contents.get(root) else { return };
         for id in content.windows.cursors().iter().map(|c| c.id).collect::<Vec<_>>() {
-            self.apply_cursor(root, id, now);
+            self.apply_cursor(root, id, Apply::Always, now);
         }
     }
 
-    fn apply_cursor(&mut self, root: &ContentKey, id: ClaimId, now: Instant) {
+    fn apply_cursor(&mut self, root: &ContentKey, id: ClaimId, when: Apply, now: Instant) {
         let hungry = self.hungry();
+        let budget = self.settings.readahead_max.saturating_mul(BUDGET);
         let Some(content) = self.contents.get_mut(root) else { return };
         let Some(held) = content.cursor_claims.get_mut(&id) else { return };
-        let (via, old) = (held.via, std::mem::take(&mut held.claims));
-        let new = match content.windows.cursors().iter().find(|c| c.id == id) {
+        let Some(layout) = self.transfers.get(&held.via.0).map(|t| &t.revision.layout) else { return };
+        let wanted = match content.windows.cursors().iter().find(|c| c.id == id) {
             Some(cursor) => {
-                let len = content.content.len();
                 let bound = match &content.shape {
                     Shape::Tensors(tensors) => tensors.bound(cursor.start, cursor.pos),
-                    Shape::Plain | Shape::Unread => len,
+                    Shape::Plain | Shape::Unread => content.content.len(),
                 };
-                let piece =
-                    self.transfers.get(&via.0).map_or(1, |t| u64::from(t.revision.layout.piece_length()));
-                let budget = self.settings.readahead_max.saturating_mul(BUDGET);
-                let wanted = cursor.wanted(share(budget, hungry, piece), bound.min(len));
-                if wanted.is_empty() { Vec::new() } else { self.route(root, via, &wanted, now) }
+                let piece = u64::from(layout.piece_length());
+                cursor.wanted(share(budget, hungry, piece), bound.min(content.content.len()))
             }
-            None => Vec::new(),
+            None => 0..0,
         };
+        let pieces = layout.pieces_of(held.via.1, wanted.start, wanted.end - wanted.start);
+        // Most reads stay within the pieces of the one before.
+        if when == Apply::IfMoved && pieces == held.pieces {
+            return;
+        }
+        held.pieces = pieces;
+        let (via, old) = (held.via, std::mem::take(&mut held.claims));
+        let new = if wanted.is_empty() { Vec::new() } else { self.route(root, via, &wanted, now) };
         self.release(old.iter().filter(|c| new.binary_search(c).is_err()), id);
         for (i, (ih, piece)) in new.iter().enumerate() {
             if let Some(transfer) = self.transfers.get_mut(ih) {

@@ -38,6 +38,8 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct CursorClaims {
     pub via: (InfoHash, usize),
+    /// The pieces of that torrent that the window covered when it was last looked at.
+    pub pieces: Range<u32>,
     pub claims: Vec<(InfoHash, u32)>,
 }
 

@@ -94,6 +94,8 @@ pub(super) struct Transfer {
     pub stats: SwarmStats,
     /// Bytes received and sent before the torrent was added anew.
     past: (u64, u64),
+    /// Bytes of pieces that came since it was last added. Figures of the engine are up to a second older.
+    came: u64,
     pub last_progress: Option<Instant>,
     last_peer: Option<Instant>,
     /// When something became wanted after nothing was.
@@ -135,6 +137,7 @@ impl Transfer {
             peers: HashSet::new(),
             stats: SwarmStats::default(),
             past: (0, 0),
+            came: 0,
             last_progress: None,
             last_peer: None,
             wanting_since: None,
@@ -200,8 +203,10 @@ impl Transfer {
     }
 
     /// Takes in that a piece is here.
-    pub(super) fn piece_came(&mut self, piece: u32, now: Instant) {
-        self.engine_has.insert(piece as usize);
+    pub(super) fn piece_came(&mut self, piece: u32, len: u64, now: Instant) {
+        if !self.engine_has.put(piece as usize) {
+            self.came += len;
+        }
         self.wants.fulfilled(piece);
         self.rejected_in_a_row = 0;
         self.disk_failed = false;
@@ -296,9 +301,17 @@ impl Transfer {
             && self.given.get(file).is_some_and(|&m| m != self.revision.contents[file].moves())
     }
 
+    /// Whether the engine was told other paths or other pieces than are true now.
+    pub(super) fn is_outdated(&self) -> bool {
+        matches!(self.phase, Phase::Queued)
+            || (0..self.given.len()).any(|file| self.has_moved(file))
+            || self.revision.have_pieces() != self.engine_has
+    }
+
     /// The torrent is in the engine, which counts from nothing; what was counted stays counted.
     pub(super) fn entered_engine(&mut self, id: TorrentId) {
         self.past = self.totals();
+        self.came = 0;
         self.stats = SwarmStats::default();
         self.phase = Phase::Adding(id);
     }
@@ -331,6 +344,6 @@ impl Transfer {
 
     /// Payload bytes received and sent since the torrent was joined.
     pub(super) fn totals(&self) -> (u64, u64) {
-        (self.past.0 + self.stats.downloaded, self.past.1 + self.stats.uploaded)
+        (self.past.0 + self.stats.downloaded.max(self.came), self.past.1 + self.stats.uploaded)
     }
 }

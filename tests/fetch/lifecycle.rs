@@ -226,9 +226,37 @@ async fn relocating_loses_no_reader() {
     rig.idle().await;
     rig.fetch.relocate(&m.revision);
     rig.idle().await;
+    assert_eq!(adds(&rig), 1, "nothing has changed");
+    // Bytes were found here.
+    let path = m.revision.contents[0].path();
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, m.bytes(0, 0, MIB)).unwrap();
+    m.revision.contents[0].mark_verified(0..MIB).unwrap();
+    rig.fetch.relocate(&m.revision);
+    rig.idle().await;
+    assert_eq!(rig.swarm.added(m.ih).unwrap().have.ones().collect::<Vec<_>>(), [0]);
     assert!(rig.swarm.deliver(m.ih, 1));
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, MIB, 10));
-    assert_eq!(adds(&rig), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_gone_is_not_offered_any_more_and_comes_again() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    rig.swarm.peer(m.ih, PEER, None);
+    rig.get(&m, &[0], STALL).await.unwrap().unwrap();
+    rig.idle().await;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(m.revision.contents[0].path())
+        .unwrap()
+        .set_len(MIB)
+        .unwrap();
+    rig.swarm.disk_error(m.ih, DiskErrorKind::Missing);
+    rig.idle().await;
+    let added = rig.swarm.added(m.ih).unwrap();
+    assert_eq!((added.have.ones().collect::<Vec<_>>(), added.mode), (vec![0], Mode::Lazy));
+    assert_eq!(rig.fetch.read(&m.file(0), 3 * MIB, 10).await.unwrap(), m.bytes(0, 3 * MIB, 10));
 }
 
 #[tokio::test(start_paused = true)]
@@ -277,7 +305,7 @@ async fn figures_add_up_over_a_new_start() {
     rig.swarm.peer(m.ih, PEER, None);
     rig.fetch.read(&m.file(0), 0, 10).await.unwrap();
     rig.idle().await;
-    rig.fetch.relocate(&m.revision);
+    rig.swarm.lose_events();
     rig.fetch.read(&m.file(0), 3 * MIB, 10).await.unwrap();
     rig.idle().await;
     let status = rig.status(&m);
