@@ -183,9 +183,9 @@ fn a_user_without_privileges_mounts_through_fusermount3() {
          $as ../silmaril mount mnt --peer {}
          $as mountpoint -q mnt
          $as sha256sum mnt/{NAME}/{WEIGHTS}
-         grep mnt /proc/mounts
+         grep \"$PWD/mnt\" /proc/mounts
          $as ../silmaril unmount mnt
-         ! grep mnt /proc/mounts",
+         ! grep \"$PWD/mnt\" /proc/mounts",
         a.peer()
     );
     let mut command = b.command("unshare");
