@@ -74,15 +74,15 @@ rust::Vec<std::uint8_t> create_hybrid(rust::Str name_, rust::Vec<RawFile> const&
     auto layout = layout_of(name, files);
     lt::create_torrent torrent(layout, int(piece_length), lt::create_torrent::no_attributes);
     auto const given = by_path(name, files);
-    std::vector<std::string> paths;
+    std::vector<GivenFile> sources;
     for (auto const index : torrent.files().file_range()) {
         if (torrent.files().pad_file_at(index)) continue;
         auto const& source = given.at(torrent.files().file_path(index))->source;
-        paths.emplace_back(reinterpret_cast<char const*>(source.data()), source.size());
+        sources.push_back({std::string(reinterpret_cast<char const*>(source.data()), source.size())});
     }
     // The files are read where they are, by the same back end that serves torrents.
     auto const outbox = std::make_shared<Outbox>();
-    outbox->register_files(0, std::move(paths));
+    outbox->register_files(0, std::move(sources));
     lt::settings_pack settings;
     settings.set_int(lt::settings_pack::hashing_threads, threads);
     lt::error_code error;

@@ -138,9 +138,9 @@ class Disk final : public lt::disk_interface, private lt::buffer_allocator_inter
 
     lt::storage_holder new_torrent(lt::storage_params const& params, std::shared_ptr<void> const&) override {
         auto const torrent = torrent_of(params.path).value_or(0);
-        auto paths = m_outbox->files_of(torrent).value_or(std::vector<std::string>{});
+        auto given = m_outbox->files_of(torrent).value_or(std::vector<GivenFile>{});
         auto storage = std::make_shared<Storage>(
-            torrent, params.files, std::move(paths), m_descriptors, m_next_key++, [this, torrent](std::string const& path) {
+            torrent, params.files, std::move(given), m_descriptors, m_next_key++, [this, torrent](std::string const& path) {
                 tell(torrent, path, ENOENT, "the file was removed or replaced while in use");
             });
         std::size_t slot = 0;

@@ -19,10 +19,16 @@ int open_retrying(std::string const& path, int flags) {
     }
 }
 
-// Creates the directories above `path`; what exists is left alone.
-void make_parents(std::string const& path) {
-    for (auto slash = path.find('/', 1); slash != std::string::npos; slash = path.find('/', slash + 1))
-        ::mkdir(path.substr(0, slash).c_str(), 0755);
+// Creates the directories above `path`; what exists is left alone. Returns 0 or the error.
+int make_parents(std::string const& path) {
+    for (auto slash = path.find('/', 1); slash != std::string::npos; slash = path.find('/', slash + 1)) {
+        auto const directory = path.substr(0, slash);
+        // Asking first, because mkdir on a read-only file system fails even for a directory that exists.
+        struct stat found {};
+        if (::stat(directory.c_str(), &found) == 0) continue;
+        if (::mkdir(directory.c_str(), 0755) != 0 && errno != EEXIST) return errno;
+    }
+    return 0;
 }
 
 int pread_fully(int fd, char* to, std::int64_t length, std::int64_t at) {
@@ -71,7 +77,8 @@ DescriptorPool::Opened DescriptorPool::open(std::uint64_t storage, int file, std
     // the later one is kept.
     int fd = open_retrying(path, write ? O_RDWR : O_RDONLY);
     if (fd < 0 && write && errno == ENOENT) {
-        make_parents(path);
+        opened.error = make_parents(path);
+        if (opened.error) return opened;
         fd = open_retrying(path, O_RDWR | O_CREAT);
         opened.created = true;
     }
@@ -124,10 +131,13 @@ void DescriptorPool::close_all(std::uint64_t storage) {
     }
 }
 
-TorrentFiles::TorrentFiles(std::uint64_t storage, lt::file_storage const& layout, std::vector<std::string> paths,
+TorrentFiles::TorrentFiles(std::uint64_t storage, lt::file_storage const& layout, std::vector<GivenFile> given,
                            DescriptorPool& pool, std::function<void(std::string const&)> on_lost)
-    : m_storage(storage), m_paths(std::move(paths)), m_pool(pool), m_on_lost(std::move(on_lost)),
-      m_seen(m_paths.size()) {
+    : m_storage(storage), m_pool(pool), m_on_lost(std::move(on_lost)) {
+    for (auto& one : given) {
+        m_paths.push_back(std::move(one.path));
+        m_seen.push_back({one.has_pieces});
+    }
     int file = 0;
     for (auto const index : layout.file_range()) {
         bool const pad = layout.pad_file_at(index);
@@ -174,8 +184,10 @@ std::shared_ptr<Descriptor> TorrentFiles::open(int file, bool write, FileError& 
         {
             std::lock_guard const lock(m_mutex);
             auto& seen = m_seen[std::size_t(file)];
-            lost = seen.known && (seen.device != now.st_dev || seen.inode != now.st_ino);
-            seen = {true, now.st_dev, now.st_ino};
+            // A new file may get the inode of the one that was removed.
+            lost = seen.expected && (opened.created || (seen.inode != 0 && (seen.device != now.st_dev ||
+                                                                            seen.inode != now.st_ino)));
+            seen = {seen.expected || write, now.st_dev, now.st_ino};
         }
         if (lost) m_on_lost(path(file));
     }

@@ -16,6 +16,8 @@
 
 #include <libtorrent/file_storage.hpp>
 
+#include "outbox.h"
+
 namespace silmaril {
 
 // What went wrong with which file. `error` is an errno value, 0 for success.
@@ -76,9 +78,9 @@ class DescriptorPool {
 // The files of one torrent. Safe to use from any thread.
 class TorrentFiles {
   public:
-    // `paths`: absolute path of each file that is not a pad file. Throws when their number is wrong. `on_lost` is
-    // called with a file's path when it turns out to have been removed or replaced since it was last seen.
-    TorrentFiles(std::uint64_t storage, lt::file_storage const& layout, std::vector<std::string> paths,
+    // `given`: the files that are not pad files, in order. Throws when their number is wrong. `on_lost` is called with
+    // a file's path when it turns out to have been removed or replaced since it was last seen.
+    TorrentFiles(std::uint64_t storage, lt::file_storage const& layout, std::vector<GivenFile> given,
                  DescriptorPool& pool, std::function<void(std::string const&)> on_lost);
 
     // Reads or writes `length` bytes at `offset` of the torrent. Pad files read as zeros and swallow writes.
@@ -98,9 +100,9 @@ class TorrentFiles {
         std::int64_t size;
         int file;  // index into m_paths; -1 for a pad file
     };
-    // Which file a path named when it was last opened.
+    // Which file a path named when it was last opened (inode 0: it was not), and whether something is in it.
     struct Identity {
-        bool known = false;
+        bool expected = false;
         std::uint64_t device = 0;
         std::uint64_t inode = 0;
     };

@@ -46,16 +46,16 @@ std::vector<Note> Outbox::take() {
     return std::exchange(m_notes, {});
 }
 
-void Outbox::register_files(std::uint64_t torrent, std::vector<std::string> paths) {
+void Outbox::register_files(std::uint64_t torrent, std::vector<GivenFile> files) {
     std::lock_guard const lock(m_mutex);
-    m_torrents[torrent].paths = std::move(paths);
+    m_torrents[torrent].files = std::move(files);
 }
 
-std::optional<std::vector<std::string>> Outbox::files_of(std::uint64_t torrent) const {
+std::optional<std::vector<GivenFile>> Outbox::files_of(std::uint64_t torrent) const {
     std::lock_guard const lock(m_mutex);
     auto const found = m_torrents.find(torrent);
     if (found == m_torrents.end()) return std::nullopt;
-    return found->second.paths;
+    return found->second.files;
 }
 
 void Outbox::storage_opened(std::uint64_t torrent) {

@@ -26,6 +26,12 @@ struct Note {
     bool outgoing = false;
 };
 
+// A file of a torrent, as it was given to us.
+struct GivenFile {
+    std::string path;         // absolute
+    bool has_pieces = false;  // verified pieces are in it already
+};
+
 class Outbox {
   public:
     Outbox();
@@ -41,9 +47,9 @@ class Outbox {
     void push(Note note);
     std::vector<Note> take();
 
-    // The absolute paths of a torrent's files, in canonical order, pad files left out.
-    void register_files(std::uint64_t torrent, std::vector<std::string> paths);
-    std::optional<std::vector<std::string>> files_of(std::uint64_t torrent) const;
+    // A torrent's files, in canonical order, pad files left out.
+    void register_files(std::uint64_t torrent, std::vector<GivenFile> files);
+    std::optional<std::vector<GivenFile>> files_of(std::uint64_t torrent) const;
 
     // A torrent counts as removed when libtorrent has let go of it and its storage is closed, in either order.
     void storage_opened(std::uint64_t torrent);
@@ -52,7 +58,7 @@ class Outbox {
 
   private:
     struct Entry {
-        std::vector<std::string> paths;
+        std::vector<GivenFile> files;
         int open_storages = 0;
         bool gone = false;
     };

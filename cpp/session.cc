@@ -138,11 +138,18 @@ bool Engine::add(RawAdd const& from) const {
     if (from.lazy) params.piece_priorities.assign(std::size_t(pieces), lt::dont_download);
     if (!from.resume.empty() && !metainfo.all_layers) load_layers(span_of(from.resume), params);
 
-    std::vector<std::string> paths;
-    paths.reserve(from.paths.size());
-    for (auto const& path : from.paths)
-        paths.emplace_back(reinterpret_cast<char const*>(path.bytes.data()), path.bytes.size());
-    m_outbox->register_files(from.torrent, std::move(paths));
+    std::vector<GivenFile> given;
+    given.reserve(files);
+    for (auto const file : layout.file_range()) {
+        if (layout.pad_file_at(file)) continue;
+        auto const& path = from.paths[given.size()].bytes;
+        bool has_pieces = false;
+        auto const first = layout.piece_index_at_file(file);
+        for (int i = 0; i < layout.file_num_pieces(file) && !has_pieces; ++i)
+            has_pieces = params.have_pieces.get_bit(first + lt::piece_index_t::diff_type(i));
+        given.push_back({std::string(reinterpret_cast<char const*>(path.data()), path.size()), has_pieces});
+    }
+    m_outbox->register_files(from.torrent, std::move(given));
 
     Torrent state;
     state.info = metainfo.info;

@@ -26,9 +26,9 @@ using Task = std::function<void()>;
 // Safe to use from any thread.
 class Storage {
   public:
-    Storage(std::uint64_t torrent, lt::file_storage const& layout, std::vector<std::string> paths,
+    Storage(std::uint64_t torrent, lt::file_storage const& layout, std::vector<GivenFile> given,
             DescriptorPool& pool, std::uint64_t key, std::function<void(std::string const&)> on_lost)
-        : torrent(torrent), layout(layout), files(key, layout, std::move(paths), pool, std::move(on_lost)) {}
+        : torrent(torrent), layout(layout), files(key, layout, std::move(given), pool, std::move(on_lost)) {}
 
     std::uint64_t const torrent;
     lt::file_storage const layout;

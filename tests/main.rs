@@ -40,7 +40,12 @@ mod e2e {
 }
 
 mod engine {
+    mod disk;
     mod download;
+    mod lazy;
+    mod network;
+    mod pieces;
+    mod resume;
     pub mod rig;
 }
 

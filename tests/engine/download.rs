@@ -15,7 +15,7 @@ const FILES: &[(&str, usize)] = &[
 
 /// Downloads a sample from a stock seed, comparing every piece at its event.
 fn compare_at_each_event(sample: &Sample) {
-    let seed = Stock::seed(&sample.torrent_file(), sample.dir.path());
+    let seed = sample.stock_seed();
     let here = tempfile::tempdir().unwrap();
     let mut client = Client::new();
     let mut add = sample.add(here.path());
@@ -41,7 +41,7 @@ fn verified_pieces_of_a_hybrid_torrent_are_readable_at_once() {
 fn metainfo_without_piece_layers_is_enough() {
     in_private_net(|| {
         let sample = Sample::new(FILES, 64 * 1024, false);
-        let seed = Stock::seed(&sample.torrent_file(), sample.dir.path());
+        let seed = sample.stock_seed();
         let here = tempfile::tempdir().unwrap();
         let mut client = Client::new();
         let mut add = sample.add(here.path());
@@ -68,5 +68,21 @@ fn metainfo_without_piece_layers_is_enough() {
             silmaril::model::metainfo::parse_metainfo(&complete.expect("all layers are known")).unwrap();
         assert_eq!(complete.layers, parsed.layers);
         assert_eq!(complete.info_hash, parsed.info_hash);
+    });
+}
+
+#[test]
+fn a_stock_peer_gets_everything_from_us() {
+    in_private_net(|| {
+        for hybrid in [false, true] {
+            let sample = Sample::new(FILES, 64 * 1024, hybrid);
+            let mut client = Client::new();
+            client.add(sample.add_seed());
+            let there = tempfile::tempdir().unwrap();
+            assert_eq!(Stock::leech(&sample.torrent_file(), there.path(), client.address.port()), "done");
+            for piece in 0..sample.pieces() {
+                assert!(sample.piece_in(there.path(), piece).unwrap() == sample.piece(piece), "piece {piece}");
+            }
+        }
     });
 }

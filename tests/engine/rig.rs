@@ -89,6 +89,21 @@ impl Sample {
         self.dir.path().join("sample.torrent")
     }
 
+    /// Seeds the original files with a stock libtorrent.
+    pub fn stock_seed(&self) -> Stock {
+        self.stock_seed_on(0)
+    }
+
+    /// The same, on a given port.
+    pub fn stock_seed_on(&self, port: u16) -> Stock {
+        // libtorrent takes a v2 torrent with one file at the top for a torrent without a directory.
+        let dir = match &self.files[..] {
+            [(path, _)] if !path.contains('/') => self.dir.path().join(&self.name),
+            _ => self.dir.path().to_owned(),
+        };
+        Stock::seed_on(&self.torrent_file(), &dir, port)
+    }
+
     /// Absolute paths of the files below a directory.
     pub fn paths_in(&self, dir: &Path) -> Vec<PathBuf> {
         self.files.iter().map(|(path, _)| dir.join(&self.name).join(path)).collect()
@@ -260,9 +275,10 @@ impl Stock {
         (child, output)
     }
 
-    /// Seeds a torrent whose files stand below `dir`.
-    pub fn seed(torrent: &Path, dir: &Path) -> Self {
-        let (child, mut output) = Self::spawn(&["seed", torrent.to_str().unwrap(), dir.to_str().unwrap()]);
+    /// Seeds a torrent whose files stand below `dir`; port 0 is random.
+    fn seed_on(torrent: &Path, dir: &Path, port: u16) -> Self {
+        let (torrent, dir, port) = (torrent.to_str().unwrap(), dir.to_str().unwrap(), port.to_string());
+        let (child, mut output) = Self::spawn(&["seed", torrent, dir, &port]);
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
         Self { child, port: line.trim().parse().expect("python3-libtorrent is installed") }

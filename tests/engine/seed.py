@@ -1,7 +1,7 @@
 """A stock libtorrent with default settings, for interoperability: seeds one torrent, or leeches it.
 
-usage: seed.py seed TORRENT SAVE_PATH            prints the port it listens on, runs until stdin closes
-       seed.py leech TORRENT SAVE_PATH PEER_PORT prints "done" when it has everything
+usage: seed.py seed TORRENT SAVE_PATH LISTEN_PORT  prints the port it listens on, runs until stdin closes
+       seed.py leech TORRENT SAVE_PATH PEER_PORT   prints "done" when it has everything
 """
 
 import sys
@@ -9,9 +9,9 @@ import time
 
 import libtorrent as lt
 
-mode, torrent, save_path = sys.argv[1:4]
+mode, torrent, save_path, port = sys.argv[1:5]
 session = lt.session({
-    "listen_interfaces": "127.0.0.1:0",
+    "listen_interfaces": "127.0.0.1:" + (port if mode == "seed" else "0"),
     "dht_bootstrap_nodes": "",
     "enable_upnp": False,
     "enable_natpmp": False,
@@ -30,7 +30,7 @@ if mode == "seed":
     print(session.listen_port(), flush=True)
     sys.stdin.read()
 else:
-    handle.connect_peer(("127.0.0.1", int(sys.argv[4])))
+    handle.connect_peer(("127.0.0.1", int(port)))
     while not handle.status().is_seeding:
         session.wait_for_alert(100)
         session.pop_alerts()

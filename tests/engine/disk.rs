@@ -1,0 +1,184 @@
+//! A disk that fails is told with the file and the kind of failure, the torrent goes on when the cause is gone, and
+//! other torrents do not notice.
+
+use std::path::{Path, PathBuf};
+
+use silmaril::model::PieceIndex;
+use silmaril::torrent::{DiskErrorKind, Event, Priority, Swarms, TorrentId};
+
+use super::rig::{Client, SOON, Sample};
+use crate::support::net::sh;
+use crate::support::private_net::in_private_net;
+
+/// A small file system in memory.
+struct Tmpfs {
+    dir: tempfile::TempDir,
+}
+
+impl Tmpfs {
+    fn new(options: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        sh(&format!("mount -t tmpfs -o {options} tmpfs {}", dir.path().display()));
+        Self { dir }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn remount(&self, options: &str) {
+        sh(&format!("mount -o remount,{options} {}", self.path().display()));
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+fn seeding(sample: &Sample) -> Client {
+    let mut seed = Client::new();
+    seed.add(sample.add_seed());
+    seed
+}
+
+fn joined(client: &mut Client, sample: &Sample, dir: &Path, seed: &Client) -> TorrentId {
+    let mut add = sample.add(dir);
+    add.peers = vec![seed.address];
+    client.add(add)
+}
+
+#[track_caller]
+fn wait_disk_error(client: &mut Client, id: TorrentId) -> (PathBuf, DiskErrorKind) {
+    client.wait_for("disk error", SOON, |event| match event {
+        Event::DiskError(i, path, kind, _) if *i == id => Some((path.clone(), *kind)),
+        _ => None,
+    })
+}
+
+fn want_all(client: &Client, id: TorrentId, sample: &Sample) {
+    let all: Vec<_> = (0..sample.pieces()).map(|p| (PieceIndex(p), Priority::Normal)).collect();
+    client.session.set_priority(id, &all).unwrap();
+}
+
+fn assert_whole(sample: &Sample, dir: &Path) {
+    for piece in 0..sample.pieces() {
+        assert!(sample.piece_in(dir, piece).unwrap() == sample.piece(piece), "piece {piece}");
+    }
+}
+
+/// `broken` cannot be written to until `mend`; another torrent completes meanwhile, and this one after.
+fn fails_then_recovers(broken: &Tmpfs, mend: &str, expected: DiskErrorKind, hybrid: bool) {
+    let sample = Sample::new(&[("dir/model.safetensors", 12 << 20)], 256 * 1024, hybrid);
+    let other = Sample::new(&[("other.bin", 3_000_000)], 64 * 1024, false);
+    let (seed, other_seed) = (seeding(&sample), seeding(&other));
+    let mut client = Client::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+
+    let id = joined(&mut client, &sample, broken.path(), &seed);
+    want_all(&client, id, &sample);
+    let (path, kind) = wait_disk_error(&mut client, id);
+    assert_eq!((path, kind), (sample.paths_in(broken.path())[0].clone(), expected));
+
+    let other_id = joined(&mut client, &other, elsewhere.path(), &other_seed);
+    client.fetch_all(other_id, other.pieces(), |_| {});
+    assert_whole(&other, elsewhere.path());
+
+    broken.remount(mend);
+    let mut left: std::collections::BTreeSet<u32> = (0..sample.pieces()).collect();
+    left.retain(|piece| {
+        !sample.piece_in(broken.path(), *piece).is_ok_and(|bytes| bytes == sample.piece(*piece))
+    });
+    assert!(!left.is_empty(), "nothing had failed");
+    client.wait_for("rest of the pieces", SOON, |event| {
+        if let Event::PieceVerified(i, piece) = event
+            && *i == id
+        {
+            left.remove(&piece.0);
+        }
+        left.is_empty().then_some(())
+    });
+    assert_whole(&sample, broken.path());
+}
+
+#[test]
+fn a_full_disk_is_told_and_got_over() {
+    in_private_net(|| fails_then_recovers(&Tmpfs::new("size=4m"), "size=64m", DiskErrorKind::Full, false));
+}
+
+#[test]
+fn a_full_disk_under_a_hybrid_torrent_is_told_and_got_over() {
+    in_private_net(|| fails_then_recovers(&Tmpfs::new("size=4m"), "size=64m", DiskErrorKind::Full, true));
+}
+
+#[test]
+fn a_read_only_disk_is_told_and_got_over() {
+    in_private_net(|| fails_then_recovers(&Tmpfs::new("size=64m,ro"), "rw", DiskErrorKind::ReadOnly, false));
+}
+
+#[test]
+fn a_file_removed_while_in_use_is_told_and_written_anew() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("model.safetensors", 4 << 20)], 256 * 1024, false);
+        let seed = seeding(&sample);
+        let mut client = Client::new();
+        let here = tempfile::tempdir().unwrap();
+        let id = joined(&mut client, &sample, here.path(), &seed);
+        client.read(id, 1);
+        let path = sample.paths_in(here.path())[0].clone();
+        std::fs::remove_file(&path).unwrap();
+
+        client.session.request(id, PieceIndex(9), std::time::Duration::ZERO).unwrap();
+        let (mut told, mut verified) = (None, false);
+        client.wait_for("loss and the piece", SOON, |event| {
+            match event {
+                Event::DiskError(i, path, kind, _) if *i == id => told = Some((path.clone(), *kind)),
+                Event::PieceVerified(i, PieceIndex(9)) if *i == id => verified = true,
+                _ => {}
+            }
+            (told.is_some() && verified).then_some(())
+        });
+        assert_eq!(told, Some((path, DiskErrorKind::Missing)));
+        assert!(sample.piece_in(here.path(), 9).unwrap() == sample.piece(9));
+    });
+}
+
+#[test]
+fn a_seeded_file_that_is_gone_is_told() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("model.safetensors", 1 << 20)], 256 * 1024, false);
+        let mut seed = Client::new();
+        let seeded = seed.add(sample.add_seed());
+        let path = sample.paths_in(sample.dir.path())[0].clone();
+        std::fs::remove_file(&path).unwrap();
+
+        let client = Client::new();
+        let here = tempfile::tempdir().unwrap();
+        let mut add = sample.add(here.path());
+        add.peers = vec![seed.address];
+        let id = client.session.add(add).unwrap();
+        want_all(&client, id, &sample);
+        assert_eq!(wait_disk_error(&mut seed, seeded), (path, DiskErrorKind::Missing));
+    });
+}
+
+#[test]
+fn a_seeded_directory_is_left_as_it_is() {
+    in_private_net(|| {
+        let sample =
+            Sample::new(&[("model.safetensors", 1 << 20), ("tokenizer.json", 5000)], 64 * 1024, false);
+        let before: Vec<_> =
+            sample.paths_in(sample.dir.path()).iter().map(|path| std::fs::metadata(path).unwrap()).collect();
+        let seed = seeding(&sample);
+        let mut client = Client::new();
+        let here = tempfile::tempdir().unwrap();
+        let id = joined(&mut client, &sample, here.path(), &seed);
+        client.fetch_all(id, sample.pieces(), |_| {});
+        for (path, before) in sample.paths_in(sample.dir.path()).iter().zip(before) {
+            let after = std::fs::metadata(path).unwrap();
+            assert_eq!(before.modified().unwrap(), after.modified().unwrap());
+            assert_eq!(before.len(), after.len());
+        }
+    });
+}

@@ -1,0 +1,96 @@
+//! A torrent of which nothing is wanted for long stays ready to be read from a stock seed.
+
+use std::time::{Duration, Instant};
+
+use silmaril::model::PieceIndex;
+use silmaril::torrent::{Event, Priority, Swarms, TorrentId};
+
+use super::rig::{Client, SOON, Sample, Stock};
+use crate::support::private_net::in_private_net;
+
+/// Much longer than a seed with default settings keeps a peer that says it only uploads.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// What a read may take from a peer that is there.
+const WARM_READ: Duration = Duration::from_secs(1);
+
+fn lazy(client: &mut Client, sample: &Sample, dir: &std::path::Path, seed: &Stock) -> TorrentId {
+    let mut add = sample.add(dir);
+    add.peers = vec![seed.address()];
+    client.add(add)
+}
+
+#[test]
+fn a_read_after_thirty_idle_seconds_takes_less_than_one() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("model.safetensors", 40 << 20)], 1 << 20, false);
+        let seed = sample.stock_seed();
+        let here = tempfile::tempdir().unwrap();
+        let mut client = Client::new();
+        let id = lazy(&mut client, &sample, here.path(), &seed);
+        client.read(id, 3);
+
+        let idle_until = Instant::now() + IDLE;
+        while let Some(event) = client.next(idle_until.saturating_duration_since(Instant::now())) {
+            match event {
+                Event::PeerDisconnected(_, peer, reason) => panic!("{peer} left: {reason}"),
+                Event::PieceVerified(_, piece) => panic!("{piece:?} was fetched and nobody asked"),
+                _ => {}
+            }
+        }
+
+        for piece in [30, 4, 17] {
+            let asked = Instant::now();
+            client.read(id, piece);
+            let took = asked.elapsed();
+            assert!(took < WARM_READ, "the read took {took:?}");
+            assert!(sample.piece_in(here.path(), piece).unwrap() == sample.piece(piece));
+        }
+    });
+}
+
+#[test]
+fn a_seed_that_went_away_while_idle_is_called_again() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("model.safetensors", 4 << 20)], 1 << 20, false);
+        let seed = sample.stock_seed();
+        let here = tempfile::tempdir().unwrap();
+        let mut client = Client::new();
+        let id = lazy(&mut client, &sample, here.path(), &seed);
+        client.read(id, 0);
+
+        let port = seed.port;
+        drop(seed);
+        client.wait_for("goodbye", SOON, |event| matches!(event, Event::PeerDisconnected(..)).then_some(()));
+        let _seed = sample.stock_seed_on(port);
+        client.read(id, 2);
+    });
+}
+
+#[test]
+fn a_read_that_is_taken_back_is_not_fetched() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("model.safetensors", 8 << 20)], 1 << 20, false);
+        let here = tempfile::tempdir().unwrap();
+        let mut client = Client::new();
+        let id = client.add(sample.add(here.path()));
+        // There is nobody yet to fetch it from.
+        client.session.request(id, PieceIndex(5), Duration::ZERO).unwrap();
+        client.session.set_priority(id, &[(PieceIndex(5), Priority::None)]).unwrap();
+
+        let seed = sample.stock_seed();
+        client.session.connect_peer(id, seed.address()).unwrap();
+        let all_but_it: Vec<_> =
+            (0..sample.pieces()).filter(|p| *p != 5).map(|p| (PieceIndex(p), Priority::Ahead)).collect();
+        client.session.set_priority(id, &all_but_it).unwrap();
+        let mut verified = vec![];
+        client.wait_for("all other pieces", SOON, |event| {
+            if let Event::PieceVerified(_, piece) = event {
+                verified.push(piece.0);
+            }
+            (verified.len() == all_but_it.len()).then_some(())
+        });
+        assert!(!verified.contains(&5), "a piece nobody wants was fetched");
+        client.read(id, 5);
+    });
+}

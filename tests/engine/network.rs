@@ -1,0 +1,261 @@
+//! Every key of the network section has its effect.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use silmaril::config::{Encryption, NetworkConfig, Utp};
+use silmaril::torrent::{EngineError, Event, Session, SessionSettings, Swarms};
+
+use super::rig::{Client, SOON, Sample, Stock, network};
+use crate::support::private_net::in_private_net;
+
+fn start(network: NetworkConfig) -> Result<Session, EngineError> {
+    let (sender, _) = tokio::sync::mpsc::unbounded_channel();
+    Session::start(SessionSettings { network }, sender)
+}
+
+/// How long a sample takes from one of our engines to another.
+fn transfer(sample: &Sample, seed: NetworkConfig, leech: NetworkConfig) -> Duration {
+    let here = tempfile::tempdir().unwrap();
+    let (mut seed, mut leech) = (Client::with(seed), Client::with(leech));
+    seed.add(sample.add_seed());
+    let mut add = sample.add(here.path());
+    add.peers = vec![seed.address];
+    let started = Instant::now();
+    let id = leech.add(add);
+    leech.fetch_all(id, sample.pieces(), |_| {});
+    started.elapsed()
+}
+
+#[test]
+fn a_port_in_use_is_an_error_at_start() {
+    in_private_net(|| {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut network = network();
+        network.listen_port = taken.local_addr().unwrap().port();
+        match start(network) {
+            Err(EngineError::Listen { address, in_use: true, .. }) => {
+                assert_eq!(address, taken.local_addr().unwrap());
+            }
+            other => panic!("{:?}", other.err()),
+        }
+    });
+}
+
+#[test]
+fn an_address_that_is_not_ours_is_an_error_at_start() {
+    in_private_net(|| {
+        let mut network = network();
+        network.listen_address = Some("192.0.2.1".parse().unwrap());
+        match start(network) {
+            Err(EngineError::Listen { in_use: false, .. }) => {}
+            other => panic!("{:?}", other.err()),
+        }
+    });
+}
+
+#[test]
+fn malformed_settings_are_errors_at_start() {
+    in_private_net(|| {
+        let mut bad_node = network();
+        bad_node.dht_bootstrap_nodes = vec!["no port".into()];
+        let mut bad_proxy = network();
+        bad_proxy.proxy = Some("somewhere".into());
+        for bad in [bad_node, bad_proxy] {
+            assert!(matches!(start(bad), Err(EngineError::Setting(_))));
+        }
+    });
+}
+
+#[test]
+fn the_listen_port_and_the_dht_port_are_listened_on() {
+    in_private_net(|| {
+        // The kernel's choice, free again at once: nothing else is in this namespace.
+        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let mut network = network();
+        (network.listen_port, network.dht_port) = (free(), free());
+        network.dht_enabled = true;
+        let (first, second) = (network.listen_port, network.dht_port);
+        let client = Client::with(network);
+        assert_eq!(client.address, SocketAddr::from((Ipv4Addr::LOCALHOST, first)));
+        let udp = std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
+        for port in [first, second] {
+            assert!(udp.contains(&format!("0100007F:{port:04X}")), "nothing on UDP port {port}:\n{udp}");
+        }
+    });
+}
+
+#[test]
+fn rate_limits_bind_peers_on_private_networks_too() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("a", 3_000_000)], 64 * 1024, false);
+        let free = transfer(&sample, network(), network());
+        assert!(free < Duration::from_secs(2), "without limits it took {free:?}");
+        let slow = NetworkConfig { download_rate_limit: 1_000_000, ..network() };
+        let took = transfer(&sample, network(), slow);
+        assert!(took > Duration::from_secs(2), "at 1 MB/s down, 3 MB took {took:?}");
+        let slow = NetworkConfig { upload_rate_limit: 1_000_000, ..network() };
+        let took = transfer(&sample, slow, network());
+        assert!(took > Duration::from_secs(2), "at 1 MB/s up, 3 MB took {took:?}");
+    });
+}
+
+#[test]
+fn a_torrent_has_no_more_connections_than_it_may() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
+        let seeds: Vec<_> = (0..4).map(|_| sample.stock_seed()).collect();
+        let here = tempfile::tempdir().unwrap();
+        let mut client = Client::with(NetworkConfig { max_connections: 2, ..network() });
+        let mut add = sample.add(here.path());
+        add.peers = seeds.iter().map(Stock::address).collect();
+        let id = client.add(add);
+        let (mut connected, mut most) = (0i32, 0);
+        let all: Vec<_> = (0..sample.pieces())
+            .map(|p| (silmaril::model::PieceIndex(p), silmaril::torrent::Priority::Ahead))
+            .collect();
+        client.session.set_priority(id, &all).unwrap();
+        let mut verified = 0;
+        let mut figures = 0;
+        client.wait_for("all pieces and two figures", SOON, |event| {
+            match event {
+                Event::PeerConnected(..) => connected += 1,
+                Event::PeerDisconnected(..) => connected -= 1,
+                Event::PieceVerified(..) => verified += 1,
+                Event::Stats(_, stats) => {
+                    figures += 1;
+                    assert!(stats.peers <= 2, "{stats:?}");
+                }
+                _ => {}
+            }
+            most = most.max(connected);
+            (verified == sample.pieces() && figures >= 2).then_some(())
+        });
+        assert!((1..=2).contains(&most), "{most} connections");
+    });
+}
+
+#[test]
+fn encryption_is_required_or_refused() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
+        let with = |encryption| NetworkConfig { encryption, ..network() };
+        transfer(&sample, with(Encryption::Require), with(Encryption::Require));
+        transfer(&sample, with(Encryption::Require), with(Encryption::Prefer));
+        transfer(&sample, with(Encryption::Prefer), with(Encryption::Prefer));
+        transfer(&sample, with(Encryption::Off), with(Encryption::Off));
+
+        // One that requires it does not speak to one that refuses it.
+        let here = tempfile::tempdir().unwrap();
+        let (mut seed, mut leech) =
+            (Client::with(with(Encryption::Require)), Client::with(with(Encryption::Off)));
+        seed.add(sample.add_seed());
+        let mut add = sample.add(here.path());
+        add.peers = vec![seed.address];
+        let id = leech.add(add);
+        leech.session.request(id, silmaril::model::PieceIndex(0), Duration::ZERO).unwrap();
+        // Something that follows the attempt: a peer that fits is served.
+        let mut fitting = Client::with(with(Encryption::Require));
+        let there = tempfile::tempdir().unwrap();
+        let mut add = sample.add(there.path());
+        add.peers = vec![seed.address];
+        let fitting_id = fitting.add(add);
+        fitting.fetch_all(fitting_id, sample.pieces(), |_| {});
+        let figures = |event: &Event| matches!(event, Event::Stats(..)).then_some(());
+        leech.wait_for("figures after that", SOON, |event| {
+            assert!(!matches!(event, Event::PeerConnected(..) | Event::PieceVerified(..)), "{event:?}");
+            figures(event)
+        });
+    });
+}
+
+#[test]
+fn utp_is_used_when_told() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
+        for utp in [Utp::Auto, Utp::On, Utp::Off] {
+            transfer(&sample, NetworkConfig { utp, ..network() }, NetworkConfig { utp, ..network() });
+        }
+    });
+}
+
+#[test]
+fn dht_nodes_that_name_each_other_find_each_other() {
+    in_private_net(|| {
+        // libtorrent runs no DHT node on loopback.
+        crate::support::net::sh(
+            "ip link add host0 type dummy; ip addr add 10.77.1.1/24 dev host0; ip link set host0 up",
+        );
+        let host = Ipv4Addr::new(10, 77, 1, 1);
+        let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
+        let free = || TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port();
+        let (a, b) = (free(), free());
+        let with = |own, other: u16| NetworkConfig {
+            listen_port: own,
+            dht_enabled: true,
+            listen_address: Some(host.into()),
+            dht_bootstrap_nodes: vec![format!("{host}:{other}")],
+            ..network()
+        };
+        let (mut seed, mut leech) = (Client::with(with(a, b)), Client::with(with(b, a)));
+        let here = tempfile::tempdir().unwrap();
+        let mut add = sample.add_seed();
+        add.discovery.dht = true;
+        let seeded = seed.add(add);
+        let mut add = sample.add(here.path());
+        add.discovery.dht = true;
+        let id = leech.add(add);
+        let all: Vec<_> = (0..sample.pieces())
+            .map(|p| (silmaril::model::PieceIndex(p), silmaril::torrent::Priority::Ahead))
+            .collect();
+        leech.session.set_priority(id, &all).unwrap();
+        // Whoever joins before its node knows anybody has to announce again.
+        let deadline = Instant::now() + 3 * SOON;
+        let mut verified = 0;
+        while verified < sample.pieces() {
+            assert!(Instant::now() < deadline, "the nodes did not meet");
+            match leech.next(Duration::from_secs(1)) {
+                Some(Event::PieceVerified(..)) => verified += 1,
+                Some(_) => {}
+                None => {
+                    seed.session.reannounce(seeded).unwrap();
+                    leech.session.reannounce(id).unwrap();
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn lan_discovery_finds_a_neighbour() {
+    in_private_net(|| {
+        crate::support::net::sh("ip link set lo multicast on; ip route add 224.0.0.0/4 dev lo");
+        let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
+        let lan = || NetworkConfig { lan_discovery: true, ..network() };
+        let (mut seed, mut leech) = (Client::with(lan()), Client::with(lan()));
+        let here = tempfile::tempdir().unwrap();
+        let mut add = sample.add_seed();
+        add.discovery.lan = true;
+        seed.add(add);
+        let mut add = sample.add(here.path());
+        add.discovery.lan = true;
+        let id = leech.add(add);
+        leech.fetch_all(id, sample.pieces(), |_| {});
+    });
+}
+
+#[test]
+fn the_end_comes_in_time() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("a", 3_000_000)], 64 * 1024, false);
+        let mut client = Client::new();
+        // Nobody answers there.
+        let mut add = sample.add_seed();
+        add.trackers = vec!["http://127.0.0.1:9/announce".into()];
+        let id = client.add(add);
+        let started = Instant::now();
+        assert!(client.session.shutdown(Duration::from_secs(5)));
+        assert!(started.elapsed() < Duration::from_secs(5));
+        assert!(client.session.reannounce(id).is_err());
+    });
+}

@@ -1,0 +1,170 @@
+//! Pieces that are wrong, pieces got elsewhere, and torrents that are not what they should be.
+
+use std::time::Duration;
+
+use silmaril::model::{InfoHash, PieceIndex};
+use silmaril::torrent::{EngineError, Event, Priority, Swarms};
+
+use super::rig::{Client, SOON, Sample, content};
+use crate::support::private_net::in_private_net;
+
+fn sample() -> Sample {
+    Sample::new(&[("config.json", 300), ("model.safetensors", 1_000_000)], 64 * 1024, false)
+}
+
+#[test]
+fn a_piece_that_does_not_match_is_rejected_and_got_from_another_peer() {
+    in_private_net(|| {
+        let sample = sample();
+        // Our own engine takes our word for what is here, so it is the one that can be made to lie.
+        let lies = tempfile::tempdir().unwrap();
+        for ((_, bytes), path) in sample.files.iter().zip(sample.paths_in(lies.path())) {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let mut bytes = bytes.clone();
+            if bytes.len() > 400_000 {
+                bytes[400_000] ^= 1;
+            }
+            std::fs::write(path, bytes).unwrap();
+        }
+        let bad = 1 + 400_000 / (64 * 1024);
+        let mut liar = Client::new();
+        let mut add = sample.add_seed();
+        add.file_paths = sample.paths_in(lies.path());
+        liar.add(add);
+
+        let here = tempfile::tempdir().unwrap();
+        let mut client = Client::new();
+        let mut add = sample.add(here.path());
+        add.peers = vec![liar.address];
+        let id = client.add(add);
+        client.session.request(id, PieceIndex(bad), Duration::ZERO).unwrap();
+        client.wait_for("rejected piece", SOON, |event| match event {
+            Event::PieceRejected(i, piece) => {
+                assert_eq!((*i, piece.0), (id, bad));
+                Some(())
+            }
+            Event::PieceVerified(_, piece) => panic!("{piece:?} was taken for right"),
+            _ => None,
+        });
+
+        let honest = sample.stock_seed();
+        client.session.connect_peer(id, honest.address()).unwrap();
+        client.wait_verified(id, bad);
+        assert!(sample.piece_in(here.path(), bad).unwrap() == sample.piece(bad));
+    });
+}
+
+#[test]
+fn a_given_piece_is_checked_like_any_other() {
+    for hybrid in [false, true] {
+        in_private_net(move || {
+            let sample = Sample::new(&[("a", 100_000), ("b", 70_000)], 64 * 1024, hybrid);
+            let here = tempfile::tempdir().unwrap();
+            let mut client = Client::new();
+            let id = client.add(sample.add(here.path()));
+            // Piece 1 is the short end of a file, with padding behind it in a hybrid torrent.
+            let wrong = content(sample.piece(1).len(), 99);
+            client.session.give_piece(id, PieceIndex(1), wrong).unwrap();
+            client.wait_for("rejected piece", SOON, |event| {
+                assert!(!matches!(event, Event::PieceVerified(..)));
+                matches!(event, Event::PieceRejected(i, PieceIndex(1)) if *i == id).then_some(())
+            });
+            for piece in [1, 0, 3, 2] {
+                client.session.give_piece(id, PieceIndex(piece), sample.piece(piece).to_vec()).unwrap();
+                client.wait_verified(id, piece);
+                assert!(sample.piece_in(here.path(), piece).unwrap() == sample.piece(piece));
+            }
+            let short = client.session.give_piece(id, PieceIndex(0), vec![0; 100]);
+            assert!(matches!(short, Err(EngineError::Internal(_))), "{short:?}");
+        });
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    in_private_net(|| {
+        let sample = sample();
+        let here = tempfile::tempdir().unwrap();
+        let mut client = Client::new();
+        let refused = |change: &dyn Fn(&mut silmaril::torrent::AddTorrent)| {
+            let mut add = sample.add(here.path());
+            change(&mut add);
+            match client.session.add(add) {
+                Err(EngineError::BadTorrent(reason)) => reason,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(refused(&|add| add.info_hash = InfoHash([7; 32])).contains("info hash"));
+        assert!(refused(&|add| add.metainfo.truncate(50)).contains("bencoded"));
+        assert!(refused(&|add| add.metainfo = b"de".to_vec()).contains("info"));
+        assert!(refused(&|add| drop(add.file_paths.pop())).contains("paths"));
+        assert!(refused(&|add| add.have = fixedbitset::FixedBitSet::with_capacity(1)).contains("map"));
+
+        let id = client.add(sample.add(here.path()));
+        let beyond = PieceIndex(sample.pieces());
+        assert!(client.session.request(id, beyond, Duration::ZERO).is_err());
+        assert!(client.session.set_priority(id, &[(beyond, Priority::Ahead)]).is_err());
+
+        client.session.remove(id).unwrap();
+        assert!(matches!(
+            client.session.request(id, PieceIndex(0), Duration::ZERO),
+            Err(EngineError::UnknownTorrent)
+        ));
+        client
+            .wait_for("removal", SOON, |event| matches!(event, Event::Removed(i) if *i == id).then_some(()));
+        // And it can come back at once.
+        client.add(sample.add(here.path()));
+    });
+}
+
+#[test]
+fn the_same_torrent_is_not_added_twice() {
+    in_private_net(|| {
+        let sample = sample();
+        let here = tempfile::tempdir().unwrap();
+        let mut client = Client::new();
+        client.add(sample.add(here.path()));
+        let second = client.session.add(sample.add(here.path())).unwrap();
+        client.wait_for("refusal", SOON, |event| {
+            matches!(event, Event::Failed(i, _) if *i == second).then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_magnet_gives_the_info_dictionary() {
+    in_private_net(|| {
+        let sample = sample();
+        let seed = sample.stock_seed();
+        let mut client = Client::new();
+        let magnet = format!("magnet:?xt=urn:btmh:1220{}", sample.info_hash);
+        let id = client.session.fetch_metadata(&magnet, &[seed.address()]).unwrap();
+        let info = client.wait_for("metadata", SOON, |event| match event {
+            Event::Metadata(i, info) if *i == id => Some(info.clone()),
+            _ => None,
+        });
+        assert_eq!(silmaril::model::metainfo::info_hash(&info), sample.info_hash);
+        client.session.remove(id).unwrap();
+        client
+            .wait_for("removal", SOON, |event| matches!(event, Event::Removed(i) if *i == id).then_some(()));
+        assert!(matches!(
+            client.session.fetch_metadata("magnet:?nonsense", &[]),
+            Err(EngineError::BadTorrent(_))
+        ));
+    });
+}
+
+#[test]
+fn libtorrent_and_the_model_agree_on_the_info_dictionary() {
+    let sample = Sample::new(&[("a", 5), ("b/c", 40_000), ("b/d", 0), ("b.x", 7)], 16 * 1024, false);
+    let parsed = silmaril::model::metainfo::parse_metainfo(&sample.metainfo).unwrap();
+    let ours = silmaril::model::metainfo::info_dict(
+        "sample",
+        16 * 1024,
+        parsed.files.iter().map(|file| file.as_torrent_file()),
+    );
+    assert_eq!(ours, parsed.info);
+    let one = Sample::new(&[("only.gguf", 40_000)], 16 * 1024, false);
+    let parsed = silmaril::model::metainfo::parse_metainfo(&one.metainfo).unwrap();
+    assert_eq!((parsed.name.as_str(), parsed.files[0].path.as_str()), ("sample", "only.gguf"));
+}
