@@ -3,9 +3,15 @@
 #include <libtorrent/entry.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
 
+#include "compat.h"
+
 namespace silmaril {
 
 namespace {
+
+// Requests at once of a peer whose rate says nothing because nothing was wanted: 1 MiB. A second later libtorrent goes
+// by the rate again.
+constexpr std::uint16_t first_requests = 64;
 
 // All of it runs on libtorrent's network thread: it writes notes and returns.
 class Peer final : public lt::peer_plugin {
@@ -13,6 +19,7 @@ class Peer final : public lt::peer_plugin {
     Peer(std::shared_ptr<Outbox> outbox, std::uint64_t torrent, lt::peer_connection_handle const& connection)
         : m_outbox(std::move(outbox)),
           m_torrent(torrent),
+          m_connection(connection),
           m_endpoint(connection.remote()),
           m_outgoing(connection.is_outgoing()) {
         // An incoming connection is attached to its torrent after it was made.
@@ -28,6 +35,7 @@ class Peer final : public lt::peer_plugin {
         tell(Note::Kind::peer_connected);
         return true;
     }
+    void sent_interested() override { RequestQueue::open(m_connection, first_requests); }
     // True: libtorrent goes on as if the message had not come, and the peer stays unchoked.
     bool on_not_interested() override { return true; }
     void on_disconnect(lt::error_code const& reason) override {
@@ -47,6 +55,7 @@ class Peer final : public lt::peer_plugin {
 
     std::shared_ptr<Outbox> const m_outbox;
     std::uint64_t const m_torrent;
+    lt::peer_connection_handle const m_connection;  // weak
     lt::tcp::endpoint const m_endpoint;
     bool const m_outgoing;
     bool m_greeted = false;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,9 @@ pub(super) struct Shared {
     pub events: UnboundedSender<Event>,
     pub torrents: Mutex<HashMap<TorrentId, Known>>,
     pub stopping: AtomicBool,
+    /// Notified, through `turn`, whenever the pump has sent events on.
+    pub turned: Condvar,
+    pub turn: Mutex<()>,
 }
 
 impl Shared {
@@ -144,12 +147,15 @@ impl Session {
         let Some(pump) = self.pump.lock().unwrap_or_else(PoisonError::into_inner).take() else { return true };
         let paused = self.shared.engine.pause().is_ok();
         // The pump is still at work and sends the answers on.
+        let mut turn = self.shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
         while paused
             && Instant::now() < deadline
             && self.shared.engine.saves_pending().is_ok_and(|pending| pending > 0)
         {
-            std::thread::sleep(Duration::from_millis(5).min(within));
+            let left = deadline.saturating_duration_since(Instant::now());
+            turn = self.shared.turned.wait_timeout(turn, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        drop(turn);
         self.shared.stopping.store(true, Ordering::Release);
         let woken = self.shared.engine.wake().is_ok();
         let joined = woken && pump.join().is_ok();

@@ -81,7 +81,10 @@ fn a_stock_peer_gets_everything_from_us() {
             let there = tempfile::tempdir().unwrap();
             assert_eq!(Stock::leech(&sample.torrent_file(), there.path(), client.address.port()), "done");
             for piece in 0..sample.pieces() {
-                assert!(sample.piece_in(there.path(), piece).unwrap() == sample.piece(piece), "piece {piece}");
+                assert!(
+                    sample.piece_in(there.path(), piece).unwrap() == sample.piece(piece),
+                    "piece {piece}"
+                );
             }
         }
     });

@@ -34,4 +34,8 @@ else:
     while not handle.status().is_seeding:
         session.wait_for_alert(100)
         session.pop_alerts()
+    # "Seeding" means that all hashes were right, not that all bytes are in the files.
+    handle.flush_cache()
+    while not any(isinstance(alert, lt.cache_flushed_alert) for alert in session.pop_alerts()):
+        session.wait_for_alert(100)
     print("done", flush=True)
