@@ -2,25 +2,23 @@
 #pragma once
 
 #include <cstdint>
-
 #include <libtorrent/peer_connection.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
 #include <libtorrent/version.hpp>
 
-// 2.0.8 is what Debian 12 has. 2.1 changes disk_interface (check results become flags, storage_params grows), so
-// disk.cc has to be ported to it first.
+// 2.0.8 is what Debian 12 has. 2.1 changes disk_interface (check results become flags, storage_params grows),
+// so disk.cc has to be ported to it first.
 #if LIBTORRENT_VERSION_NUM < 20008 || LIBTORRENT_VERSION_NUM >= 20100
 #error "silmaril needs libtorrent 2.0.8 or later, below 2.1"
 #endif
 
-
 namespace silmaril {
 
-// How many requests libtorrent keeps under way at a peer. There is no setting for it: it follows from the rate of the
-// last seconds, so a peer that was idle gets two at a time, and a read of 1 MiB takes 32 round trips. To be called on
-// the network thread.
+// How many requests libtorrent keeps under way at a peer. There is no setting for it: it follows from the
+// rate of the last seconds, so a peer that was idle gets two at a time, and a read of 1 MiB takes 32 round
+// trips. To be called on the network thread.
 class RequestQueue : lt::peer_connection {
-  public:
+public:
     static void open(lt::peer_connection_handle const& peer, std::uint16_t requests) {
         auto const connection = peer.native_handle();
         if (!connection) return;

@@ -1,13 +1,12 @@
 #include "create.h"
 
 #include <algorithm>
-#include <map>
-#include <stdexcept>
-#include <string>
-
 #include <libtorrent/create_torrent.hpp>
 #include <libtorrent/file_storage.hpp>
 #include <libtorrent/settings_pack.hpp>
+#include <map>
+#include <stdexcept>
+#include <string>
 
 #include "disk.h"
 #include "outbox.h"
@@ -17,11 +16,13 @@ namespace silmaril {
 
 namespace {
 
-// The torrent is a function of names, sizes, bytes and piece length alone: no attributes, dates, comment or creator.
+// The torrent is a function of names, sizes, bytes and piece length alone: no attributes, dates, comment or
+// creator.
 lt::file_storage layout_of(std::string const& name, rust::Vec<RawFile> const& files) {
     lt::file_storage layout;
     // Every path has the name as its first component, so that a torrent of one file is still a directory.
-    for (auto const& file : files) layout.add_file(name + "/" + std::string(file.path), std::int64_t(file.size));
+    for (auto const& file : files)
+        layout.add_file(name + "/" + std::string(file.path), std::int64_t(file.size));
     layout.set_name(name);
     return layout;
 }
@@ -44,7 +45,8 @@ std::map<std::string, RawFile const*> by_path(std::string const& name, rust::Vec
 
 }  // namespace
 
-rust::Vec<std::uint8_t> create_v2(rust::Str name_, rust::Vec<RawFile> const& files, std::uint32_t piece_length) {
+rust::Vec<std::uint8_t> create_v2(rust::Str name_, rust::Vec<RawFile> const& files,
+                                  std::uint32_t piece_length) {
     std::string const name(name_);
     auto layout = layout_of(name, files);
     lt::create_torrent torrent(layout, int(piece_length),
@@ -55,7 +57,8 @@ rust::Vec<std::uint8_t> create_v2(rust::Str name_, rust::Vec<RawFile> const& fil
     for (auto const index : ordered.file_range()) {
         if (ordered.pad_file_at(index) || ordered.file_size(index) == 0) continue;
         auto const found = given.find(ordered.file_path(index));
-        if (found == given.end()) throw std::runtime_error("a path is not as it was given: " + ordered.file_path(index));
+        if (found == given.end())
+            throw std::runtime_error("a path is not as it was given: " + ordered.file_path(index));
         auto const& hashes = found->second->piece_hashes;
         int const pieces = ordered.file_num_pieces(index);
         if (hashes.size() != std::size_t(pieces) * lt::sha256_hash::size())
@@ -68,8 +71,8 @@ rust::Vec<std::uint8_t> create_v2(rust::Str name_, rust::Vec<RawFile> const& fil
     return finish(torrent);
 }
 
-rust::Vec<std::uint8_t> create_hybrid(rust::Str name_, rust::Vec<RawFile> const& files, std::uint32_t piece_length,
-                                      std::int32_t threads) {
+rust::Vec<std::uint8_t> create_hybrid(rust::Str name_, rust::Vec<RawFile> const& files,
+                                      std::uint32_t piece_length, std::int32_t threads) {
     std::string const name(name_);
     auto layout = layout_of(name, files);
     lt::create_torrent torrent(layout, int(piece_length), lt::create_torrent::no_attributes);
@@ -86,8 +89,9 @@ rust::Vec<std::uint8_t> create_hybrid(rust::Str name_, rust::Vec<RawFile> const&
     lt::settings_pack settings;
     settings.set_int(lt::settings_pack::hashing_threads, threads);
     lt::error_code error;
-    lt::set_piece_hashes(torrent, save_path_of(0), settings, disk_constructor(outbox, threads),
-                         [](lt::piece_index_t) {}, error);
+    lt::set_piece_hashes(
+        torrent, save_path_of(0), settings, disk_constructor(outbox, threads), [](lt::piece_index_t) {},
+        error);
     for (auto const& note : outbox->take())
         if (note.kind == Note::Kind::disk_error)
             throw std::runtime_error(note.path + ": " + std::generic_category().message(note.error));

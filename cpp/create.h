@@ -9,8 +9,9 @@ namespace silmaril {
 
 struct RawFile;
 
-rust::Vec<std::uint8_t> create_v2(rust::Str name, rust::Vec<RawFile> const& files, std::uint32_t piece_length);
-rust::Vec<std::uint8_t> create_hybrid(rust::Str name, rust::Vec<RawFile> const& files, std::uint32_t piece_length,
-                                      std::int32_t threads);
+rust::Vec<std::uint8_t> create_v2(rust::Str name, rust::Vec<RawFile> const& files,
+                                  std::uint32_t piece_length);
+rust::Vec<std::uint8_t> create_hybrid(rust::Str name, rust::Vec<RawFile> const& files,
+                                      std::uint32_t piece_length, std::int32_t threads);
 
 }  // namespace silmaril

@@ -2,20 +2,19 @@
 
 #include <algorithm>
 #include <atomic>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/post.hpp>
 #include <cerrno>
 #include <condition_variable>
 #include <cstdlib>
-#include <optional>
-#include <thread>
-
-#include <boost/asio/executor_work_guard.hpp>
-#include <boost/asio/post.hpp>
 #include <libtorrent/disk_buffer_holder.hpp>
 #include <libtorrent/disk_observer.hpp>
 #include <libtorrent/error_code.hpp>
 #include <libtorrent/io_context.hpp>
 #include <libtorrent/peer_request.hpp>
 #include <libtorrent/settings_pack.hpp>
+#include <optional>
+#include <thread>
 
 #include "compat.h"
 #include "storage.h"
@@ -33,7 +32,7 @@ constexpr int urgent_in_a_row = 16;
 
 // Runs tasks on its threads until it is told to stop and has none left.
 class Pool {
-  public:
+public:
     Pool(int threads, Task on_exit) : m_on_exit(std::move(on_exit)), m_alive(threads) {
         for (int i = 0; i < threads; ++i) m_threads.emplace_back([this] { run(); });
     }
@@ -59,7 +58,7 @@ class Pool {
             if (thread.joinable()) thread.join();
     }
 
-  private:
+private:
     void run() {
         std::unique_lock lock(m_mutex);
         int in_a_row = 0;
@@ -125,8 +124,9 @@ lt::storage_error given_up() {
 }
 
 class Disk final : public lt::disk_interface, private lt::buffer_allocator_interface {
-  public:
-    Disk(lt::io_context& context, lt::settings_interface const& settings, std::shared_ptr<Outbox> outbox, int threads)
+public:
+    Disk(lt::io_context& context, lt::settings_interface const& settings, std::shared_ptr<Outbox> outbox,
+         int threads)
         : m_context(context),
           m_work(boost::asio::make_work_guard(context)),
           m_settings(settings),
@@ -139,10 +139,11 @@ class Disk final : public lt::disk_interface, private lt::buffer_allocator_inter
     lt::storage_holder new_torrent(lt::storage_params const& params, std::shared_ptr<void> const&) override {
         auto const torrent = torrent_of(params.path).value_or(0);
         auto given = m_outbox->files_of(torrent).value_or(std::vector<GivenFile>{});
-        auto storage = std::make_shared<Storage>(
-            torrent, params.files, std::move(given), m_descriptors, m_next_key++, [this, torrent](std::string const& path) {
-                tell(torrent, path, ENOENT, "the file was removed or replaced while in use");
-            });
+        auto storage = std::make_shared<Storage>(torrent, params.files, std::move(given), m_descriptors,
+                                                 m_next_key++, [this, torrent](std::string const& path) {
+                                                     tell(torrent, path, ENOENT,
+                                                          "the file was removed or replaced while in use");
+                                                 });
         std::size_t slot = 0;
         while (slot < m_storages.size() && m_storages[slot]) ++slot;
         if (slot == m_storages.size()) m_storages.emplace_back();
@@ -186,8 +187,9 @@ class Disk final : public lt::disk_interface, private lt::buffer_allocator_inter
         auto const storage = at(index);
         auto bytes = std::make_shared<std::vector<char> const>(from, from + r.length);
         int const piece = static_cast<int>(r.piece);
-        // Pieces handed over with add_piece come without an observer. When such a write fails, libtorrent forgets to
-        // reset the piece; so it is told of success, and the hash refuses the piece, which resets it.
+        // Pieces handed over with add_piece come without an observer. When such a write fails, libtorrent
+        // forgets to reset the piece; so it is told of success, and the hash refuses the piece, which resets
+        // it.
         bool const given = !observer;
         storage->accept(piece, r.start, bytes);
         bool const full = m_queued.fetch_add(r.length) + r.length > m_max_queued;
@@ -195,45 +197,52 @@ class Disk final : public lt::disk_interface, private lt::buffer_allocator_inter
             std::lock_guard const lock(m_observers_mutex);
             m_observers.push_back(observer);
         }
-        job(index, false, [this, piece, start = r.start, bytes, given, handler = std::move(handler)](Storage& s) {
-            auto const failure = s.flush(piece, start, bytes);
-            if (failure) tell(s, failure);
-            // Posted before the piece may go on: libtorrent must see the write's answer before the hash's.
-            post([handler, error = failure && !given ? write_refused() : lt::storage_error()] { handler(error); });
-            after(s.finish(piece));
-            release(int(bytes->size()));
-        });
+        job(index, false,
+            [this, piece, start = r.start, bytes, given, handler = std::move(handler)](Storage& s) {
+                auto const failure = s.flush(piece, start, bytes);
+                if (failure) tell(s, failure);
+                // Posted before the piece may go on: libtorrent must see the write's answer before the
+                // hash's.
+                post([handler, error = failure && !given ? write_refused() : lt::storage_error()] {
+                    handler(error);
+                });
+                after(s.finish(piece));
+                release(int(bytes->size()));
+            });
         return full;
     }
 
     void async_hash(lt::storage_index_t index, lt::piece_index_t piece, lt::span<lt::sha256_hash> v2,
                     lt::disk_job_flags_t flags,
-                    std::function<void(lt::piece_index_t, lt::sha1_hash const&, lt::storage_error const&)> handler)
-        override {
+                    std::function<void(lt::piece_index_t, lt::sha1_hash const&, lt::storage_error const&)>
+                        handler) override {
         bool const want_v1 = bool(flags & lt::disk_interface::v1_hash);
-        in_order(index, static_cast<int>(piece), [this, piece, v2, want_v1, handler = std::move(handler)](Storage& s) {
-            lt::sha1_hash v1;
-            lt::storage_error error;
-            int const number = static_cast<int>(piece);
-            if (s.failed(number)) {
-                // A failed write is being dealt with, or (a given piece) the zeros below make the hash fail.
-                for (auto& hash : v2) hash.clear();
-            } else if (auto const failure = s.hash(number, v2, want_v1 ? &v1 : nullptr)) {
-                tell(s, failure);
-                v1.clear();
-                for (auto& hash : v2) hash.clear();
-                // In a torrent being made an error is an error. In a running one it would leave the piece neither
-                // here nor wanted; a hash that does not match makes libtorrent fetch it again.
-                if (s.torrent == 0) error = read_failed(failure);
-            }
-            s.forget(number);
-            post([handler, piece, v1, error] { handler(piece, v1, error); });
-        });
+        in_order(index, static_cast<int>(piece),
+                 [this, piece, v2, want_v1, handler = std::move(handler)](Storage& s) {
+                     lt::sha1_hash v1;
+                     lt::storage_error error;
+                     int const number = static_cast<int>(piece);
+                     if (s.failed(number)) {
+                         // A failed write is being dealt with, or (a given piece) the zeros below make the
+                         // hash fail.
+                         for (auto& hash : v2) hash.clear();
+                     } else if (auto const failure = s.hash(number, v2, want_v1 ? &v1 : nullptr)) {
+                         tell(s, failure);
+                         v1.clear();
+                         for (auto& hash : v2) hash.clear();
+                         // In a torrent being made an error is an error. In a running one it would leave the
+                         // piece neither here nor wanted; a hash that does not match makes libtorrent fetch
+                         // it again.
+                         if (s.torrent == 0) error = read_failed(failure);
+                     }
+                     s.forget(number);
+                     post([handler, piece, v1, error] { handler(piece, v1, error); });
+                 });
     }
 
     void async_hash2(lt::storage_index_t index, lt::piece_index_t piece, int offset, lt::disk_job_flags_t,
-                     std::function<void(lt::piece_index_t, lt::sha256_hash const&, lt::storage_error const&)> handler)
-        override {
+                     std::function<void(lt::piece_index_t, lt::sha256_hash const&, lt::storage_error const&)>
+                         handler) override {
         job(index, true, [this, piece, offset, handler = std::move(handler)](Storage& storage) {
             lt::sha256_hash hash;
             lt::storage_error error;
@@ -246,14 +255,16 @@ class Disk final : public lt::disk_interface, private lt::buffer_allocator_inter
     }
 
     // Where files are is decided outside; libtorrent is never asked to move, rename or delete them.
-    void async_move_storage(lt::storage_index_t, std::string path, lt::move_flags_t,
-                            std::function<void(lt::status_t, std::string const&, lt::storage_error const&)> handler)
-        override {
-        post([handler = std::move(handler), path] { handler(lt::status_t::fatal_disk_error, path, given_up()); });
+    void async_move_storage(
+        lt::storage_index_t, std::string path, lt::move_flags_t,
+        std::function<void(lt::status_t, std::string const&, lt::storage_error const&)> handler) override {
+        post([handler = std::move(handler), path] {
+            handler(lt::status_t::fatal_disk_error, path, given_up());
+        });
     }
     void async_rename_file(lt::storage_index_t, lt::file_index_t file, std::string name,
-                           std::function<void(std::string const&, lt::file_index_t, lt::storage_error const&)> handler)
-        override {
+                           std::function<void(std::string const&, lt::file_index_t, lt::storage_error const&)>
+                               handler) override {
         post([handler = std::move(handler), file, name] { handler(name, file, given_up()); });
     }
     void async_delete_files(lt::storage_index_t, lt::remove_flags_t,
@@ -282,17 +293,19 @@ class Disk final : public lt::disk_interface, private lt::buffer_allocator_inter
     // Piece priorities say what is fetched; files have none.
     void async_set_file_priority(
         lt::storage_index_t, lt::aux::vector<lt::download_priority_t, lt::file_index_t> priorities,
-        std::function<void(lt::storage_error const&, lt::aux::vector<lt::download_priority_t, lt::file_index_t>)>
+        std::function<void(lt::storage_error const&,
+                           lt::aux::vector<lt::download_priority_t, lt::file_index_t>)>
             handler) override {
         post([handler = std::move(handler), priorities] { handler({}, priorities); });
     }
 
     void async_clear_piece(lt::storage_index_t index, lt::piece_index_t piece,
                            std::function<void(lt::piece_index_t)> handler) override {
-        in_order(index, static_cast<int>(piece), [this, piece, handler = std::move(handler)](Storage& storage) {
-            storage.forget(static_cast<int>(piece));
-            post([handler, piece] { handler(piece); });
-        });
+        in_order(index, static_cast<int>(piece),
+                 [this, piece, handler = std::move(handler)](Storage& storage) {
+                     storage.forget(static_cast<int>(piece));
+                     post([handler, piece] { handler(piece); });
+                 });
     }
 
     void update_stats_counters(lt::counters&) const override {}
@@ -304,7 +317,7 @@ class Disk final : public lt::disk_interface, private lt::buffer_allocator_inter
         m_max_queued = m_settings.get_int(lt::settings_pack::max_queued_disk_bytes);
     }
 
-  private:
+private:
     void free_disk_buffer(char* buffer) override { std::free(buffer); }
 
     std::shared_ptr<Storage> at(lt::storage_index_t index) const {
@@ -396,8 +409,8 @@ class Disk final : public lt::disk_interface, private lt::buffer_allocator_inter
 }  // namespace
 
 lt::disk_io_constructor_type disk_constructor(std::shared_ptr<Outbox> outbox, int threads) {
-    return [outbox = std::move(outbox), threads](lt::io_context& context, lt::settings_interface const& settings,
-                                                 lt::counters&) {
+    return [outbox = std::move(outbox), threads](lt::io_context& context,
+                                                 lt::settings_interface const& settings, lt::counters&) {
         return std::make_unique<Disk>(context, settings, outbox, threads);
     };
 }

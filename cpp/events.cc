@@ -1,14 +1,14 @@
 #include "events.h"
 
-#include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <dirent.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
 #include <libtorrent/alert_types.hpp>
 #include <libtorrent/error_code.hpp>
 #include <libtorrent/torrent_info.hpp>
@@ -84,15 +84,18 @@ RawEvent event_of(Note note) {
             break;
     }
     bool const connected = note.kind == Note::Kind::peer_connected;
-    auto event = with_endpoint(event_of(connected ? RawKind::PeerConnected : RawKind::PeerDisconnected, note.torrent),
-                               note.endpoint.address(), note.endpoint.port());
+    auto event =
+        with_endpoint(event_of(connected ? RawKind::PeerConnected : RawKind::PeerDisconnected, note.torrent),
+                      note.endpoint.address(), note.endpoint.port());
     event.text = text_of(note.text);
     event.flag = note.outgoing;
     return event;
 }
 
 void translate(lt::alert const& alert, rust::Vec<RawEvent>& events) {
-    auto const torrent = [](lt::torrent_alert const& a) { return a.handle.is_valid() ? torrent_of(a.handle.userdata()) : 0; };
+    auto const torrent = [](lt::torrent_alert const& a) {
+        return a.handle.is_valid() ? torrent_of(a.handle.userdata()) : 0;
+    };
 
     if (auto const* a = lt::alert_cast<lt::piece_finished_alert>(&alert)) {
         auto event = event_of(RawKind::PieceVerified, torrent(*a));

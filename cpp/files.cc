@@ -1,12 +1,13 @@
 #include "files.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fcntl.h>
 #include <stdexcept>
-#include <sys/stat.h>
-#include <unistd.h>
 
 namespace silmaril {
 
@@ -61,7 +62,8 @@ int pwrite_fully(int fd, char const* from, std::int64_t length, std::int64_t at)
 
 Descriptor::~Descriptor() { ::close(m_fd); }
 
-DescriptorPool::Opened DescriptorPool::open(std::uint64_t storage, int file, std::string const& path, bool write) {
+DescriptorPool::Opened DescriptorPool::open(std::uint64_t storage, int file, std::string const& path,
+                                            bool write) {
     Opened opened;
     Key const key{storage, file};
     {
@@ -73,8 +75,8 @@ DescriptorPool::Opened DescriptorPool::open(std::uint64_t storage, int file, std
             return opened;
         }
     }
-    // Opening may be slow (a network file system), so not under the lock; two threads may open the same file and
-    // the later one is kept.
+    // Opening may be slow (a network file system), so not under the lock; two threads may open the same file
+    // and the later one is kept.
     int fd = open_retrying(path, write ? O_RDWR : O_RDONLY);
     if (fd < 0 && write && errno == ENOENT) {
         opened.error = make_parents(path);
@@ -131,8 +133,9 @@ void DescriptorPool::close_all(std::uint64_t storage) {
     }
 }
 
-TorrentFiles::TorrentFiles(std::uint64_t storage, lt::file_storage const& layout, std::vector<GivenFile> given,
-                           DescriptorPool& pool, std::function<void(std::string const&)> on_lost)
+TorrentFiles::TorrentFiles(std::uint64_t storage, lt::file_storage const& layout,
+                           std::vector<GivenFile> given, DescriptorPool& pool,
+                           std::function<void(std::string const&)> on_lost)
     : m_storage(storage), m_pool(pool), m_on_lost(std::move(on_lost)) {
     for (auto& one : given) {
         m_paths.push_back(std::move(one.path));
@@ -195,47 +198,51 @@ std::shared_ptr<Descriptor> TorrentFiles::open(int file, bool write, FileError& 
 }
 
 FileError TorrentFiles::read(std::int64_t offset, char* to, std::int64_t length) {
-    return each(offset, length, [&](int file, std::int64_t at, std::int64_t done, std::int64_t count) -> FileError {
-        if (file < 0) {
-            std::memset(to + done, 0, std::size_t(count));
-            return {};
-        }
-        FileError error;
-        auto const descriptor = open(file, false, error);
-        if (!descriptor) return error;
-        return {pread_fully(descriptor->fd(), to + done, count, at), file, "read"};
-    });
+    return each(offset, length,
+                [&](int file, std::int64_t at, std::int64_t done, std::int64_t count) -> FileError {
+                    if (file < 0) {
+                        std::memset(to + done, 0, std::size_t(count));
+                        return {};
+                    }
+                    FileError error;
+                    auto const descriptor = open(file, false, error);
+                    if (!descriptor) return error;
+                    return {pread_fully(descriptor->fd(), to + done, count, at), file, "read"};
+                });
 }
 
 FileError TorrentFiles::write(std::int64_t offset, char const* from, std::int64_t length) {
-    return each(offset, length, [&](int file, std::int64_t at, std::int64_t done, std::int64_t count) -> FileError {
-        if (file < 0) return {};
-        FileError error;
-        auto const descriptor = open(file, true, error);
-        if (!descriptor) return error;
-        return {pwrite_fully(descriptor->fd(), from + done, count, at), file, "write"};
-    });
+    return each(offset, length,
+                [&](int file, std::int64_t at, std::int64_t done, std::int64_t count) -> FileError {
+                    if (file < 0) return {};
+                    FileError error;
+                    auto const descriptor = open(file, true, error);
+                    if (!descriptor) return error;
+                    return {pwrite_fully(descriptor->fd(), from + done, count, at), file, "write"};
+                });
 }
 
 FileError TorrentFiles::settle(std::int64_t offset, std::int64_t length) {
-    return each(offset, length, [&](int file, std::int64_t at, std::int64_t, std::int64_t count) -> FileError {
-        if (file < 0) return {};
-        FileError error;
-        auto const held = open(file, false, error);
-        if (!held) return error;
-        struct stat by_descriptor {};
-        struct stat by_path {};
-        if (::fstat(held->fd(), &by_descriptor) != 0) return {errno, file, "stat"};
-        if (::stat(path(file).c_str(), &by_path) == 0 && by_path.st_ino == by_descriptor.st_ino &&
-            by_path.st_dev == by_descriptor.st_dev)
-            return {};
-        std::vector<char> bytes(static_cast<std::size_t>(count));
-        if (int const failed = pread_fully(held->fd(), bytes.data(), count, at)) return {failed, file, "read"};
-        m_pool.close(m_storage, file);
-        auto const now = open(file, true, error);
-        if (!now) return error;
-        return {pwrite_fully(now->fd(), bytes.data(), count, at), file, "write"};
-    });
+    return each(offset, length,
+                [&](int file, std::int64_t at, std::int64_t, std::int64_t count) -> FileError {
+                    if (file < 0) return {};
+                    FileError error;
+                    auto const held = open(file, false, error);
+                    if (!held) return error;
+                    struct stat by_descriptor {};
+                    struct stat by_path {};
+                    if (::fstat(held->fd(), &by_descriptor) != 0) return {errno, file, "stat"};
+                    if (::stat(path(file).c_str(), &by_path) == 0 && by_path.st_ino == by_descriptor.st_ino &&
+                        by_path.st_dev == by_descriptor.st_dev)
+                        return {};
+                    std::vector<char> bytes(static_cast<std::size_t>(count));
+                    if (int const failed = pread_fully(held->fd(), bytes.data(), count, at))
+                        return {failed, file, "read"};
+                    m_pool.close(m_storage, file);
+                    auto const now = open(file, true, error);
+                    if (!now) return error;
+                    return {pwrite_fully(now->fd(), bytes.data(), count, at), file, "write"};
+                });
 }
 
 }  // namespace silmaril

@@ -1,20 +1,19 @@
 // The files of torrents: where each byte of a piece goes, and the open descriptors, a bounded number of them.
 //
-// A file is opened for writing only to write to it, and created (with its parent directories) by its first write,
-// so a model directory that is only seeded is never modified. Nothing is ever truncated or preallocated: files are
-// sparse until their pieces come.
+// A file is opened for writing only to write to it, and created (with its parent directories) by its first
+// write, so a model directory that is only seeded is never modified. Nothing is ever truncated or
+// preallocated: files are sparse until their pieces come.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <libtorrent/file_storage.hpp>
 #include <list>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
-
-#include <libtorrent/file_storage.hpp>
 
 #include "outbox.h"
 
@@ -33,7 +32,7 @@ constexpr int error_short_file = -1;
 
 // Owns one descriptor.
 class Descriptor {
-  public:
+public:
     Descriptor(int fd, bool writable) : m_fd(fd), m_writable(writable) {}
     ~Descriptor();
     Descriptor(Descriptor const&) = delete;
@@ -41,14 +40,14 @@ class Descriptor {
     int fd() const { return m_fd; }
     bool writable() const { return m_writable; }
 
-  private:
+private:
     int m_fd;
     bool m_writable;
 };
 
 // Open descriptors by (storage, file), least recently used closed first.
 class DescriptorPool {
-  public:
+public:
     explicit DescriptorPool(std::size_t bound) : m_bound(bound) {}
 
     struct Opened {
@@ -63,7 +62,7 @@ class DescriptorPool {
     void close(std::uint64_t storage, int file);
     void close_all(std::uint64_t storage);
 
-  private:
+private:
     using Key = std::pair<std::uint64_t, int>;
     struct Slot {
         std::shared_ptr<Descriptor> descriptor;
@@ -77,9 +76,9 @@ class DescriptorPool {
 
 // The files of one torrent. Safe to use from any thread.
 class TorrentFiles {
-  public:
-    // `given`: the files that are not pad files, in order. Throws when their number is wrong. `on_lost` is called with
-    // a file's path when it turns out to have been removed or replaced since it was last seen.
+public:
+    // `given`: the files that are not pad files, in order. Throws when their number is wrong. `on_lost` is
+    // called with a file's path when it turns out to have been removed or replaced since it was last seen.
     TorrentFiles(std::uint64_t storage, lt::file_storage const& layout, std::vector<GivenFile> given,
                  DescriptorPool& pool, std::function<void(std::string const&)> on_lost);
 
@@ -87,14 +86,14 @@ class TorrentFiles {
     FileError read(std::int64_t offset, char* to, std::int64_t length);
     FileError write(std::int64_t offset, char const* from, std::int64_t length);
 
-    // Makes sure that the bytes written at that range stand in the files their paths name now: where a file was
-    // removed or replaced while we had it open, copies them from the old one.
+    // Makes sure that the bytes written at that range stand in the files their paths name now: where a file
+    // was removed or replaced while we had it open, copies them from the old one.
     FileError settle(std::int64_t offset, std::int64_t length);
 
     std::string path(int file) const { return file < 0 ? std::string() : m_paths[std::size_t(file)]; }
     void close() { m_pool.close_all(m_storage); }
 
-  private:
+private:
     struct Extent {
         std::int64_t offset;
         std::int64_t size;

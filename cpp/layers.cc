@@ -1,14 +1,13 @@
 #include "layers.h"
 
 #include <algorithm>
-#include <map>
-#include <stdexcept>
-#include <string>
-
 #include <libtorrent/bdecode.hpp>
 #include <libtorrent/bencode.hpp>
 #include <libtorrent/entry.hpp>
 #include <libtorrent/hasher.hpp>
+#include <map>
+#include <stdexcept>
+#include <string>
 
 #include "storage.h"
 
@@ -25,10 +24,10 @@ constexpr int max_tokens = 4000000;
 // The merkle tree of one file as a flat array: node 0 is the root, the children of n are 2n+1 and 2n+2.
 struct Shape {
     int blocks;
-    int leaves;       // blocks, rounded up to a power of two
-    int per_piece;    // blocks in a piece
+    int leaves;     // blocks, rounded up to a power of two
+    int per_piece;  // blocks in a piece
     int pieces;
-    int width;        // nodes of the piece layer, with padding
+    int width;  // nodes of the piece layer, with padding
     int nodes() const { return 2 * leaves - 1; }
     int kept() const { return 2 * width - 1; }  // nodes down to the piece layer
     int first_piece() const { return width - 1; }
@@ -57,7 +56,8 @@ lt::sha256_hash piece_root(lt::span<lt::sha256_hash const> blocks, int per_piece
     std::vector<lt::sha256_hash> layer(std::size_t(per_piece), lt::sha256_hash{});
     std::copy(blocks.begin(), blocks.end(), layer.begin());
     while (layer.size() > 1) {
-        for (std::size_t i = 0; i < layer.size() / 2; ++i) layer[i] = parent_of(layer[2 * i], layer[2 * i + 1]);
+        for (std::size_t i = 0; i < layer.size() / 2; ++i)
+            layer[i] = parent_of(layer[2 * i], layer[2 * i + 1]);
         layer.resize(layer.size() / 2);
     }
     return layer[0];
@@ -90,8 +90,9 @@ Nodes known_nodes(lt::add_torrent_params const& saved, lt::file_index_t file, Sh
         for (int piece = 0; piece < shape.pieces; ++piece) {
             int const first = piece * shape.per_piece;
             int const count = std::min(shape.per_piece, shape.blocks - first);
-            nodes.emplace(shape.first_piece() + piece,
-                          piece_root(lt::span<lt::sha256_hash const>(blocks).subspan(first, count), shape.per_piece));
+            nodes.emplace(
+                shape.first_piece() + piece,
+                piece_root(lt::span<lt::sha256_hash const>(blocks).subspan(first, count), shape.per_piece));
         }
     }
     // With the whole piece layer the nodes above it say nothing more, and libtorrent wants it alone.
@@ -111,7 +112,8 @@ Metainfo parse_metainfo(lt::span<char const> bytes) {
     lt::error_code error;
     auto const document = lt::bdecode(bytes, error, nullptr, 100, max_tokens);
     if (error) throw std::runtime_error("not bencoded: " + error.message());
-    auto const info = document.type() == lt::bdecode_node::dict_t ? document.dict_find_dict("info") : lt::bdecode_node();
+    auto const info =
+        document.type() == lt::bdecode_node::dict_t ? document.dict_find_dict("info") : lt::bdecode_node();
     if (!info) throw std::runtime_error("there is no info dictionary");
 
     Metainfo result;
@@ -128,13 +130,15 @@ Metainfo parse_metainfo(lt::span<char const> bytes) {
         auto const shape = shape_of(files, file);
         if (!shape) continue;
         auto const root = files.root(file);
-        auto const layer = layers ? layers.dict_find_string(lt::string_view(root.data(), hash_size)) : lt::bdecode_node();
+        auto const layer =
+            layers ? layers.dict_find_string(lt::string_view(root.data(), hash_size)) : lt::bdecode_node();
         if (!layer) {
             result.all_layers = false;
             continue;
         }
         auto const hashes = layer.string_value();
-        if (int(hashes.size()) != shape->pieces * hash_size) throw std::runtime_error("a piece layer has the wrong length");
+        if (int(hashes.size()) != shape->pieces * hash_size)
+            throw std::runtime_error("a piece layer has the wrong length");
         given[file].assign(hashes.begin(), hashes.end());
     }
     result.info->set_piece_layers(std::move(given));

@@ -1,11 +1,12 @@
 #include "outbox.h"
 
-#include <cerrno>
-#include <charconv>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <system_error>
 #include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <system_error>
 
 namespace silmaril {
 

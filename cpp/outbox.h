@@ -1,16 +1,15 @@
-// What the parts that run on libtorrent's and the disk's threads have to say to the event loop, and the eventfd
-// that wakes it. Also the registry of torrents: where their files go, and whether those are still open.
-// Everything here may be called from any thread.
+// What the parts that run on libtorrent's and the disk's threads have to say to the event loop, and the
+// eventfd that wakes it. Also the registry of torrents: where their files go, and whether those are still
+// open. Everything here may be called from any thread.
 #pragma once
 
 #include <cstdint>
+#include <libtorrent/socket.hpp>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
-
-#include <libtorrent/socket.hpp>
 
 namespace silmaril {
 
@@ -33,7 +32,7 @@ struct GivenFile {
 };
 
 class Outbox {
-  public:
+public:
     Outbox();
     ~Outbox();
     Outbox(Outbox const&) = delete;
@@ -51,12 +50,13 @@ class Outbox {
     void register_files(std::uint64_t torrent, std::vector<GivenFile> files);
     std::optional<std::vector<GivenFile>> files_of(std::uint64_t torrent) const;
 
-    // A torrent counts as removed when libtorrent has let go of it and its storage is closed, in either order.
+    // A torrent counts as removed when libtorrent has let go of it and its storage is closed, in either
+    // order.
     void storage_opened(std::uint64_t torrent);
     void storage_closed(std::uint64_t torrent);
     void torrent_gone(std::uint64_t torrent);
 
-  private:
+private:
     struct Entry {
         std::vector<GivenFile> files;
         int open_storages = 0;

@@ -9,13 +9,13 @@ namespace silmaril {
 
 namespace {
 
-// Requests at once of a peer whose rate says nothing because nothing was wanted: 1 MiB. A second later libtorrent goes
-// by the rate again.
+// Requests at once of a peer whose rate says nothing because nothing was wanted: 1 MiB. A second later
+// libtorrent goes by the rate again.
 constexpr std::uint16_t first_requests = 64;
 
 // All of it runs on libtorrent's network thread: it writes notes and returns.
 class Peer final : public lt::peer_plugin {
-  public:
+public:
     Peer(std::shared_ptr<Outbox> outbox, std::uint64_t torrent, lt::peer_connection_handle const& connection)
         : m_outbox(std::move(outbox)),
           m_torrent(torrent),
@@ -42,7 +42,7 @@ class Peer final : public lt::peer_plugin {
         if (std::exchange(m_greeted, false)) tell(Note::Kind::peer_disconnected, reason.message());
     }
 
-  private:
+private:
     void tell(Note::Kind kind, std::string text = {}) {
         Note note{};
         note.kind = kind;
@@ -62,15 +62,16 @@ class Peer final : public lt::peer_plugin {
 };
 
 class Plugin final : public lt::torrent_plugin {
-  public:
-    Plugin(std::shared_ptr<Outbox> outbox, std::uint64_t torrent) : m_outbox(std::move(outbox)), m_torrent(torrent) {}
+public:
+    Plugin(std::shared_ptr<Outbox> outbox, std::uint64_t torrent)
+        : m_outbox(std::move(outbox)), m_torrent(torrent) {}
 
     std::shared_ptr<lt::peer_plugin> new_connection(lt::peer_connection_handle const& connection) override {
         if (connection.type() != lt::connection_type::bittorrent) return nullptr;
         return std::make_shared<Peer>(m_outbox, m_torrent, connection);
     }
 
-  private:
+private:
     std::shared_ptr<Outbox> const m_outbox;
     std::uint64_t const m_torrent;
 };

@@ -1,14 +1,13 @@
-// The extension every torrent of ours carries. It keeps `upload_only` out of our extension handshake (BEP 10, BEP
-// 21), because other people's seeds hang up on a peer that says it, and a lazy torrent says it whenever no read is
-// waiting. It keeps a peer unchoked when it loses interest, so that its next read saves a round trip, and asks for a
-// whole piece at once when a read begins. And it tells of peers that come and go.
+// The extension every torrent of ours carries. It keeps `upload_only` out of our extension handshake (BEP 10,
+// BEP 21), because other people's seeds hang up on a peer that says it, and a lazy torrent says it whenever
+// no read is waiting. It keeps a peer unchoked when it loses interest, so that its next read saves a round
+// trip, and asks for a whole piece at once when a read begins. And it tells of peers that come and go.
 #pragma once
-
-#include <memory>
 
 #include <libtorrent/client_data.hpp>
 #include <libtorrent/extensions.hpp>
 #include <libtorrent/torrent_handle.hpp>
+#include <memory>
 
 #include "outbox.h"
 

@@ -1,14 +1,13 @@
 #include "session.h"
 
-#include <stdexcept>
-#include <thread>
-
 #include <libtorrent/add_torrent_params.hpp>
 #include <libtorrent/alert_types.hpp>
 #include <libtorrent/ip_filter.hpp>
 #include <libtorrent/magnet_uri.hpp>
 #include <libtorrent/session_params.hpp>
 #include <libtorrent/settings_pack.hpp>
+#include <stdexcept>
+#include <thread>
 
 #include "compat.h"
 #include "disk.h"
@@ -40,9 +39,10 @@ lt::settings_pack pack_of(rust::Vec<RawSetting> const& settings) {
                 pack.set_str(name, std::string(setting.text));
         }
     }
-    pack.set_int(lt::settings_pack::alert_mask,
-                 int(static_cast<std::uint32_t>(lt::alert_category::error | lt::alert_category::status |
-                                                lt::alert_category::piece_progress | lt::alert_category::storage)));
+    pack.set_int(
+        lt::settings_pack::alert_mask,
+        int(static_cast<std::uint32_t>(lt::alert_category::error | lt::alert_category::status |
+                                       lt::alert_category::piece_progress | lt::alert_category::storage)));
     return pack;
 }
 
@@ -58,9 +58,9 @@ lt::span<char const> span_of(rust::Vec<std::uint8_t> const& bytes) {
 }
 
 // libtorrent's flags for a torrent of ours: nobody but us starts, stops or queues it.
-constexpr lt::torrent_flags_t base_flags = lt::torrent_flags::update_subscribe | lt::torrent_flags::duplicate_is_error |
-                                           lt::torrent_flags::override_trackers |
-                                           lt::torrent_flags::override_web_seeds;
+constexpr lt::torrent_flags_t base_flags =
+    lt::torrent_flags::update_subscribe | lt::torrent_flags::duplicate_is_error |
+    lt::torrent_flags::override_trackers | lt::torrent_flags::override_web_seeds;
 
 }  // namespace
 
@@ -68,17 +68,18 @@ std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std:
     return std::make_unique<Engine>(settings, disk_threads);
 }
 
-Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads) : m_outbox(std::make_shared<Outbox>()) {
+Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads)
+    : m_outbox(std::make_shared<Outbox>()) {
     lt::session_params params(pack_of(settings));
     params.disk_io_constructor = disk_constructor(m_outbox, disk_threads);
     m_session = std::make_unique<lt::session>(std::move(params));
-    // By default peers on private networks are in a class of their own that no rate limit binds. In the class that
-    // all share they obey the limits of the session.
+    // By default peers on private networks are in a class of their own that no rate limit binds. In the class
+    // that all share they obey the limits of the session.
     lt::ip_filter everybody_global;
     constexpr std::uint32_t global = 1u << static_cast<std::uint32_t>(lt::session::global_peer_class_id);
     everybody_global.add_rule(lt::make_address("0.0.0.0"), lt::make_address("255.255.255.255"), global);
-    everybody_global.add_rule(lt::make_address("::"), lt::make_address("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-                              global);
+    everybody_global.add_rule(lt::make_address("::"),
+                              lt::make_address("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), global);
     m_session->set_peer_class_filter(everybody_global);
     m_session->set_alert_notify([outbox = m_outbox] { outbox->wake(); });
 }
@@ -92,7 +93,8 @@ Engine::~Engine() {
 }
 
 void Engine::settle() const {
-    // The answer comes from the network thread, after all that was posted before. Nobody else uses the session yet.
+    // The answer comes from the network thread, after all that was posted before. Nobody else uses the
+    // session yet.
     if (m_session) (void)m_session->listen_port();
 }
 
@@ -110,15 +112,18 @@ void Engine::add_dht_node(rust::Str host, std::uint16_t port) const {
 
 bool Engine::add(RawAdd const& from) const {
     auto metainfo = parse_metainfo(span_of(from.metainfo));
-    if (metainfo.info->info_hashes().v2 != lt::sha256_hash(reinterpret_cast<char const*>(from.info_hash.data())))
+    if (metainfo.info->info_hashes().v2 !=
+        lt::sha256_hash(reinterpret_cast<char const*>(from.info_hash.data())))
         throw std::runtime_error("its info hash is another one");
     int const pieces = metainfo.info->num_pieces();
-    if (from.have.size() != std::size_t(pieces + 7) / 8) throw std::runtime_error("the map of pieces has the wrong length");
+    if (from.have.size() != std::size_t(pieces + 7) / 8)
+        throw std::runtime_error("the map of pieces has the wrong length");
     auto const& layout = metainfo.info->orig_files();
     std::size_t files = 0;
     for (auto const file : layout.file_range())
         if (!layout.pad_file_at(file)) ++files;
-    if (files != from.paths.size()) throw std::runtime_error("the number of paths is not the number of files");
+    if (files != from.paths.size())
+        throw std::runtime_error("the number of paths is not the number of files");
 
     lt::add_torrent_params params;
     params.ti = metainfo.info;
@@ -133,7 +138,8 @@ bool Engine::add(RawAdd const& from) const {
     for (auto const& tracker : from.trackers) params.trackers.emplace_back(std::string(tracker));
     params.have_pieces.resize(pieces, false);
     for (int piece = 0; piece < pieces; ++piece)
-        if (from.have[std::size_t(piece) / 8] & (0x80 >> (piece % 8))) params.have_pieces.set_bit(lt::piece_index_t(piece));
+        if (from.have[std::size_t(piece) / 8] & (0x80 >> (piece % 8)))
+            params.have_pieces.set_bit(lt::piece_index_t(piece));
     // Piece priorities, never file priorities: libtorrent diverts files of priority 0 to a part file.
     if (from.lazy) params.piece_priorities.assign(std::size_t(pieces), lt::dont_download);
     if (!from.resume.empty() && !metainfo.all_layers) load_layers(span_of(from.resume), params);
@@ -207,7 +213,8 @@ bool Engine::with(std::uint64_t torrent, Request request) const {
 
 Engine::Torrent& Engine::with_piece(Torrent& torrent, std::uint32_t piece) const {
     if (!torrent.info) throw std::runtime_error("the torrent has no metadata yet");
-    if (piece >= std::uint32_t(torrent.info->num_pieces())) throw std::runtime_error("there is no such piece");
+    if (piece >= std::uint32_t(torrent.info->num_pieces()))
+        throw std::runtime_error("there is no such piece");
     return torrent;
 }
 
@@ -247,7 +254,8 @@ bool Engine::set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> 
         if (requested.erase(one.piece)) taken_back.push_back(piece);
         wanted.emplace_back(piece, lt::download_priority_t(std::min(one.priority, top)));
     }
-    return with(torrent, [taken_back = std::move(taken_back), wanted = std::move(wanted)](lt::torrent_handle const& handle) {
+    return with(torrent, [taken_back = std::move(taken_back),
+                          wanted = std::move(wanted)](lt::torrent_handle const& handle) {
         // Taking a deadline back leaves the piece at priority 1, so that comes first.
         for (auto const piece : taken_back) handle.reset_piece_deadline(piece);
         if (!wanted.empty()) handle.prioritize_pieces(wanted);
@@ -269,13 +277,15 @@ bool Engine::reannounce(std::uint64_t torrent) const {
     });
 }
 
-bool Engine::give_piece(std::uint64_t torrent, std::uint32_t piece, rust::Slice<std::uint8_t const> bytes) const {
+bool Engine::give_piece(std::uint64_t torrent, std::uint32_t piece,
+                        rust::Slice<std::uint8_t const> bytes) const {
     std::lock_guard const lock(m_mutex);
     auto* const state = find(torrent);
     if (!state) return false;
     auto const& info = *with_piece(*state, piece).info;
     lt::piece_index_t const index{int(piece)};
-    if (int(bytes.size()) != info.orig_files().piece_size2(index)) throw std::runtime_error("the piece has the wrong length");
+    if (int(bytes.size()) != info.orig_files().piece_size2(index))
+        throw std::runtime_error("the piece has the wrong length");
     std::vector<char> data(bytes.begin(), bytes.end());
     // libtorrent counts the pad file that follows as part of the piece.
     data.resize(std::size_t(info.piece_size(index)), '\0');
@@ -350,7 +360,8 @@ rust::Vec<RawEvent> Engine::wait(std::int32_t milliseconds) const {
                 events.push_back(event_of(std::move(note)));
         }
     };
-    // Notes are older than the alerts that follow from them: a disk error comes before what libtorrent makes of it.
+    // Notes are older than the alerts that follow from them: a disk error comes before what libtorrent makes
+    // of it.
     take_notes();
     disable_nagle(sockets);
     {

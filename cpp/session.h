@@ -1,22 +1,21 @@
 // The engine: one libtorrent session, its torrents by our numbers, and the queue of events.
 //
-// Requests for a torrent that libtorrent is still adding are kept and run, in order, when it has. All calls into
-// torrent handles post to the network thread and return; only `settle` and `shutdown` wait.
+// Requests for a torrent that libtorrent is still adding are kept and run, in order, when it has. All calls
+// into torrent handles post to the network thread and return; only `settle` and `shutdown` wait.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <future>
+#include <libtorrent/alert.hpp>
+#include <libtorrent/session.hpp>
+#include <libtorrent/torrent_handle.hpp>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
-
-#include <libtorrent/alert.hpp>
-#include <libtorrent/session.hpp>
-#include <libtorrent/torrent_handle.hpp>
 
 #include "outbox.h"
 #include "rust/cxx.h"
@@ -30,7 +29,7 @@ struct RawPriority;
 struct RawSetting;
 
 class Engine {
-  public:
+public:
     Engine(rust::Vec<RawSetting> const& settings, int disk_threads);
     ~Engine();
 
@@ -56,15 +55,15 @@ class Engine {
     void pause() const;
     bool shutdown(std::int32_t milliseconds) const;
 
-  private:
+private:
     using Request = std::function<void(lt::torrent_handle const&)>;
     struct Torrent {
         lt::torrent_handle handle;
-        bool ready = false;                    // libtorrent has added it and taken in what we have
-        std::vector<Request> waiting;          // until then
+        bool ready = false;                            // libtorrent has added it and taken in what we have
+        std::vector<Request> waiting;                  // until then
         std::shared_ptr<lt::torrent_info const> info;  // none for a magnet
         std::unordered_set<std::uint32_t> requested;   // pieces with a deadline
-        std::deque<bool> saves;                // `save_layers` not answered yet, in order: whether to export all
+        std::deque<bool> saves;  // `save_layers` not answered yet, in order: whether to export all
         bool removing = false;
     };
 
@@ -75,7 +74,8 @@ class Engine {
     Torrent& with_piece(Torrent& torrent, std::uint32_t piece) const;
     // Deals with the alerts that concern the state above; true when the alert needs no more.
     bool take(lt::alert const& alert, rust::Vec<RawEvent>& events) const;
-    void answer_save(std::uint64_t torrent, lt::add_torrent_params const* saved, rust::Vec<RawEvent>& events) const;
+    void answer_save(std::uint64_t torrent, lt::add_torrent_params const* saved,
+                     rust::Vec<RawEvent>& events) const;
 
     std::shared_ptr<Outbox> const m_outbox;
     mutable std::mutex m_mutex;  // guards all below; held for posting only, never for waiting

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-
 #include <libtorrent/hasher.hpp>
 
 namespace silmaril {
@@ -68,7 +67,8 @@ Task Storage::in_order(int piece, Task task) {
 }
 
 FileError Storage::read(int piece, int start, char* to, int length) {
-    // What is accepted has to be looked up before the file is read: it leaves the map only once it is in the file.
+    // What is accepted has to be looked up before the file is read: it leaves the map only once it is in the
+    // file.
     std::vector<std::pair<int, Bytes>> accepted;
     {
         std::lock_guard const lock(m_mutex);

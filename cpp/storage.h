@@ -1,18 +1,17 @@
-// One torrent's side of the disk back end: what was accepted and is not in its files yet, the hashes of blocks seen,
-// and the order of operations on each piece.
+// One torrent's side of the disk back end: what was accepted and is not in its files yet, the hashes of
+// blocks seen, and the order of operations on each piece.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <libtorrent/file_storage.hpp>
+#include <libtorrent/sha1_hash.hpp>
+#include <libtorrent/span.hpp>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
-
-#include <libtorrent/file_storage.hpp>
-#include <libtorrent/sha1_hash.hpp>
-#include <libtorrent/span.hpp>
 
 #include "files.h"
 
@@ -25,7 +24,7 @@ using Task = std::function<void()>;
 
 // Safe to use from any thread.
 class Storage {
-  public:
+public:
     Storage(std::uint64_t torrent, lt::file_storage const& layout, std::vector<GivenFile> given,
             DescriptorPool& pool, std::uint64_t key, std::function<void(std::string const&)> on_lost)
         : torrent(torrent), layout(layout), files(key, layout, std::move(given), pool, std::move(on_lost)) {}
@@ -41,15 +40,15 @@ class Storage {
     // The block's write is over. Run the returned task, if any, on the pool.
     Task finish(int piece);
 
-    // Runs `task` after everything that was accepted for the piece is written, and after the tasks given before.
-    // Returns the task if it may run at once. Each task must be followed by `finish`.
+    // Runs `task` after everything that was accepted for the piece is written, and after the tasks given
+    // before. Returns the task if it may run at once. Each task must be followed by `finish`.
     Task in_order(int piece, Task task);
 
     // Reads at most two blocks' worth from one piece, accepted bytes included.
     FileError read(int piece, int start, char* to, int length);
 
-    // Hashes of the piece: of each 16 KiB block into `v2` (when not empty), of the whole piece into `v1` (when not
-    // null). To be called as an `in_order` task.
+    // Hashes of the piece: of each 16 KiB block into `v2` (when not empty), of the whole piece into `v1`
+    // (when not null). To be called as an `in_order` task.
     FileError hash(int piece, lt::span<lt::sha256_hash> v2, lt::sha1_hash* v1);
     FileError hash_block(int piece, int start, lt::sha256_hash& to);
 
@@ -63,7 +62,7 @@ class Storage {
     Task end();
     Task when_idle(Task task);
 
-  private:
+private:
     struct Piece {
         int running = 0;  // accepted writes, plus at most one task
         bool failed = false;

@@ -117,8 +117,14 @@ impl Session {
             settings.dht_nodes()?.into_iter().map(|(host, port)| (host.to_owned(), port)).collect();
         let engine = ffi::start_engine(&raw, settings.disk_threads()).map_err(internal)?;
         engine.settle().map_err(internal)?;
-        let shared =
-            Arc::new(Shared { engine, events, torrents: Mutex::default(), stopping: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            engine,
+            events,
+            torrents: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            turned: Condvar::new(),
+            turn: Mutex::default(),
+        });
         let mut pump = pump::Pump::new(shared.clone());
         // All that there is to say about listening is in the queue now.
         let listening = pump.turn(Duration::ZERO);
