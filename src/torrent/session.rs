@@ -26,6 +26,12 @@ const KNOWN_PEERS: usize = 64;
 /// How often a torrent without peers calls the ones it knew; libtorrent itself waits a second between attempts.
 const KICK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often another random port is tried when the first turns out to be taken.
+const RANDOM_PORT_ATTEMPTS: u32 = 5;
+
+/// How long an engine that could not listen may take to end; it has no torrents and no peers.
+const FAILED_START_WITHIN: Duration = Duration::from_secs(5);
+
 /// What the session remembers of a torrent.
 #[derive(Default)]
 pub(super) struct Known {
@@ -112,6 +118,20 @@ impl Session {
     /// A port that is configured and taken is an error; an interface that cannot be listened on beside one that can
     /// is only told, by [`Event::ListenFailed`].
     pub fn start(settings: SessionSettings, events: UnboundedSender<Event>) -> Result<Self, EngineError> {
+        let mut attempts = 1..RANDOM_PORT_ATTEMPTS;
+        loop {
+            match Self::start_once(settings.clone(), events.clone()) {
+                // Somebody was faster to take the port that was free a moment ago; the next choice is another.
+                Err(EngineError::Listen { in_use: true, address, .. })
+                    if settings.network.listen_port == 0
+                        && address.port() != settings.network.dht_port
+                        && attempts.next().is_some() => {}
+                started => return started,
+            }
+        }
+    }
+
+    fn start_once(settings: SessionSettings, events: UnboundedSender<Event>) -> Result<Self, EngineError> {
         let raw = settings.raw()?;
         let nodes: Vec<(String, u16)> =
             settings.dht_nodes()?.into_iter().map(|(host, port)| (host.to_owned(), port)).collect();
@@ -129,6 +149,9 @@ impl Session {
         // All that there is to say about listening is in the queue now.
         let listening = pump.turn(Duration::ZERO);
         if let Some(error) = listen_error(&listening, &pump.in_use) {
+            // Not left to the background: the process may be about to exit.
+            let ended = shared.engine.shutdown(FAILED_START_WITHIN.as_millis() as i32);
+            tracing::debug!(?ended, "The engine that could not listen has ended.");
             return Err(error);
         }
         pump.send(listening);

@@ -135,6 +135,49 @@ fn a_torrent_has_no_more_connections_than_it_may() {
 }
 
 #[test]
+fn nagles_algorithm_is_off_on_both_ends_of_a_connection() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
+        let mut seed = Client::new();
+        seed.add(sample.add_seed());
+        let here = tempfile::tempdir().unwrap();
+        let mut client = Client::new();
+        let mut add = sample.add(here.path());
+        add.peers = vec![seed.address];
+        client.add(add);
+        let greeted = |event: &Event| match event {
+            Event::PeerConnected(_, peer) => Some(*peer),
+            _ => None,
+        };
+        let theirs = client.wait_for("peer", SOON, greeted);
+        let ours = seed.wait_for("peer", SOON, greeted);
+        for (socket, peer) in
+            sockets_of_this_process().iter().filter(|(_, peer)| [theirs, ours].contains(peer))
+        {
+            assert!(rustix::net::sockopt::tcp_nodelay(socket).unwrap(), "Nagle is on towards {peer}");
+        }
+        let ends = sockets_of_this_process().iter().filter(|(_, peer)| [theirs, ours].contains(peer)).count();
+        assert_eq!(ends, 2, "both ends of the connection are in this process");
+    });
+}
+
+/// Copies of all connected sockets of this process, with their peers.
+fn sockets_of_this_process() -> Vec<(std::os::fd::OwnedFd, SocketAddr)> {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let me = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let numbers = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+    numbers
+        .filter_map(|fd: i32| {
+            let socket = pidfd_getfd(&me, fd, PidfdGetfdFlags::empty()).ok()?;
+            let peer = SocketAddr::try_from(rustix::net::getpeername(&socket).ok()??).ok()?;
+            Some((socket, peer))
+        })
+        .collect()
+}
+
+#[test]
 fn encryption_is_required_or_refused() {
     in_private_net(|| {
         let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
