@@ -28,3 +28,8 @@ public:
 };
 
 }  // namespace silmaril
+
+// Until 2.0.13, a peer that rejects a request for the block hashes of a piece makes libtorrent write behind
+// the end of an array (hash_picker::hashes_rejected takes the block index for a piece index). Such requests
+// are made when a piece fails its hash, so a hostile peer can do it at will.
+#define SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY (LIBTORRENT_VERSION_NUM < 20014)

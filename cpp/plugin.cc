@@ -5,6 +5,13 @@
 
 #include "compat.h"
 
+#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
+#include <libtorrent/hash_picker.hpp>
+#include <libtorrent/torrent.hpp>
+#endif
+
+#include "compat.h"
+
 namespace silmaril {
 
 namespace {
@@ -12,6 +19,17 @@ namespace {
 // Requests at once of a peer whose rate says nothing because nothing was wanted: 1 MiB. A second later
 // libtorrent goes by the rate again.
 constexpr std::uint16_t first_requests = 64;
+
+#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
+// The pieces whose block hashes will be asked for. The list is private; naming a private member is allowed in
+// an explicit instantiation.
+auto& block_hash_requests(lt::hash_picker& picker);
+template <auto Member>
+struct Reach {
+    friend auto& block_hash_requests(lt::hash_picker& picker) { return picker.*Member; }
+};
+template struct Reach<&lt::hash_picker::m_piece_block_requests>;
+#endif
 
 // All of it runs on libtorrent's network thread: it writes notes and returns.
 class Peer final : public lt::peer_plugin {
@@ -63,23 +81,35 @@ private:
 
 class Plugin final : public lt::torrent_plugin {
 public:
-    Plugin(std::shared_ptr<Outbox> outbox, std::uint64_t torrent)
-        : m_outbox(std::move(outbox)), m_torrent(torrent) {}
+    Plugin(std::shared_ptr<Outbox> outbox, std::uint64_t torrent, lt::torrent_handle handle)
+        : m_outbox(std::move(outbox)), m_torrent(torrent), m_handle(std::move(handle)) {}
 
     std::shared_ptr<lt::peer_plugin> new_connection(lt::peer_connection_handle const& connection) override {
         if (connection.type() != lt::connection_type::bittorrent) return nullptr;
         return std::make_shared<Peer>(m_outbox, m_torrent, connection);
     }
 
+#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
+    // libtorrent has just made up its mind to ask for the hashes of the piece's blocks and has asked nobody
+    // yet. Without them the whole piece is fetched again, and whoever sent the bad block is found by
+    // comparing.
+    void on_piece_failed(lt::piece_index_t) override {
+        auto const torrent = m_handle.native_handle();
+        if (torrent && torrent->has_hash_picker()) block_hash_requests(torrent->get_hash_picker()).clear();
+    }
+#endif
+
 private:
     std::shared_ptr<Outbox> const m_outbox;
     std::uint64_t const m_torrent;
+    lt::torrent_handle const m_handle;
 };
 
 }  // namespace
 
-std::shared_ptr<lt::torrent_plugin> make_plugin(std::shared_ptr<Outbox> outbox, std::uint64_t torrent) {
-    return std::make_shared<Plugin>(std::move(outbox), torrent);
+std::shared_ptr<lt::torrent_plugin> make_plugin(std::shared_ptr<Outbox> outbox, std::uint64_t torrent,
+                                                lt::torrent_handle handle) {
+    return std::make_shared<Plugin>(std::move(outbox), torrent, std::move(handle));
 }
 
 }  // namespace silmaril

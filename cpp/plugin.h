@@ -13,6 +13,7 @@
 
 namespace silmaril {
 
-std::shared_ptr<lt::torrent_plugin> make_plugin(std::shared_ptr<Outbox> outbox, std::uint64_t torrent);
+std::shared_ptr<lt::torrent_plugin> make_plugin(std::shared_ptr<Outbox> outbox, std::uint64_t torrent,
+                                                lt::torrent_handle handle);
 
 }  // namespace silmaril

@@ -181,9 +181,10 @@ void Engine::fetch_metadata(std::uint64_t torrent, rust::Str magnet, rust::Vec<R
 
 void Engine::add_to_session(std::uint64_t torrent, lt::add_torrent_params params, Torrent state) const {
     params.userdata = tag_of(torrent);
-    params.extensions.push_back([outbox = m_outbox, torrent](lt::torrent_handle const&, lt::client_data_t) {
-        return make_plugin(outbox, torrent);
-    });
+    params.extensions.push_back(
+        [outbox = m_outbox, torrent](lt::torrent_handle const& handle, lt::client_data_t) {
+            return make_plugin(outbox, torrent, handle);
+        });
     std::lock_guard const lock(m_mutex);
     if (!m_session) throw std::runtime_error("the session is over");
     m_torrents.emplace(torrent, std::move(state));
