@@ -62,21 +62,19 @@ int pwrite_fully(int fd, char const* from, std::int64_t length, std::int64_t at)
 
 Descriptor::~Descriptor() { ::close(m_fd); }
 
+std::shared_ptr<Descriptor> DescriptorPool::find(std::uint64_t storage, int file, bool write) {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_open.find({storage, file});
+    if (found == m_open.end() || (write && !found->second.descriptor->writable())) return nullptr;
+    m_by_use.splice(m_by_use.begin(), m_by_use, found->second.position);
+    return found->second.descriptor;
+}
+
 DescriptorPool::Opened DescriptorPool::open(std::uint64_t storage, int file, std::string const& path,
                                             bool write) {
     Opened opened;
     Key const key{storage, file};
-    {
-        std::lock_guard const lock(m_mutex);
-        auto const found = m_open.find(key);
-        if (found != m_open.end() && (found->second.descriptor->writable() || !write)) {
-            m_by_use.splice(m_by_use.begin(), m_by_use, found->second.position);
-            opened.descriptor = found->second.descriptor;
-            return opened;
-        }
-    }
-    // Opening may be slow (a network file system), so not under the lock; two threads may open the same file
-    // and the later one is kept.
+    // Opening may be slow (a network file system), so not under the lock.
     int fd = open_retrying(path, write ? O_RDWR : O_RDONLY);
     if (fd < 0 && write && errno == ENOENT) {
         opened.error = make_parents(path);
@@ -90,7 +88,6 @@ DescriptorPool::Opened DescriptorPool::open(std::uint64_t storage, int file, std
     }
     auto descriptor = std::make_shared<Descriptor>(fd, write);
     opened.descriptor = descriptor;
-    opened.fresh = true;
 
     std::vector<std::shared_ptr<Descriptor>> closing;  // closed after the lock is released
     std::lock_guard const lock(m_mutex);
@@ -172,28 +169,29 @@ FileError TorrentFiles::each(std::int64_t offset, std::int64_t length, Visit&& v
 }
 
 std::shared_ptr<Descriptor> TorrentFiles::open(int file, bool write, FileError& error) {
+    if (auto held = m_pool.find(m_storage, file, write)) return held;
+    // One at a time: of two threads that found no file, the second must not take the one that the first has
+    // just made for a replacement of a lost one.
+    std::unique_lock opening(m_opening);
+    if (auto held = m_pool.find(m_storage, file, write)) return held;
     auto const opened = m_pool.open(m_storage, file, path(file), write);
     if (!opened.descriptor) {
         error = {opened.error, file, "open"};
         return nullptr;
     }
-    if (opened.fresh) {
-        struct stat now {};
-        if (::fstat(opened.descriptor->fd(), &now) != 0) {
-            error = {errno, file, "stat"};
-            return nullptr;
-        }
-        bool lost = false;
-        {
-            std::lock_guard const lock(m_mutex);
-            auto& seen = m_seen[std::size_t(file)];
-            // A new file may get the inode of the one that was removed.
-            lost = seen.expected && (opened.created || (seen.inode != 0 && (seen.device != now.st_dev ||
-                                                                            seen.inode != now.st_ino)));
-            seen = {seen.expected || write, now.st_dev, now.st_ino};
-        }
-        if (lost) m_on_lost(path(file));
+    struct stat now {};
+    if (::fstat(opened.descriptor->fd(), &now) != 0) {
+        error = {errno, file, "stat"};
+        return nullptr;
     }
+    auto& seen = m_seen[std::size_t(file)];
+    // A new file may get the inode of the one that was removed.
+    bool const lost =
+        seen.expected &&
+        (opened.created || (seen.inode != 0 && (seen.device != now.st_dev || seen.inode != now.st_ino)));
+    seen = {seen.expected || write, now.st_dev, now.st_ino};
+    opening.unlock();
+    if (lost) m_on_lost(path(file));
     return opened.descriptor;
 }
 

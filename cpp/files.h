@@ -53,10 +53,11 @@ public:
     struct Opened {
         std::shared_ptr<Descriptor> descriptor;  // null on failure
         int error = 0;
-        bool fresh = false;    // it was not open before
         bool created = false;  // it did not exist before
     };
-    // Opens the file or finds it open. With `write`, creates it and its parent directories.
+    // The file if it is open, for writing where `write` asks for that.
+    std::shared_ptr<Descriptor> find(std::uint64_t storage, int file, bool write);
+    // Opens the file. With `write`, creates it and its parent directories.
     Opened open(std::uint64_t storage, int file, std::string const& path, bool write);
     // Forgets one file; a caller that still uses the descriptor keeps it open.
     void close(std::uint64_t storage, int file);
@@ -114,8 +115,8 @@ private:
     std::vector<std::string> m_paths;
     DescriptorPool& m_pool;
     std::function<void(std::string const&)> m_on_lost;
-    std::mutex m_mutex;
-    std::vector<Identity> m_seen;  // guarded by m_mutex
+    std::mutex m_opening;          // held while a file is opened
+    std::vector<Identity> m_seen;  // guarded by m_opening
 };
 
 }  // namespace silmaril

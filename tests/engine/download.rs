@@ -38,6 +38,16 @@ fn verified_pieces_of_a_hybrid_torrent_are_readable_at_once() {
 }
 
 #[test]
+fn new_files_are_not_taken_for_replaced_ones() {
+    in_private_net(|| {
+        let names: Vec<String> = (100..400).map(|i| format!("part-{i}")).collect();
+        let files: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), 64 * 1024)).collect();
+        // The blocks of a piece are written by several threads, which all find that there is no file yet.
+        compare_at_each_event(&Sample::new(&files, 64 * 1024, false));
+    });
+}
+
+#[test]
 fn metainfo_without_piece_layers_is_enough() {
     in_private_net(|| {
         let sample = Sample::new(FILES, 64 * 1024, false);

@@ -251,6 +251,11 @@ impl Client {
                 check(piece.0);
                 left.set(piece.0 as usize, false);
             }
+            if let Event::DiskError(i, path, _, text) = event
+                && *i == id
+            {
+                panic!("{}: {text}", path.display());
+            }
             left.is_clear().then_some(())
         });
     }
