@@ -34,6 +34,7 @@ mod e2e {
     mod killed_mount;
     mod lazy_read;
     mod mounting;
+    mod policies;
     mod refused_manifests;
     mod share;
     mod vanished_peers;

@@ -154,6 +154,12 @@ impl From<NodeError> for CommandError {
                 (Kind::Failed, &["with `network.listen_port: 0` in the configuration a free port is taken"])
             }
             NodeError::Engine(EngineError::Setting(_)) => (Kind::Usage, &[]),
+            NodeError::Untrusted { .. } => (
+                Kind::Failed,
+                &[
+                    "with `security.trust: tofu` in the configuration the first publisher of a name is accepted",
+                ],
+            ),
             NodeError::OtherPublisher { .. } => (
                 Kind::Failed,
                 &["if you trust the new one instead, forget the old one first: `silmaril remove MODEL`"],

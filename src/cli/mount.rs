@@ -11,6 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::ready;
 use crate::cli::signals::StopSignals;
+use crate::config::Show;
 use crate::mount::{MountOptions, Mounted};
 use crate::node::{Node, NodeOptions};
 
@@ -111,6 +112,11 @@ async fn attend(
     ready: impl FnOnce() -> Result<(), CommandError>,
     signals: &mut StopSignals,
 ) -> Result<(), CommandError> {
+    match node.library.config.mount.show {
+        Show::All => {}
+        Show::Pinned => mounted.list_only(|revision| revision.manifest.signed_by().is_some()),
+        Show::Local => mounted.list_only(|revision| revision.cached_bytes() > 0),
+    }
     mounted.publish(node.library.revisions()?);
     let shown = Arc::downgrade(mounted);
     node.on_change(move |node| {

@@ -112,11 +112,11 @@ pub struct SecurityConfig {
 /// Which names `ls` of the mount lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Show {
-    /// All that the trust rule resolves.
+    /// All that are known here.
     All,
-    /// Pinned names.
+    /// Those whose publisher is known: the first to sign a name is pinned to it.
     Pinned,
-    /// Models with bytes here.
+    /// Those with bytes here.
     Local,
 }
 

@@ -48,9 +48,10 @@ impl Library {
         }
     }
 
-    /// Stores a manifest unless its name is another publisher's here.
+    /// Stores a manifest unless its name is another publisher's here, or the policy trusts nobody like him.
     fn admit(&self, manifest: Manifest) -> Result<Arc<Manifest>, NodeError> {
         self.check_publisher(&manifest.name, manifest.publisher)?;
+        self.check_trust(&manifest)?;
         Ok(self.registry.insert(manifest)?)
     }
 }

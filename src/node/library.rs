@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, TrustPolicy};
+use crate::keys::PublisherKeypair;
 use crate::model::{Manifest, ModelName, ModelRef, PublisherKey};
 use crate::node::NodeError;
 use crate::node::lock::NodeLock;
@@ -70,6 +71,22 @@ impl Library {
                 given: given.map_or_else(|| "nobody".to_owned(), |key| key.fingerprint()),
             }),
             _ => Ok(()),
+        }
+    }
+
+    /// With `security.trust: strict`, refuses what is not signed by this base directory's own key: no other
+    /// publisher can be listed yet.
+    pub(super) fn check_trust(&self, manifest: &Manifest) -> Result<(), NodeError> {
+        if self.config.security.trust == TrustPolicy::Tofu {
+            return Ok(());
+        }
+        let own = PublisherKeypair::load(&self.paths.publisher_key()).ok().map(|key| key.public());
+        match manifest.publisher {
+            Some(key) if Some(key) == own => Ok(()),
+            given => Err(NodeError::Untrusted {
+                name: manifest.name.clone(),
+                given: given.map_or_else(|| "nobody".to_owned(), |key| key.fingerprint()),
+            }),
         }
     }
 }

@@ -50,6 +50,14 @@ pub enum NodeError {
         /// Fingerprint of the one who signed the new manifest, or `nobody`.
         given: String,
     },
+    /// The trust policy is `strict` and the publisher is not listed.
+    #[error("{name} is signed by {given}, whom security.trust: strict does not accept")]
+    Untrusted {
+        /// The name.
+        name: crate::model::ModelName,
+        /// Fingerprint of the signer, or `nobody`.
+        given: String,
+    },
     /// A file or directory could not be used.
     #[error("{path}: {source}", path = path.display())]
     Io {

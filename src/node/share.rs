@@ -52,6 +52,7 @@ impl Library {
     ) -> Result<Shared, NodeError> {
         let dir = std::fs::canonicalize(&request.path)
             .map_err(|source| NodeError::Io { path: request.path.clone(), source })?;
+        refuse_own_mount(&dir)?;
         let keypair = match request.sign {
             true => Some(PublisherKeypair::load_or_create(&self.paths.publisher_key())?),
             false => None,
@@ -90,6 +91,20 @@ impl Library {
         self.store.record_placement_as(&manifest, &dir, &stamps)?;
         let manifest = self.registry.insert(manifest)?;
         Ok(Shared { manifest, warnings })
+    }
+}
+
+/// Refuses a directory that a silmaril mount shows: sharing it in place would make reads of the mount wait for
+/// the mount.
+fn refuse_own_mount(dir: &Path) -> Result<(), NodeError> {
+    let mounts = crate::mount::list_mounts().map_err(|e| NodeError::Request(e.to_string()))?;
+    match mounts.iter().find(|mount| dir.starts_with(&mount.mountpoint)) {
+        Some(mount) => Err(NodeError::Request(format!(
+            "{} is inside the silmaril mount {}, which shares what it reads by itself",
+            dir.display(),
+            mount.mountpoint.display()
+        ))),
+        None => Ok(()),
     }
 }
 

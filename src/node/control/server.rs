@@ -57,7 +57,9 @@ impl From<NodeError> for Refusal {
             NodeError::UnknownModel(_) => StatusCode::NOT_FOUND,
             NodeError::Request(_) | NodeError::Refused { .. } => StatusCode::BAD_REQUEST,
             NodeError::Fetch { .. } => StatusCode::GATEWAY_TIMEOUT,
-            NodeError::Busy { .. } | NodeError::OtherPublisher { .. } => StatusCode::CONFLICT,
+            NodeError::Busy { .. } | NodeError::OtherPublisher { .. } | NodeError::Untrusted { .. } => {
+                StatusCode::CONFLICT
+            }
             NodeError::Io { .. }
             | NodeError::Paths(_)
             | NodeError::Key(_)
