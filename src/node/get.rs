@@ -70,7 +70,7 @@ pub struct GetReport {
     pub bytes: u64,
     /// Bytes that came over the network just now.
     pub downloaded: u64,
-    /// Whether sha256 was checked.
+    /// Whether the sha256 of every file was checked.
     pub verified: bool,
 }
 
@@ -123,7 +123,8 @@ impl Node {
             files: files.len(),
             bytes: want,
             downloaded: want.saturating_sub(before),
-            verified: request.verify,
+            // A manifest made of a torrent has none: its files were held to their pieces roots.
+            verified: request.verify && files.iter().all(|&i| manifest.files[i].sha256.is_some()),
         })
     }
 
