@@ -47,6 +47,7 @@ mod engine {
     mod network;
     mod pieces;
     mod resume;
+    mod returning;
     pub mod rig;
 }
 
@@ -61,13 +62,14 @@ mod mount {
 
 mod fetch {
     mod deadlines;
+    mod elsewhere;
     mod jobs;
     mod lifecycle;
     mod random;
     mod reads;
+    mod real;
     mod sharing;
     mod tensors;
-    mod throughput;
     mod windows;
 }
 

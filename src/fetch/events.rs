@@ -46,13 +46,22 @@ impl Fetch {
         let Some((root, bytes, contents)) = found else { return };
         // Marked before anybody is woken, and outside the lock, since it writes to the block map's file. A content
         // that has moved since the engine was given its path does not have these bytes where it is now.
+        let mut here = false;
         for (content, moves) in contents {
-            if let Err(error) = content.mark_verified_at(bytes.clone(), moves) {
-                // It counts in this process all the same.
-                let path = content.path();
-                tracing::warn!(path = %path.display(), %error, "A verified piece could not be recorded.");
-                self.with(|state, _| state.note_error(id, format!("disk: {}: {error}", path.display())));
+            match content.mark_verified_at(bytes.clone(), moves) {
+                Ok(marked) => here |= marked,
+                Err(error) => {
+                    // It counts in this process all the same.
+                    here = true;
+                    let path = content.path();
+                    tracing::warn!(path = %path.display(), %error, "A verified piece could not be recorded.");
+                    self.with(|state, _| state.note_error(id, format!("disk: {}: {error}", path.display())));
+                }
             }
+        }
+        if !here {
+            // Whoever wants it wants it still.
+            return;
         }
         self.with(|state, now| state.piece_came(id, piece, &root, &bytes, now));
     }
@@ -71,11 +80,17 @@ impl Fetch {
     }
 
     fn metainfo_came(&self, id: TorrentId, bytes: Option<Vec<u8>>) {
+        let mut unknown = None;
         let save = self.with(|state, _| {
             let ih = *state.ids.get(&id)?;
             let transfer = state.transfers.get_mut(&ih)?;
             transfer.exporting = false;
-            let bytes = bytes?;
+            let Some(bytes) = bytes else {
+                if transfer.revision.is_complete() && !std::mem::replace(&mut transfer.hashed, true) {
+                    unknown = Some((ih, transfer.revision.clone()));
+                }
+                return None;
+            };
             transfer.metainfo_saved = true;
             transfer.distrust_saved = false;
             transfer.resume_dirty = false;
@@ -84,36 +99,45 @@ impl Fetch {
         if let Some(save) = save {
             self.saver.save(save);
         }
+        if let Some((ih, revision)) = unknown {
+            self.compute_layers(ih, revision);
+        }
     }
 
     fn disk_failed(&self, id: TorrentId, path: &Path, kind: DiskErrorKind, text: &str) {
-        let gone = kind == DiskErrorKind::Missing && self.take_back_what_is_gone(id, path);
+        let gone = match kind {
+            DiskErrorKind::Missing => self.take_back_what_is_gone(id, path),
+            _ => Vec::new(),
+        };
         self.with(|state, now| {
             state.disk_error(id, kind, &format!("{}: {text}", path.display()));
-            if gone && let Some(&ih) = state.ids.get(&id) {
+            if let Some(&ih) = state.ids.get(&id).filter(|_| !gone.is_empty()) {
                 state.add_anew(ih, now);
+            }
+            // Whoever waits for more than was missing when it came wants these pieces too.
+            for root in &gone {
+                state.reroute(root, now);
             }
         });
     }
 
-    /// Takes verified bytes back that a file no longer has. Returns whether there were any.
-    fn take_back_what_is_gone(&self, id: TorrentId, path: &Path) -> bool {
+    /// Takes back the verified bytes of a file that was removed or cut. The engine has made it anew by now, perhaps:
+    /// what is a hole in it cannot be told from what is not, so all of it goes. Returns the contents that lost bytes.
+    fn take_back_what_is_gone(&self, id: TorrentId, path: &Path) -> Vec<ContentKey> {
         let revision = {
             let state = lock(&self.state);
-            state.ids.get(&id).and_then(|ih| state.transfers.get(ih)).map(|t| t.revision.clone())
+            let transfer = state.ids.get(&id).and_then(|ih| state.transfers.get(ih));
+            // Errors of a torrent on its way out are of files that have been taken back already.
+            transfer.filter(|t| t.id() == Some(id)).map(|t| t.revision.clone())
         };
-        let contents = revision.iter().flat_map(|r| &r.contents).filter(|c| c.path() == path);
-        let mut gone = false;
-        for content in contents {
-            let len = std::fs::metadata(path).map_or(0, |m| m.len());
-            let lost = len.min(content.len())..content.len();
-            if !lost.is_empty() && !content.verified_ranges(lost.clone()).is_empty() {
-                tracing::warn!(path = %path.display(), "Verified bytes are gone from the file.");
-                gone = true;
-                if let Err(error) = content.mark_missing(lost) {
-                    tracing::warn!(path = %path.display(), %error, "That they are gone could not be recorded.");
-                }
+        let mut gone = Vec::new();
+        for content in revision.iter().flat_map(|r| &r.contents).filter(|c| c.path() == path) {
+            let Some(key) = content.key().filter(|_| content.cached_bytes() > 0) else { continue };
+            tracing::warn!(path = %path.display(), "Verified bytes are gone from the file; they are fetched again.");
+            if let Err(error) = content.start_over() {
+                tracing::warn!(path = %path.display(), %error, "That they are gone could not be recorded.");
             }
+            gone.push(key);
         }
         gone
     }

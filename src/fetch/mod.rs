@@ -12,12 +12,14 @@
 //!
 //! Parts: `wants` (claims on pieces, and what the engine was told), `waiters` (who waits), `window` and `tensors`
 //! (pure arithmetic of read-ahead), `readahead` (windows turned into claims), `routing` (source choice), `transfer` (one torrent), `state`
-//! (all of it, behind one lock), `events` (what the engine says), `timer` (what the clock says), `saving` (files).
+//! (all of it, behind one lock), `events` (what the engine says), `timer` (what the clock says), `saving` (files), `layers`
+//! (piece layers that no peer told).
 
 mod deadline;
 mod events;
 mod hold;
 mod issue;
+mod layers;
 mod readahead;
 mod routing;
 mod saving;
@@ -31,7 +33,8 @@ mod wants;
 mod window;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -110,6 +113,8 @@ impl FileRef {
 /// or a call into the engine. What is to be said to the engine is queued in `state` and issued, in that order, by
 /// whoever holds `issuing`; so two threads that change their minds at once cannot be heard in the wrong order.
 pub struct Fetch {
+    /// For tasks that outlive nobody.
+    myself: Weak<Self>,
     engine: Arc<dyn Swarms>,
     paths: Paths,
     settings: Arc<FetchSettings>,
@@ -120,6 +125,8 @@ pub struct Fetch {
     /// Told when a torrent is out of the engine or its resume data came.
     changed: Notify,
     saver: Saver,
+    /// Set when hashing in the background is to end.
+    cancelled: Arc<AtomicBool>,
 }
 
 /// Locks. What a panicking thread left is still consistent: no code between two changes of state can panic.
@@ -132,7 +139,9 @@ impl Fetch {
     /// revision is read, fetched or seeded.
     pub fn new(engine: Arc<dyn Swarms>, paths: Paths, settings: FetchSettings) -> Arc<Self> {
         let settings = Arc::new(settings);
-        let fetch = Arc::new(Self {
+        let fetch = Arc::new_cyclic(|myself| Self {
+            myself: myself.clone(),
+            cancelled: Arc::default(),
             engine,
             saver: Saver::start(paths.clone()),
             paths,
@@ -289,6 +298,7 @@ impl Fetch {
 
     /// Fails all waiting reads with `Stopped`, and every later one.
     pub fn stop(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
         self.with(|state, _| {
             state.stopped = true;
             state.answer_all(&Err(ReadError::Stopped), |_| true);
@@ -324,6 +334,7 @@ struct Wish {
 
 impl Drop for Fetch {
     fn drop(&mut self) {
+        self.cancelled.store(true, Ordering::Relaxed);
         // The timer task finds that there is nothing left to do.
         self.timer.notify_one();
     }

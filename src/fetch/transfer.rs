@@ -116,6 +116,8 @@ pub(super) struct Transfer {
     pub metainfo_saved: bool,
     /// The engine refused the metainfo on disk.
     pub distrust_saved: bool,
+    /// The layers were computed from the bytes here, or are being, or could not be.
+    pub hashed: bool,
     /// `export_metainfo` was asked and not answered.
     pub exporting: bool,
     /// Pieces came since the resume data was last asked for.
@@ -152,6 +154,7 @@ impl Transfer {
             last_error: None,
             metainfo_saved: false,
             distrust_saved: false,
+            hashed: false,
             exporting: false,
             resume_dirty: false,
             saving: false,

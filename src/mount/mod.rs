@@ -17,7 +17,6 @@ mod attach;
 mod detach;
 mod errno;
 mod error;
-mod failed;
 mod fuse;
 mod handles;
 mod helper;

@@ -6,14 +6,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use super::errno::ToErrno;
-use super::failed::Failed;
 use super::tree::TreeError;
 use crate::fetch::{Fetch, FileRef, ReadError};
 
@@ -66,13 +64,12 @@ pub struct Reads {
     fetch: Arc<Fetch>,
     runtime: Handle,
     counters: Arc<ReadCounters>,
-    failed: Arc<Failed>,
 }
 
 impl Reads {
     /// Serves from `fetch`; parked reads run on `runtime`.
     pub fn new(fetch: Arc<Fetch>, runtime: Handle, counters: Arc<ReadCounters>) -> Self {
-        Self { fetch, runtime, counters, failed: Arc::default() }
+        Self { fetch, runtime, counters }
     }
 
     /// Answers a read of `len` bytes at `offset`, now or later. Shorter only at the end of the file: the kernel
@@ -100,18 +97,10 @@ impl Reads {
         if !is_shown() {
             return answer.fail(TreeError::Stale.errno());
         }
-        let key = file.revision.contents[file.file].key();
-        let range = offset..offset + len;
-        if key.is_some_and(|key| self.failed.contains(key, &range, Instant::now())) {
-            return answer.fail(Errno::IO);
-        }
         let parked = Parked::new(&self.counters);
-        let (fetch, file, failed) = (self.fetch.clone(), file.clone(), self.failed.clone());
+        let (fetch, file) = (self.fetch.clone(), file.clone());
         self.runtime.spawn(async move {
             let result = fetch.read(&file, offset, len).await;
-            if let (Err(ReadError::TimedOut(_)), Some(key)) = (&result, key) {
-                failed.insert(key, range, Instant::now());
-            }
             drop(parked);
             finish(&file, offset, len, result, answer);
         });

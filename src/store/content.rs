@@ -240,6 +240,16 @@ impl Content {
         }
     }
 
+    /// Forgets all bytes: the file is gone from where it was, or another one stands there. Counts as a move, so that
+    /// neither open files nor pieces that were written to the old file are taken for the new one's.
+    pub fn start_over(&self) -> io::Result<()> {
+        match self.home() {
+            Home::Empty => Ok(()),
+            Home::Own(_) => self.discard(),
+            Home::Placed(_) => self.mark_missing(0..self.len()),
+        }
+    }
+
     /// Reads verified bytes. `Ok(None)` if some are not verified; an error or a file that is too short takes the
     /// range back and is told as an error.
     pub fn read(&self, range: Range<u64>) -> io::Result<Option<Vec<u8>>> {

@@ -256,6 +256,10 @@ fn tuned() -> Vec<RawSetting> {
         // call back for 60 s.
         boolean("close_redundant_connections", false),
         integer("min_reconnect_time", 1),
+        // A peer is given up after 3 failed connects by default. One given by hand, or on the LAN, is gone for a night
+        // and comes back: it is tried for ever. libtorrent counts to 31 and waits a second more after each, so that
+        // one that stays away costs a packet every half minute.
+        integer("max_failcount", 32),
         // Seconds without payload before a peer is dropped: an idle mount keeps its peers.
         integer("inactivity_timeout", 3600),
         // Outgoing connections start on this tick: 0.5 s by default, 0.1 s for five times as many wake-ups.

@@ -255,7 +255,8 @@ async fn a_file_that_is_gone_is_not_offered_any_more_and_comes_again() {
     rig.swarm.disk_error(m.ih, DiskErrorKind::Missing);
     rig.idle().await;
     let added = rig.swarm.added(m.ih).unwrap();
-    assert_eq!((added.have.ones().collect::<Vec<_>>(), added.mode), (vec![0], Mode::Lazy));
+    // Of a file that was made anew nobody knows which bytes are old.
+    assert_eq!((added.have.ones().count(), added.mode), (0, Mode::Lazy));
     assert_eq!(rig.fetch.read(&m.file(0), 3 * MIB, 10).await.unwrap(), m.bytes(0, 3 * MIB, 10));
 }
 

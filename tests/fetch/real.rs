@@ -1,0 +1,74 @@
+//! `Fetch` over the real engine, in a private network.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use silmaril::fetch::{Fetch, FetchSettings};
+use silmaril::model::{Manifest, metainfo};
+use silmaril::paths::Paths;
+use silmaril::store::{Store, StoredRevision};
+use silmaril::torrent::{Discovery, Event, Session, SessionSettings};
+
+use crate::engine::rig::{SOON, Sample, network};
+use crate::support::rig::MIB;
+
+/// A node's parts that fetch one sample.
+pub struct Node {
+    pub fetch: Arc<Fetch>,
+    pub revision: Arc<StoredRevision>,
+    pub paths: Paths,
+    pub runtime: tokio::runtime::Runtime,
+    session: Arc<Session>,
+    listening: std::sync::mpsc::Receiver<SocketAddr>,
+    _dir: tempfile::TempDir,
+}
+
+impl Node {
+    pub fn new(sample: &Sample, peers: Vec<SocketAddr>) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let inside = runtime.enter();
+        let parsed = metainfo::parse_metainfo(&sample.metainfo).unwrap();
+        let (name, version) = ("o/sample".parse().unwrap(), "main".parse().unwrap());
+        let manifest = Manifest::from_metainfo(name, version, &parsed).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        let revision = Store::open(&paths).unwrap().revision(Arc::new(manifest)).unwrap();
+        let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+        let session = Arc::new(Session::start(SessionSettings { network: network() }, sender).unwrap());
+        let settings = FetchSettings {
+            read_timeout: SOON,
+            readahead_max: 32 * MIB,
+            trackers: vec![],
+            discovery: Discovery { dht: false, lan: false, pex: false },
+            peers,
+        };
+        let fetch = Fetch::new(session.clone(), paths.clone(), settings);
+        let (tell, listening) = std::sync::mpsc::channel();
+        let handler = fetch.clone();
+        runtime.spawn(async move {
+            while let Some(event) = events.recv().await {
+                if let Event::Listening(address) = event {
+                    // The test may not want to know.
+                    let _ = tell.send(address);
+                }
+                handler.handle(event);
+            }
+        });
+        drop(inside);
+        Self { fetch, revision, paths, runtime, session, listening, _dir: dir }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.listening.recv_timeout(SOON).expect("the engine listens")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.fetch.stop();
+        self.session.shutdown(Duration::from_secs(5));
+    }
+}
