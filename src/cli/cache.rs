@@ -10,8 +10,8 @@ use crate::cli::cleanup::confirmed;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, size};
+use crate::cli::session::with_node_or_library;
 use crate::model::PiecesRoot;
-use crate::node::Library;
 use crate::store::cache::{disk_space, resolve_size};
 
 const EXAMPLES: &str = "\
@@ -121,14 +121,19 @@ fn ago(seconds: u64) -> String {
 }
 
 fn clear(yes: bool, context: &Context) -> Result<(), CommandError> {
-    let (library, _lock) = Library::open_locked(context.config()?)?;
-    let before = library.store.cache_usage()?;
+    let before = context.library()?.store.cache_usage()?;
     if !yes && before > 0 && !confirmed(&format!("Delete {} from the cache?", size(before)))? {
         return Err(CommandError::failed("nothing was deleted"));
     }
-    library.store.evict(u64::MAX, &|_| false)?;
-    let left = library.store.cache_usage()?;
-    context.out.line(format_args!("freed {}", size(before.saturating_sub(left))))
+    let freed = with_node_or_library(
+        context,
+        async |client, _| Ok(client.clear_cache().await?),
+        async |library, _| {
+            library.store.evict(u64::MAX, &|_| false)?;
+            Ok(before.saturating_sub(library.store.cache_usage()?))
+        },
+    )?;
+    context.out.line(format_args!("freed {}", size(freed)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What every command is given: the global options and what they lead to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ArgAction;
 
@@ -9,6 +9,11 @@ use crate::cli::output::Output;
 use crate::config::{Config, LoadOptions};
 use crate::node::Library;
 use crate::telemetry;
+
+/// A path from the root, as another process needs it.
+pub fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
+    std::path::absolute(path).map_err(|e| CommandError::io(path, e))
+}
 
 /// Options of every command.
 #[derive(Debug, Clone, clap::Args)]

@@ -8,14 +8,12 @@ use std::io::{self, Write};
 
 use crate::cli::output::clean;
 use crate::config::ConfigError;
-use crate::fetch::ReadError;
 use crate::keys::KeyError;
 use crate::mount::MountError;
-use crate::node::NodeError;
+use crate::node::{ErrorKind, NodeError, chain};
 use crate::paths::PathsError;
 use crate::store::StoreError;
 use crate::telemetry::TelemetryError;
-use crate::torrent::EngineError;
 
 /// What sort of failure it is; it decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +26,8 @@ pub enum Kind {
     Internal,
     /// Ctrl-C or another signal.
     Interrupted,
+    /// The node that did the work went away.
+    HostLost,
     /// Whoever read our output has read enough.
     BrokenPipe,
     /// The process that did the work has said its error and returned this code.
@@ -89,11 +89,16 @@ impl CommandError {
         self
     }
 
+    /// Whether the node that did the work went away.
+    pub fn is_host_lost(&self) -> bool {
+        self.kind == Kind::HostLost
+    }
+
     /// What the process returns.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             Kind::BrokenPipe => 0,
-            Kind::Failed => 1,
+            Kind::Failed | Kind::HostLost => 1,
             Kind::Usage => 2,
             Kind::Internal => 3,
             Kind::Interrupted => 130,
@@ -109,18 +114,7 @@ impl CommandError {
         if let Kind::Relayed(_) = self.kind {
             return self.source.to_string();
         }
-        let mut text = self.source.to_string();
-        let mut cause = self.source.source();
-        while let Some(error) = cause {
-            let more = error.to_string();
-            // Many errors already say their cause.
-            if !text.contains(&more) {
-                text.push_str(": ");
-                text.push_str(&more);
-            }
-            cause = error.source();
-        }
-        let mut lines = format!("error: {}\n", clean(&text));
+        let mut lines = format!("error: {}\n", clean(&chain(self.source.as_ref())));
         for hint in &self.hints {
             lines.push_str(&format!("help: {}\n", clean(hint)));
         }
@@ -136,66 +130,57 @@ impl CommandError {
 
 impl From<NodeError> for CommandError {
     fn from(error: NodeError) -> Self {
-        let (kind, hints): (Kind, &[&str]) = match &error {
-            NodeError::Busy { .. } => (
+        let (kind, hints): (Kind, &[&str]) = match error.kind() {
+            ErrorKind::Busy => (
                 Kind::Failed,
                 &[
                     "`silmaril status` shows what it does; end it with `silmaril unmount DIR`, or with Ctrl-C where it runs",
                     "`--home DIR` (or SILMARIL_HOME) gives a second one its own base directory",
                 ],
             ),
-            NodeError::UnknownModel(_) => (
+            ErrorKind::UnknownModel => (
                 Kind::Failed,
                 &[
                     "`silmaril list` shows the models known here; `silmaril registry import FILE` adds one from its manifest",
                 ],
             ),
-            NodeError::Engine(EngineError::Listen { .. }) => {
+            ErrorKind::NothingHere => (Kind::Failed, &["`silmaril get MODEL` gets it"]),
+            ErrorKind::Listen => {
                 (Kind::Failed, &["with `network.listen_port: 0` in the configuration a free port is taken"])
             }
-            NodeError::Engine(EngineError::Setting(_)) => (Kind::Usage, &[]),
-            NodeError::Untrusted { .. } => (
+            ErrorKind::Setting => (Kind::Usage, &[]),
+            ErrorKind::Untrusted => (
                 Kind::Failed,
                 &[
                     "with `security.trust: tofu` in the configuration the first publisher of a name is accepted",
                 ],
             ),
-            NodeError::OtherPublisher { .. } => (
+            ErrorKind::OtherPublisher => (
                 Kind::Failed,
                 &["if you trust the new one instead, forget the old one first: `silmaril remove MODEL`"],
             ),
-            NodeError::Io { .. }
-            | NodeError::Refused { .. }
-            | NodeError::Paths(_)
-            | NodeError::Key(_)
-            | NodeError::Describe(_) => (Kind::Failed, &[]),
-            NodeError::Damaged { .. } => {
-                (Kind::Failed, &["`silmaril get MODEL` fetches the damaged parts again"])
-            }
-            NodeError::Fetch { source, .. } => return Self::fetch(source.clone(), error),
-            NodeError::Store(_) => (Kind::Failed, &[]),
-            NodeError::Engine(EngineError::BadTorrent(_)) => (Kind::Failed, &[]),
-            NodeError::Engine(EngineError::UnknownTorrent | EngineError::Internal(_)) => {
-                (Kind::Internal, &[])
-            }
-            NodeError::Request(_) => (Kind::Failed, &[]),
-            NodeError::Control { .. } => {
+            ErrorKind::Damaged => (Kind::Failed, &["`silmaril get MODEL` fetches the damaged parts again"]),
+            ErrorKind::TimedOut => (
+                Kind::Failed,
+                &["is anyone sharing it? `--peer IP:PORT` names a host that does; what came so far is kept"],
+            ),
+            ErrorKind::Control => {
                 (Kind::Failed, &["if that process is stuck, end it with `kill`, then try again"])
             }
+            ErrorKind::OtherUser => {
+                (Kind::Failed, &["`--home DIR` (or SILMARIL_HOME) chooses a base directory of your own"])
+            }
+            ErrorKind::OtherVersion => (
+                Kind::Failed,
+                &[
+                    "end it with `silmaril unmount DIR`, or with Ctrl-C where it runs, and start it again with this version",
+                ],
+            ),
+            ErrorKind::HostLost => (Kind::HostLost, &["run the command again: what came so far is kept"]),
+            ErrorKind::Internal => (Kind::Internal, &[]),
+            ErrorKind::Failed => (Kind::Failed, &[]),
         };
         Self { kind, hints: hints.iter().map(|&h| h.to_owned()).collect(), source: error.into() }
-    }
-}
-
-impl CommandError {
-    fn fetch(cause: ReadError, error: NodeError) -> Self {
-        let failure = Self::failed(error);
-        match cause {
-            ReadError::TimedOut(_) => failure.hint(
-                "is anyone sharing it? `--peer IP:PORT` names a host that does; what came so far is kept",
-            ),
-            ReadError::Stopped | ReadError::Disk(_) | ReadError::Broken(_) => failure,
-        }
     }
 }
 
@@ -273,6 +258,15 @@ mod tests {
         assert_eq!((error.exit_code(), error.render()), (0, String::new()));
         let error = CommandError::stdout(io::ErrorKind::StorageFull.into());
         assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn an_error_from_the_socket_is_shown_as_if_it_were_our_own() {
+        let of = |model: &str| NodeError::UnknownModel(model.parse().unwrap());
+        let own: CommandError = of("a/b").into();
+        let message = chain(&of("a/b"));
+        let other: CommandError = NodeError::Remote { kind: of("a/b").kind(), message }.into();
+        assert_eq!((own.render(), own.exit_code()), (other.render(), other.exit_code()));
     }
 
     #[test]

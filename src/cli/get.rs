@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::cli::context::Context;
+use crate::cli::context::{Context, absolute};
 use crate::cli::error::CommandError;
 use crate::cli::output::{Progress, count, size};
 use crate::cli::session::with_node;
 use crate::cli::share;
-use crate::cli::signals::StopSignals;
 use crate::model::ModelRef;
+use crate::node::NodeOptions;
+use crate::node::control::Seed;
 use crate::node::get::{GetProgress, GetReport, GetRequest};
-use crate::node::{Node, NodeOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,7 +23,8 @@ Examples:
 
 /// Get a model into a directory, whole or in part
 ///
-/// What an interrupted call got is kept: calling it again goes on from there.
+/// What an interrupted call got is kept: calling it again goes on from there. While a mount, a share or a daemon runs
+/// on the same base directory, that process fetches; if it ends first, this command goes on by itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -62,39 +63,34 @@ fn glob(text: &str) -> Result<String, globset::Error> {
 /// Fetches, checks, and seeds if asked to.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
+    let output = args.output.as_deref().map(absolute).transpose()?;
     let request = GetRequest {
         model: args.model.clone(),
-        output: args.output.clone(),
+        output,
         include: args.include.clone(),
         exclude: args.exclude.clone(),
         verify: config.security.verify_checksums && !args.no_verify,
         publisher: args.publisher.clone(),
-    };
-    let options = NodeOptions {
         peers: args.peers.clone(),
-        activity: format!("get {}", args.model),
-        ..NodeOptions::default()
     };
-    with_node(context, config, options, async |node, signals| {
-        work(args, context, node, &request, signals).await
+    let options = NodeOptions { activity: format!("get {}", args.model), ..NodeOptions::default() };
+    let mut here = false;
+    with_node(context, config, options, async |host, signals| {
+        // A later host only goes on with what is left to do.
+        if !here {
+            let progress = context.out.progress(&args.model.to_string());
+            let getting = host.client.get(&request, |p| show(&progress, p));
+            let report = signals.unless(async { Ok(getting.await?) }).await?;
+            drop(progress);
+            print(args, context, &report)?;
+            here = true;
+        }
+        if args.seed {
+            let seed = Seed { model: Some(args.model.clone()), peers: args.peers.clone() };
+            share::seed_until_stopped(context, host, &seed, signals).await?;
+        }
+        Ok(())
     })
-}
-
-async fn work(
-    args: &Args,
-    context: &Context,
-    node: &Node,
-    request: &GetRequest,
-    signals: &mut StopSignals,
-) -> Result<(), CommandError> {
-    let progress = context.out.progress(&args.model.to_string());
-    let report = signals.unless(async { Ok(node.get(request, |p| show(&progress, p)).await?) }).await?;
-    drop(progress);
-    print(args, context, &report)?;
-    if args.seed {
-        share::seed_until_stopped(context, node, &[node.library.revision(&args.model)?], signals).await?;
-    }
-    Ok(())
 }
 
 fn show(progress: &Progress, state: GetProgress) {

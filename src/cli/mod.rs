@@ -7,6 +7,7 @@ mod cache;
 mod cleanup;
 mod completions;
 mod context;
+mod daemon;
 mod doctor;
 mod error;
 mod get;
@@ -80,6 +81,7 @@ enum Command {
     List(list::Args),
     Get(get::Args),
     Share(share::Args),
+    Daemon(daemon::Args),
     Registry(registry::Args),
     Verify(verify::Args),
     Remove(remove::Args),
@@ -111,7 +113,8 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), CommandError> {
     let context = Context::new(cli.globals);
-    context.start_logging(matches!(cli.command, Command::Mount(_) | Command::Share(_)))?;
+    context
+        .start_logging(matches!(cli.command, Command::Mount(_) | Command::Share(_) | Command::Daemon(_)))?;
     match cli.command {
         Command::Init(args) => init::run(&args, &context),
         Command::Mount(args) => mount::run(&args, &context),
@@ -121,6 +124,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::List(args) => list::run(&args, &context),
         Command::Get(args) => get::run(&args, &context),
         Command::Share(args) => share::run(&args, &context),
+        Command::Daemon(args) => daemon::run(&args, &context),
         Command::Registry(args) => registry::run(&args, &context),
         Command::Verify(args) => verify::run(&args, &context),
         Command::Remove(args) => remove::run(&args, &context),

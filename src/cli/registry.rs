@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Subcommand;
 
@@ -16,9 +15,9 @@ use crate::cli::session::with_node;
 use crate::fsutil;
 use crate::model::metainfo::MAX_METAINFO;
 use crate::model::{Manifest, ModelRef};
+use crate::node::NodeOptions;
 use crate::node::control::Client;
-use crate::node::import::Imported;
-use crate::node::{Node, NodeOptions};
+use crate::node::import::{ImportRequest, Imported};
 use crate::paths::Paths;
 
 /// No manifest or torrent that is accepted is larger, in bytes.
@@ -82,17 +81,20 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 fn import(import: &Import, context: &Context) -> Result<(), CommandError> {
     let (source, name) = (import.source.as_str(), import.name.as_ref());
     if source.starts_with("magnet:") {
-        let manifest = ask_swarm(import, context, async |node| Ok(node.import_magnet(source, name).await?))?;
-        return imported(&manifest, context);
+        let (link, name, peers) = (source.to_owned(), name.cloned(), import.peers.clone());
+        return ask_swarm(ImportRequest::Magnet { link, name, peers }, context);
     }
     let bytes = read(source)?;
     let library = context.library()?;
     let origin = if source == "-" { "standard input" } else { source };
     let manifest = match library.import(&bytes, origin, name)? {
         Imported::Stored(manifest) => manifest,
-        Imported::Legacy(legacy) => {
+        Imported::Legacy(_) => {
             drop(library);
-            ask_swarm(import, context, async |node| Ok(node.import_legacy(&legacy, origin).await?))?
+            let text = String::from_utf8(bytes)
+                .map_err(|_| CommandError::failed(format!("{origin} is not UTF-8 text")))?;
+            let (origin, peers) = (origin.to_owned(), import.peers.clone());
+            return ask_swarm(ImportRequest::Legacy { text, origin, peers }, context);
         }
     };
     tell_node(&context.config()?.paths(), context)?;
@@ -100,20 +102,13 @@ fn import(import: &Import, context: &Context) -> Result<(), CommandError> {
 }
 
 /// Runs an import that needs what only a swarm can tell.
-fn ask_swarm(
-    import: &Import,
-    context: &Context,
-    work: impl AsyncFnOnce(&Node) -> Result<Arc<Manifest>, CommandError>,
-) -> Result<Arc<Manifest>, CommandError> {
-    let options = NodeOptions {
-        peers: import.peers.clone(),
-        activity: "registry import".to_owned(),
-        ..NodeOptions::default()
-    };
-    with_node(context, context.config()?, options, async |node, signals| {
+fn ask_swarm(request: ImportRequest, context: &Context) -> Result<(), CommandError> {
+    let options = NodeOptions { activity: "registry import".to_owned(), ..NodeOptions::default() };
+    let manifest = with_node(context, context.config()?, options, async |host, signals| {
         let _line = context.out.activity("asking the swarm for its description");
-        signals.unless(work(node)).await
-    })
+        signals.unless(async { Ok(host.client.import(&request).await?) }).await
+    })?;
+    imported(&manifest, context)
 }
 
 /// Lets a running node, and its mount, see the new model at once.

@@ -7,8 +7,8 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::list::place;
 use crate::cli::output::size;
+use crate::cli::session::with_node_or_library;
 use crate::model::ModelRef;
-use crate::node::Library;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,7 +17,8 @@ Examples:
 
 /// Forget a model and delete what was fetched of it
 ///
-/// Files that you share from a directory of your own, or got into one with `get -o`, stay.
+/// Files that you share from a directory of your own, or got into one with `get -o`, stay. A running mount shows the
+/// model no longer, and a running node uploads it no longer.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -30,15 +31,19 @@ pub struct Args {
 
 /// Removes it, asking first where somebody can answer.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let (library, _lock) = Library::open_locked(context.config()?)?;
+    let library = context.library()?;
     let revision = library.revision(&args.model)?;
     let (here, place) = (revision.cached_bytes(), place(&revision));
     let question = format!("Remove {} ({} here)?", args.model, size(here));
     if !args.yes && std::io::stdin().is_terminal() && !confirmed(&question)? {
         return Err(CommandError::failed("nothing was removed"));
     }
-    drop(revision);
-    library.remove(&args.model)?;
+    drop((revision, library));
+    with_node_or_library(
+        context,
+        async |client, _| Ok(client.remove(&args.model).await?),
+        async |library, _| Ok(library.remove(&args.model)?),
+    )?;
     context.out.line(format_args!("removed {}", args.model))?;
     if let Some(dir) = place.filter(|dir| dir.exists()) {
         context.out.note(format_args!("its files in {} are yours and stay", dir.display()));

@@ -1,76 +1,155 @@
-//! Commands that are the node themselves: it is started before their work and stopped after it, whatever came of it;
-//! and work that blocks but can be interrupted.
+//! Commands that need a node: they are clients of the one that runs, and host one where none does.
+//!
+//! Either way the work goes through the control socket, so that a command does and says the same whoever hosts. When
+//! the host goes away in the middle, the work is begun anew on the next: another process's, or our own.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::signals::StopSignals;
 use crate::config::Config;
-use crate::node::{Node, NodeError, NodeOptions};
+use crate::node::control::Client;
+use crate::node::{Library, Node, NodeError, NodeOptions};
+use crate::paths::Paths;
 
-/// Runs `work` on a node of its own. A signal during the start ends it; later ones are for `work` to watch.
+/// How long another process may hold the base directory without answering: one that starts or stops does.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
+/// How often it is looked for; there is nothing to be woken by.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often the work is begun anew when the host goes away.
+const MAX_HOSTS: usize = 5;
+
+/// The node that does the work.
+pub struct Host {
+    /// How to speak to it.
+    pub client: Client,
+    /// Its process.
+    pub pid: u32,
+    /// It, where this process hosts it.
+    own: Option<Arc<Node>>,
+}
+
+impl Host {
+    /// Finds the node that runs, or starts one.
+    async fn find(config: &Config, options: &NodeOptions) -> Result<Self, NodeError> {
+        let paths = config.paths();
+        let node = match reach(&paths, async || Node::start(config.clone(), options.clone()).await).await? {
+            Reached::Running(client, pid) => return Ok(Self { client, pid, own: None }),
+            Reached::Alone(node) => node,
+        };
+        match Client::connect(&paths).await {
+            Ok(Some(client)) => Ok(Self { client, pid: std::process::id(), own: Some(node) }),
+            failed => {
+                node.stop().await;
+                let reason = "it cannot be reached".to_owned();
+                Err(failed.err().unwrap_or(NodeError::Control { socket: paths.socket(), reason }))
+            }
+        }
+    }
+
+    /// Whether this process hosts the node.
+    pub fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Resolves when somebody asked the node that this process hosts to stop.
+    pub async fn stop_requested(&self) {
+        match &self.own {
+            Some(node) => node.stop_requested().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Does work on a node: the one that runs, or one of our own that ends with the work. A signal during the start ends
+/// it; later ones are for `work` to watch. `work` is called again when the host went away, up to [`MAX_HOSTS`] times.
 pub fn with_node<T>(
     context: &Context,
     config: Config,
     options: NodeOptions,
-    work: impl AsyncFnOnce(&Arc<Node>, &mut StopSignals) -> Result<T, CommandError>,
+    mut work: impl AsyncFnMut(&Host, &mut StopSignals) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     context.block_on(async {
         let mut signals = StopSignals::new()?;
-        let node = signals.unless(async { Ok(Node::start(config, options).await?) }).await?;
-        let result = work(&node, &mut signals).await;
-        signals.stopping(node.stop(), || ()).await;
-        result
+        let mut former: Option<u32> = None;
+        for _ in 0..MAX_HOSTS {
+            let host = signals.unless(async { Ok(Host::find(&config, &options).await?) }).await?;
+            if let Some(former) = former.filter(|&former| former != host.pid) {
+                let now = if host.is_own() { "this process".into() } else { format!("process {}", host.pid) };
+                context.out.note(format_args!(
+                    "the silmaril that did this (process {former}) has ended; {now} goes on with it"
+                ));
+            }
+            let result = {
+                let mut work = pin!(work(&host, &mut signals));
+                tokio::select! {
+                    biased;
+                    result = &mut work => result,
+                    () = host.stop_requested() => Err(CommandError::interrupted()),
+                }
+            };
+            if let Some(node) = &host.own {
+                signals.stopping(node.stop(), || ()).await;
+            }
+            match result {
+                Err(error) if error.is_host_lost() && !host.is_own() => former = Some(host.pid),
+                result => return result,
+            }
+        }
+        Err(NodeError::HostLost.into())
     })
 }
 
-/// Runs work that blocks on a thread of its own. Dropping the future sets the flag that the work is given, and
-/// leaves the thread to end by itself.
-pub async fn blocking<T: Send + 'static>(
-    work: impl FnOnce(&AtomicBool) -> Result<T, NodeError> + Send + 'static,
+/// Does work that needs no engine: by the node that runs, or here where none does, with the base directory held.
+pub fn with_node_or_library<T>(
+    context: &Context,
+    by_node: impl AsyncFnOnce(Client, &mut StopSignals) -> Result<T, CommandError>,
+    here: impl AsyncFnOnce(Library, &mut StopSignals) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
-    struct CancelOnDrop(Arc<AtomicBool>);
-    impl Drop for CancelOnDrop {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
+    let config = context.config()?;
+    context.block_on(async {
+        let mut signals = StopSignals::new()?;
+        let reached = signals.unless(async {
+            Ok(reach(&config.paths(), async || Library::open_locked(config.clone())).await?)
+        });
+        match reached.await? {
+            Reached::Running(client, _) => by_node(client, &mut signals).await,
+            Reached::Alone((library, _lock)) => here(library, &mut signals).await,
         }
-    }
-    let cancel = CancelOnDrop(Arc::default());
-    let flag = cancel.0.clone();
-    Ok(tokio::task::spawn_blocking(move || work(&flag)).await.map_err(CommandError::internal)??)
+    })
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-    use std::time::Duration;
+/// Who holds the base directory.
+enum Reached<T> {
+    /// A node, and its process.
+    Running(Client, u32),
+    /// We do, by this.
+    Alone(T),
+}
 
-    use super::*;
-
-    #[tokio::test]
-    async fn work_that_nobody_waits_for_any_more_is_told() {
-        let (started, has_started) = mpsc::channel();
-        let (ended, has_ended) = mpsc::channel();
-        let work = blocking(move |cancel| {
-            started.send(()).unwrap();
-            while !cancel.load(Ordering::Relaxed) {
-                std::thread::yield_now();
+/// Connects to the node that runs, or takes the base directory. Another process that starts or stops meanwhile is
+/// waited for.
+async fn reach<T>(
+    paths: &Paths,
+    mut take: impl AsyncFnMut() -> Result<T, NodeError>,
+) -> Result<Reached<T>, NodeError> {
+    let until = Instant::now() + ANSWERS_WITHIN;
+    loop {
+        if let Some(client) = Client::connect(paths).await? {
+            match client.hello().await {
+                Ok(hello) => return Ok(Reached::Running(client, hello.pid)),
+                Err(NodeError::HostLost) => {}
+                Err(e) => return Err(e),
             }
-            ended.send(()).unwrap();
-            Ok(())
-        });
-        let task = tokio::spawn(work);
-        tokio::task::spawn_blocking(move || has_started.recv_timeout(Duration::from_secs(20)))
-            .await
-            .unwrap()
-            .unwrap();
-        task.abort();
-        assert!(task.await.unwrap_err().is_cancelled());
-        tokio::task::spawn_blocking(move || has_ended.recv_timeout(Duration::from_secs(20)))
-            .await
-            .unwrap()
-            .unwrap();
+        }
+        match take().await {
+            Ok(taken) => return Ok(Reached::Alone(taken)),
+            Err(NodeError::Busy { .. }) if Instant::now() < until => {}
+            Err(e) => return Err(e),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -1,21 +1,21 @@
 //! `share`: makes a model of a directory, and seeds.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cli::context::Context;
+use crate::cli::context::{Context, absolute};
 use crate::cli::error::CommandError;
-use crate::cli::output::{count, size};
-use crate::cli::session::{blocking, with_node};
+use crate::cli::output::{Activity, count, size};
+use crate::cli::session::{Host, with_node};
 use crate::cli::signals::StopSignals;
 use crate::cli::target::{self, Target};
 use crate::config::Config;
+use crate::fetch::TransferStatus;
 use crate::model::text::parse_size;
 use crate::model::{Manifest, ModelName, ModelRef, Revision, is_piece_length};
-use crate::node::share::{ShareRequest, Shared};
-use crate::node::{Node, NodeOptions};
-use crate::store::StoredRevision;
+use crate::node::NodeOptions;
+use crate::node::control::Seed;
+use crate::node::share::ShareRequest;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,7 +27,9 @@ Examples:
 /// Share a model: make one of a directory, then upload it until Ctrl-C
 ///
 /// The files are read where they are: nothing is copied, nothing in the directory is changed. Whoever shares the same
-/// files joins the same swarm.
+/// files joins the same swarm. While a mount, another share or a daemon runs on the same base directory, that process
+/// hashes and uploads: Ctrl-C here then ends only this command, and what was shared is uploaded as long as the other
+/// runs; if the other ends first, this command goes on by itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -79,21 +81,30 @@ enum Plan {
 /// Publishes if there is something to publish, then seeds.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
-    let plan = plan(args, context, &config)?;
+    let mut plan = plan(args, context, &config)?;
     let activity = match &plan {
         Plan::Publish(request) => format!("share {}", request.name),
         Plan::Seed(model) => format!("share {model}"),
         Plan::All => "share --all".to_owned(),
     };
-    let options = NodeOptions { peers: args.peers.clone(), skip_dht: args.skip_dht, activity };
-    with_node(context, config, options, async |node, signals| work(context, node, plan, signals).await)
+    let options = NodeOptions { skip_dht: args.skip_dht, activity, ..NodeOptions::default() };
+    with_node(context, config, options, async |host, signals| {
+        if args.skip_dht && !host.is_own() && host.client.status().await?.dht {
+            return Err(CommandError::failed(format!(
+                "the running silmaril (process {}) uses the DHT, and shares for this command, too",
+                host.pid
+            ))
+            .hint("end it first, or set `network.dht_enabled: false` for it"));
+        }
+        work(args, context, host, &mut plan, signals).await
+    })
 }
 
 fn plan(args: &Args, context: &Context, config: &Config) -> Result<Plan, CommandError> {
     let Some(what) = &args.what else { return Ok(Plan::All) };
     match (target::decide(what, args.name.is_some(), |path| path.is_dir())?, &args.name) {
         (Target::Directory(path), Some(name)) => Ok(Plan::Publish(ShareRequest {
-            path,
+            path: absolute(&path)?,
             name: name.clone(),
             version: args.version.clone(),
             license: args.license.clone(),
@@ -116,50 +127,30 @@ fn plan(args: &Args, context: &Context, config: &Config) -> Result<Plan, Command
     }
 }
 
+/// Does what the plan says. What is published is only seeded when it is called again.
 async fn work(
+    args: &Args,
     context: &Context,
-    node: &Arc<Node>,
-    plan: Plan,
+    host: &Host,
+    plan: &mut Plan,
     signals: &mut StopSignals,
 ) -> Result<(), CommandError> {
-    let seeded = match plan {
-        Plan::All => node.seed_local()?,
-        Plan::Seed(model) => vec![seed(node, &model)?],
-        Plan::Publish(request) => {
-            let shared = signals.unless(publish(context, node, request)).await?;
-            for warning in &shared.warnings {
-                context.out.warn(warning);
-            }
-            describe(context, &shared.manifest)?;
-            vec![seed(node, &shared.manifest.model_ref())?]
+    if let Plan::Publish(request) = plan {
+        let progress = context.out.progress(&format!("hashing {}", request.name));
+        let publishing = host.client.share(request, |p| progress.set(p.done, p.total, ""));
+        let shared = signals.unless(async { Ok(publishing.await?) }).await?;
+        drop(progress);
+        for warning in &shared.warnings {
+            context.out.warn(warning);
         }
+        describe(context, &shared.manifest)?;
+        *plan = Plan::Seed(shared.manifest.model_ref());
+    }
+    let model = match plan {
+        Plan::Seed(model) => Some(model.clone()),
+        Plan::All | Plan::Publish(_) => None,
     };
-    if seeded.is_empty() {
-        return Err(CommandError::failed("there is nothing here to share")
-            .hint("`silmaril share DIR --name ORG/NAME --license ID` shares a directory"));
-    }
-    seed_until_stopped(context, node, &seeded, signals).await
-}
-
-/// Joins the swarm of a model of which something is here.
-fn seed(node: &Node, model: &ModelRef) -> Result<Arc<StoredRevision>, CommandError> {
-    let revision = node.library.revision(model)?;
-    if revision.cached_bytes() == 0 && revision.manifest.total_size > 0 {
-        return Err(CommandError::failed(format!("nothing of {model} is here"))
-            .hint(format!("`silmaril get {model}` gets it")));
-    }
-    node.seed(&revision)?;
-    Ok(revision)
-}
-
-/// Hashes the directory on a thread of its own, which ends soon after Ctrl-C.
-async fn publish(context: &Context, node: &Arc<Node>, request: ShareRequest) -> Result<Shared, CommandError> {
-    let progress = context.out.progress(&format!("hashing {}", request.name));
-    let node = node.clone();
-    blocking(move |cancel| {
-        node.library.publish(&request, &|done, total| progress.set(done, total, ""), cancel)
-    })
-    .await
+    seed_until_stopped(context, host, &Seed { model, peers: args.peers.clone() }, signals).await
 }
 
 fn describe(context: &Context, manifest: &Manifest) -> Result<(), CommandError> {
@@ -183,37 +174,48 @@ fn describe(context: &Context, manifest: &Manifest) -> Result<(), CommandError> 
     Ok(())
 }
 
-/// Says what is seeded and where, then waits for a signal or for somebody who asks the node to stop.
+/// Has the node seed, says what and where, then waits for a signal or for somebody who asks the node to stop.
 pub async fn seed_until_stopped(
     context: &Context,
-    node: &Node,
-    revisions: &[Arc<StoredRevision>],
+    host: &Host,
+    what: &Seed,
     signals: &mut StopSignals,
 ) -> Result<(), CommandError> {
     let out = &context.out;
-    for address in reachable(node.listening()) {
+    let client = &host.client;
+    let seeded = signals.unless(async { Ok(client.seed(what).await?) }).await?;
+    if seeded.is_empty() {
+        return Err(CommandError::failed("there is nothing here to share")
+            .hint("`silmaril share DIR --name ORG/NAME --license ID` shares a directory"));
+    }
+    for address in reachable(client.status().await?.listening) {
         out.line(format_args!("listening on {address}"))?;
     }
-    for revision in revisions {
-        out.line(format_args!("seeding {}", revision.manifest.model_ref()))?;
+    for model in seeded {
+        out.line(format_args!("seeding {model}"))?;
     }
-    out.note("Ctrl-C ends it");
+    if host.is_own() {
+        out.note("Ctrl-C ends it");
+    } else {
+        out.note(format_args!("process {} does it; Ctrl-C leaves that one running", host.pid));
+    }
     let line = out.activity("");
     let mut clock = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             stop = signals.wait() => return stop.end_of_service(),
-            () = node.stop_requested() => return Ok(()),
-            _ = clock.tick() => {
-                let transfers = node.fetch.status();
-                let peers: u32 = transfers.iter().map(|t| t.peers).sum();
-                let rate = transfers.iter().map(|t| t.upload_rate).sum();
-                let sent = transfers.iter().map(|t| t.uploaded).sum();
-                let peers = count(peers.into(), "peer");
-                line.say(format_args!("{peers}, sending {}/s, {} sent", size(rate), size(sent)));
-            }
+            () = host.stop_requested() => return Ok(()),
+            status = async { clock.tick().await; client.status().await } => say(&line, &status?.transfers),
         }
     }
+}
+
+fn say(line: &Activity, transfers: &[TransferStatus]) {
+    let peers: u32 = transfers.iter().map(|t| t.peers).sum();
+    let rate = transfers.iter().map(|t| t.upload_rate).sum();
+    let sent = transfers.iter().map(|t| t.uploaded).sum();
+    let peers = count(peers.into(), "peer");
+    line.say(format_args!("{peers}, sending {}/s, {} sent", size(rate), size(sent)));
 }
 
 /// The addresses that tell another host something; all where there are no others.

@@ -38,7 +38,7 @@ pub struct Args {
 /// The error of commands that need a running node.
 pub fn not_running(paths: &Paths) -> CommandError {
     CommandError::failed(format!("no silmaril is running on {}", paths.base.display()))
-        .hint("`silmaril mount DIR` or `silmaril share --all` starts one")
+        .hint("`silmaril mount DIR` or `silmaril daemon` starts one")
 }
 
 /// Prints what the node answers.

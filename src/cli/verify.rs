@@ -1,13 +1,15 @@
 //! `verify`: is what is here of a model what its manifest says?
 
+use std::sync::Arc;
+
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, size};
-use crate::cli::session::blocking;
-use crate::cli::signals::StopSignals;
+use crate::cli::session::with_node_or_library;
 use crate::model::ModelRef;
+use crate::node::NodeError;
+use crate::node::blocking::cancellable;
 use crate::node::maintenance::Verified;
-use crate::node::{Library, NodeError};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,7 +19,7 @@ Examples:
 /// Read all that is here of a model again and compare it with its manifest
 ///
 /// Damaged parts do not count as here any more, so that `get` or a reader fetches them again. Fails with exit code 1
-/// when something is damaged.
+/// when something is damaged. While a mount runs, readers of parts that are not here wait until this is done.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -28,18 +30,24 @@ pub struct Args {
     json: bool,
 }
 
-/// Verifies on a thread of its own, which ends soon after Ctrl-C.
+/// Has the running node verify, or does it on a thread of its own; either ends soon after Ctrl-C.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let (library, _lock) = Library::open_locked(context.config()?)?;
-    let report = context.block_on(async {
-        let mut signals = StopSignals::new()?;
-        let progress = context.out.progress(&format!("verifying {}", args.model));
-        let model = args.model.clone();
-        let work = blocking(move |cancel| {
-            library.verify(&model, &|done, total| progress.set(done, total, ""), cancel)
-        });
-        signals.unless(work).await
-    })?;
+    let progress = Arc::new(context.out.progress(&format!("verifying {}", args.model)));
+    let (shown, model) = (progress.clone(), args.model.clone());
+    let report = with_node_or_library(
+        context,
+        async |client, signals| {
+            let verifying = client.verify(&args.model, |p| progress.set(p.done, p.total, ""));
+            signals.unless(async { Ok(verifying.await?) }).await
+        },
+        async |library, signals| {
+            let verifying = cancellable(move |cancel| {
+                library.verify(&model, &|done, total| shown.set(done, total, ""), cancel)
+            });
+            signals.unless(async { Ok(verifying.await?) }).await
+        },
+    )?;
+    drop(progress);
     if args.json {
         context.out.json(&report)?;
     } else {

@@ -103,6 +103,7 @@ impl State {
         if !self.transfers.contains_key(&ih) {
             return;
         }
+        self.introduced.remove(&ih);
         self.answer_all(&Err(ReadError::Stopped), |w| w.via.0 == ih);
         self.drop_windows_of(&ih);
         let Some(transfer) = self.transfers.remove(&ih) else { return };

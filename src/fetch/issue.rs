@@ -50,16 +50,16 @@ impl Fetch {
 
     /// Adds a torrent that is still queued.
     fn add(&self, ih: InfoHash) {
-        let (revision, mut use_saved) = {
+        let (revision, peers, mut use_saved) = {
             let state = lock(&self.state);
             match state.transfers.get(&ih).filter(|t| t.phase == Phase::Queued) {
-                Some(transfer) => (transfer.revision.clone(), !transfer.distrust_saved),
+                Some(transfer) => (transfer.revision.clone(), state.peers_of(&ih), !transfer.distrust_saved),
                 None => return,
             }
         };
         loop {
             let Prepared { torrent, with_layers, given } =
-                saving::add_torrent(&self.paths, &self.settings, &revision, use_saved);
+                saving::add_torrent(&self.paths, &self.settings, &peers, &revision, use_saved);
             let have = torrent.have.clone();
             let result = self.engine.add(torrent);
             if with_layers && matches!(result, Err(EngineError::BadTorrent(_))) {

@@ -190,6 +190,12 @@ impl Fetch {
         }
     }
 
+    /// Names hosts that have a revision, besides those that the settings name for all. They are tried whenever its
+    /// swarm is searched, until it is left.
+    pub fn introduce(&self, info_hash: &InfoHash, peers: &[std::net::SocketAddr]) {
+        self.with(|state, _| state.introduce(*info_hash, peers));
+    }
+
     /// Leaves a swarm and fails its waiting reads with `Stopped`.
     pub fn leave(&self, info_hash: &InfoHash) {
         self.with(|state, now| state.leave(*info_hash, now));

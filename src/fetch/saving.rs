@@ -91,6 +91,7 @@ pub(super) struct Prepared {
 pub(super) fn add_torrent(
     paths: &Paths,
     settings: &FetchSettings,
+    peers: &[std::net::SocketAddr],
     revision: &StoredRevision,
     use_saved: bool,
 ) -> Prepared {
@@ -113,7 +114,7 @@ pub(super) fn add_torrent(
         have: revision.have_pieces(),
         resume: if with_layers { None } else { read(&paths.resume(&ih)) },
         mode: if revision.is_complete() { Mode::Seed } else { Mode::Lazy },
-        peers: settings.peers.clone(),
+        peers: peers.to_vec(),
         trackers: settings.trackers.clone(),
         discovery: settings.discovery,
     };

@@ -58,6 +58,8 @@ pub(super) struct ContentState {
 /// All that changes.
 pub(super) struct State {
     pub settings: Arc<FetchSettings>,
+    /// Peers given by hand for single torrents.
+    pub introduced: HashMap<InfoHash, Vec<SocketAddr>>,
     pub stopped: bool,
     pub transfers: HashMap<InfoHash, Transfer>,
     /// Torrents in the engine, also those on their way out.
@@ -89,6 +91,7 @@ impl State {
     pub(super) fn new(settings: Arc<FetchSettings>, now: Instant) -> Self {
         Self {
             settings,
+            introduced: HashMap::new(),
             stopped: false,
             transfers: HashMap::new(),
             ids: HashMap::new(),
@@ -140,6 +143,26 @@ impl State {
                 self.outbox.push_back(Command::Orders(id, orders));
             }
         }
+    }
+
+    /// Remembers peers of a torrent, and connects to them if it runs.
+    pub(super) fn introduce(&mut self, ih: InfoHash, peers: &[SocketAddr]) {
+        if peers.is_empty() {
+            return;
+        }
+        let known = self.introduced.entry(ih).or_default();
+        known.extend(peers);
+        known.sort_unstable();
+        known.dedup();
+        if let Some(id) = self.transfers.get(&ih).and_then(Transfer::running) {
+            self.outbox.extend(peers.iter().map(|&peer| Command::Connect(id, peer)));
+        }
+    }
+
+    /// All peers given by hand that a torrent may have.
+    pub(super) fn peers_of(&self, ih: &InfoHash) -> Vec<SocketAddr> {
+        let own = self.introduced.get(ih).into_iter().flatten();
+        self.settings.peers.iter().chain(own).copied().collect()
     }
 
     /// Joins a swarm unless it is joined.

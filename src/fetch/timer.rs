@@ -110,7 +110,7 @@ impl State {
     fn search_for_peers(&mut self, now: Instant) {
         let waited_for: HashSet<InfoHash> =
             self.waiters().flat_map(|w| w.claims.iter().map(|(ih, _)| *ih).chain([w.via.0])).collect();
-        let peers = self.settings.peers.clone();
+        let introduced = &self.introduced;
         let mut stuck = Vec::new();
         for (ih, transfer) in &mut self.transfers {
             if !waited_for.contains(ih) {
@@ -125,7 +125,8 @@ impl State {
             }
             transfer.search.made(now);
             self.outbox.push_back(Command::Reannounce(id));
-            self.outbox.extend(peers.iter().map(|&peer| Command::Connect(id, peer)));
+            let peers = self.settings.peers.iter().chain(introduced.get(ih).into_iter().flatten());
+            self.outbox.extend(peers.map(|&peer| Command::Connect(id, peer)));
             stuck.push(*ih);
         }
         for ih in stuck {

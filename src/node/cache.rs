@@ -19,29 +19,46 @@ impl Node {
         if excess == 0 {
             return Ok(());
         }
+        if let Err(e) = self.drop_cached(excess).await {
+            tracing::warn!("the cache stays above its bound for now: {e}");
+        }
+        Ok(())
+    }
+
+    /// Throws everything in the cache away that nobody waits for. Tells how many bytes that freed.
+    pub async fn clear_cache(&self) -> Result<u64, NodeError> {
+        let usage = || {
+            let store = self.library.store.clone();
+            blocking(move || store.cache_usage())
+        };
+        let before = usage().await?;
+        self.drop_cached(u64::MAX).await?;
+        Ok(before.saturating_sub(usage().await?))
+    }
+
+    async fn drop_cached(&self, target: u64) -> Result<(), NodeError> {
         let store = self.library.store.clone();
         let mut entries = blocking(move || store.cache_entries()).await?;
         entries.retain(|entry| self.fetch.waited_for(&entry.key).is_empty());
-        let mut freed = 0;
+        let mut freed = 0u64;
         let keys: Vec<ContentKey> = entries
             .into_iter()
             .take_while(|entry| {
-                let needed = freed < excess;
+                let needed = freed < target;
                 freed += entry.allocated;
                 needed
             })
             .map(|entry| entry.key)
             .collect();
-        let _held = match self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await {
-            Ok(held) => held,
-            Err(e) => {
-                tracing::warn!("the cache stays above its bound for now: {e}");
-                return Ok(());
-            }
-        };
+        let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await;
+        let held = held.map_err(|e| NodeError::Request(format!("the cache is in use: {e}")))?;
         let store = self.library.store.clone();
         let roots: HashSet<PiecesRoot> = keys.iter().map(|key| key.root).collect();
-        let evicted = blocking(move || store.evict(excess, &|root| !roots.contains(root))).await?;
+        let evicted = blocking(move || {
+            let _held = held;
+            store.evict(target, &|root| !roots.contains(root))
+        })
+        .await?;
         tracing::info!("dropped bytes of {} files from the cache", evicted.len());
         Ok(())
     }

@@ -1,28 +1,28 @@
 //! `get`: a model into a directory, whole or by pattern.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Manifest, ModelRef};
+use crate::node::blocking::Abandoned;
 use crate::node::{Node, NodeError};
 use crate::store::verify::Watch;
 use crate::store::{Store, StoreError, StoredRevision};
 
-/// How long the engine may take to close the model's files before they are moved.
-const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 /// How often progress is told.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// What to get.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GetRequest {
     /// Which model.
     pub model: ModelRef,
-    /// Where to; none is the models directory.
+    /// Where to, from the root; none is the models directory.
     pub output: Option<PathBuf>,
     /// Globs of paths to fetch; empty is all.
     pub include: Vec<String>,
@@ -32,10 +32,13 @@ pub struct GetRequest {
     pub verify: bool,
     /// Only a manifest signed by this publisher will do (hex key or its fingerprint).
     pub publisher: Option<String>,
+    /// Hosts that have it.
+    pub peers: Vec<SocketAddr>,
 }
 
 /// How far it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GetProgress {
     /// Bytes of the wanted files here, of how many, and how fast and from how many peers.
     Fetching {
@@ -58,7 +61,7 @@ pub enum GetProgress {
 }
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GetReport {
     /// The model.
     pub model: String,
@@ -93,6 +96,10 @@ impl Node {
             None => self.library.paths.models.join(model.to_string()),
         };
         let want: u64 = files.iter().map(|&i| manifest.files[i].size).sum();
+        self.fetch.introduce(&manifest.torrent.info_hash, &request.peers);
+        // Another command may be getting the same model: what comes is shown all the same.
+        let showing = || progress(self.fetching(&revision, &files, want));
+        let _turn = meanwhile(self.jobs.turn(&manifest.torrent.info_hash), showing).await;
 
         self.adopt(&revision, &dest, &progress).await?;
         let to = dest.clone();
@@ -103,20 +110,14 @@ impl Node {
         let failed = |source| NodeError::Fetch { model: model.clone(), source };
         let stall = self.library.config.torrent.download_timeout;
         let fetched = self.fetch.fetch_files(&revision, &files, stall);
-        tokio::pin!(fetched);
-        let mut clock = tokio::time::interval(REPORT_EVERY);
-        loop {
-            tokio::select! {
-                done = &mut fetched => { done.map_err(failed)?; break }
-                _ = clock.tick() => progress(self.fetching(&revision, &files, want)),
-            }
-        }
-        progress(self.fetching(&revision, &files, want));
+        meanwhile(fetched, showing).await.map_err(failed)?;
+        showing();
         if request.verify {
             self.check(&revision, &files, want, &progress).await?;
         }
         let (to, which) = (dest.clone(), files.clone());
         self.on_store(&revision, move |store, revision| store.publish(revision, &which, &to)).await?;
+        self.changed();
         Ok(GetReport {
             model: model.to_string(),
             path: dest,
@@ -198,25 +199,30 @@ impl Node {
         revision: &Arc<StoredRevision>,
         work: impl FnOnce(&Store, &StoredRevision) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, NodeError> {
-        let keys: Vec<_> = revision.contents.iter().filter_map(|content| content.key()).collect();
-        let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await;
-        let model = revision.manifest.model_ref();
-        let _held = held.map_err(|source| NodeError::Fetch { model, source })?;
+        let held = self.closed(revision).await?;
         let (store, revision) = (self.library.store.clone(), revision.clone());
-        match tokio::task::spawn_blocking(move || work(&store, &revision)).await {
+        let moving = tokio::task::spawn_blocking(move || {
+            // Held by the thread, which goes on when nobody waits for it any more.
+            let _held = held;
+            work(&store, &revision)
+        });
+        match moving.await {
             Ok(done) => Ok(done?),
             Err(e) => Err(NodeError::Request(format!("the store was interrupted: {e}"))),
         }
     }
 }
 
-/// Sets its flag when it goes out of scope.
-#[derive(Default)]
-struct Abandoned(Arc<AtomicBool>);
-
-impl Drop for Abandoned {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+/// Waits for something, and calls `tick` now and then until it comes.
+async fn meanwhile<T>(work: impl Future<Output = T>, tick: impl Fn()) -> T {
+    tokio::pin!(work);
+    let mut clock = tokio::time::interval(REPORT_EVERY);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            _ = clock.tick() => tick(),
+        }
     }
 }
 

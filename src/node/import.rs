@@ -1,6 +1,9 @@
 //! `registry import`: manifests, torrents and magnets from elsewhere, checked before anything is stored.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::model::legacy::{Document, LegacyManifest};
 use crate::model::magnet::Magnet;
@@ -14,7 +17,7 @@ use crate::torrent::Swarms;
 pub enum Imported {
     /// A manifest or a torrent; it is in the registry now.
     Stored(Arc<Manifest>),
-    /// A manifest from before schema 1, which only [`Node::import_legacy`] can complete.
+    /// A manifest from before schema 1, which only [`Node::import`] can complete.
     Legacy(Box<LegacyManifest>),
 }
 
@@ -60,32 +63,81 @@ fn from_torrent(torrent: &ParsedMetainfo, name: &ModelRef, origin: &str) -> Resu
     Manifest::from_metainfo(name.name.clone(), name.revision.clone(), torrent).map_err(|e| refused(origin, e))
 }
 
+/// What only a swarm can complete.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportRequest {
+    /// A magnet link.
+    Magnet {
+        /// The link.
+        link: String,
+        /// The name to know it under.
+        name: Option<ModelRef>,
+        /// Hosts of the swarm.
+        peers: Vec<SocketAddr>,
+    },
+    /// A manifest from before schema 1.
+    Legacy {
+        /// Its text.
+        text: String,
+        /// Where it came from, for errors.
+        origin: String,
+        /// Hosts of the swarm.
+        peers: Vec<SocketAddr>,
+    },
+}
+
 impl Node {
+    /// Imports what needs the swarm's answer, and shows it.
+    pub async fn import(&self, request: &ImportRequest) -> Result<Arc<Manifest>, NodeError> {
+        let manifest = match request {
+            ImportRequest::Magnet { link, name, peers } => {
+                self.import_magnet(link, name.as_ref(), peers).await?
+            }
+            ImportRequest::Legacy { text, origin, peers } => {
+                match self.library.import(text.as_bytes(), origin, None)? {
+                    Imported::Stored(manifest) => manifest,
+                    Imported::Legacy(legacy) => self.import_legacy(&legacy, origin, peers).await?,
+                }
+            }
+        };
+        self.changed();
+        Ok(manifest)
+    }
+
     /// Stores the model behind a magnet link, under `name`, once some peer has sent its info dictionary. Gives up
     /// after `torrent.download_timeout`.
-    pub async fn import_magnet(
+    async fn import_magnet(
         &self,
         link: &str,
         name: Option<&ModelRef>,
+        peers: &[SocketAddr],
     ) -> Result<Arc<Manifest>, NodeError> {
         let name = named(name, link)?;
         let magnet: Magnet = link.parse().map_err(|e| refused(link, e))?;
-        let torrent = self.metadata_of(&magnet, link).await?;
+        let torrent = self.metadata_of(&magnet, link, peers).await?;
         self.library.admit(from_torrent(&torrent, name, link)?)
     }
 
     /// Completes a manifest from before schema 1 with the info dictionary that its swarm sends.
-    pub async fn import_legacy(
+    async fn import_legacy(
         &self,
         legacy: &LegacyManifest,
         origin: &str,
+        peers: &[SocketAddr],
     ) -> Result<Arc<Manifest>, NodeError> {
-        let torrent = self.metadata_of(&legacy.magnet, origin).await?;
+        let torrent = self.metadata_of(&legacy.magnet, origin, peers).await?;
         self.library.admit(legacy.complete(&torrent).map_err(|e| refused(origin, e))?)
     }
 
-    async fn metadata_of(&self, magnet: &Magnet, origin: &str) -> Result<ParsedMetainfo, NodeError> {
-        let id = self.session.fetch_metadata(&magnet.to_string(), &self.settings.peers)?;
+    async fn metadata_of(
+        &self,
+        magnet: &Magnet,
+        origin: &str,
+        peers: &[SocketAddr],
+    ) -> Result<ParsedMetainfo, NodeError> {
+        let peers: Vec<SocketAddr> = self.settings.peers.iter().chain(peers).copied().collect();
+        let id = self.session.fetch_metadata(&magnet.to_string(), &peers)?;
         let found = self.metadata.expect(id);
         let within = self.library.config.torrent.download_timeout;
         let answer = tokio::time::timeout(within, found).await;

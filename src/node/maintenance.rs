@@ -1,13 +1,19 @@
 //! `verify` and `remove`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::{Library, NodeError};
+use super::{Library, Node, NodeError, blocking};
 use crate::model::ModelRef;
 use crate::model::hash::Control;
+use crate::store::StoredRevision;
+
+/// How long the engine may take to close the files of a model.
+const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 
 /// What `verify` found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Verified {
     /// The model.
     pub model: String,
@@ -78,5 +84,56 @@ impl Library {
         self.store.forget(&revision, &others)?;
         self.registry.remove(model)?;
         Ok(())
+    }
+}
+
+impl Node {
+    /// [`Library::verify`] while the engine has the model's files closed: bytes that are here can be read meanwhile,
+    /// others come after it. Dropping the future stops it soon.
+    pub async fn verify(
+        self: &Arc<Self>,
+        model: &ModelRef,
+        progress: impl Fn(u64, u64) + Send + Sync + 'static,
+    ) -> Result<Verified, NodeError> {
+        let revision = self.library.revision(model)?;
+        let turn = self.jobs.turn(&revision.manifest.torrent.info_hash).await;
+        let held = self.closed(&revision).await?;
+        let (node, model) = (self.clone(), model.clone());
+        let found = blocking::cancellable(move |cancel| {
+            // Both outlive the future: the thread may still read when nobody waits for it any more.
+            let _until_done = (turn, held);
+            node.library.verify(&model, &progress, cancel)
+        })
+        .await?;
+        self.fetch.relocate(&revision);
+        Ok(found)
+    }
+
+    /// [`Library::remove`], once the engine has let go of the model. Refused while another job has it.
+    pub async fn remove(self: &Arc<Self>, model: &ModelRef) -> Result<(), NodeError> {
+        let revision = self.library.revision(model)?;
+        let turn = self.jobs.try_turn(&revision.manifest.torrent.info_hash);
+        let turn = turn.ok_or_else(|| NodeError::InUse(model.clone()))?;
+        let held = self.closed(&revision).await?;
+        let (node, model) = (self.clone(), model.clone());
+        // Once begun it is brought to its end, even if nobody waits for it any more.
+        blocking::cancellable(move |_| {
+            let _until_done = (turn, held);
+            node.library.remove(&model)?;
+            node.leave_unless_used(&revision.manifest);
+            node.changed();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Has the engine close a model's files until what is returned is dropped.
+    pub(super) async fn closed(
+        &self,
+        revision: &StoredRevision,
+    ) -> Result<crate::fetch::EvictionHold, NodeError> {
+        let keys: Vec<_> = revision.contents.iter().filter_map(|content| content.key()).collect();
+        let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await;
+        held.map_err(|source| NodeError::Fetch { model: revision.manifest.model_ref(), source })
     }
 }

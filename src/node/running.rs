@@ -1,6 +1,6 @@
 //! The running node: one session, one pump that hands its events on, one housekeeper.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::control::{self, Status};
+use super::jobs::Jobs;
 use super::lock::NodeLock;
 use super::metadata::MetadataWaiters;
 use super::{Library, NodeError};
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::fetch::{Fetch, FetchSettings};
 use crate::model::InfoHash;
 use crate::store::StoredRevision;
-use crate::torrent::{Discovery, Event, Session, SessionSettings};
+use crate::torrent::{Discovery, Event, Session, SessionSettings, TorrentId};
 
 /// How long the session may take to say where it listens.
 const LISTEN_WITHIN: Duration = Duration::from_secs(10);
@@ -49,7 +50,10 @@ pub struct Node {
     pub(super) session: Arc<Session>,
     pub(super) metadata: Arc<MetadataWaiters>,
     pub(super) settings: FetchSettings,
-    pub(super) hybrids: Mutex<HashSet<InfoHash>>,
+    /// The hybrid twins that are seeded.
+    pub(super) hybrids: Mutex<HashMap<InfoHash, TorrentId>>,
+    /// One at a time per torrent: what moves or rereads its files.
+    pub(super) jobs: Jobs,
     activity: String,
     started: Instant,
     listening: watch::Receiver<Vec<SocketAddr>>,
@@ -92,6 +96,7 @@ impl Node {
             metadata,
             settings,
             hybrids: Mutex::default(),
+            jobs: Jobs::default(),
             activity: options.activity,
             started: Instant::now(),
             listening,
@@ -139,6 +144,7 @@ impl Node {
             base_dir: self.library.paths.base.clone(),
             listening: self.listening(),
             transfers: self.fetch.status(),
+            dht: self.settings.discovery.dht,
         }
     }
 
@@ -150,10 +156,15 @@ impl Node {
     /// Reads the registry again and tells whoever shows it.
     pub fn reload(&self) -> Result<(), NodeError> {
         self.library.registry.reload()?;
+        self.changed();
+        Ok(())
+    }
+
+    /// Tells whoever shows the models that they changed.
+    pub(super) fn changed(&self) {
         for callback in self.on_change.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             callback(self);
         }
-        Ok(())
     }
 
     /// Asks whoever runs this node to stop it.
@@ -170,6 +181,8 @@ impl Node {
 
     /// Answers waiting reads, writes resume data and ends the session, all within a deadline.
     pub async fn stop(&self) {
+        // The lock is held to the end: nobody else can have made this socket. Whoever comes now waits for the lock.
+        let _ = std::fs::remove_file(self.library.paths.socket());
         self.fetch.stop();
         self.fetch.flush(STOP_WITHIN / 2).await;
         let store = self.library.store.clone();
@@ -188,8 +201,6 @@ impl Node {
         for task in lock_tasks(&self.tasks).drain(..) {
             task.abort();
         }
-        // The lock is still held: nobody else can have made this socket.
-        let _ = std::fs::remove_file(self.library.paths.socket());
     }
 }
 

@@ -1,10 +1,12 @@
 //! Uploading what is here.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
 
 use fixedbitset::FixedBitSet;
 
 use super::{Node, NodeError};
+use crate::model::{Manifest, ModelRef};
 use crate::store::StoredRevision;
 use crate::torrent::{AddTorrent, Mode, Swarms};
 
@@ -18,12 +20,13 @@ impl Node {
             return Ok(());
         };
         let Some(metainfo) = self.library.store.load_metainfo(&hybrid)? else { return Ok(()) };
-        if !self.hybrids.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(hybrid) {
+        let mut hybrids = self.hybrids.lock().unwrap_or_else(PoisonError::into_inner);
+        if hybrids.contains_key(&hybrid) {
             return Ok(());
         }
         let mut have = FixedBitSet::with_capacity(revision.layout.piece_count() as usize);
         have.insert_range(..);
-        self.session.add(AddTorrent {
+        let id = self.session.add(AddTorrent {
             info_hash: hybrid,
             metainfo,
             file_paths: revision.contents.iter().map(|c| c.path()).collect(),
@@ -34,6 +37,42 @@ impl Node {
             trackers: self.settings.trackers.clone(),
             discovery: self.settings.discovery,
         })?;
+        hybrids.insert(hybrid, id);
         Ok(())
+    }
+
+    /// Joins the swarm of a model of which something is here, and tries these peers for it; without a model those
+    /// of all models. Tells which.
+    pub fn seed_known(
+        &self,
+        model: Option<&ModelRef>,
+        peers: &[SocketAddr],
+    ) -> Result<Vec<ModelRef>, NodeError> {
+        let seeded = match model {
+            None => self.seed_local()?,
+            Some(model) => {
+                let revision = self.library.revision(model)?;
+                if revision.cached_bytes() == 0 && revision.manifest.total_size > 0 {
+                    return Err(NodeError::NothingHere(model.clone()));
+                }
+                self.seed(&revision)?;
+                vec![revision]
+            }
+        };
+        for revision in &seeded {
+            self.fetch.introduce(&revision.manifest.torrent.info_hash, peers);
+        }
+        Ok(seeded.iter().map(|revision| revision.manifest.model_ref()).collect())
+    }
+
+    /// Leaves the swarms of a torrent, and of its hybrid twin.
+    pub(super) fn unseed(&self, manifest: &Manifest) {
+        self.fetch.leave(&manifest.torrent.info_hash);
+        let hybrid = manifest.torrent.hybrid_info_hash;
+        let mut hybrids = self.hybrids.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = hybrid.and_then(|hybrid| hybrids.remove(&hybrid)) {
+            // It may be gone already, where the engine gave it up.
+            let _ = self.session.remove(id);
+        }
     }
 }

@@ -4,19 +4,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use crate::keys::PublisherKeypair;
 use crate::model::describe::{DescribeOptions, Description, describe};
 use crate::model::magnet::Magnet;
 use crate::model::metainfo::parse_metainfo;
-use crate::model::{FileEntry, Manifest, ModelName, Revision};
-use crate::node::{Library, NodeError};
+use crate::model::{FileEntry, Manifest, ModelName, ModelRef, Revision};
+use crate::node::{Library, Node, NodeError, blocking};
 use crate::store::Stamp;
 use crate::torrent::create::{self, NewFile};
 
 /// What to share.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShareRequest {
-    /// The directory.
+    /// The directory, from the root.
     pub path: PathBuf,
     /// Under which name.
     pub name: ModelName,
@@ -33,7 +35,7 @@ pub struct ShareRequest {
 }
 
 /// What came of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Shared {
     /// The manifest, now in the registry.
     pub manifest: Arc<Manifest>,
@@ -91,6 +93,38 @@ impl Library {
         self.store.record_placement_as(&manifest, &dir, &stamps)?;
         let manifest = self.registry.insert(manifest)?;
         Ok(Shared { manifest, warnings })
+    }
+}
+
+impl Node {
+    /// [`Library::publish`] on a thread of its own. Dropping the future stops it soon, with nothing recorded. The
+    /// node goes on with what it knows now: a model of the same name and other files is left.
+    pub async fn publish(
+        self: &Arc<Self>,
+        request: ShareRequest,
+        progress: impl Fn(u64, u64) + Send + Sync + 'static,
+    ) -> Result<Shared, NodeError> {
+        let model = ModelRef { name: request.name.clone(), revision: request.version.clone() };
+        let former = self.library.registry.get(&model);
+        let node = self.clone();
+        let shared =
+            blocking::cancellable(move |cancel| node.library.publish(&request, &progress, cancel)).await?;
+        let revision = self.library.revision(&model)?;
+        self.fetch.relocate(&revision);
+        let same = |m: &Arc<Manifest>| m.torrent.info_hash == shared.manifest.torrent.info_hash;
+        if let Some(former) = former.filter(|former| !same(former)) {
+            self.leave_unless_used(&former);
+        }
+        self.changed();
+        Ok(shared)
+    }
+
+    /// Leaves the swarm of a manifest that is no longer known, unless another model is the same torrent.
+    pub(super) fn leave_unless_used(&self, manifest: &Manifest) {
+        let info_hash = manifest.torrent.info_hash;
+        if !self.library.registry.all().iter().any(|m| m.torrent.info_hash == info_hash) {
+            self.unseed(manifest);
+        }
     }
 }
 

@@ -1,19 +1,27 @@
 //! The other commands' side of the control socket.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
-use hyper::Request;
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
-use super::{Failure, Status, Warm, Warmed, short_path};
+use super::{BytesDone, Failure, Hello, Line, OfModel, SILENCE, Seed, Status, Warm, Warmed, short_path};
+use crate::model::{Manifest, ModelRef};
 use crate::node::NodeError;
+use crate::node::get::{GetProgress, GetReport, GetRequest};
+use crate::node::import::ImportRequest;
 use crate::node::lock::NodeLock;
+use crate::node::maintenance::Verified;
+use crate::node::share::{ShareRequest, Shared};
 use crate::paths::Paths;
 
 /// How long a node may take for an answer that needs no network.
@@ -32,7 +40,101 @@ impl Client {
         match client.stream().await {
             Ok(_) => Ok(Some(client)),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(client.closed_to_us(e)),
             Err(e) => Err(client.failed(e)),
+        }
+    }
+
+    /// Asks the node who it is, and refuses one of a version that may speak differently.
+    pub async fn hello(&self) -> Result<Hello, NodeError> {
+        let hello: Hello = self.within(ANSWER_WITHIN, self.call("GET", "/v1/status", &())).await?;
+        if release(&hello.version) != release(env!("CARGO_PKG_VERSION")) {
+            return Err(NodeError::OtherVersion { pid: hello.pid, theirs: hello.version });
+        }
+        Ok(hello)
+    }
+
+    /// Gets a model. Dropping the future ends it, keeping what came.
+    pub async fn get(
+        &self,
+        request: &GetRequest,
+        progress: impl FnMut(GetProgress),
+    ) -> Result<GetReport, NodeError> {
+        self.job("/v1/get", request, progress).await
+    }
+
+    /// Makes a model of a directory. Dropping the future ends it, and nothing is recorded.
+    pub async fn share(
+        &self,
+        request: &ShareRequest,
+        progress: impl FnMut(BytesDone),
+    ) -> Result<Shared, NodeError> {
+        self.job("/v1/share", request, progress).await
+    }
+
+    /// Has the node seed; tells which models.
+    pub async fn seed(&self, request: &Seed) -> Result<Vec<ModelRef>, NodeError> {
+        self.job("/v1/seed", request, |()| {}).await
+    }
+
+    /// Imports what only a swarm can complete.
+    pub async fn import(&self, request: &ImportRequest) -> Result<Arc<Manifest>, NodeError> {
+        self.job("/v1/import", request, |()| {}).await
+    }
+
+    /// Reads a model again and compares it with its hashes.
+    pub async fn verify(
+        &self,
+        model: &ModelRef,
+        progress: impl FnMut(BytesDone),
+    ) -> Result<Verified, NodeError> {
+        self.job("/v1/verify", &OfModel { model: model.clone() }, progress).await
+    }
+
+    /// Forgets a model.
+    pub async fn remove(&self, model: &ModelRef) -> Result<(), NodeError> {
+        self.job("/v1/remove", &OfModel { model: model.clone() }, |()| {}).await
+    }
+
+    /// Clears the cache; tells how many bytes that freed.
+    pub async fn clear_cache(&self) -> Result<u64, NodeError> {
+        self.job("/v1/cache/clear", &(), |()| {}).await
+    }
+
+    /// Runs a job: one request, an answer of many lines. A connection that breaks is a node that is gone.
+    async fn job<B: Serialize, P: DeserializeOwned, T: DeserializeOwned>(
+        &self,
+        route: &str,
+        body: &B,
+        mut progress: impl FnMut(P),
+    ) -> Result<T, NodeError> {
+        let Connected { response, _driver } = self.send("POST", route, body).await?;
+        if !response.status().is_success() {
+            return Err(self.refusal(response).await);
+        }
+        let mut lines = response.into_body();
+        let mut text: Vec<u8> = Vec::new();
+        loop {
+            let frame = match tokio::time::timeout(SILENCE * 6, lines.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(_)) | None) => return Err(NodeError::HostLost),
+                Err(_) => {
+                    let waited = (SILENCE * 6).as_secs();
+                    return Err(self.failed(format!("nothing came for {waited} s")));
+                }
+            };
+            text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = text.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                if line.len() == 1 {
+                    continue;
+                }
+                match serde_json::from_slice(&line).map_err(|e| self.failed(e))? {
+                    Line::Progress(p) => progress(p),
+                    Line::Done(done) => return Ok(done),
+                    Line::Error(failure) => return Err(failure.into()),
+                }
+            }
         }
     }
 
@@ -93,11 +195,23 @@ impl Client {
         route: &str,
         body: &B,
     ) -> Result<T, NodeError> {
-        let stream = self.stream().await.map_err(|e| self.failed(e))?;
+        let Connected { response, _driver } = self.send(method, route, body).await?;
+        if !response.status().is_success() {
+            return Err(self.refusal(response).await);
+        }
+        let bytes = response.into_body().collect().await.map_err(|_| NodeError::HostLost)?.to_bytes();
+        let text: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+        serde_json::from_slice(text).map_err(|e| self.failed(e))
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    async fn send<B: Serialize>(&self, method: &str, route: &str, body: &B) -> Result<Connected, NodeError> {
+        let body = serde_json::to_vec(body).map_err(|e| self.failed(e))?;
+        // It was there when we looked for it.
+        let stream = self.stream().await.map_err(|_| NodeError::HostLost)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.failed(e))?;
-        let driver = tokio::spawn(connection);
-        let body = serde_json::to_vec(body).map_err(|e| self.failed(e))?;
+        let driver = AbortOnDrop(tokio::spawn(connection));
         let request = Request::builder()
             .method(method)
             .uri(route)
@@ -105,19 +219,64 @@ impl Client {
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|e| self.failed(e))?;
-        let response = sender.send_request(request).await.map_err(|e| self.failed(e))?;
+        let response = sender.send_request(request).await.map_err(|_| NodeError::HostLost)?;
+        Ok(Connected { response, _driver: driver })
+    }
+
+    /// The error of an answer that is one.
+    async fn refusal(&self, response: Response<Incoming>) -> NodeError {
         let status = response.status();
-        let bytes = response.into_body().collect().await.map_err(|e| self.failed(e))?.to_bytes();
-        driver.abort();
-        if !status.is_success() {
-            let why = serde_json::from_slice(&bytes).map(|f: Failure| f.error);
-            return Err(NodeError::Request(why.unwrap_or_else(|_| format!("the node answered {status}"))));
+        let Ok(body) = response.into_body().collect().await else { return NodeError::HostLost };
+        match serde_json::from_slice::<Failure>(&body.to_bytes()) {
+            Ok(failure) => failure.into(),
+            Err(_) => self.failed(format!("it answered {status}")),
         }
-        let text: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
-        serde_json::from_slice(text).map_err(|e| self.failed(e))
+    }
+
+    /// Who has the socket that may not be used.
+    fn closed_to_us(&self, error: std::io::Error) -> NodeError {
+        let socket = self.paths.socket();
+        let owner = std::fs::metadata(&socket).or_else(|_| std::fs::metadata(&self.paths.base));
+        match owner.map(|meta| meta.uid()) {
+            Ok(uid) if uid != rustix::process::geteuid().as_raw() => NodeError::OtherUser { socket, uid },
+            _ => self.failed(error),
+        }
     }
 
     fn failed(&self, reason: impl ToString) -> NodeError {
         NodeError::Control { socket: self.paths.socket(), reason: reason.to_string() }
+    }
+}
+
+/// An answer whose body is still to come.
+struct Connected {
+    response: Response<Incoming>,
+    _driver: AbortOnDrop,
+}
+
+/// Closes the connection when it goes out of scope, by which the node knows that nobody waits any more.
+struct AbortOnDrop(JoinHandle<hyper::Result<()>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Major and minor version: what speaks the same language.
+fn release(version: &str) -> (&str, &str) {
+    let mut parts = version.split('.');
+    (parts.next().unwrap_or(""), parts.next().unwrap_or(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_that_differ_in_the_last_number_speak_the_same() {
+        assert_eq!(release("0.1.0"), release("0.1.7-dev"));
+        assert_ne!(release("0.1.0"), release("0.2.0"));
+        assert_ne!(release("1.1.0"), release("0.1.0"));
     }
 }

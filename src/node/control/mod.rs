@@ -6,13 +6,26 @@
 //! | `POST /v1/reload` | 204 once the registry was read again |
 //! | `POST /v1/stop` | 202; the node stops and lets go of the base directory |
 //! | `POST /v1/warm` `{path}` | [`Warmed`] once every byte below the path is here |
+//! | `POST /v1/get` [`GetRequest`](super::get::GetRequest) | stream ending in a [`GetReport`](super::get::GetReport) |
+//! | `POST /v1/share` [`ShareRequest`](super::share::ShareRequest) | stream ending in [`Shared`](super::share::Shared) |
+//! | `POST /v1/seed` [`Seed`] | stream ending in the models seeded |
+//! | `POST /v1/import` [`ImportRequest`](super::import::ImportRequest) | stream ending in the manifest |
+//! | `POST /v1/verify` [`OfModel`] | stream ending in [`Verified`](super::maintenance::Verified) |
+//! | `POST /v1/remove` [`OfModel`] | stream ending in `null` |
+//! | `POST /v1/cache/clear` | stream ending in the bytes freed |
 //!
-//! Errors are `{"error": text}` with a 4xx or 5xx status. The socket is reached through a descriptor of its
+//! A stream is lines of JSON: `{"progress": …}` any number of times, then `{"done": …}` or `{"error": …}`; empty
+//! lines show that the node lives. A client that goes away ends its job, which keeps what came.
+//!
+//! Errors are `{"kind": …, "error": text}` with a 4xx or 5xx status; the kind is an
+//! [`ErrorKind`](super::ErrorKind), so that they mean the same on both sides. The socket is reached through a descriptor of its
 //! directory (`/proc/self/fd/N/silmaril.sock`), so that a deep base directory is not stopped by the 108 bytes
 //! that `sun_path` holds.
 
 mod client;
+mod jobs;
 mod server;
+mod stream;
 
 pub use client::Client;
 pub(super) use server::serve;
@@ -21,8 +34,11 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::fetch::TransferStatus;
+use crate::model::ModelRef;
+use crate::node::{ErrorKind, NodeError, chain};
 use crate::paths::Paths;
 
 /// `GET /v1/status`.
@@ -42,6 +58,43 @@ pub struct Status {
     pub listening: Vec<SocketAddr>,
     /// The swarms it is in, by name of the model.
     pub transfers: Vec<TransferStatus>,
+    /// Whether it uses the DHT.
+    #[serde(default)]
+    pub dht: bool,
+}
+
+/// What every version of a node says of itself.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub struct Hello {
+    /// The node's process.
+    pub pid: u32,
+    /// Its version of silmaril.
+    pub version: String,
+}
+
+/// Body of `POST /v1/seed`.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Seed {
+    /// Which model; none is all of which something is here.
+    pub model: Option<ModelRef>,
+    /// Hosts to connect to.
+    pub peers: Vec<SocketAddr>,
+}
+
+/// Body of jobs that need to know the model only.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct OfModel {
+    /// Which model.
+    pub model: ModelRef,
+}
+
+/// Progress of jobs that read: bytes done, and bytes in all.
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
+pub struct BytesDone {
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes to do.
+    pub total: u64,
 }
 
 /// Body of `POST /v1/warm`.
@@ -63,8 +116,36 @@ pub struct Warmed {
 /// Body of every error.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Failure {
+    kind: ErrorKind,
     error: String,
 }
+
+impl From<&NodeError> for Failure {
+    fn from(e: &NodeError) -> Self {
+        Self { kind: e.kind(), error: chain(e) }
+    }
+}
+
+impl From<Failure> for NodeError {
+    fn from(Failure { kind, error }: Failure) -> Self {
+        match kind {
+            ErrorKind::HostLost => Self::HostLost,
+            kind => Self::Remote { kind, message: error },
+        }
+    }
+}
+
+/// One line of a stream.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line<P, T> {
+    Progress(P),
+    Done(T),
+    Error(Failure),
+}
+
+/// How long a stream may be silent.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// A path for the socket that is short however deep the base directory is. Valid while the `File` lives.
 fn short_path(paths: &Paths) -> std::io::Result<(File, PathBuf)> {

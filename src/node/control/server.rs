@@ -3,15 +3,16 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Weak;
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
-use super::{Failure, Status, Warm, Warmed, short_path};
-use crate::node::{Node, NodeError};
+use super::{Failure, Status, Warm, Warmed, jobs, short_path};
+use crate::model::codec::MAX_MANIFEST;
+use crate::node::{ErrorKind, Node, NodeError};
 use crate::paths::Paths;
 
 /// Binds the socket and serves it until the task is dropped. The caller holds the node lock, so that a socket
@@ -34,6 +35,9 @@ pub(in crate::node) fn serve(
         .route("/v1/reload", post(reload))
         .route("/v1/stop", post(stop))
         .route("/v1/warm", post(warm))
+        .merge(jobs::routes())
+        // A manifest inside JSON, every byte of it escaped.
+        .layer(DefaultBodyLimit::max(6 * MAX_MANIFEST))
         .with_state(node);
     Ok(tokio::spawn(async move {
         if let Err(e) = axum::serve(listener, router).await {
@@ -43,38 +47,35 @@ pub(in crate::node) fn serve(
 }
 
 /// An error as the client sees it.
-struct Refusal(StatusCode, String);
+struct Refusal(NodeError);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.0, Json(Failure { error: self.1 })).into_response()
+        let status = match self.0.kind() {
+            ErrorKind::UnknownModel | ErrorKind::NothingHere => StatusCode::NOT_FOUND,
+            ErrorKind::Failed | ErrorKind::Setting => StatusCode::BAD_REQUEST,
+            ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            ErrorKind::Busy | ErrorKind::OtherPublisher | ErrorKind::Untrusted => StatusCode::CONFLICT,
+            ErrorKind::HostLost => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Listen
+            | ErrorKind::Damaged
+            | ErrorKind::Control
+            | ErrorKind::OtherUser
+            | ErrorKind::OtherVersion
+            | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(Failure::from(&self.0))).into_response()
     }
 }
 
 impl From<NodeError> for Refusal {
     fn from(e: NodeError) -> Self {
-        let status = match &e {
-            NodeError::UnknownModel(_) => StatusCode::NOT_FOUND,
-            NodeError::Request(_) | NodeError::Refused { .. } => StatusCode::BAD_REQUEST,
-            NodeError::Fetch { .. } => StatusCode::GATEWAY_TIMEOUT,
-            NodeError::Busy { .. } | NodeError::OtherPublisher { .. } | NodeError::Untrusted { .. } => {
-                StatusCode::CONFLICT
-            }
-            NodeError::Io { .. }
-            | NodeError::Paths(_)
-            | NodeError::Key(_)
-            | NodeError::Describe(_)
-            | NodeError::Store(_)
-            | NodeError::Engine(_)
-            | NodeError::Damaged { .. }
-            | NodeError::Control { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self(status, e.to_string())
+        Self(e)
     }
 }
 
 fn alive(node: &Weak<Node>) -> Result<std::sync::Arc<Node>, Refusal> {
-    node.upgrade().ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping".to_owned()))
+    node.upgrade().ok_or(Refusal(NodeError::HostLost))
 }
 
 async fn status(State(node): State<Weak<Node>>) -> Result<Json<Status>, Refusal> {

@@ -1,0 +1,67 @@
+//! The routes that are jobs: each takes its time, tells its progress, and ends when its client goes away.
+
+use std::sync::{Arc, Weak};
+
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::post;
+use axum::{Json, Router};
+
+use super::stream::job;
+use super::{BytesDone, OfModel, Seed};
+use crate::node::get::GetRequest;
+use crate::node::import::ImportRequest;
+use crate::node::share::ShareRequest;
+use crate::node::{Node, NodeError};
+
+/// What is known of the node; it is gone when the process stops.
+type Alive = State<Weak<Node>>;
+
+/// All of them.
+pub(super) fn routes() -> Router<Weak<Node>> {
+    Router::new()
+        .route("/v1/get", post(get))
+        .route("/v1/share", post(share))
+        .route("/v1/seed", post(seed))
+        .route("/v1/import", post(import))
+        .route("/v1/verify", post(verify))
+        .route("/v1/remove", post(remove))
+        .route("/v1/cache/clear", post(clear))
+}
+
+fn alive(node: &Weak<Node>) -> Result<Arc<Node>, NodeError> {
+    node.upgrade().ok_or(NodeError::HostLost)
+}
+
+async fn get(State(node): Alive, Json(request): Json<GetRequest>) -> Response {
+    job(|teller| async move { alive(&node)?.get(&request, |progress| teller.tell(progress)).await })
+}
+
+async fn share(State(node): Alive, Json(request): Json<ShareRequest>) -> Response {
+    job(|teller| async move {
+        alive(&node)?.publish(request, move |done, total| teller.tell(BytesDone { done, total })).await
+    })
+}
+
+async fn seed(State(node): Alive, Json(request): Json<Seed>) -> Response {
+    job(|_| async move { alive(&node)?.seed_known(request.model.as_ref(), &request.peers) })
+}
+
+async fn import(State(node): Alive, Json(request): Json<ImportRequest>) -> Response {
+    job(|_| async move { alive(&node)?.import(&request).await })
+}
+
+async fn verify(State(node): Alive, Json(request): Json<OfModel>) -> Response {
+    job(|teller| async move {
+        let tell = move |done, total| teller.tell(BytesDone { done, total });
+        alive(&node)?.verify(&request.model, tell).await
+    })
+}
+
+async fn remove(State(node): Alive, Json(request): Json<OfModel>) -> Response {
+    job(|_| async move { alive(&node)?.remove(&request.model).await })
+}
+
+async fn clear(State(node): Alive) -> Response {
+    job(|_| async move { alive(&node)?.clear_cache().await })
+}

@@ -1,0 +1,105 @@
+//! The answer of a job: lines as they come, and the end of the job when nobody reads them any more.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, HttpBody};
+use axum::response::{IntoResponse, Response};
+use hyper::body::{Bytes, Frame};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{Failure, Line, SILENCE};
+use crate::node::NodeError;
+
+/// Progress is told at most this often.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+/// Lines that a slow reader may leave waiting; further progress is left out.
+const BACKLOG: usize = 16;
+
+/// Tells the progress of a job.
+#[derive(Debug, Clone)]
+pub(super) struct Teller {
+    lines: mpsc::Sender<Bytes>,
+    last: Arc<std::sync::Mutex<Option<Instant>>>,
+}
+
+impl Teller {
+    /// Tells it unless something was told a moment ago.
+    pub fn tell(&self, progress: impl Serialize) {
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= TELL_EVERY) {
+            *last = Some(Instant::now());
+            // A reader that is slow misses this one; one that is gone ends the job by itself.
+            let _ = self.lines.try_send(line(&Line::<_, ()>::Progress(progress)));
+        }
+    }
+}
+
+/// Runs a job and answers with its lines.
+pub(super) fn job<T: Serialize, F>(work: impl FnOnce(Teller) -> F) -> Response
+where
+    F: Future<Output = Result<T, NodeError>> + Send + 'static,
+{
+    let (lines, receiver) = mpsc::channel(BACKLOG);
+    let work = work(Teller { lines: lines.clone(), last: Arc::default() });
+    let task = tokio::spawn(async move {
+        let end = match beating(work, &lines).await {
+            Ok(done) => line(&Line::<(), T>::Done(done)),
+            Err(e) => line(&Line::<(), ()>::Error(Failure::from(&e))),
+        };
+        // A reader that is gone needs no end.
+        let _ = lines.send(end).await;
+    });
+    let body = Body::new(Lines { receiver, task });
+    ([("content-type", "application/x-ndjson")], body).into_response()
+}
+
+/// Awaits the work, with an empty line now and then.
+async fn beating<T>(work: impl Future<Output = T>, lines: &mpsc::Sender<Bytes>) -> T {
+    tokio::pin!(work);
+    let mut clock = tokio::time::interval(SILENCE);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = clock.tick() => drop(lines.try_send(Bytes::from_static(b"\n"))),
+        }
+    }
+}
+
+fn line(value: &impl Serialize) -> Bytes {
+    let mut text = serde_json::to_vec(value).unwrap_or_else(|e| {
+        tracing::error!("an answer cannot be written: {e}");
+        br#"{"error":{"kind":"internal","error":"the answer cannot be written"}}"#.to_vec()
+    });
+    text.push(b'\n');
+    text.into()
+}
+
+/// The body of the answer. Dropping it, as the server does when the client is gone, ends the job.
+struct Lines {
+    receiver: mpsc::Receiver<Bytes>,
+    task: JoinHandle<()>,
+}
+
+impl HttpBody for Lines {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let line = ready!(self.receiver.poll_recv(context));
+        Poll::Ready(line.map(|line| Ok(Frame::data(line))))
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,220 @@
+//! Why a node could not do what was asked, and what stays the same of an error when it crosses the control socket.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fetch::ReadError;
+use crate::model::ModelRef;
+use crate::torrent::EngineError;
+
+/// Why the node could not do what was asked. `cli` turns it into a message, hints and an exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Another process holds the base directory.
+    #[error("another silmaril (process {pid}) is using {base}", base = base.display())]
+    Busy {
+        /// The base directory.
+        base: PathBuf,
+        /// Its process id; `?` where unknown.
+        pid: String,
+    },
+    /// No manifest of that model is here.
+    #[error("no such model here: {0}")]
+    UnknownModel(ModelRef),
+    /// The name belongs to another publisher here.
+    #[error("{name} is known here from publisher {known}, but this manifest is signed by {given}")]
+    OtherPublisher {
+        /// The name.
+        name: crate::model::ModelName,
+        /// Fingerprint of the publisher known.
+        known: String,
+        /// Fingerprint of the one who signed the new manifest, or `nobody`.
+        given: String,
+    },
+    /// The trust policy is `strict` and the publisher is not listed.
+    #[error("{name} is signed by {given}, whom security.trust: strict does not accept")]
+    Untrusted {
+        /// The name.
+        name: crate::model::ModelName,
+        /// Fingerprint of the signer, or `nobody`.
+        given: String,
+    },
+    /// A file or directory could not be used.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The base directory cannot be used.
+    #[error(transparent)]
+    Paths(#[from] crate::paths::PathsError),
+    /// The publisher's key cannot be used.
+    #[error(transparent)]
+    Key(#[from] crate::keys::KeyError),
+    /// The directory cannot be shared.
+    #[error(transparent)]
+    Describe(#[from] crate::model::describe::DescribeError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] crate::torrent::EngineError),
+    /// A manifest, torrent or magnet was refused.
+    #[error("{origin}: {reason}")]
+    Refused {
+        /// The file or link.
+        origin: String,
+        /// What was wrong with it.
+        reason: String,
+    },
+    /// Fetching failed.
+    #[error("{model}: {source}")]
+    Fetch {
+        /// Which model.
+        model: ModelRef,
+        /// Why.
+        source: crate::fetch::ReadError,
+    },
+    /// Files do not match the manifest.
+    #[error("{model} is damaged here: {}", files.join(", "))]
+    Damaged {
+        /// Which model.
+        model: ModelRef,
+        /// Their paths.
+        files: Vec<String>,
+    },
+    /// The request itself makes no sense; the text says what and the remedy.
+    #[error("{0}")]
+    Request(String),
+    /// The control socket answered badly or not at all.
+    #[error("the running silmaril does not answer on {socket}: {reason}", socket = socket.display())]
+    Control {
+        /// The socket.
+        socket: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+    /// Something of this model is needed, and nothing is here.
+    #[error("nothing of {0} is here")]
+    NothingHere(ModelRef),
+    /// Another job has the model.
+    #[error("{0} is being fetched or verified by another command; wait until that has ended, or end it")]
+    InUse(ModelRef),
+    /// The socket belongs to somebody else.
+    #[error("the silmaril on {socket} is that of another user (uid {uid})", socket = socket.display())]
+    OtherUser {
+        /// The socket.
+        socket: PathBuf,
+        /// Who owns it.
+        uid: u32,
+    },
+    /// The running node is of a version that speaks differently.
+    #[error("the running silmaril (process {pid}) is version {theirs}, this is {ours}", ours = env!("CARGO_PKG_VERSION"))]
+    OtherVersion {
+        /// Its process id.
+        pid: u32,
+        /// Its version.
+        theirs: String,
+    },
+    /// The node that did the work went away before it was done.
+    #[error("the running silmaril has ended")]
+    HostLost,
+    /// What another node's error was, from its socket.
+    #[error("{message}")]
+    Remote {
+        /// What sort of error.
+        kind: ErrorKind,
+        /// The error with its causes.
+        message: String,
+    },
+}
+
+/// What decides the exit code and the help for an error; the same on both sides of the control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// Another process holds the base directory.
+    Busy,
+    /// No such model.
+    UnknownModel,
+    /// The name is another publisher's.
+    OtherPublisher,
+    /// The publisher is not trusted.
+    Untrusted,
+    /// The port is taken.
+    Listen,
+    /// The configuration is wrong.
+    Setting,
+    /// Files do not match their manifest.
+    Damaged,
+    /// Nothing came in time.
+    TimedOut,
+    /// Nothing of the model is here.
+    NothingHere,
+    /// The control socket fails.
+    Control,
+    /// The socket is another user's.
+    OtherUser,
+    /// The node is of another version.
+    OtherVersion,
+    /// The node is stopping, or gone.
+    HostLost,
+    /// A fault of silmaril.
+    Internal,
+    /// Anything else: not found, refused, or the network failed.
+    #[serde(other)]
+    Failed,
+}
+
+impl NodeError {
+    /// What sort of error it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Busy { .. } => ErrorKind::Busy,
+            Self::UnknownModel(_) => ErrorKind::UnknownModel,
+            Self::OtherPublisher { .. } => ErrorKind::OtherPublisher,
+            Self::Untrusted { .. } => ErrorKind::Untrusted,
+            Self::Engine(EngineError::Listen { .. }) => ErrorKind::Listen,
+            Self::Engine(EngineError::Setting(_)) => ErrorKind::Setting,
+            Self::Engine(EngineError::BadTorrent(_)) => ErrorKind::Failed,
+            Self::Engine(EngineError::UnknownTorrent | EngineError::Internal(_)) => ErrorKind::Internal,
+            Self::Fetch { source: ReadError::TimedOut(_), .. } => ErrorKind::TimedOut,
+            Self::Fetch { source: ReadError::Stopped, .. } => ErrorKind::HostLost,
+            Self::Fetch { source: ReadError::Disk(_) | ReadError::Broken(_), .. } => ErrorKind::Failed,
+            Self::Damaged { .. } => ErrorKind::Damaged,
+            Self::NothingHere(_) => ErrorKind::NothingHere,
+            Self::Control { .. } => ErrorKind::Control,
+            Self::OtherUser { .. } => ErrorKind::OtherUser,
+            Self::OtherVersion { .. } => ErrorKind::OtherVersion,
+            Self::HostLost => ErrorKind::HostLost,
+            Self::Remote { kind, .. } => *kind,
+            Self::Io { .. }
+            | Self::Paths(_)
+            | Self::Key(_)
+            | Self::Describe(_)
+            | Self::Store(_)
+            | Self::Refused { .. }
+            | Self::InUse(_)
+            | Self::Request(_) => ErrorKind::Failed,
+        }
+    }
+}
+
+/// An error and its causes as one line; what an error says already is not said twice.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
