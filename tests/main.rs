@@ -34,6 +34,8 @@ mod e2e {
     mod killed_mount;
     mod lazy_read;
     mod mounting;
+    mod one_node;
+    mod one_node_hosts;
     mod policies;
     mod refused_manifests;
     mod share;

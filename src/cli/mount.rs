@@ -13,7 +13,7 @@ use crate::cli::ready;
 use crate::cli::signals::StopSignals;
 use crate::config::Show;
 use crate::mount::{MountOptions, Mounted};
-use crate::node::{Node, NodeOptions};
+use crate::node::{ErrorKind, Node, NodeError, NodeOptions};
 
 /// What `status` says of a mount, before the mount point.
 pub const ACTIVITY: &str = "mount ";
@@ -80,7 +80,7 @@ fn serve(
     };
     context.block_on(async {
         let mut signals = StopSignals::new()?;
-        let node = signals.unless(async { Ok(Node::start(config, options).await?) }).await?;
+        let node = signals.unless(async { Node::start(config, options).await.map_err(refused) }).await?;
         let mount = MountOptions { mountpoint: point.clone(), allow_other: args.allow_other };
         let runtime = tokio::runtime::Handle::current();
         let fetch = node.fetch.clone();
@@ -103,6 +103,16 @@ fn serve(
         signals.stopping(stop, last).await;
         result
     })
+}
+
+/// A mount reads from the engine in its own process: it cannot be the client of another.
+fn refused(error: NodeError) -> CommandError {
+    let busy = error.kind() == ErrorKind::Busy;
+    let error = CommandError::from(error);
+    match busy {
+        true => error.hint("or end that one, mount first, and then run it again beside the mount"),
+        false => error,
+    }
 }
 
 /// Shows the models and waits for the end.

@@ -48,13 +48,13 @@ mod tests {
             Ok(())
         });
         let task = tokio::spawn(work);
-        tokio::task::spawn_cancellable(move || has_started.recv_timeout(Duration::from_secs(20)))
+        tokio::task::spawn_blocking(move || has_started.recv_timeout(Duration::from_secs(20)))
             .await
             .unwrap()
             .unwrap();
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
-        tokio::task::spawn_cancellable(move || has_ended.recv_timeout(Duration::from_secs(20)))
+        tokio::task::spawn_blocking(move || has_ended.recv_timeout(Duration::from_secs(20)))
             .await
             .unwrap()
             .unwrap();

@@ -192,7 +192,7 @@ fn a_base_directory_that_cannot_be_written() {
 }
 
 #[test]
-fn a_second_process_on_the_same_base_directory() {
+fn what_needs_the_base_directory_for_itself() {
     let a = host();
     let dir = model_dir(&a.home().join("m"), &[("x", &noise(1, 1000))]);
     let mut first = share(&a, &dir, "a/b", &[]);
@@ -200,7 +200,7 @@ fn a_second_process_on_the_same_base_directory() {
     std::fs::create_dir(&point).unwrap();
     let pid = first.process.id().to_string();
     for args in [
-        &["share", "a/b"][..],
+        &["daemon"][..],
         &["mount", point.to_str().unwrap()],
         &["mount", point.to_str().unwrap(), "-f"],
         &["init", "--cleanup", "--yes"],
