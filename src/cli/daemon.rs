@@ -21,9 +21,9 @@ Examples:
   silmaril daemon              upload what is here until Ctrl-C; get, share and verify use it meanwhile
   silmaril daemon --stop       from another terminal";
 
-/// Run without a mount: upload what is here, and work for the other commands, until Ctrl-C
+/// Run without a mount: upload what is here and serve the other commands
 ///
-/// A mount does the same. A directory cannot be mounted while a daemon runs: stop it first, or mount instead of it.
+/// Runs until Ctrl-C. A mount does the same, and more. A directory cannot be mounted while a daemon runs: stop it first, or mount instead of it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
