@@ -250,14 +250,26 @@ impl Placements {
         false
     }
 
-    /// The files below `dir` that this program put there, whatever they hold now.
-    pub fn ours_below(&self, dir: &Path) -> HashSet<PathBuf> {
+    /// The files below `dir` that this program put there, whatever they hold now, with their last stamps. A file
+    /// that any record calls its owner's is not among them: the owner has shared what he made of ours.
+    pub fn ours_below(&self, dir: &Path) -> HashMap<PathBuf, Vec<Stamp>> {
         let state = self.lock();
-        let places = state.records.values().flat_map(|r| &r.places);
-        places
-            .flat_map(|p| p.files.iter().filter(|f| f.ours).map(|f| p.dir.join(&f.path)))
-            .filter(|path| path.starts_with(dir))
-            .collect()
+        let (mut ours, mut theirs) = (HashMap::<PathBuf, Vec<Stamp>>::new(), HashSet::new());
+        for place in state.records.values().flat_map(|r| &r.places) {
+            for file in &place.files {
+                let path = place.dir.join(&file.path);
+                if !path.starts_with(dir) {
+                    continue;
+                }
+                if file.ours {
+                    ours.entry(path).or_default().push(file.stamp);
+                } else {
+                    theirs.insert(path);
+                }
+            }
+        }
+        ours.retain(|path, _| !theirs.contains(path));
+        ours
     }
 
     /// What is known of every torrent.

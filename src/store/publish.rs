@@ -94,8 +94,8 @@ impl Store {
                 return Err(StoreError::Incomplete { path: manifest.files[file].path.clone() });
             }
             let target = dest.join(&manifest.files[file].path);
-            let there = self.stands_already(content, &target, replaceable.contains(&target))?;
-            let ours = !there || replaceable.contains(&target);
+            let there = self.stands_already(content, &target, replaceable.contains_key(&target))?;
+            let ours = !there || replaceable.contains_key(&target);
             let way = match (content.key(), content.home()) {
                 _ if there => Way::There,
                 (None, _) | (_, Home::Empty) => Way::Create,

@@ -63,15 +63,23 @@ impl Store {
     }
 
     /// All that this program put below the models directory: files it got, the copies of manifests beside them,
-    /// directories of a `get` that is not done. What is shared in place is not among them.
+    /// directories of a `get` that is not done. What is shared in place, or was edited since it came, is not among
+    /// them.
     pub fn made_below_models(&self) -> Vec<PathBuf> {
         let models = &self.shared.paths.models;
         let models = fs::canonicalize(models).unwrap_or_else(|_| models.clone());
+        let mut ours = self.shared.placements.ours_below(&models);
+        // What was edited since is its editor's work.
+        ours.retain(|path, stamps| Stamp::read(path).is_ok_and(|now| stamps.contains(&now)));
         let mut made = HashSet::new();
         for record in self.shared.placements.all() {
             for place in &record.places {
-                let files: Vec<PathBuf> =
-                    place.files.iter().filter(|f| f.ours).map(|f| place.dir.join(&f.path)).collect();
+                let files: Vec<PathBuf> = place
+                    .files
+                    .iter()
+                    .map(|f| place.dir.join(&f.path))
+                    .filter(|path| ours.contains_key(path))
+                    .collect();
                 if !files.is_empty() {
                     made.insert(place.dir.join(Paths::MODEL_MANIFEST));
                 }

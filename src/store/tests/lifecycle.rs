@@ -172,6 +172,30 @@ fn refuses_to_replace_what_is_not_ours_and_changes_nothing() {
 }
 
 #[test]
+fn edits_that_the_user_shared_are_neither_replaced_nor_cleaned_up() {
+    let home = home();
+    let dest = home.paths.models.join("o/m");
+    let (a, b, edited) = (bytes(50_000, 1), bytes(20_000, 2), bytes(50_000, 3));
+    let files: Files = &[("a", &a), ("b", &b)];
+    drop(get(&home, "o/m", files, &dest));
+    fs::write(dest.join("a"), &edited).unwrap();
+    let store = home.store();
+    let mine: Files = &[("a", &edited), ("b", &b)];
+    let before = store.made_below_models();
+    assert!(before.iter().any(|p| p.ends_with("o/m/b")), "{before:?}");
+    assert!(!before.iter().any(|p| p.ends_with("o/m/a")), "edited, not even shared yet: {before:?}");
+    store.record_placement(&manifest("me/m", mine), &dest).unwrap();
+    assert_eq!(store.made_below_models(), Vec::<PathBuf>::new());
+
+    let revision = store.revision(manifest("o/m", files)).unwrap();
+    store.stage(&revision, &dest).unwrap();
+    arrive_all(&revision, files);
+    let error = store.publish(&revision, &[0, 1], &dest).unwrap_err();
+    assert!(matches!(&error, StoreError::Occupied { path } if path.ends_with("o/m/a")), "{error}");
+    assert_eq!(published(&dest), expected(mine));
+}
+
+#[test]
 fn a_damaged_file_of_ours_is_fetched_and_replaced() {
     let home = home();
     let dest = home.paths.models.join("o/m");
