@@ -27,6 +27,12 @@ pub(super) fn synced_path(data: &Path) -> PathBuf {
     with_suffix(data, ".have.synced")
 }
 
+/// The name of the data file that a name belongs to: itself, or the one it is a map of.
+pub(super) fn data_name(name: &str) -> &str {
+    let name = name.strip_suffix(".synced").unwrap_or(name);
+    name.strip_suffix(".have").unwrap_or(name)
+}
+
 fn with_suffix(data: &Path, suffix: &str) -> PathBuf {
     let mut name: OsString = data.as_os_str().to_owned();
     name.push(suffix);

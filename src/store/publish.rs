@@ -50,11 +50,12 @@ impl Store {
     /// something else stands in its place. The engine must not have the files open: their paths change.
     pub fn publish(&self, revision: &StoredRevision, files: &[usize], dest: &Path) -> Result<(), StoreError> {
         let dest = resolve(dest)?;
-        let staging = staging_dir(&dest)?;
+        let info_hash = &revision.manifest.torrent.info_hash;
+        let staging = staging_dir(&dest, info_hash)?;
         let mut steps = self.plan(revision, files, &dest)?;
         fs::create_dir_all(&dest).map_err(|e| StoreError::io(&dest, e))?;
         if steps.iter().any(|s| !matches!(s.way, Way::There)) {
-            self.open_staging(&revision.manifest.torrent.info_hash, &staging)?;
+            self.open_staging(info_hash, &staging)?;
         }
         for step in &mut steps {
             step.prepare(&staging).map_err(|e| StoreError::io(&step.target, e))?;
@@ -79,7 +80,7 @@ impl Store {
         if self.stands_whole(&revision.manifest, &dest) {
             registry::write_manifest(&revision.manifest, &dest.join(Paths::MODEL_MANIFEST))?;
         }
-        self.close_staging(&revision.manifest.torrent.info_hash, &staging)
+        self.close_staging(revision, &staging)
     }
 
     fn plan(&self, revision: &StoredRevision, files: &[usize], dest: &Path) -> Result<Vec<Step>, StoreError> {

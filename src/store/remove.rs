@@ -53,7 +53,7 @@ impl Store {
             });
         }
         for staging in &record.staging {
-            self.close_staging(info_hash, staging)?;
+            self.close_staging(revision, staging)?;
         }
         self.shared.placements.update(info_hash, |record| *record = Record::default())?;
         for path in [self.shared.paths.metainfo(info_hash), self.shared.paths.resume(info_hash)] {

@@ -1,7 +1,8 @@
 //! Where `get` collects files until they are whole: a directory beside the destination, on its file system, named
-//! `.<name>.silmaril-partial`, so that publishing is a rename. A later `get` goes on there.
+//! `.<name>.<start of the info hash>.silmaril-partial`, so that publishing is a rename. A later `get` of the same
+//! torrent goes on there; no other touches it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -30,8 +31,10 @@ pub(super) fn resolve(dest: &Path) -> Result<PathBuf, StoreError> {
 }
 
 /// The staging directory of a resolved destination: beside it, or inside it where it is a mount point.
-pub(super) fn staging_dir(dest: &Path) -> Result<PathBuf, StoreError> {
-    let inside = dest.join(PARTIAL_SUFFIX);
+pub(super) fn staging_dir(dest: &Path, info_hash: &InfoHash) -> Result<PathBuf, StoreError> {
+    // 64 bits, in hex: enough to tell torrents apart that go to one place.
+    let suffix = format!(".{:.16}{PARTIAL_SUFFIX}", info_hash.to_string());
+    let inside = dest.join(&suffix);
     let (Some(parent), Some(name)) = (dest.parent(), dest.file_name()) else { return Ok(inside) };
     let device = |path: &Path| fs::metadata(path).map(|m| m.dev());
     match device(dest) {
@@ -39,22 +42,30 @@ pub(super) fn staging_dir(dest: &Path) -> Result<PathBuf, StoreError> {
         _ => {
             let mut hidden = std::ffi::OsString::from(".");
             hidden.push(name);
-            hidden.push(PARTIAL_SUFFIX);
+            hidden.push(suffix);
             Ok(parent.join(hidden))
         }
     }
+}
+
+/// Whether a file of a staging directory is one of the contents called `names`, one of its maps, or a temporary file.
+fn is_left_over(path: &Path, names: &BTreeSet<String>) -> bool {
+    let Some(name) = path.file_name().and_then(|n| n.to_str()) else { return false };
+    let prepared = name.strip_suffix(".new").is_some_and(|n| n.parse::<usize>().is_ok());
+    prepared || name.starts_with(fsutil::TEMP_PREFIX) || names.contains(mapfile::data_name(name))
 }
 
 impl Store {
     /// Has the files of a revision that are not complete collected beside `dest`, with what the cache has of them.
     /// The engine must not write to them meanwhile: their paths change.
     pub fn stage(&self, revision: &StoredRevision, dest: &Path) -> Result<(), StoreError> {
-        let staging = staging_dir(&resolve(dest)?)?;
+        let info_hash = &revision.manifest.torrent.info_hash;
+        let staging = staging_dir(&resolve(dest)?, info_hash)?;
         let all: Vec<usize> = (0..revision.contents.len()).collect();
         let contents = self.unique(revision, &all).into_iter().filter(|(_, c)| !c.is_complete());
         for (at, (key, content)) in contents.enumerate() {
             if at == 0 {
-                self.open_staging(&revision.manifest.torrent.info_hash, &staging)?;
+                self.open_staging(info_hash, &staging)?;
             }
             self.move_own(&content, &staging.join(key.file_name()))?;
         }
@@ -85,19 +96,39 @@ impl Store {
         })
     }
 
-    /// Ends a staging directory: what others may still use goes back to the cache.
-    pub(super) fn close_staging(&self, info_hash: &InfoHash, staging: &Path) -> Result<(), StoreError> {
+    /// Ends the staging directory of a revision: what others may still use goes back to the cache, what is left of
+    /// the revision goes. A directory that holds anything else stays.
+    pub(super) fn close_staging(&self, revision: &StoredRevision, staging: &Path) -> Result<(), StoreError> {
+        let all: Vec<usize> = (0..revision.contents.len()).collect();
+        let names: BTreeSet<String> = self.unique(revision, &all).keys().map(ContentKey::file_name).collect();
+        let fail = |e| StoreError::io(staging, e);
         for content in self.live_contents() {
             let (Some(key), Some(own)) = (content.key(), content.own_path()) else { continue };
             if own.parent() == Some(staging) {
                 self.move_own(&content, &self.shared.cached(&key))?;
             }
         }
-        match fs::remove_dir_all(staging) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(StoreError::io(staging, e)),
+        match fs::read_dir(staging) {
+            Ok(entries) => {
+                for entry in entries {
+                    let path = entry.map_err(fail)?.path();
+                    if is_left_over(&path, &names) {
+                        fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
+                    }
+                }
+            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail(e)),
+            Err(_) => {}
+        }
+        match fs::remove_dir(staging) {
+            Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+                return Err(fail(e));
+            }
             _ => {}
         }
-        self.shared.placements.update(info_hash, |record| record.staging.retain(|s| s != staging))
+        self.shared
+            .placements
+            .update(&revision.manifest.torrent.info_hash, |record| record.staging.retain(|s| s != staging))
     }
 
     /// Moves a content's own file and its maps to another path. Where an earlier run left more at the new path,

@@ -376,6 +376,29 @@ fn eviction_takes_the_least_recently_used_first_and_respects_pins_and_keeps() {
 }
 
 #[test]
+fn publishing_leaves_the_partial_download_of_another_model_to_the_same_place() {
+    let home = home();
+    let dest = home.dir.path().join("out");
+    let (a, b) = (bytes(50_000, 1), bytes(20_000, 2));
+    let store = home.store();
+    let partial = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+    store.stage(&partial, &dest).unwrap();
+    arrive(&partial.contents[0], &a, 0..16_384);
+    // Its `get` was killed.
+    drop((partial, store));
+    let (store, revision) = get(&home, "o/n", &[("b", &b)], &dest);
+    drop((revision, store));
+    let store = home.store();
+    let partial = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+    assert_eq!(partial.contents[0].read(0..16_384).unwrap().unwrap(), a[..16_384]);
+    arrive(&partial.contents[0], &a, 16_384..50_000);
+    store.publish(&partial, &[0], &dest).unwrap();
+    assert_eq!(published(&dest), expected(&[("a", &a), ("b", &b)]));
+    assert_eq!(tree(home.dir.path()).iter().filter(|(p, _)| p.contains("silmaril-partial")).count(), 0);
+    assert_eq!(fs::read_dir(home.dir.path()).unwrap().count(), 2, "no staging directory is left");
+}
+
+#[test]
 fn a_large_file_gives_way_from_its_end_even_across_a_power_cut() {
     let home = home();
     let store = home.store();
