@@ -90,10 +90,12 @@ impl Store {
                 if stamp.size == entry.size && !content.is_complete() {
                     let layer = content.root().and_then(|root| layers.get(&root));
                     let damaged = differing(&hashes, layer, entry.size, piece_length);
+                    let _moving = self.moving();
                     self.salvage(content, &path, stamp, &damaged);
                 }
             }
         }
+        let _moving = self.moving();
         self.shared.placements.update(&manifest.torrent.info_hash, |record| {
             record.place_mut(&dest).put(entries);
         })?;

@@ -84,6 +84,7 @@ impl Store {
     pub fn evict(&self, target: u64, keep: &dyn Fn(&PiecesRoot) -> bool) -> Result<Vec<Evicted>, StoreError> {
         let mut evicted = Vec::new();
         let mut left = target;
+        let _moving = self.moving();
         for entry in self.cache_entries()? {
             if left == 0 {
                 break;
@@ -108,7 +109,11 @@ impl Store {
             Err(e) => return Err(io::Error::other(e)),
         };
         if content.own_path().as_ref() != Some(&entry.path) {
-            // Left over from a content that stands elsewhere by now.
+            // Left over from a content that stands elsewhere, unless it has just come back.
+            let _journal = content.journal();
+            if content.own_path().as_ref() == Some(&entry.path) {
+                return Ok(None);
+            }
             remove_data(&entry.path)?;
             return Ok(Some((0..0, entry.allocated)));
         }

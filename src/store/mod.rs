@@ -185,6 +185,10 @@ pub struct Store {
     contents: Mutex<HashMap<ContentKey, Weak<Content>>>,
     /// Held while contents are opened, so that each is opened once; taken before `contents`.
     opening: Mutex<()>,
+    /// Held while contents change their homes or are evicted, so that no file is renamed or emptied between another's
+    /// look at it and its use. The first lock of all: taken before `opening`, the journals of contents and those of
+    /// the placements, never twice, and not by readers.
+    moving: Mutex<()>,
 }
 
 impl Store {
@@ -214,6 +218,7 @@ impl Store {
             shared: Arc::new(shared),
             contents: Mutex::new(HashMap::new()),
             opening: Mutex::new(()),
+            moving: Mutex::new(()),
         }))
     }
 
@@ -277,6 +282,10 @@ impl Store {
         self.contents().values().filter_map(Weak::upgrade).collect()
     }
 
+    fn moving(&self) -> MutexGuard<'_, ()> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn contents(&self) -> MutexGuard<'_, HashMap<ContentKey, Weak<Content>>> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -325,6 +334,7 @@ impl Store {
             ours: false,
             damaged: stamp.size != file.size,
         });
+        let _moving = self.moving();
         self.shared.placements.update(&manifest.torrent.info_hash, |record| {
             record.place_mut(&dir).put(entries);
         })?;
@@ -335,7 +345,7 @@ impl Store {
         Ok(())
     }
 
-    /// Moves a live content that is not complete to the placed file that now holds all of it.
+    /// Moves a live content that is not complete to the placed file that now holds all of it. With `moving` held.
     fn settle_if_placed(&self, key: &ContentKey) {
         let Some(content) = self.live_content(key).filter(|c| !c.is_complete()) else { return };
         if let Some(file) = self.shared.placements.find(key) {
@@ -346,6 +356,7 @@ impl Store {
 
     /// Reads the placement records again, after another process wrote them.
     pub fn reload(&self) -> Result<(), StoreError> {
+        let _moving = self.moving();
         self.shared.placements.reload()?;
         for content in self.live_contents() {
             if let Some(key) = content.key() {

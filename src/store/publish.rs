@@ -49,6 +49,7 @@ impl Store {
     /// beside them once all of its files are there. Refuses, changing nothing, if a file is not complete or
     /// something else stands in its place. The engine must not have the files open: their paths change.
     pub fn publish(&self, revision: &StoredRevision, files: &[usize], dest: &Path) -> Result<(), StoreError> {
+        let _moving = self.moving();
         let dest = resolve(dest)?;
         let info_hash = &revision.manifest.torrent.info_hash;
         let staging = staging_dir(&dest, info_hash)?;
@@ -59,6 +60,10 @@ impl Store {
         }
         for step in &mut steps {
             step.prepare(&staging).map_err(|e| StoreError::io(&step.target, e))?;
+        }
+        // A reader may have found damage meanwhile.
+        for step in &steps {
+            self.check_complete(revision, step.file)?;
         }
         // Recorded before the renames, which keep size, time and inode. Until then nothing stands there.
         self.record_steps(&revision.manifest, &dest, &steps)?;
@@ -77,6 +82,9 @@ impl Store {
             let content = &revision.contents[step.file];
             self.go_on_at(content, step).map_err(|e| StoreError::io(&step.target, e))?;
         }
+        for step in &steps {
+            self.check_complete(revision, step.file)?;
+        }
         if self.stands_whole(&revision.manifest, &dest) {
             registry::write_manifest(&revision.manifest, &dest.join(Paths::MODEL_MANIFEST))?;
         }
@@ -91,9 +99,7 @@ impl Store {
         let replaceable = self.shared.placements.ours_below(dest);
         for &file in files {
             let content = &revision.contents[file];
-            if !content.is_complete() {
-                return Err(StoreError::Incomplete { path: manifest.files[file].path.clone() });
-            }
+            self.check_complete(revision, file)?;
             let target = dest.join(&manifest.files[file].path);
             let there = self.stands_already(content, &target, replaceable.contains_key(&target))?;
             let ours = !there || replaceable.contains_key(&target);
@@ -118,6 +124,13 @@ impl Store {
             steps.push(Step { file, target, way, ready: None, ours });
         }
         Ok(steps)
+    }
+
+    fn check_complete(&self, revision: &StoredRevision, file: usize) -> Result<(), StoreError> {
+        match revision.contents[file].is_complete() {
+            true => Ok(()),
+            false => Err(StoreError::Incomplete { path: revision.manifest.files[file].path.clone() }),
+        }
     }
 
     /// Whether the content stands at `target` already. An error if something else does and may not be replaced.
@@ -172,10 +185,18 @@ impl Store {
         })
     }
 
-    /// Has a content read from its new place.
+    /// Has a content read from its new place, unless a reader found damage since; then that place does not count.
     fn go_on_at(&self, content: &Arc<Content>, step: &Step) -> io::Result<()> {
         let mut journal = content.journal();
         match content.home() {
+            Home::Own(_) if !content.is_complete() => {
+                let Some(key) = content.key() else { return Ok(()) };
+                drop(journal);
+                if let Way::Move(_) = &step.way {
+                    content.start_over()?;
+                }
+                self.shared.placements.distrust(&key, &step.target).map_err(io::Error::other)
+            }
             Home::Own(data) => {
                 let stamp = Stamp::read(&step.target)?;
                 let file = PlacedFile { path: step.target.clone(), stamp, ours: step.ours };

@@ -21,6 +21,7 @@ impl Store {
     /// stay. The engine must not have the revision open. The registry is not touched. `others` are all other
     /// manifests known.
     pub fn forget(&self, revision: &StoredRevision, others: &[Arc<Manifest>]) -> Result<(), StoreError> {
+        let _moving = self.moving();
         let manifest = &revision.manifest;
         let info_hash = &manifest.torrent.info_hash;
         // The same torrent under another name shares this one's record.

@@ -59,6 +59,7 @@ impl Store {
     /// Has the files of a revision that are not complete collected beside `dest`, with what the cache has of them.
     /// The engine must not write to them meanwhile: their paths change.
     pub fn stage(&self, revision: &StoredRevision, dest: &Path) -> Result<(), StoreError> {
+        let _moving = self.moving();
         let info_hash = &revision.manifest.torrent.info_hash;
         let staging = staging_dir(&resolve(dest)?, info_hash)?;
         let all: Vec<usize> = (0..revision.contents.len()).collect();

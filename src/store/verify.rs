@@ -109,6 +109,7 @@ impl Store {
 
     /// Makes ranges missing. Of a placed file that did not change meanwhile, the rest is saved to the cache.
     fn give_up(&self, content: &Content, damaged: &[Range<u64>]) -> Result<(), StoreError> {
+        let _moving = self.moving();
         if let Home::Placed(placed) = content.home() {
             self.salvage(content, &placed.path, placed.stamp, damaged);
         }

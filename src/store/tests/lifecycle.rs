@@ -376,6 +376,39 @@ fn eviction_takes_the_least_recently_used_first_and_respects_pins_and_keeps() {
 }
 
 #[test]
+fn eviction_while_publishing_leaves_all_of_a_model_or_nothing() {
+    let home = home();
+    let store = home.store();
+    for round in 0..40u8 {
+        let data: Vec<Vec<u8>> = (0..3).map(|i| bytes(100_000, round * 3 + i)).collect();
+        let files: Files = &[("a", &data[0]), ("b", &data[1]), ("c", &data[2])];
+        let revision = store.revision(manifest("o/m", files)).unwrap();
+        arrive_all(&revision, files);
+        let dest = home.dir.path().join(format!("out/{round}"));
+        let start = std::sync::Barrier::new(2);
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                store.evict(u64::MAX, &|_| false).unwrap();
+            });
+            start.wait();
+            store.publish(&revision, &all(&revision), &dest)
+        });
+        match result {
+            Ok(()) => {
+                assert_eq!(published(&dest), expected(files));
+                assert!(revision.is_complete());
+            }
+            Err(StoreError::Incomplete { .. }) => {
+                assert_eq!(tree(&dest), []);
+                assert_eq!(revision.cached_bytes(), 0);
+            }
+            Err(e) => panic!("round {round}: {e}"),
+        }
+    }
+}
+
+#[test]
 fn publishing_leaves_the_partial_download_of_another_model_to_the_same_place() {
     let home = home();
     let dest = home.dir.path().join("out");
