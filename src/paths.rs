@@ -92,8 +92,10 @@ impl Paths {
     pub const MODEL_MANIFEST: &'static str = ".silmaril.json";
 
     /// Makes the base directory and those below it, mode 0700, and the models directory. Fails where one cannot be
-    /// written to. A base directory that others could read is closed to them.
+    /// written to. A base directory that others could read is closed to them; a directory that is something else's
+    /// is refused.
     pub fn create(&self) -> Result<(), PathsError> {
+        refuse_foreign(&self.base).map_err(|source| PathsError { path: self.base.clone(), source })?;
         let private = [
             self.base.clone(),
             self.registry(),
@@ -123,6 +125,42 @@ impl Paths {
     }
 }
 
+/// What a base directory may hold before it has a registry: a part of what is made in it.
+const OWN_ENTRIES: [&str; 10] = [
+    "cache",
+    "catalog",
+    "keys",
+    "log",
+    "models",
+    "node.lock",
+    "resume",
+    "silmaril.sock",
+    "torrents",
+    "trust.yaml",
+];
+
+/// Refuses a directory in use for something else: it would be closed to others, and `init --cleanup` would take its
+/// `cache` for ours.
+fn refuse_foreign(base: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(base) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    if base.join("registry").is_dir() {
+        return Ok(());
+    }
+    for entry in entries {
+        let name = entry?.file_name();
+        if !OWN_ENTRIES.iter().any(|own| name == *own) {
+            return Err(io::Error::other(format!(
+                "it holds {name:?} and is not silmaril's; choose a new or empty directory"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Fails where files cannot be made, whatever the reason: permissions, a read-only file system, quota.
 fn writable(dir: &Path) -> io::Result<()> {
     tempfile::Builder::new().prefix(".probe-").tempfile_in(dir)?.close()
@@ -131,6 +169,17 @@ fn writable(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_of_something_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(dir.path().join("app.py"), "").unwrap();
+        let error = Paths::below(dir.path()).create().unwrap_err().to_string();
+        assert!(error.contains("app.py"), "{error}");
+        assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made in it");
+    }
 
     #[test]
     fn all_directories_are_made_and_private() {

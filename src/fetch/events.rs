@@ -178,7 +178,8 @@ impl State {
         let (file, bytes) = transfer.revision.layout.owner(piece)?;
         let own = &transfer.revision.contents[file];
         let root = own.key()?;
-        let given = transfer.given.get(file).copied().unwrap_or_else(|| own.moves());
+        // Without it the piece is of an earlier stay in the engine, and may stand in a file that is gone.
+        let given = *transfer.given.get(file)?;
         let mut contents = vec![(own.clone(), given)];
         if let Some(shared) = self.contents.get(&root).filter(|s| !Arc::ptr_eq(&s.content, own)) {
             contents.push((shared.content.clone(), shared.content.moves()));
@@ -266,6 +267,7 @@ impl State {
             Event::Added(_) => {
                 transfer.started(id);
                 self.touched.insert(ih);
+                self.reroute_all(ih, now);
                 self.export_if_seed(ih);
                 if self.has_waiters(&ih) {
                     self.start_search(ih, now);
@@ -362,8 +364,9 @@ impl State {
 
     /// A torrent that is to be added anew is out: add it, or hold it back.
     pub(super) fn out_of_engine(&mut self, ih: InfoHash) {
+        let held = self.is_held(&ih);
         let Some(transfer) = self.transfers.get_mut(&ih) else { return };
-        if transfer.holds > 0 {
+        if held {
             transfer.phase = Phase::Held;
         } else {
             transfer.phase = Phase::Queued;
@@ -382,8 +385,7 @@ impl State {
             transfer.metainfo_saved = false;
             transfer.distrust_saved = true;
             transfer.left_engine();
-            transfer.phase = Phase::Queued;
-            self.outbox.push_back(Command::Add(ih));
+            self.out_of_engine(ih);
             return Some(ih);
         }
         transfer.failed(why, now);

@@ -1,6 +1,7 @@
 //! Torrents that leave the engine, for good or for a while: because their files moved, are thrown away, or are no
 //! longer shared.
 
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,20 +20,12 @@ use crate::store::StoredRevision;
 #[must_use]
 pub struct EvictionHold {
     fetch: Arc<Fetch>,
-    torrents: Vec<InfoHash>,
+    keys: Vec<ContentKey>,
 }
 
 impl Drop for EvictionHold {
     fn drop(&mut self) {
-        self.fetch.with(|state, _| {
-            for ih in &self.torrents {
-                let Some(transfer) = state.transfers.get_mut(ih) else { continue };
-                transfer.holds -= 1;
-                if transfer.holds == 0 && transfer.phase == Phase::Held {
-                    state.out_of_engine(*ih);
-                }
-            }
-        });
+        self.fetch.with(|state, _| state.release_keys(&self.keys));
     }
 }
 
@@ -46,7 +39,7 @@ impl Fetch {
         within: Duration,
     ) -> Result<EvictionHold, ReadError> {
         let torrents = self.with(|state, now| state.hold(keys, now));
-        let hold = EvictionHold { fetch: self.clone(), torrents };
+        let hold = EvictionHold { fetch: self.clone(), keys: keys.to_vec() };
         // One that was just being added has its number after this.
         self.issue();
         let gone = async {
@@ -54,7 +47,7 @@ impl Fetch {
                 let changed = self.changed.notified();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
-                if !lock(&self.state).ids.values().any(|ih| hold.torrents.contains(ih)) {
+                if !lock(&self.state).ids.values().any(|ih| torrents.contains(ih)) {
                     return;
                 }
                 changed.await;
@@ -87,9 +80,11 @@ impl State {
             .collect();
         torrents.sort_unstable();
         torrents.dedup();
+        for key in keys {
+            *self.held.entry(*key).or_default() += 1;
+        }
         for ih in &torrents {
             let Some(transfer) = self.transfers.get_mut(ih) else { continue };
-            transfer.holds += 1;
             if transfer.phase == Phase::Queued {
                 transfer.phase = Phase::Held;
             } else {
@@ -97,6 +92,29 @@ impl State {
             }
         }
         torrents
+    }
+
+    /// Ends a hold of these contents; torrents that wait for nothing else are added again.
+    fn release_keys(&mut self, keys: &[ContentKey]) {
+        for key in keys {
+            if let Entry::Occupied(mut count) = self.held.entry(*key) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
+        let waiting: Vec<InfoHash> =
+            self.transfers.iter().filter(|(_, t)| t.phase == Phase::Held).map(|(ih, _)| *ih).collect();
+        for ih in waiting {
+            self.out_of_engine(ih);
+        }
+    }
+
+    /// Whether the torrent has to stay out of the engine: bytes of one of its contents are being thrown away or moved.
+    pub(super) fn is_held(&self, ih: &InfoHash) -> bool {
+        let Some(transfer) = self.transfers.get(ih).filter(|_| !self.held.is_empty()) else { return false };
+        transfer.revision.contents.iter().filter_map(|c| c.key()).any(|key| self.held.contains_key(&key))
     }
 
     pub(super) fn leave(&mut self, ih: InfoHash, now: Instant) {

@@ -43,8 +43,22 @@ impl Fetch {
             Command::ExportMetainfo(id) => (id, self.engine.export_metainfo(id)),
         };
         if let Err(error) = result {
-            lock(&self.state).refused(id, &error);
+            self.settled(|state, _| state.refused(id, &error));
             self.changed.notify_waiters();
+        }
+    }
+
+    /// Changes the state by what the engine answered; the commands that follow from it are issued by who issues now.
+    fn settled(&self, change: impl FnOnce(&mut State, Instant)) {
+        let earlier = {
+            let mut state = lock(&self.state);
+            let now = Instant::now();
+            change(&mut state, now);
+            state.settle(now);
+            state.is_due_earlier()
+        };
+        if earlier {
+            self.timer.notify_one();
         }
     }
 
@@ -69,7 +83,7 @@ impl Fetch {
                 continue;
             }
             let known = Known { have, given, with_layers };
-            return lock(&self.state).added(ih, result, known, Instant::now());
+            return self.settled(|state, now| state.added(ih, result, known, now));
         }
     }
 }

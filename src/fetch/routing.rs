@@ -156,4 +156,14 @@ impl State {
         }
         self.apply_windows(root, now);
     }
+
+    /// Claims for everybody who waits for a content of the torrent what is missing now: some of it may have been here
+    /// when they began to wait, and be gone since.
+    pub(super) fn reroute_all(&mut self, ih: InfoHash, now: Instant) {
+        let Some(transfer) = self.transfers.get(&ih) else { return };
+        let keys: Vec<ContentKey> = transfer.revision.contents.iter().filter_map(|c| c.key()).collect();
+        for key in keys {
+            self.reroute(&key, now);
+        }
+    }
 }

@@ -67,6 +67,9 @@ pub(super) struct State {
     /// Torrents that were left and are not out yet.
     pub leaving: HashMap<InfoHash, TorrentId>,
     pub contents: HashMap<ContentKey, ContentState>,
+    /// Contents whose bytes are being thrown away or moved, and by how many at once: their torrents stay out of the
+    /// engine meanwhile, also those that are joined only then.
+    pub held: HashMap<ContentKey, usize>,
     /// Contents with waiters or cursors.
     pub hot: BTreeSet<ContentKey>,
     pub outbox: VecDeque<Command>,
@@ -97,6 +100,7 @@ impl State {
             ids: HashMap::new(),
             leaving: HashMap::new(),
             contents: HashMap::new(),
+            held: HashMap::new(),
             hot: BTreeSet::new(),
             outbox: VecDeque::new(),
             touched: BTreeSet::new(),
@@ -173,7 +177,7 @@ impl State {
         let ih = revision.manifest.torrent.info_hash;
         if let Some(transfer) = self.transfers.get_mut(&ih) {
             if transfer.usable(now)? {
-                self.outbox.push_back(Command::Add(ih));
+                self.out_of_engine(ih);
             }
             return Ok(());
         }
@@ -185,7 +189,12 @@ impl State {
                 self.ids.insert(id, ih);
                 self.look_at(now + REMOVAL);
             }
-            None => self.outbox.push_back(Command::Add(ih)),
+            None => {
+                self.transfers.insert(ih, transfer);
+                self.out_of_engine(ih);
+                self.adopt_contents(ih, revision);
+                return Ok(());
+            }
         }
         self.transfers.insert(ih, transfer);
         self.adopt_contents(ih, revision);

@@ -97,7 +97,7 @@ impl State {
         let late: Vec<InfoHash> = self
             .transfers
             .iter()
-            .filter(|(_, t)| overdue(&t.phase) && t.holds == 0)
+            .filter(|(ih, t)| overdue(&t.phase) && !self.is_held(ih))
             .map(|(ih, _)| *ih)
             .collect();
         for ih in late {
@@ -156,10 +156,10 @@ impl State {
         let waits = self.hot.iter().filter_map(|root| earliest(&self.contents.get(root)?.waiters)).min();
         let transfers = self
             .transfers
-            .values()
-            .filter_map(|t| {
+            .iter()
+            .filter_map(|(ih, t)| {
                 let removal = match t.phase {
-                    Phase::Removing { until, .. } if t.holds == 0 => Some(until),
+                    Phase::Removing { until, .. } if !self.is_held(ih) => Some(until),
                     _ => None,
                 };
                 let search = t.search.next.filter(|_| t.running().is_some());

@@ -104,8 +104,6 @@ pub(super) struct Transfer {
     timed_out: HashMap<u32, Instant>,
     /// The torrent's files changed while it was being added: add it anew.
     pub again: bool,
-    /// Holds of an eviction on it.
-    pub holds: usize,
     failures: u32,
     rejected_in_a_row: u32,
     pub rejected: u64,
@@ -146,7 +144,6 @@ impl Transfer {
             search: Search::new(),
             timed_out: HashMap::new(),
             again: false,
-            holds: 0,
             failures: 0,
             rejected_in_a_row: 0,
             rejected: 0,

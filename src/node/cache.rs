@@ -53,7 +53,9 @@ impl Node {
         let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await;
         let held = held.map_err(|e| NodeError::Request(format!("the cache is in use: {e}")))?;
         let store = self.library.store.clone();
-        let roots: HashSet<PiecesRoot> = keys.iter().map(|key| key.root).collect();
+        // Somebody may have begun to wait until the engine had let go.
+        let idle = keys.iter().filter(|key| self.fetch.waited_for(key).is_empty());
+        let roots: HashSet<PiecesRoot> = idle.map(|key| key.root).collect();
         let evicted = blocking(move || {
             let _held = held;
             store.evict(target, &|root| !roots.contains(root))

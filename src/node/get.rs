@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedMutexGuard;
+
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
@@ -99,11 +101,12 @@ impl Node {
         self.fetch.introduce(&manifest.torrent.info_hash, &request.peers);
         // Another command may be getting the same model: what comes is shown all the same.
         let showing = || progress(self.fetching(&revision, &files, want));
-        let _turn = meanwhile(self.jobs.turn(&manifest.torrent.info_hash), showing).await;
+        // Whatever moves files keeps the turn, also when nobody waits for it any more.
+        let turn = Arc::new(meanwhile(self.jobs.turn(&manifest.torrent.info_hash), showing).await);
 
-        self.adopt(&revision, &dest, &progress).await?;
+        self.adopt(&revision, &turn, &dest, &progress).await?;
         let to = dest.clone();
-        self.on_store(&revision, move |store, revision| store.stage(revision, &to)).await?;
+        self.on_store(&revision, &turn, move |store, revision| store.stage(revision, &to)).await?;
         let here =
             |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
         let before = here(&files);
@@ -116,7 +119,7 @@ impl Node {
             self.check(&revision, &files, want, &progress).await?;
         }
         let (to, which) = (dest.clone(), files.clone());
-        self.on_store(&revision, move |store, revision| store.publish(revision, &which, &to)).await?;
+        self.on_store(&revision, &turn, move |store, revision| store.publish(revision, &which, &to)).await?;
         self.changed();
         Ok(GetReport {
             model: model.to_string(),
@@ -140,6 +143,7 @@ impl Node {
     async fn adopt(
         &self,
         revision: &Arc<StoredRevision>,
+        turn: &Arc<OwnedMutexGuard<()>>,
         dest: &Path,
         progress: &(impl Fn(GetProgress) + Send + Sync),
     ) -> Result<(), NodeError> {
@@ -151,7 +155,7 @@ impl Node {
         let (told, mut done) = tokio::sync::watch::channel(0u64);
         let abandoned = Abandoned::default();
         let (dest, cancel) = (dest.to_owned(), abandoned.0.clone());
-        let adopting = self.on_store(revision, move |store, revision| {
+        let adopting = self.on_store(revision, turn, move |store, revision| {
             let progress = |bytes| told.send_modify(|done| *done += bytes);
             let watch = Watch { progress: &progress, cancel: &cancel };
             store.adopt(revision, &found, &dest, &store.layers(&revision.manifest)?, watch)
@@ -197,13 +201,14 @@ impl Node {
     async fn on_store<T: Send + 'static>(
         &self,
         revision: &Arc<StoredRevision>,
+        turn: &Arc<OwnedMutexGuard<()>>,
         work: impl FnOnce(&Store, &StoredRevision) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, NodeError> {
-        let held = self.closed(revision).await?;
+        let until_done = (turn.clone(), self.closed(revision).await?);
         let (store, revision) = (self.library.store.clone(), revision.clone());
         let moving = tokio::task::spawn_blocking(move || {
             // Held by the thread, which goes on when nobody waits for it any more.
-            let _held = held;
+            let _until_done = until_done;
             work(&store, &revision)
         });
         match moving.await {

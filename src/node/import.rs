@@ -10,7 +10,7 @@ use crate::model::magnet::Magnet;
 use crate::model::metainfo::{ParsedMetainfo, parse_info, parse_metainfo};
 use crate::model::{InfoHash, Manifest, ModelRef};
 use crate::node::{Library, Node, NodeError};
-use crate::torrent::Swarms;
+use crate::torrent::{Swarms, TorrentId};
 
 /// What a file given to [`Library::import`] turned out to be.
 #[derive(Debug)]
@@ -136,24 +136,40 @@ impl Node {
         origin: &str,
         peers: &[SocketAddr],
     ) -> Result<ParsedMetainfo, NodeError> {
+        let mut known = self.library.registry.all().into_iter();
+        if let Some(known) = known.find(|m| m.torrent.info_hash == magnet.info_hash) {
+            // The engine would refuse the torrent a second time.
+            return checked(&known.info_dict(), &magnet.info_hash).map_err(|e| refused(origin, e));
+        }
         let peers: Vec<SocketAddr> = self.settings.peers.iter().chain(peers).copied().collect();
         let id = self.session.fetch_metadata(&magnet.to_string(), &peers)?;
-        let found = self.metadata.expect(id);
+        let _asking = Asking { node: self, id };
         let within = self.library.config.torrent.download_timeout;
-        let answer = tokio::time::timeout(within, found).await;
-        self.metadata.forget(id);
-        // It may be gone already, where the engine refused it.
-        let _ = self.session.remove(id);
-        let info = match answer {
+        let info = match tokio::time::timeout(within, self.metadata.expect(id)).await {
             Ok(Ok(info)) => info,
-            _ => {
-                return Err(refused(
-                    origin,
-                    format!("no peer sent the torrent within {} s", within.as_secs()),
-                ));
+            Ok(Err(_)) => {
+                return Err(refused(origin, "the engine cannot ask for this torrent now; try again"));
+            }
+            Err(_) => {
+                let why = format!("no peer sent the torrent within {} s", within.as_secs());
+                return Err(refused(origin, why));
             }
         };
         checked(&info, &magnet.info_hash).map_err(|e| refused(origin, e))
+    }
+}
+
+/// A torrent that is in the engine for its metadata alone, and leaves it with this, whoever stops waiting.
+struct Asking<'a> {
+    node: &'a Node,
+    id: TorrentId,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.node.metadata.forget(self.id);
+        // It may be gone already, where the engine refused it.
+        let _ = self.node.session.remove(self.id);
     }
 }
 

@@ -239,6 +239,7 @@ async fn pump(
                 tracing::warn!("cannot listen on {address}: {reason}");
             }
             Event::Metadata(id, info) => metadata.found(*id, info),
+            Event::Failed(id, _) => metadata.forget(*id),
             _ => {}
         }
         fetch.handle(event);

@@ -305,9 +305,9 @@ impl Swarms for Session {
     }
 
     fn remove(&self, id: TorrentId) -> Result<(), EngineError> {
-        known(self.shared.engine.remove(id.0))?;
+        // First, since the engine may have thrown the torrent out itself.
         self.shared.torrents().remove(&id);
-        Ok(())
+        known(self.shared.engine.remove(id.0))
     }
 
     fn request(&self, id: TorrentId, piece: PieceIndex, deadline: Duration) -> Result<(), EngineError> {

@@ -300,6 +300,45 @@ async fn what_is_thrown_away_is_first_out_of_the_engine() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_torrent_joined_while_bytes_are_thrown_away_waits_for_the_end_of_it() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    rig.swarm.peer(m.ih, PEER, None);
+    let key = m.revision.contents[0].key().unwrap();
+    let first = rig.fetch.release_for_eviction(&[key], STALL).await.unwrap();
+    let read = rig.read(&m, 0, 0, 10);
+    rig.idle().await;
+    assert_eq!(rig.swarm.holds(m.ih), None, "the hold was there first");
+
+    // Leaving and joining meanwhile neither ends the hold nor keeps the torrent out for ever.
+    rig.fetch.leave(&m.ih);
+    assert!(matches!(read.await.unwrap(), Err(ReadError::Stopped)));
+    let second = rig.fetch.release_for_eviction(&[key], STALL).await.unwrap();
+    let again = rig.read(&m, 0, 0, 10);
+    drop(first);
+    rig.idle().await;
+    assert_eq!(rig.swarm.holds(m.ih), None, "one hold is left");
+    drop(second);
+    assert_eq!(again.await.unwrap().unwrap(), m.bytes(0, 0, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_gets_what_was_here_when_it_began_to_wait_and_was_thrown_away_since() {
+    let rig = Rig::new();
+    let m = one(&rig);
+    rig.swarm.peer(m.ih, PEER, Some(&[0]));
+    rig.fetch.read(&m.file(0), 0, 10).await.unwrap();
+    let waiting = rig.read(&m, 0, 0, 2 * MIB);
+    rig.idle().await;
+    let content = m.revision.contents[0].clone();
+    let hold = rig.fetch.release_for_eviction(&[content.key().unwrap()], STALL).await.unwrap();
+    content.mark_missing(0..MIB).unwrap();
+    drop(hold);
+    rig.swarm.peer(m.ih, PEER, None);
+    assert_eq!(waiting.await.unwrap().unwrap(), m.bytes(0, 0, 2 * MIB));
+}
+
+#[tokio::test(start_paused = true)]
 async fn figures_add_up_over_a_new_start() {
     let rig = Rig::new();
     let m = one(&rig);
