@@ -29,8 +29,8 @@ enum Way {
     Create,
     /// The store's own file becomes it.
     Move(PathBuf),
-    /// It is made from another file.
-    Duplicate(PathBuf, Sharing),
+    /// It is made from another file; from a placed one only while that looks as it did when verified.
+    Duplicate(PathBuf, Sharing, Option<Stamp>),
 }
 
 /// One file on its way.
@@ -99,6 +99,11 @@ impl Store {
         let replaceable = self.shared.placements.ours_below(dest);
         for &file in files {
             let content = &revision.contents[file];
+            if let Home::Placed(placed) = content.home()
+                && Stamp::read(&placed.path).ok() != Some(placed.stamp)
+            {
+                content.start_over().map_err(|e| StoreError::io(&placed.path, e))?;
+            }
             self.check_complete(revision, file)?;
             let target = dest.join(&manifest.files[file].path);
             let there = self.stands_already(content, &target, replaceable.contains_key(&target))?;
@@ -107,12 +112,13 @@ impl Store {
                 _ if there => Way::There,
                 (None, _) | (_, Home::Empty) => Way::Create,
                 (Some(key), home) => match (first.get(&key), home) {
-                    (Some((path, sharing)), _) => Way::Duplicate(path.clone(), *sharing),
+                    (Some((path, sharing)), _) => Way::Duplicate(path.clone(), *sharing, None),
                     (None, Home::Placed(placed)) => {
                         let models = &self.shared.paths.models;
                         let both_ours =
                             placed.ours && is_below(&placed.path, models) && is_below(dest, models);
-                        Way::Duplicate(placed.path, if both_ours { Sharing::Inode } else { Sharing::Extents })
+                        let sharing = if both_ours { Sharing::Inode } else { Sharing::Extents };
+                        Way::Duplicate(placed.path, sharing, Some(placed.stamp))
                     }
                     (None, Home::Own(data)) => {
                         first.insert(key, (data.clone(), Sharing::Inode));
@@ -152,9 +158,9 @@ impl Store {
         }
         if let Home::Placed(placed) = content.home()
             && placed.path == target
-            && placed.stamp == Stamp::of(&meta)
         {
-            return Ok(true);
+            // Compared with itself it would always be right.
+            return Ok(placed.stamp == Stamp::of(&meta));
         }
         let same = match content.is_empty() {
             true => meta.len() == 0,
@@ -241,8 +247,17 @@ impl Step {
                 fs::File::open(data)?.sync_all()?;
                 data.clone()
             }
-            Way::Duplicate(from, sharing) => {
+            Way::Duplicate(from, sharing, stamp) => {
+                let unchanged = || -> io::Result<()> {
+                    if stamp.is_some_and(|stamp| Stamp::read(from).ok() != Some(stamp)) {
+                        let text = format!("{} has changed since it was verified", from.display());
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+                    }
+                    Ok(())
+                };
+                unchanged()?;
                 duplicate(from, &temporary, *sharing)?;
+                unchanged()?;
                 temporary
             }
         };

@@ -196,6 +196,27 @@ fn edits_that_the_user_shared_are_neither_replaced_nor_cleaned_up() {
 }
 
 #[test]
+fn an_edit_of_a_published_file_is_not_published_as_verified() {
+    let home = home();
+    let dest = home.dir.path().join("out");
+    let (a, edited) = (bytes(50_000, 1), bytes(50_000, 3));
+    let (store, revision) = get(&home, "o/m", &[("a", &a)], &dest);
+    fs::write(dest.join("a"), &edited).unwrap();
+    let error = store.publish(&revision, &[0], &dest).unwrap_err();
+    assert!(matches!(&error, StoreError::Incomplete { path } if path == "a"), "{error}");
+    assert!(!revision.is_complete());
+    drop((revision, store));
+    assert!(!home.store().revision(manifest("o/m", &[("a", &a)])).unwrap().is_complete());
+    // Nor does a copy of it get to another place.
+    let (store, revision) = get(&home, "o/m", &[("a", &a)], &dest);
+    fs::write(dest.join("a"), &edited).unwrap();
+    let other = home.dir.path().join("other");
+    let error = store.publish(&revision, &[0], &other).unwrap_err();
+    assert!(matches!(&error, StoreError::Incomplete { path } if path == "a"), "{error}");
+    assert_eq!(tree(&other), []);
+}
+
+#[test]
 fn a_damaged_file_of_ours_is_fetched_and_replaced() {
     let home = home();
     let dest = home.paths.models.join("o/m");
