@@ -42,6 +42,8 @@ struct Step {
     /// What is renamed to `target`.
     ready: Option<PathBuf>,
     ours: bool,
+    /// Whether a file of ours stands at `target` that may be replaced. Otherwise nothing does.
+    replaces: bool,
 }
 
 impl Store {
@@ -70,7 +72,17 @@ impl Store {
         let mut dirs = BTreeSet::from([dest.clone(), fsutil::parent(&dest).to_owned()]);
         for step in &mut steps {
             let parent = fsutil::parent(&step.target).to_owned();
-            step.rename(&staging).map_err(|e| StoreError::io(&step.target, e))?;
+            match step.rename(&staging) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    // What appeared is not ours, whatever was recorded for it.
+                    let path = &revision.manifest.files[step.file].path;
+                    self.shared.placements.update(info_hash, |record| {
+                        record.place_mut(&dest).files.retain(|f| f.path != *path);
+                    })?;
+                    return Err(StoreError::Occupied { path: step.target.clone() });
+                }
+                other => other.map_err(|e| StoreError::io(&step.target, e))?,
+            }
             dirs.extend(parent.ancestors().take_while(|d| *d != dest).map(Path::to_owned));
         }
         for dir in dirs.iter().rev() {
@@ -106,6 +118,7 @@ impl Store {
             }
             self.check_complete(revision, file)?;
             let target = dest.join(&manifest.files[file].path);
+            refuse_links(dest, &target)?;
             let there = self.stands_already(content, &target, replaceable.contains_key(&target))?;
             let ours = !there || replaceable.contains_key(&target);
             let way = match (content.key(), content.home()) {
@@ -127,7 +140,9 @@ impl Store {
                     (None, Home::Empty) => Way::Create,
                 },
             };
-            steps.push(Step { file, target, way, ready: None, ours });
+            let replaces =
+                !there && fs::symlink_metadata(&target).is_ok() && replaceable.contains_key(&target);
+            steps.push(Step { file, target, way, ready: None, ours, replaces });
         }
         Ok(steps)
     }
@@ -265,15 +280,32 @@ impl Step {
         Ok(())
     }
 
+    /// Renames a file to the target; one that appeared there since we looked stays, and is an error.
+    fn put(&self, ready: &Path) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        if self.replaces {
+            return fs::rename(ready, &self.target);
+        }
+        match renameat_with(CWD, ready, CWD, &self.target, RenameFlags::NOREPLACE) {
+            // The file system cannot: the closest to it is to look once more.
+            Err(Errno::INVAL | Errno::NOSYS) if fs::symlink_metadata(&self.target).is_err() => {
+                fs::rename(ready, &self.target)
+            }
+            Err(Errno::INVAL | Errno::NOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
+            other => other.map_err(io::Error::from),
+        }
+    }
+
     fn rename(&mut self, staging: &Path) -> io::Result<()> {
         let Some(ready) = self.ready.take() else { return Ok(()) };
         fs::create_dir_all(fsutil::parent(&self.target))?;
-        match fs::rename(&ready, &self.target) {
+        match self.put(&ready) {
             Err(e) if crosses_devices(&e) => {
                 let copied = staging.join(format!("{}.new", self.file));
                 if copied != ready {
                     duplicate(&ready, &copied, Sharing::Extents)?;
-                    fs::rename(&copied, &self.target)
+                    self.put(&copied)
                 } else {
                     Err(e)
                 }
@@ -285,6 +317,42 @@ impl Step {
     }
 }
 
+/// Refuses a path below `dest` that leads through a symbolic link: it may end anywhere.
+fn refuse_links(dest: &Path, target: &Path) -> Result<(), StoreError> {
+    for dir in fsutil::parent(target).ancestors().take_while(|d| *d != dest) {
+        if fs::symlink_metadata(dir).is_ok_and(|m| m.is_symlink()) {
+            return Err(StoreError::Occupied { path: dir.to_owned() });
+        }
+    }
+    Ok(())
+}
+
 fn is_below(path: &Path, dir: &Path) -> bool {
     fs::canonicalize(dir).is_ok_and(|dir| path.starts_with(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_appeared_meanwhile_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ready, target) = (dir.path().join("ready"), dir.path().join("target"));
+        fs::write(&ready, b"new").unwrap();
+        fs::write(&target, b"precious").unwrap();
+        let mut step = Step {
+            file: 0,
+            target: target.clone(),
+            way: Way::Create,
+            ready: None,
+            ours: true,
+            replaces: false,
+        };
+        assert_eq!(step.put(&ready).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&target).unwrap(), b"precious");
+        step.replaces = true;
+        step.put(&ready).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+    }
 }

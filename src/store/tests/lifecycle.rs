@@ -217,6 +217,23 @@ fn an_edit_of_a_published_file_is_not_published_as_verified() {
 }
 
 #[test]
+fn nothing_is_published_through_a_symbolic_link_below_the_destination() {
+    let home = home();
+    let (dest, outside) = (home.dir.path().join("out"), home.dir.path().join("outside"));
+    let a = bytes(50_000, 1);
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", &[("sub/a", &a)])).unwrap();
+    arrive_all(&revision, &[("sub/a", &a)]);
+    fs::create_dir(&dest).unwrap();
+    fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, dest.join("sub")).unwrap();
+    let error = store.publish(&revision, &[0], &dest).unwrap_err();
+    assert!(matches!(&error, StoreError::Occupied { path } if path.ends_with("out/sub")), "{error}");
+    assert_eq!(tree(&outside), []);
+    assert!(revision.is_complete());
+}
+
+#[test]
 fn a_damaged_file_of_ours_is_fetched_and_replaced() {
     let home = home();
     let dest = home.paths.models.join("o/m");
