@@ -6,6 +6,7 @@
 //! cli        one file per subcommand; parses, calls node, prints. Nothing below prints.
 //!  └ node    the running engine and its control socket (server and client)
 //!     ├ mount    fuse adapter (thin) → tree (inodes) → parked reads
+//!     ├ catalog  records, gossip, DHT names, search, trust
 //!     └ fetch    which pieces, when: windows, deadlines, waiters
 //!         ├ store    layout on disk, registry, verified blocks, resume
 //!         └ torrent  safe Rust over cpp/: session, torrents, events, create
@@ -15,6 +16,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod fetch;

@@ -165,7 +165,7 @@ fn torrent_of(event: &Event) -> Option<TorrentId> {
         | Event::Metainfo(id, _)
         | Event::Metadata(id, _)
         | Event::Removed(id) => Some(id),
-        Event::Listening(_) | Event::ListenFailed(_, _) | Event::EventsLost => None,
+        Event::Listening(_) | Event::ListenFailed(_, _) | Event::Overlay(_) | Event::EventsLost => None,
     }
 }
 
@@ -306,6 +306,7 @@ impl State {
             | Event::Metainfo(..)
             | Event::Listening(_)
             | Event::ListenFailed(..)
+            | Event::Overlay(_)
             | Event::EventsLost => {}
         }
     }

@@ -4,6 +4,7 @@
 //! told by [`Event`]s, in order per torrent, on the channel given when the engine was made.
 
 pub mod create;
+pub mod overlay;
 mod pump;
 mod session;
 mod settings;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use fixedbitset::FixedBitSet;
 
 use crate::model::{InfoHash, PieceIndex};
+pub use overlay::{DhtItem, Meeting, Overlay, OverlayEvent, PeerId, Topic};
 pub use session::Session;
 pub use settings::SessionSettings;
 
@@ -167,6 +169,8 @@ pub enum Event {
     Listening(SocketAddr),
     /// The engine could not listen (port in use, address not ours).
     ListenFailed(SocketAddr, String),
+    /// What the catalog listens for.
+    Overlay(OverlayEvent),
     /// The engine dropped events because its queue overflowed; the state of all torrents must be asked again.
     EventsLost,
 }

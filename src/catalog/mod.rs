@@ -1,0 +1,35 @@
+//! Finding models without a server: records that peers pass on, names in the DHT, search, and trust.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `record` | the signed announcement of one revision; its BEP 44 form |
+//! | `query` | what `discover` searches for |
+//! | `message` | what peers say to each other; decoding is bounded |
+//! | `store` | all records known, on disk and searchable |
+//! | `gossip` | who is told what, and what a peer may cost: a state machine without I/O |
+//! | `service` | [`Catalog`]: the gossip on a running engine, names in the DHT, resolving |
+//! | `trust` | publishers and pinned names: whose model a name stands for |
+//!
+//! Everything from a peer is hostile until its signature is checked; nothing here waits without a deadline.
+
+pub mod message;
+pub mod query;
+pub mod record;
+pub mod service;
+pub mod store;
+pub mod trust;
+
+pub use query::Query;
+pub use record::{Body, ModelRecord, Record, SignedRecord};
+pub use service::{Candidate, Catalog, CatalogError, CatalogSettings, Found, HeldModel, Holdings};
+pub use store::CatalogStore;
+pub use trust::{Trust, TrustError};
+
+/// Seconds since the Unix epoch.
+pub type UnixTime = u64;
+
+/// How long a record is valid after its time, in seconds, unless it is refreshed: 30 days.
+pub const EXPIRY: UnixTime = 30 * 24 * 3600;
+
+/// How far ahead of our clock, in seconds, a record's time may be: one day.
+pub const MAX_AHEAD: UnixTime = 24 * 3600;

@@ -1,0 +1,126 @@
+//! What the catalog needs of the engine: meeting places, messages between peers, and the DHT.
+//!
+//! As with [`Swarms`](super::Swarms), every method posts a request and returns; answers are [`OverlayEvent`]s.
+//! The messages are one BEP 10 extension, `silmaril_catalog`; the engine moves their bytes and knows nothing of what
+//! they mean.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use sha1::{Digest, Sha1};
+
+use super::{EngineError, TorrentId};
+use crate::model::{InfoHash, PublisherKey};
+
+/// The longest message, in bytes, that is sent or taken. A peer that sends a longer one is hung up on.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+
+/// The longest value of a DHT item, in bencoded bytes (BEP 44).
+pub const MAX_ITEM: usize = 1000;
+
+/// A place in the DHT (BEP 5), and the v1 info hash of a swarm that has no metadata.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Topic(pub [u8; 20]);
+
+impl Topic {
+    /// The topic of a text: its SHA-1.
+    pub fn of(text: &str) -> Self {
+        Self(Sha1::digest(text.as_bytes()).into())
+    }
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Topic({})", hex::encode(self.0))
+    }
+}
+
+/// Where peers meet without moving any data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Meeting {
+    /// A swarm that nobody has metadata of.
+    Topic(Topic),
+    /// The swarm of a model whose manifest is not known yet.
+    Model(InfoHash),
+}
+
+/// A connection to a peer that speaks the extension. Never reused within one engine; the same host has one per swarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(pub u64);
+
+/// A mutable item of the DHT (BEP 44).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DhtItem {
+    /// Whose it is.
+    pub publisher: PublisherKey,
+    /// Which of theirs.
+    pub salt: [u8; 20],
+    /// Grows with every change.
+    pub sequence: i64,
+    /// Bencoded, in canonical form, at most [`MAX_ITEM`] bytes.
+    pub value: Vec<u8>,
+    /// Of the BEP 44 signing buffer over salt, sequence and value.
+    pub signature: [u8; 64],
+}
+
+/// What happens to peers that speak the extension, and in the DHT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OverlayEvent {
+    /// A peer that speaks the catalog's extension has finished its handshakes.
+    Speaks {
+        /// In which torrent or meeting.
+        torrent: TorrentId,
+        /// The connection.
+        peer: PeerId,
+        /// Its other end. The port is the one it can be called at where that is known.
+        address: SocketAddr,
+        /// Whether we called.
+        outgoing: bool,
+    },
+    /// A message of such a peer, in order.
+    Said(PeerId, Vec<u8>),
+    /// Such a peer is gone; its `PeerId` is void.
+    Left(PeerId),
+    /// Some of those who announced at a topic.
+    DhtPeers(Topic, Vec<SocketAddr>),
+    /// Answer to `get_item`: the newest item found, if any; its signature was checked by the engine.
+    DhtFound(PublisherKey, [u8; 20], Option<DhtItem>),
+    /// Answer to `put_item`: how many nodes of the DHT stored it.
+    DhtStored(PublisherKey, [u8; 20], u32),
+    /// How many nodes the DHT's routing table holds; told when it changed, at most once a second.
+    DhtNodes(u32),
+}
+
+/// Meets peers, speaks with them, and uses the DHT.
+pub trait Overlay: Send + Sync + 'static {
+    /// Joins a swarm to meet its peers, by every way of finding peers that is on. `Event::Added` follows. It is left
+    /// by [`leave`](Self::leave). A model's meeting is to be left before its torrent is added.
+    fn meet(&self, place: Meeting, peers: &[SocketAddr]) -> Result<TorrentId, EngineError>;
+
+    /// Leaves a meeting. `Event::Removed` follows.
+    fn leave(&self, id: TorrentId) -> Result<(), EngineError>;
+
+    /// Connects to a peer of a meeting.
+    fn call(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError>;
+
+    /// Looks for peers of a meeting again now, on every way that is on.
+    fn look_again(&self, id: TorrentId) -> Result<(), EngineError>;
+
+    /// Sends a message of at most [`MAX_MESSAGE`] bytes. One to a peer that is gone is dropped.
+    fn send(&self, peer: PeerId, message: &[u8]) -> Result<(), EngineError>;
+
+    /// Hangs up on a peer. With `ban`, its address is not spoken to again by this engine.
+    fn hang_up(&self, peer: PeerId, ban: bool) -> Result<(), EngineError>;
+
+    /// Announces this node, with its listen port, at a topic of the DHT (BEP 5). Without effect while the DHT is off.
+    fn announce(&self, topic: Topic) -> Result<(), EngineError>;
+
+    /// Asks the DHT who announced at a topic. [`OverlayEvent::DhtPeers`] follows, several times, where the DHT is on.
+    fn find(&self, topic: Topic) -> Result<(), EngineError>;
+
+    /// Stores an item in the DHT. [`OverlayEvent::DhtStored`] follows where the DHT is on.
+    fn put_item(&self, item: &DhtItem) -> Result<(), EngineError>;
+
+    /// Asks the DHT for the newest item of a publisher and salt. [`OverlayEvent::DhtFound`] follows where the DHT is on.
+    fn get_item(&self, publisher: PublisherKey, salt: [u8; 20]) -> Result<(), EngineError>;
+}
