@@ -16,7 +16,7 @@ use std::time::Duration;
 use fixedbitset::FixedBitSet;
 
 use crate::model::{InfoHash, PieceIndex};
-pub use overlay::{DhtItem, Meeting, Overlay, OverlayEvent, PeerId, Topic};
+pub use overlay::{DhtItem, Meeting, MessageBytes, Overlay, OverlayEvent, PeerId, Topic};
 pub use session::Session;
 pub use settings::SessionSettings;
 

@@ -6,6 +6,9 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha1::{Digest, Sha1};
 
@@ -14,6 +17,13 @@ use crate::model::{InfoHash, PublisherKey};
 
 /// The longest message, in bytes, that is sent or taken. A peer that sends a longer one is hung up on.
 pub const MAX_MESSAGE: usize = 64 * 1024;
+
+/// How many bytes of messages of one peer may wait to be dealt with. A peer that sends faster is hung up on.
+pub const MAX_UNREAD: usize = 4 * 1024 * 1024;
+
+/// How many bytes of messages of all peers together may wait; beyond it, a peer of which more than a few messages wait
+/// is hung up on when it sends another.
+pub const MAX_UNREAD_OF_ALL: usize = 16 * 1024 * 1024;
 
 /// The longest value of a DHT item, in bencoded bytes (BEP 44).
 pub const MAX_ITEM: usize = 1000;
@@ -48,6 +58,74 @@ pub enum Meeting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u64);
 
+/// A message of a peer. While it lives it counts towards what may wait of that peer ([`MAX_UNREAD`]): whoever listens
+/// drops it when it is dealt with, and moves it into no queue without a bound.
+#[derive(Default)]
+pub struct MessageBytes {
+    bytes: Vec<u8>,
+    counted: Option<Counted>,
+}
+
+/// Takes a message's bytes off a count when dropped.
+struct Counted {
+    by: usize,
+    counts: [Arc<AtomicUsize>; 2],
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        for count in &self.counts {
+            count.fetch_sub(self.by, Ordering::Relaxed);
+        }
+    }
+}
+
+impl MessageBytes {
+    /// A message that counts, with `overhead` on top of its length, in both counts until it is dropped.
+    pub(super) fn counted(bytes: Vec<u8>, overhead: usize, counts: [Arc<AtomicUsize>; 2]) -> Self {
+        let by = bytes.len() + overhead;
+        for count in &counts {
+            count.fetch_add(by, Ordering::Relaxed);
+        }
+        Self { bytes, counted: Some(Counted { by, counts }) }
+    }
+}
+
+impl From<Vec<u8>> for MessageBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, counted: None }
+    }
+}
+
+impl Deref for MessageBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Clone for MessageBytes {
+    /// A copy that counts nowhere.
+    fn clone(&self) -> Self {
+        self.bytes.clone().into()
+    }
+}
+
+impl PartialEq for MessageBytes {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for MessageBytes {}
+
+impl fmt::Debug for MessageBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MessageBytes({} bytes)", self.bytes.len())
+    }
+}
+
 /// A mutable item of the DHT (BEP 44).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DhtItem {
@@ -78,7 +156,7 @@ pub enum OverlayEvent {
         outgoing: bool,
     },
     /// A message of such a peer, in order.
-    Said(PeerId, Vec<u8>),
+    Said(PeerId, MessageBytes),
     /// Such a peer is gone; its `PeerId` is void.
     Left(PeerId),
     /// Some of those who announced at a topic.
