@@ -30,6 +30,7 @@ mod e2e {
     mod commands;
     mod configuration;
     mod discovery;
+    mod figures;
     mod get;
     mod killed_mount;
     mod lazy_read;

@@ -21,7 +21,9 @@ pub mod trust;
 
 pub use query::Query;
 pub use record::{Body, ModelRecord, Record, SignedRecord};
-pub use service::{Candidate, Catalog, CatalogError, CatalogSettings, Found, HeldModel, Holdings};
+pub use service::{
+    Candidate, Catalog, CatalogError, CatalogSettings, CatalogStatus, Found, HeldModel, Holdings,
+};
 pub use store::CatalogStore;
 pub use trust::{Trust, TrustError};
 

@@ -1,14 +1,8 @@
 //! `list`: the models known here and how much of each is here.
 
-use std::path::PathBuf;
-
-use serde::Serialize;
-
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, percent, size};
-use crate::model::PublisherKey;
-use crate::store::StoredRevision;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,56 +18,9 @@ pub struct Args {
     json: bool,
 }
 
-/// One model of `--json`.
-#[derive(Debug, Serialize)]
-struct Row {
-    name: String,
-    revision: String,
-    size: u64,
-    here: u64,
-    complete: bool,
-    license: Option<String>,
-    publisher: Option<PublisherKey>,
-    fingerprint: Option<String>,
-    info_hash: String,
-    path: Option<PathBuf>,
-}
-
-impl Row {
-    fn of(revision: &StoredRevision) -> Self {
-        let manifest = &revision.manifest;
-        Self {
-            name: manifest.name.to_string(),
-            revision: manifest.version.to_string(),
-            size: manifest.total_size,
-            here: revision.cached_bytes(),
-            complete: revision.is_complete(),
-            license: manifest.license.clone(),
-            publisher: manifest.publisher,
-            fingerprint: manifest.publisher.map(|key| key.fingerprint()),
-            info_hash: manifest.torrent.info_hash.to_string(),
-            path: place(revision),
-        }
-    }
-}
-
-/// The directory that holds all files of a revision under their own names; none while some are in the cache.
-pub fn place(revision: &StoredRevision) -> Option<PathBuf> {
-    let mut dirs =
-        revision.manifest.files.iter().zip(&revision.contents).filter(|(file, _)| file.size > 0).map(
-            |(file, content)| {
-                let path = content.path();
-                let depth = file.path.split('/').count();
-                path.ends_with(&file.path).then(|| path.ancestors().nth(depth).map(PathBuf::from)).flatten()
-            },
-        );
-    let first = dirs.next()??;
-    dirs.all(|dir| dir.as_ref() == Some(&first)).then_some(first)
-}
-
 /// Prints the table.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let rows: Vec<Row> = context.library()?.revisions()?.iter().map(|r| Row::of(r)).collect();
+    let rows = context.library()?.models()?;
     if args.json {
         return context.out.json(&rows);
     }
@@ -85,8 +32,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     }
     let cells = rows.iter().map(|row| {
         vec![
-            row.name.clone(),
-            row.revision.clone(),
+            row.name.to_string(),
+            row.revision.to_string(),
             size(row.size),
             percent(row.here, row.size),
             clean(row.license.as_deref().unwrap_or("-")),

@@ -5,10 +5,10 @@ use std::io::IsTerminal as _;
 use crate::cli::cleanup::confirmed;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::list::place;
 use crate::cli::output::size;
 use crate::cli::session::with_node_or_library;
 use crate::model::ModelRef;
+use crate::node::models::place;
 
 const EXAMPLES: &str = "\
 Examples:

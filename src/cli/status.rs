@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::{clean, percent, size};
+use crate::cli::output::{clean, count, percent, size};
 use crate::cli::signals::StopSignals;
 use crate::node::control::{Client, Status};
 use crate::paths::Paths;
@@ -82,6 +82,22 @@ fn print(context: &Context, status: &Status) -> Result<(), CommandError> {
     out.line(format_args!("base directory  {}", clean(&status.base_dir.display().to_string())))?;
     let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
     out.line(format_args!("listening on    {}", listening.join(", ")))?;
+    if let Some(catalog) = &status.catalog {
+        let dht = match status.dht {
+            true => count(catalog.dht_nodes.into(), "DHT node"),
+            false => "no DHT".to_owned(),
+        };
+        let (records, peers) = (count(catalog.records as u64, "record"), count(catalog.peers as u64, "peer"));
+        out.line(format_args!("catalog         {records}, {peers}, {dht}"))?;
+    }
+    for job in &status.jobs {
+        let seconds = humantime::format_duration(Duration::from_secs(job.seconds));
+        let done = match job.total {
+            0 => String::new(),
+            total => format!(", {} of {}", percent(job.done, total), size(total)),
+        };
+        out.line(format_args!("for a command   {} (since {seconds}{done})", clean(&job.what)))?;
+    }
     if status.transfers.is_empty() {
         return out.line("no transfers");
     }

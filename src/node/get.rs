@@ -62,6 +62,16 @@ pub enum GetProgress {
     },
 }
 
+impl GetProgress {
+    /// Bytes done and bytes to do.
+    pub fn bytes(&self) -> (u64, u64) {
+        match *self {
+            Self::Fetching { have, want, .. } => (have, want),
+            Self::Checking { done, want } => (done, want),
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GetReport {

@@ -7,6 +7,7 @@
 pub(crate) mod blocking;
 mod cache;
 mod check;
+pub mod clients;
 pub mod control;
 mod error;
 pub mod get;
@@ -17,6 +18,8 @@ pub mod library;
 pub mod lock;
 pub mod maintenance;
 mod metadata;
+mod metrics;
+pub mod models;
 pub mod running;
 mod seed;
 pub mod share;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::clients::Clients;
 use super::control::{self, Status};
 use super::jobs::Jobs;
 use super::lock::NodeLock;
@@ -54,6 +55,8 @@ pub struct Node {
     pub(super) hybrids: Mutex<HashMap<InfoHash, TorrentId>>,
     /// One at a time per torrent: what moves or rereads its files.
     pub(super) jobs: Jobs,
+    /// What other commands have it do now.
+    pub(super) clients: Clients,
     activity: String,
     started: Instant,
     listening: watch::Receiver<Vec<SocketAddr>>,
@@ -97,6 +100,7 @@ impl Node {
             settings,
             hybrids: Mutex::default(),
             jobs: Jobs::default(),
+            clients: Clients::default(),
             activity: options.activity,
             started: Instant::now(),
             listening,
@@ -145,6 +149,8 @@ impl Node {
             listening: self.listening(),
             transfers: self.fetch.status(),
             dht: self.settings.discovery.dht,
+            catalog: None,
+            jobs: self.clients.status(),
         }
     }
 

@@ -9,7 +9,7 @@ use axum::{Json, Router};
 
 use super::stream::job;
 use super::{BytesDone, OfModel, Seed};
-use crate::node::get::GetRequest;
+use crate::node::get::{GetProgress, GetRequest};
 use crate::node::import::ImportRequest;
 use crate::node::share::ShareRequest;
 use crate::node::{Node, NodeError};
@@ -34,12 +34,27 @@ fn alive(node: &Weak<Node>) -> Result<Arc<Node>, NodeError> {
 }
 
 async fn get(State(node): Alive, Json(request): Json<GetRequest>) -> Response {
-    job(|teller| async move { alive(&node)?.get(&request, |progress| teller.tell(progress)).await })
+    job(|teller| async move {
+        let node = alive(&node)?;
+        let noted = node.clients.begin(format!("get {}", request.model));
+        let tell = |progress: GetProgress| {
+            let (done, total) = progress.bytes();
+            noted.progress(done, total);
+            teller.tell(progress);
+        };
+        node.get(&request, tell).await
+    })
 }
 
 async fn share(State(node): Alive, Json(request): Json<ShareRequest>) -> Response {
     job(|teller| async move {
-        alive(&node)?.publish(request, move |done, total| teller.tell(BytesDone { done, total })).await
+        let node = alive(&node)?;
+        let noted = node.clients.begin(format!("share {}", request.name));
+        let tell = move |done, total| {
+            noted.progress(done, total);
+            teller.tell(BytesDone { done, total });
+        };
+        node.publish(request, tell).await
     })
 }
 
@@ -48,13 +63,22 @@ async fn seed(State(node): Alive, Json(request): Json<Seed>) -> Response {
 }
 
 async fn import(State(node): Alive, Json(request): Json<ImportRequest>) -> Response {
-    job(|_| async move { alive(&node)?.import(&request).await })
+    job(|_| async move {
+        let node = alive(&node)?;
+        let _noted = node.clients.begin("registry import".to_owned());
+        node.import(&request).await
+    })
 }
 
 async fn verify(State(node): Alive, Json(request): Json<OfModel>) -> Response {
     job(|teller| async move {
-        let tell = move |done, total| teller.tell(BytesDone { done, total });
-        alive(&node)?.verify(&request.model, tell).await
+        let node = alive(&node)?;
+        let noted = node.clients.begin(format!("verify {}", request.model));
+        let tell = move |done, total| {
+            noted.progress(done, total);
+            teller.tell(BytesDone { done, total });
+        };
+        node.verify(&request.model, tell).await
     })
 }
 

@@ -3,6 +3,9 @@
 //! | route | answer |
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/models` | array of [`KnownModel`](super::models::KnownModel): what `list` shows |
+//! | `GET /v1/transfers` | array of [`TransferStatus`]; with `Accept: text/event-stream` or `?follow` a stream |
+//! | `GET /v1/metrics` | figures in Prometheus' text form |
 //! | `POST /v1/reload` | 204 once the registry was read again |
 //! | `POST /v1/stop` | 202; the node stops and lets go of the base directory |
 //! | `POST /v1/warm` `{path}` | [`Warmed`] once every byte below the path is here |
@@ -17,12 +20,16 @@
 //! A stream is lines of JSON: `{"progress": …}` any number of times, then `{"done": …}` or `{"error": …}`; empty
 //! lines show that the node lives. A client that goes away ends its job, which keeps what came.
 //!
+//! The stream of transfers is of server-sent events: one named `transfers` with the whole array at once, and another
+//! whenever it changed, at most one a second.
+//!
 //! Errors are `{"kind": …, "error": text}` with a 4xx or 5xx status; the kind is an
 //! [`ErrorKind`](super::ErrorKind), so that they mean the same on both sides. The socket is reached through a descriptor of its
 //! directory (`/proc/self/fd/N/silmaril.sock`), so that a deep base directory is not stopped by the 108 bytes
 //! that `sun_path` holds.
 
 mod client;
+mod figures;
 mod jobs;
 mod server;
 mod stream;
@@ -36,8 +43,10 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::catalog::CatalogStatus;
 use crate::fetch::TransferStatus;
 use crate::model::ModelRef;
+use crate::node::clients::JobStatus;
 use crate::node::{ErrorKind, NodeError, chain};
 use crate::paths::Paths;
 
@@ -61,6 +70,12 @@ pub struct Status {
     /// Whether it uses the DHT.
     #[serde(default)]
     pub dht: bool,
+    /// What the catalog says of itself; none where this node has none.
+    #[serde(default)]
+    pub catalog: Option<CatalogStatus>,
+    /// What it does for other commands now.
+    #[serde(default)]
+    pub jobs: Vec<JobStatus>,
 }
 
 /// What every version of a node says of itself.

@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
-use super::{Failure, Status, Warm, Warmed, jobs, short_path};
+use super::{Failure, Status, Warm, Warmed, figures, jobs, short_path};
 use crate::model::codec::MAX_MANIFEST;
 use crate::node::{ErrorKind, Node, NodeError};
 use crate::paths::Paths;
@@ -35,6 +35,7 @@ pub(in crate::node) fn serve(
         .route("/v1/reload", post(reload))
         .route("/v1/stop", post(stop))
         .route("/v1/warm", post(warm))
+        .merge(figures::routes())
         .merge(jobs::routes())
         // A manifest inside JSON, every byte of it escaped.
         .layer(DefaultBodyLimit::max(6 * MAX_MANIFEST))
@@ -47,7 +48,7 @@ pub(in crate::node) fn serve(
 }
 
 /// An error as the client sees it.
-struct Refusal(NodeError);
+pub(super) struct Refusal(NodeError);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
@@ -74,7 +75,8 @@ impl From<NodeError> for Refusal {
     }
 }
 
-fn alive(node: &Weak<Node>) -> Result<std::sync::Arc<Node>, Refusal> {
+/// The node, or that it is gone.
+pub(super) fn alive(node: &Weak<Node>) -> Result<std::sync::Arc<Node>, Refusal> {
     node.upgrade().ok_or(Refusal(NodeError::HostLost))
 }
 

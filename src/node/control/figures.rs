@@ -1,0 +1,81 @@
+//! The routes that tell what is here and what goes on: models, transfers (once, or as they change), metrics.
+
+use std::convert::Infallible;
+use std::sync::Weak;
+use std::time::Duration;
+
+use axum::extract::{RawQuery, State};
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use futures_util::stream;
+use tokio::time::MissedTickBehavior;
+
+use super::SILENCE;
+use super::server::{Refusal, alive};
+use crate::fetch::TransferStatus;
+use crate::node::models::KnownModel;
+use crate::node::{Node, NodeError, blocking, metrics};
+
+/// How often the stream looks whether something changed: figures come once a second.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// All of them.
+pub(super) fn routes() -> Router<Weak<Node>> {
+    Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/transfers", get(transfers))
+        .route("/v1/metrics", get(figures))
+}
+
+async fn models(State(node): State<Weak<Node>>) -> Result<Json<Vec<KnownModel>>, Refusal> {
+    let node = alive(&node)?;
+    Ok(Json(blocking::cancellable(move |_| node.library.models()).await?))
+}
+
+async fn transfers(
+    State(node): State<Weak<Node>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let follow =
+        query.is_some_and(|query| query.split('&').any(|term| term == "follow" || term == "follow=true"));
+    if follow || accept.contains("text/event-stream") {
+        return Ok(changes(node).into_response());
+    }
+    Ok(Json(alive(&node)?.fetch.status()).into_response())
+}
+
+/// One event with all transfers at once, and one whenever they changed, until the node or the client is gone.
+fn changes(node: Weak<Node>) -> impl IntoResponse {
+    let mut clock = tokio::time::interval(LOOK_EVERY);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let told: Option<Vec<TransferStatus>> = None;
+    let events = stream::unfold((node, clock, told), |(node, mut clock, told)| async move {
+        loop {
+            clock.tick().await;
+            let now = node.upgrade()?.fetch.status();
+            if told.as_ref() == Some(&now) {
+                continue;
+            }
+            let event = Event::default().event("transfers").json_data(&now);
+            let event = event.unwrap_or_else(|e| Event::default().event("error").data(e.to_string()));
+            return Some((Ok::<_, Infallible>(event), (node, clock, Some(now))));
+        }
+    });
+    Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE))
+}
+
+async fn figures(State(node): State<Weak<Node>>) -> Result<Response, Refusal> {
+    let node = alive(&node)?;
+    let (status, store) = (node.status(), node.library.store.clone());
+    let cache = blocking::cancellable(move |_| Ok(store.cache_usage()?)).await;
+    let cache = cache.inspect_err(|e| tracing::warn!("the cache cannot be measured: {e}")).ok();
+    let text = metrics::render(status, cache)
+        .map_err(|e| NodeError::Request(format!("the figures cannot be written: {e}")))?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
