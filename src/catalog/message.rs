@@ -1,13 +1,38 @@
 //! What peers say to each other: bencoded dictionaries, decoded strictly and within bounds.
 //!
-//! Unknown messages and unknown keys are passed over, so that later versions may say more.
+//! Every message is a dictionary whose `t` says its kind. Unknown kinds and unknown keys are passed over, so that later
+//! versions may say more. Long lists of fixed entries are one string, as BEP 5 has its nodes, so a message's memory
+//! is bounded by its length before it is decoded. The `MAX_…` constants are what a receiver takes; senders page by them, and
+//! by [`pages`] for records.
+//!
+//! A message can carry some 200 records, and checking so many signatures takes 10 ms. So there are two ways in:
+//! [`Message::decode`] does all at once; [`Unchecked::decode`] checks everything but the signatures, cheaply enough for
+//! the thread that receives. [`Unchecked::verify`] does the rest, on a thread that may take time: it asks for each
+//! record whether the same, byte for byte, is known already, and takes that one instead of checking a signature again.
+
+mod read;
+mod write;
 
 use crate::catalog::query::Query;
-use crate::catalog::record::SharedRecord;
+use crate::catalog::record::{SharedRecord, UncheckedRecord};
+use crate::catalog::wire::Malformed;
 use crate::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
+use crate::torrent::overlay::MAX_MESSAGE;
 
 /// Bytes of one part of a manifest.
 pub const MANIFEST_PART: usize = 16 * 1024;
+/// The most entries of one [`Message::Have`]: 44 KB.
+pub const MAX_HAVE: usize = 1000;
+/// The most entries of one [`Message::Want`]: 40 KB.
+pub const MAX_WANT: usize = 1000;
+/// The most records of one message. Records of 250 bytes, the shortest there are, fill a message with so many.
+pub const MAX_RECORDS: usize = 256;
+/// The most entries of [`Message::Holds`]: 13 KB, of which no honest node needs more than a few.
+pub const MAX_HELD: usize = 128;
+/// The longest cursor, in bytes. Names, version and key of a record take up to 331.
+pub const MAX_CURSOR: usize = 400;
+/// What one message holds in records, in bytes, when [`MAX_HELD`] entries or a cursor are in it too.
+const ROOM: usize = MAX_MESSAGE - 16 * 1024;
 
 /// What a node knows of a publisher's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,14 +149,90 @@ pub enum MessageError {
     Record(#[from] crate::catalog::record::RecordError),
 }
 
-impl Message {
-    /// Reads a message; `None` for one of a kind that this version does not know.
-    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, MessageError> {
-        todo!()
-    }
-
-    /// Writes it. Senders keep it below [`MAX_MESSAGE`](crate::torrent::overlay::MAX_MESSAGE) by paging.
-    pub fn encode(&self) -> Vec<u8> {
-        todo!()
+impl From<Malformed> for MessageError {
+    fn from(Malformed(what): Malformed) -> Self {
+        Self::Malformed(what)
     }
 }
+
+impl Message {
+    /// Reads a message and checks the signatures of its records; `None` for one of a kind that this version does not
+    /// know, or a query with terms that it does not know.
+    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, MessageError> {
+        Unchecked::decode(bytes)?.map(|unchecked| unchecked.verify(|_| None)).transpose()
+    }
+
+    /// Writes it. Senders keep it below [`MAX_MESSAGE`] by paging.
+    pub fn encode(&self) -> Vec<u8> {
+        write::encode(self)
+    }
+
+    fn records_mut(&mut self) -> Option<&mut Vec<SharedRecord>> {
+        match self {
+            Self::Records { records, .. } | Self::Holds { records, .. } => Some(records),
+            _ => None,
+        }
+    }
+}
+
+/// A message of which all is checked but the signatures of its records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unchecked {
+    /// Without its records; `complete` has the indices in [`records`](Self::records).
+    message: Message,
+    records: Vec<UncheckedRecord>,
+}
+
+impl Unchecked {
+    /// Reads a message; `None` as in [`Message::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, MessageError> {
+        read::decode(bytes)
+    }
+
+    /// The message, its records left out.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// The records it carries. Those of later versions are not among them.
+    pub fn records(&self) -> &[UncheckedRecord] {
+        &self.records
+    }
+
+    /// Checks the signatures, some 50 µs each, but of those records that `known` gives: the one known of the same
+    /// publisher, name and version. Where that is the very same, it is taken instead.
+    pub fn verify(
+        self,
+        mut known: impl FnMut(&UncheckedRecord) -> Option<SharedRecord>,
+    ) -> Result<Message, MessageError> {
+        let Self { mut message, records } = self;
+        if let Some(out) = message.records_mut() {
+            for record in records {
+                out.push(match known(&record).filter(|known| record.is(known)) {
+                    Some(known) => known,
+                    None => SharedRecord::new(record.verify()?),
+                });
+            }
+        }
+        Ok(message)
+    }
+}
+
+/// Splits records into runs, each of which fits into one [`Message::Records`] or [`Message::Holds`].
+pub fn pages(records: &[SharedRecord]) -> impl Iterator<Item = &[SharedRecord]> {
+    let mut rest = records;
+    std::iter::from_fn(move || {
+        let mut room = ROOM;
+        let fitting = rest.iter().take(MAX_RECORDS).take_while(|record| {
+            let left = room.checked_sub(record.wire_len());
+            room = left.unwrap_or(0);
+            left.is_some()
+        });
+        let (page, after) = rest.split_at(fitting.count());
+        rest = after;
+        (!page.is_empty()).then_some(page)
+    })
+}
+
+#[cfg(test)]
+mod tests;

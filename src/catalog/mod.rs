@@ -8,6 +8,7 @@
 //! | `store` | all records known, on disk and searchable |
 //! | `gossip` | who is told what, and what a peer may cost: a state machine without I/O |
 //! | `service` | [`Catalog`]: the gossip on a running engine, names in the DHT, resolving |
+//! | `wire` | the bencoded dictionaries of both: strict, bounded |
 //! | `trust` | publishers and pinned names: whose model a name stands for |
 //!
 //! Everything from a peer is hostile until its signature is checked; nothing here waits without a deadline.
@@ -18,9 +19,10 @@ pub mod record;
 pub mod service;
 pub mod store;
 pub mod trust;
+mod wire;
 
 pub use query::Query;
-pub use record::{Body, ModelRecord, Record, SignedRecord};
+pub use record::{Body, ModelRecord, Record, SharedRecord, SignedRecord};
 pub use service::{
     Candidate, Catalog, CatalogError, CatalogSettings, CatalogStatus, Found, HeldModel, Holdings,
 };

@@ -1,12 +1,34 @@
 //! What `discover` searches for: a pattern on the name and terms on other facts.
 //!
-//! Terms are separated by blanks and must all hold: `llama`, `mistralai/*`, `tag:code`, `license:mit`,
-//! `publisher:x7k2-…` (fingerprint, key or a prefix of either), `size<20GB`, `size>=1GiB`.
+//! Terms are separated by blanks and must all hold:
+//!
+//! | term | holds for |
+//! |---|---|
+//! | `llama` | names (`org/name`) that have the word in them, in any case |
+//! | `mistralai/*` | names that fit the glob, in any case; `*` passes over `/` too |
+//! | `tag:code` | models with the tag, in any case |
+//! | `license:mit` | models under the licence, in any case |
+//! | `publisher:x7k2-9fqa` | models signed by the key with this fingerprint, or a prefix of it or of the key in hex |
+//! | `size<20GB` | models of that size; also `<=`, `>`, `>=`, `=` |
+//!
+//! Queries are sent to peers as text, and come from them: what one may cost is bounded by its length, and by the number
+//! of its terms, globs and wildcards. Globs are matched in time linear in the name.
 
-use crate::catalog::record::Record;
+use std::sync::Arc;
+
+use globset::{GlobBuilder, GlobMatcher};
+
+use crate::catalog::record::{Body, ModelRecord, Record};
+use crate::model::{PublisherKey, text};
 
 /// The longest query, in bytes of its text.
 pub const MAX_QUERY: usize = 512;
+/// The most terms of a query.
+pub const MAX_TERMS: usize = 16;
+/// The most globs of a query: each takes some 100 ns for every name, and up to a millisecond at first.
+pub const MAX_GLOBS: usize = 4;
+/// The most wildcards in all its globs.
+pub const MAX_WILDCARDS: usize = 16;
 
 /// Why a text is no query. Names the term.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,20 +36,159 @@ pub const MAX_QUERY: usize = 512;
 pub struct QueryError(pub String);
 
 /// A parsed query. The empty one matches every model.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Query {
     text: String,
+    terms: Arc<Terms>,
 }
+
+/// The terms of a query; all must hold. Texts are in lower case.
+#[derive(Debug, Default)]
+pub(super) struct Terms {
+    words: Vec<String>,
+    globs: Vec<GlobMatcher>,
+    publishers: Vec<String>,
+    sizes: Vec<(Compare, u64)>,
+    /// Tags asked for.
+    pub tags: Vec<String>,
+    /// Licences asked for.
+    pub licenses: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compare {
+    Less,
+    AtMost,
+    Equal,
+    AtLeast,
+    More,
+}
+
+impl PartialEq for Query {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Query {}
 
 impl Query {
     /// Whether a record is a model that fits.
     pub fn matches(&self, record: &Record) -> bool {
-        todo!()
+        match &record.body {
+            Body::Model(model) => self.terms.fit(&record.publisher, model),
+            Body::Successor(_) => false,
+        }
     }
 
-    /// The text that it was parsed from.
+    /// The text that it was parsed from, without blanks around it.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    pub(super) fn terms(&self) -> &Terms {
+        &self.terms
+    }
+}
+
+impl Terms {
+    fn fit(&self, publisher: &PublisherKey, model: &ModelRecord) -> bool {
+        let any = |texts: &[String], wanted: &String| texts.iter().any(|t| t.to_lowercase() == *wanted);
+        self.size_fits(model.size)
+            && self.name_fits(&model.name.to_string().to_ascii_lowercase())
+            && self.tags.iter().all(|tag| any(&model.tags, tag))
+            && self.licenses.iter().all(|license| any(model.license.as_slice(), license))
+            && self.publisher_fits(publisher)
+    }
+
+    /// Whether a name, in lower case, fits.
+    pub fn name_fits(&self, lower: &str) -> bool {
+        self.words.iter().all(|word| lower.contains(word.as_str()))
+            && self.globs.iter().all(|glob| glob.is_match(lower))
+    }
+
+    /// Whether a size fits.
+    pub fn size_fits(&self, size: u64) -> bool {
+        self.sizes.iter().all(|&(compare, than)| match compare {
+            Compare::Less => size < than,
+            Compare::AtMost => size <= than,
+            Compare::Equal => size == than,
+            Compare::AtLeast => size >= than,
+            Compare::More => size > than,
+        })
+    }
+
+    /// Whether some publishers do not fit.
+    pub fn has_publishers(&self) -> bool {
+        !self.publishers.is_empty()
+    }
+
+    /// Whether a publisher fits. Takes a hash.
+    pub fn publisher_fits(&self, publisher: &PublisherKey) -> bool {
+        if self.publishers.is_empty() {
+            return true;
+        }
+        let (key, fingerprint) = (publisher.to_string(), publisher.fingerprint().replace('-', ""));
+        self.publishers.iter().all(|wanted| key.starts_with(wanted) || fingerprint.starts_with(wanted))
+    }
+
+    fn add(&mut self, term: &str) -> Result<(), QueryError> {
+        let wrong = |why: &str| Err(QueryError(format!("{term:?} is no search term: {why}")));
+        if !text::is_clean(term) {
+            return wrong("it has characters that cannot be seen");
+        }
+        if let Some((key, value)) = term.split_once(':') {
+            let value = value.to_lowercase();
+            if value.is_empty() {
+                return wrong("nothing follows the colon");
+            }
+            match key.to_ascii_lowercase().as_str() {
+                "tag" => self.tags.push(value),
+                "license" | "licence" => self.licenses.push(value),
+                "publisher" => {
+                    let digits = value.replace('-', "");
+                    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_alphanumeric()) {
+                        return wrong("a publisher is a fingerprint such as x7k2-9fqa-m3tz-c0d8, or a key");
+                    }
+                    self.publishers.push(digits);
+                }
+                _ => return wrong("there are tag:, license:, publisher:, size< and words of a name"),
+            }
+            return Ok(());
+        }
+        if let Some(at) = term.find(['<', '>', '=']) {
+            if !term[..at].eq_ignore_ascii_case("size") {
+                return wrong("only size can be compared, as in size<20GB");
+            }
+            let (compare, size) = match &term.as_bytes()[at..] {
+                [b'<', b'=', ..] => (Compare::AtMost, &term[at + 2..]),
+                [b'>', b'=', ..] => (Compare::AtLeast, &term[at + 2..]),
+                [b'<', ..] => (Compare::Less, &term[at + 1..]),
+                [b'>', ..] => (Compare::More, &term[at + 1..]),
+                _ => (Compare::Equal, &term[at + 1..]),
+            };
+            return match text::parse_size(size) {
+                Ok(size) => {
+                    self.sizes.push((compare, size));
+                    Ok(())
+                }
+                Err(error) => wrong(&error.to_string()),
+            };
+        }
+        if term.contains(['*', '?', '[']) {
+            if self.globs.len() == MAX_GLOBS {
+                return wrong("there are too many patterns");
+            }
+            return match GlobBuilder::new(term).case_insensitive(true).build() {
+                Ok(glob) => {
+                    self.globs.push(glob.compile_matcher());
+                    Ok(())
+                }
+                Err(error) => wrong(&error.kind().to_string()),
+            };
+        }
+        self.words.push(term.to_lowercase());
+        Ok(())
     }
 }
 
@@ -35,6 +196,23 @@ impl std::str::FromStr for Query {
     type Err = QueryError;
 
     fn from_str(text: &str) -> Result<Self, QueryError> {
-        todo!()
+        let too = |what: &str| Err(QueryError(format!("the search {what}")));
+        if text.len() > MAX_QUERY {
+            return too(&format!("is longer than {MAX_QUERY} bytes"));
+        }
+        if text.split_whitespace().count() > MAX_TERMS {
+            return too(&format!("has more than {MAX_TERMS} terms"));
+        }
+        if text.chars().filter(|c| matches!(c, '*' | '?' | '[' | '{')).count() > MAX_WILDCARDS {
+            return too(&format!("has more than {MAX_WILDCARDS} wildcards"));
+        }
+        let mut terms = Terms::default();
+        for term in text.split_whitespace() {
+            terms.add(term)?;
+        }
+        Ok(Self { text: text.trim().to_owned(), terms: Arc::new(terms) })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,21 +1,40 @@
 //! The signed announcement of one revision, short enough for the DHT.
 //!
 //! A record is a BEP 44 mutable item: its signature is the item's, over salt, sequence and the bencoded value. So
-//! whoever holds a record can hand it on, or store it in the DHT again, without its publisher.
+//! whoever holds a record can hand it on, or store it in the DHT again, without its publisher. The value is kept as
+//! its bytes: what a later version adds to it survives, and the signature holds.
+//!
+//! A [`SignedRecord`] was verified, or signed here. [`UncheckedRecord`] is one that is read and whose fields are
+//! within their bounds, but whose signature nobody has looked at: that is what costs time (some 50 µs), so whoever
+//! receives many can first leave out those it knows.
+
+mod value;
 
 use std::sync::Arc;
 
-use crate::catalog::UnixTime;
+use sha1::{Digest, Sha1};
+
+use crate::catalog::wire::{self, Malformed};
+use crate::catalog::{EXPIRY, MAX_AHEAD, UnixTime};
 use crate::keys::PublisherKeypair;
-use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Revision, Sha256Digest};
+use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Revision, Sha256Digest, bencode};
 use crate::torrent::DhtItem;
+use crate::torrent::overlay::MAX_ITEM;
+
+pub use value::{MAX_LICENSE, MAX_TAG, MAX_TAGS};
+
+/// The longest wire form, in bytes: the value, and key, sequence and signature around it.
+pub const MAX_RECORD: usize = MAX_ITEM + 160;
+
+/// What the salt of a publisher's successor record is the SHA-1 of. No name has a colon.
+const SUCCESSOR: &str = "silmaril:successor";
 
 /// What a publisher announces. Sequences of one publisher grow over all their records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Who signs it.
     pub publisher: PublisherKey,
-    /// Orders the publisher's records; a later one of the same salt replaces the earlier.
+    /// Orders the publisher's records; a later one of the same salt replaces the earlier. Not negative.
     pub sequence: i64,
     /// When it was signed.
     pub time: UnixTime,
@@ -61,6 +80,9 @@ pub enum RecordError {
     /// Not a record, or not in canonical form.
     #[error("malformed record: {0}")]
     Malformed(&'static str),
+    /// Of a later format, or of a kind this version does not know. No lie of who hands it on.
+    #[error("the record is of a later version")]
+    Later,
     /// More than 1000 bytes.
     #[error("the record is longer than BEP 44 allows")]
     TooLong,
@@ -72,6 +94,12 @@ pub enum RecordError {
     Untimely,
 }
 
+impl From<Malformed> for RecordError {
+    fn from(Malformed(what): Malformed) -> Self {
+        Self::Malformed(what)
+    }
+}
+
 /// A record whose signature was checked, or made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedRecord {
@@ -81,15 +109,51 @@ pub struct SignedRecord {
     signature: [u8; 64],
 }
 
+/// A record that was read, its signature unseen: anyone may have written it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UncheckedRecord(SignedRecord);
+
+/// How records are shared within the process.
+pub type SharedRecord = Arc<SignedRecord>;
+
 impl Record {
-    /// The announcement of a manifest. Tags are left out from the end until it fits.
+    /// The announcement of a manifest. What a record cannot carry is left out: a licence or tags that are too long
+    /// or have characters that mislead a terminal, and tags from the end until the rest fits.
     pub fn of_manifest(manifest: &Manifest, publisher: PublisherKey, sequence: i64, time: UnixTime) -> Self {
-        todo!()
+        let (digest, len) = manifest.digest();
+        let mut model = ModelRecord {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            info_hash: manifest.torrent.info_hash,
+            manifest: digest,
+            manifest_len: u32::try_from(len).unwrap_or(u32::MAX),
+            size: manifest.total_size,
+            files: u32::try_from(manifest.files.len()).unwrap_or(u32::MAX),
+            license: manifest.license.clone().filter(|license| value::is_license(license)),
+            tags: Vec::new(),
+        };
+        for tag in manifest.tags.iter().filter(|tag| value::is_tag(tag)) {
+            if model.tags.len() < MAX_TAGS && !model.tags.contains(tag) {
+                model.tags.push(tag.clone());
+            }
+        }
+        let mut record = Self { publisher, sequence, time, body: Body::Model(model) };
+        while value::encode(&record).len() > MAX_ITEM {
+            let Body::Model(model) = &mut record.body else { break };
+            // Without tags it fits: names, licence and hashes take less than 700 bytes at their longest.
+            if model.tags.pop().is_none() {
+                break;
+            }
+        }
+        record
     }
 
     /// The salt of its DHT item: SHA-1 of `name@version`, or of a fixed text for a successor.
     pub fn salt(&self) -> [u8; 20] {
-        todo!()
+        match &self.body {
+            Body::Model(model) => salt(&model.name, &model.version),
+            Body::Successor(_) => successor_salt(),
+        }
     }
 }
 
@@ -100,40 +164,158 @@ impl ModelRecord {
     }
 }
 
-/// The salt of a model's DHT item.
+/// The salt of a model's DHT item: SHA-1 of `org/name@version`, the version written out even where it is the default.
 pub fn salt_of(model: &ModelRef) -> [u8; 20] {
-    todo!()
+    salt(&model.name, &model.revision)
+}
+
+fn salt(name: &ModelName, version: &Revision) -> [u8; 20] {
+    Sha1::digest(format!("{name}@{version}")).into()
+}
+
+/// The salt of the DHT item in which a publisher names their successor.
+pub fn successor_salt() -> [u8; 20] {
+    Sha1::digest(SUCCESSOR).into()
+}
+
+/// What BEP 44 has the publisher of a mutable item with a salt sign: `4:salt20:…3:seqi…e1:v…`.
+pub fn signing_buffer(salt: &[u8], sequence: i64, value: &[u8]) -> Vec<u8> {
+    let mut buffer = format!("4:salt{}:", salt.len()).into_bytes();
+    buffer.extend_from_slice(salt);
+    buffer.extend_from_slice(format!("3:seqi{sequence}e1:v").as_bytes());
+    buffer.extend_from_slice(value);
+    buffer
+}
+
+impl UncheckedRecord {
+    /// Reads a record from its wire form and checks that every field is within its bounds.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
+        if bytes.len() > MAX_RECORD {
+            return Err(RecordError::TooLong);
+        }
+        let malformed = |what| RecordError::Malformed(what);
+        let entries = bencode::check(bytes).map_err(|_| malformed("it is not bencoded in strict form"))?;
+        let string = |key| entries.raw(key).and_then(wire::string);
+        let publisher = string("k").and_then(|key| key.try_into().ok()).ok_or(malformed("it has no key"))?;
+        let signature =
+            string("sig").and_then(|sig| sig.try_into().ok()).ok_or(malformed("it has no signature"))?;
+        let sequence = (entries.raw("seq"))
+            .and_then(|raw| raw.strip_prefix(b"i")?.strip_suffix(b"e"))
+            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
+            .ok_or(malformed("it has no sequence"))?;
+        let value = entries.raw("v").ok_or(malformed("it has no value"))?;
+        Self::new(PublisherKey(publisher), sequence, value.to_vec(), signature)
+    }
+
+    /// Reads a record from its DHT item and checks the same, and that the salt is the record's own.
+    pub fn from_item(item: &DhtItem) -> Result<Self, RecordError> {
+        let read = Self::new(item.publisher, item.sequence, item.value.clone(), item.signature)?;
+        if read.record().salt() != item.salt {
+            return Err(RecordError::Malformed("its salt is not that of its name"));
+        }
+        Ok(read)
+    }
+
+    fn new(
+        publisher: PublisherKey,
+        sequence: i64,
+        value: Vec<u8>,
+        signature: [u8; 64],
+    ) -> Result<Self, RecordError> {
+        if sequence < 0 {
+            return Err(RecordError::Malformed("its sequence is negative"));
+        }
+        if value.len() > MAX_ITEM {
+            return Err(RecordError::TooLong);
+        }
+        let (time, body) = value::decode(&value)?;
+        Ok(Self(SignedRecord { record: Record { publisher, sequence, time, body }, value, signature }))
+    }
+
+    /// What it claims.
+    pub fn record(&self) -> &Record {
+        &self.0.record
+    }
+
+    /// Whether this is, byte for byte, a record whose signature was checked before.
+    pub fn is(&self, known: &SignedRecord) -> bool {
+        self.0 == *known
+    }
+
+    /// Checks the signature. Takes some 50 µs.
+    pub fn verify(self) -> Result<SignedRecord, RecordError> {
+        let Record { publisher, sequence, .. } = &self.0.record;
+        let message = signing_buffer(&self.0.record.salt(), *sequence, &self.0.value);
+        publisher.verify_strict(&message, &self.0.signature).map_err(|_| RecordError::BadSignature)?;
+        Ok(self.0)
+    }
+
+    /// Takes a record for verified that we have verified ourselves before, and kept where nobody else writes.
+    pub(super) fn trust(self) -> SignedRecord {
+        self.0
+    }
 }
 
 impl SignedRecord {
-    /// Signs a record with its publisher's key.
+    /// Signs a record with its publisher's key. Fails where a field is out of its bounds, and for another's key.
     pub fn sign(record: Record, key: &PublisherKeypair) -> Result<Self, RecordError> {
-        todo!()
+        if key.public() != record.publisher {
+            return Err(RecordError::BadSignature);
+        }
+        let value = value::encode(&record);
+        let signature = key.sign(&signing_buffer(&record.salt(), record.sequence, &value));
+        let signed = UncheckedRecord::new(record.publisher, record.sequence, value, signature)?.trust();
+        if signed.record != record {
+            return Err(RecordError::Malformed("it would not be read as it is"));
+        }
+        Ok(signed)
     }
 
     /// Reads a record from its wire form, and checks its form and signature, not its time.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
-        todo!()
+        UncheckedRecord::from_bytes(bytes)?.verify()
     }
 
     /// The wire form: a bencoded dictionary of key, sequence, signature and value.
     pub fn to_bytes(&self) -> Vec<u8> {
-        todo!()
+        let mut bytes = Vec::with_capacity(self.value.len() + 160);
+        bytes.extend_from_slice(b"d1:k32:");
+        bytes.extend_from_slice(self.record.publisher.as_bytes());
+        bytes.extend_from_slice(format!("3:seqi{}e3:sig64:", self.record.sequence).as_bytes());
+        bytes.extend_from_slice(&self.signature);
+        bytes.extend_from_slice(b"1:v");
+        bytes.extend_from_slice(&self.value);
+        bytes.push(b'e');
+        bytes
+    }
+
+    /// At least as long as the wire form is, in bytes.
+    pub fn wire_len(&self) -> usize {
+        self.value.len() + 160
     }
 
     /// Reads a record from its DHT item, checking the same, and that the salt is the record's own.
     pub fn from_item(item: &DhtItem) -> Result<Self, RecordError> {
-        todo!()
+        UncheckedRecord::from_item(item)?.verify()
     }
 
     /// Its DHT item.
     pub fn to_item(&self) -> DhtItem {
-        todo!()
+        DhtItem {
+            publisher: self.record.publisher,
+            salt: self.record.salt(),
+            sequence: self.record.sequence,
+            value: self.value.clone(),
+            signature: self.signature,
+        }
     }
 
-    /// Checks its time against a clock.
+    /// Checks its time against a clock. A successor does not expire: the key that signed it may be gone.
     pub fn check_time(&self, now: UnixTime) -> Result<(), RecordError> {
-        todo!()
+        let expired =
+            matches!(self.record.body, Body::Model(_)) && self.record.time.saturating_add(EXPIRY) <= now;
+        let ahead = self.record.time > now.saturating_add(MAX_AHEAD);
+        if expired || ahead { Err(RecordError::Untimely) } else { Ok(()) }
     }
 
     /// The record.
@@ -150,5 +332,5 @@ impl SignedRecord {
     }
 }
 
-/// How records are shared within the process.
-pub type SharedRecord = Arc<SignedRecord>;
+#[cfg(test)]
+pub(super) mod tests;

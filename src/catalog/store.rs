@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::catalog::UnixTime;
 use crate::catalog::message::Have;
 use crate::catalog::query::Query;
-use crate::catalog::record::SharedRecord;
+use crate::catalog::record::{SharedRecord, UncheckedRecord};
 use crate::model::{ModelName, PublisherKey};
 
 /// Why the catalog's database fails.
@@ -63,8 +63,14 @@ impl CatalogStore {
         todo!()
     }
 
-    /// Drops what has expired; returns how many. Blocks.
-    pub fn expire(&self, now: UnixTime) -> Result<usize, StoreError> {
+    /// Drops what has expired; returns how many. What a publisher has named as successor stays while the publisher is
+    /// kept or any other record of theirs is known. Blocks.
+    pub fn expire(&self, now: UnixTime, kept: &dyn Fn(&PublisherKey) -> bool) -> Result<usize, StoreError> {
+        todo!()
+    }
+
+    /// The record known of the same publisher, name and version, for [`Unchecked::verify`](crate::catalog::message::Unchecked::verify).
+    pub fn known(&self, record: &UncheckedRecord) -> Option<SharedRecord> {
         todo!()
     }
 

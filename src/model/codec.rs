@@ -10,13 +10,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::files::{self, FilesError};
 use super::magnet::{Magnet, MagnetError};
 use super::manifest::Original;
 use super::merkle::PieceLayers;
 use super::metainfo::{self, MetainfoError, ParsedFile, ParsedMetainfo};
-use super::{FileEntry, InfoHash, Kind, Manifest, ModelName, PublisherKey, Revision, path};
+use super::{FileEntry, InfoHash, Kind, Manifest, ModelName, PublisherKey, Revision, Sha256Digest, path};
 use crate::keys::PublisherKeypair;
 
 /// Largest manifest that is read, in bytes.
@@ -331,6 +332,13 @@ impl Manifest {
         let mut json = serde_json::to_vec_pretty(self).expect("a manifest has only JSON values");
         json.push(b'\n');
         json
+    }
+
+    /// SHA-256 and length in bytes of its JSON as [`to_json`](Self::to_json) writes it. That JSON is a function of what
+    /// the manifest says alone: whoever reads it and writes it again gives the same bytes.
+    pub fn digest(&self) -> (Sha256Digest, usize) {
+        let json = self.to_json();
+        (Sha256Digest(Sha256::digest(&json).into()), json.len())
     }
 
     /// Signs the manifest, replacing any publisher and signature.

@@ -23,6 +23,11 @@ fn is_unsafe(c: char) -> bool {
             | '\u{FFA0}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
 }
 
+/// Whether a text has nothing that [`clean`] would remove.
+pub fn is_clean(text: &str) -> bool {
+    !text.chars().any(is_unsafe)
+}
+
 /// Returns the text without control, bidirectional and zero-width characters, so that a name from a stranger
 /// can neither move the cursor nor look like another name.
 pub fn clean(text: &str) -> String {

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::model::known_answers::CASES;
 use crate::model::metainfo::parse_metainfo;
-use crate::model::{Document, PiecesRoot, Sha256Digest};
+use crate::model::{Document, PiecesRoot};
 
 static KEY: LazyLock<PublisherKeypair> = LazyLock::new(|| PublisherKeypair::generate().unwrap());
 
@@ -277,4 +277,27 @@ proptest! {
             prop_assert!(read.signed_by().is_none() || read == signed());
         }
     }
+}
+
+/// A record names a manifest by the SHA-256 of its JSON, and whoever got it hands it on as it writes it.
+#[test]
+fn the_json_stays_the_same_byte_for_byte_however_often_it_is_handed_on() {
+    let foreign = with(&signed(), |value| {
+        // Unknown fields, an explicit null, files in another order, and numbers that a careless reader rounds.
+        value["zeta"] = json!({"b": [0.1, 1e-7, 1.0, -0.0, 1e300], "a": null});
+        value["almost"] = json!(0.49999999999999994);
+        value["long"] = serde_json::from_str("1.7976931348623157081452742373e308").unwrap();
+        value["huge"] = serde_json::from_str("123456789012345678901234567890").unwrap();
+        value["description"] = Value::Null;
+        value["files"].as_array_mut().unwrap().reverse();
+        sign_foreign(value);
+    });
+    for json in [manifest().to_json(), signed().to_json(), foreign] {
+        let first = Manifest::from_json(&json).unwrap();
+        let second = Manifest::from_json(&first.to_json()).unwrap();
+        assert_eq!(String::from_utf8(second.to_json()), String::from_utf8(first.to_json()));
+        assert_eq!(second.digest(), first.digest());
+        assert_eq!(second.signed_by(), first.signed_by());
+    }
+    assert_eq!(signed().digest().1, signed().to_json().len());
 }

@@ -1,0 +1,156 @@
+//! Reading messages.
+
+use super::{
+    Have, HeldManifest, MANIFEST_PART, MAX_CURSOR, MAX_HAVE, MAX_HELD, MAX_RECORDS, MAX_WANT, Message,
+    MessageError, Unchecked,
+};
+use crate::catalog::query::{MAX_QUERY, Query};
+use crate::catalog::record::{RecordError, UncheckedRecord};
+use crate::catalog::wire::{Fields, Malformed};
+use crate::model::codec::MAX_MANIFEST;
+use crate::model::{InfoHash, PublisherKey, Sha256Digest};
+use crate::torrent::overlay::MAX_MESSAGE;
+
+/// The `N` bytes of an entry from an offset on.
+fn part<const N: usize>(entry: &[u8], at: usize) -> [u8; N] {
+    entry[at..at + N].try_into().expect("the entry is long enough")
+}
+
+/// A sequence: not negative, as those of records.
+fn sequence(bytes: [u8; 8]) -> Result<i64, Malformed> {
+    let sequence = i64::from_be_bytes(bytes);
+    if sequence < 0 { Err(Malformed("a sequence is negative")) } else { Ok(sequence) }
+}
+
+fn have(entry: &[u8; 44]) -> Result<Have, Malformed> {
+    Ok(Have {
+        publisher: PublisherKey(part(entry, 0)),
+        sequence: sequence(part(entry, 32))?,
+        count: u32::from_be_bytes(part(entry, 40)),
+    })
+}
+
+fn held(entry: &[u8; 101]) -> Result<HeldManifest, Malformed> {
+    let len = u32::from_be_bytes(part(entry, 64));
+    if !(1..=MAX_MANIFEST).contains(&(len as usize)) {
+        return Err(Malformed("a manifest's length is out of its range"));
+    }
+    Ok(HeldManifest {
+        publisher: PublisherKey(part(entry, 0)),
+        manifest: Sha256Digest(part(entry, 32)),
+        len,
+        info_hash: InfoHash(part(entry, 68)),
+        complete: match entry[100] {
+            0 => false,
+            1 => true,
+            _ => return Err(Malformed("a flag is neither 0 nor 1")),
+        },
+    })
+}
+
+/// The records, in their places; none in the place of one of a later version.
+fn records(fields: &Fields) -> Result<Vec<Option<UncheckedRecord>>, MessageError> {
+    let wire = fields.strings("r", MAX_RECORDS)?;
+    let record = |bytes| match UncheckedRecord::from_bytes(bytes) {
+        Err(RecordError::Later) => Ok(None),
+        other => Ok(Some(other?)),
+    };
+    wire.into_iter().map(record).collect()
+}
+
+/// The indices, among the records that were read, of those whose bit is set.
+fn complete(fields: &Fields, records: &[Option<UncheckedRecord>]) -> Result<Vec<u32>, Malformed> {
+    let Some(bits) = fields.maybe_bytes("all")? else { return Ok(Vec::new()) };
+    let is_set = |index: usize| bits[index / 8] & (0x80 >> (index % 8)) != 0;
+    if bits.len() != records.len().div_ceil(8) || (records.len()..8 * bits.len()).any(is_set) {
+        return Err(Malformed("the bits are not those of the records"));
+    }
+    let read = (0..records.len()).filter(|&index| records[index].is_some());
+    Ok((0u32..).zip(read).filter(|&(_, index)| is_set(index)).map(|(index, _)| index).collect())
+}
+
+fn cursor(fields: &Fields) -> Result<Option<Vec<u8>>, Malformed> {
+    match fields.maybe_bytes("at")? {
+        Some(cursor) if cursor.len() > MAX_CURSOR => Err(Malformed("the cursor is too long")),
+        cursor => Ok(cursor.map(<[u8]>::to_vec)),
+    }
+}
+
+/// The number of a manifest's part.
+fn number(fields: &Fields) -> Result<u32, Malformed> {
+    let number = fields.number("p")?;
+    let most = MAX_MANIFEST.div_ceil(MANIFEST_PART);
+    if number as usize > most { Err(Malformed("no manifest has so many parts")) } else { Ok(number) }
+}
+
+/// Reads a message.
+pub(super) fn decode(bytes: &[u8]) -> Result<Option<Unchecked>, MessageError> {
+    if bytes.len() > MAX_MESSAGE {
+        return Err(Malformed("it is too long").into());
+    }
+    let fields = Fields::read(bytes)?;
+    let mut records = Vec::new();
+    let message = match fields.bytes("t")? {
+        b"hello" => Message::Hello {
+            version: fields.number("v")?,
+            node: fields.array("id")?,
+            records: fields.number("n")?,
+        },
+        b"have" => Message::Have {
+            known: fields.entries("k", MAX_HAVE)?.into_iter().map(have).collect::<Result<_, _>>()?,
+            more: fields.maybe_number("more")?.unwrap_or(0u8) != 0,
+        },
+        b"want" => {
+            let entry = |entry: &[u8; 40]| Ok((PublisherKey(part(entry, 0)), sequence(part(entry, 32))?));
+            let after = fields.entries("k", MAX_WANT)?.into_iter().map(entry);
+            Message::Want { after: after.collect::<Result<_, Malformed>>()? }
+        }
+        b"records" => {
+            let read = self::records(&fields)?;
+            let complete = complete(&fields, &read)?;
+            records = read.into_iter().flatten().collect();
+            Message::Records {
+                query: fields.maybe_number("q")?,
+                records: Vec::new(),
+                complete,
+                cursor: cursor(&fields)?,
+            }
+        }
+        b"query" => {
+            let (id, text) = (fields.number("q")?, fields.text("text")?);
+            if text.len() > MAX_QUERY {
+                return Err(Malformed("the query is too long").into());
+            }
+            let cursor = cursor(&fields)?;
+            // It may have terms of a later version.
+            let Ok(query) = text.parse::<Query>() else { return Ok(None) };
+            Message::Query { id, query, cursor }
+        }
+        b"lookup" => Message::Lookup {
+            id: fields.number("q")?,
+            model: fields.text("n")?.parse().map_err(|_| Malformed("a name is none"))?,
+        },
+        b"holds" => {
+            records = self::records(&fields)?.into_iter().flatten().collect();
+            Message::Holds {
+                id: fields.number("q")?,
+                records: Vec::new(),
+                held: fields.entries("m", MAX_HELD)?.into_iter().map(held).collect::<Result<_, _>>()?,
+            }
+        }
+        b"get" => Message::GetManifest { manifest: Sha256Digest(fields.array("m")?), part: number(&fields)? },
+        b"part" => {
+            let bytes = fields.bytes("b")?;
+            if bytes.len() > MANIFEST_PART {
+                return Err(Malformed("the part is too long").into());
+            }
+            Message::Manifest {
+                manifest: Sha256Digest(fields.array("m")?),
+                part: number(&fields)?,
+                bytes: bytes.to_vec(),
+            }
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Unchecked { message, records }))
+}

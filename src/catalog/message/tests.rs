@@ -1,0 +1,202 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::catalog::record::tests::{fixed_key, model};
+use crate::catalog::record::{Body, Record, RecordError, SignedRecord};
+use crate::catalog::wire::Writer;
+use crate::keys::PublisherKeypair;
+
+fn record(name: &str, sequence: i64) -> SharedRecord {
+    let key = fixed_key();
+    SharedRecord::new(SignedRecord::sign(model(key.public(), name, sequence, 1), &key).unwrap())
+}
+
+fn held(number: u8) -> HeldManifest {
+    HeldManifest {
+        publisher: PublisherKey([number; 32]),
+        manifest: Sha256Digest([4; 32]),
+        len: 77,
+        info_hash: InfoHash([5; 32]),
+        complete: number % 2 == 1,
+    }
+}
+
+fn all() -> Vec<Message> {
+    let records = vec![record("a/b", 1), record("a/c", 2), record("a/d", 3)];
+    let key = PublisherKey([9; 32]);
+    let manifest = Sha256Digest([6; 32]);
+    vec![
+        Message::Hello { version: 1, node: [7; 20], records: 4_000_000_000 },
+        Message::Have { known: vec![], more: false },
+        Message::Have { known: vec![Have { publisher: key, sequence: i64::MAX, count: 5 }; 3], more: true },
+        Message::Want { after: vec![(key, 0), (PublisherKey([1; 32]), 1 << 40)] },
+        Message::Records { query: None, records: records.clone(), complete: vec![], cursor: None },
+        Message::Records {
+            query: Some(3),
+            records: records.clone(),
+            complete: vec![0, 2],
+            cursor: Some(vec![0, 255]),
+        },
+        Message::Records { query: Some(3), records: vec![], complete: vec![], cursor: None },
+        Message::Query { id: 1, query: "llama tag:code size<20GB".parse().unwrap(), cursor: None },
+        Message::Query { id: 1, query: Query::default(), cursor: Some(vec![1; MAX_CURSOR]) },
+        Message::Lookup { id: 2, model: "datasets/a/b@v1".parse().unwrap() },
+        Message::Holds { id: 2, records, held: vec![held(1), held(2)] },
+        Message::Holds { id: 2, records: vec![], held: vec![] },
+        Message::GetManifest { manifest, part: 0 },
+        Message::Manifest { manifest, part: 1024, bytes: vec![1; MANIFEST_PART] },
+        Message::Manifest { manifest, part: 0, bytes: vec![] },
+    ]
+}
+
+#[test]
+fn every_message_comes_back() {
+    for message in all() {
+        let bytes = message.encode();
+        assert_eq!(Message::decode(&bytes), Ok(Some(message)), "{}", String::from_utf8_lossy(&bytes));
+    }
+}
+
+#[test]
+fn full_messages_fit() {
+    let have = Have { publisher: PublisherKey([9; 32]), sequence: 1, count: 1 };
+    let full = [
+        Message::Have { known: vec![have; MAX_HAVE], more: true },
+        Message::Want { after: vec![(PublisherKey([9; 32]), 1); MAX_WANT] },
+        Message::Manifest { manifest: Sha256Digest([6; 32]), part: 1, bytes: vec![0; MANIFEST_PART] },
+    ];
+    for message in full {
+        let bytes = message.encode();
+        assert!(bytes.len() <= MAX_MESSAGE, "{}", bytes.len());
+        assert_eq!(Message::decode(&bytes), Ok(Some(message)));
+    }
+}
+
+#[test]
+fn records_are_paged_so_that_each_page_fits() {
+    let key = fixed_key();
+    let mut records = Vec::new();
+    for number in 0..300 {
+        let mut long = model(key.public(), "a/b", number, 1);
+        if let Body::Model(model) = &mut long.body {
+            model.tags = vec!["x".repeat(60); 12];
+        }
+        let bare = Record { body: Body::Successor(key.public()), ..long.clone() };
+        let record = if number < 150 { long } else { bare };
+        records.push(SharedRecord::new(SignedRecord::sign(record, &key).unwrap()));
+    }
+    let pages: Vec<_> = pages(&records).collect();
+    assert_eq!(pages.concat(), records);
+    for page in pages {
+        let message = Message::Holds { id: 1, records: page.to_vec(), held: vec![held(1); MAX_HELD] };
+        assert!(message.encode().len() <= MAX_MESSAGE);
+        let complete = (0..page.len() as u32).collect();
+        let cursor = Some(vec![0; MAX_CURSOR]);
+        let message = Message::Records { query: Some(1), records: page.to_vec(), complete, cursor };
+        assert!(message.encode().len() <= MAX_MESSAGE);
+        assert_eq!(Message::decode(&message.encode()), Ok(Some(message)));
+    }
+    assert_eq!(super::pages(&[]).count(), 0);
+}
+
+#[test]
+fn known_records_are_not_checked_again() {
+    let known = record("a/b", 1);
+    let forger = PublisherKeypair::generate().unwrap();
+    let claim = model(forger.public(), "a/c", 2, 1);
+    let forged = {
+        // Signed by another key than it says.
+        let bytes = SignedRecord::sign(claim, &forger).unwrap().to_bytes();
+        let at = bytes.windows(32).position(|part| part == forger.public().as_bytes()).unwrap();
+        [&bytes[..at], fixed_key().public().as_bytes(), &bytes[at + 32..]].concat()
+    };
+    let message =
+        |records: &[&[u8]]| Writer::default().bytes("t", b"records").strings("r", records.iter()).finish();
+    let unchecked = Unchecked::decode(&message(&[&known.to_bytes(), &forged])).unwrap().unwrap();
+    assert_eq!(unchecked.records().len(), 2);
+    assert_eq!(unchecked.records()[1].record().publisher, fixed_key().public());
+    let mut asked = 0;
+    let verified = unchecked.verify(|record| {
+        asked += 1;
+        // Knowing the name is not knowing the record.
+        Some(if record.is(&known) { known.clone() } else { self::record("a/c", 2) })
+    });
+    assert_eq!((verified, asked), (Err(RecordError::BadSignature.into()), 2));
+
+    let only = Unchecked::decode(&message(&[&known.to_bytes()])).unwrap().unwrap();
+    let Message::Records { records, .. } = only.verify(|_| Some(known.clone())).unwrap() else { panic!() };
+    assert!(SharedRecord::ptr_eq(&records[0], &known));
+}
+
+#[test]
+fn later_versions_are_passed_over() {
+    let unknown = Writer::default().bytes("t", b"gossip2").number("x", 5).finish();
+    assert_eq!(Message::decode(&unknown), Ok(None));
+    let query = Writer::default().bytes("t", b"query").number("q", 5).bytes("text", b"mood:good").finish();
+    assert_eq!(Message::decode(&query), Ok(None));
+    let hello = b"d2:id20:xxxxxxxxxxxxxxxxxxxx1:ni5e1:t5:hello1:vi9e3:zzzli1ei2eee";
+    assert!(matches!(Message::decode(hello), Ok(Some(Message::Hello { version: 9, records: 5, .. }))));
+    // A record of a later format among ours: the others keep their marks.
+    let later = b"d1:k32:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx3:seqi1e3:sig64:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx1:vd1:vi2eee";
+    let (one, two) = (record("a/b", 1), record("a/c", 2));
+    let bytes = Writer::default()
+        .bytes("t", b"records")
+        .strings("r", [one.to_bytes(), later.to_vec(), two.to_bytes()].into_iter())
+        .bytes("all", &[0b0010_0000])
+        .finish();
+    let expected = Message::Records { query: None, records: vec![one, two], complete: vec![1], cursor: None };
+    assert_eq!(Message::decode(&bytes), Ok(Some(expected)));
+}
+
+#[test]
+fn what_is_malformed_or_beyond_a_bound_is_refused() {
+    let of = |kind: &str| Writer::default().bytes("t", kind.as_bytes());
+    let record = record("a/b", 1).to_bytes();
+    let parts = 1 + (16 << 20) / MANIFEST_PART as u64;
+    for (why, bytes) in [
+        ("no kind", Writer::default().finish()),
+        ("a kind that is no text", Writer::default().number("t", 1).finish()),
+        ("a field missing", of("hello").number("v", 1).finish()),
+        ("too many entries", of("have").bytes("k", &[0; 44 * (MAX_HAVE + 1)]).finish()),
+        ("half an entry", of("have").bytes("k", &[0; 45]).finish()),
+        ("a negative sequence", of("have").bytes("k", &[255; 44]).finish()),
+        ("a negative sequence", of("want").bytes("k", &[255; 40]).finish()),
+        ("too many records", of("records").strings("r", (0..=MAX_RECORDS).map(|_| b"")).finish()),
+        ("an empty record", of("records").strings("r", [b""].into_iter()).finish()),
+        ("too few bits", of("records").strings("r", [&record].into_iter()).bytes("all", b"").finish()),
+        (
+            "bits of no record",
+            of("records").strings("r", [&record].into_iter()).bytes("all", &[0x40]).finish(),
+        ),
+        ("a long cursor", of("records").bytes("at", &[0; MAX_CURSOR + 1]).finish()),
+        ("a long query", of("query").number("q", 1).bytes("text", &[b'a'; 513]).finish()),
+        ("a bad name", of("lookup").number("q", 1).bytes("n", b"../b").finish()),
+        ("a bad flag", of("holds").number("q", 1).bytes("m", &[2; 101]).finish()),
+        ("too many held", of("holds").number("q", 1).bytes("m", &[0; 101 * (MAX_HELD + 1)]).finish()),
+        ("a large number", of("lookup").number("q", 1 << 32).bytes("n", b"a/b").finish()),
+        ("a part too far", of("get").bytes("m", &[0; 32]).number("p", parts).finish()),
+        (
+            "a part too long",
+            of("part").bytes("m", &[0; 32]).number("p", 0).bytes("b", &[0; MANIFEST_PART + 1]).finish(),
+        ),
+        ("a message too long", of("x").bytes("x", &[0; MAX_MESSAGE]).finish()),
+        ("more after the end", [of("x").finish(), b"e".to_vec()].concat()),
+    ] {
+        assert!(Message::decode(&bytes).is_err(), "{why}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = Message::decode(&bytes);
+    }
+
+    #[test]
+    fn damaged_messages_never_panic(which in 0usize..15, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut bytes = all()[which].encode();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let _ = Unchecked::decode(&bytes);
+    }
+}
