@@ -73,6 +73,21 @@ impl Paths {
         self.base.join("keys").join("publisher.key")
     }
 
+    /// Former keys that the publisher has replaced, and the records that say so.
+    pub fn successions(&self) -> PathBuf {
+        self.base.join("keys").join("successions")
+    }
+
+    /// Trusted publishers and pinned names.
+    pub fn trust(&self) -> PathBuf {
+        self.base.join("trust.yaml")
+    }
+
+    /// Held by whoever changes `trust.yaml` or replaces the publisher's key.
+    pub fn trust_lock(&self) -> PathBuf {
+        self.base.join("trust.lock")
+    }
+
     /// Logs of background mounts.
     pub fn logs(&self) -> PathBuf {
         self.base.join("log")
@@ -126,7 +141,7 @@ impl Paths {
 }
 
 /// What a base directory may hold before it has a registry: a part of what is made in it.
-const OWN_ENTRIES: [&str; 10] = [
+const OWN_ENTRIES: [&str; 11] = [
     "cache",
     "catalog",
     "keys",
@@ -136,6 +151,7 @@ const OWN_ENTRIES: [&str; 10] = [
     "resume",
     "silmaril.sock",
     "torrents",
+    "trust.lock",
     "trust.yaml",
 ];
 

@@ -27,7 +27,7 @@ pub use service::{
     Candidate, Catalog, CatalogError, CatalogSettings, CatalogStatus, Found, HeldModel, Holdings,
 };
 pub use store::CatalogStore;
-pub use trust::{Trust, TrustError};
+pub use trust::{Choice, Pinning, Standing, Trust, TrustError};
 
 /// Seconds since the Unix epoch.
 pub type UnixTime = u64;

@@ -17,7 +17,7 @@ use crate::paths::Paths;
 use crate::store::Store;
 
 /// Entries of the base directory that silmaril makes.
-const OWN: [&str; 10] = [
+const OWN: [&str; 11] = [
     "registry",
     "torrents",
     "resume",
@@ -26,6 +26,7 @@ const OWN: [&str; 10] = [
     "log",
     "keys",
     "trust.yaml",
+    "trust.lock",
     "silmaril.sock",
     "node.lock",
 ];

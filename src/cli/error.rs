@@ -152,12 +152,24 @@ impl From<NodeError> for CommandError {
             ErrorKind::Untrusted => (
                 Kind::Failed,
                 &[
-                    "with `security.trust: tofu` in the configuration the first publisher of a name is accepted",
+                    "`silmaril trust add KEY` puts a publisher on the list; `security.trust: tofu` in the configuration accepts the first publisher of a name",
                 ],
             ),
             ErrorKind::OtherPublisher => (
                 Kind::Failed,
-                &["if you trust the new one instead, forget the old one first: `silmaril remove MODEL`"],
+                &[
+                    "if you trust the new one instead, let go of the former first: `silmaril trust remove ORG/NAME`",
+                ],
+            ),
+            ErrorKind::Ambiguous => (
+                Kind::Failed,
+                &["choose one with `--publisher`, or list the one whom you trust: `silmaril trust add KEY`"],
+            ),
+            ErrorKind::UnknownPublisher => (
+                Kind::Failed,
+                &[
+                    "a publisher is named by the whole key, by its alias, or, once it is known here, by its fingerprint or eight digits of that",
+                ],
             ),
             ErrorKind::Damaged => (Kind::Failed, &["`silmaril get MODEL` fetches the damaged parts again"]),
             ErrorKind::TimedOut => (

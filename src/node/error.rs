@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::TrustError;
 use crate::fetch::ReadError;
 use crate::model::ModelRef;
 use crate::torrent::EngineError;
@@ -22,24 +23,9 @@ pub enum NodeError {
     /// No manifest of that model is here.
     #[error("no such model here: {0}")]
     UnknownModel(ModelRef),
-    /// The name belongs to another publisher here.
-    #[error("{name} is known here from publisher {known}, but this manifest is signed by {given}")]
-    OtherPublisher {
-        /// The name.
-        name: crate::model::ModelName,
-        /// Fingerprint of the publisher known.
-        known: String,
-        /// Fingerprint of the one who signed the new manifest, or `nobody`.
-        given: String,
-    },
-    /// The trust policy is `strict` and the publisher is not listed.
-    #[error("{name} is signed by {given}, whom security.trust: strict does not accept")]
-    Untrusted {
-        /// The name.
-        name: crate::model::ModelName,
-        /// Fingerprint of the signer, or `nobody`.
-        given: String,
-    },
+    /// The publisher is not accepted, or `trust.yaml` cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A file or directory could not be used.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -145,6 +131,10 @@ pub enum ErrorKind {
     OtherPublisher,
     /// The publisher is not trusted.
     Untrusted,
+    /// Several publishers sign different models under the name.
+    Ambiguous,
+    /// What was typed stands for no publisher, or for several.
+    UnknownPublisher,
     /// The port is taken.
     Listen,
     /// The configuration is wrong.
@@ -176,8 +166,23 @@ impl NodeError {
         match self {
             Self::Busy { .. } => ErrorKind::Busy,
             Self::UnknownModel(_) => ErrorKind::UnknownModel,
-            Self::OtherPublisher { .. } => ErrorKind::OtherPublisher,
-            Self::Untrusted { .. } => ErrorKind::Untrusted,
+            Self::Trust(TrustError::OtherPublisher { .. }) => ErrorKind::OtherPublisher,
+            Self::Trust(TrustError::Untrusted { .. }) => ErrorKind::Untrusted,
+            Self::Trust(TrustError::Ambiguous { .. }) => ErrorKind::Ambiguous,
+            Self::Trust(TrustError::UnknownPublisher(_) | TrustError::AmbiguousPublisher { .. }) => {
+                ErrorKind::UnknownPublisher
+            }
+            Self::Trust(
+                TrustError::Replaced { .. }
+                | TrustError::NotOffered { .. }
+                | TrustError::Unpublished(_)
+                | TrustError::NotListed(_)
+                | TrustError::NotPinned(_)
+                | TrustError::AliasTaken { .. }
+                | TrustError::FormerKey { .. }
+                | TrustError::Full
+                | TrustError::File { .. },
+            ) => ErrorKind::Failed,
             Self::Engine(EngineError::Listen { .. }) => ErrorKind::Listen,
             Self::Engine(EngineError::Setting(_)) => ErrorKind::Setting,
             Self::Engine(EngineError::BadTorrent(_)) => ErrorKind::Failed,

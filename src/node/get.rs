@@ -32,7 +32,7 @@ pub struct GetRequest {
     pub exclude: Vec<String>,
     /// Whether to check sha256 at the end.
     pub verify: bool,
-    /// Only a manifest signed by this publisher will do (hex key or its fingerprint).
+    /// Only a manifest signed by this publisher will do (see [`Trust::find`](crate::catalog::Trust::find)).
     pub publisher: Option<String>,
     /// Hosts that have it.
     pub peers: Vec<SocketAddr>,
@@ -99,7 +99,9 @@ impl Node {
         let model = &request.model;
         let revision = self.library.revision(model)?;
         let manifest = revision.manifest.clone();
-        check_wanted_publisher(&manifest, request.publisher.as_deref())?;
+        if let Some(wanted) = &request.publisher {
+            self.library.trust.insist(&manifest.name, manifest.publisher, wanted)?;
+        }
         let files = select(&manifest, &request.include, &request.exclude)?;
         let dest = match &request.output {
             Some(dir) => {
@@ -264,18 +266,4 @@ fn globs(patterns: &[String]) -> Result<GlobSet, NodeError> {
         set.add(Glob::new(pattern).map_err(|e| NodeError::Request(format!("bad pattern: {e}")))?);
     }
     set.build().map_err(|e| NodeError::Request(format!("bad pattern: {e}")))
-}
-
-fn check_wanted_publisher(manifest: &Manifest, wanted: Option<&str>) -> Result<(), NodeError> {
-    let Some(wanted) = wanted else { return Ok(()) };
-    match manifest.publisher {
-        Some(key) if key.to_string().eq_ignore_ascii_case(wanted) || key.fingerprint() == wanted => Ok(()),
-        given => Err(NodeError::Refused {
-            origin: manifest.model_ref().to_string(),
-            reason: match given {
-                Some(key) => format!("it is signed by {}, not by {wanted}", key.fingerprint()),
-                None => format!("it is not signed, and so not by {wanted}"),
-            },
-        }),
-    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::Pinning;
 use crate::model::legacy::{Document, LegacyManifest};
 use crate::model::magnet::Magnet;
 use crate::model::metainfo::{ParsedMetainfo, parse_info, parse_metainfo};
@@ -51,10 +52,9 @@ impl Library {
         }
     }
 
-    /// Stores a manifest unless its name is another publisher's here, or the policy trusts nobody like him.
+    /// Stores a manifest unless its name is another publisher's here, or the policy does not trust its publisher.
     fn admit(&self, manifest: Manifest) -> Result<Arc<Manifest>, NodeError> {
-        self.check_publisher(&manifest.name, manifest.publisher)?;
-        self.check_trust(&manifest)?;
+        self.trust.accept(&manifest.name, manifest.publisher, Pinning::Pin)?;
         Ok(self.registry.insert(manifest)?)
     }
 }

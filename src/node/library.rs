@@ -1,10 +1,10 @@
-//! What this node knows and holds, without an engine: the registry and the store.
+//! What this node knows and holds, without an engine: the registry, the store, and whom it trusts.
 
 use std::sync::Arc;
 
-use crate::config::{Config, TrustPolicy};
-use crate::keys::PublisherKeypair;
-use crate::model::{Manifest, ModelName, ModelRef, PublisherKey};
+use crate::catalog::Trust;
+use crate::config::Config;
+use crate::model::{Manifest, ModelRef};
 use crate::node::NodeError;
 use crate::node::lock::NodeLock;
 use crate::paths::Paths;
@@ -20,6 +20,8 @@ pub struct Library {
     pub registry: Arc<Registry>,
     /// The bytes here.
     pub store: Arc<Store>,
+    /// Whom names belong to.
+    pub trust: Arc<Trust>,
 }
 
 impl Library {
@@ -30,7 +32,9 @@ impl Library {
         paths.create()?;
         let registry = Arc::new(Registry::open(&paths)?);
         let store = Store::open(&paths)?;
-        Ok(Self { config, paths, registry, store })
+        let trust = Arc::new(Trust::open(&paths, config.security.trust));
+        trust.take_over(registry.all().iter().filter_map(|m| Some((m.name.clone(), m.publisher?))))?;
+        Ok(Self { config, paths, registry, store, trust })
     }
 
     /// Opens the base directory for writing. The lock is taken before the store is looked at.
@@ -54,39 +58,5 @@ impl Library {
     /// Every known model with its contents, by name.
     pub fn revisions(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
         self.registry.all().into_iter().map(|m| Ok(self.store.revision(m)?)).collect()
-    }
-
-    /// Refuses a manifest of `name` signed by `given` where the name is another publisher's here. An unsigned
-    /// manifest pins nobody.
-    pub(super) fn check_publisher(
-        &self,
-        name: &ModelName,
-        given: Option<PublisherKey>,
-    ) -> Result<(), NodeError> {
-        let known = self.registry.all().into_iter().filter(|m| m.name == *name).find_map(|m| m.publisher);
-        match known {
-            Some(known) if given != Some(known) => Err(NodeError::OtherPublisher {
-                name: name.clone(),
-                known: known.fingerprint(),
-                given: given.map_or_else(|| "nobody".to_owned(), |key| key.fingerprint()),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// With `security.trust: strict`, refuses what is not signed by this base directory's own key: no other
-    /// publisher can be listed yet.
-    pub(super) fn check_trust(&self, manifest: &Manifest) -> Result<(), NodeError> {
-        if self.config.security.trust == TrustPolicy::Tofu {
-            return Ok(());
-        }
-        let own = PublisherKeypair::load(&self.paths.publisher_key()).ok().map(|key| key.public());
-        match manifest.publisher {
-            Some(key) if Some(key) == own => Ok(()),
-            given => Err(NodeError::Untrusted {
-                name: manifest.name.clone(),
-                given: given.map_or_else(|| "nobody".to_owned(), |key| key.fingerprint()),
-            }),
-        }
     }
 }

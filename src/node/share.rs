@@ -55,11 +55,11 @@ impl Library {
         let dir = std::fs::canonicalize(&request.path)
             .map_err(|source| NodeError::Io { path: request.path.clone(), source })?;
         refuse_own_mount(&dir)?;
-        let keypair = match request.sign {
-            true => Some(PublisherKeypair::load_or_create(&self.paths.publisher_key())?),
-            false => None,
+        let key = || match request.sign {
+            true => PublisherKeypair::load_or_create(&self.paths.publisher_key()).map(Some),
+            false => Ok(None),
         };
-        self.check_publisher(&request.name, keypair.as_ref().map(PublisherKeypair::public))?;
+        self.trust.check(&request.name, key()?.map(|key| key.public()))?;
         let options = DescribeOptions {
             license: request.license.as_deref(),
             piece_length: request.piece_length,
@@ -82,12 +82,14 @@ impl Library {
             self.store.save_metainfo(&info_hash, &metainfo)?;
             manifest.torrent.hybrid_info_hash = Some(info_hash);
         }
-        if let Some(keypair) = &keypair {
-            manifest.sign(keypair);
+        // Read again: it may have been replaced while the files were hashed.
+        if let Some(key) = key()? {
+            manifest.sign(&key);
         }
         if cancel.load(Ordering::Relaxed) {
             return Err(NodeError::Request("cancelled".to_owned()));
         }
+        self.trust.claim(&request.name, manifest.publisher)?;
         self.store.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
         let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();
         self.store.record_placement_as(&manifest, &dir, &stamps)?;

@@ -53,10 +53,14 @@ pub(super) struct Refusal(NodeError);
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match self.0.kind() {
-            ErrorKind::UnknownModel | ErrorKind::NothingHere => StatusCode::NOT_FOUND,
+            ErrorKind::UnknownModel | ErrorKind::UnknownPublisher | ErrorKind::NothingHere => {
+                StatusCode::NOT_FOUND
+            }
             ErrorKind::Failed | ErrorKind::Setting => StatusCode::BAD_REQUEST,
             ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            ErrorKind::Busy | ErrorKind::OtherPublisher | ErrorKind::Untrusted => StatusCode::CONFLICT,
+            ErrorKind::Busy | ErrorKind::OtherPublisher | ErrorKind::Untrusted | ErrorKind::Ambiguous => {
+                StatusCode::CONFLICT
+            }
             ErrorKind::HostLost => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Listen
             | ErrorKind::Damaged

@@ -1,0 +1,360 @@
+//! What `trust.yaml` says, and its text. Unknown keys, and entries that contradict each other, are errors with
+//! their line.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::Path;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::TrustError;
+use crate::model::{ModelName, PublisherKey};
+
+/// Names that can be pinned: some 20 MB of file.
+pub(super) const MAX_PINS: usize = 100_000;
+/// Publishers that can be listed: each is looked at when a name is decided on.
+pub(super) const MAX_PUBLISHERS: usize = 10_000;
+/// Replaced keys that are remembered.
+pub(super) const MAX_SUCCESSIONS: usize = 10_000;
+
+const HEADING: &str = "\
+# Whom this node believes: publishers that are trusted, names that belong to one publisher, and keys that were replaced.
+# `silmaril trust` changes this file; what it writes has no other remarks than these.
+";
+
+/// A short name that this node's user gives to a publisher: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`, and nothing that could be
+/// a key or a fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Alias(String);
+
+/// Why a text is no alias.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} cannot be an alias; use 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit, not a key or a fingerprint"
+)]
+pub struct AliasError(String);
+
+impl Alias {
+    /// Whether it is that name, in any case: aliases that differ in case alone would be taken for each other.
+    pub fn is(&self, text: &str) -> bool {
+        self.0.eq_ignore_ascii_case(text)
+    }
+}
+
+impl FromStr for Alias {
+    type Err = AliasError;
+
+    fn from_str(text: &str) -> Result<Self, AliasError> {
+        let charset = text.len() <= 64
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        let groups: Vec<&str> = text.split('-').collect();
+        let like_fingerprint = groups.len() == 4
+            && groups
+                .iter()
+                .all(|group| group.len() == 4 && group.bytes().all(|b| b.is_ascii_alphanumeric()));
+        if !charset || like_fingerprint || text.parse::<PublisherKey>().is_ok() {
+            return Err(AliasError(text.chars().take(80).collect()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Alias {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Alias {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// When something was decided, to the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct When(Timestamp);
+
+impl When {
+    /// This moment.
+    pub fn now() -> Self {
+        let now = Timestamp::now();
+        Self(Timestamp::from_second(now.as_second()).unwrap_or(now))
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for When {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for When {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        let wrong = |_| D::Error::custom(format!("{text:?} is not a time such as 2026-01-31T12:00:00Z"));
+        text.parse().map(Self).map_err(wrong)
+    }
+}
+
+/// A publisher whom the user trusts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listed {
+    /// Who.
+    pub key: PublisherKey,
+    /// What the user calls them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<Alias>,
+    /// Since when.
+    pub added: When,
+}
+
+/// A name that belongs to a publisher.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// The name.
+    pub name: ModelName,
+    /// Whose it is.
+    pub publisher: PublisherKey,
+    /// Since when.
+    pub since: When,
+}
+
+/// A key that its owner has replaced by another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Succession {
+    /// The former key.
+    pub key: PublisherKey,
+    /// The one that counts now.
+    pub successor: PublisherKey,
+    /// Since when this node goes by it.
+    pub since: When,
+}
+
+/// The file's contents.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Document {
+    /// Publishers trusted, in the order of the file.
+    pub publishers: Vec<Listed>,
+    /// Names that belong to somebody.
+    pub pins: BTreeMap<ModelName, Pin>,
+    /// Keys that were replaced, each once and for all.
+    pub successions: BTreeMap<PublisherKey, Succession>,
+}
+
+/// The file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    publishers: Option<Entries<Listed>>,
+    #[serde(default)]
+    pins: Option<Entries<Pin>>,
+    #[serde(default)]
+    successions: Option<Entries<Succession>>,
+}
+
+#[derive(Serialize)]
+struct Writing<'a> {
+    publishers: &'a [Listed],
+    pins: Vec<&'a Pin>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    successions: Vec<&'a Succession>,
+}
+
+/// What may stand once only in a list.
+trait Entry {
+    /// At most so many of them.
+    const MAX: usize;
+    /// What must differ between entries; compared as text.
+    fn marks(&self) -> Vec<String>;
+}
+
+impl Entry for Listed {
+    const MAX: usize = MAX_PUBLISHERS;
+    fn marks(&self) -> Vec<String> {
+        let alias = self.alias.as_ref().map(|alias| alias.to_string().to_ascii_lowercase());
+        [Some(self.key.to_string()), alias].into_iter().flatten().collect()
+    }
+}
+
+impl Entry for Pin {
+    const MAX: usize = MAX_PINS;
+    fn marks(&self) -> Vec<String> {
+        vec![self.name.to_string()]
+    }
+}
+
+impl Entry for Succession {
+    const MAX: usize = MAX_SUCCESSIONS;
+    fn marks(&self) -> Vec<String> {
+        vec![self.key.to_string()]
+    }
+}
+
+/// A list whose entries differ.
+#[derive(Debug)]
+struct Entries<T>(Vec<T>);
+
+impl<'de, T: Entry + Deserialize<'de>> Deserialize<'de> for Entries<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Seen<T>(PhantomData<T>);
+        impl<'de, T: Entry + Deserialize<'de>> Visitor<'de> for Seen<T> {
+            type Value = Vec<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+                let (mut entries, mut marks) = (Vec::new(), std::collections::HashSet::new());
+                while let Some(entry) = seq.next_element::<T>()? {
+                    if let Some(twice) = entry.marks().into_iter().find(|mark| !marks.insert(mark.clone())) {
+                        return Err(A::Error::custom(format!("{twice} is there twice")));
+                    }
+                    entries.push(entry);
+                    if entries.len() > T::MAX {
+                        return Err(A::Error::custom(format!("more than {} entries", T::MAX)));
+                    }
+                }
+                Ok(entries)
+            }
+        }
+        d.deserialize_seq(Seen(PhantomData)).map(Self)
+    }
+}
+
+fn entries<T>(written: Option<Entries<T>>) -> Vec<T> {
+    written.map(|entries| entries.0).unwrap_or_default()
+}
+
+impl Document {
+    /// Reads the text of a file; `path` is for errors only. An empty text says nothing.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, TrustError> {
+        let written = serde_yaml::from_str::<Option<Written>>(text).map_err(|error| {
+            let mut reason = error.to_string();
+            let line = error.location().map(|place| {
+                reason = reason.replace(&format!(" at line {} column {}", place.line(), place.column()), "");
+                place.line()
+            });
+            TrustError::File { path: path.to_owned(), line, reason: reason.replace('\n', " ") }
+        })?;
+        let Written { publishers, pins, successions } = written.unwrap_or_default();
+        Ok(Self {
+            publishers: entries(publishers),
+            pins: entries(pins).into_iter().map(|pin| (pin.name.clone(), pin)).collect(),
+            successions: entries(successions).into_iter().map(|known| (known.key, known)).collect(),
+        })
+    }
+
+    /// The text of the file.
+    pub fn to_text(&self) -> Result<String, serde_yaml::Error> {
+        let writing = Writing {
+            publishers: &self.publishers,
+            pins: self.pins.values().collect(),
+            successions: self.successions.values().collect(),
+        };
+        Ok(format!("{HEADING}{}", serde_yaml::to_string(&writing)?))
+    }
+
+    /// The publisher to whom a name belongs.
+    pub fn pinned(&self, name: &ModelName) -> Option<PublisherKey> {
+        self.pins.get(name).map(|pin| pin.publisher)
+    }
+
+    /// A publisher's entry on the list.
+    pub fn listed(&self, key: &PublisherKey) -> Option<&Listed> {
+        self.publishers.iter().find(|listed| listed.key == *key)
+    }
+
+    /// Gives a name to a publisher, unless it belongs to somebody.
+    pub fn pin(&mut self, name: &ModelName, publisher: PublisherKey) -> Result<(), TrustError> {
+        if self.pins.contains_key(name) {
+            return Ok(());
+        }
+        if self.pins.len() >= MAX_PINS {
+            return Err(TrustError::Full);
+        }
+        self.pins.insert(name.clone(), Pin { name: name.clone(), publisher, since: When::now() });
+        Ok(())
+    }
+
+    /// Puts a publisher on the list; gives one that is there an alias, where there is one to give.
+    pub fn list(&mut self, key: PublisherKey, alias: Option<Alias>) -> Result<(), TrustError> {
+        if let Some(known) = self.successions.get(&key) {
+            let by = self.describe(&known.successor);
+            return Err(TrustError::FormerKey { given: key.fingerprint(), by });
+        }
+        let called = |listed: &&Listed| match (&listed.alias, &alias) {
+            (Some(theirs), Some(alias)) => listed.key != key && theirs.is(&alias.0),
+            _ => false,
+        };
+        if let (Some(alias), Some(holder)) = (&alias, self.publishers.iter().find(called)) {
+            let publisher = holder.key.fingerprint();
+            return Err(TrustError::AliasTaken { alias: alias.to_string(), publisher });
+        }
+        if let Some(listed) = self.publishers.iter_mut().find(|listed| listed.key == key) {
+            listed.alias = alias.or(listed.alias.take());
+            return Ok(());
+        }
+        if self.publishers.len() >= MAX_PUBLISHERS {
+            return Err(TrustError::Full);
+        }
+        self.publishers.push(Listed { key, alias, added: When::now() });
+        Ok(())
+    }
+
+    /// Goes by a succession from now on: what belonged to the former key belongs to its successor. The first one
+    /// known of a key stays, whatever comes later. Returns whether it was new.
+    pub fn succeed(&mut self, key: PublisherKey, successor: PublisherKey) -> bool {
+        if key == successor
+            || self.successions.contains_key(&key)
+            || self.successions.len() >= MAX_SUCCESSIONS
+        {
+            return false;
+        }
+        self.successions.insert(key, Succession { key, successor, since: When::now() });
+        for pin in self.pins.values_mut().filter(|pin| pin.publisher == key) {
+            pin.publisher = successor;
+        }
+        if let Some(at) = self.publishers.iter().position(|listed| listed.key == key) {
+            let former = self.publishers[at].alias.clone();
+            match self.publishers.iter_mut().find(|listed| listed.key == successor) {
+                Some(listed) => {
+                    listed.alias = listed.alias.take().or(former);
+                    self.publishers.remove(at);
+                }
+                None => self.publishers[at].key = successor,
+            }
+        }
+        true
+    }
+
+    /// How a publisher is shown: `alias (fingerprint)`, or the fingerprint alone.
+    pub fn describe(&self, key: &PublisherKey) -> String {
+        match self.listed(key).and_then(|listed| listed.alias.as_ref()) {
+            Some(alias) => format!("{alias} ({})", key.fingerprint()),
+            None => key.fingerprint(),
+        }
+    }
+}

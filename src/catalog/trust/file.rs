@@ -1,0 +1,161 @@
+//! `trust.yaml` on disk: read again when it changed, changed under a lock that all processes share.
+//!
+//! Readers never wait: the file is replaced as a whole. A change reads the file anew under the lock, so that two
+//! processes that change it at once lose nothing. A file that cannot be understood is never overwritten.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::{Document, TrustError};
+use crate::fsutil;
+use crate::paths::Paths;
+
+/// Longest file read, in bytes: as many pins as there may be, with long names.
+const MAX_FILE: u64 = 64 << 20;
+/// How long another process may hold the lock: it writes a file meanwhile.
+const LOCKED_WITHIN: Duration = Duration::from_secs(10);
+/// How often the lock is tried; it belongs to another process, so there is nothing to be woken by.
+const TRY_EVERY: Duration = Duration::from_millis(5);
+
+/// What tells one state of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(meta: &Metadata) -> Self {
+        Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            len: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+}
+
+/// What was made of a file, and of which state of it; no state is a file that is not there.
+type Seen<T> = (Option<Stamp>, T);
+
+/// A value made of a file, and made anew when the file has changed.
+pub(super) struct Watched<T> {
+    path: PathBuf,
+    seen: Mutex<Option<Seen<T>>>,
+}
+
+impl<T: Clone> Watched<T> {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, seen: Mutex::default() }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The value; `make` is called where the file changed since the last call. An error of `stat` counts as no file.
+    pub fn get(&self, make: impl FnOnce(&Path) -> T) -> T {
+        // Before the file is read: a change in between is seen the next time.
+        let now = self.path.metadata().ok().map(|meta| Stamp::of(&meta));
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, value)) = seen.as_ref().filter(|(then, _)| *then == now) {
+            return value.clone();
+        }
+        let value = make(&self.path);
+        *seen = Some((now, value.clone()));
+        value
+    }
+}
+
+/// The lock on `trust.yaml` and on the keys that belong to it, held until dropped.
+#[derive(Debug)]
+pub(crate) struct TrustLock {
+    _file: File,
+}
+
+impl TrustLock {
+    /// Takes it, waiting for another process for as long as a write may take.
+    pub fn take(paths: &Paths) -> Result<Self, TrustError> {
+        let path = paths.trust_lock();
+        let failed = |error: io::Error| failed(&path, error);
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(failed)?;
+        let until = Instant::now() + LOCKED_WITHIN;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(TRY_EVERY),
+                Err(Errno::WOULDBLOCK) => {
+                    let waited = LOCKED_WITHIN.as_secs();
+                    return Err(failed(io::Error::other(format!("another process holds it for {waited} s"))));
+                }
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+    }
+}
+
+fn failed(path: &Path, error: io::Error) -> TrustError {
+    TrustError::File { path: path.to_owned(), line: None, reason: error.to_string() }
+}
+
+/// The file, and what it says.
+pub(super) struct TrustFile {
+    paths: Paths,
+    watched: Watched<Result<Arc<Document>, TrustError>>,
+}
+
+impl TrustFile {
+    pub fn new(paths: &Paths) -> Self {
+        Self { paths: paths.clone(), watched: Watched::new(paths.trust()) }
+    }
+
+    pub fn exists(&self) -> bool {
+        self.watched.path().exists()
+    }
+
+    /// What the file says now; nothing where there is none.
+    pub fn read(&self) -> Result<Arc<Document>, TrustError> {
+        self.watched.get(|path| parse(path).map(Arc::new))
+    }
+
+    /// Changes what the file says, as one step. It is written where it changed or was not there, and not where
+    /// `change` fails.
+    pub fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Document) -> Result<T, TrustError>,
+    ) -> Result<T, TrustError> {
+        let _lock = TrustLock::take(&self.paths)?;
+        let path = self.watched.path();
+        let before = parse(path)?;
+        let mut document = before.clone();
+        let done = change(&mut document)?;
+        if document != before || !path.exists() {
+            let text = document.to_text().map_err(|e| failed(path, io::Error::other(e)))?;
+            fsutil::write_atomic(path, text.as_bytes(), fsutil::MODE_PRIVATE).map_err(|e| failed(path, e))?;
+        }
+        Ok(done)
+    }
+}
+
+fn parse(path: &Path) -> Result<Document, TrustError> {
+    let bytes = match fsutil::read_capped(path, MAX_FILE) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Document::default()),
+        Err(error) => return Err(failed(path, error)),
+    };
+    let text = String::from_utf8(bytes).map_err(|_| failed(path, io::Error::other("not UTF-8 text")))?;
+    Document::parse(&text, path)
+}

@@ -1,0 +1,409 @@
+//! Whose model a name stands for: `trust.yaml`, the policy, and the choice among candidates.
+//!
+//! A name belongs to one publisher once it is *pinned*: by the first manifest accepted for it, by `--publisher`, or by
+//! hand. *Listed* publishers are those whom the user trusts. The rules:
+//!
+//! - A pinned name is its publisher's alone: everybody else is refused, listed or not.
+//! - `security.trust: strict` accepts listed publishers and this base directory's own key, nobody else and nothing
+//!   unsigned. It pins as `tofu` does, so that listed publishers cannot take each other's names.
+//! - A name that nobody owns stands for the model of a listed publisher, else for our own, else for the only one that
+//!   there is. Several who differ are an error that names them.
+//! - Several who publish the same bytes are no conflict, and the name is left unpinned: whoever copied a model must not
+//!   own its name for having been seen first.
+//! - Unsigned manifests own nothing and are accepted for names that nobody owns, by `tofu`.
+//! - A publisher may replace their key by another (a record that the former key signs). Whoever pinned or listed the
+//!   former key follows, once: what is known first of a key stays, since a key that leaked can sign successions, too.
+//!   The former key signs nothing new from then on where its successor is pinned or listed, even if nothing of the
+//!   successor is there: it may be somebody else's now. For a name that nobody owns, it counts as a stranger's where
+//!   nothing else is there; the name is then pinned to the successor.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `choice` | the rules as a function |
+//! | `document` | what the file says |
+//! | `file` | the file: read when it changed, changed under a lock |
+//! | `error` | why somebody is not accepted |
+//!
+//! All questions are answered from memory, after a look at whether the file changed; answers that change the file block
+//! for the disk.
+
+mod choice;
+mod document;
+mod error;
+mod file;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
+pub use choice::{Choice, Pinning};
+pub use document::{Alias, AliasError, Document, Listed, Pin, Succession, When};
+pub use error::TrustError;
+
+use choice::View;
+use file::{TrustFile, Watched};
+
+use crate::config::TrustPolicy;
+use crate::keys::PublisherKeypair;
+use crate::model::{InfoHash, ModelName, PublisherKey};
+use crate::paths::Paths;
+
+/// How many successions are followed from one key.
+const MAX_CHAIN: usize = 8;
+/// Digits of a key or fingerprint that name a publisher, at least.
+const MIN_PREFIX: usize = 8;
+
+/// Tells the key by which a publisher has replaced theirs, of which somebody has checked that the former key signs it.
+pub type Successors = Arc<dyn Fn(&PublisherKey) -> Option<PublisherKey> + Send + Sync>;
+
+/// What a publisher is to a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// The name is theirs.
+    Pinned,
+    /// They are listed, and the name is nobody's.
+    Listed,
+    /// It is this base directory's own key, and the name is nobody's.
+    Own,
+    /// Nothing is known against them: under `tofu` they can be accepted.
+    Unknown,
+    /// They are refused: the name is another's, the key was replaced, or the policy is `strict`.
+    Refused,
+}
+
+/// Publishers and pins of one base directory. Read from `trust.yaml`, again whenever the file changed; written
+/// atomically; safe between processes.
+pub struct Trust {
+    policy: TrustPolicy,
+    file: TrustFile,
+    own: Watched<Option<PublisherKey>>,
+    successors: RwLock<Option<Successors>>,
+}
+
+impl Trust {
+    /// The trust of a base directory. Reads nothing yet: a file that cannot be understood fails the questions, until
+    /// somebody corrects it.
+    pub fn open(paths: &Paths, policy: TrustPolicy) -> Self {
+        Self {
+            policy,
+            file: TrustFile::new(paths),
+            own: Watched::new(paths.publisher_key()),
+            successors: RwLock::default(),
+        }
+    }
+
+    /// Where there is no file yet: pins names to those who signed them, as versions did that had no file. Nothing is
+    /// written where there are none.
+    pub fn take_over(
+        &self,
+        signed: impl IntoIterator<Item = (ModelName, PublisherKey)>,
+    ) -> Result<(), TrustError> {
+        let mut signed = signed.into_iter().peekable();
+        if self.file.exists() || signed.peek().is_none() {
+            return Ok(());
+        }
+        self.file.change(|document| {
+            // Another process may have been first.
+            if *document != Document::default() {
+                return Ok(());
+            }
+            signed.try_for_each(|(name, publisher)| document.pin(&name, publisher))
+        })
+    }
+
+    /// Has successions looked up from now on, by what answers from memory.
+    pub fn follow(&self, successors: Successors) {
+        *self.successors.write().unwrap_or_else(PoisonError::into_inner) = Some(successors);
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> TrustPolicy {
+        self.policy
+    }
+
+    /// This base directory's own key, where there is one that can be used.
+    pub fn own(&self) -> Option<PublisherKey> {
+        self.own.get(|path| PublisherKeypair::load(path).ok().map(|pair| pair.public()))
+    }
+
+    /// What the file says now.
+    pub fn document(&self) -> Result<Arc<Document>, TrustError> {
+        self.file.read()
+    }
+
+    /// The publisher whose model `name` stands for, among candidates `(publisher, info hash)`, by the rules at the top
+    /// of this module. `wanted` (`--publisher`: see [`find`](Self::find)) chooses among publishers of a name that is not
+    /// another's. Pins nothing: that is for [`accept`](Self::accept), once the manifest is there and checked.
+    pub fn choose(
+        &self,
+        name: &ModelName,
+        candidates: &[(PublisherKey, InfoHash)],
+        wanted: Option<&str>,
+    ) -> Result<Choice, TrustError> {
+        let document = self.current(name)?;
+        let wanted = match wanted {
+            None => None,
+            Some(text) => match self.find_in(&document, text, candidates.iter().map(|(key, _)| *key)) {
+                Err(TrustError::UnknownPublisher(wanted)) if !candidates.is_empty() => {
+                    let offered: BTreeSet<PublisherKey> = candidates.iter().map(|(key, _)| *key).collect();
+                    let candidates = offered.iter().map(|key| document.describe(key)).collect();
+                    return Err(TrustError::NotOffered { name: name.clone(), wanted, candidates });
+                }
+                found => Some(found?),
+            },
+        };
+        self.view(&document, |view| view.choose(name, candidates, wanted))
+    }
+
+    /// Refuses a manifest of `name` signed by `given` (none: unsigned), or accepts it and, where `pinning` says so and
+    /// the name is nobody's, gives the name to its publisher.
+    pub fn accept(
+        &self,
+        name: &ModelName,
+        given: Option<PublisherKey>,
+        pinning: Pinning,
+    ) -> Result<(), TrustError> {
+        let document = self.current(name)?;
+        self.view(&document, |view| view.judge(name, given))?;
+        let nothing_new = document.pinned(name).is_some() || given.is_none() || pinning == Pinning::Leave;
+        if nothing_new && self.file.exists() {
+            return Ok(());
+        }
+        self.file.change(|document| {
+            // Another process may have pinned it meanwhile.
+            self.view(document, |view| view.judge(name, given))?;
+            match given.filter(|_| pinning == Pinning::Pin) {
+                Some(given) => {
+                    let steps = self.chain(document, &given);
+                    let owner = steps.last().map_or(given, |(_, successor)| *successor);
+                    document.pin(name, owner)?;
+                    succeed(document, &steps);
+                    Ok(())
+                }
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Whether a name may be used for what is shared from here, signed by `own` or not at all: not where it is
+    /// another's. Whether strangers' manifests would be accepted is no matter.
+    pub fn check(&self, name: &ModelName, own: Option<PublisherKey>) -> Result<(), TrustError> {
+        let document = self.current(name)?;
+        self.view(&document, |view| View { policy: TrustPolicy::Tofu, ..*view }.judge(name, own))
+    }
+
+    /// [`check`](Self::check), and takes the name for `own` where it is nobody's.
+    pub fn claim(&self, name: &ModelName, own: Option<PublisherKey>) -> Result<(), TrustError> {
+        match own {
+            Some(_) => self.accept(name, own, Pinning::Pin),
+            None => self.check(name, own),
+        }
+    }
+
+    /// Refuses a model known here unless the publisher that the user asked for (see [`find`](Self::find)) signed it, and
+    /// gives the name to them where it is nobody's.
+    pub fn insist(
+        &self,
+        name: &ModelName,
+        given: Option<PublisherKey>,
+        wanted: &str,
+    ) -> Result<(), TrustError> {
+        let document = self.current(name)?;
+        let shown = || given.map_or_else(|| "nobody".to_owned(), |key| document.describe(&key));
+        let not_offered =
+            |wanted| TrustError::NotOffered { name: name.clone(), wanted, candidates: vec![shown()] };
+        let found = match self.find_in(&document, wanted, given) {
+            Err(TrustError::UnknownPublisher(text)) => return Err(not_offered(text)),
+            found => found?,
+        };
+        let owner = |key: PublisherKey| self.chain(&document, &key).last().map_or(key, |(_, now)| *now);
+        match document.pinned(name) {
+            Some(pinned) if pinned != owner(found) => Err(TrustError::OtherPublisher {
+                name: name.clone(),
+                pinned: document.describe(&pinned),
+                given: document.describe(&found),
+            }),
+            // What is here may be signed by the former key of the publisher whose name it is.
+            _ if given.map(owner) != Some(owner(found)) => Err(not_offered(document.describe(&found))),
+            Some(_) => Ok(()),
+            None => self.accept(name, given, Pinning::Pin),
+        }
+    }
+
+    /// Puts a publisher on the list; gives one that is there an alias, where there is one to give.
+    pub fn list(&self, key: PublisherKey, alias: Option<Alias>) -> Result<(), TrustError> {
+        self.file.change(|document| document.list(key, alias))
+    }
+
+    /// Takes a publisher off the list. Their names stay theirs.
+    pub fn unlist(&self, key: &PublisherKey) -> Result<(), TrustError> {
+        self.file.change(|document| {
+            let before = document.publishers.len();
+            document.publishers.retain(|listed| listed.key != *key);
+            match document.publishers.len() < before {
+                true => Ok(()),
+                false => Err(TrustError::NotListed(document.describe(key))),
+            }
+        })
+    }
+
+    /// Gives a name to a publisher by hand, unless it is another's.
+    pub fn pin(&self, name: &ModelName, publisher: PublisherKey) -> Result<(), TrustError> {
+        self.file.change(|document| match document.pinned(name) {
+            Some(pinned) if pinned != publisher => Err(TrustError::OtherPublisher {
+                name: name.clone(),
+                pinned: document.describe(&pinned),
+                given: document.describe(&publisher),
+            }),
+            _ => document.pin(name, publisher),
+        })
+    }
+
+    /// Lets go of a name: the next publisher accepted for it owns it.
+    pub fn unpin(&self, name: &ModelName) -> Result<(), TrustError> {
+        self.file.change(|document| match document.pins.remove(name) {
+            Some(_) => Ok(()),
+            None => Err(TrustError::NotPinned(name.clone())),
+        })
+    }
+
+    /// What a publisher (none: of something unsigned) is to a name. Where the file cannot be read, all are refused.
+    pub fn standing(&self, name: &ModelName, publisher: Option<&PublisherKey>) -> Standing {
+        let Ok(document) = self.current(name) else { return Standing::Refused };
+        if self.view(&document, |view| view.judge(name, publisher.copied())).is_err() {
+            return Standing::Refused;
+        }
+        match publisher {
+            Some(key) if document.pinned(name) == Some(*key) => Standing::Pinned,
+            Some(key) if document.listed(key).is_some() => Standing::Listed,
+            Some(key) if self.own() == Some(*key) => Standing::Own,
+            _ => Standing::Unknown,
+        }
+    }
+
+    /// The publisher to whom a name belongs.
+    pub fn pinned(&self, name: &ModelName) -> Result<Option<PublisherKey>, TrustError> {
+        Ok(self.current(name)?.pinned(name))
+    }
+
+    /// Whether somebody here chose to deal with a publisher: they are listed, a name is pinned to them, or it is our
+    /// own key.
+    pub fn is_known(&self, key: &PublisherKey) -> bool {
+        self.own() == Some(*key)
+            || self.document().is_ok_and(|document| {
+                document.listed(key).is_some() || document.pins.values().any(|pin| pin.publisher == *key)
+            })
+    }
+
+    /// How a publisher is shown, everywhere: `alias (fingerprint)`, or the fingerprint alone.
+    pub fn describe(&self, key: &PublisherKey) -> String {
+        self.document().map_or_else(|_| key.fingerprint(), |document| document.describe(key))
+    }
+
+    /// The publisher that a user means by a hex key, a fingerprint, at least eight digits of the beginning of either,
+    /// or an alias; anything but a whole key is looked for among those known here and `others`.
+    pub fn find(
+        &self,
+        text: &str,
+        others: impl IntoIterator<Item = PublisherKey>,
+    ) -> Result<PublisherKey, TrustError> {
+        self.find_in(&*self.document()?, text, others)
+    }
+
+    fn find_in(
+        &self,
+        document: &Document,
+        text: &str,
+        others: impl IntoIterator<Item = PublisherKey>,
+    ) -> Result<PublisherKey, TrustError> {
+        if let Ok(key) = text.parse() {
+            return Ok(key);
+        }
+        // First, since nobody else chooses these.
+        let called = |listed: &&Listed| listed.alias.as_ref().is_some_and(|alias| alias.is(text));
+        if let Some(listed) = document.publishers.iter().find(called) {
+            return Ok(listed.key);
+        }
+        let digits = |text: &str| text.replace('-', "").to_ascii_lowercase();
+        let given = digits(text);
+        let begins = |key: &PublisherKey| {
+            key.to_string().starts_with(&given) || digits(&key.fingerprint()).starts_with(&given)
+        };
+        let listed = document.publishers.iter().map(|listed| listed.key);
+        let pinned = document.pins.values().map(|pin| pin.publisher);
+        let known = listed.chain(pinned).chain(self.own()).chain(others);
+        let found: BTreeSet<PublisherKey> = match given.len() >= MIN_PREFIX {
+            true => known.filter(begins).collect(),
+            false => BTreeSet::new(),
+        };
+        let mut found = found.into_iter();
+        match (found.next(), found.len()) {
+            (Some(key), 0) => Ok(key),
+            (Some(key), _) => Err(TrustError::AmbiguousPublisher {
+                text: text.to_owned(),
+                candidates: std::iter::once(key).chain(found).map(|key| document.describe(&key)).collect(),
+            }),
+            (None, _) => Err(TrustError::UnknownPublisher(text.to_owned())),
+        }
+    }
+
+    /// The file's contents, once everybody who matters for `name` has been followed to their present key.
+    fn current(&self, name: &ModelName) -> Result<Arc<Document>, TrustError> {
+        let document = self.file.read()?;
+        let former = |document: &Document| -> Vec<(PublisherKey, PublisherKey)> {
+            let keys = document.publishers.iter().map(|listed| listed.key).chain(document.pinned(name));
+            keys.flat_map(|key| self.chain(document, &key)).collect()
+        };
+        if former(&document).is_empty() {
+            return Ok(document);
+        }
+        self.file.change(|document| {
+            let steps = former(document);
+            succeed(document, &steps);
+            Ok(())
+        })?;
+        self.file.read()
+    }
+
+    /// The successions that lead from a key to the one that counts now; none where they lead back.
+    fn chain(&self, document: &Document, key: &PublisherKey) -> Vec<(PublisherKey, PublisherKey)> {
+        let successors = self.successors.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut steps: Vec<(PublisherKey, PublisherKey)> = Vec::new();
+        let mut at = *key;
+        while steps.len() < MAX_CHAIN {
+            let remembered = document.successions.get(&at).map(|known| known.successor);
+            let told = || successors.as_ref().and_then(|told| told(&at));
+            let Some(next) = remembered.or_else(told) else { break };
+            if next == at || steps.iter().any(|(former, _)| *former == next) {
+                return Vec::new();
+            }
+            steps.push((at, next));
+            at = next;
+        }
+        steps
+    }
+
+    fn view<T>(
+        &self,
+        document: &Document,
+        ask: impl FnOnce(&View<'_>) -> Result<T, TrustError>,
+    ) -> Result<T, TrustError> {
+        let owner = |key: &PublisherKey| self.chain(document, key).last().map_or(*key, |(_, now)| *now);
+        ask(&View { document, policy: self.policy, own: self.own(), owner: &owner })
+    }
+}
+
+/// Goes by successions, and says what that moved.
+fn succeed(document: &mut Document, steps: &[(PublisherKey, PublisherKey)]) {
+    for (former, successor) in steps {
+        if document.succeed(*former, *successor) {
+            tracing::warn!(
+                "publisher {} has replaced its key by {}, which is trusted in its place from now on",
+                former.fingerprint(),
+                successor.fingerprint()
+            );
+        }
+    }
+}

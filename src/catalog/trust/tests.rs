@@ -1,0 +1,586 @@
+//! The rules, one table for each; the file between threads and processes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NAME: &str = "acme/tiny";
+
+fn name() -> ModelName {
+    NAME.parse().unwrap()
+}
+
+fn key(number: u8) -> PublisherKey {
+    PublisherKey([number; 32])
+}
+
+fn hash(number: u8) -> InfoHash {
+    InfoHash([number; 32])
+}
+
+/// A base directory and its trust.
+struct Base {
+    _dir: tempfile::TempDir,
+    paths: Paths,
+    trust: Trust,
+    /// What the catalog would tell.
+    told: Arc<Mutex<HashMap<PublisherKey, PublisherKey>>>,
+}
+
+impl Base {
+    fn new(policy: TrustPolicy) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(&dir.path().join("base"));
+        paths.create().unwrap();
+        let trust = Trust::open(&paths, policy);
+        let told: Arc<Mutex<HashMap<_, _>>> = Arc::default();
+        let asked = told.clone();
+        trust.follow(Arc::new(move |key| asked.lock().unwrap().get(key).copied()));
+        Self { _dir: dir, paths, trust, told }
+    }
+
+    fn tofu() -> Self {
+        Self::new(TrustPolicy::Tofu)
+    }
+
+    fn strict() -> Self {
+        Self::new(TrustPolicy::Strict)
+    }
+
+    fn list(self, number: u8, alias: Option<&str>) -> Self {
+        self.trust.list(key(number), alias.map(|alias| alias.parse().unwrap())).unwrap();
+        self
+    }
+
+    fn pin(self, number: u8) -> Self {
+        self.trust.pin(&name(), key(number)).unwrap();
+        self
+    }
+
+    fn own(&self) -> PublisherKey {
+        PublisherKeypair::load_or_create(&self.paths.publisher_key()).unwrap().public()
+    }
+
+    fn succeeds(&self, former: u8, successor: u8) {
+        self.told.lock().unwrap().insert(key(former), key(successor));
+    }
+
+    fn choose(&self, candidates: &[(u8, u8)], wanted: Option<&str>) -> Result<Choice, TrustError> {
+        let candidates: Vec<_> = candidates.iter().map(|(k, h)| (key(*k), hash(*h))).collect();
+        self.trust.choose(&name(), &candidates, wanted)
+    }
+
+    fn accept(&self, given: Option<u8>) -> Result<(), TrustError> {
+        self.trust.accept(&name(), given.map(key), Pinning::Pin)
+    }
+
+    fn pinned(&self) -> Option<PublisherKey> {
+        self.trust.pinned(&name()).unwrap()
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(self.paths.trust()).unwrap_or_default()
+    }
+}
+
+/// What came of a question, short enough for a table.
+#[track_caller]
+fn brief(result: Result<Choice, TrustError>) -> String {
+    match result {
+        Ok(Choice { publisher, pinning }) => {
+            format!("{} {}", publisher.0[0], if pinning == Pinning::Pin { "pin" } else { "leave" })
+        }
+        Err(TrustError::OtherPublisher { .. }) => "other".to_owned(),
+        Err(TrustError::Untrusted { .. }) => "untrusted".to_owned(),
+        Err(TrustError::Ambiguous { candidates, .. }) => format!("ambiguous {}", candidates.len()),
+        Err(TrustError::NotOffered { .. }) => "not offered".to_owned(),
+        Err(TrustError::Replaced { .. }) => "replaced".to_owned(),
+        Err(TrustError::Unpublished(_)) => "nobody".to_owned(),
+        Err(TrustError::UnknownPublisher(_)) => "unknown".to_owned(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Which publishers are listed, whose the name is, and what is offered as (publisher, info hash).
+type Case = (&'static [u8], Option<u8>, &'static [(u8, u8)], &'static str, &'static str);
+
+/// One line a case: listed, pinned, offered, what comes of it under tofu, and under strict.
+const CHOICES: &[Case] = &[
+    (&[], None, &[], "nobody", "nobody"),
+    (&[], None, &[(1, 1)], "1 pin", "untrusted"),
+    (&[], None, &[(1, 1), (1, 1)], "1 pin", "untrusted"),
+    (&[], None, &[(1, 1), (1, 2)], "1 pin", "untrusted"),
+    (&[], None, &[(2, 1), (1, 2)], "ambiguous 2", "untrusted"),
+    (&[], None, &[(2, 1), (1, 1)], "1 leave", "untrusted"),
+    (&[], None, &[(2, 1), (1, 1), (3, 2)], "ambiguous 3", "untrusted"),
+    (&[], None, &[(2, 1), (1, 1), (1, 2)], "ambiguous 2", "untrusted"),
+    (&[2], None, &[], "nobody", "nobody"),
+    (&[2], None, &[(1, 1)], "1 pin", "untrusted"),
+    (&[2], None, &[(2, 1)], "2 pin", "2 pin"),
+    (&[2], None, &[(2, 1), (1, 2)], "2 pin", "2 pin"),
+    // The same bytes: the copier may be the listed one.
+    (&[2], None, &[(2, 1), (1, 1)], "2 leave", "2 pin"),
+    (&[2, 3], None, &[(2, 1), (3, 2), (1, 3)], "ambiguous 3", "ambiguous 2"),
+    (&[2, 3], None, &[(3, 1), (2, 1), (1, 3)], "2 leave", "2 leave"),
+    (&[2, 3], None, &[(3, 1), (2, 1), (1, 1)], "2 leave", "2 leave"),
+    (&[], Some(1), &[], "nobody", "nobody"),
+    (&[], Some(1), &[(1, 1)], "1 pin", "untrusted"),
+    (&[], Some(1), &[(1, 1), (2, 2)], "1 pin", "untrusted"),
+    (&[], Some(1), &[(2, 1)], "other", "other"),
+    (&[], Some(1), &[(2, 1), (3, 2)], "other", "other"),
+    (&[2], Some(1), &[(1, 1), (2, 2)], "1 pin", "untrusted"),
+    (&[2], Some(1), &[(2, 1)], "other", "other"),
+    (&[1, 2], Some(1), &[(1, 1), (2, 2)], "1 pin", "1 pin"),
+];
+
+#[test]
+fn a_name_stands_for_the_pinned_then_a_listed_then_the_only_publisher() {
+    for (listed, pinned, offered, tofu, strict) in CHOICES {
+        for (base, expected) in [(Base::tofu(), tofu), (Base::strict(), strict)] {
+            let base = listed.iter().fold(base, |base, number| base.list(*number, None));
+            let base = pinned.iter().fold(base, |base, number| base.pin(*number));
+            let before = base.text();
+            let policy = base.trust.policy();
+            let case = format!("{policy}: listed {listed:?}, pinned {pinned:?}, offered {offered:?}");
+            assert_eq!(brief(base.choose(offered, None)), **expected, "{case}");
+            assert_eq!(base.text(), before, "{case}: choosing decides nothing");
+        }
+    }
+}
+
+#[test]
+fn our_own_models_come_after_those_of_listed_publishers_and_before_strangers() {
+    for base in [Base::tofu(), Base::strict()] {
+        let own = base.own();
+        let choose = |offered: &[(PublisherKey, InfoHash)]| base.trust.choose(&name(), offered, None);
+        let ours = Choice { publisher: own, pinning: Pinning::Pin };
+        assert_eq!(choose(&[(key(1), hash(1)), (own, hash(2))]), Ok(ours));
+        assert_eq!(choose(&[(own, hash(2))]), Ok(ours));
+        let copied = choose(&[(PublisherKey([0; 32]), hash(2)), (own, hash(2))]).unwrap();
+        assert_eq!(copied.publisher, own);
+        base.trust.list(key(1), None).unwrap();
+        assert_eq!(choose(&[(key(1), hash(1)), (own, hash(2))]).unwrap().publisher, key(1));
+    }
+}
+
+#[test]
+fn a_publisher_who_is_asked_for_is_chosen_unless_the_name_is_anothers() {
+    let hex = |number| key(number).to_string();
+    for (listed, pinned, offered, wanted, tofu, strict) in [
+        (&[][..], None, &[(1, 1), (2, 2)][..], hex(2), "2 pin", "untrusted"),
+        (&[], None, &[(1, 1), (2, 1)], hex(2), "2 pin", "untrusted"),
+        (&[2], None, &[(1, 1), (2, 2)], hex(1), "1 pin", "untrusted"),
+        (&[2], None, &[(1, 1), (2, 2)], hex(2), "2 pin", "2 pin"),
+        (&[], None, &[(1, 1)], hex(2), "not offered", "not offered"),
+        (&[], None, &[], hex(2), "not offered", "not offered"),
+        (&[], None, &[(1, 1)], "whoever".into(), "not offered", "not offered"),
+        (&[], None, &[], "whoever".into(), "unknown", "unknown"),
+        (&[], Some(1), &[(1, 1), (2, 2)], hex(2), "other", "other"),
+        (&[2], Some(1), &[(1, 1), (2, 2)], hex(2), "other", "other"),
+        (&[], Some(1), &[(1, 1), (2, 2)], hex(1), "1 pin", "untrusted"),
+        (&[], None, &[(1, 1), (2, 2)], key(2).fingerprint(), "2 pin", "untrusted"),
+        (&[], None, &[(1, 1), (2, 2)], key(2).fingerprint()[..9].to_owned(), "2 pin", "untrusted"),
+        (&[], None, &[(1, 1), (2, 2)], hex(2)[..8].to_uppercase(), "2 pin", "untrusted"),
+        (&[], None, &[(1, 1), (2, 2)], hex(2)[..7].to_owned(), "not offered", "not offered"),
+    ] {
+        for (base, expected) in [(Base::tofu(), tofu), (Base::strict(), strict)] {
+            let base = listed.iter().fold(base, |base, number| base.list(*number, None));
+            let base = pinned.iter().fold(base, |base, number| base.pin(*number));
+            let policy = base.trust.policy();
+            let case =
+                format!("{policy}: listed {listed:?}, pinned {pinned:?}, {offered:?}, wanted {wanted}");
+            assert_eq!(brief(base.choose(offered, Some(&wanted))), expected, "{case}");
+        }
+    }
+}
+
+#[test]
+fn what_stands_for_several_publishers_is_refused_with_all_of_them() {
+    let base = Base::tofu();
+    let twins = [PublisherKey([7; 32]), PublisherKey(std::array::from_fn(|i| if i < 31 { 7 } else { 8 }))];
+    let error = base.trust.find("07070707", twins).unwrap_err();
+    for twin in twins {
+        assert!(error.to_string().contains(&twin.fingerprint()), "{error}");
+        assert_eq!(base.trust.find(&twin.fingerprint(), twins), Ok(twin));
+    }
+}
+
+#[test]
+fn the_first_accepted_publisher_owns_the_name() {
+    let base = Base::tofu();
+    assert_eq!(base.accept(None), Ok(()), "unsigned");
+    assert_eq!(base.pinned(), None, "an unsigned manifest owns nothing");
+    base.trust.accept(&name(), Some(key(3)), Pinning::Leave).unwrap();
+    assert_eq!(base.pinned(), None, "one of several equal ones owns nothing");
+    base.accept(Some(1)).unwrap();
+    assert_eq!(base.pinned(), Some(key(1)));
+    base.accept(Some(1)).unwrap();
+    let error = base.accept(Some(2)).unwrap_err().to_string();
+    assert!(error.contains(&key(1).fingerprint()) && error.contains(&key(2).fingerprint()), "{error}");
+    assert!(matches!(base.accept(None), Err(TrustError::OtherPublisher { given, .. }) if given == "nobody"));
+    let other: ModelName = "Acme/tiny".parse().unwrap();
+    assert_eq!(base.trust.accept(&other, Some(key(2)), Pinning::Pin), Ok(()), "another name");
+    base.trust.unpin(&name()).unwrap();
+    base.accept(Some(2)).unwrap();
+    assert_eq!(base.pinned(), Some(key(2)));
+}
+
+#[test]
+fn strict_accepts_listed_publishers_and_our_own_key_alone() {
+    let base = Base::strict().list(2, Some("dora"));
+    assert!(matches!(base.accept(Some(1)), Err(TrustError::Untrusted { .. })));
+    assert!(matches!(base.accept(None), Err(TrustError::Untrusted { .. })));
+    assert_eq!(base.pinned(), None);
+    base.accept(Some(2)).unwrap();
+    assert_eq!(base.pinned(), Some(key(2)), "listed publishers cannot take each other's names");
+    let own = base.own();
+    let ours: ModelName = "acme/ours".parse().unwrap();
+    base.trust.accept(&ours, Some(own), Pinning::Pin).unwrap();
+    base.trust.unlist(&key(2)).unwrap();
+    assert!(matches!(base.accept(Some(2)), Err(TrustError::Untrusted { .. })), "pinned, but not listed");
+}
+
+#[test]
+fn what_is_shared_from_here_needs_no_trust_but_a_name_that_is_not_anothers() {
+    let base = Base::strict();
+    base.trust.claim(&name(), None).unwrap();
+    let own = base.own();
+    base.trust.claim(&name(), Some(own)).unwrap();
+    assert_eq!(base.pinned(), Some(own));
+    assert!(base.trust.claim(&name(), None).is_err());
+    let base = Base::tofu().pin(1);
+    let own = base.own();
+    assert!(matches!(base.trust.claim(&name(), Some(own)), Err(TrustError::OtherPublisher { .. })));
+}
+
+#[test]
+fn a_model_that_is_here_is_held_to_the_publisher_asked_for() {
+    let base = Base::tofu();
+    let insist = |given: Option<u8>, wanted: &str| base.trust.insist(&name(), given.map(key), wanted);
+    assert!(matches!(insist(Some(1), "nobody"), Err(TrustError::NotOffered { .. })));
+    assert!(matches!(insist(None, &key(1).to_string()), Err(TrustError::NotOffered { .. })));
+    assert!(matches!(insist(Some(2), &key(1).to_string()), Err(TrustError::NotOffered { .. })));
+    assert_eq!(base.pinned(), None);
+    insist(Some(1), &key(1).fingerprint()).unwrap();
+    assert_eq!(base.pinned(), Some(key(1)), "who is asked for owns the name");
+    assert!(matches!(insist(Some(2), &key(2).to_string()), Err(TrustError::OtherPublisher { .. })));
+    base.succeeds(1, 3);
+    insist(Some(1), &key(3).to_string()).unwrap();
+    insist(Some(1), &key(1).to_string()).unwrap();
+}
+
+#[test]
+fn standings_are_those_that_a_choice_would_follow() {
+    let base = Base::tofu().list(2, None);
+    let own = base.own();
+    let of = |key: &PublisherKey| base.trust.standing(&name(), Some(key));
+    assert_eq!([of(&key(1)), of(&key(2)), of(&own)], [Standing::Unknown, Standing::Listed, Standing::Own]);
+    assert_eq!(base.trust.standing(&name(), None), Standing::Unknown);
+    base.accept(Some(1)).unwrap();
+    assert_eq!(
+        [of(&key(1)), of(&key(2)), of(&own)],
+        [Standing::Pinned, Standing::Refused, Standing::Refused]
+    );
+    assert_eq!(Base::strict().trust.standing(&name(), Some(&key(1))), Standing::Refused);
+    assert!(
+        [key(1), key(2), own].iter().all(|key| base.trust.is_known(key)) && !base.trust.is_known(&key(3))
+    );
+}
+
+#[test]
+fn pins_and_listings_follow_a_replaced_key() {
+    for base in
+        [Base::tofu().pin(1), Base::tofu().list(1, Some("dora")), Base::strict().list(1, Some("dora"))]
+    {
+        base.succeeds(1, 2);
+        base.succeeds(2, 3);
+        let listed = base.trust.document().unwrap().listed(&key(1)).is_some();
+        assert_eq!(brief(base.choose(&[(1, 1), (3, 2)], None)), "3 pin");
+        if listed {
+            assert_eq!(base.trust.describe(&key(3)), format!("dora ({})", key(3).fingerprint()));
+        } else {
+            assert_eq!(base.pinned(), Some(key(3)));
+            assert_eq!(brief(base.choose(&[(1, 1)], None)), "replaced", "nothing of the new key is there");
+            assert!(matches!(base.accept(Some(1)), Err(TrustError::Replaced { .. })));
+        }
+        // A thief of the former key is too late.
+        base.succeeds(1, 9);
+        assert_ne!(brief(base.choose(&[(9, 1), (3, 2)], None)), "9 pin");
+        // The catalog's records expire; what was followed stays.
+        base.told.lock().unwrap().clear();
+        assert_eq!(brief(base.choose(&[(1, 1), (3, 2)], None)), "3 pin");
+        assert_eq!(brief(base.choose(&[(1, 1), (3, 2)], Some(&key(1).to_string()))), "3 pin");
+    }
+}
+
+#[test]
+fn a_replaced_key_is_a_strangers_for_a_name_that_nobody_owns() {
+    let base = Base::tofu();
+    base.succeeds(1, 2);
+    assert_eq!(brief(base.choose(&[(1, 1), (2, 2)], None)), "2 pin");
+    assert_eq!(brief(base.choose(&[(1, 1), (3, 2)], None)), "3 pin");
+    assert_eq!(brief(base.choose(&[(1, 1)], None)), "1 pin");
+    base.accept(Some(1)).unwrap();
+    assert_eq!(base.pinned(), Some(key(2)), "the name is its owner's");
+    assert!(matches!(base.accept(Some(1)), Err(TrustError::Replaced { .. })));
+    let base = Base::strict().list(2, None);
+    base.succeeds(1, 2);
+    assert_eq!(brief(base.choose(&[(1, 1)], None)), "replaced");
+    assert!(matches!(base.accept(Some(1)), Err(TrustError::Replaced { .. })));
+}
+
+#[test]
+fn successions_in_a_circle_move_nothing_and_long_chains_end() {
+    let base = Base::tofu().pin(1);
+    base.succeeds(1, 2);
+    base.succeeds(2, 1);
+    assert_eq!(base.pinned(), Some(key(1)));
+    let base = Base::tofu().pin(1);
+    for number in 1..=200 {
+        base.succeeds(number, number + 1);
+    }
+    let PublisherKey(reached) = base.pinned().unwrap();
+    assert_eq!(usize::from(reached[0]), 1 + MAX_CHAIN, "as far as one question goes");
+}
+
+#[test]
+fn a_successor_that_is_listed_already_keeps_its_alias() {
+    let base = Base::tofu().list(1, Some("former")).list(2, Some("dora"));
+    base.succeeds(1, 2);
+    base.trust.standing(&name(), None);
+    let document = base.trust.document().unwrap();
+    assert_eq!(document.publishers.len(), 1);
+    assert!(document.describe(&key(2)).starts_with("dora ("));
+}
+
+#[test]
+fn the_former_versions_registry_is_taken_over_once() {
+    let base = Base::tofu();
+    base.trust.take_over(None).unwrap();
+    assert!(!base.paths.trust().exists(), "nothing to take over, nothing written");
+    base.trust.take_over([(name(), key(1)), (name(), key(2))]).unwrap();
+    assert_eq!(base.pinned(), Some(key(1)));
+    base.trust.unpin(&name()).unwrap();
+    base.trust.take_over([(name(), key(1))]).unwrap();
+    assert_eq!(base.pinned(), None);
+    // Where the first manifest owned nothing, its name is not taken over at the next start.
+    let base = Base::tofu();
+    base.trust.accept(&name(), Some(key(1)), Pinning::Leave).unwrap();
+    base.trust.take_over([(name(), key(1))]).unwrap();
+    assert_eq!(base.pinned(), None);
+}
+
+#[test]
+fn the_file_is_private_and_says_what_was_decided() {
+    let base = Base::tofu().list(1, Some("dora")).list(2, None).pin(3);
+    base.succeeds(2, 4);
+    base.trust.standing(&name(), None);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&base.paths.trust().metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let again = Trust::open(&base.paths, TrustPolicy::Tofu);
+    assert_eq!(again.document().unwrap(), base.trust.document().unwrap());
+    let text = base.text();
+    for part in ["alias: dora", "name: acme/tiny", "successor:", "added:", "since:", &key(3).to_string()] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+}
+
+#[test]
+fn what_somebody_writes_into_the_file_counts_at_the_next_question() {
+    let base = Base::tofu();
+    assert_eq!(base.pinned(), None);
+    let pin = |number| {
+        format!("pins:\n- {{name: {NAME}, publisher: {}, since: 2026-01-31T12:00:00Z}}\n", key(number))
+    };
+    std::fs::write(base.paths.trust(), pin(1)).unwrap();
+    assert_eq!(base.pinned(), Some(key(1)));
+    std::fs::write(base.paths.trust(), pin(2)).unwrap();
+    assert_eq!(base.pinned(), Some(key(2)));
+    std::fs::remove_file(base.paths.trust()).unwrap();
+    assert_eq!(base.pinned(), None);
+}
+
+#[test]
+fn a_file_that_cannot_be_understood_is_said_with_its_line_and_left_alone() {
+    let hex = key(1);
+    let since = "2026-01-31T12:00:00Z";
+    for (text, line, parts) in [
+        ("pubishers: []\n".to_owned(), 1, &["pubishers", "publishers"][..]),
+        (format!("publishers:\n- key: {hex}\n  aka: x\n  added: {since}\n"), 3, &["aka"]),
+        (format!("publishers:\n- key: {hex}\n  alias: ../x\n  added: {since}\n"), 2, &["alias"]),
+        (format!("publishers:\n- key: 1234\n  added: {since}\n"), 2, &["key"]),
+        (format!("publishers:\n- key: {hex}\n  added: yesterday\n"), 2, &["yesterday"]),
+        (format!("publishers:\n- key: {hex}\n"), 0, &["added"]),
+        (format!("pins:\n- name: tiny\n  publisher: {hex}\n  since: {since}\n"), 2, &["tiny"]),
+        (
+            format!(
+                "publishers:\n- {{key: {hex}, alias: x, added: {since}}}\n- {{key: {}, alias: X, added: {since}}}\n",
+                key(2)
+            ),
+            0,
+            &["x is there twice"],
+        ),
+        (
+            format!("pins:\n- &a {{name: {NAME}, publisher: {hex}, since: {since}}}\n- *a\n"),
+            0,
+            &["acme/tiny is there twice"],
+        ),
+        ("pins: [\n".to_owned(), 0, &[]),
+        ("\u{0}".to_owned(), 0, &[]),
+    ] {
+        let base = Base::tofu();
+        std::fs::write(base.paths.trust(), &text).unwrap();
+        let error = base.accept(Some(1)).unwrap_err().to_string();
+        assert!(error.contains("trust.yaml:") && !error.contains('\n'), "{error}");
+        if line > 0 {
+            assert!(error.contains(&format!("trust.yaml:{line}: ")), "{text:?}: {error}");
+        }
+        for part in parts {
+            assert!(error.contains(part), "{text:?}: no {part:?} in {error}");
+        }
+        assert!(base.trust.list(key(7), None).is_err());
+        assert_eq!(base.text(), text);
+        assert_eq!(base.trust.standing(&name(), Some(&key(1))), Standing::Refused);
+        assert_eq!(base.trust.describe(&key(1)), key(1).fingerprint());
+    }
+}
+
+#[test]
+fn aliases_are_short_unique_and_no_keys() {
+    for text in ["a", "Meta-llama", "x.y_z-0", &"a".repeat(63)] {
+        assert!(text.parse::<Alias>().is_ok(), "{text}");
+    }
+    let (long, hex, fingerprint) = ("a".repeat(65), key(1).to_string(), key(1).fingerprint());
+    for text in ["", "-a", ".a", "a b", "a/b", "é", "a\u{202e}b", "a\n", &long, &hex, &fingerprint] {
+        assert!(text.parse::<Alias>().is_err(), "{text:?}");
+    }
+    let base = Base::tofu().list(1, Some("dora"));
+    let taken = base.trust.list(key(2), Some("DORA".parse().unwrap()));
+    assert!(matches!(taken, Err(TrustError::AliasTaken { .. })));
+    base.trust.list(key(1), Some("Dora".parse().unwrap())).unwrap();
+    base.trust.list(key(1), None).unwrap();
+    assert_eq!(base.trust.describe(&key(1)), format!("Dora ({})", key(1).fingerprint()));
+    assert_eq!(base.trust.find("dORA", None), Ok(key(1)));
+}
+
+#[test]
+fn changes_made_at_once_are_all_kept() {
+    let base = Base::tofu();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let paths = &base.paths;
+            scope.spawn(move || {
+                let trust = Trust::open(paths, TrustPolicy::Tofu);
+                for number in 0..8 {
+                    let name = format!("acme/m{thread}-{number}").parse().unwrap();
+                    trust.accept(&name, Some(key(thread)), Pinning::Pin).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(base.trust.document().unwrap().pins.len(), 32);
+}
+
+#[test]
+fn of_two_who_are_first_at_once_one_is() {
+    let base = Base::tofu();
+    let winners: usize = std::thread::scope(|scope| {
+        let tries: Vec<_> = (1..=4)
+            .map(|number| {
+                let paths = &base.paths;
+                scope.spawn(move || {
+                    Trust::open(paths, TrustPolicy::Tofu).accept(&name(), Some(key(number)), Pinning::Pin)
+                })
+            })
+            .collect();
+        tries.into_iter().map(|t| usize::from(t.join().unwrap().is_ok())).sum()
+    });
+    assert_eq!(winners, 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Whatever is known: the order of candidates is no matter; a choice is one of them that would be accepted; a
+    /// pinned name is its owner's; who is chosen among several who differ is trusted; equal ones are left unpinned.
+    #[test]
+    fn choices_keep_their_promises(
+        offered in proptest::collection::vec((0u8..6, 0u8..3), 0..8),
+        listed in proptest::collection::btree_set(0u8..6, 0..3),
+        pinned in proptest::option::of(0u8..6),
+        successions in proptest::collection::btree_map(0u8..6, 0u8..6, 0..4),
+        strict: bool,
+        turn in 0usize..8,
+    ) {
+        let policy = if strict { TrustPolicy::Strict } else { TrustPolicy::Tofu };
+        let mut document = Document::default();
+        let mut told = successions.clone();
+        // Only what leads somewhere.
+        told.retain(|former, successor| former < successor);
+        let owner = |k: &PublisherKey| {
+            let mut at = k.0[0];
+            while let Some(next) = told.get(&at) {
+                at = *next;
+            }
+            key(at)
+        };
+        for number in &listed {
+            let listed = Listed { key: owner(&key(*number)), alias: None, added: When::now() };
+            if document.listed(&listed.key).is_none() {
+                document.publishers.push(listed);
+            }
+        }
+        if let Some(pinned) = pinned {
+            document.pin(&name(), owner(&key(pinned))).unwrap();
+        }
+        let view = View { document: &document, policy, own: Some(key(5)), owner: &owner };
+        let mut candidates: Vec<_> = offered.iter().map(|(k, h)| (key(*k), hash(*h))).collect();
+        let choice = view.choose(&name(), &candidates, None);
+        let turn = turn % candidates.len().max(1);
+        candidates.rotate_left(turn);
+        candidates.extend_from_within(..);
+        prop_assert_eq!(&view.choose(&name(), &candidates, None), &choice);
+        let publishers: BTreeSet<PublisherKey> = candidates.iter().map(|(k, _)| *k).collect();
+        if let Ok(Choice { publisher, pinning }) = choice {
+            prop_assert!(publishers.contains(&publisher));
+            prop_assert!(view.judge(&name(), Some(publisher)).is_ok());
+            if let Some(pinned) = document.pinned(&name()) {
+                prop_assert_eq!(publisher, pinned);
+            }
+            let trusted = document.listed(&publisher).is_some() || publisher == key(5);
+            prop_assert!(!strict || trusted);
+            let present: BTreeSet<_> = publishers.iter().filter(|k| owner(k) == **k).collect();
+            let hashes: BTreeSet<_> = candidates.iter().filter(|(k, _)| owner(k) == *k).map(|(_, h)| *h).collect();
+            let differ = hashes.len() > 1;
+            if document.pinned(&name()).is_none() && present.len() > 1 {
+                prop_assert!(trusted || !differ, "a stranger among several who differ");
+                prop_assert!(differ || strict || pinning == Pinning::Leave, "a copier would own the name");
+            }
+        }
+    }
+
+    #[test]
+    fn documents_survive_their_text(
+        keys in proptest::collection::btree_map(any::<[u8; 32]>(), proptest::option::of("[A-Za-z0-9][A-Za-z0-9._-]{0,12}"), 0..6),
+        names in proptest::collection::btree_set("[A-Za-z0-9][A-Za-z0-9._-]{0,9}/[A-Za-z0-9][A-Za-z0-9._-]{0,9}", 0..6),
+    ) {
+        let mut document = Document::default();
+        for (key, alias) in &keys {
+            let alias = alias.as_ref().and_then(|alias| alias.parse::<Alias>().ok());
+            let taken = |alias: &Alias| {
+                document.publishers.iter().any(|l| l.alias.as_ref().is_some_and(|a| a.is(&alias.to_string())))
+            };
+            let alias = alias.filter(|alias| !taken(alias));
+            document.publishers.push(Listed { key: PublisherKey(*key), alias, added: When::now() });
+        }
+        for name in names.iter().filter_map(|name| name.parse().ok()) {
+            document.pin(&name, key(1)).unwrap();
+        }
+        document.succeed(key(250), key(251));
+        let text = document.to_text().unwrap();
+        prop_assert_eq!(Document::parse(&text, std::path::Path::new("trust.yaml")).unwrap(), document);
+    }
+}
