@@ -98,6 +98,11 @@ impl Paths {
         self.base.join("node.lock")
     }
 
+    /// The claim of the process that is to have the lock next.
+    pub fn next(&self) -> PathBuf {
+        self.base.join("node.next")
+    }
+
     /// The control socket.
     pub fn socket(&self) -> PathBuf {
         self.base.join("silmaril.sock")
@@ -141,13 +146,14 @@ impl Paths {
 }
 
 /// What a base directory may hold before it has a registry: a part of what is made in it.
-const OWN_ENTRIES: [&str; 11] = [
+const OWN_ENTRIES: [&str; 12] = [
     "cache",
     "catalog",
     "keys",
     "log",
     "models",
     "node.lock",
+    "node.next",
     "resume",
     "silmaril.sock",
     "torrents",

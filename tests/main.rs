@@ -32,6 +32,7 @@ mod e2e {
     mod discovery;
     mod figures;
     mod get;
+    mod handover;
     mod killed_mount;
     mod lazy_read;
     mod mounting;

@@ -17,7 +17,7 @@ use crate::paths::Paths;
 use crate::store::Store;
 
 /// Entries of the base directory that silmaril makes.
-const OWN: [&str; 11] = [
+const OWN: [&str; 12] = [
     "registry",
     "torrents",
     "resume",
@@ -29,6 +29,7 @@ const OWN: [&str; 11] = [
     "trust.lock",
     "silmaril.sock",
     "node.lock",
+    "node.next",
 ];
 
 /// One line of the list.

@@ -6,10 +6,11 @@ use std::time::Duration;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, count};
-use crate::cli::signals::StopSignals;
+use crate::cli::session::with_node;
 use crate::cli::status::not_running;
-use crate::node::control::Client;
-use crate::node::{Node, NodeOptions};
+use crate::node::NodeOptions;
+use crate::node::attached::Companion;
+use crate::node::control::{Client, Seed};
 
 /// What `status` says of it.
 const ACTIVITY: &str = "daemon";
@@ -23,7 +24,8 @@ Examples:
 
 /// Run without a mount: upload what is here and serve the other commands
 ///
-/// Runs until Ctrl-C. A mount does the same, and more. A directory cannot be mounted while a daemon runs: stop it first, or mount instead of it.
+/// Runs until Ctrl-C. A mount does the same, and more: while there is one on the same base directory, or another
+/// command at work, the daemon waits, and goes on when that ends.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -39,48 +41,57 @@ pub struct Args {
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     match args.stop {
         true => context.block_on(stop(context)),
-        false => context.block_on(serve(args, context)),
+        false => serve(args, context),
     }
 }
 
-async fn serve(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let mut signals = StopSignals::new()?;
+fn serve(args: &Args, context: &Context) -> Result<(), CommandError> {
     let options =
         NodeOptions { peers: args.peers.clone(), activity: ACTIVITY.to_owned(), ..NodeOptions::default() };
-    let config = context.config()?;
-    let node = signals.unless(async { Ok(Node::start(config, options).await?) }).await?;
-    let result = attend(context, &node, &mut signals).await;
-    signals.stopping(node.stop(), || ()).await;
-    result
-}
-
-async fn attend(context: &Context, node: &Node, signals: &mut StopSignals) -> Result<(), CommandError> {
-    let seeded = node.seed_local()?.len() as u64;
-    context.out.line(format_args!(
-        "running (process {}), seeding {}",
-        std::process::id(),
-        count(seeded, "model")
-    ))?;
-    context.out.note("Ctrl-C ends it");
-    tokio::select! {
-        stop = signals.wait() => stop.end_of_service(),
-        () = node.stop_requested() => Ok(()),
-    }
+    let all = Seed { model: None, peers: args.peers.clone() };
+    with_node(context, context.config()?, options, async |host, signals| {
+        let seeded = signals.unless(async { Ok(host.client.seed(&all).await?) }).await?.len() as u64;
+        let this = std::process::id();
+        let seeding = count(seeded, "model");
+        if host.is_own() {
+            context.out.line(format_args!("running (process {this}), seeding {seeding}"))?;
+            context.out.note("Ctrl-C ends it");
+            return tokio::select! {
+                stop = signals.wait() => stop.end_of_service(),
+                () = host.stop_requested() => Ok(()),
+            };
+        }
+        let companion = Companion { pid: this, activity: ACTIVITY.to_owned() };
+        let attending = host.client.attend(&companion);
+        let at = host.pid;
+        context
+            .out
+            .line(format_args!("running (process {this}) beside process {at}, which is seeding {seeding}"))?;
+        context.out.note("Ctrl-C ends this one only");
+        tokio::select! {
+            stop = signals.wait() => stop.end_of_service(),
+            asked = attending => Ok(asked?),
+        }
+    })
 }
 
 async fn stop(context: &Context) -> Result<(), CommandError> {
     let paths = context.config()?.paths();
     let client = Client::connect(&paths).await?.ok_or_else(|| not_running(&paths))?;
     let status = client.status().await?;
-    if status.activity != ACTIVITY {
+    let pid = if status.activity == ACTIVITY {
+        client.stop(STOP_WITHIN).await?;
+        status.pid
+    } else if status.attached.iter().any(|companion| companion.activity == ACTIVITY) {
+        client.detach(ACTIVITY).await?.pid
+    } else {
         return Err(CommandError::failed(format!(
             "process {} is no daemon but `silmaril {}`",
             status.pid,
             clean(&status.activity)
         ))
         .hint("a mount ends with `silmaril unmount DIR`, everything else with Ctrl-C where it runs"));
-    }
-    client.stop(STOP_WITHIN).await?;
-    context.out.note(format_args!("stopped process {}", status.pid));
+    };
+    context.out.note(format_args!("stopped process {pid}"));
     Ok(())
 }

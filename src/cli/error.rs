@@ -138,6 +138,13 @@ impl From<NodeError> for CommandError {
                     "`--home DIR` (or SILMARIL_HOME) gives a second one its own base directory",
                 ],
             ),
+            ErrorKind::Mounted => (
+                Kind::Failed,
+                &[
+                    "two mounts of one base directory show the same: use that one, or end it with `silmaril unmount DIR`",
+                    "`--home DIR` (or SILMARIL_HOME) gives a second one its own base directory",
+                ],
+            ),
             ErrorKind::UnknownModel => (
                 Kind::Failed,
                 &[

@@ -13,7 +13,7 @@ use crate::cli::ready;
 use crate::cli::signals::StopSignals;
 use crate::config::Show;
 use crate::mount::{MountOptions, Mounted};
-use crate::node::{ErrorKind, Node, NodeError, NodeOptions};
+use crate::node::{Node, NodeOptions};
 
 /// What `status` says of a mount, before the mount point.
 pub const ACTIVITY: &str = "mount ";
@@ -30,6 +30,9 @@ Examples:
 ///
 /// Returns when the directory can be read; a process in the background serves it. What is read is kept in the cache and
 /// uploaded to others while the mount is there.
+///
+/// Other commands may run on the same base directory, before and after. One that works by itself leaves its work to
+/// the mount (a share that is still hashing begins anew), and goes on by itself when the mount ends.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -76,11 +79,12 @@ fn serve(
     let options = NodeOptions {
         peers: args.peers.clone(),
         activity: format!("{ACTIVITY}{}", point.display()),
+        mount: Some(point.clone()),
         ..NodeOptions::default()
     };
     context.block_on(async {
         let mut signals = StopSignals::new()?;
-        let node = signals.unless(async { Node::start(config, options).await.map_err(refused) }).await?;
+        let node = signals.unless(async { Ok(Node::start_or_take_over(config, options).await?) }).await?;
         let mount = MountOptions { mountpoint: point.clone(), allow_other: args.allow_other };
         let runtime = tokio::runtime::Handle::current();
         let fetch = node.fetch.clone();
@@ -103,16 +107,6 @@ fn serve(
         signals.stopping(stop, last).await;
         result
     })
-}
-
-/// A mount reads from the engine in its own process: it cannot be the client of another.
-fn refused(error: NodeError) -> CommandError {
-    let busy = error.kind() == ErrorKind::Busy;
-    let error = CommandError::from(error);
-    match busy {
-        true => error.hint("or end that one, mount first, and then run it again beside the mount"),
-        false => error,
-    }
 }
 
 /// Shows the models and waits for the end.

@@ -20,8 +20,9 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::mount::Args;
 
-/// How long the background process may take until it is ready.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long the background process may take until it is ready. It may have to wait until another lets go of the base
+/// directory.
+const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long it may take to end once it was asked to, or once it has said its error.
 const END_WITHIN: Duration = Duration::from_secs(10);

@@ -1,7 +1,8 @@
 //! Commands that need a node: they are clients of the one that runs, and host one where none does.
 //!
 //! Either way the work goes through the control socket, so that a command does and says the same whoever hosts. When
-//! the host goes away in the middle, the work is begun anew on the next: another process's, or our own.
+//! the host goes away in the middle, the work is begun anew on the next: another process's, or our own. So it is when
+//! a mount asks for the node that this process hosts.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,8 +20,10 @@ use crate::paths::Paths;
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 /// How often it is looked for; there is nothing to be woken by.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How often the work is begun anew when the host goes away.
-const MAX_HOSTS: usize = 5;
+/// How often the work is begun anew when one host after another goes away at once.
+const MAX_HOSTS: usize = 20;
+/// A host that lived so long did not go away at once.
+const LASTS: Duration = Duration::from_secs(10);
 
 /// The node that does the work.
 pub struct Host {
@@ -55,6 +58,14 @@ impl Host {
         self.own.is_some()
     }
 
+    /// Resolves to the process that is to have the node that this process hosts, when it asks for it.
+    async fn handover_requested(&self) -> u32 {
+        match &self.own {
+            Some(node) => node.handover_requested().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Resolves when somebody asked the node that this process hosts to stop.
     pub async fn stop_requested(&self) {
         match &self.own {
@@ -64,8 +75,18 @@ impl Host {
     }
 }
 
+/// Why another host is looked for.
+#[derive(Debug, Clone, Copy)]
+enum Former {
+    /// The host, another process, has ended.
+    Ended(u32),
+    /// This process hosted, and let that one have the node.
+    HandedTo(u32),
+}
+
 /// Does work on a node: the one that runs, or one of our own that ends with the work. A signal during the start ends
-/// it; later ones are for `work` to watch. `work` is called again when the host went away, up to [`MAX_HOSTS`] times.
+/// it; later ones are for `work` to watch. `work` is dropped and called again when the host went away or another
+/// process took its place, but not more than [`MAX_HOSTS`] times at once.
 pub fn with_node<T>(
     context: &Context,
     config: Config,
@@ -74,33 +95,52 @@ pub fn with_node<T>(
 ) -> Result<T, CommandError> {
     context.block_on(async {
         let mut signals = StopSignals::new()?;
-        let mut former: Option<u32> = None;
-        for _ in 0..MAX_HOSTS {
+        let mut former: Option<Former> = None;
+        let mut hosts = 0;
+        while hosts < MAX_HOSTS {
             let host = signals.unless(async { Ok(Host::find(&config, &options).await?) }).await?;
-            if let Some(former) = former.filter(|&former| former != host.pid) {
-                let now = if host.is_own() { "this process".into() } else { format!("process {}", host.pid) };
-                context.out.note(format_args!(
-                    "the silmaril that did this (process {former}) has ended; {now} goes on with it"
-                ));
+            if let Some(former) = former {
+                tell(context, former, &host);
             }
+            let since = Instant::now();
             let result = {
                 let mut work = pin!(work(&host, &mut signals));
                 tokio::select! {
                     biased;
-                    result = &mut work => result,
-                    () = host.stop_requested() => Err(CommandError::interrupted()),
+                    result = &mut work => Ok(result),
+                    () = host.stop_requested() => Ok(Err(CommandError::interrupted())),
+                    heir = host.handover_requested() => Err(heir),
                 }
             };
             if let Some(node) = &host.own {
                 signals.stopping(node.stop(), || ()).await;
             }
-            match result {
-                Err(error) if error.is_host_lost() && !host.is_own() => former = Some(host.pid),
-                result => return result,
-            }
+            former = Some(match result {
+                Err(heir) => Former::HandedTo(heir),
+                Ok(Err(error)) if error.is_host_lost() && !host.is_own() => Former::Ended(host.pid),
+                Ok(result) => return result,
+            });
+            hosts = if since.elapsed() < LASTS { hosts + 1 } else { 1 };
         }
         Err(NodeError::HostLost.into())
     })
+}
+
+/// Says who goes on with the work.
+fn tell(context: &Context, former: Former, host: &Host) {
+    let now = if host.is_own() { "this process".into() } else { format!("process {}", host.pid) };
+    match former {
+        Former::Ended(former) if former == host.pid => {}
+        Former::Ended(former) => context.out.note(format_args!(
+            "the silmaril that did this (process {former}) has ended; {now} goes on with it"
+        )),
+        Former::HandedTo(heir) if host.is_own() => context.out.note(format_args!(
+            "process {heir} asked to go on with this and has ended; this process does again"
+        )),
+        Former::HandedTo(_) => {
+            context.out.note(format_args!("{now} has taken the place of this one and goes on with it"));
+        }
+    }
 }
 
 /// Does work that needs no engine: by the node that runs, or here where none does, with the base directory held.

@@ -52,12 +52,13 @@ impl Node {
             .collect();
         let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await;
         let held = held.map_err(|e| NodeError::Request(format!("the cache is in use: {e}")))?;
-        let store = self.library.store.clone();
+        let (store, lock) = (self.library.store.clone(), self.lock.clone());
         // Somebody may have begun to wait until the engine had let go.
         let idle = keys.iter().filter(|key| self.fetch.waited_for(key).is_empty());
         let roots: HashSet<PiecesRoot> = idle.map(|key| key.root).collect();
         let evicted = blocking(move || {
-            let _held = held;
+            // Both outlive the future: the thread goes on when nobody waits for it any more.
+            let _until_done = (held, lock);
             store.evict(target, &|root| !roots.contains(root))
         })
         .await?;

@@ -20,6 +20,16 @@ pub enum NodeError {
         /// Its process id; `?` where unknown.
         pid: String,
     },
+    /// The process that holds the base directory serves a mount, and cannot let go of it.
+    #[error("{base} is already mounted at {at} by process {pid}", base = base.display(), at = at.display())]
+    Mounted {
+        /// The base directory.
+        base: PathBuf,
+        /// Where it is mounted.
+        at: PathBuf,
+        /// By which process.
+        pid: u32,
+    },
     /// No manifest of that model is here.
     #[error("no such model here: {0}")]
     UnknownModel(ModelRef),
@@ -125,6 +135,8 @@ pub enum NodeError {
 pub enum ErrorKind {
     /// Another process holds the base directory.
     Busy,
+    /// The base directory is mounted elsewhere.
+    Mounted,
     /// No such model.
     UnknownModel,
     /// The name is another publisher's.
@@ -165,6 +177,7 @@ impl NodeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Busy { .. } => ErrorKind::Busy,
+            Self::Mounted { .. } => ErrorKind::Mounted,
             Self::UnknownModel(_) => ErrorKind::UnknownModel,
             Self::Trust(TrustError::OtherPublisher { .. }) => ErrorKind::OtherPublisher,
             Self::Trust(TrustError::Untrusted { .. }) => ErrorKind::Untrusted,

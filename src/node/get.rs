@@ -216,7 +216,7 @@ impl Node {
         turn: &Arc<OwnedMutexGuard<()>>,
         work: impl FnOnce(&Store, &StoredRevision) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, NodeError> {
-        let until_done = (turn.clone(), self.closed(revision).await?);
+        let until_done = (turn.clone(), self.closed(revision).await?, self.lock.clone());
         let (store, revision) = (self.library.store.clone(), revision.clone());
         let moving = tokio::task::spawn_blocking(move || {
             // Held by the thread, which goes on when nobody waits for it any more.

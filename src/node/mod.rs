@@ -4,6 +4,7 @@
 //! processes ever write the same files. [`Library`] is the part that needs no engine: the registry and the store.
 //! Other processes reach the node through its control socket ([`control`]).
 
+pub mod attached;
 pub(crate) mod blocking;
 mod cache;
 mod check;
@@ -11,6 +12,7 @@ pub mod clients;
 pub mod control;
 mod error;
 pub mod get;
+pub mod handover;
 mod housekeeping;
 pub mod import;
 mod jobs;

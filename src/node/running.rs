@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::attached::Attached;
 use super::clients::Clients;
 use super::control::{self, Status};
+use super::handover::Asked;
 use super::jobs::Jobs;
 use super::lock::NodeLock;
 use super::metadata::MetadataWaiters;
@@ -38,6 +41,9 @@ pub struct NodeOptions {
     pub skip_dht: bool,
     /// What this process does, for `status`: `mount /path`, `share`, `get org/name`.
     pub activity: String,
+    /// Where this process serves a mount. Such a node is never handed over: a mount reads from the engine in its own
+    /// process.
+    pub mount: Option<PathBuf>,
 }
 
 type OnChange = Box<dyn Fn(&Node) + Send + Sync>;
@@ -57,13 +63,18 @@ pub struct Node {
     pub(super) jobs: Jobs,
     /// What other commands have it do now.
     pub(super) clients: Clients,
-    activity: String,
+    /// The other commands that wait for the end of this node, to go on in its place.
+    pub(super) attached: Attached,
+    pub(super) activity: String,
+    pub(super) mount: Option<PathBuf>,
     started: Instant,
     listening: watch::Receiver<Vec<SocketAddr>>,
-    stop: watch::Sender<bool>,
+    pub(super) asked: watch::Sender<Option<Asked>>,
     on_change: Mutex<Vec<OnChange>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
-    _lock: NodeLock,
+    server: Mutex<Option<control::Server>>,
+    /// Whatever writes below the base directory has a share of it, and may outlive the node.
+    pub(super) lock: Arc<NodeLock>,
 }
 
 impl Node {
@@ -101,18 +112,22 @@ impl Node {
             hybrids: Mutex::default(),
             jobs: Jobs::default(),
             clients: Clients::default(),
+            attached: Attached::default(),
             activity: options.activity,
+            mount: options.mount,
             started: Instant::now(),
             listening,
-            stop: watch::Sender::new(false),
+            asked: watch::Sender::new(None),
             on_change: Mutex::default(),
             tasks: Mutex::new(vec![pump]),
+            server: Mutex::default(),
             library,
-            _lock: lock,
+            lock: Arc::new(lock),
         });
         let server = control::serve(Arc::downgrade(&node), &node.library.paths)?;
+        *node.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
         let housekeeper = tokio::spawn(super::housekeeping::run(Arc::downgrade(&node), SYNC_EVERY));
-        lock_tasks(&node.tasks).extend([server, housekeeper]);
+        lock_tasks(&node.tasks).push(housekeeper);
         tracing::info!("node started for {} on {:?}", node.activity, node.listening());
         Ok(node)
     }
@@ -151,6 +166,7 @@ impl Node {
             dht: self.settings.discovery.dht,
             catalog: None,
             jobs: self.clients.status(),
+            attached: self.attached.list(),
         }
     }
 
@@ -173,23 +189,17 @@ impl Node {
         }
     }
 
-    /// Asks whoever runs this node to stop it.
-    pub fn request_stop(&self) {
-        self.stop.send_replace(true);
-    }
-
-    /// Resolves when somebody asked the node to stop through its socket.
-    pub async fn stop_requested(&self) {
-        let mut stop = self.stop.subscribe();
-        // The sender lives as long as `self`, so this cannot fail.
-        let _ = stop.wait_for(|stop| *stop).await;
-    }
-
-    /// Answers waiting reads, writes resume data and ends the session, all within a deadline.
+    /// Answers waiting reads, ends the other commands' jobs, writes resume data and ends the session, all within a
+    /// deadline. The base directory is let go of when the node is dropped, and with it all that still writes there.
     pub async fn stop(&self) {
         // The lock is held to the end: nobody else can have made this socket. Whoever comes now waits for the lock.
         let _ = std::fs::remove_file(self.library.paths.socket());
         self.fetch.stop();
+        self.attached.release();
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(server) = server {
+            server.end().await;
+        }
         self.fetch.flush(STOP_WITHIN / 2).await;
         let store = self.library.store.clone();
         let synced = tokio::task::spawn_blocking(move || store.sync());
@@ -201,8 +211,10 @@ impl Node {
         }
         let session = self.session.clone();
         let ended = tokio::task::spawn_blocking(move || session.shutdown(STOP_WITHIN / 2));
-        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+        if !matches!(tokio::time::timeout(STOP_WITHIN, ended).await, Ok(Ok(true))) {
             tracing::error!("the session did not end in time");
+            // It may still write: the base directory is this process's until it ends.
+            std::mem::forget(self.lock.clone());
         }
         for task in lock_tasks(&self.tasks).drain(..) {
             task.abort();

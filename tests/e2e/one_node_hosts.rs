@@ -6,7 +6,6 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::support::fixtures::{hashes, minilm, wordllama};
-use crate::support::mounts::is_mounted;
 use crate::support::net::Net;
 use crate::support::process::{PATIENCE, Proc, until};
 use crate::support::share::{import, share};
@@ -72,22 +71,16 @@ fn two_gets_at_once_fetch_a_model_once() {
 }
 
 #[test]
-fn a_killed_daemon_is_no_obstacle_and_a_mount_waits_for_no_daemon() {
+fn a_killed_daemon_is_no_obstacle() {
     let net = Net::new();
     let a = net.host("a");
     let daemon = a.spawn(&["daemon"]);
     daemon.wait_for_line("running", PATIENCE);
-    let point = a.home().join("mnt");
-    std::fs::create_dir(&point).unwrap();
-    let end = a.run(&["mount", point.to_str().unwrap()]);
-    assert!(end.stderr.contains("help: or end that one, mount first"), "{}", end.stderr);
-    end.error(1);
-    assert!(!is_mounted(&point));
     daemon.signal(Signal::KILL);
     assert!(!daemon.finish(PATIENCE).status.success());
     assert!(a.base().join("silmaril.sock").exists(), "the test needs a stale socket");
     a.run(&["status"]).error(1);
-    let mounted = a.mount_at("mnt", &[]);
+    let mounted = a.mount(&[]);
     a.run(&["status"]).ok();
     mounted.unmount();
 }

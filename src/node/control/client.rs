@@ -14,10 +14,14 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use super::{BytesDone, Failure, Hello, Line, OfModel, SILENCE, Seed, Status, Warm, Warmed, short_path};
+use super::{
+    BytesDone, Detach, Failure, Hello, Line, OfModel, SILENCE, Seed, Status, Warm, Warmed, short_path,
+};
 use crate::model::{Manifest, ModelRef};
 use crate::node::NodeError;
+use crate::node::attached::Companion;
 use crate::node::get::{GetProgress, GetReport, GetRequest};
+use crate::node::handover::HandoverRequest;
 use crate::node::import::ImportRequest;
 use crate::node::lock::NodeLock;
 use crate::node::maintenance::Verified;
@@ -148,16 +152,12 @@ impl Client {
         self.within(ANSWER_WITHIN, self.call::<_, Option<()>>("POST", "/v1/reload", &())).await.map(|_| ())
     }
 
-    /// Asks the node to stop and waits until it let go of the base directory.
+    /// Asks the node to stop and waits until its process let go of the base directory; another may have it by then.
     pub async fn stop(&self, within: Duration) -> Result<(), NodeError> {
+        let pid = self.status().await?.pid.to_string();
         self.within(ANSWER_WITHIN, self.call::<_, Option<()>>("POST", "/v1/stop", &())).await?;
-        self.released(within).await
-    }
-
-    /// Waits until no process holds the base directory.
-    pub async fn released(&self, within: Duration) -> Result<(), NodeError> {
         let until = Instant::now() + within;
-        while let Some(pid) = NodeLock::holder(&self.paths) {
+        while NodeLock::holder(&self.paths).is_some_and(|holder| holder == pid) {
             if Instant::now() >= until {
                 return Err(self.failed(format!("process {pid} still runs after {} s", within.as_secs())));
             }
@@ -165,6 +165,25 @@ impl Client {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
+    }
+
+    /// Asks the node to let another process have the base directory. Refused where it serves a mount.
+    pub async fn handover(&self, request: HandoverRequest) -> Result<(), NodeError> {
+        self.within(ANSWER_WITHIN, self.call::<_, Option<()>>("POST", "/v1/handover", &request))
+            .await
+            .map(|_| ())
+    }
+
+    /// Waits beside the node until it ends, which is [`NodeError::HostLost`], or until somebody asks for the end of
+    /// this command, which is success.
+    pub async fn attend(&self, companion: &Companion) -> Result<(), NodeError> {
+        self.job("/v1/attach", companion, |()| {}).await
+    }
+
+    /// Asks the command that waits beside the node as `activity` to end.
+    pub async fn detach(&self, activity: &str) -> Result<Companion, NodeError> {
+        let which = Detach { activity: activity.to_owned() };
+        self.within(ANSWER_WITHIN, self.call("POST", "/v1/detach", &which)).await
     }
 
     /// Fetches a model, a directory or a file ahead; `path` is relative to the mount point. Waits as long as the
@@ -185,7 +204,11 @@ impl Client {
     ) -> Result<T, NodeError> {
         match tokio::time::timeout(limit, call).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.failed(format!("no answer within {} s", limit.as_secs()))),
+            Err(_) => {
+                let who =
+                    NodeLock::holder(&self.paths).map_or(String::new(), |pid| format!(" from process {pid}"));
+                Err(self.failed(format!("no answer{who} within {} s", limit.as_secs())))
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use axum::{Json, Router};
 
 use super::stream::job;
 use super::{BytesDone, OfModel, Seed};
+use crate::node::attached::Companion;
 use crate::node::get::{GetProgress, GetRequest};
 use crate::node::import::ImportRequest;
 use crate::node::share::ShareRequest;
@@ -23,6 +24,7 @@ pub(super) fn routes() -> Router<Weak<Node>> {
         .route("/v1/get", post(get))
         .route("/v1/share", post(share))
         .route("/v1/seed", post(seed))
+        .route("/v1/attach", post(attach))
         .route("/v1/import", post(import))
         .route("/v1/verify", post(verify))
         .route("/v1/remove", post(remove))
@@ -60,6 +62,10 @@ async fn share(State(node): Alive, Json(request): Json<ShareRequest>) -> Respons
 
 async fn seed(State(node): Alive, Json(request): Json<Seed>) -> Response {
     job(|_| async move { alive(&node)?.seed_known(request.model.as_ref(), &request.peers) })
+}
+
+async fn attach(State(node): Alive, Json(companion): Json<Companion>) -> Response {
+    job(|_| async move { alive(&node)?.attend(companion).await })
 }
 
 async fn import(State(node): Alive, Json(request): Json<ImportRequest>) -> Response {

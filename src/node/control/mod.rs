@@ -8,6 +8,9 @@
 //! | `GET /v1/metrics` | figures in Prometheus' text form |
 //! | `POST /v1/reload` | 204 once the registry was read again |
 //! | `POST /v1/stop` | 202; the node stops and lets go of the base directory |
+//! | `POST /v1/handover` [`HandoverRequest`](super::handover::HandoverRequest) | 202; the node stops and lets go of the base directory, and its command goes on as a client |
+//! | `POST /v1/attach` [`Companion`] | stream ending in `null` when the command is asked to end |
+//! | `POST /v1/detach` `{activity}` | [`Companion`]: the attached command that was asked to end |
 //! | `POST /v1/warm` `{path}` | [`Warmed`] once every byte below the path is here |
 //! | `POST /v1/get` [`GetRequest`](super::get::GetRequest) | stream ending in a [`GetReport`](super::get::GetReport) |
 //! | `POST /v1/share` [`ShareRequest`](super::share::ShareRequest) | stream ending in [`Shared`](super::share::Shared) |
@@ -35,7 +38,7 @@ mod server;
 mod stream;
 
 pub use client::Client;
-pub(super) use server::serve;
+pub(super) use server::{Server, serve};
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -46,6 +49,7 @@ use std::time::Duration;
 use crate::catalog::CatalogStatus;
 use crate::fetch::TransferStatus;
 use crate::model::ModelRef;
+use crate::node::attached::Companion;
 use crate::node::clients::JobStatus;
 use crate::node::{ErrorKind, NodeError, chain};
 use crate::paths::Paths;
@@ -76,6 +80,9 @@ pub struct Status {
     /// What it does for other commands now.
     #[serde(default)]
     pub jobs: Vec<JobStatus>,
+    /// The commands that wait to go on in its place.
+    #[serde(default)]
+    pub attached: Vec<Companion>,
 }
 
 /// What every version of a node says of itself.
@@ -94,6 +101,13 @@ pub struct Seed {
     pub model: Option<ModelRef>,
     /// Hosts to connect to.
     pub peers: Vec<SocketAddr>,
+}
+
+/// Body of `POST /v1/detach`.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Detach {
+    /// What is to end, e.g. `daemon`.
+    pub activity: String,
 }
 
 /// Body of jobs that need to know the model only.

@@ -2,25 +2,52 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Weak;
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use super::{Failure, Status, Warm, Warmed, figures, jobs, short_path};
+use super::{Detach, Failure, Status, Warm, Warmed, figures, jobs, short_path};
 use crate::model::codec::MAX_MANIFEST;
+use crate::node::attached::Companion;
+use crate::node::handover::HandoverRequest;
 use crate::node::{ErrorKind, Node, NodeError};
 use crate::paths::Paths;
 
-/// Binds the socket and serves it until the task is dropped. The caller holds the node lock, so that a socket
-/// found here is a dead node's.
-pub(in crate::node) fn serve(
-    node: Weak<Node>,
-    paths: &Paths,
-) -> Result<tokio::task::JoinHandle<()>, NodeError> {
+/// As many commands may be served at once; each has a connection or two.
+const MAX_CONNECTIONS: usize = 512;
+/// How long what is being answered may take when the node stops, before its connection is broken off.
+const ENDS_WITHIN: Duration = Duration::from_millis(500);
+/// How long to wait after the system refused a connection, e.g. for want of descriptors.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// The running server. Dropping it ends it at once.
+#[derive(Debug)]
+pub(in crate::node) struct Server {
+    task: JoinSet<()>,
+    ending: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Takes no more connections, and ends those that there are: their jobs are ended, and their clients see that
+    /// the node is gone.
+    pub async fn end(mut self) {
+        self.ending.send_replace(true);
+        self.task.join_next().await;
+    }
+}
+
+/// Binds the socket and serves it. The caller holds the node lock, so that a socket found here is a dead node's.
+pub(in crate::node) fn serve(node: Weak<Node>, paths: &Paths) -> Result<Server, NodeError> {
     let socket = paths.socket();
     let io = |source| NodeError::Io { path: socket.clone(), source };
     match std::fs::remove_file(&socket) {
@@ -34,17 +61,51 @@ pub(in crate::node) fn serve(
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/stop", post(stop))
+        .route("/v1/handover", post(handover))
+        .route("/v1/detach", post(detach))
         .route("/v1/warm", post(warm))
         .merge(figures::routes())
         .merge(jobs::routes())
         // A manifest inside JSON, every byte of it escaped.
         .layer(DefaultBodyLimit::max(6 * MAX_MANIFEST))
         .with_state(node);
-    Ok(tokio::spawn(async move {
-        if let Err(e) = axum::serve(listener, router).await {
-            tracing::error!("the control socket failed: {e}");
+    let (ending, ends) = watch::channel(false);
+    let mut task = JoinSet::new();
+    task.spawn(accept(listener, router, ends));
+    Ok(Server { task, ending })
+}
+
+/// Serves connections until it is told to end, or dropped: a connection lives no longer than this.
+async fn accept(listener: UnixListener, router: Router, mut ends: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            // An error means that nobody is left to tell us.
+            _ = ends.wait_for(|ends| *ends) => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let service = TowerToHyperService::new(router.clone());
+                let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                connections.spawn(async move {
+                    // A client that went away is no failure.
+                    let _ = connection.await.inspect_err(|e| tracing::debug!("a control connection: {e}"));
+                });
+            }
+            Err(e) => {
+                tracing::warn!("the control socket takes no connection: {e}");
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
         }
-    }))
+    }
+    drop(listener);
+    let answered = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(ENDS_WITHIN, answered).await.is_err() {
+        connections.shutdown().await;
+    }
 }
 
 /// An error as the client sees it.
@@ -58,9 +119,11 @@ impl IntoResponse for Refusal {
             }
             ErrorKind::Failed | ErrorKind::Setting => StatusCode::BAD_REQUEST,
             ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            ErrorKind::Busy | ErrorKind::OtherPublisher | ErrorKind::Untrusted | ErrorKind::Ambiguous => {
-                StatusCode::CONFLICT
-            }
+            ErrorKind::Busy
+            | ErrorKind::Mounted
+            | ErrorKind::OtherPublisher
+            | ErrorKind::Untrusted
+            | ErrorKind::Ambiguous => StatusCode::CONFLICT,
             ErrorKind::HostLost => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Listen
             | ErrorKind::Damaged
@@ -96,6 +159,21 @@ async fn reload(State(node): State<Weak<Node>>) -> Result<StatusCode, Refusal> {
 async fn stop(State(node): State<Weak<Node>>) -> Result<StatusCode, Refusal> {
     alive(&node)?.request_stop();
     Ok(StatusCode::ACCEPTED)
+}
+
+async fn handover(
+    State(node): State<Weak<Node>>,
+    Json(request): Json<HandoverRequest>,
+) -> Result<StatusCode, Refusal> {
+    alive(&node)?.request_handover(request)?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn detach(
+    State(node): State<Weak<Node>>,
+    Json(which): Json<Detach>,
+) -> Result<Json<Companion>, Refusal> {
+    Ok(Json(alive(&node)?.end_attached(&which.activity)?))
 }
 
 async fn warm(State(node): State<Weak<Node>>, Json(request): Json<Warm>) -> Result<Json<Warmed>, Refusal> {
