@@ -10,6 +10,7 @@ mod cli {
     pub mod init;
     pub mod pipes;
     pub mod program;
+    pub mod trust;
 }
 
 mod support {
@@ -41,6 +42,7 @@ mod e2e {
     mod policies;
     mod refused_manifests;
     mod share;
+    mod trust;
     mod vanished_peers;
 }
 

@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::io::{self, Write};
 
+use crate::catalog::TrustError;
 use crate::cli::output::clean;
 use crate::config::ConfigError;
 use crate::keys::KeyError;
@@ -218,6 +219,12 @@ impl From<ConfigError> for CommandError {
 impl From<PathsError> for CommandError {
     fn from(error: PathsError) -> Self {
         Self::failed(error).hint("`--home DIR` (or SILMARIL_HOME) chooses another base directory")
+    }
+}
+
+impl From<TrustError> for CommandError {
+    fn from(error: TrustError) -> Self {
+        NodeError::from(error).into()
     }
 }
 

@@ -45,7 +45,8 @@ pub struct Args {
     /// Leave out files that match; may be repeated
     #[arg(long, value_name = "GLOB", value_parser = glob)]
     exclude: Vec<String>,
-    /// Refuse it unless this publisher signed it (key or fingerprint)
+    /// The publisher whose model is meant, where several use the name; refuse all others. A key, a fingerprint (or
+    /// the first eight digits of either), or an alias
     #[arg(long, value_name = "KEY")]
     publisher: Option<String>,
     /// A host that has it; may be repeated

@@ -37,7 +37,11 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             size(row.size),
             percent(row.here, row.size),
             clean(row.license.as_deref().unwrap_or("-")),
-            row.fingerprint.clone().unwrap_or_else(|| "unsigned".to_owned()),
+            match (&row.alias, &row.fingerprint) {
+                (Some(alias), Some(fingerprint)) => clean(&format!("{alias} ({fingerprint})")),
+                (None, Some(fingerprint)) => fingerprint.clone(),
+                (_, None) => "unsigned".to_owned(),
+            },
             clean(&row.path.as_ref().map_or_else(|| "-".to_owned(), |p| p.display().to_string())),
         ]
     });

@@ -25,6 +25,7 @@ mod share;
 mod signals;
 mod status;
 mod target;
+mod trust;
 mod unmount;
 mod verify;
 mod warm;
@@ -86,6 +87,7 @@ enum Command {
     Verify(verify::Args),
     Remove(remove::Args),
     Cache(cache::Args),
+    Trust(trust::Args),
     Key(key::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
@@ -129,6 +131,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Verify(args) => verify::run(&args, &context),
         Command::Remove(args) => remove::run(&args, &context),
         Command::Cache(args) => cache::run(&args, &context),
+        Command::Trust(args) => trust::run(&args, &context),
         Command::Key(args) => key::run(&args, &context),
         Command::Doctor(args) => doctor::run(&args, &context),
         Command::Completions(args) => completions::run(&args, &context, Cli::command()),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
+use crate::catalog::Trust;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::list;
@@ -112,7 +113,7 @@ fn ask_swarm(request: ImportRequest, context: &Context) -> Result<(), CommandErr
 }
 
 /// Lets a running node, and its mount, see the new model at once.
-fn tell_node(paths: &Paths, context: &Context) -> Result<(), CommandError> {
+pub(in crate::cli) fn tell_node(paths: &Paths, context: &Context) -> Result<(), CommandError> {
     context.block_on(async {
         if let Some(client) = Client::connect(paths).await? {
             client.reload().await?;
@@ -123,7 +124,10 @@ fn tell_node(paths: &Paths, context: &Context) -> Result<(), CommandError> {
 
 fn imported(manifest: &Manifest, context: &Context) -> Result<(), CommandError> {
     let by = match manifest.publisher {
-        Some(key) => format!("signed by {}", key.fingerprint()),
+        Some(key) => {
+            let config = context.config()?;
+            format!("signed by {}", Trust::open(&config.paths(), config.security.trust).describe(&key))
+        }
         None => "unsigned".to_owned(),
     };
     context.out.line(format_args!(

@@ -179,7 +179,9 @@ impl NodeError {
             Self::Busy { .. } => ErrorKind::Busy,
             Self::Mounted { .. } => ErrorKind::Mounted,
             Self::UnknownModel(_) => ErrorKind::UnknownModel,
-            Self::Trust(TrustError::OtherPublisher { .. }) => ErrorKind::OtherPublisher,
+            Self::Trust(TrustError::OtherPublisher { .. } | TrustError::Pinned { .. }) => {
+                ErrorKind::OtherPublisher
+            }
             Self::Trust(TrustError::Untrusted { .. }) => ErrorKind::Untrusted,
             Self::Trust(TrustError::Ambiguous { .. }) => ErrorKind::Ambiguous,
             Self::Trust(TrustError::UnknownPublisher(_) | TrustError::AmbiguousPublisher { .. }) => {

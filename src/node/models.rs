@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Library, NodeError};
+use crate::catalog::trust::Document;
 use crate::model::{InfoHash, ModelName, PublisherKey, Revision};
 use crate::store::StoredRevision;
 
@@ -27,6 +28,9 @@ pub struct KnownModel {
     pub publisher: Option<PublisherKey>,
     /// The key for people to compare.
     pub fingerprint: Option<String>,
+    /// What this node's user calls them.
+    #[serde(default)]
+    pub alias: Option<String>,
     /// Its torrent.
     pub info_hash: InfoHash,
     /// The directory that holds its files, where there is one.
@@ -34,7 +38,7 @@ pub struct KnownModel {
 }
 
 impl KnownModel {
-    fn of(revision: &StoredRevision) -> Self {
+    fn of(revision: &StoredRevision, trust: &Document) -> Self {
         let manifest = &revision.manifest;
         Self {
             name: manifest.name.clone(),
@@ -45,6 +49,7 @@ impl KnownModel {
             license: manifest.license.clone(),
             publisher: manifest.publisher,
             fingerprint: manifest.publisher.map(|key| key.fingerprint()),
+            alias: manifest.publisher.and_then(|key| trust.alias(&key)).map(ToString::to_string),
             info_hash: manifest.torrent.info_hash,
             path: place(revision),
         }
@@ -54,7 +59,9 @@ impl KnownModel {
 impl Library {
     /// Every model known here, by name. Blocks for the disk where contents are looked at for the first time.
     pub fn models(&self) -> Result<Vec<KnownModel>, NodeError> {
-        Ok(self.revisions()?.iter().map(|revision| KnownModel::of(revision)).collect())
+        // Who cannot be looked up goes without an alias.
+        let trust = self.trust.document().unwrap_or_default();
+        Ok(self.revisions()?.iter().map(|revision| KnownModel::of(revision, &trust)).collect())
     }
 }
 

@@ -350,9 +350,14 @@ impl Document {
         true
     }
 
+    /// What the user calls a publisher.
+    pub fn alias(&self, key: &PublisherKey) -> Option<&Alias> {
+        self.listed(key)?.alias.as_ref()
+    }
+
     /// How a publisher is shown: `alias (fingerprint)`, or the fingerprint alone.
     pub fn describe(&self, key: &PublisherKey) -> String {
-        match self.listed(key).and_then(|listed| listed.alias.as_ref()) {
+        match self.alias(key) {
             Some(alias) => format!("{alias} ({})", key.fingerprint()),
             None => key.fingerprint(),
         }

@@ -18,6 +18,16 @@ pub enum TrustError {
         /// The one who signed, several of them, or `nobody`.
         given: String,
     },
+    /// A name is to be given to a publisher by hand, and is another's.
+    #[error("{name} belongs to {pinned}, and not to {given}")]
+    Pinned {
+        /// The name.
+        name: ModelName,
+        /// Whose it is.
+        pinned: String,
+        /// To whom it was to be given.
+        given: String,
+    },
     /// The policy is `strict` and the publisher is not listed.
     #[error("{name} is signed by {given}, whom security.trust: strict does not accept")]
     Untrusted {

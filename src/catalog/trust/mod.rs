@@ -73,6 +73,15 @@ pub enum Standing {
     Refused,
 }
 
+/// What a publisher had before they were removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// Whether they were listed.
+    pub listed: bool,
+    /// How many names were theirs.
+    pub names: usize,
+}
+
 /// Publishers and pins of one base directory. Read from `trust.yaml`, again whenever the file changed; written
 /// atomically; safe between processes.
 pub struct Trust {
@@ -232,32 +241,41 @@ impl Trust {
         }
     }
 
-    /// Puts a publisher on the list; gives one that is there an alias, where there is one to give.
-    pub fn list(&self, key: PublisherKey, alias: Option<Alias>) -> Result<(), TrustError> {
-        self.file.change(|document| document.list(key, alias))
-    }
-
-    /// Takes a publisher off the list. Their names stay theirs.
-    pub fn unlist(&self, key: &PublisherKey) -> Result<(), TrustError> {
+    /// Puts a publisher on the list, gives them an alias where there is one to give, and gives them names unless these
+    /// are others'; all of it or nothing.
+    pub fn add(
+        &self,
+        key: PublisherKey,
+        alias: Option<Alias>,
+        names: &[ModelName],
+    ) -> Result<(), TrustError> {
         self.file.change(|document| {
-            let before = document.publishers.len();
-            document.publishers.retain(|listed| listed.key != *key);
-            match document.publishers.len() < before {
-                true => Ok(()),
-                false => Err(TrustError::NotListed(document.describe(key))),
-            }
+            document.list(key, alias)?;
+            names.iter().try_for_each(|name| match document.pinned(name) {
+                Some(pinned) if pinned != key => Err(TrustError::Pinned {
+                    name: name.clone(),
+                    pinned: document.describe(&pinned),
+                    given: document.describe(&key),
+                }),
+                _ => document.pin(name, key),
+            })
         })
     }
 
-    /// Gives a name to a publisher by hand, unless it is another's.
-    pub fn pin(&self, name: &ModelName, publisher: PublisherKey) -> Result<(), TrustError> {
-        self.file.change(|document| match document.pinned(name) {
-            Some(pinned) if pinned != publisher => Err(TrustError::OtherPublisher {
-                name: name.clone(),
-                pinned: document.describe(&pinned),
-                given: document.describe(&publisher),
-            }),
-            _ => document.pin(name, publisher),
+    /// Takes a publisher off the list and, where `names` says so, lets go of all their names; refused where there is
+    /// neither. Tells what they had.
+    pub fn remove(&self, key: &PublisherKey, names: bool) -> Result<Removed, TrustError> {
+        self.file.change(|document| {
+            let owned = document.pins.values().filter(|pin| pin.publisher == *key).count();
+            let removed = Removed { listed: document.listed(key).is_some(), names: owned };
+            if !removed.listed && !(names && owned > 0) {
+                return Err(TrustError::NotListed(document.describe(key)));
+            }
+            document.publishers.retain(|listed| listed.key != *key);
+            if names {
+                document.pins.retain(|_, pin| pin.publisher != *key);
+            }
+            Ok(removed)
         })
     }
 

@@ -51,12 +51,13 @@ impl Base {
     }
 
     fn list(self, number: u8, alias: Option<&str>) -> Self {
-        self.trust.list(key(number), alias.map(|alias| alias.parse().unwrap())).unwrap();
+        self.trust.add(key(number), alias.map(|alias| alias.parse().unwrap()), &[]).unwrap();
         self
     }
 
     fn pin(self, number: u8) -> Self {
-        self.trust.pin(&name(), key(number)).unwrap();
+        let pin = |document: &mut Document| document.pin(&name(), key(number));
+        self.trust.file.change(pin).unwrap();
         self
     }
 
@@ -161,7 +162,7 @@ fn our_own_models_come_after_those_of_listed_publishers_and_before_strangers() {
         assert_eq!(choose(&[(own, hash(2))]), Ok(ours));
         let copied = choose(&[(PublisherKey([0; 32]), hash(2)), (own, hash(2))]).unwrap();
         assert_eq!(copied.publisher, own);
-        base.trust.list(key(1), None).unwrap();
+        base.trust.add(key(1), None, &[]).unwrap();
         assert_eq!(choose(&[(key(1), hash(1)), (own, hash(2))]).unwrap().publisher, key(1));
     }
 }
@@ -239,7 +240,7 @@ fn strict_accepts_listed_publishers_and_our_own_key_alone() {
     let own = base.own();
     let ours: ModelName = "acme/ours".parse().unwrap();
     base.trust.accept(&ours, Some(own), Pinning::Pin).unwrap();
-    base.trust.unlist(&key(2)).unwrap();
+    base.trust.remove(&key(2), false).unwrap();
     assert!(matches!(base.accept(Some(2)), Err(TrustError::Untrusted { .. })), "pinned, but not listed");
 }
 
@@ -441,7 +442,7 @@ fn a_file_that_cannot_be_understood_is_said_with_its_line_and_left_alone() {
         for part in parts {
             assert!(error.contains(part), "{text:?}: no {part:?} in {error}");
         }
-        assert!(base.trust.list(key(7), None).is_err());
+        assert!(base.trust.add(key(7), None, &[]).is_err());
         assert_eq!(base.text(), text);
         assert_eq!(base.trust.standing(&name(), Some(&key(1))), Standing::Refused);
         assert_eq!(base.trust.describe(&key(1)), key(1).fingerprint());
@@ -458,12 +459,33 @@ fn aliases_are_short_unique_and_no_keys() {
         assert!(text.parse::<Alias>().is_err(), "{text:?}");
     }
     let base = Base::tofu().list(1, Some("dora"));
-    let taken = base.trust.list(key(2), Some("DORA".parse().unwrap()));
+    let taken = base.trust.add(key(2), Some("DORA".parse().unwrap()), &[]);
     assert!(matches!(taken, Err(TrustError::AliasTaken { .. })));
-    base.trust.list(key(1), Some("Dora".parse().unwrap())).unwrap();
-    base.trust.list(key(1), None).unwrap();
+    base.trust.add(key(1), Some("Dora".parse().unwrap()), &[]).unwrap();
+    base.trust.add(key(1), None, &[]).unwrap();
     assert_eq!(base.trust.describe(&key(1)), format!("Dora ({})", key(1).fingerprint()));
     assert_eq!(base.trust.find("dORA", None), Ok(key(1)));
+}
+
+#[test]
+fn adding_and_removing_is_all_or_nothing() {
+    let base = Base::tofu().pin(1);
+    let free: ModelName = "acme/free".parse().unwrap();
+    let error = base.trust.add(key(2), None, &[free.clone(), name()]).unwrap_err().to_string();
+    assert!(error.contains(&key(1).fingerprint()) && error.contains(&key(2).fingerprint()), "{error}");
+    let document = base.trust.document().unwrap();
+    assert!(document.publishers.is_empty() && document.pinned(&free).is_none());
+    base.trust.add(key(1), None, &[free.clone(), name()]).unwrap();
+    assert_eq!(base.trust.remove(&key(1), false), Ok(Removed { listed: true, names: 2 }));
+    assert_eq!(base.pinned(), Some(key(1)), "their names stay theirs");
+    assert!(matches!(base.trust.remove(&key(1), false), Err(TrustError::NotListed(_))));
+    assert_eq!(base.trust.remove(&key(1), true), Ok(Removed { listed: false, names: 2 }));
+    assert!(matches!(base.trust.remove(&key(1), true), Err(TrustError::NotListed(_))));
+    assert!(matches!(base.trust.unpin(&name()), Err(TrustError::NotPinned(_))));
+    let base = Base::tofu().pin(1);
+    base.succeeds(1, 2);
+    assert_eq!(base.pinned(), Some(key(2)));
+    assert!(matches!(base.trust.add(key(1), None, &[]), Err(TrustError::FormerKey { .. })));
 }
 
 #[test]

@@ -1,0 +1,247 @@
+//! `trust`: whom this node believes.
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use crate::catalog::trust::{Alias, Document};
+use crate::catalog::{Trust, TrustError};
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::output::count;
+use crate::cli::registry::tell_node;
+use crate::model::{ModelName, PublisherKey};
+use crate::node::Library;
+
+const EXAMPLES: &str = "\
+Examples:
+  silmaril trust list
+  silmaril trust add 19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1 --alias dora
+  silmaril trust add dora --name acme/minilm     the name is dora's, whoever else publishes under it
+  silmaril trust remove acme/minilm              the next publisher accepted for the name owns it
+  silmaril trust remove dora --names             no longer trusted, and no name is theirs";
+
+/// Show and change whom this node believes
+///
+/// A name belongs to the first publisher whose manifest of it was accepted here; others are refused. A publisher on
+/// the list is chosen before others for a name that belongs to nobody yet. With `security.trust: strict` in the
+/// configuration only publishers on the list, and your own key, are accepted at all.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Put a publisher on the list
+    Add(Add),
+    /// Take a publisher off the list, or let go of a name
+    Remove(Remove),
+    /// List the trusted publishers, and the names that belong to somebody
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Whom to list.
+#[derive(Debug, clap::Args)]
+struct Add {
+    /// The publisher's key, as `silmaril key show` prints it; fingerprint or alias of one known here
+    #[arg(value_name = "KEY")]
+    publisher: String,
+    /// A name of your choice for the publisher, shown instead of a bare fingerprint
+    #[arg(long)]
+    alias: Option<Alias>,
+    /// A model's name that is to belong to this publisher; may be repeated
+    #[arg(long = "name", value_name = "ORG/NAME")]
+    names: Vec<ModelName>,
+}
+
+/// What to let go of.
+#[derive(Debug, clap::Args)]
+struct Remove {
+    /// A publisher (key, alias, fingerprint), or a model's name
+    #[arg(value_name = "KEY|ALIAS|ORG/NAME", required = true)]
+    what: Vec<String>,
+    /// Let go of all names of the publisher, too
+    #[arg(long)]
+    names: bool,
+}
+
+/// Runs one of them.
+pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let library = context.library()?;
+    match &args.command {
+        Command::Add(args) => add(args, &library, context),
+        Command::Remove(args) => remove(args, &library, context),
+        Command::List { json } => list(*json, &library.trust, context),
+    }
+}
+
+fn add(args: &Add, library: &Library, context: &Context) -> Result<(), CommandError> {
+    let trust = &library.trust;
+    let key = find(&args.publisher, library)?;
+    trust.add(key, args.alias.clone(), &args.names)?;
+    tell_node(&library.paths, context)?;
+    let shown = trust.describe(&key);
+    context.out.line(format_args!("{shown} is trusted"))?;
+    args.names.iter().try_for_each(|name| context.out.line(format_args!("{name} belongs to {shown}")))
+}
+
+fn remove(args: &Remove, library: &Library, context: &Context) -> Result<(), CommandError> {
+    let trust = &library.trust;
+    for what in &args.what {
+        if what.contains('/') {
+            let name: ModelName = what.parse().map_err(CommandError::usage)?;
+            trust.unpin(&name).map_err(with_list)?;
+            context.out.line(format_args!("{name} belongs to nobody now"))?;
+            continue;
+        }
+        let key = find(what, library)?;
+        let shown = trust.describe(&key);
+        let removed = trust.remove(&key, args.names).map_err(with_list)?;
+        if removed.listed {
+            context.out.line(format_args!("{shown} is no longer trusted"))?;
+        }
+        let names = count(removed.names as u64, "name");
+        if args.names {
+            context.out.line(format_args!("let go of {names} of {shown}"))?;
+        } else if removed.names > 0 {
+            context.out.note(format_args!("{names} still belong to {shown}; --names lets go of them, too"));
+        }
+    }
+    tell_node(&library.paths, context)
+}
+
+/// A publisher known here, or a whole key.
+fn find(text: &str, library: &Library) -> Result<PublisherKey, CommandError> {
+    let held = library.registry.all().into_iter().filter_map(|manifest| manifest.publisher);
+    Ok(library.trust.find(text, held)?)
+}
+
+fn with_list(error: TrustError) -> CommandError {
+    CommandError::from(error).hint("`silmaril trust list` shows whom this node believes")
+}
+
+/// A publisher in `--json`.
+#[derive(Debug, Serialize)]
+struct Publisher {
+    key: PublisherKey,
+    fingerprint: String,
+    alias: Option<Alias>,
+}
+
+impl Publisher {
+    fn of(key: PublisherKey, document: &Document) -> Self {
+        let alias = document.alias(&key).cloned();
+        Self { key, fingerprint: key.fingerprint(), alias }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct ListedRow {
+    #[serde(flatten)]
+    publisher: Publisher,
+    added: String,
+}
+
+#[derive(Debug, Serialize)]
+struct NameRow {
+    name: ModelName,
+    publisher: Publisher,
+    since: String,
+}
+
+#[derive(Debug, Serialize)]
+struct ReplacedRow {
+    key: PublisherKey,
+    fingerprint: String,
+    successor: Publisher,
+    since: String,
+}
+
+/// All of `--json`.
+#[derive(Debug, Serialize)]
+struct Everything {
+    policy: String,
+    own: Option<Publisher>,
+    publishers: Vec<ListedRow>,
+    names: Vec<NameRow>,
+    replaced: Vec<ReplacedRow>,
+}
+
+impl Everything {
+    fn of(trust: &Trust) -> Result<Self, TrustError> {
+        let document = &*trust.document()?;
+        let of = |key: PublisherKey| Publisher::of(key, document);
+        let listed = document.publishers.iter();
+        let replaced = document.successions.values();
+        Ok(Self {
+            policy: trust.policy().to_string(),
+            own: trust.own().map(of),
+            publishers: listed
+                .map(|listed| ListedRow { publisher: of(listed.key), added: listed.added.to_string() })
+                .collect(),
+            names: (document.pins.values())
+                .map(|pin| NameRow {
+                    name: pin.name.clone(),
+                    publisher: of(pin.publisher),
+                    since: pin.since.to_string(),
+                })
+                .collect(),
+            replaced: replaced
+                .map(|known| ReplacedRow {
+                    key: known.key,
+                    fingerprint: known.key.fingerprint(),
+                    successor: of(known.successor),
+                    since: known.since.to_string(),
+                })
+                .collect(),
+        })
+    }
+}
+
+fn list(json: bool, trust: &Trust, context: &Context) -> Result<(), CommandError> {
+    let everything = Everything::of(trust)?;
+    let out = &context.out;
+    if json {
+        return out.json(&everything);
+    }
+    let Everything { policy, own, publishers, names, replaced } = everything;
+    out.line(format_args!("policy     {policy}"))?;
+    if let Some(own) = &own {
+        out.line(format_args!("your key   {}", own.fingerprint))?;
+    }
+    if publishers.is_empty() && names.is_empty() {
+        out.note(
+            "nobody is listed, and no name belongs to anybody; `silmaril trust add KEY` lists a publisher",
+        );
+    }
+    let mut section = |heading: &[&str], rows: Vec<Vec<String>>| match rows.is_empty() {
+        true => Ok(()),
+        false => out.line("").and_then(|()| out.table(heading, &[], rows)),
+    };
+    let alias = |publisher: &Publisher| publisher.alias.as_ref().map_or("-".to_owned(), ToString::to_string);
+    let row = |row: &ListedRow| {
+        let ListedRow { publisher, added } = row;
+        vec![publisher.fingerprint.clone(), alias(publisher), added.clone(), publisher.key.to_string()]
+    };
+    section(&["TRUSTED", "ALIAS", "SINCE", "KEY"], publishers.iter().map(row).collect())?;
+    let row = |row: &NameRow| {
+        let NameRow { name, publisher, since } = row;
+        vec![name.to_string(), publisher.fingerprint.clone(), alias(publisher), since.clone()]
+    };
+    section(&["NAME", "BELONGS TO", "ALIAS", "SINCE"], names.iter().map(row).collect())?;
+    let row = |row: &ReplacedRow| {
+        vec![
+            row.fingerprint.clone(),
+            row.successor.fingerprint.clone(),
+            alias(&row.successor),
+            row.since.clone(),
+        ]
+    };
+    section(&["FORMER KEY", "REPLACED BY", "ALIAS", "SINCE"], replaced.iter().map(row).collect())
+}

@@ -1,0 +1,101 @@
+//! A name belongs to one publisher: whoever comes second is refused, until the user says otherwise.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::fixtures::{model_dir, noise};
+use crate::support::host::Host;
+use crate::support::manifests::{read, sign, write};
+use crate::support::net::Net;
+use crate::support::share::{Share, import, share};
+
+const NAME: &str = "acme/tiny";
+
+fn publish(host: &Host, seed: u64) -> Share {
+    let dir = model_dir(&host.home().join("tiny"), &[("weights.bin", &noise(seed, 50_000))]);
+    share(host, &dir, NAME, &[])
+}
+
+fn key(host: &Host) -> (String, String) {
+    let shown: Value = serde_json::from_str(&host.run(&["key", "show", "--json"]).ok()).unwrap();
+    let text = |field: &str| shown[field].as_str().unwrap().to_owned();
+    (text("publisher"), text("fingerprint"))
+}
+
+/// What is said when a manifest is refused, help included.
+#[track_caller]
+fn try_import(host: &Host, manifest: &Path) -> String {
+    let run = host.run(&["registry", "import", manifest.to_str().unwrap()]);
+    let said = run.stderr.clone();
+    run.error(1);
+    said
+}
+
+#[test]
+fn the_second_publisher_of_a_name_is_refused_until_the_first_is_let_go() {
+    let net = Net::new();
+    let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
+    let (first, second) = (publish(&a, 1), publish(&b, 2));
+    let ((_, first_print), (second_key, second_print)) = (key(&a), key(&b));
+    import(&c, &first.manifest);
+    // A node that runs goes by the same rules, and by changes made beside it.
+    let mounted = c.mount(&["--peer", &a.peer(), "--peer", &b.peer()]);
+    let error = try_import(&c, &second.manifest);
+    for part in [&first_print, &second_print, "silmaril trust remove"] {
+        assert!(error.contains(part), "no {part} in {error}");
+    }
+    let error = c.run(&["get", NAME, "--publisher", &second_key]).error(1);
+    assert!(error.contains(&first_print) && error.contains(&second_print), "{error}");
+    c.run(&["get", NAME, "--publisher", &first_print]).ok();
+    // Removing the model is no change of mind about its name.
+    c.run(&["remove", NAME, "--yes"]).ok();
+    try_import(&c, &second.manifest);
+    c.run(&["trust", "remove", NAME]).ok();
+    c.run(&["trust", "add", &second_key, "--alias", "bob"]).ok();
+    let imported = c.run(&["registry", "import", second.manifest.to_str().unwrap()]).ok();
+    assert!(imported.contains(&format!("bob ({second_print})")), "{imported}");
+    c.run(&["get", NAME, "--publisher", "bob"]).ok();
+    assert!(c.run(&["list"]).ok().contains(&format!("bob ({second_print})")));
+    try_import(&c, &first.manifest);
+    mounted.unmount();
+}
+
+#[test]
+fn nothing_is_shared_under_a_name_that_is_anothers() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let first = publish(&a, 1);
+    import(&b, &first.manifest);
+    let dir = model_dir(&b.home().join("mine"), &[("weights.bin", &noise(2, 50_000))]);
+    let args = ["share", dir.to_str().unwrap(), "--name", NAME, "--license", "mit"];
+    let error = b.run(&args).error(1);
+    assert!(error.contains(&key(&a).1), "{error}");
+}
+
+#[test]
+fn strict_trust_accepts_whom_the_user_lists() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let published = publish(&a, 1);
+    b.configure("security:\n  trust: strict");
+    let error = try_import(&b, &published.manifest);
+    assert!(error.contains("strict") && error.contains("silmaril trust add"), "{error}");
+    b.run(&["trust", "add", &key(&a).0]).ok();
+    import(&b, &published.manifest);
+    let mut forged = read(&published.manifest);
+    sign(&mut forged, 7);
+    try_import(&b, &write(b.home().join("forged.json"), &forged));
+}
+
+#[test]
+fn names_that_a_former_version_knew_stay_their_publishers() {
+    let net = Net::new();
+    let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
+    let (first, second) = (publish(&a, 1), publish(&b, 2));
+    import(&c, &first.manifest);
+    std::fs::remove_file(c.base().join("trust.yaml")).unwrap();
+    try_import(&c, &second.manifest);
+    let all: Value = serde_json::from_str(&c.run(&["trust", "list", "--json"]).ok()).unwrap();
+    assert_eq!(all["names"][0]["publisher"]["key"], key(&a).0);
+}
