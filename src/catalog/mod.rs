@@ -13,6 +13,7 @@
 //!
 //! Everything from a peer is hostile until its signature is checked; nothing here waits without a deadline.
 
+pub mod gossip;
 pub mod message;
 pub mod query;
 pub mod record;

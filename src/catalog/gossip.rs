@@ -1,0 +1,436 @@
+//! Gossip: who is told what, and what a peer may cost. A state machine without I/O and without a clock.
+//!
+//! Fed with what happens ([`speaks`](Gossip::speaks), [`message`](Gossip::message), [`left`](Gossip::left),
+//! [`stored`](Gossip::stored), [`tick`](Gossip::tick)), it leaves behind [`Action`]s, which its owner carries out in
+//! their order.
+//!
+//! What always holds:
+//! - Records are passed between *partners*: peers of the catalog's swarm, at most [`MAX_PARTNERS`]. All others are
+//!   answered and can be asked.
+//! - Whoever wants records asks for them, one request of one message at a time. So a node that is far behind takes
+//!   in as much as it can, and neither side ever holds more than a page for the other.
+//! - A publisher's records are asked of one peer at a time, and of another when it does not answer.
+//! - Every table has a bound, every question a deadline, and every answer a budget.
+//!
+//! `sync` compares digests and fetches what is missing, `spread` tells what is new, `asks` puts questions of the
+//! service, `answers` answers those of peers, `budget` bounds them all.
+
+pub mod answers;
+pub mod asks;
+pub mod budget;
+mod spread;
+mod sync;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use answers::{Question, Source};
+use asks::Asks;
+use budget::Bucket;
+use spread::Fresh;
+use sync::Sync;
+
+use crate::catalog::message::Message;
+use crate::catalog::record::SharedRecord;
+use crate::catalog::store::Outcome;
+use crate::model::PublisherKey;
+use crate::torrent::PeerId;
+
+/// A run of a node.
+pub type NodeId = [u8; 20];
+
+/// The protocol's version.
+const VERSION: u32 = 1;
+
+/// Peers that records are exchanged with; as many as bits of a mask. More would only cost more.
+pub const MAX_PARTNERS: usize = 48;
+
+/// Connections that are spoken on. The engine's limit is lower, unless the user lifts it.
+const MAX_PEERS: usize = 500;
+
+/// Connections from one address, other than this host's own: some hosts share one.
+const MAX_OF_ADDRESS: usize = 8;
+
+/// How long a peer may take to say hello.
+const HELLO_WITHIN: Duration = Duration::from_secs(30);
+
+/// How often [`Gossip::tick`] is to be called.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// What a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// Whether it is one of the catalog's swarm.
+    pub of_catalog: bool,
+    /// Its other end.
+    pub address: SocketAddr,
+}
+
+/// Where records come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// This node's publisher.
+    Own,
+    /// Told by a peer as new.
+    Pushed(PeerId),
+    /// Asked of a peer that said it has them.
+    Wanted(PeerId),
+    /// Found by a search of ours.
+    Found(PeerId),
+    /// In the DHT.
+    Dht,
+}
+
+impl Origin {
+    fn peer(self) -> Option<PeerId> {
+        match self {
+            Self::Pushed(peer) | Self::Wanted(peer) | Self::Found(peer) => Some(peer),
+            Self::Own | Self::Dht => None,
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Send a message.
+    Send(PeerId, Message),
+    /// Answer a question from a [`Source`], send the answer, and say so by [`Gossip::answered`]. It may take a while:
+    /// not to be done under a lock.
+    Answer(PeerId, Question),
+    /// End a connection.
+    HangUp {
+        /// Which.
+        peer: PeerId,
+        /// Whether its address is not to be spoken to again.
+        ban: bool,
+        /// Why.
+        why: &'static str,
+    },
+    /// Store records, and say what became of them by [`Gossip::stored`].
+    Store(Origin, Vec<SharedRecord>),
+    /// Something for those who wait.
+    Tell(asks::Notice),
+}
+
+/// A peer that has said hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speaker {
+    /// The connection.
+    pub peer: PeerId,
+    /// The node at its other end, as it says.
+    pub node: NodeId,
+    /// What the connection is.
+    pub connection: Connection,
+}
+
+/// One connection.
+struct Peer {
+    connection: Connection,
+    since: Instant,
+    /// The node at the other end, once it has said hello, and how many records it has.
+    node: Option<NodeId>,
+    records: u32,
+    /// Its bit among the partners.
+    partner: Option<u64>,
+    /// It is hung up on: nothing of it is heard any more.
+    closing: bool,
+    sync: Sync,
+    parked: VecDeque<Question>,
+    lookups: Bucket,
+    queries: Bucket,
+    answered: Bucket,
+}
+
+/// The gossip of one node.
+pub struct Gossip {
+    node: NodeId,
+    rng: fastrand::Rng,
+    peers: BTreeMap<PeerId, Peer>,
+    /// Who is asked for a publisher's records.
+    wanted_of: HashMap<PublisherKey, PeerId>,
+    fresh: Fresh,
+    asks: Asks,
+    queries: Bucket,
+    answered: Bucket,
+    next_pull: Instant,
+    actions: VecDeque<Action>,
+}
+
+impl Gossip {
+    /// That of a node that knows nobody. The seed decides all that is left to chance.
+    pub fn new(node: NodeId, seed: u64, now: Instant) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        Self {
+            node,
+            fresh: Fresh::new(now, &mut rng),
+            next_pull: now + sync::pull_after(&mut rng),
+            rng,
+            peers: BTreeMap::new(),
+            wanted_of: HashMap::new(),
+            asks: Asks::default(),
+            queries: Bucket::new(budget::ALL_QUERIES, now),
+            answered: Bucket::new(budget::ALL_ANSWERED_BYTES, now),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// The next thing to do.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Everybody who has said hello, one connection for each node: that of the catalog's swarm, where there is one.
+    pub fn speakers(&self) -> Vec<Speaker> {
+        // By address as well, lest somebody takes the place of another node by its number.
+        let mut nodes: BTreeMap<(NodeId, IpAddr), Speaker> = BTreeMap::new();
+        for (&peer, state) in self.peers.iter().filter(|(_, p)| !p.closing) {
+            let Some(node) = state.node else { continue };
+            let speaker = Speaker { peer, node, connection: state.connection };
+            let known = nodes.entry((node, state.connection.address.ip())).or_insert(speaker);
+            if !known.connection.of_catalog && speaker.connection.of_catalog {
+                *known = speaker;
+            }
+        }
+        nodes.into_values().collect()
+    }
+
+    /// How many nodes of the catalog's swarm speak with us.
+    pub fn members(&self) -> usize {
+        self.speakers().iter().filter(|s| s.connection.of_catalog).count()
+    }
+
+    /// A peer can be spoken to.
+    pub fn speaks(&mut self, now: Instant, peer: PeerId, connection: Connection, source: &dyn Source) {
+        let ip = connection.address.ip();
+        let of_address = self.peers.values().filter(|p| p.connection.address.ip() == ip).count();
+        if self.peers.len() >= MAX_PEERS || (of_address >= MAX_OF_ADDRESS && !ip.is_loopback()) {
+            return self.hang_up(peer, false, "there are too many connections");
+        }
+        let state = Peer {
+            connection,
+            since: now,
+            node: None,
+            records: 0,
+            partner: None,
+            closing: false,
+            sync: Sync::new(now),
+            parked: VecDeque::new(),
+            lookups: Bucket::new(budget::LOOKUPS, now),
+            queries: Bucket::new(budget::QUERIES, now),
+            answered: Bucket::new(budget::ANSWERED_BYTES, now),
+        };
+        self.peers.insert(peer, state);
+        let records = u32::try_from(source.count()).unwrap_or(u32::MAX);
+        self.send(peer, Message::Hello { version: VERSION, node: self.node, records });
+    }
+
+    /// A peer is gone.
+    pub fn left(&mut self, now: Instant, peer: PeerId, source: &dyn Source) {
+        let Some(gone) = self.peers.remove(&peer) else { return };
+        self.wanted_of.retain(|_, of| *of != peer);
+        for notice in self.asks.left(peer) {
+            self.actions.push_back(Action::Tell(notice));
+        }
+        self.actions.push_back(Action::Tell(asks::Notice::Gone(peer)));
+        if gone.partner.is_some() {
+            let next = self.peers.iter().find(|(_, p)| self.could_be_partner(p)).map(|(id, _)| *id);
+            if let Some(next) = next {
+                self.make_partner(now, next, source);
+            }
+        }
+    }
+
+    /// A peer has sent what is no message, or a record that is forged.
+    pub fn malformed(&mut self, peer: PeerId) {
+        self.hang_up(peer, true, "it sent a forged or malformed message");
+    }
+
+    /// A peer has proved hostile in a way that its messages alone do not show.
+    pub fn hostile(&mut self, peer: PeerId, why: &'static str) {
+        self.hang_up(peer, true, why);
+    }
+
+    /// A peer has said something.
+    pub fn message(&mut self, now: Instant, peer: PeerId, message: Message, source: &dyn Source) {
+        let Some(state) = self.peers.get_mut(&peer).filter(|p| !p.closing) else { return };
+        if let Message::Hello { version, node, records } = message {
+            return self.hello(now, peer, (version, node, records), source);
+        }
+        if state.node.is_none() {
+            return self.hang_up(peer, true, "it did not begin with a hello");
+        }
+        match message {
+            Message::Hello { .. } => {}
+            Message::Have { known, more } => self.claims(now, peer, &known, more, source),
+            Message::Want { after } if after.is_empty() => self.digest_wanted(now, peer),
+            Message::Want { after } => self.question(now, peer, Question::Want(after)),
+            Message::Query { id, query, cursor } => {
+                self.question(now, peer, Question::Query { id, query, cursor });
+            }
+            Message::Lookup { id, model } => self.question(now, peer, Question::Lookup { id, model }),
+            Message::GetManifest { manifest, part } => {
+                self.question(now, peer, Question::Part(manifest, part));
+            }
+            Message::Records { query: None, records, .. } => self.pushed(now, peer, records),
+            Message::Records { query: Some(answers::WANT_ID), records, cursor, .. } => {
+                self.wanted(now, peer, records, cursor.is_some(), source);
+            }
+            Message::Records { query: Some(id), records, complete, cursor } => {
+                self.found(now, peer, id, asks::Answer::Found { records, complete, cursor });
+            }
+            Message::Holds { id, records, held } => {
+                self.held(now, peer, id, asks::Answer::Holds { records, held });
+            }
+            Message::Manifest { manifest, part, bytes } => self.part(peer, manifest, part, bytes),
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Instant, source: &dyn Source) {
+        for notice in self.asks.overdue(now) {
+            self.actions.push_back(Action::Tell(notice));
+        }
+        let ids: Vec<PeerId> = self.peers.iter().filter(|(_, p)| !p.closing).map(|(id, _)| *id).collect();
+        for peer in ids {
+            let state = &self.peers[&peer];
+            if state.node.is_none() && now >= state.since + HELLO_WITHIN {
+                self.hang_up(peer, false, "it said no hello");
+                continue;
+            }
+            self.answer_parked(now, peer);
+            self.sync_tick(now, peer, source);
+        }
+        if now >= self.next_pull {
+            self.next_pull = now + sync::pull_after(&mut self.rng);
+            self.pull(now);
+        }
+        self.spread_tick(now, source);
+    }
+
+    /// What became of records that were to be stored.
+    pub fn stored(
+        &mut self,
+        now: Instant,
+        origin: Origin,
+        records: &[SharedRecord],
+        outcomes: &[Outcome],
+        source: &dyn Source,
+    ) {
+        let cost = outcomes.iter().filter(|o| !matches!(o, Outcome::Known)).count();
+        if let Some(state) = origin.peer().and_then(|peer| self.peers.get_mut(&peer)) {
+            state.sync.new_records.spend(now, cost as f64);
+        }
+        let bit = origin.peer().and_then(|peer| self.peers.get(&peer)?.partner);
+        for (record, _) in records.iter().zip(outcomes).filter(|(_, o)| **o == Outcome::Known) {
+            let record = record.record();
+            let newest = source.have(&record.publisher).is_some_and(|have| have.sequence <= record.sequence);
+            if let Some(bit) = bit.filter(|_| newest) {
+                self.fresh.known_to(&record.publisher, bit);
+            }
+        }
+        let new = records.iter().zip(outcomes).filter(|(_, o)| **o == Outcome::Stored).map(|(r, _)| r);
+        self.spread(now, origin, new.cloned().collect());
+        if let Origin::Wanted(peer) = origin {
+            self.fetch_more(now, peer, source);
+        }
+    }
+
+    fn hello(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        (version, node, records): (u32, NodeId, u32),
+        source: &dyn Source,
+    ) {
+        if node == self.node {
+            return self.hang_up(peer, false, "it is ourselves");
+        }
+        if version < VERSION {
+            return self.hang_up(peer, false, "it speaks no version that we know");
+        }
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        if state.node.is_some() {
+            return;
+        }
+        state.node = Some(node);
+        state.records = records;
+        if self.could_be_partner(&self.peers[&peer]) {
+            self.make_partner(now, peer, source);
+        }
+        self.actions.push_back(Action::Tell(asks::Notice::Ready(peer)));
+    }
+
+    /// Whether a connection may be taken as a partner's. A node that is reached twice is one partner; that it is the
+    /// same node is believed only if it comes from the same address, lest others take its place.
+    fn could_be_partner(&self, candidate: &Peer) -> bool {
+        candidate.partner.is_none()
+            && !candidate.closing
+            && candidate.connection.of_catalog
+            && candidate.node.is_some()
+            && !self.peers.values().any(|p| {
+                p.partner.is_some()
+                    && p.node == candidate.node
+                    && p.connection.address.ip() == candidate.connection.address.ip()
+            })
+    }
+
+    fn make_partner(&mut self, now: Instant, peer: PeerId, source: &dyn Source) {
+        let taken = self.peers.values().filter_map(|p| p.partner).fold(0, |all, bit| all | bit);
+        let free = (0..MAX_PARTNERS).map(|i| 1u64 << i).find(|bit| taken & bit == 0);
+        let (Some(bit), Some(state)) = (free, self.peers.get_mut(&peer)) else { return };
+        state.partner = Some(bit);
+        // Its digest tells it all that was new until now.
+        self.fresh.all_known_to(bit);
+        if source.count() > 0 {
+            self.digest_wanted(now, peer);
+        }
+    }
+
+    /// A question of a peer: answered now, later, or never, as its budget allows.
+    fn question(&mut self, now: Instant, peer: PeerId, question: Question) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        if state.parked.len() < budget::MAX_PARKED {
+            state.parked.push_back(question);
+            self.answer_parked(now, peer);
+        }
+    }
+
+    fn answer_parked(&mut self, now: Instant, peer: PeerId) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        while let Some(question) = state.parked.front() {
+            let cost = question.cost();
+            let bytes = state.answered.available(now) >= cost && self.answered.available(now) >= cost;
+            let allowed = bytes
+                && match question {
+                    Question::Query { .. } => {
+                        self.queries.available(now) >= 1.0
+                            && state.queries.take(now, 1.0)
+                            && self.queries.take(now, 1.0)
+                    }
+                    Question::Lookup { .. } => state.lookups.take(now, 1.0),
+                    Question::Digest(_) | Question::Want(_) | Question::Part(..) => true,
+                };
+            if !allowed {
+                return;
+            }
+            state.answered.spend(now, cost);
+            self.answered.spend(now, cost);
+            let question = state.parked.pop_front().expect("it is in front");
+            self.actions.push_back(Action::Answer(peer, question));
+        }
+    }
+
+    fn send(&mut self, peer: PeerId, message: Message) {
+        self.actions.push_back(Action::Send(peer, message));
+    }
+
+    /// Nothing that the peer still says is heard; [`left`](Self::left) follows.
+    fn hang_up(&mut self, peer: PeerId, ban: bool, why: &'static str) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.closing = true;
+        }
+        self.actions.push_back(Action::HangUp { peer, ban, why });
+    }
+}

@@ -1,0 +1,164 @@
+//! Questions of peers, and what they are answered from.
+
+use std::sync::Arc;
+
+use crate::catalog::message::{Have, HeldManifest, MANIFEST_PART, Message};
+use crate::catalog::query::Query;
+use crate::catalog::record::SharedRecord;
+use crate::catalog::store::Page;
+use crate::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
+
+/// Bytes of records in one message, as they are on the wire; the rest of [`MAX_MESSAGE`] is left for what is around
+/// them.
+///
+/// [`MAX_MESSAGE`]: crate::torrent::overlay::MAX_MESSAGE
+pub const RECORD_BYTES: usize = 48 * 1024;
+
+/// Publishers in one page of a digest; some 55 KiB at most.
+pub const DIGEST_PAGE: usize = 512;
+
+/// Publishers in one request for records.
+pub const WANT_PAGE: usize = 128;
+
+/// Records in one page of search results: of the longest ones, 40 make 47 KiB.
+pub const SEARCH_PAGE: usize = 40;
+
+/// Records and held manifests in the answer to a lookup.
+const MAX_HOLDS: usize = 32;
+
+/// What gossip knows: the records, and the models held here.
+pub trait Source {
+    /// How many records are known.
+    fn count(&self) -> usize;
+    /// What is known of one publisher.
+    fn have(&self, publisher: &PublisherKey) -> Option<Have>;
+    /// What is known of the publishers after one, in the order of their keys.
+    fn page(&self, after: Option<&PublisherKey>, limit: usize) -> Vec<Have>;
+    /// A publisher's records after a sequence, ascending by sequence.
+    fn after(&self, publisher: &PublisherKey, sequence: i64, limit: usize) -> Vec<SharedRecord>;
+    /// Records that match, from a cursor on.
+    fn search(&self, query: &Query, from: Option<&[u8]>, limit: usize) -> Page;
+    /// Everybody's records of one revision.
+    fn records_of(&self, model: &ModelRef) -> Vec<SharedRecord>;
+    /// The manifests of one revision that are held here.
+    fn held(&self, model: &ModelRef) -> Vec<HeldManifest>;
+    /// Whether every byte of a torrent is here.
+    fn is_complete(&self, info_hash: &InfoHash) -> bool;
+    /// The JSON of a manifest held here.
+    fn manifest(&self, digest: &Sha256Digest) -> Option<Arc<[u8]>>;
+}
+
+/// What a peer asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Question {
+    /// The page of our digest after a publisher.
+    Digest(Option<PublisherKey>),
+    /// Records of publishers after a sequence.
+    Want(Vec<(PublisherKey, i64)>),
+    /// A page of search results.
+    Query {
+        /// Its number.
+        id: u32,
+        /// What for.
+        query: Query,
+        /// From where on.
+        cursor: Option<Vec<u8>>,
+    },
+    /// Who has a model.
+    Lookup {
+        /// Its number.
+        id: u32,
+        /// Which.
+        model: ModelRef,
+    },
+    /// A part of a manifest.
+    Part(Sha256Digest, u32),
+}
+
+impl Question {
+    /// The most bytes that its answer takes.
+    pub(super) fn cost(&self) -> f64 {
+        let bytes = match self {
+            Self::Digest(_) | Self::Want(_) | Self::Query { .. } => RECORD_BYTES,
+            Self::Lookup { .. } | Self::Part(..) => MANIFEST_PART,
+        };
+        bytes as f64
+    }
+
+    /// Answers it. May read the whole catalog.
+    pub fn answer(&self, source: &dyn Source) -> Message {
+        match self {
+            Self::Digest(after) => {
+                let known = source.page(after.as_ref(), DIGEST_PAGE);
+                Message::Have { more: known.len() == DIGEST_PAGE, known }
+            }
+            Self::Want(after) => wanted(after, source),
+            Self::Query { id, query, cursor } => {
+                let page = source.search(query, cursor.as_deref(), SEARCH_PAGE);
+                let is_complete = |record: &SharedRecord| {
+                    record.model().is_some_and(|model| source.is_complete(&model.info_hash))
+                };
+                let complete = (0u32..).zip(&page.records).filter(|(_, r)| is_complete(r)).map(|(i, _)| i);
+                Message::Records {
+                    query: Some(*id),
+                    complete: complete.collect(),
+                    records: page.records,
+                    cursor: page.next,
+                }
+            }
+            Self::Lookup { id, model } => {
+                let mut records = source.records_of(model);
+                records.truncate(MAX_HOLDS);
+                let mut held = source.held(model);
+                held.truncate(MAX_HOLDS);
+                Message::Holds { id: *id, records, held }
+            }
+            Self::Part(manifest, part) => {
+                let json = source.manifest(manifest);
+                let bytes = json.as_deref().and_then(|json| json.chunks(MANIFEST_PART).nth(*part as usize));
+                Message::Manifest { manifest: *manifest, part: *part, bytes: bytes.unwrap_or(&[]).to_vec() }
+            }
+        }
+    }
+}
+
+/// The number that marks the answer to a `want`; queries are numbered from 1.
+pub const WANT_ID: u32 = 0;
+
+/// What the cursor of such an answer is when there is more: the asker goes on after the last record.
+pub const MORE: [u8; 1] = [1];
+
+/// As many records as one message takes, publisher after publisher in the order asked for.
+fn wanted(after: &[(PublisherKey, i64)], source: &dyn Source) -> Message {
+    let mut records: Vec<SharedRecord> = Vec::new();
+    let mut bytes = 0;
+    let mut more = false;
+    'publishers: for (publisher, sequence) in after.iter().take(WANT_PAGE) {
+        let mut sequence = *sequence;
+        loop {
+            let next = source.after(publisher, sequence, READ_AT_ONCE);
+            let last = next.len() < READ_AT_ONCE;
+            for record in next {
+                bytes += record_bytes(&record);
+                if bytes > RECORD_BYTES {
+                    more = true;
+                    break 'publishers;
+                }
+                sequence = record.record().sequence;
+                records.push(record);
+            }
+            if last {
+                break;
+            }
+        }
+    }
+    Message::Records { query: Some(WANT_ID), records, complete: Vec::new(), cursor: more.then(|| MORE.to_vec()) }
+}
+
+/// Records read from the store at once.
+const READ_AT_ONCE: usize = 64;
+
+/// A record's bytes within a message.
+pub(super) fn record_bytes(record: &SharedRecord) -> usize {
+    record.wire_len() + 8
+}

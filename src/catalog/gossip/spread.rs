@@ -1,0 +1,152 @@
+//! Telling what is new.
+//!
+//! A record that was pushed to us, or is our own, is pushed on at once to a few partners. Whatever else changed is
+//! told to all partners by the next digest of changes, which also mends what pushes missed. Nobody is told what they
+//! are known to know.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::answers::{DIGEST_PAGE, RECORD_BYTES, Source, record_bytes};
+use super::budget::{ALL_PUSHED, Bucket};
+use super::{Gossip, Origin};
+use crate::catalog::message::{Have, Message};
+use crate::catalog::record::SharedRecord;
+use crate::model::PublisherKey;
+use crate::torrent::PeerId;
+
+/// To how many partners a record is pushed. In the simulation of 1 000 nodes 4 reach 98 of 100 nodes by pushes alone;
+/// more only cost more, since the digests reach the rest.
+pub const FANOUT: usize = 4;
+
+/// How often changes are told.
+pub const SPREAD_EVERY: Duration = Duration::from_secs(20);
+
+/// Publishers whose changes are remembered until all partners know of them. Beyond it, only the digests that are
+/// compared every few minutes tell them.
+const MAX_FRESH: usize = 16_384;
+
+/// Pages of changes to one partner at once; the rest goes with the next.
+const MAX_PAGES: usize = 4;
+
+/// Which publishers' records changed, and which partners know, one bit each.
+pub(super) struct Fresh {
+    known_to: BTreeMap<PublisherKey, u64>,
+    next: Instant,
+    pushed: Bucket,
+}
+
+impl Fresh {
+    /// Nothing is new. The first digest of changes goes out at a time of its own within the interval.
+    pub fn new(now: Instant, rng: &mut fastrand::Rng) -> Self {
+        let next = now + SPREAD_EVERY.mul_f64(rng.f64());
+        Self { known_to: BTreeMap::new(), next, pushed: Bucket::new(ALL_PUSHED, now) }
+    }
+
+    /// A partner knows of all changes until now, or is about to be told.
+    pub fn all_known_to(&mut self, partner: u64) {
+        for known in self.known_to.values_mut() {
+            *known |= partner;
+        }
+    }
+
+    /// A partner knows of a publisher's newest record.
+    pub fn known_to(&mut self, publisher: &PublisherKey, partner: u64) {
+        if let Some(known) = self.known_to.get_mut(publisher) {
+            *known |= partner;
+        }
+    }
+}
+
+impl Gossip {
+    /// Records are new here.
+    pub(super) fn spread(&mut self, now: Instant, origin: Origin, records: Vec<SharedRecord>) {
+        let from = origin.peer().and_then(|peer| self.peers.get(&peer)?.partner).unwrap_or(0);
+        for record in &records {
+            let record = record.record();
+            let claimants = self.peers.values().filter(|p| p.sync.claims(&record.publisher, record.sequence));
+            let known = claimants.filter_map(|p| p.partner).fold(from, |all, bit| all | bit);
+            if self.fresh.known_to.len() < MAX_FRESH || self.fresh.known_to.contains_key(&record.publisher) {
+                self.fresh.known_to.insert(record.publisher, known);
+            }
+        }
+        if matches!(origin, Origin::Own | Origin::Pushed(_)) {
+            self.push(now, records);
+        }
+    }
+
+    fn push(&mut self, now: Instant, mut records: Vec<SharedRecord>) {
+        let budget = self.fresh.pushed.available(now).max(0.0) as usize;
+        records.truncate(budget);
+        self.fresh.pushed.spend(now, records.len() as f64);
+        let mut partners: Vec<(PeerId, u64)> =
+            self.peers.iter().filter_map(|(id, p)| Some((*id, p.partner?))).collect();
+        self.rng.shuffle(&mut partners);
+        let mut told = 0;
+        for (peer, bit) in partners {
+            if told == FANOUT {
+                break;
+            }
+            let unknown = |fresh: &Fresh, record: &SharedRecord| {
+                fresh.known_to.get(&record.record().publisher).is_some_and(|known| known & bit == 0)
+            };
+            let news: Vec<SharedRecord> =
+                records.iter().filter(|r| unknown(&self.fresh, r)).cloned().collect();
+            if news.is_empty() {
+                continue;
+            }
+            told += 1;
+            for record in &news {
+                self.fresh.known_to(&record.record().publisher, bit);
+            }
+            self.send_records(peer, news);
+        }
+    }
+
+    fn send_records(&mut self, peer: PeerId, records: Vec<SharedRecord>) {
+        let mut batch: Vec<SharedRecord> = Vec::new();
+        let mut bytes = 0;
+        let message = |records| Message::Records { query: None, records, complete: Vec::new(), cursor: None };
+        for record in records {
+            let len = record_bytes(&record);
+            if bytes + len > RECORD_BYTES && !batch.is_empty() {
+                self.send(peer, message(std::mem::take(&mut batch)));
+                bytes = 0;
+            }
+            bytes += len;
+            batch.push(record);
+        }
+        self.send(peer, message(batch));
+    }
+
+    /// Tells what changed, when it is time.
+    pub(super) fn spread_tick(&mut self, now: Instant, source: &dyn Source) {
+        if now < self.fresh.next {
+            return;
+        }
+        self.fresh.next = now + SPREAD_EVERY.mul_f64(0.9 + 0.2 * self.rng.f64());
+        if self.fresh.known_to.is_empty() {
+            return;
+        }
+        let partners: Vec<(PeerId, u64)> =
+            self.peers.iter().filter_map(|(id, p)| Some((*id, p.partner?))).collect();
+        if partners.is_empty() {
+            // Whoever comes is sent the whole digest.
+            self.fresh.known_to.clear();
+            return;
+        }
+        for (peer, bit) in &partners {
+            let untold = self.fresh.known_to.iter_mut().filter(|(_, known)| **known & bit == 0);
+            let mut news: Vec<Have> = Vec::new();
+            for (publisher, known) in untold.take(MAX_PAGES * DIGEST_PAGE) {
+                *known |= bit;
+                news.extend(source.have(publisher));
+            }
+            for page in news.chunks(DIGEST_PAGE) {
+                self.send(*peer, Message::Have { known: page.to_vec(), more: false });
+            }
+        }
+        let all = partners.iter().fold(0, |all, (_, bit)| all | bit);
+        self.fresh.known_to.retain(|_, known| *known & all != all);
+    }
+}

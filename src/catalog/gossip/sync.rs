@@ -1,0 +1,348 @@
+//! Comparing digests with partners, and fetching what is missing.
+//!
+//! A digest is told page by page in the order of the keys; the other side asks for the next page (by an empty `want`)
+//! when it has dealt with one. Of what a page shows to be missing here, each publisher's records are asked of one
+//! partner at a time, in requests that are answered by one message each.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use super::answers::{Question, Source, WANT_ID, WANT_PAGE};
+use super::budget::{Bucket, NEW_RECORDS, WANTS};
+use super::{Action, Gossip, Origin};
+use crate::catalog::message::{Have, Message};
+use crate::catalog::record::SharedRecord;
+use crate::model::PublisherKey;
+use crate::torrent::PeerId;
+
+/// What a partner claims to know beyond us is remembered for so many publishers; it is a few pages. More is asked
+/// for again when these are dealt with.
+const MAX_CLAIMS: usize = 2048;
+
+/// How long an answer may take before others are asked: both sides may be slow and far, and store in between.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long a partner rests that did not answer; longer each time, and after so many times it is asked no more.
+const REST: Duration = Duration::from_secs(30);
+const MAX_FAILURES: u32 = 6;
+
+/// How often all records of a publisher may be asked of one partner again, because it knows more of them although
+/// not newer ones. It may count what we refused.
+const WHOLE_EVERY: Duration = Duration::from_secs(3600);
+
+/// Publishers asked for from the beginning that are remembered.
+const MAX_WHOLE: usize = 4096;
+
+/// Requests in a row that brought nothing of what was claimed, after which the partner is hung up on.
+const MAX_FRUITLESS: u32 = 20;
+
+/// How often a digest is told from its beginning to one partner.
+const DIGEST_EVERY: Duration = Duration::from_secs(60);
+
+/// How long after its hello a partner is asked for a digest that it did not send by itself.
+const DIGEST_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often the whole digest of one partner, chosen by lot, is compared again. It mends whatever was lost.
+const PULL_EVERY: Duration = Duration::from_secs(600);
+
+/// The new records that a partner's budget must have room for before more are asked for: about one message.
+const ROOM: f64 = 128.0;
+
+/// When to compare again.
+pub(super) fn pull_after(rng: &mut fastrand::Rng) -> Duration {
+    PULL_EVERY.mul_f64(0.5 + rng.f64())
+}
+
+/// A request that is open.
+struct Want {
+    /// Publishers, and after which sequence.
+    after: Vec<(PublisherKey, i64)>,
+    due: Instant,
+}
+
+/// How we and one peer stand.
+pub(super) struct Sync {
+    /// What it says it knows beyond us: highest sequence, and count.
+    claims: BTreeMap<PublisherKey, (i64, u32)>,
+    /// Its digest has another page; and until when that is awaited.
+    more: bool,
+    page_due: Option<Instant>,
+    /// Whether it has ever told a digest.
+    told: bool,
+    want: Option<Want>,
+    /// What the last answer left over.
+    rest: Vec<(PublisherKey, i64)>,
+    /// Answers that came too late, or are still to come.
+    late: u32,
+    failures: u32,
+    fruitless: u32,
+    not_before: Option<Instant>,
+    /// When all records of publishers were asked for.
+    whole: HashMap<PublisherKey, Instant>,
+    wants: Bucket,
+    /// Records that it may still make us store.
+    pub new_records: Bucket,
+    /// Where our digest to it goes on, unless it is at its end; and when it began.
+    digest_after: Option<PublisherKey>,
+    digest_begun: Option<Instant>,
+}
+
+impl Sync {
+    /// With a peer of which nothing is known.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            claims: BTreeMap::new(),
+            more: false,
+            page_due: None,
+            told: false,
+            want: None,
+            rest: Vec::new(),
+            late: 0,
+            failures: 0,
+            fruitless: 0,
+            not_before: None,
+            whole: HashMap::new(),
+            wants: Bucket::new(WANTS, now),
+            new_records: Bucket::new(NEW_RECORDS, now),
+            digest_after: None,
+            digest_begun: None,
+        }
+    }
+
+    /// Whether it says that it knows a publisher's record.
+    pub fn claims(&self, publisher: &PublisherKey, sequence: i64) -> bool {
+        self.claims.get(publisher).is_some_and(|(claimed, _)| *claimed >= sequence)
+    }
+
+    fn waits(&self, now: Instant) -> bool {
+        self.want.is_some() || self.not_before.is_some_and(|t| now < t)
+    }
+
+    /// After which sequence a publisher's records are to be asked for, if it is said to have some that we have not.
+    fn missing(&self, now: Instant, claim: (i64, u32), have: Option<Have>, of: &PublisherKey) -> Option<i64> {
+        match have {
+            None => Some(0),
+            Some(have) if claim.0 > have.sequence => Some(have.sequence),
+            // We may have got its newest record before older ones.
+            Some(have) if claim.1 > have.count => {
+                let asked = self.whole.get(of).is_some_and(|at| now < *at + WHOLE_EVERY);
+                (!asked && self.whole.len() < MAX_WHOLE).then_some(0)
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+impl Gossip {
+    /// A peer tells what it knows.
+    pub(super) fn claims(&mut self, now: Instant, peer: PeerId, known: &[Have], more: bool, source: &dyn Source) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let Some(bit) = state.partner else { return };
+        let sync = &mut state.sync;
+        (sync.told, sync.more, sync.page_due) = (true, more, None);
+        for claim in known {
+            let have = source.have(&claim.publisher);
+            if have.is_some_and(|have| claim.sequence >= have.sequence) {
+                self.fresh.known_to(&claim.publisher, bit);
+            }
+            if sync.missing(now, (claim.sequence, claim.count), have, &claim.publisher).is_none() {
+                continue;
+            }
+            if sync.claims.len() >= MAX_CLAIMS {
+                sync.more = true;
+                break;
+            }
+            sync.claims.insert(claim.publisher, (claim.sequence, claim.count));
+        }
+        self.fetch_more(now, peer, source);
+    }
+
+    /// Asks a partner for the next of what it claims, or for the next page of its digest.
+    pub(super) fn fetch_more(&mut self, now: Instant, peer: PeerId, source: &dyn Source) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let (Some(bit), sync) = (state.partner, &mut state.sync) else { return };
+        if sync.waits(now) || sync.new_records.available(now) < ROOM || sync.wants.available(now) < 1.0 {
+            return;
+        }
+        let mut after = std::mem::take(&mut sync.rest);
+        if after.is_empty() {
+            let mut over = Vec::new();
+            for (publisher, claim) in &sync.claims {
+                if after.len() == WANT_PAGE {
+                    break;
+                }
+                if self.wanted_of.contains_key(publisher) {
+                    continue;
+                }
+                let have = source.have(publisher);
+                match sync.missing(now, *claim, have, publisher) {
+                    Some(sequence) => {
+                        if have.is_some() && sequence == 0 {
+                            sync.whole.insert(*publisher, now);
+                        }
+                        after.push((*publisher, sequence));
+                    }
+                    None => {
+                        if have.is_some_and(|have| claim.0 >= have.sequence) {
+                            self.fresh.known_to(publisher, bit);
+                        }
+                        over.push(*publisher);
+                    }
+                }
+            }
+            for publisher in over {
+                sync.claims.remove(&publisher);
+            }
+        }
+        if after.is_empty() {
+            if sync.claims.is_empty() && sync.more && sync.page_due.is_none() {
+                sync.page_due = Some(now + ANSWER_WITHIN);
+                self.send(peer, Message::Want { after });
+            }
+            return;
+        }
+        sync.wants.spend(now, 1.0);
+        for (publisher, _) in &after {
+            self.wanted_of.insert(*publisher, peer);
+        }
+        sync.want = Some(Want { after: after.clone(), due: now + ANSWER_WITHIN });
+        self.send(peer, Message::Want { after });
+    }
+
+    /// The answer to a request for records.
+    pub(super) fn wanted(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        mut records: Vec<SharedRecord>,
+        more: bool,
+        source: &dyn Source,
+    ) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let sync = &mut state.sync;
+        let position = |want: &Want, record: &SharedRecord| {
+            want.after.iter().position(|(publisher, _)| *publisher == record.record().publisher)
+        };
+        let belongs = |want: &Want| match records.last() {
+            Some(last) => position(want, last).is_some(),
+            None => sync.late == 0,
+        };
+        let Some(want) = sync.want.take_if(|want| belongs(want)) else {
+            sync.late = sync.late.saturating_sub(1);
+            return;
+        };
+        records.retain(|record| position(&want, record).is_some());
+        sync.failures = 0;
+        if let Some(last) = records.last()
+            && more
+            && let Some(at) = position(&want, last)
+            && last.record().sequence > want.after[at].1
+        {
+            let (publisher, sequence) = (want.after[at].0, last.record().sequence);
+            sync.rest = [(publisher, sequence)].into_iter().chain(want.after[at + 1..].iter().copied()).collect();
+        }
+        let done = want.after.len() - sync.rest.len();
+        for (publisher, _) in &want.after[..done] {
+            self.wanted_of.remove(publisher);
+            sync.claims.remove(publisher);
+        }
+        if records.is_empty() {
+            sync.fruitless += 1;
+            if sync.fruitless > MAX_FRUITLESS {
+                return self.hang_up(peer, false, "it does not have what it claims");
+            }
+            return self.fetch_more(now, peer, source);
+        }
+        sync.fruitless = 0;
+        self.actions.push_back(Action::Store(Origin::Wanted(peer), records));
+    }
+
+    /// Records that a peer pushes.
+    pub(super) fn pushed(&mut self, now: Instant, peer: PeerId, records: Vec<SharedRecord>) {
+        if self.peers.get(&peer).is_some_and(|p| p.connection.of_catalog) {
+            self.learn(now, Origin::Pushed(peer), records);
+        }
+    }
+
+    /// Stores records that were not asked for as such, as far as the peer's budget goes.
+    pub(super) fn learn(&mut self, now: Instant, origin: Origin, mut records: Vec<SharedRecord>) {
+        if let Some(state) = origin.peer().and_then(|peer| self.peers.get_mut(&peer)) {
+            records.truncate(state.sync.new_records.available(now).max(0.0) as usize);
+        }
+        if !records.is_empty() {
+            self.actions.push_back(Action::Store(origin, records));
+        }
+    }
+
+    /// Gives up on answers that did not come, and goes on where somebody else gave up.
+    pub(super) fn sync_tick(&mut self, now: Instant, peer: PeerId, source: &dyn Source) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let since = state.since;
+        let sync = &mut state.sync;
+        if sync.page_due.is_some_and(|due| due <= now) {
+            (sync.page_due, sync.more) = (None, false);
+        }
+        if let Some(want) = sync.want.take_if(|want| want.due <= now) {
+            for (publisher, _) in &want.after {
+                self.wanted_of.remove(publisher);
+            }
+            sync.rest.clear();
+            sync.late += 1;
+            sync.failures += 1;
+            sync.not_before = Some(now + REST * sync.failures);
+            if sync.failures >= MAX_FAILURES {
+                return self.hang_up(peer, false, "it does not answer");
+            }
+        }
+        if state.partner.is_some() && !sync.told && state.records > 0 && now >= since + DIGEST_WITHIN {
+            sync.told = true;
+            sync.page_due = Some(now + ANSWER_WITHIN);
+            return self.send(peer, Message::Want { after: Vec::new() });
+        }
+        if !sync.claims.is_empty() || !sync.rest.is_empty() || sync.more {
+            self.fetch_more(now, peer, source);
+        }
+    }
+
+    /// Compares the whole digest of one partner.
+    pub(super) fn pull(&mut self, now: Instant) {
+        for state in self.peers.values_mut() {
+            state.sync.whole.retain(|_, at| now < *at + WHOLE_EVERY);
+        }
+        let idle = |p: &super::Peer| p.partner.is_some() && p.sync.claims.is_empty() && p.sync.page_due.is_none();
+        let partners: Vec<PeerId> = self.peers.iter().filter(|(_, p)| idle(p)).map(|(id, _)| *id).collect();
+        let Some(peer) = self.rng.choice(partners) else { return };
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.sync.page_due = Some(now + ANSWER_WITHIN);
+            self.send(peer, Message::Want { after: Vec::new() });
+        }
+    }
+
+    /// A peer asks for the next page of our digest.
+    pub(super) fn digest_wanted(&mut self, now: Instant, peer: PeerId) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        if !state.connection.of_catalog {
+            return;
+        }
+        let sync = &mut state.sync;
+        let after = sync.digest_after.take();
+        if after.is_none() {
+            if sync.digest_begun.is_some_and(|begun| now < begun + DIGEST_EVERY) {
+                return self.send(peer, Message::Have { known: Vec::new(), more: false });
+            }
+            sync.digest_begun = Some(now);
+        }
+        self.question(now, peer, Question::Digest(after));
+    }
+
+    /// A question of a peer was answered by this message.
+    pub fn answered(&mut self, peer: PeerId, question: &Question, answer: &Message) {
+        if let (Question::Digest(_), Message::Have { known, more: true }, Some(state)) =
+            (question, answer, self.peers.get_mut(&peer))
+        {
+            state.sync.digest_after = known.last().map(|have| have.publisher);
+        }
+    }
+}
+
+const _: () = assert!(WANT_ID == 0, "asks number their questions from 1");

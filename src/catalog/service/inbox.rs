@@ -1,0 +1,186 @@
+//! What peers say, until it is read: a bounded line for each, served in turn.
+//!
+//! What a peer says is taken in order, one message at a time; of a peer that says more than its budget, messages are
+//! dropped before anybody reads them. Taking something in never waits.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use crate::catalog::gossip::Connection;
+use crate::catalog::gossip::budget::{Intake, Verdict};
+use crate::torrent::PeerId;
+
+/// Bytes of one peer that wait to be read: the answers to some questions, and what is pushed meanwhile.
+const MAX_LINE: usize = 512 * 1024;
+
+/// Bytes of all peers that wait to be read.
+const MAX_ALL: usize = 16 * 1024 * 1024;
+
+/// Peers with a line; the gossip speaks to fewer.
+const MAX_LINES: usize = 1000;
+
+/// Something that happened to a peer.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// It can be spoken to.
+    Speaks(Connection),
+    /// It said something.
+    Said(Vec<u8>),
+    /// It is gone.
+    Left,
+}
+
+#[derive(Debug)]
+struct Line {
+    intake: Intake,
+    items: VecDeque<Item>,
+    bytes: usize,
+    /// It is among those whose turn comes.
+    queued: bool,
+    /// One of its items is being read.
+    busy: bool,
+    /// Nothing that it says is taken any more.
+    mute: bool,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    of: HashMap<PeerId, Line>,
+    turns: VecDeque<PeerId>,
+    bytes: usize,
+}
+
+/// All lines.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    lines: Mutex<Lines>,
+    wake: Notify,
+}
+
+impl Inbox {
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A peer can be spoken to; `false` if there are too many.
+    pub fn speaks(&self, now: Instant, peer: PeerId, connection: Connection) -> bool {
+        let mut lines = self.lines();
+        if lines.of.len() >= MAX_LINES {
+            return false;
+        }
+        let line = Line {
+            intake: Intake::new(now),
+            items: VecDeque::from([Item::Speaks(connection)]),
+            bytes: 0,
+            queued: false,
+            busy: false,
+            mute: false,
+        };
+        lines.of.insert(peer, line);
+        self.queue(&mut lines, peer);
+        true
+    }
+
+    /// A peer has said something. After [`Verdict::Ban`], which is given once, it is to be hung up on.
+    pub fn said(&self, now: Instant, peer: PeerId, bytes: Vec<u8>) -> Verdict {
+        let mut lines = self.lines();
+        let full = lines.bytes + bytes.len() > MAX_ALL;
+        let Some(line) = lines.of.get_mut(&peer).filter(|line| !line.mute) else { return Verdict::Drop };
+        match line.intake.weigh(now, bytes.len()) {
+            Verdict::Take if full || line.bytes + bytes.len() > MAX_LINE => Verdict::Drop,
+            Verdict::Take => {
+                line.bytes += bytes.len();
+                lines.bytes += bytes.len();
+                if let Some(line) = lines.of.get_mut(&peer) {
+                    line.items.push_back(Item::Said(bytes));
+                }
+                self.queue(&mut lines, peer);
+                Verdict::Take
+            }
+            Verdict::Drop => Verdict::Drop,
+            Verdict::Ban => {
+                lines.silence(peer);
+                Verdict::Ban
+            }
+        }
+    }
+
+    /// A peer is gone: what it said and nobody has read is forgotten.
+    pub fn left(&self, peer: PeerId) {
+        let mut lines = self.lines();
+        lines.silence(peer);
+        if let Some(line) = lines.of.get_mut(&peer) {
+            line.items.push_back(Item::Left);
+            self.queue(&mut lines, peer);
+        }
+    }
+
+    /// Nothing more is taken from a peer that is being hung up on.
+    pub fn mute(&self, peer: PeerId) {
+        self.lines().silence(peer);
+    }
+
+    /// A peer was asked something: its answer is let in.
+    pub fn asked(&self, now: Instant, peer: PeerId) {
+        if let Some(line) = self.lines().of.get_mut(&peer) {
+            line.intake.asked(now);
+        }
+    }
+
+    /// The next item of a peer none of whose items is being read; [`done`](Self::done) is to follow.
+    pub async fn next(&self) -> (PeerId, Item) {
+        loop {
+            let woken = self.wake.notified();
+            if let Some(next) = self.lines().take() {
+                return next;
+            }
+            woken.await;
+        }
+    }
+
+    /// An item is read.
+    pub fn done(&self, peer: PeerId, item_was_left: bool) {
+        let mut lines = self.lines();
+        if item_was_left {
+            lines.of.remove(&peer);
+        } else if let Some(line) = lines.of.get_mut(&peer) {
+            line.busy = false;
+            self.queue(&mut lines, peer);
+        }
+    }
+
+    fn queue(&self, lines: &mut Lines, peer: PeerId) {
+        let Some(line) = lines.of.get_mut(&peer) else { return };
+        if !line.queued && !line.busy && !line.items.is_empty() {
+            line.queued = true;
+            lines.turns.push_back(peer);
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl Lines {
+    fn take(&mut self) -> Option<(PeerId, Item)> {
+        let peer = self.turns.pop_front()?;
+        let line = self.of.get_mut(&peer)?;
+        line.queued = false;
+        let item = line.items.pop_front()?;
+        line.busy = true;
+        if let Item::Said(bytes) = &item {
+            line.bytes -= bytes.len();
+            self.bytes -= bytes.len();
+        }
+        Some((peer, item))
+    }
+
+    fn silence(&mut self, peer: PeerId) {
+        if let Some(line) = self.of.get_mut(&peer) {
+            line.mute = true;
+            line.items.retain(|item| !matches!(item, Item::Said(_)));
+            self.bytes -= std::mem::take(&mut line.bytes);
+        }
+    }
+}
