@@ -381,8 +381,7 @@ impl Gossip {
         let free = (0..MAX_PARTNERS).map(|i| 1u64 << i).find(|bit| taken & bit == 0);
         let (Some(bit), Some(state)) = (free, self.peers.get_mut(&peer)) else { return };
         state.partner = Some(bit);
-        // Its digest tells it all that was new until now.
-        self.fresh.all_known_to(bit);
+        self.fresh.unknown_to(bit);
         if source.count() > 0 {
             self.digest_wanted(now, peer);
         }

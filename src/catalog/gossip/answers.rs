@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::catalog::message::{Have, HeldManifest, MANIFEST_PART, Message};
+use crate::catalog::message::{Have, HeldManifest, MANIFEST_PART, MAX_HAVE, Message};
 use crate::catalog::query::Query;
 use crate::catalog::record::SharedRecord;
 use crate::catalog::store::Page;
@@ -14,8 +14,8 @@ use crate::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
 /// [`MAX_MESSAGE`]: crate::torrent::overlay::MAX_MESSAGE
 pub const RECORD_BYTES: usize = 48 * 1024;
 
-/// Publishers in one page of a digest; some 55 KiB at most.
-pub const DIGEST_PAGE: usize = 512;
+/// Publishers in one page of a digest: 44 KB.
+pub const DIGEST_PAGE: usize = MAX_HAVE;
 
 /// Publishers in one request for records.
 pub const WANT_PAGE: usize = 128;

@@ -5,8 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::catalog::message::{MANIFEST_PART, Message};
-use crate::torrent::overlay::MAX_MESSAGE;
+use crate::catalog::message::Message;
 
 /// A rate, and how much may be saved up.
 #[derive(Debug, Clone, Copy)]

@@ -43,10 +43,10 @@ impl Fresh {
         Self { known_to: BTreeMap::new(), next, pushed: Bucket::new(ALL_PUSHED, now) }
     }
 
-    /// A partner knows of all changes until now, or is about to be told.
-    pub fn all_known_to(&mut self, partner: u64) {
+    /// A new partner, in the place of one that is gone, knows nothing.
+    pub fn unknown_to(&mut self, partner: u64) {
         for known in self.known_to.values_mut() {
-            *known |= partner;
+            *known &= !partner;
         }
     }
 

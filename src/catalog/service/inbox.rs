@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use crate::catalog::gossip::Connection;
 use crate::catalog::gossip::budget::{Intake, Verdict};
 use crate::torrent::PeerId;
+use crate::torrent::overlay::MessageBytes;
 
 /// Bytes of one peer that wait to be read: the answers to some questions, and what is pushed meanwhile.
 const MAX_LINE: usize = 512 * 1024;
@@ -28,7 +29,7 @@ pub(super) enum Item {
     /// It can be spoken to.
     Speaks(Connection),
     /// It said something.
-    Said(Vec<u8>),
+    Said(MessageBytes),
     /// It is gone.
     Left,
 }
@@ -85,7 +86,7 @@ impl Inbox {
     }
 
     /// A peer has said something. After [`Verdict::Ban`], which is given once, it is to be hung up on.
-    pub fn said(&self, now: Instant, peer: PeerId, bytes: Vec<u8>) -> Verdict {
+    pub fn said(&self, now: Instant, peer: PeerId, bytes: MessageBytes) -> Verdict {
         let mut lines = self.lines();
         let full = lines.bytes + bytes.len() > MAX_ALL;
         let Some(line) = lines.of.get_mut(&peer).filter(|line| !line.mute) else { return Verdict::Drop };

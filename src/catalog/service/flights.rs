@@ -1,0 +1,105 @@
+//! One search for one question, however many ask it at once.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::CatalogError;
+
+/// How far a search is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Progress<V> {
+    /// What is found so far.
+    pub found: V,
+    /// It is over.
+    pub over: Option<End>,
+}
+
+/// How a search ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// There is no more to find.
+    Certain,
+    /// Its time was over.
+    Time,
+}
+
+/// Where a search tells what it finds.
+pub(super) type Report<V> = watch::Sender<Progress<V>>;
+
+/// The searches that run.
+pub(super) struct Flights<K, V>(Mutex<HashMap<K, Weak<Report<V>>>>);
+
+impl<K, V> Default for Flights<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> Flights<K, V> {
+    /// Waits for the search for a key, and begins it with `search` where none runs; at most until the deadline. Gives
+    /// what was found by then, whether or not the search goes on for others. It ends when nobody waits for it.
+    pub async fn wait<F>(
+        &self,
+        key: &K,
+        deadline: Instant,
+        stopped: &watch::Sender<bool>,
+        nothing: impl Fn(&V) -> bool,
+        search: impl Fn(Arc<Report<V>>) -> F,
+    ) -> Result<V, CatalogError>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut stop = stopped.subscribe();
+        loop {
+            let mut progress = self.join(key, stopped, &search);
+            let ended = tokio::select! {
+                ended = progress.wait_for(|p| p.over.is_some()) => ended.map(|p| p.clone()),
+                _ = stop.wait_for(|stopped| *stopped) => return Err(CatalogError::Stopped),
+                () = tokio::time::sleep_until(deadline) => Ok(progress.borrow().clone()),
+            };
+            match ended {
+                Ok(Progress { found, .. }) if !nothing(&found) => return Ok(found),
+                // It ran out of the time of another who asked; ours goes on.
+                Ok(Progress { over: Some(End::Time), .. }) | Err(_) if Instant::now() < deadline => {}
+                Ok(Progress { found, .. }) => return Ok(found),
+                Err(_) => return Ok(V::default()),
+            }
+        }
+    }
+
+    fn join<F>(
+        &self,
+        key: &K,
+        stopped: &watch::Sender<bool>,
+        search: impl Fn(Arc<Report<V>>) -> F,
+    ) -> watch::Receiver<Progress<V>>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(report) = running.get(key).and_then(Weak::upgrade) {
+            let progress = report.subscribe();
+            if progress.borrow().over.is_none() {
+                return progress;
+            }
+        }
+        running.retain(|_, report| report.strong_count() > 0);
+        let report = Arc::new(Report::new(Progress::default()));
+        let progress = report.subscribe();
+        running.insert(key.clone(), Arc::downgrade(&report));
+        let searching = search(Arc::clone(&report));
+        let mut stop = stopped.subscribe();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = searching => {}
+                () = report.closed() => {}
+                _ = stop.wait_for(|stopped| *stopped) => {}
+            }
+        });
+        progress
+    }
+}

@@ -1,0 +1,413 @@
+//! Whose model a name stands for: from the store, from the peers, and from those who announced the name in the DHT.
+//!
+//! One search for each model, however many ask. It ends
+//! - when there is a candidate, and every peer asked has answered or [`GRACE`] has passed since the first;
+//! - without a candidate: when its time is over, or when there is nobody who could be asked (no peers, no DHT, and LAN
+//!   discovery has had its time).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::time::Instant;
+
+use super::core::{Core, Heard, Listener};
+use super::flights::{End, Flights, Report};
+use super::names::topic_of;
+use super::{Candidate, CatalogError};
+use crate::catalog::UnixTime;
+use crate::catalog::gossip::asks::{Answer, Ask};
+use crate::catalog::gossip::{NodeId, Origin};
+use crate::catalog::message::HeldManifest;
+use crate::catalog::record::{SharedRecord, SignedRecord, salt_of};
+use crate::model::{ModelName, ModelRef, PublisherKey};
+use crate::torrent::{PeerId, Topic};
+
+/// How long others may still answer after the first candidate.
+pub const GRACE: Duration = Duration::from_millis(1500);
+
+/// How long it is remembered that nobody knows a model, unless a peer or a record of that name comes.
+pub const MISS: Duration = Duration::from_secs(30);
+
+/// How long after the start nobody is taken for a network that is still being found, even without a DHT: peers of
+/// the same LAN are met within a second or two.
+pub const LAN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Peers asked at once. All know nearly the same; more are asked while there is no candidate.
+const WAVE: usize = 12;
+
+/// How long a peer may take to answer a lookup.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// Peers called because they announced the name.
+const MAX_CALLED: usize = 24;
+
+/// How often the DHT is asked again; longer each time.
+const DHT_AGAIN: Duration = Duration::from_secs(2);
+
+/// Candidates of which only a peer says that they exist: in all, and of one peer.
+const MAX_UNPROVEN: usize = 32;
+const MAX_UNPROVEN_OF_ONE: usize = 4;
+
+/// Misses remembered.
+const MAX_MISSES: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not 0");
+
+/// The searches that run, and what was not found.
+pub(super) struct Searches {
+    running: Flights<ModelRef, Vec<Candidate>>,
+    /// When, and after how long a search.
+    misses: Mutex<LruCache<ModelRef, (Instant, Duration)>>,
+}
+
+impl Default for Searches {
+    fn default() -> Self {
+        Self { running: Flights::default(), misses: Mutex::new(LruCache::new(MAX_MISSES)) }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Searches {
+    fn is_missed(&self, model: &ModelRef, within: Duration) -> bool {
+        lock(&self.misses).peek(model).is_some_and(|(at, searched)| {
+            Instant::now() < *at + MISS && within <= *searched
+        })
+    }
+
+    fn miss(&self, model: &ModelRef, searched: Duration) {
+        lock(&self.misses).put(model.clone(), (Instant::now(), searched));
+    }
+
+    /// A record of a name has come.
+    pub fn forget_miss(&self, name: &ModelName) {
+        let mut misses = lock(&self.misses);
+        let of_name: Vec<ModelRef> =
+            misses.iter().filter(|(model, _)| model.name == *name).map(|(model, _)| model.clone()).collect();
+        for model in of_name {
+            misses.pop(&model);
+        }
+    }
+
+    /// A peer has come, who may know anything.
+    pub fn forget_misses(&self) {
+        lock(&self.misses).clear();
+    }
+}
+
+/// Waits for a search of a model, which others may wait for as well.
+pub(super) async fn resolve(
+    core: &Arc<Core>,
+    model: &ModelRef,
+    within: Duration,
+) -> Result<Vec<Candidate>, CatalogError> {
+    let deadline = Instant::now() + within;
+    let not_found = || CatalogError::NotFound(model.clone());
+    if core.searches.is_missed(model, within) && core.valid_records(model).is_empty() {
+        return Err(not_found());
+    }
+    let begin = |report| {
+        let (core, model) = (Arc::clone(core), model.clone());
+        async move { search(&core, &model, deadline, &report).await }
+    };
+    let running = &core.searches.running;
+    let found = running.wait(model, deadline, &core.stopped, Vec::is_empty, begin).await?;
+    if found.is_empty() { Err(not_found()) } else { Ok(found) }
+}
+
+async fn search(core: &Arc<Core>, model: &ModelRef, deadline: Instant, report: &Report<Vec<Candidate>>) {
+    let begun = Instant::now();
+    let mut listener = core.listen();
+    let mut candidates = Candidates::new(model, core.unix_time());
+    candidates.add_records(&core.valid_records(model));
+    let mut crowd = Crowd::new(core, model, candidates.is_empty());
+    let mut first_at = None;
+    loop {
+        let now = Instant::now();
+        if !candidates.is_empty() {
+            first_at.get_or_insert(now);
+        }
+        if candidates.changed() {
+            report.send_modify(|p| p.found = candidates.list());
+        }
+        crowd.ask_next(core, &listener, &Ask::Lookup(model.clone()), candidates.is_empty());
+        let overdue = match first_at {
+            Some(first) => crowd.asked.is_empty() || now >= first + GRACE,
+            None => crowd.nobody(core, now),
+        };
+        if overdue || now >= deadline {
+            break;
+        }
+        let wake = [Some(deadline), first_at.map(|first| first + GRACE), crowd.next_look(core)];
+        let wake = wake.into_iter().flatten().min().unwrap_or(deadline);
+        match listener.until(wake).await {
+            Some(Heard::Answered(peer, answer)) => {
+                crowd.asked.remove(&peer);
+                if let Answer::Holds { records, held } = answer {
+                    candidates.add_records(&records);
+                    candidates.add_held(&held);
+                }
+            }
+            Some(heard) => crowd.heard(core, &heard),
+            None => crowd.look_again(core, candidates.is_empty()),
+        }
+    }
+    let missed = candidates.is_empty();
+    if missed {
+        core.searches.miss(model, begun.elapsed().max(deadline - begun));
+    }
+    let end = if missed && Instant::now() >= deadline { End::Time } else { End::Certain };
+    report.send_modify(|p| p.over = Some(end));
+}
+
+/// The record of one publisher: the newest of the DHT, the store and the peers.
+pub(super) async fn resolve_of(
+    core: &Arc<Core>,
+    publisher: PublisherKey,
+    model: &ModelRef,
+    within: Duration,
+) -> Result<Candidate, CatalogError> {
+    let mut stopped = core.stopped.subscribe();
+    tokio::select! {
+        found = search_of(core, publisher, model, Instant::now() + within) => found,
+        _ = stopped.wait_for(|stopped| *stopped) => Err(CatalogError::Stopped),
+    }
+}
+
+async fn search_of(
+    core: &Arc<Core>,
+    publisher: PublisherKey,
+    model: &ModelRef,
+    deadline: Instant,
+) -> Result<Candidate, CatalogError> {
+    let salt = salt_of(model);
+    let mut listener = core.listen();
+    let mut candidates = Candidates::new(model, core.unix_time());
+    candidates.only = Some(publisher);
+    candidates.add_records(&core.valid_records(model));
+    let mut crowd = Crowd::new(core, model, true);
+    crowd.item = Some((publisher, salt));
+    crowd.look_again(core, true);
+    let mut in_dht = !core.settings.dht;
+    let mut first_at = None;
+    loop {
+        let now = Instant::now();
+        if !candidates.is_empty() {
+            first_at.get_or_insert(now);
+        }
+        crowd.ask_next(core, &listener, &Ask::Lookup(model.clone()), candidates.is_empty());
+        let over = match first_at {
+            Some(first) => (crowd.asked.is_empty() && in_dht) || now >= first + GRACE,
+            None => crowd.nobody(core, now),
+        };
+        if over || now >= deadline {
+            break;
+        }
+        let wake = [Some(deadline), first_at.map(|first| first + GRACE), crowd.next_look(core)];
+        match listener.until(wake.into_iter().flatten().min().unwrap_or(deadline)).await {
+            Some(Heard::Answered(peer, answer)) => {
+                crowd.asked.remove(&peer);
+                if let Answer::Holds { records, held } = answer {
+                    candidates.add_records(&records);
+                    candidates.add_held(&held);
+                }
+            }
+            Some(Heard::DhtItem(of, at, Some(item))) if (of, at) == (publisher, salt) => {
+                in_dht = true;
+                if let Ok(record) = SignedRecord::from_item(&item) {
+                    let records = vec![SharedRecord::new(record)];
+                    candidates.add_records(&records);
+                    let core = Arc::clone(core);
+                    tokio::task::spawn_blocking(move || {
+                        if let Err(error) = core.store(Origin::Dht, &records) {
+                            tracing::warn!(%error, "a record of the DHT is not kept");
+                        }
+                    });
+                }
+            }
+            Some(heard) => crowd.heard(core, &heard),
+            None => crowd.look_again(core, candidates.is_empty()),
+        }
+    }
+    candidates.list().into_iter().next().ok_or_else(|| CatalogError::NotFound(model.clone()))
+}
+
+/// Who is asked in a search, and who is looked for.
+struct Crowd {
+    topic: Topic,
+    /// An item of the DHT that is looked for as well.
+    item: Option<(PublisherKey, [u8; 20])>,
+    /// Whom we await answers of.
+    asked: HashSet<PeerId>,
+    /// Nodes that have been asked.
+    known: BTreeSet<(NodeId, IpAddr)>,
+    /// Addresses that announced the name; they are asked whatever is found before.
+    called: HashSet<SocketAddr>,
+    looked: Instant,
+    pause: Duration,
+}
+
+impl Crowd {
+    fn new(core: &Core, model: &ModelRef, again: bool) -> Self {
+        let mut crowd = Self {
+            topic: topic_of(&model.name),
+            item: None,
+            asked: HashSet::new(),
+            known: BTreeSet::new(),
+            called: HashSet::new(),
+            looked: Instant::now(),
+            pause: DHT_AGAIN,
+        };
+        crowd.look(core);
+        if !again {
+            crowd.pause = Duration::from_secs(3600);
+        }
+        crowd
+    }
+
+    /// Asks the next peers: while nothing is found, as many as a wave; those who announced the name in any case.
+    fn ask_next(&mut self, core: &Core, listener: &Listener, ask: &Ask, nothing_found: bool) {
+        let first = self.known.is_empty();
+        for speaker in core.speakers() {
+            if self.asked.len() >= WAVE {
+                break;
+            }
+            let node = (speaker.node, speaker.connection.address.ip());
+            let announced = self.called.contains(&speaker.connection.address);
+            if self.known.contains(&node) || !(first || nothing_found || announced) {
+                continue;
+            }
+            if listener.ask(speaker.peer, ask.clone(), ANSWER_WITHIN) {
+                self.known.insert(node);
+                self.asked.insert(speaker.peer);
+            }
+        }
+    }
+
+    fn heard(&mut self, core: &Core, heard: &Heard) {
+        match heard {
+            Heard::DhtPeers(topic, peers) if *topic == self.topic => {
+                let Some(swarm) = core.swarm() else { return };
+                for peer in peers {
+                    if self.called.len() < MAX_CALLED && self.called.insert(*peer) {
+                        // One that is connected already is not called again.
+                        if let Err(error) = core.overlay.call(swarm, *peer) {
+                            tracing::debug!(%peer, %error, "who announced a name is not called");
+                        }
+                    }
+                }
+            }
+            Heard::DhtReady => self.look(core),
+            Heard::Gone(peer) => {
+                self.asked.remove(peer);
+            }
+            _ => {}
+        }
+    }
+
+    fn look(&mut self, core: &Core) {
+        self.looked = Instant::now();
+        if !core.settings.dht {
+            return;
+        }
+        let found = core.overlay.find(self.topic);
+        let got = self.item.map_or(Ok(()), |(publisher, salt)| core.overlay.get_item(publisher, salt));
+        if let Err(error) = found.and(got) {
+            tracing::debug!(%error, "the DHT is not asked");
+        }
+    }
+
+    fn look_again(&mut self, core: &Core, nothing_found: bool) {
+        if nothing_found && Instant::now() >= self.looked + self.pause {
+            self.pause *= 2;
+            self.look(core);
+        }
+    }
+
+    /// When there is something to look at though nobody says anything.
+    fn next_look(&self, core: &Core) -> Option<Instant> {
+        if core.settings.dht {
+            Some((self.looked + self.pause).max(Instant::now() + Duration::from_millis(50)))
+        } else {
+            Some(core.started + LAN_WITHIN).filter(|at| Instant::now() < *at)
+        }
+    }
+
+    /// Whether nobody can be asked, nor will be.
+    fn nobody(&self, core: &Core, now: Instant) -> bool {
+        !core.settings.dht
+            && self.asked.is_empty()
+            && now >= core.started + LAN_WITHIN
+            && core.speakers().is_empty()
+    }
+}
+
+/// What is found: for each publisher the newest record, or else the manifests that peers say they hold.
+struct Candidates<'a> {
+    model: &'a ModelRef,
+    now: UnixTime,
+    /// Whose alone are of interest.
+    only: Option<PublisherKey>,
+    proven: BTreeMap<PublisherKey, SharedRecord>,
+    unproven: Vec<HeldManifest>,
+    changed: bool,
+}
+
+impl<'a> Candidates<'a> {
+    fn new(model: &'a ModelRef, now: UnixTime) -> Self {
+        Self { model, now, only: None, proven: BTreeMap::new(), unproven: Vec::new(), changed: false }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.proven.is_empty() && self.unproven.is_empty()
+    }
+
+    fn changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    fn is_of_interest(&self, publisher: &PublisherKey) -> bool {
+        self.only.is_none_or(|only| only == *publisher)
+    }
+
+    fn add_records(&mut self, records: &[SharedRecord]) {
+        for record in records {
+            let of_model = record
+                .model()
+                .is_some_and(|m| m.name == self.model.name && m.version == self.model.revision);
+            let publisher = record.record().publisher;
+            let newest = |known: &SharedRecord| record.record().sequence > known.record().sequence;
+            if of_model
+                && self.is_of_interest(&publisher)
+                && record.check_time(self.now).is_ok()
+                && self.proven.get(&publisher).is_none_or(newest)
+            {
+                self.proven.insert(publisher, SharedRecord::clone(record));
+                self.unproven.retain(|held| held.publisher != publisher);
+                self.changed = true;
+            }
+        }
+    }
+
+    fn add_held(&mut self, held: &[HeldManifest]) {
+        for held in held.iter().take(MAX_UNPROVEN_OF_ONE) {
+            let known = self.proven.contains_key(&held.publisher)
+                || self.unproven.iter().any(|h| {
+                    (h.publisher, h.manifest, h.info_hash) == (held.publisher, held.manifest, held.info_hash)
+                });
+            if !known && self.is_of_interest(&held.publisher) && self.unproven.len() < MAX_UNPROVEN {
+                self.unproven.push(*held);
+                self.changed = true;
+            }
+        }
+    }
+
+    fn list(&self) -> Vec<Candidate> {
+        let proven = self.proven.values().filter_map(Candidate::of_record);
+        proven.chain(self.unproven.iter().map(Candidate::of_held)).collect()
+    }
+}
