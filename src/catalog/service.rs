@@ -1,14 +1,48 @@
 //! The catalog of a running node: gossip on the engine, names in the DHT, resolving names to manifests.
+//!
+//! [`Catalog`] owns the tasks. `core` carries out what the gossip says; `inbox` holds what peers say until it is read,
+//! on threads that may block; `known` is what is answered from; `company` joins the catalog's swarm; `names` keeps the
+//! DHT's entries. `resolve`, `manifests` and `discover` are what callers wait for; each hears the answers to its own
+//! questions through a listener, and `flights` makes one search of many.
+//!
+//! What always holds: the engine's events are taken without waiting; nothing is handed to a caller but records whose
+//! signature was checked and manifests whose digest was; every operation ends by its deadline.
+
+mod company;
+mod core;
+mod discover;
+mod flights;
+mod inbox;
+mod known;
+mod manifests;
+mod names;
+mod resolve;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+pub use self::core::Clock;
+use self::core::{Core, Heard};
+use crate::catalog::gossip::{Connection, Origin};
+use crate::catalog::message::HeldManifest;
 use crate::catalog::query::Query;
 use crate::catalog::record::SharedRecord;
 use crate::catalog::store::CatalogStore;
 use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Sha256Digest};
 use crate::torrent::{Overlay, OverlayEvent};
+pub use discover::{MAX_PAGES, SETTLED};
+use known::Known;
+pub use manifests::PART_WITHIN;
+pub use names::{ANNOUNCE_EVERY, ANNOUNCE_PAUSE, STORE_EVERY, STORE_PAUSE, topic_of};
+pub use resolve::{GRACE, LAN_WITHIN, MISS};
+
+/// What the keeper of the DHT's entries may be told at once; it looks for itself as well.
+const MAX_COMMANDS: usize = 1024;
 
 /// Why the catalog could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -94,8 +128,36 @@ pub struct Found {
     pub seeds: u32,
 }
 
+impl Candidate {
+    /// What a record announces; none for one that announces no model.
+    pub fn of_record(record: &SharedRecord) -> Option<Self> {
+        let model = record.model()?;
+        Some(Self {
+            publisher: record.record().publisher,
+            info_hash: model.info_hash,
+            manifest: model.manifest,
+            manifest_len: model.manifest_len,
+            record: Some(SharedRecord::clone(record)),
+        })
+    }
+
+    /// What a peer says it holds. Nothing of it is proven until its manifest is here and its signature checked.
+    fn of_held(held: &HeldManifest) -> Self {
+        Self {
+            publisher: held.publisher,
+            info_hash: held.info_hash,
+            manifest: held.manifest,
+            manifest_len: held.len,
+            record: None,
+        }
+    }
+}
+
 /// The catalog of a running node.
-pub struct Catalog {}
+pub struct Catalog {
+    core: Arc<Core>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
 
 impl Catalog {
     /// Joins the catalog's swarm and begins to announce what is held. Must run inside a tokio runtime; its tasks end
@@ -106,76 +168,144 @@ impl Catalog {
         holdings: Arc<dyn Holdings>,
         settings: CatalogSettings,
     ) -> Arc<Self> {
-        todo!()
+        let clock = || UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
+        Self::start_at(overlay, store, holdings, settings, Arc::new(clock))
+    }
+
+    /// The same with another wall clock, by which records expire. Everything else goes by tokio's clock.
+    pub fn start_at(
+        overlay: Arc<dyn Overlay>,
+        store: Arc<CatalogStore>,
+        holdings: Arc<dyn Holdings>,
+        settings: CatalogSettings,
+        clock: Clock,
+    ) -> Arc<Self> {
+        let (names, commands) = mpsc::channel(MAX_COMMANDS);
+        let core = Arc::new(Core::new(overlay, Known::new(store, holdings), settings, clock, names));
+        company::join(&core);
+        let tasks = vec![
+            tokio::spawn(Arc::clone(&core).read_all()),
+            tokio::spawn(Arc::clone(&core).tick_all()),
+            tokio::spawn(company::keep(Arc::clone(&core))),
+            tokio::spawn(names::run(Arc::clone(&core), commands)),
+        ];
+        Arc::new(Self { core, tasks: Mutex::new(tasks) })
     }
 
     /// Takes one of the engine's events. Returns at once.
     pub fn handle(&self, event: OverlayEvent) {
-        todo!()
+        let core = &self.core;
+        match event {
+            OverlayEvent::Speaks { torrent, peer, address, .. } => {
+                core.speaks(peer, Connection { of_catalog: core.swarm() == Some(torrent), address });
+            }
+            OverlayEvent::Said(peer, bytes) => core.said(peer, bytes),
+            OverlayEvent::Left(peer) => core.left(peer),
+            OverlayEvent::DhtPeers(topic, peers) => core.tell_all(&Heard::DhtPeers(topic, peers)),
+            OverlayEvent::DhtFound(publisher, salt, item) => {
+                core.tell_all(&Heard::DhtItem(publisher, salt, item));
+            }
+            OverlayEvent::DhtStored(publisher, salt, nodes) => {
+                core.keep_in_dht(names::Command::Stored(publisher, salt, nodes));
+            }
+            OverlayEvent::DhtNodes(nodes) => {
+                if core.dht_nodes.send_replace(nodes) == 0 && nodes > 0 {
+                    core.tell_all(&Heard::DhtReady);
+                }
+            }
+        }
     }
 
-    /// Leaves the catalog's swarm, and stops announcing.
+    /// Leaves the catalog's swarm, and stops announcing. Whoever waits is told [`CatalogError::Stopped`].
     pub fn stop(&self) {
-        todo!()
+        if self.core.stopped.send_replace(true) {
+            return;
+        }
+        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        company::leave(&self.core);
     }
 
     /// Connects to peers given later by hand.
     pub fn introduce(&self, peers: &[SocketAddr]) {
-        todo!()
+        company::introduce(&self.core, peers);
     }
 
     /// Announces a record of our own: stores it, tells the peers, stores it in the DHT, and keeps it there.
     pub async fn publish(&self, record: SharedRecord) -> Result<(), CatalogError> {
-        todo!()
+        if *self.core.stopped.borrow() {
+            return Err(CatalogError::Stopped);
+        }
+        let (core, own) = (Arc::clone(&self.core), SharedRecord::clone(&record));
+        tokio::task::spawn_blocking(move || core.store(Origin::Own, &[own]))
+            .await
+            .map_err(|_| CatalogError::Stopped)?
+            .map_err(|error| CatalogError::Store(error.to_string()))?;
+        self.core.keep_in_dht(names::Command::Own(record));
+        Ok(())
     }
 
     /// The models held have changed: names are announced anew.
     pub fn holdings_changed(&self) {
-        todo!()
+        self.core.keep_in_dht(names::Command::Held);
     }
 
-    /// Everything that is known of a name within a time: from the store, the peers and the DHT. Ends as soon as an
-    /// answer is certain enough (see the implementation's rules), at the latest after `within`. Looking for the
-    /// same model twice at once is one search.
+    /// Everything that is known of a name within a time: from the store, the peers and the DHT. Ends when there is a
+    /// candidate and every peer asked has answered, or [`GRACE`] has passed since the first; at the latest after
+    /// `within`. Looking for the same model twice at once is one search, and that nobody knows it is remembered for
+    /// [`MISS`], unless a peer or a record of that name comes.
     pub async fn resolve(&self, model: &ModelRef, within: Duration) -> Result<Vec<Candidate>, CatalogError> {
-        todo!()
+        resolve::resolve(&self.core, model, within).await
     }
 
-    /// The record of a known publisher, from the DHT (and the store, where it is newer).
+    /// The record of a known publisher, from the DHT, and from the store and the peers where theirs is newer. Where
+    /// there is none, a manifest of that publisher that a peer says it holds.
     pub async fn resolve_of(
         &self,
         publisher: PublisherKey,
         model: &ModelRef,
         within: Duration,
     ) -> Result<Candidate, CatalogError> {
-        todo!()
+        resolve::resolve_of(&self.core, publisher, model, within).await
     }
 
     /// The manifest's JSON, checked against its SHA-256, from any peer that hands it out: of the catalog's swarm, of
-    /// those who announced the name, of the model's own swarm.
+    /// those who announced the name, of the model's own swarm. Whether its signature is the candidate's publisher's,
+    /// and whether it is of that model and torrent, is for the caller to check.
     pub async fn manifest(
         &self,
         model: &ModelRef,
         candidate: &Candidate,
         within: Duration,
     ) -> Result<Vec<u8>, CatalogError> {
-        todo!()
+        manifests::fetch(&self.core, model, candidate, within).await
     }
 
-    /// Searches here and, live, among the peers, for at most `within`; ends earlier when everybody has answered.
-    /// `found` is told each result, and again when its seeds grow.
+    /// Searches here and, live, among the peers, for at most `within`; ends earlier when everybody has answered and
+    /// nobody new has come for [`SETTLED`]. `found` is told each result, and again when it is newer or its seeds grow.
     pub async fn discover(
         &self,
         query: &Query,
         within: Duration,
         found: impl FnMut(&Found) + Send,
     ) -> Result<(), CatalogError> {
-        todo!()
+        discover::discover(&self.core, query, Instant::now() + within, found).await
     }
 
     /// Figures for `status`: records known, peers in the catalog's swarm, nodes in the DHT's routing table.
     pub fn status(&self) -> CatalogStatus {
-        todo!()
+        CatalogStatus {
+            records: self.core.records(),
+            peers: self.core.members(),
+            dht_nodes: *self.core.dht_nodes.borrow(),
+        }
+    }
+}
+
+impl Drop for Catalog {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

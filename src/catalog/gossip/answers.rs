@@ -152,7 +152,12 @@ fn wanted(after: &[(PublisherKey, i64)], source: &dyn Source) -> Message {
             }
         }
     }
-    Message::Records { query: Some(WANT_ID), records, complete: Vec::new(), cursor: more.then(|| MORE.to_vec()) }
+    Message::Records {
+        query: Some(WANT_ID),
+        records,
+        complete: Vec::new(),
+        cursor: more.then(|| MORE.to_vec()),
+    }
 }
 
 /// Records read from the store at once.

@@ -47,7 +47,8 @@ pub const ALL_QUERIES: Rate = Rate { per_second: 20.0, burst: 200.0 };
 pub const ANSWERED_BYTES: Rate = Rate { per_second: 2.0 * 1024.0 * 1024.0, burst: 4.0 * 1024.0 * 1024.0 };
 
 /// Bytes of answers to all peers together, so that a crowd of newcomers does not take the whole uplink.
-pub const ALL_ANSWERED_BYTES: Rate = Rate { per_second: 8.0 * 1024.0 * 1024.0, burst: 16.0 * 1024.0 * 1024.0 };
+pub const ALL_ANSWERED_BYTES: Rate =
+    Rate { per_second: 8.0 * 1024.0 * 1024.0, burst: 16.0 * 1024.0 * 1024.0 };
 
 /// Records passed on at once on arrival, of all peers together. What comes faster is stored, and told with the next
 /// digest: so one peer cannot have the whole network pass on its flood.

@@ -135,7 +135,14 @@ impl Sync {
 
 impl Gossip {
     /// A peer tells what it knows.
-    pub(super) fn claims(&mut self, now: Instant, peer: PeerId, known: &[Have], more: bool, source: &dyn Source) {
+    pub(super) fn claims(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        known: &[Have],
+        more: bool,
+        source: &dyn Source,
+    ) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let Some(bit) = state.partner else { return };
         let sync = &mut state.sync;
@@ -239,7 +246,8 @@ impl Gossip {
             && last.record().sequence > want.after[at].1
         {
             let (publisher, sequence) = (want.after[at].0, last.record().sequence);
-            sync.rest = [(publisher, sequence)].into_iter().chain(want.after[at + 1..].iter().copied()).collect();
+            sync.rest =
+                [(publisher, sequence)].into_iter().chain(want.after[at + 1..].iter().copied()).collect();
         }
         let done = want.after.len() - sync.rest.len();
         for (publisher, _) in &want.after[..done] {
@@ -309,7 +317,8 @@ impl Gossip {
         for state in self.peers.values_mut() {
             state.sync.whole.retain(|_, at| now < *at + WHOLE_EVERY);
         }
-        let idle = |p: &super::Peer| p.partner.is_some() && p.sync.claims.is_empty() && p.sync.page_due.is_none();
+        let idle =
+            |p: &super::Peer| p.partner.is_some() && p.sync.claims.is_empty() && p.sync.page_due.is_none();
         let partners: Vec<PeerId> = self.peers.iter().filter(|(_, p)| idle(p)).map(|(id, _)| *id).collect();
         let Some(peer) = self.rng.choice(partners) else { return };
         if let Some(state) = self.peers.get_mut(&peer) {

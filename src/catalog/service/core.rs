@@ -4,6 +4,7 @@
 //! reads the store and the holdings from memory under its own.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,16 +16,18 @@ use tokio::time::Instant;
 
 use super::inbox::{Inbox, Item};
 use super::known::Known;
-use super::resolve::Searches;
 use super::manifests::Transfers;
+use super::resolve::Searches;
 use super::{CatalogSettings, names};
 use crate::catalog::UnixTime;
 use crate::catalog::gossip::answers::Source;
 use crate::catalog::gossip::asks::{Answer, Ask, Notice, Tag};
-use crate::catalog::gossip::{Action, Gossip, NodeId, Origin, Speaker, TICK, budget};
-use crate::catalog::message::{Message, Unchecked};
+use crate::catalog::gossip::{Action, Connection, Gossip, NodeId, Origin, Speaker, TICK, budget};
+use crate::catalog::message::{Message, MessageError, Unchecked};
 use crate::catalog::record::SharedRecord;
+use crate::catalog::store::{Outcome, StoreError};
 use crate::model::{ModelRef, PublisherKey, Sha256Digest};
+use crate::torrent::overlay::MessageBytes;
 use crate::torrent::{DhtItem, Overlay, PeerId, Topic, TorrentId};
 
 /// Tasks that read what peers say. Checking signatures and storing leaves the other core to the rest of the node.
@@ -43,14 +46,14 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 /// Something heard that an operation may wait for.
 #[derive(Debug, Clone)]
 pub(super) enum Heard {
-    /// A peer can be asked.
-    Ready(PeerId),
+    /// Another peer can be asked.
+    Ready,
     /// A peer is gone.
     Gone(PeerId),
     /// A question of the listener is answered.
     Answered(PeerId, Answer),
     /// Who announced at a topic of the DHT.
-    DhtPeers(Topic, Vec<std::net::SocketAddr>),
+    DhtPeers(Topic, Vec<SocketAddr>),
     /// What the DHT has of a publisher and salt.
     DhtItem(PublisherKey, [u8; 20], Option<DhtItem>),
     /// The DHT's routing table has its first nodes.
@@ -147,14 +150,14 @@ impl Core {
     }
 
     /// A peer can be spoken to.
-    pub fn speaks(&self, peer: PeerId, connection: crate::catalog::gossip::Connection) {
+    pub fn speaks(&self, peer: PeerId, connection: Connection) {
         if !self.inbox.speaks(Instant::now().into_std(), peer, connection) {
             self.hang_up(peer, false, "there are too many connections");
         }
     }
 
     /// A peer has said something.
-    pub fn said(&self, peer: PeerId, bytes: crate::torrent::overlay::MessageBytes) {
+    pub fn said(&self, peer: PeerId, bytes: MessageBytes) {
         match self.inbox.said(Instant::now().into_std(), peer, bytes) {
             budget::Verdict::Take => {}
             budget::Verdict::Drop => {
@@ -197,12 +200,10 @@ impl Core {
     }
 
     /// Stores records as if a peer had told them, and spreads them. Blocks for the disk.
-    pub fn store(&self, origin: Origin, records: &[SharedRecord]) -> Result<(), crate::catalog::store::StoreError> {
+    pub fn store(&self, origin: Origin, records: &[SharedRecord]) -> Result<(), StoreError> {
         let kept = |publisher: &PublisherKey| self.known.holdings.is_kept(publisher);
         let outcomes = self.known.store.insert(records, self.unix_time(), &kept)?;
-        for (record, _) in
-            records.iter().zip(&outcomes).filter(|(_, o)| **o == crate::catalog::store::Outcome::Stored)
-        {
+        for (record, _) in records.iter().zip(&outcomes).filter(|(_, o)| **o == Outcome::Stored) {
             if let Some(model) = record.model() {
                 self.searches.forget_miss(&model.name);
             }
@@ -238,9 +239,9 @@ impl Core {
                     tracing::warn!(%error, "records of peers are not kept");
                 }
             }
-            Action::Tell(Notice::Ready(peer)) => {
+            Action::Tell(Notice::Ready(_)) => {
                 self.searches.forget_misses();
-                self.tell_all(&Heard::Ready(peer));
+                self.tell_all(&Heard::Ready);
             }
             Action::Tell(Notice::Gone(peer)) => self.tell_all(&Heard::Gone(peer)),
             Action::Tell(Notice::Answered { tag, peer, answer }) => {
@@ -298,9 +299,9 @@ impl Core {
         }
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<Option<Message>, crate::catalog::message::MessageError> {
+    fn decode(&self, bytes: &[u8]) -> Result<Option<Message>, MessageError> {
         let Some(unchecked) = Unchecked::decode(bytes)? else { return Ok(None) };
-        unchecked.verify(|record| self.known.same(record)).map(Some)
+        unchecked.verify(|record| self.known.store.known(record)).map(Some)
     }
 
     /// Reads what peers say, until the catalog stops.
@@ -334,13 +335,25 @@ impl Core {
             }
             let core = Arc::clone(&self);
             let ticked = move || {
-                if expire && let Err(error) = core.known.store.expire(core.unix_time()) {
+                if expire && let Err(error) = core.expire() {
                     tracing::warn!(%error, "what has expired is not dropped");
                 }
                 core.step(|gossip, now| gossip.tick(now, &core.known));
             };
             let _ = tokio::task::spawn_blocking(ticked).await;
         }
+    }
+
+    /// Drops what has expired. Blocks for the disk.
+    fn expire(&self) -> Result<usize, StoreError> {
+        let kept = |publisher: &PublisherKey| self.known.holdings.is_kept(publisher);
+        self.known.store.expire(self.unix_time(), &kept)
+    }
+
+    /// Tells the keeper of the DHT's entries. While the DHT is off nobody listens; what is lost because too much came at
+    /// once, it sees at its next look.
+    pub fn keep_in_dht(&self, command: names::Command) {
+        let _ = self.names.try_send(command);
     }
 
     /// How many records are known.

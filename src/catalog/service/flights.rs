@@ -56,17 +56,16 @@ impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> Flights<K
         let mut stop = stopped.subscribe();
         loop {
             let mut progress = self.join(key, stopped, &search);
-            let ended = tokio::select! {
-                ended = progress.wait_for(|p| p.over.is_some()) => ended.map(|p| p.clone()),
+            tokio::select! {
+                _ = progress.wait_for(|p| p.over.is_some()) => {}
                 _ = stop.wait_for(|stopped| *stopped) => return Err(CatalogError::Stopped),
-                () = tokio::time::sleep_until(deadline) => Ok(progress.borrow().clone()),
-            };
-            match ended {
-                Ok(Progress { found, .. }) if !nothing(&found) => return Ok(found),
-                // It ran out of the time of another who asked; ours goes on.
-                Ok(Progress { over: Some(End::Time), .. }) | Err(_) if Instant::now() < deadline => {}
-                Ok(Progress { found, .. }) => return Ok(found),
-                Err(_) => return Ok(V::default()),
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            let Progress { found, over } = progress.borrow().clone();
+            // It may have run out of the time of another who asked, while ours goes on.
+            let over = over == Some(End::Certain) || Instant::now() >= deadline;
+            if over || !nothing(&found) {
+                return Ok(found);
             }
         }
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::catalog::gossip::answers::Source;
 use crate::catalog::message::{Have, HeldManifest};
 use crate::catalog::query::Query;
-use crate::catalog::record::{SharedRecord, UncheckedRecord};
+use crate::catalog::record::SharedRecord;
 use crate::catalog::service::Holdings;
 use crate::catalog::store::{CatalogStore, Page};
 use crate::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
@@ -96,13 +96,5 @@ impl Source for Known {
 
     fn manifest(&self, digest: &Sha256Digest) -> Option<Arc<[u8]>> {
         self.holdings.by_manifest(digest).map(|held| held.manifest)
-    }
-}
-
-impl Known {
-    /// The record known of the same publisher and sequence, whose signature need not be checked again if it is the same.
-    pub fn same(&self, record: &UncheckedRecord) -> Option<SharedRecord> {
-        let record = record.record();
-        self.store.after(&record.publisher, record.sequence.checked_sub(1)?, 1).pop()
     }
 }

@@ -167,7 +167,9 @@ impl<'a> Transfer<'a> {
                         return Some(manifest);
                     }
                 }
-                Some(Heard::DhtPeers(topic, peers)) if topic == topic_of(&self.model.name) => self.call(&peers),
+                Some(Heard::DhtPeers(topic, peers)) if topic == topic_of(&self.model.name) => {
+                    self.call(&peers)
+                }
                 Some(_) => {}
                 None if Instant::now() >= deadline => return None,
                 None => self.widen(),

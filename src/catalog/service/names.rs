@@ -121,6 +121,7 @@ impl Names {
 
     fn keep(&mut self, record: SharedRecord, own: bool, now: Instant) {
         let key = (record.record().publisher, record.record().salt());
+        let room = self.records.len() < MAX_RECORDS;
         match self.records.get_mut(&key) {
             Some(kept) => {
                 kept.own |= own;
@@ -128,7 +129,7 @@ impl Names {
                     (kept.record, kept.due) = (record, now);
                 }
             }
-            None if self.records.len() < MAX_RECORDS => {
+            None if room => {
                 self.records.insert(key, Kept { record, own, due: now });
             }
             None => tracing::warn!("there are too many records of models held here to keep all in the DHT"),
@@ -139,7 +140,8 @@ impl Names {
     fn look(&mut self) {
         let now = Instant::now();
         self.next_look = now + LOOK_EVERY;
-        let names: HashSet<ModelName> = self.core.known.holdings.names().into_iter().take(MAX_NAMES).collect();
+        let names: HashSet<ModelName> =
+            self.core.known.holdings.names().into_iter().take(MAX_NAMES).collect();
         self.names.retain(|name, _| names.contains(name));
         let mut held = HashSet::new();
         for name in names {

@@ -5,7 +5,7 @@
 //! - without a candidate: when its time is over, or when there is nobody who could be asked (no peers, no DHT, and LAN
 //!   discovery has had its time).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -74,9 +74,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Searches {
     fn is_missed(&self, model: &ModelRef, within: Duration) -> bool {
-        lock(&self.misses).peek(model).is_some_and(|(at, searched)| {
-            Instant::now() < *at + MISS && within <= *searched
-        })
+        lock(&self.misses)
+            .peek(model)
+            .is_some_and(|(at, searched)| Instant::now() < *at + MISS && within <= *searched)
     }
 
     fn miss(&self, model: &ModelRef, searched: Duration) {
@@ -110,12 +110,12 @@ pub(super) async fn resolve(
     if core.searches.is_missed(model, within) && core.valid_records(model).is_empty() {
         return Err(not_found());
     }
-    let begin = |report| {
+    let begin = |report: Arc<Report<_>>| {
         let (core, model) = (Arc::clone(core), model.clone());
         async move { search(&core, &model, deadline, &report).await }
     };
     let running = &core.searches.running;
-    let found = running.wait(model, deadline, &core.stopped, Vec::is_empty, begin).await?;
+    let found = running.wait(model, deadline, &core.stopped, |found| found.is_empty(), begin).await?;
     if found.is_empty() { Err(not_found()) } else { Ok(found) }
 }
 
@@ -216,9 +216,9 @@ async fn search_of(
                     candidates.add_held(&held);
                 }
             }
-            Some(Heard::DhtItem(of, at, Some(item))) if (of, at) == (publisher, salt) => {
+            Some(Heard::DhtItem(of, at, item)) if (of, at) == (publisher, salt) => {
                 in_dht = true;
-                if let Ok(record) = SignedRecord::from_item(&item) {
+                if let Some(Ok(record)) = item.as_ref().map(SignedRecord::from_item) {
                     let records = vec![SharedRecord::new(record)];
                     candidates.add_records(&records);
                     let core = Arc::clone(core);
@@ -376,9 +376,8 @@ impl<'a> Candidates<'a> {
 
     fn add_records(&mut self, records: &[SharedRecord]) {
         for record in records {
-            let of_model = record
-                .model()
-                .is_some_and(|m| m.name == self.model.name && m.version == self.model.revision);
+            let of_model =
+                record.model().is_some_and(|m| m.name == self.model.name && m.version == self.model.revision);
             let publisher = record.record().publisher;
             let newest = |known: &SharedRecord| record.record().sequence > known.record().sequence;
             if of_model
