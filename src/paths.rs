@@ -88,6 +88,11 @@ impl Paths {
         self.base.join("trust.lock")
     }
 
+    /// The records of the catalog.
+    pub fn catalog(&self) -> PathBuf {
+        self.base.join("catalog")
+    }
+
     /// Logs of background mounts.
     pub fn logs(&self) -> PathBuf {
         self.base.join("log")
@@ -123,6 +128,7 @@ impl Paths {
             self.base.join("resume"),
             self.cache(),
             self.base.join("keys"),
+            self.catalog(),
             self.logs(),
         ];
         for path in private {

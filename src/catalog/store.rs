@@ -1,14 +1,33 @@
-//! All records known: in an embedded database that survives `kill -9`, and in memory for searching.
+//! All records known: in an embedded database that survives `kill -9`, and in memory what a search looks at.
 //!
-//! Bounded in all and per publisher; what is over goes by the rules at [`CatalogStore::insert`]. Calls block for the
-//! disk where they say so; the others answer from memory.
+//! Bounded in all and per publisher; what is over goes by the rules at [`CatalogStore::insert`].
+//!
+//! Who writes: one thread at a time, under `writer`; what is committed is on the disk. The index in memory and the
+//! database's snapshot change together, after the commit and under one lock, so a reader always sees the two agree, and
+//! never waits for the disk's writes. `writer` is locked before `state`, and `state` for as long as a scan of the
+//! index takes: 50 ms with 100 000 records at worst.
+//!
+//! Calls that write wait for the disk. Those that return records read them from the disk, mostly from the system's
+//! cache: some 10 µs for each record. They, and [`CatalogStore::search`] above all, belong on a thread that may take
+//! time. The others answer from memory at once.
 
+mod disk;
+mod index;
+mod plan;
+
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use redb::Database;
+
+use self::disk::{OpenError, Place, Snapshot};
+use self::index::Index;
+use self::plan::Plan;
 use crate::catalog::UnixTime;
 use crate::catalog::message::Have;
 use crate::catalog::query::Query;
-use crate::catalog::record::{SharedRecord, UncheckedRecord};
+use crate::catalog::record::{Record, SharedRecord, UncheckedRecord};
 use crate::model::{ModelName, PublisherKey};
 
 /// Why the catalog's database fails.
@@ -43,74 +62,320 @@ pub struct Page {
     pub next: Option<Vec<u8>>,
 }
 
+/// How much is kept.
+#[derive(Debug, Clone)]
+struct Limits {
+    /// Records in all. The hub has about two million models; a quarter of a million records are 60 MB in memory.
+    records: usize,
+    /// Bytes of records on disk in all: what so many records of common length take.
+    bytes: u64,
+    /// Records of one publisher who is not kept: more than any organisation on the hub has, few enough that a single key
+    /// cannot fill the catalog.
+    per_publisher: u32,
+    /// Records of a kept one: even a mirror of a large part of the hub has its place.
+    per_kept: u32,
+}
+
+const LIMITS: Limits = Limits { records: 250_000, bytes: 128 << 20, per_publisher: 2_000, per_kept: 50_000 };
+
+/// The most records of one page, whatever was asked for.
+pub const MAX_PAGE: usize = 1000;
+/// The most records that one transaction drops when they expire.
+const EXPIRE_AT_ONCE: usize = 10_000;
+
+/// What readers see; both parts of the same transaction.
+struct State {
+    index: Index,
+    snapshot: Arc<Snapshot>,
+}
+
 /// The catalog's records.
-pub struct CatalogStore {}
+pub struct CatalogStore {
+    file: PathBuf,
+    limits: Limits,
+    writer: Mutex<Database>,
+    state: RwLock<State>,
+}
 
 impl CatalogStore {
     /// Opens or makes the database below a directory; one that is damaged is put aside, said, and begun anew. Blocks.
     pub fn open(dir: &Path, now: UnixTime) -> Result<Self, StoreError> {
-        todo!()
+        Self::open_with(dir, now, LIMITS)
+    }
+
+    fn open_with(dir: &Path, now: UnixTime, limits: Limits) -> Result<Self, StoreError> {
+        let file = dir.join("records.redb");
+        let failed = |reason: String| StoreError { path: file.clone(), reason };
+        fs::create_dir_all(dir).map_err(|error| failed(error.to_string()))?;
+        let loaded = match Self::load(&file) {
+            Err(OpenError::Damaged(reason)) => {
+                let aside = disk::put_aside(&file).map_err(|error| failed(error.to_string()))?;
+                tracing::warn!(
+                    "the catalog {} is damaged ({reason}); it was put aside as {}, and the records will come again \
+                     from other nodes",
+                    file.display(),
+                    aside.display()
+                );
+                Self::load(&file)
+            }
+            loaded => loaded,
+        };
+        let (database, snapshot, index, unreadable) = match loaded {
+            Ok(loaded) => loaded,
+            Err(OpenError::Damaged(reason) | OpenError::Failed(reason)) => return Err(failed(reason)),
+        };
+        let state = RwLock::new(State { index, snapshot: Arc::new(snapshot) });
+        let store = Self { file: file.clone(), limits, writer: Mutex::new(database), state };
+        store.drop_unreadable(&unreadable)?;
+        // Whose successors are to be kept is not known yet.
+        store.expire(now, &|_| true)?;
+        Ok(store)
+    }
+
+    /// Reads the database, and tells the places of what cannot be read: written by another version.
+    fn load(file: &Path) -> Result<(Database, Snapshot, Index, Vec<Place>), OpenError> {
+        let (mut index, mut unreadable) = (Index::default(), Vec::new());
+        let (database, snapshot) = disk::open(file, |place, bytes| {
+            let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+            match disk::record(bytes) {
+                Some(record)
+                    if disk::place_of(record.record()) == *place
+                        && index.current(record.record()).is_none() =>
+                {
+                    index.load(record.record(), len);
+                }
+                _ => unreadable.push(*place),
+            }
+        })?;
+        Ok((database, snapshot, index, unreadable))
+    }
+
+    fn drop_unreadable(&self, places: &[Place]) -> Result<(), StoreError> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!("{} records of the catalog cannot be read; they are dropped", places.len());
+        let database = self.lock();
+        let drop_them = || -> Result<_, redb::Error> {
+            let transaction = database.begin_write()?;
+            let mut rows = disk::rows(&transaction)?;
+            for place in places {
+                rows.remove(place)?;
+            }
+            drop(rows);
+            transaction.commit()?;
+            disk::snapshot(&database)
+        };
+        self.write().snapshot = Arc::new(drop_them().map_err(|error| self.failed(&error))?);
+        Ok(())
     }
 
     /// Takes records in, in one transaction. Records of `kept` publishers (listed, pinned, our own) are not made to
     /// go for those of others. Blocks.
+    ///
+    /// - Of a publisher, name and version, the record with the highest sequence stays, and time does not go back with it.
+    /// - A publisher has 2 000 records, or 50 000 if kept: a later one makes the one with the lowest sequence go.
+    /// - There are 250 000 in all, of 128 MiB together: when they are reached, those of the publisher go who is not kept
+    ///   and has the most, lowest sequence first; of equals, of the one who was not heard of for longest.
+    /// - What names a publisher's successor does not expire while the publisher is kept or has other records here.
     pub fn insert(
         &self,
         records: &[SharedRecord],
         now: UnixTime,
         kept: &dyn Fn(&PublisherKey) -> bool,
     ) -> Result<Vec<Outcome>, StoreError> {
-        todo!()
+        self.transact(kept, |plan| records.iter().map(|record| plan.insert(record, now)).collect())
     }
 
     /// Drops what has expired; returns how many. What a publisher has named as successor stays while the publisher is
     /// kept or any other record of theirs is known. Blocks.
     pub fn expire(&self, now: UnixTime, kept: &dyn Fn(&PublisherKey) -> bool) -> Result<usize, StoreError> {
-        todo!()
+        let mut dropped = 0;
+        loop {
+            if !self.read().index.has_expired(now, kept) {
+                return Ok(dropped);
+            }
+            match self.transact(kept, |plan| plan.expire(now, EXPIRE_AT_ONCE))? {
+                0 => return Ok(dropped),
+                more => dropped += more,
+            }
+        }
     }
 
-    /// The record known of the same publisher, name and version, for [`Unchecked::verify`](crate::catalog::message::Unchecked::verify).
+    /// Whether a record would be new, or newer than the one known. From memory.
+    pub fn is_news(&self, record: &Record) -> bool {
+        match self.read().index.current(record) {
+            Some((sequence, time)) => record.sequence > sequence && record.time >= time,
+            None => true,
+        }
+    }
+
+    /// The record known of the same publisher, name and version, for
+    /// [`Unchecked::verify`](crate::catalog::message::Unchecked::verify). Reads the disk.
     pub fn known(&self, record: &UncheckedRecord) -> Option<SharedRecord> {
-        todo!()
+        let record = record.record();
+        let state = self.read();
+        let (sequence, _) = state.index.current(record)?;
+        let snapshot = state.snapshot.clone();
+        drop(state);
+        self.fetch(&snapshot, &disk::place_of(&Record { sequence, ..record.clone() }))
     }
 
-    /// Every revision of a model by every publisher.
+    /// Every revision of a model by every publisher, at most [`MAX_PAGE`]. Reads the disk.
     pub fn of_name(&self, name: &ModelName) -> Vec<SharedRecord> {
-        todo!()
+        let state = self.read();
+        let rows = state.index.of_name(name).take(MAX_PAGE);
+        let places: Vec<_> = rows.filter_map(|(key, row)| disk::place_of_row(key, row.sequence)).collect();
+        let snapshot = state.snapshot.clone();
+        drop(state);
+        places.iter().filter_map(|place| self.fetch(&snapshot, place)).collect()
     }
 
-    /// The key that a publisher has named as its successor.
+    /// The key that a publisher has named as its successor. Reads the disk.
     pub fn successor(&self, publisher: &PublisherKey) -> Option<SharedRecord> {
-        todo!()
+        let state = self.read();
+        let (sequence, ..) = state.index.publishers.get(publisher)?.successor?;
+        let snapshot = state.snapshot.clone();
+        drop(state);
+        self.fetch(&snapshot, &disk::place_of_successor(publisher, sequence))
     }
 
-    /// Up to `limit` models that match, from a cursor on that an earlier page gave.
+    /// Up to `limit` models that match, at most [`MAX_PAGE`], from a cursor on that an earlier page gave. Looks at all
+    /// that is known, and reads the disk.
     pub fn search(&self, query: &Query, from: Option<&[u8]>, limit: usize) -> Page {
-        todo!()
+        let limit = limit.clamp(1, MAX_PAGE);
+        let mut page = Page::default();
+        let mut from = from.map(<[u8]>::to_vec);
+        loop {
+            let wanted = limit - page.records.len();
+            let state = self.read();
+            // One more tells whether there is another page.
+            let mut rows = state.index.find(&state.index.filter(query), from.as_deref(), wanted + 1);
+            let snapshot = state.snapshot.clone();
+            drop(state);
+            let more = rows.len() > wanted;
+            rows.truncate(wanted);
+            let last = rows.last().map(|(key, _)| key.bytes().to_vec());
+            let found = rows.iter().filter_map(|(key, sequence)| disk::place_of_row(key, *sequence));
+            let found = found.filter_map(|place| self.fetch(&snapshot, &place));
+            page.records.extend(found.filter(|record| query.matches(record.record())));
+            if !more {
+                return page;
+            }
+            if page.records.len() == limit {
+                page.next = last;
+                return page;
+            }
+            from = last;
+        }
     }
 
-    /// What is known of each publisher.
+    /// What is known of each publisher. From memory: a millisecond for 20 000.
     pub fn digest(&self) -> Vec<Have> {
-        todo!()
+        let state = self.read();
+        state.index.publishers.iter().map(|(key, publisher)| publisher.have(*key)).collect()
     }
 
-    /// What is known of one publisher.
+    /// What is known of one publisher. From memory.
     pub fn have(&self, publisher: &PublisherKey) -> Option<Have> {
-        todo!()
+        Some(self.read().index.publishers.get(publisher)?.have(*publisher))
     }
 
-    /// A publisher's records after a sequence, ascending by sequence, at most `limit`.
+    /// A publisher's records after a sequence, ascending by sequence, at most `limit` and [`MAX_PAGE`]. Reads the disk.
     pub fn after(&self, publisher: &PublisherKey, sequence: i64, limit: usize) -> Vec<SharedRecord> {
-        todo!()
+        let snapshot = self.read().snapshot.clone();
+        let (first, last) = disk::places_after(publisher, sequence);
+        let rows = match snapshot.range::<&Place>(&first..&last) {
+            Ok(rows) => rows,
+            Err(error) => {
+                self.unreadable(&error);
+                return Vec::new();
+            }
+        };
+        let records = rows.take(limit.min(MAX_PAGE)).filter_map(|row| match row {
+            Ok((_, bytes)) => disk::record(bytes.value()),
+            Err(error) => {
+                self.unreadable(&error);
+                None
+            }
+        });
+        records.collect()
     }
 
     /// How many records are known.
     pub fn len(&self) -> usize {
-        todo!()
+        self.read().index.records
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Reads one record. None where the disk fails, which is said.
+    fn fetch(&self, snapshot: &Snapshot, place: &Place) -> Option<SharedRecord> {
+        match snapshot.get(place) {
+            Ok(bytes) => bytes.and_then(|bytes| disk::record(bytes.value())),
+            Err(error) => {
+                self.unreadable(&error);
+                None
+            }
+        }
+    }
+
+    fn failed(&self, error: &redb::Error) -> StoreError {
+        StoreError { path: self.file.clone(), reason: error.to_string() }
+    }
+
+    fn unreadable(&self, error: &redb::StorageError) {
+        tracing::warn!("cannot read the catalog {}: {error}", self.file.display());
+    }
+
+    /// Plans changes and commits them; readers see them after that, all at once.
+    fn transact<T>(
+        &self,
+        kept: &dyn Fn(&PublisherKey) -> bool,
+        change: impl FnOnce(&mut Plan<'_, '_>) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let database = self.lock();
+        let transact = || -> Result<_, redb::Error> {
+            let transaction = database.begin_write()?;
+            // Nobody else changes the index while this thread is the writer, so it may be read without hurry.
+            let state = self.read();
+            let mut plan = Plan::new(&state.index, disk::rows(&transaction)?, &self.limits, kept);
+            let done = change(&mut plan)?;
+            let changes = plan.finish();
+            drop(state);
+            if changes.is_empty() {
+                // Nothing to wait for the disk for.
+                transaction.abort()?;
+                return Ok((done, None));
+            }
+            transaction.commit()?;
+            Ok((done, Some((changes, disk::snapshot(&database)?))))
+        };
+        let (done, changed) = transact().map_err(|error| self.failed(&error))?;
+        if let Some((changes, snapshot)) = changed {
+            let mut state = self.write();
+            changes.apply(&mut state.index);
+            state.snapshot = Arc::new(snapshot);
+        }
+        Ok(done)
+    }
+
+    // No panic leaves the state half changed: whoever panicked had not begun to change it, or only read.
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Database> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
+
+#[cfg(test)]
+mod tests;

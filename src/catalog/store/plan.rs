@@ -1,0 +1,261 @@
+//! What a transaction is about to change in the index: seen by the rules at once, by others after the commit.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+
+use redb::ReadableTable as _;
+
+use super::disk::{self, Place, Rows};
+use super::index::{Index, Key, Publisher, Row, expired};
+use super::{Limits, Outcome};
+use crate::catalog::UnixTime;
+use crate::catalog::record::{Body, Record, SignedRecord, successor_salt};
+use crate::model::PublisherKey;
+
+/// Changes to the index.
+#[derive(Default)]
+pub(super) struct Changes {
+    rows: BTreeMap<Key, Option<Row>>,
+    publishers: HashMap<PublisherKey, Publisher>,
+    records: usize,
+    bytes: u64,
+}
+
+/// A transaction being put together.
+pub(super) struct Plan<'a, 't> {
+    index: &'a Index,
+    rows: Rows<'t>,
+    limits: &'a Limits,
+    kept: &'a dyn Fn(&PublisherKey) -> bool,
+    changes: Changes,
+    /// Publishers with how many records they have, the most first, then those not heard of for longest. Made when first
+    /// needed; counts may be out of date.
+    victims: Option<BinaryHeap<(u32, Reverse<UnixTime>, PublisherKey)>>,
+}
+
+impl Changes {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.publishers.is_empty()
+    }
+
+    /// Makes the changes.
+    pub fn apply(self, index: &mut Index) {
+        for (key, row) in self.rows {
+            match row {
+                Some(row) => index.rows.insert(key, row),
+                None => index.rows.remove(&key),
+            };
+        }
+        for (key, publisher) in self.publishers {
+            index.set_publisher(key, publisher);
+        }
+        (index.records, index.bytes) = (self.records, self.bytes);
+    }
+}
+
+impl<'a, 't> Plan<'a, 't> {
+    pub fn new(
+        index: &'a Index,
+        rows: Rows<'t>,
+        limits: &'a Limits,
+        kept: &'a dyn Fn(&PublisherKey) -> bool,
+    ) -> Self {
+        let changes = Changes { records: index.records, bytes: index.bytes, ..Changes::default() };
+        Self { index, rows, limits, kept, changes, victims: None }
+    }
+
+    pub fn finish(self) -> Changes {
+        self.changes
+    }
+
+    fn row(&self, key: &Key) -> Option<&Row> {
+        match self.changes.rows.get(key) {
+            Some(changed) => changed.as_ref(),
+            None => self.index.rows.get(key),
+        }
+    }
+
+    fn publisher(&self, key: &PublisherKey) -> Publisher {
+        self.changes
+            .publishers
+            .get(key)
+            .or_else(|| self.index.publishers.get(key))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Takes a record in, by the rules at [`CatalogStore::insert`](super::CatalogStore::insert).
+    pub fn insert(&mut self, signed: &SignedRecord, now: UnixTime) -> Result<Outcome, redb::Error> {
+        let record = signed.record();
+        let mut publisher = self.publisher(&record.publisher);
+        let kept = (self.kept)(&record.publisher);
+        let old = expired(record.time, now);
+        if signed.check_time(now).is_err() || (old && !kept && publisher.count == 0) {
+            return Ok(Outcome::Untimely);
+        }
+        let key = signed.model().map(|model| Key::of(&record.publisher, model));
+        let known = match &key {
+            Some(key) => self.row(key).map(|row| (row.sequence, row.time, row.len)),
+            None => publisher.successor,
+        };
+        if known.is_some_and(|(sequence, time, _)| record.sequence <= sequence || record.time < time) {
+            return Ok(Outcome::Known);
+        }
+        let bytes = signed.to_bytes();
+        let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+        if let Some((sequence, _, len)) = known {
+            let old = Record { sequence, ..record.clone() };
+            self.forget(&disk::place_of(&old), key.as_ref(), &record.publisher, len)?;
+        } else if !self.make_room(record, &publisher, kept, len)? {
+            return Ok(Outcome::Full);
+        }
+        publisher = self.publisher(&record.publisher);
+        publisher.count += 1;
+        publisher.highest = publisher.highest.max(record.sequence);
+        publisher.newest = publisher.newest.max(record.time);
+        self.rows.insert(&disk::place_of(record), bytes.as_slice())?;
+        match (&record.body, key) {
+            (Body::Model(model), Some(key)) => {
+                let row = self.index.row(model, record.time, record.sequence, len);
+                self.changes.rows.insert(key, Some(row));
+            }
+            _ => publisher.successor = Some((record.sequence, record.time, len)),
+        }
+        if let Some(victims) = &mut self.victims {
+            victims.push((publisher.count, Reverse(publisher.newest), record.publisher));
+        }
+        self.changes.publishers.insert(record.publisher, publisher);
+        self.changes.records += 1;
+        self.changes.bytes += u64::from(len);
+        Ok(Outcome::Stored)
+    }
+
+    /// Makes room for a record that replaces none. False where there is none to be made.
+    fn make_room(
+        &mut self,
+        record: &Record,
+        publisher: &Publisher,
+        kept: bool,
+        len: u16,
+    ) -> Result<bool, redb::Error> {
+        let most = if kept { self.limits.per_kept } else { self.limits.per_publisher };
+        if publisher.count >= most && !self.evict_older(record)? {
+            return Ok(false);
+        }
+        while self.changes.records >= self.limits.records
+            || self.changes.bytes + u64::from(len) > self.limits.bytes
+        {
+            let own = if kept { 0 } else { self.publisher(&record.publisher).count };
+            let Some((victim, count)) = self.victim() else { return Ok(false) };
+            let made = if own >= count && own > 0 {
+                self.evict_older(record)?
+            } else {
+                self.evict(&victim, i64::MAX)?
+            };
+            if !made {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The publisher who is not kept and has the most records, and how many.
+    fn victim(&mut self) -> Option<(PublisherKey, u32)> {
+        let mut victims = self.victims.take().unwrap_or_else(|| {
+            let known = self.index.publishers.iter().map(|(key, publisher)| (*key, publisher));
+            let changed = self.changes.publishers.iter().map(|(key, publisher)| (*key, publisher));
+            known.chain(changed).map(|(key, p)| (p.count, Reverse(p.newest), key)).collect()
+        });
+        let mut found = None;
+        while let Some((count, newest, key)) = victims.pop() {
+            let now = self.publisher(&key);
+            if now.count == 0 || (self.kept)(&key) {
+                continue;
+            }
+            victims.push((now.count, Reverse(now.newest), key));
+            if (now.count, now.newest) == (count, newest.0) {
+                found = Some((key, count));
+                break;
+            }
+        }
+        self.victims = Some(victims);
+        found
+    }
+
+    /// Drops the oldest record of a record's publisher, if it is older than this one.
+    fn evict_older(&mut self, record: &Record) -> Result<bool, redb::Error> {
+        self.evict(&record.publisher, record.sequence)
+    }
+
+    /// Drops the record of a publisher with the lowest sequence, if that is below `before`; what names the successor
+    /// goes last. Returns whether one went.
+    fn evict(&mut self, publisher: &PublisherKey, before: i64) -> Result<bool, redb::Error> {
+        let only = self.publisher(publisher).count == 1;
+        let (first, last) = disk::places_after(publisher, -1);
+        let mut oldest = None;
+        for row in self.rows.range::<&Place>(&first..=&last)? {
+            let (place, bytes) = row?;
+            if only || place.value()[40..] != successor_salt() {
+                oldest = Some((*place.value(), disk::record(bytes.value()), bytes.value().len()));
+                break;
+            }
+        }
+        let Some((place, record, len)) = oldest else { return Ok(false) };
+        let Some(record) = record.filter(|record| record.record().sequence < before) else {
+            return Ok(false);
+        };
+        let key = record.model().map(|model| Key::of(publisher, model));
+        self.forget(&place, key.as_ref(), publisher, u16::try_from(len).unwrap_or(u16::MAX))?;
+        Ok(true)
+    }
+
+    /// Drops a record. Without a key it is what names the publisher's successor.
+    fn forget(
+        &mut self,
+        place: &Place,
+        key: Option<&Key>,
+        publisher: &PublisherKey,
+        len: u16,
+    ) -> Result<(), redb::Error> {
+        self.rows.remove(place)?;
+        let mut state = self.publisher(publisher);
+        state.count = state.count.saturating_sub(1);
+        match key {
+            Some(key) => {
+                self.changes.rows.insert(key.clone(), None);
+            }
+            None => state.successor = None,
+        }
+        self.changes.publishers.insert(*publisher, state);
+        self.changes.records = self.changes.records.saturating_sub(1);
+        self.changes.bytes = self.changes.bytes.saturating_sub(u64::from(len));
+        Ok(())
+    }
+
+    /// Drops up to `most` records that have expired, and returns how many.
+    pub fn expire(&mut self, now: UnixTime, most: usize) -> Result<usize, redb::Error> {
+        let index = self.index;
+        let mut dropped = 0;
+        for (key, row) in index.rows.iter().filter(|(_, row)| expired(row.time, now)).take(most) {
+            if let Some((place, (publisher, _))) =
+                disk::place_of_row(key, row.sequence).zip(key.publisher_and_model())
+            {
+                self.forget(&place, Some(key), &publisher, row.len)?;
+                dropped += 1;
+            }
+        }
+        for key in index.publishers.keys() {
+            let publisher = self.publisher(key);
+            if dropped < most
+                && publisher.outlived(now)
+                && !(self.kept)(key)
+                && let Some((sequence, _, len)) = publisher.successor
+            {
+                self.forget(&disk::place_of_successor(key, sequence), None, key, len)?;
+                dropped += 1;
+            }
+        }
+        Ok(dropped)
+    }
+}
