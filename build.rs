@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 const SOURCES: &[&str] = &[
     "create.cc",
+    "dht.cc",
     "disk.cc",
     "events.cc",
     "files.cc",
@@ -13,10 +14,12 @@ const SOURCES: &[&str] = &[
     "plugin.cc",
     "session.cc",
     "storage.cc",
+    "talk.cc",
 ];
 const HEADERS: &[&str] = &[
     "compat.h",
     "create.h",
+    "dht.h",
     "disk.h",
     "events.h",
     "files.h",
@@ -25,6 +28,7 @@ const HEADERS: &[&str] = &[
     "plugin.h",
     "session.h",
     "storage.h",
+    "talk.h",
 ];
 
 fn main() {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <libtorrent/peer_connection.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
+#include <libtorrent/stat.hpp>
 #include <libtorrent/version.hpp>
 
 // 2.0.8 is what Debian 12 has. 2.1 changes disk_interface (check results become flags, storage_params grows),
@@ -26,6 +27,12 @@ public:
         if (desired < requests) desired = requests;
     }
 };
+
+// All bytes that have left for a peer.
+inline std::int64_t bytes_sent(lt::peer_connection const& connection) {
+    auto const& figures = connection.statistics();
+    return figures.total_payload_upload() + figures.total_protocol_upload();
+}
 
 }  // namespace silmaril
 

@@ -20,13 +20,6 @@ namespace silmaril {
 
 namespace {
 
-rust::Vec<std::uint8_t> bytes_of(char const* data, std::size_t size) {
-    rust::Vec<std::uint8_t> bytes;
-    bytes.reserve(size);
-    std::copy(data, data + size, std::back_inserter(bytes));
-    return bytes;
-}
-
 RawEvent with_endpoint(RawEvent event, lt::address const& address, int port) {
     event.address = address.to_string();
     event.port = std::uint16_t(port);
@@ -60,6 +53,11 @@ std::uint64_t torrent_of(lt::client_data_t data) {
     return std::uint64_t(reinterpret_cast<std::uintptr_t>(data.get<TorrentTag>()));
 }
 
+rust::Vec<std::uint8_t> bytes_of(char const* data, std::size_t size) {
+    if (size == 0) return {};
+    return vec_of({reinterpret_cast<std::uint8_t const*>(data), size});
+}
+
 RawEvent event_of(RawKind kind, std::uint64_t torrent) {
     RawEvent event{};
     event.kind = kind;
@@ -76,6 +74,25 @@ RawEvent event_of(Note note) {
             event.path = bytes_of(note.path.data(), note.path.size());
             event.text = text_of(note.text);
             event.code = note.error;
+            return event;
+        }
+        case Note::Kind::peer_speaks: {
+            auto event = with_endpoint(event_of(RawKind::PeerSpeaks, note.torrent), note.endpoint.address(),
+                                       note.endpoint.port());
+            event.peer = note.peer;
+            event.flag = note.outgoing;
+            return event;
+        }
+        case Note::Kind::peer_said: {
+            auto event = event_of(RawKind::PeerSaid, note.torrent);
+            event.peer = note.peer;
+            event.data = bytes_of(note.data.data(), note.data.size());
+            if (note.unread) note.unread->fetch_sub(note.counts);
+            return event;
+        }
+        case Note::Kind::peer_left: {
+            auto event = event_of(RawKind::PeerLeft, note.torrent);
+            event.peer = note.peer;
             return event;
         }
         case Note::Kind::peer_connected:

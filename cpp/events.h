@@ -17,6 +17,8 @@ struct TorrentTag;
 lt::client_data_t tag_of(std::uint64_t torrent);
 std::uint64_t torrent_of(lt::client_data_t data);
 
+rust::Vec<std::uint8_t> bytes_of(char const* data, std::size_t size);
+
 RawEvent event_of(RawKind kind, std::uint64_t torrent);
 RawEvent event_of(Note note);
 

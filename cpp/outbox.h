@@ -3,8 +3,11 @@
 // open. Everything here may be called from any thread.
 #pragma once
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <libtorrent/socket.hpp>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -14,7 +17,16 @@
 namespace silmaril {
 
 struct Note {
-    enum class Kind { disk_error, peer_socket, peer_connected, peer_disconnected, removed };
+    enum class Kind {
+        disk_error,
+        peer_socket,
+        peer_connected,
+        peer_disconnected,
+        peer_speaks,
+        peer_said,
+        peer_left,
+        removed
+    };
     Kind kind;
     std::uint64_t torrent = 0;
     // disk_error: the file, the operation and the error number. peer_disconnected: the reason in `text`.
@@ -23,6 +35,12 @@ struct Note {
     int error = 0;
     lt::tcp::endpoint endpoint;
     bool outgoing = false;
+    // peer_speaks, peer_said and peer_left: which, and what it said.
+    std::uint64_t peer = 0;
+    std::vector<char> data;
+    // peer_said: where the message is counted until it is taken out, and how much it counts.
+    std::shared_ptr<std::atomic<std::size_t>> unread;
+    std::size_t counts = 0;
 };
 
 // A file of a torrent, as it was given to us.

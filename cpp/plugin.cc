@@ -4,13 +4,12 @@
 #include <libtorrent/peer_connection_handle.hpp>
 
 #include "compat.h"
+#include "talk.h"
 
 #if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
 #include <libtorrent/hash_picker.hpp>
 #include <libtorrent/torrent.hpp>
 #endif
-
-#include "compat.h"
 
 namespace silmaril {
 
@@ -34,8 +33,10 @@ template struct Reach<&lt::hash_picker::m_piece_block_requests>;
 // All of it runs on libtorrent's network thread: it writes notes and returns.
 class Peer final : public lt::peer_plugin {
 public:
-    Peer(std::shared_ptr<Outbox> outbox, std::uint64_t torrent, lt::peer_connection_handle const& connection)
-        : m_outbox(std::move(outbox)),
+    Peer(std::shared_ptr<Outbox> outbox, std::shared_ptr<Talk> talk, std::uint64_t torrent,
+         lt::peer_connection_handle const& connection)
+        : m_speaker(std::move(talk), outbox, torrent, connection),
+          m_outbox(std::move(outbox)),
           m_torrent(torrent),
           m_connection(connection),
           m_endpoint(connection.remote()),
@@ -46,6 +47,14 @@ public:
 
     void add_handshake(lt::entry& handshake) override {
         if (handshake.type() == lt::entry::dictionary_t) handshake.dict().erase("upload_only");
+        Speaker::offer(handshake);
+    }
+    bool on_extension_handshake(lt::bdecode_node const& handshake) override {
+        m_speaker.on_handshake(handshake);
+        return true;
+    }
+    bool on_extended(int length, int id, lt::span<char const> so_far) override {
+        return m_speaker.on_message(length, id, so_far);
     }
     void on_connected() override { tell(Note::Kind::peer_socket); }
     bool on_handshake(lt::span<char const>) override {
@@ -57,6 +66,7 @@ public:
     // True: libtorrent goes on as if the message had not come, and the peer stays unchoked.
     bool on_not_interested() override { return true; }
     void on_disconnect(lt::error_code const& reason) override {
+        m_speaker.on_disconnect();
         if (std::exchange(m_greeted, false)) tell(Note::Kind::peer_disconnected, reason.message());
     }
 
@@ -71,6 +81,7 @@ private:
         m_outbox->push(std::move(note));
     }
 
+    Speaker m_speaker;
     std::shared_ptr<Outbox> const m_outbox;
     std::uint64_t const m_torrent;
     lt::peer_connection_handle const m_connection;  // weak
@@ -81,12 +92,19 @@ private:
 
 class Plugin final : public lt::torrent_plugin {
 public:
-    Plugin(std::shared_ptr<Outbox> outbox, std::uint64_t torrent, lt::torrent_handle handle)
-        : m_outbox(std::move(outbox)), m_torrent(torrent), m_handle(std::move(handle)) {}
+    Plugin(std::shared_ptr<Outbox> outbox, std::shared_ptr<Talk> talk, std::uint64_t torrent,
+           lt::torrent_handle handle)
+        : m_outbox(std::move(outbox)),
+          m_talk(std::move(talk)),
+          m_torrent(torrent),
+          m_handle(std::move(handle)) {
+        m_talk->torrent_added(m_torrent, m_handle);
+    }
+    ~Plugin() override { m_talk->torrent_gone(m_torrent); }
 
     std::shared_ptr<lt::peer_plugin> new_connection(lt::peer_connection_handle const& connection) override {
         if (connection.type() != lt::connection_type::bittorrent) return nullptr;
-        return std::make_shared<Peer>(m_outbox, m_torrent, connection);
+        return std::make_shared<Peer>(m_outbox, m_talk, m_torrent, connection);
     }
 
 #if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
@@ -101,15 +119,16 @@ public:
 
 private:
     std::shared_ptr<Outbox> const m_outbox;
+    std::shared_ptr<Talk> const m_talk;
     std::uint64_t const m_torrent;
     lt::torrent_handle const m_handle;
 };
 
 }  // namespace
 
-std::shared_ptr<lt::torrent_plugin> make_plugin(std::shared_ptr<Outbox> outbox, std::uint64_t torrent,
-                                                lt::torrent_handle handle) {
-    return std::make_shared<Plugin>(std::move(outbox), torrent, std::move(handle));
+std::shared_ptr<lt::torrent_plugin> make_plugin(std::shared_ptr<Outbox> outbox, std::shared_ptr<Talk> talk,
+                                                std::uint64_t torrent, lt::torrent_handle handle) {
+    return std::make_shared<Plugin>(std::move(outbox), std::move(talk), torrent, std::move(handle));
 }
 
 }  // namespace silmaril

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "compat.h"
+#include "dht.h"
 #include "disk.h"
 #include "events.h"
 #include "layers.h"
@@ -42,7 +43,8 @@ lt::settings_pack pack_of(rust::Vec<RawSetting> const& settings) {
     pack.set_int(
         lt::settings_pack::alert_mask,
         int(static_cast<std::uint32_t>(lt::alert_category::error | lt::alert_category::status |
-                                       lt::alert_category::piece_progress | lt::alert_category::storage)));
+                                       lt::alert_category::piece_progress | lt::alert_category::storage |
+                                       lt::alert_category::dht | lt::alert_category::dht_operation)));
     return pack;
 }
 
@@ -60,7 +62,8 @@ lt::span<char const> span_of(rust::Vec<std::uint8_t> const& bytes) {
 // libtorrent's flags for a torrent of ours: nobody but us starts, stops or queues it.
 constexpr lt::torrent_flags_t base_flags =
     lt::torrent_flags::update_subscribe | lt::torrent_flags::duplicate_is_error |
-    lt::torrent_flags::override_trackers | lt::torrent_flags::override_web_seeds;
+    lt::torrent_flags::override_trackers | lt::torrent_flags::override_web_seeds |
+    lt::torrent_flags::apply_ip_filter;
 
 }  // namespace
 
@@ -69,9 +72,15 @@ std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std:
 }
 
 Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads)
-    : m_outbox(std::make_shared<Outbox>()) {
+    : m_outbox(std::make_shared<Outbox>()), m_talk(std::make_shared<Talk>()) {
     lt::session_params params(pack_of(settings));
-    params.disk_io_constructor = disk_constructor(m_outbox, disk_threads);
+    params.disk_io_constructor = [talk = m_talk, disk = disk_constructor(m_outbox, disk_threads)](
+                                     lt::io_context& network, lt::settings_interface const& all,
+                                     lt::counters& counters) {
+        // The one place where libtorrent shows its network thread's queue.
+        talk->open(network);
+        return disk(network, all, counters);
+    };
     m_session = std::make_unique<lt::session>(std::move(params));
     // By default peers on private networks are in a class of their own that no rate limit binds. In the class
     // that all share they obey the limits of the session.
@@ -102,7 +111,9 @@ void Engine::wake() const { m_outbox->wake(); }
 
 void Engine::post_stats() const {
     std::lock_guard const lock(m_mutex);
-    if (m_session) m_session->post_torrent_updates({});
+    if (!m_session) return;
+    m_session->post_torrent_updates({});
+    m_session->post_session_stats();
 }
 
 void Engine::add_dht_node(rust::Str host, std::uint16_t port) const {
@@ -179,11 +190,34 @@ void Engine::fetch_metadata(std::uint64_t torrent, rust::Str magnet, rust::Vec<R
     add_to_session(torrent, std::move(params), Torrent{});
 }
 
+void Engine::meet(RawMeeting const& from) const {
+    lt::add_torrent_params params;
+    auto const* const place = reinterpret_cast<char const*>(from.place.data());
+    params.flags = base_flags;
+    if (from.place.size() == std::size_t(lt::sha1_hash::size())) {
+        params.info_hashes = lt::info_hash_t(lt::sha1_hash(place));
+    } else if (from.place.size() == std::size_t(lt::sha256_hash::size())) {
+        params.info_hashes = lt::info_hash_t(lt::sha256_hash(place));
+        // There is no place for anything but the metadata.
+        params.flags |= lt::torrent_flags::upload_mode;
+    } else {
+        throw std::runtime_error("not an info hash");
+    }
+    params.save_path = save_path_of(from.torrent);
+    if (!from.dht) params.flags |= lt::torrent_flags::disable_dht;
+    if (!from.lan) params.flags |= lt::torrent_flags::disable_lsd;
+    params.max_connections = from.max_connections;
+    for (auto const& peer : from.peers) params.peers.push_back(endpoint_of(peer));
+    for (auto const& tracker : from.trackers) params.trackers.emplace_back(std::string(tracker));
+    m_outbox->register_files(from.torrent, {});
+    add_to_session(from.torrent, std::move(params), Torrent{});
+}
+
 void Engine::add_to_session(std::uint64_t torrent, lt::add_torrent_params params, Torrent state) const {
     params.userdata = tag_of(torrent);
     params.extensions.push_back(
-        [outbox = m_outbox, torrent](lt::torrent_handle const& handle, lt::client_data_t) {
-            return make_plugin(outbox, torrent, handle);
+        [outbox = m_outbox, talk = m_talk, torrent](lt::torrent_handle const& handle, lt::client_data_t) {
+            return make_plugin(outbox, talk, torrent, handle);
         });
     std::lock_guard const lock(m_mutex);
     if (!m_session) throw std::runtime_error("the session is over");
@@ -225,8 +259,20 @@ bool Engine::remove(std::uint64_t torrent) const {
     if (!state) return false;
     state->waiting.clear();
     state->removing = true;
-    // One that is still being added is removed when its handle has come.
-    if (state->handle.is_valid()) m_session->remove_torrent(state->handle);
+    if (state->handle.is_valid()) {
+        m_session->remove_torrent(state->handle);
+        return true;
+    }
+    // It is still being added. It is removed as soon as it has been, not only when that was told: so that
+    // whoever adds another torrent with its info hash next is not refused.
+    m_talk->post([talk = m_talk.get(), torrent, session = lt::session_handle(*m_session)]() mutable {
+        try {
+            auto const handle = talk->torrent(torrent);
+            if (handle.is_valid()) session.remove_torrent(handle);
+        } catch (lt::system_error const&) {
+            // The session has ended.
+        }
+    });
     return true;
 }
 
@@ -267,6 +313,14 @@ bool Engine::connect_peer(std::uint64_t torrent, RawEndpoint const& peer) const 
     auto const endpoint = endpoint_of(peer);
     std::lock_guard const lock(m_mutex);
     return with(torrent, [endpoint](lt::torrent_handle const& handle) { handle.connect_peer(endpoint); });
+}
+
+bool Engine::look_around(std::uint64_t torrent, bool dht) const {
+    std::lock_guard const lock(m_mutex);
+    return with(torrent, [dht](lt::torrent_handle const& handle) {
+        handle.force_lsd_announce();
+        if (dht) handle.force_dht_announce();
+    });
 }
 
 bool Engine::reannounce(std::uint64_t torrent) const {
@@ -314,6 +368,26 @@ bool Engine::recover(std::uint64_t torrent) const {
     });
 }
 
+bool Engine::say(std::uint64_t peer, rust::Slice<std::uint8_t const> message) const {
+    if (message.size() > max_message) throw std::runtime_error("the message is too long");
+    return Talk::send(m_talk, peer,
+                      {reinterpret_cast<char const*>(message.data()), std::ptrdiff_t(message.size())});
+}
+
+void Engine::hang_up(std::uint64_t peer) const { Talk::hang_up(m_talk, peer); }
+
+void Engine::set_bans(rust::Vec<rust::String> const& addresses) const {
+    lt::ip_filter filter;
+    for (auto const& text : addresses) {
+        lt::error_code error;
+        auto const address = lt::make_address(std::string(text), error);
+        if (error) throw std::runtime_error("not an address: " + std::string(text));
+        filter.add_rule(address, address, lt::ip_filter::blocked);
+    }
+    std::lock_guard const lock(m_mutex);
+    if (m_session) m_session->set_ip_filter(std::move(filter));
+}
+
 std::uint32_t Engine::saves_pending() const {
     std::lock_guard const lock(m_mutex);
     std::size_t pending = 0;
@@ -330,6 +404,7 @@ bool Engine::shutdown(std::int32_t milliseconds) const {
     std::unique_ptr<lt::session> session;
     {
         std::lock_guard const lock(m_mutex);
+        m_talk->close();
         session = std::move(m_session);
         m_torrents.clear();
     }
@@ -371,7 +446,7 @@ rust::Vec<RawEvent> Engine::wait(std::int32_t milliseconds) const {
             std::vector<lt::alert*> alerts;  // valid until the next pop
             m_session->pop_alerts(&alerts);
             for (auto const* alert : alerts)
-                if (!take(*alert, events)) translate(*alert, events);
+                if (!take(*alert, events) && !translate_dht(*alert, events)) translate(*alert, events);
         }
     }
     return events;
@@ -396,9 +471,7 @@ bool Engine::take(lt::alert const& alert, rust::Vec<RawEvent>& events) const {
             return true;
         }
         found->second.handle = a->handle;
-        if (removing) {
-            m_session->remove_torrent(a->handle);
-        } else if (!found->second.info) {
+        if (!removing && !found->second.info) {
             // A magnet has nothing to check.
             found->second.ready = true;
             events.push_back(event_of(RawKind::Added, torrent));
@@ -449,10 +522,7 @@ void Engine::answer_save(std::uint64_t torrent, lt::add_torrent_params const* sa
     std::optional<std::vector<char>> bytes;
     if (saved) bytes = export_all ? metainfo_with_layers(*saved) : pack_layers(*saved);
     event.flag = bytes.has_value();
-    if (bytes) {
-        event.data.reserve(bytes->size());
-        std::copy(bytes->begin(), bytes->end(), std::back_inserter(event.data));
-    }
+    if (bytes) event.data = bytes_of(bytes->data(), bytes->size());
     events.push_back(std::move(event));
 }
 

@@ -4,6 +4,7 @@
 // into torrent handles post to the network thread and return; only `settle` and `shutdown` wait.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -19,12 +20,15 @@
 
 #include "outbox.h"
 #include "rust/cxx.h"
+#include "talk.h"
 
 namespace silmaril {
 
 struct RawAdd;
 struct RawEndpoint;
 struct RawEvent;
+struct RawItem;
+struct RawMeeting;
 struct RawPriority;
 struct RawSetting;
 
@@ -42,14 +46,26 @@ public:
     bool add(RawAdd const& torrent) const;
     void fetch_metadata(std::uint64_t torrent, rust::Str magnet, rust::Vec<RawEndpoint> const& peers,
                         rust::Vec<rust::String> const& trackers, std::int32_t max_connections) const;
+    void meet(RawMeeting const& meeting) const;
     bool remove(std::uint64_t torrent) const;
     bool request(std::uint64_t torrent, std::uint32_t piece, std::int32_t milliseconds) const;
     bool set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> pieces) const;
     bool connect_peer(std::uint64_t torrent, RawEndpoint const& peer) const;
     bool reannounce(std::uint64_t torrent) const;
+    bool look_around(std::uint64_t torrent, bool dht) const;
     bool give_piece(std::uint64_t torrent, std::uint32_t piece, rust::Slice<std::uint8_t const> bytes) const;
     bool save_layers(std::uint64_t torrent, bool export_all) const;
     bool recover(std::uint64_t torrent) const;
+
+    bool say(std::uint64_t peer, rust::Slice<std::uint8_t const> message) const;
+    void hang_up(std::uint64_t peer) const;
+    void set_bans(rust::Vec<rust::String> const& addresses) const;
+
+    void dht_announce(std::array<std::uint8_t, 20> const& topic, std::uint16_t port) const;
+    void dht_find(std::array<std::uint8_t, 20> const& topic) const;
+    void dht_put(RawItem const& item) const;
+    void dht_get(std::array<std::uint8_t, 32> const& publisher,
+                 std::array<std::uint8_t, 20> const& salt) const;
 
     std::uint32_t saves_pending() const;
     void pause() const;
@@ -78,6 +94,7 @@ private:
                      rust::Vec<RawEvent>& events) const;
 
     std::shared_ptr<Outbox> const m_outbox;
+    std::shared_ptr<Talk> const m_talk;
     mutable std::mutex m_mutex;  // guards all below; held for posting only, never for waiting
     mutable std::unique_ptr<lt::session> m_session;
     mutable std::unordered_map<std::uint64_t, Torrent> m_torrents;

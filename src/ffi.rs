@@ -50,6 +50,29 @@ mod raw {
         max_connections: i32,
     }
 
+    /// A torrent without metadata, to meet its peers.
+    struct RawMeeting {
+        torrent: u64,
+        /// A v1 or a v2 info hash.
+        place: Vec<u8>,
+        peers: Vec<RawEndpoint>,
+        trackers: Vec<String>,
+        dht: bool,
+        lan: bool,
+        max_connections: i32,
+    }
+
+    /// See `torrent::DhtItem`.
+    #[derive(Default)]
+    struct RawItem {
+        publisher: [u8; 32],
+        salt: [u8; 20],
+        sequence: i64,
+        /// Bencoded.
+        value: Vec<u8>,
+        signature: Vec<u8>,
+    }
+
     struct RawPriority {
         piece: u32,
         priority: u8,
@@ -79,6 +102,20 @@ mod raw {
         /// `data`.
         Metadata,
         Removed,
+        /// `peer`, `address`, `port`; `flag`: we connected.
+        PeerSpeaks,
+        /// `peer`, `data`.
+        PeerSaid,
+        /// `peer`.
+        PeerLeft,
+        /// The topic in `data`, `endpoints`.
+        DhtPeers,
+        /// `item`, its value empty when nothing was found; `flag`: the last answer.
+        DhtFound,
+        /// `item` without its value; `peers`: how many nodes.
+        DhtStored,
+        /// `peers`: nodes in the routing tables.
+        DhtNodes,
         /// `address`, `port`.
         Listening,
         /// `address`, `port`, `text`; `flag`: the port is in use.
@@ -103,6 +140,9 @@ mod raw {
         upload_rate: u64,
         peers: u32,
         seeds: u32,
+        peer: u64,
+        endpoints: Vec<RawEndpoint>,
+        item: RawItem,
     }
 
     struct RawFile {
@@ -113,6 +153,11 @@ mod raw {
         source: Vec<u8>,
         /// Concatenated roots of its pieces.
         piece_hashes: Vec<u8>,
+    }
+
+    extern "Rust" {
+        /// A copy, in one piece: C++ can only append to a `Vec` byte by byte.
+        fn vec_of(bytes: &[u8]) -> Vec<u8>;
     }
 
     unsafe extern "C++" {
@@ -144,17 +189,34 @@ mod raw {
             max_connections: i32,
         ) -> Result<()>;
 
+        fn meet(self: &Engine, meeting: &RawMeeting) -> Result<()>;
+
         // These return false for a torrent that is not there.
         fn remove(self: &Engine, torrent: u64) -> Result<bool>;
         fn request(self: &Engine, torrent: u64, piece: u32, milliseconds: i32) -> Result<bool>;
         fn set_priority(self: &Engine, torrent: u64, pieces: &[RawPriority]) -> Result<bool>;
         fn connect_peer(self: &Engine, torrent: u64, peer: &RawEndpoint) -> Result<bool>;
         fn reannounce(self: &Engine, torrent: u64) -> Result<bool>;
+        /// Looks for peers of one's own network and, with `dht`, in the DHT; asks no tracker.
+        fn look_around(self: &Engine, torrent: u64, dht: bool) -> Result<bool>;
         fn give_piece(self: &Engine, torrent: u64, piece: u32, bytes: &[u8]) -> Result<bool>;
         /// Answered by `ResumeData`, or by `Metainfo` when `export_all`.
         fn save_layers(self: &Engine, torrent: u64, export_all: bool) -> Result<bool>;
         /// Lets a torrent go on that stopped over an error of the disk.
         fn recover(self: &Engine, torrent: u64) -> Result<bool>;
+
+        /// Sends a message; false when too much waits to be sent. One to a peer that is gone is dropped.
+        fn say(self: &Engine, peer: u64, message: &[u8]) -> Result<bool>;
+        fn hang_up(self: &Engine, peer: u64) -> Result<()>;
+        /// The addresses that no connection is made to or taken from; those that are open end.
+        fn set_bans(self: &Engine, addresses: &Vec<String>) -> Result<()>;
+
+        // Without effect while the DHT is off.
+        fn dht_announce(self: &Engine, topic: &[u8; 20], port: u16) -> Result<()>;
+        fn dht_find(self: &Engine, topic: &[u8; 20]) -> Result<()>;
+        /// Leaves a newer one that is found in its place. Fails when the value is not bencoded, or too long.
+        fn dht_put(self: &Engine, item: &RawItem) -> Result<()>;
+        fn dht_get(self: &Engine, publisher: &[u8; 32], salt: &[u8; 20]) -> Result<()>;
 
         /// Number of `save_layers` not answered yet.
         fn saves_pending(self: &Engine) -> Result<u32>;
@@ -172,6 +234,10 @@ mod raw {
             threads: i32,
         ) -> Result<Vec<u8>>;
     }
+}
+
+fn vec_of(bytes: &[u8]) -> Vec<u8> {
+    bytes.to_vec()
 }
 
 // SAFETY: `Engine` (cpp/session.h) keeps its own state behind a mutex, and libtorrent documents session and

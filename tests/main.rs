@@ -49,12 +49,14 @@ mod e2e {
 mod engine {
     mod disk;
     mod download;
+    mod hostile;
     mod lazy;
     mod network;
     mod pieces;
     mod resume;
     mod returning;
     pub mod rig;
+    mod talk;
 }
 
 mod mount {

@@ -135,7 +135,10 @@ impl State {
             // Its `Removed` is on the way.
             EngineError::UnknownTorrent => {}
             EngineError::BadTorrent(_)
+            | EngineError::BadItem(_)
+            | EngineError::Busy
             | EngineError::Internal(_)
+            | EngineError::MessageTooLong(_)
             | EngineError::Setting(_)
             | EngineError::Listen { .. } => {
                 tracing::warn!(%error, "The engine refused a command.");

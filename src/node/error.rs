@@ -200,8 +200,13 @@ impl NodeError {
             ) => ErrorKind::Failed,
             Self::Engine(EngineError::Listen { .. }) => ErrorKind::Listen,
             Self::Engine(EngineError::Setting(_)) => ErrorKind::Setting,
-            Self::Engine(EngineError::BadTorrent(_)) => ErrorKind::Failed,
-            Self::Engine(EngineError::UnknownTorrent | EngineError::Internal(_)) => ErrorKind::Internal,
+            Self::Engine(EngineError::BadTorrent(_) | EngineError::BadItem(_)) => ErrorKind::Failed,
+            Self::Engine(
+                EngineError::UnknownTorrent
+                | EngineError::MessageTooLong(_)
+                | EngineError::Busy
+                | EngineError::Internal(_),
+            ) => ErrorKind::Internal,
             Self::Fetch { source: ReadError::TimedOut(_), .. } => ErrorKind::TimedOut,
             Self::Fetch { source: ReadError::Stopped, .. } => ErrorKind::HostLost,
             Self::Fetch { source: ReadError::Disk(_) | ReadError::Broken(_), .. } => ErrorKind::Failed,

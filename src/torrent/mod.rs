@@ -4,10 +4,12 @@
 //! told by [`Event`]s, in order per torrent, on the channel given when the engine was made.
 
 pub mod create;
+mod dht;
 pub mod overlay;
 mod pump;
 mod session;
 mod settings;
+mod talk;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -102,6 +104,15 @@ pub enum EngineError {
         /// Whether another program has the port.
         in_use: bool,
     },
+    /// More than [`overlay::MAX_MESSAGE`] bytes.
+    #[error("a message of {0} bytes is too long")]
+    MessageTooLong(usize),
+    /// An item cannot be stored in the DHT.
+    #[error("bad DHT item: {0}")]
+    BadItem(String),
+    /// Too many requests are under way.
+    #[error("too many requests are under way")]
+    Busy,
     /// The engine itself failed.
     #[error("engine: {0}")]
     Internal(String),

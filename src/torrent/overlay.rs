@@ -63,7 +63,7 @@ pub struct PeerId(pub u64);
 #[derive(Default)]
 pub struct MessageBytes {
     bytes: Vec<u8>,
-    counted: Option<Counted>,
+    _counted: Option<Counted>,
 }
 
 /// Takes a message's bytes off a count when dropped.
@@ -87,13 +87,13 @@ impl MessageBytes {
         for count in &counts {
             count.fetch_add(by, Ordering::Relaxed);
         }
-        Self { bytes, counted: Some(Counted { by, counts }) }
+        Self { bytes, _counted: Some(Counted { by, counts }) }
     }
 }
 
 impl From<Vec<u8>> for MessageBytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self { bytes, counted: None }
+        Self { bytes, _counted: None }
     }
 }
 
@@ -141,6 +141,23 @@ pub struct DhtItem {
     pub signature: [u8; 64],
 }
 
+impl DhtItem {
+    /// What the signature of an item is made of (BEP 44, "signature verification").
+    pub fn to_sign(salt: &[u8; 20], sequence: i64, value: &[u8]) -> Vec<u8> {
+        let mut text = b"4:salt20:".to_vec();
+        text.extend_from_slice(salt);
+        text.extend_from_slice(format!("3:seqi{sequence}e1:v").as_bytes());
+        text.extend_from_slice(value);
+        text
+    }
+
+    /// Whether the signature is the publisher's.
+    pub fn is_signed(&self) -> bool {
+        let text = Self::to_sign(&self.salt, self.sequence, &self.value);
+        self.publisher.verify_strict(&text, &self.signature).is_ok()
+    }
+}
+
 /// What happens to peers that speak the extension, and in the DHT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OverlayEvent {
@@ -161,9 +178,10 @@ pub enum OverlayEvent {
     Left(PeerId),
     /// Some of those who announced at a topic.
     DhtPeers(Topic, Vec<SocketAddr>),
-    /// Answer to `get_item`: the newest item found, if any; its signature was checked by the engine.
+    /// Answer to `get_item`: the newest item found, if any; its signature was checked by the engine. Asking again
+    /// before the answer has come is the same question.
     DhtFound(PublisherKey, [u8; 20], Option<DhtItem>),
-    /// Answer to `put_item`: how many nodes of the DHT stored it.
+    /// Answer to `put_item`: how many nodes of the DHT stored it; none when the DHT had a newer one, which stays.
     DhtStored(PublisherKey, [u8; 20], u32),
     /// How many nodes the DHT's routing table holds; told when it changed, at most once a second.
     DhtNodes(u32),
@@ -171,8 +189,10 @@ pub enum OverlayEvent {
 
 /// Meets peers, speaks with them, and uses the DHT.
 pub trait Overlay: Send + Sync + 'static {
-    /// Joins a swarm to meet its peers, by every way of finding peers that is on. `Event::Added` follows. It is left
-    /// by [`leave`](Self::leave). A model's meeting is to be left before its torrent is added.
+    /// Joins a swarm to meet its peers, by every way of finding peers that is on. `Event::Added` follows, or
+    /// `Event::Failed` where the engine has a torrent or meeting of that place already. It is left by
+    /// [`leave`](Self::leave). A model's meeting is to be left before its torrent is added; nothing needs to be waited
+    /// for in between. While it has no peers, a meeting looks for some again every ten seconds.
     fn meet(&self, place: Meeting, peers: &[SocketAddr]) -> Result<TorrentId, EngineError>;
 
     /// Leaves a meeting. `Event::Removed` follows.
@@ -184,21 +204,26 @@ pub trait Overlay: Send + Sync + 'static {
     /// Looks for peers of a meeting again now, on every way that is on.
     fn look_again(&self, id: TorrentId) -> Result<(), EngineError>;
 
-    /// Sends a message of at most [`MAX_MESSAGE`] bytes. One to a peer that is gone is dropped.
+    /// Sends a message of at most [`MAX_MESSAGE`] bytes. One to a peer that is gone is dropped. A peer that leaves more
+    /// than 4 MiB of messages unread is hung up on.
     fn send(&self, peer: PeerId, message: &[u8]) -> Result<(), EngineError>;
 
-    /// Hangs up on a peer. With `ban`, its address is not spoken to again by this engine.
+    /// Hangs up on a peer; `Left` follows. It may come back. With `ban`, nobody at its IP address is spoken to for ten
+    /// minutes, in any swarm, for several nodes may share one; loopback is never banned.
     fn hang_up(&self, peer: PeerId, ban: bool) -> Result<(), EngineError>;
 
     /// Announces this node, with its listen port, at a topic of the DHT (BEP 5). Without effect while the DHT is off.
+    /// The DHT forgets it after about half an hour.
     fn announce(&self, topic: Topic) -> Result<(), EngineError>;
 
     /// Asks the DHT who announced at a topic. [`OverlayEvent::DhtPeers`] follows, several times, where the DHT is on.
     fn find(&self, topic: Topic) -> Result<(), EngineError>;
 
-    /// Stores an item in the DHT. [`OverlayEvent::DhtStored`] follows where the DHT is on.
+    /// Stores an item in the DHT, unless that has a newer one. [`OverlayEvent::DhtStored`] follows where the DHT is on.
+    /// An item that is too long, not canonical, or not signed by its publisher is an error.
     fn put_item(&self, item: &DhtItem) -> Result<(), EngineError>;
 
-    /// Asks the DHT for the newest item of a publisher and salt. [`OverlayEvent::DhtFound`] follows where the DHT is on.
+    /// Asks the DHT for the newest item of a publisher and salt. [`OverlayEvent::DhtFound`] follows, within 15 s; at
+    /// once, with nothing, while the DHT is off.
     fn get_item(&self, publisher: PublisherKey, salt: [u8; 20]) -> Result<(), EngineError>;
 }

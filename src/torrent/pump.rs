@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::session::Shared;
-use super::{DiskErrorKind, Event, SwarmStats, TorrentId};
+use super::{DiskErrorKind, Event, PeerId, SwarmStats, TorrentId};
 use crate::ffi::{RawEvent, RawKind};
 use crate::model::PieceIndex;
 
@@ -71,7 +71,8 @@ impl Pump {
     /// Runs until the session stops, or its last event could not be had.
     pub fn run(mut self) {
         while !self.shared.stopping.load(Ordering::Acquire) {
-            self.timers();
+            let answers = self.timers();
+            self.send(answers);
             let next =
                 self.recover.values().copied().chain([self.next_stats]).min().unwrap_or(self.next_stats);
             let events = self.turn(next.saturating_duration_since(Instant::now()));
@@ -80,6 +81,7 @@ impl Pump {
         // Answers that came just before the end.
         let events = self.turn(Duration::ZERO);
         self.send(events);
+        self.send(self.shared.all_left(None));
     }
 
     pub fn send(&self, events: Vec<Event>) {
@@ -96,7 +98,7 @@ impl Pump {
         // Rounded up, so that a wait that is nearly over does not become a spin.
         let milliseconds = within.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
         match self.shared.engine.wait(milliseconds) {
-            Ok(raw) => raw.into_iter().filter_map(|event| self.translate(event)).collect(),
+            Ok(raw) => raw.into_iter().flat_map(|event| self.translate_all(event)).collect(),
             Err(error) => {
                 tracing::error!(%error, "The engine's events could not be read.");
                 vec![Event::EventsLost]
@@ -104,14 +106,19 @@ impl Pump {
         }
     }
 
-    fn timers(&mut self) {
+    /// What is due; returns the events that are due.
+    fn timers(&mut self) -> Vec<Event> {
         let now = Instant::now();
+        let mut answers = Vec::new();
         if now >= self.next_stats {
             self.next_stats = now + STATS_INTERVAL;
             if let Err(error) = self.shared.engine.post_stats() {
                 tracing::debug!(%error, "Figures could not be asked for.");
             }
             self.errors.retain(|_, told| now.duration_since(*told) < REPEAT_ERROR_AFTER);
+            self.shared.end_bans(now);
+            self.shared.comfort_lonely(now);
+            answers = self.shared.settle_questions(now);
         }
         let engine = &self.shared.engine;
         self.recover.retain(|id, due| {
@@ -123,6 +130,15 @@ impl Pump {
             }
             false
         });
+        answers
+    }
+
+    fn translate_all(&mut self, raw: RawEvent) -> Vec<Event> {
+        let gone = (raw.kind == RawKind::Removed).then(|| TorrentId(raw.torrent));
+        // Nobody speaks in a torrent that is removed, though libtorrent may tell it in the other order.
+        let mut events = gone.map(|torrent| self.shared.all_left(Some(torrent))).unwrap_or_default();
+        events.extend(self.translate(raw));
+        events
     }
 
     fn translate(&mut self, raw: RawEvent) -> Option<Event> {
@@ -179,7 +195,23 @@ impl Pump {
                 self.errors.retain(|(torrent, _, _), _| *torrent != id);
                 Event::Removed(id)
             }
-            RawKind::Listening => Event::Listening(address_of(&raw)?),
+            RawKind::Listening => {
+                let address = address_of(&raw)?;
+                if address.port() != self.shared.dht_port {
+                    self.shared.listen_port.store(address.port(), Ordering::Relaxed);
+                }
+                Event::Listening(address)
+            }
+            RawKind::PeerSpeaks => {
+                let address = address_of(&raw)?;
+                self.shared.speaks(id, PeerId(raw.peer), address, raw.flag)
+            }
+            RawKind::PeerSaid => return self.shared.said(PeerId(raw.peer), raw.data),
+            RawKind::PeerLeft => return self.shared.left(PeerId(raw.peer)),
+            RawKind::DhtPeers => return self.shared.dht_peers(raw),
+            RawKind::DhtFound => return self.shared.dht_found(raw),
+            RawKind::DhtStored => return self.shared.dht_stored(raw),
+            RawKind::DhtNodes => return self.shared.dht_nodes(raw.peers),
             RawKind::ListenFailed => {
                 let address = address_of(&raw)?;
                 if raw.flag {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +16,8 @@ use cxx::UniquePtr;
 use fixedbitset::FixedBitSet;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::dht::Dht;
+use super::talk::{Lonely, Talk};
 use super::{AddTorrent, EngineError, Event, Mode, Priority, SessionSettings, Swarms, TorrentId, pump};
 use crate::ffi::{self, RawAdd, RawEndpoint, RawPath, RawPriority};
 use crate::model::PieceIndex;
@@ -43,6 +45,8 @@ pub(super) struct Known {
     pub connected: usize,
     /// When the known peers were called last.
     pub kicked: Option<Instant>,
+    /// For a meeting, when it looks for peers again.
+    pub meeting: Option<Lonely>,
 }
 
 impl Known {
@@ -62,6 +66,12 @@ pub(super) struct Shared {
     pub engine: UniquePtr<ffi::Engine>,
     pub events: UnboundedSender<Event>,
     pub torrents: Mutex<HashMap<TorrentId, Known>>,
+    pub talk: Mutex<Talk>,
+    pub dht: Mutex<Dht>,
+    /// Where peers can call, as it is announced in the DHT; 0 until it is known.
+    pub listen_port: AtomicU16,
+    /// A port that is listened on for the DHT alone, or 0.
+    pub dht_port: u16,
     pub stopping: AtomicBool,
     /// Notified, through `turn`, whenever the pump has sent events on.
     pub turned: Condvar,
@@ -76,13 +86,13 @@ impl Shared {
 
 /// The engine.
 pub struct Session {
-    shared: Arc<Shared>,
-    settings: SessionSettings,
+    pub(super) shared: Arc<Shared>,
+    pub(super) settings: SessionSettings,
     next: AtomicU64,
     pump: Mutex<Option<JoinHandle<()>>>,
 }
 
-fn internal(error: cxx::Exception) -> EngineError {
+pub(super) fn internal(error: cxx::Exception) -> EngineError {
     EngineError::Internal(error.what().to_owned())
 }
 
@@ -133,6 +143,7 @@ impl Session {
 
     fn start_once(settings: SessionSettings, events: UnboundedSender<Event>) -> Result<Self, EngineError> {
         let raw = settings.raw()?;
+        let network = &settings.network;
         let nodes: Vec<(String, u16)> =
             settings.dht_nodes()?.into_iter().map(|(host, port)| (host.to_owned(), port)).collect();
         let engine = ffi::start_engine(&raw, settings.disk_threads()).map_err(internal)?;
@@ -141,6 +152,10 @@ impl Session {
             engine,
             events,
             torrents: Mutex::default(),
+            talk: Mutex::default(),
+            dht: Mutex::default(),
+            listen_port: AtomicU16::new(0),
+            dht_port: if network.dht_port == network.listen_port { 0 } else { network.dht_port },
             stopping: AtomicBool::new(false),
             turned: Condvar::new(),
             turn: Mutex::default(),
@@ -193,11 +208,11 @@ impl Session {
         self.shared.engine.shutdown(left).unwrap_or(false) && joined
     }
 
-    fn new_id(&self) -> TorrentId {
+    pub(super) fn new_id(&self) -> TorrentId {
         TorrentId(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn all_trackers(&self, own: &[String]) -> Vec<String> {
+    pub(super) fn all_trackers(&self, own: &[String]) -> Vec<String> {
         let mut trackers = own.to_vec();
         for tracker in &self.settings.network.trackers {
             if !trackers.contains(tracker) {
@@ -207,7 +222,7 @@ impl Session {
         trackers
     }
 
-    fn max_connections(&self) -> i32 {
+    pub(super) fn max_connections(&self) -> i32 {
         // libtorrent wants two at least.
         self.settings.network.max_connections.clamp(2, 0x00ff_ffff) as i32
     }

@@ -17,6 +17,9 @@ use silmaril::torrent::{
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::support::host::Host;
+use crate::support::private_net::in_namespace;
+
 /// How long anything may take that should take a moment.
 pub const SOON: Duration = Duration::from_secs(20);
 
@@ -186,6 +189,12 @@ impl Client {
             _ => None,
         });
         client
+    }
+
+    /// An engine on a host of a private network, at its address.
+    pub fn on(host: &Host, network: NetworkConfig) -> Self {
+        let network = NetworkConfig { listen_address: Some(host.addr().into()), ..network };
+        in_namespace(host.namespace(), || Self::with(network))
     }
 
     /// The next event, if it comes in time.

@@ -37,6 +37,11 @@ impl Host {
         &self.home
     }
 
+    /// The network namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The base directory of the host's node.
     pub fn base(&self) -> PathBuf {
         self.home.join(".silmaril")

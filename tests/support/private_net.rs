@@ -13,8 +13,13 @@ pub fn in_private_net<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'stat
     let net = Net::new();
     let namespace = net.bridge();
     sh(&format!("ip -n {namespace} link set lo up"));
+    in_namespace(&namespace, body)
+}
+
+/// Runs `body` on a thread in a network namespace; threads that it starts stay in there. Panics as `body` does.
+pub fn in_namespace<R: Send + 'static>(namespace: &str, body: impl FnOnce() -> R + Send + 'static) -> R {
+    let namespace = File::open(format!("/run/netns/{namespace}")).unwrap();
     let thread = std::thread::spawn(move || {
-        let namespace = File::open(format!("/run/netns/{namespace}")).unwrap();
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
         body()
     });
