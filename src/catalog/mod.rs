@@ -5,6 +5,7 @@
 //! | `record` | the signed announcement of one revision; its BEP 44 form |
 //! | `query` | what `discover` searches for |
 //! | `message` | what peers say to each other; decoding is bounded |
+//! | `rotation` | replacing our own key by a new one |
 //! | `store` | all records known, on disk and searchable |
 //! | `gossip` | who is told what, and what a peer may cost: a state machine without I/O |
 //! | `service` | [`Catalog`]: the gossip on a running engine, names in the DHT, resolving |
@@ -17,6 +18,7 @@ pub mod gossip;
 pub mod message;
 pub mod query;
 pub mod record;
+pub mod rotation;
 pub mod service;
 pub mod store;
 pub mod trust;

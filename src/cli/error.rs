@@ -7,6 +7,7 @@ use std::error::Error;
 use std::io::{self, Write};
 
 use crate::catalog::TrustError;
+use crate::catalog::rotation::RotationError;
 use crate::cli::output::clean;
 use crate::config::ConfigError;
 use crate::keys::KeyError;
@@ -224,6 +225,12 @@ impl From<PathsError> for CommandError {
 
 impl From<TrustError> for CommandError {
     fn from(error: TrustError) -> Self {
+        NodeError::from(error).into()
+    }
+}
+
+impl From<RotationError> for CommandError {
+    fn from(error: RotationError) -> Self {
         NodeError::from(error).into()
     }
 }

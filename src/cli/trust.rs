@@ -220,7 +220,7 @@ fn list(json: bool, trust: &Trust, context: &Context) -> Result<(), CommandError
             "nobody is listed, and no name belongs to anybody; `silmaril trust add KEY` lists a publisher",
         );
     }
-    let mut section = |heading: &[&str], rows: Vec<Vec<String>>| match rows.is_empty() {
+    let section = |heading: &[&str], rows: Vec<Vec<String>>| match rows.is_empty() {
         true => Ok(()),
         false => out.line("").and_then(|()| out.table(heading, &[], rows)),
     };

@@ -36,6 +36,9 @@ pub enum NodeError {
     /// The publisher is not accepted, or `trust.yaml` cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The publisher's key cannot be replaced.
+    #[error(transparent)]
+    Rotation(#[from] crate::catalog::rotation::RotationError),
     /// A file or directory could not be used.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -220,6 +223,7 @@ impl NodeError {
             Self::Io { .. }
             | Self::Paths(_)
             | Self::Key(_)
+            | Self::Rotation(_)
             | Self::Describe(_)
             | Self::Store(_)
             | Self::Refused { .. }

@@ -37,12 +37,17 @@ impl Library {
         Ok(Self { config, paths, registry, store, trust })
     }
 
-    /// Opens the base directory for writing. The lock is taken before the store is looked at.
+    /// Opens the base directory for writing. The lock is taken before the store is looked at. Finishes a replacement of
+    /// the publisher's key that was cut short; where that fails, it is logged.
     pub fn open_locked(config: Config) -> Result<(Self, NodeLock), NodeError> {
         let paths = config.paths();
         paths.create()?;
         let lock = NodeLock::take(&paths)?;
-        Ok((Self::open(config)?, lock))
+        let library = Self::open(config)?;
+        if let Err(e) = library.finish_rotation() {
+            tracing::error!("the replacement of the publisher's key could not be finished: {e}");
+        }
+        Ok((library, lock))
     }
 
     /// The manifest of a model.

@@ -22,6 +22,7 @@ pub mod maintenance;
 mod metadata;
 mod metrics;
 pub mod models;
+mod rotation;
 pub mod running;
 mod seed;
 pub mod share;

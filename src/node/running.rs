@@ -175,9 +175,10 @@ impl Node {
         self.on_change.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(callback));
     }
 
-    /// Reads the registry again and tells whoever shows it.
+    /// Reads the registry again, signs ours anew where the publisher's key was replaced, and tells whoever shows it.
     pub fn reload(&self) -> Result<(), NodeError> {
         self.library.registry.reload()?;
+        self.finish_rotation();
         self.changed();
         Ok(())
     }

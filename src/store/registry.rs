@@ -54,6 +54,21 @@ impl Registry {
         Ok(manifest)
     }
 
+    /// Replaces a manifest that is known by what `change` makes of it, where it makes something. Tells whether it did.
+    pub fn revise(
+        &self,
+        model: &ModelRef,
+        change: impl FnOnce(&Manifest) -> Option<Manifest>,
+    ) -> Result<bool, StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(manifest) = self.get(model).and_then(|known| change(&known)) else { return Ok(false) };
+        write_manifest(&manifest, &self.paths.manifest(model))?;
+        self.replace(|all| {
+            all.insert(model.clone(), Arc::new(manifest));
+        });
+        Ok(true)
+    }
+
     /// The manifest of a revision.
     pub fn get(&self, model: &ModelRef) -> Option<Arc<Manifest>> {
         self.read().get(model).cloned()

@@ -110,3 +110,28 @@ fn processes_that_change_the_file_at_once_lose_nothing() {
     assert_eq!(all["publishers"].as_array().unwrap().len(), 8);
     assert_eq!(all["names"].as_array().unwrap().len(), 8);
 }
+
+#[test]
+fn a_key_is_replaced_by_one_that_it_names() {
+    let home = Home::new();
+    let run = home.run(&["key", "rotate"]);
+    assert!(run.stderr.contains("silmaril init"), "{}", run.stderr);
+    run.error(1);
+    home.run(&["init"]).ok();
+    let show = || -> Value { serde_json::from_str(&home.run(&["key", "show", "--json"]).ok()).unwrap() };
+    let first = show();
+    assert_eq!(first["former"], serde_json::json!([]));
+    let said = home.run(&["key", "rotate"]).ok();
+    let second = show();
+    assert_ne!(second["publisher"], first["publisher"]);
+    assert_eq!(second["former"][0]["publisher"], first["publisher"]);
+    assert_eq!(second["former"][0]["successor"], second["publisher"]);
+    for key in [&first, &second] {
+        assert!(said.contains(key["fingerprint"].as_str().unwrap()), "{said}");
+    }
+    let shown = home.run(&["key", "show"]).ok();
+    let line = format!("former key   {}", first["fingerprint"].as_str().unwrap());
+    assert!(shown.contains(&line), "{shown}");
+    let replaced = listed(&home)["replaced"].clone();
+    assert_eq!(replaced[0]["key"], first["publisher"]);
+}

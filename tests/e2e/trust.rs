@@ -8,7 +8,7 @@ use crate::support::fixtures::{model_dir, noise};
 use crate::support::host::Host;
 use crate::support::manifests::{read, sign, write};
 use crate::support::net::Net;
-use crate::support::share::{Share, import, share};
+use crate::support::share::{Share, export, import, share};
 
 const NAME: &str = "acme/tiny";
 
@@ -98,4 +98,26 @@ fn names_that_a_former_version_knew_stay_their_publishers() {
     try_import(&c, &second.manifest);
     let all: Value = serde_json::from_str(&c.run(&["trust", "list", "--json"]).ok()).unwrap();
     assert_eq!(all["names"][0]["publisher"]["key"], key(&a).0);
+}
+
+#[test]
+fn a_replaced_key_signs_no_more_and_its_models_are_signed_anew() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let before = publish(&a, 1);
+    let former = key(&a);
+    a.run(&["key", "rotate"]).ok();
+    let now = key(&a);
+    // The share that runs goes on under the new key.
+    let after = export(&a, NAME);
+    assert_eq!(read(&after)["publisher"], now.0);
+    assert_eq!(read(&after)["torrent"], read(&before.manifest)["torrent"]);
+    import(&b, &after);
+    b.run(&["get", NAME, "--publisher", &now.1, "--peer", &a.peer()]).ok();
+    drop(before);
+    let all: Value = serde_json::from_str(&a.run(&["trust", "list", "--json"]).ok()).unwrap();
+    assert_eq!(all["names"][0]["publisher"]["key"], now.0, "the name is ours still");
+    assert_eq!(all["replaced"][0]["fingerprint"], former.1);
+    let dir = a.home().join("tiny");
+    let _again = share(&a, &dir, NAME, &["--version", "v2"]);
 }

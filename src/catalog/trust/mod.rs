@@ -40,6 +40,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use choice::{Choice, Pinning};
 pub use document::{Alias, AliasError, Document, Listed, Pin, Succession, When};
 pub use error::TrustError;
+pub(crate) use file::TrustLock;
 
 use choice::View;
 use file::{TrustFile, Watched};
@@ -120,6 +121,24 @@ impl Trust {
             }
             signed.try_for_each(|(name, publisher)| document.pin(&name, publisher))
         })
+    }
+
+    /// Goes by successions that were checked, each former key with its successor.
+    pub fn succeed(&self, steps: &[(PublisherKey, PublisherKey)]) -> Result<(), TrustError> {
+        let document = self.document()?;
+        if steps.iter().all(|(former, _)| document.successions.contains_key(former)) {
+            return Ok(());
+        }
+        self.file.change(|document| {
+            succeed(document, steps);
+            Ok(())
+        })
+    }
+
+    /// The key that counts instead of one that was replaced; the same for every other.
+    pub fn present_key(&self, key: &PublisherKey) -> PublisherKey {
+        let followed = self.document().map(|document| self.chain(&document, key));
+        followed.ok().and_then(|steps| steps.last().copied()).map_or(*key, |(_, now)| now)
     }
 
     /// Has successions looked up from now on, by what answers from memory.
@@ -385,12 +404,14 @@ impl Trust {
         self.file.read()
     }
 
-    /// The successions that lead from a key to the one that counts now; none where they lead back.
+    /// The successions that lead from a key to the one that counts now; none where they lead back. Nobody else says
+    /// that our own key was replaced.
     fn chain(&self, document: &Document, key: &PublisherKey) -> Vec<(PublisherKey, PublisherKey)> {
         let successors = self.successors.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut steps: Vec<(PublisherKey, PublisherKey)> = Vec::new();
         let mut at = *key;
-        while steps.len() < MAX_CHAIN {
+        let own = self.own();
+        while steps.len() < MAX_CHAIN && own != Some(at) {
             let remembered = document.successions.get(&at).map(|known| known.successor);
             let told = || successors.as_ref().and_then(|told| told(&at));
             let Some(next) = remembered.or_else(told) else { break };

@@ -348,6 +348,23 @@ fn successions_in_a_circle_move_nothing_and_long_chains_end() {
 }
 
 #[test]
+fn nobody_else_says_that_our_own_key_was_replaced() {
+    let base = Base::tofu();
+    let own = base.own();
+    base.trust.claim(&name(), Some(own)).unwrap();
+    base.told.lock().unwrap().insert(own, key(9));
+    assert_eq!(base.pinned(), Some(own));
+    assert_eq!(base.trust.present_key(&own), own);
+    base.succeeds(1, 2);
+    assert_eq!(base.trust.present_key(&key(1)), key(2));
+    let before = base.trust.document().unwrap();
+    assert!(before.successions.is_empty(), "who is nobody here is not remembered");
+    base.trust.succeed(&[(key(1), key(2))]).unwrap();
+    base.trust.succeed(&[(key(1), key(3))]).unwrap();
+    assert_eq!(base.trust.document().unwrap().successions[&key(1)].successor, key(2));
+}
+
+#[test]
 fn a_successor_that_is_listed_already_keeps_its_alias() {
     let base = Base::tofu().list(1, Some("former")).list(2, Some("dora"));
     base.succeeds(1, 2);

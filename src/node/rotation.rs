@@ -1,0 +1,115 @@
+//! After the publisher's key was replaced: what the former one signed here is signed by the new one.
+
+use super::{Library, Node, NodeError};
+use crate::catalog::rotation;
+use crate::keys::PublisherKeypair;
+use crate::model::PublisherKey;
+
+impl Library {
+    /// Completes a replacement of the key, however often it was begun: names that belonged to a former key belong to
+    /// its successor, and manifests of ours are signed by the key that signs now. Returns how many were. The caller
+    /// holds the node lock. Blocks.
+    pub fn finish_rotation(&self) -> Result<usize, NodeError> {
+        rotation::complete(&self.paths)?;
+        let steps = rotation::successors(&self.paths);
+        if steps.is_empty() {
+            return Ok(0);
+        }
+        self.trust.succeed(&steps)?;
+        let key = PublisherKeypair::load(&self.paths.publisher_key())?;
+        let former = former_keys(&steps, key.public());
+        let mut signed = 0;
+        for manifest in self.registry.all() {
+            if manifest.signed_by().is_none_or(|publisher| !former.contains(&publisher)) {
+                continue;
+            }
+            let revised = self.registry.revise(&manifest.model_ref(), |manifest| {
+                let ours = manifest.signed_by().is_some_and(|publisher| former.contains(&publisher));
+                ours.then(|| {
+                    let mut manifest = manifest.clone();
+                    manifest.sign(&key);
+                    manifest
+                })
+            })?;
+            signed += usize::from(revised);
+        }
+        if signed > 0 {
+            tracing::info!("{signed} manifests are signed by the new key {}", key.public().fingerprint());
+        }
+        Ok(signed)
+    }
+}
+
+impl Node {
+    /// [`Library::finish_rotation`], where there is something to finish. A failure is logged: the node goes on with
+    /// what the former key signed.
+    pub(super) fn finish_rotation(&self) {
+        if let Err(e) = self.library.finish_rotation() {
+            tracing::error!("the replacement of the publisher's key could not be finished: {e}");
+        }
+    }
+}
+
+/// The keys whose successions lead to `current`.
+fn former_keys(steps: &[(PublisherKey, PublisherKey)], current: PublisherKey) -> Vec<PublisherKey> {
+    let mut keys = vec![current];
+    let mut at = 0;
+    while at < keys.len() {
+        let before = steps.iter().filter(|(_, successor)| *successor == keys[at]).map(|(former, _)| *former);
+        let new: Vec<PublisherKey> = before.filter(|former| !keys.contains(former)).collect();
+        keys.extend(new);
+        at += 1;
+    }
+    keys.split_off(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::Pinning;
+    use crate::config::Config;
+    use crate::model::{FileEntry, Manifest, ModelRef, PiecesRoot};
+
+    fn manifest(name: &str, key: Option<&PublisherKeypair>) -> Manifest {
+        let model: ModelRef = name.parse().unwrap();
+        let file = FileEntry::new("w.bin", 5, None, Some(PiecesRoot([1; 32])));
+        let mut manifest = Manifest::new(model.name, model.revision, 1 << 22, vec![file]).unwrap();
+        if let Some(key) = key {
+            manifest.sign(key);
+        }
+        manifest
+    }
+
+    #[test]
+    fn what_a_former_key_signed_is_signed_by_the_present_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::defaults(&dir.path().join("base"));
+        let library = Library::open(config.clone()).unwrap();
+        let first = PublisherKeypair::load_or_create(&library.paths.publisher_key()).unwrap();
+        let other = PublisherKeypair::generate().unwrap();
+        for (name, key) in [
+            ("acme/a", Some(&first)),
+            ("acme/b@v2", Some(&first)),
+            ("acme/c", Some(&other)),
+            ("acme/d", None),
+        ] {
+            let manifest = manifest(name, key);
+            library.trust.accept(&manifest.name, manifest.signed_by(), Pinning::Pin).unwrap();
+            library.registry.insert(manifest).unwrap();
+        }
+        assert_eq!(library.finish_rotation().unwrap(), 0);
+        rotation::rotate(&library.paths, 1000).unwrap();
+        // Killed here, and once more.
+        let second = rotation::rotate(&library.paths, 2000).unwrap();
+        let (reopened, _lock) = Library::open_locked(config).unwrap();
+        let signer = |name: &str| reopened.registry.get(&name.parse().unwrap()).unwrap().signed_by();
+        let expected = [Some(second.current), Some(second.current), Some(other.public()), None];
+        assert_eq!(["acme/a", "acme/b@v2", "acme/c", "acme/d"].map(signer), expected);
+        let pinned = |name: &str| reopened.trust.pinned(&name.parse().unwrap()).unwrap();
+        assert_eq!(["acme/a", "acme/b", "acme/c", "acme/d"].map(pinned), expected);
+        assert_eq!(reopened.finish_rotation().unwrap(), 0);
+        let read_again =
+            Manifest::from_json(&std::fs::read(reopened.paths.manifest(&"acme/a".parse().unwrap())).unwrap());
+        assert_eq!(read_again.unwrap().signed_by(), Some(second.current));
+    }
+}
