@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::catalog::Trust;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::clean;
+use crate::cli::output::{clean, count};
 use crate::config::Config;
 use crate::keys::{KeyError, PublisherKeypair};
 use crate::node::control::{Client, Status};
@@ -74,6 +75,7 @@ pub fn run(_args: &Args, context: &Context) -> Result<(), CommandError> {
             });
             say("base directory", base_directory(&config))?;
             say("publisher key", publisher_key(&config))?;
+            say("trust", trust(&config))?;
             say("listen port", listen_port(&config, node.as_ref().ok().and_then(Option::as_ref)))?;
             say("node", running(node.map_err(|e| e.render())))?;
         }
@@ -177,6 +179,21 @@ fn publisher_key(config: &Config) -> Finding {
             Warn(format!("{} does not exist", path.display()), "make it: silmaril init".into())
         }
         Err(error) => Fail(error.to_string(), "correct its permissions, or restore it from a backup".into()),
+    }
+}
+
+fn trust(config: &Config) -> Finding {
+    let trust = Trust::open(&config.paths(), config.security.trust);
+    match trust.document() {
+        Ok(document) => Fine(format!(
+            "{}, {}, {}",
+            trust.policy(),
+            count(document.publishers.len() as u64, "publisher"),
+            count(document.pins.len() as u64, "name")
+        )),
+        Err(error) => {
+            Fail(error.to_string(), "correct that line, or move the file away to begin anew".into())
+        }
     }
 }
 

@@ -121,11 +121,11 @@ async fn attend(
         Show::Pinned => mounted.list_only(|revision| revision.manifest.signed_by().is_some()),
         Show::Local => mounted.list_only(|revision| revision.cached_bytes() > 0),
     }
-    mounted.publish(node.library.revisions()?);
+    mounted.publish(node.library.shown()?);
     let shown = Arc::downgrade(mounted);
     node.on_change(move |node| {
         let Some(mounted) = shown.upgrade() else { return };
-        match node.library.revisions() {
+        match node.library.shown() {
             Ok(revisions) => mounted.publish(revisions),
             Err(error) => tracing::error!("the mount still shows the former models: {error}"),
         }

@@ -102,6 +102,7 @@ impl Node {
         if let Some(wanted) = &request.publisher {
             self.library.trust.insist(&manifest.name, manifest.publisher, wanted)?;
         }
+        self.library.trust.stands(&manifest.name, manifest.signed_by())?;
         let files = select(&manifest, &request.include, &request.exclude)?;
         let dest = match &request.output {
             Some(dir) => {

@@ -60,6 +60,21 @@ impl Library {
         Ok(self.store.revision(self.manifest(model)?)?)
     }
 
+    /// Whether the trust still accepts a manifest that is known here.
+    pub fn stands(&self, manifest: &Manifest) -> bool {
+        let stands = self.trust.stands(&manifest.name, manifest.signed_by());
+        if let Err(e) = &stands {
+            tracing::debug!("{} is not used: {e}", manifest.model_ref());
+        }
+        stands.is_ok()
+    }
+
+    /// Every known model that its name stands for, with its contents: what a mount shows.
+    pub fn shown(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
+        let accepted = self.registry.all().into_iter().filter(|manifest| self.stands(manifest));
+        accepted.map(|m| Ok(self.store.revision(m)?)).collect()
+    }
+
     /// Every known model with its contents, by name.
     pub fn revisions(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
         self.registry.all().into_iter().map(|m| Ok(self.store.revision(m)?)).collect()

@@ -14,7 +14,7 @@ fn a_new_home_is_told_to_init_and_then_is_well() {
     assert!(said.contains("silmaril init"), "{said}");
     home.run(&["init"]).ok();
     let said = home.run(&["doctor"]).stdout;
-    for check in ["configuration", "base directory", "publisher key", "listen port", "node"] {
+    for check in ["configuration", "base directory", "publisher key", "trust ", "listen port", "node"] {
         assert!(line(&said, check).starts_with("ok"), "{said}");
     }
 }
@@ -29,6 +29,10 @@ fn a_failed_check_is_exit_code_1() {
     let said = run.stdout.clone();
     assert!(line(&said, "listen port").starts_with("fail"), "{said}");
     assert!(run.error(1).ends_with("failed"));
+    home.run(&["init"]).ok();
+    std::fs::write(home.path(".silmaril/trust.yaml"), "pins:\n- whose\n").unwrap();
+    let said = home.run(&["doctor"]).stdout;
+    assert!(line(&said, "trust ").starts_with("fail") && said.contains("trust.yaml:2: "), "{said}");
     home.configure("nonsense: 1\n");
     let said = home.run(&["doctor"]).stdout;
     assert!(line(&said, "configuration").starts_with("fail"), "{said}");

@@ -8,6 +8,7 @@ use crate::support::fixtures::{model_dir, noise};
 use crate::support::host::Host;
 use crate::support::manifests::{read, sign, write};
 use crate::support::net::Net;
+use crate::support::process::{PATIENCE, until};
 use crate::support::share::{Share, export, import, share};
 
 const NAME: &str = "acme/tiny";
@@ -98,6 +99,26 @@ fn names_that_a_former_version_knew_stay_their_publishers() {
     try_import(&c, &second.manifest);
     let all: Value = serde_json::from_str(&c.run(&["trust", "list", "--json"]).ok()).unwrap();
     assert_eq!(all["names"][0]["publisher"]["key"], key(&a).0);
+}
+
+#[test]
+fn a_model_whose_name_has_become_anothers_is_shown_no_more() {
+    let net = Net::new();
+    let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
+    let first = publish(&a, 1);
+    import(&c, &first.manifest);
+    let mounted = c.mount(&["--peer", &a.peer()]);
+    assert!(mounted.path(NAME).exists());
+    b.run(&["init"]).ok();
+    c.run(&["trust", "remove", NAME]).ok();
+    assert!(mounted.path(NAME).exists(), "nobody else's");
+    c.run(&["trust", "add", &key(&b).0, "--name", NAME]).ok();
+    until("the kernel looks again", PATIENCE, || !mounted.path(NAME).exists());
+    let error = c.run(&["get", NAME]).error(1);
+    assert!(error.contains(&key(&b).1), "{error}");
+    c.run(&["trust", "remove", NAME]).ok();
+    until("the kernel looks again", PATIENCE, || mounted.path(NAME).exists());
+    mounted.unmount();
 }
 
 #[test]

@@ -22,21 +22,26 @@
 //! | `choice` | the rules as a function |
 //! | `document` | what the file says |
 //! | `file` | the file: read when it changed, changed under a lock |
+//! | `changes` | what is changed by hand |
+//! | `find` | whom a user means |
 //! | `error` | why somebody is not accepted |
 //!
 //! All questions are answered from memory, after a look at whether the file changed; answers that change the file block
 //! for the disk.
 
+mod changes;
 mod choice;
 mod document;
 mod error;
 mod file;
+mod find;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub use changes::Removed;
 pub use choice::{Choice, Pinning};
 pub use document::{Alias, AliasError, Document, Listed, Pin, Succession, When};
 pub use error::TrustError;
@@ -52,8 +57,6 @@ use crate::paths::Paths;
 
 /// How many successions are followed from one key.
 const MAX_CHAIN: usize = 8;
-/// Digits of a key or fingerprint that name a publisher, at least.
-const MIN_PREFIX: usize = 8;
 
 /// Tells the key by which a publisher has replaced theirs, of which somebody has checked that the former key signs it.
 pub type Successors = Arc<dyn Fn(&PublisherKey) -> Option<PublisherKey> + Send + Sync>;
@@ -72,15 +75,6 @@ pub enum Standing {
     Unknown,
     /// They are refused: the name is another's, the key was replaced, or the policy is `strict`.
     Refused,
-}
-
-/// What a publisher had before they were removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Removed {
-    /// Whether they were listed.
-    pub listed: bool,
-    /// How many names were theirs.
-    pub names: usize,
 }
 
 /// Publishers and pins of one base directory. Read from `trust.yaml`, again whenever the file changed; written
@@ -102,37 +96,6 @@ impl Trust {
             own: Watched::new(paths.publisher_key()),
             successors: RwLock::default(),
         }
-    }
-
-    /// Where there is no file yet: pins names to those who signed them, as versions did that had no file. Nothing is
-    /// written where there are none.
-    pub fn take_over(
-        &self,
-        signed: impl IntoIterator<Item = (ModelName, PublisherKey)>,
-    ) -> Result<(), TrustError> {
-        let mut signed = signed.into_iter().peekable();
-        if self.file.exists() || signed.peek().is_none() {
-            return Ok(());
-        }
-        self.file.change(|document| {
-            // Another process may have been first.
-            if *document != Document::default() {
-                return Ok(());
-            }
-            signed.try_for_each(|(name, publisher)| document.pin(&name, publisher))
-        })
-    }
-
-    /// Goes by successions that were checked, each former key with its successor.
-    pub fn succeed(&self, steps: &[(PublisherKey, PublisherKey)]) -> Result<(), TrustError> {
-        let document = self.document()?;
-        if steps.iter().all(|(former, _)| document.successions.contains_key(former)) {
-            return Ok(());
-        }
-        self.file.change(|document| {
-            succeed(document, steps);
-            Ok(())
-        })
     }
 
     /// The key that counts instead of one that was replaced; the same for every other.
@@ -260,53 +223,6 @@ impl Trust {
         }
     }
 
-    /// Puts a publisher on the list, gives them an alias where there is one to give, and gives them names unless these
-    /// are others'; all of it or nothing.
-    pub fn add(
-        &self,
-        key: PublisherKey,
-        alias: Option<Alias>,
-        names: &[ModelName],
-    ) -> Result<(), TrustError> {
-        self.file.change(|document| {
-            document.list(key, alias)?;
-            names.iter().try_for_each(|name| match document.pinned(name) {
-                Some(pinned) if pinned != key => Err(TrustError::Pinned {
-                    name: name.clone(),
-                    pinned: document.describe(&pinned),
-                    given: document.describe(&key),
-                }),
-                _ => document.pin(name, key),
-            })
-        })
-    }
-
-    /// Takes a publisher off the list and, where `names` says so, lets go of all their names; refused where there is
-    /// neither. Tells what they had.
-    pub fn remove(&self, key: &PublisherKey, names: bool) -> Result<Removed, TrustError> {
-        self.file.change(|document| {
-            let owned = document.pins.values().filter(|pin| pin.publisher == *key).count();
-            let removed = Removed { listed: document.listed(key).is_some(), names: owned };
-            let lets_go = names && owned > 0;
-            if !removed.listed && !lets_go {
-                return Err(TrustError::NotListed(document.describe(key)));
-            }
-            document.publishers.retain(|listed| listed.key != *key);
-            if names {
-                document.pins.retain(|_, pin| pin.publisher != *key);
-            }
-            Ok(removed)
-        })
-    }
-
-    /// Lets go of a name: the next publisher accepted for it owns it.
-    pub fn unpin(&self, name: &ModelName) -> Result<(), TrustError> {
-        self.file.change(|document| match document.pins.remove(name) {
-            Some(_) => Ok(()),
-            None => Err(TrustError::NotPinned(name.clone())),
-        })
-    }
-
     /// What a publisher (none: of something unsigned) is to a name. Where the file cannot be read, all are refused.
     pub fn standing(&self, name: &ModelName, publisher: Option<&PublisherKey>) -> Standing {
         let Ok(document) = self.current(name) else { return Standing::Refused };
@@ -335,56 +251,20 @@ impl Trust {
             })
     }
 
+    /// Whether what was accepted before may still be used under its name: not where the name has become another's since,
+    /// nor where `strict` does not accept its publisher. What the former key of an accepted publisher signed may, and
+    /// what nobody signed, which somebody put here by hand.
+    pub fn stands(&self, name: &ModelName, given: Option<PublisherKey>) -> Result<(), TrustError> {
+        let Some(given) = given else { return Ok(()) };
+        let document = self.current(name)?;
+        self.view(&document, |view| {
+            view.judge(name, Some((view.owner)(&given))).or(view.judge(name, Some(given)))
+        })
+    }
+
     /// How a publisher is shown, everywhere: `alias (fingerprint)`, or the fingerprint alone.
     pub fn describe(&self, key: &PublisherKey) -> String {
         self.document().map_or_else(|_| key.fingerprint(), |document| document.describe(key))
-    }
-
-    /// The publisher that a user means by a hex key, a fingerprint, at least eight digits of the beginning of either,
-    /// or an alias; anything but a whole key is looked for among those known here and `others`.
-    pub fn find(
-        &self,
-        text: &str,
-        others: impl IntoIterator<Item = PublisherKey>,
-    ) -> Result<PublisherKey, TrustError> {
-        self.find_in(&*self.document()?, text, others)
-    }
-
-    fn find_in(
-        &self,
-        document: &Document,
-        text: &str,
-        others: impl IntoIterator<Item = PublisherKey>,
-    ) -> Result<PublisherKey, TrustError> {
-        if let Ok(key) = text.parse() {
-            return Ok(key);
-        }
-        // First, since nobody else chooses these.
-        let called = |listed: &&Listed| listed.alias.as_ref().is_some_and(|alias| alias.is(text));
-        if let Some(listed) = document.publishers.iter().find(called) {
-            return Ok(listed.key);
-        }
-        let digits = |text: &str| text.replace('-', "").to_ascii_lowercase();
-        let given = digits(text);
-        let begins = |key: &PublisherKey| {
-            key.to_string().starts_with(&given) || digits(&key.fingerprint()).starts_with(&given)
-        };
-        let listed = document.publishers.iter().map(|listed| listed.key);
-        let pinned = document.pins.values().map(|pin| pin.publisher);
-        let known = listed.chain(pinned).chain(self.own()).chain(others);
-        let found: BTreeSet<PublisherKey> = match given.len() >= MIN_PREFIX {
-            true => known.filter(begins).collect(),
-            false => BTreeSet::new(),
-        };
-        let mut found = found.into_iter();
-        match (found.next(), found.len()) {
-            (Some(key), 0) => Ok(key),
-            (Some(key), _) => Err(TrustError::AmbiguousPublisher {
-                text: text.to_owned(),
-                candidates: std::iter::once(key).chain(found).map(|key| document.describe(&key)).collect(),
-            }),
-            (None, _) => Err(TrustError::UnknownPublisher(text.to_owned())),
-        }
     }
 
     /// The file's contents, once everybody who matters for `name` has been followed to their present key.
