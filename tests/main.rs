@@ -61,6 +61,7 @@ mod engine {
 
 mod mount {
     mod lifecycle;
+    mod lookups;
     mod processes;
     mod reading;
     mod rig;

@@ -22,12 +22,20 @@ impl ToErrno for TreeError {
             Self::IsDir => Errno::ISDIR,
             Self::NotLink => Errno::INVAL,
             Self::NoAttribute => Errno::NODATA,
+            Self::Interrupted => Errno::INTR,
+            Self::Stopped => Errno::IO,
         }
     }
 
     fn is_trouble(&self) -> bool {
         match self {
-            Self::Stale | Self::NotDir | Self::IsDir | Self::NotLink | Self::NoAttribute => false,
+            Self::Stale
+            | Self::NotDir
+            | Self::IsDir
+            | Self::NotLink
+            | Self::NoAttribute
+            | Self::Interrupted
+            | Self::Stopped => false,
         }
     }
 }

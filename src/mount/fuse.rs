@@ -20,12 +20,14 @@ use fuser::{
 use rustix::io::Errno;
 use tracing::{debug, warn};
 
+use super::asker::Asker;
 use super::errno::{Refusal, ToErrno};
 use super::handles::Handles;
 use super::inode::Ino;
+use super::lookups::Lookups;
 use super::opens::Opens;
 use super::reads::{Answer, Reads};
-use super::tree::{Attr, InodeKind, Lookup, OpenDir, Tree};
+use super::tree::{Attr, InodeKind, Lookup, OpenDir, Tree, TreeError};
 use crate::fetch::FileRef;
 use crate::store::ContentPin;
 
@@ -49,6 +51,7 @@ const GENERATION: Generation = Generation(0);
 /// What answers the kernel.
 pub struct Service {
     tree: Arc<Tree>,
+    lookups: Arc<Lookups>,
     reads: Reads,
     files: Opens<Behind>,
     dirs: Handles<OpenDir>,
@@ -63,9 +66,9 @@ struct Behind {
 }
 
 impl Service {
-    /// Serves the tree; file data through `reads`.
-    pub fn new(tree: Arc<Tree>, reads: Reads) -> Self {
-        Self { tree, reads, files: Opens::default(), dirs: Handles::default(), passthrough: false }
+    /// Serves the tree; names through `lookups`, file data through `reads`.
+    pub fn new(tree: Arc<Tree>, lookups: Arc<Lookups>, reads: Reads) -> Self {
+        Self { tree, lookups, reads, files: Opens::default(), dirs: Handles::default(), passthrough: false }
     }
 
     /// The file behind, for the kernel to read by itself: where it lets us, and all of the file is here.
@@ -162,6 +165,17 @@ fn absent() -> FileAttr {
     }
 }
 
+fn reply_entry(parent: INodeNo, found: Result<Lookup, TreeError>, reply: ReplyEntry) {
+    match found {
+        Ok(Lookup::Present { attr, ttl }) => {
+            reply.entry_with_ttls(&attr.ttl, &ttl, &file_attr(&attr), GENERATION);
+        }
+        Ok(Lookup::Absent(Duration::ZERO) | Lookup::Unknown(_)) => reply.error(fuser::Errno::ENOENT),
+        Ok(Lookup::Absent(ttl)) => reply.entry(&ttl, &absent(), GENERATION),
+        Err(error) => reply.error(refuse("lookup", parent, &error)),
+    }
+}
+
 fn reply_xattr(op: &'static str, ino: INodeNo, value: &[u8], size: u32, reply: ReplyXattr) {
     if size == 0 {
         reply.size(value.len() as u32);
@@ -208,18 +222,12 @@ impl Filesystem for Service {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.tree.lookup(Ino(parent.0), name) {
-            Ok(Lookup::Present { attr, ttl }) => {
-                reply.entry_with_ttls(&attr.ttl, &ttl, &file_attr(&attr), GENERATION);
-            }
-            Ok(Lookup::Absent(Duration::ZERO)) => reply.error(fuser::Errno::ENOENT),
-            Ok(Lookup::Absent(ttl)) => reply.entry(&ttl, &absent(), GENERATION),
-            Err(error) => reply.error(refuse("lookup", parent, &error)),
-        }
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let answer = Box::new(move |found| reply_entry(parent, found, reply));
+        self.lookups.serve(Ino(parent.0), name.to_owned(), Asker(req.pid()), answer);
     }
 
-    // Numbers live as long as the node, so there is nothing to forget.
+    // Numbers are kept by us, so there is nothing to forget.
     fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {

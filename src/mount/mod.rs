@@ -1,11 +1,13 @@
 //! The mount: models as a read-only file system.
 //!
 //! `tree` holds inodes and knows nothing of FUSE; `fuse` converts types and nothing else; reads are parked as
-//! tasks that own their reply. No handler waits: metadata is answered from memory, reads from the disk or later.
+//! tasks that own their reply, and so are lookups of what is not known here. No handler waits: metadata is answered
+//! from memory, reads from the disk or later.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | `inode`, `listing`, `view`, `tree`, `xattr` | names, numbers, attributes, facts |
+//! | `inode`, `place`, `listing`, `view`, `tree`, `xattr` | names, numbers, attributes, facts |
+//! | `lookups`, `asker` | lookups of models that the network may have |
 //! | `reads`, `handles`, `errno` | open files, parked reads, error numbers |
 //! | `fuse` | the adapter, on threads of its own |
 //! | `mountpoint`, `mountinfo`, `attach`, `detach`, `helper` | the mount point and the mount itself |
@@ -13,6 +15,7 @@
 //! Threads: `silmaril-mount` runs the session and, when it ends for whatever reason, makes sure that no dead mount
 //! stays behind; `fuser-N` take requests and never wait; parked reads are tasks of the runtime.
 
+mod asker;
 mod attach;
 mod detach;
 mod errno;
@@ -22,9 +25,13 @@ mod handles;
 mod helper;
 mod inode;
 mod listing;
+mod lookups;
+#[cfg(test)]
+mod lookups_tests;
 mod mountinfo;
 mod mountpoint;
 mod opens;
+mod place;
 mod reads;
 mod tree;
 #[cfg(test)]
@@ -45,6 +52,8 @@ use crate::fetch::Fetch;
 use crate::store::StoredRevision;
 pub use detach::{MountRecord, list_mounts, resolve, unmount};
 pub use error::MountError;
+use lookups::Lookups;
+pub use lookups::{ResolveError, Resolver, Resolving};
 use mountinfo::MountEntry;
 pub use mountpoint::prepare;
 pub use reads::ReadCounters;
@@ -70,6 +79,7 @@ pub struct MountOptions {
 /// A live mount. Dropping it detaches the mount; `stop` does so in order.
 pub struct Mounted {
     tree: Arc<Tree>,
+    lookups: Arc<Lookups>,
     counters: Arc<ReadCounters>,
     mount: MountEntry,
     over: watch::Receiver<bool>,
@@ -86,7 +96,9 @@ impl Mounted {
         let owner = Owner { uid: geteuid().as_raw(), gid: getegid().as_raw(), mounted_at: SystemTime::now() };
         let tree = Arc::new(Tree::new(owner));
         let counters = Arc::new(ReadCounters::default());
-        let service = fuse::Service::new(tree.clone(), Reads::new(fetch, runtime, counters.clone()));
+        let lookups = Lookups::new(tree.clone(), runtime.clone());
+        let reads = Reads::new(fetch, runtime, counters.clone());
+        let service = fuse::Service::new(tree.clone(), lookups.clone(), reads);
         let connection = attach::attach(&path, options.allow_other)?;
         let mount = serve(&path, service, connection).inspect_err(|_| {
             if let Err(error) = detach::detach(&path, true) {
@@ -95,7 +107,7 @@ impl Mounted {
         })?;
         info!(path = %path.display(), allow_other = options.allow_other, "Mounted.");
         let (mount, over) = mount;
-        Ok(Self { tree, counters, mount, over })
+        Ok(Self { tree, lookups, counters, mount, over })
     }
 
     /// Where it is mounted, without links.
@@ -119,6 +131,17 @@ impl Mounted {
         self.tree.list_only(Arc::new(filter));
     }
 
+    /// Asks for models that are looked up and not known, from now on: each for at most `within`. What is found is to be
+    /// published before the query ends. Listings never ask.
+    pub fn resolve_with(&self, resolver: Arc<Resolver>, within: Duration) {
+        self.lookups.resolve_with(resolver, within);
+    }
+
+    /// How many lookups wait for the network now.
+    pub fn waiting_lookups(&self) -> usize {
+        self.lookups.waiting()
+    }
+
     /// Waits until the mount is gone, by `stop` or by somebody's umount.
     pub async fn gone(&self) {
         let mut over = self.over.clone();
@@ -126,8 +149,10 @@ impl Mounted {
         let _ = over.wait_for(|over| *over).await;
     }
 
-    /// Unmounts, lazily if busy. The caller has stopped `Fetch`, so parked reads have their answers.
+    /// Unmounts, lazily if busy. The caller has stopped `Fetch`, so parked reads have their answers; parked lookups
+    /// get theirs here.
     pub async fn stop(&self) {
+        self.lookups.stop();
         let mount = self.mount.clone();
         let down = tokio::task::spawn_blocking(move || take_down(&mount));
         if tokio::time::timeout(STOP_WITHIN, down).await.is_err() {
@@ -147,6 +172,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
+        self.lookups.stop();
         if !*self.over.borrow() {
             take_down(&self.mount);
         }

@@ -3,17 +3,24 @@
 //! Nothing here waits, touches the network or knows of FUSE. The shown set is one immutable [`View`] that
 //! `publish` replaces as a whole; a directory that is open goes on listing the view it was opened with, so that
 //! offsets stay true while others publish.
+//!
+//! Where names may be asked for beyond what is shown ([`Tree::guess_names`]), every name that an organisation could
+//! have is a directory: not listed, empty, and given up when nobody has looked at it for a while. The kernel asks for
+//! `org` before it asks for `name`, when nobody can know yet. So `stat anything` succeeds, and `ls` shows what is.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use super::inode::{Ino, Numbers};
 use super::listing::{Node, NodeKind};
+use super::place::{Guess, Place};
 use super::view::{Found, Placement, TopDir, TopEntry, View};
 use super::xattr::{self, Fact};
 use crate::fetch::FileRef;
+use crate::model::ModelRef;
 use crate::store::StoredRevision;
 
 /// How long names and attributes above the revisions are valid: publishing changes them, and nobody should have
@@ -52,6 +59,12 @@ pub enum TreeError {
     /// It has no such extended attribute.
     #[error("no such attribute")]
     NoAttribute,
+    /// Whoever asked is to end.
+    #[error("a signal came")]
+    Interrupted,
+    /// The mount is being taken down.
+    #[error("the mount is being taken down")]
+    Stopped,
 }
 
 /// The kind of an inode.
@@ -102,6 +115,8 @@ pub enum Lookup {
     },
     /// There is none, and that is valid for so long.
     Absent(Duration),
+    /// None is known, but there may be such a model elsewhere.
+    Unknown(ModelRef),
 }
 
 /// An entry of a listing.
@@ -140,12 +155,15 @@ pub struct Owner {
 /// The shown set of revisions.
 pub struct Tree {
     owner: Owner,
-    /// Taken by `publish` only, before `view`.
-    numbers: Mutex<Numbers>,
+    /// Held by whoever publishes, so that one does so after another.
+    publishing: Mutex<()>,
+    numbers: Numbers,
     /// Held for the time of a clone.
     view: RwLock<Arc<View>>,
     /// Which revisions a listing shows; none is all.
     listed: RwLock<Option<Arc<ListFilter>>>,
+    /// Whether there may be more than what is shown.
+    guesses: AtomicBool,
 }
 
 /// Says of a revision whether listings show it.
@@ -154,20 +172,22 @@ pub type ListFilter = dyn Fn(&StoredRevision) -> bool + Send + Sync;
 impl Tree {
     /// A tree that shows nothing yet.
     pub fn new(owner: Owner) -> Self {
-        let mut numbers = Numbers::default();
-        let view = View::new(Vec::new(), None, &mut numbers, owner.mounted_at);
+        let numbers = Numbers::default();
+        let view = View::new(Vec::new(), None, &numbers, owner.mounted_at);
         Self {
             owner,
-            numbers: Mutex::new(numbers),
+            publishing: Mutex::new(()),
+            numbers,
             view: RwLock::new(Arc::new(view)),
             listed: RwLock::new(None),
+            guesses: AtomicBool::new(false),
         }
     }
 
     /// Replaces the shown set.
     pub fn publish(&self, revisions: Vec<Arc<StoredRevision>>) {
-        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-        let view = View::new(revisions, Some(&self.view()), &mut numbers, self.owner.mounted_at);
+        let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = View::new(revisions, Some(&self.view()), &self.numbers, self.owner.mounted_at);
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
     }
 
@@ -181,19 +201,24 @@ impl Tree {
         *self.listed.write().unwrap_or_else(PoisonError::into_inner) = Some(filter);
     }
 
+    /// Answers, from now on, that a name above the revisions that is not known may stand for something.
+    pub fn guess_names(&self) {
+        self.guesses.store(true, Ordering::Relaxed);
+    }
+
     /// Finds a name in a directory.
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Lookup, TreeError> {
         let view = self.view();
         // Our names are UTF-8; others are merely absent.
         let name = std::str::from_utf8(name.as_bytes()).ok();
-        match view.find(parent).ok_or(TreeError::Stale)? {
-            Found::Top(dir) => Ok(match name.and_then(|n| dir.child(n)) {
+        match view.find(parent) {
+            Some(Found::Top(dir)) => Ok(match name.and_then(|n| dir.child(n)) {
                 Some(entry) => {
                     Lookup::Present { attr: attr_of(&view, entry.ino, &self.owner)?, ttl: TOP_TTL }
                 }
-                None => Lookup::Absent(Duration::ZERO),
+                None => self.guess(&dir.place, name),
             }),
-            Found::Inside(placement, _, node @ Node { kind: NodeKind::Dir { .. }, .. }) => {
+            Some(Found::Inside(placement, _, node @ Node { kind: NodeKind::Dir { .. }, .. })) => {
                 Ok(match name.and_then(|n| placement.nodes.child(node, n)) {
                     Some(child) => {
                         let attr = attr_of(&view, placement.ino(child), &self.owner)?;
@@ -202,13 +227,33 @@ impl Tree {
                     None => Lookup::Absent(NAME_TTL),
                 })
             }
-            Found::Link(_) | Found::Inside(..) => Err(TreeError::NotDir),
+            Some(Found::Link(_) | Found::Inside(..)) => Err(TreeError::NotDir),
+            None => {
+                let place = self.numbers.guess_of(parent).ok_or(TreeError::Stale)?;
+                Ok(self.guess(&place, name))
+            }
+        }
+    }
+
+    /// The answer to a name that is not known.
+    fn guess(&self, place: &Place, name: Option<&str>) -> Lookup {
+        let may_be = self.guesses.load(Ordering::Relaxed);
+        match name.filter(|_| may_be).and_then(|name| place.guess(name)) {
+            None => Lookup::Absent(Duration::ZERO),
+            Some(Guess::Model(model)) => Lookup::Unknown(model),
+            Some(Guess::Dir(place)) => {
+                let attr = dir_attr(self.numbers.of_guess(&place), &self.owner);
+                Lookup::Present { attr, ttl: TOP_TTL }
+            }
         }
     }
 
     /// The attributes of an inode.
     pub fn attr(&self, ino: Ino) -> Result<Attr, TreeError> {
-        attr_of(&self.view(), ino, &self.owner)
+        match attr_of(&self.view(), ino, &self.owner) {
+            Err(TreeError::Stale) if self.numbers.guess_of(ino).is_some() => Ok(dir_attr(ino, &self.owner)),
+            attr => attr,
+        }
     }
 
     /// Where a link points.
@@ -232,7 +277,17 @@ impl Tree {
     /// Opens a directory for listing.
     pub fn open_dir(&self, ino: Ino) -> Result<OpenDir, TreeError> {
         let view = self.view();
-        let entries = match view.find(ino).ok_or(TreeError::Stale)? {
+        let Some(found) = view.find(ino) else {
+            // Nothing is known of it, or it would be found.
+            let place = self.numbers.guess_of(ino).ok_or(TreeError::Stale)?;
+            let parent = match place.parent() {
+                Place::Root => Ino::ROOT,
+                parent => self.numbers.of_guess(&parent),
+            };
+            let empty = Some([ino, parent].map(|ino| dir_attr(ino, &self.owner)));
+            return Ok(OpenDir { view, ino, owner: self.owner, entries: Vec::new(), empty });
+        };
+        let entries = match found {
             Found::Top(dir) => {
                 let filter = self.listed.read().unwrap_or_else(PoisonError::into_inner).clone();
                 let shown = |at: &usize| {
@@ -243,21 +298,24 @@ impl Tree {
             Found::Inside(_, _, Node { kind: NodeKind::Dir { .. }, .. }) => Vec::new(),
             Found::Link(_) | Found::Inside(..) => return Err(TreeError::NotDir),
         };
-        Ok(OpenDir { view: view.clone(), ino, owner: self.owner, entries })
+        Ok(OpenDir { view: view.clone(), ino, owner: self.owner, entries, empty: None })
     }
 
     /// The value of an extended attribute.
     pub fn xattr(&self, ino: Ino, name: &OsStr) -> Result<String, TreeError> {
         let fact = Fact::from_name(name).ok_or(TreeError::NoAttribute)?;
         let view = self.view();
-        let found = view.find(ino).ok_or(TreeError::Stale)?;
+        // A directory that somebody merely asked for has none either.
+        let found = view.find(ino).ok_or(TreeError::NoAttribute)?;
         xattr::value(&found, fact).ok_or(TreeError::NoAttribute)
     }
 
     /// The names of the extended attributes that an inode has.
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<&'static str>, TreeError> {
         let view = self.view();
-        let found = view.find(ino).ok_or(TreeError::Stale)?;
+        let Some(found) = view.find(ino) else {
+            return self.attr(ino).map(|_| Vec::new());
+        };
         Ok(Fact::ALL.into_iter().filter(|f| xattr::value(&found, *f).is_some()).map(Fact::name).collect())
     }
 
@@ -282,11 +340,18 @@ pub struct OpenDir {
     owner: Owner,
     /// Above the revisions: which entries of the directory are listed.
     entries: Vec<usize>,
+    /// One of which nothing was known: itself and the one above it.
+    empty: Option<[Attr; 2]>,
 }
 
 impl OpenDir {
     /// The entry at a position. 0 is `.`, 1 is `..`; none behind the last.
     pub fn entry(&self, position: u64) -> Option<Entry> {
+        if let Some(empty) = &self.empty {
+            let at = usize::try_from(position).ok()?;
+            let name = [".", ".."].get(at)?;
+            return Some(Entry { name: (*name).to_owned(), attr: empty[at].clone(), ttl: Duration::ZERO });
+        }
         let found = self.view.find(self.ino)?;
         let (ino, name, ttl) = match (position, &found) {
             (0, _) => (self.ino, ".".to_owned(), Duration::ZERO),
@@ -330,20 +395,25 @@ fn parent_of(found: &Found<'_>) -> Ino {
     }
 }
 
-fn attr_of(view: &View, ino: Ino, owner: &Owner) -> Result<Attr, TreeError> {
-    let found = view.find(ino).ok_or(TreeError::Stale)?;
-    let attr = Attr {
+/// The attributes of an empty directory above the revisions.
+fn dir_attr(ino: Ino, owner: &Owner) -> Attr {
+    Attr {
         ino,
         kind: InodeKind::Dir,
         size: 0,
         blocks: 0,
         mtime: owner.mounted_at,
         perm: 0o555,
-        nlink: view.nlink(&found),
+        nlink: 2,
         uid: owner.uid,
         gid: owner.gid,
         ttl: TOP_TTL,
-    };
+    }
+}
+
+fn attr_of(view: &View, ino: Ino, owner: &Owner) -> Result<Attr, TreeError> {
+    let found = view.find(ino).ok_or(TreeError::Stale)?;
+    let attr = Attr { nlink: view.nlink(&found), ..dir_attr(ino, owner) };
     Ok(match &found {
         Found::Top(_) => attr,
         Found::Link(target) => Attr { kind: InodeKind::Link, size: target.len() as u64, perm: 0o777, ..attr },

@@ -56,7 +56,7 @@ fn walk(tree: &Tree, path: &str) -> Option<Attr> {
     path.split('/').try_fold(tree.attr(Ino::ROOT).unwrap(), |dir, name| {
         match tree.lookup(dir.ino, OsStr::new(name)).unwrap() {
             Lookup::Present { attr, .. } => Some(attr),
-            Lookup::Absent(_) => None,
+            Lookup::Absent(_) | Lookup::Unknown(_) => None,
         }
     })
 }
@@ -138,6 +138,7 @@ fn names_within_a_revision_are_remembered_above_it_they_are_not() {
     let ttl = |ino, name: &str| match tree.lookup(ino, OsStr::new(name)).unwrap() {
         Lookup::Present { ttl, .. } => ttl,
         Lookup::Absent(ttl) => ttl,
+        Lookup::Unknown(model) => panic!("{model} is asked for"),
     };
     assert!(ttl(model, "dir") > hours);
     assert!(ttl(model, "absent") > hours);

@@ -13,12 +13,15 @@ use std::time::{Duration, SystemTime};
 
 use super::inode::{Ino, Numbers};
 use super::listing::{Node, NodeKind, Nodes};
+use super::place::Place;
 use crate::model::{Kind, ModelName, Revision};
 use crate::store::StoredRevision;
 
 /// A directory above the revisions: the root, `datasets`, or an organisation.
 #[derive(Debug)]
 pub struct TopDir {
+    /// Which one it is.
+    pub place: Place,
     /// The directory above; the root is its own.
     pub parent: Ino,
     /// Its entries, sorted by name.
@@ -28,6 +31,10 @@ pub struct TopDir {
 }
 
 impl TopDir {
+    fn new(place: Place, parent: Ino) -> Self {
+        Self { place, parent, entries: Vec::new(), hidden: Vec::new() }
+    }
+
     /// Finds a name.
     pub fn child(&self, name: &str) -> Option<&TopEntry> {
         [&self.entries, &self.hidden].into_iter().find_map(|entries| {
@@ -94,7 +101,7 @@ impl View {
     pub fn new(
         revisions: Vec<Arc<StoredRevision>>,
         previous: Option<&Self>,
-        numbers: &mut Numbers,
+        numbers: &Numbers,
         mounted_at: SystemTime,
     ) -> Self {
         let mut by_name: BTreeMap<ModelName, BTreeMap<Revision, Arc<StoredRevision>>> = BTreeMap::new();
@@ -104,7 +111,7 @@ impl View {
             same_name.insert(manifest.version.clone(), revision);
         }
         let mut view = Self { dirs: HashMap::new(), links: HashMap::new(), placements: BTreeMap::new() };
-        view.dirs.insert(Ino::ROOT, TopDir { parent: Ino::ROOT, entries: Vec::new(), hidden: Vec::new() });
+        view.dirs.insert(Ino::ROOT, TopDir::new(Place::Root, Ino::ROOT));
         for (name, revisions) in by_name {
             let org = view.org(&name, numbers);
             view.place(&name, org, revisions, previous, numbers, mounted_at);
@@ -116,20 +123,18 @@ impl View {
         view
     }
 
-    fn org(&mut self, name: &ModelName, numbers: &mut Numbers) -> Ino {
-        match name.kind() {
-            Kind::Model => self.dir(Ino::ROOT, name.org(), name.org().to_owned(), numbers),
-            Kind::Dataset => {
-                let datasets = self.dir(Ino::ROOT, "datasets", "datasets".to_owned(), numbers);
-                self.dir(datasets, name.org(), format!("datasets/{}", name.org()), numbers)
-            }
-        }
+    fn org(&mut self, name: &ModelName, numbers: &Numbers) -> Ino {
+        let parent = match name.kind() {
+            Kind::Model => Ino::ROOT,
+            Kind::Dataset => self.dir(Ino::ROOT, "datasets", Place::Datasets, numbers),
+        };
+        self.dir(parent, name.org(), Place::Org(name.kind(), name.org().to_owned()), numbers)
     }
 
-    fn dir(&mut self, parent: Ino, name: &str, path: String, numbers: &mut Numbers) -> Ino {
-        let ino = numbers.of_path(&path);
+    fn dir(&mut self, parent: Ino, name: &str, place: Place, numbers: &Numbers) -> Ino {
+        let ino = numbers.of_path(&place.path());
         if let std::collections::hash_map::Entry::Vacant(vacant) = self.dirs.entry(ino) {
-            vacant.insert(TopDir { parent, entries: Vec::new(), hidden: Vec::new() });
+            vacant.insert(TopDir::new(place, parent));
             self.enter(parent, TopEntry { name: name.to_owned(), ino, is_dir: true }, true);
         }
         ino
@@ -147,7 +152,7 @@ impl View {
         org: Ino,
         revisions: BTreeMap<Revision, Arc<StoredRevision>>,
         previous: Option<&Self>,
-        numbers: &mut Numbers,
+        numbers: &Numbers,
         mounted_at: SystemTime,
     ) {
         let default = Revision::default();

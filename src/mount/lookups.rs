@@ -1,0 +1,302 @@
+//! Lookups of models that are not known here: parked until the network has answered.
+//!
+//! The thread that takes requests never waits: a lookup is an entry of a table, and one task a model asks for it, so
+//! that lookups of the same model are one query however it is written. Every parked lookup is answered: when its model
+//! has become known, at the deadline, when the program that waits is to end, when the mount stops, or when the runtime
+//! drops the task. A query that nobody waits for any more is ended.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::asker::Asker;
+use super::inode::Ino;
+use super::tree::{Lookup, Tree, TreeError};
+use crate::model::ModelRef;
+
+/// How many lookups may wait at once; each is a thread of a program. What goes beyond is answered as absent: a program
+/// that asks for more is crawling.
+pub const MAX_WAITING: usize = 64;
+
+/// How long a model that was not found is absent without another query.
+pub const MISS_LASTS: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether those who wait are to end: Ctrl-C should seem to work at once.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How many misses, and refusals that were logged, are remembered.
+const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// Why a model could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// Nobody who was reached in time has it.
+    #[error("nobody has it")]
+    NotFound,
+    /// It is there, and may not be shown: a publisher who is not trusted, for one.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A query in progress. It ends with the model being published to the mount, or with an error.
+pub type Resolving = Pin<Box<dyn Future<Output = Result<(), ResolveError>> + Send>>;
+
+/// Asks the network for a model, for at most so long. Called on the runtime.
+pub type Resolver = dyn Fn(ModelRef, Duration) -> Resolving + Send + Sync;
+
+/// What a lookup is answered with.
+pub type Answer = Box<dyn FnOnce(Result<Lookup, TreeError>) + Send>;
+
+/// The lookups of one mount.
+pub struct Lookups {
+    tree: Arc<Tree>,
+    runtime: Handle,
+    resolver: OnceLock<(Arc<Resolver>, Duration)>,
+    table: Mutex<Table>,
+    stopping: watch::Sender<bool>,
+}
+
+struct Table {
+    /// What is asked for, and who waits for it.
+    asked: HashMap<ModelRef, Vec<Waiting>>,
+    /// How many wait in all.
+    waiting: usize,
+    /// What was not found, and when.
+    misses: LruCache<ModelRef, Instant>,
+    /// The refusals that were logged.
+    told: LruCache<ModelRef, String>,
+    /// Whether it was logged that too many wait.
+    crowded: bool,
+    stopped: bool,
+}
+
+impl Table {
+    /// So many wait no more.
+    fn released(&mut self, count: usize) {
+        self.waiting = self.waiting.saturating_sub(count);
+        self.crowded &= self.waiting > MAX_WAITING / 2;
+    }
+}
+
+struct Waiting {
+    parent: Ino,
+    name: OsString,
+    asker: Asker,
+    answer: Answer,
+}
+
+/// What becomes of a lookup.
+enum Fate {
+    /// It waits; nobody has asked for the model yet.
+    Asks,
+    /// It waits for somebody else's query.
+    Joins,
+    /// It is answered at once.
+    Now(Answer, Result<Lookup, TreeError>),
+}
+
+impl Lookups {
+    /// Looks up in the tree alone until [`Self::resolve_with`] is called. Queries run on `runtime`.
+    pub fn new(tree: Arc<Tree>, runtime: Handle) -> Arc<Self> {
+        let table = Table {
+            asked: HashMap::new(),
+            waiting: 0,
+            misses: LruCache::new(MAX_REMEMBERED),
+            told: LruCache::new(MAX_REMEMBERED),
+            crowded: false,
+            stopped: false,
+        };
+        let resolver = OnceLock::new();
+        Arc::new(Self {
+            tree,
+            runtime,
+            resolver,
+            table: Mutex::new(table),
+            stopping: watch::Sender::new(false),
+        })
+    }
+
+    /// Asks for what is not known, from now on, for at most `within`. The first call counts.
+    pub fn resolve_with(&self, resolver: Arc<Resolver>, within: Duration) {
+        let _ = self.resolver.set((resolver, within));
+        self.tree.guess_names();
+    }
+
+    /// How many lookups wait now.
+    pub fn waiting(&self) -> usize {
+        self.lock().waiting
+    }
+
+    /// Answers a lookup, now or later.
+    pub fn serve(self: &Arc<Self>, parent: Ino, name: OsString, asker: Asker, answer: Answer) {
+        match self.tree.lookup(parent, &name) {
+            Ok(Lookup::Unknown(model)) => self.park(model, Waiting { parent, name, asker, answer }),
+            found => answer(found),
+        }
+    }
+
+    fn park(self: &Arc<Self>, model: ModelRef, waiting: Waiting) {
+        match self.admit(&model, waiting) {
+            Fate::Now(answer, result) => answer(result),
+            Fate::Joins => {}
+            Fate::Asks => {
+                let query = Query { lookups: self.clone(), model, found: false, abandoned: false };
+                self.runtime.spawn(query.run());
+            }
+        }
+    }
+
+    fn admit(&self, model: &ModelRef, waiting: Waiting) -> Fate {
+        let table = &mut *self.lock();
+        if table.stopped {
+            return Fate::Now(waiting.answer, Err(TreeError::Stopped));
+        }
+        let absent = Ok(Lookup::Absent(Duration::ZERO));
+        if table.misses.get(model).is_some_and(|since| since.elapsed() < MISS_LASTS) {
+            return Fate::Now(waiting.answer, absent);
+        }
+        if table.waiting >= MAX_WAITING {
+            if !std::mem::replace(&mut table.crowded, true) {
+                warn!(%model, "More than {MAX_WAITING} lookups wait for the network; further ones find nothing.");
+            }
+            return Fate::Now(waiting.answer, absent);
+        }
+        table.waiting += 1;
+        match table.asked.get_mut(model) {
+            Some(others) => {
+                others.push(waiting);
+                Fate::Joins
+            }
+            None => {
+                table.asked.insert(model.clone(), vec![waiting]);
+                Fate::Asks
+            }
+        }
+    }
+
+    /// Answers all that wait, and whatever comes from now on.
+    pub fn stop(&self) {
+        let waiting: Vec<Waiting> = {
+            let table = &mut *self.lock();
+            table.stopped = true;
+            table.waiting = 0;
+            table.asked.drain().flat_map(|(_, waiting)| waiting).collect()
+        };
+        self.stopping.send_replace(true);
+        for Waiting { answer, .. } in waiting {
+            answer(Err(TreeError::Stopped));
+        }
+    }
+
+    /// Answers those who wait for a model and are to end. Tells whether anybody else waits for it; if nobody does, it is
+    /// not asked for any more.
+    fn release_ending(&self, model: &ModelRef) -> bool {
+        let (ending, goes_on) = {
+            let table = &mut *self.lock();
+            let Some(waiting) = table.asked.get_mut(model) else { return false };
+            let ending: Vec<Waiting> = waiting.extract_if(.., |waiting| waiting.asker.is_ending()).collect();
+            let goes_on = !waiting.is_empty();
+            if !goes_on {
+                table.asked.remove(model);
+            }
+            table.released(ending.len());
+            (ending, goes_on)
+        };
+        for Waiting { answer, .. } in ending {
+            answer(Err(TreeError::Interrupted));
+        }
+        goes_on
+    }
+
+    /// Remembers that a model was not found, and says why if that is news.
+    fn missed(&self, model: &ModelRef, error: &ResolveError) {
+        let table = &mut *self.lock();
+        table.misses.put(model.clone(), Instant::now());
+        match error {
+            ResolveError::NotFound => debug!(%model, "A model was looked up that nobody has."),
+            ResolveError::Refused(reason) => {
+                if table.told.get(model) != Some(reason) {
+                    table.told.put(model.clone(), reason.clone());
+                    warn!(%model, reason, "A model was looked up that may not be shown.");
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks for one model. When it is dropped, done or not, all who wait for it are answered.
+struct Query {
+    lookups: Arc<Lookups>,
+    model: ModelRef,
+    found: bool,
+    /// Nobody waits any more, and the entry is gone.
+    abandoned: bool,
+}
+
+impl Query {
+    async fn run(mut self) {
+        let Some((resolver, within)) = self.lookups.resolver.get() else { return };
+        let mut stopping = self.lookups.stopping.subscribe();
+        let asking = tokio::time::timeout(*within, resolver(self.model.clone(), *within));
+        let mut asking = pin!(asking);
+        let mut clock = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+        let result = loop {
+            tokio::select! {
+                biased;
+                // The other end lives as long as we do.
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+                answered = &mut asking => break answered.unwrap_or(Err(ResolveError::NotFound)),
+                _ = clock.tick() => {
+                    self.abandoned = !self.lookups.release_ending(&self.model);
+                    if self.abandoned {
+                        return;
+                    }
+                }
+            }
+        };
+        match result {
+            Ok(()) => self.found = true,
+            Err(error) => self.lookups.missed(&self.model, &error),
+        }
+    }
+}
+
+impl Drop for Query {
+    fn drop(&mut self) {
+        if self.abandoned {
+            return;
+        }
+        let waiting = {
+            let table = &mut *self.lookups.lock();
+            let waiting = table.asked.remove(&self.model).unwrap_or_default();
+            table.released(waiting.len());
+            waiting
+        };
+        for Waiting { parent, name, answer, .. } in waiting {
+            let found = self.lookups.tree.lookup(parent, &name);
+            answer(match found {
+                Ok(Lookup::Unknown(_)) => {
+                    if std::mem::take(&mut self.found) {
+                        let reason = "it was found, but is not shown".to_owned();
+                        self.lookups.missed(&self.model, &ResolveError::Refused(reason));
+                    }
+                    Ok(Lookup::Absent(Duration::ZERO))
+                }
+                found => found,
+            });
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Lookups of what is not known, with a network that answers, is slow, fails, or never answers.
+
+use std::ffi::OsString;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+
+use super::asker::Asker;
+use super::inode::Ino;
+use super::lookups::{Lookups, MAX_WAITING, MISS_LASTS, ResolveError, Resolving};
+use super::tree::{Attr, Lookup, Owner, Tree, TreeError};
+use crate::model::{FileEntry, Manifest, ModelRef};
+use crate::paths::Paths;
+use crate::store::{Store, StoredRevision};
+
+const WITHIN: Duration = Duration::from_secs(10);
+
+type Result = std::result::Result<Lookup, TreeError>;
+
+/// Lookups over a tree that shows nothing, and a count of the queries.
+struct Rig {
+    tree: Arc<Tree>,
+    lookups: Arc<Lookups>,
+    queries: Arc<Mutex<Vec<String>>>,
+    store: Arc<Store>,
+    _dir: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new(resolve: impl Fn(&Arc<Tree>, &Arc<Store>, ModelRef) -> Resolving + Send + Sync + 'static) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Paths::below(&dir.path().join("base"))).unwrap();
+        let tree = Arc::new(Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH }));
+        let lookups = Lookups::new(tree.clone(), Handle::current());
+        let queries = Arc::new(Mutex::new(Vec::new()));
+        let (asked, shown, kept) = (queries.clone(), tree.clone(), store.clone());
+        let resolver = move |model: ModelRef, within| {
+            assert_eq!(within, WITHIN);
+            asked.lock().unwrap().push(model.to_string());
+            resolve(&shown, &kept, model)
+        };
+        lookups.resolve_with(Arc::new(resolver), WITHIN);
+        Self { tree, lookups, queries, store, _dir: dir }
+    }
+
+    /// Looks up a directory above the revisions.
+    fn dir(&self, path: &str) -> Attr {
+        path.split('/').fold(self.tree.attr(Ino::ROOT).unwrap(), |dir, name| {
+            match self.tree.lookup(dir.ino, name.as_ref()).unwrap() {
+                Lookup::Present { attr, .. } => attr,
+                other => panic!("{path}: {other:?}"),
+            }
+        })
+    }
+
+    /// Begins to look up `org/name` or `datasets/org/name`.
+    fn begin(&self, path: &str) -> oneshot::Receiver<Result> {
+        let (dir, name) = path.rsplit_once('/').unwrap();
+        let (tell, told) = oneshot::channel();
+        let answer = Box::new(move |result| tell.send(result).unwrap());
+        self.lookups.serve(self.dir(dir).ino, OsString::from(name), Asker(0), answer);
+        told
+    }
+
+    async fn look(&self, path: &str) -> Result {
+        self.begin(path).await.unwrap()
+    }
+
+    fn queries(&self) -> usize {
+        self.queries.lock().unwrap().len()
+    }
+}
+
+fn revision(store: &Arc<Store>, model: ModelRef) -> Arc<StoredRevision> {
+    let entries = vec![FileEntry::new("empty", 0, None, None)];
+    store.revision(Arc::new(Manifest::new(model.name, model.revision, 65536, entries).unwrap())).unwrap()
+}
+
+/// A network that has everything after a second.
+fn found(tree: &Arc<Tree>, store: &Arc<Store>, model: ModelRef) -> Resolving {
+    let (tree, store) = (tree.clone(), store.clone());
+    Box::pin(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        tree.publish(vec![revision(&store, model)]);
+        Ok(())
+    })
+}
+
+fn fails(_: &Arc<Tree>, _: &Arc<Store>, _: ModelRef) -> Resolving {
+    Box::pin(std::future::ready(Err(ResolveError::NotFound)))
+}
+
+fn never(_: &Arc<Tree>, _: &Arc<Store>, _: ModelRef) -> Resolving {
+    Box::pin(std::future::pending())
+}
+
+const ABSENT: Result = Ok(Lookup::Absent(Duration::ZERO));
+
+#[tokio::test(start_paused = true)]
+async fn lookups_of_one_model_are_one_query_however_it_is_written() {
+    let rig = Rig::new(found);
+    let all = ["acme/m", "acme/m", "acme/m@main"].map(|path| rig.begin(path));
+    assert_eq!(rig.lookups.waiting(), 3);
+    for told in all {
+        assert!(matches!(told.await.unwrap(), Ok(Lookup::Present { .. })));
+    }
+    assert_eq!((rig.queries(), rig.lookups.waiting()), (1, 0));
+    // Known now: nobody is asked.
+    assert!(matches!(rig.look("acme/m").await, Ok(Lookup::Present { .. })));
+    assert_eq!(rig.queries(), 1);
+    assert_eq!(*rig.queries.lock().unwrap(), ["acme/m"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn datasets_and_revisions_are_asked_for_by_their_names() {
+    let rig = Rig::new(found);
+    assert!(matches!(rig.look("datasets/acme/d@v2").await, Ok(Lookup::Present { .. })));
+    assert_eq!(*rig.queries.lock().unwrap(), ["datasets/acme/d@v2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_miss_is_remembered_for_a_while_and_no_longer() {
+    let rig = Rig::new(fails);
+    assert_eq!(rig.look("acme/m").await, ABSENT);
+    tokio::time::advance(MISS_LASTS - Duration::from_secs(1)).await;
+    assert_eq!(rig.begin("acme/m").try_recv().unwrap(), ABSENT, "it is not answered at once");
+    assert_eq!(rig.begin("acme/m@main").try_recv().unwrap(), ABSENT);
+    assert_eq!(rig.queries(), 1);
+    // Others are no misses.
+    assert_eq!(rig.look("acme/m@v2").await, ABSENT);
+    assert_eq!(rig.queries(), 2);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(rig.look("acme/m").await, ABSENT);
+    assert_eq!(rig.queries(), 3);
+    // What becomes known by other means is found although it was missed.
+    let model = revision(&rig.store, "acme/m".parse().unwrap());
+    rig.tree.publish(vec![model]);
+    assert!(matches!(rig.look("acme/m").await, Ok(Lookup::Present { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_never_answers_is_given_up_at_the_deadline() {
+    let rig = Rig::new(never);
+    let start = tokio::time::Instant::now();
+    assert_eq!(rig.look("acme/m").await, ABSENT);
+    assert_eq!(start.elapsed().as_secs(), WITHIN.as_secs());
+    assert_eq!(rig.begin("acme/m").try_recv().unwrap(), ABSENT);
+    assert_eq!((rig.queries(), rig.lookups.waiting()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_so_many_wait_and_the_rest_is_answered_at_once() {
+    let rig = Rig::new(never);
+    let mut waiting: Vec<_> = (0..MAX_WAITING).map(|n| rig.begin(&format!("acme/m{n}"))).collect();
+    assert_eq!(rig.begin("acme/more").try_recv().unwrap(), ABSENT);
+    assert_eq!(rig.begin("acme/m0@main").try_recv().unwrap(), ABSENT);
+    assert!(waiting.iter_mut().all(|told| told.try_recv().is_err()));
+    for told in waiting {
+        assert_eq!(told.await.unwrap(), ABSENT);
+    }
+    // What was turned away was not missed.
+    assert_eq!(rig.look("acme/more").await, ABSENT);
+    assert_eq!(rig.queries(), MAX_WAITING + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_answers_at_once_and_ends_the_queries() {
+    let dropped = Arc::new(Notify::new());
+    struct Tells(Arc<Notify>);
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            self.0.notify_one();
+        }
+    }
+    let tells = dropped.clone();
+    let rig = Rig::new(move |_, _, _| {
+        let held = Tells(tells.clone());
+        Box::pin(async move {
+            let _held = held;
+            std::future::pending().await
+        })
+    });
+    let mut told = rig.begin("acme/m");
+    tokio::task::yield_now().await;
+    rig.lookups.stop();
+    assert_eq!(told.try_recv().unwrap(), Err(TreeError::Stopped));
+    assert_eq!(rig.begin("acme/other").try_recv().unwrap(), Err(TreeError::Stopped));
+    tokio::time::timeout(WITHIN / 2, dropped.notified()).await.expect("the query goes on");
+    assert_eq!(rig.lookups.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_that_panics_leaves_nobody_waiting() {
+    let rig = Rig::new(|_, _, _| Box::pin(async { panic!("as this test wants it") }));
+    assert_eq!(rig.look("acme/m").await, ABSENT);
+    assert_eq!(rig.lookups.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_found_and_not_shown_is_missed() {
+    let rig = Rig::new(|_, _, _| Box::pin(std::future::ready(Ok(()))));
+    assert_eq!(rig.look("acme/m").await, ABSENT);
+    assert_eq!(rig.begin("acme/m").try_recv().unwrap(), ABSENT);
+    assert_eq!(rig.queries(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_organisation_that_somebody_asked_for_is_an_empty_directory_and_keeps_its_number() {
+    let rig = Rig::new(found);
+    let asked = rig.dir("acme");
+    assert_eq!((asked.perm, asked.nlink), (0o555, 2));
+    assert_eq!(rig.tree.attr(asked.ino).unwrap(), asked);
+    assert!(rig.tree.xattr_names(asked.ino).unwrap().is_empty());
+    let names = |ino| {
+        let dir = rig.tree.open_dir(ino).unwrap();
+        (0..).map_while(|at| dir.entry(at).map(|e| e.name)).collect::<Vec<_>>()
+    };
+    assert_eq!(names(asked.ino), [".", ".."]);
+    assert_eq!(names(rig.dir("datasets/acme").ino), [".", ".."]);
+    assert_eq!(names(Ino::ROOT), [".", ".."], "what was asked for is listed");
+    rig.look("acme/m").await.unwrap();
+    assert_eq!(names(asked.ino), [".", "..", "m"]);
+    assert_eq!(rig.dir("acme").ino, asked.ino);
+    // Nothing of it is known any more.
+    rig.tree.publish(Vec::new());
+    assert_eq!(rig.dir("acme").ino, asked.ino);
+    assert_eq!(names(asked.ino), [".", ".."]);
+    assert_eq!(rig.queries(), 1, "looking around asks");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_for_without_a_resolver_or_what_cannot_be_a_name() {
+    let rig = Rig::new(fails);
+    let acme = rig.dir("acme").ino;
+    for name in [".git", "HEAD", "desktop.ini", "a b", "m@", "m@.x"] {
+        let (tell, mut told) = oneshot::channel();
+        rig.lookups.serve(acme, name.into(), Asker(0), Box::new(move |result| tell.send(result).unwrap()));
+        assert_eq!(told.try_recv().unwrap(), ABSENT, "{name}");
+    }
+    assert_eq!(rig.queries(), 0);
+    let plain = Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH });
+    assert_eq!(plain.lookup(Ino::ROOT, "acme".as_ref()), ABSENT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_refusal_is_not_asked_about_again_at_once() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let rig = Rig::new(move |_, _, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::ready(Err(ResolveError::Refused("signed by somebody else".to_owned()))))
+    });
+    for _ in 0..3 {
+        assert_eq!(rig.look("acme/m").await, ABSENT);
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
