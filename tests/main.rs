@@ -28,6 +28,7 @@ mod support {
 
 mod e2e {
     mod bad_input;
+    mod by_name;
     mod commands;
     mod configuration;
     mod discovery;

@@ -153,6 +153,14 @@ impl From<NodeError> for CommandError {
                     "`silmaril list` shows the models known here; `silmaril registry import FILE` adds one from its manifest",
                 ],
             ),
+            ErrorKind::NotFound => (
+                Kind::Failed,
+                &[
+                    "`silmaril discover` shows what others share; `--peer IP:PORT` names a host that may know it; `silmaril registry import FILE` adds it from its manifest",
+                ],
+            ),
+            ErrorKind::Query => (Kind::Usage, &["`silmaril discover --help` shows what can be searched for"]),
+            ErrorKind::NoCatalog => (Kind::Failed, &["the log of the running silmaril says why"]),
             ErrorKind::NothingHere => (Kind::Failed, &["`silmaril get MODEL` gets it"]),
             ErrorKind::Listen => {
                 (Kind::Failed, &["with `network.listen_port: 0` in the configuration a free port is taken"])

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use crate::cli::context::{Context, absolute};
 use crate::cli::error::CommandError;
-use crate::cli::output::{Progress, count, size};
+use crate::cli::output::{Activity, Progress, clean, count, size};
 use crate::cli::session::with_node;
 use crate::cli::share;
 use crate::model::ModelRef;
 use crate::node::NodeOptions;
 use crate::node::control::Seed;
-use crate::node::get::{GetProgress, GetReport, GetRequest};
+use crate::node::get::{GetProgress, GetReport, GetRequest, Origin};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,11 +19,13 @@ Examples:
   silmaril get acme/minilm@v2 -o ./minilm             a revision, somewhere else
   silmaril get acme/minilm --include '*.json'         only some files
   silmaril get acme/minilm --peer 192.0.2.7:6881      from a host you know
+  silmaril get acme/minilm --update                   look for a newer state first
   silmaril get acme/minilm --seed                     and pass it on until Ctrl-C";
 
 /// Get a model into a directory, whole or in part
 ///
-/// What an interrupted call got is kept: calling it again goes on from there. While a mount, a share or a daemon runs
+/// A model that is not known here is looked for on the network by its name. The first publisher of a name is the one it
+/// stands for from then on (see `silmaril trust`). What an interrupted call got is kept: calling it again goes on from there. While a mount, a share or a daemon runs
 /// on the same base directory, that process fetches; if it ends first, this command goes on by itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -49,6 +51,9 @@ pub struct Args {
     /// the first eight digits of either), or an alias
     #[arg(long, value_name = "KEY")]
     publisher: Option<String>,
+    /// Look for a newer state on the network, also where the model is known here
+    #[arg(long)]
+    update: bool,
     /// A host that has it; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
     peers: Vec<SocketAddr>,
@@ -73,16 +78,17 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         verify: config.security.verify_checksums && !args.no_verify,
         publisher: args.publisher.clone(),
         peers: args.peers.clone(),
+        update: args.update,
     };
     let options = NodeOptions { activity: format!("get {}", args.model), ..NodeOptions::default() };
     let mut here = false;
     with_node(context, config, options, async |host, signals| {
         // A later host only goes on with what is left to do.
         if !here {
-            let progress = context.out.progress(&args.model.to_string());
-            let getting = host.client.get(&request, |p| show(&progress, p));
+            let mut shown = Shown::Nothing;
+            let getting = host.client.get(&request, |p| shown.show(p, context, &args.model));
             let report = signals.unless(async { Ok(getting.await?) }).await?;
-            drop(progress);
+            drop(shown);
             print(args, context, &report)?;
             here = true;
         }
@@ -94,17 +100,54 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     })
 }
 
-fn show(progress: &Progress, state: GetProgress) {
-    match state {
-        GetProgress::Fetching { have, want, rate, peers } => {
-            let from = if peers == 0 { "looking for peers".to_owned() } else { count(peers.into(), "peer") };
-            progress.set(have, want, format_args!("{}/s, {from}", size(rate)));
+/// What of the progress is on the terminal.
+enum Shown {
+    Nothing,
+    Looking(Activity),
+    Fetching(Progress),
+}
+
+impl Shown {
+    fn show(&mut self, state: GetProgress, context: &Context, model: &ModelRef) {
+        let (done, want, detail) = match state {
+            GetProgress::Looking { peers } => {
+                if !matches!(self, Self::Looking(_)) {
+                    *self = Self::Looking(context.out.activity(""));
+                }
+                if let Self::Looking(line) = self {
+                    line.say(format_args!("looking for {model}, {}", count(peers as u64, "peer")));
+                }
+                return;
+            }
+            GetProgress::Fetching { have, want, rate, peers } => {
+                let from =
+                    if peers == 0 { "looking for peers".to_owned() } else { count(peers.into(), "peer") };
+                (have, want, format!("{}/s, {from}", size(rate)))
+            }
+            GetProgress::Checking { done, want } => (done, want, "checked".to_owned()),
+        };
+        if !matches!(self, Self::Fetching(_)) {
+            *self = Self::Fetching(context.out.progress(&model.to_string()));
         }
-        GetProgress::Checking { done, want } => progress.set(done, want, "checked"),
+        if let Self::Fetching(progress) = self {
+            progress.set(done, want, detail);
+        }
     }
 }
 
 fn print(args: &Args, context: &Context, report: &GetReport) -> Result<(), CommandError> {
+    let model = &report.model;
+    let by = report.publisher.as_deref().unwrap_or("nobody");
+    match report.origin {
+        Origin::Known => {}
+        Origin::Found => context.out.note(format_args!("found {model}, signed by {}", clean(by))),
+        Origin::NoneNewer => {
+            context.out.note(format_args!("no newer state of {model} was found on the network"));
+        }
+        Origin::Outdated => context.out.note(format_args!(
+            "its publisher has announced a newer state; to get that: silmaril get {model} --update"
+        )),
+    }
     if args.json {
         return context.out.json(report);
     }

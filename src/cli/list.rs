@@ -26,7 +26,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     }
     if rows.is_empty() {
         context.out.note(
-            "no models are known here; `silmaril registry import FILE` adds one, `silmaril share` makes one",
+            "no models are known here; `silmaril discover` finds some, `silmaril get` adds one, `silmaril share` makes one",
         );
         return Ok(());
     }

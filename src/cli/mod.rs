@@ -8,6 +8,7 @@ mod cleanup;
 mod completions;
 mod context;
 mod daemon;
+mod discover;
 mod doctor;
 mod error;
 mod get;
@@ -44,10 +45,11 @@ Examples:
 
   Share a model from where it lies; others read it while this runs:
       silmaril share ./all-MiniLM-L6-v2 --name acme/minilm --license apache-2.0
-      silmaril registry export acme/minilm > minilm.json
 
-  On another machine, use it without downloading it first:
-      silmaril registry import minilm.json
+  On another machine, see what others share:
+      silmaril discover minilm
+
+  Use it without downloading it first:
       mkdir -p ~/models && silmaril mount ~/models
       ls -l ~/models/acme/minilm
       silmaril unmount ~/models
@@ -80,6 +82,7 @@ enum Command {
     Status(status::Args),
     Warm(warm::Args),
     List(list::Args),
+    Discover(discover::Args),
     Get(get::Args),
     Share(share::Args),
     Daemon(daemon::Args),
@@ -124,6 +127,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Status(args) => status::run(&args, &context),
         Command::Warm(args) => warm::run(&args, &context),
         Command::List(args) => list::run(&args, &context),
+        Command::Discover(args) => discover::run(&args, &context),
         Command::Get(args) => get::run(&args, &context),
         Command::Share(args) => share::run(&args, &context),
         Command::Daemon(args) => daemon::run(&args, &context),

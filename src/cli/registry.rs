@@ -29,6 +29,7 @@ Examples:
   silmaril registry export acme/minilm > minilm.json    on the host that shares it
   silmaril registry import minilm.json                  on the host that wants it
   silmaril registry import model.torrent --name acme/other
+  silmaril registry import 7d0f…c5/acme/minilm          from the network, by its publisher's key
   silmaril registry import 'magnet:?xt=urn:btmh:1220...' --name acme/other
   silmaril registry list";
 
@@ -59,13 +60,14 @@ enum Command {
 /// What to import.
 #[derive(Debug, clap::Args)]
 struct Import {
-    /// A manifest (JSON or YAML), a .torrent, or a magnet link; `-` is standard input
-    #[arg(value_name = "FILE|MAGNET")]
+    /// A manifest (JSON or YAML), a .torrent, a magnet link, or a publisher's key (or alias) and a model of theirs as
+    /// KEY/ORG/NAME or KEY/ORG/NAME@REVISION; `-` is standard input
+    #[arg(value_name = "FILE|MAGNET|KEY/MODEL")]
     source: String,
     /// The name to know a torrent under, as ORG/NAME or ORG/NAME@REVISION
     #[arg(long, value_name = "MODEL")]
     name: Option<ModelRef>,
-    /// A host of the swarm, where only that can tell what a link means; may be repeated
+    /// A host to ask, where only the network can tell; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
     peers: Vec<SocketAddr>,
 }
@@ -83,7 +85,16 @@ fn import(import: &Import, context: &Context) -> Result<(), CommandError> {
     let (source, name) = (import.source.as_str(), import.name.as_ref());
     if source.starts_with("magnet:") {
         let (link, name, peers) = (source.to_owned(), name.cloned(), import.peers.clone());
-        return ask_swarm(ImportRequest::Magnet { link, name, peers }, context);
+        let what = "asking the swarm for its description";
+        return ask_network(ImportRequest::Magnet { link, name, peers }, what, context);
+    }
+    if let Some((publisher, model)) = of_publisher(source, |path| path.exists()) {
+        if name.is_some() {
+            return Err(CommandError::usage("--name is for torrents; a model of a publisher names itself"));
+        }
+        let what = format!("looking for {model}");
+        let peers = import.peers.clone();
+        return ask_network(ImportRequest::Of { publisher, model, peers }, &what, context);
     }
     let bytes = read(source)?;
     let library = context.library()?;
@@ -95,18 +106,29 @@ fn import(import: &Import, context: &Context) -> Result<(), CommandError> {
             let text = String::from_utf8(bytes)
                 .map_err(|_| CommandError::failed(format!("{origin} is not UTF-8 text")))?;
             let (origin, peers) = (origin.to_owned(), import.peers.clone());
-            return ask_swarm(ImportRequest::Legacy { text, origin, peers }, context);
+            let what = "asking the swarm for its description";
+            return ask_network(ImportRequest::Legacy { text, origin, peers }, what, context);
         }
     };
     tell_node(&context.config()?.paths(), context)?;
     imported(&manifest, context)
 }
 
-/// Runs an import that needs what only a swarm can tell.
-fn ask_swarm(request: ImportRequest, context: &Context) -> Result<(), CommandError> {
+/// The publisher and the model that a text names, as KEY/ORG/NAME, unless a file is called so.
+fn of_publisher(text: &str, exists: impl Fn(&Path) -> bool) -> Option<(String, ModelRef)> {
+    let (publisher, model) = text.split_once('/')?;
+    let model: ModelRef = model.parse().ok()?;
+    let like_a_path = publisher.is_empty() || publisher.starts_with(['.', '~']);
+    // A data set is named like this, and no file of that name is a better guess at what was meant.
+    let is_dataset = publisher.eq_ignore_ascii_case("datasets");
+    (!like_a_path && !is_dataset && !exists(Path::new(text))).then(|| (publisher.to_owned(), model))
+}
+
+/// Runs an import that needs what only the network can tell.
+fn ask_network(request: ImportRequest, what: &str, context: &Context) -> Result<(), CommandError> {
     let options = NodeOptions { activity: "registry import".to_owned(), ..NodeOptions::default() };
     let manifest = with_node(context, context.config()?, options, async |host, signals| {
-        let _line = context.out.activity("asking the swarm for its description");
+        let _line = context.out.activity(what);
         signals.unless(async { Ok(host.client.import(&request).await?) }).await
     })?;
     imported(&manifest, context)
@@ -173,5 +195,24 @@ fn export(model: &ModelRef, output: Option<&Path>, context: &Context) -> Result<
             Ok(())
         }
         None => context.out.bytes(&text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publisher_and_a_model_are_told_from_a_file() {
+        let of = |text: &str| of_publisher(text, |path| path == Path::new("my/dir/m.json"));
+        let key = "ab".repeat(32);
+        let found = |publisher: &str, model: &str| Some((publisher.to_owned(), model.parse().unwrap()));
+        assert_eq!(of(&format!("{key}/acme/m@v1")), found(&key, "acme/m@v1"));
+        assert_eq!(of("alice/datasets/acme/d"), found("alice", "datasets/acme/d"));
+        for file in
+            ["m.json", "dir/m.json", "./a/m.json", "/srv/a/m", "../a/b", "my/dir/m.json", "datasets/a/b", "-"]
+        {
+            assert_eq!(of(file), None, "{file}");
+        }
     }
 }

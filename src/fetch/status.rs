@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::transfer::Transfer;
+use super::transfer::{Phase, Transfer};
 use super::waiters::Kind;
 use super::{Fetch, lock};
 use crate::model::InfoHash;
@@ -59,6 +59,10 @@ impl TransferStatus {
     }
 }
 
+fn in_swarm(transfer: &Transfer) -> Option<Arc<StoredRevision>> {
+    (!matches!(transfer.phase, Phase::Failed { .. })).then(|| transfer.revision.clone())
+}
+
 impl Fetch {
     /// Figures of all joined revisions, by name.
     pub fn status(&self) -> Vec<TransferStatus> {
@@ -68,6 +72,17 @@ impl Fetch {
     /// Figures of one joined revision.
     pub fn progress(&self, info_hash: &InfoHash) -> Option<TransferStatus> {
         self.figures(|ih| ih == info_hash).pop()
+    }
+
+    /// The revisions whose swarms are joined, those left out that the engine refused.
+    pub fn joined(&self) -> Vec<Arc<StoredRevision>> {
+        let state = lock(&self.state);
+        state.transfers.values().filter_map(in_swarm).collect()
+    }
+
+    /// The revision as which a torrent's swarm is joined.
+    pub fn joined_as(&self, info_hash: &InfoHash) -> Option<Arc<StoredRevision>> {
+        lock(&self.state).transfers.get(info_hash).and_then(in_swarm)
     }
 
     fn figures(&self, which: impl Fn(&InfoHash) -> bool) -> Vec<TransferStatus> {

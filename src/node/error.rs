@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::CatalogError;
 use crate::catalog::TrustError;
+use crate::catalog::query::QueryError;
 use crate::fetch::ReadError;
 use crate::model::ModelRef;
 use crate::torrent::EngineError;
@@ -39,6 +41,15 @@ pub enum NodeError {
     /// The publisher's key cannot be replaced.
     #[error(transparent)]
     Rotation(#[from] crate::catalog::rotation::RotationError),
+    /// The network does not know the name, or the catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// What to search for makes no sense.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// The catalog could not be opened; the log says why.
+    #[error("this node runs without a catalog, which could not be opened")]
+    NoCatalog,
     /// A file or directory could not be used.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -150,6 +161,12 @@ pub enum ErrorKind {
     Ambiguous,
     /// What was typed stands for no publisher, or for several.
     UnknownPublisher,
+    /// The network does not know the name.
+    NotFound,
+    /// What to search for makes no sense.
+    Query,
+    /// The catalog could not be opened.
+    NoCatalog,
     /// The port is taken.
     Listen,
     /// The configuration is wrong.
@@ -201,6 +218,12 @@ impl NodeError {
                 | TrustError::Full
                 | TrustError::File { .. },
             ) => ErrorKind::Failed,
+            Self::Catalog(CatalogError::NotFound(_)) => ErrorKind::NotFound,
+            Self::Catalog(CatalogError::NoManifest { .. }) => ErrorKind::TimedOut,
+            Self::Catalog(CatalogError::Stopped) => ErrorKind::HostLost,
+            Self::Catalog(CatalogError::Store(_)) => ErrorKind::Failed,
+            Self::Query(_) => ErrorKind::Query,
+            Self::NoCatalog => ErrorKind::NoCatalog,
             Self::Engine(EngineError::Listen { .. }) => ErrorKind::Listen,
             Self::Engine(EngineError::Setting(_)) => ErrorKind::Setting,
             Self::Engine(EngineError::BadTorrent(_) | EngineError::BadItem(_)) => ErrorKind::Failed,

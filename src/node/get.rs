@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedMutexGuard;
 
@@ -12,9 +12,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Manifest, ModelRef};
 use crate::node::blocking::Abandoned;
-use crate::node::{Node, NodeError};
+use crate::node::{ErrorKind, Node, NodeError};
 use crate::store::verify::Watch;
 use crate::store::{Store, StoreError, StoredRevision};
+
+/// How long the network is asked for a name.
+pub(super) const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a node that has met nobody may take to meet somebody: hosts of one LAN need a second or two.
+const MEET_WITHIN: Duration = Duration::from_secs(6);
+/// How often it looks whether it has.
+const MEET_PAUSE: Duration = Duration::from_millis(300);
 
 /// How often progress is told.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
@@ -36,12 +44,20 @@ pub struct GetRequest {
     pub publisher: Option<String>,
     /// Hosts that have it.
     pub peers: Vec<SocketAddr>,
+    /// Whether to look for a newer state of it on the network, also where one is known here.
+    #[serde(default)]
+    pub update: bool,
 }
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GetProgress {
+    /// The network is asked which model the name stands for.
+    Looking {
+        /// Peers that speak the catalog's language.
+        peers: usize,
+    },
     /// Bytes of the wanted files here, of how many, and how fast and from how many peers.
     Fetching {
         /// Verified bytes here.
@@ -66,6 +82,7 @@ impl GetProgress {
     /// Bytes done and bytes to do.
     pub fn bytes(&self) -> (u64, u64) {
         match *self {
+            Self::Looking { .. } => (0, 0),
             Self::Fetching { have, want, .. } => (have, want),
             Self::Checking { done, want } => (done, want),
         }
@@ -87,18 +104,39 @@ pub struct GetReport {
     pub downloaded: u64,
     /// Whether the sha256 of every file was checked.
     pub verified: bool,
+    /// Who signed it, as publishers are shown; none where it is unsigned.
+    #[serde(default)]
+    pub publisher: Option<String>,
+    /// How it came to be known.
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+/// How a model came to be known here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// It was known here.
+    #[default]
+    Known,
+    /// It was known here, and a newer state of the same publisher is announced.
+    Outdated,
+    /// It was found on the network just now.
+    Found,
+    /// A newer state was looked for, and nobody knew one.
+    NoneNewer,
 }
 
 impl Node {
     /// Gets a model. Resumes what an earlier call left. Dropping the future stops it, keeping what came.
     pub async fn get(
-        &self,
+        self: &Arc<Self>,
         request: &GetRequest,
         progress: impl Fn(GetProgress) + Send + Sync,
     ) -> Result<GetReport, NodeError> {
         let model = &request.model;
-        let revision = self.library.revision(model)?;
-        let manifest = revision.manifest.clone();
+        let (manifest, origin) = self.wanted(request, &progress).await?;
+        let revision = self.library.store.revision(manifest.clone())?;
         if let Some(wanted) = &request.publisher {
             self.library.trust.insist(&manifest.name, manifest.publisher, wanted)?;
         }
@@ -142,7 +180,61 @@ impl Node {
             downloaded: want.saturating_sub(before),
             // A manifest made of a torrent has none: its files were held to their pieces roots.
             verified: request.verify && files.iter().all(|&i| manifest.files[i].sha256.is_some()),
+            publisher: manifest.publisher.map(|key| self.library.trust.describe(&key)),
+            origin,
         })
+    }
+
+    /// The manifest to get by: the one known here, or what the network knows.
+    async fn wanted(
+        self: &Arc<Self>,
+        request: &GetRequest,
+        progress: &(impl Fn(GetProgress) + Send + Sync),
+    ) -> Result<(Arc<Manifest>, Origin), NodeError> {
+        let model = &request.model;
+        let known = self.library.registry.get(model);
+        if let Some(known) = known.as_ref().filter(|_| !request.update) {
+            let origin = if self.is_outdated(known) { Origin::Outdated } else { Origin::Known };
+            return Ok((known.clone(), origin));
+        }
+        if let Some(part) = &self.catalog {
+            part.catalog.introduce(&request.peers);
+        }
+        let showing = || {
+            let peers = self.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
+            progress(GetProgress::Looking { peers });
+        };
+        let found = meanwhile(self.look_for(request, known.is_some()), showing).await;
+        match (found, known) {
+            (Ok(found), Some(known)) if found.torrent.info_hash == known.torrent.info_hash => {
+                Ok((found, Origin::NoneNewer))
+            }
+            (Ok(found), _) => Ok((found, Origin::Found)),
+            (Err(e), Some(known)) if e.kind() == ErrorKind::NotFound => Ok((known, Origin::NoneNewer)),
+            (Err(e), _) => Err(e),
+        }
+    }
+
+    /// Asks the network. A node that has met nobody yet is given some time for that.
+    async fn look_for(
+        self: &Arc<Self>,
+        request: &GetRequest,
+        anew: bool,
+    ) -> Result<Arc<Manifest>, NodeError> {
+        let (model, publisher) = (&request.model, request.publisher.as_deref());
+        let alone = || self.catalog.as_ref().is_some_and(|part| part.catalog.status().peers == 0);
+        let until = Instant::now() + MEET_WITHIN;
+        loop {
+            let waits = alone() && Instant::now() < until;
+            let found = match anew {
+                false => self.resolve(model, publisher, RESOLVE_WITHIN).await,
+                true => self.resolve_anew(model, publisher, RESOLVE_WITHIN).await,
+            };
+            match found {
+                Err(e) if waits && e.kind() == ErrorKind::NotFound => tokio::time::sleep(MEET_PAUSE).await,
+                found => return found,
+            }
+        }
     }
 
     fn fetching(&self, revision: &Arc<StoredRevision>, files: &[usize], want: u64) -> GetProgress {

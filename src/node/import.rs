@@ -10,6 +10,7 @@ use crate::model::legacy::{Document, LegacyManifest};
 use crate::model::magnet::Magnet;
 use crate::model::metainfo::{ParsedMetainfo, parse_info, parse_metainfo};
 use crate::model::{InfoHash, Manifest, ModelRef};
+use crate::node::get::RESOLVE_WITHIN;
 use crate::node::{Library, Node, NodeError};
 use crate::torrent::{Swarms, TorrentId};
 
@@ -76,6 +77,15 @@ pub enum ImportRequest {
         /// Hosts of the swarm.
         peers: Vec<SocketAddr>,
     },
+    /// A model of a known publisher.
+    Of {
+        /// The publisher: whole key, alias, or fingerprint of one known here.
+        publisher: String,
+        /// Which model.
+        model: ModelRef,
+        /// Hosts that may know it.
+        peers: Vec<SocketAddr>,
+    },
     /// A manifest from before schema 1.
     Legacy {
         /// Its text.
@@ -89,10 +99,13 @@ pub enum ImportRequest {
 
 impl Node {
     /// Imports what needs the swarm's answer, and shows it.
-    pub async fn import(&self, request: &ImportRequest) -> Result<Arc<Manifest>, NodeError> {
+    pub async fn import(self: &Arc<Self>, request: &ImportRequest) -> Result<Arc<Manifest>, NodeError> {
         let manifest = match request {
             ImportRequest::Magnet { link, name, peers } => {
                 self.import_magnet(link, name.as_ref(), peers).await?
+            }
+            ImportRequest::Of { publisher, model, peers } => {
+                return self.resolve_of(publisher, model, peers, RESOLVE_WITHIN).await;
             }
             ImportRequest::Legacy { text, origin, peers } => {
                 match self.library.import(text.as_bytes(), origin, None)? {

@@ -4,15 +4,20 @@
 //! processes ever write the same files. [`Library`] is the part that needs no engine: the registry and the store.
 //! Other processes reach the node through its control socket ([`control`]).
 
+mod announce;
 pub mod attached;
 pub(crate) mod blocking;
 mod cache;
+mod candidates;
+mod catalog;
 mod check;
 pub mod clients;
 pub mod control;
+pub mod discover;
 mod error;
 pub mod get;
 pub mod handover;
+mod holdings;
 mod housekeeping;
 pub mod import;
 mod jobs;
@@ -22,6 +27,7 @@ pub mod maintenance;
 mod metadata;
 mod metrics;
 pub mod models;
+mod resolve;
 mod rotation;
 pub mod running;
 mod seed;

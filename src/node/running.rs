@@ -1,6 +1,6 @@
 //! The running node: one session, one pump that hands its events on, one housekeeper.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,13 +10,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::attached::Attached;
+use super::catalog::NodeCatalog;
 use super::clients::Clients;
 use super::control::{self, Status};
 use super::handover::Asked;
 use super::jobs::Jobs;
 use super::lock::NodeLock;
 use super::metadata::MetadataWaiters;
+use super::resolve::Resolvings;
 use super::{Library, NodeError};
+use crate::catalog::CatalogSettings;
 use crate::config::Config;
 use crate::fetch::{Fetch, FetchSettings};
 use crate::model::InfoHash;
@@ -67,6 +70,9 @@ pub struct Node {
     pub(super) attached: Attached,
     pub(super) activity: String,
     pub(super) mount: Option<PathBuf>,
+    /// The catalog, where it could be opened.
+    pub(super) catalog: Option<Arc<NodeCatalog>>,
+    pub(super) resolvings: Resolvings,
     started: Instant,
     listening: watch::Receiver<Vec<SocketAddr>>,
     pub(super) asked: watch::Sender<Option<Asked>>,
@@ -100,9 +106,16 @@ impl Node {
         let session = Arc::new(tokio::task::block_in_place(|| Session::start(session_settings, events))?);
         let fetch = Fetch::new(session.clone(), library.paths.clone(), settings.clone());
         let metadata = Arc::new(MetadataWaiters::default());
+        let catalog_settings = CatalogSettings { dht: settings.discovery.dht, peers: settings.peers.clone() };
+        let catalog = NodeCatalog::start(&library, &session, &fetch, catalog_settings).await;
         let (told, mut listening) = watch::channel(Vec::new());
-        let pump = tokio::spawn(pump(queue, fetch.clone(), metadata.clone(), told));
-        listen(&mut listening).await?;
+        let pump = tokio::spawn(pump(queue, fetch.clone(), metadata.clone(), catalog.clone(), told));
+        if let Err(e) = listen(&mut listening).await {
+            if let Some(part) = &catalog {
+                part.catalog.stop();
+            }
+            return Err(e);
+        }
 
         let node = Arc::new(Self {
             fetch,
@@ -113,6 +126,8 @@ impl Node {
             jobs: Jobs::default(),
             clients: Clients::default(),
             attached: Attached::default(),
+            catalog,
+            resolvings: Resolvings::default(),
             activity: options.activity,
             mount: options.mount,
             started: Instant::now(),
@@ -127,7 +142,10 @@ impl Node {
         let server = control::serve(Arc::downgrade(&node), &node.library.paths)?;
         *node.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
         let housekeeper = tokio::spawn(super::housekeeping::run(Arc::downgrade(&node), SYNC_EVERY));
-        lock_tasks(&node.tasks).push(housekeeper);
+        let attendant = node.catalog.clone();
+        let attendant =
+            attendant.map(|part| tokio::spawn(super::catalog::attend(Arc::downgrade(&node), part)));
+        lock_tasks(&node.tasks).extend([housekeeper].into_iter().chain(attendant));
         tracing::info!("node started for {} on {:?}", node.activity, node.listening());
         Ok(node)
     }
@@ -164,7 +182,7 @@ impl Node {
             listening: self.listening(),
             transfers: self.fetch.status(),
             dht: self.settings.discovery.dht,
-            catalog: None,
+            catalog: self.catalog.as_ref().map(|part| part.catalog.status()),
             jobs: self.clients.status(),
             attached: self.attached.list(),
         }
@@ -183,8 +201,11 @@ impl Node {
         Ok(())
     }
 
-    /// Tells whoever shows the models that they changed.
+    /// Tells whoever shows or announces the models that they changed.
     pub(super) fn changed(&self) {
+        if let Some(part) = &self.catalog {
+            part.changed.notify_one();
+        }
         for callback in self.on_change.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             callback(self);
         }
@@ -195,6 +216,9 @@ impl Node {
     pub async fn stop(&self) {
         // The lock is held to the end: nobody else can have made this socket. Whoever comes now waits for the lock.
         let _ = std::fs::remove_file(self.library.paths.socket());
+        if let Some(part) = &self.catalog {
+            part.catalog.stop();
+        }
         self.fetch.stop();
         self.attached.release();
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -217,8 +241,11 @@ impl Node {
             // It may still write: the base directory is this process's until it ends.
             std::mem::forget(self.lock.clone());
         }
-        for task in lock_tasks(&self.tasks).drain(..) {
-            task.abort();
+        let tasks: Vec<_> = lock_tasks(&self.tasks).drain(..).collect();
+        tasks.iter().for_each(JoinHandle::abort);
+        for task in tasks {
+            // What they hold is let go of with the node.
+            let _ = task.await;
         }
     }
 }
@@ -243,10 +270,25 @@ async fn pump(
     mut queue: mpsc::UnboundedReceiver<Event>,
     fetch: Arc<Fetch>,
     metadata: Arc<MetadataWaiters>,
+    catalog: Option<Arc<NodeCatalog>>,
     listening: watch::Sender<Vec<SocketAddr>>,
 ) {
+    // Torrents of which something came in this run.
+    let mut begun = HashSet::new();
+    let changed = || {
+        if let Some(part) = &catalog {
+            part.changed.notify_one();
+        }
+    };
     while let Some(event) = queue.recv().await {
         match &event {
+            Event::Overlay(_) => {}
+            Event::PieceVerified(id, _) if begun.insert(*id) => changed(),
+            Event::Added(_) => changed(),
+            Event::Removed(id) => {
+                begun.remove(id);
+                changed();
+            }
             Event::Listening(address) => {
                 listening.send_modify(|addresses| {
                     if !addresses.contains(address) {
@@ -261,6 +303,13 @@ async fn pump(
             Event::Failed(id, _) => metadata.forget(*id),
             _ => {}
         }
-        fetch.handle(event);
+        match event {
+            Event::Overlay(event) => {
+                if let Some(part) = &catalog {
+                    part.catalog.handle(event);
+                }
+            }
+            event => fetch.handle(event),
+        }
     }
 }

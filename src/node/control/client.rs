@@ -20,6 +20,7 @@ use super::{
 use crate::model::{Manifest, ModelRef};
 use crate::node::NodeError;
 use crate::node::attached::Companion;
+use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered};
 use crate::node::get::{GetProgress, GetReport, GetRequest};
 use crate::node::handover::HandoverRequest;
 use crate::node::import::ImportRequest;
@@ -65,6 +66,15 @@ impl Client {
         progress: impl FnMut(GetProgress),
     ) -> Result<GetReport, NodeError> {
         self.job("/v1/get", request, progress).await
+    }
+
+    /// Searches what is shared, until the time is up or everybody has answered.
+    pub async fn discover(
+        &self,
+        request: &DiscoverRequest,
+        progress: impl FnMut(DiscoverProgress),
+    ) -> Result<Discovered, NodeError> {
+        self.job("/v1/discover", request, progress).await
     }
 
     /// Makes a model of a directory. Dropping the future ends it, and nothing is recorded.

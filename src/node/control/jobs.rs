@@ -10,6 +10,7 @@ use axum::{Json, Router};
 use super::stream::job;
 use super::{BytesDone, OfModel, Seed};
 use crate::node::attached::Companion;
+use crate::node::discover::DiscoverRequest;
 use crate::node::get::{GetProgress, GetRequest};
 use crate::node::import::ImportRequest;
 use crate::node::share::ShareRequest;
@@ -25,6 +26,7 @@ pub(super) fn routes() -> Router<Weak<Node>> {
         .route("/v1/share", post(share))
         .route("/v1/seed", post(seed))
         .route("/v1/attach", post(attach))
+        .route("/v1/discover", post(discover))
         .route("/v1/import", post(import))
         .route("/v1/verify", post(verify))
         .route("/v1/remove", post(remove))
@@ -45,6 +47,14 @@ async fn get(State(node): Alive, Json(request): Json<GetRequest>) -> Response {
             teller.tell(progress);
         };
         node.get(&request, tell).await
+    })
+}
+
+async fn discover(State(node): Alive, Json(request): Json<DiscoverRequest>) -> Response {
+    job(|teller| async move {
+        let node = alive(&node)?;
+        let _noted = node.clients.begin(format!("discover {}", request.query).trim_end().to_owned());
+        node.discover(&request, |progress| teller.tell(progress)).await
     })
 }
 

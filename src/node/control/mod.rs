@@ -13,6 +13,7 @@
 //! | `POST /v1/detach` `{activity}` | [`Companion`]: the attached command that was asked to end |
 //! | `POST /v1/warm` `{path}` | [`Warmed`] once every byte below the path is here |
 //! | `POST /v1/get` [`GetRequest`](super::get::GetRequest) | stream ending in a [`GetReport`](super::get::GetReport) |
+//! | `POST /v1/discover` [`DiscoverRequest`](super::discover::DiscoverRequest) | stream ending in [`Discovered`](super::discover::Discovered) |
 //! | `POST /v1/share` [`ShareRequest`](super::share::ShareRequest) | stream ending in [`Shared`](super::share::Shared) |
 //! | `POST /v1/seed` [`Seed`] | stream ending in the models seeded |
 //! | `POST /v1/import` [`ImportRequest`](super::import::ImportRequest) | stream ending in the manifest |

@@ -114,17 +114,18 @@ pub(super) struct Refusal(NodeError);
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match self.0.kind() {
-            ErrorKind::UnknownModel | ErrorKind::UnknownPublisher | ErrorKind::NothingHere => {
-                StatusCode::NOT_FOUND
-            }
-            ErrorKind::Failed | ErrorKind::Setting => StatusCode::BAD_REQUEST,
+            ErrorKind::UnknownModel
+            | ErrorKind::UnknownPublisher
+            | ErrorKind::NotFound
+            | ErrorKind::NothingHere => StatusCode::NOT_FOUND,
+            ErrorKind::Failed | ErrorKind::Setting | ErrorKind::Query => StatusCode::BAD_REQUEST,
             ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             ErrorKind::Busy
             | ErrorKind::Mounted
             | ErrorKind::OtherPublisher
             | ErrorKind::Untrusted
             | ErrorKind::Ambiguous => StatusCode::CONFLICT,
-            ErrorKind::HostLost => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::HostLost | ErrorKind::NoCatalog => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Listen
             | ErrorKind::Damaged
             | ErrorKind::Control

@@ -1,0 +1,169 @@
+//! `discover`: what others share.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::catalog::Query;
+use crate::catalog::trust::Standing;
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::output::{Activity, clean, count, size};
+use crate::cli::session::with_node;
+use crate::model::ModelRef;
+use crate::node::NodeOptions;
+use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered, SharedModel};
+
+/// Nobody waits for longer.
+const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+
+const EXAMPLES: &str = "\
+Examples:
+  silmaril discover                            all that others share
+  silmaril discover llama                      names that contain it
+  silmaril discover 'mistralai/*' 'size<20GB'  by pattern and size; all terms must hold
+  silmaril discover tag:code license:mit publisher:x7k2-9fqa
+  silmaril discover llama --json | jq -r '.[] | select(.seeds > 0) | .name'
+
+Terms:
+  llama 'mistralai/*'        part of a name, or a pattern with * and ?
+  tag:TAG license:ID         what the model card says
+  publisher:KEY              key or fingerprint, or how it begins
+  size<SIZE                  also <=, > and >=; bytes or a unit, such as 20GB
+
+Trust, as `silmaril trust` decides it:
+  pinned      the name is theirs here
+  listed      you trust them
+  own         your key
+  new         nothing is known of them
+  refused     the name is somebody else's here, or only listed publishers are accepted
+  contested   others publish different files under the same name
+
+Exit codes: 0 also where nothing matches; 1 when nobody could be asked and nothing was known here";
+
+/// Find models that others share
+///
+/// Asks the nodes of the network, and shows what they and this one know: results appear as they come, and as a table at
+/// the end. Ends when everybody who could be asked has answered, at the latest after the timeout. Uses the running
+/// silmaril, or joins the network for as long as it takes. With --json it prints one array at the end.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// What to look for; several terms must all hold [default: everything]
+    #[arg(value_name = "PATTERN")]
+    terms: Vec<String>,
+    /// How long to look, such as 15s or 2min
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = timeout)]
+    timeout: Duration,
+    /// A host to ask; may be repeated
+    #[arg(long = "peer", value_name = "IP:PORT")]
+    peers: Vec<SocketAddr>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    match time.is_zero() || time > MAX_TIMEOUT {
+        true => Err("not between 1ms and 1h".to_owned()),
+        false => Ok(time),
+    }
+}
+
+/// Searches and prints.
+pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let query: Query = args.terms.join(" ").parse().map_err(CommandError::usage)?;
+    let request = DiscoverRequest {
+        query: query.as_str().to_owned(),
+        within: u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX),
+        peers: args.peers.clone(),
+    };
+    let activity = format!("discover {}", request.query).trim_end().to_owned();
+    let options = NodeOptions { activity, ..NodeOptions::default() };
+    let found = with_node(context, context.config()?, options, async |host, signals| {
+        let line = context.out.activity("looking for others");
+        let discovering = host.client.discover(&request, |progress| show(&line, &progress));
+        signals.unless(async { Ok(discovering.await?) }).await
+    })?;
+    if found.models.is_empty() && found.catalog.peers == 0 {
+        return Err(nobody(&found));
+    }
+    if found.more {
+        context.out.warn(format_args!("only the first {} are shown; look for less", found.models.len()));
+    }
+    if args.json {
+        return context.out.json(&found.models);
+    }
+    print(context, &found)
+}
+
+fn show(line: &Activity, progress: &DiscoverProgress) {
+    let found = count(progress.found as u64, "model");
+    match &progress.latest {
+        Some(latest) => line.say(format_args!("{found}: {latest}")),
+        None => line.say("looking for others"),
+    }
+}
+
+fn nobody(found: &Discovered) -> CommandError {
+    let through = match found.dht {
+        true => format!(" ({} known)", count(found.catalog.dht_nodes.into(), "DHT node")),
+        false => " (the DHT is not used)".to_owned(),
+    };
+    CommandError::failed(format!("no other silmaril was reached{through}, and nothing that fits is known here"))
+        .hint("a longer --timeout helps on a slow network; `--peer IP:PORT` names a host; `silmaril doctor` looks for the cause")
+}
+
+fn print(context: &Context, found: &Discovered) -> Result<(), CommandError> {
+    let asked = count(found.catalog.peers as u64, "peer");
+    if found.models.is_empty() {
+        context.out.note(format_args!("nothing found; {asked} answered or had time to"));
+        return Ok(());
+    }
+    let heading = ["MODEL", "SIZE", "FILES", "LICENCE", "PUBLISHER", "SEEDS", "TRUST"];
+    context.out.table(&heading, &[1, 2, 5], found.models.iter().map(row).collect())?;
+    if found.catalog.peers == 0 {
+        context.out.note("no other silmaril was reached: this is what was known here");
+    }
+    Ok(())
+}
+
+fn row(model: &SharedModel) -> Vec<String> {
+    let name = ModelRef { name: model.name.clone(), revision: model.version.clone() };
+    let mut trust = match model.trust {
+        Standing::Pinned => "pinned",
+        Standing::Listed => "listed",
+        Standing::Own => "own",
+        Standing::Unknown => "new",
+        Standing::Refused => "refused",
+    }
+    .to_owned();
+    if model.contested {
+        trust.push_str(", contested");
+    }
+    vec![
+        name.to_string(),
+        size(model.size),
+        model.files.to_string(),
+        clean(model.license.as_deref().unwrap_or("-")),
+        match &model.alias {
+            Some(alias) => clean(&format!("{alias} ({})", model.fingerprint)),
+            None => model.fingerprint.clone(),
+        },
+        model.seeds.to_string(),
+        trust,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_bounded() {
+        assert_eq!(timeout("15s"), Ok(Duration::from_secs(15)));
+        for bad in ["0s", "2h", "-1s", "15", "soon"] {
+            assert!(timeout(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Records of our own models, so that others find them.
+//!
+//! A model is ours when our key signed its manifest. Its record is made anew when the manifest changed or the record
+//! grows old; until then the same one is published again in every run, so that the DHT keeps it.
+
+use std::sync::Arc;
+
+use super::catalog::{NodeCatalog, now};
+use super::{Node, NodeError, blocking};
+use crate::catalog::record::{Record, SharedRecord, SignedRecord};
+use crate::catalog::{UnixTime, rotation};
+use crate::keys::PublisherKeypair;
+use crate::model::{Manifest, Sha256Digest};
+
+/// A record older than this, in seconds, is made anew: well before it expires.
+const REFRESH_AFTER: UnixTime = 7 * 24 * 3600;
+
+impl Node {
+    /// Publishes what has not been published in this run: the records of our models that are here, and successions.
+    pub(super) async fn announce(self: &Arc<Self>, part: &Arc<NodeCatalog>) -> Result<(), NodeError> {
+        let (node, of) = (self.clone(), part.clone());
+        for record in blocking::cancellable(move |_| node.due(&of)).await? {
+            if let Err(e) = part.publish_once(record).await {
+                tracing::error!("a record could not be published: {e}");
+            }
+        }
+        Ok(())
+    }
+
+    /// The records that there are to be, those made anew that are missing or old. Blocks.
+    fn due(&self, part: &NodeCatalog) -> Result<Vec<SharedRecord>, NodeError> {
+        let mut due = rotation::successions(&self.library.paths);
+        let Some(own) = self.library.trust.own() else { return Ok(due) };
+        let ours = self.library.registry.all().into_iter().filter(|m| m.signed_by() == Some(own));
+        let mut key = None;
+        let mut last = part.store.have(&own).map_or(0, |have| have.sequence);
+        for manifest in ours {
+            if !self.is_here(&manifest) {
+                continue;
+            }
+            let digest = part.holdings.digest(&manifest);
+            if let Some(fresh) = digest.and_then(|digest| fresh(part, &manifest, &digest)) {
+                due.push(fresh);
+                continue;
+            }
+            let key = match &key {
+                Some(key) => key,
+                None => key.insert(PublisherKeypair::load(&self.library.paths.publisher_key())?),
+            };
+            let time = now();
+            // Milliseconds, so that the same key on two machines rarely gives one sequence to two records.
+            last = i64::try_from(time.saturating_mul(1000)).unwrap_or(i64::MAX).max(last.saturating_add(1));
+            let record = Record::of_manifest(&manifest, own, last, time);
+            match SignedRecord::sign(record, key) {
+                Ok(record) => due.push(Arc::new(record)),
+                Err(e) => tracing::warn!("{} cannot be announced: {e}", manifest.model_ref()),
+            }
+        }
+        Ok(due)
+    }
+
+    fn is_here(&self, manifest: &Arc<Manifest>) -> bool {
+        match self.library.store.revision(manifest.clone()) {
+            Ok(revision) => revision.cached_bytes() > 0 || manifest.total_size == 0,
+            Err(e) => {
+                tracing::warn!("cannot tell what of {} is here: {e}", manifest.model_ref());
+                false
+            }
+        }
+    }
+}
+
+/// The record of a manifest of ours that is known and not old.
+fn fresh(part: &NodeCatalog, manifest: &Manifest, digest: &Sha256Digest) -> Option<SharedRecord> {
+    let known = part.store.of_name(&manifest.name);
+    known.into_iter().find(|known| {
+        let record = known.record();
+        known.model().is_some_and(|model| model.version == manifest.version && model.manifest == *digest)
+            && Some(record.publisher) == manifest.publisher
+            && record.time.saturating_add(REFRESH_AFTER) > now()
+    })
+}

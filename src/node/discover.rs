@@ -1,0 +1,197 @@
+//! `discover`: what others share, with what we make of its publishers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Node, NodeError};
+use crate::catalog::trust::Standing;
+use crate::catalog::{CatalogStatus, Found, Query, UnixTime};
+use crate::model::{InfoHash, ModelName, PublisherKey, Revision};
+
+/// No more models are told.
+pub const MAX_MODELS: usize = 10_000;
+
+/// What to search for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiscoverRequest {
+    /// See [`Query`].
+    pub query: String,
+    /// How long to search, in milliseconds.
+    pub within: u64,
+    /// Hosts to ask, besides those that are found.
+    pub peers: Vec<SocketAddr>,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiscoverProgress {
+    /// How many models were found.
+    pub found: usize,
+    /// The one that was found last.
+    pub latest: Option<String>,
+}
+
+/// A model that somebody shares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedModel {
+    /// Its name.
+    pub name: ModelName,
+    /// Which revision.
+    pub version: Revision,
+    /// Bytes of all files.
+    pub size: u64,
+    /// Number of files.
+    pub files: u32,
+    /// Licence, where known.
+    pub license: Option<String>,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Who signed its record.
+    pub publisher: PublisherKey,
+    /// The key for people to compare.
+    pub fingerprint: String,
+    /// What this node's user calls them.
+    pub alias: Option<String>,
+    /// What the publisher is to the name here.
+    pub trust: Standing,
+    /// Whether several publish different bytes under this name and version.
+    pub contested: bool,
+    /// How many nodes said that they have all of it.
+    pub seeds: u32,
+    /// Its torrent.
+    pub info_hash: InfoHash,
+    /// When the record was signed, in seconds since 1970.
+    pub announced_at: UnixTime,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Discovered {
+    /// The models, by name.
+    pub models: Vec<SharedModel>,
+    /// Whether more than [`MAX_MODELS`] match.
+    pub more: bool,
+    /// Whom the catalog reached.
+    pub catalog: CatalogStatus,
+    /// Whether the DHT is used.
+    pub dht: bool,
+}
+
+impl Node {
+    /// Searches what is known here and what the network knows. `tell` is told how far it is.
+    pub async fn discover(
+        &self,
+        request: &DiscoverRequest,
+        mut tell: impl FnMut(DiscoverProgress) + Send,
+    ) -> Result<Discovered, NodeError> {
+        let query: Query = request.query.parse().map_err(NodeError::Query)?;
+        let catalog = &self.catalog()?.catalog;
+        catalog.introduce(&request.peers);
+        let mut all = BTreeMap::new();
+        let mut more = false;
+        tell(DiscoverProgress { found: 0, latest: None });
+        let take = |found: &Found| {
+            let Some(shared) = self.shared(found) else { return };
+            let key = (shared.name.clone(), shared.version.clone(), shared.publisher);
+            if all.len() >= MAX_MODELS && !all.contains_key(&key) {
+                more = true;
+                return;
+            }
+            let latest = Some(shared.name.to_string());
+            all.insert(key, shared);
+            tell(DiscoverProgress { found: all.len(), latest });
+        };
+        catalog.discover(&query, Duration::from_millis(request.within), take).await?;
+        let models = marked(all.into_values().collect());
+        Ok(Discovered { models, more, catalog: catalog.status(), dht: self.settings.discovery.dht })
+    }
+
+    fn shared(&self, found: &Found) -> Option<SharedModel> {
+        let record = found.record.record();
+        let model = found.record.model()?;
+        let trust = &self.library.trust;
+        Some(SharedModel {
+            name: model.name.clone(),
+            version: model.version.clone(),
+            size: model.size,
+            files: model.files,
+            license: model.license.clone(),
+            tags: model.tags.clone(),
+            publisher: record.publisher,
+            fingerprint: record.publisher.fingerprint(),
+            alias: trust.document().ok().and_then(|d| d.alias(&record.publisher).map(ToString::to_string)),
+            trust: trust.standing(&model.name, Some(&record.publisher)),
+            contested: false,
+            seeds: found.seeds,
+            info_hash: model.info_hash,
+            announced_at: record.time,
+        })
+    }
+}
+
+/// Sorts by name and version, and within those the one first whom a name is most likely to stand for; marks those that
+/// several publish.
+fn marked(mut models: Vec<SharedModel>) -> Vec<SharedModel> {
+    let rank = |trust: &Standing| match trust {
+        Standing::Pinned => 0,
+        Standing::Listed => 1,
+        Standing::Own => 2,
+        Standing::Unknown => 3,
+        Standing::Refused => 4,
+    };
+    models.sort_by(|a, b| {
+        let of = |m: &SharedModel| (rank(&m.trust), std::cmp::Reverse(m.seeds), m.publisher);
+        (&a.name, &a.version).cmp(&(&b.name, &b.version)).then_with(|| of(a).cmp(&of(b)))
+    });
+    for same in models.chunk_by_mut(|a, b| (&a.name, &a.version) == (&b.name, &b.version)) {
+        let contents: BTreeSet<InfoHash> = same.iter().map(|model| model.info_hash).collect();
+        let contested = contents.len() > 1;
+        same.iter_mut().for_each(|model| model.contested = contested);
+    }
+    models
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(name: &str, publisher: u8, content: u8, trust: Standing, seeds: u32) -> SharedModel {
+        let key = PublisherKey([publisher; 32]);
+        SharedModel {
+            name: name.parse().unwrap(),
+            version: Revision::default(),
+            size: 1,
+            files: 1,
+            license: None,
+            tags: Vec::new(),
+            publisher: key,
+            fingerprint: key.fingerprint(),
+            alias: None,
+            trust,
+            contested: false,
+            seeds,
+            info_hash: InfoHash([content; 32]),
+            announced_at: 0,
+        }
+    }
+
+    #[test]
+    fn the_publisher_who_counts_comes_first_and_different_bytes_are_contested() {
+        let models = marked(vec![
+            model("b/m", 1, 1, Standing::Unknown, 9),
+            model("b/m", 2, 2, Standing::Pinned, 0),
+            model("a/m", 3, 3, Standing::Unknown, 1),
+            model("a/m", 4, 3, Standing::Unknown, 5),
+        ]);
+        let told: Vec<_> =
+            models.iter().map(|m| (m.name.to_string(), m.publisher.0[0], m.contested)).collect();
+        let expected = [("a/m", 4, false), ("a/m", 3, false), ("b/m", 2, true), ("b/m", 1, true)];
+        assert_eq!(
+            told,
+            expected.map(|(name, publisher, contested)| (name.to_owned(), publisher, contested))
+        );
+    }
+}

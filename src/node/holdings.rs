@@ -1,0 +1,211 @@
+//! What the catalog announces and hands out: the signed manifests known here, and which models are here.
+//!
+//! Answered from memory: an index of the registry by name and digest, made anew by [`NodeHoldings::refresh`] when the
+//! registry changed. A manifest's JSON is written when it is asked for; a bounded number of bytes of it is kept, since a
+//! peer asks for one part after another.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use lru::LruCache;
+use sha2::{Digest as _, Sha256};
+
+use crate::catalog::{HeldModel, Holdings, Trust};
+use crate::fetch::Fetch;
+use crate::model::codec::MAX_MANIFEST;
+use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Sha256Digest};
+use crate::store::Registry;
+
+/// How many bytes of manifests' JSON are kept in memory: a large one, and room for those of everyday size.
+const MAX_TEXTS: usize = 24 << 20;
+
+/// What a node holds.
+pub(super) struct NodeHoldings {
+    registry: Arc<Registry>,
+    fetch: Arc<Fetch>,
+    trust: Arc<Trust>,
+    index: RwLock<Arc<Index>>,
+    /// Held by whoever makes the index anew.
+    refreshing: Mutex<()>,
+    texts: Mutex<Texts>,
+}
+
+/// A signed manifest, and its JSON's digest.
+#[derive(Clone)]
+struct Entry {
+    manifest: Arc<Manifest>,
+    publisher: PublisherKey,
+    digest: Sha256Digest,
+}
+
+#[derive(Default)]
+struct Index {
+    /// Of the registry when this was made; none before the first time.
+    generation: Option<u64>,
+    entries: HashMap<ModelRef, Entry>,
+    by_name: HashMap<ModelName, Vec<ModelRef>>,
+    by_digest: HashMap<Sha256Digest, ModelRef>,
+}
+
+impl NodeHoldings {
+    /// Nothing is known until the first [`refresh`](Self::refresh).
+    pub fn new(registry: Arc<Registry>, fetch: Arc<Fetch>, trust: Arc<Trust>) -> Self {
+        Self {
+            registry,
+            fetch,
+            trust,
+            index: RwLock::default(),
+            refreshing: Mutex::default(),
+            texts: Mutex::default(),
+        }
+    }
+
+    /// Takes in what changed in the registry. Blocks for hashing what is new in it.
+    pub fn refresh(&self) {
+        let _refreshing = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = self.registry.generation();
+        let old = self.index();
+        if old.generation == Some(generation) {
+            return;
+        }
+        let mut new = Index { generation: Some(generation), ..Index::default() };
+        for manifest in self.registry.all() {
+            let Some(publisher) = manifest.signed_by() else { continue };
+            let model = manifest.model_ref();
+            let entry = match old.entries.get(&model) {
+                Some(same) if Arc::ptr_eq(&same.manifest, &manifest) => same.clone(),
+                _ => {
+                    let json = manifest.to_json();
+                    if json.len() > MAX_MANIFEST {
+                        tracing::warn!(
+                            "The manifest of {model} is too long for others; it is not announced."
+                        );
+                        continue;
+                    }
+                    Entry { publisher, digest: Sha256Digest(Sha256::digest(&json).into()), manifest }
+                }
+            };
+            new.by_name.entry(model.name.clone()).or_default().push(model.clone());
+            new.by_digest.insert(entry.digest, model.clone());
+            new.entries.insert(model, entry);
+        }
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+    }
+
+    /// The digest of a manifest of the registry, where it is signed.
+    pub fn digest(&self, manifest: &Arc<Manifest>) -> Option<Sha256Digest> {
+        let index = self.index();
+        let entry = index.entries.get(&manifest.model_ref())?;
+        Arc::ptr_eq(&entry.manifest, manifest).then_some(entry.digest)
+    }
+
+    fn index(&self) -> Arc<Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn held(&self, model: &ModelRef, entry: &Entry) -> HeldModel {
+        let kept = self.texts().get(&entry.digest);
+        let manifest = kept.unwrap_or_else(|| {
+            let json: Arc<[u8]> = entry.manifest.to_json().into();
+            self.texts().put(entry.digest, json.clone());
+            json
+        });
+        let info_hash = entry.manifest.torrent.info_hash;
+        HeldModel {
+            model: model.clone(),
+            publisher: entry.publisher,
+            info_hash,
+            manifest,
+            digest: entry.digest,
+            complete: self.is_complete(&info_hash),
+        }
+    }
+
+    fn texts(&self) -> std::sync::MutexGuard<'_, Texts> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Holdings for NodeHoldings {
+    fn of_name(&self, name: &ModelName) -> Vec<HeldModel> {
+        let index = self.index();
+        let models = index.by_name.get(name).into_iter().flatten();
+        models.filter_map(|model| Some(self.held(model, index.entries.get(model)?))).collect()
+    }
+
+    fn by_manifest(&self, digest: &Sha256Digest) -> Option<HeldModel> {
+        let index = self.index();
+        let model = index.by_digest.get(digest)?;
+        Some(self.held(model, index.entries.get(model)?))
+    }
+
+    fn names(&self) -> Vec<ModelName> {
+        let here = self.fetch.joined().into_iter().filter(|revision| revision.cached_bytes() > 0);
+        let mut names: Vec<ModelName> = here.map(|revision| revision.manifest.name.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    fn is_complete(&self, info_hash: &InfoHash) -> bool {
+        self.fetch.joined_as(info_hash).is_some_and(|revision| revision.is_complete())
+    }
+
+    fn is_kept(&self, publisher: &PublisherKey) -> bool {
+        self.trust.is_known(publisher)
+    }
+}
+
+/// JSON of the manifests asked for last, at most [`MAX_TEXTS`] bytes and one more of them.
+struct Texts {
+    kept: LruCache<Sha256Digest, Arc<[u8]>>,
+    bytes: usize,
+}
+
+impl Default for Texts {
+    fn default() -> Self {
+        Self { kept: LruCache::unbounded(), bytes: 0 }
+    }
+}
+
+impl Texts {
+    fn get(&mut self, digest: &Sha256Digest) -> Option<Arc<[u8]>> {
+        self.kept.get(digest).cloned()
+    }
+
+    fn put(&mut self, digest: Sha256Digest, json: Arc<[u8]>) {
+        self.bytes += json.len();
+        if let Some(former) = self.kept.put(digest, json) {
+            self.bytes -= former.len();
+        }
+        while self.bytes > MAX_TEXTS && self.kept.len() > 1 {
+            self.bytes -= self.kept.pop_lru().map_or(0, |(_, json)| json.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_kept_within_their_bound() {
+        let mut texts = Texts::default();
+        let digest = |n: u8| Sha256Digest([n; 32]);
+        for n in 0..10 {
+            texts.put(digest(n), vec![n; MAX_TEXTS / 4].into());
+            // Putting one twice counts it once.
+            texts.put(digest(n), vec![n; MAX_TEXTS / 4].into());
+        }
+        assert_eq!(texts.bytes, MAX_TEXTS);
+        assert!(texts.get(&digest(5)).is_none() && texts.get(&digest(6)).is_some());
+        texts.put(digest(20), vec![0; 2 * MAX_TEXTS].into());
+        assert_eq!(
+            (texts.kept.len(), texts.bytes),
+            (1, 2 * MAX_TEXTS),
+            "the last one is kept whatever its size"
+        );
+        texts.put(digest(21), vec![0; 10].into());
+        assert_eq!((texts.kept.len(), texts.bytes), (1, 10));
+    }
+}

@@ -1,0 +1,176 @@
+//! From a name to a manifest: what the catalog finds, the choice among it, and the manifest stored.
+//!
+//! Nothing is stored, and nobody pinned, before the manifest fits what it was announced as.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use super::candidates::Manifests;
+use super::catalog::NodeCatalog;
+use super::{ErrorKind, Node, NodeError, blocking, candidates, chain};
+use crate::catalog::trust::Pinning;
+use crate::catalog::{Candidate, CatalogError, ModelRecord};
+use crate::model::{Manifest, ModelRef};
+
+/// What somebody is resolving, or was a moment ago.
+type Key = (ModelRef, Option<String>);
+
+/// The latest failure of a resolving, and when it came.
+type Turn = tokio::sync::Mutex<Option<(Instant, ErrorKind, String)>>;
+
+/// The resolvings in progress: those of one name at once are one.
+#[derive(Debug, Default)]
+pub(super) struct Resolvings(Mutex<HashMap<Key, Weak<Turn>>>);
+
+impl Resolvings {
+    fn of(&self, key: Key) -> Arc<Turn> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::new(Turn::default());
+        turns.insert(key, Arc::downgrade(&turn));
+        turn
+    }
+}
+
+impl Node {
+    /// The manifest of a model: the one known here, or, within a time, the one that the network knows, once the trust
+    /// accepts its publisher. `publisher` asks for that of a certain one. Several calls at once for one model are one
+    /// piece of work.
+    pub async fn resolve(
+        self: &Arc<Self>,
+        model: &ModelRef,
+        publisher: Option<&str>,
+        within: Duration,
+    ) -> Result<Arc<Manifest>, NodeError> {
+        let asked = Instant::now();
+        let turn = self.resolvings.of((model.clone(), publisher.map(str::to_owned)));
+        let until = tokio::time::Instant::now() + within;
+        let Ok(mut failed) = tokio::time::timeout_at(until, turn.lock()).await else {
+            return Err(CatalogError::NotFound(model.clone()).into());
+        };
+        if let Some(known) = self.library.registry.get(model) {
+            return Ok(known);
+        }
+        if let Some((_, kind, message)) = failed.as_ref().filter(|(when, ..)| *when > asked) {
+            return Err(NodeError::Remote { kind: *kind, message: message.clone() });
+        }
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        let resolved = self.resolve_anew(model, publisher, left).await;
+        if let Err(e) = &resolved {
+            *failed = Some((Instant::now(), e.kind(), chain(e)));
+        }
+        resolved
+    }
+
+    /// [`resolve`](Self::resolve), whatever is known here; what comes takes its place. A quarter of the time at least is
+    /// left for the manifest.
+    pub(super) async fn resolve_anew(
+        self: &Arc<Self>,
+        model: &ModelRef,
+        publisher: Option<&str>,
+        within: Duration,
+    ) -> Result<Arc<Manifest>, NodeError> {
+        let part = self.catalog()?;
+        let until = Instant::now() + within;
+        let found = part.catalog.resolve(model, within * 3 / 4).await?;
+        let from = Asking { part, model };
+        let (manifest, pinning) =
+            candidates::settle(&self.library.trust, model, publisher, found, &from, until).await?;
+        self.admit(manifest, pinning).await
+    }
+
+    /// The manifest of a model by a known publisher, from the record in the DHT.
+    pub(super) async fn resolve_of(
+        self: &Arc<Self>,
+        publisher: &str,
+        model: &ModelRef,
+        peers: &[SocketAddr],
+        within: Duration,
+    ) -> Result<Arc<Manifest>, NodeError> {
+        let part = self.catalog()?;
+        let until = Instant::now() + within;
+        part.catalog.introduce(peers);
+        let known = part.store.digest().into_iter().map(|have| have.publisher);
+        let publisher = self.library.trust.find(publisher, known)?;
+        let candidate = part.catalog.resolve_of(publisher, model, within * 3 / 4).await?;
+        let left = until.saturating_duration_since(Instant::now());
+        let manifest = Asking { part, model }.fetch(&candidate, left).await?;
+        self.admit(manifest, Pinning::Pin).await
+    }
+
+    /// Whether the publisher of a model known here has announced another state of it since. Answered from memory.
+    pub(super) fn is_outdated(&self, known: &Manifest) -> bool {
+        let (Some(part), Some(publisher)) = (&self.catalog, known.signed_by()) else { return false };
+        let made = known.created_at.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
+        part.store.of_name(&known.name).iter().any(|announced| {
+            let record = announced.record();
+            let newer =
+                made.is_none_or(|made| i64::try_from(record.time).is_ok_and(|t| t > made.as_second()));
+            let other =
+                |m: &ModelRecord| m.version == known.version && m.info_hash != known.torrent.info_hash;
+            record.publisher == publisher && newer && announced.model().is_some_and(other)
+        })
+    }
+
+    /// Stores a manifest that was checked, where the trust accepts its publisher, and shows it.
+    async fn admit(
+        self: &Arc<Self>,
+        manifest: Manifest,
+        pinning: Pinning,
+    ) -> Result<Arc<Manifest>, NodeError> {
+        let node = self.clone();
+        let (stored, former) = blocking::cancellable(move |_| {
+            let former = node.library.registry.get(&manifest.model_ref());
+            node.library.trust.accept(&manifest.name, manifest.signed_by(), pinning)?;
+            Ok((node.library.registry.insert(manifest)?, former))
+        })
+        .await?;
+        if let Some(former) = former.filter(|former| former.torrent.info_hash != stored.torrent.info_hash) {
+            self.leave_unless_used(&former);
+        }
+        self.changed();
+        Ok(stored)
+    }
+}
+
+/// The peers who hand out the manifests of a model.
+struct Asking<'a> {
+    part: &'a NodeCatalog,
+    model: &'a ModelRef,
+}
+
+impl Manifests for Asking<'_> {
+    async fn fetch(&self, candidate: &Candidate, within: Duration) -> Result<Manifest, NodeError> {
+        let json = self.part.catalog.manifest(self.model, candidate, within).await?;
+        let (model, candidate) = (self.model.clone(), candidate.clone());
+        blocking::cancellable(move |_| {
+            candidates::check(&model, &candidate, &json).map_err(|reason| NodeError::Refused {
+                origin: model.to_string(),
+                reason: format!("the manifest announced by {} {reason}", candidate.publisher.fingerprint()),
+            })
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn resolvings_of_one_name_share_a_turn() {
+        let resolvings = Resolvings::default();
+        let key = |name: &str| (name.parse().unwrap(), None);
+        let one = resolvings.of(key("a/b"));
+        assert!(Arc::ptr_eq(&one, &resolvings.of(key("a/b"))));
+        assert!(!Arc::ptr_eq(&one, &resolvings.of(key("a/c"))));
+        drop(one);
+        resolvings.of(key("a/d"));
+        assert!(resolvings.0.lock().unwrap().len() <= 1, "turns that nobody has are forgotten");
+    }
+}

@@ -1,0 +1,204 @@
+//! Models found by name alone: no manifest is handed over.
+
+use serde_json::Value;
+
+use crate::support::fixtures::{dd, hashes, model_dir, noise};
+use crate::support::host::Host;
+use crate::support::net::Net;
+use crate::support::process::{PATIENCE, Proc, until};
+use crate::support::share::share;
+
+const SIZE: usize = 3_000_000;
+
+/// A model of one file, the same for the same seed.
+fn model(host: &Host, dir: &str, seed: u64) -> std::path::PathBuf {
+    model_dir(&host.home().join(dir), &[("config.json", b"{}"), ("w.bin", &noise(seed, SIZE))])
+}
+
+/// Shares, without exporting a manifest.
+fn publish(host: &Host, dir: &std::path::Path, name: &str, more: &[&str]) -> Proc {
+    let mut args = vec!["share", dir.to_str().unwrap(), "--name", name, "--license", "apache-2.0"];
+    args.extend(more);
+    let sharing = host.spawn(&args);
+    sharing.wait_for_line("seeding", PATIENCE);
+    sharing
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+fn key(host: &Host) -> Value {
+    json(&host.run(&["key", "show", "--json"]).ok())
+}
+
+fn lan_only(hosts: &[&Host]) {
+    for host in hosts {
+        host.configure("  dht_enabled: false\n");
+    }
+}
+
+#[track_caller]
+fn assert_got(host: &Host, name: &str, from: &std::path::Path) {
+    let mut got = hashes(&host.base().join("models").join(name), PATIENCE);
+    got.remove(".silmaril.json");
+    assert_eq!(got, hashes(from, PATIENCE));
+}
+
+#[test]
+fn a_name_is_enough_on_a_lan() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    lan_only(&[&a, &b]);
+    let dir = model(&a, "m", 1);
+    let _sharing = publish(&a, &dir, "acme/m", &[]);
+    let end = b.run(&["get", "acme/m", "--json"]);
+    let fingerprint = key(&a)["fingerprint"].as_str().unwrap().to_owned();
+    assert!(end.stderr.contains("found acme/m") && end.stderr.contains(&fingerprint), "{}", end.stderr);
+    let report = json(&end.ok());
+    assert_eq!(report["origin"], "found");
+    assert_eq!(report["verified"], true);
+    assert_got(&b, "acme/m", &dir);
+    // It is known from now on, also when nobody is there.
+    a.power_off();
+    assert_eq!(json(&b.run(&["get", "acme/m", "--json"]).ok())["origin"], "known");
+}
+
+#[test]
+fn a_peer_given_by_hand_is_enough_where_nobody_can_be_found() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    for host in [&a, &b] {
+        host.configure("  dht_enabled: false\n  lan_discovery: false\n");
+    }
+    let dir = model(&a, "m", 1);
+    let _sharing = publish(&a, &dir, "acme/m", &["--version", "v1"]);
+    let found = json(&b.run(&["discover", "--peer", &a.peer(), "--json"]).ok());
+    assert_eq!(found[0]["name"], "acme/m");
+    b.run(&["get", "acme/m@v1", "--peer", &a.peer()]).ok();
+    assert_got(&b, "acme/m@v1", &dir);
+}
+
+#[test]
+fn discover_shows_what_others_share() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    lan_only(&[&a, &b]);
+    let daemon = a.spawn(&["daemon"]);
+    daemon.wait_for_line("running", PATIENCE);
+    let _one = publish(&a, &model(&a, "one", 1), "acme/llama-one", &[]);
+    let _two = publish(&a, &model(&a, "two", 2), "acme/two", &["--version", "v2"]);
+    let found = || json(&b.run(&["discover", "--json"]).ok());
+    until("both are announced", PATIENCE, || found().as_array().unwrap().len() == 2);
+    let found = found();
+    let (one, two) = (&found[0], &found[1]);
+    assert_eq!((&one["name"], &one["version"]), (&"acme/llama-one".into(), &"main".into()));
+    assert_eq!((&two["name"], &two["version"]), (&"acme/two".into(), &"v2".into()));
+    let size = u64::try_from(SIZE).unwrap() + 2;
+    assert_eq!((&one["size"], &one["files"]), (&size.into(), &2.into()));
+    assert_eq!(one["license"], "apache-2.0");
+    assert_eq!(one["publisher"], key(&a)["publisher"]);
+    assert_eq!((&one["trust"], &one["contested"]), (&"unknown".into(), &false.into()));
+    assert_eq!(one["seeds"], 1);
+
+    let names = |terms: &[&str]| -> Vec<String> {
+        let found = json(&b.run(&[&["discover", "--json"], terms].concat()).ok());
+        found.as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&["LLAMA"]), ["acme/llama-one"]);
+    assert_eq!(names(&["acme/*", "size>1MB", "license:apache-2.0"]), ["acme/llama-one", "acme/two"]);
+    assert_eq!(names(&["size>1GB"]), Vec::<String>::new());
+    let table = b.run(&["discover"]).ok();
+    assert!(table.contains("acme/two@v2") && table.contains("new"), "{table}");
+    assert!(table.contains(key(&a)["fingerprint"].as_str().unwrap()), "{table}");
+    assert!(b.run(&["discover", "nothing-like-it"]).stderr.contains("nothing found"));
+    let own = json(&a.run(&["discover", "--json", "llama"]).ok());
+    assert_eq!(own[0]["trust"], "pinned", "what we share ourselves is ours");
+}
+
+#[test]
+fn discover_says_when_nobody_is_there_and_what_it_does_not_understand() {
+    let net = Net::new();
+    let a = net.host("a");
+    lan_only(&[&a]);
+    let error = a.run(&["discover", "--timeout", "2s"]).error(1);
+    assert!(error.contains("no other silmaril was reached"), "{error}");
+    let error = a.run(&["discover", "size<many"]).error(2);
+    assert!(error.contains("size<many"), "{error}");
+    let error = a.run(&["get", "acme/none"]).error(1);
+    assert!(error.contains("acme/none"), "{error}");
+}
+
+#[test]
+fn two_publishers_of_a_name_are_shown_and_one_is_chosen_by_hand() {
+    let net = Net::new();
+    let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
+    lan_only(&[&a, &b, &c]);
+    let (ours, theirs) = (model(&a, "m", 1), model(&b, "m", 2));
+    let _a = publish(&a, &ours, "acme/m", &[]);
+    let _b = publish(&b, &theirs, "acme/m", &[]);
+    let daemon = c.spawn(&["daemon"]);
+    daemon.wait_for_line("running", PATIENCE);
+    let found = || json(&c.run(&["discover", "acme/m", "--json"]).ok());
+    until("both are announced", PATIENCE, || found().as_array().unwrap().len() == 2);
+    assert!(found().as_array().unwrap().iter().all(|m| m["contested"] == true));
+
+    let (a_key, b_key) = (key(&a), key(&b));
+    let (a_print, b_print) = (a_key["fingerprint"].as_str().unwrap(), b_key["fingerprint"].as_str().unwrap());
+    let error = c.run(&["get", "acme/m"]).error(1);
+    assert!(error.contains(a_print) && error.contains(b_print), "{error}");
+    c.run(&["get", "acme/m", "--publisher", b_print]).ok();
+    assert_got(&c, "acme/m", &theirs);
+    let trust = |publisher: &Value| {
+        let found = found();
+        let found = found.as_array().unwrap();
+        found.iter().find(|m| m["publisher"] == *publisher).unwrap()["trust"].clone()
+    };
+    assert_eq!((trust(&b_key["publisher"]), trust(&a_key["publisher"])), ("pinned".into(), "refused".into()));
+    c.run(&["get", "acme/m", "--publisher", a_print]).error(1);
+}
+
+#[test]
+fn a_publishers_model_is_imported_from_the_dht_alone() {
+    let net = Net::new();
+    let hosts: Vec<Host> = ["router", "a", "b", "c"].iter().map(|name| net.host(name)).collect();
+    let (router, a, b) = (&hosts[0], &hosts[1], &hosts[2]);
+    router.configure("  lan_discovery: false\n");
+    for host in &hosts[1..] {
+        host.configure(&format!("  lan_discovery: false\n  dht_bootstrap_nodes: ['{}']\n", router.peer()));
+    }
+    let daemons = [0, 2, 3].map(|host: usize| {
+        let daemon = hosts[host].spawn(&["daemon"]);
+        daemon.wait_for_line("running", PATIENCE);
+        daemon
+    });
+    let dir = model(a, "m", 1);
+    let sharing = publish(a, &dir, "acme/m", &[]);
+    let publisher = key(a)["publisher"].as_str().unwrap().to_owned();
+    let source = format!("{publisher}/acme/m");
+    until("the record is in the DHT", PATIENCE, || b.run(&["registry", "import", &source]).status.success());
+    assert!(b.run(&["list"]).ok().contains("acme/m"));
+    b.run(&["get", "acme/m"]).ok();
+    assert_got(b, "acme/m", &dir);
+    let end = hosts[3].run(&["registry", "import", &format!("{publisher}/acme/none")]);
+    assert!(end.error(1).contains("acme/none"));
+    drop((sharing, daemons));
+}
+
+#[test]
+fn a_catalog_that_cannot_be_opened_is_no_obstacle_to_a_mount() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let shared = share(&a, &model(&a, "m", 1), "acme/m", &[]);
+    crate::support::share::import(&b, &shared.manifest);
+    // Something else stands where its file belongs.
+    let file = b.base().join("catalog/records.redb");
+    let _ = std::fs::remove_file(&file);
+    std::fs::create_dir_all(file.join("not a file")).unwrap();
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    dd(&mounted.path("acme/m/w.bin"), SIZE, 0, 1, PATIENCE).ok();
+    assert_eq!(json(&b.run(&["status", "--json"]).ok())["catalog"], Value::Null);
+    let error = b.run(&["discover"]).error(1);
+    assert!(error.contains("catalog"), "{error}");
+    mounted.unmount();
+}
