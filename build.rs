@@ -11,6 +11,7 @@ const SOURCES: &[&str] = &[
     "files.cc",
     "layers.cc",
     "outbox.cc",
+    "overlay.cc",
     "plugin.cc",
     "session.cc",
     "storage.cc",

@@ -48,24 +48,18 @@ lt::settings_pack pack_of(rust::Vec<RawSetting> const& settings) {
     return pack;
 }
 
+lt::span<char const> span_of(rust::Vec<std::uint8_t> const& bytes) {
+    return {reinterpret_cast<char const*>(bytes.data()), std::ptrdiff_t(bytes.size())};
+}
+
+}  // namespace
+
 lt::tcp::endpoint endpoint_of(RawEndpoint const& from) {
     lt::error_code error;
     auto const address = lt::make_address(std::string(from.address), error);
     if (error) throw std::runtime_error("not an address: " + std::string(from.address));
     return {address, from.port};
 }
-
-lt::span<char const> span_of(rust::Vec<std::uint8_t> const& bytes) {
-    return {reinterpret_cast<char const*>(bytes.data()), std::ptrdiff_t(bytes.size())};
-}
-
-// libtorrent's flags for a torrent of ours: nobody but us starts, stops or queues it.
-constexpr lt::torrent_flags_t base_flags =
-    lt::torrent_flags::update_subscribe | lt::torrent_flags::duplicate_is_error |
-    lt::torrent_flags::override_trackers | lt::torrent_flags::override_web_seeds |
-    lt::torrent_flags::apply_ip_filter;
-
-}  // namespace
 
 std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads) {
     return std::make_unique<Engine>(settings, disk_threads);
@@ -190,29 +184,6 @@ void Engine::fetch_metadata(std::uint64_t torrent, rust::Str magnet, rust::Vec<R
     add_to_session(torrent, std::move(params), Torrent{});
 }
 
-void Engine::meet(RawMeeting const& from) const {
-    lt::add_torrent_params params;
-    auto const* const place = reinterpret_cast<char const*>(from.place.data());
-    params.flags = base_flags;
-    if (from.place.size() == std::size_t(lt::sha1_hash::size())) {
-        params.info_hashes = lt::info_hash_t(lt::sha1_hash(place));
-    } else if (from.place.size() == std::size_t(lt::sha256_hash::size())) {
-        params.info_hashes = lt::info_hash_t(lt::sha256_hash(place));
-        // There is no place for anything but the metadata.
-        params.flags |= lt::torrent_flags::upload_mode;
-    } else {
-        throw std::runtime_error("not an info hash");
-    }
-    params.save_path = save_path_of(from.torrent);
-    if (!from.dht) params.flags |= lt::torrent_flags::disable_dht;
-    if (!from.lan) params.flags |= lt::torrent_flags::disable_lsd;
-    params.max_connections = from.max_connections;
-    for (auto const& peer : from.peers) params.peers.push_back(endpoint_of(peer));
-    for (auto const& tracker : from.trackers) params.trackers.emplace_back(std::string(tracker));
-    m_outbox->register_files(from.torrent, {});
-    add_to_session(from.torrent, std::move(params), Torrent{});
-}
-
 void Engine::add_to_session(std::uint64_t torrent, lt::add_torrent_params params, Torrent state) const {
     params.userdata = tag_of(torrent);
     params.extensions.push_back(
@@ -315,14 +286,6 @@ bool Engine::connect_peer(std::uint64_t torrent, RawEndpoint const& peer) const 
     return with(torrent, [endpoint](lt::torrent_handle const& handle) { handle.connect_peer(endpoint); });
 }
 
-bool Engine::look_around(std::uint64_t torrent, bool dht) const {
-    std::lock_guard const lock(m_mutex);
-    return with(torrent, [dht](lt::torrent_handle const& handle) {
-        handle.force_lsd_announce();
-        if (dht) handle.force_dht_announce();
-    });
-}
-
 bool Engine::reannounce(std::uint64_t torrent) const {
     std::lock_guard const lock(m_mutex);
     return with(torrent, [](lt::torrent_handle const& handle) {
@@ -366,26 +329,6 @@ bool Engine::recover(std::uint64_t torrent) const {
         handle.unset_flags(lt::torrent_flags::upload_mode);
         handle.resume();
     });
-}
-
-bool Engine::say(std::uint64_t peer, rust::Slice<std::uint8_t const> message) const {
-    if (message.size() > max_message) throw std::runtime_error("the message is too long");
-    return Talk::send(m_talk, peer,
-                      {reinterpret_cast<char const*>(message.data()), std::ptrdiff_t(message.size())});
-}
-
-void Engine::hang_up(std::uint64_t peer) const { Talk::hang_up(m_talk, peer); }
-
-void Engine::set_bans(rust::Vec<rust::String> const& addresses) const {
-    lt::ip_filter filter;
-    for (auto const& text : addresses) {
-        lt::error_code error;
-        auto const address = lt::make_address(std::string(text), error);
-        if (error) throw std::runtime_error("not an address: " + std::string(text));
-        filter.add_rule(address, address, lt::ip_filter::blocked);
-    }
-    std::lock_guard const lock(m_mutex);
-    if (m_session) m_session->set_ip_filter(std::move(filter));
 }
 
 std::uint32_t Engine::saves_pending() const {

@@ -11,6 +11,8 @@
 #include <future>
 #include <libtorrent/alert.hpp>
 #include <libtorrent/session.hpp>
+#include <libtorrent/socket.hpp>
+#include <libtorrent/torrent_flags.hpp>
 #include <libtorrent/torrent_handle.hpp>
 #include <memory>
 #include <mutex>
@@ -31,6 +33,14 @@ struct RawItem;
 struct RawMeeting;
 struct RawPriority;
 struct RawSetting;
+
+// libtorrent's flags for a torrent of ours: nobody but us starts, stops or queues it.
+constexpr lt::torrent_flags_t base_flags =
+    lt::torrent_flags::update_subscribe | lt::torrent_flags::duplicate_is_error |
+    lt::torrent_flags::override_trackers | lt::torrent_flags::override_web_seeds |
+    lt::torrent_flags::apply_ip_filter;
+
+lt::tcp::endpoint endpoint_of(RawEndpoint const& from);
 
 class Engine {
 public:

@@ -48,6 +48,7 @@ mod e2e {
 }
 
 mod engine {
+    mod dht;
     mod disk;
     mod download;
     mod hostile;

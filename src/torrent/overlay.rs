@@ -216,7 +216,8 @@ pub trait Overlay: Send + Sync + 'static {
     /// The DHT forgets it after about half an hour.
     fn announce(&self, topic: Topic) -> Result<(), EngineError>;
 
-    /// Asks the DHT who announced at a topic. [`OverlayEvent::DhtPeers`] follows, several times, where the DHT is on.
+    /// Asks the DHT who announced at a topic. [`OverlayEvent::DhtPeers`] follows, several times, or never where nobody
+    /// did.
     fn find(&self, topic: Topic) -> Result<(), EngineError>;
 
     /// Stores an item in the DHT, unless that has a newer one. [`OverlayEvent::DhtStored`] follows where the DHT is on.

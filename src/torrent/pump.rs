@@ -134,7 +134,7 @@ impl Pump {
     }
 
     fn translate_all(&mut self, raw: RawEvent) -> Vec<Event> {
-        let gone = (raw.kind == RawKind::Removed).then(|| TorrentId(raw.torrent));
+        let gone = (raw.kind == RawKind::Removed).then_some(TorrentId(raw.torrent));
         // Nobody speaks in a torrent that is removed, though libtorrent may tell it in the other order.
         let mut events = gone.map(|torrent| self.shared.all_left(Some(torrent))).unwrap_or_default();
         events.extend(self.translate(raw));

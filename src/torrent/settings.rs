@@ -172,10 +172,10 @@ impl SessionSettings {
         // Set even when empty: libtorrent's default is a public node.
         settings.push(text("dht_bootstrap_nodes", self.network.dht_bootstrap_nodes.join(",")));
         settings.push(boolean("enable_dht", self.network.dht_enabled));
+        let addresses: Vec<IpAddr> = nodes.iter().filter_map(|(host, _)| host.parse().ok()).collect();
         // Bytes per second. While more is sent nobody else is answered: the default of 8000 is used up for minutes
         // by announcing the names of a hundred models.
-        settings.push(integer("dht_upload_rate_limit", 50_000));
-        let addresses: Vec<IpAddr> = nodes.iter().filter_map(|(host, _)| host.parse().ok()).collect();
+        let mut upload_limit = 50_000;
         // The node that all others name names nobody: such a network is one's own too.
         if addresses.len() == nodes.len() && addresses.into_iter().all(is_private) {
             // These keep one node per /24 and want node numbers derived from public addresses: in a network of
@@ -191,7 +191,9 @@ impl SessionSettings {
             // Packets per second of one node; who sends more, for ten seconds, is ignored for five minutes. In a
             // network of a few nodes each gets a large part of what every other asks and announces.
             settings.push(integer("dht_block_ratelimit", 1000));
+            upload_limit = 2_000_000;
         }
+        settings.push(integer("dht_upload_rate_limit", upload_limit));
         Ok(())
     }
 

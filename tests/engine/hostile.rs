@@ -85,7 +85,7 @@ impl Stranger {
     }
 
     /// Waits until the engine hangs up.
-    fn is_hung_up_on(mut self) {
+    fn expect_hang_up(mut self) {
         while self.message(255).is_some() {}
     }
 }
@@ -130,7 +130,7 @@ fn a_message_that_is_too_long_ends_the_connection_before_it_has_come() {
             // Its announced length, and no more than its first bytes.
             stranger.stream.write_all(&(length + 2).to_be_bytes()).unwrap();
             stranger.stream.write_all(&[20, stranger.ours, 1, 2, 3]).unwrap();
-            stranger.is_hung_up_on();
+            stranger.expect_hang_up();
             client.farewell(speaker.peer);
         }
     });
@@ -213,7 +213,7 @@ fn a_number_may_change_and_be_taken_back() {
             let _ = stranger.try_extended(0, b"d1:md16:silmaril_catalogi0eee");
             let _ = stranger.try_extended(0, b"d1:md16:silmaril_catalogi6eee");
         }
-        stranger.is_hung_up_on();
+        stranger.expect_hang_up();
     });
 }
 
@@ -237,7 +237,7 @@ fn unknown_messages_and_numbers_harm_nobody() {
 }
 
 #[test]
-fn who_does_not_read_is_hung_up_on() {
+fn who_does_not_read_expect_hang_up() {
     in_private_net(|| {
         let mut client = host();
         let _stranger = Stranger::that_speaks(client.address);
@@ -258,7 +258,7 @@ fn who_does_not_read_is_hung_up_on() {
 }
 
 #[test]
-fn who_speaks_faster_than_is_listened_is_hung_up_on() {
+fn who_speaks_faster_than_is_listened_expect_hang_up() {
     in_private_net(|| {
         let mut client = host();
         let mut bystander = Stranger::that_speaks(client.address);
@@ -279,7 +279,7 @@ fn who_speaks_faster_than_is_listened_is_hung_up_on() {
                     heard += message.len() + 6;
                     None
                 }
-                Event::Overlay(OverlayEvent::Left(who)) => Some(assert_eq!(*who, speaker.peer)),
+                Event::Overlay(OverlayEvent::Left(who)) => (*who == speaker.peer).then_some(()),
                 _ => None,
             });
             assert!(heard > 0 && heard <= MAX_UNREAD, "{heard} bytes waited");

@@ -263,10 +263,11 @@ fn the_same_place_twice_is_an_error() {
         let place = Meeting::Topic(Topic::of("mellon"));
         let first = client.session.meet(place, &[]).unwrap();
         let second = client.session.meet(place, &[]).unwrap();
-        client.wait_for("failure", SOON, |event| match event {
-            Event::Failed(id, _) => Some(assert_eq!(*id, second)),
+        let failed = client.wait_for("failure", SOON, |event| match event {
+            Event::Failed(id, _) => Some(*id),
             _ => None,
         });
+        assert_eq!(failed, second);
         client.session.look_again(first).unwrap();
     });
 }
@@ -300,7 +301,7 @@ fn who_is_hung_up_on_has_left_and_may_come_back() {
 fn who_is_banned_does_not_come_back() {
     let net = Net::new();
     let hosts = [net.host("judge"), net.host("liar"), net.host("honest")];
-    let [mut judge, mut liar, mut honest] = hosts.each_ref().map(|host| Client::on(host, network()));
+    let [mut judge, mut liar, honest] = hosts.each_ref().map(|host| Client::on(host, network()));
     let place = Meeting::Topic(Topic::of("mellon"));
     let court = judge.session.meet(place, &[]).unwrap();
     liar.session.meet(place, &[judge.address]).unwrap();
