@@ -44,6 +44,8 @@ mod e2e {
     mod refused_manifests;
     mod share;
     mod trust;
+    mod six_hosts;
+    mod two_publishers;
     mod vanished_peers;
 }
 

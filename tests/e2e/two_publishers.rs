@@ -1,0 +1,68 @@
+//! One name, two publishers: who is believed, and when the user must choose.
+
+use crate::support::fixtures::{model_dir, noise};
+use crate::support::host::Host;
+use crate::support::net::Net;
+use crate::support::share::{Share, share};
+
+const NAME: &str = "acme/contested";
+
+fn fingerprint(host: &Host) -> String {
+    let shown: serde_json::Value = serde_json::from_str(&host.run(&["key", "show", "--json"]).ok()).unwrap();
+    shown["fingerprint"].as_str().unwrap().to_owned()
+}
+
+fn publish(host: &Host, seed: u64) -> Share {
+    let dir = model_dir(&host.home().join(format!("m{seed}")), &[("weights.bin", &noise(seed, 1 << 20))]);
+    share(host, &dir, NAME, &[])
+}
+
+fn weights(host: &Host) -> Vec<u8> {
+    std::fs::read(host.base().join("models").join(NAME).join("weights.bin")).unwrap()
+}
+
+/// On a LAN without DHT: the first is pinned by whoever gets it; a newcomer who sees both must say whom they mean.
+#[test]
+fn the_first_publisher_stays_and_a_newcomer_chooses() {
+    let net = Net::new();
+    let [a, b, early, late] = ["a", "b", "early", "late"].map(|name| net.host(name));
+    for host in [&a, &b, &early, &late] {
+        host.configure("  dht_enabled: false\n");
+    }
+    let first = publish(&a, 1);
+    early.run(&["get", NAME]).ok();
+    assert_eq!(weights(&early), noise(1, 1 << 20));
+    let _second = publish(&b, 2);
+
+    let (one, two) = (fingerprint(&a), fingerprint(&b));
+    // Who has pinned the first is not led astray, whoever else is asked for.
+    let refused = early.run(&["get", NAME, "--publisher", &two]).error(1);
+    assert!(refused.contains(&one) && refused.contains(&two), "{refused}");
+
+    let choose = late.run(&["get", NAME]);
+    assert!(choose.stderr.contains("--publisher"), "{}", choose.stderr);
+    let choose = choose.error(1);
+    assert!(choose.contains(&one) && choose.contains(&two), "{choose}");
+    late.run(&["get", NAME, "--publisher", &two]).ok();
+    assert_eq!(weights(&late), noise(2, 1 << 20));
+    // The choice stays.
+    drop(first);
+    late.run(&["get", NAME, "--publisher", &one]).error(1);
+}
+
+#[test]
+fn identical_bytes_of_two_publishers_are_one_swarm_and_no_conflict() {
+    let net = Net::new();
+    let [a, b, c] = ["a", "b", "c"].map(|name| net.host(name));
+    for host in [&a, &b, &c] {
+        host.configure("  dht_enabled: false\n");
+    }
+    let (_one, _two) = (publish(&a, 3), publish(&b, 3));
+    let found: serde_json::Value =
+        serde_json::from_str(&c.run(&["discover", "contested", "--json"]).ok()).unwrap();
+    let hashes: Vec<_> = found.as_array().unwrap().iter().map(|f| f["info_hash"].clone()).collect();
+    assert_eq!(hashes.len(), 2, "{found}");
+    assert_eq!(hashes[0], hashes[1]);
+    c.run(&["get", NAME]).ok();
+    assert_eq!(weights(&c), noise(3, 1 << 20));
+}
