@@ -16,6 +16,7 @@ mod cli {
 mod support {
     pub mod fixtures;
     pub mod host;
+    pub mod hostile;
     pub mod manifests;
     pub mod mounts;
     pub mod net;
@@ -35,6 +36,7 @@ mod e2e {
     mod figures;
     mod get;
     mod handover;
+    mod hostile_hosts;
     mod killed_mount;
     mod lazy_read;
     mod mounting;
@@ -43,8 +45,8 @@ mod e2e {
     mod policies;
     mod refused_manifests;
     mod share;
-    mod trust;
     mod six_hosts;
+    mod trust;
     mod two_publishers;
     mod vanished_peers;
 }

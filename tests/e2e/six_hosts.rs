@@ -44,10 +44,14 @@ fn discovered(host: &Host, within: &str) -> Vec<String> {
 fn models_are_found_got_and_read_by_name_and_outlive_their_publisher() {
     let (_net, [h1, h2, h3, h4, h5, h6]) = six();
     let _nodes = [daemon(&h2), daemon(&h3), daemon(&h4)];
-    let tiny = model_dir(&h1.home().join("tiny"), &[("weights.bin", &noise(1, 3 << 20)), ("config.json", b"{}")]);
+    let tiny =
+        model_dir(&h1.home().join("tiny"), &[("weights.bin", &noise(1, 3 << 20)), ("config.json", b"{}")]);
     let other = model_dir(&h1.home().join("other"), &[("a.txt", b"other")]);
-    let _shares =
-        [share(&h1, &wordllama(), WORDLLAMA, &[]), share(&h1, &tiny, TINY, &[]), share(&h1, &other, OTHER, &[])];
+    let _shares = [
+        share(&h1, &wordllama(), WORDLLAMA, &[]),
+        share(&h1, &tiny, TINY, &[]),
+        share(&h1, &other, OTHER, &[]),
+    ];
     let all = [TINY, WORDLLAMA, OTHER].map(str::to_owned);
 
     // A host that knows nothing but the network sees them within ten seconds.

@@ -1,0 +1,90 @@
+//! Nine hosts that mean harm, each in its own way, and two that do not: what it costs these, and what they say.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::support::fixtures::{model_dir, noise};
+use crate::support::host::Host;
+use crate::support::hostile::{ALL, Hostile};
+use crate::support::net::Net;
+use crate::support::process::{PATIENCE, until};
+use crate::support::share::share;
+
+const REAL: &str = "acme/real";
+const SQUATTED: &str = "acme/squatted";
+/// What the attacks may cost a node, in bytes of memory.
+const COST: u64 = 50_000_000;
+
+/// How long they go on: a minute where SILMARIL_TEST_SECONDS says so.
+fn long() -> Duration {
+    let seconds = std::env::var("SILMARIL_TEST_SECONDS").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(8))
+}
+
+/// Resident memory of a host's node, in bytes.
+fn memory(host: &Host) -> u64 {
+    let path = format!("/proc/{}/status", host.node().as_raw_nonzero());
+    let status = std::fs::read_to_string(path).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+fn weights(host: &Host, name: &str) -> Vec<u8> {
+    std::fs::read(host.base().join("models").join(name).join("weights.bin")).unwrap()
+}
+
+fn catalog(host: &Host) -> serde_json::Value {
+    serde_json::from_str(&host.run(&["status", "--json"]).ok()).unwrap()
+}
+
+#[test]
+fn hostile_hosts_cost_little_and_change_no_answer() {
+    let net = Net::new();
+    let [a, b, newcomer] = ["a", "b", "newcomer"].map(|name| net.host(name));
+    let evil: Vec<Host> = ALL.iter().map(|attack| net.host(&format!("{attack:?}").to_lowercase())).collect();
+    for host in [&a, &b, &newcomer] {
+        host.configure("  dht_enabled: false\n");
+    }
+    let real = model_dir(&a.home().join("real"), &[("weights.bin", &noise(1, 1 << 20))]);
+    let squatted = model_dir(&a.home().join("squatted"), &[("weights.bin", &noise(2, 1 << 20))]);
+    let _shares = [share(&a, &real, REAL, &[]), share(&a, &squatted, SQUATTED, &[])];
+    let daemon = b.spawn(&["daemon"]);
+    daemon.wait_for_line("running", PATIENCE);
+    until("b knows both models", PATIENCE, || {
+        b.run(&["discover", "--timeout", "2s", "--json"]).stdout.matches("\"name\"").count() == 2
+    });
+    let before = [memory(&a), memory(&b)];
+
+    let victims: Vec<SocketAddr> = [&a, &b].map(|host| host.peer().parse().unwrap()).to_vec();
+    let attacks: Vec<Hostile> =
+        ALL.iter().zip(&evil).map(|(attack, host)| Hostile::on(host, *attack, &victims, SQUATTED)).collect();
+    let end = Instant::now() + long();
+    // Honest answers go on arriving meanwhile.
+    let mut most = [0, 0];
+    until("the attacks are over", long() + PATIENCE, || {
+        let found = b.run(&["discover", "acme/real", "--timeout", "3s", "--json"]).ok();
+        assert_eq!(found.matches("\"acme/real\"").count(), 1, "{found}");
+        most = [most[0].max(memory(&a)), most[1].max(memory(&b))];
+        Instant::now() >= end
+    });
+    for (attack, hostile) in ALL.iter().zip(&attacks) {
+        assert!(hostile.sent() > 0, "{attack:?} attacked nobody");
+    }
+
+    // A newcomer in the midst of it gets the right bytes, and is told where it must choose.
+    newcomer.run(&["get", REAL]).ok();
+    assert_eq!(weights(&newcomer, REAL), noise(1, 1 << 20));
+    let shown: serde_json::Value = serde_json::from_str(&a.run(&["key", "show", "--json"]).ok()).unwrap();
+    let (key, fingerprint) = (shown["key"].as_str().unwrap(), shown["fingerprint"].as_str().unwrap());
+    let choose = newcomer.run(&["get", SQUATTED]).error(1);
+    assert!(choose.contains(fingerprint), "{choose}");
+    newcomer.run(&["get", SQUATTED, "--publisher", key]).ok();
+    assert_eq!(weights(&newcomer, SQUATTED), noise(2, 1 << 20));
+
+    most = [most[0].max(memory(&a)), most[1].max(memory(&b))];
+    let cost = [most[0].saturating_sub(before[0]), most[1].saturating_sub(before[1])];
+    let status = [catalog(&a), catalog(&b)];
+    println!("the attacks cost {cost:?} bytes of memory; status afterwards: {:?}", status[0]["catalog"]);
+    assert!(cost.iter().all(|cost| *cost < COST), "the attacks cost {cost:?} bytes of memory: {status:#?}");
+    drop(attacks);
+}

@@ -1,0 +1,275 @@
+//! Hosts that mean harm: members of the catalog's swarm that lie, flood, forge and keep silent.
+//!
+//! Each runs the real engine on a host of its own, since whoever is caught is not spoken to again from there.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use silmaril::catalog::message::{Have, HeldManifest, MANIFEST_PART, Message};
+use silmaril::catalog::record::SharedRecord;
+use silmaril::catalog::{Body, ModelRecord, Record, SignedRecord};
+use silmaril::keys::PublisherKeypair;
+use silmaril::model::{InfoHash, ModelName, ModelRef, PublisherKey, Sha256Digest};
+use silmaril::torrent::overlay::MAX_MESSAGE;
+use silmaril::torrent::{Event, Meeting, Overlay, OverlayEvent, PeerId, Session, SessionSettings, Topic};
+
+use super::fixtures::noise;
+use super::host::Host;
+use super::private_net::in_namespace;
+
+/// What a hostile host does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attack {
+    /// Sends records with the signatures of others.
+    Forge,
+    /// Sends what is no message.
+    Garbage,
+    /// Sends valid records by one key, tens of thousands.
+    FloodOfOne,
+    /// Sends valid records by a new key each.
+    FloodOfMany,
+    /// Announces the name of somebody's model, again and again anew.
+    Squat,
+    /// Sends records from the future and the far past.
+    Untimely,
+    /// Answers every question with lies, and every digest with a longer one.
+    Lie,
+    /// Says that it knows everything, and never answers.
+    Silence,
+    /// Asks without end, and reads nothing.
+    Ask,
+}
+
+pub const ALL: [Attack; 9] = [
+    Attack::Forge,
+    Attack::Garbage,
+    Attack::FloodOfOne,
+    Attack::FloodOfMany,
+    Attack::Squat,
+    Attack::Untimely,
+    Attack::Lie,
+    Attack::Silence,
+    Attack::Ask,
+];
+
+/// A hostile host at work. Dropping it ends that.
+pub struct Hostile {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hostile {
+    /// Lets a host attack peers, and `name` where an attack is on a name.
+    pub fn on(host: &Host, attack: Attack, peers: &[SocketAddr], name: &str) -> Self {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (namespace, peers, address) = (host.namespace().to_owned(), peers.to_vec(), host.addr());
+        let name: ModelName = name.parse().unwrap();
+        let (stopping, counting) = (stop.clone(), sent.clone());
+        let thread = std::thread::spawn(move || {
+            in_namespace(&namespace, move || {
+                let mut network =
+                    silmaril::config::Config::defaults(std::path::Path::new("/nonexistent")).network;
+                network.listen_address = Some(address.into());
+                network.dht_bootstrap_nodes.clear();
+                (network.dht_enabled, network.port_mapping) = (false, false);
+                attack_with(SessionSettings { network }, attack, &peers, name, &stopping, &counting);
+            });
+        });
+        Self { stop, sent, thread: Some(thread) }
+    }
+
+    /// Messages sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How many messages are sent to a peer at once, and how long is listened in between: about as fast as can be.
+const BURST: u64 = 50;
+const LISTEN: Duration = Duration::from_millis(10);
+
+fn attack_with(
+    settings: SessionSettings,
+    attack: Attack,
+    peers: &[SocketAddr],
+    name: ModelName,
+    stop: &AtomicBool,
+    sent: &AtomicU64,
+) {
+    let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+    let session = Session::start(settings, sender).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let swarm = session.meet(Meeting::Topic(Topic::of("silmaril:catalog:1")), peers).unwrap();
+    let mut armoury = Armoury::new(attack, name);
+    let mut company: Vec<PeerId> = Vec::new();
+    let say = |peer: PeerId, message: &[u8]| {
+        if session.send(peer, message).is_ok() {
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    while !stop.load(Ordering::Relaxed) {
+        let heard = runtime.block_on(async { tokio::time::timeout(LISTEN, events.recv()).await });
+        match heard {
+            Ok(Some(Event::Overlay(OverlayEvent::Speaks { peer, .. }))) => {
+                company.push(peer);
+                say(peer, &hello(u32::MAX).encode());
+                continue;
+            }
+            Ok(Some(Event::Overlay(OverlayEvent::Left(peer)))) => company.retain(|p| *p != peer),
+            Ok(Some(Event::Overlay(OverlayEvent::Said(peer, bytes)))) if attack == Attack::Lie => {
+                if let Ok(Some(message)) = Message::decode(&bytes) {
+                    armoury.lies(message).iter().for_each(|lie| say(peer, lie));
+                }
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(_) => {
+                for peer in &company {
+                    (0..BURST).for_each(|_| armoury.next().iter().for_each(|message| say(*peer, message)));
+                }
+                if company.is_empty() {
+                    peers.iter().for_each(|peer| drop(session.call(swarm, *peer)));
+                }
+            }
+        }
+    }
+}
+
+fn hello(records: u32) -> Message {
+    let mut node = [0; 20];
+    getrandom::fill(&mut node).unwrap();
+    Message::Hello { version: 1, node, records }
+}
+
+fn records(query: Option<u32>, records: Vec<SharedRecord>) -> Vec<u8> {
+    Message::Records { query, records, complete: vec![], cursor: None }.encode()
+}
+
+/// What is thrown.
+struct Armoury {
+    attack: Attack,
+    name: ModelName,
+    key: PublisherKeypair,
+    count: u64,
+}
+
+impl Armoury {
+    fn new(attack: Attack, name: ModelName) -> Self {
+        Self { attack, name, key: PublisherKeypair::generate().unwrap(), count: 0 }
+    }
+
+    fn record(&self, key: &PublisherKeypair, name: &ModelName, time: u64) -> SharedRecord {
+        let bytes = |seed: u64| -> [u8; 32] { noise(seed, 32).try_into().unwrap() };
+        let body = Body::Model(ModelRecord {
+            name: name.clone(),
+            version: "main".parse().unwrap(),
+            info_hash: InfoHash(bytes(self.count)),
+            manifest: Sha256Digest(bytes(self.count + 1)),
+            manifest_len: 16 << 20,
+            size: u64::from(u32::MAX),
+            files: u32::MAX,
+            license: Some("mit".to_owned()),
+            tags: (0..20).map(|i| format!("tag-{}-{i}", self.count)).collect(),
+        });
+        let record = Record { publisher: key.public(), sequence: self.count as i64 + 1, time, body };
+        Arc::new(SignedRecord::sign(record, key).unwrap())
+    }
+
+    fn named(&self) -> ModelName {
+        format!("flood/model-{}", self.count).parse().unwrap()
+    }
+
+    /// The next message, if this attack has one to send unasked.
+    fn next(&mut self) -> Option<Vec<u8>> {
+        self.count += 1;
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let fresh = || PublisherKeypair::generate().unwrap();
+        Some(match self.attack {
+            Attack::Forge => {
+                let mut forged = records(None, vec![self.record(&self.key, &self.named(), now)]);
+                let at = forged.windows(7).position(|w| w == b"3:sig64").unwrap() + 10;
+                forged[at] ^= 1;
+                forged
+            }
+            Attack::Garbage => noise(self.count, 1 + (self.count as usize * 977) % MAX_MESSAGE),
+            Attack::FloodOfOne => records(None, vec![self.record(&self.key, &self.named(), now)]),
+            Attack::FloodOfMany => records(None, vec![self.record(&fresh(), &self.named(), now)]),
+            Attack::Squat => records(None, vec![self.record(&self.key, &self.name, now)]),
+            Attack::Untimely => {
+                let time = if self.count % 2 == 0 { now + 3 * 24 * 3600 } else { 1_000_000 };
+                records(None, vec![self.record(&self.key, &self.named(), time)])
+            }
+            Attack::Lie => self.claims().encode(),
+            Attack::Silence => return None,
+            Attack::Ask => match self.count % 4 {
+                0 => Message::Query { id: self.count as u32, query: "a".parse().unwrap(), cursor: None }
+                    .encode(),
+                1 => Message::Lookup { id: self.count as u32, model: self.model() }.encode(),
+                2 => {
+                    Message::GetManifest { manifest: Sha256Digest([1; 32]), part: self.count as u32 }.encode()
+                }
+                _ => Message::Want { after: vec![] }.encode(),
+            },
+        })
+    }
+
+    fn model(&self) -> ModelRef {
+        ModelRef { name: self.name.clone(), revision: Default::default() }
+    }
+
+    /// A page of a digest that has no end.
+    fn claims(&mut self) -> Message {
+        let known = (0..500)
+            .map(|_| {
+                self.count += 1;
+                let publisher = PublisherKey(noise(self.count, 32).try_into().unwrap());
+                Have { publisher, sequence: i64::MAX, count: u32::MAX }
+            })
+            .collect();
+        Message::Have { known, more: true }
+    }
+
+    /// Answers to what was asked, none of them true.
+    fn lies(&mut self, question: Message) -> Vec<Vec<u8>> {
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        self.count += 1;
+        match question {
+            Message::Lookup { id, .. } => {
+                let held = (0..100)
+                    .map(|i| HeldManifest {
+                        publisher: self.key.public(),
+                        manifest: Sha256Digest(noise(i, 32).try_into().unwrap()),
+                        len: 16 << 20,
+                        info_hash: InfoHash([2; 32]),
+                        complete: true,
+                    })
+                    .collect();
+                vec![Message::Holds { id, records: vec![], held }.encode()]
+            }
+            Message::GetManifest { manifest, part } => {
+                let bytes = noise(u64::from(part), MANIFEST_PART);
+                vec![Message::Manifest { manifest, part, bytes }.encode()]
+            }
+            Message::Query { id, .. } => {
+                let found = vec![self.record(&self.key, &self.named(), now)];
+                let cursor = Some(noise(self.count, 64));
+                vec![Message::Records { query: Some(id), records: found, complete: vec![0], cursor }.encode()]
+            }
+            Message::Want { .. } => vec![self.claims().encode(), records(Some(0), vec![])],
+            _ => vec![],
+        }
+    }
+}
