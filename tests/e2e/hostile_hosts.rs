@@ -75,7 +75,7 @@ fn hostile_hosts_cost_little_and_change_no_answer() {
     newcomer.run(&["get", REAL]).ok();
     assert_eq!(weights(&newcomer, REAL), noise(1, 1 << 20));
     let shown: serde_json::Value = serde_json::from_str(&a.run(&["key", "show", "--json"]).ok()).unwrap();
-    let (key, fingerprint) = (shown["key"].as_str().unwrap(), shown["fingerprint"].as_str().unwrap());
+    let (key, fingerprint) = (shown["publisher"].as_str().unwrap(), shown["fingerprint"].as_str().unwrap());
     let choose = newcomer.run(&["get", SQUATTED]).error(1);
     assert!(choose.contains(fingerprint), "{choose}");
     newcomer.run(&["get", SQUATTED, "--publisher", key]).ok();

@@ -81,7 +81,7 @@ fn a_known_publishers_model_is_imported_from_the_dht_alone() {
     let tiny = model_dir(&h1.home().join("tiny"), &[("weights.bin", &noise(2, 1 << 20))]);
     let _share = share(&h1, &tiny, TINY, &[]);
     let shown: serde_json::Value = serde_json::from_str(&h1.run(&["key", "show", "--json"]).ok()).unwrap();
-    let key = shown["key"].as_str().unwrap();
+    let key = shown["publisher"].as_str().unwrap();
     h4.run(&["registry", "import", &format!("{key}/{TINY}")]).ok();
     h4.run(&["get", TINY, "--publisher", key]).ok();
     let stranger = "00".repeat(32);
