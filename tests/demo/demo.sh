@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job, told: a publisher shares a real model, a second host mounts it and reads a few rows of one tensor, and
-# a third reads them from the second after the publisher is gone. Usage: demo.sh SILMARIL. `make demo` calls it.
+# The main job, told: a publisher shares a real model, a second host finds it, mounts and reads a few rows of one tensor,
+# and a third reads them from the second after the publisher is gone. Usage: demo.sh SILMARIL. `make demo` calls it.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=hosts.sh
@@ -58,13 +58,9 @@ on a silmaril share all-MiniLM-L6-v2/ --name "$name" --license apache-2.0 >"$WOR
 publisher=$!
 wait_for seeding "$WORK/a.out" $publisher
 grep -E '^(shared|info hash|publisher|seeding)' "$WORK/a.out"
-echo "a\$ silmaril registry export $name >minilm.json"
-on a silmaril registry export "$name" >"$WORK/minilm.json"
 
-say "Host b is given the manifest ($(stat -c %s "$WORK/minilm.json") bytes), and mounts. It finds a on the LAN."
-cp "$WORK/minilm.json" "$WORK/b/"
-cp "$WORK/minilm.json" "$WORK/c/"
-run b silmaril registry import minilm.json
+say "Host b knows nothing but its LAN. It looks around, and mounts."
+run b silmaril discover minilm
 mkdir "$WORK/b/models" "$WORK/c/models"
 run b silmaril mount models
 run b ls -s --block-size=1 "models/$name"
@@ -78,7 +74,6 @@ run b cached "models/$name"
 say "The publisher goes away. Host b seeds what it has; host c reads the same rows from it."
 kill "$publisher"
 wait "$publisher" || true
-run c silmaril registry import minilm.json
 run c silmaril mount models
 run c ten-rows "models/$name/model.safetensors" | tee "$WORK/c.rows"
 # Figures of transfers are brought up to date once a second.
