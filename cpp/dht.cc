@@ -4,6 +4,8 @@
 #include <libtorrent/bdecode.hpp>
 #include <libtorrent/bencode.hpp>
 #include <libtorrent/entry.hpp>
+#include <libtorrent/session_handle.hpp>
+#include <libtorrent/session_params.hpp>
 #include <libtorrent/session_stats.hpp>
 #include <stdexcept>
 
@@ -95,6 +97,30 @@ void Engine::dht_get(std::array<std::uint8_t, 32> const& publisher,
                      std::array<std::uint8_t, 20> const& salt) const {
     std::lock_guard const lock(m_mutex);
     if (m_session) m_session->dht_get_item(key_of(publisher), salt_of(salt));
+}
+
+rust::Vec<std::uint8_t> Engine::dht_state() const {
+    lt::session_handle session;
+    {
+        std::lock_guard const lock(m_mutex);
+        if (m_session) session = *m_session;
+    }
+    if (!session.is_valid()) throw std::runtime_error("the session is over");
+    auto const flags = lt::session_handle::save_dht_state;
+    auto const state = lt::write_session_params_buf(session.session_state(flags), flags);
+    return bytes_of(state.data(), state.size());
+}
+
+lt::dht::dht_state parse_dht_state(rust::Slice<std::uint8_t const> bytes) {
+    if (bytes.empty()) return {};
+    try {
+        return lt::read_session_params(
+                   {reinterpret_cast<char const*>(bytes.data()), std::ptrdiff_t(bytes.size())},
+                   lt::session_handle::save_dht_state)
+            .dht_state;
+    } catch (lt::system_error const&) {
+        return {};
+    }
 }
 
 bool translate_dht(lt::alert const& alert, rust::Vec<RawEvent>& events) {

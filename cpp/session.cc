@@ -61,13 +61,16 @@ lt::tcp::endpoint endpoint_of(RawEndpoint const& from) {
     return {address, from.port};
 }
 
-std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads) {
-    return std::make_unique<Engine>(settings, disk_threads);
+std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads,
+                                     rust::Slice<std::uint8_t const> dht_state) {
+    return std::make_unique<Engine>(settings, disk_threads, dht_state);
 }
 
-Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads)
+Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads,
+               rust::Slice<std::uint8_t const> dht_state)
     : m_outbox(std::make_shared<Outbox>()), m_talk(std::make_shared<Talk>()) {
     lt::session_params params(pack_of(settings));
+    params.dht_state = parse_dht_state(dht_state);
     params.disk_io_constructor = [talk = m_talk, disk = disk_constructor(m_outbox, disk_threads)](
                                      lt::io_context& network, lt::settings_interface const& all,
                                      lt::counters& counters) {

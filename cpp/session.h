@@ -44,7 +44,8 @@ lt::tcp::endpoint endpoint_of(RawEndpoint const& from);
 
 class Engine {
 public:
-    Engine(rust::Vec<RawSetting> const& settings, int disk_threads);
+    Engine(rust::Vec<RawSetting> const& settings, int disk_threads,
+           rust::Slice<std::uint8_t const> dht_state);
     ~Engine();
 
     void settle() const;
@@ -76,6 +77,8 @@ public:
     void dht_put(RawItem const& item) const;
     void dht_get(std::array<std::uint8_t, 32> const& publisher,
                  std::array<std::uint8_t, 20> const& salt) const;
+
+    rust::Vec<std::uint8_t> dht_state() const;
 
     std::uint32_t saves_pending() const;
     void pause() const;
@@ -110,6 +113,7 @@ private:
     mutable std::unordered_map<std::uint64_t, Torrent> m_torrents;
 };
 
-std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads);
+std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads,
+                                     rust::Slice<std::uint8_t const> dht_state);
 
 }  // namespace silmaril

@@ -167,7 +167,12 @@ mod raw {
         /// The session with its disk threads. All methods may be called from any thread.
         type Engine;
 
-        fn start_engine(settings: &Vec<RawSetting>, disk_threads: i32) -> Result<UniquePtr<Engine>>;
+        /// `dht_state` as [`Engine::dht_state`] gave it; one that cannot be read is as good as none.
+        fn start_engine(
+            settings: &Vec<RawSetting>,
+            disk_threads: i32,
+            dht_state: &[u8],
+        ) -> Result<UniquePtr<Engine>>;
 
         /// Waits until libtorrent has dealt with everything posted so far. Blocks on the network thread.
         fn settle(self: &Engine) -> Result<()>;
@@ -217,6 +222,8 @@ mod raw {
         /// Leaves a newer one that is found in its place. Fails when the value is not bencoded, or too long.
         fn dht_put(self: &Engine, item: &RawItem) -> Result<()>;
         fn dht_get(self: &Engine, publisher: &[u8; 32], salt: &[u8; 20]) -> Result<()>;
+        /// The nodes in the routing tables. Blocks on the network thread.
+        fn dht_state(self: &Engine) -> Result<Vec<u8>>;
 
         /// Number of `save_layers` not answered yet.
         fn saves_pending(self: &Engine) -> Result<u32>;

@@ -122,6 +122,15 @@ impl Shared {
     }
 }
 
+impl Session {
+    /// What the DHT's nodes are, for [`SessionSettings::dht_state`](super::SessionSettings::dht_state) of the next
+    /// start: it then needs no bootstrap node. Some kilobytes. Waits for the network thread; an error once the session
+    /// is over.
+    pub fn dht_state(&self) -> Result<Vec<u8>, EngineError> {
+        self.shared.engine.dht_state().map_err(internal)
+    }
+}
+
 fn is_on(session: &Session) -> bool {
     session.settings.network.dht_enabled
 }

@@ -146,7 +146,8 @@ impl Session {
         let network = &settings.network;
         let nodes: Vec<(String, u16)> =
             settings.dht_nodes()?.into_iter().map(|(host, port)| (host.to_owned(), port)).collect();
-        let engine = ffi::start_engine(&raw, settings.disk_threads()).map_err(internal)?;
+        let engine =
+            ffi::start_engine(&raw, settings.disk_threads(), &settings.dht_state).map_err(internal)?;
         engine.settle().map_err(internal)?;
         let shared = Arc::new(Shared {
             engine,

@@ -1,7 +1,7 @@
 //! What the engine is told when it starts: the configuration, turned into libtorrent's settings.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::thread::available_parallelism;
 
 use super::EngineError;
@@ -13,11 +13,14 @@ use crate::ffi::{RawSetting, RawSettingKind};
 pub struct SessionSettings {
     /// The network section of the configuration; every key has its effect.
     pub network: NetworkConfig,
+    /// What [`Session::dht_state`](super::Session::dht_state) gave when the engine ran last, or nothing. One that is
+    /// damaged is ignored.
+    pub dht_state: Vec<u8>,
 }
 
 impl From<&NetworkConfig> for SessionSettings {
     fn from(network: &NetworkConfig) -> Self {
-        Self { network: network.clone() }
+        Self { network: network.clone(), dht_state: Vec::new() }
     }
 }
 
@@ -133,6 +136,16 @@ impl SessionSettings {
             .collect()
     }
 
+    /// The configured nodes of the DHT, where it is a network of one's own: all are private addresses. They are other
+    /// hosts of ours, and listen for peers on the same port.
+    pub(super) fn own_dht_nodes(&self) -> Option<Vec<SocketAddr>> {
+        let nodes = self.network.dht_bootstrap_nodes.iter().map(|node| {
+            let (host, port) = host_and_port(node)?;
+            Some(SocketAddr::new(host.parse().ok().filter(|ip| is_private(*ip))?, port))
+        });
+        nodes.collect()
+    }
+
     /// libtorrent's settings.
     pub(super) fn raw(&self) -> Result<Vec<RawSetting>, EngineError> {
         let network = &self.network;
@@ -148,7 +161,7 @@ impl SessionSettings {
             boolean("enable_upnp", network.port_mapping),
             boolean("enable_natpmp", network.port_mapping),
         ]);
-        self.dht(&mut settings)?;
+        self.dht(&mut settings);
         self.transport(&mut settings);
         self.encryption(&mut settings);
         if let Some(proxy) = &network.proxy {
@@ -167,17 +180,15 @@ impl SessionSettings {
         Ok(settings)
     }
 
-    fn dht(&self, settings: &mut Vec<RawSetting>) -> Result<(), EngineError> {
-        let nodes = self.dht_nodes()?;
+    fn dht(&self, settings: &mut Vec<RawSetting>) {
         // Set even when empty: libtorrent's default is a public node.
         settings.push(text("dht_bootstrap_nodes", self.network.dht_bootstrap_nodes.join(",")));
         settings.push(boolean("enable_dht", self.network.dht_enabled));
-        let addresses: Vec<IpAddr> = nodes.iter().filter_map(|(host, _)| host.parse().ok()).collect();
         // Bytes per second. While more is sent nobody else is answered: the default of 8000 is used up for minutes
         // by announcing the names of a hundred models.
         let mut upload_limit = 50_000;
         // The node that all others name names nobody: such a network is one's own too.
-        if addresses.len() == nodes.len() && addresses.into_iter().all(is_private) {
+        if self.own_dht_nodes().is_some() {
             // These keep one node per /24 and want node numbers derived from public addresses: in a network of
             // one's own they leave the routing table all but empty.
             for name in [
@@ -194,7 +205,6 @@ impl SessionSettings {
             upload_limit = 2_000_000;
         }
         settings.push(integer("dht_upload_rate_limit", upload_limit));
-        Ok(())
     }
 
     fn transport(&self, settings: &mut Vec<RawSetting>) {
@@ -316,7 +326,7 @@ mod tests {
     fn a_random_port_is_the_same_on_every_interface() {
         let network = crate::config::Config::defaults(std::path::Path::new("/nowhere")).network;
         assert_eq!((network.listen_port, network.listen_address), (0, None));
-        let interfaces = SessionSettings { network }.listen_interfaces();
+        let interfaces = SessionSettings::from(&network).listen_interfaces();
         let ports: Vec<&str> = interfaces.split(',').map(|i| i.rsplit_once(':').unwrap().1).collect();
         assert_eq!(ports.len(), 2, "{interfaces}");
         assert!(ports[0] == ports[1] && ports[0] != "0", "{interfaces}");
@@ -352,6 +362,19 @@ mod tests {
         for bad in ["", "dht.example", ":1", "host:port", "host:70000"] {
             assert_eq!(host_and_port(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_dht_is_ones_own_when_all_its_nodes_are_private() {
+        let mut network = crate::config::Config::defaults(std::path::Path::new("/nowhere")).network;
+        let mut own = |nodes: &[&str]| {
+            network.dht_bootstrap_nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
+            SessionSettings::from(&network).own_dht_nodes()
+        };
+        assert_eq!(own(&["10.0.0.1:5", "[fd00::1]:6"]).unwrap()[1], "[fd00::1]:6".parse().unwrap());
+        assert_eq!(own(&[]), Some(vec![]));
+        assert_eq!(own(&["10.0.0.1:5", "1.1.1.1:5"]), None);
+        assert_eq!(own(&["dht.example:5"]), None);
     }
 
     #[test]

@@ -207,6 +207,12 @@ impl Overlay for Session {
     fn meet(&self, place: Meeting, peers: &[SocketAddr]) -> Result<TorrentId, EngineError> {
         let id = self.new_id();
         let network = &self.settings.network;
+        let mut peers = peers.to_vec();
+        if let (Meeting::Topic(_), true) = (place, network.dht_enabled) {
+            // In a DHT of two nodes nobody learns who announced to the other: the hosts that all others name are
+            // called themselves.
+            peers.extend(self.settings.own_dht_nodes().unwrap_or_default());
+        }
         let raw = RawMeeting {
             torrent: id.0,
             place: match place {
@@ -219,7 +225,7 @@ impl Overlay for Session {
             lan: network.lan_discovery,
             max_connections: self.max_connections(),
         };
-        let known = Known { peers: peers.to_vec(), meeting: Some(Lonely::new()), ..Known::default() };
+        let known = Known { peers, meeting: Some(Lonely::new()), ..Known::default() };
         self.shared.torrents().insert(id, known);
         match self.shared.engine.meet(&raw) {
             Ok(()) => Ok(id),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use silmaril::config::NetworkConfig;
 use silmaril::keys::PublisherKeypair;
+use silmaril::model::InfoHash;
 use silmaril::torrent::{DhtItem, EngineError, Event, Meeting, Overlay, OverlayEvent, Topic};
 
 use super::rig::{Client, SOON, network};
@@ -23,6 +24,7 @@ fn item(key: &PublisherKeypair, salt: [u8; 20], sequence: i64, value: &[u8]) -> 
 /// Hosts with a node of the DHT each, the first known to all others.
 struct Nodes {
     clients: Vec<Client>,
+    net: Net,
     _hosts: Vec<Host>,
 }
 
@@ -42,7 +44,7 @@ impl Nodes {
                 },
             )
         };
-        Self { clients: hosts.iter().enumerate().map(client).collect(), _hosts: hosts }
+        Self { clients: hosts.iter().enumerate().map(client).collect(), net, _hosts: hosts }
     }
 
     /// The same, once everybody knows somebody.
@@ -201,19 +203,58 @@ fn without_the_dht_a_question_is_answered_at_once_with_nothing() {
 
 #[test]
 fn peers_meet_by_the_dht_alone() {
-    let nodes = Nodes::new(3);
-    let mut clients = nodes.clients;
+    let mut nodes = Nodes::new(3);
     // Joined before anybody knows a node: announcing has no effect yet.
     let started = Instant::now();
-    for client in &clients {
-        client.session.meet(Meeting::Topic(Topic::of("mellon")), &[]).unwrap();
+    for client in &nodes.clients {
+        client.session.meet(Meeting::Model(InfoHash([7; 32])), &[]).unwrap();
     }
-    for client in &mut clients {
+    for client in &mut nodes.clients {
         client.wait_for("peer that speaks", 2 * SOON, |event| {
             matches!(event, Event::Overlay(OverlayEvent::Speaks { .. })).then_some(())
         });
         println!("met by the DHT alone within {:?}", started.elapsed());
     }
+}
+
+#[test]
+fn two_nodes_of_a_private_dht_meet_at_a_topic() {
+    let mut nodes = Nodes::new(2);
+    for client in &nodes.clients {
+        client.session.meet(Meeting::Topic(Topic::of("mellon")), &[]).unwrap();
+    }
+    let (first, second) = (nodes.clients[0].address, nodes.clients[1].speaker());
+    assert_eq!(second.address, first);
+    nodes.clients[0].speaker();
+}
+
+#[test]
+fn a_node_that_was_in_the_dht_needs_nobody_to_introduce_it_again() {
+    let mut nodes = Nodes::met(3);
+    let key = PublisherKeypair::generate().unwrap();
+    let known = item(&key, SALT, 1, b"5:hello");
+    assert!(nodes.clients[1].put(&known) >= 1);
+    let state = nodes.clients[2].session.dht_state().unwrap();
+    let start = |name: &str, state: &[u8]| {
+        let host = nodes.net.host(name);
+        let network = NetworkConfig { dht_enabled: true, listen_port: 6881, ..network() };
+        let client = Client::on_with(&host, network, state.to_vec());
+        (host, client)
+    };
+    // As hosts that nobody in the DHT knows, or somebody would come to them.
+    let (_without, mut without) = start("without", &[]);
+    let (_damaged, mut damaged) = start("damaged", &state[..state.len() / 2]);
+    let (_with, mut with) = start("with", &state);
+    let started = Instant::now();
+    while with.get(&key, SALT).is_none() {
+        assert!(started.elapsed() < SOON, "nobody is known any more");
+    }
+    println!("back in the DHT within {:?}", started.elapsed());
+    for client in [&mut without, &mut damaged] {
+        assert_eq!(client.get(&key, SALT), None);
+    }
+    assert!(with.session.shutdown(SOON));
+    assert!(with.session.dht_state().is_err());
 }
 
 /// A node of the DHT that answers every question for an item with the same, whatever it was asked for.

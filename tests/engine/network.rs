@@ -12,7 +12,7 @@ use crate::support::private_net::in_private_net;
 
 fn start(network: NetworkConfig) -> Result<Session, EngineError> {
     let (sender, _) = tokio::sync::mpsc::unbounded_channel();
-    Session::start(SessionSettings { network }, sender)
+    Session::start(SessionSettings::from(&network), sender)
 }
 
 /// How long a sample takes from one of our engines to another.

@@ -180,8 +180,12 @@ impl Client {
     }
 
     pub fn with(network: NetworkConfig) -> Self {
+        Self::start(SessionSettings::from(&network))
+    }
+
+    pub fn start(settings: SessionSettings) -> Self {
         let (sender, events) = tokio::sync::mpsc::unbounded_channel();
-        let session = Session::start(SessionSettings { network }, sender).unwrap();
+        let session = Session::start(settings, sender).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let mut client = Self { session, address: ([0, 0, 0, 0], 0).into(), events, runtime };
         client.address = client.wait_for("listening", SOON, |event| match event {
@@ -193,8 +197,13 @@ impl Client {
 
     /// An engine on a host of a private network, at its address.
     pub fn on(host: &Host, network: NetworkConfig) -> Self {
+        Self::on_with(host, network, Vec::new())
+    }
+
+    /// The same, with what another engine knew of the DHT.
+    pub fn on_with(host: &Host, network: NetworkConfig, dht_state: Vec<u8>) -> Self {
         let network = NetworkConfig { listen_address: Some(host.addr().into()), ..network };
-        in_namespace(host.namespace(), || Self::with(network))
+        in_namespace(host.namespace(), || Self::start(SessionSettings { network, dht_state }))
     }
 
     /// The next event, if it comes in time.

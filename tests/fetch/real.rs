@@ -36,7 +36,7 @@ impl Node {
         let paths = Paths::below(dir.path());
         let revision = Store::open(&paths).unwrap().revision(Arc::new(manifest)).unwrap();
         let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
-        let session = Arc::new(Session::start(SessionSettings { network: network() }, sender).unwrap());
+        let session = Arc::new(Session::start(SessionSettings::from(&network()), sender).unwrap());
         let settings = FetchSettings {
             read_timeout: SOON,
             readahead_max: 32 * MIB,
