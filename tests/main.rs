@@ -88,6 +88,13 @@ mod fetch {
     mod windows;
 }
 
+mod fuzz {
+    mod harness;
+    mod mutate;
+    mod seeds;
+    mod targets;
+}
+
 /// A test file that nobody includes proves nothing.
 #[test]
 fn every_test_file_is_included() {

@@ -14,9 +14,12 @@
 //! Queries are sent to peers as text, and come from them: what one may cost is bounded by its length, and by the number
 //! of its terms, globs and wildcards. Globs are matched in time linear in the name.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobMatcher};
+use memchr::memmem::Finder;
 
 use crate::catalog::record::{Body, ModelRecord, Record};
 use crate::model::{PublisherKey, text};
@@ -45,7 +48,9 @@ pub struct Query {
 /// The terms of a query; all must hold. Texts are in lower case.
 #[derive(Debug, Default)]
 pub(super) struct Terms {
-    words: Vec<String>,
+    /// What names must have in them: the words, and of a glob what it has before, between or after wildcards, which is
+    /// found much faster than the glob is matched.
+    words: Vec<Finder<'static>>,
     globs: Vec<GlobMatcher>,
     publishers: Vec<String>,
     sizes: Vec<(Compare, u64)>,
@@ -95,16 +100,21 @@ impl Terms {
     fn fit(&self, publisher: &PublisherKey, model: &ModelRecord) -> bool {
         let any = |texts: &[String], wanted: &String| texts.iter().any(|t| t.to_lowercase() == *wanted);
         self.size_fits(model.size)
-            && self.name_fits(&model.name.to_string().to_ascii_lowercase())
+            && self.name_fits(model.name.to_string().to_ascii_lowercase().as_bytes())
             && self.tags.iter().all(|tag| any(&model.tags, tag))
             && self.licenses.iter().all(|license| any(model.license.as_slice(), license))
             && self.publisher_fits(publisher)
     }
 
     /// Whether a name, in lower case, fits.
-    pub fn name_fits(&self, lower: &str) -> bool {
-        self.words.iter().all(|word| lower.contains(word.as_str()))
-            && self.globs.iter().all(|glob| glob.is_match(lower))
+    pub fn name_fits(&self, lower: &[u8]) -> bool {
+        self.words.iter().all(|word| word.find(lower).is_some())
+            && self.globs.iter().all(|glob| glob.is_match(OsStr::from_bytes(lower)))
+    }
+
+    /// Whether names are asked for at all.
+    pub fn has_names(&self) -> bool {
+        !self.words.is_empty() || !self.globs.is_empty()
     }
 
     /// Whether a size fits.
@@ -182,12 +192,18 @@ impl Terms {
             return match GlobBuilder::new(term).case_insensitive(true).build() {
                 Ok(glob) => {
                     self.globs.push(glob.compile_matcher());
+                    // Classes, alternatives and escapes are not looked into.
+                    if !term.contains(['[', '{', '\\']) {
+                        let longest =
+                            term.split(['*', '?']).max_by_key(|part| part.len()).unwrap_or_default();
+                        self.words.push(Finder::new(&longest.to_ascii_lowercase()).into_owned());
+                    }
                     Ok(())
                 }
                 Err(error) => wrong(&error.kind().to_string()),
             };
         }
-        self.words.push(term.to_lowercase());
+        self.words.push(Finder::new(&term.to_ascii_lowercase()).into_owned());
         Ok(())
     }
 }

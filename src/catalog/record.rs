@@ -14,10 +14,10 @@ use std::sync::Arc;
 
 use sha1::{Digest, Sha1};
 
-use crate::catalog::wire::{self, Malformed};
+use crate::catalog::wire::{Fields, Malformed};
 use crate::catalog::{EXPIRY, MAX_AHEAD, UnixTime};
 use crate::keys::PublisherKeypair;
-use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Revision, Sha256Digest, bencode};
+use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Revision, Sha256Digest};
 use crate::torrent::DhtItem;
 use crate::torrent::overlay::MAX_ITEM;
 
@@ -193,18 +193,13 @@ impl UncheckedRecord {
         if bytes.len() > MAX_RECORD {
             return Err(RecordError::TooLong);
         }
-        let malformed = |what| RecordError::Malformed(what);
-        let entries = bencode::check(bytes).map_err(|_| malformed("it is not bencoded in strict form"))?;
-        let string = |key| entries.raw(key).and_then(wire::string);
-        let publisher = string("k").and_then(|key| key.try_into().ok()).ok_or(malformed("it has no key"))?;
-        let signature =
-            string("sig").and_then(|sig| sig.try_into().ok()).ok_or(malformed("it has no signature"))?;
-        let sequence = (entries.raw("seq"))
-            .and_then(|raw| raw.strip_prefix(b"i")?.strip_suffix(b"e"))
-            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
-            .ok_or(malformed("it has no sequence"))?;
-        let value = entries.raw("v").ok_or(malformed("it has no value"))?;
-        Self::new(PublisherKey(publisher), sequence, value.to_vec(), signature)
+        let fields = Fields::read(bytes)?;
+        let publisher = PublisherKey(fields.array("k")?);
+        let value = fields.raw("v").ok_or(RecordError::Malformed("it has no value"))?;
+        let sequence = fields.number::<u64>("seq")?;
+        let sequence =
+            i64::try_from(sequence).map_err(|_| RecordError::Malformed("its sequence is too high"))?;
+        Self::new(publisher, sequence, value.to_vec(), fields.array("sig")?)
     }
 
     /// Reads a record from its DHT item and checks the same, and that the salt is the record's own.

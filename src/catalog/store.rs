@@ -14,6 +14,7 @@
 mod disk;
 mod index;
 mod plan;
+mod rows;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,13 +23,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use redb::Database;
 
 use self::disk::{OpenError, Place, Snapshot};
-use self::index::Index;
+use self::index::{Index, Key};
 use self::plan::Plan;
 use crate::catalog::UnixTime;
 use crate::catalog::message::Have;
 use crate::catalog::query::Query;
 use crate::catalog::record::{Record, SharedRecord, UncheckedRecord};
-use crate::model::{ModelName, PublisherKey};
+use crate::model::{ModelName, ModelRef, PublisherKey};
 
 /// Why the catalog's database fails.
 #[derive(Debug, thiserror::Error)]
@@ -225,10 +226,42 @@ impl CatalogStore {
     pub fn of_name(&self, name: &ModelName) -> Vec<SharedRecord> {
         let state = self.read();
         let rows = state.index.of_name(name).take(MAX_PAGE);
-        let places: Vec<_> = rows.filter_map(|(key, row)| disk::place_of_row(key, row.sequence)).collect();
+        let places: Vec<_> =
+            rows.filter_map(|entry| disk::place_of_row(entry.key, entry.row.sequence)).collect();
         let snapshot = state.snapshot.clone();
         drop(state);
         places.iter().filter_map(|place| self.fetch(&snapshot, place)).collect()
+    }
+
+    /// The records of a model at a revision, those of `kept` publishers first, so that a flood by others does not hide
+    /// them; at most [`MAX_PAGE`]. Reads the disk.
+    pub fn of_model(&self, model: &ModelRef, kept: &dyn Fn(&PublisherKey) -> bool) -> Vec<SharedRecord> {
+        let state = self.read();
+        let (mut rows, mut others) = (Vec::new(), Vec::new());
+        for entry in state.index.of_model(model) {
+            let is_kept = index::publisher_of(entry.key).is_some_and(|publisher| kept(&publisher));
+            let rows = if is_kept { &mut rows } else { &mut others };
+            if rows.len() < MAX_PAGE {
+                rows.push(entry);
+            }
+        }
+        rows.append(&mut others);
+        rows.truncate(MAX_PAGE);
+        let places: Vec<_> =
+            rows.iter().filter_map(|entry| disk::place_of_row(entry.key, entry.row.sequence)).collect();
+        let snapshot = state.snapshot.clone();
+        drop(state);
+        places.iter().filter_map(|place| self.fetch(&snapshot, place)).collect()
+    }
+
+    /// A publisher's record of a model. Reads the disk.
+    pub fn of(&self, publisher: &PublisherKey, model: &ModelRef) -> Option<SharedRecord> {
+        let state = self.read();
+        let key = Key::new(publisher, &model.name, &model.revision);
+        let place = disk::place_of_row(key.bytes(), state.index.rows.get(key.bytes())?.sequence)?;
+        let snapshot = state.snapshot.clone();
+        drop(state);
+        self.fetch(&snapshot, &place)
     }
 
     /// The key that a publisher has named as its successor. Reads the disk.
@@ -256,7 +289,7 @@ impl CatalogStore {
             let more = rows.len() > wanted;
             rows.truncate(wanted);
             let last = rows.last().map(|(key, _)| key.bytes().to_vec());
-            let found = rows.iter().filter_map(|(key, sequence)| disk::place_of_row(key, *sequence));
+            let found = rows.iter().filter_map(|(key, sequence)| disk::place_of_row(key.bytes(), *sequence));
             let found = found.filter_map(|place| self.fetch(&snapshot, &place));
             page.records.extend(found.filter(|record| query.matches(record.record())));
             if !more {

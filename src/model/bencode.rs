@@ -129,12 +129,12 @@ fn string(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     Some(start..end)
 }
 
-/// The end of the integer that starts at `at`: one that fits an `i64`.
+/// The end of the integer that starts at `at`: one that fits an `i64`, but for the lowest, on which readers differ.
 fn integer(bytes: &[u8], at: usize) -> Option<usize> {
     let len = bytes[at..].iter().take(22).position(|&b| b == b'e')?;
     let text = std::str::from_utf8(&bytes[at + 1..at + len]).ok()?;
     let number: i64 = text.parse().ok()?;
-    (number.to_string() == text).then_some(at + len + 1)
+    (number != i64::MIN && number.to_string() == text).then_some(at + len + 1)
 }
 
 #[cfg(test)]
@@ -177,6 +177,7 @@ mod tests {
             "d1:a9999999999:e",
             "d1:a99999999999999999999:e",
             "d1:ai9223372036854775808ee",
+            "d1:ai-9223372036854775808ee",
             "d1:ai1",
             "d1:ad1:x0:e",
             "dde0:e",

@@ -49,7 +49,7 @@ fn held(entry: &[u8; 101]) -> Result<HeldManifest, Malformed> {
 }
 
 /// The records, in their places; none in the place of one of a later version.
-fn records(fields: &Fields) -> Result<Vec<Option<UncheckedRecord>>, MessageError> {
+fn records(fields: &Fields<'_>) -> Result<Vec<Option<UncheckedRecord>>, MessageError> {
     let wire = fields.strings("r", MAX_RECORDS)?;
     let record = |bytes| match UncheckedRecord::from_bytes(bytes) {
         Err(RecordError::Later) => Ok(None),
@@ -59,7 +59,7 @@ fn records(fields: &Fields) -> Result<Vec<Option<UncheckedRecord>>, MessageError
 }
 
 /// The indices, among the records that were read, of those whose bit is set.
-fn complete(fields: &Fields, records: &[Option<UncheckedRecord>]) -> Result<Vec<u32>, Malformed> {
+fn complete(fields: &Fields<'_>, records: &[Option<UncheckedRecord>]) -> Result<Vec<u32>, Malformed> {
     let Some(bits) = fields.maybe_bytes("all")? else { return Ok(Vec::new()) };
     let is_set = |index: usize| bits[index / 8] & (0x80 >> (index % 8)) != 0;
     if bits.len() != records.len().div_ceil(8) || (records.len()..8 * bits.len()).any(is_set) {
@@ -69,7 +69,7 @@ fn complete(fields: &Fields, records: &[Option<UncheckedRecord>]) -> Result<Vec<
     Ok((0u32..).zip(read).filter(|&(_, index)| is_set(index)).map(|(index, _)| index).collect())
 }
 
-fn cursor(fields: &Fields) -> Result<Option<Vec<u8>>, Malformed> {
+fn cursor(fields: &Fields<'_>) -> Result<Option<Vec<u8>>, Malformed> {
     match fields.maybe_bytes("at")? {
         Some(cursor) if cursor.len() > MAX_CURSOR => Err(Malformed("the cursor is too long")),
         cursor => Ok(cursor.map(<[u8]>::to_vec)),
@@ -77,7 +77,7 @@ fn cursor(fields: &Fields) -> Result<Option<Vec<u8>>, Malformed> {
 }
 
 /// The number of a manifest's part.
-fn number(fields: &Fields) -> Result<u32, Malformed> {
+fn number(fields: &Fields<'_>) -> Result<u32, Malformed> {
     let number = fields.number("p")?;
     let most = MAX_MANIFEST.div_ceil(MANIFEST_PART);
     if number as usize > most { Err(Malformed("no manifest has so many parts")) } else { Ok(number) }
@@ -97,12 +97,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Option<Unchecked>, MessageError> {
             records: fields.number("n")?,
         },
         b"have" => Message::Have {
-            known: fields.entries("k", MAX_HAVE)?.into_iter().map(have).collect::<Result<_, _>>()?,
+            known: fields.entries("k", MAX_HAVE)?.iter().map(have).collect::<Result<_, _>>()?,
             more: fields.maybe_number("more")?.unwrap_or(0u8) != 0,
         },
         b"want" => {
             let entry = |entry: &[u8; 40]| Ok((PublisherKey(part(entry, 0)), sequence(part(entry, 32))?));
-            let after = fields.entries("k", MAX_WANT)?.into_iter().map(entry);
+            let after = fields.entries("k", MAX_WANT)?.iter().map(entry);
             Message::Want { after: after.collect::<Result<_, Malformed>>()? }
         }
         b"records" => {
@@ -135,7 +135,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Option<Unchecked>, MessageError> {
             Message::Holds {
                 id: fields.number("q")?,
                 records: Vec::new(),
-                held: fields.entries("m", MAX_HELD)?.into_iter().map(held).collect::<Result<_, _>>()?,
+                held: fields.entries("m", MAX_HELD)?.iter().map(held).collect::<Result<_, _>>()?,
             }
         }
         b"get" => Message::GetManifest { manifest: Sha256Digest(fields.array("m")?), part: number(&fields)? },

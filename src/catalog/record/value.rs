@@ -74,7 +74,7 @@ pub(super) fn decode(value: &[u8]) -> Result<(UnixTime, Body), RecordError> {
     Ok((time, body))
 }
 
-fn model(fields: &Fields) -> Result<ModelRecord, Malformed> {
+fn model(fields: &Fields<'_>) -> Result<ModelRecord, Malformed> {
     let mut tags = Vec::new();
     for tag in fields.strings("g", MAX_TAGS)? {
         let tag = wire::text(tag)?;

@@ -13,7 +13,7 @@ use redb::{
     WriteTransaction,
 };
 
-use super::index::Key;
+use super::index::publisher_and_model;
 use crate::catalog::record::{Record, SharedRecord, UncheckedRecord, successor_salt};
 use crate::model::PublisherKey;
 
@@ -59,8 +59,8 @@ pub(super) fn place_of_successor(publisher: &PublisherKey, sequence: i64) -> Pla
 }
 
 /// The place of a model's record.
-pub(super) fn place_of_row(key: &Key, sequence: i64) -> Option<Place> {
-    let (publisher, model) = key.publisher_and_model()?;
+pub(super) fn place_of_row(key: &[u8], sequence: i64) -> Option<Place> {
+    let (publisher, model) = publisher_and_model(key)?;
     Some(place(&publisher, sequence, Sha1::digest(model).into()))
 }
 

@@ -1,33 +1,30 @@
 //! What of the records is in memory: enough to search, to order and to bound them. The records are on disk.
 //!
-//! A row takes some 250 bytes, whatever its record says: the name, six numbers, and two bytes for each tag and licence,
-//! which are the hash of the text. So a search for a tag can find a few rows too many; it looks at the record then.
+//! A row takes some 200 bytes: name, version and publisher, a few numbers, and two bytes for each tag and licence, which are
+//! the hash of the text. So a search for a tag can find a few rows too many; it looks at the records then.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Bound;
 
+use super::rows::{Entry, Row, Rows};
 use crate::catalog::message::Have;
 use crate::catalog::query::Query;
 use crate::catalog::record::{Body, ModelRecord, Record};
 use crate::catalog::{EXPIRY, UnixTime};
-use crate::model::{ModelName, PublisherKey};
+use crate::model::{ModelName, ModelRef, PublisherKey, Revision};
 
 /// `name NUL version NUL publisher`: orders the models as they are listed, and says which record replaces which.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key(Box<[u8]>);
 
-/// What is known of one model's record.
-#[derive(Debug, Clone)]
-pub(super) struct Row {
-    pub sequence: i64,
-    pub time: UnixTime,
-    /// Bytes on disk.
-    pub len: u16,
-    size: u64,
+/// A row that is to be put in.
+#[derive(Debug)]
+pub(super) struct NewRow {
+    pub row: Row,
     /// Hashes of the licence and the tags.
-    facets: Box<[u16]>,
+    pub facets: Box<[u16]>,
 }
 
 /// What is known of one publisher.
@@ -46,7 +43,7 @@ pub(super) struct Publisher {
 /// All records known.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    pub rows: BTreeMap<Key, Row>,
+    pub rows: Rows,
     pub publishers: BTreeMap<PublisherKey, Publisher>,
     /// How many records there are.
     pub records: usize,
@@ -68,7 +65,11 @@ impl Publisher {
 
 impl Key {
     pub fn of(publisher: &PublisherKey, model: &ModelRecord) -> Self {
-        let mut key = format!("{}\0{}\0", model.name, model.version).into_bytes();
+        Self::new(publisher, &model.name, &model.version)
+    }
+
+    pub fn new(publisher: &PublisherKey, name: &ModelName, version: &Revision) -> Self {
+        let mut key = format!("{name}\0{version}\0").into_bytes();
         key.extend_from_slice(publisher.as_bytes());
         Self(key.into())
     }
@@ -76,19 +77,24 @@ impl Key {
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
+}
 
-    /// The name and the version as text, and the publisher.
-    fn parts(&self) -> Option<(&str, &str, PublisherKey)> {
-        let (text, publisher) = self.0.split_last_chunk::<32>()?;
-        let (name, version) = std::str::from_utf8(text).ok()?.strip_suffix('\0')?.split_once('\0')?;
-        Some((name, version, PublisherKey(*publisher)))
+impl From<&[u8]> for Key {
+    fn from(key: &[u8]) -> Self {
+        Self(key.into())
     }
+}
 
-    /// Publisher, and the text that the salt is the hash of.
-    pub fn publisher_and_model(&self) -> Option<(PublisherKey, String)> {
-        let (name, version, publisher) = self.parts()?;
-        Some((publisher, format!("{name}@{version}")))
-    }
+/// Whose record a key is of.
+pub(super) fn publisher_of(key: &[u8]) -> Option<PublisherKey> {
+    key.last_chunk().copied().map(PublisherKey)
+}
+
+/// Publisher, and the text that the salt is the hash of.
+pub(super) fn publisher_and_model(key: &[u8]) -> Option<(PublisherKey, String)> {
+    let (text, publisher) = key.split_last_chunk::<32>()?;
+    let (name, version) = std::str::from_utf8(text).ok()?.strip_suffix('\0')?.split_once('\0')?;
+    Some((PublisherKey(*publisher), format!("{name}@{version}")))
 }
 
 /// Whether a record of that time is too old.
@@ -106,15 +112,19 @@ pub(super) struct Filter<'a> {
     query: &'a Query,
     facets: Vec<u16>,
     /// Those who fit, where not all do.
-    publishers: Option<BTreeSet<PublisherKey>>,
+    publishers: Option<HashSet<PublisherKey>>,
 }
 
 impl Index {
-    pub fn row(&self, model: &ModelRecord, time: UnixTime, sequence: i64, len: u16) -> Row {
+    /// The row of a model's record.
+    pub fn row(&self, model: &ModelRecord, record: &Record, len: u16) -> NewRow {
         let tags = model.tags.iter().map(|tag| facet(&self.hasher, 't', &tag.to_lowercase()));
         let license = model.license.iter().map(|text| facet(&self.hasher, 'l', &text.to_lowercase()));
         let facets: Box<[u16]> = license.chain(tags).collect();
-        Row { sequence, time, len, size: model.size, facets }
+        // Names have at most 202 bytes.
+        let name_len = u8::try_from(model.name.to_string().len()).unwrap_or(u8::MAX);
+        let (sequence, time) = (record.sequence, record.time);
+        NewRow { row: Row { sequence, time, size: model.size, len, name_len }, facets }
     }
 
     /// Takes in a record from the disk, of which no other version is here.
@@ -128,8 +138,8 @@ impl Index {
         match &record.body {
             Body::Successor(_) => publisher.successor = Some((record.sequence, record.time, len)),
             Body::Model(model) => {
-                let row = self.row(model, record.time, record.sequence, len);
-                self.rows.insert(Key::of(&record.publisher, model), row);
+                let new = self.row(model, record, len);
+                self.rows.insert(Key::of(&record.publisher, model).bytes(), new.row, &new.facets);
             }
         }
     }
@@ -142,7 +152,7 @@ impl Index {
                 Some((sequence, time))
             }
             Body::Model(model) => {
-                let row = self.rows.get(&Key::of(&record.publisher, model))?;
+                let row = self.rows.get(Key::of(&record.publisher, model).bytes())?;
                 Some((row.sequence, row.time))
             }
         }
@@ -150,15 +160,23 @@ impl Index {
 
     /// Whether anything is to be dropped for its age.
     pub fn has_expired(&self, now: UnixTime, kept: &dyn Fn(&PublisherKey) -> bool) -> bool {
-        self.rows.values().any(|row| expired(row.time, now))
+        self.rows.iter().any(|entry| expired(entry.row.time, now))
             || self.publishers.iter().any(|(key, publisher)| publisher.outlived(now) && !kept(key))
     }
 
     /// The rows of every version of a name by every publisher.
-    pub fn of_name(&self, name: &ModelName) -> impl Iterator<Item = (&Key, &Row)> {
-        let prefix = format!("{name}\0").into_bytes();
-        let from = Key(prefix.clone().into());
-        self.rows.range(from..).take_while(move |(key, _)| key.0.starts_with(&prefix))
+    pub fn of_name(&self, name: &ModelName) -> impl Iterator<Item = Entry<'_>> {
+        self.beginning(format!("{name}\0").into_bytes())
+    }
+
+    /// The rows of one version of a name by every publisher.
+    pub fn of_model(&self, model: &ModelRef) -> impl Iterator<Item = Entry<'_>> {
+        self.beginning(format!("{}\0{}\0", model.name, model.revision).into_bytes())
+    }
+
+    fn beginning(&self, prefix: Vec<u8>) -> impl Iterator<Item = Entry<'_>> {
+        let rows = self.rows.from(Bound::Included(&prefix));
+        rows.take_while(move |entry| entry.key.starts_with(&prefix))
     }
 
     /// Prepares a query.
@@ -172,40 +190,41 @@ impl Index {
 
     /// Up to `limit` rows after a key (or from the first on) that may fit.
     pub fn find(&self, filter: &Filter<'_>, after: Option<&[u8]>, limit: usize) -> Vec<(Key, i64)> {
-        let start = match after {
-            Some(key) => Bound::Excluded(Key(key.into())),
-            None => Bound::Unbounded,
-        };
-        let mut lower = String::new();
-        let fits = |(key, row): &(&Key, &Row)| {
-            let terms = filter.query.terms();
-            if !terms.size_fits(row.size) || !filter.facets.iter().all(|facet| row.facets.contains(facet)) {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let terms = filter.query.terms();
+        let mut lower = Vec::new();
+        let fits = |entry: &Entry<'_>| {
+            if !terms.size_fits(entry.row.size) || !filter.facets.iter().all(|facet| entry.has_facet(*facet))
+            {
                 return false;
             }
-            let Some((name, _, publisher)) = key.parts() else { return false };
-            if filter.publishers.as_ref().is_some_and(|fitting| !fitting.contains(&publisher)) {
+            if let Some(fitting) = &filter.publishers
+                && !publisher_of(entry.key).is_some_and(|publisher| fitting.contains(&publisher))
+            {
                 return false;
             }
-            lower.clear();
-            lower.push_str(name);
-            lower.make_ascii_lowercase();
-            terms.name_fits(&lower)
+            !terms.has_names() || {
+                lower.clear();
+                lower.extend_from_slice(entry.name());
+                lower.make_ascii_lowercase();
+                terms.name_fits(&lower)
+            }
         };
-        let rows = self.rows.range((start, Bound::Unbounded)).filter(fits);
-        rows.take(limit).map(|(key, row)| (key.clone(), row.sequence)).collect()
+        let found = self.rows.from(start).filter(fits).take(limit);
+        found.map(|entry| (entry.key.into(), entry.row.sequence)).collect()
     }
 
     /// Puts a publisher's new state in place of the old; one without records goes.
     pub fn set_publisher(&mut self, key: PublisherKey, publisher: Publisher) {
         match self.publishers.entry(key) {
-            Entry::Occupied(entry) if publisher.count == 0 => {
+            btree_map::Entry::Occupied(entry) if publisher.count == 0 => {
                 entry.remove();
             }
-            Entry::Occupied(mut entry) => *entry.get_mut() = publisher,
-            Entry::Vacant(entry) if publisher.count > 0 => {
+            btree_map::Entry::Occupied(mut entry) => *entry.get_mut() = publisher,
+            btree_map::Entry::Vacant(entry) if publisher.count > 0 => {
                 entry.insert(publisher);
             }
-            Entry::Vacant(_) => {}
+            btree_map::Entry::Vacant(_) => {}
         }
     }
 }

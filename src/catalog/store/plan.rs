@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use redb::ReadableTable as _;
 
 use super::disk::{self, Place, Rows};
-use super::index::{Index, Key, Publisher, Row, expired};
+use super::index::{Index, Key, NewRow, Publisher, expired, publisher_of};
+use super::rows::Row;
 use super::{Limits, Outcome};
 use crate::catalog::UnixTime;
 use crate::catalog::record::{Body, Record, SignedRecord, successor_salt};
@@ -15,7 +16,7 @@ use crate::model::PublisherKey;
 /// Changes to the index.
 #[derive(Default)]
 pub(super) struct Changes {
-    rows: BTreeMap<Key, Option<Row>>,
+    rows: BTreeMap<Key, Option<NewRow>>,
     publishers: HashMap<PublisherKey, Publisher>,
     records: usize,
     bytes: u64,
@@ -43,9 +44,9 @@ impl Changes {
     pub fn apply(self, index: &mut Index) {
         for (key, row) in self.rows {
             match row {
-                Some(row) => index.rows.insert(key, row),
-                None => index.rows.remove(&key),
-            };
+                Some(new) => index.rows.insert(key.bytes(), new.row, &new.facets),
+                None => index.rows.remove(key.bytes()),
+            }
         }
         for (key, publisher) in self.publishers {
             index.set_publisher(key, publisher);
@@ -71,8 +72,8 @@ impl<'a, 't> Plan<'a, 't> {
 
     fn row(&self, key: &Key) -> Option<&Row> {
         match self.changes.rows.get(key) {
-            Some(changed) => changed.as_ref(),
-            None => self.index.rows.get(key),
+            Some(changed) => changed.as_ref().map(|new| &new.row),
+            None => self.index.rows.get(key.bytes()),
         }
     }
 
@@ -117,7 +118,7 @@ impl<'a, 't> Plan<'a, 't> {
         self.rows.insert(&disk::place_of(record), bytes.as_slice())?;
         match (&record.body, key) {
             (Body::Model(model), Some(key)) => {
-                let row = self.index.row(model, record.time, record.sequence, len);
+                let row = self.index.row(model, record, len);
                 self.changes.rows.insert(key, Some(row));
             }
             _ => publisher.successor = Some((record.sequence, record.time, len)),
@@ -237,11 +238,10 @@ impl<'a, 't> Plan<'a, 't> {
     pub fn expire(&mut self, now: UnixTime, most: usize) -> Result<usize, redb::Error> {
         let index = self.index;
         let mut dropped = 0;
-        for (key, row) in index.rows.iter().filter(|(_, row)| expired(row.time, now)).take(most) {
-            if let Some((place, (publisher, _))) =
-                disk::place_of_row(key, row.sequence).zip(key.publisher_and_model())
-            {
-                self.forget(&place, Some(key), &publisher, row.len)?;
+        for entry in index.rows.iter().filter(|entry| expired(entry.row.time, now)).take(most) {
+            let place = disk::place_of_row(entry.key, entry.row.sequence);
+            if let Some((place, publisher)) = place.zip(publisher_of(entry.key)) {
+                self.forget(&place, Some(&entry.key.into()), &publisher, entry.row.len)?;
                 dropped += 1;
             }
         }

@@ -89,6 +89,15 @@ fn records_are_found_by_name_publisher_and_sequence_also_after_a_restart() {
     one.sort_by_key(|record| record.record().sequence);
     assert_eq!(one, [records[0].clone(), records[2].clone()]);
     assert!(store.of_name(&"x/on".parse().unwrap()).is_empty());
+    let model = "x/one".parse().unwrap();
+    for first in [a, b] {
+        let found = store.of_model(&model, &|publisher| *publisher == first.public());
+        assert_eq!((found.len(), found[0].record().publisher), (2, first.public()), "kept ones come first");
+        let record = if first.public() == a.public() { &records[0] } else { &records[2] };
+        assert_eq!(store.of(&first.public(), &model).as_ref(), Some(record));
+    }
+    assert!(store.of_model(&"x/one@v1".parse().unwrap(), &nobody).is_empty());
+    assert_eq!(store.of(&a.public(), &"x/on".parse().unwrap()), None);
     assert_eq!(store.successor(&b.public()), Some(records[3].clone()));
     assert_eq!(store.successor(&a.public()), None);
     assert_eq!(store.after(&a.public(), -1, 10), records[..2]);
