@@ -20,6 +20,7 @@ mod support {
     pub mod manifests;
     pub mod mounts;
     pub mod net;
+    pub mod overlay;
     pub mod private_net;
     pub mod process;
     pub mod rig;
@@ -49,6 +50,17 @@ mod e2e {
     mod trust;
     mod two_publishers;
     mod vanished_peers;
+}
+
+mod catalog {
+    mod dht;
+    mod hostile;
+    mod manifests;
+    mod resolving;
+    pub mod rig;
+    mod searching;
+    mod simulation;
+    mod spreading;
 }
 
 mod engine {

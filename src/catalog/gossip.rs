@@ -29,6 +29,7 @@ use answers::{Question, Source};
 use asks::Asks;
 use budget::Bucket;
 use spread::Fresh;
+pub use spread::{FANOUT, SPREAD_EVERY};
 use sync::Sync;
 
 use crate::catalog::message::Message;

@@ -39,7 +39,7 @@ pub use discover::{MAX_PAGES, SETTLED};
 use known::Known;
 pub use manifests::PART_WITHIN;
 pub use names::{ANNOUNCE_EVERY, ANNOUNCE_PAUSE, STORE_EVERY, STORE_PAUSE, topic_of};
-pub use resolve::{GRACE, LAN_WITHIN, MISS};
+pub use resolve::{GRACE, LAN_WITHIN, MISS, WAVE};
 
 /// What the keeper of the DHT's entries may be told at once; it looks for itself as well.
 const MAX_COMMANDS: usize = 1024;

@@ -27,12 +27,12 @@ pub const UNASKED_MESSAGES: Rate = Rate { per_second: 50.0, burst: 1000.0 };
 /// two honest nodes one of which stood still.
 pub const MAX_EXCESS: usize = 4 * 1024 * 1024;
 
-/// Records that are new to us. A first exchange is 20 000 at once and the rest at the rate; a host that makes up
-/// records for a minute leaves 44 000, some 40 MB, which then expire or go for better ones.
-pub const NEW_RECORDS: Rate = Rate { per_second: 400.0, burst: 20_000.0 };
+/// Records that are new to us. A first exchange is 100 000 at once and the rest at the rate; a host that makes up
+/// records for a minute leaves 112 000, some 27 MB in memory, which go for better ones when the catalog is full.
+pub const NEW_RECORDS: Rate = Rate { per_second: 200.0, burst: 100_000.0 };
 
-/// Our requests for records, each answered by up to 48 KiB: 20 a second are 1 MB/s, 200 at once 10 MB.
-pub const WANTS: Rate = Rate { per_second: 20.0, burst: 200.0 };
+/// Our requests for records, each answered by up to 48 KiB: 800 at once are 100 000 records, 20 a second 1 MB/s.
+pub const WANTS: Rate = Rate { per_second: 20.0, burst: 800.0 };
 
 /// Lookups that we answer: a few per model that its user opens.
 pub const LOOKUPS: Rate = Rate { per_second: 10.0, burst: 40.0 };
@@ -157,12 +157,8 @@ impl Intake {
 
     /// A message has come.
     pub fn weigh(&mut self, now: Instant, len: usize) -> Verdict {
-        let taken = if len > SMALL {
-            self.is_answer(now) || self.is_within(now, len)
-        } else {
-            self.is_within(now, len) || self.is_answer(now)
-        };
-        if taken {
+        let large = len > SMALL;
+        if (large && self.is_answer(now)) || self.is_within(now, len) || self.is_answer(now) {
             return Verdict::Take;
         }
         // A message costs something even when it is empty.

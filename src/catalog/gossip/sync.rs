@@ -34,7 +34,7 @@ const WHOLE_EVERY: Duration = Duration::from_secs(3600);
 const MAX_WHOLE: usize = 4096;
 
 /// Requests in a row that brought nothing of what was claimed, after which the partner is hung up on.
-const MAX_FRUITLESS: u32 = 20;
+const MAX_FRUITLESS: u32 = 8;
 
 /// How often a digest is told from its beginning to one partner.
 const DIGEST_EVERY: Duration = Duration::from_secs(60);

@@ -101,7 +101,10 @@ impl<'a> Search<'a> {
         let now = self.core.unix_time();
         let mut from: Option<Vec<u8>> = None;
         loop {
-            let page = self.core.known.search(self.query, from.as_deref(), LOCAL_PAGE);
+            let (core, query, at) = (Arc::clone(self.core), self.query.clone(), from.take());
+            let read = move || core.known.search(&query, at.as_deref(), LOCAL_PAGE);
+            // What a failed thread did not read is found among the peers.
+            let Ok(page) = tokio::task::spawn_blocking(read).await else { return };
             for record in page.records {
                 let Some(model) = record.model().filter(|_| record.check_time(now).is_ok()) else { continue };
                 let key = (record.record().publisher, model.name.clone(), model.version.clone());
@@ -114,7 +117,6 @@ impl<'a> Search<'a> {
                 Some(next) => from = Some(next),
                 None => return,
             }
-            tokio::task::yield_now().await;
         }
     }
 

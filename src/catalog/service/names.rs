@@ -22,7 +22,7 @@ pub const ANNOUNCE_EVERY: Duration = Duration::from_secs(15 * 60);
 /// How often a record is stored again; DHT nodes keep it about two hours, and come and go.
 pub const STORE_EVERY: Duration = Duration::from_secs(45 * 60);
 
-/// When a record is stored again that no node took.
+/// When a record is stored again that no node took; twice as long each time, since the DHT may have a newer one.
 const STORE_AGAIN: Duration = Duration::from_secs(60);
 
 /// The time between two announcements. Each is a lookup of some twenty packets.
@@ -60,6 +60,8 @@ struct Kept {
     /// Kept whether or not its model is held here.
     own: bool,
     due: Instant,
+    /// How often nobody took it, in a row.
+    refused: u32,
 }
 
 struct Names {
@@ -112,8 +114,12 @@ impl Names {
             Command::Held => self.next_look = now,
             Command::Own(record) => self.keep(record, true, now),
             Command::Stored(publisher, salt, nodes) => {
-                if let Some(kept) = self.records.get_mut(&(publisher, salt)).filter(|_| nodes == 0) {
-                    kept.due = now + STORE_AGAIN;
+                let Some(kept) = self.records.get_mut(&(publisher, salt)) else { return };
+                if nodes > 0 {
+                    kept.refused = 0;
+                } else {
+                    kept.due = now + (STORE_AGAIN * (1 << kept.refused.min(8))).min(STORE_EVERY);
+                    kept.refused += 1;
                 }
             }
         }
@@ -126,11 +132,11 @@ impl Names {
             Some(kept) => {
                 kept.own |= own;
                 if record.record().sequence > kept.record.record().sequence {
-                    (kept.record, kept.due) = (record, now);
+                    (kept.record, kept.due, kept.refused) = (record, now, 0);
                 }
             }
             None if room => {
-                self.records.insert(key, Kept { record, own, due: now });
+                self.records.insert(key, Kept { record, own, due: now, refused: 0 });
             }
             None => tracing::warn!("there are too many records of models held here to keep all in the DHT"),
         }

@@ -37,7 +37,7 @@ pub const MISS: Duration = Duration::from_secs(30);
 pub const LAN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Peers asked at once. All know nearly the same; more are asked while there is no candidate.
-const WAVE: usize = 12;
+pub const WAVE: usize = 12;
 
 /// How long a peer may take to answer a lookup.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -116,11 +116,14 @@ pub(super) async fn resolve(
     };
     let running = &core.searches.running;
     let found = running.wait(model, deadline, &core.stopped, |found| found.is_empty(), begin).await?;
-    if found.is_empty() { Err(not_found()) } else { Ok(found) }
+    if found.is_empty() {
+        core.searches.miss(model, within);
+        return Err(not_found());
+    }
+    Ok(found)
 }
 
 async fn search(core: &Arc<Core>, model: &ModelRef, deadline: Instant, report: &Report<Vec<Candidate>>) {
-    let begun = Instant::now();
     let mut listener = core.listen();
     let mut candidates = Candidates::new(model, core.unix_time());
     candidates.add_records(&core.valid_records(model));
@@ -156,11 +159,8 @@ async fn search(core: &Arc<Core>, model: &ModelRef, deadline: Instant, report: &
             None => crowd.look_again(core, candidates.is_empty()),
         }
     }
-    let missed = candidates.is_empty();
-    if missed {
-        core.searches.miss(model, begun.elapsed().max(deadline - begun));
-    }
-    let end = if missed && Instant::now() >= deadline { End::Time } else { End::Certain };
+    let timed_out = candidates.is_empty() && Instant::now() >= deadline;
+    let end = if timed_out { End::Time } else { End::Certain };
     report.send_modify(|p| p.over = Some(end));
 }
 

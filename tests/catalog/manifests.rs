@@ -1,0 +1,175 @@
+//! Fetching a manifest from whoever hands it out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use silmaril::catalog::message::{MANIFEST_PART, Message};
+use silmaril::catalog::service::PART_WITHIN;
+use silmaril::catalog::{Candidate, CatalogError};
+use silmaril::torrent::{Meeting, Overlay};
+use tokio::time::Instant;
+
+use super::rig::{EPOCH, Member, Model, PATIENCE, World, key, within};
+use crate::support::overlay::Network;
+
+const LONG: Duration = Duration::from_secs(30);
+
+async fn fetch(member: &Member, model: &Model) -> Result<Vec<u8>, CatalogError> {
+    member.catalog.manifest(&model.model_ref(), &model.candidate(), LONG).await
+}
+
+/// A manifest of so many bytes, none of whose parts is like another.
+fn large(bytes: usize) -> Model {
+    let json = (0..bytes).map(|n| (n / 7 % 251) as u8).collect();
+    Model::with_manifest(key(0), "org/large", 1, EPOCH, json)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_of_many_parts_comes_from_one_of_many_peers() {
+    let world = World::new(Network::new());
+    let members = world.members(8);
+    let model = large(3 * 1024 * 1024 + 17);
+    members[5].hold(&model);
+    within(PATIENCE, || members[0].catalog.status().peers == 7).await;
+    let begun = Instant::now();
+    assert_eq!(fetch(&members[0], &model).await.unwrap(), *model.manifest);
+    assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_largest_manifest_comes_within_its_budget() {
+    let world = World::new(Network::new());
+    let members = world.members(2);
+    let model = large(16 * 1024 * 1024);
+    members[1].hold(&model);
+    assert_eq!(fetch(&members[0], &model).await.unwrap(), *model.manifest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_takes_over_from_a_peer_that_stalls() {
+    let world = World::new(Network::new());
+    let asker = world.member(&[]);
+    let model = large(20 * MANIFEST_PART);
+    let json = Arc::clone(&model.manifest);
+    world.stranger().answers(move |message| match message {
+        // It has the first parts, and never sends the others.
+        Message::GetManifest { manifest, part } if part < 3 => {
+            let bytes = json.chunks(MANIFEST_PART).nth(part as usize).unwrap().to_vec();
+            vec![Message::Manifest { manifest, part, bytes }]
+        }
+        _ => Vec::new(),
+    });
+    within(PATIENCE, || asker.catalog.status().peers == 1).await;
+    let begun = Instant::now();
+    let (catalog, of, candidate) = (Arc::clone(&asker.catalog), model.model_ref(), model.candidate());
+    let fetching = tokio::spawn(async move { catalog.manifest(&of, &candidate, LONG).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let holder = world.member(&[]);
+    holder.hold(&model);
+    assert_eq!(fetching.await.unwrap().unwrap(), *model.manifest);
+    assert!(begun.elapsed() < PART_WITHIN * 2, "it took {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_whose_manifest_is_another_is_banned_and_an_honest_one_is_asked() {
+    let world = World::new(Network::new());
+    let (asker, liar) = (world.member(&[]), world.member(&[]));
+    let model = Model::new(key(0), "org/model");
+    let mut false_copy = model.held();
+    false_copy.manifest = model.manifest.iter().map(|byte| byte ^ 1).collect();
+    liar.hold_falsely(false_copy);
+    within(PATIENCE, || asker.catalog.status().peers == 1).await;
+    let catalog = Arc::clone(&asker.catalog);
+    let (of, candidate) = (model.model_ref(), model.candidate());
+    let fetching = tokio::spawn(async move { catalog.manifest(&of, &candidate, LONG).await });
+    within(PATIENCE, || asker.engine.banned().contains(&liar.engine.address().ip())).await;
+    let honest = world.member(&[]);
+    honest.hold(&model);
+    assert_eq!(fetching.await.unwrap().unwrap(), *model.manifest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_lies_about_the_length_makes_no_liar_of_an_honest_peer() {
+    let world = World::new(Network::new());
+    let (asker, holder) = (world.member(&[]), world.member(&[]));
+    let model = large(3 * MANIFEST_PART);
+    holder.hold(&model);
+    for false_len in [MANIFEST_PART as u32, 100, 4 * MANIFEST_PART as u32] {
+        let candidate = Candidate { manifest_len: false_len, ..model.candidate() };
+        let answer = asker.catalog.manifest(&model.model_ref(), &candidate, LONG).await;
+        assert!(matches!(answer, Err(CatalogError::NoManifest { .. })));
+    }
+    assert!(asker.engine.banned().is_empty());
+    assert!(fetch(&asker, &model).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_length_that_no_manifest_has_is_refused_at_once() {
+    let world = World::new(Network::new());
+    let (asker, begun) = (world.member(&[]), Instant::now());
+    let model = Model::new(key(0), "org/model");
+    for len in [0, 16 * 1024 * 1024 + 1, u32::MAX] {
+        let candidate = Candidate { manifest_len: len, ..model.candidate() };
+        assert!(asker.catalog.manifest(&model.model_ref(), &candidate, LONG).await.is_err());
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_holds_the_model_is_met_in_its_own_swarm_which_is_left_then() {
+    let network = Network::new();
+    let world = World::new(network.clone());
+    let model = Model::new(key(0), "org/model");
+    let holder = world.member(&[]);
+    holder.hold(&model);
+    // They meet nowhere else.
+    holder.catalog.stop();
+    let (seeding, mut events) = network.host();
+    seeding.meet(Meeting::Model(model.candidate().info_hash), &[]).unwrap();
+    let answering = model.clone();
+    let answers = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&answers);
+    let engine = Arc::clone(&seeding);
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            let silmaril::torrent::OverlayEvent::Said(peer, bytes) = event else { continue };
+            let reply = match Message::decode(&bytes).unwrap().unwrap() {
+                Message::Hello { .. } => Message::Hello { version: 1, node: [7; 20], records: 0 },
+                Message::GetManifest { manifest, part } => {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    Message::Manifest { manifest, part, bytes: answering.manifest.to_vec() }
+                }
+                other => panic!("{other:?} is of no use in a model's swarm"),
+            };
+            engine.send(peer, &reply.encode()).unwrap();
+        }
+    });
+    let asker = world.member(&[]);
+    let both = tokio::join!(fetch(&asker, &model), fetch(&asker, &model));
+    assert_eq!((both.0.unwrap(), both.1.unwrap()), (model.manifest.to_vec(), model.manifest.to_vec()));
+    assert_eq!(answers.load(Ordering::Relaxed), 1);
+    within(PATIENCE, || asker.engine.meetings() == [super::rig::catalog_swarm()]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_announced_the_name_is_called_for_its_manifest() {
+    let network = Network::without_lan();
+    network.turn_on_dht();
+    let world = World::new(network.clone());
+    let (asker, holder) = (world.member(&[]), world.member(&[]));
+    let model = Model::new(key(0), "org/far");
+    holder.share(&model).await;
+    within(PATIENCE, || !network.announcements().is_empty()).await;
+    assert_eq!(fetch(&asker, &model).await.unwrap(), *model.manifest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_who_has_it_is_told_in_time() {
+    let world = World::new(Network::new());
+    let members = world.members(4);
+    let (model, begun) = (Model::new(key(0), "org/model"), Instant::now());
+    assert!(matches!(fetch(&members[0], &model).await, Err(CatalogError::NoManifest { .. })));
+    assert!(begun.elapsed() >= LONG && begun.elapsed() < LONG + Duration::from_millis(200));
+    within(PATIENCE, || members[0].engine.meetings().len() == 1).await;
+}

@@ -1,0 +1,300 @@
+//! From a name to whose models it may stand for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use silmaril::catalog::message::{HeldManifest, Message};
+use silmaril::catalog::service::{GRACE, LAN_WITHIN, MISS, topic_of};
+use silmaril::catalog::{CatalogError, CatalogSettings};
+use silmaril::model::ModelRef;
+use tokio::time::Instant;
+
+use super::rig::{EPOCH, Model, PATIENCE, World, key, within};
+use crate::support::overlay::Network;
+
+const LONG: Duration = Duration::from_secs(10);
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_knows_is_told_at_once_where_nobody_is() {
+    let world = World::new(Network::without_lan());
+    let member = world.member(&[]);
+    let model = Model::new(key(0), "org/known");
+    member.learns(&model);
+    let begun = Instant::now();
+    let found = member.catalog.resolve(&model.model_ref(), LONG).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].publisher, key(0).public());
+    assert!(begun.elapsed() < Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_is_not_mistaken_for_another() {
+    let world = World::new(Network::without_lan());
+    let member = world.member_with(CatalogSettings { dht: false, peers: vec![] });
+    member.share(&Model::new(key(0), "org/model@v1")).await;
+    assert!(member.resolve(&"org/model".parse().unwrap(), 10).await.is_empty());
+    assert_eq!(member.resolve(&"org/model@v1".parse().unwrap(), 10).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_are_asked_for_what_gossip_has_not_brought() {
+    let world = World::new(Network::new());
+    let (asker, other) = (world.member(&[]), world.member(&[]));
+    within(PATIENCE, || asker.catalog.status().peers == 1).await;
+    let model = Model::new(key(0), "org/quiet");
+    other.learns(&model);
+    let begun = Instant::now();
+    let found = asker.catalog.resolve(&model.model_ref(), LONG).await.unwrap();
+    assert_eq!(found[0].record.as_ref().unwrap(), &model.record);
+    assert!(begun.elapsed() < GRACE);
+    // The catalog learns from the answer.
+    asker.knows(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_held_without_a_record_is_a_candidate_without_one() {
+    let world = World::new(Network::new());
+    let (asker, holder) = (world.member(&[]), world.member(&[]));
+    let model = Model::new(key(0), "org/unannounced");
+    holder.hold(&model);
+    let found = asker.resolve(&model.model_ref(), 10).await;
+    assert_eq!((found.len(), found[0].manifest), (1, model.candidate().manifest));
+    assert!(found[0].record.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_announced_the_name_in_the_dht_is_called_and_asked() {
+    let network = Network::without_lan();
+    network.turn_on_dht();
+    let world = World::new(network.clone());
+    let (asker, holder) = (world.member(&[]), world.member(&[]));
+    let model = Model::new(key(0), "org/far");
+    holder.share(&model).await;
+    within(PATIENCE, || network.announcements().iter().any(|(_, t)| *t == topic_of(&model.model_ref().name)))
+        .await;
+    let found = asker.resolve(&model.model_ref(), 10).await;
+    assert_eq!(found[0].manifest, model.candidate().manifest);
+    assert_eq!(asker.engine.connected(), [holder.engine.address()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dht_is_asked_again_until_somebody_announces() {
+    let network = Network::without_lan();
+    network.turn_on_dht();
+    let world = World::new(network.clone());
+    let (asker, holder) = (world.member(&[]), world.member(&[]));
+    let model = Model::new(key(0), "org/soon");
+    let name = model.model_ref();
+    let search = tokio::spawn({
+        let catalog = Arc::clone(&asker.catalog);
+        async move { catalog.resolve(&name, LONG).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    holder.share(&model).await;
+    assert_eq!(search.await.unwrap().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_squats_a_name_does_not_hide_its_owner() {
+    let world = World::new(Network::new());
+    let members = world.members(5);
+    members[0].share(&Model::new(key(0), "meta/llama")).await;
+    within(PATIENCE, || members.iter().all(|m| m.store.len() == 1)).await;
+    members[1].share(&Model::new(key(1), "meta/llama")).await;
+    within(PATIENCE, || members.iter().all(|m| m.store.len() == 2)).await;
+    let newcomer = world.member(&[]);
+    let found = newcomer.resolve(&"meta/llama".parse().unwrap(), 10).await;
+    let publishers: BTreeSet<_> = found.iter().map(|candidate| candidate.publisher).collect();
+    assert_eq!(publishers, BTreeSet::from([key(0).public(), key(1).public()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_one_publisher_the_newest_record_counts() {
+    let world = World::new(Network::new());
+    let (asker, other) = (world.member(&[]), world.member(&[]));
+    within(PATIENCE, || asker.catalog.status().peers == 1).await;
+    let old = Model::signed(key(0), "org/moving", 1, EPOCH);
+    let new = Model::signed(key(0), "org/moving", 2, EPOCH);
+    asker.learns(&old);
+    other.learns(&new);
+    let found = asker.resolve(&new.model_ref(), 10).await;
+    assert_eq!((found.len(), found[0].manifest), (1, new.candidate().manifest));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_to_ask_is_told_once_the_lan_had_its_time() {
+    let world = World::new(Network::without_lan());
+    let alone = world.member_with(CatalogSettings { dht: false, peers: vec![] });
+    let (name, begun) = ("org/nowhere".parse().unwrap(), Instant::now());
+    let answer = alone.catalog.resolve(&name, Duration::from_secs(60)).await;
+    assert!(matches!(answer, Err(CatalogError::NotFound(_))));
+    let took = begun.elapsed();
+    assert!(took >= LAN_WITHIN && took < LAN_WITHIN + Duration::from_secs(1), "it took {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_ends_in_time_though_nobody_answers() {
+    let world = World::new(Network::new());
+    let member = world.member(&[]);
+    for _ in 0..3 {
+        world.stranger().answers(|_| Vec::new());
+    }
+    within(PATIENCE, || member.catalog.status().peers == 3).await;
+    let begun = Instant::now();
+    assert!(member.resolve(&"org/nowhere".parse().unwrap(), 10).await.is_empty());
+    assert!(begun.elapsed() >= LONG && begun.elapsed() < LONG + Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_delays_an_answer_by_the_grace_only() {
+    let world = World::new(Network::new());
+    let (asker, holder) = (world.member(&[]), world.member(&[]));
+    world.stranger().answers(|_| Vec::new());
+    let model = Model::new(key(0), "org/model");
+    holder.hold(&model);
+    within(PATIENCE, || asker.catalog.status().peers == 2).await;
+    let begun = Instant::now();
+    assert_eq!(asker.resolve(&model.model_ref(), 60).await.len(), 1);
+    assert!(begun.elapsed() < GRACE + Duration::from_millis(300), "it took {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn searches_for_one_model_are_one_search() {
+    let world = World::new(Network::new());
+    let (asker, holder) = (world.member(&[]), world.member(&[]));
+    within(PATIENCE, || asker.catalog.status().peers == 1).await;
+    let model = Model::new(key(0), "org/wanted");
+    holder.hold(&model);
+    let sent = asker.engine_messages();
+    let searches: Vec<_> = (0..50)
+        .map(|_| {
+            let (catalog, name) = (Arc::clone(&asker.catalog), model.model_ref());
+            tokio::spawn(async move { catalog.resolve(&name, LONG).await })
+        })
+        .collect();
+    for search in searches {
+        assert_eq!(search.await.unwrap().unwrap().len(), 1);
+    }
+    assert_eq!(asker.engine_messages() - sent, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_longer_search_goes_on_where_a_shorter_one_of_the_same_model_ends() {
+    let network = Network::without_lan();
+    let world = World::new(network.clone());
+    let (asker, holder) = (world.member(&[]), world.member(&[]));
+    let model = Model::new(key(0), "org/late");
+    holder.hold(&model);
+    let search = |seconds| {
+        let (catalog, name) = (Arc::clone(&asker.catalog), model.model_ref());
+        tokio::spawn(async move { catalog.resolve(&name, Duration::from_secs(seconds)).await })
+    };
+    let (short, long) = (search(2), search(20));
+    assert!(short.await.unwrap().is_err());
+    asker.catalog.introduce(&[holder.engine.address()]);
+    assert_eq!(long.await.unwrap().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_miss_is_remembered_until_it_is_old_or_something_comes() {
+    let network = Network::without_lan();
+    let world = World::new(network.clone());
+    let (asker, other) = (world.member(&[]), world.member(&[]));
+    asker.catalog.introduce(&[other.engine.address()]);
+    within(PATIENCE, || asker.catalog.status().peers == 1).await;
+    let name: ModelRef = "org/missing".parse().unwrap();
+    let takes = async |expected: Duration| {
+        let begun = Instant::now();
+        assert!(asker.catalog.resolve(&name, LONG).await.is_err());
+        let took = begun.elapsed();
+        let near = took >= expected && took < expected + Duration::from_millis(500);
+        assert!(near, "it took {took:?}, not {expected:?}");
+    };
+    takes(LONG).await;
+    takes(Duration::ZERO).await;
+    // It may be found in more time than was given before.
+    let begun = Instant::now();
+    assert!(asker.catalog.resolve(&name, LONG * 2).await.is_err());
+    assert!(begun.elapsed() >= LONG * 2);
+    tokio::time::sleep(MISS).await;
+    takes(LONG).await;
+    // Another peer has come.
+    let third = world.member(&[asker.engine.address()]);
+    within(PATIENCE, || asker.catalog.status().peers == 2).await;
+    takes(LONG).await;
+    takes(Duration::ZERO).await;
+    // A record of the name has come.
+    third.share(&Model::new(key(0), "org/missing")).await;
+    asker.knows(1).await;
+    assert_eq!(asker.resolve(&name, 10).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_known_publishers_record_comes_from_the_dht_alone() {
+    let network = Network::without_lan();
+    network.turn_on_dht();
+    let world = World::new(network.clone());
+    let (asker, publisher) = (world.member(&[]), world.member(&[]));
+    let model = Model::new(key(0), "org/model");
+    publisher.share(&model).await;
+    within(PATIENCE, || !network.puts().is_empty()).await;
+    publisher.vanish();
+    let found = asker.catalog.resolve_of(key(0).public(), &model.model_ref(), LONG).await.unwrap();
+    assert_eq!(found.record.unwrap(), model.record);
+    asker.knows(1).await;
+    let other = asker.catalog.resolve_of(key(1).public(), &model.model_ref(), LONG).await;
+    assert!(matches!(other, Err(CatalogError::NotFound(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_record_of_a_peer_counts_more_than_the_dhts() {
+    let network = Network::new();
+    network.turn_on_dht();
+    let world = World::new(network.clone());
+    let (asker, other) = (world.member(&[]), world.member(&[]));
+    within(PATIENCE, || asker.catalog.status().peers == 1).await;
+    let old = Model::signed(key(0), "org/moving", 1, EPOCH);
+    let new = Model::signed(key(0), "org/moving", 2, EPOCH);
+    network.put(old.record.to_item());
+    other.learns(&new);
+    let found = asker.catalog.resolve_of(key(0).public(), &new.model_ref(), LONG).await.unwrap();
+    assert_eq!(found.record.unwrap(), new.record);
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_of_one_peer_are_bounded() {
+    let world = World::new(Network::new());
+    let member = world.member(&[]);
+    let model = Model::new(key(0), "org/model");
+    let held = model.held();
+    world.stranger().answers(move |message| match message {
+        Message::Lookup { id, .. } => {
+            let claim = |n: u8| HeldManifest {
+                publisher: silmaril::model::PublisherKey([n; 32]),
+                manifest: held.digest,
+                len: 100,
+                info_hash: held.info_hash,
+                complete: true,
+            };
+            vec![Message::Holds { id, records: Vec::new(), held: (0..100).map(claim).collect() }]
+        }
+        _ => Vec::new(),
+    });
+    within(PATIENCE, || member.catalog.status().peers == 1).await;
+    assert_eq!(member.resolve(&model.model_ref(), 10).await.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_lets_nobody_wait() {
+    let world = World::new(Network::without_lan());
+    let member = world.member(&[]);
+    let model = Model::new(key(0), "org/model");
+    let (catalog, name) = (Arc::clone(&member.catalog), model.model_ref());
+    let search = tokio::spawn(async move { catalog.resolve(&name, LONG).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    member.catalog.stop();
+    assert!(matches!(search.await.unwrap(), Err(CatalogError::Stopped)));
+    assert!(member.engine.meetings().is_empty());
+    assert!(matches!(member.catalog.publish(model.record.clone()).await, Err(CatalogError::Stopped)));
+}

@@ -1,0 +1,357 @@
+//! Nodes with a catalog each on a network in memory, and hosts that speak for themselves.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use silmaril::catalog::message::Message;
+use silmaril::catalog::record::SharedRecord;
+use silmaril::catalog::{
+    Body, Candidate, Catalog, CatalogSettings, CatalogStore, Found, HeldModel, Holdings, ModelRecord, Record,
+    SignedRecord, UnixTime,
+};
+use silmaril::keys::PublisherKeypair;
+use silmaril::model::{InfoHash, ModelName, ModelRef, PublisherKey, Sha256Digest};
+use silmaril::torrent::{Meeting, Overlay, OverlayEvent, PeerId, Topic, TorrentId};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::support::overlay::{Network, Node};
+
+/// The wall clock's time when a test begins.
+pub const EPOCH: UnixTime = 1_800_000_000;
+
+/// How long tests wait on tokio's clock, which they stop.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What a node holds.
+#[derive(Default)]
+pub struct Held(Mutex<Vec<HeldModel>>);
+
+impl Holdings for Held {
+    fn of_name(&self, name: &ModelName) -> Vec<HeldModel> {
+        self.0.lock().unwrap().iter().filter(|held| held.model.name == *name).cloned().collect()
+    }
+
+    fn by_manifest(&self, digest: &Sha256Digest) -> Option<HeldModel> {
+        self.0.lock().unwrap().iter().find(|held| held.digest == *digest).cloned()
+    }
+
+    fn names(&self) -> Vec<ModelName> {
+        self.0.lock().unwrap().iter().map(|held| held.model.name.clone()).collect()
+    }
+
+    fn is_complete(&self, info_hash: &InfoHash) -> bool {
+        self.0.lock().unwrap().iter().any(|held| held.info_hash == *info_hash && held.complete)
+    }
+
+    fn is_kept(&self, _: &PublisherKey) -> bool {
+        false
+    }
+}
+
+/// Makes what nodes are given at their start.
+pub struct World {
+    pub network: Network,
+    clock: Arc<dyn Fn() -> UnixTime + Send + Sync>,
+    ahead: Arc<AtomicU64>,
+}
+
+/// A node.
+pub struct Member {
+    pub catalog: Arc<Catalog>,
+    pub engine: Arc<Node>,
+    pub store: Arc<CatalogStore>,
+    pub held: Arc<Held>,
+    network: Network,
+    _dir: TempDir,
+}
+
+impl World {
+    pub fn new(network: Network) -> Self {
+        let (begun, ahead) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+        let set = Arc::clone(&ahead);
+        let clock = Arc::new(move || EPOCH + begun.elapsed().as_secs() + set.load(Ordering::Relaxed));
+        Self { network, clock, ahead }
+    }
+
+    /// Sets the wall clock forward, by which records expire.
+    pub fn set_forward(&self, seconds: u64) {
+        self.ahead.fetch_add(seconds, Ordering::Relaxed);
+    }
+
+    pub fn now(&self) -> UnixTime {
+        (self.clock)()
+    }
+
+    /// Starts a node that knows these peers.
+    pub fn member(&self, peers: &[SocketAddr]) -> Member {
+        self.member_with(CatalogSettings { dht: true, peers: peers.to_vec() })
+    }
+
+    pub fn member_with(&self, settings: CatalogSettings) -> Member {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(CatalogStore::open(dir.path(), self.now()).unwrap());
+        let (engine, mut events) = self.network.host();
+        let held = Arc::new(Held::default());
+        let catalog = Catalog::start_at(
+            Arc::clone(&engine) as Arc<dyn Overlay>,
+            Arc::clone(&store),
+            Arc::clone(&held) as Arc<dyn Holdings>,
+            settings,
+            Arc::clone(&self.clock),
+        );
+        let hearing = Arc::downgrade(&catalog);
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let Some(catalog) = hearing.upgrade() else { return };
+                catalog.handle(event);
+            }
+        });
+        Member { catalog, engine, store, held, network: self.network.clone(), _dir: dir }
+    }
+
+    pub fn members(&self, count: usize) -> Vec<Member> {
+        (0..count).map(|_| self.member(&[])).collect()
+    }
+
+    /// Starts a host that is in the catalog's swarm and says what the test says.
+    pub fn stranger(&self) -> Stranger {
+        let (engine, events) = self.network.host();
+        let swarm = engine.meet(catalog_swarm(), &[]).unwrap();
+        Stranger { engine, events, swarm }
+    }
+}
+
+/// Where all nodes meet.
+pub fn catalog_swarm() -> Meeting {
+    Meeting::Topic(Topic::of("silmaril:catalog:1"))
+}
+
+impl Member {
+    /// Shares a model: holds it, and publishes its record.
+    pub async fn share(&self, model: &Model) {
+        self.hold(model);
+        self.catalog.publish(model.record.clone()).await.unwrap();
+        self.catalog.holdings_changed();
+    }
+
+    /// Knows a model's record, and tells nobody.
+    pub fn learns(&self, model: &Model) {
+        self.store.insert(std::slice::from_ref(&model.record), EPOCH, &|_| false).unwrap();
+    }
+
+    /// Holds a model.
+    pub fn hold(&self, model: &Model) {
+        self.held.0.lock().unwrap().push(model.held());
+    }
+
+    /// Holds something under a digest that is not its own.
+    pub fn hold_falsely(&self, held: HeldModel) {
+        self.held.0.lock().unwrap().push(held);
+    }
+
+    /// Holds nothing any more.
+    pub fn let_go(&self) {
+        self.held.0.lock().unwrap().clear();
+        self.catalog.holdings_changed();
+    }
+
+    /// How many messages it has sent.
+    pub fn engine_messages(&self) -> usize {
+        self.network.sent_by(&self.engine).len()
+    }
+
+    /// Is gone, without a word.
+    pub fn vanish(&self) {
+        self.catalog.stop();
+        self.network.cut_off(&self.engine);
+    }
+
+    pub async fn knows(&self, records: usize) {
+        within(PATIENCE, || self.store.len() >= records).await;
+        assert_eq!(self.store.len(), records);
+    }
+
+    pub async fn resolve(&self, model: &ModelRef, seconds: u64) -> Vec<Candidate> {
+        self.catalog.resolve(model, Duration::from_secs(seconds)).await.unwrap_or_default()
+    }
+
+    pub async fn discover(&self, query: &str) -> BTreeMap<String, Found> {
+        let mut found = BTreeMap::new();
+        self.catalog
+            .discover(&query.parse().unwrap(), Duration::from_secs(15), |result| {
+                let model = result.record.model().unwrap().model_ref();
+                found.insert(format!("{model} {}", result.record.record().publisher), result.clone());
+            })
+            .await
+            .unwrap();
+        found
+    }
+}
+
+/// Waits for something that becomes true, on tokio's clock.
+pub async fn within(time: Duration, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + time;
+    while !holds() {
+        assert!(Instant::now() < deadline, "it did not come true within {time:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Keys for tests: making one takes a while in a debug build.
+static KEYS: LazyLock<Vec<PublisherKeypair>> =
+    LazyLock::new(|| (0..8).map(|_| PublisherKeypair::generate().unwrap()).collect());
+
+pub fn key(index: usize) -> &'static PublisherKeypair {
+    &KEYS[index]
+}
+
+/// A model with its manifest, as far as the catalog looks at it: the bytes and their digest.
+#[derive(Clone)]
+pub struct Model {
+    pub record: SharedRecord,
+    pub manifest: Arc<[u8]>,
+}
+
+impl Model {
+    /// The first state of a model that a publisher signs when a test begins.
+    pub fn new(key: &PublisherKeypair, name: &str) -> Self {
+        Self::signed(key, name, 1, EPOCH)
+    }
+
+    pub fn signed(key: &PublisherKeypair, name: &str, sequence: i64, time: UnixTime) -> Self {
+        let manifest = format!(r#"{{"of":"{name}","by":"{}","no":{sequence}}}"#, key.public());
+        Self::with_manifest(key, name, sequence, time, manifest.into_bytes())
+    }
+
+    pub fn with_manifest(
+        key: &PublisherKeypair,
+        name: &str,
+        sequence: i64,
+        time: UnixTime,
+        manifest: Vec<u8>,
+    ) -> Self {
+        let digest = Sha256Digest(Sha256::digest(&manifest).into());
+        let model: ModelRef = name.parse().unwrap();
+        let announced = ModelRecord {
+            name: model.name,
+            version: model.revision,
+            info_hash: InfoHash(Sha256::digest(digest.0).into()),
+            manifest: digest,
+            manifest_len: manifest.len() as u32,
+            size: 1_000_000,
+            files: 3,
+            license: Some("mit".to_owned()),
+            tags: vec!["text-generation".to_owned()],
+        };
+        Self { record: sign(key, sequence, time, announced), manifest: manifest.into() }
+    }
+
+    pub fn model_ref(&self) -> ModelRef {
+        self.record.model().unwrap().model_ref()
+    }
+
+    pub fn held(&self) -> HeldModel {
+        let announced = self.record.model().unwrap();
+        HeldModel {
+            model: announced.model_ref(),
+            publisher: self.record.record().publisher,
+            info_hash: announced.info_hash,
+            manifest: Arc::clone(&self.manifest),
+            digest: announced.manifest,
+            complete: true,
+        }
+    }
+
+    pub fn candidate(&self) -> Candidate {
+        Candidate::of_record(&self.record).unwrap()
+    }
+}
+
+pub fn sign(key: &PublisherKeypair, sequence: i64, time: UnixTime, model: ModelRecord) -> SharedRecord {
+    let record = Record { publisher: key.public(), sequence, time, body: Body::Model(model) };
+    Arc::new(SignedRecord::sign(record, key).unwrap())
+}
+
+/// Records of one publisher, numbered from 1.
+pub fn records(key: &PublisherKeypair, count: usize) -> Vec<SharedRecord> {
+    (1..=count)
+        .map(|n| Model::signed(key, &format!("org{}/model{n}", n % 7), n as i64, EPOCH).record)
+        .collect()
+}
+
+/// A host that says what the test says.
+pub struct Stranger {
+    pub engine: Arc<Node>,
+    events: mpsc::UnboundedReceiver<OverlayEvent>,
+    pub swarm: TorrentId,
+}
+
+impl Stranger {
+    /// The next thing that happens.
+    pub async fn next(&mut self) -> OverlayEvent {
+        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("something happens").unwrap()
+    }
+
+    /// The next message, of whom.
+    pub async fn hears(&mut self) -> (PeerId, Message) {
+        loop {
+            if let OverlayEvent::Said(peer, bytes) = self.next().await {
+                return (peer, Message::decode(&bytes).unwrap().unwrap());
+            }
+        }
+    }
+
+    /// The next message that is of interest.
+    pub async fn hears_of<T>(&mut self, interest: impl Fn(PeerId, Message) -> Option<T>) -> T {
+        loop {
+            let (peer, message) = self.hears().await;
+            if let Some(found) = interest(peer, message) {
+                return found;
+            }
+        }
+    }
+
+    /// Waits until somebody says hello, and answers as a node that knows so many records.
+    pub async fn greets(&mut self, records: u32) -> PeerId {
+        let peer =
+            self.hears_of(|peer, message| matches!(message, Message::Hello { .. }).then_some(peer)).await;
+        self.says(peer, &Message::Hello { version: 1, node: node_id(&self.engine), records });
+        peer
+    }
+
+    pub fn says(&self, peer: PeerId, message: &Message) {
+        self.engine.send(peer, &message.encode()).unwrap();
+    }
+
+    /// Waits until it is hung up on.
+    pub async fn is_left(&mut self, by: PeerId) {
+        while self.next().await != OverlayEvent::Left(by) {}
+    }
+
+    /// Answers every message, as long as there are any.
+    pub fn answers(mut self, mut with: impl FnMut(Message) -> Vec<Message> + Send + 'static) {
+        tokio::spawn(async move {
+            while let Some(event) = self.events.recv().await {
+                let OverlayEvent::Said(peer, bytes) = event else { continue };
+                let Ok(Some(message)) = Message::decode(&bytes) else { continue };
+                if let Message::Hello { .. } = message {
+                    let hello = Message::Hello { version: 1, node: node_id(&self.engine), records: 0 };
+                    self.says(peer, &hello);
+                }
+                for answer in with(message) {
+                    self.says(peer, &answer);
+                }
+            }
+        });
+    }
+}
+
+fn node_id(engine: &Node) -> [u8; 20] {
+    Topic::of(&engine.address().to_string()).0
+}

@@ -1,0 +1,120 @@
+//! What one node knows, all learn.
+
+use std::time::Duration;
+
+use silmaril::catalog::CatalogSettings;
+use silmaril::catalog::gossip::SPREAD_EVERY;
+use tokio::time::Instant;
+
+use super::rig::{EPOCH, Model, PATIENCE, World, key, records, within};
+use crate::support::overlay::Network;
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_learns_everything_from_whom_it_meets() {
+    let world = World::new(Network::new());
+    let old = world.member(&[]);
+    for owner in 0..3 {
+        for record in records(key(owner), 150) {
+            old.store.insert(&[record], EPOCH, &|_| false).unwrap();
+        }
+    }
+    let begun = Instant::now();
+    let new = world.member(&[]);
+    new.knows(450).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+    assert_eq!(old.catalog.status().peers, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_record_is_pushed_to_all_before_any_digest_tells_it() {
+    let world = World::new(Network::new());
+    let members = world.members(12);
+    within(PATIENCE, || members.iter().all(|m| m.catalog.status().peers == 11)).await;
+    let begun = Instant::now();
+    members[3].share(&Model::new(key(0), "org/new")).await;
+    within(PATIENCE, || members.iter().filter(|m| m.store.len() == 1).count() >= 10).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
+    within(SPREAD_EVERY * 2, || members.iter().all(|m| m.store.len() == 1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_messages_lost_is_mended() {
+    let network = Network::new();
+    let world = World::new(network.clone());
+    let members = world.members(6);
+    within(PATIENCE, || members.iter().all(|m| m.catalog.status().peers == 5)).await;
+    network.lose_one_in(3);
+    for (n, member) in members.iter().enumerate() {
+        member.share(&Model::new(key(n), "org/new")).await;
+    }
+    within(Duration::from_secs(3600), || members.iter().all(|m| m.store.len() == 6)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_outlives_its_publisher() {
+    let world = World::new(Network::new());
+    let (publisher, keeper) = (world.member(&[]), world.member(&[]));
+    let model = Model::new(key(0), "org/gone");
+    publisher.share(&model).await;
+    keeper.knows(1).await;
+    publisher.vanish();
+    let newcomer = world.member(&[]);
+    newcomer.knows(1).await;
+    let found = newcomer.resolve(&model.model_ref(), 10).await;
+    assert_eq!(found[0].manifest, model.candidate().manifest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_networks_become_one_through_one_connection() {
+    let network = Network::without_lan();
+    let world = World::new(network.clone());
+    let hub = world.member(&[]);
+    let around: Vec<_> = (0..3).map(|_| world.member(&[hub.engine.address()])).collect();
+    let other = world.member(&[]);
+    let beside = world.member(&[other.engine.address()]);
+    around[0].share(&Model::new(key(0), "org/here")).await;
+    beside.share(&Model::new(key(1), "org/there")).await;
+    within(PATIENCE, || around.iter().all(|m| m.store.len() == 1) && other.store.len() == 1).await;
+    hub.catalog.introduce(&[other.engine.address()]);
+    within(SPREAD_EVERY * 4, || around.iter().chain([&beside]).all(|m| m.store.len() == 2)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_alone_calls_the_peers_it_was_given_again() {
+    let network = Network::without_lan();
+    let world = World::new(network.clone());
+    let other = world.member(&[]);
+    let address = other.engine.address();
+    let lonely = world.member_with(CatalogSettings { dht: false, peers: vec![address] });
+    within(PATIENCE, || lonely.catalog.status().peers == 1).await;
+    other.vanish();
+    within(PATIENCE, || lonely.catalog.status().peers == 0).await;
+    let called = network.calls().len();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let again = network.calls().len() - called;
+    assert!((2..10).contains(&again), "called {again} times in two minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn older_records_are_fetched_though_the_newest_came_first() {
+    let world = World::new(Network::new());
+    let (old, new) = (world.member(&[]), world.member(&[]));
+    within(PATIENCE, || new.catalog.status().peers == 1).await;
+    let all = records(key(0), 20);
+    new.store.insert(&all[19..], EPOCH, &|_| false).unwrap();
+    old.store.insert(&all, EPOCH, &|_| false).unwrap();
+    // The digest that is compared again by and by shows that more are known there.
+    within(Duration::from_secs(3600), || new.store.len() == 20).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_goes_and_is_not_taken_again() {
+    let world = World::new(Network::new());
+    let (a, b) = (world.member(&[]), world.member(&[]));
+    a.catalog.publish(Model::new(key(0), "org/old").record).await.unwrap();
+    a.catalog.publish(Model::signed(key(1), "org/refreshed", 1, EPOCH + 3600).record).await.unwrap();
+    b.knows(2).await;
+    world.set_forward(30 * 24 * 3600 + 1800);
+    within(Duration::from_secs(4000), || a.store.len() == 1 && b.store.len() == 1).await;
+    assert!(b.resolve(&"org/old".parse().unwrap(), 1).await.is_empty());
+}
