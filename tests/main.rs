@@ -45,6 +45,7 @@ mod e2e {
     mod one_node_hosts;
     mod policies;
     mod refused_manifests;
+    mod rotation;
     mod share;
     mod six_hosts;
     mod trust;

@@ -1,16 +1,23 @@
 //! `trust`: whom this node believes.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use serde::Serialize;
 
 use crate::catalog::trust::{Alias, Document};
-use crate::catalog::{Trust, TrustError};
+use crate::catalog::{Query, Trust, TrustError};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::count;
 use crate::cli::registry::tell_node;
 use crate::model::{ModelName, PublisherKey};
 use crate::node::Library;
+use crate::node::control::Client;
+use crate::node::discover::DiscoverRequest;
+
+/// How long a running node may ask others who is meant by a fingerprint.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,7 +56,8 @@ enum Command {
 /// Whom to list.
 #[derive(Debug, clap::Args)]
 struct Add {
-    /// The publisher's key, as `silmaril key show` prints it; fingerprint or alias of one known here
+    /// The publisher's key, as `silmaril key show` prints it; fingerprint or alias of one
+    /// known here, or announced to a running node
     #[arg(value_name = "KEY")]
     publisher: String,
     /// A name of your choice for the publisher, shown instead of a bare fingerprint
@@ -83,7 +91,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 
 fn add(args: &Add, library: &Library, context: &Context) -> Result<(), CommandError> {
     let trust = &library.trust;
-    let key = find(&args.publisher, library)?;
+    let key = find(&args.publisher, library, context)?;
     trust.add(key, args.alias.clone(), &args.names)?;
     tell_node(&library.paths, context)?;
     let shown = trust.describe(&key);
@@ -100,7 +108,7 @@ fn remove(args: &Remove, library: &Library, context: &Context) -> Result<(), Com
             context.out.line(format_args!("{name} belongs to nobody now"))?;
             continue;
         }
-        let key = find(what, library)?;
+        let key = find(what, library, context)?;
         let shown = trust.describe(&key);
         let removed = trust.remove(&key, args.names).map_err(with_list)?;
         if removed.listed {
@@ -116,10 +124,30 @@ fn remove(args: &Remove, library: &Library, context: &Context) -> Result<(), Com
     tell_node(&library.paths, context)
 }
 
-/// A publisher known here, or a whole key.
-fn find(text: &str, library: &Library) -> Result<PublisherKey, CommandError> {
+/// A publisher known here or to a running node, or a whole key.
+fn find(text: &str, library: &Library, context: &Context) -> Result<PublisherKey, CommandError> {
     let held = library.registry.all().into_iter().filter_map(|manifest| manifest.publisher);
-    Ok(library.trust.find(text, held)?)
+    match library.trust.find(text, held) {
+        Err(TrustError::UnknownPublisher(_)) => {
+            Ok(library.trust.find(text, announced(text, library, context)?)?)
+        }
+        found => Ok(found?),
+    }
+}
+
+/// Who announces models to a running node, of those whose key or fingerprint begins so.
+fn announced(text: &str, library: &Library, context: &Context) -> Result<Vec<PublisherKey>, CommandError> {
+    let query = format!("publisher:{text}");
+    if query.parse::<Query>().is_err() {
+        return Ok(Vec::new());
+    }
+    context.block_on(async {
+        let Some(client) = Client::connect(&library.paths).await? else { return Ok(Vec::new()) };
+        let within = u64::try_from(ASK_WITHIN.as_millis()).unwrap_or(u64::MAX);
+        let request = DiscoverRequest { query, within, peers: Vec::new() };
+        let found = client.discover(&request, |_| {}).await?;
+        Ok(found.models.into_iter().map(|model| model.publisher).collect())
+    })
 }
 
 fn with_list(error: TrustError) -> CommandError {

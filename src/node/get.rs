@@ -10,6 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::catalog::TrustError;
 use crate::model::{Manifest, ModelRef};
 use crate::node::blocking::Abandoned;
 use crate::node::{ErrorKind, Node, NodeError};
@@ -137,10 +138,6 @@ impl Node {
         let model = &request.model;
         let (manifest, origin) = self.wanted(request, &progress).await?;
         let revision = self.library.store.revision(manifest.clone())?;
-        if let Some(wanted) = &request.publisher {
-            self.library.trust.insist(&manifest.name, manifest.publisher, wanted)?;
-        }
-        self.library.trust.stands(&manifest.name, manifest.signed_by())?;
         let files = select(&manifest, &request.include, &request.exclude)?;
         let dest = match &request.output {
             Some(dir) => {
@@ -192,7 +189,9 @@ impl Node {
         progress: &(impl Fn(GetProgress) + Send + Sync),
     ) -> Result<(Arc<Manifest>, Origin), NodeError> {
         let model = &request.model;
-        let known = self.library.registry.get(model);
+        let held = self.library.registry.get(model);
+        let refused = held.as_ref().map(|held| self.fits(held, request)).transpose()?.flatten();
+        let known = held.clone().filter(|_| refused.is_none());
         if let Some(known) = known.as_ref().filter(|_| !request.update) {
             let origin = if self.is_outdated(known) { Origin::Outdated } else { Origin::Known };
             return Ok((known.clone(), origin));
@@ -204,14 +203,37 @@ impl Node {
             let peers = self.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
             progress(GetProgress::Looking { peers });
         };
-        let found = meanwhile(self.look_for(request, known.is_some()), showing).await;
+        let found = meanwhile(self.look_for(request, held.is_some()), showing).await;
         match (found, known) {
             (Ok(found), Some(known)) if found.torrent.info_hash == known.torrent.info_hash => {
                 Ok((found, Origin::NoneNewer))
             }
             (Ok(found), _) => Ok((found, Origin::Found)),
             (Err(e), Some(known)) if e.kind() == ErrorKind::NotFound => Ok((known, Origin::NoneNewer)),
+            // That another one is here says more.
+            (Err(e), None) if e.kind() == ErrorKind::NotFound => Err(refused.map_or(e, NodeError::from)),
             (Err(e), _) => Err(e),
+        }
+    }
+
+    /// Whether the manifest that is here is that of the publisher who is trusted, or asked for. Returns why not where
+    /// theirs may be found, and fails where that is nobody's.
+    fn fits(&self, held: &Manifest, request: &GetRequest) -> Result<Option<TrustError>, NodeError> {
+        let trust = &self.library.trust;
+        if let Err(refused) = trust.stands(&held.name, held.signed_by()) {
+            return Ok(Some(refused));
+        }
+        let Some(wanted) = &request.publisher else { return Ok(None) };
+        match trust.insist(&held.name, held.signed_by(), wanted) {
+            Ok(()) => Ok(None),
+            Err(refused @ TrustError::NotOffered { .. }) => {
+                let known = self.catalog.as_ref().map(|part| part.store.digest()).unwrap_or_default();
+                match trust.find(wanted, known.into_iter().map(|have| have.publisher)) {
+                    Ok(_) => Ok(Some(refused)),
+                    Err(_) => Err(refused.into()),
+                }
+            }
+            Err(e) => Err(e.into()),
         }
     }
 

@@ -53,7 +53,7 @@ impl Node {
         let Ok(mut failed) = tokio::time::timeout_at(until, turn.lock()).await else {
             return Err(CatalogError::NotFound(model.clone()).into());
         };
-        if let Some(known) = self.library.registry.get(model) {
+        if let Some(known) = self.library.registry.get(model).filter(|known| self.library.stands(known)) {
             return Ok(known);
         }
         if let Some((_, kind, message)) = failed.as_ref().filter(|(when, ..)| *when > asked) {
@@ -97,6 +97,7 @@ impl Node {
         part.catalog.introduce(peers);
         let known = part.store.digest().into_iter().map(|have| have.publisher);
         let publisher = self.library.trust.find(publisher, known)?;
+        let publisher = self.library.trust.present_key(&publisher);
         let candidate = part.catalog.resolve_of(publisher, model, within * 3 / 4).await?;
         let left = until.saturating_duration_since(Instant::now());
         let manifest = Asking { part, model }.fetch(&candidate, left).await?;
@@ -105,7 +106,9 @@ impl Node {
 
     /// Whether the publisher of a model known here has announced another state of it since. Answered from memory.
     pub(super) fn is_outdated(&self, known: &Manifest) -> bool {
-        let (Some(part), Some(publisher)) = (&self.catalog, known.signed_by()) else { return false };
+        let (Some(part), Some(signer)) = (&self.catalog, known.signed_by()) else { return false };
+        // It may have been signed by a key that was replaced since.
+        let publisher = self.library.trust.present_key(&signer);
         let made = known.created_at.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
         part.store.of_name(&known.name).iter().any(|announced| {
             let record = announced.record();

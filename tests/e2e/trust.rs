@@ -116,6 +116,13 @@ fn a_model_whose_name_has_become_anothers_is_shown_no_more() {
     until("the kernel looks again", PATIENCE, || !mounted.path(NAME).exists());
     let error = c.run(&["get", NAME]).error(1);
     assert!(error.contains(&key(&b).1), "{error}");
+    // Their own model takes its place once it is there.
+    let second = publish(&b, 2);
+    let got = || c.run(&["get", NAME]).status.success();
+    until("the other is announced", PATIENCE, got);
+    let weights = std::fs::read(c.base().join("models").join(NAME).join("weights.bin")).unwrap();
+    assert_eq!(weights, noise(2, 50_000));
+    drop(second);
     c.run(&["trust", "remove", NAME]).ok();
     until("the kernel looks again", PATIENCE, || mounted.path(NAME).exists());
     mounted.unmount();
