@@ -40,6 +40,7 @@ mod e2e {
     mod hostile_hosts;
     mod killed_mount;
     mod lazy_read;
+    mod mount_by_name;
     mod mounting;
     mod one_node;
     mod one_node_hosts;

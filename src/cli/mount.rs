@@ -5,15 +5,18 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use crate::catalog::trust::Document;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::ready;
 use crate::cli::signals::StopSignals;
 use crate::config::Show;
-use crate::mount::{MountOptions, Mounted};
-use crate::node::{Node, NodeOptions};
+use crate::mount::{MountOptions, Mounted, ResolveError, Resolver};
+use crate::node::{ErrorKind, Node, NodeOptions, chain};
+use crate::store::StoredRevision;
 
 /// What `status` says of a mount, before the mount point.
 pub const ACTIVITY: &str = "mount ";
@@ -23,6 +26,7 @@ Examples:
   mkdir -p ~/models && silmaril mount ~/models
   ls -l ~/models/acme/minilm                          known models are there; reading fetches them
   silmaril unmount ~/models
+  cat ~/models/acme/other/config.json                 others are found by their path
   silmaril mount -f ~/models                          stay in the foreground, log to the terminal
   silmaril mount ~/models --peer 192.0.2.7:6881       a host that has the models";
 
@@ -30,6 +34,10 @@ Examples:
 ///
 /// Returns when the directory can be read; a process in the background serves it. What is read is kept in the cache and
 /// uploaded to others while the mount is there.
+///
+/// A path such as ORG/NAME or ORG/NAME@REV need not be known: the first look at it asks the network, for at most
+/// `mount.resolve_timeout`, so that `cat ~/models/acme/minilm/config.json` works at once. Listing asks nobody. Since any
+/// name could be that of an organisation, any is a directory: `ls` shows those of which something is known.
 ///
 /// Other commands may run on the same base directory, before and after. One that works by itself leaves its work to
 /// the mount (a share that is still hashing begins anew), and goes on by itself when the mount ends.
@@ -47,6 +55,9 @@ pub struct Args {
     /// A host that has models; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
     pub peers: Vec<SocketAddr>,
+    /// Show only what is known here: a path that is not known asks nobody
+    #[arg(long)]
+    pub no_resolve: bool,
     /// Serve in this process and say on standard output when ready: what the background process is started with
     #[arg(long, hide = true)]
     pub ready_on_stdout: bool,
@@ -82,6 +93,7 @@ fn serve(
         mount: Some(point.clone()),
         ..NodeOptions::default()
     };
+    let ask = !args.no_resolve;
     context.block_on(async {
         let mut signals = StopSignals::new()?;
         let node = signals.unless(async { Ok(Node::start_or_take_over(config, options).await?) }).await?;
@@ -95,7 +107,7 @@ fn serve(
                 return Err(error.into());
             }
         };
-        let result = attend(&node, &mounted, || ready(&mount.mountpoint), &mut signals).await;
+        let result = attend(&node, &mounted, || ready(&mount.mountpoint), &mut signals, ask).await;
         let stop = async {
             // Parked reads get their answers first, so that nothing holds the mount.
             node.fetch.stop();
@@ -115,10 +127,11 @@ async fn attend(
     mounted: &Arc<Mounted>,
     ready: impl FnOnce() -> Result<(), CommandError>,
     signals: &mut StopSignals,
+    ask: bool,
 ) -> Result<(), CommandError> {
     match node.library.config.mount.show {
         Show::All => {}
-        Show::Pinned => mounted.list_only(|revision| revision.manifest.signed_by().is_some()),
+        Show::Pinned => mounted.list_only(pinned(node)),
         Show::Local => mounted.list_only(|revision| revision.cached_bytes() > 0),
     }
     mounted.publish(node.library.shown()?);
@@ -130,6 +143,9 @@ async fn attend(
             Err(error) => tracing::error!("the mount still shows the former models: {error}"),
         }
     });
+    if ask {
+        mounted.resolve_with(resolver(node), node.library.config.mount.resolve_timeout);
+    }
     // What is here already is passed on, too.
     node.seed_local()?;
     ready()?;
@@ -137,5 +153,44 @@ async fn attend(
         stop = signals.wait() => stop.end_of_service(),
         () = mounted.gone() => Ok(()),
         () = node.stop_requested() => Ok(()),
+    }
+}
+
+/// Asks the network for models that are looked up and not known.
+fn resolver(node: &Arc<Node>) -> Arc<Resolver> {
+    let node = Arc::downgrade(node);
+    Arc::new(move |model, within| {
+        let node = node.clone();
+        Box::pin(async move {
+            let node = node.upgrade().ok_or(ResolveError::NotFound)?;
+            let reason = match node.resolve(&model, None, within).await {
+                Ok(_) => None,
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::HostLost) => {
+                    return Err(ResolveError::NotFound);
+                }
+                Err(e) => Some(chain(&e)),
+            };
+            node.note_lookup(&model, reason.as_deref());
+            reason.map_or(Ok(()), |reason| Err(ResolveError::Refused(reason)))
+        })
+    })
+}
+
+/// How long it may take until listings know of a name that was pinned or given away.
+const PINS_LAST: Duration = Duration::from_secs(1);
+
+/// Whether a model's name belongs to a publisher. Asked for every entry of a listing, so what the file says is kept for
+/// a moment.
+fn pinned(node: &Arc<Node>) -> impl Fn(&StoredRevision) -> bool + Send + Sync + 'static {
+    let trust = node.library.trust.clone();
+    let latest: Mutex<Option<(Instant, Option<Arc<Document>>)>> = Mutex::default();
+    move |revision| {
+        let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if latest.as_ref().is_none_or(|(when, _)| when.elapsed() >= PINS_LAST) {
+            let read = trust.document().inspect_err(|error| tracing::error!("nothing is listed: {error}"));
+            *latest = Some((Instant::now(), read.ok()));
+        }
+        let document = latest.as_ref().and_then(|(_, document)| document.as_ref());
+        document.is_some_and(|document| document.pinned(&revision.manifest.name).is_some())
     }
 }

@@ -54,6 +54,7 @@ pub fn start(args: &Args, context: &Context) -> Result<(), CommandError> {
     let verbosity = context.verbosity().saturating_add(1);
     command.args((0..verbosity).map(|_| "-v")).args((verbosity..0).map(|_| "-q"));
     command.args(["mount", "--ready-on-stdout"]).args(args.allow_other.then_some("--allow-other"));
+    command.args(args.no_resolve.then_some("--no-resolve"));
     command.args(args.peers.iter().map(|peer| format!("--peer={peer}"))).arg("--").arg(&point);
     let mut child = command.spawn().map_err(CommandError::internal)?;
 

@@ -98,6 +98,18 @@ fn print(context: &Context, status: &Status) -> Result<(), CommandError> {
         };
         out.line(format_args!("for a command   {} (since {seconds}{done})", clean(&job.what)))?;
     }
+    for companion in &status.attached {
+        let (what, pid) = (clean(&companion.activity), companion.pid);
+        out.line(format_args!("goes on after   {what} (process {pid})"))?;
+    }
+    for name in &status.unresolved {
+        let ago = humantime::format_duration(Duration::from_secs(name.seconds));
+        out.line(format_args!(
+            "not shown       {}: {} ({ago} ago)",
+            clean(&name.model),
+            clean(&name.reason)
+        ))?;
+    }
     if status.transfers.is_empty() {
         return out.line("no transfers");
     }

@@ -33,6 +33,9 @@ pub const MISS_LASTS: Duration = Duration::from_secs(30);
 /// How often it is looked whether those who wait are to end: Ctrl-C should seem to work at once.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// How much longer than it was told a query may take.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// How many misses, and refusals that were logged, are remembered.
 const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
@@ -42,7 +45,7 @@ pub enum ResolveError {
     /// Nobody who was reached in time has it.
     #[error("nobody has it")]
     NotFound,
-    /// It is there, and may not be shown: a publisher who is not trusted, for one.
+    /// It cannot be shown: its publisher is not trusted, for one.
     #[error("{0}")]
     Refused(String),
 }
@@ -226,7 +229,7 @@ impl Lookups {
             ResolveError::Refused(reason) => {
                 if table.told.get(model) != Some(reason) {
                     table.told.put(model.clone(), reason.clone());
-                    warn!(%model, reason, "A model was looked up that may not be shown.");
+                    warn!(%model, reason, "A model was looked up that cannot be shown.");
                 }
             }
         }
@@ -250,7 +253,8 @@ impl Query {
     async fn run(mut self) {
         let Some((resolver, within)) = self.lookups.resolver.get() else { return };
         let mut stopping = self.lookups.stopping.subscribe();
-        let asking = tokio::time::timeout(*within, resolver(self.model.clone(), *within));
+        // What asks knows best why it found nothing in time.
+        let asking = tokio::time::timeout(*within + GRACE, resolver(self.model.clone(), *within));
         let mut asking = pin!(asking);
         let mut clock = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         let result = loop {

@@ -32,6 +32,7 @@ mod rotation;
 pub mod running;
 mod seed;
 pub mod share;
+pub mod unresolved;
 mod warm;
 
 pub use error::{ErrorKind, NodeError, chain};

@@ -18,6 +18,7 @@ use super::jobs::Jobs;
 use super::lock::NodeLock;
 use super::metadata::MetadataWaiters;
 use super::resolve::Resolvings;
+use super::unresolved::Unresolved;
 use super::{Library, NodeError};
 use crate::catalog::CatalogSettings;
 use crate::config::Config;
@@ -73,6 +74,7 @@ pub struct Node {
     /// The catalog, where it could be opened.
     pub(super) catalog: Option<Arc<NodeCatalog>>,
     pub(super) resolvings: Resolvings,
+    pub(super) unresolved: Unresolved,
     started: Instant,
     listening: watch::Receiver<Vec<SocketAddr>>,
     pub(super) asked: watch::Sender<Option<Asked>>,
@@ -128,6 +130,7 @@ impl Node {
             attached: Attached::default(),
             catalog,
             resolvings: Resolvings::default(),
+            unresolved: Unresolved::default(),
             activity: options.activity,
             mount: options.mount,
             started: Instant::now(),
@@ -185,6 +188,7 @@ impl Node {
             catalog: self.catalog.as_ref().map(|part| part.catalog.status()),
             jobs: self.clients.status(),
             attached: self.attached.list(),
+            unresolved: self.unresolved.status(),
         }
     }
 

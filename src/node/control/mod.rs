@@ -52,6 +52,7 @@ use crate::fetch::TransferStatus;
 use crate::model::ModelRef;
 use crate::node::attached::Companion;
 use crate::node::clients::JobStatus;
+use crate::node::unresolved::UnresolvedName;
 use crate::node::{ErrorKind, NodeError, chain};
 use crate::paths::Paths;
 
@@ -84,6 +85,9 @@ pub struct Status {
     /// The commands that wait to go on in its place.
     #[serde(default)]
     pub attached: Vec<Companion>,
+    /// The models that its mount was asked for and cannot show, the latest last.
+    #[serde(default)]
+    pub unresolved: Vec<UnresolvedName>,
 }
 
 /// What every version of a node says of itself.

@@ -1,0 +1,158 @@
+//! A mount finds models by their path: nobody handed a manifest over.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::fixtures::{hashes, model_dir, noise};
+use crate::support::host::Host;
+use crate::support::net::Net;
+use crate::support::process::{Finished, PATIENCE, Proc, until};
+
+/// Shorter than any query of these tests may take.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+fn lan_only(hosts: &[&Host], more: &str) {
+    for host in hosts {
+        host.configure(&format!("  dht_enabled: false\n{more}"));
+    }
+}
+
+/// Shares, without exporting a manifest.
+fn publish(host: &Host, dir: &Path, name: &str, more: &[&str]) -> Proc {
+    let mut args = vec!["share", dir.to_str().unwrap(), "--name", name, "--license", "apache-2.0"];
+    args.extend(more);
+    let sharing = host.spawn(&args);
+    sharing.wait_for_line("seeding", PATIENCE);
+    sharing
+}
+
+fn is_absent(path: &Path) -> bool {
+    fs::metadata(path).is_err_and(|e| e.kind() == ErrorKind::NotFound)
+}
+
+fn list(path: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn unresolved(host: &Host) -> Value {
+    let status: Value = serde_json::from_str(&host.run(&["status", "--json"]).ok()).unwrap();
+    status["unresolved"].clone()
+}
+
+#[test]
+fn a_path_is_enough() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    lan_only(&[&a, &b], "mount:\n  resolve_timeout: 60s\n");
+    let dir = model_dir(&a.home().join("m"), &[("sub/w.bin", &noise(1, 3_000_000)), ("config.json", b"{}")]);
+    let _one = publish(&a, &dir, "acme/m", &[]);
+    let _two = publish(&a, &dir, "datasets/acme/d", &["--version", "v2"]);
+    let mounted = b.mount(&[]);
+    assert_eq!(list(mounted.point()), Vec::<String>::new());
+    // Many at once, for the first look at it.
+    let mut readers: Vec<_> = (0..8)
+        .map(|_| {
+            Proc::spawn(Command::new("cmp").arg(mounted.path("acme/m/sub/w.bin")).arg(dir.join("sub/w.bin")))
+        })
+        .collect();
+    for reader in &mut readers {
+        assert!(reader.wait(PATIENCE).success());
+    }
+    assert_eq!(hashes(&mounted.path("acme/m"), PATIENCE), hashes(&dir, PATIENCE));
+    assert_eq!(fs::read(mounted.path("datasets/acme/d@v2/config.json")).unwrap(), b"{}");
+    until("what was found is listed", PATIENCE, || list(mounted.point()) == ["acme", "datasets"]);
+    // It is known from now on, to others and to the next mount.
+    assert!(b.run(&["list"]).ok().contains("acme/m"));
+    mounted.unmount();
+    a.power_off();
+    let again = b.mount(&["--no-resolve"]);
+    assert_eq!(fs::read(again.path("acme/m/config.json")).unwrap(), b"{}");
+    again.unmount();
+}
+
+#[test]
+fn what_nobody_has_is_absent_after_the_deadline_and_then_at_once() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    lan_only(&[&a, &b], "mount:\n  resolve_timeout: 6s\n");
+    let dir = model_dir(&a.home().join("m"), &[("x", b"x")]);
+    let _one = publish(&a, &dir, "acme/m", &[]);
+    let mounted = b.mount(&[]);
+    assert_eq!(fs::read(mounted.path("acme/m/x")).unwrap(), b"x");
+    assert!(is_absent(&mounted.path("acme/none")));
+    let start = Instant::now();
+    for _ in 0..20 {
+        assert!(is_absent(&mounted.path("acme/none")) && is_absent(&mounted.path("acme/none@main")));
+    }
+    assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+    assert_eq!(unresolved(&b), serde_json::json!([]), "that nobody has it is no news");
+    // Whoever waits can be stopped, and so can the mount.
+    let start = Instant::now();
+    let mut waiting = Proc::spawn(Command::new("stat").arg(mounted.path("acme/nobody")));
+    crate::support::process::until_blocked(&waiting);
+    mounted.unmount();
+    assert!(!waiting.wait(AT_ONCE).success());
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_mount_that_is_told_so_asks_nobody() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    lan_only(&[&a, &b], "mount:\n  resolve_timeout: 60s\n");
+    let dir = model_dir(&a.home().join("m"), &[("x", b"x")]);
+    let _one = publish(&a, &dir, "acme/m", &[]);
+    let mounted = b.mount(&["--no-resolve"]);
+    let start = Instant::now();
+    assert!(is_absent(&mounted.path("acme")) && is_absent(&mounted.path("acme/m")));
+    assert!(start.elapsed() < AT_ONCE);
+    mounted.unmount();
+}
+
+#[test]
+fn whom_the_trust_refuses_is_absent_and_the_reason_is_told_once() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    lan_only(&[&a], "");
+    lan_only(&[&b], "security:\n  trust: strict\nmount:\n  resolve_timeout: 30s\n");
+    let dir = model_dir(&a.home().join("m"), &[("x", b"x")]);
+    let _one = publish(&a, &dir, "acme/m", &[]);
+    let mounted = b.mount(&[]);
+    assert!(is_absent(&mounted.path("acme/m")));
+    assert!(is_absent(&mounted.path("acme/m")));
+    let told = unresolved(&b);
+    assert_eq!(told[0]["model"], "acme/m");
+    let reason = told[0]["reason"].as_str().unwrap().to_owned();
+    assert!(b.run(&["status"]).ok().contains(&format!("not shown       acme/m: {reason}")));
+    let log = |text: &str| {
+        let logs = fs::read_dir(b.base().join("log")).unwrap();
+        let all: String = logs.map(|log| fs::read_to_string(log.unwrap().path()).unwrap()).collect();
+        all.matches(text).count()
+    };
+    assert_eq!(log("that cannot be shown"), 1);
+    mounted.unmount();
+}
+
+#[test]
+fn only_names_that_belong_to_somebody_are_listed_where_that_is_asked_for() {
+    let net = Net::new();
+    let a = net.host("a");
+    lan_only(&[&a], "mount:\n  show: pinned\n");
+    let dir = model_dir(&a.home().join("m"), &[("x", b"x")]);
+    let _signed = publish(&a, &dir, "acme/signed", &[]);
+    let _unsigned = publish(&a, &dir, "acme/unsigned", &["--sign=false"]);
+    let mounted = a.mount(&["--no-resolve"]);
+    assert_eq!(list(&mounted.path("acme")), ["signed"]);
+    assert_eq!(fs::read(mounted.path("acme/unsigned/x")).unwrap(), b"x");
+    let trust = Finished::of(&mut a.silmaril(&["trust", "list"]), PATIENCE).ok();
+    assert!(trust.contains("acme/signed"), "{trust}");
+    mounted.unmount();
+}
