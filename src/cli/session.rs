@@ -22,6 +22,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often the work is begun anew when one host after another goes away at once.
 const MAX_HOSTS: usize = 20;
+/// How long work may take to end by itself when its node is asked to stop.
+const LAST_WORD: Duration = Duration::from_millis(200);
 /// A host that lived so long did not go away at once.
 const LASTS: Duration = Duration::from_secs(10);
 
@@ -108,7 +110,11 @@ pub fn with_node<T>(
                 tokio::select! {
                     biased;
                     result = &mut work => Ok(result),
-                    () = host.stop_requested() => Ok(Err(CommandError::interrupted())),
+                    // Work that watches for that itself has the first word.
+                    () = host.stop_requested() => Ok(match tokio::time::timeout(LAST_WORD, &mut work).await {
+                        Ok(result) => result,
+                        Err(_) => Err(CommandError::interrupted()),
+                    }),
                     heir = host.handover_requested() => Err(heir),
                 }
             };

@@ -27,6 +27,7 @@ pub mod maintenance;
 mod metadata;
 mod metrics;
 pub mod models;
+mod pump;
 mod resolve;
 mod rotation;
 pub mod running;

@@ -1,6 +1,6 @@
 //! The running node: one session, one pump that hands its events on, one housekeeper.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +17,7 @@ use super::handover::Asked;
 use super::jobs::Jobs;
 use super::lock::NodeLock;
 use super::metadata::MetadataWaiters;
+use super::pump::Pump;
 use super::resolve::Resolvings;
 use super::unresolved::Unresolved;
 use super::{Library, NodeError};
@@ -25,7 +26,7 @@ use crate::config::Config;
 use crate::fetch::{Fetch, FetchSettings};
 use crate::model::InfoHash;
 use crate::store::StoredRevision;
-use crate::torrent::{Discovery, Event, Session, SessionSettings, TorrentId};
+use crate::torrent::{Discovery, Session, SessionSettings, TorrentId};
 
 /// How long the session may take to say where it listens.
 const LISTEN_WITHIN: Duration = Duration::from_secs(10);
@@ -111,7 +112,13 @@ impl Node {
         let catalog_settings = CatalogSettings { dht: settings.discovery.dht, peers: settings.peers.clone() };
         let catalog = NodeCatalog::start(&library, &session, &fetch, catalog_settings).await;
         let (told, mut listening) = watch::channel(Vec::new());
-        let pump = tokio::spawn(pump(queue, fetch.clone(), metadata.clone(), catalog.clone(), told));
+        let pump = Pump {
+            fetch: fetch.clone(),
+            metadata: metadata.clone(),
+            catalog: catalog.clone(),
+            listening: told,
+        };
+        let pump = tokio::spawn(pump.run(queue));
         if let Err(e) = listen(&mut listening).await {
             if let Some(part) = &catalog {
                 part.catalog.stop();
@@ -267,53 +274,4 @@ async fn listen(listening: &mut watch::Receiver<Vec<SocketAddr>>) -> Result<(), 
     }
     while let Ok(Ok(())) = tokio::time::timeout(LISTEN_SETTLED, listening.changed()).await {}
     Ok(())
-}
-
-/// Hands the session's events on, in order.
-async fn pump(
-    mut queue: mpsc::UnboundedReceiver<Event>,
-    fetch: Arc<Fetch>,
-    metadata: Arc<MetadataWaiters>,
-    catalog: Option<Arc<NodeCatalog>>,
-    listening: watch::Sender<Vec<SocketAddr>>,
-) {
-    // Torrents of which something came in this run.
-    let mut begun = HashSet::new();
-    let changed = || {
-        if let Some(part) = &catalog {
-            part.changed.notify_one();
-        }
-    };
-    while let Some(event) = queue.recv().await {
-        match &event {
-            Event::Overlay(_) => {}
-            Event::PieceVerified(id, _) if begun.insert(*id) => changed(),
-            Event::Added(_) => changed(),
-            Event::Removed(id) => {
-                begun.remove(id);
-                changed();
-            }
-            Event::Listening(address) => {
-                listening.send_modify(|addresses| {
-                    if !addresses.contains(address) {
-                        addresses.push(*address);
-                    }
-                });
-            }
-            Event::ListenFailed(address, reason) => {
-                tracing::warn!("cannot listen on {address}: {reason}");
-            }
-            Event::Metadata(id, info) => metadata.found(*id, info),
-            Event::Failed(id, _) => metadata.forget(*id),
-            _ => {}
-        }
-        match event {
-            Event::Overlay(event) => {
-                if let Some(part) = &catalog {
-                    part.catalog.handle(event);
-                }
-            }
-            event => fetch.handle(event),
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Models found by name alone: no manifest is handed over.
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::fixtures::{dd, hashes, model_dir, noise};
@@ -156,6 +157,33 @@ fn two_publishers_of_a_name_are_shown_and_one_is_chosen_by_hand() {
     };
     assert_eq!((trust(&b_key["publisher"]), trust(&a_key["publisher"])), ("pinned".into(), "refused".into()));
     c.run(&["get", "acme/m", "--publisher", a_print]).error(1);
+}
+
+#[test]
+fn a_newer_state_is_told_and_taken_when_asked_for() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    lan_only(&[&a, &b]);
+    for host in [&a, &b] {
+        host.spawn(&["init"]).finish(PATIENCE).ok();
+    }
+    let daemon = b.spawn(&["daemon"]);
+    daemon.wait_for_line("running", PATIENCE);
+    let (old, new) = (model(&a, "old", 1), model(&a, "new", 2));
+    let first = publish(&a, &old, "acme/m", &[]);
+    b.run(&["get", "acme/m"]).ok();
+    assert_got(&b, "acme/m", &old);
+    assert_eq!(json(&b.run(&["get", "acme/m", "--update", "--json"]).ok())["origin"], "none_newer");
+    first.signal(Signal::TERM);
+    first.finish(PATIENCE).ok();
+    let _second = publish(&a, &new, "acme/m", &[]);
+    let get = ["get", "acme/m", "--json"];
+    until("the newer record has come", PATIENCE, || json(&b.run(&get).ok())["origin"] == "outdated");
+    assert!(b.run(&["get", "acme/m"]).stderr.contains("--update"));
+    assert_got(&b, "acme/m", &old);
+    assert_eq!(json(&b.run(&["get", "acme/m", "--update", "--json"]).ok())["origin"], "found");
+    assert_got(&b, "acme/m", &new);
+    assert_eq!(json(&b.run(&get).ok())["origin"], "known");
 }
 
 #[test]

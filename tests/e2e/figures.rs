@@ -108,10 +108,13 @@ fn metrics_can_be_scraped() {
         value(&get(&a, "/v1/metrics"), sent).is_some_and(|bytes| bytes >= SIZE as f64)
     });
     let text = get(&a, "/v1/metrics");
-    for name in ["uptime_seconds", "peers", "parked_reads", "jobs", "cache_bytes"] {
+    for name in
+        ["uptime_seconds", "peers", "parked_reads", "jobs", "cache_bytes", "catalog_peers", "dht_nodes"]
+    {
         assert!(value(&text, &format!("silmaril_{name} ")).is_some(), "no {name} in\n{text}");
     }
     assert_eq!(value(&text, "silmaril_transfers "), Some(1.0));
+    assert_eq!(value(&text, "silmaril_catalog_records "), Some(1.0), "the record of what is shared");
     assert!(text.ends_with("# EOF\n"), "{text}");
 }
 
@@ -129,7 +132,8 @@ fn status_tells_what_other_commands_have_the_node_do() {
     assert_eq!(jobs(), serde_json::json!([]));
     let mut waiting = b.spawn(&["get", "acme/m"]);
     until("the job is told", PATIENCE, || jobs()[0]["what"] == "get acme/m");
-    assert!(b.run(&["status"]).ok().contains("get acme/m"));
+    let status = b.run(&["status"]).ok();
+    assert!(status.contains("get acme/m") && status.contains("\ncatalog  "), "{status}");
     waiting.signal(Signal::INT);
     assert_eq!(waiting.wait(PATIENCE).code(), Some(130));
     until("the job is over", PATIENCE, || jobs() == serde_json::json!([]));

@@ -58,6 +58,8 @@ pub(super) enum Heard {
     DhtItem(PublisherKey, [u8; 20], Option<DhtItem>),
     /// The DHT's routing table has its first nodes.
     DhtReady,
+    /// Records were stored.
+    Stored,
 }
 
 /// The wall clock.
@@ -207,6 +209,9 @@ impl Core {
             if let Some(model) = record.model() {
                 self.searches.forget_miss(&model.name);
             }
+        }
+        if outcomes.contains(&Outcome::Stored) {
+            self.tell_all(&Heard::Stored);
         }
         self.step(|gossip, now| gossip.stored(now, origin, records, &outcomes, &self.known));
         Ok(())

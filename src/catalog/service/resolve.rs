@@ -131,6 +131,8 @@ async fn search(core: &Arc<Core>, model: &ModelRef, deadline: Instant, report: &
     let mut first_at = None;
     loop {
         let now = Instant::now();
+        // Peers that knew nothing when they were asked may have told since what they learned.
+        candidates.add_records(&core.valid_records(model));
         if !candidates.is_empty() {
             first_at.get_or_insert(now);
         }
@@ -196,6 +198,8 @@ async fn search_of(
     let mut first_at = None;
     loop {
         let now = Instant::now();
+        // Peers that knew nothing when they were asked may have told since what they learned.
+        candidates.add_records(&core.valid_records(model));
         if !candidates.is_empty() {
             first_at.get_or_insert(now);
         }

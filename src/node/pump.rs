@@ -1,0 +1,62 @@
+//! Hands the session's events on, in order, to whoever they are for.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::catalog::NodeCatalog;
+use super::metadata::MetadataWaiters;
+use crate::fetch::Fetch;
+use crate::torrent::Event;
+
+/// Whom events are for.
+pub(super) struct Pump {
+    pub fetch: Arc<Fetch>,
+    pub metadata: Arc<MetadataWaiters>,
+    pub catalog: Option<Arc<NodeCatalog>>,
+    /// Told the addresses that the session listens on.
+    pub listening: watch::Sender<Vec<SocketAddr>>,
+}
+
+impl Pump {
+    /// Runs until the session is gone.
+    pub async fn run(self, mut queue: mpsc::UnboundedReceiver<Event>) {
+        // Torrents of which something came in this run.
+        let mut begun = HashSet::new();
+        while let Some(event) = queue.recv().await {
+            match &event {
+                Event::PieceVerified(id, _) if begun.insert(*id) => self.changed(),
+                Event::Added(_) => self.changed(),
+                Event::Removed(id) => {
+                    begun.remove(id);
+                    self.changed();
+                }
+                Event::Listening(address) => self.listening.send_modify(|addresses| {
+                    if !addresses.contains(address) {
+                        addresses.push(*address);
+                    }
+                }),
+                Event::ListenFailed(address, reason) => {
+                    tracing::warn!("cannot listen on {address}: {reason}");
+                }
+                Event::Metadata(id, info) => self.metadata.found(*id, info),
+                Event::Failed(id, _) => self.metadata.forget(*id),
+                _ => {}
+            }
+            match (event, &self.catalog) {
+                (Event::Overlay(event), Some(part)) => part.catalog.handle(event),
+                (Event::Overlay(_), None) => {}
+                (event, _) => self.fetch.handle(event),
+            }
+        }
+    }
+
+    /// What is here, or which swarms are joined, has changed: others are told other names.
+    fn changed(&self) {
+        if let Some(part) = &self.catalog {
+            part.changed.notify_one();
+        }
+    }
+}
