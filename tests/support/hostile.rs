@@ -76,7 +76,7 @@ impl Hostile {
                 network.listen_address = Some(address.into());
                 network.dht_bootstrap_nodes.clear();
                 (network.dht_enabled, network.port_mapping) = (false, false);
-                attack_with(SessionSettings { network }, attack, &peers, name, &stopping, &counting);
+                attack_with(SessionSettings::from(&network), attack, &peers, name, &stopping, &counting);
             });
         });
         Self { stop, sent, thread: Some(thread) }
