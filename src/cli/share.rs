@@ -13,9 +13,9 @@ use crate::config::Config;
 use crate::fetch::TransferStatus;
 use crate::model::text::parse_size;
 use crate::model::{Manifest, ModelName, ModelRef, Revision, is_piece_length};
-use crate::node::NodeOptions;
 use crate::node::control::Seed;
 use crate::node::share::ShareRequest;
+use crate::node::{NodeError, NodeOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -205,7 +205,14 @@ pub async fn seed_until_stopped(
         tokio::select! {
             stop = signals.wait() => return stop.end_of_service(),
             () = host.stop_requested() => return Ok(()),
-            status = async { clock.tick().await; client.status().await } => say(&line, &status?.transfers),
+            status = async { clock.tick().await; client.status().await } => {
+                let status = status?;
+                // Another took its place since the last look, and does not know what is to be seeded.
+                if status.pid != host.pid {
+                    return Err(NodeError::HostLost.into());
+                }
+                say(&line, &status.transfers);
+            }
         }
     }
 }

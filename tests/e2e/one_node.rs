@@ -91,7 +91,8 @@ fn a_model_removed_beside_a_mount_is_gone_there_and_can_come_again() {
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), WORDLLAMA, &["--piece-length", "1MiB"]);
     import(&b, &shared.manifest);
-    let mounted = b.mount(&["--peer", &a.peer()]);
+    // A path of it would bring it back from the network.
+    let mounted = b.mount(&["--peer", &a.peer(), "--no-resolve"]);
     b.run(&["get", WORDLLAMA]).ok();
     let shown = || match std::fs::metadata(mounted.path(WORDLLAMA)) {
         Ok(_) => true,
