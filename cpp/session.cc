@@ -24,6 +24,9 @@ namespace {
 // Pieces a reader waits for; libtorrent's own time-critical pieces have this priority too.
 constexpr std::uint8_t top = 7;
 
+// Nodes of the DHT that are taken over from the last run: each costs a packet at once, and a few are enough.
+constexpr std::size_t max_known_nodes = 200;
+
 lt::settings_pack pack_of(rust::Vec<RawSetting> const& settings) {
     lt::settings_pack pack;
     for (auto const& setting : settings) {
@@ -70,7 +73,8 @@ Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads,
                rust::Slice<std::uint8_t const> dht_state)
     : m_outbox(std::make_shared<Outbox>()), m_talk(std::make_shared<Talk>()) {
     lt::session_params params(pack_of(settings));
-    params.dht_state = parse_dht_state(dht_state);
+    auto const known = parse_dht_state(dht_state);
+    params.dht_state = known;
     params.disk_io_constructor = [talk = m_talk, disk = disk_constructor(m_outbox, disk_threads)](
                                      lt::io_context& network, lt::settings_interface const& all,
                                      lt::counters& counters) {
@@ -87,6 +91,13 @@ Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads,
     everybody_global.add_rule(lt::make_address("::"),
                               lt::make_address("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), global);
     m_session->set_peer_class_filter(everybody_global);
+    // The nodes in the state are asked for others, and not kept: like those that are configured, they are
+    // added.
+    std::size_t added = 0;
+    for (auto const* nodes : {&known.nodes, &known.nodes6})
+        for (auto const& node : *nodes)
+            if (added++ < max_known_nodes)
+                m_session->add_dht_node({node.address().to_string(), int(node.port())});
     m_session->set_alert_notify([outbox = m_outbox] { outbox->wake(); });
 }
 
