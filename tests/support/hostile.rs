@@ -180,7 +180,7 @@ impl Armoury {
             manifest: Sha256Digest(bytes(self.count + 1)),
             manifest_len: 16 << 20,
             size: u64::from(u32::MAX),
-            files: u32::MAX,
+            files: 100_000,
             license: Some("mit".to_owned()),
             tags: (0..20).map(|i| format!("tag-{}-{i}", self.count)).collect(),
         });
