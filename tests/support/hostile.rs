@@ -209,7 +209,7 @@ impl Armoury {
             Attack::FloodOfMany => records(None, vec![self.record(&fresh(), &self.named(), now)]),
             Attack::Squat => records(None, vec![self.record(&self.key, &self.name, now)]),
             Attack::Untimely => {
-                let time = if self.count % 2 == 0 { now + 3 * 24 * 3600 } else { 1_000_000 };
+                let time = if self.count.is_multiple_of(2) { now + 3 * 24 * 3600 } else { 1_000_000 };
                 records(None, vec![self.record(&self.key, &self.named(), time)])
             }
             Attack::Lie => self.claims().encode(),
