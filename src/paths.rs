@@ -108,6 +108,11 @@ impl Paths {
         self.base.join("node.next")
     }
 
+    /// What was known of the DHT when the node ran last.
+    pub fn dht_state(&self) -> PathBuf {
+        self.base.join("dht.state")
+    }
+
     /// The control socket.
     pub fn socket(&self) -> PathBuf {
         self.base.join("silmaril.sock")
@@ -152,9 +157,10 @@ impl Paths {
 }
 
 /// What a base directory may hold before it has a registry: a part of what is made in it.
-const OWN_ENTRIES: [&str; 12] = [
+const OWN_ENTRIES: [&str; 13] = [
     "cache",
     "catalog",
+    "dht.state",
     "keys",
     "log",
     "models",

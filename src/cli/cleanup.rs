@@ -17,12 +17,13 @@ use crate::paths::Paths;
 use crate::store::Store;
 
 /// Entries of the base directory that silmaril makes.
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
     "registry",
     "torrents",
     "resume",
     "cache",
     "catalog",
+    "dht.state",
     "log",
     "keys",
     "trust.yaml",

@@ -11,10 +11,7 @@ use crate::cli::output::{Activity, clean, count, size};
 use crate::cli::session::with_node;
 use crate::model::ModelRef;
 use crate::node::NodeOptions;
-use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered, SharedModel};
-
-/// Nobody waits for longer.
-const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered, MAX_WITHIN, SharedModel};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -64,7 +61,7 @@ pub struct Args {
 
 fn timeout(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|e| e.to_string())?;
-    match time.is_zero() || time > MAX_TIMEOUT {
+    match time.is_zero() || time > MAX_WITHIN {
         true => Err("not between 1ms and 1h".to_owned()),
         false => Ok(time),
     }

@@ -38,8 +38,9 @@ impl Node {
             if !self.is_here(&manifest) {
                 continue;
             }
-            let digest = part.holdings.digest(&manifest);
-            if let Some(fresh) = digest.and_then(|digest| fresh(part, &manifest, &digest)) {
+            // One that is too long to be handed out is not announced either.
+            let Some(digest) = part.holdings.digest(&manifest) else { continue };
+            if let Some(fresh) = fresh(part, &manifest, &digest) {
                 due.push(fresh);
                 continue;
             }

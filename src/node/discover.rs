@@ -14,12 +14,15 @@ use crate::model::{InfoHash, ModelName, PublisherKey, Revision};
 /// No more models are told.
 pub const MAX_MODELS: usize = 10_000;
 
+/// Nobody searches for longer.
+pub const MAX_WITHIN: Duration = Duration::from_secs(3600);
+
 /// What to search for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DiscoverRequest {
     /// See [`Query`].
     pub query: String,
-    /// How long to search, in milliseconds.
+    /// How long to search, in milliseconds; at most [`MAX_WITHIN`].
     pub within: u64,
     /// Hosts to ask, besides those that are found.
     pub peers: Vec<SocketAddr>,
@@ -104,7 +107,8 @@ impl Node {
             all.insert(key, shared);
             tell(DiscoverProgress { found: all.len(), latest });
         };
-        catalog.discover(&query, Duration::from_millis(request.within), take).await?;
+        let within = Duration::from_millis(request.within).min(MAX_WITHIN);
+        catalog.discover(&query, within, take).await?;
         let models = marked(all.into_values().collect());
         Ok(Discovered { models, more, catalog: catalog.status(), dht: self.settings.discovery.dht })
     }

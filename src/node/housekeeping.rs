@@ -1,4 +1,5 @@
-//! What a running node does now and then: make what came safe on disk, keep the cache within its bound.
+//! What a running node does now and then: make what came safe on disk, keep the cache within its bound, save what is
+//! known of the DHT.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -8,11 +9,14 @@ use super::Node;
 /// How long writing resume data may hold up the rest.
 const FLUSH_WITHIN: Duration = Duration::from_secs(10);
 
+/// Every how many turns what is known of the DHT is saved, in case the node is killed.
+const DHT_TURNS: u32 = 20;
+
 /// Runs until the node is gone.
 pub(super) async fn run(node: Weak<Node>, every: Duration) {
     let mut clock = tokio::time::interval(every);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for turn in 1u32.. {
         clock.tick().await;
         let Some(node) = node.upgrade() else { return };
         node.fetch.flush(FLUSH_WITHIN).await;
@@ -24,6 +28,9 @@ pub(super) async fn run(node: Weak<Node>, every: Duration) {
         }
         if let Err(e) = node.bound_cache().await {
             tracing::error!("the cache could not be bounded: {e}");
+        }
+        if turn % DHT_TURNS == 0 {
+            node.save_dht().await;
         }
     }
 }

@@ -13,6 +13,7 @@ mod catalog;
 mod check;
 pub mod clients;
 pub mod control;
+mod dht;
 pub mod discover;
 mod error;
 pub mod get;

@@ -94,6 +94,9 @@ impl Node {
         let network = &library.config.network;
         let mut session_settings = SessionSettings::from(network);
         session_settings.network.dht_enabled &= !options.skip_dht;
+        if session_settings.network.dht_enabled {
+            session_settings.dht_state = super::dht::load(&library.paths);
+        }
         let settings = FetchSettings {
             read_timeout: library.config.mount.read_timeout,
             readahead_max: library.config.mount.readahead_max,
@@ -222,6 +225,13 @@ impl Node {
         }
     }
 
+    /// Saves what is known of the DHT, where it is used.
+    pub(super) async fn save_dht(&self) {
+        if self.settings.discovery.dht {
+            super::dht::save(&self.session, &self.library.paths).await;
+        }
+    }
+
     /// Answers waiting reads, ends the other commands' jobs, writes resume data and ends the session, all within a
     /// deadline. The base directory is let go of when the node is dropped, and with it all that still writes there.
     pub async fn stop(&self) {
@@ -245,6 +255,7 @@ impl Node {
             Ok(Err(e)) => tracing::error!("the cache could not be synced: {e}"),
             Err(_) => tracing::error!("the cache could not be synced in time"),
         }
+        self.save_dht().await;
         let session = self.session.clone();
         let ended = tokio::task::spawn_blocking(move || session.shutdown(STOP_WITHIN / 2));
         if !matches!(tokio::time::timeout(STOP_WITHIN, ended).await, Ok(Ok(true))) {

@@ -163,12 +163,7 @@ impl Member {
 
     /// How many messages it has sent.
     pub fn engine_messages(&self) -> usize {
-        self.engine_sent().len()
-    }
-
-    /// The messages it has sent, by their lengths.
-    pub fn engine_sent(&self) -> Vec<usize> {
-        self.network.sent_by(&self.engine)
+        self.network.sent_by(&self.engine).len()
     }
 
     /// Is gone, without a word.

@@ -187,6 +187,34 @@ fn a_newer_state_is_told_and_taken_when_asked_for() {
 }
 
 #[test]
+fn a_model_outlives_its_publisher_where_others_have_it() {
+    let net = Net::new();
+    let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
+    lan_only(&[&a, &b, &c]);
+    let dir = model(&a, "m", 1);
+    let _sharing = publish(&a, &dir, "acme/m", &[]);
+    let publisher = key(&a);
+    let seeding = || {
+        let seeding = b.spawn(&["get", "acme/m", "--seed"]);
+        seeding.wait_for_line("seeding acme/m", PATIENCE);
+        seeding
+    };
+    let first = seeding();
+    a.power_off();
+    // What it knows of others survives that, too.
+    first.signal(Signal::KILL);
+    first.finish(PATIENCE);
+    let _second = seeding();
+    let found = json(&c.run(&["discover", "--json"]).ok());
+    assert_eq!(found[0]["publisher"], publisher["publisher"]);
+    assert_eq!(found[0]["seeds"], 1);
+    let end = c.run(&["get", "acme/m"]);
+    assert!(end.stderr.contains(publisher["fingerprint"].as_str().unwrap()), "{}", end.stderr);
+    end.ok();
+    assert_got(&c, "acme/m", &dir);
+}
+
+#[test]
 fn a_publishers_model_is_imported_from_the_dht_alone() {
     let net = Net::new();
     let hosts: Vec<Host> = ["router", "a", "b", "c"].iter().map(|name| net.host(name)).collect();
@@ -208,9 +236,38 @@ fn a_publishers_model_is_imported_from_the_dht_alone() {
     assert!(b.run(&["list"]).ok().contains("acme/m"));
     b.run(&["get", "acme/m"]).ok();
     assert_got(b, "acme/m", &dir);
-    let end = hosts[3].run(&["registry", "import", &format!("{publisher}/acme/none")]);
+    // By what a user calls the publisher, and as the only word on what is not there.
+    let c = &hosts[3];
+    c.run(&["trust", "add", &publisher, "--alias", "ann"]).ok();
+    assert!(c.run(&["registry", "import", "ann/acme/m"]).ok().contains("acme/m"));
+    let end = c.run(&["registry", "import", &format!("{publisher}/acme/none")]);
     assert!(end.error(1).contains("acme/none"));
     drop((sharing, daemons));
+}
+
+#[test]
+fn who_was_in_the_dht_once_needs_no_bootstrap_node() {
+    let net = Net::new();
+    let (router, a, b) = (net.host("router"), net.host("a"), net.host("b"));
+    router.configure("  lan_discovery: false\n");
+    for host in [&a, &b] {
+        host.configure(&format!("  lan_discovery: false\n  dht_bootstrap_nodes: ['{}']\n", router.peer()));
+    }
+    let start = |host: &Host| {
+        let daemon = host.spawn(&["daemon"]);
+        daemon.wait_for_line("running", PATIENCE);
+        daemon
+    };
+    let nodes = || json(&a.run(&["status", "--json"]).ok())["catalog"]["dht_nodes"].as_u64().unwrap();
+    let _others = [start(&router), start(&b)];
+    let first = start(&a);
+    // The router itself does not count: it is not asked twice.
+    until("the other one is met", PATIENCE, || nodes() > 0);
+    first.signal(Signal::TERM);
+    first.finish(PATIENCE).ok();
+    a.configure("  lan_discovery: false\n");
+    let _second = start(&a);
+    until("somebody is met again", PATIENCE, || nodes() > 0);
 }
 
 #[test]
