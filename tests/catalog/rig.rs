@@ -163,7 +163,12 @@ impl Member {
 
     /// How many messages it has sent.
     pub fn engine_messages(&self) -> usize {
-        self.network.sent_by(&self.engine).len()
+        self.engine_sent().len()
+    }
+
+    /// The messages it has sent, by their lengths.
+    pub fn engine_sent(&self) -> Vec<usize> {
+        self.network.sent_by(&self.engine)
     }
 
     /// Is gone, without a word.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use silmaril::catalog::Query;
-use silmaril::catalog::gossip::answers::{Question, Source};
+use silmaril::catalog::gossip::answers::Source;
 use silmaril::catalog::gossip::asks::{Answer, Ask, Notice};
 use silmaril::catalog::gossip::{Action, Connection, Gossip, Origin, TICK};
 use silmaril::catalog::message::{Have, HeldManifest, Message};
@@ -240,7 +240,6 @@ impl Simulation {
         match action {
             Action::Send(peer, message) => self.send(node, peer, message),
             Action::Answer(peer, question) => {
-                let question: Question = question;
                 let answer = question.answer(&state.store);
                 state.gossip.answered(peer, &question, &answer);
                 self.send(node, peer, answer);
@@ -412,7 +411,6 @@ fn simulate(nodes: usize, records: usize, publishers: usize) -> Figures {
     let lookup_traffic =
         Traffic { messages: after.messages - before.messages, bytes: after.bytes - before.bytes };
 
-    let (half, most, all) = (half, most, all);
     Figures {
         nodes,
         records,

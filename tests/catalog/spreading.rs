@@ -118,3 +118,30 @@ async fn what_has_expired_goes_and_is_not_taken_again() {
     within(Duration::from_secs(4000), || a.store.len() == 1 && b.store.len() == 1).await;
     assert!(b.resolve(&"org/old".parse().unwrap(), 1).await.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+#[ignore = "takes a minute; prints what a first exchange of the largest catalog costs"]
+async fn a_hundred_thousand_records_come_in_one_exchange() {
+    let world = World::new(Network::new());
+    let old = world.member(&[]);
+    for _ in 0..100 {
+        let key = silmaril::keys::PublisherKeypair::generate().unwrap();
+        old.store.insert(&records(&key, 1_000), EPOCH, &|_| false).unwrap();
+    }
+    let begun = (Instant::now(), std::time::Instant::now());
+    let new = world.member(&[]);
+    new.knows(100_000).await;
+    let sent = old.engine_sent();
+    let (messages, bytes) = (sent.len(), sent.iter().sum::<usize>());
+    println!(
+        "100 000 records: {messages} messages, {:.1} MB, {:?} with 20 ms a message, {:?} of this machine",
+        bytes as f64 / 1e6,
+        begun.0.elapsed(),
+        begun.1.elapsed(),
+    );
+    assert!(bytes < 100_000 * 600);
+    // Nothing is said any more once both know the same.
+    let before = old.engine_messages();
+    tokio::time::sleep(SPREAD_EVERY * 3).await;
+    assert!(old.engine_messages() - before <= 2);
+}

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use super::rig::{PEER, PIECE, Rig, within};
 use crate::support::fixtures::{dd_command, hashes, noise};
 use crate::support::mounts::is_mounted;
-use crate::support::process::{PATIENCE, Proc};
+use crate::support::process::{PATIENCE, Proc, until};
 
 /// Longer than anything that does not wait takes on a busy machine, shorter than the read timeout of these tests.
 const PROMPT: Duration = Duration::from_secs(15);
@@ -32,20 +32,22 @@ fn a_dead_swarm_does_not_delay_another_model() {
 #[test]
 fn a_blocked_reader_dies_at_once() {
     let rig = Rig::new();
-    let dead = rig.model("org/dead", &[("weights", noise(1, 40 * PIECE))]);
-    rig.publish(&[&dead]);
-    for flags in [&[][..], &["iflag=direct"][..]] {
-        let mut reader = Proc::spawn(dd_command(&rig.path("org/dead/weights"), PIECE, 0, 1).args(flags));
-        rig.wait_for_parked(1);
-        reader.signal(Signal::KILL);
-        if flags.is_empty() {
-            reader.wait(Duration::from_secs(5));
-        } else {
-            // Direct reads are waited for by the kernel until they are answered, whatever a file system does.
-            rig.fetch.leave(&dead.info_hash);
-            reader.wait(Duration::from_secs(5));
-        }
-    }
+    let dead = ["org/dead", "org/direct"].map(|name| rig.model(name, &[("weights", noise(1, 40 * PIECE))]));
+    rig.publish(&dead.each_ref());
+    let mut reader = Proc::spawn(&mut dd_command(&rig.path("org/dead/weights"), PIECE, 0, 1));
+    rig.wait_for_parked(1);
+    reader.signal(Signal::KILL);
+    reader.wait(PROMPT);
+    // What it had asked for waits on, and is not to be taken for what the next one asks for.
+    rig.fetch.leave(&dead[0].info_hash);
+    until("nothing waits", PATIENCE, || rig.mounted().counters().parked() == 0);
+    let direct = &mut dd_command(&rig.path("org/direct/weights"), PIECE, 0, 1);
+    let mut reader = Proc::spawn(direct.arg("iflag=direct"));
+    rig.wait_for_parked(1);
+    reader.signal(Signal::KILL);
+    // Direct reads are waited for by the kernel until they are answered, whatever a file system does.
+    rig.fetch.leave(&dead[1].info_hash);
+    reader.wait(PROMPT);
 }
 
 #[test]

@@ -180,7 +180,7 @@ impl Armoury {
             manifest: Sha256Digest(bytes(self.count + 1)),
             manifest_len: 16 << 20,
             size: u64::from(u32::MAX),
-            files: u32::MAX,
+            files: 100_000,
             license: Some("mit".to_owned()),
             tags: (0..20).map(|i| format!("tag-{}-{i}", self.count)).collect(),
         });
@@ -209,7 +209,7 @@ impl Armoury {
             Attack::FloodOfMany => records(None, vec![self.record(&fresh(), &self.named(), now)]),
             Attack::Squat => records(None, vec![self.record(&self.key, &self.name, now)]),
             Attack::Untimely => {
-                let time = if self.count % 2 == 0 { now + 3 * 24 * 3600 } else { 1_000_000 };
+                let time = if self.count.is_multiple_of(2) { now + 3 * 24 * 3600 } else { 1_000_000 };
                 records(None, vec![self.record(&self.key, &self.named(), time)])
             }
             Attack::Lie => self.claims().encode(),
