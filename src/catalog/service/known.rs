@@ -69,9 +69,7 @@ impl Source for Known {
     }
 
     fn records_of(&self, model: &ModelRef) -> Vec<SharedRecord> {
-        let mut records = self.store.of_name(&model.name);
-        records.retain(|record| record.model().is_some_and(|m| m.version == model.revision));
-        records
+        self.store.of_model(model, &|publisher| self.holdings.is_kept(publisher))
     }
 
     fn held(&self, model: &ModelRef) -> Vec<HeldManifest> {

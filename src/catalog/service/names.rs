@@ -151,14 +151,9 @@ impl Names {
         self.names.retain(|name, _| names.contains(name));
         let mut held = HashSet::new();
         for name in names {
-            for (publisher, version) in
-                self.core.known.holdings.of_name(&name).into_iter().map(|h| (h.publisher, h.model.revision))
-            {
-                let records = self.core.known.store.of_name(&name).into_iter();
-                for record in records.filter(|r| {
-                    r.record().publisher == publisher && r.model().is_some_and(|m| m.version == version)
-                }) {
-                    held.insert((publisher, record.record().salt()));
+            for here in self.core.known.holdings.of_name(&name) {
+                if let Some(record) = self.core.known.store.of(&here.publisher, &here.model) {
+                    held.insert((here.publisher, record.record().salt()));
                     self.keep(record, false, now);
                 }
             }
