@@ -239,6 +239,8 @@ impl Gossip {
             let next = self.peers.iter().find(|(_, p)| self.could_be_partner(p)).map(|(id, _)| *id);
             if let Some(next) = next {
                 self.make_partner(now, next, source);
+                // What it told before, it told to the other connection, or in vain to this one.
+                self.ask_digest(now, next);
             }
         }
     }

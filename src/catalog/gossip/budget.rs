@@ -34,6 +34,10 @@ pub const NEW_RECORDS: Rate = Rate { per_second: 200.0, burst: 100_000.0 };
 /// Our requests for records, each answered by up to 48 KiB: 800 at once are 100 000 records, 20 a second 1 MB/s.
 pub const WANTS: Rate = Rate { per_second: 20.0, burst: 800.0 };
 
+/// Digests that we tell from their beginning: one a minute. A connection that takes the place of another, because both
+/// sides had called, needs a second and a third at once.
+pub const DIGESTS: Rate = Rate { per_second: 1.0 / 60.0, burst: 3.0 };
+
 /// Lookups that we answer: a few per model that its user opens.
 pub const LOOKUPS: Rate = Rate { per_second: 10.0, burst: 40.0 };
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use super::answers::{Question, Source, WANT_ID, WANT_PAGE};
-use super::budget::{Bucket, NEW_RECORDS, WANTS};
+use super::budget::{Bucket, DIGESTS, NEW_RECORDS, WANTS};
 use super::{Action, Gossip, Origin};
 use crate::catalog::message::{Have, Message};
 use crate::catalog::record::SharedRecord;
@@ -35,9 +35,6 @@ const MAX_WHOLE: usize = 4096;
 
 /// Requests in a row that brought nothing of what was claimed, after which the partner is hung up on.
 const MAX_FRUITLESS: u32 = 8;
-
-/// How often a digest is told from its beginning to one partner.
-const DIGEST_EVERY: Duration = Duration::from_secs(60);
 
 /// How long after its hello a partner is asked for a digest that it did not send by itself.
 const DIGEST_WITHIN: Duration = Duration::from_secs(10);
@@ -82,9 +79,9 @@ pub(super) struct Sync {
     wants: Bucket,
     /// Records that it may still make us store.
     pub new_records: Bucket,
-    /// Where our digest to it goes on, unless it is at its end; and when it began.
+    /// Where our digest to it goes on, unless it is at its end; and how many may begin.
     digest_after: Option<PublisherKey>,
-    digest_begun: Option<Instant>,
+    digests: Bucket,
 }
 
 impl Sync {
@@ -105,7 +102,7 @@ impl Sync {
             wants: Bucket::new(WANTS, now),
             new_records: Bucket::new(NEW_RECORDS, now),
             digest_after: None,
-            digest_begun: None,
+            digests: Bucket::new(DIGESTS, now),
         }
     }
 
@@ -303,9 +300,7 @@ impl Gossip {
             }
         }
         if state.partner.is_some() && !sync.told && state.records > 0 && now >= since + DIGEST_WITHIN {
-            sync.told = true;
-            sync.page_due = Some(now + ANSWER_WITHIN);
-            return self.send(peer, Message::Want { after: Vec::new() });
+            return self.ask_digest(now, peer);
         }
         if !sync.claims.is_empty() || !sync.rest.is_empty() || sync.more {
             self.fetch_more(now, peer, source);
@@ -320,11 +315,16 @@ impl Gossip {
         let idle =
             |p: &super::Peer| p.partner.is_some() && p.sync.claims.is_empty() && p.sync.page_due.is_none();
         let partners: Vec<PeerId> = self.peers.iter().filter(|(_, p)| idle(p)).map(|(id, _)| *id).collect();
-        let Some(peer) = self.rng.choice(partners) else { return };
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.sync.page_due = Some(now + ANSWER_WITHIN);
-            self.send(peer, Message::Want { after: Vec::new() });
+        if let Some(peer) = self.rng.choice(partners) {
+            self.ask_digest(now, peer);
         }
+    }
+
+    /// Asks a partner for its digest, from the beginning.
+    pub(super) fn ask_digest(&mut self, now: Instant, peer: PeerId) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        (state.sync.told, state.sync.page_due) = (true, Some(now + ANSWER_WITHIN));
+        self.send(peer, Message::Want { after: Vec::new() });
     }
 
     /// A peer asks for the next page of our digest.
@@ -335,11 +335,8 @@ impl Gossip {
         }
         let sync = &mut state.sync;
         let after = sync.digest_after.take();
-        if after.is_none() {
-            if sync.digest_begun.is_some_and(|begun| now < begun + DIGEST_EVERY) {
-                return self.send(peer, Message::Have { known: Vec::new(), more: false });
-            }
-            sync.digest_begun = Some(now);
+        if after.is_none() && !sync.digests.take(now, 1.0) {
+            return self.send(peer, Message::Have { known: Vec::new(), more: false });
         }
         self.question(now, peer, Question::Digest(after));
     }
