@@ -112,8 +112,9 @@ impl Node {
         let made = known.created_at.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
         part.store.of_name(&known.name).iter().any(|announced| {
             let record = announced.record();
+            // Both are told to the second, and a record is made after its manifest.
             let newer =
-                made.is_none_or(|made| i64::try_from(record.time).is_ok_and(|t| t > made.as_second()));
+                made.is_none_or(|made| i64::try_from(record.time).is_ok_and(|t| t >= made.as_second()));
             let other =
                 |m: &ModelRecord| m.version == known.version && m.info_hash != known.torrent.info_hash;
             record.publisher == publisher && newer && announced.model().is_some_and(other)
