@@ -8,6 +8,8 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 PYTHON  ?= $(firstword $(wildcard /usr/bin/python3) python3)
 CARGO   ?= cargo
+# Seconds for each target of make fuzz.
+SECONDS ?= 60
 # Arguments for the test runner: make test ARGS='e2e::first_read'
 ARGS    ?=
 
@@ -27,7 +29,7 @@ ifneq ($(SUDO),)
 TEST_RUNNER := CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_RUNNER='sudo -E'
 endif
 
-.PHONY: help setup build fixtures test demo bench lint fmt install clean
+.PHONY: help setup build fixtures test fuzz demo bench lint fmt install clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +82,9 @@ $(eval $(call model_fixture,wordllama,0.4.0.post1,wordllama/weights,64b47a2dc493
 
 test: fixtures ## Run every test (makes network namespaces and mounts: needs root or sudo)
 	$(TEST_RUNNER) $(CARGO) test --locked --no-fail-fast -- $(ARGS)
+
+fuzz: setup ## Throw mutated input at every decoder that strangers reach, a minute each (SECONDS=n)
+	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test main fuzz::harness -- --nocapture --test-threads=1
 
 demo: build fixtures ## Share a real model on one namespace host, mount it on another, read one tensor
 	tests/demo/demo.sh ./silmaril

@@ -147,10 +147,39 @@ impl LegacyManifest {
     }
 }
 
+/// How deep collections may be nested on their lines; those of a manifest are three deep. The parser's time grows with the
+/// square of it.
+const MAX_NESTED: usize = 64;
+
+/// Whether flow collections, or block collections begun on one line, are nested deeper than [`MAX_NESTED`]. Brackets in
+/// texts count as well: no manifest has so many that are never closed.
+fn nests_too_deep(bytes: &[u8]) -> bool {
+    let mut open = 0usize;
+    bytes.split(|&byte| byte == b'\n').any(|line| {
+        let begun = line.iter().filter(|byte| !matches!(byte, b' ' | b'\t'));
+        let begun = begun.take_while(|byte| matches!(byte, b'-' | b'?')).count();
+        // A line of dashes begins a document or is text; nested sequences have blanks between.
+        let spaced = line.windows(2).filter(|pair| matches!(**pair, [b'-' | b'?', b' '])).count();
+        let mut deepest = begun.min(spaced);
+        for byte in line {
+            match byte {
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            deepest = deepest.max(open);
+        }
+        deepest > MAX_NESTED
+    })
+}
+
 /// Reads YAML into a JSON value. Aliases multiply, so what they expand to is counted, not what is written.
 fn parse_yaml(bytes: &[u8]) -> Result<Value, ManifestError> {
     if bytes.len() > MAX_MANIFEST {
         return Err(ManifestError::TooLarge);
+    }
+    if nests_too_deep(bytes) {
+        return Err(serde_yaml::Error::custom("it is nested too deep").into());
     }
     let budget = Budget { values: Cell::new(MAX_VALUES), bytes: Cell::new(2 * MAX_MANIFEST) };
     Ok(Bounded(&budget).deserialize(serde_yaml::Deserializer::from_slice(bytes))?)
@@ -240,6 +269,17 @@ impl<'de> Visitor<'de> for Bounded<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deep_nesting_is_refused_at_once() {
+        for text in ["[".repeat(200_000), "- ".repeat(100_000), "{a: ".repeat(50_000), "? ".repeat(90_000)] {
+            assert!(nests_too_deep(text.as_bytes()), "{}", &text[..8]);
+            assert!(Document::parse(text.as_bytes()).is_err());
+        }
+        let flat = "files:\n- {path: a, size: 1}\n".to_owned() + &"- {path: b, size: 2}\n".repeat(1000);
+        assert!(!nests_too_deep(flat.as_bytes()));
+        assert!(!nests_too_deep(format!("--- # {}\n", "-".repeat(200)).as_bytes()));
+    }
     use crate::model::metainfo::parse_metainfo;
 
     const TORRENT: &[u8] = include_bytes!("../../tests/fixtures/v2.torrent");
