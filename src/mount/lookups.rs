@@ -27,8 +27,12 @@ use crate::model::ModelRef;
 /// that asks for more is crawling.
 pub const MAX_WAITING: usize = 64;
 
-/// How long a model that was not found is absent without another query.
-pub const MISS_LASTS: Duration = Duration::from_secs(30);
+/// How long a model that was not found is absent without another query. A program that looks again and again is not to
+/// ask each time; for longer than that what asks remembers it, and knows when it ends.
+pub const MISS_LASTS: Duration = Duration::from_secs(5);
+
+/// The same for one that cannot be shown: somebody may be doing what the message says.
+pub const REFUSAL_LASTS: Duration = Duration::from_secs(3);
 
 /// How often it is looked whether those who wait are to end: Ctrl-C should seem to work at once.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -73,7 +77,7 @@ struct Table {
     asked: HashMap<ModelRef, Vec<Waiting>>,
     /// How many wait in all.
     waiting: usize,
-    /// What was not found, and when.
+    /// What was not found or is not shown, and until when.
     misses: LruCache<ModelRef, Instant>,
     /// The refusals that were logged.
     told: LruCache<ModelRef, String>,
@@ -164,7 +168,7 @@ impl Lookups {
             return Fate::Now(waiting.answer, Err(TreeError::Stopped));
         }
         let absent = Ok(Lookup::Absent(Duration::ZERO));
-        if table.misses.get(model).is_some_and(|since| since.elapsed() < MISS_LASTS) {
+        if table.misses.get(model).is_some_and(|until| Instant::now() < *until) {
             return Fate::Now(waiting.answer, absent);
         }
         if table.waiting >= MAX_WAITING {
@@ -184,6 +188,11 @@ impl Lookups {
                 Fate::Asks
             }
         }
+    }
+
+    /// Forgets what was not found: something changed since, and it may be there now.
+    pub fn forget_misses(&self) {
+        self.lock().misses.clear();
     }
 
     /// Answers all that wait, and whatever comes from now on.
@@ -223,7 +232,11 @@ impl Lookups {
     /// Remembers that a model was not found, and says why if that is news.
     fn missed(&self, model: &ModelRef, error: &ResolveError) {
         let table = &mut *self.lock();
-        table.misses.put(model.clone(), Instant::now());
+        let lasts = match error {
+            ResolveError::NotFound => MISS_LASTS,
+            ResolveError::Refused(_) => REFUSAL_LASTS,
+        };
+        table.misses.put(model.clone(), Instant::now() + lasts);
         match error {
             ResolveError::NotFound => debug!(%model, "A model was looked up that nobody has."),
             ResolveError::Refused(reason) => {

@@ -1,7 +1,7 @@
 //! Lookups of what is not known, with a network that answers, is slow, fails, or never answers.
 
 use std::ffi::OsString;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::asker::Asker;
 use super::inode::Ino;
-use super::lookups::{Lookups, MAX_WAITING, MISS_LASTS, ResolveError, Resolving};
+use super::lookups::{Lookups, MAX_WAITING, MISS_LASTS, REFUSAL_LASTS, ResolveError, Resolving};
 use super::tree::{Attr, Lookup, Owner, Tree, TreeError};
 use crate::model::{FileEntry, Manifest, ModelRef};
 use crate::paths::Paths;
@@ -257,4 +257,27 @@ async fn one_refusal_is_not_asked_about_again_at_once() {
         assert_eq!(rig.look("acme/m").await, ABSENT);
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
+    // The user had time to do what the message says.
+    tokio::time::advance(REFUSAL_LASTS).await;
+    assert_eq!(rig.look("acme/m").await, ABSENT);
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_or_missed_is_asked_for_again_once_something_changed() {
+    let trusted = Arc::new(AtomicBool::new(false));
+    let trusts = trusted.clone();
+    let rig = Rig::new(move |tree, store, model| match trusts.load(Ordering::Relaxed) {
+        true => found(tree, store, model),
+        false if model.name.name() == "missed" => fails(tree, store, model),
+        false => Box::pin(std::future::ready(Err(ResolveError::Refused("not trusted".to_owned())))),
+    });
+    for path in ["acme/refused", "acme/missed"] {
+        assert_eq!(rig.look(path).await, ABSENT);
+    }
+    trusted.store(true, Ordering::Relaxed);
+    rig.lookups.forget_misses();
+    for path in ["acme/refused", "acme/missed"] {
+        assert!(matches!(rig.look(path).await, Ok(Lookup::Present { .. })), "{path}");
+    }
 }

@@ -120,9 +120,11 @@ impl Mounted {
         &self.counters
     }
 
-    /// Replaces the set of revisions that the mount shows.
+    /// Replaces the set of revisions that the mount shows. What was looked up and not found is asked for again: called
+    /// whenever something changed here, which may be whom the user believes.
     pub fn publish(&self, revisions: Vec<Arc<StoredRevision>>) {
         self.tree.publish(revisions);
+        self.lookups.forget_misses();
     }
 
     /// Lists, from now on, only the revisions that the filter accepts, asked whenever a directory is opened; it must

@@ -211,6 +211,7 @@ impl Node {
     pub fn reload(&self) -> Result<(), NodeError> {
         self.library.registry.reload()?;
         self.finish_rotation();
+        self.unresolved.clear();
         self.changed();
         Ok(())
     }

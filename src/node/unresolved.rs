@@ -42,6 +42,11 @@ impl Unresolved {
         self.lock().retain(|(known, ..)| known != model);
     }
 
+    /// Forgets all: what changed may have removed every reason.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
     /// What `status` tells.
     pub fn status(&self) -> Vec<UnresolvedName> {
         let of = |(model, reason, when): &(ModelRef, String, Instant)| UnresolvedName {
@@ -86,5 +91,7 @@ mod tests {
         assert_eq!((last.model.as_str(), last.reason.as_str()), ("acme/m5", "another"));
         unresolved.forget(&model(5));
         assert!(unresolved.status().iter().all(|name| name.model != "acme/m5"));
+        unresolved.clear();
+        assert!(unresolved.status().is_empty());
     }
 }

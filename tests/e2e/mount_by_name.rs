@@ -138,6 +138,11 @@ fn whom_the_trust_refuses_is_absent_and_the_reason_is_told_once() {
         all.matches(text).count()
     };
     assert_eq!(log("that cannot be shown"), 1);
+    // What the message advises helps at once.
+    let shown: Value = serde_json::from_str(&a.run(&["key", "show", "--json"]).ok()).unwrap();
+    b.run(&["trust", "add", shown["publisher"].as_str().unwrap()]).ok();
+    assert_eq!(fs::read(mounted.path("acme/m/x")).unwrap(), b"x");
+    assert_eq!(unresolved(&b), serde_json::json!([]));
     mounted.unmount();
 }
 
