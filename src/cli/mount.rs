@@ -91,6 +91,7 @@ fn serve(
         peers: args.peers.clone(),
         activity: format!("{ACTIVITY}{}", point.display()),
         mount: Some(point.clone()),
+        no_resolve: args.no_resolve,
         ..NodeOptions::default()
     };
     let ask = !args.no_resolve;

@@ -49,6 +49,8 @@ pub struct NodeOptions {
     /// Where this process serves a mount. Such a node is never handed over: a mount reads from the engine in its own
     /// process.
     pub mount: Option<PathBuf>,
+    /// Never ask the network for a name that a program or `warm` names.
+    pub no_resolve: bool,
 }
 
 type OnChange = Box<dyn Fn(&Node) + Send + Sync>;
@@ -72,6 +74,7 @@ pub struct Node {
     pub(super) attached: Attached,
     pub(super) activity: String,
     pub(super) mount: Option<PathBuf>,
+    pub(super) no_resolve: bool,
     /// The catalog, where it could be opened.
     pub(super) catalog: Option<Arc<NodeCatalog>>,
     pub(super) resolvings: Resolvings,
@@ -143,6 +146,7 @@ impl Node {
             unresolved: Unresolved::default(),
             activity: options.activity,
             mount: options.mount,
+            no_resolve: options.no_resolve,
             started: Instant::now(),
             listening,
             asked: watch::Sender::new(None),

@@ -1,13 +1,19 @@
 //! `warm`: whole files ahead of their readers.
 
+use std::sync::Arc;
+
 use super::control::Warmed;
 use super::{Node, NodeError};
 use crate::model::ModelRef;
 
 impl Node {
-    /// Fetches all files at or below `path`, given as the mount shows it: `[datasets/]org/name[@revision][/path]`.
-    pub(super) async fn warm(&self, path: &str) -> Result<Warmed, NodeError> {
+    /// Fetches all files at or below `path`, given as the mount shows it: `[datasets/]org/name[@revision][/path]`. A
+    /// model that is not known here is looked up as the mount would.
+    pub(super) async fn warm(self: &Arc<Self>, path: &str) -> Result<Warmed, NodeError> {
         let (model, below) = split(path)?;
+        if !self.no_resolve && self.library.registry.get(&model).is_none() {
+            self.resolve(&model, None, self.library.config.mount.resolve_timeout).await?;
+        }
         let revision = self.library.revision(&model)?;
         let files: Vec<usize> = (0..revision.manifest.files.len())
             .filter(|&i| is_below(&revision.manifest.files[i].path, &below))

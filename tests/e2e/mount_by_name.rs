@@ -113,7 +113,24 @@ fn a_mount_that_is_told_so_asks_nobody() {
     let mounted = b.mount(&["--no-resolve"]);
     let start = Instant::now();
     assert!(is_absent(&mounted.path("acme")) && is_absent(&mounted.path("acme/m")));
+    b.run(&["warm", "acme/m"]).error(1);
     assert!(start.elapsed() < AT_ONCE);
+    mounted.unmount();
+}
+
+#[test]
+fn a_model_is_warmed_by_its_name_alone() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    lan_only(&[&a, &b], "mount:\n  resolve_timeout: 60s\n");
+    let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(1, 300_000))]);
+    let sharing = publish(&a, &dir, "acme/m", &[]);
+    let mounted = b.mount(&[]);
+    assert!(b.run(&["warm", "acme/m"]).ok().contains("1 file"));
+    // All of it is here: nobody else needs to be.
+    drop(sharing);
+    a.power_off();
+    assert_eq!(hashes(&mounted.path("acme/m"), PATIENCE), hashes(&dir, PATIENCE));
     mounted.unmount();
 }
 
