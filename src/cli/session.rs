@@ -13,13 +13,15 @@ use crate::cli::error::CommandError;
 use crate::cli::signals::StopSignals;
 use crate::config::Config;
 use crate::node::control::Client;
-use crate::node::{Library, Node, NodeError, NodeOptions};
+use crate::node::{ErrorKind, Library, Node, NodeError, NodeOptions, chain};
 use crate::paths::Paths;
 
 /// How long another process may hold the base directory without answering: one that starts or stops does.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 /// How often it is looked for; there is nothing to be woken by.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a port may be taken when we go on in another's place: its last sockets may still be closing.
+const LISTENS_WITHIN: Duration = Duration::from_secs(20);
 /// How often the work is begun anew when one host after another goes away at once.
 const MAX_HOSTS: usize = 20;
 /// How long work may take to end by itself when its node is asked to stop.
@@ -51,6 +53,27 @@ impl Host {
                 node.stop().await;
                 let reason = "it cannot be reached".to_owned();
                 Err(failed.err().unwrap_or(NodeError::Control { socket: paths.socket(), reason }))
+            }
+        }
+    }
+
+    /// [`Self::find`] after another host; an address that is still in use is waited for.
+    async fn find_next(
+        context: &Context,
+        config: &Config,
+        options: &NodeOptions,
+    ) -> Result<Self, CommandError> {
+        let until = Instant::now() + LISTENS_WITHIN;
+        let mut told = false;
+        loop {
+            match Self::find(config, options).await {
+                Err(error) if error.kind() == ErrorKind::Listen && Instant::now() < until => {
+                    if !std::mem::replace(&mut told, true) {
+                        context.out.note(format_args!("{}; trying again", chain(&error)));
+                    }
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                found => return Ok(found?),
             }
         }
     }
@@ -100,7 +123,10 @@ pub fn with_node<T>(
         let mut former: Option<Former> = None;
         let mut hosts = 0;
         while hosts < MAX_HOSTS {
-            let host = signals.unless(async { Ok(Host::find(&config, &options).await?) }).await?;
+            let host = match former {
+                None => signals.unless(async { Ok(Host::find(&config, &options).await?) }).await?,
+                Some(_) => signals.unless(Host::find_next(context, &config, &options)).await?,
+            };
             if let Some(former) = former {
                 tell(context, former, &host);
             }

@@ -275,3 +275,30 @@ fn a_share_without_the_dht_is_not_handed_to_a_mount_with_it() {
     a.configure("  dht_enabled: false\n");
     a.mount_at("mnt", &[]).unmount();
 }
+
+/// Binds the port that is its argument, says so, and waits to be killed.
+const HOLDER: &str = "import socket, sys, time\n\
+    taken = socket.socket(); taken.bind(('0.0.0.0', int(sys.argv[1]))); taken.listen()\n\
+    print('holds it', file=sys.stderr, flush=True); time.sleep(600)";
+
+#[test]
+fn a_port_that_is_still_taken_does_not_end_a_takeover() {
+    let net = Net::new();
+    let a = net.host("a");
+    let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(3, 50_000))]);
+    let shared = share(&a, &dir, "acme/m", &[]);
+    let peer = a.peer();
+    let (_, port) = peer.rsplit_once(':').unwrap();
+    // The mount listens elsewhere, so that the port of the share is free to be taken.
+    let config = a.home().join(".config/silmaril/config.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace(port, "7001")).unwrap();
+    let mounted = a.mount(&[]);
+    shared.process.wait_for_line("has taken the place of this one", PATIENCE);
+    let holder = Proc::spawn(a.command("python3").args(["-c", HOLDER, port]));
+    holder.wait_for_line("holds it", PATIENCE);
+    mounted.unmount();
+    shared.process.wait_for_line("trying again", PATIENCE);
+    drop(holder);
+    until("the share hosts again", PATIENCE, || hosts(&a, &shared.process));
+}
