@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use silmaril::catalog::message::{HeldManifest, Message};
 use silmaril::catalog::service::{GRACE, LAN_WITHIN, MISS, topic_of};
-use silmaril::catalog::{CatalogError, CatalogSettings};
+use silmaril::catalog::{Body, CatalogError, CatalogSettings, Record, SignedRecord};
 use silmaril::model::ModelRef;
 use tokio::time::Instant;
 
@@ -107,6 +107,30 @@ async fn whoever_squats_a_name_does_not_hide_its_owner() {
     let found = newcomer.resolve(&"meta/llama".parse().unwrap(), 10).await;
     let publishers: BTreeSet<_> = found.iter().map(|candidate| candidate.publisher).collect();
     assert_eq!(publishers, BTreeSet::from([key(0).public(), key(1).public()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_and_their_former_key_are_not_taken_for_two() {
+    let world = World::new(Network::new());
+    let (asker, other) = (world.member(&[]), world.member(&[]));
+    within(PATIENCE, || asker.catalog.status().peers == 1).await;
+    let (former, present) = (Model::new(key(0), "org/model"), Model::new(key(2), "org/model"));
+    other.learns(&present);
+    let step = |from: usize, to: usize| {
+        let body = Body::Successor(key(to).public());
+        let record = Record { publisher: key(from).public(), sequence: i64::MAX, time: EPOCH, body };
+        Arc::new(SignedRecord::sign(record, key(from)).unwrap())
+    };
+    // The one who answers holds what the former key signed, and has no record of that.
+    other.hold(&former);
+    other.store.insert(&[step(0, 1), step(1, 2)], EPOCH, &|_| false).unwrap();
+    let found = asker.catalog.resolve(&former.model_ref(), LONG).await.unwrap();
+    assert_eq!(found.len(), 2);
+    // Whoever chooses among them asks the store at once.
+    for (from, to) in [(0, 1), (1, 2)] {
+        let known = asker.store.successor(&key(from).public()).expect("the succession is known");
+        assert_eq!(known.record().body, Body::Successor(key(to).public()));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -123,6 +123,10 @@ impl Source for Store {
         all.filter(|record| record.model().is_some_and(|m| m.name == model.name)).cloned().collect()
     }
 
+    fn successor(&self, _: &PublisherKey) -> Option<SharedRecord> {
+        None
+    }
+
     fn held(&self, _: &ModelRef) -> Vec<HeldManifest> {
         Vec::new()
     }

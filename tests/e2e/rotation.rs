@@ -79,6 +79,28 @@ fn who_trusts_a_key_follows_its_owner_to_the_next_and_no_thief() {
 }
 
 #[test]
+fn a_newcomer_gets_what_was_edited_after_the_key_was_replaced() {
+    let net = Net::new();
+    let (a, b, newcomer) = (net.host("a"), net.host("b"), net.host("newcomer"));
+    for host in [&a, &b, &newcomer] {
+        host.configure("  dht_enabled: false");
+    }
+    let daemon = b.spawn(&["daemon"]);
+    daemon.wait_for_line("running", PATIENCE);
+    let first = publish(&a, "v1", 1);
+    until("it is announced", PATIENCE, || publishers(&b, "v1") == [key(&a)]);
+    b.run(&["get", "acme/m@v1"]).ok();
+    a.run(&["key", "rotate"]).ok();
+    drop(first);
+    let second = publish(&a, "v1", 2);
+    until("the new key is announced", PATIENCE, || publishers(&b, "v1").contains(&key(&a)));
+    newcomer.run(&["get", "acme/m@v1"]).ok();
+    let owner = json(&newcomer, &["trust", "list", "--json"])["names"][0]["publisher"]["key"].clone();
+    assert_eq!(owner, key(&a));
+    drop(second);
+}
+
+#[test]
 fn a_fingerprint_that_is_announced_names_its_publisher() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));

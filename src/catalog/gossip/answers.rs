@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::catalog::message::{Have, HeldManifest, MANIFEST_PART, MAX_HAVE, Message};
 use crate::catalog::query::Query;
-use crate::catalog::record::SharedRecord;
+use crate::catalog::record::{Body, SharedRecord};
 use crate::catalog::store::Page;
 use crate::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
 
@@ -23,7 +23,7 @@ pub const WANT_PAGE: usize = 128;
 /// Records in one page of search results: of the longest ones, 40 make 47 KiB.
 pub const SEARCH_PAGE: usize = 40;
 
-/// Records and held manifests in the answer to a lookup.
+/// Records of models, held manifests, and successions in the answer to a lookup, each.
 const MAX_HOLDS: usize = 32;
 
 /// What gossip knows: the records, and the models held here.
@@ -40,6 +40,8 @@ pub trait Source {
     fn search(&self, query: &Query, from: Option<&[u8]>, limit: usize) -> Page;
     /// Everybody's records of one revision.
     fn records_of(&self, model: &ModelRef) -> Vec<SharedRecord>;
+    /// What a publisher has named as successor.
+    fn successor(&self, publisher: &PublisherKey) -> Option<SharedRecord>;
     /// The manifests of one revision that are held here.
     fn held(&self, model: &ModelRef) -> Vec<HeldManifest>;
     /// Whether every byte of a torrent is here.
@@ -111,6 +113,9 @@ impl Question {
                 records.truncate(MAX_HOLDS);
                 let mut held = source.held(model);
                 held.truncate(MAX_HOLDS);
+                let publishers = records.iter().map(|record| record.record().publisher);
+                let publishers = publishers.chain(held.iter().map(|held| held.publisher));
+                records.extend(successions(publishers.collect(), source));
                 Message::Holds { id: *id, records, held }
             }
             Self::Part(manifest, part) => {
@@ -158,6 +163,25 @@ fn wanted(after: &[(PublisherKey, i64)], source: &dyn Source) -> Message {
         complete: Vec::new(),
         cursor: more.then(|| MORE.to_vec()),
     }
+}
+
+/// What these publishers have named as successors, and those in turn: whoever does not know it takes a publisher and
+/// their former key for two.
+fn successions(mut publishers: Vec<PublisherKey>, source: &dyn Source) -> Vec<SharedRecord> {
+    let mut found: Vec<SharedRecord> = Vec::new();
+    while let Some(publisher) = publishers.pop()
+        && found.len() < MAX_HOLDS
+    {
+        if found.iter().any(|known| known.record().publisher == publisher) {
+            continue;
+        }
+        let Some(record) = source.successor(&publisher) else { continue };
+        if let Body::Successor(next) = record.record().body {
+            publishers.push(next);
+        }
+        found.push(record);
+    }
+    found
 }
 
 /// Records read from the store at once.

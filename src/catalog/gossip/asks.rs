@@ -151,12 +151,13 @@ impl Gossip {
         }
     }
 
-    /// An answer with records: whoever asked learns them, and so does the catalog, within the peer's budget.
+    /// An answer with records: the catalog learns them, within the peer's budget, and then whoever asked. So who knows
+    /// the answer finds in the store what else it says of the publishers.
     fn answered_by(&mut self, now: Instant, peer: PeerId, key: Key, answer: Answer) {
         let Some(tag) = self.asks.answered(peer, key) else { return };
         let (Answer::Holds { records, .. } | Answer::Found { records, .. }) = &answer else { return };
         let learnt = records.clone();
-        self.actions.push_back(Action::Tell(Notice::Answered { tag, peer, answer }));
         self.learn(now, Origin::Found(peer), learnt);
+        self.actions.push_back(Action::Tell(Notice::Answered { tag, peer, answer }));
     }
 }

@@ -72,6 +72,10 @@ impl Source for Known {
         self.store.of_model(model, &|publisher| self.holdings.is_kept(publisher))
     }
 
+    fn successor(&self, publisher: &PublisherKey) -> Option<SharedRecord> {
+        self.store.successor(publisher)
+    }
+
     fn held(&self, model: &ModelRef) -> Vec<HeldManifest> {
         let held = self.holdings.of_name(&model.name);
         let of_revision = held.into_iter().filter(|held| held.model == *model);
