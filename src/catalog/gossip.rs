@@ -50,8 +50,11 @@ pub const MAX_PARTNERS: usize = 48;
 /// Connections that are spoken on. The engine's limit is lower, unless the user lifts it.
 const MAX_PEERS: usize = 500;
 
-/// Connections from one address, other than this host's own: some hosts share one.
+/// Connections of the catalog's swarm from one address, other than this host's own: some hosts share one.
 const MAX_OF_ADDRESS: usize = 8;
+
+/// Connections of models' swarms that are spoken on with one address: a host has one for each model that both share.
+const MAX_OF_MODELS: usize = 32;
 
 /// How long a peer may take to say hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(30);
@@ -135,7 +138,7 @@ struct Peer {
     records: u32,
     /// Its bit among the partners.
     partner: Option<u64>,
-    /// It is hung up on: nothing of it is heard any more.
+    /// It is hung up on, or without gossip: nothing of it is heard any more.
     closing: bool,
     sync: Sync,
     parked: VecDeque<Question>,
@@ -205,9 +208,16 @@ impl Gossip {
     /// A peer can be spoken to.
     pub fn speaks(&mut self, now: Instant, peer: PeerId, connection: Connection, source: &dyn Source) {
         let ip = connection.address.ip();
-        let of_address = self.peers.values().filter(|p| p.connection.address.ip() == ip).count();
-        if self.peers.len() >= MAX_PEERS || (of_address >= MAX_OF_ADDRESS && !ip.is_loopback()) {
-            return self.hang_up(peer, false, "there are too many connections");
+        let alike =
+            |p: &&Peer| p.connection.address.ip() == ip && p.connection.of_catalog == connection.of_catalog;
+        let bound = if connection.of_catalog { MAX_OF_ADDRESS } else { MAX_OF_MODELS };
+        let of_address = self.peers.values().filter(alike).count();
+        if self.peers.len() >= MAX_PEERS || (of_address >= bound && !ip.is_loopback()) {
+            // A model's data goes on over a connection that gossip takes no part in.
+            if connection.of_catalog {
+                self.hang_up(peer, false, "there are too many connections");
+            }
+            return;
         }
         let state = Peer {
             connection,
@@ -428,10 +438,14 @@ impl Gossip {
         self.actions.push_back(Action::Send(peer, message));
     }
 
-    /// Nothing that the peer still says is heard; [`left`](Self::left) follows.
+    /// Nothing that the peer still says is heard; [`left`](Self::left) follows. A connection of a model's swarm carries
+    /// the model's data as well: it stays, without gossip, unless the peer is banned.
     fn hang_up(&mut self, peer: PeerId, ban: bool, why: &'static str) {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.closing = true;
+            if !ban && !state.connection.of_catalog {
+                return;
+            }
         }
         self.actions.push_back(Action::HangUp { peer, ban, why });
     }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use silmaril::catalog::CatalogSettings;
 use silmaril::catalog::gossip::SPREAD_EVERY;
+use silmaril::model::InfoHash;
+use silmaril::torrent::{Meeting, Overlay};
 use tokio::time::Instant;
 
 use super::rig::{EPOCH, Model, PATIENCE, World, key, records, within};
@@ -144,4 +146,19 @@ async fn a_hundred_thousand_records_come_in_one_exchange() {
     let before = old.engine_messages();
     tokio::time::sleep(SPREAD_EVERY * 3).await;
     assert!(old.engine_messages() - before <= 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_hosts_that_share_many_models_keep_all_their_connections() {
+    let world = World::new(Network::new());
+    let members = world.members(2);
+    within(PATIENCE, || members.iter().all(|m| m.catalog.status().peers == 1)).await;
+    for (engine, model) in members.iter().flat_map(|m| (0..40).map(move |model| (&m.engine, model))) {
+        engine.meet(Meeting::Model(InfoHash([model; 32])), &[]).unwrap();
+    }
+    within(PATIENCE, || members[0].engine.connected().len() == 41).await;
+    // Longer than a peer may take to say hello.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(members[0].engine.connected().len(), 41);
+    assert_eq!(members[1].engine.connected().len(), 41);
 }

@@ -153,7 +153,9 @@ impl Core {
 
     /// A peer can be spoken to.
     pub fn speaks(&self, peer: PeerId, connection: Connection) {
-        if !self.inbox.speaks(Instant::now().into_std(), peer, connection) {
+        // What a peer without a line says is dropped. A model's data goes on over its connection.
+        let heard = self.inbox.speaks(Instant::now().into_std(), peer, connection);
+        if !heard && connection.of_catalog {
             self.hang_up(peer, false, "there are too many connections");
         }
     }
