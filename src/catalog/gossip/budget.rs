@@ -27,6 +27,9 @@ pub const UNASKED_MESSAGES: Rate = Rate { per_second: 50.0, burst: 1000.0 };
 /// two honest nodes one of which stood still.
 pub const MAX_EXCESS: usize = 4 * 1024 * 1024;
 
+/// The same as a rate: what is dropped of an honest peer now and then is forgiven in time.
+const EXCESS: Rate = Rate { per_second: 16.0 * 1024.0, burst: MAX_EXCESS as f64 };
+
 /// Records that are new to us. A first exchange is 100 000 at once and the rest at the rate; a host that makes up
 /// records for a minute leaves 112 000, some 27 MB in memory, which go for better ones when the catalog is full.
 pub const NEW_RECORDS: Rate = Rate { per_second: 200.0, burst: 100_000.0 };
@@ -126,7 +129,7 @@ pub struct Intake {
     /// How many answers we asked for and have not got, and until when they are awaited.
     asked: u32,
     asked_until: Instant,
-    excess: usize,
+    excess: Bucket,
 }
 
 /// How long an answer is let in beside the budget.
@@ -146,7 +149,7 @@ impl Intake {
             messages: Bucket::new(UNASKED_MESSAGES, now),
             asked: 0,
             asked_until: now,
-            excess: 0,
+            excess: Bucket::new(EXCESS, now),
         }
     }
 
@@ -166,8 +169,7 @@ impl Intake {
             return Verdict::Take;
         }
         // A message costs something even when it is empty.
-        self.excess += len.max(1024);
-        if self.excess > MAX_EXCESS { Verdict::Ban } else { Verdict::Drop }
+        if self.excess.take(now, len.max(1024) as f64) { Verdict::Drop } else { Verdict::Ban }
     }
 
     fn is_answer(&mut self, now: Instant) -> bool {
@@ -221,6 +223,22 @@ mod tests {
             assert_eq!(intake.weigh(now, large), Verdict::Take);
         }
         assert_eq!(intake.weigh(now + ANSWER_IN, large), Verdict::Take);
+    }
+
+    #[test]
+    fn a_peer_that_says_too_much_now_and_then_is_not_banned_in_the_end() {
+        let mut now = Instant::now();
+        let mut intake = Intake::new(now);
+        let mut dropped = 0;
+        for _ in 0..20 {
+            for _ in 0..50 {
+                let verdict = intake.weigh(now, 60 * 1024);
+                assert_ne!(verdict, Verdict::Ban);
+                dropped += if verdict == Verdict::Drop { 60 * 1024 } else { 0 };
+            }
+            now += Duration::from_secs(600);
+        }
+        assert!(dropped > 2 * MAX_EXCESS);
     }
 
     #[test]
