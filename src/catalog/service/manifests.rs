@@ -216,7 +216,11 @@ impl<'a> Transfer<'a> {
             if self.probed.len() >= FANOUT {
                 return;
             }
-            if self.tried.insert(peer) && self.listener.ask(peer, Ask::Part(self.digest, 0), PART_WITHIN) {
+            // One that has too many questions now is asked later.
+            if !self.tried.contains(&peer)
+                && self.listener.ask(peer, Ask::Part(self.digest, 0), PART_WITHIN)
+            {
+                self.tried.insert(peer);
                 self.probed.insert(peer);
             }
         }
