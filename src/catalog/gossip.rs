@@ -346,6 +346,11 @@ impl Gossip {
         let new = records.iter().zip(outcomes).filter(|(_, o)| **o == Outcome::Stored).map(|(r, _)| r);
         self.spread(now, origin, new.cloned().collect());
         if let Origin::Wanted(peer) = origin {
+            if outcomes.contains(&Outcome::Stored)
+                && let Some(state) = self.peers.get_mut(&peer)
+            {
+                state.sync.bore_fruit();
+            }
             self.fetch_more(now, peer, source);
         }
     }

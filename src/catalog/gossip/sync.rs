@@ -111,6 +111,11 @@ impl Sync {
         self.claims.get(publisher).is_some_and(|(claimed, _)| *claimed >= sequence)
     }
 
+    /// A request has brought something that was stored.
+    pub fn bore_fruit(&mut self) {
+        self.fruitless = 0;
+    }
+
     fn waits(&self, now: Instant) -> bool {
         self.want.is_some() || self.not_before.is_some_and(|t| now < t)
     }
@@ -235,7 +240,10 @@ impl Gossip {
             sync.late = sync.late.saturating_sub(1);
             return;
         };
-        records.retain(|record| position(&want, record).is_some());
+        // What is not above what was asked for is no answer.
+        records.retain(|record| {
+            position(&want, record).is_some_and(|at| record.record().sequence > want.after[at].1)
+        });
         sync.failures = 0;
         if let Some(last) = records.last()
             && more
@@ -258,7 +266,6 @@ impl Gossip {
             }
             return self.fetch_more(now, peer, source);
         }
-        sync.fruitless = 0;
         self.actions.push_back(Action::Store(Origin::Wanted(peer), records));
     }
 
