@@ -47,6 +47,9 @@ const VERSION: u32 = 1;
 /// Peers that records are exchanged with; as many as bits of a mask. More would only cost more.
 pub const MAX_PARTNERS: usize = 48;
 
+/// Partners with one address, other than this host's own, so that one host does not take all places.
+const MAX_PARTNERS_OF_ADDRESS: usize = 2;
+
 /// Connections that are spoken on. The engine's limit is lower, unless the user lifts it.
 const MAX_PEERS: usize = 500;
 
@@ -383,15 +386,15 @@ impl Gossip {
     /// Whether a connection may be taken as a partner's. A node that is reached twice is one partner; that it is the
     /// same node is believed only if it comes from the same address, lest others take its place.
     fn could_be_partner(&self, candidate: &Peer) -> bool {
+        let ip = candidate.connection.address.ip();
+        let neighbours =
+            || self.peers.values().filter(|p| p.partner.is_some() && p.connection.address.ip() == ip);
         candidate.partner.is_none()
             && !candidate.closing
             && candidate.connection.of_catalog
             && candidate.node.is_some()
-            && !self.peers.values().any(|p| {
-                p.partner.is_some()
-                    && p.node == candidate.node
-                    && p.connection.address.ip() == candidate.connection.address.ip()
-            })
+            && (ip.is_loopback() || neighbours().count() < MAX_PARTNERS_OF_ADDRESS)
+            && !neighbours().any(|p| p.node == candidate.node)
     }
 
     fn make_partner(&mut self, now: Instant, peer: PeerId, source: &dyn Source) {

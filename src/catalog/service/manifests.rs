@@ -217,8 +217,7 @@ impl<'a> Transfer<'a> {
                 return;
             }
             // One that has too many questions now is asked later.
-            if !self.tried.contains(&peer)
-                && self.listener.ask(peer, Ask::Part(self.digest, 0), PART_WITHIN)
+            if !self.tried.contains(&peer) && self.listener.ask(peer, Ask::Part(self.digest, 0), PART_WITHIN)
             {
                 self.tried.insert(peer);
                 self.probed.insert(peer);
