@@ -282,6 +282,12 @@ impl Catalog {
         manifests::fetch(&self.core, model, candidate, within).await
     }
 
+    /// Waits until the publisher of a candidate is known to have announced another state of the model, of which the
+    /// manifest is to be had more likely. Never ends for a candidate without a record.
+    pub async fn replaced(&self, model: &ModelRef, candidate: &Candidate) {
+        resolve::replaced(&self.core, model, candidate).await;
+    }
+
     /// Searches here and, live, among the peers, for at most `within`; ends earlier when everybody has answered and
     /// nobody new has come for [`SETTLED`]. `found` is told each result, and again when it is newer or its seeds grow.
     pub async fn discover(

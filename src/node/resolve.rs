@@ -77,10 +77,16 @@ impl Node {
     ) -> Result<Arc<Manifest>, NodeError> {
         let part = self.catalog()?;
         let until = Instant::now() + within;
-        let found = part.catalog.resolve(model, within * 3 / 4).await?;
+        let mut found = part.catalog.resolve(model, within * 3 / 4).await?;
         let from = Asking { part, model };
-        let (manifest, pinning) =
-            candidates::settle(&self.library.trust, model, publisher, found, &from, until).await?;
+        let (manifest, pinning) = loop {
+            let settled =
+                candidates::settle(&self.library.trust, model, publisher, found.clone(), &from, until).await;
+            match settled {
+                Err(e) if Instant::now() < until && from.renews(&e, &mut found) => {}
+                settled => break settled?,
+            }
+        };
         self.admit(manifest, pinning).await
     }
 
@@ -98,9 +104,15 @@ impl Node {
         let known = part.store.digest().into_iter().map(|have| have.publisher);
         let publisher = self.library.trust.find(publisher, known)?;
         let publisher = self.library.trust.present_key(&publisher);
-        let candidate = part.catalog.resolve_of(publisher, model, within * 3 / 4).await?;
-        let left = until.saturating_duration_since(Instant::now());
-        let manifest = Asking { part, model }.fetch(&candidate, left).await?;
+        let mut found = [part.catalog.resolve_of(publisher, model, within * 3 / 4).await?];
+        let from = Asking { part, model };
+        let manifest = loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match from.fetch(&found[0], left).await {
+                Err(e) if Instant::now() < until && from.renews(&e, &mut found) => {}
+                fetched => break fetched?,
+            }
+        };
         self.admit(manifest, Pinning::Pin).await
     }
 
@@ -148,9 +160,36 @@ struct Asking<'a> {
     model: &'a ModelRef,
 }
 
+impl Asking<'_> {
+    /// After nobody handed out a manifest: puts the records that came meanwhile in place of those they replace. False
+    /// where there is none.
+    fn renews(&self, failure: &NodeError, found: &mut [Candidate]) -> bool {
+        if !matches!(failure, NodeError::Catalog(CatalogError::NoManifest { .. })) {
+            return false;
+        }
+        let mut renewed = false;
+        for candidate in found {
+            let Some(known) = &candidate.record else { continue };
+            let newest = self.part.store.of(&candidate.publisher, self.model);
+            let newer = newest.filter(|newest| newest.record().sequence > known.record().sequence);
+            if let Some(newer) = newer.as_ref().and_then(Candidate::of_record) {
+                *candidate = newer;
+                renewed = true;
+            }
+        }
+        renewed
+    }
+}
+
 impl Manifests for Asking<'_> {
+    /// Ends without one as soon as a record has come that replaces the candidate's: its state is gone.
     async fn fetch(&self, candidate: &Candidate, within: Duration) -> Result<Manifest, NodeError> {
-        let json = self.part.catalog.manifest(self.model, candidate, within).await?;
+        let json = tokio::select! {
+            json = self.part.catalog.manifest(self.model, candidate, within) => json?,
+            () = self.part.catalog.replaced(self.model, candidate) => {
+                return Err(CatalogError::NoManifest { model: self.model.clone() }.into());
+            }
+        };
         let (model, candidate) = (self.model.clone(), candidate.clone());
         blocking::cancellable(move |_| {
             candidates::check(&model, &candidate, &json).map_err(|reason| NodeError::Refused {

@@ -19,6 +19,7 @@ const LONG: Duration = Duration::from_secs(10);
 async fn what_the_store_knows_is_told_at_once_where_nobody_is() {
     let world = World::new(Network::without_lan());
     let member = world.member(&[]);
+    tokio::time::sleep(LAN_WITHIN).await;
     let model = Model::new(key(0), "org/known");
     member.learns(&model);
     let begun = Instant::now();
@@ -131,6 +132,40 @@ async fn a_publisher_and_their_former_key_are_not_taken_for_two() {
         let known = asker.store.successor(&key(from).public()).expect("the succession is known");
         assert_eq!(known.record().body, Body::Successor(key(to).public()));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_the_last_run_does_not_hide_the_newer_one_of_a_peer_met_later() {
+    for dht in [false, true] {
+        let world = World::new(Network::without_lan());
+        let asker = world.member_with(CatalogSettings { dht, peers: vec![] });
+        let other = world.member_with(CatalogSettings { dht, peers: vec![] });
+        let old = Model::signed(key(0), "org/moving", 1, EPOCH);
+        let new = Model::signed(key(0), "org/moving", 2, EPOCH);
+        asker.learns(&old);
+        other.learns(&new);
+        let (catalog, name) = (Arc::clone(&asker.catalog), new.model_ref());
+        let search = tokio::spawn(async move { catalog.resolve(&name, LONG).await });
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        asker.catalog.introduce(&[other.engine.address()]);
+        let found = search.await.unwrap().unwrap();
+        assert_eq!((found.len(), found[0].manifest), (1, new.candidate().manifest));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_told_when_a_record_is_replaced_and_not_before() {
+    let world = World::new(Network::without_lan());
+    let member = world.member(&[]);
+    let old = Model::signed(key(0), "org/moving", 1, EPOCH);
+    member.share(&old).await;
+    let (catalog, name, candidate) = (Arc::clone(&member.catalog), old.model_ref(), old.candidate());
+    let replaced = tokio::spawn(async move { catalog.replaced(&name, &candidate).await });
+    member.share(&Model::signed(key(1), "org/moving", 2, EPOCH)).await;
+    tokio::time::sleep(MISS * 2).await;
+    assert!(!replaced.is_finished());
+    member.share(&Model::signed(key(0), "org/moving", 2, EPOCH)).await;
+    tokio::time::timeout(PATIENCE, replaced).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

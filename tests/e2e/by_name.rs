@@ -66,6 +66,21 @@ fn a_name_is_enough_on_a_lan() {
 }
 
 #[test]
+fn a_record_left_from_the_last_run_does_not_hide_the_state_of_now() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    lan_only(&[&a, &b]);
+    let dir = model(&a, "m", 1);
+    let sharing = publish(&a, &dir, "acme/m", &[]);
+    until("it is announced", PATIENCE, || b.run(&["discover", "acme/m", "--json"]).ok().contains("acme/m"));
+    drop(sharing);
+    let edited = model(&a, "m2", 2);
+    let _sharing = publish(&a, &edited, "acme/m", &[]);
+    b.run(&["get", "acme/m"]).ok();
+    assert_got(&b, "acme/m", &edited);
+}
+
+#[test]
 fn a_peer_given_by_hand_is_enough_where_nobody_can_be_found() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));

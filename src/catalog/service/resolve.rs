@@ -1,7 +1,8 @@
 //! Whose model a name stands for: from the store, from the peers, and from those who announced the name in the DHT.
 //!
 //! One search for each model, however many ask. It ends
-//! - when there is a candidate, and every peer asked has answered or [`GRACE`] has passed since the first;
+//! - when there is a candidate, and every peer asked has answered or [`GRACE`] has passed since the first; a record of an
+//!   earlier run may be of a state that is gone, so a node that has just started waits [`LAN_WITHIN`] for somebody to ask;
 //! - without a candidate: when its time is over, or when there is nobody who could be asked (no peers, no DHT, and LAN
 //!   discovery has had its time).
 
@@ -141,13 +142,14 @@ async fn search(core: &Arc<Core>, model: &ModelRef, deadline: Instant, report: &
         }
         crowd.ask_next(core, &listener, &Ask::Lookup(model.clone()), candidates.is_empty());
         let overdue = match first_at {
-            Some(first) => crowd.asked.is_empty() || now >= first + GRACE,
+            Some(first) => crowd.all_answered() || now >= crowd.enough_at(core, first),
             None => crowd.nobody(core, now),
         };
         if overdue || now >= deadline {
             break;
         }
-        let wake = [Some(deadline), first_at.map(|first| first + GRACE), crowd.next_look(core)];
+        let enough_at = first_at.map(|first| crowd.enough_at(core, first));
+        let wake = [Some(deadline), enough_at, crowd.next_look(core)];
         let wake = wake.into_iter().flatten().min().unwrap_or(deadline);
         match listener.until(wake).await {
             Some(Heard::Answered(peer, answer)) => {
@@ -164,6 +166,16 @@ async fn search(core: &Arc<Core>, model: &ModelRef, deadline: Instant, report: &
     let timed_out = candidates.is_empty() && Instant::now() >= deadline;
     let end = if timed_out { End::Time } else { End::Certain };
     report.send_modify(|p| p.over = Some(end));
+}
+
+/// Waits until a record is known that replaces a candidate's; for ever where that has none.
+pub(super) async fn replaced(core: &Arc<Core>, model: &ModelRef, candidate: &Candidate) {
+    let Some(record) = &candidate.record else { return std::future::pending().await };
+    let mut listener = core.listen();
+    let newest = || core.known.store.of(&candidate.publisher, model);
+    while newest().is_none_or(|newest| newest.record().sequence <= record.record().sequence) {
+        while !matches!(listener.until(Instant::now() + MISS).await, Some(Heard::Stored)) {}
+    }
 }
 
 /// The record of one publisher: the newest of the DHT, the store and the peers.
@@ -205,13 +217,14 @@ async fn search_of(
         }
         crowd.ask_next(core, &listener, &Ask::Lookup(model.clone()), candidates.is_empty());
         let over = match first_at {
-            Some(first) => (crowd.asked.is_empty() && in_dht) || now >= first + GRACE,
+            Some(first) => (crowd.all_answered() && in_dht) || now >= crowd.enough_at(core, first),
             None => crowd.nobody(core, now),
         };
         if over || now >= deadline {
             break;
         }
-        let wake = [Some(deadline), first_at.map(|first| first + GRACE), crowd.next_look(core)];
+        let enough_at = first_at.map(|first| crowd.enough_at(core, first));
+        let wake = [Some(deadline), enough_at, crowd.next_look(core)];
         match listener.until(wake.into_iter().flatten().min().unwrap_or(deadline)).await {
             Some(Heard::Answered(peer, answer)) => {
                 crowd.asked.remove(&peer);
@@ -247,6 +260,8 @@ struct Crowd {
     item: Option<(PublisherKey, [u8; 20])>,
     /// Whom we await answers of.
     asked: HashSet<PeerId>,
+    /// When the first was asked.
+    first_asked: Option<Instant>,
     /// Nodes that have been asked.
     known: BTreeSet<(NodeId, IpAddr)>,
     /// Addresses that announced the name; they are asked whatever is found before.
@@ -261,6 +276,7 @@ impl Crowd {
             topic: topic_of(&model.name),
             item: None,
             asked: HashSet::new(),
+            first_asked: None,
             known: BTreeSet::new(),
             called: HashSet::new(),
             looked: Instant::now(),
@@ -286,6 +302,7 @@ impl Crowd {
                 continue;
             }
             if listener.ask(speaker.peer, ask.clone(), ANSWER_WITHIN) {
+                self.first_asked.get_or_insert_with(Instant::now);
                 self.known.insert(node);
                 self.asked.insert(speaker.peer);
             }
@@ -338,6 +355,19 @@ impl Crowd {
             Some((self.looked + self.pause).max(Instant::now() + Duration::from_millis(50)))
         } else {
             Some(core.started + LAN_WITHIN).filter(|at| Instant::now() < *at)
+        }
+    }
+
+    /// Whether somebody was asked, and nobody is to answer any more.
+    fn all_answered(&self) -> bool {
+        self.first_asked.is_some() && self.asked.is_empty()
+    }
+
+    /// When what is found is enough, whoever has not answered. While there is nobody to ask, as late as peers are met.
+    fn enough_at(&self, core: &Core, first_found: Instant) -> Instant {
+        match self.first_asked {
+            Some(asked) => asked.max(first_found) + GRACE,
+            None => core.started + LAN_WITHIN,
         }
     }
 
