@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Node, NodeError};
 use crate::catalog::trust::Standing;
 use crate::catalog::{CatalogStatus, Found, Query, UnixTime};
-use crate::model::{InfoHash, ModelName, PublisherKey, Revision};
+use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Revision};
 
 /// No more models are told.
 pub const MAX_MODELS: usize = 10_000;
@@ -109,8 +109,31 @@ impl Node {
         };
         let within = Duration::from_millis(request.within).min(MAX_WITHIN);
         catalog.discover(&query, within, take).await?;
-        let models = marked(all.into_values().collect());
+        let models = tokio::task::block_in_place(|| self.told(all.into_values().collect()))?;
         Ok(Discovered { models, more, catalog: catalog.status(), dht: self.settings.discovery.dht })
+    }
+
+    /// What of the matches is told: not what a publisher announced under a former key and announces under the present
+    /// one, too. Whether a name is contested goes by all records of it, also those that the query leaves out. Reads the
+    /// disk.
+    fn told(&self, models: Vec<SharedModel>) -> Result<Vec<SharedModel>, NodeError> {
+        let store = &self.catalog()?.store;
+        let trust = &self.library.trust;
+        let mut models = sorted(models);
+        for same in models.chunk_by_mut(is_same) {
+            let model = ModelRef { name: same[0].name.clone(), revision: same[0].version.clone() };
+            let records = store.of_model(&model, &|publisher| trust.is_known(publisher));
+            let stored = records.iter().filter_map(|record| {
+                Some((record.record().publisher, record.record().time, record.model()?.info_hash))
+            });
+            mark(same, stored.collect(), &|key| trust.present_key(key));
+        }
+        models.retain(|model| {
+            let present = trust.present_key(&model.publisher);
+            let of = ModelRef { name: model.name.clone(), revision: model.version.clone() };
+            present == model.publisher || store.of(&present, &of).is_none()
+        });
+        Ok(models)
     }
 
     fn shared(&self, found: &Found) -> Option<SharedModel> {
@@ -136,9 +159,8 @@ impl Node {
     }
 }
 
-/// Sorts by name and version, and within those the one first whom a name is most likely to stand for; marks those that
-/// several publish.
-fn marked(mut models: Vec<SharedModel>) -> Vec<SharedModel> {
+/// Sorts by name and version, and within those the one first whom a name is most likely to stand for.
+fn sorted(mut models: Vec<SharedModel>) -> Vec<SharedModel> {
     let rank = |trust: &Standing| match trust {
         Standing::Pinned => 0,
         Standing::Listed => 1,
@@ -150,12 +172,29 @@ fn marked(mut models: Vec<SharedModel>) -> Vec<SharedModel> {
         let of = |m: &SharedModel| (rank(&m.trust), std::cmp::Reverse(m.seeds), m.publisher);
         (&a.name, &a.version).cmp(&(&b.name, &b.version)).then_with(|| of(a).cmp(&of(b)))
     });
-    for same in models.chunk_by_mut(|a, b| (&a.name, &a.version) == (&b.name, &b.version)) {
-        let contents: BTreeSet<InfoHash> = same.iter().map(|model| model.info_hash).collect();
-        let contested = contents.len() > 1;
-        same.iter_mut().for_each(|model| model.contested = contested);
-    }
     models
+}
+
+fn is_same(a: &SharedModel, b: &SharedModel) -> bool {
+    (&a.name, &a.version) == (&b.name, &b.version)
+}
+
+/// Who signed a record, when, and of which torrent.
+type Signed = (PublisherKey, UnixTime, InfoHash);
+
+/// Marks models of one name and version that several publish, by what was found and the other records of it. Whoever
+/// replaced their key is one, and what they signed with the present key counts, or else what they signed last.
+fn mark(same: &mut [SharedModel], others: Vec<Signed>, present: &dyn Fn(&PublisherKey) -> PublisherKey) {
+    let found = same.iter().map(|model| (model.publisher, model.announced_at, model.info_hash));
+    let mut latest: BTreeMap<PublisherKey, (bool, UnixTime, InfoHash)> = BTreeMap::new();
+    for (publisher, time, info_hash) in found.chain(others) {
+        let now = present(&publisher);
+        let said = (now == publisher, time, info_hash);
+        latest.entry(now).and_modify(|known| *known = said.max(*known)).or_insert(said);
+    }
+    let contents: BTreeSet<InfoHash> = latest.into_values().map(|(.., info_hash)| info_hash).collect();
+    let contested = contents.len() > 1;
+    same.iter_mut().for_each(|model| model.contested = contested);
 }
 
 #[cfg(test)]
@@ -184,12 +223,13 @@ mod tests {
 
     #[test]
     fn the_publisher_who_counts_comes_first_and_different_bytes_are_contested() {
-        let models = marked(vec![
+        let mut models = sorted(vec![
             model("b/m", 1, 1, Standing::Unknown, 9),
             model("b/m", 2, 2, Standing::Pinned, 0),
             model("a/m", 3, 3, Standing::Unknown, 1),
             model("a/m", 4, 3, Standing::Unknown, 5),
         ]);
+        models.chunk_by_mut(is_same).for_each(|same| mark(same, Vec::new(), &|key| *key));
         let told: Vec<_> =
             models.iter().map(|m| (m.name.to_string(), m.publisher.0[0], m.contested)).collect();
         let expected = [("a/m", 4, false), ("a/m", 3, false), ("b/m", 2, true), ("b/m", 1, true)];
@@ -197,5 +237,21 @@ mod tests {
             told,
             expected.map(|(name, publisher, contested)| (name.to_owned(), publisher, contested))
         );
+    }
+
+    #[test]
+    fn who_replaced_their_key_contests_nothing_and_a_filter_hides_no_contest() {
+        let key = |number: u8| PublisherKey([number; 32]);
+        let present = |publisher: &PublisherKey| if *publisher == key(1) { key(2) } else { *publisher };
+        let contested = |others: &[(u8, u8)]| {
+            let mut found = [model("a/m", 2, 2, Standing::Unknown, 1)];
+            let others = others.iter().map(|&(by, content)| (key(by), 9, InfoHash([content; 32])));
+            mark(&mut found, others.collect(), &present);
+            found[0].contested
+        };
+        assert!(!contested(&[]));
+        assert!(!contested(&[(1, 1)]), "it is the former key's");
+        assert!(!contested(&[(3, 2)]), "it is the same");
+        assert!(contested(&[(3, 3)]));
     }
 }

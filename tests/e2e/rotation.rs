@@ -53,6 +53,8 @@ fn who_trusts_a_key_follows_its_owner_to_the_next_and_no_thief() {
     assert_ne!(present, former);
     let second = publish(&a, "v2", 2);
     until("the new key is announced", PATIENCE, || publishers(&b, "v2") == [present.clone()]);
+    // What the former key announced is told no more beside it.
+    until("v1 is announced anew", PATIENCE, || publishers(&b, "v1") == [present.clone()]);
     b.run(&["get", "acme/m@v2"]).ok();
     assert_eq!(owner(&b), present);
     let all = json(&b, &["trust", "list", "--json"]);
