@@ -108,7 +108,7 @@ fn remove(args: &Remove, library: &Library, context: &Context) -> Result<(), Com
             context.out.line(format_args!("{name} belongs to nobody now"))?;
             continue;
         }
-        let key = find(what, library, context)?;
+        let key = trust.find(what, held(library)).map_err(with_list)?;
         let shown = trust.describe(&key);
         let removed = trust.remove(&key, args.names).map_err(with_list)?;
         if removed.listed {
@@ -118,16 +118,24 @@ fn remove(args: &Remove, library: &Library, context: &Context) -> Result<(), Com
         if args.names {
             context.out.line(format_args!("let go of {names} of {shown}"))?;
         } else if removed.names > 0 {
-            context.out.note(format_args!("{names} still belong to {shown}; --names lets go of them, too"));
+            let belong = if removed.names == 1 { "belongs" } else { "belong" };
+            context.out.note(format_args!(
+                "{names} still {belong} to {shown}; `silmaril trust remove {} --names` lets go of that, too",
+                key.fingerprint()
+            ));
         }
     }
     tell_node(&library.paths, context)
 }
 
+/// The publishers of the models here.
+fn held(library: &Library) -> impl Iterator<Item = PublisherKey> {
+    library.registry.all().into_iter().filter_map(|manifest| manifest.publisher)
+}
+
 /// A publisher known here or to a running node, or a whole key.
 fn find(text: &str, library: &Library, context: &Context) -> Result<PublisherKey, CommandError> {
-    let held = library.registry.all().into_iter().filter_map(|manifest| manifest.publisher);
-    match library.trust.find(text, held) {
+    match library.trust.find(text, held(library)) {
         Err(TrustError::UnknownPublisher(_)) => {
             Ok(library.trust.find(text, announced(text, library, context)?)?)
         }

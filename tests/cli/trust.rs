@@ -61,6 +61,18 @@ fn names_belong_to_one_publisher_until_they_are_let_go() {
 }
 
 #[test]
+fn what_is_advised_lets_go_of_the_name_of_one_who_is_no_longer_listed() {
+    let home = Home::new();
+    home.run(&["trust", "add", DORA, "--alias", "dora", "--name", "acme/a"]).ok();
+    let run = home.run(&["trust", "remove", "dora"]);
+    assert!(run.stderr.contains("1 name still belongs"), "{}", run.stderr);
+    let (_, advised) = run.stderr.split_once("`silmaril ").unwrap();
+    let (advised, _) = advised.split_once('`').unwrap();
+    home.run(&advised.split(' ').collect::<Vec<_>>()).ok();
+    assert_eq!(listed(&home)["names"], serde_json::json!([]));
+}
+
+#[test]
 fn what_is_no_key_alias_or_name_is_refused() {
     let home = Home::new();
     for (args, code) in [
