@@ -143,7 +143,7 @@ async fn work(
         for warning in &shared.warnings {
             context.out.warn(warning);
         }
-        describe(context, &shared.manifest)?;
+        describe(context, &shared.manifest, args.skip_dht)?;
         *plan = Plan::Seed(shared.manifest.model_ref());
     }
     let model = match plan {
@@ -153,7 +153,7 @@ async fn work(
     seed_until_stopped(context, host, &Seed { model, peers: args.peers.clone() }, signals).await
 }
 
-fn describe(context: &Context, manifest: &Manifest) -> Result<(), CommandError> {
+fn describe(context: &Context, manifest: &Manifest, skip_dht: bool) -> Result<(), CommandError> {
     let out = &context.out;
     let model = manifest.model_ref();
     out.line(format_args!(
@@ -166,6 +166,10 @@ fn describe(context: &Context, manifest: &Manifest) -> Result<(), CommandError> 
     match manifest.publisher {
         Some(key) => out.line(format_args!("publisher {}", key.fingerprint()))?,
         None => out.line("unsigned")?,
+    }
+    if manifest.publisher.is_some() && !skip_dht {
+        out.note(format_args!("others get it by its name: silmaril get {model}"));
+        return Ok(());
     }
     let file = manifest.name.name();
     out.note(format_args!(
