@@ -73,11 +73,10 @@ impl Node {
 
 /// The record of a manifest of ours that is known and not old.
 fn fresh(part: &NodeCatalog, manifest: &Manifest, digest: &Sha256Digest) -> Option<SharedRecord> {
-    let known = part.store.of_name(&manifest.name);
-    known.into_iter().find(|known| {
-        let record = known.record();
-        known.model().is_some_and(|model| model.version == manifest.version && model.manifest == *digest)
-            && Some(record.publisher) == manifest.publisher
-            && record.time.saturating_add(REFRESH_AFTER) > now()
-    })
+    let known = part.store.of(&manifest.publisher?, &manifest.model_ref())?;
+    let current = known.model().is_some_and(|model| model.manifest == *digest);
+    // One from when our clock was ahead is taken by nobody.
+    let timely = known.check_time(now()).is_ok();
+    let recent = known.record().time.saturating_add(REFRESH_AFTER) > now();
+    (current && timely && recent).then_some(known)
 }

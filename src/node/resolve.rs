@@ -11,7 +11,7 @@ use super::candidates::Manifests;
 use super::catalog::NodeCatalog;
 use super::{ErrorKind, Node, NodeError, blocking, candidates, chain};
 use crate::catalog::trust::Pinning;
-use crate::catalog::{Candidate, CatalogError, ModelRecord};
+use crate::catalog::{Candidate, CatalogError};
 use crate::model::{Manifest, ModelRef};
 
 /// What somebody is resolving, or was a moment ago.
@@ -122,15 +122,11 @@ impl Node {
         // It may have been signed by a key that was replaced since.
         let publisher = self.library.trust.present_key(&signer);
         let made = known.created_at.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
-        part.store.of_name(&known.name).iter().any(|announced| {
-            let record = announced.record();
-            // Both are told to the second, and a record is made after its manifest.
-            let newer =
-                made.is_none_or(|made| i64::try_from(record.time).is_ok_and(|t| t >= made.as_second()));
-            let other =
-                |m: &ModelRecord| m.version == known.version && m.info_hash != known.torrent.info_hash;
-            record.publisher == publisher && newer && announced.model().is_some_and(other)
-        })
+        let Some(announced) = part.store.of(&publisher, &known.model_ref()) else { return false };
+        let time = announced.record().time;
+        // Both are told to the second, and a record is made after its manifest.
+        let newer = made.is_none_or(|made| i64::try_from(time).is_ok_and(|t| t >= made.as_second()));
+        newer && announced.model().is_some_and(|model| model.info_hash != known.torrent.info_hash)
     }
 
     /// Stores a manifest that was checked, where the trust accepts its publisher, and shows it.

@@ -12,7 +12,7 @@ use super::rows::{Entry, Row, Rows};
 use crate::catalog::message::Have;
 use crate::catalog::query::Query;
 use crate::catalog::record::{Body, ModelRecord, Record};
-use crate::catalog::{EXPIRY, UnixTime};
+use crate::catalog::{EXPIRY, MAX_AHEAD, UnixTime};
 use crate::model::{ModelName, ModelRef, PublisherKey, Revision};
 
 /// `name NUL version NUL publisher`: orders the models as they are listed, and says which record replaces which.
@@ -100,6 +100,11 @@ pub(super) fn publisher_and_model(key: &[u8]) -> Option<(PublisherKey, String)> 
 /// Whether a record of that time is too old.
 pub(super) fn expired(time: UnixTime, now: UnixTime) -> bool {
     time.saturating_add(EXPIRY) <= now
+}
+
+/// Whether a record of that time is from the future.
+pub(super) fn ahead(time: UnixTime, now: UnixTime) -> bool {
+    time > now.saturating_add(MAX_AHEAD)
 }
 
 /// A tag and a licence of the same text are not the same.

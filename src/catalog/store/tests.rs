@@ -148,6 +148,24 @@ fn a_record_is_replaced_only_by_a_later_one() {
 }
 
 #[test]
+fn a_record_from_when_the_clock_was_ahead_gives_way_to_one_of_now() {
+    let rig = Rig::new();
+    let key = &KEYS[0];
+    let later = NOW + MAX_AHEAD + 2;
+    let outcomes = rig.store.insert(&[sign(key, "x/y", 5, later)], later, &nobody).unwrap();
+    assert_eq!(outcomes, [Outcome::Stored]);
+    // A day ahead is no reason, and beyond it is.
+    assert_eq!(
+        rig.store.insert(&[sign(key, "x/y", 6, NOW + 2)], NOW + 2, &nobody).unwrap(),
+        [Outcome::Known]
+    );
+    assert_eq!(rig.insert(&[sign(key, "x/y", 6, NOW)]), [Outcome::Stored]);
+    assert_eq!(rig.insert(&[sign(key, "x/y", 5, NOW)]), [Outcome::Known]);
+    let rig = rig.reopened();
+    assert_eq!(names(&rig.store), [("x/y".to_owned(), 6)]);
+}
+
+#[test]
 fn what_is_untimely_is_not_taken_and_what_expires_goes() {
     let rig = Rig::new();
     let key = &KEYS[0];
