@@ -82,6 +82,8 @@ $(eval $(call model_fixture,wordllama,0.4.0.post1,wordllama/weights,64b47a2dc493
 
 test: fixtures ## Run every test (makes network namespaces and mounts: needs root or sudo)
 	$(TEST_RUNNER) $(CARGO) test --locked --no-fail-fast -- $(ARGS)
+	@# Nine hosts that flood as fast as they can would starve the tests beside them.
+	$(if $(ARGS),,$(TEST_RUNNER) $(CARGO) test --locked --test main e2e::hostile_hosts -- --ignored)
 
 fuzz: setup ## Throw mutated input at every decoder that strangers reach, a minute each (SECONDS=n)
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test main fuzz::harness -- --nocapture --test-threads=1

@@ -89,8 +89,9 @@ fn a_peer_given_by_hand_is_enough_where_nobody_can_be_found() {
     }
     let dir = model(&a, "m", 1);
     let _sharing = publish(&a, &dir, "acme/m", &["--version", "v1"]);
-    let found = json(&b.run(&["discover", "--peer", &a.peer(), "--json"]).ok());
-    assert_eq!(found[0]["name"], "acme/m");
+    // It is announced a moment after it is seeded.
+    let found = || b.run(&["discover", "--peer", &a.peer(), "--json"]).stdout.contains("acme/m");
+    until("it is announced", PATIENCE, found);
     b.run(&["get", "acme/m@v1", "--peer", &a.peer()]).ok();
     assert_got(&b, "acme/m@v1", &dir);
 }

@@ -3,6 +3,7 @@
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::host::Host;
 use crate::support::net::Net;
+use crate::support::process::{PATIENCE, until};
 use crate::support::share::{Share, share};
 
 const NAME: &str = "acme/contested";
@@ -58,10 +59,13 @@ fn identical_bytes_of_two_publishers_are_one_swarm_and_no_conflict() {
         host.configure("  dht_enabled: false\n");
     }
     let (_one, _two) = (publish(&a, 3), publish(&b, 3));
-    let found: serde_json::Value =
-        serde_json::from_str(&c.run(&["discover", "contested", "--json"]).ok()).unwrap();
-    let hashes: Vec<_> = found.as_array().unwrap().iter().map(|f| f["info_hash"].clone()).collect();
-    assert_eq!(hashes.len(), 2, "{found}");
+    let found = || -> Vec<serde_json::Value> {
+        let found = c.run(&["discover", "contested", "--json"]).stdout;
+        let found: serde_json::Value = serde_json::from_str(&found).unwrap_or_default();
+        found.as_array().into_iter().flatten().map(|f| f["info_hash"].clone()).collect()
+    };
+    until("both are announced", PATIENCE, || found().len() == 2);
+    let hashes = found();
     assert_eq!(hashes[0], hashes[1]);
     c.run(&["get", NAME]).ok();
     assert_eq!(weights(&c), noise(3, 1 << 20));
