@@ -165,16 +165,19 @@ impl Inbox {
 
 impl Lines {
     fn take(&mut self) -> Option<(PeerId, Item)> {
-        let peer = self.turns.pop_front()?;
-        let line = self.of.get_mut(&peer)?;
-        line.queued = false;
-        let item = line.items.pop_front()?;
-        line.busy = true;
-        if let Item::Said(bytes) = &item {
-            line.bytes -= bytes.len();
-            self.bytes -= bytes.len();
+        while let Some(peer) = self.turns.pop_front() {
+            let Some(line) = self.of.get_mut(&peer) else { continue };
+            line.queued = false;
+            // A peer that was silenced has nothing left to say; the turn is the next one's.
+            let Some(item) = line.items.pop_front() else { continue };
+            line.busy = true;
+            if let Item::Said(bytes) = &item {
+                line.bytes -= bytes.len();
+                self.bytes -= bytes.len();
+            }
+            return Some((peer, item));
         }
-        Some((peer, item))
+        None
     }
 
     fn silence(&mut self, peer: PeerId) {
@@ -183,5 +186,28 @@ impl Lines {
             line.items.retain(|item| !matches!(item, Item::Said(_)));
             self.bytes -= std::mem::take(&mut line.bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_is_silenced_does_not_take_the_turn_of_the_next() {
+        let (inbox, now) = (Inbox::default(), Instant::now());
+        let connection = Connection { of_catalog: true, address: ([10, 0, 0, 1], 1).into() };
+        let (hostile, honest) = (PeerId(1), PeerId(2));
+        for peer in [hostile, honest] {
+            assert!(inbox.speaks(now, peer, connection));
+            assert!(matches!(inbox.lines().take(), Some((_, Item::Speaks(_)))));
+            inbox.done(peer, false);
+        }
+        for peer in [hostile, honest] {
+            assert_eq!(inbox.said(now, peer, vec![1].into()), Verdict::Take);
+        }
+        inbox.mute(hostile);
+        assert!(matches!(inbox.lines().take(), Some((peer, Item::Said(_))) if peer == honest));
+        assert!(inbox.lines().take().is_none());
     }
 }
