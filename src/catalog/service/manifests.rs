@@ -127,6 +127,8 @@ struct Transfer<'a> {
     /// Who has been asked, and of whom the first part is awaited.
     tried: HashSet<PeerId>,
     probed: HashSet<PeerId>,
+    /// Of those tried, who has said nothing: they may be busy, and are asked again.
+    silent: HashSet<PeerId>,
     source: Option<Source>,
     /// Others who have sent the first part.
     spare: Vec<(PeerId, Vec<u8>)>,
@@ -146,6 +148,7 @@ impl<'a> Transfer<'a> {
             listener: core.listen(),
             tried: HashSet::new(),
             probed: HashSet::new(),
+            silent: HashSet::new(),
             source: None,
             spare: Vec::new(),
             called: HashSet::new(),
@@ -236,8 +239,11 @@ impl<'a> Transfer<'a> {
         let of_source = self.source.as_ref().is_some_and(|source| source.peer == peer);
         let (part, bytes) = match answer {
             Answer::Part { manifest, part, bytes } if manifest == self.digest => (part as usize, bytes),
-            _ => {
-                self.probed.remove(&peer);
+            other => {
+                // One that stalls in the middle is not asked again.
+                if self.probed.remove(&peer) && other == Answer::Silence {
+                    self.silent.insert(peer);
+                }
                 if of_source {
                     tracing::debug!(peer = peer.0, "a peer stalls with a manifest");
                     self.source = None;
@@ -285,6 +291,9 @@ impl<'a> Transfer<'a> {
     /// Looks for others who may have it.
     fn widen(&mut self) {
         self.widen_at = Instant::now() + LOOK_EVERY;
+        for peer in self.silent.drain() {
+            self.tried.remove(&peer);
+        }
         if self.core.settings.dht
             && let Err(error) = self.core.overlay.find(topic_of(&self.model.name))
         {
