@@ -77,13 +77,19 @@ impl Node {
     ) -> Result<Arc<Manifest>, NodeError> {
         let part = self.catalog()?;
         let until = Instant::now() + within;
+        let left = || until.saturating_duration_since(Instant::now());
         let mut found = part.catalog.resolve(model, within * 3 / 4).await?;
         let from = Asking { part, model };
+        // Whoever was first to answer may have nothing to hand out: the others are heard before the time is over.
+        let mut by = Instant::now() + left() / 2;
         let (manifest, pinning) = loop {
             let settled =
-                candidates::settle(&self.library.trust, model, publisher, found.clone(), &from, until).await;
+                candidates::settle(&self.library.trust, model, publisher, found.clone(), &from, by).await;
             match settled {
-                Err(e) if Instant::now() < until && from.renews(&e, &mut found) => {}
+                Err(NodeError::Catalog(CatalogError::NoManifest { .. })) if Instant::now() < until => {
+                    found = part.catalog.resolve(model, left() * 3 / 4).await?;
+                    by = until;
+                }
                 settled => break settled?,
             }
         };
@@ -104,12 +110,12 @@ impl Node {
         let known = part.store.digest().into_iter().map(|have| have.publisher);
         let publisher = self.library.trust.find(publisher, known)?;
         let publisher = self.library.trust.present_key(&publisher);
-        let mut found = [part.catalog.resolve_of(publisher, model, within * 3 / 4).await?];
+        let mut found = part.catalog.resolve_of(publisher, model, within * 3 / 4).await?;
         let from = Asking { part, model };
         let manifest = loop {
             let left = until.saturating_duration_since(Instant::now());
-            match from.fetch(&found[0], left).await {
-                Err(e) if Instant::now() < until && from.renews(&e, &mut found) => {}
+            match from.fetch(&found, left).await {
+                Err(e) if Instant::now() < until => found = from.renewed(&e, &found).ok_or(e)?,
                 fetched => break fetched?,
             }
         };
@@ -157,23 +163,14 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// After nobody handed out a manifest: puts the records that came meanwhile in place of those they replace. False
-    /// where there is none.
-    fn renews(&self, failure: &NodeError, found: &mut [Candidate]) -> bool {
+    /// After nobody handed out a manifest: the newer record of its publisher that came meanwhile.
+    fn renewed(&self, failure: &NodeError, known: &Candidate) -> Option<Candidate> {
         if !matches!(failure, NodeError::Catalog(CatalogError::NoManifest { .. })) {
-            return false;
+            return None;
         }
-        let mut renewed = false;
-        for candidate in found {
-            let Some(known) = &candidate.record else { continue };
-            let newest = self.part.store.of(&candidate.publisher, self.model);
-            let newer = newest.filter(|newest| newest.record().sequence > known.record().sequence);
-            if let Some(newer) = newer.as_ref().and_then(Candidate::of_record) {
-                *candidate = newer;
-                renewed = true;
-            }
-        }
-        renewed
+        let known = (known.publisher, known.record.as_ref()?.record().sequence);
+        let newest = self.part.store.of(&known.0, self.model)?;
+        Candidate::of_record(&newest).filter(|_| newest.record().sequence > known.1)
     }
 }
 
