@@ -178,15 +178,6 @@ pub fn successor_salt() -> [u8; 20] {
     Sha1::digest(SUCCESSOR).into()
 }
 
-/// What BEP 44 has the publisher of a mutable item with a salt sign: `4:salt20:…3:seqi…e1:v…`.
-pub fn signing_buffer(salt: &[u8], sequence: i64, value: &[u8]) -> Vec<u8> {
-    let mut buffer = format!("4:salt{}:", salt.len()).into_bytes();
-    buffer.extend_from_slice(salt);
-    buffer.extend_from_slice(format!("3:seqi{sequence}e1:v").as_bytes());
-    buffer.extend_from_slice(value);
-    buffer
-}
-
 impl UncheckedRecord {
     /// Reads a record from its wire form and checks that every field is within its bounds.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
@@ -240,7 +231,7 @@ impl UncheckedRecord {
     /// Checks the signature. Takes some 50 µs.
     pub fn verify(self) -> Result<SignedRecord, RecordError> {
         let Record { publisher, sequence, .. } = &self.0.record;
-        let message = signing_buffer(&self.0.record.salt(), *sequence, &self.0.value);
+        let message = DhtItem::to_sign(&self.0.record.salt(), *sequence, &self.0.value);
         publisher.verify_strict(&message, &self.0.signature).map_err(|_| RecordError::BadSignature)?;
         Ok(self.0)
     }
@@ -258,7 +249,7 @@ impl SignedRecord {
             return Err(RecordError::BadSignature);
         }
         let value = value::encode(&record);
-        let signature = key.sign(&signing_buffer(&record.salt(), record.sequence, &value));
+        let signature = key.sign(&DhtItem::to_sign(&record.salt(), record.sequence, &value));
         let signed = UncheckedRecord::new(record.publisher, record.sequence, value, signature)?.trust();
         if signed.record != record {
             return Err(RecordError::Malformed("it would not be read as it is"));

@@ -142,9 +142,9 @@ pub struct DhtItem {
 }
 
 impl DhtItem {
-    /// What the signature of an item is made of (BEP 44, "signature verification").
-    pub fn to_sign(salt: &[u8; 20], sequence: i64, value: &[u8]) -> Vec<u8> {
-        let mut text = b"4:salt20:".to_vec();
+    /// What the signature of an item with a salt is made of (BEP 44, "signature verification").
+    pub fn to_sign(salt: &[u8], sequence: i64, value: &[u8]) -> Vec<u8> {
+        let mut text = format!("4:salt{}:", salt.len()).into_bytes();
         text.extend_from_slice(salt);
         text.extend_from_slice(format!("3:seqi{sequence}e1:v").as_bytes());
         text.extend_from_slice(value);

@@ -44,7 +44,7 @@ fn changed(change: impl FnOnce(&mut ModelRecord)) -> Record {
 /// The test vector of BEP 44, "mutable with salt".
 #[test]
 fn the_signing_buffer_is_that_of_bep_44() {
-    let buffer = signing_buffer(b"foobar", 1, b"12:Hello World!");
+    let buffer = DhtItem::to_sign(b"foobar", 1, b"12:Hello World!");
     assert_eq!(buffer, b"4:salt6:foobar3:seqi1e1:v12:Hello World!");
     let key: PublisherKey =
         "77ff84905a91936367c01360803104f92432fcd904a43511876df5cdf3e7e548".parse().unwrap();
@@ -158,7 +158,7 @@ fn what_is_out_of_bounds_is_neither_signed_nor_read() {
     ];
     for record in refused {
         let value = value::encode(&record);
-        let signature = key.sign(&signing_buffer(&record.salt(), record.sequence, &value));
+        let signature = key.sign(&DhtItem::to_sign(&record.salt(), record.sequence, &value));
         let item = DhtItem {
             publisher: key.public(),
             salt: record.salt(),
@@ -196,7 +196,7 @@ fn names_that_no_file_may_have_are_refused() {
 fn what_a_later_version_adds_is_kept_and_what_it_changes_is_told_apart() {
     let key = fixed_key();
     let sign = |value: &[u8]| {
-        let signature = key.sign(&signing_buffer(&successor_salt(), 3, value));
+        let signature = key.sign(&DhtItem::to_sign(&successor_salt(), 3, value));
         UncheckedRecord::new(key.public(), 3, value.to_vec(), signature)
     };
     let added = b"d1:k32:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx1:ti1e1:vi1e1:y1:s1:zi5ee";
