@@ -33,7 +33,8 @@ pub(super) fn routes() -> Router<Weak<Node>> {
         .route("/v1/cache/clear", post(clear))
 }
 
-fn alive(node: &Weak<Node>) -> Result<Arc<Node>, NodeError> {
+/// The node, unless it has stopped.
+pub(super) fn alive(node: &Weak<Node>) -> Result<Arc<Node>, NodeError> {
     node.upgrade().ok_or(NodeError::HostLost)
 }
 

@@ -16,6 +16,7 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::jobs::alive;
 use super::{Detach, Failure, Status, Warm, Warmed, figures, jobs, short_path};
 use crate::model::codec::MAX_MANIFEST;
 use crate::node::attached::Companion;
@@ -144,10 +145,6 @@ impl From<NodeError> for Refusal {
 }
 
 /// The node, or that it is gone.
-pub(super) fn alive(node: &Weak<Node>) -> Result<std::sync::Arc<Node>, Refusal> {
-    node.upgrade().ok_or(Refusal(NodeError::HostLost))
-}
-
 async fn status(State(node): State<Weak<Node>>) -> Result<Json<Status>, Refusal> {
     Ok(Json(alive(&node)?.status()))
 }
