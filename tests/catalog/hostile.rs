@@ -283,3 +283,26 @@ async fn no_more_partners_than_there_are_places_but_all_are_answered() {
     });
     assert_eq!(known.await, 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_digest_without_end_is_not_read_for_ever() {
+    let world = World::new(Network::new());
+    let member = world.member(&[]);
+    let known = Model::new(key(0), "org/model");
+    member.share(&known).await;
+    let mut liar = world.stranger();
+    let peer = liar.greets(1).await;
+    let of = known.record.record();
+    let page = Message::Have { known: vec![claim(of.publisher, of.sequence, 1)], more: true };
+    let mut asked = 0;
+    liar.says(peer, &page);
+    let until = Instant::now() + Duration::from_secs(20);
+    while let Ok((peer, message)) = tokio::time::timeout_at(until, liar.hears()).await {
+        if matches!(message, Message::Want { after } if after.is_empty()) {
+            asked += 1;
+            liar.says(peer, &page);
+        }
+        assert!(asked < 20, "page after page is asked for");
+    }
+    assert!(asked > 0, "the digest is not even begun");
+}

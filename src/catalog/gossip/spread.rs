@@ -135,7 +135,8 @@ impl Gossip {
             self.fresh.known_to.clear();
             return;
         }
-        for (peer, bit) in &partners {
+        let idle: Vec<_> = partners.iter().filter(|(peer, _)| !self.reads_digest(*peer)).copied().collect();
+        for (peer, bit) in &idle {
             let untold = self.fresh.known_to.iter_mut().filter(|(_, known)| **known & bit == 0);
             let mut news: Vec<Have> = Vec::new();
             for (publisher, known) in untold.take(MAX_PAGES * DIGEST_PAGE) {

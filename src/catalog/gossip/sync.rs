@@ -36,6 +36,9 @@ const MAX_WHOLE: usize = 4096;
 /// Requests in a row that brought nothing of what was claimed, after which the partner is hung up on.
 const MAX_FRUITLESS: u32 = 8;
 
+/// The most pages of one digest: as many publishers as there may be records, and a few more.
+const MAX_DIGEST_PAGES: u32 = 300;
+
 /// How long after its hello a partner is asked for a digest that it did not send by itself.
 const DIGEST_WITHIN: Duration = Duration::from_secs(10);
 
@@ -64,6 +67,9 @@ pub(super) struct Sync {
     /// Its digest has another page; and until when that is awaited.
     more: bool,
     page_due: Option<Instant>,
+    /// The last publisher of its last page, and how many pages there were.
+    page_after: Option<PublisherKey>,
+    pages: u32,
     /// Whether it has ever told a digest.
     told: bool,
     want: Option<Want>,
@@ -91,6 +97,8 @@ impl Sync {
             claims: BTreeMap::new(),
             more: false,
             page_due: None,
+            page_after: None,
+            pages: 0,
             told: false,
             want: None,
             rest: Vec::new(),
@@ -109,6 +117,19 @@ impl Sync {
     /// Whether it says that it knows a publisher's record.
     pub fn claims(&self, publisher: &PublisherKey, sequence: i64) -> bool {
         self.claims.get(publisher).is_some_and(|(claimed, _)| *claimed >= sequence)
+    }
+
+    /// Whether another page of a digest may follow this one: an honest digest is in the order of the keys, and ends.
+    fn goes_on(&mut self, page: &[Have], more: bool) -> bool {
+        let ascends = page.windows(2).all(|pair| pair[0].publisher < pair[1].publisher);
+        let beyond = |first: &Have| self.page_after.is_none_or(|after| first.publisher > after);
+        let goes_on = more && ascends && page.first().is_some_and(beyond) && self.pages < MAX_DIGEST_PAGES;
+        if goes_on {
+            (self.page_after, self.pages) = (page.last().map(|have| have.publisher), self.pages + 1);
+        } else {
+            (self.page_after, self.pages) = (None, 0);
+        }
+        goes_on
     }
 
     /// A request has brought something that was stored.
@@ -148,6 +169,7 @@ impl Gossip {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let Some(bit) = state.partner else { return };
         let sync = &mut state.sync;
+        let more = sync.goes_on(known, more);
         (sync.told, sync.more, sync.page_due) = (true, more, None);
         for claim in known {
             let have = source.have(&claim.publisher);
@@ -205,6 +227,7 @@ impl Gossip {
         }
         if after.is_empty() {
             if sync.claims.is_empty() && sync.more && sync.page_due.is_none() {
+                sync.wants.spend(now, 1.0);
                 sync.page_due = Some(now + ANSWER_WITHIN);
                 self.send(peer, Message::Want { after });
             }
@@ -330,7 +353,9 @@ impl Gossip {
     /// Asks a partner for its digest, from the beginning.
     pub(super) fn ask_digest(&mut self, now: Instant, peer: PeerId) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
-        (state.sync.told, state.sync.page_due) = (true, Some(now + ANSWER_WITHIN));
+        let sync = &mut state.sync;
+        (sync.told, sync.page_due) = (true, Some(now + ANSWER_WITHIN));
+        (sync.page_after, sync.pages) = (None, 0);
         self.send(peer, Message::Want { after: Vec::new() });
     }
 
@@ -346,6 +371,11 @@ impl Gossip {
             return self.send(peer, Message::Have { known: Vec::new(), more: false });
         }
         self.question(now, peer, Question::Digest(after));
+    }
+
+    /// Whether a peer is in the middle of our digest: what it were told beside it, it would take for the next page.
+    pub(super) fn reads_digest(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|state| state.sync.digest_after.is_some())
     }
 
     /// A question of a peer was answered by this message.
