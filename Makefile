@@ -29,7 +29,7 @@ ifneq ($(SUDO),)
 TEST_RUNNER := CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_RUNNER='sudo -E'
 endif
 
-.PHONY: help setup build fixtures test fuzz demo bench lint fmt install clean
+.PHONY: help setup build fixtures test fuzz demo bench lint fmt install simulate clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,9 +84,13 @@ test: fixtures ## Run every test (makes network namespaces and mounts: needs roo
 	$(TEST_RUNNER) $(CARGO) test --locked --no-fail-fast -- $(ARGS)
 	@# Nine hosts that flood as fast as they can would starve the tests beside them.
 	$(if $(ARGS),,$(TEST_RUNNER) $(CARGO) test --locked --test main e2e::hostile_hosts -- --ignored)
+	$(if $(ARGS),,$(TEST_RUNNER) $(CARGO) test --locked --test main catalog:: -- --ignored)
 
 fuzz: setup ## Throw mutated input at every decoder that strangers reach, a minute each (SECONDS=n)
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test main fuzz::harness -- --nocapture --test-threads=1
+
+simulate: setup ## Print how records spread among 1 000 nodes, the table of the README
+	$(CARGO) test --locked --test main catalog::simulation -- --ignored --nocapture
 
 demo: build fixtures ## Share a real model on one namespace host, mount it on another, read one tensor
 	tests/demo/demo.sh ./silmaril

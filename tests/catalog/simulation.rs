@@ -478,7 +478,7 @@ fn a_small_network_spreads_records_fast_and_cheaply() {
 }
 
 #[test]
-#[ignore = "takes minutes; prints the table of the README"]
+#[ignore = "takes minutes: `make test` runs it after the others, `make simulate` shows its table"]
 fn a_thousand_nodes_and_twenty_thousand_records() {
     let figures = simulate(1_000, 20_000, 2_000);
     figures.print();

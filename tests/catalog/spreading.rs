@@ -122,7 +122,7 @@ async fn what_has_expired_goes_and_is_not_taken_again() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "takes a minute; prints what a first exchange of the largest catalog costs"]
+#[ignore = "takes a minute: `make test` runs it after the others"]
 async fn a_hundred_thousand_records_come_in_one_exchange() {
     let world = World::new(Network::new());
     let old = world.member(&[]);
