@@ -20,7 +20,7 @@ SUDO     := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 HOST     := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
 # What the build, the tests and the demo need of Debian.
-PACKAGES := ca-certificates fuse3 g++ iproute2 libtorrent-rasterbar-dev pkg-config procps \
+PACKAGES := ca-certificates fuse3 g++ iproute2 libssl-dev libtorrent-rasterbar-dev pkg-config procps \
             python3 python3-libtorrent python3-venv unzip util-linux
 LINTERS  := clang-format
 
