@@ -12,6 +12,7 @@
 //!         └ torrent  safe Rust over cpp/: session, torrents, events, create
 //!             └ ffi + cpp/   the only bridge and the only C++
 //! model      names, manifest, card, licence, safetensors header
+//! http       HTTP client: redirects, credentials, ranges, deadlines
 //! keys, config, paths, fsutil, telemetry: small, used by all
 //! ```
 #![deny(unsafe_code)]
@@ -22,6 +23,7 @@ pub mod config;
 pub mod fetch;
 mod ffi;
 pub mod fsutil;
+pub mod http;
 pub mod keys;
 pub mod model;
 pub mod mount;

@@ -1,0 +1,81 @@
+//! The bytes of an answer, as they come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::HttpError;
+use super::limit::RateLimit;
+
+/// How long a server may send nothing in the middle of a body.
+const STALLED_AFTER: Duration = Duration::from_secs(30);
+
+/// A body. Dropping it ends the transfer.
+#[derive(Debug)]
+pub struct Body {
+    response: reqwest::Response,
+    /// Where it comes from, for errors.
+    url: String,
+    /// Bytes still to come, where the server said how many.
+    left: Option<u64>,
+    limit: Arc<RateLimit>,
+}
+
+impl Body {
+    pub(super) fn new(
+        response: reqwest::Response,
+        url: String,
+        len: Option<u64>,
+        limit: Arc<RateLimit>,
+    ) -> Self {
+        Self { response, url, left: len, limit }
+    }
+
+    /// Bytes still to come, where the server said how many.
+    pub fn left(&self) -> Option<u64> {
+        self.left
+    }
+
+    /// The next bytes, or none at the end. A body that ends before or goes on after the length that the server
+    /// announced is an error, and so is one that stalls.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
+        let next = tokio::time::timeout(STALLED_AFTER, self.response.chunk()).await;
+        let stalled = |_| HttpError::Stalled { url: self.url.clone(), after: STALLED_AFTER };
+        let next = next
+            .map_err(stalled)?
+            .map_err(|source| HttpError::Cut { url: self.url.clone(), source: Some(source) })?;
+        let Some(bytes) = next else {
+            return match self.left {
+                None | Some(0) => Ok(None),
+                Some(_) => Err(HttpError::Cut { url: self.url.clone(), source: None }),
+            };
+        };
+        let len = bytes.len() as u64;
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(len).ok_or_else(|| HttpError::TooLong { url: self.url.clone() })?;
+        }
+        self.limit.take(len).await;
+        Ok(Some(bytes))
+    }
+
+    /// All bytes; more than `max` is an error.
+    pub async fn read(mut self, max: usize) -> Result<Vec<u8>, HttpError> {
+        let mut all = Vec::new();
+        while let Some(bytes) = self.next().await? {
+            if all.len() + bytes.len() > max {
+                return Err(HttpError::TooLong { url: self.url });
+            }
+            all.extend_from_slice(&bytes);
+        }
+        Ok(all)
+    }
+
+    /// The JSON value that all bytes are; more than `max` bytes is an error.
+    pub async fn json<T: DeserializeOwned>(self, max: usize) -> Result<T, HttpError> {
+        let url = self.url.clone();
+        let bytes = self.read(max).await?;
+        serde_json::from_slice(&bytes).map_err(|source| HttpError::Json { url, source })
+    }
+}
