@@ -11,11 +11,13 @@ use super::*;
 use crate::config::{Config, LoadOptions};
 
 type Answering = Arc<dyn Fn(&Asked) -> Response + Send + Sync>;
+/// Paths and headers of what was asked.
+type Seen = Arc<Mutex<Vec<(String, HeaderMap)>>>;
 
 /// A server that answers by a function and remembers what it was asked.
 struct Server {
     base: Url,
-    seen: Arc<Mutex<Vec<(String, HeaderMap)>>>,
+    seen: Seen,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -23,10 +25,9 @@ impl Server {
     async fn start(answer: impl Fn(&Asked) -> Response + Send + Sync + 'static) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
-        let seen: Arc<Mutex<Vec<_>>> = Arc::default();
+        let seen = Seen::default();
         let answer: Answering = Arc::new(answer);
-        let all = async |State((seen, answer)): State<(Arc<Mutex<Vec<(String, HeaderMap)>>>, Answering)>,
-                         asked: Asked| {
+        let all = async |State((seen, answer)): State<(Seen, Answering)>, asked: Asked| {
             seen.lock().unwrap().push((asked.uri().to_string(), asked.headers().clone()));
             answer(&asked)
         };

@@ -37,6 +37,30 @@ const HUB: &[&str] = &[
     "unknown",
 ];
 
+/// The hub's ids, and those of SPDX that are of no software licence, that let anybody pass the files on whole.
+const PERMITTED: &[&str] = &[
+    "bsd",
+    "cc-by-2.0",
+    "cc-by-2.5",
+    "cc-by-3.0",
+    "cc-by-4.0",
+    "cc-by-nd-4.0",
+    "cc-by-sa-3.0",
+    "cc-by-sa-4.0",
+    "cc0-1.0",
+    "cdla-permissive-1.0",
+    "cdla-permissive-2.0",
+    "cdla-sharing-1.0",
+    "gfdl",
+    "gpl",
+    "lgpl",
+    "odbl",
+    "odc-by",
+    "odc-by-1.0",
+    "openmdw-1.0",
+    "pddl",
+];
+
 /// The longest identifier, in bytes.
 pub const MAX_LICENSE: usize = 256;
 
@@ -56,6 +80,24 @@ pub fn is_known(id: &str) -> bool {
     HUB.contains(&id.to_ascii_lowercase().as_str())
         || spdx::identifiers::LICENSES.iter().any(|license| license.name.eq_ignore_ascii_case(id))
         || spdx::Expression::parse(id).is_ok()
+}
+
+/// Whether a licence is known to let anybody pass the files on, to anybody and for any purpose: those that the OSI or the
+/// FSF approve of, and open ones for data. Of an SPDX expression, whether that holds of what it comes to. Whatever is not
+/// known to permit it does not.
+pub fn permits_redistribution(id: &str) -> bool {
+    let permits = |name: &str| {
+        let known =
+            spdx::identifiers::LICENSES.iter().find(|license| license.name.eq_ignore_ascii_case(name));
+        let approved = known
+            .and_then(|known| spdx::license_id(known.name))
+            .is_some_and(|license| license.is_osi_approved() || license.is_fsf_free_libre());
+        approved || PERMITTED.contains(&name.to_ascii_lowercase().as_str())
+    };
+    permits(id)
+        || spdx::Expression::parse(id).is_ok_and(|expression| {
+            expression.evaluate(|req| req.license.id().is_some_and(|license| permits(license.name)))
+        })
 }
 
 /// Checks an identifier; returns it trimmed, with a warning for people if no list has it.
@@ -94,6 +136,43 @@ mod tests {
             "MIT OR Apache-2.0",
         ] {
             assert_eq!(check(id), Ok((id.to_owned(), None)));
+        }
+    }
+
+    #[test]
+    fn only_open_licences_permit_passing_models_on() {
+        for id in [
+            "apache-2.0",
+            "MIT",
+            "bsd-3-clause",
+            "gpl-3.0",
+            "lgpl-2.1",
+            "mpl-2.0",
+            "cc-by-4.0",
+            "cc0-1.0",
+            "cdla-permissive-2.0",
+            "MIT OR LicenseRef-mine",
+            "Apache-2.0 AND MIT",
+            "unlicense",
+            "odc-by",
+        ] {
+            assert!(permits_redistribution(id), "{id}");
+        }
+        for id in [
+            "llama3.1",
+            "gemma",
+            "other",
+            "unknown",
+            "cc-by-nc-4.0",
+            "cc-by-nc-sa-4.0",
+            "openrail",
+            "creativeml-openrail-m",
+            "cc",
+            "",
+            "Apache-2.0 AND LicenseRef-mine",
+            "proprietary",
+        ] {
+            assert!(!permits_redistribution(id), "{id}");
         }
     }
 
