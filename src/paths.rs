@@ -88,9 +88,19 @@ impl Paths {
         self.base.join("trust.lock")
     }
 
+    /// What is here and not shared.
+    pub fn sharing(&self) -> PathBuf {
+        self.base.join("sharing.yaml")
+    }
+
     /// The records of the catalog.
     pub fn catalog(&self) -> PathBuf {
         self.base.join("catalog")
+    }
+
+    /// The git repositories that models were mirrored from, bare.
+    pub fn mirrors(&self) -> PathBuf {
+        self.base.join("mirror")
     }
 
     /// Logs of background mounts.
@@ -157,16 +167,18 @@ impl Paths {
 }
 
 /// What a base directory may hold before it has a registry: a part of what is made in it.
-const OWN_ENTRIES: [&str; 13] = [
+const OWN_ENTRIES: [&str; 15] = [
     "cache",
     "catalog",
     "dht.state",
     "keys",
     "log",
+    "mirror",
     "models",
     "node.lock",
     "node.next",
     "resume",
+    "sharing.yaml",
     "silmaril.sock",
     "torrents",
     "trust.lock",

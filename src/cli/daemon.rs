@@ -48,7 +48,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 fn serve(args: &Args, context: &Context) -> Result<(), CommandError> {
     let options =
         NodeOptions { peers: args.peers.clone(), activity: ACTIVITY.to_owned(), ..NodeOptions::default() };
-    let all = Seed { model: None, peers: args.peers.clone() };
+    let all = Seed { model: None, peers: args.peers.clone(), right: false };
     with_node(context, context.config()?, options, async |host, signals| {
         let seeded = signals.unless(async { Ok(host.client.seed(&all).await?) }).await?.len() as u64;
         let this = std::process::id();

@@ -162,6 +162,12 @@ impl From<NodeError> for CommandError {
             ErrorKind::Query => (Kind::Usage, &["`silmaril discover --help` shows what can be searched for"]),
             ErrorKind::NoCatalog => (Kind::Failed, &["the log of the running silmaril says why"]),
             ErrorKind::NothingHere => (Kind::Failed, &["`silmaril get MODEL` gets it"]),
+            ErrorKind::Withheld => (
+                Kind::Failed,
+                &[
+                    "if you may pass it on, say so with `--i-have-the-right-to-share`; `--no-auto-share` mirrors without sharing",
+                ],
+            ),
             ErrorKind::Listen => {
                 (Kind::Failed, &["with `network.listen_port: 0` in the configuration a free port is taken"])
             }

@@ -93,7 +93,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             here = true;
         }
         if args.seed {
-            let seed = Seed { model: Some(args.model.clone()), peers: args.peers.clone() };
+            let seed = Seed { model: Some(args.model.clone()), peers: args.peers.clone(), right: false };
             share::seed_until_stopped(context, host, &seed, signals).await?;
         }
         Ok(())

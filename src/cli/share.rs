@@ -60,6 +60,9 @@ pub struct Args {
     /// Make a torrent for clients that know BitTorrent v1 only, too
     #[arg(long, requires = "name")]
     hybrid: bool,
+    /// Share a known model although its licence or its hub does not say that everybody may pass it on
+    #[arg(long, conflicts_with_all = ["all", "name"])]
+    i_have_the_right_to_share: bool,
     /// A host to connect to; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
     peers: Vec<SocketAddr>,
@@ -150,7 +153,8 @@ async fn work(
         Plan::Seed(model) => Some(model.clone()),
         Plan::All | Plan::Publish(_) => None,
     };
-    seed_until_stopped(context, host, &Seed { model, peers: args.peers.clone() }, signals).await
+    let seed = Seed { model, peers: args.peers.clone(), right: args.i_have_the_right_to_share };
+    seed_until_stopped(context, host, &seed, signals).await
 }
 
 fn describe(context: &Context, manifest: &Manifest, skip_dht: bool) -> Result<(), CommandError> {

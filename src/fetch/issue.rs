@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::saving::{Prepared, Save};
 use super::state::{Command, State};
 use super::transfer::Phase;
-use super::{Fetch, ReadError, lock, saving};
+use super::{Exposure, Fetch, ReadError, lock, saving};
 use crate::model::InfoHash;
 use crate::torrent::{EngineError, TorrentId};
 
@@ -64,16 +64,23 @@ impl Fetch {
 
     /// Adds a torrent that is still queued.
     fn add(&self, ih: InfoHash) {
-        let (revision, peers, mut use_saved) = {
+        let (revision, peers, exposure, mut use_saved) = {
             let state = lock(&self.state);
             match state.transfers.get(&ih).filter(|t| t.phase == Phase::Queued) {
-                Some(transfer) => (transfer.revision.clone(), state.peers_of(&ih), !transfer.distrust_saved),
+                Some(transfer) => {
+                    let (peers, exposure) = (state.peers_of(&ih), state.exposure(&ih));
+                    (transfer.revision.clone(), peers, exposure, !transfer.distrust_saved)
+                }
                 None => return,
             }
         };
         loop {
-            let Prepared { torrent, with_layers, given } =
+            let Prepared { mut torrent, with_layers, given } =
                 saving::add_torrent(&self.paths, &self.settings, &peers, &revision, use_saved);
+            torrent.discovery = exposure.restrict(torrent.discovery);
+            if exposure == Exposure::Hidden {
+                torrent.trackers.clear();
+            }
             let have = torrent.have.clone();
             let result = self.engine.add(torrent);
             if with_layers && matches!(result, Err(EngineError::BadTorrent(_))) {

@@ -54,6 +54,29 @@ use waiters::{Kind, Parked};
 /// How often a read starts again because its bytes were gone, or turned out damaged, when it was to have them.
 const ATTEMPTS: usize = 3;
 
+/// Who may hear of a torrent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exposure {
+    /// Nobody: it is in the engine for its own readers only, without any way for peers to find it.
+    Hidden,
+    /// Peers named by hand, trackers and those they exchange; not the DHT, not the local network.
+    Unannounced,
+    /// Everybody.
+    #[default]
+    Public,
+}
+
+impl Exposure {
+    /// What is left of the ways to find peers.
+    fn restrict(self, discovery: Discovery) -> Discovery {
+        match self {
+            Self::Public => discovery,
+            Self::Unannounced => Discovery { dht: false, lan: false, ..discovery },
+            Self::Hidden => Discovery { dht: false, lan: false, pex: false },
+        }
+    }
+}
+
 /// What `Fetch` needs to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct FetchSettings {
@@ -194,6 +217,11 @@ impl Fetch {
     /// swarm is searched, until it is left.
     pub fn introduce(&self, info_hash: &InfoHash, peers: &[std::net::SocketAddr]) {
         self.with(|state, _| state.introduce(*info_hash, peers));
+    }
+
+    /// Says who may hear of a torrent; one that is in the engine starts anew where that changes. Public until said.
+    pub fn expose(&self, info_hash: &InfoHash, exposure: Exposure) {
+        self.with(|state, now| state.expose(*info_hash, exposure, now));
     }
 
     /// Leaves a swarm and fails its waiting reads with `Stopped`.

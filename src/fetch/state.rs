@@ -15,7 +15,7 @@ use super::transfer::{Phase, QUIET, REMOVAL, Transfer};
 use super::waiters::{Answer, Kind, Waiter, Waiters};
 use super::wants::{ClaimId, Orders};
 use super::window::Windows;
-use super::{FetchSettings, FileRef, ReadError};
+use super::{Exposure, FetchSettings, FileRef, ReadError};
 use crate::model::InfoHash;
 use crate::store::ContentKey;
 use crate::store::{Content, StoredRevision};
@@ -60,6 +60,8 @@ pub(super) struct State {
     pub settings: Arc<FetchSettings>,
     /// Peers given by hand for single torrents.
     pub introduced: HashMap<InfoHash, Vec<SocketAddr>>,
+    /// Who may hear of torrents, of those that not everybody may.
+    pub exposures: HashMap<InfoHash, Exposure>,
     pub stopped: bool,
     pub transfers: HashMap<InfoHash, Transfer>,
     /// Torrents in the engine, also those on their way out.
@@ -95,6 +97,7 @@ impl State {
         Self {
             settings,
             introduced: HashMap::new(),
+            exposures: HashMap::new(),
             stopped: false,
             transfers: HashMap::new(),
             ids: HashMap::new(),
@@ -158,13 +161,34 @@ impl State {
         known.extend(peers);
         known.sort_unstable();
         known.dedup();
+        if self.exposure(&ih) == Exposure::Hidden {
+            return;
+        }
         if let Some(id) = self.transfers.get(&ih).and_then(Transfer::running) {
             self.outbox.extend(peers.iter().map(|&peer| Command::Connect(id, peer)));
         }
     }
 
+    /// Who may hear of a torrent.
+    pub(super) fn exposure(&self, ih: &InfoHash) -> Exposure {
+        self.exposures.get(ih).copied().unwrap_or_default()
+    }
+
+    pub(super) fn expose(&mut self, ih: InfoHash, exposure: Exposure, now: Instant) {
+        let former = match exposure {
+            Exposure::Public => self.exposures.remove(&ih),
+            _ => self.exposures.insert(ih, exposure),
+        };
+        if former.unwrap_or_default() != exposure {
+            self.add_anew(ih, now);
+        }
+    }
+
     /// All peers given by hand that a torrent may have.
     pub(super) fn peers_of(&self, ih: &InfoHash) -> Vec<SocketAddr> {
+        if self.exposure(ih) == Exposure::Hidden {
+            return Vec::new();
+        }
         let own = self.introduced.get(ih).into_iter().flatten();
         self.settings.peers.iter().chain(own).copied().collect()
     }

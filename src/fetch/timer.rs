@@ -11,7 +11,7 @@ use super::state::{Command, State};
 use super::transfer::Phase;
 use super::waiters::{Answer, Kind, earliest};
 use super::wants::ClaimId;
-use super::{Fetch, ReadError};
+use super::{Exposure, Fetch, ReadError};
 use crate::model::InfoHash;
 use crate::store::ContentKey;
 
@@ -125,7 +125,9 @@ impl State {
             }
             transfer.search.made(now);
             self.outbox.push_back(Command::Reannounce(id));
+            let hidden = self.exposures.get(ih) == Some(&Exposure::Hidden);
             let peers = self.settings.peers.iter().chain(introduced.get(ih).into_iter().flatten());
+            let peers = peers.filter(|_| !hidden);
             self.outbox.extend(peers.map(|&peer| Command::Connect(id, peer)));
             stuck.push(*ih);
         }

@@ -74,7 +74,8 @@ impl NodeCatalog {
             Body::Successor(successor) => Some(successor),
             Body::Model(_) => None,
         }));
-        let holdings = NodeHoldings::new(library.registry.clone(), fetch.clone(), library.trust.clone());
+        let (trust, sharing) = (library.trust.clone(), library.sharing.clone());
+        let holdings = NodeHoldings::new(library.registry.clone(), fetch.clone(), trust, sharing);
         let holdings = Arc::new(holdings);
         let catalog = Catalog::start(session.clone(), store.clone(), holdings.clone(), settings);
         let changed = Arc::new(Notify::new());

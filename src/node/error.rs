@@ -111,6 +111,14 @@ pub enum NodeError {
     /// Something of this model is needed, and nothing is here.
     #[error("nothing of {0} is here")]
     NothingHere(ModelRef),
+    /// The model is here and not to be shared.
+    #[error("{model} is not shared: {}", why.reason())]
+    Withheld {
+        /// Which model.
+        model: ModelRef,
+        /// Why.
+        why: super::sharing::Withheld,
+    },
     /// Another job has the model.
     #[error("{0} is being fetched or verified by another command; wait until that has ended, or end it")]
     InUse(ModelRef),
@@ -177,6 +185,8 @@ pub enum ErrorKind {
     TimedOut,
     /// Nothing of the model is here.
     NothingHere,
+    /// The model is here and not to be shared.
+    Withheld,
     /// The control socket fails.
     Control,
     /// The socket is another user's.
@@ -238,6 +248,7 @@ impl NodeError {
             Self::Fetch { source: ReadError::Disk(_) | ReadError::Broken(_), .. } => ErrorKind::Failed,
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::NothingHere(_) => ErrorKind::NothingHere,
+            Self::Withheld { .. } => ErrorKind::Withheld,
             Self::Control { .. } => ErrorKind::Control,
             Self::OtherUser { .. } => ErrorKind::OtherUser,
             Self::OtherVersion { .. } => ErrorKind::OtherVersion,

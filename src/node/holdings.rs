@@ -14,6 +14,7 @@ use crate::catalog::{HeldModel, Holdings, Trust};
 use crate::fetch::Fetch;
 use crate::model::codec::MAX_MANIFEST;
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Sha256Digest};
+use crate::node::sharing::{Rule, Sharing};
 use crate::store::Registry;
 
 /// How many bytes of manifests' JSON are kept in memory: a large one, and room for those of everyday size.
@@ -24,6 +25,7 @@ pub(super) struct NodeHoldings {
     registry: Arc<Registry>,
     fetch: Arc<Fetch>,
     trust: Arc<Trust>,
+    sharing: Arc<Sharing>,
     index: RwLock<Arc<Index>>,
     /// Held by whoever makes the index anew.
     refreshing: Mutex<()>,
@@ -40,8 +42,8 @@ struct Entry {
 
 #[derive(Default)]
 struct Index {
-    /// Of the registry when this was made; none before the first time.
-    generation: Option<u64>,
+    /// Of the registry and of the rules of sharing when this was made; none before the first time.
+    generation: Option<(u64, u64)>,
     entries: HashMap<ModelRef, Entry>,
     by_name: HashMap<ModelName, Vec<ModelRef>>,
     by_digest: HashMap<Sha256Digest, ModelRef>,
@@ -49,11 +51,12 @@ struct Index {
 
 impl NodeHoldings {
     /// Nothing is known until the first [`refresh`](Self::refresh).
-    pub fn new(registry: Arc<Registry>, fetch: Arc<Fetch>, trust: Arc<Trust>) -> Self {
+    pub fn new(registry: Arc<Registry>, fetch: Arc<Fetch>, trust: Arc<Trust>, sharing: Arc<Sharing>) -> Self {
         Self {
             registry,
             fetch,
             trust,
+            sharing,
             index: RwLock::default(),
             refreshing: Mutex::default(),
             texts: Mutex::default(),
@@ -63,7 +66,7 @@ impl NodeHoldings {
     /// Takes in what changed in the registry. Blocks for hashing what is new in it.
     pub fn refresh(&self) {
         let _refreshing = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
-        let generation = self.registry.generation();
+        let generation = (self.registry.generation(), self.sharing.generation());
         let old = self.index();
         if old.generation == Some(generation) {
             return;
@@ -72,6 +75,10 @@ impl NodeHoldings {
         for manifest in self.registry.all() {
             let Some(publisher) = manifest.signed_by() else { continue };
             let model = manifest.model_ref();
+            let rule = self.sharing.of(&model);
+            if rule.withheld.is_some() {
+                continue;
+            }
             let entry = match old.entries.get(&model) {
                 Some(same) if Arc::ptr_eq(&same.manifest, &manifest) => same.clone(),
                 _ => {
@@ -85,7 +92,10 @@ impl NodeHoldings {
                     Entry { publisher, digest: Sha256Digest(Sha256::digest(&json).into()), manifest }
                 }
             };
-            new.by_name.entry(model.name.clone()).or_default().push(model.clone());
+            // Whoever knows its digest knows of it.
+            if !rule.unannounced {
+                new.by_name.entry(model.name.clone()).or_default().push(model.clone());
+            }
             new.by_digest.insert(entry.digest, model.clone());
             new.entries.insert(model, entry);
         }
@@ -141,7 +151,8 @@ impl Holdings for NodeHoldings {
 
     fn names(&self) -> Vec<ModelName> {
         let here = self.fetch.joined().into_iter().filter(|revision| revision.cached_bytes() > 0);
-        let mut names: Vec<ModelName> = here.map(|revision| revision.manifest.name.clone()).collect();
+        let open = here.filter(|revision| self.sharing.of(&revision.manifest.model_ref()) == Rule::default());
+        let mut names: Vec<ModelName> = open.map(|revision| revision.manifest.name.clone()).collect();
         names.sort_unstable();
         names.dedup();
         names

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::model::{Manifest, ModelRef};
 use crate::node::NodeError;
 use crate::node::lock::NodeLock;
+use crate::node::sharing::Sharing;
 use crate::paths::Paths;
 use crate::store::{Registry, Store, StoredRevision};
 
@@ -22,6 +23,8 @@ pub struct Library {
     pub store: Arc<Store>,
     /// Whom names belong to.
     pub trust: Arc<Trust>,
+    /// What is here and not shared.
+    pub sharing: Arc<Sharing>,
 }
 
 impl Library {
@@ -34,7 +37,8 @@ impl Library {
         let store = Store::open(&paths)?;
         let trust = Arc::new(Trust::open(&paths, config.security.trust));
         trust.take_over(registry.all().iter().filter_map(|m| Some((m.name.clone(), m.publisher?))))?;
-        Ok(Self { config, paths, registry, store, trust })
+        let sharing = Arc::new(Sharing::open(&paths)?);
+        Ok(Self { config, paths, registry, store, trust, sharing })
     }
 
     /// Opens the base directory for writing. The lock is taken before the store is looked at. Finishes a replacement of

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::sharing::Rule;
 use super::{Library, Node, NodeError, blocking};
 use crate::model::ModelRef;
 use crate::model::hash::Control;
@@ -83,6 +84,7 @@ impl Library {
         let others: Vec<_> = self.registry.all().into_iter().filter(|m| m.model_ref() != *model).collect();
         self.store.forget(&revision, &others)?;
         self.registry.remove(model)?;
+        self.sharing.set(model, Rule::default())?;
         Ok(())
     }
 }

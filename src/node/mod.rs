@@ -34,6 +34,7 @@ mod rotation;
 pub mod running;
 mod seed;
 pub mod share;
+pub mod sharing;
 pub mod unresolved;
 mod warm;
 

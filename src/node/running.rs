@@ -156,6 +156,9 @@ impl Node {
             library,
             lock: Arc::new(lock),
         });
+        for manifest in node.library.registry.all() {
+            node.apply_rules(&manifest.torrent.info_hash);
+        }
         let server = control::serve(Arc::downgrade(&node), &node.library.paths)?;
         *node.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
         let housekeeper = tokio::spawn(super::housekeeping::run(Arc::downgrade(&node), SYNC_EVERY));
@@ -177,7 +180,8 @@ impl Node {
     pub fn seed_local(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
         let mut seeded = Vec::new();
         for revision in self.library.revisions()? {
-            if revision.cached_bytes() == 0 {
+            let withheld = self.library.sharing.of(&revision.manifest.model_ref()).withheld.is_some();
+            if withheld || revision.cached_bytes() == 0 {
                 continue;
             }
             match self.seed(&revision) {

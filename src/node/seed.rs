@@ -1,10 +1,10 @@
 //! Uploading what is here.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 
 use fixedbitset::FixedBitSet;
 
+use super::control::Seed;
 use super::{Node, NodeError};
 use crate::model::{Manifest, ModelRef};
 use crate::store::StoredRevision;
@@ -42,25 +42,22 @@ impl Node {
     }
 
     /// Joins the swarm of a model of which something is here, and tries these peers for it; without a model those
-    /// of all models. Tells which.
-    pub fn seed_known(
-        &self,
-        model: Option<&ModelRef>,
-        peers: &[SocketAddr],
-    ) -> Result<Vec<ModelRef>, NodeError> {
-        let seeded = match model {
+    /// of all models that are not withheld. Tells which.
+    pub fn seed_known(&self, what: &Seed) -> Result<Vec<ModelRef>, NodeError> {
+        let seeded = match &what.model {
             None => self.seed_local()?,
             Some(model) => {
                 let revision = self.library.revision(model)?;
                 if revision.cached_bytes() == 0 && revision.manifest.total_size > 0 {
                     return Err(NodeError::NothingHere(model.clone()));
                 }
+                self.permit(&revision.manifest, what.right)?;
                 self.seed(&revision)?;
                 vec![revision]
             }
         };
         for revision in &seeded {
-            self.fetch.introduce(&revision.manifest.torrent.info_hash, peers);
+            self.fetch.introduce(&revision.manifest.torrent.info_hash, &what.peers);
         }
         Ok(seeded.iter().map(|revision| revision.manifest.model_ref()).collect())
     }

@@ -11,6 +11,7 @@ use crate::model::describe::{DescribeOptions, Description, describe};
 use crate::model::magnet::Magnet;
 use crate::model::metainfo::parse_metainfo;
 use crate::model::{FileEntry, Manifest, ModelName, ModelRef, Revision};
+use crate::node::sharing::Rule;
 use crate::node::{Library, Node, NodeError, blocking};
 use crate::store::Stamp;
 use crate::torrent::create::{self, NewFile};
@@ -112,6 +113,8 @@ impl Node {
         let shared =
             blocking::cancellable(move |cancel| node.library.publish(&request, &progress, cancel)).await?;
         let revision = self.library.revision(&model)?;
+        // Whoever shares a directory says that it is theirs to share.
+        self.set_rule(&shared.manifest, Rule::default())?;
         self.fetch.relocate(&revision);
         let same = |m: &Arc<Manifest>| m.torrent.info_hash == shared.manifest.torrent.info_hash;
         if let Some(former) = former.filter(|former| !same(former)) {

@@ -326,12 +326,27 @@ impl Store {
         dir: &Path,
         stamps: &[Stamp],
     ) -> Result<(), StoreError> {
+        self.record_files(manifest, dir, stamps, false)
+    }
+
+    /// Like [`Store::record_placement_as`], for files that this program made there: it may move, replace and remove them.
+    pub fn record_own(&self, manifest: &Manifest, dir: &Path, stamps: &[Stamp]) -> Result<(), StoreError> {
+        self.record_files(manifest, dir, stamps, true)
+    }
+
+    fn record_files(
+        &self,
+        manifest: &Manifest,
+        dir: &Path,
+        stamps: &[Stamp],
+        ours: bool,
+    ) -> Result<(), StoreError> {
         let dir = fs::canonicalize(dir).map_err(|e| StoreError::io(dir, e))?;
         let entries = manifest.files.iter().zip(stamps).map(|(file, stamp)| PlacedEntry {
             path: file.path.clone(),
             root: file.pieces_root,
             stamp: *stamp,
-            ours: false,
+            ours,
             damaged: stamp.size != file.size,
         });
         let _moving = self.moving();

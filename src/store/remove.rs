@@ -63,6 +63,27 @@ impl Store {
         Ok(())
     }
 
+    /// Forgets that files of a revision stand below `dir`, so that the directory can go. They must stand elsewhere, too:
+    /// `Incomplete` names one that does not.
+    pub fn retire(&self, revision: &StoredRevision, dir: &Path) -> Result<(), StoreError> {
+        let _moving = self.moving();
+        let dir = fs::canonicalize(dir).map_err(|e| StoreError::io(dir, e))?;
+        let manifest = &revision.manifest;
+        self.shared.placements.update(&manifest.torrent.info_hash, |record| {
+            record.places.retain(|place| place.dir != dir);
+        })?;
+        for (file, content) in manifest.files.iter().zip(&revision.contents) {
+            let mut journal = content.journal();
+            let (Some(key), Home::Placed(placed)) = (content.key(), content.home()) else { continue };
+            if placed.path.starts_with(&dir) {
+                let elsewhere = self.shared.placements.find(&key);
+                let elsewhere = elsewhere.ok_or_else(|| StoreError::Incomplete { path: file.path.clone() })?;
+                content.settle_placed(&mut journal, elsewhere);
+            }
+        }
+        Ok(())
+    }
+
     /// All that this program put below the models directory: files it got, the copies of manifests beside them,
     /// directories of a `get` that is not done. What is shared in place, or was edited since it came, is not among
     /// them.

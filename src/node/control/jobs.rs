@@ -72,7 +72,7 @@ async fn share(State(node): Alive, Json(request): Json<ShareRequest>) -> Respons
 }
 
 async fn seed(State(node): Alive, Json(request): Json<Seed>) -> Response {
-    job(|_| async move { alive(&node)?.seed_known(request.model.as_ref(), &request.peers) })
+    job(|_| async move { alive(&node)?.seed_known(&request) })
 }
 
 async fn attach(State(node): Alive, Json(companion): Json<Companion>) -> Response {

@@ -106,6 +106,9 @@ pub struct Seed {
     pub model: Option<ModelRef>,
     /// Hosts to connect to.
     pub peers: Vec<SocketAddr>,
+    /// Whether the user says that they may pass on a model that is withheld for its licence or its hub.
+    #[serde(default)]
+    pub right: bool,
 }
 
 /// Body of `POST /v1/detach`.

@@ -125,7 +125,8 @@ impl IntoResponse for Refusal {
             | ErrorKind::Mounted
             | ErrorKind::OtherPublisher
             | ErrorKind::Untrusted
-            | ErrorKind::Ambiguous => StatusCode::CONFLICT,
+            | ErrorKind::Ambiguous
+            | ErrorKind::Withheld => StatusCode::CONFLICT,
             ErrorKind::HostLost | ErrorKind::NoCatalog => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Listen
             | ErrorKind::Damaged

@@ -1,0 +1,213 @@
+//! What this node keeps to itself: models that are here and not shared, and models that are shared and not announced.
+//!
+//! `sharing.yaml` in the base directory, read once and written by the holder of the node's lock. A model that it does not
+//! name is shared and announced. A file that cannot be read is an error and not an empty one: whoever withholds a model has
+//! a reason.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Node, NodeError};
+use crate::fetch::Exposure;
+use crate::fsutil;
+use crate::model::{InfoHash, Manifest, ModelRef};
+use crate::paths::Paths;
+use crate::store::StoreError;
+
+/// Longest file read, in bytes: more models than one disk holds.
+const MAX_FILE: u64 = 16 << 20;
+
+const HEADING: &str =
+    "# Models that silmaril mirrored and does not share, or shares without announcing them.\n";
+
+/// Why a model is not shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Withheld {
+    /// It was mirrored with `--no-auto-share`.
+    NotAsked,
+    /// Its licence is unknown, or not known to permit it.
+    Licence,
+    /// The hub asks everybody for consent before it hands it out.
+    Gated,
+    /// The hub shows it to some only.
+    Private,
+}
+
+impl Withheld {
+    /// Whether sharing it takes a right that the user has to claim.
+    pub fn needs_right(self) -> bool {
+        match self {
+            Self::NotAsked => false,
+            Self::Licence | Self::Gated | Self::Private => true,
+        }
+    }
+
+    /// Why, behind "it is not shared: ".
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NotAsked => "it was mirrored with --no-auto-share",
+            Self::Licence => "its licence is not known to permit passing it on",
+            Self::Gated => "its hub asks everybody for consent before handing it out (it is gated)",
+            Self::Private => "it is private at its hub",
+        }
+    }
+}
+
+/// How one model is shared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Not at all, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<Withheld>,
+    /// Without the DHT, LAN discovery and the catalog: only with peers that know of us by other ways.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unannounced: bool,
+}
+
+impl Rule {
+    /// What the engine may do with its torrent.
+    fn exposure(self) -> Exposure {
+        match self {
+            Self { withheld: Some(_), .. } => Exposure::Hidden,
+            Self { unannounced: true, .. } => Exposure::Unannounced,
+            Self { .. } => Exposure::Public,
+        }
+    }
+}
+
+type Rules = BTreeMap<ModelRef, Rule>;
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    models: Rules,
+}
+
+/// The rules of one base directory.
+#[derive(Debug)]
+pub struct Sharing {
+    path: PathBuf,
+    rules: Mutex<Rules>,
+    generation: AtomicU64,
+}
+
+impl Sharing {
+    /// Reads the rules; none where there is no file.
+    pub fn open(paths: &Paths) -> Result<Self, NodeError> {
+        let path = paths.sharing();
+        let document = match fsutil::read_capped(&path, MAX_FILE) {
+            Ok(bytes) => serde_yaml::from_slice::<Document>(&bytes)
+                .map_err(|e| StoreError::Damaged { path: path.clone(), reason: e.to_string() })?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Document::default(),
+            Err(source) => return Err(NodeError::Io { path, source }),
+        };
+        Ok(Self { path, rules: Mutex::new(document.models), generation: AtomicU64::new(0) })
+    }
+
+    /// The rule of a model.
+    pub fn of(&self, model: &ModelRef) -> Rule {
+        self.rules().get(model).copied().unwrap_or_default()
+    }
+
+    /// A number that grows with every change.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Sets the rule of a model, on the disk before anybody sees it.
+    pub fn set(&self, model: &ModelRef, rule: Rule) -> Result<(), NodeError> {
+        let mut rules = self.rules();
+        let mut models = rules.clone();
+        match rule == Rule::default() {
+            true => models.remove(model),
+            false => models.insert(model.clone(), rule),
+        };
+        if models == *rules {
+            return Ok(());
+        }
+        let document = Document { models };
+        let text = serde_yaml::to_string(&document)
+            .map_err(|e| StoreError::Damaged { path: self.path.clone(), reason: e.to_string() })?;
+        fsutil::write_atomic(&self.path, format!("{HEADING}{text}").as_bytes(), fsutil::MODE_PRIVATE)
+            .map_err(|source| NodeError::Io { path: self.path.clone(), source })?;
+        *rules = document.models;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn rules(&self) -> MutexGuard<'_, Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    /// Sets how a model is shared, and has the engine and the catalog keep to it from now on.
+    pub(super) fn set_rule(&self, manifest: &Manifest, rule: Rule) -> Result<(), NodeError> {
+        self.library.sharing.set(&manifest.model_ref(), rule)?;
+        self.apply_rules(&manifest.torrent.info_hash);
+        self.changed();
+        Ok(())
+    }
+
+    /// Has the engine treat a torrent as the rules of its models say. Of several models that are the same torrent, the
+    /// most open one counts.
+    pub(super) fn apply_rules(&self, info_hash: &InfoHash) {
+        let models = self.library.registry.all().into_iter().filter(|m| m.torrent.info_hash == *info_hash);
+        let exposure = models.map(|m| self.library.sharing.of(&m.model_ref()).exposure()).max();
+        self.fetch.expose(info_hash, exposure.unwrap_or_default());
+    }
+
+    /// Whether a model may be shared now that somebody asks for it by name. `right` is their word that they may. A rule
+    /// that stood in the way goes.
+    pub(super) fn permit(&self, manifest: &Manifest, right: bool) -> Result<(), NodeError> {
+        let model = manifest.model_ref();
+        let rule = self.library.sharing.of(&model);
+        let Some(why) = rule.withheld else { return Ok(()) };
+        if why.needs_right() && !right {
+            return Err(NodeError::Withheld { model, why });
+        }
+        self.set_rule(manifest, Rule { withheld: None, ..rule })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_survive_a_restart_and_the_default_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        let sharing = Sharing::open(&paths).unwrap();
+        let (gated, quiet) = ("meta/llama@v1".parse().unwrap(), "acme/m".parse().unwrap());
+        let withheld = Rule { withheld: Some(Withheld::Gated), unannounced: false };
+        sharing.set(&gated, withheld).unwrap();
+        sharing.set(&quiet, Rule { withheld: None, unannounced: true }).unwrap();
+        assert_eq!(sharing.generation(), 2);
+        let again = Sharing::open(&paths).unwrap();
+        assert_eq!(again.of(&gated), withheld);
+        assert!(again.of(&quiet).unannounced);
+        again.set(&gated, Rule::default()).unwrap();
+        assert_eq!(Sharing::open(&paths).unwrap().of(&gated), Rule::default());
+        let text = std::fs::read_to_string(paths.sharing()).unwrap();
+        assert!(text.contains("acme/m") && !text.contains("meta/llama"), "{text}");
+    }
+
+    #[test]
+    fn rules_that_cannot_be_read_are_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        for bad in ["models: [", "models: {acme/m: {withheld: perhaps}}", "modells: {}"] {
+            std::fs::write(paths.sharing(), bad).unwrap();
+            let error = Sharing::open(&paths).unwrap_err().to_string();
+            assert!(error.contains("sharing.yaml"), "{error}");
+        }
+    }
+}
