@@ -70,6 +70,9 @@ pub enum NodeError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// HTTP cannot be used.
+    #[error(transparent)]
+    Http(#[from] crate::http::HttpError),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] crate::torrent::EngineError),
@@ -260,6 +263,7 @@ impl NodeError {
             | Self::Rotation(_)
             | Self::Describe(_)
             | Self::Store(_)
+            | Self::Http(_)
             | Self::Refused { .. }
             | Self::InUse(_)
             | Self::Request(_) => ErrorKind::Failed,

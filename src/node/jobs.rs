@@ -1,39 +1,44 @@
-//! Jobs that move or reread the files of a torrent: one at a time for each, whichever command asked.
+//! Jobs that move or reread the same files: one at a time, whichever command asked.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::OwnedMutexGuard;
 
-use crate::model::InfoHash;
-
 type Turn = tokio::sync::Mutex<()>;
 
-/// Whose turn it is, by torrent.
-#[derive(Debug, Default)]
-pub(super) struct Jobs {
-    turns: Mutex<HashMap<InfoHash, Weak<Turn>>>,
+/// Whose turn it is, by what the jobs are about: a torrent, a model.
+#[derive(Debug)]
+pub(super) struct Jobs<K> {
+    turns: Mutex<HashMap<K, Weak<Turn>>>,
 }
 
-impl Jobs {
-    /// Waits for the torrent's turn. It ends when the guard is dropped.
-    pub async fn turn(&self, info_hash: &InfoHash) -> OwnedMutexGuard<()> {
-        self.of(info_hash).lock_owned().await
+impl<K> Default for Jobs<K> {
+    fn default() -> Self {
+        Self { turns: Mutex::default() }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Jobs<K> {
+    /// Waits for the turn. It ends when the guard is dropped.
+    pub async fn turn(&self, about: &K) -> OwnedMutexGuard<()> {
+        self.of(about).lock_owned().await
     }
 
     /// Takes the turn if nobody has it.
-    pub fn try_turn(&self, info_hash: &InfoHash) -> Option<OwnedMutexGuard<()>> {
-        self.of(info_hash).try_lock_owned().ok()
+    pub fn try_turn(&self, about: &K) -> Option<OwnedMutexGuard<()>> {
+        self.of(about).try_lock_owned().ok()
     }
 
-    fn of(&self, info_hash: &InfoHash) -> Arc<Turn> {
+    fn of(&self, about: &K) -> Arc<Turn> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = turns.get(info_hash).and_then(Weak::upgrade) {
+        if let Some(turn) = turns.get(about).and_then(Weak::upgrade) {
             return turn;
         }
         let turn = Arc::new(Turn::default());
-        turns.insert(*info_hash, Arc::downgrade(&turn));
+        turns.insert(about.clone(), Arc::downgrade(&turn));
         turn
     }
 }
@@ -41,6 +46,7 @@ impl Jobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::InfoHash;
 
     #[tokio::test]
     async fn jobs_on_one_torrent_take_turns_and_those_on_others_do_not_wait() {

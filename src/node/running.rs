@@ -24,7 +24,8 @@ use super::{Library, NodeError};
 use crate::catalog::CatalogSettings;
 use crate::config::Config;
 use crate::fetch::{Fetch, FetchSettings};
-use crate::model::InfoHash;
+use crate::http::Client;
+use crate::model::{InfoHash, ModelRef};
 use crate::store::StoredRevision;
 use crate::torrent::{Discovery, Session, SessionSettings, TorrentId};
 
@@ -67,7 +68,11 @@ pub struct Node {
     /// The hybrid twins that are seeded.
     pub(super) hybrids: Mutex<HashMap<InfoHash, TorrentId>>,
     /// One at a time per torrent: what moves or rereads its files.
-    pub(super) jobs: Jobs,
+    pub(super) jobs: Jobs<InfoHash>,
+    /// One at a time per model: what mirrors it.
+    pub(super) mirrors: Jobs<ModelRef>,
+    /// For hubs, git servers and web seeds.
+    pub(super) http: Client,
     /// What other commands have it do now.
     pub(super) clients: Clients,
     /// The other commands that wait for the end of this node, to go on in its place.
@@ -111,6 +116,7 @@ impl Node {
             },
             peers: options.peers,
         };
+        let http = Client::new(network)?;
         let (events, queue) = mpsc::unbounded_channel();
         let session = Arc::new(tokio::task::block_in_place(|| Session::start(session_settings, events))?);
         let fetch = Fetch::new(session.clone(), library.paths.clone(), settings.clone());
@@ -139,6 +145,8 @@ impl Node {
             settings,
             hybrids: Mutex::default(),
             jobs: Jobs::default(),
+            mirrors: Jobs::default(),
+            http,
             clients: Clients::default(),
             attached: Attached::default(),
             catalog,

@@ -56,11 +56,7 @@ impl Library {
         let dir = std::fs::canonicalize(&request.path)
             .map_err(|source| NodeError::Io { path: request.path.clone(), source })?;
         refuse_own_mount(&dir)?;
-        let key = || match request.sign {
-            true => PublisherKeypair::load_or_create(&self.paths.publisher_key()).map(Some),
-            false => Ok(None),
-        };
-        self.trust.check(&request.name, key()?.map(|key| key.public()))?;
+        self.trust.check(&request.name, self.signer(request.sign)?.map(|key| key.public()))?;
         let options = DescribeOptions {
             license: request.license.as_deref(),
             piece_length: request.piece_length,
@@ -71,7 +67,6 @@ impl Library {
         };
         let Description { mut manifest, piece_layers, warnings, metadata } =
             describe(&dir, &request.name, &request.version, &options)?;
-        add_trackers(&mut manifest, &self.config.network.trackers);
         if request.hybrid {
             let metainfo = hybrid(&manifest, &dir)?;
             let info_hash = parse_metainfo(&metainfo)
@@ -83,10 +78,7 @@ impl Library {
             self.store.save_metainfo(&info_hash, &metainfo)?;
             manifest.torrent.hybrid_info_hash = Some(info_hash);
         }
-        // Read again: it may have been replaced while the files were hashed.
-        if let Some(key) = key()? {
-            manifest.sign(&key);
-        }
+        self.seal(&mut manifest, request.sign)?;
         if cancel.load(Ordering::Relaxed) {
             return Err(NodeError::Request("cancelled".to_owned()));
         }
@@ -96,6 +88,24 @@ impl Library {
         self.store.record_placement_as(&manifest, &dir, &stamps)?;
         let manifest = self.registry.insert(manifest)?;
         Ok(Shared { manifest, warnings })
+    }
+
+    /// Our key, made where there is none; nothing where nothing is to be signed.
+    pub(super) fn signer(&self, sign: bool) -> Result<Option<PublisherKeypair>, NodeError> {
+        match sign {
+            true => Ok(Some(PublisherKeypair::load_or_create(&self.paths.publisher_key())?)),
+            false => Ok(None),
+        }
+    }
+
+    /// Adds to a manifest what depends on this node: trackers, and the signature where there is to be one.
+    pub(super) fn seal(&self, manifest: &mut Manifest, sign: bool) -> Result<(), NodeError> {
+        add_trackers(manifest, &self.config.network.trackers);
+        // Read now: it may have been replaced while the files were hashed.
+        if let Some(key) = self.signer(sign)? {
+            manifest.sign(&key);
+        }
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ mod copy;
 mod fds;
 mod mapfile;
 pub mod placement;
+mod plain;
 mod publish;
 pub mod registry;
 mod remove;
@@ -290,18 +291,11 @@ impl Store {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A file, whole and verified, with the bytes of that root and length: placed in some model, or cached.
-    pub fn find_complete(&self, root: &PiecesRoot, len: u64) -> Option<PathBuf> {
-        let key = ContentKey { root: *root, len };
-        if let Some(file) = self.shared.placements.find(&key) {
-            return Some(file.path);
-        }
-        if let Some(content) = self.live_content(&key) {
-            return content.is_complete().then(|| content.path());
-        }
-        let data = self.shared.cached(&key);
-        let loaded = mapfile::load(&data, len, &self.shared.boot).ok()?;
-        (len > 0 && loaded.map.is_full()).then_some(data)
+    /// A file, whole and verified, with the bytes of that root and length, in some model's directory or one shared in
+    /// place; and whether this program put it there, so that it may be linked.
+    pub fn find_file(&self, root: &PiecesRoot, len: u64) -> Option<(PathBuf, bool)> {
+        let file = self.shared.placements.find(&ContentKey { root: *root, len })?;
+        Some((file.path, file.ours))
     }
 
     /// Records that the files of a revision stand, verified, below `dir`, as they look now. The files stay their

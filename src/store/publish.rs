@@ -318,7 +318,7 @@ impl Step {
 }
 
 /// Refuses a path below `dest` that leads through a symbolic link: it may end anywhere.
-fn refuse_links(dest: &Path, target: &Path) -> Result<(), StoreError> {
+pub(super) fn refuse_links(dest: &Path, target: &Path) -> Result<(), StoreError> {
     for dir in fsutil::parent(target).ancestors().take_while(|d| *d != dest) {
         if fs::symlink_metadata(dir).is_ok_and(|m| m.is_symlink()) {
             return Err(StoreError::Occupied { path: dir.to_owned() });

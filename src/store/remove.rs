@@ -77,7 +77,8 @@ impl Store {
             let (Some(key), Home::Placed(placed)) = (content.key(), content.home()) else { continue };
             if placed.path.starts_with(&dir) {
                 let elsewhere = self.shared.placements.find(&key);
-                let elsewhere = elsewhere.ok_or_else(|| StoreError::Incomplete { path: file.path.clone() })?;
+                let elsewhere =
+                    elsewhere.ok_or_else(|| StoreError::Incomplete { path: file.path.clone() })?;
                 content.settle_placed(&mut journal, elsewhere);
             }
         }
