@@ -15,8 +15,10 @@ use sha2::{Digest as _, Sha256};
 use super::files::{self, FilesError};
 use super::magnet::{Magnet, MagnetError};
 use super::manifest::Original;
-use super::merkle::PieceLayers;
+use super::merkle::{LayerError, PieceLayers};
 use super::metainfo::{self, MetainfoError, ParsedFile, ParsedMetainfo};
+use super::piece_hashes::MAX_CARRIED;
+use super::web_seed::{self, WebSeed, WebSeedError};
 use super::{FileEntry, InfoHash, Kind, Manifest, ModelName, PublisherKey, Revision, Sha256Digest, path};
 use crate::keys::PublisherKeypair;
 
@@ -26,8 +28,8 @@ pub const MAX_MANIFEST: usize = 16 << 20;
 pub const MAX_VALUES: usize = 2_000_000;
 /// The schema that is written and read.
 pub const SCHEMA: u32 = 1;
-const MAX_WEB_SEEDS: usize = 100;
-const MAX_URL: usize = 2048;
+/// Most web seeds of a manifest.
+pub const MAX_WEB_SEEDS: usize = 100;
 const CONTEXT: &[u8] = b"silmaril-manifest-v1\n";
 
 /// Why a manifest is refused.
@@ -104,9 +106,21 @@ pub enum ManifestError {
     /// `created_at` is not a time.
     #[error("created_at is not an RFC 3339 time: {0:?}")]
     CreatedAt(String),
-    /// `web_seeds` are too many or not HTTP addresses.
-    #[error("web_seeds must be at most {MAX_WEB_SEEDS} http or https addresses")]
+    /// One of `web_seeds` cannot be used.
+    #[error("web_seeds: {0}")]
+    WebSeed(#[from] WebSeedError),
+    /// Too many `web_seeds`.
+    #[error("web_seeds are more than {MAX_WEB_SEEDS}")]
     WebSeeds,
+    /// A piece layer does not belong to its file.
+    #[error("piece_layer: {0}")]
+    Layer(LayerError),
+    /// A piece layer of a file that has none.
+    #[error("the file {0:?} has a piece_layer, but not more than one piece")]
+    LayerOfOnePiece(String),
+    /// More than [`MAX_CARRIED`] bytes of them.
+    #[error("the piece layers have more than {} MiB together", MAX_CARRIED >> 20)]
+    LayersTooLarge,
     /// A signature without a key.
     #[error("the manifest is signed but names no publisher")]
     NoPublisher,
@@ -211,7 +225,11 @@ impl Manifest {
         let mut magnet = Magnet::new(parsed.info_hash, &parsed.name);
         magnet.trackers.clone_from(&parsed.trackers);
         manifest.magnet_uri = magnet.to_string();
-        manifest.web_seeds = parsed.web_seeds.iter().filter(|url| is_web_seed(url)).cloned().collect();
+        manifest.web_seeds = web_seed::of_torrent(parsed).iter().map(WebSeed::to_string).collect();
+        if !manifest.web_seeds.is_empty() {
+            // Those of a large torrent stay out; they are kept with its metainfo.
+            manifest.carry_piece_layers(&parsed.layers);
+        }
         manifest.check()?;
         Ok(manifest)
     }
@@ -270,6 +288,7 @@ impl Manifest {
             return Err(ManifestError::TotalSize { stated: self.total_size, sum });
         }
         self.check_torrent()?;
+        self.check_piece_layers()?;
         let magnet: Magnet = self.magnet_uri.parse()?;
         if magnet.info_hash != self.torrent.info_hash
             && Some(magnet.info_hash) != self.torrent.hybrid_info_hash
@@ -280,8 +299,11 @@ impl Manifest {
             (time.parse::<jiff::Timestamp>())
                 .map_err(|_| ManifestError::CreatedAt(time.chars().take(60).collect()))?;
         }
-        if self.web_seeds.len() > MAX_WEB_SEEDS || !self.web_seeds.iter().all(|url| is_web_seed(url)) {
+        if self.web_seeds.len() > MAX_WEB_SEEDS {
             return Err(ManifestError::WebSeeds);
+        }
+        for seed in &self.web_seeds {
+            seed.parse::<WebSeed>()?;
         }
         Ok(())
     }
@@ -322,8 +344,10 @@ impl Manifest {
         metainfo::info_dict(&self.torrent.name, self.torrent.piece_length, files)
     }
 
-    /// The metainfo for the engine, with the piece layers that are known.
+    /// The metainfo for the engine, with the given piece layers or else those that the manifest carries.
     pub fn metainfo(&self, layers: Option<&PieceLayers>) -> Vec<u8> {
+        let carried = if layers.is_none() { self.piece_layers() } else { PieceLayers::default() };
+        let layers = layers.or(Some(&carried).filter(|carried| !carried.is_empty()));
         metainfo::wrap(&self.info_dict(), layers)
     }
 
@@ -378,13 +402,6 @@ impl<'de> Deserialize<'de> for Manifest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::from_value(Value::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
-}
-
-fn is_web_seed(url: &str) -> bool {
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    url.len() <= MAX_URL
-        && rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
-        && !url.chars().any(|c| c.is_control() || c.is_whitespace())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Magnet links of v2 torrents (BEP 9, BEP 52): `magnet:?xt=urn:btmh:1220<info hash>&dn=…&tr=…`.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
@@ -66,7 +66,8 @@ impl Magnet {
     }
 }
 
-fn escape(out: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+/// Percent-encodes everything but the unreserved characters of RFC 3986.
+pub(super) fn escape(out: &mut impl fmt::Write, text: &str) -> fmt::Result {
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::files::TorrentFile;
+use super::piece_hashes::PieceLayer;
 use super::{InfoHash, Kind, Layout, ModelName, ModelRef, PiecesRoot, PublisherKey, Revision, Sha256Digest};
 
 /// One file of a revision. `files` of a manifest is in canonical (BEP 52 file tree) order.
@@ -23,6 +24,9 @@ pub struct FileEntry {
     /// Merkle root of the file's blocks; absent for an empty file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pieces_root: Option<PiecesRoot>,
+    /// Hashes of the file's pieces, where it has more than one and can be had over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub piece_layer: Option<PieceLayer>,
     /// Fields this version does not know, kept as they came.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -36,7 +40,7 @@ impl FileEntry {
         sha256: Option<Sha256Digest>,
         pieces_root: Option<PiecesRoot>,
     ) -> Self {
-        Self { path: path.into(), size, sha256, pieces_root, other: Map::new() }
+        Self { path: path.into(), size, sha256, pieces_root, piece_layer: None, other: Map::new() }
     }
 
     /// The file as its torrent describes it.

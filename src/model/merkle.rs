@@ -71,6 +71,18 @@ pub enum LayerError {
     Root(PiecesRoot),
 }
 
+/// Checks the piece layer of a file of `len` bytes, more than one piece, against its root.
+pub fn check_layer(root: PiecesRoot, len: u64, piece_length: u32, layer: &[Hash]) -> Result<(), LayerError> {
+    let expected = len.div_ceil(u64::from(piece_length));
+    if layer.len() as u64 != expected {
+        return Err(LayerError::Count { root, given: layer.len(), expected });
+    }
+    if self::root(layer.to_vec(), piece_height(piece_length), 0) != root.0 {
+        return Err(LayerError::Root(root));
+    }
+    Ok(())
+}
+
 /// The piece layers of a torrent: for each file longer than a piece, the hashes of its pieces. Every layer here
 /// hashes to its root.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,13 +101,7 @@ impl PieceLayers {
         if len <= u64::from(piece_length) {
             return Ok(());
         }
-        let expected = len.div_ceil(u64::from(piece_length));
-        if layer.len() as u64 != expected {
-            return Err(LayerError::Count { root, given: layer.len(), expected });
-        }
-        if self::root(layer.clone(), piece_height(piece_length), 0) != root.0 {
-            return Err(LayerError::Root(root));
-        }
+        check_layer(root, len, piece_length, &layer)?;
         self.0.insert(root, layer);
         Ok(())
     }

@@ -19,9 +19,11 @@ pub mod merkle;
 pub mod metainfo;
 pub mod names;
 pub mod path;
+pub mod piece_hashes;
 pub mod safetensors;
 pub mod scan;
 pub mod text;
+pub mod web_seed;
 
 pub use codec::ManifestError;
 pub use ids::{InfoHash, PiecesRoot, PublisherKey, Sha256Digest};
@@ -32,6 +34,7 @@ pub use manifest::{FileEntry, Manifest};
 pub use merkle::PieceLayers;
 pub use metainfo::ParsedMetainfo;
 pub use names::{Kind, ModelName, ModelRef, Revision};
+pub use piece_hashes::{PieceHashes, PieceLayer};
 
 /// The unit of BitTorrent v2 hashing and of request scheduling, in bytes (BEP 52).
 pub const BLOCK_LEN: u64 = 16 * 1024;

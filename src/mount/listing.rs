@@ -106,16 +106,7 @@ mod tests {
     use super::*;
 
     fn nodes(paths: &[&str]) -> Nodes {
-        let files: Vec<FileEntry> = paths
-            .iter()
-            .map(|p| FileEntry {
-                path: (*p).to_owned(),
-                size: 1,
-                sha256: None,
-                pieces_root: None,
-                other: serde_json::Map::new(),
-            })
-            .collect();
+        let files: Vec<FileEntry> = paths.iter().map(|p| FileEntry::new(*p, 1, None, None)).collect();
         Nodes::new(&files)
     }
 

@@ -149,10 +149,13 @@ impl Node {
         origin: &str,
         peers: &[SocketAddr],
     ) -> Result<ParsedMetainfo, NodeError> {
+        // The link's own are all there are: the info dictionary names none.
+        let with_web_seeds = |torrent| ParsedMetainfo { web_seeds: magnet.web_seeds.clone(), ..torrent };
         let mut known = self.library.registry.all().into_iter();
         if let Some(known) = known.find(|m| m.torrent.info_hash == magnet.info_hash) {
             // The engine would refuse the torrent a second time.
-            return checked(&known.info_dict(), &magnet.info_hash).map_err(|e| refused(origin, e));
+            let torrent = checked(&known.info_dict(), &magnet.info_hash).map_err(|e| refused(origin, e))?;
+            return Ok(with_web_seeds(torrent));
         }
         let peers: Vec<SocketAddr> = self.settings.peers.iter().chain(peers).copied().collect();
         let id = self.session.fetch_metadata(&magnet.to_string(), &peers)?;
@@ -168,7 +171,7 @@ impl Node {
                 return Err(refused(origin, why));
             }
         };
-        checked(&info, &magnet.info_hash).map_err(|e| refused(origin, e))
+        checked(&info, &magnet.info_hash).map(with_web_seeds).map_err(|e| refused(origin, e))
     }
 }
 

@@ -7,7 +7,8 @@ use silmaril::catalog::message::{Have, HeldManifest, Message};
 use silmaril::catalog::{Body, ModelRecord, Query, Record, SharedRecord, SignedRecord};
 use silmaril::keys::PublisherKeypair;
 use silmaril::model::{
-    FileEntry, InfoHash, Magnet, Manifest, ModelName, PiecesRoot, PublisherKey, Revision, Sha256Digest,
+    FileEntry, InfoHash, Magnet, Manifest, ModelName, PieceLayer, PiecesRoot, PublisherKey, Revision,
+    Sha256Digest, merkle,
 };
 
 /// The key of RFC 8410 section 10.3: what it signs is the same in every run.
@@ -167,6 +168,16 @@ fn seeds() -> Vec<Seed> {
         (unsigned.signature, unsigned.publisher) = (None, None);
         unsigned.to_json()
     };
+    let on_the_web = {
+        // The root of one zero hash and one of ones, and the layer below it: 20 KiB in pieces of 16 KiB.
+        let layer = vec![[0; 32], [255; 32]];
+        let root = PiecesRoot(merkle::parent(&layer[0], &layer[1]));
+        let files = vec![FileEntry::new("weights.safetensors", 20 << 10, None, Some(root))];
+        let mut manifest = Manifest::new(name(), Revision::default(), 1 << 14, files).unwrap();
+        manifest.web_seeds = vec!["https://files.example/org/model/".to_owned()];
+        manifest.files[0].piece_layer = Some(PieceLayer(layer));
+        manifest.to_json()
+    };
     let legacy = br#"{"name": "org/model", "version": "v1", "license": "mit", "magnet_uri":
         "magnet:?xt=urn:btmh:12200123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         "files": [{"path": "a/b", "size": 5, "sha256": "0000000000000000000000000000000000000000000000000000000000000000"}]}"#;
@@ -175,6 +186,10 @@ fn seeds() -> Vec<Seed> {
     for target in ["manifest", "document"] {
         add(target, "ok-signed", &json);
         add(target, "ok-unsigned", &unsigned);
+        add(target, "ok-web", &on_the_web);
+        let web = String::from_utf8(on_the_web.clone()).unwrap();
+        add(target, "bad-layer", web.replace("////", "///+").as_bytes());
+        add(target, "bad-web-seed", web.replace("https://files", "https://u@files").as_bytes());
         add(target, "bad-signature", &changed("text-generation", "text-generatiom"));
         add(target, "bad-path", &changed("a/config.json", "../onfig.json"));
         add(target, "bad-size", &changed("\"size\": 20", "\"size\": 9007199254740993"));

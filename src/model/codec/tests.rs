@@ -203,7 +203,8 @@ fn torrents_of_others_become_manifests() {
             Manifest::from_metainfo("org/model".parse().unwrap(), Revision::default(), &parsed).unwrap();
         assert_eq!(manifest.torrent.info.is_none(), same, "our own info dictionary is not carried along");
         assert_eq!(manifest.torrent.info_hash, parsed.info_hash);
-        assert_eq!(manifest.web_seeds, ["http://w.example/"]);
+        assert_eq!(manifest.web_seeds, ["http://w.example/model/"]);
+        assert_eq!(manifest.piece_layers(), parsed.layers);
         let again = Manifest::from_json(&manifest.to_json()).unwrap();
         assert_eq!(again, manifest);
         assert_eq!(parse_metainfo(&again.metainfo(Some(&parsed.layers))).unwrap().layers, parsed.layers);
