@@ -17,15 +17,18 @@ mod support {
     pub mod fixtures;
     pub mod host;
     pub mod hostile;
+    pub mod hub;
     pub mod manifests;
     pub mod mounts;
     pub mod net;
     pub mod overlay;
     pub mod private_net;
     pub mod process;
+    pub mod repos;
     pub mod rig;
     pub mod share;
     pub mod swarm;
+    pub mod web;
 }
 
 mod e2e {
@@ -100,6 +103,10 @@ mod fetch {
     mod sharing;
     mod tensors;
     mod windows;
+}
+
+mod servers {
+    mod hub;
 }
 
 mod fuzz {

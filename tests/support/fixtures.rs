@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::process::{Finished, Proc};
 
-fn downloaded(name: &str) -> PathBuf {
+/// A path below `target/` that `make fixtures` fills.
+pub fn downloaded(name: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
     let path = target.join(name);
     assert!(path.exists(), "{} is missing: run `make fixtures` first", path.display());

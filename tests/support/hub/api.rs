@@ -1,0 +1,192 @@
+//! What the hub's API says of a repository: its revisions, and the tree of each in pages.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::{Path, Request, State as Extract};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+
+use super::{Access, State, commit, refusal};
+use crate::support::repos::{Entry, Repo, What};
+use crate::support::web::uri::{encode, fields};
+
+pub fn routes() -> Router<Arc<State>> {
+    let mut router = Router::new();
+    for kind in ["models", "datasets"] {
+        let repo = format!("/api/{kind}/{{org}}/{{name}}");
+        router = router
+            .route(&repo, get(newest))
+            .route(&format!("{repo}/revision/{{rev}}"), get(revision))
+            .route(&format!("{repo}/tree/{{rev}}"), get(tree))
+            .route(&format!("{repo}/tree/{{rev}}/{{*dir}}"), get(subtree));
+    }
+    router
+}
+
+type Shared = Extract<Arc<State>>;
+
+async fn newest(state: Shared, Path((org, name)): Path<(String, String)>, request: Request) -> Response {
+    about(&state, &request, &format!("{org}/{name}"), "main").unwrap_or_else(|refusal| refusal)
+}
+
+async fn revision(
+    state: Shared,
+    Path((org, name, rev)): Path<(String, String, String)>,
+    request: Request,
+) -> Response {
+    about(&state, &request, &format!("{org}/{name}"), &rev).unwrap_or_else(|refusal| refusal)
+}
+
+async fn tree(
+    state: Shared,
+    Path((org, name, rev)): Path<(String, String, String)>,
+    request: Request,
+) -> Response {
+    page(&state, &request, &format!("{org}/{name}"), &rev, "").unwrap_or_else(|refusal| refusal)
+}
+
+async fn subtree(
+    state: Shared,
+    Path((org, name, rev, dir)): Path<(String, String, String, String)>,
+    request: Request,
+) -> Response {
+    page(&state, &request, &format!("{org}/{name}"), &rev, &dir).unwrap_or_else(|refusal| refusal)
+}
+
+fn about(state: &State, request: &Request, name: &str, rev: &str) -> Result<Response, Response> {
+    let (repo, commit) = find(state, request, name, rev)?;
+    let with_blobs = is_set(&fields(request), "blobs");
+    Ok(Json(describe(state, &repo, name, &commit, with_blobs)).into_response())
+}
+
+fn is_set(fields: &HashMap<String, String>, name: &str) -> bool {
+    fields.get(name).is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
+}
+
+/// The repository of `org/name` in the kind that the route is of, and the commit of a revision.
+fn find(state: &State, request: &Request, name: &str, rev: &str) -> Result<(Repo, String), Response> {
+    let is_dataset = request.uri().path().starts_with("/api/datasets/");
+    let id = if is_dataset { format!("datasets/{name}") } else { name.to_owned() };
+    let repo = state.repo(request, &id)?;
+    let commit = commit(&repo, rev)?;
+    Ok((repo, commit))
+}
+
+fn describe(state: &State, repo: &Repo, name: &str, commit: &str, blobs: bool) -> Value {
+    let entries = repo.entries(commit);
+    let files = entries.iter().filter(|entry| entry.what != What::Directory);
+    let siblings: Vec<Value> = files
+        .map(|entry| {
+            let mut sibling = json!({"rfilename": entry.path});
+            if blobs {
+                sibling["blobId"] = entry.oid.clone().into();
+                match &entry.what {
+                    What::Lfs(lfs) => {
+                        sibling["size"] = lfs.size.into();
+                        sibling["lfs"] =
+                            json!({"sha256": lfs.sha256, "size": lfs.size, "pointerSize": lfs.pointer_size});
+                    }
+                    What::Blob(size) => sibling["size"] = (*size).into(),
+                    What::Directory => {}
+                }
+            }
+            sibling
+        })
+        .collect();
+    let card = entries.iter().find(|entry| entry.path == "README.md").and_then(|e| front_matter(repo, e));
+    let license = card.as_ref().and_then(|card| card["license"].as_str());
+    let access = state.access(repo.id());
+    let mut about = json!({
+        "_id": commit[..24],
+        "id": name,
+        "author": name.split('/').next(),
+        "sha": commit,
+        "lastModified": jiff::Timestamp::from_second(repo.time(commit)).unwrap().to_string(),
+        "private": access == Access::Private,
+        "gated": if access == Access::Gated { json!("manual") } else { json!(false) },
+        "disabled": false,
+        "downloads": 0,
+        "likes": 0,
+        "tags": license.map(|license| format!("license:{license}")).into_iter().collect::<Vec<_>>(),
+        "siblings": siblings,
+    });
+    if repo.id() == name {
+        about["modelId"] = name.into();
+    }
+    if let Some(card) = card {
+        about["cardData"] = card;
+    }
+    about
+}
+
+/// The YAML between the first two lines `---` of a README.
+fn front_matter(repo: &Repo, readme: &Entry) -> Option<Value> {
+    let text = String::from_utf8(repo.blob(&readme.oid)).ok()?;
+    let yaml = text.strip_prefix("---\n")?.split("\n---").next()?;
+    serde_yaml::from_str(yaml).ok()
+}
+
+/// One page of a tree, and a link to the next.
+fn page(state: &State, request: &Request, name: &str, rev: &str, dir: &str) -> Result<Response, Response> {
+    let (repo, commit) = find(state, request, name, rev)?;
+    let fields = fields(request);
+    let is_recursive = is_set(&fields, "recursive");
+    let prefix = if dir.is_empty() { String::new() } else { format!("{}/", dir.trim_end_matches('/')) };
+    let entries = repo.entries(&commit);
+    let below: Vec<&Entry> = entries
+        .iter()
+        .filter(|entry| {
+            entry.path.strip_prefix(&prefix).is_some_and(|rest| is_recursive || !rest.contains('/'))
+        })
+        .collect();
+    if below.is_empty() && !dir.is_empty() {
+        let message = format!("{dir} does not exist on \"{rev}\"");
+        return Err(refusal(StatusCode::NOT_FOUND, "EntryNotFound", &message));
+    }
+
+    let limit = fields.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
+    let limit = limit.clamp(1, state.page_size.load(Ordering::Relaxed));
+    let start = match fields.get("cursor") {
+        Some(cursor) => position(cursor)
+            .filter(|at| *at < below.len())
+            .ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "", "Invalid cursor"))?,
+        None => 0,
+    };
+    let end = below.len().min(start + limit);
+    let listed: Vec<Value> = below[start..end].iter().map(|entry| listed(entry)).collect();
+    let mut response = Json(listed).into_response();
+    if end < below.len() {
+        let cursor = encode(&BASE64.encode(format!("after {end}")));
+        let kept = request.uri().query().unwrap_or_default().split('&').filter(|f| !f.is_empty());
+        let kept = kept.filter(|field| !field.starts_with("cursor=")).map(|field| format!("{field}&"));
+        let url =
+            format!("{}{}?{}cursor={cursor}", state.url, request.uri().path(), kept.collect::<String>());
+        response.headers_mut().insert(header::LINK, format!("<{url}>; rel=\"next\"").parse().unwrap());
+    }
+    Ok(response)
+}
+
+/// Where the page begins that a cursor names.
+fn position(cursor: &str) -> Option<usize> {
+    let text = String::from_utf8(BASE64.decode(cursor).ok()?).ok()?;
+    text.strip_prefix("after ")?.parse().ok()
+}
+
+fn listed(entry: &Entry) -> Value {
+    let Entry { path, oid, what } = entry;
+    match what {
+        What::Directory => json!({"type": "directory", "oid": oid, "size": 0, "path": path}),
+        What::Blob(size) => json!({"type": "file", "oid": oid, "size": size, "path": path}),
+        What::Lfs(lfs) => json!({
+            "type": "file", "oid": oid, "size": lfs.size, "path": path,
+            "lfs": {"oid": lfs.sha256, "size": lfs.size, "pointerSize": lfs.pointer_size},
+        }),
+    }
+}

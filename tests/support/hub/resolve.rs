@@ -1,0 +1,137 @@
+//! The hub's files: `resolve` for all, and where it redirects to.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State as Extract};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use sha2::{Digest as _, Sha256};
+
+use super::links::Links;
+use super::{State, commit, refusal};
+use crate::support::repos::{Entry, Repo, Repos, What};
+use crate::support::web::faults::Fault;
+use crate::support::web::files::{self, Content};
+use crate::support::web::uri::{decoded_path, encode};
+
+pub fn routes() -> Router<Arc<State>> {
+    Router::new()
+        .route("/{org}/{name}/resolve/{rev}/{*path}", get(model_file))
+        .route("/datasets/{org}/{name}/resolve/{rev}/{*path}", get(dataset_file))
+        .route("/api/resolve-cache/{kind}/{org}/{name}/{rev}/{*path}", get(small_file))
+}
+
+type Four = Path<(String, String, String, String)>;
+
+async fn model_file(state: Extract<Arc<State>>, path: Four, request: Request) -> Response {
+    let Path((org, name, rev, path)) = path;
+    resolve(&state, &request, &format!("{org}/{name}"), &rev, &path).unwrap_or_else(|refusal| refusal)
+}
+
+async fn dataset_file(state: Extract<Arc<State>>, path: Four, request: Request) -> Response {
+    let Path((org, name, rev, path)) = path;
+    resolve(&state, &request, &format!("datasets/{org}/{name}"), &rev, &path)
+        .unwrap_or_else(|refusal| refusal)
+}
+
+/// Redirects to where the bytes are.
+fn resolve(state: &State, request: &Request, id: &str, rev: &str, path: &str) -> Result<Response, Response> {
+    let (repo, commit, entry) = find(state, request, id, rev, path)?;
+    let (etag, size, target, status) = match &entry.what {
+        What::Lfs(lfs) => {
+            let place = format!("/lfs/{}/{}/{path}", kind_and_name(&repo), lfs.sha256);
+            let query = state.links.sign(&place);
+            let target = format!("{}{}?{query}", state.cdn, encode(&place));
+            (&lfs.sha256, lfs.size, target, StatusCode::FOUND)
+        }
+        What::Blob(size) => {
+            let place = format!("/api/resolve-cache/{}/{commit}/{path}", kind_and_name(&repo));
+            (&entry.oid, *size, encode(&place), StatusCode::TEMPORARY_REDIRECT)
+        }
+        What::Directory => return Err(no_entry(&commit, path)),
+    };
+    let mut response = Response::builder()
+        .status(status)
+        .header(header::LOCATION, target)
+        .header(header::ETAG, format!("\"{etag}\""))
+        .header("X-Repo-Commit", &commit)
+        .header(header::ACCEPT_RANGES, "bytes");
+    if matches!(entry.what, What::Lfs(_)) {
+        response =
+            response.header("X-Linked-Etag", format!("\"{etag}\"")).header("X-Linked-Size", size.to_string());
+    }
+    Ok(response.body(Body::empty()).unwrap())
+}
+
+/// The bytes of a file that git itself holds.
+async fn small_file(
+    Extract(state): Extract<Arc<State>>,
+    Path((kind, org, name, rev, path)): Path<(String, String, String, String, String)>,
+    request: Request,
+) -> Response {
+    let id = format!("{kind}/{org}/{name}");
+    match find(&state, &request, &id, &rev, &path) {
+        Ok((repo, commit, entry)) => {
+            let content = Content::Memory(repo.blob(&entry.oid).into());
+            let mut response = files::answer(&request, content, &entry.oid);
+            response.headers_mut().insert("X-Repo-Commit", HeaderValue::from_str(&commit).unwrap());
+            response
+        }
+        Err(refusal) => refusal,
+    }
+}
+
+fn find(
+    state: &State,
+    request: &Request,
+    id: &str,
+    rev: &str,
+    path: &str,
+) -> Result<(Repo, String, Entry), Response> {
+    let repo = state.repo(request, id)?;
+    state.may_read_files(request, &repo)?;
+    let commit = commit(&repo, rev)?;
+    let entry = repo.entry(&commit, path).ok_or_else(|| no_entry(&commit, path))?;
+    Ok((repo, commit, entry))
+}
+
+fn no_entry(commit: &str, path: &str) -> Response {
+    let mut response = refusal(StatusCode::NOT_FOUND, "EntryNotFound", &format!("{path} does not exist"));
+    response.headers_mut().insert("X-Repo-Commit", HeaderValue::from_str(commit).unwrap());
+    response
+}
+
+fn kind_and_name(repo: &Repo) -> String {
+    if repo.id().starts_with("datasets/") { repo.id().to_owned() } else { format!("models/{}", repo.id()) }
+}
+
+/// The second origin, which knows nothing but links. Its entity tags are its own, as those of real ones are.
+pub fn cdn(repos: Repos, links: Arc<Links>) -> Router {
+    Router::new().fallback(move |request: Request| {
+        let (repos, links) = (repos.clone(), links.clone());
+        async move { linked(&repos, &links, &request) }
+    })
+}
+
+fn linked(repos: &Repos, links: &Links, request: &Request) -> Response {
+    let path = decoded_path(request);
+    if !links.is_good(&path, request.uri().query().unwrap_or_default()) {
+        return Fault::ExpiredLink.answer(request).unwrap();
+    }
+    let found = path.strip_prefix("/lfs/").and_then(|rest| {
+        let mut parts = rest.splitn(5, '/');
+        let (kind, org, name, sha256) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let id = if kind == "datasets" { format!("datasets/{org}/{name}") } else { format!("{org}/{name}") };
+        Some((repos.find(&id)?.lfs_object(sha256)?, sha256.to_owned()))
+    });
+    match found.map(|(object, sha256)| (Content::open(&object), sha256)) {
+        Some((Ok(content), sha256)) => {
+            let etag = hex::encode(&Sha256::digest(sha256)[..16]) + "-6";
+            files::answer(request, content, &etag)
+        }
+        _ => StatusCode::NOT_FOUND.into_response(),
+    }
+}

@@ -1,0 +1,95 @@
+//! What the web servers of the tests have in common: a place to listen, a log of requests, faults by switch, and
+//! files sent with ranges.
+//!
+//! A [`Site`] is one origin (host and port). Its log says what it was asked and what it sent; its [`faults::Faults`]
+//! are looked up before each request, so a test can break a running server and mend it again.
+
+pub mod faults;
+pub mod files;
+pub mod log;
+pub mod place;
+pub mod uri;
+
+use axum::Router;
+use axum::body::HttpBody as _;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::serve::ListenerExt as _;
+use tokio::runtime::Runtime;
+
+use faults::Faults;
+use log::Log;
+use place::Place;
+
+/// A running server, written in Rust, on a port of its own. Dropping it closes all connections.
+pub struct Site {
+    url: String,
+    faults: Faults,
+    runtime: Option<Runtime>,
+}
+
+impl Site {
+    /// Listens at `place` and answers with what `router` makes of the site's URL. `name` is how the log calls the site.
+    pub fn start(place: &Place, name: &'static str, log: &Log, router: impl FnOnce(&str) -> Router) -> Self {
+        let listener = place.listen();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let faults = Faults::default();
+        let watch = Watch { name, log: log.clone(), faults: faults.clone() };
+        let router = router(&url).layer(from_fn_with_state(watch, watch_request));
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(async move {
+            listener.set_nonblocking(true).unwrap();
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
+            axum::serve(listener, router).await.unwrap();
+        });
+        Self { url, faults, runtime: Some(runtime) }
+    }
+
+    /// `http://address:port`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The switches of its faults.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Watch {
+    name: &'static str,
+    log: Log,
+    faults: Faults,
+}
+
+/// Writes the log, and lets a fault answer in place of the server.
+async fn watch_request(State(watch): State<Watch>, mut request: Request, next: Next) -> Response {
+    let entry = watch.log.begin(watch.name, &request);
+    let fault = watch.faults.take(&request);
+    let response = match fault.as_ref().and_then(|fault| fault.answer(&request)) {
+        Some(response) => response,
+        None => {
+            if let Some(fault) = fault {
+                request.extensions_mut().insert(fault);
+            }
+            request.extensions_mut().insert(entry.clone());
+            next.run(request).await
+        }
+    };
+    // Files count what they send as they send it.
+    let bytes = response.body().size_hint().exact().unwrap_or(0);
+    entry.answered(response.status(), bytes);
+    response
+}

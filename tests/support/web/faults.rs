@@ -1,0 +1,166 @@
+//! What can go wrong at a server, by switch: for every path or some, always or a number of times.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, header};
+use axum::response::Response;
+
+use super::uri::decoded_path;
+
+/// A way to answer wrongly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// This status, and no more than its name in the body: 500, 503.
+    Status(u16),
+    /// 401, asking for Basic or Bearer credentials, even of who has sent some.
+    Unauthorized,
+    /// 403 with `X-Error-Code: GatedRepo`, as a hub that wants its conditions accepted.
+    Gated,
+    /// 404 with `X-Error-Code: RepoNotFound`, as a hub says of a repository that it hides.
+    RepoNotFound,
+    /// 404 with `X-Error-Code: EntryNotFound`: the file or object is not there.
+    NotFound,
+    /// 429 with `Retry-After` in whole seconds.
+    RetryAfter(u64),
+    /// 429 with the header `RateLimit` as the hub sends it: nothing left, more after so many seconds.
+    RateLimit(u64),
+    /// 403 as a storage service says it of a signed link that has expired.
+    ExpiredLink,
+    /// 302 to the same path and query at another origin (`http://host:port`).
+    Redirect(String),
+    /// The connection is cut after so many bytes of the body. Of the last few the network may lose some.
+    Truncated(u64),
+    /// As many bytes as there should be, one bit in each 64 KiB sent being wrong.
+    WrongBytes,
+    /// So many bytes of the body come, then nothing any more, while the connection stays open.
+    Stalled(u64),
+    /// The body comes at so many bytes per second.
+    Slow(u64),
+    /// A request with `Range` gets 200 and the whole file.
+    IgnoresRange,
+    /// A request with `Range` gets 206 and a range that begins one byte later than asked, and says so.
+    OtherRange,
+}
+
+impl Fault {
+    /// The whole answer, if the fault is such that no file is needed for it.
+    pub fn answer(&self, request: &Request) -> Option<Response> {
+        let response = Response::builder();
+        let (response, text) = match self {
+            Self::Status(status) => {
+                let status = StatusCode::from_u16(*status).unwrap();
+                (response.status(status), status.canonical_reason().unwrap_or_default().to_owned())
+            }
+            Self::Unauthorized => (
+                response
+                    .status(401)
+                    .header(header::WWW_AUTHENTICATE, "Basic realm=\"test\"")
+                    .header("LFS-Authenticate", "Basic realm=\"test\""),
+                "Unauthorized".to_owned(),
+            ),
+            Self::Gated => (
+                response.status(403).header("X-Error-Code", "GatedRepo"),
+                "Access to this repository is restricted and you are not in the authorized list.".to_owned(),
+            ),
+            Self::RepoNotFound => {
+                (response.status(404).header("X-Error-Code", "RepoNotFound"), "Repository not found".to_owned())
+            }
+            Self::NotFound => {
+                (response.status(404).header("X-Error-Code", "EntryNotFound"), "Entry not found".to_owned())
+            }
+            Self::RetryAfter(seconds) => {
+                (response.status(429).header(header::RETRY_AFTER, *seconds), "Too Many Requests".to_owned())
+            }
+            Self::RateLimit(seconds) => (
+                response
+                    .status(429)
+                    .header("RateLimit", format!("\"resolvers\";r=0;t={seconds}"))
+                    .header("RateLimit-Policy", "\"fixed window\";\"resolvers\";q=3000;w=300"),
+                "Too Many Requests".to_owned(),
+            ),
+            Self::ExpiredLink => (
+                response.status(403).header(header::CONTENT_TYPE, "application/xml"),
+                "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
+                    .to_owned(),
+            ),
+            Self::Redirect(origin) => {
+                let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+                let target = format!("{}{path}", origin.trim_end_matches('/'));
+                (response.status(302).header(header::LOCATION, target), "Found".to_owned())
+            }
+            Self::Truncated(_)
+            | Self::WrongBytes
+            | Self::Stalled(_)
+            | Self::Slow(_)
+            | Self::IgnoresRange
+            | Self::OtherRange => return None,
+        };
+        let text = if request.method() == Method::HEAD { String::new() } else { text };
+        Some(response.body(Body::from(text)).unwrap())
+    }
+
+    /// Whether the fault can show itself in the answer to this request.
+    fn applies(&self, request: &Request) -> bool {
+        match self {
+            Self::Truncated(_) | Self::WrongBytes | Self::Stalled(_) | Self::Slow(_) => {
+                request.method() == Method::GET
+            }
+            Self::IgnoresRange | Self::OtherRange => {
+                request.method() == Method::GET && request.headers().contains_key(header::RANGE)
+            }
+            _ => true,
+        }
+    }
+}
+
+/// The faults of one server. Clones are the same switches.
+#[derive(Debug, Clone, Default)]
+pub struct Faults(Arc<Mutex<Vec<Rule>>>);
+
+#[derive(Debug)]
+struct Rule {
+    path: String,
+    fault: Fault,
+    left: Option<u32>,
+}
+
+impl Faults {
+    /// From now on, for paths that contain this text; for all if it is empty. Those switched on first come first.
+    pub fn always(&self, path: &str, fault: Fault) {
+        self.0.lock().unwrap().push(Rule { path: path.to_owned(), fault, left: None });
+    }
+
+    /// The next `times` requests that the fault can show itself in, for paths that contain this text.
+    pub fn times(&self, times: u32, path: &str, fault: Fault) {
+        self.0.lock().unwrap().push(Rule { path: path.to_owned(), fault, left: Some(times) });
+    }
+
+    /// Everything works again.
+    pub fn clear(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
+    /// Whether a fault waits for requests to a path.
+    pub fn awaits(&self, path: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|rule| rule.left != Some(0) && path.contains(&rule.path))
+    }
+
+    /// The fault for a request, counted as used.
+    pub fn take(&self, request: &Request) -> Option<Fault> {
+        let path = decoded_path(request);
+        let mut rules = self.0.lock().unwrap();
+        let rule = rules
+            .iter_mut()
+            .find(|rule| rule.left != Some(0) && path.contains(&rule.path) && rule.fault.applies(request))?;
+        if let Some(left) = &mut rule.left {
+            *left -= 1;
+        }
+        Some(rule.fault.clone())
+    }
+}
+
+/// How long a truncated body waits before the cut, so that what was sent arrives.
+pub const LAST_BYTES: Duration = Duration::from_millis(50);

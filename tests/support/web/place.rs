@@ -1,0 +1,59 @@
+//! Where a server of the tests listens: on a test host, or on loopback of this process.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::host::Host;
+use crate::support::private_net::in_namespace;
+
+/// An address, and the network namespace that it is an address of.
+#[derive(Debug, Clone)]
+pub struct Place {
+    namespace: Option<String>,
+    address: Ipv4Addr,
+}
+
+impl Place {
+    /// Loopback of the test process.
+    pub fn loopback() -> Self {
+        Self { namespace: None, address: Ipv4Addr::LOCALHOST }
+    }
+
+    /// The address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// A listener on a port that was free. It stays in its namespace, whichever thread uses it.
+    pub fn listen(&self) -> TcpListener {
+        let address = (self.address, 0);
+        match &self.namespace {
+            Some(namespace) => in_namespace(namespace, move || TcpListener::bind(address).unwrap()),
+            None => TcpListener::bind(address).unwrap(),
+        }
+    }
+
+    /// A program that runs at this place, with nothing of this machine's environment but the path.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{namespace}")).arg("--").arg(program.as_ref());
+                command
+            }
+            None => Command::new(program.as_ref()),
+        };
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LANG", "C.UTF-8");
+        command
+    }
+}
+
+impl From<&Host> for Place {
+    fn from(host: &Host) -> Self {
+        Self { namespace: Some(host.namespace().to_owned()), address: host.addr() }
+    }
+}
