@@ -19,6 +19,8 @@ use super::{BLOCK_LEN, PiecesRoot, Sha256Digest};
 /// Bytes read at a time: enough to amortise handing work to threads, few enough to stay in their caches.
 const CHUNK: usize = 2 << 20;
 const BLOCK: usize = BLOCK_LEN as usize;
+/// From how many bytes on handing some to other threads is worth it.
+const PARALLEL: usize = 256 << 10;
 
 /// Why a file has no hashes.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +99,82 @@ impl Tree {
     }
 }
 
+/// The hashes of one file, computed as its bytes come.
+pub struct FileHasher {
+    sha256: Sha256,
+    tree: Tree,
+    /// The bytes of a block that is not complete.
+    block: Vec<u8>,
+    len: u64,
+}
+
+impl FileHasher {
+    /// For a torrent of `piece_length` bytes a piece.
+    pub fn new(piece_length: u32) -> Self {
+        let tree = Tree { piece_length, pending: Vec::new(), layer: Vec::new() };
+        Self { sha256: Sha256::new(), tree, block: Vec::new(), len: 0 }
+    }
+
+    /// Takes the next bytes, however many. Long ones are hashed by several threads of rayon.
+    pub fn update(&mut self, data: &[u8]) {
+        if data.len() < PARALLEL {
+            self.sha256.update(data);
+            self.push_blocks(data, |blocks| blocks.chunks(BLOCK).map(leaf).collect());
+        } else {
+            let sha256 = std::mem::take(&mut self.sha256);
+            let (sha256, ()) = rayon::join(
+                || sha256.chain_update(data),
+                || {
+                    self.push_blocks(data, |blocks| {
+                        blocks.par_chunks(BLOCK).with_min_len(16).map(leaf).collect()
+                    })
+                },
+            );
+            self.sha256 = sha256;
+        }
+        self.len += data.len() as u64;
+    }
+
+    /// Bytes taken so far.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The hashes of the file that looks like this.
+    pub fn finish(mut self, metadata: Metadata) -> FileHashes {
+        if !self.block.is_empty() {
+            self.tree.push(&[leaf(&self.block)]);
+        }
+        let (pieces_root, layer) = self.tree.finish(self.len);
+        FileHashes { sha256: Sha256Digest(self.sha256.finalize().into()), pieces_root, layer, metadata }
+    }
+
+    fn push_blocks(&mut self, data: &[u8], leaves: impl Fn(&[u8]) -> Vec<Hash>) {
+        let mut rest = data;
+        if !self.block.is_empty() {
+            let (head, tail) = rest.split_at((BLOCK - self.block.len()).min(rest.len()));
+            self.block.extend_from_slice(head);
+            rest = tail;
+            if self.block.len() == BLOCK {
+                self.tree.push(&[leaf(&self.block)]);
+                self.block.clear();
+            }
+        }
+        let (whole, last) = rest.split_at(rest.len() / BLOCK * BLOCK);
+        self.tree.push(&leaves(whole));
+        self.block.extend_from_slice(last);
+    }
+}
+
+fn leaf(block: &[u8]) -> Hash {
+    Sha256::digest(block).into()
+}
+
 fn read_full(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -108,10 +186,6 @@ fn read_full(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
-}
-
-fn leaves(data: &[u8]) -> Vec<Hash> {
-    data.par_chunks(BLOCK).with_min_len(16).map(|block| Sha256::digest(block).into()).collect()
 }
 
 fn same(a: &Metadata, b: &Metadata) -> bool {
@@ -127,31 +201,22 @@ pub fn hash_file(path: &Path, piece_length: u32, control: Control<'_>) -> Result
     // One byte more than the file has: growth shows.
     let capacity = usize::try_from(metadata.len()).unwrap_or(usize::MAX).saturating_add(1).min(CHUNK);
     let (mut current, mut next) = (vec![0; capacity], Vec::new());
-    let mut sha256 = Sha256::new();
-    let mut tree = Tree { piece_length, pending: Vec::new(), layer: Vec::new() };
-    let mut total = 0;
+    let mut hasher = FileHasher::new(piece_length);
     let mut filled = read_full(&file, &mut current).map_err(failed)?;
     while filled > 0 {
         if control.cancel.load(Ordering::Relaxed) {
             return Err(HashError::Cancelled);
         }
-        total += filled as u64;
-        if total > metadata.len() {
+        let data = &current[..filled];
+        if hasher.len() + filled as u64 > metadata.len() {
             return Err(HashError::Changed(path.to_owned()));
         }
-        let data = &current[..filled];
         let read = if filled < capacity {
-            sha256.update(data);
-            tree.push(&leaves(data));
+            hasher.update(data);
             Ok(0)
         } else {
             next.resize(capacity, 0);
-            let (read, ((), leaves)) = rayon::join(
-                || read_full(&file, &mut next),
-                || rayon::join(|| sha256.update(data), || leaves(data)),
-            );
-            tree.push(&leaves);
-            read
+            rayon::join(|| read_full(&file, &mut next), || hasher.update(data)).0
         };
         (control.progress)(filled as u64);
         std::mem::swap(&mut current, &mut next);
@@ -160,11 +225,10 @@ pub fn hash_file(path: &Path, piece_length: u32, control: Control<'_>) -> Result
     // Both what was opened and what the path names now must be what was looked at first.
     let after = file.metadata().map_err(failed)?;
     let named = std::fs::metadata(path).map_err(failed)?;
-    if total != metadata.len() || !same(&metadata, &after) || !same(&metadata, &named) {
+    if hasher.len() != metadata.len() || !same(&metadata, &after) || !same(&metadata, &named) {
         return Err(HashError::Changed(path.to_owned()));
     }
-    let (pieces_root, layer) = tree.finish(total);
-    Ok(FileHashes { sha256: Sha256Digest(sha256.finalize().into()), pieces_root, layer, metadata })
+    Ok(hasher.finish(metadata))
 }
 
 /// Hashes files, several at a time, the longest first. Returns their hashes in the order given, or the first
@@ -278,6 +342,29 @@ mod tests {
             let all = bytes.chunks(BLOCK).map(|block| Sha256::digest(block).into()).collect();
             assert_eq!(hashes.pieces_root.unwrap().0, merkle::root(all, 0, 0));
             assert_eq!(hashes.layer.len(), len.div_ceil(1 << 20));
+        }
+    }
+
+    #[test]
+    fn bytes_in_parts_of_any_size_have_the_hashes_of_the_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        for (len, part) in
+            [(0, 1), (1, 1), (100_000, 7), (BLOCK, BLOCK), (3 * CHUNK + 5, PARALLEL + 3), (70_001, 16_385)]
+        {
+            let bytes = content(len as u64, 3);
+            std::fs::write(&file, &bytes).unwrap();
+            let expected = hash_file(&file, 32768, QUIET).unwrap();
+            let mut hasher = FileHasher::new(32768);
+            bytes.chunks(part).for_each(|part| hasher.update(part));
+            assert_eq!((hasher.len(), hasher.is_empty()), (len as u64, len == 0));
+            let found = hasher.finish(file.metadata().unwrap());
+            assert_eq!(found.sha256.0, <[u8; 32]>::from(Sha256::digest(&bytes)));
+            assert_eq!(
+                (found.pieces_root, found.layer),
+                (expected.pieces_root, expected.layer),
+                "{len} by {part}"
+            );
         }
     }
 
