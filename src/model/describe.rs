@@ -4,7 +4,7 @@
 //! the same files makes the same one. The rest of the manifest is read from the model card, `config.json` and the
 //! safetensors headers, where a broken one costs a warning.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -17,9 +17,13 @@ use super::files::{self, TorrentFile};
 use super::hash::{self, Control, FileHashes, HashError};
 use super::license::{self, LicenseError};
 use super::manifest::Source;
+use super::pointer::POINTER_LIMIT;
 use super::safetensors::{self, Header, LENGTH_LEN};
 use super::scan::{self, ScanError, ScannedFile};
-use super::{FileEntry, Manifest, ManifestError, ModelName, PieceLayers, PiecesRoot, Revision, config_json};
+use super::text;
+use super::{
+    FileEntry, Manifest, ManifestError, ModelName, PieceLayers, PiecesRoot, Pointer, Revision, config_json,
+};
 
 /// What is not in the directory.
 pub struct DescribeOptions<'a> {
@@ -31,7 +35,10 @@ pub struct DescribeOptions<'a> {
     pub description: Option<&'a str>,
     /// Where the files came from; `local` if nothing else is known.
     pub source: Option<Source>,
-    /// Called from several threads with the bytes hashed so far and those in all.
+    /// Hashes of files by path, computed when they were written. They count while the file looks as it did then; any
+    /// other is read.
+    pub known: HashMap<String, FileHashes>,
+    /// Called from several threads with the bytes hashed so far and those in all; what was known counts as hashed.
     pub progress: &'a (dyn Fn(u64, u64) + Sync),
     /// Set to stop early.
     pub cancel: &'a AtomicBool,
@@ -62,6 +69,13 @@ pub enum DescribeError {
     /// Its files make no torrent.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// Files that are not there, for their pointers are.
+    #[error(
+        "not the files themselves but their Git LFS pointers are here: {}; run `git lfs pull` there, or mirror the \
+         repository without --skip-lfs",
+        text::listed(.0)
+    )]
+    Pointers(Vec<String>),
     /// No licence is known.
     #[error(
         "the licence of {0} is not known: README.md names none; pass --license ID, such as --license apache-2.0"
@@ -88,6 +102,11 @@ pub fn describe(
     let (license, unknown) = license::check(license)?;
     warnings.extend(unknown);
     check_sizes(&files, options.piece_length)?;
+    let pointers: Vec<String> =
+        files.iter().filter(|file| is_pointer(file)).map(|file| file.path.clone()).collect();
+    if !pointers.is_empty() {
+        return Err(DescribeError::Pointers(pointers));
+    }
     warnings.extend(warn_of_content(&files));
 
     let hashes = hash_all(&files, options)?;
@@ -141,16 +160,27 @@ fn check_sizes(list: &[ScannedFile], piece_length: u32) -> Result<(), ManifestEr
 }
 
 fn hash_all(files: &[ScannedFile], options: &DescribeOptions<'_>) -> Result<Vec<FileHashes>, HashError> {
+    let known = |file: &ScannedFile| {
+        let hashes = options.known.get(&file.path)?;
+        hashes.hold_for(&file.metadata, options.piece_length).then(|| hashes.clone())
+    };
+    let mut hashes: Vec<Option<FileHashes>> = files.iter().map(known).collect();
+    let unknown: Vec<usize> = (0..files.len()).filter(|&i| hashes[i].is_none()).collect();
     let total = files.iter().map(|file| file.metadata.len()).sum();
-    let done = AtomicU64::new(0);
+    let already: u64 = hashes.iter().flatten().map(|hashes| hashes.metadata.len()).sum();
+    let done = AtomicU64::new(already);
     let progress = |bytes| {
         let before = done.fetch_add(bytes, Ordering::Relaxed);
         (options.progress)(before + bytes, total);
     };
-    (options.progress)(0, total);
+    (options.progress)(already, total);
     let list: Vec<(PathBuf, u64)> =
-        files.iter().map(|file| (file.source.clone(), file.metadata.len())).collect();
-    hash::hash_files(&list, options.piece_length, Control { progress: &progress, cancel: options.cancel })
+        unknown.iter().map(|&i| (files[i].source.clone(), files[i].metadata.len())).collect();
+    let control = Control { progress: &progress, cancel: options.cancel };
+    for (i, computed) in unknown.into_iter().zip(hash::hash_files(&list, options.piece_length, control)?) {
+        hashes[i] = Some(computed);
+    }
+    Ok(hashes.into_iter().flatten().collect())
 }
 
 fn find<'a>(files: &'a [ScannedFile], path: &str) -> Option<&'a ScannedFile> {
@@ -287,7 +317,7 @@ fn read_header(file: &ScannedFile) -> Result<Header, String> {
     Ok(header)
 }
 
-/// Warns of files that run code when loaded, and of pointers that stand where weights should.
+/// Warns of files that run code when loaded.
 fn warn_of_content(files: &[ScannedFile]) -> Vec<String> {
     let mut warnings = Vec::new();
     let extension =
@@ -306,17 +336,13 @@ fn warn_of_content(files: &[ScannedFile]) -> Vec<String> {
         };
         warnings.push(format!("{}{more} can run code when loaded (pickle); safetensors cannot", first.path));
     }
-    for file in files.iter().filter(|file| (1..1024).contains(&file.metadata.len())) {
-        if read_start(file, 1024)
-            .is_ok_and(|bytes| bytes.starts_with(b"version https://git-lfs.github.com/spec/"))
-        {
-            warnings.push(format!(
-                "{} is a Git LFS pointer, not the file it stands for; run `git lfs pull`",
-                file.path
-            ));
-        }
-    }
     warnings
+}
+
+/// Whether a pointer stands where a file should.
+fn is_pointer(file: &ScannedFile) -> bool {
+    (1..POINTER_LIMIT as u64).contains(&file.metadata.len())
+        && read_start(file, POINTER_LIMIT as u64).is_ok_and(|bytes| Pointer::parse(&bytes).is_some())
 }
 
 /// Whether a file holds a pickle: bare, or in the zip archive that PyTorch writes.

@@ -54,6 +54,23 @@ pub struct FileHashes {
     pub metadata: Metadata,
 }
 
+impl FileHashes {
+    /// Whether these are the hashes of a file that looks like this, and fit a torrent of `piece_length` bytes a piece.
+    pub fn hold_for(&self, metadata: &Metadata, piece_length: u32) -> bool {
+        let len = metadata.len();
+        let layer = match self.pieces_root {
+            _ if len <= u64::from(piece_length) => self.pieces_root.is_some() == (len > 0),
+            // The layer, unlike the root, depends on the piece length.
+            Some(root) => {
+                self.layer.len() as u64 == len.div_ceil(u64::from(piece_length))
+                    && merkle::root(self.layer.clone(), merkle::piece_height(piece_length), 0) == root.0
+            }
+            None => false,
+        };
+        layer && same(&self.metadata, metadata)
+    }
+}
+
 /// What the caller hears and says while files are hashed.
 #[derive(Clone, Copy)]
 pub struct Control<'a> {
@@ -188,7 +205,8 @@ fn read_full(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-fn same(a: &Metadata, b: &Metadata) -> bool {
+/// Whether a file that looked like `a` and looks like `b` was not written to or replaced in between.
+pub fn same(a: &Metadata, b: &Metadata) -> bool {
     let key = |m: &Metadata| (m.len(), m.mtime(), m.mtime_nsec(), m.ino(), m.dev());
     key(a) == key(b)
 }

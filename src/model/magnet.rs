@@ -80,23 +80,8 @@ pub(super) fn escape(out: &mut impl fmt::Write, text: &str) -> fmt::Result {
 }
 
 fn unescape(text: &str) -> Result<String, MagnetError> {
-    let broken = || MagnetError::Escape(text.chars().take(80).collect());
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        match first {
-            b'%' => {
-                let mut byte = [0];
-                hex::decode_to_slice(rest.get(..2).ok_or_else(broken)?, &mut byte).map_err(|_| broken())?;
-                bytes.push(byte[0]);
-                rest = &rest[2..];
-            }
-            b'+' => bytes.push(b' '),
-            _ => bytes.push(*first),
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| broken())
+    let decoded = super::text::percent_decode(&text.replace('+', " "));
+    decoded.ok_or_else(|| MagnetError::Escape(text.chars().take(80).collect()))
 }
 
 impl FromStr for Magnet {

@@ -20,6 +20,7 @@ pub mod metainfo;
 pub mod names;
 pub mod path;
 pub mod piece_hashes;
+pub mod pointer;
 pub mod safetensors;
 pub mod scan;
 pub mod text;
@@ -35,6 +36,7 @@ pub use merkle::PieceLayers;
 pub use metainfo::ParsedMetainfo;
 pub use names::{Kind, ModelName, ModelRef, Revision};
 pub use piece_hashes::{PieceHashes, PieceLayer};
+pub use pointer::Pointer;
 
 /// The unit of BitTorrent v2 hashing and of request scheduling, in bytes (BEP 52).
 pub const BLOCK_LEN: u64 = 16 * 1024;

@@ -67,7 +67,8 @@ pub struct ScannedFile {
     pub metadata: Metadata,
 }
 
-fn is_left_out(name: &OsStr) -> bool {
+/// Whether files or directories of this name are never shared.
+pub fn is_left_out(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| {
         path::is_reserved(name) || name.ends_with(".incomplete") || name.starts_with(".~lock.")
     })

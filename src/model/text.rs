@@ -34,6 +34,34 @@ pub fn clean(text: &str) -> String {
     text.chars().filter(|&c| !is_unsafe(c)).collect()
 }
 
+/// Writes names for people, at most five of them.
+pub fn listed<S: AsRef<str>>(names: &[S]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = names.iter().take(SHOWN).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        let _ = write!(text, " and {} more", names.len() - SHOWN);
+    }
+    text
+}
+
+/// Undoes percent-encoding (RFC 3986, 2.1). None where an escape is broken or the bytes are not UTF-8.
+pub fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first == b'%' {
+            let mut byte = [0];
+            hex::decode_to_slice(rest.get(..2)?, &mut byte).ok()?;
+            bytes.push(byte[0]);
+            rest = &rest[2..];
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// Reads a size in bytes: `4194304`, `4MiB` (binary), `4MB` (decimal), `4M` (binary, as `dd` and `du` do);
 /// fractions and any case are accepted.
 pub fn parse_size(text: &str) -> Result<u64, SizeError> {
@@ -138,6 +166,20 @@ mod tests {
             (u64::MAX, "16.0 EiB"),
         ] {
             assert_eq!(format_size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(listed(&["a", "b"]), "a, b");
+        assert_eq!(listed(&["a"; 7]), "a, a, a, a, a and 2 more");
+    }
+
+    #[test]
+    fn escapes_are_undone() {
+        assert_eq!(percent_decode("a%20b+%e6%A8%a1%2F").as_deref(), Some("a b+模/"));
+        for broken in ["%", "%4", "%zz", "%ff"] {
+            assert_eq!(percent_decode(broken), None, "{broken}");
         }
     }
 

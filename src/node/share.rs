@@ -62,6 +62,7 @@ impl Library {
             piece_length: request.piece_length,
             description: None,
             source: None,
+            known: Default::default(),
             progress,
             cancel,
         };

@@ -12,6 +12,7 @@ fn options(license: Option<&str>) -> DescribeOptions<'_> {
         piece_length: 16384,
         description: None,
         source: None,
+        known: HashMap::new(),
         progress: &|_, _| (),
         cancel: &NEVER,
     }
@@ -117,24 +118,18 @@ fn doubtful_files_are_told_and_shared() {
     put(dir.path(), "model.safetensors", cut);
     put(dir.path(), "pytorch_model.bin", b"PK\x03\x04rest");
     put(dir.path(), "weights.bin", b"\0\0\0\0 plain");
-    put(dir.path(), "x.gguf", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n");
     let described = run(dir.path(), &options(Some("my licence"))).unwrap();
-    for part in [
-        "tags",
-        "config.json",
-        "model.safetensors is not",
-        "pytorch_model.bin can run code",
-        "x.gguf is a Git LFS",
-        "my licence",
-    ] {
+    for part in
+        ["tags", "config.json", "model.safetensors is not", "pytorch_model.bin can run code", "my licence"]
+    {
         assert!(
             described.warnings.iter().any(|w| w.contains(part)),
             "no {part:?} in {:?}",
             described.warnings
         );
     }
-    assert_eq!(described.warnings.len(), 6, "{:?}", described.warnings);
-    assert_eq!((described.manifest.parameters, described.manifest.files.len()), (None, 6));
+    assert_eq!(described.warnings.len(), 5, "{:?}", described.warnings);
+    assert_eq!((described.manifest.parameters, described.manifest.files.len()), (None, 5));
 }
 
 #[test]
@@ -156,4 +151,52 @@ fn too_many_pieces_are_told_before_hashing() {
     let error =
         run(dir.path(), &DescribeOptions { progress: &progress, ..options(Some("mit")) }).unwrap_err();
     assert!(error.to_string().contains("longer pieces"), "{error}");
+}
+
+#[test]
+fn a_pointer_is_never_shared_in_place_of_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "README.md", "no pointer");
+    let pointer = Pointer { sha256: crate::model::Sha256Digest([7; 32]), size: 5 };
+    put(dir.path(), "a/x.gguf", pointer.to_string());
+    let progress = |_, _| panic!("hashed without need");
+    let error =
+        run(dir.path(), &DescribeOptions { progress: &progress, ..options(Some("mit")) }).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("are here: a/x.gguf;") && text.contains("git lfs pull"), "{text}");
+}
+
+#[test]
+fn known_hashes_are_taken_while_the_file_looks_as_it_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("w");
+    put(dir.path(), "w", vec![1; 40_000]);
+    put(dir.path(), "other", vec![3; 10]);
+    let control = Control { progress: &|_| (), cancel: &NEVER };
+    let hashes = hash::hash_file(&path, 16384, control).unwrap();
+    let sha256 = hashes.sha256;
+    let describe_with = |hashes: &FileHashes, piece_length| {
+        let known = HashMap::from([("w".to_owned(), hashes.clone())]);
+        let options = DescribeOptions { known, piece_length, ..options(Some("mit")) };
+        run(dir.path(), &options).unwrap().manifest
+    };
+    // Other bytes under the same stamp show that nothing was read.
+    let times = fs::FileTimes::new().set_modified(hashes.metadata.modified().unwrap());
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| {
+            io::Write::write_all(&mut file, &[2; 40_000])?;
+            file.set_times(times)
+        })
+        .unwrap();
+    let trusted = describe_with(&hashes, 16384);
+    assert_eq!(trusted.files[1].sha256, Some(sha256));
+    assert_eq!(trusted.files[1].pieces_root, hashes.pieces_root);
+    // The layer is of another piece length: what is there is read.
+    assert_ne!(describe_with(&hashes, 32768).files[1].sha256, Some(sha256));
+    // Of one piece, the root alone counts.
+    assert_eq!(describe_with(&hashes, 65536).files[1].sha256, Some(sha256));
+    put(dir.path(), "w", vec![2; 40_000]);
+    assert_ne!(describe_with(&hashes, 16384).files[1].sha256, Some(sha256), "the stamp has changed");
 }
