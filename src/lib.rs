@@ -25,6 +25,7 @@ mod ffi;
 pub mod fsutil;
 pub mod http;
 pub mod keys;
+pub mod mirror;
 pub mod model;
 pub mod mount;
 pub mod node;

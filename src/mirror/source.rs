@@ -1,0 +1,267 @@
+//! What a hub and a git server have in common: a commit, its files, and the bytes of each.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::MirrorError;
+use super::identity::{GitOid, Identity};
+use crate::http;
+use crate::model::files::{FilesError, MAX_FILES, MAX_TOTAL};
+use crate::model::manifest::Source as ManifestSource;
+use crate::model::path::{self, PathProblem};
+use crate::model::text::{clean, listed};
+use crate::model::{Pointer, scan};
+
+/// One file of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteFile {
+    /// Relative path, checked.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// What they hash to.
+    pub identity: Identity,
+    /// The blob in the commit: for a file in LFS, its pointer.
+    pub blob: GitOid,
+    /// Whether git has it as executable. The hub does not say.
+    pub executable: bool,
+}
+
+impl RemoteFile {
+    /// The pointer of a file in LFS.
+    pub fn pointer(&self) -> Option<Pointer> {
+        match self.identity {
+            Identity::Lfs(sha256) => Some(Pointer { sha256, size: self.size }),
+            Identity::Git(_) => None,
+        }
+    }
+}
+
+/// One commit.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Its name, 40 hexadecimal digits.
+    pub commit: GitOid,
+    /// Its files, in canonical order, none twice.
+    pub files: Vec<RemoteFile>,
+    /// Whether conditions had to be accepted to read it.
+    pub gated: bool,
+    /// Whether others cannot read it; unknown of git servers.
+    pub private: Option<bool>,
+    /// The licence that the hub says.
+    pub license: Option<String>,
+    /// What the user should know: what is left out, and the like.
+    pub warnings: Vec<String>,
+}
+
+impl Snapshot {
+    /// Bytes of all files.
+    pub fn total_size(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+}
+
+/// The bytes of a file as they come.
+pub enum Body {
+    /// Over the network.
+    Http(Box<http::Body>),
+    /// All of them.
+    Whole(Option<Bytes>),
+}
+
+impl Body {
+    /// The next bytes; none at the end. Waits for no longer than HTTP does.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
+        match self {
+            Self::Http(body) => Ok(body.next().await?),
+            Self::Whole(bytes) => Ok(bytes.take().filter(|bytes| !bytes.is_empty())),
+        }
+    }
+}
+
+/// A file that is being sent.
+pub struct Opened {
+    /// Offset of the first byte: what was asked for, or 0 where the server begins anew.
+    pub from: u64,
+    /// The state that the server says it is of, for resuming.
+    pub etag: Option<String>,
+    /// The bytes, to the end of the file.
+    pub body: Body,
+}
+
+/// Where a repository is read from.
+pub trait Source: Send + Sync {
+    /// Fixes the commit, then lists its files. Everything else of this source is about that commit.
+    fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, MirrorError>>;
+
+    /// Sends a file from an offset on; `etag` is what was said when the bytes before it came.
+    fn open<'a>(
+        &'a self,
+        file: &'a RemoteFile,
+        from: u64,
+        etag: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Opened, MirrorError>>;
+
+    /// The bytes of an LFS pointer as they are in the commit; none where this source cannot tell.
+    fn pointer<'a>(&'a self, file: &'a RemoteFile) -> BoxFuture<'a, Result<Option<Vec<u8>>, MirrorError>>;
+
+    /// What a manifest says of where the files came from. Without any secret.
+    fn describe(&self, commit: GitOid) -> ManifestSource;
+
+    /// The address below which the files of the commit are served by HTTP as they are.
+    fn web_seed(&self, commit: GitOid) -> Option<String>;
+}
+
+/// Collects what a server lists, and checks it.
+pub(super) struct Listing {
+    repository: String,
+    files: Vec<RemoteFile>,
+    total: u64,
+    left_out: Vec<String>,
+    links: Vec<String>,
+    submodules: Vec<String>,
+}
+
+impl Listing {
+    pub fn new(repository: String) -> Self {
+        Self { repository, files: vec![], total: 0, left_out: vec![], links: vec![], submodules: vec![] }
+    }
+
+    fn refused(&self, reason: String) -> MirrorError {
+        MirrorError::Refused { repository: self.repository.clone(), reason }
+    }
+
+    fn files_error(&self, source: FilesError) -> MirrorError {
+        MirrorError::Files { repository: self.repository.clone(), source }
+    }
+
+    /// Takes a file, or leaves it out where its name is one that is never shared.
+    pub fn add(&mut self, file: RemoteFile) -> Result<(), MirrorError> {
+        let parts = || file.path.split('/');
+        if parts().any(|part| part.eq_ignore_ascii_case(".git")) {
+            let path: String = clean(&file.path).chars().take(120).collect();
+            return Err(self.refused(format!("it holds {path:?}, which would be part of a git directory")));
+        }
+        match path::check_path(&file.path) {
+            Err(error) if error.why == PathProblem::Reserved => {
+                self.left_out.push(file.path);
+                return self.bounded(self.left_out.len());
+            }
+            Err(source) => return Err(MirrorError::Path { repository: self.repository.clone(), source }),
+            Ok(()) if parts().any(|part| scan::is_left_out(part.as_ref())) => {
+                self.left_out.push(file.path);
+                return self.bounded(self.left_out.len());
+            }
+            Ok(()) => {}
+        }
+        self.total = (self.total.checked_add(file.size))
+            .filter(|&total| total <= MAX_TOTAL)
+            .ok_or_else(|| self.files_error(FilesError::TooLarge))?;
+        self.files.push(file);
+        self.bounded(self.files.len())
+    }
+
+    /// Takes a symbolic link, as the file that its blob is.
+    pub fn add_link(&mut self, file: RemoteFile) -> Result<(), MirrorError> {
+        self.links.push(file.path.clone());
+        self.add(file)
+    }
+
+    /// Leaves a submodule out.
+    pub fn submodule(&mut self, path: &str) -> Result<(), MirrorError> {
+        self.submodules.push(path.to_owned());
+        self.bounded(self.submodules.len())
+    }
+
+    fn bounded(&self, count: usize) -> Result<(), MirrorError> {
+        if count > MAX_FILES { Err(self.files_error(FilesError::TooMany(count))) } else { Ok(()) }
+    }
+
+    /// The files in canonical order, and warnings.
+    pub fn finish(mut self) -> Result<(Vec<RemoteFile>, Vec<String>), MirrorError> {
+        self.files.sort_by(|a, b| path::compare(&a.path, &b.path));
+        path::check_sorted(self.files.iter().map(|file| file.path.as_str()))
+            .map_err(|source| MirrorError::Path { repository: self.repository.clone(), source })?;
+        if self.files.is_empty() {
+            return Err(self.files_error(FilesError::Empty));
+        }
+        let mut warnings = Vec::new();
+        for (names, what) in [
+            (&self.left_out, "left out, since files of such names are never shared"),
+            (&self.links, "symbolic links, written as files that hold where they lead"),
+            (&self.submodules, "submodules, which are left out"),
+        ] {
+            if !names.is_empty() {
+                let names: Vec<String> = names.iter().map(|name| clean(name)).collect();
+                warnings.push(format!("{}: {what}", listed(&names)));
+            }
+        }
+        Ok((self.files, warnings))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, size: u64) -> RemoteFile {
+        let blob = GitOid::of_blob(path.as_bytes());
+        RemoteFile { path: path.to_owned(), size, identity: Identity::Git(blob), blob, executable: false }
+    }
+
+    fn list(paths: &[&str]) -> Result<(Vec<String>, Vec<String>), MirrorError> {
+        let mut listing = Listing::new("R".to_owned());
+        paths.iter().try_for_each(|path| listing.add(file(path, 1)))?;
+        let (files, warnings) = listing.finish()?;
+        Ok((files.into_iter().map(|file| file.path).collect(), warnings))
+    }
+
+    #[test]
+    fn what_is_never_shared_is_left_out_and_said() {
+        let (files, warnings) =
+            list(&["b", "a/x", ".cache/y", "a.z", "sub/.silmaril.json", "m.bin.incomplete"]).unwrap();
+        assert_eq!(files, ["a/x", "a.z", "b"], "in canonical order");
+        assert!(
+            warnings[0].starts_with(".cache/y, sub/.silmaril.json, m.bin.incomplete: left out"),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn hostile_lists_are_refused() {
+        for paths in [
+            &["../x"][..],
+            &["/etc/passwd"],
+            &["a", "a"],
+            &["a", "a/b"],
+            &["a\\b"],
+            &["a\u{1b}[31m"],
+            &["a//b"],
+        ] {
+            let error = list(paths).unwrap_err();
+            assert!(matches!(error, MirrorError::Path { .. }), "{paths:?}: {error}");
+            assert!(error.to_string().starts_with("R cannot be mirrored"), "{error}");
+        }
+        for paths in [&[".git/config"][..], &["sub/.GIT/hooks/x"]] {
+            assert!(matches!(list(paths), Err(MirrorError::Refused { .. })), "{paths:?}");
+        }
+        assert!(matches!(list(&[]), Err(MirrorError::Files { source: FilesError::Empty, .. })));
+        let mut listing = Listing::new("R".to_owned());
+        listing.add(file("a", MAX_TOTAL)).unwrap();
+        let error = listing.add(file("b", 1)).unwrap_err();
+        assert!(matches!(error, MirrorError::Files { source: FilesError::TooLarge, .. }), "{error}");
+    }
+
+    #[test]
+    fn links_and_submodules_are_said() {
+        let mut listing = Listing::new("R".to_owned());
+        listing.add_link(file("link", 4)).unwrap();
+        listing.submodule("vendor/x").unwrap();
+        let (files, warnings) = listing.finish().unwrap();
+        assert_eq!(files.len(), 1);
+        assert!(
+            warnings[0].starts_with("link: symbolic links")
+                && warnings[1].starts_with("vendor/x: submodules")
+        );
+    }
+}
