@@ -14,6 +14,7 @@ mod cli {
 }
 
 mod support {
+    pub mod fake_web;
     pub mod fixtures;
     pub mod host;
     pub mod hostile;
@@ -102,6 +103,8 @@ mod fetch {
     mod real;
     mod sharing;
     mod tensors;
+    mod web;
+    mod web_failures;
     mod windows;
 }
 

@@ -119,9 +119,13 @@ impl Shown {
                 }
                 return;
             }
-            GetProgress::Fetching { have, want, rate, peers } => {
-                let from =
-                    if peers == 0 { "looking for peers".to_owned() } else { count(peers.into(), "peer") };
+            GetProgress::Fetching { have, want, rate, peers, web } => {
+                let from = match (peers, web) {
+                    (0, false) => "looking for peers".to_owned(),
+                    (0, true) => "from the web, looking for peers".to_owned(),
+                    (_, false) => count(peers.into(), "peer"),
+                    (_, true) => format!("{} and the web", count(peers.into(), "peer")),
+                };
                 (have, want, format!("{}/s, {from}", size(rate)))
             }
             GetProgress::Checking { done, want } => (done, want, "checked".to_owned()),
@@ -152,8 +156,13 @@ fn print(args: &Args, context: &Context, report: &GetReport) -> Result<(), Comma
         return context.out.json(report);
     }
     let checked = if report.verified { ", sha256 checked" } else { "" };
+    let web = match report.downloaded_web {
+        0 => String::new(),
+        all if all == report.downloaded => " over HTTP".to_owned(),
+        part => format!(", {} of it over HTTP", size(part)),
+    };
     context.out.line(format_args!(
-        "{} is in {} ({}, {}; {} received{checked})",
+        "{} is in {} ({}, {}; {} received{web}{checked})",
         report.model,
         report.path.display(),
         count(report.files as u64, "file"),

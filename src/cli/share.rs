@@ -12,6 +12,7 @@ use crate::cli::target::{self, Target};
 use crate::config::Config;
 use crate::fetch::TransferStatus;
 use crate::model::text::parse_size;
+use crate::model::web_seed::WebSeed;
 use crate::model::{Manifest, ModelName, ModelRef, Revision, is_piece_length};
 use crate::node::control::Seed;
 use crate::node::share::ShareRequest;
@@ -20,6 +21,7 @@ use crate::node::{NodeError, NodeOptions};
 const EXAMPLES: &str = "\
 Examples:
   silmaril share ./minilm --name acme/minilm --license apache-2.0
+  silmaril share ./minilm --name acme/minilm --web-seed https://files.example/minilm/
   silmaril share acme/minilm      seed a model that is known already
   silmaril share --all            seed all of which something is here
   silmaril registry export acme/minilm > minilm.json    what others import to read it";
@@ -63,6 +65,11 @@ pub struct Args {
     /// Share a known model although its licence or its hub does not say that everybody may pass it on
     #[arg(long, conflicts_with_all = ["all", "name"])]
     i_have_the_right_to_share: bool,
+    /// An address where its files are, too: of a directory, ending in /, or of its only file; may be repeated
+    ///
+    /// Others read from there what no peer has.
+    #[arg(long = "web-seed", value_name = "URL", requires = "name")]
+    web_seeds: Vec<WebSeed>,
     /// A host to connect to; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
     peers: Vec<SocketAddr>,
@@ -114,6 +121,7 @@ fn plan(args: &Args, context: &Context, config: &Config) -> Result<Plan, Command
             piece_length: args.piece_length.unwrap_or(config.torrent.piece_length),
             sign: args.sign.unwrap_or(config.security.sign_manifests),
             hybrid: args.hybrid,
+            web_seeds: args.web_seeds.clone(),
         })),
         (Target::Directory(path), None) => {
             Err(CommandError::usage(format!("{} needs a name to be shared under", path.display())))

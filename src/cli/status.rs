@@ -119,17 +119,28 @@ fn print(context: &Context, status: &Status) -> Result<(), CommandError> {
             clean(&t.model),
             size(t.total_size),
             percent(t.cached_bytes, t.total_size),
-            format!("{}/s", size(t.download_rate)),
+            format!("{}/s", size(t.download_rate + t.web_rate)),
             format!("{}/s", size(t.upload_rate)),
             size(t.downloaded),
+            size(t.downloaded_web),
             size(t.uploaded),
             format!("{} ({})", t.peers, t.seeds),
             t.waiting_reads.to_string(),
         ]
     });
-    let heading =
-        ["MODEL", "SIZE", "HERE", "DOWN", "UP", "RECEIVED", "SENT", "PEERS (FULL)", "READS WAITING"];
-    out.table(&heading, &[1, 2, 3, 4, 5, 6, 7, 8], rows.collect())?;
+    let heading = [
+        "MODEL",
+        "SIZE",
+        "HERE",
+        "DOWN",
+        "UP",
+        "FROM PEERS",
+        "FROM WEB",
+        "SENT",
+        "PEERS (FULL)",
+        "READS WAITING",
+    ];
+    out.table(&heading, &[1, 2, 3, 4, 5, 6, 7, 8, 9], rows.collect())?;
     for t in &status.transfers {
         if let Some(error) = &t.last_error {
             out.line(format_args!("{}: {}", clean(&t.model), clean(error)))?;

@@ -265,13 +265,20 @@ impl State {
         }
         match event {
             Event::Added(_) => {
-                transfer.started(id);
+                transfer.started(id, now);
                 self.touched.insert(ih);
                 self.reroute_all(ih, now);
                 self.export_if_seed(ih);
                 if self.has_waiters(&ih) {
                     self.start_search(ih, now);
                 }
+            }
+            Event::PieceRejected(_, piece)
+                if transfer.web.as_mut().is_some_and(|web| web.was_refused(piece.0)) =>
+            {
+                // The piece was right when the engine got it: peers had sent other blocks of it before.
+                tracing::warn!(%ih, piece = piece.0, "The engine refused a piece that came over HTTP.");
+                self.touched.insert(ih);
             }
             Event::PieceRejected(_, piece) => {
                 tracing::warn!(%ih, piece = piece.0, "A peer sent bad data; the piece was thrown away.");
@@ -344,6 +351,9 @@ impl State {
         } else {
             // The pieces in flight are lost: say the deadlines again.
             transfer.wants.forget_requests();
+            if let Some(web) = &mut transfer.web {
+                web.forget_given();
+            }
         }
         self.touched.insert(ih);
     }

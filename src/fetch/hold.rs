@@ -10,8 +10,9 @@ use tokio::time::Instant;
 
 use super::state::{Command, State};
 use super::transfer::Phase;
+use super::web::TransferWeb;
 use super::{Fetch, ReadError, lock};
-use crate::model::InfoHash;
+use crate::model::{InfoHash, PieceHashes, PieceLayers};
 use crate::store::ContentKey;
 use crate::store::StoredRevision;
 
@@ -141,6 +142,12 @@ impl State {
     pub(super) fn relocate(&mut self, revision: &Arc<StoredRevision>, now: Instant) {
         let ih = revision.manifest.torrent.info_hash;
         let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+        if transfer.revision.manifest != revision.manifest {
+            transfer.web = TransferWeb::of(&revision.manifest, self.settings.web.as_ref());
+            if let Some(web) = &mut transfer.web {
+                web.knows(Arc::new(PieceHashes::new(revision.manifest.clone(), PieceLayers::default())));
+            }
+        }
         transfer.revision = revision.clone();
         for content in &revision.contents {
             let Some(root) = content.key() else { continue };

@@ -1,13 +1,15 @@
 //! What is said to the engine: the only place that calls it.
 
+use std::sync::Arc;
+
 use fixedbitset::FixedBitSet;
 use tokio::time::Instant;
 
 use super::saving::{Prepared, Save};
 use super::state::{Command, State};
 use super::transfer::Phase;
-use super::{Exposure, Fetch, ReadError, lock, saving};
-use crate::model::InfoHash;
+use super::{Exposure, Fetch, ReadError, lock, saving, web};
+use crate::model::{InfoHash, PieceHashes};
 use crate::torrent::{EngineError, TorrentId};
 
 impl Fetch {
@@ -41,6 +43,13 @@ impl Fetch {
             Command::Connect(id, peer) => (id, self.engine.connect_peer(id, peer)),
             Command::SaveResume(id) => (id, self.engine.save_resume(id)),
             Command::ExportMetainfo(id) => (id, self.engine.export_metainfo(id)),
+            Command::Ask(job) => {
+                if let Some(web) = &self.settings.web {
+                    self.runtime.spawn(web::run(self.myself.clone(), web.source.clone(), *job));
+                }
+                return;
+            }
+            Command::Give(id, piece, bytes) => (id, self.engine.give_piece(id, piece, bytes)),
         };
         if let Err(error) = result {
             self.settled(|state, _| state.refused(id, &error));
@@ -64,10 +73,12 @@ impl Fetch {
 
     /// Adds a torrent that is still queued.
     fn add(&self, ih: InfoHash) {
+        let with_hashes;
         let (revision, peers, exposure, mut use_saved) = {
             let state = lock(&self.state);
             match state.transfers.get(&ih).filter(|t| t.phase == Phase::Queued) {
                 Some(transfer) => {
+                    with_hashes = transfer.web.is_some();
                     let (peers, exposure) = (state.peers_of(&ih), state.exposure(&ih));
                     (transfer.revision.clone(), peers, exposure, !transfer.distrust_saved)
                 }
@@ -75,8 +86,8 @@ impl Fetch {
             }
         };
         loop {
-            let Prepared { mut torrent, with_layers, given } =
-                saving::add_torrent(&self.paths, &self.settings, &peers, &revision, use_saved);
+            let Prepared { mut torrent, with_layers, given, hashes } =
+                saving::add_torrent(&self.paths, &self.settings, &peers, &revision, use_saved, with_hashes);
             torrent.discovery = exposure.restrict(torrent.discovery);
             if exposure == Exposure::Hidden {
                 torrent.trackers.clear();
@@ -89,7 +100,7 @@ impl Fetch {
                 use_saved = false;
                 continue;
             }
-            let known = Known { have, given, with_layers };
+            let known = Known { have, given, with_layers, hashes };
             return self.settled(|state, now| state.added(ih, result, known, now));
         }
     }
@@ -100,6 +111,7 @@ struct Known {
     have: FixedBitSet,
     given: Vec<u64>,
     with_layers: bool,
+    hashes: Option<Arc<PieceHashes>>,
 }
 
 impl State {
@@ -112,6 +124,9 @@ impl State {
                         transfer.engine_has = known.have;
                         transfer.given = known.given;
                         transfer.metainfo_saved = known.with_layers;
+                        if let (Some(web), Some(hashes)) = (&mut transfer.web, known.hashes) {
+                            web.knows(hashes);
+                        }
                         transfer.entered_engine(id);
                         if std::mem::take(&mut transfer.again) {
                             self.add_anew(ih, now);

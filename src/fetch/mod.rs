@@ -12,7 +12,7 @@
 //!
 //! Parts: `wants` (claims on pieces, and what the engine was told), `waiters` (who waits), `window` and `tensors`
 //! (pure arithmetic of read-ahead), `readahead` (windows turned into claims), `routing` (source choice), `transfer` (one torrent), `state`
-//! (all of it, behind one lock), `events` (what the engine says), `timer` (what the clock says), `saving` (files), `layers`
+//! (all of it, behind one lock), `web` (what peers do not deliver), `events` (what the engine says), `timer` (what the clock says), `saving` (files), `layers`
 //! (piece layers that no peer told).
 
 mod deadline;
@@ -30,6 +30,7 @@ mod timer;
 mod transfer;
 mod waiters;
 mod wants;
+pub mod web;
 mod window;
 
 use std::ops::Range;
@@ -50,6 +51,7 @@ pub use status::TransferStatus;
 use saving::Saver;
 use state::{Parking, State};
 use waiters::{Kind, Parked};
+use web::WebSettings;
 
 /// How often a read starts again because its bytes were gone, or turned out damaged, when it was to have them.
 const ATTEMPTS: usize = 3;
@@ -90,6 +92,8 @@ pub struct FetchSettings {
     pub discovery: Discovery,
     /// Peers given by hand, for every torrent.
     pub peers: Vec<std::net::SocketAddr>,
+    /// The web as the seed of last resort; none where it is not to be used.
+    pub web: Option<WebSettings>,
 }
 
 /// Why a read failed.
@@ -150,6 +154,8 @@ pub struct Fetch {
     saver: Saver,
     /// Set when hashing in the background is to end.
     cancelled: Arc<AtomicBool>,
+    /// Where requests run: whoever changes the state may be no part of a runtime.
+    runtime: tokio::runtime::Handle,
 }
 
 /// Locks. What a panicking thread left is still consistent: no code between two changes of state can panic.
@@ -162,17 +168,19 @@ impl Fetch {
     /// revision is read, fetched or seeded.
     pub fn new(engine: Arc<dyn Swarms>, paths: Paths, settings: FetchSettings) -> Arc<Self> {
         let settings = Arc::new(settings);
+        let timer = Arc::new(Notify::new());
         let fetch = Arc::new_cyclic(|myself| Self {
             myself: myself.clone(),
             cancelled: Arc::default(),
             engine,
             saver: Saver::start(paths.clone()),
             paths,
-            state: Mutex::new(State::new(settings.clone(), Instant::now())),
+            state: Mutex::new(State::new(settings.clone(), timer.clone(), Instant::now())),
             settings,
             issuing: Mutex::new(()),
-            timer: Arc::new(Notify::new()),
+            timer,
             changed: Notify::new(),
+            runtime: tokio::runtime::Handle::current(),
         });
         tokio::spawn(timer::run(Arc::downgrade(&fetch), fetch.timer.clone()));
         fetch

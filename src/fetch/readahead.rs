@@ -97,7 +97,7 @@ impl State {
         for (i, (ih, piece)) in new.iter().enumerate() {
             if let Some(transfer) = self.transfers.get_mut(ih) {
                 let level = if i < NEAR_PIECES { Level::Near } else { Level::Ahead };
-                transfer.wants.claim(*piece, id, level, NEAR_STEP * (i as u32 + 1));
+                transfer.wants.claim(*piece, id, level, NEAR_STEP * (i as u32 + 1), now);
                 self.touched.insert(*ih);
             }
         }

@@ -96,7 +96,7 @@ impl State {
         let level = if kind == Kind::Read { Level::Urgent } else { Level::Bulk };
         for (ih, piece) in &new {
             if let Some(transfer) = self.transfers.get_mut(ih) {
-                transfer.wants.claim(*piece, id, level, Duration::ZERO);
+                transfer.wants.claim(*piece, id, level, Duration::ZERO, now);
                 self.touched.insert(*ih);
             }
         }

@@ -1,6 +1,7 @@
 //! What is kept on disk between two runs: resume data while pieces come, the metainfo with all layers afterwards.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -8,7 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::state::Command;
 use super::{Fetch, FetchSettings};
 use crate::fsutil;
-use crate::model::InfoHash;
+use crate::model::metainfo::parse_metainfo;
+use crate::model::{InfoHash, PieceHashes, PieceLayers};
 use crate::paths::Paths;
 use crate::store::StoredRevision;
 use crate::torrent::{AddTorrent, Mode};
@@ -85,6 +87,8 @@ pub(super) struct Prepared {
     pub with_layers: bool,
     /// `Content::moves` of the files, from before their paths were read.
     pub given: Vec<u64>,
+    /// What is known of the pieces' hashes, where that was asked for.
+    pub hashes: Option<Arc<PieceHashes>>,
 }
 
 /// Gathers all that the engine needs to join.
@@ -94,6 +98,7 @@ pub(super) fn add_torrent(
     peers: &[std::net::SocketAddr],
     revision: &StoredRevision,
     use_saved: bool,
+    with_hashes: bool,
 ) -> Prepared {
     let given = revision.contents.iter().map(|c| c.moves()).collect();
     let ih = revision.manifest.torrent.info_hash;
@@ -106,6 +111,14 @@ pub(super) fn add_torrent(
         }
     };
     let saved = if use_saved { read(&paths.metainfo(&ih)) } else { None };
+    // What was saved of a torrent of others may lack layers that the manifest carries.
+    let carries = revision.manifest.files.iter().any(|file| file.piece_layer.is_some());
+    let layers = match &saved {
+        Some(bytes) if carries || with_hashes => parse_metainfo(bytes).map(|p| p.layers).unwrap_or_default(),
+        _ => PieceLayers::default(),
+    };
+    let saved = saved.filter(|_| !carries || layers.len() >= revision.manifest.piece_layers().len());
+    let hashes = with_hashes.then(|| Arc::new(PieceHashes::new(revision.manifest.clone(), layers)));
     let with_layers = saved.is_some();
     let torrent = AddTorrent {
         info_hash: ih,
@@ -118,7 +131,7 @@ pub(super) fn add_torrent(
         trackers: settings.trackers.clone(),
         discovery: settings.discovery,
     };
-    Prepared { torrent, with_layers, given }
+    Prepared { torrent, with_layers, given, hashes }
 }
 
 impl Fetch {

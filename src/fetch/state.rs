@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
@@ -14,9 +14,10 @@ use super::tensors::Shape;
 use super::transfer::{Phase, QUIET, REMOVAL, Transfer};
 use super::waiters::{Answer, Kind, Waiter, Waiters};
 use super::wants::{ClaimId, Orders};
+use super::web::{Job, TransferWeb, WebShared};
 use super::window::Windows;
 use super::{Exposure, FetchSettings, FileRef, ReadError};
-use crate::model::InfoHash;
+use crate::model::{InfoHash, PieceIndex};
 use crate::store::ContentKey;
 use crate::store::{Content, StoredRevision};
 use crate::torrent::TorrentId;
@@ -32,6 +33,10 @@ pub(super) enum Command {
     Connect(TorrentId, SocketAddr),
     SaveResume(TorrentId),
     ExportMetainfo(TorrentId),
+    /// Begin a request over HTTP.
+    Ask(Box<Job>),
+    /// Hand over a piece that came over HTTP.
+    Give(TorrentId, PieceIndex, Vec<u8>),
 }
 
 /// The claims of one cursor.
@@ -81,6 +86,7 @@ pub(super) struct State {
     pub wake_at: Option<Instant>,
     /// When the timer looks next.
     pub timer_at: Instant,
+    pub web: WebShared,
     next_id: ClaimId,
 }
 
@@ -93,7 +99,7 @@ pub(super) enum Parking {
 }
 
 impl State {
-    pub(super) fn new(settings: Arc<FetchSettings>, now: Instant) -> Self {
+    pub(super) fn new(settings: Arc<FetchSettings>, timer: Arc<Notify>, now: Instant) -> Self {
         Self {
             settings,
             introduced: HashMap::new(),
@@ -109,6 +115,7 @@ impl State {
             touched: BTreeSet::new(),
             wake_at: None,
             timer_at: now,
+            web: WebShared::new(timer),
             next_id: 1,
         }
     }
@@ -149,6 +156,7 @@ impl State {
             if !orders.is_empty() {
                 self.outbox.push_back(Command::Orders(id, orders));
             }
+            self.ask_the_web(ih, now);
         }
     }
 
@@ -205,7 +213,8 @@ impl State {
             }
             return Ok(());
         }
-        let mut transfer = Transfer::new(revision.clone(), now);
+        let web = TransferWeb::of(&revision.manifest, self.settings.web.as_ref());
+        let mut transfer = Transfer::new(revision.clone(), web, now);
         match self.leaving.remove(&ih) {
             Some(id) => {
                 transfer.phase = Phase::Running(id);

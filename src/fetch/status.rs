@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::transfer::{Phase, Transfer};
 use super::waiters::Kind;
 use super::{Fetch, lock};
@@ -19,13 +21,19 @@ pub struct TransferStatus {
     pub cached_bytes: u64,
     /// Bytes in all.
     pub total_size: u64,
-    /// Payload bytes received by this node.
+    /// Payload bytes received from peers by this node.
     pub downloaded: u64,
+    /// Bytes received over HTTP by this node.
+    #[serde(default)]
+    pub downloaded_web: u64,
     /// Payload bytes sent by this node.
     pub uploaded: u64,
-    /// Payload bytes per second.
+    /// Payload bytes received from peers per second.
     pub download_rate: u64,
-    /// Payload bytes per second.
+    /// Bytes received over HTTP per second.
+    #[serde(default)]
+    pub web_rate: u64,
+    /// Payload bytes sent per second.
     pub upload_rate: u64,
     /// Connected peers.
     pub peers: u32,
@@ -41,14 +49,18 @@ impl TransferStatus {
     fn of(transfer: &Transfer, waiting_reads: usize) -> (Arc<StoredRevision>, Self) {
         let manifest = &transfer.revision.manifest;
         let (downloaded, uploaded) = transfer.totals();
+        let web = transfer.web.as_ref().map(|web| web.figures(Instant::now()));
+        let (downloaded_web, web_rate) = web.unwrap_or_default();
         let status = Self {
             info_hash: manifest.torrent.info_hash,
             model: manifest.model_ref().to_string(),
             cached_bytes: 0,
             total_size: manifest.total_size,
             downloaded,
+            downloaded_web,
             uploaded,
             download_rate: transfer.stats.download_rate,
+            web_rate,
             upload_rate: transfer.stats.upload_rate,
             peers: transfer.stats.peers.max(u32::try_from(transfer.peers.len()).unwrap_or(u32::MAX)),
             seeds: transfer.stats.seeds,

@@ -11,6 +11,7 @@ use super::state::{Command, State};
 use super::transfer::Phase;
 use super::waiters::{Answer, Kind, earliest};
 use super::wants::ClaimId;
+use super::web::TransferWeb;
 use super::{Exposure, Fetch, ReadError};
 use crate::model::InfoHash;
 use crate::store::ContentKey;
@@ -44,6 +45,7 @@ impl Fetch {
             state.search_for_peers(now);
             state.spread_long_waits(now);
             state.save_what_changed(now);
+            state.ask_the_web_for_all(now);
             state.rest_stale_cursors(now);
             state.wake_at = None;
             let next = state.next_look().unwrap_or(now + LONGEST_SLEEP);
@@ -166,7 +168,8 @@ impl State {
                 };
                 let search = t.search.next.filter(|_| t.running().is_some());
                 let save = t.running().filter(|_| t.resume_dirty).map(|_| t.next_save);
-                [removal, search, save].into_iter().flatten().min()
+                let web = t.web.as_ref().and_then(TransferWeb::next);
+                [removal, search, save, web].into_iter().flatten().min()
             })
             .min();
         [waits, transfers, self.next_stale()].into_iter().flatten().min()

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::ReadError;
 use super::wants::Wants;
+use super::web::TransferWeb;
 use crate::store::StoredRevision;
 use crate::torrent::{SwarmStats, TorrentId};
 
@@ -94,10 +95,15 @@ pub(super) struct Transfer {
     pub stats: SwarmStats,
     /// Bytes received and sent before the torrent was added anew.
     past: (u64, u64),
-    /// Bytes of pieces that came since it was last added. Figures of the engine are up to a second older.
+    /// Bytes of pieces that came from peers since it was last added. Figures of the engine are up to a second older.
     came: u64,
+    /// The last bytes, from wherever.
     pub last_progress: Option<Instant>,
+    /// The last bytes from a peer.
+    pub last_from_peers: Option<Instant>,
     last_peer: Option<Instant>,
+    /// When the engine began with it, the last time.
+    pub running_since: Option<Instant>,
     /// When something became wanted after nothing was.
     pub wanting_since: Option<Instant>,
     pub search: Search,
@@ -123,10 +129,12 @@ pub(super) struct Transfer {
     /// `save_resume` was asked and not answered.
     pub saving: bool,
     pub next_save: Instant,
+    /// The web, where its files are there too.
+    pub web: Option<TransferWeb>,
 }
 
 impl Transfer {
-    pub(super) fn new(revision: Arc<StoredRevision>, now: Instant) -> Self {
+    pub(super) fn new(revision: Arc<StoredRevision>, web: Option<TransferWeb>, now: Instant) -> Self {
         let pieces = revision.layout.piece_count() as usize;
         Self {
             revision,
@@ -139,7 +147,9 @@ impl Transfer {
             past: (0, 0),
             came: 0,
             last_progress: None,
+            last_from_peers: None,
             last_peer: None,
+            running_since: None,
             wanting_since: None,
             search: Search::new(),
             timed_out: HashMap::new(),
@@ -156,6 +166,7 @@ impl Transfer {
             resume_dirty: false,
             saving: false,
             next_save: now + super::timer::SAVE_EVERY,
+            web,
         }
     }
 
@@ -181,7 +192,7 @@ impl Transfer {
             && !self.peers.is_empty()
             && self
                 .wanting_since
-                .max(self.last_progress)
+                .max(self.last_from_peers)
                 .max(self.last_peer)
                 .is_none_or(|at| now < at + QUIET)
     }
@@ -192,26 +203,39 @@ impl Transfer {
         self.timed_out.clear();
     }
 
+    /// Takes in that peers delivered.
+    fn peers_delivered(&mut self, now: Instant) {
+        self.last_from_peers = Some(now);
+        if let Some(web) = &mut self.web {
+            web.not_alone();
+        }
+        self.progressed(now);
+    }
+
     /// Takes in new figures. Returns whether they are progress.
     pub(super) fn take_stats(&mut self, stats: SwarmStats, now: Instant) -> bool {
         let more = stats.downloaded > self.stats.downloaded && self.rejected_in_a_row < MAX_REJECTED;
         self.stats = stats;
         if more {
-            self.progressed(now);
+            self.peers_delivered(now);
         }
         more
     }
 
     /// Takes in that a piece is here.
     pub(super) fn piece_came(&mut self, piece: u32, len: u64, now: Instant) {
-        if !self.engine_has.put(piece as usize) {
-            self.came += len;
-        }
+        let new = !self.engine_has.put(piece as usize);
         self.wants.fulfilled(piece);
         self.rejected_in_a_row = 0;
         self.disk_failed = false;
         self.resume_dirty |= !self.metainfo_saved;
-        self.progressed(now);
+        if self.web.as_mut().is_some_and(|web| web.delivered(piece)) {
+            return self.progressed(now);
+        }
+        if new {
+            self.came += len;
+        }
+        self.peers_delivered(now);
     }
 
     /// Takes in that a peer sent bytes that are not the piece.
@@ -225,6 +249,9 @@ impl Transfer {
     /// A peer is here: pieces that timed out may be asked for again.
     pub(super) fn peer_came(&mut self, peer: SocketAddr, now: Instant) {
         self.last_peer = Some(now);
+        if let Some(web) = &mut self.web {
+            web.not_alone();
+        }
         self.peers.insert(peer);
         self.timed_out.clear();
     }
@@ -242,6 +269,14 @@ impl Transfer {
 
     /// What is missing, for people.
     pub(super) fn why_nothing_comes(&self) -> String {
+        let of_peers = self.why_peers_send_nothing();
+        match self.web.as_ref().and_then(|web| web.trouble.as_ref()) {
+            Some(trouble) => format!("{of_peers}; and over HTTP: {trouble}"),
+            None => of_peers,
+        }
+    }
+
+    fn why_peers_send_nothing(&self) -> String {
         let peers = self.peers.len();
         let plural = if peers == 1 { "peer is" } else { "peers are" };
         match &self.phase {
@@ -265,6 +300,9 @@ impl Transfer {
         let SwarmStats { downloaded, uploaded, .. } = self.stats;
         self.stats = SwarmStats { downloaded, uploaded, ..SwarmStats::default() };
         self.peers.clear();
+        if let Some(web) = &mut self.web {
+            web.end_all();
+        }
         self.wants.forget_told();
         self.exporting = false;
         self.saving = false;
@@ -325,8 +363,9 @@ impl Transfer {
     }
 
     /// The torrent runs.
-    pub(super) fn started(&mut self, id: TorrentId) {
+    pub(super) fn started(&mut self, id: TorrentId, now: Instant) {
         self.phase = Phase::Running(id);
+        self.running_since = Some(now);
         self.failures = 0;
     }
 
@@ -342,7 +381,7 @@ impl Transfer {
         }
     }
 
-    /// Payload bytes received and sent since the torrent was joined.
+    /// Payload bytes received from peers and sent since the torrent was joined.
     pub(super) fn totals(&self) -> (u64, u64) {
         (self.past.0 + self.stats.downloaded.max(self.came), self.past.1 + self.stats.uploaded)
     }

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::model::PieceIndex;
 use crate::torrent::Priority;
 
@@ -45,6 +47,25 @@ struct Claim {
 struct Want {
     claims: Vec<Claim>,
     told: Option<Told>,
+    /// When the first of the claims was made.
+    since: Option<Instant>,
+    /// When the first of those was made that are for a reader, waiting or to come.
+    read_since: Option<Instant>,
+}
+
+impl Want {
+    fn level(&self) -> Option<Level> {
+        self.claims.iter().map(|c| c.level).max()
+    }
+}
+
+/// A piece that readers wait for, or are expected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reading {
+    pub piece: u32,
+    /// The strongest claim.
+    pub level: Level,
+    pub since: Instant,
 }
 
 /// What is to be said to the engine.
@@ -67,15 +88,22 @@ impl Orders {
 pub(super) struct Wants {
     pieces: BTreeMap<u32, Want>,
     changed: BTreeSet<u32>,
+    /// The pieces claimed for readers.
+    read: BTreeSet<u32>,
 }
 
 impl Wants {
     /// Claims a piece; a claim by the same claimant is replaced.
-    pub(super) fn claim(&mut self, piece: u32, by: ClaimId, level: Level, deadline: Duration) {
+    pub(super) fn claim(&mut self, piece: u32, by: ClaimId, level: Level, deadline: Duration, now: Instant) {
         let want = self.pieces.entry(piece).or_default();
         match want.claims.iter_mut().find(|c| c.by == by) {
             Some(claim) => (claim.level, claim.deadline) = (level, deadline),
             None => want.claims.push(Claim { by, level, deadline }),
+        }
+        want.since.get_or_insert(now);
+        if level > Level::Bulk {
+            want.read_since.get_or_insert(now);
+            self.read.insert(piece);
         }
         self.changed.insert(piece);
     }
@@ -84,6 +112,13 @@ impl Wants {
     pub(super) fn release(&mut self, piece: u32, by: ClaimId) {
         if let Some(want) = self.pieces.get_mut(&piece) {
             want.claims.retain(|c| c.by != by);
+            if want.claims.is_empty() {
+                want.since = None;
+            }
+            if want.level().is_none_or(|level| level == Level::Bulk) {
+                want.read_since = None;
+                self.read.remove(&piece);
+            }
             self.changed.insert(piece);
         }
     }
@@ -91,6 +126,7 @@ impl Wants {
     /// The engine has the piece: all claims end, and there is nothing to tell.
     pub(super) fn fulfilled(&mut self, piece: u32) {
         self.pieces.remove(&piece);
+        self.read.remove(&piece);
         self.changed.remove(&piece);
     }
 
@@ -98,6 +134,8 @@ impl Wants {
     pub(super) fn cancel(&mut self, piece: u32) {
         if let Some(want) = self.pieces.get_mut(&piece) {
             want.claims.clear();
+            (want.since, want.read_since) = (None, None);
+            self.read.remove(&piece);
             self.changed.insert(piece);
         }
     }
@@ -110,6 +148,27 @@ impl Wants {
     /// Whether anybody claims any piece.
     pub(super) fn any(&self) -> bool {
         self.pieces.values().any(|w| !w.claims.is_empty())
+    }
+
+    /// Since when a piece has been claimed, by whomever.
+    pub(super) fn since(&self, piece: u32) -> Option<Instant> {
+        self.pieces.get(&piece)?.since
+    }
+
+    /// The first piece from `from` on that somebody claims.
+    pub(super) fn next_claimed(&self, from: u32) -> Option<u32> {
+        self.pieces.range(from..).find(|(_, w)| !w.claims.is_empty()).map(|(&piece, _)| piece)
+    }
+
+    /// What is claimed for readers of one piece.
+    pub(super) fn reading(&self, piece: u32) -> Option<Reading> {
+        let want = self.pieces.get(&piece)?;
+        Some(Reading { piece, level: want.level()?, since: want.read_since? })
+    }
+
+    /// All pieces claimed for readers.
+    pub(super) fn readings(&self) -> impl Iterator<Item = Reading> {
+        self.read.iter().filter_map(|&piece| self.reading(piece))
     }
 
     /// The engine knows nothing of what it was told: the torrent was added anew.
@@ -168,6 +227,10 @@ mod tests {
 
     const NOW: Duration = Duration::ZERO;
 
+    fn at() -> Instant {
+        Instant::now()
+    }
+
     fn requests(orders: &Orders) -> Vec<u32> {
         orders.requests.iter().map(|(p, _)| p.0).collect()
     }
@@ -175,9 +238,9 @@ mod tests {
     #[test]
     fn two_readers_of_a_piece_make_one_request() {
         let mut wants = Wants::default();
-        wants.claim(3, 1, Level::Urgent, NOW);
+        wants.claim(3, 1, Level::Urgent, NOW, at());
         assert_eq!(requests(&wants.orders()), [3]);
-        wants.claim(3, 2, Level::Urgent, NOW);
+        wants.claim(3, 2, Level::Urgent, NOW, at());
         assert!(wants.orders().is_empty());
         wants.release(3, 1);
         assert!(wants.orders().is_empty());
@@ -189,8 +252,8 @@ mod tests {
     #[test]
     fn a_reader_who_leaves_does_not_take_the_windows_piece_back() {
         let mut wants = Wants::default();
-        wants.claim(3, 1, Level::Urgent, NOW);
-        wants.claim(3, 2, Level::Ahead, NOW);
+        wants.claim(3, 1, Level::Urgent, NOW, at());
+        wants.claim(3, 2, Level::Ahead, NOW, at());
         wants.orders();
         wants.release(3, 1);
         assert!(wants.orders().is_empty());
@@ -199,20 +262,20 @@ mod tests {
     #[test]
     fn a_stronger_claim_is_told_and_a_weaker_one_is_not() {
         let mut wants = Wants::default();
-        wants.claim(1, 1, Level::Bulk, NOW);
+        wants.claim(1, 1, Level::Bulk, NOW, at());
         assert_eq!(wants.orders().priorities, [(PieceIndex(1), Priority::Normal)]);
-        wants.claim(1, 2, Level::Ahead, NOW);
+        wants.claim(1, 2, Level::Ahead, NOW, at());
         assert_eq!(wants.orders().priorities, [(PieceIndex(1), Priority::Ahead)]);
-        wants.claim(1, 2, Level::Near, NOW);
+        wants.claim(1, 2, Level::Near, NOW, at());
         assert_eq!(requests(&wants.orders()), [1]);
-        wants.claim(1, 2, Level::Ahead, NOW);
+        wants.claim(1, 2, Level::Ahead, NOW, at());
         assert!(wants.orders().is_empty());
     }
 
     #[test]
     fn a_claim_that_comes_and_goes_unseen_is_never_told() {
         let mut wants = Wants::default();
-        wants.claim(1, 1, Level::Urgent, NOW);
+        wants.claim(1, 1, Level::Urgent, NOW, at());
         wants.release(1, 1);
         assert!(wants.orders().is_empty());
     }
@@ -220,8 +283,8 @@ mod tests {
     #[test]
     fn fulfilled_is_silent_and_cancel_is_told() {
         let mut wants = Wants::default();
-        wants.claim(1, 1, Level::Urgent, NOW);
-        wants.claim(2, 1, Level::Urgent, NOW);
+        wants.claim(1, 1, Level::Urgent, NOW, at());
+        wants.claim(2, 1, Level::Urgent, NOW, at());
         wants.orders();
         wants.fulfilled(1);
         wants.cancel(2);
@@ -233,9 +296,9 @@ mod tests {
     #[test]
     fn a_new_torrent_is_told_all_again() {
         let mut wants = Wants::default();
-        wants.claim(1, 1, Level::Urgent, NOW);
-        wants.claim(2, 1, Level::Bulk, NOW);
-        wants.claim(3, 1, Level::Bulk, NOW);
+        wants.claim(1, 1, Level::Urgent, NOW, at());
+        wants.claim(2, 1, Level::Bulk, NOW, at());
+        wants.claim(3, 1, Level::Bulk, NOW, at());
         wants.orders();
         wants.release(3, 1);
         wants.forget_told();
@@ -247,10 +310,30 @@ mod tests {
     #[test]
     fn the_earliest_deadline_is_said_last() {
         let mut wants = Wants::default();
-        wants.claim(5, 1, Level::Urgent, NOW);
-        wants.claim(6, 2, Level::Near, Duration::from_secs(1));
-        wants.claim(7, 2, Level::Near, Duration::from_secs(2));
-        wants.claim(4, 1, Level::Urgent, NOW);
+        wants.claim(5, 1, Level::Urgent, NOW, at());
+        wants.claim(6, 2, Level::Near, Duration::from_secs(1), at());
+        wants.claim(7, 2, Level::Near, Duration::from_secs(2), at());
+        wants.claim(4, 1, Level::Urgent, NOW, at());
         assert_eq!(requests(&wants.orders()), [7, 6, 5, 4]);
+    }
+
+    #[test]
+    fn it_is_known_since_when_a_piece_is_wanted_and_for_whom() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut wants = Wants::default();
+        wants.claim(1, 1, Level::Bulk, NOW, start);
+        wants.claim(1, 2, Level::Ahead, NOW, start + second);
+        wants.claim(1, 3, Level::Urgent, NOW, start + 2 * second);
+        let reading = Reading { piece: 1, level: Level::Urgent, since: start + second };
+        assert_eq!((wants.since(1), wants.readings().collect::<Vec<_>>()), (Some(start), vec![reading]));
+        wants.release(1, 2);
+        wants.release(1, 3);
+        assert_eq!((wants.since(1), wants.reading(1), wants.readings().count()), (Some(start), None, 0));
+        wants.claim(1, 3, Level::Near, NOW, start + 3 * second);
+        assert_eq!(wants.reading(1).map(|r| r.since), Some(start + 3 * second));
+        wants.cancel(1);
+        assert_eq!((wants.since(1), wants.next_claimed(0), wants.readings().count()), (None, None, 0));
+        wants.claim(7, 1, Level::Bulk, NOW, start);
+        assert_eq!((wants.next_claimed(2), wants.next_claimed(8)), (Some(7), None));
     }
 }

@@ -10,6 +10,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::codec::MAX_WEB_SEEDS;
 use super::magnet::escape;
 use super::metainfo::ParsedMetainfo;
@@ -32,8 +34,23 @@ pub struct WebSeedError {
 }
 
 /// A checked address of a web seed, as it was written.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct WebSeed(String);
+
+impl TryFrom<String> for WebSeed {
+    type Error = WebSeedError;
+
+    fn try_from(text: String) -> Result<Self, WebSeedError> {
+        text.parse()
+    }
+}
+
+impl From<WebSeed> for String {
+    fn from(seed: WebSeed) -> Self {
+        seed.0
+    }
+}
 
 impl FromStr for WebSeed {
     type Err = WebSeedError;

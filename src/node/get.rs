@@ -69,6 +69,9 @@ pub enum GetProgress {
         rate: u64,
         /// Connected peers.
         peers: u32,
+        /// Whether some of it comes over HTTP now.
+        #[serde(default)]
+        web: bool,
     },
     /// Bytes checked against sha256, of how many.
     Checking {
@@ -103,6 +106,9 @@ pub struct GetReport {
     pub bytes: u64,
     /// Bytes that came over the network just now.
     pub downloaded: u64,
+    /// How many of them came over HTTP, not from peers.
+    #[serde(default)]
+    pub downloaded_web: u64,
     /// Whether the sha256 of every file was checked.
     pub verified: bool,
     /// Who signed it, as publishers are shown; none where it is unsigned.
@@ -157,7 +163,8 @@ impl Node {
         self.on_store(&revision, &turn, move |store, revision| store.stage(revision, &to)).await?;
         let here =
             |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
-        let before = here(&files);
+        let over_http = || self.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded_web);
+        let (before, web_before) = (here(&files), over_http());
         let failed = |source| NodeError::Fetch { model: model.clone(), source };
         let stall = self.library.config.torrent.download_timeout;
         let fetched = self.fetch.fetch_files(&revision, &files, stall);
@@ -169,12 +176,16 @@ impl Node {
         let (to, which) = (dest.clone(), files.clone());
         self.on_store(&revision, &turn, move |store, revision| store.publish(revision, &which, &to)).await?;
         self.changed();
+        let downloaded = want.saturating_sub(before);
+        // What was received and thrown away does not count.
+        let downloaded_web = over_http().saturating_sub(web_before).min(downloaded);
         Ok(GetReport {
             model: model.to_string(),
             path: dest,
             files: files.len(),
             bytes: want,
-            downloaded: want.saturating_sub(before),
+            downloaded,
+            downloaded_web,
             // A manifest made of a torrent has none: its files were held to their pieces roots.
             verified: request.verify && files.iter().all(|&i| manifest.files[i].sha256.is_some()),
             publisher: manifest.publisher.map(|key| self.library.trust.describe(&key)),
@@ -262,8 +273,9 @@ impl Node {
     fn fetching(&self, revision: &Arc<StoredRevision>, files: &[usize], want: u64) -> GetProgress {
         let have = files.iter().map(|&i| revision.contents[i].cached_bytes()).sum();
         let status = self.fetch.progress(&revision.manifest.torrent.info_hash);
-        let (rate, peers) = status.map_or((0, 0), |s| (s.download_rate, s.peers));
-        GetProgress::Fetching { have, want, rate, peers }
+        let (from_peers, from_web, peers) =
+            status.map_or((0, 0, 0), |s| (s.download_rate, s.web_rate, s.peers));
+        GetProgress::Fetching { have, want, rate: from_peers + from_web, peers, web: from_web > 0 }
     }
 
     /// Takes in what stands at the destination already, from elsewhere or damaged. Dropping the future stops it.

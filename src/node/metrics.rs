@@ -50,7 +50,8 @@ impl Collector for Figures {
             gauge("catalog_peers", "Peers in the swarm of the catalog", None, catalog.peers as u64)?;
             gauge("dht_nodes", "Nodes in the routing table of the DHT", None, catalog.dht_nodes.into())?;
         }
-        self.by_model(&mut encoder, "received", "Payload received", |t| t.downloaded)?;
+        self.by_model(&mut encoder, "received", "Payload received from peers", |t| t.downloaded)?;
+        self.by_model(&mut encoder, "received_web", "Bytes received over HTTP", |t| t.downloaded_web)?;
         self.by_model(&mut encoder, "sent", "Payload sent", |t| t.uploaded)
     }
 }

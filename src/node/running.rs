@@ -22,9 +22,11 @@ use super::resolve::Resolvings;
 use super::unresolved::Unresolved;
 use super::{Library, NodeError};
 use crate::catalog::CatalogSettings;
-use crate::config::Config;
+use crate::config::{Config, HubConfig};
+use crate::fetch::web::{HttpSource, WebSettings};
 use crate::fetch::{Fetch, FetchSettings};
 use crate::http::Client;
+use crate::mirror::token;
 use crate::model::{InfoHash, ModelRef};
 use crate::store::StoredRevision;
 use crate::torrent::{Discovery, Session, SessionSettings, TorrentId};
@@ -105,6 +107,7 @@ impl Node {
         if session_settings.network.dht_enabled {
             session_settings.dht_state = super::dht::load(&library.paths);
         }
+        let http = Client::new(network)?;
         let settings = FetchSettings {
             read_timeout: library.config.mount.read_timeout,
             readahead_max: library.config.mount.readahead_max,
@@ -115,8 +118,8 @@ impl Node {
                 pex: true,
             },
             peers: options.peers,
+            web: web(&library.config.hub, &http),
         };
-        let http = Client::new(network)?;
         let (events, queue) = mpsc::unbounded_channel();
         let session = Arc::new(tokio::task::block_in_place(|| Session::start(session_settings, events))?);
         let fetch = Fetch::new(session.clone(), library.paths.clone(), settings.clone());
@@ -287,6 +290,17 @@ impl Node {
             let _ = task.await;
         }
     }
+}
+
+/// The web as the seed of last resort, unless it is not to be used. A token that cannot be used is logged: models that
+/// everybody may read need none.
+fn web(hub: &HubConfig, http: &Client) -> Option<WebSettings> {
+    if !hub.fallback {
+        return None;
+    }
+    let token = token::find().inspect_err(|e| tracing::warn!("the hub is asked without a token: {e}"));
+    let source = HttpSource::new(http.clone(), &hub.endpoint, token.ok().flatten().as_ref());
+    Some(WebSettings { source: Arc::new(source), endpoint: hub.endpoint.clone() })
 }
 
 fn lock_tasks(tasks: &Mutex<Vec<JoinHandle<()>>>) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {

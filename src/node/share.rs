@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::PublisherKeypair;
+use crate::model::codec::MAX_WEB_SEEDS;
 use crate::model::describe::{DescribeOptions, Description, describe};
 use crate::model::magnet::Magnet;
 use crate::model::metainfo::parse_metainfo;
-use crate::model::{FileEntry, Manifest, ModelName, ModelRef, Revision};
+use crate::model::web_seed::WebSeed;
+use crate::model::{FileEntry, Manifest, ModelName, ModelRef, PieceLayers, Revision};
 use crate::node::sharing::Rule;
 use crate::node::{Library, Node, NodeError, blocking};
 use crate::store::Stamp;
@@ -33,6 +35,9 @@ pub struct ShareRequest {
     pub sign: bool,
     /// Whether to make a hybrid (v1 + v2) torrent as well.
     pub hybrid: bool,
+    /// Where its files are on the web, too: directories that end in `/`, or the only file.
+    #[serde(default)]
+    pub web_seeds: Vec<WebSeed>,
 }
 
 /// What came of it.
@@ -66,8 +71,9 @@ impl Library {
             progress,
             cancel,
         };
-        let Description { mut manifest, piece_layers, warnings, metadata } =
+        let Description { mut manifest, piece_layers, mut warnings, metadata } =
             describe(&dir, &request.name, &request.version, &options)?;
+        warnings.extend(add_web_seeds(&mut manifest, &request.web_seeds, &piece_layers)?);
         if request.hybrid {
             let metainfo = hybrid(&manifest, &dir)?;
             let info_hash = parse_metainfo(&metainfo)
@@ -163,6 +169,33 @@ fn add_trackers(manifest: &mut Manifest, trackers: &[String]) {
     let mut magnet = Magnet::new(manifest.torrent.info_hash, &manifest.torrent.name);
     magnet.trackers = trackers.to_vec();
     manifest.magnet_uri = magnet.to_string();
+}
+
+/// Says where the files are on the web, and what their pieces hash to, so that whoever has only the manifest can verify
+/// what comes from there. Returns a warning where that is too much to say.
+fn add_web_seeds(
+    manifest: &mut Manifest,
+    seeds: &[WebSeed],
+    layers: &PieceLayers,
+) -> Result<Option<String>, NodeError> {
+    if let Some(file) = seeds.iter().find(|seed| !seed.is_directory() && manifest.files.len() > 1) {
+        let count = manifest.files.len();
+        return Err(NodeError::Request(format!(
+            "{file} is the address of one file, and there are {count}; that of a directory ends in /"
+        )));
+    }
+    if seeds.len() > MAX_WEB_SEEDS {
+        return Err(NodeError::Request(format!("at most {MAX_WEB_SEEDS} --web-seed can be given")));
+    }
+    manifest.web_seeds = seeds.iter().map(WebSeed::to_string).collect();
+    if seeds.is_empty() || manifest.carry_piece_layers(layers) {
+        return Ok(None);
+    }
+    Ok(Some(
+        "the hashes of all pieces are too many for the manifest: only hosts that have them from peers can use \
+         --web-seed; larger pieces (--piece-length) have fewer"
+            .to_owned(),
+    ))
 }
 
 /// The hybrid twin: the same files, in a torrent that v1 clients can join too. Reads the files a second time.

@@ -43,6 +43,7 @@ impl Node {
             trackers: vec![],
             discovery: Discovery { dht: false, lan: false, pex: false },
             peers,
+            web: None,
         };
         let fetch = Fetch::new(session.clone(), paths.clone(), settings);
         let (tell, listening) = std::sync::mpsc::channel();

@@ -178,6 +178,7 @@ pub fn fetch(runtime: &Runtime, paths: Paths, read_timeout: Duration) -> (Arc<Fe
         trackers: Vec::new(),
         discovery: Discovery { dht: false, lan: false, pex: false },
         peers: Vec::new(),
+        web: None,
     };
     let fetch = Fetch::new(swarm.clone(), paths, settings);
     let handler = fetch.clone();

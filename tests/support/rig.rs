@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use silmaril::fetch::{Fetch, FetchSettings, FileRef, ReadError, TransferStatus};
 use silmaril::model::files::TorrentFile;
 use silmaril::model::metainfo::{info_dict, info_hash};
-use silmaril::model::{InfoHash, Manifest, PiecesRoot};
+use silmaril::model::{FileEntry, InfoHash, Manifest, PieceLayers, PiecesRoot, merkle};
 use silmaril::paths::Paths;
 use silmaril::store::{Store, StoredRevision};
 use silmaril::torrent::Discovery;
@@ -87,6 +87,7 @@ impl Rig {
             trackers: vec![],
             discovery: Discovery { dht: false, lan: false, pex: false },
             peers: vec![GIVEN_PEER.parse::<SocketAddr>().unwrap()],
+            web: None,
         };
         change(&mut settings);
         let fetch = Fetch::new(swarm.clone(), paths.clone(), settings);
@@ -102,7 +103,19 @@ impl Rig {
 
     /// A model whose bytes the swarm knows and this node does not.
     pub fn model(&self, name: &str, piece_length: u64, files: &[(&str, Vec<u8>)]) -> TestModel {
-        let manifest = Arc::new(manifest(name, piece_length, files));
+        self.model_of(manifest(name, piece_length, files), files)
+    }
+
+    /// One that the web has too, at these addresses.
+    pub fn web_model(&self, piece_length: u64, files: &[(&str, Vec<u8>)], seeds: &[&str]) -> TestModel {
+        let mut manifest = hashed_manifest("o/m", piece_length, files);
+        manifest.web_seeds = seeds.iter().map(|&seed| seed.to_owned()).collect();
+        self.model_of(manifest, files)
+    }
+
+    /// The model of a manifest.
+    pub fn model_of(&self, manifest: Manifest, files: &[(&str, Vec<u8>)]) -> TestModel {
+        let manifest = Arc::new(manifest);
         let revision = self.store.revision(manifest.clone()).unwrap();
         let ih = manifest.torrent.info_hash;
         let files: Vec<Arc<Vec<u8>>> = files.iter().map(|(_, bytes)| Arc::new(bytes.clone())).collect();
@@ -167,6 +180,27 @@ impl Rig {
 
 fn read(path: PathBuf) -> Option<Vec<u8>> {
     std::fs::read(path).ok()
+}
+
+/// A manifest with the roots of BEP 52 and the hashes of all pieces.
+pub fn hashed_manifest(name: &str, piece_length: u64, files: &[(&str, Vec<u8>)]) -> Manifest {
+    let piece_length = piece_length as u32;
+    let leaves = |piece: &[u8]| piece.chunks(16 * 1024).map(|b| Sha256::digest(b).into()).collect();
+    let root = |bytes: &[u8]| PiecesRoot(merkle::root(leaves(bytes), 0, 0));
+    let entry = |(path, bytes): &(&str, Vec<u8>)| {
+        FileEntry::new(*path, bytes.len() as u64, None, (!bytes.is_empty()).then(|| root(bytes)))
+    };
+    let entries = files.iter().map(entry).collect();
+    let mut manifest =
+        Manifest::new(name.parse().unwrap(), Default::default(), piece_length, entries).unwrap();
+    let mut layers = PieceLayers::default();
+    for (_, bytes) in files.iter().filter(|(_, bytes)| !bytes.is_empty()) {
+        let pieces = bytes.chunks(piece_length as usize);
+        let layer = pieces.map(|piece| merkle::piece_hash(leaves(piece), piece_length)).collect();
+        layers.insert(root(bytes), bytes.len() as u64, piece_length, layer).unwrap();
+    }
+    assert!(manifest.carry_piece_layers(&layers));
+    manifest
 }
 
 /// A manifest whose roots are not those of BEP 52, but as different as the bytes: nothing under test hashes.

@@ -26,6 +26,7 @@ pub enum Call {
     Reannounce(InfoHash),
     SaveResume(InfoHash),
     Export(InfoHash),
+    Give(InfoHash, u32),
 }
 
 /// What a peer does.
@@ -87,6 +88,10 @@ struct Inner {
     removes: bool,
     /// All layers are known to `export_metainfo`.
     layers_known: bool,
+    /// Whether anything becomes of pieces that it is given.
+    takes_pieces: bool,
+    /// The next so many pieces that it is given are refused.
+    refuses: usize,
 }
 
 /// The engine.
@@ -112,6 +117,8 @@ impl FakeSwarm {
             starts: true,
             removes: true,
             layers_known: true,
+            takes_pieces: true,
+            refuses: 0,
         };
         let swarm = Arc::new_cyclic(|myself| Self { inner: Mutex::new(inner), myself: myself.clone() });
         (swarm, receiver)
@@ -174,6 +181,25 @@ impl FakeSwarm {
     /// Whether `export_metainfo` has an answer.
     pub fn layers_known(&self, yes: bool) {
         self.inner().layers_known = yes;
+    }
+
+    /// Whether anything becomes of pieces that it is given.
+    pub fn takes_pieces(&self, yes: bool) {
+        self.inner().takes_pieces = yes;
+    }
+
+    /// The next so many pieces that it is given are refused.
+    pub fn refuse_pieces(&self, n: usize) {
+        self.inner().refuses = n;
+    }
+
+    /// The pieces that it was given since `calls` was last taken, in order.
+    pub fn given(&self, of: InfoHash) -> Vec<u32> {
+        let give = |c: &Call| match c {
+            Call::Give(ih, piece) if *ih == of => Some(*piece),
+            _ => None,
+        };
+        self.inner().calls.iter().filter_map(give).collect()
     }
 
     /// Starts what was added.
@@ -345,27 +371,35 @@ impl Inner {
         if !torrent.wanted.contains_key(&piece) {
             return false;
         }
-        let published = &self.published[&ih];
-        let (file, range) = published.layout.owner(PieceIndex(piece)).expect("a piece of the torrent");
-        let bytes = &published.files[file][range.start as usize..range.end as usize];
-        let len = bytes.len() as u64;
         if self.lies > 0 {
             self.lies -= 1;
             self.send(Event::PieceRejected(id, PieceIndex(piece)));
             return true;
         }
+        self.torrents.get_mut(&id).unwrap().wanted.remove(&piece);
+        let len = self.store(id, piece);
+        let torrent = self.torrents.get_mut(&id).unwrap();
+        torrent.stats.downloaded += len;
+        let stats = torrent.stats;
+        self.send(Event::Stats(id, stats));
+        true
+    }
+
+    /// Writes a piece and says that it is verified. Returns its length.
+    fn store(&mut self, id: TorrentId, piece: u32) -> u64 {
+        let torrent = &self.torrents[&id];
+        let published = &self.published[&torrent.add.info_hash];
+        let (file, range) = published.layout.owner(PieceIndex(piece)).expect("a piece of the torrent");
+        let bytes = &published.files[file][range.start as usize..range.end as usize];
+        let len = bytes.len() as u64;
         let path = &torrent.add.file_paths[file];
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let out = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
         out.write_all_at(bytes, range.start).unwrap();
         let torrent = self.torrents.get_mut(&id).unwrap();
-        torrent.wanted.remove(&piece);
         assert!(torrent.has.insert(piece), "piece {piece} came twice");
-        torrent.stats.downloaded += len;
-        let stats = torrent.stats;
         self.send(Event::PieceVerified(id, PieceIndex(piece)));
-        self.send(Event::Stats(id, stats));
-        true
+        len
     }
 
     fn check(&self, id: TorrentId, piece: u32) -> Result<InfoHash, EngineError> {
@@ -471,8 +505,24 @@ impl Swarms for FakeSwarm {
         Ok(())
     }
 
-    fn give_piece(&self, _id: TorrentId, _piece: PieceIndex, _bytes: Vec<u8>) -> Result<(), EngineError> {
-        Err(EngineError::Internal("pieces from elsewhere are not part of this engine".into()))
+    fn give_piece(&self, id: TorrentId, piece: PieceIndex, bytes: Vec<u8>) -> Result<(), EngineError> {
+        let mut inner = self.inner();
+        let ih = inner.check(id, piece.0)?;
+        inner.calls.push(Call::Give(ih, piece.0));
+        if !inner.takes_pieces || inner.torrents[&id].has.contains(&piece.0) {
+            return Ok(());
+        }
+        if inner.refuses > 0 {
+            inner.refuses -= 1;
+            inner.send(Event::PieceRejected(id, piece));
+            return Ok(());
+        }
+        let published = &inner.published[&ih];
+        let (file, range) = published.layout.owner(piece).expect("a piece of the torrent");
+        assert!(bytes == published.files[file][range.start as usize..range.end as usize], "it was verified");
+        inner.torrents.get_mut(&id).unwrap().wanted.remove(&piece.0);
+        inner.store(id, piece.0);
+        Ok(())
     }
 
     fn save_resume(&self, id: TorrentId) -> Result<(), EngineError> {

@@ -1,0 +1,347 @@
+//! The web delivers what peers do not, and only that.
+
+use std::time::Duration;
+
+use silmaril::torrent::SwarmStats;
+use tokio::time::{Instant, sleep};
+
+use crate::support::fake_web::{Answer, FakeWeb};
+use crate::support::rig::{KIB, MIB, Rig, TestModel, noise};
+use crate::support::swarm::Delivery;
+
+const PEER: &str = "10.0.0.9:1";
+const SEED: &str = "http://w.example/m/";
+const PATIENCE: Duration = Duration::from_secs(2);
+const STALL: Duration = Duration::from_secs(100);
+
+/// A rig with a web that has a model of one file; pieces from peers come by hand.
+pub fn with_web(piece_length: u64, len: u64) -> (Rig, std::sync::Arc<FakeWeb>, TestModel) {
+    let web = FakeWeb::new();
+    let rig = Rig::with(|s| s.web = Some(web.settings()));
+    rig.swarm.delivery(Delivery::ByHand);
+    let m = rig.web_model(piece_length, &[("a", noise(1, len))], &[SEED]);
+    web.serve(&format!("{SEED}a"), m.files[0].clone());
+    (rig, web, m)
+}
+
+/// How long a read of a few bytes takes.
+async fn timed(rig: &Rig, m: &TestModel, offset: u64) -> Duration {
+    let start = Instant::now();
+    assert_eq!(rig.fetch.read(&m.file(0), offset, 100).await.unwrap(), m.bytes(0, offset, 100));
+    start.elapsed()
+}
+
+fn about(took: Duration, expected: Duration) -> bool {
+    took.abs_diff(expected) < Duration::from_millis(50)
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_peers_a_read_comes_from_the_web_after_a_while_and_the_next_at_once() {
+    let (rig, web, m) = with_web(MIB, 8 * MIB);
+    let took = timed(&rig, &m, 3 * MIB + 5).await;
+    assert!(about(took, PATIENCE), "{took:?}");
+    let asked = web.asked();
+    assert_eq!((asked.len(), asked[0].url.as_str()), (1, "http://w.example/m/a"));
+    assert_eq!((asked[0].range.clone(), asked[0].file_len), (3 * MIB..4 * MIB, 8 * MIB));
+    // Nobody has come since.
+    let took = timed(&rig, &m, 6 * MIB).await;
+    assert!(took < Duration::from_millis(10), "{took:?}");
+    assert_eq!(web.ranges(), [6 * MIB..7 * MIB]);
+    let held = rig.swarm.holds(m.ih).unwrap();
+    assert_eq!(held.into_iter().collect::<Vec<_>>(), [3, 6], "the engine has them, to seed");
+    let status = rig.status(&m);
+    assert_eq!((status.downloaded, status.downloaded_web, status.cached_bytes), (0, 2 * MIB, 2 * MIB));
+    // A peer comes: it has its time again.
+    rig.swarm.peer(m.ih, PEER, None);
+    rig.idle().await;
+    let took = timed(&rig, &m, 0).await;
+    assert!(about(took, PATIENCE), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_that_deliver_are_not_passed_over() {
+    let (rig, web, m) = with_web(MIB, 32 * MIB);
+    rig.swarm.peer(m.ih, PEER, None);
+    rig.swarm.delivery(Delivery::After(Duration::from_millis(1900)));
+    for piece in [3, 9, 20] {
+        timed(&rig, &m, piece * MIB).await;
+    }
+    let get = rig.get(&m, &[0], STALL);
+    get.await.unwrap().unwrap();
+    assert_eq!(web.asked(), []);
+    let status = rig.status(&m);
+    assert_eq!((status.downloaded, status.downloaded_web), (32 * MIB, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_without_the_piece_have_their_time_for_each() {
+    let (rig, web, m) = with_web(MIB, 8 * MIB);
+    rig.swarm.peer(m.ih, PEER, Some(&[7]));
+    for piece in [3, 5] {
+        let took = timed(&rig, &m, piece * MIB).await;
+        assert!(about(took, PATIENCE), "{took:?}");
+    }
+    assert_eq!(web.ranges().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_does_not_wait_for_slow_peers() {
+    let (rig, web, m) = with_web(MIB, 8 * MIB);
+    rig.swarm.peer(m.ih, PEER, None);
+    let read = rig.read(&m, 0, 3 * MIB, 100);
+    let start = Instant::now();
+    while !read.is_finished() {
+        // Bytes come all the time, and never the piece.
+        rig.swarm.trickle(m.ih, 1000);
+        sleep(Duration::from_millis(100)).await;
+        assert!(start.elapsed() < 2 * PATIENCE, "it waits for a slow peer");
+    }
+    assert!(start.elapsed() >= PATIENCE);
+    assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 3 * MIB, 100));
+    assert_eq!(web.ranges(), [3 * MIB..4 * MIB]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_file_waits_for_slow_peers() {
+    let (rig, web, m) = with_web(MIB, 8 * MIB);
+    rig.swarm.peer(m.ih, PEER, None);
+    let get = rig.get(&m, &[0], STALL);
+    for _ in 0..100 {
+        rig.swarm.trickle(m.ih, 1000);
+        sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!(web.asked(), []);
+    // The swarm comes to a halt.
+    get.await.unwrap().unwrap();
+    assert!(!web.asked().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_web_gives_way_to_peers_that_come_back() {
+    let (rig, web, m) = with_web(MIB, 64 * MIB);
+    web.always(SEED, Answer::Slow(Duration::from_millis(100)));
+    let get = rig.get(&m, &[0], STALL);
+    sleep(PATIENCE + Duration::from_secs(1)).await;
+    let begun = web.asked().len();
+    assert_eq!((begun, web.open()), (3, 3), "one request is kept for readers");
+    rig.swarm.peer(m.ih, PEER, None);
+    // From behind, one piece a second: those under way are left to the web.
+    for piece in (48..64).rev() {
+        sleep(Duration::from_secs(1)).await;
+        assert!(rig.swarm.deliver(m.ih, piece), "piece {piece}");
+        if piece == 60 {
+            assert_eq!(web.asked(), [], "no more is asked of the web");
+        }
+    }
+    get.await.unwrap().unwrap();
+    let status = rig.status(&m);
+    assert_eq!((status.downloaded, status.downloaded_web), (16 * MIB, 48 * MIB));
+}
+
+#[tokio::test(start_paused = true)]
+async fn neighbours_are_asked_for_together_and_no_more_than_a_few_requests_at_once() {
+    let (rig, web, m) = with_web(MIB, 100 * MIB);
+    web.always(SEED, Answer::Slow(Duration::from_millis(10)));
+    rig.get(&m, &[0], STALL).await.unwrap().unwrap();
+    let ranges = web.ranges();
+    assert_eq!(ranges.len(), 7, "{ranges:?}");
+    assert!(ranges.iter().all(|r| r.end - r.start <= 16 * MIB));
+    assert_eq!(ranges.iter().map(|r| r.end - r.start).sum::<u64>(), 100 * MIB, "nothing twice");
+    assert_eq!(web.most_open(), 3);
+    assert_eq!(rig.swarm.given(m.ih).len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_node_has_a_bound_of_its_own() {
+    let web = FakeWeb::new();
+    let rig = Rig::with(|s| s.web = Some(web.settings()));
+    let mut all = Vec::new();
+    for i in 0..4 {
+        let files = [("a", noise(i, 64 * MIB))];
+        let mut manifest = crate::support::rig::hashed_manifest(&format!("o/m{i}"), MIB, &files);
+        manifest.web_seeds = vec![SEED.replace("/m/", &format!("/m{i}/"))];
+        let m = rig.model_of(manifest, &files);
+        web.serve(&format!("http://w.example/m{i}/a"), m.files[0].clone());
+        all.push(m);
+    }
+    web.always("http://w.example/", Answer::Slow(Duration::from_millis(20)));
+    let gets: Vec<_> = all.iter().map(|m| rig.get(m, &[0], STALL)).collect();
+    sleep(PATIENCE + Duration::from_secs(1)).await;
+    assert_eq!(web.open(), 6);
+    let readers: Vec<_> = all.iter().map(|m| rig.read(m, 0, 60 * MIB, 10)).collect();
+    for reader in readers {
+        reader.await.unwrap().unwrap();
+    }
+    for get in gets {
+        get.await.unwrap().unwrap();
+    }
+    assert!((7..=8).contains(&web.most_open()), "{}", web.most_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_pieces_bring_their_neighbours() {
+    let (rig, web, m) = with_web(64 * KIB, 8 * MIB);
+    timed(&rig, &m, 2 * MIB).await;
+    rig.idle().await;
+    assert_eq!(web.ranges(), [2 * MIB..3 * MIB]);
+    assert_eq!(rig.status(&m).cached_bytes, MIB);
+    // What is here is not asked for again.
+    timed(&rig, &m, MIB + 512 * KIB).await;
+    rig.idle().await;
+    assert_eq!(web.ranges(), [MIB + 512 * KIB..2 * MIB]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_who_goes_ends_the_request() {
+    let (rig, web, m) = with_web(MIB, 8 * MIB);
+    web.always(SEED, Answer::Stalls(100_000));
+    let kept = rig.read(&m, 0, 0, 100);
+    let dropped = rig.read(&m, 0, 5 * MIB, 100);
+    sleep(PATIENCE + Duration::from_millis(100)).await;
+    assert_eq!(web.open(), 2);
+    dropped.abort();
+    rig.idle().await;
+    assert_eq!(web.open(), 1);
+    kept.abort();
+    rig.idle().await;
+    assert_eq!(web.open(), 0);
+    assert_eq!(rig.swarm.given(m.ih), [0; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_and_leave_end_all_requests() {
+    for how in ["stop", "leave", "hold", "drop"] {
+        let (rig, web, m) = with_web(MIB, 8 * MIB);
+        web.always(SEED, Answer::Stalls(100_000));
+        let read = rig.read(&m, 0, 0, 100);
+        sleep(PATIENCE + Duration::from_millis(100)).await;
+        assert_eq!(web.open(), 1);
+        let key = m.revision.contents[0].key().unwrap();
+        match how {
+            "stop" => rig.fetch.stop(),
+            "leave" => rig.fetch.leave(&m.ih),
+            "hold" => {
+                let hold = rig.fetch.release_for_eviction(&[key], STALL).await.unwrap();
+                rig.idle().await;
+                assert_eq!(web.open(), 0);
+                drop(hold);
+                sleep(PATIENCE + Duration::from_millis(100)).await;
+                assert_eq!(web.open(), 1, "it is asked again when the torrent is back");
+                rig.fetch.stop();
+            }
+            _ => {
+                read.abort();
+                rig.idle().await;
+                assert_eq!(std::sync::Arc::strong_count(&rig.fetch), 1);
+                drop(rig);
+                sleep(Duration::from_millis(1)).await;
+                assert_eq!(web.open(), 0);
+                continue;
+            }
+        }
+        rig.idle().await;
+        assert_eq!(web.open(), 0, "{how}");
+        assert!(read.is_finished(), "{how}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_peers_sent_meanwhile_is_not_handed_over() {
+    let (rig, web, m) = with_web(MIB, 4 * MIB);
+    web.always(SEED, Answer::Slow(Duration::from_millis(100)));
+    rig.swarm.peer(m.ih, PEER, None);
+    let read = rig.read(&m, 0, 0, 2 * MIB);
+    sleep(PATIENCE + Duration::from_millis(200)).await;
+    assert_eq!(web.ranges(), [0..2 * MIB]);
+    assert!(rig.swarm.deliver(m.ih, 0));
+    read.await.unwrap().unwrap();
+    assert_eq!(rig.swarm.given(m.ih), [1]);
+    let status = rig.status(&m);
+    assert_eq!((status.downloaded, status.downloaded_web), (MIB, 2 * MIB));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_pieces_all_came_from_peers_ends() {
+    let (rig, web, m) = with_web(MIB, 4 * MIB);
+    web.always(SEED, Answer::Slow(Duration::from_secs(1)));
+    rig.swarm.peer(m.ih, PEER, None);
+    let read = rig.read(&m, 0, 0, 100);
+    sleep(PATIENCE + Duration::from_secs(3)).await;
+    assert_eq!(web.open(), 1);
+    assert!(rig.swarm.deliver(m.ih, 0));
+    read.await.unwrap().unwrap();
+    rig.idle().await;
+    assert_eq!(web.open(), 0);
+    assert_eq!(rig.swarm.given(m.ih), [0; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_ahead_of_a_reader_comes_from_the_web_too() {
+    let (rig, web, m) = with_web(MIB, 64 * MIB);
+    let start = Instant::now();
+    for i in 0..256 {
+        let offset = i * 256 * KIB;
+        assert_eq!(rig.serve(&m, 0, offset, 256 * KIB).await.unwrap(), m.bytes(0, offset, 256 * KIB));
+    }
+    assert!(start.elapsed() < PATIENCE + Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(web.ranges().len() < 40);
+    assert_eq!(rig.status(&m).downloaded_web, 64 * MIB);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_torrent_that_starts_late_gives_peers_their_time() {
+    let (rig, web, m) = with_web(MIB, 4 * MIB);
+    rig.swarm.starts(false);
+    let read = rig.read(&m, 0, 0, 100);
+    sleep(3 * PATIENCE).await;
+    rig.swarm.start(m.ih);
+    sleep(PATIENCE - Duration::from_millis(100)).await;
+    assert_eq!(web.asked(), []);
+    read.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn pieces_whose_hashes_are_not_known_are_left_to_peers() {
+    let web = FakeWeb::new();
+    let rig = Rig::with(|s| s.web = Some(web.settings()));
+    let files = [("a", noise(1, 4 * MIB)), ("b", noise(2, 100))];
+    let mut manifest = crate::support::rig::hashed_manifest("o/m", MIB, &files);
+    manifest.web_seeds = vec![SEED.to_owned()];
+    let layers = manifest.piece_layers();
+    manifest.carry_piece_layers(&Default::default());
+    let m = rig.model_of(manifest.clone(), &files);
+    for (file, name) in ["a", "b"].into_iter().enumerate() {
+        web.serve(&format!("{SEED}{name}"), m.files[file].clone());
+    }
+    rig.get(&m, &[1], STALL).await.unwrap().unwrap();
+    assert_eq!(web.ranges(), [0..100], "a file of one piece has its root");
+    assert!(rig.fetch.read(&m.file(0), 0, 100).await.is_err());
+    assert_eq!(web.asked(), []);
+    // They are once the metainfo is here.
+    rig.fetch.leave(&m.ih);
+    std::fs::write(rig.paths.metainfo(&m.ih), manifest.metainfo(Some(&layers))).unwrap();
+    rig.get(&m, &[0], STALL).await.unwrap().unwrap();
+    assert_eq!(rig.status(&m).downloaded_web, 4 * MIB);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_without_addresses_asks_nobody() {
+    let (rig, web, _) = with_web(MIB, MIB);
+    let m = rig.model("o/other", MIB, &[("a", noise(1, 4 * MIB))]);
+    assert!(rig.fetch.read(&m.file(0), 0, 10).await.is_err());
+    assert_eq!(web.asked(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_slow_keeps_a_reader_waiting_but_not_for_ever() {
+    let (rig, web, m) = with_web(MIB, MIB);
+    web.always(SEED, Answer::Slow(Duration::from_secs(15)));
+    let start = Instant::now();
+    let stats = SwarmStats { peers: 0, ..SwarmStats::default() };
+    let read = rig.read(&m, 0, 0, 100);
+    rig.idle().await;
+    rig.swarm.say(|id| silmaril::torrent::Event::Stats(id, stats), m.ih);
+    assert!(read.await.unwrap().is_err(), "it takes four minutes");
+    let most = 3 * crate::support::rig::READ_TIMEOUT + Duration::from_secs(1);
+    assert!(start.elapsed() > crate::support::rig::READ_TIMEOUT && start.elapsed() < most);
+}

@@ -1,0 +1,166 @@
+//! Servers that fail are left alone for a while, others are asked, and nothing wrong reaches the engine.
+
+use std::time::Duration;
+
+use silmaril::fetch::ReadError;
+use silmaril::fetch::web::WebError;
+use tokio::time::{Instant, sleep};
+
+use super::web::with_web;
+use crate::support::fake_web::{Answer, FakeWeb};
+use crate::support::rig::{MIB, Rig, noise};
+use crate::support::swarm::Delivery;
+
+const SEED: &str = "http://w.example/m/";
+const OTHER: &str = "http://v.example/m/";
+const STALL: Duration = Duration::from_secs(100);
+
+#[tokio::test(start_paused = true)]
+async fn a_liar_is_asked_once_and_its_bytes_reach_nobody() {
+    let (rig, web, m) = with_web(MIB, 8 * MIB);
+    // The third piece is wrong; those before are right.
+    web.always(SEED, Answer::Lie(2 * MIB + 7));
+    let get = rig.get(&m, &[0], STALL);
+    let Err(ReadError::TimedOut(why)) = get.await.unwrap() else { panic!("it has not failed") };
+    assert!(why.contains("no peer") && why.contains("other bytes than the manifest says"), "{why}");
+    assert_eq!(web.asked().len(), 1);
+    assert_eq!(rig.swarm.given(m.ih), [0, 1]);
+    assert!(rig.status(&m).last_error.unwrap().contains("other bytes"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_liar_does_not_shut_out_honest_servers() {
+    let web = FakeWeb::new();
+    let rig = Rig::with(|s| s.web = Some(web.settings()));
+    let m = rig.web_model(MIB, &[("a", noise(1, 8 * MIB))], &[SEED, OTHER]);
+    for seed in [SEED, OTHER] {
+        web.serve(&format!("{seed}a"), m.files[0].clone());
+    }
+    web.always(SEED, Answer::Lie(2 * MIB));
+    rig.get(&m, &[0], STALL).await.unwrap().unwrap();
+    let asked = web.asked();
+    assert_eq!(asked.iter().filter(|a| a.url.starts_with(SEED)).count(), 1);
+    assert_eq!(asked.last().unwrap().range, 2 * MIB..8 * MIB);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transfer_that_breaks_goes_on_where_it_was() {
+    let (rig, web, m) = with_web(MIB, 8 * MIB);
+    web.once(Answer::Cut(3 * MIB as usize + 100));
+    rig.get(&m, &[0], STALL).await.unwrap().unwrap();
+    assert_eq!(web.ranges(), [0..8 * MIB, 3 * MIB..8 * MIB]);
+    assert_eq!(rig.swarm.given(m.ih), (0..8).collect::<Vec<_>>());
+    assert_eq!(rig.status(&m).downloaded_web, 8 * MIB + 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stalls_or_says_nothing_is_given_up() {
+    for (answer, within) in [(Answer::Stalls(100_000), 20), (Answer::Silent, 60)] {
+        let (rig, web, m) = with_web(MIB, 2 * MIB);
+        web.once(answer);
+        let start = Instant::now();
+        rig.get(&m, &[0], STALL).await.unwrap().unwrap();
+        // The first try, the pause after it, and the second.
+        let expected = Duration::from_secs(2 + within + 2);
+        assert!(start.elapsed().abs_diff(expected) < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert_eq!(web.asked().len(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_repeated_ever_less_often_and_said() {
+    let (rig, web, m) = with_web(MIB, 2 * MIB);
+    let error = WebError::Unreachable("http://w.example/m/a answered 500 Internal Server Error".to_owned());
+    web.always(SEED, Answer::Error(error));
+    let get = rig.get(&m, &[0], STALL);
+    let Err(ReadError::TimedOut(why)) = get.await.unwrap() else { panic!("it has not failed") };
+    assert_eq!(
+        why,
+        "no peer was found; and over HTTP: http://w.example/m/a answered 500 Internal Server Error"
+    );
+    // After 2, 4, 8, 16, 32 and 64 seconds.
+    assert_eq!(web.asked().len(), 6);
+    assert!(rig.status(&m).last_error.unwrap().contains("500"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_to_wait_is_not_asked_before() {
+    let (rig, web, m) = with_web(MIB, 2 * MIB);
+    let retry_after = Some(Duration::from_secs(40));
+    web.once(Answer::Error(WebError::Busy { why: "429".to_owned(), retry_after }));
+    let start = Instant::now();
+    let read = rig.read(&m, 0, 0, 100);
+    sleep(Duration::from_secs(41)).await;
+    assert_eq!(web.asked().len(), 1);
+    read.await.unwrap().unwrap();
+    assert!(start.elapsed().abs_diff(Duration::from_secs(42)) < Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_for_lack_of_rights_is_said_at_once() {
+    let (rig, web, m) = with_web(MIB, 2 * MIB);
+    web.always(SEED, Answer::Error(WebError::Denied("http://w.example/m/a answered 403".to_owned())));
+    let read = rig.read(&m, 0, 0, 100);
+    sleep(Duration::from_secs(3)).await;
+    assert!(rig.status(&m).last_error.unwrap().contains("403"));
+    read.abort();
+    assert_eq!(web.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_missing_leaves_the_others() {
+    let web = FakeWeb::new();
+    let rig = Rig::with(|s| s.web = Some(web.settings()));
+    let m = rig.web_model(MIB, &[("a", noise(1, 2 * MIB)), ("b", noise(2, 2 * MIB))], &[SEED]);
+    web.serve(&format!("{SEED}b"), m.files[1].clone());
+    let missing = rig.get(&m, &[0], STALL);
+    rig.get(&m, &[1], Duration::from_secs(10)).await.unwrap().unwrap();
+    let Err(ReadError::TimedOut(why)) = missing.await.unwrap() else { panic!("it has not failed") };
+    assert!(why.contains("404"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_that_the_engine_refuses_is_tried_a_few_times() {
+    for (refusals, comes) in [(2, true), (100, false)] {
+        let (rig, web, m) = with_web(MIB, MIB);
+        rig.swarm.refuse_pieces(refusals);
+        let get = rig.get(&m, &[0], STALL).await.unwrap();
+        assert_eq!(get.is_ok(), comes);
+        assert_eq!(web.asked().len(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_that_the_engine_says_nothing_about_comes_again() {
+    let (rig, web, m) = with_web(MIB, MIB);
+    rig.swarm.takes_pieces(false);
+    let start = Instant::now();
+    let get = rig.get(&m, &[0], STALL);
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(web.asked().len(), 1, "it is under way");
+    rig.swarm.takes_pieces(true);
+    get.await.unwrap().unwrap();
+    assert_eq!(web.asked().len(), 1);
+    assert!(start.elapsed().abs_diff(Duration::from_secs(62)) < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_fails_once_is_tried_again() {
+    let (rig, web, m) = with_web(MIB, MIB);
+    rig.swarm.takes_pieces(false);
+    let get = rig.get(&m, &[0], STALL);
+    sleep(Duration::from_secs(3)).await;
+    rig.swarm.takes_pieces(true);
+    rig.swarm.disk_error(m.ih, silmaril::torrent::DiskErrorKind::Other);
+    get.await.unwrap().unwrap();
+    assert_eq!(web.asked().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_is_not_blamed_for_what_came_over_http() {
+    let (rig, _web, m) = with_web(MIB, MIB);
+    rig.swarm.delivery(Delivery::ByHand);
+    rig.swarm.refuse_pieces(1);
+    rig.get(&m, &[0], STALL).await.unwrap().unwrap();
+    assert!(rig.status(&m).last_error.is_none_or(|e| !e.contains("peer")));
+}

@@ -1,0 +1,162 @@
+//! A web in memory: servers that stall, lie, fail and are cut off, as the test says. It keeps a record of all it is
+//! asked.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use silmaril::fetch::web::{WebBody, WebError, WebRequest, WebSettings, WebSource};
+
+/// Bytes of a chunk of a body.
+const CHUNK: usize = 64 << 10;
+
+/// How a server answers.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// All bytes, one chunk after another without delay.
+    Good,
+    /// All bytes, with so much time before each chunk.
+    Slow(Duration),
+    /// It accepts and says nothing.
+    Silent,
+    /// It begins its answer and stops after so many bytes, without an end.
+    Stalls(usize),
+    /// It ends after so many bytes.
+    Cut(usize),
+    /// Other bytes from that offset of the file on.
+    Lie(u64),
+    /// An error.
+    Error(WebError),
+}
+
+#[derive(Default)]
+struct Inner {
+    files: HashMap<String, Arc<Vec<u8>>>,
+    /// What the next requests are answered with; afterwards it is `always`.
+    next: VecDeque<Answer>,
+    always: HashMap<String, Answer>,
+    asked: Vec<WebRequest>,
+    open: usize,
+    most_open: usize,
+}
+
+/// The web.
+#[derive(Default)]
+pub struct FakeWeb(Mutex<Inner>);
+
+impl FakeWeb {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+
+    /// What `Fetch` is given.
+    pub fn settings(self: &Arc<Self>) -> WebSettings {
+        WebSettings { source: Arc::new(Handle(self.clone())), endpoint: "https://huggingface.co".to_owned() }
+    }
+
+    /// A file is there under an address.
+    pub fn serve(&self, url: &str, bytes: Arc<Vec<u8>>) {
+        self.inner().files.insert(url.to_owned(), bytes);
+    }
+
+    /// The next request is answered like this.
+    pub fn once(&self, answer: Answer) {
+        self.inner().next.push_back(answer);
+    }
+
+    /// Requests of addresses that begin so are answered like this from now on.
+    pub fn always(&self, prefix: &str, answer: Answer) {
+        self.inner().always.insert(prefix.to_owned(), answer);
+    }
+
+    /// All requests since the last time this was asked.
+    pub fn asked(&self) -> Vec<WebRequest> {
+        std::mem::take(&mut self.inner().asked)
+    }
+
+    /// Their ranges, in order.
+    pub fn ranges(&self) -> Vec<std::ops::Range<u64>> {
+        self.asked().into_iter().map(|request| request.range).collect()
+    }
+
+    /// Requests that are open now.
+    pub fn open(&self) -> usize {
+        self.inner().open
+    }
+
+    /// The most that were open at once.
+    pub fn most_open(&self) -> usize {
+        self.inner().most_open
+    }
+}
+
+/// Counts a request while it lives.
+struct Open(Arc<FakeWeb>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.inner().open -= 1;
+    }
+}
+
+struct Handle(Arc<FakeWeb>);
+
+impl WebSource for Handle {
+    fn open(&self, request: WebRequest) -> BoxFuture<'static, Result<WebBody, WebError>> {
+        let web = self.0.clone();
+        let (answer, file) = {
+            let mut inner = web.inner();
+            inner.asked.push(request.clone());
+            inner.open += 1;
+            inner.most_open = inner.most_open.max(inner.open);
+            let always = inner.always.iter().find(|(prefix, _)| request.url.starts_with(*prefix));
+            let always = always.map(|(_, answer)| answer.clone()).unwrap_or(Answer::Good);
+            (inner.next.pop_front().unwrap_or(always), inner.files.get(&request.url).cloned())
+        };
+        let open = Open(web);
+        async move {
+            let missing = || WebError::Unfit(format!("{} answered 404 Not Found", request.url));
+            let mut bytes = file.ok_or_else(missing)?.as_ref().clone();
+            assert_eq!(bytes.len() as u64, request.file_len);
+            let (delay, cut, hangs) = match answer {
+                Answer::Good => (None, None, false),
+                Answer::Slow(delay) => (Some(delay), None, false),
+                Answer::Stalls(after) => (None, Some(after), true),
+                Answer::Cut(after) => (None, Some(after), false),
+                Answer::Lie(from) => {
+                    bytes[from as usize..].iter_mut().for_each(|byte| *byte ^= 1);
+                    (None, None, false)
+                }
+                Answer::Silent => return std::future::pending().await,
+                Answer::Error(error) => return Err(error),
+            };
+            let mut body = bytes[request.range.start as usize..request.range.end as usize].to_vec();
+            body.truncate(cut.unwrap_or(usize::MAX));
+            let chunks: Vec<Bytes> = body.chunks(CHUNK).map(Bytes::copy_from_slice).collect();
+            let chunks = stream::iter(chunks).then(move |chunk| async move {
+                if let Some(delay) = delay {
+                    tokio::time::sleep(delay).await;
+                }
+                Ok(chunk)
+            });
+            let end = match hangs {
+                true => stream::pending().boxed(),
+                false => stream::empty().boxed(),
+            };
+            let body = chunks.chain(end).map(move |chunk| {
+                // The body holds it.
+                let _open = &open;
+                chunk
+            });
+            Ok(body.boxed())
+        }
+        .boxed()
+    }
+}
