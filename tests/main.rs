@@ -15,12 +15,15 @@ mod cli {
 
 mod support {
     pub mod fake_web;
+    pub mod file_server;
     pub mod fixtures;
+    pub mod git_server;
     pub mod host;
     pub mod hostile;
     pub mod hub;
     pub mod manifests;
     pub mod mounts;
+    pub mod multi_shard;
     pub mod net;
     pub mod overlay;
     pub mod private_net;
@@ -109,6 +112,9 @@ mod fetch {
 }
 
 mod servers {
+    mod faults;
+    mod files;
+    mod git;
     mod hub;
 }
 

@@ -5,7 +5,6 @@
 //! there, which the log shows. Repositories are those of [`super::repos`].
 
 mod api;
-mod links;
 mod resolve;
 
 use std::collections::HashMap;
@@ -21,9 +20,9 @@ use axum::response::{IntoResponse as _, Response};
 use super::repos::{Repo, Repos};
 use super::web::Site;
 use super::web::faults::Faults;
+use super::web::links::Links;
 use super::web::log::{Log, header as text};
 use super::web::place::Place;
-use links::Links;
 
 /// The token of a user who may read gated and private repositories.
 pub const MEMBER: &str = "hf_memberOfTheTestHub";

@@ -31,9 +31,14 @@ pub struct Proc {
 impl Proc {
     /// Starts the command with captured output and no input.
     pub fn spawn(command: &mut Command) -> Self {
+        Self::spawn_with_input(command, Stdio::null())
+    }
+
+    /// Starts the command with captured output.
+    pub fn spawn_with_input(command: &mut Command, input: Stdio) -> Self {
         let what = format!("{command:?}");
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -6,6 +6,8 @@
 
 pub mod faults;
 pub mod files;
+pub mod lighttpd;
+pub mod links;
 pub mod log;
 pub mod place;
 pub mod uri;

@@ -10,11 +10,11 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use sha2::{Digest as _, Sha256};
 
-use super::links::Links;
 use super::{State, commit, refusal};
 use crate::support::repos::{Entry, Repo, Repos, What};
 use crate::support::web::faults::Fault;
 use crate::support::web::files::{self, Content};
+use crate::support::web::links::Links;
 use crate::support::web::uri::{decoded_path, encode};
 
 pub fn routes() -> Router<Arc<State>> {

@@ -1,11 +1,12 @@
 //! Where a server of the tests listens: on a test host, or on loopback of this process.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::host::Host;
 use crate::support::private_net::in_namespace;
+use crate::support::process::PATIENCE;
 
 /// An address, and the network namespace that it is an address of.
 #[derive(Debug, Clone)]
@@ -31,6 +32,15 @@ impl Place {
         match &self.namespace {
             Some(namespace) => in_namespace(namespace, move || TcpListener::bind(address).unwrap()),
             None => TcpListener::bind(address).unwrap(),
+        }
+    }
+
+    /// A connection made from here.
+    pub fn connect(&self, to: SocketAddr) -> TcpStream {
+        let connect = move || TcpStream::connect_timeout(&to, PATIENCE).unwrap();
+        match &self.namespace {
+            Some(namespace) => in_namespace(namespace, connect),
+            None => connect(),
         }
     }
 

@@ -24,7 +24,8 @@ pub fn encode(path: &str) -> String {
         .collect()
 }
 
-fn decode(text: &str) -> String {
+/// Undoes percent-encoding.
+pub fn decode(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let [first, tail @ ..] = rest {
         let escaped = tail.get(..2).and_then(|hex| hex::decode(hex).ok()).filter(|_| *first == b'%');

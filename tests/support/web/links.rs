@@ -1,4 +1,4 @@
-//! Links to files in LFS: signed, and good for an hour.
+//! Links to objects of LFS: signed, and good for an hour, as storage services hand them out.
 
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,14 +6,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sha2::{Digest as _, Sha256};
 
 /// How long a link is good, in seconds, as on the hub.
-const LIFETIME: u64 = 3600;
+pub const LIFETIME: u64 = 3600;
 
 /// The key of the signatures, which changes to let links expire before their time.
 #[derive(Debug, Default)]
 pub struct Links(Mutex<u64>);
 
 impl Links {
-    /// The query that makes a path of the CDN a good link.
+    /// The query that makes a path, not yet percent-encoded, a good link.
     pub fn sign(&self, path: &str) -> String {
         let expires = now() + LIFETIME;
         format!("Expires={expires}&Signature={}&Key-Pair-Id=TEST", self.signature(path, expires))

@@ -1,0 +1,190 @@
+//! A git host: the real `git-http-backend` under lighttpd, and LFS beside it.
+//!
+//! The repositories are those of [`super::repos`], so a commit has the same id here and on the stand-in for the hub. The
+//! batch endpoint is where git-lfs looks for it, below the remote's URL. Objects are static files of lighttpd, or come
+//! from a second origin in Rust that can be told to fail. The oracle is `git clone` with git-lfs: [`clone`].
+
+mod lfs;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use super::fixtures::hashes;
+use super::host::Host;
+use super::process::{Finished, PATIENCE};
+use super::repos::Repos;
+use super::web::Site;
+use super::web::faults::Faults;
+use super::web::lighttpd::{Lighttpd, Served};
+use super::web::links::Links;
+use super::web::log::Log;
+use super::web::place::Place;
+
+/// Where the batch endpoint lets clients fetch objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hrefs {
+    /// From lighttpd, at the origin of the repository itself, by links that never expire.
+    Static,
+    /// From the second origin, by a signed link that expires, as on the hub.
+    SignedQuery,
+    /// From the second origin, with a header that the batch endpoint hands out, as Gitea does.
+    SignedHeader,
+}
+
+/// Who may read a private host: the user and password for git, the same or the password as bearer token for LFS.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The user's name.
+    pub user: String,
+    /// The password, or token.
+    pub password: String,
+}
+
+/// A running git host. Dropping it ends that.
+pub struct GitServer {
+    lighttpd: Lighttpd,
+    batch: Site,
+    objects: Site,
+    state: Arc<State>,
+    log: Log,
+    _dir: tempfile::TempDir,
+}
+
+/// What the batch endpoint knows.
+struct State {
+    repos: Repos,
+    links: Arc<Links>,
+    hrefs: Mutex<Hrefs>,
+    login: Option<Login>,
+    objects: String,
+    object_faults: Faults,
+}
+
+impl GitServer {
+    /// Starts a host that everybody may read.
+    pub fn start(place: &Place, repos: &Repos) -> Self {
+        Self::with(place, place, repos, None)
+    }
+
+    /// Starts a host that answers 401 to all who do not log in. Objects are handed out by [`Hrefs::SignedHeader`].
+    pub fn private(place: &Place, repos: &Repos, login: Login) -> Self {
+        let server = Self::with(place, place, repos, Some(login));
+        server.set_hrefs(Hrefs::SignedHeader);
+        server
+    }
+
+    /// Starts a host whose second origin is at another place.
+    pub fn with(place: &Place, objects: &Place, repos: &Repos, login: Option<Login>) -> Self {
+        let (log, links) = (Log::default(), Arc::new(Links::default()));
+        let objects = Site::start(objects, "objects", &log, |_| lfs::objects(repos.clone(), links.clone()));
+        let state = Arc::new(State {
+            repos: repos.clone(),
+            links,
+            hrefs: Mutex::new(Hrefs::Static),
+            login: login.clone(),
+            objects: objects.url().to_owned(),
+            object_faults: objects.faults().clone(),
+        });
+        let batch = Site::start(place, "batch", &log, |_| lfs::batch(state.clone()));
+        let dir = tempfile::Builder::new().prefix("silmaril-test-git-").tempdir().unwrap();
+        let conf = configuration(repos, batch.url(), login.as_ref(), dir.path());
+        let lighttpd = Lighttpd::start(place, repos.dir(), &conf);
+        Self { lighttpd, batch, objects, state, log, _dir: dir }
+    }
+
+    /// What `git clone` takes for a repository: `http://address:port/org/name.git`.
+    pub fn url(&self, id: &str) -> String {
+        format!("{}/{id}.git", self.lighttpd.url())
+    }
+
+    /// The second origin of objects.
+    pub fn objects_url(&self) -> &str {
+        self.objects.url()
+    }
+
+    /// The requests to the batch endpoint and to the second origin; `site` is `batch` or `objects`.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The requests that lighttpd has answered: git, batches, static objects.
+    #[track_caller]
+    pub fn served(&self) -> Vec<Served> {
+        self.lighttpd.served()
+    }
+
+    /// What goes wrong at the batch endpoint.
+    pub fn faults(&self) -> &Faults {
+        self.batch.faults()
+    }
+
+    /// What goes wrong with the bytes of objects. Their paths end in the SHA-256; while a fault waits for one, it is
+    /// handed out from the second origin.
+    pub fn object_faults(&self) -> &Faults {
+        self.objects.faults()
+    }
+
+    /// Says from where objects are handed out.
+    pub fn set_hrefs(&self, hrefs: Hrefs) {
+        *self.state.hrefs.lock().unwrap() = hrefs;
+    }
+
+    /// Lets all signed links handed out so far expire. New ones work.
+    pub fn expire_links(&self) {
+        self.state.links.expire();
+    }
+}
+
+/// lighttpd's configuration: LFS to the batch endpoint, git to git, all else static.
+fn configuration(repos: &Repos, batch: &str, login: Option<&Login>, dir: &Path) -> String {
+    let (host, port) = batch.strip_prefix("http://").unwrap().split_once(':').unwrap();
+    let backend = Finished::of(Command::new("git").arg("--exec-path"), PATIENCE).ok();
+    let backend = PathBuf::from(backend.trim()).join("git-http-backend");
+    let login = login.map_or(String::new(), |Login { user, password }| {
+        let file = dir.join("passwords");
+        std::fs::write(&file, format!("{user}:{password}\n")).unwrap();
+        format!(
+            "auth.backend = \"plain\"\n\
+             auth.backend.plain.userfile = \"{}\"\n\
+             auth.require = (\"\" => (\"method\" => \"basic\", \"realm\" => \"git\", \"require\" => \"valid-user\"))\n",
+            file.display()
+        )
+    });
+    format!(
+        "server.modules += (\"mod_auth\", \"mod_authn_file\", \"mod_alias\", \"mod_setenv\", \"mod_proxy\", \"mod_cgi\")\n\
+         $HTTP[\"url\"] =~ \"/info/lfs/\" {{\n\
+             proxy.server = (\"\" => ((\"host\" => \"{host}\", \"port\" => {port})))\n\
+         }} else $HTTP[\"url\"] =~ \"/(info/refs|git-upload-pack)$\" {{\n\
+             {login}\
+             alias.url = (\"/\" => \"{}/\")\n\
+             cgi.assign = (\"\" => \"\")\n\
+             setenv.add-environment = (\"GIT_PROJECT_ROOT\" => \"{}\", \"GIT_HTTP_EXPORT_ALL\" => \"1\",\n\
+                 \"PATH\" => \"/usr/local/bin:/usr/bin:/bin\")\n\
+         }}\n",
+        backend.display(),
+        repos.dir().display()
+    )
+}
+
+/// What `git clone` with git-lfs makes of a revision, in a new directory of a host's home.
+#[track_caller]
+pub fn clone(host: &Host, url: &str, revision: &str, into: &str) -> PathBuf {
+    let dir = host.home().join(into);
+    let git = |args: &[&str]| {
+        let mut git = host.command("git");
+        Finished::of(git.env("GIT_TERMINAL_PROMPT", "0").args(args), PATIENCE).ok();
+    };
+    git(&["lfs", "install", "--skip-repo"]);
+    git(&["clone", "-q", "--no-checkout", url, into]);
+    git(&["-C", into, "checkout", "-q", revision]);
+    dir
+}
+
+/// The files of a directory, by path, with their SHA-256; without `.git` and what silmaril puts beside a model.
+pub fn tree(dir: &Path) -> BTreeMap<String, String> {
+    let mut files = hashes(dir, PATIENCE);
+    files.retain(|path, _| !path.starts_with(".git/") && path != ".silmaril.json");
+    files
+}
