@@ -4,6 +4,7 @@
 //! asks for a name.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -101,6 +102,13 @@ impl Node {
     /// The catalog, or that there is none.
     pub(super) fn catalog(&self) -> Result<&Arc<NodeCatalog>, NodeError> {
         self.catalog.as_ref().ok_or(NodeError::NoCatalog)
+    }
+
+    /// Calls peers given by hand in the catalog's swarm.
+    pub(super) fn call_in_catalog(&self, peers: &[SocketAddr]) {
+        if let Some(part) = &self.catalog {
+            part.catalog.introduce(peers);
+        }
     }
 }
 

@@ -72,7 +72,12 @@ async fn share(State(node): Alive, Json(request): Json<ShareRequest>) -> Respons
 }
 
 async fn seed(State(node): Alive, Json(request): Json<Seed>) -> Response {
-    job(|_| async move { alive(&node)?.seed_known(&request) })
+    job(|_| async move {
+        let node = alive(&node)?;
+        // They may know those who look for the model.
+        node.call_in_catalog(&request.peers);
+        node.seed_known(&request)
+    })
 }
 
 async fn attach(State(node): Alive, Json(companion): Json<Companion>) -> Response {
