@@ -44,6 +44,7 @@ mod e2e {
     mod figures;
     mod get;
     mod handover;
+    mod holders;
     mod hostile_hosts;
     mod killed_mount;
     mod lazy_read;

@@ -203,6 +203,11 @@ impl Gossip {
         nodes.into_values().collect()
     }
 
+    /// The other end of a connection.
+    pub fn address(&self, peer: PeerId) -> Option<SocketAddr> {
+        self.peers.get(&peer).map(|state| state.connection.address)
+    }
+
     /// How many nodes of the catalog's swarm speak with us.
     pub fn members(&self) -> usize {
         self.speakers().iter().filter(|s| s.connection.of_catalog).count()

@@ -3,7 +3,7 @@
 //! [`Catalog`] owns the tasks. `core` carries out what the gossip says; `inbox` holds what peers say until it is read,
 //! on threads that may block; `known` is what is answered from; `company` joins the catalog's swarm; `names` keeps the
 //! DHT's entries. `resolve`, `manifests` and `discover` are what callers wait for; each hears the answers to its own
-//! questions through a listener, and `flights` makes one search of many.
+//! questions through a listener, `flights` makes one search of many, and `holders` remembers who said to have what.
 //!
 //! What always holds: the engine's events are taken without waiting; nothing is handed to a caller but records whose
 //! signature was checked and manifests whose digest was; every operation ends by its deadline.
@@ -12,6 +12,7 @@ mod company;
 mod core;
 mod discover;
 mod flights;
+mod holders;
 mod inbox;
 mod known;
 mod manifests;
@@ -280,6 +281,23 @@ impl Catalog {
         within: Duration,
     ) -> Result<Vec<u8>, CatalogError> {
         manifests::fetch(&self.core, model, candidate, within).await
+    }
+
+    /// The addresses of peers that said they hold a model with this torrent, whoever handed out its manifest first.
+    /// Answered from memory.
+    pub fn holders(&self, info_hash: &InfoHash) -> Vec<SocketAddr> {
+        holders::addresses(&self.core, info_hash)
+    }
+
+    /// Asks the peers, also those who come later, who holds a model, and tells the address of each that says it
+    /// holds it with this torrent, once. Goes on until it is dropped or the catalog stops.
+    pub async fn look_for_holders(
+        &self,
+        model: &ModelRef,
+        info_hash: &InfoHash,
+        found: impl FnMut(SocketAddr) + Send,
+    ) {
+        holders::look_for(&self.core, model, info_hash, found).await;
     }
 
     /// Waits until the publisher of a candidate is known to have announced another state of the model, of which the

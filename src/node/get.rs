@@ -168,6 +168,7 @@ impl Node {
         let failed = |source| NodeError::Fetch { model: model.clone(), source };
         let stall = self.library.config.torrent.download_timeout;
         let fetched = self.fetch.fetch_files(&revision, &files, stall);
+        let fetched = self.beside_holders(&manifest, fetched);
         meanwhile(fetched, showing).await.map_err(failed)?;
         showing();
         if request.verify {
@@ -193,6 +194,20 @@ impl Node {
         })
     }
 
+    /// Does some work, and introduces those meanwhile who say to the catalog's peers that they hold the model: its own
+    /// swarm may be long in finding them.
+    async fn beside_holders<T>(&self, manifest: &Manifest, work: impl Future<Output = T>) -> T {
+        let Some(part) = &self.catalog else { return work.await };
+        let (model, info_hash) = (manifest.model_ref(), manifest.torrent.info_hash);
+        let introduce = |holder| self.fetch.introduce(&info_hash, &[holder]);
+        let looking = part.catalog.look_for_holders(&model, &info_hash, introduce);
+        tokio::pin!(work);
+        tokio::select! {
+            done = &mut work => done,
+            () = looking => work.await,
+        }
+    }
+
     /// The manifest to get by: the one known here, or what the network knows.
     async fn wanted(
         self: &Arc<Self>,
@@ -207,9 +222,7 @@ impl Node {
             let origin = if self.is_outdated(known) { Origin::Outdated } else { Origin::Known };
             return Ok((known.clone(), origin));
         }
-        if let Some(part) = &self.catalog {
-            part.catalog.introduce(&request.peers);
-        }
+        self.call_in_catalog(&request.peers);
         let showing = || {
             let peers = self.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
             progress(GetProgress::Looking { peers });

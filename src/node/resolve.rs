@@ -151,6 +151,10 @@ impl Node {
         if let Some(former) = former.filter(|former| former.torrent.info_hash != stored.torrent.info_hash) {
             self.leave_unless_used(&former);
         }
+        if let Some(part) = &self.catalog {
+            let info_hash = stored.torrent.info_hash;
+            self.fetch.introduce(&info_hash, &part.catalog.holders(&info_hash));
+        }
         self.changed();
         Ok(stored)
     }

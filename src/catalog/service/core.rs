@@ -5,15 +5,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lru::LruCache;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::holders::Holders;
 use super::inbox::{Inbox, Item};
 use super::known::Known;
 use super::manifests::Transfers;
@@ -26,7 +25,7 @@ use crate::catalog::gossip::{Action, Connection, Gossip, NodeId, Origin, Speaker
 use crate::catalog::message::{Message, MessageError, Unchecked};
 use crate::catalog::record::SharedRecord;
 use crate::catalog::store::{Outcome, StoreError};
-use crate::model::{ModelRef, PublisherKey, Sha256Digest};
+use crate::model::{ModelRef, PublisherKey};
 use crate::torrent::overlay::MessageBytes;
 use crate::torrent::{DhtItem, Overlay, PeerId, Topic, TorrentId};
 
@@ -35,10 +34,6 @@ const READERS: usize = 2;
 
 /// What may wait for one listener. What is beyond is lost to it, and its questions run into their deadlines.
 const MAX_HEARD: usize = 1024;
-
-/// Manifests of which it is remembered who said to hold them, and how many of these.
-const MAX_CLAIMED: NonZeroUsize = NonZeroUsize::new(512).expect("it is not 0");
-const MAX_CLAIMANTS: usize = 16;
 
 /// How often what has expired goes.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
@@ -73,6 +68,7 @@ pub(super) struct Core {
     pub started: Instant,
     pub searches: Searches,
     pub transfers: Transfers,
+    pub holders: Holders,
     pub names: mpsc::Sender<names::Command>,
     pub swarm: Mutex<Option<TorrentId>>,
     pub stopped: watch::Sender<bool>,
@@ -82,8 +78,6 @@ pub(super) struct Core {
     inbox: Inbox,
     listeners: Mutex<HashMap<Tag, mpsc::Sender<Heard>>>,
     last_tag: AtomicU64,
-    /// Who said to hold a manifest.
-    claimed: Mutex<LruCache<Sha256Digest, Vec<PeerId>>>,
     dropped: AtomicU32,
 }
 
@@ -114,6 +108,7 @@ impl Core {
             started: now,
             searches: Searches::default(),
             transfers: Transfers::default(),
+            holders: Holders::default(),
             names,
             swarm: Mutex::new(None),
             stopped: watch::Sender::new(false),
@@ -123,7 +118,6 @@ impl Core {
             inbox: Inbox::default(),
             listeners: Mutex::default(),
             last_tag: AtomicU64::new(0),
-            claimed: Mutex::new(LruCache::new(MAX_CLAIMED)),
             dropped: AtomicU32::new(0),
         }
     }
@@ -193,9 +187,14 @@ impl Core {
         Listener { core: Arc::clone(self), tag, heard }
     }
 
-    /// Who said to hold a manifest.
-    pub fn claimants(&self, manifest: &Sha256Digest) -> Vec<PeerId> {
-        lock(&self.claimed).get(manifest).cloned().unwrap_or_default()
+    /// The other end of a connection that is spoken on; with the port that can be called, where it is known.
+    pub fn address(&self, peer: PeerId) -> Option<SocketAddr> {
+        lock(&self.gossip).address(peer)
+    }
+
+    /// Whether the catalog has stopped.
+    pub fn has_stopped(&self) -> bool {
+        *self.stopped.borrow()
     }
 
     /// Drops and bans a peer that has proved hostile.
@@ -250,16 +249,13 @@ impl Core {
                 self.searches.forget_misses();
                 self.tell_all(&Heard::Ready);
             }
-            Action::Tell(Notice::Gone(peer)) => self.tell_all(&Heard::Gone(peer)),
+            Action::Tell(Notice::Gone(peer)) => {
+                self.holders.left(peer);
+                self.tell_all(&Heard::Gone(peer));
+            }
             Action::Tell(Notice::Answered { tag, peer, answer }) => {
                 if let Answer::Holds { held, .. } = &answer {
-                    let mut claimed = lock(&self.claimed);
-                    for manifest in held.iter().take(MAX_CLAIMANTS) {
-                        let claimants = claimed.get_or_insert_mut(manifest.manifest, Vec::new);
-                        if !claimants.contains(&peer) && claimants.len() < MAX_CLAIMANTS {
-                            claimants.push(peer);
-                        }
-                    }
+                    self.holders.claims_to_hold(peer, held);
                 }
                 if let Some(listener) = lock(&self.listeners).get(&tag) {
                     let _ = listener.try_send(Heard::Answered(peer, answer));
@@ -278,7 +274,8 @@ impl Core {
     }
 
     fn hang_up(&self, peer: PeerId, ban: bool, why: &'static str) {
-        tracing::debug!(peer = peer.0, ban, "hanging up on a peer: {why}");
+        let address = self.address(peer);
+        tracing::debug!(peer = peer.0, ?address, ban, "hanging up on a peer: {why}");
         self.inbox.mute(peer);
         if let Err(error) = self.overlay.hang_up(peer, ban) {
             tracing::debug!(peer = peer.0, %error, "a peer is not hung up on");

@@ -213,7 +213,7 @@ impl<'a> Transfer<'a> {
             }
             return;
         }
-        let claimants = self.core.claimants(&self.digest);
+        let claimants = self.core.holders.of_manifest(&self.digest);
         let others = self.core.speakers().into_iter().map(|speaker| speaker.peer);
         for peer in claimants.into_iter().chain(others) {
             if self.probed.len() >= FANOUT {
@@ -277,6 +277,7 @@ impl<'a> Transfer<'a> {
         let source = self.source.take_if(|source| source.parts.iter().all(Option::is_some))?;
         let json: Vec<u8> = source.parts.into_iter().flatten().flatten().collect();
         if Sha256::digest(&json)[..] == self.digest.0 {
+            self.core.holders.has_handed_out(source.peer, self.digest, self.info_hash);
             return Some(json);
         }
         // An honest peer's manifest may be longer than a false record says, if that ends with a part: no liar then.
