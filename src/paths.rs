@@ -98,9 +98,9 @@ impl Paths {
         self.base.join("catalog")
     }
 
-    /// The git repositories that models were mirrored from, bare.
-    pub fn mirrors(&self) -> PathBuf {
-        self.base.join("mirror")
+    /// The git repository that a model was mirrored from, bare.
+    pub fn mirror_of(&self, model: &ModelRef) -> PathBuf {
+        self.base.join("mirror").join(format!("{model}.git"))
     }
 
     /// Logs of background mounts.

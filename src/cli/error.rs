@@ -96,6 +96,11 @@ impl CommandError {
         self.kind == Kind::HostLost
     }
 
+    /// Whether nothing that is to be done after this can be done: the node is gone, or the user wants no more.
+    pub fn ends_all(&self) -> bool {
+        matches!(self.kind, Kind::HostLost | Kind::Interrupted | Kind::BrokenPipe | Kind::Internal)
+    }
+
     /// What the process returns.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
@@ -168,6 +173,22 @@ impl From<NodeError> for CommandError {
                     "if you may pass it on, say so with `--i-have-the-right-to-share`; `--no-auto-share` mirrors without sharing",
                 ],
             ),
+            ErrorKind::Repository => (Kind::Usage, &[]),
+            ErrorKind::Gated => (
+                Kind::Failed,
+                &[
+                    "accept them on that page, then give that account's token in HF_TOKEN, or store it with `hf auth login`",
+                ],
+            ),
+            ErrorKind::Unauthorised => (
+                Kind::Failed,
+                &[
+                    "for the hub, a token in HF_TOKEN or stored with `hf auth login`; for a git server, https://USER:PASSWORD@… or a credential helper of git",
+                ],
+            ),
+            ErrorKind::Interrupted => {
+                (Kind::Failed, &["run the command again later: what came so far is kept"])
+            }
             ErrorKind::Listen => {
                 (Kind::Failed, &["with `network.listen_port: 0` in the configuration a free port is taken"])
             }

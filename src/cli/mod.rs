@@ -16,6 +16,7 @@ mod init;
 mod key;
 mod list;
 mod man;
+mod mirror;
 mod mount;
 mod output;
 mod ready;
@@ -26,6 +27,7 @@ mod share;
 mod signals;
 mod status;
 mod target;
+mod transfers;
 mod trust;
 mod unmount;
 mod verify;
@@ -84,6 +86,7 @@ enum Command {
     List(list::Args),
     Discover(discover::Args),
     Get(get::Args),
+    Mirror(mirror::Args),
     Share(share::Args),
     Daemon(daemon::Args),
     Registry(registry::Args),
@@ -118,8 +121,10 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), CommandError> {
     let context = Context::new(cli.globals);
-    context
-        .start_logging(matches!(cli.command, Command::Mount(_) | Command::Share(_) | Command::Daemon(_)))?;
+    context.start_logging(matches!(
+        cli.command,
+        Command::Mount(_) | Command::Share(_) | Command::Mirror(_) | Command::Daemon(_)
+    ))?;
     match cli.command {
         Command::Init(args) => init::run(&args, &context),
         Command::Mount(args) => mount::run(&args, &context),
@@ -129,6 +134,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::List(args) => list::run(&args, &context),
         Command::Discover(args) => discover::run(&args, &context),
         Command::Get(args) => get::run(&args, &context),
+        Command::Mirror(args) => mirror::run(&args, &context),
         Command::Share(args) => share::run(&args, &context),
         Command::Daemon(args) => daemon::run(&args, &context),
         Command::Registry(args) => registry::run(&args, &context),

@@ -50,6 +50,11 @@ impl Output {
         Self { quiet }
     }
 
+    /// Whether remarks and progress are silenced.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Writes one line of result to stdout.
     pub fn line(&self, text: impl Display) -> Result<(), CommandError> {
         let mut stdout = io::stdout().lock();
@@ -134,7 +139,7 @@ impl Output {
     }
 }
 
-fn bar_style() -> ProgressStyle {
+pub(super) fn bar_style() -> ProgressStyle {
     // A wide message is cut to the terminal: a line that wraps cannot be drawn over.
     ProgressStyle::with_template(
         "{prefix} [{bar:20}] {percent}% {binary_bytes}/{binary_total_bytes} {wide_msg}",

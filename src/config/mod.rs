@@ -160,6 +160,13 @@ pub struct HubConfig {
     pub fallback: bool,
 }
 
+impl HubConfig {
+    /// [`Self::endpoint`] as an address.
+    pub fn url(&self) -> url::Url {
+        self.endpoint.parse().expect("the address was checked when the configuration was read")
+    }
+}
+
 /// The effective configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {

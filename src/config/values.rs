@@ -183,7 +183,12 @@ scalar!(Tracker(String), "a tracker address such as udp://host:port or https://h
     url(s, &["udp", "http", "https"])
 });
 scalar!(Endpoint(String), "an address such as https://huggingface.co", |s| {
-    url(s.trim_end_matches('/'), &["http", "https"])
+    let text = url(s.trim_end_matches('/'), &["http", "https"])?;
+    let parsed: url::Url = text.parse().map_err(|e| format!("{e}"))?;
+    let plain = parsed.query().is_none() && parsed.fragment().is_none();
+    // A token belongs into HF_TOKEN.
+    let open = parsed.username().is_empty() && parsed.password().is_none();
+    if plain && open && parsed.has_host() { Ok(text) } else { Err(String::new()) }
 });
 
 fn url(text: &str, schemes: &[&str]) -> Result<String, String> {

@@ -21,3 +21,5 @@ pub use repo::{
     Credential, GitRepository, HubRepository, Named, Reference, Remote, Repository, RepositoryError,
 };
 pub use source::{Body, Opened, RemoteFile, Snapshot, Source};
+mod stub;
+pub use stub::*;

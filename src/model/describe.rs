@@ -29,6 +29,8 @@ use super::{
 pub struct DescribeOptions<'a> {
     /// Licence; comes before that of the model card.
     pub license: Option<&'a str>,
+    /// Whether it is an error that no licence is known.
+    pub license_needed: bool,
     /// Bytes a piece.
     pub piece_length: u32,
     /// One paragraph for people.
@@ -98,9 +100,11 @@ pub fn describe(
     let card = read_card(&files, &mut warnings);
     // Before the long part, so that a missing flag is told at once.
     let license = options.license.or(card.license.as_deref());
-    let license = license.ok_or_else(|| DescribeError::NoLicense(name.clone()))?;
-    let (license, unknown) = license::check(license)?;
-    warnings.extend(unknown);
+    if license.is_none() && options.license_needed {
+        return Err(DescribeError::NoLicense(name.clone()));
+    }
+    let (license, unknown) = license.map(license::check).transpose()?.unzip();
+    warnings.extend(unknown.flatten());
     check_sizes(&files, options.piece_length)?;
     let pointers: Vec<String> =
         files.iter().filter(|file| is_pointer(file)).map(|file| file.path.clone()).collect();
@@ -127,7 +131,7 @@ pub fn describe(
         metadata.push(hashes.metadata);
     }
 
-    manifest.license = Some(license);
+    manifest.license = license;
     manifest.description = options.description.map(str::to_owned);
     manifest.created_at = Some(now());
     let local = || Source { kind: "local".to_owned(), url: None, commit: None, other: Default::default() };

@@ -8,6 +8,7 @@ use crate::catalog::CatalogError;
 use crate::catalog::TrustError;
 use crate::catalog::query::QueryError;
 use crate::fetch::ReadError;
+use crate::mirror::MirrorErrorKind;
 use crate::model::ModelRef;
 use crate::torrent::EngineError;
 
@@ -73,6 +74,9 @@ pub enum NodeError {
     /// HTTP cannot be used.
     #[error(transparent)]
     Http(#[from] crate::http::HttpError),
+    /// The repository could not be mirrored.
+    #[error(transparent)]
+    Mirror(#[from] crate::mirror::MirrorError),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] crate::torrent::EngineError),
@@ -190,6 +194,14 @@ pub enum ErrorKind {
     NothingHere,
     /// The model is here and not to be shared.
     Withheld,
+    /// What was typed names no repository.
+    Repository,
+    /// A repository wants its conditions accepted first.
+    Gated,
+    /// A repository wants a credential, or another one.
+    Unauthorised,
+    /// A repository's server fails, or wants no more requests now.
+    Interrupted,
     /// The control socket fails.
     Control,
     /// The socket is another user's.
@@ -252,6 +264,17 @@ impl NodeError {
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::NothingHere(_) => ErrorKind::NothingHere,
             Self::Withheld { .. } => ErrorKind::Withheld,
+            Self::Mirror(error) => match error.kind() {
+                MirrorErrorKind::Usage => ErrorKind::Repository,
+                MirrorErrorKind::Gated => ErrorKind::Gated,
+                MirrorErrorKind::Unauthorised => ErrorKind::Unauthorised,
+                MirrorErrorKind::RateLimited | MirrorErrorKind::Network => ErrorKind::Interrupted,
+                MirrorErrorKind::NotFound
+                | MirrorErrorKind::Damaged
+                | MirrorErrorKind::Refused
+                | MirrorErrorKind::Disk
+                | MirrorErrorKind::Cancelled => ErrorKind::Failed,
+            },
             Self::Control { .. } => ErrorKind::Control,
             Self::OtherUser { .. } => ErrorKind::OtherUser,
             Self::OtherVersion { .. } => ErrorKind::OtherVersion,

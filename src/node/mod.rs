@@ -27,6 +27,7 @@ pub mod lock;
 pub mod maintenance;
 mod metadata;
 mod metrics;
+pub mod mirror;
 pub mod models;
 mod pump;
 mod resolve;

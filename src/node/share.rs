@@ -64,6 +64,7 @@ impl Library {
         self.trust.check(&request.name, self.signer(request.sign)?.map(|key| key.public()))?;
         let options = DescribeOptions {
             license: request.license.as_deref(),
+            license_needed: true,
             piece_length: request.piece_length,
             description: None,
             source: None,

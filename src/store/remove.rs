@@ -116,7 +116,8 @@ impl Store {
         made
     }
 
-    /// The files of ours in the places that go, unless the record of one of `others` has them as well.
+    /// The files of ours in the places that go, unless the record of one of `others` has them as well, or somebody has
+    /// edited them.
     fn doomed(
         &self,
         record: &Record,
@@ -127,7 +128,11 @@ impl Store {
             .places
             .iter()
             .filter(|place| goes(&place.dir))
-            .flat_map(|place| place.files.iter().filter(|f| f.ours).map(|f| place.dir.join(&f.path)))
+            .flat_map(|place| {
+                place.files.iter().filter(|f| f.ours).map(|f| (place.dir.join(&f.path), f.stamp))
+            })
+            .filter(|(path, stamp)| Stamp::read(path).ok().is_none_or(|now| now == *stamp))
+            .map(|(path, _)| path)
             .collect();
         for other in others {
             let theirs = self.shared.placements.record(&other.torrent.info_hash);

@@ -8,6 +8,7 @@ static NEVER: AtomicBool = AtomicBool::new(false);
 
 fn options(license: Option<&str>) -> DescribeOptions<'_> {
     DescribeOptions {
+        license_needed: true,
         license,
         piece_length: 16384,
         description: None,

@@ -26,6 +26,7 @@ use crate::node::handover::HandoverRequest;
 use crate::node::import::ImportRequest;
 use crate::node::lock::NodeLock;
 use crate::node::maintenance::Verified;
+use crate::node::mirror::{MirrorProgress, MirrorReport, MirrorRequest};
 use crate::node::share::{ShareRequest, Shared};
 use crate::paths::Paths;
 
@@ -103,6 +104,15 @@ impl Client {
         progress: impl FnMut(BytesDone),
     ) -> Result<Verified, NodeError> {
         self.job("/v1/verify", &OfModel { model: model.clone() }, progress).await
+    }
+
+    /// Mirrors a repository. Given up on as soon as the future is dropped.
+    pub async fn mirror(
+        &self,
+        request: &MirrorRequest,
+        progress: impl FnMut(MirrorProgress),
+    ) -> Result<MirrorReport, NodeError> {
+        self.job("/v1/mirror", request, progress).await
     }
 
     /// Forgets a model.

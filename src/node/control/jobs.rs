@@ -13,6 +13,7 @@ use crate::node::attached::Companion;
 use crate::node::discover::DiscoverRequest;
 use crate::node::get::{GetProgress, GetRequest};
 use crate::node::import::ImportRequest;
+use crate::node::mirror::{MirrorProgress, MirrorRequest};
 use crate::node::share::ShareRequest;
 use crate::node::{Node, NodeError};
 
@@ -24,6 +25,7 @@ pub(super) fn routes() -> Router<Weak<Node>> {
     Router::new()
         .route("/v1/get", post(get))
         .route("/v1/share", post(share))
+        .route("/v1/mirror", post(mirror))
         .route("/v1/seed", post(seed))
         .route("/v1/attach", post(attach))
         .route("/v1/discover", post(discover))
@@ -68,6 +70,20 @@ async fn share(State(node): Alive, Json(request): Json<ShareRequest>) -> Respons
             teller.tell(BytesDone { done, total });
         };
         node.publish(request, tell).await
+    })
+}
+
+async fn mirror(State(node): Alive, Json(request): Json<MirrorRequest>) -> Response {
+    job(|teller| async move {
+        let node = alive(&node)?;
+        let noted = node.clients.begin(format!("mirror {}", request.shown));
+        let tell = |progress: MirrorProgress| {
+            if let MirrorProgress::Downloading { done, total, .. } = &progress {
+                noted.progress(*done, *total);
+            }
+            teller.tell(progress);
+        };
+        node.mirror(&request, tell).await
     })
 }
 

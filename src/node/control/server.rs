@@ -119,7 +119,11 @@ impl IntoResponse for Refusal {
             | ErrorKind::UnknownPublisher
             | ErrorKind::NotFound
             | ErrorKind::NothingHere => StatusCode::NOT_FOUND,
-            ErrorKind::Failed | ErrorKind::Setting | ErrorKind::Query => StatusCode::BAD_REQUEST,
+            ErrorKind::Gated | ErrorKind::Unauthorised => StatusCode::FORBIDDEN,
+            ErrorKind::Interrupted => StatusCode::BAD_GATEWAY,
+            ErrorKind::Failed | ErrorKind::Setting | ErrorKind::Query | ErrorKind::Repository => {
+                StatusCode::BAD_REQUEST
+            }
             ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             ErrorKind::Busy
             | ErrorKind::Mounted

@@ -1,0 +1,122 @@
+//! A request made definite: which repository, which model, which directories.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::{MirrorRequest, rule};
+use crate::fsutil;
+use crate::mirror::{self, MirrorError, Reference, Repository, Snapshot, Source};
+use crate::model::path::PARTIAL_SUFFIX;
+use crate::model::{ModelRef, Revision};
+use crate::node::sharing::Rule;
+use crate::node::{Library, Node, NodeError};
+use crate::store::StoreError;
+
+/// One mirroring.
+pub(super) struct Job {
+    pub repository: Repository,
+    /// What of it; none is the default branch.
+    reference: Option<Reference>,
+    /// What the user should know of what they typed.
+    pub note: Option<String>,
+    pub model: ModelRef,
+    /// The model's directory.
+    pub dest: PathBuf,
+    /// Where its files come: beside it, so that they are moved and not copied.
+    pub staging: PathBuf,
+}
+
+impl Job {
+    /// Fails where the request names no repository, or one whose name cannot be a model's.
+    pub fn new(library: &Library, request: &MirrorRequest) -> Result<Self, NodeError> {
+        let named =
+            Repository::parse(&request.repository, &library.config.hub.url()).map_err(MirrorError::from)?;
+        let reference = match &request.branch {
+            Some(branch) => Some(branch.parse::<Reference>().map_err(MirrorError::from)?),
+            None => named.reference,
+        };
+        let name = request.name.clone().or_else(|| named.repository.default_name()).ok_or_else(|| {
+            let shown = &request.shown;
+            NodeError::Request(format!("{shown} suggests no name for the model; pass --name ORG/NAME"))
+        })?;
+        let model = ModelRef { name, revision: revision(reference.as_ref())? };
+        let dest = library.paths.models.join(model.to_string());
+        let mut hidden = OsString::from(".");
+        hidden.push(dest.file_name().unwrap_or_default());
+        hidden.push(format!(".mirror{PARTIAL_SUFFIX}"));
+        let staging = dest.with_file_name(hidden);
+        let repository = named.repository.at_depth(request.depth);
+        Ok(Self { repository, reference, note: named.note, model, dest, staging })
+    }
+
+    /// Opens the repository.
+    pub fn open<'a>(
+        &'a self,
+        node: &Node,
+        request: &MirrorRequest,
+        cloning: &'a (dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<Box<dyn Source + 'a>, NodeError> {
+        let options = mirror::Options {
+            client: node.http.clone(),
+            reference: self.reference.clone(),
+            depth: request.depth,
+            token: request.token.clone(),
+            git_dir: self.git_dir(&node.library),
+            cloning,
+        };
+        Ok(mirror::open(&self.repository, options)?)
+    }
+
+    fn git_dir(&self, library: &Library) -> PathBuf {
+        library.paths.mirror_of(&self.model)
+    }
+
+    /// How the model is shared.
+    pub fn rule(&self, request: &MirrorRequest, snapshot: &Snapshot, license: Option<&str>) -> Rule {
+        // A git server does not say; who needed a password thinks so.
+        let private = snapshot.private.unwrap_or_else(|| match &self.repository {
+            Repository::Hub(_) => false,
+            Repository::Git(git) => git.credential.is_some(),
+        });
+        rule(request, snapshot, private, license)
+    }
+
+    /// Where complete files come.
+    pub fn tree(&self) -> PathBuf {
+        mirror::tree(&self.staging)
+    }
+
+    /// Removes what is left of the download.
+    pub fn clear(&self) -> Result<(), NodeError> {
+        let failed = |e| StoreError::io(&self.staging, e);
+        match std::fs::remove_dir_all(&self.staging) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed(e))?,
+            _ => Ok(fsutil::sync_dir(self.staging.parent().unwrap_or(Path::new("/"))).map_err(failed)?),
+        }
+    }
+}
+
+/// The revision that a branch, tag or commit is here. A slash cannot be in a revision's name.
+fn revision(reference: Option<&Reference>) -> Result<Revision, NodeError> {
+    match reference {
+        None => Ok(Revision::default()),
+        Some(reference) => {
+            let text = reference.as_str().replace('/', "-");
+            text.parse().map_err(|e| NodeError::Request(format!("{reference} names no revision here: {e}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn branches_become_revisions() {
+        let of = |text: &str| revision(Some(&text.parse().unwrap())).map(|r| r.as_str().to_owned());
+        assert_eq!(of("v1.0").unwrap(), "v1.0");
+        assert_eq!(of("refs/pr/1").unwrap(), "refs-pr-1");
+        assert!(of("ü").is_err());
+        assert!(revision(None).unwrap().is_default());
+    }
+}

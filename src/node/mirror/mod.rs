@@ -1,0 +1,209 @@
+//! `mirror`: a repository becomes a model here, and is shared where it may be.
+//!
+//! The files come into a directory beside the model's own ([`crate::mirror`]), and become the model's when all are there
+//! and checked: first every byte, then the names. What may be shared is decided before the model is known to anybody.
+
+mod job;
+mod local;
+mod place;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::sharing::{Rule, Withheld};
+use super::{Node, NodeError};
+use crate::http::Token;
+use crate::mirror::{self, Download, FileProgress, Snapshot};
+use crate::model::{InfoHash, Manifest, ModelName, ModelRef, license, manifest};
+use job::Job;
+use place::Place;
+
+/// What to mirror, and what to do with it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MirrorRequest {
+    /// The repository, as [`mirror::Repository::parse`] takes it. A path is from the root.
+    pub repository: String,
+    /// The same for people, without what may be secret in an address.
+    pub shown: String,
+    /// Branch, tag or commit; none is the default branch.
+    pub branch: Option<String>,
+    /// Commits of history to keep; 0 is all.
+    pub depth: u32,
+    /// Whether to leave LFS files as pointers.
+    pub skip_lfs: bool,
+    /// The name to know it under; none derives it from the address.
+    pub name: Option<ModelName>,
+    /// Licence identifier, where the repository says none.
+    pub license: Option<String>,
+    /// Whether to share it.
+    pub share: bool,
+    /// Whether to announce what is shared.
+    pub broadcast: bool,
+    /// Whether the user says that they may pass it on.
+    pub right: bool,
+    /// Whether to sign the manifest.
+    pub sign: bool,
+    /// Bytes a piece.
+    pub piece_length: u32,
+    /// For the hub.
+    pub token: Option<Token>,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MirrorProgress {
+    /// The repository is asked for its commit and its files.
+    Looking,
+    /// Git sends its objects.
+    Cloning {
+        /// Bytes received.
+        received: u64,
+        /// Objects received.
+        objects: u64,
+    },
+    /// Files come.
+    Downloading {
+        /// Bytes here.
+        done: u64,
+        /// Bytes of all files.
+        total: u64,
+        /// The files under way.
+        files: Vec<FileProgress>,
+        /// For how many seconds the server asked us to wait.
+        waiting: Option<u64>,
+    },
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorReport {
+    /// The model.
+    pub model: ModelRef,
+    /// Where it is.
+    pub path: PathBuf,
+    /// The repository.
+    pub source: String,
+    /// Its commit, 40 hexadecimal digits.
+    pub commit: String,
+    /// Number of files.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that were downloaded just now.
+    pub downloaded: u64,
+    /// Whether all of it was here.
+    pub up_to_date: bool,
+    /// Paths of the files that are LFS pointers; with any, there is no torrent.
+    pub pointers: Vec<String>,
+    /// Its torrent.
+    pub info_hash: Option<InfoHash>,
+    /// Why it is not shared, where it is not.
+    pub withheld: Option<Withheld>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Node {
+    /// Mirrors a repository. Resumes what an earlier call left. Dropping the future stops it, keeping what came.
+    pub async fn mirror(
+        self: &Arc<Self>,
+        request: &MirrorRequest,
+        progress: impl Fn(MirrorProgress) + Send + Sync,
+    ) -> Result<MirrorReport, NodeError> {
+        let job = Arc::new(Job::new(&self.library, request)?);
+        // Refused before anything is downloaded.
+        let own = self.library.signer(request.sign)?.map(|key| key.public());
+        self.library.trust.check(&job.model.name, own)?;
+        let turn = self.mirrors.turn(&job.model).await;
+        progress(MirrorProgress::Looking);
+        let cloning = |received, objects| progress(MirrorProgress::Cloning { received, objects });
+        let source = job.open(self, request, &cloning)?;
+        let snapshot = Arc::new(source.snapshot().await?);
+        let from = source.describe(snapshot.commit);
+        if let Some(known) = self.mirrored_before(&job, request, &from)? {
+            return self.still_mirrored(&job, &snapshot, request, &known);
+        }
+        let local = self.local_copies(&snapshot, request.piece_length).await?;
+        let download = Download {
+            staging: &job.staging,
+            piece_length: request.piece_length,
+            skip_lfs: request.skip_lfs,
+            have: &|file| local.find(file),
+            progress: &|p| {
+                progress(MirrorProgress::Downloading {
+                    done: p.done,
+                    total: p.total,
+                    files: p.files,
+                    waiting: p.waiting.map(|wait| wait.as_secs()),
+                });
+            },
+        };
+        let downloaded = mirror::download(&*source, &snapshot, &download).await?;
+        let web_seeds = source.web_seed(snapshot.commit).into_iter().collect();
+        drop(source);
+        let (node, request) = (self.clone(), request.clone());
+        Place { node, job, request, snapshot, source: from, web_seeds, turn }.put(downloaded).await
+    }
+
+    /// The model as it was mirrored from this commit, if all of it is still in its place.
+    fn mirrored_before(
+        &self,
+        job: &Job,
+        request: &MirrorRequest,
+        from: &manifest::Source,
+    ) -> Result<Option<Arc<Manifest>>, NodeError> {
+        let known = self.library.registry.get(&job.model).filter(|known| {
+            let same = known.source.as_ref().is_some_and(|s| s.url == from.url && s.commit == from.commit);
+            same && !request.skip_lfs
+                && known.torrent.piece_length == request.piece_length
+                && known.signed_by() == self.library.trust.own().filter(|_| request.sign)
+                && (known.license.is_some() || request.license.is_none())
+        });
+        let Some(known) = known else { return Ok(None) };
+        let revision = self.library.store.revision(known.clone())?;
+        let dest = std::fs::canonicalize(&job.dest).ok();
+        let here = revision.is_complete() && dest.is_some() && super::models::place(&revision) == dest;
+        Ok(here.then_some(known))
+    }
+
+    fn still_mirrored(
+        &self,
+        job: &Job,
+        snapshot: &Snapshot,
+        request: &MirrorRequest,
+        known: &Manifest,
+    ) -> Result<MirrorReport, NodeError> {
+        let rule = job.rule(request, snapshot, known.license.as_deref());
+        self.set_rule(known, rule)?;
+        Ok(MirrorReport {
+            model: job.model.clone(),
+            path: job.dest.clone(),
+            source: job.repository.to_string(),
+            commit: snapshot.commit.to_string(),
+            files: known.files.len(),
+            bytes: known.total_size,
+            downloaded: 0,
+            up_to_date: true,
+            pointers: Vec::new(),
+            info_hash: Some(known.torrent.info_hash),
+            withheld: rule.withheld,
+            warnings: snapshot.warnings.clone(),
+        })
+    }
+}
+
+/// How a mirrored model is shared. That its repository restricts it weighs more than that nobody asked.
+fn rule(request: &MirrorRequest, snapshot: &Snapshot, private: bool, license: Option<&str>) -> Rule {
+    let restricted = match () {
+        () if private => Some(Withheld::Private),
+        () if snapshot.gated => Some(Withheld::Gated),
+        () if !license.is_some_and(license::permits_redistribution) => Some(Withheld::Licence),
+        () => None,
+    };
+    let not_asked = (!request.share).then_some(Withheld::NotAsked);
+    let withheld = restricted.filter(|_| !request.right).or(not_asked);
+    Rule { withheld, unannounced: !request.broadcast }
+}

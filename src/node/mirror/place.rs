@@ -1,0 +1,185 @@
+//! What was downloaded becomes a model: all of it, or nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::{Job, MirrorReport, MirrorRequest};
+use crate::mirror::{Downloaded, Snapshot};
+use crate::model::describe::{DescribeOptions, Description, describe};
+use crate::model::manifest::Source;
+use crate::model::pointer::POINTER_LIMIT;
+use crate::model::{Manifest, Pointer, license};
+use crate::node::sharing::Rule;
+use crate::node::{Node, NodeError, blocking};
+use crate::store::{Stamp, StoreError, StoredRevision};
+
+/// A model and what it is made of, on its way to its place.
+pub(super) struct Place {
+    pub node: Arc<Node>,
+    pub job: Arc<Job>,
+    pub request: MirrorRequest,
+    pub snapshot: Arc<Snapshot>,
+    /// Where the files came from.
+    pub source: Source,
+    /// Where they can be had over HTTP.
+    pub web_seeds: Vec<String>,
+    /// Held until the last file is in its place.
+    pub turn: OwnedMutexGuard<()>,
+}
+
+/// A manifest whose files stand, verified, in the directory where they came.
+struct Ready {
+    manifest: Arc<Manifest>,
+    rule: Rule,
+    warnings: Vec<String>,
+}
+
+impl Place {
+    /// Puts the files in their place. What stood there of the model's former state and is no more goes.
+    pub async fn put(self, downloaded: Downloaded) -> Result<MirrorReport, NodeError> {
+        let mut report = MirrorReport {
+            model: self.job.model.clone(),
+            path: self.job.dest.clone(),
+            source: self.job.repository.to_string(),
+            commit: self.snapshot.commit.to_string(),
+            files: downloaded.files.len(),
+            bytes: downloaded.files.iter().map(|file| file.size).sum(),
+            downloaded: downloaded.downloaded,
+            up_to_date: false,
+            pointers: downloaded.pointers.clone(),
+            info_hash: None,
+            withheld: None,
+            warnings: self.job.note.iter().chain(&self.snapshot.warnings).cloned().collect(),
+        };
+        if !downloaded.pointers.is_empty() {
+            self.lay_out(downloaded).await?;
+            return Ok(report);
+        }
+        let node = self.node.clone();
+        let (place, ready) = self.ready(downloaded).await?;
+        let revision = node.library.store.revision(ready.manifest.clone())?;
+        let former = node.library.registry.get(&place.job.model);
+        let replaced = former.filter(|m| m.torrent.info_hash != ready.manifest.torrent.info_hash);
+        let replaced = replaced.map(|m| node.library.store.revision(m)).transpose()?;
+        // The engine keeps its hands off all that moves.
+        let mut held = vec![node.closed(&revision).await?];
+        if let Some(replaced) = &replaced {
+            held.push(node.closed(replaced).await?);
+        }
+        let (new, old, rule) = (revision.clone(), replaced.clone(), ready.rule);
+        blocking::cancellable(move |_| {
+            // The thread goes on when nobody waits for it any more.
+            let _until_done = (held, node.lock.clone());
+            place.enter(&new, old.as_deref(), rule)?;
+            node.apply_rules(&new.manifest.torrent.info_hash);
+            node.fetch.relocate(&new);
+            if let Some(old) = old {
+                node.leave_unless_used(&old.manifest);
+            }
+            node.changed();
+            Ok(())
+        })
+        .await?;
+        report.info_hash = Some(revision.manifest.torrent.info_hash);
+        report.withheld = ready.rule.withheld;
+        report.warnings.extend(ready.warnings);
+        Ok(report)
+    }
+
+    /// Describes the files where they came, signs, and records them as verified there.
+    async fn ready(self, downloaded: Downloaded) -> Result<(Self, Ready), NodeError> {
+        blocking::cancellable(move |cancel| {
+            let tree = self.job.tree();
+            let known: HashMap<_, _> = downloaded.files.into_iter().map(|f| (f.path, f.hashes)).collect();
+            let options = DescribeOptions {
+                license: None,
+                license_needed: false,
+                piece_length: self.request.piece_length,
+                description: None,
+                source: Some(self.source.clone()),
+                known,
+                progress: &|_, _| {},
+                cancel,
+            };
+            let Description { mut manifest, piece_layers, mut warnings, metadata } =
+                describe(&tree, &self.job.model.name, &self.job.model.revision, &options)?;
+            self.license(&mut manifest, &mut warnings)?;
+            manifest.web_seeds = self.web_seeds.clone();
+            if !self.web_seeds.is_empty() && !manifest.carry_piece_layers(&piece_layers) {
+                warnings.push(
+                    "the model has too many pieces for its manifest to carry their hashes: without any peer it is not \
+                     read from the hub; a larger torrent.piece_length changes that"
+                        .to_owned(),
+                );
+            }
+            let rule = self.job.rule(&self.request, &self.snapshot, manifest.license.as_deref());
+            let library = &self.node.library;
+            library.seal(&mut manifest, self.request.sign)?;
+            library.trust.claim(&manifest.name, manifest.publisher)?;
+            let store = &library.store;
+            store.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
+            let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();
+            store.record_own(&manifest, &tree, &stamps)?;
+            Ok((self, Ready { manifest: Arc::new(manifest), rule, warnings }))
+        })
+        .await
+    }
+
+    /// The repository's own word on its licence comes first, then what the hub says, then the user.
+    fn license(&self, manifest: &mut Manifest, warnings: &mut Vec<String>) -> Result<(), NodeError> {
+        if manifest.license.is_some() {
+            return Ok(());
+        }
+        let said = self.snapshot.license.as_deref().or(self.request.license.as_deref());
+        if let Some(said) = said {
+            let (id, unknown) = license::check(said).map_err(|e| NodeError::Request(e.to_string()))?;
+            manifest.license = Some(id);
+            warnings.extend(unknown);
+        }
+        Ok(())
+    }
+
+    /// Puts a described model in its place. Blocks.
+    fn enter(&self, new: &StoredRevision, old: Option<&StoredRevision>, rule: Rule) -> Result<(), NodeError> {
+        let library = &self.node.library;
+        let all: Vec<usize> = (0..new.contents.len()).collect();
+        self.take_pointers_away()?;
+        library.store.publish(new, &all, &self.job.dest)?;
+        library.store.retire(new, &self.job.tree())?;
+        // Before anybody hears of it.
+        library.sharing.set(&self.job.model, rule)?;
+        library.registry.insert(Manifest::clone(&new.manifest))?;
+        if let Some(old) = old {
+            library.supersede(old)?;
+        }
+        self.job.clear()
+    }
+
+    /// Removes the pointers that an earlier call with `--skip-lfs` left where files are to stand now.
+    fn take_pointers_away(&self) -> Result<(), NodeError> {
+        for file in &self.snapshot.files {
+            let Some(pointer) = file.pointer() else { continue };
+            let path = self.job.dest.join(&file.path);
+            let short = |m: std::fs::Metadata| m.is_file() && m.len() < POINTER_LIMIT as u64;
+            let stands = std::fs::symlink_metadata(&path).is_ok_and(short)
+                && std::fs::read(&path).is_ok_and(|bytes| Pointer::parse(&bytes) == Some(pointer));
+            if stands {
+                std::fs::remove_file(&path).map_err(|e| StoreError::io(&path, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the files in their place without making a model of them: some are pointers.
+    async fn lay_out(self, downloaded: Downloaded) -> Result<(), NodeError> {
+        blocking::cancellable(move |_| {
+            let _until_done = (&self.turn, self.node.lock.clone());
+            let paths: Vec<&str> = downloaded.files.iter().map(|file| file.path.as_str()).collect();
+            self.node.library.store.lay_out(&self.job.tree(), &self.job.dest, &paths)?;
+            self.job.clear()
+        })
+        .await
+    }
+}

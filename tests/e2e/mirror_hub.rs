@@ -1,0 +1,149 @@
+//! `mirror` of a repository of the hub, from the first byte to the swarm.
+
+use rustix::process::Signal;
+
+use crate::support::fixtures::{hashes, minilm};
+use crate::support::mirror::{Hubbed, mirror, mirror_and_share, mirror_command, mirrored, tree};
+use crate::support::process::{PATIENCE, Proc};
+use crate::support::web::faults::Fault;
+
+const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
+const WEIGHTS: &str = "model.safetensors";
+
+#[test]
+fn a_model_is_mirrored_shared_and_got_from_the_swarm() {
+    let net = Hubbed::new();
+    let commit = net.repos.create(MINILM).commit(&minilm());
+    net.hub.set_page_size(5);
+    let (a, b) = (net.host("a", ""), net.host("b", ""));
+    let share = mirror_and_share(&a, &[MINILM]);
+    share.wait_for_line(&format!("commit {commit}"), PATIENCE);
+    let expected = hashes(&minilm(), PATIENCE);
+    assert_eq!(tree(&mirrored(&a, MINILM)), expected);
+    let left: Vec<_> = std::fs::read_dir(mirrored(&a, MINILM).parent().unwrap()).unwrap().collect();
+    assert_eq!(left.len(), 1, "only the model is left in its organisation's directory: {left:?}");
+
+    // By its name, from the swarm, without the hub.
+    net.unplug();
+    b.run(&["get", MINILM]).ok();
+    assert_eq!(tree(&mirrored(&b, MINILM)), expected);
+    let manifest: serde_json::Value =
+        serde_json::from_str(&b.run(&["registry", "export", MINILM]).ok()).unwrap();
+    assert_eq!(manifest["source"]["commit"], commit);
+    assert_eq!(manifest["source"]["kind"], "huggingface");
+    assert_eq!(manifest["license"], "apache-2.0");
+    let seed = format!("{}/{MINILM}/resolve/{commit}/", net.hub.url());
+    assert_eq!(manifest["web_seeds"], serde_json::json!([seed]));
+}
+
+#[test]
+fn a_mirror_killed_twice_fetches_no_complete_file_again_and_goes_on_with_the_rest() {
+    let net = Hubbed::new();
+    net.repos.create(MINILM).commit(&minilm());
+    let a = net.host("a", "");
+    net.hub.cdn_faults().always(WEIGHTS, Fault::Slow(20_000_000));
+    let size = 90_868_376;
+    for reached in [20_000_000, 50_000_000] {
+        let mut process = Proc::spawn(&mut mirror_command(&a, &[MINILM], None));
+        net.hub.log().wait_for(PATIENCE, |_| net.hub.log().sent(WEIGHTS) > reached);
+        process.signal(Signal::KILL);
+        process.wait(PATIENCE);
+        assert!(!mirrored(&a, MINILM).join(WEIGHTS).exists(), "a part was left under the name of the whole");
+    }
+    assert!(net.hub.log().sent(WEIGHTS) < size, "the test was too slow to kill in mid transfer");
+    net.hub.cdn_faults().clear();
+    mirror(&a, &[MINILM, "--no-auto-share"]).ok();
+    assert_eq!(tree(&mirrored(&a, MINILM)), hashes(&minilm(), PATIENCE));
+    let log = net.hub.log();
+    for path in ["/tokenizer.json", "/vocab.txt", "/config.json"] {
+        let whole = log.of(path).iter().filter(|a| a.method == "GET" && a.status == 200).count();
+        assert_eq!(whole, 1, "{path} was complete and came again");
+    }
+    let asked = log.of(WEIGHTS).into_iter().filter(|a| a.site == "cdn").collect::<Vec<_>>();
+    assert!(asked[1..].iter().all(|a| a.range.is_some() && a.if_range.is_some()), "{asked:#?}");
+    let again = log.sent(WEIGHTS).saturating_sub(size);
+    assert!(again < 24_000_000, "{again} bytes were sent twice");
+}
+
+#[test]
+fn what_is_up_to_date_is_not_downloaded_and_what_changed_alone_is() {
+    let net = Hubbed::new();
+    let repo = net.small("acme/m", "mit");
+    let a = net.host("a", "");
+    mirror(&a, &["acme/m", "--no-auto-share"]).ok();
+    let log = net.hub.log();
+    let before = log.all().len();
+    let said = mirror(&a, &["acme/m", "--no-auto-share"]).ok();
+    assert!(said.contains("up to date"), "{said}");
+    assert!(!log.all()[before..].iter().any(|a| a.path.contains("resolve")), "files were asked for again");
+
+    // The branch moves: one large file changes, one small file goes.
+    let next = net.tree("acme/m", "mit", 2);
+    std::fs::remove_file(next.join("sub/a file+.json")).unwrap();
+    let commit = repo.commit(&next);
+    let before = log.sent("large.bin");
+    let said = mirror(&a, &["acme/m", "--no-auto-share"]).ok();
+    assert!(said.contains(&commit), "{said}");
+    assert_eq!(tree(&mirrored(&a, "acme/m")), hashes(&next, PATIENCE), "the former state is gone");
+    assert_eq!(log.sent("large.bin"), before, "an unchanged file was downloaded again");
+
+    // And back, as a revision of its own.
+    let first = repo.resolve("main~1").unwrap();
+    mirror(&a, &["acme/m", "--branch", &first, "--no-auto-share"]).ok();
+    let there = mirrored(&a, &format!("acme/m@{first}"));
+    assert_eq!(tree(&there), hashes(&net.tree("acme/m", "mit", 1), PATIENCE));
+}
+
+#[test]
+fn a_branch_that_moves_in_mid_mirror_changes_nothing() {
+    let net = Hubbed::new();
+    let repo = net.small("acme/m", "mit");
+    let first = net.tree("acme/m", "mit", 1);
+    let a = net.host("a", "");
+    net.hub.cdn_faults().always("large.bin", Fault::Slow(2_000_000));
+    let mut process = Proc::spawn(&mut mirror_command(&a, &["acme/m", "--no-auto-share"], None));
+    net.hub.log().wait_for(PATIENCE, |asked| asked.site == "cdn" && asked.sent > 0);
+    repo.commit(&net.tree("acme/m", "mit", 2));
+    assert!(process.is_running(), "the test was too slow to move the branch in mid mirror");
+    process.finish(PATIENCE).ok();
+    assert_eq!(tree(&mirrored(&a, "acme/m")), hashes(&first, PATIENCE));
+}
+
+#[test]
+fn a_list_is_gone_through_whatever_fails() {
+    let net = Hubbed::new();
+    net.small("acme/one", "mit");
+    net.small("acme/two", "apache-2.0");
+    net.small("acme/closed", "llama3");
+    let a = net.host("a", "");
+    let list = a.home().join("list");
+    std::fs::write(&list, "# models\nacme/one\nacme/none\n\nacme/two@main  # the other\nacme/closed\n").unwrap();
+    let args = ["--all", list.to_str().unwrap()];
+    let run = mirror(&a, &args);
+    assert_eq!(run.status.code(), Some(1), "{run:?}");
+    assert!(run.stderr.contains("acme/none"), "{}", run.stderr);
+    assert!(run.stderr.contains("1 of 4 repositories"), "{}", run.stderr);
+    assert!(run.stderr.contains("acme/closed is not shared"), "{}", run.stderr);
+    for model in ["acme/one", "acme/two", "acme/closed"] {
+        assert!(mirrored(&a, model).join("large.bin").exists(), "{model}");
+    }
+    std::fs::write(&list, "acme/one\nacme/two\n").unwrap();
+    let said = mirror(&a, &args).ok();
+    assert_eq!(said.matches("up to date").count(), 2, "{said}");
+}
+
+#[test]
+fn datasets_and_addresses_of_the_hub_are_mirrored_under_their_names() {
+    let net = Hubbed::new();
+    net.small("datasets/acme/corpus", "cc-by-4.0");
+    let repo = net.small("acme/m", "mit");
+    repo.tag("v1", &repo.resolve("main").unwrap());
+    let a = net.host("a", "");
+    mirror(&a, &["datasets/acme/corpus", "--no-auto-share"]).ok();
+    assert!(mirrored(&a, "datasets/acme/corpus").join("large.bin").exists());
+    let address = format!("{}/acme/m/tree/v1", net.hub.url());
+    mirror(&a, &[&address, "--no-auto-share", "--name", "other/name"]).ok();
+    assert!(mirrored(&a, "other/name@v1").join("large.bin").exists());
+    let known = a.run(&["list"]).ok();
+    assert!(known.contains("datasets/acme/corpus") && known.contains("other/name@v1"), "{known}");
+}

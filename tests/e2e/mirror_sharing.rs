@@ -1,0 +1,169 @@
+//! What is mirrored and not shared: by its licence, by its hub, by its user's wish.
+
+use rustix::process::Signal;
+
+use crate::support::host::Host;
+use crate::support::hub::{Access, MEMBER, STRANGER};
+use crate::support::mirror::{Hubbed, mirror, mirror_and_share, mirror_command, mirrored};
+use crate::support::process::{Finished, PATIENCE, Proc};
+
+const M: &str = "acme/m";
+
+/// Runs `mirror` to its end with a token.
+fn mirror_as(host: &Host, token: &str, args: &[&str]) -> Finished {
+    Finished::of(&mut mirror_command(host, args, Some(token)), PATIENCE)
+}
+
+/// Whether a node of `other` hears of a model, or gets it although it knows the manifest.
+fn is_to_be_had(host: &Host, other: &Host, model: &str) -> bool {
+    let _daemon = {
+        let daemon = host.spawn(&["daemon"]);
+        daemon.wait_for_line("running", PATIENCE);
+        daemon
+    };
+    let found = other.run(&["discover", "--timeout", "4s", "--json", "--peer", &host.peer()]).ok();
+    if found.contains(model) {
+        return true;
+    }
+    let manifest = host.home().join("exported.json");
+    host.run(&["registry", "export", model, "-o", manifest.to_str().unwrap()]).ok();
+    other.run(&["registry", "import", manifest.to_str().unwrap()]).ok();
+    let out = other.home().join("out");
+    let mut get = other.silmaril(&["get", model, "-o", out.to_str().unwrap(), "--peer", &host.peer()]);
+    let got = Finished::of(&mut get, PATIENCE).status.success();
+    other.run(&["remove", model]).ok();
+    got
+}
+
+/// A host that reads no hub, and gives up soon.
+fn peer_only(net: &Hubbed, name: &str) -> Host {
+    let host = net.host(name, "");
+    host.configure("hub: {fallback: false}\ntorrent: {download_timeout: 6}\n");
+    host
+}
+
+#[test]
+fn a_licence_that_does_not_permit_it_is_not_shared_until_the_user_claims_the_right() {
+    let net = Hubbed::new();
+    net.small(M, "llama3.1");
+    let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
+    let error = mirror(&a, &[M]).error(1);
+    assert!(error.contains("acme/m is not shared: its licence"), "{error}");
+    assert!(mirrored(&a, M).join("large.bin").exists());
+    assert!(!is_to_be_had(&a, &b, M), "a model that is withheld was handed out");
+    let error = a.run(&["share", M]).error(1);
+    assert!(error.contains("licence"), "{error}");
+    // Mirroring again does not forget.
+    mirror(&a, &[M]).error(1);
+
+    let mut share = a.spawn(&["share", M, "--i-have-the-right-to-share"]);
+    share.wait_for_line("seeding", PATIENCE);
+    share.signal(Signal::INT);
+    share.wait(PATIENCE);
+    assert!(is_to_be_had(&a, &b, M));
+}
+
+#[test]
+fn a_model_without_a_licence_is_not_shared_and_one_given_by_hand_counts() {
+    let net = Hubbed::new();
+    net.small(M, "");
+    let a = net.host("a", "");
+    let error = mirror(&a, &[M]).error(1);
+    assert!(error.contains("licence"), "{error}");
+    drop(mirror_and_share(&a, &[M, "--license", "apache-2.0"]));
+    let listed = a.run(&["list"]).ok();
+    assert!(listed.contains("apache-2.0"), "{listed}");
+}
+
+#[test]
+fn a_gated_repository_names_its_page_and_is_mirrored_for_members_and_not_shared() {
+    let net = Hubbed::new();
+    net.small(M, "mit");
+    net.hub.set_access(M, Access::Gated);
+    let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
+    for run in [mirror(&a, &[M]), mirror_as(&a, STRANGER, &[M])] {
+        let stderr = run.stderr.clone();
+        let error = run.error(1);
+        assert!(error.contains("gated"), "{error}");
+        assert!(stderr.contains(&format!("{}/{M}", net.hub.url())), "{stderr}");
+        assert!(!stderr.contains(STRANGER), "{stderr}");
+    }
+    assert!(!mirrored(&a, M).exists());
+
+    let run = mirror_as(&a, MEMBER, &[M]);
+    assert!(!run.stderr.contains(MEMBER) && !run.stdout.contains(MEMBER));
+    let error = run.error(1);
+    assert!(error.contains("acme/m is not shared") && error.contains("gated"), "{error}");
+    assert!(mirrored(&a, M).join("large.bin").exists());
+    assert!(!is_to_be_had(&a, &b, M), "a gated model was handed out");
+
+    // The token went to the hub, and nowhere else: not to the CDN, not into what others get to see.
+    let log = net.hub.log();
+    assert!(log.all().iter().any(|asked| asked.authorization.is_some()));
+    assert!(log.all().iter().filter(|asked| asked.site == "cdn").all(|asked| asked.authorization.is_none()));
+    let manifest = a.run(&["registry", "export", M]).ok();
+    assert!(!manifest.contains(MEMBER), "{manifest}");
+
+    let mut command = mirror_command(&a, &[M, "--i-have-the-right-to-share"], Some(MEMBER));
+    let mut share = Proc::spawn(&mut command);
+    share.wait_for_line("seeding", PATIENCE);
+    share.signal(Signal::INT);
+    share.wait(PATIENCE);
+    assert!(is_to_be_had(&a, &b, M));
+}
+
+#[test]
+fn a_private_repository_is_not_found_by_strangers_and_not_shared_by_members() {
+    let net = Hubbed::new();
+    net.small(M, "mit");
+    net.hub.set_access(M, Access::Private);
+    let a = net.host("a", "");
+    let error = mirror(&a, &[M]).error(1);
+    assert!(error.contains(M), "{error}");
+    mirror_as(&a, STRANGER, &[M]).error(1);
+    let error = mirror_as(&a, MEMBER, &[M]).error(1);
+    assert!(error.contains("private"), "{error}");
+    mirror_as(&a, MEMBER, &[M, "--no-auto-share"]).ok();
+}
+
+#[test]
+fn no_auto_share_shares_when_asked_and_no_broadcast_tells_nobody() {
+    let net = Hubbed::new();
+    net.small(M, "mit");
+    net.small("acme/quiet", "mit");
+    let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
+    mirror(&a, &[M, "--no-auto-share"]).ok();
+    assert!(!is_to_be_had(&a, &b, M), "a model was shared unasked");
+    let _share = a.spawn(&["share", M]);
+    _share.wait_for_line("seeding", PATIENCE);
+    drop(_share);
+    assert!(is_to_be_had(&a, &b, M));
+
+    let _quiet = mirror_and_share(&a, &["acme/quiet", "--no-broadcast"]);
+    let found = b.run(&["discover", "--timeout", "4s", "--json", "--peer", &a.peer()]).ok();
+    assert!(!found.contains("acme/quiet"), "{found}");
+    // Who is told, and told of us, gets it.
+    a.run(&["registry", "export", "acme/quiet", "-o", a.home().join("quiet.json").to_str().unwrap()]).ok();
+    b.run(&["registry", "import", a.home().join("quiet.json").to_str().unwrap()]).ok();
+    b.run(&["get", "acme/quiet", "--peer", &a.peer()]).ok();
+}
+
+#[test]
+fn pointers_are_said_and_never_shared_and_replaced_later() {
+    let net = Hubbed::new();
+    net.small(M, "mit");
+    let a = net.host("a", "");
+    let run = mirror(&a, &[M, "--skip-lfs"]);
+    assert!(run.stderr.contains("pointers"), "{}", run.stderr);
+    run.ok();
+    let pointer = std::fs::read_to_string(mirrored(&a, M).join("large.bin")).unwrap();
+    assert!(pointer.starts_with("version https://git-lfs"), "{pointer}");
+    assert!(!net.hub.log().all().iter().any(|asked| asked.site == "cdn"), "large files were asked for");
+    let dir = mirrored(&a, M);
+    a.run(&["share", M]).error(1);
+    let error = a.run(&["share", dir.to_str().unwrap(), "--name", M]).error(1);
+    assert!(error.contains("large.bin"), "{error}");
+
+    let _share = mirror_and_share(&a, &[M]);
+    assert_eq!(std::fs::metadata(dir.join("large.bin")).unwrap().len(), 3_000_000);
+}

@@ -1,0 +1,107 @@
+//! A hub on one host of a private network, and hosts that mirror from it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::fixtures::{model_dir, noise};
+use super::host::Host;
+use super::hub::Hub;
+use super::net::Net;
+use super::process::{Finished, PATIENCE, Proc};
+use super::repos::{Repo, Repos};
+use super::web::place::Place;
+
+/// What goes into LFS, in the repositories made here.
+pub const ATTRIBUTES: &[u8] = b"*.bin filter=lfs diff=lfs merge=lfs -text\n";
+
+/// A hub, whose large files come from another address.
+pub struct Hubbed {
+    /// The hub.
+    pub hub: Hub,
+    /// What it serves.
+    pub repos: Repos,
+    /// The host it runs on. Switching it off does not end the hub, which runs in this process: see [`Hubbed::unplug`].
+    pub server: Host,
+    net: Net,
+}
+
+impl Hubbed {
+    /// A network with a hub.
+    pub fn new() -> Self {
+        let net = Net::new();
+        let (server, cdn) = (net.host("hub"), net.host("cdn"));
+        let repos = Repos::new();
+        let hub = Hub::with_cdn_at(&Place::from(&server), &Place::from(&cdn), &repos);
+        Self { hub, repos, server, net }
+    }
+
+    /// A host that takes this hub for the hub; further configuration as for [`Host::configure`].
+    pub fn host(&self, name: &str, more: &str) -> Host {
+        let host = self.net.host(name);
+        host.configure(&format!("{more}hub: {{endpoint: '{}'}}\n", self.hub.url()));
+        host
+    }
+
+    /// A repository with a card of this licence, small files, and 3 MB and 1 MB in LFS.
+    pub fn small(&self, id: &str, license: &str) -> Repo {
+        let repo = self.repos.create(id);
+        repo.commit(&self.tree(id, license, 1));
+        repo
+    }
+
+    /// The files of a state of [`Self::small`]: `seed` decides the smaller of the large files.
+    pub fn tree(&self, id: &str, license: &str, seed: u64) -> PathBuf {
+        let card = format!("---\nlicense: {license}\n---\n# A model\n");
+        let files: [(&str, &[u8]); 6] = [
+            (".gitattributes", ATTRIBUTES),
+            ("README.md", card.as_bytes()),
+            ("config.json", b"{\"model_type\": \"bert\"}"),
+            ("sub/a file+.json", b"[1]"),
+            ("large.bin", &noise(1000, 3_000_000)),
+            ("sub/changing.bin", &noise(seed, 1_000_000)),
+        ];
+        let files: Vec<_> = files.into_iter().filter(|(path, _)| !license.is_empty() || *path != "README.md").collect();
+        model_dir(&self.server.home().join(format!("{id}-{seed}")), &files)
+    }
+
+    /// Takes the hub off the network.
+    pub fn unplug(&self) {
+        self.server.disconnect();
+    }
+}
+
+/// `silmaril mirror`, with a token or without.
+pub fn mirror_command(host: &Host, args: &[&str], token: Option<&str>) -> Command {
+    let mut command = host.silmaril(&["mirror"]);
+    command.args(args);
+    if let Some(token) = token {
+        command.env("HF_TOKEN", token);
+    }
+    command
+}
+
+/// Runs `silmaril mirror` to its end: it must not share.
+pub fn mirror(host: &Host, args: &[&str]) -> Finished {
+    Finished::of(&mut mirror_command(host, args, None), PATIENCE)
+}
+
+/// Runs `silmaril mirror` until it shares.
+#[track_caller]
+pub fn mirror_and_share(host: &Host, args: &[&str]) -> Proc {
+    let process = Proc::spawn(&mut mirror_command(host, args, None));
+    process.wait_for_line("seeding", PATIENCE);
+    process
+}
+
+/// Where a model was mirrored to.
+pub fn mirrored(host: &Host, model: &str) -> PathBuf {
+    host.base().join("models").join(model)
+}
+
+/// SHA-256 of the files of a mirrored model, as [`super::fixtures::hashes`], without our own.
+#[track_caller]
+pub fn tree(dir: &Path) -> std::collections::BTreeMap<String, String> {
+    let mut files = super::fixtures::hashes(dir, PATIENCE);
+    files.remove(".silmaril.json");
+    files
+}
