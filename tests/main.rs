@@ -77,6 +77,7 @@ mod engine {
     mod dht;
     mod disk;
     mod download;
+    mod given;
     mod hostile;
     mod lazy;
     mod network;
