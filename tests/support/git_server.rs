@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use super::fixtures::hashes;
 use super::host::Host;
+use super::net::temp_dir;
 use super::process::{Finished, PATIENCE};
 use super::repos::Repos;
 use super::web::Site;
@@ -88,7 +89,7 @@ impl GitServer {
             object_faults: objects.faults().clone(),
         });
         let batch = Site::start(place, "batch", &log, |_| lfs::batch(state.clone()));
-        let dir = tempfile::Builder::new().prefix("silmaril-test-git-").tempdir().unwrap();
+        let dir = temp_dir("git");
         let conf = configuration(repos, batch.url(), login.as_ref(), dir.path());
         let lighttpd = Lighttpd::start(place, repos.dir(), &conf);
         Self { lighttpd, batch, objects, state, log, _dir: dir }

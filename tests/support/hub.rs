@@ -18,11 +18,11 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse as _, Response};
 
 use super::repos::{Repo, Repos};
-use super::web::Site;
 use super::web::faults::Faults;
 use super::web::links::Links;
 use super::web::log::{Log, header as text};
 use super::web::place::Place;
+use super::web::{Refusal, Site};
 
 /// The token of a user who may read gated and private repositories.
 pub const MEMBER: &str = "hf_memberOfTheTestHub";
@@ -136,12 +136,13 @@ impl Hub {
 
 impl State {
     /// The repository that a request is for, or the answer to who may not see it.
-    fn repo(&self, request: &Request, id: &str) -> Result<Repo, Response> {
+    fn repo(&self, request: &Request, id: &str) -> Result<Repo, Refusal> {
         let id = id.strip_prefix("models/").unwrap_or(id);
         let user = User::of(request)?;
         if let Some(new) = self.moved.lock().unwrap().get(id) {
             let path = request.uri().path_and_query().unwrap().as_str().replacen(id, new, 1);
-            return Err((StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, path)]).into_response());
+            let redirect = (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, path)]);
+            return Err(redirect.into_response().into());
         }
         let is_hidden = self.access(id) == Access::Private && user != User::Member;
         match self.repos.find(id).filter(|_| !is_hidden) {
@@ -154,7 +155,7 @@ impl State {
     }
 
     /// Whether the files of a repository that [`Self::repo`] let through may be read, or the answer to who may not.
-    fn may_read_files(&self, request: &Request, repo: &Repo) -> Result<(), Response> {
+    fn may_read_files(&self, request: &Request, repo: &Repo) -> Result<(), Refusal> {
         let id = repo.id();
         let (status, message) = match (self.access(id), User::of(request)?) {
             (Access::Gated, User::Nobody) => (
@@ -184,7 +185,7 @@ enum User {
 }
 
 impl User {
-    fn of(request: &Request) -> Result<Self, Response> {
+    fn of(request: &Request) -> Result<Self, Refusal> {
         let Some(authorization) = text(request.headers(), "authorization") else { return Ok(Self::Nobody) };
         match authorization.strip_prefix("Bearer ") {
             Some(MEMBER) => Ok(Self::Member),
@@ -195,7 +196,7 @@ impl User {
 }
 
 /// The commit of a revision of a repository, or the answer that there is none.
-fn commit(repo: &Repo, revision: &str) -> Result<String, Response> {
+fn commit(repo: &Repo, revision: &str) -> Result<String, Refusal> {
     repo.resolve(revision).ok_or_else(|| {
         refusal(StatusCode::NOT_FOUND, "RevisionNotFound", &format!("Invalid rev id: {revision}"))
     })
@@ -208,12 +209,12 @@ async fn say_limits(mut response: Response) -> Response {
 }
 
 /// An error as the hub says it: in headers, and in JSON.
-fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
+fn refusal(status: StatusCode, code: &str, message: &str) -> Refusal {
     let mut response = (status, Json(serde_json::json!({"error": message}))).into_response();
     let headers = response.headers_mut();
     headers.insert("X-Error-Message", HeaderValue::from_str(message).unwrap());
     if !code.is_empty() {
         headers.insert("X-Error-Code", HeaderValue::from_str(code).unwrap());
     }
-    response
+    response.into()
 }

@@ -112,6 +112,12 @@ pub fn kill_all_in(namespace: &str) {
     }
 }
 
+/// A directory that is removed when it is dropped, or by a later run if this one is killed.
+pub fn temp_dir(what: &str) -> tempfile::TempDir {
+    let prefix = format!("{PREFIX}{}-{what}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir().unwrap()
+}
+
 fn remove(namespaces: &[String], dir: &Path) {
     for namespace in namespaces {
         kill_all_in(namespace);

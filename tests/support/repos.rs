@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use git2::{ObjectType, TreeWalkMode, TreeWalkResult};
 
+use super::net::temp_dir;
 use super::process::{Finished, PATIENCE};
 
 /// When the first commit of each repository was made, in seconds since 1970; each other is a day after its parent.
@@ -62,7 +63,7 @@ pub struct Pointer {
 impl Repos {
     /// No repositories yet.
     pub fn new() -> Self {
-        Self(Arc::new(tempfile::Builder::new().prefix("silmaril-test-repos-").tempdir().unwrap()))
+        Self(Arc::new(temp_dir("repos")))
     }
 
     /// Where they are.

@@ -16,7 +16,7 @@ use axum::Router;
 use axum::body::HttpBody as _;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt as _;
 use tokio::runtime::Runtime;
 
@@ -74,6 +74,24 @@ struct Watch {
     name: &'static str,
     log: Log,
     faults: Faults,
+}
+
+/// What a handler answers.
+pub type Answer = Result<Response, Refusal>;
+
+/// An answer that says no.
+pub struct Refusal(Box<Response>);
+
+impl From<Response> for Refusal {
+    fn from(response: Response) -> Self {
+        Self(Box::new(response))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        *self.0
+    }
 }
 
 /// Writes the log, and lets a fault answer in place of the server.

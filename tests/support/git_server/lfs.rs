@@ -19,6 +19,7 @@ use crate::support::web::files::{self, Content};
 use crate::support::web::links::{LIFETIME, Links};
 use crate::support::web::log::header as text;
 use crate::support::web::uri::decoded_path;
+use crate::support::web::{Answer, Refusal};
 
 /// The media type of all that is said.
 const LFS_JSON: &str = "application/vnd.git-lfs+json";
@@ -43,11 +44,11 @@ struct Object {
 pub fn batch(state: Arc<State>) -> Router {
     Router::new().fallback(move |request: Request| {
         let state = state.clone();
-        async move { answer(&state, request).await.unwrap_or_else(|refusal| refusal) }
+        async move { answer(&state, request).await }
     })
 }
 
-async fn answer(state: &State, request: Request) -> Result<Response, Response> {
+async fn answer(state: &State, request: Request) -> Answer {
     let (repo, origin) = admit(state, &request)?;
     let body = Bytes::from_request(request, &()).await.map_err(IntoResponse::into_response)?;
     let batch: Batch = serde_json::from_slice(&body)
@@ -65,9 +66,9 @@ async fn answer(state: &State, request: Request) -> Result<Response, Response> {
 }
 
 /// The repository that a request is for, and the origin that the client names for it.
-fn admit(state: &State, request: &Request) -> Result<(Repo, String), Response> {
+fn admit(state: &State, request: &Request) -> Result<(Repo, String), Refusal> {
     if state.login.as_ref().is_some_and(|login| !is_let_in(login, request)) {
-        return Err(Fault::Unauthorized.answer(request).unwrap());
+        return Err(Fault::Unauthorized.answer(request).unwrap().into());
     }
     let is_lfs = |name| text(request.headers(), name).is_some_and(|value| value.starts_with(LFS_JSON));
     if !is_lfs("accept") {
@@ -119,9 +120,9 @@ fn is_let_in(Login { user, password }: &Login, request: &Request) -> bool {
     text(request.headers(), "authorization").is_some_and(|given| expected.contains(&given))
 }
 
-fn refusal(status: StatusCode, message: &str) -> Response {
+fn refusal(status: StatusCode, message: &str) -> Refusal {
     let body = json!({"message": message}).to_string();
-    (status, [(header::CONTENT_TYPE, LFS_JSON)], body).into_response()
+    (status, [(header::CONTENT_TYPE, LFS_JSON)], body).into_response().into()
 }
 
 /// The second origin, which knows nothing but links.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use axum::extract::{Path, Request, State as Extract};
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::IntoResponse as _;
 use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine as _;
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::{Access, State, commit, refusal};
 use crate::support::repos::{Entry, Repo, What};
 use crate::support::web::uri::{encode, fields};
+use crate::support::web::{Answer, Refusal};
 
 pub fn routes() -> Router<Arc<State>> {
     let mut router = Router::new();
@@ -32,35 +33,35 @@ pub fn routes() -> Router<Arc<State>> {
 
 type Shared = Extract<Arc<State>>;
 
-async fn newest(state: Shared, Path((org, name)): Path<(String, String)>, request: Request) -> Response {
-    about(&state, &request, &format!("{org}/{name}"), "main").unwrap_or_else(|refusal| refusal)
+async fn newest(state: Shared, Path((org, name)): Path<(String, String)>, request: Request) -> Answer {
+    about(&state, &request, &format!("{org}/{name}"), "main")
 }
 
 async fn revision(
     state: Shared,
     Path((org, name, rev)): Path<(String, String, String)>,
     request: Request,
-) -> Response {
-    about(&state, &request, &format!("{org}/{name}"), &rev).unwrap_or_else(|refusal| refusal)
+) -> Answer {
+    about(&state, &request, &format!("{org}/{name}"), &rev)
 }
 
 async fn tree(
     state: Shared,
     Path((org, name, rev)): Path<(String, String, String)>,
     request: Request,
-) -> Response {
-    page(&state, &request, &format!("{org}/{name}"), &rev, "").unwrap_or_else(|refusal| refusal)
+) -> Answer {
+    page(&state, &request, &format!("{org}/{name}"), &rev, "")
 }
 
 async fn subtree(
     state: Shared,
     Path((org, name, rev, dir)): Path<(String, String, String, String)>,
     request: Request,
-) -> Response {
-    page(&state, &request, &format!("{org}/{name}"), &rev, &dir).unwrap_or_else(|refusal| refusal)
+) -> Answer {
+    page(&state, &request, &format!("{org}/{name}"), &rev, &dir)
 }
 
-fn about(state: &State, request: &Request, name: &str, rev: &str) -> Result<Response, Response> {
+fn about(state: &State, request: &Request, name: &str, rev: &str) -> Answer {
     let (repo, commit) = find(state, request, name, rev)?;
     let with_blobs = is_set(&fields(request), "blobs");
     Ok(Json(describe(state, &repo, name, &commit, with_blobs)).into_response())
@@ -71,7 +72,7 @@ fn is_set(fields: &HashMap<String, String>, name: &str) -> bool {
 }
 
 /// The repository of `org/name` in the kind that the route is of, and the commit of a revision.
-fn find(state: &State, request: &Request, name: &str, rev: &str) -> Result<(Repo, String), Response> {
+fn find(state: &State, request: &Request, name: &str, rev: &str) -> Result<(Repo, String), Refusal> {
     let is_dataset = request.uri().path().starts_with("/api/datasets/");
     let id = if is_dataset { format!("datasets/{name}") } else { name.to_owned() };
     let repo = state.repo(request, &id)?;
@@ -134,7 +135,7 @@ fn front_matter(repo: &Repo, readme: &Entry) -> Option<Value> {
 }
 
 /// One page of a tree, and a link to the next.
-fn page(state: &State, request: &Request, name: &str, rev: &str, dir: &str) -> Result<Response, Response> {
+fn page(state: &State, request: &Request, name: &str, rev: &str, dir: &str) -> Answer {
     let (repo, commit) = find(state, request, name, rev)?;
     let fields = fields(request);
     let is_recursive = is_set(&fields, "recursive");

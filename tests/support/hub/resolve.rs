@@ -16,6 +16,7 @@ use crate::support::web::faults::Fault;
 use crate::support::web::files::{self, Content};
 use crate::support::web::links::Links;
 use crate::support::web::uri::{decoded_path, encode};
+use crate::support::web::{Answer, Refusal};
 
 pub fn routes() -> Router<Arc<State>> {
     Router::new()
@@ -26,19 +27,18 @@ pub fn routes() -> Router<Arc<State>> {
 
 type Four = Path<(String, String, String, String)>;
 
-async fn model_file(state: Extract<Arc<State>>, path: Four, request: Request) -> Response {
+async fn model_file(state: Extract<Arc<State>>, path: Four, request: Request) -> Answer {
     let Path((org, name, rev, path)) = path;
-    resolve(&state, &request, &format!("{org}/{name}"), &rev, &path).unwrap_or_else(|refusal| refusal)
+    resolve(&state, &request, &format!("{org}/{name}"), &rev, &path)
 }
 
-async fn dataset_file(state: Extract<Arc<State>>, path: Four, request: Request) -> Response {
+async fn dataset_file(state: Extract<Arc<State>>, path: Four, request: Request) -> Answer {
     let Path((org, name, rev, path)) = path;
     resolve(&state, &request, &format!("datasets/{org}/{name}"), &rev, &path)
-        .unwrap_or_else(|refusal| refusal)
 }
 
 /// Redirects to where the bytes are.
-fn resolve(state: &State, request: &Request, id: &str, rev: &str, path: &str) -> Result<Response, Response> {
+fn resolve(state: &State, request: &Request, id: &str, rev: &str, path: &str) -> Answer {
     let (repo, commit, entry) = find(state, request, id, rev, path)?;
     let (etag, size, target, status) = match &entry.what {
         What::Lfs(lfs) => {
@@ -71,17 +71,13 @@ async fn small_file(
     Extract(state): Extract<Arc<State>>,
     Path((kind, org, name, rev, path)): Path<(String, String, String, String, String)>,
     request: Request,
-) -> Response {
+) -> Answer {
     let id = format!("{kind}/{org}/{name}");
-    match find(&state, &request, &id, &rev, &path) {
-        Ok((repo, commit, entry)) => {
-            let content = Content::Memory(repo.blob(&entry.oid).into());
-            let mut response = files::answer(&request, content, &entry.oid);
-            response.headers_mut().insert("X-Repo-Commit", HeaderValue::from_str(&commit).unwrap());
-            response
-        }
-        Err(refusal) => refusal,
-    }
+    let (repo, commit, entry) = find(&state, &request, &id, &rev, &path)?;
+    let content = Content::Memory(repo.blob(&entry.oid).into());
+    let mut response = files::answer(&request, content, &entry.oid);
+    response.headers_mut().insert("X-Repo-Commit", HeaderValue::from_str(&commit).unwrap());
+    Ok(response)
 }
 
 fn find(
@@ -90,7 +86,7 @@ fn find(
     id: &str,
     rev: &str,
     path: &str,
-) -> Result<(Repo, String, Entry), Response> {
+) -> Result<(Repo, String, Entry), Refusal> {
     let repo = state.repo(request, id)?;
     state.may_read_files(request, &repo)?;
     let commit = commit(&repo, rev)?;
@@ -98,10 +94,11 @@ fn find(
     Ok((repo, commit, entry))
 }
 
-fn no_entry(commit: &str, path: &str) -> Response {
-    let mut response = refusal(StatusCode::NOT_FOUND, "EntryNotFound", &format!("{path} does not exist"));
+fn no_entry(commit: &str, path: &str) -> Refusal {
+    let message = format!("{path} does not exist");
+    let mut response = refusal(StatusCode::NOT_FOUND, "EntryNotFound", &message).into_response();
     response.headers_mut().insert("X-Repo-Commit", HeaderValue::from_str(commit).unwrap());
-    response
+    response.into()
 }
 
 fn kind_and_name(repo: &Repo) -> String {

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 
 use super::place::Place;
 use super::uri::decode;
+use crate::support::net::temp_dir;
 use crate::support::process::{Finished, PATIENCE, Proc, until};
 
 /// Its log's lines: method, path, status, bytes of the body, `Range`, `Authorization`.
@@ -49,7 +50,7 @@ impl Lighttpd {
     /// Starts it at a place, for a directory, with further lines of configuration. It answers from the moment that this
     /// returns.
     pub fn start(place: &Place, root: &Path, configuration: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("silmaril-test-lighttpd-").tempdir().unwrap();
+        let dir = temp_dir("lighttpd");
         let listener = place.listen();
         let address = listener.local_addr().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();

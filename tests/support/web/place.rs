@@ -21,11 +21,6 @@ impl Place {
         Self { namespace: None, address: Ipv4Addr::LOCALHOST }
     }
 
-    /// The address.
-    pub fn address(&self) -> Ipv4Addr {
-        self.address
-    }
-
     /// A listener on a port that was free. It stays in its namespace, whichever thread uses it.
     pub fn listen(&self) -> TcpListener {
         let address = (self.address, 0);
