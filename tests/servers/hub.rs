@@ -220,7 +220,7 @@ fn datasets_are_apart_from_models() {
 }
 
 #[tokio::test]
-async fn a_link_expires_and_a_new_one_works() {
+async fn redirects_lead_to_the_bytes_and_links_expire() {
     let repos = Repos::new();
     let dir = tempfile::tempdir().unwrap();
     let weights = noise(2, 100_000);
@@ -249,6 +249,15 @@ async fn a_link_expires_and_a_new_one_works() {
     assert_eq!(get(old).await.status(), 403);
     assert_eq!(get(link().await).await.bytes().await.unwrap(), weights);
     assert_eq!(get(format!("{}/org/name/resolve/main/sub", hub.url())).await.status(), 404);
+
+    // A fault of a small file shows where its bytes are, not in the redirect to them.
+    hub.faults().times(1, ".gitattributes", Fault::WrongBytes);
+    let redirect = get(format!("{}/org/name/resolve/main/.gitattributes", hub.url())).await;
+    assert_eq!(redirect.status(), 307);
+    let place = format!("{}{}", hub.url(), redirect.headers()["location"].to_str().unwrap());
+    let wrong = get(place.clone()).await.bytes().await.unwrap();
+    assert!(wrong.len() == ATTRIBUTES.len() && wrong != ATTRIBUTES);
+    assert_eq!(get(place).await.bytes().await.unwrap(), ATTRIBUTES);
 }
 
 #[test]

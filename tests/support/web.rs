@@ -97,13 +97,10 @@ impl IntoResponse for Refusal {
 /// Writes the log, and lets a fault answer in place of the server.
 async fn watch_request(State(watch): State<Watch>, mut request: Request, next: Next) -> Response {
     let entry = watch.log.begin(watch.name, &request);
-    let fault = watch.faults.take(&request);
-    let response = match fault.as_ref().and_then(|fault| fault.answer(&request)) {
+    let response = match watch.faults.take(&request).and_then(|fault| fault.answer(&request)) {
         Some(response) => response,
         None => {
-            if let Some(fault) = fault {
-                request.extensions_mut().insert(fault);
-            }
+            request.extensions_mut().insert(watch.faults);
             request.extensions_mut().insert(entry.clone());
             next.run(request).await
         }

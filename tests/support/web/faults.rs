@@ -102,17 +102,21 @@ impl Fault {
         Some(response.body(Body::from(text)).unwrap())
     }
 
+    /// Whether it shows in how a file is sent, and not in place of it.
+    fn is_of_files(&self) -> bool {
+        matches!(self, Self::Truncated(_) | Self::WrongBytes | Self::Stalled(_) | Self::Slow(_))
+            || self.needs_range()
+    }
+
+    fn needs_range(&self) -> bool {
+        matches!(self, Self::IgnoresRange | Self::OtherRange)
+    }
+
     /// Whether the fault can show itself in the answer to this request.
     fn applies(&self, request: &Request) -> bool {
-        match self {
-            Self::Truncated(_) | Self::WrongBytes | Self::Stalled(_) | Self::Slow(_) => {
-                request.method() == Method::GET
-            }
-            Self::IgnoresRange | Self::OtherRange => {
-                request.method() == Method::GET && request.headers().contains_key(header::RANGE)
-            }
-            _ => true,
-        }
+        let is_get = request.method() == Method::GET;
+        let has_range = request.headers().contains_key(header::RANGE);
+        !self.is_of_files() || is_get && (has_range || !self.needs_range())
     }
 }
 
@@ -128,7 +132,8 @@ struct Rule {
 }
 
 impl Faults {
-    /// From now on, for paths that contain this text; for all if it is empty. Those switched on first come first.
+    /// From now on, for paths that contain this text; for all if it is empty. Those switched on first come first. What
+    /// is refused or redirected uses up none of the faults of how a file is sent.
     pub fn always(&self, path: &str, fault: Fault) {
         self.0.lock().unwrap().push(Rule { path: path.to_owned(), fault, left: None });
     }
@@ -148,13 +153,22 @@ impl Faults {
         self.0.lock().unwrap().iter().any(|rule| rule.left != Some(0) && path.contains(&rule.path))
     }
 
-    /// The fault for a request, counted as used.
+    /// The fault that answers a request in place of the server, counted as used.
     pub fn take(&self, request: &Request) -> Option<Fault> {
+        self.take_if(request, |fault| !fault.is_of_files())
+    }
+
+    /// The fault of a file that is about to be sent, counted as used.
+    pub fn take_of_file(&self, request: &Request) -> Option<Fault> {
+        self.take_if(request, Fault::is_of_files)
+    }
+
+    fn take_if(&self, request: &Request, is_wanted: impl Fn(&Fault) -> bool) -> Option<Fault> {
         let path = decoded_path(request);
         let mut rules = self.0.lock().unwrap();
-        let rule = rules
-            .iter_mut()
-            .find(|rule| rule.left != Some(0) && path.contains(&rule.path) && rule.fault.applies(request))?;
+        let rule = rules.iter_mut().find(|Rule { path: part, fault, left }| {
+            *left != Some(0) && path.contains(part) && is_wanted(fault) && fault.applies(request)
+        })?;
         if let Some(left) = &mut rule.left {
             *left -= 1;
         }

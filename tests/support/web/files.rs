@@ -11,7 +11,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::Response;
 use futures_util::stream::unfold;
 
-use super::faults::{Fault, LAST_BYTES};
+use super::faults::{Fault, Faults, LAST_BYTES};
 use super::log::{Entry, header as text};
 
 /// Bytes handed to the connection at once.
@@ -52,10 +52,11 @@ impl Content {
     }
 }
 
-/// Answers `GET` or `HEAD` with a file, whose strong entity tag is `etag`, given without quotes. Applies the fault that
-/// the server attached to the request, and counts what is sent.
+/// Answers `GET` or `HEAD` with a file, whose strong entity tag is `etag`, given without quotes. Applies the
+/// server's faults, and counts what is sent.
 pub fn answer(request: &Request, content: Content, etag: &str) -> Response {
-    let (fault, entry) = (request.extensions().get::<Fault>(), request.extensions().get::<Entry>());
+    let fault = request.extensions().get::<Faults>().and_then(|faults| faults.take_of_file(request));
+    let entry = request.extensions().get::<Entry>().cloned();
     let (len, etag) = (content.len(), format!("\"{etag}\""));
     let response = Response::builder()
         .header(header::ETAG, &etag)
@@ -64,12 +65,12 @@ pub fn answer(request: &Request, content: Content, etag: &str) -> Response {
 
     let headers = request.headers();
     let is_current = text(headers, "if-range").is_none_or(|expected| expected == etag);
-    let mut range = match text(headers, "range").filter(|_| is_current && fault != Some(&Fault::IgnoresRange))
+    let mut range = match text(headers, "range").filter(|_| is_current && fault != Some(Fault::IgnoresRange))
     {
         Some(range) => parse_range(&range, len),
         None => Range::Whole,
     };
-    if let (Some(Fault::OtherRange), Range::Part(start, end)) = (fault, &mut range) {
+    if let (Some(Fault::OtherRange), Range::Part(start, end)) = (&fault, &mut range) {
         assert!(start < end, "no range begins later than a range of one byte");
         *start += 1;
     }
@@ -94,7 +95,7 @@ pub fn answer(request: &Request, content: Content, etag: &str) -> Response {
     if request.method() == Method::HEAD {
         return response.body(Body::empty()).unwrap();
     }
-    let sending = Sending { content, start, at: start, end, fault: fault.cloned(), entry: entry.cloned() };
+    let sending = Sending { content, start, at: start, end, fault, entry };
     response.body(Body::from_stream(unfold(sending, Sending::next))).unwrap()
 }
 
