@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use silmaril::catalog::message::{MANIFEST_PART, Message};
+use silmaril::catalog::message::{HeldManifest, MANIFEST_PART, Message};
 use silmaril::catalog::service::PART_WITHIN;
 use silmaril::catalog::{Candidate, CatalogError};
 use silmaril::torrent::{Meeting, Overlay};
@@ -172,4 +172,65 @@ async fn nobody_who_has_it_is_told_in_time() {
     assert!(matches!(fetch(&members[0], &model).await, Err(CatalogError::NoManifest { .. })));
     assert!(begun.elapsed() >= LONG && begun.elapsed() < LONG + Duration::from_millis(200));
     within(PATIENCE, || members[0].engine.meetings().len() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_says_to_hold_it_and_keeps_silent_does_not_starve_who_has_it() {
+    let world = World::new(Network::new());
+    let asker = world.member(&[]);
+    let model = Model::new(key(0), "org/model");
+    let held = model.held();
+    let claim = HeldManifest {
+        publisher: held.publisher,
+        manifest: held.digest,
+        len: held.manifest.len() as u32,
+        info_hash: held.info_hash,
+        complete: true,
+    };
+    for _ in 0..30 {
+        world.stranger().answers(move |message| match message {
+            Message::Lookup { id, .. } => vec![Message::Holds { id, records: vec![], held: vec![claim] }],
+            _ => Vec::new(),
+        });
+    }
+    within(PATIENCE, || asker.catalog.status().peers == 30).await;
+    assert!(asker.catalog.resolve(&model.model_ref(), LONG).await.is_ok());
+    let holder = world.member(&[]);
+    holder.hold(&model);
+    within(PATIENCE, || asker.catalog.status().peers == 31).await;
+    let begun = Instant::now();
+    assert_eq!(fetch(&asker, &model).await.unwrap(), *model.manifest);
+    assert!(begun.elapsed() < PART_WITHIN, "it took {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_invents_large_manifests_and_sends_them_slowly_takes_no_room_of_others() {
+    let world = World::new(Network::new());
+    let (asker, holder) = (world.member(&[]), world.member(&[]));
+    world.stranger().answers(|message| match message {
+        // Only the first parts, so that as much as can be is waited for.
+        Message::GetManifest { manifest, part: part @ 0..4 } => {
+            vec![Message::Manifest { manifest, part, bytes: vec![0; MANIFEST_PART] }]
+        }
+        _ => Vec::new(),
+    });
+    within(PATIENCE, || asker.catalog.status().peers == 2).await;
+    let invented = |n: u8| {
+        let of = Model::new(key(1), "org/invented");
+        let manifest = silmaril::model::Sha256Digest([n; 32]);
+        Candidate { manifest, manifest_len: 16 << 20, record: None, ..of.candidate() }
+    };
+    let begun = Instant::now();
+    for n in 0..8 {
+        let (catalog, of, candidate) =
+            (Arc::clone(&asker.catalog), Model::new(key(1), "org/invented").model_ref(), invented(n));
+        tokio::spawn(async move { catalog.manifest(&of, &candidate, LONG).await });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // A small one and the largest there is.
+    for model in [Model::new(key(0), "org/model"), large(16 * 1024 * 1024)] {
+        holder.hold(&model);
+        assert_eq!(fetch(&asker, &model).await.unwrap(), *model.manifest);
+    }
+    assert!(begun.elapsed() < LONG, "it took {:?}", begun.elapsed());
 }
