@@ -22,6 +22,7 @@ mod support {
     pub mod hostile;
     pub mod hub;
     pub mod manifests;
+    pub mod mirror;
     pub mod mounts;
     pub mod multi_shard;
     pub mod net;
@@ -48,6 +49,8 @@ mod e2e {
     mod hostile_hosts;
     mod killed_mount;
     mod lazy_read;
+    mod mirror_hub;
+    mod mirror_sharing;
     mod mount_by_name;
     mod mounting;
     mod one_node;

@@ -117,7 +117,8 @@ fn a_list_is_gone_through_whatever_fails() {
     net.small("acme/closed", "llama3");
     let a = net.host("a", "");
     let list = a.home().join("list");
-    std::fs::write(&list, "# models\nacme/one\nacme/none\n\nacme/two@main  # the other\nacme/closed\n").unwrap();
+    std::fs::write(&list, "# models\nacme/one\nacme/none\n\nacme/two@main  # the other\nacme/closed\n")
+        .unwrap();
     let args = ["--all", list.to_str().unwrap()];
     let run = mirror(&a, &args);
     assert_eq!(run.status.code(), Some(1), "{run:?}");

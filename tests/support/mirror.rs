@@ -60,7 +60,8 @@ impl Hubbed {
             ("large.bin", &noise(1000, 3_000_000)),
             ("sub/changing.bin", &noise(seed, 1_000_000)),
         ];
-        let files: Vec<_> = files.into_iter().filter(|(path, _)| !license.is_empty() || *path != "README.md").collect();
+        let files: Vec<_> =
+            files.into_iter().filter(|(path, _)| !license.is_empty() || *path != "README.md").collect();
         model_dir(&self.server.home().join(format!("{id}-{seed}")), &files)
     }
 
