@@ -49,6 +49,7 @@ mod e2e {
     mod hostile_hosts;
     mod killed_mount;
     mod lazy_read;
+    mod mirror_faults;
     mod mirror_hub;
     mod mirror_sharing;
     mod mount_by_name;

@@ -1,0 +1,224 @@
+//! What goes wrong at a hub or a git server while it is mirrored: what passes is tried again, the rest is said, and nothing
+//! is shared that should not be.
+
+use std::time::{Duration, Instant};
+
+use crate::support::fixtures::hashes;
+use crate::support::git_server::{GitServer, Hrefs, Login, clone};
+use crate::support::host::Host;
+use crate::support::hub::MEMBER;
+use crate::support::mirror::{Hubbed, mirror, mirror_command, mirrored, tree};
+use crate::support::process::{Finished, PATIENCE};
+use crate::support::repos::{Repo, What};
+use crate::support::web::faults::Fault;
+use crate::support::web::place::Place;
+
+const M: &str = "acme/m";
+const LARGE: &str = "large.bin";
+
+/// A hub with one repository, and a host to mirror it to.
+fn setting() -> (Hubbed, Repo, Host) {
+    let net = Hubbed::new();
+    let repo = net.small(M, "mit");
+    let host = net.host("a", "");
+    (net, repo, host)
+}
+
+/// Mirrors with faults that pass; what comes must be right.
+#[track_caller]
+fn survives(prepare: impl FnOnce(&Hubbed)) -> (Hubbed, Host) {
+    let (net, _, host) = setting();
+    prepare(&net);
+    mirror(&host, &[M, "--no-auto-share"]).ok();
+    assert_eq!(tree(&mirrored(&host, M)), hashes(&net.tree(M, "mit", 1), PATIENCE));
+    (net, host)
+}
+
+/// Mirrors with faults that do not pass: exit code 1, one error line, and no model.
+#[track_caller]
+fn fails(prepare: impl FnOnce(&Hubbed, &Repo)) -> String {
+    let (net, repo, host) = setting();
+    prepare(&net, &repo);
+    let error = mirror(&host, &[M]).error(1);
+    assert!(!mirrored(&host, M).exists(), "a model was made of what is not all there");
+    assert!(!host.run(&["list"]).ok().contains(M), "a model is known of which not all is there");
+    error
+}
+
+#[test]
+fn a_busy_hub_is_left_alone_for_as_long_as_it_asks() {
+    for fault in [Fault::RetryAfter(2), Fault::RateLimit(2)] {
+        let began = Instant::now();
+        survives(|net| net.hub.faults().times(1, "/api/", fault));
+        assert!(began.elapsed() > Duration::from_secs(2), "it was asked again before its time");
+    }
+}
+
+#[test]
+fn a_body_that_is_cut_goes_on_where_it_ended() {
+    let (net, _) = survives(|net| net.hub.cdn_faults().times(2, LARGE, Fault::Truncated(1_000_000)));
+    let asked: Vec<_> = net.hub.log().of(LARGE).into_iter().filter(|a| a.site == "cdn").collect();
+    assert!(asked.last().unwrap().range.is_some(), "{asked:#?}");
+    assert!(net.hub.log().sent(LARGE) < 4_000_000, "what had come was sent again");
+}
+
+#[test]
+fn servers_that_fail_for_a_while_are_asked_again() {
+    survives(|net| {
+        net.hub.faults().times(2, "config.json", Fault::Status(503));
+        net.hub.cdn_faults().times(1, LARGE, Fault::Status(500));
+    });
+}
+
+#[test]
+fn a_link_that_expired_is_asked_for_anew() {
+    let (net, _) = survives(|net| net.hub.cdn_faults().times(1, LARGE, Fault::ExpiredLink));
+    let asked = net.hub.log().of(LARGE).iter().filter(|a| a.site == "hub" && a.method == "GET").count();
+    assert!(asked >= 2, "the hub was not asked for another link");
+}
+
+#[test]
+fn ranges_that_are_ignored_or_wrong_spoil_nothing() {
+    for fault in [Fault::IgnoresRange, Fault::OtherRange] {
+        survives(|net| {
+            net.hub.cdn_faults().times(1, LARGE, Fault::Truncated(1_000_000));
+            net.hub.cdn_faults().times(1, LARGE, fault);
+        });
+    }
+}
+
+#[test]
+fn wrong_bytes_are_thrown_away_once_and_an_error_twice() {
+    survives(|net| net.hub.cdn_faults().times(1, LARGE, Fault::WrongBytes));
+    let error = fails(|net, _| net.hub.cdn_faults().always(LARGE, Fault::WrongBytes));
+    assert!(error.contains(LARGE), "{error}");
+    let error = fails(|net, _| net.hub.faults().always("config.json", Fault::WrongBytes));
+    assert!(error.contains("config.json"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = fails(|net, _| net.hub.faults().always(LARGE, Fault::NotFound));
+    assert!(error.contains(LARGE), "{error}");
+    let error = fails(|_, repo| {
+        let head = repo.resolve("main").unwrap();
+        let What::Lfs(pointer) = repo.entry(&head, LARGE).unwrap().what else { panic!("not in LFS") };
+        std::fs::remove_file(repo.lfs_object(&pointer.sha256).unwrap()).unwrap();
+    });
+    assert!(error.contains(LARGE), "{error}");
+}
+
+#[test]
+fn a_hub_that_wants_credentials_says_how_to_give_them() {
+    let (net, _, host) = setting();
+    net.hub.faults().always("/api/", Fault::Unauthorized);
+    let run = mirror(&host, &[M]);
+    assert!(run.stderr.contains("HF_TOKEN"), "{}", run.stderr);
+    run.error(1);
+    // A token that the hub does not know.
+    net.hub.faults().clear();
+    let run = Finished::of(&mut mirror_command(&host, &[M], Some("hf_wrong")), PATIENCE);
+    assert!(!run.stderr.contains("hf_wrong"), "{}", run.stderr);
+    run.error(1);
+}
+
+#[test]
+fn a_token_does_not_follow_redirects_to_other_hosts() {
+    let (net, _, host) = setting();
+    net.hub.faults().times(1, "config.json", Fault::Redirect(net.hub.cdn_url().to_owned()));
+    let run = Finished::of(&mut mirror_command(&host, &[M, "--no-auto-share"], Some(MEMBER)), PATIENCE);
+    // The other host does not have the file; what matters is what it got to see.
+    assert!(run.status.code().is_some(), "{run:?}");
+    let log = net.hub.log();
+    assert!(log.of("config.json").iter().any(|a| a.site == "cdn"), "the redirect was not followed");
+    assert!(log.all().iter().filter(|a| a.site == "cdn").all(|a| a.authorization.is_none()), "{log:#?}");
+}
+
+#[test]
+fn what_does_not_exist_is_not_found() {
+    let (net, _, host) = setting();
+    let error = mirror(&host, &["acme/none"]).error(1);
+    assert!(error.contains("acme/none"), "{error}");
+    let error = mirror(&host, &[M, "--branch", "nowhere"]).error(1);
+    assert!(error.contains("nowhere"), "{error}");
+    for bad in ["not a name", "git@git.example:a/b", "a/b/c/d"] {
+        mirror(&host, &[bad]).error(2);
+    }
+    net.unplug();
+    mirror(&host, &["acme/none"]).error(1);
+}
+
+/// A git host with the repository of [`setting`], and where it is.
+fn git(net: &Hubbed, login: Option<Login>) -> (GitServer, String) {
+    let place = Place::from(&net.server);
+    let server = match login {
+        Some(login) => GitServer::private(&place, &net.repos, login),
+        None => GitServer::start(&place, &net.repos),
+    };
+    let url = server.url(M);
+    (server, url)
+}
+
+#[test]
+fn a_git_host_gives_what_git_and_lfs_give_and_the_same_swarm_as_the_hub() {
+    let (net, repo, a) = setting();
+    repo.tag("v1", &repo.resolve("main").unwrap());
+    let (_server, url) = git(&net, None);
+    let b = net.host("b", "");
+    let commit = repo.resolve("main").unwrap();
+    let said = mirror(&b, &[&url, "--no-auto-share"]).ok();
+    assert!(said.contains(&commit), "{said}");
+    assert_eq!(tree(&mirrored(&b, M)), crate::support::git_server::tree(&clone(&b, &url, "main", "oracle")));
+
+    let of_hub = mirror(&a, &[M, "--no-auto-share"]).ok();
+    let info_hash = |said: &str| said.lines().find(|l| l.starts_with("info hash")).unwrap().to_owned();
+    assert_eq!(info_hash(&said), info_hash(&of_hub), "two mirrors of one commit are two swarms");
+
+    // A tag, with all of its history; and from a directory.
+    mirror(&b, &[&url, "--branch", "v1", "--depth", "0", "--no-auto-share"]).ok();
+    assert_eq!(tree(&mirrored(&b, "acme/m@v1")), tree(&mirrored(&b, M)));
+    // By the hub's own git.
+    let manifest = b.run(&["registry", "export", M]).ok();
+    assert!(manifest.contains(&url) && manifest.contains(&commit), "{manifest}");
+}
+
+#[test]
+fn a_private_git_host_takes_the_password_of_the_address_and_nobody_sees_it() {
+    let (net, _, a) = setting();
+    let login = Login { user: "me".to_owned(), password: "sEcReT".to_owned() };
+    let (_server, url) = git(&net, Some(login));
+    let run = mirror(&a, &[&url]);
+    run.error(1);
+    let with = url.replacen("http://", "http://me:sEcReT@", 1);
+    let run = mirror(&a, &[&with]);
+    assert!(!run.stderr.contains("sEcReT") && !run.stdout.contains("sEcReT"), "{run:?}");
+    let error = run.error(1);
+    assert!(error.contains("private"), "{error}");
+    assert!(!a.run(&["registry", "export", M]).ok().contains("sEcReT"));
+    assert_eq!(tree(&mirrored(&a, M)), hashes(&net.tree(M, "mit", 1), PATIENCE));
+}
+
+#[test]
+fn lfs_objects_survive_what_passes_and_are_named_when_they_are_lost() {
+    let (net, repo, a) = setting();
+    let (server, url) = git(&net, None);
+    let head = repo.resolve("main").unwrap();
+    let What::Lfs(pointer) = repo.entry(&head, LARGE).unwrap().what else { panic!("not in LFS") };
+    server.set_hrefs(Hrefs::SignedQuery);
+    server.faults().times(1, "/objects/batch", Fault::RetryAfter(1));
+    server.object_faults().times(1, &pointer.sha256, Fault::ExpiredLink);
+    server.object_faults().times(1, &pointer.sha256, Fault::Truncated(1_000_000));
+    server.object_faults().times(1, &pointer.sha256, Fault::WrongBytes);
+    mirror(&a, &[&url, "--no-auto-share"]).ok();
+    assert_eq!(tree(&mirrored(&a, M)), hashes(&net.tree(M, "mit", 1), PATIENCE));
+
+    std::fs::remove_file(repo.lfs_object(&pointer.sha256).unwrap()).unwrap();
+    let b = net.host("b", "");
+    let error = mirror(&b, &[&url]).error(1);
+    assert!(error.contains(LARGE), "{error}");
+    assert!(!mirrored(&b, M).exists());
+    // Its pointer can still be had.
+    let run = mirror(&b, &[&url, "--skip-lfs"]);
+    assert!(run.stderr.contains("pointers"), "{}", run.stderr);
+    run.ok();
+}
