@@ -16,6 +16,7 @@ mod cli {
 mod support {
     pub mod fake_web;
     pub mod file_server;
+    pub mod file_site;
     pub mod fixtures;
     pub mod git_server;
     pub mod host;
@@ -47,6 +48,7 @@ mod e2e {
     mod handover;
     mod holders;
     mod hostile_hosts;
+    mod hub_fallback;
     mod killed_mount;
     mod lazy_read;
     mod mirror_faults;

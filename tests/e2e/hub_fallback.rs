@@ -1,0 +1,284 @@
+//! The web as the seed of last resort: a model without peers is read over HTTP, piece by piece, and passed on.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::file_server::FileServer;
+use crate::support::file_site::FileSite;
+use crate::support::fixtures::{dd, hashes, minilm, model_dir, noise, python};
+use crate::support::host::Host;
+use crate::support::hub::{Access, Hub, MEMBER};
+use crate::support::manifests;
+use crate::support::net::Net;
+use crate::support::process::{Finished, PATIENCE};
+use crate::support::repos::Repos;
+use crate::support::share::{export, import, share};
+use crate::support::web::faults::Fault;
+use crate::support::web::log::Asked;
+use crate::support::web::place::Place;
+
+const NAME: &str = "sentence-transformers/all-MiniLM-L6-v2";
+const PIECE: u64 = 1 << 20;
+
+/// The manifest of a directory that a host shared and a server serves; the host is gone.
+fn published(net: &Net, server: &FileSite, dir: &Path, more: &[&str]) -> PathBuf {
+    let publisher = net.host("publisher");
+    let seed = format!("{}/", server.url());
+    let mut args = vec!["--piece-length", "1MiB", "--web-seed", &seed];
+    args.extend(more);
+    let shared = share(&publisher, dir, NAME, &args);
+    // The publisher's home goes with it.
+    let manifest = net.dir().join("manifest.json");
+    std::fs::copy(&shared.manifest, &manifest).unwrap();
+    manifest
+}
+
+/// Ten rows of a tensor of 47 MB.
+fn rows(file: &Path) -> String {
+    let script = "import sys; from safetensors import safe_open\n\
+                  with safe_open(sys.argv[1], 'numpy') as f:\n    \
+                  print(f.get_slice('embeddings.word_embeddings.weight')[20000:20010].tobytes().hex())";
+    python(script, &[file], PATIENCE).ok()
+}
+
+fn transfer(host: &Host) -> Value {
+    let status: Value = serde_json::from_str(&host.run(&["status", "--json"]).ok()).unwrap();
+    let transfers = status["transfers"].as_array().unwrap();
+    transfers.iter().find(|t| t["model"].as_str().unwrap().starts_with(NAME)).unwrap().clone()
+}
+
+/// First and last byte that a request asked for.
+fn range(asked: &Asked) -> (u64, u64) {
+    let (first, last) = asked.range.as_ref().unwrap()["bytes=".len()..].split_once('-').unwrap();
+    (first.parse().unwrap(), last.parse().unwrap())
+}
+
+#[test]
+fn who_holds_only_the_manifest_reads_one_tensor_and_passes_its_pieces_on() {
+    let net = Net::new();
+    let (web, c, d) = (net.host("web"), net.host("c"), net.host("d"));
+    let server = FileSite::start(&Place::from(&web), &minilm());
+    let manifest = published(&net, &server, &minilm(), &[]);
+    let expected = rows(&minilm().join("model.safetensors"));
+
+    import(&c, &manifest);
+    let mounted = c.mount(&[]);
+    let weights = mounted.path(NAME).join("model.safetensors");
+    assert_eq!(rows(&weights), expected);
+
+    let asked = server.log().all();
+    let len = std::fs::metadata(&weights).unwrap().len();
+    assert!(!asked.is_empty());
+    for one in &asked {
+        assert_eq!((one.path.as_str(), one.status, &one.authorization), ("/model.safetensors", 206, &None));
+        let (first, last) = range(one);
+        assert!(first % PIECE == 0 && ((last + 1) % PIECE == 0 || last + 1 == len), "{one:?}");
+    }
+    // The header and the rows, and up to 4 MiB that the kernel reads around each.
+    let pieces = asked.iter().map(|one| range(one)).map(|(first, last)| (last + 1 - first).div_ceil(PIECE));
+    assert!(pieces.sum::<u64>() <= 12, "{asked:?}");
+    let told = transfer(&c);
+    assert_eq!(told["downloaded"], 0);
+    assert_eq!(told["downloaded_web"], told["cached_bytes"], "nothing came twice");
+    let shown = c.run(&["status"]).ok();
+    assert!(shown.contains("FROM PEERS") && shown.contains("FROM WEB"), "{shown}");
+
+    // The server goes away. A fourth host reads the same from the third.
+    drop(server);
+    import(&d, &manifest);
+    let there = d.mount(&["--peer", &c.peer()]);
+    assert_eq!(rows(&there.path(NAME).join("model.safetensors")), expected);
+    let told = transfer(&d);
+    assert_eq!(told["downloaded_web"], 0);
+    assert!(told["downloaded"].as_u64().unwrap() >= 2 * PIECE, "{told}");
+}
+
+#[test]
+fn a_whole_model_comes_from_the_web_alone_and_says_so() {
+    let net = Net::new();
+    let (web, b) = (net.host("web"), net.host("b"));
+    let server = FileSite::start(&Place::from(&web), &minilm());
+    let manifest = published(&net, &server, &minilm(), &[]);
+    import(&b, &manifest);
+    let out = b.home().join("out");
+    let got = b.run(&["get", NAME, "-o", out.to_str().unwrap(), "--json"]).ok();
+    let got: Value = serde_json::from_str(&got).unwrap();
+    let size = server.log().sent("");
+    assert_eq!((&got["verified"], &got["downloaded"]), (&json!(true), &got["bytes"]));
+    assert_eq!(got["downloaded_web"], got["bytes"]);
+    assert_eq!(size, got["bytes"].as_u64().unwrap(), "nothing came twice");
+    let mut files = hashes(&out, PATIENCE);
+    files.remove(".silmaril.json");
+    assert_eq!(files, hashes(&minilm(), PATIENCE));
+    let largest = server.log().all().iter().map(range).map(|(first, last)| last + 1 - first).max().unwrap();
+    assert_eq!(largest, 16 * PIECE, "requests are merged and bounded");
+}
+
+#[test]
+fn a_reader_beside_a_slow_peer_is_served_from_the_web() {
+    let net = Net::new();
+    let (web, a, b) = (net.host("web"), net.host("a"), net.host("b"));
+    let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(1, 16 << 20))]);
+    let server = FileSite::start(&Place::from(&web), &dir);
+    let seed = format!("{}/", server.url());
+    let shared = share(&a, &dir, NAME, &["--piece-length", "4MiB", "--web-seed", &seed]);
+    import(&b, &shared.manifest);
+    // A piece takes more than half a minute from there.
+    a.limit_rate("1mbit");
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    let start = Instant::now();
+    dd(&mounted.path(NAME).join("w.bin"), 4096, 0, 1, PATIENCE).ok();
+    let took = start.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(15)).contains(&took), "{took:?}");
+    let told = transfer(&b);
+    assert!(told["downloaded_web"].as_u64().unwrap() >= 4 << 20, "{told}");
+    assert!(told["downloaded"].as_u64().unwrap() > 0, "{told}");
+    // What came is right although it came from both.
+    let all = hashes(&mounted.path(NAME), PATIENCE);
+    assert_eq!(all, hashes(&dir, PATIENCE));
+}
+
+#[test]
+fn without_the_fallback_nobody_asks_the_web() {
+    let net = Net::new();
+    let (web, b) = (net.host("web"), net.host("b"));
+    let server = FileSite::start(&Place::from(&web), &minilm());
+    let manifest = published(&net, &server, &minilm(), &[]);
+    b.configure("hub:\n  fallback: false\nmount:\n  read_timeout: 4s\n");
+    import(&b, &manifest);
+    let mounted = b.mount(&[]);
+    let read = dd(&mounted.path(NAME).join("model.safetensors"), 4096, 0, 1, PATIENCE);
+    assert!(!read.status.success() && read.stderr.contains("Input/output error"), "{}", read.stderr);
+    assert_eq!(server.log().all(), []);
+    let why = transfer(&b)["last_error"].as_str().unwrap().to_owned();
+    assert_eq!(why, "timed out: no peer was found");
+}
+
+#[test]
+fn servers_that_fail_are_named_in_the_error_and_wrong_bytes_reach_nobody() {
+    let net = Net::new();
+    let (web, b) = (net.host("web"), net.host("b"));
+    let dir = model_dir(&net.dir().join("m"), &[("w.bin", &noise(1, 3 << 20))]);
+    let server = FileSite::start(&Place::from(&web), &dir);
+    let manifest = published(&net, &server, &dir, &[]);
+    b.configure("torrent:\n  download_timeout: 8\n");
+    import(&b, &manifest);
+    for (fault, why) in [
+        (Fault::NotFound, "404 Not Found"),
+        (Fault::WrongBytes, "has other bytes than the manifest says"),
+        (Fault::OtherRange, "another range"),
+        (Fault::Gated, "403 Forbidden"),
+        (Fault::Truncated(100_000), "in the middle"),
+    ] {
+        server.faults().clear();
+        server.faults().always("", fault.clone());
+        let said = b.run(&["get", NAME]).error(1);
+        assert!(said.contains("no peer was found; and over HTTP: "), "{fault:?}: {said}");
+        assert!(said.contains(why), "{fault:?}: {said}");
+    }
+    server.faults().clear();
+    server.faults().times(1, "", Fault::RetryAfter(3));
+    let start = Instant::now();
+    b.run(&["get", NAME]).ok();
+    assert!(start.elapsed() >= Duration::from_secs(5), "it did not wait as it was asked to");
+}
+
+#[test]
+fn what_came_from_a_hub_is_read_from_the_hub_with_a_token_that_goes_nowhere_else() {
+    let net = Net::new();
+    let (hub, a, b) = (net.host("hub"), net.host("a"), net.host("b"));
+    let repos = Repos::new();
+    let place = Place::from(&hub);
+    let server = Hub::start(&place, &repos);
+    let attributes: &[u8] = b"*.bin filter=lfs diff=lfs merge=lfs -text\n";
+    let files: [(&str, &[u8]); 3] =
+        [(".gitattributes", attributes), ("a file.json", b"{}"), ("sub/w.bin", &noise(1, 3 << 20))];
+    let dir = model_dir(&a.home().join("m"), &files);
+    let commit = repos.create(NAME).commit(&dir);
+    server.set_access(NAME, Access::Gated);
+
+    // As a mirror makes it: the source instead of web seeds.
+    let shared = share(&a, &dir, NAME, &["--piece-length", "1MiB", "--web-seed", "http://192.0.2.1/"]);
+    let mut manifest = manifests::read(&shared.manifest);
+    a.power_off();
+    manifest.as_object_mut().unwrap().remove("web_seeds");
+    let url = format!("https://huggingface.co/{NAME}");
+    manifest["source"] = json!({"kind": "huggingface", "url": url, "commit": commit});
+    manifests::sign(&mut manifest, 7);
+    let manifest = manifests::write(net.dir().join("hub.json"), &manifest);
+
+    b.configure(&format!("torrent:\n  download_timeout: 6\nhub:\n  endpoint: {}\n", server.url()));
+    import(&b, &manifest);
+    let said = b.run(&["get", NAME]).error(1);
+    assert!(said.contains("401") && said.contains("token"), "{said}");
+    let get = b.silmaril(&["get", NAME]).env("HF_TOKEN", MEMBER).output().unwrap();
+    assert!(get.status.success(), "{}", String::from_utf8_lossy(&get.stderr));
+    assert!(String::from_utf8_lossy(&get.stdout).contains("over HTTP"));
+    let log = server.log().all();
+    let at_cdn: Vec<_> = log.iter().filter(|asked| asked.site == "cdn").collect();
+    assert!(!at_cdn.is_empty() && at_cdn.iter().all(|asked| asked.authorization.is_none()), "{at_cdn:?}");
+    let bearer = format!("Bearer {MEMBER}");
+    assert!(log.iter().any(|asked| asked.site == "hub" && asked.authorization.as_ref() == Some(&bearer)));
+    for logged in std::fs::read_dir(b.base().join("log")).into_iter().flatten().flatten() {
+        assert!(!std::fs::read_to_string(logged.path()).unwrap().contains(MEMBER));
+    }
+}
+
+/// A torrent of others, with an address in its `url-list`.
+fn torrent_with_url(net: &Net, sample: &crate::engine::rig::Sample, url: &str) -> PathBuf {
+    let body = &sample.metainfo[..sample.metainfo.len() - 1];
+    let torrent = [body, format!("8:url-list{}:{url}e", url.len()).as_bytes()].concat();
+    let path = net.dir().join("others.torrent");
+    std::fs::write(&path, torrent).unwrap();
+    path
+}
+
+#[test]
+fn hybrid_torrents_of_others_are_got_and_mounted_from_their_web_seed_and_from_peers() {
+    let net = Net::new();
+    let (web, b, c) = (net.host("web"), net.host("b"), net.host("c"));
+    let files = [("a b.json", 100), ("model.safetensors", 2_500_000), ("sub/c", 700_000)];
+    let sample = crate::engine::rig::Sample::new(&files, 256 << 10, true);
+    let server = FileServer::start(&Place::from(&web), sample.dir.path());
+    let torrent = torrent_with_url(&net, &sample, &format!("{}/", server.url()));
+    let torrent = torrent.to_str().unwrap();
+
+    b.run(&["registry", "import", torrent, "--name", NAME]).ok();
+    let exported: Value = manifests::read(&export(&b, NAME));
+    assert_eq!(exported["web_seeds"], json!([format!("{}/sample/", server.url())]));
+    let got = b.run(&["get", NAME, "--json"]).ok();
+    let got: Value = serde_json::from_str(&got).unwrap();
+    assert_eq!(got["downloaded_web"], 3_200_100);
+    assert_eq!(server.sent("/sample/"), 3_200_100, "nothing came twice");
+
+    // With the server gone, another host mounts it from the first.
+    drop(server);
+    let seeding = b.spawn(&["share", NAME]);
+    seeding.wait_for_line("seeding", PATIENCE);
+    c.run(&["registry", "import", torrent, "--name", NAME]).ok();
+    let mounted = c.mount(&["--peer", &b.peer()]);
+    assert_eq!(hashes(&mounted.path(NAME), PATIENCE), hashes(&sample.dir.path().join("sample"), PATIENCE));
+
+    // A magnet link says where the files are, too.
+    let d = net.host("d");
+    let magnet = format!("magnet:?xt=urn:btmh:1220{}&ws=http%3A%2F%2F192.0.2.1%2F", sample.info_hash);
+    d.run(&["registry", "import", &magnet, "--name", NAME, "--peer", &b.peer()]).ok();
+    assert_eq!(manifests::read(&export(&d, NAME))["web_seeds"], json!(["http://192.0.2.1/sample/"]));
+}
+
+#[test]
+fn only_addresses_that_can_be_used_are_shared() {
+    let net = Net::new();
+    let a = net.host("a");
+    let dir = model_dir(&a.home().join("m"), &[("a", b"x"), ("b", b"y")]);
+    let dir = dir.to_str().unwrap();
+    let share = |seed: &str| -> Finished {
+        a.run(&["share", dir, "--name", NAME, "--license", "mit", "--web-seed", seed])
+    };
+    assert!(share("ftp://x/").error(2).contains("http or https"));
+    assert!(share("http://u:p@x/").error(2).contains("user name"));
+    assert!(share("http://x/?y").error(2).contains("query"));
+    assert!(share("http://x/file").error(1).contains("ends in /"));
+}
