@@ -67,7 +67,7 @@ async fn watched(context: &Context, client: &Client, path: &str) -> Result<Strin
             _ = clock.tick() => {
                 let status = client.status().await?;
                 if let Some(t) = status.transfers.iter().find(|t| names(path, &t.model)) {
-                    let detail = format_args!("{}/s from {}", size(t.download_rate), count(t.peers.into(), "peer")).to_string();
+                    let detail = format_args!("{}/s from {}", size(t.download_rate + t.web_rate), count(t.peers.into(), "peer")).to_string();
                     progress.set(t.cached_bytes, t.total_size, detail);
                 }
             }

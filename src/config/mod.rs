@@ -156,7 +156,7 @@ pub struct CacheConfig {
 pub struct HubConfig {
     /// Base address of the hub.
     pub endpoint: String,
-    /// Whether a model without peers is read from the hub.
+    /// Whether what no peer delivers is read over HTTP, from the hub and other web servers.
     pub fallback: bool,
 }
 

@@ -113,6 +113,7 @@ fn metrics_can_be_scraped() {
     {
         assert!(value(&text, &format!("silmaril_{name} ")).is_some(), "no {name} in\n{text}");
     }
+    assert_eq!(value(&text, "silmaril_received_web_bytes_total{model=\"acme/m\","), Some(0.0));
     assert_eq!(value(&text, "silmaril_transfers "), Some(1.0));
     assert_eq!(value(&text, "silmaril_catalog_records "), Some(1.0), "the record of what is shared");
     assert!(text.ends_with("# EOF\n"), "{text}");

@@ -45,7 +45,7 @@ async fn without_peers_a_read_comes_from_the_web_after_a_while_and_the_next_at_o
     assert_eq!((asked[0].range.clone(), asked[0].file_len), (3 * MIB..4 * MIB, 8 * MIB));
     // Nobody has come since.
     let took = timed(&rig, &m, 6 * MIB).await;
-    assert!(took < Duration::from_millis(10), "{took:?}");
+    assert!(took < Duration::from_millis(20), "{took:?}");
     assert_eq!(web.ranges(), [6 * MIB..7 * MIB]);
     let held = rig.swarm.holds(m.ih).unwrap();
     assert_eq!(held.into_iter().collect::<Vec<_>>(), [3, 6], "the engine has them, to seed");

@@ -1,4 +1,5 @@
-//! A web server of a directory that can be made to fail, and tells which ranges it was asked for.
+//! A web server of a directory that can be made to fail.
+
 use std::path::Path;
 
 use axum::Router;

@@ -118,6 +118,8 @@ pub(in crate::fetch) struct TransferWeb {
     refused: HashMap<u32, u32>,
     /// Nobody delivered when it was last needed, and nobody has come since.
     alone: bool,
+    /// When it was last looked at.
+    looked: Option<Instant>,
     /// When the clock next matters.
     next: Option<Instant>,
     received: u64,
@@ -137,6 +139,7 @@ impl TransferWeb {
             given: BTreeMap::new(),
             refused: HashMap::new(),
             alone: false,
+            looked: None,
             next: None,
             received: 0,
             meter: Meter::default(),
@@ -217,6 +220,18 @@ enum Found {
     Nothing { next: Option<Instant> },
 }
 
+/// What is to be done about a claimed piece.
+enum Verdict {
+    /// Ask this source for it, under this address; the file is that of this number.
+    Ask(usize, String, usize),
+    /// Nothing before then.
+    Later(Instant),
+    /// Nothing: it is here or under way, or cannot come.
+    No,
+    /// Nothing, as about all pieces of this file.
+    NoneOfFile(usize),
+}
+
 impl<'a> Look<'a> {
     fn at(transfer: &'a Transfer, web: &'a TransferWeb, now: Instant) -> Option<Self> {
         let hashes = web.hashes.as_deref()?;
@@ -283,48 +298,56 @@ impl<'a> Look<'a> {
         readings.sort_unstable();
         for (_, piece) in readings {
             match self.consider(piece, servers) {
-                Ok(Some((source, url, file))) => return self.start(source, url, file, piece, true),
-                Ok(None) => {}
-                Err(at) => later(at),
+                Verdict::Ask(source, url, file) => return self.start(source, url, file, piece, true),
+                Verdict::Later(at) => later(at),
+                Verdict::No | Verdict::NoneOfFile(_) => {}
             }
+        }
+        // While peers send something, nothing of whole files is due.
+        let peers_until = self.silent_since.map(|at| at + PATIENCE).filter(|&at| at > self.now);
+        if let Some(until) = peers_until.filter(|_| !self.web.alone && wants.any()) {
+            later(until);
+            return Found::Nothing { next };
         }
         let mut from = 0;
         let mut too_early = 0;
-        while let Some(piece) = wants.next_claimed(from).filter(|_| !for_readers_only) {
+        while let Some(piece) =
+            wants.next_claimed(from).filter(|_| !for_readers_only && too_early < MAX_EARLY)
+        {
             from = piece + 1;
             match self.consider(piece, servers) {
-                Ok(Some((source, url, file))) => return self.start(source, url, file, piece, false),
-                Ok(None) => {}
-                Err(at) => {
+                Verdict::Ask(source, url, file) => return self.start(source, url, file, piece, false),
+                Verdict::Later(at) => {
                     later(at);
                     too_early += 1;
                 }
-            }
-            if too_early > MAX_EARLY {
-                break;
-            }
-            if let Some(file) = self.file_of(piece).filter(|&file| !self.hashes.knows(file)) {
-                let span = self.transfer.revision.layout.spans()[file];
-                from = span.first_piece + span.pieces;
+                Verdict::No => {}
+                Verdict::NoneOfFile(file) => {
+                    let span = self.transfer.revision.layout.spans()[file];
+                    from = span.first_piece + span.pieces;
+                }
             }
         }
         Found::Nothing { next }
     }
 
-    /// Where a piece can be asked for now; or from when on, where that is later.
-    fn consider(&self, piece: u32, servers: &Servers) -> Result<Option<(usize, String, usize)>, Instant> {
-        let Some(file) = self.file_of(piece).filter(|&file| self.hashes.knows(file)) else { return Ok(None) };
+    /// Whether a claimed piece can be asked for now.
+    fn consider(&self, piece: u32, servers: &Servers) -> Verdict {
+        let Some(file) = self.file_of(piece) else { return Verdict::No };
+        if !self.hashes.knows(file) {
+            return Verdict::NoneOfFile(file);
+        }
         if let Some(at) = self.due_at(piece).filter(|&at| at > self.now) {
-            return Err(at);
+            return Verdict::Later(at);
         }
         if !self.is_missing(piece) {
-            return Ok(None);
+            return Verdict::No;
         }
         let path = &self.transfer.revision.manifest.files[file].path;
         match self.web.sources.choose(file, path, servers, self.now) {
-            Choice::Ask(source, url) => Ok(Some((source, url, file))),
-            Choice::Wait(until) => Err(until),
-            Choice::Never => Ok(None),
+            Choice::Ask(source, url) => Verdict::Ask(source, url, file),
+            Choice::Wait(until) => Verdict::Later(until),
+            Choice::Never => Verdict::NoneOfFile(file),
         }
     }
 
@@ -341,12 +364,21 @@ impl<'a> Look<'a> {
 }
 
 /// So many pieces that are not due yet, and the others are taken to be like them.
-const MAX_EARLY: usize = 1000;
+const MAX_EARLY: usize = 64;
+
+/// How long after one look the next comes at the earliest: with small pieces, much happens in one second.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl State {
     /// Ends requests that nobody needs, and begins those that are due.
     pub(in crate::fetch) fn ask_the_web(&mut self, ih: InfoHash, now: Instant) {
         self.end_needless_requests(ih, now);
+        let Some(web) = self.transfers.get_mut(&ih).and_then(|t| t.web.as_mut()) else { return };
+        if let Some(next) = web.looked.map(|at| at + LOOK_EVERY).filter(|&next| next > now) {
+            web.next = Some(web.next.map_or(next, |at| at.min(next)));
+            return self.look_at(next);
+        }
+        web.looked = Some(now);
         loop {
             let Some(transfer) = self.transfers.get(&ih) else { return };
             let Some(web) = &transfer.web else { return };
