@@ -5,6 +5,8 @@
 #![allow(unsafe_code)]
 #![allow(missing_docs)]
 
+pub(crate) mod libgit2;
+
 pub(crate) use raw::*;
 
 #[cxx::bridge(namespace = "silmaril")]

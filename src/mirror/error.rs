@@ -58,6 +58,9 @@ pub enum MirrorError {
     /// HTTP failed.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// The address that a server handed out for a file is accepted no more.
+    #[error(transparent)]
+    LinkExpired(Box<HttpError>),
     /// Git failed.
     #[error("{repository}: {reason}")]
     Git {
@@ -201,6 +204,7 @@ impl MirrorError {
             Self::Unauthorised { .. } => Kind::Unauthorised,
             Self::RateLimited { .. } => Kind::RateLimited,
             Self::Http(error) => of_http(error),
+            Self::LinkExpired(error) => of_http(error),
             Self::Git { .. } => Kind::Network,
             Self::File { reason, .. } => match reason {
                 FileProblem::Damaged(_) => Kind::Damaged,
@@ -220,7 +224,7 @@ impl MirrorError {
         match self {
             Self::Http(error) => error.is_transient(),
             Self::Git { transient, .. } => *transient,
-            Self::RateLimited { .. } => true,
+            Self::RateLimited { .. } | Self::LinkExpired(_) => true,
             _ => false,
         }
     }

@@ -9,17 +9,38 @@
 //!
 //! Nothing here prints, or knows of the engine.
 
+pub mod download;
 pub mod error;
+pub mod git;
+pub mod hub;
 pub mod identity;
+mod journal;
+pub mod lfs;
+mod part;
+pub mod progress;
 pub mod repo;
+mod retry;
 pub mod source;
 pub mod token;
 
+pub use download::{Downloaded, Job, Local, download};
 pub use error::{MirrorError, MirrorErrorKind};
+pub use git::{GitOptions, GitSource};
+pub use hub::HubSource;
 pub use identity::{GitOid, Identity};
+pub use progress::{Board, FileProgress, GitProgress, Progress, Waiting};
 pub use repo::{
     Credential, GitRepository, HubRepository, Named, Reference, Remote, Repository, RepositoryError,
 };
 pub use source::{Body, Opened, RemoteFile, Snapshot, Source};
-mod stub;
-pub use stub::*;
+
+/// A client with the configuration that a new user has.
+#[cfg(test)]
+fn test_client() -> crate::http::Client {
+    let home = tempfile::tempdir().unwrap();
+    let options = crate::config::LoadOptions {
+        home: Some(home.path().to_owned()),
+        ..crate::config::LoadOptions::default()
+    };
+    crate::http::Client::new(&crate::config::Config::load(&options).unwrap().network).unwrap()
+}

@@ -1,5 +1,10 @@
 //! What a hub and a git server have in common: a commit, its files, and the bytes of each.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
@@ -61,19 +66,61 @@ impl Snapshot {
     }
 }
 
+/// Bytes read from a local file at a time.
+const CHUNK: usize = 1 << 20;
+
 /// The bytes of a file as they come.
 pub enum Body {
     /// Over the network.
     Http(Box<http::Body>),
     /// All of them.
     Whole(Option<Bytes>),
+    /// From a file of this machine.
+    Local(LocalBody),
+    /// What a test says, then perhaps an error.
+    #[cfg(test)]
+    Scripted(Option<Bytes>, Option<MirrorError>),
+}
+
+/// A file that is read piece by piece.
+pub struct LocalBody {
+    file: Arc<File>,
+    path: PathBuf,
+    at: u64,
+}
+
+impl LocalBody {
+    async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
+        let (file, at) = (self.file.clone(), self.at);
+        let read = move || {
+            let mut buffer = vec![0; CHUNK];
+            let len = file.read_at(&mut buffer, at)?;
+            buffer.truncate(len);
+            Ok(buffer)
+        };
+        let read = tokio::task::spawn_blocking(read).await.map_err(|_| MirrorError::Cancelled)?;
+        let bytes = read.map_err(MirrorError::io(&self.path))?;
+        self.at += bytes.len() as u64;
+        Ok((!bytes.is_empty()).then(|| bytes.into()))
+    }
 }
 
 impl Body {
+    /// A file of this machine from an offset on.
+    pub(super) fn local(file: File, path: PathBuf, from: u64) -> Self {
+        Self::Local(LocalBody { file: Arc::new(file), path, at: from })
+    }
+
     /// The next bytes; none at the end. Waits for no longer than HTTP does.
     pub async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
         match self {
             Self::Http(body) => Ok(body.next().await?),
+            Self::Local(body) => body.next().await,
+            #[cfg(test)]
+            Self::Scripted(bytes, error) => match bytes.take().filter(|bytes| !bytes.is_empty()) {
+                None => error.take().map_or(Ok(None), Err),
+                some => Ok(some),
+            },
             Self::Whole(bytes) => Ok(bytes.take().filter(|bytes| !bytes.is_empty())),
         }
     }

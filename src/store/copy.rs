@@ -11,7 +11,7 @@ use crate::fsutil;
 
 /// How a second path may come by the bytes of a first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sharing {
+pub(crate) enum Sharing {
     /// Both belong to us: an edit of one may show in the other.
     Inode,
     /// The first belongs to somebody else, whose edits must not show.
@@ -20,7 +20,7 @@ pub(super) enum Sharing {
 
 /// Makes the bytes of `from` stand at the new path `to`, on the disk when this returns: by reflink, else by a hard
 /// link where `sharing` allows one, else by copying.
-pub(super) fn duplicate(from: &Path, to: &Path, sharing: Sharing) -> io::Result<()> {
+pub(crate) fn duplicate(from: &Path, to: &Path, sharing: Sharing) -> io::Result<()> {
     fsutil::remove_if_there(to)?;
     let source = File::open(from)?;
     let target = File::options().write(true).create_new(true).open(to)?;

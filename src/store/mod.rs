@@ -13,7 +13,7 @@ pub mod adopt;
 mod blockmap;
 pub mod cache;
 pub mod content;
-mod copy;
+pub(crate) mod copy;
 mod fds;
 mod mapfile;
 pub mod placement;

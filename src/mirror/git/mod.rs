@@ -1,0 +1,233 @@
+//! Any repository that git can fetch, with its large files from Git LFS.
+//!
+//! `fetch` brings the commit into a bare repository that the caller keeps for later runs, `tree` lists it. Blobs are read
+//! from there; those that are LFS pointers stand for files that [`super::lfs`] brings, or the remote's own directory.
+//! libgit2 works in threads that may block; dropping a future here has it stop at its next sign of life.
+
+mod credentials;
+mod fetch;
+mod tree;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use super::error::FileProblem;
+use super::lfs::LfsClient;
+use super::progress::Board;
+use super::repo::{GitRepository, Reference, Remote};
+use super::retry::Retries;
+use super::source::{Body, Opened, RemoteFile, Snapshot, Source};
+use super::{GitOid, Identity, MirrorError};
+use crate::config::Proxy;
+use crate::http::{Client, Token};
+use crate::model::manifest::Source as ManifestSource;
+pub(super) use credentials::Login;
+
+/// How a repository is fetched.
+pub struct GitOptions {
+    /// The branch, tag or commit; none is what the remote's `HEAD` is.
+    pub reference: Option<Reference>,
+    /// How many commits deep; 0 is all.
+    pub depth: u32,
+    /// The bare repository to fetch into. Made if it is not there.
+    pub git_dir: PathBuf,
+    /// The proxy that is configured. git can use one that speaks HTTP.
+    pub proxy: Option<Proxy>,
+    /// The hub's token, used where the repository is one of the hub.
+    pub token: Option<Token>,
+}
+
+/// A repository that git fetches.
+pub struct GitSource {
+    client: Client,
+    board: Arc<Board>,
+    work: Arc<Work>,
+    lfs: OnceLock<Option<LfsClient>>,
+}
+
+/// What threads of git share.
+struct Work {
+    repository: GitRepository,
+    options: GitOptions,
+}
+
+/// What a fetch and a look at the commit gave.
+struct Fetched {
+    snapshot: Snapshot,
+    /// `lfs.url` of `.lfsconfig`.
+    lfs_url: Option<String>,
+    /// What the server accepted.
+    login: Option<Login>,
+}
+
+impl GitSource {
+    /// A repository to fetch.
+    pub fn new(client: Client, repository: GitRepository, options: GitOptions, board: Arc<Board>) -> Self {
+        Self { client, board, work: Arc::new(Work { repository, options }), lfs: OnceLock::new() }
+    }
+
+    async fn fetch(&self) -> Result<Snapshot, MirrorError> {
+        let mut retries = Retries::new(&self.board);
+        let fetched = loop {
+            let (work, board) = (self.work.clone(), self.board.clone());
+            match blocking(move |cancel| work.fetch(&board, cancel)).await {
+                Ok(fetched) => break fetched,
+                Err(error) => retries.wait(error).await?,
+            }
+        };
+        let Fetched { snapshot, lfs_url, login } = fetched;
+        let lfs = LfsClient::new(
+            &self.client,
+            &self.work.repository,
+            lfs_url,
+            login,
+            &snapshot.files,
+            self.board.clone(),
+        )?;
+        self.lfs.get_or_init(|| lfs);
+        Ok(snapshot)
+    }
+
+    async fn blob(&self, file: &RemoteFile) -> Result<Vec<u8>, MirrorError> {
+        let (work, oid, path) = (self.work.clone(), file.blob, file.path.clone());
+        blocking(move |_| work.blob(oid).map_err(|e| work.failed(&e, &path))).await
+    }
+
+    async fn send(&self, file: &RemoteFile, from: u64, etag: Option<&str>) -> Result<Opened, MirrorError> {
+        let sha256 = match file.identity {
+            Identity::Git(_) => {
+                let body = Body::Whole(Some(Bytes::from(self.blob(file).await?)));
+                return Ok(Opened { from: 0, etag: None, body });
+            }
+            Identity::Lfs(sha256) => sha256,
+        };
+        if let Some(lfs) = self.lfs.get().and_then(Option::as_ref) {
+            return lfs.open(file, sha256, from, etag).await;
+        }
+        let Remote::Directory(dir) = &self.work.repository.remote else {
+            return Err(MirrorError::file(
+                &file.path,
+                FileProblem::Gone("its server is not known".to_owned()),
+            ));
+        };
+        // Where git-lfs keeps the objects of a repository, with a work tree or without.
+        let hex = sha256.to_string();
+        let object = PathBuf::from("lfs/objects").join(&hex[..2]).join(&hex[2..4]).join(&hex);
+        let found =
+            [dir.join(".git").join(&object), dir.join(&object)].into_iter().find(|path| path.is_file());
+        let Some(path) = found else {
+            let why = format!("{} is not in {}", object.display(), dir.display());
+            return Err(MirrorError::file(&file.path, FileProblem::Gone(why)));
+        };
+        let opened = File::open(&path).map_err(MirrorError::io(&path))?;
+        Ok(Opened { from, etag: None, body: Body::local(opened, path, from) })
+    }
+}
+
+impl Source for GitSource {
+    fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, MirrorError>> {
+        self.fetch().boxed()
+    }
+
+    fn open<'a>(
+        &'a self,
+        file: &'a RemoteFile,
+        from: u64,
+        etag: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Opened, MirrorError>> {
+        self.send(file, from, etag).boxed()
+    }
+
+    fn pointer<'a>(&'a self, file: &'a RemoteFile) -> BoxFuture<'a, Result<Option<Vec<u8>>, MirrorError>> {
+        async { self.blob(file).await.map(Some) }.boxed()
+    }
+
+    fn describe(&self, commit: GitOid) -> ManifestSource {
+        let repository = &self.work.repository;
+        if let Some(hub) = &repository.hub {
+            return hub.source(commit);
+        }
+        // Where a directory lies is nobody else's business.
+        let url = match &repository.remote {
+            Remote::Http(_) => Some(repository.remote.to_string()),
+            Remote::Directory(_) => None,
+        };
+        let commit = Some(commit.to_string());
+        ManifestSource { kind: "git".to_owned(), url, commit, other: Default::default() }
+    }
+
+    fn web_seed(&self, commit: GitOid) -> Option<String> {
+        self.work.repository.hub.as_ref().map(|hub| hub.web_seed(&commit.to_string()).into())
+    }
+}
+
+impl Work {
+    fn fetch(&self, board: &Board, cancel: &AtomicBool) -> Result<Fetched, MirrorError> {
+        let (mut warnings, brought) = self.bring(board, cancel)?;
+        let look = || -> Result<Fetched, MirrorError> {
+            let listed = tree::list(&brought.repo, brought.commit, &self.repository.remote.to_string())?;
+            warnings.extend(listed.warnings);
+            let snapshot = Snapshot {
+                commit: GitOid::from(brought.commit),
+                files: listed.files,
+                gated: false,
+                private: None,
+                license: None,
+                warnings,
+            };
+            Ok(Fetched { snapshot, lfs_url: listed.lfs_url, login: brought.login })
+        };
+        look()
+    }
+
+    fn blob(&self, oid: GitOid) -> Result<Vec<u8>, git2::Error> {
+        let repo = git2::Repository::open_bare(&self.options.git_dir)?;
+        let odb = repo.odb()?;
+        let object = odb.read(git2::Oid::from_bytes(&oid.0)?)?;
+        Ok(object.data().to_vec())
+    }
+
+    fn failed(&self, error: &git2::Error, what: &str) -> MirrorError {
+        MirrorError::Git {
+            repository: self.repository.remote.to_string(),
+            reason: format!("{what}: {}", fetch::said(error)),
+            transient: false,
+        }
+    }
+}
+
+impl From<git2::Oid> for GitOid {
+    fn from(oid: git2::Oid) -> Self {
+        let mut bytes = [0; 20];
+        bytes.copy_from_slice(&oid.as_bytes()[..20]);
+        Self(bytes)
+    }
+}
+
+/// Sets its flag when it goes out of scope.
+struct Abandoned(Arc<AtomicBool>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs work that blocks on a thread of its own. Dropping the future sets the flag that the work is given.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce(&AtomicBool) -> Result<T, MirrorError> + Send + 'static,
+) -> Result<T, MirrorError> {
+    let abandoned = Abandoned(Arc::default());
+    let flag = abandoned.0.clone();
+    // A thread that ended without a result has panicked, or the runtime is going.
+    tokio::task::spawn_blocking(move || work(&flag)).await.unwrap_or(Err(MirrorError::Cancelled))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,234 @@
+//! The hub's API: one paged list gives the path, size and hash of every file; each is served by commit and path.
+//!
+//! Nothing here asks for Xet: without that, every file is a plain GET, redirected to where its bytes are, and the token does
+//! not go along ([`crate::http`]).
+
+mod entries;
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use super::error::FileProblem;
+use super::progress::Board;
+use super::repo::{HubRepository, Reference};
+use super::retry::Retries;
+use super::source::{Body, Listing, Opened, RemoteFile, Snapshot, Source};
+use super::{GitOid, MirrorError};
+use crate::http::{Answer, Auth, Client, HttpError, Request, Token, Url, next_page};
+use crate::model::manifest::Source as ManifestSource;
+
+use entries::{Info, MAX_PAGE};
+pub use entries::{TreeEntry, parse_page};
+
+/// The longest description of a repository that is read, in bytes; it lists all files by name.
+const MAX_INFO: usize = 64 << 20;
+/// The most pages of a list: the most files, in pages of a fiftieth of what the hub sends.
+const MAX_PAGES: usize = 5_000;
+
+/// A repository of a hub.
+pub struct HubSource {
+    client: Client,
+    repository: HubRepository,
+    reference: Option<Reference>,
+    auth: Option<Auth>,
+    board: Arc<Board>,
+    /// The commit, once it is known.
+    commit: std::sync::OnceLock<GitOid>,
+}
+
+impl HubSource {
+    /// A repository at a branch, tag or commit; without one, at `main`. The token goes to the hub alone.
+    pub fn new(
+        client: Client,
+        repository: HubRepository,
+        reference: Option<Reference>,
+        token: Option<&Token>,
+        board: Arc<Board>,
+    ) -> Self {
+        let auth = token.map(|token| Auth::bearer(&repository.endpoint, token));
+        Self { client, repository, reference, auth, board, commit: std::sync::OnceLock::new() }
+    }
+
+    fn page(&self) -> String {
+        self.repository.page().into()
+    }
+
+    /// Asks, and asks again where that may help.
+    async fn ask(&self, url: &Url) -> Result<Answer, MirrorError> {
+        let mut retries = Retries::new(&self.board);
+        loop {
+            let request = Request::get(url.clone()).auth(self.auth.as_ref());
+            match self.client.send(request).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => retries.wait(self.explain(error)).await?,
+            }
+        }
+    }
+
+    /// Asks for JSON of at most `max` bytes; also when it is cut in the middle, again.
+    async fn ask_bytes(&self, url: &Url, max: usize) -> Result<(Vec<u8>, Option<Url>), MirrorError> {
+        let mut retries = Retries::new(&self.board);
+        loop {
+            let answer = self.ask(url).await?;
+            let next = next_page(&answer.headers, &answer.url);
+            match answer.body.read(max).await {
+                Ok(bytes) => return Ok((bytes, next)),
+                Err(error) => retries.wait(error.into()).await?,
+            }
+        }
+    }
+
+    /// What a refusal means here.
+    fn explain(&self, error: HttpError) -> MirrorError {
+        let Some(refusal) = error.refusal() else { return error.into() };
+        let (repository, anonymous) = (self.page(), self.auth.is_none());
+        match (refusal.status.as_u16(), refusal.code.as_deref()) {
+            (_, Some("GatedRepo")) => MirrorError::Gated { page: repository },
+            (_, Some("RevisionNotFound")) => {
+                MirrorError::NoReference { repository, reference: self.reference().to_owned() }
+            }
+            (_, Some("RepoNotFound")) => MirrorError::NotFound { repository, anonymous },
+            (401, _) if anonymous => MirrorError::NotFound { repository, anonymous },
+            (401 | 403, _) => MirrorError::Unauthorised { repository, anonymous },
+            (404, None) => MirrorError::NotFound { repository, anonymous },
+            _ => error.into(),
+        }
+    }
+
+    fn reference(&self) -> &str {
+        self.reference.as_ref().map_or("main", Reference::as_str)
+    }
+
+    async fn list(&self) -> Result<Snapshot, MirrorError> {
+        let url = self.repository.api(&["revision", self.reference()]);
+        let (bytes, _) = self.ask_bytes(&url, MAX_INFO).await?;
+        let info: Info = serde_json::from_slice(&bytes)
+            .map_err(|source| HttpError::Json { url: url.to_string(), source })?;
+        let refused =
+            |reason: &str| MirrorError::Refused { repository: self.page(), reason: reason.to_owned() };
+        let commit: GitOid = info.sha.parse().map_err(|_| refused("the hub does not say its commit"))?;
+        let commit = *self.commit.get_or_init(|| commit);
+        let mut listing = Listing::new(self.page());
+        let mut url = self.repository.api(&["tree", &commit.to_string()]);
+        url.query_pairs_mut().append_pair("recursive", "true").append_pair("expand", "false");
+        let origin = url.origin();
+        for _ in 0..MAX_PAGES {
+            let (bytes, next) = self.ask_bytes(&url, MAX_PAGE).await?;
+            let entries = parse_page(&bytes)
+                .map_err(|source| HttpError::Json { url: crate::http::shown(&url), source })?;
+            for entry in entries {
+                match entry {
+                    TreeEntry::File(file) => listing.add(file)?,
+                    TreeEntry::Directory => {}
+                    TreeEntry::Other(path) => listing.submodule(&path)?,
+                }
+            }
+            match next {
+                Some(next) if next.origin() == origin => url = next,
+                Some(_) => return Err(refused("the hub lists its files at another host")),
+                None => {
+                    let (files, warnings) = listing.finish()?;
+                    let (gated, license) = (info.gated(), info.license());
+                    return Ok(Snapshot {
+                        commit,
+                        files,
+                        gated,
+                        private: Some(info.private),
+                        license,
+                        warnings,
+                    });
+                }
+            }
+        }
+        Err(refused("the list of its files does not end"))
+    }
+
+    async fn get(&self, file: &RemoteFile, from: u64, etag: Option<&str>) -> Result<Opened, MirrorError> {
+        let commit = self.commit.get().map(GitOid::to_string).unwrap_or_else(|| self.reference().to_owned());
+        let mut request = Request::get(self.repository.resolve(&commit, &file.path)).auth(self.auth.as_ref());
+        if from > 0 {
+            request = request.range(from, None);
+            request.if_range = etag;
+        }
+        let answer = self.client.send(request).await.map_err(|error| self.explain_file(file, error))?;
+        Opened::of(answer, file)
+    }
+
+    fn explain_file(&self, file: &RemoteFile, error: HttpError) -> MirrorError {
+        let gone = |error: &HttpError| MirrorError::file(&file.path, FileProblem::Gone(error.to_string()));
+        match error.refusal() {
+            Some(refusal) if refusal.code.as_deref() == Some("EntryNotFound") => gone(&error),
+            Some(refusal) if matches!(refusal.status.as_u16(), 404 | 410) && refusal.code.is_none() => {
+                gone(&error)
+            }
+            // Who lets us list the files but refuses one has another reason than the API would: an expired link.
+            Some(refusal)
+                if refusal.code.is_none()
+                    && matches!(refusal.status.as_u16(), 401 | 403)
+                    && !self.is_ours(&refusal.url) =>
+            {
+                MirrorError::LinkExpired(Box::new(error))
+            }
+            _ => self.explain(error),
+        }
+    }
+
+    /// Whether the hub itself answered, and not where it redirects to.
+    fn is_ours(&self, url: &str) -> bool {
+        url.parse::<Url>().is_ok_and(|url| url.origin() == self.repository.endpoint.origin())
+    }
+}
+
+impl Source for HubSource {
+    fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, MirrorError>> {
+        self.list().boxed()
+    }
+
+    fn open<'a>(
+        &'a self,
+        file: &'a RemoteFile,
+        from: u64,
+        etag: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Opened, MirrorError>> {
+        self.get(file, from, etag).boxed()
+    }
+
+    fn pointer<'a>(&'a self, _: &'a RemoteFile) -> BoxFuture<'a, Result<Option<Vec<u8>>, MirrorError>> {
+        // The hub serves the file itself under its path.
+        std::future::ready(Ok(None)).boxed()
+    }
+
+    fn describe(&self, commit: GitOid) -> ManifestSource {
+        self.repository.source(commit)
+    }
+
+    fn web_seed(&self, commit: GitOid) -> Option<String> {
+        Some(self.repository.web_seed(&commit.to_string()).into())
+    }
+}
+
+impl HubRepository {
+    /// What a manifest says of files from here.
+    pub(super) fn source(&self, commit: GitOid) -> ManifestSource {
+        ManifestSource {
+            kind: "huggingface".to_owned(),
+            url: Some(self.page().into()),
+            commit: Some(commit.to_string()),
+            other: Default::default(),
+        }
+    }
+}
+
+impl Opened {
+    /// An answer to a request for a file from some byte on.
+    pub(super) fn of(answer: Answer, file: &RemoteFile) -> Result<Self, MirrorError> {
+        if let Some(total) = answer.total.filter(|&total| total != file.size) {
+            let problem = FileProblem::Damaged(format!("{total} bytes in place of {}", file.size));
+            return Err(MirrorError::file(&file.path, problem));
+        }
+        let etag = answer.etag().map(str::to_owned);
+        Ok(Self { from: answer.start, etag, body: Body::Http(Box::new(answer.body)) })
+    }
+}

@@ -1,0 +1,201 @@
+//! One file as it grows on the disk: written, hashed and counted in one pass, and complete only when it is what was listed.
+//!
+//! All of this blocks; it runs on threads that may.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::Identity;
+use super::identity::BlobHasher;
+use crate::fsutil;
+use crate::model::hash::{FileHasher, FileHashes};
+
+/// Bytes read at a time when the beginning of a part is hashed again.
+const CHUNK: usize = 1 << 20;
+
+/// Why bytes were not taken.
+#[derive(Debug)]
+pub(super) enum PartError {
+    /// The disk.
+    Io(io::Error),
+    /// They are not those of the file.
+    Damaged(String),
+}
+
+impl From<io::Error> for PartError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// A file that is not complete.
+pub(super) struct Part {
+    file: File,
+    path: PathBuf,
+    identity: Identity,
+    size: u64,
+    piece_length: u32,
+    hasher: FileHasher,
+    blob: Option<BlobHasher>,
+}
+
+impl Part {
+    /// Opens the part of a file of `size` bytes at `path`, and hashes what is there.
+    pub fn open(path: &Path, identity: Identity, size: u64, piece_length: u32) -> io::Result<Self> {
+        fs::create_dir_all(fsutil::parent(path))?;
+        let file = create(path)?;
+        let mut part = Self {
+            file,
+            path: path.to_owned(),
+            identity,
+            size,
+            piece_length,
+            hasher: FileHasher::new(piece_length),
+            blob: None,
+        };
+        part.begin();
+        if part.file.metadata()?.len() > size {
+            part.start_over()?;
+        }
+        let mut buffer = vec![0; usize::try_from(size.min(CHUNK as u64)).unwrap_or(CHUNK)];
+        loop {
+            match part.file.read(&mut buffer) {
+                Ok(0) => return Ok(part),
+                Ok(len) => part.hash(&buffer[..len]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        self.hasher = FileHasher::new(self.piece_length);
+        self.blob = matches!(self.identity, Identity::Git(_)).then(|| BlobHasher::new(self.size));
+    }
+
+    fn hash(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        if let Some(blob) = &mut self.blob {
+            blob.update(bytes);
+        }
+    }
+
+    /// Bytes here.
+    pub fn len(&self) -> u64 {
+        self.hasher.len()
+    }
+
+    /// Whether all bytes are here, right or wrong.
+    pub fn is_full(&self) -> bool {
+        self.len() == self.size
+    }
+
+    /// Throws away what is there. The file is another one then: nothing is written to what a copy may share.
+    pub fn start_over(&mut self) -> io::Result<()> {
+        fsutil::remove_if_there(&self.path)?;
+        self.file = create(&self.path)?;
+        self.begin();
+        Ok(())
+    }
+
+    /// Takes the next bytes.
+    pub fn write(&mut self, buffers: &[Bytes]) -> Result<(), PartError> {
+        for bytes in buffers {
+            if bytes.len() as u64 > self.size - self.len() {
+                return Err(PartError::Damaged(format!("more than {} bytes", self.size)));
+            }
+            self.file.write_all(bytes)?;
+            self.hash(bytes);
+        }
+        Ok(())
+    }
+
+    /// Checks that these are the bytes that were listed, and brings them onto the disk. `mode` is cut by the umask.
+    pub fn finish(self, mode: u32) -> Result<FileHashes, PartError> {
+        let metadata = self.seal(mode)?;
+        let found = self.blob.map(BlobHasher::finish);
+        let hashes = self.hasher.finish(metadata);
+        let (expected, found) = match self.identity {
+            Identity::Lfs(sha256) => (sha256.to_string(), hashes.sha256.to_string()),
+            Identity::Git(oid) => (oid.to_string(), found.map(|oid| oid.to_string()).unwrap_or_default()),
+        };
+        if expected != found {
+            return Err(PartError::Damaged(format!("{found} in place of {expected}")));
+        }
+        Ok(hashes)
+    }
+
+    fn seal(&self, mode: u32) -> io::Result<fs::Metadata> {
+        self.file.set_permissions(Permissions::from_mode(mode & !fsutil::umask()))?;
+        self.file.sync_all()?;
+        fs::metadata(&self.path)
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::GitOid;
+    use crate::model::Sha256Digest;
+    use sha2::{Digest as _, Sha256};
+
+    fn identities(bytes: &[u8]) -> [Identity; 2] {
+        [Identity::Lfs(Sha256Digest(Sha256::digest(bytes).into())), Identity::Git(GitOid::of_blob(bytes))]
+    }
+
+    #[test]
+    fn a_part_goes_on_where_it_was_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        for identity in identities(&bytes) {
+            let path = dir.path().join(identity.to_string());
+            let open = || Part::open(&path, identity, 100_000, 16384).unwrap();
+            let mut part = open();
+            part.write(&[Bytes::copy_from_slice(&bytes[..30_001])]).unwrap();
+            drop(part);
+            let mut part = open();
+            assert_eq!((part.len(), part.is_full()), (30_001, false));
+            part.write(&[
+                Bytes::copy_from_slice(&bytes[30_001..50_000]),
+                Bytes::copy_from_slice(&bytes[50_000..]),
+            ])
+            .unwrap();
+            assert!(matches!(part.write(&[Bytes::from_static(b"x")]), Err(PartError::Damaged(_))));
+            let hashes = part.finish(0o666).unwrap();
+            assert_eq!(hashes.sha256.0, <[u8; 32]>::from(Sha256::digest(&bytes)));
+            assert!(hashes.hold_for(&fs::metadata(&path).unwrap(), 16384));
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn other_bytes_are_never_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        for identity in identities(b"right") {
+            let path = dir.path().join(identity.to_string());
+            let mut part = Part::open(&path, identity, 5, 16384).unwrap();
+            part.write(&[Bytes::from_static(b"wrong")]).unwrap();
+            assert!(part.is_full());
+            let error = part.finish(0o666).unwrap_err();
+            assert!(matches!(&error, PartError::Damaged(why) if why.contains(" in place of ")), "{error:?}");
+            let mut part = Part::open(&path, identity, 5, 16384).unwrap();
+            part.start_over().unwrap();
+            part.write(&[Bytes::from_static(b"rig")]).unwrap();
+            part.start_over().unwrap();
+            part.write(&[Bytes::from_static(b"right")]).unwrap();
+            part.finish(0o666).unwrap();
+        }
+        // What is longer than the file begins anew.
+        let path = dir.path().join("long");
+        fs::write(&path, b"longer than it").unwrap();
+        assert_eq!(Part::open(&path, identities(b"")[0], 0, 16384).unwrap().len(), 0);
+    }
+}
