@@ -70,6 +70,7 @@ mod e2e {
 
 mod catalog {
     mod dht;
+    mod full_disk;
     mod hostile;
     mod manifests;
     mod resolving;

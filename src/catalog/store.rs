@@ -2,10 +2,17 @@
 //!
 //! Bounded in all and per publisher; what is over goes by the rules at [`CatalogStore::insert`].
 //!
-//! Who writes: one thread at a time, under `writer`; what is committed is on the disk. The index in memory and the
-//! database's snapshot change together, after the commit and under one lock, so a reader always sees the two agree, and
-//! never waits for the disk's writes. `writer` is locked before `state`, and `state` for as long as a scan of the
-//! index takes: 50 ms with 100 000 records at worst.
+//! Who writes: one thread at a time, under `writer`. The index in memory and the database's snapshot change together,
+//! after the commit and under one lock, so a reader always sees the two agree, and never waits for the disk's writes.
+//! `writer` is locked before `state`, and `state` for as long as a scan of the index takes: 50 ms with 100 000 records
+//! at worst.
+//!
+//! What [`insert`](CatalogStore::insert) has taken in is on the disk when it returns; what
+//! [`insert_soon`](CatalogStore::insert_soon) has, after the next [`flush`](CatalogStore::flush). Ended in between, the
+//! database is as it was at the flush before.
+//!
+//! A database that fails, as on a full disk, is closed and opened again by the next who writes. Until that succeeds,
+//! nothing is found in it.
 //!
 //! Calls that write wait for the disk. Those that return records read them from the disk, mostly from the system's
 //! cache: some 10 µs for each record. They, and [`CatalogStore::search`] above all, belong on a thread that may take
@@ -19,8 +26,9 @@ mod rows;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
-use redb::Database;
+use redb::{Database, Durability};
 
 use self::disk::{OpenError, Place, Snapshot};
 use self::index::{Index, Key};
@@ -84,19 +92,36 @@ pub const MAX_PAGE: usize = 1000;
 /// The most records that one transaction drops when they expire.
 const EXPIRE_AT_ONCE: usize = 10_000;
 
+/// How soon after a failed attempt to open the database again another is made.
+const REOPEN_AFTER: Duration = Duration::from_secs(5);
+
 /// What readers see; both parts of the same transaction.
 struct State {
     index: Index,
-    snapshot: Arc<Snapshot>,
+    /// None while the database is not open.
+    snapshot: Option<Arc<Snapshot>>,
+}
+
+/// What the one who writes has.
+struct Writer {
+    /// None after it failed.
+    database: Option<Database>,
+    /// Something is committed that is not on the disk.
+    unsafe_commits: bool,
+    /// When it was tried in vain to open it again, and why that failed.
+    failed: Option<(Instant, String)>,
 }
 
 /// The catalog's records.
 pub struct CatalogStore {
     file: PathBuf,
     limits: Limits,
-    writer: Mutex<Database>,
+    writer: Mutex<Writer>,
     state: RwLock<State>,
 }
+
+/// All that opening the database gives.
+type Loaded = (Database, Snapshot, Index, Vec<Place>);
 
 impl CatalogStore {
     /// Opens or makes the database below a directory; one that is damaged is put aside, said, and begun anew. Blocks.
@@ -108,33 +133,38 @@ impl CatalogStore {
         let file = dir.join("records.redb");
         let failed = |reason: String| StoreError { path: file.clone(), reason };
         fs::create_dir_all(dir).map_err(|error| failed(error.to_string()))?;
-        let loaded = match Self::load(&file) {
+        let (database, snapshot, index, unreadable) = Self::load_or_begin_anew(&file).map_err(failed)?;
+        let state = RwLock::new(State { index, snapshot: Some(Arc::new(snapshot)) });
+        let writer = Writer { database: Some(database), unsafe_commits: false, failed: None };
+        let store = Self { file: file.clone(), limits, writer: Mutex::new(writer), state };
+        store.drop_unreadable(&mut store.lock(), &unreadable)?;
+        // Whose successors are to be kept is not known yet.
+        store.expire(now, &|_| true)?;
+        Ok(store)
+    }
+
+    /// Reads the database; one that is damaged is put aside.
+    fn load_or_begin_anew(file: &Path) -> Result<Loaded, String> {
+        let loaded = match Self::load(file) {
             Err(OpenError::Damaged(reason)) => {
-                let aside = disk::put_aside(&file).map_err(|error| failed(error.to_string()))?;
+                let aside = disk::put_aside(file).map_err(|error| error.to_string())?;
                 tracing::warn!(
                     "the catalog {} is damaged ({reason}); it was put aside as {}, and the records will come again \
                      from other nodes",
                     file.display(),
                     aside.display()
                 );
-                Self::load(&file)
+                Self::load(file)
             }
             loaded => loaded,
         };
-        let (database, snapshot, index, unreadable) = match loaded {
-            Ok(loaded) => loaded,
-            Err(OpenError::Damaged(reason) | OpenError::Failed(reason)) => return Err(failed(reason)),
-        };
-        let state = RwLock::new(State { index, snapshot: Arc::new(snapshot) });
-        let store = Self { file: file.clone(), limits, writer: Mutex::new(database), state };
-        store.drop_unreadable(&unreadable)?;
-        // Whose successors are to be kept is not known yet.
-        store.expire(now, &|_| true)?;
-        Ok(store)
+        loaded.map_err(|error| match error {
+            OpenError::Damaged(reason) | OpenError::Failed(reason) => reason,
+        })
     }
 
     /// Reads the database, and tells the places of what cannot be read: written by another version.
-    fn load(file: &Path) -> Result<(Database, Snapshot, Index, Vec<Place>), OpenError> {
+    fn load(file: &Path) -> Result<Loaded, OpenError> {
         let (mut index, mut unreadable) = (Index::default(), Vec::new());
         let (database, snapshot) = disk::open(file, |place, bytes| {
             let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
@@ -151,12 +181,9 @@ impl CatalogStore {
         Ok((database, snapshot, index, unreadable))
     }
 
-    fn drop_unreadable(&self, places: &[Place]) -> Result<(), StoreError> {
-        if places.is_empty() {
-            return Ok(());
-        }
+    fn drop_unreadable(&self, writer: &mut Writer, places: &[Place]) -> Result<(), StoreError> {
+        let Some(database) = writer.database.as_ref().filter(|_| !places.is_empty()) else { return Ok(()) };
         tracing::warn!("{} records of the catalog cannot be read; they are dropped", places.len());
-        let database = self.lock();
         let drop_them = || -> Result<_, redb::Error> {
             let transaction = database.begin_write()?;
             let mut rows = disk::rows(&transaction)?;
@@ -165,10 +192,47 @@ impl CatalogStore {
             }
             drop(rows);
             transaction.commit()?;
-            disk::snapshot(&database)
+            disk::snapshot(database)
         };
-        self.write().snapshot = Arc::new(drop_them().map_err(|error| self.failed(&error))?);
+        match drop_them() {
+            Ok(snapshot) => self.write().snapshot = Some(Arc::new(snapshot)),
+            Err(error) => return Err(self.close(writer, &error)),
+        }
         Ok(())
+    }
+
+    /// Opens the database again after it failed, unless that was tried a moment ago.
+    fn reopen(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        if writer.database.is_some() {
+            return Ok(());
+        }
+        if let Some((when, reason)) = &writer.failed
+            && when.elapsed() < REOPEN_AFTER
+        {
+            return Err(StoreError { path: self.file.clone(), reason: reason.clone() });
+        }
+        match Self::load_or_begin_anew(&self.file) {
+            Ok((database, snapshot, index, unreadable)) => {
+                writer.database = Some(database);
+                (writer.unsafe_commits, writer.failed) = (false, None);
+                *self.write() = State { index, snapshot: Some(Arc::new(snapshot)) };
+                tracing::info!("the catalog {} is open again", self.file.display());
+                self.drop_unreadable(writer, &unreadable)
+            }
+            Err(reason) => {
+                tracing::warn!("the catalog {} cannot be opened again: {reason}", self.file.display());
+                writer.failed = Some((Instant::now(), reason.clone()));
+                Err(StoreError { path: self.file.clone(), reason })
+            }
+        }
+    }
+
+    /// Closes the database after an error: it refuses everything from then on.
+    fn close(&self, writer: &mut Writer, error: &redb::Error) -> StoreError {
+        tracing::warn!("the catalog {} is closed after an error: {error}", self.file.display());
+        self.write().snapshot = None;
+        writer.database = None;
+        StoreError { path: self.file.clone(), reason: error.to_string() }
     }
 
     /// Takes records in, in one transaction. Records of `kept` publishers (listed, pinned, our own) are not made to
@@ -186,7 +250,43 @@ impl CatalogStore {
         now: UnixTime,
         kept: &dyn Fn(&PublisherKey) -> bool,
     ) -> Result<Vec<Outcome>, StoreError> {
-        self.transact(kept, |plan| records.iter().map(|record| plan.insert(record, now)).collect())
+        let insert =
+            |plan: &mut Plan<'_, '_>| records.iter().map(|record| plan.insert(record, now)).collect();
+        self.transact(Durability::Immediate, kept, insert)
+    }
+
+    /// [`insert`](Self::insert) of what comes again if it is lost: the disk is not waited for. What is not on it by the
+    /// next [`flush`](Self::flush) is lost when the process is killed before. Blocks, but for the disk's syncing.
+    pub fn insert_soon(
+        &self,
+        records: &[SharedRecord],
+        now: UnixTime,
+        kept: &dyn Fn(&PublisherKey) -> bool,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        let insert =
+            |plan: &mut Plan<'_, '_>| records.iter().map(|record| plan.insert(record, now)).collect();
+        self.transact(Durability::None, kept, insert)
+    }
+
+    /// Puts on the disk what is not there yet; opens the database again where it failed. Blocks.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let mut writer = self.lock();
+        self.reopen(&mut writer)?;
+        let Some(database) = writer.database.as_ref().filter(|_| writer.unsafe_commits) else {
+            return Ok(());
+        };
+        let flushed = || -> Result<(), redb::Error> {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            Ok(transaction.commit()?)
+        };
+        match flushed() {
+            Ok(()) => {
+                writer.unsafe_commits = false;
+                Ok(())
+            }
+            Err(error) => Err(self.close(&mut writer, &error)),
+        }
     }
 
     /// Drops what has expired; returns how many. What a publisher has named as successor stays while the publisher is
@@ -197,7 +297,7 @@ impl CatalogStore {
             if !self.read().index.has_expired(now, kept) {
                 return Ok(dropped);
             }
-            match self.transact(kept, |plan| plan.expire(now, EXPIRE_AT_ONCE))? {
+            match self.transact(Durability::Immediate, kept, |plan| plan.expire(now, EXPIRE_AT_ONCE))? {
                 0 => return Ok(dropped),
                 more => dropped += more,
             }
@@ -317,7 +417,7 @@ impl CatalogStore {
 
     /// A publisher's records after a sequence, ascending by sequence, at most `limit` and [`MAX_PAGE`]. Reads the disk.
     pub fn after(&self, publisher: &PublisherKey, sequence: i64, limit: usize) -> Vec<SharedRecord> {
-        let snapshot = self.read().snapshot.clone();
+        let Some(snapshot) = self.read().snapshot.clone() else { return Vec::new() };
         let (first, last) = disk::places_after(publisher, sequence);
         let rows = match snapshot.range::<&Place>(&first..&last) {
             Ok(rows) => rows,
@@ -347,18 +447,14 @@ impl CatalogStore {
     }
 
     /// Reads one record. None where the disk fails, which is said.
-    fn fetch(&self, snapshot: &Snapshot, place: &Place) -> Option<SharedRecord> {
-        match snapshot.get(place) {
+    fn fetch(&self, snapshot: &Option<Arc<Snapshot>>, place: &Place) -> Option<SharedRecord> {
+        match snapshot.as_ref()?.get(place) {
             Ok(bytes) => bytes.and_then(|bytes| disk::record(bytes.value())),
             Err(error) => {
                 self.unreadable(&error);
                 None
             }
         }
-    }
-
-    fn failed(&self, error: &redb::Error) -> StoreError {
-        StoreError { path: self.file.clone(), reason: error.to_string() }
     }
 
     fn unreadable(&self, error: &redb::StorageError) {
@@ -368,12 +464,18 @@ impl CatalogStore {
     /// Plans changes and commits them; readers see them after that, all at once.
     fn transact<T>(
         &self,
+        durability: Durability,
         kept: &dyn Fn(&PublisherKey) -> bool,
         change: impl FnOnce(&mut Plan<'_, '_>) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let database = self.lock();
+        let mut writer = self.lock();
+        self.reopen(&mut writer)?;
+        let Some(database) = &writer.database else {
+            return Err(StoreError { path: self.file.clone(), reason: "it is closed".to_owned() });
+        };
         let transact = || -> Result<_, redb::Error> {
-            let transaction = database.begin_write()?;
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(durability)?;
             // Nobody else changes the index while this thread is the writer, so it may be read without hurry.
             let state = self.read();
             let mut plan = Plan::new(&state.index, disk::rows(&transaction)?, &self.limits, kept);
@@ -386,13 +488,19 @@ impl CatalogStore {
                 return Ok((done, None));
             }
             transaction.commit()?;
-            Ok((done, Some((changes, disk::snapshot(&database)?))))
+            Ok((done, Some((changes, disk::snapshot(database)?))))
         };
-        let (done, changed) = transact().map_err(|error| self.failed(&error))?;
+        let (done, changed) = match transact() {
+            Ok(done) => done,
+            Err(error) => return Err(self.close(&mut writer, &error)),
+        };
+        if changed.is_some() {
+            writer.unsafe_commits = matches!(durability, Durability::None);
+        }
         if let Some((changes, snapshot)) = changed {
             let mut state = self.write();
             changes.apply(&mut state.index);
-            state.snapshot = Arc::new(snapshot);
+            state.snapshot = Some(Arc::new(snapshot));
         }
         Ok(done)
     }
@@ -406,8 +514,19 @@ impl CatalogStore {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Database> {
+    fn lock(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for CatalogStore {
+    fn drop(&mut self) {
+        // One that failed has nothing to save.
+        if self.lock().database.is_some()
+            && let Err(error) = self.flush()
+        {
+            tracing::warn!("what was learned last is lost: {error}");
+        }
     }
 }
 

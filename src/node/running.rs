@@ -268,7 +268,13 @@ impl Node {
         }
         self.fetch.flush(STOP_WITHIN / 2).await;
         let store = self.library.store.clone();
-        let synced = tokio::task::spawn_blocking(move || store.sync());
+        let catalog = self.catalog.clone();
+        let synced = tokio::task::spawn_blocking(move || {
+            if let Some(Err(e)) = catalog.map(|part| part.store.flush()) {
+                tracing::error!("{e}");
+            }
+            store.sync()
+        });
         match tokio::time::timeout(STOP_WITHIN / 2, synced).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(e))) => tracing::error!("the cache could not be synced: {e}"),

@@ -35,6 +35,9 @@ const READERS: usize = 2;
 /// What may wait for one listener. What is beyond is lost to it, and its questions run into their deadlines.
 const MAX_HEARD: usize = 1024;
 
+/// How often what peers told is put on the disk. What a power cut takes comes again.
+const FLUSH_EVERY: Duration = Duration::from_secs(2);
+
 /// How often what has expired goes.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
 
@@ -205,7 +208,11 @@ impl Core {
     /// Stores records as if a peer had told them, and spreads them. Blocks for the disk.
     pub fn store(&self, origin: Origin, records: &[SharedRecord]) -> Result<(), StoreError> {
         let kept = |publisher: &PublisherKey| self.known.holdings.is_kept(publisher);
-        let outcomes = self.known.store.insert(records, self.unix_time(), &kept)?;
+        let (store, now) = (&self.known.store, self.unix_time());
+        let outcomes = match origin {
+            Origin::Own => store.insert(records, now, &kept)?,
+            _ => store.insert_soon(records, now, &kept)?,
+        };
         for (record, _) in records.iter().zip(&outcomes).filter(|(_, o)| **o == Outcome::Stored) {
             if let Some(model) = record.model() {
                 self.searches.forget_miss(&model.name);
@@ -242,7 +249,7 @@ impl Core {
             Action::HangUp { peer, ban, why } => self.hang_up(peer, ban, why),
             Action::Store(origin, records) => {
                 if let Err(error) = self.store(origin, &records) {
-                    tracing::warn!(%error, "records of peers are not kept");
+                    tracing::debug!(%error, "records of peers are not kept");
                 }
             }
             Action::Tell(Notice::Ready(_)) => {
@@ -330,15 +337,22 @@ impl Core {
 
     /// Lets the gossip look at the clock.
     pub async fn tick_all(self: Arc<Self>) {
-        let mut next_expiry = Instant::now();
+        let (mut next_expiry, mut next_flush) = (Instant::now(), Instant::now() + FLUSH_EVERY);
         loop {
             tokio::time::sleep(TICK).await;
+            let flush = Instant::now() >= next_flush;
+            if flush {
+                next_flush = Instant::now() + FLUSH_EVERY;
+            }
             let expire = Instant::now() >= next_expiry;
             if expire {
                 next_expiry = Instant::now() + EXPIRE_EVERY;
             }
             let core = Arc::clone(&self);
             let ticked = move || {
+                if flush && let Err(error) = core.known.store.flush() {
+                    tracing::debug!(%error, "what peers told is not on the disk");
+                }
                 if expire && let Err(error) = core.expire() {
                     tracing::warn!(%error, "what has expired is not dropped");
                 }

@@ -312,6 +312,30 @@ fn inserts_until_it_is_killed() {
 }
 
 #[test]
+fn what_peers_push_costs_no_sync_each_and_is_on_the_disk_after_the_next_flush() {
+    let (rig, copies) = (Rig::new(), tempfile::tempdir().unwrap());
+    // What a process finds that starts after the power failed now.
+    let left = |n: i64| {
+        let copy = copies.path().join(n.to_string());
+        fs::create_dir(&copy).unwrap();
+        fs::copy(rig.store.file.clone(), copy.join("records.redb")).unwrap();
+        CatalogStore::open(&copy, NOW).unwrap().len()
+    };
+    rig.insert(&[sign(&KEYS[0], "x/own", 1, NOW)]);
+    for n in 0..50 {
+        let pushed = sign(&KEYS[1], &format!("x/m{n}"), n + 1, NOW);
+        assert_eq!(rig.store.insert_soon(&[pushed], NOW, &nobody).unwrap(), [Outcome::Stored]);
+    }
+    assert_eq!((rig.store.len(), left(1)), (51, 1));
+    rig.store.flush().unwrap();
+    assert_eq!(left(2), 51);
+    // What is synced takes with it what came before.
+    rig.store.insert_soon(&[sign(&KEYS[1], "x/late", 100, NOW)], NOW, &nobody).unwrap();
+    rig.insert(&[sign(&KEYS[0], "x/own2", 2, NOW)]);
+    assert_eq!(left(3), 53);
+}
+
+#[test]
 fn what_is_committed_survives_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let key = fixed_key().public();
