@@ -371,7 +371,7 @@ impl Node {
 }
 
 /// Waits for something, and calls `tick` now and then until it comes.
-async fn meanwhile<T>(work: impl Future<Output = T>, tick: impl Fn()) -> T {
+pub(super) async fn meanwhile<T>(work: impl Future<Output = T>, tick: impl Fn()) -> T {
     tokio::pin!(work);
     let mut clock = tokio::time::interval(REPORT_EVERY);
     loop {

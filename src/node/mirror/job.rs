@@ -2,13 +2,15 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::{MirrorRequest, rule};
+use super::MirrorRequest;
 use crate::fsutil;
-use crate::mirror::{self, MirrorError, Reference, Repository, Snapshot, Source};
+use crate::mirror::{
+    Board, GitOptions, GitSource, HubSource, MirrorError, Reference, Repository, Snapshot, Source,
+};
 use crate::model::path::PARTIAL_SUFFIX;
 use crate::model::{ModelRef, Revision};
-use crate::node::sharing::Rule;
 use crate::node::{Library, Node, NodeError};
 use crate::store::StoreError;
 
@@ -49,41 +51,49 @@ impl Job {
         Ok(Self { repository, reference, note: named.note, model, dest, staging })
     }
 
-    /// Opens the repository.
-    pub fn open<'a>(
-        &'a self,
+    /// Opens the repository; what it does is written on the board.
+    pub fn open(&self, node: &Node, request: &MirrorRequest, board: &Arc<Board>) -> Box<dyn Source> {
+        let (client, board, reference) = (node.http.clone(), board.clone(), self.reference.clone());
+        match &self.repository {
+            Repository::Hub(hub) => {
+                Box::new(HubSource::new(client, hub.clone(), reference, request.token.as_ref(), board))
+            }
+            Repository::Git(git) => {
+                let options = GitOptions {
+                    reference,
+                    depth: request.depth,
+                    git_dir: node.library.paths.mirror_of(&self.model),
+                    // It was checked when the configuration was read.
+                    proxy: node.library.config.network.proxy.as_ref().and_then(|proxy| proxy.parse().ok()),
+                    token: request.token.clone(),
+                };
+                Box::new(GitSource::new(client, git.clone(), options, board))
+            }
+        }
+    }
+
+    /// Fixes the commit and lists its files. What git cannot tell of a repository of the hub, the hub is asked for; of
+    /// another one, who needed a password thinks that it is private.
+    pub async fn snapshot(
+        &self,
         node: &Node,
         request: &MirrorRequest,
-        cloning: &'a (dyn Fn(u64, u64) + Send + Sync),
-    ) -> Result<Box<dyn Source + 'a>, NodeError> {
-        let options = mirror::Options {
-            client: node.http.clone(),
-            reference: self.reference.clone(),
-            depth: request.depth,
-            token: request.token.clone(),
-            git_dir: self.git_dir(&node.library),
-            cloning,
-        };
-        Ok(mirror::open(&self.repository, options)?)
-    }
-
-    fn git_dir(&self, library: &Library) -> PathBuf {
-        library.paths.mirror_of(&self.model)
-    }
-
-    /// How the model is shared.
-    pub fn rule(&self, request: &MirrorRequest, snapshot: &Snapshot, license: Option<&str>) -> Rule {
-        // A git server does not say; who needed a password thinks so.
-        let private = snapshot.private.unwrap_or_else(|| match &self.repository {
-            Repository::Hub(_) => false,
-            Repository::Git(git) => git.credential.is_some(),
-        });
-        rule(request, snapshot, private, license)
-    }
-
-    /// Where complete files come.
-    pub fn tree(&self) -> PathBuf {
-        mirror::tree(&self.staging)
+        source: &dyn Source,
+    ) -> Result<Snapshot, NodeError> {
+        let mut snapshot = source.snapshot().await?;
+        if let Repository::Git(git) = &self.repository {
+            if let Some(hub) = &git.hub {
+                let (client, token) = (node.http.clone(), request.token.as_ref());
+                let reference = snapshot.commit.to_string().parse().map_err(MirrorError::from)?;
+                let hub = HubSource::new(client, hub.clone(), Some(reference), token, Arc::default());
+                let told = hub.snapshot().await?;
+                (snapshot.gated, snapshot.private, snapshot.license) =
+                    (told.gated, told.private, told.license);
+            } else if git.credential.is_some() {
+                snapshot.private.get_or_insert(true);
+            }
+        }
+        Ok(snapshot)
     }
 
     /// Removes what is left of the download.

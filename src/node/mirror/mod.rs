@@ -9,16 +9,21 @@ mod place;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::get::meanwhile;
 use super::sharing::{Rule, Withheld};
 use super::{Node, NodeError};
 use crate::http::Token;
-use crate::mirror::{self, Download, FileProgress, Snapshot};
+use crate::mirror::{self, Board, FileProgress, Snapshot};
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, license, manifest};
 use job::Job;
 use place::Place;
+
+/// Files that come at a time: enough to fill a line with those of a few megabytes, few enough for any server.
+const PARALLEL: usize = 4;
 
 /// What to mirror, and what to do with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,9 +77,26 @@ pub enum MirrorProgress {
         total: u64,
         /// The files under way.
         files: Vec<FileProgress>,
-        /// For how many seconds the server asked us to wait.
+        /// For how many seconds nothing is asked for, because the server wants it so or something failed.
         waiting: Option<u64>,
     },
+}
+
+impl MirrorProgress {
+    fn of(now: &mirror::Progress) -> Self {
+        match (now.total, now.git) {
+            (0, None) => Self::Looking,
+            (0, Some(git)) => Self::Cloning { received: git.bytes, objects: git.objects },
+            (total, _) => Self::Downloading {
+                done: now.done,
+                total,
+                files: now.files.clone(),
+                waiting: now
+                    .waiting
+                    .map(|w| w.until.duration_since(SystemTime::now()).unwrap_or_default().as_secs()),
+            },
+        }
+    }
 }
 
 /// What came of it.
@@ -118,30 +140,24 @@ impl Node {
         let own = self.library.signer(request.sign)?.map(|key| key.public());
         self.library.trust.check(&job.model.name, own)?;
         let turn = self.mirrors.turn(&job.model).await;
-        progress(MirrorProgress::Looking);
-        let cloning = |received, objects| progress(MirrorProgress::Cloning { received, objects });
-        let source = job.open(self, request, &cloning)?;
-        let snapshot = Arc::new(source.snapshot().await?);
+        let board = Arc::new(Board::default());
+        let source = job.open(self, request, &board);
+        let showing = || progress(MirrorProgress::of(&board.now()));
+        let snapshot = Arc::new(meanwhile(job.snapshot(self, request, &*source), showing).await?);
         let from = source.describe(snapshot.commit);
         if let Some(known) = self.mirrored_before(&job, request, &from)? {
             return self.still_mirrored(&job, &snapshot, request, &known);
         }
         let local = self.local_copies(&snapshot, request.piece_length).await?;
-        let download = Download {
+        let download = mirror::Job {
             staging: &job.staging,
             piece_length: request.piece_length,
             skip_lfs: request.skip_lfs,
             have: &|file| local.find(file),
-            progress: &|p| {
-                progress(MirrorProgress::Downloading {
-                    done: p.done,
-                    total: p.total,
-                    files: p.files,
-                    waiting: p.waiting.map(|wait| wait.as_secs()),
-                });
-            },
+            parallel: PARALLEL,
         };
-        let downloaded = mirror::download(&*source, &snapshot, &download).await?;
+        let downloading = mirror::download(&*source, &snapshot, download, &board);
+        let downloaded = meanwhile(downloading, showing).await?;
         let web_seeds = source.web_seed(snapshot.commit).into_iter().collect();
         drop(source);
         let (node, request) = (self.clone(), request.clone());
@@ -176,7 +192,7 @@ impl Node {
         request: &MirrorRequest,
         known: &Manifest,
     ) -> Result<MirrorReport, NodeError> {
-        let rule = job.rule(request, snapshot, known.license.as_deref());
+        let rule = rule(request, snapshot, known.license.as_deref());
         self.set_rule(known, rule)?;
         Ok(MirrorReport {
             model: job.model.clone(),
@@ -196,9 +212,9 @@ impl Node {
 }
 
 /// How a mirrored model is shared. That its repository restricts it weighs more than that nobody asked.
-fn rule(request: &MirrorRequest, snapshot: &Snapshot, private: bool, license: Option<&str>) -> Rule {
+fn rule(request: &MirrorRequest, snapshot: &Snapshot, license: Option<&str>) -> Rule {
     let restricted = match () {
-        () if private => Some(Withheld::Private),
+        () if snapshot.private == Some(true) => Some(Withheld::Private),
         () if snapshot.gated => Some(Withheld::Gated),
         () if !license.is_some_and(license::permits_redistribution) => Some(Withheld::Licence),
         () => None,

@@ -1,11 +1,11 @@
 //! What was downloaded becomes a model: all of it, or nothing.
 
-use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Job, MirrorReport, MirrorRequest};
+use super::{Job, MirrorReport, MirrorRequest, rule};
 use crate::mirror::{Downloaded, Snapshot};
 use crate::model::describe::{DescribeOptions, Description, describe};
 use crate::model::manifest::Source;
@@ -31,6 +31,7 @@ pub(super) struct Place {
 
 /// A manifest whose files stand, verified, in the directory where they came.
 struct Ready {
+    tree: PathBuf,
     manifest: Arc<Manifest>,
     rule: Rule,
     warnings: Vec<String>,
@@ -44,9 +45,9 @@ impl Place {
             path: self.job.dest.clone(),
             source: self.job.repository.to_string(),
             commit: self.snapshot.commit.to_string(),
-            files: downloaded.files.len(),
-            bytes: downloaded.files.iter().map(|file| file.size).sum(),
-            downloaded: downloaded.downloaded,
+            files: downloaded.hashes.len(),
+            bytes: downloaded.hashes.values().map(|hashes| hashes.metadata.len()).sum(),
+            downloaded: downloaded.fetched,
             up_to_date: false,
             pointers: downloaded.pointers.clone(),
             info_hash: None,
@@ -68,11 +69,11 @@ impl Place {
         if let Some(replaced) = &replaced {
             held.push(node.closed(replaced).await?);
         }
-        let (new, old, rule) = (revision.clone(), replaced.clone(), ready.rule);
+        let (tree, new, old, rule) = (ready.tree, revision.clone(), replaced.clone(), ready.rule);
         blocking::cancellable(move |_| {
             // The thread goes on when nobody waits for it any more.
             let _until_done = (held, node.lock.clone());
-            place.enter(&new, old.as_deref(), rule)?;
+            place.enter(&tree, &new, old.as_deref(), rule)?;
             node.apply_rules(&new.manifest.torrent.info_hash);
             node.fetch.relocate(&new);
             if let Some(old) = old {
@@ -91,8 +92,7 @@ impl Place {
     /// Describes the files where they came, signs, and records them as verified there.
     async fn ready(self, downloaded: Downloaded) -> Result<(Self, Ready), NodeError> {
         blocking::cancellable(move |cancel| {
-            let tree = self.job.tree();
-            let known: HashMap<_, _> = downloaded.files.into_iter().map(|f| (f.path, f.hashes)).collect();
+            let Downloaded { dir: tree, hashes: known, .. } = downloaded;
             let options = DescribeOptions {
                 license: None,
                 license_needed: false,
@@ -114,7 +114,7 @@ impl Place {
                         .to_owned(),
                 );
             }
-            let rule = self.job.rule(&self.request, &self.snapshot, manifest.license.as_deref());
+            let rule = rule(&self.request, &self.snapshot, manifest.license.as_deref());
             let library = &self.node.library;
             library.seal(&mut manifest, self.request.sign)?;
             library.trust.claim(&manifest.name, manifest.publisher)?;
@@ -122,7 +122,7 @@ impl Place {
             store.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
             let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();
             store.record_own(&manifest, &tree, &stamps)?;
-            Ok((self, Ready { manifest: Arc::new(manifest), rule, warnings }))
+            Ok((self, Ready { tree, manifest: Arc::new(manifest), rule, warnings }))
         })
         .await
     }
@@ -142,12 +142,18 @@ impl Place {
     }
 
     /// Puts a described model in its place. Blocks.
-    fn enter(&self, new: &StoredRevision, old: Option<&StoredRevision>, rule: Rule) -> Result<(), NodeError> {
+    fn enter(
+        &self,
+        tree: &Path,
+        new: &StoredRevision,
+        old: Option<&StoredRevision>,
+        rule: Rule,
+    ) -> Result<(), NodeError> {
         let library = &self.node.library;
         let all: Vec<usize> = (0..new.contents.len()).collect();
         self.take_pointers_away()?;
         library.store.publish(new, &all, &self.job.dest)?;
-        library.store.retire(new, &self.job.tree())?;
+        library.store.retire(new, tree)?;
         // Before anybody hears of it.
         library.sharing.set(&self.job.model, rule)?;
         library.registry.insert(Manifest::clone(&new.manifest))?;
@@ -176,8 +182,8 @@ impl Place {
     async fn lay_out(self, downloaded: Downloaded) -> Result<(), NodeError> {
         blocking::cancellable(move |_| {
             let _until_done = (&self.turn, self.node.lock.clone());
-            let paths: Vec<&str> = downloaded.files.iter().map(|file| file.path.as_str()).collect();
-            self.node.library.store.lay_out(&self.job.tree(), &self.job.dest, &paths)?;
+            let paths: Vec<&str> = downloaded.hashes.keys().map(String::as_str).collect();
+            self.node.library.store.lay_out(&downloaded.dir, &self.job.dest, &paths)?;
             self.job.clear()
         })
         .await
