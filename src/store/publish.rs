@@ -234,6 +234,11 @@ impl Store {
         }
     }
 
+    /// Whether every file of a manifest stands, unchanged since it was verified, below `dest`.
+    pub fn stands_at(&self, manifest: &Manifest, dest: &Path) -> bool {
+        fs::canonicalize(dest).is_ok_and(|dest| self.stands_whole(manifest, &dest))
+    }
+
     /// Whether every file of the manifest stands below `dest` as recorded.
     fn stands_whole(&self, manifest: &Manifest, dest: &Path) -> bool {
         let record = self.shared.placements.record(&manifest.torrent.info_hash);

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 
 use crate::support::fixtures::{hashes, minilm};
 use crate::support::mirror::{Hubbed, mirror, mirror_and_share, mirror_command, mirrored, tree};
-use crate::support::process::{PATIENCE, Proc};
+use crate::support::process::{PATIENCE, Proc, until};
 use crate::support::web::faults::Fault;
 
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
@@ -45,7 +45,7 @@ fn a_mirror_killed_twice_fetches_no_complete_file_again_and_goes_on_with_the_res
     let size = 90_868_376;
     for reached in [20_000_000, 50_000_000] {
         let mut process = Proc::spawn(&mut mirror_command(&a, &[MINILM], None));
-        net.hub.log().wait_for(PATIENCE, |_| net.hub.log().sent(WEIGHTS) > reached);
+        until("enough has come", PATIENCE, || net.hub.log().sent(WEIGHTS) > reached);
         process.signal(Signal::KILL);
         process.wait(PATIENCE);
         assert!(!mirrored(&a, MINILM).join(WEIGHTS).exists(), "a part was left under the name of the whole");
@@ -77,6 +77,7 @@ fn what_is_up_to_date_is_not_downloaded_and_what_changed_alone_is() {
     assert!(said.contains("up to date"), "{said}");
     assert!(!log.all()[before..].iter().any(|a| a.path.contains("resolve")), "files were asked for again");
 
+    let first = repo.resolve("main").unwrap();
     // The branch moves: one large file changes, one small file goes.
     let next = net.tree("acme/m", "mit", 2);
     std::fs::remove_file(next.join("sub/a file+.json")).unwrap();
@@ -88,7 +89,6 @@ fn what_is_up_to_date_is_not_downloaded_and_what_changed_alone_is() {
     assert_eq!(log.sent("large.bin"), before, "an unchanged file was downloaded again");
 
     // And back, as a revision of its own.
-    let first = repo.resolve("main~1").unwrap();
     mirror(&a, &["acme/m", "--branch", &first, "--no-auto-share"]).ok();
     let there = mirrored(&a, &format!("acme/m@{first}"));
     assert_eq!(tree(&there), hashes(&net.tree("acme/m", "mit", 1), PATIENCE));
@@ -146,5 +146,5 @@ fn datasets_and_addresses_of_the_hub_are_mirrored_under_their_names() {
     mirror(&a, &[&address, "--no-auto-share", "--name", "other/name"]).ok();
     assert!(mirrored(&a, "other/name@v1").join("large.bin").exists());
     let known = a.run(&["list"]).ok();
-    assert!(known.contains("datasets/acme/corpus") && known.contains("other/name@v1"), "{known}");
+    assert!(known.contains("datasets/acme/corpus") && known.contains("other/name"), "{known}");
 }

@@ -178,11 +178,7 @@ impl Node {
                 && known.signed_by() == self.library.trust.own().filter(|_| request.sign)
                 && (known.license.is_some() || request.license.is_none())
         });
-        let Some(known) = known else { return Ok(None) };
-        let revision = self.library.store.revision(known.clone())?;
-        let dest = std::fs::canonicalize(&job.dest).ok();
-        let here = revision.is_complete() && dest.is_some() && super::models::place(&revision) == dest;
-        Ok(here.then_some(known))
+        Ok(known.filter(|known| self.library.store.stands_at(known, &job.dest)))
     }
 
     fn still_mirrored(
