@@ -77,7 +77,7 @@ fn who_holds_only_the_manifest_reads_one_tensor_and_passes_its_pieces_on() {
         assert!(first % PIECE == 0 && ((last + 1) % PIECE == 0 || last + 1 == len), "{one:?}");
     }
     // The header and the rows, and up to 4 MiB that the kernel reads around each.
-    let pieces = asked.iter().map(|one| range(one)).map(|(first, last)| (last + 1 - first).div_ceil(PIECE));
+    let pieces = asked.iter().map(range).map(|(first, last)| (last + 1 - first).div_ceil(PIECE));
     assert!(pieces.sum::<u64>() <= 12, "{asked:?}");
     let told = transfer(&c);
     assert_eq!(told["downloaded"], 0);

@@ -84,6 +84,17 @@ async fn failures_are_repeated_ever_less_often_and_said() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_never_finishes_a_piece_does_not_keep_a_job_alive() {
+    let (rig, web, m) = with_web(MIB, 2 * MIB);
+    web.always(SEED, Answer::Cut(100_000));
+    // Longer than the longest pause between two tries.
+    let get = rig.get(&m, &[0], Duration::from_secs(400));
+    let ended = tokio::time::timeout(Duration::from_secs(10_000), get).await.expect("it goes on for ever");
+    assert!(matches!(ended.unwrap(), Err(ReadError::TimedOut(_))));
+    assert!(rig.status(&m).downloaded_web > 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_asks_to_wait_is_not_asked_before() {
     let (rig, web, m) = with_web(MIB, 2 * MIB);
     let retry_after = Some(Duration::from_secs(40));

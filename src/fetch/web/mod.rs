@@ -12,13 +12,17 @@
 //! - Requests, and the bytes that they and the engine hold in memory, are bounded for each torrent and for the node.
 //! - A server that fails is left alone for growing pauses; one that sent wrong bytes, for the rest of the run.
 //!
-//! Parts: `sources` (addresses and their health), `plan` (which bytes to ask for), `requests` (what is under way: part of
-//! the one state), `run` (one request), `http` (the real web).
+//! Parts: `sources` (addresses and their health), `look` (the policy: what to ask for next), `plan` (merging),
+//! `requests` (what is under way: part of the one state), `shared` (what bounds them), `run` (one request), `http` (the
+//! real web), `meter`.
 
 mod http;
+mod look;
+mod meter;
 mod plan;
 mod requests;
 mod run;
+mod shared;
 mod sources;
 
 use std::fmt;
@@ -31,8 +35,9 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 pub use http::HttpSource;
-pub(super) use requests::{TransferWeb, WebShared};
+pub(super) use requests::TransferWeb;
 pub(super) use run::{Job, run};
+pub(super) use shared::WebShared;
 
 /// How long peers have to themselves: connecting and a first piece take well under a second where peers are good, and a
 /// person who waits for a file notices more than this.

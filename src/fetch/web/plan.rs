@@ -20,7 +20,8 @@ pub(super) fn extend(
     while end < span.first_piece + span.pieces {
         let next = layout.owner(PieceIndex(end)).map_or(0, |(_, bytes)| bytes.end - bytes.start);
         let wanted = due(end) && len + next <= MAX_REQUEST;
-        if !wanted && !(len < MIN_REQUEST && missing(end)) {
+        let worth_it = len < MIN_REQUEST && missing(end);
+        if !(wanted || worth_it) {
             break;
         }
         len += next;
