@@ -81,7 +81,11 @@ fn who_holds_only_the_manifest_reads_one_tensor_and_passes_its_pieces_on() {
     assert!(pieces.sum::<u64>() <= 12, "{asked:?}");
     let told = transfer(&c);
     assert_eq!(told["downloaded"], 0);
-    assert_eq!(told["downloaded_web"], told["cached_bytes"], "nothing came twice");
+    // What was under way when the reader closed the file was dropped.
+    assert!(told["downloaded_web"].as_u64() >= told["cached_bytes"].as_u64(), "{told}");
+    let mut ranges: Vec<(u64, u64)> = asked.iter().map(range).collect();
+    ranges.sort_unstable();
+    assert!(ranges.windows(2).all(|two| two[0].1 < two[1].0), "some of it was asked for twice: {ranges:?}");
     let shown = c.run(&["status"]).ok();
     assert!(shown.contains("FROM PEERS") && shown.contains("FROM WEB"), "{shown}");
 
