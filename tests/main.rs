@@ -120,6 +120,14 @@ mod fetch {
     mod windows;
 }
 
+mod mirror {
+    mod git;
+    mod hub;
+    mod killed;
+    mod one_swarm;
+    mod rig;
+}
+
 mod servers {
     mod faults;
     mod files;

@@ -9,6 +9,7 @@
 //!
 //! Nothing here prints, or knows of the engine.
 
+mod blocking;
 pub mod download;
 pub mod error;
 pub mod git;

@@ -6,6 +6,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -44,8 +45,14 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Opens the part of a file of `size` bytes at `path`, and hashes what is there.
-    pub fn open(path: &Path, identity: Identity, size: u64, piece_length: u32) -> io::Result<Self> {
+    /// Opens the part of a file of `size` bytes at `path`, and hashes what is there, unless `cancel` is set meanwhile.
+    pub fn open(
+        path: &Path,
+        identity: Identity,
+        size: u64,
+        piece_length: u32,
+        cancel: &AtomicBool,
+    ) -> io::Result<Self> {
         fs::create_dir_all(fsutil::parent(path))?;
         let file = create(path)?;
         let mut part = Self {
@@ -63,6 +70,9 @@ impl Part {
         }
         let mut buffer = vec![0; usize::try_from(size.min(CHUNK as u64)).unwrap_or(CHUNK)];
         loop {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(io::Error::other("cancelled"));
+            }
             match part.file.read(&mut buffer) {
                 Ok(0) => return Ok(part),
                 Ok(len) => part.hash(&buffer[..len]),
@@ -147,6 +157,8 @@ mod tests {
     use crate::model::Sha256Digest;
     use sha2::{Digest as _, Sha256};
 
+    static NEVER: AtomicBool = AtomicBool::new(false);
+
     fn identities(bytes: &[u8]) -> [Identity; 2] {
         [Identity::Lfs(Sha256Digest(Sha256::digest(bytes).into())), Identity::Git(GitOid::of_blob(bytes))]
     }
@@ -157,7 +169,7 @@ mod tests {
         let bytes: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
         for identity in identities(&bytes) {
             let path = dir.path().join(identity.to_string());
-            let open = || Part::open(&path, identity, 100_000, 16384).unwrap();
+            let open = || Part::open(&path, identity, 100_000, 16384, &NEVER).unwrap();
             let mut part = open();
             part.write(&[Bytes::copy_from_slice(&bytes[..30_001])]).unwrap();
             drop(part);
@@ -181,12 +193,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for identity in identities(b"right") {
             let path = dir.path().join(identity.to_string());
-            let mut part = Part::open(&path, identity, 5, 16384).unwrap();
+            let mut part = Part::open(&path, identity, 5, 16384, &NEVER).unwrap();
             part.write(&[Bytes::from_static(b"wrong")]).unwrap();
             assert!(part.is_full());
             let error = part.finish(0o666).unwrap_err();
             assert!(matches!(&error, PartError::Damaged(why) if why.contains(" in place of ")), "{error:?}");
-            let mut part = Part::open(&path, identity, 5, 16384).unwrap();
+            let mut part = Part::open(&path, identity, 5, 16384, &NEVER).unwrap();
             part.start_over().unwrap();
             part.write(&[Bytes::from_static(b"rig")]).unwrap();
             part.start_over().unwrap();
@@ -196,6 +208,6 @@ mod tests {
         // What is longer than the file begins anew.
         let path = dir.path().join("long");
         fs::write(&path, b"longer than it").unwrap();
-        assert_eq!(Part::open(&path, identities(b"")[0], 0, 16384).unwrap().len(), 0);
+        assert_eq!(Part::open(&path, identities(b"")[0], 0, 16384, &NEVER).unwrap().len(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! What a hub and a git server have in common: a commit, its files, and the bytes of each.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::MirrorError;
 use super::identity::{GitOid, Identity};
+use super::{MirrorError, blocking};
 use crate::http;
 use crate::model::files::{FilesError, MAX_FILES, MAX_TOTAL};
 use crate::model::manifest::Source as ManifestSource;
@@ -92,14 +93,13 @@ pub struct LocalBody {
 impl LocalBody {
     async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
         let (file, at) = (self.file.clone(), self.at);
-        let read = move || {
+        let read = move || -> io::Result<Vec<u8>> {
             let mut buffer = vec![0; CHUNK];
             let len = file.read_at(&mut buffer, at)?;
             buffer.truncate(len);
             Ok(buffer)
         };
-        let read = tokio::task::spawn_blocking(read).await.map_err(|_| MirrorError::Cancelled)?;
-        let bytes = read.map_err(MirrorError::io(&self.path))?;
+        let bytes = blocking::run(move |_| read()).await?.map_err(MirrorError::io(&self.path))?;
         self.at += bytes.len() as u64;
         Ok((!bytes.is_empty()).then(|| bytes.into()))
     }

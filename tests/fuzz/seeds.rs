@@ -7,8 +7,8 @@ use silmaril::catalog::message::{Have, HeldManifest, Message};
 use silmaril::catalog::{Body, ModelRecord, Query, Record, SharedRecord, SignedRecord};
 use silmaril::keys::PublisherKeypair;
 use silmaril::model::{
-    FileEntry, InfoHash, Magnet, Manifest, ModelName, PieceLayer, PiecesRoot, PublisherKey, Revision,
-    Sha256Digest, merkle,
+    FileEntry, InfoHash, Magnet, Manifest, ModelName, PieceLayer, PiecesRoot, Pointer, PublisherKey,
+    Revision, Sha256Digest, merkle,
 };
 
 /// The key of RFC 8410 section 10.3: what it signs is the same in every run.
@@ -246,6 +246,54 @@ fn seeds() -> Vec<Seed> {
     add("magnet", "bad-hash", format!("magnet:?xt=urn:btmh:1220{}", "zz".repeat(32)).as_bytes());
     add("magnet", "bad-percent", format!("magnet:?xt=urn:btmh:1220{hash}&dn=%zz%").as_bytes());
     add("magnet", "bad-none", b"magnet:?dn=x");
+
+    let (oid, sha256) = ("ce013625030ba8dba906f756967f9e9ca394464a", Sha256Digest([7; 32]).to_string());
+    let object =
+        |more: &str| format!(r#"{{"transfer":"basic","objects":[{{"oid":"{sha256}","size":5{more}}}]}}"#);
+    let action =
+        |href: &str, more: &str| object(&format!(r#","actions":{{"download":{{"href":"{href}"{more}}}}}"#));
+    let expiring =
+        r#","header":{"Authorization":"RemoteAuth x"},"expires_in":900,"expires_at":"2016-11-10T15:29:07Z""#;
+    let header_of_two_lines = r#","header":{"a":"b\r\nc: d"}"#;
+    for (name, json) in [
+        ("ok-link", action("https://cdn.example/x?sig=1", expiring)),
+        ("ok-relative", action("/objects/x", "")),
+        ("ok-error", object(r#","error":{"code":404,"message":"gone"}"#)),
+        ("bad-scheme", action("file:///etc/passwd", "")),
+        ("bad-header", action("https://cdn.example/x", header_of_two_lines)),
+        ("bad-transfer", object("").replace("basic", "ssh")),
+        ("bad-oid", object("").replace("07", "7")),
+    ] {
+        add("batch", name, json.as_bytes());
+    }
+    for (name, header) in [
+        ("ok-next", r#"<https://hub.example/api/x?cursor=a%3D>; rel="next""#),
+        ("ok-second", "</a>; rel=prev, </b,c>; rel=\"first next\""),
+        ("bad-prev", "</a>; rel=prev"),
+        ("bad-open", "</a; rel=next"),
+        ("bad-line", "</a>; rel=next\r\nx: y"),
+    ] {
+        add("link", name, header.as_bytes());
+    }
+    let file = format!(r#"[{{"type":"file","oid":"{oid}","size":6,"path":"a/b.txt"}}]"#);
+    let big = format!(r#","lfs":{{"oid":"{sha256}","size":90,"pointerSize":133}}}}]"#);
+    for (name, json) in [
+        ("ok-file", file.clone()),
+        ("ok-lfs", file.replace("}]", &big)),
+        ("ok-directory", r#"[{"type":"directory","oid":"","size":0,"path":"a"}]"#.to_owned()),
+        ("bad-oid", file.replace("ce01", "ce0")),
+        ("bad-size", file.replace("6,", "-6,")),
+        ("bad-object", file.replace(['[', ']'], "")),
+    ] {
+        add("page", name, json.as_bytes());
+    }
+    let text = Pointer { sha256: Sha256Digest([7; 32]), size: 90_868_376 }.to_string();
+    add("pointer", "ok-canonical", text.as_bytes());
+    let extended = format!("ext-0-foo sha256:{sha256}\noid");
+    add("pointer", "ok-extension", text.replace("oid", &extended).as_bytes());
+    add("pointer", "bad-order", text.replace("oid", "size 5\noid").as_bytes());
+    add("pointer", "bad-version", text.replace("v1", "v2").as_bytes());
+    add("pointer", "bad-size", text.replace("size ", "size 18446744073709551616").as_bytes());
 
     let header = |json: &str| [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat();
     let sound = r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"BF16","shape":[],"data_offsets":[24,26]}}"#;

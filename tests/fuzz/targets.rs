@@ -4,10 +4,13 @@
 use silmaril::catalog::Query;
 use silmaril::catalog::message::{Message, Unchecked};
 use silmaril::catalog::record::UncheckedRecord;
+use silmaril::http::{HeaderMap, HeaderValue, Url, next_page};
+use silmaril::mirror::hub::{TreeEntry, parse_page};
+use silmaril::mirror::lfs::parse_batch;
 use silmaril::model::bencode;
 use silmaril::model::metainfo::{parse_info, parse_metainfo};
 use silmaril::model::safetensors::parse_header;
-use silmaril::model::{Document, Magnet, Manifest, PublisherKey};
+use silmaril::model::{Document, Magnet, Manifest, Pointer, PublisherKey};
 use silmaril::torrent::DhtItem;
 
 /// A decoder under test.
@@ -15,13 +18,17 @@ pub type Target = fn(&[u8]) -> bool;
 
 /// Every target, by the name of its directory in the corpus.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("batch", batch),
     ("bencode", bencode),
     ("item", item),
+    ("link", link),
     ("magnet", magnet),
     ("manifest", manifest),
     ("document", document),
     ("message", message),
     ("metainfo", metainfo),
+    ("page", page),
+    ("pointer", pointer),
     ("query", query),
     ("record", record),
     ("safetensors", safetensors),
@@ -120,6 +127,53 @@ fn magnet(bytes: &[u8]) -> bool {
         return false;
     };
     assert_eq!(magnet.to_string().parse(), Ok(magnet));
+    true
+}
+
+/// An answer of an LFS server.
+fn batch(bytes: &[u8]) -> bool {
+    let endpoint: Url =
+        "https://git.example/org/name.git/info/lfs/objects/batch".parse().expect("it is an address");
+    let Ok(objects) = parse_batch(bytes, &endpoint, std::time::Instant::now()) else { return false };
+    for object in objects {
+        match object.link {
+            Ok(link) => {
+                assert!(matches!(link.href.scheme(), "http" | "https") && link.href.has_host());
+                assert!(!link.headers.contains_key("host") && !link.headers.contains_key("range"));
+                let _ = link.is_fresh();
+            }
+            Err(error) => {
+                assert!(silmaril::model::text::is_clean(&error.message));
+                let _ = error.problem().to_string();
+            }
+        }
+    }
+    true
+}
+
+/// A `Link` header.
+fn link(bytes: &[u8]) -> bool {
+    let base: Url = "https://hub.example/api/models/org/name/tree/main".parse().expect("it is an address");
+    let Ok(value) = HeaderValue::from_bytes(bytes) else { return false };
+    next_page(&HeaderMap::from_iter([("link".parse().expect("it is a header"), value)]), &base).is_some()
+}
+
+/// A page of a hub's list of files.
+fn page(bytes: &[u8]) -> bool {
+    let Ok(entries) = parse_page(bytes) else { return false };
+    for entry in entries {
+        if let TreeEntry::File(file) = entry
+            && let Some(pointer) = file.pointer()
+        {
+            assert_eq!(pointer.size, file.size);
+        }
+    }
+    true
+}
+
+fn pointer(bytes: &[u8]) -> bool {
+    let Some(pointer) = Pointer::parse(bytes) else { return false };
+    assert_eq!(Pointer::parse(pointer.to_string().as_bytes()), Some(pointer));
     true
 }
 

@@ -9,7 +9,7 @@ mod receive;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::try_join_all;
@@ -20,11 +20,12 @@ use super::part::{Part, PartError};
 use super::progress::{Board, FileGuard};
 use super::retry::Retries;
 use super::source::{Body, Opened, RemoteFile, Snapshot, Source};
-use super::{GitOid, Identity, MirrorError};
+use super::{GitOid, Identity, MirrorError, blocking};
 use crate::http::HttpError;
 use crate::model::files::{FilesError, MAX_PIECES};
 use crate::model::hash::FileHashes;
 use plan::{Plan, Task};
+use receive::Outcome;
 
 /// A copy of a file that is here already, verified.
 #[derive(Debug, Clone)]
@@ -78,7 +79,7 @@ pub async fn download(
     board.begin(wants.iter().map(|want| want.file.size).sum());
     let staging = job.staging.to_owned();
     let piece_length = job.piece_length;
-    let plan = blocking(move || Plan::make(&staging, wants, piece_length)).await?;
+    let plan = blocking::run(move |_| Plan::make(&staging, wants, piece_length)).await??;
     let Plan { journal, etags, done, tasks } = plan;
     let needed = plan::needed(job.staging, &tasks);
     check_space(job.staging, needed)?;
@@ -150,13 +151,6 @@ fn check_space(dir: &Path, needed: u64) -> Result<(), MirrorError> {
     if needed > free { Err(MirrorError::NoSpace { path: dir.to_owned(), needed, free }) } else { Ok(()) }
 }
 
-/// Runs work that blocks on a thread of its own. It is short, or ends by itself.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, MirrorError> + Send + 'static,
-) -> Result<T, MirrorError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(MirrorError::Cancelled))
-}
-
 /// What the workers of a download share.
 struct Run<'a> {
     source: &'a dyn Source,
@@ -182,7 +176,7 @@ impl Run<'_> {
             let (at, hashes) = self.obtain(&task).await?;
             let copies = task.paths.len() as u64 - 1;
             let (journal, staging) = (self.journal.clone(), self.job.staging.to_owned());
-            let placed = blocking(move || plan::place(&journal, &staging, &task, at, hashes)).await?;
+            let placed = blocking::run(move |_| plan::place(&journal, &staging, &task, at, hashes)).await??;
             self.board.add_done(size * copies);
             self.hashes.lock().unwrap_or_else(PoisonError::into_inner).extend(placed);
         }
@@ -197,12 +191,12 @@ impl Run<'_> {
             return Ok((at.clone(), hashes.clone()));
         }
         let part = part_path(self.job.staging, &file.identity);
-        let local = if part.exists() { None } else { (self.job.have)(file) };
-        if let Some(local) = local {
+        if let Some(local) = (self.job.have)(file) {
             let (target, identity, size, piece_length) =
                 (part.clone(), file.identity, file.size, self.job.piece_length);
             let taken =
-                blocking(move || plan::take_local(&local, &target, identity, size, piece_length)).await?;
+                blocking::run(move |_| plan::take_local(&local, &target, identity, size, piece_length))
+                    .await??;
             if let Some(hashes) = taken {
                 self.left.fetch_sub(size, Ordering::Relaxed);
                 self.board.add_done(size);
@@ -232,40 +226,34 @@ impl Run<'_> {
         loop {
             shown.at(part.len());
             let damage = if part.is_full() {
-                let finished = tokio::task::spawn_blocking(move || part.finish(mode)).await;
-                match finished.map_err(|_| MirrorError::Cancelled)? {
+                match blocking::run(move |_| part.finish(mode)).await? {
                     Ok(hashes) => return Ok(hashes),
                     Err(PartError::Io(error)) => return Err(self.disk_failed(path, error)),
                     Err(PartError::Damaged(why)) => why,
                 }
             } else {
-                match self.receive(want, part, etag.as_deref(), shown).await? {
-                    receive::Received { part: back, etag: now, outcome } => {
-                        (part, etag) = (back, now);
-                        if part.len() > best {
-                            best = part.len();
-                            retries.progressed();
-                        }
-                        match outcome {
-                            receive::Outcome::Ended if part.is_full() => continue,
-                            receive::Outcome::Ended => {
-                                let why = format!("it ended after {} of {} bytes", part.len(), file.size);
-                                retries
-                                    .wait_anyway(MirrorError::file(&file.path, FileProblem::Damaged(why)))
-                                    .await?;
-                                continue;
-                            }
-                            receive::Outcome::Failed(error) => {
-                                retries.wait(error).await.map_err(|error| of_file(file, error))?;
-                                continue;
-                            }
-                            receive::Outcome::NoRange(error) => {
-                                (part, etag) = (self.start_over(part, path).await?, None);
-                                retries.wait_anyway(error).await.map_err(|error| of_file(file, error))?;
-                                continue;
-                            }
-                            receive::Outcome::Damaged(why) => why,
-                        }
+                let received = self.receive(want, part, etag.as_deref(), shown).await?;
+                (part, etag) = (received.part, received.etag);
+                if part.len() > best {
+                    best = part.len();
+                    retries.progressed();
+                }
+                match received.outcome {
+                    Outcome::Damaged(why) => why,
+                    Outcome::Ended if part.is_full() => continue,
+                    Outcome::Ended => {
+                        let why = format!("it ended after {} of {} bytes", part.len(), file.size);
+                        retries.wait_anyway(MirrorError::file(&file.path, FileProblem::Damaged(why))).await?;
+                        continue;
+                    }
+                    Outcome::Failed(error) => {
+                        retries.wait(error).await.map_err(|error| of_file(file, error))?;
+                        continue;
+                    }
+                    Outcome::NoRange(error) => {
+                        (part, etag) = (self.start_over(part, path).await?, None);
+                        retries.wait_anyway(error).await.map_err(|error| of_file(file, error))?;
+                        continue;
                     }
                 }
             };
@@ -283,15 +271,13 @@ impl Run<'_> {
     async fn open_part(&self, file: &RemoteFile, path: &Path) -> Result<Part, MirrorError> {
         let (target, identity, size, piece_length) =
             (path.to_owned(), file.identity, file.size, self.job.piece_length);
-        let opened =
-            tokio::task::spawn_blocking(move || Part::open(&target, identity, size, piece_length)).await;
-        opened.map_err(|_| MirrorError::Cancelled)?.map_err(|error| self.disk_failed(path, error))
+        let open = move |cancel: &AtomicBool| Part::open(&target, identity, size, piece_length, cancel);
+        blocking::run(open).await?.map_err(|error| self.disk_failed(path, error))
     }
 
     async fn start_over(&self, mut part: Part, path: &Path) -> Result<Part, MirrorError> {
         let again = move || part.start_over().map(|()| part);
-        let done = tokio::task::spawn_blocking(again).await.map_err(|_| MirrorError::Cancelled)?;
-        done.map_err(|error| self.disk_failed(path, error))
+        blocking::run(move |_| again()).await?.map_err(|error| self.disk_failed(path, error))
     }
 
     async fn open(&self, want: &Want, from: u64, etag: Option<&str>) -> Result<Opened, MirrorError> {

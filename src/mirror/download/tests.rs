@@ -361,8 +361,8 @@ async fn copies_that_are_here_are_taken() {
     assert_eq!((done.fetched, source.asked().len()), (0, 0));
     assert_eq!((staging.read("m"), staging.read("README.md")), (weights.clone(), readme.clone()));
     // What has changed since it was verified, or is something else, is not taken, and not touched.
-    fs::write(elsewhere.path().join("a"), &noise(14, 100_000)).unwrap();
-    fs::write(elsewhere.path().join("b"), &noise(15, 300)).unwrap();
+    fs::write(elsewhere.path().join("a"), noise(14, 100_000)).unwrap();
+    fs::write(elsewhere.path().join("b"), noise(15, 300)).unwrap();
     let staging = Staging::new();
     let done = staging.run_with(&source, &[&b, &a], |job| Job { have, ..job }).await.unwrap();
     assert_eq!((done.fetched, staging.read("m"), staging.read("README.md")), (100_300, weights, readme));

@@ -10,7 +10,7 @@ mod tree;
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use super::progress::Board;
 use super::repo::{GitRepository, Reference, Remote};
 use super::retry::Retries;
 use super::source::{Body, Opened, RemoteFile, Snapshot, Source};
-use super::{GitOid, Identity, MirrorError};
+use super::{GitOid, Identity, MirrorError, blocking};
 use crate::config::Proxy;
 use crate::http::{Client, Token};
 use crate::model::manifest::Source as ManifestSource;
@@ -76,7 +76,7 @@ impl GitSource {
         let mut retries = Retries::new(&self.board);
         let fetched = loop {
             let (work, board) = (self.work.clone(), self.board.clone());
-            match blocking(move |cancel| work.fetch(&board, cancel)).await {
+            match blocking::run(move |cancel| work.fetch(&board, cancel)).await? {
                 Ok(fetched) => break fetched,
                 Err(error) => retries.wait(error).await?,
             }
@@ -96,7 +96,7 @@ impl GitSource {
 
     async fn blob(&self, file: &RemoteFile) -> Result<Vec<u8>, MirrorError> {
         let (work, oid, path) = (self.work.clone(), file.blob, file.path.clone());
-        blocking(move |_| work.blob(oid).map_err(|e| work.failed(&e, &path))).await
+        blocking::run(move |_| work.blob(oid).map_err(|e| work.failed(&e, &path))).await?
     }
 
     async fn send(&self, file: &RemoteFile, from: u64, etag: Option<&str>) -> Result<Opened, MirrorError> {
@@ -168,22 +168,33 @@ impl Source for GitSource {
 }
 
 impl Work {
+    /// Fetches and lists. Where our own repository may be what is broken, as after a power cut, once more into a new one.
     fn fetch(&self, board: &Board, cancel: &AtomicBool) -> Result<Fetched, MirrorError> {
+        let dir = &self.options.git_dir;
+        let existed = dir.join("HEAD").exists();
+        match self.fetch_once(board, cancel) {
+            Err(MirrorError::Git { reason, transient: false, .. }) if existed => {
+                tracing::debug!("{reason}; fetching again, into an empty repository.");
+                std::fs::remove_dir_all(dir).map_err(MirrorError::io(dir))?;
+                self.fetch_once(board, cancel)
+            }
+            done => done,
+        }
+    }
+
+    fn fetch_once(&self, board: &Board, cancel: &AtomicBool) -> Result<Fetched, MirrorError> {
         let (mut warnings, brought) = self.bring(board, cancel)?;
-        let look = || -> Result<Fetched, MirrorError> {
-            let listed = tree::list(&brought.repo, brought.commit, &self.repository.remote.to_string())?;
-            warnings.extend(listed.warnings);
-            let snapshot = Snapshot {
-                commit: GitOid::from(brought.commit),
-                files: listed.files,
-                gated: false,
-                private: None,
-                license: None,
-                warnings,
-            };
-            Ok(Fetched { snapshot, lfs_url: listed.lfs_url, login: brought.login })
+        let listed = tree::list(&brought.repo, brought.commit, &self.repository.remote.to_string())?;
+        warnings.extend(listed.warnings);
+        let snapshot = Snapshot {
+            commit: GitOid::from(brought.commit),
+            files: listed.files,
+            gated: false,
+            private: None,
+            license: None,
+            warnings,
         };
-        look()
+        Ok(Fetched { snapshot, lfs_url: listed.lfs_url, login: brought.login })
     }
 
     fn blob(&self, oid: GitOid) -> Result<Vec<u8>, git2::Error> {
@@ -208,25 +219,6 @@ impl From<git2::Oid> for GitOid {
         bytes.copy_from_slice(&oid.as_bytes()[..20]);
         Self(bytes)
     }
-}
-
-/// Sets its flag when it goes out of scope.
-struct Abandoned(Arc<AtomicBool>);
-
-impl Drop for Abandoned {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Runs work that blocks on a thread of its own. Dropping the future sets the flag that the work is given.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce(&AtomicBool) -> Result<T, MirrorError> + Send + 'static,
-) -> Result<T, MirrorError> {
-    let abandoned = Abandoned(Arc::default());
-    let flag = abandoned.0.clone();
-    // A thread that ended without a result has panicked, or the runtime is going.
-    tokio::task::spawn_blocking(move || work(&flag)).await.unwrap_or(Err(MirrorError::Cancelled))
 }
 
 #[cfg(test)]

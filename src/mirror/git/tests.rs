@@ -164,8 +164,19 @@ async fn a_later_run_fetches_into_what_the_one_before_left() {
     assert_eq!(ours.references_glob("refs/silmaril/*").unwrap().count(), 1, "one commit is kept");
     // What a crash left broken is made anew.
     drop((source, ours));
-    std::fs::write(git_dir.path().join("HEAD"), b"").unwrap();
-    remote.source(git_dir.path(), None).snapshot().await.unwrap();
+    for broken in ["HEAD", "config", "objects"] {
+        let broken = git_dir.path().join(broken);
+        if broken.is_dir() {
+            std::fs::remove_dir_all(&broken).unwrap()
+        } else {
+            std::fs::write(&broken, b"[").unwrap()
+        }
+        remote
+            .source(git_dir.path(), None)
+            .snapshot()
+            .await
+            .unwrap_or_else(|e| panic!("{}: {e}", broken.display()));
+    }
 }
 
 #[tokio::test]

@@ -110,13 +110,15 @@ impl LfsClient {
         from: u64,
         etag: Option<&str>,
     ) -> Result<Opened, MirrorError> {
-        let known = self.state().links.get(&sha256).cloned();
-        if let Some(Ok(link)) = known.filter(|link| link.as_ref().is_ok_and(Link::is_fresh)) {
-            match self.get(file, &link, from, etag).await {
-                // Perhaps it expired before its time.
-                Err(MirrorError::LinkExpired(_)) => {}
-                other => return other,
-            }
+        let known = self.state().links.get(&sha256).cloned().and_then(Result::ok).filter(Link::is_fresh);
+        let link = match known {
+            Some(link) => link,
+            None => self.ask_for(file, sha256).await?,
+        };
+        match self.get(file, &link, from, etag).await {
+            // Perhaps it expired before its time.
+            Err(MirrorError::LinkExpired(_)) => {}
+            other => return other,
         }
         let link = self.ask_for(file, sha256).await?;
         self.get(file, &link, from, etag).await.map_err(|error| match error {

@@ -1,0 +1,191 @@
+//! What interrupts a mirror costs no file that was complete, and no byte of those that were not.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use rustix::process::Signal;
+use silmaril::mirror::{Board, MirrorError, Source as _, download};
+
+use super::rig::{BIG, SMALL, WEIGHTS, hub, job, mirror, repository, run};
+use crate::support::git_server::tree;
+use crate::support::hub::Hub;
+use crate::support::process::{PATIENCE, Proc, until};
+use crate::support::repos::Repos;
+use crate::support::web::faults::Fault;
+use crate::support::web::place::Place;
+
+const ENDPOINT: &str = "MIRROR_CHILD_ENDPOINT";
+const STAGING: &str = "MIRROR_CHILD_STAGING";
+
+struct Setting {
+    hub: Hub,
+    dir: tempfile::TempDir,
+    _repos: Repos,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let (repos, dir) = (Repos::new(), tempfile::tempdir().unwrap());
+        repository(&repos, dir.path());
+        Self { hub: Hub::start(&Place::loopback(), &repos), dir, _repos: repos }
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.dir.path().join("staging")
+    }
+
+    /// Bytes of the weights that are on the disk.
+    fn here(&self) -> u64 {
+        let Ok(parts) = std::fs::read_dir(self.staging().join("parts")) else { return 0 };
+        let parts = parts.filter_map(|part| part.ok());
+        let is_weights = |part: &std::fs::DirEntry| part.file_name().to_string_lossy().starts_with("sha256-");
+        parts.filter(is_weights).filter_map(|part| part.metadata().ok()).map(|meta| meta.len()).sum()
+    }
+}
+
+/// Mirrors in a process of its own, which the test below kills.
+#[test]
+#[ignore = "is a child of another test"]
+fn child() {
+    let variable = |name| std::env::var(name).expect("it is a child of another test");
+    let board = Arc::<Board>::default();
+    let source = hub(&variable(ENDPOINT), "org/name", None, &board);
+    run(mirror(&source, job(Path::new(&variable(STAGING))), &board)).unwrap();
+}
+
+#[test]
+fn kill_9_costs_nothing_that_came() {
+    let setting = Setting::new();
+    setting.hub.cdn_faults().times(2, WEIGHTS, Fault::Slow(400_000));
+    let start = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "mirror::killed::child", "--ignored"]);
+        Proc::spawn(command.env(ENDPOINT, setting.hub.url()).env(STAGING, setting.staging()))
+    };
+    let small_files = || SMALL.iter().all(|path| setting.staging().join("tree").join(path).exists());
+    let mut before = 0;
+    for _ in 0..2 {
+        let mut child = start();
+        until("a part came", PATIENCE, || small_files() && setting.here() >= before + 300_000);
+        child.signal(Signal::KILL);
+        child.wait(PATIENCE);
+        before = setting.here();
+    }
+    assert!(before < BIG as u64);
+    start().finish(PATIENCE).ok();
+    assert_eq!(tree(&setting.staging().join("tree")), tree(&setting.dir.path().join("original")));
+    let asked: Vec<_> =
+        setting.hub.log().of(WEIGHTS).into_iter().filter(|asked| asked.site == "cdn").collect();
+    let [_, second, third] = asked.as_slice() else { panic!("{asked:#?}") };
+    assert_eq!(third.range, Some(format!("bytes={before}-")));
+    assert!(
+        [second, third].iter().all(|asked| asked.status == 206 && asked.if_range.is_some()),
+        "{asked:#?}"
+    );
+    for path in SMALL {
+        let name = path.split('/').next_back().unwrap();
+        let resolved = setting
+            .hub
+            .log()
+            .all()
+            .into_iter()
+            .filter(|asked| asked.path.ends_with(name) && asked.status == 200);
+        assert_eq!(resolved.count(), 1, "{path} came more than once");
+    }
+}
+
+#[test]
+fn a_dropped_mirror_stops_and_keeps_what_came() {
+    let setting = Setting::new();
+    setting.hub.cdn_faults().times(1, WEIGHTS, Fault::Slow(400_000));
+    let board = Arc::<Board>::default();
+    let source = hub(setting.hub.url(), "org/name", None, &board);
+    let staging = setting.staging();
+    run(async {
+        let snapshot = source.snapshot().await.unwrap();
+        let mut going = std::pin::pin!(download(&source, &snapshot, job(&staging), &board));
+        let ended = tokio::time::timeout(std::time::Duration::from_millis(100), async {
+            loop {
+                // Until enough is on the disk.
+                tokio::select! {
+                    done = &mut going => break done.map(drop),
+                    () = tokio::task::yield_now(), if setting.here() > 300_000 => break Err(MirrorError::Cancelled),
+                    () = tokio::time::sleep(std::time::Duration::from_millis(5)) => {}
+                }
+            }
+        });
+        let _ = ended.await;
+    });
+    let progress = board.now();
+    assert!(progress.files.is_empty() && progress.waiting.is_none(), "{progress:?}");
+    let before = setting.here();
+    let (_, done) = run(mirror(&source, job(&staging), &board)).unwrap();
+    assert_eq!(tree(&done.dir), tree(&setting.dir.path().join("original")));
+    assert!(
+        done.fetched <= BIG as u64 - before,
+        "{} of what was here came again",
+        done.fetched + before - BIG as u64
+    );
+}
+
+/// A small file system of its own.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(at: &Path, size: &str) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        let options = format!("size={size}");
+        assert!(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+                .arg(at)
+                .status()
+                .unwrap()
+                .success()
+        );
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_before_and_in_the_middle() {
+    let setting = Setting::new();
+    let board = Arc::<Board>::default();
+    let source = hub(setting.hub.url(), "org/name", None, &board);
+    let small = Tmpfs::mount(&setting.dir.path().join("small"), "2m");
+    let error = run(mirror(&source, job(&small.0), &board)).unwrap_err();
+    assert!(
+        matches!(error, MirrorError::NoSpace { needed, free, .. } if needed > BIG as u64 && free < 3 << 20),
+        "{error}"
+    );
+    assert!(setting.hub.log().of("/resolve/").is_empty());
+    let larger = Tmpfs::mount(&setting.dir.path().join("larger"), "4m");
+    // Somebody else writes meanwhile.
+    setting.hub.cdn_faults().times(1, WEIGHTS, Fault::Slow(2_000_000));
+    let filler = larger.0.join("filler");
+    let error = run(async {
+        let snapshot = source.snapshot().await.unwrap();
+        let fill = async {
+            while board.now().done < 200_000 {
+                tokio::task::yield_now().await;
+            }
+            // As much as there is room for.
+            let _ = std::fs::write(&filler, vec![1; 4 << 20]);
+        };
+        tokio::join!(download(&source, &snapshot, job(&larger.0), &board), fill).0.unwrap_err()
+    });
+    assert!(
+        matches!(error, MirrorError::NoSpace { needed, .. } if needed > 0 && needed < BIG as u64),
+        "{error}"
+    );
+    std::fs::remove_file(&filler).unwrap();
+    let (_, done) = run(mirror(&source, job(&larger.0), &board)).unwrap();
+    assert_eq!(tree(&done.dir), tree(&setting.dir.path().join("original")));
+}
