@@ -27,6 +27,7 @@ fn described(dir: &Path, known: HashMap<String, FileHashes>) -> Result<(Descript
         first.fetch_min(done, Ordering::Relaxed);
     };
     let options = DescribeOptions {
+        license_needed: true,
         license: None,
         piece_length: 1 << 20,
         description: None,
