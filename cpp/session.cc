@@ -322,8 +322,8 @@ bool Engine::give_piece(std::uint64_t torrent, std::uint32_t piece,
     // libtorrent counts the pad file that follows as part of the piece.
     data.resize(std::size_t(info.piece_size(index)), '\0');
     return with(torrent, [index, data = std::move(data)](lt::torrent_handle const& handle) {
-        // Blocks that a peer has sent stay, the others are written. To overwrite them would clobber the state of a
-        // piece that has become whole meanwhile.
+        // Blocks that a peer has sent stay, the others are written. To overwrite them would clobber the state
+        // of a piece that has become whole meanwhile.
         handle.add_piece(index, data, {});
     });
 }

@@ -36,13 +36,13 @@ fn a_store_that_met_a_full_disk_works_again_when_there_is_room() {
     let disk = Disk::new(12 << 20);
     let store = CatalogStore::open(&disk.path().join("catalog"), EPOCH).unwrap();
     let nobody = |_: &_| false;
-    let all: Vec<SharedRecord> = records(&key(0), 2000);
+    let all: Vec<SharedRecord> = records(key(0), 2000);
     store.insert(&all[..10], EPOCH, &nobody).unwrap();
 
     let ballast = disk.path().join("ballast");
     let full = std::fs::write(&ballast, noise(1, 12 << 20));
     assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
-    let mut others = (1..60).map(|n| records(&key(n), 500));
+    let mut others = (1..60).map(|n| records(key(n), 500));
     let failed = others.by_ref().find_map(|some| store.insert(&some, EPOCH, &nobody).err());
     assert!(failed.expect("the disk is not full").to_string().contains("records.redb"));
     assert!(store.insert(&all[10..20], EPOCH, &nobody).is_err());
