@@ -203,7 +203,9 @@ async fn no_more_files_at_a_time_than_allowed() {
     let pairs: Vec<_> = files.iter().zip(contents.iter().map(Vec::as_slice)).collect();
     let source = Memory::of(&pairs);
     Staging::new().run(&source, &files.iter().collect::<Vec<_>>()).await.unwrap();
-    assert_eq!(source.most.load(Ordering::Relaxed), 4);
+    // How many there are at a time depends on how long the disk takes.
+    let most = source.most.load(Ordering::Relaxed);
+    assert!((2..=4).contains(&most), "{most} files at a time");
 }
 
 #[tokio::test(start_paused = true)]
