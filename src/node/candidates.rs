@@ -61,8 +61,10 @@ pub(super) async fn settle(
             Ok(choice) => choice,
             // Somebody who only says something may be what the others are weighed against.
             Err(_) if offers.iter().any(|offer| !offer.is_signed()) => {
-                // Somebody else's manifest may be left to fetch after these.
-                failure = check_claims(&mut offers, manifests, left() / 2).await.unwrap_or(failure);
+                // Somebody else's manifest may be left to fetch after these; above all one that is announced.
+                let announced = offers.iter().any(Offer::is_signed);
+                let within = if announced { left() / 4 } else { left() / 2 };
+                failure = check_claims(&mut offers, manifests, within).await.unwrap_or(failure);
                 continue;
             }
             Err(e) => return Err(e.into()),
