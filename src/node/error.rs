@@ -229,9 +229,11 @@ impl NodeError {
             }
             Self::Trust(TrustError::Untrusted { .. }) => ErrorKind::Untrusted,
             Self::Trust(TrustError::Ambiguous { .. }) => ErrorKind::Ambiguous,
-            Self::Trust(TrustError::UnknownPublisher(_) | TrustError::AmbiguousPublisher { .. }) => {
-                ErrorKind::UnknownPublisher
-            }
+            Self::Trust(
+                TrustError::UnknownPublisher(_)
+                | TrustError::AmbiguousPublisher { .. }
+                | TrustError::TooShort { .. },
+            ) => ErrorKind::UnknownPublisher,
             Self::Trust(
                 TrustError::Replaced { .. }
                 | TrustError::NotOffered { .. }

@@ -70,6 +70,16 @@ pub enum TrustError {
     /// What a user typed stands for no publisher known here.
     #[error("no publisher known here is called {0:?}")]
     UnknownPublisher(String),
+    /// What a user typed is the beginning of a key, and too short for that.
+    #[error(
+        "{text:?} is too short to say which publisher is meant; give at least {digits} digits of the key or fingerprint"
+    )]
+    TooShort {
+        /// What was typed.
+        text: String,
+        /// As many digits are asked for.
+        digits: usize,
+    },
     /// What a user typed stands for several publishers.
     #[error("{text:?} stands for several publishers: {}", candidates.join(", "))]
     AmbiguousPublisher {

@@ -41,10 +41,13 @@ impl Trust {
         let listed = document.publishers.iter().map(|listed| listed.key);
         let pinned = document.pins.values().map(|pin| pin.publisher);
         let known = listed.chain(pinned).chain(self.own()).chain(others);
-        let found: BTreeSet<PublisherKey> = match given.len() >= MIN_PREFIX {
-            true => known.filter(begins).collect(),
-            false => BTreeSet::new(),
+        let found: BTreeSet<PublisherKey> = match given.is_empty() {
+            true => BTreeSet::new(),
+            false => known.filter(begins).collect(),
         };
+        if !found.is_empty() && given.len() < MIN_PREFIX {
+            return Err(TrustError::TooShort { text: text.to_owned(), digits: MIN_PREFIX });
+        }
         let mut found = found.into_iter();
         match (found.next(), found.len()) {
             (Some(key), 0) => Ok(key),

@@ -104,6 +104,7 @@ fn brief(result: Result<Choice, TrustError>) -> String {
         Err(TrustError::Replaced { .. }) => "replaced".to_owned(),
         Err(TrustError::Unpublished(_)) => "nobody".to_owned(),
         Err(TrustError::UnknownPublisher(_)) => "unknown".to_owned(),
+        Err(TrustError::TooShort { .. }) => "too short".to_owned(),
         Err(error) => panic!("{error}"),
     }
 }
@@ -188,7 +189,7 @@ fn a_publisher_who_is_asked_for_is_chosen_unless_the_name_is_anothers() {
         (&[], None, &[(1, 1), (2, 2)], key(2).fingerprint(), "2 pin", "untrusted"),
         (&[], None, &[(1, 1), (2, 2)], key(2).fingerprint()[..9].to_owned(), "2 pin", "untrusted"),
         (&[], None, &[(1, 1), (2, 2)], hex(2)[..8].to_uppercase(), "2 pin", "untrusted"),
-        (&[], None, &[(1, 1), (2, 2)], hex(2)[..7].to_owned(), "not offered", "not offered"),
+        (&[], None, &[(1, 1), (2, 2)], hex(2)[..7].to_owned(), "too short", "too short"),
     ] {
         for (base, expected) in [(Base::tofu(), tofu), (Base::strict(), strict)] {
             let base = listed.iter().fold(base, |base, number| base.list(*number, None));
@@ -199,6 +200,21 @@ fn a_publisher_who_is_asked_for_is_chosen_unless_the_name_is_anothers() {
             assert_eq!(brief(base.choose(offered, Some(&wanted))), expected, "{case}");
         }
     }
+}
+
+#[test]
+fn too_few_digits_of_a_publisher_are_said_to_be_too_few() {
+    let base = Base::tofu();
+    let offered = [(PublisherKey([7; 32]), InfoHash([1; 32]))];
+    let name = name();
+    for few in ["0", "0707070", &PublisherKey([7; 32]).fingerprint()[..6]] {
+        let error = base.trust.choose(&name, &offered, Some(few)).unwrap_err();
+        assert!(error.to_string().contains("too short"), "{error}");
+    }
+    assert!(base.trust.choose(&name, &offered, Some("07070707")).is_ok());
+    // What is no beginning of any is somebody who is not known.
+    let error = base.trust.choose(&name, &offered, Some("bob")).unwrap_err();
+    assert!(matches!(error, TrustError::NotOffered { .. }), "{error}");
 }
 
 #[test]
