@@ -15,7 +15,7 @@ mod write;
 
 use crate::catalog::query::Query;
 use crate::catalog::record::{SharedRecord, UncheckedRecord};
-use crate::catalog::wire::Malformed;
+use crate::catalog::wire::{Fields, Malformed};
 use crate::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
 use crate::torrent::overlay::MAX_MESSAGE;
 
@@ -216,6 +216,13 @@ impl Unchecked {
         }
         Ok(message)
     }
+}
+
+/// Whether a message is read in no time and somebody may wait for it: greetings, questions for a model or a manifest, and
+/// their answers. All else may carry hundreds of records. Nothing is checked but its form.
+pub fn is_urgent(bytes: &[u8]) -> bool {
+    let Ok(fields) = Fields::read(bytes) else { return false };
+    matches!(fields.bytes("t"), Ok(b"hello" | b"lookup" | b"holds" | b"get" | b"part"))
 }
 
 /// Splits records into runs, each of which fits into one [`Message::Records`] or [`Message::Holds`].

@@ -1,7 +1,8 @@
 //! What peers say, until it is read: a bounded line for each, served in turn.
 //!
-//! What a peer says is taken in order, one message at a time; of a peer that says more than its budget, messages are
-//! dropped before anybody reads them. Taking something in never waits.
+//! What a peer says is taken in order, one message at a time, but that what somebody may wait for overtakes what may
+//! carry hundreds of records: else a manifest would come after all that peers push meanwhile. Of a peer that says more
+//! than its budget, messages are dropped before anybody reads them. Taking something in never waits.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::catalog::gossip::Connection;
 use crate::catalog::gossip::budget::{Intake, Verdict};
+use crate::catalog::message;
 use crate::torrent::PeerId;
 use crate::torrent::overlay::MessageBytes;
 
@@ -19,6 +21,9 @@ const MAX_LINE: usize = 512 * 1024;
 
 /// Bytes of all peers that wait to be read.
 const MAX_ALL: usize = 16 * 1024 * 1024;
+
+/// After so many urgent items in a row one that is not has its turn.
+const MAX_URGENT_IN_A_ROW: u32 = 4;
 
 /// Peers with a line; the gossip speaks to fewer.
 const MAX_LINES: usize = 1000;
@@ -37,12 +42,15 @@ pub(super) enum Item {
 #[derive(Debug)]
 struct Line {
     intake: Intake,
-    items: VecDeque<Item>,
+    /// By how urgent they are; that it speaks and that it is gone are urgent.
+    items: [VecDeque<Item>; 2],
     bytes: usize,
-    /// It is among those whose turn comes.
-    queued: bool,
+    /// Whether it is among those whose turn comes.
+    queued: [bool; 2],
     /// One of its items is being read.
     busy: bool,
+    /// The first that it said was read: its greeting, before which nothing is taken out of order.
+    greeted: bool,
     /// Nothing that it says is taken any more.
     mute: bool,
 }
@@ -50,9 +58,14 @@ struct Line {
 #[derive(Debug, Default)]
 struct Lines {
     of: HashMap<PeerId, Line>,
-    turns: VecDeque<PeerId>,
+    turns: [VecDeque<PeerId>; 2],
+    urgent_in_a_row: u32,
     bytes: usize,
 }
+
+/// Indices of what is urgent and of what is not.
+const URGENT: usize = 0;
+const BULK: usize = 1;
 
 /// All lines.
 #[derive(Debug, Default)]
@@ -74,10 +87,11 @@ impl Inbox {
         }
         let line = Line {
             intake: Intake::new(now),
-            items: VecDeque::from([Item::Speaks(connection)]),
+            items: [VecDeque::from([Item::Speaks(connection)]), VecDeque::new()],
             bytes: 0,
-            queued: false,
+            queued: [false; 2],
             busy: false,
+            greeted: false,
             mute: false,
         };
         lines.of.insert(peer, line);
@@ -96,7 +110,8 @@ impl Inbox {
                 line.bytes += bytes.len();
                 lines.bytes += bytes.len();
                 if let Some(line) = lines.of.get_mut(&peer) {
-                    line.items.push_back(Item::Said(bytes));
+                    let kind = if message::is_urgent(&bytes) { URGENT } else { BULK };
+                    line.items[kind].push_back(Item::Said(bytes));
                 }
                 self.queue(&mut lines, peer);
                 Verdict::Take
@@ -114,7 +129,7 @@ impl Inbox {
         let mut lines = self.lines();
         lines.silence(peer);
         if let Some(line) = lines.of.get_mut(&peer) {
-            line.items.push_back(Item::Left);
+            line.items[URGENT].push_back(Item::Left);
             self.queue(&mut lines, peer);
         }
     }
@@ -155,23 +170,42 @@ impl Inbox {
 
     fn queue(&self, lines: &mut Lines, peer: PeerId) {
         let Some(line) = lines.of.get_mut(&peer) else { return };
-        if !line.queued && !line.busy && !line.items.is_empty() {
-            line.queued = true;
-            lines.turns.push_back(peer);
-            self.wake.notify_one();
+        let greets = !line.greeted && !line.items[URGENT].is_empty();
+        for kind in if greets { &[URGENT][..] } else { &[URGENT, BULK] } {
+            let kind = *kind;
+            if !line.queued[kind] && !line.busy && !line.items[kind].is_empty() {
+                line.queued[kind] = true;
+                lines.turns[kind].push_back(peer);
+                self.wake.notify_one();
+            }
         }
     }
 }
 
 impl Lines {
     fn take(&mut self) -> Option<(PeerId, Item)> {
-        while let Some(peer) = self.turns.pop_front() {
+        let urgent_first = self.urgent_in_a_row < MAX_URGENT_IN_A_ROW;
+        let order = if urgent_first { [URGENT, BULK] } else { [BULK, URGENT] };
+        order.into_iter().find_map(|kind| {
+            let taken = self.take_of(kind)?;
+            self.urgent_in_a_row = if kind == URGENT { self.urgent_in_a_row + 1 } else { 0 };
+            Some(taken)
+        })
+    }
+
+    fn take_of(&mut self, kind: usize) -> Option<(PeerId, Item)> {
+        while let Some(peer) = self.turns[kind].pop_front() {
             let Some(line) = self.of.get_mut(&peer) else { continue };
-            line.queued = false;
+            line.queued[kind] = false;
+            // It is queued again when what is being read of it is done.
+            if line.busy {
+                continue;
+            }
             // A peer that was silenced has nothing left to say; the turn is the next one's.
-            let Some(item) = line.items.pop_front() else { continue };
+            let Some(item) = line.items[kind].pop_front() else { continue };
             line.busy = true;
             if let Item::Said(bytes) = &item {
+                line.greeted = true;
                 line.bytes -= bytes.len();
                 self.bytes -= bytes.len();
             }
@@ -183,7 +217,7 @@ impl Lines {
     fn silence(&mut self, peer: PeerId) {
         if let Some(line) = self.of.get_mut(&peer) {
             line.mute = true;
-            line.items.retain(|item| !matches!(item, Item::Said(_)));
+            line.items.iter_mut().for_each(|items| items.retain(|item| !matches!(item, Item::Said(_))));
             self.bytes -= std::mem::take(&mut line.bytes);
         }
     }
@@ -192,6 +226,8 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::message::Message;
+    use crate::model::Sha256Digest;
 
     #[test]
     fn a_peer_that_is_silenced_does_not_take_the_turn_of_the_next() {
@@ -209,5 +245,30 @@ mod tests {
         inbox.mute(hostile);
         assert!(matches!(inbox.lines().take(), Some((peer, Item::Said(_))) if peer == honest));
         assert!(inbox.lines().take().is_none());
+    }
+
+    #[test]
+    fn what_somebody_waits_for_overtakes_what_peers_push_and_does_not_starve_it() {
+        let (inbox, now) = (Inbox::default(), Instant::now());
+        let connection = Connection { of_catalog: true, address: ([10, 0, 0, 1], 1).into() };
+        let peers: Vec<PeerId> = (0..8).map(PeerId).collect();
+        let pushed = || Message::Records { query: None, records: vec![], complete: vec![], cursor: None };
+        let part = || Message::Manifest { manifest: Sha256Digest([1; 32]), part: 0, bytes: vec![2; 10] };
+        for peer in &peers {
+            assert!(inbox.speaks(now, *peer, connection));
+            (0..20).for_each(|_| drop(inbox.said(now, *peer, pushed().encode().into())));
+        }
+        (0..20).for_each(|_| drop(inbox.said(now, peers[7], part().encode().into())));
+        let mut read = Vec::new();
+        while let Some((peer, item)) = { inbox.lines().take() } {
+            if let Item::Said(bytes) = item {
+                read.push(Message::decode(&bytes).unwrap().unwrap() == part());
+            }
+            inbox.done(peer, false);
+        }
+        assert_eq!(read.len(), 8 * 20 + 20);
+        let last = read.iter().rposition(|urgent| *urgent).unwrap();
+        assert!(last < 20 + 20 / 4 + 8, "the last part is read only as number {last}");
+        assert!(read[..last].contains(&false), "nothing else has a turn meanwhile");
     }
 }
