@@ -283,10 +283,10 @@ impl Catalog {
         manifests::fetch(&self.core, model, candidate, within).await
     }
 
-    /// The addresses of peers that said they hold a model with this torrent, whoever handed out its manifest first.
+    /// The addresses of peers that said in this run that they hold a model with this torrent, whoever handed out its manifest first.
     /// Answered from memory.
     pub fn holders(&self, info_hash: &InfoHash) -> Vec<SocketAddr> {
-        holders::addresses(&self.core, info_hash)
+        self.core.holders.of_torrent(info_hash)
     }
 
     /// Asks the peers, also those who come later, who holds a model, and tells the address of each that says it

@@ -261,8 +261,8 @@ impl Core {
                 self.tell_all(&Heard::Gone(peer));
             }
             Action::Tell(Notice::Answered { tag, peer, answer }) => {
-                if let Answer::Holds { held, .. } = &answer {
-                    self.holders.claims_to_hold(peer, held);
+                if let (Answer::Holds { held, .. }, Some(address)) = (&answer, self.address(peer)) {
+                    self.holders.claims_to_hold(peer, address, held);
                 }
                 if let Some(listener) = lock(&self.listeners).get(&tag) {
                     let _ = listener.try_send(Heard::Answered(peer, answer));

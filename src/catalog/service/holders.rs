@@ -40,7 +40,8 @@ pub(super) struct Holders(Mutex<Claims>);
 #[derive(Debug)]
 struct Claims {
     manifests: LruCache<Sha256Digest, Vec<PeerId>>,
-    torrents: LruCache<InfoHash, Vec<PeerId>>,
+    /// Addresses, since a connection to the model's swarm ends when its manifest has come.
+    torrents: LruCache<InfoHash, Vec<SocketAddr>>,
 }
 
 impl Default for Holders {
@@ -50,18 +51,18 @@ impl Default for Holders {
     }
 }
 
-fn add<K: Hash + Eq>(claims: &mut LruCache<K, Vec<PeerId>>, key: K, peer: PeerId) {
-    let peers = claims.get_or_insert_mut(key, Vec::new);
-    if !peers.contains(&peer) && peers.len() < MAX_HOLDERS {
-        peers.push(peer);
+fn add<K: Hash + Eq, V: PartialEq>(claims: &mut LruCache<K, Vec<V>>, key: K, holder: V) {
+    let holders = claims.get_or_insert_mut(key, Vec::new);
+    if !holders.contains(&holder) && holders.len() < MAX_HOLDERS {
+        holders.push(holder);
     }
 }
 
-fn put_first<K: Hash + Eq>(claims: &mut LruCache<K, Vec<PeerId>>, key: K, peer: PeerId) {
-    let peers = claims.get_or_insert_mut(key, Vec::new);
-    peers.retain(|known| *known != peer);
-    peers.insert(0, peer);
-    peers.truncate(MAX_HOLDERS);
+fn put_first<K: Hash + Eq, V: PartialEq>(claims: &mut LruCache<K, Vec<V>>, key: K, holder: V) {
+    let holders = claims.get_or_insert_mut(key, Vec::new);
+    holders.retain(|known| *known != holder);
+    holders.insert(0, holder);
+    holders.truncate(MAX_HOLDERS);
 }
 
 impl Holders {
@@ -70,19 +71,25 @@ impl Holders {
     }
 
     /// A peer says what it holds.
-    pub fn claims_to_hold(&self, peer: PeerId, held: &[HeldManifest]) {
+    pub fn claims_to_hold(&self, peer: PeerId, address: SocketAddr, held: &[HeldManifest]) {
         let mut claims = self.claims();
         for held in held.iter().take(MAX_HOLDERS) {
             add(&mut claims.manifests, held.manifest, peer);
-            add(&mut claims.torrents, held.info_hash, peer);
+            add(&mut claims.torrents, held.info_hash, address);
         }
     }
 
-    /// A peer has handed out a manifest.
-    pub fn has_handed_out(&self, peer: PeerId, manifest: Sha256Digest, info_hash: InfoHash) {
+    /// A peer has handed out the manifest of a torrent.
+    pub fn has_handed_out(
+        &self,
+        peer: PeerId,
+        address: SocketAddr,
+        manifest: Sha256Digest,
+        info_hash: InfoHash,
+    ) {
         let mut claims = self.claims();
         put_first(&mut claims.manifests, manifest, peer);
-        put_first(&mut claims.torrents, info_hash, peer);
+        put_first(&mut claims.torrents, info_hash, address);
     }
 
     /// Who is said to hold a manifest.
@@ -90,8 +97,8 @@ impl Holders {
         self.claims().manifests.get(manifest).cloned().unwrap_or_default()
     }
 
-    /// Who is said to hold a manifest of a torrent.
-    pub fn of_torrent(&self, info_hash: &InfoHash) -> Vec<PeerId> {
+    /// The addresses of those who are said to hold a manifest of a torrent, also of some with whom we no longer speak.
+    pub fn of_torrent(&self, info_hash: &InfoHash) -> Vec<SocketAddr> {
         self.claims().torrents.get(info_hash).cloned().unwrap_or_default()
     }
 
@@ -99,14 +106,7 @@ impl Holders {
     pub fn left(&self, peer: PeerId) {
         let mut claims = self.claims();
         claims.manifests.iter_mut().for_each(|(_, peers)| peers.retain(|known| *known != peer));
-        claims.torrents.iter_mut().for_each(|(_, peers)| peers.retain(|known| *known != peer));
     }
-}
-
-/// Addresses of those who are said to hold a model of a torrent and with whom we speak.
-pub(super) fn addresses(core: &Core, info_hash: &InfoHash) -> Vec<SocketAddr> {
-    let peers = core.holders.of_torrent(info_hash);
-    peers.into_iter().filter_map(|peer| core.address(peer)).collect()
 }
 
 /// Asks everybody who can be asked, and those who come later, who holds a model, and tells the address of each who
@@ -121,7 +121,7 @@ pub(super) async fn look_for(
     let mut asked: HashSet<(NodeId, IpAddr)> = HashSet::new();
     let mut told: HashSet<SocketAddr> = HashSet::new();
     while !core.has_stopped() && told.len() < MAX_TOLD {
-        for address in addresses(core, info_hash) {
+        for address in core.holders.of_torrent(info_hash) {
             if told.len() < MAX_TOLD && told.insert(address) {
                 found(address);
             }
@@ -162,22 +162,25 @@ mod tests {
     #[test]
     fn who_has_handed_out_a_manifest_comes_before_those_who_say_they_could() {
         let (holders, of) = (Holders::default(), held(1));
-        for peer in 0..40 {
-            holders.claims_to_hold(PeerId(peer), &[of]);
+        let address = |n: u16| SocketAddr::from(([10, 0, 0, 1], n));
+        for n in 0..40 {
+            holders.claims_to_hold(PeerId(n.into()), address(n), &[of]);
         }
         assert_eq!(holders.of_torrent(&of.info_hash).len(), MAX_HOLDERS);
-        holders.has_handed_out(PeerId(99), of.manifest, of.info_hash);
-        assert_eq!(holders.of_torrent(&of.info_hash)[0], PeerId(99));
+        holders.has_handed_out(PeerId(99), address(99), of.manifest, of.info_hash);
+        assert_eq!(holders.of_torrent(&of.info_hash)[0], address(99));
         assert_eq!(holders.of_manifest(&of.manifest)[0], PeerId(99));
         assert_eq!(holders.of_torrent(&of.info_hash).len(), MAX_HOLDERS);
         holders.left(PeerId(99));
         assert!(!holders.of_manifest(&of.manifest).contains(&PeerId(99)));
+        assert_eq!(holders.of_torrent(&of.info_hash)[0], address(99), "it can be called again");
     }
 
     #[test]
     fn a_peer_that_claims_to_hold_all_there_is_is_noted_for_little_of_it() {
         let holders = Holders::default();
-        holders.claims_to_hold(PeerId(1), &(0..100).map(held).collect::<Vec<_>>());
+        let address = SocketAddr::from(([10, 0, 0, 1], 1));
+        holders.claims_to_hold(PeerId(1), address, &(0..100).map(held).collect::<Vec<_>>());
         assert!(holders.of_manifest(&Sha256Digest([99; 32])).is_empty());
     }
 }

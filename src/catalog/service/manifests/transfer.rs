@@ -350,7 +350,9 @@ impl<'a> Transfer<'a> {
         let json: Vec<u8> = source.parts.into_iter().flatten().flatten().collect();
         let (digest, len, info_hash, _) = self.key;
         if Sha256::digest(&json)[..] == digest.0 {
-            self.core.holders.has_handed_out(source.peer, digest, info_hash);
+            if let Some(address) = self.core.address(source.peer) {
+                self.core.holders.has_handed_out(source.peer, address, digest, info_hash);
+            }
             return Some(json);
         }
         if self.spare.is_empty() {
