@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use silmaril::catalog::message::{HeldManifest, Message};
-use silmaril::catalog::service::{GRACE, LAN_WITHIN, MISS, topic_of};
+use silmaril::catalog::service::{GRACE, LAN_WITHIN, MISS, WAVE, topic_of};
 use silmaril::catalog::{Body, CatalogError, CatalogSettings, Record, SignedRecord};
 use silmaril::model::ModelRef;
 use tokio::time::Instant;
 
-use super::rig::{EPOCH, Model, PATIENCE, World, key, within};
+use super::rig::{EPOCH, Member, Model, PATIENCE, World, key, within};
 use crate::support::overlay::Network;
 
 const LONG: Duration = Duration::from_secs(10);
@@ -196,13 +197,38 @@ async fn nobody_to_ask_is_told_once_the_lan_had_its_time() {
 async fn a_search_ends_in_time_though_nobody_answers() {
     let world = World::new(Network::new());
     let member = world.member(&[]);
-    for _ in 0..3 {
+    // As many as can be asked in waves of three seconds for longer than the search takes.
+    for _ in 0..WAVE * 5 {
         world.stranger().answers(|_| Vec::new());
     }
-    within(PATIENCE, || member.catalog.status().peers == 3).await;
+    within(PATIENCE, || member.catalog.status().peers == WAVE * 5).await;
     let begun = Instant::now();
     assert!(member.resolve(&"org/nowhere".parse().unwrap(), 10).await.is_empty());
     assert!(begun.elapsed() >= LONG && begun.elapsed() < LONG + Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_all_peers_and_the_dht_do_not_know_is_told_soon() {
+    let network = Network::new();
+    let world = World::new(network.clone());
+    let settings = || CatalogSettings { dht: false, peers: Vec::new() };
+    let members: Vec<_> = (0..4).map(|_| world.member_with(settings())).collect();
+    within(PATIENCE, || members[0].catalog.status().peers == 3).await;
+    let unknown = |n: u32| format!("org/unknown{n}").parse::<ModelRef>().unwrap();
+    let takes = async |member: &Member, n| {
+        let begun = Instant::now();
+        assert!(matches!(member.catalog.resolve(&unknown(n), LONG).await, Err(CatalogError::NotFound(_))));
+        begun.elapsed()
+    };
+    // At first somebody may still be met.
+    assert!(takes(&members[0], 0).await <= LAN_WITHIN);
+    assert!(takes(&members[0], 1).await < Duration::from_millis(500));
+    network.turn_on_dht();
+    let with_dht = world.member(&[]);
+    within(PATIENCE, || with_dht.catalog.status().peers == 4).await;
+    tokio::time::sleep(LAN_WITHIN * 2).await;
+    let took = takes(&with_dht, 2).await;
+    assert!(took > Duration::from_secs(4) && took < Duration::from_secs(6), "it took {took:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -259,30 +285,35 @@ async fn a_longer_search_goes_on_where_a_shorter_one_of_the_same_model_ends() {
 async fn a_miss_is_remembered_until_it_is_old_or_something_comes() {
     let network = Network::without_lan();
     let world = World::new(network.clone());
-    let (asker, other) = (world.member(&[]), world.member(&[]));
+    let (asker, other) = (world.member(&[]), world.stranger());
     asker.catalog.introduce(&[other.engine.address()]);
+    let asked = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&asked);
+    other.answers(move |message| match message {
+        Message::Lookup { id, .. } => {
+            counted.fetch_add(1, Ordering::Relaxed);
+            vec![Message::Holds { id, records: Vec::new(), held: Vec::new() }]
+        }
+        _ => Vec::new(),
+    });
     within(PATIENCE, || asker.catalog.status().peers == 1).await;
     let name: ModelRef = "org/missing".parse().unwrap();
-    let takes = async |expected: Duration| {
-        let begun = Instant::now();
-        assert!(asker.catalog.resolve(&name, LONG).await.is_err());
-        let took = begun.elapsed();
-        let near = took >= expected && took < expected + Duration::from_millis(500);
-        assert!(near, "it took {took:?}, not {expected:?}");
+    // How often a peer is asked in all, after another search in vain.
+    let asks = async |time: Duration| {
+        assert!(asker.catalog.resolve(&name, time).await.is_err());
+        asked.load(Ordering::Relaxed)
     };
-    takes(LONG).await;
-    takes(Duration::ZERO).await;
+    assert_eq!(asks(LONG).await, 1);
+    assert_eq!(asks(LONG).await, 1);
     // It may be found in more time than was given before.
-    let begun = Instant::now();
-    assert!(asker.catalog.resolve(&name, LONG * 2).await.is_err());
-    assert!(begun.elapsed() >= LONG * 2);
+    assert_eq!(asks(LONG * 2).await, 2);
     tokio::time::sleep(MISS).await;
-    takes(LONG).await;
+    assert_eq!(asks(LONG).await, 3);
     // Another peer has come.
     let third = world.member(&[asker.engine.address()]);
     within(PATIENCE, || asker.catalog.status().peers == 2).await;
-    takes(LONG).await;
-    takes(Duration::ZERO).await;
+    assert_eq!(asks(LONG).await, 4);
+    assert_eq!(asks(LONG).await, 4);
     // A record of the name has come.
     third.share(&Model::new(key(0), "org/missing")).await;
     asker.knows(1).await;

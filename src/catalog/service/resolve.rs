@@ -3,8 +3,8 @@
 //! One search for each model, however many ask. It ends
 //! - when there is a candidate, and every peer asked has answered or [`GRACE`] has passed since the first; a record of an
 //!   earlier run may be of a state that is gone, so a node that has just started waits [`LAN_WITHIN`] for somebody to ask;
-//! - without a candidate: when its time is over, or when there is nobody who could be asked (no peers, no DHT, and LAN
-//!   discovery has had its time).
+//! - without a candidate: when its time is over; when there is nobody who could be asked (no peers, no DHT, and LAN
+//!   discovery has had its time); or when everybody has said no: each peer that can be asked, and the DHT by its silence.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +21,7 @@ use super::names::topic_of;
 use super::{Candidate, CatalogError};
 use crate::catalog::UnixTime;
 use crate::catalog::gossip::asks::{Answer, Ask};
-use crate::catalog::gossip::{NodeId, Origin};
+use crate::catalog::gossip::{NodeId, Origin, Speaker};
 use crate::catalog::message::HeldManifest;
 use crate::catalog::record::{SharedRecord, SignedRecord, salt_of};
 use crate::model::{ModelName, ModelRef, PublisherKey};
@@ -52,6 +52,15 @@ const DHT_AGAIN: Duration = Duration::from_secs(2);
 /// Candidates of which only a peer says that they exist: in all, and of one peer.
 const MAX_UNPROVEN: usize = 32;
 const MAX_UNPROVEN_OF_ONE: usize = 4;
+
+/// How long the DHT may take to name somebody: two lookups, of some seconds each. There is no answer that says nobody.
+const DHT_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long after the start a DHT without a single node is waited for.
+const DHT_NODES_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long who announced the name may take to be met.
+const MET_WITHIN: Duration = Duration::from_secs(3);
 
 /// Misses remembered.
 const MAX_MISSES: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not 0");
@@ -143,7 +152,7 @@ async fn search(core: &Arc<Core>, model: &ModelRef, deadline: Instant, report: &
         crowd.ask_next(core, &listener, &Ask::Lookup(model.clone()), candidates.is_empty());
         let overdue = match first_at {
             Some(first) => crowd.all_answered() || now >= crowd.enough_at(core, first),
-            None => crowd.nobody(core, now),
+            None => crowd.nobody(core, now) || crowd.all_said_no(core, now),
         };
         if overdue || now >= deadline {
             break;
@@ -218,7 +227,7 @@ async fn search_of(
         crowd.ask_next(core, &listener, &Ask::Lookup(model.clone()), candidates.is_empty());
         let over = match first_at {
             Some(first) => (crowd.all_answered() && in_dht) || now >= crowd.enough_at(core, first),
-            None => crowd.nobody(core, now),
+            None => crowd.nobody(core, now) || (crowd.all_said_no(core, now) && in_dht),
         };
         if over || now >= deadline {
             break;
@@ -266,7 +275,10 @@ struct Crowd {
     known: BTreeSet<(NodeId, IpAddr)>,
     /// Addresses that announced the name; they are asked whatever is found before.
     called: HashSet<SocketAddr>,
+    called_at: Option<Instant>,
     looked: Instant,
+    /// When a DHT that has nodes was asked first.
+    dht_asked: Option<Instant>,
     pause: Duration,
 }
 
@@ -279,7 +291,9 @@ impl Crowd {
             first_asked: None,
             known: BTreeSet::new(),
             called: HashSet::new(),
+            called_at: None,
             looked: Instant::now(),
+            dht_asked: None,
             pause: DHT_AGAIN,
         };
         crowd.look(core);
@@ -315,6 +329,7 @@ impl Crowd {
                 let Some(swarm) = core.swarm() else { return };
                 for peer in peers {
                     if self.called.len() < MAX_CALLED && self.called.insert(*peer) {
+                        self.called_at = Some(Instant::now());
                         // One that is connected already is not called again.
                         if let Err(error) = core.overlay.call(swarm, *peer) {
                             tracing::debug!(%peer, %error, "who announced a name is not called");
@@ -335,6 +350,9 @@ impl Crowd {
         if !core.settings.dht {
             return;
         }
+        if *core.dht_nodes.borrow() > 0 {
+            self.dht_asked.get_or_insert(self.looked);
+        }
         let found = core.overlay.find(self.topic);
         let got = self.item.map_or(Ok(()), |(publisher, salt)| core.overlay.get_item(publisher, salt));
         if let Err(error) = found.and(got) {
@@ -351,11 +369,26 @@ impl Crowd {
 
     /// When there is something to look at though nobody says anything.
     fn next_look(&self, core: &Core) -> Option<Instant> {
-        if core.settings.dht {
-            Some((self.looked + self.pause).max(Instant::now() + Duration::from_millis(50)))
-        } else {
-            Some(core.started + LAN_WITHIN).filter(|at| Instant::now() < *at)
-        }
+        let now = Instant::now();
+        let again =
+            core.settings.dht.then(|| (self.looked + self.pause).max(now + Duration::from_millis(50)));
+        again.into_iter().chain(Some(self.heard_all_at(core)).filter(|at| now < *at)).min()
+    }
+
+    /// When those who are met now, and the DHT, have had their time.
+    fn heard_all_at(&self, core: &Core) -> Instant {
+        let met = self.called_at.map(|at| at + MET_WITHIN);
+        let dht = core.settings.dht.then(|| match self.dht_asked {
+            Some(asked) => asked + DHT_WITHIN,
+            None => core.started + DHT_NODES_WITHIN,
+        });
+        [met, dht].into_iter().flatten().fold(core.started + LAN_WITHIN, Instant::max)
+    }
+
+    /// Whether everybody who can be asked was asked and has answered, and nobody else will come.
+    fn all_said_no(&self, core: &Core, now: Instant) -> bool {
+        let asked = |speaker: &Speaker| self.known.contains(&(speaker.node, speaker.connection.address.ip()));
+        self.all_answered() && now >= self.heard_all_at(core) && core.speakers().iter().all(asked)
     }
 
     /// Whether somebody was asked, and nobody is to answer any more.
