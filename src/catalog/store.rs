@@ -334,18 +334,16 @@ impl CatalogStore {
         places.iter().filter_map(|place| self.fetch(&snapshot, place)).collect()
     }
 
-    /// The records of a model at a revision, those of `kept` publishers first, so that a flood by others does not hide
-    /// them; at most [`MAX_PAGE`]. Reads the disk.
+    /// The records of a model at a revision, those of `kept` publishers first, then others in an order of chance, so that
+    /// neither a flood nor well chosen keys hide any for ever; at most [`MAX_PAGE`]. Reads the disk.
     pub fn of_model(&self, model: &ModelRef, kept: &dyn Fn(&PublisherKey) -> bool) -> Vec<SharedRecord> {
         let state = self.read();
         let (mut rows, mut others) = (Vec::new(), Vec::new());
         for entry in state.index.of_model(model) {
             let is_kept = index::publisher_of(entry.key).is_some_and(|publisher| kept(&publisher));
-            let rows = if is_kept { &mut rows } else { &mut others };
-            if rows.len() < MAX_PAGE {
-                rows.push(entry);
-            }
+            if is_kept { &mut rows } else { &mut others }.push(entry);
         }
+        fastrand::shuffle(&mut others);
         rows.append(&mut others);
         rows.truncate(MAX_PAGE);
         let places: Vec<_> =

@@ -109,10 +109,13 @@ impl Question {
                 }
             }
             Self::Lookup { id, model } => {
-                let mut records = source.records_of(model);
-                records.truncate(MAX_HOLDS);
                 let mut held = source.held(model);
+                held.sort_by_key(|held| !held.complete);
                 held.truncate(MAX_HOLDS);
+                let mut records = source.records_of(model);
+                if records.len() > MAX_HOLDS {
+                    choose(&mut records, &held);
+                }
                 let publishers = records.iter().map(|record| record.record().publisher);
                 let publishers = publishers.chain(held.iter().map(|held| held.publisher));
                 records.extend(successions(publishers.collect(), source));
@@ -125,6 +128,23 @@ impl Question {
             }
         }
     }
+}
+
+/// Of too many records, those are told first whose manifest is held here, and of these whose model is here wholly; the
+/// others as the source has them, kept publishers first and then by chance.
+fn choose(records: &mut Vec<SharedRecord>, held: &[HeldManifest]) {
+    let rank = |record: &SharedRecord| {
+        let manifest = record.model().map(|model| model.manifest);
+        match held.iter().find(|held| Some(held.manifest) == manifest) {
+            Some(held) if held.complete => 0,
+            Some(_) => 1,
+            None => 2,
+        }
+    };
+    records.sort_by_key(rank);
+    let left_out = records.len() - MAX_HOLDS;
+    tracing::debug!(left_out, "a lookup is answered with a part of the records known");
+    records.truncate(MAX_HOLDS);
 }
 
 /// The number that marks the answer to a `want`; queries are numbered from 1.
