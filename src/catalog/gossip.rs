@@ -13,11 +13,12 @@
 //! - Every table has a bound, every question a deadline, and every answer a budget.
 //!
 //! `sync` compares digests and fetches what is missing, `spread` tells what is new, `asks` puts questions of the
-//! service, `answers` answers those of peers, `budget` bounds them all.
+//! service, `answers` answers those of peers, `budget` bounds them all, `purse` what each address makes us store.
 
 pub mod answers;
 pub mod asks;
 pub mod budget;
+mod purse;
 mod spread;
 mod sync;
 
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use answers::{Question, Source};
 use asks::Asks;
 use budget::Bucket;
+use purse::Purses;
 use spread::Fresh;
 pub use spread::{FANOUT, SPREAD_EVERY};
 use sync::Sync;
@@ -158,6 +160,7 @@ pub struct Gossip {
     /// Who is asked for a publisher's records.
     wanted_of: HashMap<PublisherKey, PeerId>,
     fresh: Fresh,
+    purses: Purses,
     asks: Asks,
     queries: Bucket,
     answered: Bucket,
@@ -176,6 +179,7 @@ impl Gossip {
             rng,
             peers: BTreeMap::new(),
             wanted_of: HashMap::new(),
+            purses: Purses::default(),
             asks: Asks::default(),
             queries: Bucket::new(budget::ALL_QUERIES, now),
             answered: Bucket::new(budget::ALL_ANSWERED_BYTES, now),
@@ -325,6 +329,7 @@ impl Gossip {
         }
         if now >= self.next_pull {
             self.next_pull = now + sync::pull_after(&mut self.rng);
+            self.purses.tidy(now);
             self.pull(now);
         }
         self.spread_tick(now, source);
@@ -340,8 +345,9 @@ impl Gossip {
         source: &dyn Source,
     ) {
         let cost = outcomes.iter().filter(|o| !matches!(o, Outcome::Known)).count();
-        if let Some(state) = origin.peer().and_then(|peer| self.peers.get_mut(&peer)) {
-            state.sync.new_records.spend(now, cost as f64);
+        if let Some((peer, state)) = origin.peer().and_then(|peer| Some((peer, self.peers.get(&peer)?))) {
+            let address = state.connection.address;
+            self.purses.of(now, peer, address).spend(now, cost as f64);
         }
         let bit = origin.peer().and_then(|peer| self.peers.get(&peer)?.partner);
         for (record, _) in records.iter().zip(outcomes).filter(|(_, o)| **o == Outcome::Known) {
@@ -430,9 +436,9 @@ impl Gossip {
             let allowed = bytes
                 && match question {
                     Question::Query { .. } => {
-                        self.queries.available(now) >= 1.0
-                            && state.queries.take(now, 1.0)
-                            && self.queries.take(now, 1.0)
+                        self.queries.available(now) >= budget::QUERY_AT_FIRST
+                            && state.queries.take(now, budget::QUERY_AT_FIRST)
+                            && self.queries.take(now, budget::QUERY_AT_FIRST)
                     }
                     Question::Lookup { .. } => state.lookups.take(now, 1.0),
                     Question::Digest(_) | Question::Want(_) | Question::Part(..) => true,
@@ -463,3 +469,6 @@ impl Gossip {
         self.actions.push_back(Action::HangUp { peer, ban, why });
     }
 }
+
+#[cfg(test)]
+mod tests;

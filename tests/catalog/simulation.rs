@@ -245,7 +245,7 @@ impl Simulation {
             Action::Send(peer, message) => self.send(node, peer, message),
             Action::Answer(peer, question) => {
                 let answer = question.answer(&state.store);
-                state.gossip.answered(peer, &question, &answer);
+                state.gossip.answered(now, peer, &question, &answer, Duration::ZERO);
                 self.send(node, peer, answer);
             }
             Action::Store(origin, records) => {

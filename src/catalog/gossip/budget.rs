@@ -37,18 +37,25 @@ pub const NEW_RECORDS: Rate = Rate { per_second: 200.0, burst: 100_000.0 };
 /// Our requests for records, each answered by up to 48 KiB: 800 at once are 100 000 records, 20 a second 1 MB/s.
 pub const WANTS: Rate = Rate { per_second: 20.0, burst: 800.0 };
 
-/// Digests that we tell from their beginning: one a minute. A connection that takes the place of another, because both
+/// Digests that we tell from their beginning, and that we let a peer tell: one a minute. A connection that takes the place of another, because both
 /// sides had called, needs a second and a third at once.
 pub const DIGESTS: Rate = Rate { per_second: 1.0 / 60.0, burst: 3.0 };
 
 /// Lookups that we answer: a few per model that its user opens.
 pub const LOOKUPS: Rate = Rate { per_second: 10.0, burst: 40.0 };
 
-/// Pages of search results that we answer. Each may read the whole catalog, some 50 ms for 100 000 records.
-pub const QUERIES: Rate = Rate { per_second: 5.0, burst: 30.0 };
+/// Seconds that answering the searches of a peer takes. One page may read the whole catalog, some 50 ms for 100 000
+/// records; a search of 32 pages is let in at once.
+pub const QUERIES: Rate = Rate { per_second: 0.1, burst: 2.0 };
 
-/// Pages of search results that we answer to all peers together: at most half a core, however many ask.
-pub const ALL_QUERIES: Rate = Rate { per_second: 20.0, burst: 200.0 };
+/// The same of all peers together: at most half a core, however many ask.
+pub const ALL_QUERIES: Rate = Rate { per_second: 0.5, burst: 5.0 };
+
+/// What a page of results is taken to take before that is known, in seconds.
+pub const QUERY_AT_FIRST: f64 = 0.05;
+
+/// What it is charged with at least, in seconds.
+pub const QUERY_AT_LEAST: f64 = 0.002;
 
 /// Bytes of answers. The largest manifest, 16 MiB, takes 6 s.
 pub const ANSWERED_BYTES: Rate = Rate { per_second: 2.0 * 1024.0 * 1024.0, burst: 4.0 * 1024.0 * 1024.0 };

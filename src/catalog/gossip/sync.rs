@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use super::answers::{Question, Source, WANT_ID, WANT_PAGE};
-use super::budget::{Bucket, DIGESTS, NEW_RECORDS, WANTS};
+use super::budget::{Bucket, DIGESTS, QUERY_AT_FIRST, QUERY_AT_LEAST, WANTS};
 use super::{Action, Gossip, Origin};
 use crate::catalog::message::{Have, Message};
 use crate::catalog::record::SharedRecord;
@@ -70,6 +70,8 @@ pub(super) struct Sync {
     /// The last publisher of its last page, and how many pages there were.
     page_after: Option<PublisherKey>,
     pages: u32,
+    /// How many digests of more than a page it may begin.
+    their_digests: Bucket,
     /// Whether it has ever told a digest.
     told: bool,
     want: Option<Want>,
@@ -83,8 +85,6 @@ pub(super) struct Sync {
     /// When all records of publishers were asked for.
     whole: HashMap<PublisherKey, Instant>,
     wants: Bucket,
-    /// Records that it may still make us store.
-    pub new_records: Bucket,
     /// Where our digest to it goes on, unless it is at its end; and how many may begin.
     digest_after: Option<PublisherKey>,
     digests: Bucket,
@@ -99,6 +99,7 @@ impl Sync {
             page_due: None,
             page_after: None,
             pages: 0,
+            their_digests: Bucket::new(DIGESTS, now),
             told: false,
             want: None,
             rest: Vec::new(),
@@ -108,7 +109,6 @@ impl Sync {
             not_before: None,
             whole: HashMap::new(),
             wants: Bucket::new(WANTS, now),
-            new_records: Bucket::new(NEW_RECORDS, now),
             digest_after: None,
             digests: Bucket::new(DIGESTS, now),
         }
@@ -119,8 +119,12 @@ impl Sync {
         self.claims.get(publisher).is_some_and(|(claimed, _)| *claimed >= sequence)
     }
 
-    /// Whether another page of a digest may follow this one: an honest digest is in the order of the keys, and ends.
-    fn goes_on(&mut self, page: &[Have], more: bool) -> bool {
+    /// Whether another page of a digest may follow this one: an honest digest is in the order of the keys, ends, and does
+    /// not begin anew at once.
+    fn goes_on(&mut self, now: Instant, page: &[Have], more: bool) -> bool {
+        if more && self.pages == 0 && !self.their_digests.take(now, 1.0) {
+            return false;
+        }
         let ascends = page.windows(2).all(|pair| pair[0].publisher < pair[1].publisher);
         let beyond = |first: &Have| self.page_after.is_none_or(|after| first.publisher > after);
         let goes_on = more && ascends && page.first().is_some_and(beyond) && self.pages < MAX_DIGEST_PAGES;
@@ -169,7 +173,7 @@ impl Gossip {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let Some(bit) = state.partner else { return };
         let sync = &mut state.sync;
-        let more = sync.goes_on(known, more);
+        let more = sync.goes_on(now, known, more);
         (sync.told, sync.more, sync.page_due) = (true, more, None);
         for claim in known {
             let have = source.have(&claim.publisher);
@@ -192,7 +196,8 @@ impl Gossip {
     pub(super) fn fetch_more(&mut self, now: Instant, peer: PeerId, source: &dyn Source) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let (Some(bit), sync) = (state.partner, &mut state.sync) else { return };
-        if sync.waits(now) || sync.new_records.available(now) < ROOM || sync.wants.available(now) < 1.0 {
+        let purse = self.purses.of(now, peer, state.connection.address);
+        if sync.waits(now) || purse.available(now) < ROOM || sync.wants.available(now) < 1.0 {
             return;
         }
         let mut after = std::mem::take(&mut sync.rest);
@@ -301,8 +306,9 @@ impl Gossip {
 
     /// Stores records that were not asked for as such, as far as the peer's budget goes.
     pub(super) fn learn(&mut self, now: Instant, origin: Origin, mut records: Vec<SharedRecord>) {
-        if let Some(state) = origin.peer().and_then(|peer| self.peers.get_mut(&peer)) {
-            records.truncate(state.sync.new_records.available(now).max(0.0) as usize);
+        if let Some((peer, state)) = origin.peer().and_then(|peer| Some((peer, self.peers.get(&peer)?))) {
+            let purse = self.purses.of(now, peer, state.connection.address);
+            records.truncate(purse.available(now).max(0.0) as usize);
         }
         if !records.is_empty() {
             self.actions.push_back(Action::Store(origin, records));
@@ -378,8 +384,23 @@ impl Gossip {
         self.peers.get(&peer).is_some_and(|state| state.sync.digest_after.is_some())
     }
 
-    /// A question of a peer was answered by this message.
-    pub fn answered(&mut self, peer: PeerId, question: &Question, answer: &Message) {
+    /// A question of a peer was answered by this message, which took so long.
+    pub fn answered(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        question: &Question,
+        answer: &Message,
+        took: Duration,
+    ) {
+        if matches!(question, Question::Query { .. }) {
+            // What was taken for it at first was a guess.
+            let more = took.as_secs_f64().max(QUERY_AT_LEAST) - QUERY_AT_FIRST;
+            self.queries.spend(now, more);
+            if let Some(state) = self.peers.get_mut(&peer) {
+                state.queries.spend(now, more);
+            }
+        }
         if let (Question::Digest(_), Message::Have { known, more: true }, Some(state)) =
             (question, answer, self.peers.get_mut(&peer))
         {

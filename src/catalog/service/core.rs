@@ -242,8 +242,11 @@ impl Core {
         match action {
             Action::Send(peer, message) => self.send(peer, &message),
             Action::Answer(peer, question) => {
+                // The clock on the wall, whatever tokio's says: it is the work that is charged.
+                let begun = std::time::Instant::now();
                 let answer = question.answer(&self.known);
-                self.step(|gossip, _| gossip.answered(peer, &question, &answer));
+                let took = begun.elapsed();
+                self.step(|gossip, now| gossip.answered(now, peer, &question, &answer, took));
                 self.send(peer, &answer);
             }
             Action::HangUp { peer, ban, why } => self.hang_up(peer, ban, why),

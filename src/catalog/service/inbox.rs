@@ -256,9 +256,13 @@ mod tests {
         let part = || Message::Manifest { manifest: Sha256Digest([1; 32]), part: 0, bytes: vec![2; 10] };
         for peer in &peers {
             assert!(inbox.speaks(now, *peer, connection));
-            (0..20).for_each(|_| drop(inbox.said(now, *peer, pushed().encode().into())));
+            for _ in 0..20 {
+                inbox.said(now, *peer, pushed().encode().into());
+            }
         }
-        (0..20).for_each(|_| drop(inbox.said(now, peers[7], part().encode().into())));
+        for _ in 0..20 {
+            inbox.said(now, peers[7], part().encode().into());
+        }
         let mut read = Vec::new();
         while let Some((peer, item)) = { inbox.lines().take() } {
             if let Item::Said(bytes) = item {

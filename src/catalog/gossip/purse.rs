@@ -1,0 +1,81 @@
+//! What the hosts of one address may still make us store: the same for all their connections, and not filled again by
+//! coming back.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use super::budget::{Bucket, NEW_RECORDS};
+use crate::torrent::PeerId;
+
+/// Addresses that are remembered. Beyond it the one is forgotten that has spent least.
+const MAX_PURSES: usize = 4096;
+
+/// Whose budget it is. On this host's own address, many nodes may run that have nothing to do with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Whose {
+    Address(IpAddr),
+    Connection(PeerId),
+}
+
+/// The new records that each address may still bring.
+#[derive(Debug, Default)]
+pub(super) struct Purses(HashMap<Whose, Bucket>);
+
+impl Purses {
+    /// That of a peer at an address.
+    pub fn of(&mut self, now: Instant, peer: PeerId, address: SocketAddr) -> &mut Bucket {
+        let ip = address.ip();
+        let whose = if ip.is_loopback() { Whose::Connection(peer) } else { Whose::Address(ip) };
+        if self.0.len() >= MAX_PURSES && !self.0.contains_key(&whose) {
+            let fullest = self.0.iter_mut().map(|(whose, purse)| (*whose, purse.available(now)));
+            if let Some((fullest, _)) = fullest.max_by(|a, b| a.1.total_cmp(&b.1)) {
+                self.0.remove(&fullest);
+            }
+        }
+        self.0.entry(whose).or_insert_with(|| Bucket::new(NEW_RECORDS, now))
+    }
+
+    /// Forgets those that are full again.
+    pub fn tidy(&mut self, now: Instant) {
+        self.0.retain(|_, purse| purse.available(now) < NEW_RECORDS.burst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn address(n: u16, port: u16) -> SocketAddr {
+        ([10, 0, (n >> 8) as u8, n as u8], port).into()
+    }
+
+    #[test]
+    fn coming_back_does_not_fill_a_purse() {
+        let (mut purses, now) = (Purses::default(), Instant::now());
+        purses.of(now, PeerId(1), address(1, 1)).spend(now, NEW_RECORDS.burst);
+        purses.tidy(now);
+        assert_eq!(purses.of(now, PeerId(2), address(1, 2)).available(now), 0.0);
+        assert_eq!(purses.of(now, PeerId(3), address(2, 1)).available(now), NEW_RECORDS.burst);
+        let later = now + Duration::from_secs(3600);
+        purses.tidy(later);
+        assert!(purses.0.is_empty());
+        // Nodes of this host have one each.
+        let here = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        purses.of(now, PeerId(1), here(1)).spend(now, 1000.0);
+        assert_eq!(purses.of(now, PeerId(2), here(1)).available(now), NEW_RECORDS.burst);
+    }
+
+    #[test]
+    fn of_too_many_the_one_that_spent_least_is_forgotten() {
+        let (mut purses, now) = (Purses::default(), Instant::now());
+        for n in 0..MAX_PURSES as u16 + 100 {
+            let spent = if n == 0 { 1000.0 } else { 1.0 };
+            purses.of(now, PeerId(1), address(n, 1)).spend(now, spent);
+        }
+        assert_eq!(purses.0.len(), MAX_PURSES);
+        assert!(purses.of(now, PeerId(1), address(0, 1)).available(now) < NEW_RECORDS.burst - 999.0);
+    }
+}

@@ -1,0 +1,127 @@
+//! What the state machine allows, beside an empty catalog. The rest is tested with a network, in `tests/catalog`.
+
+use super::*;
+use crate::catalog::message::{Have, HeldManifest};
+use crate::catalog::query::Query;
+use crate::catalog::store::Page;
+use crate::model::{InfoHash, ModelRef, Sha256Digest};
+
+/// A node that knows these records of the model asked for, and holds these manifests.
+#[derive(Default)]
+struct Knows {
+    records: Vec<SharedRecord>,
+    held: Vec<HeldManifest>,
+}
+
+impl Source for Knows {
+    fn count(&self) -> usize {
+        0
+    }
+    fn have(&self, _: &PublisherKey) -> Option<Have> {
+        None
+    }
+    fn page(&self, _: Option<&PublisherKey>, _: usize) -> Vec<Have> {
+        Vec::new()
+    }
+    fn after(&self, _: &PublisherKey, _: i64, _: usize) -> Vec<SharedRecord> {
+        Vec::new()
+    }
+    fn search(&self, _: &Query, _: Option<&[u8]>, _: usize) -> Page {
+        Page::default()
+    }
+    fn records_of(&self, _: &ModelRef) -> Vec<SharedRecord> {
+        self.records.clone()
+    }
+    fn successor(&self, _: &PublisherKey) -> Option<SharedRecord> {
+        None
+    }
+    fn held(&self, _: &ModelRef) -> Vec<HeldManifest> {
+        self.held.clone()
+    }
+    fn is_complete(&self, _: &InfoHash) -> bool {
+        false
+    }
+    fn manifest(&self, _: &Sha256Digest) -> Option<std::sync::Arc<[u8]>> {
+        None
+    }
+}
+
+const PEER: PeerId = PeerId(1);
+
+/// A node that a peer has greeted.
+fn greeted(now: Instant) -> Gossip {
+    let mut gossip = Gossip::new([1; 20], 1, now);
+    let connection = Connection { of_catalog: true, address: ([10, 0, 0, 1], 1).into() };
+    let knows = Knows::default();
+    gossip.speaks(now, PEER, connection, &knows);
+    gossip.message(now, PEER, Message::Hello { version: 1, node: [2; 20], records: 0 }, &knows);
+    while gossip.next_action().is_some() {}
+    gossip
+}
+
+/// Asks for a page of search results after another, each of which takes so long; tells how many are answered.
+fn answered(gossip: &mut Gossip, now: Instant, pages: u32, each: Duration) -> u32 {
+    let mut count = 0;
+    for id in 1..=pages {
+        let query = Message::Query { id, query: "llama".parse().unwrap(), cursor: None };
+        gossip.message(now, PEER, query, &Knows::default());
+        while let Some(action) = gossip.next_action() {
+            let Action::Answer(peer, question) = action else { continue };
+            let answer = question.answer(&Knows::default());
+            gossip.answered(now, peer, &question, &answer, each);
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn queries_are_charged_by_the_time_they_take() {
+    let now = Instant::now();
+    let cheap = answered(&mut greeted(now), now, 500, Duration::from_micros(10));
+    let dear = answered(&mut greeted(now), now, 500, Duration::from_millis(500));
+    // Their bytes have a bound as well.
+    assert!(cheap > 80, "{cheap} cheap ones are answered");
+    assert!((3..=5).contains(&dear), "{dear} dear ones are answered");
+    // Those that wait are answered later, as time is saved up.
+    let mut gossip = greeted(now);
+    answered(&mut gossip, now, 5, Duration::from_millis(500));
+    let later = now + Duration::from_secs(30);
+    assert_eq!(answered(&mut gossip, later, 1, Duration::from_millis(1)), 1 + 1);
+}
+
+#[test]
+fn whose_manifest_is_held_is_not_hidden_by_those_who_squat_the_name() {
+    use crate::catalog::record::{Body, ModelRecord, Record, SignedRecord};
+    use crate::keys::PublisherKeypair;
+    let record = |n: u8| {
+        let body = Body::Model(ModelRecord {
+            name: "org/model".parse().unwrap(),
+            version: Default::default(),
+            info_hash: InfoHash([n; 32]),
+            manifest: Sha256Digest([n; 32]),
+            manifest_len: 1,
+            size: 1,
+            files: 1,
+            license: None,
+            tags: Vec::new(),
+        });
+        let key = PublisherKeypair::generate().unwrap();
+        let record = Record { publisher: key.public(), sequence: 1, time: 1, body };
+        SharedRecord::new(SignedRecord::sign(record, &key).unwrap())
+    };
+    let records: Vec<SharedRecord> = (0..100).map(record).collect();
+    let held = |n: u8, complete| HeldManifest {
+        publisher: records[n as usize].record().publisher,
+        manifest: Sha256Digest([n; 32]),
+        len: 1,
+        info_hash: InfoHash([n; 32]),
+        complete,
+    };
+    let knows = Knows { held: vec![held(98, false), held(99, true)], records: records.clone() };
+    let lookup = Question::Lookup { id: 1, model: "org/model".parse().unwrap() };
+    let Message::Holds { records: told, held, .. } = lookup.answer(&knows) else { panic!("another answer") };
+    assert!(told.len() < records.len());
+    assert_eq!(told[..2], [records[99].clone(), records[98].clone()]);
+    assert_eq!(held[0].manifest, Sha256Digest([99; 32]));
+}
