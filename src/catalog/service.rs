@@ -18,6 +18,7 @@ mod known;
 mod manifests;
 mod names;
 mod resolve;
+mod successors;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -269,6 +270,15 @@ impl Catalog {
         within: Duration,
     ) -> Result<Candidate, CatalogError> {
         resolve::resolve_of(&self.core, publisher, model, within).await
+    }
+
+    /// The key that a publisher has named as successor, from the DHT. None where it has none within the time, or is off.
+    pub async fn successor(&self, publisher: PublisherKey, within: Duration) -> Option<PublisherKey> {
+        let mut stopped = self.core.stopped.subscribe();
+        tokio::select! {
+            next = successors::look_up(&self.core, publisher, within) => next,
+            _ = stopped.wait_for(|stopped| *stopped) => None,
+        }
     }
 
     /// The manifest's JSON, checked against its SHA-256, from any peer that hands it out: of the catalog's swarm, of

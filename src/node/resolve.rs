@@ -12,7 +12,11 @@ use super::catalog::NodeCatalog;
 use super::{ErrorKind, Node, NodeError, blocking, candidates, chain};
 use crate::catalog::trust::Pinning;
 use crate::catalog::{Candidate, CatalogError};
-use crate::model::{Manifest, ModelRef};
+use crate::model::{Manifest, ModelRef, PublisherKey};
+
+/// How long the DHT may take to say whom a publisher has named as successor, and how many of these in turn are followed.
+const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
+const MAX_SUCCESSIONS: usize = 8;
 
 /// What somebody is resolving, or was a moment ago.
 type Key = (ModelRef, Option<String>);
@@ -110,7 +114,7 @@ impl Node {
         let known = part.store.digest().into_iter().map(|have| have.publisher);
         let publisher = self.library.trust.find(publisher, known)?;
         let publisher = self.library.trust.present_key(&publisher);
-        let mut found = part.catalog.resolve_of(publisher, model, within * 3 / 4).await?;
+        let mut found = self.found_of(part, publisher, model, within * 3 / 4).await?;
         let from = Asking { part, model };
         let manifest = loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -120,6 +124,35 @@ impl Node {
             }
         };
         self.admit(manifest, Pinning::Pin).await
+    }
+
+    /// What a publisher announces, or whoever has their key's place now, by what the DHT says.
+    async fn found_of(
+        &self,
+        part: &NodeCatalog,
+        mut publisher: PublisherKey,
+        model: &ModelRef,
+        within: Duration,
+    ) -> Result<Candidate, NodeError> {
+        let until = Instant::now() + within;
+        let left = || until.saturating_duration_since(Instant::now());
+        for _ in 0..MAX_SUCCESSIONS {
+            // Beside each other: most publishers have no successor, which takes the DHT a while to say.
+            let found = part.catalog.resolve_of(publisher, model, left());
+            let named = part.catalog.successor(publisher, SUCCESSOR_WITHIN.min(left() / 2));
+            tokio::pin!(found, named);
+            let (early, next) = tokio::select! {
+                next = &mut named => (None, next),
+                early = &mut found => (Some(early), named.await),
+            };
+            let next = next.map(|next| self.library.trust.present_key(&next));
+            match (next.filter(|next| *next != publisher), early) {
+                (Some(next), _) => publisher = next,
+                (None, Some(found)) => return Ok(found?),
+                (None, None) => return Ok(found.await?),
+            }
+        }
+        Err(CatalogError::NotFound(model.clone()).into())
     }
 
     /// Whether the publisher of a model known here has announced another state of it since. Answered from memory.
@@ -145,6 +178,10 @@ impl Node {
         let (stored, former) = blocking::cancellable(move |_| {
             let former = node.library.registry.get(&manifest.model_ref());
             node.library.trust.accept(&manifest.name, manifest.signed_by(), pinning)?;
+            // With the model, what is announced of it survives whatever happens to this process.
+            if let Some(Err(e)) = node.catalog.as_ref().map(|part| part.store.flush()) {
+                tracing::warn!("what was announced of {} may be lost: {e}", manifest.name);
+            }
             Ok((node.library.registry.insert(manifest)?, former))
         })
         .await?;

@@ -338,6 +338,26 @@ async fn a_known_publishers_record_comes_from_the_dht_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_successor_is_named_by_the_dht_alone() {
+    let network = Network::without_lan();
+    network.turn_on_dht();
+    let world = World::new(network.clone());
+    let (asker, publisher) = (world.member(&[]), world.member(&[]));
+    let record = Record {
+        publisher: key(0).public(),
+        sequence: 1,
+        time: EPOCH,
+        body: Body::Successor(key(1).public()),
+    };
+    let record = Arc::new(SignedRecord::sign(record, key(0)).unwrap());
+    publisher.catalog.publish(record).await.unwrap();
+    within(PATIENCE, || !network.puts().is_empty()).await;
+    publisher.vanish();
+    assert_eq!(asker.catalog.successor(key(0).public(), LONG).await, Some(key(1).public()));
+    assert_eq!(asker.catalog.successor(key(1).public(), LONG).await, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_newer_record_of_a_peer_counts_more_than_the_dhts() {
     let network = Network::new();
     network.turn_on_dht();

@@ -262,6 +262,32 @@ fn a_publishers_model_is_imported_from_the_dht_alone() {
 }
 
 #[test]
+fn a_publisher_who_replaced_their_key_is_found_in_the_dht_by_the_former_one() {
+    let net = Net::new();
+    let hosts: Vec<Host> = ["router", "a", "b", "c"].iter().map(|name| net.host(name)).collect();
+    let (router, a, b) = (&hosts[0], &hosts[1], &hosts[2]);
+    router.configure("  lan_discovery: false\n");
+    for host in &hosts[1..] {
+        host.configure(&format!("  lan_discovery: false\n  dht_bootstrap_nodes: ['{}']\n", router.peer()));
+    }
+    let daemons = [0, 3].map(|host: usize| {
+        let daemon = hosts[host].spawn(&["daemon"]);
+        daemon.wait_for_line("running", PATIENCE);
+        daemon
+    });
+    a.run(&["init"]).ok();
+    let former = key(a)["publisher"].as_str().unwrap().to_owned();
+    a.run(&["key", "rotate"]).ok();
+    let present = key(a)["publisher"].as_str().unwrap().to_owned();
+    let dir = model(a, "m", 1);
+    let sharing = publish(a, &dir, "acme/m", &[]);
+    let import = |key: &str| b.run(&["registry", "import", &format!("{key}/acme/m")]);
+    until("the former key leads to the present one", PATIENCE, || import(&former).status.success());
+    assert_eq!(json(&b.run(&["list", "--json"]).ok())[0]["publisher"], present);
+    drop((sharing, daemons));
+}
+
+#[test]
 fn who_was_in_the_dht_once_needs_no_bootstrap_node() {
     let net = Net::new();
     let (router, a, b) = (net.host("router"), net.host("a"), net.host("b"));

@@ -36,7 +36,7 @@ const READERS: usize = 2;
 const MAX_HEARD: usize = 1024;
 
 /// How often what peers told is put on the disk. What a power cut takes comes again.
-const FLUSH_EVERY: Duration = Duration::from_secs(2);
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
 /// How often what has expired goes.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
