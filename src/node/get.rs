@@ -174,8 +174,12 @@ impl Node {
         if request.verify {
             self.check(&revision, &files, want, &progress).await?;
         }
+        let former = self.library.store.stands_at(model, &dest);
         let (to, which) = (dest.clone(), files.clone());
         self.on_store(&revision, &turn, move |store, revision| store.publish(revision, &which, &to)).await?;
+        if let Some(former) = former.filter(|_| files.len() == manifest.files.len()) {
+            self.clear_former(former, &manifest, &turn, &dest).await?;
+        }
         self.changed();
         let downloaded = want.saturating_sub(before);
         // What was received and thrown away does not count.
@@ -322,6 +326,27 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Removes what a former state has left where another has taken its place.
+    async fn clear_former(
+        &self,
+        former: Manifest,
+        present: &Arc<Manifest>,
+        turn: &Arc<OwnedMutexGuard<()>>,
+        dest: &Path,
+    ) -> Result<(), NodeError> {
+        if former.torrent.info_hash == present.torrent.info_hash {
+            return Ok(());
+        }
+        let former = self.library.store.revision(Arc::new(former))?;
+        let (dest, present, others) = (dest.to_owned(), present.clone(), self.library.registry.all());
+        let cleared = self.on_store(&former, turn, move |store, former| {
+            store.clear_former(former, &present, &dest, &others)
+        });
+        let cleared = cleared.await?;
+        tracing::info!("{cleared} files of a former state of {} are removed", former.manifest.model_ref());
+        Ok(())
     }
 
     /// Compares every file with its sha256. A file that differs although its pieces were right comes from a

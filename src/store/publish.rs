@@ -235,7 +235,7 @@ impl Store {
     }
 
     /// Whether every file of a manifest stands, unchanged since it was verified, below `dest`.
-    pub fn stands_at(&self, manifest: &Manifest, dest: &Path) -> bool {
+    pub fn stands_whole_at(&self, manifest: &Manifest, dest: &Path) -> bool {
         fs::canonicalize(dest).is_ok_and(|dest| self.stands_whole(manifest, &dest))
     }
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use super::blockmap::BlockMap;
 use super::content::{Content, Home};
-use super::placement::{Record, Stamp};
+use super::placement::{PlacedEntry, Record, Stamp};
+use super::staging::resolve;
 use super::{ContentKey, Store, StoreError, StoredRevision, mapfile, registry};
 use crate::fsutil;
-use crate::model::Manifest;
+use crate::model::{Manifest, ModelRef};
 use crate::paths::Paths;
 
 impl Store {
@@ -32,11 +33,7 @@ impl Store {
         let dir = models.join(manifest.model_ref().to_string());
         let goes = |place: &Path| if twin { place == dir } else { place.starts_with(&models) };
         let doomed = self.doomed(&record, others, goes);
-        let used: HashSet<ContentKey> = others
-            .iter()
-            .flat_map(|m| &m.files)
-            .filter_map(|f| Some(ContentKey { root: f.pieces_root?, len: f.size }))
-            .collect();
+        let used = used_by(others);
         let all: Vec<usize> = (0..revision.contents.len()).collect();
         for (key, content) in self.unique(revision, &all) {
             self.release(&key, &content, used.contains(&key), &doomed)?;
@@ -83,6 +80,59 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// The manifest of the state of a model whose files stand whole in a directory, by the copy that lies beside them.
+    pub fn stands_at(&self, model: &ModelRef, dir: &Path) -> Option<Manifest> {
+        let manifest = registry::read_manifest(&resolve(dir).ok()?.join(Paths::MODEL_MANIFEST)).ok()?;
+        (manifest.model_ref() == *model).then_some(manifest)
+    }
+
+    /// Removes from a directory the files of a former state of a model that the state which took its place has not:
+    /// those that this program put there and nobody has changed. Returns how many. `others` are all manifests known;
+    /// contents that one of them uses and that stand nowhere else go to the cache. The engine must not have the
+    /// former state open.
+    pub fn clear_former(
+        &self,
+        former: &StoredRevision,
+        present: &Manifest,
+        dir: &Path,
+        others: &[Arc<Manifest>],
+    ) -> Result<usize, StoreError> {
+        let _moving = self.moving();
+        let dir = resolve(dir)?;
+        let info_hash = &former.manifest.torrent.info_hash;
+        let mut record = self.shared.placements.record(info_hash);
+        record.places.retain(|place| place.dir == dir);
+        let ours = self.shared.placements.ours_below(&dir);
+        let stays: HashSet<PathBuf> = present.files.iter().map(|file| dir.join(&file.path)).collect();
+        let mut doomed = self.doomed(&record, others, |_| true);
+        doomed.retain(|path| {
+            let unchanged =
+                || ours.get(path).is_some_and(|of| Stamp::read(path).is_ok_and(|now| of.contains(&now)));
+            !stays.contains(path) && unchanged()
+        });
+        let used = used_by(others);
+        let all: Vec<usize> = (0..former.contents.len()).collect();
+        for (key, content) in self.unique(former, &all) {
+            if matches!(content.home(), Home::Placed(file) if doomed.contains(&file.path)) {
+                self.release(&key, &content, used.contains(&key), &doomed)?;
+            }
+        }
+        for path in &doomed {
+            fsutil::remove_if_there(path).map_err(|e| StoreError::io(path, e))?;
+            registry::remove_empty_parents(path, &dir);
+        }
+        self.shared.placements.update(info_hash, |record| {
+            let gone = |file: &PlacedEntry| doomed.contains(&dir.join(&file.path));
+            record
+                .places
+                .iter_mut()
+                .filter(|place| place.dir == dir)
+                .for_each(|place| place.files.retain(|f| !gone(f)));
+            record.places.retain(|place| !place.files.is_empty());
+        })?;
+        Ok(doomed.len())
     }
 
     /// All that this program put below the models directory: files it got, the copies of manifests beside them,
@@ -193,6 +243,12 @@ impl Store {
         content.settle(&mut journal, Home::Own(data), loaded.map, loaded.live, loaded.synced);
         Ok(())
     }
+}
+
+/// The contents of manifests.
+fn used_by(manifests: &[Arc<Manifest>]) -> HashSet<ContentKey> {
+    let files = manifests.iter().flat_map(|m| &m.files);
+    files.filter_map(|f| Some(ContentKey { root: f.pieces_root?, len: f.size })).collect()
 }
 
 /// Removes `.silmaril.json` from a directory if it is the copy of `manifest`, and the directory if it is empty.

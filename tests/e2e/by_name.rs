@@ -203,6 +203,46 @@ fn a_newer_state_is_told_and_taken_when_asked_for() {
 }
 
 #[test]
+fn an_update_removes_files_of_the_former_state_but_what_the_user_made_of_them() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    lan_only(&[&a, &b]);
+    let daemon = b.spawn(&["daemon"]);
+    daemon.wait_for_line("running", PATIENCE);
+    let both = noise(1, SIZE);
+    let files: &[(&str, &[u8])] = &[
+        ("w.bin", &both),
+        ("old/shard.bin", &noise(2, SIZE)),
+        ("config.json", b"{}"),
+        ("edited.json", b"{\"mine\": 0}"),
+    ];
+    let old = model_dir(&a.home().join("old"), files);
+    let first = publish(&a, &old, "acme/m", &[]);
+    b.run(&["get", "acme/m"]).ok();
+    assert_got(&b, "acme/m", &old);
+    let got = b.base().join("models/acme/m");
+    first.signal(Signal::TERM);
+    first.finish(PATIENCE).ok();
+    let new = model_dir(&a.home().join("new"), &[("w.bin", &both), ("new/shard.bin", &noise(3, SIZE))]);
+    let _second = publish(&a, &new, "acme/m", &[]);
+    let get = ["get", "acme/m", "--json"];
+    until("the newer record has come", PATIENCE, || json(&b.run(&get).ok())["origin"] == "outdated");
+    std::fs::write(got.join("edited.json"), b"{\"mine\": 1}").unwrap();
+    std::fs::write(got.join("notes.txt"), b"my own").unwrap();
+    b.run(&["get", "acme/m", "--update"]).ok();
+    let mut left = hashes(&got, PATIENCE);
+    left.remove(".silmaril.json");
+    let mut names: Vec<_> = left.keys().cloned().collect();
+    names.sort();
+    assert_eq!(names, ["edited.json", "new/shard.bin", "notes.txt", "w.bin"]);
+    assert!(!got.join("old").exists(), "an empty directory is left");
+    for (name, hash) in hashes(&new, PATIENCE) {
+        assert_eq!(left[&name], hash, "{name}");
+    }
+    assert_eq!(std::fs::read(got.join("edited.json")).unwrap(), b"{\"mine\": 1}");
+}
+
+#[test]
 fn a_model_outlives_its_publisher_where_others_have_it() {
     let net = Net::new();
     let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));

@@ -178,7 +178,7 @@ impl Node {
                 && known.signed_by() == self.library.trust.own().filter(|_| request.sign)
                 && (known.license.is_some() || request.license.is_none())
         });
-        Ok(known.filter(|known| self.library.store.stands_at(known, &job.dest)))
+        Ok(known.filter(|known| self.library.store.stands_whole_at(known, &job.dest)))
     }
 
     fn still_mirrored(
