@@ -64,6 +64,11 @@ impl<T: Clone> Watched<T> {
         &self.path
     }
 
+    /// Has the value made anew: a file that replaces another within a tick of the clock can look like it.
+    pub fn forget(&self) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// The value; `make` is called where the file changed since the last call. An error of `stat` counts as no file.
     pub fn get(&self, make: impl FnOnce(&Path) -> T) -> T {
         // Before the file is read: a change in between is seen the next time.
@@ -145,6 +150,7 @@ impl TrustFile {
         if document != before || !path.exists() {
             let text = document.to_text().map_err(|e| failed(path, io::Error::other(e)))?;
             fsutil::write_atomic(path, text.as_bytes(), fsutil::MODE_PRIVATE).map_err(|e| failed(path, e))?;
+            self.watched.forget();
         }
         Ok(done)
     }
