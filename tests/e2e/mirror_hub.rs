@@ -1,11 +1,14 @@
 //! `mirror` of a repository of the hub, from the first byte to the swarm.
 
+use rustix::process::Signal;
+
 use crate::support::fixtures::{hashes, minilm};
 use crate::support::mirror::{Hubbed, mirror, mirror_and_share, mirror_command, mirrored, tree};
-use crate::support::process::{PATIENCE, Proc};
+use crate::support::process::{PATIENCE, Proc, until};
 use crate::support::web::faults::Fault;
 
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
+const WEIGHTS: &str = "model.safetensors";
 
 #[test]
 fn a_model_is_mirrored_shared_and_got_from_the_swarm() {
@@ -31,6 +34,35 @@ fn a_model_is_mirrored_shared_and_got_from_the_swarm() {
     assert_eq!(manifest["license"], "apache-2.0");
     let seed = format!("{}/{MINILM}/resolve/{commit}/", net.hub.url());
     assert_eq!(manifest["web_seeds"], serde_json::json!([seed]));
+}
+
+#[test]
+fn a_mirror_killed_twice_fetches_no_complete_file_again_and_goes_on_with_the_rest() {
+    let net = Hubbed::new();
+    net.repos.create(MINILM).commit(&minilm());
+    let a = net.host("a", "");
+    net.hub.cdn_faults().always(WEIGHTS, Fault::Slow(20_000_000));
+    let size = 90_868_376;
+    for reached in [20_000_000, 50_000_000] {
+        let mut process = Proc::spawn(&mut mirror_command(&a, &[MINILM], None));
+        until("enough has come", PATIENCE, || net.hub.log().sent(WEIGHTS) > reached);
+        process.signal(Signal::KILL);
+        process.wait(PATIENCE);
+        assert!(!mirrored(&a, MINILM).join(WEIGHTS).exists(), "a part was left under the name of the whole");
+    }
+    assert!(net.hub.log().sent(WEIGHTS) < size, "the test was too slow to kill in mid transfer");
+    net.hub.cdn_faults().clear();
+    mirror(&a, &[MINILM, "--no-auto-share"]).ok();
+    assert_eq!(tree(&mirrored(&a, MINILM)), hashes(&minilm(), PATIENCE));
+    let log = net.hub.log();
+    for path in ["/tokenizer.json", "/vocab.txt", "/modules.json"] {
+        let whole = log.of(path).iter().filter(|a| a.method == "GET" && a.status == 200).count();
+        assert_eq!(whole, 1, "{path} was complete and came again");
+    }
+    let asked = log.of(WEIGHTS).into_iter().filter(|a| a.site == "cdn").collect::<Vec<_>>();
+    assert!(asked[1..].iter().all(|a| a.range.is_some() && a.if_range.is_some()), "{asked:#?}");
+    let again = log.sent(WEIGHTS).saturating_sub(size);
+    assert!(again < 24_000_000, "{again} bytes were sent twice");
 }
 
 #[test]
