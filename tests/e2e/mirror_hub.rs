@@ -1,10 +1,13 @@
 //! `mirror` of a repository of the hub, from the first byte to the swarm.
 
+use std::path::Path;
+
 use rustix::process::Signal;
 
-use crate::support::fixtures::{hashes, minilm};
+use crate::support::fixtures::{hashes, minilm, python};
 use crate::support::mirror::{Hubbed, mirror, mirror_and_share, mirror_command, mirrored, tree};
 use crate::support::process::{PATIENCE, Proc, until};
+use crate::support::share::{export, import};
 use crate::support::web::faults::Fault;
 
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
@@ -34,6 +37,38 @@ fn a_model_is_mirrored_shared_and_got_from_the_swarm() {
     assert_eq!(manifest["license"], "apache-2.0");
     let seed = format!("{}/{MINILM}/resolve/{commit}/", net.hub.url());
     assert_eq!(manifest["web_seeds"], serde_json::json!([seed]));
+}
+
+#[test]
+fn the_hub_is_the_seed_of_last_resort_of_a_mirrored_model() {
+    let net = Hubbed::new();
+    net.repos.create(MINILM).commit(&minilm());
+    let (a, c, d) = (net.host("a", ""), net.host("c", ""), net.host("d", ""));
+    mirror(&a, &[MINILM, "--no-auto-share"]).ok();
+    let manifest = export(&a, MINILM);
+    // Nobody shares it. The third host holds the manifest alone, and reads one tensor.
+    import(&c, &manifest);
+    let before = net.hub.log().all().len();
+    let mounted = c.mount(&[]);
+    let read = |path: &Path| {
+        let script = "import sys; from safetensors import safe_open\n\
+                      with safe_open(sys.argv[1], 'numpy') as f:\n    \
+                      print(f.get_slice('embeddings.word_embeddings.weight')[2000:2010].tobytes().hex())";
+        python(script, &[path], PATIENCE).ok()
+    };
+    let (file, expected) = (format!("{MINILM}/{WEIGHTS}"), read(&minilm().join(WEIGHTS)));
+    assert_eq!(read(&mounted.path(&file)), expected);
+    let asked: Vec<_> = net.hub.log().all().split_off(before);
+    let asked: Vec<_> = asked.into_iter().filter(|asked| asked.site == "cdn").collect();
+    let sent: u64 = asked.iter().map(|asked| asked.sent).sum();
+    assert!(asked.iter().all(|asked| asked.status == 206), "{asked:#?}");
+    assert!(sent <= 4 * (4 << 20), "{sent} bytes were sent for one tensor's rows: {asked:#?}");
+
+    // The hub goes away, too. A fourth host reads the same from the third.
+    net.unplug();
+    import(&d, &manifest);
+    let there = d.mount(&["--peer", &c.peer()]);
+    assert_eq!(read(&there.path(&file)), expected);
 }
 
 #[test]
