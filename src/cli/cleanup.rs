@@ -17,7 +17,7 @@ use crate::paths::Paths;
 use crate::store::Store;
 
 /// Entries of the base directory that silmaril makes.
-const OWN: [&str; 13] = [
+const OWN: [&str; 15] = [
     "registry",
     "torrents",
     "resume",
@@ -26,6 +26,8 @@ const OWN: [&str; 13] = [
     "dht.state",
     "log",
     "keys",
+    "mirror",
+    "sharing.yaml",
     "trust.yaml",
     "trust.lock",
     "silmaril.sock",

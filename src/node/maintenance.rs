@@ -95,6 +95,14 @@ impl Library {
         self.store.forget(&revision, &others)?;
         self.registry.remove(model)?;
         self.sharing.set(model, Rule::default())?;
+        // The history that a mirror kept goes with it.
+        let history = self.paths.mirror_of(model);
+        match std::fs::remove_dir_all(&history) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(NodeError::Io { path: history, source });
+            }
+            _ => {}
+        }
         Ok(())
     }
 }

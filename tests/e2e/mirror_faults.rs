@@ -177,9 +177,14 @@ fn a_git_host_gives_what_git_and_lfs_give_and_the_same_swarm_as_the_hub() {
     // A tag, with all of its history; and from a directory.
     mirror(&b, &[&url, "--branch", "v1", "--depth", "0", "--no-auto-share"]).ok();
     assert_eq!(tree(&mirrored(&b, "acme/m@v1")), tree(&mirrored(&b, M)));
-    // By the hub's own git.
     let manifest = b.run(&["registry", "export", M]).ok();
     assert!(manifest.contains(&url) && manifest.contains(&commit), "{manifest}");
+
+    // What was kept of git goes with the model.
+    let history = b.base().join("mirror/acme/m.git");
+    assert!(history.exists());
+    b.run(&["remove", M]).ok();
+    assert!(!history.exists() && !mirrored(&b, M).exists());
 }
 
 #[test]
@@ -206,6 +211,7 @@ fn lfs_objects_survive_what_passes_and_are_named_when_they_are_lost() {
     let What::Lfs(pointer) = repo.entry(&head, LARGE).unwrap().what else { panic!("not in LFS") };
     server.set_hrefs(Hrefs::SignedQuery);
     server.faults().times(1, "/objects/batch", Fault::RetryAfter(1));
+    server.object_faults().times(1, &pointer.sha256, Fault::ExpiredLink);
     server.object_faults().times(1, &pointer.sha256, Fault::Truncated(1_000_000));
     server.object_faults().times(1, &pointer.sha256, Fault::WrongBytes);
     mirror(&a, &[&url, "--no-auto-share"]).ok();
