@@ -161,7 +161,12 @@ impl Node {
     pub(super) fn apply_rules(&self, info_hash: &InfoHash) {
         let models = self.library.registry.all().into_iter().filter(|m| m.torrent.info_hash == *info_hash);
         let exposure = models.map(|m| self.library.sharing.of(&m.model_ref()).exposure()).max();
-        self.fetch.expose(info_hash, exposure.unwrap_or_default());
+        let exposure = exposure.unwrap_or_default();
+        self.fetch.expose(info_hash, exposure);
+        // Peers that were connected know where we are. Whoever reads what is missing here joins again, unseen.
+        if exposure == Exposure::Hidden {
+            self.fetch.leave(info_hash);
+        }
     }
 
     /// Whether a model may be shared now that somebody asks for it by name. `right` is their word that they may. A rule

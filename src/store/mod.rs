@@ -292,10 +292,10 @@ impl Store {
     }
 
     /// A file, whole and verified, with the bytes of that root and length, in some model's directory or one shared in
-    /// place; and whether this program put it there, so that it may be linked.
-    pub fn find_file(&self, root: &PiecesRoot, len: u64) -> Option<(PathBuf, bool)> {
+    /// place; how it looked when it was verified; and whether this program put it there, so that it may be linked.
+    pub fn find_file(&self, root: &PiecesRoot, len: u64) -> Option<(PathBuf, Stamp, bool)> {
         let file = self.shared.placements.find(&ContentKey { root: *root, len })?;
-        Some((file.path, file.ours))
+        Some((file.path, file.stamp, file.ours))
     }
 
     /// Records that the files of a revision stand, verified, below `dir`, as they look now. The files stay their

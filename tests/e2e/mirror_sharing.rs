@@ -113,6 +113,34 @@ fn a_gated_repository_names_its_page_and_is_mirrored_for_members_and_not_shared(
 }
 
 #[test]
+fn a_model_that_becomes_gated_is_handed_out_no_more() {
+    let net = Hubbed::new();
+    net.small(M, "mit");
+    let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
+    let daemon = a.spawn(&["daemon"]);
+    daemon.wait_for_line("running", PATIENCE);
+    let share = mirror_and_share(&a, &[M]);
+    let manifest = a.home().join("exported.json");
+    a.run(&["registry", "export", M, "-o", manifest.to_str().unwrap()]).ok();
+    b.run(&["registry", "import", manifest.to_str().unwrap()]).ok();
+    let get = |out: &str| {
+        let out = b.home().join(out);
+        let args = ["get", M, "-o", out.to_str().unwrap(), "--include", "sub/*", "--peer", &a.peer()];
+        b.run(&args)
+    };
+    get("before").ok();
+    drop(share);
+
+    net.hub.set_access(M, Access::Gated);
+    let error = mirror_as(&a, MEMBER, &[M]).error(1);
+    assert!(error.contains("gated"), "{error}");
+    b.run(&["remove", M]).ok();
+    b.run(&["registry", "import", manifest.to_str().unwrap()]).ok();
+    std::fs::remove_dir_all(b.home().join("before")).unwrap();
+    get("after").error(1);
+}
+
+#[test]
 fn a_private_repository_is_not_found_by_strangers_and_not_shared_by_members() {
     let net = Hubbed::new();
     net.small(M, "mit");

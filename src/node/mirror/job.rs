@@ -10,7 +10,7 @@ use crate::mirror::{
     Board, GitOptions, GitSource, HubSource, MirrorError, Reference, Repository, Snapshot, Source,
 };
 use crate::model::path::PARTIAL_SUFFIX;
-use crate::model::{ModelRef, Revision};
+use crate::model::{ModelRef, Revision, license};
 use crate::node::{Library, Node, NodeError};
 use crate::store::StoreError;
 
@@ -33,6 +33,9 @@ impl Job {
     pub fn new(library: &Library, request: &MirrorRequest) -> Result<Self, NodeError> {
         let named =
             Repository::parse(&request.repository, &library.config.hub.url()).map_err(MirrorError::from)?;
+        if let Some(given) = &request.license {
+            license::check(given).map_err(|e| NodeError::Request(e.to_string()))?;
+        }
         let reference = match &request.branch {
             Some(branch) => Some(branch.parse::<Reference>().map_err(MirrorError::from)?),
             None => named.reference,

@@ -7,6 +7,7 @@ use crate::mirror::{Identity, Local, RemoteFile, Snapshot};
 use crate::model::Sha256Digest;
 use crate::model::hash::FileHashes;
 use crate::node::{Node, NodeError, blocking};
+use crate::store::Stamp;
 
 /// Verified copies, by what the repository says of its large files.
 pub(super) struct LocalCopies(HashMap<(Sha256Digest, u64), Local>);
@@ -51,8 +52,14 @@ impl Node {
                 let layers = node.library.store.layers(&manifest)?;
                 for ((sha256, size), file) in files {
                     let Some(root) = file.pieces_root else { continue };
-                    let Some((path, ours)) = node.library.store.find_file(&root, size) else { continue };
+                    let Some((path, stamp, ours)) = node.library.store.find_file(&root, size) else {
+                        continue;
+                    };
+                    // The hashes are those of the file that was verified, not of one that replaced it since.
                     let Ok(metadata) = std::fs::metadata(&path) else { continue };
+                    if Stamp::of(&metadata) != stamp {
+                        continue;
+                    }
                     let layer = match layers.get(&root) {
                         Some(layer) => layer.to_vec(),
                         None if size <= u64::from(piece_length) => Vec::new(),

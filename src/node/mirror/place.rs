@@ -64,7 +64,11 @@ impl Place {
         let former = node.library.registry.get(&place.job.model);
         let replaced = former.filter(|m| m.torrent.info_hash != ready.manifest.torrent.info_hash);
         let replaced = replaced.map(|m| node.library.store.revision(m)).transpose()?;
-        // The engine keeps its hands off all that moves.
+        // Nobody else moves these files meanwhile, and the engine keeps its hands off them.
+        let mut turns = vec![node.jobs.turn(&revision.manifest.torrent.info_hash).await];
+        if let Some(replaced) = &replaced {
+            turns.push(node.jobs.turn(&replaced.manifest.torrent.info_hash).await);
+        }
         let mut held = vec![node.closed(&revision).await?];
         if let Some(replaced) = &replaced {
             held.push(node.closed(replaced).await?);
@@ -72,7 +76,7 @@ impl Place {
         let (tree, new, old, rule) = (ready.tree, revision.clone(), replaced.clone(), ready.rule);
         blocking::cancellable(move |_| {
             // The thread goes on when nobody waits for it any more.
-            let _until_done = (held, node.lock.clone());
+            let _until_done = (turns, held, node.lock.clone());
             place.enter(&tree, &new, old.as_deref(), rule)?;
             node.apply_rules(&new.manifest.torrent.info_hash);
             node.fetch.relocate(&new);
@@ -105,7 +109,7 @@ impl Place {
             };
             let Description { mut manifest, piece_layers, mut warnings, metadata } =
                 describe(&tree, &self.job.model.name, &self.job.model.revision, &options)?;
-            self.license(&mut manifest, &mut warnings)?;
+            self.license(&mut manifest, &mut warnings);
             manifest.web_seeds = self.web_seeds.clone();
             if !self.web_seeds.is_empty() && !manifest.carry_piece_layers(&piece_layers) {
                 warnings.push(
@@ -128,17 +132,15 @@ impl Place {
     }
 
     /// The repository's own word on its licence comes first, then what the hub says, then the user.
-    fn license(&self, manifest: &mut Manifest, warnings: &mut Vec<String>) -> Result<(), NodeError> {
+    fn license(&self, manifest: &mut Manifest, warnings: &mut Vec<String>) {
         if manifest.license.is_some() {
-            return Ok(());
+            return;
         }
-        let said = self.snapshot.license.as_deref().or(self.request.license.as_deref());
-        if let Some(said) = said {
-            let (id, unknown) = license::check(said).map_err(|e| NodeError::Request(e.to_string()))?;
-            manifest.license = Some(id);
-            warnings.extend(unknown);
-        }
-        Ok(())
+        let said = [&self.snapshot.license, &self.request.license].into_iter().flatten();
+        // What is no identifier says nothing.
+        let Some((id, unknown)) = said.filter_map(|said| license::check(said).ok()).next() else { return };
+        manifest.license = Some(id);
+        warnings.extend(unknown);
     }
 
     /// Puts a described model in its place. Blocks.
