@@ -47,6 +47,22 @@ async fn a_fresh_node_finds_everything_within_seconds_of_its_start() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_announced_while_a_search_goes_on_is_found_with_its_seeds() {
+    let world = World::new(Network::new());
+    let (asker, other) = (world.member(&[]), world.member(&[]));
+    within(PATIENCE, || asker.catalog.status().peers == 1).await;
+    let model = Model::new(key(0), "org/fresh");
+    let announcing = async {
+        // It has answered by then that it knows nothing.
+        tokio::time::sleep(SETTLED / 4).await;
+        other.share(&model).await;
+    };
+    let (found, ()) = tokio::join!(asker.discover("fresh"), announcing);
+    let found: Vec<_> = found.into_values().collect();
+    assert_eq!((found.len(), found[0].seeds), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_newest_record_of_a_model_is_the_result() {
     let world = World::new(Network::new());
     let (asker, other) = (world.member(&[]), world.member(&[]));

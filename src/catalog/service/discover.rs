@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::core::{Core, Heard, Listener};
 use super::{CatalogError, Found};
-use crate::catalog::gossip::NodeId;
 use crate::catalog::gossip::answers::Source;
 use crate::catalog::gossip::asks::{Answer, Ask};
+use crate::catalog::gossip::{NodeId, Speaker};
 use crate::catalog::query::Query;
 use crate::catalog::record::SharedRecord;
 use crate::model::{ModelName, PublisherKey, Revision};
@@ -79,6 +79,10 @@ struct Search<'a> {
     answered: bool,
     /// Nobody new has come since.
     newest: Instant,
+    /// Records were stored since the store was last searched: announced while peers were asked who did not have them yet.
+    stored: bool,
+    /// Whether peers were asked a second time, for what came meanwhile.
+    asked_again: bool,
 }
 
 impl<'a> Search<'a> {
@@ -93,21 +97,30 @@ impl<'a> Search<'a> {
             asked: HashMap::new(),
             answered: false,
             newest: Instant::now(),
+            stored: false,
+            asked_again: false,
         }
     }
 
-    /// What is known here.
-    async fn local(&mut self, found: &mut (impl FnMut(&Found) + Send)) {
+    /// What is known here. Tells whether there is something that was not among the results.
+    async fn local(&mut self, found: &mut (impl FnMut(&Found) + Send)) -> bool {
+        self.stored = false;
+        let mut more = false;
         let now = self.core.unix_time();
         let mut from: Option<Vec<u8>> = None;
         loop {
             let (core, query, at) = (Arc::clone(self.core), self.query.clone(), from.take());
             let read = move || core.known.search(&query, at.as_deref(), LOCAL_PAGE);
             // What a failed thread did not read is found among the peers.
-            let Ok(page) = tokio::task::spawn_blocking(read).await else { return };
+            let Ok(page) = tokio::task::spawn_blocking(read).await else { return more };
             for record in page.records {
                 let Some(model) = record.model().filter(|_| record.check_time(now).is_ok()) else { continue };
                 let key = (record.record().publisher, model.name.clone(), model.version.clone());
+                let known = self.results.get(&key);
+                if known.is_some_and(|known| known.record.record().sequence >= record.record().sequence) {
+                    continue;
+                }
+                more = true;
                 let own = self.core.known.is_complete(&model.info_hash);
                 let result = Result { own, seeds: BTreeSet::new(), record };
                 found(&result.found());
@@ -115,7 +128,7 @@ impl<'a> Search<'a> {
             }
             match page.next {
                 Some(next) => from = Some(next),
-                None => return,
+                None => return more,
             }
         }
     }
@@ -126,6 +139,12 @@ impl<'a> Search<'a> {
             let settled = self.newest + SETTLED;
             let now = Instant::now();
             if now >= deadline || (self.answered && self.asked.is_empty() && now >= settled) {
+                if self.stored && self.local(found).await && now < deadline && !self.asked_again {
+                    // Once is enough to hear who has what came.
+                    self.asked_again = true;
+                    self.core.speakers().iter().for_each(|speaker| self.ask(speaker));
+                    continue;
+                }
                 return;
             }
             let wake = if self.answered && self.asked.is_empty() { settled.min(deadline) } else { deadline };
@@ -136,6 +155,7 @@ impl<'a> Search<'a> {
                 Some(Heard::Answered(peer, _) | Heard::Gone(peer)) => {
                     self.asked.remove(&peer);
                 }
+                Some(Heard::Stored) => self.stored = true,
                 _ => {}
             }
         }
@@ -145,10 +165,14 @@ impl<'a> Search<'a> {
         for speaker in self.core.speakers() {
             if self.known.insert((speaker.node, speaker.connection.address.ip())) {
                 self.newest = Instant::now();
-                if self.listener.ask(speaker.peer, Ask::Query(self.query.clone(), None), PAGE_WITHIN) {
-                    self.asked.insert(speaker.peer, (speaker.node, 0));
-                }
+                self.ask(&speaker);
             }
+        }
+    }
+
+    fn ask(&mut self, speaker: &Speaker) {
+        if self.listener.ask(speaker.peer, Ask::Query(self.query.clone(), None), PAGE_WITHIN) {
+            self.asked.insert(speaker.peer, (speaker.node, 0));
         }
     }
 
