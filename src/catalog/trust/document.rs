@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::TrustError;
+use super::{MAX_CHAIN, TrustError};
 use crate::model::{ModelName, PublisherKey};
 
 /// Names that can be pinned: some 20 MB of file.
@@ -324,30 +324,51 @@ impl Document {
         Ok(())
     }
 
-    /// Goes by a succession from now on: what belonged to the former key belongs to its successor. The first one
-    /// known of a key stays, whatever comes later. Returns whether it was new.
+    /// Goes by a succession from now on: what belonged to the former key belongs to the key that its successor leads
+    /// to, in whatever order successions become known. The first one known of a key stays, whatever comes later.
+    /// Returns whether it was new.
     pub fn succeed(&mut self, key: PublisherKey, successor: PublisherKey) -> bool {
-        if key == successor
-            || self.successions.contains_key(&key)
-            || self.successions.len() >= MAX_SUCCESSIONS
-        {
-            return false;
+        let new = key != successor
+            && !self.successions.contains_key(&key)
+            && self.successions.len() < MAX_SUCCESSIONS;
+        if new {
+            self.successions.insert(key, Succession { key, successor, since: When::now() });
         }
-        self.successions.insert(key, Succession { key, successor, since: When::now() });
+        if let Some(owner) = self.present(&key) {
+            self.hand_over(key, owner);
+        }
+        new
+    }
+
+    /// The key to which the successions known here lead from `key`, in at most [`MAX_CHAIN`] steps; none where there
+    /// are none, or where they lead back.
+    fn present(&self, key: &PublisherKey) -> Option<PublisherKey> {
+        let mut passed = vec![*key];
+        while passed.len() <= MAX_CHAIN
+            && let Some(known) = self.successions.get(&passed[passed.len() - 1])
+        {
+            if passed.contains(&known.successor) {
+                return None;
+            }
+            passed.push(known.successor);
+        }
+        passed.pop().filter(|last| last != key)
+    }
+
+    fn hand_over(&mut self, key: PublisherKey, owner: PublisherKey) {
         for pin in self.pins.values_mut().filter(|pin| pin.publisher == key) {
-            pin.publisher = successor;
+            pin.publisher = owner;
         }
         if let Some(at) = self.publishers.iter().position(|listed| listed.key == key) {
             let former = self.publishers[at].alias.clone();
-            match self.publishers.iter_mut().find(|listed| listed.key == successor) {
+            match self.publishers.iter_mut().find(|listed| listed.key == owner) {
                 Some(listed) => {
                     listed.alias = listed.alias.take().or(former);
                     self.publishers.remove(at);
                 }
-                None => self.publishers[at].key = successor,
+                None => self.publishers[at].key = owner,
             }
         }
-        true
     }
 
     /// What the user calls a publisher.

@@ -104,3 +104,13 @@ fn a_successor_that_is_listed_already_keeps_its_alias() {
     assert_eq!(document.publishers.len(), 1);
     assert!(document.describe(&key(2)).starts_with("dora ("));
 }
+
+#[test]
+fn a_name_reaches_the_present_key_in_whatever_order_successions_come() {
+    let steps = [(1, 2), (2, 3), (3, 4)].map(|(former, successor)| (key(former), key(successor)));
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let base = Base::tofu().pin(1);
+        base.trust.succeed(&order.map(|at| steps[at])).unwrap();
+        assert_eq!(base.pinned(), Some(key(4)), "in the order {order:?}");
+    }
+}
