@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::fixtures::hashes;
 use crate::support::git_server::{GitServer, Hrefs, Login, clone};
 use crate::support::host::Host;
-use crate::support::hub::MEMBER;
+use crate::support::hub::{Access, MEMBER};
 use crate::support::mirror::{Hubbed, mirror, mirror_command, mirrored, tree};
 use crate::support::process::{Finished, PATIENCE};
 use crate::support::repos::{Repo, What};
@@ -148,6 +148,12 @@ fn what_does_not_exist_is_not_found() {
     mirror(&host, &["acme/none"]).error(1);
 }
 
+/// The line of what was mirrored that names its swarm.
+#[track_caller]
+fn info_hash(said: &str) -> String {
+    said.lines().find(|l| l.starts_with("info hash")).unwrap().to_owned()
+}
+
 /// A git host with the repository of [`setting`], and where it is.
 fn git(net: &Hubbed, login: Option<Login>) -> (GitServer, String) {
     let place = Place::from(&net.server);
@@ -171,7 +177,6 @@ fn a_git_host_gives_what_git_and_lfs_give_and_the_same_swarm_as_the_hub() {
     assert_eq!(tree(&mirrored(&b, M)), crate::support::git_server::tree(&clone(&b, &url, "main", "oracle")));
 
     let of_hub = mirror(&a, &[M, "--no-auto-share"]).ok();
-    let info_hash = |said: &str| said.lines().find(|l| l.starts_with("info hash")).unwrap().to_owned();
     assert_eq!(info_hash(&said), info_hash(&of_hub), "two mirrors of one commit are two swarms");
 
     // A tag, with all of its history; and from a directory.
@@ -185,6 +190,39 @@ fn a_git_host_gives_what_git_and_lfs_give_and_the_same_swarm_as_the_hub() {
     assert!(history.exists());
     b.run(&["remove", M]).ok();
     assert!(!history.exists() && !mirrored(&b, M).exists());
+}
+
+#[test]
+fn the_history_of_a_repository_of_the_hub_comes_by_its_git_and_is_the_same_swarm() {
+    let (net, repo, a) = setting();
+    let former = repo.resolve("main").unwrap();
+    let commit = repo.commit(&net.tree(M, "mit", 2));
+    let origin = GitServer::before_hub(&Place::from(&net.server), &net.repos, net.hub.url());
+    let b = net.host_of(&origin.origin(), "b", "");
+    let said = mirror(&b, &[M, "--depth", "0", "--no-auto-share"]).ok();
+    assert_eq!(tree(&mirrored(&b, M)), hashes(&net.tree(M, "mit", 2), PATIENCE));
+    let of_hub = mirror(&a, &[M, "--no-auto-share"]).ok();
+    assert_eq!(info_hash(&said), info_hash(&of_hub), "git and the API of one hub are two swarms");
+    // It came by git, with what was before; the hub itself was asked for no file.
+    let served = origin.served();
+    assert!(served.iter().any(|asked| asked.path.ends_with("/git-upload-pack")), "{served:?}");
+    assert!(!served.iter().any(|asked| asked.path.contains("/resolve/")), "{served:?}");
+    let history = b.base().join("mirror/acme/m.git");
+    let mut git = b.command("git");
+    let log = Finished::of(git.arg("-C").arg(&history).args(["log", "--format=%H", &commit]), PATIENCE).ok();
+    assert_eq!(log.lines().collect::<Vec<_>>(), [&commit, &former]);
+    // What the manifest says of the hub is what the API's mirror says.
+    let manifest = b.run(&["registry", "export", M]).ok();
+    for part in [format!("{}/{M}", origin.origin()), format!("/resolve/{commit}"), "\"mit\"".to_owned()] {
+        assert!(manifest.contains(&part), "no {part} in {manifest}");
+    }
+
+    // That a repository is gated is for the hub to say, and what git hands out of one is not shared.
+    net.hub.set_access(M, Access::Gated);
+    let c = net.host_of(&origin.origin(), "c", "");
+    let error = Finished::of(&mut mirror_command(&c, &[M, "--depth", "0"], Some(MEMBER)), PATIENCE).error(1);
+    assert!(error.contains("acme/m is not shared") && error.contains("gated"), "{error}");
+    assert!(mirrored(&c, M).join(LARGE).exists());
 }
 
 #[test]

@@ -69,6 +69,14 @@ impl GitServer {
         Self::with(place, place, repos, None)
     }
 
+    /// Starts a host in front of a stand-in for the hub (`http://address:port`): together they are one origin that
+    /// speaks the hub's API and git, as the hub does.
+    pub fn before_hub(place: &Place, repos: &Repos, hub: &str) -> Self {
+        let server = Self::build(place, place, repos, None, Some(hub));
+        server.set_hrefs(Hrefs::SignedQuery);
+        server
+    }
+
     /// Starts a host that answers 401 to all who do not log in. Objects are handed out by [`Hrefs::SignedHeader`].
     pub fn private(place: &Place, repos: &Repos, login: Login) -> Self {
         let server = Self::with(place, place, repos, Some(login));
@@ -78,6 +86,10 @@ impl GitServer {
 
     /// Starts a host whose second origin is at another place.
     pub fn with(place: &Place, objects: &Place, repos: &Repos, login: Option<Login>) -> Self {
+        Self::build(place, objects, repos, login, None)
+    }
+
+    fn build(place: &Place, objects: &Place, repos: &Repos, login: Option<Login>, hub: Option<&str>) -> Self {
         let (log, links) = (Log::default(), Arc::new(Links::default()));
         let objects = Site::start(objects, "objects", &log, |_| lfs::objects(repos.clone(), links.clone()));
         let state = Arc::new(State {
@@ -90,9 +102,14 @@ impl GitServer {
         });
         let batch = Site::start(place, "batch", &log, |_| lfs::batch(state.clone()));
         let dir = temp_dir("git");
-        let conf = configuration(repos, batch.url(), login.as_ref(), dir.path());
+        let conf = configuration(repos, batch.url(), hub, login.as_ref(), dir.path());
         let lighttpd = Lighttpd::start(place, repos.dir(), &conf);
         Self { lighttpd, batch, objects, state, log, _dir: dir }
+    }
+
+    /// `http://address:port`.
+    pub fn origin(&self) -> String {
+        self.lighttpd.url()
     }
 
     /// What `git clone` takes for a repository: `http://address:port/org/name.git`.
@@ -138,9 +155,13 @@ impl GitServer {
     }
 }
 
-/// lighttpd's configuration: LFS to the batch endpoint, git to git, all else static.
-fn configuration(repos: &Repos, batch: &str, login: Option<&Login>, dir: &Path) -> String {
-    let (host, port) = batch.strip_prefix("http://").unwrap().split_once(':').unwrap();
+/// lighttpd's configuration: LFS to the batch endpoint, git to git, all else to the hub or static.
+fn configuration(repos: &Repos, batch: &str, hub: Option<&str>, login: Option<&Login>, dir: &Path) -> String {
+    let proxy = |to: &str| {
+        let (host, port) = to.strip_prefix("http://").unwrap().split_once(':').unwrap();
+        format!("proxy.server = (\"\" => ((\"host\" => \"{host}\", \"port\" => {port})))\n")
+    };
+    let rest = hub.map_or(String::new(), |hub| format!("else {{\n{}}}", proxy(hub)));
     let backend = Finished::of(Command::new("git").arg("--exec-path"), PATIENCE).ok();
     let backend = PathBuf::from(backend.trim()).join("git-http-backend");
     let login = login.map_or(String::new(), |Login { user, password }| {
@@ -156,14 +177,15 @@ fn configuration(repos: &Repos, batch: &str, login: Option<&Login>, dir: &Path) 
     format!(
         "server.modules += (\"mod_auth\", \"mod_authn_file\", \"mod_alias\", \"mod_setenv\", \"mod_proxy\", \"mod_cgi\")\n\
          $HTTP[\"url\"] =~ \"/info/lfs/\" {{\n\
-             proxy.server = (\"\" => ((\"host\" => \"{host}\", \"port\" => {port})))\n\
+             {}\
          }} else $HTTP[\"url\"] =~ \"/(info/refs|git-upload-pack)$\" {{\n\
              {login}\
              alias.url = (\"/\" => \"{}/\")\n\
              cgi.assign = (\"\" => \"\")\n\
              setenv.add-environment = (\"GIT_PROJECT_ROOT\" => \"{}\", \"GIT_HTTP_EXPORT_ALL\" => \"1\",\n\
                  \"PATH\" => \"/usr/local/bin:/usr/bin:/bin\")\n\
-         }}\n",
+         }} {rest}\n",
+        proxy(batch),
         backend.display(),
         repos.dir().display()
     )

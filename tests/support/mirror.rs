@@ -37,8 +37,13 @@ impl Hubbed {
 
     /// A host that takes this hub for the hub; further configuration as for [`Host::configure`].
     pub fn host(&self, name: &str, more: &str) -> Host {
+        self.host_of(self.hub.url(), name, more)
+    }
+
+    /// A host that takes another origin for the hub.
+    pub fn host_of(&self, endpoint: &str, name: &str, more: &str) -> Host {
         let host = self.net.host(name);
-        host.configure(&format!("{more}hub: {{endpoint: '{}'}}\n", self.hub.url()));
+        host.configure(&format!("{more}hub: {{endpoint: '{endpoint}'}}\n"));
         host
     }
 
