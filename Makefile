@@ -112,7 +112,7 @@ lint: setup ## clippy, rustfmt, clang-format, cargo-deny where installed, leftov
 	$(CARGO) fmt --check
 	clang-format --dry-run -Werror $(wildcard cpp/*.h cpp/*.cc)
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-	    $(CARGO) deny --offline check licenses bans sources; \
+	    $(CARGO) deny --locked check licenses bans sources; \
 	else \
 	    echo "cargo-deny is not installed: licences of dependencies not checked"; \
 	fi
