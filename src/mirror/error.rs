@@ -68,8 +68,8 @@ pub enum MirrorError {
         repository: String,
         /// What git said.
         reason: String,
-        /// Whether trying again may help.
-        transient: bool,
+        /// Where it lies.
+        fault: GitFault,
     },
     /// One file could not be had.
     #[error("{path}: {reason}")]
@@ -132,6 +132,17 @@ pub enum MirrorError {
     /// The caller wanted no more.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// Where a failure of git lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GitFault {
+    /// With the network or a server, and trying again may help.
+    Passing,
+    /// With the server or the way to it, for good.
+    Remote,
+    /// With our copy, for all that is known: one made anew may do.
+    Copy,
 }
 
 /// What is wrong with one file.
@@ -223,7 +234,7 @@ impl MirrorError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Http(error) => error.is_transient(),
-            Self::Git { transient, .. } => *transient,
+            Self::Git { fault, .. } => *fault == GitFault::Passing,
             Self::RateLimited { .. } | Self::LinkExpired(_) => true,
             _ => false,
         }

@@ -27,6 +27,17 @@ const MAX_INFO: usize = 64 << 20;
 /// The most pages of a list: the most files, in pages of a fiftieth of what the hub sends.
 const MAX_PAGES: usize = 5_000;
 
+/// How a hub restricts a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// Whether conditions have to be accepted first.
+    pub gated: bool,
+    /// Whether only some may read it.
+    pub private: bool,
+    /// Its licence, if the hub knows one.
+    pub license: Option<String>,
+}
+
 /// A repository of a hub.
 pub struct HubSource {
     client: Client,
@@ -101,11 +112,23 @@ impl HubSource {
         self.reference.as_ref().map_or("main", Reference::as_str)
     }
 
-    async fn list(&self) -> Result<Snapshot, MirrorError> {
+    /// What the hub says of the repository as a whole.
+    async fn info(&self) -> Result<Info, MirrorError> {
         let url = self.repository.api(&["revision", self.reference()]);
         let (bytes, _) = self.ask_bytes(&url, MAX_INFO).await?;
-        let info: Info = serde_json::from_slice(&bytes)
+        let info = serde_json::from_slice(&bytes)
             .map_err(|source| HttpError::Json { url: url.to_string(), source })?;
+        Ok(info)
+    }
+
+    /// How the hub restricts the repository.
+    pub async fn terms(&self) -> Result<Terms, MirrorError> {
+        let info = self.info().await?;
+        Ok(Terms { gated: info.gated(), private: info.private, license: info.license() })
+    }
+
+    async fn list(&self) -> Result<Snapshot, MirrorError> {
+        let info = self.info().await?;
         let refused =
             |reason: &str| MirrorError::Refused { repository: self.page(), reason: reason.to_owned() };
         let commit: GitOid = info.sha.parse().map_err(|_| refused("the hub does not say its commit"))?;

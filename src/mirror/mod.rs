@@ -27,7 +27,7 @@ pub mod token;
 pub use download::{Downloaded, Job, Local, download};
 pub use error::{MirrorError, MirrorErrorKind};
 pub use git::{GitOptions, GitSource};
-pub use hub::HubSource;
+pub use hub::{HubSource, Terms};
 pub use identity::{GitOid, Identity};
 pub use progress::{Board, FileProgress, GitProgress, Progress, Waiting};
 pub use repo::{

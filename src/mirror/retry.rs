@@ -61,6 +61,7 @@ impl<'a> Retries<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mirror::error::GitFault;
     use tokio::time::Instant;
 
     fn busy(after: Option<Duration>) -> MirrorError {
@@ -68,7 +69,7 @@ mod tests {
     }
 
     fn broken() -> MirrorError {
-        MirrorError::Git { repository: "r".to_owned(), reason: "cut".to_owned(), transient: true }
+        MirrorError::Git { repository: "r".to_owned(), reason: "cut".to_owned(), fault: GitFault::Passing }
     }
 
     #[tokio::test(start_paused = true)]

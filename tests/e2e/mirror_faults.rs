@@ -197,7 +197,7 @@ fn the_history_of_a_repository_of_the_hub_comes_by_its_git_and_is_the_same_swarm
     let (net, repo, a) = setting();
     let former = repo.resolve("main").unwrap();
     let commit = repo.commit(&net.tree(M, "mit", 2));
-    let origin = GitServer::before_hub(&Place::from(&net.server), &net.repos, net.hub.url());
+    let origin = GitServer::before_hub(&Place::from(&net.server), &net.repos, net.hub.url(), None);
     let b = net.host_of(&origin.origin(), "b", "");
     let said = mirror(&b, &[M, "--depth", "0", "--no-auto-share"]).ok();
     assert_eq!(tree(&mirrored(&b, M)), hashes(&net.tree(M, "mit", 2), PATIENCE));
@@ -239,6 +239,36 @@ fn a_private_git_host_takes_the_password_of_the_address_and_nobody_sees_it() {
     assert!(error.contains("private"), "{error}");
     assert!(!a.run(&["registry", "export", M]).ok().contains("sEcReT"));
     assert_eq!(tree(&mirrored(&a, M)), hashes(&net.tree(M, "mit", 1), PATIENCE));
+}
+
+#[test]
+fn what_a_credential_helper_opens_is_private() {
+    let (net, _, a) = setting();
+    let login = Login { user: "me".to_owned(), password: "sEcReT".to_owned() };
+    let (_server, url) = git(&net, Some(login));
+    let stored = a.home().join("stored");
+    std::fs::write(&stored, url.replacen("http://", "http://me:sEcReT@", 1)).unwrap();
+    let helper =
+        format!("[credential]\n\thelper = store --file {}\n\tuseHttpPath = true\n", stored.display());
+    std::fs::write(a.home().join(".gitconfig"), helper).unwrap();
+    let error = mirror(&a, &[&url]).error(1);
+    assert!(error.contains("acme/m is not shared") && error.contains("private"), "{error}");
+    assert_eq!(tree(&mirrored(&a, M)), hashes(&net.tree(M, "mit", 1), PATIENCE));
+}
+
+#[test]
+fn an_address_of_the_hub_with_a_token_in_it_opens_what_is_private() {
+    let (net, _, _) = setting();
+    net.hub.set_access(M, Access::Private);
+    let login = Login { user: "me".to_owned(), password: MEMBER.to_owned() };
+    let origin = GitServer::before_hub(&Place::from(&net.server), &net.repos, net.hub.url(), Some(login));
+    let b = net.host_of(&origin.origin(), "b", "");
+    let address = format!("{}/{M}", origin.origin()).replacen("http://", &format!("http://me:{MEMBER}@"), 1);
+    let run = mirror(&b, &[&address]);
+    assert!(!run.stderr.contains(MEMBER) && !run.stdout.contains(MEMBER), "{run:?}");
+    let error = run.error(1);
+    assert!(error.contains("acme/m is not shared") && error.contains("private"), "{error}");
+    assert_eq!(tree(&mirrored(&b, M)), hashes(&net.tree(M, "mit", 1), PATIENCE));
 }
 
 #[test]

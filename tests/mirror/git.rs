@@ -12,7 +12,9 @@ use crate::support::fixtures::{minilm, model_dir, noise};
 use crate::support::git_server::{GitServer, Hrefs, Login, clone, tree};
 use crate::support::net::Net;
 use crate::support::repos::{Repo, Repos, What};
+use crate::support::web::Site;
 use crate::support::web::faults::Fault;
+use crate::support::web::log::Log;
 use crate::support::web::place::Place;
 
 struct Setting {
@@ -55,6 +57,14 @@ impl Setting {
         let (snapshot, done) = self.get(None).unwrap();
         self.check(&done);
         snapshot
+    }
+
+    /// How many commits our copy has.
+    fn commits_kept(&self) -> usize {
+        let repo = git2::Repository::open_bare(self.dir.path().join("git")).unwrap();
+        let mut walk = repo.revwalk().unwrap();
+        walk.push_glob("refs/*").unwrap();
+        walk.count()
     }
 
     #[track_caller]
@@ -107,9 +117,43 @@ fn a_depth_is_kept_to() {
     let (snapshot, done) = setting.get_of(&url, Some(&first), 1).unwrap();
     assert_eq!(snapshot.commit.to_string(), first);
     setting.check(&done);
-    std::fs::remove_dir_all(setting.dir.path().join("git")).unwrap();
+    // All of it, where the end was cut off so far; and with what is new since.
+    setting.get_of(&url, None, 1).unwrap();
     setting.get_of(&url, None, 0).unwrap();
     assert!(!shallow.exists());
+    assert_eq!(setting.commits_kept(), 2);
+    setting.repo.commit(&model_dir(&setting.dir.path().join("again"), &[("README.md", b"again")]));
+    setting.get_of(&url, None, 0).unwrap();
+    assert_eq!(setting.commits_kept(), 3);
+}
+
+#[test]
+fn a_history_that_was_kept_outlives_a_server_that_is_gone() {
+    let setting = Setting::new();
+    setting.repo.commit(&model_dir(&setting.dir.path().join("changed"), &[("README.md", b"changed")]));
+    setting.get_of(&setting.server.url("org/name"), None, 0).unwrap();
+    // Its address leads to somebody else's page of login, or is refused.
+    let elsewhere = Site::start(&Place::loopback(), "elsewhere", &Log::default(), |_| axum::Router::new());
+    for fault in [Fault::Redirect("http://127.0.0.1:1".to_owned()), Fault::Status(451)] {
+        elsewhere.faults().clear();
+        elsewhere.faults().always("", fault);
+        let error = setting.get_of(&format!("{}/org/name.git", elsewhere.url()), None, 0).unwrap_err();
+        assert_eq!(error.kind(), MirrorErrorKind::Network, "{error}");
+        assert_eq!(setting.commits_kept(), 2, "after {error}");
+    }
+}
+
+#[test]
+fn a_private_host_is_asked_twice_with_one_credential() {
+    let login = Login { user: "u".into(), password: "p".into() };
+    let setting = Setting::with(|place, repos| GitServer::private(place, repos, login));
+    let first = setting.repo.resolve("main").unwrap();
+    setting.repo.commit(&model_dir(&setting.dir.path().join("changed"), &[("README.md", b"changed")]));
+    let url = setting.server.url("org/name").replacen("http://", "http://u:p@", 1);
+    // What a server cannot be asked for by name is looked for in all that it has.
+    let (snapshot, done) = setting.get_of(&url, Some(&first[..10]), 1).unwrap();
+    assert_eq!((snapshot.commit.to_string(), snapshot.private), (first, Some(true)));
+    setting.check(&done);
 }
 
 #[test]

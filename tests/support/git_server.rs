@@ -70,9 +70,9 @@ impl GitServer {
     }
 
     /// Starts a host in front of a stand-in for the hub (`http://address:port`): together they are one origin that
-    /// speaks the hub's API and git, as the hub does.
-    pub fn before_hub(place: &Place, repos: &Repos, hub: &str) -> Self {
-        let server = Self::build(place, place, repos, None, Some(hub));
+    /// speaks the hub's API and git, as the hub does. With a login, git wants that.
+    pub fn before_hub(place: &Place, repos: &Repos, hub: &str, login: Option<Login>) -> Self {
+        let server = Self::build(place, place, repos, login, Some(hub));
         server.set_hrefs(Hrefs::SignedQuery);
         server
     }

@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::*;
+use crate::mirror::error::GitFault;
 use crate::model::manifest::Source as ManifestSource;
 use crate::model::{Pointer, Sha256Digest};
 use sha2::{Digest as _, Sha256};
@@ -87,7 +88,8 @@ impl Memory {
                 return Err(MirrorError::Unauthorised { repository: "r".into(), anonymous: true });
             }
         };
-        let failed = || MirrorError::Git { repository: "r".into(), reason: "cut".into(), transient: true };
+        let failed =
+            || MirrorError::Git { repository: "r".into(), reason: "cut".into(), fault: GitFault::Passing };
         let then = matches!(act, Some(Act::Cut(_))).then(failed);
         Ok(Opened { from, etag: Some("\"e\"".into()), body: Body::Scripted(Some(Bytes::from(bytes)), then) })
     }

@@ -13,8 +13,10 @@ const HUB_USER: &str = "hf";
 /// A user and password.
 pub(in crate::mirror) type Login = Credential;
 
-/// What is tried, in this order: what the address had, the hub's token, git's credential helpers.
+/// What is tried on each connection, in this order: what the server took before, what the address had, the hub's token,
+/// git's credential helpers.
 pub(super) struct Credentials<'a> {
+    taken: RefCell<Option<Login>>,
     known: Vec<Login>,
     repository: &'a GitRepository,
     helpers: Option<Config>,
@@ -28,7 +30,14 @@ impl<'a> Credentials<'a> {
         let token = (token.filter(|_| repository.hub.is_some()))
             .map(|token| Login { user: HUB_USER.to_owned(), password: token.secret().to_owned() });
         let known = repository.credential.clone().into_iter().chain(token).collect();
-        Self { known, repository, helpers, tried: Cell::new(0), given: RefCell::default() }
+        let (taken, given) = (RefCell::default(), RefCell::default());
+        Self { taken, known, repository, helpers, tried: Cell::new(0), given }
+    }
+
+    /// Begins anew, for another connection.
+    pub fn begin(&self) {
+        self.tried.set(0);
+        self.taken.replace(self.given.borrow().clone());
     }
 
     /// Answers libgit2, which asks again for as long as the server refuses.
@@ -38,9 +47,13 @@ impl<'a> Credentials<'a> {
         }
         let at = self.tried.get();
         self.tried.set(at + 1);
-        let login = match self.known.get(at) {
+        let taken = self.taken.borrow();
+        let mut before_helpers = taken.iter().chain(&self.known);
+        let login = match before_helpers.nth(at) {
             Some(login) => login.clone(),
-            None if at == self.known.len() => self.ask_helpers().ok_or_else(none)?,
+            None if at == self.known.len() + usize::from(taken.is_some()) => {
+                self.ask_helpers().ok_or_else(none)?
+            }
             None => return Err(none()),
         };
         let cred = Cred::userpass_plaintext(&login.user, &login.password);
@@ -54,9 +67,9 @@ impl<'a> Credentials<'a> {
         Some(Login { user, password })
     }
 
-    /// Whether none could be given at all.
-    pub fn were_none(&self) -> bool {
-        self.given.borrow().is_none()
+    /// Whether one was given: the server asked, and there was one.
+    pub fn were_given(&self) -> bool {
+        self.given.borrow().is_some()
     }
 
     /// What was given last; after success, what the server takes. Where it asked for none, what the address had.
@@ -87,7 +100,7 @@ mod tests {
     fn each_credential_is_tried_once() {
         let (repository, token) = (repository(true), Token::new("hf_x").unwrap());
         let credentials = Credentials::new(&repository, Some(&token), None);
-        assert!(credentials.were_none());
+        assert!(!credentials.were_given());
         let plain = CredentialType::USER_PASS_PLAINTEXT;
         for (user, password) in [("u", "p"), ("hf", "hf_x")] {
             credentials.answer(plain).unwrap();
@@ -97,7 +110,15 @@ mod tests {
         for _ in 0..3 {
             assert!(credentials.answer(plain).is_err_and(|e| e.code() == ErrorCode::Auth));
         }
-        assert!(!credentials.were_none());
+        assert!(credentials.were_given());
+        // On the next connection, what was given last comes first.
+        credentials.begin();
+        let next = ["hf", "u", "hf"].map(|_| {
+            credentials.answer(plain).unwrap();
+            credentials.accepted().unwrap().user
+        });
+        assert_eq!(next, ["hf", "u", "hf"]);
+        assert!(credentials.answer(plain).is_err());
     }
 
     #[test]

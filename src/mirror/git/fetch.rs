@@ -5,6 +5,7 @@
 //! credential helpers only: nothing in it can lead libgit2 to another address.
 
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use super::credentials::{Credentials, Login};
 use crate::config::{Proxy, ProxyKind};
 use crate::ffi::libgit2;
 use crate::mirror::MirrorError;
+use crate::mirror::error::GitFault;
 use crate::mirror::progress::{Board, GitProgress};
 use crate::mirror::repo::{Reference, Remote};
 use crate::model::text::clean;
@@ -26,12 +28,16 @@ use crate::model::text::clean;
 const OURS: &str = "refs/silmaril/";
 /// How long a fetch may go on without a byte or an object more.
 const STALLED_AFTER: Duration = Duration::from_secs(300);
+/// The depth by which libgit2 makes a shallow repository whole: its `GIT_FETCH_DEPTH_UNSHALLOW`.
+const UNSHALLOW: i32 = i32::MAX;
 
 /// What a fetch brought.
 pub(super) struct Brought {
     pub repo: Repository,
     pub commit: Oid,
     pub login: Option<Login>,
+    /// Whether the server wanted a credential.
+    pub closed: bool,
 }
 
 /// What to ask the server for.
@@ -64,14 +70,15 @@ impl Want<'_> {
 }
 
 impl Work {
-    /// Fetches, and finds the commit in what came. Returns warnings, too.
+    /// Fetches into a bare repository, and finds the commit in what came. Returns warnings, too.
     pub(super) fn bring(
         &self,
+        git_dir: &Path,
         board: &Board,
         cancel: &AtomicBool,
     ) -> Result<(Vec<String>, Brought), MirrorError> {
         libgit2::set_timeouts();
-        let repo = self.open()?;
+        let repo = self.open(git_dir)?;
         let run = Run::new(self, &repo, board, cancel)?;
         let reference = self.options.reference.as_ref().map(Reference::as_str);
         let exact = reference.and_then(|r| Oid::from_str(r).ok().filter(|_| r.len() == 40));
@@ -83,7 +90,7 @@ impl Work {
         let mut found = match run.fetch(&want) {
             Ok(()) => run.find(&want),
             // A server need not hand out a commit by its name; one that is wholly here need not be asked for.
-            Err(e) if exact.is_some() && e.code() != ErrorCode::Auth && !run.is_over() => None,
+            Err(e) if exact.is_some() && !run.is_over() && !run.is_for_all(&e) => None,
             Err(e) => return Err(run.explain(&e)),
         };
         if found.is_none() && reference.is_some_and(is_hex) {
@@ -99,22 +106,17 @@ impl Work {
         };
         run.keep(commit).map_err(|e| self.failed(&e, "what came cannot be kept"))?;
         let (warnings, login) = (run.warnings.take(), run.credentials.accepted());
+        let closed = run.credentials.were_given();
         drop(run);
-        Ok((warnings, Brought { repo, commit, login }))
+        Ok((warnings, Brought { repo, commit, login, closed }))
     }
 
-    /// Our bare repository. One that cannot be opened, as after a crash, is made anew.
-    fn open(&self) -> Result<Repository, MirrorError> {
-        let dir = &self.options.git_dir;
-        let opened = match Repository::open_bare(dir) {
-            Ok(repo) => Ok(repo),
-            Err(_) => {
-                match std::fs::remove_dir_all(dir) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(MirrorError::io(dir)(e));
-                    }
-                    _ => {}
-                }
+    /// A bare repository of ours, made where there is none.
+    fn open(&self, dir: &Path) -> Result<Repository, MirrorError> {
+        let opened = match dir.join("HEAD").exists() {
+            true => Repository::open_bare(dir),
+            false => {
+                super::remove_dir(dir)?;
                 std::fs::create_dir_all(dir).map_err(MirrorError::io(dir))?;
                 let mut options = git2::RepositoryInitOptions::new();
                 // No templates of the user.
@@ -170,7 +172,7 @@ impl<'a> Run<'a> {
                     repository: remote.to_string(),
                     reason: "git cannot use the SOCKS proxy that is configured; use one that speaks HTTP"
                         .to_owned(),
-                    transient: false,
+                    fault: GitFault::Remote,
                 });
             }
             Some(proxy) => Some(address(proxy)),
@@ -213,6 +215,7 @@ impl<'a> Run<'a> {
     }
 
     fn fetch_once(&self, want: &Want<'_>) -> Result<(), Error> {
+        self.credentials.begin();
         let address = match &self.work.repository.remote {
             Remote::Http(url) => url.as_str().to_owned(),
             Remote::Directory(path) => path.to_string_lossy().into_owned(),
@@ -243,8 +246,24 @@ impl<'a> Run<'a> {
             .update_fetchhead(false)
             // Within the host only: a credential must not follow to another.
             .follow_redirects(RemoteRedirect::None)
-            .depth(i32::try_from(self.depth.get()).unwrap_or(0));
+            .depth(self.asked_depth());
         remote.fetch(&want.refspecs(&self.to), Some(&mut options), None)
+    }
+
+    /// The depth as libgit2 has it. For all of a history of which the end is cut off here, that is its word for "make it
+    /// whole": 0 leaves it as it is.
+    fn asked_depth(&self) -> i32 {
+        match self.depth.get() {
+            0 if self.repo.is_shallow() => UNSHALLOW,
+            depth => i32::try_from(depth).unwrap_or(UNSHALLOW),
+        }
+    }
+
+    /// Whether an error is one that any other request to the server would meet, too.
+    fn is_for_all(&self, error: &Error) -> bool {
+        // With these words a server refuses what was asked for.
+        let refused = error.message().starts_with("remote error");
+        error.code() == ErrorCode::Auth || (self.explain(error).is_transient() && !refused)
     }
 
     /// Whether to go on, when `came` says how much there is.
@@ -306,9 +325,9 @@ impl<'a> Run<'a> {
         }
         if self.stalled.get() {
             let reason = format!("nothing came for {} s", STALLED_AFTER.as_secs());
-            return MirrorError::Git { repository, reason, transient: true };
+            return MirrorError::Git { repository, reason, fault: GitFault::Passing };
         }
-        let anonymous = self.credentials.were_none();
+        let anonymous = !self.credentials.were_given();
         let message = error.message();
         let status =
             message.rsplit_once("status code: ").and_then(|(_, rest)| rest.trim().parse::<u16>().ok());
@@ -327,11 +346,15 @@ impl<'a> Run<'a> {
                     error.class(),
                     ErrorClass::Net | ErrorClass::Os | ErrorClass::Ssl | ErrorClass::Http
                 );
-                let transient = network
-                    && !matches!(code, ErrorCode::Certificate | ErrorCode::NotFound | ErrorCode::Owner)
+                let passes = !matches!(code, ErrorCode::Certificate | ErrorCode::NotFound | ErrorCode::Owner)
                     && status.is_none_or(|status| status >= 500)
                     && !message.contains("redirect");
-                MirrorError::Git { repository, reason: said(error), transient }
+                let fault = match (network, passes) {
+                    (true, true) => GitFault::Passing,
+                    (true, false) => GitFault::Remote,
+                    (false, _) => GitFault::Copy,
+                };
+                MirrorError::Git { repository, reason: said(error), fault }
             }
         }
     }

@@ -9,7 +9,7 @@ mod fetch;
 mod tree;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use super::error::FileProblem;
+use super::error::{FileProblem, GitFault};
 use super::lfs::LfsClient;
 use super::progress::Board;
 use super::repo::{GitRepository, Reference, Remote};
@@ -107,26 +107,24 @@ impl GitSource {
             }
             Identity::Lfs(sha256) => sha256,
         };
-        if let Some(lfs) = self.lfs.get().and_then(Option::as_ref) {
-            return lfs.open(file, sha256, from, etag).await;
-        }
-        let Remote::Directory(dir) = &self.work.repository.remote else {
-            return Err(MirrorError::file(
-                &file.path,
-                FileProblem::Gone("its server is not known".to_owned()),
-            ));
-        };
         // Where git-lfs keeps the objects of a repository, with a work tree or without.
         let hex = sha256.to_string();
         let object = PathBuf::from("lfs/objects").join(&hex[..2]).join(&hex[2..4]).join(&hex);
-        let found =
-            [dir.join(".git").join(&object), dir.join(&object)].into_iter().find(|path| path.is_file());
-        let Some(path) = found else {
-            let why = format!("{} is not in {}", object.display(), dir.display());
-            return Err(MirrorError::file(&file.path, FileProblem::Gone(why)));
+        let why = match &self.work.repository.remote {
+            Remote::Directory(dir) => {
+                let places = [dir.join(".git").join(&object), dir.join(&object)];
+                if let Some(path) = places.into_iter().find(|path| path.is_file()) {
+                    let opened = File::open(&path).map_err(MirrorError::io(&path))?;
+                    return Ok(Opened { from, etag: None, body: Body::local(opened, path, from) });
+                }
+                format!("{} is not in {}", object.display(), dir.display())
+            }
+            Remote::Http(_) => "its server is not known".to_owned(),
         };
-        let opened = File::open(&path).map_err(MirrorError::io(&path))?;
-        Ok(Opened { from, etag: None, body: Body::local(opened, path, from) })
+        match self.lfs.get().and_then(Option::as_ref) {
+            Some(lfs) => lfs.open(file, sha256, from, etag).await,
+            None => Err(MirrorError::file(&file.path, FileProblem::Gone(why))),
+        }
     }
 }
 
@@ -168,29 +166,40 @@ impl Source for GitSource {
 }
 
 impl Work {
-    /// Fetches and lists. Where our own repository may be what is broken, as after a power cut, once more into a new one.
+    /// Fetches and lists. Where our own repository may be what is broken, as after a power cut, once more into a new one,
+    /// which takes its place when it has what is wanted.
     fn fetch(&self, board: &Board, cancel: &AtomicBool) -> Result<Fetched, MirrorError> {
         let dir = &self.options.git_dir;
         let existed = dir.join("HEAD").exists();
-        match self.fetch_once(board, cancel) {
-            Err(MirrorError::Git { reason, transient: false, .. }) if existed => {
+        let anew = dir.with_extension("anew");
+        // What a kill has left.
+        remove_dir(&anew)?;
+        match self.fetch_into(dir, board, cancel) {
+            Err(MirrorError::Git { reason, fault: GitFault::Copy, .. }) if existed => {
                 tracing::debug!("{reason}; fetching again, into an empty repository.");
-                std::fs::remove_dir_all(dir).map_err(MirrorError::io(dir))?;
-                self.fetch_once(board, cancel)
+                let fetched = self.fetch_into(&anew, board, cancel);
+                if fetched.is_err() {
+                    remove_dir(&anew)?;
+                    return fetched;
+                }
+                remove_dir(dir)?;
+                std::fs::rename(&anew, dir).map_err(MirrorError::io(dir))?;
+                fetched
             }
             done => done,
         }
     }
 
-    fn fetch_once(&self, board: &Board, cancel: &AtomicBool) -> Result<Fetched, MirrorError> {
-        let (mut warnings, brought) = self.bring(board, cancel)?;
+    fn fetch_into(&self, git_dir: &Path, board: &Board, cancel: &AtomicBool) -> Result<Fetched, MirrorError> {
+        let (mut warnings, brought) = self.bring(git_dir, board, cancel)?;
         let listed = tree::list(&brought.repo, brought.commit, &self.repository.remote.to_string())?;
         warnings.extend(listed.warnings);
         let snapshot = Snapshot {
             commit: GitOid::from(brought.commit),
             files: listed.files,
             gated: false,
-            private: None,
+            // What is shown to those alone who log in is not for everybody.
+            private: brought.closed.then_some(true),
             license: None,
             warnings,
         };
@@ -208,8 +217,16 @@ impl Work {
         MirrorError::Git {
             repository: self.repository.remote.to_string(),
             reason: format!("{what}: {}", fetch::said(error)),
-            transient: false,
+            fault: GitFault::Copy,
         }
+    }
+}
+
+/// Removes a directory with all that is in it, if it is there.
+fn remove_dir(dir: &Path) -> Result<(), MirrorError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(MirrorError::io(dir)(e)),
+        _ => Ok(()),
     }
 }
 

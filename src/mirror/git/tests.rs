@@ -148,6 +148,23 @@ async fn files_links_submodules_and_pointers_are_told_apart() {
 }
 
 #[tokio::test]
+async fn objects_of_a_directory_come_from_it_whatever_server_it_names() {
+    let remote = Remote::new();
+    let pointer = Pointer { sha256: Sha256Digest([7; 32]), size: 6 };
+    let config = b"[lfs]\n\turl = http://127.0.0.1:1/info/lfs\n";
+    remote.commit("main", &[(".lfsconfig", FILE, config), ("m.bin", FILE, pointer.to_string().as_bytes())]);
+    let hex = pointer.sha256.to_string();
+    let object = remote.dir.path().join("lfs/objects").join(&hex[..2]).join(&hex[2..4]).join(&hex);
+    std::fs::create_dir_all(object.parent().unwrap()).unwrap();
+    std::fs::write(&object, b"object").unwrap();
+    let git_dir = tempfile::tempdir().unwrap();
+    let source = remote.source(git_dir.path(), None);
+    let snapshot = source.snapshot().await.unwrap();
+    let lfs = snapshot.files.iter().find(|file| file.path == "m.bin").unwrap();
+    assert_eq!(bytes(&source, lfs).await.unwrap(), b"object");
+}
+
+#[tokio::test]
 async fn a_later_run_fetches_into_what_the_one_before_left() {
     let remote = Remote::new();
     let git_dir = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 use git2::{ObjectType, Oid, Repository};
 
 use super::fetch::said;
+use crate::mirror::error::GitFault;
 use crate::mirror::source::{Listing, RemoteFile};
 use crate::mirror::{GitOid, Identity, MirrorError};
 use crate::model::Pointer;
@@ -99,7 +100,7 @@ impl Walk<'_> {
             true => format!("an object is missing: {}", said(error)),
             false => said(error),
         };
-        MirrorError::Git { repository: self.name.to_owned(), reason, transient: false }
+        MirrorError::Git { repository: self.name.to_owned(), reason, fault: GitFault::Copy }
     }
 
     fn refused(&self, reason: String) -> MirrorError {

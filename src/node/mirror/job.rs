@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::MirrorRequest;
 use crate::fsutil;
+use crate::http::Token;
 use crate::mirror::{
-    Board, GitOptions, GitSource, HubSource, MirrorError, Reference, Repository, Snapshot, Source,
+    Board, GitOptions, GitSource, HubSource, MirrorError, Reference, Repository, Snapshot, Source, Terms,
 };
 use crate::model::path::PARTIAL_SUFFIX;
 use crate::model::{ModelRef, Revision, license};
@@ -75,8 +76,8 @@ impl Job {
         }
     }
 
-    /// Fixes the commit and lists its files. What git cannot tell of a repository of the hub, the hub is asked for; of
-    /// another one, who needed a password thinks that it is private.
+    /// Fixes the commit and lists its files. What git cannot tell of a repository of the hub, the hub is asked for. Of
+    /// another one, who has a password for it thinks that it is private.
     pub async fn snapshot(
         &self,
         node: &Node,
@@ -86,12 +87,23 @@ impl Job {
         let mut snapshot = source.snapshot().await?;
         if let Repository::Git(git) = &self.repository {
             if let Some(hub) = &git.hub {
-                let (client, token) = (node.http.clone(), request.token.as_ref());
+                // The hub takes its tokens for passwords, too.
+                let given = git.credential.as_ref().and_then(|c| Token::new(&c.password).ok());
+                let token = request.token.as_ref().or(given.as_ref());
                 let reference = snapshot.commit.to_string().parse().map_err(MirrorError::from)?;
+                let client = node.http.clone();
                 let hub = HubSource::new(client, hub.clone(), Some(reference), token, Arc::default());
-                let told = hub.snapshot().await?;
-                (snapshot.gated, snapshot.private, snapshot.license) =
-                    (told.gated, told.private, told.license);
+                match hub.terms().await {
+                    Ok(Terms { gated, private, license }) => {
+                        snapshot.gated = gated;
+                        snapshot.private = Some(private);
+                        snapshot.license = license;
+                    }
+                    // What git was shown for a credential that the hub's API does not take.
+                    Err(MirrorError::NotFound { .. } | MirrorError::Unauthorised { .. })
+                        if snapshot.private == Some(true) => {}
+                    Err(error) => return Err(error.into()),
+                }
             } else if git.credential.is_some() {
                 snapshot.private.get_or_insert(true);
             }
