@@ -48,13 +48,16 @@ bool Engine::say(std::uint64_t peer, rust::Slice<std::uint8_t const> message) co
 
 void Engine::hang_up(std::uint64_t peer) const { Talk::hang_up(m_talk, peer); }
 
-void Engine::set_bans(rust::Vec<rust::String> const& addresses) const {
-    lt::ip_filter filter;
-    for (auto const& text : addresses) {
+void Engine::set_bans(rust::Vec<RawRange> const& ranges) const {
+    auto const parse = [](rust::String const& text) {
         lt::error_code error;
         auto const address = lt::make_address(std::string(text), error);
         if (error) throw std::runtime_error("not an address: " + std::string(text));
-        filter.add_rule(address, address, lt::ip_filter::blocked);
+        return address;
+    };
+    lt::ip_filter filter;
+    for (auto const& range : ranges) {
+        filter.add_rule(parse(range.first), parse(range.last), lt::ip_filter::blocked);
     }
     std::lock_guard const lock(m_mutex);
     if (m_session) m_session->set_ip_filter(std::move(filter));

@@ -31,6 +31,7 @@ struct RawEndpoint;
 struct RawEvent;
 struct RawItem;
 struct RawMeeting;
+struct RawRange;
 struct RawPriority;
 struct RawSetting;
 
@@ -70,7 +71,7 @@ public:
 
     bool say(std::uint64_t peer, rust::Slice<std::uint8_t const> message) const;
     void hang_up(std::uint64_t peer) const;
-    void set_bans(rust::Vec<rust::String> const& addresses) const;
+    void set_bans(rust::Vec<RawRange> const& ranges) const;
 
     void dht_announce(std::array<std::uint8_t, 20> const& topic, std::uint16_t port) const;
     void dht_find(std::array<std::uint8_t, 20> const& topic) const;

@@ -30,6 +30,12 @@ mod raw {
         port: u16,
     }
 
+    /// Addresses from the first to the last, both included.
+    struct RawRange {
+        first: String,
+        last: String,
+    }
+
     struct RawPath {
         bytes: Vec<u8>,
     }
@@ -216,7 +222,7 @@ mod raw {
         fn say(self: &Engine, peer: u64, message: &[u8]) -> Result<bool>;
         fn hang_up(self: &Engine, peer: u64) -> Result<()>;
         /// The addresses that no connection is made to or taken from; those that are open end.
-        fn set_bans(self: &Engine, addresses: &Vec<String>) -> Result<()>;
+        fn set_bans(self: &Engine, ranges: &Vec<RawRange>) -> Result<()>;
 
         // Without effect while the DHT is off.
         fn dht_announce(self: &Engine, topic: &[u8; 20], port: u16) -> Result<()>;

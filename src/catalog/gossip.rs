@@ -13,7 +13,8 @@
 //! - Every table has a bound, every question a deadline, and every answer a budget.
 //!
 //! `sync` compares digests and fetches what is missing, `spread` tells what is new, `asks` puts questions of the
-//! service, `answers` answers those of peers, `budget` bounds them all, `purse` what each address makes us store.
+//! service, `answers` answers those of peers, `budget` bounds them all, `purse` what each host makes us store. What is
+//! bounded for one address is so for its whole [`AddressGroup`].
 
 pub mod answers;
 pub mod asks;
@@ -38,7 +39,7 @@ use crate::catalog::message::Message;
 use crate::catalog::record::SharedRecord;
 use crate::catalog::store::Outcome;
 use crate::model::PublisherKey;
-use crate::torrent::PeerId;
+use crate::torrent::{AddressGroup, PeerId};
 
 /// A run of a node.
 pub type NodeId = [u8; 20];
@@ -74,6 +75,13 @@ pub struct Connection {
     pub of_catalog: bool,
     /// Its other end.
     pub address: SocketAddr,
+}
+
+impl Connection {
+    /// The addresses that its other end may have as it likes.
+    fn group(&self) -> AddressGroup {
+        AddressGroup::of(self.address.ip())
+    }
 }
 
 /// Where records come from.
@@ -219,12 +227,12 @@ impl Gossip {
 
     /// A peer can be spoken to.
     pub fn speaks(&mut self, now: Instant, peer: PeerId, connection: Connection, source: &dyn Source) {
-        let ip = connection.address.ip();
+        let group = connection.group();
         let alike =
-            |p: &&Peer| p.connection.address.ip() == ip && p.connection.of_catalog == connection.of_catalog;
+            |p: &&Peer| p.connection.group() == group && p.connection.of_catalog == connection.of_catalog;
         let bound = if connection.of_catalog { MAX_OF_ADDRESS } else { MAX_OF_MODELS };
         let of_address = self.peers.values().filter(alike).count();
-        if self.peers.len() >= MAX_PEERS || (of_address >= bound && !ip.is_loopback()) {
+        if self.peers.len() >= MAX_PEERS || (of_address >= bound && !group.is_loopback()) {
             // A model's data goes on over a connection that gossip takes no part in.
             if connection.of_catalog {
                 self.hang_up(peer, false, "there are too many connections");
@@ -397,15 +405,15 @@ impl Gossip {
     /// Whether a connection may be taken as a partner's. A node that is reached twice is one partner; that it is the
     /// same node is believed only if it comes from the same address, lest others take its place.
     fn could_be_partner(&self, candidate: &Peer) -> bool {
-        let ip = candidate.connection.address.ip();
+        let (ip, group) = (candidate.connection.address.ip(), candidate.connection.group());
         let neighbours =
-            || self.peers.values().filter(|p| p.partner.is_some() && p.connection.address.ip() == ip);
+            || self.peers.values().filter(|p| p.partner.is_some() && p.connection.group() == group);
         candidate.partner.is_none()
             && !candidate.closing
             && candidate.connection.of_catalog
             && candidate.node.is_some()
-            && (ip.is_loopback() || neighbours().count() < MAX_PARTNERS_OF_ADDRESS)
-            && !neighbours().any(|p| p.node == candidate.node)
+            && (group.is_loopback() || neighbours().count() < MAX_PARTNERS_OF_ADDRESS)
+            && !neighbours().any(|p| p.connection.address.ip() == ip && p.node == candidate.node)
     }
 
     fn make_partner(&mut self, now: Instant, peer: PeerId, source: &dyn Source) {

@@ -5,6 +5,7 @@
 
 pub mod create;
 mod dht;
+mod group;
 pub mod overlay;
 mod pump;
 mod session;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use fixedbitset::FixedBitSet;
 
 use crate::model::{InfoHash, PieceIndex};
+pub use group::AddressGroup;
 pub use overlay::{DhtItem, Meeting, MessageBytes, Overlay, OverlayEvent, PeerId, Topic};
 pub use session::Session;
 pub use settings::SessionSettings;

@@ -208,8 +208,8 @@ pub trait Overlay: Send + Sync + 'static {
     /// than 4 MiB of messages unread is hung up on.
     fn send(&self, peer: PeerId, message: &[u8]) -> Result<(), EngineError>;
 
-    /// Hangs up on a peer; `Left` follows. It may come back. With `ban`, nobody at its IP address is spoken to for ten
-    /// minutes, in any swarm, for several nodes may share one; loopback is never banned.
+    /// Hangs up on a peer; `Left` follows. It may come back. With `ban`, nobody in its [`AddressGroup`](super::AddressGroup) is spoken to
+    /// for ten minutes, in any swarm, for several nodes may share one; loopback is never banned.
     fn hang_up(&self, peer: PeerId, ban: bool) -> Result<(), EngineError>;
 
     /// Announces this node, with its listen port, at a topic of the DHT (BEP 5). Without effect while the DHT is off.

@@ -6,7 +6,7 @@
 //! whoever makes requests, and never held while calling into the engine.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,15 +14,16 @@ use std::time::{Duration, Instant};
 use super::overlay::{MAX_MESSAGE, MAX_UNREAD, MAX_UNREAD_OF_ALL, MessageBytes};
 use super::session::{Known, Session, Shared, internal, raw_endpoint};
 use super::{
-    DhtItem, EngineError, Event, Meeting, Overlay, OverlayEvent, PeerId, Swarms, Topic, TorrentId, dht,
+    AddressGroup, DhtItem, EngineError, Event, Meeting, Overlay, OverlayEvent, PeerId, Swarms, Topic,
+    TorrentId, dht,
 };
-use crate::ffi::RawMeeting;
+use crate::ffi::{RawMeeting, RawRange};
 use crate::model::PublisherKey;
 
-/// How long an address is not spoken to after a ban. Several nodes may share one, behind a NAT: not for ever.
+/// How long the addresses of a host are not spoken to after a ban. Several nodes may share one, behind a NAT: not for ever.
 pub(super) const BAN: Duration = Duration::from_secs(600);
 
-/// The most addresses that are banned at a time; beyond it the oldest ban ends.
+/// The most groups of addresses that are banned at a time; beyond it the oldest ban ends.
 const MAX_BANS: usize = 4096;
 
 /// What a message counts on top of its length: many empty ones are not free.
@@ -48,7 +49,7 @@ impl Lonely {
 
 struct Speaking {
     torrent: TorrentId,
-    ip: IpAddr,
+    group: AddressGroup,
     unread: Arc<AtomicUsize>,
 }
 
@@ -58,7 +59,7 @@ pub(super) struct Talk {
     speaking: HashMap<PeerId, Speaking>,
     unread: Arc<AtomicUsize>,
     /// Until when.
-    bans: HashMap<IpAddr, Instant>,
+    bans: HashMap<AddressGroup, Instant>,
 }
 
 impl Talk {
@@ -75,27 +76,28 @@ impl Talk {
     }
 
     /// The addresses that are banned now.
-    fn banned(&self) -> Vec<String> {
-        self.bans.keys().map(IpAddr::to_string).collect()
+    fn banned(&self) -> Vec<RawRange> {
+        let ranges = self.bans.keys().map(|group| group.range());
+        ranges.map(|(first, last)| RawRange { first: first.to_string(), last: last.to_string() }).collect()
     }
 
-    /// Bans the address of a peer that speaks, unless it is loopback. Returns all that are banned.
-    fn ban_peer(&mut self, peer: PeerId) -> Option<Vec<String>> {
-        let ip = self.speaking.get(&peer)?.ip;
-        if ip.is_loopback() {
+    /// Bans the addresses of a peer that speaks, unless they are loopback. Returns all that are banned.
+    fn ban_peer(&mut self, peer: PeerId) -> Option<Vec<RawRange>> {
+        let group = self.speaking.get(&peer)?.group;
+        if group.is_loopback() {
             return None;
         }
-        self.ban(ip, Instant::now() + BAN);
+        self.ban(group, Instant::now() + BAN);
         Some(self.banned())
     }
 
-    fn ban(&mut self, ip: IpAddr, until: Instant) {
+    fn ban(&mut self, group: AddressGroup, until: Instant) {
         if self.bans.len() >= MAX_BANS
-            && let Some(oldest) = self.bans.iter().min_by_key(|(_, until)| **until).map(|(ip, _)| *ip)
+            && let Some(oldest) = self.bans.iter().min_by_key(|(_, until)| **until).map(|(group, _)| *group)
         {
             self.bans.remove(&oldest);
         }
-        self.bans.insert(ip, until);
+        self.bans.insert(group, until);
     }
 }
 
@@ -113,7 +115,9 @@ impl Shared {
         outgoing: bool,
     ) -> Event {
         let ip = address.ip().to_canonical();
-        self.talk().speaking.insert(peer, Speaking { torrent, ip, unread: Arc::default() });
+        self.talk()
+            .speaking
+            .insert(peer, Speaking { torrent, group: AddressGroup::of(ip), unread: Arc::default() });
         let address = SocketAddr::new(ip, address.port());
         Event::Overlay(OverlayEvent::Speaks { torrent, peer, address, outgoing })
     }
@@ -292,9 +296,9 @@ mod tests {
     fn talk(peers: u64) -> Talk {
         let mut talk = Talk::default();
         for peer in 0..peers {
-            let ip = IpAddr::from([10, 0, 0, peer as u8]);
+            let group = AddressGroup::of([10, 0, 0, peer as u8].into());
             talk.speaking
-                .insert(PeerId(peer), Speaking { torrent: TorrentId(1), ip, unread: Arc::default() });
+                .insert(PeerId(peer), Speaking { torrent: TorrentId(1), group, unread: Arc::default() });
         }
         talk
     }
@@ -340,9 +344,20 @@ mod tests {
         let mut talk = Talk::default();
         let now = Instant::now();
         for i in 0..=MAX_BANS as u32 {
-            talk.ban(IpAddr::from(i.to_be_bytes()), now + Duration::from_secs(i.into()));
+            talk.ban(AddressGroup::of(i.to_be_bytes().into()), now + Duration::from_secs(i.into()));
         }
         assert_eq!(talk.bans.len(), MAX_BANS);
-        assert!(!talk.bans.contains_key(&IpAddr::from([0; 4])));
+        assert!(!talk.bans.contains_key(&AddressGroup::of([0; 4].into())));
+    }
+
+    #[test]
+    fn who_is_banned_over_ipv6_does_not_come_back_from_the_next_address() {
+        let mut talk = talk(1);
+        let group = AddressGroup::of("2001:db8::1".parse().unwrap());
+        talk.speaking.insert(PeerId(9), Speaking { torrent: TorrentId(1), group, unread: Arc::default() });
+        let banned = talk.ban_peer(PeerId(9)).unwrap();
+        let [range] = &banned[..] else { panic!("{} ranges", banned.len()) };
+        let range = (range.first.as_str(), range.last.as_str());
+        assert_eq!(range, ("2001:db8::", "2001:db8::ffff:ffff:ffff:ffff"));
     }
 }

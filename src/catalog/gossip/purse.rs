@@ -1,12 +1,12 @@
-//! What the hosts of one address may still make us store: the same for all their connections, and not filled again by
-//! coming back.
+//! What the hosts of one address, or group of addresses, may still make us store: the same for all their connections, and
+//! not filled again by coming back.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::budget::{Bucket, NEW_RECORDS};
-use crate::torrent::PeerId;
+use crate::torrent::{AddressGroup, PeerId};
 
 /// Addresses that are remembered. Beyond it the one is forgotten that has spent least.
 const MAX_PURSES: usize = 4096;
@@ -14,7 +14,7 @@ const MAX_PURSES: usize = 4096;
 /// Whose budget it is. On this host's own address, many nodes may run that have nothing to do with each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Whose {
-    Address(IpAddr),
+    Addresses(AddressGroup),
     Connection(PeerId),
 }
 
@@ -25,8 +25,8 @@ pub(super) struct Purses(HashMap<Whose, Bucket>);
 impl Purses {
     /// That of a peer at an address.
     pub fn of(&mut self, now: Instant, peer: PeerId, address: SocketAddr) -> &mut Bucket {
-        let ip = address.ip();
-        let whose = if ip.is_loopback() { Whose::Connection(peer) } else { Whose::Address(ip) };
+        let group = AddressGroup::of(address.ip());
+        let whose = if group.is_loopback() { Whose::Connection(peer) } else { Whose::Addresses(group) };
         if self.0.len() >= MAX_PURSES && !self.0.contains_key(&whose) {
             let fullest = self.0.iter_mut().map(|(whose, purse)| (*whose, purse.available(now)));
             if let Some((fullest, _)) = fullest.max_by(|a, b| a.1.total_cmp(&b.1)) {
@@ -66,6 +66,15 @@ mod tests {
         let here = |port| SocketAddr::from(([127, 0, 0, 1], port));
         purses.of(now, PeerId(1), here(1)).spend(now, 1000.0);
         assert_eq!(purses.of(now, PeerId(2), here(1)).available(now), NEW_RECORDS.burst);
+    }
+
+    #[test]
+    fn another_address_of_the_same_network_over_ipv6_does_not_fill_a_purse() {
+        let (mut purses, now) = (Purses::default(), Instant::now());
+        let of = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 1);
+        purses.of(now, PeerId(1), of("2001:db8::1")).spend(now, NEW_RECORDS.burst);
+        assert_eq!(purses.of(now, PeerId(2), of("2001:db8::2")).available(now), 0.0);
+        assert_eq!(purses.of(now, PeerId(3), of("2001:db8:0:1::2")).available(now), NEW_RECORDS.burst);
     }
 
     #[test]

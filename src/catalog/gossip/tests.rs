@@ -125,3 +125,29 @@ fn whose_manifest_is_held_is_not_hidden_by_those_who_squat_the_name() {
     assert_eq!(told[..2], [records[99].clone(), records[98].clone()]);
     assert_eq!(held[0].manifest, Sha256Digest([99; 32]));
 }
+
+/// Lets hosts at these addresses speak and greet; tells how many are hung up on, and how many are partners.
+fn greeted_by(addresses: impl Iterator<Item = std::net::IpAddr>) -> (usize, usize) {
+    let (now, knows) = (Instant::now(), Knows::default());
+    let mut gossip = Gossip::new([1; 20], 1, now);
+    for (n, ip) in (1u8..).zip(addresses) {
+        let (peer, connection) = (PeerId(n.into()), Connection { of_catalog: true, address: (ip, 1).into() });
+        gossip.speaks(now, peer, connection, &knows);
+        let hello = Message::Hello { version: 1, node: [n.wrapping_add(1); 20], records: 0 };
+        gossip.message(now, peer, hello, &knows);
+    }
+    let partners = gossip.peers.values().filter(|peer| peer.partner.is_some()).count();
+    let actions = std::iter::from_fn(|| gossip.next_action());
+    (actions.filter(|action| matches!(action, Action::HangUp { .. })).count(), partners)
+}
+
+#[test]
+fn one_host_with_many_ipv6_addresses_does_not_take_all_places() {
+    let at = |ip: String| ip.parse().unwrap();
+    let one_host = greeted_by((1..=60).map(|n| at(format!("2001:db8::{n}"))));
+    assert_eq!(one_host, (60 - MAX_OF_ADDRESS, MAX_PARTNERS_OF_ADDRESS));
+    let many_hosts = greeted_by((1..=60).map(|n| at(format!("2001:db8:0:{n}::1"))));
+    assert_eq!(many_hosts, (0, MAX_PARTNERS));
+    let on_a_lan = greeted_by((1..=60).map(|n| at(format!("fe80::{n}"))));
+    assert_eq!(on_a_lan, (0, MAX_PARTNERS));
+}

@@ -9,7 +9,7 @@
 //! who sent what the manifest is not is not asked again.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use super::{Key, Met};
 use crate::catalog::gossip::asks::{Answer, Ask};
 use crate::catalog::message::MANIFEST_PART;
 use crate::model::ModelRef;
-use crate::torrent::PeerId;
+use crate::torrent::{AddressGroup, PeerId};
 
 /// How long one part may take.
 pub const PART_WITHIN: Duration = Duration::from_secs(5);
@@ -38,8 +38,8 @@ const STALL: Duration = Duration::from_millis(300);
 /// Questions for the first part that are open at once: 512 KiB if all answer after all.
 const MAX_OPEN: usize = 32;
 
-/// Those of one address: hosts may share one, but one host is not to take all places.
-const MAX_OPEN_OF_ADDRESS: usize = 4;
+/// Those of one group of addresses: hosts may share one, but one host is not to take all places.
+const MAX_OPEN_OF_GROUP: usize = 4;
 
 /// When one that kept silent, or was too slow, may be asked again, once all others were asked.
 const AGAIN: Duration = Duration::from_secs(4);
@@ -67,7 +67,7 @@ const MAX_CALLED: usize = 24;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Probe {
     /// It was asked, then.
-    Open(Instant, IpAddr),
+    Open(Instant, AddressGroup),
     /// It did not answer in time, or stalled as the source; so it was seen then.
     Silent(Instant),
     /// It has answered.
@@ -240,11 +240,11 @@ impl<'a> Transfer<'a> {
         if !wants || alone_until.is_some_and(|until| now < until) {
             return alone_until.filter(|until| wants && now < *until);
         }
-        let mut open: HashMap<IpAddr, usize> = HashMap::new();
+        let mut open: HashMap<AddressGroup, usize> = HashMap::new();
         let (mut fresh, mut all, mut next_at) = (0, 0, None);
         for probe in self.probes.values() {
-            if let Probe::Open(since, address) = probe {
-                *open.entry(*address).or_default() += 1;
+            if let Probe::Open(since, group) = probe {
+                *open.entry(*group).or_default() += 1;
                 all += 1;
                 if now < *since + STALL {
                     fresh += 1;
@@ -252,18 +252,18 @@ impl<'a> Transfer<'a> {
                 }
             }
         }
-        for (peer, address) in self.next_peers(now) {
+        for (peer, group) in self.next_peers(now) {
             if fresh >= FANOUT || all >= MAX_OPEN {
                 return next_at;
             }
-            let of_address = open.entry(address).or_default();
-            if *of_address >= MAX_OPEN_OF_ADDRESS && !address.is_loopback() {
+            let of_group = open.entry(group).or_default();
+            if *of_group >= MAX_OPEN_OF_GROUP && !group.is_loopback() {
                 continue;
             }
             // One that has too many questions now is asked later.
             if self.listener.ask(peer, Ask::Part(self.key.0, 0), PART_WITHIN) {
-                self.probes.insert(peer, Probe::Open(now, address));
-                *of_address += 1;
+                self.probes.insert(peer, Probe::Open(now, group));
+                *of_group += 1;
                 (fresh, all) = (fresh + 1, all + 1);
                 next_at.get_or_insert(now + STALL);
             }
@@ -276,23 +276,23 @@ impl<'a> Transfer<'a> {
     }
 
     /// Whom to ask next, in this order: who says to hold it, others, and who was silent when asked before.
-    fn next_peers(&self, now: Instant) -> Vec<(PeerId, IpAddr)> {
+    fn next_peers(&self, now: Instant) -> Vec<(PeerId, AddressGroup)> {
         let claimants = self.core.holders.of_manifest(&self.key.0).into_iter();
-        let claimants =
-            claimants.filter_map(|peer| self.core.address(peer).map(|address| (peer, address.ip())));
+        let claimants = claimants.filter_map(|peer| Some((peer, self.core.address(peer)?)));
         let others = self.core.speakers().into_iter();
-        let others = others.map(|speaker| (speaker.peer, speaker.connection.address.ip()));
+        let others = others.map(|speaker| (speaker.peer, speaker.connection.address));
         let mut seen = HashSet::new();
         let (mut next, mut again) = (Vec::new(), Vec::new());
         for (peer, address) in claimants.chain(others).filter(|(peer, _)| seen.insert(*peer)) {
+            let group = AddressGroup::of(address.ip());
             match self.probes.get(&peer) {
-                None => next.push((peer, address)),
-                Some(Probe::Silent(since)) if now >= *since + AGAIN => again.push((*since, peer, address)),
+                None => next.push((peer, group)),
+                Some(Probe::Silent(since)) if now >= *since + AGAIN => again.push((*since, peer, group)),
                 Some(_) => {}
             }
         }
         again.sort_unstable();
-        next.extend(again.into_iter().map(|(_, peer, address)| (peer, address)));
+        next.extend(again.into_iter().map(|(_, peer, group)| (peer, group)));
         next
     }
 
