@@ -20,6 +20,7 @@ mod names;
 mod resolve;
 mod successors;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
@@ -75,8 +76,8 @@ pub struct HeldModel {
     pub publisher: PublisherKey,
     /// Its torrent.
     pub info_hash: InfoHash,
-    /// Its manifest's JSON, signature included.
-    pub manifest: Arc<[u8]>,
+    /// Bytes of its manifest's JSON, signature included.
+    pub manifest_len: u32,
     /// SHA-256 of that JSON.
     pub digest: Sha256Digest,
     /// Whether every byte is here.
@@ -87,14 +88,14 @@ pub struct HeldModel {
 pub trait Holdings: Send + Sync + 'static {
     /// The revisions of a name.
     fn of_name(&self, name: &ModelName) -> Vec<HeldModel>;
-    /// The model with this manifest.
-    fn by_manifest(&self, digest: &Sha256Digest) -> Option<HeldModel>;
+    /// The JSON of the manifest with this digest, where it is held. May be made for this.
+    fn manifest(&self, digest: &Sha256Digest) -> Option<Arc<[u8]>>;
     /// The names to announce in the DHT: those of models of which something is here and which are seeded.
     fn names(&self) -> Vec<ModelName>;
     /// Whether every byte of a torrent is here.
     fn is_complete(&self, info_hash: &InfoHash) -> bool;
-    /// Whether a publisher's records are kept in preference to those of strangers.
-    fn is_kept(&self, publisher: &PublisherKey) -> bool;
+    /// The publishers whose records are kept in preference to those of strangers.
+    fn kept(&self) -> Arc<HashSet<PublisherKey>>;
 }
 
 /// How to run the catalog.

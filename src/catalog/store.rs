@@ -23,6 +23,7 @@ mod index;
 mod plan;
 mod rows;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -335,16 +336,22 @@ impl CatalogStore {
     }
 
     /// The records of a model at a revision, those of `kept` publishers first, then others in an order of chance, so that
-    /// neither a flood nor well chosen keys hide any for ever; at most [`MAX_PAGE`]. Reads the disk.
-    pub fn of_model(&self, model: &ModelRef, kept: &dyn Fn(&PublisherKey) -> bool) -> Vec<SharedRecord> {
+    /// neither a flood nor well chosen keys hide any for ever; at most [`MAX_PAGE`]. Looks at all records of the model,
+    /// and reads the disk.
+    pub fn of_model(&self, model: &ModelRef, kept: &HashSet<PublisherKey>) -> Vec<SharedRecord> {
         let state = self.read();
-        let (mut rows, mut others) = (Vec::new(), Vec::new());
-        for entry in state.index.of_model(model) {
-            let is_kept = index::publisher_of(entry.key).is_some_and(|publisher| kept(&publisher));
-            if is_kept { &mut rows } else { &mut others }.push(entry);
-        }
-        fastrand::shuffle(&mut others);
-        rows.append(&mut others);
+        let mut rows = Vec::new();
+        let is_kept =
+            |key: &[u8]| index::publisher_of(key).is_some_and(|publisher| kept.contains(&publisher));
+        let others = state.index.of_model(model).filter(|entry| {
+            let is_kept = is_kept(entry.key);
+            if is_kept && rows.len() < MAX_PAGE {
+                rows.push(*entry);
+            }
+            !is_kept
+        });
+        let others = by_chance(others, MAX_PAGE);
+        rows.extend(others);
         rows.truncate(MAX_PAGE);
         let places: Vec<_> =
             rows.iter().filter_map(|entry| disk::place_of_row(entry.key, entry.row.sequence)).collect();
@@ -515,6 +522,20 @@ impl CatalogStore {
     fn lock(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Some of the items, each as likely as any other, in an order of chance. Keeps no more than it gives.
+fn by_chance<T>(items: impl Iterator<Item = T>, most: usize) -> Vec<T> {
+    let mut chosen = Vec::new();
+    for (before, item) in items.enumerate() {
+        if chosen.len() < most {
+            chosen.push(item);
+        } else if let Some(place) = chosen.get_mut(fastrand::usize(..=before)) {
+            *place = item;
+        }
+    }
+    fastrand::shuffle(&mut chosen);
+    chosen
 }
 
 impl Drop for CatalogStore {

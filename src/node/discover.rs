@@ -119,10 +119,11 @@ impl Node {
     fn told(&self, models: Vec<SharedModel>) -> Result<Vec<SharedModel>, NodeError> {
         let store = &self.catalog()?.store;
         let trust = &self.library.trust;
+        let known = trust.known_keys();
         let mut models = sorted(models);
         for same in models.chunk_by_mut(is_same) {
             let model = ModelRef { name: same[0].name.clone(), revision: same[0].version.clone() };
-            let records = store.of_model(&model, &|publisher| trust.is_known(publisher));
+            let records = store.of_model(&model, &known);
             let stored = records.iter().filter_map(|record| {
                 Some((record.record().publisher, record.record().time, record.model()?.info_hash))
             });

@@ -4,7 +4,7 @@
 //! registry changed. A manifest's JSON is written when it is asked for; a bounded number of bytes of it is kept, since a
 //! peer asks for one part after another.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use lru::LruCache;
@@ -32,11 +32,12 @@ pub(super) struct NodeHoldings {
     texts: Mutex<Texts>,
 }
 
-/// A signed manifest, and its JSON's digest.
+/// A signed manifest, and its JSON's length and digest.
 #[derive(Clone)]
 struct Entry {
     manifest: Arc<Manifest>,
     publisher: PublisherKey,
+    len: u32,
     digest: Sha256Digest,
 }
 
@@ -83,13 +84,14 @@ impl NodeHoldings {
                 Some(same) if Arc::ptr_eq(&same.manifest, &manifest) => same.clone(),
                 _ => {
                     let json = manifest.to_json();
-                    if json.len() > MAX_MANIFEST {
+                    let fits = u32::try_from(json.len()).ok().filter(|_| json.len() <= MAX_MANIFEST);
+                    let Some(len) = fits else {
                         tracing::warn!(
                             "The manifest of {model} is too long for others; it is not announced."
                         );
                         continue;
-                    }
-                    Entry { publisher, digest: Sha256Digest(Sha256::digest(&json).into()), manifest }
+                    };
+                    Entry { publisher, len, digest: Sha256Digest(Sha256::digest(&json).into()), manifest }
                 }
             };
             // Whoever knows its digest knows of it.
@@ -114,18 +116,12 @@ impl NodeHoldings {
     }
 
     fn held(&self, model: &ModelRef, entry: &Entry) -> HeldModel {
-        let kept = self.texts().get(&entry.digest);
-        let manifest = kept.unwrap_or_else(|| {
-            let json: Arc<[u8]> = entry.manifest.to_json().into();
-            self.texts().put(entry.digest, json.clone());
-            json
-        });
         let info_hash = entry.manifest.torrent.info_hash;
         HeldModel {
             model: model.clone(),
             publisher: entry.publisher,
             info_hash,
-            manifest,
+            manifest_len: entry.len,
             digest: entry.digest,
             complete: self.is_complete(&info_hash),
         }
@@ -143,10 +139,15 @@ impl Holdings for NodeHoldings {
         models.filter_map(|model| Some(self.held(model, index.entries.get(model)?))).collect()
     }
 
-    fn by_manifest(&self, digest: &Sha256Digest) -> Option<HeldModel> {
+    fn manifest(&self, digest: &Sha256Digest) -> Option<Arc<[u8]>> {
         let index = self.index();
-        let model = index.by_digest.get(digest)?;
-        Some(self.held(model, index.entries.get(model)?))
+        let entry = index.entries.get(index.by_digest.get(digest)?)?;
+        let kept = self.texts().get(digest);
+        Some(kept.unwrap_or_else(|| {
+            let json: Arc<[u8]> = entry.manifest.to_json().into();
+            self.texts().put(*digest, json.clone());
+            json
+        }))
     }
 
     fn names(&self) -> Vec<ModelName> {
@@ -162,8 +163,8 @@ impl Holdings for NodeHoldings {
         self.fetch.joined_as(info_hash).is_some_and(|revision| revision.is_complete())
     }
 
-    fn is_kept(&self, publisher: &PublisherKey) -> bool {
-        self.trust.is_known(publisher)
+    fn kept(&self) -> Arc<HashSet<PublisherKey>> {
+        self.trust.known_keys()
     }
 }
 

@@ -76,9 +76,7 @@ async fn a_peer_whose_manifest_is_another_is_banned_and_an_honest_one_is_asked()
     let world = World::new(Network::new());
     let (asker, liar) = (world.member(&[]), world.member(&[]));
     let model = Model::new(key(0), "org/model");
-    let mut false_copy = model.held();
-    false_copy.manifest = model.manifest.iter().map(|byte| byte ^ 1).collect();
-    liar.hold_falsely(false_copy);
+    liar.hold_falsely(model.held(), model.manifest.iter().map(|byte| byte ^ 1).collect());
     within(PATIENCE, || asker.catalog.status().peers == 1).await;
     let catalog = Arc::clone(&asker.catalog);
     let (of, candidate) = (model.model_ref(), model.candidate());
@@ -183,7 +181,7 @@ async fn a_crowd_that_says_to_hold_it_and_keeps_silent_does_not_starve_who_has_i
     let claim = HeldManifest {
         publisher: held.publisher,
         manifest: held.digest,
-        len: held.manifest.len() as u32,
+        len: held.manifest_len,
         info_hash: held.info_hash,
         complete: true,
     };

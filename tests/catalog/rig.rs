@@ -1,6 +1,6 @@
 //! Nodes with a catalog each on a network in memory, and hosts that speak for themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -30,27 +30,30 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What a node holds.
 #[derive(Default)]
-pub struct Held(Mutex<Vec<HeldModel>>);
+pub struct Held(Mutex<Vec<(HeldModel, Arc<[u8]>)>>);
 
 impl Holdings for Held {
     fn of_name(&self, name: &ModelName) -> Vec<HeldModel> {
-        self.0.lock().unwrap().iter().filter(|held| held.model.name == *name).cloned().collect()
+        let held = self.0.lock().unwrap();
+        let models = held.iter().map(|(held, _)| held);
+        models.filter(|held| held.model.name == *name).cloned().collect()
     }
 
-    fn by_manifest(&self, digest: &Sha256Digest) -> Option<HeldModel> {
-        self.0.lock().unwrap().iter().find(|held| held.digest == *digest).cloned()
+    fn manifest(&self, digest: &Sha256Digest) -> Option<Arc<[u8]>> {
+        let held = self.0.lock().unwrap();
+        held.iter().find(|(held, _)| held.digest == *digest).map(|(_, json)| Arc::clone(json))
     }
 
     fn names(&self) -> Vec<ModelName> {
-        self.0.lock().unwrap().iter().map(|held| held.model.name.clone()).collect()
+        self.0.lock().unwrap().iter().map(|(held, _)| held.model.name.clone()).collect()
     }
 
     fn is_complete(&self, info_hash: &InfoHash) -> bool {
-        self.0.lock().unwrap().iter().any(|held| held.info_hash == *info_hash && held.complete)
+        self.0.lock().unwrap().iter().any(|(held, _)| held.info_hash == *info_hash && held.complete)
     }
 
-    fn is_kept(&self, _: &PublisherKey) -> bool {
-        false
+    fn kept(&self) -> Arc<HashSet<PublisherKey>> {
+        Arc::default()
     }
 }
 
@@ -147,12 +150,12 @@ impl Member {
 
     /// Holds a model.
     pub fn hold(&self, model: &Model) {
-        self.held.0.lock().unwrap().push(model.held());
+        self.held.0.lock().unwrap().push((model.held(), Arc::clone(&model.manifest)));
     }
 
     /// Holds something under a digest that is not its own.
-    pub fn hold_falsely(&self, held: HeldModel) {
-        self.held.0.lock().unwrap().push(held);
+    pub fn hold_falsely(&self, held: HeldModel, manifest: Arc<[u8]>) {
+        self.held.0.lock().unwrap().push((held, manifest));
     }
 
     /// Holds nothing any more.
@@ -267,7 +270,7 @@ impl Model {
             model: announced.model_ref(),
             publisher: self.record.record().publisher,
             info_hash: announced.info_hash,
-            manifest: Arc::clone(&self.manifest),
+            manifest_len: self.manifest.len() as u32,
             digest: announced.manifest,
             complete: true,
         }

@@ -207,7 +207,8 @@ impl Core {
 
     /// Stores records as if a peer had told them, and spreads them. Blocks for the disk.
     pub fn store(&self, origin: Origin, records: &[SharedRecord]) -> Result<(), StoreError> {
-        let kept = |publisher: &PublisherKey| self.known.holdings.is_kept(publisher);
+        let kept = self.known.holdings.kept();
+        let kept = |publisher: &PublisherKey| kept.contains(publisher);
         let (store, now) = (&self.known.store, self.unix_time());
         let outcomes = match origin {
             Origin::Own => store.insert(records, now, &kept)?,
@@ -367,7 +368,8 @@ impl Core {
 
     /// Drops what has expired. Blocks for the disk.
     fn expire(&self) -> Result<usize, StoreError> {
-        let kept = |publisher: &PublisherKey| self.known.holdings.is_kept(publisher);
+        let kept = self.known.holdings.kept();
+        let kept = |publisher: &PublisherKey| kept.contains(publisher);
         self.known.store.expire(self.unix_time(), &kept)
     }
 

@@ -69,7 +69,7 @@ impl Source for Known {
     }
 
     fn records_of(&self, model: &ModelRef) -> Vec<SharedRecord> {
-        self.store.of_model(model, &|publisher| self.holdings.is_kept(publisher))
+        self.store.of_model(model, &self.holdings.kept())
     }
 
     fn successor(&self, publisher: &PublisherKey) -> Option<SharedRecord> {
@@ -80,14 +80,12 @@ impl Source for Known {
         let held = self.holdings.of_name(&model.name);
         let of_revision = held.into_iter().filter(|held| held.model == *model);
         of_revision
-            .filter_map(|held| {
-                Some(HeldManifest {
-                    publisher: held.publisher,
-                    manifest: held.digest,
-                    len: u32::try_from(held.manifest.len()).ok()?,
-                    info_hash: held.info_hash,
-                    complete: held.complete,
-                })
+            .map(|held| HeldManifest {
+                publisher: held.publisher,
+                manifest: held.digest,
+                len: held.manifest_len,
+                info_hash: held.info_hash,
+                complete: held.complete,
             })
             .collect()
     }
@@ -97,6 +95,84 @@ impl Source for Known {
     }
 
     fn manifest(&self, digest: &Sha256Digest) -> Option<Arc<[u8]>> {
-        self.holdings.by_manifest(digest).map(|held| held.manifest)
+        self.holdings.manifest(digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::catalog::gossip::answers::Question;
+    use crate::catalog::message::Message;
+    use crate::catalog::record::{SignedRecord, tests::model};
+    use crate::catalog::service::HeldModel;
+    use crate::keys::PublisherKeypair;
+    use crate::model::ModelName;
+
+    const NOW: u64 = 1_800_000_000;
+
+    /// Holds a model, and counts what it is asked.
+    struct Counted {
+        held: HeldModel,
+        kept: Arc<HashSet<PublisherKey>>,
+        asked_for_kept: AtomicUsize,
+        manifests_made: AtomicUsize,
+    }
+
+    impl Holdings for Counted {
+        fn of_name(&self, _: &ModelName) -> Vec<HeldModel> {
+            vec![self.held.clone()]
+        }
+        fn manifest(&self, _: &Sha256Digest) -> Option<Arc<[u8]>> {
+            self.manifests_made.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+        fn names(&self) -> Vec<ModelName> {
+            Vec::new()
+        }
+        fn is_complete(&self, _: &InfoHash) -> bool {
+            true
+        }
+        fn kept(&self) -> Arc<HashSet<PublisherKey>> {
+            self.asked_for_kept.fetch_add(1, Ordering::Relaxed);
+            Arc::clone(&self.kept)
+        }
+    }
+
+    #[test]
+    fn a_lookup_of_a_name_with_many_records_does_not_cost_a_question_for_each_nor_a_manifest() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CatalogStore::open(dir.path(), NOW).unwrap();
+        let record = || {
+            let key = PublisherKeypair::generate().unwrap();
+            SharedRecord::new(SignedRecord::sign(model(key.public(), "x/one", 1, NOW), &key).unwrap())
+        };
+        let records: Vec<SharedRecord> = (0..100).map(|_| record()).collect();
+        store.insert(&records, NOW, &|_| false).unwrap();
+        let kept = records[70].record().publisher;
+        let announced = records[70].model().unwrap();
+        let held = HeldModel {
+            model: announced.model_ref(),
+            publisher: kept,
+            info_hash: InfoHash([1; 32]),
+            manifest_len: 77,
+            digest: Sha256Digest([2; 32]),
+            complete: true,
+        };
+        let holdings = Arc::new(Counted {
+            held,
+            kept: Arc::new(HashSet::from([kept])),
+            asked_for_kept: AtomicUsize::default(),
+            manifests_made: AtomicUsize::default(),
+        });
+        let known = Known::new(Arc::new(store), holdings.clone());
+        let answer = Question::Lookup { id: 1, model: announced.model_ref() }.answer(&known);
+        let Message::Holds { records, held, .. } = answer else { panic!("another answer") };
+        assert_eq!((records[0].record().publisher, held[0].len), (kept, 77));
+        assert_eq!(holdings.asked_for_kept.load(Ordering::Relaxed), 1);
+        assert_eq!(holdings.manifests_made.load(Ordering::Relaxed), 0);
     }
 }

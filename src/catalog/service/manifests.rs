@@ -68,8 +68,8 @@ pub(super) async fn fetch(
     candidate: &Candidate,
     within: Duration,
 ) -> Result<Vec<u8>, CatalogError> {
-    if let Some(held) = core.known.holdings.by_manifest(&candidate.manifest) {
-        return Ok(held.manifest.to_vec());
+    if let Some(json) = core.known.holdings.manifest(&candidate.manifest) {
+        return Ok(json.to_vec());
     }
     let deadline = Instant::now() + within;
     let none = || CatalogError::NoManifest { model: model.clone() };

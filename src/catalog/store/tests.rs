@@ -75,6 +75,21 @@ fn names(store: &CatalogStore) -> Vec<(String, i64)> {
 }
 
 #[test]
+fn of_many_some_are_chosen_by_chance_and_none_is_left_out_for_ever() {
+    let mut counts = [0; 20];
+    for _ in 0..4000 {
+        let chosen = by_chance(0..20, 5);
+        assert_eq!(chosen.iter().collect::<HashSet<_>>().len(), 5);
+        chosen.into_iter().for_each(|n: usize| counts[n] += 1);
+    }
+    // 1000 each, give or take.
+    assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+    let mut all = by_chance(0..3, 5);
+    all.sort_unstable();
+    assert_eq!(all, [0, 1, 2]);
+}
+
+#[test]
 fn records_are_found_by_name_publisher_and_sequence_also_after_a_restart() {
     let rig = Rig::new();
     let (a, b) = (&KEYS[0], &KEYS[1]);
@@ -91,12 +106,12 @@ fn records_are_found_by_name_publisher_and_sequence_also_after_a_restart() {
     assert!(store.of_name(&"x/on".parse().unwrap()).is_empty());
     let model = "x/one".parse().unwrap();
     for first in [a, b] {
-        let found = store.of_model(&model, &|publisher| *publisher == first.public());
+        let found = store.of_model(&model, &HashSet::from([first.public()]));
         assert_eq!((found.len(), found[0].record().publisher), (2, first.public()), "kept ones come first");
         let record = if first.public() == a.public() { &records[0] } else { &records[2] };
         assert_eq!(store.of(&first.public(), &model).as_ref(), Some(record));
     }
-    assert!(store.of_model(&"x/one@v1".parse().unwrap(), &nobody).is_empty());
+    assert!(store.of_model(&"x/one@v1".parse().unwrap(), &HashSet::new()).is_empty());
     assert_eq!(store.of(&a.public(), &"x/on".parse().unwrap()), None);
     assert_eq!(store.successor(&b.public()), Some(records[3].clone()));
     assert_eq!(store.successor(&a.public()), None);

@@ -24,6 +24,7 @@
 //! | `file` | the file: read when it changed, changed under a lock |
 //! | `changes` | what is changed by hand |
 //! | `find` | whom a user means |
+//! | `known` | whom somebody here chose to deal with |
 //! | `error` | why somebody is not accepted |
 //!
 //! All questions are answered from memory, after a look at whether the file changed; answers that change the file block
@@ -35,6 +36,7 @@ mod document;
 mod error;
 mod file;
 mod find;
+mod known;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +51,7 @@ pub(crate) use file::TrustLock;
 
 use choice::View;
 use file::{TrustFile, Watched};
+use known::KnownKeys;
 
 use crate::config::TrustPolicy;
 use crate::keys::PublisherKeypair;
@@ -84,6 +87,7 @@ pub struct Trust {
     file: TrustFile,
     own: Watched<Option<PublisherKey>>,
     successors: RwLock<Option<Successors>>,
+    known: KnownKeys,
 }
 
 impl Trust {
@@ -95,6 +99,7 @@ impl Trust {
             file: TrustFile::new(paths),
             own: Watched::new(paths.publisher_key()),
             successors: RwLock::default(),
+            known: KnownKeys::default(),
         }
     }
 
@@ -240,15 +245,6 @@ impl Trust {
     /// The publisher to whom a name belongs.
     pub fn pinned(&self, name: &ModelName) -> Result<Option<PublisherKey>, TrustError> {
         Ok(self.current(name)?.pinned(name))
-    }
-
-    /// Whether somebody here chose to deal with a publisher: they are listed, a name is pinned to them, or it is our
-    /// own key.
-    pub fn is_known(&self, key: &PublisherKey) -> bool {
-        self.own() == Some(*key)
-            || self.document().is_ok_and(|document| {
-                document.listed(key).is_some() || document.pins.values().any(|pin| pin.publisher == *key)
-            })
     }
 
     /// Whether what was accepted before may still be used under its name: not where the name has become another's since,

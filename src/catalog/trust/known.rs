@@ -1,0 +1,67 @@
+//! The publishers whom somebody here chose to deal with.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Document, Trust};
+use crate::model::PublisherKey;
+
+/// Keys, and what they were gathered from.
+#[derive(Default)]
+pub(super) struct KnownKeys(Mutex<Option<Gathered>>);
+
+struct Gathered {
+    own: Option<PublisherKey>,
+    document: Option<Arc<Document>>,
+    keys: Arc<HashSet<PublisherKey>>,
+}
+
+impl Trust {
+    /// Whether somebody here chose to deal with a publisher: see [`known_keys`](Self::known_keys).
+    pub fn is_known(&self, key: &PublisherKey) -> bool {
+        self.known_keys().contains(key)
+    }
+
+    /// The publishers that are listed or to whom a name is pinned, and our own key. Gathered anew where one of the files
+    /// changed; whoever asks about many keys asks once.
+    pub fn known_keys(&self) -> Arc<HashSet<PublisherKey>> {
+        let (own, document) = (self.own(), self.document().ok());
+        let mut gathered = self.known.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |then: &Option<Arc<Document>>| match (then, &document) {
+            (Some(then), Some(now)) => Arc::ptr_eq(then, now),
+            (None, None) => true,
+            _ => false,
+        };
+        if let Some(same) = gathered.as_ref().filter(|then| then.own == own && is_same(&then.document)) {
+            return Arc::clone(&same.keys);
+        }
+        let listed = document.iter().flat_map(|document| &document.publishers).map(|listed| listed.key);
+        let pinned = document.iter().flat_map(|document| document.pins.values()).map(|pin| pin.publisher);
+        let keys: Arc<HashSet<_>> = Arc::new(listed.chain(pinned).chain(own).collect());
+        *gathered = Some(Gathered { own, keys: Arc::clone(&keys), document });
+        keys
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TrustPolicy;
+    use crate::paths::Paths;
+
+    #[test]
+    fn keys_are_gathered_once_and_anew_when_the_file_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(&dir.path().join("base"));
+        paths.create().unwrap();
+        let trust = Trust::open(&paths, TrustPolicy::Tofu);
+        let (listed, stranger) = (PublisherKey([1; 32]), PublisherKey([2; 32]));
+        assert!(trust.known_keys().is_empty());
+        trust.add(listed, None, &[]).unwrap();
+        let keys = trust.known_keys();
+        assert_eq!(*keys, HashSet::from([listed]));
+        assert!(Arc::ptr_eq(&keys, &trust.known_keys()), "a look at many records gathers them again");
+        trust.add(stranger, None, &[]).unwrap();
+        assert_eq!(*trust.known_keys(), HashSet::from([listed, stranger]));
+    }
+}
