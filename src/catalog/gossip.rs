@@ -170,6 +170,7 @@ pub struct Gossip {
     fresh: Fresh,
     purses: Purses,
     asks: Asks,
+    lookups: Bucket,
     queries: Bucket,
     answered: Bucket,
     next_pull: Instant,
@@ -189,6 +190,7 @@ impl Gossip {
             wanted_of: HashMap::new(),
             purses: Purses::default(),
             asks: Asks::default(),
+            lookups: Bucket::new(budget::ALL_LOOKUPS, now),
             queries: Bucket::new(budget::ALL_QUERIES, now),
             answered: Bucket::new(budget::ALL_ANSWERED_BYTES, now),
             actions: VecDeque::new(),
@@ -444,11 +446,13 @@ impl Gossip {
             let allowed = bytes
                 && match question {
                     Question::Query { .. } => {
-                        self.queries.available(now) >= budget::QUERY_AT_FIRST
-                            && state.queries.take(now, budget::QUERY_AT_FIRST)
-                            && self.queries.take(now, budget::QUERY_AT_FIRST)
+                        let (of_peer, of_all) = (&mut state.queries, &mut self.queries);
+                        Bucket::take_of_both(of_peer, of_all, now, budget::QUERY_AT_FIRST)
                     }
-                    Question::Lookup { .. } => state.lookups.take(now, 1.0),
+                    Question::Lookup { .. } => {
+                        let (of_peer, of_all) = (&mut state.lookups, &mut self.lookups);
+                        Bucket::take_of_both(of_peer, of_all, now, budget::LOOKUP_AT_FIRST)
+                    }
                     Question::Digest(_) | Question::Want(_) | Question::Part(..) => true,
                 };
             if !allowed {

@@ -41,9 +41,6 @@ pub const WANTS: Rate = Rate { per_second: 20.0, burst: 800.0 };
 /// sides had called, needs a second and a third at once.
 pub const DIGESTS: Rate = Rate { per_second: 1.0 / 60.0, burst: 3.0 };
 
-/// Lookups that we answer: a few per model that its user opens.
-pub const LOOKUPS: Rate = Rate { per_second: 10.0, burst: 40.0 };
-
 /// Seconds that answering the searches of a peer takes. One page may read the whole catalog, some 50 ms for 100 000
 /// records; a search of 32 pages is let in at once.
 pub const QUERIES: Rate = Rate { per_second: 0.1, burst: 2.0 };
@@ -56,6 +53,20 @@ pub const QUERY_AT_FIRST: f64 = 0.05;
 
 /// What it is charged with at least, in seconds.
 pub const QUERY_AT_LEAST: f64 = 0.002;
+
+/// Seconds that answering the lookups of a peer takes; its user makes a few per model opened. One of a name that strangers
+/// have squatted reads 1000 records, which takes 10 ms and more; a common one is charged with the least. So 47 are let in
+/// at once, and 10 a second.
+pub const LOOKUPS: Rate = Rate { per_second: 0.05, burst: 0.25 };
+
+/// The same of all peers together: at most half a core, however many ask.
+pub const ALL_LOOKUPS: Rate = Rate { per_second: 0.5, burst: 5.0 };
+
+/// What a lookup is taken to take before that is known, in seconds.
+pub const LOOKUP_AT_FIRST: f64 = 0.02;
+
+/// What it is charged with at least, in seconds.
+pub const LOOKUP_AT_LEAST: f64 = 0.005;
 
 /// Bytes of answers. The largest manifest, 16 MiB, takes 6 s.
 pub const ANSWERED_BYTES: Rate = Rate { per_second: 2.0 * 1024.0 * 1024.0, burst: 4.0 * 1024.0 * 1024.0 };
@@ -100,6 +111,11 @@ impl Bucket {
             self.tokens -= tokens;
         }
         enough
+    }
+
+    /// Takes tokens out of a peer's bucket and out of that of all peers, if there are as many in both.
+    pub fn take_of_both(of_peer: &mut Self, of_all: &mut Self, now: Instant, tokens: f64) -> bool {
+        of_all.available(now) >= tokens && of_peer.take(now, tokens) && of_all.take(now, tokens)
     }
 
     /// Takes tokens out, into debt if need be.

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use super::answers::{Question, Source, WANT_ID, WANT_PAGE};
-use super::budget::{Bucket, DIGESTS, QUERY_AT_FIRST, QUERY_AT_LEAST, WANTS};
+use super::budget::{
+    Bucket, DIGESTS, LOOKUP_AT_FIRST, LOOKUP_AT_LEAST, QUERY_AT_FIRST, QUERY_AT_LEAST, WANTS,
+};
 use super::{Action, Gossip, Origin};
 use crate::catalog::message::{Have, Message};
 use crate::catalog::record::SharedRecord;
@@ -393,13 +395,22 @@ impl Gossip {
         answer: &Message,
         took: Duration,
     ) {
-        if matches!(question, Question::Query { .. }) {
-            // What was taken for it at first was a guess.
-            let more = took.as_secs_f64().max(QUERY_AT_LEAST) - QUERY_AT_FIRST;
-            self.queries.spend(now, more);
-            if let Some(state) = self.peers.get_mut(&peer) {
-                state.queries.spend(now, more);
+        // What was taken for it at first was a guess.
+        let more = |at_first: f64, at_least: f64| took.as_secs_f64().max(at_least) - at_first;
+        let state = self.peers.get_mut(&peer);
+        let (more, of_all, of_peer) = match question {
+            Question::Query { .. } => {
+                let of_peer = state.map(|state| &mut state.queries);
+                (more(QUERY_AT_FIRST, QUERY_AT_LEAST), Some(&mut self.queries), of_peer)
             }
+            Question::Lookup { .. } => {
+                let of_peer = state.map(|state| &mut state.lookups);
+                (more(LOOKUP_AT_FIRST, LOOKUP_AT_LEAST), Some(&mut self.lookups), of_peer)
+            }
+            Question::Digest(_) | Question::Want(_) | Question::Part(..) => (0.0, None, None),
+        };
+        for bucket in of_all.into_iter().chain(of_peer) {
+            bucket.spend(now, more);
         }
         if let (Question::Digest(_), Message::Have { known, more: true }, Some(state)) =
             (question, answer, self.peers.get_mut(&peer))

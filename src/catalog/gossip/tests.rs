@@ -48,23 +48,48 @@ impl Source for Knows {
 
 const PEER: PeerId = PeerId(1);
 
-/// A node that a peer has greeted.
-fn greeted(now: Instant) -> Gossip {
+/// A node that as many peers have greeted, each from its own address.
+fn greeted_by_many(now: Instant, peers: u8) -> Gossip {
     let mut gossip = Gossip::new([1; 20], 1, now);
-    let connection = Connection { of_catalog: true, address: ([10, 0, 0, 1], 1).into() };
     let knows = Knows::default();
-    gossip.speaks(now, PEER, connection, &knows);
-    gossip.message(now, PEER, Message::Hello { version: 1, node: [2; 20], records: 0 }, &knows);
+    for n in 1..=peers {
+        let connection = Connection { of_catalog: true, address: ([10, 0, 0, n], 1).into() };
+        gossip.speaks(now, PeerId(n.into()), connection, &knows);
+        let hello = Message::Hello { version: 1, node: [n + 1; 20], records: 0 };
+        gossip.message(now, PeerId(n.into()), hello, &knows);
+    }
     while gossip.next_action().is_some() {}
     gossip
 }
 
+/// A node that a peer has greeted.
+fn greeted(now: Instant) -> Gossip {
+    greeted_by_many(now, 1)
+}
+
+fn query(id: u32) -> Message {
+    Message::Query { id, query: "llama".parse().unwrap(), cursor: None }
+}
+
+fn lookup(id: u32) -> Message {
+    Message::Lookup { id, model: "org/model".parse().unwrap() }
+}
+
 /// Asks for a page of search results after another, each of which takes so long; tells how many are answered.
 fn answered(gossip: &mut Gossip, now: Instant, pages: u32, each: Duration) -> u32 {
+    answers(gossip, now, (1..=pages).map(|id| (PEER, query(id))), each)
+}
+
+/// Asks one question after another, each of which takes so long; tells how many are answered.
+fn answers(
+    gossip: &mut Gossip,
+    now: Instant,
+    questions: impl Iterator<Item = (PeerId, Message)>,
+    each: Duration,
+) -> u32 {
     let mut count = 0;
-    for id in 1..=pages {
-        let query = Message::Query { id, query: "llama".parse().unwrap(), cursor: None };
-        gossip.message(now, PEER, query, &Knows::default());
+    for (peer, question) in questions {
+        gossip.message(now, peer, question, &Knows::default());
         while let Some(action) = gossip.next_action() {
             let Action::Answer(peer, question) = action else { continue };
             let answer = question.answer(&Knows::default());
@@ -88,6 +113,30 @@ fn queries_are_charged_by_the_time_they_take() {
     answered(&mut gossip, now, 5, Duration::from_millis(500));
     let later = now + Duration::from_secs(30);
     assert_eq!(answered(&mut gossip, later, 1, Duration::from_millis(1)), 1 + 1);
+}
+
+#[test]
+fn lookups_are_charged_by_the_time_they_take() {
+    let now = Instant::now();
+    let asked = |each| answers(&mut greeted(now), now, (1..=200).map(|id| (PEER, lookup(id))), each);
+    let (cheap, dear) = (asked(Duration::from_micros(10)), asked(Duration::from_millis(100)));
+    assert!((40..=50).contains(&cheap), "{cheap} cheap ones are answered");
+    assert!((2..=4).contains(&dear), "{dear} dear ones are answered");
+    let mut gossip = greeted(now);
+    answers(&mut gossip, now, (1..=5).map(|id| (PEER, lookup(id))), Duration::from_millis(100));
+    let later = now + Duration::from_secs(10);
+    let waiting = answers(&mut gossip, later, std::iter::once((PEER, lookup(6))), Duration::from_millis(1));
+    assert_eq!(waiting, 2 + 1, "those that wait are answered later");
+}
+
+#[test]
+fn lookups_of_a_crowd_take_no_more_than_their_share_together() {
+    let now = Instant::now();
+    let ask = |id: u32| (1..=100).map(move |peer| (PeerId(peer), lookup(id)));
+    let answered =
+        answers(&mut greeted_by_many(now, 100), now, (1..=10).flat_map(ask), Duration::from_millis(100));
+    // Each peer alone would be answered three.
+    assert!((45..=55).contains(&answered), "{answered} are answered");
 }
 
 #[test]
