@@ -39,6 +39,7 @@ mod find;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use changes::Removed;
@@ -82,8 +83,16 @@ pub enum Standing {
 pub struct Trust {
     policy: TrustPolicy,
     file: TrustFile,
-    own: Watched<Option<PublisherKey>>,
+    own: Watched<Own>,
     successors: RwLock<Option<Successors>>,
+}
+
+/// What the file of this base directory's own key gave.
+#[derive(Debug, Clone, Copy)]
+struct Own {
+    key: Option<PublisherKey>,
+    /// Whether the file would give it again.
+    lasting: bool,
 }
 
 impl Trust {
@@ -116,7 +125,11 @@ impl Trust {
 
     /// This base directory's own key, where there is one that can be used.
     pub fn own(&self) -> Option<PublisherKey> {
-        self.own.get(|path| PublisherKeypair::load(path).ok().map(|pair| pair.public()))
+        let load = |path: &Path| match PublisherKeypair::load(path) {
+            Ok(pair) => Own { key: Some(pair.public()), lasting: true },
+            Err(error) => Own { key: None, lasting: !error.passes() },
+        };
+        self.own.get(load, |own| own.lasting).key
     }
 
     /// What the file says now.
@@ -242,12 +255,14 @@ impl Trust {
         Ok(self.current(name)?.pinned(name))
     }
 
-    /// Whether somebody here chose to deal with a publisher: they are listed, a name is pinned to them, or it is our
-    /// own key.
+    /// Whether somebody here chose to deal with a publisher: they are listed, a name is pinned to them, it is our
+    /// own key, or it is a former one of any of these: whoever comes later wants to be told what has replaced it.
     pub fn is_known(&self, key: &PublisherKey) -> bool {
         self.own() == Some(*key)
             || self.document().is_ok_and(|document| {
-                document.listed(key).is_some() || document.pins.values().any(|pin| pin.publisher == *key)
+                document.listed(key).is_some()
+                    || document.successions.contains_key(key)
+                    || document.pins.values().any(|pin| pin.publisher == *key)
             })
     }
 
