@@ -15,6 +15,7 @@ use super::publish::{put_where_nothing_is, refuse_links};
 use super::staging::resolve;
 use super::{Stamp, Store, StoreError, registry};
 use crate::fsutil;
+use crate::model::ModelRef;
 
 /// Longest record read; 100 000 files of long paths fit.
 const MAX_RECORD: u64 = 64 << 20;
@@ -81,22 +82,30 @@ impl Store {
         self.write_laid_out(&dest, &after)
     }
 
-    /// Removes what was laid out in a directory, as far as it is no model's now and nobody has edited it, and forgets it.
-    /// Tells whether anything had been laid out there.
-    pub fn clear_laid_out(&self, dest: &Path) -> Result<bool, StoreError> {
+    /// Removes what was laid out for a model in its directory, as far as it is no model's now and nobody has edited it, and
+    /// forgets it. Tells whether anything had been laid out.
+    pub fn clear_laid_out(&self, model: &ModelRef) -> Result<bool, StoreError> {
         let _moving = self.moving();
-        let dest = resolve(dest)?;
-        let Some(record) = self.laid_out_record(&dest).filter(|record| record.exists()) else {
-            return Ok(false);
-        };
-        let goes = self.laid_out(&dest)?.into_keys().collect();
-        remove(&goes, &dest)?;
+        let Some((models, dest, record)) = self.laid_out_for(model) else { return Ok(false) };
+        remove(&self.laid_out(&dest)?.into_keys().collect(), &dest)?;
         fsutil::remove_if_there(&record).map_err(|e| StoreError::io(&record, e))?;
-        registry::remove_empty_parents(&record, &self.shared.paths.base.join("resume"));
-        if let Ok(models) = fs::canonicalize(&self.shared.paths.models) {
-            registry::remove_empty_parents(&dest.join("any"), &models);
-        }
+        registry::remove_empty_parents(&record, fsutil::parent(&self.laid_out_records()));
+        registry::remove_empty_parents(&dest.join("file"), &models);
         Ok(true)
+    }
+
+    /// Bytes of what [`Store::clear_laid_out`] would remove; none where nothing was laid out for the model.
+    pub fn laid_out_bytes(&self, model: &ModelRef) -> Result<Option<u64>, StoreError> {
+        let Some((_, dest, _)) = self.laid_out_for(model) else { return Ok(None) };
+        Ok(Some(self.laid_out(&dest)?.values().map(|stamp| stamp.size).sum()))
+    }
+
+    /// The models directory, the one in it where something was laid out for a model, and its record.
+    fn laid_out_for(&self, model: &ModelRef) -> Option<(PathBuf, PathBuf, PathBuf)> {
+        let models = fs::canonicalize(&self.shared.paths.models).ok()?;
+        let dest = models.join(model.to_string());
+        let record = self.laid_out_record(&dest).filter(|record| record.exists())?;
+        Some((models, dest, record))
     }
 
     /// The files laid out in a resolved directory that look as they did then and are no model's.
@@ -212,4 +221,86 @@ fn remove(files: &BTreeSet<PathBuf>, dir: &Path) -> Result<(), StoreError> {
         registry::remove_empty_parents(path, dir);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::home;
+
+    fn put(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn read(path: &Path) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
+    /// Lays out files that come with these bytes.
+    fn lay_out(store: &Store, tree: &Path, dest: &Path, files: &[(&str, &str)]) -> Result<(), StoreError> {
+        for (path, text) in files {
+            put(&tree.join(path), text);
+        }
+        let paths: Vec<&str> = files.iter().map(|(path, _)| *path).collect();
+        let done = store.lay_out(tree, dest, &paths);
+        let _ = fs::remove_dir_all(tree);
+        done
+    }
+
+    #[test]
+    fn what_was_laid_out_gives_way_and_what_was_edited_stays() {
+        let home = home();
+        let store = Store::open(&home.paths).unwrap();
+        let model: ModelRef = "o/m@v1.0".parse().unwrap();
+        let (tree, dest) = (home.paths.models.join("o/.tree"), home.paths.models.join(model.to_string()));
+        lay_out(&store, &tree, &dest, &[("a", "1"), ("b", "1"), ("c/d", "1"), ("e", "1")]).unwrap();
+        // Changed, edited by somebody and gone, a file for a directory and the other way round.
+        put(&dest.join("b"), "mine");
+        let next = [("a", "2"), ("c", "2"), ("e/f", "2")];
+        lay_out(&store, &tree, &dest, &next).unwrap();
+        for (path, text) in next.into_iter().chain([("b", "mine")]) {
+            assert_eq!(read(&dest.join(path)), text, "{path}");
+        }
+        put(&dest.join("a"), "mine");
+        let error = lay_out(&store, &tree, &dest, &[("a", "3"), ("c", "3")]).unwrap_err();
+        assert!(matches!(&error, StoreError::Occupied { path } if path.ends_with("a")), "{error}");
+        assert_eq!((read(&dest.join("a")), read(&dest.join("c"))), ("mine".into(), "2".into()));
+        // A directory with a file of somebody's is no place for a file.
+        put(&dest.join("e/mine"), "mine");
+        lay_out(&store, &tree, &dest, &[("e", "3")]).unwrap_err();
+        assert_eq!(read(&dest.join("e/f")), "2");
+
+        assert_eq!(store.all_laid_out().len(), 2);
+        assert_eq!(store.laid_out_bytes(&model).unwrap(), Some(2));
+        assert!(store.clear_laid_out(&model).unwrap());
+        assert!(!dest.join("c").exists() && !dest.join("e/f").exists());
+        assert_eq!((read(&dest.join("a")), read(&dest.join("e/mine"))), ("mine".into(), "mine".into()));
+        assert!(!store.clear_laid_out(&model).unwrap());
+        assert!(store.all_laid_out().is_empty() && !store.laid_out_records().exists());
+        // Nothing is made where nothing is known.
+        assert!(!store.clear_laid_out(&"p/q".parse().unwrap()).unwrap());
+        assert!(!home.paths.models.join("p").exists());
+    }
+
+    #[test]
+    fn files_laid_out_half_are_still_ours() {
+        let home = home();
+        let store = Store::open(&home.paths).unwrap();
+        let (tree, dest) = (home.paths.models.join("o/.tree"), home.paths.models.join("o/m"));
+        lay_out(&store, &tree, &dest, &[("a", "1"), ("b", "1")]).unwrap();
+        // It ends in the middle: recorded, and one of two moved.
+        let dir = fs::canonicalize(&dest).unwrap();
+        let mut record = store.read_laid_out(&dir).unwrap();
+        for path in ["a", "b"] {
+            put(&tree.join(path), "2");
+            let stamp = Stamp::read(&tree.join(path)).unwrap();
+            record.files.get_mut(path).unwrap().push(stamp);
+        }
+        store.write_laid_out(&dir, &record).unwrap();
+        fs::rename(tree.join("a"), dest.join("a")).unwrap();
+        assert_eq!(store.laid_out(&dir).unwrap().len(), 2);
+        lay_out(&store, &tree, &dest, &[("a", "3"), ("b", "2")]).unwrap();
+        assert_eq!((read(&dest.join("a")), read(&dest.join("b"))), ("3".into(), "2".into()));
+    }
 }

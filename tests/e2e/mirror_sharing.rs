@@ -257,3 +257,30 @@ fn a_mirror_with_pointers_is_updated_and_completed_after_upstream_changed() {
     drop(mirror_and_share(&a, &[M]));
     assert_eq!(tree(&dir), tree(&fourth));
 }
+
+#[test]
+fn a_mirror_with_pointers_is_removed_but_for_what_was_edited() {
+    let net = Hubbed::new();
+    net.small(M, "mit");
+    let a = net.host("a", "");
+    let dir = mirrored(&a, M);
+    mirror(&a, &[M, "--skip-lfs"]).ok();
+    std::fs::write(dir.join("README.md"), "mine").unwrap();
+    a.run(&["remove", M]).ok();
+    assert_eq!(tree(&dir).into_keys().collect::<Vec<_>>(), ["README.md"]);
+    let error = a.run(&["remove", M]).error(1);
+    assert!(error.contains("no such model here"), "{error}");
+
+    // Beside a node, and with all the rest.
+    std::fs::remove_file(dir.join("README.md")).unwrap();
+    {
+        let daemon = a.spawn(&["daemon"]);
+        daemon.wait_for_line("running", PATIENCE);
+        mirror(&a, &[M, "--skip-lfs"]).ok();
+        a.run(&["remove", M]).ok();
+        assert!(!dir.exists());
+        mirror(&a, &[M, "--skip-lfs"]).ok();
+    }
+    a.run(&["init", "--cleanup", "--yes"]).ok();
+    assert!(!dir.exists());
+}

@@ -161,7 +161,7 @@ impl Place {
             library.supersede(old)?;
         }
         // Of a mirror without its large files, what the model has not.
-        library.store.clear_laid_out(&self.job.dest)?;
+        library.store.clear_laid_out(&self.job.model)?;
         self.job.clear()
     }
 
