@@ -384,11 +384,12 @@ async fn what_cannot_fit_is_told_before_it_is_fetched() {
     assert!(error.to_string().contains("128 TiB"), "{error}");
 }
 
-/// A file of ours that is larger than what is free, without its bytes, and which file of a repository it is.
+/// A file of ours that is larger than its file system, without its bytes, and which file of a repository it is.
 fn larger_than_the_disk(dir: &Path) -> (RemoteFile, Local) {
     const PIECE: u64 = 128 << 20;
     let path = dir.join("large");
-    let size = (free_space(dir).unwrap() + (1 << 30)).next_multiple_of(PIECE);
+    let disk = rustix::fs::statvfs(dir).unwrap();
+    let size = (disk.f_blocks * disk.f_frsize + 1).next_multiple_of(PIECE);
     fs::File::create(&path).unwrap().set_len(size).unwrap();
     let layer = vec![[1; 32]; (size / PIECE) as usize];
     let height = crate::model::merkle::piece_height(PIECE as u32);
@@ -402,9 +403,7 @@ fn larger_than_the_disk(dir: &Path) -> (RemoteFile, Local) {
 
 #[tokio::test(start_paused = true)]
 async fn an_update_needs_no_space_for_what_is_linked_from_here() {
-    // Beside the staging directory: /tmp may be of another file system than another temporary directory.
-    let staging = Staging::new();
-    let beside = tempfile::tempdir_in(staging.0.path().parent().unwrap()).unwrap();
+    let (staging, beside) = (Staging::new(), tempfile::tempdir().unwrap());
     let (file, here) = larger_than_the_disk(beside.path());
     let snapshot = snapshot(&[&file]);
     let source = Memory::default();
