@@ -132,6 +132,7 @@ impl Store {
                 .for_each(|place| place.files.retain(|f| !gone(f)));
             record.places.retain(|place| !place.files.is_empty());
         })?;
+        self.forget_former(info_hash, &dir)?;
         Ok(doomed.len())
     }
 
