@@ -56,6 +56,13 @@ pub struct BadSignature;
 /// A publisher's secret and public key. `Debug` shows the public part only.
 pub struct PublisherKeypair(SigningKey);
 
+impl KeyError {
+    /// Whether the file may be read another time as it is.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() != io::ErrorKind::NotFound)
+    }
+}
+
 impl PublisherKeypair {
     /// Makes a new key from the system's randomness.
     pub fn generate() -> Result<Self, KeyError> {

@@ -282,6 +282,11 @@ impl Catalog {
         }
     }
 
+    /// Waits until a publisher is known to have named a successor, whoever says so. Never ends for one who has none.
+    pub async fn succeeded(&self, publisher: PublisherKey) {
+        successors::heard(&self.core, publisher).await;
+    }
+
     /// The manifest's JSON, checked against its SHA-256, from any peer that hands it out: of the catalog's swarm, of
     /// those who announced the name, of the model's own swarm. Whether its signature is the candidate's publisher's,
     /// and whether it is of that model and torrent, is for the caller to check.

@@ -212,7 +212,7 @@ impl From<NodeError> for CommandError {
             ErrorKind::UnknownPublisher => (
                 Kind::Failed,
                 &[
-                    "a publisher is named by the whole key, by its alias, or, once it is known here, by its fingerprint or eight digits of that",
+                    "a publisher is named by the whole key, by its alias, or, once it is known here, by its fingerprint",
                 ],
             ),
             ErrorKind::Damaged => (Kind::Failed, &["`silmaril get MODEL` fetches the damaged parts again"]),

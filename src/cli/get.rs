@@ -47,8 +47,8 @@ pub struct Args {
     /// Leave out files that match; may be repeated
     #[arg(long, value_name = "GLOB", value_parser = glob)]
     exclude: Vec<String>,
-    /// The publisher whose model is meant, where several use the name; refuse all others. A key, a fingerprint (or
-    /// the first eight digits of either), or an alias
+    /// The publisher whose model is meant, where several use the name; refuse all others. A key, a fingerprint, an
+    /// alias, or the first eight digits of whom `silmaril trust list` shows
     #[arg(long, value_name = "KEY")]
     publisher: Option<String>,
     /// Look for a newer state on the network, also where the model is known here

@@ -135,7 +135,8 @@ async fn attend(
         Show::Pinned => mounted.list_only(pinned(node)),
         Show::Local => mounted.list_only(|revision| revision.cached_bytes() > 0),
     }
-    mounted.publish(node.library.shown()?);
+    // An error ends the mount now; later ones leave it as it is.
+    node.library.shown()?;
     let shown = Arc::downgrade(mounted);
     node.on_change(move |node| {
         let Some(mounted) = shown.upgrade() else { return };

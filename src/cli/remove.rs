@@ -8,6 +8,7 @@ use crate::cli::error::CommandError;
 use crate::cli::output::size;
 use crate::cli::session::with_node_or_library;
 use crate::model::ModelRef;
+use crate::node::NodeError;
 use crate::node::models::place;
 
 const EXAMPLES: &str = "\
@@ -18,7 +19,8 @@ Examples:
 /// Forget a model and delete what was fetched of it
 ///
 /// Files that you share from a directory of your own, or got into one with `get -o`, stay. A running mount shows the
-/// model no longer, and a running node uploads it no longer.
+/// model no longer, and a running node uploads it no longer. What `mirror --skip-lfs` left goes, too, but for what you
+/// edited.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -32,13 +34,17 @@ pub struct Args {
 /// Removes it, asking first where somebody can answer.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let library = context.library()?;
-    let revision = library.revision(&args.model)?;
-    let (here, place) = (revision.cached_bytes(), place(&revision));
+    let (here, place) = match (library.revision(&args.model), library.store.laid_out_bytes(&args.model)?) {
+        (Ok(revision), _) => (revision.cached_bytes(), place(&revision)),
+        // A mirror that left its large files out is no model, and goes as one does.
+        (Err(NodeError::UnknownModel(_)), Some(bytes)) => (bytes, None),
+        (Err(e), _) => return Err(e.into()),
+    };
     let question = format!("Remove {} ({} here)?", args.model, size(here));
     if !args.yes && std::io::stdin().is_terminal() && !confirmed(&question)? {
         return Err(CommandError::failed("nothing was removed"));
     }
-    drop((revision, library));
+    drop(library);
     with_node_or_library(
         context,
         async |client, _| Ok(client.remove(&args.model).await?),

@@ -174,10 +174,14 @@ impl Node {
         if request.verify {
             self.check(&revision, &files, want, &progress).await?;
         }
-        let former = self.library.store.stands_at(model, &dest);
         let (to, which) = (dest.clone(), files.clone());
-        self.on_store(&revision, &turn, move |store, revision| store.publish(revision, &which, &to)).await?;
-        if let Some(former) = former.filter(|_| files.len() == manifest.files.len()) {
+        let former = self.on_store(&revision, &turn, move |store, revision| {
+            let whole = which.len() == revision.manifest.files.len();
+            let former = if whole { store.note_former(&revision.manifest, &to)? } else { Vec::new() };
+            store.publish(revision, &which, &to)?;
+            Ok(former)
+        });
+        for former in former.await? {
             self.clear_former(former, &manifest, &turn, &dest).await?;
         }
         self.changed();
@@ -336,9 +340,6 @@ impl Node {
         turn: &Arc<OwnedMutexGuard<()>>,
         dest: &Path,
     ) -> Result<(), NodeError> {
-        if former.torrent.info_hash == present.torrent.info_hash {
-            return Ok(());
-        }
         let former = self.library.store.revision(Arc::new(former))?;
         let (dest, present, others) = (dest.to_owned(), present.clone(), self.library.registry.all());
         let cleared = self.on_store(&former, turn, move |store, former| {

@@ -88,12 +88,20 @@ impl Library {
     }
 
     /// Forgets a model: its manifest, what this program put into the models directory, and cached bytes that no
-    /// other model uses. Files shared in place stay. The caller holds the node lock.
+    /// other model uses. Files shared in place stay. What a mirror without its large files left is taken for one. The
+    /// caller holds the node lock.
     pub fn remove(&self, model: &ModelRef) -> Result<(), NodeError> {
-        let revision = self.revision(model)?;
-        let others: Vec<_> = self.registry.all().into_iter().filter(|m| m.model_ref() != *model).collect();
-        self.store.forget(&revision, &others)?;
-        self.registry.remove(model)?;
+        match self.revision(model) {
+            Ok(revision) => {
+                let known = self.registry.all().into_iter();
+                let others: Vec<_> = known.filter(|m| m.model_ref() != *model).collect();
+                self.store.forget(&revision, &others)?;
+                self.registry.remove(model)?;
+                self.store.clear_laid_out(model)?;
+            }
+            Err(NodeError::UnknownModel(_)) if self.store.clear_laid_out(model)? => {}
+            Err(e) => return Err(e),
+        }
         self.sharing.set(model, Rule::default())?;
         // The history that a mirror kept goes with it.
         let history = self.paths.mirror_of(model);
@@ -131,7 +139,10 @@ impl Node {
 
     /// [`Library::remove`], once the engine has let go of the model. Refused while another job has it.
     pub async fn remove(self: &Arc<Self>, model: &ModelRef) -> Result<(), NodeError> {
-        let revision = self.library.revision(model)?;
+        let revision = match self.library.revision(model) {
+            Err(NodeError::UnknownModel(_)) => return self.remove_laid_out(model).await,
+            revision => revision?,
+        };
         let turn = self.jobs.try_turn(&revision.manifest.torrent.info_hash);
         let turn = turn.ok_or_else(|| NodeError::InUse(model.clone()))?;
         let held = self.closed(&revision).await?;
@@ -143,6 +154,17 @@ impl Node {
             node.leave_unless_used(&revision.manifest);
             node.changed();
             Ok(())
+        })
+        .await
+    }
+
+    /// [`Library::remove`] of what is no model, and nothing to the engine.
+    async fn remove_laid_out(self: &Arc<Self>, model: &ModelRef) -> Result<(), NodeError> {
+        let turn = self.mirrors.try_turn(model).ok_or_else(|| NodeError::InUse(model.clone()))?;
+        let (node, model) = (self.clone(), model.clone());
+        blocking::cancellable(move |_| {
+            let _until_done = turn;
+            node.library.remove(&model)
         })
         .await
     }

@@ -17,6 +17,8 @@ use crate::model::{Manifest, ModelRef, PublisherKey};
 /// How long the DHT may take to say whom a publisher has named as successor, and how many of these in turn are followed.
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
 const MAX_SUCCESSIONS: usize = 8;
+/// How long anybody may take to say so before somebody else is refused a name.
+const MOVED_WITHIN: Duration = Duration::from_secs(4);
 
 /// What somebody is resolving, or was a moment ago.
 type Key = (ModelRef, Option<String>);
@@ -86,6 +88,7 @@ impl Node {
         let from = Asking { part, model };
         // Whoever was first to answer may have nothing to hand out: the others are heard before the time is over.
         let mut by = Instant::now() + left() / 2;
+        let mut followed = false;
         let (manifest, pinning) = loop {
             let settled =
                 candidates::settle(&self.library.trust, model, publisher, found.clone(), &from, by).await;
@@ -94,10 +97,46 @@ impl Node {
                     found = part.catalog.resolve(model, left() * 3 / 4).await?;
                     by = until;
                 }
+                Err(e) if e.kind() == ErrorKind::OtherPublisher && !followed => {
+                    followed = true;
+                    if !self.owner_moved(part, model, &found, left() / 2).await {
+                        return Err(e);
+                    }
+                    by = until;
+                }
                 settled => break settled?,
             }
         };
         self.admit(manifest, pinning).await
+    }
+
+    /// Waits a little for the word that the owner of a name, whose key nobody offers, has replaced it: who was just met
+    /// may not have told it yet. Returns whether it came.
+    async fn owner_moved(
+        &self,
+        part: &NodeCatalog,
+        model: &ModelRef,
+        found: &[Candidate],
+        within: Duration,
+    ) -> bool {
+        let Ok(Some(owner)) = self.library.trust.pinned(&model.name) else { return false };
+        if found.iter().any(|candidate| candidate.publisher == owner) {
+            return false;
+        }
+        let within = within.min(MOVED_WITHIN);
+        let told = async {
+            match part.catalog.successor(owner, within).await {
+                Some(_) => (),
+                None => std::future::pending().await,
+            }
+        };
+        let word = async {
+            tokio::select! {
+                () = part.catalog.succeeded(owner) => {}
+                () = told => {}
+            }
+        };
+        tokio::time::timeout(within, word).await.is_ok()
     }
 
     /// The manifest of a model by a known publisher, from the record in the DHT.

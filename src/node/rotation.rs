@@ -107,6 +107,8 @@ mod tests {
         assert_eq!(["acme/a", "acme/b@v2", "acme/c", "acme/d"].map(signer), expected);
         let pinned = |name: &str| reopened.trust.pinned(&name.parse().unwrap()).unwrap();
         assert_eq!(["acme/a", "acme/b", "acme/c", "acme/d"].map(pinned), expected);
+        let replaced = first.public();
+        assert!(reopened.trust.is_known(&replaced), "the record that says so would be forgotten with time");
         assert_eq!(reopened.finish_rotation().unwrap(), 0);
         let read_again =
             Manifest::from_json(&std::fs::read(reopened.paths.manifest(&"acme/a".parse().unwrap())).unwrap());

@@ -221,9 +221,12 @@ impl Node {
         }
     }
 
-    /// Called whenever the set of known models changed; the mount publishes anew.
+    /// Called at once, and whenever the set of known models changed: the mount publishes anew. One call at a time.
     pub fn on_change(&self, callback: impl Fn(&Node) + Send + Sync + 'static) {
-        self.on_change.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(callback));
+        let mut callbacks = self.on_change.lock().unwrap_or_else(PoisonError::into_inner);
+        // What changed before it was there is told now; what changes from now on waits for the lock.
+        callback(self);
+        callbacks.push(Box::new(callback));
     }
 
     /// Reads the registry again, signs ours anew where the publisher's key was replaced, and tells whoever shows it.

@@ -15,6 +15,7 @@ pub mod cache;
 pub mod content;
 pub(crate) mod copy;
 mod fds;
+mod former;
 mod mapfile;
 pub mod placement;
 mod plain;

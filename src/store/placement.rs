@@ -272,6 +272,14 @@ impl Placements {
         ours
     }
 
+    /// All files below `dir` that any record has, whosever they are.
+    pub fn placed_below(&self, dir: &Path) -> HashSet<PathBuf> {
+        let state = self.lock();
+        let places = state.records.values().flat_map(|record| &record.places);
+        let files = places.flat_map(|place| place.files.iter().map(|file| place.dir.join(&file.path)));
+        files.filter(|path| path.starts_with(dir)).collect()
+    }
+
     /// What is known of every torrent.
     pub fn all(&self) -> Vec<Record> {
         self.lock().records.values().cloned().collect()

@@ -4,7 +4,7 @@
 //! directory, the placement is recorded, and the files are renamed into place; whichever step a crash falls
 //! between, each file is either still where it was or stands, recorded, at its destination.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -108,7 +108,8 @@ impl Store {
         // The first path that is to hold each content, from which further ones are made.
         let mut first: HashMap<ContentKey, (PathBuf, Sharing)> = HashMap::new();
         let manifest = &revision.manifest;
-        let replaceable = self.shared.placements.ours_below(dest);
+        let mut replaceable: HashSet<PathBuf> = self.shared.placements.ours_below(dest).into_keys().collect();
+        replaceable.extend(self.laid_out(dest)?.into_keys());
         for &file in files {
             let content = &revision.contents[file];
             if let Home::Placed(placed) = content.home()
@@ -119,8 +120,8 @@ impl Store {
             self.check_complete(revision, file)?;
             let target = dest.join(&manifest.files[file].path);
             refuse_links(dest, &target)?;
-            let there = self.stands_already(content, &target, replaceable.contains_key(&target))?;
-            let ours = !there || replaceable.contains_key(&target);
+            let there = self.stands_already(content, &target, replaceable.contains(&target))?;
+            let ours = !there || replaceable.contains(&target);
             let way = match (content.key(), content.home()) {
                 _ if there => Way::There,
                 (None, _) | (_, Home::Empty) => Way::Create,
@@ -140,8 +141,7 @@ impl Store {
                     (None, Home::Empty) => Way::Create,
                 },
             };
-            let replaces =
-                !there && fs::symlink_metadata(&target).is_ok() && replaceable.contains_key(&target);
+            let replaces = !there && fs::symlink_metadata(&target).is_ok() && replaceable.contains(&target);
             steps.push(Step { file, target, way, ready: None, ours, replaces });
         }
         Ok(steps)
@@ -287,18 +287,10 @@ impl Step {
 
     /// Renames a file to the target; one that appeared there since we looked stays, and is an error.
     fn put(&self, ready: &Path) -> io::Result<()> {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        use rustix::io::Errno;
         if self.replaces {
-            return fs::rename(ready, &self.target);
-        }
-        match renameat_with(CWD, ready, CWD, &self.target, RenameFlags::NOREPLACE) {
-            // The file system cannot: the closest to it is to look once more.
-            Err(Errno::INVAL | Errno::NOSYS) if fs::symlink_metadata(&self.target).is_err() => {
-                fs::rename(ready, &self.target)
-            }
-            Err(Errno::INVAL | Errno::NOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
-            other => other.map_err(io::Error::from),
+            fs::rename(ready, &self.target)
+        } else {
+            put_where_nothing_is(ready, &self.target)
         }
     }
 
@@ -319,6 +311,20 @@ impl Step {
             Ok(()) => fsutil::remove_if_there(&ready).map(drop),
             other => other,
         }
+    }
+}
+
+/// Renames a file to a path where nothing stands; otherwise the error is `AlreadyExists`.
+pub(super) fn put_where_nothing_is(ready: &Path, target: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    match renameat_with(CWD, ready, CWD, target, RenameFlags::NOREPLACE) {
+        // The file system cannot: the closest to it is to look once more.
+        Err(Errno::INVAL | Errno::NOSYS) if fs::symlink_metadata(target).is_err() => {
+            fs::rename(ready, target)
+        }
+        Err(Errno::INVAL | Errno::NOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
+        other => other.map_err(io::Error::from),
     }
 }
 

@@ -172,7 +172,7 @@ fn scan(paths: &Paths, old: &Manifests) -> Result<Manifests, StoreError> {
 }
 
 /// Collects `*.json` files at most `depth` directories down, leaving out hidden names and symbolic links.
-fn collect(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), StoreError> {
+pub(super) fn collect(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), StoreError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

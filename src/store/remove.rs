@@ -132,11 +132,12 @@ impl Store {
                 .for_each(|place| place.files.retain(|f| !gone(f)));
             record.places.retain(|place| !place.files.is_empty());
         })?;
+        self.forget_former(info_hash, &dir)?;
         Ok(doomed.len())
     }
 
-    /// All that this program put below the models directory: files it got, the copies of manifests beside them,
-    /// directories of a `get` that is not done. What is shared in place, or was edited since it came, is not among
+    /// All that this program put below the models directory: files it got or laid out, the copies of manifests beside
+    /// them, directories of a `get` that is not done. What is shared in place, or was edited since it came, is not among
     /// them.
     pub fn made_below_models(&self) -> Vec<PathBuf> {
         let models = &self.shared.paths.models;
@@ -160,6 +161,7 @@ impl Store {
             }
             made.extend(record.staging);
         }
+        made.extend(self.all_laid_out());
         made.retain(|path| path.starts_with(&models) && path.symlink_metadata().is_ok());
         let mut made: Vec<PathBuf> = made.into_iter().collect();
         made.sort();

@@ -358,6 +358,23 @@ async fn a_successor_is_named_by_the_dht_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn that_a_key_was_replaced_is_heard_from_a_peer_who_comes_later() {
+    let world = World::new(Network::new());
+    let asker = world.member(&[]);
+    let heard = || tokio::time::timeout(LONG, asker.catalog.succeeded(key(0).public()));
+    assert!(heard().await.is_err(), "nobody has said so");
+    let other = async {
+        let other = world.member(&[]);
+        let (publisher, body) = (key(0).public(), Body::Successor(key(1).public()));
+        let record = Record { publisher, sequence: i64::MAX, time: EPOCH, body };
+        other.catalog.publish(Arc::new(SignedRecord::sign(record, key(0)).unwrap())).await.unwrap();
+        other
+    };
+    let (heard, _other) = tokio::join!(heard(), other);
+    heard.expect("it is not heard");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_newer_record_of_a_peer_counts_more_than_the_dhts() {
     let network = Network::new();
     network.turn_on_dht();

@@ -1,11 +1,14 @@
 //! What is mirrored and not shared: by its licence, by its hub, by its user's wish.
 
+use std::path::Path;
+
 use rustix::process::Signal;
 
 use crate::support::host::Host;
 use crate::support::hub::{Access, MEMBER, STRANGER};
-use crate::support::mirror::{Hubbed, mirror, mirror_and_share, mirror_command, mirrored};
+use crate::support::mirror::{Hubbed, mirror, mirror_and_share, mirror_command, mirrored, tree};
 use crate::support::process::{Finished, PATIENCE, Proc};
+use crate::support::repos::{Repo, What};
 
 const M: &str = "acme/m";
 
@@ -194,4 +197,90 @@ fn pointers_are_said_and_never_shared_and_replaced_later() {
 
     let _share = mirror_and_share(&a, &[M]);
     assert_eq!(std::fs::metadata(dir.join("large.bin")).unwrap().len(), 3_000_000);
+}
+
+/// What stands in a mirrored model's directory is what a commit has, with pointers for its large files.
+#[track_caller]
+fn is_the_commit_with_pointers(repo: &Repo, commit: &str, dir: &Path) {
+    let files = repo.entries(commit).into_iter().filter(|entry| !matches!(entry.what, What::Directory));
+    let expected: Vec<_> = files.map(|entry| (entry.path, repo.blob(&entry.oid))).collect();
+    for (path, bytes) in &expected {
+        assert_eq!(&std::fs::read(dir.join(path)).unwrap(), bytes, "{path}");
+    }
+    assert_eq!(tree(dir).len(), expected.len(), "{:?}", tree(dir).keys());
+}
+
+#[test]
+fn a_mirror_with_pointers_is_updated_and_completed_after_upstream_changed() {
+    let net = Hubbed::new();
+    let repo = net.small(M, "mit");
+    let a = net.host("a", "");
+    let dir = mirrored(&a, M);
+    mirror(&a, &[M, "--skip-lfs"]).ok();
+
+    // Another card, another large file, one file less, and a file where a directory was.
+    let second = net.tree(M, "apache-2.0", 2);
+    std::fs::remove_file(second.join("config.json")).unwrap();
+    std::fs::remove_file(second.join("sub/a file+.json")).unwrap();
+    std::fs::rename(second.join("sub/changing.bin"), second.join("moved.bin")).unwrap();
+    std::fs::remove_dir(second.join("sub")).unwrap();
+    std::fs::write(second.join("sub"), "now a file").unwrap();
+    let commit = repo.commit(&second);
+    mirror(&a, &[M, "--skip-lfs"]).ok();
+    is_the_commit_with_pointers(&repo, &commit, &dir);
+
+    // What its user edited is refused and kept, with all the rest.
+    let third = net.tree(M, "cc-by-4.0", 3);
+    std::fs::remove_file(third.join("config.json")).unwrap();
+    std::fs::rename(third.join("sub"), third.join("other")).unwrap();
+    repo.commit(&third);
+    let ours = std::fs::read(dir.join("README.md")).unwrap();
+    std::fs::write(dir.join("README.md"), "mine").unwrap();
+    let before = tree(&dir);
+    for args in [&[M, "--skip-lfs"][..], &[M]] {
+        let error = mirror(&a, args).error(1);
+        assert!(error.contains("README.md is already there and is something else"), "{error}");
+        assert_eq!(tree(&dir), before);
+    }
+
+    // Moved away, it is in nobody's way; so is a file that is the user's alone.
+    std::fs::remove_file(dir.join("README.md")).unwrap();
+    std::fs::write(dir.join("notes.txt"), "mine").unwrap();
+    drop(mirror_and_share(&a, &[M]));
+    assert_eq!(std::fs::read(dir.join("notes.txt")).unwrap(), b"mine");
+    std::fs::remove_file(dir.join("notes.txt")).unwrap();
+    assert_eq!(tree(&dir), tree(&third));
+    assert_ne!(std::fs::read(dir.join("README.md")).unwrap(), ours);
+    // It is a model like any other now.
+    let fourth = net.tree(M, "mit", 4);
+    repo.commit(&fourth);
+    drop(mirror_and_share(&a, &[M]));
+    assert_eq!(tree(&dir), tree(&fourth));
+}
+
+#[test]
+fn a_mirror_with_pointers_is_removed_but_for_what_was_edited() {
+    let net = Hubbed::new();
+    net.small(M, "mit");
+    let a = net.host("a", "");
+    let dir = mirrored(&a, M);
+    mirror(&a, &[M, "--skip-lfs"]).ok();
+    std::fs::write(dir.join("README.md"), "mine").unwrap();
+    a.run(&["remove", M]).ok();
+    assert_eq!(tree(&dir).into_keys().collect::<Vec<_>>(), ["README.md"]);
+    let error = a.run(&["remove", M]).error(1);
+    assert!(error.contains("no such model here"), "{error}");
+
+    // Beside a node, and with all the rest.
+    std::fs::remove_file(dir.join("README.md")).unwrap();
+    {
+        let daemon = a.spawn(&["daemon"]);
+        daemon.wait_for_line("running", PATIENCE);
+        mirror(&a, &[M, "--skip-lfs"]).ok();
+        a.run(&["remove", M]).ok();
+        assert!(!dir.exists());
+        mirror(&a, &[M, "--skip-lfs"]).ok();
+    }
+    a.run(&["init", "--cleanup", "--yes"]).ok();
+    assert!(!dir.exists());
 }

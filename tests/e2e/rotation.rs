@@ -81,6 +81,27 @@ fn who_trusts_a_key_follows_its_owner_to_the_next_and_no_thief() {
 }
 
 #[test]
+fn who_asks_once_in_a_while_follows_a_key_that_was_replaced_meanwhile() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    for host in [&a, &b] {
+        host.configure("  dht_enabled: false");
+    }
+    let first = publish(&a, "v1", 1);
+    b.run(&["get", "acme/m@v1"]).ok();
+    drop(first);
+    for version in ["v2", "v3", "v4"] {
+        a.run(&["key", "rotate"]).ok();
+        // Only the new key has signed this one.
+        let sharing = publish(&a, version, 2);
+        b.run(&["get", &format!("acme/m@{version}"), "--peer", &a.peer()]).ok();
+        let owner = json(&b, &["trust", "list", "--json"])["names"][0]["publisher"]["key"].clone();
+        assert_eq!(owner, key(&a), "at {version}");
+        drop(sharing);
+    }
+}
+
+#[test]
 fn a_newcomer_gets_what_was_edited_after_the_key_was_replaced() {
     let net = Net::new();
     let (a, b, newcomer) = (net.host("a"), net.host("b"), net.host("newcomer"));

@@ -1,4 +1,4 @@
-//! Which key a publisher has named as successor, from the DHT.
+//! Which key a publisher has named as successor, from the DHT and the peers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,9 @@ use super::core::{Core, Heard};
 use crate::catalog::gossip::Origin;
 use crate::catalog::record::{Body, SharedRecord, SignedRecord, successor_salt};
 use crate::model::PublisherKey;
+
+/// How long a listener listens at a time.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// The key that a publisher has named, if the DHT has it within a time; it is kept among the records. None while the DHT
 /// is off.
@@ -43,4 +46,12 @@ pub(super) async fn look_up(
         tracing::debug!(%error, "a succession is not kept");
     }
     Some(next)
+}
+
+/// Waits for a record that names a publisher's successor.
+pub(super) async fn heard(core: &Arc<Core>, publisher: PublisherKey) {
+    let mut listener = core.listen();
+    while core.known.store.successor(&publisher).is_none() {
+        while !matches!(listener.until(Instant::now() + LOOK_AGAIN).await, Some(Heard::Stored)) {}
+    }
 }

@@ -69,8 +69,9 @@ impl<T: Clone> Watched<T> {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The value; `make` is called where the file changed since the last call. An error of `stat` counts as no file.
-    pub fn get(&self, make: impl FnOnce(&Path) -> T) -> T {
+    /// The value; `make` is called where the file changed since the last call, or the last value was not `lasting`, as an
+    /// error that has nothing to do with the file is not. An error of `stat` counts as no file.
+    pub fn get(&self, make: impl FnOnce(&Path) -> T, lasting: impl FnOnce(&T) -> bool) -> T {
         // Before the file is read: a change in between is seen the next time.
         let now = self.path.metadata().ok().map(|meta| Stamp::of(&meta));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +79,7 @@ impl<T: Clone> Watched<T> {
             return value.clone();
         }
         let value = make(&self.path);
-        *seen = Some((now, value.clone()));
+        *seen = lasting(&value).then(|| (now, value.clone()));
         value
     }
 }
@@ -119,7 +120,7 @@ fn failed(path: &Path, error: io::Error) -> TrustError {
 /// The file, and what it says.
 pub(super) struct TrustFile {
     paths: Paths,
-    watched: Watched<Result<Arc<Document>, TrustError>>,
+    watched: Watched<Result<Arc<Document>, Unread>>,
 }
 
 impl TrustFile {
@@ -133,7 +134,8 @@ impl TrustFile {
 
     /// What the file says now; nothing where there is none.
     pub fn read(&self) -> Result<Arc<Document>, TrustError> {
-        self.watched.get(|path| parse(path).map(Arc::new))
+        let lasting = |read: &Result<_, Unread>| !matches!(read, Err(Unread::Failed(_)));
+        self.watched.get(|path| parse(path).map(Arc::new), lasting).map_err(TrustError::from)
     }
 
     /// Changes what the file says, as one step. It is written where it changed or was not there, and not where
@@ -156,12 +158,30 @@ impl TrustFile {
     }
 }
 
-fn parse(path: &Path) -> Result<Document, TrustError> {
+/// Why the file says nothing.
+#[derive(Debug, Clone)]
+enum Unread {
+    /// The system did not let it be read: that may pass without a change of the file.
+    Failed(TrustError),
+    /// It cannot be understood.
+    Wrong(TrustError),
+}
+
+impl From<Unread> for TrustError {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Failed(error) | Unread::Wrong(error) => error,
+        }
+    }
+}
+
+fn parse(path: &Path) -> Result<Document, Unread> {
     let bytes = match fsutil::read_capped(path, MAX_FILE) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Document::default()),
-        Err(error) => return Err(failed(path, error)),
+        Err(error) => return Err(Unread::Failed(failed(path, error))),
     };
-    let text = String::from_utf8(bytes).map_err(|_| failed(path, io::Error::other("not UTF-8 text")))?;
-    Document::parse(&text, path)
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Unread::Wrong(failed(path, io::Error::other("not UTF-8 text"))))?;
+    Document::parse(&text, path).map_err(Unread::Wrong)
 }

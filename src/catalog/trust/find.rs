@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use super::{Document, Listed, Trust, TrustError};
 use crate::model::PublisherKey;
 
-/// Digits of a key or fingerprint that name a publisher, at least.
+/// Digits of a key or fingerprint that name a publisher who is known here, at least.
 const MIN_PREFIX: usize = 8;
+/// The same for others: as many as a fingerprint has. Of fewer, a stranger could make a key that begins so.
+const MIN_PREFIX_OF_OTHERS: usize = 16;
 
 impl Trust {
-    /// The publisher that a user means by a hex key, a fingerprint, at least eight digits of the beginning of either,
-    /// or an alias; anything but a whole key is looked for among those known here and `others`.
+    /// The publisher that a user means by a hex key, a fingerprint or an alias; anything but a whole key is looked for
+    /// among those known here (listed, with a name, our own), of whom eight digits of the beginning do, and then among
+    /// `others`, of whom it takes a fingerprint or sixteen digits of the key.
     pub fn find(
         &self,
         text: &str,
@@ -40,13 +43,18 @@ impl Trust {
         };
         let listed = document.publishers.iter().map(|listed| listed.key);
         let pinned = document.pins.values().map(|pin| pin.publisher);
-        let known = listed.chain(pinned).chain(self.own()).chain(others);
-        let found: BTreeSet<PublisherKey> = match given.is_empty() {
-            true => BTreeSet::new(),
-            false => known.filter(begins).collect(),
-        };
-        if !found.is_empty() && given.len() < MIN_PREFIX {
-            return Err(TrustError::TooShort { text: text.to_owned(), digits: MIN_PREFIX });
+        let known = listed.chain(pinned).chain(self.own());
+        let mut found: BTreeSet<PublisherKey> = known.filter(begins).collect();
+        let mut needed = MIN_PREFIX;
+        if found.is_empty() || given.len() >= MIN_PREFIX_OF_OTHERS {
+            needed = if found.is_empty() { MIN_PREFIX_OF_OTHERS } else { MIN_PREFIX };
+            found.extend(others.into_iter().filter(begins));
+        }
+        if given.is_empty() {
+            found.clear();
+        }
+        if !found.is_empty() && given.len() < needed {
+            return Err(TrustError::TooShort { text: text.to_owned(), digits: needed });
         }
         let mut found = found.into_iter();
         match (found.next(), found.len()) {

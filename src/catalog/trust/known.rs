@@ -22,8 +22,9 @@ impl Trust {
         self.known_keys().contains(key)
     }
 
-    /// The publishers that are listed or to whom a name is pinned, and our own key. Gathered anew where one of the files
-    /// changed; whoever asks about many keys asks once.
+    /// The publishers that are listed or to whom a name is pinned, our own key, and the former ones of any of these: whoever
+    /// comes later wants to be told what has replaced them. Gathered anew where one of the files changed; whoever asks
+    /// about many keys asks once.
     pub fn known_keys(&self) -> Arc<HashSet<PublisherKey>> {
         let (own, document) = (self.own(), self.document().ok());
         let mut gathered = self.known.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -37,7 +38,8 @@ impl Trust {
         }
         let listed = document.iter().flat_map(|document| &document.publishers).map(|listed| listed.key);
         let pinned = document.iter().flat_map(|document| document.pins.values()).map(|pin| pin.publisher);
-        let keys: Arc<HashSet<_>> = Arc::new(listed.chain(pinned).chain(own).collect());
+        let former = document.iter().flat_map(|document| document.successions.keys().copied());
+        let keys: Arc<HashSet<_>> = Arc::new(listed.chain(pinned).chain(former).chain(own).collect());
         *gathered = Some(Gathered { own, keys: Arc::clone(&keys), document });
         keys
     }

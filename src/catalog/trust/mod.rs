@@ -41,6 +41,7 @@ mod known;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use changes::Removed;
@@ -85,9 +86,17 @@ pub enum Standing {
 pub struct Trust {
     policy: TrustPolicy,
     file: TrustFile,
-    own: Watched<Option<PublisherKey>>,
+    own: Watched<Own>,
     successors: RwLock<Option<Successors>>,
     known: KnownKeys,
+}
+
+/// What the file of this base directory's own key gave.
+#[derive(Debug, Clone, Copy)]
+struct Own {
+    key: Option<PublisherKey>,
+    /// Whether the file would give it again.
+    lasting: bool,
 }
 
 impl Trust {
@@ -121,7 +130,11 @@ impl Trust {
 
     /// This base directory's own key, where there is one that can be used.
     pub fn own(&self) -> Option<PublisherKey> {
-        self.own.get(|path| PublisherKeypair::load(path).ok().map(|pair| pair.public()))
+        let load = |path: &Path| match PublisherKeypair::load(path) {
+            Ok(pair) => Own { key: Some(pair.public()), lasting: true },
+            Err(error) => Own { key: None, lasting: !error.passes() },
+        };
+        self.own.get(load, |own| own.lasting).key
     }
 
     /// What the file says now.

@@ -9,8 +9,8 @@ mod receive;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::try_join_all;
 
@@ -80,21 +80,8 @@ pub async fn download(
     let staging = job.staging.to_owned();
     let piece_length = job.piece_length;
     let plan = blocking::run(move |_| Plan::make(&staging, wants, piece_length)).await??;
-    let Plan { journal, etags, done, tasks } = plan;
-    let needed = plan::needed(job.staging, &tasks);
-    check_space(job.staging, needed)?;
-    board.add_done(done.values().map(|hashes| hashes.metadata.len()).sum());
-    let run = Run {
-        source,
-        job: &job,
-        board,
-        journal: Arc::new(journal),
-        etags,
-        queue: Mutex::new(tasks),
-        hashes: Mutex::new(done),
-        fetched: AtomicU64::new(0),
-        left: AtomicU64::new(needed),
-    };
+    let run = Run::new(source, &job, board, plan);
+    check_space(job.staging, run.needed())?;
     try_join_all((0..job.parallel.max(1)).map(|_| run.work())).await?;
     let hashes = run.hashes.into_inner().unwrap_or_else(PoisonError::into_inner);
     let fetched = run.fetched.into_inner();
@@ -161,19 +148,47 @@ struct Run<'a> {
     queue: Mutex<VecDeque<Task>>,
     hashes: Mutex<HashMap<String, FileHashes>>,
     fetched: AtomicU64,
-    /// Bytes still to be written, for who asks how much the disk lacks.
-    left: AtomicU64,
+    /// Contents that are not complete, for who asks how much the disk lacks.
+    unfinished: Mutex<HashMap<Identity, RemoteFile>>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(source: &'a dyn Source, job: &'a Job<'a>, board: &'a Board, plan: Plan) -> Self {
+        let Plan { journal, etags, done, tasks } = plan;
+        board.add_done(done.values().map(|hashes| hashes.metadata.len()).sum());
+        let unfinished = tasks.iter().filter(|task| task.ready.is_none()).map(|task| &task.want.file);
+        let unfinished = unfinished.map(|file| (file.identity, file.clone())).collect();
+        Self {
+            source,
+            job,
+            board,
+            journal: Arc::new(journal),
+            etags,
+            queue: Mutex::new(tasks),
+            hashes: Mutex::new(done),
+            fetched: AtomicU64::new(0),
+            unfinished: Mutex::new(unfinished),
+        }
+    }
+
     fn next(&self) -> Option<Task> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, HashMap<Identity, RemoteFile>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes still to be written.
+    fn needed(&self) -> u64 {
+        plan::needed(self.job, self.unfinished().values())
     }
 
     async fn work(&self) -> Result<(), MirrorError> {
         while let Some(task) = self.next() {
             let size = task.want.file.size;
             let (at, hashes) = self.obtain(&task).await?;
+            self.unfinished().remove(&task.want.file.identity);
             let copies = task.paths.len() as u64 - 1;
             let (journal, staging) = (self.journal.clone(), self.job.staging.to_owned());
             let placed = blocking::run(move |_| plan::place(&journal, &staging, &task, at, hashes)).await??;
@@ -194,11 +209,9 @@ impl Run<'_> {
         if let Some(local) = (self.job.have)(file) {
             let (target, identity, size, piece_length) =
                 (part.clone(), file.identity, file.size, self.job.piece_length);
-            let taken =
-                blocking::run(move |_| plan::take_local(&local, &target, identity, size, piece_length))
-                    .await??;
+            let take = move |_: &_| plan::take_local(&local, &target, identity, size, piece_length);
+            let taken = blocking::run(take).await?.map_err(|error| self.disk_failed(&part, error))?;
             if let Some(hashes) = taken {
-                self.left.fetch_sub(size, Ordering::Relaxed);
                 self.board.add_done(size);
                 return Ok((part, hashes));
             }
@@ -290,7 +303,7 @@ impl Run<'_> {
     /// An error of the disk; of a full one, with what it lacks.
     fn disk_failed(&self, path: &Path, source: std::io::Error) -> MirrorError {
         if source.kind() == std::io::ErrorKind::StorageFull {
-            let needed = self.left.load(Ordering::Relaxed).max(1);
+            let needed = self.needed().max(1);
             let free = free_space(self.job.staging).unwrap_or(0);
             return MirrorError::NoSpace { path: self.job.staging.to_owned(), needed, free };
         }

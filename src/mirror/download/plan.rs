@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Local, Want};
+use super::{Job, Local, Want};
 use crate::fsutil;
 use crate::mirror::journal::{Complete, Journal, Known, part_path};
-use crate::mirror::{Identity, MirrorError};
+use crate::mirror::{Identity, MirrorError, RemoteFile};
 use crate::model::hash::FileHashes;
 use crate::store::copy::{Sharing, duplicate};
 
@@ -149,14 +150,26 @@ fn sweep(dir: &Path, keep: &dyn Fn(&Path) -> bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes that have to be written for the tasks.
-pub(super) fn needed(staging: &Path, tasks: &VecDeque<Task>) -> u64 {
-    let missing = tasks.iter().filter(|task| task.ready.is_none()).map(|task| {
-        let file = &task.want.file;
-        let here = fs::metadata(part_path(staging, &file.identity)).map_or(0, |meta| meta.len());
+/// Bytes that have to be written for files that are not complete: not those of a copy that becomes one file with them.
+pub(super) fn needed<'a>(job: &Job<'_>, files: impl IntoIterator<Item = &'a RemoteFile>) -> u64 {
+    let linked = |file: &RemoteFile| (job.have)(file).is_some_and(|local| is_linked(&local, file, job));
+    let missing = files.into_iter().filter(|file| !linked(file)).map(|file| {
+        let here = fs::metadata(part_path(job.staging, &file.identity)).map_or(0, |meta| meta.len());
         file.size.saturating_sub(here)
     });
     missing.sum()
+}
+
+/// Whether [`take_local`] will take a copy, and write nothing for it.
+fn is_linked(local: &Local, file: &RemoteFile, job: &Job<'_>) -> bool {
+    let (Ok(copy), Ok(staging)) = (fs::metadata(&local.path), fs::metadata(job.staging)) else {
+        return false;
+    };
+    local.ours
+        && file.identity == Identity::Lfs(local.hashes.sha256)
+        && copy.len() == file.size
+        && copy.dev() == staging.dev()
+        && local.hashes.hold_for(&copy, job.piece_length)
 }
 
 /// Puts a complete content to every path of its task; returns their hashes.
@@ -203,7 +216,7 @@ pub(super) fn take_local(
     identity: Identity,
     size: u64,
     piece_length: u32,
-) -> Result<Option<FileHashes>, MirrorError> {
+) -> io::Result<Option<FileHashes>> {
     let same = |metadata: &fs::Metadata| metadata.is_file() && metadata.len() == size;
     let Ok(before) = fs::metadata(&local.path) else { return Ok(None) };
     let fits = local.hashes.hold_for(&before, piece_length);
@@ -214,7 +227,10 @@ pub(super) fn take_local(
         fs::create_dir_all(fsutil::parent(target))?;
         // Only what is whole stands under the name of a part.
         let temporary = target.with_extension("copy");
-        duplicate(&local.path, &temporary, sharing)?;
+        duplicate(&local.path, &temporary, sharing).inspect_err(|_| {
+            // What came of it is of no use, and takes space.
+            let _ = fsutil::remove_if_there(&temporary);
+        })?;
         fs::rename(&temporary, target)?;
         fsutil::remove_if_there(&temporary)?;
         fs::metadata(target)
@@ -222,11 +238,11 @@ pub(super) fn take_local(
     match identity {
         Identity::Lfs(sha256) if sha256 == local.hashes.sha256 && fits => {
             let sharing = if local.ours { Sharing::Inode } else { Sharing::Extents };
-            let metadata = copy(sharing).map_err(MirrorError::io(target))?;
+            let metadata = copy(sharing)?;
             let unchanged =
                 fs::metadata(&local.path).is_ok_and(|after| local.hashes.hold_for(&after, piece_length));
             if !unchanged || !same(&metadata) {
-                fsutil::remove_if_there(target).map_err(MirrorError::io(target))?;
+                fsutil::remove_if_there(target)?;
                 return Ok(None);
             }
             Ok(Some(FileHashes { metadata, ..local.hashes.clone() }))
@@ -234,7 +250,7 @@ pub(super) fn take_local(
         Identity::Lfs(_) => Ok(None),
         // Only reading it tells its name in git; a part that is whole is read and not fetched.
         Identity::Git(_) => {
-            copy(Sharing::Extents).map_err(MirrorError::io(target))?;
+            copy(Sharing::Extents)?;
             Ok(None)
         }
     }

@@ -105,9 +105,6 @@ impl Run<'_> {
         let mut writer = Writer { idle: Some(part), busy: None };
         let (came, outcome) = self.pump(opened.body, &mut writer, begun, shown).await?;
         self.fetched.fetch_add(came, Ordering::Relaxed);
-        self.left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(came)))
-            .ok();
         let Some(part) = writer.idle.take() else { return Err(MirrorError::Cancelled) };
         let outcome = match outcome {
             Ok(outcome) => outcome,

@@ -1,7 +1,7 @@
 //! With a source that can stall, lie and fail; real servers are in `tests/mirror`.
 
 use std::fs;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -384,4 +384,77 @@ async fn what_cannot_fit_is_told_before_it_is_fetched() {
     let error = staging.run_with(&source, &[&RemoteFile { size: 1 << 47, ..file }], roomy).await.unwrap_err();
     assert!(matches!(error, MirrorError::NoSpace { needed, .. } if needed == 1 << 47), "{error}");
     assert!(error.to_string().contains("128 TiB"), "{error}");
+}
+
+/// A file of ours that is larger than its file system, without its bytes, and which file of a repository it is.
+fn larger_than_the_disk(dir: &Path) -> (RemoteFile, Local) {
+    const PIECE: u64 = 128 << 20;
+    let path = dir.join("large");
+    let disk = rustix::fs::statvfs(dir).unwrap();
+    let size = (disk.f_blocks * disk.f_frsize + 1).next_multiple_of(PIECE);
+    fs::File::create(&path).unwrap().set_len(size).unwrap();
+    let layer = vec![[1; 32]; (size / PIECE) as usize];
+    let height = crate::model::merkle::piece_height(PIECE as u32);
+    let root = crate::model::PiecesRoot(crate::model::merkle::root(layer.clone(), height, 0));
+    let file = RemoteFile { size, ..lfs("m", b"stands for many") };
+    let Identity::Lfs(sha256) = file.identity else { unreachable!() };
+    let metadata = fs::metadata(&path).unwrap();
+    let hashes = FileHashes { sha256, pieces_root: Some(root), layer, metadata };
+    (file, Local { path, hashes, ours: true })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_needs_no_space_for_what_is_linked_from_here() {
+    let (staging, beside) = (Staging::new(), tempfile::tempdir().unwrap());
+    let (file, here) = larger_than_the_disk(beside.path());
+    let snapshot = snapshot(&[&file]);
+    let source = Memory::default();
+    let run = async |have: &(dyn Fn(&RemoteFile) -> Option<Local> + Send + Sync)| {
+        let job =
+            Job { staging: staging.0.path(), piece_length: 128 << 20, skip_lfs: false, have, parallel: 1 };
+        download(&source, &snapshot, job, &Board::default()).await
+    };
+    // What is somebody else's may have to be copied; what has changed is fetched.
+    let theirs = Local { ours: false, ..here.clone() };
+    let other = Local {
+        hashes: FileHashes { metadata: fs::metadata(staging.0.path()).unwrap(), ..here.hashes.clone() },
+        ..here.clone()
+    };
+    for local in [None, Some(theirs), Some(other)] {
+        let error = run(&move |_| local.clone()).await.unwrap_err();
+        assert!(matches!(error, MirrorError::NoSpace { needed, .. } if needed == file.size), "{error}");
+    }
+    let done = run(&|_| Some(here.clone())).await.unwrap();
+    assert_eq!((done.fetched, done.hashes.len()), (0, 1));
+    assert_eq!(fs::metadata(done.dir.join("m")).unwrap().len(), file.size);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_becomes_full_lacks_what_is_still_to_be_written() {
+    let (a, b) = (noise(16, 100_000), noise(17, 50_000));
+    let (taken, fetched) = (lfs("a", &a), lfs("b", &b));
+    let staging = Staging::new();
+    // Most of the first came before a copy of it turned up here.
+    let source = Memory::of(&[(&taken, &a), (&fetched, &b)]);
+    source.act([Act::Cut(90_000), Act::Refuse]);
+    staging.run(&source, &[&taken]).await.unwrap_err();
+    let path = staging.0.path().join("copy");
+    fs::write(&path, &a).unwrap();
+    let mut hasher = crate::model::hash::FileHasher::new(16384);
+    hasher.update(&a);
+    let here = Local { hashes: hasher.finish(fs::metadata(&path).unwrap()), path, ours: false };
+    let have = move |file: &RemoteFile| (file.path == "a").then(|| here.clone());
+    let job =
+        Job { staging: staging.0.path(), piece_length: 16384, skip_lfs: false, have: &have, parallel: 1 };
+    let wants = [&taken, &fetched].map(|file| Want { file: file.clone(), pointer: None });
+    let plan = Plan::make(job.staging, wants.into(), 16384).unwrap();
+    let board = Board::default();
+    let run = Run::new(&source, &job, &board, plan);
+    let lacks = || match run.disk_failed(Path::new("p"), std::io::ErrorKind::StorageFull.into()) {
+        MirrorError::NoSpace { needed, .. } => needed,
+        error => panic!("{error}"),
+    };
+    assert_eq!(lacks(), 60_000);
+    run.work().await.unwrap();
+    assert_eq!((run.fetched.load(Ordering::Relaxed), lacks()), (50_000, 1));
 }

@@ -9,11 +9,10 @@ use super::{Job, MirrorReport, MirrorRequest, rule};
 use crate::mirror::{Downloaded, Snapshot};
 use crate::model::describe::{DescribeOptions, Description, describe};
 use crate::model::manifest::Source;
-use crate::model::pointer::POINTER_LIMIT;
-use crate::model::{Manifest, Pointer, license};
+use crate::model::{Manifest, license};
 use crate::node::sharing::Rule;
 use crate::node::{Node, NodeError, blocking};
-use crate::store::{Stamp, StoreError, StoredRevision};
+use crate::store::{Stamp, StoredRevision};
 
 /// A model and what it is made of, on its way to its place.
 pub(super) struct Place {
@@ -153,7 +152,6 @@ impl Place {
     ) -> Result<(), NodeError> {
         let library = &self.node.library;
         let all: Vec<usize> = (0..new.contents.len()).collect();
-        self.take_pointers_away()?;
         library.store.publish(new, &all, &self.job.dest)?;
         library.store.retire(new, tree)?;
         // Before anybody hears of it.
@@ -162,22 +160,9 @@ impl Place {
         if let Some(old) = old {
             library.supersede(old)?;
         }
+        // Of a mirror without its large files, what the model has not.
+        library.store.clear_laid_out(&self.job.model)?;
         self.job.clear()
-    }
-
-    /// Removes the pointers that an earlier call with `--skip-lfs` left where files are to stand now.
-    fn take_pointers_away(&self) -> Result<(), NodeError> {
-        for file in &self.snapshot.files {
-            let Some(pointer) = file.pointer() else { continue };
-            let path = self.job.dest.join(&file.path);
-            let short = |m: std::fs::Metadata| m.is_file() && m.len() < POINTER_LIMIT as u64;
-            let stands = std::fs::symlink_metadata(&path).is_ok_and(short)
-                && std::fs::read(&path).is_ok_and(|bytes| Pointer::parse(&bytes) == Some(pointer));
-            if stands {
-                std::fs::remove_file(&path).map_err(|e| StoreError::io(&path, e))?;
-            }
-        }
-        Ok(())
     }
 
     /// Puts the files in their place without making a model of them: some are pointers.

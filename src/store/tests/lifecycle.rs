@@ -509,3 +509,30 @@ fn the_bounds_of_the_cache_become_bytes() {
     assert_eq!(excess(SizeOrPercent::Percent(100.0), u64::MAX), usage);
     assert_eq!(cache::resolve_size(SizeOrPercent::Percent(12.5), 800), 100);
 }
+
+#[test]
+fn an_update_that_is_killed_before_it_removes_the_former_files_does_so_later() {
+    let home = home();
+    let dest = home.paths.models.join("o/m");
+    let (a, b, c) = (bytes(20_000, 1), bytes(20_000, 2), bytes(20_000, 3));
+    let (old, new): (Files, Files) = (&[("a", &a), ("old", &b)], &[("a", &a), ("new", &c)]);
+    drop(get(&home, "o/m", old, &dest));
+    let (store, present) = (home.store(), manifest("o/m", new));
+    let revision = store.revision(present.clone()).unwrap();
+    store.stage(&revision, &dest).unwrap();
+    arrive_all(&revision, new);
+    assert_eq!(store.note_former(&present, &dest).unwrap().len(), 1);
+    store.publish(&revision, &all(&revision), &dest).unwrap();
+    assert!(dest.join("old").exists());
+    // Killed here.
+    drop((revision, store));
+    let store = home.store();
+    let states = store.note_former(&present, &dest).unwrap();
+    assert_eq!(states, [Manifest::clone(&manifest("o/m", old))], "nobody knows any more what was there");
+    let former = store.revision(Arc::new(states[0].clone())).unwrap();
+    assert_eq!(store.clear_former(&former, &present, &dest, std::slice::from_ref(&present)).unwrap(), 1);
+    assert_eq!(published(&dest), expected(new));
+    assert_eq!(store.note_former(&present, &dest).unwrap(), []);
+    let notes = home.paths.base.join("resume/former");
+    assert_eq!(fs::read_dir(notes).unwrap().count(), 0, "a note is left");
+}

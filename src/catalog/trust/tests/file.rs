@@ -191,3 +191,15 @@ proptest! {
         prop_assert_eq!(Document::parse(&text, std::path::Path::new("trust.yaml")).unwrap(), document);
     }
 }
+
+#[test]
+fn an_error_that_passes_is_not_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    std::fs::write(&path, "x").unwrap();
+    let watched = Watched::new(path);
+    let lasts = |made: &Result<u8, &str>| made.is_ok();
+    assert_eq!(watched.get(|_| Err("too many open files"), lasts), Err("too many open files"));
+    assert_eq!(watched.get(|_| Ok(1), lasts), Ok(1), "the file is as it was, and can be read now");
+    assert_eq!(watched.get(|_| Ok(2), lasts), Ok(1));
+}

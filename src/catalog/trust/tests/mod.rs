@@ -187,8 +187,10 @@ fn a_publisher_who_is_asked_for_is_chosen_unless_the_name_is_anothers() {
         (&[2], Some(1), &[(1, 1), (2, 2)], hex(2), "other", "other"),
         (&[], Some(1), &[(1, 1), (2, 2)], hex(1), "1 pin", "untrusted"),
         (&[], None, &[(1, 1), (2, 2)], key(2).fingerprint(), "2 pin", "untrusted"),
-        (&[], None, &[(1, 1), (2, 2)], key(2).fingerprint()[..9].to_owned(), "2 pin", "untrusted"),
-        (&[], None, &[(1, 1), (2, 2)], hex(2)[..8].to_uppercase(), "2 pin", "untrusted"),
+        (&[], None, &[(1, 1), (2, 2)], key(2).fingerprint()[..9].to_owned(), "too short", "too short"),
+        (&[], None, &[(1, 1), (2, 2)], hex(2)[..16].to_uppercase(), "2 pin", "untrusted"),
+        (&[2], None, &[(1, 1), (2, 2)], hex(2)[..8].to_uppercase(), "2 pin", "2 pin"),
+        (&[2], None, &[(1, 1), (2, 2)], key(2).fingerprint()[..9].to_owned(), "2 pin", "2 pin"),
         (&[], None, &[(1, 1), (2, 2)], hex(2)[..7].to_owned(), "too short", "too short"),
     ] {
         for (base, expected) in [(Base::tofu(), tofu), (Base::strict(), strict)] {
@@ -207,11 +209,19 @@ fn too_few_digits_of_a_publisher_are_said_to_be_too_few() {
     let base = Base::tofu();
     let offered = [(PublisherKey([7; 32]), InfoHash([1; 32]))];
     let name = name();
-    for few in ["0", "0707070", &PublisherKey([7; 32]).fingerprint()[..6]] {
+    let fingerprint = PublisherKey([7; 32]).fingerprint();
+    // Somebody could make a key for any beginning of less than a fingerprint.
+    for few in ["0", "0707070", "07070707", "070707070707070", &fingerprint[..18]] {
         let error = base.trust.choose(&name, &offered, Some(few)).unwrap_err();
         assert!(error.to_string().contains("too short"), "{error}");
     }
-    assert!(base.trust.choose(&name, &offered, Some("07070707")).is_ok());
+    for enough in ["0707070707070707", &fingerprint] {
+        assert!(base.trust.choose(&name, &offered, Some(enough)).is_ok());
+    }
+    // Who is known here is nobody else.
+    let known = Base::tofu().list(7, None);
+    assert!(known.trust.choose(&name, &offered, Some("07070707")).is_ok());
+    assert!(known.trust.choose(&name, &offered, Some("0707070")).is_err());
     // What is no beginning of any is somebody who is not known.
     let error = base.trust.choose(&name, &offered, Some("bob")).unwrap_err();
     assert!(matches!(error, TrustError::NotOffered { .. }), "{error}");
@@ -221,7 +231,7 @@ fn too_few_digits_of_a_publisher_are_said_to_be_too_few() {
 fn what_stands_for_several_publishers_is_refused_with_all_of_them() {
     let base = Base::tofu();
     let twins = [PublisherKey([7; 32]), PublisherKey(std::array::from_fn(|i| if i < 31 { 7 } else { 8 }))];
-    let error = base.trust.find("07070707", twins).unwrap_err();
+    let error = base.trust.find("0707070707070707", twins).unwrap_err();
     for twin in twins {
         assert!(error.to_string().contains(&twin.fingerprint()), "{error}");
         assert_eq!(base.trust.find(&twin.fingerprint(), twins), Ok(twin));
