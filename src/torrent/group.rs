@@ -1,42 +1,66 @@
 //! Which addresses count as one where the share of a host is bounded, or a host is banned.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::LazyLock;
 
 /// The bits of an IPv6 address below its /64, all of which whoever has one address there can use.
 const BELOW: u128 = u64::MAX as u128;
 
+/// The IPv6 networks that this machine is in, as they were when the first address was looked at.
+static OWN: LazyLock<Vec<u128>> = LazyLock::new(|| {
+    // A line of it: the address in hex, the interface's number, the length of the prefix, and more.
+    let lines = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    lines
+        .lines()
+        .filter_map(|line| u128::from_str_radix(line.split(' ').next()?, 16).ok())
+        .map(network)
+        .collect()
+});
+
 /// Addresses that one host may have as it likes: an IPv4 address, also where it is written as IPv6, and an IPv6 network
-/// of 64 bits. Link-local addresses are each their own: all hosts of a LAN have theirs in one such network.
+/// of 64 bits. On a LAN, all hosts have theirs in one such network: link-local and unique local addresses, and those of
+/// the networks that this machine is in, are each their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AddressGroup(IpAddr);
+pub struct AddressGroup {
+    first: IpAddr,
+    last: IpAddr,
+}
 
 impl AddressGroup {
     /// That of an address.
     pub fn of(ip: IpAddr) -> Self {
+        Self::beside(ip, &OWN)
+    }
+
+    /// That of an address, for who is in these networks.
+    fn beside(ip: IpAddr, own: &[u128]) -> Self {
         match ip.to_canonical() {
-            IpAddr::V6(v6) if !v6.is_unicast_link_local() && !v6.is_loopback() => {
-                Self(Ipv6Addr::from_bits(v6.to_bits() & !BELOW).into())
+            IpAddr::V6(v6) if !is_of_lan(v6) && !own.contains(&network(v6.to_bits())) => {
+                let first = network(v6.to_bits());
+                let address = |bits| Ipv6Addr::from_bits(bits).into();
+                Self { first: address(first), last: address(first | BELOW) }
             }
-            single => Self(single),
+            single => Self { first: single, last: single },
         }
     }
 
     /// Whether it is this host's own, on which many nodes may run that have nothing to do with each other.
     pub fn is_loopback(self) -> bool {
-        self.0.is_loopback()
+        self.first.is_loopback()
     }
 
     /// Its first and its last address.
     pub fn range(self) -> (IpAddr, IpAddr) {
-        let last = match self.0 {
-            // A network of 64 bits, as `of` made it.
-            IpAddr::V6(v6) if !v6.is_unicast_link_local() && !v6.is_loopback() => {
-                Ipv6Addr::from_bits(v6.to_bits() | BELOW).into()
-            }
-            single => single,
-        };
-        (self.0, last)
+        (self.first, self.last)
     }
+}
+
+fn network(address: u128) -> u128 {
+    address & !BELOW
+}
+
+fn is_of_lan(ip: Ipv6Addr) -> bool {
+    ip.is_unicast_link_local() || ip.is_unique_local() || ip.is_loopback()
 }
 
 #[cfg(test)]
@@ -51,7 +75,13 @@ mod tests {
     fn a_network_of_ipv6_is_one_host_and_neighbours_on_a_lan_are_not() {
         assert_eq!(group("2001:db8:1:2::1"), group("2001:db8:1:2:ffff:1234::5"));
         assert_ne!(group("2001:db8:1:2::1"), group("2001:db8:1:3::1"));
-        assert_ne!(group("fe80::1"), group("fe80::2"));
+        for lan in ["fe80::", "fd00:1:2:3::"] {
+            assert_ne!(group(&format!("{lan}1")), group(&format!("{lan}2")));
+        }
+        let own = [network("2001:db8:1:2::".parse::<Ipv6Addr>().unwrap().to_bits())];
+        let beside = |ip: &str| AddressGroup::beside(ip.parse().unwrap(), &own);
+        assert_ne!(beside("2001:db8:1:2::1"), beside("2001:db8:1:2::2"));
+        assert_eq!(beside("2001:db8:1:3::1"), beside("2001:db8:1:3::2"));
         assert_ne!(group("192.0.2.1"), group("192.0.2.2"));
         assert_eq!(group("192.0.2.1"), group("::ffff:192.0.2.1"));
         assert_ne!(group("::ffff:192.0.2.1"), group("::ffff:192.0.2.2"));
