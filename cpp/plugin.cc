@@ -1,12 +1,16 @@
 #include "plugin.h"
 
 #include <libtorrent/entry.hpp>
-#include <libtorrent/hash_picker.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
-#include <libtorrent/torrent.hpp>
 
 #include "compat.h"
+#include "hashes.h"
 #include "talk.h"
+
+#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
+#include <libtorrent/hash_picker.hpp>
+#include <libtorrent/torrent.hpp>
+#endif
 
 namespace silmaril {
 
@@ -16,47 +20,26 @@ namespace {
 // libtorrent goes by the rate again.
 constexpr std::uint16_t first_requests = 64;
 
-// Lists of the hash picker are private; naming a private member is allowed in an explicit instantiation.
-// The pieces' hashes of each file, by 512, and when each was asked for.
-auto& piece_hash_requests(lt::hash_picker& picker);
-template <auto Member>
-struct ReachPieceHashes {
-    friend auto& piece_hash_requests(lt::hash_picker& picker) { return picker.*Member; }
-};
-template struct ReachPieceHashes<&lt::hash_picker::m_piece_hash_requested>;
-
 #if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
-// The pieces whose block hashes will be asked for.
+// The pieces whose block hashes will be asked for. The list is private; naming a private member is allowed in
+// an explicit instantiation.
 auto& block_hash_requests(lt::hash_picker& picker);
 template <auto Member>
-struct ReachBlockHashes {
+struct Reach {
     friend auto& block_hash_requests(lt::hash_picker& picker) { return picker.*Member; }
 };
-template struct ReachBlockHashes<&lt::hash_picker::m_piece_block_requests>;
+template struct Reach<&lt::hash_picker::m_piece_block_requests>;
 #endif
-
-// Has hashes that have not come asked for again, by whoever asks next. libtorrent does not take back what it
-// has asked a peer that goes, asks nobody else within 3 s, and then only when some peer says something: a
-// reader waits for a minute for hashes of bytes that are all here.
-void forget_hash_requests(lt::torrent_handle const& handle) {
-    auto const torrent = handle.native_handle();
-    if (!torrent || !torrent->has_hash_picker()) return;
-    for (auto& file : piece_hash_requests(torrent->get_hash_picker())) {
-        for (auto& request : file) {
-            if (!request.have) request.last_request = lt::min_time();
-        }
-    }
-}
 
 // All of it runs on libtorrent's network thread: it writes notes and returns.
 class Peer final : public lt::peer_plugin {
 public:
     Peer(std::shared_ptr<Outbox> outbox, std::shared_ptr<Talk> talk, std::uint64_t torrent,
-         lt::torrent_handle handle, lt::peer_connection_handle const& connection)
+         std::shared_ptr<PieceHashes> hashes, lt::peer_connection_handle const& connection)
         : m_speaker(std::move(talk), outbox, torrent, connection),
           m_outbox(std::move(outbox)),
           m_torrent(torrent),
-          m_handle(std::move(handle)),
+          m_hashes(std::move(hashes)),
           m_connection(connection),
           m_endpoint(connection.remote()),
           m_outgoing(connection.is_outgoing()) {
@@ -82,11 +65,14 @@ public:
         return true;
     }
     void sent_interested() override { RequestQueue::open(m_connection, first_requests); }
+    void tick() override {
+        if (m_greeted) m_hashes->prompt(m_connection);
+    }
     // True: libtorrent goes on as if the message had not come, and the peer stays unchoked.
     bool on_not_interested() override { return true; }
     void on_disconnect(lt::error_code const& reason) override {
         m_speaker.on_disconnect();
-        forget_hash_requests(m_handle);
+        m_hashes->forget_requests();
         if (std::exchange(m_greeted, false)) tell(Note::Kind::peer_disconnected, reason.message());
     }
 
@@ -104,7 +90,7 @@ private:
     Speaker m_speaker;
     std::shared_ptr<Outbox> const m_outbox;
     std::uint64_t const m_torrent;
-    lt::torrent_handle const m_handle;              // weak
+    std::shared_ptr<PieceHashes> const m_hashes;
     lt::peer_connection_handle const m_connection;  // weak
     lt::tcp::endpoint const m_endpoint;
     bool const m_outgoing;
@@ -118,14 +104,16 @@ public:
         : m_outbox(std::move(outbox)),
           m_talk(std::move(talk)),
           m_torrent(torrent),
-          m_handle(std::move(handle)) {
+          m_handle(std::move(handle)),
+          m_hashes(std::make_shared<PieceHashes>(m_handle)) {
         m_talk->torrent_added(m_torrent, m_handle);
     }
+    void tick() override { m_hashes->tick(); }
     ~Plugin() override { m_talk->torrent_gone(m_torrent); }
 
     std::shared_ptr<lt::peer_plugin> new_connection(lt::peer_connection_handle const& connection) override {
         if (connection.type() != lt::connection_type::bittorrent) return nullptr;
-        return std::make_shared<Peer>(m_outbox, m_talk, m_torrent, m_handle, connection);
+        return std::make_shared<Peer>(m_outbox, m_talk, m_torrent, m_hashes, connection);
     }
 
 #if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
@@ -143,6 +131,7 @@ private:
     std::shared_ptr<Talk> const m_talk;
     std::uint64_t const m_torrent;
     lt::torrent_handle const m_handle;
+    std::shared_ptr<PieceHashes> const m_hashes;
 };
 
 }  // namespace

@@ -2,7 +2,8 @@
 // BEP 21), because other people's seeds hang up on a peer that says it, and a lazy torrent says it whenever
 // no read is waiting. It keeps a peer unchoked when it loses interest, so that its next read saves a round
 // trip, and asks for a whole piece at once when a read begins. It tells of peers that come and go, and
-// carries the messages of those that speak (talk.h).
+// carries the messages of those that speak (talk.h). It has hashes of pieces asked for that libtorrent would
+// forget (hashes.h).
 #pragma once
 
 #include <libtorrent/client_data.hpp>

@@ -99,42 +99,63 @@ fn a_read_that_is_taken_back_is_not_fetched() {
     });
 }
 
+/// A peer who has all and lets nobody have any. It knows extensions (BEP 10), the fast extension (BEP 6) and v2 (BEP 52).
+/// Returns once it was asked for hashes of pieces.
+fn silent_peer(client: &Client, sample: &Sample) -> TcpStream {
+    let mut peer = TcpStream::connect(client.address).unwrap();
+    peer.set_read_timeout(Some(SOON)).unwrap();
+    let mut hello = b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\x14".to_vec();
+    hello.extend(&sample.info_hash.0[..20]);
+    hello.extend(b"-XX0000-silent peer ");
+    let have_all = [0, 0, 0, 1, 14];
+    hello.extend(have_all);
+    peer.write_all(&hello).unwrap();
+    peer.read_exact(&mut [0; 68]).unwrap();
+    let hash_request = 21;
+    loop {
+        let mut length = [0; 4];
+        peer.read_exact(&mut length).unwrap();
+        let mut message = vec![0; u32::from_be_bytes(length) as usize];
+        peer.read_exact(&mut message).unwrap();
+        if message.first() == Some(&hash_request) {
+            return peer;
+        }
+    }
+}
+
+/// A client who waits for a piece of what it knows no hashes of: they come from peers.
+fn waiting(sample: &Sample, dir: &std::path::Path) -> (Client, TorrentId) {
+    let mut client = Client::new();
+    let mut add = sample.add(dir);
+    let parsed = parse_metainfo(&sample.metainfo).unwrap();
+    add.metainfo = wrap(&parsed.info, None);
+    let id = client.add(add);
+    client.session.request(id, PieceIndex(2), Duration::ZERO).unwrap();
+    (client, id)
+}
+
 #[test]
 fn hashes_that_a_peer_was_asked_for_and_took_with_it_are_asked_for_anew() {
     in_private_net(|| {
         let sample = Sample::new(&[("model.safetensors", 4 << 20)], 1 << 20, false);
         let here = tempfile::tempdir().unwrap();
-        let mut client = Client::new();
-        // A manifest tells no hashes of pieces: they come from peers.
-        let mut add = sample.add(here.path());
-        let parsed = parse_metainfo(&sample.metainfo).unwrap();
-        add.metainfo = wrap(&parsed.info, None);
-        let id = client.add(add);
-        client.session.request(id, PieceIndex(2), Duration::ZERO).unwrap();
-
-        let mut thief = TcpStream::connect(client.address).unwrap();
-        thief.set_read_timeout(Some(SOON)).unwrap();
-        // It knows extensions (BEP 10), the fast extension (BEP 6) and v2 (BEP 52).
-        let mut hello = b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\x14".to_vec();
-        hello.extend(&sample.info_hash.0[..20]);
-        hello.extend(b"-XX0000-thief of hash");
-        hello.truncate(68);
-        // After it: it has all, and lets itself be asked.
-        hello.extend([0, 0, 0, 1, 14, 0, 0, 0, 1, 1]);
-        thief.write_all(&hello).unwrap();
-        thief.read_exact(&mut [0; 68]).unwrap();
-        let hash_request = 21;
-        loop {
-            let mut length = [0; 4];
-            thief.read_exact(&mut length).unwrap();
-            let mut message = vec![0; u32::from_be_bytes(length) as usize];
-            thief.read_exact(&mut message).unwrap();
-            if message.first() == Some(&hash_request) {
-                break;
-            }
-        }
-        drop(thief);
+        let (mut client, id) = waiting(&sample, here.path());
+        drop(silent_peer(&client, &sample));
         client.wait_for("goodbye", SOON, |event| matches!(event, Event::PeerDisconnected(..)).then_some(()));
+        let seed = sample.stock_seed();
+        client.session.connect_peer(id, seed.address()).unwrap();
+        client.wait_verified(id, 2);
+    });
+}
+
+#[test]
+fn hashes_that_a_peer_was_asked_for_and_does_not_send_are_asked_of_others() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("model.safetensors", 4 << 20)], 1 << 20, false);
+        let here = tempfile::tempdir().unwrap();
+        let (mut client, id) = waiting(&sample, here.path());
+        let _silent = silent_peer(&client, &sample);
+        // It gives the bytes at once, and says nothing more by itself.
         let seed = sample.stock_seed();
         client.session.connect_peer(id, seed.address()).unwrap();
         client.wait_verified(id, 2);
