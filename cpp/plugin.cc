@@ -72,8 +72,9 @@ public:
     bool on_not_interested() override { return true; }
     void on_disconnect(lt::error_code const& reason) override {
         m_speaker.on_disconnect();
+        if (!std::exchange(m_greeted, false)) return;
         m_hashes->forget_requests();
-        if (std::exchange(m_greeted, false)) tell(Note::Kind::peer_disconnected, reason.message());
+        tell(Note::Kind::peer_disconnected, reason.message());
     }
 
 private:
