@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 
 use super::{NodeError, chain};
-use crate::catalog::trust::Pinning;
+use crate::catalog::trust::{Pinning, TrustError};
 use crate::catalog::{Candidate, CatalogError, Trust};
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
 
@@ -32,14 +32,20 @@ impl Offer {
     }
 }
 
-/// Where manifests come from.
-pub(super) trait Manifests: Sync {
+/// How long anybody may take to say that a name's owner has replaced their key, before somebody else is refused it.
+const SUCCEEDED_WITHIN: Duration = Duration::from_secs(4);
+
+/// Who can be asked: the network.
+pub(super) trait Askable: Sync {
     /// Fetches and checks a candidate's manifest within a time.
     fn fetch(
         &self,
         candidate: &Candidate,
         within: Duration,
     ) -> impl Future<Output = Result<Manifest, NodeError>> + Send;
+
+    /// Whether it is said within a time that a publisher has replaced their key. The trust knows it then.
+    fn succeeded(&self, owner: PublisherKey, within: Duration) -> impl Future<Output = bool> + Send;
 }
 
 /// Chooses by the trust, and returns the manifest chosen, which is checked, and whether it pins its publisher.
@@ -48,11 +54,12 @@ pub(super) async fn settle(
     model: &ModelRef,
     wanted: Option<&str>,
     found: Vec<Candidate>,
-    manifests: &impl Manifests,
+    network: &impl Askable,
     until: Instant,
 ) -> Result<(Manifest, Pinning), NodeError> {
     let left = || until.saturating_duration_since(Instant::now());
     let mut offers = offers(found);
+    let mut heard = false;
     let mut failure: NodeError = CatalogError::NotFound(model.clone()).into();
     while !offers.is_empty() {
         let known: Vec<(PublisherKey, InfoHash)> =
@@ -64,7 +71,17 @@ pub(super) async fn settle(
                 // Somebody else's manifest may be left to fetch after these; above all one that is announced.
                 let announced = offers.iter().any(Offer::is_signed);
                 let within = if announced { left() / 4 } else { left() / 2 };
-                failure = check_claims(&mut offers, manifests, within).await.unwrap_or(failure);
+                failure = check_claims(&mut offers, network, within).await.unwrap_or(failure);
+                continue;
+            }
+            // Who was just met may not have told yet that it is the owner by another key.
+            Err(e @ TrustError::OtherPublisher { .. }) if !heard => {
+                heard = true;
+                let Some(owner) = trust.pinned(&model.name)? else { continue };
+                let offered = known.iter().any(|(publisher, _)| *publisher == owner);
+                if offered || !network.succeeded(owner, left().min(SUCCEEDED_WITHIN)).await {
+                    return Err(e.into());
+                }
                 continue;
             }
             Err(e) => return Err(e.into()),
@@ -75,7 +92,7 @@ pub(super) async fn settle(
         let others = offers.iter().any(|offer| offer.candidate.publisher == choice.publisher);
         let checked = match checked {
             Some(manifest) => Ok(manifest),
-            None => manifests.fetch(&candidate, if offers.is_empty() { left() } else { left() / 2 }).await,
+            None => network.fetch(&candidate, if offers.is_empty() { left() } else { left() / 2 }).await,
         };
         match checked {
             Ok(manifest) => return Ok((manifest, choice.pinning)),
@@ -103,13 +120,13 @@ fn offers(found: Vec<Candidate>) -> Vec<Offer> {
 /// Returns why the last of them was dropped.
 async fn check_claims(
     offers: &mut Vec<Offer>,
-    manifests: &impl Manifests,
+    network: &impl Askable,
     within: Duration,
 ) -> Option<NodeError> {
     let fetched = futures_util::future::join_all(offers.iter().map(|offer| async move {
         match offer.is_signed() {
             true => None,
-            false => Some(manifests.fetch(&offer.candidate, within).await),
+            false => Some(network.fetch(&offer.candidate, within).await),
         }
     }));
     let mut failure = None;
@@ -228,6 +245,8 @@ mod tests {
         trust: Trust,
         model: ModelRef,
         held: HashMap<Sha256Digest, Vec<u8>>,
+        /// What is said of a key after a while, and nobody knows before.
+        succession: Option<(PublisherKey, PublisherKey)>,
     }
 
     impl Network {
@@ -238,7 +257,7 @@ mod tests {
             let digest = |json: &[u8]| Sha256Digest(Sha256::digest(json).into());
             let held = held.iter().map(|m| m.to_json()).map(|json| (digest(&json), json)).collect();
             let trust = Trust::open(&paths, TrustPolicy::Tofu);
-            Self { _dir: dir, trust, model: "a/b".parse().unwrap(), held }
+            Self { _dir: dir, trust, model: "a/b".parse().unwrap(), held, succession: None }
         }
 
         async fn settle(
@@ -251,13 +270,21 @@ mod tests {
         }
     }
 
-    impl Manifests for Network {
+    impl Askable for Network {
         async fn fetch(&self, candidate: &Candidate, _: Duration) -> Result<Manifest, NodeError> {
             match self.held.get(&candidate.manifest) {
                 None => Err(CatalogError::NoManifest { model: self.model.clone() }.into()),
                 Some(json) => check(&self.model, candidate, json)
                     .map_err(|reason| NodeError::Refused { origin: self.model.to_string(), reason }),
             }
+        }
+
+        async fn succeeded(&self, owner: PublisherKey, _: Duration) -> bool {
+            let Some((_, successor)) = self.succession.filter(|(former, _)| *former == owner) else {
+                return false;
+            };
+            self.trust.follow(Arc::new(move |key| (*key == owner).then_some(successor)));
+            true
         }
     }
 
@@ -310,6 +337,23 @@ mod tests {
         assert_eq!(error.kind(), crate::node::ErrorKind::OtherPublisher, "{error}");
         let (_, pinning) = Network::new(&[&second]).settle(None, &found[1..]).await.unwrap();
         assert_eq!(pinning, Pinning::Pin);
+    }
+
+    #[tokio::test]
+    async fn an_owner_whose_new_key_is_not_known_yet_is_waited_for_and_a_stranger_is_not() {
+        let (former, present, stranger) = (key(), key(), key());
+        let manifest = signed("a/b", &present);
+        let mut network = Network::new(&[&manifest]);
+        network.trust.accept(&network.model.name, Some(former.public()), Pinning::Pin).unwrap();
+        let found = [recorded(&manifest, &present)];
+        for said in [None, Some((stranger.public(), present.public()))] {
+            network.succession = said;
+            let error = network.settle(None, &found).await.unwrap_err();
+            assert_eq!(error.kind(), crate::node::ErrorKind::OtherPublisher, "{error}");
+        }
+        network.succession = Some((former.public(), present.public()));
+        assert_eq!(network.settle(None, &found).await.unwrap().0, manifest);
+        assert_eq!(network.trust.pinned(&network.model.name).unwrap(), Some(present.public()));
     }
 
     #[tokio::test]

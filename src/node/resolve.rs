@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::candidates::Manifests;
+use super::candidates::Askable;
 use super::catalog::NodeCatalog;
 use super::{ErrorKind, Node, NodeError, blocking, candidates, chain};
 use crate::catalog::trust::Pinning;
@@ -17,8 +17,6 @@ use crate::model::{Manifest, ModelRef, PublisherKey};
 /// How long the DHT may take to say whom a publisher has named as successor, and how many of these in turn are followed.
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
 const MAX_SUCCESSIONS: usize = 8;
-/// How long anybody may take to say so before somebody else is refused a name.
-const MOVED_WITHIN: Duration = Duration::from_secs(4);
 
 /// What somebody is resolving, or was a moment ago.
 type Key = (ModelRef, Option<String>);
@@ -88,7 +86,6 @@ impl Node {
         let from = Asking { part, model };
         // Whoever was first to answer may have nothing to hand out: the others are heard before the time is over.
         let mut by = Instant::now() + left() / 2;
-        let mut followed = false;
         let (manifest, pinning) = loop {
             let settled =
                 candidates::settle(&self.library.trust, model, publisher, found.clone(), &from, by).await;
@@ -97,46 +94,10 @@ impl Node {
                     found = part.catalog.resolve(model, left() * 3 / 4).await?;
                     by = until;
                 }
-                Err(e) if e.kind() == ErrorKind::OtherPublisher && !followed => {
-                    followed = true;
-                    if !self.owner_moved(part, model, &found, left() / 2).await {
-                        return Err(e);
-                    }
-                    by = until;
-                }
                 settled => break settled?,
             }
         };
         self.admit(manifest, pinning).await
-    }
-
-    /// Waits a little for the word that the owner of a name, whose key nobody offers, has replaced it: who was just met
-    /// may not have told it yet. Returns whether it came.
-    async fn owner_moved(
-        &self,
-        part: &NodeCatalog,
-        model: &ModelRef,
-        found: &[Candidate],
-        within: Duration,
-    ) -> bool {
-        let Ok(Some(owner)) = self.library.trust.pinned(&model.name) else { return false };
-        if found.iter().any(|candidate| candidate.publisher == owner) {
-            return false;
-        }
-        let within = within.min(MOVED_WITHIN);
-        let told = async {
-            match part.catalog.successor(owner, within).await {
-                Some(_) => (),
-                None => std::future::pending().await,
-            }
-        };
-        let word = async {
-            tokio::select! {
-                () = part.catalog.succeeded(owner) => {}
-                () = told => {}
-            }
-        };
-        tokio::time::timeout(within, word).await.is_ok()
     }
 
     /// The manifest of a model by a known publisher, from the record in the DHT.
@@ -254,7 +215,7 @@ impl Asking<'_> {
     }
 }
 
-impl Manifests for Asking<'_> {
+impl Askable for Asking<'_> {
     /// Ends without one as soon as a record has come that replaces the candidate's: its state is gone.
     async fn fetch(&self, candidate: &Candidate, within: Duration) -> Result<Manifest, NodeError> {
         let json = tokio::select! {
@@ -271,6 +232,21 @@ impl Manifests for Asking<'_> {
             })
         })
         .await
+    }
+
+    async fn succeeded(&self, owner: PublisherKey, within: Duration) -> bool {
+        let told = async {
+            if self.part.catalog.successor(owner, within).await.is_none() {
+                std::future::pending().await
+            }
+        };
+        let word = async {
+            tokio::select! {
+                () = self.part.catalog.succeeded(owner) => {}
+                () = told => {}
+            }
+        };
+        tokio::time::timeout(within, word).await.is_ok()
     }
 }
 
