@@ -14,6 +14,7 @@ mod cli {
 }
 
 mod support {
+    pub mod clock;
     pub mod fake_web;
     pub mod file_server;
     pub mod file_site;

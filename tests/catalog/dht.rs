@@ -7,6 +7,7 @@ use silmaril::torrent::Topic;
 use tokio::time::Instant;
 
 use super::rig::{Model, PATIENCE, World, key, within};
+use crate::support::clock::pass;
 use crate::support::overlay::Network;
 
 fn models(count: usize) -> Vec<Model> {
@@ -21,7 +22,7 @@ async fn names_are_announced_when_the_dht_has_nodes_spread_out_and_again() {
     let models = models(30);
     models.iter().for_each(|model| member.hold(model));
     member.catalog.holdings_changed();
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    pass(Duration::from_secs(60)).await;
     assert!(network.announcements().is_empty(), "nobody is there to hear it");
     network.turn_on_dht();
     within(Duration::from_secs(60), || network.announcements().len() == 30).await;
@@ -33,7 +34,7 @@ async fn names_are_announced_when_the_dht_has_nodes_spread_out_and_again() {
     assert_eq!(topics, expected);
     let gaps = said.windows(2).map(|pair| pair[1].0 - pair[0].0);
     assert!(gaps.min().unwrap() >= ANNOUNCE_PAUSE);
-    tokio::time::sleep(ANNOUNCE_EVERY).await;
+    pass(ANNOUNCE_EVERY).await;
     assert_eq!(network.announcements().len(), 60);
 }
 
@@ -50,7 +51,7 @@ async fn a_new_name_is_announced_at_once_and_one_let_go_no_more() {
     within(PATIENCE, || network.announcements().len() == 1).await;
     assert!(begun.elapsed() < Duration::from_secs(1));
     member.let_go();
-    tokio::time::sleep(ANNOUNCE_EVERY * 3).await;
+    pass(ANNOUNCE_EVERY * 3).await;
     assert_eq!(network.announcements().len(), 1);
 }
 
@@ -68,7 +69,7 @@ async fn records_are_stored_at_once_spread_out_and_again() {
     assert!(begun.elapsed() < Duration::from_secs(10));
     let gaps: Vec<Duration> = network.puts().windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
     assert!(gaps.iter().all(|gap| *gap >= STORE_PAUSE), "{gaps:?}");
-    tokio::time::sleep(STORE_EVERY).await;
+    pass(STORE_EVERY).await;
     assert_eq!(network.puts().len(), 20);
     // Whoever holds a model keeps its record there, without its publisher.
     publisher.vanish();
@@ -91,7 +92,7 @@ async fn a_newer_record_takes_the_place_of_the_older() {
         let model = Model::signed(key(0), "org/moving", sequence, begun);
         member.catalog.publish(model.record.clone()).await.unwrap();
     }
-    tokio::time::sleep(STORE_EVERY * 2).await;
+    pass(STORE_EVERY * 2).await;
     let puts = network.puts();
     assert!(puts.len() <= 5, "{} puts", puts.len());
     assert!(puts[puts.len() - 2..].iter().all(|(_, item)| item.sequence == 3));

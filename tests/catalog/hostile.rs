@@ -16,6 +16,7 @@ use silmaril::torrent::{Overlay, OverlayEvent};
 use tokio::time::Instant;
 
 use super::rig::{EPOCH, Model, PATIENCE, World, key, records, within};
+use crate::support::clock::pass;
 use crate::support::overlay::Network;
 
 fn push(records: Vec<SharedRecord>) -> Message {
@@ -127,7 +128,7 @@ async fn ten_thousand_records_by_one_key_push_nobody_else_out() {
         _ => Vec::new(),
     });
     within(Duration::from_secs(600), || sent.load(Ordering::Relaxed) >= 2_000).await;
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    pass(Duration::from_secs(600)).await;
     assert!(member.store.len() <= 2_001, "{} records", member.store.len());
     assert_eq!(member.store.of_name(&honest.model_ref().name).len(), 1);
 }
@@ -228,14 +229,14 @@ async fn whoever_asks_too_much_gets_a_bounded_number_of_answers() {
         let query = "".parse().unwrap();
         greedy.says(peer, &Message::Query { id, query, cursor: None });
     }
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    pass(Duration::from_secs(10)).await;
     let answers = member.engine_messages();
     // What may be answered at once, and what waits.
     assert!((30..130).contains(&answers), "{answers} answers in ten seconds");
     for part in 0..1000 {
         greedy.says(peer, &Message::GetManifest { manifest: Sha256Digest([0; 32]), part });
     }
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    pass(Duration::from_secs(10)).await;
     let answers = member.engine_messages() - answers;
     assert!(answers < 400, "{answers} parts in ten seconds");
 }
@@ -271,7 +272,7 @@ async fn no_more_partners_than_there_are_places_but_all_are_answered() {
     within(PATIENCE, || member.catalog.status().peers == MAX_PARTNERS + 5).await;
     let sent = member.engine_messages();
     member.catalog.publish(Model::new(key(1), "org/new").record).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    pass(Duration::from_secs(60)).await;
     let told = member.engine_messages() - sent;
     assert!((MAX_PARTNERS..=MAX_PARTNERS + 10).contains(&told), "told {told} times");
     let mut late = world.stranger();

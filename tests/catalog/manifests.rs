@@ -11,6 +11,7 @@ use silmaril::torrent::{Meeting, Overlay};
 use tokio::time::Instant;
 
 use super::rig::{EPOCH, Member, Model, PATIENCE, World, key, within};
+use crate::support::clock::pass;
 use crate::support::overlay::Network;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -64,7 +65,7 @@ async fn another_takes_over_from_a_peer_that_stalls() {
     let begun = Instant::now();
     let (catalog, of, candidate) = (Arc::clone(&asker.catalog), model.model_ref(), model.candidate());
     let fetching = tokio::spawn(async move { catalog.manifest(&of, &candidate, LONG).await });
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    pass(Duration::from_secs(1)).await;
     let holder = world.member(&[]);
     holder.hold(&model);
     assert_eq!(fetching.await.unwrap().unwrap(), *model.manifest);
@@ -224,7 +225,7 @@ async fn who_invents_large_manifests_and_sends_them_slowly_takes_no_room_of_othe
             (Arc::clone(&asker.catalog), Model::new(key(1), "org/invented").model_ref(), invented(n));
         tokio::spawn(async move { catalog.manifest(&of, &candidate, LONG).await });
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    pass(Duration::from_secs(1)).await;
     // A small one and the largest there is.
     for model in [Model::new(key(0), "org/model"), large(16 * 1024 * 1024)] {
         holder.hold(&model);

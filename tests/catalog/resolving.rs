@@ -12,6 +12,7 @@ use silmaril::model::ModelRef;
 use tokio::time::Instant;
 
 use super::rig::{EPOCH, Member, Model, PATIENCE, World, key, within};
+use crate::support::clock::pass;
 use crate::support::overlay::Network;
 
 const LONG: Duration = Duration::from_secs(10);
@@ -20,7 +21,7 @@ const LONG: Duration = Duration::from_secs(10);
 async fn what_the_store_knows_is_told_at_once_where_nobody_is() {
     let world = World::new(Network::without_lan());
     let member = world.member(&[]);
-    tokio::time::sleep(LAN_WITHIN).await;
+    pass(LAN_WITHIN).await;
     let model = Model::new(key(0), "org/known");
     member.learns(&model);
     let begun = Instant::now();
@@ -92,7 +93,7 @@ async fn the_dht_is_asked_again_until_somebody_announces() {
         let catalog = Arc::clone(&asker.catalog);
         async move { catalog.resolve(&name, LONG).await }
     });
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    pass(Duration::from_secs(1)).await;
     holder.share(&model).await;
     assert_eq!(search.await.unwrap().unwrap().len(), 1);
 }
@@ -147,7 +148,7 @@ async fn a_record_of_the_last_run_does_not_hide_the_newer_one_of_a_peer_met_late
         other.learns(&new);
         let (catalog, name) = (Arc::clone(&asker.catalog), new.model_ref());
         let search = tokio::spawn(async move { catalog.resolve(&name, LONG).await });
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        pass(Duration::from_secs(2)).await;
         asker.catalog.introduce(&[other.engine.address()]);
         let found = search.await.unwrap().unwrap();
         assert_eq!((found.len(), found[0].manifest), (1, new.candidate().manifest));
@@ -163,7 +164,7 @@ async fn it_is_told_when_a_record_is_replaced_and_not_before() {
     let (catalog, name, candidate) = (Arc::clone(&member.catalog), old.model_ref(), old.candidate());
     let replaced = tokio::spawn(async move { catalog.replaced(&name, &candidate).await });
     member.share(&Model::signed(key(1), "org/moving", 2, EPOCH)).await;
-    tokio::time::sleep(MISS * 2).await;
+    pass(MISS * 2).await;
     assert!(!replaced.is_finished());
     member.share(&Model::signed(key(0), "org/moving", 2, EPOCH)).await;
     tokio::time::timeout(PATIENCE, replaced).await.unwrap().unwrap();
@@ -226,7 +227,7 @@ async fn a_name_that_all_peers_and_the_dht_do_not_know_is_told_soon() {
     network.turn_on_dht();
     let with_dht = world.member(&[]);
     within(PATIENCE, || with_dht.catalog.status().peers == 4).await;
-    tokio::time::sleep(LAN_WITHIN * 2).await;
+    pass(LAN_WITHIN * 2).await;
     let took = takes(&with_dht, 2).await;
     assert!(took > Duration::from_secs(4) && took < Duration::from_secs(6), "it took {took:?}");
 }
@@ -307,7 +308,7 @@ async fn a_miss_is_remembered_until_it_is_old_or_something_comes() {
     assert_eq!(asks(LONG).await, 1);
     // It may be found in more time than was given before.
     assert_eq!(asks(LONG * 2).await, 2);
-    tokio::time::sleep(MISS).await;
+    pass(MISS).await;
     assert_eq!(asks(LONG).await, 3);
     // Another peer has come.
     let third = world.member(&[asker.engine.address()]);
@@ -419,7 +420,7 @@ async fn a_node_that_stops_lets_nobody_wait() {
     let model = Model::new(key(0), "org/model");
     let (catalog, name) = (Arc::clone(&member.catalog), model.model_ref());
     let search = tokio::spawn(async move { catalog.resolve(&name, LONG).await });
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    pass(Duration::from_secs(1)).await;
     member.catalog.stop();
     assert!(matches!(search.await.unwrap(), Err(CatalogError::Stopped)));
     assert!(member.engine.meetings().is_empty());

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::support::clock::pass;
 use crate::support::overlay::{Network, Node};
 
 /// The wall clock's time when a test begins.
@@ -207,7 +208,7 @@ pub async fn within(time: Duration, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + time;
     while !holds() {
         assert!(Instant::now() < deadline, "it did not come true within {time:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        pass(Duration::from_millis(50)).await;
     }
 }
 

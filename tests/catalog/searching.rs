@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::Instant;
 
 use super::rig::{EPOCH, Model, PATIENCE, World, key, records, within};
+use crate::support::clock::pass;
 use crate::support::overlay::Network;
 
 #[tokio::test(start_paused = true)]
@@ -54,7 +55,7 @@ async fn what_is_announced_while_a_search_goes_on_is_found_with_its_seeds() {
     let model = Model::new(key(0), "org/fresh");
     let announcing = async {
         // It has answered by then that it knows nothing.
-        tokio::time::sleep(SETTLED / 4).await;
+        pass(SETTLED / 4).await;
         other.share(&model).await;
     };
     let (found, ()) = tokio::join!(asker.discover("fresh"), announcing);
@@ -108,7 +109,7 @@ async fn a_search_waits_for_peers_that_come_and_ends_when_all_have_answered() {
         catalog.discover(&"".parse().unwrap(), Duration::from_secs(60), count).await.unwrap();
         begun.elapsed()
     });
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    pass(Duration::from_secs(4)).await;
     asker.catalog.introduce(&[holder.engine.address()]);
     let took = search.await.unwrap();
     assert_eq!(found.load(Ordering::Relaxed), 1);

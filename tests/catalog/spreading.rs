@@ -9,6 +9,7 @@ use silmaril::torrent::{Meeting, Overlay};
 use tokio::time::Instant;
 
 use super::rig::{EPOCH, Model, PATIENCE, World, key, records, within};
+use crate::support::clock::pass;
 use crate::support::overlay::Network;
 
 #[tokio::test(start_paused = true)]
@@ -92,7 +93,7 @@ async fn a_node_that_is_alone_calls_the_peers_it_was_given_again() {
     other.vanish();
     within(PATIENCE, || lonely.catalog.status().peers == 0).await;
     let called = network.calls().len();
-    tokio::time::sleep(Duration::from_secs(120)).await;
+    pass(Duration::from_secs(120)).await;
     let again = network.calls().len() - called;
     assert!((2..10).contains(&again), "called {again} times in two minutes");
 }
@@ -144,7 +145,7 @@ async fn a_hundred_thousand_records_come_in_one_exchange() {
     assert!(bytes < 100_000 * 600);
     // Nothing is said any more once both know the same.
     let before = old.engine_messages();
-    tokio::time::sleep(SPREAD_EVERY * 3).await;
+    pass(SPREAD_EVERY * 3).await;
     assert!(old.engine_messages() - before <= 2);
 }
 
@@ -158,7 +159,7 @@ async fn two_hosts_that_share_many_models_keep_all_their_connections() {
     }
     within(PATIENCE, || members[0].engine.connected().len() == 41).await;
     // Longer than a peer may take to say hello.
-    tokio::time::sleep(Duration::from_secs(120)).await;
+    pass(Duration::from_secs(120)).await;
     assert_eq!(members[0].engine.connected().len(), 41);
     assert_eq!(members[1].engine.connected().len(), 41);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use silmaril::fetch::ReadError;
 use tokio::time::Instant;
 
+use crate::support::clock::pass;
 use crate::support::rig::{GIVEN_PEER, MIB, READ_TIMEOUT, Rig, TestModel, noise};
 use crate::support::swarm::{Call, Delivery};
 
@@ -58,7 +59,7 @@ async fn progress_of_any_byte_postpones_the_deadline_twice_and_no_more() {
     // A byte now and then, never the piece.
     while !read.is_finished() {
         assert!(start.elapsed() < 10 * READ_TIMEOUT, "it never ends");
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        pass(Duration::from_secs(10)).await;
         rig.swarm.trickle(m.ih, 1);
     }
     timed_out(read.await.unwrap());
@@ -73,7 +74,7 @@ async fn another_piece_is_progress_too() {
     let start = Instant::now();
     let slow = rig.read(&m, 0, 0, 10);
     let other = rig.read(&m, 0, 5 * MIB, 10);
-    tokio::time::sleep(READ_TIMEOUT / 2).await;
+    pass(READ_TIMEOUT / 2).await;
     rig.swarm.deliver(m.ih, 5);
     other.await.unwrap().unwrap();
     timed_out(slow.await.unwrap());
@@ -89,7 +90,7 @@ async fn progress_of_another_swarm_does_not_count() {
     let start = Instant::now();
     let read = rig.read(&m, 0, 0, 10);
     while !read.is_finished() {
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        pass(Duration::from_secs(10)).await;
         rig.swarm.trickle(other.ih, 1);
     }
     timed_out(read.await.unwrap());
@@ -105,7 +106,7 @@ async fn endless_bad_data_is_no_progress_for_ever() {
     let get = rig.get(&m, &[0], READ_TIMEOUT);
     while !get.is_finished() {
         assert!(start.elapsed() < 20 * READ_TIMEOUT, "a liar keeps a job alive");
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        pass(Duration::from_secs(5)).await;
         rig.swarm.trickle(m.ih, MIB);
         rig.swarm.deliver(m.ih, 0);
     }
@@ -119,7 +120,7 @@ async fn a_piece_that_just_timed_out_fails_at_once_and_for_a_short_time() {
     let start = Instant::now();
     timed_out(rig.fetch.read(&m.file(0), 0, 4096).await);
     assert!(start.elapsed() < Duration::from_millis(1), "the kernel's second try waits again");
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    pass(Duration::from_secs(6)).await;
     let start = Instant::now();
     timed_out(rig.fetch.read(&m.file(0), 0, 4096).await);
     assert!(start.elapsed() >= READ_TIMEOUT);
@@ -154,7 +155,7 @@ async fn a_read_completes_by_itself_when_a_peer_comes_back() {
     rig.swarm.calls();
     let start = Instant::now();
     let read = rig.read(&m, 0, 5 * MIB, 10);
-    tokio::time::sleep(Duration::from_secs(50)).await;
+    pass(Duration::from_secs(50)).await;
     assert!(!read.is_finished());
     let calls = rig.swarm.calls();
     let searches = calls.iter().filter(|c| **c == Call::Reannounce(m.ih)).count();
@@ -166,6 +167,6 @@ async fn a_read_completes_by_itself_when_a_peer_comes_back() {
     assert!(start.elapsed() < Duration::from_secs(51));
     rig.swarm.vanish(m.ih, PEER);
     rig.swarm.calls();
-    tokio::time::sleep(Duration::from_secs(100)).await;
+    pass(Duration::from_secs(100)).await;
     assert!(!rig.swarm.calls().contains(&Call::Reannounce(m.ih)), "nobody waits, nobody searches");
 }

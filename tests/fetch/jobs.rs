@@ -6,6 +6,7 @@ use silmaril::fetch::ReadError;
 use silmaril::torrent::Priority;
 use tokio::time::Instant;
 
+use crate::support::clock::pass;
 use crate::support::rig::{MIB, Rig, noise};
 use crate::support::swarm::{Delivery, Want};
 
@@ -32,7 +33,7 @@ async fn a_job_goes_on_while_something_comes_and_fails_when_nothing_does() {
     rig.swarm.peer(m.ih, PEER, None);
     let job = rig.get(&m, &[0], STALL);
     for piece in 0..7 {
-        tokio::time::sleep(STALL - Duration::from_secs(1)).await;
+        pass(STALL - Duration::from_secs(1)).await;
         assert!(rig.swarm.deliver(m.ih, piece));
     }
     rig.idle().await;
@@ -89,7 +90,7 @@ async fn a_job_without_peers_searches_for_them_and_ends_by_itself() {
     let rig = Rig::new();
     let m = rig.model("o/m", MIB, &[("a", noise(1, 3 * MIB))]);
     let job = rig.get(&m, &[0], STALL);
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    pass(Duration::from_secs(60)).await;
     let searches =
         rig.swarm.calls().iter().filter(|c| matches!(c, crate::support::swarm::Call::Reannounce(_))).count();
     assert_eq!(searches, 5);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use silmaril::fetch::ReadError;
 use silmaril::torrent::{DiskErrorKind, EngineError, Event, Mode};
 
+use crate::support::clock::pass;
 use crate::support::rig::{MIB, READ_TIMEOUT, Rig, TestModel, noise};
 use crate::support::swarm::{Call, Delivery};
 
@@ -72,7 +73,7 @@ async fn a_refused_torrent_is_broken_and_tried_again_later() {
         assert!(matches!(rig.fetch.join(&m.revision), Err(ReadError::Broken(_))), "too early");
         assert!(matches!(rig.fetch.read(&m.file(0), 0, 10).await, Err(ReadError::Broken(_))));
         assert!(rig.status(&m).last_error.unwrap().contains("nonsense"));
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        pass(Duration::from_secs(2)).await;
         assert_eq!(rig.fetch.read(&m.file(0), 0, 10).await.unwrap(), m.bytes(0, 0, 10));
     }
 }
@@ -144,9 +145,9 @@ async fn resume_data_is_kept_while_pieces_come_and_metainfo_when_all_are_here() 
     rig.swarm.peer(m.ih, PEER, None);
     rig.fetch.read(&m.file(0), 0, 10).await.unwrap();
     assert_eq!(rig.saved_resume(&m), None);
-    tokio::time::sleep(Duration::from_secs(31)).await;
+    pass(Duration::from_secs(31)).await;
     let resume = rig.saved_resume(&m).expect("resume data after half a minute");
-    tokio::time::sleep(Duration::from_secs(100)).await;
+    pass(Duration::from_secs(100)).await;
     let saves = rig.swarm.calls().iter().filter(|c| matches!(c, Call::SaveResume(_))).count();
     assert_eq!(saves, 1, "nothing has changed since");
 
@@ -187,7 +188,7 @@ async fn layers_that_are_not_known_yet_are_asked_for_again() {
     rig.idle().await;
     assert_eq!(rig.saved_metainfo(&m), None);
     rig.swarm.layers_known(true);
-    tokio::time::sleep(Duration::from_secs(70)).await;
+    pass(Duration::from_secs(70)).await;
     assert!(rig.saved_metainfo(&m).is_some());
 }
 
@@ -287,7 +288,7 @@ async fn what_is_thrown_away_is_first_out_of_the_engine() {
     let hold = rig.fetch.release_for_eviction(&[content.key().unwrap()], STALL).await.unwrap();
     assert_eq!(rig.swarm.holds(m.ih), None);
     let read = rig.read(&m, 0, 3 * MIB, 10);
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    pass(Duration::from_secs(20)).await;
     assert_eq!(rig.swarm.holds(m.ih), None, "held as long as the hold lives");
     content.mark_missing(0..MIB).unwrap();
     drop(hold);
@@ -364,7 +365,7 @@ async fn a_dropped_scheduler_leaves_no_task_behind() {
     let weak = std::sync::Arc::downgrade(&rig.fetch);
     let Rig { fetch, swarm, .. } = rig;
     drop((fetch, swarm));
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    pass(Duration::from_millis(10)).await;
     assert!(weak.upgrade().is_none());
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
 }

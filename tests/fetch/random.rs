@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use silmaril::fetch::ReadError;
 use tokio::time::Instant;
 
+use crate::support::clock::pass;
 use crate::support::rig::{KIB, READ_TIMEOUT, Rig, TestModel, noise};
 use crate::support::swarm::Delivery;
 
@@ -114,7 +115,7 @@ async fn run(steps: Vec<Step>) {
             Step::LoseEvents => rig.swarm.lose_events(),
             Step::Relocate(model) => rig.fetch.relocate(&models[model].revision),
             Step::Close { model, file } => rig.fetch.released(&models[model].file(file)),
-            Step::Wait(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+            Step::Wait(ms) => pass(Duration::from_millis(ms)).await,
             Step::Damage { model, file, block } => {
                 let content = &models[model].revision.contents[file];
                 let start = (block * 16 * KIB).min(content.len());

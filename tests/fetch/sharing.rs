@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use silmaril::torrent::Mode;
 
+use crate::support::clock::pass;
 use crate::support::rig::{KIB, MIB, Rig, TestModel, noise};
 use crate::support::swarm::{Call, Delivery};
 
@@ -116,7 +117,7 @@ async fn when_the_source_goes_the_reader_turns_to_its_own_swarm() {
             "vanish" => rig.swarm.vanish(a.ih, PEER),
             "leave" => rig.fetch.leave(&a.ih),
             "fail" => rig.swarm.fail(a.ih, "no"),
-            _ => tokio::time::sleep(Duration::from_secs(16)).await,
+            _ => pass(Duration::from_secs(16)).await,
         }
         rig.idle().await;
         assert_eq!(rig.swarm.requests(b.ih), [13], "{how}");
@@ -137,7 +138,7 @@ async fn a_source_that_is_busy_with_other_pieces_does_not_hold_a_reader_for_ever
     rig.idle().await;
     let read = rig.read(&b, 1, 3 * MIB, 10);
     for _ in 0..4 {
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        pass(Duration::from_secs(5)).await;
         rig.swarm.trickle(a.ih, 1);
     }
     assert!(rig.swarm.deliver(b.ih, 13), "its own swarm was never asked");

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use silmaril::torrent::SwarmStats;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
+use crate::support::clock::pass;
 use crate::support::fake_web::{Answer, FakeWeb};
 use crate::support::rig::{KIB, MIB, Rig, TestModel, noise};
 use crate::support::swarm::Delivery;
@@ -100,7 +101,7 @@ async fn a_reader_does_not_wait_for_slow_peers() {
     while !read.is_finished() {
         // Bytes come all the time, and never the piece.
         rig.swarm.trickle(m.ih, 1000);
-        sleep(Duration::from_millis(100)).await;
+        pass(Duration::from_millis(100)).await;
         assert!(start.elapsed() < 2 * PATIENCE, "it waits for a slow peer");
     }
     assert!(start.elapsed() >= PATIENCE);
@@ -115,7 +116,7 @@ async fn a_whole_file_waits_for_slow_peers() {
     let get = rig.get(&m, &[0], STALL);
     for _ in 0..100 {
         rig.swarm.trickle(m.ih, 1000);
-        sleep(Duration::from_millis(500)).await;
+        pass(Duration::from_millis(500)).await;
     }
     assert_eq!(web.asked(), []);
     // The swarm comes to a halt.
@@ -128,13 +129,13 @@ async fn the_web_gives_way_to_peers_that_come_back() {
     let (rig, web, m) = with_web(MIB, 64 * MIB);
     web.always(SEED, Answer::Slow(Duration::from_millis(100)));
     let get = rig.get(&m, &[0], STALL);
-    sleep(PATIENCE + Duration::from_secs(1)).await;
+    pass(PATIENCE + Duration::from_secs(1)).await;
     let begun = web.asked().len();
     assert_eq!((begun, web.open()), (3, 3), "one request is kept for readers");
     rig.swarm.peer(m.ih, PEER, None);
     // From behind, one piece a second: those under way are left to the web.
     for piece in (48..64).rev() {
-        sleep(Duration::from_secs(1)).await;
+        pass(Duration::from_secs(1)).await;
         assert!(rig.swarm.deliver(m.ih, piece), "piece {piece}");
         if piece == 60 {
             assert_eq!(web.asked(), [], "no more is asked of the web");
@@ -173,7 +174,7 @@ async fn the_node_has_a_bound_of_its_own() {
     }
     web.always("http://w.example/", Answer::Slow(Duration::from_millis(20)));
     let gets: Vec<_> = all.iter().map(|m| rig.get(m, &[0], STALL)).collect();
-    sleep(PATIENCE + Duration::from_secs(1)).await;
+    pass(PATIENCE + Duration::from_secs(1)).await;
     assert_eq!(web.open(), 6);
     let readers: Vec<_> = all.iter().map(|m| rig.read(m, 0, 60 * MIB, 10)).collect();
     for reader in readers {
@@ -204,7 +205,7 @@ async fn a_reader_who_goes_ends_the_request() {
     web.always(SEED, Answer::Stalls(100_000));
     let kept = rig.read(&m, 0, 0, 100);
     let dropped = rig.read(&m, 0, 5 * MIB, 100);
-    sleep(PATIENCE + Duration::from_millis(100)).await;
+    pass(PATIENCE + Duration::from_millis(100)).await;
     assert_eq!(web.open(), 2);
     dropped.abort();
     rig.idle().await;
@@ -221,7 +222,7 @@ async fn stop_and_leave_end_all_requests() {
         let (rig, web, m) = with_web(MIB, 8 * MIB);
         web.always(SEED, Answer::Stalls(100_000));
         let read = rig.read(&m, 0, 0, 100);
-        sleep(PATIENCE + Duration::from_millis(100)).await;
+        pass(PATIENCE + Duration::from_millis(100)).await;
         assert_eq!(web.open(), 1);
         let key = m.revision.contents[0].key().unwrap();
         match how {
@@ -232,7 +233,7 @@ async fn stop_and_leave_end_all_requests() {
                 rig.idle().await;
                 assert_eq!(web.open(), 0);
                 drop(hold);
-                sleep(PATIENCE + Duration::from_millis(100)).await;
+                pass(PATIENCE + Duration::from_millis(100)).await;
                 assert_eq!(web.open(), 1, "it is asked again when the torrent is back");
                 rig.fetch.stop();
             }
@@ -241,7 +242,7 @@ async fn stop_and_leave_end_all_requests() {
                 rig.idle().await;
                 assert_eq!(std::sync::Arc::strong_count(&rig.fetch), 1);
                 drop(rig);
-                sleep(Duration::from_millis(1)).await;
+                pass(Duration::from_millis(1)).await;
                 assert_eq!(web.open(), 0);
                 continue;
             }
@@ -258,7 +259,7 @@ async fn what_peers_sent_meanwhile_is_not_handed_over() {
     web.always(SEED, Answer::Slow(Duration::from_millis(100)));
     rig.swarm.peer(m.ih, PEER, None);
     let read = rig.read(&m, 0, 0, 2 * MIB);
-    sleep(PATIENCE + Duration::from_millis(200)).await;
+    pass(PATIENCE + Duration::from_millis(200)).await;
     assert_eq!(only(&web), 0..2 * MIB);
     assert!(rig.swarm.deliver(m.ih, 0));
     read.await.unwrap().unwrap();
@@ -273,7 +274,7 @@ async fn a_request_whose_pieces_all_came_from_peers_ends() {
     web.always(SEED, Answer::Slow(Duration::from_secs(1)));
     rig.swarm.peer(m.ih, PEER, None);
     let read = rig.read(&m, 0, 0, 100);
-    sleep(PATIENCE + Duration::from_secs(3)).await;
+    pass(PATIENCE + Duration::from_secs(3)).await;
     assert_eq!(web.open(), 1);
     assert!(rig.swarm.deliver(m.ih, 0));
     read.await.unwrap().unwrap();
@@ -300,9 +301,9 @@ async fn a_torrent_that_starts_late_gives_peers_their_time() {
     let (rig, web, m) = with_web(MIB, 4 * MIB);
     rig.swarm.starts(false);
     let read = rig.read(&m, 0, 0, 100);
-    sleep(3 * PATIENCE).await;
+    pass(3 * PATIENCE).await;
     rig.swarm.start(m.ih);
-    sleep(PATIENCE - Duration::from_millis(100)).await;
+    pass(PATIENCE - Duration::from_millis(100)).await;
     assert_eq!(web.asked(), []);
     read.await.unwrap().unwrap();
 }

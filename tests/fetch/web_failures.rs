@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use silmaril::fetch::ReadError;
 use silmaril::fetch::web::WebError;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::web::with_web;
+use crate::support::clock::pass;
 use crate::support::fake_web::{Answer, FakeWeb};
 use crate::support::rig::{MIB, Rig, noise};
 use crate::support::swarm::Delivery;
@@ -101,7 +102,7 @@ async fn a_server_that_asks_to_wait_is_not_asked_before() {
     web.once(Answer::Error(WebError::Busy { why: "429".to_owned(), retry_after }));
     let start = Instant::now();
     let read = rig.read(&m, 0, 0, 100);
-    sleep(Duration::from_secs(41)).await;
+    pass(Duration::from_secs(41)).await;
     assert_eq!(web.asked().len(), 1);
     read.await.unwrap().unwrap();
     assert!(start.elapsed().abs_diff(Duration::from_secs(42)) < Duration::from_millis(100));
@@ -112,7 +113,7 @@ async fn a_refusal_for_lack_of_rights_is_said_at_once() {
     let (rig, web, m) = with_web(MIB, 2 * MIB);
     web.always(SEED, Answer::Error(WebError::Denied("http://w.example/m/a answered 403".to_owned())));
     let read = rig.read(&m, 0, 0, 100);
-    sleep(Duration::from_secs(3)).await;
+    pass(Duration::from_secs(3)).await;
     assert!(rig.status(&m).last_error.unwrap().contains("403"));
     read.abort();
     assert_eq!(web.asked().len(), 1);
@@ -147,7 +148,7 @@ async fn a_piece_that_the_engine_says_nothing_about_comes_again() {
     rig.swarm.takes_pieces(false);
     let start = Instant::now();
     let get = rig.get(&m, &[0], STALL);
-    sleep(Duration::from_secs(30)).await;
+    pass(Duration::from_secs(30)).await;
     assert_eq!(web.asked().len(), 1, "it is under way");
     rig.swarm.takes_pieces(true);
     get.await.unwrap().unwrap();
@@ -160,7 +161,7 @@ async fn a_disk_that_fails_once_is_tried_again() {
     let (rig, web, m) = with_web(MIB, MIB);
     rig.swarm.takes_pieces(false);
     let get = rig.get(&m, &[0], STALL);
-    sleep(Duration::from_secs(3)).await;
+    pass(Duration::from_secs(3)).await;
     rig.swarm.takes_pieces(true);
     rig.swarm.disk_error(m.ih, silmaril::torrent::DiskErrorKind::Other);
     get.await.unwrap().unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::support::clock::pass;
 use crate::support::rig::{KIB, MIB, Rig, TestModel, noise};
 use crate::support::swarm::{Delivery, Want};
 
@@ -108,7 +109,7 @@ async fn a_reader_who_stops_reading_stops_the_fetching() {
         rig.idle().await;
         assert!(rig.swarm.wanted(m.ih).len() > 4);
         match how {
-            "time" => tokio::time::sleep(Duration::from_secs(11)).await,
+            "time" => pass(Duration::from_secs(11)).await,
             _ => rig.fetch.released(&m.file(0)),
         }
         assert!(rig.swarm.wanted(m.ih).is_empty(), "{how}");
@@ -125,7 +126,7 @@ async fn a_reader_who_waits_long_keeps_its_window() {
     stream(&rig, &m, 0, 4 * P).await;
     let wanted = rig.swarm.wanted(m.ih).len();
     let read = rig.read(&m, 0, 4 * P, 128 * KIB);
-    tokio::time::sleep(Duration::from_secs(30)).await;
+    pass(Duration::from_secs(30)).await;
     assert!(rig.swarm.wanted(m.ih).len() >= wanted);
     read.abort();
 }

@@ -18,6 +18,7 @@ use silmaril::store::{Store, StoredRevision};
 use silmaril::torrent::Discovery;
 use tokio::task::JoinHandle;
 
+use super::clock::pass;
 use super::swarm::FakeSwarm;
 
 pub const KIB: u64 = 1 << 10;
@@ -166,7 +167,7 @@ impl Rig {
 
     /// Returns when nothing more happens by itself.
     pub async fn idle(&self) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        pass(Duration::from_millis(1)).await;
     }
 
     pub fn saved_metainfo(&self, model: &TestModel) -> Option<Vec<u8>> {
