@@ -31,7 +31,7 @@ ifneq ($(SUDO),)
 TEST_RUNNER := CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_RUNNER='sudo -E'
 endif
 
-.PHONY: help setup build fixtures test fuzz demo bench lint fmt install simulate clean
+.PHONY: help setup build fixtures test fuzz demo bench measure lint fmt install simulate clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -104,6 +104,9 @@ demo: build fixtures ## Share a real model on one namespace host, mount it on an
 
 bench: build fixtures ## Measure reads of a 1 GiB model through the mount
 	$(SUDO) tests/bench/bench.sh ./silmaril
+
+measure: setup ## Measure a catalog of 100 000 records; a search must take less than 50 ms
+	$(CARGO) test --release --locked --lib catalog::store::tests::measure::a_hundred -- --ignored --nocapture
 
 lint: setup ## clippy, rustfmt, clang-format, cargo-deny where installed, leftovers
 	$(call ensure,$(LINTERS))

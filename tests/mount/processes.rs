@@ -20,7 +20,7 @@ const CHILD_POINT: &str = "SILMARIL_TEST_MOUNT_POINT";
 const CHILD_ALLOW_OTHER: &str = "SILMARIL_TEST_ALLOW_OTHER";
 
 #[test]
-#[ignore = "run as a process of its own by the tests beside it"]
+#[ignore = "not a test: the process that the tests beside it start"]
 fn child_that_mounts() {
     let point = PathBuf::from(std::env::var_os(CHILD_POINT).expect("only run by another test"));
     let allow_other = std::env::var_os(CHILD_ALLOW_OTHER).is_some();

@@ -313,7 +313,7 @@ const CHILD_DIR: &str = "SILMARIL_TEST_STORE";
 
 /// The child of the test below: inserts until it is killed, and says what is committed.
 #[test]
-#[ignore = "runs as a child process"]
+#[ignore = "not a test: the process that the test of a kill starts"]
 fn inserts_until_it_is_killed() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
     let store = CatalogStore::open(Path::new(&dir), NOW).unwrap();
