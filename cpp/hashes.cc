@@ -19,14 +19,24 @@ constexpr int prompted_at_once = 4;
 constexpr int pieces_at_once = 512;
 constexpr std::uint32_t block_length = 16 * 1024;
 
-// For each file, its pieces by 512, and when their hashes were asked for. The list is private; naming a
-// private member is allowed in an explicit instantiation.
-auto& requests_of(lt::hash_picker& picker);
-template <auto Member>
+// The lists of what is asked for are private; naming a private member is allowed in an explicit
+// instantiation.
+template <typename Name, auto Member>
 struct Reach {
-    friend auto& requests_of(lt::hash_picker& picker) { return picker.*Member; }
+    friend auto& list(Name, lt::hash_picker& picker) { return picker.*Member; }
 };
-template struct Reach<&lt::hash_picker::m_piece_hash_requested>;
+
+// For each file, its pieces by 512, and when their hashes were asked for.
+struct OfPieces {};
+auto& list(OfPieces, lt::hash_picker& picker);
+template struct Reach<OfPieces, &lt::hash_picker::m_piece_hash_requested>;
+
+#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
+// The pieces whose block hashes will be asked for.
+struct OfBlocks {};
+auto& list(OfBlocks, lt::hash_picker& picker);
+template struct Reach<OfBlocks, &lt::hash_picker::m_piece_block_requests>;
+#endif
 
 // Calls `what` with each request whose hashes are missing, the file and the number within that, until it
 // returns true.
@@ -34,7 +44,7 @@ template <typename What>
 void each_missing(lt::torrent_handle const& handle, What what) {
     auto const torrent = handle.native_handle();
     if (!torrent || !torrent->has_hash_picker()) return;
-    auto& files = requests_of(torrent->get_hash_picker());
+    auto& files = list(OfPieces{}, torrent->get_hash_picker());
     for (auto const file : files.range()) {
         int number = -1;
         for (auto& request : files[file]) {
@@ -117,5 +127,12 @@ void PieceHashes::forget_requests() const {
         return false;
     });
 }
+
+#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
+void PieceHashes::forget_blocks() const {
+    auto const torrent = m_handle.native_handle();
+    if (torrent && torrent->has_hash_picker()) list(OfBlocks{}, torrent->get_hash_picker()).clear();
+}
+#endif
 
 }  // namespace silmaril

@@ -8,6 +8,8 @@
 #include <libtorrent/peer_connection_handle.hpp>
 #include <libtorrent/torrent_handle.hpp>
 
+#include "compat.h"
+
 namespace silmaril {
 
 // The piece hashes of one torrent. To be used on the network thread.
@@ -24,6 +26,13 @@ public:
 
     // A peer is gone: what has not come may be asked of another at once.
     void forget_requests() const;
+
+#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
+    // A piece has failed: libtorrent has just made up its mind to ask for the hashes of its blocks and has
+    // asked nobody yet. Without them the whole piece is fetched again, and whoever sent the bad block is
+    // found by comparing.
+    void forget_blocks() const;
+#endif
 
 private:
     lt::torrent_handle const m_handle;  // weak

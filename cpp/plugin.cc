@@ -7,11 +7,6 @@
 #include "hashes.h"
 #include "talk.h"
 
-#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
-#include <libtorrent/hash_picker.hpp>
-#include <libtorrent/torrent.hpp>
-#endif
-
 namespace silmaril {
 
 namespace {
@@ -19,17 +14,6 @@ namespace {
 // Requests at once of a peer whose rate says nothing because nothing was wanted: 1 MiB. A second later
 // libtorrent goes by the rate again.
 constexpr std::uint16_t first_requests = 64;
-
-#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
-// The pieces whose block hashes will be asked for. The list is private; naming a private member is allowed in
-// an explicit instantiation.
-auto& block_hash_requests(lt::hash_picker& picker);
-template <auto Member>
-struct Reach {
-    friend auto& block_hash_requests(lt::hash_picker& picker) { return picker.*Member; }
-};
-template struct Reach<&lt::hash_picker::m_piece_block_requests>;
-#endif
 
 // All of it runs on libtorrent's network thread: it writes notes and returns.
 class Peer final : public lt::peer_plugin {
@@ -118,13 +102,7 @@ public:
     }
 
 #if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
-    // libtorrent has just made up its mind to ask for the hashes of the piece's blocks and has asked nobody
-    // yet. Without them the whole piece is fetched again, and whoever sent the bad block is found by
-    // comparing.
-    void on_piece_failed(lt::piece_index_t) override {
-        auto const torrent = m_handle.native_handle();
-        if (torrent && torrent->has_hash_picker()) block_hash_requests(torrent->get_hash_picker()).clear();
-    }
+    void on_piece_failed(lt::piece_index_t) override { m_hashes->forget_blocks(); }
 #endif
 
 private:
