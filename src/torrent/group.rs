@@ -1,21 +1,30 @@
 //! Which addresses count as one where the share of a host is bounded, or a host is banned.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::LazyLock;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The bits of an IPv6 address below its /64, all of which whoever has one address there can use.
 const BELOW: u128 = u64::MAX as u128;
 
-/// The IPv6 networks that this machine is in, as they were when the first address was looked at.
-static OWN: LazyLock<Vec<u128>> = LazyLock::new(|| {
+/// The IPv6 networks that this machine is in, and when that was looked up.
+static OWN: Mutex<Option<(Instant, Arc<[u128]>)>> = Mutex::new(None);
+/// A machine may be carried into another network.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// The IPv6 networks that this machine is in, or was a moment ago.
+fn own_networks() -> Arc<[u128]> {
+    let mut known = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, networks)) = known.as_ref().filter(|(since, _)| since.elapsed() < LOOK_AGAIN) {
+        return Arc::clone(networks);
+    }
     // A line of it: the address in hex, the interface's number, the length of the prefix, and more.
     let lines = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
-    lines
-        .lines()
-        .filter_map(|line| u128::from_str_radix(line.split(' ').next()?, 16).ok())
-        .map(network)
-        .collect()
-});
+    let address = |line: &str| u128::from_str_radix(line.split(' ').next()?, 16).ok();
+    let networks: Arc<[u128]> = lines.lines().filter_map(address).map(network).collect();
+    *known = Some((Instant::now(), Arc::clone(&networks)));
+    networks
+}
 
 /// Addresses that one host may have as it likes: an IPv4 address, also where it is written as IPv6, and an IPv6 network
 /// of 64 bits. On a LAN, all hosts have theirs in one such network: link-local and unique local addresses, and those of
@@ -29,7 +38,10 @@ pub struct AddressGroup {
 impl AddressGroup {
     /// That of an address.
     pub fn of(ip: IpAddr) -> Self {
-        Self::beside(ip, &OWN)
+        match ip.to_canonical() {
+            IpAddr::V6(_) => Self::beside(ip, &own_networks()),
+            single => Self { first: single, last: single },
+        }
     }
 
     /// That of an address, for who is in these networks.
