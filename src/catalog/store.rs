@@ -236,12 +236,12 @@ impl CatalogStore {
         StoreError { path: self.file.clone(), reason: error.to_string() }
     }
 
-    /// Takes records in, in one transaction. Records of `kept` publishers (listed, pinned, our own) are not made to
-    /// go for those of others. Blocks.
+    /// Takes records in, in one transaction. Records of `kept` publishers (listed, pinned, our own, and former keys of
+    /// these) are not made to go for those of others. Blocks.
     ///
     /// - Of a publisher, name and version, the record with the highest sequence stays, and time does not go back with it,
     ///   unless its time is in the future: it came while a clock was ahead.
-    /// - A publisher has 2 000 records, or 50 000 if kept: a later one makes the one with the lowest sequence go.
+    /// - A publisher has 2 000 records, or 50 000 if kept and not replaced: a later one makes the one with the lowest sequence go.
     /// - There are 250 000 in all, of 128 MiB together: when they are reached, those of the publisher go who is not kept
     ///   and has the most, lowest sequence first; of equals, of the one who was not heard of for longest.
     /// - What names a publisher's successor does not expire while the publisher is kept or has other records here.

@@ -235,15 +235,15 @@ impl Askable for Asking<'_> {
     }
 
     async fn succeeded(&self, owner: PublisherKey, within: Duration) -> bool {
-        let told = async {
-            if self.part.catalog.successor(owner, within).await.is_none() {
-                std::future::pending().await
-            }
+        // What the DHT says is kept among the records, as what peers say.
+        let asking = async {
+            self.part.catalog.successor(owner, within).await;
+            std::future::pending::<()>().await;
         };
         let word = async {
             tokio::select! {
                 () = self.part.catalog.succeeded(owner) => {}
-                () = told => {}
+                () = asking => {}
             }
         };
         tokio::time::timeout(within, word).await.is_ok()

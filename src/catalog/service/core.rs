@@ -412,6 +412,12 @@ impl Listener {
     pub async fn until(&mut self, deadline: Instant) -> Option<Heard> {
         tokio::time::timeout_at(deadline, self.heard.recv()).await.ok().flatten()
     }
+
+    /// Waits until records were stored, or for so long: what is heard can be lost where too much comes at once.
+    pub async fn stored(&mut self, within: Duration) {
+        let deadline = Instant::now() + within;
+        while !matches!(self.until(deadline).await, None | Some(Heard::Stored)) {}
+    }
 }
 
 impl Drop for Listener {

@@ -183,7 +183,7 @@ pub(super) async fn replaced(core: &Arc<Core>, model: &ModelRef, candidate: &Can
     let mut listener = core.listen();
     let newest = || core.known.store.of(&candidate.publisher, model);
     while newest().is_none_or(|newest| newest.record().sequence <= record.record().sequence) {
-        while !matches!(listener.until(Instant::now() + MISS).await, Some(Heard::Stored)) {}
+        listener.stored(MISS).await;
     }
 }
 

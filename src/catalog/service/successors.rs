@@ -10,8 +10,8 @@ use crate::catalog::gossip::Origin;
 use crate::catalog::record::{Body, SharedRecord, SignedRecord, successor_salt};
 use crate::model::PublisherKey;
 
-/// How long a listener listens at a time.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// After so long the records are looked at again, whatever is heard.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The key that a publisher has named, if the DHT has it within a time; it is kept among the records. None while the DHT
 /// is off.
@@ -52,6 +52,6 @@ pub(super) async fn look_up(
 pub(super) async fn heard(core: &Arc<Core>, publisher: PublisherKey) {
     let mut listener = core.listen();
     while core.known.store.successor(&publisher).is_none() {
-        while !matches!(listener.until(Instant::now() + LOOK_AGAIN).await, Some(Heard::Stored)) {}
+        listener.stored(LOOK_AGAIN).await;
     }
 }

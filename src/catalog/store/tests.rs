@@ -385,3 +385,21 @@ fn what_is_committed_survives_kill_9() {
         last = batches[0];
     }
 }
+
+#[test]
+fn a_key_that_was_replaced_has_no_more_room_than_a_strangers() {
+    let rig = Rig::with(Limits { per_publisher: 3, per_kept: 10, ..LIMITS });
+    let key = &KEYS[0];
+    let kept = |publisher: &PublisherKey| *publisher == key.public();
+    let insert = |record: SharedRecord| rig.store.insert(&[record], NOW, &kept).unwrap();
+    for n in 0..4 {
+        insert(sign(key, &format!("x/m{n}"), n, NOW));
+    }
+    assert_eq!(rig.store.len(), 4);
+    insert(successor(key, i64::MAX, NOW));
+    for n in 4..20 {
+        insert(sign(key, &format!("x/m{n}"), n, NOW));
+    }
+    assert!(rig.store.len() <= 5, "{}", rig.store.len());
+    assert!(rig.store.successor(&key.public()).is_some(), "what replaced it is forgotten");
+}

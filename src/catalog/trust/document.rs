@@ -342,7 +342,7 @@ impl Document {
 
     /// The key to which the successions known here lead from `key`, in at most [`MAX_CHAIN`] steps; none where there
     /// are none, or where they lead back.
-    fn present(&self, key: &PublisherKey) -> Option<PublisherKey> {
+    pub(super) fn present(&self, key: &PublisherKey) -> Option<PublisherKey> {
         let mut passed = vec![*key];
         while passed.len() <= MAX_CHAIN
             && let Some(known) = self.successions.get(&passed[passed.len() - 1])

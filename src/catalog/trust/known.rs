@@ -38,8 +38,17 @@ impl Trust {
         }
         let listed = document.iter().flat_map(|document| &document.publishers).map(|listed| listed.key);
         let pinned = document.iter().flat_map(|document| document.pins.values()).map(|pin| pin.publisher);
-        let former = document.iter().flat_map(|document| document.successions.keys().copied());
-        let keys: Arc<HashSet<_>> = Arc::new(listed.chain(pinned).chain(former).chain(own).collect());
+        let mut keys: HashSet<_> = listed.chain(pinned).chain(own).collect();
+        let leads_to_one =
+            |document: &Document, former| document.present(former).is_some_and(|key| keys.contains(&key));
+        let former: Vec<_> = document
+            .iter()
+            .flat_map(|document| {
+                document.successions.keys().filter(|former| leads_to_one(document, former)).copied()
+            })
+            .collect();
+        keys.extend(former);
+        let keys = Arc::new(keys);
         *gathered = Some(Gathered { own, keys: Arc::clone(&keys), document });
         keys
     }
@@ -65,5 +74,11 @@ mod tests {
         assert!(Arc::ptr_eq(&keys, &trust.known_keys()), "a look at many records gathers them again");
         trust.add(stranger, None, &[]).unwrap();
         assert_eq!(*trust.known_keys(), HashSet::from([listed, stranger]));
+        // A former key is known for as long as what it leads to is.
+        let (replaced, other) = (PublisherKey([3; 32]), PublisherKey([4; 32]));
+        trust.succeed(&[(replaced, listed), (other, PublisherKey([5; 32]))]).unwrap();
+        assert_eq!(*trust.known_keys(), HashSet::from([listed, stranger, replaced]));
+        trust.remove(&listed, false).unwrap();
+        assert_eq!(*trust.known_keys(), HashSet::from([stranger]));
     }
 }
