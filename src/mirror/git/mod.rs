@@ -25,6 +25,7 @@ use super::retry::Retries;
 use super::source::{Body, Opened, RemoteFile, Snapshot, Source};
 use super::{GitOid, Identity, MirrorError, blocking};
 use crate::config::Proxy;
+use crate::fsutil;
 use crate::http::{Client, Token};
 use crate::model::manifest::Source as ManifestSource;
 pub(super) use credentials::Login;
@@ -170,10 +171,14 @@ impl Work {
     /// which takes its place when it has what is wanted.
     fn fetch(&self, board: &Board, cancel: &AtomicBool) -> Result<Fetched, MirrorError> {
         let dir = &self.options.git_dir;
-        let existed = dir.join("HEAD").exists();
-        let anew = dir.with_extension("anew");
-        // What a kill has left.
+        let [anew, former] = replacements(dir);
+        // A kill may have left the one or the other, or stopped the change of places in the middle.
+        if !dir.exists() && former.exists() {
+            std::fs::rename(&former, dir).map_err(MirrorError::io(dir))?;
+        }
         remove_dir(&anew)?;
+        remove_dir(&former)?;
+        let existed = dir.join("HEAD").exists();
         match self.fetch_into(dir, board, cancel) {
             Err(MirrorError::Git { reason, fault: GitFault::Copy, .. }) if existed => {
                 tracing::debug!("{reason}; fetching again, into an empty repository.");
@@ -182,8 +187,9 @@ impl Work {
                     remove_dir(&anew)?;
                     return fetched;
                 }
-                remove_dir(dir)?;
+                std::fs::rename(dir, &former).map_err(MirrorError::io(dir))?;
                 std::fs::rename(&anew, dir).map_err(MirrorError::io(dir))?;
+                remove_dir(&former)?;
                 fetched
             }
             done => done,
@@ -222,12 +228,13 @@ impl Work {
     }
 }
 
-/// Removes a directory with all that is in it, if it is there.
+/// What may stand beside our repository for a while: a new one, and the one whose place it took.
+pub fn replacements(git_dir: &Path) -> [PathBuf; 2] {
+    ["anew", "former"].map(|end| git_dir.with_extension(end))
+}
+
 fn remove_dir(dir: &Path) -> Result<(), MirrorError> {
-    match std::fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(MirrorError::io(dir)(e)),
-        _ => Ok(()),
-    }
+    fsutil::remove_dir_if_there(dir).map_err(MirrorError::io(dir))
 }
 
 impl From<git2::Oid> for GitOid {

@@ -197,6 +197,26 @@ async fn a_later_run_fetches_into_what_the_one_before_left() {
 }
 
 #[tokio::test]
+async fn a_kill_while_our_repository_is_replaced_loses_neither() {
+    let remote = Remote::new();
+    remote.commit("main", &[("a", FILE, b"1")]);
+    let dir = tempfile::tempdir().unwrap();
+    let git_dir = dir.path().join("m.git");
+    remote.source(&git_dir, None).snapshot().await.unwrap();
+    std::fs::write(git_dir.join("mark"), b"").unwrap();
+    // Killed between the two steps; and before the first, while the new one was fetched.
+    let [anew, former] = replacements(&git_dir);
+    std::fs::rename(&git_dir, &former).unwrap();
+    std::fs::create_dir(&anew).unwrap();
+    for _ in 0..2 {
+        remote.source(&git_dir, None).snapshot().await.unwrap();
+        assert!(git_dir.join("mark").exists(), "what was kept is gone");
+        assert!(!former.exists() && !anew.exists());
+        std::fs::create_dir(&anew).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_repository_is_said() {
     let remote = Remote::new();
     let error = remote.snapshot(None).await.unwrap_err();

@@ -1,7 +1,7 @@
 //! A request made definite: which repository, which model, which directories.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::MirrorRequest;
@@ -89,7 +89,8 @@ impl Job {
             if let Some(hub) = &git.hub {
                 // The hub takes its tokens for passwords, too.
                 let given = git.credential.as_ref().and_then(|c| Token::new(&c.password).ok());
-                let token = request.token.as_ref().or(given.as_ref());
+                // In the order in which git tries them.
+                let token = given.as_ref().or(request.token.as_ref());
                 let reference = snapshot.commit.to_string().parse().map_err(MirrorError::from)?;
                 let client = node.http.clone();
                 let hub = HubSource::new(client, hub.clone(), Some(reference), token, Arc::default());
@@ -114,10 +115,8 @@ impl Job {
     /// Removes what is left of the download.
     pub fn clear(&self) -> Result<(), NodeError> {
         let failed = |e| StoreError::io(&self.staging, e);
-        match std::fs::remove_dir_all(&self.staging) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed(e))?,
-            _ => Ok(fsutil::sync_dir(self.staging.parent().unwrap_or(Path::new("/"))).map_err(failed)?),
-        }
+        fsutil::remove_dir_if_there(&self.staging).map_err(failed)?;
+        Ok(fsutil::sync_dir(fsutil::parent(&self.staging)).map_err(failed)?)
     }
 }
 
