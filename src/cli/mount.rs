@@ -135,16 +135,13 @@ async fn attend(
         Show::Pinned => mounted.list_only(pinned(node)),
         Show::Local => mounted.list_only(|revision| revision.cached_bytes() > 0),
     }
-    // An error ends the mount now; later ones leave it as it is.
-    node.library.shown()?;
     let shown = Arc::downgrade(mounted);
     node.on_change(move |node| {
-        let Some(mounted) = shown.upgrade() else { return };
-        match node.library.shown() {
-            Ok(revisions) => mounted.publish(revisions),
-            Err(error) => tracing::error!("the mount still shows the former models: {error}"),
+        if let Some(mounted) = shown.upgrade() {
+            mounted.publish(node.library.shown()?);
         }
-    });
+        Ok(())
+    })?;
     if ask {
         mounted.resolve_with(resolver(node), node.library.config.mount.resolve_timeout);
     }

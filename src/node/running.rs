@@ -56,7 +56,7 @@ pub struct NodeOptions {
     pub no_resolve: bool,
 }
 
-type OnChange = Box<dyn Fn(&Node) + Send + Sync>;
+type OnChange = Box<dyn Fn(&Node) -> Result<(), NodeError> + Send + Sync>;
 
 /// The running engine of one base directory.
 pub struct Node {
@@ -221,12 +221,17 @@ impl Node {
         }
     }
 
-    /// Called at once, and whenever the set of known models changed: the mount publishes anew. One call at a time.
-    pub fn on_change(&self, callback: impl Fn(&Node) + Send + Sync + 'static) {
+    /// Called at once, and whenever the set of known models changed: the mount publishes anew. One call at a time. The
+    /// first error is returned, and nothing called any more; later ones are logged.
+    pub fn on_change(
+        &self,
+        callback: impl Fn(&Node) -> Result<(), NodeError> + Send + Sync + 'static,
+    ) -> Result<(), NodeError> {
         let mut callbacks = self.on_change.lock().unwrap_or_else(PoisonError::into_inner);
         // What changed before it was there is told now; what changes from now on waits for the lock.
-        callback(self);
+        callback(self)?;
         callbacks.push(Box::new(callback));
+        Ok(())
     }
 
     /// Reads the registry again, signs ours anew where the publisher's key was replaced, and tells whoever shows it.
@@ -244,7 +249,9 @@ impl Node {
             part.changed.notify_one();
         }
         for callback in self.on_change.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            callback(self);
+            if let Err(error) = callback(self) {
+                tracing::error!("the former models are still shown: {error}");
+            }
         }
     }
 
