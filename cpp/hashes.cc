@@ -95,11 +95,12 @@ void PieceHashes::tick() {
         ++missing;
         return false;
     });
-    if (missing != m_missing) {
-        m_missing = missing;
+    if (missing < m_missing) {
         m_idle = 0;
         m_pause = first_pause;
-    } else if (missing > 0 && ++m_idle >= m_pause) {
+    }
+    m_missing = missing;
+    if (missing > 0 && ++m_idle >= m_pause) {
         m_idle = 0;
         m_pause = std::min(2 * m_pause, longest_pause);
         m_turn = 0;
@@ -121,11 +122,15 @@ void PieceHashes::prompt(lt::peer_connection_handle const& peer) {
     --m_to_prompt;
 }
 
-void PieceHashes::forget_requests() const {
-    each_missing(m_handle, [](auto const&, auto& request, auto, auto) {
+void PieceHashes::forget_requests() {
+    bool any = false;
+    each_missing(m_handle, [&any](auto const&, auto& request, auto, auto) {
+        any = any || request.last_request != lt::min_time();
         request.last_request = lt::min_time();
         return false;
     });
+    // Whoever is left may have nothing to say: they are prompted within a second.
+    if (any) m_idle = m_pause;
 }
 
 #if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY

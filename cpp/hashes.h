@@ -25,7 +25,7 @@ public:
     void prompt(lt::peer_connection_handle const& peer);
 
     // A peer is gone: what has not come may be asked of another at once.
-    void forget_requests() const;
+    void forget_requests();
 
 #if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
     // A piece has failed: libtorrent has just made up its mind to ask for the hashes of its blocks and has

@@ -149,6 +149,24 @@ fn hashes_that_a_peer_was_asked_for_and_took_with_it_are_asked_for_anew() {
 }
 
 #[test]
+fn hashes_that_a_peer_took_with_it_are_asked_of_those_who_are_left_and_have_nothing_to_say() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("model.safetensors", 4 << 20)], 1 << 20, false);
+        let here = tempfile::tempdir().unwrap();
+        let (mut client, id) = waiting(&sample, here.path());
+        let silent = silent_peer(&client, &sample);
+        let seed = sample.stock_seed();
+        client.session.connect_peer(id, seed.address()).unwrap();
+        let piece = 1 << 20;
+        client.wait_for("all bytes", SOON, |event| {
+            matches!(event, Event::Stats(_, stats) if stats.downloaded >= piece).then_some(())
+        });
+        drop(silent);
+        client.wait_verified(id, 2);
+    });
+}
+
+#[test]
 fn hashes_that_a_peer_was_asked_for_and_does_not_send_are_asked_of_others() {
     in_private_net(|| {
         let sample = Sample::new(&[("model.safetensors", 4 << 20)], 1 << 20, false);
