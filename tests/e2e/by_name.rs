@@ -33,12 +33,6 @@ fn key(host: &Host) -> Value {
     json(&host.run(&["key", "show", "--json"]).ok())
 }
 
-fn lan_only(hosts: &[&Host]) {
-    for host in hosts {
-        host.configure("  dht_enabled: false\n");
-    }
-}
-
 #[track_caller]
 fn assert_got(host: &Host, name: &str, from: &std::path::Path) {
     let mut got = hashes(&host.base().join("models").join(name), PATIENCE);
@@ -49,8 +43,7 @@ fn assert_got(host: &Host, name: &str, from: &std::path::Path) {
 #[test]
 fn a_name_is_enough_on_a_lan() {
     let net = Net::new();
-    let (a, b) = (net.host("a"), net.host("b"));
-    lan_only(&[&a, &b]);
+    let [a, b] = net.lan_hosts(["a", "b"]);
     let dir = model(&a, "m", 1);
     let _sharing = publish(&a, &dir, "acme/m", &[]);
     let end = b.run(&["get", "acme/m", "--json"]);
@@ -68,8 +61,7 @@ fn a_name_is_enough_on_a_lan() {
 #[test]
 fn a_record_left_from_the_last_run_does_not_hide_the_state_of_now() {
     let net = Net::new();
-    let (a, b) = (net.host("a"), net.host("b"));
-    lan_only(&[&a, &b]);
+    let [a, b] = net.lan_hosts(["a", "b"]);
     let dir = model(&a, "m", 1);
     let sharing = publish(&a, &dir, "acme/m", &[]);
     until("it is announced", PATIENCE, || b.run(&["discover", "acme/m", "--json"]).ok().contains("acme/m"));
@@ -99,8 +91,7 @@ fn a_peer_given_by_hand_is_enough_where_nobody_can_be_found() {
 #[test]
 fn discover_shows_what_others_share() {
     let net = Net::new();
-    let (a, b) = (net.host("a"), net.host("b"));
-    lan_only(&[&a, &b]);
+    let [a, b] = net.lan_hosts(["a", "b"]);
     let daemon = a.spawn(&["daemon"]);
     daemon.wait_for_line("running", PATIENCE);
     let _one = publish(&a, &model(&a, "one", 1), "acme/llama-one", &[]);
@@ -136,8 +127,7 @@ fn discover_shows_what_others_share() {
 #[test]
 fn discover_says_when_nobody_is_there_and_what_it_does_not_understand() {
     let net = Net::new();
-    let a = net.host("a");
-    lan_only(&[&a]);
+    let [a] = net.lan_hosts(["a"]);
     let error = a.run(&["discover", "--timeout", "2s"]).error(1);
     assert!(error.contains("no other silmaril was reached"), "{error}");
     let error = a.run(&["discover", "size<many"]).error(2);
@@ -149,8 +139,7 @@ fn discover_says_when_nobody_is_there_and_what_it_does_not_understand() {
 #[test]
 fn two_publishers_of_a_name_are_shown_and_one_is_chosen_by_hand() {
     let net = Net::new();
-    let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
-    lan_only(&[&a, &b, &c]);
+    let [a, b, c] = net.lan_hosts(["a", "b", "c"]);
     let (ours, theirs) = (model(&a, "m", 1), model(&b, "m", 2));
     let _a = publish(&a, &ours, "acme/m", &[]);
     let _b = publish(&b, &theirs, "acme/m", &[]);
@@ -178,8 +167,7 @@ fn two_publishers_of_a_name_are_shown_and_one_is_chosen_by_hand() {
 #[test]
 fn a_newer_state_is_told_and_taken_when_asked_for() {
     let net = Net::new();
-    let (a, b) = (net.host("a"), net.host("b"));
-    lan_only(&[&a, &b]);
+    let [a, b] = net.lan_hosts(["a", "b"]);
     for host in [&a, &b] {
         host.spawn(&["init"]).finish(PATIENCE).ok();
     }
@@ -205,8 +193,7 @@ fn a_newer_state_is_told_and_taken_when_asked_for() {
 #[test]
 fn an_update_removes_files_of_the_former_state_but_what_the_user_made_of_them() {
     let net = Net::new();
-    let (a, b) = (net.host("a"), net.host("b"));
-    lan_only(&[&a, &b]);
+    let [a, b] = net.lan_hosts(["a", "b"]);
     let daemon = b.spawn(&["daemon"]);
     daemon.wait_for_line("running", PATIENCE);
     let both = noise(1, SIZE);
@@ -245,8 +232,7 @@ fn an_update_removes_files_of_the_former_state_but_what_the_user_made_of_them() 
 #[test]
 fn a_model_outlives_its_publisher_where_others_have_it() {
     let net = Net::new();
-    let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
-    lan_only(&[&a, &b, &c]);
+    let [a, b, c] = net.lan_hosts(["a", "b", "c"]);
     let dir = model(&a, "m", 1);
     let _sharing = publish(&a, &dir, "acme/m", &[]);
     let publisher = key(&a);

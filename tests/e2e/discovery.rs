@@ -10,10 +10,7 @@ const NAME: &str = "dleemiller/wordllama";
 #[test]
 fn hosts_of_one_lan_find_each_other() {
     let net = Net::new();
-    let (a, b) = (net.host("a"), net.host("b"));
-    for host in [&a, &b] {
-        host.configure("  dht_enabled: false\n");
-    }
+    let [a, b] = net.lan_hosts(["a", "b"]);
     let shared = share(&a, &wordllama(), NAME, &[]);
     import(&b, &shared.manifest);
     let mounted = b.mount(&[]);

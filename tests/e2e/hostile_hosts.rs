@@ -68,11 +68,8 @@ fn mounts(newcomer: &Host) {
 #[ignore = "it takes all cores for itself; `make test` runs it after the others"]
 fn hostile_hosts_cost_little_and_change_no_answer() {
     let net = Net::new();
-    let [a, b, newcomer] = ["a", "b", "newcomer"].map(|name| net.host(name));
+    let [a, b, newcomer] = net.lan_hosts(["a", "b", "newcomer"]);
     let evil: Vec<Host> = ALL.iter().map(|attack| net.host(&format!("{attack:?}").to_lowercase())).collect();
-    for host in [&a, &b, &newcomer] {
-        host.configure("  dht_enabled: false\n");
-    }
     let real = model_dir(&a.home().join("real"), &[("weights.bin", &noise(1, 1 << 20))]);
     let squatted = model_dir(&a.home().join("squatted"), &[("weights.bin", &noise(2, 1 << 20))]);
     let _shares = [share(&a, &real, REAL, &[]), share(&a, &squatted, SQUATTED, &[])];

@@ -33,10 +33,7 @@ fn publishers(host: &Host, version: &str) -> Vec<String> {
 #[test]
 fn who_trusts_a_key_follows_its_owner_to_the_next_and_no_thief() {
     let net = Net::new();
-    let (a, b, thief) = (net.host("a"), net.host("b"), net.host("thief"));
-    for host in [&a, &b, &thief] {
-        host.configure("  dht_enabled: false");
-    }
+    let [a, b, thief] = net.lan_hosts(["a", "b", "thief"]);
     let daemon = b.spawn(&["daemon"]);
     daemon.wait_for_line("running", PATIENCE);
     let first = publish(&a, "v1", 1);
@@ -83,10 +80,7 @@ fn who_trusts_a_key_follows_its_owner_to_the_next_and_no_thief() {
 #[test]
 fn who_asks_once_in_a_while_follows_a_key_that_was_replaced_meanwhile() {
     let net = Net::new();
-    let (a, b) = (net.host("a"), net.host("b"));
-    for host in [&a, &b] {
-        host.configure("  dht_enabled: false");
-    }
+    let [a, b] = net.lan_hosts(["a", "b"]);
     let first = publish(&a, "v1", 1);
     b.run(&["get", "acme/m@v1"]).ok();
     drop(first);
@@ -104,10 +98,7 @@ fn who_asks_once_in_a_while_follows_a_key_that_was_replaced_meanwhile() {
 #[test]
 fn a_newcomer_gets_what_was_edited_after_the_key_was_replaced() {
     let net = Net::new();
-    let (a, b, newcomer) = (net.host("a"), net.host("b"), net.host("newcomer"));
-    for host in [&a, &b, &newcomer] {
-        host.configure("  dht_enabled: false");
-    }
+    let [a, b, newcomer] = net.lan_hosts(["a", "b", "newcomer"]);
     let daemon = b.spawn(&["daemon"]);
     daemon.wait_for_line("running", PATIENCE);
     let first = publish(&a, "v1", 1);
@@ -126,10 +117,7 @@ fn a_newcomer_gets_what_was_edited_after_the_key_was_replaced() {
 #[test]
 fn a_fingerprint_that_is_announced_names_its_publisher() {
     let net = Net::new();
-    let (a, b) = (net.host("a"), net.host("b"));
-    for host in [&a, &b] {
-        host.configure("  dht_enabled: false");
-    }
+    let [a, b] = net.lan_hosts(["a", "b"]);
     let daemon = b.spawn(&["daemon"]);
     daemon.wait_for_line("running", PATIENCE);
     let _sharing = publish(&a, "v1", 1);

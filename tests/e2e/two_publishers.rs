@@ -26,10 +26,7 @@ fn weights(host: &Host) -> Vec<u8> {
 #[test]
 fn the_first_publisher_stays_and_a_newcomer_chooses() {
     let net = Net::new();
-    let [a, b, early, late] = ["a", "b", "early", "late"].map(|name| net.host(name));
-    for host in [&a, &b, &early, &late] {
-        host.configure("  dht_enabled: false\n");
-    }
+    let [a, b, early, late] = net.lan_hosts(["a", "b", "early", "late"]);
     let first = publish(&a, 1);
     early.run(&["get", NAME]).ok();
     assert_eq!(weights(&early), noise(1, 1 << 20));
@@ -54,10 +51,7 @@ fn the_first_publisher_stays_and_a_newcomer_chooses() {
 #[test]
 fn identical_bytes_of_two_publishers_are_one_swarm_and_no_conflict() {
     let net = Net::new();
-    let [a, b, c] = ["a", "b", "c"].map(|name| net.host(name));
-    for host in [&a, &b, &c] {
-        host.configure("  dht_enabled: false\n");
-    }
+    let [a, b, c] = net.lan_hosts(["a", "b", "c"]);
     let (_one, _two) = (publish(&a, 3), publish(&b, 3));
     let found = || -> Vec<serde_json::Value> {
         let found = c.run(&["discover", "contested", "--json"]).stdout;

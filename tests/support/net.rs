@@ -52,6 +52,15 @@ impl Net {
         net
     }
 
+    /// Adds hosts that look for peers on their LAN alone, without the DHT.
+    pub fn lan_hosts<const N: usize>(&self, names: [&str; N]) -> [Host; N] {
+        names.map(|name| {
+            let host = self.host(name);
+            host.configure("  dht_enabled: false\n");
+            host
+        })
+    }
+
     /// Adds a host, with a home directory and a configuration that keeps to this network.
     pub fn host(&self, name: &str) -> Host {
         let number = self.0.hosts.fetch_add(1, Ordering::Relaxed) + 1;
