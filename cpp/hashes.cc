@@ -95,12 +95,15 @@ void PieceHashes::tick() {
         ++missing;
         return false;
     });
-    if (missing < m_missing) {
+    auto const torrent = m_handle.native_handle();
+    bool const wanted =
+        torrent && torrent->state() == lt::torrent_status::downloading && !torrent->upload_mode();
+    if (missing < m_missing || !wanted) {
         m_idle = 0;
         m_pause = first_pause;
     }
     m_missing = missing;
-    if (missing > 0 && ++m_idle >= m_pause) {
+    if (wanted && missing > 0 && ++m_idle >= m_pause) {
         m_idle = 0;
         m_pause = std::min(2 * m_pause, longest_pause);
         m_turn = 0;

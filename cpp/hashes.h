@@ -17,8 +17,9 @@ class PieceHashes {
 public:
     explicit PieceHashes(lt::torrent_handle handle);
 
-    // Once a second, before the peers' turn: sees whether any came. Where hashes are missing and none has
-    // come for some seconds, some peers are to be prompted; less and less often while none comes.
+    // Once a second, before the peers' turn: sees whether any came. Where pieces are wanted, hashes are
+    // missing and none has come for some seconds, some peers are to be prompted; less and less often while
+    // none comes.
     void tick();
 
     // A peer's turn. It is made to say something by a request for a block, 16 KiB, that is not needed.

@@ -123,13 +123,19 @@ fn silent_peer(client: &Client, sample: &Sample) -> TcpStream {
     }
 }
 
-/// A client who waits for a piece of what it knows no hashes of: they come from peers.
-fn waiting(sample: &Sample, dir: &std::path::Path) -> (Client, TorrentId) {
+/// A client who knows no hashes of pieces: they come from peers.
+fn without_hashes(sample: &Sample, dir: &std::path::Path) -> (Client, TorrentId) {
     let mut client = Client::new();
     let mut add = sample.add(dir);
     let parsed = parse_metainfo(&sample.metainfo).unwrap();
     add.metainfo = wrap(&parsed.info, None);
     let id = client.add(add);
+    (client, id)
+}
+
+/// One who waits for a piece.
+fn waiting(sample: &Sample, dir: &std::path::Path) -> (Client, TorrentId) {
+    let (client, id) = without_hashes(sample, dir);
     client.session.request(id, PieceIndex(2), Duration::ZERO).unwrap();
     (client, id)
 }
@@ -177,5 +183,32 @@ fn hashes_that_a_peer_was_asked_for_and_does_not_send_are_asked_of_others() {
         let seed = sample.stock_seed();
         client.session.connect_peer(id, seed.address()).unwrap();
         client.wait_verified(id, 2);
+    });
+}
+
+#[test]
+fn nobody_is_asked_for_bytes_for_the_sake_of_hashes_that_no_reader_waits_for() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("model.safetensors", 4 << 20)], 1 << 20, false);
+        let here = tempfile::tempdir().unwrap();
+        let (mut client, _) = without_hashes(&sample, here.path());
+        let mut silent = silent_peer(&client, &sample);
+        let unchoke = [0, 0, 0, 1, 1];
+        silent.write_all(&unchoke).unwrap();
+        let mut seconds = 0;
+        client.wait_for("ten seconds with a peer", SOON, |event| {
+            seconds += u32::from(matches!(event, Event::Stats(_, stats) if stats.peers == 1));
+            (seconds == 10).then_some(())
+        });
+        drop(client);
+        let request = 6;
+        let mut said = vec![];
+        silent.read_to_end(&mut said).unwrap();
+        let mut rest = &said[..];
+        while let Some((length, after)) = rest.split_first_chunk() {
+            let (message, after) = after.split_at(u32::from_be_bytes(*length) as usize);
+            assert_ne!(message.first(), Some(&request));
+            rest = after;
+        }
     });
 }

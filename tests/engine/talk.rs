@@ -245,14 +245,14 @@ fn a_models_meeting_stores_nothing_and_stays_connected() {
         let mut client = Client::new();
         let meeting = client.session.meet(Meeting::Model(sample.info_hash), &[seed.address()]).unwrap();
         let mut figures = 0;
-        client.wait_for("five seconds with a peer", SOON, |event| {
+        client.wait_for("ten seconds with a peer", SOON, |event| {
             match event {
                 Event::Stats(id, stats) if *id == meeting && stats.peers == 1 => figures += 1,
                 Event::PeerDisconnected(_, _, reason) => panic!("disconnected: {reason}"),
                 Event::PieceVerified(..) | Event::DiskError(..) => panic!("{event:?}"),
                 _ => {}
             }
-            (figures >= 5).then_some(())
+            (figures >= 10).then_some(())
         });
         assert!(client.session.request(meeting, PieceIndex(0), Duration::ZERO).is_err());
     });
