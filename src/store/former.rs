@@ -59,7 +59,7 @@ impl Store {
     /// and counts for none.
     fn former_states(&self, dir: &Path) -> Result<(PathBuf, Vec<Manifest>), StoreError> {
         let name = Sha256Digest(Sha256::digest(resolve(dir)?.as_os_str().as_encoded_bytes()).into());
-        let path = self.shared.paths.base.join("resume").join("former").join(format!("{name}.json"));
+        let path = self.shared.paths.former(&name);
         let note = match fsutil::read_capped(&path, MAX_NOTE) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|e| {
                 tracing::warn!("{} is not used: {e}", path.display());

@@ -109,7 +109,7 @@ impl Store {
         let mut first: HashMap<ContentKey, (PathBuf, Sharing)> = HashMap::new();
         let manifest = &revision.manifest;
         let mut replaceable: HashSet<PathBuf> = self.shared.placements.ours_below(dest).into_keys().collect();
-        replaceable.extend(self.laid_out(dest)?.into_keys());
+        replaceable.extend(self.laid_out(&manifest.model_ref(), dest).into_keys());
         for &file in files {
             let content = &revision.contents[file];
             if let Home::Placed(placed) = content.home()

@@ -170,7 +170,7 @@ impl Place {
         blocking::cancellable(move |_| {
             let _until_done = (&self.turn, self.node.lock.clone());
             let paths: Vec<&str> = downloaded.hashes.keys().map(String::as_str).collect();
-            self.node.library.store.lay_out(&downloaded.dir, &self.job.dest, &paths)?;
+            self.node.library.store.lay_out(&downloaded.dir, &self.job.model, &paths)?;
             self.job.clear()
         })
         .await
