@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::copy::same_bytes;
 use super::publish::{put_where_nothing_is, refuse_links};
 use super::staging::resolve;
+use super::yielding::Yielding;
 use super::{Stamp, Store, StoreError, registry};
 use crate::fsutil;
 use crate::model::ModelRef;
@@ -37,7 +38,8 @@ impl Store {
         let before = self.read_laid_out(model);
         let ours = self.still_laid_out(&before, &dest);
         let comes: HashSet<PathBuf> = paths.iter().map(|path| dest.join(path)).collect();
-        let goes: BTreeSet<PathBuf> = ours.keys().filter(|path| !comes.contains(*path)).cloned().collect();
+        let goes = ours.iter().filter(|(path, _)| !comes.contains(*path));
+        let goes = Yielding::new(&dest, goes.map(|(path, stamp)| (path.clone(), *stamp)));
         let (mut after, mut steps) = (LaidOut::default(), Vec::new());
         for &path in paths {
             let (from, to) = (tree.join(path), dest.join(path));
@@ -50,7 +52,7 @@ impl Store {
                 continue;
             }
             let replaces = ours.contains_key(&to);
-            if !replaces && !gives_way(&dest, &to, &goes).map_err(|e| StoreError::io(&to, e))? {
+            if !replaces && !goes.gives_way(&to).map_err(|e| StoreError::io(&to, e))? {
                 return Err(StoreError::Occupied { path: to });
             }
             after.files.insert(path.to_owned(), vec![stamp(&from)?]);
@@ -62,13 +64,15 @@ impl Store {
             meanwhile.entry(path).or_default().extend(stamps);
         }
         self.write_laid_out(model, &LaidOut { files: meanwhile })?;
-        remove(&goes, &dest)?;
+        remove(goes.paths(), &dest)?;
         let mut dirs = BTreeSet::new();
         for (from, to, replaces) in steps {
             let parent = fsutil::parent(&to);
-            fs::create_dir_all(parent).map_err(|e| StoreError::io(parent, e))?;
-            let put = if replaces { fs::rename(&from, &to) } else { put_where_nothing_is(&from, &to) };
-            match put {
+            let put = || match replaces {
+                true => fs::rename(&from, &to),
+                false => put_where_nothing_is(&from, &to),
+            };
+            match goes.make_way(&to).and_then(|()| fs::create_dir_all(parent)).and_then(|()| put()) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     return Err(StoreError::Occupied { path: to });
                 }
@@ -92,7 +96,7 @@ impl Store {
         }
         let dest = self.dir_of(model);
         if let Ok(resolved) = fs::canonicalize(&dest) {
-            remove(&self.laid_out(model, &resolved).into_keys().collect(), &resolved)?;
+            remove(self.laid_out(model, &resolved).keys(), &resolved)?;
         }
         fsutil::remove_if_there(&record).map_err(|e| StoreError::io(&record, e))?;
         registry::remove_empty_parents(&record, fsutil::parent(&self.shared.paths.laid_out_records()));
@@ -186,36 +190,8 @@ fn stands(from: &Path, to: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether nothing is in the way of a new file at `to` once the files `goes` are gone.
-fn gives_way(dest: &Path, to: &Path, goes: &BTreeSet<PathBuf>) -> io::Result<bool> {
-    match fs::symlink_metadata(to) {
-        Ok(meta) => Ok(meta.is_dir() && holds_only(to, goes)?),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
-        // A file where a directory is to be.
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-            Ok(to.ancestors().skip(1).take_while(|dir| *dir != dest).any(|dir| goes.contains(dir)))
-        }
-        Err(e) => Err(e),
-    }
-}
-
-/// Whether a directory goes with these files.
-fn holds_only(dir: &Path, goes: &BTreeSet<PathBuf>) -> io::Result<bool> {
-    let mut empty = true;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let path = entry.path();
-        let gone = if entry.file_type()?.is_dir() { holds_only(&path, goes)? } else { goes.contains(&path) };
-        if !gone {
-            return Ok(false);
-        }
-        empty = false;
-    }
-    Ok(!empty)
-}
-
 /// Removes files below a directory, and the directories that are empty then.
-fn remove(files: &BTreeSet<PathBuf>, dir: &Path) -> Result<(), StoreError> {
+fn remove<'a>(files: impl Iterator<Item = &'a PathBuf>, dir: &Path) -> Result<(), StoreError> {
     for path in files {
         fsutil::remove_if_there(path).map_err(|e| StoreError::io(path, e))?;
         registry::remove_empty_parents(path, dir);
@@ -308,6 +284,25 @@ mod tests {
         assert_eq!(store.laid_out(&model, &dir).len(), 2);
         lay_out(&store, &tree, &model, &[("a", "3"), ("b", "2")]).unwrap();
         assert_eq!((read(&dest.join("a")), read(&dest.join("b"))), ("3".into(), "2".into()));
+    }
+
+    #[test]
+    fn a_model_takes_the_place_of_files_and_directories_that_were_laid_out() {
+        let home = home();
+        let store = Store::open(&home.paths).unwrap();
+        let model: ModelRef = "o/m".parse().unwrap();
+        let (tree, dest) = (home.paths.models.join("o/.tree"), home.paths.models.join("o/m"));
+        lay_out(&store, &tree, &model, &[("a", "1"), ("b/c", "1")]).unwrap();
+        let revision = store.revision(manifest("o/m", &[("a/d", b"2"), ("b", b"3")])).unwrap();
+        for (content, bytes) in revision.contents.iter().zip([b"2", b"3"]) {
+            arrive(content, bytes, 0..1);
+        }
+        put(&dest.join("b/c"), "mine");
+        store.publish(&revision, &[0, 1], &dest).unwrap_err();
+        assert_eq!(read(&dest.join("b/c")), "mine");
+        fs::remove_file(dest.join("b/c")).unwrap();
+        store.publish(&revision, &[0, 1], &dest).unwrap();
+        assert_eq!((read(&dest.join("a/d")), read(&dest.join("b"))), ("2".into(), "3".into()));
     }
 
     #[test]
