@@ -117,12 +117,18 @@ impl Store {
         self.shared.paths.models.join(model.to_string())
     }
 
+    /// Whether a directory is the one that a model has below the models directory.
+    pub fn is_own(&self, model: &ModelRef, dir: &Path) -> bool {
+        fs::canonicalize(self.dir_of(model))
+            .is_ok_and(|own| fs::canonicalize(dir).is_ok_and(|dir| dir == own))
+    }
+
     /// The files laid out for a model that look as they did then and are no model's; none where `dest`, resolved, is not
     /// the model's own directory.
     pub(super) fn laid_out(&self, model: &ModelRef, dest: &Path) -> HashMap<PathBuf, Stamp> {
-        match fs::canonicalize(self.dir_of(model)) {
-            Ok(own) if own == dest => self.still_laid_out(&self.read_laid_out(model), dest),
-            _ => HashMap::new(),
+        match self.is_own(model, dest) {
+            true => self.still_laid_out(&self.read_laid_out(model), dest),
+            false => HashMap::new(),
         }
     }
 
