@@ -77,16 +77,6 @@ impl Library {
         Ok(found)
     }
 
-    /// Forgets the former state of a model whose present one is known: files that only the former had go, as far as this
-    /// program put them there and nobody has edited them since. The caller holds the node lock.
-    pub(super) fn supersede(&self, former: &StoredRevision) -> Result<(), NodeError> {
-        let known = self.registry.all();
-        if known.iter().any(|m| m.torrent.info_hash == former.manifest.torrent.info_hash) {
-            return Ok(());
-        }
-        Ok(self.store.forget(former, &known)?)
-    }
-
     /// Forgets a model: its manifest, what this program put into the models directory, and cached bytes that no
     /// other model uses. Files shared in place stay. What a mirror without its large files left is taken for one. The
     /// caller holds the node lock.
