@@ -179,6 +179,10 @@ impl Node {
             let whole = which.len() == revision.manifest.files.len();
             let former = if whole { store.note_former(&revision.manifest, &to, None)? } else { Vec::new() };
             store.publish(revision, &which, &to)?;
+            // What a mirror without its large files had there and the model has not is no model's.
+            if whole && store.is_own(&revision.manifest.model_ref(), &to) {
+                store.clear_laid_out(&revision.manifest.model_ref())?;
+            }
             Ok(former)
         });
         for former in former.await? {
