@@ -231,7 +231,7 @@ mod tests {
             assert!(!dest.exists(), "{:?}", files(&dest));
             let Paths { base, .. } = &library.paths;
             let left: Vec<_> = ["resume", "torrents"].iter().flat_map(|of| files(&base.join(of))).collect();
-            assert_eq!(left, [PathBuf::new(); 0]);
+            assert_eq!(left, Vec::<PathBuf>::new());
         }
     }
 }
