@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::model::{InfoHash, ModelName, ModelRef, PiecesRoot};
+use crate::model::{InfoHash, ModelName, ModelRef, PiecesRoot, Sha256Digest};
 
 /// A directory that the node needs cannot be made or written to.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,21 @@ impl Paths {
     /// Where a revision's files stand outside the cache, and how they looked when they were verified.
     pub fn placement(&self, info_hash: &InfoHash) -> PathBuf {
         self.base.join("resume").join(format!("{info_hash}.json"))
+    }
+
+    /// What was put into models' directories by mirrors that left their large files out.
+    pub fn laid_out_records(&self) -> PathBuf {
+        self.base.join("resume").join("laid-out")
+    }
+
+    /// What of that was put into the directory of one model.
+    pub fn laid_out(&self, model: &ModelRef) -> PathBuf {
+        self.laid_out_records().join(format!("{model}.json"))
+    }
+
+    /// The former states of models in a directory, by the SHA-256 of its path.
+    pub fn former(&self, dir: &Sha256Digest) -> PathBuf {
+        self.base.join("resume").join("former").join(format!("{dir}.json"))
     }
 
     /// The cache.

@@ -177,8 +177,12 @@ impl Node {
         let (to, which) = (dest.clone(), files.clone());
         let former = self.on_store(&revision, &turn, move |store, revision| {
             let whole = which.len() == revision.manifest.files.len();
-            let former = if whole { store.note_former(&revision.manifest, &to)? } else { Vec::new() };
+            let former = if whole { store.note_former(&revision.manifest, &to, None)? } else { Vec::new() };
             store.publish(revision, &which, &to)?;
+            // What a mirror without its large files had there and the model has not is no model's.
+            if whole && store.is_own(&revision.manifest.model_ref(), &to) {
+                store.clear_laid_out(&revision.manifest.model_ref())?;
+            }
             Ok(former)
         });
         for former in former.await? {
@@ -343,7 +347,7 @@ impl Node {
         let former = self.library.store.revision(Arc::new(former))?;
         let (dest, present, others) = (dest.to_owned(), present.clone(), self.library.registry.all());
         let cleared = self.on_store(&former, turn, move |store, former| {
-            store.clear_former(former, &present, &dest, &others)
+            store.clear_former(former, Some(&present), &dest, &others)
         });
         let cleared = cleared.await?;
         tracing::info!("{cleared} files of a former state of {} are removed", former.manifest.model_ref());

@@ -77,16 +77,6 @@ impl Library {
         Ok(found)
     }
 
-    /// Forgets the former state of a model whose present one is known: files that only the former had go, as far as this
-    /// program put them there and nobody has edited them since. The caller holds the node lock.
-    pub(super) fn supersede(&self, former: &StoredRevision) -> Result<(), NodeError> {
-        let known = self.registry.all();
-        if known.iter().any(|m| m.torrent.info_hash == former.manifest.torrent.info_hash) {
-            return Ok(());
-        }
-        Ok(self.store.forget(former, &known)?)
-    }
-
     /// Forgets a model: its manifest, what this program put into the models directory, and cached bytes that no
     /// other model uses. Files shared in place stay. What a mirror without its large files left is taken for one. The
     /// caller holds the node lock.
@@ -95,6 +85,12 @@ impl Library {
             Ok(revision) => {
                 let known = self.registry.all().into_iter();
                 let others: Vec<_> = known.filter(|m| m.model_ref() != *model).collect();
+                // What an update that was killed has left of former states.
+                let dir = self.paths.models.join(model.to_string());
+                for former in self.store.note_former(&revision.manifest, &dir, None)? {
+                    let former = self.store.revision(Arc::new(former))?;
+                    self.store.clear_former(&former, None, &dir, &others)?;
+                }
                 self.store.forget(&revision, &others)?;
                 self.registry.remove(model)?;
                 self.store.clear_laid_out(model)?;
@@ -177,5 +173,65 @@ impl Node {
         let keys: Vec<_> = revision.contents.iter().filter_map(|content| content.key()).collect();
         let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await;
         held.map_err(|source| NodeError::Fetch { model: revision.manifest.model_ref(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::model::{FileEntry, Manifest, PiecesRoot};
+    use crate::paths::Paths;
+    use crate::store::Stamp;
+
+    /// A state of a model, as a `get` leaves it in a directory.
+    fn got(library: &Library, dir: &Path, files: &[(&str, u8)]) -> Manifest {
+        let model: ModelRef = "acme/m".parse().unwrap();
+        let entries =
+            files.iter().map(|(path, byte)| FileEntry::new(*path, 1, None, Some(PiecesRoot([*byte; 32]))));
+        let manifest = Manifest::new(model.name, model.revision, 1 << 22, entries.collect()).unwrap();
+        fs::create_dir_all(dir).unwrap();
+        let stamps = files.iter().map(|(path, byte)| {
+            let path = dir.join(path);
+            if !path.exists() {
+                fs::write(&path, [*byte]).unwrap();
+            }
+            Stamp::read(&path).unwrap()
+        });
+        let stamps: Vec<_> = stamps.collect();
+        library.store.record_own(&manifest, dir, &stamps).unwrap();
+        library.store.save_metainfo(&manifest.torrent.info_hash, b"metainfo").unwrap();
+        fs::write(dir.join(Paths::MODEL_MANIFEST), manifest.to_json()).unwrap();
+        manifest
+    }
+
+    /// The files below a directory.
+    fn files(dir: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    }
+
+    #[test]
+    fn what_a_killed_update_left_goes_with_the_model() {
+        for published in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let library = Library::open(Config::defaults(&dir.path().join("base"))).unwrap();
+            let dest = library.paths.models.join("acme/m");
+            let old = got(&library, &dest, &[("both", 1), ("old", 2)]);
+            let elsewhere = dir.path().join("elsewhere");
+            let new = got(&library, if published { &dest } else { &elsewhere }, &[("both", 1), ("new", 3)]);
+            if published {
+                library.store.note_former(&new, &dest, Some(&old)).unwrap();
+            }
+            library.registry.insert(new).unwrap();
+            library.remove(&"acme/m".parse().unwrap()).unwrap();
+            assert!(!dest.exists(), "{:?}", files(&dest));
+            let Paths { base, .. } = &library.paths;
+            let left: Vec<_> = ["resume", "torrents"].iter().flat_map(|of| files(&base.join(of))).collect();
+            assert_eq!(left, Vec::<PathBuf>::new());
+        }
     }
 }

@@ -27,6 +27,7 @@ mod staging;
 mod tests;
 mod torrents;
 pub mod verify;
+mod yielding;
 
 use std::collections::HashMap;
 use std::fs;

@@ -272,6 +272,22 @@ impl Placements {
         ours
     }
 
+    /// The files of ours whose place is `dir` itself and no directory below it, as they look now: those that nobody has
+    /// edited.
+    pub fn unedited_at(&self, dir: &Path) -> HashMap<PathBuf, Stamp> {
+        let ours = self.ours_below(dir);
+        let state = self.lock();
+        let places =
+            state.records.values().flat_map(|record| &record.places).filter(|place| place.dir == dir);
+        let files = places.flat_map(|place| &place.files).filter_map(|file| {
+            let path = dir.join(&file.path);
+            let now =
+                fs::symlink_metadata(&path).ok().filter(Metadata::is_file).map(|meta| Stamp::of(&meta))?;
+            ours.get(&path).is_some_and(|stamps| stamps.contains(&now)).then_some((path, now))
+        });
+        files.collect()
+    }
+
     /// All files below `dir` that any record has, whosever they are.
     pub fn placed_below(&self, dir: &Path) -> HashSet<PathBuf> {
         let state = self.lock();

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::copy::same_bytes;
 use super::publish::{put_where_nothing_is, refuse_links};
 use super::staging::resolve;
+use super::yielding::Yielding;
 use super::{Stamp, Store, StoreError, registry};
 use crate::fsutil;
 use crate::model::ModelRef;
@@ -28,16 +29,17 @@ struct LaidOut {
 }
 
 impl Store {
-    /// Moves files from below `tree` to the same paths below `dest`, on the same file system, in place of those that this
-    /// has put there before and nobody has edited. Where a file stands with the same bytes, that stays. Refuses, moving
+    /// Moves files from below `tree` to the same paths in the model's directory, on the same file system, in place of those
+    /// that this has put there before and nobody has edited. Where a file stands with the same bytes, that stays. Refuses, moving
     /// nothing, where something else stands in the way.
-    pub fn lay_out(&self, tree: &Path, dest: &Path, paths: &[&str]) -> Result<(), StoreError> {
+    pub fn lay_out(&self, tree: &Path, model: &ModelRef, paths: &[&str]) -> Result<(), StoreError> {
         let _moving = self.moving();
-        let dest = resolve(dest)?;
-        let ours = self.laid_out(&dest)?;
+        let dest = resolve(&self.dir_of(model))?;
+        let before = self.read_laid_out(model);
+        let ours = self.still_laid_out(&before, &dest);
         let comes: HashSet<PathBuf> = paths.iter().map(|path| dest.join(path)).collect();
-        let goes: BTreeSet<PathBuf> = ours.keys().filter(|path| !comes.contains(*path)).cloned().collect();
-        let before = self.read_laid_out(&dest)?;
+        let goes = ours.iter().filter(|(path, _)| !comes.contains(*path));
+        let goes = Yielding::new(&dest, goes.map(|(path, stamp)| (path.clone(), *stamp)));
         let (mut after, mut steps) = (LaidOut::default(), Vec::new());
         for &path in paths {
             let (from, to) = (tree.join(path), dest.join(path));
@@ -50,7 +52,7 @@ impl Store {
                 continue;
             }
             let replaces = ours.contains_key(&to);
-            if !replaces && !gives_way(&dest, &to, &goes).map_err(|e| StoreError::io(&to, e))? {
+            if !replaces && !goes.gives_way(&to).map_err(|e| StoreError::io(&to, e))? {
                 return Err(StoreError::Occupied { path: to });
             }
             after.files.insert(path.to_owned(), vec![stamp(&from)?]);
@@ -61,14 +63,16 @@ impl Store {
         for (path, stamps) in before.files {
             meanwhile.entry(path).or_default().extend(stamps);
         }
-        self.write_laid_out(&dest, &LaidOut { files: meanwhile })?;
-        remove(&goes, &dest)?;
+        self.write_laid_out(model, &LaidOut { files: meanwhile })?;
+        remove(goes.paths(), &dest)?;
         let mut dirs = BTreeSet::new();
         for (from, to, replaces) in steps {
             let parent = fsutil::parent(&to);
-            fs::create_dir_all(parent).map_err(|e| StoreError::io(parent, e))?;
-            let put = if replaces { fs::rename(&from, &to) } else { put_where_nothing_is(&from, &to) };
-            match put {
+            let put = || match replaces {
+                true => fs::rename(&from, &to),
+                false => put_where_nothing_is(&from, &to),
+            };
+            match goes.make_way(&to).and_then(|()| fs::create_dir_all(parent)).and_then(|()| put()) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     return Err(StoreError::Occupied { path: to });
                 }
@@ -79,97 +83,103 @@ impl Store {
         for dir in dirs.iter().rev() {
             fsutil::sync_dir(dir).map_err(|e| StoreError::io(dir, e))?;
         }
-        self.write_laid_out(&dest, &after)
+        self.write_laid_out(model, &after)
     }
 
     /// Removes what was laid out for a model in its directory, as far as it is no model's now and nobody has edited it, and
     /// forgets it. Tells whether anything had been laid out.
     pub fn clear_laid_out(&self, model: &ModelRef) -> Result<bool, StoreError> {
         let _moving = self.moving();
-        let Some((models, dest, record)) = self.laid_out_for(model) else { return Ok(false) };
-        remove(&self.laid_out(&dest)?.into_keys().collect(), &dest)?;
+        let record = self.shared.paths.laid_out(model);
+        if !record.exists() {
+            return Ok(false);
+        }
+        let dest = self.dir_of(model);
+        if let Ok(resolved) = fs::canonicalize(&dest) {
+            remove(self.laid_out(model, &resolved).keys(), &resolved)?;
+        }
         fsutil::remove_if_there(&record).map_err(|e| StoreError::io(&record, e))?;
-        registry::remove_empty_parents(&record, fsutil::parent(&self.laid_out_records()));
-        registry::remove_empty_parents(&dest.join("file"), &models);
+        registry::remove_empty_parents(&record, fsutil::parent(&self.shared.paths.laid_out_records()));
+        registry::remove_empty_parents(&dest.join("file"), &self.shared.paths.models);
         Ok(true)
     }
 
     /// Bytes of what [`Store::clear_laid_out`] would remove; none where nothing was laid out for the model.
-    pub fn laid_out_bytes(&self, model: &ModelRef) -> Result<Option<u64>, StoreError> {
-        let Some((_, dest, _)) = self.laid_out_for(model) else { return Ok(None) };
-        Ok(Some(self.laid_out(&dest)?.values().map(|stamp| stamp.size).sum()))
+    pub fn laid_out_bytes(&self, model: &ModelRef) -> Option<u64> {
+        self.shared.paths.laid_out(model).exists().then(|| {
+            let dest = fs::canonicalize(self.dir_of(model));
+            dest.map_or(0, |dest| self.laid_out(model, &dest).values().map(|stamp| stamp.size).sum())
+        })
     }
 
-    /// The models directory, the one in it where something was laid out for a model, and its record.
-    fn laid_out_for(&self, model: &ModelRef) -> Option<(PathBuf, PathBuf, PathBuf)> {
-        let models = fs::canonicalize(&self.shared.paths.models).ok()?;
-        let dest = models.join(model.to_string());
-        let record = self.laid_out_record(&dest).filter(|record| record.exists())?;
-        Some((models, dest, record))
+    /// A model's own directory.
+    fn dir_of(&self, model: &ModelRef) -> PathBuf {
+        self.shared.paths.models.join(model.to_string())
     }
 
-    /// The files laid out in a resolved directory that look as they did then and are no model's.
-    pub(super) fn laid_out(&self, dest: &Path) -> Result<HashMap<PathBuf, Stamp>, StoreError> {
-        let record = self.read_laid_out(dest)?;
+    /// Whether a directory is the one that a model has below the models directory.
+    pub fn is_own(&self, model: &ModelRef, dir: &Path) -> bool {
+        fs::canonicalize(self.dir_of(model))
+            .is_ok_and(|own| fs::canonicalize(dir).is_ok_and(|dir| dir == own))
+    }
+
+    /// The files laid out for a model that look as they did then and are no model's; none where `dest`, resolved, is not
+    /// the model's own directory.
+    pub(super) fn laid_out(&self, model: &ModelRef, dest: &Path) -> HashMap<PathBuf, Stamp> {
+        match self.is_own(model, dest) {
+            true => self.still_laid_out(&self.read_laid_out(model), dest),
+            false => HashMap::new(),
+        }
+    }
+
+    fn still_laid_out(&self, record: &LaidOut, dest: &Path) -> HashMap<PathBuf, Stamp> {
         if record.files.is_empty() {
-            return Ok(HashMap::new());
+            return HashMap::new();
         }
         let models = self.shared.placements.placed_below(dest);
-        let files = record.files.into_iter().filter_map(|(path, stamps)| {
+        let files = record.files.iter().filter_map(|(path, stamps)| {
             let path = dest.join(path);
             refuse_links(dest, &path).ok()?;
             let now = fs::symlink_metadata(&path).ok().filter(|meta| meta.is_file())?;
             let now = Stamp::of(&now);
             (stamps.contains(&now) && !models.contains(&path)).then_some((path, now))
         });
-        Ok(files.collect())
+        files.collect()
     }
 
-    /// All files that [`Store::laid_out`] tells of, in all directories. A record that cannot be used is skipped and said.
+    /// All files that [`Store::laid_out`] tells of, of all models.
     pub(super) fn all_laid_out(&self) -> Vec<PathBuf> {
-        let records = self.laid_out_records();
+        let records = self.shared.paths.laid_out_records();
         let mut found = Vec::new();
-        let listed = registry::collect(&records, 3, &mut found);
-        let (Ok(models), Ok(())) = (fs::canonicalize(&self.shared.paths.models), listed) else {
-            return Vec::new();
-        };
-        let files = found.iter().flat_map(|record| {
-            let model = record.strip_prefix(&records).unwrap_or(record).with_extension("");
-            self.laid_out(&models.join(model)).unwrap_or_else(|e| {
-                tracing::warn!("Skipping the record of a mirror without its large files: {e}.");
-                HashMap::new()
-            })
+        if let Err(e) = registry::collect(&records, 3, &mut found) {
+            tracing::warn!("Skipping what mirrors without their large files have left: {e}.");
+        }
+        let models = found.iter().filter_map(|record| {
+            let name = record.strip_prefix(&records).ok()?.to_str()?.strip_suffix(".json")?;
+            name.parse::<ModelRef>().ok()
         });
-        files.map(|(path, _)| path).collect()
+        let files = models.filter_map(|model| {
+            let dest = fs::canonicalize(self.dir_of(&model)).ok()?;
+            Some(self.laid_out(&model, &dest).into_keys())
+        });
+        files.flatten().collect()
     }
 
-    fn laid_out_records(&self) -> PathBuf {
-        self.shared.paths.base.join("resume").join("laid-out")
+    /// What was laid out for a model. A record that cannot be used is skipped and said: what it told of is its user's then.
+    fn read_laid_out(&self, model: &ModelRef) -> LaidOut {
+        let path = self.shared.paths.laid_out(model);
+        let read = fsutil::read_capped(&path, MAX_RECORD)
+            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from));
+        read.unwrap_or_else(|e| {
+            if e.kind() != io::ErrorKind::NotFound {
+                tracing::warn!("Skipping the damaged record {} of a mirror: {e}.", path.display());
+            }
+            LaidOut::default()
+        })
     }
 
-    /// Where what was laid out in a resolved directory is recorded; none for one that is not below the models directory.
-    fn laid_out_record(&self, dest: &Path) -> Option<PathBuf> {
-        let models = fs::canonicalize(&self.shared.paths.models).ok()?;
-        let mut name = dest.strip_prefix(models).ok()?.to_owned().into_os_string();
-        if name.is_empty() {
-            return None;
-        }
-        name.push(".json");
-        Some(self.laid_out_records().join(name))
-    }
-
-    fn read_laid_out(&self, dest: &Path) -> Result<LaidOut, StoreError> {
-        let Some(path) = self.laid_out_record(dest) else { return Ok(LaidOut::default()) };
-        match fsutil::read_capped(&path, MAX_RECORD) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| StoreError::Damaged { path, reason: e.to_string() }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(LaidOut::default()),
-            Err(e) => Err(StoreError::io(&path, e)),
-        }
-    }
-
-    fn write_laid_out(&self, dest: &Path, record: &LaidOut) -> Result<(), StoreError> {
-        let Some(path) = self.laid_out_record(dest) else { return Ok(()) };
+    fn write_laid_out(&self, model: &ModelRef, record: &LaidOut) -> Result<(), StoreError> {
+        let path = self.shared.paths.laid_out(model);
         serde_json::to_vec(record)
             .map_err(io::Error::from)
             .and_then(|bytes| fsutil::write_atomic(&path, &bytes, fsutil::MODE_PRIVATE))
@@ -186,36 +196,8 @@ fn stands(from: &Path, to: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether nothing is in the way of a new file at `to` once the files `goes` are gone.
-fn gives_way(dest: &Path, to: &Path, goes: &BTreeSet<PathBuf>) -> io::Result<bool> {
-    match fs::symlink_metadata(to) {
-        Ok(meta) => Ok(meta.is_dir() && holds_only(to, goes)?),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
-        // A file where a directory is to be.
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-            Ok(to.ancestors().skip(1).take_while(|dir| *dir != dest).any(|dir| goes.contains(dir)))
-        }
-        Err(e) => Err(e),
-    }
-}
-
-/// Whether a directory goes with these files.
-fn holds_only(dir: &Path, goes: &BTreeSet<PathBuf>) -> io::Result<bool> {
-    let mut empty = true;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let path = entry.path();
-        let gone = if entry.file_type()?.is_dir() { holds_only(&path, goes)? } else { goes.contains(&path) };
-        if !gone {
-            return Ok(false);
-        }
-        empty = false;
-    }
-    Ok(!empty)
-}
-
 /// Removes files below a directory, and the directories that are empty then.
-fn remove(files: &BTreeSet<PathBuf>, dir: &Path) -> Result<(), StoreError> {
+fn remove<'a>(files: impl Iterator<Item = &'a PathBuf>, dir: &Path) -> Result<(), StoreError> {
     for path in files {
         fsutil::remove_if_there(path).map_err(|e| StoreError::io(path, e))?;
         registry::remove_empty_parents(path, dir);
@@ -226,7 +208,7 @@ fn remove(files: &BTreeSet<PathBuf>, dir: &Path) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tests::home;
+    use crate::store::tests::{arrive, home, manifest};
 
     fn put(path: &Path, text: &str) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -238,12 +220,17 @@ mod tests {
     }
 
     /// Lays out files that come with these bytes.
-    fn lay_out(store: &Store, tree: &Path, dest: &Path, files: &[(&str, &str)]) -> Result<(), StoreError> {
+    fn lay_out(
+        store: &Store,
+        tree: &Path,
+        model: &ModelRef,
+        files: &[(&str, &str)],
+    ) -> Result<(), StoreError> {
         for (path, text) in files {
             put(&tree.join(path), text);
         }
         let paths: Vec<&str> = files.iter().map(|(path, _)| *path).collect();
-        let done = store.lay_out(tree, dest, &paths);
+        let done = store.lay_out(tree, model, &paths);
         let _ = fs::remove_dir_all(tree);
         done
     }
@@ -254,30 +241,30 @@ mod tests {
         let store = Store::open(&home.paths).unwrap();
         let model: ModelRef = "o/m@v1.0".parse().unwrap();
         let (tree, dest) = (home.paths.models.join("o/.tree"), home.paths.models.join(model.to_string()));
-        lay_out(&store, &tree, &dest, &[("a", "1"), ("b", "1"), ("c/d", "1"), ("e", "1")]).unwrap();
+        lay_out(&store, &tree, &model, &[("a", "1"), ("b", "1"), ("c/d", "1"), ("e", "1")]).unwrap();
         // Changed, edited by somebody and gone, a file for a directory and the other way round.
         put(&dest.join("b"), "mine");
         let next = [("a", "2"), ("c", "2"), ("e/f", "2")];
-        lay_out(&store, &tree, &dest, &next).unwrap();
+        lay_out(&store, &tree, &model, &next).unwrap();
         for (path, text) in next.into_iter().chain([("b", "mine")]) {
             assert_eq!(read(&dest.join(path)), text, "{path}");
         }
         put(&dest.join("a"), "mine");
-        let error = lay_out(&store, &tree, &dest, &[("a", "3"), ("c", "3")]).unwrap_err();
+        let error = lay_out(&store, &tree, &model, &[("a", "3"), ("c", "3")]).unwrap_err();
         assert!(matches!(&error, StoreError::Occupied { path } if path.ends_with("a")), "{error}");
         assert_eq!((read(&dest.join("a")), read(&dest.join("c"))), ("mine".into(), "2".into()));
         // A directory with a file of somebody's is no place for a file.
         put(&dest.join("e/mine"), "mine");
-        lay_out(&store, &tree, &dest, &[("e", "3")]).unwrap_err();
+        lay_out(&store, &tree, &model, &[("e", "3")]).unwrap_err();
         assert_eq!(read(&dest.join("e/f")), "2");
 
         assert_eq!(store.all_laid_out().len(), 2);
-        assert_eq!(store.laid_out_bytes(&model).unwrap(), Some(2));
+        assert_eq!(store.laid_out_bytes(&model), Some(2));
         assert!(store.clear_laid_out(&model).unwrap());
         assert!(!dest.join("c").exists() && !dest.join("e/f").exists());
         assert_eq!((read(&dest.join("a")), read(&dest.join("e/mine"))), ("mine".into(), "mine".into()));
         assert!(!store.clear_laid_out(&model).unwrap());
-        assert!(store.all_laid_out().is_empty() && !store.laid_out_records().exists());
+        assert!(store.all_laid_out().is_empty() && !home.paths.laid_out_records().exists());
         // Nothing is made where nothing is known.
         assert!(!store.clear_laid_out(&"p/q".parse().unwrap()).unwrap());
         assert!(!home.paths.models.join("p").exists());
@@ -287,20 +274,80 @@ mod tests {
     fn files_laid_out_half_are_still_ours() {
         let home = home();
         let store = Store::open(&home.paths).unwrap();
+        let model: ModelRef = "o/m".parse().unwrap();
         let (tree, dest) = (home.paths.models.join("o/.tree"), home.paths.models.join("o/m"));
-        lay_out(&store, &tree, &dest, &[("a", "1"), ("b", "1")]).unwrap();
+        lay_out(&store, &tree, &model, &[("a", "1"), ("b", "1")]).unwrap();
         // It ends in the middle: recorded, and one of two moved.
         let dir = fs::canonicalize(&dest).unwrap();
-        let mut record = store.read_laid_out(&dir).unwrap();
+        let mut record = store.read_laid_out(&model);
         for path in ["a", "b"] {
             put(&tree.join(path), "2");
             let stamp = Stamp::read(&tree.join(path)).unwrap();
             record.files.get_mut(path).unwrap().push(stamp);
         }
-        store.write_laid_out(&dir, &record).unwrap();
+        store.write_laid_out(&model, &record).unwrap();
         fs::rename(tree.join("a"), dest.join("a")).unwrap();
-        assert_eq!(store.laid_out(&dir).unwrap().len(), 2);
-        lay_out(&store, &tree, &dest, &[("a", "3"), ("b", "2")]).unwrap();
+        assert_eq!(store.laid_out(&model, &dir).len(), 2);
+        lay_out(&store, &tree, &model, &[("a", "3"), ("b", "2")]).unwrap();
         assert_eq!((read(&dest.join("a")), read(&dest.join("b"))), ("3".into(), "2".into()));
+    }
+
+    #[test]
+    fn a_model_takes_the_place_of_files_and_directories_that_were_laid_out() {
+        let home = home();
+        let store = Store::open(&home.paths).unwrap();
+        let model: ModelRef = "o/m".parse().unwrap();
+        let (tree, dest) = (home.paths.models.join("o/.tree"), home.paths.models.join("o/m"));
+        lay_out(&store, &tree, &model, &[("a", "1"), ("b/c", "1")]).unwrap();
+        let revision = store.revision(manifest("o/m", &[("a/d", b"2"), ("b", b"3")])).unwrap();
+        for (content, bytes) in revision.contents.iter().zip([b"2", b"3"]) {
+            arrive(content, bytes, 0..1);
+        }
+        put(&dest.join("b/c"), "mine");
+        store.publish(&revision, &[0, 1], &dest).unwrap_err();
+        assert_eq!(read(&dest.join("b/c")), "mine");
+        fs::remove_file(dest.join("b/c")).unwrap();
+        store.publish(&revision, &[0, 1], &dest).unwrap();
+        assert_eq!((read(&dest.join("a/d")), read(&dest.join("b"))), ("2".into(), "3".into()));
+    }
+
+    #[test]
+    fn a_damaged_record_is_in_nobodys_way() {
+        let home = home();
+        let store = Store::open(&home.paths).unwrap();
+        let model: ModelRef = "o/m".parse().unwrap();
+        let (tree, dest) = (home.paths.models.join("o/.tree"), home.paths.models.join("o/m"));
+        lay_out(&store, &tree, &model, &[("a", "1"), ("b", "1")]).unwrap();
+        fs::write(home.paths.laid_out(&model), "{").unwrap();
+        assert_eq!(store.laid_out_bytes(&model), Some(0));
+        let present = manifest("o/m", &[("c", b"1")]);
+        let revision = store.revision(present).unwrap();
+        arrive(&revision.contents[0], b"1", 0..1);
+        store.publish(&revision, &[0], &dest).unwrap();
+        // What stands there is nobody's that we know.
+        lay_out(&store, &tree, &model, &[("a", "2")]).unwrap_err();
+        lay_out(&store, &tree, &model, &[("a", "1"), ("d", "1")]).unwrap();
+        fs::write(home.paths.laid_out(&model), "{").unwrap();
+        assert!(store.clear_laid_out(&model).unwrap());
+        assert!(!home.paths.laid_out(&model).exists());
+        assert_eq!((read(&dest.join("a")), read(&dest.join("d"))), ("1".into(), "1".into()));
+    }
+
+    #[test]
+    fn models_that_are_kept_elsewhere_behind_a_link_are_laid_out_like_others() {
+        let home = home();
+        let store = Store::open(&home.paths).unwrap();
+        let model: ModelRef = "o/m".parse().unwrap();
+        let elsewhere = home.dir.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, home.paths.models.join("o")).unwrap();
+        let tree = elsewhere.join(".tree");
+        lay_out(&store, &tree, &model, &[("a", "1"), ("b", "1")]).unwrap();
+        lay_out(&store, &tree, &model, &[("a", "2")]).unwrap();
+        assert_eq!(read(&elsewhere.join("m/a")), "2");
+        assert_eq!(store.laid_out_bytes(&model), Some(1));
+        assert!(store.clear_laid_out(&model).unwrap());
+        assert!(!elsewhere.join("m").exists(), "it is still there");
+        assert!(home.paths.models.join("o").exists(), "the link is the user's");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Nothing is touched before every file is known to have its place. Then each file is prepared in the staging
 //! directory, the placement is recorded, and the files are renamed into place; whichever step a crash falls
-//! between, each file is either still where it was or stands, recorded, at its destination.
+//! between, each file is either still where it was or stands, recorded, at its destination. Files of a former state that are
+//! in the way as a file is in that of a directory go just before.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, Permissions};
@@ -15,6 +16,7 @@ use super::content::{Content, Home, remove_data};
 use super::copy::{Sharing, crosses_devices, duplicate, same_bytes};
 use super::placement::{PlacedEntry, PlacedFile, Stamp};
 use super::staging::{resolve, staging_dir};
+use super::yielding::Yielding;
 use super::{ContentKey, Store, StoreError, StoredRevision, mapfile, registry};
 use crate::fsutil;
 use crate::model::Manifest;
@@ -55,7 +57,7 @@ impl Store {
         let dest = resolve(dest)?;
         let info_hash = &revision.manifest.torrent.info_hash;
         let staging = staging_dir(&dest, info_hash)?;
-        let mut steps = self.plan(revision, files, &dest)?;
+        let (mut steps, goes) = self.plan(revision, files, &dest)?;
         fs::create_dir_all(&dest).map_err(|e| StoreError::io(&dest, e))?;
         if steps.iter().any(|s| !matches!(s.way, Way::There)) {
             self.open_staging(info_hash, &staging)?;
@@ -72,7 +74,7 @@ impl Store {
         let mut dirs = BTreeSet::from([dest.clone(), fsutil::parent(&dest).to_owned()]);
         for step in &mut steps {
             let parent = fsutil::parent(&step.target).to_owned();
-            match step.rename(&staging) {
+            match step.rename(&staging, &goes) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     // What appeared is not ours, whatever was recorded for it.
                     let path = &revision.manifest.files[step.file].path;
@@ -103,13 +105,23 @@ impl Store {
         self.close_staging(revision, &staging)
     }
 
-    fn plan(&self, revision: &StoredRevision, files: &[usize], dest: &Path) -> Result<Vec<Step>, StoreError> {
+    /// What is to be done with each file, and which files may go where they are in the way.
+    fn plan(
+        &self,
+        revision: &StoredRevision,
+        files: &[usize],
+        dest: &Path,
+    ) -> Result<(Vec<Step>, Yielding), StoreError> {
         let mut steps = Vec::with_capacity(files.len());
         // The first path that is to hold each content, from which further ones are made.
         let mut first: HashMap<ContentKey, (PathBuf, Sharing)> = HashMap::new();
         let manifest = &revision.manifest;
         let mut replaceable: HashSet<PathBuf> = self.shared.placements.ours_below(dest).into_keys().collect();
-        replaceable.extend(self.laid_out(dest)?.into_keys());
+        let laid_out = self.laid_out(&manifest.model_ref(), dest);
+        replaceable.extend(laid_out.keys().cloned());
+        let comes: HashSet<PathBuf> = files.iter().map(|&i| dest.join(&manifest.files[i].path)).collect();
+        let unedited = self.shared.placements.unedited_at(dest).into_iter().chain(laid_out);
+        let goes = Yielding::new(dest, unedited.filter(|(path, _)| !comes.contains(path)));
         for &file in files {
             let content = &revision.contents[file];
             if let Home::Placed(placed) = content.home()
@@ -120,7 +132,7 @@ impl Store {
             self.check_complete(revision, file)?;
             let target = dest.join(&manifest.files[file].path);
             refuse_links(dest, &target)?;
-            let there = self.stands_already(content, &target, replaceable.contains(&target))?;
+            let there = self.stands_already(content, &target, replaceable.contains(&target), &goes)?;
             let ours = !there || replaceable.contains(&target);
             let way = match (content.key(), content.home()) {
                 _ if there => Way::There,
@@ -141,10 +153,11 @@ impl Store {
                     (None, Home::Empty) => Way::Create,
                 },
             };
-            let replaces = !there && fs::symlink_metadata(&target).is_ok() && replaceable.contains(&target);
+            let is_file = || fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file());
+            let replaces = !there && replaceable.contains(&target) && is_file();
             steps.push(Step { file, target, way, ready: None, ours, replaces });
         }
-        Ok(steps)
+        Ok((steps, goes))
     }
 
     fn check_complete(&self, revision: &StoredRevision, file: usize) -> Result<(), StoreError> {
@@ -160,17 +173,16 @@ impl Store {
         content: &Content,
         target: &Path,
         replaceable: bool,
+        goes: &Yielding,
     ) -> Result<bool, StoreError> {
         let occupied = || StoreError::Occupied { path: target.to_owned() };
         let meta = match fs::symlink_metadata(target) {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(e) if e.kind() == io::ErrorKind::NotADirectory => return Err(occupied()),
-            Err(e) => return Err(StoreError::io(target, e)),
+            Ok(meta) if meta.is_file() => meta,
+            _ => match goes.gives_way(target).map_err(|e| StoreError::io(target, e))? {
+                true => return Ok(false),
+                false => return Err(occupied()),
+            },
         };
-        if !meta.is_file() {
-            return Err(occupied());
-        }
         if let Home::Placed(placed) = content.home()
             && placed.path == target
         {
@@ -224,10 +236,18 @@ impl Store {
                 content.settle_placed(&mut journal, file);
                 remove_data(&data)
             }
-            // What is placed elsewhere stays: both count.
-            Home::Placed(_) | Home::Empty => {
+            // What is placed elsewhere stays, unless it has just given way: both count.
+            home @ (Home::Placed(_) | Home::Empty) => {
                 if let Way::Move(data) = &step.way {
                     mapfile::remove(data)?;
+                }
+                if let Home::Placed(placed) = home
+                    && content.is_complete()
+                    && Stamp::read(&placed.path).ok() != Some(placed.stamp)
+                {
+                    let stamp = Stamp::read(&step.target)?;
+                    let file = PlacedFile { path: step.target.clone(), stamp, ours: step.ours };
+                    content.settle_placed(&mut journal, file);
                 }
                 Ok(())
             }
@@ -294,8 +314,9 @@ impl Step {
         }
     }
 
-    fn rename(&mut self, staging: &Path) -> io::Result<()> {
+    fn rename(&mut self, staging: &Path, goes: &Yielding) -> io::Result<()> {
         let Some(ready) = self.ready.take() else { return Ok(()) };
+        goes.make_way(&self.target)?;
         fs::create_dir_all(fsutil::parent(&self.target))?;
         match self.put(&ready) {
             Err(e) if crosses_devices(&e) => {

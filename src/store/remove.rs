@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::blockmap::BlockMap;
 use super::content::{Content, Home};
 use super::placement::{PlacedEntry, Record, Stamp};
-use super::staging::resolve;
+use super::staging::{resolve, staging_dir};
 use super::{ContentKey, Store, StoreError, StoredRevision, mapfile, registry};
 use crate::fsutil;
 use crate::model::{Manifest, ModelRef};
@@ -54,10 +54,7 @@ impl Store {
             self.close_staging(revision, staging)?;
         }
         self.shared.placements.update(info_hash, |record| *record = Record::default())?;
-        for path in [self.shared.paths.metainfo(info_hash), self.shared.paths.resume(info_hash)] {
-            fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
-        }
-        Ok(())
+        self.remove_metainfo(info_hash)
     }
 
     /// Forgets that files of a revision stand below `dir`, so that the directory can go. They must stand elsewhere, too:
@@ -88,25 +85,26 @@ impl Store {
         (manifest.model_ref() == *model).then_some(manifest)
     }
 
-    /// Removes from a directory the files of a former state of a model that the state which took its place has not:
-    /// those that this program put there and nobody has changed. Returns how many. `others` are all manifests known;
-    /// contents that one of them uses and that stand nowhere else go to the cache. The engine must not have the
-    /// former state open.
+    /// Removes from a directory the files of a former state of a model that the state which took its place, if one did, has
+    /// not: those that this program put there and nobody has changed. Returns how many. `others` are all manifests known
+    /// that stay; contents that one of them uses and that stand nowhere else go to the cache. A state that is none of
+    /// them and stands nowhere else is forgotten. The engine must not have the former state open.
     pub fn clear_former(
         &self,
         former: &StoredRevision,
-        present: &Manifest,
+        present: Option<&Manifest>,
         dir: &Path,
         others: &[Arc<Manifest>],
     ) -> Result<usize, StoreError> {
         let _moving = self.moving();
         let dir = resolve(dir)?;
         let info_hash = &former.manifest.torrent.info_hash;
-        let mut record = self.shared.placements.record(info_hash);
-        record.places.retain(|place| place.dir == dir);
+        let twin = others.iter().any(|m| m.torrent.info_hash == *info_hash);
+        let record = self.shared.placements.record(info_hash);
         let ours = self.shared.placements.ours_below(&dir);
-        let stays: HashSet<PathBuf> = present.files.iter().map(|file| dir.join(&file.path)).collect();
-        let mut doomed = self.doomed(&record, others, |_| true);
+        let files = present.iter().flat_map(|present| &present.files);
+        let stays: HashSet<PathBuf> = files.map(|file| dir.join(&file.path)).collect();
+        let mut doomed = self.doomed(&record, others, |place| place == dir);
         doomed.retain(|path| {
             let unchanged =
                 || ours.get(path).is_some_and(|of| Stamp::read(path).is_ok_and(|now| of.contains(&now)));
@@ -123,16 +121,25 @@ impl Store {
             fsutil::remove_if_there(path).map_err(|e| StoreError::io(path, e))?;
             registry::remove_empty_parents(path, &dir);
         }
+        let models = &self.shared.paths.models;
+        let top = if present.is_none() { fs::canonicalize(models).ok() } else { None };
+        remove_manifest_copy(&dir, &former.manifest, top.as_deref().unwrap_or(&dir))?;
+        if !twin {
+            self.close_staging(former, &staging_dir(&dir, info_hash)?)?;
+        }
         self.shared.placements.update(info_hash, |record| {
-            let gone = |file: &PlacedEntry| doomed.contains(&dir.join(&file.path));
-            record
-                .places
-                .iter_mut()
-                .filter(|place| place.dir == dir)
-                .for_each(|place| place.files.retain(|f| !gone(f)));
-            record.places.retain(|place| !place.files.is_empty());
+            let gone = |file: &PlacedEntry| match twin {
+                true => doomed.contains(&dir.join(&file.path)),
+                // What it had in common with the present state is that one's, what was edited its editor's.
+                false => file.ours,
+            };
+            let here = record.places.iter_mut().filter(|place| place.dir == dir);
+            here.for_each(|place| place.files.retain(|file| !gone(file)));
         })?;
-        self.forget_former(info_hash, &dir)?;
+        if !twin && self.shared.placements.record(info_hash) == Record::default() {
+            self.remove_metainfo(info_hash)?;
+        }
+        self.forget_former(&former.manifest, &dir)?;
         Ok(doomed.len())
     }
 

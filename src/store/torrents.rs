@@ -24,6 +24,14 @@ impl Store {
         load(&self.shared.paths.metainfo(info_hash))
     }
 
+    /// Removes the metainfo and the resume data of a torrent.
+    pub(super) fn remove_metainfo(&self, info_hash: &InfoHash) -> Result<(), StoreError> {
+        for path in [self.shared.paths.metainfo(info_hash), self.shared.paths.resume(info_hash)] {
+            fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
+        }
+        Ok(())
+    }
+
     /// Keeps the engine's resume data of a torrent.
     pub fn save_resume(&self, info_hash: &InfoHash, bytes: &[u8]) -> Result<(), StoreError> {
         save(&self.shared.paths.resume(info_hash), bytes, fsutil::MODE_PRIVATE)

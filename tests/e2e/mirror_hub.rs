@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rustix::process::Signal;
+use sha2::{Digest as _, Sha256};
 
 use crate::support::fixtures::{hashes, minilm, python};
 use crate::support::mirror::{Hubbed, mirror, mirror_and_share, mirror_command, mirrored, tree};
@@ -127,6 +128,45 @@ fn what_is_up_to_date_is_not_downloaded_and_what_changed_alone_is() {
     mirror(&a, &["acme/m", "--branch", &first, "--no-auto-share"]).ok();
     let there = mirrored(&a, &format!("acme/m@{first}"));
     assert_eq!(tree(&there), hashes(&net.tree("acme/m", "mit", 1), PATIENCE));
+}
+
+#[test]
+fn a_mirror_killed_before_it_has_cleared_up_does_so_when_it_is_asked_again() {
+    let net = Hubbed::new();
+    let repo = net.small("acme/m", "mit");
+    let a = net.host("a", "");
+    let dir = mirrored(&a, "acme/m");
+    let (dest, resume) = (std::fs::canonicalize(a.home()).unwrap(), a.base().join("resume"));
+    let dest = dest.join(".silmaril/models/acme/m");
+    mirror(&a, &["acme/m", "--no-auto-share"]).ok();
+    let manifest: serde_json::Value =
+        serde_json::from_str(&a.run(&["registry", "export", "acme/m"]).ok()).unwrap();
+    let record = resume.join(format!("{}.json", manifest["torrent"]["info_hash"].as_str().unwrap()));
+    let recorded = std::fs::read(&record).unwrap();
+    let (former, kept) = (dir.join("sub/a file+.json"), a.home().join("kept"));
+    // The same file, not one like it.
+    std::fs::hard_link(&former, &kept).unwrap();
+    let next = net.tree("acme/m", "mit", 2);
+    std::fs::remove_file(next.join("sub/a file+.json")).unwrap();
+    repo.commit(&next);
+    mirror(&a, &["acme/m", "--no-auto-share"]).ok();
+    assert!(!former.exists() && !record.exists());
+
+    // As a kill leaves it once the model is known.
+    std::fs::rename(&kept, &former).unwrap();
+    std::fs::write(&record, recorded).unwrap();
+    let name = Sha256::digest(dest.to_str().unwrap());
+    let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+    let note = resume.join("former").join(format!("{name}.json"));
+    std::fs::write(&note, serde_json::json!({ "states": [manifest] }).to_string()).unwrap();
+    let staging = dir.with_file_name(".m.mirror.silmaril-partial");
+    std::fs::create_dir(&staging).unwrap();
+    let said = mirror(&a, &["acme/m", "--no-auto-share"]).ok();
+    assert!(said.contains("up to date"), "{said}");
+    assert_eq!(tree(&dir), hashes(&next, PATIENCE));
+    for left in [&staging, &note, &record] {
+        assert!(!left.exists(), "{} is left", left.display());
+    }
 }
 
 #[test]

@@ -229,10 +229,9 @@ fn a_mirror_with_pointers_is_updated_and_completed_after_upstream_changed() {
     mirror(&a, &[M, "--skip-lfs"]).ok();
     is_the_commit_with_pointers(&repo, &commit, &dir);
 
-    // What its user edited is refused and kept, with all the rest.
+    // What its user edited is refused and kept, with all the rest. The directory is back.
     let third = net.tree(M, "cc-by-4.0", 3);
     std::fs::remove_file(third.join("config.json")).unwrap();
-    std::fs::rename(third.join("sub"), third.join("other")).unwrap();
     repo.commit(&third);
     let ours = std::fs::read(dir.join("README.md")).unwrap();
     std::fs::write(dir.join("README.md"), "mine").unwrap();
@@ -283,4 +282,26 @@ fn a_mirror_with_pointers_is_removed_but_for_what_was_edited() {
     }
     a.run(&["init", "--cleanup", "--yes"]).ok();
     assert!(!dir.exists());
+}
+
+#[test]
+fn a_model_that_is_got_over_a_mirror_with_pointers_is_all_that_is_there() {
+    let net = Hubbed::new();
+    let repo = net.small(M, "mit");
+    let (a, b) = (net.host("a", ""), net.host("b", ""));
+    let dir = mirrored(&a, M);
+    mirror(&a, &[M, "--skip-lfs"]).ok();
+    // Of one file that the model has not, somebody has made their own.
+    let next = net.tree(M, "mit", 2);
+    std::fs::remove_file(next.join("config.json")).unwrap();
+    std::fs::remove_file(next.join("sub/a file+.json")).unwrap();
+    std::fs::write(dir.join("sub/a file+.json"), "mine").unwrap();
+    repo.commit(&next);
+    let _share = mirror_and_share(&b, &[M]);
+    a.run(&["get", M, "--peer", &b.peer()]).ok();
+    let edited = dir.join("sub/a file+.json");
+    assert_eq!(std::fs::read_to_string(&edited).unwrap(), "mine");
+    std::fs::remove_file(edited).unwrap();
+    assert_eq!(tree(&dir), tree(&next));
+    assert!(!a.base().join("resume/laid-out").exists(), "a record is left");
 }

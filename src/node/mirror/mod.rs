@@ -146,7 +146,9 @@ impl Node {
         let snapshot = Arc::new(meanwhile(job.snapshot(self, request, &*source), showing).await?);
         let from = source.describe(snapshot.commit);
         if let Some(known) = self.mirrored_before(&job, request, &from)? {
-            return self.still_mirrored(&job, &snapshot, request, &known);
+            let report = self.still_mirrored(&job, &snapshot, request, &known)?;
+            self.finish(&job, &known, turn).await?;
+            return Ok(report);
         }
         let local = self.local_copies(&snapshot, request.piece_length).await?;
         let download = mirror::Job {

@@ -79,9 +79,6 @@ impl Place {
             place.enter(&tree, &new, old.as_deref(), rule)?;
             node.apply_rules(&new.manifest.torrent.info_hash);
             node.fetch.relocate(&new);
-            if let Some(old) = old {
-                node.leave_unless_used(&old.manifest);
-            }
             node.changed();
             Ok(())
         })
@@ -152,17 +149,13 @@ impl Place {
     ) -> Result<(), NodeError> {
         let library = &self.node.library;
         let all: Vec<usize> = (0..new.contents.len()).collect();
+        library.store.note_former(&new.manifest, &self.job.dest, old.map(|old| &*old.manifest))?;
         library.store.publish(new, &all, &self.job.dest)?;
         library.store.retire(new, tree)?;
         // Before anybody hears of it.
         library.sharing.set(&self.job.model, rule)?;
         library.registry.insert(Manifest::clone(&new.manifest))?;
-        if let Some(old) = old {
-            library.supersede(old)?;
-        }
-        // Of a mirror without its large files, what the model has not.
-        library.store.clear_laid_out(&self.job.model)?;
-        self.job.clear()
+        self.node.clear_up(&self.job, &new.manifest)
     }
 
     /// Puts the files in their place without making a model of them: some are pointers.
@@ -170,9 +163,41 @@ impl Place {
         blocking::cancellable(move |_| {
             let _until_done = (&self.turn, self.node.lock.clone());
             let paths: Vec<&str> = downloaded.hashes.keys().map(String::as_str).collect();
-            self.node.library.store.lay_out(&downloaded.dir, &self.job.dest, &paths)?;
+            self.node.library.store.lay_out(&downloaded.dir, &self.job.model, &paths)?;
             self.job.clear()
         })
         .await
+    }
+}
+
+impl Node {
+    /// [`Node::clear_up`] for a model that was in its place already: what mirrored it may have been killed before that.
+    pub(super) async fn finish(
+        self: &Arc<Self>,
+        job: &Arc<Job>,
+        present: &Arc<Manifest>,
+        turn: OwnedMutexGuard<()>,
+    ) -> Result<(), NodeError> {
+        let moving = self.jobs.turn(&present.torrent.info_hash).await;
+        let (node, job, present) = (self.clone(), job.clone(), present.clone());
+        blocking::cancellable(move |_| {
+            let _until_done = (turn, moving, node.lock.clone());
+            node.clear_up(&job, &present)
+        })
+        .await
+    }
+
+    /// Removes what a model that is in its place has left behind: files of its former states and of a mirror without its
+    /// large files that it has not, and the directory where its files came. Whoever was stopped before or in the middle of
+    /// it does it again. Blocks.
+    fn clear_up(&self, job: &Job, present: &Manifest) -> Result<(), NodeError> {
+        let (store, known) = (&self.library.store, self.library.registry.all());
+        for former in store.note_former(present, &job.dest, None)? {
+            let former = store.revision(Arc::new(former))?;
+            store.clear_former(&former, Some(present), &job.dest, &known)?;
+            self.leave_unless_used(&former.manifest);
+        }
+        store.clear_laid_out(&job.model)?;
+        job.clear()
     }
 }

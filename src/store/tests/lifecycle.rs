@@ -521,18 +521,71 @@ fn an_update_that_is_killed_before_it_removes_the_former_files_does_so_later() {
     let revision = store.revision(present.clone()).unwrap();
     store.stage(&revision, &dest).unwrap();
     arrive_all(&revision, new);
-    assert_eq!(store.note_former(&present, &dest).unwrap().len(), 1);
+    assert_eq!(store.note_former(&present, &dest, None).unwrap().len(), 1);
     store.publish(&revision, &all(&revision), &dest).unwrap();
     assert!(dest.join("old").exists());
     // Killed here.
     drop((revision, store));
     let store = home.store();
-    let states = store.note_former(&present, &dest).unwrap();
+    let states = store.note_former(&present, &dest, None).unwrap();
     assert_eq!(states, [Manifest::clone(&manifest("o/m", old))], "nobody knows any more what was there");
     let former = store.revision(Arc::new(states[0].clone())).unwrap();
-    assert_eq!(store.clear_former(&former, &present, &dest, std::slice::from_ref(&present)).unwrap(), 1);
+    assert_eq!(
+        store.clear_former(&former, Some(&present), &dest, std::slice::from_ref(&present)).unwrap(),
+        1
+    );
     assert_eq!(published(&dest), expected(new));
-    assert_eq!(store.note_former(&present, &dest).unwrap(), []);
+    assert_eq!(store.note_former(&present, &dest, None).unwrap(), []);
     let notes = home.paths.base.join("resume/former");
     assert_eq!(fs::read_dir(notes).unwrap().count(), 0, "a note is left");
+    assert!(!home.paths.placement(&former.manifest.torrent.info_hash).exists(), "its record is left");
+}
+
+#[test]
+fn a_file_and_a_directory_of_a_former_state_give_way_to_each_other() {
+    let home = home();
+    let dest = home.paths.models.join("o/m");
+    let (a, b, c, e) = (bytes(20_000, 1), bytes(20_000, 2), bytes(20_000, 3), bytes(20_000, 4));
+    let (old, new): (Files, Files) =
+        (&[("a", &a), ("b/c", &b), ("b/d/e", &e)], &[("a/x", &a), ("a/y", &c), ("b", &c)]);
+    drop(get(&home, "o/m", old, &dest));
+    let store = home.store();
+    let (former, present) = (manifest("o/m", old), manifest("o/m", new));
+    let revision = store.revision(present.clone()).unwrap();
+    store.stage(&revision, &dest).unwrap();
+    arrive(&revision.contents[1], &c, 0..20_000);
+    // Not where somebody has edited or added something.
+    for (path, text) in [("b/d/e", "edited"), ("b/d/mine", "mine")] {
+        fs::write(dest.join(path), text).unwrap();
+        let error = store.publish(&revision, &all(&revision), &dest).unwrap_err();
+        assert!(matches!(&error, StoreError::Occupied { path } if path.ends_with("b")), "{error}");
+        assert_eq!(fs::read_to_string(dest.join(path)).unwrap(), text);
+        assert_eq!(fs::read(dest.join("a")).unwrap(), a, "what could have given way is gone");
+        fs::remove_file(dest.join(path)).unwrap();
+    }
+    assert_eq!(store.note_former(&present, &dest, None).unwrap(), [Manifest::clone(&former)]);
+    store.publish(&revision, &all(&revision), &dest).unwrap();
+    assert_eq!(published(&dest), expected(new));
+    // The same content is read where it is now.
+    assert_eq!(revision.contents[0].read(0..20_000).unwrap().unwrap(), a);
+    let former = store.revision(former).unwrap();
+    store.clear_former(&former, Some(&present), &dest, std::slice::from_ref(&present)).unwrap();
+    assert_eq!(published(&dest), expected(new));
+    assert_eq!(revision.contents[0].read(0..20_000).unwrap().unwrap(), a);
+    assert!(home.store().revision(present).unwrap().is_complete());
+}
+
+#[test]
+fn a_model_that_was_got_into_a_directory_below_another_does_not_give_way() {
+    let home = home();
+    let (dest, below) = (home.dir.path().join("out"), home.dir.path().join("out/x"));
+    let (a, b) = (bytes(20_000, 1), bytes(20_000, 2));
+    drop(get(&home, "o/m", &[("a", &a)], &below));
+    let files: Files = &[("x", &b)];
+    let store = home.store();
+    let revision = store.revision(manifest("o/n", files)).unwrap();
+    store.stage(&revision, &dest).unwrap();
+    arrive_all(&revision, files);
+    store.publish(&revision, &[0], &dest).unwrap_err();
+    assert_eq!(published(&below), expected(&[("a", &a)]));
 }
