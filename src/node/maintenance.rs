@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::sharing::Rule;
 use super::{Library, Node, NodeError, blocking};
+use crate::fsutil;
+use crate::mirror::git::replacements;
 use crate::model::ModelRef;
 use crate::model::hash::Control;
 use crate::store::StoredRevision;
@@ -99,13 +101,10 @@ impl Library {
             Err(e) => return Err(e),
         }
         self.sharing.set(model, Rule::default())?;
-        // The history that a mirror kept goes with it.
+        // The history that a mirror kept goes with it, and what a kill left beside it.
         let history = self.paths.mirror_of(model);
-        match std::fs::remove_dir_all(&history) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(NodeError::Io { path: history, source });
-            }
-            _ => {}
+        for path in replacements(&history).into_iter().chain([history]) {
+            fsutil::remove_dir_if_there(&path).map_err(|source| NodeError::Io { path, source })?;
         }
         Ok(())
     }
@@ -227,8 +226,13 @@ mod tests {
                 library.store.note_former(&new, &dest, Some(&old)).unwrap();
             }
             library.registry.insert(new).unwrap();
+            let history = library.paths.mirror_of(&"acme/m".parse().unwrap());
+            for path in replacements(&history).into_iter().chain([history.clone()]) {
+                fs::create_dir_all(path.join("objects")).unwrap();
+            }
             library.remove(&"acme/m".parse().unwrap()).unwrap();
             assert!(!dest.exists(), "{:?}", files(&dest));
+            assert_eq!(fs::read_dir(history.parent().unwrap()).unwrap().count(), 0);
             let Paths { base, .. } = &library.paths;
             let left: Vec<_> = ["resume", "torrents"].iter().flat_map(|of| files(&base.join(of))).collect();
             assert_eq!(left, Vec::<PathBuf>::new());
