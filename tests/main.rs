@@ -129,6 +129,10 @@ mod mirror {
     mod rig;
 }
 
+mod node {
+    mod stopping;
+}
+
 mod servers {
     mod faults;
     mod files;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,6 +90,7 @@ pub struct Node {
     started: Instant,
     listening: watch::Receiver<Vec<SocketAddr>>,
     pub(super) asked: watch::Sender<Option<Asked>>,
+    stopping: AtomicBool,
     on_change: Mutex<Vec<OnChange>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     server: Mutex<Option<control::Server>>,
@@ -161,6 +163,7 @@ impl Node {
             started: Instant::now(),
             listening,
             asked: watch::Sender::new(None),
+            stopping: AtomicBool::new(false),
             on_change: Mutex::default(),
             tasks: Mutex::new(vec![pump]),
             server: Mutex::default(),
@@ -186,8 +189,13 @@ impl Node {
         self.listening.borrow().clone()
     }
 
+    /// Whether [`Self::stop`] has begun.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
     /// Joins the swarms of all models of which something is here, to upload it. One that cannot be joined is
-    /// logged and left out.
+    /// logged and left out; that none can because the node stops is an error.
     pub fn seed_local(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
         let mut seeded = Vec::new();
         for revision in self.library.revisions()? {
@@ -197,6 +205,7 @@ impl Node {
             }
             match self.seed(&revision) {
                 Ok(()) => seeded.push(revision),
+                Err(_) if self.is_stopping() => return Err(NodeError::HostLost),
                 Err(e) => tracing::warn!("cannot seed {}: {e}", revision.manifest.model_ref()),
             }
         }
@@ -265,6 +274,7 @@ impl Node {
     /// Answers waiting reads, ends the other commands' jobs, writes resume data and ends the session, all within a
     /// deadline. The base directory is let go of when the node is dropped, and with it all that still writes there.
     pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
         // The lock is held to the end: nobody else can have made this socket. Whoever comes now waits for the lock.
         let _ = std::fs::remove_file(self.library.paths.socket());
         if let Some(part) = &self.catalog {

@@ -197,7 +197,7 @@ fn what_needs_the_base_directory_for_itself() {
     let dir = model_dir(&a.home().join("m"), &[("x", &noise(1, 1000))]);
     let mut first = share(&a, &dir, "a/b", &[]);
     fails(&a, &["init", "--cleanup", "--yes"], 1, &first.process.id().to_string());
-    assert!(first.process.is_running());
+    first.process.assert_running();
     assert!(dir.join("x").exists() && a.base().exists());
 }
 

@@ -152,7 +152,7 @@ fn everything_at_once_on_one_base_directory() {
     import(&c, &own.manifest);
     gets(&c, "acme/m", &b, &dir);
     for mut process in [own.process, all, daemon] {
-        assert!(process.is_running());
+        process.assert_running();
     }
     std::mem::forget(mounted);
     b.mount(&[]).unmount();

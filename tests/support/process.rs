@@ -65,9 +65,8 @@ impl Proc {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || output.open_pipes == 0 {
-                let said = (output.stdout.join("\n"), output.stderr.join("\n"));
                 drop(output);
-                panic!("{} never said {text:?}\nstdout:\n{}\nstderr:\n{}", self.what, said.0, said.1);
+                panic!("{} never said {text:?}\n{}", self.what, self.said());
             }
             output = changed.wait_timeout(output, left).unwrap().0;
         }
@@ -86,6 +85,18 @@ impl Proc {
             self.status = self.child.try_wait().unwrap();
         }
         self.status.is_none()
+    }
+
+    /// Fails the test with all that the child said if it has ended.
+    #[track_caller]
+    pub fn assert_running(&mut self) {
+        assert!(self.is_running(), "{} has ended: {:?}\n{}", self.what, self.status, self.said());
+    }
+
+    /// All that the child has said so far.
+    fn said(&self) -> String {
+        let output = self.output.0.lock().unwrap();
+        format!("stdout:\n{}\nstderr:\n{}", output.stdout.join("\n"), output.stderr.join("\n"))
     }
 
     /// Waits for the end; fails the test after the deadline. Output written before the end is all there.
@@ -124,11 +135,7 @@ impl Proc {
         let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
         let timeout = deadline.try_into().unwrap();
         if rustix::event::poll(&mut fds, Some(&timeout)).unwrap() == 0 {
-            let (lock, _) = &*self.output;
-            let output = lock.lock().unwrap();
-            let said = (output.stdout.join("\n"), output.stderr.join("\n"));
-            drop(output);
-            panic!("{} still runs after {deadline:?}\nstdout:\n{}\nstderr:\n{}", self.what, said.0, said.1);
+            panic!("{} still runs after {deadline:?}\n{}", self.what, self.said());
         }
         let status = self.child.wait().unwrap();
         self.status = Some(status);

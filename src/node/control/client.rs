@@ -1,6 +1,6 @@
 //! The other commands' side of the control socket.
 
-use std::io::ErrorKind;
+use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound, PermissionDenied};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,13 +40,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// Finds the node of a base directory; `Ok(None)` when none runs. A socket left by a dead node counts as none.
+    /// Finds the node of a base directory; `Ok(None)` when none runs. A socket left by a dead node counts as none, and so
+    /// does a node that dies meanwhile.
     pub async fn connect(paths: &Paths) -> Result<Option<Self>, NodeError> {
         let client = Self { paths: paths.clone() };
         match client.stream().await {
             Ok(_) => Ok(Some(client)),
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
-            Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(client.closed_to_us(e)),
+            Err(e) if matches!(e.kind(), NotFound | ConnectionRefused | ConnectionReset) => Ok(None),
+            Err(e) if e.kind() == PermissionDenied => Err(client.closed_to_us(e)),
             Err(e) => Err(client.failed(e)),
         }
     }
@@ -314,7 +315,22 @@ fn release(version: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_dies_while_it_is_called_counts_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(dir.path());
+        for _ in 0..2000 {
+            let listener = UnixListener::bind(paths.socket()).unwrap();
+            let dies = std::thread::spawn(move || drop(listener));
+            Client::connect(&paths).await.unwrap();
+            dies.join().unwrap();
+            std::fs::remove_file(paths.socket()).unwrap();
+        }
+    }
 
     #[test]
     fn versions_that_differ_in_the_last_number_speak_the_same() {

@@ -15,8 +15,8 @@ use futures_util::stream;
 use tokio::time::MissedTickBehavior;
 
 use super::SILENCE;
-use super::jobs::alive;
 use super::server::Refusal;
+use super::stream::alive;
 use crate::fetch::TransferStatus;
 use crate::node::models::KnownModel;
 use crate::node::{Node, NodeError, blocking, metrics};

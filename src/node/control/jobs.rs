@@ -1,6 +1,6 @@
 //! The routes that are jobs: each takes its time, tells its progress, and ends when its client goes away.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -9,13 +9,13 @@ use axum::{Json, Router};
 
 use super::stream::job;
 use super::{BytesDone, OfModel, Seed};
+use crate::node::Node;
 use crate::node::attached::Companion;
 use crate::node::discover::DiscoverRequest;
 use crate::node::get::{GetProgress, GetRequest};
 use crate::node::import::ImportRequest;
 use crate::node::mirror::{MirrorProgress, MirrorRequest};
 use crate::node::share::ShareRequest;
-use crate::node::{Node, NodeError};
 
 /// What is known of the node; it is gone when the process stops.
 type Alive = State<Weak<Node>>;
@@ -35,14 +35,8 @@ pub(super) fn routes() -> Router<Weak<Node>> {
         .route("/v1/cache/clear", post(clear))
 }
 
-/// The node, unless it has stopped.
-pub(super) fn alive(node: &Weak<Node>) -> Result<Arc<Node>, NodeError> {
-    node.upgrade().ok_or(NodeError::HostLost)
-}
-
 async fn get(State(node): Alive, Json(request): Json<GetRequest>) -> Response {
-    job(|teller| async move {
-        let node = alive(&node)?;
+    job(node, |node, teller| async move {
         let noted = node.clients.begin(format!("get {}", request.model));
         let tell = |progress: GetProgress| {
             let (done, total) = progress.bytes();
@@ -54,16 +48,14 @@ async fn get(State(node): Alive, Json(request): Json<GetRequest>) -> Response {
 }
 
 async fn discover(State(node): Alive, Json(request): Json<DiscoverRequest>) -> Response {
-    job(|teller| async move {
-        let node = alive(&node)?;
+    job(node, |node, teller| async move {
         let _noted = node.clients.begin(format!("discover {}", request.query).trim_end().to_owned());
         node.discover(&request, |progress| teller.tell(progress)).await
     })
 }
 
 async fn share(State(node): Alive, Json(request): Json<ShareRequest>) -> Response {
-    job(|teller| async move {
-        let node = alive(&node)?;
+    job(node, |node, teller| async move {
         let noted = node.clients.begin(format!("share {}", request.name));
         let tell = move |done, total| {
             noted.progress(done, total);
@@ -74,8 +66,7 @@ async fn share(State(node): Alive, Json(request): Json<ShareRequest>) -> Respons
 }
 
 async fn mirror(State(node): Alive, Json(request): Json<MirrorRequest>) -> Response {
-    job(|teller| async move {
-        let node = alive(&node)?;
+    job(node, |node, teller| async move {
         let noted = node.clients.begin(format!("mirror {}", request.shown));
         let tell = |progress: MirrorProgress| {
             if let MirrorProgress::Downloading { done, total, .. } = &progress {
@@ -88,8 +79,7 @@ async fn mirror(State(node): Alive, Json(request): Json<MirrorRequest>) -> Respo
 }
 
 async fn seed(State(node): Alive, Json(request): Json<Seed>) -> Response {
-    job(|_| async move {
-        let node = alive(&node)?;
+    job(node, |node, _| async move {
         // They may know those who look for the model.
         node.call_in_catalog(&request.peers);
         node.seed_known(&request)
@@ -97,20 +87,18 @@ async fn seed(State(node): Alive, Json(request): Json<Seed>) -> Response {
 }
 
 async fn attach(State(node): Alive, Json(companion): Json<Companion>) -> Response {
-    job(|_| async move { alive(&node)?.attend(companion).await })
+    job(node, |node, _| async move { node.attend(companion).await })
 }
 
 async fn import(State(node): Alive, Json(request): Json<ImportRequest>) -> Response {
-    job(|_| async move {
-        let node = alive(&node)?;
+    job(node, |node, _| async move {
         let _noted = node.clients.begin("registry import".to_owned());
         node.import(&request).await
     })
 }
 
 async fn verify(State(node): Alive, Json(request): Json<OfModel>) -> Response {
-    job(|teller| async move {
-        let node = alive(&node)?;
+    job(node, |node, teller| async move {
         let noted = node.clients.begin(format!("verify {}", request.model));
         let tell = move |done, total| {
             noted.progress(done, total);
@@ -121,9 +109,9 @@ async fn verify(State(node): Alive, Json(request): Json<OfModel>) -> Response {
 }
 
 async fn remove(State(node): Alive, Json(request): Json<OfModel>) -> Response {
-    job(|_| async move { alive(&node)?.remove(&request.model).await })
+    job(node, |node, _| async move { node.remove(&request.model).await })
 }
 
 async fn clear(State(node): Alive) -> Response {
-    job(|_| async move { alive(&node)?.clear_cache().await })
+    job(node, |node, _| async move { node.clear_cache().await })
 }

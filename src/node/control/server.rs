@@ -16,7 +16,7 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::jobs::alive;
+use super::stream::{alive, by_node};
 use super::{Detach, Failure, Status, Warm, Warmed, figures, jobs, short_path};
 use crate::model::codec::MAX_MANIFEST;
 use crate::node::attached::Companion;
@@ -180,5 +180,5 @@ async fn detach(
 }
 
 async fn warm(State(node): State<Weak<Node>>, Json(request): Json<Warm>) -> Result<Json<Warmed>, Refusal> {
-    Ok(Json(alive(&node)?.warm(&request.path).await?))
+    Ok(Json(by_node(&node, async |node| node.warm(&request.path).await).await?))
 }

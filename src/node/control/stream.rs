@@ -1,7 +1,7 @@
 //! The answer of a job: lines as they come, and the end of the job when nobody reads them any more.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Failure, Line, SILENCE};
-use crate::node::NodeError;
+use crate::node::{Node, NodeError};
 
 /// Progress is told at most this often.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -39,14 +39,36 @@ impl Teller {
     }
 }
 
+/// The node, unless it has stopped or is about to.
+pub(super) fn alive(node: &Weak<Node>) -> Result<Arc<Node>, NodeError> {
+    node.upgrade().filter(|node| !node.is_stopping()).ok_or(NodeError::HostLost)
+}
+
+/// Has the node do something. What fails because the node stops is to be done by another.
+pub(super) async fn by_node<T, F>(
+    node: &Weak<Node>,
+    work: impl FnOnce(Arc<Node>) -> F,
+) -> Result<T, NodeError>
+where
+    F: Future<Output = Result<T, NodeError>>,
+{
+    let node = alive(node)?;
+    let done = work(node.clone()).await;
+    done.map_err(|e| if node.is_stopping() { NodeError::HostLost } else { e })
+}
+
 /// Runs a job and answers with its lines.
-pub(super) fn job<T: Serialize, F>(work: impl FnOnce(Teller) -> F) -> Response
+pub(super) fn job<T: Serialize, F>(
+    node: Weak<Node>,
+    work: impl FnOnce(Arc<Node>, Teller) -> F + Send + 'static,
+) -> Response
 where
     F: Future<Output = Result<T, NodeError>> + Send + 'static,
 {
     let (lines, receiver) = mpsc::channel(BACKLOG);
-    let work = work(Teller { lines: lines.clone(), last: Arc::default() });
+    let teller = Teller { lines: lines.clone(), last: Arc::default() };
     let task = tokio::spawn(async move {
+        let work = by_node(&node, |node| work(node, teller));
         let end = match beating(work, &lines).await {
             Ok(done) => line(&Line::<(), T>::Done(done)),
             Err(e) => line(&Line::<(), ()>::Error(Failure::from(&e))),

@@ -1,0 +1,71 @@
+//! A node that stops while other commands have it do something.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use silmaril::config::Config;
+use silmaril::node::control::{Client, Seed};
+use silmaril::node::share::ShareRequest;
+use silmaril::node::{Node, NodeError, NodeOptions};
+
+use crate::engine::rig::network;
+use crate::support::fixtures::{model_dir, noise};
+use crate::support::private_net::in_private_net;
+
+fn config(base: &Path) -> Config {
+    Config { network: network(), ..Config::defaults(base) }
+}
+
+async fn client(base: &Path) -> Client {
+    Client::connect(&config(base).paths()).await.unwrap().unwrap()
+}
+
+#[test]
+fn what_is_asked_of_a_node_that_stops_is_left_for_the_next_and_not_refused() {
+    in_private_net(|| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let base = home.path().join("base");
+        let dir = model_dir(&home.path().join("m"), &[("w.bin", &noise(1, 100_000))]);
+        let request = ShareRequest {
+            path: dir,
+            name: "acme/m".parse().unwrap(),
+            version: "main".parse().unwrap(),
+            license: Some("mit".to_owned()),
+            piece_length: 1 << 16,
+            sign: true,
+            hybrid: false,
+            web_seeds: vec![],
+        };
+        runtime.block_on(async {
+            let all = Arc::new(Seed { model: None, peers: vec![], right: false });
+            for round in 0..10 {
+                let node = Node::start(config(&base), NodeOptions::default()).await.unwrap();
+                if round == 0 {
+                    client(&base).await.share(&request, |_| ()).await.unwrap();
+                }
+                let (asked, mut first) = tokio::sync::mpsc::channel(8);
+                let mut askers = Vec::new();
+                for _ in 0..8 {
+                    let (client, asked, all) = (client(&base).await, asked.clone(), all.clone());
+                    askers.push(tokio::spawn(async move {
+                        loop {
+                            match client.seed(&all).await {
+                                Ok(seeded) => assert_eq!(seeded.len(), 1, "it had nothing left to seed"),
+                                Err(NodeError::HostLost) => return,
+                                Err(e) => panic!("{e}"),
+                            }
+                            let _ = asked.try_send(());
+                        }
+                    }));
+                }
+                first.recv().await.unwrap();
+                node.stop().await;
+                for asker in askers {
+                    tokio::time::timeout(Duration::from_secs(60), asker).await.unwrap().unwrap();
+                }
+            }
+        });
+    });
+}
