@@ -16,6 +16,8 @@ use crate::support::share::{export, import, share};
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const WORDLLAMA: &str = "dleemiller/wordllama";
 const SIZE: u64 = 91_618_861;
+/// A transfer at this rate is in its middle for minutes.
+const CRAWL: &str = "4mbit";
 
 fn status(host: &Host) -> Value {
     serde_json::from_str(&host.run(&["status", "--json"]).ok()).unwrap()
@@ -78,9 +80,11 @@ fn a_mount_takes_the_place_of_a_get_in_mid_transfer() {
     import(&b, &shared.manifest);
     let get = b.spawn(&["get", MINILM, "--peer", &a.peer()]);
     until("20 MB have come", PATIENCE, || b.received() > 20_000_000);
+    a.limit_rate(CRAWL);
     let mounted = b.mount(&[]);
     assert!(!hosts(&b, &get));
     assert!(b.received() < 85_000_000, "the test was too slow to mount in mid transfer");
+    a.limit_rate("200mbit");
     let end = get.finish(PATIENCE);
     assert!(end.stderr.contains("has taken the place of this one"), "{}", end.stderr);
     end.ok();
@@ -140,6 +144,7 @@ fn everything_at_once_on_one_base_directory() {
     daemon.wait_for_line("running", PATIENCE);
     let get = b.spawn(&["get", MINILM, "--peer", &a.peer()]);
     until("10 MB have come", PATIENCE, || b.received() > 10_000_000);
+    a.limit_rate(CRAWL);
     let mounted = b.mount(&[]);
     for process in [&own.process, &all, &daemon] {
         process.wait_for_line("goes on with it", PATIENCE);
@@ -147,8 +152,8 @@ fn everything_at_once_on_one_base_directory() {
     assert_eq!(hashes(&mounted.path("acme/m"), PATIENCE), hashes(&dir, PATIENCE));
     assert!(b.received() < 85_000_000, "the test was too slow to kill in mid transfer");
     b.kill_node();
-    let end = get.finish(PATIENCE);
-    end.ok();
+    a.limit_rate("100mbit");
+    get.finish(PATIENCE).ok();
     import(&c, &own.manifest);
     gets(&c, "acme/m", &b, &dir);
     for mut process in [own.process, all, daemon] {
