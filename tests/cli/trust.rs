@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::program::Home;
+use crate::support::process::{PATIENCE, Proc};
 
 const DORA: &str = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
 const OTHER: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
@@ -112,11 +113,11 @@ fn processes_that_change_the_file_at_once_lose_nothing() {
     home.run(&["init"]).ok();
     let start = |number: u8| {
         let key = hex::encode([number; 32]);
-        home.command(&["trust", "add", &key, "--name", &format!("acme/m{number}")]).spawn().unwrap()
+        Proc::spawn(&mut home.command(&["trust", "add", &key, "--name", &format!("acme/m{number}")]))
     };
     let running: Vec<_> = (0..8).map(start).collect();
-    for mut process in running {
-        assert!(process.wait().unwrap().success());
+    for process in running {
+        process.finish(PATIENCE).ok();
     }
     let all = listed(&home);
     assert_eq!(all["publishers"].as_array().unwrap().len(), 8);
