@@ -6,6 +6,7 @@
 #![allow(missing_docs)]
 
 pub(crate) mod libgit2;
+pub(crate) mod process;
 
 pub(crate) use raw::*;
 

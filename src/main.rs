@@ -1,5 +1,5 @@
 //! The `silmaril` binary: parse, run, map the result to an exit code.
 
-fn main() -> std::process::ExitCode {
+fn main() -> ! {
     silmaril::cli::main()
 }

@@ -6,6 +6,7 @@
 mod cli {
     pub mod doctor;
     pub mod errors;
+    pub mod exit;
     pub mod help;
     pub mod init;
     pub mod pipes;

@@ -33,12 +33,12 @@ mod unmount;
 mod verify;
 mod warm;
 
-use std::process::ExitCode;
-
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use context::{Context, Globals};
 use error::CommandError;
+
+use crate::ffi::process::exit;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -100,23 +100,23 @@ enum Command {
     Man(man::Args),
 }
 
-/// Runs the program and returns its exit code.
-pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+/// Runs the program and ends the process with its exit code.
+pub fn main() -> ! {
+    let result = match Cli::try_parse() {
+        Ok(cli) => run(cli),
         Err(error) => {
             // Help and version are asked for; a reader that closed the pipe has seen enough of them.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            exit(if error.use_stderr() { 2 } else { 0 })
         }
     };
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    exit(result.map_or_else(
+        |error| {
             error.print();
-            ExitCode::from(error.exit_code())
-        }
-    }
+            error.exit_code()
+        },
+        |()| 0,
+    ))
 }
 
 fn run(cli: Cli) -> Result<(), CommandError> {

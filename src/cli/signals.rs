@@ -7,6 +7,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{self, SignalKind, signal};
 
 use crate::cli::error::CommandError;
+use crate::ffi::process::exit;
 
 /// How long a clean stop may take before the process ends itself.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -83,7 +84,7 @@ impl StopSignals {
             () = work => {}
             _ = self.wait() => {
                 last();
-                std::process::exit(CommandError::interrupted().exit_code().into());
+                exit(CommandError::interrupted().exit_code());
             }
         }
     }
