@@ -58,7 +58,14 @@ fn wait_for_lookups(rig: &Rig, count: usize) {
 }
 
 fn stat(path: PathBuf) -> Proc {
-    Proc::spawn(Command::new("stat").args(["-L", "-c", "%F %i"]).arg(path))
+    Proc::spawn(with_ctrl_c("stat").args(["-L", "-c", "%F %i"]).arg(path))
+}
+
+/// A program that Ctrl-C reaches, also where these tests run in the background of a shell that keeps it from them.
+fn with_ctrl_c(program: &str) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", program]);
+    command
 }
 
 fn kind(path: PathBuf) -> Result<std::fs::Metadata, ErrorKind> {
@@ -194,7 +201,7 @@ fn whoever_waits_can_be_killed_and_interrupted() {
         print('asking', flush=True)\n\
         try: os.stat(sys.argv[1])\n\
         except KeyboardInterrupt: sys.exit(7)";
-    let mut python = Command::new("/usr/bin/python3");
+    let mut python = with_ctrl_c("/usr/bin/python3");
     let mut hears = Proc::spawn(python.args(["-c", script]).arg(rig.path("org/slower")));
     wait_for_lookups(&rig, 1);
     hears.signal(Signal::INT);
