@@ -131,6 +131,8 @@ mod mirror {
 }
 
 mod node {
+    mod changing;
+    mod rig;
     mod stopping;
 }
 

@@ -1,25 +1,14 @@
 //! A node that stops while other commands have it do something.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use silmaril::config::Config;
-use silmaril::node::control::{Client, Seed};
-use silmaril::node::share::ShareRequest;
+use silmaril::node::control::Seed;
 use silmaril::node::{Node, NodeError, NodeOptions};
 
-use crate::engine::rig::network;
+use super::rig::{client, config, share_as_acme_m};
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::private_net::in_private_net;
-
-fn config(base: &Path) -> Config {
-    Config { network: network(), ..Config::defaults(base) }
-}
-
-async fn client(base: &Path) -> Client {
-    Client::connect(&config(base).paths()).await.unwrap().unwrap()
-}
 
 #[test]
 fn what_is_asked_of_a_node_that_stops_is_left_for_the_next_and_not_refused() {
@@ -28,16 +17,7 @@ fn what_is_asked_of_a_node_that_stops_is_left_for_the_next_and_not_refused() {
         let home = tempfile::tempdir().unwrap();
         let base = home.path().join("base");
         let dir = model_dir(&home.path().join("m"), &[("w.bin", &noise(1, 100_000))]);
-        let request = ShareRequest {
-            path: dir,
-            name: "acme/m".parse().unwrap(),
-            version: "main".parse().unwrap(),
-            license: Some("mit".to_owned()),
-            piece_length: 1 << 16,
-            sign: true,
-            hybrid: false,
-            web_seeds: vec![],
-        };
+        let request = share_as_acme_m(&dir);
         runtime.block_on(async {
             let all = Arc::new(Seed { model: None, peers: vec![], right: false });
             for round in 0..10 {
