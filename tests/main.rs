@@ -133,6 +133,7 @@ mod mirror {
 mod node {
     mod changing;
     mod rig;
+    mod starting;
     mod stopping;
 }
 

@@ -1,7 +1,6 @@
 //! `daemon`: a node without a mount, for as long as it is wanted.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
@@ -14,8 +13,6 @@ use crate::node::control::{Client, Seed};
 
 /// What `status` says of it.
 const ACTIVITY: &str = "daemon";
-/// How long it may take to stop: more than its own deadlines add up to.
-const STOP_WITHIN: Duration = Duration::from_secs(40);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,10 +74,9 @@ fn serve(args: &Args, context: &Context) -> Result<(), CommandError> {
 
 async fn stop(context: &Context) -> Result<(), CommandError> {
     let paths = context.config()?.paths();
-    let client = Client::connect(&paths).await?.ok_or_else(|| not_running(&paths))?;
-    let status = client.status().await?;
+    let (client, status) = Client::find(&paths).await?.ok_or_else(|| not_running(&paths))?;
     let pid = if status.activity == ACTIVITY {
-        client.stop(STOP_WITHIN).await?;
+        client.stop(status.pid).await?;
         status.pid
     } else if status.attached.iter().any(|companion| companion.activity == ACTIVITY) {
         client.detach(ACTIVITY).await?.pid

@@ -230,9 +230,10 @@ impl Fetch {
         self.with(|state, _| state.introduce(*info_hash, peers));
     }
 
-    /// Says who may hear of a torrent; one that is in the engine starts anew where that changes. Public until said.
-    pub fn expose(&self, info_hash: &InfoHash, exposure: Exposure) {
-        self.with(|state, now| state.expose(*info_hash, exposure, now));
+    /// Says who may hear of a torrent, and tells whether that is a change; one that is in the engine starts anew then.
+    /// Public until said.
+    pub fn expose(&self, info_hash: &InfoHash, exposure: Exposure) -> bool {
+        self.with(|state, now| state.expose(*info_hash, exposure, now))
     }
 
     /// Leaves a swarm and fails its waiting reads with `Left`.

@@ -1,33 +1,19 @@
 //! A model that becomes another one while a node waits for its bytes.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use silmaril::model::ModelRef;
 use silmaril::node::get::{GetProgress, GetRequest};
 use silmaril::node::{Library, Node, NodeOptions};
 use tokio::time::timeout;
 
-use super::rig::{client, config, share_as_acme_m};
+use super::rig::{acme_m, client, config, of_nobody, share_as_acme_m};
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::private_net::in_private_net;
 use crate::support::process::PATIENCE;
 
 /// How often it is looked whether a job waits; nothing tells.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-fn acme_m() -> ModelRef {
-    "acme/m".parse().unwrap()
-}
-
-/// The manifest of a model that nobody has.
-fn of_nobody(home: &Path) -> Vec<u8> {
-    let dir = model_dir(&home.join("theirs"), &[("w.bin", &noise(1, 100_000))]);
-    let library = Library::open(config(&home.join("other"))).unwrap();
-    library.publish(&share_as_acme_m(&dir), &|_, _| (), &AtomicBool::new(false)).unwrap();
-    library.manifest(&acme_m()).unwrap().to_json()
-}
 
 /// Starts a node that knows the model, and has nothing of it.
 async fn node(base: &Path, manifest: &[u8]) -> std::sync::Arc<Node> {
