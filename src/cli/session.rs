@@ -18,8 +18,10 @@ use crate::node::patience::Patience;
 use crate::node::{ErrorKind, Library, Node, NodeError, NodeOptions, chain};
 use crate::paths::Paths;
 
-/// How often it is looked for; there is nothing to be woken by.
+/// How often a node is looked for; there is nothing to be woken by.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// After this long the user is told for whom we wait.
+const SAYS_AFTER: Duration = Duration::from_secs(2);
 /// How often the work is begun anew when one host after another goes away at once.
 const MAX_HOSTS: usize = 20;
 /// How long work may take to end by itself when its node is asked to stop.
@@ -39,9 +41,11 @@ pub struct Host {
 
 impl Host {
     /// Finds the node that runs, or starts one.
-    async fn find(config: &Config, options: &NodeOptions) -> Result<Self, NodeError> {
+    async fn find(context: &Context, config: &Config, options: &NodeOptions) -> Result<Self, NodeError> {
         let paths = config.paths();
-        let node = match reach(&paths, async || Node::start(config.clone(), options.clone()).await).await? {
+        let node = match reach(context, &paths, async || Node::start(config.clone(), options.clone()).await)
+            .await?
+        {
             Reached::Running(client, pid) => return Ok(Self { client, pid, own: None }),
             Reached::Alone(node) => node,
         };
@@ -64,7 +68,7 @@ impl Host {
         let until = Instant::now() + LISTENS_WITHIN;
         let mut told = false;
         loop {
-            match Self::find(config, options).await {
+            match Self::find(context, config, options).await {
                 Err(error) if error.kind() == ErrorKind::Listen && Instant::now() < until => {
                     if !std::mem::replace(&mut told, true) {
                         context.out.note(format_args!("{}; trying again", chain(&error)));
@@ -122,7 +126,7 @@ pub fn with_node<T>(
         let mut hosts = 0;
         while hosts < MAX_HOSTS {
             let host = match former {
-                None => signals.unless(async { Ok(Host::find(&config, &options).await?) }).await?,
+                None => signals.unless(async { Ok(Host::find(context, &config, &options).await?) }).await?,
                 Some(_) => signals.unless(Host::find_next(context, &config, &options)).await?,
             };
             if let Some(former) = former {
@@ -187,7 +191,7 @@ pub fn with_node_or_library<T>(
         let mut former: Option<Former> = None;
         for _ in 0..MAX_HOSTS {
             let reached = signals.unless(async {
-                Ok(reach(&config.paths(), async || Library::open_locked(config.clone())).await?)
+                Ok(reach(context, &config.paths(), async || Library::open_locked(config.clone())).await?)
             });
             let reached = reached.await?;
             let host = reached.pid();
@@ -227,10 +231,12 @@ impl<T> Reached<T> {
 /// Connects to the node that runs, or takes the base directory. Another process that starts or stops meanwhile is
 /// waited for.
 async fn reach<T>(
+    context: &Context,
     paths: &Paths,
     mut take: impl AsyncFnMut() -> Result<T, NodeError>,
 ) -> Result<Reached<T>, NodeError> {
     let mut patience = Patience::default();
+    let (since, mut told) = (Instant::now(), false);
     loop {
         if let Some(client) = Client::connect(paths).await? {
             match client.hello().await {
@@ -241,7 +247,12 @@ async fn reach<T>(
         }
         match take().await {
             Ok(taken) => return Ok(Reached::Alone(taken)),
-            Err(NodeError::Busy { pid, .. }) if patience.has(&pid) => {}
+            Err(NodeError::Busy { base, pid }) if patience.has(&pid) => {
+                if since.elapsed() >= SAYS_AFTER && !std::mem::replace(&mut told, true) {
+                    let base = base.display();
+                    context.out.note(format_args!("process {pid} is using {base}; waiting for it"));
+                }
+            }
             Err(e) => return Err(e),
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -11,20 +11,20 @@ const MAX_HOLDERS: usize = 4;
 /// Patience with whoever has the base directory: each process has [`LETS_GO_WITHIN`], and there is an end to it.
 #[derive(Debug, Default)]
 pub struct Patience {
-    holder: String,
+    holder: Option<String>,
     holders: usize,
     until: Option<Instant>,
 }
 
 impl Patience {
-    /// Whether the process that has it now, by its number, is to be waited for any longer.
+    /// Whether the process that has it now, by its number (empty where it is not known), is waited for any longer.
     pub fn has(&mut self, holder: &str) -> bool {
         self.has_at(holder, Instant::now())
     }
 
     fn has_at(&mut self, holder: &str, now: Instant) -> bool {
-        if self.holder != holder && self.holders < MAX_HOLDERS {
-            self.holder = holder.to_owned();
+        if self.holder.as_deref() != Some(holder) && self.holders < MAX_HOLDERS {
+            self.holder = Some(holder.to_owned());
             self.holders += 1;
             self.until = Some(now + LETS_GO_WITHIN);
         }
@@ -44,6 +44,7 @@ mod tests {
         assert!(patience.has_at("1", start + LETS_GO_WITHIN - second));
         assert!(patience.has_at("2", start + LETS_GO_WITHIN + second), "its successor has just begun");
         assert!(!patience.has_at("2", start + 2 * LETS_GO_WITHIN + second));
+        assert!(Patience::default().has_at("", start), "one that is not known");
 
         let (mut patience, mut now) = (Patience::default(), start);
         for turn in 0.. {

@@ -5,6 +5,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
 
 use rustix::process::Signal;
+use silmaril::node::lock::NodeLock;
+use silmaril::paths::Paths;
 
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::host::Host;
@@ -13,8 +15,9 @@ use crate::support::net::Net;
 use crate::support::process::{Finished, PATIENCE, until};
 use crate::support::share::share;
 
-/// The number of no process.
-const PID: &str = "4194305";
+/// The numbers of no processes.
+const PID: u32 = 4_194_305;
+const NEXT: u32 = 4_194_306;
 
 /// The route of a request; nothing where there was none.
 fn route(stream: &UnixStream) -> String {
@@ -25,25 +28,31 @@ fn route(stream: &UnixStream) -> String {
     first.split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
-/// A daemon that goes away when it is asked for `last`, after `work`.
-fn lost_at(host: &Host, last: &'static str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+/// A daemon that goes away when it is asked for `last`, after it has told its status so many times, and after `work`.
+fn lost_at(
+    host: &Host,
+    pid: u32,
+    (last, mut told): (&'static str, usize),
+    work: impl FnOnce() + Send + 'static,
+) -> JoinHandle<()> {
     let socket = host.base().join("silmaril.sock");
     let _ = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).unwrap();
     let status = format!(
-        r#"{{"pid":{PID},"version":"{}","activity":"daemon","uptime":1,"base_dir":"/","listening":[],"transfers":[]}}"#,
+        r#"{{"pid":{pid},"version":"{}","activity":"daemon","uptime":1,"base_dir":"/","listening":[],"transfers":[]}}"#,
         env!("CARGO_PKG_VERSION")
     );
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             match route(&stream) {
-                asked if asked == last => {
+                asked if asked == last && told == 0 => {
                     work();
                     std::fs::remove_file(&socket).unwrap();
                     return;
                 }
                 asked if asked == "/v1/status" => {
+                    told = told.saturating_sub(1);
                     let length = status.len();
                     write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{status}").unwrap();
                 }
@@ -61,7 +70,7 @@ fn run_lost(
     last: &'static str,
     work: impl FnOnce() + Send + 'static,
 ) -> Finished {
-    let node = lost_at(host, last, work);
+    let node = lost_at(host, PID, (last, 0), work);
     let end = host.run(args);
     until("it was asked", PATIENCE, || node.is_finished());
     node.join().unwrap();
@@ -114,4 +123,36 @@ fn what_is_to_be_stopped_may_go_away_by_itself() {
     run_lost(&a, &["unmount", point.to_str().unwrap()], "/v1/status", || ()).ok();
     assert!(!is_mounted(&point));
     run_lost(&a, &["daemon", "--stop"], "/v1/stop", || ()).ok();
+}
+
+#[test]
+fn a_status_that_is_watched_goes_on_with_the_next_node() {
+    let net = Net::new();
+    let a = net.host("a");
+    a.run(&["init"]).ok();
+    let node = lost_at(&a, PID, ("/v1/status", 1), || ());
+    let watch = a.spawn(&["status", "--watch"]);
+    watch.wait_for_line(&format!("process {PID}"), PATIENCE);
+    until("it has gone away", PATIENCE, || node.is_finished());
+    let _next = lost_at(&a, NEXT, ("/v1/none", 0), || ());
+    watch.wait_for_line(&format!("process {NEXT}"), PATIENCE);
+    watch.signal(Signal::TERM);
+    watch.finish(PATIENCE).ok();
+}
+
+#[test]
+fn whoever_starts_or_stops_is_waited_for_and_named() {
+    let net = Net::new();
+    let a = net.host("a");
+    a.run(&["init"]).ok();
+    let held = NodeLock::take(&Paths::below(&a.base())).unwrap();
+    let daemon = a.spawn(&["daemon"]);
+    let clear = a.spawn(&["cache", "clear", "--yes"]);
+    for waiting in [&daemon, &clear] {
+        waiting.wait_for_line(&format!("process {} is using", std::process::id()), PATIENCE);
+    }
+    drop(held);
+    clear.finish(PATIENCE).ok();
+    daemon.wait_for_line("running", PATIENCE);
+    a.run(&["daemon", "--stop"]).ok();
 }
