@@ -32,8 +32,12 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let was_mounted = is_mounted(&point)?;
     let stopped = context.block_on(stop(&paths, &point))?;
     // One that ended by itself meanwhile may have taken its mount with it, or left it dead.
-    if is_mounted(&point)? || !(stopped || was_mounted) {
-        detach(&point)?;
+    let gone = stopped || was_mounted;
+    if is_mounted(&point)? || !gone {
+        match detach(&point) {
+            Err(MountError::NotMounted(_)) if gone => {}
+            detached => detached?,
+        }
     }
     context.out.note(format_args!("unmounted {}", point.display()));
     Ok(())
@@ -64,9 +68,9 @@ async fn stop(paths: &Paths, point: &Path) -> Result<bool, CommandError> {
     }
 }
 
-fn detach(point: &Path) -> Result<(), CommandError> {
+fn detach(point: &Path) -> Result<(), MountError> {
     match mount::unmount(point, false) {
-        Err(MountError::InUse(_)) => Ok(mount::unmount(point, true)?),
-        result => Ok(result?),
+        Err(MountError::InUse(_)) => mount::unmount(point, true),
+        result => result,
     }
 }
