@@ -53,6 +53,7 @@ mod e2e {
     mod hub_fallback;
     mod killed_mount;
     mod lazy_read;
+    mod lost_hosts;
     mod mirror_faults;
     mod mirror_hub;
     mod mirror_sharing;
@@ -131,6 +132,9 @@ mod mirror {
 }
 
 mod node {
+    mod changing;
+    mod rig;
+    mod starting;
     mod stopping;
 }
 

@@ -1,7 +1,7 @@
 //! `daemon`: a node without a mount, for as long as it is wanted.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
@@ -10,12 +10,13 @@ use crate::cli::session::with_node;
 use crate::cli::status::not_running;
 use crate::node::NodeOptions;
 use crate::node::attached::Companion;
-use crate::node::control::{Client, Seed};
+use crate::node::control::{Client, Seed, Status};
+use crate::node::patience::LETS_GO_WITHIN;
 
 /// What `status` says of it.
 const ACTIVITY: &str = "daemon";
-/// How long it may take to stop: more than its own deadlines add up to.
-const STOP_WITHIN: Duration = Duration::from_secs(40);
+/// How often it is looked for while it takes another's place; there is nothing to be woken by.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -75,23 +76,38 @@ fn serve(args: &Args, context: &Context) -> Result<(), CommandError> {
     })
 }
 
+/// Stops the daemon, wherever it is: where the node that it waits beside ends just now, it is about to host itself.
 async fn stop(context: &Context) -> Result<(), CommandError> {
     let paths = context.config()?.paths();
-    let client = Client::connect(&paths).await?.ok_or_else(|| not_running(&paths))?;
-    let status = client.status().await?;
-    let pid = if status.activity == ACTIVITY {
-        client.stop(STOP_WITHIN).await?;
-        status.pid
-    } else if status.attached.iter().any(|companion| companion.activity == ACTIVITY) {
-        client.detach(ACTIVITY).await?.pid
-    } else {
-        return Err(CommandError::failed(format!(
-            "process {} is no daemon but `silmaril {}`",
-            status.pid,
-            clean(&status.activity)
-        ))
-        .hint("a mount ends with `silmaril unmount DIR`, everything else with Ctrl-C where it runs"));
+    let mut lost: Option<Instant> = None;
+    let pid = loop {
+        match Client::find(&paths).await? {
+            Some((client, status)) => match end(&client, &status).await {
+                Err(error) if error.is_host_lost() => lost = lost.or(Some(Instant::now())),
+                ended => break ended?,
+            },
+            None if lost.is_some() => {}
+            None => return Err(not_running(&paths)),
+        }
+        if lost.is_some_and(|lost| lost.elapsed() >= LETS_GO_WITHIN) {
+            return Err(not_running(&paths));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     };
     context.out.note(format_args!("stopped process {pid}"));
     Ok(())
+}
+
+/// Ends the daemon that is the node, or waits beside it; tells which process it was.
+async fn end(client: &Client, status: &Status) -> Result<u32, CommandError> {
+    if status.activity == ACTIVITY {
+        client.stop(status.pid).await?;
+        return Ok(status.pid);
+    }
+    if status.attached.iter().any(|companion| companion.activity == ACTIVITY) {
+        return Ok(client.detach(ACTIVITY).await?.pid);
+    }
+    let (pid, activity) = (status.pid, clean(&status.activity));
+    Err(CommandError::failed(format!("process {pid} is no daemon but `silmaril {activity}`"))
+        .hint("a mount ends with `silmaril unmount DIR`, everything else with Ctrl-C where it runs"))
 }

@@ -67,12 +67,8 @@ pub fn run(_args: &Args, context: &Context) -> Result<(), CommandError> {
             let file = Config::config_file(&context.load_options())?;
             let is_default = if file.exists() { "" } else { " (not there: all defaults)" };
             say("configuration", Fine(format!("{}{is_default}", file.display())))?;
-            let node = context.block_on(async {
-                match Client::connect(&config.paths()).await? {
-                    Some(client) => Ok(Some(client.status().await?)),
-                    None => Ok(None),
-                }
-            });
+            let node = context
+                .block_on(async { Ok(Client::find(&config.paths()).await?.map(|(_, status)| status)) });
             say("base directory", base_directory(&config))?;
             say("publisher key", publisher_key(&config))?;
             say("trust", trust(&config))?;

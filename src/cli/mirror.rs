@@ -225,7 +225,14 @@ async fn every(
                 if let Some(withheld) = withheld(args, &report) {
                     context.out.warn(withheld);
                 } else if let Some(seed) = seed_of(&report) {
-                    signals.unless(async { Ok(host.client.seed(&seed).await?) }).await?;
+                    match signals.unless(async { Ok(host.client.seed(&seed).await?) }).await {
+                        Err(error) if error.ends_all() => return Err(error),
+                        Err(error) => {
+                            context.out.note(format_args!("{}: not shared", report.model));
+                            error.print();
+                        }
+                        Ok(_) => {}
+                    }
                 }
                 work.reports.push(report);
             }

@@ -111,7 +111,7 @@ fn serve(
         let result = attend(&node, &mounted, || ready(&mount.mountpoint), &mut signals, ask).await;
         let stop = async {
             // Parked reads get their answers first, so that nothing holds the mount.
-            node.fetch.stop();
+            node.begin_stop();
             mounted.stop().await;
             node.stop().await;
         };

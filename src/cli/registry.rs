@@ -16,9 +16,9 @@ use crate::cli::session::with_node;
 use crate::fsutil;
 use crate::model::metainfo::MAX_METAINFO;
 use crate::model::{Manifest, ModelRef};
-use crate::node::NodeOptions;
 use crate::node::control::Client;
 use crate::node::import::{ImportRequest, Imported};
+use crate::node::{NodeError, NodeOptions};
 use crate::paths::Paths;
 
 /// No manifest or torrent that is accepted is larger, in bytes.
@@ -134,11 +134,15 @@ fn ask_network(request: ImportRequest, what: &str, context: &Context) -> Result<
     imported(&manifest, context)
 }
 
-/// Lets a running node, and its mount, see the new model at once.
+/// Lets a running node, and its mount, see the new model at once. One that ends instead leaves nobody to tell: the next
+/// reads what is there.
 pub(in crate::cli) fn tell_node(paths: &Paths, context: &Context) -> Result<(), CommandError> {
     context.block_on(async {
         if let Some(client) = Client::connect(paths).await? {
-            client.reload().await?;
+            match client.reload().await {
+                Ok(()) | Err(NodeError::HostLost) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
         Ok(())
     })

@@ -1,5 +1,6 @@
 //! `remove`: forgets a model and frees its space.
 
+use std::cell::Cell;
 use std::io::IsTerminal as _;
 
 use crate::cli::cleanup::confirmed;
@@ -8,8 +9,8 @@ use crate::cli::error::CommandError;
 use crate::cli::output::size;
 use crate::cli::session::with_node_or_library;
 use crate::model::ModelRef;
-use crate::node::NodeError;
 use crate::node::models::place;
+use crate::node::{ErrorKind, NodeError};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,10 +46,24 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         return Err(CommandError::failed("nothing was removed"));
     }
     drop(library);
+    let begun = Cell::new(false);
+    let removed = |removed| match removed {
+        // The node that went away had done it.
+        Err(NodeError::Remote { kind: ErrorKind::UnknownModel, .. } | NodeError::UnknownModel(_))
+            if begun.get() =>
+        {
+            Ok(())
+        }
+        removed => Ok(removed?),
+    };
     with_node_or_library(
         context,
-        async |client, _| Ok(client.remove(&args.model).await?),
-        async |library, _| Ok(library.remove(&args.model)?),
+        async |client, _| {
+            let done = removed(client.remove(&args.model).await);
+            begun.set(true);
+            done
+        },
+        async |library, _| removed(library.remove(&args.model)),
     )?;
     context.out.line(format_args!("removed {}", args.model))?;
     if let Some(dir) = place.filter(|dir| dir.exists()) {

@@ -13,15 +13,15 @@ use crate::cli::error::CommandError;
 use crate::cli::signals::StopSignals;
 use crate::config::Config;
 use crate::node::control::Client;
+use crate::node::handover::LISTENS_WITHIN;
+use crate::node::patience::Patience;
 use crate::node::{ErrorKind, Library, Node, NodeError, NodeOptions, chain};
 use crate::paths::Paths;
 
-/// How long another process may hold the base directory without answering: one that starts or stops does.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
-/// How often it is looked for; there is nothing to be woken by.
+/// How often a node is looked for; there is nothing to be woken by.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long a port may be taken when we go on in another's place: its last sockets may still be closing.
-const LISTENS_WITHIN: Duration = Duration::from_secs(20);
+/// After this long the user is told for whom we wait.
+const SAYS_AFTER: Duration = Duration::from_secs(2);
 /// How often the work is begun anew when one host after another goes away at once.
 const MAX_HOSTS: usize = 20;
 /// How long work may take to end by itself when its node is asked to stop.
@@ -41,9 +41,11 @@ pub struct Host {
 
 impl Host {
     /// Finds the node that runs, or starts one.
-    async fn find(config: &Config, options: &NodeOptions) -> Result<Self, NodeError> {
+    async fn find(context: &Context, config: &Config, options: &NodeOptions) -> Result<Self, NodeError> {
         let paths = config.paths();
-        let node = match reach(&paths, async || Node::start(config.clone(), options.clone()).await).await? {
+        let node = match reach(context, &paths, async || Node::start(config.clone(), options.clone()).await)
+            .await?
+        {
             Reached::Running(client, pid) => return Ok(Self { client, pid, own: None }),
             Reached::Alone(node) => node,
         };
@@ -66,7 +68,7 @@ impl Host {
         let until = Instant::now() + LISTENS_WITHIN;
         let mut told = false;
         loop {
-            match Self::find(config, options).await {
+            match Self::find(context, config, options).await {
                 Err(error) if error.kind() == ErrorKind::Listen && Instant::now() < until => {
                     if !std::mem::replace(&mut told, true) {
                         context.out.note(format_args!("{}; trying again", chain(&error)));
@@ -124,11 +126,11 @@ pub fn with_node<T>(
         let mut hosts = 0;
         while hosts < MAX_HOSTS {
             let host = match former {
-                None => signals.unless(async { Ok(Host::find(&config, &options).await?) }).await?,
+                None => signals.unless(async { Ok(Host::find(context, &config, &options).await?) }).await?,
                 Some(_) => signals.unless(Host::find_next(context, &config, &options)).await?,
             };
             if let Some(former) = former {
-                tell(context, former, &host);
+                tell(context, former, host.pid);
             }
             let since = Instant::now();
             let result = {
@@ -159,14 +161,15 @@ pub fn with_node<T>(
 }
 
 /// Says who goes on with the work.
-fn tell(context: &Context, former: Former, host: &Host) {
-    let now = if host.is_own() { "this process".into() } else { format!("process {}", host.pid) };
+fn tell(context: &Context, former: Former, host: u32) {
+    let is_own = host == std::process::id();
+    let now = if is_own { "this process".into() } else { format!("process {host}") };
     match former {
-        Former::Ended(former) if former == host.pid => {}
+        Former::Ended(former) if former == host => {}
         Former::Ended(former) => context.out.note(format_args!(
             "the silmaril that did this (process {former}) has ended; {now} goes on with it"
         )),
-        Former::HandedTo(heir) if host.is_own() => context.out.note(format_args!(
+        Former::HandedTo(heir) if is_own => context.out.note(format_args!(
             "process {heir} asked to go on with this and has ended; this process does again"
         )),
         Former::HandedTo(_) => {
@@ -175,22 +178,35 @@ fn tell(context: &Context, former: Former, host: &Host) {
     }
 }
 
-/// Does work that needs no engine: by the node that runs, or here where none does, with the base directory held.
+/// Does work that needs no engine: by the node that runs, or here where none does, with the base directory held. It is
+/// begun anew when the node goes away in the middle, but not more than [`MAX_HOSTS`] times.
 pub fn with_node_or_library<T>(
     context: &Context,
-    by_node: impl AsyncFnOnce(Client, &mut StopSignals) -> Result<T, CommandError>,
+    mut by_node: impl AsyncFnMut(&Client, &mut StopSignals) -> Result<T, CommandError>,
     here: impl AsyncFnOnce(Library, &mut StopSignals) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let config = context.config()?;
     context.block_on(async {
         let mut signals = StopSignals::new()?;
-        let reached = signals.unless(async {
-            Ok(reach(&config.paths(), async || Library::open_locked(config.clone())).await?)
-        });
-        match reached.await? {
-            Reached::Running(client, _) => by_node(client, &mut signals).await,
-            Reached::Alone((library, _lock)) => here(library, &mut signals).await,
+        let mut former: Option<Former> = None;
+        for _ in 0..MAX_HOSTS {
+            let reached = signals.unless(async {
+                Ok(reach(context, &config.paths(), async || Library::open_locked(config.clone())).await?)
+            });
+            let reached = reached.await?;
+            let host = reached.pid();
+            if let Some(former) = former.replace(Former::Ended(host)) {
+                tell(context, former, host);
+            }
+            match reached {
+                Reached::Running(client, _) => match by_node(&client, &mut signals).await {
+                    Err(error) if error.is_host_lost() => {}
+                    done => return done,
+                },
+                Reached::Alone((library, _lock)) => return here(library, &mut signals).await,
+            }
         }
+        Err(NodeError::HostLost.into())
     })
 }
 
@@ -202,13 +218,25 @@ enum Reached<T> {
     Alone(T),
 }
 
+impl<T> Reached<T> {
+    /// The process.
+    fn pid(&self) -> u32 {
+        match self {
+            Self::Running(_, pid) => *pid,
+            Self::Alone(_) => std::process::id(),
+        }
+    }
+}
+
 /// Connects to the node that runs, or takes the base directory. Another process that starts or stops meanwhile is
 /// waited for.
 async fn reach<T>(
+    context: &Context,
     paths: &Paths,
     mut take: impl AsyncFnMut() -> Result<T, NodeError>,
 ) -> Result<Reached<T>, NodeError> {
-    let until = Instant::now() + ANSWERS_WITHIN;
+    let mut patience = Patience::default();
+    let (since, mut told) = (Instant::now(), false);
     loop {
         if let Some(client) = Client::connect(paths).await? {
             match client.hello().await {
@@ -219,7 +247,12 @@ async fn reach<T>(
         }
         match take().await {
             Ok(taken) => return Ok(Reached::Alone(taken)),
-            Err(NodeError::Busy { .. }) if Instant::now() < until => {}
+            Err(NodeError::Busy { base, pid }) if patience.has(&pid) => {
+                if since.elapsed() >= SAYS_AFTER && !std::mem::replace(&mut told, true) {
+                    let base = base.display();
+                    context.out.note(format_args!("process {pid} is using {base}; waiting for it"));
+                }
+            }
             Err(e) => return Err(e),
         }
         tokio::time::sleep(LOOK_EVERY).await;

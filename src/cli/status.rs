@@ -14,6 +14,8 @@ use crate::paths::Paths;
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How long `--watch` waits for the next node when the one that was shown has ended.
+const NEXT_WITHIN: Duration = Duration::from_secs(15);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,17 +49,16 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     context.block_on(async {
         let mut signals = StopSignals::new()?;
         let mut clock = tokio::time::interval_at(Instant::now() + WATCH_EVERY, WATCH_EVERY);
+        let mut shown: Option<Instant> = None;
         loop {
-            let client = Client::connect(&paths).await?.ok_or_else(|| not_running(&paths))?;
-            let status = client.status().await?;
-            if args.watch && stdout().is_terminal() {
-                // Home, then clear to the end.
-                context.out.bytes(b"\x1b[H\x1b[J")?;
-            }
-            if args.json {
-                context.out.json(&status)?
-            } else {
-                print(context, &status)?
+            match Client::find(&paths).await? {
+                Some((_, status)) => {
+                    show(args, context, &status)?;
+                    shown = Some(Instant::now());
+                }
+                // Another may be about to take its place.
+                None if shown.is_some_and(|shown| shown.elapsed() < NEXT_WITHIN) => {}
+                None => return Err(not_running(&paths)),
             }
             if !args.watch {
                 return Ok(());
@@ -68,6 +69,14 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             }
         }
     })
+}
+
+fn show(args: &Args, context: &Context, status: &Status) -> Result<(), CommandError> {
+    if args.watch && stdout().is_terminal() {
+        // Home, then clear to the end.
+        context.out.bytes(b"\x1b[H\x1b[J")?;
+    }
+    if args.json { context.out.json(status) } else { print(context, status) }
 }
 
 fn print(context: &Context, status: &Status) -> Result<(), CommandError> {

@@ -1,16 +1,15 @@
 //! `unmount`: ends a mount and the process that serves it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::mount::ACTIVITY;
 use crate::mount::{self, MountError};
+use crate::node::NodeError;
 use crate::node::control::Client;
-
-/// How long the process may take to stop: more than its own deadlines add up to.
-const STOP_WITHIN: Duration = Duration::from_secs(40);
+use crate::node::lock::NodeLock;
+use crate::paths::Paths;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -30,28 +29,48 @@ pub struct Args {
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let point = mount::resolve(&args.mountpoint)?;
     let paths = context.config()?.paths();
-    let stopped = context.block_on(async {
-        let client = Client::connect(&paths).await?;
-        if let Some(client) = client {
-            let activity = client.status().await?.activity;
-            if activity.strip_prefix(ACTIVITY).is_some_and(|served| Path::new(served) == point) {
-                client.stop(STOP_WITHIN).await?;
-                return Ok(true);
-            }
+    let was_mounted = is_mounted(&point)?;
+    let stopped = context.block_on(stop(&paths, &point))?;
+    // One that ended by itself meanwhile may have taken its mount with it, or left it dead.
+    let gone = stopped || was_mounted;
+    if is_mounted(&point)? || !gone {
+        match detach(&point) {
+            Err(MountError::NotMounted(_)) if gone => {}
+            detached => detached?,
         }
-        Ok(false)
-    })?;
-    let mounted = mount::list_mounts()?.iter().any(|record| record.mountpoint == point);
-    if mounted || !stopped {
-        detach(&point)?;
     }
     context.out.note(format_args!("unmounted {}", point.display()));
     Ok(())
 }
 
-fn detach(point: &Path) -> Result<(), CommandError> {
+fn is_mounted(point: &Path) -> Result<bool, CommandError> {
+    Ok(mount::list_mounts()?.iter().any(|record| record.mountpoint == point))
+}
+
+/// Stops the node that serves the mount, and waits for one that ends already; tells whether there was one.
+async fn stop(paths: &Paths, point: &Path) -> Result<bool, CommandError> {
+    let Some(client) = Client::connect(paths).await? else { return Ok(false) };
+    let holder = NodeLock::holder(paths);
+    match (client.status().await, holder) {
+        (Ok(status), _) => {
+            let served = status.activity.strip_prefix(ACTIVITY).map(Path::new);
+            if served == Some(point) {
+                client.stop(status.pid).await?;
+            }
+            Ok(served == Some(point))
+        }
+        (Err(NodeError::HostLost), Some(pid)) => {
+            client.gone(&pid).await?;
+            Ok(false)
+        }
+        (Err(NodeError::HostLost), None) => Ok(false),
+        (Err(e), _) => Err(e.into()),
+    }
+}
+
+fn detach(point: &Path) -> Result<(), MountError> {
     match mount::unmount(point, false) {
-        Err(MountError::InUse(_)) => Ok(mount::unmount(point, true)?),
-        result => Ok(result?),
+        Err(MountError::InUse(_)) => mount::unmount(point, true),
+        result => result,
     }
 }

@@ -37,8 +37,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     context.block_on(async {
         let mut signals = StopSignals::new()?;
         let paths = config.paths();
-        let client = Client::connect(&paths).await?.ok_or_else(|| not_running(&paths))?;
-        let status = client.status().await?;
+        let (client, status) = Client::find(&paths).await?.ok_or_else(|| not_running(&paths))?;
         let wanted = args
             .paths
             .iter()
@@ -65,8 +64,9 @@ async fn watched(context: &Context, client: &Client, path: &str) -> Result<Strin
                 return Ok(format!("{}, {}", count(warmed.files as u64, "file"), size(warmed.bytes)));
             }
             _ = clock.tick() => {
-                let status = client.status().await?;
-                if let Some(t) = status.transfers.iter().find(|t| names(path, &t.model)) {
+                // What comes of it is for the job itself to say.
+                let transfers = client.status().await.map(|status| status.transfers).unwrap_or_default();
+                if let Some(t) = transfers.iter().find(|t| names(path, &t.model)) {
                     let detail = format_args!("{}/s from {}", size(t.download_rate + t.web_rate), count(t.peers.into(), "peer")).to_string();
                     progress.set(t.cached_bytes, t.total_size, detail);
                 }

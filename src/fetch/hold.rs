@@ -123,7 +123,7 @@ impl State {
             return;
         }
         self.introduced.remove(&ih);
-        self.answer_all(&Err(ReadError::Stopped), |w| w.via.0 == ih);
+        self.answer_all(&Err(ReadError::Left), |w| w.via.0 == ih);
         self.drop_windows_of(&ih);
         let Some(transfer) = self.transfers.remove(&ih) else { return };
         match transfer.phase {

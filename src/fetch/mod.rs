@@ -102,9 +102,12 @@ pub enum ReadError {
     /// No piece came in time; the text says what was missing (no peers, no peer with the piece, …).
     #[error("timed out: {0}")]
     TimedOut(String),
-    /// The node is stopping or the model was removed.
+    /// The node is stopping.
     #[error("stopped")]
     Stopped,
+    /// The swarm was left while the node goes on: the model was removed, is another one now, or is withheld now.
+    #[error("it was removed, replaced or withheld meanwhile")]
+    Left,
     /// The local disk failed.
     #[error("disk: {0}")]
     Disk(String),
@@ -227,12 +230,13 @@ impl Fetch {
         self.with(|state, _| state.introduce(*info_hash, peers));
     }
 
-    /// Says who may hear of a torrent; one that is in the engine starts anew where that changes. Public until said.
-    pub fn expose(&self, info_hash: &InfoHash, exposure: Exposure) {
-        self.with(|state, now| state.expose(*info_hash, exposure, now));
+    /// Says who may hear of a torrent, and tells whether that is a change; one that is in the engine starts anew then.
+    /// Public until said.
+    pub fn expose(&self, info_hash: &InfoHash, exposure: Exposure) -> bool {
+        self.with(|state, now| state.expose(*info_hash, exposure, now))
     }
 
-    /// Leaves a swarm and fails its waiting reads with `Stopped`.
+    /// Leaves a swarm and fails its waiting reads with `Left`.
     pub fn leave(&self, info_hash: &InfoHash) {
         self.with(|state, now| state.leave(*info_hash, now));
     }

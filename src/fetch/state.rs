@@ -182,14 +182,16 @@ impl State {
         self.exposures.get(ih).copied().unwrap_or_default()
     }
 
-    pub(super) fn expose(&mut self, ih: InfoHash, exposure: Exposure, now: Instant) {
+    pub(super) fn expose(&mut self, ih: InfoHash, exposure: Exposure, now: Instant) -> bool {
         let former = match exposure {
             Exposure::Public => self.exposures.remove(&ih),
             _ => self.exposures.insert(ih, exposure),
         };
-        if former.unwrap_or_default() != exposure {
+        let changes = former.unwrap_or_default() != exposure;
+        if changes {
             self.add_anew(ih, now);
         }
+        changes
     }
 
     /// All peers given by hand that a torrent may have.

@@ -218,6 +218,11 @@ pub enum ErrorKind {
 }
 
 impl NodeError {
+    /// Whether the model that was waited for is another one here now, or is held in another way, or not at all.
+    pub(super) fn is_left(&self) -> bool {
+        matches!(self, Self::Fetch { source: ReadError::Left, .. })
+    }
+
     /// What sort of error it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -262,7 +267,9 @@ impl NodeError {
             ) => ErrorKind::Internal,
             Self::Fetch { source: ReadError::TimedOut(_), .. } => ErrorKind::TimedOut,
             Self::Fetch { source: ReadError::Stopped, .. } => ErrorKind::HostLost,
-            Self::Fetch { source: ReadError::Disk(_) | ReadError::Broken(_), .. } => ErrorKind::Failed,
+            Self::Fetch { source: ReadError::Left | ReadError::Disk(_) | ReadError::Broken(_), .. } => {
+                ErrorKind::Failed
+            }
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::NothingHere(_) => ErrorKind::NothingHere,
             Self::Withheld { .. } => ErrorKind::Withheld,

@@ -25,6 +25,9 @@ const MEET_WITHIN: Duration = Duration::from_secs(6);
 /// How often it looks whether it has.
 const MEET_PAUSE: Duration = Duration::from_millis(300);
 
+/// How often the work on a model begins anew when the model becomes another one here at every try.
+pub(super) const MAX_CHANGES: usize = 10;
+
 /// How often progress is told.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
@@ -135,14 +138,29 @@ pub enum Origin {
 }
 
 impl Node {
-    /// Gets a model. Resumes what an earlier call left. Dropping the future stops it, keeping what came.
+    /// Gets a model. Resumes what an earlier call left, and begins anew when the model becomes another one here
+    /// meanwhile. Dropping the future stops it, keeping what came.
     pub async fn get(
         self: &Arc<Self>,
         request: &GetRequest,
         progress: impl Fn(GetProgress) + Send + Sync,
     ) -> Result<GetReport, NodeError> {
+        let mut changes = 0..MAX_CHANGES;
+        loop {
+            match self.get_as_known_now(request, &progress).await {
+                Err(e) if e.is_left() && changes.next().is_some() => {}
+                done => return done,
+            }
+        }
+    }
+
+    async fn get_as_known_now(
+        self: &Arc<Self>,
+        request: &GetRequest,
+        progress: &(impl Fn(GetProgress) + Send + Sync),
+    ) -> Result<GetReport, NodeError> {
         let model = &request.model;
-        let (manifest, origin) = self.wanted(request, &progress).await?;
+        let (manifest, origin) = self.wanted(request, progress).await?;
         let revision = self.library.store.revision(manifest.clone())?;
         let files = select(&manifest, &request.include, &request.exclude)?;
         let dest = match &request.output {
@@ -158,7 +176,7 @@ impl Node {
         // Whatever moves files keeps the turn, also when nobody waits for it any more.
         let turn = Arc::new(meanwhile(self.jobs.turn(&manifest.torrent.info_hash), showing).await);
 
-        self.adopt(&revision, &turn, &dest, &progress).await?;
+        self.adopt(&revision, &turn, &dest, progress).await?;
         let to = dest.clone();
         self.on_store(&revision, &turn, move |store, revision| store.stage(revision, &to)).await?;
         let here =
@@ -172,7 +190,7 @@ impl Node {
         meanwhile(fetched, showing).await.map_err(failed)?;
         showing();
         if request.verify {
-            self.check(&revision, &files, want, &progress).await?;
+            self.check(&revision, &files, want, progress).await?;
         }
         let (to, which) = (dest.clone(), files.clone());
         let former = self.on_store(&revision, &turn, move |store, revision| {

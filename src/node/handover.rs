@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 
 use super::control::Client;
 use super::lock::Claim;
-use super::{Node, NodeError, NodeOptions};
+use super::patience::Patience;
+use super::{ErrorKind, Node, NodeError, NodeOptions};
 use crate::config::Config;
 use crate::paths::Paths;
 
-/// How long the former host may take to let go: more than its own deadlines add up to.
-const LETS_GO_WITHIN: Duration = Duration::from_secs(35);
+/// How long a port may be taken when we go on in another's place: its last sockets may still be closing.
+pub const LISTENS_WITHIN: Duration = Duration::from_secs(20);
 /// How often it is looked for; there is nothing to be woken by.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -44,13 +45,20 @@ impl Node {
         let paths = config.paths();
         let request =
             HandoverRequest { pid: std::process::id(), dht: config.network.dht_enabled && !options.skip_dht };
-        let until = Instant::now() + LETS_GO_WITHIN;
+        let mut patience = Patience::default();
+        let mut listens_by: Option<Instant> = None;
         let mut claim: Option<Claim> = None;
         loop {
-            let busy = match Self::start(config.clone(), options.clone()).await {
-                Err(busy @ NodeError::Busy { .. }) => busy,
+            match Self::start(config.clone(), options.clone()).await {
+                Err(NodeError::Busy { pid, .. }) if patience.has(&pid) => {}
+                // The port was that of the process whose place this is.
+                Err(e)
+                    if e.kind() == ErrorKind::Listen
+                        && claim.is_some()
+                        && Instant::now()
+                            < *listens_by.get_or_insert_with(|| Instant::now() + LISTENS_WITHIN) => {}
                 started => return started,
-            };
+            }
             match &mut claim {
                 Some(claim) => claim.renew()?,
                 None => claim = Claim::stake(&paths)?,
@@ -58,9 +66,6 @@ impl Node {
             // Somebody else's claim comes first; what that one starts is asked later.
             if claim.is_some() {
                 ask(&paths, request).await?;
-            }
-            if Instant::now() >= until {
-                return Err(busy);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -78,6 +83,9 @@ impl Node {
 
     /// Asks whoever runs this node to let another process have the base directory. Refused where that cannot be.
     pub(super) fn request_handover(&self, request: HandoverRequest) -> Result<(), NodeError> {
+        if *self.asked.borrow() == Some(Asked::Stop) {
+            return Err(NodeError::HostLost);
+        }
         if let Some(mount) = &self.mount {
             let (base, at) = (self.library.paths.base.clone(), mount.clone());
             return Err(NodeError::Mounted { base, at, pid: std::process::id() });

@@ -29,6 +29,7 @@ mod metadata;
 mod metrics;
 pub mod mirror;
 pub mod models;
+pub mod patience;
 mod pump;
 mod resolve;
 mod rotation;

@@ -21,7 +21,7 @@ use super::metadata::MetadataWaiters;
 use super::pump::Pump;
 use super::resolve::Resolvings;
 use super::unresolved::Unresolved;
-use super::{Library, NodeError};
+use super::{ErrorKind, Library, NodeError};
 use crate::catalog::CatalogSettings;
 use crate::config::{Config, HubConfig};
 use crate::fetch::web::{HttpSource, WebSettings};
@@ -30,12 +30,17 @@ use crate::http::Client;
 use crate::mirror::token;
 use crate::model::{InfoHash, ModelRef};
 use crate::store::StoredRevision;
-use crate::torrent::{Discovery, Session, SessionSettings, TorrentId};
+use crate::torrent::{Discovery, EngineError, Session, SessionSettings, TorrentId};
 
 /// How long the session may take to say where it listens.
 const LISTEN_WITHIN: Duration = Duration::from_secs(10);
 /// After this long without another address there is no other. All are opened at once, so it is short.
 const LISTEN_SETTLED: Duration = Duration::from_millis(50);
+/// How long a port that is taken is tried: the last sockets of a process that was killed may outlive its lock for a
+/// moment. Short, since it may be another program's.
+const TAKEN_WITHIN: Duration = Duration::from_secs(3);
+/// How often it is tried; there is nothing to be woken by.
+const TRY_EVERY: Duration = Duration::from_millis(100);
 /// How often verified blocks and piece layers are made safe against a power cut.
 const SYNC_EVERY: Duration = Duration::from_secs(30);
 /// How long stopping may take before what is left is abandoned.
@@ -123,7 +128,9 @@ impl Node {
             web: web(&library.config.hub, &http),
         };
         let (events, queue) = mpsc::unbounded_channel();
-        let session = Arc::new(tokio::task::block_in_place(|| Session::start(session_settings, events))?);
+        let start =
+            move || tokio::task::block_in_place(|| Session::start(session_settings.clone(), events.clone()));
+        let session = Arc::new(again_while_taken(start).await?);
         let fetch = Fetch::new(session.clone(), library.paths.clone(), settings.clone());
         let metadata = Arc::new(MetadataWaiters::default());
         let catalog_settings = CatalogSettings { dht: settings.discovery.dht, peers: settings.peers.clone() };
@@ -170,11 +177,11 @@ impl Node {
             library,
             lock: Arc::new(lock),
         });
-        for manifest in node.library.registry.all() {
-            node.apply_rules(&manifest.torrent.info_hash);
-        }
+        node.apply_all_rules();
         let server = control::serve(Arc::downgrade(&node), &node.library.paths)?;
         *node.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+        // Whoever wrote to the registry after it was read, and before now, found nobody to tell.
+        node.reload()?;
         let housekeeper = tokio::spawn(super::housekeeping::run(Arc::downgrade(&node), SYNC_EVERY));
         let attendant = node.catalog.clone();
         let attendant =
@@ -189,7 +196,14 @@ impl Node {
         self.listening.borrow().clone()
     }
 
-    /// Whether [`Self::stop`] has begun.
+    /// Begins the end, for those who have something else to end before [`Self::stop`]: waiting reads are answered, and
+    /// whatever is asked of this node from now on is left for the next.
+    pub fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.fetch.stop();
+    }
+
+    /// Whether it has begun to stop.
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
@@ -205,7 +219,9 @@ impl Node {
             }
             match self.seed(&revision) {
                 Ok(()) => seeded.push(revision),
-                Err(_) if self.is_stopping() => return Err(NodeError::HostLost),
+                Err(e) if self.is_stopping() || e.kind() == ErrorKind::HostLost => {
+                    return Err(NodeError::HostLost);
+                }
                 Err(e) => tracing::warn!("cannot seed {}: {e}", revision.manifest.model_ref()),
             }
         }
@@ -244,8 +260,10 @@ impl Node {
     }
 
     /// Reads the registry again, signs ours anew where the publisher's key was replaced, and tells whoever shows it.
+    /// What is new in it is shared as the rules say.
     pub fn reload(&self) -> Result<(), NodeError> {
         self.library.registry.reload()?;
+        self.apply_all_rules();
         self.finish_rotation();
         self.unresolved.clear();
         self.changed();
@@ -274,13 +292,12 @@ impl Node {
     /// Answers waiting reads, ends the other commands' jobs, writes resume data and ends the session, all within a
     /// deadline. The base directory is let go of when the node is dropped, and with it all that still writes there.
     pub async fn stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.begin_stop();
         // The lock is held to the end: nobody else can have made this socket. Whoever comes now waits for the lock.
         let _ = std::fs::remove_file(self.library.paths.socket());
         if let Some(part) = &self.catalog {
             part.catalog.stop();
         }
-        self.fetch.stop();
         self.attached.release();
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(server) = server {
@@ -333,6 +350,20 @@ fn lock_tasks(tasks: &Mutex<Vec<JoinHandle<()>>>) -> std::sync::MutexGuard<'_, V
     tasks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Starts something that listens, and tries again for a while where another has the port.
+async fn again_while_taken<T>(mut start: impl FnMut() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    let until = tokio::time::Instant::now() + TAKEN_WITHIN;
+    loop {
+        match start() {
+            Err(e @ EngineError::Listen { in_use: true, .. }) if tokio::time::Instant::now() < until => {
+                tracing::info!("{e}; trying again");
+            }
+            started => return started,
+        }
+        tokio::time::sleep(TRY_EVERY).await;
+    }
+}
+
 /// Waits for the first address, and for the others: the session tells them one after another.
 async fn listen(listening: &mut watch::Receiver<Vec<SocketAddr>>) -> Result<(), NodeError> {
     let known = listening.wait_for(|addresses| !addresses.is_empty());
@@ -342,4 +373,40 @@ async fn listen(listening: &mut watch::Receiver<Vec<SocketAddr>>) -> Result<(), 
     }
     while let Ok(Ok(())) = tokio::time::timeout(LISTEN_SETTLED, listening.changed()).await {}
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken() -> EngineError {
+        EngineError::Listen {
+            address: ([127, 0, 0, 1], 6881).into(),
+            reason: "in use".to_owned(),
+            in_use: true,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_is_taken_is_tried_again_but_not_for_long() {
+        let mut left = 3;
+        let start = || match left {
+            0 => Ok(()),
+            _ => {
+                left -= 1;
+                Err(taken())
+            }
+        };
+        again_while_taken(start).await.unwrap();
+        let before = tokio::time::Instant::now();
+        assert!(matches!(again_while_taken(|| Err::<(), _>(taken())).await, Err(EngineError::Listen { .. })));
+        assert!(before.elapsed() < 2 * TAKEN_WITHIN);
+        let mut tries = 0;
+        let start = || {
+            tries += 1;
+            Err::<(), _>(EngineError::Setting("no such address".to_owned()))
+        };
+        again_while_taken(start).await.unwrap_err();
+        assert_eq!(tries, 1);
+    }
 }

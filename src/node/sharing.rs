@@ -4,7 +4,7 @@
 //! name is shared and announced. A file that cannot be read is an error and not an empty one: whoever withholds a model has
 //! a reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -161,10 +161,25 @@ impl Node {
     pub(super) fn apply_rules(&self, info_hash: &InfoHash) {
         let models = self.library.registry.all().into_iter().filter(|m| m.torrent.info_hash == *info_hash);
         let exposure = models.map(|m| self.library.sharing.of(&m.model_ref()).exposure()).max();
-        let exposure = exposure.unwrap_or_default();
-        self.fetch.expose(info_hash, exposure);
+        self.expose(info_hash, exposure.unwrap_or_default());
+    }
+
+    /// [`Self::apply_rules`] for all models known.
+    pub(super) fn apply_all_rules(&self) {
+        let mut exposures: HashMap<InfoHash, Exposure> = HashMap::new();
+        for manifest in self.library.registry.all() {
+            let exposure = self.library.sharing.of(&manifest.model_ref()).exposure();
+            let most_open = exposures.entry(manifest.torrent.info_hash).or_insert(exposure);
+            *most_open = exposure.max(*most_open);
+        }
+        for (info_hash, exposure) in exposures {
+            self.expose(&info_hash, exposure);
+        }
+    }
+
+    fn expose(&self, info_hash: &InfoHash, exposure: Exposure) {
         // Peers that were connected know where we are. Whoever reads what is missing here joins again, unseen.
-        if exposure == Exposure::Hidden {
+        if self.fetch.expose(info_hash, exposure) && exposure == Exposure::Hidden {
             self.fetch.leave(info_hash);
         }
     }

@@ -3,20 +3,32 @@
 use std::sync::Arc;
 
 use super::control::Warmed;
+use super::get::MAX_CHANGES;
 use super::{Node, NodeError};
 use crate::model::ModelRef;
 
 impl Node {
     /// Fetches all files at or below `path`, given as the mount shows it: `[datasets/]org/name[@revision][/path]`. A
-    /// model that is not known here is looked up as the mount would.
+    /// model that is not known here is looked up as the mount would. Begins anew when the model becomes another one
+    /// here meanwhile.
     pub(super) async fn warm(self: &Arc<Self>, path: &str) -> Result<Warmed, NodeError> {
         let (model, below) = split(path)?;
         if !self.no_resolve && self.library.registry.get(&model).is_none() {
             self.resolve(&model, None, self.library.config.mount.resolve_timeout).await?;
         }
-        let revision = self.library.revision(&model)?;
+        let mut changes = 0..MAX_CHANGES;
+        loop {
+            match self.warm_as_known_now(&model, &below).await {
+                Err(e) if e.is_left() && changes.next().is_some() => {}
+                done => return done,
+            }
+        }
+    }
+
+    async fn warm_as_known_now(&self, model: &ModelRef, below: &str) -> Result<Warmed, NodeError> {
+        let revision = self.library.revision(model)?;
         let files: Vec<usize> = (0..revision.manifest.files.len())
-            .filter(|&i| is_below(&revision.manifest.files[i].path, &below))
+            .filter(|&i| is_below(&revision.manifest.files[i].path, below))
             .collect();
         if files.is_empty() {
             return Err(NodeError::Request(format!("{model} has no file {below}")));
@@ -25,7 +37,7 @@ impl Node {
         self.fetch
             .fetch_files(&revision, &files, stall)
             .await
-            .map_err(|source| NodeError::Fetch { model, source })?;
+            .map_err(|source| NodeError::Fetch { model: model.clone(), source })?;
         let bytes = files.iter().map(|&i| revision.manifest.files[i].size).sum();
         Ok(Warmed { files: files.len(), bytes })
     }

@@ -39,7 +39,7 @@ async fn leaving_fails_the_readers_and_one_may_come_back() {
     rig.idle().await;
     rig.swarm.removes(false);
     rig.fetch.leave(&m.ih);
-    assert!(matches!(read.await.unwrap(), Err(ReadError::Stopped)));
+    assert!(matches!(read.await.unwrap(), Err(ReadError::Left)));
     assert!(rig.fetch.status().is_empty());
     // The engine has not let go yet: the torrent is added again only when it has, or has had its time.
     rig.swarm.calls();
@@ -313,7 +313,7 @@ async fn a_torrent_joined_while_bytes_are_thrown_away_waits_for_the_end_of_it() 
 
     // Leaving and joining meanwhile neither ends the hold nor keeps the torrent out for ever.
     rig.fetch.leave(&m.ih);
-    assert!(matches!(read.await.unwrap(), Err(ReadError::Stopped)));
+    assert!(matches!(read.await.unwrap(), Err(ReadError::Left)));
     let second = rig.fetch.release_for_eviction(&[key], STALL).await.unwrap();
     let again = rig.read(&m, 0, 0, 10);
     drop(first);

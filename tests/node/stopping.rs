@@ -1,25 +1,15 @@
 //! A node that stops while other commands have it do something.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use silmaril::config::Config;
-use silmaril::node::control::{Client, Seed};
-use silmaril::node::share::ShareRequest;
-use silmaril::node::{Node, NodeError, NodeOptions};
+use silmaril::node::control::Seed;
+use silmaril::node::handover::HandoverRequest;
+use silmaril::node::{ErrorKind, Node, NodeError, NodeOptions};
 
-use crate::engine::rig::network;
+use super::rig::{client, config, share_as_acme_m};
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::private_net::in_private_net;
-
-fn config(base: &Path) -> Config {
-    Config { network: network(), ..Config::defaults(base) }
-}
-
-async fn client(base: &Path) -> Client {
-    Client::connect(&config(base).paths()).await.unwrap().unwrap()
-}
 
 #[test]
 fn what_is_asked_of_a_node_that_stops_is_left_for_the_next_and_not_refused() {
@@ -28,16 +18,7 @@ fn what_is_asked_of_a_node_that_stops_is_left_for_the_next_and_not_refused() {
         let home = tempfile::tempdir().unwrap();
         let base = home.path().join("base");
         let dir = model_dir(&home.path().join("m"), &[("w.bin", &noise(1, 100_000))]);
-        let request = ShareRequest {
-            path: dir,
-            name: "acme/m".parse().unwrap(),
-            version: "main".parse().unwrap(),
-            license: Some("mit".to_owned()),
-            piece_length: 1 << 16,
-            sign: true,
-            hybrid: false,
-            web_seeds: vec![],
-        };
+        let request = share_as_acme_m(&dir);
         runtime.block_on(async {
             let all = Arc::new(Seed { model: None, peers: vec![], right: false });
             for round in 0..10 {
@@ -66,6 +47,71 @@ fn what_is_asked_of_a_node_that_stops_is_left_for_the_next_and_not_refused() {
                     tokio::time::timeout(Duration::from_secs(60), asker).await.unwrap().unwrap();
                 }
             }
+        });
+    });
+}
+
+#[test]
+fn a_mount_that_has_begun_to_stop_refuses_nothing_either() {
+    in_private_net(|| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let base = home.path().join("base");
+        let dir = model_dir(&home.path().join("m"), &[("w.bin", &noise(1, 100_000))]);
+        runtime.block_on(async {
+            let options = NodeOptions { mount: Some(home.path().join("mounted")), ..NodeOptions::default() };
+            let node = Node::start(config(&base), options).await.unwrap();
+            let client = client(&base).await;
+            client.share(&share_as_acme_m(&dir), |_| ()).await.unwrap();
+            let all = Seed { model: None, peers: vec![], right: false };
+            let request = HandoverRequest { pid: std::process::id(), dht: false };
+            let of = |result: Result<(), NodeError>| result.unwrap_err();
+            assert!(matches!(
+                of(client.handover(request).await),
+                NodeError::Remote { kind: ErrorKind::Mounted, .. }
+            ));
+            node.begin_stop();
+            assert!(matches!(of(client.handover(request).await), NodeError::HostLost));
+            assert!(matches!(of(client.seed(&all).await.map(drop)), NodeError::HostLost));
+            assert!(matches!(of(client.status().await.map(drop)), NodeError::HostLost));
+            node.stop().await;
+        });
+    });
+}
+
+#[test]
+fn a_mount_that_was_asked_to_stop_is_waited_for_by_the_next() {
+    in_private_net(|| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let base = home.path().join("base");
+        runtime.block_on(async {
+            let options = NodeOptions { mount: Some(home.path().join("mounted")), ..NodeOptions::default() };
+            let node = Node::start(config(&base), options).await.unwrap();
+            node.request_stop();
+            let request = HandoverRequest { pid: std::process::id(), dht: false };
+            assert!(matches!(client(&base).await.handover(request).await, Err(NodeError::HostLost)));
+            node.stop().await;
+        });
+    });
+}
+
+#[test]
+fn a_node_is_not_stopped_in_the_place_of_another() {
+    in_private_net(|| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let base = home.path().join("base");
+        runtime.block_on(async {
+            let node = Node::start(config(&base), NodeOptions::default()).await.unwrap();
+            let former = std::process::id() + 1;
+            client(&base).await.stop(former).await.unwrap();
+            tokio::select! {
+                biased;
+                () = node.stop_requested() => panic!("the wrong one was asked to stop"),
+                () = std::future::ready(()) => {}
+            }
+            node.stop().await;
         });
     });
 }

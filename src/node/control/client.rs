@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use super::{
-    BytesDone, Detach, Failure, Hello, Line, OfModel, SILENCE, Seed, Status, Warm, Warmed, short_path,
+    BytesDone, Detach, Failure, Hello, Line, OfModel, SILENCE, Seed, Status, Stop, Warm, Warmed, short_path,
 };
 use crate::model::{Manifest, ModelRef};
 use crate::node::NodeError;
@@ -27,11 +27,14 @@ use crate::node::import::ImportRequest;
 use crate::node::lock::NodeLock;
 use crate::node::maintenance::Verified;
 use crate::node::mirror::{MirrorProgress, MirrorReport, MirrorRequest};
+use crate::node::patience::{LETS_GO_WITHIN, Patience};
 use crate::node::share::{ShareRequest, Shared};
 use crate::paths::Paths;
 
 /// How long a node may take for an answer that needs no network.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether a process has ended; there is nothing to be woken by.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Speaks to the node of a base directory, one connection a request.
 #[derive(Debug)]
@@ -163,6 +166,21 @@ impl Client {
         }
     }
 
+    /// The node that runs, and what it does now; none where none runs. One that ends just now is waited for, and what
+    /// took its place is told.
+    pub async fn find(paths: &Paths) -> Result<Option<(Self, Status)>, NodeError> {
+        let mut patience = Patience::default();
+        while let Some(client) = Self::connect(paths).await? {
+            match client.status().await {
+                Err(NodeError::HostLost) if patience.has(&NodeLock::holder(paths).unwrap_or_default()) => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                status => return Ok(Some((client, status?))),
+            }
+        }
+        Ok(None)
+    }
+
     /// What the node does now.
     pub async fn status(&self) -> Result<Status, NodeError> {
         self.within(ANSWER_WITHIN, self.call("GET", "/v1/status", &())).await
@@ -173,17 +191,27 @@ impl Client {
         self.within(ANSWER_WITHIN, self.call::<_, Option<()>>("POST", "/v1/reload", &())).await.map(|_| ())
     }
 
-    /// Asks the node to stop and waits until its process let go of the base directory; another may have it by then.
-    pub async fn stop(&self, within: Duration) -> Result<(), NodeError> {
-        let pid = self.status().await?.pid.to_string();
-        self.within(ANSWER_WITHIN, self.call::<_, Option<()>>("POST", "/v1/stop", &())).await?;
-        let until = Instant::now() + within;
+    /// Asks the node that is process `pid` to stop, and waits until it let go of the base directory; another that has
+    /// it by then is left alone.
+    pub async fn stop(&self, pid: u32) -> Result<(), NodeError> {
+        let which = Stop { pid };
+        let asked = self.within(ANSWER_WITHIN, self.call::<_, Option<()>>("POST", "/v1/stop", &which)).await;
+        match asked {
+            Ok(_) | Err(NodeError::HostLost) => {}
+            Err(e) => return Err(e),
+        }
+        self.gone(&pid.to_string()).await
+    }
+
+    /// Waits until a process, by its number, has let go of the base directory.
+    pub async fn gone(&self, pid: &str) -> Result<(), NodeError> {
+        let until = Instant::now() + LETS_GO_WITHIN;
         while NodeLock::holder(&self.paths).is_some_and(|holder| holder == pid) {
             if Instant::now() >= until {
-                return Err(self.failed(format!("process {pid} still runs after {} s", within.as_secs())));
+                let waited = LETS_GO_WITHIN.as_secs();
+                return Err(self.failed(format!("process {pid} still runs after {waited} s")));
             }
-            // The lock belongs to another process: there is nothing to be woken by.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
     }

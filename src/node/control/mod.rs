@@ -7,7 +7,7 @@
 //! | `GET /v1/transfers` | array of [`TransferStatus`]; with `Accept: text/event-stream` or `?follow` a stream |
 //! | `GET /v1/metrics` | figures in Prometheus' text form |
 //! | `POST /v1/reload` | 204 once the registry was read again |
-//! | `POST /v1/stop` | 202; the node stops and lets go of the base directory |
+//! | `POST /v1/stop` `{pid}`, or no body | 202; the node stops and lets go of the base directory |
 //! | `POST /v1/handover` [`HandoverRequest`](super::handover::HandoverRequest) | 202; the node stops and lets go of the base directory, and its command goes on as a client |
 //! | `POST /v1/attach` [`Companion`] | stream ending in `null` when the command is asked to end |
 //! | `POST /v1/detach` `{activity}` | [`Companion`]: the attached command that was asked to end |
@@ -109,6 +109,13 @@ pub struct Seed {
     /// Whether the user says that they may pass on a model that is withheld for its licence or its hub.
     #[serde(default)]
     pub right: bool,
+}
+
+/// Body of `POST /v1/stop`.
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
+pub struct Stop {
+    /// The process that is meant; one that has taken its place goes on.
+    pub pid: u32,
 }
 
 /// Body of `POST /v1/detach`.

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::stream::{alive, by_node};
-use super::{Detach, Failure, Status, Warm, Warmed, figures, jobs, short_path};
+use super::{Detach, Failure, Status, Stop, Warm, Warmed, figures, jobs, short_path};
 use crate::model::codec::MAX_MANIFEST;
 use crate::node::attached::Companion;
 use crate::node::handover::HandoverRequest;
@@ -159,8 +159,12 @@ async fn reload(State(node): State<Weak<Node>>) -> Result<StatusCode, Refusal> {
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn stop(State(node): State<Weak<Node>>) -> Result<StatusCode, Refusal> {
-    alive(&node)?.request_stop();
+async fn stop(State(node): State<Weak<Node>>, which: Option<Json<Stop>>) -> Result<StatusCode, Refusal> {
+    let node = alive(&node)?;
+    if which.is_some_and(|Json(Stop { pid })| pid != std::process::id()) {
+        return Err(NodeError::HostLost.into());
+    }
+    node.request_stop();
     Ok(StatusCode::ACCEPTED)
 }
 

@@ -1,0 +1,50 @@
+//! A node in this process, and its clients.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use silmaril::config::Config;
+use silmaril::model::ModelRef;
+use silmaril::node::Library;
+use silmaril::node::control::Client;
+use silmaril::node::share::ShareRequest;
+
+use crate::engine::rig::network;
+use crate::support::fixtures::{model_dir, noise};
+
+/// The configuration of a node that stays on loopback.
+pub fn config(base: &Path) -> Config {
+    Config { network: network(), ..Config::defaults(base) }
+}
+
+/// A client of the node that runs.
+pub async fn client(base: &Path) -> Client {
+    Client::connect(&config(base).paths()).await.unwrap().unwrap()
+}
+
+/// Shares a directory as `acme/m`, unsigned, so that it may become another one.
+pub fn share_as_acme_m(dir: &Path) -> ShareRequest {
+    ShareRequest {
+        path: dir.to_owned(),
+        name: "acme/m".parse().unwrap(),
+        version: "main".parse().unwrap(),
+        license: Some("mit".to_owned()),
+        piece_length: 1 << 16,
+        sign: false,
+        hybrid: false,
+        web_seeds: vec![],
+    }
+}
+
+/// The model of these tests.
+pub fn acme_m() -> ModelRef {
+    "acme/m".parse().unwrap()
+}
+
+/// Its manifest by somebody who does not run: nobody has its bytes.
+pub fn of_nobody(home: &Path) -> Vec<u8> {
+    let dir = model_dir(&home.join("theirs"), &[("w.bin", &noise(1, 100_000))]);
+    let library = Library::open(config(&home.join("other"))).unwrap();
+    library.publish(&share_as_acme_m(&dir), &|_, _| (), &AtomicBool::new(false)).unwrap();
+    library.manifest(&acme_m()).unwrap().to_json()
+}
