@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand. Only this module prints.
 //!
 //! A subcommand is an `Args` whose doc comments are its help, and a `run`. Results go to stdout, all else to stderr;
-//! failures become [`error::CommandError`]s, which decide the exit code.
+//! failures become `CommandError`s, which decide the exit code.
 
 mod cache;
 mod cleanup;

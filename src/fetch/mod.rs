@@ -5,7 +5,7 @@
 //! events; the engine is never asked.
 //!
 //! What always holds:
-//! - Bytes are handed out only from verified blocks of a [`Content`](crate::store::Content); a piece is marked
+//! - Bytes are handed out only from verified blocks of a [`Content`]; a piece is marked
 //!   there before anybody is woken, and have bits are tested under the lock under which waiters are registered.
 //! - A piece is asked for once, however many wait for it, and is taken back when nobody wants it any more.
 //! - Every wait has a deadline; [`Fetch::stop`] ends them all.

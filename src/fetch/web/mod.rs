@@ -1,6 +1,6 @@
 //! The web as the seed of last resort: pieces over HTTP where peers do not deliver them.
 //!
-//! Peers come first. A piece is fetched over HTTP when it was wanted for [`PATIENCE`] and no peer of its torrent sent
+//! Peers come first. A piece is fetched over HTTP when it was wanted for `PATIENCE` and no peer of its torrent sent
 //! anything in that time, or when a reader waited that long for it, whatever peers send. Once the web was needed, it is
 //! asked at once for as long as no peer is connected.
 //!

@@ -28,7 +28,7 @@
 //! whenever it changed, at most one a second.
 //!
 //! Errors are `{"kind": …, "error": text}` with a 4xx or 5xx status; the kind is an
-//! [`ErrorKind`](super::ErrorKind), so that they mean the same on both sides. The socket is reached through a descriptor of its
+//! [`ErrorKind`], so that they mean the same on both sides. The socket is reached through a descriptor of its
 //! directory (`/proc/self/fd/N/silmaril.sock`), so that a deep base directory is not stopped by the 108 bytes
 //! that `sun_path` holds.
 
