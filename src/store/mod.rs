@@ -16,6 +16,7 @@ pub mod content;
 pub(crate) mod copy;
 mod fds;
 mod former;
+mod keep;
 mod mapfile;
 pub mod placement;
 mod plain;

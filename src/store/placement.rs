@@ -45,6 +45,12 @@ impl Stamp {
         let meta = fs::metadata(path)?;
         if meta.is_file() { Ok(Self::of(&meta)) } else { Err(io::Error::other("not a regular file")) }
     }
+
+    /// The stamp of the regular file at `path` itself; a symbolic link is an error.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        let meta = fs::symlink_metadata(path)?;
+        if meta.is_file() { Ok(Self::of(&meta)) } else { Err(io::Error::other("not a regular file")) }
+    }
 }
 
 /// One file of a placement.
@@ -281,8 +287,7 @@ impl Placements {
             state.records.values().flat_map(|record| &record.places).filter(|place| place.dir == dir);
         let files = places.flat_map(|place| &place.files).filter_map(|file| {
             let path = dir.join(&file.path);
-            let now =
-                fs::symlink_metadata(&path).ok().filter(Metadata::is_file).map(|meta| Stamp::of(&meta))?;
+            let now = Stamp::at(&path).ok()?;
             ours.get(&path).is_some_and(|stamps| stamps.contains(&now)).then_some((path, now))
         });
         files.collect()

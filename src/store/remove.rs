@@ -6,7 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::blockmap::BlockMap;
 use super::content::{Content, Home};
 use super::placement::{PlacedEntry, Record, Stamp};
 use super::staging::{resolve, staging_dir};
@@ -107,7 +106,7 @@ impl Store {
         let mut doomed = self.doomed(&record, others, |place| place == dir);
         doomed.retain(|path| {
             let unchanged =
-                || ours.get(path).is_some_and(|of| Stamp::read(path).is_ok_and(|now| of.contains(&now)));
+                || ours.get(path).is_some_and(|of| Stamp::at(path).is_ok_and(|now| of.contains(&now)));
             !stays.contains(path) && unchanged()
         });
         let used = used_by(others);
@@ -151,7 +150,7 @@ impl Store {
         let models = fs::canonicalize(models).unwrap_or_else(|_| models.clone());
         let mut ours = self.shared.placements.ours_below(&models);
         // What was edited since is its editor's work.
-        ours.retain(|path, stamps| Stamp::read(path).is_ok_and(|now| stamps.contains(&now)));
+        ours.retain(|path, stamps| Stamp::at(path).is_ok_and(|now| stamps.contains(&now)));
         let mut made = HashSet::new();
         for record in self.shared.placements.all() {
             for place in &record.places {
@@ -190,7 +189,10 @@ impl Store {
             .flat_map(|place| {
                 place.files.iter().filter(|f| f.ours).map(|f| (place.dir.join(&f.path), f.stamp))
             })
-            .filter(|(path, stamp)| Stamp::read(path).ok().is_none_or(|now| now == *stamp))
+            .filter(|(path, stamp)| match Stamp::at(path) {
+                Ok(now) => now == *stamp,
+                Err(e) => e.kind() == io::ErrorKind::NotFound,
+            })
             .map(|(path, _)| path)
             .collect();
         for other in others {
@@ -229,24 +231,9 @@ impl Store {
             return Ok(());
         }
         let data = self.shared.cached(key);
-        let adopt = || -> io::Result<()> {
-            if !used || Stamp::read(&placed.path).ok() != Some(placed.stamp) {
-                return Ok(());
-            }
-            fs::create_dir_all(fsutil::parent(&data))?;
-            mapfile::remove(&data)?;
-            match fs::rename(&placed.path, &data) {
-                Ok(()) => mapfile::write_live(&data, &BlockMap::all(key.len), &self.shared.boot),
-                Err(e) => {
-                    tracing::warn!(
-                        "{} cannot go to the cache and is fetched again: {e}.",
-                        placed.path.display()
-                    );
-                    Ok(())
-                }
-            }
-        };
-        adopt().map_err(|e| StoreError::io(&data, e))?;
+        if used {
+            self.shared.keep(key, &placed).map_err(|e| StoreError::io(&data, e))?;
+        }
         let loaded =
             mapfile::load(&data, key.len, &self.shared.boot).map_err(|e| StoreError::io(&data, e))?;
         content.settle(&mut journal, Home::Own(data), loaded.map, loaded.live, loaded.synced);

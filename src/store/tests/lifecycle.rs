@@ -5,10 +5,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use super::{BOOT, Home, arrive, bytes, home, manifest};
 use crate::store::*;
 
-type Files<'a> = &'a [(&'a str, &'a [u8])];
+pub(super) type Files<'a> = &'a [(&'a str, &'a [u8])];
 
 /// Everything that is in a directory, hidden files too, as (path, bytes).
-fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
+pub(super) fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
     fn walk(dir: &Path, top: &Path, out: &mut Vec<(String, Vec<u8>)>) {
         for entry in fs::read_dir(dir).into_iter().flatten() {
             let path = entry.unwrap().path();
@@ -33,13 +33,13 @@ pub(super) fn published(dir: &Path) -> Vec<(String, Vec<u8>)> {
     tree(dir).into_iter().filter(|(path, _)| path != Paths::MODEL_MANIFEST).collect()
 }
 
-fn expected(files: Files) -> Vec<(String, Vec<u8>)> {
+pub(super) fn expected(files: Files) -> Vec<(String, Vec<u8>)> {
     let mut all: Vec<_> = files.iter().map(|(p, b)| ((*p).to_owned(), b.to_vec())).collect();
     all.sort();
     all
 }
 
-fn arrive_all(revision: &StoredRevision, files: Files) {
+pub(super) fn arrive_all(revision: &StoredRevision, files: Files) {
     for (content, (_, bytes)) in revision.contents.iter().zip(files) {
         if !content.is_complete() {
             arrive(content, bytes, 0..bytes.len() as u64);
@@ -47,12 +47,12 @@ fn arrive_all(revision: &StoredRevision, files: Files) {
     }
 }
 
-fn all(revision: &StoredRevision) -> Vec<usize> {
+pub(super) fn all(revision: &StoredRevision) -> Vec<usize> {
     (0..revision.contents.len()).collect()
 }
 
 /// Gets a model the way `get` does.
-fn get(home: &Home, name: &str, files: Files, dest: &Path) -> (Arc<Store>, Arc<StoredRevision>) {
+pub(super) fn get(home: &Home, name: &str, files: Files, dest: &Path) -> (Arc<Store>, Arc<StoredRevision>) {
     let store = home.store();
     let revision = store.revision(manifest(name, files)).unwrap();
     store.stage(&revision, dest).unwrap();
