@@ -106,14 +106,10 @@ impl Record {
 }
 
 impl Place {
-    /// Adds files, or replaces their entries. That a file is ours is kept.
+    /// Adds files, or replaces their entries.
     pub fn put(&mut self, entries: impl IntoIterator<Item = PlacedEntry>) {
-        let mut by_path: BTreeMap<String, PlacedEntry> =
-            std::mem::take(&mut self.files).into_iter().map(|f| (f.path.clone(), f)).collect();
-        for entry in entries {
-            let ours = entry.ours || by_path.get(&entry.path).is_some_and(|old| old.ours);
-            by_path.insert(entry.path.clone(), PlacedEntry { ours, ..entry });
-        }
+        let files = std::mem::take(&mut self.files).into_iter().chain(entries);
+        let by_path: BTreeMap<String, PlacedEntry> = files.map(|file| (file.path.clone(), file)).collect();
         self.files = by_path.into_values().collect();
     }
 }

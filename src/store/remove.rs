@@ -11,7 +11,7 @@ use super::placement::{PlacedEntry, Record, Stamp};
 use super::staging::{resolve, staging_dir};
 use super::{ContentKey, Store, StoreError, StoredRevision, mapfile, registry};
 use crate::fsutil;
-use crate::model::{Manifest, ModelRef};
+use crate::model::{InfoHash, Manifest, ModelRef};
 use crate::paths::Paths;
 
 impl Store {
@@ -31,7 +31,7 @@ impl Store {
             fs::canonicalize(&self.shared.paths.models).unwrap_or_else(|_| self.shared.paths.models.clone());
         let dir = models.join(manifest.model_ref().to_string());
         let goes = |place: &Path| if twin { place == dir } else { place.starts_with(&models) };
-        let doomed = self.doomed(&record, others, goes);
+        let doomed = self.doomed(info_hash, &record, others, goes);
         let used = used_by(others);
         let all: Vec<usize> = (0..revision.contents.len()).collect();
         for (key, content) in self.unique(revision, &all) {
@@ -46,7 +46,9 @@ impl Store {
         }
         if twin {
             return self.shared.placements.update(info_hash, |record| {
-                record.places.retain(|place| place.dir != dir);
+                // What the twin shares from there in place is its.
+                let here = record.places.iter_mut().filter(|place| place.dir == dir);
+                here.for_each(|place| place.files.retain(|file| !file.ours));
             });
         }
         for staging in &record.staging {
@@ -103,7 +105,7 @@ impl Store {
         let ours = self.shared.placements.ours_below(&dir);
         let files = present.iter().flat_map(|present| &present.files);
         let stays: HashSet<PathBuf> = files.map(|file| dir.join(&file.path)).collect();
-        let mut doomed = self.doomed(&record, others, |place| place == dir);
+        let mut doomed = self.doomed(info_hash, &record, others, |place| place == dir);
         doomed.retain(|path| {
             let unchanged =
                 || ours.get(path).is_some_and(|of| Stamp::at(path).is_ok_and(|now| of.contains(&now)));
@@ -178,6 +180,7 @@ impl Store {
     /// edited them.
     fn doomed(
         &self,
+        info_hash: &InfoHash,
         record: &Record,
         others: &[Arc<Manifest>],
         goes: impl Fn(&Path) -> bool,
@@ -195,11 +198,8 @@ impl Store {
             })
             .map(|(path, _)| path)
             .collect();
-        for other in others {
+        for other in others.iter().filter(|other| other.torrent.info_hash != *info_hash) {
             let theirs = self.shared.placements.record(&other.torrent.info_hash);
-            if theirs == *record {
-                continue;
-            }
             for place in &theirs.places {
                 for file in &place.files {
                     doomed.remove(&place.dir.join(&file.path));

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use super::lifecycle::get;
+use super::lifecycle::{Files, expected, get, published};
 use super::{BOOT, Home, bytes, home, manifest};
 use crate::store::*;
 
@@ -70,4 +70,42 @@ fn a_file_that_its_user_has_moved_stays_whole_and_the_link_to_it_stays() {
     assert_eq!(fs::read_link(&link).unwrap(), moved);
     assert_eq!(fs::read(&moved).unwrap(), bytes(50_000, 1));
     assert!(home.store().cache_entries().unwrap().iter().all(|entry| !entry.path.is_symlink()));
+}
+
+#[test]
+fn removing_a_model_whose_directory_is_shared_under_another_name_leaves_it_its_files() {
+    let home = home();
+    let a = bytes(50_000, 1);
+    let files: Files = &[("w", &a)];
+    let dest = home.paths.models.join("o/m");
+    let (store, revision) = get(&home, "o/m", files, &dest);
+    // Of one torrent, as both have one last component.
+    let twin = manifest("me/m", files);
+    store.record_placement(&twin, &dest).unwrap();
+    store.forget(&revision, std::slice::from_ref(&twin)).unwrap();
+    assert_eq!(published(&dest), expected(files));
+    drop((revision, store));
+    let store = home.store();
+    let revision = store.revision(twin).unwrap();
+    assert_eq!(revision.contents[0].path(), fs::canonicalize(&dest).unwrap().join("w"));
+    store.forget(&revision, &[]).unwrap();
+    assert_eq!(published(&dest), expected(files));
+}
+
+#[test]
+fn removing_a_model_leaves_the_files_of_one_that_differs_in_its_pieces_alone() {
+    let home = home();
+    let a = bytes(50_000, 1);
+    let files: Files = &[("w", &a)];
+    let dest = home.paths.models.join("o/m");
+    let (store, revision) = get(&home, "o/m", files, &dest);
+    let same = &revision.manifest;
+    let other = Manifest::new("o/n".parse().unwrap(), Default::default(), 1 << 20, same.files.clone());
+    let other = store.revision(Arc::new(other.unwrap())).unwrap();
+    store.publish(&other, &[0], &dest).unwrap();
+    let record =
+        |of: &StoredRevision| fs::read(home.paths.placement(&of.manifest.torrent.info_hash)).unwrap();
+    assert_eq!(record(&revision), record(&other));
+    store.forget(&revision, std::slice::from_ref(&other.manifest)).unwrap();
+    assert_eq!(published(&dest), expected(files));
 }
