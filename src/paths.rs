@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::model::{InfoHash, ModelName, ModelRef, PiecesRoot, Sha256Digest};
+use crate::model::{InfoHash, ModelName, ModelRef, PiecesRoot};
 
 /// A directory that the node needs cannot be made or written to.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +65,6 @@ impl Paths {
     /// What of that was put into the directory of one model.
     pub fn laid_out(&self, model: &ModelRef) -> PathBuf {
         self.laid_out_records().join(format!("{model}.json"))
-    }
-
-    /// The former states of models in a directory, by the SHA-256 of its path.
-    pub fn former(&self, dir: &Sha256Digest) -> PathBuf {
-        self.base.join("resume").join("former").join(format!("{dir}.json"))
     }
 
     /// The cache.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::sharing::Rule;
 use super::{Library, Node, NodeError, blocking};
+use crate::fetch::EvictionHold;
 use crate::fsutil;
 use crate::mirror::git::replacements;
 use crate::model::ModelRef;
 use crate::model::hash::Control;
-use crate::store::StoredRevision;
+use crate::store::{ContentKey, StoredRevision};
 
 /// How long the engine may take to close the files of a model.
 const RELEASE_WITHIN: Duration = Duration::from_secs(20);
@@ -87,11 +88,8 @@ impl Library {
             Ok(revision) => {
                 let known = self.registry.all().into_iter();
                 let others: Vec<_> = known.filter(|m| m.model_ref() != *model).collect();
-                // What an update that was killed has left of former states.
-                let dir = self.paths.models.join(model.to_string());
-                for former in self.store.note_former(&revision.manifest, &dir, None)? {
-                    let former = self.store.revision(Arc::new(former))?;
-                    self.store.clear_former(&former, None, &dir, &others)?;
+                for former in self.store.former(model, &revision.manifest.torrent.info_hash, None)? {
+                    self.store.forget_former(&former, model, &others)?;
                 }
                 self.store.forget(&revision, &others)?;
                 self.registry.remove(model)?;
@@ -141,10 +139,14 @@ impl Node {
         let turn = self.jobs.try_turn(&revision.manifest.torrent.info_hash);
         let turn = turn.ok_or_else(|| NodeError::InUse(model.clone()))?;
         let held = self.closed(&revision).await?;
+        let mut former_held = Vec::new();
+        for former in self.library.store.former(model, &revision.manifest.torrent.info_hash, None)? {
+            former_held.push(self.hold_former(model, &former).await?);
+        }
         let (node, model) = (self.clone(), model.clone());
         // Once begun it is brought to its end, even if nobody waits for it any more.
         blocking::cancellable(move |_| {
-            let _until_done = (turn, held);
+            let _until_done = (turn, held, former_held);
             node.library.remove(&model)?;
             node.leave_unless_used(&revision.manifest);
             node.changed();
@@ -165,13 +167,19 @@ impl Node {
     }
 
     /// Has the engine close a model's files until what is returned is dropped.
-    pub(super) async fn closed(
-        &self,
-        revision: &StoredRevision,
-    ) -> Result<crate::fetch::EvictionHold, NodeError> {
+    pub(super) async fn closed(&self, revision: &StoredRevision) -> Result<EvictionHold, NodeError> {
         let keys: Vec<_> = revision.contents.iter().filter_map(|content| content.key()).collect();
-        let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await;
-        held.map_err(|source| NodeError::Fetch { model: revision.manifest.model_ref(), source })
+        self.closed_keys(&revision.manifest.model_ref(), &keys).await
+    }
+
+    /// [`Node::closed`] for contents that are or were a model's.
+    pub(super) async fn closed_keys(
+        &self,
+        model: &ModelRef,
+        keys: &[ContentKey],
+    ) -> Result<EvictionHold, NodeError> {
+        let held = self.fetch.release_for_eviction(keys, RELEASE_WITHIN).await;
+        held.map_err(|source| NodeError::Fetch { model: model.clone(), source })
     }
 }
 
@@ -215,16 +223,13 @@ mod tests {
 
     #[test]
     fn what_a_killed_update_left_goes_with_the_model() {
-        for published in [false, true] {
+        for superseded in [true, false] {
             let dir = tempfile::tempdir().unwrap();
             let library = Library::open(Config::defaults(&dir.path().join("base"))).unwrap();
             let dest = library.paths.models.join("acme/m");
-            let old = got(&library, &dest, &[("both", 1), ("old", 2)]);
+            got(&library, &dest, &[("both", 1), ("old", 2)]);
             let elsewhere = dir.path().join("elsewhere");
-            let new = got(&library, if published { &dest } else { &elsewhere }, &[("both", 1), ("new", 3)]);
-            if published {
-                library.store.note_former(&new, &dest, Some(&old)).unwrap();
-            }
+            let new = got(&library, if superseded { &elsewhere } else { &dest }, &[("both", 1), ("new", 3)]);
             library.registry.insert(new).unwrap();
             let history = library.paths.mirror_of(&"acme/m".parse().unwrap());
             for path in replacements(&history).into_iter().chain([history.clone()]) {

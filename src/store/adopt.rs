@@ -98,9 +98,7 @@ impl Store {
             }
         }
         let _moving = self.moving();
-        self.shared.placements.update(&manifest.torrent.info_hash, |record| {
-            record.place_mut(&dest).put(entries);
-        })?;
+        self.shared.placements.put(manifest, &dest, entries)?;
         for (key, _) in self.unique(revision, &adopted.right) {
             self.settle_if_placed(&key);
         }

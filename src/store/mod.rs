@@ -45,6 +45,7 @@ use crate::paths::Paths;
 pub use adopt::Adopted;
 pub use cache::{CacheEntry, Evicted};
 pub use content::{Content, ContentPin};
+pub use former::Former;
 pub use placement::Stamp;
 use placement::{PlacedEntry, Placements};
 pub use registry::Registry;
@@ -116,6 +117,12 @@ impl ContentKey {
     /// Name of the file that holds the content, in the cache and in staging directories.
     fn file_name(&self) -> String {
         format!("{}.{}", self.root, self.len)
+    }
+
+    /// The content whose file has a name, if any.
+    fn parse(name: &str) -> Option<Self> {
+        let (root, len) = name.split_once('.')?;
+        Some(Self { root: root.parse().ok()?, len: len.parse().ok()? })
     }
 }
 
@@ -347,9 +354,7 @@ impl Store {
             damaged: stamp.size != file.size,
         });
         let _moving = self.moving();
-        self.shared.placements.update(&manifest.torrent.info_hash, |record| {
-            record.place_mut(&dir).put(entries);
-        })?;
+        self.shared.placements.put(manifest, &dir, entries.collect())?;
         for file in &manifest.files {
             let Some(root) = file.pieces_root else { continue };
             self.settle_if_placed(&ContentKey { root, len: file.size });

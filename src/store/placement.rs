@@ -4,7 +4,7 @@
 //! verified; a file whose stamp has changed does not count any more. Opening reads the records and no data.
 //! The records are written by whoever holds the node's lock; others only read.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ContentKey, StoreError};
 use crate::fsutil;
-use crate::model::{InfoHash, PiecesRoot};
+use crate::model::{InfoHash, Manifest, ModelRef, PiecesRoot};
 use crate::paths::Paths;
 
 /// Longest record read; 100 000 files of long paths fit.
@@ -72,7 +72,7 @@ pub(super) struct PlacedEntry {
 }
 
 impl PlacedEntry {
-    fn key(&self) -> Option<ContentKey> {
+    pub fn key(&self) -> Option<ContentKey> {
         self.root.map(|root| ContentKey { root, len: self.stamp.size })
     }
 }
@@ -87,6 +87,9 @@ pub(super) struct Place {
 /// All places of one torrent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
+    /// The models that it is or was a state of.
+    #[serde(default)]
+    pub models: BTreeSet<ModelRef>,
     #[serde(default)]
     pub places: Vec<Place>,
     /// Directories that hold partial files for a `get` that is not done.
@@ -190,6 +193,21 @@ impl Placements {
     /// The record of a torrent; empty where there is none.
     pub fn record(&self, info_hash: &InfoHash) -> Record {
         self.lock().records.get(info_hash).cloned().unwrap_or_default()
+    }
+
+    /// The torrents whose records name a model.
+    pub fn of(&self, model: &ModelRef) -> Vec<InfoHash> {
+        let state = self.lock();
+        let named = state.records.iter().filter(|(_, record)| record.models.contains(model));
+        named.map(|(info_hash, _)| *info_hash).collect()
+    }
+
+    /// Records files of a model that stand in a directory, in place of what was recorded for their paths.
+    pub fn put(&self, manifest: &Manifest, dir: &Path, entries: Vec<PlacedEntry>) -> Result<(), StoreError> {
+        self.update(&manifest.torrent.info_hash, |record| {
+            record.models.insert(manifest.model_ref());
+            record.place_mut(dir).put(entries);
+        })
     }
 
     /// Changes the record of a torrent, durably, before anybody sees the change. An empty record is removed.

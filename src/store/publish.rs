@@ -60,7 +60,7 @@ impl Store {
         let (mut steps, goes) = self.plan(revision, files, &dest)?;
         fs::create_dir_all(&dest).map_err(|e| StoreError::io(&dest, e))?;
         if steps.iter().any(|s| !matches!(s.way, Way::There)) {
-            self.open_staging(info_hash, &staging)?;
+            self.open_staging(&revision.manifest, &staging)?;
         }
         for step in &mut steps {
             step.prepare(&staging).map_err(|e| StoreError::io(&step.target, e))?;
@@ -102,7 +102,7 @@ impl Store {
         if self.stands_whole(&revision.manifest, &dest) {
             registry::write_manifest(&revision.manifest, &dest.join(Paths::MODEL_MANIFEST))?;
         }
-        self.close_staging(revision, &staging)
+        self.close_staging(info_hash, &staging)
     }
 
     /// What is to be done with each file, and which files may go where they are in the way.
@@ -213,9 +213,7 @@ impl Store {
                 })
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
-        self.shared.placements.update(&manifest.torrent.info_hash, |record| {
-            record.place_mut(dest).put(entries);
-        })
+        self.shared.placements.put(manifest, dest, entries)
     }
 
     /// Has a content read from its new place, unless a reader found damage since; then that place does not count.

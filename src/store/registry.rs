@@ -16,7 +16,7 @@ use crate::model::{Manifest, ModelRef};
 use crate::paths::Paths;
 
 /// Longest manifest file read, in bytes: 16 MiB of compact JSON, and room for indentation.
-pub(super) const MAX_FILE: u64 = 64 << 20;
+const MAX_FILE: u64 = 64 << 20;
 
 type Manifests = BTreeMap<ModelRef, Arc<Manifest>>;
 

@@ -511,37 +511,6 @@ fn the_bounds_of_the_cache_become_bytes() {
 }
 
 #[test]
-fn an_update_that_is_killed_before_it_removes_the_former_files_does_so_later() {
-    let home = home();
-    let dest = home.paths.models.join("o/m");
-    let (a, b, c) = (bytes(20_000, 1), bytes(20_000, 2), bytes(20_000, 3));
-    let (old, new): (Files, Files) = (&[("a", &a), ("old", &b)], &[("a", &a), ("new", &c)]);
-    drop(get(&home, "o/m", old, &dest));
-    let (store, present) = (home.store(), manifest("o/m", new));
-    let revision = store.revision(present.clone()).unwrap();
-    store.stage(&revision, &dest).unwrap();
-    arrive_all(&revision, new);
-    assert_eq!(store.note_former(&present, &dest, None).unwrap().len(), 1);
-    store.publish(&revision, &all(&revision), &dest).unwrap();
-    assert!(dest.join("old").exists());
-    // Killed here.
-    drop((revision, store));
-    let store = home.store();
-    let states = store.note_former(&present, &dest, None).unwrap();
-    assert_eq!(states, [Manifest::clone(&manifest("o/m", old))], "nobody knows any more what was there");
-    let former = store.revision(Arc::new(states[0].clone())).unwrap();
-    assert_eq!(
-        store.clear_former(&former, Some(&present), &dest, std::slice::from_ref(&present)).unwrap(),
-        1
-    );
-    assert_eq!(published(&dest), expected(new));
-    assert_eq!(store.note_former(&present, &dest, None).unwrap(), []);
-    let notes = home.paths.base.join("resume/former");
-    assert_eq!(fs::read_dir(notes).unwrap().count(), 0, "a note is left");
-    assert!(!home.paths.placement(&former.manifest.torrent.info_hash).exists(), "its record is left");
-}
-
-#[test]
 fn a_file_and_a_directory_of_a_former_state_give_way_to_each_other() {
     let home = home();
     let dest = home.paths.models.join("o/m");
@@ -563,13 +532,13 @@ fn a_file_and_a_directory_of_a_former_state_give_way_to_each_other() {
         assert_eq!(fs::read(dest.join("a")).unwrap(), a, "what could have given way is gone");
         fs::remove_file(dest.join(path)).unwrap();
     }
-    assert_eq!(store.note_former(&present, &dest, None).unwrap(), [Manifest::clone(&former)]);
     store.publish(&revision, &all(&revision), &dest).unwrap();
     assert_eq!(published(&dest), expected(new));
     // The same content is read where it is now.
     assert_eq!(revision.contents[0].read(0..20_000).unwrap().unwrap(), a);
-    let former = store.revision(former).unwrap();
-    store.clear_former(&former, Some(&present), &dest, std::slice::from_ref(&present)).unwrap();
+    let left = store.former(&present.model_ref(), &present.torrent.info_hash, Some(&dest)).unwrap();
+    assert_eq!(left[0].info_hash, former.torrent.info_hash);
+    store.clear_former(&left[0], &present, &dest, std::slice::from_ref(&present)).unwrap();
     assert_eq!(published(&dest), expected(new));
     assert_eq!(revision.contents[0].read(0..20_000).unwrap().unwrap(), a);
     assert!(home.store().revision(present).unwrap().is_complete());
