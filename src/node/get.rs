@@ -15,7 +15,7 @@ use crate::model::{Manifest, ModelRef};
 use crate::node::blocking::Abandoned;
 use crate::node::{ErrorKind, Node, NodeError};
 use crate::store::verify::Watch;
-use crate::store::{Store, StoreError, StoredRevision};
+use crate::store::{Kept, Store, StoreError, StoredRevision};
 
 /// How long the network is asked for a name.
 pub(super) const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
@@ -117,6 +117,9 @@ pub struct GetReport {
     /// How it came to be known.
     #[serde(default)]
     pub origin: Origin,
+    /// What the user should know.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// How a model came to be known here.
@@ -177,14 +180,14 @@ impl Node {
         let (to, which) = (dest.clone(), files.clone());
         let whole = files.len() == manifest.files.len();
         let publishing = self.on_store(&revision, &turn, move |store, revision| {
-            store.publish(revision, &which, &to)?;
+            let kept = store.publish(revision, &which, &to)?;
             // What a mirror without its large files had there and the model has not is no model's.
             if whole && store.is_own(&revision.manifest.model_ref(), &to) {
                 store.clear_laid_out(&revision.manifest.model_ref())?;
             }
-            Ok(())
+            Ok(kept)
         });
-        publishing.await?;
+        let kept = publishing.await?;
         if whole {
             self.clear_former(&manifest, &dest).await?;
         }
@@ -203,6 +206,7 @@ impl Node {
             verified: request.verify && files.iter().all(|&i| manifest.files[i].sha256.is_some()),
             publisher: manifest.publisher.map(|key| self.library.trust.describe(&key)),
             origin,
+            warnings: kept.iter().map(Kept::to_string).collect(),
         })
     }
 

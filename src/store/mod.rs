@@ -10,6 +10,7 @@
 //! calls what writes; `open`, `revision` and the reading functions are safe beside it.
 
 pub mod adopt;
+mod aside;
 mod blockmap;
 pub mod cache;
 pub mod content;
@@ -43,6 +44,7 @@ use crate::fsutil;
 use crate::model::{Layout, Manifest, PiecesRoot};
 use crate::paths::Paths;
 pub use adopt::Adopted;
+pub use aside::Kept;
 pub use cache::{CacheEntry, Evicted};
 pub use content::{Content, ContentPin};
 pub use former::Former;

@@ -12,7 +12,7 @@ use crate::model::manifest::Source;
 use crate::model::{Manifest, license};
 use crate::node::sharing::Rule;
 use crate::node::{Node, NodeError, blocking};
-use crate::store::{Stamp, StoredRevision};
+use crate::store::{Kept, Stamp, StoredRevision};
 
 /// A model and what it is made of, on its way to its place.
 pub(super) struct Place {
@@ -74,23 +74,23 @@ impl Place {
         }
         let (tree, new, old, rule) = (ready.tree, revision.clone(), replaced.clone(), ready.rule);
         let (this, job) = (node.clone(), place.job.clone());
-        blocking::cancellable(move |_| {
+        let entering = blocking::cancellable(move |_| {
             // The thread goes on when nobody waits for it any more.
             let _until_done = (turns, held, node.lock.clone());
-            place.enter(&tree, &new, rule)?;
+            let kept = place.enter(&tree, &new, rule)?;
             if let Some(old) = &old {
                 node.leave_unless_used(&old.manifest);
             }
             node.apply_rules(&new.manifest.torrent.info_hash);
             node.fetch.relocate(&new);
             node.changed();
-            Ok(())
-        })
-        .await?;
+            Ok(kept)
+        });
+        let kept = entering.await?;
         this.clear_former(&revision.manifest, &job.dest).await?;
         report.info_hash = Some(revision.manifest.torrent.info_hash);
         report.withheld = ready.rule.withheld;
-        report.warnings.extend(ready.warnings);
+        report.warnings.extend(ready.warnings.into_iter().chain(kept.iter().map(Kept::to_string)));
         Ok(report)
     }
 
@@ -144,16 +144,17 @@ impl Place {
         warnings.extend(unknown);
     }
 
-    /// Puts a described model in its place. Blocks.
-    fn enter(&self, tree: &Path, new: &StoredRevision, rule: Rule) -> Result<(), NodeError> {
+    /// Puts a described model in its place; returns what had been edited there. Blocks.
+    fn enter(&self, tree: &Path, new: &StoredRevision, rule: Rule) -> Result<Vec<Kept>, NodeError> {
         let library = &self.node.library;
         let all: Vec<usize> = (0..new.contents.len()).collect();
-        library.store.publish(new, &all, &self.job.dest)?;
+        let kept = library.store.publish(new, &all, &self.job.dest)?;
         library.store.retire(new, tree)?;
         // Before anybody hears of it.
         library.sharing.set(&self.job.model, rule)?;
         library.registry.insert(Manifest::clone(&new.manifest))?;
-        self.node.clear_up(&self.job)
+        self.node.clear_up(&self.job)?;
+        Ok(kept)
     }
 
     /// Puts the files in their place without making a model of them: some are pointers.

@@ -242,7 +242,9 @@ fn a_damaged_file_of_ours_is_fetched_and_replaced() {
     drop(get(&home, "o/m", files, &dest));
     fs::write(dest.join("a"), b"overwritten").unwrap();
     let (_, revision) = get(&home, "o/m", files, &dest);
-    assert_eq!(published(&dest), expected(files));
+    // What somebody may have meant so is not lost.
+    let kept: Files = &[files[0], files[1], ("a.edited", b"overwritten")];
+    assert_eq!(published(&dest), expected(kept));
     // Damage that no stamp shows: a read error or a verification found it.
     revision.contents[0].mark_missing(0..1).unwrap();
     assert!(!revision.contents[0].is_complete());
@@ -251,6 +253,26 @@ fn a_damaged_file_of_ours_is_fetched_and_replaced() {
     assert!(!store.revision(manifest("o/m", files)).unwrap().is_complete(), "the distrust is remembered");
     get(&home, "o/m", files, &dest);
     assert!(home.store().revision(manifest("o/m", files)).unwrap().is_complete());
+    assert_eq!(published(&dest), expected(kept), "damage is nobody's work");
+}
+
+#[test]
+fn a_file_that_was_edited_is_kept_aside_when_an_update_has_another() {
+    let home = home();
+    let dest = home.paths.models.join("o/m");
+    let (old, new): (Files, Files) = (&[("c", b"1"), ("d", b"2")], &[("c", b"3"), ("d", b"4")]);
+    drop(get(&home, "o/m", old, &dest));
+    fs::write(dest.join("c"), b"mine").unwrap();
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", new)).unwrap();
+    arrive_all(&revision, new);
+    let kept = store.publish(&revision, &[0, 1], &dest).unwrap();
+    let said: Vec<_> = kept.iter().map(Kept::to_string).collect();
+    assert!(said.len() == 1 && said[0].contains("o/m/c.edited"), "{said:?}");
+    assert_eq!(published(&dest), expected(&[new[0], new[1], ("c.edited", b"mine")]));
+    // It is its editor's.
+    store.forget(&revision, &[]).unwrap();
+    assert_eq!(published(&dest), expected(&[("c.edited", b"mine")]));
 }
 
 #[test]
@@ -433,7 +455,7 @@ fn eviction_while_publishing_leaves_all_of_a_model_or_nothing() {
             store.publish(&revision, &all(&revision), &dest)
         });
         match result {
-            Ok(()) => {
+            Ok(_) => {
                 assert_eq!(published(&dest), expected(files));
                 assert!(revision.is_complete());
             }
