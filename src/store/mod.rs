@@ -135,9 +135,16 @@ struct Shared {
     fds: fds::FdCache,
     placements: Placements,
     ids: AtomicU64,
+    /// Whether this process has the node's lock.
+    locked: bool,
 }
 
 impl Shared {
+    /// The map of a data file (see [`mapfile::load`]).
+    fn load_map(&self, data: &Path, len: u64) -> std::io::Result<mapfile::Loaded> {
+        mapfile::load(data, len, &self.boot, self.locked)
+    }
+
     fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
@@ -205,14 +212,22 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store below `paths`, creating directories. Reads no file's data.
+    /// Opens the store below `paths`, creating directories. Reads no file's data. The caller holds the node's lock.
     pub fn open(paths: &Paths) -> Result<Arc<Self>, StoreError> {
-        let boot =
-            fsutil::boot_id().map_err(|e| StoreError::io(Path::new("/proc/sys/kernel/random/boot_id"), e))?;
-        Self::open_in_boot(paths, boot)
+        Self::open_as(paths, boot_id()?, true)
     }
 
+    /// Like [`Store::open`], without the lock: for reading only.
+    pub fn open_to_read(paths: &Paths) -> Result<Arc<Self>, StoreError> {
+        Self::open_as(paths, boot_id()?, false)
+    }
+
+    #[cfg(test)]
     fn open_in_boot(paths: &Paths, boot: [u8; 16]) -> Result<Arc<Self>, StoreError> {
+        Self::open_as(paths, boot, true)
+    }
+
+    fn open_as(paths: &Paths, boot: [u8; 16], locked: bool) -> Result<Arc<Self>, StoreError> {
         for dir in [&paths.base, &paths.registry(), &paths.cache()] {
             create_private(dir)?;
         }
@@ -226,6 +241,7 @@ impl Store {
             fds: fds::FdCache::new(),
             placements: Placements::open(paths)?,
             ids: AtomicU64::new(0),
+            locked,
         };
         Ok(Arc::new(Self {
             shared: Arc::new(shared),
@@ -402,6 +418,10 @@ impl Store {
     pub fn close(&self) -> Result<(), StoreError> {
         self.sync()
     }
+}
+
+fn boot_id() -> Result<[u8; 16], StoreError> {
+    fsutil::boot_id().map_err(|e| StoreError::io(Path::new("/proc/sys/kernel/random/boot_id"), e))
 }
 
 fn create_private(dir: &Path) -> Result<(), StoreError> {

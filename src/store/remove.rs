@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::content::{Content, Home};
 use super::placement::{Record, Stamp};
-use super::{ContentKey, Store, StoreError, StoredRevision, mapfile, registry};
+use super::{ContentKey, Store, StoreError, StoredRevision, registry};
 use crate::fsutil;
 use crate::model::{InfoHash, Manifest, ModelRef};
 use crate::paths::Paths;
@@ -200,8 +200,7 @@ impl Store {
         if used {
             self.shared.keep(key, &placed).map_err(|e| StoreError::io(&data, e))?;
         }
-        let loaded =
-            mapfile::load(&data, key.len, &self.shared.boot).map_err(|e| StoreError::io(&data, e))?;
+        let loaded = self.shared.load_map(&data, key.len).map_err(|e| StoreError::io(&data, e))?;
         content.settle(&mut journal, Home::Own(data), loaded.map, loaded.live, loaded.synced);
         Ok(())
     }

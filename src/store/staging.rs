@@ -143,7 +143,7 @@ impl Store {
     fn move_file(&self, content: &Content, journal: &mut Journal, old: &Path, new: &Path) -> io::Result<()> {
         let (len, boot) = (content.len(), &self.shared.boot);
         fs::create_dir_all(fsutil::parent(new))?;
-        let there = mapfile::load(new, len, boot)?;
+        let there = self.shared.load_map(new, len)?;
         let map = content.map();
         if there.map.bytes() >= map.bytes() {
             content.settle(journal, Home::Own(new.to_owned()), there.map, there.live, there.synced);
