@@ -1,10 +1,12 @@
 //! Where everything lies below the base directory.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::model::path::PARTIAL_SUFFIX;
 use crate::model::{InfoHash, ModelName, ModelRef, PiecesRoot};
 
 /// A directory that the node needs cannot be made or written to.
@@ -111,6 +113,16 @@ impl Paths {
     /// The git repository that a model was mirrored from, bare.
     pub fn mirror_of(&self, model: &ModelRef) -> PathBuf {
         self.base.join("mirror").join(format!("{model}.git"))
+    }
+
+    /// Where the files of a repository come that becomes a model: beside its directory, so that they are moved and not
+    /// copied.
+    pub fn mirror_staging(&self, model: &ModelRef) -> PathBuf {
+        let dest = self.models.join(model.to_string());
+        let mut hidden = OsString::from(".");
+        hidden.push(dest.file_name().unwrap_or_default());
+        hidden.push(format!(".mirror{PARTIAL_SUFFIX}"));
+        dest.with_file_name(hidden)
     }
 
     /// Logs of background mounts.

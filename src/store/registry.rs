@@ -134,7 +134,7 @@ pub(super) fn read_manifest(path: &Path) -> Result<Manifest, StoreError> {
 }
 
 /// Removes the directories above `path` while they are empty, up to and without `top`.
-pub(super) fn remove_empty_parents(path: &Path, top: &Path) {
+pub fn remove_empty_parents(path: &Path, top: &Path) {
     let mut dir = path.parent();
     while let Some(d) = dir.filter(|d| *d != top && d.starts_with(top)) {
         if fs::remove_dir(d).is_err() {

@@ -24,6 +24,11 @@ impl Store {
         let manifest = &revision.manifest;
         let all: Vec<usize> = (0..revision.contents.len()).collect();
         let contents = self.unique(revision, &all);
+        let hybrid = manifest.torrent.hybrid_info_hash;
+        let hybrid = hybrid.filter(|_| others.iter().all(|other| other.torrent.hybrid_info_hash != hybrid));
+        if let Some(hybrid) = hybrid {
+            self.remove_metainfo(&hybrid)?;
+        }
         self.forget_torrent(&manifest.torrent.info_hash, &manifest.model_ref(), &contents, others)
     }
 
@@ -220,12 +225,14 @@ pub(super) fn remove_files(files: &HashSet<PathBuf>, top: &Path) -> Result<(), S
     Ok(())
 }
 
-/// Removes `.silmaril.json` from a directory if it is that of a torrent, and the directory if it is empty.
+/// Removes `.silmaril.json` from a directory if it is that of a torrent, what a kill left of one that was being written, and
+/// the directory if it is empty.
 pub(super) fn remove_manifest_copy(dir: &Path, of: &InfoHash, models: &Path) -> Result<(), StoreError> {
     let path = dir.join(Paths::MODEL_MANIFEST);
     if registry::read_manifest(&path).is_ok_and(|manifest| manifest.torrent.info_hash == *of) {
         fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
     }
+    fsutil::remove_temporary(dir).map_err(|e| StoreError::io(dir, e))?;
     registry::remove_empty_parents(&path, models);
     Ok(())
 }
