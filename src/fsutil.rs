@@ -78,8 +78,8 @@ pub fn remove_dir_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the temporary files from a directory that writes left there which were cut short. Nothing else may be writing
-/// to it.
+/// Removes the temporary files from a directory that writes left there which were cut short. Nothing else may be
+/// writing to it.
 pub fn remove_temporary(dir: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(dir) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),

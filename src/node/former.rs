@@ -11,8 +11,8 @@ use crate::model::{Manifest, ModelRef};
 use crate::store::Former;
 
 impl Node {
-    /// Removes what former states of a model have left in a directory where all of `present` stands. What another job has
-    /// in hand is left for the next time, and all where another state is known by now.
+    /// Removes what former states of a model have left in a directory where all of `present` stands. What another job
+    /// has in hand is left for the next time, and all where another state is known by now.
     pub(super) async fn clear_former(
         self: &Arc<Self>,
         present: &Arc<Manifest>,
@@ -41,8 +41,8 @@ impl Node {
         Ok(())
     }
 
-    /// Keeps jobs and the engine from a former state of a model until what is returned is dropped. `InUse` while another
-    /// job has it.
+    /// Keeps jobs and the engine from a former state of a model until what is returned is dropped. `InUse` while
+    /// another job has it.
     pub(super) async fn hold_former(
         &self,
         model: &ModelRef,

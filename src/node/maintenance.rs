@@ -80,9 +80,9 @@ impl Library {
         Ok(found)
     }
 
-    /// Forgets a model: its manifest, what this program put into the models directory, and cached bytes that no
-    /// other model uses. Files shared in place stay. What a mirror without its large files left is taken for one. The
-    /// caller holds the node lock. What is cut short is done by the next call: the manifest goes late, and after it only the
+    /// Forgets a model: its manifest, what this program put into the models directory, and cached bytes that no other
+    /// model uses. Files shared in place stay. What a mirror without its large files left is taken for one. The caller
+    /// holds the node lock. What is cut short is done by the next call: the manifest goes late, and after it only the
     /// rule of sharing, which keeps the model to its user until then.
     pub fn remove(&self, model: &ModelRef) -> Result<(), NodeError> {
         match self.revision(model) {

@@ -1,7 +1,7 @@
 //! Former states of a model: what they have left where another state has taken their place.
 //!
-//! The record of a torrent names the models that it was a state of. So it tells of a former state whatever has become of its
-//! manifest, and of one that never was whole.
+//! The record of a torrent names the models that it was a state of. So it tells of a former state whatever has become
+//! of its manifest, and of one that never was whole.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -50,11 +50,11 @@ impl Store {
         Ok(former)
     }
 
-    /// Removes from a directory the files of a former state of a model that `present`, which took its place, has not: those
-    /// that this program put there and nobody has changed; and what came of its download. Returns how many files. `others`
-    /// are all manifests known; contents that one of them uses and that stand nowhere else go to the cache. A state that is
-    /// none of them and stands nowhere else is forgotten. Does nothing where its torrent is another model's, too, whose files
-    /// these may be. The engine must not have the former state open.
+    /// Removes from a directory the files of a former state of a model that `present`, which took its place, has not:
+    /// those that this program put there and nobody has changed; and what came of its download. Returns how many files.
+    /// `others` are all manifests known; contents that one of them uses and that stand nowhere else go to the cache. A
+    /// state that is none of them and stands nowhere else is forgotten. Does nothing where its torrent is another
+    /// model's, too, whose files these may be. The engine must not have the former state open.
     pub fn clear_former(
         &self,
         former: &Former,

@@ -13,9 +13,9 @@ use super::{ContentKey, Shared, mapfile};
 use crate::fsutil;
 
 impl Shared {
-    /// Has the bytes of a placed file, which the caller removes then, stand in the cache, on the disk when this returns.
-    /// The file itself goes there if it has no other name: the cache punches holes into what it holds. Otherwise it is
-    /// copied. One that is not there as it was verified is left out; an error leaves it as it is.
+    /// Has the bytes of a placed file, which the caller removes then, stand in the cache, on the disk when this
+    /// returns. The file itself goes there if it has no other name: the cache punches holes into what it holds.
+    /// Otherwise it is copied. One that is not there as it was verified is left out; an error leaves it as it is.
     pub(super) fn keep(&self, key: &ContentKey, placed: &PlacedFile) -> io::Result<()> {
         let unchanged = || Stamp::at(&placed.path).is_ok_and(|now| now == placed.stamp);
         if !unchanged() {

@@ -1,9 +1,9 @@
 //! Publishing: complete contents become the files of a model directory.
 //!
 //! Nothing is touched before every file is known to have its place. Then each file is prepared in the staging
-//! directory, the placement is recorded, and the files are renamed into place; whichever step a crash falls
-//! between, each file is either still where it was or stands, recorded, at its destination. Files of a former state that are
-//! in the way as a file is in that of a directory go just before.
+//! directory, the placement is recorded, and the files are renamed into place; whichever step a crash falls between,
+//! each file is either still where it was or stands, recorded, at its destination. Files of a former state that are in
+//! the way as a file is in that of a directory go just before.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, Permissions};
@@ -53,9 +53,9 @@ struct Step {
 
 impl Store {
     /// Puts complete files of a revision (indices into its manifest) at their paths below `dest`, and the manifest
-    /// beside them once all of its files are there. Refuses, changing nothing, if a file is not complete or
-    /// something else stands in its place. A file of ours that somebody has changed there is kept beside the new one, and
-    /// told of. The engine must not have the files open: their paths change.
+    /// beside them once all of its files are there. Refuses, changing nothing, if a file is not complete or something
+    /// else stands in its place. A file of ours that somebody has changed there is kept beside the new one, and told
+    /// of. The engine must not have the files open: their paths change.
     pub fn publish(
         &self,
         revision: &StoredRevision,
@@ -315,8 +315,8 @@ impl Step {
         Ok(())
     }
 
-    /// Renames a file to the target; one that appeared there since we looked stays, and is an error. One of ours that has
-    /// been changed is set aside.
+    /// Renames a file to the target; one that appeared there since we looked stays, and is an error. One of ours that
+    /// has been changed is set aside.
     fn put(&mut self, ready: &Path) -> io::Result<()> {
         let Some(ours) = &self.replaces else { return put_where_nothing_is(ready, &self.target) };
         if Stamp::at(&self.target).is_ok_and(|now| !ours.contains(&now)) {

@@ -69,8 +69,8 @@ impl Store {
         self.remove_metainfo(info_hash)
     }
 
-    /// Forgets that files of a revision stand below `dir`, so that the directory can go. They must stand elsewhere, too:
-    /// `Incomplete` names one that does not.
+    /// Forgets that files of a revision stand below `dir`, so that the directory can go. They must stand elsewhere,
+    /// too: `Incomplete` names one that does not.
     pub fn retire(&self, revision: &StoredRevision, dir: &Path) -> Result<(), StoreError> {
         let _moving = self.moving();
         let dir = fs::canonicalize(dir).map_err(|e| StoreError::io(dir, e))?;
@@ -92,8 +92,8 @@ impl Store {
     }
 
     /// All that this program put below the models directory: files it got or laid out, the copies of manifests beside
-    /// them, directories of a `get` that is not done. What is shared in place, or was edited since it came, is not among
-    /// them.
+    /// them, directories of a `get` that is not done. What is shared in place, or was edited since it came, is not
+    /// among them.
     pub fn made_below_models(&self) -> Vec<PathBuf> {
         let models = &self.shared.paths.models;
         let models = fs::canonicalize(models).unwrap_or_else(|_| models.clone());
@@ -225,8 +225,8 @@ pub(super) fn remove_files(files: &HashSet<PathBuf>, top: &Path) -> Result<(), S
     Ok(())
 }
 
-/// Removes `.silmaril.json` from a directory if it is that of a torrent, what a kill left of one that was being written, and
-/// the directory if it is empty.
+/// Removes `.silmaril.json` from a directory if it is that of a torrent, what a kill left of one that was being
+/// written, and the directory if it is empty.
 pub(super) fn remove_manifest_copy(dir: &Path, of: &InfoHash, models: &Path) -> Result<(), StoreError> {
     let path = dir.join(Paths::MODEL_MANIFEST);
     if registry::read_manifest(&path).is_ok_and(|manifest| manifest.torrent.info_hash == *of) {

@@ -187,9 +187,9 @@ impl Node {
         self.clear_former(present, &job.dest).await
     }
 
-    /// Removes what a model that is in its place has left behind besides its former states: files of a mirror without its
-    /// large files that it has not, and the directory where its files came. Whoever was stopped before or in the middle of
-    /// it does it again. Blocks.
+    /// Removes what a model that is in its place has left behind besides its former states: files of a mirror without
+    /// its large files that it has not, and the directory where its files came. Whoever was stopped before or in the
+    /// middle of it does it again. Blocks.
     fn clear_up(&self, job: &Job) -> Result<(), NodeError> {
         self.library.store.clear_laid_out(&job.model)?;
         job.clear()
