@@ -130,6 +130,29 @@ fn what_is_up_to_date_is_not_downloaded_and_what_changed_alone_is() {
 }
 
 #[test]
+fn what_was_edited_of_a_mirror_is_not_lost_to_the_next() {
+    let net = Hubbed::new();
+    let repo = net.small("acme/m", "mit");
+    let a = net.host("a", "");
+    let dir = mirrored(&a, "acme/m");
+    let again = || mirror(&a, &["acme/m", "--no-auto-share"]);
+    again().ok();
+    for (aside, commits) in [("config.json.edited", false), ("config.json.edited2", true)] {
+        std::fs::write(dir.join("config.json"), aside).unwrap();
+        if commits {
+            let next = net.tree("acme/m", "mit", 2);
+            std::fs::write(next.join("config.json"), "{}").unwrap();
+            repo.commit(&next);
+        }
+        let end = again();
+        assert!(end.stderr.contains(aside), "{}", end.stderr);
+        end.ok();
+        assert_eq!(std::fs::read_to_string(dir.join(aside)).unwrap(), aside);
+    }
+    assert_eq!(std::fs::read_to_string(dir.join("config.json")).unwrap(), "{}");
+}
+
+#[test]
 fn a_mirror_killed_before_it_has_cleared_up_does_so_when_it_is_asked_again() {
     let net = Hubbed::new();
     let repo = net.small("acme/m", "mit");
