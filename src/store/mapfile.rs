@@ -51,8 +51,8 @@ pub(super) struct Loaded {
 }
 
 /// Reads the map of a data file for a content of `len` bytes. A missing or short file loses the blocks it lacks: with
-/// `mend` in the map files, too. Only the holder of the node's lock does that: beside an eviction, what anybody else writes
-/// may be what was true before it.
+/// `mend` in the map files, too. Only the holder of the node's lock does that: beside an eviction, what anybody else
+/// writes may be what was true before it.
 pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Result<Loaded> {
     // In this order: a block may enter both maps meanwhile, first the live one.
     let synced = read(&synced_path(data), len)?.map(|(map, _)| map);
