@@ -78,6 +78,23 @@ pub fn remove_dir_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes the temporary files from a directory that writes left there which were cut short. Nothing else may be
+/// writing to it.
+pub fn remove_temporary(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let is_temporary = entry.file_name().as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes());
+        if is_temporary && entry.file_type()?.is_file() {
+            remove_if_there(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// The directory that holds `path`; `.` for a bare name.
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {

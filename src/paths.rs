@@ -1,11 +1,13 @@
 //! Where everything lies below the base directory.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::model::{InfoHash, ModelName, ModelRef, PiecesRoot, Sha256Digest};
+use crate::model::path::PARTIAL_SUFFIX;
+use crate::model::{InfoHash, ModelName, ModelRef, PiecesRoot};
 
 /// A directory that the node needs cannot be made or written to.
 #[derive(Debug, thiserror::Error)]
@@ -67,11 +69,6 @@ impl Paths {
         self.laid_out_records().join(format!("{model}.json"))
     }
 
-    /// The former states of models in a directory, by the SHA-256 of its path.
-    pub fn former(&self, dir: &Sha256Digest) -> PathBuf {
-        self.base.join("resume").join("former").join(format!("{dir}.json"))
-    }
-
     /// The cache.
     pub fn cache(&self) -> PathBuf {
         self.base.join("cache")
@@ -116,6 +113,16 @@ impl Paths {
     /// The git repository that a model was mirrored from, bare.
     pub fn mirror_of(&self, model: &ModelRef) -> PathBuf {
         self.base.join("mirror").join(format!("{model}.git"))
+    }
+
+    /// Where the files of a repository come that becomes a model: beside its directory, so that they are moved and not
+    /// copied.
+    pub fn mirror_staging(&self, model: &ModelRef) -> PathBuf {
+        let dest = self.models.join(model.to_string());
+        let mut hidden = OsString::from(".");
+        hidden.push(dest.file_name().unwrap_or_default());
+        hidden.push(format!(".mirror{PARTIAL_SUFFIX}"));
+        dest.with_file_name(hidden)
     }
 
     /// Logs of background mounts.

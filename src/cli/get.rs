@@ -152,6 +152,9 @@ fn print(args: &Args, context: &Context, report: &GetReport) -> Result<(), Comma
             "its publisher has announced a newer state; to get that: silmaril get {model} --update"
         )),
     }
+    for warning in &report.warnings {
+        context.out.warn(warning);
+    }
     if args.json {
         return context.out.json(report);
     }

@@ -15,7 +15,7 @@ use crate::model::{Manifest, ModelRef};
 use crate::node::blocking::Abandoned;
 use crate::node::{ErrorKind, Node, NodeError};
 use crate::store::verify::Watch;
-use crate::store::{Store, StoreError, StoredRevision};
+use crate::store::{Kept, Store, StoreError, StoredRevision};
 
 /// How long the network is asked for a name.
 pub(super) const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
@@ -120,6 +120,9 @@ pub struct GetReport {
     /// How it came to be known.
     #[serde(default)]
     pub origin: Origin,
+    /// What the user should know.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// How a model came to be known here.
@@ -193,18 +196,18 @@ impl Node {
             self.check(&revision, &files, want, progress).await?;
         }
         let (to, which) = (dest.clone(), files.clone());
-        let former = self.on_store(&revision, &turn, move |store, revision| {
-            let whole = which.len() == revision.manifest.files.len();
-            let former = if whole { store.note_former(&revision.manifest, &to, None)? } else { Vec::new() };
-            store.publish(revision, &which, &to)?;
+        let whole = files.len() == manifest.files.len();
+        let publishing = self.on_store(&revision, &turn, move |store, revision| {
+            let kept = store.publish(revision, &which, &to)?;
             // What a mirror without its large files had there and the model has not is no model's.
             if whole && store.is_own(&revision.manifest.model_ref(), &to) {
                 store.clear_laid_out(&revision.manifest.model_ref())?;
             }
-            Ok(former)
+            Ok(kept)
         });
-        for former in former.await? {
-            self.clear_former(former, &manifest, &turn, &dest).await?;
+        let kept = publishing.await?;
+        if whole {
+            self.clear_former(&manifest, &dest).await?;
         }
         self.changed();
         let downloaded = want.saturating_sub(before);
@@ -221,6 +224,7 @@ impl Node {
             verified: request.verify && files.iter().all(|&i| manifest.files[i].sha256.is_some()),
             publisher: manifest.publisher.map(|key| self.library.trust.describe(&key)),
             origin,
+            warnings: kept.iter().map(Kept::to_string).collect(),
         })
     }
 
@@ -352,24 +356,6 @@ impl Node {
                 }
             }
         }
-    }
-
-    /// Removes what a former state has left where another has taken its place.
-    async fn clear_former(
-        &self,
-        former: Manifest,
-        present: &Arc<Manifest>,
-        turn: &Arc<OwnedMutexGuard<()>>,
-        dest: &Path,
-    ) -> Result<(), NodeError> {
-        let former = self.library.store.revision(Arc::new(former))?;
-        let (dest, present, others) = (dest.to_owned(), present.clone(), self.library.registry.all());
-        let cleared = self.on_store(&former, turn, move |store, former| {
-            store.clear_former(former, Some(&present), &dest, &others)
-        });
-        let cleared = cleared.await?;
-        tracing::info!("{cleared} files of a former state of {} are removed", former.manifest.model_ref());
-        Ok(())
     }
 
     /// Compares every file with its sha256. A file that differs although its pieces were right comes from a

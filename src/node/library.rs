@@ -9,7 +9,7 @@ use crate::node::NodeError;
 use crate::node::lock::NodeLock;
 use crate::node::sharing::Sharing;
 use crate::paths::Paths;
-use crate::store::{Registry, Store, StoredRevision};
+use crate::store::{Registry, Store, StoreError, StoredRevision};
 
 /// The registry and the store of one base directory.
 pub struct Library {
@@ -31,10 +31,17 @@ impl Library {
     /// Opens the base directory, creating it where needed. Takes no lock: for reading, and for the registry,
     /// whose files are replaced atomically.
     pub fn open(config: Config) -> Result<Self, NodeError> {
+        Self::open_with(config, Store::open_to_read)
+    }
+
+    fn open_with(
+        config: Config,
+        open: impl FnOnce(&Paths) -> Result<Arc<Store>, StoreError>,
+    ) -> Result<Self, NodeError> {
         let paths = config.paths();
         paths.create()?;
         let registry = Arc::new(Registry::open(&paths)?);
-        let store = Store::open(&paths)?;
+        let store = open(&paths)?;
         let trust = Arc::new(Trust::open(&paths, config.security.trust));
         trust.take_over(registry.all().iter().filter_map(|m| Some((m.name.clone(), m.publisher?))))?;
         let sharing = Arc::new(Sharing::open(&paths)?);
@@ -47,7 +54,7 @@ impl Library {
         let paths = config.paths();
         paths.create()?;
         let lock = NodeLock::take(&paths)?;
-        let library = Self::open(config)?;
+        let library = Self::open_with(config, Store::open)?;
         if let Err(e) = library.finish_rotation() {
             tracing::error!("the replacement of the publisher's key could not be finished: {e}");
         }

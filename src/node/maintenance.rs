@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::sharing::Rule;
 use super::{Library, Node, NodeError, blocking};
+use crate::fetch::EvictionHold;
 use crate::fsutil;
 use crate::mirror::git::replacements;
 use crate::model::ModelRef;
 use crate::model::hash::Control;
-use crate::store::StoredRevision;
+use crate::store::{ContentKey, StoredRevision, registry};
 
 /// How long the engine may take to close the files of a model.
 const RELEASE_WITHIN: Duration = Duration::from_secs(20);
@@ -79,33 +80,32 @@ impl Library {
         Ok(found)
     }
 
-    /// Forgets a model: its manifest, what this program put into the models directory, and cached bytes that no
-    /// other model uses. Files shared in place stay. What a mirror without its large files left is taken for one. The
-    /// caller holds the node lock.
+    /// Forgets a model: its manifest, what this program put into the models directory, and cached bytes that no other
+    /// model uses. Files shared in place stay. What a mirror without its large files left is taken for one. The caller
+    /// holds the node lock. What is cut short is done by the next call: the manifest goes late, and after it only the
+    /// rule of sharing, which keeps the model to its user until then.
     pub fn remove(&self, model: &ModelRef) -> Result<(), NodeError> {
         match self.revision(model) {
             Ok(revision) => {
                 let known = self.registry.all().into_iter();
                 let others: Vec<_> = known.filter(|m| m.model_ref() != *model).collect();
-                // What an update that was killed has left of former states.
-                let dir = self.paths.models.join(model.to_string());
-                for former in self.store.note_former(&revision.manifest, &dir, None)? {
-                    let former = self.store.revision(Arc::new(former))?;
-                    self.store.clear_former(&former, None, &dir, &others)?;
+                for former in self.store.former(model, &revision.manifest.torrent.info_hash, None)? {
+                    self.store.forget_former(&former, model, &others)?;
                 }
                 self.store.forget(&revision, &others)?;
-                self.registry.remove(model)?;
                 self.store.clear_laid_out(model)?;
             }
             Err(NodeError::UnknownModel(_)) if self.store.clear_laid_out(model)? => {}
             Err(e) => return Err(e),
         }
-        self.sharing.set(model, Rule::default())?;
-        // The history that a mirror kept goes with it, and what a kill left beside it.
-        let history = self.paths.mirror_of(model);
-        for path in replacements(&history).into_iter().chain([history]) {
+        // The history that a mirror kept goes with it, what a kill left beside it, and what came of its next state.
+        let (history, staging) = (self.paths.mirror_of(model), self.paths.mirror_staging(model));
+        for path in replacements(&history).into_iter().chain([history, staging.clone()]) {
             fsutil::remove_dir_if_there(&path).map_err(|source| NodeError::Io { path, source })?;
         }
+        registry::remove_empty_parents(&staging, &self.paths.models);
+        self.registry.remove(model)?;
+        self.sharing.set(model, Rule::default())?;
         Ok(())
     }
 }
@@ -139,12 +139,17 @@ impl Node {
             revision => revision?,
         };
         let turn = self.jobs.try_turn(&revision.manifest.torrent.info_hash);
+        let turn = turn.zip(self.mirrors.try_turn(model));
         let turn = turn.ok_or_else(|| NodeError::InUse(model.clone()))?;
         let held = self.closed(&revision).await?;
+        let mut former_held = Vec::new();
+        for former in self.library.store.former(model, &revision.manifest.torrent.info_hash, None)? {
+            former_held.push(self.hold_former(model, &former).await?);
+        }
         let (node, model) = (self.clone(), model.clone());
         // Once begun it is brought to its end, even if nobody waits for it any more.
         blocking::cancellable(move |_| {
-            let _until_done = (turn, held);
+            let _until_done = (turn, held, former_held);
             node.library.remove(&model)?;
             node.leave_unless_used(&revision.manifest);
             node.changed();
@@ -165,13 +170,19 @@ impl Node {
     }
 
     /// Has the engine close a model's files until what is returned is dropped.
-    pub(super) async fn closed(
-        &self,
-        revision: &StoredRevision,
-    ) -> Result<crate::fetch::EvictionHold, NodeError> {
+    pub(super) async fn closed(&self, revision: &StoredRevision) -> Result<EvictionHold, NodeError> {
         let keys: Vec<_> = revision.contents.iter().filter_map(|content| content.key()).collect();
-        let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await;
-        held.map_err(|source| NodeError::Fetch { model: revision.manifest.model_ref(), source })
+        self.closed_keys(&revision.manifest.model_ref(), &keys).await
+    }
+
+    /// [`Node::closed`] for contents that are or were a model's.
+    pub(super) async fn closed_keys(
+        &self,
+        model: &ModelRef,
+        keys: &[ContentKey],
+    ) -> Result<EvictionHold, NodeError> {
+        let held = self.fetch.release_for_eviction(keys, RELEASE_WITHIN).await;
+        held.map_err(|source| NodeError::Fetch { model: model.clone(), source })
     }
 }
 
@@ -182,7 +193,8 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::model::{FileEntry, Manifest, PiecesRoot};
+    use crate::model::{FileEntry, InfoHash, Manifest, PiecesRoot};
+    use crate::node::sharing::Withheld;
     use crate::paths::Paths;
     use crate::store::Stamp;
 
@@ -215,27 +227,54 @@ mod tests {
 
     #[test]
     fn what_a_killed_update_left_goes_with_the_model() {
-        for published in [false, true] {
+        for superseded in [true, false] {
             let dir = tempfile::tempdir().unwrap();
             let library = Library::open(Config::defaults(&dir.path().join("base"))).unwrap();
             let dest = library.paths.models.join("acme/m");
-            let old = got(&library, &dest, &[("both", 1), ("old", 2)]);
+            got(&library, &dest, &[("both", 1), ("old", 2)]);
             let elsewhere = dir.path().join("elsewhere");
-            let new = got(&library, if published { &dest } else { &elsewhere }, &[("both", 1), ("new", 3)]);
-            if published {
-                library.store.note_former(&new, &dest, Some(&old)).unwrap();
-            }
+            let mut new =
+                got(&library, if superseded { &elsewhere } else { &dest }, &[("both", 1), ("new", 3)]);
+            let hybrid = InfoHash([9; 32]);
+            new.torrent.hybrid_info_hash = Some(hybrid);
+            library.store.save_metainfo(&hybrid, b"metainfo").unwrap();
             library.registry.insert(new).unwrap();
             let history = library.paths.mirror_of(&"acme/m".parse().unwrap());
+            let staging = library.paths.mirror_staging(&"acme/m".parse().unwrap());
+            fs::create_dir_all(staging.join("parts")).unwrap();
+            fs::write(dest.join(format!("{}x", fsutil::TEMP_PREFIX)), "half a manifest").unwrap();
             for path in replacements(&history).into_iter().chain([history.clone()]) {
                 fs::create_dir_all(path.join("objects")).unwrap();
             }
             library.remove(&"acme/m".parse().unwrap()).unwrap();
-            assert!(!dest.exists(), "{:?}", files(&dest));
+            assert!(!dest.parent().unwrap().exists(), "{:?}", files(dest.parent().unwrap()));
             assert_eq!(fs::read_dir(history.parent().unwrap()).unwrap().count(), 0);
             let Paths { base, .. } = &library.paths;
             let left: Vec<_> = ["resume", "torrents"].iter().flat_map(|of| files(&base.join(of))).collect();
             assert_eq!(left, Vec::<PathBuf>::new());
         }
+    }
+    #[test]
+    fn a_removal_that_was_cut_short_is_brought_to_its_end_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let library = Library::open(Config::defaults(&dir.path().join("base"))).unwrap();
+        let model: ModelRef = "acme/m".parse().unwrap();
+        let manifest = got(&library, &library.paths.models.join("acme/m"), &[("a", 1)]);
+        library.registry.insert(manifest).unwrap();
+        let withheld = Rule { withheld: Some(Withheld::Private), unannounced: false };
+        library.sharing.set(&model, withheld).unwrap();
+        let history = library.paths.mirror_of(&model);
+        fs::create_dir_all(history.parent().unwrap()).unwrap();
+        fs::write(&history, "no directory").unwrap();
+        library.remove(&model).unwrap_err();
+        assert_eq!(
+            library.sharing.of(&model),
+            withheld,
+            "it is known and nothing keeps it from being shared"
+        );
+        fs::remove_file(&history).unwrap();
+        library.remove(&model).unwrap();
+        assert!(library.registry.get(&model).is_none());
+        assert_eq!(library.sharing.of(&model), Rule::default());
     }
 }

@@ -16,6 +16,7 @@ pub mod control;
 mod dht;
 pub mod discover;
 mod error;
+mod former;
 pub mod get;
 pub mod handover;
 mod holdings;

@@ -62,9 +62,10 @@ impl Store {
         let dest = resolve(dest)?;
         let manifest = &revision.manifest;
         // A directory that says itself that it is ours; whoever deleted our records did not change that.
-        let is_ours = std::fs::canonicalize(&self.shared.paths.models).is_ok_and(|m| dest.starts_with(m))
+        let says_so = std::fs::canonicalize(&self.shared.paths.models).is_ok_and(|m| dest.starts_with(m))
             && registry::read_manifest(&dest.join(Paths::MODEL_MANIFEST))
                 .is_ok_and(|m| m.torrent.info_hash == manifest.torrent.info_hash);
+        let ours = self.shared.placements.ours_below(&dest);
         let (mut adopted, mut entries) = (Adopted::default(), Vec::new());
         let piece_length = revision.layout.piece_length();
         for &file in files {
@@ -81,8 +82,9 @@ impl Store {
             };
             let stamp = Stamp::of(&hashes.metadata);
             if hashes.pieces_root == entry.pieces_root && stamp.size == entry.size {
+                let ours = says_so || ours.contains_key(&path);
                 let (path, root) = (entry.path.clone(), entry.pieces_root);
-                entries.push(PlacedEntry { path, root, stamp, ours: is_ours, damaged: false });
+                entries.push(PlacedEntry { path, root, stamp, ours, damaged: false });
                 adopted.right.push(file);
             } else {
                 tracing::warn!("{} is not the file of {}.", path.display(), manifest.model_ref());
@@ -96,9 +98,7 @@ impl Store {
             }
         }
         let _moving = self.moving();
-        self.shared.placements.update(&manifest.torrent.info_hash, |record| {
-            record.place_mut(&dest).put(entries);
-        })?;
+        self.shared.placements.put(manifest, &dest, entries)?;
         for (key, _) in self.unique(revision, &adopted.right) {
             self.settle_if_placed(&key);
         }

@@ -51,7 +51,7 @@ impl Store {
             // A file among the directories is none of ours.
             let Ok(files) = list(&dir) else { continue };
             for path in files {
-                let Some(key) = path.file_name().and_then(|n| n.to_str()).and_then(parse_name) else {
+                let Some(key) = path.file_name().and_then(|n| n.to_str()).and_then(ContentKey::parse) else {
                     continue;
                 };
                 let Ok(meta) = fs::metadata(&path) else { continue };
@@ -170,11 +170,6 @@ pub fn resolve_size(size: SizeOrPercent, total: u64) -> u64 {
 pub fn disk_space(path: &Path) -> Result<(u64, u64), StoreError> {
     let stat = statvfs(path).map_err(|e| StoreError::io(path, e.into()))?;
     Ok((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
-}
-
-fn parse_name(name: &str) -> Option<ContentKey> {
-    let (root, len) = name.split_once('.')?;
-    Some(ContentKey { root: root.parse().ok()?, len: len.parse().ok()? })
 }
 
 fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {

@@ -93,7 +93,7 @@ impl Content {
 
     /// The content in a sparse file of the store, which need not exist yet.
     pub(super) fn own(key: ContentKey, shared: Arc<Shared>, data: PathBuf) -> Result<Self, StoreError> {
-        let loaded = mapfile::load(&data, key.len, &shared.boot).map_err(|e| StoreError::io(&data, e))?;
+        let loaded = shared.load_map(&data, key.len).map_err(|e| StoreError::io(&data, e))?;
         Ok(Self::new(Some(key), shared, Home::Own(data), loaded.map, loaded.live, loaded.synced))
     }
 
@@ -435,7 +435,7 @@ impl Content {
     fn leave_place(&self, journal: &mut Journal, file: &PlacedFile) -> io::Result<()> {
         let Some(key) = self.key else { return Ok(()) };
         let data = self.shared.cached(&key);
-        let loaded = mapfile::load(&data, key.len, &self.shared.boot)?;
+        let loaded = self.shared.load_map(&data, key.len)?;
         self.settle(journal, Home::Own(data), loaded.map, loaded.live, loaded.synced);
         self.shared.placements.distrust(&key, &file.path).map_err(io::Error::other)
     }

@@ -50,8 +50,10 @@ pub(super) struct Loaded {
     pub synced: bool,
 }
 
-/// Reads the map of a data file for a content of `len` bytes. A missing or short file loses the blocks it lacks.
-pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16]) -> io::Result<Loaded> {
+/// Reads the map of a data file for a content of `len` bytes. A missing or short file loses the blocks it lacks: with
+/// `mend` in the map files, too. Only the holder of the node's lock does that: beside an eviction, what anybody else
+/// writes may be what was true before it.
+pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Result<Loaded> {
     // In this order: a block may enter both maps meanwhile, first the live one.
     let synced = read(&synced_path(data), len)?.map(|(map, _)| map);
     let live = read(&live_path(data), len)?.filter(|(_, written)| written == boot).map(|(map, _)| map);
@@ -65,12 +67,12 @@ pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16]) -> io::Result<Loaded>
     if there < len && map.remove(&(there / BLOCK_LEN * BLOCK_LEN..len)) {
         tracing::warn!("{} is shorter than its map says; what it lacks is fetched again.", data.display());
         // At once: when the file grows again, the maps must not claim what was never in it.
-        if is_live {
+        if is_live && mend {
             write_live(data, &map, boot)?;
         }
     }
     let same = synced.as_ref().map_or(map.is_clear(), |s| *s == map);
-    if let Some(mut synced) = synced {
+    if let Some(mut synced) = synced.filter(|_| mend) {
         let mut claims_more = false;
         for missing in map.runs(&(0..len), false) {
             claims_more |= synced.remove(&missing);

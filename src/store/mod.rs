@@ -10,12 +10,14 @@
 //! calls what writes; `open`, `revision` and the reading functions are safe beside it.
 
 pub mod adopt;
+mod aside;
 mod blockmap;
 pub mod cache;
 pub mod content;
 pub(crate) mod copy;
 mod fds;
 mod former;
+mod keep;
 mod mapfile;
 pub mod placement;
 mod plain;
@@ -42,8 +44,10 @@ use crate::fsutil;
 use crate::model::{Layout, Manifest, PiecesRoot};
 use crate::paths::Paths;
 pub use adopt::Adopted;
+pub use aside::Kept;
 pub use cache::{CacheEntry, Evicted};
 pub use content::{Content, ContentPin};
+pub use former::Former;
 pub use placement::Stamp;
 use placement::{PlacedEntry, Placements};
 pub use registry::Registry;
@@ -116,6 +120,12 @@ impl ContentKey {
     fn file_name(&self) -> String {
         format!("{}.{}", self.root, self.len)
     }
+
+    /// The content whose file has a name, if any.
+    fn parse(name: &str) -> Option<Self> {
+        let (root, len) = name.split_once('.')?;
+        Some(Self { root: root.parse().ok()?, len: len.parse().ok()? })
+    }
 }
 
 /// What contents need of the store.
@@ -125,9 +135,16 @@ struct Shared {
     fds: fds::FdCache,
     placements: Placements,
     ids: AtomicU64,
+    /// Whether this process has the node's lock.
+    locked: bool,
 }
 
 impl Shared {
+    /// The map of a data file (see [`mapfile::load`]).
+    fn load_map(&self, data: &Path, len: u64) -> std::io::Result<mapfile::Loaded> {
+        mapfile::load(data, len, &self.boot, self.locked)
+    }
+
     fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
@@ -195,14 +212,22 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store below `paths`, creating directories. Reads no file's data.
+    /// Opens the store below `paths`, creating directories. Reads no file's data. The caller holds the node's lock.
     pub fn open(paths: &Paths) -> Result<Arc<Self>, StoreError> {
-        let boot =
-            fsutil::boot_id().map_err(|e| StoreError::io(Path::new("/proc/sys/kernel/random/boot_id"), e))?;
-        Self::open_in_boot(paths, boot)
+        Self::open_as(paths, boot_id()?, true)
     }
 
+    /// Like [`Store::open`], without the lock: for reading only.
+    pub fn open_to_read(paths: &Paths) -> Result<Arc<Self>, StoreError> {
+        Self::open_as(paths, boot_id()?, false)
+    }
+
+    #[cfg(test)]
     fn open_in_boot(paths: &Paths, boot: [u8; 16]) -> Result<Arc<Self>, StoreError> {
+        Self::open_as(paths, boot, true)
+    }
+
+    fn open_as(paths: &Paths, boot: [u8; 16], locked: bool) -> Result<Arc<Self>, StoreError> {
         for dir in [&paths.base, &paths.registry(), &paths.cache()] {
             create_private(dir)?;
         }
@@ -216,6 +241,7 @@ impl Store {
             fds: fds::FdCache::new(),
             placements: Placements::open(paths)?,
             ids: AtomicU64::new(0),
+            locked,
         };
         Ok(Arc::new(Self {
             shared: Arc::new(shared),
@@ -346,9 +372,7 @@ impl Store {
             damaged: stamp.size != file.size,
         });
         let _moving = self.moving();
-        self.shared.placements.update(&manifest.torrent.info_hash, |record| {
-            record.place_mut(&dir).put(entries);
-        })?;
+        self.shared.placements.put(manifest, &dir, entries.collect())?;
         for file in &manifest.files {
             let Some(root) = file.pieces_root else { continue };
             self.settle_if_placed(&ContentKey { root, len: file.size });
@@ -394,6 +418,10 @@ impl Store {
     pub fn close(&self) -> Result<(), StoreError> {
         self.sync()
     }
+}
+
+fn boot_id() -> Result<[u8; 16], StoreError> {
+    fsutil::boot_id().map_err(|e| StoreError::io(Path::new("/proc/sys/kernel/random/boot_id"), e))
 }
 
 fn create_private(dir: &Path) -> Result<(), StoreError> {

@@ -4,7 +4,7 @@
 //! verified; a file whose stamp has changed does not count any more. Opening reads the records and no data.
 //! The records are written by whoever holds the node's lock; others only read.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ContentKey, StoreError};
 use crate::fsutil;
-use crate::model::{InfoHash, PiecesRoot};
+use crate::model::{InfoHash, Manifest, ModelRef, PiecesRoot};
 use crate::paths::Paths;
 
 /// Longest record read; 100 000 files of long paths fit.
@@ -45,6 +45,12 @@ impl Stamp {
         let meta = fs::metadata(path)?;
         if meta.is_file() { Ok(Self::of(&meta)) } else { Err(io::Error::other("not a regular file")) }
     }
+
+    /// The stamp of the regular file at `path` itself; a symbolic link is an error.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        let meta = fs::symlink_metadata(path)?;
+        if meta.is_file() { Ok(Self::of(&meta)) } else { Err(io::Error::other("not a regular file")) }
+    }
 }
 
 /// One file of a placement.
@@ -66,7 +72,7 @@ pub(super) struct PlacedEntry {
 }
 
 impl PlacedEntry {
-    fn key(&self) -> Option<ContentKey> {
+    pub fn key(&self) -> Option<ContentKey> {
         self.root.map(|root| ContentKey { root, len: self.stamp.size })
     }
 }
@@ -81,6 +87,9 @@ pub(super) struct Place {
 /// All places of one torrent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
+    /// The models that it is or was a state of.
+    #[serde(default)]
+    pub models: BTreeSet<ModelRef>,
     #[serde(default)]
     pub places: Vec<Place>,
     /// Directories that hold partial files for a `get` that is not done.
@@ -100,14 +109,10 @@ impl Record {
 }
 
 impl Place {
-    /// Adds files, or replaces their entries. That a file is ours is kept.
+    /// Adds files, or replaces their entries.
     pub fn put(&mut self, entries: impl IntoIterator<Item = PlacedEntry>) {
-        let mut by_path: BTreeMap<String, PlacedEntry> =
-            std::mem::take(&mut self.files).into_iter().map(|f| (f.path.clone(), f)).collect();
-        for entry in entries {
-            let ours = entry.ours || by_path.get(&entry.path).is_some_and(|old| old.ours);
-            by_path.insert(entry.path.clone(), PlacedEntry { ours, ..entry });
-        }
+        let files = std::mem::take(&mut self.files).into_iter().chain(entries);
+        let by_path: BTreeMap<String, PlacedEntry> = files.map(|file| (file.path.clone(), file)).collect();
         self.files = by_path.into_values().collect();
     }
 }
@@ -188,6 +193,21 @@ impl Placements {
     /// The record of a torrent; empty where there is none.
     pub fn record(&self, info_hash: &InfoHash) -> Record {
         self.lock().records.get(info_hash).cloned().unwrap_or_default()
+    }
+
+    /// The torrents whose records name a model.
+    pub fn of(&self, model: &ModelRef) -> Vec<InfoHash> {
+        let state = self.lock();
+        let named = state.records.iter().filter(|(_, record)| record.models.contains(model));
+        named.map(|(info_hash, _)| *info_hash).collect()
+    }
+
+    /// Records files of a model that stand in a directory, in place of what was recorded for their paths.
+    pub fn put(&self, manifest: &Manifest, dir: &Path, entries: Vec<PlacedEntry>) -> Result<(), StoreError> {
+        self.update(&manifest.torrent.info_hash, |record| {
+            record.models.insert(manifest.model_ref());
+            record.place_mut(dir).put(entries);
+        })
     }
 
     /// Changes the record of a torrent, durably, before anybody sees the change. An empty record is removed.
@@ -281,8 +301,7 @@ impl Placements {
             state.records.values().flat_map(|record| &record.places).filter(|place| place.dir == dir);
         let files = places.flat_map(|place| &place.files).filter_map(|file| {
             let path = dir.join(&file.path);
-            let now =
-                fs::symlink_metadata(&path).ok().filter(Metadata::is_file).map(|meta| Stamp::of(&meta))?;
+            let now = Stamp::at(&path).ok()?;
             ours.get(&path).is_some_and(|stamps| stamps.contains(&now)).then_some((path, now))
         });
         files.collect()

@@ -1,7 +1,8 @@
 //! Files that stand in a model directory without being a model: a mirror that left its large files out.
 //!
-//! `resume/laid-out/<model>.json` has what was put there, with its stamps: what still looks so is ours, and gives way to
-//! what comes next; what does not was edited, and is its editor's. A file that is recorded as a model's is that model's.
+//! `resume/laid-out/<model>.json` has what was put there, with its stamps: what still looks so is ours, and gives way
+//! to what comes next; what does not was edited, and is its editor's. A file that is recorded as a model's is that
+//! model's.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::copy::same_bytes;
+use super::copy::{Sharing, crosses_devices, duplicate, same_bytes};
 use super::publish::{put_where_nothing_is, refuse_links};
 use super::staging::resolve;
 use super::yielding::Yielding;
@@ -21,16 +22,16 @@ use crate::model::ModelRef;
 /// Longest record read; 100 000 files of long paths fit.
 const MAX_RECORD: u64 = 64 << 20;
 
-/// What was laid out in one directory: paths relative to it, and how the files looked. Two stamps while one file is about to
-/// take the place of another.
+/// What was laid out in one directory: paths relative to it, and how the files looked. Two stamps while one file is
+/// about to take the place of another.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct LaidOut {
     files: BTreeMap<String, Vec<Stamp>>,
 }
 
 impl Store {
-    /// Moves files from below `tree` to the same paths in the model's directory, on the same file system, in place of those
-    /// that this has put there before and nobody has edited. Where a file stands with the same bytes, that stays. Refuses, moving
+    /// Moves files from below `tree` to the same paths in the model's directory, in place of those that this has put
+    /// there before and nobody has edited. Where a file stands with the same bytes, that stays. Refuses, moving
     /// nothing, where something else stands in the way.
     pub fn lay_out(&self, tree: &Path, model: &ModelRef, paths: &[&str]) -> Result<(), StoreError> {
         let _moving = self.moving();
@@ -41,10 +42,10 @@ impl Store {
         let goes = ours.iter().filter(|(path, _)| !comes.contains(*path));
         let goes = Yielding::new(&dest, goes.map(|(path, stamp)| (path.clone(), *stamp)));
         let (mut after, mut steps) = (LaidOut::default(), Vec::new());
+        let stamp = |of: &Path| Stamp::read(of).map_err(|e| StoreError::io(of, e));
         for &path in paths {
             let (from, to) = (tree.join(path), dest.join(path));
             refuse_links(&dest, &to)?;
-            let stamp = |of: &Path| Stamp::read(of).map_err(|e| StoreError::io(of, e));
             if stands(&from, &to).map_err(|e| StoreError::io(&to, e))? {
                 if before.files.contains_key(path) {
                     after.files.insert(path.to_owned(), vec![stamp(&to)?]);
@@ -55,8 +56,15 @@ impl Store {
             if !replaces && !goes.gives_way(&to).map_err(|e| StoreError::io(&to, e))? {
                 return Err(StoreError::Occupied { path: to });
             }
-            after.files.insert(path.to_owned(), vec![stamp(&from)?]);
-            steps.push((from, to, replaces));
+            steps.push((path, from, to, replaces));
+        }
+        if !steps.is_empty() {
+            let files = steps.iter_mut().map(|(_, from, ..)| from);
+            let brought = fs::create_dir_all(&dest).and_then(|()| bring(files, tree, &dest));
+            brought.map_err(|e| StoreError::io(&dest, e))?;
+        }
+        for (path, from, ..) in &steps {
+            after.files.insert((*path).to_owned(), vec![stamp(from)?]);
         }
         // Recorded before anything moves; a rename keeps size, time and inode.
         let mut meanwhile = after.files.clone();
@@ -66,7 +74,7 @@ impl Store {
         self.write_laid_out(model, &LaidOut { files: meanwhile })?;
         remove(goes.paths(), &dest)?;
         let mut dirs = BTreeSet::new();
-        for (from, to, replaces) in steps {
+        for (_, from, to, replaces) in steps {
             let parent = fsutil::parent(&to);
             let put = || match replaces {
                 true => fs::rename(&from, &to),
@@ -86,8 +94,8 @@ impl Store {
         self.write_laid_out(model, &after)
     }
 
-    /// Removes what was laid out for a model in its directory, as far as it is no model's now and nobody has edited it, and
-    /// forgets it. Tells whether anything had been laid out.
+    /// Removes what was laid out for a model in its directory, as far as it is no model's now and nobody has edited it,
+    /// and forgets it. Tells whether anything had been laid out.
     pub fn clear_laid_out(&self, model: &ModelRef) -> Result<bool, StoreError> {
         let _moving = self.moving();
         let record = self.shared.paths.laid_out(model);
@@ -123,8 +131,8 @@ impl Store {
             .is_ok_and(|own| fs::canonicalize(dir).is_ok_and(|dir| dir == own))
     }
 
-    /// The files laid out for a model that look as they did then and are no model's; none where `dest`, resolved, is not
-    /// the model's own directory.
+    /// The files laid out for a model that look as they did then and are no model's; none where `dest`, resolved, is
+    /// not the model's own directory.
     pub(super) fn laid_out(&self, model: &ModelRef, dest: &Path) -> HashMap<PathBuf, Stamp> {
         match self.is_own(model, dest) {
             true => self.still_laid_out(&self.read_laid_out(model), dest),
@@ -165,7 +173,8 @@ impl Store {
         files.flatten().collect()
     }
 
-    /// What was laid out for a model. A record that cannot be used is skipped and said: what it told of is its user's then.
+    /// What was laid out for a model. A record that cannot be used is skipped and said: what it told of is its user's
+    /// then.
     fn read_laid_out(&self, model: &ModelRef) -> LaidOut {
         let path = self.shared.paths.laid_out(model);
         let read = fsutil::read_capped(&path, MAX_RECORD)
@@ -194,6 +203,35 @@ fn stands(from: &Path, to: &Path) -> io::Result<bool> {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// Copies files from below `tree` into a directory that is on another file system, so that they can be renamed there,
+/// and tells where they are then; on the same one they stay. What an earlier call has left there goes, and on an error
+/// all.
+fn bring<'a>(files: impl Iterator<Item = &'a mut PathBuf>, tree: &Path, dest: &Path) -> io::Result<()> {
+    fsutil::remove_temporary(dest)?;
+    // Nothing else tells: a bind mount has the device number of its source.
+    let name = format!("{}probe", fsutil::TEMP_PREFIX);
+    let (probe, there) = (tree.join(&name), dest.join(&name));
+    fs::File::create(&probe)?;
+    match fs::rename(&probe, &there) {
+        Ok(()) => return fs::remove_file(there),
+        Err(e) => {
+            fs::remove_file(probe)?;
+            if !crosses_devices(&e) {
+                return Err(e);
+            }
+        }
+    }
+    for (at, file) in files.enumerate() {
+        let copy = dest.join(format!("{}{at}", fsutil::TEMP_PREFIX));
+        if let Err(e) = duplicate(file, &copy, Sharing::Extents) {
+            fsutil::remove_temporary(dest)?;
+            return Err(e);
+        }
+        *file = copy;
+    }
+    Ok(())
 }
 
 /// Removes files below a directory, and the directories that are empty then.
@@ -349,5 +387,22 @@ mod tests {
         assert!(store.clear_laid_out(&model).unwrap());
         assert!(!elsewhere.join("m").exists(), "it is still there");
         assert!(home.paths.models.join("o").exists(), "the link is the user's");
+    }
+
+    #[test]
+    fn files_are_laid_out_where_the_models_directory_is_on_another_file_system() {
+        let home = home();
+        let store = Store::open(&home.paths).unwrap();
+        let model: ModelRef = "o/m".parse().unwrap();
+        let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+        let (tree, dest) = (home.paths.models.join("o/.tree"), home.paths.models.join("o/m"));
+        fs::create_dir_all(home.paths.models.join("o")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), &dest).unwrap();
+        lay_out(&store, &tree, &model, &[("a", "1"), ("b/c", "1")]).unwrap();
+        lay_out(&store, &tree, &model, &[("a", "2"), ("b", "2")]).unwrap();
+        assert_eq!((read(&dest.join("a")), read(&dest.join("b"))), ("2".into(), "2".into()));
+        assert_eq!(store.laid_out_bytes(&model), Some(2));
+        assert!(store.clear_laid_out(&model).unwrap());
+        assert_eq!(fs::read_dir(&dest).unwrap().count(), 0, "something is left");
     }
 }

@@ -1,9 +1,9 @@
 //! Publishing: complete contents become the files of a model directory.
 //!
 //! Nothing is touched before every file is known to have its place. Then each file is prepared in the staging
-//! directory, the placement is recorded, and the files are renamed into place; whichever step a crash falls
-//! between, each file is either still where it was or stands, recorded, at its destination. Files of a former state that are
-//! in the way as a file is in that of a directory go just before.
+//! directory, the placement is recorded, and the files are renamed into place; whichever step a crash falls between,
+//! each file is either still where it was or stands, recorded, at its destination. Files of a former state that are in
+//! the way as a file is in that of a directory go just before.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, Permissions};
@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::aside::{Kept, set_aside};
 use super::content::{Content, Home, remove_data};
 use super::copy::{Sharing, crosses_devices, duplicate, same_bytes};
 use super::placement::{PlacedEntry, PlacedFile, Stamp};
@@ -44,15 +45,23 @@ struct Step {
     /// What is renamed to `target`.
     ready: Option<PathBuf>,
     ours: bool,
-    /// Whether a file of ours stands at `target` that may be replaced. Otherwise nothing does.
-    replaces: bool,
+    /// How a file of ours that stands at `target` looked, which is replaced. Otherwise nothing does.
+    replaces: Option<Vec<Stamp>>,
+    /// What stood there and was not as it had looked.
+    kept: Option<Kept>,
 }
 
 impl Store {
     /// Puts complete files of a revision (indices into its manifest) at their paths below `dest`, and the manifest
-    /// beside them once all of its files are there. Refuses, changing nothing, if a file is not complete or
-    /// something else stands in its place. The engine must not have the files open: their paths change.
-    pub fn publish(&self, revision: &StoredRevision, files: &[usize], dest: &Path) -> Result<(), StoreError> {
+    /// beside them once all of its files are there. Refuses, changing nothing, if a file is not complete or something
+    /// else stands in its place. A file of ours that somebody has changed there is kept beside the new one, and told
+    /// of. The engine must not have the files open: their paths change.
+    pub fn publish(
+        &self,
+        revision: &StoredRevision,
+        files: &[usize],
+        dest: &Path,
+    ) -> Result<Vec<Kept>, StoreError> {
         let _moving = self.moving();
         let dest = resolve(dest)?;
         let info_hash = &revision.manifest.torrent.info_hash;
@@ -60,7 +69,7 @@ impl Store {
         let (mut steps, goes) = self.plan(revision, files, &dest)?;
         fs::create_dir_all(&dest).map_err(|e| StoreError::io(&dest, e))?;
         if steps.iter().any(|s| !matches!(s.way, Way::There)) {
-            self.open_staging(info_hash, &staging)?;
+            self.open_staging(&revision.manifest, &staging)?;
         }
         for step in &mut steps {
             step.prepare(&staging).map_err(|e| StoreError::io(&step.target, e))?;
@@ -102,7 +111,8 @@ impl Store {
         if self.stands_whole(&revision.manifest, &dest) {
             registry::write_manifest(&revision.manifest, &dest.join(Paths::MODEL_MANIFEST))?;
         }
-        self.close_staging(revision, &staging)
+        self.close_staging(info_hash, &staging)?;
+        Ok(steps.into_iter().filter_map(|step| step.kept).collect())
     }
 
     /// What is to be done with each file, and which files may go where they are in the way.
@@ -116,9 +126,11 @@ impl Store {
         // The first path that is to hold each content, from which further ones are made.
         let mut first: HashMap<ContentKey, (PathBuf, Sharing)> = HashMap::new();
         let manifest = &revision.manifest;
-        let mut replaceable: HashSet<PathBuf> = self.shared.placements.ours_below(dest).into_keys().collect();
+        let mut replaceable = self.shared.placements.ours_below(dest);
         let laid_out = self.laid_out(&manifest.model_ref(), dest);
-        replaceable.extend(laid_out.keys().cloned());
+        for (path, stamp) in &laid_out {
+            replaceable.entry(path.clone()).or_default().push(*stamp);
+        }
         let comes: HashSet<PathBuf> = files.iter().map(|&i| dest.join(&manifest.files[i].path)).collect();
         let unedited = self.shared.placements.unedited_at(dest).into_iter().chain(laid_out);
         let goes = Yielding::new(dest, unedited.filter(|(path, _)| !comes.contains(path)));
@@ -132,8 +144,8 @@ impl Store {
             self.check_complete(revision, file)?;
             let target = dest.join(&manifest.files[file].path);
             refuse_links(dest, &target)?;
-            let there = self.stands_already(content, &target, replaceable.contains(&target), &goes)?;
-            let ours = !there || replaceable.contains(&target);
+            let there = self.stands_already(content, &target, replaceable.contains_key(&target), &goes)?;
+            let ours = !there || replaceable.contains_key(&target);
             let way = match (content.key(), content.home()) {
                 _ if there => Way::There,
                 (None, _) | (_, Home::Empty) => Way::Create,
@@ -154,8 +166,8 @@ impl Store {
                 },
             };
             let is_file = || fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file());
-            let replaces = !there && replaceable.contains(&target) && is_file();
-            steps.push(Step { file, target, way, ready: None, ours, replaces });
+            let replaces = if !there && is_file() { replaceable.remove(&target) } else { None };
+            steps.push(Step { file, target, way, ready: None, ours, replaces, kept: None });
         }
         Ok((steps, goes))
     }
@@ -213,9 +225,7 @@ impl Store {
                 })
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
-        self.shared.placements.update(&manifest.torrent.info_hash, |record| {
-            record.place_mut(dest).put(entries);
-        })
+        self.shared.placements.put(manifest, dest, entries)
     }
 
     /// Has a content read from its new place, unless a reader found damage since; then that place does not count.
@@ -305,13 +315,14 @@ impl Step {
         Ok(())
     }
 
-    /// Renames a file to the target; one that appeared there since we looked stays, and is an error.
-    fn put(&self, ready: &Path) -> io::Result<()> {
-        if self.replaces {
-            fs::rename(ready, &self.target)
-        } else {
-            put_where_nothing_is(ready, &self.target)
+    /// Renames a file to the target; one that appeared there since we looked stays, and is an error. One of ours that
+    /// has been changed is set aside.
+    fn put(&mut self, ready: &Path) -> io::Result<()> {
+        let Some(ours) = &self.replaces else { return put_where_nothing_is(ready, &self.target) };
+        if Stamp::at(&self.target).is_ok_and(|now| !ours.contains(&now)) {
+            self.kept = Some(set_aside(&self.target)?);
         }
+        fs::rename(ready, &self.target)
     }
 
     fn rename(&mut self, staging: &Path, goes: &Yielding) -> io::Result<()> {
@@ -379,12 +390,22 @@ mod tests {
             way: Way::Create,
             ready: None,
             ours: true,
-            replaces: false,
+            replaces: None,
+            kept: None,
         };
         assert_eq!(step.put(&ready).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&target).unwrap(), b"precious");
-        step.replaces = true;
+        step.replaces = Some(vec![Stamp::at(&target).unwrap()]);
         step.put(&ready).unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert_eq!((fs::read(&target).unwrap().as_slice(), &step.kept), (&b"new"[..], &None));
+        // Nor is one that was changed meanwhile.
+        for name in ["target.edited", "target.edited2"] {
+            fs::write(&ready, b"newer").unwrap();
+            fs::write(&target, b"edited").unwrap();
+            step.put(&ready).unwrap();
+            assert_eq!(fs::read(&target).unwrap(), b"newer");
+            assert_eq!(step.kept.take().unwrap().aside, dir.path().join(name));
+            assert_eq!(fs::read(dir.path().join(name)).unwrap(), b"edited");
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::model::{Manifest, ModelRef};
 use crate::paths::Paths;
 
 /// Longest manifest file read, in bytes: 16 MiB of compact JSON, and room for indentation.
-pub(super) const MAX_FILE: u64 = 64 << 20;
+const MAX_FILE: u64 = 64 << 20;
 
 type Manifests = BTreeMap<ModelRef, Arc<Manifest>>;
 
@@ -134,7 +134,7 @@ pub(super) fn read_manifest(path: &Path) -> Result<Manifest, StoreError> {
 }
 
 /// Removes the directories above `path` while they are empty, up to and without `top`.
-pub(super) fn remove_empty_parents(path: &Path, top: &Path) {
+pub fn remove_empty_parents(path: &Path, top: &Path) {
     let mut dir = path.parent();
     while let Some(d) = dir.filter(|d| *d != top && d.starts_with(top)) {
         if fs::remove_dir(d).is_err() {

@@ -1,18 +1,16 @@
 //! Removing a model: what this program put there goes, what others use or own stays.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::blockmap::BlockMap;
 use super::content::{Content, Home};
-use super::placement::{PlacedEntry, Record, Stamp};
-use super::staging::{resolve, staging_dir};
-use super::{ContentKey, Store, StoreError, StoredRevision, mapfile, registry};
+use super::placement::{Record, Stamp};
+use super::{ContentKey, Store, StoreError, StoredRevision, registry};
 use crate::fsutil;
-use crate::model::{Manifest, ModelRef};
+use crate::model::{InfoHash, Manifest, ModelRef};
 use crate::paths::Paths;
 
 impl Store {
@@ -24,41 +22,55 @@ impl Store {
     pub fn forget(&self, revision: &StoredRevision, others: &[Arc<Manifest>]) -> Result<(), StoreError> {
         let _moving = self.moving();
         let manifest = &revision.manifest;
-        let info_hash = &manifest.torrent.info_hash;
+        let all: Vec<usize> = (0..revision.contents.len()).collect();
+        let contents = self.unique(revision, &all);
+        let hybrid = manifest.torrent.hybrid_info_hash;
+        let hybrid = hybrid.filter(|_| others.iter().all(|other| other.torrent.hybrid_info_hash != hybrid));
+        if let Some(hybrid) = hybrid {
+            self.remove_metainfo(&hybrid)?;
+        }
+        self.forget_torrent(&manifest.torrent.info_hash, &manifest.model_ref(), &contents, others)
+    }
+
+    /// [`Store::forget`] for a torrent that is or was a state of a model, and its contents. With `moving` held.
+    pub(super) fn forget_torrent(
+        &self,
+        info_hash: &InfoHash,
+        model: &ModelRef,
+        contents: &BTreeMap<ContentKey, Arc<Content>>,
+        others: &[Arc<Manifest>],
+    ) -> Result<(), StoreError> {
         // The same torrent under another name shares this one's record.
-        let twin = others.iter().any(|m| m.torrent.info_hash == *info_hash);
+        let twin = is_known(info_hash, others);
         let record = self.shared.placements.record(info_hash);
         let models =
             fs::canonicalize(&self.shared.paths.models).unwrap_or_else(|_| self.shared.paths.models.clone());
-        let dir = models.join(manifest.model_ref().to_string());
+        let dir = models.join(model.to_string());
         let goes = |place: &Path| if twin { place == dir } else { place.starts_with(&models) };
-        let doomed = self.doomed(&record, others, goes);
-        let used = used_by(others);
-        let all: Vec<usize> = (0..revision.contents.len()).collect();
-        for (key, content) in self.unique(revision, &all) {
-            self.release(&key, &content, used.contains(&key), &doomed)?;
-        }
-        for path in &doomed {
-            fsutil::remove_if_there(path).map_err(|e| StoreError::io(path, e))?;
-            registry::remove_empty_parents(path, &models);
-        }
+        let doomed = self.doomed(info_hash, &record, others, goes);
+        self.release_all(contents, &doomed, others)?;
+        remove_files(&doomed, &models)?;
         for place in record.places.iter().filter(|p| goes(&p.dir)) {
-            remove_manifest_copy(&place.dir, manifest, &models)?;
+            remove_manifest_copy(&place.dir, info_hash, &models)?;
         }
         if twin {
             return self.shared.placements.update(info_hash, |record| {
-                record.places.retain(|place| place.dir != dir);
+                // What the twin shares from there in place is its.
+                let here = record.places.iter_mut().filter(|place| place.dir == dir);
+                here.for_each(|place| place.files.retain(|file| !file.ours));
+                record.models.remove(model);
             });
         }
         for staging in &record.staging {
-            self.close_staging(revision, staging)?;
+            self.close_staging(info_hash, staging)?;
+            registry::remove_empty_parents(staging, &models);
         }
         self.shared.placements.update(info_hash, |record| *record = Record::default())?;
         self.remove_metainfo(info_hash)
     }
 
-    /// Forgets that files of a revision stand below `dir`, so that the directory can go. They must stand elsewhere, too:
-    /// `Incomplete` names one that does not.
+    /// Forgets that files of a revision stand below `dir`, so that the directory can go. They must stand elsewhere,
+    /// too: `Incomplete` names one that does not.
     pub fn retire(&self, revision: &StoredRevision, dir: &Path) -> Result<(), StoreError> {
         let _moving = self.moving();
         let dir = fs::canonicalize(dir).map_err(|e| StoreError::io(dir, e))?;
@@ -79,79 +91,15 @@ impl Store {
         Ok(())
     }
 
-    /// The manifest of the state of a model whose files stand whole in a directory, by the copy that lies beside them.
-    pub fn stands_at(&self, model: &ModelRef, dir: &Path) -> Option<Manifest> {
-        let manifest = registry::read_manifest(&resolve(dir).ok()?.join(Paths::MODEL_MANIFEST)).ok()?;
-        (manifest.model_ref() == *model).then_some(manifest)
-    }
-
-    /// Removes from a directory the files of a former state of a model that the state which took its place, if one did, has
-    /// not: those that this program put there and nobody has changed. Returns how many. `others` are all manifests known
-    /// that stay; contents that one of them uses and that stand nowhere else go to the cache. A state that is none of
-    /// them and stands nowhere else is forgotten. The engine must not have the former state open.
-    pub fn clear_former(
-        &self,
-        former: &StoredRevision,
-        present: Option<&Manifest>,
-        dir: &Path,
-        others: &[Arc<Manifest>],
-    ) -> Result<usize, StoreError> {
-        let _moving = self.moving();
-        let dir = resolve(dir)?;
-        let info_hash = &former.manifest.torrent.info_hash;
-        let twin = others.iter().any(|m| m.torrent.info_hash == *info_hash);
-        let record = self.shared.placements.record(info_hash);
-        let ours = self.shared.placements.ours_below(&dir);
-        let files = present.iter().flat_map(|present| &present.files);
-        let stays: HashSet<PathBuf> = files.map(|file| dir.join(&file.path)).collect();
-        let mut doomed = self.doomed(&record, others, |place| place == dir);
-        doomed.retain(|path| {
-            let unchanged =
-                || ours.get(path).is_some_and(|of| Stamp::read(path).is_ok_and(|now| of.contains(&now)));
-            !stays.contains(path) && unchanged()
-        });
-        let used = used_by(others);
-        let all: Vec<usize> = (0..former.contents.len()).collect();
-        for (key, content) in self.unique(former, &all) {
-            if matches!(content.home(), Home::Placed(file) if doomed.contains(&file.path)) {
-                self.release(&key, &content, used.contains(&key), &doomed)?;
-            }
-        }
-        for path in &doomed {
-            fsutil::remove_if_there(path).map_err(|e| StoreError::io(path, e))?;
-            registry::remove_empty_parents(path, &dir);
-        }
-        let models = &self.shared.paths.models;
-        let top = if present.is_none() { fs::canonicalize(models).ok() } else { None };
-        remove_manifest_copy(&dir, &former.manifest, top.as_deref().unwrap_or(&dir))?;
-        if !twin {
-            self.close_staging(former, &staging_dir(&dir, info_hash)?)?;
-        }
-        self.shared.placements.update(info_hash, |record| {
-            let gone = |file: &PlacedEntry| match twin {
-                true => doomed.contains(&dir.join(&file.path)),
-                // What it had in common with the present state is that one's, what was edited its editor's.
-                false => file.ours,
-            };
-            let here = record.places.iter_mut().filter(|place| place.dir == dir);
-            here.for_each(|place| place.files.retain(|file| !gone(file)));
-        })?;
-        if !twin && self.shared.placements.record(info_hash) == Record::default() {
-            self.remove_metainfo(info_hash)?;
-        }
-        self.forget_former(&former.manifest, &dir)?;
-        Ok(doomed.len())
-    }
-
     /// All that this program put below the models directory: files it got or laid out, the copies of manifests beside
-    /// them, directories of a `get` that is not done. What is shared in place, or was edited since it came, is not among
-    /// them.
+    /// them, directories of a `get` that is not done. What is shared in place, or was edited since it came, is not
+    /// among them.
     pub fn made_below_models(&self) -> Vec<PathBuf> {
         let models = &self.shared.paths.models;
         let models = fs::canonicalize(models).unwrap_or_else(|_| models.clone());
         let mut ours = self.shared.placements.ours_below(&models);
         // What was edited since is its editor's work.
-        ours.retain(|path, stamps| Stamp::read(path).is_ok_and(|now| stamps.contains(&now)));
+        ours.retain(|path, stamps| Stamp::at(path).is_ok_and(|now| stamps.contains(&now)));
         let mut made = HashSet::new();
         for record in self.shared.placements.all() {
             for place in &record.places {
@@ -177,8 +125,9 @@ impl Store {
 
     /// The files of ours in the places that go, unless the record of one of `others` has them as well, or somebody has
     /// edited them.
-    fn doomed(
+    pub(super) fn doomed(
         &self,
+        info_hash: &InfoHash,
         record: &Record,
         others: &[Arc<Manifest>],
         goes: impl Fn(&Path) -> bool,
@@ -190,14 +139,14 @@ impl Store {
             .flat_map(|place| {
                 place.files.iter().filter(|f| f.ours).map(|f| (place.dir.join(&f.path), f.stamp))
             })
-            .filter(|(path, stamp)| Stamp::read(path).ok().is_none_or(|now| now == *stamp))
+            .filter(|(path, stamp)| match Stamp::at(path) {
+                Ok(now) => now == *stamp,
+                Err(e) => e.kind() == io::ErrorKind::NotFound,
+            })
             .map(|(path, _)| path)
             .collect();
-        for other in others {
+        for other in others.iter().filter(|other| other.torrent.info_hash != *info_hash) {
             let theirs = self.shared.placements.record(&other.torrent.info_hash);
-            if theirs == *record {
-                continue;
-            }
             for place in &theirs.places {
                 for file in &place.files {
                     doomed.remove(&place.dir.join(&file.path));
@@ -207,7 +156,31 @@ impl Store {
         doomed
     }
 
-    /// Lets go of one content of the revision that is being forgotten.
+    /// The contents of keys; parts of them may be where a record says that they are fetched.
+    pub(super) fn contents_of(
+        &self,
+        keys: &BTreeSet<ContentKey>,
+        record: &Record,
+    ) -> Result<BTreeMap<ContentKey, Arc<Content>>, StoreError> {
+        keys.iter().map(|key| Ok((*key, self.content(*key, &record.staging)?))).collect()
+    }
+
+    /// Lets go of the contents of a torrent some of whose files go; what one of `others` uses is kept.
+    pub(super) fn release_all(
+        &self,
+        contents: &BTreeMap<ContentKey, Arc<Content>>,
+        doomed: &HashSet<PathBuf>,
+        others: &[Arc<Manifest>],
+    ) -> Result<(), StoreError> {
+        let files = others.iter().flat_map(|manifest| &manifest.files);
+        let used: HashSet<ContentKey> =
+            files.filter_map(|f| Some(ContentKey { root: f.pieces_root?, len: f.size })).collect();
+        for (key, content) in contents {
+            self.release(key, content, used.contains(key), doomed)?;
+        }
+        Ok(())
+    }
+
     fn release(
         &self,
         key: &ContentKey,
@@ -229,43 +202,37 @@ impl Store {
             return Ok(());
         }
         let data = self.shared.cached(key);
-        let adopt = || -> io::Result<()> {
-            if !used || Stamp::read(&placed.path).ok() != Some(placed.stamp) {
-                return Ok(());
-            }
-            fs::create_dir_all(fsutil::parent(&data))?;
-            mapfile::remove(&data)?;
-            match fs::rename(&placed.path, &data) {
-                Ok(()) => mapfile::write_live(&data, &BlockMap::all(key.len), &self.shared.boot),
-                Err(e) => {
-                    tracing::warn!(
-                        "{} cannot go to the cache and is fetched again: {e}.",
-                        placed.path.display()
-                    );
-                    Ok(())
-                }
-            }
-        };
-        adopt().map_err(|e| StoreError::io(&data, e))?;
-        let loaded =
-            mapfile::load(&data, key.len, &self.shared.boot).map_err(|e| StoreError::io(&data, e))?;
+        if used {
+            self.shared.keep(key, &placed).map_err(|e| StoreError::io(&data, e))?;
+        }
+        let loaded = self.shared.load_map(&data, key.len).map_err(|e| StoreError::io(&data, e))?;
         content.settle(&mut journal, Home::Own(data), loaded.map, loaded.live, loaded.synced);
         Ok(())
     }
 }
 
-/// The contents of manifests.
-fn used_by(manifests: &[Arc<Manifest>]) -> HashSet<ContentKey> {
-    let files = manifests.iter().flat_map(|m| &m.files);
-    files.filter_map(|f| Some(ContentKey { root: f.pieces_root?, len: f.size })).collect()
+/// Whether a torrent is that of one of some manifests.
+pub(super) fn is_known(info_hash: &InfoHash, manifests: &[Arc<Manifest>]) -> bool {
+    manifests.iter().any(|manifest| manifest.torrent.info_hash == *info_hash)
 }
 
-/// Removes `.silmaril.json` from a directory if it is the copy of `manifest`, and the directory if it is empty.
-fn remove_manifest_copy(dir: &Path, manifest: &Manifest, models: &Path) -> Result<(), StoreError> {
+/// Removes files below `top`, and the directories that are empty then.
+pub(super) fn remove_files(files: &HashSet<PathBuf>, top: &Path) -> Result<(), StoreError> {
+    for path in files {
+        fsutil::remove_if_there(path).map_err(|e| StoreError::io(path, e))?;
+        registry::remove_empty_parents(path, top);
+    }
+    Ok(())
+}
+
+/// Removes `.silmaril.json` from a directory if it is that of a torrent, what a kill left of one that was being
+/// written, and the directory if it is empty.
+pub(super) fn remove_manifest_copy(dir: &Path, of: &InfoHash, models: &Path) -> Result<(), StoreError> {
     let path = dir.join(Paths::MODEL_MANIFEST);
-    if registry::read_manifest(&path).is_ok_and(|m| m.torrent.info_hash == manifest.torrent.info_hash) {
+    if registry::read_manifest(&path).is_ok_and(|manifest| manifest.torrent.info_hash == *of) {
         fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
     }
+    fsutil::remove_temporary(dir).map_err(|e| StoreError::io(dir, e))?;
     registry::remove_empty_parents(&path, models);
     Ok(())
 }

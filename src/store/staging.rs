@@ -2,7 +2,7 @@
 //! `.<name>.<start of the info hash>.silmaril-partial`, so that publishing is a rename. A later `get` of the same
 //! torrent goes on there; no other touches it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -13,8 +13,8 @@ use super::blockmap::BlockMap;
 use super::content::{Content, Home, Journal, remove_data};
 use super::{ContentKey, Store, StoreError, StoredRevision, copy, mapfile};
 use crate::fsutil;
-use crate::model::InfoHash;
 use crate::model::path::PARTIAL_SUFFIX;
+use crate::model::{InfoHash, Manifest};
 
 /// The destination as an absolute path without symbolic links, its parent created.
 pub(super) fn resolve(dest: &Path) -> Result<PathBuf, StoreError> {
@@ -48,11 +48,12 @@ pub(super) fn staging_dir(dest: &Path, info_hash: &InfoHash) -> Result<PathBuf, 
     }
 }
 
-/// Whether a file of a staging directory is one of the contents called `names`, one of its maps, or a temporary file.
-fn is_left_over(path: &Path, names: &BTreeSet<String>) -> bool {
+/// Whether a file of a staging directory is a content, one of its maps, or a temporary file.
+fn is_left_over(path: &Path) -> bool {
     let Some(name) = path.file_name().and_then(|n| n.to_str()) else { return false };
     let prepared = name.strip_suffix(".new").is_some_and(|n| n.parse::<usize>().is_ok());
-    prepared || name.starts_with(fsutil::TEMP_PREFIX) || names.contains(mapfile::data_name(name))
+    let is_content = || ContentKey::parse(mapfile::data_name(name)).is_some();
+    prepared || name.starts_with(fsutil::TEMP_PREFIX) || is_content()
 }
 
 impl Store {
@@ -60,13 +61,12 @@ impl Store {
     /// The engine must not write to them meanwhile: their paths change.
     pub fn stage(&self, revision: &StoredRevision, dest: &Path) -> Result<(), StoreError> {
         let _moving = self.moving();
-        let info_hash = &revision.manifest.torrent.info_hash;
-        let staging = staging_dir(&resolve(dest)?, info_hash)?;
+        let staging = staging_dir(&resolve(dest)?, &revision.manifest.torrent.info_hash)?;
         let all: Vec<usize> = (0..revision.contents.len()).collect();
         let contents = self.unique(revision, &all).into_iter().filter(|(_, c)| !c.is_complete());
         for (at, (key, content)) in contents.enumerate() {
             if at == 0 {
-                self.open_staging(info_hash, &staging)?;
+                self.open_staging(&revision.manifest, &staging)?;
             }
             self.move_own(&content, &staging.join(key.file_name()))?;
         }
@@ -84,24 +84,23 @@ impl Store {
     }
 
     /// Creates a staging directory and remembers it, so that every later open finds what is there.
-    pub(super) fn open_staging(&self, info_hash: &InfoHash, staging: &Path) -> Result<(), StoreError> {
+    pub(super) fn open_staging(&self, manifest: &Manifest, staging: &Path) -> Result<(), StoreError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(staging)
             .map_err(|e| StoreError::io(staging, e))?;
-        self.shared.placements.update(info_hash, |record| {
+        self.shared.placements.update(&manifest.torrent.info_hash, |record| {
+            record.models.insert(manifest.model_ref());
             if !record.staging.iter().any(|s| s == staging) {
                 record.staging.push(staging.to_owned());
             }
         })
     }
 
-    /// Ends the staging directory of a revision: what others may still use goes back to the cache, what is left of
-    /// the revision goes. A directory that holds anything else stays.
-    pub(super) fn close_staging(&self, revision: &StoredRevision, staging: &Path) -> Result<(), StoreError> {
-        let all: Vec<usize> = (0..revision.contents.len()).collect();
-        let names: BTreeSet<String> = self.unique(revision, &all).keys().map(ContentKey::file_name).collect();
+    /// Ends a staging directory of a torrent: what others may still use goes back to the cache, what is left of
+    /// the torrent goes. A directory that holds anything else stays.
+    pub(super) fn close_staging(&self, info_hash: &InfoHash, staging: &Path) -> Result<(), StoreError> {
         let fail = |e| StoreError::io(staging, e);
         for content in self.live_contents() {
             let (Some(key), Some(own)) = (content.key(), content.own_path()) else { continue };
@@ -113,7 +112,7 @@ impl Store {
             Ok(entries) => {
                 for entry in entries {
                     let path = entry.map_err(fail)?.path();
-                    if is_left_over(&path, &names) {
+                    if is_left_over(&path) {
                         fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
                     }
                 }
@@ -127,9 +126,7 @@ impl Store {
             }
             _ => {}
         }
-        self.shared
-            .placements
-            .update(&revision.manifest.torrent.info_hash, |record| record.staging.retain(|s| s != staging))
+        self.shared.placements.update(info_hash, |record| record.staging.retain(|s| s != staging))
     }
 
     /// Moves a content's own file and its maps to another path. Where an earlier run left more at the new path,
@@ -146,7 +143,7 @@ impl Store {
     fn move_file(&self, content: &Content, journal: &mut Journal, old: &Path, new: &Path) -> io::Result<()> {
         let (len, boot) = (content.len(), &self.shared.boot);
         fs::create_dir_all(fsutil::parent(new))?;
-        let there = mapfile::load(new, len, boot)?;
+        let there = self.shared.load_map(new, len)?;
         let map = content.map();
         if there.map.bytes() >= map.bytes() {
             content.settle(journal, Home::Own(new.to_owned()), there.map, there.live, there.synced);

@@ -134,7 +134,7 @@ impl Store {
             Home::Empty => return,
         };
         let save = || -> io::Result<bool> {
-            if mapfile::load(&data, key.len, &self.shared.boot)?.map.bytes() >= map.bytes() {
+            if self.shared.load_map(&data, key.len)?.map.bytes() >= map.bytes() {
                 return Ok(false);
             }
             remove_data(&data)?;
@@ -162,7 +162,7 @@ impl Store {
             Err(e) => {
                 tracing::warn!("The good pieces of {} could not be saved: {e}.", from.display());
                 if placed.is_none()
-                    && let Ok(loaded) = mapfile::load(&data, key.len, &self.shared.boot)
+                    && let Ok(loaded) = self.shared.load_map(&data, key.len)
                 {
                     content.settle(&mut journal, Home::Own(data), loaded.map, loaded.live, loaded.synced);
                 }

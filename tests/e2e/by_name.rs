@@ -230,6 +230,36 @@ fn an_update_removes_files_of_the_former_state_but_what_the_user_made_of_them() 
 }
 
 #[test]
+fn what_was_got_of_a_state_that_was_superseded_goes_with_an_update_and_with_the_model() {
+    let net = Net::new();
+    let [a, b] = net.lan_hosts(["a", "b"]);
+    let daemon = b.spawn(&["daemon"]);
+    daemon.wait_for_line("running", PATIENCE);
+    let old = model_dir(&a.home().join("old"), &[("both.bin", b"both"), ("old.bin", &noise(1, SIZE))]);
+    let first = publish(&a, &old, "acme/m", &[]);
+    let resume = || hashes(&b.base().join("resume"), PATIENCE).len();
+    let (got, elsewhere) = (b.base().join("models/acme/m"), b.home().join("elsewhere"));
+    let part = ["get", "acme/m", "--include", "old.bin"];
+    b.run(&part).ok();
+    b.run(&[&part[..], &["-o", elsewhere.to_str().unwrap()]].concat()).ok();
+    first.signal(Signal::TERM);
+    first.finish(PATIENCE).ok();
+    let new = model_dir(&a.home().join("new"), &[("both.bin", b"both"), ("new.bin", &noise(2, SIZE))]);
+    let _second = publish(&a, &new, "acme/m", &[]);
+    let known =
+        || json(&b.run(&["get", "acme/m", "--json", "--include", "old.bin"]).ok())["origin"] == "outdated";
+    until("the newer record has come", PATIENCE, known);
+    b.run(&["get", "acme/m", "--update"]).ok();
+    assert_got(&b, "acme/m", &new);
+    // What was got into a directory of the user's is the user's.
+    let kept = || std::fs::read(elsewhere.join("old.bin")).unwrap() == noise(1, SIZE);
+    assert!(kept() && resume() == 2, "{} records", resume());
+    b.run(&["remove", "acme/m"]).ok();
+    assert!(kept() && resume() == 0, "{} records are left", resume());
+    assert!(!got.parent().unwrap().exists());
+}
+
+#[test]
 fn a_model_outlives_its_publisher_where_others_have_it() {
     let net = Net::new();
     let [a, b, c] = net.lan_hosts(["a", "b", "c"]);

@@ -90,10 +90,14 @@ fn verify_finds_damage_and_get_repairs_it() {
     assert!(error.contains("l2_supercat_256.safetensors"), "{error}");
 
     let before = b.received();
-    b.run(&get).ok();
+    let end = b.run(&get);
+    let kept = "l2_supercat_256.safetensors.edited";
+    assert!(end.stderr.contains(kept), "{}", end.stderr);
+    end.ok();
     b.run(&["verify", NAME]).ok();
     let mut got = hashes(weights.parent().unwrap(), PATIENCE);
     got.remove(".silmaril.json");
+    assert!(got.remove(kept).is_some(), "what was there is lost");
     assert_eq!(got, hashes(&wordllama(), PATIENCE));
     assert!(b.received() - before < 4 << 20, "{} bytes for one bad piece", b.received() - before);
 }

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use rustix::process::Signal;
-use sha2::{Digest as _, Sha256};
 
 use crate::support::fixtures::{hashes, minilm, python};
 use crate::support::mirror::{Hubbed, mirror, mirror_and_share, mirror_command, mirrored, tree};
@@ -131,17 +130,39 @@ fn what_is_up_to_date_is_not_downloaded_and_what_changed_alone_is() {
 }
 
 #[test]
+fn what_was_edited_of_a_mirror_is_not_lost_to_the_next() {
+    let net = Hubbed::new();
+    let repo = net.small("acme/m", "mit");
+    let a = net.host("a", "");
+    let dir = mirrored(&a, "acme/m");
+    let again = || mirror(&a, &["acme/m", "--no-auto-share"]);
+    again().ok();
+    for (aside, commits) in [("config.json.edited", false), ("config.json.edited2", true)] {
+        std::fs::write(dir.join("config.json"), aside).unwrap();
+        if commits {
+            let next = net.tree("acme/m", "mit", 2);
+            std::fs::write(next.join("config.json"), "{}").unwrap();
+            repo.commit(&next);
+        }
+        let end = again();
+        assert!(end.stderr.contains(aside), "{}", end.stderr);
+        end.ok();
+        assert_eq!(std::fs::read_to_string(dir.join(aside)).unwrap(), aside);
+    }
+    assert_eq!(std::fs::read_to_string(dir.join("config.json")).unwrap(), "{}");
+}
+
+#[test]
 fn a_mirror_killed_before_it_has_cleared_up_does_so_when_it_is_asked_again() {
     let net = Hubbed::new();
     let repo = net.small("acme/m", "mit");
     let a = net.host("a", "");
     let dir = mirrored(&a, "acme/m");
-    let (dest, resume) = (std::fs::canonicalize(a.home()).unwrap(), a.base().join("resume"));
-    let dest = dest.join(".silmaril/models/acme/m");
     mirror(&a, &["acme/m", "--no-auto-share"]).ok();
     let manifest: serde_json::Value =
         serde_json::from_str(&a.run(&["registry", "export", "acme/m"]).ok()).unwrap();
-    let record = resume.join(format!("{}.json", manifest["torrent"]["info_hash"].as_str().unwrap()));
+    let record = format!("resume/{}.json", manifest["torrent"]["info_hash"].as_str().unwrap());
+    let record = a.base().join(record);
     let recorded = std::fs::read(&record).unwrap();
     let (former, kept) = (dir.join("sub/a file+.json"), a.home().join("kept"));
     // The same file, not one like it.
@@ -155,16 +176,12 @@ fn a_mirror_killed_before_it_has_cleared_up_does_so_when_it_is_asked_again() {
     // As a kill leaves it once the model is known.
     std::fs::rename(&kept, &former).unwrap();
     std::fs::write(&record, recorded).unwrap();
-    let name = Sha256::digest(dest.to_str().unwrap());
-    let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
-    let note = resume.join("former").join(format!("{name}.json"));
-    std::fs::write(&note, serde_json::json!({ "states": [manifest] }).to_string()).unwrap();
     let staging = dir.with_file_name(".m.mirror.silmaril-partial");
     std::fs::create_dir(&staging).unwrap();
     let said = mirror(&a, &["acme/m", "--no-auto-share"]).ok();
     assert!(said.contains("up to date"), "{said}");
     assert_eq!(tree(&dir), hashes(&next, PATIENCE));
-    for left in [&staging, &note, &record] {
+    for left in [&staging, &record] {
         assert!(!left.exists(), "{} is left", left.display());
     }
 }

@@ -1,6 +1,5 @@
 //! A request made definite: which repository, which model, which directories.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,7 +9,6 @@ use crate::http::Token;
 use crate::mirror::{
     Board, GitOptions, GitSource, HubSource, MirrorError, Reference, Repository, Snapshot, Source, Terms,
 };
-use crate::model::path::PARTIAL_SUFFIX;
 use crate::model::{ModelRef, Revision, license};
 use crate::node::{Library, Node, NodeError};
 use crate::store::StoreError;
@@ -47,10 +45,7 @@ impl Job {
         })?;
         let model = ModelRef { name, revision: revision(reference.as_ref())? };
         let dest = library.paths.models.join(model.to_string());
-        let mut hidden = OsString::from(".");
-        hidden.push(dest.file_name().unwrap_or_default());
-        hidden.push(format!(".mirror{PARTIAL_SUFFIX}"));
-        let staging = dest.with_file_name(hidden);
+        let staging = library.paths.mirror_staging(&model);
         let repository = named.repository.at_depth(request.depth);
         Ok(Self { repository, reference, note: named.note, model, dest, staging })
     }

@@ -12,7 +12,7 @@ use crate::model::manifest::Source;
 use crate::model::{Manifest, license};
 use crate::node::sharing::Rule;
 use crate::node::{Node, NodeError, blocking};
-use crate::store::{Stamp, StoredRevision};
+use crate::store::{Kept, Stamp, StoredRevision};
 
 /// A model and what it is made of, on its way to its place.
 pub(super) struct Place {
@@ -73,19 +73,24 @@ impl Place {
             held.push(node.closed(replaced).await?);
         }
         let (tree, new, old, rule) = (ready.tree, revision.clone(), replaced.clone(), ready.rule);
-        blocking::cancellable(move |_| {
+        let (this, job) = (node.clone(), place.job.clone());
+        let entering = blocking::cancellable(move |_| {
             // The thread goes on when nobody waits for it any more.
             let _until_done = (turns, held, node.lock.clone());
-            place.enter(&tree, &new, old.as_deref(), rule)?;
+            let kept = place.enter(&tree, &new, rule)?;
+            if let Some(old) = &old {
+                node.leave_unless_used(&old.manifest);
+            }
             node.apply_rules(&new.manifest.torrent.info_hash);
             node.fetch.relocate(&new);
             node.changed();
-            Ok(())
-        })
-        .await?;
+            Ok(kept)
+        });
+        let kept = entering.await?;
+        this.clear_former(&revision.manifest, &job.dest).await?;
         report.info_hash = Some(revision.manifest.torrent.info_hash);
         report.withheld = ready.rule.withheld;
-        report.warnings.extend(ready.warnings);
+        report.warnings.extend(ready.warnings.into_iter().chain(kept.iter().map(Kept::to_string)));
         Ok(report)
     }
 
@@ -139,23 +144,17 @@ impl Place {
         warnings.extend(unknown);
     }
 
-    /// Puts a described model in its place. Blocks.
-    fn enter(
-        &self,
-        tree: &Path,
-        new: &StoredRevision,
-        old: Option<&StoredRevision>,
-        rule: Rule,
-    ) -> Result<(), NodeError> {
+    /// Puts a described model in its place; returns what had been edited there. Blocks.
+    fn enter(&self, tree: &Path, new: &StoredRevision, rule: Rule) -> Result<Vec<Kept>, NodeError> {
         let library = &self.node.library;
         let all: Vec<usize> = (0..new.contents.len()).collect();
-        library.store.note_former(&new.manifest, &self.job.dest, old.map(|old| &*old.manifest))?;
-        library.store.publish(new, &all, &self.job.dest)?;
+        let kept = library.store.publish(new, &all, &self.job.dest)?;
         library.store.retire(new, tree)?;
         // Before anybody hears of it.
         library.sharing.set(&self.job.model, rule)?;
         library.registry.insert(Manifest::clone(&new.manifest))?;
-        self.node.clear_up(&self.job, &new.manifest)
+        self.node.clear_up(&self.job)?;
+        Ok(kept)
     }
 
     /// Puts the files in their place without making a model of them: some are pointers.
@@ -171,7 +170,7 @@ impl Place {
 }
 
 impl Node {
-    /// [`Node::clear_up`] for a model that was in its place already: what mirrored it may have been killed before that.
+    /// Clears up after a model that was in its place already: what mirrored it may have been killed before that.
     pub(super) async fn finish(
         self: &Arc<Self>,
         job: &Arc<Job>,
@@ -179,25 +178,20 @@ impl Node {
         turn: OwnedMutexGuard<()>,
     ) -> Result<(), NodeError> {
         let moving = self.jobs.turn(&present.torrent.info_hash).await;
-        let (node, job, present) = (self.clone(), job.clone(), present.clone());
+        let (node, clearing) = (self.clone(), job.clone());
         blocking::cancellable(move |_| {
             let _until_done = (turn, moving, node.lock.clone());
-            node.clear_up(&job, &present)
+            node.clear_up(&clearing)
         })
-        .await
+        .await?;
+        self.clear_former(present, &job.dest).await
     }
 
-    /// Removes what a model that is in its place has left behind: files of its former states and of a mirror without its
-    /// large files that it has not, and the directory where its files came. Whoever was stopped before or in the middle of
-    /// it does it again. Blocks.
-    fn clear_up(&self, job: &Job, present: &Manifest) -> Result<(), NodeError> {
-        let (store, known) = (&self.library.store, self.library.registry.all());
-        for former in store.note_former(present, &job.dest, None)? {
-            let former = store.revision(Arc::new(former))?;
-            store.clear_former(&former, Some(present), &job.dest, &known)?;
-            self.leave_unless_used(&former.manifest);
-        }
-        store.clear_laid_out(&job.model)?;
+    /// Removes what a model that is in its place has left behind besides its former states: files of a mirror without
+    /// its large files that it has not, and the directory where its files came. Whoever was stopped before or in the
+    /// middle of it does it again. Blocks.
+    fn clear_up(&self, job: &Job) -> Result<(), NodeError> {
+        self.library.store.clear_laid_out(&job.model)?;
         job.clear()
     }
 }

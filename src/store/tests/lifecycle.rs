@@ -5,10 +5,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use super::{BOOT, Home, arrive, bytes, home, manifest};
 use crate::store::*;
 
-type Files<'a> = &'a [(&'a str, &'a [u8])];
+pub(super) type Files<'a> = &'a [(&'a str, &'a [u8])];
 
 /// Everything that is in a directory, hidden files too, as (path, bytes).
-fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
+pub(super) fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
     fn walk(dir: &Path, top: &Path, out: &mut Vec<(String, Vec<u8>)>) {
         for entry in fs::read_dir(dir).into_iter().flatten() {
             let path = entry.unwrap().path();
@@ -33,13 +33,13 @@ pub(super) fn published(dir: &Path) -> Vec<(String, Vec<u8>)> {
     tree(dir).into_iter().filter(|(path, _)| path != Paths::MODEL_MANIFEST).collect()
 }
 
-fn expected(files: Files) -> Vec<(String, Vec<u8>)> {
+pub(super) fn expected(files: Files) -> Vec<(String, Vec<u8>)> {
     let mut all: Vec<_> = files.iter().map(|(p, b)| ((*p).to_owned(), b.to_vec())).collect();
     all.sort();
     all
 }
 
-fn arrive_all(revision: &StoredRevision, files: Files) {
+pub(super) fn arrive_all(revision: &StoredRevision, files: Files) {
     for (content, (_, bytes)) in revision.contents.iter().zip(files) {
         if !content.is_complete() {
             arrive(content, bytes, 0..bytes.len() as u64);
@@ -47,12 +47,12 @@ fn arrive_all(revision: &StoredRevision, files: Files) {
     }
 }
 
-fn all(revision: &StoredRevision) -> Vec<usize> {
+pub(super) fn all(revision: &StoredRevision) -> Vec<usize> {
     (0..revision.contents.len()).collect()
 }
 
 /// Gets a model the way `get` does.
-fn get(home: &Home, name: &str, files: Files, dest: &Path) -> (Arc<Store>, Arc<StoredRevision>) {
+pub(super) fn get(home: &Home, name: &str, files: Files, dest: &Path) -> (Arc<Store>, Arc<StoredRevision>) {
     let store = home.store();
     let revision = store.revision(manifest(name, files)).unwrap();
     store.stage(&revision, dest).unwrap();
@@ -242,7 +242,9 @@ fn a_damaged_file_of_ours_is_fetched_and_replaced() {
     drop(get(&home, "o/m", files, &dest));
     fs::write(dest.join("a"), b"overwritten").unwrap();
     let (_, revision) = get(&home, "o/m", files, &dest);
-    assert_eq!(published(&dest), expected(files));
+    // What somebody may have meant so is not lost.
+    let kept: Files = &[files[0], files[1], ("a.edited", b"overwritten")];
+    assert_eq!(published(&dest), expected(kept));
     // Damage that no stamp shows: a read error or a verification found it.
     revision.contents[0].mark_missing(0..1).unwrap();
     assert!(!revision.contents[0].is_complete());
@@ -251,6 +253,26 @@ fn a_damaged_file_of_ours_is_fetched_and_replaced() {
     assert!(!store.revision(manifest("o/m", files)).unwrap().is_complete(), "the distrust is remembered");
     get(&home, "o/m", files, &dest);
     assert!(home.store().revision(manifest("o/m", files)).unwrap().is_complete());
+    assert_eq!(published(&dest), expected(kept), "damage is nobody's work");
+}
+
+#[test]
+fn a_file_that_was_edited_is_kept_aside_when_an_update_has_another() {
+    let home = home();
+    let dest = home.paths.models.join("o/m");
+    let (old, new): (Files, Files) = (&[("c", b"1"), ("d", b"2")], &[("c", b"3"), ("d", b"4")]);
+    drop(get(&home, "o/m", old, &dest));
+    fs::write(dest.join("c"), b"mine").unwrap();
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", new)).unwrap();
+    arrive_all(&revision, new);
+    let kept = store.publish(&revision, &[0, 1], &dest).unwrap();
+    let said: Vec<_> = kept.iter().map(Kept::to_string).collect();
+    assert!(said.len() == 1 && said[0].contains("o/m/c.edited"), "{said:?}");
+    assert_eq!(published(&dest), expected(&[new[0], new[1], ("c.edited", b"mine")]));
+    // It is its editor's.
+    store.forget(&revision, &[]).unwrap();
+    assert_eq!(published(&dest), expected(&[("c.edited", b"mine")]));
 }
 
 #[test]
@@ -433,7 +455,7 @@ fn eviction_while_publishing_leaves_all_of_a_model_or_nothing() {
             store.publish(&revision, &all(&revision), &dest)
         });
         match result {
-            Ok(()) => {
+            Ok(_) => {
                 assert_eq!(published(&dest), expected(files));
                 assert!(revision.is_complete());
             }
@@ -511,37 +533,6 @@ fn the_bounds_of_the_cache_become_bytes() {
 }
 
 #[test]
-fn an_update_that_is_killed_before_it_removes_the_former_files_does_so_later() {
-    let home = home();
-    let dest = home.paths.models.join("o/m");
-    let (a, b, c) = (bytes(20_000, 1), bytes(20_000, 2), bytes(20_000, 3));
-    let (old, new): (Files, Files) = (&[("a", &a), ("old", &b)], &[("a", &a), ("new", &c)]);
-    drop(get(&home, "o/m", old, &dest));
-    let (store, present) = (home.store(), manifest("o/m", new));
-    let revision = store.revision(present.clone()).unwrap();
-    store.stage(&revision, &dest).unwrap();
-    arrive_all(&revision, new);
-    assert_eq!(store.note_former(&present, &dest, None).unwrap().len(), 1);
-    store.publish(&revision, &all(&revision), &dest).unwrap();
-    assert!(dest.join("old").exists());
-    // Killed here.
-    drop((revision, store));
-    let store = home.store();
-    let states = store.note_former(&present, &dest, None).unwrap();
-    assert_eq!(states, [Manifest::clone(&manifest("o/m", old))], "nobody knows any more what was there");
-    let former = store.revision(Arc::new(states[0].clone())).unwrap();
-    assert_eq!(
-        store.clear_former(&former, Some(&present), &dest, std::slice::from_ref(&present)).unwrap(),
-        1
-    );
-    assert_eq!(published(&dest), expected(new));
-    assert_eq!(store.note_former(&present, &dest, None).unwrap(), []);
-    let notes = home.paths.base.join("resume/former");
-    assert_eq!(fs::read_dir(notes).unwrap().count(), 0, "a note is left");
-    assert!(!home.paths.placement(&former.manifest.torrent.info_hash).exists(), "its record is left");
-}
-
-#[test]
 fn a_file_and_a_directory_of_a_former_state_give_way_to_each_other() {
     let home = home();
     let dest = home.paths.models.join("o/m");
@@ -563,13 +554,13 @@ fn a_file_and_a_directory_of_a_former_state_give_way_to_each_other() {
         assert_eq!(fs::read(dest.join("a")).unwrap(), a, "what could have given way is gone");
         fs::remove_file(dest.join(path)).unwrap();
     }
-    assert_eq!(store.note_former(&present, &dest, None).unwrap(), [Manifest::clone(&former)]);
     store.publish(&revision, &all(&revision), &dest).unwrap();
     assert_eq!(published(&dest), expected(new));
     // The same content is read where it is now.
     assert_eq!(revision.contents[0].read(0..20_000).unwrap().unwrap(), a);
-    let former = store.revision(former).unwrap();
-    store.clear_former(&former, Some(&present), &dest, std::slice::from_ref(&present)).unwrap();
+    let left = store.former(&present.model_ref(), &present.torrent.info_hash, Some(&dest)).unwrap();
+    assert_eq!(left[0].info_hash, former.torrent.info_hash);
+    store.clear_former(&left[0], &present, &dest, std::slice::from_ref(&present)).unwrap();
     assert_eq!(published(&dest), expected(new));
     assert_eq!(revision.contents[0].read(0..20_000).unwrap().unwrap(), a);
     assert!(home.store().revision(present).unwrap().is_complete());

@@ -2,6 +2,7 @@
 #![allow(clippy::single_range_in_vec_init)]
 
 mod lifecycle;
+mod removing;
 mod verify;
 
 use std::ops::Range;
@@ -209,6 +210,26 @@ fn a_missing_or_short_cache_file_loses_only_what_it_lacks() {
     fs::remove_file(&path).unwrap();
     drop((content, store));
     assert_eq!(home.store().revision(manifest).unwrap().cached_bytes(), 0);
+}
+
+#[test]
+fn who_has_no_lock_brings_no_map_back_that_an_eviction_has_shrunk() {
+    let home = home();
+    let a = bytes(50_000, 1);
+    let manifest = manifest("o/m", &[("a", &a)]);
+    let store = home.store();
+    let content = store.revision(manifest.clone()).unwrap().contents[0].clone();
+    arrive(&content, &a, 0..50_000);
+    store.sync().unwrap();
+    let maps = || [mapfile::live_path(&content.path()), mapfile::synced_path(&content.path())];
+    let before = maps().map(|path| fs::read(path).unwrap());
+    // In the middle of something that another process does.
+    fs::File::options().write(true).open(content.path()).unwrap().set_len(20_000).unwrap();
+    let reader = Store::open_as(&home.paths, BOOT, false).unwrap();
+    assert_eq!(reader.revision(manifest.clone()).unwrap().cached_bytes(), 16_384);
+    assert_eq!(maps().map(|path| fs::read(path).unwrap()), before);
+    assert_eq!(home.store().revision(manifest).unwrap().cached_bytes(), 16_384);
+    assert_ne!(maps().map(|path| fs::read(path).unwrap()), before, "the holder of the lock mends them");
 }
 
 #[derive(Debug, Clone)]

@@ -162,7 +162,10 @@ fn an_edited_file_of_ours_gives_its_good_pieces_and_is_repaired() {
     store.stage(&revision, &dest).unwrap();
     arrive(&revision.contents[0], &real.files[0].1, PIECE..2 * PIECE);
     store.publish(&revision, &[0, 1, 2], &dest).unwrap();
+    let mut got = published(&dest);
+    let (edited, _) = got.remove(1);
+    assert_eq!(edited, "big.edited");
     let expected: Vec<_> = real.files.iter().map(|(p, b)| ((*p).to_owned(), b.clone())).collect();
-    assert_eq!(published(&dest), expected);
+    assert_eq!(got, expected);
     assert!(fs::symlink_metadata(dest.join(Paths::MODEL_MANIFEST)).is_ok());
 }

@@ -1,0 +1,42 @@
+//! What somebody made of a file of ours is kept beside the one that takes its place.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::publish::put_where_nothing_is;
+
+/// An edited file that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Where it stood, and the model's file stands now.
+    pub path: PathBuf,
+    /// Where it is.
+    pub aside: PathBuf,
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, aside) = (self.path.display(), self.aside.display());
+        write!(
+            f,
+            "{path} had been changed here; that is kept as {aside}, and the model's file is in its place"
+        )
+    }
+}
+
+/// Renames a file to `<name>.edited`, with a number where that is taken. The caller syncs the directory.
+pub(super) fn set_aside(path: &Path) -> io::Result<Kept> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".edited");
+    for number in 2.. {
+        match put_where_nothing_is(path, Path::new(&aside)) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                aside = path.as_os_str().to_owned();
+                aside.push(format!(".edited{number}"));
+            }
+            done => return done.map(|()| Kept { path: path.to_owned(), aside: aside.into() }),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
