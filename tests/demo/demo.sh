@@ -55,8 +55,7 @@ chmod +x "$WORK"/bin/*
 say "Host a shares all-MiniLM-L6-v2, where it lies. Nothing is copied."
 echo "a\$ silmaril share all-MiniLM-L6-v2 --name $name --license apache-2.0"
 on a silmaril share all-MiniLM-L6-v2/ --name "$name" --license apache-2.0 >"$WORK/a.out" 2>&1 &
-publisher=$!
-wait_for seeding "$WORK/a.out" $publisher
+wait_for seeding "$WORK/a.out" $!
 grep -E '^(shared|info hash|publisher|seeding)' "$WORK/a.out"
 
 say "Host b knows nothing but its LAN. It looks around, and mounts."
@@ -72,15 +71,16 @@ say "This is what crossed the network for it, and what did not."
 run b cached "models/$name"
 
 say "The publisher goes away. Host b seeds what it has; host c reads the same rows from it."
-kill "$publisher"
-wait "$publisher" || true
+stop a
 run c silmaril mount models
 run c ten-rows "models/$name/model.safetensors" | tee "$WORK/c.rows"
 # Figures of transfers are brought up to date once a second.
 for _ in {1..50}; do
-    if on b silmaril status --json | grep -q '"uploaded": [1-9]'; then break; else sleep 0.2; fi
+    on b silmaril status --json >"$WORK/b.status"
+    if grep -q '"uploaded": [1-9]' "$WORK/b.status"; then break; else sleep 0.2; fi
 done
 run b silmaril status
+grep -q '"uploaded": [1-9]' "$WORK/b.status"
 
 run c silmaril unmount models
 run b silmaril unmount models

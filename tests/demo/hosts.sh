@@ -57,6 +57,15 @@ on() {
         env -i PATH="$WORK/bin:/usr/sbin:/usr/bin:/sbin:/bin" HOME="$WORK/$host" LANG=C.UTF-8 "$@")
 }
 
+# stop NAME: ends what runs on a host, and waits for that, for at most ten seconds each.
+stop() {
+    local pid
+    for pid in $(ip netns pids "$1"); do
+        kill "$pid"
+        timeout 10 tail -f /dev/null --pid="$pid"
+    done
+}
+
 # wait_for TEXT FILE PID: waits, for at most a minute, until the file has a line with the text.
 wait_for() {
     grep -m1 -q -- "$1" < <(timeout 60 tail -n +1 -F --pid="$3" "$2" 2>/dev/null) || {
