@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use silmaril::node::control::Seed;
 use silmaril::node::handover::HandoverRequest;
+use silmaril::node::lock::NodeLock;
 use silmaril::node::{ErrorKind, Node, NodeError, NodeOptions};
 
 use super::rig::{client, config, share_as_acme_m};
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::private_net::in_private_net;
+use crate::support::process::{PATIENCE, until};
 
 #[test]
 fn what_is_asked_of_a_node_that_stops_is_left_for_the_next_and_not_refused() {
@@ -46,6 +48,10 @@ fn what_is_asked_of_a_node_that_stops_is_left_for_the_next_and_not_refused() {
                 for asker in askers {
                     tokio::time::timeout(Duration::from_secs(60), asker).await.unwrap().unwrap();
                 }
+                drop(node);
+                // What was asked last may hold it for a moment.
+                let paths = config(&base).paths();
+                until("the base directory is let go of", PATIENCE, || NodeLock::holder(&paths).is_none());
             }
         });
     });
