@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use silmaril::mirror::{Board, MirrorError, Source as _, download};
@@ -11,7 +10,7 @@ use silmaril::mirror::{Board, MirrorError, Source as _, download};
 use super::rig::{BIG, SMALL, WEIGHTS, hub, job, mirror, repository, run};
 use crate::support::git_server::tree;
 use crate::support::hub::Hub;
-use crate::support::process::{PATIENCE, Proc, until};
+use crate::support::process::{PATIENCE, Proc, comes_true, until};
 use crate::support::repos::Repos;
 use crate::support::web::faults::Fault;
 use crate::support::web::place::Place;
@@ -109,11 +108,7 @@ fn a_dropped_mirror_stops_and_keeps_what_came() {
     run(async {
         let snapshot = source.snapshot().await.unwrap();
         let mut going = std::pin::pin!(download(&source, &snapshot, job(&staging), &board));
-        let enough = async {
-            while setting.here() < ENOUGH {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
+        let enough = comes_true("enough is here", PATIENCE, || setting.here() >= ENOUGH);
         tokio::select! {
             done = &mut going => panic!("it was done before it could be dropped: {done:?}"),
             () = enough => {}

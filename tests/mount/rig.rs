@@ -15,6 +15,7 @@ use silmaril::torrent::Discovery;
 use tokio::runtime::Runtime;
 
 use crate::support::mounts::detach_below;
+use crate::support::process::{PATIENCE, comes_true};
 use crate::support::swarm::FakeSwarm;
 
 /// Bytes a piece in the models made here.
@@ -145,14 +146,7 @@ impl Rig {
     /// Waits until at least so many reads are parked.
     pub fn wait_for_parked(&self, count: u64) {
         let parked = || self.mounted().counters().parked();
-        let waiting = async {
-            while parked() < count {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        self.runtime
-            .block_on(async { tokio::time::timeout(Duration::from_secs(20), waiting).await })
-            .unwrap_or_else(|_| panic!("{} reads are parked, not {count}", parked()));
+        self.runtime.block_on(comes_true("the reads are parked", PATIENCE, || parked() >= count));
     }
 }
 

@@ -1,7 +1,6 @@
 //! A model that becomes another one while a node waits for its bytes.
 
 use std::path::Path;
-use std::time::Duration;
 
 use silmaril::node::get::{GetProgress, GetRequest};
 use silmaril::node::{Library, Node, NodeOptions};
@@ -10,10 +9,7 @@ use tokio::time::timeout;
 use super::rig::{acme_m, client, config, of_nobody, share_as_acme_m};
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::private_net::in_private_net;
-use crate::support::process::PATIENCE;
-
-/// How often it is looked whether a job waits; nothing tells.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+use crate::support::process::{PATIENCE, comes_true};
 
 /// Starts a node that knows the model, and has nothing of it.
 async fn node(base: &Path, manifest: &[u8]) -> std::sync::Arc<Node> {
@@ -95,10 +91,5 @@ fn what_is_warmed_may_become_another_or_go_meanwhile() {
 
 /// Returns once somebody waits for bytes of a model: its swarm is joined then, and not before.
 async fn until_waited_for(node: &Node) {
-    let waited_for = async {
-        while node.fetch.status().is_empty() {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    };
-    timeout(PATIENCE, waited_for).await.unwrap();
+    comes_true("somebody waits", PATIENCE, || !node.fetch.status().is_empty()).await;
 }

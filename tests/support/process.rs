@@ -230,6 +230,16 @@ pub fn until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool
     }
 }
 
+/// [`until`] beside other tasks.
+pub async fn comes_true(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    let holds = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(deadline, holds).await.is_ok(), "not within {deadline:?}: {what}");
+}
+
 /// Waits until a process sleeps in a system call or a page fault that did not end at once.
 #[track_caller]
 pub fn until_blocked(process: &Proc) {
