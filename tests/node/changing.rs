@@ -1,15 +1,19 @@
 //! A model that becomes another one while a node waits for its bytes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use silmaril::node::get::{GetProgress, GetRequest};
 use silmaril::node::{Library, Node, NodeOptions};
 use tokio::time::timeout;
 
-use super::rig::{acme_m, client, config, of_nobody, share_as_acme_m};
+use super::rig::{acme_m, client, config, in_home, of_nobody, share_as_acme_m};
 use crate::support::fixtures::{model_dir, noise};
-use crate::support::private_net::in_private_net;
 use crate::support::process::{PATIENCE, comes_true};
+
+/// What is shared under the name meanwhile.
+fn ours(home: &Path) -> PathBuf {
+    model_dir(&home.join("ours"), &[("w.bin", &noise(2, 50_000))])
+}
 
 /// Starts a node that knows the model, and has nothing of it.
 async fn node(base: &Path, manifest: &[u8]) -> std::sync::Arc<Node> {
@@ -19,73 +23,65 @@ async fn node(base: &Path, manifest: &[u8]) -> std::sync::Arc<Node> {
 
 #[test]
 fn a_get_goes_on_with_what_was_shared_under_the_name_meanwhile() {
-    in_private_net(|| {
-        let home = tempfile::tempdir().unwrap();
-        let (base, manifest) = (home.path().join("base"), of_nobody(home.path()));
-        let ours = model_dir(&home.path().join("ours"), &[("w.bin", &noise(2, 50_000))]);
-        tokio::runtime::Runtime::new().unwrap().block_on(async {
-            let node = node(&base, &manifest).await;
-            let request = GetRequest {
-                model: acme_m(),
-                output: Some(home.path().join("got")),
-                include: vec![],
-                exclude: vec![],
-                verify: true,
-                publisher: None,
-                peers: vec![],
-                update: false,
+    in_home(async |home| {
+        let (base, manifest, ours) = (home.join("base"), of_nobody(home), ours(home));
+        let node = node(&base, &manifest).await;
+        let request = GetRequest {
+            model: acme_m(),
+            output: Some(home.join("got")),
+            include: vec![],
+            exclude: vec![],
+            verify: true,
+            publisher: None,
+            peers: vec![],
+            update: false,
+        };
+        let (waits, mut waiting) = tokio::sync::mpsc::unbounded_channel();
+        let getting = client(&base).await;
+        let getting = async {
+            let told = |progress| {
+                if matches!(progress, GetProgress::Fetching { .. }) {
+                    let _ = waits.send(());
+                }
             };
-            let (waits, mut waiting) = tokio::sync::mpsc::unbounded_channel();
-            let getting = client(&base).await;
-            let getting = async {
-                let told = |progress| {
-                    if matches!(progress, GetProgress::Fetching { .. }) {
-                        let _ = waits.send(());
-                    }
-                };
-                timeout(PATIENCE, getting.get(&request, told)).await.unwrap().unwrap()
-            };
-            let sharing = async {
-                timeout(PATIENCE, waiting.recv()).await.unwrap();
-                until_waited_for(&node).await;
-                client(&base).await.share(&share_as_acme_m(&ours), |_| ()).await.unwrap();
-            };
-            let (report, ()) = tokio::join!(getting, sharing);
-            assert_eq!(report.bytes, 50_000);
-            assert_eq!(std::fs::read(report.path.join("w.bin")).unwrap(), noise(2, 50_000));
-            node.stop().await;
-        });
+            timeout(PATIENCE, getting.get(&request, told)).await.unwrap().unwrap()
+        };
+        let sharing = async {
+            timeout(PATIENCE, waiting.recv()).await.unwrap();
+            until_waited_for(&node).await;
+            client(&base).await.share(&share_as_acme_m(&ours), |_| ()).await.unwrap();
+        };
+        let (report, ()) = tokio::join!(getting, sharing);
+        assert_eq!(report.bytes, 50_000);
+        assert_eq!(std::fs::read(report.path.join("w.bin")).unwrap(), noise(2, 50_000));
+        node.stop().await;
     });
 }
 
 #[test]
 fn what_is_warmed_may_become_another_or_go_meanwhile() {
-    in_private_net(|| {
-        let home = tempfile::tempdir().unwrap();
-        let (base, manifest) = (home.path().join("base"), of_nobody(home.path()));
-        let ours = model_dir(&home.path().join("ours"), &[("w.bin", &noise(2, 50_000))]);
-        tokio::runtime::Runtime::new().unwrap().block_on(async {
-            let node = node(&base, &manifest).await;
-            let warming = client(&base).await;
-            let warming = async { timeout(PATIENCE, warming.warm("acme/m")).await.unwrap() };
-            let removing = async {
-                until_waited_for(&node).await;
-                client(&base).await.remove(&acme_m()).await.unwrap();
-            };
-            let (warmed, ()) = tokio::join!(warming, removing);
-            assert_eq!(warmed.unwrap_err().to_string(), "no such model here: acme/m");
+    in_home(async |home| {
+        let (base, manifest, ours) = (home.join("base"), of_nobody(home), ours(home));
+        let node = node(&base, &manifest).await;
+        let warming = client(&base).await;
+        let warming = async { timeout(PATIENCE, warming.warm("acme/m")).await.unwrap() };
+        let removing = async {
+            until_waited_for(&node).await;
+            client(&base).await.remove(&acme_m()).await.unwrap();
+        };
+        let (warmed, ()) = tokio::join!(warming, removing);
+        assert_eq!(warmed.unwrap_err().to_string(), "no such model here: acme/m");
 
-            node.library.import(&manifest, "a test", None).unwrap();
-            let warming = client(&base).await;
-            let warming = async { timeout(PATIENCE, warming.warm("acme/m")).await.unwrap() };
-            let sharing = async {
-                until_waited_for(&node).await;
-                client(&base).await.share(&share_as_acme_m(&ours), |_| ()).await.unwrap();
-            };
-            let (warmed, ()) = tokio::join!(warming, sharing);
-            assert_eq!(warmed.unwrap().bytes, 50_000);
-            node.stop().await;
-        });
+        node.library.import(&manifest, "a test", None).unwrap();
+        let warming = client(&base).await;
+        let warming = async { timeout(PATIENCE, warming.warm("acme/m")).await.unwrap() };
+        let sharing = async {
+            until_waited_for(&node).await;
+            client(&base).await.share(&share_as_acme_m(&ours), |_| ()).await.unwrap();
+        };
+        let (warmed, ()) = tokio::join!(warming, sharing);
+        assert_eq!(warmed.unwrap().bytes, 50_000);
+        node.stop().await;
     });
 }
 

@@ -11,6 +11,15 @@ use silmaril::node::share::ShareRequest;
 
 use crate::engine::rig::network;
 use crate::support::fixtures::{model_dir, noise};
+use crate::support::private_net::in_private_net;
+
+/// Runs a test in a network of its own, with a home directory.
+pub fn in_home(test: impl AsyncFnOnce(&Path) + Send + 'static) {
+    in_private_net(|| {
+        let home = tempfile::tempdir().unwrap();
+        tokio::runtime::Runtime::new().unwrap().block_on(test(home.path()));
+    });
+}
 
 /// The configuration of a node that stays on loopback.
 pub fn config(base: &Path) -> Config {
