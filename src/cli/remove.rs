@@ -67,7 +67,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     )?;
     context.out.line(format_args!("removed {}", args.model))?;
     if let Some(dir) = place.filter(|dir| dir.exists()) {
-        context.out.note(format_args!("its files in {} are yours and stay", dir.display()));
+        context.out.note(format_args!("what is left in {} is yours and stays", dir.display()));
     }
     Ok(())
 }
