@@ -20,8 +20,9 @@ SUDO     := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 HOST     := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
 # What the build, the tests and the demo need of Debian.
-PACKAGES := ca-certificates fuse3 g++ iproute2 libssl-dev libtorrent-rasterbar-dev pkg-config procps \
-            python3 python3-libtorrent python3-venv unzip util-linux
+# python3-libtorrent brings the stock libtorrent, which is a foreign client in tests; silmaril does not link it.
+PACKAGES := ca-certificates cmake fuse3 g++ iproute2 libboost-dev libssl-dev patch pkg-config procps \
+            python3 python3-libtorrent python3-venv unzip util-linux xz-utils
 LINTERS  := clang-format
 # The servers that tests of mirroring run against, and their clients.
 SERVERS  := git git-lfs lighttpd
@@ -31,7 +32,7 @@ ifneq ($(SUDO),)
 TEST_RUNNER := CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_RUNNER='sudo -E'
 endif
 
-.PHONY: help setup build fixtures test fuzz demo bench measure lint fmt install simulate clean
+.PHONY: help setup build fixtures test fuzz demo bench measure lint fmt install simulate clean distclean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,10 +54,11 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
-setup: ## Install what the build, the tests and the demo need (Debian packages, with sudo where needed)
+setup: ## Install what the build, the tests and the demo need (Debian packages, with sudo), and build the engine
 	$(call ensure,$(PACKAGES))
 	@command -v $(CARGO) >/dev/null || { \
 	    echo "error: cargo is not installed; get Rust 1.90 or later from https://rustup.rs" >&2; exit 1; }
+	@cpp/engine/build.sh ensure
 
 build: setup ## Build the release binary, ./silmaril
 	$(CARGO) build --release --locked
@@ -130,6 +132,7 @@ fmt: ## Format Rust and C++
 install: ## Install ./silmaril, its man page and completions below PREFIX (default /usr/local)
 	@[ -x ./silmaril ] || { echo "error: run 'make build' first" >&2; exit 1; }
 	install -Dm755 silmaril $(DESTDIR)$(PREFIX)/bin/silmaril
+	install -Dm644 docs/THIRD-PARTY.md $(DESTDIR)$(PREFIX)/share/doc/silmaril/THIRD-PARTY.md
 	@install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
 	    $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	./silmaril man >$(DESTDIR)$(PREFIX)/share/man/man1/silmaril.1
@@ -137,5 +140,8 @@ install: ## Install ./silmaril, its man page and completions below PREFIX (defau
 	./silmaril completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_silmaril
 	./silmaril completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/silmaril.fish
 
-clean: ## Delete everything that was built or downloaded
+clean: ## Delete everything that was built or downloaded here; the engine, which checkouts share, stays
 	rm -rf $(TARGET) silmaril
+
+distclean: clean ## Delete the built engines and their source archive as well
+	cpp/engine/build.sh clean

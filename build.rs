@@ -1,7 +1,8 @@
-//! Compiles the bridge to libtorrent (`cpp/`), with exactly the defines the installed library was built with:
-//! they change the layout of its classes.
+//! Compiles the bridge to libtorrent (`cpp/`) against the engine that `make setup` builds (`cpp/engine/`), and links
+//! that.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const SOURCES: &[&str] = &[
     "create.cc",
@@ -9,12 +10,17 @@ const SOURCES: &[&str] = &[
     "disk.cc",
     "events.cc",
     "files.cc",
+    "gate.cc",
+    "guard.cc",
     "hashes.cc",
     "layers.cc",
+    "merkle.cc",
     "outbox.cc",
     "overlay.cc",
     "plugin.cc",
+    "proof.cc",
     "session.cc",
+    "shared_paths.cc",
     "storage.cc",
     "talk.cc",
 ];
@@ -25,46 +31,80 @@ const HEADERS: &[&str] = &[
     "disk.h",
     "events.h",
     "files.h",
+    "gate.h",
+    "guard.h",
     "hashes.h",
     "layers.h",
+    "merkle.h",
     "outbox.h",
     "plugin.h",
+    "proof.h",
     "session.h",
+    "shared_paths.h",
     "storage.h",
     "talk.h",
 ];
+const ENGINE: &[&str] = &["build.sh", "CMakeLists.txt", "defines.txt", "patches"];
+/// What decides where the engine is, see `cpp/engine/build.sh`.
+const ENVIRONMENT: &[&str] = &["SILMARIL_ENGINE_FLAVOR", "XDG_CACHE_HOME", "HOME", "CXX"];
+
+/// The directory of the engine, where it has been built.
+fn engine() -> Result<PathBuf, String> {
+    let output = Command::new("cpp/engine/build.sh").arg("path").output();
+    let output = output.map_err(|error| format!("cpp/engine/build.sh could not be run: {error}"))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    match path.is_dir() {
+        true => Ok(path),
+        false => Err(format!("the engine is not built (no {}): run 'make setup'", path.display())),
+    }
+}
 
 fn main() {
     for file in SOURCES.iter().chain(HEADERS) {
         println!("cargo::rerun-if-changed=cpp/{file}");
     }
+    for file in ENGINE {
+        println!("cargo::rerun-if-changed=cpp/engine/{file}");
+    }
+    for name in ENVIRONMENT {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
     println!("cargo::rerun-if-changed=src/ffi.rs");
 
-    // cpp/disk.cc implements an interface that 2.1 changes.
-    let library = match pkg_config::Config::new().range_version("2.0.8".."2.1").probe("libtorrent-rasterbar")
-    {
-        Ok(library) => library,
-        Err(error) => {
-            let reason = error.to_string();
-            let reason = reason.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-            println!(
-                "cargo::error=libtorrent 2.0.8 or later (below 2.1) is needed: apt install libtorrent-rasterbar-dev pkg-config ({reason})"
-            );
+    let engine = match engine() {
+        Ok(engine) => engine,
+        Err(reason) => {
+            println!("cargo::error={reason}");
             return;
         }
     };
+    println!("cargo::rerun-if-changed={}", engine.display());
+    let defines = std::fs::read_to_string(Path::new("cpp/engine/defines.txt")).unwrap_or_default();
 
     let mut build = cxx_build::bridge("src/ffi.rs");
     build
         .std("c++17")
+        .include(engine.join("include"))
         .flag_if_supported("-Wno-deprecated-declarations")
         .flag_if_supported("-Wno-unused-parameter");
-    for (name, value) in &library.defines {
-        build.define(name, value.as_deref());
+    // The defines that the engine was built with: they change the layout of its classes.
+    for define in defines.lines() {
+        let (name, value) = define.split_once('=').map_or((define, None), |(name, value)| (name, Some(value)));
+        build.define(name, value);
     }
-    for path in &library.include_paths {
-        build.include(path);
+    if std::env::var("SILMARIL_ENGINE_FLAVOR").is_ok_and(|flavor| flavor == "asan") {
+        build.flag("-fsanitize=address,undefined").flag("-fno-sanitize=vptr").flag("-g");
+        println!("cargo::rustc-link-lib=asan");
+        println!("cargo::rustc-link-lib=ubsan");
     }
     build.files(SOURCES.iter().map(|file| PathBuf::from("cpp").join(file)));
     build.compile("silmaril_engine");
+
+    println!("cargo::rustc-link-search=native={}", engine.join("lib").display());
+    println!("cargo::rustc-link-lib=static=torrent-rasterbar");
+    println!("cargo::rustc-link-lib=ssl");
+    println!("cargo::rustc-link-lib=crypto");
 }

@@ -7,10 +7,10 @@
 #include <libtorrent/stat.hpp>
 #include <libtorrent/version.hpp>
 
-// 2.0.8 is what Debian 12 has. 2.1 changes disk_interface (check results become flags, storage_params grows),
-// so disk.cc has to be ported to it first.
-#if LIBTORRENT_VERSION_NUM < 20008 || LIBTORRENT_VERSION_NUM >= 20100
-#error "silmaril needs libtorrent 2.0.8 or later, below 2.1"
+// The version that the patches in cpp/engine/ are made for. 2.1 changes disk_interface (check results become flags,
+// storage_params grows), so disk.cc has to be ported to it first.
+#if LIBTORRENT_VERSION_NUM != 20011
+#error "silmaril needs the engine that 'make setup' builds: libtorrent 2.0.11 with patches"
 #endif
 
 namespace silmaril {
@@ -32,6 +32,12 @@ public:
 inline std::int64_t bytes_sent(lt::peer_connection const& connection) {
     auto const& figures = connection.statistics();
     return figures.total_payload_upload() + figures.total_protocol_upload();
+}
+
+// Whether any payload has gone either way.
+inline bool has_transferred(lt::peer_connection const& connection) {
+    auto const& figures = connection.statistics();
+    return figures.total_payload_upload() > 0 || figures.total_payload_download() > 0;
 }
 
 }  // namespace silmaril

@@ -85,7 +85,7 @@ rust::Vec<std::uint8_t> create_hybrid(rust::Str name_, rust::Vec<RawFile> const&
     }
     // The files are read where they are, by the same back end that serves torrents.
     auto const outbox = std::make_shared<Outbox>();
-    outbox->register_files(0, std::move(sources));
+    outbox->register_files(0, std::move(sources), nullptr);
     lt::settings_pack settings;
     settings.set_int(lt::settings_pack::hashing_threads, threads);
     lt::error_code error;

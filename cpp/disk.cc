@@ -139,11 +139,12 @@ public:
     lt::storage_holder new_torrent(lt::storage_params const& params, std::shared_ptr<void> const&) override {
         auto const torrent = torrent_of(params.path).value_or(0);
         auto given = m_outbox->files_of(torrent).value_or(std::vector<GivenFile>{});
-        auto storage = std::make_shared<Storage>(torrent, params.files, std::move(given), m_descriptors,
-                                                 m_next_key++, [this, torrent](std::string const& path) {
-                                                     tell(torrent, path, ENOENT,
-                                                          "the file was removed or replaced while in use");
-                                                 });
+        auto storage = std::make_shared<Storage>(
+            torrent, params.files, std::move(given), m_outbox->proof_of(torrent), m_descriptors, m_shared_paths,
+            m_next_key++,
+            [this, torrent](std::string const& path) {
+                tell(torrent, path, ENOENT, "the file was removed or replaced while in use");
+            });
         std::size_t slot = 0;
         while (slot < m_storages.size() && m_storages[slot]) ++slot;
         if (slot == m_storages.size()) m_storages.emplace_back();
@@ -185,6 +186,11 @@ public:
                      std::shared_ptr<lt::disk_observer> observer,
                      std::function<void(lt::storage_error const&)> handler, lt::disk_job_flags_t) override {
         auto const storage = at(index);
+        // A block that comes late must not replace bytes that are proved.
+        if (storage->proof && storage->proof->proved(static_cast<int>(r.piece))) {
+            post([handler = std::move(handler)] { handler({}); });
+            return false;
+        }
         auto bytes = std::make_shared<std::vector<char> const>(from, from + r.length);
         int const piece = static_cast<int>(r.piece);
         // Pieces handed over with add_piece come without an observer. When such a write fails, libtorrent
@@ -222,6 +228,7 @@ public:
                      lt::sha1_hash v1;
                      lt::storage_error error;
                      int const number = static_cast<int>(piece);
+                     if (s.proof) s.proof->forget(number);
                      if (s.failed(number)) {
                          // A failed write is being dealt with, or (a given piece) the zeros below make the
                          // hash fail.
@@ -234,6 +241,8 @@ public:
                          // piece neither here nor wanted; a hash that does not match makes libtorrent fetch
                          // it again.
                          if (s.torrent == 0) error = read_failed(failure);
+                     } else {
+                         s.judge(number, v2);
                      }
                      s.forget(number);
                      post([handler, piece, v1, error] { handler(piece, v1, error); });
@@ -304,6 +313,7 @@ public:
         in_order(index, static_cast<int>(piece),
                  [this, piece, handler = std::move(handler)](Storage& storage) {
                      storage.forget(static_cast<int>(piece));
+                     if (storage.proof) storage.proof->forget(static_cast<int>(piece));
                      post([handler, piece] { handler(piece); });
                  });
     }
@@ -397,6 +407,7 @@ private:
     lt::settings_interface const& m_settings;
     std::shared_ptr<Outbox> const m_outbox;
     DescriptorPool m_descriptors;
+    SharedPaths m_shared_paths;
     std::uint64_t m_next_key = 0;
     std::vector<std::shared_ptr<Storage>> m_storages;  // by storage index; used on the network thread alone
     std::atomic<std::int64_t> m_queued{0};

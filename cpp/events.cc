@@ -1,14 +1,5 @@
 #include "events.h"
 
-#include <dirent.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-
-#include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <libtorrent/alert_types.hpp>
 #include <libtorrent/error_code.hpp>
 #include <libtorrent/torrent_info.hpp>
@@ -28,20 +19,6 @@ RawEvent with_endpoint(RawEvent event, lt::address const& address, int port) {
 
 // Reasons come from other programs: whatever is not UTF-8 is replaced.
 rust::String text_of(std::string const& text) { return rust::String::lossy(text); }
-
-lt::tcp::endpoint unmapped(sockaddr_storage const& from) {
-    if (from.ss_family == AF_INET) {
-        auto const& v4 = reinterpret_cast<sockaddr_in const&>(from);
-        return {lt::address_v4(ntohl(v4.sin_addr.s_addr)), ntohs(v4.sin_port)};
-    }
-    if (from.ss_family == AF_INET6) {
-        auto const& v6 = reinterpret_cast<sockaddr_in6 const&>(from);
-        lt::address_v6::bytes_type bytes;
-        std::memcpy(bytes.data(), &v6.sin6_addr, bytes.size());
-        return {lt::address_v6(bytes, v6.sin6_scope_id), ntohs(v6.sin6_port)};
-    }
-    return {};
-}
 
 }  // namespace
 
@@ -76,6 +53,11 @@ RawEvent event_of(Note note) {
             event.code = note.error;
             return event;
         }
+        case Note::Kind::piece_proved: {
+            auto event = event_of(RawKind::PieceVerified, note.torrent);
+            event.piece = std::uint32_t(note.piece);
+            return event;
+        }
         case Note::Kind::peer_speaks: {
             auto event = with_endpoint(event_of(RawKind::PeerSpeaks, note.torrent), note.endpoint.address(),
                                        note.endpoint.port());
@@ -96,7 +78,6 @@ RawEvent event_of(Note note) {
             return event;
         }
         case Note::Kind::peer_connected:
-        case Note::Kind::peer_socket:
         case Note::Kind::peer_disconnected:
             break;
     }
@@ -156,26 +137,6 @@ void translate(lt::alert const& alert, rust::Vec<RawEvent>& events) {
     } else if (lt::alert_cast<lt::alerts_dropped_alert>(&alert)) {
         events.push_back(event_of(RawKind::EventsLost, 0));
     }
-}
-
-void disable_nagle(std::vector<lt::tcp::endpoint> const& peers) {
-    if (peers.empty()) return;
-    DIR* const open = ::opendir("/proc/self/fd");
-    if (!open) return;
-    while (auto const* entry = ::readdir(open)) {
-        int const fd = std::atoi(entry->d_name);  // "." and ".." give 0, which is no socket
-        sockaddr_storage peer{};
-        socklen_t length = sizeof peer;
-        if (::getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &length) != 0) continue;
-        auto const endpoint = unmapped(peer);
-        bool const ours = std::any_of(peers.begin(), peers.end(), [&](auto const& wanted) {
-            return wanted.port() == endpoint.port() && wanted.address() == endpoint.address();
-        });
-        int const on = 1;
-        // uTP sockets are not connected, and a Unix socket refuses the option: nothing else is touched.
-        if (ours) ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    }
-    ::closedir(open);
 }
 
 }  // namespace silmaril

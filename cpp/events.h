@@ -25,8 +25,4 @@ RawEvent event_of(Note note);
 // Appends the events an alert means, other than those that the engine deals with itself.
 void translate(lt::alert const& alert, rust::Vec<RawEvent>& events);
 
-// Sets TCP_NODELAY on this process's sockets connected to these endpoints. libtorrent has no setting for it,
-// and with Nagle's algorithm a 1 MiB read from a warm peer takes 51 ms instead of 8.
-void disable_nagle(std::vector<lt::tcp::endpoint> const& peers);
-
 }  // namespace silmaril

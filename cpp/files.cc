@@ -131,9 +131,9 @@ void DescriptorPool::close_all(std::uint64_t storage) {
 }
 
 TorrentFiles::TorrentFiles(std::uint64_t storage, lt::file_storage const& layout,
-                           std::vector<GivenFile> given, DescriptorPool& pool,
-                           std::function<void(std::string const&)> on_lost)
-    : m_storage(storage), m_pool(pool), m_on_lost(std::move(on_lost)) {
+                           std::vector<GivenFile> given, DescriptorPool& pool, SharedPaths& shared,
+                           Proved proved, std::function<void(std::string const&)> on_lost)
+    : m_storage(storage), m_pool(pool), m_shared_paths(shared), m_on_lost(std::move(on_lost)) {
     for (auto& one : given) {
         m_paths.push_back(std::move(one.path));
         m_seen.push_back({one.has_pieces});
@@ -148,6 +148,27 @@ TorrentFiles::TorrentFiles(std::uint64_t storage, lt::file_storage const& layout
     // A torrent that is there for its metadata alone has no paths; its storage refuses reads and writes.
     if (!m_paths.empty() && std::size_t(file) != m_paths.size())
         throw std::runtime_error("the number of paths is not the number of files");
+    std::vector<std::int64_t> starts(m_paths.size(), 0);
+    for (auto const& extent : m_extents)
+        if (extent.file >= 0 && !m_paths.empty()) starts[std::size_t(extent.file)] = extent.offset;
+    for (std::size_t i = 0; i < m_paths.size(); ++i)
+        m_shared.push_back(shared.join(m_paths[i], m_storage,
+                                       [proved, start = starts[i]](std::int64_t at, std::int64_t count) {
+                                           return proved(start + at, count);
+                                       }));
+}
+
+TorrentFiles::~TorrentFiles() {
+    for (auto const& path : m_paths) m_shared_paths.leave(path, m_storage);
+}
+
+bool TorrentFiles::wait_for_writes(std::int64_t offset, std::int64_t length) {
+    bool others = false;
+    each(offset, length, [&](int file, std::int64_t, std::int64_t, std::int64_t) -> FileError {
+        if (file >= 0 && m_shared[std::size_t(file)]->wait_for_writes(m_storage)) others = true;
+        return {};
+    });
+    return others;
 }
 
 template <typename Visit>
@@ -216,7 +237,10 @@ FileError TorrentFiles::write(std::int64_t offset, char const* from, std::int64_
                     FileError error;
                     auto const descriptor = open(file, true, error);
                     if (!descriptor) return error;
-                    return {pwrite_fully(descriptor->fd(), from + done, count, at), file, "write"};
+                    int const failed = m_shared[std::size_t(file)]->write(m_storage, at, count, [&] {
+                        return pwrite_fully(descriptor->fd(), from + done, count, at);
+                    });
+                    return {failed, file, "write"};
                 });
 }
 

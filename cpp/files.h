@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "outbox.h"
+#include "shared_paths.h"
 
 namespace silmaril {
 
@@ -80,12 +81,21 @@ class TorrentFiles {
 public:
     // `given`: the files that are not pad files, in order. Throws when their number is wrong. `on_lost` is
     // called with a file's path when it turns out to have been removed or replaced since it was last seen.
+    // `proved`: whether the torrent has proved a piece that holds some of `length` bytes at `offset`.
+    using Proved = std::function<bool(std::int64_t offset, std::int64_t length)>;
     TorrentFiles(std::uint64_t storage, lt::file_storage const& layout, std::vector<GivenFile> given,
-                 DescriptorPool& pool, std::function<void(std::string const&)> on_lost);
+                 DescriptorPool& pool, SharedPaths& shared, Proved proved,
+                 std::function<void(std::string const&)> on_lost);
+    ~TorrentFiles();
+    TorrentFiles(TorrentFiles const&) = delete;
+    TorrentFiles& operator=(TorrentFiles const&) = delete;
 
     // Reads or writes `length` bytes at `offset` of the torrent. Pad files read as zeros and swallow writes.
     FileError read(std::int64_t offset, char* to, std::int64_t length);
     FileError write(std::int64_t offset, char const* from, std::int64_t length);
+
+    // Waits for the writes of all torrents to the files at that range. Returns whether other torrents use them.
+    bool wait_for_writes(std::int64_t offset, std::int64_t length);
 
     // Makes sure that the bytes written at that range stand in the files their paths name now: where a file
     // was removed or replaced while we had it open, copies them from the old one.
@@ -113,7 +123,9 @@ private:
     std::uint64_t m_storage;
     std::vector<Extent> m_extents;
     std::vector<std::string> m_paths;
+    std::vector<std::shared_ptr<SharedFile>> m_shared;  // by file, as m_paths
     DescriptorPool& m_pool;
+    SharedPaths& m_shared_paths;
     std::function<void(std::string const&)> m_on_lost;
     std::mutex m_opening;          // held while a file is opened
     std::vector<Identity> m_seen;  // guarded by m_opening

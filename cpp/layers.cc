@@ -4,12 +4,11 @@
 #include <libtorrent/bdecode.hpp>
 #include <libtorrent/bencode.hpp>
 #include <libtorrent/entry.hpp>
-#include <libtorrent/hasher.hpp>
 #include <map>
 #include <stdexcept>
 #include <string>
 
-#include "storage.h"
+#include "merkle.h"
 
 namespace silmaril {
 
@@ -21,46 +20,10 @@ constexpr int max_pieces = 0x200000;
 // Tokens of a bencoded document: a file in the tree takes about ten.
 constexpr int max_tokens = 4000000;
 
-// The merkle tree of one file as a flat array: node 0 is the root, the children of n are 2n+1 and 2n+2.
-struct Shape {
-    int blocks;
-    int leaves;     // blocks, rounded up to a power of two
-    int per_piece;  // blocks in a piece
-    int pieces;
-    int width;  // nodes of the piece layer, with padding
-    int nodes() const { return 2 * leaves - 1; }
-    int kept() const { return 2 * width - 1; }  // nodes down to the piece layer
-    int first_piece() const { return width - 1; }
-    int first_block() const { return leaves - 1; }
-};
-
-// None for files that need no layer: their root is the hash of their only piece.
-std::optional<Shape> shape_of(lt::file_storage const& files, lt::file_index_t file) {
-    if (files.pad_file_at(file) || files.file_size(file) <= files.piece_length()) return std::nullopt;
-    Shape shape{};
-    shape.blocks = files.file_num_blocks(file);
-    shape.leaves = 1;
-    while (shape.leaves < shape.blocks) shape.leaves *= 2;
-    shape.per_piece = files.piece_length() / block_size;
-    shape.pieces = files.file_num_pieces(file);
-    shape.width = shape.leaves / shape.per_piece;
-    return shape;
-}
-
-lt::sha256_hash parent_of(lt::sha256_hash const& left, lt::sha256_hash const& right) {
-    return lt::hasher256().update(left).update(right).final();
-}
-
-// Root of the blocks of one piece, those past the end of the file counting as zeros.
-lt::sha256_hash piece_root(lt::span<lt::sha256_hash const> blocks, int per_piece) {
-    std::vector<lt::sha256_hash> layer(std::size_t(per_piece), lt::sha256_hash{});
-    std::copy(blocks.begin(), blocks.end(), layer.begin());
-    while (layer.size() > 1) {
-        for (std::size_t i = 0; i < layer.size() / 2; ++i)
-            layer[i] = parent_of(layer[2 * i], layer[2 * i + 1]);
-        layer.resize(layer.size() / 2);
-    }
-    return layer[0];
+// The shape of a file that needs a piece layer; the root of a shorter one is the hash of its only piece.
+std::optional<Shape> layered(lt::file_storage const& files, lt::file_index_t file) {
+    auto const shape = shape_of(files, file);
+    return shape && shape->pieces > 1 ? shape : std::nullopt;
 }
 
 // Known nodes down to the piece layer, by index.
@@ -92,7 +55,7 @@ Nodes known_nodes(lt::add_torrent_params const& saved, lt::file_index_t file, Sh
             int const count = std::min(shape.per_piece, shape.blocks - first);
             nodes.emplace(
                 shape.first_piece() + piece,
-                piece_root(lt::span<lt::sha256_hash const>(blocks).subspan(first, count), shape.per_piece));
+                root_of(lt::span<Hash const>(blocks).subspan(first, count), shape.per_piece));
         }
     }
     // With the whole piece layer the nodes above it say nothing more, and libtorrent wants it alone.
@@ -127,7 +90,7 @@ Metainfo parse_metainfo(lt::span<char const> bytes) {
     lt::aux::vector<lt::aux::vector<char>, lt::file_index_t> given;
     given.resize(files.num_files());
     for (auto const file : files.file_range()) {
-        auto const shape = shape_of(files, file);
+        auto const shape = layered(files, file);
         if (!shape) continue;
         auto const root = files.root(file);
         auto const layer =
@@ -153,7 +116,7 @@ std::vector<char> pack_layers(lt::add_torrent_params const& saved) {
     auto& list = document["files"].list();
     for (auto const file : files.file_range()) {
         lt::entry one(lt::entry::dictionary_t);
-        if (auto const shape = shape_of(files, file)) {
+        if (auto const shape = layered(files, file)) {
             std::string mask(std::size_t((shape->kept() + 7) / 8), '\0');
             std::string hashes;
             for (auto const& [node, hash] : known_nodes(saved, file, *shape)) {
@@ -182,7 +145,7 @@ void load_layers(lt::span<char const> packed, lt::add_torrent_params& params) {
     params.merkle_trees.resize(std::size_t(files.num_files()));
     params.merkle_tree_mask.resize(std::size_t(files.num_files()));
     for (auto const file : files.file_range()) {
-        auto const shape = shape_of(files, file);
+        auto const shape = layered(files, file);
         if (!shape || !params.ti->piece_layer(file).empty()) continue;
         auto const one = list.list_at(static_cast<int>(file));
         if (one.type() != lt::bdecode_node::dict_t) continue;
@@ -209,7 +172,7 @@ std::optional<std::vector<char>> metainfo_with_layers(lt::add_torrent_params con
     auto const& files = saved.ti->orig_files();
     lt::entry layers(lt::entry::dictionary_t);
     for (auto const file : files.file_range()) {
-        auto const shape = shape_of(files, file);
+        auto const shape = layered(files, file);
         if (!shape) continue;
         auto const nodes = known_nodes(saved, file, *shape);
         if (!whole_layer(nodes, *shape)) return std::nullopt;

@@ -47,9 +47,18 @@ std::vector<Note> Outbox::take() {
     return std::exchange(m_notes, {});
 }
 
-void Outbox::register_files(std::uint64_t torrent, std::vector<GivenFile> files) {
+void Outbox::register_files(std::uint64_t torrent, std::vector<GivenFile> files,
+                            std::shared_ptr<Proof> proof) {
     std::lock_guard const lock(m_mutex);
-    m_torrents[torrent].files = std::move(files);
+    auto& entry = m_torrents[torrent];
+    entry.files = std::move(files);
+    entry.proof = std::move(proof);
+}
+
+std::shared_ptr<Proof> Outbox::proof_of(std::uint64_t torrent) const {
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_torrents.find(torrent);
+    return found == m_torrents.end() ? nullptr : found->second.proof;
 }
 
 std::optional<std::vector<GivenFile>> Outbox::files_of(std::uint64_t torrent) const {

@@ -16,10 +16,12 @@
 
 namespace silmaril {
 
+class Proof;
+
 struct Note {
     enum class Kind {
         disk_error,
-        peer_socket,
+        piece_proved,
         peer_connected,
         peer_disconnected,
         peer_speaks,
@@ -38,6 +40,7 @@ struct Note {
     // peer_speaks, peer_said and peer_left: which, and what it said.
     std::uint64_t peer = 0;
     std::vector<char> data;
+    int piece = 0;  // piece_proved
     // peer_said: where the message is counted until it is taken out, and how much it counts.
     std::shared_ptr<std::atomic<std::size_t>> unread;
     std::size_t counts = 0;
@@ -65,8 +68,10 @@ public:
     std::vector<Note> take();
 
     // A torrent's files, in canonical order, pad files left out.
-    void register_files(std::uint64_t torrent, std::vector<GivenFile> files);
+    // `proof`: null for a torrent without metadata.
+    void register_files(std::uint64_t torrent, std::vector<GivenFile> files, std::shared_ptr<Proof> proof);
     std::optional<std::vector<GivenFile>> files_of(std::uint64_t torrent) const;
+    std::shared_ptr<Proof> proof_of(std::uint64_t torrent) const;
 
     // A torrent counts as removed when libtorrent has let go of it and its storage is closed, in either
     // order.
@@ -77,6 +82,7 @@ public:
 private:
     struct Entry {
         std::vector<GivenFile> files;
+        std::shared_ptr<Proof> proof;
         int open_storages = 0;
         bool gone = false;
     };

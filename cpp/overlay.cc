@@ -28,7 +28,7 @@ void Engine::meet(RawMeeting const& from) const {
     params.max_connections = from.max_connections;
     for (auto const& peer : from.peers) params.peers.push_back(endpoint_of(peer));
     for (auto const& tracker : from.trackers) params.trackers.emplace_back(std::string(tracker));
-    m_outbox->register_files(from.torrent, {});
+    m_outbox->register_files(from.torrent, {}, nullptr);
     add_to_session(from.torrent, std::move(params), Torrent{});
 }
 

@@ -1,9 +1,13 @@
 #include "plugin.h"
 
+#include <algorithm>
 #include <libtorrent/entry.hpp>
+#include <libtorrent/hash_picker.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
+#include <map>
 
 #include "compat.h"
+#include "gate.h"
 #include "hashes.h"
 #include "talk.h"
 
@@ -15,21 +19,37 @@ namespace {
 // libtorrent goes by the rate again.
 constexpr std::uint16_t first_requests = 64;
 
+// A peer that has not transferred anything for so long makes room for a new one even when its host has only this
+// connection.
+constexpr auto idle_before_replaced = std::chrono::seconds(10);
+
+Load load_of(lt::peer_connection_handle const& peer) {
+    auto const connection = peer.native_handle();
+    if (!connection) return {};
+    return {bytes_sent(*connection), connection->send_buffer_size()};
+}
+
+class Peer;
+
+// The connections of one torrent. For the network thread alone, as all of this file.
+using Peers = std::vector<Peer*>;
+
 // All of it runs on libtorrent's network thread: it writes notes and returns.
 class Peer final : public lt::peer_plugin {
 public:
-    Peer(std::shared_ptr<Outbox> outbox, std::shared_ptr<Talk> talk, std::uint64_t torrent,
-         std::shared_ptr<PieceHashes> hashes, lt::peer_connection_handle const& connection)
-        : m_speaker(std::move(talk), outbox, torrent, connection),
-          m_outbox(std::move(outbox)),
-          m_torrent(torrent),
+    Peer(PluginParts const& parts, std::shared_ptr<PieceHashes> hashes, std::shared_ptr<Peers> peers,
+         lt::peer_connection_handle const& connection)
+        : m_parts(parts),
+          m_speaker(parts.talk, parts.outbox, parts.torrent, connection),
+          m_gate(parts.guard, parts.proof, connection.remote().address()),
           m_hashes(std::move(hashes)),
+          m_peers(std::move(peers)),
           m_connection(connection),
           m_endpoint(connection.remote()),
           m_outgoing(connection.is_outgoing()) {
-        // An incoming connection is attached to its torrent after it was made.
-        if (!m_outgoing) tell(Note::Kind::peer_socket);
+        m_peers->push_back(this);
     }
+    ~Peer() override { m_peers->erase(std::remove(m_peers->begin(), m_peers->end(), this), m_peers->end()); }
 
     void add_handshake(lt::entry& handshake) override {
         if (handshake.type() == lt::entry::dictionary_t) handshake.dict().erase("upload_only");
@@ -42,15 +62,53 @@ public:
     bool on_extended(int length, int id, lt::span<char const> so_far) override {
         return m_speaker.on_message(length, id, so_far);
     }
-    void on_connected() override { tell(Note::Kind::peer_socket); }
     bool on_handshake(lt::span<char const>) override {
+        if (m_parts.guard->remembers(m_endpoint.address(), m_connection.pid(), Clock::now())) {
+            end();
+            return true;
+        }
         m_greeted = true;
         tell(Note::Kind::peer_connected);
         return true;
     }
+    verdict on_whole_message(int type, lt::span<char const> body) override {
+        std::vector<int> finished;
+        auto const judged = m_gate.check(type, body, load_of(m_connection), Clock::now(), finished);
+        for (int const piece : finished) {
+            Note note{};
+            note.kind = Note::Kind::piece_proved;
+            note.torrent = m_parts.torrent;
+            note.piece = piece;
+            m_parts.outbox->push(std::move(note));
+        }
+        switch (judged) {
+            case Gate::Verdict::pass:
+                return verdict::pass;
+            case Gate::Verdict::drop:
+                return verdict::drop;
+            case Gate::Verdict::reject:
+                reject_hashes(body);
+                return verdict::drop;
+            case Gate::Verdict::disconnect:
+                break;
+        }
+        m_parts.guard->remember(m_endpoint.address(), m_connection.pid(), Clock::now());
+        return verdict::disconnect;
+    }
+    void sent_hash_request(lt::hash_request const& request) override {
+        if (!m_parts.proof) return;
+        m_gate.requested({m_parts.proof->root(request.file), request.base, request.index, request.count,
+                          request.proof_layers});
+    }
+    void on_piece_pass(lt::piece_index_t) override { m_gate.proven(); }
     void sent_interested() override { RequestQueue::open(m_connection, first_requests); }
     void tick() override {
-        if (m_greeted) m_hashes->prompt(m_connection);
+        if (!m_greeted) return;
+        if (!m_gate.keep(load_of(m_connection), Clock::now())) {
+            end();
+            return;
+        }
+        m_hashes->prompt(m_connection);
     }
     // True: libtorrent goes on as if the message had not come, and the peer stays unchoked.
     bool on_not_interested() override { return true; }
@@ -61,44 +119,79 @@ public:
         tell(Note::Kind::peer_disconnected, reason.message());
     }
 
+    // Null when the connection has ended.
+    std::shared_ptr<lt::peer_connection> connection() const { return m_connection.native_handle(); }
+    lt::address group() const { return group_address(m_endpoint.address()); }
+    bool idle_for_long() const { return Clock::now() - m_since > idle_before_replaced; }
+
 private:
     void tell(Note::Kind kind, std::string text = {}) {
         Note note{};
         note.kind = kind;
-        note.torrent = m_torrent;
+        note.torrent = m_parts.torrent;
         note.text = std::move(text);
         note.endpoint = m_endpoint;
         note.outgoing = m_outgoing;
-        m_outbox->push(std::move(note));
+        m_parts.outbox->push(std::move(note));
+    }
+    void end() {
+        m_connection.disconnect(lt::errors::make_error_code(lt::errors::invalid_message),
+                                lt::operation_t::bittorrent, lt::peer_connection_interface::peer_error);
+    }
+    // BEP 52: a HASH_REJECT has the fields of the request.
+    void reject_hashes(lt::span<char const> fields) {
+        std::vector<char> message{0, 0, 0, char(fields.size() + 1), char(MessageType::hash_reject)};
+        message.insert(message.end(), fields.begin(), fields.end());
+        m_connection.send_buffer(message.data(), int(message.size()));
     }
 
+    PluginParts const m_parts;
     Speaker m_speaker;
-    std::shared_ptr<Outbox> const m_outbox;
-    std::uint64_t const m_torrent;
+    Gate m_gate;
     std::shared_ptr<PieceHashes> const m_hashes;
-    lt::peer_connection_handle const m_connection;  // weak
+    std::shared_ptr<Peers> const m_peers;
+    lt::peer_connection_handle m_connection;  // weak
     lt::tcp::endpoint const m_endpoint;
     bool const m_outgoing;
     bool m_greeted = false;
+    Clock::time_point const m_since = Clock::now();
 };
 
 class Plugin final : public lt::torrent_plugin {
 public:
-    Plugin(std::shared_ptr<Outbox> outbox, std::shared_ptr<Talk> talk, std::uint64_t torrent,
-           lt::torrent_handle handle)
-        : m_outbox(std::move(outbox)),
-          m_talk(std::move(talk)),
-          m_torrent(torrent),
+    Plugin(PluginParts parts, lt::torrent_handle handle)
+        : m_parts(std::move(parts)),
           m_handle(std::move(handle)),
           m_hashes(std::make_shared<PieceHashes>(m_handle)) {
-        m_talk->torrent_added(m_torrent, m_handle);
+        m_parts.talk->torrent_added(m_parts.torrent, m_handle);
     }
     void tick() override { m_hashes->tick(); }
-    ~Plugin() override { m_talk->torrent_gone(m_torrent); }
+    ~Plugin() override { m_parts.talk->torrent_gone(m_parts.torrent); }
 
     std::shared_ptr<lt::peer_plugin> new_connection(lt::peer_connection_handle const& connection) override {
         if (connection.type() != lt::connection_type::bittorrent) return nullptr;
-        return std::make_shared<Peer>(m_outbox, m_talk, m_torrent, m_hashes, connection);
+        return std::make_shared<Peer>(m_parts, m_hashes, m_peers, connection);
+    }
+
+    // Among the peers that have not transferred a byte of payload, the oldest of the host with the most connections.
+    lt::peer_connection* choose_replaced(lt::peer_connection_handle const& newcomer) override {
+        std::map<lt::address, int> connections;
+        for (auto const* peer : *m_peers) ++connections[peer->group()];
+        lt::peer_connection* chosen = nullptr;
+        int most = 0;
+        for (auto const* peer : *m_peers) {
+            auto const connection = peer->connection();
+            if (!connection || connection == newcomer.native_handle() || connection->is_disconnecting()) continue;
+            if (has_transferred(*connection)) continue;
+            int const count = connections[peer->group()];
+            // One connection more than the newcomer's host has, or long without use.
+            bool const replaceable =
+                count > connections[group_address(newcomer.remote().address())] || peer->idle_for_long();
+            if (!replaceable || count <= most) continue;
+            most = count;
+            chosen = connection.get();
+        }
+        return chosen;
     }
 
 #if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
@@ -106,18 +199,16 @@ public:
 #endif
 
 private:
-    std::shared_ptr<Outbox> const m_outbox;
-    std::shared_ptr<Talk> const m_talk;
-    std::uint64_t const m_torrent;
+    PluginParts const m_parts;
     lt::torrent_handle const m_handle;
     std::shared_ptr<PieceHashes> const m_hashes;
+    std::shared_ptr<Peers> const m_peers = std::make_shared<Peers>();
 };
 
 }  // namespace
 
-std::shared_ptr<lt::torrent_plugin> make_plugin(std::shared_ptr<Outbox> outbox, std::shared_ptr<Talk> talk,
-                                                std::uint64_t torrent, lt::torrent_handle handle) {
-    return std::make_shared<Plugin>(std::move(outbox), std::move(talk), torrent, std::move(handle));
+std::shared_ptr<lt::torrent_plugin> make_plugin(PluginParts parts, lt::torrent_handle handle) {
+    return std::make_shared<Plugin>(std::move(parts), std::move(handle));
 }
 
 }  // namespace silmaril

@@ -3,7 +3,8 @@
 // no read is waiting. It keeps a peer unchoked when it loses interest, so that its next read saves a round
 // trip, and asks for a whole piece at once when a read begins. It tells of peers that come and go, and
 // carries the messages of those that speak (talk.h). It has hashes of pieces asked for that libtorrent would
-// forget (hashes.h).
+// forget (hashes.h). It puts the gate (gate.h) before libtorrent's handlers, and chooses which peer makes room when the
+// torrent has no slot left for a new one.
 #pragma once
 
 #include <libtorrent/client_data.hpp>
@@ -11,12 +12,22 @@
 #include <libtorrent/torrent_handle.hpp>
 #include <memory>
 
+#include "guard.h"
 #include "outbox.h"
+#include "proof.h"
 #include "talk.h"
 
 namespace silmaril {
 
-std::shared_ptr<lt::torrent_plugin> make_plugin(std::shared_ptr<Outbox> outbox, std::shared_ptr<Talk> talk,
-                                                std::uint64_t torrent, lt::torrent_handle handle);
+// What the plugin of one torrent shares with others.
+struct PluginParts {
+    std::shared_ptr<Outbox> outbox;
+    std::shared_ptr<Talk> talk;
+    std::shared_ptr<Guard> guard;
+    std::shared_ptr<Proof> proof;  // null for a torrent without metadata
+    std::uint64_t torrent;
+};
+
+std::shared_ptr<lt::torrent_plugin> make_plugin(PluginParts parts, lt::torrent_handle handle);
 
 }  // namespace silmaril

@@ -71,7 +71,9 @@ std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std:
 
 Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads,
                rust::Slice<std::uint8_t const> dht_state)
-    : m_outbox(std::make_shared<Outbox>()), m_talk(std::make_shared<Talk>()) {
+    : m_outbox(std::make_shared<Outbox>()),
+      m_talk(std::make_shared<Talk>()),
+      m_guard(std::make_shared<Guard>()) {
     lt::session_params params(pack_of(settings));
     auto const known = parse_dht_state(dht_state);
     params.dht_state = known;
@@ -174,10 +176,13 @@ bool Engine::add(RawAdd const& from) const {
             has_pieces = params.have_pieces.get_bit(first + lt::piece_index_t::diff_type(i));
         given.push_back({std::string(reinterpret_cast<char const*>(path.data()), path.size()), has_pieces});
     }
-    m_outbox->register_files(from.torrent, std::move(given));
-
     Torrent state;
     state.info = metainfo.info;
+    state.proof = std::make_shared<Proof>(layout);
+    state.proof->learn(*metainfo.info, params);
+    state.proof->set_proved(params.have_pieces);
+    m_outbox->register_files(from.torrent, std::move(given), state.proof);
+
     add_to_session(from.torrent, std::move(params), std::move(state));
     return metainfo.all_layers;
 }
@@ -194,16 +199,15 @@ void Engine::fetch_metadata(std::uint64_t torrent, rust::Str magnet, rust::Vec<R
     for (auto const& peer : peers) params.peers.push_back(endpoint_of(peer));
     for (auto const& tracker : trackers) params.trackers.emplace_back(std::string(tracker));
     params.tracker_tiers.clear();
-    m_outbox->register_files(torrent, {});
+    m_outbox->register_files(torrent, {}, nullptr);
     add_to_session(torrent, std::move(params), Torrent{});
 }
 
 void Engine::add_to_session(std::uint64_t torrent, lt::add_torrent_params params, Torrent state) const {
     params.userdata = tag_of(torrent);
     params.extensions.push_back(
-        [outbox = m_outbox, talk = m_talk, torrent](lt::torrent_handle const& handle, lt::client_data_t) {
-            return make_plugin(outbox, talk, torrent, handle);
-        });
+        [parts = PluginParts{m_outbox, m_talk, m_guard, state.proof, torrent}](
+            lt::torrent_handle const& handle, lt::client_data_t) { return make_plugin(parts, handle); });
     std::lock_guard const lock(m_mutex);
     if (!m_session) throw std::runtime_error("the session is over");
     m_torrents.emplace(torrent, std::move(state));
@@ -386,19 +390,9 @@ bool Engine::shutdown(std::int32_t milliseconds) const {
 rust::Vec<RawEvent> Engine::wait(std::int32_t milliseconds) const {
     m_outbox->wait(milliseconds);
     rust::Vec<RawEvent> events;
-    std::vector<lt::tcp::endpoint> sockets;
-    auto const take_notes = [&] {
-        for (auto& note : m_outbox->take()) {
-            if (note.kind == Note::Kind::peer_socket)
-                sockets.push_back(note.endpoint);
-            else
-                events.push_back(event_of(std::move(note)));
-        }
-    };
     // Notes are older than the alerts that follow from them: a disk error comes before what libtorrent makes
     // of it.
-    take_notes();
-    disable_nagle(sockets);
+    for (auto& note : m_outbox->take()) events.push_back(event_of(std::move(note)));
     {
         std::lock_guard const lock(m_mutex);
         if (m_session) {
@@ -451,8 +445,10 @@ bool Engine::take(lt::alert const& alert, rust::Vec<RawEvent>& events) const {
         auto* const state = a->handle.is_valid() ? find(torrent_of(a->handle.userdata())) : nullptr;
         // While it takes in what we have, libtorrent tells every piece of it.
         if (!state || !state->ready) return true;
-        state->requested.erase(std::uint32_t(static_cast<int>(a->piece_index)));
-        return false;
+        int const piece = static_cast<int>(a->piece_index);
+        state->requested.erase(std::uint32_t(piece));
+        // Without a proof it is reported when its hash is proved.
+        return !state->proof || !state->proof->pass(piece);
     }
     if (auto const* a = lt::alert_cast<lt::torrent_removed_alert>(&alert)) {
         auto const torrent = torrent_of(a->userdata);

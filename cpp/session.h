@@ -20,7 +20,9 @@
 #include <unordered_set>
 #include <vector>
 
+#include "guard.h"
 #include "outbox.h"
+#include "proof.h"
 #include "rust/cxx.h"
 #include "talk.h"
 
@@ -92,6 +94,7 @@ private:
         bool ready = false;                            // libtorrent has added it and taken in what we have
         std::vector<Request> waiting;                  // until then
         std::shared_ptr<lt::torrent_info const> info;  // none for a magnet
+        std::shared_ptr<Proof> proof;                  // likewise
         std::unordered_set<std::uint32_t> requested;   // pieces with a deadline
         std::deque<bool> saves;  // `save_layers` not answered yet, in order: whether to export all
         bool removing = false;
@@ -109,6 +112,7 @@ private:
 
     std::shared_ptr<Outbox> const m_outbox;
     std::shared_ptr<Talk> const m_talk;
+    std::shared_ptr<Guard> const m_guard;
     mutable std::mutex m_mutex;  // guards all below; held for posting only, never for waiting
     mutable std::unique_ptr<lt::session> m_session;
     mutable std::unordered_map<std::uint64_t, Torrent> m_torrents;

@@ -134,6 +134,27 @@ FileError Storage::hash_block(int piece, int start, lt::sha256_hash& to) {
     return {};
 }
 
+void Storage::judge(int piece, lt::span<lt::sha256_hash const> blocks) {
+    if (!proof || blocks.empty() || proof->judge(piece, blocks) == Proof::Verdict::wrong) return;
+    if (!files.wait_for_writes(at(piece, 0), layout.piece_size2(lt::piece_index_t(piece)))) return;
+    std::vector<lt::sha256_hash> in_file(std::size_t(blocks.size()));
+    for (std::size_t block = 0; block < in_file.size(); ++block) {
+        if (hash_block(piece, int(block) * block_size, in_file[block])) {
+            proof->forget(piece);
+            return;
+        }
+    }
+    proof->judge(piece, in_file);
+}
+
+bool Storage::keeps(std::int64_t offset, std::int64_t length) const {
+    if (!proof || length <= 0) return false;
+    auto const last = (offset + length - 1) / layout.piece_length();
+    for (auto piece = offset / layout.piece_length(); piece <= last; ++piece)
+        if (proof->keeps(int(piece))) return true;
+    return false;
+}
+
 bool Storage::failed(int piece) {
     std::lock_guard const lock(m_mutex);
     auto const found = m_pieces.find(piece);

@@ -14,10 +14,10 @@
 #include <vector>
 
 #include "files.h"
+#include "merkle.h"
+#include "proof.h"
 
 namespace silmaril {
-
-constexpr int block_size = 0x4000;
 
 using Bytes = std::shared_ptr<std::vector<char> const>;
 using Task = std::function<void()>;
@@ -26,11 +26,18 @@ using Task = std::function<void()>;
 class Storage {
 public:
     Storage(std::uint64_t torrent, lt::file_storage const& layout, std::vector<GivenFile> given,
-            DescriptorPool& pool, std::uint64_t key, std::function<void(std::string const&)> on_lost)
-        : torrent(torrent), layout(layout), files(key, layout, std::move(given), pool, std::move(on_lost)) {}
+            std::shared_ptr<Proof> proof, DescriptorPool& pool, SharedPaths& shared, std::uint64_t key,
+            std::function<void(std::string const&)> on_lost)
+        : torrent(torrent),
+          layout(layout),
+          proof(std::move(proof)),
+          files(key, layout, std::move(given), pool, shared,
+                [this](std::int64_t offset, std::int64_t length) { return keeps(offset, length); },
+                std::move(on_lost)) {}
 
     std::uint64_t const torrent;
     lt::file_storage const layout;
+    std::shared_ptr<Proof> const proof;  // null while a torrent is being made
     TorrentFiles files;
 
     // A block is accepted; from now on `read` sees it.
@@ -51,6 +58,9 @@ public:
     // (when not null). To be called as an `in_order` task.
     FileError hash(int piece, lt::span<lt::sha256_hash> v2, lt::sha1_hash* v1);
     FileError hash_block(int piece, int start, lt::sha256_hash& to);
+    // Judges the piece by the hashes of its blocks (proof.h). Where other torrents use its file, the file is hashed
+    // again once nothing can replace the bytes any more.
+    void judge(int piece, lt::span<lt::sha256_hash const> blocks);
 
     // Whether a write of this piece failed since it was forgotten last.
     bool failed(int piece);
@@ -69,6 +79,8 @@ private:
         std::vector<lt::sha256_hash> blocks;  // all zero where unknown
         std::deque<Task> waiting;
     };
+    // Whether another torrent must not replace some of these bytes.
+    bool keeps(std::int64_t offset, std::int64_t length) const;
     std::int64_t at(int piece, int start) const {
         return std::int64_t(piece) * layout.piece_length() + start;
     }

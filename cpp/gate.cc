@@ -1,0 +1,186 @@
+#include "gate.h"
+
+#include <algorithm>
+
+namespace silmaril {
+
+namespace {
+
+constexpr std::ptrdiff_t range_length = Hash::size() + 4 * 4;
+constexpr std::int64_t message_header = 5;
+
+// Bytes of answers to hash requests that wait in the send buffer, of one connection and of a group. An honest peer has
+// a few requests of 512 hashes under way, 16 KiB each.
+constexpr std::int64_t max_answers = 1 << 20;
+constexpr std::int64_t max_group_answers = 4 << 20;
+
+// Bytes in the send buffer of one connection: libtorrent stops reading blocks for it at 8 MiB (send_buffer_watermark),
+// but goes on adding rejects and answers. And those of a group.
+constexpr std::int64_t max_unsent = 24 << 20;
+constexpr std::int64_t max_group_unsent = 64 << 20;
+
+// Seconds without a byte leaving a send buffer that is not empty.
+constexpr auto max_stall = std::chrono::seconds(60);
+
+// Hash requests of ours that one peer has not answered; libtorrent keeps at most two under way.
+constexpr std::size_t max_requested = 64;
+
+std::int64_t number_at(lt::span<char const> bytes, std::ptrdiff_t at) {
+    std::uint32_t number = 0;
+    for (std::ptrdiff_t i = at; i < at + 4; ++i) number = number << 8 | std::uint8_t(bytes[i]);
+    return number;
+}
+
+HashRange range_in(lt::span<char const> body) {
+    HashRange range;
+    range.root = Hash(body.data());
+    range.base = number_at(body, Hash::size());
+    range.index = number_at(body, Hash::size() + 4);
+    range.count = number_at(body, Hash::size() + 8);
+    range.proofs = number_at(body, Hash::size() + 12);
+    return range;
+}
+
+// The length of a message's body where the type fixes it; -1 where it does not.
+constexpr std::ptrdiff_t fixed_length(MessageType type) {
+    switch (type) {
+        case MessageType::choke:
+        case MessageType::unchoke:
+        case MessageType::interested:
+        case MessageType::not_interested:
+        case MessageType::have_all:
+        case MessageType::have_none:
+            return 0;
+        case MessageType::port:
+            return 2;
+        case MessageType::have:
+        case MessageType::suggest:
+        case MessageType::allowed_fast:
+            return 4;
+        case MessageType::piece:
+            return 8;  // all that is shown of it
+        case MessageType::request:
+        case MessageType::cancel:
+        case MessageType::reject:
+            return 12;
+        case MessageType::hash_request:
+        case MessageType::hash_reject:
+            return range_length;
+        case MessageType::bitfield:
+        case MessageType::extended:
+        case MessageType::hashes:
+            break;
+    }
+    return -1;
+}
+
+}  // namespace
+
+Gate::Gate(std::shared_ptr<Guard> guard, std::shared_ptr<Proof> proof, lt::address const& remote)
+    : m_guard(std::move(guard)), m_proof(std::move(proof)), m_group(m_guard->group_of(remote)) {
+    if (m_group) ++m_group->connections;
+}
+
+Gate::~Gate() { leave_group(); }
+
+void Gate::leave_group() {
+    if (!m_group) return;
+    --m_group->connections;
+    m_group->unsent -= m_unsent;
+    m_group->answers -= m_answers_bytes;
+    m_group = nullptr;
+}
+
+void Gate::proven() {
+    m_proven = true;
+    leave_group();
+}
+
+void Gate::requested(HashRange const& range) {
+    m_requested.push_back(range);
+    if (m_requested.size() > max_requested) m_requested.erase(m_requested.begin());
+}
+
+void Gate::update(Load load) {
+    if (m_group) m_group->unsent += load.unsent - m_unsent;
+    m_unsent = load.unsent;
+    while (!m_answers.empty() && m_answers.front().first <= load.sent) {
+        m_answers_bytes -= m_answers.front().second;
+        if (m_group) m_group->answers -= m_answers.front().second;
+        m_answers.pop_front();
+    }
+}
+
+bool Gate::keep(Load load, Clock::time_point now) {
+    update(load);
+    if (load.unsent == 0 || load.sent != m_sent || m_progress == Clock::time_point{}) m_progress = now;
+    m_sent = load.sent;
+    bool const too_much =
+        load.unsent > max_unsent || (m_group && load.unsent > 0 && m_group->unsent > max_group_unsent);
+    return !too_much && now - m_progress < max_stall;
+}
+
+Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock::time_point now,
+                          std::vector<int>& finished) {
+    auto const known = static_cast<MessageType>(type);
+    auto const length = fixed_length(known);
+    if (length >= 0 && body.size() != length) return Verdict::disconnect;
+    update(load);
+    if (load.unsent > max_unsent) return Verdict::disconnect;
+    switch (known) {
+        case MessageType::extended:
+            if (body.empty()) return Verdict::disconnect;
+            // The handshake among them. A group's tokens are spent last, so that one peer cannot spend them all.
+            if (!m_extension_messages.take(now)) return Verdict::disconnect;
+            if (m_group && !m_group->extension_messages.take(now)) return Verdict::drop;
+            return Verdict::pass;
+        case MessageType::hash_request:
+            return on_hash_request(body, load, now);
+        case MessageType::hashes:
+            return on_hashes(body, finished);
+        case MessageType::hash_reject:
+            return on_hash_reject(body);
+        default:
+            return Verdict::pass;
+    }
+}
+
+Gate::Verdict Gate::on_hash_request(lt::span<char const> body, Load load, Clock::time_point now) {
+    if (!m_proof) return Verdict::disconnect;
+    auto const range = range_in(body);
+    bool const allowed = m_hash_requests.take(now) && (!m_group || m_group->hash_requests.take(now));
+    bool const fits = allowed && m_proof->fits(range);
+    auto answer = message_header + range_length;
+    if (fits) answer += (range.count + range.uncles()) * Hash::size();
+    // A peer that asks and does not read gets no more answers, not even rejects.
+    if (m_answers_bytes + answer > max_answers) return Verdict::disconnect;
+    if (m_group && m_group->answers + answer > max_group_answers) return Verdict::drop;
+    m_answers.emplace_back(load.sent + load.unsent + answer, answer);
+    m_answers_bytes += answer;
+    if (m_group) m_group->answers += answer;
+    return fits ? Verdict::pass : Verdict::reject;
+}
+
+bool Gate::take_answered(HashRange const& range) {
+    auto const found = std::find(m_requested.begin(), m_requested.end(), range);
+    if (found == m_requested.end()) return false;
+    m_requested.erase(found);
+    return true;
+}
+
+Gate::Verdict Gate::on_hashes(lt::span<char const> body, std::vector<int>& finished) {
+    if (!m_proof || body.size() < range_length || (body.size() - range_length) % Hash::size() != 0)
+        return Verdict::disconnect;
+    auto const range = range_in(body);
+    if (!take_answered(range)) return Verdict::disconnect;
+    std::vector<Hash> hashes;
+    hashes.reserve(std::size_t((body.size() - range_length) / Hash::size()));
+    for (auto at = range_length; at < body.size(); at += Hash::size()) hashes.emplace_back(body.data() + at);
+    return m_proof->learn(range, hashes, finished) ? Verdict::pass : Verdict::disconnect;
+}
+
+Gate::Verdict Gate::on_hash_reject(lt::span<char const> body) {
+    return m_proof && take_answered(range_in(body)) ? Verdict::pass : Verdict::disconnect;
+}
+
+}  // namespace silmaril

@@ -1,0 +1,93 @@
+#include "guard.h"
+
+#include <algorithm>
+
+namespace silmaril {
+
+namespace {
+
+constexpr auto remember_for = std::chrono::minutes(10);
+// Peers remembered and groups known; beyond that, those that have ended are looked for and the oldest are dropped.
+constexpr std::size_t max_remembered = 4096;
+constexpr std::size_t sweep_groups = 1024;
+
+lt::address canonical(lt::address const& address) {
+    if (!address.is_v6()) return address;
+    auto const v6 = address.to_v6();
+    if (v6.is_v4_mapped()) return boost::asio::ip::make_address_v4(boost::asio::ip::v4_mapped, v6);
+    return boost::asio::ip::address_v6(v6.to_bytes());  // without a scope
+}
+
+bool is_local(lt::address const& address) {
+    if (address.is_v4()) {
+        auto const bits = address.to_v4().to_uint();
+        return bits >> 24 == 127 || bits >> 24 == 10 || bits >> 20 == 0xac1 || bits >> 16 == 0xc0a8 ||
+               bits >> 16 == 0xa9fe;
+    }
+    auto const bytes = address.to_v6().to_bytes();
+    bool const unique_local = (bytes[0] & 0xfe) == 0xfc;
+    return address.to_v6().is_loopback() || address.to_v6().is_link_local() || unique_local;
+}
+
+}  // namespace
+
+lt::address group_address(lt::address const& address) {
+    auto const plain = canonical(address);
+    // On a local network, all hosts share the upper half.
+    if (plain.is_v4() || is_local(plain)) return plain;
+    auto bytes = plain.to_v6().to_bytes();
+    std::fill(bytes.begin() + 8, bytes.end(), std::uint8_t(0));
+    return boost::asio::ip::address_v6(bytes);
+}
+
+bool Bucket::take(Clock::time_point now) {
+    if (m_last != Clock::time_point{}) {
+        std::chrono::duration<double> const passed = now - m_last;
+        m_tokens = std::min(m_bound, m_tokens + passed.count() * m_per_second);
+    }
+    m_last = now;
+    if (m_tokens < 1) return false;
+    m_tokens -= 1;
+    return true;
+}
+
+void Guard::trust(lt::address const& host) {
+    std::lock_guard const lock(m_mutex);
+    m_trusted.insert(canonical(host));
+}
+
+std::shared_ptr<Group> Guard::group_of(lt::address const& address) {
+    auto const plain = canonical(address);
+    if (is_local(plain)) return nullptr;
+    {
+        std::lock_guard const lock(m_mutex);
+        if (m_trusted.count(plain)) return nullptr;
+    }
+    if (m_groups.size() >= sweep_groups) {
+        for (auto entry = m_groups.begin(); entry != m_groups.end();)
+            entry = entry->second.expired() ? m_groups.erase(entry) : std::next(entry);
+    }
+    auto& known = m_groups[group_address(plain)];
+    auto group = known.lock();
+    if (!group) known = group = std::make_shared<Group>();
+    return group;
+}
+
+void Guard::remember(lt::address const& address, lt::peer_id const& peer, Clock::time_point now) {
+    if (m_remembered.size() >= max_remembered) {
+        for (auto entry = m_remembered.begin(); entry != m_remembered.end();)
+            entry = entry->second <= now ? m_remembered.erase(entry) : std::next(entry);
+        if (m_remembered.size() >= max_remembered) {
+            auto const by_time = [](auto const& a, auto const& b) { return a.second < b.second; };
+            m_remembered.erase(std::min_element(m_remembered.begin(), m_remembered.end(), by_time));
+        }
+    }
+    m_remembered[{canonical(address), peer}] = now + remember_for;
+}
+
+bool Guard::remembers(lt::address const& address, lt::peer_id const& peer, Clock::time_point now) {
+    auto const found = m_remembered.find({canonical(address), peer});
+    return found != m_remembered.end() && found->second > now;
+}
+
+}  // namespace silmaril

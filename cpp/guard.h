@@ -1,0 +1,66 @@
+// What hosts cost this session, counted by address group, and the peers that broke a rule.
+//
+// A group is what one host can have as it likes: an IPv4 address, or an IPv6 network of 64 bits. Only peers that have
+// not delivered verified data yet count for their group; loopback, the local network and hosts that the user named
+// never do. For the network thread alone.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <libtorrent/address.hpp>
+#include <libtorrent/peer_id.hpp>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <utility>
+
+namespace silmaril {
+
+using Clock = std::chrono::steady_clock;
+
+// A number of tokens that grows with time, up to a bound.
+class Bucket {
+public:
+    Bucket(double bound, double per_second) : m_bound(bound), m_per_second(per_second), m_tokens(bound) {}
+    bool take(Clock::time_point now);
+
+private:
+    double const m_bound;
+    double const m_per_second;
+    double m_tokens;
+    Clock::time_point m_last{};
+};
+
+// The first address of an address's group.
+lt::address group_address(lt::address const& address);
+
+// What the unproven peers of one address group use together.
+struct Group {
+    int connections = 0;
+    std::int64_t unsent = 0;   // bytes in send buffers
+    std::int64_t answers = 0;  // of these, answers to hash requests
+    Bucket hash_requests{512, 128};
+    Bucket extension_messages{8192, 1024};
+};
+
+class Guard {
+public:
+    // May be called from any thread.
+    void trust(lt::address const& host);
+
+    // The group that a peer at this address counts for; null where no group limit holds.
+    std::shared_ptr<Group> group_of(lt::address const& address);
+
+    // For 10 minutes. Another peer behind the same address is not affected.
+    void remember(lt::address const& address, lt::peer_id const& peer, Clock::time_point now);
+    bool remembers(lt::address const& address, lt::peer_id const& peer, Clock::time_point now);
+
+private:
+    std::mutex m_mutex;  // guards m_trusted
+    std::set<lt::address> m_trusted;
+    std::map<lt::address, std::weak_ptr<Group>> m_groups;
+    std::map<std::pair<lt::address, lt::peer_id>, Clock::time_point> m_remembered;  // until when
+};
+
+}  // namespace silmaril

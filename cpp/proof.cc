@@ -1,0 +1,205 @@
+#include "proof.h"
+
+#include <algorithm>
+
+namespace silmaril {
+
+namespace {
+
+// One answer has at most this many hashes of a layer: a piece of 128 MiB, the longest that libtorrent takes.
+constexpr std::int64_t max_count = 8192;
+
+// The node `index` of the layer with `width` nodes.
+constexpr std::int64_t flat(std::int64_t width, std::int64_t index) { return width - 1 + index; }
+
+}  // namespace
+
+std::int64_t HashRange::uncles() const {
+    // Proof layers are counted from the one above the base; those inside the subtree of the range are left out.
+    return std::max(std::int64_t(0), proofs + 1 - exponent_of(int(count)).value_or(0));
+}
+
+Proof::Proof(lt::file_storage layout) : m_layout(std::move(layout)) {
+    m_proved.resize(std::size_t(m_layout.num_pieces()), false);
+    for (auto const file : m_layout.file_range()) {
+        auto const shape = shape_of(m_layout, file);
+        if (!shape) continue;
+        int const first = static_cast<int>(m_layout.piece_index_at_file(file));
+        File entry{*shape, first, std::vector<Hash>(std::size_t(shape->kept()))};
+        entry.nodes[0] = m_layout.root(file);
+        m_by_root.emplace(entry.nodes[0], static_cast<int>(file));
+        m_files.emplace(static_cast<int>(file), std::move(entry));
+    }
+}
+
+Proof::File const* Proof::find(Hash const& root) const {
+    auto const found = m_by_root.find(root);
+    return found == m_by_root.end() ? nullptr : &m_files.at(found->second);
+}
+
+void Proof::learn(lt::torrent_info const& info, lt::add_torrent_params const& params) {
+    std::lock_guard const lock(m_mutex);
+    for (auto& [index, file] : m_files) {
+        lt::file_index_t const number{index};
+        auto const& shape = file.shape;
+        Nodes given;
+        auto const layer = info.piece_layer(number);
+        if (int(layer.size()) == shape.pieces * int(Hash::size())) {
+            for (int piece = 0; piece < shape.pieces; ++piece)
+                given.emplace(shape.first_piece() + piece, Hash(layer.data() + piece * Hash::size()));
+        } else if (number < params.merkle_trees.end_index() && number < params.merkle_tree_mask.end_index()) {
+            auto const& tree = params.merkle_trees[number];
+            auto const& mask = params.merkle_tree_mask[number];
+            std::size_t next = 0;
+            for (int node = 0; node < shape.kept() && node < int(mask.size()) && next < tree.size(); ++node)
+                if (mask[std::size_t(node)]) given.emplace(node, tree[next++]);
+        }
+        learn_tree(file, given);
+    }
+}
+
+void Proof::learn_tree(File& file, Nodes const& given) {
+    if (given.empty() || file.shape.width == 1) return;
+    std::vector<Hash> nodes(file.nodes.size());
+    for (auto const& [node, hash] : given) nodes[std::size_t(node)] = hash;
+    Hash const padding = root_of({}, file.shape.per_piece);
+    for (int piece = file.shape.pieces; piece < file.shape.width; ++piece)
+        nodes[std::size_t(file.shape.first_piece() + piece)] = padding;
+    // From the bottom up, what follows from the nodes below; from the top down, what is proved.
+    for (int node = file.shape.first_piece() - 1; node >= 0; --node) {
+        auto& hash = nodes[std::size_t(node)];
+        auto const& left = nodes[std::size_t(2 * node + 1)];
+        auto const& right = nodes[std::size_t(2 * node + 2)];
+        if (hash.is_all_zeros() && !left.is_all_zeros() && !right.is_all_zeros()) hash = parent_of(left, right);
+    }
+    for (int node = 0; node < file.shape.first_piece(); ++node) {
+        auto const& proved = file.nodes[std::size_t(node)];
+        auto const& left = nodes[std::size_t(2 * node + 1)];
+        auto const& right = nodes[std::size_t(2 * node + 2)];
+        if (proved.is_all_zeros() || left.is_all_zeros() || right.is_all_zeros()) continue;
+        if (parent_of(left, right) != proved) continue;
+        file.nodes[std::size_t(2 * node + 1)] = left;
+        file.nodes[std::size_t(2 * node + 2)] = right;
+    }
+}
+
+void Proof::set_proved(lt::typed_bitfield<lt::piece_index_t> const& pieces) {
+    std::lock_guard const lock(m_mutex);
+    for (std::size_t piece = 0; piece < m_proved.size(); ++piece)
+        m_proved[piece] = pieces.get_bit(lt::piece_index_t(int(piece)));
+}
+
+bool Proof::fits(HashRange const& range) const {
+    std::lock_guard const lock(m_mutex);
+    auto const* const file = find(range.root);
+    if (!file || range.count <= 0 || range.count > max_count) return false;
+    auto const height = exponent_of(int(range.count));
+    auto const layers = *exponent_of(file->shape.leaves);  // heights are 0 to this
+    if (!height || range.base < 0 || range.base > layers || range.index < 0 || range.proofs < 0) return false;
+    std::int64_t const width = std::int64_t(file->shape.leaves) >> range.base;
+    return range.index % range.count == 0 && range.index + range.count <= width &&
+           range.proofs <= layers && range.base + *height + range.uncles() <= layers;
+}
+
+bool Proof::learn(HashRange const& range, lt::span<Hash const> hashes, std::vector<int>& finished) {
+    if (!fits(range) || std::int64_t(hashes.size()) != range.count + range.uncles()) return false;
+    std::lock_guard const lock(m_mutex);
+    auto& file = m_files.at(m_by_root.at(range.root));
+    auto const& shape = file.shape;
+
+    Nodes nodes;  // that the answer gives, by flat index
+    std::int64_t width = std::int64_t(shape.leaves) >> range.base;
+    std::int64_t index = range.index;
+    std::vector<Hash> layer(hashes.begin(), hashes.begin() + std::ptrdiff_t(range.count));
+    auto uncles = hashes.subspan(std::ptrdiff_t(range.count));
+    auto const keep = [&](std::int64_t at, Hash const& hash) {
+        if (width <= shape.width) nodes.emplace(flat(width, at), hash);
+    };
+    for (;;) {
+        for (std::size_t i = 0; i < layer.size(); ++i) keep(index + std::int64_t(i), layer[i]);
+        if (layer.size() == 1) {
+            if (uncles.empty()) break;
+            // The next hash of the proof is the sibling of the node that was computed.
+            auto const sibling = uncles.front();
+            uncles = uncles.subspan(1);
+            keep(index ^ 1, sibling);
+            layer = index % 2 == 0 ? std::vector<Hash>{layer[0], sibling} : std::vector<Hash>{sibling, layer[0]};
+            index &= ~std::int64_t(1);
+        }
+        for (std::size_t i = 0; i < layer.size() / 2; ++i) layer[i] = parent_of(layer[2 * i], layer[2 * i + 1]);
+        layer.resize(layer.size() / 2);
+        width /= 2;
+        index /= 2;
+    }
+    if (width > shape.width) return false;
+    auto const& anchor = file.nodes[std::size_t(flat(width, index))];
+    if (anchor.is_all_zeros() || anchor != layer[0]) return false;
+    for (auto const& [node, hash] : nodes) file.nodes[std::size_t(node)] = hash;
+    judge_waiting(file, finished);
+    return true;
+}
+
+void Proof::judge_waiting(File const& file, std::vector<int>& finished) {
+    auto waiting = m_waiting.lower_bound(file.first_piece);
+    while (waiting != m_waiting.end() && waiting->first < file.first_piece + file.shape.pieces) {
+        int const piece = waiting->first;
+        auto const& hash = file.nodes[std::size_t(file.shape.first_piece() + piece - file.first_piece)];
+        if (hash.is_all_zeros()) {
+            ++waiting;
+            continue;
+        }
+        if (hash == waiting->second) {
+            m_proved[std::size_t(piece)] = true;
+            if (m_passed.erase(piece) > 0) finished.push_back(piece);
+        }
+        waiting = m_waiting.erase(waiting);
+    }
+}
+
+Proof::Verdict Proof::judge(int piece, lt::span<Hash const> blocks) {
+    auto const number = m_layout.file_index_at_piece(lt::piece_index_t(piece));
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_files.find(static_cast<int>(number));
+    if (found == m_files.end()) return Verdict::wrong;
+    auto const& file = found->second;
+    m_proved[std::size_t(piece)] = false;
+    m_waiting.erase(piece);
+    if (int(blocks.size()) > file.shape.per_piece) return Verdict::wrong;
+    auto const root = root_of(blocks, file.shape.per_piece);
+    auto const& hash = file.nodes[std::size_t(file.shape.first_piece() + piece - file.first_piece)];
+    if (hash.is_all_zeros()) {
+        m_waiting[piece] = root;
+        return Verdict::unknown;
+    }
+    if (hash != root) return Verdict::wrong;
+    m_proved[std::size_t(piece)] = true;
+    return Verdict::right;
+}
+
+bool Proof::pass(int piece) {
+    std::lock_guard const lock(m_mutex);
+    if (piece < 0 || std::size_t(piece) >= m_proved.size()) return false;
+    if (m_proved[std::size_t(piece)]) return true;
+    m_passed.insert(piece);
+    return false;
+}
+
+bool Proof::proved(int piece) const {
+    std::lock_guard const lock(m_mutex);
+    return piece >= 0 && std::size_t(piece) < m_proved.size() && m_proved[std::size_t(piece)];
+}
+
+bool Proof::keeps(int piece) const {
+    std::lock_guard const lock(m_mutex);
+    return piece >= 0 && std::size_t(piece) < m_proved.size() &&
+           (m_proved[std::size_t(piece)] || m_waiting.count(piece) > 0);
+}
+
+void Proof::forget(int piece) {
+    std::lock_guard const lock(m_mutex);
+    m_waiting.erase(piece);
+    m_passed.erase(piece);
+    if (piece >= 0 && std::size_t(piece) < m_proved.size()) m_proved[std::size_t(piece)] = false;
+}
+
+}  // namespace silmaril
