@@ -146,10 +146,9 @@ Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock:
 }
 
 Gate::Verdict Gate::on_hash_request(lt::span<char const> body, Load load, Clock::time_point now) {
-    if (!m_proof) return Verdict::disconnect;
     auto const range = range_in(body);
     bool const allowed = m_hash_requests.take(now) && (!m_group || m_group->hash_requests.take(now));
-    bool const fits = allowed && m_proof->fits(range);
+    bool const fits = allowed && m_proof && m_proof->fits(range);
     auto answer = message_header + range_length;
     if (fits) answer += (range.count + range.uncles()) * Hash::size();
     // A peer that asks and does not read gets no more answers, not even rejects.
@@ -169,10 +168,11 @@ bool Gate::take_answered(HashRange const& range) {
 }
 
 Gate::Verdict Gate::on_hashes(lt::span<char const> body, std::vector<int>& finished) {
-    if (!m_proof || body.size() < range_length || (body.size() - range_length) % Hash::size() != 0)
-        return Verdict::disconnect;
+    if (body.size() < range_length || (body.size() - range_length) % Hash::size() != 0) return Verdict::disconnect;
     auto const range = range_in(body);
     if (!take_answered(range)) return Verdict::disconnect;
+    // A torrent that was added without metadata fetches no data; it needs no hashes.
+    if (!m_proof) return Verdict::drop;
     std::vector<Hash> hashes;
     hashes.reserve(std::size_t((body.size() - range_length) / Hash::size()));
     for (auto at = range_length; at < body.size(); at += Hash::size()) hashes.emplace_back(body.data() + at);
@@ -180,7 +180,7 @@ Gate::Verdict Gate::on_hashes(lt::span<char const> body, std::vector<int>& finis
 }
 
 Gate::Verdict Gate::on_hash_reject(lt::span<char const> body) {
-    return m_proof && take_answered(range_in(body)) ? Verdict::pass : Verdict::disconnect;
+    return take_answered(range_in(body)) ? Verdict::pass : Verdict::disconnect;
 }
 
 }  // namespace silmaril

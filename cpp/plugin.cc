@@ -4,6 +4,7 @@
 #include <libtorrent/entry.hpp>
 #include <libtorrent/hash_picker.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
+#include <libtorrent/torrent.hpp>
 #include <map>
 
 #include "compat.h"
@@ -96,9 +97,11 @@ public:
         return verdict::disconnect;
     }
     void sent_hash_request(lt::hash_request const& request) override {
-        if (!m_parts.proof) return;
-        m_gate.requested({m_parts.proof->root(request.file), request.base, request.index, request.count,
-                          request.proof_layers});
+        auto const connection = m_connection.native_handle();
+        auto const torrent = connection ? connection->associated_torrent().lock() : nullptr;
+        if (!torrent) return;
+        auto const root = torrent->torrent_file().files().root(request.file);
+        m_gate.requested({root, request.base, request.index, request.count, request.proof_layers});
     }
     void on_piece_pass(lt::piece_index_t) override { m_gate.proven(); }
     void sent_interested() override { RequestQueue::open(m_connection, first_requests); }

@@ -25,9 +25,9 @@ Proof::Proof(lt::file_storage layout) : m_layout(std::move(layout)) {
         auto const shape = shape_of(m_layout, file);
         if (!shape) continue;
         int const first = static_cast<int>(m_layout.piece_index_at_file(file));
-        File entry{*shape, first, std::vector<Hash>(std::size_t(shape->kept()))};
+        File entry{*shape, first, std::vector<std::optional<Hash>>(std::size_t(shape->kept()))};
         entry.nodes[0] = m_layout.root(file);
-        m_by_root.emplace(entry.nodes[0], static_cast<int>(file));
+        m_by_root.emplace(m_layout.root(file), static_cast<int>(file));
         m_files.emplace(static_cast<int>(file), std::move(entry));
     }
 }
@@ -60,7 +60,7 @@ void Proof::learn(lt::torrent_info const& info, lt::add_torrent_params const& pa
 
 void Proof::learn_tree(File& file, Nodes const& given) {
     if (given.empty() || file.shape.width == 1) return;
-    std::vector<Hash> nodes(file.nodes.size());
+    std::vector<std::optional<Hash>> nodes(file.nodes.size());
     for (auto const& [node, hash] : given) nodes[std::size_t(node)] = hash;
     Hash const padding = root_of({}, file.shape.per_piece);
     for (int piece = file.shape.pieces; piece < file.shape.width; ++piece)
@@ -70,14 +70,13 @@ void Proof::learn_tree(File& file, Nodes const& given) {
         auto& hash = nodes[std::size_t(node)];
         auto const& left = nodes[std::size_t(2 * node + 1)];
         auto const& right = nodes[std::size_t(2 * node + 2)];
-        if (hash.is_all_zeros() && !left.is_all_zeros() && !right.is_all_zeros()) hash = parent_of(left, right);
+        if (!hash && left && right) hash = parent_of(*left, *right);
     }
     for (int node = 0; node < file.shape.first_piece(); ++node) {
         auto const& proved = file.nodes[std::size_t(node)];
         auto const& left = nodes[std::size_t(2 * node + 1)];
         auto const& right = nodes[std::size_t(2 * node + 2)];
-        if (proved.is_all_zeros() || left.is_all_zeros() || right.is_all_zeros()) continue;
-        if (parent_of(left, right) != proved) continue;
+        if (!proved || !left || !right || parent_of(*left, *right) != *proved) continue;
         file.nodes[std::size_t(2 * node + 1)] = left;
         file.nodes[std::size_t(2 * node + 2)] = right;
     }
@@ -133,7 +132,7 @@ bool Proof::learn(HashRange const& range, lt::span<Hash const> hashes, std::vect
     }
     if (width > shape.width) return false;
     auto const& anchor = file.nodes[std::size_t(flat(width, index))];
-    if (anchor.is_all_zeros() || anchor != layer[0]) return false;
+    if (!anchor || *anchor != layer[0]) return false;
     for (auto const& [node, hash] : nodes) file.nodes[std::size_t(node)] = hash;
     judge_waiting(file, finished);
     return true;
@@ -144,11 +143,11 @@ void Proof::judge_waiting(File const& file, std::vector<int>& finished) {
     while (waiting != m_waiting.end() && waiting->first < file.first_piece + file.shape.pieces) {
         int const piece = waiting->first;
         auto const& hash = file.nodes[std::size_t(file.shape.first_piece() + piece - file.first_piece)];
-        if (hash.is_all_zeros()) {
+        if (!hash) {
             ++waiting;
             continue;
         }
-        if (hash == waiting->second) {
+        if (*hash == waiting->second) {
             m_proved[std::size_t(piece)] = true;
             if (m_passed.erase(piece) > 0) finished.push_back(piece);
         }
@@ -167,11 +166,11 @@ Proof::Verdict Proof::judge(int piece, lt::span<Hash const> blocks) {
     if (int(blocks.size()) > file.shape.per_piece) return Verdict::wrong;
     auto const root = root_of(blocks, file.shape.per_piece);
     auto const& hash = file.nodes[std::size_t(file.shape.first_piece() + piece - file.first_piece)];
-    if (hash.is_all_zeros()) {
+    if (!hash) {
         m_waiting[piece] = root;
         return Verdict::unknown;
     }
-    if (hash != root) return Verdict::wrong;
+    if (*hash != root) return Verdict::wrong;
     m_proved[std::size_t(piece)] = true;
     return Verdict::right;
 }

@@ -45,9 +45,6 @@ public:
     // These pieces were proved earlier.
     void set_proved(lt::typed_bitfield<lt::piece_index_t> const& pieces);
 
-    // The pieces root of a file; zero for pad files.
-    Hash root(lt::file_index_t file) const { return m_layout.root(file); }
-
     // Whether the range lies inside the tree of a file: known root, a power of two of aligned nodes, and a proof that
     // does not pass the root.
     bool fits(HashRange const& range) const;
@@ -71,7 +68,8 @@ private:
     struct File {
         Shape shape;
         int first_piece;
-        std::vector<Hash> nodes;  // down to the piece layer; zero where not proved
+        // Down to the piece layer; none where not proved. The hash of padding may be all zeros.
+        std::vector<std::optional<Hash>> nodes;
     };
     using Nodes = std::map<std::int64_t, Hash>;
 
