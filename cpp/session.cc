@@ -199,6 +199,8 @@ void Engine::fetch_metadata(std::uint64_t torrent, rust::Str magnet, rust::Vec<R
     for (auto const& peer : peers) params.peers.push_back(endpoint_of(peer));
     for (auto const& tracker : trackers) params.trackers.emplace_back(std::string(tracker));
     params.tracker_tiers.clear();
+    // The author of the link chose these. libtorrent would connect to them once it has the metadata.
+    params.url_seeds.clear();
     m_outbox->register_files(torrent, {}, nullptr);
     add_to_session(torrent, std::move(params), Torrent{});
 }
