@@ -32,6 +32,9 @@ mod support {
     pub mod overlay;
     pub mod private_net;
     pub mod process;
+    pub mod raw_peer;
+    pub mod raw_peer_content;
+    pub mod raw_peer_seed;
     pub mod repos;
     pub mod rig;
     pub mod share;
