@@ -174,18 +174,13 @@ impl RawPeer {
     /// Connects from a host to a node and exchanges the handshakes of BEP 3 and BEP 10. Each connection has a peer id of
     /// its own.
     pub fn connect(from: &Host, to: SocketAddr, swarm: &InfoHash) -> Result<Self> {
-        Self::connect_from(from, None, to, swarm)
+        let swarm = *swarm;
+        in_namespace(from.namespace(), move || Self::dial(None, to, &swarm))
     }
 
-    /// The same from one of several addresses of the host.
-    pub fn connect_from(
-        from: &Host,
-        address: Option<Ipv4Addr>,
-        to: SocketAddr,
-        swarm: &InfoHash,
-    ) -> Result<Self> {
-        let stream = in_namespace(from.namespace(), move || dial(address, to))?;
-        let mut peer = Self::over(stream)?;
+    /// The same in the namespace of the calling thread, from one of several addresses.
+    pub fn dial(from: Option<Ipv4Addr>, to: SocketAddr, swarm: &InfoHash) -> Result<Self> {
+        let mut peer = Self::over(dial(from, to)?)?;
         peer.stream.write_all(&handshake(swarm))?;
         peer.stream.read_exact(&mut [0; 68])?;
         peer.send(&Message::Extended(0, b"d1:mdee".to_vec()))?;
@@ -232,6 +227,13 @@ impl RawPeer {
         self.stream.set_write_timeout(Some(timeout)).unwrap();
     }
 
+    /// Whether the node has closed the connection. Does not wait, and takes nothing that has arrived.
+    pub fn is_closed(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() > 0
+    }
+
     pub fn send(&mut self, message: &Message) -> Result<()> {
         self.stream.write_all(&message.encode())
     }
@@ -275,17 +277,18 @@ impl RawPeer {
         }
     }
 
-    /// Waits until the node has handled all that was sent before; `range` must be one that an honest peer may ask for.
-    /// Returns whether the connection is still open.
+    /// Waits until the node has handled all that was sent before. `range` must be one that an honest peer may ask for.
+    pub fn wait_for_answer(&mut self, range: HashRange) -> Result<()> {
+        self.send(&Message::HashRequest(range))?;
+        self.receive_until(|message| match message {
+            Message::Hashes(of, _) | Message::HashReject(of) if of == range => Some(()),
+            _ => None,
+        })
+    }
+
+    /// Whether the connection is still open when the node has handled all that was sent before.
     pub fn is_answered(&mut self, range: HashRange) -> bool {
-        let asked = self.send(&Message::HashRequest(range));
-        let answer = asked.and_then(|()| {
-            self.receive_until(|message| match message {
-                Message::Hashes(of, _) | Message::HashReject(of) if of == range => Some(()),
-                _ => None,
-            })
-        });
-        match answer {
+        match self.wait_for_answer(range) {
             Ok(()) => true,
             Err(error) if is_hang_up(&error) => false,
             Err(error) => panic!("the node neither answered nor hung up: {error}"),

@@ -68,7 +68,7 @@ impl FileTree {
             return None;
         }
         let mut hashes = level.get(index..index.checked_add(length)?)?.to_vec();
-        let uncles = (range.proofs - log2(range.length) + 1).max(0);
+        let uncles = range.proofs.saturating_sub(log2(range.length)).saturating_add(1).max(0);
         let (mut height, mut node) = (range.base as usize + log2(range.length) as usize, index / length);
         for _ in 0..uncles {
             hashes.push(*self.levels.get(height)?.get(node ^ 1)?);
