@@ -32,6 +32,10 @@ mod support {
     pub mod overlay;
     pub mod private_net;
     pub mod process;
+    pub mod raw_peer;
+    pub mod raw_peer_content;
+    pub mod raw_peer_leech;
+    pub mod raw_peer_seed;
     pub mod repos;
     pub mod rig;
     pub mod share;
@@ -129,6 +133,18 @@ mod mirror {
     mod killed;
     mod one_swarm;
     mod rig;
+}
+
+mod hostile {
+    mod answers;
+    mod costs;
+    mod floods;
+    mod hashes;
+    mod lab;
+    mod memory;
+    mod siege;
+    mod strikes;
+    mod welcome;
 }
 
 mod node {

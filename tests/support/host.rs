@@ -157,6 +157,16 @@ impl Host {
         links[0]["stats64"]["rx"]["bytes"].as_u64().unwrap()
     }
 
+    /// Gives the host an address more, outside the ranges of local networks (RFC 2544), and sends from it to such
+    /// addresses of other hosts.
+    pub fn add_public_addr(&self, addr: Ipv4Addr) {
+        sh(&format!(
+            "ip -n {0} addr add {addr}/32 dev eth0
+             ip -n {0} route replace 198.18.0.0/15 dev eth0 src {addr}",
+            self.namespace
+        ));
+    }
+
     /// Bounds what the host sends and receives, each: `100mbit`, `8mbit`.
     pub fn limit_rate(&self, rate: &str) {
         let limit = format!("tbf rate {rate} burst 256k latency 200ms");

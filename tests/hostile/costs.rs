@@ -1,0 +1,195 @@
+//! What one host may cost a node: memory, connections, and the place of other readers.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::lab::{Lab, door};
+use super::memory::{Memory, digest};
+use crate::support::fixtures::noise;
+use crate::support::host::Host;
+use crate::support::net::sh;
+use crate::support::private_net::in_namespace;
+use crate::support::process::{PATIENCE, until};
+use crate::support::raw_peer::{HashRange, Message, RawPeer};
+use crate::support::raw_peer_content::Content;
+use crate::support::raw_peer_leech::{blocks_of, leech};
+
+const MIB: u64 = 1 << 20;
+
+/// What unread answers may cost a node, in bytes of memory.
+const BOUND: u64 = 64 * MIB;
+
+/// How long a write waits for a node that does not read.
+const WRITE: Duration = Duration::from_secs(2);
+
+/// Addresses outside local networks, for many peers on one host.
+fn many_addresses(host: &Host, count: u8) -> Vec<Ipv4Addr> {
+    let all: Vec<Ipv4Addr> = (1..=count).map(|number| Ipv4Addr::new(198, 18, 1, number)).collect();
+    let lines: Vec<String> =
+        all.iter().map(|ip| format!("ip -n {} addr add {ip}/32 dev eth0", host.namespace())).collect();
+    sh(&lines.join("\n"));
+    all
+}
+
+/// Sends requests and never reads; stops when the node closes the connection or reads no more.
+fn send_all(peer: &mut RawPeer, messages: impl Iterator<Item = Message>) {
+    peer.set_timeout(WRITE);
+    let bytes: Vec<u8> = messages.flat_map(|message| message.encode()).collect();
+    for part in bytes.chunks(4096) {
+        if peer.send_bytes(part).is_err() {
+            return;
+        }
+    }
+}
+
+/// A range whose answer is 64 KiB.
+fn long_range(content: &Content) -> HashRange {
+    content.files[0].range(0, 0, 2048)
+}
+
+#[test]
+fn unread_hash_answers_cost_bounded_memory() {
+    // In pieces of one block, so that every node knows the leaves: an answer has 2048 of them.
+    let lab = Lab::with(&[("w.bin", noise(5, 1 << 20).repeat(32))], "16KiB", "");
+    lab.start_honest();
+    let peers = [lab.honest_peer()];
+    let mounted = lab.mount(&peers);
+    let file = mounted.path(super::lab::NAME).join("w.bin");
+    crate::support::fixtures::dd(&file, 16384, 0, 1, PATIENCE).ok();
+    let _getting = lab.get(&peers, &["--seed"]);
+    until("`get` has everything", PATIENCE, || getting_done(&lab));
+    for (what, victim) in [("sharer", &lab.sharer), ("mount", &lab.reader), ("get", &lab.getter)] {
+        let mut peer = lab.dial(&lab.evil, victim);
+        // The victim knows these hashes, or the test proves nothing.
+        peer.send(&Message::HashRequest(long_range(&lab.content))).unwrap();
+        let answer = peer.receive_until(|message| match message {
+            Message::Hashes(_, hashes) => Some(hashes.len()),
+            Message::HashReject(_) => Some(0),
+            _ => None,
+        });
+        assert_eq!(answer.unwrap(), 2048, "the {what} does not answer");
+        let memory = Memory::of(victim);
+        send_all(&mut peer, (0..8000).map(|_| Message::HashRequest(long_range(&lab.content))));
+        digest(victim, &[peer.local_addr()]);
+        let growth = memory.growth();
+        println!("{what}: 8000 hash requests cost {} MiB", growth / MIB);
+        assert!(growth < BOUND, "8000 hash requests cost the {what} {} MiB", growth / MIB);
+        // Another peer is served meanwhile.
+        leech(&mut lab.dial(&lab.honest, &lab.sharer), &lab.content, 0..4).unwrap();
+    }
+}
+
+fn getting_done(lab: &Lab) -> bool {
+    lab.getter.home().join("out/w.bin").exists()
+}
+
+#[test]
+fn unread_blocks_cost_bounded_memory() {
+    let lab = Lab::new();
+    let addresses = many_addresses(&lab.evil, 10);
+    let memory = Memory::of(&lab.sharer);
+    let peers: Vec<RawPeer> = (0..50)
+        .filter_map(|number| {
+            let (to, swarm) = (door(&lab.sharer), lab.content.info_hash);
+            let from = Some(addresses[number % addresses.len()]);
+            let peer = in_namespace(lab.evil.namespace(), move || RawPeer::dial(from, to, &swarm));
+            // A node may refuse so many.
+            let mut peer = peer.ok()?;
+            peer.send(&Message::Interested).ok()?;
+            let blocks = blocks_of(&lab.content, 0..lab.content.pieces);
+            send_all(&mut peer, blocks.into_iter().cycle().take(2000).map(Message::Request));
+            Some(peer)
+        })
+        .collect();
+    assert!(!peers.is_empty());
+    let ends: Vec<_> = peers.iter().map(RawPeer::local_addr).collect();
+    digest(&lab.sharer, &ends);
+    // An honest peer is served although none of these reads.
+    leech(&mut lab.dial(&lab.honest, &lab.sharer), &lab.content, 0..lab.content.pieces).unwrap();
+    let growth = memory.growth();
+    println!("{} connections that read nothing cost {} MiB", peers.len(), growth / MIB);
+    assert!(growth < BOUND / 2, "{} connections that read nothing cost {} MiB", peers.len(), growth / MIB);
+}
+
+/// Keeps silent connections from many addresses open, and opens each again when the node closes it.
+struct Silent {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Silent {
+    fn hosts(lab: &Lab, addresses: Vec<Ipv4Addr>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (namespace, stopping) = (lab.evil.namespace().to_owned(), stop.clone());
+        let (to, swarm) = (door(&lab.sharer), lab.content.info_hash);
+        let work = move || {
+            let mut peers: Vec<Option<RawPeer>> = addresses.iter().map(|_| None).collect();
+            while !stopping.load(Ordering::Relaxed) {
+                for (peer, address) in peers.iter_mut().zip(&addresses) {
+                    if peer.as_ref().is_none_or(RawPeer::is_closed) {
+                        *peer = RawPeer::dial(Some(*address), to, &swarm).ok();
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        let thread = std::thread::spawn(move || in_namespace(&namespace, work));
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+#[test]
+fn silent_hosts_do_not_shut_out_readers() {
+    let lab = Lab::new();
+    // More than the 50 slots of a torrent, each host with one connection.
+    let silent = Silent::hosts(&lab, many_addresses(&lab.evil, 80));
+    until("the slots are full", PATIENCE, || connections(&lab) >= 50);
+    for number in 0..24 {
+        // A reader that comes once, like one that has heard of this peer alone.
+        let from = Ipv4Addr::new(198, 18, 2, number);
+        sh(&format!("ip -n {} addr add {from}/32 dev eth0", lab.honest.namespace()));
+        let (to, swarm, content) = (door(&lab.sharer), lab.content.info_hash, lab.content.clone());
+        let read = in_namespace(lab.honest.namespace(), move || {
+            leech(&mut RawPeer::dial(Some(from), to, &swarm)?, &content, 0..4)
+        });
+        assert!(read.is_ok(), "reader {number} was shut out: {read:?}");
+    }
+    lab.assert_got(lab.get(&[door(&lab.sharer).to_string()], &[]));
+    drop(silent);
+}
+
+/// Connections of the sharer with strangers.
+fn connections(lab: &Lab) -> usize {
+    let table = in_namespace(lab.sharer.namespace(), || {
+        std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap()
+    });
+    table.lines().filter(|line| line.split_whitespace().nth(3) == Some("01")).count()
+}
+
+#[test]
+fn one_host_cannot_occupy_all_slots() {
+    let lab = Lab::new();
+    let range = lab.content.any_range();
+    let mut peers: Vec<RawPeer> = (0..80)
+        .filter_map(|_| RawPeer::connect(&lab.evil, door(&lab.sharer), &lab.content.info_hash).ok())
+        .collect();
+    let held = peers.iter_mut().filter_map(|peer| peer.wait_for_answer(range).ok()).count();
+    println!("one host holds {held} connections");
+    assert!(held > 0, "a host that behaves may connect");
+    assert!(held < 50, "one silent host holds all {held} slots");
+    leech(
+        &mut RawPeer::connect(&lab.honest, door(&lab.sharer), &lab.content.info_hash).unwrap(),
+        &lab.content,
+        0..4,
+    )
+    .expect("another host is shut out");
+}

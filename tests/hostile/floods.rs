@@ -1,0 +1,100 @@
+//! Floods of messages that are cheap to send.
+
+use super::lab::{Lab, Strike};
+use super::memory::Memory;
+use super::siege::siege;
+use crate::support::raw_peer::{Block, Message};
+use crate::support::raw_peer_content::Content;
+
+/// What a flood may cost a node, in bytes of memory.
+const BOUND: u64 = 64 << 20;
+
+fn repeated(what: &str, times: usize, messages: &[Message]) -> Strike {
+    let one = Strike::new(what, messages);
+    Strike { bytes: one.bytes.repeat(times), ..one }
+}
+
+/// Messages that libtorrent handles before or without our rules, many of each.
+fn floods(content: &Content) -> Vec<Strike> {
+    let block = |piece, begin, length| Block { piece, begin, length };
+    let mut strikes = vec![
+        repeated("keep-alives", 20_000, &[Message::KeepAlive]),
+        repeated("interested and not", 5_000, &[Message::Interested, Message::NotInterested]),
+        repeated("choke and unchoke", 5_000, &[Message::Choke, Message::Unchoke]),
+        repeated("have all and none", 1_000, &[Message::HaveAll, Message::HaveNone]),
+        repeated("empty extension messages", 5_000, &[Message::Extended(1, vec![])]),
+        repeated("unknown extension messages", 5_000, &[Message::Extended(200, vec![7; 100])]),
+        repeated("extension handshakes", 3_000, &[Message::Extended(0, b"d1:md6:ut_pexi1eee".to_vec())]),
+        repeated("bad extension handshakes", 1_000, &[Message::Extended(0, b"d1:md6:ut_pex".to_vec())]),
+        repeated("metadata requests", 3_000, &[Message::Extended(2, b"d8:msg_typei0e5:piecei0ee".to_vec())]),
+        repeated("rejects", 3_000, &[Message::Reject(block(0, 0, 16384))]),
+        repeated("unasked blocks", 50, &[Message::Piece(0, 0, vec![1; 16384])]),
+        repeated("unknown messages", 2_000, &[Message::Other(99, vec![1; 50])]),
+        repeated("cancels", 5_000, &[Message::Cancel(block(0, 0, 16384))]),
+        repeated("ports", 3_000, &[Message::Other(9, vec![0x1a, 0xe1])]),
+        repeated("suggestions", 3_000, &[Message::Other(13, vec![0, 0, 0, 1])]),
+        repeated("allowed fast", 3_000, &[Message::Other(17, vec![0, 0, 0, 1])]),
+        Strike::new("a long message that never ends", &[]).with_bytes(&[0x7f, 0xff, 0xff, 0xff, 22]),
+        Strike::new("a HASHES message of 1 MiB", &[Message::Other(22, vec![0; 1 << 20])]),
+        Strike::new("an extension message of 1 MiB", &[Message::Extended(1, vec![0; 1 << 20])]),
+    ];
+    for piece in [content.pieces, content.pieces + 1, i32::MAX as u32, 0x8000_0000, u32::MAX] {
+        strikes.push(repeated(&format!("HAVE {piece}"), 100, &[Message::Have(piece)]));
+        strikes.push(Strike::new(
+            format!("suggest {piece}"),
+            &[Message::Other(13, piece.to_be_bytes().to_vec())],
+        ));
+        strikes
+            .push(Strike::new(format!("allow {piece}"), &[Message::Other(17, piece.to_be_bytes().to_vec())]));
+        let request = Message::Request(block(piece, 0, 16384));
+        strikes.push(repeated(&format!("REQUEST in piece {piece}"), 500, &[Message::Interested, request]));
+    }
+    for (begin, length) in [
+        (65536, 16384),
+        (0, 0),
+        (0, 131_073),
+        (0, u32::MAX),
+        (u32::MAX, 1),
+        (0x8000_0000, 16384),
+        (49152, 16385),
+    ] {
+        let request = Message::Request(block(0, begin, length));
+        strikes.push(repeated(
+            &format!("REQUEST of {length} at {begin}"),
+            500,
+            &[Message::Interested, request],
+        ));
+    }
+    let right = content.pieces.div_ceil(8) as usize;
+    for length in [0, 1, right - 1, right + 1, 100_000] {
+        strikes.push(Strike::new(
+            format!("a bitfield of {length} bytes"),
+            &[Message::Bitfield(vec![0xff; length])],
+        ));
+    }
+    strikes.push(repeated("bitfields again and again", 500, &[Message::Bitfield(vec![0xff; right])]));
+    for number in 0..=25 {
+        strikes
+            .push(Strike::new(format!("message {number} without a body"), &[Message::Other(number, vec![])]));
+        strikes.push(Strike::new(
+            format!("message {number} of 3 bytes"),
+            &[Message::Other(number, vec![0xff; 3])],
+        ));
+    }
+    strikes
+}
+
+#[test]
+fn floods_and_malformed_messages_are_harmless() {
+    siege(floods);
+}
+
+#[test]
+fn floods_cost_bounded_memory() {
+    let lab = Lab::new();
+    let memory = Memory::of(&lab.sharer);
+    lab.strike(&lab.sharer, &floods(&lab.content));
+    let growth = memory.growth();
+    println!("floods cost {} MiB", growth >> 20);
+    assert!(growth < BOUND, "floods cost {} MiB", growth >> 20);
+}

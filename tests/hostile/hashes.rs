@@ -1,0 +1,65 @@
+//! Hash messages that a victim did not ask for.
+
+use super::lab::Strike;
+use super::siege::{siege, siege_before_hashes};
+use super::strikes::{absurd, neighbours, random, shifted_pairs, shifted_pieces, straddling, zeros};
+use crate::support::raw_peer_content::Content;
+
+/// The shifts that make a stock engine return wrong bytes, whole and in segments.
+fn shifts(content: &Content) -> Vec<Strike> {
+    let file = content.file("b.bin");
+    let shifted = shifted_pieces(content, file);
+    vec![
+        shifted.clone(),
+        shifted_pairs(file),
+        // Within the length, between length and number, within the root, within the fields, within a hash.
+        shifted.split(&[2, 2, 1, 20, 16, 6, 6, 6, 40]),
+        shifted.split(&[1]),
+    ]
+}
+
+#[test]
+fn shifted_block_hashes_change_no_byte() {
+    siege(shifts);
+}
+
+#[test]
+fn shifted_block_hashes_before_genuine_ones_change_no_byte() {
+    siege_before_hashes(shifts);
+}
+
+#[test]
+fn neighbours_of_genuine_hashes_change_no_byte() {
+    siege(|content| neighbours(content, content.file("b.bin")));
+}
+
+#[test]
+fn hashes_for_roots_and_ranges_that_do_not_exist_are_harmless() {
+    siege(absurd);
+}
+
+#[test]
+fn zero_hashes_do_not_replace_genuine_ones() {
+    siege(|content| [zeros(content, content.file("b.bin")), zeros(content, content.file("a.bin"))].concat());
+}
+
+#[test]
+fn zero_hashes_before_genuine_ones_do_not_stop_a_reader() {
+    siege_before_hashes(|content| zeros(content, content.file("b.bin")));
+}
+
+#[test]
+fn hashes_across_known_pieces_are_harmless() {
+    siege(|content| {
+        [straddling(content, content.file("a.bin")), straddling(content, content.file("b.bin"))].concat()
+    });
+}
+
+#[test]
+fn ten_thousand_random_hash_messages_are_harmless() {
+    // In short runs, because a victim may close the connection after the first message.
+    siege(|content| {
+        let messages = random(content, 9, 10_000);
+        messages.chunks(5).enumerate().map(|(i, run)| Strike::new(format!("random run {i}"), run)).collect()
+    });
+}

@@ -1,0 +1,340 @@
+//! Three victims, an honest seed and a hostile host.
+//!
+//! The victims are a sharer, a mount that reads, and `get`, each the real program on a host of its own. All hosts have an
+//! address outside the ranges of local networks, so that limits for strangers hold. The hostile host runs peers made by
+//! hand ([`RawPeer`], [`RawSeed`]).
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use silmaril::model::InfoHash;
+
+use crate::support::fixtures::{dd, hashes, model_dir, noise};
+use crate::support::host::{Host, Mounted};
+use crate::support::net::Net;
+use crate::support::private_net::in_namespace;
+use crate::support::process::{PATIENCE, Proc};
+use crate::support::raw_peer::{Message, RawPeer};
+use crate::support::raw_peer_content::Content;
+use crate::support::share::{import, share};
+
+pub const NAME: &str = "acme/m";
+
+/// How long a reader may take that an attack tries to stop: without the attack it takes less than a second.
+pub const READ: Duration = Duration::from_secs(40);
+
+/// How long a victim that runs may refuse connections.
+const ACCEPT: Duration = Duration::from_secs(15);
+
+/// The port of every node on the test network.
+const PORT: u16 = 6881;
+
+/// What a hostile peer sends on a connection of its own.
+#[derive(Debug, Clone)]
+pub struct Strike {
+    /// Named when the victim does not survive.
+    pub what: String,
+    pub bytes: Vec<u8>,
+    /// Lengths of the TCP segments; empty to send all at once.
+    pub segments: Vec<usize>,
+}
+
+impl Strike {
+    pub fn new(what: impl Into<String>, messages: &[Message]) -> Self {
+        let bytes = messages.iter().flat_map(Message::encode).collect();
+        Self { what: what.into(), bytes, segments: vec![] }
+    }
+
+    /// These bytes instead.
+    pub fn with_bytes(self, bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), ..self }
+    }
+
+    /// The same bytes in segments of these lengths.
+    pub fn split(&self, segments: &[usize]) -> Self {
+        let what = format!("{} in segments of {segments:?}", self.what);
+        Self { what, bytes: self.bytes.clone(), segments: segments.to_vec() }
+    }
+
+    fn send(&self, peer: &mut RawPeer) -> std::io::Result<()> {
+        match self.segments.is_empty() {
+            true => peer.send_bytes(&self.bytes),
+            false => peer.send_split(&self.bytes, &self.segments),
+        }
+    }
+}
+
+/// The hosts and the model.
+pub struct Lab {
+    pub content: Arc<Content>,
+    pub manifest: PathBuf,
+    pub expected: BTreeMap<String, String>,
+    _sharing: Proc,
+    honest_sharing: Mutex<Option<Proc>>,
+    honest_dir: PathBuf,
+    piece_length: String,
+    pub sharer: Host,
+    pub honest: Host,
+    pub reader: Host,
+    pub getter: Host,
+    pub evil: Host,
+}
+
+/// Two files of many pieces, one of three pieces and one of a block. All but the first end within a piece, so that pad
+/// files follow them. `b.bin` starts so late in the torrent that piece numbers computed with a wrong sign are still
+/// numbers of pieces.
+pub fn model() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("a.bin", noise(1, 4 << 20)),
+        ("b.bin", noise(2, (3 << 20) + 20_000)),
+        ("c.json", noise(3, 1000)),
+        ("d.bin", noise(4, 150_000)),
+    ]
+}
+
+pub fn public(host: &Host) -> Ipv4Addr {
+    Ipv4Addr::new(198, 18, 0, host.addr().octets()[3])
+}
+
+/// Where a node listens for strangers.
+pub fn door(host: &Host) -> SocketAddr {
+    SocketAddr::new(public(host).into(), PORT)
+}
+
+impl Lab {
+    /// The sharer shares [`model`] in pieces of four blocks; the other nodes do not run yet.
+    pub fn new() -> Self {
+        Self::with(&model(), "64KiB", "")
+    }
+
+    /// Another model, and further keys of `network` for the sharer.
+    pub fn with(files: &[(&str, Vec<u8>)], piece_length: &str, network: &str) -> Self {
+        let net = Net::new();
+        let names = ["sharer", "honest", "reader", "getter", "evil"];
+        let hosts = names.map(|name| {
+            let host = net.host(name);
+            host.add_public_addr(public(&host));
+            let more = if name == "sharer" { network } else { "" };
+            host.configure(&format!(
+                "  dht_enabled: false\n  lan_discovery: false\n  encryption: off\n  utp: off\n{more}"
+            ));
+            host
+        });
+        let [sharer, honest, reader, getter, evil] = hosts;
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (*path, bytes.as_slice())).collect();
+        let dir = model_dir(&sharer.home().join("m"), &files);
+        let honest_dir = model_dir(&honest.home().join("m"), &files);
+        let shared = share(&sharer, &dir, NAME, &["--piece-length", piece_length]);
+        for host in [&reader, &getter] {
+            import(host, &shared.manifest);
+        }
+        Self {
+            content: Arc::new(Content::of(&shared.manifest, &dir)),
+            expected: hashes(&dir, PATIENCE),
+            manifest: shared.manifest,
+            _sharing: shared.process,
+            honest_sharing: Mutex::default(),
+            honest_dir,
+            piece_length: piece_length.to_owned(),
+            sharer,
+            honest,
+            reader,
+            getter,
+            evil,
+        }
+    }
+
+    /// Starts the honest seed.
+    pub fn start_honest(&self) {
+        let sharer = door(&self.sharer).to_string();
+        let more = ["--piece-length", &self.piece_length, "--peer", &sharer];
+        let shared = share(&self.honest, &self.honest_dir, NAME, &more);
+        *self.honest_sharing.lock().unwrap() = Some(shared.process);
+    }
+
+    /// The honest seed's address for `--peer`.
+    pub fn honest_peer(&self) -> String {
+        door(&self.honest).to_string()
+    }
+
+    /// Mounts on the reader, with these peers.
+    pub fn mount(&self, peers: &[String]) -> Mounted<'_> {
+        let args: Vec<&str> = peers.iter().flat_map(|peer| ["--peer", peer]).collect();
+        self.reader.mount(&args)
+    }
+
+    /// Starts `get` on the getter, with these peers.
+    pub fn get(&self, peers: &[String], more: &[&str]) -> Proc {
+        let out = self.getter.home().join("out");
+        let mut args = vec!["get", NAME, "-o", out.to_str().unwrap()];
+        for peer in peers {
+            args.extend(["--peer", peer]);
+        }
+        args.extend(more);
+        self.getter.spawn(&args)
+    }
+
+    /// Fails unless `get` ends well and its files are the model's.
+    #[track_caller]
+    pub fn assert_got(&self, getting: Proc) {
+        getting.finish(READ).ok();
+        let mut got = hashes(&self.getter.home().join("out"), PATIENCE);
+        got.remove(".silmaril.json");
+        assert_eq!(got, self.expected, "`get` stored wrong bytes");
+    }
+
+    /// Fails unless every file of the mount has the right bytes.
+    #[track_caller]
+    pub fn assert_reads(&self, mounted: &Mounted) {
+        assert_eq!(hashes(&mounted.path(NAME), READ), self.expected, "the mount returned wrong bytes");
+    }
+
+    /// Makes the mount join the swarm by reading one block.
+    #[track_caller]
+    pub fn join(&self, mounted: &Mounted) {
+        dd(&mounted.path(NAME).join("a.bin"), 16384, 0, 1, READ).ok();
+    }
+
+    /// Ports of the connections between a node and the honest seed.
+    pub fn bonds(&self, node: &Host) -> Vec<(u16, u16)> {
+        let table =
+            in_namespace(node.namespace(), || std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap());
+        let honest = public(&self.honest);
+        let parse = |end: &str| {
+            let (address, port) = end.split_once(':')?;
+            let address = Ipv4Addr::from(u32::from_str_radix(address, 16).ok()?.swap_bytes());
+            Some((address, u16::from_str_radix(port, 16).ok()?))
+        };
+        let line = |line: &str| {
+            let mut fields = line.split_whitespace().skip(1);
+            let (here, there) = (parse(fields.next()?)?, parse(fields.next()?)?);
+            (fields.next()? == "01" && there.0 == honest).then_some((here.1, there.1))
+        };
+        table.lines().filter_map(line).collect()
+    }
+
+    /// Fails unless a connection to the honest seed has been open all the time since `before`.
+    #[track_caller]
+    pub fn assert_bound(&self, node: &Host, before: &[(u16, u16)]) {
+        let now = self.bonds(node);
+        assert!(!before.is_empty(), "the victim was not connected to the honest seed");
+        assert!(
+            before.iter().any(|bond| now.contains(bond)),
+            "the connection to the honest seed was closed: {before:?}, then {now:?}"
+        );
+    }
+
+    /// A connection from a host to a node that is in the swarm, or joins it soon.
+    #[track_caller]
+    pub fn dial(&self, from: &Host, victim: &Host) -> RawPeer {
+        self.dial_from(from, None, victim)
+    }
+
+    /// The same from one of several addresses of the host.
+    #[track_caller]
+    pub fn dial_from(&self, from: &Host, address: Option<Ipv4Addr>, victim: &Host) -> RawPeer {
+        let (to, swarm, pid) = (door(victim), self.content.info_hash, process_of(victim));
+        in_namespace(from.namespace(), move || accepted(address, to, &swarm, pid, "nothing"))
+    }
+
+    /// Sends each strike to a victim on a new connection and waits until it is handled. Returns for how many the
+    /// connection stayed open. Fails, naming the strike, if the victim dies.
+    #[track_caller]
+    pub fn strike(&self, victim: &Host, strikes: &[Strike]) -> usize {
+        let (to, swarm, pid) = (door(victim), self.content.info_hash, process_of(victim));
+        let (strikes, range) = (strikes.to_vec(), self.content.any_range());
+        in_namespace(self.evil.namespace(), move || {
+            let mut tolerated = 0;
+            let mut last = "nothing".to_owned();
+            for strike in &strikes {
+                let mut peer = accepted(None, to, &swarm, pid, &last);
+                tolerated += usize::from(strike.send(&mut peer).is_ok() && peer.is_answered(range));
+                last.clone_from(&strike.what);
+            }
+            // The connection also shows that the victim has survived the last strike.
+            accepted(None, to, &swarm, pid, &last);
+            tolerated
+        })
+    }
+}
+
+/// A connection to a victim, which may not be in the swarm yet.
+fn accepted(from: Option<Ipv4Addr>, to: SocketAddr, swarm: &InfoHash, pid: i32, last: &str) -> RawPeer {
+    let since = Instant::now();
+    loop {
+        match RawPeer::dial(from, to, swarm) {
+            Ok(peer) => return peer,
+            Err(error) => {
+                assert!(is_alive(pid), "the node died after: {last}");
+                assert!(since.elapsed() < ACCEPT, "no connection after: {last}: {error}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+/// The process of a host's node.
+pub fn process_of(host: &Host) -> i32 {
+    host.node().as_raw_nonzero().get()
+}
+
+/// Whether a process runs.
+pub fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// Strikes sent to a victim again and again, each on a connection of its own, until this is dropped.
+pub struct Hammer {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hammer {
+    pub fn on(lab: &Lab, victim: &Host, strikes: Vec<Strike>) -> Self {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (namespace, to) = (lab.evil.namespace().to_owned(), door(victim));
+        let (swarm, range) = (lab.content.info_hash, lab.content.any_range());
+        let (stopping, counting) = (stop.clone(), sent.clone());
+        let strike = move |strike: &Strike| {
+            let mut peer = RawPeer::dial(None, to, &swarm)?;
+            peer.set_timeout(Duration::from_secs(1));
+            strike.send(&mut peer)?;
+            counting.fetch_add(1, Ordering::Relaxed);
+            peer.wait_for_answer(range)
+        };
+        let work = move || {
+            for next in strikes.iter().cycle() {
+                if stopping.load(Ordering::Relaxed) {
+                    return;
+                }
+                if strike(next).is_err() {
+                    // The victim is not in the swarm yet, or has hung up.
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+        };
+        let thread = std::thread::spawn(move || in_namespace(&namespace, work));
+        Self { stop, sent, thread: Some(thread) }
+    }
+
+    /// Strikes that a connected victim was sent.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Hammer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! One attack against all three victims, while an honest seed is connected.
+
+use super::lab::{Hammer, Lab, NAME, READ, Strike};
+use crate::support::host::Host;
+use crate::support::process::Proc;
+use crate::support::raw_peer::Message;
+use crate::support::raw_peer_content::Content;
+use crate::support::raw_peer_seed::{Conduct, RawSeed};
+
+/// Bytes by which the accomplice shifts every block that it sends.
+const SHIFT: usize = 16384;
+
+/// An accomplice that sends for every block the bytes of the next.
+pub fn liar() -> Conduct {
+    Conduct::honest().with_blocks(|content, block| match content.block(block, SHIFT) {
+        Some(data) => vec![Message::Piece(block.piece, block.begin, data)],
+        None => vec![Message::Reject(block)],
+    })
+}
+
+/// The attack comes when the victims have the genuine hashes, and again when they have all bytes.
+pub fn siege(strikes: impl Fn(&Content) -> Vec<Strike>) {
+    let lab = Lab::new();
+    lab.start_honest();
+    let strikes = strikes(&lab.content);
+    let accomplice = RawSeed::listen(&lab.evil, 7001, &lab.content, liar());
+    let peers = [lab.honest_peer(), accomplice.peer()];
+    let mounted = lab.mount(&peers);
+    lab.join(&mounted);
+    let bonds = [&lab.reader, &lab.sharer].map(|victim| lab.bonds(victim));
+    for victim in [&lab.reader, &lab.sharer] {
+        lab.strike(victim, &strikes);
+    }
+    lab.assert_reads(&mounted);
+    for victim in [&lab.reader, &lab.sharer] {
+        lab.strike(victim, &strikes);
+    }
+    lab.assert_reads(&mounted);
+    assert_got_meanwhile(&lab, &peers, &strikes);
+    lab.assert_bound(&lab.reader, &bonds[0]);
+    lab.assert_bound(&lab.sharer, &bonds[1]);
+    assert_shares(&lab);
+}
+
+/// The attack comes before the honest seed, so that the victim does not know the genuine hashes yet.
+pub fn siege_before_hashes(strikes: impl Fn(&Content) -> Vec<Strike>) {
+    let lab = Lab::new();
+    let strikes = strikes(&lab.content);
+    let silent = liar().with_hashes(|_, _| vec![]);
+    let accomplice = RawSeed::listen(&lab.evil, 7001, &lab.content, silent);
+    let peers = [lab.honest_peer(), accomplice.peer()];
+    let mounted = lab.mount(&peers);
+    let mut read = lab.reader.command("sha256sum");
+    let reading = Proc::spawn(read.arg(mounted.path(NAME).join("b.bin")));
+    lab.strike(&lab.reader, &strikes);
+    lab.start_honest();
+    let sum = reading.finish(READ).ok();
+    assert_eq!(sum.split(' ').next(), Some(lab.expected["b.bin"].as_str()), "the mount returned wrong bytes");
+    lab.assert_reads(&mounted);
+    assert_got_meanwhile(&lab, &peers, &strikes);
+}
+
+/// `get` completes while the attack goes on.
+fn assert_got_meanwhile(lab: &Lab, peers: &[String], strikes: &[Strike]) {
+    // So that the attack has the time to reach it.
+    lab.honest.limit_rate("60mbit");
+    let hammer = Hammer::on(lab, &lab.getter, strikes.to_vec());
+    lab.assert_got(lab.get(peers, &[]));
+    assert!(hammer.sent() > 0, "`get` was not attacked");
+}
+
+/// The sharer still uploads the right bytes.
+fn assert_shares(lab: &Lab) {
+    let stranger: &Host = &lab.honest;
+    let mut peer = lab.dial(stranger, &lab.sharer);
+    let pieces = 0..lab.content.pieces;
+    crate::support::raw_peer_leech::leech(&mut peer, &lab.content, pieces).unwrap();
+}

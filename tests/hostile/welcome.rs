@@ -1,0 +1,96 @@
+//! Limits for strangers do not harm peers that behave.
+
+use std::io::{Error, ErrorKind};
+use std::sync::{Arc, Barrier};
+use std::time::Instant;
+
+use super::lab::{Lab, READ, door};
+use crate::support::fixtures::noise;
+use crate::support::private_net::in_namespace;
+use crate::support::process::PATIENCE;
+use crate::support::raw_peer::RawPeer;
+use crate::support::raw_peer_leech::leech;
+use crate::support::raw_peer_seed::{Conduct, RawSeed, Seen};
+
+const LAB: usize = 100;
+
+fn small() -> Vec<(&'static str, Vec<u8>)> {
+    vec![("w.bin", noise(6, 1 << 20)), ("c.json", noise(7, 500))]
+}
+
+/// Each peer of a laboratory behind one public address loads the whole model, with as many connections as it takes.
+#[test]
+fn a_hundred_peers_behind_one_address_load_a_model() {
+    let lab = Lab::with(&small(), "64KiB", "");
+    let threads: Vec<_> = (0..LAB)
+        .map(|_| {
+            let (namespace, content) = (lab.evil.namespace().to_owned(), lab.content.clone());
+            let to = door(&lab.sharer);
+            let load = move || {
+                let since = Instant::now();
+                loop {
+                    let loaded = RawPeer::dial(None, to, &content.info_hash)
+                        .and_then(|mut peer| leech(&mut peer, &content, 0..content.pieces));
+                    match loaded {
+                        Ok(()) => return Ok(()),
+                        Err(error) if error.kind() == ErrorKind::InvalidData => return Err(error),
+                        // All slots are in use: a client tries again.
+                        Err(error) if since.elapsed() > PATIENCE => return Err(error),
+                        Err(_) => std::thread::sleep(std::time::Duration::from_millis(20)),
+                    }
+                }
+            };
+            std::thread::spawn(move || in_namespace(&namespace, load))
+        })
+        .collect();
+    let failed: Vec<Error> = threads.into_iter().filter_map(|thread| thread.join().unwrap().err()).collect();
+    assert!(failed.is_empty(), "{} of {LAB} peers did not load the model: {:?}", failed.len(), failed[0]);
+}
+
+/// With slots for all of them, none is dropped while all are connected.
+#[test]
+fn a_hundred_peers_behind_one_address_stay_connected() {
+    let lab = Lab::with(&small(), "64KiB", "  max_connections: 200\n");
+    let all_connected = Arc::new(Barrier::new(LAB));
+    let all_loaded = Arc::new(Barrier::new(LAB));
+    let threads: Vec<_> = (0..LAB)
+        .map(|number| {
+            let (namespace, content) = (lab.evil.namespace().to_owned(), lab.content.clone());
+            let (to, all_connected, all_loaded) =
+                (door(&lab.sharer), all_connected.clone(), all_loaded.clone());
+            let range = content.any_range();
+            let load = move || {
+                // Each loads a block first, as real peers do that come one after another.
+                let peer = RawPeer::dial(None, to, &content.info_hash);
+                let first = number as u32 % content.pieces;
+                let mut loaded =
+                    peer.and_then(|mut peer| leech(&mut peer, &content, first..first + 1).map(|()| peer));
+                all_connected.wait();
+                if let Ok(peer) = &mut loaded
+                    && let Err(error) = leech(peer, &content, 0..content.pieces)
+                {
+                    loaded = Err(error);
+                }
+                all_loaded.wait();
+                loaded.and_then(|mut peer| peer.wait_for_answer(range))
+            };
+            std::thread::spawn(move || in_namespace(&namespace, load))
+        })
+        .collect();
+    let failed: Vec<Error> = threads.into_iter().filter_map(|thread| thread.join().unwrap().err()).collect();
+    assert!(failed.is_empty(), "{} of {LAB} peers were dropped: {:?}", failed.len(), failed[0]);
+}
+
+#[test]
+fn a_seed_that_behaves_is_never_disconnected() {
+    let lab = Lab::new();
+    let seed = RawSeed::listen(&lab.evil, 7001, &lab.content, Conduct::honest());
+    let peers = [seed.peer()];
+    let mounted = lab.mount(&peers);
+    lab.assert_reads(&mounted);
+    lab.assert_got(lab.get(&peers, &[]));
+    let seen = seed.seen();
+    assert_eq!(Seen::count(&seen.connections), 2, "a victim closed a connection and opened it again");
+    // `get` has ended; the mount has not.
+    crate::support::process::until("the end of `get` is seen", READ, || Seen::count(&seen.hang_ups) == 1);
+}

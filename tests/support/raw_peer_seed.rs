@@ -1,0 +1,237 @@
+//! Peers made by hand that answer the node under test: honestly, or in any other way a test describes.
+//!
+//! A [`RawSeed`] owns a thread for its listener and one for each connection; dropping it closes all and joins them.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::host::Host;
+use super::private_net::in_namespace;
+use super::raw_peer::{Block, HashRange, Message, RawPeer};
+use super::raw_peer_content::Content;
+
+type Answer<T> = Arc<dyn Fn(&Content, T) -> Vec<Message> + Send + Sync>;
+
+/// How a peer behaves. Starts honest; each method changes one part.
+#[derive(Clone)]
+pub struct Conduct {
+    greeting: Vec<Message>,
+    blocks: Answer<Block>,
+    hashes: Answer<HashRange>,
+}
+
+impl Conduct {
+    /// Has everything, uploads to any peer, and answers every request for hashes.
+    pub fn honest() -> Self {
+        Self {
+            greeting: vec![Message::HaveAll, Message::Unchoke],
+            blocks: Arc::new(|content, block| {
+                vec![match content.block(block, 0) {
+                    Some(data) => Message::Piece(block.piece, block.begin, data),
+                    None => Message::Reject(block),
+                }]
+            }),
+            hashes: Arc::new(|content, range| {
+                vec![match content.hashes(range) {
+                    Some(hashes) => Message::Hashes(range, hashes),
+                    None => Message::HashReject(range),
+                }]
+            }),
+        }
+    }
+
+    /// Sends these messages after the handshakes, and after those of [`Self::honest`].
+    pub fn and_says(mut self, messages: Vec<Message>) -> Self {
+        self.greeting.extend(messages);
+        self
+    }
+
+    /// Sends these messages after the handshakes, and no others.
+    pub fn only_says(mut self, messages: Vec<Message>) -> Self {
+        self.greeting = messages;
+        self
+    }
+
+    /// Answers requests for blocks like this.
+    pub fn with_blocks(
+        mut self,
+        answer: impl Fn(&Content, Block) -> Vec<Message> + Send + Sync + 'static,
+    ) -> Self {
+        self.blocks = Arc::new(answer);
+        self
+    }
+
+    /// Answers requests for hashes like this.
+    pub fn with_hashes(
+        mut self,
+        answer: impl Fn(&Content, HashRange) -> Vec<Message> + Send + Sync + 'static,
+    ) -> Self {
+        self.hashes = Arc::new(answer);
+        self
+    }
+}
+
+/// What a peer has seen.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Connections with complete handshakes.
+    pub connections: AtomicU64,
+    /// Connections that the node has closed.
+    pub hang_ups: AtomicU64,
+    /// Requests for blocks.
+    pub blocks: AtomicU64,
+    /// Requests for hashes.
+    pub hashes: AtomicU64,
+}
+
+impl Seen {
+    /// A counter's value.
+    pub fn count(of: &AtomicU64) -> u64 {
+        of.load(Ordering::Relaxed)
+    }
+}
+
+struct Shared {
+    content: Arc<Content>,
+    conduct: Conduct,
+    seen: Seen,
+    stopping: AtomicBool,
+    open: Mutex<Vec<RawPeer>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A peer at work on one host.
+pub struct RawSeed {
+    shared: Arc<Shared>,
+    listener: Option<(TcpListener, SocketAddr)>,
+}
+
+impl RawSeed {
+    /// A peer that listens at `port` of all addresses of a host.
+    pub fn listen(host: &Host, port: u16, content: &Arc<Content>, conduct: Conduct) -> Self {
+        let listener =
+            in_namespace(host.namespace(), move || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).unwrap();
+        let seed = Self {
+            shared: Shared::new(content, conduct),
+            listener: Some((
+                listener.try_clone().unwrap(),
+                SocketAddr::new(host.addr().into(), listener.local_addr().unwrap().port()),
+            )),
+        };
+        let shared = seed.shared.clone();
+        let accepting = std::thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                if let Ok(peer) = RawPeer::accept(stream, &shared.content.info_hash) {
+                    shared.serve(peer);
+                }
+            }
+        });
+        seed.shared.threads.lock().unwrap().push(accepting);
+        seed
+    }
+
+    /// A peer that connects to a node; it may be refused.
+    pub fn call(host: &Host, to: SocketAddr, content: &Arc<Content>, conduct: Conduct) -> Self {
+        let seed = Self { shared: Shared::new(content, conduct), listener: None };
+        if let Ok(peer) = RawPeer::connect(host, to, &content.info_hash) {
+            seed.shared.serve(peer);
+        }
+        seed
+    }
+
+    /// The address for `--peer`.
+    pub fn peer(&self) -> String {
+        self.listener.as_ref().expect("it listens").1.to_string()
+    }
+
+    /// What it has seen so far.
+    pub fn seen(&self) -> &Seen {
+        &self.shared.seen
+    }
+}
+
+impl Drop for RawSeed {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        if let Some((listener, _)) = &self.listener {
+            // Ends the accept.
+            let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
+        }
+        self.shared.open.lock().unwrap().iter().for_each(RawPeer::close);
+        loop {
+            let Some(thread) = self.shared.threads.lock().unwrap().pop() else { return };
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn new(content: &Arc<Content>, conduct: Conduct) -> Arc<Self> {
+        Arc::new(Self {
+            content: content.clone(),
+            conduct,
+            seen: Seen::default(),
+            stopping: AtomicBool::new(false),
+            open: Mutex::default(),
+            threads: Mutex::default(),
+        })
+    }
+
+    /// Serves a connection on a thread until either end closes it.
+    fn serve(self: &Arc<Self>, peer: RawPeer) {
+        peer.wait_without_bound();
+        let mut open = self.open.lock().unwrap();
+        if self.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        open.push(peer.try_clone().unwrap());
+        drop(open);
+        self.seen.connections.fetch_add(1, Ordering::Relaxed);
+        let shared = self.clone();
+        let thread = std::thread::spawn(move || {
+            let ended = shared.converse(peer);
+            if !shared.stopping.load(Ordering::Relaxed) && ended.kind() != ErrorKind::WouldBlock {
+                shared.seen.hang_ups.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        self.threads.lock().unwrap().push(thread);
+    }
+
+    /// Returns why the connection ended.
+    fn converse(&self, mut peer: RawPeer) -> std::io::Error {
+        let mut due = self.conduct.greeting.clone();
+        loop {
+            let sent: Result<Vec<()>, _> = due.iter().map(|message| peer.send(message)).collect();
+            let received = match sent.and_then(|_| peer.receive()) {
+                Ok(received) => received,
+                Err(error) => return error,
+            };
+            due = match received {
+                Message::Request(block) => {
+                    self.seen.blocks.fetch_add(1, Ordering::Relaxed);
+                    (self.conduct.blocks)(&self.content, block)
+                }
+                Message::HashRequest(range) => {
+                    self.seen.hashes.fetch_add(1, Ordering::Relaxed);
+                    (self.conduct.hashes)(&self.content, range)
+                }
+                _ => vec![],
+            };
+        }
+    }
+}
+
+impl RawPeer {
+    /// Closes the connection for all threads that use it.
+    fn close(&self) {
+        let _ = self.stream().shutdown(Shutdown::Both);
+    }
+
+    /// Lets reads wait until the connection is closed.
+    fn wait_without_bound(&self) {
+        self.stream().set_read_timeout(None).unwrap();
+    }
+}
