@@ -32,7 +32,7 @@ ifneq ($(SUDO),)
 TEST_RUNNER := CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_RUNNER='sudo -E'
 endif
 
-.PHONY: help setup build fixtures test fuzz demo bench measure lint fmt install simulate clean distclean
+.PHONY: help setup build fixtures test fuzz demo bench measure lint fmt install asan simulate clean distclean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,13 @@ test: fixtures ## Run every test (makes network namespaces and mounts: needs roo
 
 fuzz: setup ## Throw mutated input at every decoder that strangers reach, a minute each (SECONDS=n)
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test main fuzz::harness -- --nocapture --test-threads=1
+
+ASAN := SILMARIL_ENGINE_FLAVOR=asan CARGO_TARGET_DIR=$(TARGET)/asan ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 \
+        UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+
+asan: fixtures ## Run the tests of the gate, the disk back end and hostile peers with an instrumented engine
+	$(ASAN) cpp/engine/build.sh ensure
+	$(ASAN) $(TEST_RUNNER) $(CARGO) test --locked --test main -- engine:: hostile::
 
 simulate: setup ## Print how records spread among 1 000 nodes, the table of the README
 	$(CARGO) test --locked --test main catalog::simulation -- --ignored --nocapture

@@ -23,6 +23,7 @@ const SOURCES: &[&str] = &[
     "shared_paths.cc",
     "storage.cc",
     "talk.cc",
+    "trial.cc",
 ];
 const HEADERS: &[&str] = &[
     "compat.h",
@@ -43,6 +44,7 @@ const HEADERS: &[&str] = &[
     "shared_paths.h",
     "storage.h",
     "talk.h",
+    "trial.h",
 ];
 const ENGINE: &[&str] = &["build.sh", "CMakeLists.txt", "defines.txt", "patches"];
 /// What decides where the engine is, see `cpp/engine/build.sh`.
@@ -92,13 +94,15 @@ fn main() {
         .flag_if_supported("-Wno-unused-parameter");
     // The defines that the engine was built with: they change the layout of its classes.
     for define in defines.lines() {
-        let (name, value) = define.split_once('=').map_or((define, None), |(name, value)| (name, Some(value)));
+        let (name, value) =
+            define.split_once('=').map_or((define, None), |(name, value)| (name, Some(value)));
         build.define(name, value);
     }
     if std::env::var("SILMARIL_ENGINE_FLAVOR").is_ok_and(|flavor| flavor == "asan") {
         build.flag("-fsanitize=address,undefined").flag("-fno-sanitize=vptr").flag("-g");
-        println!("cargo::rustc-link-lib=asan");
-        println!("cargo::rustc-link-lib=ubsan");
+        for argument in ["-fsanitize=address,undefined", "-static-libasan", "-static-libubsan"] {
+            println!("cargo::rustc-link-arg={argument}");
+        }
     }
     build.files(SOURCES.iter().map(|file| PathBuf::from("cpp").join(file)));
     build.compile("silmaril_engine");

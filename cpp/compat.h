@@ -7,8 +7,8 @@
 #include <libtorrent/stat.hpp>
 #include <libtorrent/version.hpp>
 
-// The version that the patches in cpp/engine/ are made for. 2.1 changes disk_interface (check results become flags,
-// storage_params grows), so disk.cc has to be ported to it first.
+// The version that the patches in cpp/engine/ are made for. 2.1 changes disk_interface (check results become
+// flags, storage_params grows), so disk.cc has to be ported to it first.
 #if LIBTORRENT_VERSION_NUM != 20011
 #error "silmaril needs the engine that 'make setup' builds: libtorrent 2.0.11 with patches"
 #endif
@@ -41,8 +41,3 @@ inline bool has_transferred(lt::peer_connection const& connection) {
 }
 
 }  // namespace silmaril
-
-// Until 2.0.13, a peer that rejects a request for the block hashes of a piece makes libtorrent write behind
-// the end of an array (hash_picker::hashes_rejected takes the block index for a piece index). Such requests
-// are made when a piece fails its hash, so a hostile peer can do it at will.
-#define SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY (LIBTORRENT_VERSION_NUM < 20014)

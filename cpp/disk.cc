@@ -140,9 +140,8 @@ public:
         auto const torrent = torrent_of(params.path).value_or(0);
         auto given = m_outbox->files_of(torrent).value_or(std::vector<GivenFile>{});
         auto storage = std::make_shared<Storage>(
-            torrent, params.files, std::move(given), m_outbox->proof_of(torrent), m_descriptors, m_shared_paths,
-            m_next_key++,
-            [this, torrent](std::string const& path) {
+            torrent, params.files, std::move(given), m_outbox->proof_of(torrent), m_descriptors,
+            m_shared_paths, m_next_key++, [this, torrent](std::string const& path) {
                 tell(torrent, path, ENOENT, "the file was removed or replaced while in use");
             });
         std::size_t slot = 0;

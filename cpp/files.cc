@@ -231,17 +231,16 @@ FileError TorrentFiles::read(std::int64_t offset, char* to, std::int64_t length)
 }
 
 FileError TorrentFiles::write(std::int64_t offset, char const* from, std::int64_t length) {
-    return each(offset, length,
-                [&](int file, std::int64_t at, std::int64_t done, std::int64_t count) -> FileError {
-                    if (file < 0) return {};
-                    FileError error;
-                    auto const descriptor = open(file, true, error);
-                    if (!descriptor) return error;
-                    int const failed = m_shared[std::size_t(file)]->write(m_storage, at, count, [&] {
-                        return pwrite_fully(descriptor->fd(), from + done, count, at);
-                    });
-                    return {failed, file, "write"};
-                });
+    return each(
+        offset, length, [&](int file, std::int64_t at, std::int64_t done, std::int64_t count) -> FileError {
+            if (file < 0) return {};
+            FileError error;
+            auto const descriptor = open(file, true, error);
+            if (!descriptor) return error;
+            int const failed = m_shared[std::size_t(file)]->write(
+                m_storage, at, count, [&] { return pwrite_fully(descriptor->fd(), from + done, count, at); });
+            return {failed, file, "write"};
+        });
 }
 
 FileError TorrentFiles::settle(std::int64_t offset, std::int64_t length) {

@@ -94,7 +94,8 @@ public:
     FileError read(std::int64_t offset, char* to, std::int64_t length);
     FileError write(std::int64_t offset, char const* from, std::int64_t length);
 
-    // Waits for the writes of all torrents to the files at that range. Returns whether other torrents use them.
+    // Waits for the writes of all torrents to the files at that range. Returns whether other torrents use
+    // them.
     bool wait_for_writes(std::int64_t offset, std::int64_t length);
 
     // Makes sure that the bytes written at that range stand in the files their paths name now: where a file

@@ -9,13 +9,13 @@ namespace {
 constexpr std::ptrdiff_t range_length = Hash::size() + 4 * 4;
 constexpr std::int64_t message_header = 5;
 
-// Bytes of answers to hash requests that wait in the send buffer, of one connection and of a group. An honest peer has
-// a few requests of 512 hashes under way, 16 KiB each.
+// Bytes of answers to hash requests that wait in the send buffer, of one connection and of a group. An honest
+// peer has a few requests of 512 hashes under way, 16 KiB each.
 constexpr std::int64_t max_answers = 1 << 20;
 constexpr std::int64_t max_group_answers = 4 << 20;
 
-// Bytes in the send buffer of one connection: libtorrent stops reading blocks for it at 8 MiB (send_buffer_watermark),
-// but goes on adding rejects and answers. And those of a group.
+// Bytes in the send buffer of one connection: libtorrent stops reading blocks for it at 8 MiB
+// (send_buffer_watermark), but goes on adding rejects and answers. And those of a group.
 constexpr std::int64_t max_unsent = 24 << 20;
 constexpr std::int64_t max_group_unsent = 64 << 20;
 
@@ -29,16 +29,6 @@ std::int64_t number_at(lt::span<char const> bytes, std::ptrdiff_t at) {
     std::uint32_t number = 0;
     for (std::ptrdiff_t i = at; i < at + 4; ++i) number = number << 8 | std::uint8_t(bytes[i]);
     return number;
-}
-
-HashRange range_in(lt::span<char const> body) {
-    HashRange range;
-    range.root = Hash(body.data());
-    range.base = number_at(body, Hash::size());
-    range.index = number_at(body, Hash::size() + 4);
-    range.count = number_at(body, Hash::size() + 8);
-    range.proofs = number_at(body, Hash::size() + 12);
-    return range;
 }
 
 // The length of a message's body where the type fixes it; -1 where it does not.
@@ -75,6 +65,17 @@ constexpr std::ptrdiff_t fixed_length(MessageType type) {
 }
 
 }  // namespace
+
+std::optional<HashRange> range_in(lt::span<char const> body) {
+    if (body.size() < range_length) return std::nullopt;
+    HashRange range;
+    range.root = Hash(body.data());
+    range.base = number_at(body, Hash::size());
+    range.index = number_at(body, Hash::size() + 4);
+    range.count = number_at(body, Hash::size() + 8);
+    range.proofs = number_at(body, Hash::size() + 12);
+    return range;
+}
 
 Gate::Gate(std::shared_ptr<Guard> guard, std::shared_ptr<Proof> proof, lt::address const& remote)
     : m_guard(std::move(guard)), m_proof(std::move(proof)), m_group(m_guard->group_of(remote)) {
@@ -130,7 +131,8 @@ Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock:
     switch (known) {
         case MessageType::extended:
             if (body.empty()) return Verdict::disconnect;
-            // The handshake among them. A group's tokens are spent last, so that one peer cannot spend them all.
+            // The handshake among them. A group's tokens are spent last, so that one peer cannot spend them
+            // all.
             if (!m_extension_messages.take(now)) return Verdict::disconnect;
             if (m_group && !m_group->extension_messages.take(now)) return Verdict::drop;
             return Verdict::pass;
@@ -146,7 +148,7 @@ Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock:
 }
 
 Gate::Verdict Gate::on_hash_request(lt::span<char const> body, Load load, Clock::time_point now) {
-    auto const range = range_in(body);
+    auto const range = *range_in(body);
     bool const allowed = m_hash_requests.take(now) && (!m_group || m_group->hash_requests.take(now));
     bool const fits = allowed && m_proof && m_proof->fits(range);
     auto answer = message_header + range_length;
@@ -168,8 +170,9 @@ bool Gate::take_answered(HashRange const& range) {
 }
 
 Gate::Verdict Gate::on_hashes(lt::span<char const> body, std::vector<int>& finished) {
-    if (body.size() < range_length || (body.size() - range_length) % Hash::size() != 0) return Verdict::disconnect;
-    auto const range = range_in(body);
+    if (body.size() < range_length || (body.size() - range_length) % Hash::size() != 0)
+        return Verdict::disconnect;
+    auto const range = *range_in(body);
     if (!take_answered(range)) return Verdict::disconnect;
     // A torrent that was added without metadata fetches no data; it needs no hashes.
     if (!m_proof) return Verdict::drop;
@@ -180,7 +183,7 @@ Gate::Verdict Gate::on_hashes(lt::span<char const> body, std::vector<int>& finis
 }
 
 Gate::Verdict Gate::on_hash_reject(lt::span<char const> body) {
-    return take_answered(range_in(body)) ? Verdict::pass : Verdict::disconnect;
+    return take_answered(*range_in(body)) ? Verdict::pass : Verdict::disconnect;
 }
 
 }  // namespace silmaril

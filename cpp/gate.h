@@ -1,8 +1,10 @@
-// The gate: the check that every whole incoming message of one connection passes before libtorrent acts on it.
+// The gate: the check that every whole incoming message of one connection passes before libtorrent acts on
+// it.
 //
 // HASHES and HASH_REJECT are accepted only as the answer to a request of ours, and HASHES only when our own
 // computation proves them (proof.h). What a peer may cost is bounded, per connection and per address group
-// (guard.h). For the network thread alone. It knows no connection of libtorrent, so that it can be tested alone.
+// (guard.h). For the network thread alone. It knows no connection of libtorrent, so that it can be tested
+// alone.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +12,7 @@
 #include <libtorrent/address.hpp>
 #include <libtorrent/span.hpp>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -41,6 +44,9 @@ enum class MessageType : int {
     hash_reject = 23
 };
 
+// The fields that HASH_REQUEST, HASHES and HASH_REJECT begin with. None when the body is too short for them.
+std::optional<HashRange> range_in(lt::span<char const> body);
+
 // A connection's send buffer.
 struct Load {
     std::int64_t sent = 0;    // bytes that have left it so far
@@ -62,8 +68,8 @@ public:
     Gate(Gate const&) = delete;
     Gate& operator=(Gate const&) = delete;
 
-    // Judges a message. `body`: without its length and type; of a PIECE message, its first 8 bytes. Adds to `finished`
-    // the pieces that HASHES finish.
+    // Judges a message. `body`: without its length and type; of a PIECE message, its first 8 bytes. Adds to
+    // `finished` the pieces that HASHES finish.
     Verdict check(int type, lt::span<char const> body, Load load, Clock::time_point now,
                   std::vector<int>& finished);
 
@@ -88,7 +94,8 @@ private:
     std::shared_ptr<Group> m_group;  // null where no group limit holds
     bool m_proven = false;
     std::vector<HashRange> m_requested;  // our requests that are not answered yet
-    // Answers to hash requests in the send buffer: where each ends in the stream of bytes sent, and its length.
+    // Answers to hash requests in the send buffer: where each ends in the stream of bytes sent, and its
+    // length.
     std::deque<std::pair<std::int64_t, std::int64_t>> m_answers;
     std::int64_t m_answers_bytes = 0;
     std::int64_t m_unsent = 0;  // as counted in the group

@@ -7,7 +7,8 @@ namespace silmaril {
 namespace {
 
 constexpr auto remember_for = std::chrono::minutes(10);
-// Peers remembered and groups known; beyond that, those that have ended are looked for and the oldest are dropped.
+// Peers remembered and groups known; beyond that, those that have ended are looked for and the oldest are
+// dropped.
 constexpr std::size_t max_remembered = 4096;
 constexpr std::size_t sweep_groups = 1024;
 

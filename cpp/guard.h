@@ -1,8 +1,8 @@
 // What hosts cost this session, counted by address group, and the peers that broke a rule.
 //
-// A group is what one host can have as it likes: an IPv4 address, or an IPv6 network of 64 bits. Only peers that have
-// not delivered verified data yet count for their group; loopback, the local network and hosts that the user named
-// never do. For the network thread alone.
+// A group is what one host can have as it likes: an IPv4 address, or an IPv6 network of 64 bits. Only peers
+// that have not delivered verified data yet count for their group; loopback, the local network and hosts that
+// the user named never do. For the network thread alone.
 #pragma once
 
 #include <chrono>

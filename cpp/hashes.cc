@@ -31,13 +31,6 @@ struct OfPieces {};
 auto& list(OfPieces, lt::hash_picker& picker);
 template struct Reach<OfPieces, &lt::hash_picker::m_piece_hash_requested>;
 
-#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
-// The pieces whose block hashes will be asked for.
-struct OfBlocks {};
-auto& list(OfBlocks, lt::hash_picker& picker);
-template struct Reach<OfBlocks, &lt::hash_picker::m_piece_block_requests>;
-#endif
-
 // Calls `what` with each request whose hashes are missing, the file and the number within that, until it
 // returns true.
 template <typename What>
@@ -135,12 +128,5 @@ void PieceHashes::forget_requests() {
     // Whoever is left may have nothing to say: they are prompted within a second.
     if (any) m_idle = m_pause;
 }
-
-#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
-void PieceHashes::forget_blocks() const {
-    auto const torrent = m_handle.native_handle();
-    if (torrent && torrent->has_hash_picker()) list(OfBlocks{}, torrent->get_hash_picker()).clear();
-}
-#endif
 
 }  // namespace silmaril

@@ -28,13 +28,6 @@ public:
     // A peer is gone: what has not come may be asked of another at once.
     void forget_requests();
 
-#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
-    // A piece has failed: libtorrent has just made up its mind to ask for the hashes of its blocks and has
-    // asked nobody yet. Without them the whole piece is fetched again, and whoever sent the bad block is
-    // found by comparing.
-    void forget_blocks() const;
-#endif
-
 private:
     lt::torrent_handle const m_handle;  // weak
     int m_missing = 0;

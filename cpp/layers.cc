@@ -53,9 +53,8 @@ Nodes known_nodes(lt::add_torrent_params const& saved, lt::file_index_t file, Sh
         for (int piece = 0; piece < shape.pieces; ++piece) {
             int const first = piece * shape.per_piece;
             int const count = std::min(shape.per_piece, shape.blocks - first);
-            nodes.emplace(
-                shape.first_piece() + piece,
-                root_of(lt::span<Hash const>(blocks).subspan(first, count), shape.per_piece));
+            nodes.emplace(shape.first_piece() + piece,
+                          root_of(lt::span<Hash const>(blocks).subspan(first, count), shape.per_piece));
         }
     }
     // With the whole piece layer the nodes above it say nothing more, and libtorrent wants it alone.

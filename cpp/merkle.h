@@ -28,8 +28,8 @@ struct Shape {
     int first_block() const { return leaves - 1; }
 };
 
-// The shape of a file's tree. None for pad files and empty files. A file of at most one piece has a piece layer of
-// one node, its root.
+// The shape of a file's tree. None for pad files and empty files. A file of at most one piece has a piece
+// layer of one node, its root.
 std::optional<Shape> shape_of(lt::file_storage const& files, lt::file_index_t file);
 
 // The hash of a node from its children's.

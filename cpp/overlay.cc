@@ -48,6 +48,13 @@ bool Engine::say(std::uint64_t peer, rust::Slice<std::uint8_t const> message) co
 
 void Engine::hang_up(std::uint64_t peer) const { Talk::hang_up(m_talk, peer); }
 
+void Engine::trust_host(rust::Str address) const {
+    lt::error_code error;
+    auto const parsed = lt::make_address(std::string(address), error);
+    if (error) throw std::runtime_error("not an address: " + std::string(address));
+    m_guard->trust(parsed);
+}
+
 void Engine::set_bans(rust::Vec<RawRange> const& ranges) const {
     auto const parse = [](rust::String const& text) {
         lt::error_code error;

@@ -20,8 +20,8 @@ namespace {
 // libtorrent goes by the rate again.
 constexpr std::uint16_t first_requests = 64;
 
-// A peer that has not transferred anything for so long makes room for a new one even when its host has only this
-// connection.
+// A peer that has not transferred anything for so long makes room for a new one even when its host has only
+// this connection.
 constexpr auto idle_before_replaced = std::chrono::seconds(10);
 
 Load load_of(lt::peer_connection_handle const& peer) {
@@ -176,7 +176,8 @@ public:
         return std::make_shared<Peer>(m_parts, m_hashes, m_peers, connection);
     }
 
-    // Among the peers that have not transferred a byte of payload, the oldest of the host with the most connections.
+    // Among the peers that have not transferred a byte of payload, the oldest of the host with the most
+    // connections.
     lt::peer_connection* choose_replaced(lt::peer_connection_handle const& newcomer) override {
         std::map<lt::address, int> connections;
         for (auto const* peer : *m_peers) ++connections[peer->group()];
@@ -184,7 +185,8 @@ public:
         int most = 0;
         for (auto const* peer : *m_peers) {
             auto const connection = peer->connection();
-            if (!connection || connection == newcomer.native_handle() || connection->is_disconnecting()) continue;
+            if (!connection || connection == newcomer.native_handle() || connection->is_disconnecting())
+                continue;
             if (has_transferred(*connection)) continue;
             int const count = connections[peer->group()];
             // One connection more than the newcomer's host has, or long without use.
@@ -196,10 +198,6 @@ public:
         }
         return chosen;
     }
-
-#if SILMARIL_REJECTED_BLOCK_HASHES_CORRUPT_MEMORY
-    void on_piece_failed(lt::piece_index_t) override { m_hashes->forget_blocks(); }
-#endif
 
 private:
     PluginParts const m_parts;

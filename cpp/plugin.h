@@ -3,8 +3,8 @@
 // no read is waiting. It keeps a peer unchoked when it loses interest, so that its next read saves a round
 // trip, and asks for a whole piece at once when a read begins. It tells of peers that come and go, and
 // carries the messages of those that speak (talk.h). It has hashes of pieces asked for that libtorrent would
-// forget (hashes.h). It puts the gate (gate.h) before libtorrent's handlers, and chooses which peer makes room when the
-// torrent has no slot left for a new one.
+// forget (hashes.h). It puts the gate (gate.h) before libtorrent's handlers, and chooses which peer makes
+// room when the torrent has no slot left for a new one.
 #pragma once
 
 #include <libtorrent/client_data.hpp>

@@ -15,7 +15,8 @@ constexpr std::int64_t flat(std::int64_t width, std::int64_t index) { return wid
 }  // namespace
 
 std::int64_t HashRange::uncles() const {
-    // Proof layers are counted from the one above the base; those inside the subtree of the range are left out.
+    // Proof layers are counted from the one above the base; those inside the subtree of the range are left
+    // out.
     return std::max(std::int64_t(0), proofs + 1 - exponent_of(int(count)).value_or(0));
 }
 
@@ -96,8 +97,8 @@ bool Proof::fits(HashRange const& range) const {
     auto const layers = *exponent_of(file->shape.leaves);  // heights are 0 to this
     if (!height || range.base < 0 || range.base > layers || range.index < 0 || range.proofs < 0) return false;
     std::int64_t const width = std::int64_t(file->shape.leaves) >> range.base;
-    return range.index % range.count == 0 && range.index + range.count <= width &&
-           range.proofs <= layers && range.base + *height + range.uncles() <= layers;
+    return range.index % range.count == 0 && range.index + range.count <= width && range.proofs <= layers &&
+           range.base + *height + range.uncles() <= layers;
 }
 
 bool Proof::learn(HashRange const& range, lt::span<Hash const> hashes, std::vector<int>& finished) {
@@ -122,10 +123,12 @@ bool Proof::learn(HashRange const& range, lt::span<Hash const> hashes, std::vect
             auto const sibling = uncles.front();
             uncles = uncles.subspan(1);
             keep(index ^ 1, sibling);
-            layer = index % 2 == 0 ? std::vector<Hash>{layer[0], sibling} : std::vector<Hash>{sibling, layer[0]};
+            layer =
+                index % 2 == 0 ? std::vector<Hash>{layer[0], sibling} : std::vector<Hash>{sibling, layer[0]};
             index &= ~std::int64_t(1);
         }
-        for (std::size_t i = 0; i < layer.size() / 2; ++i) layer[i] = parent_of(layer[2 * i], layer[2 * i + 1]);
+        for (std::size_t i = 0; i < layer.size() / 2; ++i)
+            layer[i] = parent_of(layer[2 * i], layer[2 * i + 1]);
         layer.resize(layer.size() / 2);
         width /= 2;
         index /= 2;

@@ -1,8 +1,8 @@
 // What is proved of one torrent: node hashes of its files' trees, and the pieces whose bytes match them.
 //
-// A node hash is proved when it leads to the pieces root in the info dictionary; a piece is proved when the hashes
-// that the disk back end computed of its blocks lead to a proved node. Only a proved piece is reported as verified,
-// whatever libtorrent believes. Safe to use from any thread.
+// A node hash is proved when it leads to the pieces root in the info dictionary; a piece is proved when the
+// hashes that the disk back end computed of its blocks lead to a proved node. Only a proved piece is reported
+// as verified, whatever libtorrent believes. Safe to use from any thread.
 #pragma once
 
 #include <cstdint>
@@ -31,8 +31,8 @@ struct HashRange {
         return root == other.root && base == other.base && index == other.index && count == other.count &&
                proofs == other.proofs;
     }
-    // How many hashes of the proof follow those of the layer in an answer, the siblings on the way up. Only for a
-    // range that fits.
+    // How many hashes of the proof follow those of the layer in an answer, the siblings on the way up. Only
+    // for a range that fits.
     std::int64_t uncles() const;
 };
 
@@ -45,16 +45,17 @@ public:
     // These pieces were proved earlier.
     void set_proved(lt::typed_bitfield<lt::piece_index_t> const& pieces);
 
-    // Whether the range lies inside the tree of a file: known root, a power of two of aligned nodes, and a proof that
-    // does not pass the root.
+    // Whether the range lies inside the tree of a file: known root, a power of two of aligned nodes, and a
+    // proof that does not pass the root.
     bool fits(HashRange const& range) const;
-    // Checks the answer to a request and keeps what it proves. False when it is false, or when its proof leads to no
-    // proved node. Adds to `finished` the pieces that libtorrent has passed and that are proved now.
+    // Checks the answer to a request and keeps what it proves. False when it is false, or when its proof
+    // leads to no proved node. Adds to `finished` the pieces that libtorrent has passed and that are proved
+    // now.
     bool learn(HashRange const& range, lt::span<Hash const> hashes, std::vector<int>& finished);
 
     enum class Verdict { right, wrong, unknown };
-    // Judges a piece by the hashes of its blocks. `unknown` while the hash of the piece is not proved; the piece is
-    // judged again when it is.
+    // Judges a piece by the hashes of its blocks. `unknown` while the hash of the piece is not proved; the
+    // piece is judged again when it is.
     Verdict judge(int piece, lt::span<Hash const> blocks);
     // libtorrent has passed the piece. True when it is proved; otherwise `learn` reports it later.
     bool pass(int piece);
@@ -78,12 +79,12 @@ private:
     void judge_waiting(File const& file, std::vector<int>& finished);
 
     lt::file_storage const m_layout;
-    mutable std::mutex m_mutex;  // guards all below
-    std::map<int, File> m_files;         // by file index
-    std::map<Hash, int> m_by_root;       // file indexes
-    std::vector<bool> m_proved;          // by piece
-    std::map<int, Hash> m_waiting;       // roots of pieces judged unknown
-    std::set<int> m_passed;              // by libtorrent, not proved yet
+    mutable std::mutex m_mutex;     // guards all below
+    std::map<int, File> m_files;    // by file index
+    std::map<Hash, int> m_by_root;  // file indexes
+    std::vector<bool> m_proved;     // by piece
+    std::map<int, Hash> m_waiting;  // roots of pieces judged unknown
+    std::set<int> m_passed;         // by libtorrent, not proved yet
 };
 
 }  // namespace silmaril

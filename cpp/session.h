@@ -73,6 +73,7 @@ public:
 
     bool say(std::uint64_t peer, rust::Slice<std::uint8_t const> message) const;
     void hang_up(std::uint64_t peer) const;
+    void trust_host(rust::Str address) const;
     void set_bans(rust::Vec<RawRange> const& ranges) const;
 
     void dht_announce(std::array<std::uint8_t, 20> const& topic, std::uint16_t port) const;

@@ -6,9 +6,8 @@ namespace silmaril {
 
 bool SharedFile::proved_by_other(std::uint64_t storage, std::int64_t at, std::int64_t count) const {
     std::lock_guard const lock(m_mutex);
-    return std::any_of(m_users.begin(), m_users.end(), [&](auto const& user) {
-        return user.first != storage && user.second(at, count);
-    });
+    return std::any_of(m_users.begin(), m_users.end(),
+                       [&](auto const& user) { return user.first != storage && user.second(at, count); });
 }
 
 bool SharedFile::wait_for_writes(std::uint64_t storage) {

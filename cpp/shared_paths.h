@@ -1,8 +1,8 @@
 // Files that several torrents write to: equal contents of several models are kept once.
 //
-// A torrent must not replace bytes that another one has proved. So a write that touches such bytes is left out, and a
-// torrent that has proved a piece in a file with other users reads it back after all writes that began before.
-// Safe to use from any thread.
+// A torrent must not replace bytes that another one has proved. So a write that touches such bytes is left
+// out, and a torrent that has proved a piece in a file with other users reads it back after all writes that
+// began before. Safe to use from any thread.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ public:
     // Whether bytes of the file, from `at`, `count` of them, are in a piece that the torrent has proved.
     using Proved = std::function<bool(std::int64_t at, std::int64_t count)>;
 
-    // Runs `write` unless another user than `storage` has proved bytes there. Returns what it returns; 0 if it was
-    // left out.
+    // Runs `write` unless another user than `storage` has proved bytes there. Returns what it returns; 0 if
+    // it was left out.
     template <typename Write>
     int write(std::uint64_t storage, std::int64_t at, std::int64_t count, Write&& write) {
         std::shared_lock const lock(m_writing);
@@ -43,7 +43,8 @@ private:
 
 class SharedPaths {
 public:
-    std::shared_ptr<SharedFile> join(std::string const& path, std::uint64_t storage, SharedFile::Proved proved);
+    std::shared_ptr<SharedFile> join(std::string const& path, std::uint64_t storage,
+                                     SharedFile::Proved proved);
     void leave(std::string const& path, std::uint64_t storage);
 
 private:

@@ -31,9 +31,10 @@ public:
         : torrent(torrent),
           layout(layout),
           proof(std::move(proof)),
-          files(key, layout, std::move(given), pool, shared,
-                [this](std::int64_t offset, std::int64_t length) { return keeps(offset, length); },
-                std::move(on_lost)) {}
+          files(
+              key, layout, std::move(given), pool, shared,
+              [this](std::int64_t offset, std::int64_t length) { return keeps(offset, length); },
+              std::move(on_lost)) {}
 
     std::uint64_t const torrent;
     lt::file_storage const layout;
@@ -58,8 +59,8 @@ public:
     // (when not null). To be called as an `in_order` task.
     FileError hash(int piece, lt::span<lt::sha256_hash> v2, lt::sha1_hash* v1);
     FileError hash_block(int piece, int start, lt::sha256_hash& to);
-    // Judges the piece by the hashes of its blocks (proof.h). Where other torrents use its file, the file is hashed
-    // again once nothing can replace the bytes any more.
+    // Judges the piece by the hashes of its blocks (proof.h). Where other torrents use its file, the file is
+    // hashed again once nothing can replace the bytes any more.
     void judge(int piece, lt::span<lt::sha256_hash const> blocks);
 
     // Whether a write of this piece failed since it was forgotten last.

@@ -172,6 +172,7 @@ mod raw {
     unsafe extern "C++" {
         include!("silmaril/cpp/session.h");
         include!("silmaril/cpp/create.h");
+        include!("silmaril/cpp/trial.h");
 
         /// The session with its disk threads. All methods may be called from any thread.
         type Engine;
@@ -222,6 +223,8 @@ mod raw {
         /// Sends a message; false when too much waits to be sent. One to a peer that is gone is dropped.
         fn say(self: &Engine, peer: u64, message: &[u8]) -> Result<bool>;
         fn hang_up(self: &Engine, peer: u64) -> Result<()>;
+        /// No limit of the gate that holds for an address group holds for this host.
+        fn trust_host(self: &Engine, address: &str) -> Result<()>;
         /// The addresses that no connection is made to or taken from; those that are open end.
         fn set_bans(self: &Engine, ranges: &Vec<RawRange>) -> Result<()>;
 
@@ -239,6 +242,9 @@ mod raw {
         fn pause(self: &Engine) -> Result<()>;
         /// Ends the session; false if it was not over in time (it then ends in the background).
         fn shutdown(self: &Engine, milliseconds: i32) -> Result<bool>;
+
+        /// See `torrent::try_gate`.
+        fn try_gate(metainfo: &[u8], messages: &[u8]) -> Result<u32>;
 
         /// The bencoded metainfo with piece layers.
         fn create_v2(name: &str, files: &Vec<RawFile>, piece_length: u32) -> Result<Vec<u8>>;

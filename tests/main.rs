@@ -91,6 +91,7 @@ mod engine {
     mod dht;
     mod disk;
     mod download;
+    mod gate;
     mod given;
     mod hostile;
     mod lazy;

@@ -46,7 +46,8 @@ prefix() {
             "$compiler" -dumpfullversion -dumpmachine
             flags
             hot_flags
-            cat "$here/build.sh" "$here/CMakeLists.txt" "$here/defines.txt" "$here"/patches/*.patch
+            echo "$archive_sha256"
+            cat "$here/CMakeLists.txt" "$here/defines.txt" "$here"/patches/*.patch
         } | sha256sum | cut -c1-16
     )
     echo "$cache/$version-$flavor-$key"
@@ -133,6 +134,8 @@ ensure() {
     # One builder at a time; the next one finds the result.
     exec 9>"$cache/lock"
     flock -w 3600 9 || fail "another process has been building the engine for an hour (lock: $cache/lock)"
+    # Left by a build that was killed.
+    rm -rf "$cache"/.build.* "$cache"/.apt.*
     [ -d "$to" ] && return
     fetch
     build "$to"

@@ -92,6 +92,7 @@ impl Node {
     ) -> Result<Discovered, NodeError> {
         let query: Query = request.query.parse().map_err(NodeError::Query)?;
         let catalog = &self.catalog()?.catalog;
+        self.session.trust_hosts(&request.peers);
         catalog.introduce(&request.peers);
         let mut all = BTreeMap::new();
         let mut more = false;

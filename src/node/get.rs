@@ -173,6 +173,7 @@ impl Node {
             None => self.library.paths.models.join(model.to_string()),
         };
         let want: u64 = files.iter().map(|&i| manifest.files[i].size).sum();
+        self.session.trust_hosts(&request.peers);
         self.fetch.introduce(&manifest.torrent.info_hash, &request.peers);
         // Another command may be getting the same model: what comes is shown all the same.
         let showing = || progress(self.fetching(&revision, &files, want));
@@ -256,6 +257,7 @@ impl Node {
             let origin = if self.is_outdated(known) { Origin::Outdated } else { Origin::Known };
             return Ok((known.clone(), origin));
         }
+        self.session.trust_hosts(&request.peers);
         self.call_in_catalog(&request.peers);
         let showing = || {
             let peers = self.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);

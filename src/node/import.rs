@@ -100,6 +100,10 @@ pub enum ImportRequest {
 impl Node {
     /// Imports what needs the swarm's answer, and shows it.
     pub async fn import(self: &Arc<Self>, request: &ImportRequest) -> Result<Arc<Manifest>, NodeError> {
+        let (ImportRequest::Magnet { peers, .. }
+        | ImportRequest::Of { peers, .. }
+        | ImportRequest::Legacy { peers, .. }) = request;
+        self.session.trust_hosts(peers);
         let manifest = match request {
             ImportRequest::Magnet { link, name, peers } => {
                 self.import_magnet(link, name.as_ref(), peers).await?

@@ -131,6 +131,7 @@ impl Node {
         let start =
             move || tokio::task::block_in_place(|| Session::start(session_settings.clone(), events.clone()));
         let session = Arc::new(again_while_taken(start).await?);
+        session.trust_hosts(&settings.peers);
         let fetch = Fetch::new(session.clone(), library.paths.clone(), settings.clone());
         let metadata = Arc::new(MetadataWaiters::default());
         let catalog_settings = CatalogSettings { dht: settings.discovery.dht, peers: settings.peers.clone() };

@@ -57,6 +57,7 @@ impl Node {
             }
         };
         for revision in &seeded {
+            self.session.trust_hosts(&what.peers);
             self.fetch.introduce(&revision.manifest.torrent.info_hash, &what.peers);
         }
         Ok(seeded.iter().map(|revision| revision.manifest.model_ref()).collect())

@@ -21,7 +21,7 @@ use fixedbitset::FixedBitSet;
 use crate::model::{InfoHash, PieceIndex};
 pub use group::AddressGroup;
 pub use overlay::{DhtItem, Meeting, MessageBytes, Overlay, OverlayEvent, PeerId, Topic};
-pub use session::Session;
+pub use session::{Session, try_gate};
 pub use settings::SessionSettings;
 
 /// A torrent of the running engine. Never reused within one engine.

@@ -209,6 +209,16 @@ impl Session {
         self.shared.engine.shutdown(left).unwrap_or(false) && joined
     }
 
+    /// Exempts hosts that the user named from the limits of the gate that hold for address groups. Their connections
+    /// are limited one by one, as all are.
+    pub fn trust_hosts(&self, peers: &[SocketAddr]) {
+        for peer in peers {
+            if let Err(error) = self.shared.engine.trust_host(&raw_endpoint(peer).address) {
+                tracing::warn!(%peer, %error, "could not exempt a named host from limits");
+            }
+        }
+    }
+
     pub(super) fn new_id(&self) -> TorrentId {
         TorrentId(self.next.fetch_add(1, Ordering::Relaxed))
     }
@@ -245,6 +255,13 @@ impl Session {
             }
         }
     }
+}
+
+/// Feeds the gate (cpp/gate.h), for a torrent with this metainfo, with framed messages (BEP 3: length, type, body), as
+/// from one peer. A message whose length has the top bit set is one that this node sends: a HASH_REQUEST. Returns how
+/// many incoming messages passed; reading ends at the first that is refused, or cut. For tests.
+pub fn try_gate(metainfo: &[u8], messages: &[u8]) -> Result<u32, EngineError> {
+    ffi::try_gate(metainfo, messages).map_err(|error| EngineError::BadTorrent(error.what().to_owned()))
 }
 
 /// The reason not to start: a port is taken, or nothing can be listened on at all.

@@ -29,7 +29,7 @@ pub struct Content {
 }
 
 impl FileTree {
-    fn new(path: &str, bytes: Vec<u8>, first_piece: u32, pieces: u32) -> Self {
+    pub fn new(path: &str, bytes: Vec<u8>, first_piece: u32, pieces: u32) -> Self {
         let mut level: Vec<Hash> =
             bytes.chunks(BLOCK_LEN as usize).map(|block| Sha256::digest(block).into()).collect();
         level.resize(level.len().next_power_of_two(), [0; 32]);
