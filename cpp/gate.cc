@@ -17,10 +17,12 @@ constexpr std::int64_t max_group_answers = 4 << 20;
 // Bytes in the send buffer of one connection: libtorrent stops reading blocks for it at 8 MiB
 // (send_buffer_watermark), but goes on adding rejects and answers. And those of a group.
 constexpr std::int64_t max_unsent = 24 << 20;
-constexpr std::int64_t max_group_unsent = 64 << 20;
+constexpr std::int64_t max_group_unsent = 16 << 20;
 
-// Seconds without a byte leaving a send buffer that is not empty.
+// How long a peer may read nothing while there is something to send to it, and how long when its group has too much
+// unsent. A peer that reads slowly is not affected.
 constexpr auto max_stall = std::chrono::seconds(60);
+constexpr auto max_stall_of_group = std::chrono::seconds(5);
 
 // Hash requests of ours that one peer has not answered; libtorrent keeps at most two under way.
 constexpr std::size_t max_requested = 64;
@@ -116,9 +118,8 @@ bool Gate::keep(Load load, Clock::time_point now) {
     update(load);
     if (load.unsent == 0 || load.sent != m_sent || m_progress == Clock::time_point{}) m_progress = now;
     m_sent = load.sent;
-    bool const too_much =
-        load.unsent > max_unsent || (m_group && load.unsent > 0 && m_group->unsent > max_group_unsent);
-    return !too_much && now - m_progress < max_stall;
+    bool const group_full = m_group && m_group->unsent > max_group_unsent;
+    return load.unsent <= max_unsent && now - m_progress < (group_full ? max_stall_of_group : max_stall);
 }
 
 Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock::time_point now,

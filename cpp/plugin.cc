@@ -1,15 +1,14 @@
 #include "plugin.h"
 
-#include <algorithm>
 #include <libtorrent/entry.hpp>
 #include <libtorrent/hash_picker.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
 #include <libtorrent/torrent.hpp>
-#include <map>
 
 #include "compat.h"
 #include "gate.h"
 #include "hashes.h"
+#include "slots.h"
 #include "talk.h"
 
 namespace silmaril {
@@ -20,37 +19,28 @@ namespace {
 // libtorrent goes by the rate again.
 constexpr std::uint16_t first_requests = 64;
 
-// A peer that has not transferred anything for so long makes room for a new one even when its host has only
-// this connection.
-constexpr auto idle_before_replaced = std::chrono::seconds(10);
-
 Load load_of(lt::peer_connection_handle const& peer) {
     auto const connection = peer.native_handle();
     if (!connection) return {};
     return {bytes_sent(*connection), connection->send_buffer_size()};
 }
 
-class Peer;
-
-// The connections of one torrent. For the network thread alone, as all of this file.
-using Peers = std::vector<Peer*>;
-
 // All of it runs on libtorrent's network thread: it writes notes and returns.
-class Peer final : public lt::peer_plugin {
+class Peer final : public lt::peer_plugin, public Slot {
 public:
-    Peer(PluginParts const& parts, std::shared_ptr<PieceHashes> hashes, std::shared_ptr<Peers> peers,
+    Peer(PluginParts const& parts, std::shared_ptr<PieceHashes> hashes, std::shared_ptr<Slots> slots,
          lt::peer_connection_handle const& connection)
         : m_parts(parts),
           m_speaker(parts.talk, parts.outbox, parts.torrent, connection),
           m_gate(parts.guard, parts.proof, connection.remote().address()),
           m_hashes(std::move(hashes)),
-          m_peers(std::move(peers)),
+          m_slots(std::move(slots)),
           m_connection(connection),
           m_endpoint(connection.remote()),
           m_outgoing(connection.is_outgoing()) {
-        m_peers->push_back(this);
+        m_slots->add(this);
     }
-    ~Peer() override { m_peers->erase(std::remove(m_peers->begin(), m_peers->end(), this), m_peers->end()); }
+    ~Peer() override { m_slots->remove(this); }
 
     void add_handshake(lt::entry& handshake) override {
         if (handshake.type() == lt::entry::dictionary_t) handshake.dict().erase("upload_only");
@@ -124,8 +114,17 @@ public:
 
     // Null when the connection has ended.
     std::shared_ptr<lt::peer_connection> connection() const { return m_connection.native_handle(); }
-    lt::address group() const { return group_address(m_endpoint.address()); }
-    bool idle_for_long() const { return Clock::now() - m_since > idle_before_replaced; }
+    lt::address group() const override { return group_address(m_endpoint.address()); }
+    bool is_exempt() const override { return !m_parts.guard->group_of(m_endpoint.address()); }
+    bool is_proven() const override { return m_gate.is_proven(); }
+    bool has_transferred() const override {
+        auto const connection = this->connection();
+        return connection && silmaril::has_transferred(*connection);
+    }
+    bool is_over() const override {
+        auto const connection = this->connection();
+        return !connection || connection->is_disconnecting();
+    }
 
 private:
     void tell(Note::Kind kind, std::string text = {}) {
@@ -152,12 +151,11 @@ private:
     Speaker m_speaker;
     Gate m_gate;
     std::shared_ptr<PieceHashes> const m_hashes;
-    std::shared_ptr<Peers> const m_peers;
+    std::shared_ptr<Slots> const m_slots;
     lt::peer_connection_handle m_connection;  // weak
     lt::tcp::endpoint const m_endpoint;
     bool const m_outgoing;
     bool m_greeted = false;
-    Clock::time_point const m_since = Clock::now();
 };
 
 class Plugin final : public lt::torrent_plugin {
@@ -173,37 +171,39 @@ public:
 
     std::shared_ptr<lt::peer_plugin> new_connection(lt::peer_connection_handle const& connection) override {
         if (connection.type() != lt::connection_type::bittorrent) return nullptr;
-        return std::make_shared<Peer>(m_parts, m_hashes, m_peers, connection);
+        auto peer = std::make_shared<Peer>(m_parts, m_hashes, m_slots, connection);
+        auto const torrent = m_handle.native_handle();
+        if (torrent && !connection.is_outgoing()) {
+            auto const* const beyond = m_slots->beyond_group(peer.get(), torrent->max_connections(), Clock::now());
+            if (beyond) end_soon(static_cast<Peer const*>(beyond)->connection());
+        }
+        return peer;
     }
 
-    // Among the peers that have not transferred a byte of payload, the oldest of the host with the most
-    // connections.
     lt::peer_connection* choose_replaced(lt::peer_connection_handle const& newcomer) override {
-        std::map<lt::address, int> connections;
-        for (auto const* peer : *m_peers) ++connections[peer->group()];
-        lt::peer_connection* chosen = nullptr;
-        int most = 0;
-        for (auto const* peer : *m_peers) {
-            auto const connection = peer->connection();
-            if (!connection || connection == newcomer.native_handle() || connection->is_disconnecting())
-                continue;
-            if (has_transferred(*connection)) continue;
-            int const count = connections[peer->group()];
-            // One connection more than the newcomer's host has, or long without use.
-            bool const replaceable =
-                count > connections[group_address(newcomer.remote().address())] || peer->idle_for_long();
-            if (!replaceable || count <= most) continue;
-            most = count;
-            chosen = connection.get();
-        }
-        return chosen;
+        auto const connection = newcomer.native_handle();
+        auto* const slot = m_slots->find([&](Slot const* one) {
+            return static_cast<Peer const*>(one)->connection() == connection;
+        });
+        if (!slot) return nullptr;
+        auto const* const replaced = m_slots->replaced_by(slot, Clock::now());
+        return replaced ? static_cast<Peer const*>(replaced)->connection().get() : nullptr;
     }
 
 private:
+    // Not while libtorrent is taking in another connection.
+    void end_soon(std::weak_ptr<lt::peer_connection> connection) const {
+        m_parts.talk->post([connection = std::move(connection)] {
+            if (auto const open = connection.lock())
+                open->disconnect(lt::errors::make_error_code(lt::errors::too_many_connections),
+                                 lt::operation_t::bittorrent);
+        });
+    }
+
     PluginParts const m_parts;
     lt::torrent_handle const m_handle;
     std::shared_ptr<PieceHashes> const m_hashes;
-    std::shared_ptr<Peers> const m_peers = std::make_shared<Peers>();
+    std::shared_ptr<Slots> const m_slots = std::make_shared<Slots>();
 };
 
 }  // namespace
