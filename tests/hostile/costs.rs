@@ -73,6 +73,11 @@ fn unread_hash_answers_cost_bounded_memory() {
         let memory = Memory::of(victim);
         send_all(&mut peer, (0..8000).map(|_| Message::HashRequest(long_range(&lab.content))));
         digest(victim, &[peer.local_addr()]);
+        // The network thread answers another peer when it has handled what it has read.
+        assert!(
+            lab.dial(&lab.honest, victim).is_answered(lab.content.any_range()),
+            "the {what} hung up on another host"
+        );
         let growth = memory.growth();
         println!("{what}: 8000 hash requests cost {} MiB", growth / MIB);
         assert!(growth < BOUND, "8000 hash requests cost the {what} {} MiB", growth / MIB);

@@ -12,13 +12,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use sha2::{Digest as _, Sha256};
 use silmaril::model::InfoHash;
 
 use crate::support::fixtures::{dd, hashes, model_dir, noise};
 use crate::support::host::{Host, Mounted};
 use crate::support::net::Net;
 use crate::support::private_net::in_namespace;
-use crate::support::process::{PATIENCE, Proc};
+use crate::support::process::{Finished, PATIENCE, Proc};
 use crate::support::raw_peer::{Message, RawPeer};
 use crate::support::raw_peer_content::Content;
 use crate::support::share::{import, share};
@@ -26,7 +27,7 @@ use crate::support::share::{import, share};
 pub const NAME: &str = "acme/m";
 
 /// How long a reader may take that an attack tries to stop: without the attack it takes less than a second.
-pub const READ: Duration = Duration::from_secs(40);
+pub const READ: Duration = Duration::from_secs(20);
 
 /// How long a victim that runs may refuse connections.
 const ACCEPT: Duration = Duration::from_secs(15);
@@ -192,6 +193,17 @@ impl Lab {
     #[track_caller]
     pub fn assert_reads(&self, mounted: &Mounted) {
         assert_eq!(hashes(&mounted.path(NAME), READ), self.expected, "the mount returned wrong bytes");
+    }
+
+    /// Fails unless a part in the middle of `b.bin` has the right bytes: the reads of a program that seeks.
+    #[track_caller]
+    pub fn assert_reads_middle(&self, mounted: &Mounted) {
+        let file = mounted.path(NAME).join("b.bin");
+        let script = "dd if=\"$1\" bs=65536 skip=16 count=16 status=none | sha256sum";
+        let mut command = self.reader.command("sh");
+        let read = Finished::of(command.args(["-c", script, "sh"]).arg(file), READ).ok();
+        let expected = Sha256::digest(&self.content.file("b.bin").bytes[1 << 20..2 << 20]);
+        assert_eq!(read.split(' ').next(), Some(&*hex::encode(expected)), "the mount returned wrong bytes");
     }
 
     /// Makes the mount join the swarm by reading one block.

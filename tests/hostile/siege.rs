@@ -1,20 +1,29 @@
 //! One attack against all three victims, while an honest seed is connected.
 
+use silmaril::model::BLOCK_LEN;
+
 use super::lab::{Hammer, Lab, NAME, READ, Strike};
 use crate::support::host::Host;
-use crate::support::process::Proc;
+use crate::support::process::{Proc, until};
 use crate::support::raw_peer::Message;
 use crate::support::raw_peer_content::Content;
 use crate::support::raw_peer_seed::{Conduct, RawSeed};
 
-/// Bytes by which the accomplice shifts every block that it sends.
-const SHIFT: usize = 16384;
-
-/// An accomplice that sends for every block the bytes of the next.
+/// An accomplice of [`shifted_pieces`](super::strikes::shifted_pieces) on `b.bin`: it sends the bytes of the next block
+/// in the pieces whose hashes are all shifted, and the right bytes everywhere else.
 pub fn liar() -> Conduct {
-    Conduct::honest().with_blocks(|content, block| match content.block(block, SHIFT) {
-        Some(data) => vec![Message::Piece(block.piece, block.begin, data)],
-        None => vec![Message::Reject(block)],
+    Conduct::honest().with_blocks(|content, block| {
+        let (file, per_piece) = (content.file("b.bin"), content.blocks_per_piece() as u32);
+        let number = block
+            .piece
+            .checked_sub(file.first_piece)
+            .map(|piece| piece * per_piece + block.begin / BLOCK_LEN as u32);
+        let shifted = per_piece..(file.pieces - 2) * per_piece;
+        let shift = if number.is_some_and(|number| shifted.contains(&number)) { BLOCK_LEN } else { 0 };
+        match content.block(block, shift as usize) {
+            Some(data) => vec![Message::Piece(block.piece, block.begin, data)],
+            None => vec![Message::Reject(block)],
+        }
     })
 }
 
@@ -27,12 +36,15 @@ pub fn siege(strikes: impl Fn(&Content) -> Vec<Strike>) {
     let peers = [lab.honest_peer(), accomplice.peer()];
     let mounted = lab.mount(&peers);
     lab.join(&mounted);
-    let bonds = [&lab.reader, &lab.sharer].map(|victim| lab.bonds(victim));
-    for victim in [&lab.reader, &lab.sharer] {
+    let victims = [&lab.reader, &lab.sharer];
+    until("the honest seed is connected", READ, || victims.iter().all(|node| !lab.bonds(node).is_empty()));
+    let bonds = victims.map(|victim| lab.bonds(victim));
+    for victim in victims {
         lab.strike(victim, &strikes);
     }
+    lab.assert_reads_middle(&mounted);
     lab.assert_reads(&mounted);
-    for victim in [&lab.reader, &lab.sharer] {
+    for victim in victims {
         lab.strike(victim, &strikes);
     }
     lab.assert_reads(&mounted);

@@ -116,16 +116,17 @@ impl Content {
         (u64::from(self.piece_length) / BLOCK_LEN) as i32
     }
 
-    /// The bytes of a block, `shift` bytes further on in its file; past the end of the file come zeros. None where the
-    /// torrent has no such block.
+    /// The bytes of a block, `shift` bytes further on in its file. Past the end of the file come zeros: those of the pad
+    /// file. None where the torrent has no such block.
     pub fn block(&self, block: Block, shift: usize) -> Option<Vec<u8>> {
         let of = |file: &&FileTree| (file.first_piece..file.first_piece + file.pieces).contains(&block.piece);
         let file = self.files.iter().find(of)?;
         let offset = u64::from(block.piece - file.first_piece) * u64::from(self.piece_length);
         let begin = (offset + u64::from(block.begin)) as usize;
         let length = block.length as usize;
-        // libtorrent up to 2.0.12 requests the last block of a file with the padding behind it.
-        if begin >= file.bytes.len() || block.begin + block.length > self.piece_length {
+        // libtorrent asks for whole blocks, with the bytes of the pad file that follows.
+        let fits = block.begin.checked_add(block.length).is_some_and(|end| end <= self.piece_length);
+        if begin >= file.bytes.len() || !fits {
             return None;
         }
         let from = (begin + shift).min(file.bytes.len());

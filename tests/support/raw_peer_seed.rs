@@ -2,7 +2,6 @@
 //!
 //! A [`RawSeed`] owns a thread for its listener and one for each connection; dropping it closes all and joins them.
 
-use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -79,7 +78,8 @@ impl Conduct {
 pub struct Seen {
     /// Connections with complete handshakes.
     pub connections: AtomicU64,
-    /// Connections that the node has closed.
+    /// Connections that the node has closed after it had asked for something. It closes a second connection to the same
+    /// peer right after the handshakes.
     pub hang_ups: AtomicU64,
     /// Requests for blocks.
     pub blocks: AtomicU64,
@@ -192,23 +192,22 @@ impl Shared {
         self.seen.connections.fetch_add(1, Ordering::Relaxed);
         let shared = self.clone();
         let thread = std::thread::spawn(move || {
-            let ended = shared.converse(peer);
-            if !shared.stopping.load(Ordering::Relaxed) && ended.kind() != ErrorKind::WouldBlock {
+            let used = shared.converse(peer);
+            if used && !shared.stopping.load(Ordering::Relaxed) {
                 shared.seen.hang_ups.fetch_add(1, Ordering::Relaxed);
             }
         });
         self.threads.lock().unwrap().push(thread);
     }
 
-    /// Returns why the connection ended.
-    fn converse(&self, mut peer: RawPeer) -> std::io::Error {
+    /// Returns, when the connection has ended, whether the node had asked for something.
+    fn converse(&self, mut peer: RawPeer) -> bool {
         let mut due = self.conduct.greeting.clone();
+        let mut used = false;
         loop {
-            let sent: Result<Vec<()>, _> = due.iter().map(|message| peer.send(message)).collect();
-            let received = match sent.and_then(|_| peer.receive()) {
-                Ok(received) => received,
-                Err(error) => return error,
-            };
+            let sent: Result<(), _> = due.iter().try_for_each(|message| peer.send(message));
+            let Ok(received) = sent.and_then(|()| peer.receive()) else { return used };
+            used |= matches!(received, Message::Request(_) | Message::HashRequest(_));
             due = match received {
                 Message::Request(block) => {
                     self.seen.blocks.fetch_add(1, Ordering::Relaxed);
