@@ -19,10 +19,14 @@ constexpr std::int64_t max_group_answers = 4 << 20;
 constexpr std::int64_t max_unsent = 24 << 20;
 constexpr std::int64_t max_group_unsent = 16 << 20;
 
-// How long a peer may read nothing while there is something to send to it, and how long when its group has too much
-// unsent. A peer that reads slowly is not affected.
+// How long a peer may read nothing while there is something to send to it, and how long when its group has
+// too much unsent. A peer that reads slowly is not affected.
 constexpr auto max_stall = std::chrono::seconds(60);
 constexpr auto max_stall_of_group = std::chrono::seconds(5);
+
+// Blocks that one peer was asked for and has neither sent nor rejected. Those that were cancelled count: they
+// may be on their way. libtorrent keeps at most 1500 under way (max_out_request_queue).
+constexpr std::size_t max_blocks = 32 * 1024;
 
 // Hash requests of ours that one peer has not answered; libtorrent keeps at most two under way.
 constexpr std::size_t max_requested = 64;
@@ -99,6 +103,12 @@ void Gate::proven() {
     leave_group();
 }
 
+void Gate::requested_block(std::int64_t piece, std::int64_t start) {
+    // Where so many were dropped by a peer that chokes, it no longer matters which.
+    if (m_blocks.size() >= max_blocks) m_blocks.erase(m_blocks.begin());
+    m_blocks.emplace(piece, start);
+}
+
 void Gate::requested(HashRange const& range) {
     m_requested.push_back(range);
     if (m_requested.size() > max_requested) m_requested.erase(m_requested.begin());
@@ -137,6 +147,8 @@ Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock:
             if (!m_extension_messages.take(now)) return Verdict::disconnect;
             if (m_group && !m_group->extension_messages.take(now)) return Verdict::drop;
             return Verdict::pass;
+        case MessageType::piece:
+            return on_piece(body);
         case MessageType::hash_request:
             return on_hash_request(body, load, now);
         case MessageType::hashes:
@@ -161,6 +173,14 @@ Gate::Verdict Gate::on_hash_request(lt::span<char const> body, Load load, Clock:
     m_answers_bytes += answer;
     if (m_group) m_group->answers += answer;
     return fits ? Verdict::pass : Verdict::reject;
+}
+
+Gate::Verdict Gate::on_piece(lt::span<char const> body) {
+    // A block that was not requested fills no gap, and the request that it was sent for would stay open.
+    auto const found = m_blocks.find({number_at(body, 0), number_at(body, 4)});
+    if (found == m_blocks.end()) return Verdict::disconnect;
+    m_blocks.erase(found);
+    return Verdict::pass;
 }
 
 bool Gate::take_answered(HashRange const& range) {

@@ -13,6 +13,7 @@
 #include <libtorrent/span.hpp>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -73,6 +74,8 @@ public:
     Verdict check(int type, lt::span<char const> body, Load load, Clock::time_point now,
                   std::vector<int>& finished);
 
+    // A REQUEST was sent for the block.
+    void requested_block(std::int64_t piece, std::int64_t start);
     // A HASH_REQUEST was sent.
     void requested(HashRange const& range);
     // The peer took part in a piece that was verified: no group limit holds for it any more.
@@ -82,6 +85,7 @@ public:
     bool keep(Load load, Clock::time_point now);
 
 private:
+    Verdict on_piece(lt::span<char const> body);
     Verdict on_hash_request(lt::span<char const> body, Load load, Clock::time_point now);
     Verdict on_hashes(lt::span<char const> body, std::vector<int>& finished);
     Verdict on_hash_reject(lt::span<char const> body);
@@ -93,7 +97,8 @@ private:
     std::shared_ptr<Proof> const m_proof;
     std::shared_ptr<Group> m_group;  // null where no group limit holds
     bool m_proven = false;
-    std::vector<HashRange> m_requested;  // our requests that are not answered yet
+    std::vector<HashRange> m_requested;                             // our requests that are not answered yet
+    std::multiset<std::pair<std::int64_t, std::int64_t>> m_blocks;  // the same of blocks, by piece and start
     // Answers to hash requests in the send buffer: where each ends in the stream of bytes sent, and its
     // length.
     std::deque<std::pair<std::int64_t, std::int64_t>> m_answers;

@@ -104,18 +104,19 @@ void PieceHashes::tick() {
     }
 }
 
-void PieceHashes::prompt(lt::peer_connection_handle const& peer) {
+std::optional<lt::piece_index_t> PieceHashes::prompt(lt::peer_connection_handle const& peer) {
     int const turn = m_turn++;
-    if (m_to_prompt == 0 || turn < m_first || peer.has_peer_choked()) return;
+    if (m_to_prompt == 0 || turn < m_first || peer.has_peer_choked()) return std::nullopt;
     std::optional<lt::piece_index_t> piece;
     each_missing(m_handle, [&](lt::torrent const& torrent, auto const&, lt::file_index_t file, int number) {
         piece = piece_of(peer, torrent, file, number);
         return piece.has_value();
     });
-    if (!piece) return;
+    if (!piece) return std::nullopt;
     request_first_block(peer, *piece);
     m_first = turn + 1;
     --m_to_prompt;
+    return piece;
 }
 
 void PieceHashes::forget_requests() {

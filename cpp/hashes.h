@@ -7,6 +7,7 @@
 
 #include <libtorrent/peer_connection_handle.hpp>
 #include <libtorrent/torrent_handle.hpp>
+#include <optional>
 
 #include "compat.h"
 
@@ -23,7 +24,8 @@ public:
     void tick();
 
     // A peer's turn. It is made to say something by a request for a block, 16 KiB, that is not needed.
-    void prompt(lt::peer_connection_handle const& peer);
+    // Returns the piece whose first block it was.
+    std::optional<lt::piece_index_t> prompt(lt::peer_connection_handle const& peer);
 
     // A peer is gone: what has not come may be asked of another at once.
     void forget_requests();

@@ -3,6 +3,7 @@
 #include <libtorrent/entry.hpp>
 #include <libtorrent/hash_picker.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
+#include <libtorrent/request_blocks.hpp>
 #include <libtorrent/torrent.hpp>
 
 #include "compat.h"
@@ -18,6 +19,9 @@ namespace {
 // Requests at once of a peer whose rate says nothing because nothing was wanted: 1 MiB. A second later
 // libtorrent goes by the rate again.
 constexpr std::uint16_t first_requests = 64;
+
+// How many seconds after a failed piece requests are made again.
+constexpr int ticks_after_failure = 30;
 
 Load load_of(lt::peer_connection_handle const& peer) {
     auto const connection = peer.native_handle();
@@ -86,6 +90,9 @@ public:
         m_parts.guard->remember(m_endpoint.address(), m_connection.pid(), Clock::now());
         return verdict::disconnect;
     }
+    void sent_request(lt::peer_request const& request) override {
+        m_gate.requested_block(static_cast<int>(request.piece), request.start);
+    }
     void sent_hash_request(lt::hash_request const& request) override {
         auto const connection = m_connection.native_handle();
         auto const torrent = connection ? connection->associated_torrent().lock() : nullptr;
@@ -101,7 +108,8 @@ public:
             end();
             return;
         }
-        m_hashes->prompt(m_connection);
+        if (auto const piece = m_hashes->prompt(m_connection))
+            m_gate.requested_block(static_cast<int>(*piece), 0);
     }
     // True: libtorrent goes on as if the message had not come, and the peer stays unchoked.
     bool on_not_interested() override { return true; }
@@ -166,7 +174,14 @@ public:
           m_hashes(std::make_shared<PieceHashes>(m_handle)) {
         m_parts.talk->torrent_added(m_parts.torrent, m_handle);
     }
-    void tick() override { m_hashes->tick(); }
+    void tick() override {
+        m_hashes->tick();
+        if (m_ticks_after_failure > 0) {
+            --m_ticks_after_failure;
+            request_again();
+        }
+    }
+    void on_piece_failed(lt::piece_index_t) override { m_ticks_after_failure = ticks_after_failure; }
     ~Plugin() override { m_parts.talk->torrent_gone(m_parts.torrent); }
 
     std::shared_ptr<lt::peer_plugin> new_connection(lt::peer_connection_handle const& connection) override {
@@ -174,7 +189,8 @@ public:
         auto peer = std::make_shared<Peer>(m_parts, m_hashes, m_slots, connection);
         auto const torrent = m_handle.native_handle();
         if (torrent && !connection.is_outgoing()) {
-            auto const* const beyond = m_slots->beyond_group(peer.get(), torrent->max_connections(), Clock::now());
+            auto const* const beyond =
+                m_slots->beyond_group(peer.get(), torrent->max_connections(), Clock::now());
             if (beyond) end_soon(static_cast<Peer const*>(beyond)->connection());
         }
         return peer;
@@ -182,9 +198,8 @@ public:
 
     lt::peer_connection* choose_replaced(lt::peer_connection_handle const& newcomer) override {
         auto const connection = newcomer.native_handle();
-        auto* const slot = m_slots->find([&](Slot const* one) {
-            return static_cast<Peer const*>(one)->connection() == connection;
-        });
+        auto* const slot = m_slots->find(
+            [&](Slot const* one) { return static_cast<Peer const*>(one)->connection() == connection; });
         if (!slot) return nullptr;
         auto const* const replaced = m_slots->replaced_by(slot, Clock::now());
         return replaced ? static_cast<Peer const*>(replaced)->connection().get() : nullptr;
@@ -200,10 +215,25 @@ private:
         });
     }
 
+    // libtorrent puts every peer that took part in a failed piece on parole, the honest ones too, leaves such
+    // peers out of its once-a-second requests for urgent pieces, and requests nothing from a peer that sends
+    // nothing. So a reader would wait until some peer happens to speak.
+    void request_again() const {
+        auto const torrent = m_handle.native_handle();
+        if (!torrent) return;
+        m_slots->each([&torrent](Slot const* slot) {
+            auto const connection = static_cast<Peer const*>(slot)->connection();
+            if (!connection || connection->is_disconnecting() || !connection->download_queue().empty())
+                return;
+            if (lt::request_a_block(*torrent, *connection)) connection->send_block_requests();
+        });
+    }
+
     PluginParts const m_parts;
     lt::torrent_handle const m_handle;
     std::shared_ptr<PieceHashes> const m_hashes;
     std::shared_ptr<Slots> const m_slots = std::make_shared<Slots>();
+    int m_ticks_after_failure = 0;
 };
 
 }  // namespace

@@ -9,7 +9,9 @@ constexpr auto remember_for = std::chrono::seconds(60);
 constexpr std::size_t max_remembered = 1024;
 }  // namespace
 
-void Slots::remove(Slot* slot) { m_slots.erase(std::remove(m_slots.begin(), m_slots.end(), slot), m_slots.end()); }
+void Slots::remove(Slot* slot) {
+    m_slots.erase(std::remove(m_slots.begin(), m_slots.end(), slot), m_slots.end());
+}
 
 bool Slots::replaced_lately(lt::address const& group, Clock::time_point now) const {
     auto const found = m_replaced.find(group);

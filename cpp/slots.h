@@ -1,9 +1,9 @@
 // Who holds the connections of one torrent, and which one ends when there are too many.
 //
-// Two rules. One address group (guard.h) holds at most half of the slots while none of its peers is proven. When all
-// slots are in use, a connection that never transferred data ends first: of the group that holds the most, the oldest.
-// A host whose connection ended for that reason cannot replace another one for a minute, so that silent hosts do not
-// take turns. For the network thread alone.
+// Two rules. One address group (guard.h) holds at most half of the slots while none of its peers is proven.
+// When all slots are in use, a connection that never transferred data ends first: of the group that holds the
+// most, the oldest. A host whose connection ended for that reason cannot replace another one for a minute, so
+// that silent hosts do not take turns. For the network thread alone.
 #pragma once
 
 #include <libtorrent/address.hpp>
@@ -32,6 +32,11 @@ public:
     // In the order of arrival.
     void add(Slot* slot) { m_slots.push_back(slot); }
     void remove(Slot* slot);
+    // Calls `visit` with each; it must not add or remove any.
+    template <typename Visit>
+    void each(Visit&& visit) const {
+        for (auto* slot : m_slots) visit(slot);
+    }
     // The first one that matches; null if none does.
     template <typename Matches>
     Slot* find(Matches&& matches) const {
@@ -40,11 +45,11 @@ public:
         return nullptr;
     }
 
-    // The connection that has to end because the group of `newcomer`, which is one of the slots, holds more than half
-    // of `limit`; `newcomer` itself where no other one may end. None if it does not.
+    // The connection that has to end because the group of `newcomer`, which is one of the slots, holds more
+    // than half of `limit`; `newcomer` itself where no other one may end. None if it does not.
     Slot* beyond_group(Slot* newcomer, int limit, Clock::time_point now);
-    // All slots are in use: the connection that ends in favour of `newcomer`, or `newcomer` itself. None to leave the
-    // choice to libtorrent: every other connection has transferred data.
+    // All slots are in use: the connection that ends in favour of `newcomer`, or `newcomer` itself. None to
+    // leave the choice to libtorrent: every other connection has transferred data.
     Slot* replaced_by(Slot* newcomer, Clock::time_point now);
 
 private:

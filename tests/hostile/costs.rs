@@ -115,7 +115,7 @@ fn unread_blocks_cost_bounded_memory() {
     leech(&mut lab.dial(&lab.honest, &lab.sharer), &lab.content, 0..lab.content.pieces).unwrap();
     let growth = memory.growth();
     println!("{} connections that read nothing cost {} MiB", peers.len(), growth / MIB);
-    assert!(growth < BOUND / 2, "{} connections that read nothing cost {} MiB", peers.len(), growth / MIB);
+    assert!(growth < BOUND, "{} connections that read nothing cost {} MiB", peers.len(), growth / MIB);
 }
 
 /// Keeps silent connections from many addresses open, and opens each again when the node closes it.
