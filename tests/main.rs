@@ -164,6 +164,7 @@ mod servers {
 }
 
 mod fuzz {
+    mod gate;
     mod harness;
     mod mutate;
     mod seeds;
