@@ -35,6 +35,7 @@ mod support {
     pub mod raw_peer;
     pub mod raw_peer_content;
     pub mod raw_peer_leech;
+    pub mod raw_peer_message;
     pub mod raw_peer_seed;
     pub mod repos;
     pub mod rig;
@@ -144,6 +145,7 @@ mod hostile {
     mod lab;
     mod memory;
     mod siege;
+    mod strike;
     mod strikes;
     mod welcome;
 }
@@ -163,6 +165,7 @@ mod servers {
 }
 
 mod fuzz {
+    mod gate;
     mod harness;
     mod mutate;
     mod seeds;

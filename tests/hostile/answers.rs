@@ -1,10 +1,9 @@
 //! Peers that answer the victim's own requests falsely.
 
 use super::lab::{Lab, NAME, READ};
-use crate::support::fixtures::hashes;
 use crate::support::process::{Proc, until};
-use crate::support::raw_peer::{HashRange, Message};
 use crate::support::raw_peer_content::Content;
+use crate::support::raw_peer_message::{HashRange, Message};
 use crate::support::raw_peer_seed::{Conduct, RawSeed, Seen};
 
 /// The genuine answer, changed.
@@ -23,73 +22,106 @@ fn genuine(content: &Content, range: HashRange) -> Message {
     content.hashes(range).map_or(Message::HashReject(range), |hashes| Message::Hashes(range, hashes))
 }
 
-/// What each hostile peer does with a request for hashes.
-fn liars() -> Vec<(&'static str, Conduct)> {
-    let honest = Conduct::honest;
+type Peers = Vec<(&'static str, Conduct)>;
+
+/// The right shape, and wrong hashes.
+fn wrong_hashes() -> Peers {
+    let with = |what, change: fn(&mut HashRange, &mut Vec<[u8; 32]>)| {
+        (what, Conduct::honest().with_hashes(changed(change)))
+    };
     vec![
-        ("wrong first hash", honest().with_hashes(changed(|_, hashes| hashes[0][0] ^= 1))),
-        ("wrong last hash", honest().with_hashes(changed(|_, hashes| hashes.last_mut().unwrap()[31] ^= 1))),
-        ("all hashes wrong", honest().with_hashes(changed(|_, hashes| hashes.fill([0x77; 32])))),
-        ("zero hashes", honest().with_hashes(changed(|_, hashes| hashes.fill([0; 32])))),
-        (
-            "hashes rotated",
-            honest().with_hashes(changed(|range, hashes| hashes[..range.length as usize].rotate_left(1))),
-        ),
-        ("a hash missing", honest().with_hashes(changed(|_, hashes| hashes.truncate(hashes.len() - 1)))),
-        ("a hash too many", honest().with_hashes(changed(|_, hashes| hashes.push([1; 32])))),
-        ("no hashes", honest().with_hashes(changed(|_, hashes| hashes.clear()))),
-        ("another index", honest().with_hashes(changed(|range, _| range.index += range.length))),
-        ("index shifted by one", honest().with_hashes(changed(|range, _| range.index -= 1))),
-        ("another level", honest().with_hashes(changed(|range, _| range.base -= 1))),
-        ("another root", honest().with_hashes(changed(|range, _| range.root[5] ^= 1))),
-        ("the zero root", honest().with_hashes(changed(|range, _| range.root = [0; 32]))),
-        ("more proofs", honest().with_hashes(changed(|range, _| range.proofs += 1))),
-        ("half the length", honest().with_hashes(changed(|range, _| range.length /= 2))),
+        with("a wrong first hash", |_, hashes| hashes[0][0] ^= 1),
+        with("a wrong last hash", |_, hashes| hashes.last_mut().unwrap()[31] ^= 1),
+        with("all hashes wrong", |_, hashes| hashes.fill([0x77; 32])),
+        with("zero hashes", |_, hashes| hashes.fill([0; 32])),
+        with("rotated hashes", |range, hashes| hashes[..range.length as usize].rotate_left(1)),
+        with("a hash missing", |_, hashes| hashes.truncate(hashes.len() - 1)),
+        with("a hash too many", |_, hashes| hashes.push([1; 32])),
+        with("no hashes", |_, hashes| hashes.clear()),
+    ]
+}
+
+/// The right hashes, for a range that was not asked for.
+fn other_ranges() -> Peers {
+    let with = |what, change: fn(&mut HashRange, &mut Vec<[u8; 32]>)| {
+        (what, Conduct::honest().with_hashes(changed(change)))
+    };
+    vec![
+        with("another index", |range, _| range.index += range.length),
+        with("an index shifted by one", |range, _| range.index -= 1),
+        with("another level", |range, _| range.base -= 1),
+        with("an unknown root", |range, _| range.root[5] ^= 1),
+        with("the zero root", |range, _| range.root = [0; 32]),
+        with("more proofs", |range, _| range.proofs += 1),
+        with("half the length", |range, _| range.length /= 2),
         (
             "the root of another file",
-            honest().with_hashes(|content, range| {
+            Conduct::honest().with_hashes(|content, range| {
                 let other = content.files.iter().find(|file| file.root != range.root).unwrap();
-                vec![Message::Hashes(
-                    HashRange { root: other.root, ..range },
-                    content.hashes(range).unwrap_or_default(),
-                )]
+                let named = HashRange { root: other.root, ..range };
+                vec![Message::Hashes(named, content.hashes(range).unwrap_or_default())]
             }),
         ),
-        ("twice the genuine answer", honest().with_hashes(|content, range| vec![genuine(content, range); 2])),
-        (
-            "false, then genuine",
-            honest().with_hashes(|content, range| {
-                let mut hashes = content.hashes(range).unwrap_or_default();
-                hashes.reverse();
-                vec![Message::Hashes(range, hashes), genuine(content, range)]
-            }),
-        ),
-        (
-            "genuine, then false",
-            honest().with_hashes(|content, range| {
-                let mut hashes = content.hashes(range).unwrap_or_default();
-                hashes.reverse();
-                vec![genuine(content, range), Message::Hashes(range, hashes)]
-            }),
-        ),
-        ("rejected once", honest().with_hashes(rejected_once())),
-        (
-            "rejected, then genuine",
-            honest().with_hashes(|content, range| vec![Message::HashReject(range), genuine(content, range)]),
-        ),
-        (
-            "genuine, then rejected",
-            honest().with_hashes(|content, range| vec![genuine(content, range), Message::HashReject(range)]),
-        ),
-        (
-            "rejected for block hashes",
-            honest().with_hashes(|content, range| {
-                let blocks = HashRange { base: 0, index: 3, length: 2, ..range };
-                vec![Message::HashReject(blocks), genuine(content, range)]
-            }),
-        ),
-        ("never answered", honest().with_hashes(|_, _| vec![])),
-        ("the request sent back", honest().with_hashes(|_, range| vec![Message::HashRequest(range)])),
+    ]
+}
+
+/// More than one answer, or none.
+fn out_of_turn() -> Peers {
+    fn reversed(content: &Content, range: HashRange) -> Message {
+        let mut hashes = content.hashes(range).unwrap_or_default();
+        hashes.reverse();
+        Message::Hashes(range, hashes)
+    }
+    let with =
+        |what, answer: fn(&Content, HashRange) -> Vec<Message>| (what, Conduct::honest().with_hashes(answer));
+    vec![
+        with("two genuine answers", |content, range| vec![genuine(content, range); 2]),
+        with("a false and a genuine answer", |content, range| {
+            vec![reversed(content, range), genuine(content, range)]
+        }),
+        with("a genuine and a false answer", |content, range| {
+            vec![genuine(content, range), reversed(content, range)]
+        }),
+        with("a reject and a genuine answer", |content, range| {
+            vec![Message::HashReject(range), genuine(content, range)]
+        }),
+        with("a genuine answer and a reject", |content, range| {
+            vec![genuine(content, range), Message::HashReject(range)]
+        }),
+        with("a reject of block hashes", |content, range| {
+            let blocks = HashRange { base: 0, index: 3, length: 2, ..range };
+            vec![Message::HashReject(blocks), genuine(content, range)]
+        }),
+        with("no answer", |_, _| vec![]),
+        with("the request sent back", |_, range| vec![Message::HashRequest(range)]),
+        ("a reject of the first request", Conduct::honest().with_hashes(rejected_once())),
+    ]
+}
+
+/// Wrong blocks: after the first, an engine asks for the hashes of the piece's blocks. The answers are false as well.
+fn wrong_blocks_and_block_hashes() -> Peers {
+    let with = |what, answer: fn(&Content, HashRange) -> Vec<Message>| {
+        let conduct = wrong(|_, _, data| data[0] ^= 1).with_hashes(move |content, range| {
+            if range.base == 0 { answer(content, range) } else { vec![genuine(content, range)] }
+        });
+        (what, conduct)
+    };
+    vec![
+        with("rejected block hashes", |_, range| vec![Message::HashReject(range)]),
+        with("zero block hashes", |_, range| {
+            vec![Message::Hashes(range, vec![[0; 32]; range.length as usize])]
+        }),
+        with("reversed block hashes", |content, range| {
+            let mut hashes = content.hashes(range).unwrap_or_default();
+            hashes.reverse();
+            vec![Message::Hashes(range, hashes)]
+        }),
+        with("shifted block hashes", |content, range| {
+            let named = HashRange { index: range.index - 1, ..range };
+            vec![Message::Hashes(named, content.hashes(range).unwrap_or_default())]
+        }),
+        with("genuine block hashes", |content, range| vec![genuine(content, range)]),
+        with("no block hashes", |_, _| vec![]),
     ]
 }
 
@@ -106,16 +138,18 @@ fn rejected_once() -> impl Fn(&Content, HashRange) -> Vec<Message> + Send + Sync
     }
 }
 
+/// Honest but for its blocks.
+fn wrong(change: impl Fn(&mut u32, &mut u32, &mut Vec<u8>) + Send + Sync + 'static) -> Conduct {
+    Conduct::honest().with_blocks(move |content, block| {
+        let Some(mut data) = content.block(block, 0) else { return vec![Message::Reject(block)] };
+        let (mut piece, mut begin) = (block.piece, block.begin);
+        change(&mut piece, &mut begin, &mut data);
+        vec![Message::Piece(piece, begin, data)]
+    })
+}
+
 /// What each hostile peer does with a request for a block.
-fn wrong_blocks() -> Vec<(&'static str, Conduct)> {
-    fn wrong(change: impl Fn(&mut u32, &mut u32, &mut Vec<u8>) + Send + Sync + 'static) -> Conduct {
-        Conduct::honest().with_blocks(move |content, block| {
-            let Some(mut data) = content.block(block, 0) else { return vec![Message::Reject(block)] };
-            let (mut piece, mut begin) = (block.piece, block.begin);
-            change(&mut piece, &mut begin, &mut data);
-            vec![Message::Piece(piece, begin, data)]
-        })
-    }
+fn wrong_blocks() -> Peers {
     vec![
         ("the first bit wrong", wrong(|_, _, data| data[0] ^= 1)),
         ("the last bit wrong", wrong(|_, _, data| *data.last_mut().unwrap() ^= 0x80)),
@@ -130,7 +164,7 @@ fn wrong_blocks() -> Vec<(&'static str, Conduct)> {
 }
 
 /// An honest seed and all these peers serve a mount and `get`.
-fn assert_harmless(liars: Vec<(&'static str, Conduct)>) {
+fn assert_harmless(liars: Peers) {
     let lab = Lab::new();
     lab.start_honest();
     let seeds: Vec<(&str, RawSeed)> = (liars.into_iter().zip(7001..))
@@ -141,8 +175,9 @@ fn assert_harmless(liars: Vec<(&'static str, Conduct)>) {
     lab.join(&mounted);
     until("the honest seed is connected", READ, || !lab.bonds(&lab.reader).is_empty());
     let bonds = lab.bonds(&lab.reader);
-    assert_eq!(hashes(&mounted.path(NAME), READ), lab.expected, "the mount returned wrong bytes");
+    lab.assert_reads(&mounted);
     lab.assert_bound(&lab.reader, &bonds);
+    lab.assert_hashes_are_genuine(&lab.reader);
     lab.assert_got(lab.get(&peers, &[]));
     for (what, seed) in &seeds {
         assert!(Seen::count(&seed.seen().connections) > 0, "no victim connected to the peer with {what}");
@@ -150,24 +185,13 @@ fn assert_harmless(liars: Vec<(&'static str, Conduct)>) {
     assert!(seeds.iter().any(|(_, seed)| Seen::count(&seed.seen().hashes) > 0), "no victim asked for hashes");
 }
 
-#[test]
-fn false_answers_to_hash_requests_are_harmless() {
-    assert_harmless(liars());
-}
-
-#[test]
-fn wrong_blocks_are_never_returned() {
-    assert_harmless(wrong_blocks());
-}
-
-/// The false answer arrives alone: no honest peer can answer faster.
-#[test]
-fn a_false_answer_before_any_genuine_one_is_harmless() {
+/// The false answers arrive before any genuine one.
+fn assert_harmless_first(liars: Peers) {
     let lab = Lab::new();
-    let seeds: Vec<RawSeed> = (liars().into_iter().zip(7001..))
+    let seeds: Vec<RawSeed> = (liars.into_iter().zip(7001..))
         .map(|((_, conduct), port)| {
             // These peers have no data, so that only the honest seed can serve the reader.
-            let conduct = conduct.with_blocks(|_, block| vec![Message::Reject(block)]);
+            let conduct = conduct.with_blocks(|_, _| vec![]);
             RawSeed::listen(&lab.evil, port, &lab.content, conduct)
         })
         .collect();
@@ -178,5 +202,41 @@ fn a_false_answer_before_any_genuine_one_is_harmless() {
     until("hashes were asked for", READ, || seeds.iter().any(|seed| Seen::count(&seed.seen().hashes) > 0));
     lab.start_honest();
     let sum = reading.finish(READ).ok();
-    assert_eq!(sum.split(' ').next(), Some(lab.expected["b.bin"].as_str()), "the mount returned wrong bytes");
+    assert_eq!(sum.split(' ').next(), Some(&*lab.expected["b.bin"]), "the mount returned wrong bytes");
+    lab.assert_hashes_are_genuine(&lab.reader);
+}
+
+#[test]
+fn answers_with_wrong_hashes_are_harmless() {
+    assert_harmless(wrong_hashes());
+}
+
+#[test]
+fn answers_for_other_ranges_are_harmless() {
+    assert_harmless(other_ranges());
+}
+
+#[test]
+fn answers_out_of_turn_are_harmless() {
+    assert_harmless(out_of_turn());
+}
+
+#[test]
+fn wrong_answers_before_genuine_ones_are_harmless() {
+    assert_harmless_first(wrong_hashes());
+}
+
+#[test]
+fn answers_for_other_ranges_before_genuine_ones_are_harmless() {
+    assert_harmless_first(other_ranges());
+}
+
+#[test]
+fn wrong_blocks_are_never_returned() {
+    assert_harmless(wrong_blocks());
+}
+
+#[test]
+fn wrong_blocks_with_false_block_hashes_are_never_returned() {
+    assert_harmless(wrong_blocks_and_block_hashes());
 }

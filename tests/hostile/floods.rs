@@ -1,10 +1,11 @@
 //! Floods of messages that are cheap to send.
 
-use super::lab::{Lab, Strike};
+use super::lab::Lab;
 use super::memory::Memory;
 use super::siege::siege;
-use crate::support::raw_peer::{Block, Message};
+use super::strike::Strike;
 use crate::support::raw_peer_content::Content;
+use crate::support::raw_peer_message::{Block, Message};
 
 /// What a flood may cost a node, in bytes of memory.
 const BOUND: u64 = 64 << 20;

@@ -1,7 +1,7 @@
 //! Hash messages that a victim did not ask for.
 
-use super::lab::Strike;
 use super::siege::{siege, siege_before_hashes};
+use super::strike::Strike;
 use super::strikes::{absurd, neighbours, random, shifted_pairs, shifted_pieces, straddling, zeros};
 use crate::support::raw_peer_content::Content;
 

@@ -7,27 +7,27 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use silmaril::model::InfoHash;
 
+use super::strike::Strike;
 use crate::support::fixtures::{dd, hashes, model_dir, noise};
 use crate::support::host::{Host, Mounted};
 use crate::support::net::Net;
 use crate::support::private_net::in_namespace;
 use crate::support::process::{Finished, PATIENCE, Proc};
-use crate::support::raw_peer::{Message, RawPeer};
+use crate::support::raw_peer::RawPeer;
 use crate::support::raw_peer_content::Content;
+use crate::support::raw_peer_message::Message;
 use crate::support::share::{import, share};
 
 pub const NAME: &str = "acme/m";
 
-/// How long a reader may take that an attack tries to stop: without the attack it takes less than a second.
-pub const READ: Duration = Duration::from_secs(20);
+/// How long a reader may take that an attack tries to stop; a peer that does not answer delays it by half a minute.
+pub const READ: Duration = Duration::from_secs(90);
 
 /// How long a victim that runs may refuse connections.
 const ACCEPT: Duration = Duration::from_secs(15);
@@ -35,45 +35,9 @@ const ACCEPT: Duration = Duration::from_secs(15);
 /// The port of every node on the test network.
 const PORT: u16 = 6881;
 
-/// What a hostile peer sends on a connection of its own.
-#[derive(Debug, Clone)]
-pub struct Strike {
-    /// Named when the victim does not survive.
-    pub what: String,
-    pub bytes: Vec<u8>,
-    /// Lengths of the TCP segments; empty to send all at once.
-    pub segments: Vec<usize>,
-}
-
-impl Strike {
-    pub fn new(what: impl Into<String>, messages: &[Message]) -> Self {
-        let bytes = messages.iter().flat_map(Message::encode).collect();
-        Self { what: what.into(), bytes, segments: vec![] }
-    }
-
-    /// These bytes instead.
-    pub fn with_bytes(self, bytes: &[u8]) -> Self {
-        Self { bytes: bytes.to_vec(), ..self }
-    }
-
-    /// The same bytes in segments of these lengths.
-    pub fn split(&self, segments: &[usize]) -> Self {
-        let what = format!("{} in segments of {segments:?}", self.what);
-        Self { what, bytes: self.bytes.clone(), segments: segments.to_vec() }
-    }
-
-    fn send(&self, peer: &mut RawPeer) -> std::io::Result<()> {
-        match self.segments.is_empty() {
-            true => peer.send_bytes(&self.bytes),
-            false => peer.send_split(&self.bytes, &self.segments),
-        }
-    }
-}
-
 /// The hosts and the model.
 pub struct Lab {
     pub content: Arc<Content>,
-    pub manifest: PathBuf,
     pub expected: BTreeMap<String, String>,
     _sharing: Proc,
     honest_sharing: Mutex<Option<Proc>>,
@@ -137,7 +101,6 @@ impl Lab {
         Self {
             content: Arc::new(Content::of(&shared.manifest, &dir)),
             expected: hashes(&dir, PATIENCE),
-            manifest: shared.manifest,
             _sharing: shared.process,
             honest_sharing: Mutex::default(),
             honest_dir,
@@ -254,6 +217,28 @@ impl Lab {
         in_namespace(from.namespace(), move || accepted(address, to, &swarm, pid, "nothing"))
     }
 
+    /// Fails if a victim passes on a hash that is not genuine.
+    #[track_caller]
+    pub fn assert_hashes_are_genuine(&self, victim: &Host) {
+        let mut peer = self.dial(&self.honest, victim);
+        let blocks = self.content.blocks_per_piece();
+        for file in self.content.files.iter().filter(|file| file.pieces > 1) {
+            let pieces = (0..file.pieces as i32).map(|piece| file.range(0, piece * blocks, blocks));
+            let layer = file.level(self.content.piece_base()).len() as i32;
+            for range in pieces.chain([file.range(self.content.piece_base(), 0, layer)]) {
+                peer.send(&Message::HashRequest(range)).unwrap();
+                let answer = peer.receive_until(|message| match message {
+                    Message::Hashes(of, hashes) if of == range => Some(Some(hashes)),
+                    Message::HashReject(of) if of == range => Some(None),
+                    _ => None,
+                });
+                if let Some(hashes) = answer.unwrap() {
+                    assert!(file.hashes(range) == Some(hashes), "false hashes for {}: {range:?}", file.path);
+                }
+            }
+        }
+    }
+
     /// Sends each strike to a victim on a new connection and waits until it is handled. Returns for how many the
     /// connection stayed open. Fails, naming the strike, if the victim dies.
     #[track_caller]
@@ -299,54 +284,4 @@ pub fn process_of(host: &Host) -> i32 {
 pub fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with(['Z', 'X']))
-}
-
-/// Strikes sent to a victim again and again, each on a connection of its own, until this is dropped.
-pub struct Hammer {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Hammer {
-    pub fn on(lab: &Lab, victim: &Host, strikes: Vec<Strike>) -> Self {
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (namespace, to) = (lab.evil.namespace().to_owned(), door(victim));
-        let (swarm, range) = (lab.content.info_hash, lab.content.any_range());
-        let (stopping, counting) = (stop.clone(), sent.clone());
-        let strike = move |strike: &Strike| {
-            let mut peer = RawPeer::dial(None, to, &swarm)?;
-            peer.set_timeout(Duration::from_secs(1));
-            strike.send(&mut peer)?;
-            counting.fetch_add(1, Ordering::Relaxed);
-            peer.wait_for_answer(range)
-        };
-        let work = move || {
-            for next in strikes.iter().cycle() {
-                if stopping.load(Ordering::Relaxed) {
-                    return;
-                }
-                if strike(next).is_err() {
-                    // The victim is not in the swarm yet, or has hung up.
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-            }
-        };
-        let thread = std::thread::spawn(move || in_namespace(&namespace, work));
-        Self { stop, sent, thread: Some(thread) }
-    }
-
-    /// Strikes that a connected victim was sent.
-    pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Hammer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }

@@ -2,11 +2,12 @@
 
 use silmaril::model::BLOCK_LEN;
 
-use super::lab::{Hammer, Lab, NAME, READ, Strike};
+use super::lab::{Lab, NAME, READ};
+use super::strike::{Hammer, Strike};
 use crate::support::host::Host;
 use crate::support::process::{Proc, until};
-use crate::support::raw_peer::Message;
 use crate::support::raw_peer_content::Content;
+use crate::support::raw_peer_message::Message;
 use crate::support::raw_peer_seed::{Conduct, RawSeed};
 
 /// An accomplice of [`shifted_pieces`](super::strikes::shifted_pieces) on `b.bin`: it sends the bytes of the next block
@@ -41,6 +42,7 @@ pub fn siege(strikes: impl Fn(&Content) -> Vec<Strike>) {
     let bonds = victims.map(|victim| lab.bonds(victim));
     for victim in victims {
         lab.strike(victim, &strikes);
+        lab.assert_hashes_are_genuine(victim);
     }
     lab.assert_reads_middle(&mounted);
     lab.assert_reads(&mounted);

@@ -2,9 +2,9 @@
 
 use silmaril::model::merkle::Hash;
 
-use super::lab::Strike;
-use crate::support::raw_peer::{HashRange, Message};
+use super::strike::Strike;
 use crate::support::raw_peer_content::{Content, FileTree};
+use crate::support::raw_peer_message::{HashRange, Message};
 
 /// Number of hashes that HASHES carries for a range, at most `most`.
 fn count(range: HashRange, most: usize) -> usize {

@@ -4,10 +4,10 @@ use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
-use super::lab::{Lab, READ, door};
+use super::lab::{Lab, NAME, READ, door};
 use crate::support::fixtures::noise;
 use crate::support::private_net::in_namespace;
-use crate::support::process::{PATIENCE, until};
+use crate::support::process::{PATIENCE, Proc, until};
 use crate::support::raw_peer::RawPeer;
 use crate::support::raw_peer_leech::leech;
 use crate::support::raw_peer_seed::{Conduct, RawSeed, Seen};
@@ -94,4 +94,18 @@ fn a_seed_that_behaves_is_never_disconnected() {
     lab.assert_got(lab.get(&peers, &[]));
     // The connection of `get` ends with it; that of the mount does not.
     until("`get` has closed its connection", READ, || Seen::count(&seen.hang_ups) == 1);
+}
+
+/// The seed has opened the connection, and the victim has no reason to trust it yet.
+#[test]
+fn a_seed_that_connects_is_never_disconnected() {
+    let lab = Lab::new();
+    let mounted = lab.mount(&[]);
+    let mut read = lab.reader.command("sha256sum");
+    let reading = Proc::spawn(read.arg(mounted.path(NAME).join("b.bin")));
+    let seed = RawSeed::over(lab.dial(&lab.evil, &lab.reader), &lab.content, Conduct::honest());
+    let sum = reading.finish(READ).ok();
+    assert_eq!(sum.split(' ').next(), Some(&*lab.expected["b.bin"]));
+    lab.assert_reads(&mounted);
+    assert_eq!(Seen::count(&seed.seen().hang_ups), 0, "the mount closed the connection");
 }

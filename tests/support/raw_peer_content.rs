@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use silmaril::model::merkle::{self, Hash};
 use silmaril::model::{BLOCK_LEN, InfoHash, Layout, Manifest};
 
-use super::raw_peer::{Block, HashRange};
+use super::raw_peer_message::{Block, HashRange};
 
 /// One file that is not empty.
 pub struct FileTree {

@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use silmaril::model::BLOCK_LEN;
 
-use super::raw_peer::{Block, Message, RawPeer};
+use super::raw_peer::RawPeer;
 use super::raw_peer_content::Content;
+use super::raw_peer_message::{Block, Message};
 
 /// Requests that wait for their answer at any time.
 const PIPELINE: usize = 32;

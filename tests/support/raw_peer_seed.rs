@@ -9,15 +9,15 @@ use std::thread::JoinHandle;
 
 use super::host::Host;
 use super::private_net::in_namespace;
-use super::raw_peer::{Block, HashRange, Message, RawPeer};
+use super::raw_peer::RawPeer;
 use super::raw_peer_content::Content;
+use super::raw_peer_message::{Block, HashRange, Message};
 
 type Answer<T> = Arc<dyn Fn(&Content, T) -> Vec<Message> + Send + Sync>;
 
 /// How a peer behaves. Starts honest; each method changes one part.
 #[derive(Clone)]
 pub struct Conduct {
-    greeting: Vec<Message>,
     blocks: Answer<Block>,
     hashes: Answer<HashRange>,
 }
@@ -26,7 +26,6 @@ impl Conduct {
     /// Has everything, uploads to any peer, and answers every request for hashes.
     pub fn honest() -> Self {
         Self {
-            greeting: vec![Message::HaveAll, Message::Unchoke],
             blocks: Arc::new(|content, block| {
                 vec![match content.block(block, 0) {
                     Some(data) => Message::Piece(block.piece, block.begin, data),
@@ -40,18 +39,6 @@ impl Conduct {
                 }]
             }),
         }
-    }
-
-    /// Sends these messages after the handshakes, and after those of [`Self::honest`].
-    pub fn and_says(mut self, messages: Vec<Message>) -> Self {
-        self.greeting.extend(messages);
-        self
-    }
-
-    /// Sends these messages after the handshakes, and no others.
-    pub fn only_says(mut self, messages: Vec<Message>) -> Self {
-        self.greeting = messages;
-        self
     }
 
     /// Answers requests for blocks like this.
@@ -133,12 +120,10 @@ impl RawSeed {
         seed
     }
 
-    /// A peer that connects to a node; it may be refused.
-    pub fn call(host: &Host, to: SocketAddr, content: &Arc<Content>, conduct: Conduct) -> Self {
+    /// A peer on a connection that it has opened.
+    pub fn over(peer: RawPeer, content: &Arc<Content>, conduct: Conduct) -> Self {
         let seed = Self { shared: Shared::new(content, conduct), listener: None };
-        if let Ok(peer) = RawPeer::connect(host, to, &content.info_hash) {
-            seed.shared.serve(peer);
-        }
+        seed.shared.serve(peer);
         seed
     }
 
@@ -202,7 +187,7 @@ impl Shared {
 
     /// Returns, when the connection has ended, whether the node had asked for something.
     fn converse(&self, mut peer: RawPeer) -> bool {
-        let mut due = self.conduct.greeting.clone();
+        let mut due = vec![Message::HaveAll, Message::Unchoke];
         let mut used = false;
         loop {
             let sent: Result<(), _> = due.iter().try_for_each(|message| peer.send(message));
