@@ -17,9 +17,10 @@ use crate::fsutil;
 use crate::model::{InfoHash, Manifest, ModelRef};
 use crate::paths::Paths;
 use crate::store::StoreError;
+use crate::yaml::{self, Limits};
 
-/// Longest file read, in bytes: more models than one disk holds.
-const MAX_FILE: u64 = 16 << 20;
+/// Bounds of the file: more models than one disk holds.
+const LIMITS: Limits = Limits { bytes: 16 << 20, values: 1_000_000 };
 
 const HEADING: &str =
     "# Models that silmaril mirrored and does not share, or shares without announcing them.\n";
@@ -102,8 +103,9 @@ impl Sharing {
     /// Reads the rules; none where there is no file.
     pub fn open(paths: &Paths) -> Result<Self, NodeError> {
         let path = paths.sharing();
-        let document = match fsutil::read_capped(&path, MAX_FILE) {
-            Ok(bytes) => serde_yaml::from_slice::<Document>(&bytes)
+        let document = match fsutil::read_capped(&path, LIMITS.bytes as u64) {
+            Ok(bytes) => yaml::read::<Option<Document>>(&bytes, LIMITS)
+                .map(Option::unwrap_or_default)
                 .map_err(|e| StoreError::Damaged { path: path.clone(), reason: e.to_string() })?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Document::default(),
             Err(source) => return Err(NodeError::Io { path, source }),
@@ -133,7 +135,7 @@ impl Sharing {
             return Ok(());
         }
         let document = Document { models };
-        let text = serde_yaml::to_string(&document)
+        let text = yaml::write(&document)
             .map_err(|e| StoreError::Damaged { path: self.path.clone(), reason: e.to_string() })?;
         fsutil::write_atomic(&self.path, format!("{HEADING}{text}").as_bytes(), fsutil::MODE_PRIVATE)
             .map_err(|source| NodeError::Io { path: self.path.clone(), source })?;
