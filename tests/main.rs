@@ -37,6 +37,7 @@ mod support {
     pub mod share;
     pub mod swarm;
     pub mod web;
+    pub mod wire;
 }
 
 mod e2e {
@@ -69,6 +70,7 @@ mod e2e {
     mod trust;
     mod two_publishers;
     mod vanished_peers;
+    mod withheld;
 }
 
 mod catalog {
@@ -92,10 +94,12 @@ mod engine {
     mod lazy;
     mod network;
     mod pieces;
+    mod quiet;
     mod resume;
     mod returning;
     pub mod rig;
     mod talk;
+    mod withheld;
 }
 
 mod mount {
@@ -121,6 +125,7 @@ mod fetch {
     mod web;
     mod web_failures;
     mod windows;
+    mod withheld;
 }
 
 mod mirror {

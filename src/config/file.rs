@@ -42,6 +42,7 @@ struct Network {
     listen_address: Option<ListenAddress>,
     dht_bootstrap_nodes: Option<Vec<HostPort>>,
     trackers: Option<Vec<Tracker>>,
+    announce: Option<Flag>,
     lan_discovery: Option<Flag>,
     port_mapping: Option<Flag>,
     utp: Option<UtpValue>,
@@ -119,7 +120,7 @@ impl File {
         let mut network = self.network.unwrap_or_default();
         let (nodes, trackers) = (network.dht_bootstrap_nodes.take(), network.trackers.take());
         overlay!(network => config.network; max_connections, upload_rate_limit, download_rate_limit, dht_enabled,
-            dht_port, listen_port, listen_address, lan_discovery, port_mapping, utp, encryption, proxy);
+            dht_port, listen_port, listen_address, announce, lan_discovery, port_mapping, utp, encryption, proxy);
         if let Some(nodes) = nodes {
             config.network.dht_bootstrap_nodes = nodes.into_iter().map(|node| node.0).collect();
         }

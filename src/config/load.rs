@@ -109,6 +109,7 @@ impl Config {
                 .map(str::to_owned)
                 .to_vec(),
                 trackers: Vec::new(),
+                announce: true,
                 lan_discovery: true,
                 port_mapping: true,
                 utp: Utp::Auto,
@@ -238,7 +239,7 @@ mod tests {
             })
             .collect();
         assert_eq!(load(&all).unwrap(), defaults());
-        assert_eq!(keys, 29, "every key of the configuration stands in the example");
+        assert_eq!(keys, 30, "every key of the configuration stands in the example");
     }
 
     #[test]
@@ -248,7 +249,7 @@ mod tests {
 storage: {base_dir: ~/silm, models_dir: /srv/models}
 network: {max_connections: 7, upload_rate_limit: 1MB/s, download_rate_limit: "2KiB", dht_enabled: no, dht_port: 6000,
   listen_port: 6001, listen_address: "10.0.0.1", dht_bootstrap_nodes: ["a:1", "[::1]:2"], trackers: ["udp://t:1"],
-  lan_discovery: off, port_mapping: false, utp: off, encryption: require, proxy: "socks5://p:1"}
+  announce: no, lan_discovery: off, port_mapping: false, utp: off, encryption: require, proxy: "socks5://p:1"}
 torrent: {piece_length: 16KiB, download_timeout: 5m}
 security: {verify_checksums: false, sign_manifests: false, trust: strict}
 mount: {read_timeout: 7, resolve_timeout: 1s, readahead_max: 1MiB, show: local}
@@ -272,6 +273,7 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
                 listen_address: Some([10, 0, 0, 1].into()),
                 dht_bootstrap_nodes: vec!["a:1".into(), "[::1]:2".into()],
                 trackers: vec!["udp://t:1".into()],
+                announce: false,
                 lan_discovery: false,
                 port_mapping: false,
                 utp: Utp::Off,
