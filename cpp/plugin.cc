@@ -70,7 +70,7 @@ public:
         m_hashes->prompt(m_connection);
         // libtorrent unchokes a peer right after the handshake, before it is interested. A peer that stays
         // unchoked would wait for the blocks that it asks for.
-        if (m_visibility->withheld) m_connection.choke_this_peer();
+        if (m_visibility->withheld) lt::peer_connection_handle(m_connection).choke_this_peer();
     }
     // True: libtorrent goes on as if the message had not come, and the peer stays unchoked.
     bool on_not_interested() override { return true; }
