@@ -47,6 +47,7 @@ const HEADERS: &[&str] = &[
     "storage.h",
     "talk.h",
     "trial.h",
+    "visibility.h",
 ];
 const ENGINE: &[&str] = &["build.sh", "CMakeLists.txt", "defines.txt", "patches"];
 /// What decides where the engine is, see `cpp/engine/build.sh`.

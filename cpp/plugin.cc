@@ -5,6 +5,7 @@
 #include <libtorrent/peer_connection_handle.hpp>
 #include <libtorrent/request_blocks.hpp>
 #include <libtorrent/torrent.hpp>
+#include <stdexcept>
 
 #include "compat.h"
 #include "gate.h"
@@ -22,6 +23,25 @@ constexpr std::uint16_t first_requests = 64;
 
 // How many seconds after a failed piece requests are made again.
 constexpr int ticks_after_failure = 30;
+
+// The number that libtorrent gives the extension `ut_metadata` (BEP 9).
+constexpr int metadata_id = 2;
+
+// Whether a message asks for what a withheld torrent keeps to itself. A peer that is not interested is not
+// unchoked.
+bool asks(int type, lt::span<char const> body) {
+    switch (static_cast<MessageType>(type)) {
+        case MessageType::interested:
+        case MessageType::request:
+        case MessageType::hash_request:
+            return true;
+        case MessageType::extended:
+            // The metadata is here already: no message about it is awaited.
+            return !body.empty() && body[0] == metadata_id;
+        default:
+            return false;
+    }
+}
 
 Load load_of(lt::peer_connection_handle const& peer) {
     auto const connection = peer.native_handle();
@@ -47,7 +67,10 @@ public:
     ~Peer() override { m_slots->remove(this); }
 
     void add_handshake(lt::entry& handshake) override {
-        if (handshake.type() == lt::entry::dictionary_t) handshake.dict().erase("upload_only");
+        if (handshake.type() == lt::entry::dictionary_t) {
+            handshake.dict().erase("upload_only");
+            if (m_parts.visibility->hides_port()) handshake.dict().erase("p");
+        }
         Speaker::offer(handshake);
     }
     bool on_extension_handshake(lt::bdecode_node const& handshake) override {
@@ -67,6 +90,7 @@ public:
         return true;
     }
     verdict on_whole_message(int type, lt::span<char const> body) override {
+        if (m_parts.visibility->withheld && asks(type, body)) return verdict::drop;
         std::vector<int> finished;
         auto const judged = m_gate.check(type, body, load_of(m_connection), Clock::now(), finished);
         for (int const piece : finished) {
@@ -110,6 +134,9 @@ public:
         }
         if (auto const piece = m_hashes->prompt(m_connection))
             m_gate.requested_block(static_cast<int>(*piece), 0);
+        // libtorrent unchokes a peer right after the handshake, before it is interested. A peer that stays
+        // unchoked would wait for the blocks that it asks for.
+        if (m_parts.visibility->withheld) m_connection.choke_this_peer();
     }
     // True: libtorrent goes on as if the message had not come, and the peer stays unchoked.
     bool on_not_interested() override { return true; }
@@ -186,6 +213,10 @@ public:
 
     std::shared_ptr<lt::peer_plugin> new_connection(lt::peer_connection_handle const& connection) override {
         if (connection.type() != lt::connection_type::bittorrent) return nullptr;
+        // libtorrent catches it and closes the connection before it has answered the handshake: a stranger
+        // cannot tell a withheld torrent from one that is not here.
+        if (m_parts.visibility->withheld && !connection.is_outgoing())
+            throw std::runtime_error("the torrent is withheld");
         auto peer = std::make_shared<Peer>(m_parts, m_hashes, m_slots, connection);
         auto const torrent = m_handle.native_handle();
         if (torrent && !connection.is_outgoing()) {

@@ -4,7 +4,7 @@
 // trip, and asks for a whole piece at once when a read begins. It tells of peers that come and go, and
 // carries the messages of those that speak (talk.h). It has hashes of pieces asked for that libtorrent would
 // forget (hashes.h). It puts the gate (gate.h) before libtorrent's handlers, and chooses which peer makes
-// room when the torrent has no slot left for a new one.
+// room when the torrent has no slot left for a new one. It keeps a withheld torrent to itself (visibility.h).
 #pragma once
 
 #include <libtorrent/client_data.hpp>
@@ -16,6 +16,7 @@
 #include "outbox.h"
 #include "proof.h"
 #include "talk.h"
+#include "visibility.h"
 
 namespace silmaril {
 
@@ -25,6 +26,7 @@ struct PluginParts {
     std::shared_ptr<Talk> talk;
     std::shared_ptr<Guard> guard;
     std::shared_ptr<Proof> proof;  // null for a torrent without metadata
+    std::shared_ptr<Visibility const> visibility;
     std::uint64_t torrent;
 };
 

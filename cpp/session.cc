@@ -4,8 +4,10 @@
 #include <libtorrent/alert_types.hpp>
 #include <libtorrent/ip_filter.hpp>
 #include <libtorrent/magnet_uri.hpp>
+#include <libtorrent/peer_connection.hpp>
 #include <libtorrent/session_params.hpp>
 #include <libtorrent/settings_pack.hpp>
+#include <libtorrent/torrent.hpp>
 #include <stdexcept>
 #include <thread>
 
@@ -65,16 +67,19 @@ lt::tcp::endpoint endpoint_of(RawEndpoint const& from) {
 }
 
 std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads,
-                                     rust::Slice<std::uint8_t const> dht_state) {
-    return std::make_unique<Engine>(settings, disk_threads, dht_state);
+                                     rust::Slice<std::uint8_t const> dht_state, bool unlisted) {
+    return std::make_unique<Engine>(settings, disk_threads, dht_state, unlisted);
 }
 
 Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads,
-               rust::Slice<std::uint8_t const> dht_state)
+               rust::Slice<std::uint8_t const> dht_state, bool unlisted)
     : m_outbox(std::make_shared<Outbox>()),
       m_talk(std::make_shared<Talk>()),
-      m_guard(std::make_shared<Guard>()) {
-    lt::session_params params(pack_of(settings));
+      m_guard(std::make_shared<Guard>()),
+      m_unlisted(unlisted) {
+    auto pack = pack_of(settings);
+    if (unlisted) announce_no_port(pack);
+    lt::session_params params(std::move(pack));
     auto const known = parse_dht_state(dht_state);
     params.dht_state = known;
     params.disk_io_constructor = [talk = m_talk, disk = disk_constructor(m_outbox, disk_threads)](
@@ -178,6 +183,7 @@ bool Engine::add(RawAdd const& from) const {
     }
     Torrent state;
     state.info = metainfo.info;
+    state.visibility->withheld = from.withheld;
     state.proof = std::make_shared<Proof>(layout);
     state.proof->learn(*metainfo.info, params);
     state.proof->set_proved(params.have_pieces);
@@ -207,8 +213,16 @@ void Engine::fetch_metadata(std::uint64_t torrent, rust::Str magnet, rust::Vec<R
 
 void Engine::add_to_session(std::uint64_t torrent, lt::add_torrent_params params, Torrent state) const {
     params.userdata = tag_of(torrent);
+    state.visibility->unlisted = m_unlisted;
+    if (m_unlisted) params.flags |= lt::torrent_flags::disable_dht | lt::torrent_flags::disable_lsd;
+    state.off = params.flags & no_discovery;
+    for (auto const& url : params.trackers) state.trackers.emplace_back(url);
+    if (state.visibility->withheld) {
+        params.flags |= no_discovery;
+        params.trackers.clear();
+    }
     params.extensions.push_back(
-        [parts = PluginParts{m_outbox, m_talk, m_guard, state.proof, torrent}](
+        [parts = PluginParts{m_outbox, m_talk, m_guard, state.proof, state.visibility, torrent}](
             lt::torrent_handle const& handle, lt::client_data_t) { return make_plugin(parts, handle); });
     std::lock_guard const lock(m_mutex);
     if (!m_session) throw std::runtime_error("the session is over");
@@ -313,6 +327,46 @@ bool Engine::reannounce(std::uint64_t torrent) const {
         handle.force_dht_announce();
         handle.force_lsd_announce();
     });
+}
+
+bool Engine::add_trackers(std::uint64_t torrent, rust::Vec<rust::String> const& trackers) const {
+    std::lock_guard const lock(m_mutex);
+    auto* const state = find(torrent);
+    if (!state) return false;
+    std::vector<lt::announce_entry> added;
+    for (auto const& url : trackers) added.emplace_back(std::string(url));
+    state->trackers.insert(state->trackers.end(), added.begin(), added.end());
+    if (state->visibility->withheld) return true;
+    return with(torrent, [added = std::move(added)](lt::torrent_handle const& handle) {
+        for (auto const& tracker : added) handle.add_tracker(tracker);
+    });
+}
+
+bool Engine::set_withheld(std::uint64_t torrent, bool withheld) const {
+    std::lock_guard const lock(m_mutex);
+    auto* const state = find(torrent);
+    if (!state) return false;
+    // From here on no connection is accepted and no request answered.
+    if (state->visibility->withheld.exchange(withheld) == withheld) return true;
+    auto trackers = withheld ? std::vector<lt::announce_entry>{} : state->trackers;
+    auto const off = withheld ? no_discovery : state->off;
+    bool const found = with(torrent, [off, trackers](lt::torrent_handle const& handle) {
+        handle.set_flags(off, no_discovery);
+        handle.replace_trackers(trackers);
+    });
+    if (withheld) {
+        // What was requested before is not sent any more.
+        m_talk->post([talk = m_talk.get(), torrent] {
+            auto const internal = talk->torrent(torrent).native_handle();
+            if (!internal) return;
+            // A connection that ends is taken out of the list a moment later.
+            std::vector<lt::peer_connection*> const peers(internal->begin(), internal->end());
+            for (auto* const peer : peers)
+                peer->disconnect(lt::errors::make_error_code(lt::errors::torrent_removed),
+                                 lt::operation_t::bittorrent);
+        });
+    }
+    return found;
 }
 
 bool Engine::give_piece(std::uint64_t torrent, std::uint32_t piece,

@@ -10,6 +10,7 @@
 #include <functional>
 #include <future>
 #include <libtorrent/alert.hpp>
+#include <libtorrent/announce_entry.hpp>
 #include <libtorrent/session.hpp>
 #include <libtorrent/socket.hpp>
 #include <libtorrent/torrent_flags.hpp>
@@ -25,6 +26,7 @@
 #include "proof.h"
 #include "rust/cxx.h"
 #include "talk.h"
+#include "visibility.h"
 
 namespace silmaril {
 
@@ -43,12 +45,16 @@ constexpr lt::torrent_flags_t base_flags =
     lt::torrent_flags::override_trackers | lt::torrent_flags::override_web_seeds |
     lt::torrent_flags::apply_ip_filter;
 
+// Every way by which libtorrent itself finds and tells peers, except trackers.
+constexpr lt::torrent_flags_t no_discovery =
+    lt::torrent_flags::disable_dht | lt::torrent_flags::disable_lsd | lt::torrent_flags::disable_pex;
+
 lt::tcp::endpoint endpoint_of(RawEndpoint const& from);
 
 class Engine {
 public:
-    Engine(rust::Vec<RawSetting> const& settings, int disk_threads,
-           rust::Slice<std::uint8_t const> dht_state);
+    Engine(rust::Vec<RawSetting> const& settings, int disk_threads, rust::Slice<std::uint8_t const> dht_state,
+           bool unlisted);
     ~Engine();
 
     void settle() const;
@@ -66,6 +72,8 @@ public:
     bool set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> pieces) const;
     bool connect_peer(std::uint64_t torrent, RawEndpoint const& peer) const;
     bool reannounce(std::uint64_t torrent) const;
+    bool add_trackers(std::uint64_t torrent, rust::Vec<rust::String> const& trackers) const;
+    bool set_withheld(std::uint64_t torrent, bool withheld) const;
     bool look_around(std::uint64_t torrent, bool dht) const;
     bool give_piece(std::uint64_t torrent, std::uint32_t piece, rust::Slice<std::uint8_t const> bytes) const;
     bool save_layers(std::uint64_t torrent, bool export_all) const;
@@ -98,6 +106,10 @@ private:
         std::shared_ptr<Proof> proof;                  // likewise
         std::unordered_set<std::uint32_t> requested;   // pieces with a deadline
         std::deque<bool> saves;  // `save_layers` not answered yet, in order: whether to export all
+        std::shared_ptr<Visibility> visibility = std::make_shared<Visibility>();
+        // The ways to find peers that are off and the trackers, both while the torrent is not withheld.
+        lt::torrent_flags_t off = {};
+        std::vector<lt::announce_entry> trackers;
         bool removing = false;
     };
 
@@ -114,12 +126,13 @@ private:
     std::shared_ptr<Outbox> const m_outbox;
     std::shared_ptr<Talk> const m_talk;
     std::shared_ptr<Guard> const m_guard;
+    bool const m_unlisted;       // nothing is announced, see Visibility
     mutable std::mutex m_mutex;  // guards all below; held for posting only, never for waiting
     mutable std::unique_ptr<lt::session> m_session;
     mutable std::unordered_map<std::uint64_t, Torrent> m_torrents;
 };
 
 std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads,
-                                     rust::Slice<std::uint8_t const> dht_state);
+                                     rust::Slice<std::uint8_t const> dht_state, bool unlisted);
 
 }  // namespace silmaril

@@ -51,6 +51,7 @@ mod raw {
         have: Vec<u8>,
         resume: Vec<u8>,
         lazy: bool,
+        withheld: bool,
         peers: Vec<RawEndpoint>,
         trackers: Vec<String>,
         dht: bool,
@@ -177,11 +178,13 @@ mod raw {
         /// The session with its disk threads. All methods may be called from any thread.
         type Engine;
 
-        /// `dht_state` as [`Engine::dht_state`] gave it; one that cannot be read is as good as none.
+        /// `dht_state` as [`Engine::dht_state`] gave it; one that cannot be read is as good as none. `unlisted`: no
+        /// torrent is announced in the DHT or on the local network, and no peer or tracker learns where to connect.
         fn start_engine(
             settings: &Vec<RawSetting>,
             disk_threads: i32,
             dht_state: &[u8],
+            unlisted: bool,
         ) -> Result<UniquePtr<Engine>>;
 
         /// Waits until libtorrent has dealt with everything posted so far. Blocks on the network thread.
@@ -212,6 +215,10 @@ mod raw {
         fn set_priority(self: &Engine, torrent: u64, pieces: &[RawPriority]) -> Result<bool>;
         fn connect_peer(self: &Engine, torrent: u64, peer: &RawEndpoint) -> Result<bool>;
         fn reannounce(self: &Engine, torrent: u64) -> Result<bool>;
+        fn add_trackers(self: &Engine, torrent: u64, trackers: &Vec<String>) -> Result<bool>;
+        /// A withheld torrent accepts no connection, answers no request and is not announced. All connections end when
+        /// this is turned on.
+        fn set_withheld(self: &Engine, torrent: u64, withheld: bool) -> Result<bool>;
         /// Looks for peers of one's own network and, with `dht`, in the DHT; asks no tracker.
         fn look_around(self: &Engine, torrent: u64, dht: bool) -> Result<bool>;
         fn give_piece(self: &Engine, torrent: u64, piece: u32, bytes: &[u8]) -> Result<bool>;

@@ -13,7 +13,7 @@
 //!             └ ffi + cpp/   the only bridge and the only C++
 //! model      names, manifest, card, licence, safetensors header
 //! http       HTTP client: redirects, credentials, ranges, deadlines
-//! keys, config, paths, fsutil, telemetry: small, used by all
+//! keys, config, paths, fsutil, yaml, telemetry: small, used by all
 //! ```
 #![deny(unsafe_code)]
 
@@ -33,3 +33,4 @@ pub mod paths;
 pub mod store;
 pub mod telemetry;
 pub mod torrent;
+pub mod yaml;

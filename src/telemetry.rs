@@ -4,13 +4,15 @@
 //! `EnvFilter`, such as `debug` or `silmaril::fetch=trace`.
 
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+use crate::model::text;
 
 /// Where the log goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,22 @@ pub enum Target {
     Stderr,
     /// A file that is appended to, made with mode 0600.
     File(PathBuf),
+}
+
+/// Removes what could mislead a terminal from lines of the log. The subscriber escapes strangers' escape sequences itself;
+/// its own make the colours.
+struct Clean<W>(W);
+
+impl<W: Write> Write for Clean<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text: String = text::clean_log(&String::from_utf8_lossy(line));
+        self.0.write_all(text.as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Why there is no log.
@@ -66,7 +84,9 @@ pub fn init(verbosity: i8, target: Target) -> Result<(), TelemetryError> {
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
     match target {
-        Target::Stderr => builder.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).try_init(),
+        Target::Stderr => {
+            builder.with_ansi(io::stderr().is_terminal()).with_writer(|| Clean(io::stderr())).try_init()
+        }
         Target::File(path) => {
             let failed = |source| TelemetryError::Open { path: path.clone(), source };
             if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists()) {
@@ -74,7 +94,7 @@ pub fn init(verbosity: i8, target: Target) -> Result<(), TelemetryError> {
             }
             let file =
                 OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
-            builder.with_ansi(false).with_writer(Mutex::new(file)).try_init()
+            builder.with_ansi(false).with_writer(Mutex::new(Clean(file))).try_init()
         }
     }
     .map_err(|_| TelemetryError::Twice)
@@ -83,6 +103,22 @@ pub fn init(verbosity: i8, target: Target) -> Result<(), TelemetryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn log_lines_hold_no_terminal_tricks() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(true)
+            .with_writer(Mutex::new(Clean(file.reopen().unwrap())))
+            .finish();
+        let name = "evil\u{1b}[2J\u{202e}txt\u{9b}31m\u{200b}";
+        tracing::subscriber::with_default(subscriber, || tracing::error!(name, "refused {name}"));
+        let log = std::fs::read_to_string(file.path()).unwrap();
+        assert!(log.contains("evil") && log.ends_with('\n'), "{log:?}");
+        for trick in ["\u{1b}[2J", "\u{202e}", "\u{9b}", "\u{200b}"] {
+            assert!(!log.contains(trick), "{log:?}");
+        }
+    }
 
     #[test]
     fn flags_choose_the_level_and_a_file_gets_one_more() {

@@ -42,6 +42,7 @@ mod support {
     pub mod share;
     pub mod swarm;
     pub mod web;
+    pub mod wire;
 }
 
 mod e2e {
@@ -74,6 +75,7 @@ mod e2e {
     mod trust;
     mod two_publishers;
     mod vanished_peers;
+    mod withheld;
 }
 
 mod catalog {
@@ -98,10 +100,12 @@ mod engine {
     mod lazy;
     mod network;
     mod pieces;
+    mod quiet;
     mod resume;
     mod returning;
     pub mod rig;
     mod talk;
+    mod withheld;
 }
 
 mod mount {
@@ -127,6 +131,7 @@ mod fetch {
     mod web;
     mod web_failures;
     mod windows;
+    mod withheld;
 }
 
 mod mirror {

@@ -243,7 +243,7 @@ impl From<NodeError> for CommandError {
 impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         match error {
-            ConfigError::Value { .. } | ConfigError::TooLarge(_) => Self::usage(error)
+            ConfigError::Value { .. } => Self::usage(error)
                 .hint("`silmaril init --force` writes a configuration with all defaults anew"),
             ConfigError::Read { .. } | ConfigError::NoHome | ConfigError::Absolute { .. } => {
                 Self::usage(error)

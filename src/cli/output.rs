@@ -1,6 +1,7 @@
 //! What reaches the terminal: results on stdout, everything else on stderr.
 //!
-//! Nothing else in the program prints. Text that came from outside passes [`clean`] first. A reader that closes
+//! Nothing else in the program prints. Text that came from outside passes [`clean`] first; lines are cleaned again where
+//! they are written, and JSON is escaped. A reader that closes
 //! stdout early is told as an [`std::io::Error`], which [`super::error`] turns into success.
 
 use std::fmt::Display;
@@ -56,7 +57,8 @@ impl Output {
     }
 
     /// Writes one line of result to stdout.
-    pub fn line(&self, text: impl Display) -> Result<(), CommandError> {
+    pub fn line(&self, line: impl Display) -> Result<(), CommandError> {
+        let text = text::clean_lines(&line.to_string());
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(CommandError::stdout)
     }
@@ -69,8 +71,8 @@ impl Output {
 
     /// Writes a value as indented JSON to stdout.
     pub fn json(&self, value: &impl serde::Serialize) -> Result<(), CommandError> {
-        let text = serde_json::to_string_pretty(value).map_err(CommandError::internal)?;
-        self.line(text)
+        let json = serde_json::to_string_pretty(value).map_err(CommandError::internal)?;
+        self.line(text::escape_json(&json))
     }
 
     /// Writes a table with a heading to stdout. Columns named in `right` are flushed right.
@@ -98,8 +100,9 @@ impl Output {
     }
 
     /// Writes a remark to stderr, unless quiet.
-    pub fn note(&self, text: impl Display) {
+    pub fn note(&self, note: impl Display) {
         if !self.quiet {
+            let text = text::clean_lines(&note.to_string());
             // Nobody is left to tell when stderr is gone.
             let _ = writeln!(io::stderr().lock(), "{text}");
         }

@@ -15,7 +15,7 @@ use crate::cli::output::{count, size};
 use crate::cli::session::with_node;
 use crate::fsutil;
 use crate::model::metainfo::MAX_METAINFO;
-use crate::model::{Manifest, ModelRef};
+use crate::model::{Manifest, ModelRef, text};
 use crate::node::control::Client;
 use crate::node::import::{ImportRequest, Imported};
 use crate::node::{NodeError, NodeOptions};
@@ -191,7 +191,9 @@ fn within_limit(bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>, CommandError> {
 
 fn export(model: &ModelRef, output: Option<&Path>, context: &Context) -> Result<(), CommandError> {
     let manifest = context.library()?.manifest(model)?;
-    let text = manifest.to_json();
+    // A manifest is a stranger's text, and this one may be shown by a terminal or an editor.
+    let json = manifest.to_json();
+    let text = text::escape_json(&String::from_utf8_lossy(&json)).into_bytes();
     match output {
         Some(path) => {
             fsutil::write_atomic(path, &text, 0o644).map_err(|e| CommandError::io(path, e))?;

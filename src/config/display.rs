@@ -70,7 +70,7 @@ impl fmt::Display for Config {
         }
         write!(f, " network.dht_bootstrap_nodes={}", network.dht_bootstrap_nodes.join(","))?;
         write!(f, " network.trackers={}", network.trackers.join(","))?;
-        write!(f, " network.lan_discovery={}", network.lan_discovery)?;
+        write!(f, " network.announce={} network.lan_discovery={}", network.announce, network.lan_discovery)?;
         write!(f, " network.port_mapping={}", network.port_mapping)?;
         write!(f, " network.utp={} network.encryption={}", network.utp, network.encryption)?;
         match network.proxy.as_deref().map(str::parse::<Proxy>) {

@@ -6,6 +6,10 @@ use serde::Deserialize;
 
 use super::values::*;
 use super::{Config, ConfigError};
+use crate::yaml::{self, Limits, YamlError};
+
+/// Bounds of a configuration: it has a few kilobytes.
+pub(super) const LIMITS: Limits = Limits { bytes: 1 << 20, values: 10_000 };
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +42,7 @@ struct Network {
     listen_address: Option<ListenAddress>,
     dht_bootstrap_nodes: Option<Vec<HostPort>>,
     trackers: Option<Vec<Tracker>>,
+    announce: Option<Flag>,
     lan_discovery: Option<Flag>,
     port_mapping: Option<Flag>,
     utp: Option<UtpValue>,
@@ -93,18 +98,11 @@ macro_rules! overlay {
 
 impl File {
     /// Parses the text of a file; `path` is for errors only.
-    pub(super) fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+    pub(super) fn parse(text: &[u8], path: &Path) -> Result<Self, ConfigError> {
         // An empty document is a file without keys.
-        serde_yaml::from_str::<Option<Self>>(text).map(Option::unwrap_or_default).map_err(|error| {
-            let place = error.location();
-            let mut what = error.to_string();
-            let mut line = None;
-            if let Some(place) = place {
-                line = Some(place.line());
-                what = what.replace(&format!(" at line {} column {}", place.line(), place.column()), "");
-            }
-            ConfigError::Value { path: path.to_owned(), line, what: what.replace('\n', " ") }
-        })
+        yaml::read::<Option<Self>>(text, LIMITS)
+            .map(Option::unwrap_or_default)
+            .map_err(|YamlError { line, what }| ConfigError::Value { path: path.to_owned(), line, what })
     }
 
     /// The base directory the file wants.
@@ -122,7 +120,7 @@ impl File {
         let mut network = self.network.unwrap_or_default();
         let (nodes, trackers) = (network.dht_bootstrap_nodes.take(), network.trackers.take());
         overlay!(network => config.network; max_connections, upload_rate_limit, download_rate_limit, dht_enabled,
-            dht_port, listen_port, listen_address, lan_discovery, port_mapping, utp, encryption, proxy);
+            dht_port, listen_port, listen_address, announce, lan_discovery, port_mapping, utp, encryption, proxy);
         if let Some(nodes) = nodes {
             config.network.dht_bootstrap_nodes = nodes.into_iter().map(|node| node.0).collect();
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use etcetera::BaseStrategy as _;
 
-use super::file::File;
+use super::file::{File, LIMITS};
 use super::*;
 use crate::paths::Paths;
 
@@ -40,9 +40,6 @@ pub enum ConfigError {
         /// The key and what was expected.
         what: String,
     },
-    /// The file is larger than any configuration.
-    #[error("{} is not a configuration: it has more than {MAX_FILE} bytes", .0.display())]
-    TooLarge(PathBuf),
     /// There is no home directory to put the defaults in.
     #[error("the home directory is not known; set HOME, or give --home and --config")]
     NoHome,
@@ -55,9 +52,6 @@ pub enum ConfigError {
         source: io::Error,
     },
 }
-
-/// A configuration is a few kilobytes.
-const MAX_FILE: u64 = 1 << 20;
 
 /// What the process's environment says.
 #[derive(Debug, Clone, Default)]
@@ -115,6 +109,7 @@ impl Config {
                 .map(str::to_owned)
                 .to_vec(),
                 trackers: Vec::new(),
+                announce: true,
                 lan_discovery: true,
                 port_mapping: true,
                 utp: Utp::Auto,
@@ -192,11 +187,9 @@ fn read(path: &Path, must_exist: bool) -> Result<File, ConfigError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => return Ok(File::default()),
         Err(error) => return Err(failed(error)),
     };
-    let mut text = String::new();
-    io::Read::read_to_string(&mut io::Read::take(file, MAX_FILE + 1), &mut text).map_err(failed)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(ConfigError::TooLarge(path.to_owned()));
-    }
+    let mut text = Vec::new();
+    let most = LIMITS.bytes as u64 + 1;
+    io::Read::read_to_end(&mut io::Read::take(file, most), &mut text).map_err(failed)?;
     File::parse(&text, path)
 }
 
@@ -246,7 +239,7 @@ mod tests {
             })
             .collect();
         assert_eq!(load(&all).unwrap(), defaults());
-        assert_eq!(keys, 29, "every key of the configuration stands in the example");
+        assert_eq!(keys, 30, "every key of the configuration stands in the example");
     }
 
     #[test]
@@ -256,7 +249,7 @@ mod tests {
 storage: {base_dir: ~/silm, models_dir: /srv/models}
 network: {max_connections: 7, upload_rate_limit: 1MB/s, download_rate_limit: "2KiB", dht_enabled: no, dht_port: 6000,
   listen_port: 6001, listen_address: "10.0.0.1", dht_bootstrap_nodes: ["a:1", "[::1]:2"], trackers: ["udp://t:1"],
-  lan_discovery: off, port_mapping: false, utp: off, encryption: require, proxy: "socks5://p:1"}
+  announce: no, lan_discovery: off, port_mapping: false, utp: off, encryption: require, proxy: "socks5://p:1"}
 torrent: {piece_length: 16KiB, download_timeout: 5m}
 security: {verify_checksums: false, sign_manifests: false, trust: strict}
 mount: {read_timeout: 7, resolve_timeout: 1s, readahead_max: 1MiB, show: local}
@@ -280,6 +273,7 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
                 listen_address: Some([10, 0, 0, 1].into()),
                 dht_bootstrap_nodes: vec!["a:1".into(), "[::1]:2".into()],
                 trackers: vec!["udp://t:1".into()],
+                announce: false,
                 lan_discovery: false,
                 port_mapping: false,
                 utp: Utp::Off,
@@ -313,7 +307,7 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
             ("network:\n\n  listen_port: 70000\n", 3, &["network.listen_port", "70000", "65535"]),
             ("network: {trackers: [\"udp://a:1\", gopher]}\n", 1, &["network.trackers[1]", "gopher"]),
             ("network: {proxy: \"squid:1\"}", 1, &["network.proxy", "socks5://"]),
-            ("network: 7", 1, &["network", "7"]),
+            ("network: 7", 1, &["network", "mapping"]),
             ("torrent:\n  piece_length: 5MiB", 2, &["torrent.piece_length", "power of two"]),
             ("torrent: {piece_length: 256MiB}", 1, &["128MiB"]),
             ("torrent: {piece_length: 8KiB}", 1, &["16KiB"]),
@@ -322,17 +316,27 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
             ("mount: {show: some}", 1, &["mount.show", "pinned"]),
             ("cache: {max_size: 110%}", 1, &["cache.max_size", "110%"]),
             ("cache: {max_size: [1]}", 1, &["cache.max_size", "size"]),
-            ("cache:\n  min_free: 1\n  min_free: 2\n", 2, &["min_free"]),
+            ("cache:\n  min_free: 1\n  min_free: 2\n", 3, &["cache", "min_free", "twice"]),
             ("network:\n  utp: maybe\n", 2, &["network.utp", "auto, on or off"]),
             ("network: [\n", 0, &[]),
+            ("network: &a {utp: on}\n", 1, &["anchors"]),
+            (&"[".repeat(100_000), 1, &["nested deeper than 64 levels"]),
+            (&"[ # ]\n".repeat(100_000), 65, &["nested deeper than 64 levels"]),
+            (
+                &format!("network: {{trackers: [{}]}}", "'udp://t:1',".repeat(10_000)),
+                1,
+                &["more than 10000 values"],
+            ),
+            (&"#".repeat((1 << 20) + 1), 0, &["c.yaml: the text is longer than 1048576 bytes"]),
         ] {
             let error = load(text).unwrap_err().to_string();
+            let shown = &text[..text.len().min(80)];
             assert!(!error.contains('\n'), "{error}");
             if line > 0 {
-                assert!(error.contains(&format!("c.yaml:{line}: ")), "{text:?}: {error}");
+                assert!(error.contains(&format!("c.yaml:{line}: ")), "{shown:?}: {error}");
             }
             for part in parts {
-                assert!(error.contains(part), "{text:?}: no {part:?} in {error}");
+                assert!(error.contains(part), "{shown:?}: no {part:?} in {error}");
             }
         }
     }

@@ -39,7 +39,7 @@ pub enum Encryption {
 /// Whether uTP is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Utp {
-    /// TCP first, uTP as the fallback; never on private networks.
+    /// Never, until the known faults of the engine's uTP are patched.
     Auto,
     /// Always.
     On,
@@ -68,6 +68,8 @@ pub struct NetworkConfig {
     pub dht_bootstrap_nodes: Vec<String>,
     /// Trackers announced to for every torrent.
     pub trackers: Vec<String>,
+    /// Whether this node tells others that it is there and what it holds. It looks peers up in any case.
+    pub announce: bool,
     /// BEP 14 local service discovery.
     pub lan_discovery: bool,
     /// UPnP and NAT-PMP.

@@ -39,6 +39,7 @@ impl Fetch {
                 (id, orders.requests.iter().fold(set, request))
             }
             Command::Remove(id) => (id, self.engine.remove(id)),
+            Command::Withhold(id) => (id, self.engine.set_withheld(id, true)),
             Command::Reannounce(id) => (id, self.engine.reannounce(id)),
             Command::Connect(id, peer) => (id, self.engine.connect_peer(id, peer)),
             Command::SaveResume(id) => (id, self.engine.save_resume(id)),
@@ -89,7 +90,8 @@ impl Fetch {
             let Prepared { mut torrent, with_layers, given, hashes } =
                 saving::add_torrent(&self.paths, &self.settings, &peers, &revision, use_saved, with_hashes);
             torrent.discovery = exposure.restrict(torrent.discovery);
-            if exposure == Exposure::Hidden {
+            torrent.withheld = exposure == Exposure::Hidden;
+            if torrent.withheld {
                 torrent.trackers.clear();
             }
             let have = torrent.have.clone();

@@ -59,7 +59,8 @@ const ATTEMPTS: usize = 3;
 /// Who may hear of a torrent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exposure {
-    /// Nobody: it is in the engine for its own readers only, without any way for peers to find it.
+    /// Nobody: it is in the engine for this node's readers alone. Peers named by hand are called; no peer is accepted,
+    /// and nothing is sent to any.
     Hidden,
     /// Peers named by hand, trackers and those they exchange; not the DHT, not the local network.
     Unannounced,
@@ -70,7 +71,7 @@ pub enum Exposure {
 
 impl Exposure {
     /// What is left of the ways to find peers.
-    fn restrict(self, discovery: Discovery) -> Discovery {
+    pub(crate) fn restrict(self, discovery: Discovery) -> Discovery {
         match self {
             Self::Public => discovery,
             Self::Unannounced => Discovery { dht: false, lan: false, ..discovery },
@@ -234,6 +235,11 @@ impl Fetch {
     /// Public until said.
     pub fn expose(&self, info_hash: &InfoHash, exposure: Exposure) -> bool {
         self.with(|state, now| state.expose(*info_hash, exposure, now))
+    }
+
+    /// Who may hear of a torrent.
+    pub fn exposure(&self, info_hash: &InfoHash) -> Exposure {
+        lock(&self.state).exposure(info_hash)
     }
 
     /// Leaves a swarm and fails its waiting reads with `Left`.

@@ -130,6 +130,7 @@ pub(super) fn add_torrent(
         peers: peers.to_vec(),
         trackers: settings.trackers.clone(),
         discovery: settings.discovery,
+        withheld: false,
     };
     Prepared { torrent, with_layers, given, hashes }
 }

@@ -29,6 +29,8 @@ pub(super) enum Command {
     Add(InfoHash),
     Remove(TorrentId),
     Orders(TorrentId, Orders),
+    /// Upload nothing from now on, until the torrent is added anew.
+    Withhold(TorrentId),
     Reannounce(TorrentId),
     Connect(TorrentId, SocketAddr),
     SaveResume(TorrentId),
@@ -169,9 +171,6 @@ impl State {
         known.extend(peers);
         known.sort_unstable();
         known.dedup();
-        if self.exposure(&ih) == Exposure::Hidden {
-            return;
-        }
         if let Some(id) = self.transfers.get(&ih).and_then(Transfer::running) {
             self.outbox.extend(peers.iter().map(|&peer| Command::Connect(id, peer)));
         }
@@ -189,16 +188,18 @@ impl State {
         };
         let changes = former.unwrap_or_default() != exposure;
         if changes {
+            // Before it is out of the engine, which takes a moment.
+            let running = self.transfers.get(&ih).and_then(Transfer::id);
+            if let Some(id) = running.filter(|_| exposure == Exposure::Hidden) {
+                self.outbox.push_back(Command::Withhold(id));
+            }
             self.add_anew(ih, now);
         }
         changes
     }
 
-    /// All peers given by hand that a torrent may have.
+    /// All peers given by hand for a torrent.
     pub(super) fn peers_of(&self, ih: &InfoHash) -> Vec<SocketAddr> {
-        if self.exposure(ih) == Exposure::Hidden {
-            return Vec::new();
-        }
         let own = self.introduced.get(ih).into_iter().flatten();
         self.settings.peers.iter().chain(own).copied().collect()
     }

@@ -12,7 +12,7 @@ use super::transfer::Phase;
 use super::waiters::{Answer, Kind, earliest};
 use super::wants::ClaimId;
 use super::web::TransferWeb;
-use super::{Exposure, Fetch, ReadError};
+use super::{Fetch, ReadError};
 use crate::model::InfoHash;
 use crate::store::ContentKey;
 
@@ -127,9 +127,7 @@ impl State {
             }
             transfer.search.made(now);
             self.outbox.push_back(Command::Reannounce(id));
-            let hidden = self.exposures.get(ih) == Some(&Exposure::Hidden);
             let peers = self.settings.peers.iter().chain(introduced.get(ih).into_iter().flatten());
-            let peers = peers.filter(|_| !hidden);
             self.outbox.extend(peers.map(|&peer| Command::Connect(id, peer)));
             stuck.push(*ih);
         }

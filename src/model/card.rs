@@ -9,10 +9,12 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 
+use crate::yaml::{self, Limits};
+
 /// The longest front matter that is looked at, in bytes. Evaluation results make some long.
 pub const MAX_FRONT_MATTER: usize = 2 << 20;
-/// The longest value of one key, in bytes.
-const MAX_VALUE: usize = 16 << 10;
+/// Bounds of one key and its value.
+const LIMITS: Limits = Limits { bytes: 16 << 10, values: 16 << 10 };
 /// The longest text and the most items that are kept of a value.
 const MAX_TEXT: usize = 256;
 const MAX_ITEMS: usize = 200;
@@ -172,11 +174,8 @@ pub fn parse(readme: &str) -> Option<ModelCard> {
     let mut card = ModelCard::default();
     let mut texts: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (key, block) in blocks {
-        let parsed = match block.len() {
-            0..=MAX_VALUE => serde_yaml::from_str::<BTreeMap<String, Texts>>(&block).ok(),
-            _ => None,
-        };
-        match parsed.and_then(|mut map| map.remove(key)) {
+        let parsed = yaml::read::<BTreeMap<String, Texts>>(block.as_bytes(), LIMITS);
+        match parsed.ok().and_then(|mut map| map.remove(key)) {
             Some(Texts(list)) => drop(texts.insert(key, list)),
             None => card.unreadable.push(key),
         }

@@ -46,7 +46,7 @@ pub enum ManifestError {
     Json(#[from] serde_json::Error),
     /// Not YAML.
     #[error("the manifest is malformed: {0}")]
-    Yaml(#[from] serde_yaml::Error),
+    Yaml(#[from] crate::yaml::YamlError),
     /// A later version of the format.
     #[error("the manifest has schema {0}; this version knows schema {SCHEMA}")]
     Schema(String),

@@ -3,17 +3,15 @@
 //! An older manifest has only `name`, `version`, `license`, `files` [{path, size, sha256}] and `magnet_uri`. It says
 //! no pieces roots, so it becomes a manifest only with the info dictionary that its swarm sends.
 
-use std::cell::Cell;
-use std::fmt;
-
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde::de::Error as _;
+use serde_json::Value;
 
 use super::codec::{MAX_MANIFEST, MAX_VALUES, ManifestError, parse_json};
 use super::magnet::Magnet;
 use super::metainfo::ParsedMetainfo;
 use super::{Manifest, ModelName, Revision, Sha256Digest, path};
+use crate::yaml::{self, Limits};
 
 /// What a file given to `registry import` is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +27,7 @@ impl Document {
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let value = match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
             Some(b'{') => parse_json(bytes)?,
-            _ => parse_yaml(bytes)?,
+            _ => yaml::read(bytes, LIMITS)?,
         };
         match is_legacy(&value) {
             true => LegacyManifest::from_value(value).map(|manifest| Self::Legacy(Box::new(manifest))),
@@ -147,139 +145,12 @@ impl LegacyManifest {
     }
 }
 
-/// How deep collections may be nested on their lines; those of a manifest are three deep. The parser's time grows with the
-/// square of it.
-const MAX_NESTED: usize = 64;
-
-/// Whether flow collections, or block collections begun on one line, are nested deeper than [`MAX_NESTED`]. Brackets in
-/// texts count as well: no manifest has so many that are never closed.
-fn nests_too_deep(bytes: &[u8]) -> bool {
-    let mut open = 0usize;
-    bytes.split(|&byte| byte == b'\n').any(|line| {
-        let begun = line.iter().filter(|byte| !matches!(byte, b' ' | b'\t'));
-        let begun = begun.take_while(|byte| matches!(byte, b'-' | b'?')).count();
-        // A line of dashes begins a document or is text; nested sequences have blanks between.
-        let spaced = line.windows(2).filter(|pair| matches!(**pair, [b'-' | b'?', b' '])).count();
-        let mut deepest = begun.min(spaced);
-        for byte in line {
-            match byte {
-                b'[' | b'{' => open += 1,
-                b']' | b'}' => open = open.saturating_sub(1),
-                _ => {}
-            }
-            deepest = deepest.max(open);
-        }
-        deepest > MAX_NESTED
-    })
-}
-
-/// Reads YAML into a JSON value. Aliases multiply, so what they expand to is counted, not what is written.
-fn parse_yaml(bytes: &[u8]) -> Result<Value, ManifestError> {
-    if bytes.len() > MAX_MANIFEST {
-        return Err(ManifestError::TooLarge);
-    }
-    if nests_too_deep(bytes) {
-        return Err(serde_yaml::Error::custom("it is nested too deep").into());
-    }
-    let budget = Budget { values: Cell::new(MAX_VALUES), bytes: Cell::new(2 * MAX_MANIFEST) };
-    Ok(Bounded(&budget).deserialize(serde_yaml::Deserializer::from_slice(bytes))?)
-}
-
-struct Budget {
-    values: Cell<usize>,
-    bytes: Cell<usize>,
-}
-
-impl Budget {
-    fn take<E: serde::de::Error>(&self, bytes: usize) -> Result<(), E> {
-        match (self.values.get().checked_sub(1), self.bytes.get().checked_sub(bytes)) {
-            (Some(values), Some(bytes)) => {
-                self.values.set(values);
-                self.bytes.set(bytes);
-                Ok(())
-            }
-            _ => Err(E::custom("it expands to more than a manifest can hold")),
-        }
-    }
-}
-
-/// Builds a JSON value within a budget.
-#[derive(Clone, Copy)]
-struct Bounded<'a>(&'a Budget);
-
-impl<'de> DeserializeSeed<'de> for Bounded<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Bounded<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value that JSON has too")
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
-        self.0.take(0).map(|()| Value::Null)
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
-        self.0.take(0).map(|()| value.into())
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
-        self.0.take(0).map(|()| value.into())
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
-        self.0.take(0).map(|()| value.into())
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        self.0.take(0).map(|()| value.into())
-    }
-
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
-        self.0.take(value.len()).map(|()| value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        self.0.take(0)?;
-        let mut list = Vec::new();
-        while let Some(value) = seq.next_element_seed(self)? {
-            list.push(value);
-        }
-        Ok(Value::Array(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        self.0.take(0)?;
-        let mut fields = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
-            self.0.take(key.len())?;
-            fields.insert(key, map.next_value_seed(self)?);
-        }
-        Ok(Value::Object(fields))
-    }
-}
+/// Bounds of a manifest in YAML. [`MAX_VALUES`] does not count the keys of maps.
+const LIMITS: Limits = Limits { bytes: MAX_MANIFEST, values: 2 * MAX_VALUES };
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn deep_nesting_is_refused_at_once() {
-        for text in ["[".repeat(200_000), "- ".repeat(100_000), "{a: ".repeat(50_000), "? ".repeat(90_000)] {
-            assert!(nests_too_deep(text.as_bytes()), "{}", &text[..8]);
-            assert!(Document::parse(text.as_bytes()).is_err());
-        }
-        let flat = "files:\n- {path: a, size: 1}\n".to_owned() + &"- {path: b, size: 2}\n".repeat(1000);
-        assert!(!nests_too_deep(flat.as_bytes()));
-        assert!(!nests_too_deep(format!("--- # {}\n", "-".repeat(200)).as_bytes()));
-    }
     use crate::model::metainfo::parse_metainfo;
 
     const TORRENT: &[u8] = include_bytes!("../../tests/fixtures/v2.torrent");
@@ -318,9 +189,9 @@ mod tests {
 
     #[test]
     fn an_older_manifest_in_json_is_the_same() {
-        let yaml = old("[]");
-        let value: Value = serde_yaml::from_str(&yaml).unwrap();
-        assert_eq!(legacy(&serde_json::to_string(&value).unwrap()), legacy(&yaml));
+        let text = old("[]");
+        let value: Value = yaml::read(text.as_bytes(), LIMITS).unwrap();
+        assert_eq!(legacy(&serde_json::to_string(&value).unwrap()), legacy(&text));
         let error = Manifest::from_json(&serde_json::to_vec(&value).unwrap()).unwrap_err();
         assert!(matches!(error, ManifestError::Old));
     }
@@ -340,10 +211,10 @@ mod tests {
     }
 
     #[test]
-    fn yaml_that_expands_without_bound_is_refused() {
+    fn yaml_that_expands_or_nests_without_bound_is_refused() {
         let list = format!("a: &a [{}]\nb: [{}]\n", "0,".repeat(20_000), "*a,".repeat(20_000));
         let text = format!("a: &a '{}'\nb: [{}]\n", "x".repeat(1_000_000), "*a,".repeat(1000));
-        for bomb in [list, text, "a: &a [*a]".to_owned(), "[".repeat(100_000)] {
+        for bomb in [list, text, "a: &a [*a]".to_owned(), "[ # ]\n".repeat(100_000)] {
             assert!(matches!(Document::parse(bomb.as_bytes()), Err(ManifestError::Yaml(_))));
         }
     }

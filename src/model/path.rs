@@ -5,6 +5,8 @@
 
 use std::cmp::Ordering;
 
+use super::text::is_bidirectional;
+
 /// The longest path, in bytes.
 pub const MAX_PATH: usize = 4096;
 /// The longest component, in bytes.
@@ -39,6 +41,9 @@ pub enum PathProblem {
     /// NUL, newline, escape and the like.
     #[error("has a control character")]
     Control,
+    /// A right-to-left override and the like.
+    #[error("has a character that changes the direction of text")]
+    Bidirectional,
     /// A backslash, which is a separator elsewhere.
     #[error("has a backslash")]
     Backslash,
@@ -76,6 +81,11 @@ pub fn is_reserved(component: &str) -> bool {
     matches!(component, ".git" | ".cache" | ".silmaril.json") || component.ends_with(PARTIAL_SUFFIX)
 }
 
+/// Whether the character ends a line or controls a terminal.
+fn is_control(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
 /// Checks one component, which is also what the name of a torrent must be.
 pub fn check_component(component: &str) -> Result<(), PathProblem> {
     match component {
@@ -83,7 +93,8 @@ pub fn check_component(component: &str) -> Result<(), PathProblem> {
         "." | ".." => Err(PathProblem::Dots),
         c if c.contains('/') => Err(PathProblem::Absolute),
         c if c.contains('\\') => Err(PathProblem::Backslash),
-        c if c.chars().any(char::is_control) => Err(PathProblem::Control),
+        c if c.chars().any(is_control) => Err(PathProblem::Control),
+        c if c.chars().any(is_bidirectional) => Err(PathProblem::Bidirectional),
         c if c.len() > MAX_PATH_COMPONENT => Err(PathProblem::ComponentTooLong),
         c if is_reserved(c) => Err(PathProblem::Reserved),
         _ => Ok(()),
@@ -152,6 +163,10 @@ mod tests {
             ("a\0b", Control),
             ("a\nb", Control),
             ("a\u{9b}b", Control),
+            ("a\u{2028}b", Control),
+            ("gpj.\u{202e}nib", Bidirectional),
+            ("a/\u{2067}b", Bidirectional),
+            ("\u{200f}a", Bidirectional),
             (long.as_str(), ComponentTooLong),
             (deep.as_str(), TooDeep),
             (".git/config", Reserved),
@@ -171,6 +186,7 @@ mod tests {
             ".gitattributes",
             "1_Pooling/config.json",
             "模型/weights 1.bin",
+            "نموذج/👩\u{200d}🚀.txt",
             "...",
             "a..b",
             "-x",

@@ -23,6 +23,11 @@ fn is_unsafe(c: char) -> bool {
             | '\u{FFA0}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
 }
 
+/// Whether the character changes the direction of the text that follows, so that one name can look like another.
+pub fn is_bidirectional(c: char) -> bool {
+    matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Whether a text has nothing that [`clean`] would remove.
 pub fn is_clean(text: &str) -> bool {
     !text.chars().any(is_unsafe)
@@ -32,6 +37,32 @@ pub fn is_clean(text: &str) -> bool {
 /// can neither move the cursor nor look like another name.
 pub fn clean(text: &str) -> String {
     text.chars().filter(|&c| !is_unsafe(c)).collect()
+}
+
+/// [`clean`] for a text of several lines.
+pub fn clean_lines(text: &str) -> String {
+    text.chars().filter(|&c| c == '\n' || !is_unsafe(c)).collect()
+}
+
+/// [`clean_lines`] for a log in which the escape sequences are our own.
+pub fn clean_log(text: &str) -> String {
+    text.chars().filter(|&c| matches!(c, '\n' | '\u{1b}') || !is_unsafe(c)).collect()
+}
+
+/// Escapes in a JSON text what [`clean`] would remove. The text stands for the same value.
+pub fn escape_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        // A line end in JSON is layout; in a string it is escaped already.
+        if c == '\n' || !is_unsafe(c) {
+            escaped.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(escaped, "\\u{unit:04x}");
+        }
+    }
+    escaped
 }
 
 /// Writes names for people, at most five of them.
@@ -180,6 +211,16 @@ mod tests {
         assert_eq!(percent_decode("a%20b+%e6%A8%a1%2F").as_deref(), Some("a b+模/"));
         for broken in ["%", "%4", "%zz", "%ff"] {
             assert_eq!(percent_decode(broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn json_with_terminal_tricks_is_escaped_and_means_the_same() {
+        let value = serde_json::json!({"a\u{202e}": ["\u{1b}[31m", "\u{9b}2J", "\u{7f}\u{200b}\n", "\u{e0041}", "模型 🚀"]});
+        for json in [serde_json::to_string(&value).unwrap(), serde_json::to_string_pretty(&value).unwrap()] {
+            let escaped = escape_json(&json);
+            assert!(clean_lines(&escaped) == escaped && escaped.contains("模型 🚀"), "{escaped}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
         }
     }
 

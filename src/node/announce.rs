@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use super::catalog::{NodeCatalog, now};
-use super::sharing::Rule;
 use super::{Node, NodeError, blocking};
 use crate::catalog::record::{Record, SharedRecord, SignedRecord};
 use crate::catalog::{UnixTime, rotation};
@@ -36,7 +35,7 @@ impl Node {
         let mut key = None;
         let mut last = part.store.have(&own).map_or(0, |have| have.sequence);
         for manifest in ours {
-            if self.library.sharing.of(&manifest.model_ref()) != Rule::default() || !self.is_here(&manifest) {
+            if !self.library.sharing.is_announced(&manifest.model_ref()) || !self.is_here(&manifest) {
                 continue;
             }
             // One that is too long to be handed out is not announced either.

@@ -14,7 +14,7 @@ use crate::catalog::{HeldModel, Holdings, Trust};
 use crate::fetch::Fetch;
 use crate::model::codec::MAX_MANIFEST;
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Sha256Digest};
-use crate::node::sharing::{Rule, Sharing};
+use crate::node::sharing::Sharing;
 use crate::store::Registry;
 
 /// How many bytes of manifests' JSON are kept in memory: a large one, and room for those of everyday size.
@@ -76,8 +76,7 @@ impl NodeHoldings {
         for manifest in self.registry.all() {
             let Some(publisher) = manifest.signed_by() else { continue };
             let model = manifest.model_ref();
-            let rule = self.sharing.of(&model);
-            if rule.withheld.is_some() {
+            if self.is_withheld(&model) {
                 continue;
             }
             let entry = match old.entries.get(&model) {
@@ -95,7 +94,7 @@ impl NodeHoldings {
                 }
             };
             // Whoever knows its digest knows of it.
-            if !rule.unannounced {
+            if self.sharing.is_announced(&model) {
                 new.by_name.entry(model.name.clone()).or_default().push(model.clone());
             }
             new.by_digest.insert(entry.digest, model.clone());
@@ -127,6 +126,11 @@ impl NodeHoldings {
         }
     }
 
+    /// Asked again for every answer: the index is made anew a moment after the rules change.
+    fn is_withheld(&self, model: &ModelRef) -> bool {
+        self.sharing.of(model).withheld.is_some()
+    }
+
     fn texts(&self) -> std::sync::MutexGuard<'_, Texts> {
         self.texts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,12 +140,14 @@ impl Holdings for NodeHoldings {
     fn of_name(&self, name: &ModelName) -> Vec<HeldModel> {
         let index = self.index();
         let models = index.by_name.get(name).into_iter().flatten();
+        let models = models.filter(|model| self.sharing.is_announced(model));
         models.filter_map(|model| Some(self.held(model, index.entries.get(model)?))).collect()
     }
 
     fn manifest(&self, digest: &Sha256Digest) -> Option<Arc<[u8]>> {
         let index = self.index();
-        let entry = index.entries.get(index.by_digest.get(digest)?)?;
+        let model = index.by_digest.get(digest).filter(|model| !self.is_withheld(model))?;
+        let entry = index.entries.get(model)?;
         let kept = self.texts().get(digest);
         Some(kept.unwrap_or_else(|| {
             let json: Arc<[u8]> = entry.manifest.to_json().into();
@@ -152,7 +158,7 @@ impl Holdings for NodeHoldings {
 
     fn names(&self) -> Vec<ModelName> {
         let here = self.fetch.joined().into_iter().filter(|revision| revision.cached_bytes() > 0);
-        let open = here.filter(|revision| self.sharing.of(&revision.manifest.model_ref()) == Rule::default());
+        let open = here.filter(|revision| self.sharing.is_announced(&revision.manifest.model_ref()));
         let mut names: Vec<ModelName> = open.map(|revision| revision.manifest.name.clone()).collect();
         names.sort_unstable();
         names.dedup();

@@ -44,7 +44,7 @@ impl Library {
         let store = open(&paths)?;
         let trust = Arc::new(Trust::open(&paths, config.security.trust));
         trust.take_over(registry.all().iter().filter_map(|m| Some((m.name.clone(), m.publisher?))))?;
-        let sharing = Arc::new(Sharing::open(&paths)?);
+        let sharing = Arc::new(Sharing::open(&paths, config.network.announce)?);
         Ok(Self { config, paths, registry, store, trust, sharing })
     }
 

@@ -6,6 +6,7 @@ use fixedbitset::FixedBitSet;
 
 use super::control::Seed;
 use super::{Node, NodeError};
+use crate::fetch::Exposure;
 use crate::model::{Manifest, ModelRef};
 use crate::store::StoredRevision;
 use crate::torrent::{AddTorrent, Mode, Swarms};
@@ -19,6 +20,10 @@ impl Node {
         else {
             return Ok(());
         };
+        let exposure = self.fetch.exposure(&revision.manifest.torrent.info_hash);
+        if exposure == Exposure::Hidden {
+            return Ok(());
+        }
         let Some(metainfo) = self.library.store.load_metainfo(&hybrid)? else { return Ok(()) };
         let mut hybrids = self.hybrids.lock().unwrap_or_else(PoisonError::into_inner);
         if hybrids.contains_key(&hybrid) {
@@ -35,7 +40,8 @@ impl Node {
             mode: Mode::Seed,
             peers: self.settings.peers.clone(),
             trackers: self.settings.trackers.clone(),
-            discovery: self.settings.discovery,
+            discovery: exposure.restrict(self.settings.discovery),
+            withheld: false,
         })?;
         hybrids.insert(hybrid, id);
         Ok(())
@@ -66,11 +72,17 @@ impl Node {
     /// Leaves the swarms of a torrent, and of its hybrid twin.
     pub(super) fn unseed(&self, manifest: &Manifest) {
         self.fetch.leave(&manifest.torrent.info_hash);
+        self.unseed_hybrid(manifest);
+    }
+
+    /// Leaves the swarm of a hybrid twin. Returns whether it was joined.
+    pub(super) fn unseed_hybrid(&self, manifest: &Manifest) -> bool {
         let hybrid = manifest.torrent.hybrid_info_hash;
         let mut hybrids = self.hybrids.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(id) = hybrid.and_then(|hybrid| hybrids.remove(&hybrid)) {
-            // It may be gone already, where the engine gave it up.
-            let _ = self.session.remove(id);
-        }
+        let Some(id) = hybrid.and_then(|hybrid| hybrids.remove(&hybrid)) else { return false };
+        // The engine takes a moment to remove it, and may have given it up already.
+        let _ = self.session.set_withheld(id, true);
+        let _ = self.session.remove(id);
+        true
     }
 }

@@ -17,9 +17,10 @@ use crate::fsutil;
 use crate::model::{InfoHash, Manifest, ModelRef};
 use crate::paths::Paths;
 use crate::store::StoreError;
+use crate::yaml::{self, Limits};
 
-/// Longest file read, in bytes: more models than one disk holds.
-const MAX_FILE: u64 = 16 << 20;
+/// Bounds of the file: more models than one disk holds.
+const LIMITS: Limits = Limits { bytes: 16 << 20, values: 1_000_000 };
 
 const HEADING: &str =
     "# Models that silmaril mirrored and does not share, or shares without announcing them.\n";
@@ -94,26 +95,34 @@ struct Document {
 #[derive(Debug)]
 pub struct Sharing {
     path: PathBuf,
+    /// `network.announce`.
+    announce: bool,
     rules: Mutex<Rules>,
     generation: AtomicU64,
 }
 
 impl Sharing {
-    /// Reads the rules; none where there is no file.
-    pub fn open(paths: &Paths) -> Result<Self, NodeError> {
+    /// Reads the rules; none where there is no file. Without `announce` no model is announced, whatever its rule is.
+    pub fn open(paths: &Paths, announce: bool) -> Result<Self, NodeError> {
         let path = paths.sharing();
-        let document = match fsutil::read_capped(&path, MAX_FILE) {
-            Ok(bytes) => serde_yaml::from_slice::<Document>(&bytes)
+        let document = match fsutil::read_capped(&path, LIMITS.bytes as u64) {
+            Ok(bytes) => yaml::read::<Option<Document>>(&bytes, LIMITS)
+                .map(Option::unwrap_or_default)
                 .map_err(|e| StoreError::Damaged { path: path.clone(), reason: e.to_string() })?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Document::default(),
             Err(source) => return Err(NodeError::Io { path, source }),
         };
-        Ok(Self { path, rules: Mutex::new(document.models), generation: AtomicU64::new(0) })
+        Ok(Self { path, announce, rules: Mutex::new(document.models), generation: AtomicU64::new(0) })
     }
 
     /// The rule of a model.
     pub fn of(&self, model: &ModelRef) -> Rule {
         self.rules().get(model).copied().unwrap_or_default()
+    }
+
+    /// Whether a model is announced: by its name, its record, and as one that is held here.
+    pub fn is_announced(&self, model: &ModelRef) -> bool {
+        self.announce && self.of(model) == Rule::default()
     }
 
     /// A number that grows with every change.
@@ -133,7 +142,7 @@ impl Sharing {
             return Ok(());
         }
         let document = Document { models };
-        let text = serde_yaml::to_string(&document)
+        let text = yaml::write(&document)
             .map_err(|e| StoreError::Damaged { path: self.path.clone(), reason: e.to_string() })?;
         fsutil::write_atomic(&self.path, format!("{HEADING}{text}").as_bytes(), fsutil::MODE_PRIVATE)
             .map_err(|source| NodeError::Io { path: self.path.clone(), source })?;
@@ -178,9 +187,23 @@ impl Node {
     }
 
     fn expose(&self, info_hash: &InfoHash, exposure: Exposure) {
-        // Peers that were connected know where we are. Whoever reads what is missing here joins again, unseen.
-        if self.fetch.expose(info_hash, exposure) && exposure == Exposure::Hidden {
+        if !self.fetch.expose(info_hash, exposure) {
+            return;
+        }
+        // A hybrid twin is a torrent of its own with the same files.
+        let models = self.library.registry.all().into_iter().filter(|m| m.torrent.info_hash == *info_hash);
+        let twins: Vec<_> = models.filter(|manifest| self.unseed_hybrid(manifest)).collect();
+        if exposure == Exposure::Hidden {
+            // A reader of what is missing here joins again, and accepts no peer.
             self.fetch.leave(info_hash);
+            return;
+        }
+        for manifest in twins {
+            let model = manifest.model_ref();
+            let seeded = self.library.store.revision(manifest).map_err(NodeError::from);
+            if let Err(e) = seeded.and_then(|revision| self.seed(&revision)) {
+                tracing::warn!("cannot seed the hybrid torrent of {model}: {e}");
+            }
         }
     }
 
@@ -205,17 +228,17 @@ mod tests {
     fn rules_survive_a_restart_and_the_default_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
-        let sharing = Sharing::open(&paths).unwrap();
+        let sharing = Sharing::open(&paths, true).unwrap();
         let (gated, quiet) = ("meta/llama@v1".parse().unwrap(), "acme/m".parse().unwrap());
         let withheld = Rule { withheld: Some(Withheld::Gated), unannounced: false };
         sharing.set(&gated, withheld).unwrap();
         sharing.set(&quiet, Rule { withheld: None, unannounced: true }).unwrap();
         assert_eq!(sharing.generation(), 2);
-        let again = Sharing::open(&paths).unwrap();
+        let again = Sharing::open(&paths, true).unwrap();
         assert_eq!(again.of(&gated), withheld);
         assert!(again.of(&quiet).unannounced);
         again.set(&gated, Rule::default()).unwrap();
-        assert_eq!(Sharing::open(&paths).unwrap().of(&gated), Rule::default());
+        assert_eq!(Sharing::open(&paths, true).unwrap().of(&gated), Rule::default());
         let text = std::fs::read_to_string(paths.sharing()).unwrap();
         assert!(text.contains("acme/m") && !text.contains("meta/llama"), "{text}");
     }
@@ -224,9 +247,10 @@ mod tests {
     fn rules_that_cannot_be_read_are_not_taken_for_none() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
-        for bad in ["models: [", "models: {acme/m: {withheld: perhaps}}", "modells: {}"] {
+        for bad in ["models: [", "models: {acme/m: {withheld: perhaps}}", "modells: {}", &"[".repeat(100_000)]
+        {
             std::fs::write(paths.sharing(), bad).unwrap();
-            let error = Sharing::open(&paths).unwrap_err().to_string();
+            let error = Sharing::open(&paths, true).unwrap_err().to_string();
             assert!(error.contains("sharing.yaml"), "{error}");
         }
     }

@@ -95,7 +95,9 @@ impl Shared {
         let address =
             |text: &str, port| Some(SocketAddr::new(text.parse().ok()?, port)).filter(|_| port != 0);
         let peers = raw.endpoints.iter().filter_map(|peer| address(&peer.address, peer.port)).collect();
-        Some(Event::Overlay(OverlayEvent::DhtPeers(topic, peers)))
+        let event = OverlayEvent::DhtPeers(topic, peers);
+        self.looked_up(&event);
+        Some(Event::Overlay(event))
     }
 
     pub(super) fn dht_found(&self, raw: RawEvent) -> Option<Event> {
@@ -137,7 +139,7 @@ fn is_on(session: &Session) -> bool {
 
 pub(super) fn announce(session: &Session, topic: Topic) -> Result<(), EngineError> {
     let port = session.shared.listen_port.load(Ordering::Relaxed);
-    if !is_on(session) || port == 0 {
+    if !is_on(session) || !session.announces() || port == 0 {
         return Ok(());
     }
     session.shared.engine.dht_announce(&topic.0, port).map_err(internal)
@@ -157,7 +159,7 @@ pub(super) fn put_item(session: &Session, item: &DhtItem) -> Result<(), EngineEr
     if !item.is_signed() {
         return Err(EngineError::BadItem("its signature is not its publisher's".into()));
     }
-    if !is_on(session) {
+    if !is_on(session) || !session.announces() {
         return Ok(());
     }
     let raw = RawItem {

@@ -8,6 +8,7 @@ mod dht;
 mod group;
 pub mod overlay;
 mod pump;
+mod quiet;
 mod session;
 mod settings;
 mod talk;
@@ -71,6 +72,9 @@ pub struct AddTorrent {
     pub trackers: Vec<String>,
     /// Discovery.
     pub discovery: Discovery,
+    /// Whether it is to be kept to this node: no connection is accepted, nothing is sent to a peer that this node
+    /// connected to, and none of the ways of finding peers is used. See [`Swarms::set_withheld`].
+    pub withheld: bool,
 }
 
 /// How much a piece is wanted when no reader waits for it.
@@ -208,6 +212,9 @@ pub trait Swarms: Send + Sync + 'static {
 
     /// Connects to a peer.
     fn connect_peer(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError>;
+
+    /// Withholds a torrent, or ends that, while it runs. All its connections end when it is withheld.
+    fn set_withheld(&self, id: TorrentId, withheld: bool) -> Result<(), EngineError>;
 
     /// Announces and searches for peers again now, on every way that is on.
     fn reannounce(&self, id: TorrentId) -> Result<(), EngineError>;

@@ -212,15 +212,16 @@ pub trait Overlay: Send + Sync + 'static {
     /// for ten minutes, in any swarm, for several nodes may share one; loopback is never banned.
     fn hang_up(&self, peer: PeerId, ban: bool) -> Result<(), EngineError>;
 
-    /// Announces this node, with its listen port, at a topic of the DHT (BEP 5). Without effect while the DHT is off.
-    /// The DHT forgets it after about half an hour.
+    /// Announces this node, with its listen port, at a topic of the DHT (BEP 5). Without effect while the DHT is off
+    /// and with `network.announce: false`. The DHT forgets it after about half an hour.
     fn announce(&self, topic: Topic) -> Result<(), EngineError>;
 
     /// Asks the DHT who announced at a topic. [`OverlayEvent::DhtPeers`] follows, several times, or never where nobody
     /// did.
     fn find(&self, topic: Topic) -> Result<(), EngineError>;
 
-    /// Stores an item in the DHT, unless that has a newer one. [`OverlayEvent::DhtStored`] follows where the DHT is on.
+    /// Stores an item in the DHT, unless that has a newer one. [`OverlayEvent::DhtStored`] follows where the DHT is on
+    /// and this node is announced.
     /// An item that is too long, not canonical, or not signed by its publisher is an error.
     fn put_item(&self, item: &DhtItem) -> Result<(), EngineError>;
 

@@ -145,7 +145,10 @@ impl Pump {
         let id = TorrentId(raw.torrent);
         let piece = PieceIndex(raw.piece);
         Some(match raw.kind {
-            RawKind::Added => Event::Added(id),
+            RawKind::Added => {
+                self.shared.look_up(id);
+                Event::Added(id)
+            }
             RawKind::Failed => Event::Failed(id, raw.text),
             RawKind::PieceVerified => Event::PieceVerified(id, piece),
             RawKind::PieceRejected => Event::PieceRejected(id, piece),

@@ -17,10 +17,12 @@ use fixedbitset::FixedBitSet;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::dht::Dht;
+use super::quiet::{Quiet, topic_of};
 use super::talk::{Lonely, Talk};
 use super::{AddTorrent, EngineError, Event, Mode, Priority, SessionSettings, Swarms, TorrentId, pump};
 use crate::ffi::{self, RawAdd, RawEndpoint, RawPath, RawPriority};
 use crate::model::PieceIndex;
+use crate::model::magnet::Magnet;
 
 /// Peers remembered per torrent, to call again when all are gone.
 const KNOWN_PEERS: usize = 64;
@@ -47,6 +49,8 @@ pub(super) struct Known {
     pub kicked: Option<Instant>,
     /// For a meeting, when it looks for peers again.
     pub meeting: Option<Lonely>,
+    /// Where this node is not announced, how peers are found.
+    pub quiet: Quiet,
 }
 
 impl Known {
@@ -146,8 +150,8 @@ impl Session {
         let network = &settings.network;
         let nodes: Vec<(String, u16)> =
             settings.dht_nodes()?.into_iter().map(|(host, port)| (host.to_owned(), port)).collect();
-        let engine =
-            ffi::start_engine(&raw, settings.disk_threads(), &settings.dht_state).map_err(internal)?;
+        let engine = ffi::start_engine(&raw, settings.disk_threads(), &settings.dht_state, !network.announce)
+            .map_err(internal)?;
         engine.settle().map_err(internal)?;
         let shared = Arc::new(Shared {
             engine,
@@ -289,6 +293,12 @@ impl Swarms for Session {
     fn add(&self, torrent: AddTorrent) -> Result<TorrentId, EngineError> {
         let id = self.new_id();
         let network = &self.settings.network;
+        let dht = torrent.discovery.dht && network.dht_enabled;
+        let mut trackers = self.all_trackers(&torrent.trackers);
+        let mut quiet = Quiet::default();
+        if !self.announces() && !torrent.withheld {
+            quiet = Quiet::new(dht.then(|| topic_of(&torrent.info_hash)), std::mem::take(&mut trackers));
+        }
         let raw = RawAdd {
             torrent: id.0,
             info_hash: torrent.info_hash.0,
@@ -301,14 +311,15 @@ impl Swarms for Session {
             have: packed(&torrent.have),
             resume: torrent.resume.unwrap_or_default(),
             lazy: torrent.mode == Mode::Lazy,
+            withheld: torrent.withheld,
             peers: torrent.peers.iter().map(raw_endpoint).collect(),
-            trackers: self.all_trackers(&torrent.trackers),
-            dht: torrent.discovery.dht && network.dht_enabled,
+            trackers,
+            dht,
             lan: torrent.discovery.lan && network.lan_discovery,
             pex: torrent.discovery.pex,
             max_connections: self.max_connections(),
         };
-        self.shared.torrents().insert(id, Known { peers: torrent.peers, ..Known::default() });
+        self.shared.torrents().insert(id, Known { peers: torrent.peers, quiet, ..Known::default() });
         match self.shared.engine.add(&raw) {
             Ok(all_layers) => {
                 if all_layers && let Some(known) = self.shared.torrents().get_mut(&id) {
@@ -326,7 +337,12 @@ impl Swarms for Session {
     fn fetch_metadata(&self, magnet: &str, peers: &[SocketAddr]) -> Result<TorrentId, EngineError> {
         let id = self.new_id();
         let raw_peers: Vec<_> = peers.iter().map(raw_endpoint).collect();
-        self.shared.torrents().insert(id, Known { peers: peers.to_vec(), ..Known::default() });
+        let mut quiet = Quiet::default();
+        if !self.announces() && self.settings.network.dht_enabled {
+            let magnet: Result<Magnet, _> = magnet.parse();
+            quiet = Quiet::new(magnet.ok().map(|magnet| topic_of(&magnet.info_hash)), Vec::new());
+        }
+        self.shared.torrents().insert(id, Known { peers: peers.to_vec(), quiet, ..Known::default() });
         let trackers = self.all_trackers(&[]);
         match self.shared.engine.fetch_metadata(id.0, magnet, &raw_peers, &trackers, self.max_connections()) {
             Ok(()) => Ok(id),
@@ -346,6 +362,7 @@ impl Swarms for Session {
     fn request(&self, id: TorrentId, piece: PieceIndex, deadline: Duration) -> Result<(), EngineError> {
         let milliseconds = deadline.as_millis().min(i32::MAX as u128) as i32;
         known(self.shared.engine.request(id.0, piece.0, milliseconds))?;
+        self.ask_trackers(id);
         self.kick(id);
         Ok(())
     }
@@ -365,6 +382,7 @@ impl Swarms for Session {
             .collect();
         known(self.shared.engine.set_priority(id.0, &raw))?;
         if raw.iter().any(|one| one.priority > 0) {
+            self.ask_trackers(id);
             self.kick(id);
         }
         Ok(())
@@ -378,8 +396,13 @@ impl Swarms for Session {
         Ok(())
     }
 
+    fn set_withheld(&self, id: TorrentId, withheld: bool) -> Result<(), EngineError> {
+        known(self.shared.engine.set_withheld(id.0, withheld))
+    }
+
     fn reannounce(&self, id: TorrentId) -> Result<(), EngineError> {
         known(self.shared.engine.reannounce(id.0))?;
+        self.shared.look_up(id);
         self.kick(id);
         Ok(())
     }

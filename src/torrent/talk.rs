@@ -12,6 +12,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::overlay::{MAX_MESSAGE, MAX_UNREAD, MAX_UNREAD_OF_ALL, MessageBytes};
+use super::quiet::{Quiet, topic_of};
 use super::session::{Known, Session, Shared, internal, raw_endpoint};
 use super::{
     AddressGroup, DhtItem, EngineError, Event, Meeting, Overlay, OverlayEvent, PeerId, Swarms, Topic,
@@ -196,6 +197,9 @@ impl Shared {
         if let Err(error) = self.engine.look_around(id.0, dht) {
             tracing::debug!(torrent = id.0, %error, "Peers could not be looked for.");
         }
+        if dht {
+            self.look_up(id);
+        }
     }
 
     /// Looks for peers of all torrents: what was announced while the DHT knew nobody went nowhere.
@@ -217,6 +221,14 @@ impl Overlay for Session {
             // called themselves.
             peers.extend(self.settings.own_dht_nodes().unwrap_or_default());
         }
+        let mut quiet = Quiet::default();
+        if !self.announces() && network.dht_enabled {
+            let topic = match place {
+                Meeting::Topic(topic) => topic,
+                Meeting::Model(info_hash) => topic_of(&info_hash),
+            };
+            quiet = Quiet::new(Some(topic), Vec::new());
+        }
         let raw = RawMeeting {
             torrent: id.0,
             place: match place {
@@ -229,7 +241,7 @@ impl Overlay for Session {
             lan: network.lan_discovery,
             max_connections: self.max_connections(),
         };
-        let known = Known { peers, meeting: Some(Lonely::new()), ..Known::default() };
+        let known = Known { peers, meeting: Some(Lonely::new()), quiet, ..Known::default() };
         self.shared.torrents().insert(id, known);
         match self.shared.engine.meet(&raw) {
             Ok(()) => Ok(id),

@@ -48,6 +48,50 @@ fn directories_that_cannot_be_shared() {
 }
 
 #[test]
+fn exported_manifest_holds_no_terminal_tricks() {
+    let a = host();
+    model_dir(&a.home().join("m"), &[("w", b"x")]);
+    let share = ["share", "m", "--name", "a/b", "--license", "mit", "--sign=false"];
+    let mut sharing = a.spawn(&share);
+    sharing.wait_for_line("seeding", PATIENCE);
+    sharing.signal(rustix::process::Signal::INT);
+    sharing.wait(PATIENCE);
+    let tricks = "safe\u{1b}[2J\u{9b}31m\u{202e}gpj.exe";
+    let mut manifest: serde_json::Value =
+        serde_json::from_str(&a.run(&["registry", "export", "a/b"]).ok()).unwrap();
+    manifest["description"] = tricks.into();
+    manifest["x_field_of_others"] = tricks.into();
+    std::fs::write(a.home().join("evil.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    a.run(&["registry", "import", "evil.json"]).ok();
+    let file = a.home().join("out.json");
+    a.run(&["registry", "export", "a/b", "-o", file.to_str().unwrap()]).ok();
+    for text in [a.run(&["registry", "export", "a/b"]).ok(), std::fs::read_to_string(&file).unwrap()] {
+        assert!(!text.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{text:?}");
+        let exported: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(exported["description"], tricks);
+        assert_eq!(exported["x_field_of_others"], tricks);
+    }
+    manifest["files"][0]["path"] = "gpj.\u{202e}exe".into();
+    std::fs::write(a.home().join("evil.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    fails(&a, &["registry", "import", "evil.json"], 1, "direction");
+}
+
+#[test]
+fn yaml_bombs_are_refused_and_named() {
+    let a = host();
+    let deep = "[ # ]\n".repeat(100_000);
+    std::fs::create_dir_all(a.base()).unwrap();
+    let trust = a.base().join("trust.yaml");
+    std::fs::write(&trust, &deep).unwrap();
+    fails(&a, &["trust", "list"], 1, "trust.yaml");
+    std::fs::remove_file(&trust).unwrap();
+    std::fs::write(a.home().join("m.yaml"), &deep).unwrap();
+    fails(&a, &["registry", "import", "m.yaml"], 1, "nested deeper than 64 levels");
+    std::fs::write(a.home().join("c.yaml"), &deep).unwrap();
+    fails(&a, &["--config", "c.yaml", "list"], 2, "c.yaml:65: collections are nested deeper than 64 levels");
+}
+
+#[test]
 fn a_directory_with_an_unreadable_file_is_not_shared_in_part() {
     let a = host();
     model_dir(&a.home().join("m"), &[("readable", b"x"), ("secret", b"y")]);

@@ -3,7 +3,7 @@
 use silmaril::torrent::try_gate;
 
 use super::rig::{Sample, content};
-use crate::support::raw_peer::{HashRange, Message};
+use crate::support::raw_peer_message::{HashRange, Message};
 use crate::support::raw_peer_content::FileTree;
 
 const PIECE: u32 = 64 * 1024;

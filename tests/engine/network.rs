@@ -1,6 +1,6 @@
 //! Every key of the network section has its effect.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use silmaril::config::{Encryption, NetworkConfig, Utp};
@@ -217,6 +217,25 @@ fn utp_is_used_when_told() {
         let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
         for utp in [Utp::Auto, Utp::On, Utp::Off] {
             transfer(&sample, NetworkConfig { utp, ..network() }, NetworkConfig { utp, ..network() });
+        }
+    });
+}
+
+#[test]
+fn utp_packets_are_answered_only_when_turned_on() {
+    in_private_net(|| {
+        for (utp, answered) in [(Utp::On, true), (Utp::Auto, false), (Utp::Off, false)] {
+            let client = Client::with(NetworkConfig { utp, ..network() });
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            // ST_SYN of version 1 (BEP 29): type and version, extension, connection id, two times, window, numbers.
+            let mut syn = [0u8; 20];
+            syn[..4].copy_from_slice(&[0x41, 0, 0x12, 0x34]);
+            syn[12..16].copy_from_slice(&(1u32 << 20).to_be_bytes());
+            syn[17] = 1;
+            socket.send_to(&syn, client.address).unwrap();
+            let within = if answered { SOON } else { Duration::from_secs(2) };
+            socket.set_read_timeout(Some(within)).unwrap();
+            assert_eq!(socket.recv(&mut [0; 1500]).is_ok(), answered, "{utp:?}");
         }
     });
 }

@@ -143,6 +143,7 @@ impl Sample {
             peers: vec![],
             trackers: vec![],
             discovery: Discovery { dht: false, lan: false, pex: false },
+            withheld: false,
         }
     }
 

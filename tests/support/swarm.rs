@@ -23,6 +23,7 @@ pub enum Call {
     Request(InfoHash, u32, Duration),
     Priority(InfoHash, u32, Priority),
     Connect(InfoHash, SocketAddr),
+    SetWithheld(InfoHash, bool),
     Reannounce(InfoHash),
     SaveResume(InfoHash),
     Export(InfoHash),
@@ -495,6 +496,13 @@ impl Swarms for FakeSwarm {
         let mut inner = self.inner();
         let ih = inner.info_hash(id)?;
         inner.calls.push(Call::Connect(ih, peer));
+        Ok(())
+    }
+
+    fn set_withheld(&self, id: TorrentId, withheld: bool) -> Result<(), EngineError> {
+        let mut inner = self.inner();
+        let ih = inner.info_hash(id)?;
+        inner.calls.push(Call::SetWithheld(ih, withheld));
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{MAX_CHAIN, TrustError};
 use crate::model::{ModelName, PublisherKey};
+use crate::yaml::{self, Limits, YamlError};
 
 /// Names that can be pinned: some 20 MB of file.
 pub(super) const MAX_PINS: usize = 100_000;
@@ -20,6 +21,10 @@ pub(super) const MAX_PINS: usize = 100_000;
 pub(super) const MAX_PUBLISHERS: usize = 10_000;
 /// Replaced keys that are remembered.
 pub(super) const MAX_SUCCESSIONS: usize = 10_000;
+
+/// Bounds of the file: as many entries as there may be, each a map of three keys, with long names.
+pub(super) const LIMITS: Limits =
+    Limits { bytes: 64 << 20, values: 7 * (MAX_PINS + MAX_PUBLISHERS + MAX_SUCCESSIONS) + 16 };
 
 const HEADING: &str = "\
 # Whom this node believes: publishers that are trusted, names that belong to one publisher, and keys that were replaced.
@@ -250,14 +255,9 @@ fn entries<T>(written: Option<Entries<T>>) -> Vec<T> {
 
 impl Document {
     /// Reads the text of a file; `path` is for errors only. An empty text says nothing.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, TrustError> {
-        let written = serde_yaml::from_str::<Option<Written>>(text).map_err(|error| {
-            let mut reason = error.to_string();
-            let line = error.location().map(|place| {
-                reason = reason.replace(&format!(" at line {} column {}", place.line(), place.column()), "");
-                place.line()
-            });
-            TrustError::File { path: path.to_owned(), line, reason: reason.replace('\n', " ") }
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self, TrustError> {
+        let written = yaml::read::<Option<Written>>(text, LIMITS).map_err(|YamlError { line, what }| {
+            TrustError::File { path: path.to_owned(), line, reason: what }
         })?;
         let Written { publishers, pins, successions } = written.unwrap_or_default();
         Ok(Self {
@@ -268,13 +268,13 @@ impl Document {
     }
 
     /// The text of the file.
-    pub fn to_text(&self) -> Result<String, serde_yaml::Error> {
+    pub fn to_text(&self) -> Result<String, YamlError> {
         let writing = Writing {
             publishers: &self.publishers,
             pins: self.pins.values().collect(),
             successions: self.successions.values().collect(),
         };
-        Ok(format!("{HEADING}{}", serde_yaml::to_string(&writing)?))
+        Ok(format!("{HEADING}{}", yaml::write(&writing)?))
     }
 
     /// The publisher to whom a name belongs.

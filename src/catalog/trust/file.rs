@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::document::LIMITS;
 use super::{Document, TrustError};
 use crate::fsutil;
 use crate::paths::Paths;
 
-/// Longest file read, in bytes: as many pins as there may be, with long names.
-const MAX_FILE: u64 = 64 << 20;
 /// How long another process may hold the lock: it writes a file meanwhile.
 const LOCKED_WITHIN: Duration = Duration::from_secs(10);
 /// How often the lock is tried; it belongs to another process, so there is nothing to be woken by.
@@ -176,12 +175,10 @@ impl From<Unread> for TrustError {
 }
 
 fn parse(path: &Path) -> Result<Document, Unread> {
-    let bytes = match fsutil::read_capped(path, MAX_FILE) {
+    let bytes = match fsutil::read_capped(path, LIMITS.bytes as u64) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Document::default()),
         Err(error) => return Err(Unread::Failed(failed(path, error))),
     };
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Unread::Wrong(failed(path, io::Error::other("not UTF-8 text"))))?;
-    Document::parse(&text, path).map_err(Unread::Wrong)
+    Document::parse(&bytes, path).map_err(Unread::Wrong)
 }

@@ -130,7 +130,7 @@ fn what_another_program_signed_keeps_its_signature() {
 
 #[test]
 fn a_manifest_in_yaml_is_the_same_and_its_signature_holds() {
-    let yaml = serde_yaml::to_string(&signed()).unwrap();
+    let yaml = crate::yaml::write(&signed()).unwrap();
     assert_eq!(Document::parse(yaml.as_bytes()).unwrap(), Document::Manifest(Box::new(signed())));
     let changed = yaml.replace("22713216", "22713217");
     assert!(matches!(Document::parse(changed.as_bytes()), Err(ManifestError::BadSignature(_))));

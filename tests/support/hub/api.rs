@@ -131,7 +131,7 @@ fn describe(state: &State, repo: &Repo, name: &str, commit: &str, blobs: bool) -
 fn front_matter(repo: &Repo, readme: &Entry) -> Option<Value> {
     let text = String::from_utf8(repo.blob(&readme.oid)).ok()?;
     let yaml = text.strip_prefix("---\n")?.split("\n---").next()?;
-    serde_yaml::from_str(yaml).ok()
+    serde_saphyr::from_str(yaml).ok()
 }
 
 /// One page of a tree, and a link to the next.

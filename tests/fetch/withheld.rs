@@ -1,0 +1,51 @@
+//! A model that becomes withheld: nothing is uploaded from then on, and its readers go on.
+
+use std::time::Duration;
+
+use silmaril::fetch::Exposure;
+
+use crate::support::clock::pass;
+use crate::support::rig::{GIVEN_PEER, KIB, MIB, Rig, noise};
+use crate::support::swarm::{Call, Delivery};
+
+#[tokio::test(start_paused = true)]
+async fn withheld_model_is_read_from_named_peers_alone() {
+    let rig = Rig::with(|settings| {
+        settings.trackers = vec!["udp://tracker.example:1".to_owned()];
+        settings.discovery.dht = true;
+        settings.discovery.pex = true;
+    });
+    rig.swarm.delivery(Delivery::ByHand);
+    let m = rig.model("o/m", 256 * KIB, &[("w.bin", noise(1, MIB))]);
+    assert!(rig.fetch.expose(&m.ih, Exposure::Hidden));
+    let named = "10.0.0.7:7".parse().unwrap();
+    let read = rig.read(&m, 0, 0, 10);
+    rig.idle().await;
+    let added = rig.swarm.added(m.ih).unwrap();
+    assert!(added.withheld && added.trackers.is_empty());
+    assert!(!added.discovery.dht && !added.discovery.pex);
+    assert_eq!(added.peers, [GIVEN_PEER.parse().unwrap()]);
+    rig.fetch.introduce(&m.ih, &[named]);
+    pass(Duration::from_secs(5)).await;
+    assert!(rig.swarm.calls().contains(&Call::Connect(m.ih, named)));
+    assert!(rig.swarm.deliver(m.ih, 0));
+    assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 0, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn uploads_end_before_the_torrent_is_removed() {
+    let rig = Rig::new();
+    let m = rig.model("o/m", 256 * KIB, &[("w.bin", noise(1, MIB))]);
+    rig.fetch.join(&m.revision).unwrap();
+    rig.idle().await;
+    assert!(!rig.swarm.added(m.ih).unwrap().withheld);
+    assert!(rig.fetch.expose(&m.ih, Exposure::Hidden));
+    rig.idle().await;
+    let calls = rig.swarm.calls();
+    let at = |wanted: Call| calls.iter().position(|call| *call == wanted).expect("the engine was told");
+    assert!(at(Call::SetWithheld(m.ih, true)) < at(Call::Remove(m.ih)));
+    assert!(rig.swarm.added(m.ih).unwrap().withheld);
+    assert!(rig.fetch.expose(&m.ih, Exposure::Public));
+    rig.idle().await;
+    assert!(!rig.swarm.added(m.ih).unwrap().withheld);
+}
