@@ -59,6 +59,8 @@ pub struct AddTorrent {
     /// Absolute path of each file, in canonical order, pad files left out. Parent directories are created
     /// when first written to.
     pub file_paths: Vec<PathBuf>,
+    /// How those look that are never written, one per file or none at all: another file at the path is not read.
+    pub file_stamps: Vec<Option<FileStamp>>,
     /// Pieces that are already verified in those files; never hashed again. Length = piece count.
     pub have: FixedBitSet,
     /// What `Event::ResumeData` gave earlier: known piece layers. Ignored if damaged.
@@ -71,6 +73,17 @@ pub struct AddTorrent {
     pub trackers: Vec<String>,
     /// Discovery.
     pub discovery: Discovery,
+}
+
+/// How a file looked when its bytes were verified.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileStamp {
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Inode number.
+    pub inode: u64,
 }
 
 /// How much a piece is wanted when no reader waits for it.
