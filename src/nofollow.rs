@@ -410,3 +410,6 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<()> {
         let _ = rustix::fs::unlinkat(&dir, &temporary, AtFlags::empty());
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -330,20 +330,155 @@ mod tests {
         assert_eq!(names(dir.path()), expected);
     }
 
+    fn scanned(dir: &Path) -> Result<Vec<String>, ScanError> {
+        Ok(scan(dir, &OutsideLinks::new())?.into_iter().map(|file| file.path).collect())
+    }
+
+    /// A directory that is not hidden, as the usual temporary ones are.
+    fn visible() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::Builder::new().prefix("scan-").tempdir().unwrap();
+        let real = fs::canonicalize(dir.path()).unwrap();
+        (dir, real)
+    }
+
     #[test]
     fn links_are_followed_as_in_the_cache_of_the_hub() {
-        let dir = tempfile::tempdir().unwrap();
-        put(dir.path(), "blobs/abc");
-        put(dir.path(), "other/deep/file");
-        let snapshot = dir.path().join("snapshots/1");
-        fs::create_dir_all(&snapshot).unwrap();
+        let (_dir, hub) = visible();
+        let repository = hub.join("models--org--name");
+        for path in
+            ["models--org--name/blobs/abc", "blobs/12/345", "blobs-not/x", "models--org--other/blobs/def"]
+        {
+            put(&hub, path);
+        }
+        // As huggingface_hub 2.4 has it: a blob that is a link to one that all repositories have in common.
+        symlink("../../blobs/12/345", repository.join("blobs/345")).unwrap();
+        let snapshot = repository.join("snapshots/1");
+        fs::create_dir_all(snapshot.join("sub")).unwrap();
         symlink("../../blobs/abc", snapshot.join("model.bin")).unwrap();
-        symlink(dir.path().join("other"), snapshot.join("dir")).unwrap();
-        let files = scan(&snapshot).unwrap();
-        assert_eq!(files[0].path, "dir/deep/file");
-        assert_eq!((files[1].path.as_str(), files[1].metadata.len()), ("model.bin", 9));
-        symlink(&snapshot, dir.path().join("entry")).unwrap();
-        assert_eq!(names(&dir.path().join("entry")), names(&snapshot));
+        symlink("../../../blobs/345", snapshot.join("sub/shared.bin")).unwrap();
+        let files = scan(&snapshot, &OutsideLinks::new()).unwrap();
+        assert_eq!((files[0].path.as_str(), &files[0].source), ("model.bin", &repository.join("blobs/abc")));
+        assert_eq!((files[1].path.as_str(), &files[1].source), ("sub/shared.bin", &hub.join("blobs/12/345")));
+        symlink(&snapshot, hub.join("entry")).unwrap();
+        assert_eq!(names(&hub.join("entry")), names(&snapshot));
+        assert_eq!(names(&snapshot.join("sub")), ["shared.bin"]);
+        for outside in ["blobs-not/x", "models--org--other/blobs/def"] {
+            symlink(hub.join(outside), snapshot.join("x")).unwrap();
+            let error = scanned(&snapshot).unwrap_err();
+            assert!(matches!(&error, ScanError::Outside { link, .. } if link.ends_with("x")), "{error}");
+            fs::remove_file(snapshot.join("x")).unwrap();
+        }
+        // Only the cache of the hub is laid out so.
+        let other = hub.join("other/snapshots/1");
+        put(&hub, "other/blobs/abc");
+        fs::create_dir_all(&other).unwrap();
+        symlink("../../blobs/abc", other.join("x")).unwrap();
+        assert!(matches!(scanned(&other), Err(ScanError::Outside { .. })));
+    }
+
+    #[test]
+    fn a_directory_with_every_kind_of_link() {
+        let (_dir, top) = visible();
+        let root = top.join("model");
+        for path in
+            ["model/a/file", "model/b/file", "out/file", "out/deep/file", ".ssh/id", "out/.env", "theirs"]
+        {
+            put(&top, path);
+        }
+        symlink("a/file", root.join("inside")).unwrap();
+        symlink(root.join("b"), root.join("inside-dir")).unwrap();
+        let inside = ["a/file", "b/file", "inside", "inside-dir/file"];
+        assert_eq!(scanned(&root).unwrap(), inside);
+        assert_eq!(outside_links(&root).unwrap(), OutsideLinks::new());
+
+        let check = |link: &str, target: &str, part: &str, approved: Option<&[&str]>| {
+            let at = root.join(link);
+            symlink(target, &at).unwrap();
+            let error = scanned(&root).unwrap_err().to_string();
+            assert!(
+                error.contains(part) && error.contains(at.to_str().unwrap()),
+                "{error} does not say {part}"
+            );
+            match (outside_links(&root), approved) {
+                (Ok(links), Some(more)) => {
+                    let found: Vec<String> =
+                        scan(&root, &links).unwrap().into_iter().map(|file| file.path).collect();
+                    let mut all = [&inside[..], more].concat();
+                    all.sort();
+                    assert_eq!(found, all, "{link}");
+                }
+                (Err(refused), None) => assert_eq!(refused.to_string(), error),
+                (found, _) => panic!("{link}: {found:?}"),
+            }
+            fs::remove_file(at).unwrap();
+        };
+        check("x", "../out/file", "outside the shared directory", Some(&["x"]));
+        check("a/x", "../../out/deep", "outside the shared directory", Some(&["a/x/file"]));
+        symlink("../out/file", root.join("b/y")).unwrap();
+        symlink("b/y", root.join("chain")).unwrap();
+        assert_eq!(outside_links(&root).unwrap().len(), 3, "b/y, inside-dir/y and chain");
+        for link in ["b/y", "chain"] {
+            fs::remove_file(root.join(link)).unwrap();
+        }
+        // Refused even where the user follows links.
+        check("x", "../.ssh/id", "hidden", None);
+        check("x", "../.ssh", "hidden", None);
+        check("x", "../out/.env", "hidden", None);
+        let follow = |part: &str| {
+            symlink("../out", root.join("x")).unwrap();
+            let error = outside_links(&root).unwrap_err().to_string();
+            assert!(error.contains(part), "{error} does not say {part}");
+            let approved = OutsideLinks::from([("x".to_owned(), top.join("out"))]);
+            assert_eq!(scan(&root, &approved).unwrap_err().to_string(), error);
+            fs::remove_file(root.join("x")).unwrap();
+        };
+        follow("hidden");
+        std::os::unix::fs::chown(top.join("theirs"), Some(4242), Some(4242)).unwrap();
+        check("x", "../theirs", "belongs to another user", None);
+        fs::remove_file(top.join("out/.env")).unwrap();
+        std::os::unix::fs::chown(top.join("out/deep/file"), Some(4242), Some(4242)).unwrap();
+        follow("belongs to another user");
+        fs::remove_file(top.join("out/deep/file")).unwrap();
+        symlink(root.join("a/file"), top.join("out/deep/back")).unwrap();
+        check("x", "../out", "outside the shared directory", Some(&["x/deep/back", "x/file"]));
+        check("x", "nowhere", "does not exist", None);
+        check("x", "x", "around it", None);
+        check("a/x", "..", "around it", None);
+        // Two directories that lead to each other.
+        symlink("../b", root.join("a/b")).unwrap();
+        check("b/a", "../a", "around it", None);
+    }
+
+    #[test]
+    fn approval_is_of_one_target() {
+        let (_dir, top) = visible();
+        for path in ["model/a", "one", "two"] {
+            put(&top, path);
+        }
+        let root = top.join("model");
+        symlink("../one", root.join("x")).unwrap();
+        let approved = outside_links(&root).unwrap();
+        assert_eq!(approved, OutsideLinks::from([("x".to_owned(), top.join("one"))]));
+        assert_eq!(scan(&root, &approved).unwrap().len(), 2);
+        fs::remove_file(root.join("x")).unwrap();
+        symlink("../two", root.join("x")).unwrap();
+        let error = scan(&root, &approved).unwrap_err();
+        assert!(matches!(&error, ScanError::Outside { target, .. } if target.ends_with("two")), "{error}");
+    }
+
+    #[test]
+    fn directories_that_links_multiply_are_not_read_for_ever() {
+        let (_dir, top) = visible();
+        // Each directory leads twice to the next: 2^40 of them, and no file.
+        for level in 0..40 {
+            fs::create_dir(top.join(level.to_string())).unwrap();
+        }
+        for level in 0..39 {
+            for way in ["a", "b"] {
+                symlink(format!("../{}", level + 1), top.join(level.to_string()).join(way)).unwrap();
+            }
+        }
+        assert!(matches!(scanned(&top), Err(ScanError::TooMany(_))));
     }
 
     #[test]
@@ -375,10 +510,10 @@ mod tests {
     #[test]
     fn nothing_to_share_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(scan(dir.path()), Err(ScanError::Empty(_))));
+        assert!(matches!(scanned(dir.path()), Err(ScanError::Empty(_))));
         put(dir.path(), ".git/HEAD");
-        assert!(matches!(scan(dir.path()), Err(ScanError::Empty(_))));
-        assert!(matches!(scan(&dir.path().join(".git/HEAD")), Err(ScanError::NotADirectory(_))));
-        assert!(matches!(scan(&dir.path().join("none")), Err(ScanError::Io { .. })));
+        assert!(matches!(scanned(dir.path()), Err(ScanError::Empty(_))));
+        assert!(matches!(scanned(&dir.path().join(".git/HEAD")), Err(ScanError::NotADirectory(_))));
+        assert!(matches!(scanned(&dir.path().join("none")), Err(ScanError::Io { .. })));
     }
 }

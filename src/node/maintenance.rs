@@ -210,7 +210,7 @@ mod tests {
             if !path.exists() {
                 fs::write(&path, [*byte]).unwrap();
             }
-            Stamp::read(&path).unwrap()
+            Stamp::at(&path).unwrap()
         });
         let stamps: Vec<_> = stamps.collect();
         library.store.record_own(&manifest, dir, &stamps).unwrap();

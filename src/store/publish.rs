@@ -65,7 +65,7 @@ impl Store {
         dest: &Path,
     ) -> Result<Vec<Kept>, StoreError> {
         let _moving = self.moving();
-        let dest = self.resolve(dest)?;
+        let dest = self.destination(dest)?;
         let info_hash = &revision.manifest.torrent.info_hash;
         let staging = staging_dir(&dest, info_hash)?;
         let (mut steps, goes) = self.plan(revision, files, &dest)?;

@@ -43,27 +43,36 @@ fn is_left_over(path: &Path) -> bool {
 }
 
 impl Store {
-    /// The real path of a destination (see [`nofollow::real_path`]), its parent created. The user has named the models
-    /// directory, or `dest` itself.
+    /// The real path of a directory in which files of a model are or may be (see [`nofollow::real_path`]). The user has
+    /// named the models directory, or `dest` itself.
     pub(super) fn resolve(&self, dest: &Path) -> Result<PathBuf, StoreError> {
-        let models = &self.shared.paths.models;
-        let below = dest.strip_prefix(models).or_else(|_| dest.strip_prefix(&self.shared.named_models)).ok();
-        let real = match below {
-            Some(below) => nofollow::real_path(models, below),
-            None => {
-                let parent = fsutil::parent(dest);
-                fs::create_dir_all(parent).map_err(|e| StoreError::io(parent, e))?;
-                nofollow::real_path(dest, Path::new(""))
-            }
+        let real = match self.below_models(dest) {
+            Some(below) => nofollow::real_path(&self.shared.paths.models, below),
+            None => nofollow::real_path(dest, Path::new("")),
         };
         real.map_err(|e| StoreError::io(dest, e))
+    }
+
+    /// [`Self::resolve`] for a directory where files are to be put. The directory above the one that the user has named
+    /// is made where it is missing.
+    pub(super) fn destination(&self, dest: &Path) -> Result<PathBuf, StoreError> {
+        if self.below_models(dest).is_none() {
+            let parent = fsutil::parent(dest);
+            fs::create_dir_all(parent).map_err(|e| StoreError::io(parent, e))?;
+        }
+        self.resolve(dest)
+    }
+
+    fn below_models<'a>(&self, dest: &'a Path) -> Option<&'a Path> {
+        let named = [&self.shared.paths.models, &self.shared.named_models];
+        named.into_iter().find_map(|models| dest.strip_prefix(models).ok())
     }
 
     /// Has the files of a revision that are not complete collected beside `dest`, with what the cache has of them.
     /// The engine must not write to them meanwhile: their paths change.
     pub fn stage(&self, revision: &StoredRevision, dest: &Path) -> Result<(), StoreError> {
         let _moving = self.moving();
-        let staging = staging_dir(&self.resolve(dest)?, &revision.manifest.torrent.info_hash)?;
+        let staging = staging_dir(&self.destination(dest)?, &revision.manifest.torrent.info_hash)?;
         let all: Vec<usize> = (0..revision.contents.len()).collect();
         let contents = self.unique(revision, &all).into_iter().filter(|(_, c)| !c.is_complete());
         for (at, (key, content)) in contents.enumerate() {
