@@ -151,8 +151,10 @@ fn check_staging(dir: &OwnedFd, path: &Path) -> io::Result<()> {
 
 fn open_below(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    // Otherwise a link is opened as such where a directory is asked for, and is then none.
+    let follow = if flags.contains(OFlags::DIRECTORY) { flags - OFlags::NOFOLLOW } else { flags };
     loop {
-        match rustix::fs::openat2(dir, path, flags, mode, ResolveFlags::NO_SYMLINKS) {
+        match rustix::fs::openat2(dir, path, follow, mode, ResolveFlags::NO_SYMLINKS) {
             Err(Errno::INTR) => {}
             // An old kernel, or a container's filter of system calls.
             Err(Errno::NOSYS | Errno::PERM) => return walk(dir, path, flags, mode),
@@ -170,15 +172,18 @@ fn walk(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<O
         true => rustix::fs::openat(CWD, "/", step, Mode::empty())?,
         false => rustix::fs::openat(dir, ".", step, Mode::empty())?,
     };
-    for name in names {
-        // With `DIRECTORY` a link is no directory.
-        here = rustix::fs::openat(&here, &name, step, Mode::empty()).map_err(|e| {
-            let found = rustix::fs::statat(&here, &name, AtFlags::SYMLINK_NOFOLLOW);
+    // Where a directory is asked for, a link is none.
+    let open = |here: &OwnedFd, name: &OsStr, flags: OFlags, mode: Mode| {
+        rustix::fs::openat(here, name, flags, mode).map_err(|e| {
+            let found = rustix::fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW);
             let is_link = found.is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_symlink());
             if is_link { Errno::LOOP } else { e }
-        })?;
+        })
+    };
+    for name in names {
+        here = open(&here, &name, step, Mode::empty())?;
     }
-    rustix::fs::openat(&here, &last, flags, mode)
+    open(&here, &last, flags, mode)
 }
 
 /// The directory that holds a path, and the name in it.

@@ -78,6 +78,8 @@ fn a_kernel_without_openat2_follows_no_link_either() {
     assert_eq!(open("dir/none"), Err(Errno::LOOP));
     assert_eq!(open("victim/none"), Err(Errno::NOENT));
     assert_eq!(open("victim/file/x"), Err(Errno::NOTDIR));
+    let directory = flags | OFlags::PATH | OFlags::DIRECTORY;
+    assert_eq!(walk(CWD, &real.join("dir"), directory, Mode::empty()).map(drop), Err(Errno::LOOP));
     let dir = open_below(CWD, &real, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
     let below = |path: &str| walk(dir.as_fd(), Path::new(path), flags, Mode::empty()).map(drop);
     assert_eq!((below("victim/file"), below("dir/file")), (Ok(()), Err(Errno::LOOP)));

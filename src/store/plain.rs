@@ -109,7 +109,8 @@ impl Store {
         fsutil::remove_if_there(&record).map_err(|e| StoreError::io(&record, e))?;
         registry::remove_empty_parents(&record, fsutil::parent(&self.shared.paths.laid_out_records()));
         if let Ok(dest) = self.resolve(&dest) {
-            nofollow::remove_empty_parents(&dest.join("file"), &self.shared.paths.models);
+            let _ = nofollow::remove_dir(&dest);
+            nofollow::remove_empty_parents(&dest, &self.shared.paths.models);
         }
         Ok(true)
     }
