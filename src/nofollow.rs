@@ -190,7 +190,7 @@ fn walk(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<O
 fn holder(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
     let name = path.file_name().ok_or_else(|| refused(path, "names no file"))?;
     let parent = fsutil::parent(path);
-    // The check of a staging directory is made where something below it is opened.
+    // `open_fd` checks a staging directory where something below it is opened.
     if parent.as_os_str().as_bytes().ends_with(PARTIAL_SUFFIX.as_bytes()) {
         let dir = open_fd(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
         check_staging(&dir, parent)?;
@@ -226,7 +226,13 @@ pub fn create_new(path: &Path) -> io::Result<File> {
 
 /// What stands at a path, which may be a link itself.
 pub fn metadata(path: &Path) -> io::Result<Metadata> {
-    File::from(open_fd(path, OFlags::PATH, Mode::empty())?).metadata()
+    match open_fd(path, OFlags::PATH, Mode::empty()) {
+        // For want of a descriptor a file is not taken for a lost one. Nothing is read or written this way.
+        Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::MFILE | Errno::NFILE)) => {
+            fs::symlink_metadata(path)
+        }
+        opened => File::from(opened?).metadata(),
+    }
 }
 
 /// Whether something stands at a path.
