@@ -108,7 +108,9 @@ impl Store {
         }
         fsutil::remove_if_there(&record).map_err(|e| StoreError::io(&record, e))?;
         registry::remove_empty_parents(&record, fsutil::parent(&self.shared.paths.laid_out_records()));
-        if let Ok(dest) = self.resolve(&dest) {
+        // A directory behind a link is the user's.
+        let is_link = dest.symlink_metadata().is_ok_and(|found| found.is_symlink());
+        if let Some(dest) = self.resolve(&dest).ok().filter(|_| !is_link) {
             let _ = nofollow::remove_dir(&dest);
             nofollow::remove_empty_parents(&dest, &self.shared.paths.models);
         }
