@@ -1,6 +1,5 @@
 #include "files.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,28 +8,11 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "silmaril/src/ffi.rs.h"
+
 namespace silmaril {
 
 namespace {
-
-int open_retrying(std::string const& path, int flags) {
-    for (;;) {
-        int const fd = ::open(path.c_str(), flags | O_CLOEXEC, 0644);
-        if (fd >= 0 || errno != EINTR) return fd;
-    }
-}
-
-// Creates the directories above `path`; what exists is left alone. Returns 0 or the error.
-int make_parents(std::string const& path) {
-    for (auto slash = path.find('/', 1); slash != std::string::npos; slash = path.find('/', slash + 1)) {
-        auto const directory = path.substr(0, slash);
-        // Asking first, because mkdir on a read-only file system fails even for a directory that exists.
-        struct stat found {};
-        if (::stat(directory.c_str(), &found) == 0) continue;
-        if (::mkdir(directory.c_str(), 0755) != 0 && errno != EEXIST) return errno;
-    }
-    return 0;
-}
 
 int pread_fully(int fd, char* to, std::int64_t length, std::int64_t at) {
     while (length > 0) {
@@ -75,18 +57,11 @@ DescriptorPool::Opened DescriptorPool::open(std::uint64_t storage, int file, std
     Opened opened;
     Key const key{storage, file};
     // Opening may be slow (a network file system), so not under the lock.
-    int fd = open_retrying(path, write ? O_RDWR : O_RDONLY);
-    if (fd < 0 && write && errno == ENOENT) {
-        opened.error = make_parents(path);
-        if (opened.error) return opened;
-        fd = open_retrying(path, O_RDWR | O_CREAT);
-        opened.created = true;
-    }
-    if (fd < 0) {
-        opened.error = errno;
-        return opened;
-    }
-    auto descriptor = std::make_shared<Descriptor>(fd, write);
+    auto const answer = open_file({reinterpret_cast<std::uint8_t const*>(path.data()), path.size()}, write);
+    opened.error = answer.error;
+    opened.created = answer.created;
+    if (answer.error) return opened;
+    auto descriptor = std::make_shared<Descriptor>(answer.descriptor, write);
     opened.descriptor = descriptor;
 
     std::vector<std::shared_ptr<Descriptor>> closing;  // closed after the lock is released
@@ -135,8 +110,8 @@ TorrentFiles::TorrentFiles(std::uint64_t storage, lt::file_storage const& layout
                            Proved proved, std::function<void(std::string const&)> on_lost)
     : m_storage(storage), m_pool(pool), m_shared_paths(shared), m_on_lost(std::move(on_lost)) {
     for (auto& one : given) {
-        m_paths.push_back(std::move(one.path));
         m_seen.push_back({one.has_pieces});
+        m_given.push_back(std::move(one));
     }
     int file = 0;
     for (auto const index : layout.file_range()) {
@@ -146,20 +121,20 @@ TorrentFiles::TorrentFiles(std::uint64_t storage, lt::file_storage const& layout
         if (!pad) ++file;
     }
     // A torrent that is there for its metadata alone has no paths; its storage refuses reads and writes.
-    if (!m_paths.empty() && std::size_t(file) != m_paths.size())
+    if (!m_given.empty() && std::size_t(file) != m_given.size())
         throw std::runtime_error("the number of paths is not the number of files");
-    std::vector<std::int64_t> starts(m_paths.size(), 0);
+    std::vector<std::int64_t> starts(m_given.size(), 0);
     for (auto const& extent : m_extents)
-        if (extent.file >= 0 && !m_paths.empty()) starts[std::size_t(extent.file)] = extent.offset;
-    for (std::size_t i = 0; i < m_paths.size(); ++i)
-        m_shared.push_back(shared.join(m_paths[i], m_storage,
+        if (extent.file >= 0 && !m_given.empty()) starts[std::size_t(extent.file)] = extent.offset;
+    for (std::size_t i = 0; i < m_given.size(); ++i)
+        m_shared.push_back(shared.join(m_given[i].path, m_storage,
                                        [proved, start = starts[i]](std::int64_t at, std::int64_t count) {
                                            return proved(start + at, count);
                                        }));
 }
 
 TorrentFiles::~TorrentFiles() {
-    for (auto const& path : m_paths) m_shared_paths.leave(path, m_storage);
+    for (auto const& one : m_given) m_shared_paths.leave(one.path, m_storage);
 }
 
 bool TorrentFiles::wait_for_writes(std::int64_t offset, std::int64_t length) {
@@ -173,7 +148,7 @@ bool TorrentFiles::wait_for_writes(std::int64_t offset, std::int64_t length) {
 
 template <typename Visit>
 FileError TorrentFiles::each(std::int64_t offset, std::int64_t length, Visit&& visit) const {
-    if (m_paths.empty()) return {ENOENT, -1, "open"};
+    if (m_given.empty()) return {ENOENT, -1, "open"};
     auto extent = std::upper_bound(m_extents.begin(), m_extents.end(), offset,
                                    [](std::int64_t at, Extent const& e) { return at < e.offset; });
     if (extent != m_extents.begin()) --extent;
@@ -203,6 +178,12 @@ std::shared_ptr<Descriptor> TorrentFiles::open(int file, bool write, FileError& 
     struct stat now {};
     if (::fstat(opened.descriptor->fd(), &now) != 0) {
         error = {errno, file, "stat"};
+        return nullptr;
+    }
+    auto const& fixed = m_given[std::size_t(file)].fixed;
+    if (fixed && !write && *fixed != FileStamp(now)) {
+        m_pool.close(m_storage, file);
+        error = {ESTALE, file, "open"};
         return nullptr;
     }
     auto& seen = m_seen[std::size_t(file)];
@@ -253,8 +234,8 @@ FileError TorrentFiles::settle(std::int64_t offset, std::int64_t length) {
                     struct stat by_descriptor {};
                     struct stat by_path {};
                     if (::fstat(held->fd(), &by_descriptor) != 0) return {errno, file, "stat"};
-                    if (::stat(path(file).c_str(), &by_path) == 0 && by_path.st_ino == by_descriptor.st_ino &&
-                        by_path.st_dev == by_descriptor.st_dev)
+                    if (::lstat(path(file).c_str(), &by_path) == 0 &&
+                        by_path.st_ino == by_descriptor.st_ino && by_path.st_dev == by_descriptor.st_dev)
                         return {};
                     std::vector<char> bytes(static_cast<std::size_t>(count));
                     if (int const failed = pread_fully(held->fd(), bytes.data(), count, at))

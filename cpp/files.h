@@ -2,7 +2,7 @@
 //
 // A file is opened for writing only to write to it, and created (with its parent directories) by its first
 // write, so a model directory that is only seeded is never modified. Nothing is ever truncated or
-// preallocated: files are sparse until their pieces come.
+// preallocated: files are sparse until their pieces come. Rust opens the files, and follows no link.
 #pragma once
 
 #include <cstdint>
@@ -102,14 +102,14 @@ public:
     // was removed or replaced while we had it open, copies them from the old one.
     FileError settle(std::int64_t offset, std::int64_t length);
 
-    std::string path(int file) const { return file < 0 ? std::string() : m_paths[std::size_t(file)]; }
+    std::string path(int file) const { return file < 0 ? std::string() : m_given[std::size_t(file)].path; }
     void close() { m_pool.close_all(m_storage); }
 
 private:
     struct Extent {
         std::int64_t offset;
         std::int64_t size;
-        int file;  // index into m_paths; -1 for a pad file
+        int file;  // index into m_given; -1 for a pad file
     };
     // Which file a path named when it was last opened (inode 0: it was not), and whether something is in it.
     struct Identity {
@@ -123,8 +123,8 @@ private:
 
     std::uint64_t m_storage;
     std::vector<Extent> m_extents;
-    std::vector<std::string> m_paths;
-    std::vector<std::shared_ptr<SharedFile>> m_shared;  // by file, as m_paths
+    std::vector<GivenFile> m_given;
+    std::vector<std::shared_ptr<SharedFile>> m_shared;  // by file, as m_given
     DescriptorPool& m_pool;
     SharedPaths& m_shared_paths;
     std::function<void(std::string const&)> m_on_lost;

@@ -3,6 +3,8 @@
 // open. Everything here may be called from any thread.
 #pragma once
 
+#include <sys/stat.h>
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -46,10 +48,27 @@ struct Note {
     std::size_t counts = 0;
 };
 
+// How a file looked when its bytes were verified.
+struct FileStamp {
+    std::uint64_t size;
+    std::int64_t mtime_ns;
+    std::uint64_t inode;
+    FileStamp(std::uint64_t size, std::int64_t mtime_ns, std::uint64_t inode)
+        : size(size), mtime_ns(mtime_ns), inode(inode) {}
+    explicit FileStamp(struct stat const& found)
+        : size(std::uint64_t(found.st_size)),
+          mtime_ns(std::int64_t(found.st_mtim.tv_sec) * 1'000'000'000 + found.st_mtim.tv_nsec),
+          inode(found.st_ino) {}
+    bool operator!=(FileStamp const& other) const {
+        return size != other.size || mtime_ns != other.mtime_ns || inode != other.inode;
+    }
+};
+
 // A file of a torrent, as it was given to us.
 struct GivenFile {
-    std::string path;         // absolute
-    bool has_pieces = false;  // verified pieces are in it already
+    std::string path;                     // absolute
+    bool has_pieces = false;              // verified pieces are in it already
+    std::optional<FileStamp> fixed = {};  // another file than this is not read
 };
 
 class Outbox {

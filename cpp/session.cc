@@ -174,12 +174,16 @@ bool Engine::add(RawAdd const& from) const {
     given.reserve(files);
     for (auto const file : layout.file_range()) {
         if (layout.pad_file_at(file)) continue;
-        auto const& path = from.paths[given.size()].bytes;
+        auto const& raw = from.paths[given.size()];
+        auto const& path = raw.bytes;
         bool has_pieces = false;
         auto const first = layout.piece_index_at_file(file);
         for (int i = 0; i < layout.file_num_pieces(file) && !has_pieces; ++i)
             has_pieces = params.have_pieces.get_bit(first + lt::piece_index_t::diff_type(i));
-        given.push_back({std::string(reinterpret_cast<char const*>(path.data()), path.size()), has_pieces});
+        std::optional<FileStamp> fixed;
+        if (raw.fixed) fixed.emplace(raw.size, raw.mtime_ns, raw.inode);
+        given.push_back(
+            {std::string(reinterpret_cast<char const*>(path.data()), path.size()), has_pieces, fixed});
     }
     Torrent state;
     state.info = metainfo.info;

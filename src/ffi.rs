@@ -5,9 +5,11 @@
 #![allow(unsafe_code)]
 #![allow(missing_docs)]
 
+mod files;
 pub(crate) mod libgit2;
 pub(crate) mod process;
 
+use files::open_file;
 pub(crate) use raw::*;
 
 #[cxx::bridge(namespace = "silmaril")]
@@ -39,6 +41,19 @@ mod raw {
 
     struct RawPath {
         bytes: Vec<u8>,
+        /// Whether the file is read only while it looks like this.
+        fixed: bool,
+        size: u64,
+        mtime_ns: i64,
+        inode: u64,
+    }
+
+    struct RawOpened {
+        descriptor: i32,
+        /// An errno value; 0 where there is a descriptor.
+        error: i32,
+        /// Whether the file did not exist before.
+        created: bool,
     }
 
     /// See `torrent::AddTorrent`.
@@ -168,6 +183,9 @@ mod raw {
     extern "Rust" {
         /// A copy, in one piece: C++ can only append to a `Vec` byte by byte.
         fn vec_of(bytes: &[u8]) -> Vec<u8>;
+        /// Opens a file of a torrent, at a real path (see [`crate::nofollow`]). With `write`, creates it and its parent
+        /// directories.
+        fn open_file(path: &[u8], write: bool) -> RawOpened;
     }
 
     unsafe extern "C++" {

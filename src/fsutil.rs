@@ -52,9 +52,13 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 
 /// Reads a whole file of at most `cap` bytes; a longer one is an error.
 pub fn read_capped(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
+    read_file_capped(&File::open(path)?, cap)
+}
+
+/// [`read_capped`] of an open file, from where it stands.
+pub fn read_file_capped(file: &File, cap: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(file.metadata()?.len().min(cap) as usize);
-    Read::take(&file, cap + 1).read_to_end(&mut bytes)?;
+    Read::take(file, cap + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > cap {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {cap} bytes")));
     }

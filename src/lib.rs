@@ -13,7 +13,7 @@
 //!             └ ffi + cpp/   the only bridge and the only C++
 //! model      names, manifest, card, licence, safetensors header
 //! http       HTTP client: redirects, credentials, ranges, deadlines
-//! keys, config, paths, fsutil, yaml, telemetry: small, used by all
+//! keys, config, paths, fsutil, nofollow, yaml, telemetry: small, used by all
 //! ```
 #![deny(unsafe_code)]
 
@@ -29,6 +29,7 @@ pub mod mirror;
 pub mod model;
 pub mod mount;
 pub mod node;
+pub mod nofollow;
 pub mod paths;
 pub mod store;
 pub mod telemetry;

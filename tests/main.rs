@@ -67,6 +67,7 @@ mod e2e {
     mod mounting;
     mod one_node;
     mod one_node_hosts;
+    mod other_users;
     mod policies;
     mod refused_manifests;
     mod rotation;

@@ -13,6 +13,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::size;
 use crate::node::lock::NodeLock;
+use crate::nofollow;
 use crate::paths::Paths;
 use crate::store::Store;
 
@@ -69,9 +70,9 @@ pub fn run(paths: &Paths, config_file: &Path, yes: bool, context: &Context) -> R
     if !yes && !confirmed(&format!("Delete all of this ({total})?"))? {
         return Err(CommandError::failed("nothing was deleted"));
     }
+    let models = paths.models.canonicalize().unwrap_or_else(|_| paths.models.clone());
     for path in doomed.iter().flat_map(|item| &item.paths) {
-        remove(path)?;
-        remove_empty_parents(path, &paths.models);
+        remove(path, &models)?;
     }
     // Directories that others put something into stay.
     let _ = fs::remove_dir(&paths.models);
@@ -137,21 +138,21 @@ fn bytes_of(path: &Path) -> Result<u64, CommandError> {
     Ok(sum)
 }
 
-fn remove(path: &Path) -> Result<(), CommandError> {
-    let is_dir = path.symlink_metadata().map_err(|e| CommandError::io(path, e))?.is_dir();
-    // `remove_dir_all` does not follow links either.
-    let removed = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    removed.map_err(|e| CommandError::io(path, e))
-}
-
-/// Removes the directories between a path and the models directory that are empty now.
-fn remove_empty_parents(path: &Path, models: &Path) {
-    let models = models.canonicalize().unwrap_or_else(|_| models.to_owned());
-    for dir in path.ancestors().skip(1).take_while(|dir| dir.starts_with(&models) && *dir != models) {
-        if fs::remove_dir(dir).is_err() {
-            return;
+/// Removes a file or directory. Below the models directory, a real path, no link is followed on the way, and directories
+/// that are empty then go as well.
+fn remove(path: &Path, models: &Path) -> Result<(), CommandError> {
+    let failed = |e| CommandError::io(path, e);
+    if path.starts_with(models) {
+        match nofollow::metadata(path).map_err(failed)?.is_dir() {
+            true => nofollow::remove_dir_all(path).map_err(failed)?,
+            false => nofollow::remove_if_there(path).map(drop).map_err(failed)?,
         }
+        nofollow::remove_empty_parents(path, models);
+        return Ok(());
     }
+    let is_dir = path.symlink_metadata().map_err(failed)?.is_dir();
+    // `remove_dir_all` does not follow links either.
+    if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) }.map_err(failed)
 }
 
 #[cfg(test)]
@@ -177,8 +178,7 @@ mod tests {
         let shown: Vec<&Path> = doomed.iter().map(|d| d.shown.strip_prefix(&paths.models).unwrap()).collect();
         assert_eq!(shown, [Path::new("a/b"), Path::new("datasets/a/b")]);
         for path in doomed.iter().flat_map(|d| &d.paths) {
-            remove(path).unwrap();
-            remove_empty_parents(path, &paths.models);
+            remove(path, &paths.models).unwrap();
         }
         assert!(paths.models.join("a/b/mine.txt").exists());
         assert!(!paths.models.join("a/b/c").exists() && !paths.models.join("datasets").exists());
@@ -198,7 +198,7 @@ mod tests {
         let shown: Vec<&Path> = doomed.iter().map(|d| d.shown.as_path()).collect();
         assert_eq!(shown, [base.join("registry"), base.join("cache")]);
         for path in doomed.iter().flat_map(|d| &d.paths) {
-            remove(path).unwrap();
+            remove(path, &base.join("models")).unwrap();
         }
         assert!(elsewhere.join("precious").exists() && base.join("notes.txt").exists());
     }

@@ -173,6 +173,15 @@ impl From<NodeError> for CommandError {
                     "if you may pass it on, say so with `--i-have-the-right-to-share`; `--no-auto-share` mirrors without sharing",
                 ],
             ),
+            ErrorKind::OutsideLink => (
+                Kind::Failed,
+                &[
+                    "put the file itself there, or pass `--follow-links` to share what such links lead to; each target is listed first",
+                ],
+            ),
+            ErrorKind::Staging => {
+                (Kind::Failed, &["remove what is there, or choose another destination with `-o DIR`"])
+            }
             ErrorKind::Repository => (Kind::Usage, &[]),
             ErrorKind::Gated => (
                 Kind::Failed,

@@ -1,6 +1,7 @@
 //! `share`: makes a model of a directory, and seeds.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::cli::context::{Context, absolute};
@@ -11,6 +12,8 @@ use crate::cli::signals::StopSignals;
 use crate::cli::target::{self, Target};
 use crate::config::Config;
 use crate::fetch::TransferStatus;
+use crate::model::describe::DescribeError;
+use crate::model::scan::{OutsideLinks, outside_links};
 use crate::model::text::parse_size;
 use crate::model::web_seed::WebSeed;
 use crate::model::{Manifest, ModelName, ModelRef, Revision, is_piece_length};
@@ -70,6 +73,12 @@ pub struct Args {
     /// Others read from there what no peer has.
     #[arg(long = "web-seed", value_name = "URL", requires = "name")]
     web_seeds: Vec<WebSeed>,
+    /// Share also what symbolic links lead to outside the directory, after listing each target
+    ///
+    /// Files of other users and in hidden directories are refused even then. Without this option such a link is an error.
+    /// Links inside the directory, and those of a Hugging Face cache to its blobs, are always followed.
+    #[arg(long, requires = "name")]
+    follow_links: bool,
     /// A host to connect to; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
     peers: Vec<SocketAddr>,
@@ -122,6 +131,7 @@ fn plan(args: &Args, context: &Context, config: &Config) -> Result<Plan, Command
             sign: args.sign.unwrap_or(config.security.sign_manifests),
             hybrid: args.hybrid,
             web_seeds: args.web_seeds.clone(),
+            follow_links: if args.follow_links { followed(context, &path)? } else { OutsideLinks::new() },
         })),
         (Target::Directory(path), None) => {
             Err(CommandError::usage(format!("{} needs a name to be shared under", path.display())))
@@ -136,6 +146,15 @@ fn plan(args: &Args, context: &Context, config: &Config) -> Result<Plan, Command
             Ok(Plan::Seed(model))
         }
     }
+}
+
+/// Lists the links out of a directory, which are followed then.
+fn followed(context: &Context, dir: &Path) -> Result<OutsideLinks, CommandError> {
+    let links = outside_links(dir).map_err(|e| NodeError::from(DescribeError::from(e)))?;
+    for (link, target) in &links {
+        context.out.line(format_args!("following {link} to {}", target.display()))?;
+    }
+    Ok(links)
 }
 
 /// Does what the plan says. What is published is only seeded when it is called again.

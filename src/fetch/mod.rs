@@ -46,6 +46,7 @@ use crate::paths::Paths;
 use crate::store::{Content, StoredRevision};
 use crate::torrent::{Discovery, Event, Swarms};
 pub use hold::EvictionHold;
+pub use saving::places;
 pub use status::TransferStatus;
 
 use saving::Saver;

@@ -1,6 +1,6 @@
 //! What is kept on disk between two runs: resume data while pieces come, the metainfo with all layers afterwards.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::fsutil;
 use crate::model::metainfo::parse_metainfo;
 use crate::model::{InfoHash, PieceHashes, PieceLayers};
 use crate::paths::Paths;
-use crate::store::StoredRevision;
-use crate::torrent::{AddTorrent, Mode};
+use crate::store::{Content, StoredRevision};
+use crate::torrent::{AddTorrent, FileStamp, Mode};
 
 /// The longest metainfo or resume file that is read back, in bytes: 100 000 files with long paths, and the layers
 /// of 40 TB at 4 MiB a piece.
@@ -92,6 +92,16 @@ pub(super) struct Prepared {
 }
 
 /// Gathers all that the engine needs to join.
+/// Where the engine finds the files of a revision, and how those look that it only reads.
+pub fn places(revision: &StoredRevision) -> (Vec<PathBuf>, Vec<Option<FileStamp>>) {
+    let place = |content: &Arc<Content>| {
+        let (path, stamp) = content.place();
+        let stamp = stamp.map(|s| FileStamp { size: s.size, mtime_ns: s.mtime_ns, inode: s.inode });
+        (path, stamp)
+    };
+    revision.contents.iter().map(place).unzip()
+}
+
 pub(super) fn add_torrent(
     paths: &Paths,
     settings: &FetchSettings,
@@ -120,10 +130,12 @@ pub(super) fn add_torrent(
     let saved = saved.filter(|_| !carries || layers.len() >= revision.manifest.piece_layers().len());
     let hashes = with_hashes.then(|| Arc::new(PieceHashes::new(revision.manifest.clone(), layers)));
     let with_layers = saved.is_some();
+    let (file_paths, file_stamps) = places(revision);
     let torrent = AddTorrent {
         info_hash: ih,
         metainfo: saved.unwrap_or_else(|| revision.manifest.metainfo(None)),
-        file_paths: revision.contents.iter().map(|c| c.path()).collect(),
+        file_paths,
+        file_stamps,
         have: revision.have_pieces(),
         resume: if with_layers { None } else { read(&paths.resume(&ih)) },
         mode: if revision.is_complete() { Mode::Seed } else { Mode::Lazy },

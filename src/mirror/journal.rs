@@ -6,20 +6,21 @@
 //! what no longer counts.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::Identity;
-use crate::fsutil;
 use crate::model::hash::FileHashes;
 use crate::model::merkle::Hash;
 use crate::model::{PiecesRoot, Sha256Digest};
 use crate::store::Stamp;
+use crate::{fsutil, nofollow};
 
 /// The longest journal that is read, in bytes: the hashes of as many pieces as a torrent has, several times.
 const MAX_JOURNAL: u64 = 1 << 30;
@@ -112,7 +113,7 @@ impl Journal {
     /// Reads the journal of a staging directory and begins it anew with what counts.
     pub fn open(staging: &Path) -> io::Result<(Self, Known)> {
         let path = staging.join("journal");
-        let bytes = match fsutil::read_capped(&path, MAX_JOURNAL) {
+        let bytes = match nofollow::read_capped(&path, MAX_JOURNAL) {
             Ok(bytes) => bytes,
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge) => Vec::new(),
             Err(e) => return Err(e),
@@ -135,12 +136,12 @@ impl Journal {
             }
             kept.extend(line(&event));
         }
-        known.etags.retain(|identity, _| part_path(staging, identity).exists());
+        known.etags.retain(|identity, _| nofollow::exists(&part_path(staging, identity)));
         for (identity, etag) in &known.etags {
             kept.extend(line(&Event::Part { identity: *identity, etag: etag.clone() }));
         }
-        fsutil::write_atomic(&path, &kept, fsutil::MODE_PRIVATE)?;
-        let file = File::options().append(true).open(&path)?;
+        nofollow::write_atomic(&path, &kept, fsutil::MODE_PRIVATE)?;
+        let file = nofollow::open(&path, OFlags::WRONLY | OFlags::APPEND, 0)?;
         Ok((Self { file, path }, known))
     }
 
@@ -173,7 +174,7 @@ fn find(staging: &Path, complete: &Complete) -> Option<(PathBuf, FileHashes)> {
     let sound = complete.at.split('/').all(|part| !matches!(part, "" | "." | ".."));
     let places = [staging.join(&complete.at), part_path(staging, &complete.identity)];
     places.into_iter().filter(|_| sound).find_map(|place| {
-        let metadata = fs::symlink_metadata(&place).ok().filter(Metadata::is_file)?;
+        let metadata = nofollow::metadata(&place).ok().filter(Metadata::is_file)?;
         (Stamp::of(&metadata) == complete.stamp).then(|| Some((place, complete.hashes(metadata)?)))?
     })
 }
@@ -184,6 +185,7 @@ mod tests {
     use crate::mirror::GitOid;
     use crate::model::hash::FileHasher;
     use proptest::prelude::*;
+    use std::fs;
 
     fn put(staging: &Path, at: &str, bytes: &[u8]) -> (Complete, FileHashes) {
         let path = staging.join(at);

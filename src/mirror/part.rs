@@ -2,18 +2,19 @@
 //!
 //! All of this blocks; it runs on threads that may.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use rustix::fs::OFlags;
 
 use super::Identity;
 use super::identity::BlobHasher;
-use crate::fsutil;
 use crate::model::hash::{FileHasher, FileHashes};
+use crate::{fsutil, nofollow};
 
 /// Bytes read at a time when the beginning of a part is hashed again.
 const CHUNK: usize = 1 << 20;
@@ -53,7 +54,7 @@ impl Part {
         piece_length: u32,
         cancel: &AtomicBool,
     ) -> io::Result<Self> {
-        fs::create_dir_all(fsutil::parent(path))?;
+        nofollow::create_dir_all(fsutil::parent(path))?;
         let file = create(path)?;
         let mut part = Self {
             file,
@@ -106,7 +107,7 @@ impl Part {
 
     /// Throws away what is there. The file is another one then: nothing is written to what a copy may share.
     pub fn start_over(&mut self) -> io::Result<()> {
-        fsutil::remove_if_there(&self.path)?;
+        nofollow::remove_if_there(&self.path)?;
         self.file = create(&self.path)?;
         self.begin();
         Ok(())
@@ -139,15 +140,15 @@ impl Part {
         Ok(hashes)
     }
 
-    fn seal(&self, mode: u32) -> io::Result<fs::Metadata> {
+    fn seal(&self, mode: u32) -> io::Result<Metadata> {
         self.file.set_permissions(Permissions::from_mode(mode & !fsutil::umask()))?;
         self.file.sync_all()?;
-        fs::metadata(&self.path)
+        self.file.metadata()
     }
 }
 
 fn create(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).open(path)
+    nofollow::open(path, OFlags::RDWR | OFlags::CREATE, 0o600)
 }
 
 #[cfg(test)]
@@ -156,6 +157,7 @@ mod tests {
     use crate::mirror::GitOid;
     use crate::model::Sha256Digest;
     use sha2::{Digest as _, Sha256};
+    use std::fs;
 
     static NEVER: AtomicBool = AtomicBool::new(false);
 

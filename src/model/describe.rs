@@ -5,8 +5,9 @@
 //! safetensors headers, where a broken one costs a warning.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -19,11 +20,12 @@ use super::license::{self, LicenseError};
 use super::manifest::Source;
 use super::pointer::POINTER_LIMIT;
 use super::safetensors::{self, Header, LENGTH_LEN};
-use super::scan::{self, ScanError, ScannedFile};
+use super::scan::{self, OutsideLinks, ScanError, ScannedFile};
 use super::text;
 use super::{
     FileEntry, Manifest, ManifestError, ModelName, PieceLayers, PiecesRoot, Pointer, Revision, config_json,
 };
+use crate::nofollow;
 
 /// What is not in the directory.
 pub struct DescribeOptions<'a> {
@@ -40,6 +42,8 @@ pub struct DescribeOptions<'a> {
     /// Hashes of files by path, computed when they were written. They count while the file looks as it did then; any
     /// other is read.
     pub known: HashMap<String, FileHashes>,
+    /// Links out of the directory whose targets are described with it (see [`scan::outside_links`]).
+    pub follow: OutsideLinks,
     /// Called from several threads with the bytes hashed so far and those in all; what was known counts as hashed.
     pub progress: &'a (dyn Fn(u64, u64) + Sync),
     /// Set to stop early.
@@ -57,6 +61,8 @@ pub struct Description {
     pub warnings: Vec<String>,
     /// How each file of the manifest looked before and after it was hashed.
     pub metadata: Vec<Metadata>,
+    /// The real paths of files to which a link leads, by their paths in the manifest.
+    pub targets: HashMap<String, PathBuf>,
 }
 
 /// Why a directory cannot be described.
@@ -95,7 +101,7 @@ pub fn describe(
     version: &Revision,
     options: &DescribeOptions<'_>,
 ) -> Result<Description, DescribeError> {
-    let files = scan::scan(dir)?;
+    let files = scan::scan(dir, &options.follow)?;
     let mut warnings = Vec::new();
     let card = read_card(&files, &mut warnings);
     // Before the long part, so that a missing flag is told at once.
@@ -139,7 +145,10 @@ pub fn describe(
     apply_card(&mut manifest, card);
     apply_config(&mut manifest, &files, &mut warnings);
     apply_tensors(&mut manifest, &files, &mut warnings);
-    Ok(Description { manifest, piece_layers, warnings, metadata })
+    let root = std::fs::canonicalize(dir).map_err(|source| ScanError::Io { path: dir.to_owned(), source })?;
+    let linked = files.into_iter().filter(|file| file.source != root.join(&file.path));
+    let targets = linked.map(|file| (file.path, file.source)).collect();
+    Ok(Description { manifest, piece_layers, warnings, metadata, targets })
 }
 
 /// The current time in RFC 3339, to the second.
@@ -182,6 +191,11 @@ fn hash_all(files: &[ScannedFile], options: &DescribeOptions<'_>) -> Result<Vec<
         unknown.iter().map(|&i| (files[i].source.clone(), files[i].metadata.len())).collect();
     let control = Control { progress: &progress, cancel: options.cancel };
     for (i, computed) in unknown.into_iter().zip(hash::hash_files(&list, options.piece_length, control)?) {
+        // What was judged must be what was read.
+        let id = |metadata: &Metadata| (metadata.dev(), metadata.ino(), metadata.uid());
+        if id(&files[i].metadata) != id(&computed.metadata) {
+            return Err(HashError::Changed(files[i].source.clone()));
+        }
         hashes[i] = Some(computed);
     }
     Ok(hashes.into_iter().flatten().collect())
@@ -194,7 +208,7 @@ fn find<'a>(files: &'a [ScannedFile], path: &str) -> Option<&'a ScannedFile> {
 /// Reads at most `limit` bytes from the start of a file.
 fn read_start(file: &ScannedFile, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(&file.source)?.take(limit).read_to_end(&mut bytes)?;
+    nofollow::read(&file.source)?.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -306,7 +320,7 @@ fn apply_tensors(manifest: &mut Manifest, files: &[ScannedFile], warnings: &mut 
 
 fn read_header(file: &ScannedFile) -> Result<Header, String> {
     let text = |error: io::Error| error.to_string();
-    let mut reader = File::open(&file.source).map_err(text)?;
+    let mut reader = nofollow::read(&file.source).map_err(text)?;
     let mut prefix = [0; LENGTH_LEN as usize].to_vec();
     let len = file.metadata.len();
     if len < LENGTH_LEN {

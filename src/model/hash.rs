@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::merkle::{self, Hash};
 use super::{BLOCK_LEN, PiecesRoot, Sha256Digest};
+use crate::nofollow;
 
 /// Bytes read at a time: enough to amortise handing work to threads, few enough to stay in their caches.
 const CHUNK: usize = 2 << 20;
@@ -211,10 +212,10 @@ pub fn same(a: &Metadata, b: &Metadata) -> bool {
     key(a) == key(b)
 }
 
-/// Hashes one file. Called outside the thread pool of rayon, which it uses.
+/// Hashes one file, at a real path. Called outside the thread pool of rayon, which it uses.
 pub fn hash_file(path: &Path, piece_length: u32, control: Control<'_>) -> Result<FileHashes, HashError> {
     let failed = |source| HashError::Io { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
+    let file = nofollow::read(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     // One byte more than the file has: growth shows.
     let capacity = usize::try_from(metadata.len()).unwrap_or(usize::MAX).saturating_add(1).min(CHUNK);
@@ -242,7 +243,7 @@ pub fn hash_file(path: &Path, piece_length: u32, control: Control<'_>) -> Result
     }
     // Both what was opened and what the path names now must be what was looked at first.
     let after = file.metadata().map_err(failed)?;
-    let named = std::fs::metadata(path).map_err(failed)?;
+    let named = nofollow::metadata(path).map_err(failed)?;
     if hasher.len() != metadata.len() || !same(&metadata, &after) || !same(&metadata, &named) {
         return Err(HashError::Changed(path.to_owned()));
     }

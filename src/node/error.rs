@@ -10,6 +10,9 @@ use crate::catalog::query::QueryError;
 use crate::fetch::ReadError;
 use crate::mirror::MirrorErrorKind;
 use crate::model::ModelRef;
+use crate::model::describe::DescribeError;
+use crate::model::scan::ScanError;
+use crate::store::StoreError;
 use crate::torrent::EngineError;
 
 /// Why the node could not do what was asked. `cli` turns it into a message, hints and an exit code.
@@ -194,6 +197,10 @@ pub enum ErrorKind {
     NothingHere,
     /// The model is here and not to be shared.
     Withheld,
+    /// A link leads out of a directory that is to be shared.
+    OutsideLink,
+    /// Another user can write where files would be collected.
+    Staging,
     /// What was typed names no repository.
     Repository,
     /// A repository wants its conditions accepted first.
@@ -284,6 +291,8 @@ impl NodeError {
                 | MirrorErrorKind::Disk
                 | MirrorErrorKind::Cancelled => ErrorKind::Failed,
             },
+            Self::Describe(DescribeError::Scan(ScanError::Outside { .. })) => ErrorKind::OutsideLink,
+            Self::Store(StoreError::Staging { .. }) => ErrorKind::Staging,
             Self::Control { .. } => ErrorKind::Control,
             Self::OtherUser { .. } => ErrorKind::OtherUser,
             Self::OtherVersion { .. } => ErrorKind::OtherVersion,

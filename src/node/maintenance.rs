@@ -11,7 +11,7 @@ use crate::fsutil;
 use crate::mirror::git::replacements;
 use crate::model::ModelRef;
 use crate::model::hash::Control;
-use crate::store::{ContentKey, StoredRevision, registry};
+use crate::store::{ContentKey, StoredRevision};
 
 /// How long the engine may take to close the files of a model.
 const RELEASE_WITHIN: Duration = Duration::from_secs(20);
@@ -100,10 +100,10 @@ impl Library {
         }
         // The history that a mirror kept goes with it, what a kill left beside it, and what came of its next state.
         let (history, staging) = (self.paths.mirror_of(model), self.paths.mirror_staging(model));
-        for path in replacements(&history).into_iter().chain([history, staging.clone()]) {
+        for path in replacements(&history).into_iter().chain([history]) {
             fsutil::remove_dir_if_there(&path).map_err(|source| NodeError::Io { path, source })?;
         }
-        registry::remove_empty_parents(&staging, &self.paths.models);
+        self.store.remove_staging(&staging)?;
         self.registry.remove(model)?;
         self.sharing.set(model, Rule::default())?;
         Ok(())
@@ -210,7 +210,7 @@ mod tests {
             if !path.exists() {
                 fs::write(&path, [*byte]).unwrap();
             }
-            Stamp::read(&path).unwrap()
+            Stamp::at(&path).unwrap()
         });
         let stamps: Vec<_> = stamps.collect();
         library.store.record_own(&manifest, dir, &stamps).unwrap();

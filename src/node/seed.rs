@@ -6,7 +6,7 @@ use fixedbitset::FixedBitSet;
 
 use super::control::Seed;
 use super::{Node, NodeError};
-use crate::fetch::Exposure;
+use crate::fetch::{Exposure, places};
 use crate::model::{Manifest, ModelRef};
 use crate::store::StoredRevision;
 use crate::torrent::{AddTorrent, Mode, Swarms};
@@ -31,10 +31,12 @@ impl Node {
         }
         let mut have = FixedBitSet::with_capacity(revision.layout.piece_count() as usize);
         have.insert_range(..);
+        let (file_paths, file_stamps) = places(revision);
         let id = self.session.add(AddTorrent {
             info_hash: hybrid,
             metainfo,
-            file_paths: revision.contents.iter().map(|c| c.path()).collect(),
+            file_paths,
+            file_stamps,
             have,
             resume: None,
             mode: Mode::Seed,

@@ -1,5 +1,6 @@
 //! `share`: a directory becomes a manifest and a torrent, in place.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use crate::model::codec::MAX_WEB_SEEDS;
 use crate::model::describe::{DescribeOptions, Description, describe};
 use crate::model::magnet::Magnet;
 use crate::model::metainfo::parse_metainfo;
+use crate::model::scan::OutsideLinks;
 use crate::model::web_seed::WebSeed;
 use crate::model::{FileEntry, Manifest, ModelName, ModelRef, PieceLayers, Revision};
 use crate::node::sharing::Rule;
@@ -38,6 +40,9 @@ pub struct ShareRequest {
     /// Where its files are on the web, too: directories that end in `/`, or the only file.
     #[serde(default)]
     pub web_seeds: Vec<WebSeed>,
+    /// Links out of the directory that are followed: those that the user has seen, with their targets.
+    #[serde(default)]
+    pub follow_links: OutsideLinks,
 }
 
 /// What came of it.
@@ -69,14 +74,15 @@ impl Library {
             description: None,
             source: None,
             known: Default::default(),
+            follow: request.follow_links.clone(),
             progress,
             cancel,
         };
-        let Description { mut manifest, piece_layers, mut warnings, metadata } =
+        let Description { mut manifest, piece_layers, mut warnings, metadata, targets } =
             describe(&dir, &request.name, &request.version, &options)?;
         warnings.extend(add_web_seeds(&mut manifest, &request.web_seeds, &piece_layers)?);
         if request.hybrid {
-            let metainfo = hybrid(&manifest, &dir)?;
+            let metainfo = hybrid(&manifest, &dir, &targets)?;
             let info_hash = parse_metainfo(&metainfo)
                 .map_err(|e| NodeError::Refused {
                     origin: "the hybrid torrent".to_owned(),
@@ -93,7 +99,7 @@ impl Library {
         self.trust.claim(&request.name, manifest.publisher)?;
         self.store.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
         let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();
-        self.store.record_placement_as(&manifest, &dir, &stamps)?;
+        self.store.record_placement_as(&manifest, &dir, &stamps, &targets)?;
         let manifest = self.registry.insert(manifest)?;
         Ok(Shared { manifest, warnings })
     }
@@ -200,11 +206,11 @@ fn add_web_seeds(
 }
 
 /// The hybrid twin: the same files, in a torrent that v1 clients can join too. Reads the files a second time.
-fn hybrid(manifest: &Manifest, dir: &Path) -> Result<Vec<u8>, NodeError> {
+fn hybrid(manifest: &Manifest, dir: &Path, targets: &HashMap<String, PathBuf>) -> Result<Vec<u8>, NodeError> {
     let file = |entry: &FileEntry| NewFile {
         path: entry.path.clone(),
         size: entry.size,
-        source: dir.join(&entry.path),
+        source: targets.get(&entry.path).cloned().unwrap_or_else(|| dir.join(&entry.path)),
         piece_hashes: Vec::new(),
     };
     let files: Vec<NewFile> = manifest.files.iter().map(file).collect();

@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use super::placement::{PlacedEntry, Stamp};
-use super::staging::resolve;
 use super::verify::{Watch, cancelled, differing};
 use super::{Store, StoreError, StoredRevision, registry};
 use crate::model::Manifest;
 use crate::model::hash::{HashError, hash_file};
 use crate::model::merkle::PieceLayers;
+use crate::nofollow;
 use crate::paths::Paths;
 
 /// What [`Store::adopt`] found, as indices into the manifest.
@@ -25,9 +25,10 @@ impl Store {
     /// The files of a revision (indices into its manifest) that stand below `dest` with the right length but are
     /// not known to be right: nothing is read. [`Store::adopt`] finds out.
     pub fn unverified(&self, revision: &StoredRevision, dest: &Path) -> Vec<usize> {
+        let Ok(dest) = self.resolve(dest) else { return Vec::new() };
         let wrong = |&file: &usize| {
             let content = &revision.contents[file];
-            let size = std::fs::metadata(dest.join(&revision.manifest.files[file].path))
+            let size = nofollow::metadata(&dest.join(&revision.manifest.files[file].path))
                 .map(|m| (m.is_file(), m.len()));
             !content.is_complete() && size.is_ok_and(|(is_file, len)| is_file && len == content.len())
         };
@@ -41,7 +42,8 @@ impl Store {
         dirs.extend(
             self.shared.placements.record(&manifest.torrent.info_hash).places.into_iter().map(|p| p.dir),
         );
-        let mut dirs: Vec<PathBuf> = dirs.into_iter().filter_map(|d| std::fs::canonicalize(d).ok()).collect();
+        let mut dirs: Vec<PathBuf> =
+            dirs.into_iter().filter_map(|d| self.resolve(&d).ok().filter(|d| d.is_dir())).collect();
         dirs.sort();
         dirs.dedup();
         dirs
@@ -59,11 +61,11 @@ impl Store {
         layers: &PieceLayers,
         watch: Watch<'_>,
     ) -> Result<Adopted, StoreError> {
-        let dest = resolve(dest)?;
+        let dest = self.resolve(dest)?;
         let manifest = &revision.manifest;
         // A directory that says itself that it is ours; whoever deleted our records did not change that.
-        let says_so = std::fs::canonicalize(&self.shared.paths.models).is_ok_and(|m| dest.starts_with(m))
-            && registry::read_manifest(&dest.join(Paths::MODEL_MANIFEST))
+        let says_so = dest.starts_with(&self.shared.paths.models)
+            && registry::read_copy(&dest.join(Paths::MODEL_MANIFEST))
                 .is_ok_and(|m| m.torrent.info_hash == manifest.torrent.info_hash);
         let ours = self.shared.placements.ours_below(&dest);
         let (mut adopted, mut entries) = (Adopted::default(), Vec::new());
@@ -84,7 +86,7 @@ impl Store {
             if hashes.pieces_root == entry.pieces_root && stamp.size == entry.size {
                 let ours = says_so || ours.contains_key(&path);
                 let (path, root) = (entry.path.clone(), entry.pieces_root);
-                entries.push(PlacedEntry { path, root, stamp, ours, damaged: false });
+                entries.push(PlacedEntry { path, root, target: None, stamp, ours, damaged: false });
                 adopted.right.push(file);
             } else {
                 tracing::warn!("{} is not the file of {}.", path.display(), manifest.model_ref());

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::publish::put_where_nothing_is;
+use crate::nofollow;
 
 /// An edited file that was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) fn set_aside(path: &Path) -> io::Result<Kept> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".edited");
     for number in 2.. {
-        match put_where_nothing_is(path, Path::new(&aside)) {
+        match nofollow::rename_new(path, Path::new(&aside)) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 aside = path.as_os_str().to_owned();
                 aside.push(format!(".edited{number}"));

@@ -19,6 +19,7 @@ use super::blockmap::BlockMap;
 use super::placement::{PlacedFile, Stamp};
 use super::{ContentKey, Shared, StoreError, mapfile};
 use crate::model::{BLOCK_LEN, PiecesRoot};
+use crate::nofollow;
 
 /// Where a content's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,10 +141,15 @@ impl Content {
 
     /// Where the bytes are, or go. Meaningless for the empty file. See [`Content::moves`].
     pub fn path(&self) -> PathBuf {
+        self.place().0
+    }
+
+    /// Where the bytes are, or go, and for a file that is only read how it looked when it was verified.
+    pub fn place(&self) -> (PathBuf, Option<Stamp>) {
         match &self.state().home {
-            Home::Empty => PathBuf::from("/dev/null"),
-            Home::Own(path) => path.clone(),
-            Home::Placed(file) => file.path.clone(),
+            Home::Empty => (PathBuf::from("/dev/null"), None),
+            Home::Own(path) => (path.clone(), None),
+            Home::Placed(file) => (file.path.clone(), Some(file.stamp)),
         }
     }
 
@@ -289,7 +295,8 @@ impl Content {
     fn read_at(&self, home: &Home, moves: u64, range: &Range<u64>) -> Result<Vec<u8>, ReadFault> {
         let all = 0..self.len();
         let file = self.open(home, moves).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => ReadFault::Lost(all.clone(), e),
+            // A link or another user's directory in its place is as good as nothing.
+            io::ErrorKind::NotFound | io::ErrorKind::InvalidData => ReadFault::Lost(all.clone(), e),
             _ => ReadFault::Other(e),
         })?;
         if let Home::Placed(placed) = home {
@@ -328,7 +335,7 @@ impl Content {
             Home::Own(path) => path,
             Home::Placed(file) => &file.path,
         };
-        self.shared.fds.get((self.id, moves), || File::open(path))
+        self.shared.fds.get((self.id, moves), || nofollow::read(path))
     }
 
     /// The file, if all of it is verified and, for a placed one, unchanged; for FUSE passthrough. Whoever holds it
@@ -343,9 +350,9 @@ impl Content {
         };
         match home {
             Home::Empty => None,
-            Home::Own(path) => File::open(path).ok(),
+            Home::Own(path) => nofollow::read(&path).ok(),
             Home::Placed(placed) => {
-                let file = File::open(placed.path).ok()?;
+                let file = nofollow::read(&placed.path).ok()?;
                 (Stamp::of(&file.metadata().ok()?) == placed.stamp).then_some(file)
             }
         }
@@ -378,7 +385,7 @@ impl Content {
             (data.clone(), state.map.clone(), state.inserts, state.removals)
         };
         if !snapshot.is_clear() {
-            match File::open(&data).and_then(|f| f.sync_data()) {
+            match nofollow::read(&data).and_then(|f| f.sync_data()) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return self.mark_missing(0..self.len()),
                 other => other?,
             }
@@ -403,7 +410,7 @@ impl Content {
         if used <= self.used_recorded.swap(used, Ordering::Relaxed) {
             return Ok(());
         }
-        match File::options().write(true).open(mapfile::live_path(&self.path())) {
+        match nofollow::write(&mapfile::live_path(&self.path())) {
             Ok(file) => file.set_modified(SystemTime::now()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(e),
@@ -504,8 +511,8 @@ impl Content {
 /// Removes a data file of the store and its maps, durably.
 pub(super) fn remove_data(data: &Path) -> io::Result<()> {
     mapfile::remove(data)?;
-    crate::fsutil::remove_if_there(data)?;
-    match crate::fsutil::sync_dir(crate::fsutil::parent(data)) {
+    nofollow::remove_if_there(data)?;
+    match nofollow::sync_dir(crate::fsutil::parent(data)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }

@@ -1,13 +1,13 @@
 //! Making one file's bytes stand at a second path: sharing extents, sharing the inode, or copying.
 
-use std::fs::{self, File};
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
 
 use rustix::io::Errno;
 
 use super::blockmap::BlockMap;
-use crate::fsutil;
+use crate::nofollow;
 
 /// How a second path may come by the bytes of a first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,24 +19,27 @@ pub(crate) enum Sharing {
 }
 
 /// Makes the bytes of `from` stand at the new path `to`, on the disk when this returns: by reflink, else by a hard
-/// link where `sharing` allows one, else by copying.
-pub(crate) fn duplicate(from: &Path, to: &Path, sharing: Sharing) -> io::Result<()> {
-    fsutil::remove_if_there(to)?;
-    let source = File::open(from)?;
-    let target = File::options().write(true).create_new(true).open(to)?;
+/// link where `sharing` allows one, else by copying. Returns how the file that was read looks afterwards: another one may
+/// have had its name meanwhile.
+pub(crate) fn duplicate(from: &Path, to: &Path, sharing: Sharing) -> io::Result<Metadata> {
+    nofollow::remove_if_there(to)?;
+    let source = nofollow::read(from)?;
+    let target = nofollow::create_new(to)?;
     match rustix::fs::ioctl_ficlone(&target, &source) {
-        Ok(()) => return target.sync_all(),
+        Ok(()) => return target.sync_all().and_then(|()| source.metadata()),
         Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS | Errno::PERM) => {}
         Err(e) => return Err(e.into()),
     }
     if sharing == Sharing::Inode {
-        fs::remove_file(to)?;
-        if fs::hard_link(from, to).is_ok() {
-            return source.sync_all();
+        nofollow::remove_if_there(to)?;
+        if nofollow::hard_link(&source, from, to).is_ok() {
+            return source.sync_all().and_then(|()| source.metadata());
         }
-        return copy(&source, &File::options().write(true).create_new(true).open(to)?);
+        copy(&source, &nofollow::create_new(to)?)?;
+        return source.metadata();
     }
-    copy(&source, &target)
+    copy(&source, &target)?;
+    source.metadata()
 }
 
 fn copy(mut source: &File, mut target: &File) -> io::Result<()> {
@@ -44,11 +47,12 @@ fn copy(mut source: &File, mut target: &File) -> io::Result<()> {
     target.sync_all()
 }
 
-/// Copies the verified blocks of `from` into the new sparse file `to`, on the disk when this returns.
-pub(super) fn copy_verified(from: &Path, to: &Path, map: &BlockMap, len: u64) -> io::Result<()> {
+/// Copies the verified blocks of `from` into the new sparse file `to`, on the disk when this returns. Returns how the file
+/// that was read looks afterwards.
+pub(super) fn copy_verified(from: &Path, to: &Path, map: &BlockMap, len: u64) -> io::Result<Metadata> {
     use std::io::{Read, Seek, SeekFrom};
-    let mut source = File::open(from)?;
-    let mut target = File::create(to)?;
+    let mut source = nofollow::read(from)?;
+    let mut target = nofollow::create_new(to)?;
     for run in map.runs(&(0..len), true) {
         source.seek(SeekFrom::Start(run.start))?;
         target.seek(SeekFrom::Start(run.start))?;
@@ -57,25 +61,27 @@ pub(super) fn copy_verified(from: &Path, to: &Path, map: &BlockMap, len: u64) ->
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    target.sync_all()
+    target.sync_all()?;
+    source.metadata()
 }
 
-/// Whether two files hold the same bytes.
-pub(super) fn same_bytes(a: &Path, b: &Path) -> io::Result<bool> {
+/// How the second of two files looks that hold the same bytes; none where they do not.
+pub(super) fn same_bytes(a: &Path, b: &Path) -> io::Result<Option<Metadata>> {
     use std::io::{BufRead, BufReader};
-    let (a, b) = (File::open(a)?, File::open(b)?);
-    if a.metadata()?.len() != b.metadata()?.len() {
-        return Ok(false);
+    let (a, b) = (nofollow::read(a)?, nofollow::read(b)?);
+    let found = b.metadata()?;
+    if a.metadata()?.len() != found.len() {
+        return Ok(None);
     }
     let (mut a, mut b) = (BufReader::with_capacity(1 << 20, a), BufReader::with_capacity(1 << 20, b));
     loop {
         let (x, y) = (a.fill_buf()?, b.fill_buf()?);
         let n = x.len().min(y.len());
         if n == 0 {
-            return Ok(x.len() == y.len());
+            return Ok((x.len() == y.len()).then_some(found));
         }
         if x[..n] != y[..n] {
-            return Ok(false);
+            return Ok(None);
         }
         a.consume(n);
         b.consume(n);

@@ -4,15 +4,15 @@
 //! of its manifest, and of one that never was whole.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::placement::Record;
 use super::remove::{is_known, remove_files, remove_manifest_copy};
-use super::staging::{resolve, staging_dir};
+use super::staging::staging_dir;
 use super::{ContentKey, Store, StoreError, mapfile};
 use crate::model::{InfoHash, Manifest, ModelRef};
+use crate::nofollow;
 
 /// A former state that has left something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Store {
         present: &InfoHash,
         dir: Option<&Path>,
     ) -> Result<Vec<Former>, StoreError> {
-        let dir = dir.map(resolve).transpose()?;
+        let dir = dir.map(|dir| self.resolve(dir)).transpose()?;
         let mut former = Vec::new();
         for info_hash in self.shared.placements.of(model).into_iter().filter(|of| of != present) {
             let record = self.shared.placements.record(&info_hash);
@@ -63,7 +63,7 @@ impl Store {
         others: &[Arc<Manifest>],
     ) -> Result<usize, StoreError> {
         let _moving = self.moving();
-        let dir = resolve(dir)?;
+        let dir = self.resolve(dir)?;
         let info_hash = &former.info_hash;
         let twin = is_known(info_hash, others);
         if twin && !self.is_own(&present.model_ref(), &dir) {
@@ -73,7 +73,7 @@ impl Store {
         let ours = self.shared.placements.ours_below(&dir);
         let stays: HashSet<PathBuf> = present.files.iter().map(|file| dir.join(&file.path)).collect();
         let mut doomed = self.doomed(info_hash, &record, others, |place| place == dir);
-        doomed.retain(|path| !stays.contains(path) && ours.contains_key(path) && path.exists());
+        doomed.retain(|path| !stays.contains(path) && ours.contains_key(path) && nofollow::exists(path));
         let contents = self.contents_of(&former.keys, &record)?;
         self.release_all(&contents, &doomed, others)?;
         remove_files(&doomed, &dir)?;
@@ -110,8 +110,7 @@ impl Store {
 /// The contents that a record tells of.
 fn keys(record: &Record) -> BTreeSet<ContentKey> {
     let placed = record.places.iter().flat_map(|place| &place.files).filter_map(|file| file.key());
-    let staged = record.staging.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
-    let staged =
-        staged.filter_map(|entry| ContentKey::parse(mapfile::data_name(entry.file_name().to_str()?)));
+    let staged = record.staging.iter().filter_map(|dir| nofollow::read_dir(dir).ok()).flatten();
+    let staged = staged.filter_map(|(name, _)| ContentKey::parse(mapfile::data_name(name.to_str()?)));
     placed.chain(staged).collect()
 }

@@ -1,6 +1,5 @@
 //! What other models use of files that go is kept in the cache.
 
-use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,7 +9,7 @@ use super::content::remove_data;
 use super::copy::{Sharing, crosses_devices, duplicate};
 use super::placement::{PlacedFile, Stamp};
 use super::{ContentKey, Shared, mapfile};
-use crate::fsutil;
+use crate::{fsutil, nofollow};
 
 impl Shared {
     /// Has the bytes of a placed file, which the caller removes then, stand in the cache, on the disk when this
@@ -22,29 +21,32 @@ impl Shared {
             return Ok(());
         }
         let data = self.cached(key);
-        fs::create_dir_all(fsutil::parent(&data))?;
+        nofollow::create_dir_all(fsutil::parent(&data))?;
         remove_data(&data)?;
-        if self.moved(key, &placed.path, &data)? {
+        if self.moved(key, placed, &data)? {
             return Ok(());
         }
         let copied = duplicate(&placed.path, &data, Sharing::Extents);
-        if copied.is_err() || !unchanged() {
-            fsutil::remove_if_there(&data)?;
-            return copied;
+        if !copied.as_ref().is_ok_and(|copied| Stamp::of(copied) == placed.stamp) {
+            nofollow::remove_if_there(&data)?;
+            return copied.map(drop);
         }
         self.write_maps(key, &data)
     }
 
     /// Moves a file into the cache, if it is on that file system and has no other name.
-    fn moved(&self, key: &ContentKey, from: &Path, data: &Path) -> io::Result<bool> {
-        if fs::symlink_metadata(from)?.nlink() != 1 {
+    fn moved(&self, key: &ContentKey, placed: &PlacedFile, data: &Path) -> io::Result<bool> {
+        let from = placed.path.as_path();
+        if nofollow::metadata(from)?.nlink() != 1 {
             return Ok(false);
         }
-        File::open(from)?.sync_all()?;
+        nofollow::read(from)?.sync_all()?;
         // The maps first: until the data is there, they claim nothing.
         self.write_maps(key, data)?;
-        match fs::rename(from, data) {
-            Ok(()) => fsutil::sync_dir(fsutil::parent(data)).map(|()| true),
+        match nofollow::rename(from, data) {
+            // Another file had its name by then.
+            Ok(()) if Stamp::at(data).ok() != Some(placed.stamp) => remove_data(data).map(|()| true),
+            Ok(()) => nofollow::sync_dir(fsutil::parent(data)).map(|()| true),
             Err(e) => {
                 mapfile::remove(data)?;
                 if crosses_devices(&e) { Ok(false) } else { Err(e) }

@@ -7,15 +7,14 @@
 //! the synced copy before it is taken out of the live one, and before its data is touched.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::blockmap::BlockMap;
-use crate::fsutil;
 use crate::model::BLOCK_LEN;
+use crate::{fsutil, nofollow};
 
 /// The live map beside a data file.
 pub(super) fn live_path(data: &Path) -> PathBuf {
@@ -57,7 +56,7 @@ pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Re
     // In this order: a block may enter both maps meanwhile, first the live one.
     let synced = read(&synced_path(data), len)?.map(|(map, _)| map);
     let live = read(&live_path(data), len)?.filter(|(_, written)| written == boot).map(|(map, _)| map);
-    let there = match fs::metadata(data) {
+    let there = match nofollow::metadata(data) {
         Ok(meta) => meta.len(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
         Err(e) => return Err(e),
@@ -78,14 +77,14 @@ pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Re
             claims_more |= synced.remove(&missing);
         }
         if claims_more {
-            fsutil::write_atomic(&synced_path(data), &synced.encode(boot), fsutil::MODE_PRIVATE)?;
+            nofollow::write_atomic(&synced_path(data), &synced.encode(boot), fsutil::MODE_PRIVATE)?;
         }
     }
     Ok(Loaded { map, live: is_live, synced: same })
 }
 
 fn read(path: &Path, len: u64) -> io::Result<Option<(BlockMap, [u8; 16])>> {
-    match fsutil::read_capped(path, BlockMap::encoded_len(len)) {
+    match nofollow::read_capped(path, BlockMap::encoded_len(len)) {
         Ok(bytes) => {
             let map = BlockMap::decode(len, &bytes);
             if map.is_none() {
@@ -104,17 +103,29 @@ fn read(path: &Path, len: u64) -> io::Result<Option<(BlockMap, [u8; 16])>> {
 
 /// Writes the whole live map.
 pub(super) fn write_live(data: &Path, map: &BlockMap, boot: &[u8; 16]) -> io::Result<()> {
-    fsutil::write_volatile(&live_path(data), &map.encode(boot), fsutil::MODE_PRIVATE)
+    nofollow::write_volatile(&live_path(data), &map.encode(boot), fsutil::MODE_PRIVATE)
 }
 
 /// Writes bytes of the live map in place; an error of kind `NotFound` if there is none.
 pub(super) fn patch_live(data: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
-    OpenOptions::new().write(true).open(live_path(data))?.write_all_at(bytes, at)
+    nofollow::write(&live_path(data))?.write_all_at(bytes, at)
 }
 
 /// Writes the synced copy. The data has reached the disk.
 pub(super) fn write_synced(data: &Path, map: &BlockMap, boot: &[u8; 16]) -> io::Result<()> {
-    fsutil::write_atomic(&synced_path(data), &map.encode(boot), fsutil::MODE_PRIVATE)
+    nofollow::write_atomic(&synced_path(data), &map.encode(boot), fsutil::MODE_PRIVATE)
+}
+
+/// Copies the synced copy of one data file beside another, durably. Returns whether there was one.
+pub(super) fn copy_synced(from: &Path, to: &Path, len: u64) -> io::Result<bool> {
+    match nofollow::read_capped(&synced_path(from), BlockMap::encoded_len(len)) {
+        Ok(bytes) => {
+            nofollow::write_atomic(&synced_path(to), &bytes, fsutil::MODE_PRIVATE)?;
+            Ok(true)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Takes a range out of the synced copy, durably.
@@ -125,13 +136,13 @@ pub(super) fn shrink_synced(data: &Path, len: u64, range: &Range<u64>, boot: &[u
             false => Ok(()),
         },
         // Unreadable: whatever it claims must not come back.
-        None => fsutil::remove_if_there(&synced_path(data)).map(drop),
+        None => nofollow::remove_if_there(&synced_path(data)).map(drop),
     }
 }
 
 /// Removes both maps, the synced copy first. The caller then removes or renames the data.
 pub(super) fn remove(data: &Path) -> io::Result<()> {
-    fsutil::remove_if_there(&synced_path(data))?;
-    fsutil::remove_if_there(&live_path(data))?;
+    nofollow::remove_if_there(&synced_path(data))?;
+    nofollow::remove_if_there(&live_path(data))?;
     Ok(())
 }

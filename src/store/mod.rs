@@ -40,9 +40,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use fixedbitset::FixedBitSet;
 
-use crate::fsutil;
 use crate::model::{Layout, Manifest, PiecesRoot};
 use crate::paths::Paths;
+use crate::{fsutil, nofollow};
 pub use adopt::Adopted;
 pub use aside::Kept;
 pub use cache::{CacheEntry, Evicted};
@@ -91,6 +91,14 @@ pub enum StoreError {
         /// The file's path in the manifest.
         path: String,
     },
+    /// The directory beside a destination where files are collected cannot be used.
+    #[error("cannot collect files in {path}: {source}", path = path.display())]
+    Staging {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Something else stands where a file should go.
     #[error("{path} is already there and is something else; move it away or choose another directory", path = path.display())]
     Occupied {
@@ -130,7 +138,10 @@ impl ContentKey {
 
 /// What contents need of the store.
 struct Shared {
+    /// Real paths, as all that are kept here.
     paths: Paths,
+    /// The models directory as it was named.
+    named_models: PathBuf,
     boot: [u8; 16],
     fds: fds::FdCache,
     placements: Placements,
@@ -235,11 +246,16 @@ impl Store {
             create_private(&paths.base.join(dir))?;
         }
         fs::create_dir_all(&paths.models).map_err(|e| StoreError::io(&paths.models, e))?;
+        let base = fs::canonicalize(&paths.base).map_err(|e| StoreError::io(&paths.base, e))?;
+        let models = nofollow::real_path(&paths.models, Path::new(""))
+            .map_err(|e| StoreError::io(&paths.models, e))?;
+        let real = Paths { base, models };
         let shared = Shared {
-            paths: paths.clone(),
+            placements: Placements::open(&real)?,
+            named_models: paths.models.clone(),
+            paths: real,
             boot,
             fds: fds::FdCache::new(),
-            placements: Placements::open(paths)?,
             ids: AtomicU64::new(0),
             locked,
         };
@@ -287,7 +303,8 @@ impl Store {
         let content = match self.shared.placements.find(&key) {
             Some(file) => Content::placed(key, shared, file),
             None => {
-                let staged = staging.iter().map(|dir| dir.join(key.file_name())).find(|p| p.exists());
+                let staged =
+                    staging.iter().map(|dir| dir.join(key.file_name())).find(|p| nofollow::exists(p));
                 let data = staged.unwrap_or_else(|| self.shared.cached(&key));
                 Content::own(key, shared, data)?
             }
@@ -334,26 +351,28 @@ impl Store {
             .iter()
             .map(|file| {
                 let path = dir.join(&file.path);
-                Stamp::read(&path).map_err(|e| StoreError::io(&path, e))
+                Stamp::at(&path).map_err(|e| StoreError::io(&path, e))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        self.record_placement_as(manifest, dir, &stamps)
+        self.record_placement_as(manifest, dir, &stamps, &HashMap::new())
     }
 
     /// Like [`Store::record_placement`], for files that looked like `stamps` (one per file of the manifest) before
-    /// their bytes were hashed: what changed since then does not count.
+    /// their bytes were hashed: what changed since then does not count. `targets` has the real paths of those to which a
+    /// symbolic link leads; they are read there from now on, wherever the link may lead later.
     pub fn record_placement_as(
         &self,
         manifest: &Manifest,
         dir: &Path,
         stamps: &[Stamp],
+        targets: &HashMap<String, PathBuf>,
     ) -> Result<(), StoreError> {
-        self.record_files(manifest, dir, stamps, false)
+        self.record_files(manifest, dir, stamps, targets, false)
     }
 
     /// Like [`Store::record_placement_as`], for files that this program made there: it may move, replace and remove them.
     pub fn record_own(&self, manifest: &Manifest, dir: &Path, stamps: &[Stamp]) -> Result<(), StoreError> {
-        self.record_files(manifest, dir, stamps, true)
+        self.record_files(manifest, dir, stamps, &HashMap::new(), true)
     }
 
     fn record_files(
@@ -361,12 +380,14 @@ impl Store {
         manifest: &Manifest,
         dir: &Path,
         stamps: &[Stamp],
+        targets: &HashMap<String, PathBuf>,
         ours: bool,
     ) -> Result<(), StoreError> {
         let dir = fs::canonicalize(dir).map_err(|e| StoreError::io(dir, e))?;
         let entries = manifest.files.iter().zip(stamps).map(|(file, stamp)| PlacedEntry {
             path: file.path.clone(),
             root: file.pieces_root,
+            target: targets.get(&file.path).cloned(),
             stamp: *stamp,
             ours,
             damaged: stamp.size != file.size,

@@ -14,9 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::{ContentKey, StoreError};
-use crate::fsutil;
 use crate::model::{InfoHash, Manifest, ModelRef, PiecesRoot};
 use crate::paths::Paths;
+use crate::{fsutil, nofollow};
 
 /// Longest record read; 100 000 files of long paths fit.
 const MAX_RECORD: u64 = 512 << 20;
@@ -40,15 +40,9 @@ impl Stamp {
         Self { size: meta.len(), mtime_ns, inode: meta.ino() }
     }
 
-    /// The stamp of the regular file at `path`, through symbolic links.
-    pub fn read(path: &Path) -> io::Result<Self> {
-        let meta = fs::metadata(path)?;
-        if meta.is_file() { Ok(Self::of(&meta)) } else { Err(io::Error::other("not a regular file")) }
-    }
-
-    /// The stamp of the regular file at `path` itself; a symbolic link is an error.
+    /// The stamp of the regular file at a real path; a symbolic link is an error.
     pub fn at(path: &Path) -> io::Result<Self> {
-        let meta = fs::symlink_metadata(path)?;
+        let meta = nofollow::metadata(path)?;
         if meta.is_file() { Ok(Self::of(&meta)) } else { Err(io::Error::other("not a regular file")) }
     }
 }
@@ -63,6 +57,9 @@ pub(super) struct PlacedEntry {
     pub root: Option<PiecesRoot>,
     /// How it looked when verified.
     pub stamp: Stamp,
+    /// Where the file really is when a symbolic link leads there; decided, and fixed, when it was shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<PathBuf>,
     /// Whether this program put it there, and may replace and remove it.
     #[serde(default)]
     pub ours: bool,
@@ -74,6 +71,11 @@ pub(super) struct PlacedEntry {
 impl PlacedEntry {
     pub fn key(&self) -> Option<ContentKey> {
         self.root.map(|root| ContentKey { root, len: self.stamp.size })
+    }
+
+    /// The real path of the file, in a place at `dir`.
+    pub fn real_path(&self, dir: &Path) -> PathBuf {
+        self.target.clone().unwrap_or_else(|| dir.join(&self.path))
     }
 }
 
@@ -95,6 +97,9 @@ pub(super) struct Record {
     /// Directories that hold partial files for a `get` that is not done.
     #[serde(default)]
     pub staging: Vec<PathBuf>,
+    /// The inodes of those, by which they are known again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inodes: BTreeMap<PathBuf, u64>,
 }
 
 impl Record {
@@ -137,8 +142,8 @@ impl State {
         for place in self.records.values().flat_map(|r| &r.places) {
             for file in place.files.iter().filter(|f| !f.damaged) {
                 let Some(key) = file.key() else { continue };
-                let placed =
-                    PlacedFile { path: place.dir.join(&file.path), stamp: file.stamp, ours: file.ours };
+                let path = file.real_path(&place.dir);
+                let placed = PlacedFile { path, stamp: file.stamp, ours: file.ours };
                 self.by_key.entry(key).or_default().push(placed);
             }
         }
@@ -256,7 +261,7 @@ impl Placements {
     }
 
     fn still_counts(&self, key: &ContentKey, file: &PlacedFile) -> bool {
-        let why = match Stamp::read(&file.path) {
+        let why = match Stamp::at(&file.path) {
             Ok(stamp) if stamp == file.stamp => return true,
             Ok(_) => "it has changed since it was verified".to_owned(),
             Err(e) => e.to_string(),
@@ -327,19 +332,15 @@ impl Placements {
             if let Some(files) = state.by_key.get_mut(key) {
                 files.retain(|f| f.path != path);
             }
-            let holds = |r: &Record| {
-                r.places.iter().any(|p| {
-                    path.strip_prefix(&p.dir)
-                        .is_ok_and(|rest| p.files.iter().any(|f| Path::new(&f.path) == rest))
-                })
-            };
+            let holds =
+                |r: &Record| r.places.iter().any(|p| p.files.iter().any(|f| f.real_path(&p.dir) == path));
             state.records.iter().filter(|(_, r)| holds(r)).map(|(h, _)| *h).collect()
         };
         for info_hash in holders {
             self.update(&info_hash, |record| {
                 for place in &mut record.places {
-                    let Ok(rest) = path.strip_prefix(&place.dir) else { continue };
-                    for file in place.files.iter_mut().filter(|f| Path::new(&f.path) == rest) {
+                    let dir = place.dir.clone();
+                    for file in place.files.iter_mut().filter(|f| f.real_path(&dir) == path) {
                         file.damaged = true;
                     }
                 }

@@ -5,19 +5,17 @@
 //! model's.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::copy::{Sharing, crosses_devices, duplicate, same_bytes};
-use super::publish::{put_where_nothing_is, refuse_links};
-use super::staging::resolve;
+use super::publish::refuse_links;
 use super::yielding::Yielding;
 use super::{Stamp, Store, StoreError, registry};
-use crate::fsutil;
 use crate::model::ModelRef;
+use crate::{fsutil, nofollow};
 
 /// Longest record read; 100 000 files of long paths fit.
 const MAX_RECORD: u64 = 64 << 20;
@@ -35,14 +33,16 @@ impl Store {
     /// nothing, where something else stands in the way.
     pub fn lay_out(&self, tree: &Path, model: &ModelRef, paths: &[&str]) -> Result<(), StoreError> {
         let _moving = self.moving();
-        let dest = resolve(&self.dir_of(model))?;
+        let dest = self.resolve(&self.dir_of(model))?;
+        let tree = self.resolve(tree)?;
+        let tree = tree.as_path();
         let before = self.read_laid_out(model);
         let ours = self.still_laid_out(&before, &dest);
         let comes: HashSet<PathBuf> = paths.iter().map(|path| dest.join(path)).collect();
         let goes = ours.iter().filter(|(path, _)| !comes.contains(*path));
         let goes = Yielding::new(&dest, goes.map(|(path, stamp)| (path.clone(), *stamp)));
         let (mut after, mut steps) = (LaidOut::default(), Vec::new());
-        let stamp = |of: &Path| Stamp::read(of).map_err(|e| StoreError::io(of, e));
+        let stamp = |of: &Path| Stamp::at(of).map_err(|e| StoreError::io(of, e));
         for &path in paths {
             let (from, to) = (tree.join(path), dest.join(path));
             refuse_links(&dest, &to)?;
@@ -60,7 +60,7 @@ impl Store {
         }
         if !steps.is_empty() {
             let files = steps.iter_mut().map(|(_, from, ..)| from);
-            let brought = fs::create_dir_all(&dest).and_then(|()| bring(files, tree, &dest));
+            let brought = nofollow::create_dir_all(&dest).and_then(|()| bring(files, tree, &dest));
             brought.map_err(|e| StoreError::io(&dest, e))?;
         }
         for (path, from, ..) in &steps {
@@ -77,10 +77,10 @@ impl Store {
         for (_, from, to, replaces) in steps {
             let parent = fsutil::parent(&to);
             let put = || match replaces {
-                true => fs::rename(&from, &to),
-                false => put_where_nothing_is(&from, &to),
+                true => nofollow::rename(&from, &to),
+                false => nofollow::rename_new(&from, &to),
             };
-            match goes.make_way(&to).and_then(|()| fs::create_dir_all(parent)).and_then(|()| put()) {
+            match goes.make_way(&to).and_then(|()| nofollow::create_dir_all(parent)).and_then(|()| put()) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     return Err(StoreError::Occupied { path: to });
                 }
@@ -89,7 +89,7 @@ impl Store {
             dirs.extend(parent.ancestors().take_while(|dir| dir.starts_with(&dest)).map(Path::to_owned));
         }
         for dir in dirs.iter().rev() {
-            fsutil::sync_dir(dir).map_err(|e| StoreError::io(dir, e))?;
+            nofollow::sync_dir(dir).map_err(|e| StoreError::io(dir, e))?;
         }
         self.write_laid_out(model, &after)
     }
@@ -103,19 +103,24 @@ impl Store {
             return Ok(false);
         }
         let dest = self.dir_of(model);
-        if let Ok(resolved) = fs::canonicalize(&dest) {
+        if let Ok(resolved) = self.resolve(&dest) {
             remove(self.laid_out(model, &resolved).keys(), &resolved)?;
         }
         fsutil::remove_if_there(&record).map_err(|e| StoreError::io(&record, e))?;
         registry::remove_empty_parents(&record, fsutil::parent(&self.shared.paths.laid_out_records()));
-        registry::remove_empty_parents(&dest.join("file"), &self.shared.paths.models);
+        // A directory behind a link is the user's.
+        let is_link = dest.symlink_metadata().is_ok_and(|found| found.is_symlink());
+        if let Some(dest) = self.resolve(&dest).ok().filter(|_| !is_link) {
+            let _ = nofollow::remove_dir(&dest);
+            nofollow::remove_empty_parents(&dest, &self.shared.paths.models);
+        }
         Ok(true)
     }
 
     /// Bytes of what [`Store::clear_laid_out`] would remove; none where nothing was laid out for the model.
     pub fn laid_out_bytes(&self, model: &ModelRef) -> Option<u64> {
         self.shared.paths.laid_out(model).exists().then(|| {
-            let dest = fs::canonicalize(self.dir_of(model));
+            let dest = self.resolve(&self.dir_of(model));
             dest.map_or(0, |dest| self.laid_out(model, &dest).values().map(|stamp| stamp.size).sum())
         })
     }
@@ -127,8 +132,7 @@ impl Store {
 
     /// Whether a directory is the one that a model has below the models directory.
     pub fn is_own(&self, model: &ModelRef, dir: &Path) -> bool {
-        fs::canonicalize(self.dir_of(model))
-            .is_ok_and(|own| fs::canonicalize(dir).is_ok_and(|dir| dir == own))
+        self.resolve(&self.dir_of(model)).is_ok_and(|own| self.resolve(dir).is_ok_and(|dir| dir == own))
     }
 
     /// The files laid out for a model that look as they did then and are no model's; none where `dest`, resolved, is
@@ -148,7 +152,7 @@ impl Store {
         let files = record.files.iter().filter_map(|(path, stamps)| {
             let path = dest.join(path);
             refuse_links(dest, &path).ok()?;
-            let now = fs::symlink_metadata(&path).ok().filter(|meta| meta.is_file())?;
+            let now = nofollow::metadata(&path).ok().filter(|meta| meta.is_file())?;
             let now = Stamp::of(&now);
             (stamps.contains(&now) && !models.contains(&path)).then_some((path, now))
         });
@@ -167,7 +171,7 @@ impl Store {
             name.parse::<ModelRef>().ok()
         });
         let files = models.filter_map(|model| {
-            let dest = fs::canonicalize(self.dir_of(&model)).ok()?;
+            let dest = self.resolve(&self.dir_of(&model)).ok()?;
             Some(self.laid_out(&model, &dest).into_keys())
         });
         files.flatten().collect()
@@ -198,8 +202,8 @@ impl Store {
 
 /// Whether a regular file stands at `to` with the bytes of `from`.
 fn stands(from: &Path, to: &Path) -> io::Result<bool> {
-    match fs::symlink_metadata(to) {
-        Ok(meta) => Ok(meta.is_file() && same_bytes(from, to)?),
+    match nofollow::metadata(to) {
+        Ok(meta) => Ok(meta.is_file() && same_bytes(from, to)?.is_some()),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
         Err(e) => Err(e),
     }
@@ -209,15 +213,15 @@ fn stands(from: &Path, to: &Path) -> io::Result<bool> {
 /// and tells where they are then; on the same one they stay. What an earlier call has left there goes, and on an error
 /// all.
 fn bring<'a>(files: impl Iterator<Item = &'a mut PathBuf>, tree: &Path, dest: &Path) -> io::Result<()> {
-    fsutil::remove_temporary(dest)?;
+    nofollow::remove_temporary(dest)?;
     // Nothing else tells: a bind mount has the device number of its source.
     let name = format!("{}probe", fsutil::TEMP_PREFIX);
     let (probe, there) = (tree.join(&name), dest.join(&name));
-    fs::File::create(&probe)?;
-    match fs::rename(&probe, &there) {
-        Ok(()) => return fs::remove_file(there),
+    nofollow::create_new(&probe)?;
+    match nofollow::rename(&probe, &there) {
+        Ok(()) => return nofollow::remove_if_there(&there).map(drop),
         Err(e) => {
-            fs::remove_file(probe)?;
+            nofollow::remove_if_there(&probe)?;
             if !crosses_devices(&e) {
                 return Err(e);
             }
@@ -226,7 +230,7 @@ fn bring<'a>(files: impl Iterator<Item = &'a mut PathBuf>, tree: &Path, dest: &P
     for (at, file) in files.enumerate() {
         let copy = dest.join(format!("{}{at}", fsutil::TEMP_PREFIX));
         if let Err(e) = duplicate(file, &copy, Sharing::Extents) {
-            fsutil::remove_temporary(dest)?;
+            nofollow::remove_temporary(dest)?;
             return Err(e);
         }
         *file = copy;
@@ -237,8 +241,8 @@ fn bring<'a>(files: impl Iterator<Item = &'a mut PathBuf>, tree: &Path, dest: &P
 /// Removes files below a directory, and the directories that are empty then.
 fn remove<'a>(files: impl Iterator<Item = &'a PathBuf>, dir: &Path) -> Result<(), StoreError> {
     for path in files {
-        fsutil::remove_if_there(path).map_err(|e| StoreError::io(path, e))?;
-        registry::remove_empty_parents(path, dir);
+        nofollow::remove_if_there(path).map_err(|e| StoreError::io(path, e))?;
+        nofollow::remove_empty_parents(path, dir);
     }
     Ok(())
 }
@@ -247,6 +251,7 @@ fn remove<'a>(files: impl Iterator<Item = &'a PathBuf>, dir: &Path) -> Result<()
 mod tests {
     use super::*;
     use crate::store::tests::{arrive, home, manifest};
+    use std::fs;
 
     fn put(path: &Path, text: &str) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -320,7 +325,7 @@ mod tests {
         let mut record = store.read_laid_out(&model);
         for path in ["a", "b"] {
             put(&tree.join(path), "2");
-            let stamp = Stamp::read(&tree.join(path)).unwrap();
+            let stamp = Stamp::at(&tree.join(path)).unwrap();
             record.files.get_mut(path).unwrap().push(stamp);
         }
         store.write_laid_out(&model, &record).unwrap();

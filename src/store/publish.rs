@@ -6,7 +6,7 @@
 //! the way as a file is in that of a directory go just before.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::{self, Permissions};
+use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,12 @@ use super::aside::{Kept, set_aside};
 use super::content::{Content, Home, remove_data};
 use super::copy::{Sharing, crosses_devices, duplicate, same_bytes};
 use super::placement::{PlacedEntry, PlacedFile, Stamp};
-use super::staging::{resolve, staging_dir};
+use super::staging::staging_dir;
 use super::yielding::Yielding;
 use super::{ContentKey, Store, StoreError, StoredRevision, mapfile, registry};
-use crate::fsutil;
 use crate::model::Manifest;
 use crate::paths::Paths;
+use crate::{fsutil, nofollow};
 
 /// How one file gets to its place.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ struct Step {
     way: Way,
     /// What is renamed to `target`.
     ready: Option<PathBuf>,
+    /// How the file looks, taken where nobody else could exchange it.
+    stamp: Option<Stamp>,
     ours: bool,
     /// How a file of ours that stands at `target` looked, which is replaced. Otherwise nothing does.
     replaces: Option<Vec<Stamp>>,
@@ -63,11 +65,11 @@ impl Store {
         dest: &Path,
     ) -> Result<Vec<Kept>, StoreError> {
         let _moving = self.moving();
-        let dest = resolve(dest)?;
+        let dest = self.destination(dest)?;
         let info_hash = &revision.manifest.torrent.info_hash;
         let staging = staging_dir(&dest, info_hash)?;
         let (mut steps, goes) = self.plan(revision, files, &dest)?;
-        fs::create_dir_all(&dest).map_err(|e| StoreError::io(&dest, e))?;
+        nofollow::create_dir_all(&dest).map_err(|e| StoreError::io(&dest, e))?;
         if steps.iter().any(|s| !matches!(s.way, Way::There)) {
             self.open_staging(&revision.manifest, &staging)?;
         }
@@ -97,7 +99,7 @@ impl Store {
             dirs.extend(parent.ancestors().take_while(|d| *d != dest).map(Path::to_owned));
         }
         for dir in dirs.iter().rev() {
-            fsutil::sync_dir(dir).map_err(|e| StoreError::io(dir, e))?;
+            nofollow::sync_dir(dir).map_err(|e| StoreError::io(dir, e))?;
         }
         // Again, for files that had to be copied after all; otherwise nothing changes.
         self.record_steps(&revision.manifest, &dest, &steps)?;
@@ -109,7 +111,7 @@ impl Store {
             self.check_complete(revision, step.file)?;
         }
         if self.stands_whole(&revision.manifest, &dest) {
-            registry::write_manifest(&revision.manifest, &dest.join(Paths::MODEL_MANIFEST))?;
+            registry::write_copy(&revision.manifest, &dest.join(Paths::MODEL_MANIFEST))?;
         }
         self.close_staging(info_hash, &staging)?;
         Ok(steps.into_iter().filter_map(|step| step.kept).collect())
@@ -137,14 +139,15 @@ impl Store {
         for &file in files {
             let content = &revision.contents[file];
             if let Home::Placed(placed) = content.home()
-                && Stamp::read(&placed.path).ok() != Some(placed.stamp)
+                && Stamp::at(&placed.path).ok() != Some(placed.stamp)
             {
                 content.start_over().map_err(|e| StoreError::io(&placed.path, e))?;
             }
             self.check_complete(revision, file)?;
             let target = dest.join(&manifest.files[file].path);
             refuse_links(dest, &target)?;
-            let there = self.stands_already(content, &target, replaceable.contains_key(&target), &goes)?;
+            let stamp = self.stands_already(content, &target, replaceable.contains_key(&target), &goes)?;
+            let there = stamp.is_some();
             let ours = !there || replaceable.contains_key(&target);
             let way = match (content.key(), content.home()) {
                 _ if there => Way::There,
@@ -154,7 +157,7 @@ impl Store {
                     (None, Home::Placed(placed)) => {
                         let models = &self.shared.paths.models;
                         let both_ours =
-                            placed.ours && is_below(&placed.path, models) && is_below(dest, models);
+                            placed.ours && placed.path.starts_with(models) && dest.starts_with(models);
                         let sharing = if both_ours { Sharing::Inode } else { Sharing::Extents };
                         Way::Duplicate(placed.path, sharing, Some(placed.stamp))
                     }
@@ -165,9 +168,9 @@ impl Store {
                     (None, Home::Empty) => Way::Create,
                 },
             };
-            let is_file = || fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file());
+            let is_file = || nofollow::metadata(&target).is_ok_and(|meta| meta.is_file());
             let replaces = if !there && is_file() { replaceable.remove(&target) } else { None };
-            steps.push(Step { file, target, way, ready: None, ours, replaces, kept: None });
+            steps.push(Step { file, target, way, ready: None, stamp, ours, replaces, kept: None });
         }
         Ok((steps, goes))
     }
@@ -179,19 +182,20 @@ impl Store {
         }
     }
 
-    /// Whether the content stands at `target` already. An error if something else does and may not be replaced.
+    /// How the content that stands at `target` already looks; none where it does not. An error if something else does
+    /// and may not be replaced.
     fn stands_already(
         &self,
         content: &Content,
         target: &Path,
         replaceable: bool,
         goes: &Yielding,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Stamp>, StoreError> {
         let occupied = || StoreError::Occupied { path: target.to_owned() };
-        let meta = match fs::symlink_metadata(target) {
+        let meta = match nofollow::metadata(target) {
             Ok(meta) if meta.is_file() => meta,
             _ => match goes.gives_way(target).map_err(|e| StoreError::io(target, e))? {
-                true => return Ok(false),
+                true => return Ok(None),
                 false => return Err(occupied()),
             },
         };
@@ -199,26 +203,26 @@ impl Store {
             && placed.path == target
         {
             // Compared with itself it would always be right.
-            return Ok(placed.stamp == Stamp::of(&meta));
+            return Ok(Some(placed.stamp).filter(|stamp| *stamp == Stamp::of(&meta)));
         }
         let same = match content.is_empty() {
-            true => meta.len() == 0,
+            true => Some(meta).filter(|meta| meta.len() == 0),
             false => same_bytes(&content.path(), target).map_err(|e| StoreError::io(target, e))?,
         };
-        if same || replaceable { Ok(same) } else { Err(occupied()) }
+        if same.is_some() || replaceable { Ok(same.as_ref().map(Stamp::of)) } else { Err(occupied()) }
     }
 
     fn record_steps(&self, manifest: &Manifest, dest: &Path, steps: &[Step]) -> Result<(), StoreError> {
         let entries = steps
             .iter()
             .map(|step| {
-                let at = step.ready.as_ref().unwrap_or(&step.target);
-                let stamp = Stamp::read(at).map_err(|e| StoreError::io(at, e))?;
+                let stamp = step.seen().map_err(|e| StoreError::io(&step.target, e))?;
                 let file = &manifest.files[step.file];
                 let damaged = stamp.size != file.size;
                 Ok(PlacedEntry {
                     path: file.path.clone(),
                     root: file.pieces_root,
+                    target: None,
                     stamp,
                     ours: step.ours,
                     damaged,
@@ -241,8 +245,7 @@ impl Store {
                 self.shared.placements.distrust(&key, &step.target).map_err(io::Error::other)
             }
             Home::Own(data) => {
-                let stamp = Stamp::read(&step.target)?;
-                let file = PlacedFile { path: step.target.clone(), stamp, ours: step.ours };
+                let file = PlacedFile { path: step.target.clone(), stamp: step.seen()?, ours: step.ours };
                 content.settle_placed(&mut journal, file);
                 remove_data(&data)
             }
@@ -253,10 +256,9 @@ impl Store {
                 }
                 if let Home::Placed(placed) = home
                     && content.is_complete()
-                    && Stamp::read(&placed.path).ok() != Some(placed.stamp)
+                    && Stamp::at(&placed.path).ok() != Some(placed.stamp)
                 {
-                    let stamp = Stamp::read(&step.target)?;
-                    let file = PlacedFile { path: step.target.clone(), stamp, ours: step.ours };
+                    let file = PlacedFile { path: step.target.clone(), stamp: step.seen()?, ours: step.ours };
                     content.settle_placed(&mut journal, file);
                 }
                 Ok(())
@@ -266,7 +268,7 @@ impl Store {
 
     /// Whether every file of a manifest stands, unchanged since it was verified, below `dest`.
     pub fn stands_whole_at(&self, manifest: &Manifest, dest: &Path) -> bool {
-        fs::canonicalize(dest).is_ok_and(|dest| self.stands_whole(manifest, &dest))
+        self.resolve(dest).is_ok_and(|dest| self.stands_whole(manifest, &dest))
     }
 
     /// Whether every file of the manifest stands below `dest` as recorded.
@@ -276,41 +278,43 @@ impl Store {
         let known: HashMap<&str, &PlacedEntry> = place.files.iter().map(|f| (f.path.as_str(), f)).collect();
         manifest.files.iter().all(|file| {
             known.get(file.path.as_str()).is_some_and(|entry| {
-                !entry.damaged && Stamp::read(&dest.join(&file.path)).is_ok_and(|stamp| stamp == entry.stamp)
+                !entry.damaged && Stamp::at(&entry.real_path(dest)).is_ok_and(|stamp| stamp == entry.stamp)
             })
         })
     }
 }
 
 impl Step {
+    fn seen(&self) -> io::Result<Stamp> {
+        self.stamp.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     /// Makes the file that will be renamed, on the disk and with the mode of a file that anybody may read.
     fn prepare(&mut self, staging: &Path) -> io::Result<()> {
         let temporary = staging.join(format!("{}.new", self.file));
         let ready = match &self.way {
             Way::There => return Ok(()),
             Way::Create => {
-                fs::File::create(&temporary)?.sync_all()?;
+                nofollow::remove_if_there(&temporary)?;
+                nofollow::create_new(&temporary)?.sync_all()?;
                 temporary
             }
             Way::Move(data) => {
-                fs::set_permissions(data, Permissions::from_mode(0o666 & !fsutil::umask()))?;
-                fs::File::open(data)?.sync_all()?;
+                let file = nofollow::read(data)?;
+                file.set_permissions(Permissions::from_mode(0o666 & !fsutil::umask()))?;
+                file.sync_all()?;
                 data.clone()
             }
             Way::Duplicate(from, sharing, stamp) => {
-                let unchanged = || -> io::Result<()> {
-                    if stamp.is_some_and(|stamp| Stamp::read(from).ok() != Some(stamp)) {
-                        let text = format!("{} has changed since it was verified", from.display());
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-                    }
-                    Ok(())
-                };
-                unchanged()?;
-                duplicate(from, &temporary, *sharing)?;
-                unchanged()?;
+                let copied = Stamp::of(&duplicate(from, &temporary, *sharing)?);
+                if stamp.is_some_and(|stamp| stamp != copied) {
+                    let text = format!("{} has changed since it was verified", from.display());
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+                }
                 temporary
             }
         };
+        self.stamp = Some(Stamp::at(&ready)?);
         self.ready = Some(ready);
         Ok(())
     }
@@ -318,65 +322,49 @@ impl Step {
     /// Renames a file to the target; one that appeared there since we looked stays, and is an error. One of ours that
     /// has been changed is set aside.
     fn put(&mut self, ready: &Path) -> io::Result<()> {
-        let Some(ours) = &self.replaces else { return put_where_nothing_is(ready, &self.target) };
+        let Some(ours) = &self.replaces else { return nofollow::rename_new(ready, &self.target) };
         if Stamp::at(&self.target).is_ok_and(|now| !ours.contains(&now)) {
             self.kept = Some(set_aside(&self.target)?);
         }
-        fs::rename(ready, &self.target)
+        nofollow::rename(ready, &self.target)
     }
 
     fn rename(&mut self, staging: &Path, goes: &Yielding) -> io::Result<()> {
         let Some(ready) = self.ready.take() else { return Ok(()) };
         goes.make_way(&self.target)?;
-        fs::create_dir_all(fsutil::parent(&self.target))?;
+        nofollow::create_dir_all(fsutil::parent(&self.target))?;
         match self.put(&ready) {
             Err(e) if crosses_devices(&e) => {
                 let copied = staging.join(format!("{}.new", self.file));
                 if copied != ready {
                     duplicate(&ready, &copied, Sharing::Extents)?;
+                    self.stamp = Some(Stamp::at(&copied)?);
                     self.put(&copied)
                 } else {
                     Err(e)
                 }
             }
             // Renaming onto a hard link of itself leaves both.
-            Ok(()) => fsutil::remove_if_there(&ready).map(drop),
+            Ok(()) => nofollow::remove_if_there(&ready).map(drop),
             other => other,
         }
-    }
-}
-
-/// Renames a file to a path where nothing stands; otherwise the error is `AlreadyExists`.
-pub(super) fn put_where_nothing_is(ready: &Path, target: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    use rustix::io::Errno;
-    match renameat_with(CWD, ready, CWD, target, RenameFlags::NOREPLACE) {
-        // The file system cannot: the closest to it is to look once more.
-        Err(Errno::INVAL | Errno::NOSYS) if fs::symlink_metadata(target).is_err() => {
-            fs::rename(ready, target)
-        }
-        Err(Errno::INVAL | Errno::NOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
-        other => other.map_err(io::Error::from),
     }
 }
 
 /// Refuses a path below `dest` that leads through a symbolic link: it may end anywhere.
 pub(super) fn refuse_links(dest: &Path, target: &Path) -> Result<(), StoreError> {
     for dir in fsutil::parent(target).ancestors().take_while(|d| *d != dest) {
-        if fs::symlink_metadata(dir).is_ok_and(|m| m.is_symlink()) {
+        if nofollow::metadata(dir).is_ok_and(|m| m.is_symlink()) {
             return Err(StoreError::Occupied { path: dir.to_owned() });
         }
     }
     Ok(())
 }
 
-fn is_below(path: &Path, dir: &Path) -> bool {
-    fs::canonicalize(dir).is_ok_and(|dir| path.starts_with(dir))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_file_that_appeared_meanwhile_is_not_replaced() {
@@ -389,6 +377,7 @@ mod tests {
             target: target.clone(),
             way: Way::Create,
             ready: None,
+            stamp: None,
             ours: true,
             replaces: None,
             kept: None,

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::StoreError;
-use crate::fsutil;
 use crate::model::{Manifest, ModelRef};
 use crate::paths::Paths;
+use crate::{fsutil, nofollow};
 
 /// Longest manifest file read, in bytes: 16 MiB of compact JSON, and room for indentation.
 const MAX_FILE: u64 = 64 << 20;
@@ -122,13 +122,28 @@ impl Registry {
 }
 
 /// Writes a manifest atomically as indented JSON.
-pub(super) fn write_manifest(manifest: &Manifest, path: &Path) -> Result<(), StoreError> {
+fn write_manifest(manifest: &Manifest, path: &Path) -> Result<(), StoreError> {
     fsutil::write_atomic(path, &manifest.to_json(), fsutil::MODE_SHARED).map_err(|e| StoreError::io(path, e))
 }
 
+/// Writes the copy of a manifest that lies in a model's directory, at a real path.
+pub(super) fn write_copy(manifest: &Manifest, path: &Path) -> Result<(), StoreError> {
+    nofollow::write_atomic(path, &manifest.to_json(), fsutil::MODE_SHARED)
+        .map_err(|e| StoreError::io(path, e))
+}
+
+/// Reads and checks the copy of a manifest that lies in a model's directory, at a real path.
+pub(super) fn read_copy(path: &Path) -> Result<Manifest, StoreError> {
+    parse(path, nofollow::read_capped(path, MAX_FILE))
+}
+
 /// Reads and checks one manifest file.
-pub(super) fn read_manifest(path: &Path) -> Result<Manifest, StoreError> {
-    let bytes = fsutil::read_capped(path, MAX_FILE).map_err(|e| StoreError::io(path, e))?;
+fn read_manifest(path: &Path) -> Result<Manifest, StoreError> {
+    parse(path, fsutil::read_capped(path, MAX_FILE))
+}
+
+fn parse(path: &Path, bytes: io::Result<Vec<u8>>) -> Result<Manifest, StoreError> {
+    let bytes = bytes.map_err(|e| StoreError::io(path, e))?;
     Manifest::from_json(&bytes)
         .map_err(|e| StoreError::Damaged { path: path.to_owned(), reason: e.to_string() })
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::content::{Content, Home};
 use super::placement::{Record, Stamp};
 use super::{ContentKey, Store, StoreError, StoredRevision, registry};
-use crate::fsutil;
 use crate::model::{InfoHash, Manifest, ModelRef};
+use crate::nofollow;
 use crate::paths::Paths;
 
 impl Store {
@@ -43,8 +43,7 @@ impl Store {
         // The same torrent under another name shares this one's record.
         let twin = is_known(info_hash, others);
         let record = self.shared.placements.record(info_hash);
-        let models =
-            fs::canonicalize(&self.shared.paths.models).unwrap_or_else(|_| self.shared.paths.models.clone());
+        let models = self.shared.paths.models.clone();
         let dir = models.join(model.to_string());
         let goes = |place: &Path| if twin { place == dir } else { place.starts_with(&models) };
         let doomed = self.doomed(info_hash, &record, others, goes);
@@ -63,7 +62,7 @@ impl Store {
         }
         for staging in &record.staging {
             self.close_staging(info_hash, staging)?;
-            registry::remove_empty_parents(staging, &models);
+            nofollow::remove_empty_parents(staging, &models);
         }
         self.shared.placements.update(info_hash, |record| *record = Record::default())?;
         self.remove_metainfo(info_hash)
@@ -95,8 +94,7 @@ impl Store {
     /// them, directories of a `get` that is not done. What is shared in place, or was edited since it came, is not
     /// among them.
     pub fn made_below_models(&self) -> Vec<PathBuf> {
-        let models = &self.shared.paths.models;
-        let models = fs::canonicalize(models).unwrap_or_else(|_| models.clone());
+        let models = self.shared.paths.models.clone();
         let mut ours = self.shared.placements.ours_below(&models);
         // What was edited since is its editor's work.
         ours.retain(|path, stamps| Stamp::at(path).is_ok_and(|now| stamps.contains(&now)));
@@ -117,7 +115,7 @@ impl Store {
             made.extend(record.staging);
         }
         made.extend(self.all_laid_out());
-        made.retain(|path| path.starts_with(&models) && path.symlink_metadata().is_ok());
+        made.retain(|path| path.starts_with(&models) && nofollow::exists(path));
         let mut made: Vec<PathBuf> = made.into_iter().collect();
         made.sort();
         made
@@ -219,8 +217,8 @@ pub(super) fn is_known(info_hash: &InfoHash, manifests: &[Arc<Manifest>]) -> boo
 /// Removes files below `top`, and the directories that are empty then.
 pub(super) fn remove_files(files: &HashSet<PathBuf>, top: &Path) -> Result<(), StoreError> {
     for path in files {
-        fsutil::remove_if_there(path).map_err(|e| StoreError::io(path, e))?;
-        registry::remove_empty_parents(path, top);
+        nofollow::remove_if_there(path).map_err(|e| StoreError::io(path, e))?;
+        nofollow::remove_empty_parents(path, top);
     }
     Ok(())
 }
@@ -229,10 +227,10 @@ pub(super) fn remove_files(files: &HashSet<PathBuf>, top: &Path) -> Result<(), S
 /// written, and the directory if it is empty.
 pub(super) fn remove_manifest_copy(dir: &Path, of: &InfoHash, models: &Path) -> Result<(), StoreError> {
     let path = dir.join(Paths::MODEL_MANIFEST);
-    if registry::read_manifest(&path).is_ok_and(|manifest| manifest.torrent.info_hash == *of) {
-        fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
+    if registry::read_copy(&path).is_ok_and(|manifest| manifest.torrent.info_hash == *of) {
+        nofollow::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
     }
-    fsutil::remove_temporary(dir).map_err(|e| StoreError::io(dir, e))?;
-    registry::remove_empty_parents(&path, models);
+    nofollow::remove_temporary(dir).map_err(|e| StoreError::io(dir, e))?;
+    nofollow::remove_empty_parents(&path, models);
     Ok(())
 }

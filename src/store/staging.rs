@@ -5,30 +5,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::blockmap::BlockMap;
 use super::content::{Content, Home, Journal, remove_data};
 use super::{ContentKey, Store, StoreError, StoredRevision, copy, mapfile};
-use crate::fsutil;
 use crate::model::path::PARTIAL_SUFFIX;
 use crate::model::{InfoHash, Manifest};
-
-/// The destination as an absolute path without symbolic links, its parent created.
-pub(super) fn resolve(dest: &Path) -> Result<PathBuf, StoreError> {
-    match fs::canonicalize(dest) {
-        Ok(dest) => Ok(dest),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let parent = fsutil::parent(dest);
-            fs::create_dir_all(parent).map_err(|e| StoreError::io(parent, e))?;
-            let name = dest.file_name().ok_or_else(|| StoreError::io(dest, e))?;
-            Ok(fs::canonicalize(parent).map_err(|e| StoreError::io(parent, e))?.join(name))
-        }
-        Err(e) => Err(StoreError::io(dest, e)),
-    }
-}
+use crate::{fsutil, nofollow};
 
 /// The staging directory of a resolved destination: beside it, or inside it where it is a mount point.
 pub(super) fn staging_dir(dest: &Path, info_hash: &InfoHash) -> Result<PathBuf, StoreError> {
@@ -36,7 +22,7 @@ pub(super) fn staging_dir(dest: &Path, info_hash: &InfoHash) -> Result<PathBuf, 
     let suffix = format!(".{:.16}{PARTIAL_SUFFIX}", info_hash.to_string());
     let inside = dest.join(&suffix);
     let (Some(parent), Some(name)) = (dest.parent(), dest.file_name()) else { return Ok(inside) };
-    let device = |path: &Path| fs::metadata(path).map(|m| m.dev());
+    let device = |path: &Path| nofollow::metadata(path).map(|m| m.dev());
     match device(dest) {
         Ok(dev) if dev != device(parent).map_err(|e| StoreError::io(parent, e))? => Ok(inside),
         _ => {
@@ -57,11 +43,36 @@ fn is_left_over(path: &Path) -> bool {
 }
 
 impl Store {
+    /// The real path of a directory in which files of a model are or may be (see [`nofollow::real_path`]). The user has
+    /// named the models directory, or `dest` itself.
+    pub(super) fn resolve(&self, dest: &Path) -> Result<PathBuf, StoreError> {
+        let real = match self.below_models(dest) {
+            Some(below) => nofollow::real_path(&self.shared.paths.models, below),
+            None => nofollow::real_path(dest, Path::new("")),
+        };
+        real.map_err(|e| StoreError::io(dest, e))
+    }
+
+    /// [`Self::resolve`] for a directory where files are to be put. The directory above the one that the user has named
+    /// is made where it is missing.
+    pub(super) fn destination(&self, dest: &Path) -> Result<PathBuf, StoreError> {
+        if self.below_models(dest).is_none() {
+            let parent = fsutil::parent(dest);
+            fs::create_dir_all(parent).map_err(|e| StoreError::io(parent, e))?;
+        }
+        self.resolve(dest)
+    }
+
+    fn below_models<'a>(&self, dest: &'a Path) -> Option<&'a Path> {
+        let named = [&self.shared.paths.models, &self.shared.named_models];
+        named.into_iter().find_map(|models| dest.strip_prefix(models).ok())
+    }
+
     /// Has the files of a revision that are not complete collected beside `dest`, with what the cache has of them.
     /// The engine must not write to them meanwhile: their paths change.
     pub fn stage(&self, revision: &StoredRevision, dest: &Path) -> Result<(), StoreError> {
         let _moving = self.moving();
-        let staging = staging_dir(&resolve(dest)?, &revision.manifest.torrent.info_hash)?;
+        let staging = staging_dir(&self.destination(dest)?, &revision.manifest.torrent.info_hash)?;
         let all: Vec<usize> = (0..revision.contents.len()).collect();
         let contents = self.unique(revision, &all).into_iter().filter(|(_, c)| !c.is_complete());
         for (at, (key, content)) in contents.enumerate() {
@@ -70,6 +81,14 @@ impl Store {
             }
             self.move_own(&content, &staging.join(key.file_name()))?;
         }
+        Ok(())
+    }
+
+    /// Removes a directory beside a model's with all that is in it, and the directories around it that are empty then.
+    pub fn remove_staging(&self, staging: &Path) -> Result<(), StoreError> {
+        let staging = self.resolve(staging)?;
+        nofollow::remove_dir_all(&staging).map_err(|e| StoreError::io(&staging, e))?;
+        nofollow::remove_empty_parents(&staging, &self.shared.paths.models);
         Ok(())
     }
 
@@ -85,16 +104,15 @@ impl Store {
 
     /// Creates a staging directory and remembers it, so that every later open finds what is there.
     pub(super) fn open_staging(&self, manifest: &Manifest, staging: &Path) -> Result<(), StoreError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(staging)
-            .map_err(|e| StoreError::io(staging, e))?;
+        let known = self.shared.placements.record(&manifest.torrent.info_hash).inodes.get(staging).copied();
+        let inode = nofollow::create_staging(staging, known)
+            .map_err(|source| StoreError::Staging { path: staging.to_owned(), source })?;
         self.shared.placements.update(&manifest.torrent.info_hash, |record| {
             record.models.insert(manifest.model_ref());
             if !record.staging.iter().any(|s| s == staging) {
                 record.staging.push(staging.to_owned());
             }
+            record.inodes.insert(staging.to_owned(), inode);
         })
     }
 
@@ -108,25 +126,27 @@ impl Store {
                 self.move_own(&content, &self.shared.cached(&key))?;
             }
         }
-        match fs::read_dir(staging) {
+        match nofollow::read_dir(staging) {
             Ok(entries) => {
-                for entry in entries {
-                    let path = entry.map_err(fail)?.path();
+                for path in entries.into_iter().map(|(name, _)| staging.join(name)) {
                     if is_left_over(&path) {
-                        fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
+                        nofollow::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
                     }
                 }
             }
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail(e)),
             Err(_) => {}
         }
-        match fs::remove_dir(staging) {
+        match nofollow::remove_dir(staging) {
             Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
                 return Err(fail(e));
             }
             _ => {}
         }
-        self.shared.placements.update(info_hash, |record| record.staging.retain(|s| s != staging))
+        self.shared.placements.update(info_hash, |record| {
+            record.staging.retain(|s| s != staging);
+            record.inodes.remove(staging);
+        })
     }
 
     /// Moves a content's own file and its maps to another path. Where an earlier run left more at the new path,
@@ -142,7 +162,7 @@ impl Store {
 
     fn move_file(&self, content: &Content, journal: &mut Journal, old: &Path, new: &Path) -> io::Result<()> {
         let (len, boot) = (content.len(), &self.shared.boot);
-        fs::create_dir_all(fsutil::parent(new))?;
+        nofollow::create_dir_all(fsutil::parent(new))?;
         let there = self.shared.load_map(new, len)?;
         let map = content.map();
         if there.map.bytes() >= map.bytes() {
@@ -151,9 +171,9 @@ impl Store {
         }
         remove_data(new)?;
         // The maps first: until the data is there, they claim nothing.
-        let synced = fs::copy(mapfile::synced_path(old), mapfile::synced_path(new)).is_ok();
+        let synced = mapfile::copy_synced(old, new, len).is_ok_and(|copied| copied);
         mapfile::write_live(new, &map, boot)?;
-        match fs::rename(old, new) {
+        match nofollow::rename(old, new) {
             Err(e) if copy::crosses_devices(&e) => {
                 copy::copy_verified(old, new, &map, len)?;
                 mapfile::write_synced(new, &map, boot)?;
@@ -168,7 +188,7 @@ impl Store {
             }
             other => other?,
         }
-        fsutil::sync_dir(fsutil::parent(new))?;
+        nofollow::sync_dir(fsutil::parent(new))?;
         content.settle(journal, Home::Own(new.to_owned()), map, true, synced && content.is_synced());
         mapfile::remove(old)
     }

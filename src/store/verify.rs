@@ -12,10 +12,10 @@ use super::content::{Content, Home, remove_data};
 use super::copy::copy_verified;
 use super::placement::Stamp;
 use super::{Store, StoreError, StoredRevision, mapfile};
-use crate::fsutil;
 use crate::model::hash::{Control, FileHashes, HashError, hash_file};
 use crate::model::merkle::{self, Hash, PieceLayers};
 use crate::model::{BLOCK_LEN, Manifest, metainfo};
+use crate::{fsutil, nofollow};
 
 /// What reading a file again showed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -138,11 +138,11 @@ impl Store {
                 return Ok(false);
             }
             remove_data(&data)?;
-            std::fs::create_dir_all(fsutil::parent(&data))?;
-            copy_verified(from, &data, &map, key.len)?;
+            nofollow::create_dir_all(fsutil::parent(&data))?;
+            let copied = copy_verified(from, &data, &map, key.len)?;
             // An edit between hashing and copying would have got in.
-            if Stamp::read(from)? != stamp {
-                fsutil::remove_if_there(&data)?;
+            if Stamp::of(&copied) != stamp {
+                nofollow::remove_if_there(&data)?;
                 return Ok(false);
             }
             mapfile::write_live(&data, &map, &self.shared.boot)?;

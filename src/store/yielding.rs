@@ -2,11 +2,11 @@
 //! file is to be.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Stamp;
+use crate::nofollow;
 
 /// Files in a directory that may go, and how they looked: one that does not look so any more stays.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Yielding {
 
     /// Whether nothing is in the way of a new file at `to` once they are gone.
     pub fn gives_way(&self, to: &Path) -> io::Result<bool> {
-        match fs::symlink_metadata(to) {
+        match nofollow::metadata(to) {
             Ok(meta) => Ok(meta.is_dir() && self.all_in(to)?),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
             // A file where a directory is to be.
@@ -39,7 +39,7 @@ impl Yielding {
 
     /// Removes what is in the way of a new file at `to`. `AlreadyExists` where that is not what it was.
     pub fn make_way(&self, to: &Path) -> io::Result<()> {
-        match fs::symlink_metadata(to) {
+        match nofollow::metadata(to) {
             Ok(meta) if meta.is_dir() => self.remove_dir(to),
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => match self.above(to) {
                 Some(file) => self.remove(file),
@@ -58,14 +58,9 @@ impl Yielding {
 
     /// Whether a directory holds nothing else. An empty one, which a kill may have left, holds nobody's work.
     fn all_in(&self, dir: &Path) -> io::Result<bool> {
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            let path = entry.path();
-            let goes = if entry.file_type()?.is_dir() {
-                self.all_in(&path)?
-            } else {
-                self.files.contains_key(&path)
-            };
+        for (name, kind) in nofollow::read_dir(dir)? {
+            let path = dir.join(name);
+            let goes = if kind.is_dir() { self.all_in(&path)? } else { self.files.contains_key(&path) };
             if !goes {
                 return Ok(false);
             }
@@ -74,15 +69,15 @@ impl Yielding {
     }
 
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        for entry in fs::read_dir(dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                self.remove_dir(&entry.path())?;
+        for (name, kind) in nofollow::read_dir(dir)? {
+            let path = dir.join(name);
+            if kind.is_dir() {
+                self.remove_dir(&path)?;
             } else {
-                self.remove(&entry.path())?;
+                self.remove(&path)?;
             }
         }
-        match fs::remove_dir(dir) {
+        match nofollow::remove_dir(dir) {
             Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 Err(io::ErrorKind::AlreadyExists.into())
             }
@@ -91,22 +86,23 @@ impl Yielding {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let now = fs::symlink_metadata(path)?;
+        let now = nofollow::metadata(path)?;
         if !now.is_file() || self.files.get(path) != Some(&Stamp::of(&now)) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        fs::remove_file(path)
+        nofollow::remove_if_there(path).map(drop)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn put(path: &Path, text: &str) -> (PathBuf, Stamp) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
-        (path.to_owned(), Stamp::read(path).unwrap())
+        (path.to_owned(), Stamp::at(path).unwrap())
     }
 
     #[test]

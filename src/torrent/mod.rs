@@ -60,6 +60,8 @@ pub struct AddTorrent {
     /// Absolute path of each file, in canonical order, pad files left out. Parent directories are created
     /// when first written to.
     pub file_paths: Vec<PathBuf>,
+    /// How those look that are never written, one per file or none at all: another file at the path is not read.
+    pub file_stamps: Vec<Option<FileStamp>>,
     /// Pieces that are already verified in those files; never hashed again. Length = piece count.
     pub have: FixedBitSet,
     /// What `Event::ResumeData` gave earlier: known piece layers. Ignored if damaged.
@@ -75,6 +77,17 @@ pub struct AddTorrent {
     /// Whether it is to be kept to this node: no connection is accepted, nothing is sent to a peer that this node
     /// connected to, and none of the ways of finding peers is used. See [`Swarms::set_withheld`].
     pub withheld: bool,
+}
+
+/// How a file looked when its bytes were verified.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileStamp {
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Inode number.
+    pub inode: u64,
 }
 
 /// How much a piece is wanted when no reader waits for it.

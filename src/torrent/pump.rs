@@ -12,6 +12,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::session::Shared;
 use super::{DiskErrorKind, Event, PeerId, SwarmStats, TorrentId};
 use crate::ffi::{RawEvent, RawKind};
@@ -43,11 +45,10 @@ pub(super) struct Pump {
 }
 
 fn kind_of(errno: i32) -> DiskErrorKind {
-    use rustix::io::Errno;
     match Errno::from_raw_os_error(errno) {
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => DiskErrorKind::Full,
         Errno::ROFS | Errno::ACCESS | Errno::PERM => DiskErrorKind::ReadOnly,
-        Errno::NOENT | Errno::NODATA | Errno::NOTDIR | Errno::STALE => DiskErrorKind::Missing,
+        Errno::NOENT | Errno::NODATA | Errno::NOTDIR | Errno::STALE | Errno::LOOP => DiskErrorKind::Missing,
         _ => DiskErrorKind::Other,
     }
 }
@@ -242,6 +243,12 @@ impl Pump {
         self.errors.insert((id, path.clone(), kind), now);
         let reason = match raw.code {
             _ if raw.text.contains(' ') => raw.text,
+            code if code == Errno::LOOP.raw_os_error() => {
+                format!("{}: a link, a special file or another user's directory is in its place", raw.text)
+            }
+            code if code == Errno::STALE.raw_os_error() => {
+                format!("{}: the file has been changed or replaced", raw.text)
+            }
             code => format!("{}: {}", raw.text, std::io::Error::from_raw_os_error(code)),
         };
         Some(Event::DiskError(id, path, kind, reason))

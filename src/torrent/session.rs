@@ -19,7 +19,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::dht::Dht;
 use super::quiet::{Quiet, topic_of};
 use super::talk::{Lonely, Talk};
-use super::{AddTorrent, EngineError, Event, Mode, Priority, SessionSettings, Swarms, TorrentId, pump};
+use super::{
+    AddTorrent, EngineError, Event, FileStamp, Mode, Priority, SessionSettings, Swarms, TorrentId, pump,
+};
 use crate::ffi::{self, RawAdd, RawEndpoint, RawPath, RawPriority};
 use crate::model::PieceIndex;
 use crate::model::magnet::Magnet;
@@ -306,7 +308,13 @@ impl Swarms for Session {
             paths: torrent
                 .file_paths
                 .iter()
-                .map(|path| RawPath { bytes: path.as_os_str().as_bytes().to_vec() })
+                .enumerate()
+                .map(|(file, path)| {
+                    let stamp = torrent.file_stamps.get(file).copied().flatten();
+                    let FileStamp { size, mtime_ns, inode } = stamp.unwrap_or_default();
+                    let bytes = path.as_os_str().as_bytes().to_vec();
+                    RawPath { bytes, fixed: stamp.is_some(), size, mtime_ns, inode }
+                })
                 .collect(),
             have: packed(&torrent.have),
             resume: torrent.resume.unwrap_or_default(),

@@ -137,3 +137,63 @@ fn a_dataset_is_shared_and_got_under_datasets() {
     let got = hashes(&b.base().join("models/datasets/acme/d"), PATIENCE);
     assert_eq!(got["train.parquet"], hashes(&dir, PATIENCE)["train.parquet"]);
 }
+
+#[test]
+fn a_link_out_of_the_directory_is_published_only_when_asked_for_and_listed() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let home = a.home().to_owned();
+    let weights = noise(5, 300_000);
+    let dir = model_dir(&home.join("m"), &[("w.bin", &weights)]);
+    model_dir(&home, &[(".ssh/id_ed25519", b"secret"), ("elsewhere/notes.txt", b"notes")]);
+    let args = ["share", dir.to_str().unwrap(), "--name", "acme/m", "--license", "mit"];
+    let follow = [&args[..], &["--follow-links"]].concat();
+    let link = dir.join("docs/notes.txt");
+    std::fs::create_dir(link.parent().unwrap()).unwrap();
+
+    std::os::unix::fs::symlink("../../.ssh/id_ed25519", &link).unwrap();
+    for args in [&args[..], &follow] {
+        let error = a.run(args).error(1);
+        assert!(error.contains(link.to_str().unwrap()) && error.contains(".ssh/id_ed25519"), "{error}");
+    }
+    assert!(a.run(&["list"]).ok().is_empty(), "it was published");
+
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("../../elsewhere/notes.txt", &link).unwrap();
+    let refused = a.run(&args);
+    assert!(
+        refused.stderr.contains("help: ") && refused.stderr.contains("--follow-links"),
+        "{}",
+        refused.stderr
+    );
+    let error = refused.error(1);
+    assert!(error.contains(link.to_str().unwrap()) && error.contains("elsewhere/notes.txt"), "{error}");
+
+    let seeding = a.spawn(&follow);
+    let target = home.join("elsewhere/notes.txt");
+    seeding.wait_for_line(&format!("following docs/notes.txt to {}", target.display()), PATIENCE);
+    seeding.wait_for_line("seeding acme/m", PATIENCE);
+    // From now on the link is not looked at: what it leads to later is not served.
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("../../.ssh/id_ed25519", &link).unwrap();
+    import(&b, &export(&a, "acme/m"));
+    b.run(&["get", "acme/m", "--peer", &a.peer(), "--seed=false"]).ok();
+    assert_eq!(std::fs::read(b.base().join("models/acme/m/docs/notes.txt")).unwrap(), b"notes");
+    drop(seeding);
+}
+
+#[test]
+fn a_file_exchanged_for_a_link_is_not_uploaded() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let bytes = noise(6, 3 << 20);
+    let dir = model_dir(&a.home().join("m"), &[("w.bin", &bytes)]);
+    let shared = share(&a, &dir, "acme/m", &[]);
+    import(&b, &shared.manifest);
+    std::fs::rename(dir.join("w.bin"), a.home().join("private")).unwrap();
+    std::os::unix::fs::symlink("../private", dir.join("w.bin")).unwrap();
+    let get = b.spawn(&["get", "acme/m", "--peer", &a.peer(), "--seed=false"]);
+    shared.process.wait_for_line("Verified bytes are gone from the file", PATIENCE);
+    assert!(b.received() < 1 << 20, "what a link leads to was uploaded");
+    drop(get);
+}

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use silmaril::model::PieceIndex;
-use silmaril::torrent::{DiskErrorKind, Event, Priority, Swarms, TorrentId};
+use silmaril::torrent::{DiskErrorKind, Event, FileStamp, Priority, Swarms, TorrentId};
 
 use super::rig::{Client, SOON, Sample};
 use crate::support::net::sh;
@@ -180,5 +180,79 @@ fn a_seeded_directory_is_left_as_it_is() {
             assert_eq!(before.modified().unwrap(), after.modified().unwrap());
             assert_eq!(before.len(), after.len());
         }
+    });
+}
+
+/// The failure of a seed whose file is exchanged by `change`, given the file and a secret.
+fn failure_of_exchanged(fixed: bool, change: impl Fn(&Path, &Path)) -> Option<DiskErrorKind> {
+    use std::os::unix::fs::MetadataExt as _;
+    let sample = Sample::new(&[("a.bin", 1_000_000)], 64 * 1024, false);
+    let path = sample.paths_in(sample.dir.path())[0].clone();
+    let found = path.metadata().unwrap();
+    let secret = sample.dir.path().join("secret");
+    std::fs::write(&secret, vec![7; 1_000_000]).unwrap();
+    change(&path, &secret);
+    let mut add = sample.add_seed();
+    if fixed {
+        let mtime_ns = found.mtime() * 1_000_000_000 + found.mtime_nsec();
+        add.file_stamps = vec![Some(FileStamp { size: found.size(), mtime_ns, inode: found.ino() })];
+    }
+    let mut seed = Client::new();
+    let id = seed.add(add);
+    let dir = tempfile::tempdir().unwrap();
+    let mut client = Client::new();
+    let to = joined(&mut client, &sample, dir.path(), &seed);
+    want_all(&client, to, &sample);
+    seed.wait_for("an upload or a disk error", SOON, |event| match event {
+        Event::DiskError(i, at, kind, _) if *i == id && *at == path => Some(Some(*kind)),
+        Event::Stats(i, stats) if *i == id && stats.uploaded > 0 => Some(None),
+        _ => None,
+    })
+}
+
+#[test]
+fn another_file_in_the_place_of_a_shared_one_is_not_uploaded() {
+    in_private_net(|| {
+        let missing = Some(DiskErrorKind::Missing);
+        assert_eq!(failure_of_exchanged(true, |_, _| ()), None, "the file itself");
+        let link = |path: &Path, secret: &Path| {
+            std::fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink(secret, path).unwrap();
+        };
+        assert_eq!(failure_of_exchanged(false, link), missing, "a link");
+        let parent = |path: &Path, _: &Path| {
+            let dir = path.parent().unwrap();
+            std::fs::rename(dir, dir.with_extension("away")).unwrap();
+            std::os::unix::fs::symlink(dir.with_extension("away"), dir).unwrap();
+        };
+        assert_eq!(failure_of_exchanged(false, parent), missing, "a link above it");
+        let hard = |path: &Path, secret: &Path| {
+            std::fs::remove_file(path).unwrap();
+            std::fs::hard_link(secret, path).unwrap();
+        };
+        assert_eq!(failure_of_exchanged(true, hard), missing, "a hard link");
+    });
+}
+
+#[test]
+fn nothing_is_written_through_a_link() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("a.bin", 1_000_000)], 64 * 1024, false);
+        let seed = seeding(&sample);
+        let dir = tempfile::tempdir().unwrap();
+        let path = sample.paths_in(dir.path())[0].clone();
+        let precious = dir.path().join("precious");
+        std::fs::write(&precious, b"mine").unwrap();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(&precious, &path).unwrap();
+        let mut client = Client::new();
+        let id = joined(&mut client, &sample, dir.path(), &seed);
+        want_all(&client, id, &sample);
+        assert_eq!(wait_disk_error(&mut client, id), (path.clone(), DiskErrorKind::Missing));
+        assert_eq!(std::fs::read(&precious).unwrap(), b"mine");
+        // It goes on once the link is away.
+        std::fs::remove_file(&path).unwrap();
+        client.fetch_all(id, sample.pieces(), |_| {});
+        assert_whole(&sample, dir.path());
     });
 }

@@ -137,6 +137,7 @@ impl Sample {
             info_hash: self.info_hash,
             metainfo: self.metainfo.clone(),
             file_paths: self.paths_in(dir),
+            file_stamps: vec![],
             have: FixedBitSet::with_capacity(self.pieces() as usize),
             resume: None,
             mode: Mode::Lazy,

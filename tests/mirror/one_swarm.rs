@@ -33,6 +33,7 @@ fn described(dir: &Path, known: HashMap<String, FileHashes>) -> Result<(Descript
         description: None,
         source: None,
         known,
+        follow: Default::default(),
         progress: &progress,
         cancel: &NEVER,
     };

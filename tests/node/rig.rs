@@ -42,6 +42,7 @@ pub fn share_as_acme_m(dir: &Path) -> ShareRequest {
         sign: false,
         hybrid: false,
         web_seeds: vec![],
+        follow_links: Default::default(),
     }
 }
 

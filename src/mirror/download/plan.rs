@@ -1,17 +1,17 @@
 //! What of a snapshot is here already, and what is to be done for the rest. All of this blocks.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::fs;
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{Job, Local, Want};
-use crate::fsutil;
 use crate::mirror::journal::{Complete, Journal, Known, part_path};
 use crate::mirror::{Identity, MirrorError, RemoteFile};
 use crate::model::hash::FileHashes;
 use crate::store::copy::{Sharing, duplicate};
+use crate::{fsutil, nofollow};
 
 /// Files up to this size come first: they make a model readable, and are soon done.
 const SMALL: u64 = 1 << 20;
@@ -42,7 +42,7 @@ impl Plan {
         let fail = |path: &Path| MirrorError::io(path.to_owned());
         for dir in ["tree", "parts"] {
             let dir = staging.join(dir);
-            fs::create_dir_all(&dir).map_err(fail(&dir))?;
+            nofollow::create_dir_all(&dir).map_err(fail(&dir))?;
         }
         let (journal, known) = Journal::open(staging).map_err(fail(staging))?;
         let etags = known.etags.clone();
@@ -115,7 +115,7 @@ fn sort_out(
         }
         if let Some((place, hashes, fits)) = elsewhere.filter(|_| !ready.contains_key(&identity)) {
             if place != part {
-                fs::rename(&place, &part)?;
+                nofollow::rename(&place, &part)?;
             }
             if fits {
                 ready.insert(identity, (part, hashes));
@@ -130,19 +130,18 @@ fn sweep(dir: &Path, keep: &dyn Fn(&Path) -> bool) -> io::Result<()> {
     let mut dirs = vec![dir.to_owned()];
     let mut seen = Vec::new();
     while let Some(here) = dirs.pop() {
-        for entry in fs::read_dir(&here)? {
-            let entry = entry?;
-            let path = entry.path();
-            if entry.file_type()?.is_dir() {
+        for (name, kind) in nofollow::read_dir(&here)? {
+            let path = here.join(name);
+            if kind.is_dir() {
                 dirs.push(path.clone());
                 seen.push(path);
             } else if !keep(&path) {
-                fs::remove_file(&path)?;
+                nofollow::remove_if_there(&path)?;
             }
         }
     }
     for dir in seen.into_iter().rev() {
-        match fs::remove_dir(&dir) {
+        match nofollow::remove_dir(&dir) {
             Err(e) if e.kind() != io::ErrorKind::DirectoryNotEmpty => return Err(e),
             _ => {}
         }
@@ -154,7 +153,7 @@ fn sweep(dir: &Path, keep: &dyn Fn(&Path) -> bool) -> io::Result<()> {
 pub(super) fn needed<'a>(job: &Job<'_>, files: impl IntoIterator<Item = &'a RemoteFile>) -> u64 {
     let linked = |file: &RemoteFile| (job.have)(file).is_some_and(|local| is_linked(&local, file, job));
     let missing = files.into_iter().filter(|file| !linked(file)).map(|file| {
-        let here = fs::metadata(part_path(job.staging, &file.identity)).map_or(0, |meta| meta.len());
+        let here = nofollow::metadata(&part_path(job.staging, &file.identity)).map_or(0, |meta| meta.len());
         file.size.saturating_sub(here)
     });
     missing.sum()
@@ -162,7 +161,7 @@ pub(super) fn needed<'a>(job: &Job<'_>, files: impl IntoIterator<Item = &'a Remo
 
 /// Whether [`take_local`] will take a copy, and write nothing for it.
 fn is_linked(local: &Local, file: &RemoteFile, job: &Job<'_>) -> bool {
-    let (Ok(copy), Ok(staging)) = (fs::metadata(&local.path), fs::metadata(job.staging)) else {
+    let (Ok(copy), Ok(staging)) = (nofollow::metadata(&local.path), nofollow::metadata(job.staging)) else {
         return false;
     };
     local.ours
@@ -191,15 +190,15 @@ pub(super) fn place(
             if from != part {
                 from = part.with_extension("copy");
                 duplicate(&at, &from, Sharing::Inode)?;
-                hashes.metadata = fs::metadata(&from)?;
+                hashes.metadata = nofollow::metadata(&from)?;
             }
             journal.complete(Complete::new(identity, format!("tree/{path}"), &hashes))?;
             let parent = fsutil::parent(&target);
-            fs::create_dir_all(parent)?;
-            fs::rename(&from, &target)?;
+            nofollow::create_dir_all(parent)?;
+            nofollow::rename(&from, &target)?;
             // Renaming onto another name of the same file leaves both.
-            fsutil::remove_if_there(&from)?;
-            fsutil::sync_dir(parent)?;
+            nofollow::remove_if_there(&from)?;
+            nofollow::sync_dir(parent)?;
             Ok(hashes)
         };
         let put = put().map_err(MirrorError::io(&target))?;
@@ -217,32 +216,30 @@ pub(super) fn take_local(
     size: u64,
     piece_length: u32,
 ) -> io::Result<Option<FileHashes>> {
-    let same = |metadata: &fs::Metadata| metadata.is_file() && metadata.len() == size;
-    let Ok(before) = fs::metadata(&local.path) else { return Ok(None) };
+    let same = |metadata: &Metadata| metadata.is_file() && metadata.len() == size;
+    let Ok(before) = nofollow::metadata(&local.path) else { return Ok(None) };
     let fits = local.hashes.hold_for(&before, piece_length);
     if !same(&before) {
         return Ok(None);
     }
-    let copy = |sharing| -> io::Result<fs::Metadata> {
-        fs::create_dir_all(fsutil::parent(target))?;
+    let copy = |sharing| -> io::Result<(Metadata, Metadata)> {
+        nofollow::create_dir_all(fsutil::parent(target))?;
         // Only what is whole stands under the name of a part.
         let temporary = target.with_extension("copy");
-        duplicate(&local.path, &temporary, sharing).inspect_err(|_| {
+        let after = duplicate(&local.path, &temporary, sharing).inspect_err(|_| {
             // What came of it is of no use, and takes space.
-            let _ = fsutil::remove_if_there(&temporary);
+            let _ = nofollow::remove_if_there(&temporary);
         })?;
-        fs::rename(&temporary, target)?;
-        fsutil::remove_if_there(&temporary)?;
-        fs::metadata(target)
+        nofollow::rename(&temporary, target)?;
+        nofollow::remove_if_there(&temporary)?;
+        Ok((after, nofollow::metadata(target)?))
     };
     match identity {
         Identity::Lfs(sha256) if sha256 == local.hashes.sha256 && fits => {
             let sharing = if local.ours { Sharing::Inode } else { Sharing::Extents };
-            let metadata = copy(sharing)?;
-            let unchanged =
-                fs::metadata(&local.path).is_ok_and(|after| local.hashes.hold_for(&after, piece_length));
-            if !unchanged || !same(&metadata) {
-                fsutil::remove_if_there(target)?;
+            let (after, metadata) = copy(sharing)?;
+            if !local.hashes.hold_for(&after, piece_length) || !same(&metadata) {
+                nofollow::remove_if_there(target)?;
                 return Ok(None);
             }
             Ok(Some(FileHashes { metadata, ..local.hashes.clone() }))

@@ -160,7 +160,11 @@ impl Staging {
 
     fn paths(&self) -> Vec<String> {
         let root = self.0.path().join("tree");
-        crate::model::scan::scan(&root).unwrap().into_iter().map(|file| file.path).collect()
+        crate::model::scan::scan(&root, &Default::default())
+            .unwrap()
+            .into_iter()
+            .map(|file| file.path)
+            .collect()
     }
 }
 

@@ -14,6 +14,7 @@ fn options(license: Option<&str>) -> DescribeOptions<'_> {
         description: None,
         source: None,
         known: HashMap::new(),
+        follow: OutsideLinks::new(),
         progress: &|_, _| (),
         cancel: &NEVER,
     }

@@ -130,6 +130,8 @@ impl IntoResponse for Refusal {
             | ErrorKind::OtherPublisher
             | ErrorKind::Untrusted
             | ErrorKind::Ambiguous
+            | ErrorKind::OutsideLink
+            | ErrorKind::Staging
             | ErrorKind::Withheld => StatusCode::CONFLICT,
             ErrorKind::HostLost | ErrorKind::NoCatalog => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Listen

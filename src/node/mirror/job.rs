@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::MirrorRequest;
-use crate::fsutil;
 use crate::http::Token;
 use crate::mirror::{
     Board, GitOptions, GitSource, HubSource, MirrorError, Reference, Repository, Snapshot, Source, Terms,
@@ -12,6 +11,7 @@ use crate::mirror::{
 use crate::model::{ModelRef, Revision, license};
 use crate::node::{Library, Node, NodeError};
 use crate::store::StoreError;
+use crate::{fsutil, nofollow};
 
 /// One mirroring.
 pub(super) struct Job {
@@ -45,7 +45,10 @@ impl Job {
         })?;
         let model = ModelRef { name, revision: revision(reference.as_ref())? };
         let dest = library.paths.models.join(model.to_string());
+        let models = &library.paths.models;
         let staging = library.paths.mirror_staging(&model);
+        let below = staging.strip_prefix(models).unwrap_or(&staging);
+        let staging = nofollow::real_path(models, below).map_err(|e| StoreError::io(&staging, e))?;
         let repository = named.repository.at_depth(request.depth);
         Ok(Self { repository, reference, note: named.note, model, dest, staging })
     }
@@ -110,8 +113,8 @@ impl Job {
     /// Removes what is left of the download.
     pub fn clear(&self) -> Result<(), NodeError> {
         let failed = |e| StoreError::io(&self.staging, e);
-        fsutil::remove_dir_if_there(&self.staging).map_err(failed)?;
-        Ok(fsutil::sync_dir(fsutil::parent(&self.staging)).map_err(failed)?)
+        nofollow::remove_dir_all(&self.staging).map_err(failed)?;
+        Ok(nofollow::sync_dir(fsutil::parent(&self.staging)).map_err(failed)?)
     }
 }
 

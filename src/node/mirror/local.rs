@@ -56,7 +56,7 @@ impl Node {
                         continue;
                     };
                     // The hashes are those of the file that was verified, not of one that replaced it since.
-                    let Ok(metadata) = std::fs::metadata(&path) else { continue };
+                    let Ok(metadata) = crate::nofollow::metadata(&path) else { continue };
                     if Stamp::of(&metadata) != stamp {
                         continue;
                     }

@@ -9,6 +9,7 @@ use super::{Job, MirrorReport, MirrorRequest, rule};
 use crate::mirror::{Downloaded, Snapshot};
 use crate::model::describe::{DescribeOptions, Description, describe};
 use crate::model::manifest::Source;
+use crate::model::scan::OutsideLinks;
 use crate::model::{Manifest, license};
 use crate::node::sharing::Rule;
 use crate::node::{Node, NodeError, blocking};
@@ -105,10 +106,11 @@ impl Place {
                 description: None,
                 source: Some(self.source.clone()),
                 known,
+                follow: OutsideLinks::new(),
                 progress: &|_, _| {},
                 cancel,
             };
-            let Description { mut manifest, piece_layers, mut warnings, metadata } =
+            let Description { mut manifest, piece_layers, mut warnings, metadata, .. } =
                 describe(&tree, &self.job.model.name, &self.job.model.revision, &options)?;
             self.license(&mut manifest, &mut warnings);
             manifest.web_seeds = self.web_seeds.clone();

@@ -167,16 +167,71 @@ fn files_shared_in_place_count_while_they_look_as_recorded() {
 }
 
 #[test]
+fn a_link_that_is_exchanged_after_sharing_is_not_followed() {
+    use std::os::unix::fs::symlink;
+    let home = home();
+    let top = fs::canonicalize(home.dir.path()).unwrap();
+    let (dir, secret) = (top.join("mine"), top.join("secret"));
+    let (a, b) = (bytes(50_000, 1), bytes(20_000, 2));
+    write_files(&dir, &[("b", &b), ("data/a", &a)]);
+    symlink("data/a", dir.join("a")).unwrap();
+    fs::write(&secret, bytes(50_000, 3)).unwrap();
+    let manifest = manifest("o/m", &[("a", &a), ("b", &b)]);
+    let target = dir.join("data/a");
+    let store = home.store();
+    let stamps = [&target, &dir.join("b")].map(|path| Stamp::at(path).unwrap());
+    let targets = HashMap::from([("a".to_owned(), target.clone())]);
+    store.record_placement_as(&manifest, &dir, &stamps, &targets).unwrap();
+    let revision = store.revision(manifest.clone()).unwrap();
+    assert!(revision.is_complete());
+    assert_eq!(revision.contents[0].place(), (target.clone(), Some(stamps[0])));
+
+    // The link is not read any more.
+    fs::remove_file(dir.join("a")).unwrap();
+    symlink(&secret, dir.join("a")).unwrap();
+    drop((revision, store));
+    let store = home.store();
+    let revision = store.revision(manifest.clone()).unwrap();
+    assert_eq!(revision.contents[0].read(0..50_000).unwrap().unwrap(), a);
+    // What stands where it led, or above, is not followed either.
+    fs::rename(&target, top.join("moved")).unwrap();
+    symlink(top.join("moved"), &target).unwrap();
+    fs::rename(dir.join("b"), top.join("b")).unwrap();
+    fs::hard_link(&secret, dir.join("b")).unwrap();
+    drop((revision, store));
+    let store = home.store();
+    assert_eq!(store.revision(manifest.clone()).unwrap().cached_bytes(), 0);
+}
+
+#[test]
+fn own_bytes_behind_a_link_that_was_put_there_are_lost_and_not_handed_out() {
+    use std::os::unix::fs::symlink;
+    let home = home();
+    let (a, other) = (bytes(50_000, 1), bytes(50_000, 2));
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+    arrive(&revision.contents[0], &a, 0..16_384);
+    store.stage(&revision, &home.dir.path().join("out")).unwrap();
+    let path = revision.contents[0].path();
+    fs::write(home.dir.path().join("other"), &other).unwrap();
+    fs::remove_file(&path).unwrap();
+    symlink(home.dir.path().join("other"), &path).unwrap();
+    assert!(revision.contents[0].read(0..10).is_err());
+    assert_eq!(revision.contents[0].read(0..10).unwrap(), None);
+    assert_eq!(fs::read(home.dir.path().join("other")).unwrap(), other);
+}
+
+#[test]
 fn a_file_that_changed_between_hashing_and_recording_does_not_count() {
     let home = home();
     let dir = home.dir.path().join("mine");
     let files: &[(&str, &[u8])] = &[("a", &bytes(50_000, 1))];
     write_files(&dir, files);
-    let stamp = Stamp::read(&dir.join("a")).unwrap();
+    let stamp = Stamp::at(&dir.join("a")).unwrap();
     fs::write(dir.join("a"), bytes(50_001, 1)).unwrap();
     let store = home.store();
     let manifest = manifest("o/m", files);
-    store.record_placement_as(&manifest, &dir, &[stamp]).unwrap();
+    store.record_placement_as(&manifest, &dir, &[stamp], &HashMap::new()).unwrap();
     assert!(!store.revision(manifest).unwrap().is_complete());
 }
 

@@ -1,0 +1,37 @@
+//! Opens the files of torrents for the engine, which has no way of its own to do it.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::IntoRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::RawOpened;
+use crate::{fsutil, nofollow};
+
+pub(super) fn open_file(path: &[u8], write: bool) -> RawOpened {
+    let path = Path::new(OsStr::from_bytes(path));
+    let opened = if write { open_or_create(path) } else { nofollow::read(path).map(|file| (file, false)) };
+    match opened {
+        Ok((file, created)) => RawOpened { descriptor: file.into_raw_fd(), error: 0, created },
+        Err(e) => {
+            // A link, another user's directory or no regular file: what was there is not there.
+            let error = e.raw_os_error().unwrap_or(Errno::LOOP.raw_os_error());
+            RawOpened { descriptor: -1, error, created: false }
+        }
+    }
+}
+
+fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
+    match nofollow::write(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            nofollow::create_dir_all(fsutil::parent(path))?;
+            Ok((nofollow::open(path, OFlags::RDWR | OFlags::CREATE, 0o644)?, true))
+        }
+        opened => opened.map(|file| (file, false)),
+    }
+}
