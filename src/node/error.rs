@@ -202,6 +202,8 @@ pub enum ErrorKind {
     Unauthorised,
     /// A repository's server fails, or wants no more requests now.
     Interrupted,
+    /// A link leads to a host with a private address that is not configured.
+    PrivateHost,
     /// The control socket fails.
     Control,
     /// The socket is another user's.
@@ -278,12 +280,14 @@ impl NodeError {
                 MirrorErrorKind::Gated => ErrorKind::Gated,
                 MirrorErrorKind::Unauthorised => ErrorKind::Unauthorised,
                 MirrorErrorKind::RateLimited | MirrorErrorKind::Network => ErrorKind::Interrupted,
+                MirrorErrorKind::PrivateHost => ErrorKind::PrivateHost,
                 MirrorErrorKind::NotFound
                 | MirrorErrorKind::Damaged
                 | MirrorErrorKind::Refused
                 | MirrorErrorKind::Disk
                 | MirrorErrorKind::Cancelled => ErrorKind::Failed,
             },
+            Self::Http(error) if error.is_private_host() => ErrorKind::PrivateHost,
             Self::Control { .. } => ErrorKind::Control,
             Self::OtherUser { .. } => ErrorKind::OtherUser,
             Self::OtherVersion { .. } => ErrorKind::OtherVersion,
