@@ -40,6 +40,7 @@ mod support {
 }
 
 mod e2e {
+    mod addresses;
     mod bad_input;
     mod by_name;
     mod commands;
@@ -123,12 +124,16 @@ mod fetch {
     mod windows;
 }
 
+mod http {
+    mod addresses;
+}
+
 mod mirror {
     mod git;
     mod hub;
     mod killed;
     mod one_swarm;
-    mod rig;
+    pub mod rig;
 }
 
 mod node {

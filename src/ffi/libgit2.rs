@@ -24,7 +24,8 @@ pub(crate) fn use_our_http() -> Result<(), Error> {
     let done = DONE.get_or_init(|| {
         for scheme in ["http", "https"] {
             // SAFETY: transports must not be made meanwhile. All code that makes one calls this first and waits here.
-            let registered = unsafe { register(scheme, |remote| Transport::smart(remote, true, Boxed(current()?))) };
+            let registered =
+                unsafe { register(scheme, |remote| Transport::smart(remote, true, Boxed(current()?))) };
             registered.map_err(|e| e.message().to_owned())?;
         }
         Ok(())
@@ -34,7 +35,9 @@ pub(crate) fn use_our_http() -> Result<(), Error> {
 
 fn current() -> Result<Box<dyn SmartSubtransport>, Error> {
     let made = CURRENT.with_borrow(|current| current.as_ref().map(|make| make()));
-    made.ok_or_else(|| Error::new(ErrorCode::GenericError, ErrorClass::Http, "no HTTP client is set for this fetch"))
+    made.ok_or_else(|| {
+        Error::new(ErrorCode::GenericError, ErrorClass::Http, "no HTTP client is set for this fetch")
+    })
 }
 
 /// Runs `work`, whose HTTP connections are made by `make`.

@@ -28,6 +28,10 @@ pub enum Scope {
     Forbidden,
 }
 
+/// Addresses of metadata services in the link-local range: most clouds, and the credentials of containers at AWS.
+const METADATA_LINK_LOCAL: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(169, 254, 169, 254), Ipv4Addr::new(169, 254, 170, 2), Ipv4Addr::new(169, 254, 170, 23)];
+
 /// Addresses of metadata services outside the link-local ranges: Alibaba Cloud, Azure.
 const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
 
@@ -39,6 +43,34 @@ const METADATA_V6: [&[u16]; 4] = [
     &[0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe],
     &[0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042],
 ];
+
+/// The addresses of metadata services, as ranges from the first to the last, with the IPv6 forms that a network translates
+/// back. For the engine, which connects to link-local peers, but not to these.
+pub fn metadata_ranges() -> Vec<(IpAddr, IpAddr)> {
+    let single = |ip: IpAddr| (ip, ip);
+    let v4 = METADATA_LINK_LOCAL.into_iter().chain(METADATA_V4);
+    let forms = v4.flat_map(|ip| {
+        let groups = ip.to_ipv6_mapped().segments();
+        let nat64 = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, groups[6], groups[7]);
+        [
+            single(ip.into()),
+            single(ip.to_ipv6_mapped().into()),
+            single(nat64.into()),
+            range(&[0x2002, groups[6], groups[7]]),
+        ]
+    });
+    forms.chain(METADATA_V6.iter().map(|prefix| range(prefix))).collect()
+}
+
+/// The addresses that begin with these groups.
+fn range(prefix: &[u16]) -> (IpAddr, IpAddr) {
+    let filled = |rest: u16| {
+        let mut groups = [rest; 8];
+        groups[..prefix.len()].copy_from_slice(prefix);
+        Ipv6Addr::from(groups).into()
+    };
+    (filled(0), filled(0xffff))
+}
 
 /// Where an address lies. An IPv6 address that carries an IPv4 address lies where that one does.
 pub fn scope(ip: IpAddr) -> Scope {
@@ -140,7 +172,9 @@ impl fmt::Display for Refused {
         }
         f.write_str(match scope {
             Scope::Forbidden => "link-local or the metadata service of a cloud",
-            Scope::Private | Scope::Public => "in a private network, and is not a host that the user configured",
+            Scope::Private | Scope::Public => {
+                "in a private network, and is not a host that the user configured"
+            }
         })
     }
 }
@@ -164,10 +198,31 @@ mod tests {
     #[test]
     fn private_addresses_of_every_range_are_private() {
         for private in [
-            "0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255", "100.64.0.1", "100.127.255.255", "127.0.0.1",
-            "127.255.255.254", "172.16.0.1", "172.31.255.255", "192.0.0.8", "192.168.0.1", "198.18.0.1",
-            "198.19.255.255", "224.0.0.251", "239.255.255.250", "240.0.0.1", "255.255.255.255", "::", "::1", "fc00::1",
-            "fd12:3456::1", "fec0::1", "ff02::1", "64:ff9b:1::808:808",
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "10.255.255.255",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.255.255.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.168.0.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "224.0.0.251",
+            "239.255.255.250",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fc00::1",
+            "fd12:3456::1",
+            "fec0::1",
+            "ff02::1",
+            "64:ff9b:1::808:808",
         ] {
             assert_eq!(scope_of(private), Scope::Private, "{private}");
         }
@@ -176,20 +231,68 @@ mod tests {
     #[test]
     fn link_local_and_metadata_addresses_are_forbidden() {
         for forbidden in [
-            "169.254.0.1", "169.254.169.254", "169.254.170.2", "100.100.100.200", "168.63.129.16", "fe80::1",
-            "febf::1", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42",
+            "169.254.0.1",
+            "169.254.169.254",
+            "169.254.170.2",
+            "100.100.100.200",
+            "168.63.129.16",
+            "fe80::1",
+            "febf::1",
+            "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:42::42",
         ] {
             assert_eq!(scope_of(forbidden), Scope::Forbidden, "{forbidden}");
         }
     }
 
     #[test]
+    fn ranges_of_metadata_services_are_forbidden() {
+        let ranges = metadata_ranges();
+        for (first, last) in &ranges {
+            assert!(first <= last && first.is_ipv4() == last.is_ipv4(), "{first} to {last}");
+            assert_eq!(
+                (scope(*first), scope(*last)),
+                (Scope::Forbidden, Scope::Forbidden),
+                "{first} to {last}"
+            );
+        }
+        for inside in ["169.254.169.254", "64:ff9b::169.254.169.254", "2002:a9fe:a9fe::1", "fd00:ec2::254"] {
+            let ip: IpAddr = inside.parse().unwrap();
+            let holds = |(first, last): &(IpAddr, IpAddr)| {
+                first.is_ipv4() == ip.is_ipv4() && *first <= ip && ip <= *last
+            };
+            assert!(ranges.iter().any(holds), "{inside}");
+        }
+    }
+
+    #[test]
     fn neighbours_of_private_ranges_are_public() {
         for public in [
-            "1.1.1.1", "9.255.255.255", "11.0.0.1", "100.63.255.255", "100.128.0.1", "126.255.255.255", "128.0.0.1",
-            "169.253.0.1", "172.15.0.1", "172.32.0.1", "192.0.1.1", "192.0.2.1", "192.167.0.1", "192.169.0.1",
-            "198.17.0.1", "198.20.0.1", "223.255.255.255", "2606:4700::1111", "2001:4860:4860::8888", "fe00::1",
-            "2003::1", "64:ff9c::a00:1",
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.1",
+            "100.63.255.255",
+            "100.128.0.1",
+            "126.255.255.255",
+            "128.0.0.1",
+            "169.253.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "192.0.2.1",
+            "192.167.0.1",
+            "192.169.0.1",
+            "198.17.0.1",
+            "198.20.0.1",
+            "223.255.255.255",
+            "2606:4700::1111",
+            "2001:4860:4860::8888",
+            "fe00::1",
+            "2003::1",
+            "64:ff9c::a00:1",
         ] {
             assert_eq!(scope_of(public), Scope::Public, "{public}");
         }

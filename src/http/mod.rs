@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use address::{Refused, Scope, scope, shown};
+pub use address::{Refused, Scope, metadata_ranges, scope, shown};
 pub use auth::{Auth, Token, TokenError};
 pub use body::Body;
 pub use error::{HttpError, Refusal};
@@ -212,7 +212,9 @@ impl Client {
         };
         match scope {
             Scope::Public => Ok(()),
-            Scope::Private if known || address.is_some_and(|ip| self.rule.filter("", vec![ip]).is_ok()) => Ok(()),
+            Scope::Private if known || address.is_some_and(|ip| self.rule.filter("", vec![ip]).is_ok()) => {
+                Ok(())
+            }
             Scope::Private | Scope::Forbidden => Err(Refused { host: host.to_string(), address, scope }),
         }
     }
@@ -259,7 +261,8 @@ impl Client {
         let connections = self.connections(url)?;
         let mut headers = request.headers.clone();
         if !at_home {
-            headers = HARMLESS.into_iter().filter_map(|name| Some((name.clone(), headers.remove(name)?))).collect();
+            headers =
+                HARMLESS.into_iter().filter_map(|name| Some((name.clone(), headers.remove(name)?))).collect();
         }
         if let Some(auth) = request.auth.filter(|auth| at_home && auth.is_for(url)) {
             headers.insert(reqwest::header::AUTHORIZATION, auth.header());

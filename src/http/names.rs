@@ -30,7 +30,8 @@ pub struct SystemNames;
 impl Names for SystemNames {
     fn addresses(&self, name: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
         let name = name.to_owned();
-        let lookup = async move { Ok(tokio::net::lookup_host((name, 0)).await?.map(|found| found.ip()).collect()) };
+        let lookup =
+            async move { Ok(tokio::net::lookup_host((name, 0)).await?.map(|found| found.ip()).collect()) };
         lookup.boxed()
     }
 }

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use git2::{
-    AutotagOption, Config, ConfigLevel, Error, ErrorClass, ErrorCode, FetchOptions, Oid, RemoteCallbacks, Repository,
+    AutotagOption, Config, ConfigLevel, Error, ErrorClass, ErrorCode, FetchOptions, Oid, RemoteCallbacks,
+    Repository,
 };
 
 use super::Work;
@@ -160,12 +161,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(
-        work: &'a Work,
-        repo: &'a Repository,
-        board: &'a Board,
-        cancel: &'a Arc<AtomicBool>,
-    ) -> Self {
+    fn new(work: &'a Work, repo: &'a Repository, board: &'a Board, cancel: &'a Arc<AtomicBool>) -> Self {
         let http = match &work.repository.remote {
             Remote::Http(url) => {
                 let credentials = Credentials::new(&work.repository, work.options.token.as_ref(), true);

@@ -15,7 +15,9 @@ use git2::{Error, ErrorClass, ErrorCode};
 use tokio::runtime::Handle;
 
 use super::credentials::Credentials;
-use crate::http::{Answer, Auth, Body, Client, HeaderMap, HeaderValue, HttpError, Method, Request, Url, shown};
+use crate::http::{
+    Answer, Auth, Body, Client, HeaderMap, HeaderValue, HttpError, Method, Request, Url, shown,
+};
 
 /// How long a server may send nothing. Servers that are busy packing send a sign of life every few seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,7 +66,8 @@ impl GitHttp {
 
     /// Whether HTTP failed, and in a way that every other request to the server would meet.
     pub fn failed_for_all(&self) -> bool {
-        let failed = |e: &HttpError| e.is_transient() || e.status().is_some_and(|status| status.as_u16() == 401);
+        let failed =
+            |e: &HttpError| e.is_transient() || e.status().is_some_and(|status| status.as_u16() == 401);
         self.state().failed.as_ref().is_some_and(failed)
     }
 
@@ -99,7 +102,8 @@ impl GitHttp {
         let mut login = self.credentials.current();
         loop {
             let auth = login.as_ref().map(|login| Auth::basic(&self.remote, &login.user, &login.password));
-            let asked = self.wait(async { Ok(self.client.send(request.clone().auth(auth.as_ref())).await) })?;
+            let asked =
+                self.wait(async { Ok(self.client.send(request.clone().auth(auth.as_ref())).await) })?;
             let error = match asked {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
@@ -119,9 +123,11 @@ impl GitHttp {
     fn advertisement(&self) -> Result<Body, Error> {
         let mut url = below(&self.remote, "info/refs");
         url.set_query(Some("service=git-upload-pack"));
-        let answer = self.send(&Request { headers: headers(None, "*/*"), patience: PATIENCE, ..Request::get(url) })?;
+        let answer =
+            self.send(&Request { headers: headers(None, "*/*"), patience: PATIENCE, ..Request::get(url) })?;
         let kind = answer.headers.get("content-type").and_then(|kind| kind.to_str().ok());
-        let is_git = kind.is_some_and(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == ADVERTISEMENT));
+        let is_git =
+            kind.is_some_and(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == ADVERTISEMENT));
         let base = answer.url.path().strip_suffix("/info/refs").map(|path| {
             let mut base = answer.url.clone();
             base.set_path(path);
@@ -131,7 +137,8 @@ impl GitHttp {
         match base.filter(|_| is_git) {
             Some(base) => self.state().base = Some(base),
             None => {
-                let message = format!("{} does not serve a repository by git's smart protocol", shown(&answer.url));
+                let message =
+                    format!("{} does not serve a repository by git's smart protocol", shown(&answer.url));
                 return Err(Error::new(ErrorCode::NotFound, ErrorClass::Http, message));
             }
         }

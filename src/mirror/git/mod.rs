@@ -201,7 +201,12 @@ impl Work {
         }
     }
 
-    fn fetch_into(&self, git_dir: &Path, board: &Board, cancel: &Arc<AtomicBool>) -> Result<Fetched, MirrorError> {
+    fn fetch_into(
+        &self,
+        git_dir: &Path,
+        board: &Board,
+        cancel: &Arc<AtomicBool>,
+    ) -> Result<Fetched, MirrorError> {
         let (mut warnings, brought) = self.bring(git_dir, board, cancel)?;
         let listed = tree::list(&brought.repo, brought.commit, &self.repository.remote.to_string())?;
         warnings.extend(listed.warnings);
