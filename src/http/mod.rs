@@ -203,8 +203,7 @@ impl Client {
     /// Checks what the text of a host tells. A name is checked when it is resolved.
     pub fn check_host(&self, host: &url::Host<&str>) -> Result<(), Refused> {
         let known = self.hosts.has(host);
-        let literal = address::literal(host);
-        let (scope, address) = match literal {
+        let (scope, address) = match address::literal(host) {
             // Only requests that the user caused go to the proxy itself.
             None if self.rule.is_proxy(host) => (Scope::Private, None),
             None => (Scope::Public, None),
@@ -212,9 +211,7 @@ impl Client {
         };
         match scope {
             Scope::Public => Ok(()),
-            Scope::Private if known || address.is_some_and(|ip| self.rule.filter("", vec![ip]).is_ok()) => {
-                Ok(())
-            }
+            Scope::Private if known => Ok(()),
             Scope::Private | Scope::Forbidden => Err(Refused { host: host.to_string(), address, scope }),
         }
     }

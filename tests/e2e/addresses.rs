@@ -50,13 +50,17 @@ fn web_seeds_of_a_manifest_lead_to_no_private_host() {
     assert_eq!(web.addr().to_string(), hosts[0].0);
     let short = "torrent:\n  download_timeout: 3\n";
 
-    let shared = share(&publisher, &dir, NAME, &["--web-seed", &named, "--web-seed", &literal]);
-    let manifest = net.dir().join("manifest.json");
-    std::fs::copy(&shared.manifest, &manifest).unwrap();
-    drop(shared);
-    publisher.power_off();
     reader.configure(short);
-    import(&reader, &manifest);
+    for (name, seed) in [(NAME, &named), ("acme/literal", &literal)] {
+        let shared = share(&publisher, &dir, name, &["--web-seed", seed]);
+        let manifest = net.dir().join("manifest.json");
+        std::fs::copy(&shared.manifest, &manifest).unwrap();
+        drop(shared);
+        publisher.power_off();
+        import(&reader, &manifest);
+    }
+    let said = reader.run(&["get", "acme/literal"]).error(1);
+    assert!(said.contains("over HTTP: ") && said.contains("10.77.0.1 is in a private network"), "{said}");
     for (address, private) in hosts {
         let said = run_with_name(&reader, "files.example", address, &["get", NAME]).error(1);
         let reason = if private { "in a private network" } else { "link-local or the metadata service" };
@@ -88,9 +92,11 @@ fn links_of_an_lfs_server_lead_to_no_other_private_host() {
     let url = git.url(NAME);
     for hrefs in [Hrefs::SignedQuery, Hrefs::SignedHeader] {
         git.set_hrefs(hrefs);
-        let said = mirror(&reader, &[&url, "--no-auto-share"]).error(1);
+        let refused = mirror(&reader, &[&url, "--no-auto-share"]);
+        assert!(refused.stderr.contains("help: "), "{}", refused.stderr);
+        assert!(refused.stderr.contains("network.allow_private_hosts"), "{}", refused.stderr);
+        let said = refused.error(1);
         assert!(said.contains(&format!("{} is in a private network", store.addr())), "{said}");
-        assert!(said.contains("help: ") && said.contains("network.allow_private_hosts"), "{said}");
     }
     // The host that the user named was asked, the other one was not.
     assert!(git.log().all().iter().all(|asked| asked.site == "batch"), "{:?}", git.log().all());

@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn failures_and_nonsense_are_errors() {
-        let failure = parse(b"d14:failure reason7:go\x1b awaye").unwrap_err();
+        let failure = parse(b"d14:failure reason8:go\x1b awaye").unwrap_err();
         assert_eq!(failure, "go away");
         for bad in [&b""[..], b"<html>", b"le", b"d5:peers99:xe"] {
             assert!(parse(bad).is_err());
