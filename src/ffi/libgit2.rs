@@ -30,7 +30,7 @@ pub(crate) fn use_our_http() -> Result<(), Error> {
         }
         Ok(())
     });
-    done.as_ref().map(|()| ()).map_err(|e| Error::from_str(e))
+    done.clone().map_err(|e| Error::from_str(&e))
 }
 
 fn current() -> Result<Box<dyn SmartSubtransport>, Error> {
