@@ -46,6 +46,7 @@ mod support {
 }
 
 mod e2e {
+    mod addresses;
     mod bad_input;
     mod by_name;
     mod commands;
@@ -135,12 +136,16 @@ mod fetch {
     mod withheld;
 }
 
+mod http {
+    mod addresses;
+}
+
 mod mirror {
     mod git;
     mod hub;
     mod killed;
     mod one_swarm;
-    mod rig;
+    pub mod rig;
 }
 
 mod hostile {

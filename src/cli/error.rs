@@ -198,6 +198,10 @@ impl From<NodeError> for CommandError {
             ErrorKind::Interrupted => {
                 (Kind::Failed, &["run the command again later: what came so far is kept"])
             }
+            ErrorKind::PrivateHost => (
+                Kind::Failed,
+                &["if the host is yours, add it to `network.allow_private_hosts` in the configuration"],
+            ),
             ErrorKind::Listen => {
                 (Kind::Failed, &["with `network.listen_port: 0` in the configuration a free port is taken"])
             }

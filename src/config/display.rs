@@ -78,6 +78,8 @@ impl fmt::Display for Config {
             Some(Err(_)) => write!(f, " network.proxy=?")?,
             None => write!(f, " network.proxy=none")?,
         }
+        let hosts: Vec<_> = network.allow_private_hosts.iter().map(ToString::to_string).collect();
+        write!(f, " network.allow_private_hosts={}", hosts.join(","))?;
         write!(f, " torrent.piece_length={}", torrent.piece_length)?;
         write!(f, " torrent.download_timeout={}", format_duration(torrent.download_timeout))?;
         write!(f, " security.verify_checksums={}", security.verify_checksums)?;

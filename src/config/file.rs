@@ -48,6 +48,7 @@ struct Network {
     utp: Option<UtpValue>,
     encryption: Option<EncryptionValue>,
     proxy: Option<ProxyValue>,
+    allow_private_hosts: Option<Vec<PrivateHost>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -119,6 +120,7 @@ impl File {
     pub(super) fn apply(self, config: &mut Config) {
         let mut network = self.network.unwrap_or_default();
         let (nodes, trackers) = (network.dht_bootstrap_nodes.take(), network.trackers.take());
+        let private_hosts = network.allow_private_hosts.take();
         overlay!(network => config.network; max_connections, upload_rate_limit, download_rate_limit, dht_enabled,
             dht_port, listen_port, listen_address, announce, lan_discovery, port_mapping, utp, encryption, proxy);
         if let Some(nodes) = nodes {
@@ -126,6 +128,9 @@ impl File {
         }
         if let Some(trackers) = trackers {
             config.network.trackers = trackers.into_iter().map(|tracker| tracker.0).collect();
+        }
+        if let Some(hosts) = private_hosts {
+            config.network.allow_private_hosts = hosts.into_iter().map(|host| host.0).collect();
         }
         overlay!(self.torrent.unwrap_or_default() => config.torrent; piece_length, download_timeout);
         overlay!(self.security.unwrap_or_default() => config.security; verify_checksums, sign_manifests, trust);

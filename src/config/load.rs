@@ -115,6 +115,7 @@ impl Config {
                 utp: Utp::Auto,
                 encryption: Encryption::Prefer,
                 proxy: None,
+                allow_private_hosts: Vec::new(),
             },
             torrent: TorrentConfig { piece_length: 4 << 20, download_timeout: Duration::from_secs(3600) },
             security: SecurityConfig {
@@ -249,7 +250,8 @@ mod tests {
 storage: {base_dir: ~/silm, models_dir: /srv/models}
 network: {max_connections: 7, upload_rate_limit: 1MB/s, download_rate_limit: "2KiB", dht_enabled: no, dht_port: 6000,
   listen_port: 6001, listen_address: "10.0.0.1", dht_bootstrap_nodes: ["a:1", "[::1]:2"], trackers: ["udp://t:1"],
-  announce: no, lan_discovery: off, port_mapping: false, utp: off, encryption: require, proxy: "socks5://p:1"}
+  announce: no, lan_discovery: off, port_mapping: false, utp: off, encryption: require, proxy: "socks5://p:1",
+  allow_private_hosts: [Minio.lan, 10.0.0.5, "fd00::5"]}
 torrent: {piece_length: 16KiB, download_timeout: 5m}
 security: {verify_checksums: false, sign_manifests: false, trust: strict}
 mount: {read_timeout: 7, resolve_timeout: 1s, readahead_max: 1MiB, show: local}
@@ -279,6 +281,11 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
                 utp: Utp::Off,
                 encryption: Encryption::Require,
                 proxy: Some("socks5://p:1".into()),
+                allow_private_hosts: vec![
+                    url::Host::Domain("minio.lan".into()),
+                    url::Host::Ipv4([10, 0, 0, 5].into()),
+                    url::Host::Ipv6("fd00::5".parse().unwrap()),
+                ],
             },
             torrent: TorrentConfig { piece_length: 16384, download_timeout: Duration::from_secs(300) },
             security: SecurityConfig {
@@ -307,6 +314,12 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
             ("network:\n\n  listen_port: 70000\n", 3, &["network.listen_port", "70000", "65535"]),
             ("network: {trackers: [\"udp://a:1\", gopher]}\n", 1, &["network.trackers[1]", "gopher"]),
             ("network: {proxy: \"squid:1\"}", 1, &["network.proxy", "socks5://"]),
+            (
+                "network: {allow_private_hosts: [\"http://minio.lan\"]}",
+                1,
+                &["network.allow_private_hosts[0]", "a host name or an IP address"],
+            ),
+            ("network: {allow_private_hosts: [\"minio.lan:9000\"]}", 1, &["without port"]),
             ("network: 7", 1, &["network", "mapping"]),
             ("torrent:\n  piece_length: 5MiB", 2, &["torrent.piece_length", "power of two"]),
             ("torrent: {piece_length: 256MiB}", 1, &["128MiB"]),

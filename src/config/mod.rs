@@ -80,6 +80,8 @@ pub struct NetworkConfig {
     pub encryption: Encryption,
     /// `socks5://[user:password@]host:port` or `http://...`; none is direct.
     pub proxy: Option<String>,
+    /// Hosts that links of strangers may lead to although their addresses are private.
+    pub allow_private_hosts: Vec<url::Host>,
 }
 
 /// Torrents.

@@ -191,6 +191,16 @@ scalar!(Endpoint(String), "an address such as https://huggingface.co", |s| {
     if plain && open && parsed.has_host() { Ok(text) } else { Err(String::new()) }
 });
 
+scalar!(
+    /// A host name or an IP address, without port.
+    PrivateHost(url::Host), "a host name or an IP address, without port", |s| {
+        match s.parse::<std::net::Ipv6Addr>() {
+            Ok(ip) => Ok(url::Host::Ipv6(ip)),
+            Err(_) => url::Host::parse(s).map_err(plain),
+        }
+    }
+);
+
 fn url(text: &str, schemes: &[&str]) -> Result<String, String> {
     let (scheme, rest) = text.split_once("://").ok_or_else(String::new)?;
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();

@@ -1,25 +1,70 @@
-//! Settings of libgit2 that are global there, which makes setting them unsafe.
+//! The transport of libgit2 for `http` and `https`: it is global there, which makes setting it unsafe.
+//!
+//! After [`use_our_http`] libgit2 makes no connection to an HTTP server itself. Each fetch brings the transport that it
+//! wants to be used in its thread.
 
-use std::sync::Once;
-use std::time::Duration;
+use std::cell::RefCell;
+use std::sync::OnceLock;
 
-/// How long a server may take to accept a connection, and may send nothing afterwards. Servers that are busy packing send
-/// a sign of life every few seconds.
-const CONNECT_WITHIN: Duration = Duration::from_secs(15);
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Transport, register};
+use git2::{Error, ErrorClass, ErrorCode};
 
-/// Has all that git fetches end when the server is silent. Called before each use of a remote; only the first counts.
-pub(crate) fn set_timeouts() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let milliseconds = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: each writes one C int that only connections read, and no connection is made before this returns.
-        let set = unsafe {
-            git2::opts::set_server_connect_timeout_in_milliseconds(milliseconds(CONNECT_WITHIN))
-                .and_then(|()| git2::opts::set_server_timeout_in_milliseconds(milliseconds(ANSWER_WITHIN)))
-        };
-        if let Err(e) = set {
-            tracing::warn!("libgit2 takes no timeouts: {e}.");
+/// Makes the transport of one connection.
+type Make = Box<dyn Fn() -> Box<dyn SmartSubtransport>>;
+
+thread_local! {
+    /// The transport of the fetch that runs in this thread.
+    static CURRENT: RefCell<Option<Make>> = const { RefCell::new(None) };
+}
+
+/// Takes HTTP away from libgit2. Must be called before each use of a remote, of a directory as well; only the first call
+/// has an effect.
+pub(crate) fn use_our_http() -> Result<(), Error> {
+    static DONE: OnceLock<Result<(), String>> = OnceLock::new();
+    let done = DONE.get_or_init(|| {
+        for scheme in ["http", "https"] {
+            // SAFETY: transports must not be made meanwhile. All code that makes one calls this first and waits here.
+            let registered =
+                unsafe { register(scheme, |remote| Transport::smart(remote, true, Boxed(current()?))) };
+            registered.map_err(|e| e.message().to_owned())?;
         }
+        Ok(())
     });
+    done.clone().map_err(|e| Error::from_str(&e))
+}
+
+fn current() -> Result<Box<dyn SmartSubtransport>, Error> {
+    let made = CURRENT.with_borrow(|current| current.as_ref().map(|make| make()));
+    made.ok_or_else(|| {
+        Error::new(ErrorCode::GenericError, ErrorClass::Http, "no HTTP client is set for this fetch")
+    })
+}
+
+/// Runs `work`, whose HTTP connections are made by `make`.
+pub(crate) fn with_http<T>(
+    make: impl Fn() -> Box<dyn SmartSubtransport> + 'static,
+    work: impl FnOnce() -> T,
+) -> T {
+    /// Resets the transport, also when the work panics.
+    struct Reset(Option<Make>);
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            CURRENT.set(self.0.take());
+        }
+    }
+    let _reset = Reset(CURRENT.replace(Some(Box::new(make))));
+    work()
+}
+
+/// libgit2's binding takes a type, not an object.
+struct Boxed(Box<dyn SmartSubtransport>);
+
+impl SmartSubtransport for Boxed {
+    fn action(&self, url: &str, action: Service) -> Result<Box<dyn SmartSubtransportStream>, Error> {
+        self.0.action(url, action)
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        self.0.close()
+    }
 }

@@ -1,27 +1,12 @@
-//! Which addresses may be asked, and how they are shown.
+//! Which addresses may be contacted, and how an address is shown.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use reqwest::Url;
 use url::Host;
 
-use super::HttpError;
-
-/// How long a name may take to resolve before a redirect to it is refused.
-const RESOLVE_WITHIN: Duration = Duration::from_secs(10);
-
-/// Who named an address, and so where it may lead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NamedBy {
-    /// The user, on the command line or in the configuration: anywhere.
-    User,
-    /// A manifest, a torrent or a server that the user did not name: not from the internet into the local network, not to
-    /// link-local addresses (where clouds keep their secrets), and into the local network only without a query.
-    Stranger,
-}
-
-/// An address without what may be secret in it: user, password, query and fragment.
+/// A URL without its secrets: no user, password, query or fragment.
 pub fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
@@ -32,144 +17,340 @@ pub fn shown(url: &Url) -> String {
     url.into()
 }
 
-/// Where an address lies.
+/// Where an address lies. The order is that of danger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Scope {
-    Internet,
-    Local,
-    LinkLocal,
+pub enum Scope {
+    /// The internet.
+    Public,
+    /// This machine, or a network that the internet does not reach. Allowed for hosts that the user configured.
+    Private,
+    /// Link-local addresses and the metadata services of clouds, which hand out credentials. Never allowed.
+    Forbidden,
 }
 
-fn scope_v4(ip: Ipv4Addr) -> Scope {
-    // 100.64.0.0/10 is shared address space (RFC 6598).
-    let shared = ip.octets()[0] == 100 && (64..128).contains(&ip.octets()[1]);
-    match () {
-        () if ip.is_link_local() => Scope::LinkLocal,
-        () if ip.is_private() || ip.is_loopback() || ip.is_unspecified() || ip.is_broadcast() || shared => {
-            Scope::Local
-        }
-        () => Scope::Internet,
-    }
+/// Addresses of metadata services in the link-local range: most clouds, and the credentials of containers at AWS.
+const METADATA_LINK_LOCAL: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(169, 254, 169, 254), Ipv4Addr::new(169, 254, 170, 2), Ipv4Addr::new(169, 254, 170, 23)];
+
+/// Addresses of metadata services outside the link-local ranges: Alibaba Cloud, Azure.
+const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
+
+/// The same for IPv6, as prefixes of whole groups: AWS (`fd00:ec2::254` and the services next to it), Google Cloud, Oracle
+/// Cloud, Scaleway.
+const METADATA_V6: [&[u16]; 4] = [
+    &[0xfd00, 0x0ec2],
+    &[0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254],
+    &[0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe],
+    &[0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042],
+];
+
+/// The addresses of metadata services, as ranges from the first to the last, with the IPv6 forms that a network translates
+/// back. For the engine, which connects to link-local peers, but not to these.
+pub fn metadata_ranges() -> Vec<(IpAddr, IpAddr)> {
+    let single = |ip: IpAddr| (ip, ip);
+    let v4 = METADATA_LINK_LOCAL.into_iter().chain(METADATA_V4);
+    let forms = v4.flat_map(|ip| {
+        let groups = ip.to_ipv6_mapped().segments();
+        let nat64 = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, groups[6], groups[7]);
+        [
+            single(ip.into()),
+            single(ip.to_ipv6_mapped().into()),
+            single(nat64.into()),
+            range(&[0x2002, groups[6], groups[7]]),
+        ]
+    });
+    forms.chain(METADATA_V6.iter().map(|prefix| range(prefix))).collect()
 }
 
-fn scope_v6(ip: Ipv6Addr) -> Scope {
-    if let Some(v4) = ip.to_ipv4_mapped() {
-        return scope_v4(v4);
-    }
-    match () {
-        () if ip.is_unicast_link_local() => Scope::LinkLocal,
-        () if ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() => Scope::Local,
-        () => Scope::Internet,
-    }
+/// The addresses that begin with these groups.
+fn range(prefix: &[u16]) -> (IpAddr, IpAddr) {
+    let filled = |rest: u16| {
+        let mut groups = [rest; 8];
+        groups[..prefix.len()].copy_from_slice(prefix);
+        Ipv6Addr::from(groups).into()
+    };
+    (filled(0), filled(0xffff))
 }
 
-fn scope_of(ip: IpAddr) -> Scope {
+/// Where an address lies. An IPv6 address that carries an IPv4 address lies where that one does.
+pub fn scope(ip: IpAddr) -> Scope {
     match ip {
         IpAddr::V4(ip) => scope_v4(ip),
         IpAddr::V6(ip) => scope_v6(ip),
     }
 }
 
-/// What an address alone tells of where it lies; nothing for names that have to be resolved.
-fn literal_scope(url: &Url) -> Option<Scope> {
-    match url.host()? {
-        Host::Ipv4(ip) => Some(scope_v4(ip)),
-        Host::Ipv6(ip) => Some(scope_v6(ip)),
+fn scope_v4(ip: Ipv4Addr) -> Scope {
+    let [a, b, c, _] = ip.octets();
+    match () {
+        () if ip.is_link_local() || METADATA_V4.contains(&ip) => Scope::Forbidden,
+        // Private use (RFC 1918), loopback, "this network" (RFC 6890), shared by carriers (RFC 6598), protocol
+        // assignments (RFC 6890), benchmarks (RFC 2544), multicast, reserved and broadcast.
+        () if ip.is_private() || ip.is_loopback() || a == 0 || a >= 224 => Scope::Private,
+        () if a == 100 && (64..128).contains(&b) => Scope::Private,
+        () if (a == 192 && b == 0 && c == 0) || (a == 198 && (18..20).contains(&b)) => Scope::Private,
+        () => Scope::Public,
+    }
+}
+
+fn scope_v6(ip: Ipv6Addr) -> Scope {
+    let carried = carried(ip).into_iter().flatten().map(scope_v4).max();
+    scope_of_prefix(ip).max(carried.unwrap_or(Scope::Public))
+}
+
+fn scope_of_prefix(ip: Ipv6Addr) -> Scope {
+    let groups = ip.segments();
+    // fec0::/10 was for sites (RFC 3879), 64:ff9b:1::/48 is for translation within one network (RFC 8215).
+    let site_local = groups[0] & 0xffc0 == 0xfec0;
+    let local_translation = groups[..3] == [0x64, 0xff9b, 1];
+    match () {
+        () if ip.is_unicast_link_local() || METADATA_V6.iter().any(|prefix| groups.starts_with(prefix)) => {
+            Scope::Forbidden
+        }
+        () if ip.is_loopback() || ip.is_unspecified() || ip.is_unique_local() => Scope::Private,
+        () if ip.is_multicast() || site_local || local_translation => Scope::Private,
+        () => Scope::Public,
+    }
+}
+
+/// The IPv4 addresses in an IPv6 address, by its form.
+fn carried(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
+    let groups = ip.segments();
+    let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
+    let last = v4(groups[6], groups[7]);
+    match groups {
+        // Mapped ::ffff:a.b.c.d, compatible ::a.b.c.d (RFC 4291), translated ::ffff:0:a.b.c.d (RFC 2765). `::` and `::1`
+        // are addresses of their own; as IPv4 addresses both are private as well.
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => [Some(last), None],
+        // NAT64 (RFC 6052), and its prefix for one network (RFC 8215).
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => [Some(last), None],
+        // 6to4 (RFC 3056).
+        [0x2002, high, low, ..] => [Some(v4(high, low)), None],
+        // Teredo (RFC 4380): the server, and the client with all bits inverted.
+        [0x2001, 0, high, low, ..] => [Some(v4(high, low)), Some(v4(!groups[6], !groups[7]))],
+        // ISATAP (RFC 5214).
+        [_, _, _, _, 0 | 0x0200, 0x5efe, ..] => [Some(last), None],
+        _ => [None, None],
+    }
+}
+
+/// Where the host of a URL lies, as far as its text tells: nothing for names that have to be resolved.
+pub(super) fn literal(host: &Host<&str>) -> Option<(Scope, Option<IpAddr>)> {
+    match host {
+        Host::Ipv4(ip) => Some((scope_v4(*ip), Some((*ip).into()))),
+        Host::Ipv6(ip) => Some((scope_v6(*ip), Some((*ip).into()))),
         Host::Domain(name) => {
-            let name = name.trim_end_matches('.').to_ascii_lowercase();
-            (name == "localhost" || name.ends_with(".localhost")).then_some(Scope::Local)
+            // This machine on every network (RFC 6761); a proxy must not be asked for its own.
+            let name = plain_name(name);
+            (name == "localhost" || name.ends_with(".localhost")).then_some((Scope::Private, None))
         }
     }
 }
 
-/// Where an address lies; of several that a name resolves to, the one nearest to us counts.
-async fn scope(url: &Url) -> Option<Scope> {
-    if let Some(scope) = literal_scope(url) {
-        return Some(scope);
-    }
-    let (host, port) = (url.host_str()?, url.port_or_known_default()?);
-    let found = tokio::time::timeout(RESOLVE_WITHIN, tokio::net::lookup_host((host, port))).await;
-    found.ok()?.ok()?.map(|address| scope_of(address.ip())).max()
+/// A host name for comparisons: lower case, without the dot of the root.
+pub(super) fn plain_name(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
-/// Refuses what is not HTTP, and what a stranger may not name.
-pub(super) fn check(url: &Url, named_by: NamedBy) -> Result<(), HttpError> {
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err(HttpError::NotHttp { url: shown(url) });
-    }
-    if named_by == NamedBy::Stranger {
-        let allowed = match literal_scope(url) {
-            Some(Scope::LinkLocal) => false,
-            Some(Scope::Local) => url.query().is_none(),
-            Some(Scope::Internet) | None => true,
-        };
-        if !allowed {
-            return Err(HttpError::Forbidden { url: shown(url) });
+/// Why a host is not contacted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The host of the URL.
+    pub host: String,
+    /// The address that the host has; none for names of this machine and for the proxy.
+    pub address: Option<IpAddr>,
+    /// Where the address lies: never [`Scope::Public`].
+    pub scope: Scope,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, address, scope } = self;
+        match address.map(|address| address.to_string()).filter(|address| !host.contains(address)) {
+            Some(address) => write!(f, "{host} has the address {address}, which is ")?,
+            None => write!(f, "{host} is ")?,
         }
+        f.write_str(match scope {
+            Scope::Forbidden => "link-local or the metadata service of a cloud",
+            Scope::Private | Scope::Public => {
+                "in a private network, and is not a host that the user configured"
+            }
+        })
     }
-    Ok(())
 }
 
-/// Refuses redirects from TLS to plain HTTP, and those that a stranger may not cause.
-pub(super) async fn check_redirect(from: &Url, to: &Url, named_by: NamedBy) -> Result<(), HttpError> {
-    check(to, NamedBy::User)?;
-    if from.scheme() == "https" && to.scheme() != "https" {
-        return Err(HttpError::Forbidden { url: shown(to) });
-    }
-    if named_by == NamedBy::User || from.origin() == to.origin() {
-        return Ok(());
-    }
-    let allowed = match scope(to).await {
-        // A name that we cannot resolve: a proxy may. It is not in our network then.
-        Some(Scope::Internet) | None => true,
-        Some(Scope::Local) => scope(from).await.is_some_and(|scope| scope >= Scope::Local),
-        Some(Scope::LinkLocal) => false,
-    };
-    if allowed { Ok(()) } else { Err(HttpError::Forbidden { url: shown(to) }) }
-}
+impl std::error::Error for Refused {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn url(text: &str) -> Url {
-        text.parse().unwrap()
+    fn scope_of(text: &str) -> Scope {
+        scope(text.parse().unwrap_or_else(|e| panic!("{text}: {e}")))
     }
 
     #[test]
-    fn addresses_are_shown_without_what_may_be_secret() {
-        assert_eq!(shown(&url("https://me:pw@h.example/a%20b?X-Sig=1#x")), "https://h.example/a%20b");
+    fn shown_urls_have_no_secrets() {
+        let url: Url = "https://me:pw@h.example/a%20b?X-Sig=1#x".parse().unwrap();
+        assert_eq!(shown(&url), "https://h.example/a%20b");
     }
 
     #[test]
-    fn a_stranger_names_no_link_local_address_and_no_query_in_the_local_network() {
-        for bad in [
-            "http://169.254.169.254/latest",
-            "http://[fe80::1]/",
-            "http://10.0.0.1/x?y",
-            "http://localhost/?y",
+    fn private_addresses_of_every_range_are_private() {
+        for private in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "10.255.255.255",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.255.255.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.168.0.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "224.0.0.251",
+            "239.255.255.250",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fc00::1",
+            "fd12:3456::1",
+            "fec0::1",
+            "ff02::1",
+            "64:ff9b:1::808:808",
         ] {
-            assert!(matches!(check(&url(bad), NamedBy::Stranger), Err(HttpError::Forbidden { .. })), "{bad}");
-            assert!(check(&url(bad), NamedBy::User).is_ok());
-        }
-        for good in ["http://10.0.0.1/x", "https://h.example/?y", "http://127.0.0.1:8080/"] {
-            assert!(check(&url(good), NamedBy::Stranger).is_ok(), "{good}");
-        }
-        for bad in ["ftp://h.example/", "file:///etc/passwd"] {
-            assert!(matches!(check(&url(bad), NamedBy::User), Err(HttpError::NotHttp { .. })), "{bad}");
+            assert_eq!(scope_of(private), Scope::Private, "{private}");
         }
     }
 
-    #[tokio::test]
-    async fn a_redirect_leads_from_the_internet_into_no_local_network() {
-        let (out, inside) = (url("http://192.0.2.1/"), url("http://127.0.0.1/"));
-        let refused = check_redirect(&out, &inside, NamedBy::Stranger).await;
-        assert!(matches!(refused, Err(HttpError::Forbidden { .. })), "{refused:?}");
-        check_redirect(&url("http://10.0.0.1/"), &inside, NamedBy::Stranger).await.unwrap();
-        check_redirect(&inside, &out, NamedBy::Stranger).await.unwrap();
-        check_redirect(&out, &inside, NamedBy::User).await.unwrap();
-        let mapped = url("http://[::ffff:10.0.0.1]/");
-        assert!(check_redirect(&out, &mapped, NamedBy::Stranger).await.is_err());
-        assert!(check_redirect(&url("https://192.0.2.1/"), &out, NamedBy::User).await.is_err());
+    #[test]
+    fn link_local_and_metadata_addresses_are_forbidden() {
+        for forbidden in [
+            "169.254.0.1",
+            "169.254.169.254",
+            "169.254.170.2",
+            "100.100.100.200",
+            "168.63.129.16",
+            "fe80::1",
+            "febf::1",
+            "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:42::42",
+        ] {
+            assert_eq!(scope_of(forbidden), Scope::Forbidden, "{forbidden}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_metadata_services_are_forbidden() {
+        let ranges = metadata_ranges();
+        for (first, last) in &ranges {
+            assert!(first <= last && first.is_ipv4() == last.is_ipv4(), "{first} to {last}");
+            assert_eq!(
+                (scope(*first), scope(*last)),
+                (Scope::Forbidden, Scope::Forbidden),
+                "{first} to {last}"
+            );
+        }
+        for inside in ["169.254.169.254", "64:ff9b::169.254.169.254", "2002:a9fe:a9fe::1", "fd00:ec2::254"] {
+            let ip: IpAddr = inside.parse().unwrap();
+            let holds = |(first, last): &(IpAddr, IpAddr)| {
+                first.is_ipv4() == ip.is_ipv4() && *first <= ip && ip <= *last
+            };
+            assert!(ranges.iter().any(holds), "{inside}");
+        }
+    }
+
+    #[test]
+    fn neighbours_of_private_ranges_are_public() {
+        for public in [
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.1",
+            "100.63.255.255",
+            "100.128.0.1",
+            "126.255.255.255",
+            "128.0.0.1",
+            "169.253.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "192.0.2.1",
+            "192.167.0.1",
+            "192.169.0.1",
+            "198.17.0.1",
+            "198.20.0.1",
+            "223.255.255.255",
+            "2606:4700::1111",
+            "2001:4860:4860::8888",
+            "fe00::1",
+            "2003::1",
+            "64:ff9c::a00:1",
+        ] {
+            assert_eq!(scope_of(public), Scope::Public, "{public}");
+        }
+    }
+
+    #[test]
+    fn ipv6_forms_lie_where_their_ipv4_address_does() {
+        for (v4, scope) in [
+            ("169.254.169.254", Scope::Forbidden),
+            ("100.100.100.200", Scope::Forbidden),
+            ("10.0.0.1", Scope::Private),
+            ("127.0.0.1", Scope::Private),
+            ("192.168.1.1", Scope::Private),
+            ("8.8.8.8", Scope::Public),
+        ] {
+            let ip: Ipv4Addr = v4.parse().unwrap();
+            let [a, b, c, d] = ip.octets();
+            let hex = format!("{a:02x}{b:02x}:{c:02x}{d:02x}");
+            let inverted = format!("{:02x}{:02x}:{:02x}{:02x}", !a, !b, !c, !d);
+            for form in [
+                format!("::ffff:{v4}"),
+                format!("::{v4}"),
+                format!("::ffff:0:{v4}"),
+                format!("64:ff9b::{v4}"),
+                format!("2002:{hex}::1"),
+                format!("2002:{hex}:1:2:3:4:5"),
+                format!("2001:0:{hex}::"),
+                format!("2001:0:4136:e378:8000:63bf:{inverted}"),
+                format!("2001:db8::5efe:{hex}"),
+                format!("2001:db8::200:5efe:{hex}"),
+            ] {
+                // The rest of a Teredo address with zeros is the client 255.255.255.255.
+                let expected = if form.ends_with("::") { scope.max(Scope::Private) } else { scope };
+                assert_eq!(scope_of(&form), expected, "{form} of {v4}");
+            }
+            let local = format!("64:ff9b:1::{v4}");
+            assert_eq!(scope_of(&local), scope.max(Scope::Private), "{local}");
+        }
+    }
+
+    #[test]
+    fn urls_hide_no_address_in_another_spelling() {
+        for (url, expected) in [
+            ("http://2852039166/", Scope::Forbidden),
+            ("http://0xa9.0xfe.0xa9.0xfe/", Scope::Forbidden),
+            ("http://0251.0376.0251.0376/", Scope::Forbidden),
+            ("http://169.254.43518/", Scope::Forbidden),
+            ("http://[::ffff:a9fe:a9fe]/", Scope::Forbidden),
+            ("http://%31%36%39.254.169.254/", Scope::Forbidden),
+            ("http://１６９.254.169.254/", Scope::Forbidden),
+            ("http://127.1/", Scope::Private),
+            ("http://0/", Scope::Private),
+            ("http://LOCALHOST/", Scope::Private),
+            ("http://a.localhost./", Scope::Private),
+        ] {
+            let url: Url = url.parse().unwrap();
+            assert_eq!(literal(&url.host().unwrap()).map(|(scope, _)| scope), Some(expected), "{url}");
+        }
+        assert_eq!(literal(&Host::Domain("localhost.example")), None);
     }
 }

@@ -9,9 +9,6 @@ use serde::de::DeserializeOwned;
 use super::HttpError;
 use super::limit::RateLimit;
 
-/// How long a server may send nothing in the middle of a body.
-const STALLED_AFTER: Duration = Duration::from_secs(30);
-
 /// A body. Dropping it ends the transfer.
 #[derive(Debug)]
 pub struct Body {
@@ -20,6 +17,8 @@ pub struct Body {
     url: String,
     /// Bytes still to come, where the server said how many.
     left: Option<u64>,
+    /// How long a server may send nothing in the middle of the body.
+    patience: Duration,
     limit: Arc<RateLimit>,
 }
 
@@ -28,9 +27,10 @@ impl Body {
         response: reqwest::Response,
         url: String,
         len: Option<u64>,
+        patience: Duration,
         limit: Arc<RateLimit>,
     ) -> Self {
-        Self { response, url, left: len, limit }
+        Self { response, url, left: len, patience, limit }
     }
 
     /// Bytes still to come, where the server said how many.
@@ -41,8 +41,8 @@ impl Body {
     /// The next bytes, or none at the end. A body that ends before or goes on after the length that the server
     /// announced is an error, and so is one that stalls.
     pub async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
-        let next = tokio::time::timeout(STALLED_AFTER, self.response.chunk()).await;
-        let stalled = |_| HttpError::Stalled { url: self.url.clone(), after: STALLED_AFTER };
+        let next = tokio::time::timeout(self.patience, self.response.chunk()).await;
+        let stalled = |_| HttpError::Stalled { url: self.url.clone(), after: self.patience };
         let next = next
             .map_err(stalled)?
             .map_err(|source| HttpError::Cut { url: self.url.clone(), source: Some(source) })?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::{StatusCode, Url};
 
-use super::address::shown;
+use super::address::{Refused, Scope, shown};
 use super::headers;
 
 /// The longest error text that is read, in bytes.
@@ -42,11 +42,21 @@ pub enum HttpError {
         /// The address.
         url: String,
     },
-    /// The address leads where it may not.
-    #[error("{url} is refused: it leads into the local network, or out of an encrypted connection")]
-    Forbidden {
-        /// The address.
+    /// The host has no address that may be contacted.
+    #[error("{url} is refused: {refused}")]
+    Address {
+        /// The URL.
         url: String,
+        /// Why.
+        refused: Refused,
+    },
+    /// A redirect leads out of an encrypted connection.
+    #[error("{from} redirects to {to}, which is not encrypted")]
+    Downgrade {
+        /// The URL that redirects.
+        from: String,
+        /// Where it redirects to.
+        to: String,
     },
     /// The server cannot be reached.
     #[error("cannot reach {url}: {reason}")]
@@ -124,6 +134,9 @@ impl HttpError {
 
     pub(super) fn from_sending(url: &Url, error: reqwest::Error) -> Self {
         let error = error.without_url();
+        if let Some(refused) = refused(&error) {
+            return Self::Address { url: shown(url), refused: refused.clone() };
+        }
         if error.is_timeout() {
             return Self::NoAnswer { url: shown(url), within: super::CONNECT_WITHIN };
         }
@@ -143,6 +156,11 @@ impl HttpError {
         self.refusal().map(|refusal| refusal.status)
     }
 
+    /// Whether `network.allow_private_hosts` would allow the host.
+    pub fn is_private_host(&self) -> bool {
+        matches!(self, Self::Address { refused, .. } if refused.scope == Scope::Private)
+    }
+
     /// Whether asking again may help: the connection failed, or the server has trouble or too much to do.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -154,7 +172,8 @@ impl HttpError {
             Self::Setup(_)
             | Self::Proxy(_)
             | Self::NotHttp { .. }
-            | Self::Forbidden { .. }
+            | Self::Address { .. }
+            | Self::Downgrade { .. }
             | Self::Redirects { .. }
             | Self::BadRedirect { .. }
             | Self::WrongRange { .. }
@@ -162,6 +181,12 @@ impl HttpError {
             | Self::Json { .. } => false,
         }
     }
+}
+
+/// The refusal of our resolver, among the causes of an error.
+fn refused<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Refused> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.find_map(|cause| cause.downcast_ref())
 }
 
 /// The last cause of an error, which says what happened; those above it repeat that something did.

@@ -54,7 +54,9 @@ impl Drop for Server {
 fn client() -> Client {
     let home = tempfile::tempdir().unwrap();
     let options = LoadOptions { home: Some(home.path().to_owned()), ..LoadOptions::default() };
-    Client::new(&Config::load(&options).unwrap().network).unwrap()
+    let client = Client::new(&Config::load(&options).unwrap().network).unwrap();
+    // As if the user had named a server of the test.
+    client.knowing(&"http://127.0.0.1".parse().unwrap())
 }
 
 fn to(url: &Url) -> Response {

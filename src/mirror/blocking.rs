@@ -16,7 +16,7 @@ impl Drop for Abandoned {
 
 /// Runs work that blocks. Dropping the future sets the flag that the work is given, and leaves the thread to end by itself.
 pub(super) async fn run<T: Send + 'static>(
-    work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+    work: impl FnOnce(&Arc<AtomicBool>) -> T + Send + 'static,
 ) -> Result<T, MirrorError> {
     let abandoned = Abandoned(Arc::default());
     let flag = abandoned.0.clone();

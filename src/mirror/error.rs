@@ -185,6 +185,8 @@ pub enum MirrorErrorKind {
     RateLimited,
     /// The network or the server fails.
     Network,
+    /// A link leads to a host with a private address that is not configured.
+    PrivateHost,
     /// The server's answers make no sense, or its files are damaged.
     Damaged,
     /// Refused by a limit or rule of ours.
@@ -255,7 +257,9 @@ fn of_http(error: &HttpError) -> MirrorErrorKind {
         Some(401 | 403) => MirrorErrorKind::Unauthorised,
         Some(404 | 410) => MirrorErrorKind::NotFound,
         Some(429) => MirrorErrorKind::RateLimited,
+        _ if error.is_private_host() => MirrorErrorKind::PrivateHost,
         _ => match error {
+            HttpError::Address { .. } | HttpError::Downgrade { .. } => MirrorErrorKind::Refused,
             HttpError::Json { .. } | HttpError::WrongRange { .. } | HttpError::TooLong { .. } => {
                 MirrorErrorKind::Damaged
             }

@@ -59,6 +59,7 @@ impl HubSource {
         board: Arc<Board>,
     ) -> Self {
         let auth = token.map(|token| Auth::bearer(&repository.endpoint, token));
+        let client = client.knowing(&repository.endpoint);
         Self { client, repository, reference, auth, board, commit: std::sync::OnceLock::new() }
     }
 

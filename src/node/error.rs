@@ -209,6 +209,8 @@ pub enum ErrorKind {
     Unauthorised,
     /// A repository's server fails, or wants no more requests now.
     Interrupted,
+    /// A link leads to a host with a private address that is not configured.
+    PrivateHost,
     /// The control socket fails.
     Control,
     /// The socket is another user's.
@@ -285,6 +287,7 @@ impl NodeError {
                 MirrorErrorKind::Gated => ErrorKind::Gated,
                 MirrorErrorKind::Unauthorised => ErrorKind::Unauthorised,
                 MirrorErrorKind::RateLimited | MirrorErrorKind::Network => ErrorKind::Interrupted,
+                MirrorErrorKind::PrivateHost => ErrorKind::PrivateHost,
                 MirrorErrorKind::NotFound
                 | MirrorErrorKind::Damaged
                 | MirrorErrorKind::Refused
@@ -293,6 +296,7 @@ impl NodeError {
             },
             Self::Describe(DescribeError::Scan(ScanError::Outside { .. })) => ErrorKind::OutsideLink,
             Self::Store(StoreError::Staging { .. }) => ErrorKind::Staging,
+            Self::Http(error) if error.is_private_host() => ErrorKind::PrivateHost,
             Self::Control { .. } => ErrorKind::Control,
             Self::OtherUser { .. } => ErrorKind::OtherUser,
             Self::OtherVersion { .. } => ErrorKind::OtherVersion,

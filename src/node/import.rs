@@ -6,11 +6,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::Pinning;
+use crate::http::{Scope, scope};
 use crate::model::legacy::{Document, LegacyManifest};
 use crate::model::magnet::Magnet;
 use crate::model::metainfo::{ParsedMetainfo, parse_info, parse_metainfo};
 use crate::model::{InfoHash, Manifest, ModelRef};
 use crate::node::get::RESOLVE_WITHIN;
+use crate::node::trackers::Trackers;
 use crate::node::{Library, Node, NodeError};
 use crate::torrent::{Swarms, TorrentId};
 
@@ -162,10 +164,32 @@ impl Node {
             return Ok(with_web_seeds(torrent));
         }
         let peers: Vec<SocketAddr> = self.settings.peers.iter().chain(peers).copied().collect();
-        let id = self.session.fetch_metadata(&magnet.to_string(), &peers)?;
+        let proxied = self.library.config.network.proxy.is_some();
+        let trackers = Trackers::of(&magnet.trackers, &self.http, proxied).await;
+        // Of what a stranger wrote, the engine receives nothing that it would resolve or fetch.
+        let plain = Magnet {
+            trackers: trackers.engine.clone(),
+            web_seeds: Vec::new(),
+            exact_sources: Vec::new(),
+            peers: magnet.peers.iter().copied().filter(|peer| scope(peer.ip()) != Scope::Forbidden).collect(),
+            ..magnet.clone()
+        };
+        let id = self.session.fetch_metadata(&plain.to_string(), &peers)?;
         let _asking = Asking { node: self, id };
+        let port = self.listening().first().map_or(0, SocketAddr::port);
+        let found = |peer| {
+            if let Err(error) = self.session.connect_peer(id, peer) {
+                tracing::debug!(%peer, %error, "A peer that a tracker named could not be called.");
+            }
+        };
         let within = self.library.config.torrent.download_timeout;
-        let info = match tokio::time::timeout(within, self.metadata.expect(id)).await {
+        let received = async {
+            tokio::select! {
+                received = self.metadata.expect(id) => received,
+                never = trackers.ask(&self.http, magnet.info_hash, port, found) => match never {},
+            }
+        };
+        let info = match tokio::time::timeout(within, received).await {
             Ok(Ok(info)) => info,
             Ok(Err(_)) => {
                 return Err(refused(origin, "the engine cannot ask for this torrent now; try again"));

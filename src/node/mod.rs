@@ -38,6 +38,7 @@ pub mod running;
 mod seed;
 pub mod share;
 pub mod sharing;
+mod trackers;
 pub mod unresolved;
 mod warm;
 

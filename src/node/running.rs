@@ -114,7 +114,7 @@ impl Node {
         if session_settings.network.dht_enabled {
             session_settings.dht_state = super::dht::load(&library.paths);
         }
-        let http = Client::new(network)?;
+        let http = Client::new(network)?.knowing(&library.config.hub.url());
         let settings = FetchSettings {
             read_timeout: library.config.mount.read_timeout,
             readahead_max: library.config.mount.readahead_max,

@@ -155,6 +155,7 @@ impl Session {
         let engine = ffi::start_engine(&raw, settings.disk_threads(), &settings.dht_state, !network.announce)
             .map_err(internal)?;
         engine.settle().map_err(internal)?;
+        engine.set_bans(&Talk::default().banned()).map_err(internal)?;
         let shared = Arc::new(Shared {
             engine,
             events,

@@ -312,6 +312,10 @@ fn tuned() -> Vec<RawSetting> {
         integer("stop_tracker_timeout", 1),
         // Rates are of payload: protocol overhead is not charged to the reader.
         boolean("rate_limit_ip_overhead", false),
+        // Both are libtorrent's defaults. Trackers on loopback are asked for /announce alone, and no
+        // tracker is asked whose address is that of a metadata service.
+        boolean("ssrf_mitigation", true),
+        boolean("apply_ip_filter_to_trackers", true),
         boolean("announce_to_all_trackers", true),
         boolean("announce_to_all_tiers", true),
     ]

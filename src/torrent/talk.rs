@@ -19,6 +19,7 @@ use super::{
     TorrentId, dht,
 };
 use crate::ffi::{RawMeeting, RawRange};
+use crate::http::metadata_ranges;
 use crate::model::PublisherKey;
 
 /// How long the addresses of a host are not spoken to after a ban. Several nodes may share one, behind a NAT: not for ever.
@@ -76,9 +77,9 @@ impl Talk {
         Ok(Some(MessageBytes::counted(bytes, OVERHEAD, counts)))
     }
 
-    /// The addresses that are banned now.
-    fn banned(&self) -> Vec<RawRange> {
-        let ranges = self.bans.keys().map(|group| group.range());
+    /// The addresses that no connection is made to now: banned ones, and metadata services of clouds.
+    pub(super) fn banned(&self) -> Vec<RawRange> {
+        let ranges = self.bans.keys().map(|group| group.range()).chain(metadata_ranges());
         ranges.map(|(first, last)| RawRange { first: first.to_string(), last: last.to_string() }).collect()
     }
 
@@ -368,7 +369,7 @@ mod tests {
         let group = AddressGroup::of("2001:db8::1".parse().unwrap());
         talk.speaking.insert(PeerId(9), Speaking { torrent: TorrentId(1), group, unread: Arc::default() });
         let banned = talk.ban_peer(PeerId(9)).unwrap();
-        let [range] = &banned[..] else { panic!("{} ranges", banned.len()) };
+        let range = &banned[0];
         let range = (range.first.as_str(), range.last.as_str());
         assert_eq!(range, ("2001:db8::", "2001:db8::ffff:ffff:ffff:ffff"));
     }

@@ -35,6 +35,11 @@ fn published(net: &Net, server: &FileSite, dir: &Path, more: &[&str]) -> PathBuf
     manifest
 }
 
+/// Lets web seeds of a manifest lead to a host, which is a private one.
+fn allowing(web: &Host) -> String {
+    format!("  allow_private_hosts: [{}]\n", web.addr())
+}
+
 /// Ten rows of a tensor of 47 MB.
 fn rows(file: &Path) -> String {
     let script = "import sys; from safetensors import safe_open\n\
@@ -63,6 +68,7 @@ fn who_holds_only_the_manifest_reads_one_tensor_and_passes_its_pieces_on() {
     let manifest = published(&net, &server, &minilm(), &[]);
     let expected = rows(&minilm().join("model.safetensors"));
 
+    c.configure(&allowing(&web));
     import(&c, &manifest);
     let mounted = c.mount(&[]);
     let weights = mounted.path(NAME).join("model.safetensors");
@@ -105,6 +111,7 @@ fn a_whole_model_comes_from_the_web_alone_and_says_so() {
     let (web, b) = (net.host("web"), net.host("b"));
     let server = FileSite::start(&Place::from(&web), &minilm());
     let manifest = published(&net, &server, &minilm(), &[]);
+    b.configure(&allowing(&web));
     import(&b, &manifest);
     let out = b.home().join("out");
     let got = b.run(&["get", NAME, "-o", out.to_str().unwrap(), "--json"]).ok();
@@ -128,6 +135,7 @@ fn a_reader_beside_a_slow_peer_is_served_from_the_web() {
     let server = FileSite::start(&Place::from(&web), &dir);
     let seed = format!("{}/", server.url());
     let shared = share(&a, &dir, NAME, &["--piece-length", "4MiB", "--web-seed", &seed]);
+    b.configure(&allowing(&web));
     import(&b, &shared.manifest);
     // A piece takes more than half a minute from there.
     a.limit_rate("1mbit");
@@ -150,7 +158,7 @@ fn without_the_fallback_nobody_asks_the_web() {
     let (web, b) = (net.host("web"), net.host("b"));
     let server = FileSite::start(&Place::from(&web), &minilm());
     let manifest = published(&net, &server, &minilm(), &[]);
-    b.configure("hub:\n  fallback: false\nmount:\n  read_timeout: 4s\n");
+    b.configure(&(allowing(&web) + "hub:\n  fallback: false\nmount:\n  read_timeout: 4s\n"));
     import(&b, &manifest);
     let mounted = b.mount(&[]);
     let read = dd(&mounted.path(NAME).join("model.safetensors"), 4096, 0, 1, PATIENCE);
@@ -167,7 +175,7 @@ fn servers_that_fail_are_named_in_the_error_and_wrong_bytes_reach_nobody() {
     let dir = model_dir(&net.dir().join("m"), &[("w.bin", &noise(1, 3 << 20))]);
     let server = FileSite::start(&Place::from(&web), &dir);
     let manifest = published(&net, &server, &dir, &[]);
-    b.configure("torrent:\n  download_timeout: 8\n");
+    b.configure(&(allowing(&web) + "torrent:\n  download_timeout: 8\n"));
     import(&b, &manifest);
     for (fault, why) in [
         (Fault::NotFound, "404 Not Found"),
@@ -249,6 +257,7 @@ fn hybrid_torrents_of_others_are_got_and_mounted_from_their_web_seed_and_from_pe
     let torrent = torrent_with_url(&net, &sample, &format!("{}/", server.url()));
     let torrent = torrent.to_str().unwrap();
 
+    b.configure(&allowing(&web));
     b.run(&["registry", "import", torrent, "--name", NAME]).ok();
     let exported: Value = manifests::read(&export(&b, NAME));
     assert_eq!(exported["web_seeds"], json!([format!("{}/sample/", server.url())]));

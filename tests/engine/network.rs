@@ -8,7 +8,9 @@ use silmaril::model::PieceIndex;
 use silmaril::torrent::{EngineError, Event, Priority, Session, SessionSettings, Swarms};
 
 use super::rig::{Client, SOON, Sample, Stock, network};
+use crate::support::net::sh;
 use crate::support::private_net::in_private_net;
+use crate::support::process::until;
 
 fn start(network: NetworkConfig) -> Result<Session, EngineError> {
     let (sender, _) = tokio::sync::mpsc::unbounded_channel();
@@ -315,5 +317,37 @@ fn the_end_comes_in_time() {
         assert!(client.session.shutdown(Duration::from_secs(5)));
         assert!(started.elapsed() < Duration::from_secs(5));
         assert!(client.session.reannounce(id).is_err());
+    });
+}
+
+#[test]
+fn metadata_services_are_not_contacted_as_peers() {
+    in_private_net(|| {
+        let here = tempfile::tempdir().unwrap();
+        let refused = ["169.254.169.254", "100.100.100.200"];
+        let good = "169.254.7.7";
+        let listeners = refused.iter().chain([&good]).map(|address| {
+            sh(&format!("ip addr add {address}/32 dev lo"));
+            let listener = TcpListener::bind((*address, 0)).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            listener
+        });
+        let listeners: Vec<_> = listeners.collect();
+        let sample = Sample::new(&[("a", 100_000)], 16384, false);
+        let mut client = Client::with(NetworkConfig { listen_address: None, ..network() });
+        let mut add = sample.add(here.path());
+        add.peers = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let peers = add.peers.clone();
+        let id = client.add(add);
+        client.session.set_priority(id, &[(PieceIndex(0), Priority::Normal)]).unwrap();
+        for peer in peers {
+            client.session.connect_peer(id, peer).unwrap();
+        }
+        until("the link-local peer is called", SOON, || listeners[2].accept().is_ok());
+        // The pause between two attempts is a second.
+        std::thread::sleep(Duration::from_secs(2));
+        for (address, listener) in refused.iter().zip(&listeners) {
+            assert!(listener.accept().is_err(), "{address} was contacted");
+        }
     });
 }

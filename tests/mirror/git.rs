@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
 use silmaril::mirror::error::FileProblem;
 use silmaril::mirror::{
     Board, Downloaded, Job, MirrorError, MirrorErrorKind, Snapshot, Source as _, download,
@@ -133,7 +137,7 @@ fn a_history_that_was_kept_outlives_a_server_that_is_gone() {
     setting.repo.commit(&model_dir(&setting.dir.path().join("changed"), &[("README.md", b"changed")]));
     setting.get_of(&setting.server.url("org/name"), None, 0).unwrap();
     // Its address leads to somebody else's page of login, or is refused.
-    let elsewhere = Site::start(&Place::loopback(), "elsewhere", &Log::default(), |_| axum::Router::new());
+    let elsewhere = Site::start(&Place::loopback(), "elsewhere", &Log::default(), |_| Router::new());
     for fault in [Fault::Redirect("http://127.0.0.1:1".to_owned()), Fault::Status(451)] {
         elsewhere.faults().clear();
         elsewhere.faults().always("", fault);
@@ -330,4 +334,76 @@ fn the_repository_says_where_its_lfs_is_and_gets_no_credential_there() {
     assert_eq!(batches.len(), 1);
     assert_eq!(batches[0].authorization, None);
     assert!(private.log().all().is_empty());
+}
+
+#[test]
+fn git_follows_a_redirect_and_sends_no_credential_to_another_origin() {
+    let setting = Setting::new();
+    let elsewhere = Log::default();
+    let real = setting.server.url("org/name");
+    // The other origin passes git on to the real server by a redirect within the tests.
+    let other = Site::start(&Place::loopback(), "other", &elsewhere, |_| {
+        Router::new().fallback(async move |asked: Request| {
+            let query = asked.uri().query().unwrap_or_default();
+            (StatusCode::FOUND, [("location", format!("{real}/info/refs?{query}"))])
+        })
+    });
+    let to = other.url().to_owned();
+    let first = Site::start(&Place::loopback(), "first", &Log::default(), |_| {
+        Router::new().fallback(async move |asked: Request| {
+            let to = format!("{to}{}", asked.uri());
+            match asked.headers().contains_key("authorization") {
+                true => (StatusCode::FOUND, [("location", to)]).into_response(),
+                false => (StatusCode::UNAUTHORIZED, [("www-authenticate", "Basic")]).into_response(),
+            }
+        })
+    });
+    let url = format!("{}/org/name.git", first.url()).replacen("http://", "http://u:p@", 1);
+    let source = git(&url, None, 1, &setting.dir.path().join("git"), &Arc::default());
+    let snapshot = run(source.snapshot()).unwrap();
+    assert_eq!(snapshot.commit.to_string(), setting.repo.resolve("main").unwrap());
+    assert_eq!(snapshot.private, Some(true), "the first server wanted a password");
+    let asked = elsewhere.all();
+    assert!(!asked.is_empty() && asked.iter().all(|asked| asked.authorization.is_none()), "{asked:?}");
+}
+
+#[test]
+fn another_origin_that_asks_for_a_password_gets_none() {
+    let setting = Setting::new();
+    let elsewhere = Log::default();
+    let other = Site::start(&Place::loopback(), "other", &elsewhere, |_| {
+        Router::new().fallback(async || (StatusCode::UNAUTHORIZED, [("www-authenticate", "Basic")]))
+    });
+    let first = Site::start(&Place::loopback(), "first", &Log::default(), |_| Router::new());
+    first.faults().always("", Fault::Redirect(other.url().to_owned()));
+    let url = format!("{}/org/name.git", first.url()).replacen("http://", "http://u:p@", 1);
+    let error = setting.get_of(&url, None, 1).unwrap_err();
+    assert!(matches!(error, MirrorError::Unauthorised { anonymous: true, .. }), "{error:?}");
+    let asked = elsewhere.all();
+    assert_eq!(asked.iter().map(|asked| &asked.authorization).collect::<Vec<_>>(), [&None], "{asked:?}");
+}
+
+#[test]
+fn a_server_without_git_is_named() {
+    let setting = Setting::new();
+    let page = Site::start(&Place::loopback(), "page", &Log::default(), |_| {
+        Router::new().fallback(async || "<html>a page of login</html>")
+    });
+    let error = setting.get_of(&format!("{}/org/name.git", page.url()), None, 1).unwrap_err();
+    assert!(error.to_string().contains("does not serve a repository by git's smart protocol"), "{error}");
+}
+
+#[test]
+fn a_dropped_fetch_ends_while_the_server_is_silent() {
+    let (dir, board) = (tempfile::tempdir().unwrap(), Arc::<Board>::default());
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/org/name.git", silent.local_addr().unwrap());
+    let source = git(&url, None, 1, &dir.path().join("git"), &board);
+    let start = std::time::Instant::now();
+    run(async {
+        let gave_up = tokio::time::timeout(std::time::Duration::from_millis(500), source.snapshot()).await;
+        assert!(gave_up.is_err(), "{gave_up:?}");
+    });
+    // The runtime waits for threads that may block: 10 s at most.
+    assert!(start.elapsed() < std::time::Duration::from_secs(8), "{:?}", start.elapsed());
 }

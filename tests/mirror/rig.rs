@@ -70,7 +70,7 @@ pub fn git(url: &str, reference: Option<&str>, depth: u32, git_dir: &Path, board
     let named = Repository::parse(url, &"https://hub.invalid".parse().unwrap()).unwrap();
     let Repository::Git(repository) = named.repository else { panic!("{url} is of the hub") };
     let reference = reference.map(|reference| reference.parse().unwrap());
-    let options = GitOptions { reference, depth, git_dir: git_dir.to_owned(), proxy: None, token: None };
+    let options = GitOptions { reference, depth, git_dir: git_dir.to_owned(), token: None };
     GitSource::new(client(), repository, options, board.clone())
 }
 

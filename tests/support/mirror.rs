@@ -43,7 +43,10 @@ impl Hubbed {
     /// A host that takes another origin for the hub.
     pub fn host_of(&self, endpoint: &str, name: &str, more: &str) -> Host {
         let host = self.net.host(name);
-        host.configure(&format!("{more}hub: {{endpoint: '{endpoint}'}}\n"));
+        // The hub is configured by its endpoint; the origin of its large files is another private host.
+        let cdn: url::Url = self.hub.cdn_url().parse().unwrap();
+        let allowed = format!("  allow_private_hosts: ['{}']\n", cdn.host_str().unwrap());
+        host.configure(&format!("{allowed}{more}hub: {{endpoint: '{endpoint}'}}\n"));
         host
     }
 

@@ -8,7 +8,7 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 use url::Url;
 
 use super::{WebBody, WebError, WebRequest, WebSource};
-use crate::http::{Auth, Body, Client, HttpError, NamedBy, Request, Token};
+use crate::http::{Auth, Body, Client, HttpError, Request, Token};
 
 /// So much of a file is read and thrown away where a server sends all of it instead of the part asked for, in bytes.
 /// Beyond that the server is of no use.
@@ -23,8 +23,6 @@ const BUSY: [u16; 2] = [429, 503];
 #[derive(Debug)]
 pub struct HttpSource {
     client: Client,
-    /// The hub, which the user named.
-    endpoint: Option<Url>,
     auth: Option<Auth>,
 }
 
@@ -33,21 +31,18 @@ impl HttpSource {
     pub fn new(client: Client, endpoint: &str, token: Option<&Token>) -> Self {
         let endpoint: Option<Url> = endpoint.parse().ok();
         let auth = endpoint.as_ref().zip(token).map(|(endpoint, token)| Auth::bearer(endpoint, token));
-        Self { client, endpoint, auth }
+        Self { client, auth }
     }
 }
 
 impl WebSource for HttpSource {
     fn open(&self, request: WebRequest) -> BoxFuture<'static, Result<WebBody, WebError>> {
         let (client, auth) = (self.client.clone(), self.auth.clone());
-        let hub = self.endpoint.as_ref().map(Url::origin);
         async move {
             let unfit = |why: &str| WebError::Unfit(format!("{} {why}", request.url));
             let url: Url = request.url.parse().map_err(|_| unfit("is not an address"))?;
-            let named_by = if hub == Some(url.origin()) { NamedBy::User } else { NamedBy::Stranger };
             let range = request.range.clone();
-            let asked = Request { auth: auth.as_ref(), named_by, ..Request::get(url) }
-                .range(range.start, Some(range.end));
+            let asked = Request::get(url).auth(auth.as_ref()).range(range.start, Some(range.end));
             let answer = client.send(asked).await.map_err(|error| web_error(&error))?;
             if answer.total.is_some_and(|total| total != request.file_len) {
                 return Err(unfit("is a file of another length"));
@@ -137,6 +132,7 @@ mod tests {
         token: Option<&Token>,
     ) -> Result<Vec<u8>, WebError> {
         let client = Client::new(&Config::defaults(Path::new("/nonexistent")).network).unwrap();
+        let client = client.knowing(&base.parse().unwrap());
         let source = HttpSource::new(client, endpoint, token);
         let request = WebRequest { url: format!("{base}{path}"), range, file_len: LEN };
         let mut body = source.open(request).await?;

@@ -284,7 +284,7 @@ impl<'a> Run<'a> {
     async fn open_part(&self, file: &RemoteFile, path: &Path) -> Result<Part, MirrorError> {
         let (target, identity, size, piece_length) =
             (path.to_owned(), file.identity, file.size, self.job.piece_length);
-        let open = move |cancel: &AtomicBool| Part::open(&target, identity, size, piece_length, cancel);
+        let open = move |cancel: &Arc<AtomicBool>| Part::open(&target, identity, size, piece_length, cancel);
         blocking::run(open).await?.map_err(|error| self.disk_failed(path, error))
     }
 

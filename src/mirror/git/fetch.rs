@@ -1,23 +1,25 @@
 //! Bringing a commit into our own bare repository.
 //!
 //! Each run fetches into references of its own, so that what it finds is what this fetch brought; those of earlier runs
-//! tell the server what need not be sent again, and go afterwards. The user's git configuration counts for proxies and
-//! credential helpers only: nothing in it can lead libgit2 to another address.
+//! tell the server what need not be sent again, and go afterwards. The user's git configuration counts for credential
+//! helpers only: nothing in it can lead libgit2 to another address.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use git2::{
-    AutotagOption, Config, ConfigLevel, Error, ErrorClass, ErrorCode, FetchOptions, Oid, ProxyOptions,
-    RemoteCallbacks, RemoteRedirect, Repository,
+    AutotagOption, Config, ConfigLevel, Error, ErrorClass, ErrorCode, FetchOptions, Oid, RemoteCallbacks,
+    Repository,
 };
 
 use super::Work;
 use super::credentials::{Credentials, Login};
-use crate::config::{Proxy, ProxyKind};
+use super::http::{GitHttp, Transport};
 use crate::ffi::libgit2;
+use crate::http::HttpError;
 use crate::mirror::MirrorError;
 use crate::mirror::error::GitFault;
 use crate::mirror::progress::{Board, GitProgress};
@@ -75,11 +77,11 @@ impl Work {
         &self,
         git_dir: &Path,
         board: &Board,
-        cancel: &AtomicBool,
+        cancel: &Arc<AtomicBool>,
     ) -> Result<(Vec<String>, Brought), MirrorError> {
-        libgit2::set_timeouts();
+        libgit2::use_our_http().map_err(|e| self.failed(&e, "git cannot be used"))?;
         let repo = self.open(git_dir)?;
-        let run = Run::new(self, &repo, board, cancel)?;
+        let run = Run::new(self, &repo, board, cancel);
         let reference = self.options.reference.as_ref().map(Reference::as_str);
         let exact = reference.and_then(|r| Oid::from_str(r).ok().filter(|_| r.len() == 40));
         let want = match (reference, exact) {
@@ -105,8 +107,9 @@ impl Work {
             });
         };
         run.keep(commit).map_err(|e| self.failed(&e, "what came cannot be kept"))?;
-        let (warnings, login) = (run.warnings.take(), run.credentials.accepted());
-        let closed = run.credentials.were_given();
+        let login = run.http.as_ref().and_then(|http| http.credentials.accepted());
+        let closed = run.http.as_ref().is_some_and(|http| http.credentials.were_given());
+        let warnings = run.warnings.take();
         drop(run);
         Ok((warnings, Brought { repo, commit, login, closed }))
     }
@@ -145,9 +148,9 @@ struct Run<'a> {
     work: &'a Work,
     repo: &'a Repository,
     board: &'a Board,
-    cancel: &'a AtomicBool,
-    credentials: Credentials<'a>,
-    proxy: Option<String>,
+    cancel: &'a Arc<AtomicBool>,
+    /// For a remote that is a server.
+    http: Option<Arc<GitHttp>>,
     /// Where the references of this run stand.
     to: String,
     depth: Cell<u32>,
@@ -158,44 +161,29 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(
-        work: &'a Work,
-        repo: &'a Repository,
-        board: &'a Board,
-        cancel: &'a AtomicBool,
-    ) -> Result<Self, MirrorError> {
-        let user = Config::open_default().ok();
-        let remote = &work.repository.remote;
-        let proxy = match &work.options.proxy {
-            Some(proxy) if proxy.kind == ProxyKind::Socks5 && matches!(remote, Remote::Http(_)) => {
-                return Err(MirrorError::Git {
-                    repository: remote.to_string(),
-                    reason: "git cannot use the SOCKS proxy that is configured; use one that speaks HTTP"
-                        .to_owned(),
-                    fault: GitFault::Remote,
-                });
+    fn new(work: &'a Work, repo: &'a Repository, board: &'a Board, cancel: &'a Arc<AtomicBool>) -> Self {
+        let http = match &work.repository.remote {
+            Remote::Http(url) => {
+                let credentials = Credentials::new(&work.repository, work.options.token.as_ref(), true);
+                let http = GitHttp::new(work.client.clone(), url.clone(), credentials, cancel.clone());
+                Some(Arc::new(http))
             }
-            Some(proxy) => Some(address(proxy)),
-            None => user.as_ref().and_then(|config| config.get_string("http.proxy").ok()),
+            Remote::Directory(_) => None,
         };
-        let run = Self {
+        // The local transport of libgit2 knows no depth, and copying a directory is cheap.
+        let depth = if http.is_some() { work.options.depth } else { 0 };
+        Self {
             work,
             repo,
             board,
             cancel,
-            credentials: Credentials::new(&work.repository, work.options.token.as_ref(), user),
-            proxy,
+            http,
             to: format!("{OURS}{:016x}/", fastrand::u64(..)),
-            depth: Cell::new(work.options.depth),
+            depth: Cell::new(depth),
             warnings: RefCell::default(),
             last: Cell::new((Instant::now(), 0)),
             stalled: Cell::new(false),
-        };
-        if matches!(remote, Remote::Directory(_)) && run.depth.get() > 0 {
-            // The local transport of libgit2 knows no depth, and copying a directory is cheap.
-            run.depth.set(0);
         }
-        Ok(run)
     }
 
     /// Fetches to the depth wanted, or all of it from a server that knows no depths.
@@ -215,14 +203,12 @@ impl<'a> Run<'a> {
     }
 
     fn fetch_once(&self, want: &Want<'_>) -> Result<(), Error> {
-        self.credentials.begin();
         let address = match &self.work.repository.remote {
             Remote::Http(url) => url.as_str().to_owned(),
             Remote::Directory(path) => path.to_string_lossy().into_owned(),
         };
         let mut remote = self.repo.remote_anonymous(&address)?;
         let mut callbacks = RemoteCallbacks::new();
-        callbacks.credentials(|_, _, allowed| self.credentials.answer(allowed));
         callbacks.transfer_progress(|progress| {
             self.board.set_git(GitProgress {
                 objects: progress.received_objects() as u64,
@@ -232,22 +218,20 @@ impl<'a> Run<'a> {
             self.goes_on(progress.received_bytes() + progress.indexed_objects() + progress.indexed_deltas())
         });
         callbacks.sideband_progress(|_| self.goes_on(0));
-        let mut proxy = ProxyOptions::new();
-        match &self.proxy {
-            Some(address) => proxy.url(address),
-            // That of the environment.
-            None => proxy.auto(),
-        };
         let mut options = FetchOptions::new();
         options
             .remote_callbacks(callbacks)
-            .proxy_options(proxy)
             .download_tags(AutotagOption::None)
             .update_fetchhead(false)
-            // Within the host only: a credential must not follow to another.
-            .follow_redirects(RemoteRedirect::None)
             .depth(self.asked_depth());
-        remote.fetch(&want.refspecs(&self.to), Some(&mut options), None)
+        let mut fetch = || remote.fetch(&want.refspecs(&self.to), Some(&mut options), None);
+        match self.http.clone() {
+            Some(http) => {
+                http.begin();
+                libgit2::with_http(move || Box::new(Transport(http.clone())), fetch)
+            }
+            None => fetch(),
+        }
     }
 
     /// The depth as libgit2 has it. For all of a history of which the end is cut off here, that is its word for "make it
@@ -263,7 +247,8 @@ impl<'a> Run<'a> {
     fn is_for_all(&self, error: &Error) -> bool {
         // With these words a server refuses what was asked for.
         let refused = error.message().starts_with("remote error");
-        error.code() == ErrorCode::Auth || (self.explain(error).is_transient() && !refused)
+        let http = self.http.as_ref().is_some_and(|http| http.failed_for_all());
+        http || (is_passing(error) && !refused)
     }
 
     /// Whether to go on, when `came` says how much there is.
@@ -327,37 +312,39 @@ impl<'a> Run<'a> {
             let reason = format!("nothing came for {} s", STALLED_AFTER.as_secs());
             return MirrorError::Git { repository, reason, fault: GitFault::Passing };
         }
-        let anonymous = !self.credentials.were_given();
-        let message = error.message();
-        let status =
-            message.rsplit_once("status code: ").and_then(|(_, rest)| rest.trim().parse::<u16>().ok());
-        match (error.code(), status) {
+        if let Some(error) = self.http.as_ref().and_then(|http| http.take_failure()) {
+            return self.explain_http(error);
+        }
+        let fault = match (is_network(error), is_passing(error)) {
+            (true, true) => GitFault::Passing,
+            (true, false) => GitFault::Remote,
+            (false, _) => GitFault::Copy,
+        };
+        MirrorError::Git { repository, reason: said(error), fault }
+    }
+
+    fn explain_http(&self, error: HttpError) -> MirrorError {
+        let repository = self.work.repository.remote.to_string();
+        let anonymous = !self.http.as_ref().is_some_and(|http| http.credentials.were_given());
+        let is_hub = self.work.repository.hub.is_some();
+        match error.status().map(|status| status.as_u16()) {
             // The hub says the same of what is not there.
-            (ErrorCode::Auth, _) | (_, Some(401)) if self.work.repository.hub.is_some() => {
-                MirrorError::NotFound { repository, anonymous }
-            }
-            (ErrorCode::Auth, _) | (_, Some(401)) => MirrorError::Unauthorised { repository, anonymous },
-            (_, Some(403)) if self.work.repository.hub.is_some() => MirrorError::Gated { page: repository },
-            (_, Some(403)) => MirrorError::Unauthorised { repository, anonymous },
-            (_, Some(404 | 410)) => MirrorError::NotFound { repository, anonymous },
-            (_, Some(429)) => MirrorError::RateLimited { server: repository, after: None },
-            (code, status) => {
-                let network = matches!(
-                    error.class(),
-                    ErrorClass::Net | ErrorClass::Os | ErrorClass::Ssl | ErrorClass::Http
-                );
-                let passes = !matches!(code, ErrorCode::Certificate | ErrorCode::NotFound | ErrorCode::Owner)
-                    && status.is_none_or(|status| status >= 500)
-                    && !message.contains("redirect");
-                let fault = match (network, passes) {
-                    (true, true) => GitFault::Passing,
-                    (true, false) => GitFault::Remote,
-                    (false, _) => GitFault::Copy,
-                };
-                MirrorError::Git { repository, reason: said(error), fault }
-            }
+            Some(401) if is_hub => MirrorError::NotFound { repository, anonymous },
+            Some(401) => MirrorError::Unauthorised { repository, anonymous },
+            Some(403) if is_hub => MirrorError::Gated { page: repository },
+            Some(403) => MirrorError::Unauthorised { repository, anonymous },
+            Some(404 | 410) => MirrorError::NotFound { repository, anonymous },
+            _ => error.into(),
         }
     }
+}
+
+fn is_network(error: &Error) -> bool {
+    matches!(error.class(), ErrorClass::Net | ErrorClass::Os | ErrorClass::Ssl | ErrorClass::Http)
+}
+
+fn is_passing(error: &Error) -> bool {
+    is_network(error) && error.code() != ErrorCode::NotFound
 }
 
 /// What libgit2 says, safe for a terminal.
@@ -368,17 +355,4 @@ pub(super) fn said(error: &Error) -> String {
 fn knows_no_depth(error: &Error) -> bool {
     let text = error.message();
     text.contains("shallow") || text.contains("capability")
-}
-
-fn address(proxy: &Proxy) -> String {
-    let host = if proxy.host.contains(':') { format!("[{}]", proxy.host) } else { proxy.host.clone() };
-    let mut url: url::Url = match format!("http://{host}:{}", proxy.port).parse() {
-        Ok(url) => url,
-        Err(_) => return format!("http://{host}:{}", proxy.port),
-    };
-    if let Some((user, password)) = &proxy.login {
-        // Both succeed for an address with a host; they escape what has to be.
-        let _ = (url.set_username(user), url.set_password(Some(password)));
-    }
-    url.into()
 }

@@ -2,10 +2,12 @@
 //!
 //! `fetch` brings the commit into a bare repository that the caller keeps for later runs, `tree` lists it. Blobs are read
 //! from there; those that are LFS pointers stand for files that [`super::lfs`] brings, or the remote's own directory.
-//! libgit2 works in threads that may block; dropping a future here has it stop at its next sign of life.
+//! libgit2 works in threads that may block, and speaks HTTP through our client (`http`); dropping a future here stops it
+//! within a fraction of a second.
 
 mod credentials;
 mod fetch;
+mod http;
 mod tree;
 
 use std::fs::File;
@@ -24,7 +26,6 @@ use super::repo::{GitRepository, Reference, Remote};
 use super::retry::Retries;
 use super::source::{Body, Opened, RemoteFile, Snapshot, Source};
 use super::{GitOid, Identity, MirrorError, blocking};
-use crate::config::Proxy;
 use crate::fsutil;
 use crate::http::{Client, Token};
 use crate::model::manifest::Source as ManifestSource;
@@ -38,8 +39,6 @@ pub struct GitOptions {
     pub depth: u32,
     /// The bare repository to fetch into. Made if it is not there.
     pub git_dir: PathBuf,
-    /// The proxy that is configured. git can use one that speaks HTTP.
-    pub proxy: Option<Proxy>,
     /// The hub's token, used where the repository is one of the hub.
     pub token: Option<Token>,
 }
@@ -54,6 +53,7 @@ pub struct GitSource {
 
 /// What threads of git share.
 struct Work {
+    client: Client,
     repository: GitRepository,
     options: GitOptions,
 }
@@ -70,7 +70,12 @@ struct Fetched {
 impl GitSource {
     /// A repository to fetch.
     pub fn new(client: Client, repository: GitRepository, options: GitOptions, board: Arc<Board>) -> Self {
-        Self { client, board, work: Arc::new(Work { repository, options }), lfs: OnceLock::new() }
+        let client = match &repository.remote {
+            Remote::Http(url) => client.knowing(url),
+            Remote::Directory(_) => client,
+        };
+        let work = Arc::new(Work { client: client.clone(), repository, options });
+        Self { client, board, work, lfs: OnceLock::new() }
     }
 
     async fn fetch(&self) -> Result<Snapshot, MirrorError> {
@@ -169,7 +174,7 @@ impl Source for GitSource {
 impl Work {
     /// Fetches and lists. Where our own repository may be what is broken, as after a power cut, once more into a new one,
     /// which takes its place when it has what is wanted.
-    fn fetch(&self, board: &Board, cancel: &AtomicBool) -> Result<Fetched, MirrorError> {
+    fn fetch(&self, board: &Board, cancel: &Arc<AtomicBool>) -> Result<Fetched, MirrorError> {
         let dir = &self.options.git_dir;
         let [anew, former] = replacements(dir);
         // A kill may have left the one or the other, or stopped the change of places in the middle.
@@ -196,7 +201,12 @@ impl Work {
         }
     }
 
-    fn fetch_into(&self, git_dir: &Path, board: &Board, cancel: &AtomicBool) -> Result<Fetched, MirrorError> {
+    fn fetch_into(
+        &self,
+        git_dir: &Path,
+        board: &Board,
+        cancel: &Arc<AtomicBool>,
+    ) -> Result<Fetched, MirrorError> {
         let (mut warnings, brought) = self.bring(git_dir, board, cancel)?;
         let listed = tree::list(&brought.repo, brought.commit, &self.repository.remote.to_string())?;
         warnings.extend(listed.warnings);

@@ -53,8 +53,7 @@ impl Remote {
         let remote = super::super::Remote::Directory(self.dir.path().to_owned());
         let repository = GitRepository { remote, credential: None, hub: None };
         let reference = reference.map(|r| r.parse().unwrap());
-        let options =
-            GitOptions { reference, depth: 1, git_dir: git_dir.to_owned(), proxy: None, token: None };
+        let options = GitOptions { reference, depth: 1, git_dir: git_dir.to_owned(), token: None };
         GitSource::new(crate::mirror::test_client(), repository, options, Arc::default())
     }
 

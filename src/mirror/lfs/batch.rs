@@ -14,17 +14,27 @@ use crate::model::text::clean;
 const MARGIN: Duration = Duration::from_secs(5);
 /// The most headers that a link may ask for.
 const MAX_HEADERS: usize = 32;
-/// Headers that are ours to set.
-const OURS: [&str; 9] = [
+/// Headers that no link sets: they are ours, are about the connection, or make a server take the request for another one.
+const REFUSED: [&str; 19] = [
     "connection",
     "content-length",
+    "expect",
+    "forwarded",
     "host",
     "if-range",
+    "keep-alive",
     "proxy-authorization",
+    "proxy-connection",
     "range",
     "te",
+    "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
 ];
 
 /// Where an object is.
@@ -150,7 +160,7 @@ impl Action {
             let name: HeaderName = name.parse().map_err(|_| "a header that cannot be sent")?;
             let mut value = HeaderValue::from_str(value).map_err(|_| "a header that cannot be sent")?;
             value.set_sensitive(true);
-            if !OURS.contains(&name.as_str()) {
+            if !REFUSED.contains(&name.as_str()) {
                 headers.insert(name, value);
             }
         }
@@ -192,7 +202,7 @@ mod tests {
         assert_eq!(plain.href.as_str(), "https://cdn.example/x?sig=1");
         assert!(plain.is_fresh() && plain.headers.is_empty());
         let with = link(
-            r#","header":{"Authorization":"Basic c2VjcmV0","Host":"evil","range":"bytes=0-1"},"expires_in":3600"#,
+            r#","header":{"Authorization":"Basic c2VjcmV0","Host":"evil","range":"bytes=0-1","X-HTTP-Method-Override":"DELETE"},"expires_in":3600"#,
         );
         assert_eq!(with.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["authorization"]);
         assert!(with.is_fresh() && !format!("{with:?}").contains("c2VjcmV0"));

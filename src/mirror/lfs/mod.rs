@@ -2,7 +2,8 @@
 //! getting them from there.
 //!
 //! A link counts until it expires, or until it is refused; then the server is asked for another, once. The credential goes to
-//! the remote's own origin, the headers of a link to the link's.
+//! the remote's own origin, the headers of a link to the link's. Links, their headers and `.lfsconfig` are a stranger's: they
+//! lead to a private address only where the user configured that host.
 
 mod batch;
 
@@ -17,7 +18,7 @@ use super::repo::{GitRepository, Remote};
 use super::retry::Retries;
 use super::source::{Opened, RemoteFile};
 use super::{Identity, MirrorError};
-use crate::http::{Auth, Client, HeaderMap, HeaderValue, HttpError, Method, NamedBy, Request, Url};
+use crate::http::{Auth, Client, HeaderMap, HeaderValue, HttpError, Method, Request, Url};
 use crate::model::Sha256Digest;
 
 pub use batch::{BatchObject, Link, ObjectError, parse_batch};
@@ -36,7 +37,6 @@ pub(super) struct LfsClient {
     auth: Option<Auth>,
     /// The repository's address, for errors.
     repository: String,
-    named_by: NamedBy,
     board: Arc<Board>,
     /// The objects of the commit, each once, in the order of its files.
     objects: Vec<(Sha256Digest, u64)>,
@@ -90,8 +90,6 @@ impl LfsClient {
             endpoint: below(base, &["objects", "batch"]),
             auth,
             repository: shown,
-            // Who wrote .lfsconfig is not who typed the address.
-            named_by: if is_own { NamedBy::User } else { NamedBy::Stranger },
             board,
             objects: objects.collect(),
             state: Mutex::default(),
@@ -142,7 +140,6 @@ impl LfsClient {
             request = request.auth(self.auth.as_ref());
         }
         request.headers = link.headers.clone();
-        request.named_by = self.named_by;
         if from > 0 {
             request = request.range(from, None);
             request.if_range = etag;
@@ -199,7 +196,7 @@ impl LfsClient {
             }
             let mut request = Request::get(self.endpoint.clone()).auth(self.auth.as_ref());
             (request.method, request.headers) = (Method::POST, headers);
-            (request.body, request.named_by) = (Some(body.to_string().into_bytes()), self.named_by);
+            request.body = Some(body.to_string().into_bytes());
             let asked = Instant::now();
             let answered = match self.client.send(request).await {
                 Ok(answer) => answer.body.read(MAX_ANSWER).await.map_err(MirrorError::from),

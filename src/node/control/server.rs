@@ -139,6 +139,7 @@ impl IntoResponse for Refusal {
             | ErrorKind::Control
             | ErrorKind::OtherUser
             | ErrorKind::OtherVersion
+            | ErrorKind::PrivateHost
             | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(Failure::from(&self.0))).into_response()

@@ -65,8 +65,6 @@ impl Job {
                     reference,
                     depth: request.depth,
                     git_dir: node.library.paths.mirror_of(&self.model),
-                    // It was checked when the configuration was read.
-                    proxy: node.library.config.network.proxy.as_ref().and_then(|proxy| proxy.parse().ok()),
                     token: request.token.clone(),
                 };
                 Box::new(GitSource::new(client, git.clone(), options, board))

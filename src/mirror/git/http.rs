@@ -1,0 +1,240 @@
+//! git's smart protocol over the HTTP client of this program, as a transport of libgit2.
+//!
+//! So the rule for addresses, the proxy, the rate limit and the deadlines are those of all other requests. The first
+//! request of a connection may be redirected, and the later ones then go to where it led; a redirect to another origin
+//! receives no credential ([`Client::send`]).
+
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream};
+use git2::{Error, ErrorClass, ErrorCode};
+use tokio::runtime::Handle;
+
+use super::credentials::Credentials;
+use crate::http::{
+    Answer, Auth, Body, Client, HeaderMap, HeaderValue, HttpError, Method, Request, Url, shown,
+};
+
+/// How long a server may send nothing. Servers that are busy packing send a sign of life every few seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a wait looks whether the fetch was cancelled: the flag has no event.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Some hosts serve git only to programs that call themselves git.
+const USER_AGENT: &str = concat!("git/2.0 (silmaril ", env!("CARGO_PKG_VERSION"), ")");
+const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
+const REQUEST: &str = "application/x-git-upload-pack-request";
+const RESULT: &str = "application/x-git-upload-pack-result";
+
+/// The HTTP side of one fetch.
+pub(super) struct GitHttp {
+    client: Client,
+    /// The repository, without user and password.
+    remote: Url,
+    pub credentials: Credentials,
+    runtime: Handle,
+    cancel: Arc<AtomicBool>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Where the first request was redirected to.
+    base: Option<Url>,
+    /// What failed last.
+    failed: Option<HttpError>,
+}
+
+impl GitHttp {
+    /// Must be called in a thread of the runtime.
+    pub fn new(client: Client, remote: Url, credentials: Credentials, cancel: Arc<AtomicBool>) -> Self {
+        Self { client, remote, credentials, runtime: Handle::current(), cancel, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets the failure of an earlier connection, and begins with the first credential again.
+    pub fn begin(&self) {
+        self.credentials.begin();
+        *self.state() = State::default();
+    }
+
+    /// Whether HTTP failed, and in a way that every other request to the server would meet.
+    pub fn failed_for_all(&self) -> bool {
+        let failed =
+            |e: &HttpError| e.is_transient() || e.status().is_some_and(|status| status.as_u16() == 401);
+        self.state().failed.as_ref().is_some_and(failed)
+    }
+
+    /// What failed, if HTTP did.
+    pub fn take_failure(&self) -> Option<HttpError> {
+        self.state().failed.take()
+    }
+
+    fn failed(&self, error: HttpError) -> Error {
+        let shown = Error::new(ErrorCode::GenericError, ErrorClass::Http, error.to_string());
+        self.state().failed = Some(error);
+        shown
+    }
+
+    /// Waits for HTTP, or until the fetch is cancelled.
+    fn wait<T>(&self, future: impl Future<Output = Result<T, HttpError>>) -> Result<T, Error> {
+        let done = self.runtime.block_on(async {
+            tokio::pin!(future);
+            while !self.cancel.load(Ordering::Relaxed) {
+                if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut future).await {
+                    return Some(done);
+                }
+            }
+            None
+        });
+        let cancelled = || Error::new(ErrorCode::User, ErrorClass::Callback, "cancelled");
+        done.ok_or_else(cancelled)?.map_err(|e| self.failed(e))
+    }
+
+    /// Sends a request, again for as long as the server wants another credential and one is left.
+    fn send(&self, request: &Request<'_>) -> Result<Answer, Error> {
+        let mut login = self.credentials.current();
+        loop {
+            let auth = login.as_ref().map(|login| Auth::basic(&self.remote, &login.user, &login.password));
+            let asked =
+                self.wait(async { Ok(self.client.send(request.clone().auth(auth.as_ref())).await) })?;
+            let error = match asked {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            // Another origin is not asked with a credential, so no other one helps there.
+            let refused = error.refusal().filter(|refusal| refusal.status.as_u16() == 401);
+            let is_own = refused.and_then(|refusal| refusal.url.parse::<Url>().ok());
+            let is_own = is_own.is_some_and(|url| url.origin() == self.remote.origin());
+            match if is_own { self.credentials.next() } else { None } {
+                Some(next) => login = Some(next),
+                None => return Err(self.failed(error)),
+            }
+        }
+    }
+
+    /// The references of the repository: the first request of a connection.
+    fn advertisement(&self) -> Result<Body, Error> {
+        let mut url = below(&self.remote, "info/refs");
+        url.set_query(Some("service=git-upload-pack"));
+        let answer =
+            self.send(&Request { headers: headers(None, "*/*"), patience: PATIENCE, ..Request::get(url) })?;
+        let kind = answer.headers.get("content-type").and_then(|kind| kind.to_str().ok());
+        let is_git =
+            kind.is_some_and(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == ADVERTISEMENT));
+        let base = answer.url.path().strip_suffix("/info/refs").map(|path| {
+            let mut base = answer.url.clone();
+            base.set_path(path);
+            base.set_query(None);
+            base
+        });
+        match base.filter(|_| is_git) {
+            Some(base) => self.state().base = Some(base),
+            None => {
+                let message =
+                    format!("{} does not serve a repository by git's smart protocol", shown(&answer.url));
+                return Err(Error::new(ErrorCode::NotFound, ErrorClass::Http, message));
+            }
+        }
+        Ok(answer.body)
+    }
+
+    /// A request for objects.
+    fn upload_pack(&self, body: Vec<u8>) -> Result<Body, Error> {
+        let base = self.state().base.clone().unwrap_or_else(|| self.remote.clone());
+        let request = Request {
+            method: Method::POST,
+            headers: headers(Some(REQUEST), RESULT),
+            body: Some(body),
+            patience: PATIENCE,
+            ..Request::get(below(&base, "git-upload-pack"))
+        };
+        Ok(self.send(&request)?.body)
+    }
+}
+
+fn headers(kind: Option<&'static str>, accept: &'static str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("user-agent", HeaderValue::from_static(USER_AGENT));
+    headers.insert("accept", HeaderValue::from_static(accept));
+    if let Some(kind) = kind {
+        headers.insert("content-type", HeaderValue::from_static(kind));
+    }
+    headers
+}
+
+fn below(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
+    url
+}
+
+/// The transport of one connection.
+pub(super) struct Transport(pub Arc<GitHttp>);
+
+impl SmartSubtransport for Transport {
+    fn action(&self, _: &str, action: Service) -> Result<Box<dyn SmartSubtransportStream>, Error> {
+        let body = match action {
+            Service::UploadPackLs => Some(self.0.advertisement()?),
+            Service::UploadPack => None,
+            Service::ReceivePackLs | Service::ReceivePack => {
+                return Err(Error::new(ErrorCode::Invalid, ErrorClass::Http, "nothing is ever pushed"));
+            }
+        };
+        Ok(Box::new(Stream { http: self.0.clone(), request: Vec::new(), body, rest: Bytes::new() }))
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// One request and its answer: what is written is sent when the first byte is read.
+struct Stream {
+    http: Arc<GitHttp>,
+    request: Vec<u8>,
+    body: Option<Body>,
+    /// Received, and not read yet.
+    rest: Bytes,
+}
+
+impl Stream {
+    fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let body = match &mut self.body {
+            Some(body) => body,
+            none => none.insert(self.http.upload_pack(std::mem::take(&mut self.request))?),
+        };
+        self.http.wait(body.next())
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.next().map_err(|e| io::Error::other(e.message().to_owned()))? {
+                Some(bytes) => self.rest = bytes,
+                None => return Ok(0),
+            }
+        }
+        let part = self.rest.split_to(self.rest.len().min(buffer.len()));
+        buffer[..part.len()].copy_from_slice(&part);
+        Ok(part.len())
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.request.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
