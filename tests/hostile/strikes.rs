@@ -109,7 +109,9 @@ pub fn straddling(content: &Content, file: &FileTree) -> Vec<Strike> {
                 .collect();
             let what = format!("{} leaves {length} at a time, {shift} to the left", file.path);
             // Each alone, and all in one go.
-            strikes.extend(messages.iter().take(3).map(|message| Strike::new(&what, &[message.clone()])));
+            strikes.extend(
+                messages.iter().take(3).map(|message| Strike::new(&what, std::slice::from_ref(message))),
+            );
             strikes.push(Strike::new(format!("{what}, all"), &messages));
         }
     }
@@ -181,55 +183,51 @@ pub fn absurd(content: &Content) -> Vec<Strike> {
     ranges.into_iter().flat_map(kinds).collect()
 }
 
-/// A fixed sequence of random messages of the three kinds. Fields are mostly near sensible values.
+/// A fixed sequence of random messages of the three kinds. Half of them carry a range that exists; in the others one
+/// field is wrong, while the hashes are genuine.
 pub fn random(content: &Content, seed: u64, messages: usize) -> Vec<Message> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let one = |random: &mut fastrand::Rng| {
-        let file = &content.files[random.usize(..content.files.len())];
-        let base = *random.choice(&[0, 0, 0, 1, content.piece_base(), content.piece_base() + 1, 7]).unwrap();
-        let length = 1 << random.i32(0..10);
-        let mut range = HashRange {
-            root: file.root,
-            base,
-            index: random.i32(0..300) / length * length,
-            length,
-            proofs: random.i32(0..10),
-        };
-        let wild = |random: &mut fastrand::Rng, sound: i32| match random.u32(..12) {
-            0 => random.i32(..),
-            1 => sound.wrapping_sub(1),
-            2 => sound.wrapping_add(1),
-            3 => random.i32(0..600),
-            4 => -sound,
-            _ => sound,
-        };
-        range.base = wild(random, range.base);
-        range.index = wild(random, range.index);
-        range.length = wild(random, range.length);
-        range.proofs = wild(random, range.proofs);
-        match random.u32(..20) {
-            0 => range.root = [0; 32],
-            1 => range.root[random.usize(..32)] ^= 1,
-            _ => {}
-        }
-        match random.u32(..4) {
-            0 => Message::HashRequest(range),
-            1 => Message::HashReject(range),
-            _ => {
-                let genuine = file.hashes(HashRange { root: file.root, ..range });
-                let mut hashes = genuine.unwrap_or_else(|| vec![[0; 32]; count(range, 600)]);
-                match random.u32(..6) {
-                    0 => hashes.iter_mut().for_each(|hash| *hash = [0; 32]),
-                    1 => hashes.truncate(random.usize(..=hashes.len())),
-                    2 if !hashes.is_empty() => {
-                        let at = random.usize(..hashes.len());
-                        hashes[at][3] ^= 1;
-                    }
-                    _ => {}
-                }
-                Message::Hashes(range, hashes)
-            }
-        }
+    (0..messages).map(|_| one_random(content, &mut random)).collect()
+}
+
+fn one_random(content: &Content, random: &mut fastrand::Rng) -> Message {
+    let file = &content.files[random.usize(..content.files.len())];
+    let base = if random.bool() { 0 } else { random.i32(0..=file.height()).min(content.piece_base()) };
+    let width = file.level(base).len() as i32;
+    let length = 1 << random.i32(0..=width.ilog2().min(9) as i32);
+    let sound = file.range(base, random.i32(0..width / length) * length, length);
+    let mut named = sound;
+    let wrong = |random: &mut fastrand::Rng, sound: i32| match random.u32(..6) {
+        0 => random.i32(..),
+        1 => -sound,
+        2 => random.i32(0..600),
+        _ => sound.wrapping_add(random.i32(-4..=4)),
     };
-    (0..messages).map(|_| one(&mut random)).collect()
+    match random.u32(..12) {
+        0 => named.base = wrong(random, sound.base),
+        1 | 2 => named.index = wrong(random, sound.index),
+        3 => named.length = wrong(random, sound.length),
+        4 => named.proofs = wrong(random, sound.proofs),
+        // The pad files have this root, and few hashes.
+        5 => named = HashRange { root: [0; 32], base: 0, index: 0, length: 1 << random.i32(0..3), proofs: 0 },
+        6 => named.root[random.usize(..32)] ^= 1,
+        _ => {}
+    }
+    match random.u32(..4) {
+        0 => return Message::HashRequest(named),
+        1 => return Message::HashReject(named),
+        _ => {}
+    }
+    let mut hashes = file.hashes(sound).unwrap_or_default();
+    hashes.resize(count(named, 600), [0; 32]);
+    match random.u32(..8) {
+        0 => hashes.fill([0; 32]),
+        1 => hashes.truncate(random.usize(..=hashes.len())),
+        2 if !hashes.is_empty() => {
+            let at = random.usize(..hashes.len());
+            hashes[at][3] ^= 1;
+        }
+        _ => {}
+    }
+    Message::Hashes(named, hashes)
 }

@@ -1,7 +1,7 @@
 //! Limits for strangers do not harm peers that behave.
 
 use std::io::{Error, ErrorKind};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Instant;
 
 use super::lab::{Lab, NAME, READ, door};
@@ -51,6 +51,7 @@ fn a_hundred_peers_behind_one_address_load_a_model() {
 #[test]
 fn a_hundred_peers_behind_one_address_stay_connected() {
     let lab = Lab::with(&small(), "64KiB", "  max_connections: 200\n");
+    let turn = Arc::new(Mutex::new(()));
     let all_connected = Arc::new(Barrier::new(LAB));
     let all_loaded = Arc::new(Barrier::new(LAB));
     let threads: Vec<_> = (0..LAB)
@@ -58,10 +59,12 @@ fn a_hundred_peers_behind_one_address_stay_connected() {
             let (namespace, content) = (lab.evil.namespace().to_owned(), lab.content.clone());
             let (to, all_connected, all_loaded) =
                 (door(&lab.sharer), all_connected.clone(), all_loaded.clone());
-            let range = content.any_range();
+            let (range, turn) = (content.any_range(), turn.clone());
             let load = move || {
-                // Each loads a block first, as real peers do that come one after another.
+                // One after another: the system drops connects that come faster than a node accepts them.
+                let turn = turn.lock().unwrap();
                 let peer = RawPeer::dial(None, to, &content.info_hash);
+                drop(turn);
                 let first = number as u32 % content.pieces;
                 let mut loaded =
                     peer.and_then(|mut peer| leech(&mut peer, &content, first..first + 1).map(|()| peer));
