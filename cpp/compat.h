@@ -30,12 +30,8 @@ public:
 };
 
 // Trackers pass on the port that they are told. At port 1, which no program listens on, no peer of theirs
-// finds this node. 2.0.8 has no setting for it.
-inline void announce_no_port([[maybe_unused]] lt::settings_pack& pack) {
-#if LIBTORRENT_VERSION_NUM >= 20011
-    pack.set_int(lt::settings_pack::announce_port, 1);
-#endif
-}
+// finds this node.
+inline void announce_no_port(lt::settings_pack& pack) { pack.set_int(lt::settings_pack::announce_port, 1); }
 
 // All bytes that have left for a peer.
 inline std::int64_t bytes_sent(lt::peer_connection const& connection) {

@@ -240,7 +240,7 @@ mod tests {
             })
             .collect();
         assert_eq!(load(&all).unwrap(), defaults());
-        assert_eq!(keys, 30, "every key of the configuration stands in the example");
+        assert_eq!(keys, 31, "every key of the configuration stands in the example");
     }
 
     #[test]

@@ -99,6 +99,9 @@ pub enum ImportRequest {
     },
 }
 
+/// The port announced with `network.announce: false`, as in the engine: no program listens on it.
+const NO_PORT: u16 = 1;
+
 impl Node {
     /// Imports what needs the swarm's answer, and shows it.
     pub async fn import(self: &Arc<Self>, request: &ImportRequest) -> Result<Arc<Manifest>, NodeError> {
@@ -176,7 +179,10 @@ impl Node {
         };
         let id = self.session.fetch_metadata(&plain.to_string(), &peers)?;
         let _asking = Asking { node: self, id };
-        let port = self.listening().first().map_or(0, SocketAddr::port);
+        // A tracker answers only an announcement; without a port that can be called, it names this node to others in
+        // vain.
+        let announce = self.library.config.network.announce;
+        let port = if announce { self.listening().first().map_or(0, SocketAddr::port) } else { NO_PORT };
         let found = |peer| {
             if let Err(error) = self.session.connect_peer(id, peer) {
                 tracing::debug!(%peer, %error, "A peer that a tracker named could not be called.");
