@@ -53,7 +53,9 @@ impl Beside {
     pub fn all(&self) -> Vec<Arc<Manifest>> {
         let of = self.read();
         let all = of.iter().flat_map(|(key, registry)| registry.all().into_iter().map(|m| (*key, m)));
-        all.filter(|(key, manifest)| manifest.signed_by() == Some(*key)).map(|(_, manifest)| manifest).collect()
+        all.filter(|(key, manifest)| manifest.signed_by() == Some(*key))
+            .map(|(_, manifest)| manifest)
+            .collect()
     }
 
     /// The manifests of one revision, by publisher.

@@ -22,7 +22,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// How far ahead of this machine's clock a manifest's time may be, in seconds: one day, as for records.
 const MAX_AHEAD: i64 = 24 * 3600;
 
-/// What the record of a state says.
+/// The order and the time of the record of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announced {
     /// Orders the records of one key.

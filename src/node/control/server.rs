@@ -129,6 +129,7 @@ impl IntoResponse for Refusal {
             | ErrorKind::Mounted
             | ErrorKind::OtherPublisher
             | ErrorKind::Untrusted
+            | ErrorKind::Older
             | ErrorKind::Ambiguous
             | ErrorKind::Withheld => StatusCode::CONFLICT,
             ErrorKind::HostLost | ErrorKind::NoCatalog => StatusCode::SERVICE_UNAVAILABLE,
