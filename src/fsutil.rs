@@ -3,10 +3,14 @@
 //! What is written with [`write_atomic`] is either wholly there or not at all, whatever dies when: the bytes go to
 //! a temporary file in the same directory, reach the disk, and are renamed into place.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 /// Temporary files begin with this, so that whoever lists a directory can tell them from content.
 pub const TEMP_PREFIX: &str = ".silmaril-tmp-";
@@ -16,6 +20,30 @@ pub const MODE_SHARED: u32 = 0o644;
 
 /// Mode of files that grant power or tell what this user does.
 pub const MODE_PRIVATE: u32 = 0o600;
+
+/// How long another process may hold a lock file: it writes a file meanwhile.
+const LOCKED_WITHIN: Duration = Duration::from_secs(10);
+/// How often a lock file is tried; polled, because there is no event for this.
+const TRY_EVERY: Duration = Duration::from_millis(5);
+
+/// Opens a lock file, creating it, and takes the lock of all processes on it. Dropping the file releases the lock. Fails
+/// when another process holds the lock for longer than a write may take. Blocks.
+pub fn lock_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(MODE_PRIVATE).open(path)?;
+    let until = Instant::now() + LOCKED_WITHIN;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(TRY_EVERY),
+            Err(Errno::WOULDBLOCK) => {
+                let waited = LOCKED_WITHIN.as_secs();
+                return Err(io::Error::other(format!("another process holds it for {waited} s")));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
 
 /// Replaces a file's bytes atomically and durably, creating parent directories. `mode` is cut by the umask.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {

@@ -145,11 +145,13 @@ impl fmt::Debug for PublisherKeypair {
     }
 }
 
+/// The digits of fingerprints, five bits each.
+pub const FINGERPRINT_ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
 impl PublisherKey {
     /// A short name of the key for people to compare: 80 bits of its SHA-256 in Crockford's base 32 (no i, l, o
     /// or u), in groups of four: `x7k2-9fqa-m3tz-c0d8`.
     pub fn fingerprint(&self) -> String {
-        const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let hash = Sha256::digest(self.as_bytes());
         let bits = hash[..10].iter().fold(0u128, |bits, &byte| bits << 8 | u128::from(byte));
         let mut out = String::with_capacity(19);
@@ -157,7 +159,7 @@ impl PublisherKey {
             if digit > 0 && digit % 4 == 0 {
                 out.push('-');
             }
-            out.push(char::from(ALPHABET[(bits >> (75 - 5 * digit)) as usize & 31]));
+            out.push(char::from(FINGERPRINT_ALPHABET[(bits >> (75 - 5 * digit)) as usize & 31]));
         }
         out
     }

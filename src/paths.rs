@@ -36,7 +36,22 @@ impl Paths {
 
     /// The manifest of one revision: `registry/[datasets/]org/name/revision.json`.
     pub fn manifest(&self, model: &ModelRef) -> PathBuf {
-        self.registry().join(model.name.to_string()).join(format!("{}.json", model.revision))
+        manifest_below(&self.registry(), model)
+    }
+
+    /// The newest states known of the publishers of a model.
+    pub fn states(&self, model: &ModelRef) -> PathBuf {
+        manifest_below(&self.registry().join(".states"), model)
+    }
+
+    /// Held by the process that accepts a state of a model.
+    pub fn states_lock(&self) -> PathBuf {
+        self.registry().join(".states.lock")
+    }
+
+    /// Manifests of further publishers of models, a directory for each publisher.
+    pub fn beside(&self) -> PathBuf {
+        self.registry().join(".by")
     }
 
     /// The directory of a complete model.
@@ -186,6 +201,11 @@ impl Paths {
     pub fn below(base: &Path) -> Self {
         Self { base: base.to_owned(), models: base.join("models") }
     }
+}
+
+/// The file of one revision below a directory: `[datasets/]org/name/revision.json`.
+pub fn manifest_below(dir: &Path, model: &ModelRef) -> PathBuf {
+    dir.join(model.name.to_string()).join(format!("{}.json", model.revision))
 }
 
 /// What a base directory may hold before it has a registry: a part of what is made in it.

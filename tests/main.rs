@@ -52,6 +52,7 @@ mod e2e {
     mod commands;
     mod configuration;
     mod discovery;
+    mod disputed_names;
     mod figures;
     mod get;
     mod handover;
@@ -66,6 +67,8 @@ mod e2e {
     mod mirror_sharing;
     mod mount_by_name;
     mod mounting;
+    mod no_downgrade;
+    mod not_pinned;
     mod one_node;
     mod one_node_hosts;
     mod other_users;

@@ -71,7 +71,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 fn show(json: bool, context: &Context) -> Result<(), CommandError> {
     let library = context.library()?;
     let mut names = HashMap::new();
-    for manifest in library.registry.all() {
+    for manifest in library.manifests() {
         for file in &manifest.files {
             if let Some(root) = file.pieces_root {
                 names

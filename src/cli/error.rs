@@ -212,6 +212,10 @@ impl From<NodeError> for CommandError {
                     "`silmaril trust add KEY` puts a publisher on the list; `security.trust: tofu` in the configuration accepts the first publisher of a name",
                 ],
             ),
+            ErrorKind::Older => (
+                Kind::Failed,
+                &["`--allow-older` takes an older state, with `get --update` and `registry import`"],
+            ),
             ErrorKind::OtherPublisher => (
                 Kind::Failed,
                 &[

@@ -54,6 +54,9 @@ pub struct Args {
     /// Look for a newer state on the network, also where the model is known here
     #[arg(long)]
     update: bool,
+    /// With --update: take the state that the network has, also where it is older than the known one
+    #[arg(long, requires = "update")]
+    allow_older: bool,
     /// A host that has it; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
     peers: Vec<SocketAddr>,
@@ -79,6 +82,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         publisher: args.publisher.clone(),
         peers: args.peers.clone(),
         update: args.update,
+        allow_older: args.allow_older,
     };
     let options = NodeOptions { activity: format!("get {}", args.model), ..NodeOptions::default() };
     let mut here = false;

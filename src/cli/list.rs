@@ -3,6 +3,7 @@
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, percent, size};
+use crate::model::code::RunsCode;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,9 +43,22 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
                 (None, Some(fingerprint)) => fingerprint.clone(),
                 (_, None) => "unsigned".to_owned(),
             },
+            pinned(row.pinned).to_owned(),
+            code(&row.runs_code),
             clean(&row.path.as_ref().map_or_else(|| "-".to_owned(), |p| p.display().to_string())),
         ]
     });
-    let heading = ["NAME", "REVISION", "SIZE", "HERE", "LICENCE", "PUBLISHER", "PATH"];
+    let heading = ["NAME", "REVISION", "SIZE", "HERE", "LICENCE", "PUBLISHER", "TRUST", "RUNS CODE", "PATH"];
     context.out.table(&heading, &[2, 3], cells.collect())
+}
+
+/// Whether a name belongs to the publisher of its model.
+pub(in crate::cli) fn pinned(pinned: bool) -> &'static str {
+    if pinned { "pinned" } else { "not pinned" }
+}
+
+/// What of a model can run code when it is loaded.
+pub(in crate::cli) fn code(kinds: &[RunsCode]) -> String {
+    let words: Vec<&str> = kinds.iter().map(|kind| kind.word()).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
 }

@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::catalog::Trust;
 use crate::catalog::trust::Document;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::ready;
 use crate::cli::signals::StopSignals;
 use crate::config::Show;
-use crate::mount::{MountOptions, Mounted, ResolveError, Resolver};
-use crate::node::{ErrorKind, Node, NodeOptions, chain};
-use crate::store::StoredRevision;
+use crate::model::{Manifest, PublisherKey};
+use crate::mount::{Judge, MountOptions, Mounted, ResolveError, Resolver, Sought};
+use crate::node::{ErrorKind, Intent, Node, NodeOptions, chain};
 
 /// What `status` says of a mount, before the mount point.
 pub const ACTIVITY: &str = "mount ";
@@ -38,6 +39,9 @@ Examples:
 /// A path such as ORG/NAME or ORG/NAME@REV need not be known: the first look at it asks the network, for at most
 /// `mount.resolve_timeout`, so that `cat ~/models/acme/minilm/config.json` works at once. Listing asks nobody. Since any
 /// name could be that of an organisation, any is a directory: `ls` shows those of which something is known.
+///
+/// Reading pins no name to its publisher. A name that several publishers dispute cannot be read; the path
+/// .by/FINGERPRINT/ORG/NAME is the model of one of them, and `silmaril status` shows these paths.
 ///
 /// Other commands may run on the same base directory, before and after. One that works by itself leaves its work to
 /// the mount (a share that is still hashing begins anew), and goes on by itself when the mount ends.
@@ -130,15 +134,20 @@ async fn attend(
     signals: &mut StopSignals,
     ask: bool,
 ) -> Result<(), CommandError> {
+    let publishers = Arc::new(Publishers { trust: node.library.trust.clone(), latest: Mutex::default() });
+    mounted.ask_trust(publishers.clone());
     match node.library.config.mount.show {
         Show::All => {}
-        Show::Pinned => mounted.list_only(pinned(node)),
+        Show::Pinned => {
+            let publishers = publishers.clone();
+            mounted.list_only(move |revision| publishers.is_pinned(&revision.manifest));
+        }
         Show::Local => mounted.list_only(|revision| revision.cached_bytes() > 0),
     }
     let shown = Arc::downgrade(mounted);
     node.on_change(move |node| {
         if let Some(mounted) = shown.upgrade() {
-            mounted.publish(node.library.shown()?);
+            node.note_kept(mounted.publish(node.shown()?));
         }
         Ok(())
     })?;
@@ -158,38 +167,55 @@ async fn attend(
 /// Asks the network for models that are looked up and not known.
 fn resolver(node: &Arc<Node>) -> Arc<Resolver> {
     let node = Arc::downgrade(node);
-    Arc::new(move |model, within| {
+    Arc::new(move |sought: Sought, within| {
         let node = node.clone();
         Box::pin(async move {
             let node = node.upgrade().ok_or(ResolveError::NotFound)?;
-            let reason = match node.resolve(&model, None, within).await {
+            let resolved = match &sought.publisher {
+                None => node.resolve(&sought.model, None, within, Intent::Read).await,
+                Some(publisher) => node.resolve_by(&sought.model, publisher, within).await,
+            };
+            let error = match resolved {
                 Ok(_) => None,
                 Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::HostLost) => {
                     return Err(ResolveError::NotFound);
                 }
-                Err(e) => Some(chain(&e)),
+                Err(e) => Some(e),
             };
-            node.note_lookup(&model, reason.as_deref());
-            reason.map_or(Ok(()), |reason| Err(ResolveError::Refused(reason)))
+            node.note_lookup(&sought, error.as_ref());
+            error.map_or(Ok(()), |e| match e.kind() {
+                ErrorKind::Ambiguous => Err(ResolveError::Disputed(chain(&e))),
+                _ => Err(ResolveError::Refused(chain(&e))),
+            })
         })
     })
 }
 
-/// How long it may take until listings know of a name that was pinned or given away.
+/// How long it may take until the mount knows of a name that was pinned or given away.
 const PINS_LAST: Duration = Duration::from_secs(1);
 
-/// Whether a model's name belongs to a publisher. Asked for every entry of a listing, so what the file says is kept for
-/// a moment.
-fn pinned(node: &Arc<Node>) -> impl Fn(&StoredRevision) -> bool + Send + Sync + 'static {
-    let trust = node.library.trust.clone();
-    let latest: Mutex<Option<(Instant, Option<Arc<Document>>)>> = Mutex::default();
-    move |revision| {
-        let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
+/// Answers the mount's questions about publishers. A listing asks for every entry, so the file's contents are kept for a
+/// moment.
+struct Publishers {
+    trust: Arc<Trust>,
+    latest: Mutex<Option<(Instant, Option<Arc<Document>>)>>,
+}
+
+impl Judge for Publishers {
+    fn is_pinned(&self, manifest: &Manifest) -> bool {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if latest.as_ref().is_none_or(|(when, _)| when.elapsed() >= PINS_LAST) {
-            let read = trust.document().inspect_err(|error| tracing::error!("nothing is listed: {error}"));
+            let read = self.trust.document();
+            let read = read.inspect_err(|error| tracing::error!("no name counts as pinned: {error}"));
             *latest = Some((Instant::now(), read.ok()));
         }
         let document = latest.as_ref().and_then(|(_, document)| document.as_ref());
-        document.is_some_and(|document| document.pinned(&revision.manifest.name).is_some())
+        let pinned = document.and_then(|document| document.pinned(&manifest.name));
+        pinned.is_some() && pinned == manifest.signed_by()
+    }
+
+    fn find(&self, text: &str) -> Option<PublisherKey> {
+        // Beginnings of the keys of strangers could be made to fit.
+        self.trust.find(text, []).ok()
     }
 }

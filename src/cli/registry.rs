@@ -67,6 +67,9 @@ struct Import {
     /// The name to know a torrent under, as ORG/NAME or ORG/NAME@REVISION
     #[arg(long, value_name = "MODEL")]
     name: Option<ModelRef>,
+    /// Accept a manifest that is older than the known one of its publisher
+    #[arg(long)]
+    allow_older: bool,
     /// A host to ask, where only the network can tell; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
     peers: Vec<SocketAddr>,
@@ -94,12 +97,13 @@ fn import(import: &Import, context: &Context) -> Result<(), CommandError> {
         }
         let what = format!("looking for {model}");
         let peers = import.peers.clone();
-        return ask_network(ImportRequest::Of { publisher, model, peers }, &what, context);
+        let allow_older = import.allow_older;
+        return ask_network(ImportRequest::Of { publisher, model, peers, allow_older }, &what, context);
     }
     let bytes = read(source)?;
     let library = context.library()?;
     let origin = if source == "-" { "standard input" } else { source };
-    let manifest = match library.import(&bytes, origin, name)? {
+    let manifest = match library.import(&bytes, origin, name, import.allow_older)? {
         Imported::Stored(manifest) => manifest,
         Imported::Legacy(_) => {
             drop(library);

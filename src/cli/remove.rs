@@ -35,11 +35,12 @@ pub struct Args {
 /// Removes it, asking first where somebody can answer.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let library = context.library()?;
-    let (here, place) = match (library.revision(&args.model), library.store.laid_out_bytes(&args.model)) {
-        (Ok(revision), _) => (revision.cached_bytes(), place(&revision)),
+    let revisions = library.revisions_of(&args.model)?;
+    let (here, place) = match (revisions.first(), library.store.laid_out_bytes(&args.model)) {
+        (Some(first), _) => (revisions.iter().map(|r| r.cached_bytes()).sum(), place(first)),
         // A mirror that left its large files out is no model, and goes as one does.
-        (Err(NodeError::UnknownModel(_)), Some(bytes)) => (bytes, None),
-        (Err(e), _) => return Err(e.into()),
+        (None, Some(bytes)) => (bytes, None),
+        (None, None) => return Err(NodeError::UnknownModel(args.model.clone()).into()),
     };
     let question = format!("Remove {} ({} here)?", args.model, size(here));
     if !args.yes && std::io::stdin().is_terminal() && !confirmed(&question)? {

@@ -1,12 +1,14 @@
 //! `status`: what the running node does.
 
 use std::io::{IsTerminal as _, stdout};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
+use crate::cli::list::{code, pinned};
 use crate::cli::output::{clean, count, percent, size};
 use crate::cli::signals::StopSignals;
 use crate::node::control::{Client, Status};
@@ -118,16 +120,32 @@ fn print(context: &Context, status: &Status) -> Result<(), CommandError> {
             clean(&name.model),
             clean(&name.reason)
         ))?;
+        print_paths(context, &name.paths)?;
+    }
+    for name in &status.disputed {
+        let publishers = clean(&name.publishers.join(", "));
+        let model = clean(&name.model);
+        out.line(format_args!("disputed        {model}: published by {publishers}"))?;
+        if let Some(kept) = &name.kept {
+            let kept = clean(kept);
+            out.line(format_args!(
+                "                the mount shows {kept}, read before, until it is unmounted"
+            ))?;
+        }
+        print_paths(context, &name.paths)?;
     }
     if status.transfers.is_empty() {
         return out.line("no transfers");
     }
     out.line("")?;
     let rows = status.transfers.iter().map(|t| {
+        let note = status.notes.iter().find(|note| note.model == t.model);
         vec![
             clean(&t.model),
             size(t.total_size),
             percent(t.cached_bytes, t.total_size),
+            note.map_or("-", |note| pinned(note.pinned)).to_owned(),
+            note.map_or_else(|| "-".to_owned(), |note| code(&note.runs_code)),
             format!("{}/s", size(t.download_rate + t.web_rate)),
             format!("{}/s", size(t.upload_rate)),
             size(t.downloaded),
@@ -141,6 +159,8 @@ fn print(context: &Context, status: &Status) -> Result<(), CommandError> {
         "MODEL",
         "SIZE",
         "HERE",
+        "TRUST",
+        "RUNS CODE",
         "DOWN",
         "UP",
         "FROM PEERS",
@@ -149,11 +169,19 @@ fn print(context: &Context, status: &Status) -> Result<(), CommandError> {
         "PEERS (FULL)",
         "READS WAITING",
     ];
-    out.table(&heading, &[1, 2, 3, 4, 5, 6, 7, 8, 9], rows.collect())?;
+    out.table(&heading, &[1, 2, 5, 6, 7, 8, 9, 10, 11], rows.collect())?;
     for t in &status.transfers {
         if let Some(error) = &t.last_error {
             out.line(format_args!("{}: {}", clean(&t.model), clean(error)))?;
         }
     }
     Ok(())
+}
+
+/// Where the models of several publishers are read.
+fn print_paths(context: &Context, paths: &[PathBuf]) -> Result<(), CommandError> {
+    let line = |path: &PathBuf| {
+        context.out.line(format_args!("                read {}", clean(&path.display().to_string())))
+    };
+    paths.iter().try_for_each(line)
 }

@@ -29,9 +29,10 @@ Examples:
 
 /// Show and change whom this node believes
 ///
-/// A name belongs to the first publisher whose manifest of it was accepted here; others are refused. A publisher on
-/// the list is chosen before others for a name that belongs to nobody yet. With `security.trust: strict` in the
-/// configuration only publishers on the list, and your own key, are accepted at all.
+/// A name belongs to the first publisher whose model was taken with `get` or `registry import`; others are refused.
+/// Reading a model through a mount gives no publisher its name. A publisher on the list is chosen before others for a
+/// name that belongs to nobody yet. With `security.trust: strict` in the configuration only publishers on the list, and
+/// your own key, are accepted at all.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -130,7 +131,7 @@ fn remove(args: &Remove, library: &Library, context: &Context) -> Result<(), Com
 
 /// The publishers of the models here.
 fn held(library: &Library) -> impl Iterator<Item = PublisherKey> {
-    library.registry.all().into_iter().filter_map(|manifest| manifest.publisher)
+    library.manifests().into_iter().filter_map(|manifest| manifest.publisher)
 }
 
 /// A publisher known here or to a running node, or a whole key.

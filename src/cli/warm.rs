@@ -98,7 +98,7 @@ fn below_mount(path: &Path, mountpoints: &[PathBuf]) -> Result<String, CommandEr
             };
         }
     }
-    if text.starts_with(['/', '.', '~']) {
+    if text.starts_with(['/', '.', '~']) && !text.starts_with(".by/") {
         return Err(CommandError::failed(format!("{text} is not in a mount of the running silmaril")));
     }
     Ok(text.to_owned())
@@ -114,6 +114,7 @@ mod tests {
         let at = |path: &str| below_mount(Path::new(path), &mounts).map_err(|e| e.exit_code());
         assert_eq!(at("/mnt/models/a/b/c.bin"), Ok("a/b/c.bin".into()));
         assert_eq!(at("a/b"), Ok("a/b".into()));
+        assert_eq!(at(".by/r5fk-b70b-psbb-5vew/a/b"), Ok(".by/r5fk-b70b-psbb-5vew/a/b".into()));
         assert_eq!(at("/mnt/models"), Err(1));
         assert_eq!(at("/elsewhere/a/b"), Err(1));
         assert_eq!(at("./a/b"), Err(1));

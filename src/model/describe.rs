@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde::Deserialize;
 
 use super::card::{self, ModelCard};
+use super::code::Findings;
 use super::files::{self, TorrentFile};
 use super::hash::{self, Control, FileHashes, HashError};
 use super::license::{self, LicenseError};
@@ -337,36 +338,15 @@ fn read_header(file: &ScannedFile) -> Result<Header, String> {
 
 /// Warns of files that run code when loaded.
 fn warn_of_content(files: &[ScannedFile]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let extension =
-        |file: &ScannedFile| file.path.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
-    let pickles: Vec<&ScannedFile> = (files.iter())
-        .filter(|file| {
-            extension(file)
-                .is_some_and(|e| matches!(e.as_str(), "bin" | "pt" | "pth" | "ckpt" | "pkl" | "pickle"))
-        })
-        .filter(|file| is_pickle(file))
-        .collect();
-    if let Some(first) = pickles.first() {
-        let more = match pickles.len() {
-            1 => String::new(),
-            n => format!(" and {} more", n - 1),
-        };
-        warnings.push(format!("{}{more} can run code when loaded (pickle); safetensors cannot", first.path));
-    }
-    warnings
+    let sizes = files.iter().map(|file| (file.path.as_str(), file.metadata.len()));
+    // One that cannot be read is an error when it is hashed.
+    Findings::of(sizes, |number, limit| read_start(&files[number], limit).ok()).warnings()
 }
 
 /// Whether a pointer stands where a file should.
 fn is_pointer(file: &ScannedFile) -> bool {
     (1..POINTER_LIMIT as u64).contains(&file.metadata.len())
         && read_start(file, POINTER_LIMIT as u64).is_ok_and(|bytes| Pointer::parse(&bytes).is_some())
-}
-
-/// Whether a file holds a pickle: bare, or in the zip archive that PyTorch writes.
-fn is_pickle(file: &ScannedFile) -> bool {
-    read_start(file, 4)
-        .is_ok_and(|start| start.starts_with(b"PK\x03\x04") || matches!(start[..], [0x80, 2..=5, ..]))
 }
 
 #[cfg(test)]

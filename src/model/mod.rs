@@ -2,6 +2,7 @@
 
 pub mod bencode;
 pub mod card;
+pub mod code;
 pub mod codec;
 pub mod config_json;
 pub mod describe;

@@ -22,6 +22,7 @@ impl ToErrno for TreeError {
             Self::IsDir => Errno::ISDIR,
             Self::NotLink => Errno::INVAL,
             Self::NoAttribute => Errno::NODATA,
+            Self::Disputed => Errno::ACCESS,
             Self::Interrupted => Errno::INTR,
             Self::Stopped => Errno::IO,
         }
@@ -34,6 +35,7 @@ impl ToErrno for TreeError {
             | Self::IsDir
             | Self::NotLink
             | Self::NoAttribute
+            | Self::Disputed
             | Self::Interrupted
             | Self::Stopped => false,
         }

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use tracing::{debug, warn};
 
 use super::asker::Asker;
+use super::caution::Caution;
 use super::errno::{Refusal, ToErrno};
 use super::handles::Handles;
 use super::inode::Ino;
@@ -55,6 +56,7 @@ pub struct Service {
     reads: Reads,
     files: Opens<Behind>,
     dirs: Handles<OpenDir>,
+    caution: Caution,
     passthrough: bool,
 }
 
@@ -68,7 +70,15 @@ struct Behind {
 impl Service {
     /// Serves the tree; names through `lookups`, file data through `reads`.
     pub fn new(tree: Arc<Tree>, lookups: Arc<Lookups>, reads: Reads) -> Self {
-        Self { tree, lookups, reads, files: Opens::default(), dirs: Handles::default(), passthrough: false }
+        Self {
+            tree,
+            lookups,
+            reads,
+            files: Opens::default(),
+            dirs: Handles::default(),
+            caution: Caution::default(),
+            passthrough: false,
+        }
     }
 
     /// The file behind, for the kernel to read by itself: where it lets us, and all of the file is here.
@@ -252,6 +262,7 @@ impl Filesystem for Service {
             Ok(file) => file,
             Err(error) => return reply.error(refuse("open", ino, &error)),
         };
+        self.caution.opened(&file);
         match self.files.open(Ino(ino.0), file, |file| self.behind(file, &reply)) {
             (handle, Some(behind)) => {
                 reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), &behind.id);
@@ -293,6 +304,7 @@ impl Filesystem for Service {
     ) {
         if let Some(file) = self.files.close(fh.0) {
             self.reads.released(&file);
+            self.caution.closed(&file);
         }
         reply.ok();
     }

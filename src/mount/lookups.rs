@@ -20,8 +20,8 @@ use tracing::{debug, warn};
 
 use super::asker::Asker;
 use super::inode::Ino;
+use super::place::Sought;
 use super::tree::{Lookup, Tree, TreeError};
-use crate::model::ModelRef;
 
 /// How many lookups may wait at once; each is a thread of a program. What goes beyond is answered as absent: a program
 /// that asks for more is crawling.
@@ -52,13 +52,16 @@ pub enum ResolveError {
     /// It cannot be shown: its publisher is not trusted, for one.
     #[error("{0}")]
     Refused(String),
+    /// Several publishers dispute the name; each of them is read below `.by`.
+    #[error("{0}")]
+    Disputed(String),
 }
 
 /// A query in progress. It ends with the model being published to the mount, or with an error.
 pub type Resolving = Pin<Box<dyn Future<Output = Result<(), ResolveError>> + Send>>;
 
 /// Asks the network for a model, for at most so long. Called on the runtime.
-pub type Resolver = dyn Fn(ModelRef, Duration) -> Resolving + Send + Sync;
+pub type Resolver = dyn Fn(Sought, Duration) -> Resolving + Send + Sync;
 
 /// What a lookup is answered with.
 pub type Answer = Box<dyn FnOnce(Result<Lookup, TreeError>) + Send>;
@@ -74,13 +77,13 @@ pub struct Lookups {
 
 struct Table {
     /// What is asked for, and who waits for it.
-    asked: HashMap<ModelRef, Vec<Waiting>>,
+    asked: HashMap<Sought, Vec<Waiting>>,
     /// How many wait in all.
     waiting: usize,
-    /// What was not found or is not shown, and until when.
-    misses: LruCache<ModelRef, Instant>,
+    /// What was not found or is not shown, until when, and how that is answered.
+    misses: LruCache<Sought, (Instant, Miss)>,
     /// The refusals that were logged.
-    told: LruCache<ModelRef, String>,
+    told: LruCache<Sought, String>,
     /// Whether it was logged that too many wait.
     crowded: bool,
     stopped: bool,
@@ -99,6 +102,22 @@ struct Waiting {
     name: OsString,
     asker: Asker,
     answer: Answer,
+}
+
+/// How a lookup is answered whose model is not shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Miss {
+    Absent,
+    Disputed,
+}
+
+impl Miss {
+    fn answer(self) -> Result<Lookup, TreeError> {
+        match self {
+            Self::Absent => Ok(Lookup::Absent(Duration::ZERO)),
+            Self::Disputed => Err(TreeError::Disputed),
+        }
+    }
 }
 
 /// What becomes of a lookup.
@@ -151,31 +170,36 @@ impl Lookups {
         }
     }
 
-    fn park(self: &Arc<Self>, model: ModelRef, waiting: Waiting) {
+    fn park(self: &Arc<Self>, model: Sought, waiting: Waiting) {
         match self.admit(&model, waiting) {
             Fate::Now(answer, result) => answer(result),
             Fate::Joins => {}
             Fate::Asks => {
-                let query = Query { lookups: self.clone(), model, found: false, abandoned: false };
+                let query = Query {
+                    lookups: self.clone(),
+                    model,
+                    found: false,
+                    miss: Miss::Absent,
+                    abandoned: false,
+                };
                 self.runtime.spawn(query.run());
             }
         }
     }
 
-    fn admit(&self, model: &ModelRef, waiting: Waiting) -> Fate {
+    fn admit(&self, model: &Sought, waiting: Waiting) -> Fate {
         let table = &mut *self.lock();
         if table.stopped {
             return Fate::Now(waiting.answer, Err(TreeError::Stopped));
         }
-        let absent = Ok(Lookup::Absent(Duration::ZERO));
-        if table.misses.get(model).is_some_and(|until| Instant::now() < *until) {
-            return Fate::Now(waiting.answer, absent);
+        if let Some((_, miss)) = table.misses.get(model).filter(|(until, _)| Instant::now() < *until) {
+            return Fate::Now(waiting.answer, miss.answer());
         }
         if table.waiting >= MAX_WAITING {
             if !std::mem::replace(&mut table.crowded, true) {
                 warn!(%model, "More than {MAX_WAITING} lookups wait for the network; further ones find nothing.");
             }
-            return Fate::Now(waiting.answer, absent);
+            return Fate::Now(waiting.answer, Miss::Absent.answer());
         }
         table.waiting += 1;
         match table.asked.get_mut(model) {
@@ -211,7 +235,7 @@ impl Lookups {
 
     /// Answers those who wait for a model and are to end. Tells whether anybody else waits for it; if nobody does, it is
     /// not asked for any more.
-    fn release_ending(&self, model: &ModelRef) -> bool {
+    fn release_ending(&self, model: &Sought) -> bool {
         let (ending, goes_on) = {
             let table = &mut *self.lock();
             let Some(waiting) = table.asked.get_mut(model) else { return false };
@@ -230,22 +254,24 @@ impl Lookups {
     }
 
     /// Remembers that a model was not found, and says why if that is news.
-    fn missed(&self, model: &ModelRef, error: &ResolveError) {
+    fn missed(&self, model: &Sought, error: &ResolveError) -> Miss {
         let table = &mut *self.lock();
-        let lasts = match error {
-            ResolveError::NotFound => MISS_LASTS,
-            ResolveError::Refused(_) => REFUSAL_LASTS,
+        let (lasts, miss) = match error {
+            ResolveError::NotFound => (MISS_LASTS, Miss::Absent),
+            ResolveError::Refused(_) => (REFUSAL_LASTS, Miss::Absent),
+            ResolveError::Disputed(_) => (REFUSAL_LASTS, Miss::Disputed),
         };
-        table.misses.put(model.clone(), Instant::now() + lasts);
+        table.misses.put(model.clone(), (Instant::now() + lasts, miss));
         match error {
             ResolveError::NotFound => debug!(%model, "A model was looked up that nobody has."),
-            ResolveError::Refused(reason) => {
+            ResolveError::Refused(reason) | ResolveError::Disputed(reason) => {
                 if table.told.get(model) != Some(reason) {
                     table.told.put(model.clone(), reason.clone());
                     warn!(%model, reason, "A model was looked up that cannot be shown.");
                 }
             }
         }
+        miss
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -256,8 +282,9 @@ impl Lookups {
 /// Asks for one model. When it is dropped, done or not, all who wait for it are answered.
 struct Query {
     lookups: Arc<Lookups>,
-    model: ModelRef,
+    model: Sought,
     found: bool,
+    miss: Miss,
     /// Nobody waits any more, and the entry is gone.
     abandoned: bool,
 }
@@ -286,7 +313,7 @@ impl Query {
         };
         match result {
             Ok(()) => self.found = true,
-            Err(error) => self.lookups.missed(&self.model, &error),
+            Err(error) => self.miss = self.lookups.missed(&self.model, &error),
         }
     }
 }
@@ -310,7 +337,7 @@ impl Drop for Query {
                         let reason = "it was found, but is not shown".to_owned();
                         self.lookups.missed(&self.model, &ResolveError::Refused(reason));
                     }
-                    Ok(Lookup::Absent(Duration::ZERO))
+                    self.miss.answer()
                 }
                 found => found,
             });

@@ -11,8 +11,9 @@ use tokio::sync::{Notify, oneshot};
 use super::asker::Asker;
 use super::inode::Ino;
 use super::lookups::{Lookups, MAX_WAITING, MISS_LASTS, REFUSAL_LASTS, ResolveError, Resolving};
+use super::place::Sought;
 use super::tree::{Attr, Lookup, Owner, Tree, TreeError};
-use crate::model::{FileEntry, Manifest, ModelRef};
+use crate::model::{FileEntry, Manifest};
 use crate::paths::Paths;
 use crate::store::{Store, StoredRevision};
 
@@ -30,14 +31,14 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(resolve: impl Fn(&Arc<Tree>, &Arc<Store>, ModelRef) -> Resolving + Send + Sync + 'static) -> Self {
+    fn new(resolve: impl Fn(&Arc<Tree>, &Arc<Store>, Sought) -> Resolving + Send + Sync + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Paths::below(&dir.path().join("base"))).unwrap();
         let tree = Arc::new(Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH }));
         let lookups = Lookups::new(tree.clone(), Handle::current());
         let queries = Arc::new(Mutex::new(Vec::new()));
         let (asked, shown, kept) = (queries.clone(), tree.clone(), store.clone());
-        let resolver = move |model: ModelRef, within| {
+        let resolver = move |model: Sought, within| {
             assert_eq!(within, WITHIN);
             asked.lock().unwrap().push(model.to_string());
             resolve(&shown, &kept, model)
@@ -74,13 +75,13 @@ impl Rig {
     }
 }
 
-fn revision(store: &Arc<Store>, model: ModelRef) -> Arc<StoredRevision> {
+fn revision(store: &Arc<Store>, Sought { model, .. }: Sought) -> Arc<StoredRevision> {
     let entries = vec![FileEntry::new("empty", 0, None, None)];
     store.revision(Arc::new(Manifest::new(model.name, model.revision, 65536, entries).unwrap())).unwrap()
 }
 
 /// A network that has everything after a second.
-fn found(tree: &Arc<Tree>, store: &Arc<Store>, model: ModelRef) -> Resolving {
+fn found(tree: &Arc<Tree>, store: &Arc<Store>, model: Sought) -> Resolving {
     let (tree, store) = (tree.clone(), store.clone());
     Box::pin(async move {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -89,11 +90,11 @@ fn found(tree: &Arc<Tree>, store: &Arc<Store>, model: ModelRef) -> Resolving {
     })
 }
 
-fn fails(_: &Arc<Tree>, _: &Arc<Store>, _: ModelRef) -> Resolving {
+fn fails(_: &Arc<Tree>, _: &Arc<Store>, _: Sought) -> Resolving {
     Box::pin(std::future::ready(Err(ResolveError::NotFound)))
 }
 
-fn never(_: &Arc<Tree>, _: &Arc<Store>, _: ModelRef) -> Resolving {
+fn never(_: &Arc<Tree>, _: &Arc<Store>, _: Sought) -> Resolving {
     Box::pin(std::future::pending())
 }
 
@@ -136,7 +137,8 @@ async fn a_miss_is_remembered_for_a_while_and_no_longer() {
     assert_eq!(rig.look("acme/m").await, ABSENT);
     assert_eq!(rig.queries(), 3);
     // What becomes known by other means is found although it was missed.
-    let model = revision(&rig.store, "acme/m".parse().unwrap());
+    let sought = Sought { model: "acme/m".parse().unwrap(), publisher: None };
+    let model = revision(&rig.store, sought);
     rig.tree.publish(vec![model]);
     assert!(matches!(rig.look("acme/m").await, Ok(Lookup::Present { .. })));
 }
@@ -269,7 +271,7 @@ async fn what_was_refused_or_missed_is_asked_for_again_once_something_changed() 
     let trusts = trusted.clone();
     let rig = Rig::new(move |tree, store, model| match trusts.load(Ordering::Relaxed) {
         true => found(tree, store, model),
-        false if model.name.name() == "missed" => fails(tree, store, model),
+        false if model.model.name.name() == "missed" => fails(tree, store, model),
         false => Box::pin(std::future::ready(Err(ResolveError::Refused("not trusted".to_owned())))),
     });
     for path in ["acme/refused", "acme/missed"] {
@@ -280,4 +282,35 @@ async fn what_was_refused_or_missed_is_asked_for_again_once_something_changed() 
     for path in ["acme/refused", "acme/missed"] {
         assert!(matches!(rig.look(path).await, Ok(Lookup::Present { .. })), "{path}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disputed_name_is_refused_and_another_path_is_looked_up() {
+    let rig = Rig::new(|tree, store, sought| match &sought.publisher {
+        Some(_) => {
+            let (tree, found) = (tree.clone(), revision(store, sought));
+            Box::pin(async move {
+                let mut manifest = Manifest::clone(&found.manifest);
+                manifest.publisher = Some(crate::model::PublisherKey([7; 32]));
+                let found = StoredRevision {
+                    manifest: Arc::new(manifest),
+                    layout: found.layout.clone(),
+                    contents: found.contents.clone(),
+                };
+                tree.publish(super::view::Shown {
+                    beside: vec![Arc::new(found)],
+                    ..super::view::Shown::default()
+                });
+                Ok(())
+            })
+        }
+        None => Box::pin(std::future::ready(Err(ResolveError::Disputed("two publishers".to_owned())))),
+    });
+    for _ in 0..2 {
+        assert_eq!(rig.look("acme/m").await, Err(TreeError::Disputed));
+    }
+    assert_eq!(rig.queries(), 1, "it is remembered for a while");
+    let by = format!(".by/{}/acme/m", crate::model::PublisherKey([7; 32]).fingerprint());
+    assert!(matches!(rig.look(&by).await, Ok(Lookup::Present { .. })));
+    assert_eq!(rig.queries.lock().unwrap()[1], by);
 }

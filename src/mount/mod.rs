@@ -9,6 +9,7 @@
 //! | `inode`, `place`, `listing`, `view`, `tree`, `xattr` | names, numbers, attributes, facts |
 //! | `lookups`, `asker` | lookups of models that the network may have |
 //! | `reads`, `handles`, `errno` | open files, parked reads, error numbers |
+//! | `caution` | warnings of files that can run code |
 //! | `fuse` | the adapter, on threads of its own |
 //! | `mountpoint`, `mountinfo`, `attach`, `detach`, `helper` | the mount point and the mount itself |
 //!
@@ -17,6 +18,7 @@
 
 mod asker;
 mod attach;
+mod caution;
 mod detach;
 mod errno;
 mod error;
@@ -39,6 +41,7 @@ mod tree_tests;
 mod view;
 mod xattr;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +52,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::fetch::Fetch;
+use crate::model::ModelRef;
 use crate::store::StoredRevision;
 pub use detach::{MountRecord, list_mounts, resolve, unmount};
 pub use error::MountError;
@@ -56,9 +60,12 @@ use lookups::Lookups;
 pub use lookups::{ResolveError, Resolver, Resolving};
 use mountinfo::MountEntry;
 pub use mountpoint::prepare;
+pub use place::Sought;
 pub use reads::ReadCounters;
 use reads::Reads;
+pub use tree::Judge;
 use tree::{Owner, Tree};
+pub use view::Shown;
 
 /// How many threads take requests. Each only looks something up or copies from the page cache, so few are
 /// enough; at least two, so that one long copy does not hold up a lookup.
@@ -121,10 +128,17 @@ impl Mounted {
     }
 
     /// Replaces the set of revisions that the mount shows. What was looked up and not found is asked for again: called
-    /// whenever something changed here, which may be whom the user believes.
-    pub fn publish(&self, revisions: Vec<Arc<StoredRevision>>) {
-        self.tree.publish(revisions);
+    /// whenever something changed here, which may be whom the user believes. A disputed name that was read through this
+    /// mount keeps its publisher; returns these names.
+    pub fn publish(&self, shown: impl Into<Shown>) -> BTreeSet<ModelRef> {
+        let kept = self.tree.publish(shown);
         self.lookups.forget_misses();
+        kept
+    }
+
+    /// Asks about publishers from now on.
+    pub fn ask_trust(&self, judge: Arc<dyn Judge>) {
+        self.tree.ask_trust(judge);
     }
 
     /// Lists, from now on, only the revisions that the filter accepts, asked whenever a directory is opened; it must

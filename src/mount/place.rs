@@ -1,6 +1,13 @@
 //! The directories above the revisions, and what a name that is not known in one of them could stand for.
 
-use crate::model::{Kind, ModelName, ModelRef, Revision};
+use std::fmt;
+
+use crate::keys::FINGERPRINT_ALPHABET;
+use crate::model::{Kind, ModelName, ModelRef, PublisherKey, Revision};
+
+/// The directory in the root that holds a directory for each publisher. It is found by its name and not listed, so that
+/// programs that walk the tree see each model once.
+pub const BY: &str = ".by";
 
 /// What programs look for by themselves in whatever directory they are in, or above it. Nobody calls a model so, and
 /// the network should not be asked each time. Compared without regard to case.
@@ -33,6 +40,37 @@ pub enum Place {
     Datasets,
     /// `/org`, or `/datasets/org`.
     Org(Kind, String),
+    /// `/.by`.
+    By,
+    /// A directory of one publisher, by fingerprint: `/.by/FINGERPRINT`, and below it what the root has.
+    Of(String, Box<Self>),
+    /// A link in `/.by`: another way to name a publisher, and their fingerprint.
+    Alias(String, String),
+}
+
+/// The model that a path of the mount means.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Sought {
+    /// Which model.
+    pub model: ModelRef,
+    /// The fingerprint of its publisher, where the path names one.
+    pub publisher: Option<String>,
+}
+
+impl Sought {
+    /// The path of its directory in a mount.
+    pub fn path(&self) -> String {
+        match &self.publisher {
+            Some(publisher) => format!("{BY}/{publisher}/{}", self.model),
+            None => self.model.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Sought {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path())
+    }
 }
 
 /// What an unknown name could stand for.
@@ -41,7 +79,9 @@ pub enum Guess {
     /// A directory above the revisions.
     Dir(Place),
     /// A model.
-    Model(ModelRef),
+    Model(Sought),
+    /// A publisher, by something else than the fingerprint as it is printed.
+    Publisher(String),
 }
 
 impl Place {
@@ -52,14 +92,23 @@ impl Place {
             Self::Datasets => "datasets".to_owned(),
             Self::Org(Kind::Model, org) => org.clone(),
             Self::Org(Kind::Dataset, org) => format!("datasets/{org}"),
+            Self::By => BY.to_owned(),
+            Self::Alias(text, _) => format!("{BY}/{text}"),
+            Self::Of(publisher, place) => match &**place {
+                Self::Root => format!("{BY}/{publisher}"),
+                place => format!("{BY}/{publisher}/{}", place.path()),
+            },
         }
     }
 
     /// The directory above it; the root is its own.
     pub fn parent(&self) -> Self {
         match self {
-            Self::Root | Self::Datasets | Self::Org(Kind::Model, _) => Self::Root,
+            Self::Root | Self::Datasets | Self::Org(Kind::Model, _) | Self::By => Self::Root,
             Self::Org(Kind::Dataset, _) => Self::Datasets,
+            Self::Alias(..) => Self::By,
+            Self::Of(_, place) if **place == Self::Root => Self::By,
+            Self::Of(publisher, place) => Self::Of(publisher.clone(), Box::new(place.parent())),
         }
     }
 
@@ -74,6 +123,7 @@ impl Place {
             Some(Guess::Dir(Self::Org(kind, name.to_owned())))
         };
         match self {
+            Self::Root if name == BY => Some(Guess::Dir(Self::By)),
             Self::Root if name == "datasets" => Some(Guess::Dir(Self::Datasets)),
             Self::Root => org(Kind::Model),
             Self::Datasets => org(Kind::Dataset),
@@ -81,10 +131,46 @@ impl Place {
                 let (name, revision) = name.split_once('@').map_or((name, None), |(n, r)| (n, Some(r)));
                 let name = ModelName::new(*kind, org, name).ok()?;
                 let revision: Option<Revision> = revision.map(str::parse).transpose().ok()?;
-                Some(Guess::Model(ModelRef { name, revision: revision.unwrap_or_default() }))
+                let model = ModelRef { name, revision: revision.unwrap_or_default() };
+                Some(Guess::Model(Sought { model, publisher: None }))
             }
+            Self::By if is_fingerprint(name) => {
+                Some(Guess::Dir(Self::Of(name.to_owned(), Box::new(Self::Root))))
+            }
+            Self::By => Some(Guess::Publisher(name.to_owned())),
+            Self::Alias(..) => None,
+            // There are no publishers within one.
+            Self::Of(_, place) if **place == Self::Root && name == BY => None,
+            Self::Of(publisher, place) => Some(match place.guess(name)? {
+                Guess::Dir(place) => Guess::Dir(Self::Of(publisher.clone(), Box::new(place))),
+                Guess::Model(Sought { model, .. }) => {
+                    Guess::Model(Sought { model, publisher: Some(publisher.clone()) })
+                }
+                Guess::Publisher(name) => Guess::Publisher(name),
+            }),
         }
     }
+}
+
+/// Whether a text is a fingerprint as it is printed: four groups of four digits.
+fn is_fingerprint(text: &str) -> bool {
+    let digit = |b: u8| FINGERPRINT_ALPHABET.contains(&b);
+    let groups: Vec<&str> = text.split('-').collect();
+    groups.len() == 4 && groups.iter().all(|group| group.len() == 4 && group.bytes().all(digit))
+}
+
+/// The fingerprint that a text means without a look at known publishers: of a whole key, or of a whole fingerprint with
+/// other case or without dashes.
+pub fn fingerprint_of(text: &str) -> Option<String> {
+    if let Ok(key) = text.parse::<PublisherKey>() {
+        return Some(key.fingerprint());
+    }
+    let digits = text.replace('-', "").to_ascii_lowercase();
+    if digits.len() != 16 || !digits.is_ascii() {
+        return None;
+    }
+    let groups: Vec<&str> = (0..4).map(|group| &digits[4 * group..4 * group + 4]).collect();
+    Some(groups.join("-")).filter(|text| is_fingerprint(text))
 }
 
 #[cfg(test)]
@@ -101,7 +187,7 @@ mod tests {
         assert_eq!(Place::Root.guess("datasets"), dir(Place::Datasets));
         assert_eq!(Place::Root.guess("acme"), dir(org(Kind::Model, "acme")));
         assert_eq!(Place::Datasets.guess("acme"), dir(org(Kind::Dataset, "acme")));
-        let model = |text: &str| Some(Guess::Model(text.parse().unwrap()));
+        let model = |text: &str| Some(Guess::Model(Sought { model: text.parse().unwrap(), publisher: None }));
         let acme = org(Kind::Model, "acme");
         assert_eq!(acme.guess("m"), model("acme/m"));
         assert_eq!(acme.guess("m@main"), model("acme/m"));
@@ -134,6 +220,36 @@ mod tests {
         }
         assert_eq!(Place::Root.guess("Datasets"), None);
         assert_eq!(Place::Datasets.guess("datasets"), None);
+    }
+
+    #[test]
+    fn a_publisher_has_the_same_layout_below_its_fingerprint() {
+        let print = "r5fk-b70b-psbb-5vew";
+        let of = |place| Place::Of(print.to_owned(), Box::new(place));
+        assert_eq!(Place::Root.guess(".by"), Some(Guess::Dir(Place::By)));
+        assert_eq!(Place::By.guess(print), Some(Guess::Dir(of(Place::Root))));
+        assert_eq!(of(Place::Root).guess("datasets"), Some(Guess::Dir(of(Place::Datasets))));
+        assert_eq!(of(Place::Root).guess("acme"), Some(Guess::Dir(of(org(Kind::Model, "acme")))));
+        let sought = Sought { model: "acme/m@v1".parse().unwrap(), publisher: Some(print.to_owned()) };
+        assert_eq!(of(org(Kind::Model, "acme")).guess("m@v1"), Some(Guess::Model(sought.clone())));
+        assert_eq!(sought.path(), format!(".by/{print}/acme/m@v1"));
+        assert_eq!(of(Place::Root).guess(".by"), None);
+        let data = of(org(Kind::Dataset, "acme"));
+        assert_eq!((data.path(), data.parent()), (format!(".by/{print}/datasets/acme"), of(Place::Datasets)));
+        assert_eq!((of(Place::Root).path(), of(Place::Root).parent()), (format!(".by/{print}"), Place::By));
+        assert_eq!(Place::By.parent(), Place::Root);
+    }
+
+    #[test]
+    fn whole_keys_and_fingerprints_are_read_in_any_form() {
+        let key = PublisherKey([7; 32]);
+        let print = key.fingerprint();
+        for text in [key.to_string(), print.to_uppercase(), print.replace('-', ""), print.clone()] {
+            assert_eq!(fingerprint_of(&text), Some(print.clone()), "{text}");
+        }
+        for text in ["", "r5fk", "r5fk-b70b-psbb-5vei", "bob", "éééééééé"] {
+            assert_eq!(fingerprint_of(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! have is a directory: not listed, empty, and given up when nobody has looked at it for a while. The kernel asks for
 //! `org` before it asks for `name`, when nobody can know yet. So `stat anything` succeeds, and `ls` shows what is.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +17,11 @@ use std::time::{Duration, SystemTime};
 
 use super::inode::{Ino, Numbers};
 use super::listing::{Node, NodeKind};
-use super::place::{Guess, Place};
-use super::view::{Found, Placement, TopDir, TopEntry, View};
+use super::place::{Guess, Place, Sought, fingerprint_of};
+use super::view::{Found, Placement, Shown, TopDir, TopEntry, View};
 use super::xattr::{self, Fact};
 use crate::fetch::FileRef;
-use crate::model::ModelRef;
+use crate::model::{Manifest, ModelRef, PublisherKey};
 use crate::store::StoredRevision;
 
 /// How long names and attributes above the revisions are valid: publishing changes them, and nobody should have
@@ -59,6 +60,9 @@ pub enum TreeError {
     /// It has no such extended attribute.
     #[error("no such attribute")]
     NoAttribute,
+    /// Several publishers dispute the name of the model.
+    #[error("several publishers dispute this name")]
+    Disputed,
     /// Whoever asked is to end.
     #[error("a signal came")]
     Interrupted,
@@ -116,7 +120,7 @@ pub enum Lookup {
     /// There is none, and that is valid for so long.
     Absent(Duration),
     /// None is known, but there may be such a model elsewhere.
-    Unknown(ModelRef),
+    Unknown(Sought),
 }
 
 /// An entry of a listing.
@@ -164,6 +168,16 @@ pub struct Tree {
     listed: RwLock<Option<Arc<ListFilter>>>,
     /// Whether there may be more than what is shown.
     guesses: AtomicBool,
+    /// Answers what the trust knows; none before it is asked.
+    trust: RwLock<Option<Arc<dyn Judge>>>,
+}
+
+/// Questions of the mount about publishers. Called for each lookup and listing: must not block.
+pub trait Judge: Send + Sync {
+    /// Whether the name of a model belongs to its publisher.
+    fn is_pinned(&self, manifest: &Manifest) -> bool;
+    /// The publisher known here that a text means: by an alias, or the beginning of a key or fingerprint.
+    fn find(&self, text: &str) -> Option<PublisherKey>;
 }
 
 /// Says of a revision whether listings show it.
@@ -173,7 +187,7 @@ impl Tree {
     /// A tree that shows nothing yet.
     pub fn new(owner: Owner) -> Self {
         let numbers = Numbers::default();
-        let view = View::new(Vec::new(), None, &numbers, owner.mounted_at);
+        let view = View::new(Shown::default(), None, &numbers, owner.mounted_at);
         Self {
             owner,
             publishing: Mutex::new(()),
@@ -181,14 +195,20 @@ impl Tree {
             view: RwLock::new(Arc::new(view)),
             listed: RwLock::new(None),
             guesses: AtomicBool::new(false),
+            trust: RwLock::new(None),
         }
     }
 
-    /// Replaces the shown set.
-    pub fn publish(&self, revisions: Vec<Arc<StoredRevision>>) {
+    /// Replaces the shown set. A disputed name that was read before keeps its publisher; returns these names.
+    pub fn publish(&self, shown: impl Into<Shown>) -> BTreeSet<ModelRef> {
+        let mut shown = shown.into();
         let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let view = View::new(revisions, Some(&self.view()), &self.numbers, self.owner.mounted_at);
+        let previous = self.view();
+        let kept = previous.used_of(&shown);
+        shown.disputed.retain(|model| !kept.contains(model));
+        let view = View::new(shown, Some(&previous), &self.numbers, self.owner.mounted_at);
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+        kept
     }
 
     fn view(&self) -> Arc<View> {
@@ -199,6 +219,15 @@ impl Tree {
     /// not listed is found by its name all the same.
     pub fn list_only(&self, filter: Arc<ListFilter>) {
         *self.listed.write().unwrap_or_else(PoisonError::into_inner) = Some(filter);
+    }
+
+    /// Asks about publishers from now on.
+    pub fn ask_trust(&self, judge: Arc<dyn Judge>) {
+        *self.trust.write().unwrap_or_else(PoisonError::into_inner) = Some(judge);
+    }
+
+    fn judge(&self) -> Option<Arc<dyn Judge>> {
+        self.trust.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Answers, from now on, that a name above the revisions that is not known may stand for something.
@@ -216,9 +245,10 @@ impl Tree {
                 Some(entry) => {
                     Lookup::Present { attr: attr_of(&view, entry.ino, &self.owner)?, ttl: TOP_TTL }
                 }
-                None => self.guess(&dir.place, name),
+                None => self.guess(&view, &dir.place, name)?,
             }),
             Some(Found::Inside(placement, _, node @ Node { kind: NodeKind::Dir { .. }, .. })) => {
+                placement.note_use();
                 Ok(match name.and_then(|n| placement.nodes.child(node, n)) {
                     Some(child) => {
                         let attr = attr_of(&view, placement.ino(child), &self.owner)?;
@@ -230,37 +260,64 @@ impl Tree {
             Some(Found::Link(_) | Found::Inside(..)) => Err(TreeError::NotDir),
             None => {
                 let place = self.numbers.guess_of(parent).ok_or(TreeError::Stale)?;
-                Ok(self.guess(&place, name))
+                self.guess(&view, &place, name)
             }
         }
     }
 
     /// The answer to a name that is not known.
-    fn guess(&self, place: &Place, name: Option<&str>) -> Lookup {
+    fn guess(&self, view: &View, place: &Place, name: Option<&str>) -> Result<Lookup, TreeError> {
+        if matches!(place, Place::Alias(..)) {
+            return Err(TreeError::NotDir);
+        }
         let may_be = self.guesses.load(Ordering::Relaxed);
-        match name.filter(|_| may_be).and_then(|name| place.guess(name)) {
-            None => Lookup::Absent(Duration::ZERO),
-            Some(Guess::Model(model)) => Lookup::Unknown(model),
-            Some(Guess::Dir(place)) => {
+        Ok(match name.and_then(|name| place.guess(name)) {
+            Some(Guess::Model(sought)) if sought.publisher.is_none() && view.is_disputed(&sought.model) => {
+                return Err(TreeError::Disputed);
+            }
+            Some(Guess::Model(sought)) if may_be => Lookup::Unknown(sought),
+            Some(Guess::Dir(place)) if may_be => {
                 let attr = dir_attr(self.numbers.of_guess(&place), &self.owner);
                 Lookup::Present { attr, ttl: TOP_TTL }
             }
-        }
+            Some(Guess::Publisher(text)) => self.publisher(text),
+            _ => Lookup::Absent(Duration::ZERO),
+        })
+    }
+
+    /// The answer to a name in `/.by` that is not a fingerprint as it is printed: a link to the fingerprint of the publisher
+    /// that it means.
+    fn publisher(&self, text: String) -> Lookup {
+        let known = || Some(self.judge()?.find(&text)?.fingerprint());
+        let Some(publisher) = fingerprint_of(&text).or_else(known) else {
+            return Lookup::Absent(Duration::ZERO);
+        };
+        let attr_of = |ino| link_attr(ino, &publisher, &self.owner);
+        let ino = self.numbers.of_guess(&Place::Alias(text, publisher.clone()));
+        Lookup::Present { attr: attr_of(ino), ttl: TOP_TTL }
     }
 
     /// The attributes of an inode.
     pub fn attr(&self, ino: Ino) -> Result<Attr, TreeError> {
         match attr_of(&self.view(), ino, &self.owner) {
-            Err(TreeError::Stale) if self.numbers.guess_of(ino).is_some() => Ok(dir_attr(ino, &self.owner)),
+            Err(TreeError::Stale) => match self.numbers.guess_of(ino) {
+                Some(Place::Alias(_, publisher)) => Ok(link_attr(ino, &publisher, &self.owner)),
+                Some(_) => Ok(dir_attr(ino, &self.owner)),
+                None => Err(TreeError::Stale),
+            },
             attr => attr,
         }
     }
 
     /// Where a link points.
     pub fn link(&self, ino: Ino) -> Result<String, TreeError> {
-        match self.view().find(ino).ok_or(TreeError::Stale)? {
-            Found::Link(target) => Ok(target.to_owned()),
-            Found::Top(_) | Found::Inside(..) => Err(TreeError::NotLink),
+        match self.view().find(ino) {
+            Some(Found::Link(target)) => Ok(target.to_owned()),
+            Some(Found::Top(_) | Found::Inside(..)) => Err(TreeError::NotLink),
+            None => match self.numbers.guess_of(ino).ok_or(TreeError::Stale)? {
+                Place::Alias(_, publisher) => Ok(publisher),
+                _ => Err(TreeError::NotLink),
+            },
         }
     }
 
@@ -268,6 +325,7 @@ impl Tree {
     pub fn file(&self, ino: Ino) -> Result<FileRef, TreeError> {
         match self.view().find(ino).ok_or(TreeError::Stale)? {
             Found::Inside(placement, _, Node { kind: NodeKind::File(file), .. }) => {
+                placement.note_use();
                 Ok(FileRef { revision: placement.revision.clone(), file: *file as usize })
             }
             Found::Top(_) | Found::Link(_) | Found::Inside(..) => Err(TreeError::IsDir),
@@ -280,6 +338,9 @@ impl Tree {
         let Some(found) = view.find(ino) else {
             // Nothing is known of it, or it would be found.
             let place = self.numbers.guess_of(ino).ok_or(TreeError::Stale)?;
+            if matches!(place, Place::Alias(..)) {
+                return Err(TreeError::NotDir);
+            }
             let parent = match place.parent() {
                 Place::Root => Ino::ROOT,
                 parent => self.numbers.of_guess(&parent),
@@ -295,7 +356,10 @@ impl Tree {
                 };
                 (0..dir.entries.len()).filter(shown).collect()
             }
-            Found::Inside(_, _, Node { kind: NodeKind::Dir { .. }, .. }) => Vec::new(),
+            Found::Inside(placement, _, Node { kind: NodeKind::Dir { .. }, .. }) => {
+                placement.note_use();
+                Vec::new()
+            }
             Found::Link(_) | Found::Inside(..) => return Err(TreeError::NotDir),
         };
         Ok(OpenDir { view: view.clone(), ino, owner: self.owner, entries, empty: None })
@@ -307,7 +371,7 @@ impl Tree {
         let view = self.view();
         // A directory that somebody merely asked for has none either.
         let found = view.find(ino).ok_or(TreeError::NoAttribute)?;
-        xattr::value(&found, fact).ok_or(TreeError::NoAttribute)
+        self.fact(&found, fact).ok_or(TreeError::NoAttribute)
     }
 
     /// The names of the extended attributes that an inode has.
@@ -316,14 +380,19 @@ impl Tree {
         let Some(found) = view.find(ino) else {
             return self.attr(ino).map(|_| Vec::new());
         };
-        Ok(Fact::ALL.into_iter().filter(|f| xattr::value(&found, *f).is_some()).map(Fact::name).collect())
+        Ok(Fact::ALL.into_iter().filter(|f| self.fact(&found, *f).is_some()).map(Fact::name).collect())
+    }
+
+    fn fact(&self, found: &Found<'_>, fact: Fact) -> Option<String> {
+        xattr::value(found, fact, |manifest| Some(self.judge()?.is_pinned(manifest)))
     }
 
     /// Sums over everything that is shown. Bytes that two revisions share count in both.
     pub fn totals(&self) -> Totals {
         let view = self.view();
         let (mut bytes, mut here, mut inodes) = (0u64, 0u64, view.top_len());
-        for placement in view.placements() {
+        // What is below `.by` as well counts once.
+        for placement in view.placements().filter(|placement| placement.of.is_none()) {
             bytes = bytes.saturating_add(placement.revision.manifest.total_size);
             here = here.saturating_add(placement.revision.cached_bytes());
             inodes += placement.nodes.len();
@@ -409,6 +478,11 @@ fn dir_attr(ino: Ino, owner: &Owner) -> Attr {
         gid: owner.gid,
         ttl: TOP_TTL,
     }
+}
+
+/// The attributes of a link.
+fn link_attr(ino: Ino, target: &str, owner: &Owner) -> Attr {
+    Attr { kind: InodeKind::Link, size: target.len() as u64, perm: 0o777, nlink: 1, ..dir_attr(ino, owner) }
 }
 
 fn attr_of(view: &View, ino: Ino, owner: &Owner) -> Result<Attr, TreeError> {

@@ -1,6 +1,6 @@
 //! What the tree shows, with no kernel in the loop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::inode::Ino;
-use super::tree::{Attr, InodeKind, Lookup, Owner, Tree, TreeError};
+use super::tree::{Attr, InodeKind, Judge, Lookup, Owner, Tree, TreeError};
+use super::view::Shown;
 use crate::model::{BLOCK_LEN, FileEntry, Manifest, ModelRef, PiecesRoot, PublisherKey, Sha256Digest};
 use crate::paths::Paths;
 use crate::store::{Store, StoredRevision};
@@ -32,6 +33,16 @@ fn hash(text: &str) -> [u8; 32] {
 impl Shop {
     /// A revision, given as `org/name@revision`, of files with path and size.
     fn revision(&self, model: &str, files: &[(&str, u64)]) -> Arc<StoredRevision> {
+        self.revision_of(PublisherKey(hash("publisher")), model, files)
+    }
+
+    /// The same by another publisher.
+    fn revision_of(
+        &self,
+        publisher: PublisherKey,
+        model: &str,
+        files: &[(&str, u64)],
+    ) -> Arc<StoredRevision> {
         let model: ModelRef = model.parse().unwrap();
         let entries = files
             .iter()
@@ -42,7 +53,7 @@ impl Shop {
             .collect();
         let mut manifest = Manifest::new(model.name, model.revision, 65536, entries).unwrap();
         manifest.created_at = Some("2001-09-09T01:46:40Z".to_owned());
-        manifest.publisher = Some(PublisherKey(hash("publisher")));
+        manifest.publisher = Some(publisher);
         self.store.revision(Arc::new(manifest)).unwrap()
     }
 }
@@ -138,7 +149,7 @@ fn names_within_a_revision_are_remembered_above_it_they_are_not() {
     let ttl = |ino, name: &str| match tree.lookup(ino, OsStr::new(name)).unwrap() {
         Lookup::Present { ttl, .. } => ttl,
         Lookup::Absent(ttl) => ttl,
-        Lookup::Unknown(model) => panic!("{model} is asked for"),
+        Lookup::Unknown(sought) => panic!("{sought} is asked for"),
     };
     assert!(ttl(model, "dir") > hours);
     assert!(ttl(model, "absent") > hours);
@@ -177,7 +188,7 @@ fn publishing_again_keeps_numbers_and_removal_makes_them_stale() {
 fn an_open_directory_goes_on_listing_what_it_was() {
     let shop = shop();
     let tree = tree();
-    let models = |names: &[&str]| names.iter().map(|n| shop.revision(n, &[("f", 1)])).collect();
+    let models = |names: &[&str]| names.iter().map(|n| shop.revision(n, &[("f", 1)])).collect::<Vec<_>>();
     tree.publish(models(&["org/b", "org/c", "org/d"]));
     let dir = tree.open_dir(walk(&tree, "org").unwrap().ino).unwrap();
     let first: Vec<_> = (0..3).map(|p| dir.entry(p).unwrap().name).collect();
@@ -225,6 +236,95 @@ fn facts_are_attributes_of_files_and_of_the_models_directory() {
         (names("org/a/dir/f"), names("org/a/empty"), names("org/a"), names("org/a/dir")),
         (5, 4, 4, 0)
     );
+}
+
+/// Knows `bob`, who owns every name.
+struct Bob(PublisherKey);
+
+impl Judge for Bob {
+    fn is_pinned(&self, manifest: &Manifest) -> bool {
+        manifest.publisher == Some(self.0)
+    }
+
+    fn find(&self, text: &str) -> Option<PublisherKey> {
+        (text == "bob").then_some(self.0)
+    }
+}
+
+#[test]
+fn each_publisher_of_a_name_is_read_by_fingerprint() {
+    let shop = shop();
+    let tree = tree();
+    let (ann, bob) = (PublisherKey(hash("ann")), PublisherKey(hash("bob")));
+    tree.ask_trust(Arc::new(Bob(bob)));
+    let shown = || Shown {
+        revisions: vec![
+            shop.revision_of(ann, "org/m", &[("f", 1)]),
+            shop.revision("datasets/org/d", &[("f", 4)]),
+        ],
+        disputed: BTreeSet::default(),
+        beside: vec![shop.revision_of(bob, "org/m", &[("f", 2)])],
+    };
+    tree.publish(shown());
+    let size = |path: &str| walk(&tree, path).map(|attr| attr.size);
+    let by = |key: PublisherKey, path: &str| format!(".by/{}/{path}", key.fingerprint());
+    assert_eq!(size("org/m/f"), Some(1));
+    assert_eq!(size(&by(ann, "org/m/f")), Some(1));
+    assert_eq!(size(&by(bob, "org/m/f")), Some(2));
+    assert_eq!(size(&by(PublisherKey(hash("publisher")), "datasets/org/d/f")), Some(4));
+    assert_eq!(size(&by(bob, "datasets")), None);
+    // Programs that walk the tree see each model once.
+    assert_eq!(list(&tree, Ino::ROOT), [".", "..", "datasets", "org"]);
+    assert_eq!(list_at(&tree, ".by").len(), 3);
+    assert_eq!(tree.totals().blocks, 1, "5 bytes");
+    assert_eq!(tree.attr(Ino::ROOT).unwrap().nlink, 4);
+    // Other ways to name a publisher are links.
+    for text in [bob.to_string(), bob.fingerprint().replace('-', ""), "bob".to_owned()] {
+        let link = walk(&tree, &format!(".by/{text}")).unwrap_or_else(|| panic!("{text}"));
+        assert_eq!(link.kind, InodeKind::Link);
+        assert_eq!(tree.link(link.ino), Ok(bob.fingerprint()));
+        assert_eq!(tree.attr(link.ino).unwrap().kind, InodeKind::Link);
+        assert_eq!(tree.lookup(link.ino, OsStr::new("org")), Err(TreeError::NotDir));
+    }
+    assert!(walk(&tree, ".by/eve").is_none());
+    let trust = |path: &str| tree.xattr(walk(&tree, path).unwrap().ino, OsStr::new("user.silmaril.trust"));
+    assert_eq!(trust("org/m"), Ok("not pinned".to_owned()));
+    assert_eq!(trust(&by(bob, "org/m/f")), Ok("pinned".to_owned()));
+    let before = walk(&tree, &by(bob, "org/m/f")).unwrap().ino;
+    tree.publish(shown());
+    assert_eq!(walk(&tree, &by(bob, "org/m/f")).unwrap().ino, before);
+}
+
+#[test]
+fn a_disputed_name_is_refused_unless_it_was_read_before() {
+    let shop = shop();
+    let tree = tree();
+    let ann = PublisherKey(hash("ann"));
+    let shown = |disputed: &[&str]| Shown {
+        revisions: vec![
+            shop.revision_of(ann, "org/read", &[("f", 1)]),
+            shop.revision_of(ann, "org/unread", &[("f", 2)]),
+        ],
+        disputed: disputed.iter().map(|model| model.parse().unwrap()).collect(),
+        beside: Vec::new(),
+    };
+    tree.publish(shown(&[]));
+    let inside = walk(&tree, "org/read/f").unwrap().ino;
+    walk(&tree, "org/unread").unwrap();
+    let kept = tree.publish(shown(&["org/read", "org/unread"]));
+    assert_eq!(kept.into_iter().map(|model| model.to_string()).collect::<Vec<_>>(), ["org/read"]);
+    assert_eq!(walk(&tree, "org/read/f").unwrap().ino, inside);
+    assert!(tree.file(inside).is_ok());
+    let org = walk(&tree, "org").unwrap().ino;
+    for name in ["unread", "unread@main"] {
+        assert_eq!(tree.lookup(org, OsStr::new(name)), Err(TreeError::Disputed), "{name}");
+    }
+    assert_eq!(list_at(&tree, "org"), ["read"]);
+    assert_eq!(walk(&tree, &format!(".by/{}/org/unread/f", ann.fingerprint())).unwrap().size, 2);
+    // It is kept for as long as the mount lives.
+    assert_eq!(tree.publish(shown(&["org/read", "org/unread"])).len(), 1);
+    assert!(tree.publish(shown(&[])).is_empty());
+    assert_eq!(walk(&tree, "org/unread/f").unwrap().size, 2);
 }
 
 #[test]

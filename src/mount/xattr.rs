@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 
 use super::listing::NodeKind;
 use super::view::Found;
+use crate::model::Manifest;
 
 /// One fact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +21,21 @@ pub enum Fact {
     Publisher,
     /// The revision; only on its directory.
     Revision,
+    /// Whether the name is pinned to this publisher: `pinned` or `not pinned`.
+    Trust,
 }
 
 impl Fact {
     /// All facts.
-    pub const ALL: [Self; 6] =
-        [Self::Sha256, Self::PiecesRoot, Self::InfoHash, Self::CachedBytes, Self::Publisher, Self::Revision];
+    pub const ALL: [Self; 7] = [
+        Self::Sha256,
+        Self::PiecesRoot,
+        Self::InfoHash,
+        Self::CachedBytes,
+        Self::Publisher,
+        Self::Revision,
+        Self::Trust,
+    ];
 
     /// The attribute's name.
     pub fn name(self) -> &'static str {
@@ -36,6 +46,7 @@ impl Fact {
             Self::CachedBytes => "user.silmaril.cached_bytes",
             Self::Publisher => "user.silmaril.publisher",
             Self::Revision => "user.silmaril.revision",
+            Self::Trust => "user.silmaril.trust",
         }
     }
 
@@ -45,8 +56,13 @@ impl Fact {
     }
 }
 
-/// What an inode has to say about a fact. Revisions' directories and files have some; nothing else has any.
-pub fn value(found: &Found<'_>, fact: Fact) -> Option<String> {
+/// What an inode has to say about a fact. Revisions' directories and files have some; nothing else has any. `is_pinned`
+/// tells whether a model's name belongs to its publisher, where that is known.
+pub fn value(
+    found: &Found<'_>,
+    fact: Fact,
+    is_pinned: impl FnOnce(&Manifest) -> Option<bool>,
+) -> Option<String> {
     let Found::Inside(placement, index, node) = found else { return None };
     let (revision, manifest) = (&placement.revision, &placement.revision.manifest);
     match (&node.kind, fact) {
@@ -60,6 +76,7 @@ pub fn value(found: &Found<'_>, fact: Fact) -> Option<String> {
                 Fact::CachedBytes => Some(revision.contents[file].cached_bytes().to_string()),
                 Fact::Publisher => manifest.publisher.map(|p| p.to_string()),
                 Fact::Revision => None,
+                Fact::Trust => is_pinned(manifest).map(trust),
             }
         }
         (NodeKind::Dir { .. }, _) if *index == 0 => match fact {
@@ -67,8 +84,13 @@ pub fn value(found: &Found<'_>, fact: Fact) -> Option<String> {
             Fact::CachedBytes => Some(revision.cached_bytes().to_string()),
             Fact::Publisher => manifest.publisher.map(|p| p.to_string()),
             Fact::Revision => Some(manifest.version.to_string()),
+            Fact::Trust => is_pinned(manifest).map(trust),
             Fact::Sha256 | Fact::PiecesRoot => None,
         },
         (NodeKind::Dir { .. }, _) => None,
     }
+}
+
+fn trust(pinned: bool) -> String {
+    if pinned { "pinned" } else { "not pinned" }.to_owned()
 }

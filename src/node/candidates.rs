@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 
 use super::{NodeError, chain};
+use crate::catalog::record::SharedRecord;
 use crate::catalog::trust::{Pinning, TrustError};
 use crate::catalog::{Candidate, CatalogError, Trust};
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
@@ -30,6 +31,12 @@ impl Offer {
     fn sequence(&self) -> i64 {
         self.candidate.record.as_ref().map_or(i64::MIN, |record| record.record().sequence)
     }
+
+    /// Orders what one publisher offers, the newest last: by the records, then by the signed times of manifests.
+    fn age(&self) -> (i64, Option<jiff::Timestamp>) {
+        let made = self.checked.as_ref().and_then(|manifest| manifest.created_at.as_ref());
+        (self.sequence(), made.and_then(|time| time.parse().ok()))
+    }
 }
 
 /// How long anybody may take to say that a name's owner has replaced their key, before somebody else is refused it.
@@ -48,7 +55,18 @@ pub(super) trait Askable: Sync {
     fn succeeded(&self, owner: PublisherKey, within: Duration) -> impl Future<Output = bool> + Send;
 }
 
-/// Chooses by the trust, and returns the manifest chosen, which is checked, and whether it pins its publisher.
+/// What was chosen.
+#[derive(Debug)]
+pub(super) struct Settled {
+    /// The manifest, checked.
+    pub manifest: Manifest,
+    /// Whether it pins its publisher.
+    pub pinning: Pinning,
+    /// What announced it; none where a peer handed it over.
+    pub record: Option<SharedRecord>,
+}
+
+/// Chooses by the trust.
 pub(super) async fn settle(
     trust: &Trust,
     model: &ModelRef,
@@ -56,7 +74,7 @@ pub(super) async fn settle(
     found: Vec<Candidate>,
     network: &impl Askable,
     until: Instant,
-) -> Result<(Manifest, Pinning), NodeError> {
+) -> Result<Settled, NodeError> {
     let left = || until.saturating_duration_since(Instant::now());
     let mut offers = offers(found);
     let mut heard = false;
@@ -86,8 +104,14 @@ pub(super) async fn settle(
             }
             Err(e) => return Err(e.into()),
         };
-        let chosen = offers.iter().position(|offer| offer.candidate.publisher == choice.publisher);
-        let Some(chosen) = chosen else { break };
+        let theirs = |offer: &Offer| offer.candidate.publisher == choice.publisher;
+        let claims = offers.iter().filter(|offer| theirs(offer) && offer.candidate.record.is_none());
+        // Which of several claims is the newest, their manifests tell.
+        if claims.clone().count() > 1 && claims.clone().any(|offer| !offer.is_signed()) {
+            failure = check_claims(&mut offers, network, left() / 2).await.unwrap_or(failure);
+            continue;
+        }
+        let Some(chosen) = newest(&offers, theirs) else { break };
         let Offer { candidate, checked } = offers.remove(chosen);
         let others = offers.iter().any(|offer| offer.candidate.publisher == choice.publisher);
         let checked = match checked {
@@ -95,9 +119,13 @@ pub(super) async fn settle(
             None => network.fetch(&candidate, if offers.is_empty() { left() } else { left() / 2 }).await,
         };
         match checked {
-            Ok(manifest) => return Ok((manifest, choice.pinning)),
+            Ok(manifest) => {
+                return Ok(Settled { manifest, pinning: choice.pinning, record: candidate.record });
+            }
             // The name stays theirs who announced it: that nobody hands out their manifest makes it no one else's.
             Err(e @ NodeError::Catalog(_)) if candidate.record.is_some() && !others => return Err(e),
+            // Nor does an older state of theirs.
+            Err(e @ NodeError::Older { .. }) if !others => return Err(e),
             Err(e) => {
                 tracing::info!("a candidate for {model} is of no use: {}", chain(&e));
                 failure = e;
@@ -105,6 +133,45 @@ pub(super) async fn settle(
         }
     }
     Err(failure)
+}
+
+/// The newest acceptable manifest of one publisher among candidates, for a path that names the publisher. `found` may
+/// hold candidates of others.
+pub(super) async fn of_publisher(
+    model: &ModelRef,
+    publisher: PublisherKey,
+    found: Vec<Candidate>,
+    network: &impl Askable,
+    until: Instant,
+) -> Result<Settled, NodeError> {
+    let left = || until.saturating_duration_since(Instant::now());
+    let theirs = found.into_iter().filter(|candidate| candidate.publisher == publisher).collect();
+    let mut failure: NodeError = CatalogError::NotFound(model.clone()).into();
+    let mut offers = offers(theirs);
+    if offers.len() > 1 {
+        failure = check_claims(&mut offers, network, left() / 2).await.unwrap_or(failure);
+    }
+    while let Some(next) = newest(&offers, |_| true) {
+        let Offer { candidate, checked } = offers.remove(next);
+        let fetched = match checked {
+            Some(manifest) => Ok(manifest),
+            None => network.fetch(&candidate, if offers.is_empty() { left() } else { left() / 2 }).await,
+        };
+        match fetched {
+            Ok(manifest) => {
+                return Ok(Settled { manifest, pinning: Pinning::Leave, record: candidate.record });
+            }
+            Err(e) => failure = e,
+        }
+    }
+    Err(failure)
+}
+
+/// The newest of the offers that are `wanted`.
+fn newest(offers: &[Offer], wanted: impl Fn(&Offer) -> bool) -> Option<usize> {
+    // Of equal ones the first.
+    let all = offers.iter().enumerate().rev().filter(|(_, offer)| wanted(offer));
+    all.max_by_key(|(_, offer)| offer.age()).map(|(at, _)| at)
 }
 
 /// The newest records first, then what is merely said, of which there are not more than a bound.
@@ -247,6 +314,8 @@ mod tests {
         held: HashMap<Sha256Digest, Vec<u8>>,
         /// What is said of a key after a while, and nobody knows before.
         succession: Option<(PublisherKey, PublisherKey)>,
+        /// A manifest whose state is older than the known one.
+        older: Option<Sha256Digest>,
     }
 
     impl Network {
@@ -257,7 +326,7 @@ mod tests {
             let digest = |json: &[u8]| Sha256Digest(Sha256::digest(json).into());
             let held = held.iter().map(|m| m.to_json()).map(|json| (digest(&json), json)).collect();
             let trust = Trust::open(&paths, TrustPolicy::Tofu);
-            Self { _dir: dir, trust, model: "a/b".parse().unwrap(), held, succession: None }
+            Self { _dir: dir, trust, model: "a/b".parse().unwrap(), held, succession: None, older: None }
         }
 
         async fn settle(
@@ -266,13 +335,17 @@ mod tests {
             found: &[Candidate],
         ) -> Result<(Manifest, Pinning), NodeError> {
             let until = Instant::now() + Duration::from_secs(10);
-            settle(&self.trust, &self.model, wanted, found.to_vec(), self, until).await
+            let settled = settle(&self.trust, &self.model, wanted, found.to_vec(), self, until).await?;
+            Ok((settled.manifest, settled.pinning))
         }
     }
 
     impl Askable for Network {
         async fn fetch(&self, candidate: &Candidate, _: Duration) -> Result<Manifest, NodeError> {
             match self.held.get(&candidate.manifest) {
+                Some(_) if self.older == Some(candidate.manifest) => {
+                    Err(NodeError::Older { model: self.model.clone(), given: None, known: None })
+                }
                 None => Err(CatalogError::NoManifest { model: self.model.clone() }.into()),
                 Some(json) => check(&self.model, candidate, json)
                     .map_err(|reason| NodeError::Refused { origin: self.model.to_string(), reason }),
@@ -364,6 +437,39 @@ mod tests {
         let found = [claimed, recorded(&new, &publisher)];
         assert_eq!(Network::new(&[&old, &new]).settle(None, &found).await.unwrap().0, new);
         assert_eq!(Network::new(&[&old]).settle(None, &found).await.unwrap().0, old);
+    }
+
+    #[tokio::test]
+    async fn the_newest_of_several_claims_is_taken() {
+        let publisher = key();
+        let made = |bytes: u8, time: &str| {
+            let mut manifest = of_bytes("a/b", &publisher, bytes);
+            manifest.created_at = Some(time.to_owned());
+            manifest.sign(&publisher);
+            manifest
+        };
+        let (old, new) = (made(1, "2020-01-01T00:00:00Z"), made(2, "2020-01-02T00:00:00Z"));
+        let network = Network::new(&[&old, &new]);
+        let claims = [&old, &new].map(|manifest| candidate(manifest, &manifest.to_json()));
+        for found in [claims.clone(), [claims[1].clone(), claims[0].clone()]] {
+            assert_eq!(network.settle(None, &found).await.unwrap().0, new);
+            let until = Instant::now() + Duration::from_secs(10);
+            let by = of_publisher(&network.model, publisher.public(), found.to_vec(), &network, until).await;
+            assert_eq!(by.unwrap().manifest, new);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_older_state_of_a_publisher_makes_way_for_no_stranger() {
+        let (owner, stranger) = (key(), key());
+        let (old, theirs) = (of_bytes("a/b", &owner, 1), of_bytes("a/b", &stranger, 2));
+        let mut network = Network::new(&[&old, &theirs]);
+        network.older = Some(candidate(&old, &old.to_json()).manifest);
+        // Listed, so that the owner is chosen before the stranger.
+        network.trust.add(owner.public(), None, &[]).unwrap();
+        let found = [recorded(&old, &owner), recorded(&theirs, &stranger)];
+        let error = network.settle(None, &found).await.unwrap_err();
+        assert_eq!(error.kind(), crate::node::ErrorKind::Older, "{error}");
     }
 
     #[test]

@@ -54,6 +54,16 @@ pub enum NodeError {
     /// The catalog could not be opened; the log says why.
     #[error("this node runs without a catalog, which could not be opened")]
     NoCatalog,
+    /// A state is older than the one known of the same publisher.
+    #[error("{model}: {}", older(given.as_deref(), known.as_deref()))]
+    Older {
+        /// Which model.
+        model: ModelRef,
+        /// When the refused state was signed; none where that cannot be told.
+        given: Option<String>,
+        /// When the known state was signed.
+        known: Option<String>,
+    },
     /// A file or directory could not be used.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -175,6 +185,8 @@ pub enum ErrorKind {
     OtherPublisher,
     /// The publisher is not trusted.
     Untrusted,
+    /// The state is older than the known one of its publisher.
+    Older,
     /// Several publishers sign different models under the name.
     Ambiguous,
     /// What was typed stands for no publisher, or for several.
@@ -242,6 +254,7 @@ impl NodeError {
                 ErrorKind::OtherPublisher
             }
             Self::Trust(TrustError::Untrusted { .. }) => ErrorKind::Untrusted,
+            Self::Older { .. } => ErrorKind::Older,
             Self::Trust(TrustError::Ambiguous { .. }) => ErrorKind::Ambiguous,
             Self::Trust(
                 TrustError::UnknownPublisher(_)
@@ -313,6 +326,18 @@ impl NodeError {
             | Self::InUse(_)
             | Self::Request(_) => ErrorKind::Failed,
         }
+    }
+}
+
+fn older(given: Option<&str>, known: Option<&str>) -> String {
+    let known = known.map_or_else(String::new, |time| format!(" (signed {time})"));
+    match given {
+        Some(time) => {
+            format!("the state signed {time} is older than the known state of the same publisher{known}")
+        }
+        None => format!(
+            "the state has no signed time before now, and a state of the same publisher is known{known}"
+        ),
     }
 }
 

@@ -32,7 +32,7 @@ impl Node {
                 if known.is_none_or(|known| known.torrent.info_hash != present.torrent.info_hash) {
                     return Ok(());
                 }
-                let cleared = library.store.clear_former(&former, &present, &dir, &library.registry.all())?;
+                let cleared = library.store.clear_former(&former, &present, &dir, &library.manifests())?;
                 tracing::info!("{cleared} files of a former state of {} are removed", present.model_ref());
                 Ok(())
             })

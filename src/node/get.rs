@@ -11,8 +11,11 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::TrustError;
+use crate::model::code::Findings;
 use crate::model::{Manifest, ModelRef};
+use crate::node::accept::Intent;
 use crate::node::blocking::Abandoned;
+use crate::node::disputes::Claim;
 use crate::node::{ErrorKind, Node, NodeError};
 use crate::store::verify::Watch;
 use crate::store::{Kept, Store, StoreError, StoredRevision};
@@ -51,6 +54,9 @@ pub struct GetRequest {
     /// Whether to look for a newer state of it on the network, also where one is known here.
     #[serde(default)]
     pub update: bool,
+    /// Whether a state may be older than the known one of its publisher.
+    #[serde(default)]
+    pub allow_older: bool,
 }
 
 /// How far it is.
@@ -125,6 +131,13 @@ pub struct GetReport {
     pub warnings: Vec<String>,
 }
 
+/// The manifest to get by.
+struct Wanted {
+    manifest: Arc<Manifest>,
+    origin: Origin,
+    warning: Option<String>,
+}
+
 /// How a model came to be known here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -163,7 +176,7 @@ impl Node {
         progress: &(impl Fn(GetProgress) + Send + Sync),
     ) -> Result<GetReport, NodeError> {
         let model = &request.model;
-        let (manifest, origin) = self.wanted(request, progress).await?;
+        let Wanted { manifest, origin, warning } = self.wanted(request, progress).await?;
         let revision = self.library.store.revision(manifest.clone())?;
         let files = select(&manifest, &request.include, &request.exclude)?;
         let dest = match &request.output {
@@ -211,6 +224,7 @@ impl Node {
             self.clear_former(&manifest, &dest).await?;
         }
         self.changed();
+        let code = self.code_in(&revision, &files).await;
         let downloaded = want.saturating_sub(before);
         // What was received and thrown away does not count.
         let downloaded_web = over_http().saturating_sub(web_before).min(downloaded);
@@ -225,8 +239,19 @@ impl Node {
             verified: request.verify && files.iter().all(|&i| manifest.files[i].sha256.is_some()),
             publisher: manifest.publisher.map(|key| self.library.trust.describe(&key)),
             origin,
-            warnings: kept.iter().map(Kept::to_string).collect(),
+            warnings: warning.into_iter().chain(code).chain(kept.iter().map(Kept::to_string)).collect(),
         })
+    }
+
+    /// Warnings of the files got that can run code when they are loaded.
+    async fn code_in(&self, revision: &Arc<StoredRevision>, files: &[usize]) -> Vec<String> {
+        let (revision, files) = (revision.clone(), files.to_vec());
+        let looking = tokio::task::spawn_blocking(move || {
+            let got = files.iter().map(|&i| &revision.manifest.files[i]);
+            let read = |at: usize, limit| revision.contents[files[at]].read(0..limit).ok().flatten();
+            Findings::of(got.map(|file| (file.path.as_str(), file.size)), read).warnings()
+        });
+        looking.await.unwrap_or_else(|e| vec![format!("the files were not searched for code: {e}")])
     }
 
     /// Does some work, and introduces those meanwhile who say to the catalog's peers that they hold the model: its own
@@ -248,14 +273,20 @@ impl Node {
         self: &Arc<Self>,
         request: &GetRequest,
         progress: &(impl Fn(GetProgress) + Send + Sync),
-    ) -> Result<(Arc<Manifest>, Origin), NodeError> {
+    ) -> Result<Wanted, NodeError> {
         let model = &request.model;
         let held = self.library.registry.get(model);
         let refused = held.as_ref().map(|held| self.fits(held, request)).transpose()?.flatten();
-        let known = held.clone().filter(|_| refused.is_none());
-        if let Some(known) = known.as_ref().filter(|_| !request.update) {
-            let origin = if self.is_outdated(known) { Origin::Outdated } else { Origin::Known };
-            return Ok((known.clone(), origin));
+        let mut known = held.clone().filter(|_| refused.is_none());
+        if let Some(of_now) = known.as_ref().filter(|_| !request.update) {
+            // A mount may have read it and pinned nothing.
+            match self.claim_known(of_now)? {
+                Claim::Stands => {
+                    let origin = if self.is_outdated(of_now) { Origin::Outdated } else { Origin::Known };
+                    return Ok(Wanted { manifest: of_now.clone(), origin, warning: None });
+                }
+                Claim::Another => known = None,
+            }
         }
         self.session.trust_hosts(&request.peers);
         self.call_in_catalog(&request.peers);
@@ -266,10 +297,17 @@ impl Node {
         let found = meanwhile(self.look_for(request, held.is_some()), showing).await;
         match (found, known) {
             (Ok(found), Some(known)) if found.torrent.info_hash == known.torrent.info_hash => {
-                Ok((found, Origin::NoneNewer))
+                Ok(Wanted { manifest: found, origin: Origin::NoneNewer, warning: None })
             }
-            (Ok(found), _) => Ok((found, Origin::Found)),
-            (Err(e), Some(known)) if e.kind() == ErrorKind::NotFound => Ok((known, Origin::NoneNewer)),
+            (Ok(found), _) => Ok(Wanted { manifest: found, origin: Origin::Found, warning: None }),
+            (Err(e), Some(known)) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Older) => {
+                if let Claim::Another = self.claim_known(&known)? {
+                    return Err(e);
+                }
+                let offered = Some(e.to_string()).filter(|_| e.kind() == ErrorKind::Older);
+                let warning = offered.map(|e| format!("the network offers an older state only: {e}"));
+                Ok(Wanted { manifest: known, origin: Origin::NoneNewer, warning })
+            }
             // That another one is here says more.
             (Err(e), None) if e.kind() == ErrorKind::NotFound => Err(refused.map_or(e, NodeError::from)),
             (Err(e), _) => Err(e),
@@ -304,13 +342,14 @@ impl Node {
         anew: bool,
     ) -> Result<Arc<Manifest>, NodeError> {
         let (model, publisher) = (&request.model, request.publisher.as_deref());
+        let intent = Intent::Take { allow_older: request.allow_older };
         let alone = || self.catalog.as_ref().is_some_and(|part| part.catalog.status().peers == 0);
         let until = Instant::now() + MEET_WITHIN;
         loop {
             let waits = alone() && Instant::now() < until;
             let found = match anew {
-                false => self.resolve(model, publisher, RESOLVE_WITHIN).await,
-                true => self.resolve_anew(model, publisher, RESOLVE_WITHIN).await,
+                false => self.resolve(model, publisher, RESOLVE_WITHIN, intent).await,
+                true => self.resolve_anew(model, publisher, RESOLVE_WITHIN, intent).await,
             };
             match found {
                 Err(e) if waits && e.kind() == ErrorKind::NotFound => tokio::time::sleep(MEET_PAUSE).await,

@@ -29,6 +29,13 @@ pub(super) async fn run(node: Weak<Node>, every: Duration) {
         if let Err(e) = node.bound_cache().await {
             tracing::error!("the cache could not be bounded: {e}");
         }
+        let looking = node.clone();
+        match tokio::task::spawn_blocking(move || looking.disputes_changed()).await {
+            // The mount shows names that are disputed by now in another way, unless they were read.
+            Ok(true) => node.changed(),
+            Ok(false) => {}
+            Err(e) => tracing::error!("looking for disputed names failed: {e}"),
+        }
         if turn % DHT_TURNS == 0 {
             node.save_dht().await;
         }

@@ -11,6 +11,7 @@ use crate::model::legacy::{Document, LegacyManifest};
 use crate::model::magnet::Magnet;
 use crate::model::metainfo::{ParsedMetainfo, parse_info, parse_metainfo};
 use crate::model::{InfoHash, Manifest, ModelRef};
+use crate::node::accept::Intent;
 use crate::node::get::RESOLVE_WITHIN;
 use crate::node::trackers::Trackers;
 use crate::node::{Library, Node, NodeError};
@@ -37,28 +38,34 @@ fn named<'a>(name: Option<&'a ModelRef>, origin: &str) -> Result<&'a ModelRef, N
 impl Library {
     /// Checks the text of a manifest (JSON or YAML) or a .torrent and stores its manifest, and the piece layers
     /// that a .torrent brings. `origin` names the text in errors; `name` is needed for a .torrent and refused for
-    /// a manifest, which names itself.
-    pub fn import(&self, bytes: &[u8], origin: &str, name: Option<&ModelRef>) -> Result<Imported, NodeError> {
+    /// a manifest, which names itself. A manifest older than the known one of its publisher needs `allow_older`.
+    pub fn import(
+        &self,
+        bytes: &[u8],
+        origin: &str,
+        name: Option<&ModelRef>,
+        allow_older: bool,
+    ) -> Result<Imported, NodeError> {
         if bytes.first() == Some(&b'd') {
             let name = named(name, origin)?;
             let torrent = parse_metainfo(bytes).map_err(|e| refused(origin, e))?;
             let manifest = from_torrent(&torrent, name, origin)?;
             self.store.save_metainfo(&torrent.info_hash, bytes)?;
-            return Ok(Imported::Stored(self.admit(manifest)?));
+            return Ok(Imported::Stored(self.admit(manifest, allow_older)?));
         }
         if let Some(name) = name {
             return Err(refused(origin, format!("a manifest names itself; --name {name} is for torrents")));
         }
         match Document::parse(bytes).map_err(|e| refused(origin, e))? {
-            Document::Manifest(manifest) => Ok(Imported::Stored(self.admit(*manifest)?)),
+            Document::Manifest(manifest) => Ok(Imported::Stored(self.admit(*manifest, allow_older)?)),
             Document::Legacy(legacy) => Ok(Imported::Legacy(legacy)),
         }
     }
 
-    /// Stores a manifest unless its name is another publisher's here, or the policy does not trust its publisher.
-    fn admit(&self, manifest: Manifest) -> Result<Arc<Manifest>, NodeError> {
-        self.trust.accept(&manifest.name, manifest.publisher, Pinning::Pin)?;
-        Ok(self.registry.insert(manifest)?)
+    /// Stores a manifest unless its name is another publisher's here, the policy does not trust its publisher, or a newer
+    /// state of that publisher is known.
+    fn admit(&self, manifest: Manifest, allow_older: bool) -> Result<Arc<Manifest>, NodeError> {
+        self.accept(manifest, None, Intent::Take { allow_older }, Pinning::Pin)
     }
 }
 
@@ -87,6 +94,9 @@ pub enum ImportRequest {
         model: ModelRef,
         /// Hosts that may know it.
         peers: Vec<SocketAddr>,
+        /// Whether its state may be older than the known one.
+        #[serde(default)]
+        allow_older: bool,
     },
     /// A manifest from before schema 1.
     Legacy {
@@ -113,11 +123,12 @@ impl Node {
             ImportRequest::Magnet { link, name, peers } => {
                 self.import_magnet(link, name.as_ref(), peers).await?
             }
-            ImportRequest::Of { publisher, model, peers } => {
-                return self.resolve_of(publisher, model, peers, RESOLVE_WITHIN).await;
+            ImportRequest::Of { publisher, model, peers, allow_older } => {
+                let intent = Intent::Take { allow_older: *allow_older };
+                return self.resolve_of(publisher, model, peers, RESOLVE_WITHIN, intent).await;
             }
             ImportRequest::Legacy { text, origin, peers } => {
-                match self.library.import(text.as_bytes(), origin, None)? {
+                match self.library.import(text.as_bytes(), origin, None, false)? {
                     Imported::Stored(manifest) => manifest,
                     Imported::Legacy(legacy) => self.import_legacy(&legacy, origin, peers).await?,
                 }
@@ -138,7 +149,8 @@ impl Node {
         let name = named(name, link)?;
         let magnet: Magnet = link.parse().map_err(|e| refused(link, e))?;
         let torrent = self.metadata_of(&magnet, link, peers).await?;
-        self.library.admit(from_torrent(&torrent, name, link)?)
+        // What comes from a torrent is unsigned: it is a state of no publisher.
+        self.library.admit(from_torrent(&torrent, name, link)?, false)
     }
 
     /// Completes a manifest from before schema 1 with the info dictionary that its swarm sends.
@@ -149,7 +161,7 @@ impl Node {
         peers: &[SocketAddr],
     ) -> Result<Arc<Manifest>, NodeError> {
         let torrent = self.metadata_of(&legacy.magnet, origin, peers).await?;
-        self.library.admit(legacy.complete(&torrent).map_err(|e| refused(origin, e))?)
+        self.library.admit(legacy.complete(&torrent).map_err(|e| refused(origin, e))?, false)
     }
 
     async fn metadata_of(

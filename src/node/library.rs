@@ -9,7 +9,7 @@ use crate::node::NodeError;
 use crate::node::lock::NodeLock;
 use crate::node::sharing::Sharing;
 use crate::paths::Paths;
-use crate::store::{Registry, Store, StoreError, StoredRevision};
+use crate::store::{Beside, Registry, States, Store, StoreError, StoredRevision};
 
 /// The registry and the store of one base directory.
 pub struct Library {
@@ -19,6 +19,10 @@ pub struct Library {
     pub paths: Paths,
     /// The manifests known.
     pub registry: Arc<Registry>,
+    /// The manifests that are read by the fingerprint of their publisher.
+    pub beside: Arc<Beside>,
+    /// The newest states known of publishers.
+    pub states: States,
     /// The bytes here.
     pub store: Arc<Store>,
     /// Whom names belong to.
@@ -43,9 +47,13 @@ impl Library {
         let registry = Arc::new(Registry::open(&paths)?);
         let store = open(&paths)?;
         let trust = Arc::new(Trust::open(&paths, config.security.trust));
-        trust.take_over(registry.all().iter().filter_map(|m| Some((m.name.clone(), m.publisher?))))?;
         let sharing = Arc::new(Sharing::open(&paths, config.network.announce)?);
-        Ok(Self { config, paths, registry, store, trust, sharing })
+        let (beside, states) = (Arc::new(Beside::open(&paths)?), States::new(&paths));
+        let library = Self { config, paths, registry, beside, states, store, trust, sharing };
+        if !library.paths.trust().exists() {
+            library.trust.take_over(library.taken())?;
+        }
+        Ok(library)
     }
 
     /// Opens the base directory for writing. The lock is taken before the store is looked at. Finishes a replacement of
@@ -71,6 +79,13 @@ impl Library {
         Ok(self.store.revision(self.manifest(model)?)?)
     }
 
+    /// The revisions known of a model, with their contents: that of the registry first, then those that are read by the
+    /// fingerprint of their publisher.
+    pub fn revisions_of(&self, model: &ModelRef) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
+        let all = self.registry.get(model).into_iter().chain(self.beside.of_model(model));
+        all.map(|manifest| Ok(self.store.revision(manifest)?)).collect()
+    }
+
     /// Whether the trust still accepts a manifest that is known here.
     pub fn stands(&self, manifest: &Manifest) -> bool {
         let stands = self.trust.stands(&manifest.name, manifest.signed_by());
@@ -80,14 +95,16 @@ impl Library {
         stands.is_ok()
     }
 
-    /// Every known model that its name stands for, with its contents: what a mount shows.
-    pub fn shown(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
-        let accepted = self.registry.all().into_iter().filter(|manifest| self.stands(manifest));
-        accepted.map(|m| Ok(self.store.revision(m)?)).collect()
+    /// All manifests known, also of publishers that own no name.
+    pub fn manifests(&self) -> Vec<Arc<Manifest>> {
+        let mut all = self.registry.all();
+        all.extend(self.beside.all());
+        all
     }
 
-    /// Every known model with its contents, by name.
+    /// Every known model with its contents, by name; after them the models that are read by the fingerprint of their
+    /// publisher.
     pub fn revisions(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
-        self.registry.all().into_iter().map(|m| Ok(self.store.revision(m)?)).collect()
+        self.manifests().into_iter().map(|m| Ok(self.store.revision(m)?)).collect()
     }
 }

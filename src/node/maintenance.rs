@@ -1,5 +1,6 @@
 //! `verify` and `remove`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -85,18 +86,23 @@ impl Library {
     /// holds the node lock. What is cut short is done by the next call: the manifest goes late, and after it only the
     /// rule of sharing, which keeps the model to its user until then.
     pub fn remove(&self, model: &ModelRef) -> Result<(), NodeError> {
+        let others: Vec<_> = self.manifests().into_iter().filter(|m| m.model_ref() != *model).collect();
+        let beside = self.beside.of_model(model);
         match self.revision(model) {
             Ok(revision) => {
-                let known = self.registry.all().into_iter();
-                let others: Vec<_> = known.filter(|m| m.model_ref() != *model).collect();
                 for former in self.store.former(model, &revision.manifest.torrent.info_hash, None)? {
                     self.store.forget_former(&former, model, &others)?;
                 }
                 self.store.forget(&revision, &others)?;
                 self.store.clear_laid_out(model)?;
             }
-            Err(NodeError::UnknownModel(_)) if self.store.clear_laid_out(model)? => {}
+            Err(NodeError::UnknownModel(_)) if self.store.clear_laid_out(model)? || !beside.is_empty() => {}
             Err(e) => return Err(e),
+        }
+        for manifest in beside {
+            let Some(publisher) = manifest.signed_by() else { continue };
+            self.store.forget(&*self.store.revision(manifest)?, &others)?;
+            self.beside.remove(&publisher, model)?;
         }
         // The history that a mirror kept goes with it, what a kill left beside it, and what came of its next state.
         let (history, staging) = (self.paths.mirror_of(model), self.paths.mirror_staging(model));
@@ -134,24 +140,31 @@ impl Node {
 
     /// [`Library::remove`], once the engine has let go of the model. Refused while another job has it.
     pub async fn remove(self: &Arc<Self>, model: &ModelRef) -> Result<(), NodeError> {
-        let revision = match self.library.revision(model) {
-            Err(NodeError::UnknownModel(_)) => return self.remove_laid_out(model).await,
-            revision => revision?,
+        let revisions = self.library.revisions_of(model)?;
+        let Some(main) = revisions.first().map(|revision| revision.manifest.torrent.info_hash) else {
+            return self.remove_laid_out(model).await;
         };
-        let turn = self.jobs.try_turn(&revision.manifest.torrent.info_hash);
-        let turn = turn.zip(self.mirrors.try_turn(model));
-        let turn = turn.ok_or_else(|| NodeError::InUse(model.clone()))?;
-        let held = self.closed(&revision).await?;
-        let mut former_held = Vec::new();
-        for former in self.library.store.former(model, &revision.manifest.torrent.info_hash, None)? {
-            former_held.push(self.hold_former(model, &former).await?);
+        let in_use = || NodeError::InUse(model.clone());
+        let mirror = self.mirrors.try_turn(model).ok_or_else(in_use)?;
+        let (mut held, mut former_held, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+        for revision in &revisions {
+            // Two publishers may have published the same files.
+            if seen.insert(revision.manifest.torrent.info_hash) {
+                let turn = self.jobs.try_turn(&revision.manifest.torrent.info_hash).ok_or_else(in_use)?;
+                held.push((turn, self.closed(revision).await?));
+            }
+        }
+        for former in self.library.store.former(model, &main, None)? {
+            if seen.insert(former.info_hash) {
+                former_held.push(self.hold_former(model, &former).await?);
+            }
         }
         let (node, model) = (self.clone(), model.clone());
         // Once begun it is brought to its end, even if nobody waits for it any more.
         blocking::cancellable(move |_| {
-            let _until_done = (turn, held, former_held);
+            let _until_done = (mirror, held, former_held);
             node.library.remove(&model)?;
-            node.leave_unless_used(&revision.manifest);
+            revisions.iter().for_each(|revision| node.leave_unless_used(&revision.manifest));
             node.changed();
             Ok(())
         })

@@ -4,6 +4,7 @@
 //! processes ever write the same files. [`Library`] is the part that needs no engine: the registry and the store.
 //! Other processes reach the node through its control socket ([`control`]).
 
+pub(crate) mod accept;
 mod announce;
 pub mod attached;
 pub(crate) mod blocking;
@@ -15,6 +16,7 @@ pub mod clients;
 pub mod control;
 mod dht;
 pub mod discover;
+pub mod disputes;
 mod error;
 mod former;
 pub mod get;
@@ -42,6 +44,7 @@ mod trackers;
 pub mod unresolved;
 mod warm;
 
+pub use accept::Intent;
 pub use error::{ErrorKind, NodeError, chain};
 pub use library::Library;
 pub use running::{Node, NodeOptions};

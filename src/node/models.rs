@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Library, NodeError};
 use crate::catalog::trust::Document;
+use crate::model::code::{Findings, RunsCode};
 use crate::model::{InfoHash, ModelName, PublisherKey, Revision};
 use crate::store::StoredRevision;
 
@@ -31,6 +32,12 @@ pub struct KnownModel {
     /// What this node's user calls them.
     #[serde(default)]
     pub alias: Option<String>,
+    /// Whether the name belongs to the publisher of this model.
+    #[serde(default)]
+    pub pinned: bool,
+    /// How files of it can run code when they are loaded. The names decide for files that are not here.
+    #[serde(default)]
+    pub runs_code: Vec<RunsCode>,
     /// Its torrent.
     pub info_hash: InfoHash,
     /// The directory that holds its files, where there is one.
@@ -50,6 +57,8 @@ impl KnownModel {
             publisher: manifest.publisher,
             fingerprint: manifest.publisher.map(|key| key.fingerprint()),
             alias: manifest.publisher.and_then(|key| trust.alias(&key)).map(ToString::to_string),
+            pinned: manifest.publisher.is_some() && trust.pinned(&manifest.name) == manifest.publisher,
+            runs_code: runs_code(revision).kinds(),
             info_hash: manifest.torrent.info_hash,
             path: place(revision),
         }
@@ -63,6 +72,12 @@ impl Library {
         let trust = self.trust.document().unwrap_or_default();
         Ok(self.revisions()?.iter().map(|revision| KnownModel::of(revision, &trust)).collect())
     }
+}
+
+/// The files of a revision that can run code when they are loaded. Reads the first bytes of files that are here.
+pub(super) fn runs_code(revision: &StoredRevision) -> Findings {
+    let files = revision.manifest.files.iter().map(|file| (file.path.as_str(), file.size));
+    Findings::of(files, |number, limit| revision.contents[number].read(0..limit).ok().flatten())
 }
 
 /// The directory that holds all files of a revision under their own names; none while some are in the cache.

@@ -7,22 +7,51 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::candidates::Askable;
+use super::accept::Intent;
+use super::candidates::{Askable, Settled};
 use super::catalog::NodeCatalog;
 use super::{ErrorKind, Node, NodeError, blocking, candidates, chain};
-use crate::catalog::trust::Pinning;
+use crate::catalog::trust::{Pinning, TrustError};
 use crate::catalog::{Candidate, CatalogError};
-use crate::model::{Manifest, ModelRef, PublisherKey};
+use crate::model::{Manifest, ModelRef, PublisherKey, Sha256Digest};
+
+use crate::store::{Announced, State};
 
 /// How long the DHT may take to say whom a publisher has named as successor, and how many of these in turn are followed.
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
 const MAX_SUCCESSIONS: usize = 8;
 
-/// What somebody is resolving, or was a moment ago.
-type Key = (ModelRef, Option<String>);
+/// What is being resolved, or was a moment ago: the model, the publisher where one is named, and what for.
+type Key = (ModelRef, Option<String>, Intent);
 
 /// The latest failure of a resolving, and when it came.
-type Turn = tokio::sync::Mutex<Option<(Instant, ErrorKind, String)>>;
+type Turn = tokio::sync::Mutex<Option<(Instant, Failed)>>;
+
+/// A failure, for every caller that waited for it.
+#[derive(Debug, Clone)]
+enum Failed {
+    /// It names the publishers, which a caller may want.
+    Trust(TrustError),
+    Other(ErrorKind, String),
+}
+
+impl From<&NodeError> for Failed {
+    fn from(error: &NodeError) -> Self {
+        match error {
+            NodeError::Trust(error) => Self::Trust(error.clone()),
+            error => Self::Other(error.kind(), chain(error)),
+        }
+    }
+}
+
+impl From<Failed> for NodeError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Trust(error) => Self::Trust(error),
+            Failed::Other(kind, message) => Self::Remote { kind, message },
+        }
+    }
+}
 
 /// The resolvings in progress: those of one name at once are one.
 #[derive(Debug, Default)]
@@ -44,15 +73,16 @@ impl Resolvings {
 impl Node {
     /// The manifest of a model: the one known here, or, within a time, the one that the network knows, once the trust
     /// accepts its publisher. `publisher` asks for that of a certain one. Several calls at once for one model are one
-    /// piece of work.
+    /// piece of work. A name is pinned only where `intent` is to take the model, and the manifest was not known.
     pub async fn resolve(
         self: &Arc<Self>,
         model: &ModelRef,
         publisher: Option<&str>,
         within: Duration,
+        intent: Intent,
     ) -> Result<Arc<Manifest>, NodeError> {
         let asked = Instant::now();
-        let turn = self.resolvings.of((model.clone(), publisher.map(str::to_owned)));
+        let turn = self.resolvings.of((model.clone(), publisher.map(str::to_owned), intent));
         let until = tokio::time::Instant::now() + within;
         let Ok(mut failed) = tokio::time::timeout_at(until, turn.lock()).await else {
             return Err(CatalogError::NotFound(model.clone()).into());
@@ -60,13 +90,13 @@ impl Node {
         if let Some(known) = self.library.registry.get(model).filter(|known| self.library.stands(known)) {
             return Ok(known);
         }
-        if let Some((_, kind, message)) = failed.as_ref().filter(|(when, ..)| *when > asked) {
-            return Err(NodeError::Remote { kind: *kind, message: message.clone() });
+        if let Some((_, failed)) = failed.as_ref().filter(|(when, _)| *when > asked) {
+            return Err(failed.clone().into());
         }
         let left = until.saturating_duration_since(tokio::time::Instant::now());
-        let resolved = self.resolve_anew(model, publisher, left).await;
+        let resolved = self.resolve_anew(model, publisher, left, intent).await;
         if let Err(e) = &resolved {
-            *failed = Some((Instant::now(), e.kind(), chain(e)));
+            *failed = Some((Instant::now(), e.into()));
         }
         resolved
     }
@@ -78,17 +108,22 @@ impl Node {
         model: &ModelRef,
         publisher: Option<&str>,
         within: Duration,
+        intent: Intent,
     ) -> Result<Arc<Manifest>, NodeError> {
         let part = self.catalog()?;
         let until = Instant::now() + within;
         let left = || until.saturating_duration_since(Instant::now());
         let mut found = part.catalog.resolve(model, within * 3 / 4).await?;
-        let from = Asking { part, model };
+        let from = self.asking(part, model, intent);
+        let known = self.registry_claim(model, publisher);
         // Whoever was first to answer may have nothing to hand out: the others are heard before the time is over.
         let mut by = Instant::now() + left() / 2;
-        let (manifest, pinning) = loop {
-            let settled =
-                candidates::settle(&self.library.trust, model, publisher, found.clone(), &from, by).await;
+        let settled = loop {
+            let mut offered = found.clone();
+            if let Some(known) = known.as_ref().filter(|known| !self.offers(&offered, &known.publisher)) {
+                offered.push(known.clone());
+            }
+            let settled = candidates::settle(&self.library.trust, model, publisher, offered, &from, by).await;
             match settled {
                 Err(NodeError::Catalog(CatalogError::NoManifest { .. })) if Instant::now() < until => {
                     found = part.catalog.resolve(model, left() * 3 / 4).await?;
@@ -97,7 +132,69 @@ impl Node {
                 settled => break settled?,
             }
         };
-        self.admit(manifest, pinning).await
+        self.admit(settled, intent).await
+    }
+
+    /// The manifest of a model by the publisher of a fingerprint, to be read by a path that names them: the one known
+    /// here or, within a time, the one that the network knows. Pins nothing, and leaves the name to its owner.
+    pub async fn resolve_by(
+        self: &Arc<Self>,
+        model: &ModelRef,
+        fingerprint: &str,
+        within: Duration,
+    ) -> Result<Arc<Manifest>, NodeError> {
+        let part = self.catalog()?;
+        let until = Instant::now() + within;
+        let found = part.catalog.resolve(model, within * 3 / 4).await?;
+        let theirs = |candidate: &&Candidate| candidate.publisher.fingerprint() == fingerprint;
+        let Some(publisher) = found.iter().find(theirs).map(|candidate| candidate.publisher) else {
+            return Err(CatalogError::NotFound(model.clone()).into());
+        };
+        self.library.trust.may_read_by_key(&model.name, &publisher)?;
+        let from = self.asking(part, model, Intent::Read);
+        let settled = candidates::of_publisher(model, publisher, found, &from, until).await?;
+        let node = self.clone();
+        let stored = blocking::cancellable(move |_| {
+            node.library.accept_beside(settled.manifest, settled.record.as_deref())
+        })
+        .await?;
+        self.meet_holders(&stored);
+        self.changed();
+        Ok(stored)
+    }
+
+    fn asking<'a>(
+        self: &Arc<Self>,
+        part: &'a NodeCatalog,
+        model: &'a ModelRef,
+        intent: Intent,
+    ) -> Asking<'a> {
+        let known = self.library.registry.get(model).map(|known| (known.digest().0, known));
+        Asking { node: self.clone(), part, model, intent, known }
+    }
+
+    /// The manifest known here of a name that is not pinned, as a candidate: another publisher must not get the name because
+    /// the known one cannot be reached now. None where the user names a publisher.
+    fn registry_claim(&self, model: &ModelRef, publisher: Option<&str>) -> Option<Candidate> {
+        let known = self.library.registry.get(model).filter(|known| self.library.stands(known))?;
+        let signer = known.signed_by()?;
+        let owned = self.library.trust.pinned(&model.name).ok()?.is_some();
+        let (manifest, len) = known.digest();
+        let manifest_len = u32::try_from(len).ok()?;
+        (!owned && publisher.is_none()).then(|| Candidate {
+            publisher: signer,
+            info_hash: known.torrent.info_hash,
+            manifest,
+            manifest_len,
+            record: None,
+        })
+    }
+
+    /// Whether candidates are of a publisher, by any key of theirs.
+    fn offers(&self, candidates: &[Candidate], publisher: &PublisherKey) -> bool {
+        let trust = &self.library.trust;
+        let owner = trust.present_key(publisher);
+        candidates.iter().any(|candidate| trust.present_key(&candidate.publisher) == owner)
     }
 
     /// The manifest of a model by a known publisher, from the record in the DHT.
@@ -107,6 +204,7 @@ impl Node {
         model: &ModelRef,
         peers: &[SocketAddr],
         within: Duration,
+        intent: Intent,
     ) -> Result<Arc<Manifest>, NodeError> {
         let part = self.catalog()?;
         let until = Instant::now() + within;
@@ -115,7 +213,7 @@ impl Node {
         let publisher = self.library.trust.find(publisher, known)?;
         let publisher = self.library.trust.present_key(&publisher);
         let mut found = self.found_of(part, publisher, model, within * 3 / 4).await?;
-        let from = Asking { part, model };
+        let from = self.asking(part, model, intent);
         let manifest = loop {
             let left = until.saturating_duration_since(Instant::now());
             match from.fetch(&found, left).await {
@@ -123,7 +221,7 @@ impl Node {
                 fetched => break fetched?,
             }
         };
-        self.admit(manifest, Pinning::Pin).await
+        self.admit(Settled { manifest, pinning: Pinning::Pin, record: found.record }, intent).await
     }
 
     /// What a publisher announces, or whoever has their key's place now, by what the DHT says.
@@ -155,52 +253,68 @@ impl Node {
         Err(CatalogError::NotFound(model.clone()).into())
     }
 
-    /// Whether the publisher of a model known here has announced another state of it since. Answered from memory.
+    /// Whether the publisher of a model known here has announced another state of it since. Reads the disk.
     pub(super) fn is_outdated(&self, known: &Manifest) -> bool {
         let (Some(part), Some(signer)) = (&self.catalog, known.signed_by()) else { return false };
         // It may have been signed by a key that was replaced since.
         let publisher = self.library.trust.present_key(&signer);
-        let made = known.created_at.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
-        let Some(announced) = part.store.of(&publisher, &known.model_ref()) else { return false };
-        let time = announced.record().time;
-        // Both are told to the second, and a record is made after its manifest.
-        let newer = made.is_none_or(|made| i64::try_from(time).is_ok_and(|t| t >= made.as_second()));
-        newer && announced.model().is_some_and(|model| model.info_hash != known.torrent.info_hash)
+        let model = known.model_ref();
+        let Some(announced) = part.store.of(&publisher, &model) else { return false };
+        let Ok(states) = self.library.newest_states(&model) else { return false };
+        let record = announced.record();
+        let time = i64::try_from(record.time).unwrap_or(i64::MAX);
+        let state = State {
+            info_hash: known.torrent.info_hash,
+            created_at: None,
+            announced: Some(Announced { sequence: record.sequence, time }),
+            only_read: false,
+        };
+        let older = |(key, known): (&PublisherKey, &State)| {
+            self.library.trust.present_key(key) == publisher && state.is_older_than(known, *key == publisher)
+        };
+        !states.iter().any(older)
+            && announced.model().is_some_and(|model| model.info_hash != known.torrent.info_hash)
     }
 
     /// Stores a manifest that was checked, where the trust accepts its publisher, and shows it.
-    async fn admit(
-        self: &Arc<Self>,
-        manifest: Manifest,
-        pinning: Pinning,
-    ) -> Result<Arc<Manifest>, NodeError> {
+    async fn admit(self: &Arc<Self>, settled: Settled, intent: Intent) -> Result<Arc<Manifest>, NodeError> {
         let node = self.clone();
         let (stored, former) = blocking::cancellable(move |_| {
+            let Settled { manifest, pinning, record } = settled;
             let former = node.library.registry.get(&manifest.model_ref());
-            node.library.trust.accept(&manifest.name, manifest.signed_by(), pinning)?;
+            let stored = node.library.accept(manifest, record.as_deref(), intent, pinning)?;
             // With the model, what is announced of it survives whatever happens to this process.
             if let Some(Err(e)) = node.catalog.as_ref().map(|part| part.store.flush()) {
-                tracing::warn!("what was announced of {} may be lost: {e}", manifest.name);
+                tracing::warn!("what was announced of {} may be lost: {e}", stored.name);
             }
-            Ok((node.library.registry.insert(manifest)?, former))
+            Ok((stored, former))
         })
         .await?;
         if let Some(former) = former.filter(|former| former.torrent.info_hash != stored.torrent.info_hash) {
             self.leave_unless_used(&former);
         }
-        if let Some(part) = &self.catalog {
-            let info_hash = stored.torrent.info_hash;
-            self.fetch.introduce(&info_hash, &part.catalog.holders(&info_hash));
-        }
+        self.meet_holders(&stored);
         self.changed();
         Ok(stored)
+    }
+
+    /// Introduces the peers that hold a model to its swarm.
+    fn meet_holders(&self, manifest: &Manifest) {
+        if let Some(part) = &self.catalog {
+            let info_hash = manifest.torrent.info_hash;
+            self.fetch.introduce(&info_hash, &part.catalog.holders(&info_hash));
+        }
     }
 }
 
 /// The peers who hand out the manifests of a model.
 struct Asking<'a> {
+    node: Arc<Node>,
     part: &'a NodeCatalog,
     model: &'a ModelRef,
+    intent: Intent,
+    /// What is known here, by its digest.
+    known: Option<(Sha256Digest, Arc<Manifest>)>,
 }
 
 impl Asking<'_> {
@@ -216,8 +330,12 @@ impl Asking<'_> {
 }
 
 impl Askable for Asking<'_> {
-    /// Ends without one as soon as a record has come that replaces the candidate's: its state is gone.
+    /// Ends without one as soon as a record has come that replaces the candidate's: its state is gone. Refuses a state
+    /// older than the known one, unless the user allows it.
     async fn fetch(&self, candidate: &Candidate, within: Duration) -> Result<Manifest, NodeError> {
+        if let Some((_, known)) = self.known.as_ref().filter(|(digest, _)| *digest == candidate.manifest) {
+            return Ok(Manifest::clone(known));
+        }
         let json = tokio::select! {
             json = self.part.catalog.manifest(self.model, candidate, within) => json?,
             () = self.part.catalog.replaced(self.model, candidate) => {
@@ -225,11 +343,20 @@ impl Askable for Asking<'_> {
             }
         };
         let (model, candidate) = (self.model.clone(), candidate.clone());
+        let (node, allows_older) = (self.node.clone(), self.intent.allows_older());
         blocking::cancellable(move |_| {
-            candidates::check(&model, &candidate, &json).map_err(|reason| NodeError::Refused {
-                origin: model.to_string(),
-                reason: format!("the manifest announced by {} {reason}", candidate.publisher.fingerprint()),
-            })
+            let manifest =
+                candidates::check(&model, &candidate, &json).map_err(|reason| NodeError::Refused {
+                    origin: model.to_string(),
+                    reason: format!(
+                        "the manifest announced by {} {reason}",
+                        candidate.publisher.fingerprint()
+                    ),
+                })?;
+            if !allows_older {
+                node.library.check_state(&manifest, candidate.record.as_deref())?;
+            }
+            Ok(manifest)
         })
         .await
     }
@@ -257,7 +384,7 @@ mod tests {
     #[tokio::test]
     async fn resolvings_of_one_name_share_a_turn() {
         let resolvings = Resolvings::default();
-        let key = |name: &str| (name.parse().unwrap(), None);
+        let key = |name: &str| (name.parse().unwrap(), None, Intent::Read);
         let one = resolvings.of(key("a/b"));
         assert!(Arc::ptr_eq(&one, &resolvings.of(key("a/b"))));
         assert!(!Arc::ptr_eq(&one, &resolvings.of(key("a/c"))));

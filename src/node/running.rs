@@ -14,6 +14,7 @@ use super::attached::Attached;
 use super::catalog::NodeCatalog;
 use super::clients::Clients;
 use super::control::{self, Status};
+use super::disputes::Disputes;
 use super::handover::Asked;
 use super::jobs::Jobs;
 use super::lock::NodeLock;
@@ -92,6 +93,7 @@ pub struct Node {
     pub(super) catalog: Option<Arc<NodeCatalog>>,
     pub(super) resolvings: Resolvings,
     pub(super) unresolved: Unresolved,
+    pub(super) disputes: Disputes,
     started: Instant,
     listening: watch::Receiver<Vec<SocketAddr>>,
     pub(super) asked: watch::Sender<Option<Asked>>,
@@ -165,6 +167,7 @@ impl Node {
             catalog,
             resolvings: Resolvings::default(),
             unresolved: Unresolved::default(),
+            disputes: Disputes::default(),
             activity: options.activity,
             mount: options.mount,
             no_resolve: options.no_resolve,
@@ -244,6 +247,8 @@ impl Node {
             jobs: self.clients.status(),
             attached: self.attached.list(),
             unresolved: self.unresolved.status(),
+            disputed: self.disputed_names(),
+            notes: self.notes(),
         }
     }
 
@@ -264,6 +269,7 @@ impl Node {
     /// What is new in it is shared as the rules say.
     pub fn reload(&self) -> Result<(), NodeError> {
         self.library.registry.reload()?;
+        self.library.beside.reload()?;
         self.apply_all_rules();
         self.finish_rotation();
         self.unresolved.clear();

@@ -100,6 +100,7 @@ impl Library {
         self.store.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
         let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();
         self.store.record_placement_as(&manifest, &dir, &stamps, &targets)?;
+        self.enter_own_state(&manifest)?;
         let manifest = self.registry.insert(manifest)?;
         Ok(Shared { manifest, warnings })
     }
@@ -151,7 +152,7 @@ impl Node {
     /// Leaves the swarm of a manifest that is no longer known, unless another model is the same torrent.
     pub(super) fn leave_unless_used(&self, manifest: &Manifest) {
         let info_hash = manifest.torrent.info_hash;
-        if !self.library.registry.all().iter().any(|m| m.torrent.info_hash == info_hash) {
+        if !self.library.manifests().iter().any(|m| m.torrent.info_hash == info_hash) {
             self.unseed(manifest);
         }
     }

@@ -2,31 +2,51 @@
 
 use std::sync::Arc;
 
+use super::accept::Intent;
 use super::control::Warmed;
 use super::get::MAX_CHANGES;
 use super::{Node, NodeError};
-use crate::model::ModelRef;
+use crate::model::{Manifest, ModelRef};
+use crate::mount::Sought;
+use crate::store::StoredRevision;
 
 impl Node {
-    /// Fetches all files at or below `path`, given as the mount shows it: `[datasets/]org/name[@revision][/path]`. A
-    /// model that is not known here is looked up as the mount would. Begins anew when the model becomes another one
-    /// here meanwhile.
+    /// Fetches all files at or below `path`, given as the mount shows it: `[datasets/]org/name[@revision][/path]`, or the
+    /// same after `.by/FINGERPRINT/`. A model that is not known here is looked up as the mount would. Begins anew when the
+    /// model becomes another one here meanwhile.
     pub(super) async fn warm(self: &Arc<Self>, path: &str) -> Result<Warmed, NodeError> {
-        let (model, below) = split(path)?;
-        if !self.no_resolve && self.library.registry.get(&model).is_none() {
-            self.resolve(&model, None, self.library.config.mount.resolve_timeout).await?;
+        let (sought, below) = split(path)?;
+        if !self.no_resolve && self.known_as(&sought).is_none() {
+            let within = self.library.config.mount.resolve_timeout;
+            match &sought.publisher {
+                None => self.resolve(&sought.model, None, within, Intent::Read).await?,
+                Some(publisher) => self.resolve_by(&sought.model, publisher, within).await?,
+            };
+        }
+        if sought.publisher.is_none() {
+            self.refuse_disputed(&sought.model)?;
         }
         let mut changes = 0..MAX_CHANGES;
         loop {
-            match self.warm_as_known_now(&model, &below).await {
+            match self.warm_as_known_now(&sought, &below).await {
                 Err(e) if e.is_left() && changes.next().is_some() => {}
                 done => return done,
             }
         }
     }
 
-    async fn warm_as_known_now(&self, model: &ModelRef, below: &str) -> Result<Warmed, NodeError> {
-        let revision = self.library.revision(model)?;
+    /// The manifest known here of the model that a path of the mount means.
+    fn known_as(&self, sought: &Sought) -> Option<Arc<Manifest>> {
+        let registry = self.library.registry.get(&sought.model);
+        let Some(fingerprint) = &sought.publisher else { return registry };
+        let mut known = registry.into_iter().chain(self.library.beside.of_model(&sought.model));
+        known.find(|known| known.signed_by().is_some_and(|key| key.fingerprint() == *fingerprint))
+    }
+
+    async fn warm_as_known_now(&self, sought: &Sought, below: &str) -> Result<Warmed, NodeError> {
+        let model = &sought.model;
+        let manifest = self.known_as(sought).ok_or_else(|| NodeError::UnknownModel(model.clone()))?;
+        let revision: Arc<StoredRevision> = self.library.store.revision(manifest)?;
         let files: Vec<usize> = (0..revision.manifest.files.len())
             .filter(|&i| is_below(&revision.manifest.files[i].path, below))
             .collect();
@@ -44,14 +64,17 @@ impl Node {
 }
 
 /// Splits a path below the mount point into the model and the path inside it.
-fn split(path: &str) -> Result<(ModelRef, String), NodeError> {
-    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+fn split(path: &str) -> Result<(Sought, String), NodeError> {
+    let mut parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+    let publisher = (parts.first() == Some(&".by")).then(|| parts.drain(..parts.len().min(2)).nth(1));
+    let publisher = publisher.map(|named| named.unwrap_or_default().to_owned());
     let head = if parts.first() == Some(&"datasets") { 3 } else { 2 };
     if parts.len() < head {
         return Err(NodeError::Request(format!("{path} is not a model or a file of one")));
     }
-    let model = parts[..head].join("/").parse().map_err(|e| NodeError::Request(format!("{path}: {e}")))?;
-    Ok((model, parts[head..].join("/")))
+    let model: ModelRef =
+        parts[..head].join("/").parse().map_err(|e| NodeError::Request(format!("{path}: {e}")))?;
+    Ok((Sought { model, publisher }, parts[head..].join("/")))
 }
 
 fn is_below(file: &str, dir: &str) -> bool {
@@ -64,10 +87,14 @@ mod tests {
 
     #[test]
     fn paths_split_into_model_and_file() {
-        let (model, below) = split("org/name@v2/a/b.bin").unwrap();
-        assert_eq!((model.to_string().as_str(), below.as_str()), ("org/name@v2", "a/b.bin"));
-        let (model, below) = split("/datasets/org/name/").unwrap();
-        assert_eq!((model.to_string().as_str(), below.as_str()), ("datasets/org/name", ""));
+        let (sought, below) = split("org/name@v2/a/b.bin").unwrap();
+        assert_eq!((sought.to_string().as_str(), below.as_str()), ("org/name@v2", "a/b.bin"));
+        let (sought, below) = split("/datasets/org/name/").unwrap();
+        assert_eq!((sought.to_string().as_str(), below.as_str()), ("datasets/org/name", ""));
+        let (sought, below) = split(".by/r5fk-b70b-psbb-5vew/org/name/a").unwrap();
+        assert_eq!((sought.model.to_string().as_str(), below.as_str()), ("org/name", "a"));
+        assert_eq!(sought.publisher.as_deref(), Some("r5fk-b70b-psbb-5vew"));
+        assert!(split(".by").is_err() && split(".by/x/org").is_err());
         assert!(split("org").is_err());
         assert!(split("datasets/org").is_err());
     }

@@ -11,6 +11,7 @@
 
 pub mod adopt;
 mod aside;
+pub mod beside;
 mod blockmap;
 pub mod cache;
 pub mod content;
@@ -25,6 +26,7 @@ mod publish;
 pub mod registry;
 mod remove;
 mod staging;
+pub mod states;
 #[cfg(test)]
 mod tests;
 mod torrents;
@@ -45,12 +47,14 @@ use crate::paths::Paths;
 use crate::{fsutil, nofollow};
 pub use adopt::Adopted;
 pub use aside::Kept;
+pub use beside::Beside;
 pub use cache::{CacheEntry, Evicted};
 pub use content::{Content, ContentPin};
 pub use former::Former;
 pub use placement::Stamp;
 use placement::{PlacedEntry, Placements};
 pub use registry::Registry;
+pub use states::{Announced, State, States};
 pub use verify::VerifyReport;
 
 /// Longest file that is stored: 16 TiB, so that no manifest makes us allocate a block map beyond 128 MiB.

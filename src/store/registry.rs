@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::StoreError;
 use crate::model::{Manifest, ModelRef};
-use crate::paths::Paths;
+use crate::paths::{Paths, manifest_below};
 use crate::{fsutil, nofollow};
 
 /// Longest manifest file read, in bytes: 16 MiB of compact JSON, and room for indentation.
@@ -22,7 +22,7 @@ type Manifests = BTreeMap<ModelRef, Arc<Manifest>>;
 
 /// All known manifests, by model and revision. A damaged file is skipped and said.
 pub struct Registry {
-    paths: Paths,
+    root: PathBuf,
     manifests: RwLock<Manifests>,
     generation: AtomicU64,
     /// Held by whoever changes files and memory together; taken before `manifests`.
@@ -32,9 +32,14 @@ pub struct Registry {
 impl Registry {
     /// Reads `registry/`.
     pub fn open(paths: &Paths) -> Result<Self, StoreError> {
-        let manifests = scan(paths, &BTreeMap::new())?;
+        Self::open_at(paths.registry())
+    }
+
+    /// Reads manifests below another directory.
+    pub(super) fn open_at(root: PathBuf) -> Result<Self, StoreError> {
+        let manifests = scan(&root, &BTreeMap::new())?;
         Ok(Self {
-            paths: paths.clone(),
+            root,
             manifests: RwLock::new(manifests),
             generation: AtomicU64::new(0),
             writing: Mutex::new(()),
@@ -45,7 +50,7 @@ impl Registry {
     pub fn insert(&self, manifest: Manifest) -> Result<Arc<Manifest>, StoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let model = manifest.model_ref();
-        let path = self.paths.manifest(&model);
+        let path = manifest_below(&self.root, &model);
         write_manifest(&manifest, &path)?;
         let manifest = Arc::new(manifest);
         self.replace(|all| {
@@ -62,7 +67,7 @@ impl Registry {
     ) -> Result<bool, StoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(manifest) = self.get(model).and_then(|known| change(&known)) else { return Ok(false) };
-        write_manifest(&manifest, &self.paths.manifest(model))?;
+        write_manifest(&manifest, &manifest_below(&self.root, model))?;
         self.replace(|all| {
             all.insert(model.clone(), Arc::new(manifest));
         });
@@ -82,10 +87,10 @@ impl Registry {
     /// Forgets a revision. Tells whether it was known.
     pub fn remove(&self, model: &ModelRef) -> Result<bool, StoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = self.paths.manifest(model);
+        let path = manifest_below(&self.root, model);
         let there = fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
         if there {
-            remove_empty_parents(&path, &self.paths.registry());
+            remove_empty_parents(&path, &self.root);
         }
         let mut known = false;
         self.replace(|all| known = all.remove(model).is_some());
@@ -97,7 +102,7 @@ impl Registry {
     pub fn reload(&self) -> Result<bool, StoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.read().clone();
-        let new = scan(&self.paths, &old)?;
+        let new = scan(&self.root, &old)?;
         let same = old.len() == new.len()
             && old.iter().zip(&new).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(x, y));
         if !same {
@@ -160,9 +165,9 @@ pub fn remove_empty_parents(path: &Path, top: &Path) {
 }
 
 /// Reads all manifests; one that equals its predecessor in `old` is the predecessor.
-fn scan(paths: &Paths, old: &Manifests) -> Result<Manifests, StoreError> {
+fn scan(root: &Path, old: &Manifests) -> Result<Manifests, StoreError> {
     let mut files = Vec::new();
-    collect(&paths.registry(), 4, &mut files)?;
+    collect(root, 4, &mut files)?;
     let mut found = BTreeMap::new();
     for path in files {
         let manifest = match read_manifest(&path) {
@@ -173,7 +178,7 @@ fn scan(paths: &Paths, old: &Manifests) -> Result<Manifests, StoreError> {
             }
         };
         let model = manifest.model_ref();
-        if paths.manifest(&model) != path {
+        if manifest_below(root, &model) != path {
             tracing::warn!("Skipping {}: it is the manifest of {model}.", path.display());
             continue;
         }

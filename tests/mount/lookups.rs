@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use silmaril::model::ModelRef;
-use silmaril::mount::ResolveError;
+use silmaril::mount::{ResolveError, Sought};
 use tokio::sync::watch;
 
 use super::rig::{Rig, within};
@@ -33,11 +32,11 @@ impl Network {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (answers, told) = watch::channel(false);
         let list = asked.clone();
-        let resolver = move |model: ModelRef, _| {
-            list.lock().unwrap().push(model.to_string());
+        let resolver = move |sought: Sought, _| {
+            list.lock().unwrap().push(sought.to_string());
             let mut told = told.clone();
             let answer = async move {
-                if !model.name.name().starts_with("slow") {
+                if !sought.model.name.name().starts_with("slow") {
                     return Err(ResolveError::NotFound);
                 }
                 told.wait_for(|answers| *answers).await.map(|_| ()).map_err(|_| ResolveError::NotFound)

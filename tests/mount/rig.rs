@@ -111,7 +111,7 @@ impl Rig {
 
     /// Shows exactly these.
     pub fn publish(&self, models: &[&Model]) {
-        self.mounted().publish(models.iter().map(|m| m.revision.clone()).collect());
+        self.mounted().publish(models.iter().map(|m| m.revision.clone()).collect::<Vec<_>>());
     }
 
     pub fn mounted(&self) -> &Mounted {

@@ -17,7 +17,7 @@ fn ours(home: &Path) -> PathBuf {
 
 /// Starts a node that knows the model, and has nothing of it.
 async fn node(base: &Path, manifest: &[u8]) -> std::sync::Arc<Node> {
-    Library::open(config(base)).unwrap().import(manifest, "a test", None).unwrap();
+    Library::open(config(base)).unwrap().import(manifest, "a test", None, false).unwrap();
     Node::start(config(base), NodeOptions::default()).await.unwrap()
 }
 
@@ -27,6 +27,7 @@ fn a_get_goes_on_with_what_was_shared_under_the_name_meanwhile() {
         let (base, manifest, ours) = (home.join("base"), of_nobody(home), ours(home));
         let node = node(&base, &manifest).await;
         let request = GetRequest {
+            allow_older: false,
             model: acme_m(),
             output: Some(home.join("got")),
             include: vec![],
@@ -72,7 +73,7 @@ fn what_is_warmed_may_become_another_or_go_meanwhile() {
         let (warmed, ()) = tokio::join!(warming, removing);
         assert_eq!(warmed.unwrap_err().to_string(), "no such model here: acme/m");
 
-        node.library.import(&manifest, "a test", None).unwrap();
+        node.library.import(&manifest, "a test", None, false).unwrap();
         let warming = client(&base).await;
         let warming = async { timeout(PATIENCE, warming.warm("acme/m")).await.unwrap() };
         let sharing = async {

@@ -32,7 +32,7 @@ fn what_is_imported_while_a_node_starts_is_known_to_it() {
         };
         timeout(PATIENCE, listens).await.unwrap();
         let library = Library::open(config(&base)).unwrap();
-        library.import(&manifest, "a test", None).unwrap();
+        library.import(&manifest, "a test", None, false).unwrap();
         if let Some(client) = Client::connect(&library.paths).await.unwrap() {
             assert!(matches!(client.reload().await, Ok(()) | Err(NodeError::HostLost)));
         }

@@ -44,6 +44,15 @@ impl View<'_> {
         self.policy == TrustPolicy::Tofu || self.own == Some(*key) || self.is_listed(key)
     }
 
+    /// Whether models of a publisher may be read by a path that names the publisher. Only `strict` refuses that; the owner of
+    /// the name does not matter.
+    pub fn judge_by_key(&self, name: &ModelName, given: &PublisherKey) -> Result<(), TrustError> {
+        if self.is_trusted(given) || self.is_trusted(&(self.owner)(given)) {
+            return Ok(());
+        }
+        Err(TrustError::Untrusted { name: name.clone(), given: self.document.describe(given) })
+    }
+
     fn replaced(&self, name: &ModelName, given: &PublisherKey) -> TrustError {
         TrustError::Replaced {
             name: name.clone(),
@@ -186,9 +195,11 @@ impl View<'_> {
             [publisher, ..] if same(best.iter().map(|key| &pool[key])) => {
                 Ok(Choice { publisher: *publisher, pinning: Pinning::Leave })
             }
-            _ => {
-                Err(TrustError::Ambiguous { name: name.clone(), candidates: self.describe_all(pool.keys()) })
-            }
+            _ => Err(TrustError::Ambiguous {
+                name: name.clone(),
+                candidates: self.describe_all(pool.keys()),
+                keys: pool.keys().copied().collect(),
+            }),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::model::ModelName;
+use crate::model::{ModelName, PublisherKey};
 
 /// Why a publisher is not accepted for a name, or the file cannot be used. Publishers are shown as
 /// [`Trust::describe`](super::Trust::describe) shows them.
@@ -53,6 +53,8 @@ pub enum TrustError {
         name: ModelName,
         /// The candidates.
         candidates: Vec<String>,
+        /// Their keys, in the same order.
+        keys: Vec<PublisherKey>,
     },
     /// No candidate is the publisher asked for.
     #[error("{name} is not signed by {wanted}, but by {}", candidates.join(", "))]

@@ -3,25 +3,17 @@
 //! Readers never wait: the file is replaced as a whole. A change reads the file anew under the lock, so that two
 //! processes that change it at once lose nothing. A file that cannot be understood is never overwritten.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 
 use super::document::LIMITS;
 use super::{Document, TrustError};
 use crate::fsutil;
 use crate::paths::Paths;
 
-/// How long another process may hold the lock: it writes a file meanwhile.
-const LOCKED_WITHIN: Duration = Duration::from_secs(10);
-/// How often the lock is tried; it belongs to another process, so there is nothing to be woken by.
-const TRY_EVERY: Duration = Duration::from_millis(5);
 
 /// What tells one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,22 +85,8 @@ impl TrustLock {
     /// Takes it, waiting for another process for as long as a write may take.
     pub fn take(paths: &Paths) -> Result<Self, TrustError> {
         let path = paths.trust_lock();
-        let failed = |error: io::Error| failed(&path, error);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = file.map_err(failed)?;
-        let until = Instant::now() + LOCKED_WITHIN;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self { _file: file }),
-                Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(TRY_EVERY),
-                Err(Errno::WOULDBLOCK) => {
-                    let waited = LOCKED_WITHIN.as_secs();
-                    return Err(failed(io::Error::other(format!("another process holds it for {waited} s"))));
-                }
-                Err(error) => return Err(failed(error.into())),
-            }
-        }
+        let file = fsutil::lock_file(&path).map_err(|error| failed(&path, error))?;
+        Ok(Self { _file: file })
     }
 }
 

@@ -196,6 +196,13 @@ impl Trust {
         })
     }
 
+    /// Whether a publisher's model may be read by a path that names the publisher, such as `.by/FINGERPRINT/org/name`. Such a
+    /// path cannot be mistaken for another publisher's, so the owner of the name does not matter.
+    pub fn may_read_by_key(&self, name: &ModelName, publisher: &PublisherKey) -> Result<(), TrustError> {
+        let document = self.current(name)?;
+        self.view(&document, |view| view.judge_by_key(name, publisher))
+    }
+
     /// Whether a name may be used for what is shared from here, signed by `own` or not at all: not where it is
     /// another's. Whether strangers' manifests would be accepted is no matter.
     pub fn check(&self, name: &ModelName, own: Option<PublisherKey>) -> Result<(), TrustError> {

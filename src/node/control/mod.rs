@@ -52,6 +52,7 @@ use crate::fetch::TransferStatus;
 use crate::model::ModelRef;
 use crate::node::attached::Companion;
 use crate::node::clients::JobStatus;
+use crate::node::disputes::{DisputedName, ModelNote};
 use crate::node::unresolved::UnresolvedName;
 use crate::node::{ErrorKind, NodeError, chain};
 use crate::paths::Paths;
@@ -88,6 +89,12 @@ pub struct Status {
     /// The models that its mount was asked for and cannot show, the latest last.
     #[serde(default)]
     pub unresolved: Vec<UnresolvedName>,
+    /// The names that several publishers dispute.
+    #[serde(default)]
+    pub disputed: Vec<DisputedName>,
+    /// Facts that readers of the models in swarms should know.
+    #[serde(default)]
+    pub notes: Vec<ModelNote>,
 }
 
 /// What every version of a node says of itself.

@@ -129,6 +129,7 @@ impl IntoResponse for Refusal {
             | ErrorKind::Mounted
             | ErrorKind::OtherPublisher
             | ErrorKind::Untrusted
+            | ErrorKind::Older
             | ErrorKind::Ambiguous
             | ErrorKind::OutsideLink
             | ErrorKind::Staging

@@ -154,6 +154,7 @@ impl Place {
         library.store.retire(new, tree)?;
         // Before anybody hears of it.
         library.sharing.set(&self.job.model, rule)?;
+        library.enter_own_state(&new.manifest)?;
         library.registry.insert(Manifest::clone(&new.manifest))?;
         self.node.clear_up(&self.job)?;
         Ok(kept)

@@ -1,0 +1,224 @@
+//! Names that several strangers publish: which they are, and how each publisher's model is read.
+//!
+//! A name that is not pinned is disputed when the rules of `trust` do not choose among its publishers. A publisher is known
+//! by a valid record, or by a manifest in the registry. Answered from memory and the catalog's store, without the network.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::catalog::now;
+use super::{Node, NodeError};
+use crate::catalog::trust::{Choice, Document, Pinning, TrustError};
+use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
+use crate::mount::{Shown, Sought};
+use crate::store::StoredRevision;
+
+/// A name that several publishers dispute, as `status` reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DisputedName {
+    /// Which model.
+    pub model: String,
+    /// The publisher that the mount still shows under the name, because it was read before the dispute; none where the
+    /// name cannot be read.
+    pub kept: Option<String>,
+    /// The publishers, as publishers are shown.
+    pub publishers: Vec<String>,
+    /// Where the model of each is read.
+    pub paths: Vec<PathBuf>,
+}
+
+/// The disputes that the mount shows now.
+#[derive(Debug, Default)]
+pub(super) struct Disputes(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Names that were disputed when they were looked at last.
+    disputed: BTreeSet<ModelRef>,
+    /// Those of them that the mount shows all the same.
+    kept: BTreeSet<ModelRef>,
+}
+
+impl Disputes {
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The result for a command that pins, of a model that is known and not pinned.
+pub(super) enum Claim {
+    /// The name is its publisher's, or stays unpinned because several publish the same bytes.
+    Stands,
+    /// The rules prefer another publisher.
+    Another,
+}
+
+impl Node {
+    /// The models that a mount shows: those of the registry that the trust accepts, which of their names are disputed, and
+    /// the models that are read by the fingerprint of their publisher.
+    pub fn shown(&self) -> Result<Shown, NodeError> {
+        let library = &self.library;
+        let of = |manifest: Arc<Manifest>| Ok::<_, NodeError>(library.store.revision(manifest)?);
+        let accepted = library.registry.all().into_iter().filter(|manifest| library.stands(manifest));
+        let revisions = accepted.map(of).collect::<Result<Vec<_>, _>>()?;
+        let may_read = |manifest: &Arc<Manifest>| {
+            let judge = |key| library.trust.may_read_by_key(&manifest.name, &key);
+            manifest.signed_by().is_some_and(|key| judge(key).is_ok())
+        };
+        let beside = library.beside.all().into_iter().filter(may_read);
+        let disputed: BTreeSet<ModelRef> = self.disputed_now().into_iter().map(|(model, _)| model).collect();
+        self.disputes.seen().disputed.clone_from(&disputed);
+        Ok(Shown { revisions, disputed, beside: beside.map(of).collect::<Result<Vec<_>, _>>()? })
+    }
+
+    /// Fails for a name that the mount refuses because several publishers dispute it.
+    pub(super) fn refuse_disputed(&self, model: &ModelRef) -> Result<(), NodeError> {
+        let refused = {
+            let seen = self.disputes.seen();
+            seen.disputed.contains(model) && !seen.kept.contains(model)
+        };
+        let disputes = if refused { self.disputed_now() } else { Vec::new() };
+        let Some((_, keys)) = disputes.into_iter().find(|(disputed, _)| disputed == model) else {
+            return Ok(());
+        };
+        let candidates = keys.iter().map(|key| self.library.trust.describe(key)).collect();
+        Err(TrustError::Ambiguous { name: model.name.clone(), candidates, keys }.into())
+    }
+
+    /// Notes which disputed names the mount shows all the same.
+    pub fn note_kept(&self, kept: BTreeSet<ModelRef>) {
+        self.disputes.seen().kept = kept;
+    }
+
+    /// Whether the set of disputed names differs from the set that the mount shows.
+    pub(super) fn disputes_changed(&self) -> bool {
+        let now: BTreeSet<ModelRef> = self.disputed_now().into_iter().map(|(model, _)| model).collect();
+        self.disputes.seen().disputed != now
+    }
+
+    /// The disputed names, for `status`.
+    pub(super) fn disputed_names(&self) -> Vec<DisputedName> {
+        let trust = &self.library.trust;
+        let kept = self.disputes.seen().kept.clone();
+        let report = |(model, keys): (ModelRef, Vec<PublisherKey>)| {
+            let held = self.library.registry.get(&model).filter(|_| kept.contains(&model));
+            DisputedName {
+                kept: held.and_then(|held| held.signed_by()).map(|key| trust.describe(&key)),
+                publishers: keys.iter().map(|key| trust.describe(key)).collect(),
+                paths: self.paths_by(&model, &keys),
+                model: model.to_string(),
+            }
+        };
+        self.disputed_now().into_iter().map(report).collect()
+    }
+
+    /// Where the models of several publishers are read; nowhere without a mount.
+    pub(super) fn paths_by(&self, model: &ModelRef, keys: &[PublisherKey]) -> Vec<PathBuf> {
+        let Some(mount) = &self.mount else { return Vec::new() };
+        let sought = |key: &PublisherKey| Sought { model: model.clone(), publisher: Some(key.fingerprint()) };
+        keys.iter().map(|key| mount.join(sought(key).path())).collect()
+    }
+
+    /// Gives the name of a known model to its publisher, because a user took it by command. Fails where the name is
+    /// disputed.
+    pub(super) fn claim_known(&self, known: &Manifest) -> Result<Claim, NodeError> {
+        let trust = &self.library.trust;
+        let Some(publisher) = known.signed_by() else { return Ok(Claim::Stands) };
+        if trust.pinned(&known.name)?.is_some() {
+            return Ok(Claim::Stands);
+        }
+        let Choice { publisher: chosen, pinning } =
+            trust.choose(&known.name, &self.claimants(known, publisher), None)?;
+        let same = pinning == Pinning::Leave || trust.present_key(&chosen) == trust.present_key(&publisher);
+        if !same {
+            return Ok(Claim::Another);
+        }
+        trust.accept(&known.name, Some(publisher), pinning)?;
+        Ok(Claim::Stands)
+    }
+
+    /// The names that are disputed, with the publishers.
+    fn disputed_now(&self) -> Vec<(ModelRef, Vec<PublisherKey>)> {
+        let Ok(document) = self.library.trust.document() else { return Vec::new() };
+        let of = |known: Arc<Manifest>| {
+            let publisher = known.signed_by()?;
+            let claimants = self.claimants(&known, publisher);
+            if claimants.iter().all(|(key, _)| *key == publisher) || !self.library.stands(&known) {
+                return None;
+            }
+            match self.library.trust.choose(&known.name, &claimants, None) {
+                Err(TrustError::Ambiguous { keys, .. }) => Some((known.model_ref(), keys)),
+                _ => None,
+            }
+        };
+        self.unpinned(&document).filter_map(of).collect()
+    }
+
+    /// The manifests of the registry with a name that is not pinned.
+    fn unpinned(&self, document: &Document) -> impl Iterator<Item = Arc<Manifest>> {
+        let all = self.library.registry.all().into_iter();
+        all.filter(|manifest| document.pinned(&manifest.name).is_none())
+    }
+
+    /// The publishers known of a model, with what they publish: of the manifest known here, of manifests that are read by
+    /// fingerprint, and of valid records.
+    fn claimants(&self, known: &Manifest, publisher: PublisherKey) -> Vec<(PublisherKey, InfoHash)> {
+        let model = known.model_ref();
+        let mut all = vec![(publisher, known.torrent.info_hash)];
+        let owner = self.library.trust.present_key(&publisher);
+        let mut claim = |key: PublisherKey, info_hash| {
+            // Another state of the same publisher is no dispute.
+            if self.library.trust.present_key(&key) != owner && all.iter().all(|(other, _)| *other != key) {
+                all.push((key, info_hash));
+            }
+        };
+        if let Some(part) = &self.catalog {
+            let now = now();
+            for record in part.store.of_model(&model, &self.library.trust.known_keys()) {
+                if let Some(announced) = record.model().filter(|_| record.check_time(now).is_ok()) {
+                    claim(record.record().publisher, announced.info_hash);
+                }
+            }
+        }
+        for other in self.library.beside.of_model(&model) {
+            if let Some(key) = other.signed_by() {
+                claim(key, other.torrent.info_hash);
+            }
+        }
+        all
+    }
+}
+
+/// Facts that a reader of a model should know, as `status` reports them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelNote {
+    /// Which model.
+    pub model: String,
+    /// The publisher, as publishers are shown; none where it is unsigned.
+    pub publisher: Option<String>,
+    /// Whether the name is pinned to this publisher.
+    pub pinned: bool,
+    /// How files of it can run code when they are loaded.
+    pub runs_code: Vec<crate::model::code::RunsCode>,
+}
+
+impl Node {
+    /// Facts that readers of the models in swarms should know.
+    pub(super) fn notes(&self) -> Vec<ModelNote> {
+        let document = self.library.trust.document().unwrap_or_default();
+        let note = |revision: Arc<StoredRevision>| {
+            let manifest = &revision.manifest;
+            let publisher = manifest.signed_by();
+            ModelNote {
+                model: manifest.model_ref().to_string(),
+                publisher: publisher.map(|key| document.describe(&key)),
+                pinned: publisher.is_some() && document.pinned(&manifest.name) == publisher,
+                runs_code: super::models::runs_code(&revision).kinds(),
+            }
+        };
+        self.fetch.joined().into_iter().map(note).collect()
+    }
+}

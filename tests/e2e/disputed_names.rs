@@ -1,0 +1,128 @@
+//! Two strangers publish different files under one name: neither is shown under it, both are read by fingerprint.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::fixtures::{model_dir, noise};
+use crate::support::host::{Host, Mounted};
+use crate::support::net::Net;
+use crate::support::process::{PATIENCE, Proc, until};
+
+const NAME: &str = "acme/contested";
+const LEN: usize = 9 << 20;
+
+fn key(host: &Host, field: &str) -> String {
+    let shown: Value = serde_json::from_str(&host.run(&["key", "show", "--json"]).ok()).unwrap();
+    shown[field].as_str().unwrap().to_owned()
+}
+
+fn publish(host: &Host, seed: u64) -> Proc {
+    let dir = model_dir(&host.home().join("m"), &[("w.bin", &noise(seed, LEN))]);
+    let args = ["share", dir.to_str().unwrap(), "--name", NAME, "--license", "mit"];
+    let sharing = host.spawn(&args);
+    sharing.wait_for_line("seeding", PATIENCE);
+    sharing
+}
+
+fn status(host: &Host) -> Value {
+    serde_json::from_str(&host.run(&["status", "--json"]).ok()).unwrap()
+}
+
+fn by(mounted: &Mounted<'_>, publisher: &str) -> PathBuf {
+    mounted.path(&format!(".by/{publisher}/{NAME}"))
+}
+
+fn kind(path: &Path) -> Option<ErrorKind> {
+    fs::metadata(path).err().map(|e| e.kind())
+}
+
+fn reads(path: &Path, seed: u64) -> bool {
+    fs::read(path.join("w.bin")).unwrap() == noise(seed, LEN)
+}
+
+#[test]
+fn a_disputed_name_is_refused_and_each_publisher_is_read_by_fingerprint() {
+    let net = Net::new();
+    let [a, b, c] = net.lan_hosts(["a", "b", "c"]);
+    for host in [&c] {
+        host.configure("  dht_enabled: false\nmount:\n  resolve_timeout: 60s\n");
+    }
+    c.run(&["init"]).ok();
+    let _sharing = [publish(&a, 1), publish(&b, 2)];
+    let (one, two) = (key(&a, "fingerprint"), key(&b, "fingerprint"));
+    let daemon = c.spawn(&["daemon"]);
+    daemon.wait_for_line("running", PATIENCE);
+    let found = || c.run(&["discover", "contested", "--json"]).stdout;
+    until("both are announced", PATIENCE, || found().contains(&one) && found().contains(&two));
+    let mounted = c.mount(&[]);
+    assert_eq!(kind(&mounted.path(NAME)), Some(ErrorKind::PermissionDenied));
+    let told = status(&c)["unresolved"][0].clone();
+    assert_eq!(told["model"], NAME);
+    let paths: Vec<PathBuf> = serde_json::from_value(told["paths"].clone()).unwrap();
+    assert_eq!(paths.len(), 2, "{told}");
+    for (publisher, seed) in [(&one, 1), (&two, 2)] {
+        assert!(paths.contains(&by(&mounted, publisher)), "{paths:?}");
+        assert!(c.run(&["status"]).ok().contains(by(&mounted, publisher).to_str().unwrap()));
+        assert!(reads(&by(&mounted, publisher), seed), "{publisher}");
+    }
+    // The whole key means the same; a stranger's beginning, and a publisher of nothing, do not.
+    assert!(reads(&by(&mounted, &key(&a, "publisher")), 1));
+    assert_eq!(kind(&by(&mounted, &key(&c, "fingerprint"))), Some(ErrorKind::NotFound));
+    assert_eq!(kind(&by(&mounted, &one[..9])), Some(ErrorKind::NotFound));
+    let listed = fs::read_dir(mounted.point()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(listed.into_iter().all(|name| name != ".by"), "programs that walk the tree see `.by`");
+    // A choice by command settles it, and the other one stays readable by fingerprint.
+    assert_eq!(kind(&mounted.path(NAME)), Some(ErrorKind::PermissionDenied));
+    c.run(&["get", NAME, "--publisher", &two]).ok();
+    until("the name is shown", PATIENCE, || mounted.path(NAME).exists());
+    assert!(reads(&mounted.path(NAME), 2) && reads(&by(&mounted, &one), 1));
+    mounted.unmount();
+    c.run(&["remove", NAME, "--yes"]).ok();
+    let left: Value = serde_json::from_str(&c.run(&["list", "--json"]).ok()).unwrap();
+    assert_eq!(left, serde_json::json!([]));
+}
+
+#[test]
+fn a_later_dispute_leaves_what_was_read_to_its_publisher_until_unmounted() {
+    let net = Net::new();
+    let [a, b, c] = net.lan_hosts(["a", "b", "c"]);
+    c.run(&["init"]).ok();
+    let first = publish(&a, 1);
+    let mounted = c.mount(&[]);
+    let file = File::open(mounted.path(NAME).join("w.bin")).unwrap();
+    let mut start = [0; 100];
+    file.read_exact_at(&mut start, 0).unwrap();
+    let _second = publish(&b, 2);
+    until("the dispute is known", PATIENCE, || status(&c)["disputed"] != serde_json::json!([]));
+    let (one, two) = (key(&a, "fingerprint"), key(&b, "fingerprint"));
+    // The rest of an open file, and the name, stay its publisher's, also when the set of models is published again.
+    c.run(&["trust", "add", &key(&c, "publisher")]).ok();
+    let mut end = [0; 100];
+    file.read_exact_at(&mut end, LEN as u64 - 100).unwrap();
+    assert_eq!(end[..], noise(1, LEN)[LEN - 100..]);
+    assert!(reads(&mounted.path(NAME), 1));
+    let disputed = status(&c)["disputed"][0].clone();
+    assert_eq!(disputed["kept"], one.as_str(), "{disputed}");
+    let shown = c.run(&["status"]).ok();
+    assert!(shown.contains(&format!("disputed        {NAME}")) && shown.contains(&two), "{shown}");
+    // Taking it by command would pin one of two strangers.
+    let refused = c.run(&["get", NAME]).error(1);
+    assert!(refused.contains(&one) && refused.contains(&two), "{refused}");
+    drop(file);
+    mounted.unmount();
+    let mounted = c.mount(&["--no-resolve"]);
+    assert_eq!(kind(&mounted.path(NAME)), Some(ErrorKind::PermissionDenied));
+    c.run(&["warm", NAME]).error(1);
+    c.run(&["warm", by(&mounted, &one).to_str().unwrap()]).ok();
+    assert!(reads(&by(&mounted, &one), 1));
+    assert_eq!(status(&c)["disputed"][0]["kept"], Value::Null);
+    drop(first);
+    c.run(&["get", NAME, "--publisher", &one]).ok();
+    until("the name is shown", PATIENCE, || mounted.path(NAME).exists());
+    assert!(reads(&mounted.path(NAME), 1));
+    mounted.unmount();
+}
