@@ -3,8 +3,8 @@
 use silmaril::torrent::try_gate;
 
 use super::rig::{Sample, content};
-use crate::support::raw_peer_message::{HashRange, Message};
 use crate::support::raw_peer_content::FileTree;
+use crate::support::raw_peer_message::{HashRange, Message};
 
 const PIECE: u32 = 64 * 1024;
 /// The level of the piece layer: a piece is 4 blocks.

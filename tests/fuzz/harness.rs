@@ -156,4 +156,4 @@ macro_rules! fuzz {
     };
 }
 
-fuzz!(batch bencode item link magnet manifest document message metainfo page pointer query record safetensors);
+fuzz!(batch bencode gate item link magnet manifest document message metainfo page pointer query record safetensors);

@@ -302,6 +302,7 @@ fn seeds() -> Vec<Seed> {
     add("safetensors", "bad-offsets", &header(&sound.replace("[0,24]", "[24,0]")));
     add("safetensors", "bad-shape", &header(&sound.replace("[2,3]", "[18446744073709551615,3]")));
     add("safetensors", "bad-length", &[u64::MAX.to_le_bytes().as_slice(), sound.as_bytes()].concat());
+    super::gate::seeds().into_iter().for_each(|(name, bytes)| add("gate", name, &bytes));
     seeds
 }
 

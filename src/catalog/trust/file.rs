@@ -14,7 +14,6 @@ use super::{Document, TrustError};
 use crate::fsutil;
 use crate::paths::Paths;
 
-
 /// What tells one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
