@@ -104,8 +104,8 @@ bool Proof::fits(HashRange const& range) const {
 bool Proof::learn(HashRange const& range, lt::span<Hash const> hashes, std::vector<int>& finished) {
     if (!fits(range) || std::int64_t(hashes.size()) != range.count + range.uncles()) return false;
     std::lock_guard const lock(m_mutex);
-    auto& file = m_files.at(m_by_root.at(range.root));
-    auto const& shape = file.shape;
+    auto const [first, last] = m_by_root.equal_range(range.root);
+    auto const& shape = m_files.at(first->second).shape;
 
     Nodes nodes;  // that the answer gives, by flat index
     std::int64_t width = std::int64_t(shape.leaves) >> range.base;
@@ -134,11 +134,16 @@ bool Proof::learn(HashRange const& range, lt::span<Hash const> hashes, std::vect
         index /= 2;
     }
     if (width > shape.width) return false;
-    auto const& anchor = file.nodes[std::size_t(flat(width, index))];
-    if (!anchor || *anchor != layer[0]) return false;
-    for (auto const& [node, hash] : nodes) file.nodes[std::size_t(node)] = hash;
-    judge_waiting(file, finished);
-    return true;
+    bool proved = false;
+    for (auto entry = first; entry != last; ++entry) {
+        auto& file = m_files.at(entry->second);
+        auto const& anchor = file.nodes[std::size_t(flat(width, index))];
+        if (file.shape.leaves != shape.leaves || !anchor || *anchor != layer[0]) continue;
+        for (auto const& [node, hash] : nodes) file.nodes[std::size_t(node)] = hash;
+        judge_waiting(file, finished);
+        proved = true;
+    }
+    return proved;
 }
 
 void Proof::judge_waiting(File const& file, std::vector<int>& finished) {

@@ -79,12 +79,12 @@ private:
     void judge_waiting(File const& file, std::vector<int>& finished);
 
     lt::file_storage const m_layout;
-    mutable std::mutex m_mutex;     // guards all below
-    std::map<int, File> m_files;    // by file index
-    std::map<Hash, int> m_by_root;  // file indexes
-    std::vector<bool> m_proved;     // by piece
-    std::map<int, Hash> m_waiting;  // roots of pieces judged unknown
-    std::set<int> m_passed;         // by libtorrent, not proved yet
+    mutable std::mutex m_mutex;          // guards all below
+    std::map<int, File> m_files;         // by file index
+    std::multimap<Hash, int> m_by_root;  // file indexes; equal files have the same root
+    std::vector<bool> m_proved;          // by piece
+    std::map<int, Hash> m_waiting;       // roots of pieces judged unknown
+    std::set<int> m_passed;              // by libtorrent, not proved yet
 };
 
 }  // namespace silmaril

@@ -2,7 +2,7 @@
 
 use silmaril::torrent::{Event, Swarms};
 
-use super::rig::{Client, SOON, Sample, Stock};
+use super::rig::{Client, SOON, Sample, Stock, content};
 use crate::support::private_net::in_private_net;
 
 const FILES: &[(&str, usize)] = &[
@@ -44,6 +44,27 @@ fn new_files_are_not_taken_for_replaced_ones() {
         let files: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), 64 * 1024)).collect();
         // The blocks of a piece are written by several threads, which all find that there is no file yet.
         compare_at_each_event(&Sample::new(&files, 64 * 1024, false));
+    });
+}
+
+#[test]
+fn equal_files_of_a_torrent_each_get_their_hashes() {
+    in_private_net(|| {
+        let bytes = content(5 * 16 * 1024 + 7, 1);
+        let files = ["a", "b", "c"].map(|path| (path.to_owned(), bytes.clone())).to_vec();
+        let sample = Sample::of(files, 16 * 1024, false);
+        let seed = sample.stock_seed();
+        let here = tempfile::tempdir().unwrap();
+        let mut client = Client::new();
+        let mut add = sample.add(here.path());
+        let parsed = silmaril::model::metainfo::parse_metainfo(&sample.metainfo).unwrap();
+        add.metainfo = silmaril::model::metainfo::wrap(&parsed.info, None);
+        add.peers = vec![seed.address()];
+        let id = client.add(add);
+        client.fetch_all(id, sample.pieces(), |_| ());
+        for file in ["a", "b", "c"] {
+            assert!(std::fs::read(here.path().join("sample").join(file)).unwrap() == bytes, "{file}");
+        }
     });
 }
 

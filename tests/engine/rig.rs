@@ -59,13 +59,14 @@ pub fn piece_hashes(bytes: &[u8], piece_length: u32) -> Vec<[u8; 32]> {
 impl Sample {
     /// Files of the given lengths, as a v2 torrent, or a hybrid one. Paths must be in canonical order.
     pub fn new(files: &[(&str, usize)], piece_length: u32, hybrid: bool) -> Self {
+        let files = files.iter().zip(1..).map(|((path, len), seed)| (path.to_string(), content(*len, seed)));
+        Self::of(files.collect(), piece_length, hybrid)
+    }
+
+    /// The same, of files with these bytes.
+    pub fn of(files: Vec<(String, Vec<u8>)>, piece_length: u32, hybrid: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let name = "sample".to_owned();
-        let files: Vec<(String, Vec<u8>)> = files
-            .iter()
-            .enumerate()
-            .map(|(i, (path, len))| (path.to_string(), content(*len, i as u64 + 1)))
-            .collect();
         let new: Vec<NewFile> = files
             .iter()
             .map(|(path, bytes)| {
