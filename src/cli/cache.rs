@@ -22,8 +22,8 @@ Examples:
 
 /// Show or clear the cache: the parts of models that were read through a mount
 ///
-/// What the cache holds is verified, served to later readers and uploaded to others. It keeps itself within
-/// `cache.max_size` and `cache.min_free` of the configuration.
+/// What the cache holds is verified, served to later readers and, unless the model is withheld, uploaded to others. It
+/// keeps itself within `cache.max_size` and `cache.min_free` of the configuration.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

@@ -1,8 +1,8 @@
 //! Finding peers without announcing this node: `network.announce: false`.
 //!
 //! libtorrent announces wherever it searches. So its own search in the DHT and on the local network is off, and the DHT is
-//! asked here, by lookups that leave nothing behind. A tracker answers an announcement only: it is told of a torrent when
-//! the first piece is wanted, with a port that no program listens on.
+//! asked here, by lookups that leave nothing behind. A tracker answers an announcement only: it gets a port that no program
+//! listens on. Both are asked about a torrent from the first wanted piece on, and not because the node holds it.
 
 use super::session::{Known, Session, Shared, raw_endpoint};
 use super::{Topic, TorrentId};
@@ -16,11 +16,19 @@ pub(super) struct Quiet {
     topic: Option<Topic>,
     /// The trackers that are asked when the first piece is wanted.
     trackers: Vec<String>,
+    /// Whether peers are wanted.
+    wanted: bool,
 }
 
 impl Quiet {
-    pub fn new(topic: Option<Topic>, trackers: Vec<String>) -> Self {
-        Self { topic, trackers }
+    /// For a torrent, whose peers are wanted when a piece is.
+    pub fn torrent(topic: Option<Topic>, trackers: Vec<String>) -> Self {
+        Self { topic, trackers, wanted: false }
+    }
+
+    /// For a meeting or for metadata, whose peers are wanted at once.
+    pub fn meeting(topic: Option<Topic>) -> Self {
+        Self { topic, trackers: Vec::new(), wanted: true }
     }
 }
 
@@ -32,13 +40,15 @@ pub(super) fn topic_of(info_hash: &InfoHash) -> Topic {
 }
 
 impl Shared {
-    fn quiet_topic(&self, id: TorrentId) -> Option<Topic> {
-        self.torrents().get(&id)?.quiet.topic
+    fn wanted_topic(&self, id: TorrentId) -> Option<Topic> {
+        let torrents = self.torrents();
+        let quiet = &torrents.get(&id)?.quiet;
+        quiet.topic.filter(|_| quiet.wanted)
     }
 
-    /// Asks the DHT for peers of a torrent that is not announced.
+    /// Asks the DHT for peers of a torrent that is not announced, if they are wanted.
     pub(super) fn look_up(&self, id: TorrentId) {
-        let Some(topic) = self.quiet_topic(id) else { return };
+        let Some(topic) = self.wanted_topic(id) else { return };
         if let Err(error) = self.engine.dht_find(&topic.0) {
             tracing::debug!(torrent = id.0, %error, "Peers could not be looked up.");
         }
@@ -66,12 +76,15 @@ impl Session {
         self.settings.network.announce
     }
 
-    /// Pieces of a torrent are wanted: its trackers may be asked.
-    pub(super) fn ask_trackers(&self, id: TorrentId) {
-        let trackers = match self.shared.torrents().get_mut(&id) {
-            Some(known) => std::mem::take(&mut known.quiet.trackers),
-            None => return,
+    /// Pieces of a torrent are wanted: the DHT and its trackers are asked, the first time.
+    pub(super) fn want_peers(&self, id: TorrentId) {
+        let trackers = {
+            let mut torrents = self.shared.torrents();
+            let Some(known) = torrents.get_mut(&id).filter(|known| !known.quiet.wanted) else { return };
+            known.quiet.wanted = true;
+            std::mem::take(&mut known.quiet.trackers)
         };
+        self.shared.look_up(id);
         if !trackers.is_empty()
             && let Err(error) = self.shared.engine.add_trackers(id.0, &trackers)
         {

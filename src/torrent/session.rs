@@ -300,7 +300,7 @@ impl Swarms for Session {
         let mut trackers = self.all_trackers(&torrent.trackers);
         let mut quiet = Quiet::default();
         if !self.announces() && !torrent.withheld {
-            quiet = Quiet::new(dht.then(|| topic_of(&torrent.info_hash)), std::mem::take(&mut trackers));
+            quiet = Quiet::torrent(dht.then(|| topic_of(&torrent.info_hash)), std::mem::take(&mut trackers));
         }
         let raw = RawAdd {
             torrent: id.0,
@@ -349,7 +349,7 @@ impl Swarms for Session {
         let mut quiet = Quiet::default();
         if !self.announces() && self.settings.network.dht_enabled {
             let magnet: Result<Magnet, _> = magnet.parse();
-            quiet = Quiet::new(magnet.ok().map(|magnet| topic_of(&magnet.info_hash)), Vec::new());
+            quiet = Quiet::meeting(magnet.ok().map(|magnet| topic_of(&magnet.info_hash)));
         }
         self.shared.torrents().insert(id, Known { peers: peers.to_vec(), quiet, ..Known::default() });
         let trackers = self.all_trackers(&[]);
@@ -371,7 +371,7 @@ impl Swarms for Session {
     fn request(&self, id: TorrentId, piece: PieceIndex, deadline: Duration) -> Result<(), EngineError> {
         let milliseconds = deadline.as_millis().min(i32::MAX as u128) as i32;
         known(self.shared.engine.request(id.0, piece.0, milliseconds))?;
-        self.ask_trackers(id);
+        self.want_peers(id);
         self.kick(id);
         Ok(())
     }
@@ -391,7 +391,7 @@ impl Swarms for Session {
             .collect();
         known(self.shared.engine.set_priority(id.0, &raw))?;
         if raw.iter().any(|one| one.priority > 0) {
-            self.ask_trackers(id);
+            self.want_peers(id);
             self.kick(id);
         }
         Ok(())

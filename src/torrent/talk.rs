@@ -228,7 +228,7 @@ impl Overlay for Session {
                 Meeting::Topic(topic) => topic,
                 Meeting::Model(info_hash) => topic_of(&info_hash),
             };
-            quiet = Quiet::new(Some(topic), Vec::new());
+            quiet = Quiet::meeting(Some(topic));
         }
         let raw = RawMeeting {
             torrent: id.0,
