@@ -53,8 +53,8 @@ impl Library {
         let owner = self.trust.present_key(&publisher);
         for (key, known) in self.newest_states(&model)? {
             if self.trust.present_key(&key) == owner && state.is_older_than(&known, key == publisher) {
-                let time = |state: &State| state.signed_at().map(time_text);
-                return Err(NodeError::Older { model, given: time(&state), known: time(&known) });
+                let (given, known) = (state.signed_at(), known.signed_at());
+                return Err(NodeError::Older { model, given, known });
             }
         }
         Ok(())
@@ -154,11 +154,6 @@ pub(super) fn state_of(manifest: &Manifest, record: Option<&SignedRecord>) -> St
         time: i64::try_from(record.time).unwrap_or(i64::MAX),
     });
     State::of(manifest, announced, i64::try_from(now()).unwrap_or(i64::MAX))
-}
-
-fn time_text(seconds: i64) -> String {
-    jiff::Timestamp::from_second(seconds)
-        .map_or_else(|_| format!("second {seconds}"), |time| time.to_string())
 }
 
 #[cfg(test)]

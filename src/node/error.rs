@@ -55,14 +55,14 @@ pub enum NodeError {
     #[error("this node runs without a catalog, which could not be opened")]
     NoCatalog,
     /// A state is older than the one known of the same publisher.
-    #[error("{model}: {}", older(given.as_deref(), known.as_deref()))]
+    #[error("{model}: {}", older(*given, *known))]
     Older {
         /// Which model.
         model: ModelRef,
-        /// When the refused state was signed; none where that cannot be told.
-        given: Option<String>,
-        /// When the known state was signed.
-        known: Option<String>,
+        /// When the refused state was signed, in seconds since 1970; none where that is not known.
+        given: Option<i64>,
+        /// When the known state was signed, in seconds since 1970.
+        known: Option<i64>,
     },
     /// A file or directory could not be used.
     #[error("{path}: {source}", path = path.display())]
@@ -329,9 +329,13 @@ impl NodeError {
     }
 }
 
-fn older(given: Option<&str>, known: Option<&str>) -> String {
-    let known = known.map_or_else(String::new, |time| format!(" (signed {time})"));
-    match given {
+fn older(given: Option<i64>, known: Option<i64>) -> String {
+    let text = |seconds| match jiff::Timestamp::from_second(seconds) {
+        Ok(time) => time.to_string(),
+        Err(_) => format!("at second {seconds}"),
+    };
+    let known = known.map_or_else(String::new, |time| format!(" (signed {})", text(time)));
+    match given.map(text) {
         Some(time) => {
             format!("the state signed {time} is older than the known state of the same publisher{known}")
         }

@@ -48,9 +48,7 @@ fn reads(path: &Path, seed: u64) -> bool {
 fn a_disputed_name_is_refused_and_each_publisher_is_read_by_fingerprint() {
     let net = Net::new();
     let [a, b, c] = net.lan_hosts(["a", "b", "c"]);
-    for host in [&c] {
-        host.configure("  dht_enabled: false\nmount:\n  resolve_timeout: 60s\n");
-    }
+    c.configure("  dht_enabled: false\nmount:\n  resolve_timeout: 60s\n");
     c.run(&["init"]).ok();
     let _sharing = [publish(&a, 1), publish(&b, 2)];
     let (one, two) = (key(&a, "fingerprint"), key(&b, "fingerprint"));
