@@ -133,7 +133,7 @@ async fn attend(
     match node.library.config.mount.show {
         Show::All => {}
         Show::Pinned => mounted.list_only(pinned(node)),
-        Show::Local => mounted.list_only(|revision| revision.cached_bytes() > 0),
+        Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
     }
     let shown = Arc::downgrade(mounted);
     node.on_change(move |node| {

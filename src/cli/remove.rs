@@ -36,7 +36,7 @@ pub struct Args {
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let library = context.library()?;
     let (here, place) = match (library.revision(&args.model), library.store.laid_out_bytes(&args.model)) {
-        (Ok(revision), _) => (revision.cached_bytes(), place(&revision)),
+        (Ok(revision), _) => (revision.held_bytes(), place(&revision)),
         // A mirror that left its large files out is no model, and goes as one does.
         (Err(NodeError::UnknownModel(_)), Some(bytes)) => (bytes, None),
         (Err(e), _) => return Err(e.into()),
