@@ -29,6 +29,7 @@ mod support {
     pub mod mounts;
     pub mod multi_shard;
     pub mod net;
+    pub mod old_cache;
     pub mod overlay;
     pub mod private_net;
     pub mod process;
@@ -49,6 +50,7 @@ mod e2e {
     mod addresses;
     mod bad_input;
     mod by_name;
+    mod cached_bytes;
     mod commands;
     mod configuration;
     mod discovery;
@@ -133,6 +135,7 @@ mod fetch {
     mod real;
     mod sharing;
     mod tensors;
+    mod unproved;
     mod web;
     mod web_failures;
     mod windows;

@@ -142,7 +142,7 @@ async fn attend(
             let publishers = publishers.clone();
             mounted.list_only(move |revision| publishers.is_pinned(&revision.manifest));
         }
-        Show::Local => mounted.list_only(|revision| revision.cached_bytes() > 0),
+        Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
     }
     let shown = Arc::downgrade(mounted);
     node.on_change(move |node| {

@@ -37,7 +37,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let library = context.library()?;
     let revisions = library.revisions_of(&args.model)?;
     let (here, place) = match (revisions.first(), library.store.laid_out_bytes(&args.model)) {
-        (Some(first), _) => (revisions.iter().map(|r| r.cached_bytes()).sum(), place(first)),
+        (Some(first), _) => (revisions.iter().map(|r| r.held_bytes()).sum(), place(first)),
         // A mirror that left its large files out is no model, and goes as one does.
         (None, Some(bytes)) => (bytes, None),
         (None, None) => return Err(NodeError::UnknownModel(args.model.clone()).into()),

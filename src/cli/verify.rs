@@ -69,7 +69,9 @@ fn print(context: &Context, report: &Verified) -> Result<(), CommandError> {
         }
     }
     let mut text = format!("{}: {} right", report.model, size(report.right));
-    for (bytes, what) in [(report.unchecked, "cannot be checked yet"), (report.missing, "not here")] {
+    for (bytes, what) in
+        [(report.unchecked, "not checked (piece hashes not known yet)"), (report.missing, "not here")]
+    {
         if bytes > 0 {
             text.push_str(&format!(", {} {what}", size(bytes)));
         }

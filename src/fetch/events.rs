@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::handed::Source;
 use super::saving::Save;
 use super::state::{Command, State};
 use super::transfer::Phase;
@@ -29,6 +30,7 @@ impl Fetch {
         }
         match event {
             Event::PieceVerified(_, piece) => self.piece_verified(id, piece),
+            Event::PieceRejected(_, piece) => self.piece_rejected(id, piece),
             Event::ResumeData(_, bytes) => self.resume_came(id, bytes),
             Event::Metainfo(_, bytes) => self.metainfo_came(id, bytes),
             Event::Failed(_, why) => self.failed(id, &why),
@@ -64,6 +66,15 @@ impl Fetch {
             return;
         }
         self.with(|state, now| state.piece_came(id, piece, &root, &bytes, now));
+    }
+
+    fn piece_rejected(&self, id: TorrentId, piece: PieceIndex) {
+        let Some((content, wrong)) = self.with(|state, _| state.piece_rejected(id, piece)) else { return };
+        // Outside the lock, since it writes to the file of the block map.
+        if let Err(error) = content.forget_unproved(wrong) {
+            let path = content.path();
+            tracing::warn!(path = %path.display(), %error, "That cached bytes are wrong could not be recorded.");
+        }
     }
 
     fn resume_came(&self, id: TorrentId, bytes: Vec<u8>) {
@@ -132,7 +143,8 @@ impl Fetch {
         };
         let mut gone = Vec::new();
         for content in revision.iter().flat_map(|r| &r.contents).filter(|c| c.path() == path) {
-            let Some(key) = content.key().filter(|_| content.cached_bytes() > 0) else { continue };
+            let lost = content.cached_bytes() + content.unproved_bytes();
+            let Some(key) = content.key().filter(|_| lost > 0) else { continue };
             tracing::warn!(path = %path.display(), "Verified bytes are gone from the file; they are fetched again.");
             if let Err(error) = content.start_over() {
                 tracing::warn!(path = %path.display(), %error, "That they are gone could not be recorded.");
@@ -273,21 +285,13 @@ impl State {
                     self.start_search(ih, now);
                 }
             }
-            Event::PieceRejected(_, piece)
-                if transfer.web.as_mut().is_some_and(|web| web.was_refused(piece.0)) =>
-            {
-                // The piece was right when the engine got it: peers had sent other blocks of it before.
-                tracing::warn!(%ih, piece = piece.0, "The engine refused a piece that came over HTTP.");
-                self.touched.insert(ih);
-            }
-            Event::PieceRejected(_, piece) => {
-                tracing::warn!(%ih, piece = piece.0, "A peer sent bad data; the piece was thrown away.");
-                transfer.piece_rejected();
-            }
             Event::PeerConnected(_, peer) => {
                 let first = transfer.peers.is_empty();
                 transfer.peer_came(peer, now);
                 if first {
+                    if transfer.unproved.any() {
+                        self.expect_proofs(now);
+                    }
                     self.reroute_waiters_of(ih, now);
                 }
             }
@@ -309,6 +313,7 @@ impl State {
             | Event::Removed(_)
             | Event::Failed(..)
             | Event::PieceVerified(..)
+            | Event::PieceRejected(..)
             | Event::ResumeData(..)
             | Event::Metainfo(..)
             | Event::Listening(_)
@@ -316,6 +321,34 @@ impl State {
             | Event::Overlay(_)
             | Event::EventsLost => {}
         }
+    }
+
+    /// The engine threw a piece away. Returns the cached bytes that were wrong, if it was made of them.
+    fn piece_rejected(&mut self, id: TorrentId, piece: PieceIndex) -> Option<(Arc<Content>, Range<u64>)> {
+        let ih = *self.ids.get(&id)?;
+        let transfer = self.transfers.get_mut(&ih).filter(|t| t.id() == Some(id))?;
+        if transfer.handed.take(piece.0) == Some(Source::Web) {
+            // The piece was right when the engine got it: peers had sent other blocks of it before.
+            tracing::warn!(%ih, piece = piece.0, "The engine refused a piece that came over HTTP.");
+            if let Some(web) = &mut transfer.web {
+                web.was_refused(piece.0);
+            }
+            self.touched.insert(ih);
+            return None;
+        }
+        let wrong = self.unproved_was_rejected(ih, piece.0);
+        match wrong {
+            Some(_) => {
+                tracing::warn!(%ih, piece = piece.0, "Cached bytes of an older version are wrong; they are fetched again.");
+            }
+            None => {
+                tracing::warn!(%ih, piece = piece.0, "A peer sent bad data; the piece was thrown away.");
+                if let Some(transfer) = self.transfers.get_mut(&ih) {
+                    transfer.piece_rejected();
+                }
+            }
+        }
+        wrong
     }
 
     fn export_if_seed(&mut self, ih: InfoHash) {
@@ -343,6 +376,8 @@ impl State {
             DiskErrorKind::Missing | DiskErrorKind::Other => transfer.disk_failed,
         };
         transfer.disk_failed = true;
+        transfer.handed.clear();
+        transfer.unproved.engine_lost_pieces();
         if lasting {
             self.drop_windows_of(&ih);
             self.answer_all(&Err(ReadError::Disk(text.to_owned())), |w| {
@@ -351,9 +386,6 @@ impl State {
         } else {
             // The pieces in flight are lost: say the deadlines again.
             transfer.wants.forget_requests();
-            if let Some(web) = &mut transfer.web {
-                web.forget_given();
-            }
         }
         self.touched.insert(ih);
     }

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use super::saving::{Prepared, Save};
 use super::state::{Command, State};
 use super::transfer::Phase;
-use super::{Exposure, Fetch, ReadError, lock, saving, web};
+use super::unproved::Unproved;
+use super::{Exposure, Fetch, ReadError, lock, saving, unproved, web};
 use crate::model::{InfoHash, PieceHashes};
 use crate::torrent::{EngineError, TorrentId};
 
@@ -50,6 +51,10 @@ impl Fetch {
                 }
                 return;
             }
+            Command::Prove(proof) => {
+                self.runtime.spawn(unproved::run(self.myself.clone(), *proof));
+                return;
+            }
             Command::Give(id, piece, bytes) => (id, self.engine.give_piece(id, piece, bytes)),
         };
         if let Err(error) = result {
@@ -87,7 +92,7 @@ impl Fetch {
             }
         };
         loop {
-            let Prepared { mut torrent, with_layers, given, hashes } =
+            let Prepared { mut torrent, with_layers, given, hashes, unproved } =
                 saving::add_torrent(&self.paths, &self.settings, &peers, &revision, use_saved, with_hashes);
             torrent.discovery = exposure.restrict(torrent.discovery);
             torrent.withheld = exposure == Exposure::Hidden;
@@ -102,7 +107,7 @@ impl Fetch {
                 use_saved = false;
                 continue;
             }
-            let known = Known { have, given, with_layers, hashes };
+            let known = Known { have, unproved, given, with_layers, hashes };
             return self.settled(|state, now| state.added(ih, result, known, now));
         }
     }
@@ -111,6 +116,7 @@ impl Fetch {
 /// What a torrent was added with.
 struct Known {
     have: FixedBitSet,
+    unproved: FixedBitSet,
     given: Vec<u64>,
     with_layers: bool,
     hashes: Option<Arc<PieceHashes>>,
@@ -129,9 +135,14 @@ impl State {
                         if let (Some(web), Some(hashes)) = (&mut transfer.web, known.hashes) {
                             web.knows(hashes);
                         }
+                        transfer.unproved = Unproved::new(known.unproved);
+                        let proofs = transfer.unproved.any();
                         transfer.entered_engine(id);
                         if std::mem::take(&mut transfer.again) {
                             self.add_anew(ih, now);
+                        }
+                        if proofs {
+                            self.expect_proofs(now);
                         }
                     }
                     None => {

@@ -12,11 +12,13 @@
 //!
 //! Parts: `wants` (claims on pieces, and what the engine was told), `waiters` (who waits), `window` and `tensors`
 //! (pure arithmetic of read-ahead), `readahead` (windows turned into claims), `routing` (source choice), `transfer` (one torrent), `state`
-//! (all of it, behind one lock), `web` (what peers do not deliver), `events` (what the engine says), `timer` (what the clock says), `saving` (files), `layers`
+//! (all of it, behind one lock), `web` (what peers do not deliver), `unproved` (cached bytes that are to be proved), `handed` (what the engine was given
+//! by both), `events` (what the engine says), `timer` (what the clock says), `saving` (files), `layers`
 //! (piece layers that no peer told).
 
 mod deadline;
 mod events;
+mod handed;
 mod hold;
 mod issue;
 mod layers;
@@ -28,6 +30,7 @@ mod status;
 mod tensors;
 mod timer;
 mod transfer;
+mod unproved;
 mod waiters;
 mod wants;
 pub mod web;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fixedbitset::FixedBitSet;
 use tokio::sync::{mpsc, oneshot};
 
 use super::state::Command;
@@ -89,6 +90,8 @@ pub(super) struct Prepared {
     pub given: Vec<u64>,
     /// What is known of the pieces' hashes, where that was asked for.
     pub hashes: Option<Arc<PieceHashes>>,
+    /// The pieces that are cached and not proved.
+    pub unproved: FixedBitSet,
 }
 
 /// Gathers all that the engine needs to join.
@@ -144,7 +147,8 @@ pub(super) fn add_torrent(
         discovery: settings.discovery,
         withheld: false,
     };
-    Prepared { torrent, with_layers, given, hashes }
+    let unproved = revision.unproved_pieces();
+    Prepared { torrent, with_layers, given, hashes, unproved }
 }
 
 impl Fetch {

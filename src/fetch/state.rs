@@ -6,12 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::deadline::Deadline;
 use super::tensors::Shape;
 use super::transfer::{Phase, QUIET, REMOVAL, Transfer};
+use super::unproved::{Proof, READS_AT_A_TIME};
 use super::waiters::{Answer, Kind, Waiter, Waiters};
 use super::wants::{ClaimId, Orders};
 use super::web::{Job, TransferWeb, WebShared};
@@ -37,7 +38,9 @@ pub(super) enum Command {
     ExportMetainfo(TorrentId),
     /// Begin a request over HTTP.
     Ask(Box<Job>),
-    /// Hand over a piece that came over HTTP.
+    /// Read a cached piece that is not proved, and hand it over.
+    Prove(Box<Proof>),
+    /// Hand over a piece that came another way than from peers.
     Give(TorrentId, PieceIndex, Vec<u8>),
 }
 
@@ -89,6 +92,10 @@ pub(super) struct State {
     /// When the timer looks next.
     pub timer_at: Instant,
     pub web: WebShared,
+    /// Bounds how many cached pieces are read at a time.
+    pub proofs: Arc<Semaphore>,
+    /// When the background pass proves the next cached piece.
+    pub next_proof: Option<Instant>,
     next_id: ClaimId,
 }
 
@@ -118,6 +125,8 @@ impl State {
             wake_at: None,
             timer_at: now,
             web: WebShared::new(timer),
+            proofs: Arc::new(Semaphore::new(READS_AT_A_TIME)),
+            next_proof: None,
             next_id: 1,
         }
     }
@@ -154,10 +163,12 @@ impl State {
             }
             // While it does not run, the wants keep; they are all told when it does.
             let Some(id) = transfer.running() else { continue };
-            let orders = transfer.wants.orders();
+            let Transfer { wants, unproved, .. } = transfer;
+            let orders = wants.orders(|piece| unproved.holds(piece));
             if !orders.is_empty() {
                 self.outbox.push_back(Command::Orders(id, orders));
             }
+            self.prove_wanted(ih);
             self.ask_the_web(ih, now);
         }
     }

@@ -45,6 +45,8 @@ impl Fetch {
             state.search_for_peers(now);
             state.spread_long_waits(now);
             state.save_what_changed(now);
+            state.end_overdue_proofs(now);
+            state.prove_in_background(now);
             state.ask_the_web_for_all(now);
             state.rest_stale_cursors(now);
             state.wake_at = None;
@@ -167,9 +169,9 @@ impl State {
                 let search = t.search.next.filter(|_| t.running().is_some());
                 let save = t.running().filter(|_| t.resume_dirty).map(|_| t.next_save);
                 let web = t.web.as_ref().and_then(TransferWeb::next);
-                [removal, search, save, web].into_iter().flatten().min()
+                [removal, search, save, web, t.handed.next()].into_iter().flatten().min()
             })
             .min();
-        [waits, transfers, self.next_stale()].into_iter().flatten().min()
+        [waits, transfers, self.next_stale(), self.next_proof].into_iter().flatten().min()
     }
 }

@@ -9,6 +9,8 @@ use fixedbitset::FixedBitSet;
 use tokio::time::Instant;
 
 use super::ReadError;
+use super::handed::Handed;
+use super::unproved::Unproved;
 use super::wants::Wants;
 use super::web::TransferWeb;
 use crate::store::StoredRevision;
@@ -91,6 +93,10 @@ pub(super) struct Transfer {
     pub given: Vec<u64>,
     /// Pieces the engine knows to be here.
     pub engine_has: FixedBitSet,
+    /// Pieces that are cached and not proved.
+    pub unproved: Unproved,
+    /// Pieces that the engine was handed and has not judged.
+    pub handed: Handed,
     pub peers: HashSet<SocketAddr>,
     pub stats: SwarmStats,
     /// Bytes received and sent before the torrent was added anew.
@@ -142,6 +148,8 @@ impl Transfer {
             wants: Wants::default(),
             given: Vec::new(),
             engine_has: FixedBitSet::with_capacity(pieces),
+            unproved: Unproved::default(),
+            handed: Handed::default(),
             peers: HashSet::new(),
             stats: SwarmStats::default(),
             past: (0, 0),
@@ -229,7 +237,8 @@ impl Transfer {
         self.rejected_in_a_row = 0;
         self.disk_failed = false;
         self.resume_dirty |= !self.metainfo_saved;
-        if self.web.as_mut().is_some_and(|web| web.delivered(piece)) {
+        self.unproved.done(piece);
+        if self.handed.take(piece).is_some() {
             return self.progressed(now);
         }
         if new {
@@ -251,6 +260,9 @@ impl Transfer {
         self.last_peer = Some(now);
         if let Some(web) = &mut self.web {
             web.not_alone();
+        }
+        if self.peers.is_empty() {
+            self.unproved.peer_came();
         }
         self.peers.insert(peer);
         self.timed_out.clear();
@@ -303,6 +315,8 @@ impl Transfer {
         if let Some(web) = &mut self.web {
             web.end_all();
         }
+        self.handed.clear();
+        self.unproved = Unproved::default();
         self.wants.forget_told();
         self.exporting = false;
         self.saving = false;

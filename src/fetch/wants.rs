@@ -188,11 +188,22 @@ impl Wants {
         }
     }
 
-    /// What is to be said to the engine for everything that changed since the last call.
-    pub(super) fn orders(&mut self) -> Orders {
+    /// A piece is no longer held back: the next orders name it if it is claimed.
+    pub(super) fn say_again(&mut self, piece: u32) {
+        if self.pieces.contains_key(&piece) {
+            self.changed.insert(piece);
+        }
+    }
+
+    /// What is to be said to the engine for everything that changed since the last call. Nothing is said of claimed
+    /// pieces that `is_held` holds back, until [`Wants::say_again`].
+    pub(super) fn orders(&mut self, is_held: impl Fn(u32) -> bool) -> Orders {
         let mut orders = Orders::default();
         for piece in std::mem::take(&mut self.changed) {
             let Some(want) = self.pieces.get_mut(&piece) else { continue };
+            if !want.claims.is_empty() && is_held(piece) {
+                continue;
+            }
             let Some(best) = want.claims.iter().max_by_key(|c| (c.level, std::cmp::Reverse(c.deadline)))
             else {
                 if want.told.is_some() {
@@ -231,6 +242,10 @@ mod tests {
         Instant::now()
     }
 
+    fn none_held(_: u32) -> bool {
+        false
+    }
+
     fn requests(orders: &Orders) -> Vec<u32> {
         orders.requests.iter().map(|(p, _)| p.0).collect()
     }
@@ -239,13 +254,13 @@ mod tests {
     fn two_readers_of_a_piece_make_one_request() {
         let mut wants = Wants::default();
         wants.claim(3, 1, Level::Urgent, NOW, at());
-        assert_eq!(requests(&wants.orders()), [3]);
+        assert_eq!(requests(&wants.orders(none_held)), [3]);
         wants.claim(3, 2, Level::Urgent, NOW, at());
-        assert!(wants.orders().is_empty());
+        assert!(wants.orders(none_held).is_empty());
         wants.release(3, 1);
-        assert!(wants.orders().is_empty());
+        assert!(wants.orders(none_held).is_empty());
         wants.release(3, 2);
-        assert_eq!(wants.orders().priorities, [(PieceIndex(3), Priority::None)]);
+        assert_eq!(wants.orders(none_held).priorities, [(PieceIndex(3), Priority::None)]);
         assert!(!wants.any());
     }
 
@@ -254,22 +269,22 @@ mod tests {
         let mut wants = Wants::default();
         wants.claim(3, 1, Level::Urgent, NOW, at());
         wants.claim(3, 2, Level::Ahead, NOW, at());
-        wants.orders();
+        wants.orders(none_held);
         wants.release(3, 1);
-        assert!(wants.orders().is_empty());
+        assert!(wants.orders(none_held).is_empty());
     }
 
     #[test]
     fn a_stronger_claim_is_told_and_a_weaker_one_is_not() {
         let mut wants = Wants::default();
         wants.claim(1, 1, Level::Bulk, NOW, at());
-        assert_eq!(wants.orders().priorities, [(PieceIndex(1), Priority::Normal)]);
+        assert_eq!(wants.orders(none_held).priorities, [(PieceIndex(1), Priority::Normal)]);
         wants.claim(1, 2, Level::Ahead, NOW, at());
-        assert_eq!(wants.orders().priorities, [(PieceIndex(1), Priority::Ahead)]);
+        assert_eq!(wants.orders(none_held).priorities, [(PieceIndex(1), Priority::Ahead)]);
         wants.claim(1, 2, Level::Near, NOW, at());
-        assert_eq!(requests(&wants.orders()), [1]);
+        assert_eq!(requests(&wants.orders(none_held)), [1]);
         wants.claim(1, 2, Level::Ahead, NOW, at());
-        assert!(wants.orders().is_empty());
+        assert!(wants.orders(none_held).is_empty());
     }
 
     #[test]
@@ -277,7 +292,7 @@ mod tests {
         let mut wants = Wants::default();
         wants.claim(1, 1, Level::Urgent, NOW, at());
         wants.release(1, 1);
-        assert!(wants.orders().is_empty());
+        assert!(wants.orders(none_held).is_empty());
     }
 
     #[test]
@@ -285,12 +300,12 @@ mod tests {
         let mut wants = Wants::default();
         wants.claim(1, 1, Level::Urgent, NOW, at());
         wants.claim(2, 1, Level::Urgent, NOW, at());
-        wants.orders();
+        wants.orders(none_held);
         wants.fulfilled(1);
         wants.cancel(2);
-        assert_eq!(wants.orders().priorities, [(PieceIndex(2), Priority::None)]);
+        assert_eq!(wants.orders(none_held).priorities, [(PieceIndex(2), Priority::None)]);
         wants.release(1, 1);
-        assert!(wants.orders().is_empty());
+        assert!(wants.orders(none_held).is_empty());
     }
 
     #[test]
@@ -299,12 +314,28 @@ mod tests {
         wants.claim(1, 1, Level::Urgent, NOW, at());
         wants.claim(2, 1, Level::Bulk, NOW, at());
         wants.claim(3, 1, Level::Bulk, NOW, at());
-        wants.orders();
+        wants.orders(none_held);
         wants.release(3, 1);
         wants.forget_told();
-        let orders = wants.orders();
+        let orders = wants.orders(none_held);
         assert_eq!(requests(&orders), [1]);
         assert_eq!(orders.priorities, [(PieceIndex(2), Priority::Normal)]);
+    }
+
+    #[test]
+    fn a_held_piece_is_ordered_when_it_is_released() {
+        let mut wants = Wants::default();
+        wants.claim(1, 1, Level::Urgent, NOW, at());
+        wants.claim(2, 1, Level::Urgent, NOW, at());
+        assert_eq!(requests(&wants.orders(|piece| piece == 1)), [2]);
+        wants.say_again(1);
+        wants.say_again(7);
+        assert_eq!(requests(&wants.orders(none_held)), [1]);
+        // A piece that is released while it is held back is never ordered.
+        wants.claim(3, 1, Level::Urgent, NOW, at());
+        assert!(wants.orders(|_| true).is_empty());
+        wants.release(3, 1);
+        assert!(wants.orders(|_| true).is_empty());
     }
 
     #[test]
@@ -314,7 +345,7 @@ mod tests {
         wants.claim(6, 2, Level::Near, Duration::from_secs(1), at());
         wants.claim(7, 2, Level::Near, Duration::from_secs(2), at());
         wants.claim(4, 1, Level::Urgent, NOW, at());
-        assert_eq!(requests(&wants.orders()), [7, 6, 5, 4]);
+        assert_eq!(requests(&wants.orders(none_held)), [7, 6, 5, 4]);
     }
 
     #[test]

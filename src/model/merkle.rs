@@ -83,6 +83,38 @@ pub fn check_layer(root: PiecesRoot, len: u64, piece_length: u32, layer: &[Hash]
     Ok(())
 }
 
+/// Which hashes of a file's `pieces` pieces are proved by `nodes` of its tree: a flat array of the nodes that are known,
+/// node 0 the root, the children of node n at 2n + 1 and 2n + 2, down to the piece layer, `height` levels above the
+/// leaves. A hash is proved when it leads to `root`.
+pub fn prove_layer(
+    root: PiecesRoot,
+    pieces: usize,
+    height: u32,
+    mut nodes: Vec<Option<Hash>>,
+) -> Vec<Option<Hash>> {
+    let width = pieces.max(1).next_power_of_two();
+    let first = width - 1;
+    nodes.resize(2 * width - 1, None);
+    nodes[first + pieces..].fill(Some(pad(height)));
+    // From the bottom up, the nodes that follow from those below; from the top down, the nodes that are proved.
+    for node in (0..first).rev() {
+        if let (None, Some(left), Some(right)) = (&nodes[node], &nodes[2 * node + 1], &nodes[2 * node + 2]) {
+            nodes[node] = Some(parent(left, right));
+        }
+    }
+    let mut proved = vec![false; nodes.len()];
+    (nodes[0], proved[0]) = (Some(root.0), true);
+    for node in 0..first {
+        if let (true, Some(above), Some(left), Some(right)) =
+            (proved[node], &nodes[node], &nodes[2 * node + 1], &nodes[2 * node + 2])
+        {
+            let fits = parent(left, right) == *above;
+            (proved[2 * node + 1], proved[2 * node + 2]) = (fits, fits);
+        }
+    }
+    (first..first + pieces).map(|node| nodes[node].filter(|_| proved[node])).collect()
+}
+
 /// The piece layers of a torrent: for each file longer than a piece, the hashes of its pieces. Every layer here
 /// hashes to its root.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

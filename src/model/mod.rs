@@ -23,6 +23,7 @@ pub mod path;
 pub mod piece_hashes;
 pub mod pointer;
 pub mod safetensors;
+pub mod saved_layers;
 pub mod scan;
 pub mod text;
 pub mod web_seed;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::codec::{MAX_MANIFEST, ManifestError};
 use super::merkle::{self, Hash, LayerError};
+use super::saved_layers::PartialLayers;
 use super::{Manifest, PieceIndex, PieceLayers, PiecesRoot};
 
 /// The most bytes of piece layers that a manifest carries. At 4 MiB a piece that is a terabyte, and in base64 two
@@ -110,6 +111,8 @@ pub struct PieceHashes {
     carried: HashMap<PiecesRoot, usize>,
     /// Layers from elsewhere.
     saved: PieceLayers,
+    /// Proved hashes of files whose layer is not known as a whole.
+    partial: PartialLayers,
 }
 
 impl PieceHashes {
@@ -117,7 +120,19 @@ impl PieceHashes {
     pub fn new(manifest: Arc<Manifest>, saved: PieceLayers) -> Self {
         let carried = manifest.files.iter().enumerate().filter(|(_, file)| file.piece_layer.is_some());
         let carried = carried.filter_map(|(i, file)| Some((file.pieces_root?, i))).collect();
-        Self { manifest, carried, saved }
+        Self { manifest, carried, saved, partial: PartialLayers::new() }
+    }
+
+    /// Adds proved hashes of files whose layer is not known as a whole.
+    pub fn with_partial(self, partial: PartialLayers) -> Self {
+        Self { partial, ..self }
+    }
+
+    /// The hashes of all pieces of a file, if all are known.
+    pub fn layer(&self, file: usize) -> Option<Vec<Hash>> {
+        let entry = self.manifest.files.get(file)?;
+        let pieces = entry.size.div_ceil(u64::from(self.manifest.torrent.piece_length));
+        (0..u32::try_from(pieces).ok()?).map(|piece| self.hash(file, PieceIndex(piece))).collect()
     }
 
     /// Whether the hashes of a file's pieces are known. A file of one piece needs none but its root.
@@ -134,8 +149,11 @@ impl PieceHashes {
             return (piece.0 == 0).then_some(root.0);
         }
         let carried = self.carried.get(&root).and_then(|&i| self.manifest.files[i].piece_layer.as_ref());
-        let layer = carried.map(|layer| layer.0.as_slice()).or_else(|| self.saved.get(&root))?;
-        layer.get(piece.0 as usize).copied()
+        let layer = carried.map(|layer| layer.0.as_slice()).or_else(|| self.saved.get(&root));
+        match layer {
+            Some(layer) => layer.get(piece.0 as usize).copied(),
+            None => self.partial.get(&root)?.get(piece.0 as usize).copied().flatten(),
+        }
     }
 
     /// Whether blocks with these hashes make that piece. None where its hash is not known.

@@ -24,7 +24,7 @@ pub struct Verified {
     pub model: String,
     /// Bytes compared with their hashes and found right.
     pub right: u64,
-    /// Bytes that are here but cannot be compared yet: parts of pieces, and pieces whose hashes are not known.
+    /// Bytes that are here but were not checked: parts of pieces, and pieces whose hashes are not known.
     pub unchecked: u64,
     /// Bytes that are not here.
     pub missing: u64,
@@ -47,6 +47,7 @@ impl Library {
         let revision = self.revision(model)?;
         let manifest = &revision.manifest;
         let layers = self.store.layers(manifest)?;
+        let known = self.store.piece_hashes(manifest, layers.clone())?;
         let done = AtomicU64::new(0);
         let total = manifest.total_size;
         let told =
@@ -67,11 +68,12 @@ impl Library {
                 found.right += entry.size;
                 continue;
             }
-            let report = self.store.verify(&revision, file, &layers, watch)?;
+            let report = self.store.verify(&revision, file, &known, watch)?;
             let damaged: u64 = report.damaged.iter().map(|range| range.end - range.start).sum();
             found.right += report.checked.saturating_sub(damaged);
             found.unchecked += report.unchecked;
-            found.missing += entry.size.saturating_sub(content.cached_bytes());
+            let here = content.cached_bytes() + content.unproved_bytes();
+            found.missing += entry.size.saturating_sub(here);
             if damaged > 0 || wrong[file] {
                 found.damaged.push(entry.path.clone());
             } else if report.sha256_fits == Some(false) {

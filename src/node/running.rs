@@ -218,7 +218,7 @@ impl Node {
         let mut seeded = Vec::new();
         for revision in self.library.revisions()? {
             let withheld = self.library.sharing.of(&revision.manifest.model_ref()).withheld.is_some();
-            if withheld || revision.cached_bytes() == 0 {
+            if withheld || revision.held_bytes() == 0 {
                 continue;
             }
             match self.seed(&revision) {

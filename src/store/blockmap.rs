@@ -3,6 +3,9 @@
 //! A map of nothing and a map of everything own no memory, so that a hundred thousand untouched files cost
 //! nothing. Bits beyond the last block are never set. The file is a header (magic, length of the content,
 //! identity of the boot that wrote it) and one bit a block, least significant first.
+//!
+//! Two magics exist. Versions before 2 recorded what libtorrent called verified. Their maps are still read, but their
+//! blocks are not proved (see [`Header::proved`]).
 
 use std::ops::Range;
 
@@ -13,7 +16,19 @@ use crate::model::BLOCK_LEN;
 /// Bytes before the bits in a map file.
 pub(super) const HEADER_LEN: usize = 32;
 
-const MAGIC: &[u8; 8] = b"silmmap1";
+const MAGIC: &[u8; 8] = b"silmmap2";
+
+/// The magic of versions whose verified blocks rest on libtorrent's word.
+const UNPROVED_MAGIC: &[u8; 8] = b"silmmap1";
+
+/// What the header of a map file states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    /// The boot that wrote the file.
+    pub boot: [u8; 16],
+    /// Whether our own code proved the blocks before they were recorded.
+    pub proved: bool,
+}
 
 /// The verified blocks of a content of `len` bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +51,11 @@ impl BlockMap {
         let mut map = Self::none(len);
         map.ones = map.blocks;
         map
+    }
+
+    /// A map of the same content in which nothing is set.
+    pub fn unset(&self) -> Self {
+        Self::none(self.len)
     }
 
     /// The blocks that bytes `range` touch.
@@ -105,6 +125,20 @@ impl BlockMap {
         gone > 0
     }
 
+    /// Sets every block that `other`, a map of the same content, has set.
+    pub fn insert_all(&mut self, other: &Self) {
+        for run in other.runs(&(0..self.len), true) {
+            self.insert(&run);
+        }
+    }
+
+    /// Clears every block that `other`, a map of the same content, has set.
+    pub fn remove_all(&mut self, other: &Self) {
+        for run in other.runs(&(0..self.len), true) {
+            self.remove(&run);
+        }
+    }
+
     fn normalise(&mut self) {
         if self.is_full() || self.is_clear() {
             self.bits = FixedBitSet::new();
@@ -168,16 +202,16 @@ impl BlockMap {
         out
     }
 
-    /// Reads a map file for a content of `len` bytes: the map and the boot that wrote it. None if it is damaged
-    /// or belongs to another length.
-    pub fn decode(len: u64, file: &[u8]) -> Option<(Self, [u8; 16])> {
+    /// Reads a map file for a content of `len` bytes. None if it is damaged or belongs to another length.
+    pub fn decode(len: u64, file: &[u8]) -> Option<(Self, Header)> {
         let mut map = Self::none(len);
         let (header, bits) = file.split_at_checked(HEADER_LEN)?;
-        if &header[..8] != MAGIC || header[8..16] != len.to_le_bytes() || bits.len() != map.blocks.div_ceil(8)
-        {
+        let proved = &header[..8] == MAGIC;
+        let known = proved || &header[..8] == UNPROVED_MAGIC;
+        if !known || header[8..16] != len.to_le_bytes() || bits.len() != map.blocks.div_ceil(8) {
             return None;
         }
-        let boot = header[16..].try_into().ok()?;
+        let header = Header { boot: header[16..].try_into().ok()?, proved };
         let words = bits.chunks(size_of::<usize>()).map(|chunk| {
             let mut word = [0; size_of::<usize>()];
             word[..chunk.len()].copy_from_slice(chunk);
@@ -189,7 +223,7 @@ impl BlockMap {
         map.ones = set.count_ones(..);
         map.bits = set;
         map.normalise();
-        Some((map, boot))
+        Some((map, header))
     }
 
     /// Length of the map file in bytes.
@@ -231,8 +265,8 @@ mod tests {
                     Op::Insert(r) => { map.insert(&r); (r, true) }
                     Op::Remove(r) => { map.remove(&r); (r, false) }
                     Op::Recode => {
-                        let (back, boot) = BlockMap::decode(len, &map.encode(&[7; 16])).unwrap();
-                        prop_assert_eq!(boot, [7; 16]);
+                        let (back, header) = BlockMap::decode(len, &map.encode(&[7; 16])).unwrap();
+                        prop_assert_eq!(header, Header { boot: [7; 16], proved: true });
                         map = back;
                         continue;
                     }
@@ -259,6 +293,24 @@ mod tests {
         }
 
         #[test]
+        fn maps_are_added_and_subtracted_block_by_block(
+            (len, a, b) in (1u64..1_000_000).prop_flat_map(|l| (Just(l), 0..l + 9, 0..l + 9))
+        ) {
+            let (mut first, mut second) = (BlockMap::none(len), BlockMap::none(len));
+            first.insert(&(0..a));
+            second.insert(&(b..len));
+            let (mut sum, mut rest) = (first.clone(), first.clone());
+            sum.insert_all(&second);
+            rest.remove_all(&second);
+            for block in 0..len.div_ceil(BLOCK_LEN) {
+                let range = block * BLOCK_LEN..((block + 1) * BLOCK_LEN).min(len);
+                let (in_first, in_second) = (first.has(&range), second.has(&range));
+                prop_assert_eq!(sum.has(&range), in_first || in_second);
+                prop_assert_eq!(rest.has(&range), in_first && !in_second);
+            }
+        }
+
+        #[test]
         fn decoding_garbage_never_panics(len in 0u64..300_000, file in proptest::collection::vec(any::<u8>(), 0..100)) {
             let _ = BlockMap::decode(len, &file);
         }
@@ -272,5 +324,13 @@ mod tests {
         *file.last_mut().unwrap() = 0b1111_0110;
         let (map, _) = BlockMap::decode(3 * BLOCK_LEN, &file).unwrap();
         assert_eq!(map.bytes(), 2 * BLOCK_LEN);
+    }
+
+    #[test]
+    fn a_map_of_an_older_version_is_not_proved() {
+        let mut file = BlockMap::all(3 * BLOCK_LEN).encode(&[5; 16]);
+        file[..8].copy_from_slice(UNPROVED_MAGIC);
+        let (map, header) = BlockMap::decode(3 * BLOCK_LEN, &file).unwrap();
+        assert_eq!((map.bytes(), header), (3 * BLOCK_LEN, Header { boot: [5; 16], proved: false }));
     }
 }

@@ -1,7 +1,8 @@
 //! One file's bytes and the map of its verified blocks.
 //!
 //! A content either stands whole in a file that it does not own (*placed*), or in a sparse file of the store with
-//! a block map beside it (*own*). Bytes outside the map are never handed out. When a placed file turns out to be
+//! a block map beside it (*own*). Bytes outside the map are never handed out. An own file may hold *unproved* bytes too
+//! (see `mapfile`): they are read only to be proved, and count as missing until then. When a placed file turns out to be
 //! changed or damaged, the content leaves it for the cache; nothing is ever written into a placed file.
 //!
 //! Locks: `journal` orders writes of the map files and is held across them; `state` is held for a few lines and
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::blockmap::BlockMap;
+use super::mapfile::Loaded;
 use super::placement::{PlacedFile, Stamp};
 use super::{ContentKey, Shared, StoreError, mapfile};
 use crate::model::{BLOCK_LEN, PiecesRoot};
@@ -36,10 +38,12 @@ pub(super) enum Home {
 pub(super) struct State {
     pub home: Home,
     pub map: BlockMap,
+    /// Blocks that are cached but not proved. None of them is in `map`.
+    pub unproved: BlockMap,
     /// How often blocks were taken back: a read that saw this change may have read anything.
     removals: u64,
     /// How often `home` has changed.
-    moves: u64,
+    pub moves: u64,
     /// How often blocks were added, and at which of these the synced copy was written.
     inserts: u64,
     synced: u64,
@@ -84,35 +88,29 @@ impl std::fmt::Debug for Content {
 impl Content {
     /// The content of an empty file: complete, without bytes, path or root.
     pub(super) fn empty(shared: Arc<Shared>) -> Self {
-        Self::new(None, shared, Home::Empty, BlockMap::none(0), true, true)
+        Self::new(None, shared, Home::Empty, Loaded::of(BlockMap::none(0), true, true))
     }
 
     /// The content that stands whole in a file.
     pub(super) fn placed(key: ContentKey, shared: Arc<Shared>, file: PlacedFile) -> Self {
-        Self::new(Some(key), shared, Home::Placed(file), BlockMap::all(key.len), true, true)
+        Self::new(Some(key), shared, Home::Placed(file), Loaded::of(BlockMap::all(key.len), true, true))
     }
 
     /// The content in a sparse file of the store, which need not exist yet.
     pub(super) fn own(key: ContentKey, shared: Arc<Shared>, data: PathBuf) -> Result<Self, StoreError> {
         let loaded = shared.load_map(&data, key.len).map_err(|e| StoreError::io(&data, e))?;
-        Ok(Self::new(Some(key), shared, Home::Own(data), loaded.map, loaded.live, loaded.synced))
+        Ok(Self::new(Some(key), shared, Home::Own(data), loaded))
     }
 
-    fn new(
-        key: Option<ContentKey>,
-        shared: Arc<Shared>,
-        home: Home,
-        map: BlockMap,
-        live: bool,
-        synced: bool,
-    ) -> Self {
+    fn new(key: Option<ContentKey>, shared: Arc<Shared>, home: Home, loaded: Loaded) -> Self {
+        let Loaded { map, unproved, live, synced } = loaded;
         let (inserts, synced) = (1, if synced { 1 } else { 0 });
         Self {
             key,
             id: shared.next_id(),
             shared,
             journal: Mutex::new(Journal { live }),
-            state: Mutex::new(State { home, map, removals: 0, moves: 0, inserts, synced }),
+            state: Mutex::new(State { home, map, unproved, removals: 0, moves: 0, inserts, synced }),
             used: AtomicU64::new(0),
             used_recorded: AtomicU64::new(0),
             pins: AtomicUsize::new(0),
@@ -208,7 +206,7 @@ impl Content {
             let text = format!("{}..{} is not made of whole blocks", range.start, range.end);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        {
+        let was_unproved = {
             let mut state = self.state();
             if moves.is_some_and(|moves| moves != state.moves) {
                 return Ok(false);
@@ -217,8 +215,13 @@ impl Content {
                 return Ok(true);
             }
             state.inserts += 1;
+            state.unproved.remove(&range)
+        };
+        let mut journal = self.journal();
+        self.persist(&mut journal, &range)?;
+        if was_unproved {
+            self.persist_unproved(&range)?;
         }
-        self.persist(&mut self.journal(), &range)?;
         Ok(true)
     }
 
@@ -226,19 +229,23 @@ impl Content {
     /// given up as a whole: the content moves to the cache (see [`Content::moves`]).
     pub fn mark_missing(&self, range: Range<u64>) -> io::Result<()> {
         let mut journal = self.journal();
-        let home = {
+        let (home, was_unproved) = {
             let mut state = self.state();
+            let was_unproved = state.unproved.remove(&range);
             if !matches!(state.home, Home::Placed(_)) {
-                if !state.map.remove(&range) {
+                if !state.map.remove(&range) && !was_unproved {
                     return Ok(());
                 }
                 state.removals += 1;
             }
-            state.home.clone()
+            (state.home.clone(), was_unproved)
         };
         match home {
             Home::Empty => Ok(()),
             Home::Own(data) => {
+                if was_unproved {
+                    self.persist_unproved(&range)?;
+                }
                 mapfile::shrink_synced(&data, self.len(), &range, &self.shared.boot)?;
                 self.persist(&mut journal, &range)
             }
@@ -292,7 +299,7 @@ impl Content {
         }
     }
 
-    fn read_at(&self, home: &Home, moves: u64, range: &Range<u64>) -> Result<Vec<u8>, ReadFault> {
+    pub(super) fn read_at(&self, home: &Home, moves: u64, range: &Range<u64>) -> Result<Vec<u8>, ReadFault> {
         let all = 0..self.len();
         let file = self.open(home, moves).map_err(|e| match e.kind() {
             // A link or another user's directory in its place is as good as nothing.
@@ -438,21 +445,46 @@ impl Content {
         Ok(())
     }
 
+    /// Writes the bits of `range` to the map of unproved blocks. The caller holds the journal.
+    pub(super) fn persist_unproved(&self, range: &Range<u64>) -> io::Result<()> {
+        let (data, clear, (at, bytes)) = {
+            let state = self.state();
+            let Home::Own(data) = &state.home else { return Ok(()) };
+            (data.clone(), state.unproved.is_clear(), state.unproved.patch(range))
+        };
+        if !clear {
+            match mapfile::patch_unproved(&data, at, &bytes) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        let map = self.state().unproved.clone();
+        mapfile::write_unproved(&data, &map, &self.shared.boot)
+    }
+
     /// Gives up a placed file and goes on in the cache.
     fn leave_place(&self, journal: &mut Journal, file: &PlacedFile) -> io::Result<()> {
         let Some(key) = self.key else { return Ok(()) };
         let data = self.shared.cached(&key);
         let loaded = self.shared.load_map(&data, key.len)?;
-        self.settle(journal, Home::Own(data), loaded.map, loaded.live, loaded.synced);
+        self.settle_loaded(journal, Home::Own(data), loaded);
         self.shared.placements.distrust(&key, &file.path).map_err(io::Error::other)
     }
 
-    /// Puts the content into another home. Blocks that `map` lacks are gone; bytes read before do not count.
+    /// Puts the content into another home, with no unproved bytes. Blocks that `map` lacks are gone; bytes read before
+    /// do not count.
     pub(super) fn settle(&self, journal: &mut Journal, home: Home, map: BlockMap, live: bool, synced: bool) {
+        self.settle_loaded(journal, home, Loaded::of(map, live, synced));
+    }
+
+    /// Like [`Content::settle`], with the maps of the new home.
+    pub(super) fn settle_loaded(&self, journal: &mut Journal, home: Home, loaded: Loaded) {
+        let Loaded { map, unproved, live, synced } = loaded;
         let old = {
             let mut state = self.state();
             state.home = home;
             state.map = map;
+            state.unproved = unproved;
             state.moves += 1;
             state.removals += 1;
             state.inserts += 1;
@@ -481,6 +513,10 @@ impl Content {
         self.state().map.clone()
     }
 
+    pub(super) fn unproved(&self) -> BlockMap {
+        self.state().unproved.clone()
+    }
+
     /// Whether everything verified is in the synced copy.
     pub(super) fn is_synced(&self) -> bool {
         let state = self.state();
@@ -503,7 +539,7 @@ impl Content {
         remove_data(&data)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -519,7 +555,7 @@ pub(super) fn remove_data(data: &Path) -> io::Result<()> {
 }
 
 /// Why bytes could not be read.
-enum ReadFault {
+pub(super) enum ReadFault {
     /// These bytes are not there any more.
     Lost(Range<u64>, io::Error),
     /// The bytes may be fine.

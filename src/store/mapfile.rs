@@ -1,10 +1,16 @@
-//! The two files that remember a block map beside the data: `<data>.have` and `<data>.have.synced`.
+//! The files that remember a block map beside the data: `<data>.have`, `<data>.have.synced`, and where it is needed
+//! `<data>.have.unproved`.
 //!
 //! The *live* map is patched as blocks are verified. It survives the end of the process, as the page cache does,
 //! but after a power cut it may claim blocks whose data never reached the disk; so it counts only within the boot
 //! that wrote it. The *synced* copy is written atomically after the data has reached the disk, and counts always.
 //! What must hold: the synced copy never claims a block that the live map does not, so a block is taken out of
 //! the synced copy before it is taken out of the live one, and before its data is touched.
+//!
+//! The *unproved* map names blocks that are probably in the data file, but that our own code has not proved: those of a
+//! map written by an older version, and those of a live map of another boot. They are proved before a reader gets them,
+//! so a bit too many in this file costs only time, and the file needs no order with the others. An unproved map of an
+//! older version is moved to this file when the content is first opened.
 
 use std::ffi::OsString;
 use std::io;
@@ -12,7 +18,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::blockmap::BlockMap;
+use super::blockmap::{BlockMap, Header};
 use crate::model::BLOCK_LEN;
 use crate::{fsutil, nofollow};
 
@@ -26,9 +32,14 @@ pub(super) fn synced_path(data: &Path) -> PathBuf {
     with_suffix(data, ".have.synced")
 }
 
+/// The map of unproved blocks next to a data file.
+pub(super) fn unproved_path(data: &Path) -> PathBuf {
+    with_suffix(data, ".have.unproved")
+}
+
 /// The name of the data file that a name belongs to: itself, or the one it is a map of.
 pub(super) fn data_name(name: &str) -> &str {
-    let name = name.strip_suffix(".synced").unwrap_or(name);
+    let name = [".synced", ".unproved"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
     name.strip_suffix(".have").unwrap_or(name)
 }
 
@@ -43,19 +54,48 @@ fn with_suffix(data: &Path, suffix: &str) -> PathBuf {
 pub(super) struct Loaded {
     /// The blocks that count.
     pub map: BlockMap,
+    /// The blocks that count once they are proved. None of them is in `map`.
+    pub unproved: BlockMap,
     /// Whether the live map on disk says the same, and may be patched.
     pub live: bool,
     /// Whether the synced copy says the same.
     pub synced: bool,
 }
 
+impl Loaded {
+    /// A map without unproved blocks.
+    pub(super) fn of(map: BlockMap, live: bool, synced: bool) -> Self {
+        let unproved = map.unset();
+        Self { map, unproved, live, synced }
+    }
+
+    /// Proved bytes and unproved ones.
+    pub(super) fn bytes(&self) -> u64 {
+        self.map.bytes() + self.unproved.bytes()
+    }
+}
+
 /// Reads the map of a data file for a content of `len` bytes. A missing or short file loses the blocks it lacks: with
-/// `mend` in the map files, too. Only the holder of the node's lock does that: beside an eviction, what anybody else
+/// `mend` in the map files, too; and the maps of an older version are converted. Only the holder of the node's lock does that: beside an eviction, what anybody else
 /// writes may be what was true before it.
 pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Result<Loaded> {
     // In this order: a block may enter both maps meanwhile, first the live one.
-    let synced = read(&synced_path(data), len)?.map(|(map, _)| map);
-    let live = read(&live_path(data), len)?.filter(|(_, written)| written == boot).map(|(map, _)| map);
+    let on_disk = read(&unproved_path(data), len)?.map(|(map, _)| map);
+    let mut unproved = on_disk.clone().unwrap_or_else(|| BlockMap::none(len));
+    let mut outdated = Vec::new();
+    let mut proved = |path: PathBuf, of_this_boot: bool| -> io::Result<Option<BlockMap>> {
+        let Some((map, header)) = read(&path, len)? else { return Ok(None) };
+        if header.proved && (header.boot == *boot || !of_this_boot) {
+            return Ok(Some(map));
+        }
+        unproved.insert_all(&map);
+        if !header.proved {
+            outdated.push(path);
+        }
+        Ok(None)
+    };
+    let synced = proved(synced_path(data), false)?;
+    let live = proved(live_path(data), true)?;
     let there = match nofollow::metadata(data) {
         Ok(meta) => meta.len(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
@@ -63,7 +103,19 @@ pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Re
     };
     let is_live = live.is_some();
     let mut map = live.or_else(|| synced.clone()).unwrap_or_else(|| BlockMap::none(len));
-    if there < len && map.remove(&(there / BLOCK_LEN * BLOCK_LEN..len)) {
+    let lacks = there / BLOCK_LEN * BLOCK_LEN..len;
+    if there < len {
+        unproved.remove(&lacks);
+    }
+    unproved.remove_all(&map);
+    if mend {
+        let changed = on_disk.map_or(!unproved.is_clear(), |on_disk| on_disk != unproved);
+        // It is no loss but time if that fails, on a full disk for instance: the older maps stay.
+        if let Err(e) = keep_unproved(data, changed.then_some(&unproved), boot, &outdated) {
+            tracing::warn!("The older map of {} could not be converted: {e}.", data.display());
+        }
+    }
+    if there < len && map.remove(&lacks) {
         tracing::warn!("{} is shorter than its map says; what it lacks is fetched again.", data.display());
         // At once: when the file grows again, the maps must not claim what was never in it.
         if is_live && mend {
@@ -80,10 +132,23 @@ pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Re
             nofollow::write_atomic(&synced_path(data), &synced.encode(boot), fsutil::MODE_PRIVATE)?;
         }
     }
-    Ok(Loaded { map, live: is_live, synced: same })
+    Ok(Loaded { map, unproved, live: is_live, synced: same })
 }
 
-fn read(path: &Path, len: u64) -> io::Result<Option<(BlockMap, [u8; 16])>> {
+/// Writes the map of unproved blocks if it changed, then removes the maps of an older version that it was made of.
+fn keep_unproved(
+    data: &Path,
+    changed: Option<&BlockMap>,
+    boot: &[u8; 16],
+    outdated: &[PathBuf],
+) -> io::Result<()> {
+    if let Some(map) = changed {
+        write_unproved(data, map, boot)?;
+    }
+    outdated.iter().try_for_each(|path| nofollow::remove_if_there(path).map(drop))
+}
+
+fn read(path: &Path, len: u64) -> io::Result<Option<(BlockMap, Header)>> {
     match nofollow::read_capped(path, BlockMap::encoded_len(len)) {
         Ok(bytes) => {
             let map = BlockMap::decode(len, &bytes);
@@ -111,6 +176,19 @@ pub(super) fn patch_live(data: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
     nofollow::write(&live_path(data))?.write_all_at(bytes, at)
 }
 
+/// Writes the whole map of unproved blocks, durably, or removes it where there are none.
+pub(super) fn write_unproved(data: &Path, map: &BlockMap, boot: &[u8; 16]) -> io::Result<()> {
+    match map.is_clear() {
+        true => nofollow::remove_if_there(&unproved_path(data)).map(drop),
+        false => nofollow::write_atomic(&unproved_path(data), &map.encode(boot), fsutil::MODE_PRIVATE),
+    }
+}
+
+/// Writes bytes of the map of unproved blocks in place; an error of kind `NotFound` if there is none.
+pub(super) fn patch_unproved(data: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
+    nofollow::write(&unproved_path(data))?.write_all_at(bytes, at)
+}
+
 /// Writes the synced copy. The data has reached the disk.
 pub(super) fn write_synced(data: &Path, map: &BlockMap, boot: &[u8; 16]) -> io::Result<()> {
     nofollow::write_atomic(&synced_path(data), &map.encode(boot), fsutil::MODE_PRIVATE)
@@ -131,18 +209,19 @@ pub(super) fn copy_synced(from: &Path, to: &Path, len: u64) -> io::Result<bool> 
 /// Takes a range out of the synced copy, durably.
 pub(super) fn shrink_synced(data: &Path, len: u64, range: &Range<u64>, boot: &[u8; 16]) -> io::Result<()> {
     match read(&synced_path(data), len)? {
-        Some((mut map, _)) => match map.remove(range) {
+        Some((mut map, header)) if header.proved => match map.remove(range) {
             true => write_synced(data, &map, boot),
             false => Ok(()),
         },
-        // Unreadable: whatever it claims must not come back.
-        None => nofollow::remove_if_there(&synced_path(data)).map(drop),
+        // Unreadable, or of an older version: whatever it claims must not come back.
+        _ => nofollow::remove_if_there(&synced_path(data)).map(drop),
     }
 }
 
-/// Removes both maps, the synced copy first. The caller then removes or renames the data.
+/// Removes all maps, the synced copy first. The caller then removes or renames the data.
 pub(super) fn remove(data: &Path) -> io::Result<()> {
     nofollow::remove_if_there(&synced_path(data))?;
     nofollow::remove_if_there(&live_path(data))?;
+    nofollow::remove_if_there(&unproved_path(data))?;
     Ok(())
 }

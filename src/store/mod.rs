@@ -2,7 +2,8 @@
 //!
 //! The unit is the *content*: the bytes of one file, named by its pieces root and length, whichever models and
 //! revisions hold it. A content has one path on disk and a map of verified 16 KiB blocks; bytes outside that map
-//! are never handed out. Verified blocks are recorded in a small file beside the data as they come, with plain
+//! are never handed out. Blocks that an older version recorded are *unproved*: they count as missing until they are
+//! proved (see `unproved`). Verified blocks are recorded in a small file beside the data as they come, with plain
 //! `pwrite`, so that a killed process loses at most the pieces in flight; [`Store::sync`] makes them survive a
 //! power cut.
 //!
@@ -30,6 +31,7 @@ pub mod states;
 #[cfg(test)]
 mod tests;
 mod torrents;
+mod unproved;
 pub mod verify;
 mod yielding;
 
@@ -208,9 +210,14 @@ impl StoredRevision {
         self.contents.iter().all(|c| c.is_complete())
     }
 
-    /// Verified bytes that are here.
+    /// Verified bytes that are here. Unproved ones do not count.
     pub fn cached_bytes(&self) -> u64 {
         self.contents.iter().map(|c| c.cached_bytes()).sum()
+    }
+
+    /// Bytes that are here, verified or unproved.
+    pub fn held_bytes(&self) -> u64 {
+        self.contents.iter().map(|c| c.cached_bytes() + c.unproved_bytes()).sum()
     }
 }
 

@@ -204,7 +204,7 @@ impl Store {
             self.shared.keep(key, &placed).map_err(|e| StoreError::io(&data, e))?;
         }
         let loaded = self.shared.load_map(&data, key.len).map_err(|e| StoreError::io(&data, e))?;
-        content.settle(&mut journal, Home::Own(data), loaded.map, loaded.live, loaded.synced);
+        content.settle_loaded(&mut journal, Home::Own(data), loaded);
         Ok(())
     }
 }

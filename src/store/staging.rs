@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::blockmap::BlockMap;
 use super::content::{Content, Home, Journal, remove_data};
+use super::mapfile::Loaded;
 use super::{ContentKey, Store, StoreError, StoredRevision, copy, mapfile};
 use crate::model::path::PARTIAL_SUFFIX;
 use crate::model::{InfoHash, Manifest};
@@ -164,20 +165,24 @@ impl Store {
         let (len, boot) = (content.len(), &self.shared.boot);
         nofollow::create_dir_all(fsutil::parent(new))?;
         let there = self.shared.load_map(new, len)?;
-        let map = content.map();
-        if there.map.bytes() >= map.bytes() {
-            content.settle(journal, Home::Own(new.to_owned()), there.map, there.live, there.synced);
+        let (map, unproved) = (content.map(), content.unproved());
+        if there.bytes() >= map.bytes() + unproved.bytes() {
+            content.settle_loaded(journal, Home::Own(new.to_owned()), there);
             return remove_data(old);
         }
         remove_data(new)?;
         // The maps first: until the data is there, they claim nothing.
         let synced = mapfile::copy_synced(old, new, len).is_ok_and(|copied| copied);
         mapfile::write_live(new, &map, boot)?;
+        mapfile::write_unproved(new, &unproved, boot)?;
         match nofollow::rename(old, new) {
             Err(e) if copy::crosses_devices(&e) => {
-                copy::copy_verified(old, new, &map, len)?;
+                let mut both = map.clone();
+                both.insert_all(&unproved);
+                copy::copy_verified(old, new, &both, len)?;
                 mapfile::write_synced(new, &map, boot)?;
-                content.settle(journal, Home::Own(new.to_owned()), map, true, true);
+                let loaded = Loaded { map, unproved, live: true, synced: true };
+                content.settle_loaded(journal, Home::Own(new.to_owned()), loaded);
                 return remove_data(old);
             }
             // Somebody removed the data.
@@ -189,7 +194,8 @@ impl Store {
             other => other?,
         }
         nofollow::sync_dir(fsutil::parent(new))?;
-        content.settle(journal, Home::Own(new.to_owned()), map, true, synced && content.is_synced());
+        let loaded = Loaded { map, unproved, live: true, synced: synced && content.is_synced() };
+        content.settle_loaded(journal, Home::Own(new.to_owned()), loaded);
         mapfile::remove(old)
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest as _, Sha256};
@@ -13,8 +14,8 @@ use super::copy::copy_verified;
 use super::placement::Stamp;
 use super::{Store, StoreError, StoredRevision, mapfile};
 use crate::model::hash::{Control, FileHashes, HashError, hash_file};
-use crate::model::merkle::{self, Hash, PieceLayers};
-use crate::model::{BLOCK_LEN, Manifest, metainfo};
+use crate::model::merkle::{Hash, PieceLayers};
+use crate::model::{BLOCK_LEN, Manifest, PieceHashes, PieceIndex, metainfo, saved_layers};
 use crate::{fsutil, nofollow};
 
 /// What reading a file again showed.
@@ -22,7 +23,7 @@ use crate::{fsutil, nofollow};
 pub struct VerifyReport {
     /// Bytes that were compared with a hash.
     pub checked: u64,
-    /// Bytes that are here but cannot be compared yet: parts of pieces, and pieces whose hashes are not known.
+    /// Bytes that are here but were not checked: parts of pieces, and pieces whose hashes are not known.
     pub unchecked: u64,
     /// What was wrong and is missing now, in order.
     pub damaged: Vec<Range<u64>>,
@@ -50,28 +51,40 @@ impl Store {
         }
     }
 
+    /// What the pieces of a torrent hash to: `layers` (see [`Store::layers`]), what the manifest carries, and the single
+    /// hashes that were saved while it was fetched. All are proved.
+    pub fn piece_hashes(
+        &self,
+        manifest: &Arc<Manifest>,
+        layers: PieceLayers,
+    ) -> Result<PieceHashes, StoreError> {
+        let saved = self.load_resume(&manifest.torrent.info_hash)?;
+        let partial = saved.map(|bytes| saved_layers::parse(&bytes, manifest)).unwrap_or_default();
+        Ok(PieceHashes::new(manifest.clone(), layers).with_partial(partial))
+    }
+
     /// Reads what is here of one file of a revision (an index into its manifest) and compares it with the piece
-    /// hashes in `layers` (see [`Store::layers`]), the pieces root and SHA-256. What is wrong becomes missing; of a
-    /// placed file the good pieces go to the cache, and the file itself is left as it is. Without piece hashes one
-    /// wrong byte condemns the whole file. Uses all cores; call it from a thread of its own.
+    /// hashes in `known` (see [`Store::piece_hashes`]), the pieces root and SHA-256. What is wrong becomes missing,
+    /// unproved bytes that are right become readable; of a placed file the good pieces go to the cache, and the file
+    /// itself is left as it is. Without piece hashes one wrong byte condemns a whole file that was complete. Uses all
+    /// cores; call it from a thread of its own.
     pub fn verify(
         &self,
         revision: &StoredRevision,
         file: usize,
-        layers: &PieceLayers,
+        known: &PieceHashes,
         watch: Watch<'_>,
     ) -> Result<VerifyReport, StoreError> {
         let content = &revision.contents[file];
-        let Some(key) = content.key() else { return Ok(VerifyReport::default()) };
-        let piece_length = revision.layout.piece_length();
-        let layer = match layers.get(&key.root) {
-            Some(layer) => Some(layer.to_vec()),
-            None if key.len <= u64::from(piece_length) => Some(vec![key.root.0]),
-            None => None,
-        };
-        let mut report = match content.is_complete() {
-            true => self.verify_whole(revision, file, layer.as_deref(), watch)?,
-            false => verify_pieces(content, layer.as_deref(), piece_length, watch)?,
+        if content.is_empty() {
+            return Ok(VerifyReport::default());
+        }
+        let mut report = if content.is_complete() {
+            self.verify_whole(revision, file, known.layer(file).as_deref(), watch)?
+        } else if content.is_unproved(&(0..content.len())) {
+            verify_by_root(revision, file, known, watch)?
+        } else {
+            verify_pieces(content, file, known, revision.layout.piece_length(), watch)?
         };
         report.damaged = merge(report.damaged);
         if !report.damaged.is_empty() {
@@ -164,7 +177,7 @@ impl Store {
                 if placed.is_none()
                     && let Ok(loaded) = self.shared.load_map(&data, key.len)
                 {
-                    content.settle(&mut journal, Home::Own(data), loaded.map, loaded.live, loaded.synced);
+                    content.settle_loaded(&mut journal, Home::Own(data), loaded);
                 }
             }
         }
@@ -189,40 +202,66 @@ pub(super) fn differing(
     pieces.map(|(piece, _)| piece * piece_length..((piece + 1) * piece_length).min(len)).collect()
 }
 
-/// Checks the verified pieces of a content that is not complete.
+/// Checks a file whose bytes are all here, some of them unproved: the pieces root proves them together, whatever piece
+/// hashes are known. If it does not, the pieces are checked one by one.
+fn verify_by_root(
+    revision: &StoredRevision,
+    file: usize,
+    known: &PieceHashes,
+    watch: Watch<'_>,
+) -> Result<VerifyReport, StoreError> {
+    let content = &revision.contents[file];
+    let (path, len, piece_length) = (content.path(), content.len(), revision.layout.piece_length());
+    match hash_file(&path, piece_length, watch) {
+        Ok(hashes) if hashes.metadata.len() == len && hashes.pieces_root == content.root() => {
+            content.mark_verified(0..len).map_err(|e| StoreError::io(&path, e))?;
+            let expected = revision.manifest.files[file].sha256;
+            let sha256_fits = expected.map(|sha256| sha256 == hashes.sha256);
+            Ok(VerifyReport { checked: len, sha256_fits, ..Default::default() })
+        }
+        Err(HashError::Cancelled) => Err(cancelled(&path)),
+        _ => verify_pieces(content, file, known, piece_length, watch),
+    }
+}
+
+/// Checks the pieces of a content that is not complete, those whose hashes are known and whose bytes are all here.
 fn verify_pieces(
     content: &Content,
-    layer: Option<&[Hash]>,
+    file: usize,
+    known: &PieceHashes,
     piece_length: u32,
     watch: Watch<'_>,
 ) -> Result<VerifyReport, StoreError> {
     let mut report = VerifyReport::default();
-    let held = content.cached_bytes();
+    let held = content.cached_bytes() + content.unproved_bytes();
     let (len, step) = (content.len(), u64::from(piece_length));
-    let single = len <= step;
-    for (piece, expected) in (0u64..).zip(layer.unwrap_or_default()) {
-        let range = piece * step..((piece + 1) * step).min(len);
+    let fail = |e| StoreError::io(&content.path(), e);
+    for number in 0..u32::try_from(len.div_ceil(step)).unwrap_or(u32::MAX) {
+        let start = u64::from(number) * step;
+        let (range, number) = (start..(start + step).min(len), PieceIndex(number));
         if watch.cancel.load(Ordering::Relaxed) {
             return Err(cancelled(&content.path()));
         }
-        let fits = match content.read(range.clone()) {
+        if known.hash(file, number).is_none() {
+            continue;
+        }
+        let unproved = content.is_unproved(&range);
+        let read = if unproved { content.read_unproved(range.clone()) } else { content.read(range.clone()) };
+        let fits = match read {
             Ok(None) => continue,
             Ok(Some(bytes)) => {
                 let leaves = bytes.chunks(BLOCK_LEN as usize).map(|b| Sha256::digest(b).into()).collect();
-                *expected
-                    == if single {
-                        merkle::root(leaves, 0, 0)
-                    } else {
-                        merkle::piece_hash(leaves, piece_length)
-                    }
+                known.fits(file, number, leaves) == Some(true)
             }
             Err(e) if is_damage(&e) => false,
-            Err(e) => return Err(StoreError::io(&content.path(), e)),
+            Err(e) => return Err(fail(e)),
         };
         report.checked += range.end - range.start;
         (watch.progress)(range.end - range.start);
         if !fits {
             report.damaged.push(range);
+        } else if unproved {
+            content.mark_verified(range).map_err(fail)?;
         }
     }
     report.unchecked = held.saturating_sub(report.checked);

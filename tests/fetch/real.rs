@@ -26,6 +26,11 @@ pub struct Node {
 
 impl Node {
     pub fn new(sample: &Sample, peers: Vec<SocketAddr>) -> Self {
+        Self::with_cache(sample, peers, |_| ())
+    }
+
+    /// The same, with a cache that `plant` fills before the node opens it.
+    pub fn with_cache(sample: &Sample, peers: Vec<SocketAddr>, plant: impl FnOnce(&StoredRevision)) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let inside = runtime.enter();
@@ -34,7 +39,9 @@ impl Node {
         let manifest = Manifest::from_metainfo(name, version, &parsed).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
-        let revision = Store::open(&paths).unwrap().revision(Arc::new(manifest)).unwrap();
+        let manifest = Arc::new(manifest);
+        plant(&Store::open(&paths).unwrap().revision(manifest.clone()).unwrap());
+        let revision = Store::open(&paths).unwrap().revision(manifest).unwrap();
         let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
         let session = Arc::new(Session::start(SessionSettings::from(&network()), sender).unwrap());
         let settings = FetchSettings {

@@ -93,6 +93,8 @@ struct Inner {
     takes_pieces: bool,
     /// The next so many pieces that it is given are refused.
     refuses: usize,
+    /// Whether pieces that it is given may be wrong; it refuses those that are.
+    judges: bool,
 }
 
 /// The engine.
@@ -120,6 +122,7 @@ impl FakeSwarm {
             layers_known: true,
             takes_pieces: true,
             refuses: 0,
+            judges: false,
         };
         let swarm = Arc::new_cyclic(|myself| Self { inner: Mutex::new(inner), myself: myself.clone() });
         (swarm, receiver)
@@ -192,6 +195,11 @@ impl FakeSwarm {
     /// The next so many pieces that it is given are refused.
     pub fn refuse_pieces(&self, n: usize) {
         self.inner().refuses = n;
+    }
+
+    /// Pieces that it is given may be wrong: those that are it refuses.
+    pub fn judges_pieces(&self) {
+        self.inner().judges = true;
     }
 
     /// The pieces that it was given since `calls` was last taken, in order.
@@ -527,7 +535,12 @@ impl Swarms for FakeSwarm {
         }
         let published = &inner.published[&ih];
         let (file, range) = published.layout.owner(piece).expect("a piece of the torrent");
-        assert!(bytes == published.files[file][range.start as usize..range.end as usize], "it was verified");
+        let is_right = bytes == published.files[file][range.start as usize..range.end as usize];
+        if inner.judges && !is_right {
+            inner.send(Event::PieceRejected(id, piece));
+            return Ok(());
+        }
+        assert!(is_right, "it was verified");
         inner.torrents.get_mut(&id).unwrap().wanted.remove(&piece.0);
         inner.store(id, piece.0);
         Ok(())

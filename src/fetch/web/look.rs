@@ -94,10 +94,12 @@ impl<'a> Look<'a> {
     /// Whether a piece is neither here nor on its way, and could come.
     fn is_missing(&self, piece: u32) -> bool {
         let refused = self.web.refused.get(&piece).is_some_and(|&times| times >= MAX_REFUSED);
-        if refused || self.transfer.engine_has.contains(piece as usize) || self.web.is_under_way(piece) {
+        let transfer = self.transfer;
+        let given = transfer.handed.contains(piece) || transfer.unproved.holds(piece);
+        if refused || given || transfer.engine_has.contains(piece as usize) || self.web.is_under_way(piece) {
             return false;
         }
-        let revision = &self.transfer.revision;
+        let revision = &transfer.revision;
         let owner = revision.layout.owner(PieceIndex(piece));
         owner.is_some_and(|(file, bytes)| !revision.contents[file].has(bytes))
     }

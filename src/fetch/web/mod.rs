@@ -70,9 +70,6 @@ const OPEN_WITHIN: Duration = Duration::from_secs(60);
 /// How long a server may take for the next 16 KiB.
 const BLOCK_WITHIN: Duration = Duration::from_secs(20);
 
-/// How long the engine may take to verify a piece that it was given.
-const VERIFY_WITHIN: Duration = Duration::from_secs(60);
-
 /// How often the engine may refuse a piece before it is no longer fetched over HTTP.
 const MAX_REFUSED: u32 = 3;
 

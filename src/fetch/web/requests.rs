@@ -1,6 +1,6 @@
 //! What is under way over HTTP: the web's part of the one state.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use super::look::{Found, Look};
 use super::meter::Meter;
 use super::shared::Slot;
 use super::sources::Sources;
-use super::{FOR_READERS, Job, MIN_REQUEST, PER_TORRENT, VERIFY_WITHIN, WebError, WebRequest, WebSettings};
+use super::{FOR_READERS, Job, MIN_REQUEST, PER_TORRENT, WebError, WebRequest, WebSettings};
+use crate::fetch::handed::Source;
 use crate::fetch::state::{Command, State};
 use crate::fetch::wants::ClaimId;
 use crate::model::{InfoHash, Manifest, PieceHashes, PieceIndex};
@@ -32,13 +33,6 @@ struct Running {
     _end: oneshot::Sender<()>,
 }
 
-/// A piece that the engine was given and has not said anything about.
-#[derive(Debug)]
-struct Given {
-    until: Instant,
-    _memory: OwnedSemaphorePermit,
-}
-
 /// The web's part of one torrent, where it has one.
 #[derive(Debug)]
 pub(in crate::fetch) struct TransferWeb {
@@ -46,7 +40,6 @@ pub(in crate::fetch) struct TransferWeb {
     /// Known once it was added.
     pub(super) hashes: Option<Arc<PieceHashes>>,
     requests: Vec<Running>,
-    given: BTreeMap<u32, Given>,
     /// How often the engine refused a piece.
     pub(super) refused: HashMap<u32, u32>,
     /// Nobody delivered when it was last needed, and nobody has come since.
@@ -71,7 +64,6 @@ impl TransferWeb {
             sources,
             hashes: None,
             requests: Vec::new(),
-            given: BTreeMap::new(),
             refused: HashMap::new(),
             alone: false,
             looked: None,
@@ -91,27 +83,17 @@ impl TransferWeb {
     /// The torrent is out of the engine: all requests end.
     pub(in crate::fetch) fn end_all(&mut self) {
         self.requests.clear();
-        self.given.clear();
         self.next = None;
     }
 
-    /// The engine lost what it was given.
-    pub(in crate::fetch) fn forget_given(&mut self) {
-        self.given.clear();
+    /// The engine refused a piece that came over HTTP.
+    pub(in crate::fetch) fn was_refused(&mut self, piece: u32) {
+        *self.refused.entry(piece).or_default() += 1;
     }
 
-    /// Whether a piece that is here now came over HTTP. Asked once.
-    pub(in crate::fetch) fn delivered(&mut self, piece: u32) -> bool {
-        self.given.remove(&piece).is_some()
-    }
-
-    /// Whether a piece that the engine refused came over HTTP. Asked once.
-    pub(in crate::fetch) fn was_refused(&mut self, piece: u32) -> bool {
-        let ours = self.given.remove(&piece).is_some();
-        if ours {
-            *self.refused.entry(piece).or_default() += 1;
-        }
-        ours
+    /// The engine has not judged a piece that came over HTTP.
+    pub(in crate::fetch) fn was_not_judged(&mut self) {
+        self.trouble = Some("the engine does not take in what came over HTTP".to_owned());
     }
 
     /// A peer is here or sent something: it has its time again.
@@ -129,9 +111,9 @@ impl TransferWeb {
         (self.received, self.meter.rate(now))
     }
 
-    /// Whether a piece was asked for, or waits for the engine.
+    /// Whether a piece was asked for.
     pub(super) fn is_under_way(&self, piece: u32) -> bool {
-        self.given.contains_key(&piece) || self.requests.iter().any(|r| r.rest.contains(&piece))
+        self.requests.iter().any(|r| r.rest.contains(&piece))
     }
 
     fn running(&mut self, id: ClaimId) -> Option<&mut Running> {
@@ -148,7 +130,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 impl State {
     /// Ends requests that nobody needs, and begins those that are due.
     pub(in crate::fetch) fn ask_the_web(&mut self, ih: InfoHash, now: Instant) {
-        self.end_needless_requests(ih, now);
+        self.end_needless_requests(ih);
         let Some(web) = self.transfers.get_mut(&ih).and_then(|t| t.web.as_mut()) else { return };
         if let Some(next) = web.looked.map(|at| at + LOOK_EVERY).filter(|&next| next > now) {
             web.next = Some(web.next.map_or(next, |at| at.min(next)));
@@ -181,9 +163,8 @@ impl State {
 
     fn look_at_the_web(&mut self, ih: InfoHash, next: Option<Instant>) {
         let Some(web) = self.transfers.get_mut(&ih).and_then(|t| t.web.as_mut()) else { return };
-        let verified = web.given.values().map(|given| given.until).min();
-        web.next = next.into_iter().chain(verified).min();
-        if let Some(next) = web.next {
+        web.next = next;
+        if let Some(next) = next {
             self.look_at(next);
         }
     }
@@ -229,7 +210,7 @@ impl State {
 
     /// A request goes on while somebody claims one of its pieces; and where all that was wanted of it has come, to
     /// the end of what was taken along, if that is little.
-    fn end_needless_requests(&mut self, ih: InfoHash, now: Instant) {
+    fn end_needless_requests(&mut self, ih: InfoHash) {
         let Some(transfer) = self.transfers.get_mut(&ih) else { return };
         let Some(web) = &mut transfer.web else { return };
         let (wants, layout) = (&transfer.wants, &transfer.revision.layout);
@@ -242,11 +223,6 @@ impl State {
             let bytes = u64::from(rest.end - rest.start) * u64::from(layout.piece_length());
             !gone && bytes <= MIN_REQUEST
         });
-        let before = web.given.len();
-        web.given.retain(|_, given| given.until > now);
-        if web.given.len() < before {
-            web.trouble = Some("the engine does not take in what came over HTTP".to_owned());
-        }
     }
 
     /// Bytes came over HTTP.
@@ -286,8 +262,9 @@ impl State {
         if here || transfer.engine_has.contains(piece as usize) {
             return;
         }
-        web.given.insert(piece, Given { until: now + VERIFY_WITHIN, _memory: memory });
+        let until = transfer.handed.insert(piece, Source::Web, memory, now);
         self.outbox.push_back(Command::Give(engine, PieceIndex(piece), bytes));
+        self.look_at(until);
     }
 
     /// A request has come to its end.

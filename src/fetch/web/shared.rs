@@ -11,8 +11,8 @@ use super::{FOR_READERS, MEMORY_BLOCKS, PER_NODE};
 #[derive(Debug)]
 pub(in crate::fetch) struct WebShared {
     slots: Arc<Semaphore>,
-    /// Bytes on their way, in blocks.
-    pub(super) memory: Arc<Semaphore>,
+    /// Bytes on their way to the engine, in blocks: from the web, and cached ones that are proved.
+    pub(in crate::fetch) memory: Arc<Semaphore>,
     pub(super) servers: Servers,
     /// Wakes the timer task, which looks who can use a slot that became free.
     freed: Arc<Notify>,

@@ -3,6 +3,7 @@
 
 mod lifecycle;
 mod removing;
+mod unproved;
 mod verify;
 
 use std::ops::Range;
@@ -57,6 +58,16 @@ pub(super) fn arrive(content: &Content, bytes: &[u8], range: Range<u64>) {
     let file = fs::File::options().create(true).truncate(false).write(true).open(path).unwrap();
     file.write_all_at(&bytes[range.start as usize..range.end as usize], range.start).unwrap();
     content.mark_verified(range).unwrap();
+}
+
+/// Turns the map files of a data file into those of an older version.
+pub(super) fn outdate(data: &Path) {
+    for map in [mapfile::live_path(data), mapfile::synced_path(data)] {
+        match fs::File::options().write(true).open(map) {
+            Ok(file) => file.write_all_at(b"silmmap1", 0).unwrap(),
+            Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::NotFound),
+        }
+    }
 }
 
 fn write_files(dir: &Path, files: &[(&str, &[u8])]) {
@@ -295,6 +306,7 @@ enum Op {
     Sync,
     Kill,
     PowerCut,
+    Outdate,
     Truncate(usize),
 }
 
@@ -306,6 +318,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => Just(Op::Sync),
         2 => Just(Op::Kill),
         1 => Just(Op::PowerCut),
+        1 => Just(Op::Outdate),
         1 => (0usize..320_000).prop_map(Op::Truncate),
     ];
     proptest::collection::vec(op, 1..40)
@@ -353,8 +366,14 @@ proptest! {
                     prop_assert_eq!(content.read(span).unwrap(), expected);
                 }
                 Op::Sync => { store.sync().unwrap(); synced = marked.clone(); }
-                Op::Kill | Op::PowerCut => {
+                Op::Kill | Op::PowerCut | Op::Outdate => {
+                    let path = content.path();
                     drop((content, revision, store));
+                    if matches!(op, Op::Outdate) {
+                        outdate(&path);
+                        marked.fill(false);
+                        synced.fill(false);
+                    }
                     if matches!(op, Op::PowerCut) { boot += 1; marked = synced.clone(); }
                     store = Store::open_in_boot(&home.paths, [boot; 16]).unwrap();
                     revision = store.revision(manifest.clone()).unwrap();
@@ -372,6 +391,7 @@ proptest! {
                 }
             }
             let content = &revision.contents[0];
+            prop_assert!(content.unproved_pieces(BLOCK_LEN).iter().all(|&b| !marked[b as usize]));
             for (b, &is) in marked.iter().enumerate() {
                 prop_assert_eq!(content.has(range(b)), is, "block {}", b);
             }

@@ -3,10 +3,10 @@
 use std::os::unix::fs::FileExt;
 
 use super::lifecycle::published;
-use super::{Home, arrive, bytes, home};
-use crate::model::FileEntry;
+use super::{Home, arrive, bytes, home, outdate};
 use crate::model::hash::hash_file;
-use crate::model::merkle::PieceLayers;
+use crate::model::merkle::{self, PieceLayers};
+use crate::model::{FileEntry, PieceHashes};
 use crate::store::verify::UNWATCHED;
 use crate::store::*;
 
@@ -47,7 +47,33 @@ fn rot(path: &Path, at: u64) {
 
 fn verify(store: &Store, revision: &StoredRevision, file: usize) -> VerifyReport {
     let layers = store.layers(&revision.manifest).unwrap();
-    store.verify(revision, file, &layers, UNWATCHED).unwrap()
+    let known = store.piece_hashes(&revision.manifest, layers).unwrap();
+    store.verify(revision, file, &known, UNWATCHED).unwrap()
+}
+
+impl Real {
+    /// Removes the metainfo, and saves what the engine would have of the layer of the big file: the hashes of these
+    /// pieces, and the upper nodes.
+    fn know_only(&self, home: &Home, pieces: &[usize]) {
+        let layer = self.layers.get(&self.manifest.files[0].pieces_root.unwrap()).unwrap();
+        let height = merkle::piece_height(PIECE as u32);
+        let above = |from: usize, width: usize| {
+            merkle::root(layer[from..layer.len().min(from + width)].to_vec(), height, width)
+        };
+        let mut nodes = vec![(1, above(0, 4)), (2, above(4, 4)), (3, above(0, 2)), (4, above(2, 2))];
+        nodes.extend(pieces.iter().map(|&piece| (7 + piece, layer[piece])));
+        let mut mask = [0u8; 2];
+        nodes.iter().for_each(|(node, _)| mask[node / 8] |= 0x80 >> (node % 8));
+        let hashes = nodes.iter().flat_map(|(_, hash)| *hash).collect::<Vec<_>>();
+        let mut packed = format!("d5:filesld6:hashes{}:", hashes.len()).into_bytes();
+        packed.extend(hashes);
+        packed.extend(b"4:mask2:");
+        packed.extend(mask);
+        packed.extend(b"eee");
+        let ih = self.manifest.torrent.info_hash;
+        fs::remove_file(home.paths.metainfo(&ih)).unwrap();
+        home.store().save_resume(&ih, &packed).unwrap();
+    }
 }
 
 #[test]
@@ -105,6 +131,76 @@ fn verification_of_a_partly_cached_file_checks_whole_pieces_and_takes_bad_ones_b
 }
 
 #[test]
+fn a_flipped_byte_is_found_with_the_piece_hashes_that_are_known() {
+    let home = home();
+    let real = real(&home, &home.dir.path().join("elsewhere"));
+    real.know_only(&home, &[0, 1]);
+    let store = home.store();
+    let revision = store.revision(real.manifest.clone()).unwrap();
+    let big = &revision.contents[0];
+    arrive(big, &real.files[0].1, 0..3 * PIECE);
+    rot(&big.path(), PIECE + 9);
+    rot(&big.path(), 2 * PIECE);
+    let report = verify(&store, &revision, 0);
+    assert_eq!(
+        (report.damaged, report.checked, report.unchecked),
+        (vec![PIECE..2 * PIECE], 2 * PIECE, PIECE)
+    );
+    assert_eq!(big.missing_ranges(0..300_000), [PIECE..2 * PIECE, 3 * PIECE..300_000]);
+}
+
+#[test]
+fn verification_proves_bytes_of_an_older_version_or_drops_them() {
+    let home = home();
+    let real = real(&home, &home.dir.path().join("elsewhere"));
+    real.know_only(&home, &[0, 1]);
+    {
+        let store = home.store();
+        let revision = store.revision(real.manifest.clone()).unwrap();
+        arrive(&revision.contents[0], &real.files[0].1, 0..3 * PIECE);
+        rot(&revision.contents[0].path(), PIECE + 9);
+        outdate(&revision.contents[0].path());
+    }
+    let store = home.store();
+    let revision = store.revision(real.manifest.clone()).unwrap();
+    let big = &revision.contents[0];
+    let report = verify(&store, &revision, 0);
+    assert_eq!(
+        (report.damaged, report.checked, report.unchecked),
+        (vec![PIECE..2 * PIECE], 2 * PIECE, PIECE)
+    );
+    assert_eq!(big.missing_ranges(0..300_000), [PIECE..300_000]);
+    assert_eq!(big.read(0..PIECE).unwrap().unwrap(), &real.files[0].1[..PIECE as usize]);
+    assert_eq!((big.unproved_pieces(PIECE), big.unproved_bytes()), (vec![2], PIECE));
+}
+
+#[test]
+fn a_whole_file_of_an_older_version_is_proved_by_its_root() {
+    for damage in [false, true] {
+        let home = home();
+        let real = real(&home, &home.dir.path().join("elsewhere"));
+        real.know_only(&home, &[]);
+        {
+            let store = home.store();
+            let revision = store.revision(real.manifest.clone()).unwrap();
+            arrive(&revision.contents[0], &real.files[0].1, 0..300_000);
+            outdate(&revision.contents[0].path());
+        }
+        let store = home.store();
+        let revision = store.revision(real.manifest.clone()).unwrap();
+        if damage {
+            rot(&revision.contents[0].path(), 7);
+        }
+        let report = verify(&store, &revision, 0);
+        let expected = match damage {
+            false => VerifyReport { checked: 300_000, sha256_fits: Some(true), ..Default::default() },
+            true => VerifyReport { unchecked: 300_000, ..Default::default() },
+        };
+        assert_eq!((report, revision.contents[0].is_complete()), (expected, !damage));
+    }
+}
+
+#[test]
 fn without_piece_hashes_one_wrong_byte_condemns_the_file() {
     let home = home();
     let real = real(&home, &home.dir.path().join("elsewhere"));
@@ -112,7 +208,8 @@ fn without_piece_hashes_one_wrong_byte_condemns_the_file() {
     let revision = store.revision(real.manifest.clone()).unwrap();
     arrive(&revision.contents[0], &real.files[0].1, 0..300_000);
     rot(&revision.contents[0].path(), 7);
-    let report = store.verify(&revision, 0, &PieceLayers::default(), UNWATCHED).unwrap();
+    let unknown = PieceHashes::new(real.manifest.clone(), PieceLayers::default());
+    let report = store.verify(&revision, 0, &unknown, UNWATCHED).unwrap();
     assert_eq!((report.damaged, revision.contents[0].cached_bytes()), (vec![0..300_000], 0));
 }
 
