@@ -58,10 +58,9 @@ impl Handed {
 
     /// Takes out the pieces whose time is over.
     pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<(u32, Source)> {
-        self.0
-            .extract_if(.., |_, piece| piece.until <= now)
-            .map(|(number, piece)| (number, piece.source))
-            .collect()
+        let overdue = self.0.iter().filter(|(_, piece)| piece.until <= now);
+        let numbers: Vec<u32> = overdue.map(|(number, _)| *number).collect();
+        numbers.into_iter().filter_map(|number| Some((number, self.0.remove(&number)?.source))).collect()
     }
 
     /// When the time of the next piece is over.

@@ -19,7 +19,7 @@ const STALL: Duration = Duration::from_secs(100);
 fn old(rig: &Rig, wrong: Option<u64>) -> TestModel {
     let files = [("a", noise(1, 4 * MIB))];
     let path = rig.model("o/m", MIB, &files).revision.contents[0].path();
-    plant(&path, &files[0].1, &[0..3 * MIB]);
+    plant(&path, &files[0].1, std::slice::from_ref(&(0..3 * MIB)));
     if let Some(at) = wrong {
         flip(&path, at);
     }
@@ -154,7 +154,7 @@ fn old_bytes_are_proved_by_the_engine_with_hashes_of_a_peer() {
         seed.add(sample.add_seed());
         let node = Node::with_cache(&sample, vec![seed.address], |revision| {
             for (content, (_, bytes)) in revision.contents.iter().zip(&sample.files) {
-                plant(&content.path(), bytes, &[0..content.len()]);
+                plant(&content.path(), bytes, std::slice::from_ref(&(0..content.len())));
             }
             flip(&revision.contents[0].path(), 1 << 20);
             flip(&revision.contents[1].path(), 299_999);

@@ -66,7 +66,7 @@ fn metainfo() -> &'static [u8] {
     METAINFO.get_or_init(|| {
         let file = |(tree, blocks): (&Tree, usize)| {
             FileEntry::new(
-                &format!("{blocks}.bin"),
+                format!("{blocks}.bin"),
                 blocks as u64 * BLOCK_LEN,
                 None,
                 Some(PiecesRoot(tree.root())),
