@@ -160,6 +160,7 @@ mod hostile {
     mod floods;
     mod hashes;
     mod lab;
+    mod measure;
     mod memory;
     mod siege;
     mod strike;
