@@ -403,7 +403,8 @@ impl Filesystem for Service {
     }
 
     // "Not implemented" makes the kernel answer these by itself from then on, with success where there is
-    // nothing to do (flush, fsync) and by its own means elsewhere (lseek, poll, ioctl).
+    // nothing to do (flush, fsync) and by its own means elsewhere (lseek, poll, ioctl). Its lseek reports that a file is
+    // data up to its end, which is right: bytes that are not cached yet are fetched, they are no hole.
 
     fn flush(
         &self,
