@@ -7,8 +7,9 @@
 //! | module | what it owns |
 //! |---|---|
 //! | `inode`, `place`, `listing`, `view`, `tree`, `xattr` | names, numbers, attributes, facts |
-//! | `lookups`, `asker` | lookups of models that the network may have |
+//! | `lookups` | lookups of models that the network may have |
 //! | `reads`, `handles`, `errno` | open files, parked reads, error numbers |
+//! | `asker`, `threads`, `watching` | programs that wait and are about to end |
 //! | `caution` | warnings of files that can run code |
 //! | `fuse` | the adapter, on threads of its own |
 //! | `mountpoint`, `mountinfo`, `liveness`, `attach`, `detach`, `helper` | the mount point and the mount itself |
@@ -36,10 +37,12 @@ mod mountpoint;
 mod opens;
 mod place;
 mod reads;
+mod threads;
 mod tree;
 #[cfg(test)]
 mod tree_tests;
 mod view;
+mod watching;
 mod xattr;
 
 use std::collections::BTreeSet;
