@@ -116,6 +116,7 @@ mod engine {
 }
 
 mod mount {
+    mod killed_readers;
     mod lifecycle;
     mod lookups;
     mod processes;

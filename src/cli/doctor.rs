@@ -5,10 +5,7 @@ use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::Duration;
-
-use rustix::io::Errno;
 
 use crate::catalog::Trust;
 use crate::cli::context::Context;
@@ -16,6 +13,7 @@ use crate::cli::error::CommandError;
 use crate::cli::output::{clean, count};
 use crate::config::Config;
 use crate::keys::{KeyError, PublisherKeypair};
+use crate::mount::{Liveness, liveness};
 use crate::node::control::{Client, Status};
 
 /// Check that this machine can mount and share; say what to do where it cannot
@@ -132,19 +130,11 @@ fn mounts() -> Finding {
     }
 }
 
-/// Asks on a thread of its own, since whoever asks a mount that hangs hangs, too.
 fn answers(point: &Path) -> Result<(), String> {
-    let (tell, told) = mpsc::channel();
-    let path = point.to_owned();
-    // After the deadline nobody listens any more.
-    std::thread::spawn(move || tell.send(path.metadata().map(|_| ())).ok());
-    match told.recv_timeout(ANSWER_WITHIN) {
-        Ok(Err(e)) if e.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
-            Err("the process behind it has died".to_owned())
-        }
-        // Another user's mount is none of our business.
-        Ok(_) => Ok(()),
-        Err(_) => Err(format!("it does not answer within {} s", ANSWER_WITHIN.as_secs())),
+    match liveness(point, ANSWER_WITHIN) {
+        Liveness::Alive => Ok(()),
+        Liveness::Dead => Err("the process behind it has died".to_owned()),
+        Liveness::Silent => Err(format!("it does not answer within {} s", ANSWER_WITHIN.as_secs())),
     }
 }
 

@@ -16,8 +16,12 @@ use super::web::TransferWeb;
 use crate::store::StoredRevision;
 use crate::torrent::{SwarmStats, TorrentId};
 
-/// How long a piece that has timed out fails at once. The kernel asks again for 4 KiB of a failed read-ahead.
+/// How long a piece that has timed out fails at once, unless there is hope again: progress, or a peer.
 const FAIL_FAST: Duration = Duration::from_secs(5);
+
+/// How long a piece that has timed out fails at once in any case. After a failed read-ahead the kernel immediately asks
+/// again for each page that a program waits for, and that must not wait as long again.
+const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The longest pause between two searches for peers while somebody waits.
 const SEARCH_MAX: Duration = Duration::from_secs(30);
@@ -83,6 +87,13 @@ impl Search {
     }
 }
 
+/// A piece that has timed out: when, and until when reads of it fail at once.
+#[derive(Debug, Clone, Copy)]
+struct FailFast {
+    since: Instant,
+    until: Instant,
+}
+
 /// One torrent that was joined.
 #[derive(Debug)]
 pub(super) struct Transfer {
@@ -113,7 +124,7 @@ pub(super) struct Transfer {
     /// When something became wanted after nothing was.
     pub wanting_since: Option<Instant>,
     pub search: Search,
-    timed_out: HashMap<u32, Instant>,
+    timed_out: HashMap<u32, FailFast>,
     /// The torrent's files changed while it was being added: add it anew.
     pub again: bool,
     failures: u32,
@@ -208,7 +219,7 @@ impl Transfer {
     /// Takes in that bytes or a piece came.
     pub(super) fn progressed(&mut self, now: Instant) {
         self.last_progress = Some(now);
-        self.timed_out.clear();
+        self.hope_again();
     }
 
     /// Takes in that peers delivered.
@@ -265,18 +276,26 @@ impl Transfer {
             self.unproved.peer_came();
         }
         self.peers.insert(peer);
-        self.timed_out.clear();
+        self.hope_again();
     }
 
     /// Remembers for a while that pieces did not come.
     pub(super) fn remember_timeout(&mut self, pieces: impl IntoIterator<Item = u32>, now: Instant) {
-        self.timed_out.retain(|_, until| *until > now);
-        self.timed_out.extend(pieces.into_iter().map(|p| (p, now + FAIL_FAST)));
+        self.timed_out.retain(|_, fails| fails.until > now);
+        let fails = FailFast { since: now, until: now + FAIL_FAST };
+        self.timed_out.extend(pieces.into_iter().map(|piece| (piece, fails)));
+    }
+
+    /// Pieces that timed out may be waited for again, once the kernel has asked again.
+    fn hope_again(&mut self) {
+        for fails in self.timed_out.values_mut() {
+            fails.until = fails.until.min(fails.since + ASKED_AGAIN_WITHIN);
+        }
     }
 
     /// Whether one of the pieces has just timed out.
     pub(super) fn just_timed_out(&self, mut pieces: impl Iterator<Item = u32>, now: Instant) -> bool {
-        !self.timed_out.is_empty() && pieces.any(|p| self.timed_out.get(&p).is_some_and(|&until| until > now))
+        pieces.any(|piece| self.timed_out.get(&piece).is_some_and(|fails| fails.until > now))
     }
 
     /// What is missing, for people.

@@ -234,7 +234,7 @@ impl Filesystem for Service {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let answer = Box::new(move |found| reply_entry(parent, found, reply));
-        self.lookups.serve(Ino(parent.0), name.to_owned(), Asker(req.pid()), answer);
+        self.lookups.serve(Ino(parent.0), name.to_owned(), Asker::new(req.pid()), answer);
     }
 
     // Numbers are kept by us, so there is nothing to forget.
@@ -274,7 +274,7 @@ impl Filesystem for Service {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -286,7 +286,7 @@ impl Filesystem for Service {
         match self.files.get(fh.0) {
             Some(file) => {
                 let is_shown = || self.tree.file(Ino(ino.0)).is_ok();
-                self.reads.serve(&file, offset, size.into(), is_shown, reply);
+                self.reads.serve(&file, offset, size.into(), Asker::new(req.pid()), is_shown, reply);
             }
             None => reply.error(refuse("read", ino, &Refusal::BadHandle)),
         }
@@ -403,7 +403,8 @@ impl Filesystem for Service {
     }
 
     // "Not implemented" makes the kernel answer these by itself from then on, with success where there is
-    // nothing to do (flush, fsync) and by its own means elsewhere (lseek, poll, ioctl).
+    // nothing to do (flush, fsync) and by its own means elsewhere (lseek, poll, ioctl). Its lseek reports that a file is
+    // data up to its end, which is right: bytes that are not cached yet are fetched, they are no hole.
 
     fn flush(
         &self,

@@ -7,11 +7,12 @@
 //! | module | what it owns |
 //! |---|---|
 //! | `inode`, `place`, `listing`, `view`, `tree`, `xattr` | names, numbers, attributes, facts |
-//! | `lookups`, `asker` | lookups of models that the network may have |
+//! | `lookups` | lookups of models that the network may have |
 //! | `reads`, `handles`, `errno` | open files, parked reads, error numbers |
+//! | `asker`, `threads`, `watching` | programs that wait and are about to end |
 //! | `caution` | warnings of files that can run code |
 //! | `fuse` | the adapter, on threads of its own |
-//! | `mountpoint`, `mountinfo`, `attach`, `detach`, `helper` | the mount point and the mount itself |
+//! | `mountpoint`, `mountinfo`, `liveness`, `attach`, `detach`, `helper` | the mount point and the mount itself |
 //!
 //! Threads: `silmaril-mount` runs the session and, when it ends for whatever reason, makes sure that no dead mount
 //! stays behind; `fuser-N` take requests and never wait; parked reads are tasks of the runtime.
@@ -27,6 +28,7 @@ mod handles;
 mod helper;
 mod inode;
 mod listing;
+mod liveness;
 mod lookups;
 #[cfg(test)]
 mod lookups_tests;
@@ -35,10 +37,12 @@ mod mountpoint;
 mod opens;
 mod place;
 mod reads;
+mod threads;
 mod tree;
 #[cfg(test)]
 mod tree_tests;
 mod view;
+mod watching;
 mod xattr;
 
 use std::collections::BTreeSet;
@@ -56,6 +60,7 @@ use crate::model::ModelRef;
 use crate::store::StoredRevision;
 pub use detach::{MountRecord, list_mounts, resolve, unmount};
 pub use error::MountError;
+pub use liveness::{Liveness, liveness};
 use lookups::Lookups;
 pub use lookups::{ResolveError, Resolver, Resolving};
 use mountinfo::MountEntry;

@@ -1,18 +1,16 @@
 //! Is this directory fit to mount on? A dead mount of ours is detached on the way.
 
-use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::fs::{Access, access};
-use rustix::io::Errno;
 use rustix::process::geteuid;
 use tracing::info;
 
 use super::detach::{detach, resolve};
 use super::error::MountError;
+use super::liveness::{Liveness, answer_within, liveness};
 use super::{helper, mountinfo};
 
 /// How long a look at a mounted directory may take before we call what is there alive but hung.
@@ -34,22 +32,24 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountError> {
         if !entry.is_silmaril() {
             return Err(MountError::OtherMount { path: path.to_owned(), fs_type: entry.fs_type });
         }
-        if !is_dead(&resolved) {
+        if liveness(&resolved, LOOK_WITHIN) != Liveness::Dead {
             return Err(MountError::Busy(path.to_owned()));
         }
         info!(path = %resolved.display(), "Detaching a mount whose process is gone.");
         detach(&resolved, true)?;
     }
-    let metadata = look(&resolved).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => MountError::Missing(path.to_owned()),
-        io::ErrorKind::NotADirectory => MountError::NotDirectory(path.to_owned()),
-        io::ErrorKind::PermissionDenied => MountError::NoPermission(path.to_owned()),
-        _ => MountError::Io { what: "looking at", path: path.to_owned(), source },
-    })?;
+    let metadata =
+        answer_within(&resolved, LOOK_WITHIN, std::fs::metadata).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => MountError::Missing(path.to_owned()),
+            io::ErrorKind::NotADirectory => MountError::NotDirectory(path.to_owned()),
+            io::ErrorKind::PermissionDenied => MountError::NoPermission(path.to_owned()),
+            _ => MountError::Io { what: "looking at", path: path.to_owned(), source },
+        })?;
     if !metadata.is_dir() {
         return Err(MountError::NotDirectory(path.to_owned()));
     }
-    match std::fs::read_dir(&resolved).map(|mut dir| dir.next().is_none()) {
+    let is_empty = |path| std::fs::read_dir(path).map(|mut dir| dir.next().is_none());
+    match answer_within(&resolved, LOOK_WITHIN, is_empty) {
         Ok(true) => {}
         Ok(false) => return Err(MountError::NotEmpty(path.to_owned())),
         Err(_) => return Err(MountError::NoPermission(path.to_owned())),
@@ -63,25 +63,6 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountError> {
         }
     }
     Ok(resolved)
-}
-
-/// Whether the process behind a mount is gone.
-fn is_dead(path: &Path) -> bool {
-    match look(path) {
-        Ok(_) => false,
-        Err(e) => matches!(Errno::from_io_error(&e), Some(Errno::NOTCONN | Errno::CONNABORTED)),
-    }
-}
-
-/// stat(2) with a deadline: a mounted file system may never answer. The thread that waits for it is given up then.
-fn look(path: &Path) -> io::Result<Metadata> {
-    let (tell, told) = mpsc::channel();
-    let owned = path.to_owned();
-    std::thread::Builder::new().name("mount-look".into()).spawn(move || {
-        // Nobody listens after the deadline; that is fine.
-        let _ = tell.send(std::fs::metadata(owned));
-    })?;
-    told.recv_timeout(LOOK_WITHIN).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //!
 //! The thread that takes requests from the kernel never waits: what is not here becomes a task that owns the
 //! reply, so that one dead swarm costs no thread. Every parked read is answered: by its bytes, by an error when
-//! its deadline (kept by `fetch`) has passed, or by `EIO` when the runtime drops the task.
+//! its deadline (kept by `fetch`) has passed or its reader is about to end, or by `EIO` when the runtime drops the task.
+//!
+//! An error to one reader is no error to another that waits for the same page: the kernel asks again for that one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +13,10 @@ use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
+use super::asker::Asker;
 use super::errno::ToErrno;
 use super::tree::TreeError;
+use super::watching::Watch;
 use crate::fetch::{Fetch, FileRef, ReadError};
 
 /// Where the bytes of one read go. Dropping it unanswered must answer with an error.
@@ -64,22 +68,26 @@ pub struct Reads {
     fetch: Arc<Fetch>,
     runtime: Handle,
     counters: Arc<ReadCounters>,
+    watch: Arc<Watch>,
 }
 
 impl Reads {
     /// Serves from `fetch`; parked reads run on `runtime`.
     pub fn new(fetch: Arc<Fetch>, runtime: Handle, counters: Arc<ReadCounters>) -> Self {
-        Self { fetch, runtime, counters }
+        let watch = Watch::new(runtime.clone());
+        Self { fetch, runtime, counters, watch }
     }
 
     /// Answers a read of `len` bytes at `offset`, now or later. Shorter only at the end of the file: the kernel
     /// takes a short answer for the new end. Only a file that `is_shown` is waited for: an open file of a model that
-    /// was taken out goes on as far as its bytes are here, but does not bring the model back.
+    /// was taken out goes on as far as its bytes are here, but does not bring the model back. A parked read ends with
+    /// `EINTR` when the asker is about to end.
     pub fn serve(
         &self,
         file: &FileRef,
         offset: u64,
         len: u64,
+        asker: Asker,
         is_shown: impl FnOnce() -> bool,
         answer: impl Answer,
     ) {
@@ -98,11 +106,21 @@ impl Reads {
             return answer.fail(TreeError::Stale.errno());
         }
         let parked = Parked::new(&self.counters);
-        let (fetch, file) = (self.fetch.clone(), file.clone());
+        let (fetch, file, watch) = (self.fetch.clone(), file.clone(), self.watch.clone());
         self.runtime.spawn(async move {
-            let result = fetch.read(&file, offset, len).await;
+            let result = match watch.admit(asker) {
+                Some(mut watched) => tokio::select! {
+                    biased;
+                    result = fetch.read(&file, offset, len) => Some(result),
+                    () = watched.ending() => None,
+                },
+                None => None,
+            };
             drop(parked);
-            finish(&file, offset, len, result, answer);
+            match result {
+                Some(result) => finish(&file, offset, len, result, answer),
+                None => answer.fail(TreeError::Interrupted.errno()),
+            }
         });
     }
 

@@ -91,7 +91,7 @@ pub struct Attr {
     pub kind: InodeKind,
     /// Length in bytes.
     pub size: u64,
-    /// Verified bytes that are here, in units of 512.
+    /// Cached bytes, in units of 512; at least 1 for a file that is not empty.
     pub blocks: u64,
     /// All of the three times.
     pub mtime: SystemTime,
@@ -503,10 +503,12 @@ fn attr_of(view: &View, ino: Ino, owner: &Owner) -> Result<Attr, TreeError> {
 
 fn file_attr(placement: &Placement, file: usize, base: Attr) -> Attr {
     let content = &placement.revision.contents[file];
+    let size = placement.revision.manifest.files[file].size;
     Attr {
         kind: InodeKind::File,
-        size: placement.revision.manifest.files[file].size,
-        blocks: content.cached_bytes().div_ceil(BLOCK),
+        size,
+        // GNU tar archives a file with 0 blocks as zeros, without reading it.
+        blocks: content.cached_bytes().div_ceil(BLOCK).max(size.min(1)),
         mtime: placement.mtime,
         perm: 0o444,
         ttl: if content.is_complete() { COMPLETE_TTL } else { PARTIAL_TTL },

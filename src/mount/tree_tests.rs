@@ -114,7 +114,7 @@ fn attributes_tell_the_truth() {
     let revision = shop.revision("org/a", &[("dir/sub/f", 3 * BLOCK_LEN), ("dir/g", 100), ("empty", 0)]);
     tree.publish(vec![revision.clone()]);
     let file = walk(&tree, "org/a/dir/sub/f").unwrap();
-    assert_eq!((file.kind, file.perm, file.nlink, file.blocks), (InodeKind::File, 0o444, 1, 0));
+    assert_eq!((file.kind, file.perm, file.nlink, file.blocks), (InodeKind::File, 0o444, 1, 1));
     assert_eq!((file.uid, file.gid), (7, 8));
     assert_eq!(file.mtime, SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
     assert!(file.ttl <= Duration::from_secs(1), "blocks of an incomplete file move");

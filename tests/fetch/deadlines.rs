@@ -135,12 +135,35 @@ async fn a_peer_or_progress_ends_failing_at_once() {
             "peer" => rig.swarm.peer(m.ih, PEER, None),
             _ => rig.swarm.trickle(m.ih, 1),
         }
-        rig.idle().await;
+        pass(Duration::from_secs(1)).await;
         let read = rig.read(&m, 0, 0, 4096);
         rig.idle().await;
         assert!(!read.is_finished(), "{how}");
         rig.swarm.deliver(m.ih, 0);
         assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 0, 4096));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_kernels_second_try_does_not_wait_in_a_busy_swarm() {
+    for how in ["peer", "progress", "another piece"] {
+        let (rig, m) = stalled();
+        rig.swarm.peer(m.ih, PEER, None);
+        let other = rig.read(&m, 0, 5 * MIB, 10);
+        timed_out(rig.fetch.read(&m.file(0), 0, 128 * 1024).await);
+        timed_out(other.await.unwrap());
+        let other = rig.read(&m, 0, 6 * MIB, 10);
+        rig.idle().await;
+        match how {
+            "peer" => rig.swarm.peer(m.ih, "192.0.2.9:6881", None),
+            "progress" => rig.swarm.trickle(m.ih, 1),
+            _ => assert!(rig.swarm.deliver(m.ih, 6)),
+        }
+        rig.idle().await;
+        let start = Instant::now();
+        timed_out(rig.fetch.read(&m.file(0), 0, 4096).await);
+        assert!(start.elapsed() < Duration::from_millis(1), "{how}: it waits again");
+        drop(other);
     }
 }
 

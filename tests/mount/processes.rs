@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Signal;
+use silmaril::mount::{Liveness, MountError, MountOptions, Mounted, liveness};
 use silmaril::paths::Paths;
 
-use super::rig::{Rig, fetch, mount, mount_for, runtime};
+use super::rig::{Rig, fetch, mount, mount_for, runtime, within};
 use crate::support::fixtures::noise;
 use crate::support::mounts::is_mounted;
 use crate::support::process::{Finished, PATIENCE, Proc};
@@ -59,6 +60,44 @@ fn a_mount_whose_process_was_killed_is_replaced() {
     assert_eq!(std::fs::read_dir(&point).unwrap().count(), 0);
     drop(again);
     assert!(!is_mounted(&point), "the dead mount is still below");
+}
+
+#[test]
+fn a_mount_that_was_just_looked_at_is_replaced_after_kill_9() {
+    let rig = Rig::new();
+    let point = rig.dir.path().join("dead");
+    std::fs::create_dir(&point).unwrap();
+    let exe = std::env::current_exe().unwrap();
+    let mut process = Proc::spawn(as_child(&mut Command::new("env"), &exe, &point));
+    process.wait_for_line("child has mounted", PATIENCE);
+    assert_eq!(liveness(&point, PATIENCE), Liveness::Alive);
+    // The kernel may answer from these attributes for a second.
+    std::fs::metadata(&point).unwrap();
+    process.signal(Signal::KILL);
+    process.wait(PATIENCE);
+    assert_eq!(liveness(&point, PATIENCE), Liveness::Dead);
+    drop(mount(&point, &rig.fetch, &rig.runtime).unwrap());
+    assert!(!is_mounted(&point), "the dead mount is still below");
+}
+
+#[test]
+fn a_mount_that_hangs_is_neither_waited_for_nor_replaced() {
+    let rig = Rig::new();
+    let point = rig.dir.path().join("hung");
+    std::fs::create_dir(&point).unwrap();
+    let exe = std::env::current_exe().unwrap();
+    let mut process = Proc::spawn(as_child(&mut Command::new("env"), &exe, &point));
+    process.wait_for_line("child has mounted", PATIENCE);
+    process.signal(Signal::STOP);
+    assert_eq!(liveness(&point, Duration::from_millis(100)), Liveness::Silent);
+    let again = {
+        let (point, fetch, runtime) = (point.clone(), rig.fetch.clone(), rig.runtime.handle().clone());
+        let options = MountOptions { mountpoint: point, allow_other: false };
+        within(PATIENCE, move || Mounted::new(&options, fetch, runtime).map(drop))
+    };
+    assert!(matches!(again, Err(MountError::Busy(_))), "{again:?}");
+    process.signal(Signal::KILL);
+    process.wait(PATIENCE);
 }
 
 #[test]

@@ -24,6 +24,9 @@ pub const PIECE: usize = 64 * 1024;
 /// Where a peer may be.
 pub const PEER: &str = "192.0.2.1:6881";
 
+/// A read timeout that no test reaches.
+pub const FOR_EVER: Duration = Duration::from_secs(3600);
+
 /// A mount in a temporary directory, with all that serves it.
 pub struct Rig {
     /// Always there until the rig is dropped.

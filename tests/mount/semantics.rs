@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::rig::{PIECE, Rig, within};
@@ -28,7 +29,7 @@ fn looking_around_fetches_nothing() {
     assert_eq!(lines[..6], tree);
     assert_eq!(lines[6..8], ["./org/model/d", "./org/model/e"]);
     assert_eq!(lines[8], format!("{}\t.", 3 * PIECE + 10));
-    assert_eq!(lines[9], "0\t.", "nothing is here, so nothing is used");
+    assert_eq!(lines[9], "1\t.", "nothing is cached; each of the two files that are not empty reports one block");
     assert!(rig.swarm.calls().is_empty(), "the engine was bothered");
     assert_eq!(rig.mounted().counters().reads(), 0);
 }
@@ -126,22 +127,59 @@ fn blocks_and_free_space_tell_what_is_here() {
         stat.f_bfree * stat.f_frsize
     };
     assert_eq!(free(), all);
-    assert_eq!(std::fs::metadata(&a).unwrap().blocks(), 0);
+    assert_eq!(std::fs::metadata(&a).unwrap().blocks(), 1);
     let path = a.clone();
     within(PATIENCE, move || std::fs::read(path).unwrap());
     assert_eq!(free(), all - 100 * PIECE as u64);
-    assert_eq!(std::fs::metadata(&b).unwrap().blocks(), 0);
+    assert_eq!(std::fs::metadata(&b).unwrap().blocks(), 1);
     // The kernel may remember the attributes of an incomplete file for a second.
     let blocks = within(Duration::from_secs(20), move || {
         loop {
             let blocks = std::fs::metadata(&a).unwrap().blocks();
-            if blocks > 0 {
+            if blocks > 1 {
                 return blocks;
             }
             std::thread::yield_now();
         }
     });
     assert_eq!(blocks * 512, 100 * PIECE as u64);
+}
+
+#[test]
+fn sparse_archives_and_copies_of_uncached_files_hold_the_bytes() {
+    let rig = Rig::new();
+    let model = rig.shared_model("org/model", &[("a", noise(1, 3_000_001)), ("b", noise(2, 3_000_001))]);
+    rig.publish(&[&model]);
+    let out = rig.dir.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let script = r#"tar --create --sparse --file="$2/a.tar" --directory="$1" a
+                    tar --extract --file="$2/a.tar" --directory="$2"
+                    cp --sparse=auto "$1/b" "$2/b"
+                    wc -c < "$2/a.tar""#;
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", script, "sh"]).args([rig.path("org/model"), out.clone()]);
+    let archived: usize = Finished::of(&mut shell, PATIENCE).ok().trim().parse().unwrap();
+    assert!(archived > 3_000_001, "the archive has {archived} bytes");
+    for (path, bytes) in &model.files {
+        assert!(std::fs::read(out.join(path)).unwrap() == **bytes, "{path}");
+    }
+}
+
+#[test]
+fn an_uncached_file_is_data_up_to_its_end() {
+    let rig = Rig::new();
+    let size = 3 * PIECE as u64 + 1;
+    let model = rig.model("org/model", &[("a", noise(1, size as usize)), ("empty", Vec::new())]);
+    rig.publish(&[&model]);
+    let file = File::open(rig.path("org/model/a")).unwrap();
+    let seek = |from| rustix::fs::seek(&file, from);
+    assert_eq!(seek(SeekFrom::Data(0)), Ok(0));
+    assert_eq!(seek(SeekFrom::Data(PIECE as u64)), Ok(PIECE as u64));
+    assert_eq!(seek(SeekFrom::Hole(0)), Ok(size));
+    assert_eq!(seek(SeekFrom::Data(size)), Err(Errno::NXIO));
+    let empty = std::fs::metadata(rig.path("org/model/empty")).unwrap();
+    assert_eq!((empty.len(), empty.blocks()), (0, 0));
+    assert_eq!(rig.mounted().counters().reads(), 0);
 }
 
 #[test]

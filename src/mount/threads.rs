@@ -1,0 +1,176 @@
+//! Threads as proc(5) shows them: the signals that are pending, and whether they are exiting.
+//!
+//! A thread that is gone is `None`. Any other failure is an error: it proves nothing about the thread.
+
+use std::io;
+
+use rustix::io::Errno;
+use rustix::process::Signal;
+
+/// Signals that end a program, or that it wants to react to immediately.
+const INTERRUPTING: u64 = mask(&[Signal::KILL, Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT]);
+
+/// Signals that do not end a program that has no handler for them (signal(7)).
+const HARMLESS: u64 = mask(&[
+    Signal::CHILD,
+    Signal::CONT,
+    Signal::STOP,
+    Signal::TSTP,
+    Signal::TTIN,
+    Signal::TTOU,
+    Signal::URG,
+    Signal::WINCH,
+]);
+
+/// The kernel's flag of a thread that is past the point where signals reach it (`PF_EXITING`).
+const EXITING: u32 = 0x4;
+
+/// Bit 0 is signal 1, as in proc(5).
+const fn mask(signals: &[Signal]) -> u64 {
+    let (mut mask, mut at) = (0, 0);
+    while at < signals.len() {
+        mask |= 1 << (signals[at].as_raw() - 1);
+        at += 1;
+    }
+    mask
+}
+
+/// Whether no thread of a process runs any more.
+pub fn has_ended(process: u32) -> io::Result<bool> {
+    let Some(threads) = unless_gone(std::fs::read_dir(format!("/proc/{process}/task")))? else {
+        return Ok(true);
+    };
+    for entry in threads {
+        let name = entry?.file_name();
+        let thread = name.to_str().and_then(|name| name.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+        if !is_exiting(process, thread)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a thread is exiting or gone.
+pub fn is_exiting(process: u32, thread: u32) -> io::Result<bool> {
+    let Some(stat) = unless_gone(std::fs::read(format!("/proc/{process}/task/{thread}/stat")))? else {
+        return Ok(true);
+    };
+    Ok(flags(&stat).ok_or(io::ErrorKind::InvalidData)? & EXITING != 0)
+}
+
+/// None where the error is that the process or thread is gone.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::NOENT | Errno::SRCH)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The kernel's flags in `/proc/PID/stat`: the seventh field after the name, which may contain anything.
+fn flags(stat: &[u8]) -> Option<u32> {
+    let name_ends = stat.iter().rposition(|&byte| byte == b')')?;
+    std::str::from_utf8(&stat[name_ends + 1..]).ok()?.split_ascii_whitespace().nth(6)?.parse().ok()
+}
+
+/// What `/proc/PID/status` shows of a thread: its process, and sets of signals.
+#[derive(Debug, Clone, Copy)]
+pub struct Status {
+    /// The process of the thread.
+    pub process: u32,
+    is_traced: bool,
+    pending: u64,
+    blocked: u64,
+    ignored: u64,
+    handled: u64,
+}
+
+impl Status {
+    /// None if the thread is gone.
+    pub fn of(thread: u32) -> io::Result<Option<Self>> {
+        let Some(status) = unless_gone(std::fs::read(format!("/proc/{thread}/status")))? else {
+            return Ok(None);
+        };
+        // The name may be no UTF-8.
+        let status = Self::parse(&String::from_utf8_lossy(&status));
+        status.map(Some).ok_or(io::ErrorKind::InvalidData.into())
+    }
+
+    fn parse(status: &str) -> Option<Self> {
+        let field = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+        };
+        let signals = |name| u64::from_str_radix(field(name)?, 16).ok();
+        Some(Self {
+            process: field("Tgid")?.parse().ok()?,
+            is_traced: field("TracerPid")? != "0",
+            pending: signals("SigPnd")? | signals("ShdPnd")?,
+            blocked: signals("SigBlk")?,
+            ignored: signals("SigIgn")?,
+            handled: signals("SigCgt")?,
+        })
+    }
+
+    /// A signal is pending that ends the process, or that it handles and wants to react to.
+    pub fn is_interrupted(&self) -> bool {
+        self.pending & !self.blocked & !self.ignored & INTERRUPTING != 0
+    }
+
+    /// A signal is pending that certainly ends the process. A signal without a handler does; the kernel adds SIGKILL to
+    /// most of these itself. A debugger may take any signal but SIGKILL away before the process sees it.
+    pub fn is_ending(&self) -> bool {
+        let unhandled = self.pending & !self.blocked & !self.ignored & !self.handled & !HARMLESS;
+        self.pending & mask(&[Signal::KILL]) != 0 || (!self.is_traced && unhandled != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: &str = "0000000000000000";
+    const KILL: &str = "0000000000000100";
+    const INT: &str = "0000000000000002";
+    const CHILD: &str = "0000000000010000";
+
+    fn status([pending, shared, blocked, ignored, handled]: [&str; 5], tracer: u32) -> Status {
+        let text = format!(
+            "Name:\tx\nTgid:\t7\nTracerPid:\t{tracer}\nSigQ:\t1/2\nSigPnd:\t{pending}\nShdPnd:\t{shared}\n\
+             SigBlk:\t{blocked}\nSigIgn:\t{ignored}\nSigCgt:\t{handled}\n"
+        );
+        Status::parse(&text).unwrap()
+    }
+
+    #[test]
+    fn a_lookup_is_interrupted_by_handled_signals_too() {
+        let interrupted = |signals| status(signals, 0).is_interrupted();
+        assert!(!interrupted([NONE, NONE, NONE, NONE, NONE]));
+        assert!(interrupted([KILL, NONE, NONE, NONE, NONE]));
+        assert!(interrupted([NONE, INT, NONE, NONE, NONE]));
+        assert!(interrupted([NONE, INT, NONE, NONE, INT]));
+        assert!(!interrupted([NONE, INT, INT, NONE, NONE]), "it is blocked");
+        assert!(!interrupted([NONE, INT, NONE, INT, NONE]), "it is ignored");
+        assert!(!interrupted([NONE, CHILD, NONE, NONE, NONE]));
+        assert!(Status::parse("nonsense").is_none());
+    }
+
+    #[test]
+    fn a_read_ends_by_signals_without_a_handler_only() {
+        let ending = |signals| status(signals, 0).is_ending();
+        assert!(!ending([NONE, NONE, NONE, NONE, NONE]));
+        assert!(ending([KILL, NONE, NONE, NONE, NONE]));
+        assert!(ending([NONE, INT, NONE, NONE, NONE]));
+        assert!(!ending([NONE, INT, NONE, NONE, INT]), "it is handled");
+        assert!(!ending([NONE, INT, INT, NONE, NONE]), "it is blocked");
+        assert!(!ending([NONE, INT, NONE, INT, NONE]), "it is ignored");
+        assert!(!ending([NONE, CHILD, NONE, NONE, NONE]));
+        assert!(!status([NONE, INT, NONE, NONE, NONE], 9).is_ending(), "a debugger decides");
+        assert!(status([KILL, NONE, NONE, NONE, NONE], 9).is_ending());
+    }
+
+    #[test]
+    fn flags_follow_a_name_with_brackets_and_blanks() {
+        assert_eq!(flags(b"7 (a) b (c\xff) D 1 2 3 4 5 4194308 0 0"), Some(4_194_308));
+        assert_eq!(flags(b"nonsense"), None);
+    }
+}
