@@ -239,7 +239,8 @@ impl Lookups {
         let (ending, goes_on) = {
             let table = &mut *self.lock();
             let Some(waiting) = table.asked.get_mut(model) else { return false };
-            let ending: Vec<Waiting> = waiting.extract_if(.., |waiting| waiting.asker.is_interrupted()).collect();
+            let ending: Vec<Waiting> =
+                waiting.extract_if(.., |waiting| waiting.asker.is_interrupted()).collect();
             let goes_on = !waiting.is_empty();
             if !goes_on {
                 table.asked.remove(model);

@@ -239,7 +239,12 @@ async fn nothing_is_asked_for_without_a_resolver_or_what_cannot_be_a_name() {
     let acme = rig.dir("acme").ino;
     for name in [".git", "HEAD", "desktop.ini", "a b", "m@", "m@.x"] {
         let (tell, mut told) = oneshot::channel();
-        rig.lookups.serve(acme, name.into(), Asker::UNSEEN, Box::new(move |result| tell.send(result).unwrap()));
+        rig.lookups.serve(
+            acme,
+            name.into(),
+            Asker::UNSEEN,
+            Box::new(move |result| tell.send(result).unwrap()),
+        );
         assert_eq!(told.try_recv().unwrap(), ABSENT, "{name}");
     }
     assert_eq!(rig.queries(), 0);

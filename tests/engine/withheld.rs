@@ -100,7 +100,6 @@ fn withheld_torrent_uploads_nothing_to_peers_it_called() {
 }
 
 #[test]
-#[ignore = "libtorrent shows hash requests to no plugin; the gate has to drop them"]
 fn withheld_torrent_answers_no_hash_request() {
     assert!(answers_to_called_peer(true).iter().all(|(kind, _)| *kind != HASHES));
 }

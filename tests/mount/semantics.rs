@@ -29,7 +29,10 @@ fn looking_around_fetches_nothing() {
     assert_eq!(lines[..6], tree);
     assert_eq!(lines[6..8], ["./org/model/d", "./org/model/e"]);
     assert_eq!(lines[8], format!("{}\t.", 3 * PIECE + 10));
-    assert_eq!(lines[9], "1\t.", "nothing is cached; each of the two files that are not empty reports one block");
+    assert_eq!(
+        lines[9], "1\t.",
+        "nothing is cached; each of the two files that are not empty reports one block"
+    );
     assert!(rig.swarm.calls().is_empty(), "the engine was bothered");
     assert_eq!(rig.mounted().counters().reads(), 0);
 }
