@@ -203,14 +203,13 @@ public:
             m_observers.push_back(observer);
         }
         job(index, false,
-            [this, piece, start = r.start, bytes, given, handler = std::move(handler)](Storage& s) {
+            [this, piece, start = r.start, bytes, given, handler = std::move(handler)](Storage& s) mutable {
                 auto const failure = s.flush(piece, start, bytes);
                 if (failure) tell(s, failure);
                 // Posted before the piece may go on: libtorrent must see the write's answer before the
                 // hash's.
-                post([handler, error = failure && !given ? write_refused() : lt::storage_error()] {
-                    handler(error);
-                });
+                post([handler = std::move(handler),
+                      error = failure && !given ? write_refused() : lt::storage_error()] { handler(error); });
                 after(s.finish(piece));
                 release(int(bytes->size()));
             });
@@ -223,7 +222,7 @@ public:
                         handler) override {
         bool const want_v1 = bool(flags & lt::disk_interface::v1_hash);
         in_order(index, static_cast<int>(piece),
-                 [this, piece, v2, want_v1, handler = std::move(handler)](Storage& s) {
+                 [this, piece, v2, want_v1, handler = std::move(handler)](Storage& s) mutable {
                      lt::sha1_hash v1;
                      lt::storage_error error;
                      int const number = static_cast<int>(piece);
@@ -241,24 +240,24 @@ public:
                          // it again.
                          if (s.torrent == 0) error = read_failed(failure);
                      } else {
-                         s.judge(number, v2);
+                         for (int const one : s.judge(number, v2)) tell_proved(s.torrent, one);
                      }
                      s.forget(number);
-                     post([handler, piece, v1, error] { handler(piece, v1, error); });
+                     post([handler = std::move(handler), piece, v1, error] { handler(piece, v1, error); });
                  });
     }
 
     void async_hash2(lt::storage_index_t index, lt::piece_index_t piece, int offset, lt::disk_job_flags_t,
                      std::function<void(lt::piece_index_t, lt::sha256_hash const&, lt::storage_error const&)>
                          handler) override {
-        job(index, true, [this, piece, offset, handler = std::move(handler)](Storage& storage) {
+        job(index, true, [this, piece, offset, handler = std::move(handler)](Storage& storage) mutable {
             lt::sha256_hash hash;
             lt::storage_error error;
             if (auto const failure = storage.hash_block(static_cast<int>(piece), offset, hash)) {
                 tell(storage, failure);
                 error = read_failed(failure);
             }
-            post([handler, piece, hash, error] { handler(piece, hash, error); });
+            post([handler = std::move(handler), piece, hash, error] { handler(piece, hash, error); });
         });
     }
 
@@ -282,9 +281,9 @@ public:
 
     void async_release_files(lt::storage_index_t index, std::function<void()> handler) override {
         auto const storage = at(index);
-        run_now(storage->when_idle([this, storage, handler = std::move(handler)] {
+        run_now(storage->when_idle([this, storage, handler = std::move(handler)]() mutable {
             storage->files.close();
-            if (handler) post(handler);
+            if (handler) post(std::exchange(handler, nullptr));
         }));
     }
     void async_stop_torrent(lt::storage_index_t index, std::function<void()> handler) override {
@@ -310,10 +309,10 @@ public:
     void async_clear_piece(lt::storage_index_t index, lt::piece_index_t piece,
                            std::function<void(lt::piece_index_t)> handler) override {
         in_order(index, static_cast<int>(piece),
-                 [this, piece, handler = std::move(handler)](Storage& storage) {
+                 [this, piece, handler = std::move(handler)](Storage& storage) mutable {
                      storage.forget(static_cast<int>(piece));
                      if (storage.proof) storage.proof->forget(static_cast<int>(piece));
-                     post([handler, piece] { handler(piece); });
+                     post([handler = std::move(handler), piece] { handler(piece); });
                  });
     }
 
@@ -333,6 +332,8 @@ private:
         return m_storages[std::size_t(static_cast<std::uint32_t>(index))];
     }
 
+    // Each job gives its handler away here: a handler may own the torrent, which must end on the network
+    // thread.
     template <typename Handler>
     void post(Handler&& handler) {
         boost::asio::post(m_context, std::forward<Handler>(handler));
@@ -365,7 +366,8 @@ private:
     template <typename Work>
     void in_order(lt::storage_index_t index, int piece, Work work) {
         auto const storage = at(index);
-        after(storage->in_order(piece, counted(storage, [this, piece, work = std::move(work)](Storage& s) {
+        after(storage->in_order(piece,
+                                counted(storage, [this, piece, work = std::move(work)](Storage& s) mutable {
                                     work(s);
                                     after(s.finish(piece));
                                 })));
@@ -382,6 +384,14 @@ private:
         note.path = std::move(path);
         note.text = std::move(operation);
         note.error = error;
+        m_outbox->push(std::move(note));
+    }
+
+    void tell_proved(std::uint64_t torrent, int piece) {
+        Note note{};
+        note.kind = Note::Kind::piece_proved;
+        note.torrent = torrent;
+        note.piece = piece;
         m_outbox->push(std::move(note));
     }
 

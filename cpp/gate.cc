@@ -22,11 +22,14 @@ constexpr std::int64_t max_group_unsent = 16 << 20;
 // How long a peer may read nothing while there is something to send to it, and how long when its group has
 // too much unsent. A peer that reads slowly is not affected.
 constexpr auto max_stall = std::chrono::seconds(60);
-constexpr auto max_stall_of_group = std::chrono::seconds(5);
+constexpr auto max_stall_of_group = std::chrono::seconds(20);
 
 // Blocks that one peer was asked for and has neither sent nor rejected. Those that were cancelled count: they
 // may be on their way. libtorrent keeps at most 1500 under way (max_out_request_queue).
 constexpr std::size_t max_blocks = 32 * 1024;
+
+// How often one peer may reject hash requests before it is asked no more.
+constexpr int max_rejects = 8;
 
 // Hash requests of ours that one peer has not answered; libtorrent keeps at most two under way.
 constexpr std::size_t max_requested = 64;
@@ -104,8 +107,12 @@ void Gate::proven() {
 }
 
 void Gate::requested_block(std::int64_t piece, std::int64_t start) {
-    // Where so many were dropped by a peer that chokes, it no longer matters which.
-    if (m_blocks.size() >= max_blocks) m_blocks.erase(m_blocks.begin());
+    // So many are only dropped by a peer that chokes without saying so. From then on it is not known what it
+    // was asked.
+    if (m_blocks.size() >= max_blocks) {
+        m_blocks.clear();
+        m_forgot_blocks = true;
+    }
     m_blocks.emplace(piece, start);
 }
 
@@ -117,7 +124,8 @@ void Gate::requested(HashRange const& range) {
 void Gate::update(Load load) {
     if (m_group) m_group->unsent += load.unsent - m_unsent;
     m_unsent = load.unsent;
-    while (!m_answers.empty() && m_answers.front().first <= load.sent) {
+    // With nothing unsent all answers have left, also those that libtorrent made shorter than counted here.
+    while (!m_answers.empty() && (load.unsent == 0 || m_answers.front().first <= load.sent)) {
         m_answers_bytes -= m_answers.front().second;
         if (m_group) m_group->answers -= m_answers.front().second;
         m_answers.pop_front();
@@ -149,6 +157,11 @@ Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock:
             return Verdict::pass;
         case MessageType::piece:
             return on_piece(body);
+        case MessageType::reject: {
+            auto const found = m_blocks.find({number_at(body, 0), number_at(body, 4)});
+            if (found != m_blocks.end()) m_blocks.erase(found);
+            return Verdict::pass;
+        }
         case MessageType::hash_request:
             return on_hash_request(body, load, now);
         case MessageType::hashes:
@@ -178,7 +191,7 @@ Gate::Verdict Gate::on_hash_request(lt::span<char const> body, Load load, Clock:
 Gate::Verdict Gate::on_piece(lt::span<char const> body) {
     // A block that was not requested fills no gap, and the request that it was sent for would stay open.
     auto const found = m_blocks.find({number_at(body, 0), number_at(body, 4)});
-    if (found == m_blocks.end()) return Verdict::disconnect;
+    if (found == m_blocks.end()) return m_forgot_blocks ? Verdict::pass : Verdict::disconnect;
     m_blocks.erase(found);
     return Verdict::pass;
 }
@@ -204,7 +217,10 @@ Gate::Verdict Gate::on_hashes(lt::span<char const> body, std::vector<int>& finis
 }
 
 Gate::Verdict Gate::on_hash_reject(lt::span<char const> body) {
-    return take_answered(*range_in(body)) ? Verdict::pass : Verdict::disconnect;
+    if (!take_answered(*range_in(body))) return Verdict::disconnect;
+    // libtorrent asks the same peer again at once. Two requests that it takes for unanswered end that: others
+    // get their turn.
+    return ++m_rejects > max_rejects ? Verdict::drop : Verdict::pass;
 }
 
 }  // namespace silmaril

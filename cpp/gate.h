@@ -99,6 +99,8 @@ private:
     bool m_proven = false;
     std::vector<HashRange> m_requested;                             // our requests that are not answered yet
     std::multiset<std::pair<std::int64_t, std::int64_t>> m_blocks;  // the same of blocks, by piece and start
+    bool m_forgot_blocks = false;
+    int m_rejects = 0;  // of our hash requests
     // Answers to hash requests in the send buffer: where each ends in the stream of bytes sent, and its
     // length.
     std::deque<std::pair<std::int64_t, std::int64_t>> m_answers;

@@ -77,7 +77,8 @@ void request_first_block(lt::peer_connection_handle peer, lt::piece_index_t piec
 
 }  // namespace
 
-PieceHashes::PieceHashes(lt::torrent_handle handle) : m_handle(std::move(handle)), m_pause(first_pause) {}
+PieceHashes::PieceHashes(lt::torrent_handle handle, std::shared_ptr<Proof const> proof)
+    : m_handle(std::move(handle)), m_proof(std::move(proof)), m_pause(first_pause) {}
 
 void PieceHashes::tick() {
     // There were fewer peers after the last one prompted: the next round begins with the first.
@@ -89,8 +90,9 @@ void PieceHashes::tick() {
         return false;
     });
     auto const torrent = m_handle.native_handle();
-    bool const wanted =
+    bool const fetches =
         torrent && torrent->state() == lt::torrent_status::downloading && !torrent->upload_mode();
+    bool const wanted = fetches || (torrent && m_proof && m_proof->waits());
     if (missing < m_missing || !wanted) {
         m_idle = 0;
         m_pause = first_pause;

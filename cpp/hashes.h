@@ -10,13 +10,15 @@
 #include <optional>
 
 #include "compat.h"
+#include "proof.h"
 
 namespace silmaril {
 
 // The piece hashes of one torrent. To be used on the network thread.
 class PieceHashes {
 public:
-    explicit PieceHashes(lt::torrent_handle handle);
+    // `proof`: null for a torrent without metadata.
+    PieceHashes(lt::torrent_handle handle, std::shared_ptr<Proof const> proof);
 
     // Once a second, before the peers' turn: sees whether any came. Where pieces are wanted, hashes are
     // missing and none has come for some seconds, some peers are to be prompted; less and less often while
@@ -32,6 +34,7 @@ public:
 
 private:
     lt::torrent_handle const m_handle;  // weak
+    std::shared_ptr<Proof const> const m_proof;
     int m_missing = 0;
     int m_idle = 0;  // seconds since one came, or peers were prompted
     int m_pause;     // seconds until they are prompted again

@@ -198,7 +198,7 @@ public:
     Plugin(PluginParts parts, lt::torrent_handle handle)
         : m_parts(std::move(parts)),
           m_handle(std::move(handle)),
-          m_hashes(std::make_shared<PieceHashes>(m_handle)) {
+          m_hashes(std::make_shared<PieceHashes>(m_handle, m_parts.proof)) {
         m_parts.talk->torrent_added(m_parts.torrent, m_handle);
     }
     void tick() override {

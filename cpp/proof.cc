@@ -163,12 +163,50 @@ void Proof::judge_waiting(File const& file, std::vector<int>& finished) {
     }
 }
 
-Proof::Verdict Proof::judge(int piece, lt::span<Hash const> blocks) {
+// Whether the pieces below the lowest proved node above `piece` are all here and lead to it; then their
+// hashes are proved.
+bool Proof::climb(File& file, int piece) {
+    auto const& shape = file.shape;
+    std::int64_t node = shape.first_piece() + piece - file.first_piece;
+    std::int64_t first = piece - file.first_piece;
+    std::int64_t count = 1;
+    while (node > 0 && !file.nodes[std::size_t(node)]) {
+        first -= node % 2 == 0 ? count : 0;
+        count *= 2;
+        node = (node - 1) / 2;
+    }
+    Hash const padding = root_of({}, shape.per_piece);
+    std::vector<Hash> layer;
+    for (auto index = first; index < first + count; ++index) {
+        auto const& known = file.nodes[std::size_t(shape.first_piece() + index)];
+        auto const waiting = m_waiting.find(file.first_piece + int(index));
+        if (known)
+            layer.push_back(*known);
+        else if (index >= shape.pieces)
+            layer.push_back(padding);
+        else if (waiting != m_waiting.end())
+            layer.push_back(waiting->second);
+        else
+            return false;
+    }
+    Nodes nodes;
+    for (auto start = flat(shape.width, first); layer.size() > 1; start = (start - 1) / 2) {
+        for (std::size_t i = 0; i < layer.size(); ++i) nodes.emplace(start + std::int64_t(i), layer[i]);
+        for (std::size_t i = 0; i < layer.size() / 2; ++i)
+            layer[i] = parent_of(layer[2 * i], layer[2 * i + 1]);
+        layer.resize(layer.size() / 2);
+    }
+    if (layer[0] != *file.nodes[std::size_t(node)]) return false;
+    for (auto const& [at, hash] : nodes) file.nodes[std::size_t(at)] = hash;
+    return true;
+}
+
+Proof::Verdict Proof::judge(int piece, lt::span<Hash const> blocks, std::vector<int>& finished) {
     auto const number = m_layout.file_index_at_piece(lt::piece_index_t(piece));
     std::lock_guard const lock(m_mutex);
     auto const found = m_files.find(static_cast<int>(number));
     if (found == m_files.end()) return Verdict::wrong;
-    auto const& file = found->second;
+    auto& file = found->second;
     m_proved[std::size_t(piece)] = false;
     m_waiting.erase(piece);
     if (int(blocks.size()) > file.shape.per_piece) return Verdict::wrong;
@@ -176,7 +214,8 @@ Proof::Verdict Proof::judge(int piece, lt::span<Hash const> blocks) {
     auto const& hash = file.nodes[std::size_t(file.shape.first_piece() + piece - file.first_piece)];
     if (!hash) {
         m_waiting[piece] = root;
-        return Verdict::unknown;
+        if (climb(file, piece)) judge_waiting(file, finished);
+        return m_proved[std::size_t(piece)] ? Verdict::right : Verdict::unknown;
     }
     if (*hash != root) return Verdict::wrong;
     m_proved[std::size_t(piece)] = true;
@@ -200,6 +239,11 @@ bool Proof::keeps(int piece) const {
     std::lock_guard const lock(m_mutex);
     return piece >= 0 && std::size_t(piece) < m_proved.size() &&
            (m_proved[std::size_t(piece)] || m_waiting.count(piece) > 0);
+}
+
+bool Proof::waits() const {
+    std::lock_guard const lock(m_mutex);
+    return !m_waiting.empty();
 }
 
 void Proof::forget(int piece) {

@@ -56,12 +56,14 @@ public:
     enum class Verdict { right, wrong, unknown };
     // Judges a piece by the hashes of its blocks. `unknown` while the hash of the piece is not proved; the
     // piece is judged again when it is.
-    Verdict judge(int piece, lt::span<Hash const> blocks);
+    Verdict judge(int piece, lt::span<Hash const> blocks, std::vector<int>& finished);
     // libtorrent has passed the piece. True when it is proved; otherwise `learn` reports it later.
     bool pass(int piece);
     bool proved(int piece) const;
     // Whether the bytes of the piece must not be replaced: it is proved, or judged unknown.
     bool keeps(int piece) const;
+    // Whether some piece is here whose hash is not proved yet.
+    bool waits() const;
     // The bytes of the piece count no more.
     void forget(int piece);
 
@@ -76,6 +78,7 @@ private:
 
     File const* find(Hash const& root) const;
     void learn_tree(File& file, Nodes const& given);
+    bool climb(File& file, int piece);
     void judge_waiting(File const& file, std::vector<int>& finished);
 
     lt::file_storage const m_layout;

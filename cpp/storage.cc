@@ -18,6 +18,15 @@ void Storage::accept(int piece, int start, Bytes bytes) {
 }
 
 FileError Storage::flush(int piece, int start, Bytes const& bytes) {
+    if (proof && proof->proved(piece)) {
+        // The piece was judged after this block was accepted.
+        std::lock_guard const lock(m_mutex);
+        auto const late = m_accepted.find({piece, start});
+        if (late != m_accepted.end() && late->second == bytes) m_accepted.erase(late);
+        return {};
+    }
+    // What was judged of the piece does not hold for other bytes.
+    if (proof && proof->keeps(piece)) proof->forget(piece);
     // In a hybrid torrent the v1 piece may go on into a pad file; v2 hashes only the file's own bytes.
     lt::sha256_hash digest;
     if (layout.v2()) {
@@ -134,17 +143,20 @@ FileError Storage::hash_block(int piece, int start, lt::sha256_hash& to) {
     return {};
 }
 
-void Storage::judge(int piece, lt::span<lt::sha256_hash const> blocks) {
-    if (!proof || blocks.empty() || proof->judge(piece, blocks) == Proof::Verdict::wrong) return;
-    if (!files.wait_for_writes(at(piece, 0), layout.piece_size2(lt::piece_index_t(piece)))) return;
-    std::vector<lt::sha256_hash> in_file(std::size_t(blocks.size()));
-    for (std::size_t block = 0; block < in_file.size(); ++block) {
-        if (hash_block(piece, int(block) * block_size, in_file[block])) {
+std::vector<int> Storage::judge(int piece, lt::span<lt::sha256_hash> blocks) {
+    std::vector<int> finished;
+    if (!proof || blocks.empty() || proof->judge(piece, blocks, finished) == Proof::Verdict::wrong)
+        return finished;
+    if (!files.wait_for_writes(at(piece, 0), layout.piece_size2(lt::piece_index_t(piece)))) return finished;
+    for (int block = 0; block < int(blocks.size()); ++block) {
+        if (hash_block(piece, block * block_size, blocks[block])) {
             proof->forget(piece);
-            return;
+            for (auto& hash : blocks) hash.clear();
+            return finished;
         }
     }
-    proof->judge(piece, in_file);
+    proof->judge(piece, blocks, finished);
+    return finished;
 }
 
 bool Storage::keeps(std::int64_t offset, std::int64_t length) const {

@@ -60,8 +60,9 @@ public:
     FileError hash(int piece, lt::span<lt::sha256_hash> v2, lt::sha1_hash* v1);
     FileError hash_block(int piece, int start, lt::sha256_hash& to);
     // Judges the piece by the hashes of its blocks (proof.h). Where other torrents use its file, the file is
-    // hashed again once nothing can replace the bytes any more.
-    void judge(int piece, lt::span<lt::sha256_hash const> blocks);
+    // hashed again once nothing can replace the bytes any more, and `blocks` become what is in it. Returns
+    // the pieces that libtorrent has passed before and that are proved now.
+    std::vector<int> judge(int piece, lt::span<lt::sha256_hash> blocks);
 
     // Whether a write of this piece failed since it was forgotten last.
     bool failed(int piece);

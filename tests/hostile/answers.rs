@@ -231,6 +231,28 @@ fn answers_for_other_ranges_before_genuine_ones_are_harmless() {
     assert_harmless_first(other_ranges());
 }
 
+/// All pieces of a file together prove each other. The seed serves the data and answers no request for hashes.
+#[test]
+fn files_from_a_seed_without_hashes_are_readable() {
+    let lab = Lab::new();
+    let seed = RawSeed::listen(&lab.evil, 7001, &lab.content, Conduct::honest().with_hashes(|_, _| vec![]));
+    lab.assert_got(lab.get(&[seed.peer()], &[]));
+}
+
+/// A peer that rejects each request for hashes at once does not keep others from answering.
+#[test]
+fn a_peer_that_rejects_every_hash_request_delays_no_reader() {
+    let lab = Lab::new();
+    let reject = |_: &Content, range| vec![Message::HashReject(range)];
+    let seeds: Vec<RawSeed> = (7001..7006)
+        .map(|port| RawSeed::listen(&lab.evil, port, &lab.content, Conduct::honest().with_hashes(reject)))
+        .collect();
+    lab.start_honest();
+    let peers: Vec<String> = seeds.iter().map(RawSeed::peer).chain([lab.honest_peer()]).collect();
+    let mounted = lab.mount(&peers);
+    lab.assert_reads_middle(&mounted);
+}
+
 #[test]
 fn wrong_blocks_are_never_returned() {
     assert_harmless(wrong_blocks());
