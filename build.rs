@@ -67,6 +67,12 @@ fn engine() -> Result<PathBuf, String> {
     }
 }
 
+/// The path of a library of the C++ compiler.
+fn runtime(name: &str) -> String {
+    let output = Command::new("c++").arg(format!("-print-file-name={name}")).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+}
+
 fn main() {
     for file in SOURCES.iter().chain(HEADERS) {
         println!("cargo::rerun-if-changed=cpp/{file}");
@@ -103,7 +109,10 @@ fn main() {
     }
     if std::env::var("SILMARIL_ENGINE_FLAVOR").is_ok_and(|flavor| flavor == "asan") {
         build.flag("-fsanitize=address,undefined").flag("-fno-sanitize=vptr").flag("-g");
-        for argument in ["-fsanitize=address,undefined", "-static-libasan", "-static-libubsan"] {
+        // rustc links with -nodefaultlibs, so the compiler adds no run-time library by itself.
+        for argument in
+            ["-Wl,--whole-archive", &runtime("libasan.a"), "-Wl,--no-whole-archive", &runtime("libubsan.a")]
+        {
             println!("cargo::rustc-link-arg={argument}");
         }
     }

@@ -8,7 +8,7 @@ use crate::support::fixtures::{model_dir, noise};
 use crate::support::host::Host;
 use crate::support::net::Net;
 use crate::support::private_net::in_namespace;
-use crate::support::process::PATIENCE;
+use crate::support::process::{PATIENCE, until};
 use crate::support::share::{import, share};
 use crate::support::wire::Wire;
 
@@ -52,5 +52,6 @@ fn stranger_gets_nothing_while_the_mount_reads() {
     // The same node hands it out as soon as its user permits it.
     let process = b.spawn(&["share", NAME, "--i-have-the-right-to-share"]);
     process.wait_for_line("seeding", PATIENCE);
-    assert!(stranger_is_met(&stranger, &b, &manifest));
+    // The engine adds a torrent after the command was told of it.
+    until("the stranger is met", PATIENCE, || stranger_is_met(&stranger, &b, &manifest));
 }
