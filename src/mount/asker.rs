@@ -10,7 +10,7 @@
 use std::io;
 use std::sync::LazyLock;
 
-use super::threads::{Status, has_ended, is_exiting};
+use super::threads::{Status, has_ended, is_exiting, is_of_kernel};
 
 /// Whether /proc shows the threads of this process's own PID namespace, so that the kernel's numbers mean the same there.
 static PROC_IS_OURS: LazyLock<bool> = LazyLock::new(|| {
@@ -37,9 +37,12 @@ impl Asker {
         self.status().is_some_and(|status| status.is_interrupted())
     }
 
-    /// The reader that waits; none if nothing is known of it.
+    /// The reader that waits; none if nothing is known of it. A thread of the kernel (of a loop device, or an NFS
+    /// server) reads for programs that are not known, and may end while they wait.
     pub fn reader(self) -> Option<Reader> {
-        Some(Reader { thread: self.0, process: self.status()?.process })
+        let reader = Reader { thread: self.0, process: self.status()?.process };
+        let of_kernel = is_of_kernel(reader.process, reader.thread).ok()?;
+        (!of_kernel).then_some(reader)
     }
 
     fn status(self) -> Option<Status> {

@@ -108,13 +108,16 @@ impl Reads {
         let parked = Parked::new(&self.counters);
         let (fetch, file, watch) = (self.fetch.clone(), file.clone(), self.watch.clone());
         self.runtime.spawn(async move {
-            let result = match watch.admit(asker) {
-                Some(mut watched) => tokio::select! {
-                    biased;
-                    result = fetch.read(&file, offset, len) => Some(result),
-                    () = watched.ending() => None,
-                },
-                None => None,
+            let ending = async {
+                if let Some(mut watched) = watch.admit(asker) {
+                    watched.ending().await;
+                }
+            };
+            // In this order: the bytes are requested first.
+            let result = tokio::select! {
+                biased;
+                result = fetch.read(&file, offset, len) => Some(result),
+                () = ending => None,
             };
             drop(parked);
             match result {

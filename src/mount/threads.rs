@@ -25,6 +25,9 @@ const HARMLESS: u64 = mask(&[
 /// The kernel's flag of a thread that is past the point where signals reach it (`PF_EXITING`).
 const EXITING: u32 = 0x4;
 
+/// The kernel's flag of a thread of its own (`PF_KTHREAD`).
+const KERNEL: u32 = 0x0020_0000;
+
 /// Bit 0 is signal 1, as in proc(5).
 const fn mask(signals: &[Signal]) -> u64 {
     let (mut mask, mut at) = (0, 0);
@@ -52,10 +55,17 @@ pub fn has_ended(process: u32) -> io::Result<bool> {
 
 /// Whether a thread is exiting or gone.
 pub fn is_exiting(process: u32, thread: u32) -> io::Result<bool> {
-    let Some(stat) = unless_gone(std::fs::read(format!("/proc/{process}/task/{thread}/stat")))? else {
-        return Ok(true);
-    };
-    Ok(flags(&stat).ok_or(io::ErrorKind::InvalidData)? & EXITING != 0)
+    Ok(flags_of(process, thread)?.is_none_or(|flags| flags & EXITING != 0))
+}
+
+/// Whether a thread is one of the kernel itself, which may read for a program.
+pub fn is_of_kernel(process: u32, thread: u32) -> io::Result<bool> {
+    Ok(flags_of(process, thread)?.is_some_and(|flags| flags & KERNEL != 0))
+}
+
+fn flags_of(process: u32, thread: u32) -> io::Result<Option<u32>> {
+    let stat = unless_gone(std::fs::read(format!("/proc/{process}/task/{thread}/stat")))?;
+    stat.map(|stat| flags(&stat).ok_or(io::ErrorKind::InvalidData.into())).transpose()
 }
 
 /// None where the error is that the process or thread is gone.
@@ -172,5 +182,15 @@ mod tests {
     fn flags_follow_a_name_with_brackets_and_blanks() {
         assert_eq!(flags(b"7 (a) b (c\xff) D 1 2 3 4 5 4194308 0 0"), Some(4_194_308));
         assert_eq!(flags(b"nonsense"), None);
+    }
+
+    #[test]
+    fn threads_of_the_kernel_are_recognized() {
+        let this = std::process::id();
+        assert!(!is_of_kernel(this, this).unwrap());
+        // The parent of all of them; a container shows none.
+        if std::fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd") {
+            assert!(is_of_kernel(2, 2).unwrap());
+        }
     }
 }
