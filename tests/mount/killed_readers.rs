@@ -1,6 +1,7 @@
 //! Readers whose bytes do not come end by a signal, in whatever way they read; others are not harmed by that.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -29,6 +30,13 @@ if way == 'mmap':
     first = mapped[0]
 elif way == 'plain':
     first = os.read(os.open(path, os.O_RDONLY), 10)[0]
+elif way == 'insistent':
+    first = None
+    while first is None:
+        try:
+            first = os.read(os.open(path, os.O_RDONLY), 10)[0]
+        except OSError:
+            print('error', flush=True)
 elif way in ('direct', 'handled'):
     os.preadv(os.open(path, os.O_RDONLY | os.O_DIRECT), [space], 0)
     first = space[0]
@@ -99,15 +107,19 @@ fn signals_without_a_handler_end_a_reader() {
 #[test]
 fn a_plain_reader_dies_by_sigkill_after_an_error() {
     let (rig, model) = stalled();
-    let mut process = reader(&rig, "plain");
-    rig.wait_for_parked(1);
-    let reads = rig.mounted().counters().reads();
-    // After an error the kernel asks again for the page, and waits for that without listening to signals. A read counts
-    // as parked a moment before it can be failed.
-    until("the kernel asks again", PATIENCE, || {
-        rig.fetch.leave(&model.info_hash);
-        rig.mounted().counters().reads() > reads
+    let mut process = reader(&rig, "insistent");
+    let failed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            until("a read has failed", PATIENCE, || {
+                rig.fetch.leave(&model.info_hash);
+                failed.load(Ordering::Relaxed)
+            });
+        });
+        process.wait_for_line("error", PATIENCE);
+        failed.store(true, Ordering::Relaxed);
     });
+    // From now on the kernel asks for this page alone, and waits for that without listening to signals.
     rig.wait_for_parked(1);
     process.signal(Signal::KILL);
     assert!(!process.wait(PROMPT).success());
