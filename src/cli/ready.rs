@@ -19,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, setsid}
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::mount::Args;
+use crate::ffi::process::inherit_streams_only;
 
 /// How long the background process may take until it is ready. It may have to wait until another lets go of the base
 /// directory.
@@ -56,6 +57,8 @@ pub fn start(args: &Args, context: &Context) -> Result<(), CommandError> {
     command.args(["mount", "--ready-on-stdout"]).args(args.allow_other.then_some("--allow-other"));
     command.args(args.no_resolve.then_some("--no-resolve"));
     command.args(args.peers.iter().map(|peer| format!("--peer={peer}"))).arg("--").arg(&point);
+    // A pipe of the caller would otherwise stay open for as long as the mount.
+    inherit_streams_only(&mut command);
     let mut child = command.spawn().map_err(CommandError::internal)?;
 
     let said = hear(&mut child, Instant::now() + READY_WITHIN);

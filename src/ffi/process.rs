@@ -1,11 +1,36 @@
-//! The end of the process.
+//! The end of the process, and what its children inherit.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_long, c_uint};
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 unsafe extern "C" {
     /// POSIX `_exit`.
     safe fn _exit(status: c_int) -> !;
+    /// A system call by its number.
+    fn syscall(number: c_long, ...) -> c_long;
+}
+
+/// `close_range(2)`; the number is the same on every architecture.
+const CLOSE_RANGE: c_long = 436;
+
+/// `CLOSE_RANGE_CLOEXEC`: the descriptors are marked to be closed by `execve`, and not closed yet.
+const CLOEXEC: c_uint = 4;
+
+/// Makes the child of a command inherit its three standard streams and no other descriptor. The sockets that the
+/// engine opens have no close-on-exec flag, and neither have descriptors that this process inherited itself.
+///
+/// Before Linux 5.11 the child inherits the others still.
+pub(crate) fn inherit_streams_only(command: &mut Command) -> &mut Command {
+    let mark = || {
+        // SAFETY: the call takes three integers and touches no memory.
+        unsafe { syscall(CLOSE_RANGE, 3 as c_uint, c_uint::MAX, CLOEXEC) };
+        Ok(())
+    };
+    // SAFETY: the closure makes one system call, so it may run between fork and execve: it takes no lock and
+    // allocates nothing. The standard library's pipe that reports a failed execve has the flag already.
+    unsafe { command.pre_exec(mark) }
 }
 
 /// Ends the process with an exit code, and whatever its threads still do, once standard output is written. No exit handler
@@ -14,4 +39,27 @@ pub(crate) fn exit(code: u8) -> ! {
     // Whether that failed was seen, and said, where something was written.
     let _ = std::io::stdout().flush();
     _exit(code.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+
+    #[test]
+    fn a_child_inherits_no_descriptor_but_its_streams() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        // Without the flag, as the sockets of the engine are.
+        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
+        let fd = file.as_raw_fd().to_string();
+        let script = "test -e /proc/self/fd/$0 && echo inherited; exit 0";
+        let run = |tame: bool| {
+            let mut command = super::Command::new("sh");
+            command.args(["-c", script, &fd]);
+            if tame {
+                super::inherit_streams_only(&mut command);
+            }
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        assert_eq!((run(false).as_str(), run(true).as_str()), ("inherited\n", ""));
+    }
 }

@@ -14,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::MountError;
 use super::mountinfo::SOURCE;
+use crate::ffi::process::inherit_streams_only;
 
 /// The names under which the helper is found; the second is its FUSE 2 name, often a link to the first.
 const NAMES: [&str; 2] = ["fusermount3", "fusermount"];
@@ -89,6 +90,8 @@ fn spawn(prepare: impl Fn(&mut Command) -> io::Result<Stdio>) -> io::Result<Opti
     for name in NAMES {
         let mut command = Command::new(name);
         let stdin = prepare(&mut command)?;
+        // The helper is set-uid: the sockets of the engine are none of its business.
+        inherit_streams_only(&mut command);
         match command.env("LC_ALL", "C").stdin(stdin).stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             other => return other.map(Some),
