@@ -6,7 +6,9 @@
 //! changed or damaged, the content leaves it for the cache; nothing is ever written into a placed file.
 //!
 //! Locks: `journal` orders writes of the map files and is held across them; `state` is held for a few lines and
-//! never across I/O. `journal` is taken before `state`. Readers take `state` only.
+//! never across I/O. `journal` is taken before `state`. Readers take `state` only. The journal is also held while the
+//! content's own file is renamed, until the content has its new home. A path that is looked at without the journal may
+//! therefore name nothing for a moment: bytes are lost only if they are missing under the journal, too.
 
 use std::fs::File;
 use std::io;
@@ -228,7 +230,31 @@ impl Content {
     /// Takes the blocks that the range touches back: they turned out damaged or were thrown away. A placed file is
     /// given up as a whole: the content moves to the cache (see [`Content::moves`]).
     pub fn mark_missing(&self, range: Range<u64>) -> io::Result<()> {
+        self.take_back(&mut self.journal(), range)
+    }
+
+    /// Takes back what a reader missed where the content was after `moves` moves. Returns false, and takes nothing back,
+    /// if the content has moved since, or if its own file is there and long enough now.
+    pub(super) fn take_back_lost(&self, moves: u64, lost: Range<u64>, error: &io::Error) -> io::Result<bool> {
         let mut journal = self.journal();
+        let home = {
+            let state = self.state();
+            if state.moves != moves {
+                return Ok(false);
+            }
+            state.home.clone()
+        };
+        if let Home::Own(data) = &home
+            && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+            && nofollow::metadata(data).is_ok_and(|found| found.is_file() && found.len() >= lost.end)
+        {
+            self.shared.fds.forget((self.id, moves));
+            return Ok(false);
+        }
+        self.take_back(&mut journal, lost).map(|()| true)
+    }
+
+    fn take_back(&self, journal: &mut Journal, range: Range<u64>) -> io::Result<()> {
         let (home, was_unproved) = {
             let mut state = self.state();
             let was_unproved = state.unproved.remove(&range);
@@ -247,9 +273,9 @@ impl Content {
                     self.persist_unproved(&range)?;
                 }
                 mapfile::shrink_synced(&data, self.len(), &range, &self.shared.boot)?;
-                self.persist(&mut journal, &range)
+                self.persist(journal, &range)
             }
-            Home::Placed(file) => self.leave_place(&mut journal, &file),
+            Home::Placed(file) => self.leave_place(journal, &file),
         }
     }
 
@@ -291,8 +317,9 @@ impl Content {
             _ if moved || removed => self.read(range),
             Ok(bytes) => Ok(Some(bytes)),
             Err(ReadFault::Lost(lost, error)) => {
-                tracing::warn!("{}: {error}; what it lacks is fetched again.", self.path().display());
-                self.mark_missing(lost)?;
+                if self.take_back_lost(moves, lost, &error)? {
+                    tracing::warn!("{}: {error}; what it lacks is fetched again.", self.path().display());
+                }
                 Err(error)
             }
             Err(ReadFault::Other(error)) => Err(error),
@@ -382,6 +409,8 @@ impl Content {
 
     /// Makes everything verified so far survive a power cut.
     pub(super) fn sync(&self) -> io::Result<()> {
+        // Opened under the journal, so that the file is not just being renamed; synced without it.
+        let mut journal = self.journal();
         let (data, snapshot, inserts, removals) = {
             let state = self.state();
             let Home::Own(data) = &state.home else { return Ok(()) };
@@ -391,11 +420,18 @@ impl Content {
             }
             (data.clone(), state.map.clone(), state.inserts, state.removals)
         };
-        if !snapshot.is_clear() {
-            match nofollow::read(&data).and_then(|f| f.sync_data()) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return self.mark_missing(0..self.len()),
-                other => other?,
-            }
+        let file = match snapshot.is_clear() {
+            true => None,
+            false => match nofollow::read(&data) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    return self.take_back(&mut journal, 0..self.len());
+                }
+                opened => Some(opened?),
+            },
+        };
+        drop(journal);
+        if let Some(file) = file {
+            file.sync_data()?;
         }
         let _journal = self.journal();
         {

@@ -245,8 +245,8 @@ impl Placements {
         Ok(())
     }
 
-    /// A file that holds the whole content and looks as it did when verified. Files that have changed are said
-    /// once and do not count from then on.
+    /// A file that holds the whole content and looks as it did when verified. A file that is missing or has changed does
+    /// not count while it is so: it may be on its way to its place, or on a disk that comes back.
     pub fn find(&self, key: &ContentKey) -> Option<PlacedFile> {
         self.candidates(key).into_iter().find(|file| self.still_counts(key, file))
     }
@@ -266,12 +266,7 @@ impl Placements {
             Ok(_) => "it has changed since it was verified".to_owned(),
             Err(e) => e.to_string(),
         };
-        if let Some(files) = self.lock().by_key.get_mut(key)
-            && let Some(at) = files.iter().position(|f| f == file)
-        {
-            files.remove(at);
-            tracing::warn!("{} does not count as verified: {why}.", file.path.display());
-        }
+        tracing::debug!(root = %key.root, "{} does not count as verified: {why}.", file.path.display());
         false
     }
 

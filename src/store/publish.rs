@@ -18,7 +18,7 @@ use super::copy::{Sharing, crosses_devices, duplicate, same_bytes};
 use super::placement::{PlacedEntry, PlacedFile, Stamp};
 use super::staging::staging_dir;
 use super::yielding::Yielding;
-use super::{ContentKey, Store, StoreError, StoredRevision, mapfile, registry};
+use super::{ContentKey, Store, StoreError, StoredRevision, registry};
 use crate::model::Manifest;
 use crate::paths::Paths;
 use crate::{fsutil, nofollow};
@@ -85,6 +85,10 @@ impl Store {
         let mut dirs = BTreeSet::from([dest.clone(), fsutil::parent(&dest).to_owned()]);
         for step in &mut steps {
             let parent = fsutil::parent(&step.target).to_owned();
+            let content = &revision.contents[step.file];
+            // Held until the content has its new home: who looks at the old path meanwhile finds nothing there.
+            let mut journal = content.journal();
+            self.check_complete(revision, step.file)?;
             match step.rename(&staging, &goes) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     // What appeared is not ours, whatever was recorded for it.
@@ -96,6 +100,14 @@ impl Store {
                 }
                 other => other.map_err(|e| StoreError::io(&step.target, e))?,
             }
+            if let (Way::Move(data), Home::Own(own)) = (&step.way, content.home())
+                && *data == own
+            {
+                let stamp = step.seen().map_err(|e| StoreError::io(&step.target, e))?;
+                let file = PlacedFile { path: step.target.clone(), stamp, ours: step.ours };
+                content.settle_placed(&mut journal, file);
+            }
+            drop(journal);
             dirs.extend(parent.ancestors().take_while(|d| *d != dest).map(Path::to_owned));
         }
         for dir in dirs.iter().rev() {
@@ -251,8 +263,9 @@ impl Store {
             }
             // What is placed elsewhere stays, unless it has just given way: both count.
             home @ (Home::Placed(_) | Home::Empty) => {
+                // The maps stay until the new name is durable; data stays where the file had to be copied.
                 if let Way::Move(data) = &step.way {
-                    mapfile::remove(data)?;
+                    remove_data(data)?;
                 }
                 if let Home::Placed(placed) = home
                     && content.is_complete()

@@ -51,8 +51,9 @@ impl Content {
         match self.read_at(&home, moves, &range) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(ReadFault::Lost(lost, error)) => {
-                tracing::warn!("{}: {error}; what it lacks is fetched again.", self.path().display());
-                self.mark_missing(lost)?;
+                if self.take_back_lost(moves, lost, &error)? {
+                    tracing::warn!("{}: {error}; what it lacks is fetched again.", self.path().display());
+                }
                 Err(error)
             }
             Err(ReadFault::Other(error)) => Err(error),

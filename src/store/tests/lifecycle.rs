@@ -580,3 +580,36 @@ fn a_model_that_was_got_into_a_directory_below_another_does_not_give_way() {
     store.publish(&revision, &[0], &dest).unwrap_err();
     assert_eq!(published(&below), expected(&[("a", &a)]));
 }
+
+#[test]
+fn syncs_and_reads_during_a_publication_lose_nothing() {
+    let home = home();
+    let store = home.store();
+    let names: Vec<String> = (0..400).map(|i| format!("f{i:03}")).collect();
+    let data: Vec<Vec<u8>> = (0..400u32).map(|i| i.to_be_bytes().to_vec()).collect();
+    let files: Vec<(&str, &[u8])> =
+        names.iter().zip(&data).map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let revision = store.revision(manifest("o/m", &files)).unwrap();
+    for (content, bytes) in revision.contents.iter().zip(&data) {
+        arrive(content, bytes, 0..4);
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let is_done = || done.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !is_done() {
+                store.sync().unwrap();
+            }
+        });
+        threads.spawn(|| {
+            while !is_done() {
+                revision.contents.iter().for_each(|content| drop(content.read(0..4)));
+            }
+        });
+        let all: Vec<usize> = (0..400).collect();
+        let published = store.publish(&revision, &all, &home.dir.path().join("out"));
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        published.unwrap();
+    });
+    assert!(revision.is_complete());
+}
