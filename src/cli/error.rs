@@ -179,6 +179,19 @@ impl From<NodeError> for CommandError {
                     "put the file itself there, or pass `--follow-links` to share what such links lead to; each target is listed first",
                 ],
             ),
+            ErrorKind::Unfinished => (
+                Kind::Failed,
+                &[
+                    "let the program finish the download, then share again; delete these files where the download has ended",
+                ],
+            ),
+            ErrorKind::Incomplete => (
+                Kind::Failed,
+                &[
+                    "download or copy these files again; an index of files that are not wanted has to leave the directory",
+                ],
+            ),
+            ErrorKind::Padding => (Kind::Failed, &["rename it, or share without `--hybrid`"]),
             ErrorKind::Staging => {
                 (Kind::Failed, &["remove what is there, or choose another destination with `-o DIR`"])
             }

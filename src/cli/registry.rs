@@ -14,6 +14,7 @@ use crate::cli::list;
 use crate::cli::output::{count, size};
 use crate::cli::session::with_node;
 use crate::fsutil;
+use crate::model::magnet::is_magnet;
 use crate::model::metainfo::MAX_METAINFO;
 use crate::model::{Manifest, ModelRef, text};
 use crate::node::control::Client;
@@ -86,7 +87,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 
 fn import(import: &Import, context: &Context) -> Result<(), CommandError> {
     let (source, name) = (import.source.as_str(), import.name.as_ref());
-    if source.starts_with("magnet:") {
+    if is_magnet(source) {
         let (link, name, peers) = (source.to_owned(), name.cloned(), import.peers.clone());
         let what = "asking the swarm for its description";
         return ask_network(ImportRequest::Magnet { link, name, peers }, what, context);

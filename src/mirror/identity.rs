@@ -1,10 +1,12 @@
 //! By what a file's bytes are known before they are here.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha1::{Digest as _, Sha1};
+use sha2::Sha256;
 
 use crate::model::Sha256Digest;
 
@@ -90,6 +92,29 @@ pub enum Identity {
     Git(GitOid),
 }
 
+impl Identity {
+    /// Whether the `len` bytes of a reader are those of the file. Reads to the end.
+    pub fn is_of(&self, len: u64, mut bytes: impl Read) -> io::Result<bool> {
+        let mut chunk = vec![0; 1 << 20];
+        let (mut sha256, mut blob) = (Sha256::new(), BlobHasher::new(len));
+        loop {
+            let read = match bytes.read(&mut chunk) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
+            match self {
+                _ if read == 0 => break,
+                Self::Lfs(_) => sha256.update(&chunk[..read]),
+                Self::Git(_) => blob.update(&chunk[..read]),
+            }
+        }
+        Ok(match self {
+            Self::Lfs(expected) => *expected == Sha256Digest(sha256.finalize().into()),
+            Self::Git(expected) => *expected == blob.finish(),
+        })
+    }
+}
+
 /// As the name of a file: `sha256-…` or `git-…`.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,6 +140,16 @@ mod tests {
         }
         for bad in ["", "ce0136", "zz013625030ba8dba906f756967f9e9ca394464a"] {
             assert_eq!(bad.parse::<GitOid>(), Err(ParseOidError));
+        }
+    }
+
+    #[test]
+    fn identities_are_compared_with_bytes() {
+        let bytes = b"hello\n";
+        let lfs = Identity::Lfs(Sha256Digest(Sha256::digest(bytes).into()));
+        for identity in [lfs, Identity::Git(GitOid::of_blob(bytes))] {
+            assert!(identity.is_of(6, &bytes[..]).unwrap());
+            assert!(!identity.is_of(6, &b"hullo\n"[..]).unwrap());
         }
     }
 

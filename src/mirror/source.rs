@@ -159,6 +159,12 @@ pub trait Source: Send + Sync {
     fn web_seed(&self, commit: GitOid) -> Option<String>;
 }
 
+/// Whether a file of this path is never shared.
+fn is_left_out(path: &str) -> bool {
+    let (dirs, name) = path.rsplit_once('/').unwrap_or(("", path));
+    scan::is_left_out(name, false) || dirs.split('/').any(|dir| scan::is_left_out(dir, true))
+}
+
 /// Collects what a server lists, and checks it.
 pub(super) struct Listing {
     repository: String,
@@ -195,7 +201,7 @@ impl Listing {
                 return self.bounded(self.left_out.len());
             }
             Err(source) => return Err(MirrorError::Path { repository: self.repository.clone(), source }),
-            Ok(()) if parts().any(|part| scan::is_left_out(part.as_ref())) => {
+            Ok(()) if is_left_out(&file.path) => {
                 self.left_out.push(file.path);
                 return self.bounded(self.left_out.len());
             }
@@ -232,6 +238,9 @@ impl Listing {
         if self.files.is_empty() {
             return Err(self.files_error(FilesError::Empty));
         }
+        if self.total == 0 {
+            return Err(self.files_error(FilesError::NoBytes));
+        }
         let mut warnings = Vec::new();
         for (names, what) in [
             (&self.left_out, "left out, since files of such names are never shared"),
@@ -266,10 +275,11 @@ mod tests {
     #[test]
     fn what_is_never_shared_is_left_out_and_said() {
         let (files, warnings) =
-            list(&["b", "a/x", ".cache/y", "a.z", "sub/.silmaril.json", "m.bin.incomplete"]).unwrap();
+            list(&["b", "a/x", ".cache/y", "a.z", "sub/.silmaril.json", "m.bin.incomplete", ".hfd/z", ".mv"])
+                .unwrap();
         assert_eq!(files, ["a/x", "a.z", "b"], "in canonical order");
         assert!(
-            warnings[0].starts_with(".cache/y, sub/.silmaril.json, m.bin.incomplete: left out"),
+            warnings[0].starts_with(".cache/y, sub/.silmaril.json, m.bin.incomplete, .hfd/z, .mv: left out"),
             "{warnings:?}"
         );
     }
@@ -293,6 +303,9 @@ mod tests {
             assert!(matches!(list(paths), Err(MirrorError::Refused { .. })), "{paths:?}");
         }
         assert!(matches!(list(&[]), Err(MirrorError::Files { source: FilesError::Empty, .. })));
+        let mut empty = Listing::new("R".to_owned());
+        empty.add(file("a", 0)).unwrap();
+        assert!(matches!(empty.finish(), Err(MirrorError::Files { source: FilesError::NoBytes, .. })));
         let mut listing = Listing::new("R".to_owned());
         listing.add(file("a", MAX_TOTAL)).unwrap();
         let error = listing.add(file("b", 1)).unwrap_err();

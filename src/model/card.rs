@@ -134,14 +134,17 @@ impl<'de> Deserialize<'de> for Scalar {
     }
 }
 
-/// The front matter of a text: what stands between a first line `---` and the next.
+/// The front matter of a text: the lines between the first line `---` and the next. Blank lines may precede it, as in
+/// the hub's own reader, and both lines may be indented.
 fn front_matter(text: &str) -> Option<&str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let rest = text.strip_prefix("---")?;
+    let start = text.trim_start();
+    let indented = text[..text.len() - start.len()].ends_with([' ', '\t']);
+    let rest = start.strip_prefix("---")?;
     let rest = rest.trim_start_matches([' ', '\t', '\r']).strip_prefix('\n')?;
     let mut at = 0;
     for line in rest.split_inclusive('\n') {
-        if line.trim_end() == "---" {
+        if line.trim_end() == "---" || (indented && line.trim() == "---") {
             return Some(&rest[..at]);
         }
         at += line.len();
@@ -149,9 +152,23 @@ fn front_matter(text: &str) -> Option<&str> {
     None
 }
 
-/// The key that a line at the left edge begins.
-fn key(line: &str) -> Option<&str> {
-    let (key, value) = line.split_once(':')?;
+/// The indentation of the first key, which every key of the same mapping has.
+fn indentation(matter: &str) -> &str {
+    let is_text = |line: &&str| !matches!(line.trim_start().chars().next(), None | Some('#'));
+    let first = matter.lines().find(is_text).unwrap_or_default();
+    &first[..first.len() - first.trim_start_matches(' ').len()]
+}
+
+/// The key at the beginning of a line, if the line is indented by `margin`. The key may be quoted.
+fn key<'a>(line: &'a str, margin: &str) -> Option<&'a str> {
+    let line = line.strip_prefix(margin)?;
+    let (key, value) = match line.split_at_checked(1)? {
+        (quote @ ("\"" | "'"), rest) => {
+            let (key, rest) = rest.split_once(quote)?;
+            (key, rest.trim_start_matches(' ').strip_prefix(':')?)
+        }
+        _ => line.split_once(':').map(|(key, value)| (key.trim_end_matches(' '), value))?,
+    };
     let plain = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
     (plain && (value.is_empty() || value.starts_with(|c: char| c.is_whitespace()))).then_some(key)
@@ -162,8 +179,9 @@ pub fn parse(readme: &str) -> Option<ModelCard> {
     let matter = front_matter(readme)?;
     let mut blocks: BTreeMap<&'static str, String> = BTreeMap::new();
     let mut current = None;
+    let margin = indentation(matter);
     for line in matter.split_inclusive('\n') {
-        if let Some(key) = key(line) {
+        if let Some(key) = key(line, margin) {
             // Of a key that is there twice the first counts.
             current = WANTED.into_iter().find(|wanted| *wanted == key && !blocks.contains_key(wanted));
         }
@@ -224,6 +242,26 @@ mod tests {
                 .unwrap();
         assert_eq!((card.license.as_deref(), card.unreadable), (Some("mit"), vec!["tags"]));
         assert!(card.languages.is_empty());
+    }
+
+    #[test]
+    fn layout_of_the_front_matter_does_not_matter() {
+        let expected = ModelCard {
+            license: Some("mit".into()),
+            languages: vec!["en".into(), "fr".into()],
+            tags: vec!["a".into()],
+            ..ModelCard::default()
+        };
+        for text in [
+            "\n---\nlicense: mit\nlanguage:\n- en\n- fr\ntags: [a]\n---\n",
+            "\u{feff}\r\n  \r\n---\r\nlicense: mit\r\nlanguage:\r\n- en\r\n- fr\r\ntags: [a]\r\n---\r\n",
+            "---\n\"license\": mit\n'language':\n  - en\n  - fr\n\"tags\" : [a]\n---\n",
+            "---\n# remark\n\n  license: mit\n  language:\n    - en\n    - fr\n  tags: [a]\n---\n",
+            "  ---\n  license: mit\n  language:\n  - en\n  - fr\n  tags: [a]\n  ---\n",
+            "---\nlicense : mit\nextra:\n  license: no\n  tags: [no]\nlanguage: [en, fr]\ntags:\n- a\n---",
+        ] {
+            assert_eq!(parse(text).as_ref(), Some(&expected), "{text:?}");
+        }
     }
 
     #[test]

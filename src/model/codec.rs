@@ -214,7 +214,10 @@ impl Manifest {
         version: Revision,
         parsed: &ParsedMetainfo,
     ) -> Result<Self, ManifestError> {
-        let entry = |file: &ParsedFile| FileEntry::new(file.path.as_str(), file.size, None, file.pieces_root);
+        let entry = |file: &ParsedFile| FileEntry {
+            executable: file.executable,
+            ..FileEntry::new(file.path.as_str(), file.size, None, file.pieces_root)
+        };
         let mut manifest =
             Self::new(name, version, parsed.piece_length, parsed.files.iter().map(entry).collect())?;
         if manifest.torrent.info_hash != parsed.info_hash {

@@ -4,29 +4,26 @@
 //! the same files makes the same one. The rest of the manifest is read from the model card, `config.json` and the
 //! safetensors headers, where a broken one costs a warning.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::Metadata;
-use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use serde::Deserialize;
-
 use super::card::{self, ModelCard};
 use super::code::Findings;
+use super::complete::{self, Index, MAX_INDEX, Survey, find, read_start};
 use super::files::{self, TorrentFile};
 use super::hash::{self, Control, FileHashes, HashError};
 use super::license::{self, LicenseError};
 use super::manifest::Source;
 use super::pointer::POINTER_LIMIT;
-use super::safetensors::{self, Header, LENGTH_LEN};
+use super::safetensors::Header;
 use super::scan::{self, OutsideLinks, ScanError, ScannedFile};
 use super::text;
 use super::{
     FileEntry, Manifest, ManifestError, ModelName, PieceLayers, PiecesRoot, Pointer, Revision, config_json,
 };
-use crate::nofollow;
 
 /// What is not in the directory.
 pub struct DescribeOptions<'a> {
@@ -34,6 +31,10 @@ pub struct DescribeOptions<'a> {
     pub license: Option<&'a str>,
     /// Whether it is an error that no licence is known.
     pub license_needed: bool,
+    /// Whether it is an error that files are cut or missing. A repository may have such files itself.
+    pub whole: bool,
+    /// Whether a hybrid torrent of the files is to be made, too.
+    pub hybrid: bool,
     /// Bytes a piece.
     pub piece_length: u32,
     /// One paragraph for people.
@@ -85,6 +86,9 @@ pub enum DescribeError {
         text::listed(.0)
     )]
     Pointers(Vec<String>),
+    /// Files that are cut, or missing.
+    #[error("the model is not complete: {}", text::listed(.0))]
+    Incomplete(Vec<String>),
     /// No licence is known.
     #[error(
         "the licence of {0} is not known: README.md names none; pass --license ID, such as --license apache-2.0"
@@ -113,17 +117,33 @@ pub fn describe(
     let (license, unknown) = license.map(license::check).transpose()?.unzip();
     warnings.extend(unknown.flatten());
     check_sizes(&files, options.piece_length)?;
+    if options.hybrid {
+        files::check_hybrid(name.name(), files.iter().map(|file| file.path.as_str()))
+            .map_err(ManifestError::from)?;
+    }
     let pointers: Vec<String> =
         files.iter().filter(|file| is_pointer(file)).map(|file| file.path.clone()).collect();
     if !pointers.is_empty() {
         return Err(DescribeError::Pointers(pointers));
     }
+    let Survey { headers, gaps, doubts } = complete::survey(&files);
+    let gaps = gaps.iter().map(ToString::to_string);
+    match options.whole && gaps.len() > 0 {
+        true => return Err(DescribeError::Incomplete(gaps.collect())),
+        false => warnings.extend(gaps.chain(doubts)),
+    }
     warnings.extend(warn_of_content(&files));
 
     let hashes = hash_all(&files, options)?;
+    let is_executable = |hashes: &FileHashes| hashes.metadata.mode() & 0o100 != 0;
+    // A file system without modes shows every file as executable.
+    let has_modes = !hashes.iter().all(is_executable);
     let entry = |(file, hashes): (&ScannedFile, &FileHashes)| {
         let size = hashes.metadata.len();
-        FileEntry::new(file.path.as_str(), size, Some(hashes.sha256), hashes.pieces_root)
+        FileEntry {
+            executable: has_modes && is_executable(hashes),
+            ..FileEntry::new(file.path.as_str(), size, Some(hashes.sha256), hashes.pieces_root)
+        }
     };
     let entries = files.iter().zip(&hashes).map(entry).collect();
     let mut manifest = Manifest::new(name.clone(), version.clone(), options.piece_length, entries)?;
@@ -145,7 +165,7 @@ pub fn describe(
     manifest.source = Some(options.source.clone().unwrap_or_else(local));
     apply_card(&mut manifest, card);
     apply_config(&mut manifest, &files, &mut warnings);
-    apply_tensors(&mut manifest, &files, &mut warnings);
+    apply_tensors(&mut manifest, &files, &headers);
     let root = std::fs::canonicalize(dir).map_err(|source| ScanError::Io { path: dir.to_owned(), source })?;
     let linked = files.into_iter().filter(|file| file.source != root.join(&file.path));
     let targets = linked.map(|file| (file.path, file.source)).collect();
@@ -202,17 +222,6 @@ fn hash_all(files: &[ScannedFile], options: &DescribeOptions<'_>) -> Result<Vec<
     Ok(hashes.into_iter().flatten().collect())
 }
 
-fn find<'a>(files: &'a [ScannedFile], path: &str) -> Option<&'a ScannedFile> {
-    files.binary_search_by(|file| super::path::compare(&file.path, path)).ok().map(|i| &files[i])
-}
-
-/// Reads at most `limit` bytes from the start of a file.
-fn read_start(file: &ScannedFile, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    nofollow::read(&file.source)?.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 fn read_card(files: &[ScannedFile], warnings: &mut Vec<String>) -> ModelCard {
     let Some(readme) = find(files, "README.md") else { return ModelCard::default() };
     let text = match read_start(readme, card::MAX_FRONT_MATTER as u64) {
@@ -259,81 +268,34 @@ fn apply_config(manifest: &mut Manifest, files: &[ScannedFile], warnings: &mut V
     }
 }
 
-#[derive(Deserialize)]
-struct Index {
-    #[serde(default)]
-    metadata: IndexMetadata,
-    weight_map: std::collections::BTreeMap<String, String>,
-}
-
-#[derive(Default, Deserialize)]
-struct IndexMetadata {
-    total_parameters: Option<u64>,
-}
-
-/// The longest `model.safetensors.index.json` that is read, in bytes.
-const MAX_INDEX: u64 = 32 << 20;
-
 /// Counts parameters. Where several sets of weights stand side by side, those that libraries load by default count:
 /// the files of the index, else `model.safetensors`, else all.
-fn apply_tensors(manifest: &mut Manifest, files: &[ScannedFile], warnings: &mut Vec<String>) {
+fn apply_tensors(manifest: &mut Manifest, files: &[ScannedFile], headers: &BTreeMap<String, Header>) {
     let index = find(files, "model.safetensors.index.json").and_then(|file| {
-        let index = read_start(file, MAX_INDEX)
-            .map_err(|error| error.to_string())
-            .and_then(|bytes| serde_json::from_slice::<Index>(&bytes).map_err(|error| error.to_string()));
-        index.map_err(|error| warnings.push(format!("{} cannot be read: {error}", file.path))).ok()
+        let bytes = read_start(file, MAX_INDEX).ok()?;
+        serde_json::from_slice::<Index>(&bytes).ok()
     });
     let all = || files.iter().filter(|file| file.path.ends_with(".safetensors"));
     let chosen: Vec<&ScannedFile> = match (&index, find(files, "model.safetensors")) {
         (Some(index), _) => {
-            let names: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
-            for name in names.iter().filter(|name| find(files, name).is_none()) {
-                warnings.push(format!("model.safetensors.index.json names {name:?}, which is not here"));
-            }
+            let names: BTreeSet<&str> = index.files().collect();
             all().filter(|file| names.contains(file.path.as_str())).collect()
         }
         (None, Some(single)) => vec![single],
         (None, None) => all().collect(),
     };
-    let mut by_dtype = std::collections::BTreeMap::<String, u64>::new();
-    let mut complete = true;
-    for file in all() {
-        let counts = chosen.iter().any(|chosen| chosen.path == file.path);
-        match read_header(file) {
-            Ok(header) if counts => {
-                for (dtype, elements) in header.elements_by_dtype() {
-                    let sum = by_dtype.entry(dtype.to_owned()).or_default();
-                    *sum = sum.saturating_add(elements);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => {
-                complete &= !counts;
-                warnings.push(format!("{} is not a valid safetensors file: {error}", file.path));
-            }
+    let mut by_dtype = BTreeMap::<String, u64>::new();
+    for header in chosen.iter().filter_map(|file| headers.get(&file.path)) {
+        for (dtype, elements) in header.elements_by_dtype() {
+            let sum = by_dtype.entry(dtype.to_owned()).or_default();
+            *sum = sum.saturating_add(elements);
         }
     }
+    let complete = chosen.iter().all(|file| headers.contains_key(&file.path));
     let counted = by_dtype.values().fold(0u64, |sum, &n| sum.saturating_add(n));
     let stated = index.and_then(|index| index.metadata.total_parameters);
     manifest.parameters = stated.or((complete && counted > 0).then_some(counted));
     manifest.dtype = by_dtype.into_iter().max_by_key(|&(_, elements)| elements).map(|(dtype, _)| dtype);
-}
-
-fn read_header(file: &ScannedFile) -> Result<Header, String> {
-    let text = |error: io::Error| error.to_string();
-    let mut reader = nofollow::read(&file.source).map_err(text)?;
-    let mut prefix = [0; LENGTH_LEN as usize].to_vec();
-    let len = file.metadata.len();
-    if len < LENGTH_LEN {
-        return Err("it is too short".to_owned());
-    }
-    reader.read_exact(&mut prefix).map_err(text)?;
-    let first = prefix.as_slice().try_into().map_err(|_| "it is too short".to_owned())?;
-    let header_len = safetensors::header_len(first, len).map_err(|error| error.to_string())?;
-    reader.take(header_len).read_to_end(&mut prefix).map_err(text)?;
-    let header = safetensors::parse_header(&prefix).map_err(|error| error.to_string())?;
-    header.check_file_len(len).map_err(|error| error.to_string())?;
-    Ok(header)
 }
 
 /// Warns of files that run code when loaded.

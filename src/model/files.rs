@@ -32,6 +32,9 @@ pub enum FilesError {
     /// Nothing there.
     #[error("there are no files")]
     Empty,
+    /// All files are empty. No client joins a torrent without pieces.
+    #[error("all files are empty; a model needs at least one byte")]
+    NoBytes,
     /// More than [`MAX_FILES`].
     #[error("there are {0} files; at most {MAX_FILES} are accepted")]
     TooMany(usize),
@@ -50,6 +53,9 @@ pub enum FilesError {
     /// The sizes do not add up to a number that can be handled.
     #[error("the sizes of the files add up to more than 2^53 - 1 bytes")]
     TooLarge,
+    /// A file, or the torrent itself, has a name that BitTorrent v1 gives to padding.
+    #[error("BitTorrent v1 clients take {0:?} for padding, so it cannot be in a hybrid torrent")]
+    Padding(String),
     /// More than [`MAX_PIECES`].
     #[error(
         "there are {pieces} pieces of {piece_length} bytes; at most {MAX_PIECES} work: use longer pieces"
@@ -92,10 +98,23 @@ pub fn check<'a>(
             total.checked_add(file.size).filter(|&total| total <= MAX_TOTAL).ok_or(FilesError::TooLarge)?;
         pieces += file.size.div_ceil(u64::from(piece_length));
     }
+    if total == 0 {
+        return Err(FilesError::NoBytes);
+    }
     if pieces > MAX_PIECES {
         return Err(FilesError::TooManyPieces { pieces, piece_length });
     }
     Ok(total)
+}
+
+/// Checks that a torrent with these paths can be a hybrid one. Between files v1 needs padding, which is a file there:
+/// `.pad/<length>` in BEP 47, and any path with `_____padding_file_` in BitComet, which libtorrent follows.
+pub fn check_hybrid<'a>(name: &'a str, paths: impl IntoIterator<Item = &'a str>) -> Result<(), FilesError> {
+    let is_padding = |path: &&str| {
+        path.contains("_____padding_file_") || path.split('/').next().is_some_and(|top| top == ".pad")
+    };
+    let found = [name].into_iter().chain(paths).find(is_padding);
+    found.map_or(Ok(()), |path| Err(FilesError::Padding(path.chars().take(120).collect())))
 }
 
 #[cfg(test)]
@@ -107,10 +126,22 @@ mod tests {
     }
 
     #[test]
+    fn names_of_padding_are_refused_in_hybrid_torrents() {
+        assert_eq!(check_hybrid("m", ["a", "padding_file_", "x/.pad", ".padding"]), Ok(()));
+        for path in
+            ["_____padding_file_0_x", "sub/a_____padding_file_1", "_____padding_file_/a", ".pad/5", ".pad"]
+        {
+            assert_eq!(check_hybrid("m", ["a", path]), Err(FilesError::Padding(path.into())), "{path}");
+        }
+        assert!(check_hybrid("_____padding_file_", ["a"]).is_err());
+    }
+
+    #[test]
     fn lists_are_checked() {
         let check = |files: &[TorrentFile<'_>]| check(16384, files.iter().copied());
         assert_eq!(check(&[file("a", 3, Some(1)), file("b", 0, None), file("c", 3, Some(1))]), Ok(6));
         assert_eq!(check(&[]), Err(FilesError::Empty));
+        assert_eq!(check(&[file("a", 0, None), file("b", 0, None)]), Err(FilesError::NoBytes));
         assert_eq!(check(&[file("a", 3, None)]), Err(FilesError::NoRoot("a".into())));
         assert_eq!(check(&[file("a", 0, Some(1))]), Err(FilesError::RootOfNothing("a".into())));
         assert_eq!(

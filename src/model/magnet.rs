@@ -9,6 +9,9 @@ use super::InfoHash;
 /// Longest link that is read, in bytes.
 pub const MAX_MAGNET: usize = 64 * 1024;
 
+/// How a link begins, in any case.
+const SCHEME: &str = "magnet:";
+
 /// A magnet link with a v2 info hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Magnet {
@@ -35,9 +38,6 @@ pub enum MagnetError {
     /// Longer than any real link.
     #[error("the magnet link is longer than {MAX_MAGNET} bytes")]
     TooLong,
-    /// A broken `%` escape, or bytes that are not UTF-8.
-    #[error("the magnet link has a broken escape in {0:?}")]
-    Escape(String),
     /// `urn:btmh:` with something that is not a SHA-256.
     #[error("{0:?} is not a v2 info hash (urn:btmh:1220 and 64 hexadecimal digits)")]
     Hash(String),
@@ -79,9 +79,20 @@ pub(super) fn escape(out: &mut impl fmt::Write, text: &str) -> fmt::Result {
     Ok(())
 }
 
-fn unescape(text: &str) -> Result<String, MagnetError> {
-    let decoded = super::text::percent_decode(&text.replace('+', " "));
-    decoded.ok_or_else(|| MagnetError::Escape(text.chars().take(80).collect()))
+/// None for a broken escape, or bytes that are not UTF-8.
+fn unescape(text: &str) -> Option<String> {
+    super::text::percent_decode(&text.replace('+', " "))
+}
+
+/// `text` without `prefix`, in any case.
+fn without_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    let (start, rest) = text.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+/// Whether a text is meant as a magnet link.
+pub fn is_magnet(text: &str) -> bool {
+    without_prefix(text.trim_start(), SCHEME).is_some()
 }
 
 impl FromStr for Magnet {
@@ -92,20 +103,24 @@ impl FromStr for Magnet {
         if text.len() > MAX_MAGNET {
             return Err(MagnetError::TooLong);
         }
-        let query = (text.get(..8).filter(|start| start.eq_ignore_ascii_case("magnet:?")))
-            .map(|_| &text[8..])
-            .ok_or(MagnetError::Scheme)?;
+        let query = without_prefix(text, SCHEME).and_then(|rest| rest.strip_prefix('?'));
+        let query = query.ok_or(MagnetError::Scheme)?;
         let mut info_hash = None;
         let mut v1 = false;
         let mut magnet = Self::new(InfoHash([0; 32]), "");
         magnet.display_name = None;
         for pair in query.split('&') {
             let Some((key, value)) = pair.split_once('=') else { continue };
-            let value = unescape(value)?;
+            // Only the hash is needed; a parameter that cannot be read does not spoil the link.
+            let Some(value) = unescape(value) else { continue };
+            let key = key.trim().to_ascii_lowercase();
             // Repeated keys may be numbered: tr.1, xt.2.
-            match key.split_once('.').map_or(key, |(base, number)| if base == "x" { number } else { base }) {
+            let base =
+                key.split_once('.').map_or(&*key, |(base, number)| if base == "x" { number } else { base });
+            match base {
                 "xt" => {
-                    if let Some(hash) = value.strip_prefix("urn:btmh:") {
+                    let value = value.trim();
+                    if let Some(hash) = without_prefix(value, "urn:btmh:") {
                         let hash: InfoHash =
                             (hash.strip_prefix("1220").and_then(|hash| hash.parse().ok()))
                                 .ok_or_else(|| MagnetError::Hash(value.chars().take(100).collect()))?;
@@ -113,7 +128,7 @@ impl FromStr for Magnet {
                             return Err(MagnetError::Ambiguous);
                         }
                     }
-                    v1 |= value.starts_with("urn:btih:");
+                    v1 |= without_prefix(value, "urn:btih:").is_some();
                 }
                 "dn" => magnet.display_name = Some(value),
                 "tr" => magnet.trackers.push(value),
@@ -173,13 +188,40 @@ mod tests {
             ("magnet:?dn=x".into(), MagnetError::NoHash),
             ("magnet:?xt=urn:btih:631a31dd0a46257d5078c0dee4e66e26f73e42ac".into(), MagnetError::V1Only),
             (format!("magnet:?xt=urn:btmh:1220{HASH}&xt=urn:btmh:1220{other}"), MagnetError::Ambiguous),
-            (format!("magnet:?xt=urn:btmh:1220{HASH}&dn=%zz"), MagnetError::Escape("%zz".into())),
-            (format!("magnet:?xt=urn:btmh:1220{HASH}&dn=%f"), MagnetError::Escape("%f".into())),
+            ("magnet:?xt=urn%zzbtmh:1220".into(), MagnetError::NoHash),
+            ("magnet".into(), MagnetError::Scheme),
             ("magnet:?xt=urn:btmh:1220abcd".into(), MagnetError::Hash("urn:btmh:1220abcd".into())),
             (format!("magnet:?dn={}", "x".repeat(MAX_MAGNET)), MagnetError::TooLong),
         ] {
             assert_eq!(text.parse::<Magnet>(), Err(error));
         }
+    }
+
+    #[test]
+    fn a_bad_parameter_costs_only_itself() {
+        for bad in
+            ["dn=%zz", "dn=%f", "dn=%E9t%E9", "tr=http%3A%2F%2F%", "tr.2=%ff", "x.pe=%q", "ws=%", "so=%x"]
+        {
+            let text = format!("magnet:?{bad}&xt=urn:btmh:1220{HASH}&tr=udp%3A%2F%2Ft%3A1&dn=a");
+            let magnet: Magnet = text.parse().unwrap();
+            assert_eq!(magnet.info_hash.to_string(), HASH, "{bad}");
+            assert_eq!(magnet.display_name.as_deref(), Some("a"), "{bad}");
+            assert_eq!(magnet.trackers, ["udp://t:1"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn case_and_blanks_around_a_link_do_not_matter() {
+        let plain: Magnet = format!("magnet:?xt=urn:btmh:1220{HASH}&dn=A&tr=http://t/A").parse().unwrap();
+        for text in [
+            format!("MAGNET:?xt=urn:btmh:1220{HASH}&dn=A&tr=http://t/A"),
+            format!("  \tmagnet:?xt=urn:btmh:1220{HASH}&dn=A&tr=http://t/A\n"),
+            format!("Magnet:?XT=URN:BTMH:1220{}&DN=A&TR.1=http://t/A", HASH.to_uppercase()),
+        ] {
+            assert!(is_magnet(&text), "{text:?}");
+            assert_eq!(text.parse::<Magnet>().as_ref(), Ok(&plain), "{text:?}");
+        }
+        assert!(!is_magnet("magnets.json") && !is_magnet("./magnet:x") && !is_magnet("é"));
     }
 
     proptest! {

@@ -27,6 +27,9 @@ pub struct FileEntry {
     /// Hashes of the file's pieces, where it has more than one and can be had over HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub piece_layer: Option<PieceLayer>,
+    /// Whether it is a program or script that can be started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub executable: bool,
     /// Fields this version does not know, kept as they came.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -40,7 +43,15 @@ impl FileEntry {
         sha256: Option<Sha256Digest>,
         pieces_root: Option<PiecesRoot>,
     ) -> Self {
-        Self { path: path.into(), size, sha256, pieces_root, piece_layer: None, other: Map::new() }
+        Self {
+            path: path.into(),
+            size,
+            sha256,
+            pieces_root,
+            piece_layer: None,
+            executable: false,
+            other: Map::new(),
+        }
     }
 
     /// The file as its torrent describes it.

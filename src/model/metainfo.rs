@@ -56,6 +56,8 @@ pub struct ParsedFile {
     pub size: u64,
     /// Merkle root; none for an empty file.
     pub pieces_root: Option<PiecesRoot>,
+    /// Whether the attribute `x` (BEP 47) says that it can be started.
+    pub executable: bool,
 }
 
 impl ParsedFile {
@@ -197,6 +199,9 @@ fn parse_checked_info(info: &[u8]) -> Result<ParsedMetainfo, MetainfoError> {
     let mut files = Vec::new();
     walk(tree, &mut String::new(), &mut files)?;
     files::check(piece_length, files.iter().map(ParsedFile::as_torrent_file))?;
+    if hybrid {
+        files::check_hybrid(name, files.iter().map(|file| file.path.as_str()))?;
+    }
     Ok(ParsedMetainfo {
         info_hash: info_hash(info),
         info: info.to_vec(),
@@ -250,7 +255,8 @@ fn walk(
                     )),
                     None => None,
                 };
-                files.push(ParsedFile { path: prefix.clone(), size, pieces_root });
+                let executable = attributes.contains('x');
+                files.push(ParsedFile { path: prefix.clone(), size, pieces_root, executable });
             }
             Some(_) => return Err(Shape("a file of the file tree is also a directory")),
             None => {

@@ -17,9 +17,9 @@ pub enum NameError {
     /// Not `org/name` or `datasets/org/name`.
     #[error("{0:?} is not a model name; names look like org/name or datasets/org/name")]
     Shape(String),
-    /// A component is too long or has a character outside `[A-Za-z0-9][A-Za-z0-9._-]*`.
+    /// A component is too long or has a character outside `[A-Za-z0-9_][A-Za-z0-9._-]*`.
     #[error(
-        "{0:?} cannot be part of a name; use 1 to 96 letters, digits, '.', '_' or '-', starting with a letter or digit"
+        "{0:?} cannot be part of a name; use 1 to 96 letters, digits, '.', '_' or '-', starting with a letter, digit or '_'"
     )]
     Component(String),
 }
@@ -35,8 +35,9 @@ pub enum Kind {
 }
 
 fn component(s: &str) -> Result<&str, NameError> {
+    // As on the hub, a name may begin with '_' but with no other sign: '.' hides a file and '-' begins an option.
     let ok = s.len() <= MAX_COMPONENT
-        && s.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && s.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_')
         && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
     if ok { Ok(s) } else { Err(NameError::Component(s.chars().take(MAX_COMPONENT + 4).collect())) }
 }
@@ -216,6 +217,13 @@ mod tests {
             (Kind::Dataset, "rajpurkar", true)
         );
         assert_eq!(data.to_string(), "datasets/rajpurkar/squad");
+    }
+
+    #[test]
+    fn names_that_begin_with_an_underscore_are_taken() {
+        for text in ["_org/model", "org/_model", "datasets/_org/__data", "org/model@_branch", "_/_"] {
+            assert_eq!(text.parse::<ModelRef>().map(|model| model.to_string()).as_deref(), Ok(text));
+        }
     }
 
     #[test]

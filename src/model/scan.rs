@@ -1,14 +1,17 @@
 //! Which files of a directory are shared.
 //!
-//! Everything is, dotfiles too, except repositories and download caches (`.git`, `.cache`), our own manifest
-//! (`.silmaril.json`), and files somebody is still writing (`*.silmaril-partial`, `*.incomplete`, `.~lock.*`). What cannot
-//! be shared faithfully (a socket, a dangling link, a name that is not UTF-8) is an error and never left out.
+//! Everything is, dotfiles too, except repositories and download caches (`.git`, `.cache`), our own manifest and
+//! downloads (`.silmaril.json`, `*.silmaril-partial`), and helper files of other programs (see [`remains`]). What cannot
+//! be shared faithfully (a socket, a dangling link, a name that is not UTF-8) is an error and never left out. So is an
+//! unfinished download of another program, also one inside a helper directory.
 //!
 //! A symbolic link to a file or directory is followed where it leads to something inside the directory, or from a
 //! repository of the hub's cache to that cache's blobs. Any other link is an error, unless the caller gives its target
 //! as approved. Each link is resolved once; its file is opened at the real path, without following links again.
 
-use std::collections::BTreeMap;
+mod unfinished;
+
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
@@ -17,6 +20,8 @@ use std::path::{Component, Path, PathBuf};
 
 use super::files::MAX_FILES;
 use super::path::{self, PathError};
+use super::remains::{self, Remains};
+use super::text;
 use crate::nofollow;
 
 /// Why a directory cannot be shared.
@@ -77,6 +82,14 @@ pub enum ScanError {
     /// A name that other machines could not use.
     #[error(transparent)]
     Name(#[from] PathError),
+    /// Unfinished downloads.
+    #[error("{} has unfinished downloads: {}", dir.display(), text::listed(files))]
+    Unfinished {
+        /// The directory.
+        dir: PathBuf,
+        /// Each file, with the program that writes it.
+        files: Vec<String>,
+    },
 }
 
 /// Links that lead out of a shared directory: their paths in it, and the real paths of their targets.
@@ -93,11 +106,9 @@ pub struct ScannedFile {
     pub metadata: Metadata,
 }
 
-/// Whether files or directories of this name are never shared.
-pub fn is_left_out(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| {
-        path::is_reserved(name) || name.ends_with(".incomplete") || name.starts_with(".~lock.")
-    })
+/// Whether files or directories of this name are never shared, as a component of a path that a repository lists.
+pub fn is_left_out(name: &str, is_dir: bool) -> bool {
+    path::is_reserved(name) || remains::of(name, is_dir).is_some()
 }
 
 /// Lists the files of a directory that are shared, in canonical order. Every one could be opened. Links out of the
@@ -105,8 +116,12 @@ pub fn is_left_out(name: &OsStr) -> bool {
 pub fn scan(dir: &Path, approved: &OutsideLinks) -> Result<Vec<ScannedFile>, ScanError> {
     let approve = |path: &str, target: &Path| approved.get(path).is_some_and(|known| known == target);
     let mut scanner = Scanner::new(dir, approve)?;
+    scanner.look_around()?;
     scanner.run()?;
-    let mut files = scanner.files;
+    let (mut files, unfinished) = (scanner.files, scanner.unfinished);
+    if !unfinished.is_empty() {
+        return Err(ScanError::Unfinished { dir: dir.to_owned(), files: unfinished });
+    }
     if files.is_empty() {
         return Err(ScanError::Empty(dir.to_owned()));
     }
@@ -145,6 +160,8 @@ struct Scanner<'a, A> {
     approve: A,
     todo: Vec<Place>,
     files: Vec<ScannedFile>,
+    /// Unfinished downloads, for people.
+    unfinished: Vec<String>,
 }
 
 impl<'a, A: FnMut(&str, &Path) -> bool> Scanner<'a, A> {
@@ -158,7 +175,16 @@ impl<'a, A: FnMut(&str, &Path) -> bool> Scanner<'a, A> {
         let ancestors = vec![(metadata.dev(), metadata.ino())];
         let top = Place { path: String::new(), real: root.clone(), ancestors, outside: false };
         let (blobs, hub) = (blobs_of(&root), hub_cache());
-        Ok(Self { dir, root, blobs, hub, approve, todo: vec![top], files: Vec::new() })
+        Ok(Self {
+            dir,
+            root,
+            blobs,
+            hub,
+            approve,
+            todo: vec![top],
+            files: Vec::new(),
+            unfinished: Vec::new(),
+        })
     }
 
     fn run(&mut self) -> Result<(), ScanError> {
@@ -172,20 +198,33 @@ impl<'a, A: FnMut(&str, &Path) -> bool> Scanner<'a, A> {
             let entries = nofollow::read_dir(&place.real);
             let entries =
                 entries.map_err(|source| ScanError::Io { path: self.dir.join(&place.path), source })?;
-            for (name, kind) in entries {
-                if !is_left_out(&name) {
-                    self.take(&place, &name, kind.is_symlink())?;
+            let names: HashSet<&OsStr> = entries.iter().map(|(name, _)| name.as_os_str()).collect();
+            for (name, kind) in &entries {
+                let Some(text) = name.to_str() else {
+                    return Err(ScanError::NotUtf8(self.dir.join(&place.path).join(name)));
+                };
+                if path::is_reserved(text) {
+                    self.look_into(&place, text, None)?;
+                    continue;
+                }
+                let of_axel = remains::axel_target(text).filter(|target| names.contains(OsStr::new(target)));
+                match remains::of(text, kind.is_dir()).or(of_axel.map(|_| Remains::Unfinished("axel"))) {
+                    None => self.take(&place, text, kind.is_symlink())?,
+                    Some(Remains::Helper) => self.look_into(&place, text, None)?,
+                    Some(Remains::Holds(program)) => self.look_into(&place, text, Some(program))?,
+                    Some(Remains::Unfinished(program)) => {
+                        self.note_unfinished(&join(&place.path, text), program)
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, place: &Place, name: &OsStr, link: bool) -> Result<(), ScanError> {
+    fn take(&mut self, place: &Place, name: &str, link: bool) -> Result<(), ScanError> {
         let shown = self.dir.join(&place.path).join(name);
         let failed = |source| ScanError::Io { path: shown.clone(), source };
-        let name = name.to_str().ok_or_else(|| ScanError::NotUtf8(shown.clone()))?;
-        let path = if place.path.is_empty() { name.to_owned() } else { format!("{}/{name}", place.path) };
+        let path = join(&place.path, name);
         path::check_path(&path)?;
         let mut real = place.real.join(name);
         if link {
@@ -242,6 +281,14 @@ impl<'a, A: FnMut(&str, &Path) -> bool> Scanner<'a, A> {
     }
 }
 
+/// Joins paths that use `/`, either of which may be empty.
+fn join(dir: &str, below: &str) -> String {
+    match (dir, below) {
+        ("", path) | (path, "") => path.to_owned(),
+        _ => format!("{dir}/{below}"),
+    }
+}
+
 /// Where a link leads in the end.
 fn resolve(link: &Path, shown: &Path) -> Result<PathBuf, ScanError> {
     fs::canonicalize(link).map_err(|error| {
@@ -285,236 +332,4 @@ fn hub_cache() -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::ffi::OsStrExt as _;
-    use std::os::unix::fs::symlink;
-    use std::os::unix::net::UnixListener;
-
-    fn put(dir: &Path, path: &str) {
-        fs::create_dir_all(dir.join(path).parent().unwrap()).unwrap();
-        fs::write(dir.join(path), path).unwrap();
-    }
-
-    fn names(dir: &Path) -> Vec<String> {
-        scan(dir, &OutsideLinks::new()).unwrap().into_iter().map(|file| file.path).collect()
-    }
-
-    #[test]
-    fn repositories_caches_and_unfinished_files_are_left_out_and_dotfiles_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let shared = [
-            "1_Pooling/config.json",
-            "1_Pooling.json",
-            ".gitattributes",
-            ".eval_results/x.yaml",
-            "config.json",
-        ];
-        let left_out = [
-            ".git/HEAD",
-            "sub/.git/HEAD",
-            ".cache/huggingface/x",
-            ".silmaril.json",
-            ".m.bin.silmaril-partial",
-            "m.bin.incomplete",
-            ".~lock.table.csv#",
-        ];
-        shared.iter().chain(&left_out).for_each(|path| put(dir.path(), path));
-        let expected = [
-            ".eval_results/x.yaml",
-            ".gitattributes",
-            "1_Pooling/config.json",
-            "1_Pooling.json",
-            "config.json",
-        ];
-        assert_eq!(names(dir.path()), expected);
-    }
-
-    fn scanned(dir: &Path) -> Result<Vec<String>, ScanError> {
-        Ok(scan(dir, &OutsideLinks::new())?.into_iter().map(|file| file.path).collect())
-    }
-
-    /// A directory that is not hidden, as the usual temporary ones are.
-    fn visible() -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::Builder::new().prefix("scan-").tempdir().unwrap();
-        let real = fs::canonicalize(dir.path()).unwrap();
-        (dir, real)
-    }
-
-    #[test]
-    fn links_are_followed_as_in_the_cache_of_the_hub() {
-        let (_dir, hub) = visible();
-        let repository = hub.join("models--org--name");
-        for path in
-            ["models--org--name/blobs/abc", "blobs/12/345", "blobs-not/x", "models--org--other/blobs/def"]
-        {
-            put(&hub, path);
-        }
-        // As huggingface_hub 2.4 has it: a blob that is a link to one that all repositories have in common.
-        symlink("../../blobs/12/345", repository.join("blobs/345")).unwrap();
-        let snapshot = repository.join("snapshots/1");
-        fs::create_dir_all(snapshot.join("sub")).unwrap();
-        symlink("../../blobs/abc", snapshot.join("model.bin")).unwrap();
-        symlink("../../../blobs/345", snapshot.join("sub/shared.bin")).unwrap();
-        let files = scan(&snapshot, &OutsideLinks::new()).unwrap();
-        assert_eq!((files[0].path.as_str(), &files[0].source), ("model.bin", &repository.join("blobs/abc")));
-        assert_eq!((files[1].path.as_str(), &files[1].source), ("sub/shared.bin", &hub.join("blobs/12/345")));
-        symlink(&snapshot, hub.join("entry")).unwrap();
-        assert_eq!(names(&hub.join("entry")), names(&snapshot));
-        assert_eq!(names(&snapshot.join("sub")), ["shared.bin"]);
-        for outside in ["blobs-not/x", "models--org--other/blobs/def"] {
-            symlink(hub.join(outside), snapshot.join("x")).unwrap();
-            let error = scanned(&snapshot).unwrap_err();
-            assert!(matches!(&error, ScanError::Outside { link, .. } if link.ends_with("x")), "{error}");
-            fs::remove_file(snapshot.join("x")).unwrap();
-        }
-        // Only the cache of the hub is laid out so.
-        let other = hub.join("other/snapshots/1");
-        put(&hub, "other/blobs/abc");
-        fs::create_dir_all(&other).unwrap();
-        symlink("../../blobs/abc", other.join("x")).unwrap();
-        assert!(matches!(scanned(&other), Err(ScanError::Outside { .. })));
-    }
-
-    #[test]
-    fn a_directory_with_every_kind_of_link() {
-        let (_dir, top) = visible();
-        let root = top.join("model");
-        for path in
-            ["model/a/file", "model/b/file", "out/file", "out/deep/file", ".ssh/id", "out/.env", "theirs"]
-        {
-            put(&top, path);
-        }
-        symlink("a/file", root.join("inside")).unwrap();
-        symlink(root.join("b"), root.join("inside-dir")).unwrap();
-        let inside = ["a/file", "b/file", "inside", "inside-dir/file"];
-        assert_eq!(scanned(&root).unwrap(), inside);
-        assert_eq!(outside_links(&root).unwrap(), OutsideLinks::new());
-
-        let check = |link: &str, target: &str, part: &str, approved: Option<&[&str]>| {
-            let at = root.join(link);
-            symlink(target, &at).unwrap();
-            let error = scanned(&root).unwrap_err().to_string();
-            assert!(
-                error.contains(part) && error.contains(at.to_str().unwrap()),
-                "{error} does not say {part}"
-            );
-            match (outside_links(&root), approved) {
-                (Ok(links), Some(more)) => {
-                    let found: Vec<String> =
-                        scan(&root, &links).unwrap().into_iter().map(|file| file.path).collect();
-                    let mut all = [&inside[..], more].concat();
-                    all.sort();
-                    assert_eq!(found, all, "{link}");
-                }
-                (Err(refused), None) => assert_eq!(refused.to_string(), error),
-                (found, _) => panic!("{link}: {found:?}"),
-            }
-            fs::remove_file(at).unwrap();
-        };
-        check("x", "../out/file", "outside the shared directory", Some(&["x"]));
-        check("a/x", "../../out/deep", "outside the shared directory", Some(&["a/x/file"]));
-        symlink("../../out/file", root.join("b/y")).unwrap();
-        symlink("b/y", root.join("chain")).unwrap();
-        assert_eq!(outside_links(&root).unwrap().len(), 3, "b/y, inside-dir/y and chain");
-        for link in ["b/y", "chain"] {
-            fs::remove_file(root.join(link)).unwrap();
-        }
-        // Refused even where the user follows links.
-        check("x", "../.ssh/id", "hidden", None);
-        check("x", "../.ssh", "hidden", None);
-        check("x", "../out/.env", "hidden", None);
-        let follow = |part: &str| {
-            symlink("../out", root.join("x")).unwrap();
-            let error = outside_links(&root).unwrap_err().to_string();
-            assert!(error.contains(part), "{error} does not say {part}");
-            let approved = OutsideLinks::from([("x".to_owned(), top.join("out"))]);
-            assert_eq!(scan(&root, &approved).unwrap_err().to_string(), error);
-            fs::remove_file(root.join("x")).unwrap();
-        };
-        follow("hidden");
-        std::os::unix::fs::chown(top.join("theirs"), Some(4242), Some(4242)).unwrap();
-        check("x", "../theirs", "belongs to another user", None);
-        fs::remove_file(top.join("out/.env")).unwrap();
-        std::os::unix::fs::chown(top.join("out/deep/file"), Some(4242), Some(4242)).unwrap();
-        follow("belongs to another user");
-        fs::remove_file(top.join("out/deep/file")).unwrap();
-        symlink(root.join("a/file"), top.join("out/deep/back")).unwrap();
-        check("x", "../out", "outside the shared directory", Some(&["x/deep/back", "x/file"]));
-        check("x", "nowhere", "does not exist", None);
-        check("x", "x", "around it", None);
-        check("a/x", "..", "around it", None);
-        // Two directories that lead to each other.
-        symlink("../b", root.join("a/b")).unwrap();
-        symlink("../a", root.join("b/a")).unwrap();
-        assert!(matches!(scanned(&root), Err(ScanError::Loop(_))));
-    }
-
-    #[test]
-    fn approval_is_of_one_target() {
-        let (_dir, top) = visible();
-        for path in ["model/a", "one", "two"] {
-            put(&top, path);
-        }
-        let root = top.join("model");
-        symlink("../one", root.join("x")).unwrap();
-        let approved = outside_links(&root).unwrap();
-        assert_eq!(approved, OutsideLinks::from([("x".to_owned(), top.join("one"))]));
-        assert_eq!(scan(&root, &approved).unwrap().len(), 2);
-        fs::remove_file(root.join("x")).unwrap();
-        symlink("../two", root.join("x")).unwrap();
-        let error = scan(&root, &approved).unwrap_err();
-        assert!(matches!(&error, ScanError::Outside { target, .. } if target.ends_with("two")), "{error}");
-    }
-
-    #[test]
-    fn directories_that_links_multiply_are_not_read_for_ever() {
-        let (_dir, top) = visible();
-        // Each directory leads twice to the next: 2^40 of them, and no file.
-        for level in 0..40 {
-            fs::create_dir(top.join(level.to_string())).unwrap();
-        }
-        for level in 0..39 {
-            for way in ["a", "b"] {
-                symlink(format!("../{}", level + 1), top.join(level.to_string()).join(way)).unwrap();
-            }
-        }
-        assert!(matches!(scanned(&top), Err(ScanError::TooMany(_))));
-    }
-
-    #[test]
-    fn what_cannot_be_shared_is_named() {
-        let check = |make: &dyn Fn(&Path), part: &str, name: &str| {
-            let dir = tempfile::tempdir().unwrap();
-            put(dir.path(), "sub/config.json");
-            make(dir.path());
-            let error = scan(dir.path(), &OutsideLinks::new()).unwrap_err().to_string();
-            assert!(
-                error.contains(part) && error.contains(name),
-                "{error:?} does not say {part:?} and {name:?}"
-            );
-        };
-        check(&|dir| symlink("nowhere", dir.join("sub/gone")).unwrap(), "does not exist", "sub/gone");
-        check(&|dir| symlink("..", dir.join("sub/up")).unwrap(), "around it", "sub/up");
-        check(&|dir| symlink("self", dir.join("self")).unwrap(), "around it", "self");
-        check(&|dir| drop(UnixListener::bind(dir.join("s")).unwrap()), "socket", "/s");
-        check(&|dir| fs::write(dir.join("a\\b"), "").unwrap(), "backslash", "b");
-        check(&|dir| fs::write(dir.join("a\nb"), "").unwrap(), "control", "b");
-        check(&|dir| fs::write(dir.join(OsStr::from_bytes(b"a\xffb")), "").unwrap(), "not UTF-8", "a");
-        let fifo = |dir: &Path| {
-            let mode = rustix::fs::Mode::RUSR;
-            rustix::fs::mknodat(rustix::fs::CWD, dir.join("p"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        };
-        check(&fifo, "named pipe", "/p");
-    }
-
-    #[test]
-    fn nothing_to_share_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(scanned(dir.path()), Err(ScanError::Empty(_))));
-        put(dir.path(), ".git/HEAD");
-        assert!(matches!(scanned(dir.path()), Err(ScanError::Empty(_))));
-        assert!(matches!(scanned(&dir.path().join(".git/HEAD")), Err(ScanError::NotADirectory(_))));
-        assert!(matches!(scanned(&dir.path().join("none")), Err(ScanError::Io { .. })));
-    }
-}
+mod tests;

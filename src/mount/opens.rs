@@ -85,14 +85,14 @@ impl<B> Opens<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Manifest, Revision};
+    use crate::model::{FileEntry, Manifest, PiecesRoot, Revision};
     use crate::paths::Paths;
     use crate::store::Store;
 
     #[test]
     fn the_way_is_chosen_once_until_the_last_handle_is_closed() {
         let dir = tempfile::tempdir().unwrap();
-        let entry = crate::model::FileEntry::new("f", 0, None, None);
+        let entry = FileEntry::new("f", 1, None, Some(PiecesRoot([1; 32])));
         let manifest =
             Manifest::new("o/m".parse().unwrap(), Revision::default(), 65536, vec![entry]).unwrap();
         let revision = Store::open(&Paths::below(dir.path())).unwrap().revision(Arc::new(manifest)).unwrap();

@@ -503,14 +503,14 @@ fn attr_of(view: &View, ino: Ino, owner: &Owner) -> Result<Attr, TreeError> {
 
 fn file_attr(placement: &Placement, file: usize, base: Attr) -> Attr {
     let content = &placement.revision.contents[file];
-    let size = placement.revision.manifest.files[file].size;
+    let entry = &placement.revision.manifest.files[file];
     Attr {
         kind: InodeKind::File,
-        size,
+        size: entry.size,
         // GNU tar archives a file with 0 blocks as zeros, without reading it.
-        blocks: content.cached_bytes().div_ceil(BLOCK).max(size.min(1)),
+        blocks: content.cached_bytes().div_ceil(BLOCK).max(entry.size.min(1)),
         mtime: placement.mtime,
-        perm: 0o444,
+        perm: if entry.executable { 0o555 } else { 0o444 },
         ttl: if content.is_complete() { COMPLETE_TTL } else { PARTIAL_TTL },
         ..base
     }

@@ -108,6 +108,17 @@ fn models_datasets_and_revisions_have_their_places() {
 }
 
 #[test]
+fn executable_files_show_their_bit() {
+    let shop = shop();
+    let tree = tree();
+    let mut manifest = Manifest::clone(&shop.revision("org/a", &[("run", 10), ("text", 20)]).manifest);
+    manifest.files[0].executable = true;
+    tree.publish(vec![shop.store.revision(Arc::new(manifest)).unwrap()]);
+    let modes = ["org/a/run", "org/a/text"].map(|path| walk(&tree, path).unwrap().perm);
+    assert_eq!(modes, [0o555, 0o444]);
+}
+
+#[test]
 fn attributes_tell_the_truth() {
     let shop = shop();
     let tree = tree();
@@ -202,9 +213,9 @@ fn an_open_directory_goes_on_listing_what_it_was() {
 fn a_filter_hides_from_listings_only() {
     let shop = shop();
     let tree = tree();
-    let here = shop.revision("org/here@v1", &[("f", 0)]);
+    let here = shop.revision("org/here@v1", &[("f", 3)]);
     tree.publish(vec![here, shop.revision("org/away", &[("f", 1)]), shop.revision("far/away", &[("f", 2)])]);
-    tree.list_only(Arc::new(|revision: &StoredRevision| revision.is_complete()));
+    tree.list_only(Arc::new(|revision: &StoredRevision| revision.manifest.name.name() == "here"));
     assert_eq!(list(&tree, Ino::ROOT), [".", "..", "org"]);
     assert_eq!(list_at(&tree, "org"), ["here", "here@v1"]);
     assert_eq!(walk(&tree, "far/away/f").unwrap().size, 2);

@@ -62,7 +62,7 @@ impl Node {
 
     fn is_here(&self, manifest: &Arc<Manifest>) -> bool {
         match self.library.store.revision(manifest.clone()) {
-            Ok(revision) => revision.held_bytes() > 0 || manifest.total_size == 0,
+            Ok(revision) => revision.held_bytes() > 0,
             Err(e) => {
                 tracing::warn!("cannot tell what of {} is here: {e}", manifest.model_ref());
                 false

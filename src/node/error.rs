@@ -9,9 +9,10 @@ use crate::catalog::TrustError;
 use crate::catalog::query::QueryError;
 use crate::fetch::ReadError;
 use crate::mirror::MirrorErrorKind;
-use crate::model::ModelRef;
 use crate::model::describe::DescribeError;
+use crate::model::files::FilesError;
 use crate::model::scan::ScanError;
+use crate::model::{ManifestError, ModelRef};
 use crate::store::StoreError;
 use crate::torrent::EngineError;
 
@@ -211,6 +212,12 @@ pub enum ErrorKind {
     Withheld,
     /// A link leads out of a directory that is to be shared.
     OutsideLink,
+    /// A directory that is to be shared has unfinished downloads.
+    Unfinished,
+    /// Files of a model that is to be shared are cut or missing.
+    Incomplete,
+    /// A hybrid torrent cannot hold a file of this name.
+    Padding,
     /// Another user can write where files would be collected.
     Staging,
     /// What was typed names no repository.
@@ -308,6 +315,11 @@ impl NodeError {
                 | MirrorErrorKind::Cancelled => ErrorKind::Failed,
             },
             Self::Describe(DescribeError::Scan(ScanError::Outside { .. })) => ErrorKind::OutsideLink,
+            Self::Describe(DescribeError::Scan(ScanError::Unfinished { .. })) => ErrorKind::Unfinished,
+            Self::Describe(DescribeError::Incomplete(_)) => ErrorKind::Incomplete,
+            Self::Describe(DescribeError::Manifest(ManifestError::Files(FilesError::Padding(_)))) => {
+                ErrorKind::Padding
+            }
             Self::Store(StoreError::Staging { .. }) => ErrorKind::Staging,
             Self::Http(error) if error.is_private_host() => ErrorKind::PrivateHost,
             Self::Control { .. } => ErrorKind::Control,

@@ -194,8 +194,13 @@ impl Node {
         let turn = Arc::new(meanwhile(self.jobs.turn(&manifest.torrent.info_hash), showing).await);
 
         self.adopt(&revision, &turn, &dest, progress).await?;
-        let to = dest.clone();
-        self.on_store(&revision, &turn, move |store, revision| store.stage(revision, &to)).await?;
+        let (to, which) = (dest.clone(), files.clone());
+        let staging = self.on_store(&revision, &turn, move |store, revision| {
+            // Before anything is downloaded.
+            store.check_vacant(revision, &which, &to)?;
+            store.stage(revision, &to)
+        });
+        staging.await?;
         let here =
             |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
         let over_http = || self.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded_web);

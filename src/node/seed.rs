@@ -56,7 +56,7 @@ impl Node {
             None => self.seed_local()?,
             Some(model) => {
                 let revision = self.library.revision(model)?;
-                if revision.held_bytes() == 0 && revision.manifest.total_size > 0 {
+                if revision.held_bytes() == 0 {
                     return Err(NodeError::NothingHere(model.clone()));
                 }
                 self.permit(&revision.manifest, what.right)?;

@@ -70,6 +70,8 @@ impl Library {
         let options = DescribeOptions {
             license: request.license.as_deref(),
             license_needed: true,
+            whole: true,
+            hybrid: request.hybrid,
             piece_length: request.piece_length,
             description: None,
             source: None,

@@ -32,6 +32,7 @@ pub mod states;
 mod tests;
 mod torrents;
 mod unproved;
+pub mod vacant;
 pub mod verify;
 mod yielding;
 

@@ -6,7 +6,7 @@
 //! the way as a file is in that of a directory go just before.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::Permissions;
+use std::fs::{File, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -47,6 +47,7 @@ struct Step {
     /// How the file looks, taken where nobody else could exchange it.
     stamp: Option<Stamp>,
     ours: bool,
+    executable: bool,
     /// How a file of ours that stands at `target` looked, which is replaced. Otherwise nothing does.
     replaces: Option<Vec<Stamp>>,
     /// What stood there and was not as it had looked.
@@ -140,14 +141,8 @@ impl Store {
         // The first path that is to hold each content, from which further ones are made.
         let mut first: HashMap<ContentKey, (PathBuf, Sharing)> = HashMap::new();
         let manifest = &revision.manifest;
-        let mut replaceable = self.shared.placements.ours_below(dest);
-        let laid_out = self.laid_out(&manifest.model_ref(), dest);
-        for (path, stamp) in &laid_out {
-            replaceable.entry(path.clone()).or_default().push(*stamp);
-        }
         let comes: HashSet<PathBuf> = files.iter().map(|&i| dest.join(&manifest.files[i].path)).collect();
-        let unedited = self.shared.placements.unedited_at(dest).into_iter().chain(laid_out);
-        let goes = Yielding::new(dest, unedited.filter(|(path, _)| !comes.contains(path)));
+        let (mut replaceable, goes) = self.gives_way_at(&manifest.model_ref(), dest, comes);
         for &file in files {
             let content = &revision.contents[file];
             if let Home::Placed(placed) = content.home()
@@ -182,7 +177,18 @@ impl Store {
             };
             let is_file = || nofollow::metadata(&target).is_ok_and(|meta| meta.is_file());
             let replaces = if !there && is_file() { replaceable.remove(&target) } else { None };
-            steps.push(Step { file, target, way, ready: None, stamp, ours, replaces, kept: None });
+            let executable = manifest.files[file].executable;
+            steps.push(Step {
+                file,
+                target,
+                way,
+                ready: None,
+                stamp,
+                ours,
+                executable,
+                replaces,
+                kept: None,
+            });
         }
         Ok((steps, goes))
     }
@@ -309,27 +315,41 @@ impl Step {
             Way::There => return Ok(()),
             Way::Create => {
                 nofollow::remove_if_there(&temporary)?;
-                nofollow::create_new(&temporary)?.sync_all()?;
+                self.set_mode(&nofollow::create_new(&temporary)?)?;
                 temporary
             }
             Way::Move(data) => {
-                let file = nofollow::read(data)?;
-                file.set_permissions(Permissions::from_mode(0o666 & !fsutil::umask()))?;
-                file.sync_all()?;
+                self.set_mode(&nofollow::read(data)?)?;
                 data.clone()
             }
             Way::Duplicate(from, sharing, stamp) => {
-                let copied = Stamp::of(&duplicate(from, &temporary, *sharing)?);
+                let fits = is_executable(&nofollow::metadata(from)?) == self.executable;
+                // Links of one file have one mode.
+                let sharing = if fits { *sharing } else { Sharing::Extents };
+                let copied = Stamp::of(&duplicate(from, &temporary, sharing)?);
                 if stamp.is_some_and(|stamp| stamp != copied) {
                     let text = format!("{} has changed since it was verified", from.display());
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                 }
+                self.set_executable(&temporary)?;
                 temporary
             }
         };
         self.stamp = Some(Stamp::at(&ready)?);
         self.ready = Some(ready);
         Ok(())
+    }
+
+    fn set_mode(&self, file: &File) -> io::Result<()> {
+        let mode = if self.executable { 0o777 } else { 0o666 };
+        file.set_permissions(Permissions::from_mode(mode & !fsutil::umask()))?;
+        file.sync_all()
+    }
+
+    /// Sets the mode of a copy whose executable bit is not that of the manifest.
+    fn set_executable(&self, path: &Path) -> io::Result<()> {
+        let file = nofollow::read(path)?;
+        if is_executable(&file.metadata()?) == self.executable { Ok(()) } else { self.set_mode(&file) }
     }
 
     /// Renames a file to the target; one that appeared there since we looked stays, and is an error. One of ours that
@@ -351,6 +371,7 @@ impl Step {
                 let copied = staging.join(format!("{}.new", self.file));
                 if copied != ready {
                     duplicate(&ready, &copied, Sharing::Extents)?;
+                    self.set_executable(&copied)?;
                     self.stamp = Some(Stamp::at(&copied)?);
                     self.put(&copied)
                 } else {
@@ -362,6 +383,10 @@ impl Step {
             other => other,
         }
     }
+}
+
+fn is_executable(metadata: &Metadata) -> bool {
+    metadata.permissions().mode() & 0o100 != 0
 }
 
 /// Refuses a path below `dest` that leads through a symbolic link: it may end anywhere.
@@ -392,6 +417,7 @@ mod tests {
             ready: None,
             stamp: None,
             ours: true,
+            executable: false,
             replaces: None,
             kept: None,
         };

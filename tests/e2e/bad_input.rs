@@ -118,19 +118,53 @@ fn links_to_nothing_and_links_in_circles_are_not_shared() {
 #[test]
 fn weights_with_a_senseless_header_are_shared_as_bytes_with_a_warning() {
     let a = host();
-    let huge = [&(1_u64 << 40).to_le_bytes()[..], b"{}"].concat();
     let overlap = br#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[8,24]}}"#;
     let overlapping = [&(overlap.len() as u64).to_le_bytes()[..], overlap, &[0; 24]].concat();
-    let truncated = [&100_u64.to_le_bytes()[..], b"{\"a\":"].concat();
-    for (i, bytes) in [huge, overlapping, truncated].iter().enumerate() {
-        let name = format!("a/m{i}");
-        let dir = model_dir(&a.home().join(format!("m{i}")), &[("model.safetensors", bytes)]);
-        let shared = a.spawn(&["share", dir.to_str().unwrap(), "--name", &name, "--license", "mit"]);
-        shared.wait_for_line("warning: ", PATIENCE);
-        shared.wait_for_line("seeding", PATIENCE);
-        let manifest = crate::support::manifests::read(&crate::support::share::export(&a, &name));
-        assert_eq!(manifest["parameters"], serde_json::Value::Null);
+    let dir = model_dir(&a.home().join("m"), &[("model.safetensors", &overlapping)]);
+    let shared = a.spawn(&["share", dir.to_str().unwrap(), "--name", "a/m", "--license", "mit"]);
+    shared.wait_for_line("warning: ", PATIENCE);
+    shared.wait_for_line("seeding", PATIENCE);
+    let manifest = crate::support::manifests::read(&crate::support::share::export(&a, "a/m"));
+    assert_eq!(manifest["parameters"], serde_json::Value::Null);
+}
+
+#[test]
+fn incomplete_models_are_not_published() {
+    let a = host();
+    let longer_than_file = [&100_u64.to_le_bytes()[..], b"{\"a\":"].concat();
+    let whole = [&2_u64.to_le_bytes()[..], b"{}"].concat();
+    let index = br#"{"weight_map":{"a":"model.safetensors","b":"model-2.safetensors"}}"#;
+    type Files<'a> = &'a [(&'a str, &'a [u8])];
+    let cases: [(Files<'_>, &str); 5] = [
+        (&[("model.safetensors", &longer_than_file)], "model.safetensors"),
+        (
+            &[("model.safetensors", &whole), ("model.safetensors.index.json", index)],
+            "model-2.safetensors is missing",
+        ),
+        (
+            &[("model.safetensors", &whole), ("model.safetensors.aria2", b"\0\x01")],
+            "model.safetensors.aria2 (aria2)",
+        ),
+        (
+            &[("model.safetensors", &whole), (".cache/huggingface/download/x.incomplete", b"x")],
+            ".cache/huggingface/download/x.incomplete",
+        ),
+        (&[("a", b""), ("b", b"")], "all files are empty"),
+    ];
+    for (i, (files, part)) in cases.iter().enumerate() {
+        let dir = model_dir(&a.home().join(format!("m{i}")), files);
+        let end = a.run(&["share", dir.to_str().unwrap(), "--name", "a/b", "--license", "mit"]);
+        assert!(i == 4 || end.stderr.contains("help: "), "{}", end.stderr);
+        let error = end.error(1);
+        assert!(error.contains(part), "{error:?} does not name {part:?}");
     }
+    let dir = model_dir(&a.home().join("padded"), &[("_____padding_file_0_x", b"x")]);
+    let share = ["share", dir.to_str().unwrap(), "--name", "_a/_b", "--license", "mit"];
+    let end = a.run(&[&share[..], &["--hybrid"]].concat());
+    assert!(end.stderr.contains("share without `--hybrid`"), "{}", end.stderr);
+    assert!(end.error(1).contains("_____padding_file_0_x"));
+    assert!(registry_is_empty(&a));
+    a.spawn(&share).wait_for_line("seeding _a/_b", PATIENCE);
 }
 
 #[test]

@@ -68,6 +68,22 @@ fn a_killed_get_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_file_in_the_way_is_refused_before_downloading() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let shared = share(&a, &wordllama(), WORDLLAMA, &[]);
+    import(&b, &shared.manifest);
+    let out = model_dir(&b.home().join("out"), &[("l2_supercat_256.safetensors", b"mine")]);
+    let get = ["get", WORDLLAMA, "-o", out.to_str().unwrap(), "--peer", &a.peer(), "--seed=false"];
+    let before = b.received();
+    let error = b.run(&get).error(1);
+    assert!(error.contains("out/l2_supercat_256.safetensors") && error.contains("already there"), "{error}");
+    assert!(b.received() - before < 1 << 20, "the model was downloaded first");
+    std::fs::rename(out.join("l2_supercat_256.safetensors"), b.home().join("mine")).unwrap();
+    b.run(&get).ok();
+}
+
+#[test]
 fn include_and_exclude_choose_files_and_fetch_no_others() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));

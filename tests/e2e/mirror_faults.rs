@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::fixtures::hashes;
+use crate::support::fixtures::{hashes, model_dir};
 use crate::support::git_server::{GitServer, Hrefs, Login, clone};
 use crate::support::host::Host;
 use crate::support::hub::{Access, MEMBER};
@@ -294,4 +294,19 @@ fn lfs_objects_survive_what_passes_and_are_named_when_they_are_lost() {
     let run = mirror(&b, &[&url, "--skip-lfs"]);
     assert!(run.stderr.contains("pointers"), "{}", run.stderr);
     run.ok();
+}
+
+#[test]
+fn a_file_in_the_way_is_refused_before_downloading() {
+    let net = Hubbed::new();
+    net.small(M, "mit");
+    let a = net.host("a", "");
+    let dir = mirrored(&a, M);
+    model_dir(&dir, &[("README.md", b"mine")]);
+    let error = mirror(&a, &[M, "--no-auto-share"]).error(1);
+    assert!(error.contains("README.md is already there and is something else"), "{error}");
+    assert!(net.hub.log().of(LARGE).is_empty(), "the large files came first");
+    std::fs::remove_file(dir.join("README.md")).unwrap();
+    mirror(&a, &[M, "--no-auto-share"]).ok();
+    assert!(!net.hub.log().of(LARGE).is_empty());
 }

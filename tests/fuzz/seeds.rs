@@ -244,7 +244,7 @@ fn seeds() -> Vec<Seed> {
     );
     add("magnet", "ok-others", others.as_bytes());
     add("magnet", "bad-hash", format!("magnet:?xt=urn:btmh:1220{}", "zz".repeat(32)).as_bytes());
-    add("magnet", "bad-percent", format!("magnet:?xt=urn:btmh:1220{hash}&dn=%zz%").as_bytes());
+    add("magnet", "ok-percent", format!("magnet:?xt=urn:btmh:1220{hash}&dn=%zz%").as_bytes());
     add("magnet", "bad-none", b"magnet:?dn=x");
 
     let (oid, sha256) = ("ce013625030ba8dba906f756967f9e9ca394464a", Sha256Digest([7; 32]).to_string());

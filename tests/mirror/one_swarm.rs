@@ -28,6 +28,8 @@ fn described(dir: &Path, known: HashMap<String, FileHashes>) -> Result<(Descript
     };
     let options = DescribeOptions {
         license_needed: true,
+        whole: true,
+        hybrid: false,
         license: None,
         piece_length: 1 << 20,
         description: None,

@@ -193,6 +193,25 @@ fn bounds_hold_before_anything_is_parsed() {
 }
 
 #[test]
+fn executable_files_of_torrents_stay_executable() {
+    let leaf = |attributes: &str| format!("d0:d{attributes}6:lengthi1e11:pieces root32:{}ee", "r".repeat(32));
+    let info = format!(
+        "d9:file treed1:a{}2:go{}e12:meta versioni2e4:name1:m12:piece lengthi16384ee",
+        leaf(""),
+        leaf("4:attr1:x")
+    );
+    let parsed = crate::model::metainfo::parse_info(info.as_bytes()).unwrap();
+    let manifest = Manifest::from_metainfo("org/m".parse().unwrap(), Revision::default(), &parsed).unwrap();
+    let executable =
+        |manifest: &Manifest| -> Vec<bool> { manifest.files.iter().map(|f| f.executable).collect() };
+    assert_eq!(executable(&manifest), [false, true]);
+    let json = manifest.to_json();
+    assert_eq!(executable(&Manifest::from_json(&json).unwrap()), [false, true]);
+    let value: Value = serde_json::from_slice(&json).unwrap();
+    assert!(value["files"][0].get("executable").is_none() && value["files"][1]["executable"] == true);
+}
+
+#[test]
 fn torrents_of_others_become_manifests() {
     for (bytes, same) in [
         (include_bytes!("../../../tests/fixtures/v2.torrent").as_slice(), true),

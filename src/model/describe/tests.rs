@@ -9,6 +9,8 @@ static NEVER: AtomicBool = AtomicBool::new(false);
 fn options(license: Option<&str>) -> DescribeOptions<'_> {
     DescribeOptions {
         license_needed: true,
+        whole: true,
+        hybrid: false,
         license,
         piece_length: 16384,
         description: None,
@@ -98,15 +100,13 @@ fn the_index_says_which_shards_count() {
     put(dir.path(), "b.safetensors", tensors("BF16", 30));
     put(dir.path(), "consolidated.safetensors", tensors("F16", 40));
     let index = |metadata: &str| {
-        let text = format!(
-            r#"{{"metadata":{metadata},"weight_map":{{"x":"a.safetensors","y":"b.safetensors","z":"gone"}}}}"#
-        );
+        let text =
+            format!(r#"{{"metadata":{metadata},"weight_map":{{"x":"a.safetensors","y":"b.safetensors"}}}}"#);
         put(dir.path(), "model.safetensors.index.json", text);
         run(dir.path(), &options(Some("mit"))).unwrap()
     };
     let counted = index("{\"total_size\":80}");
     assert_eq!((counted.manifest.parameters, counted.manifest.dtype.as_deref()), (Some(40), Some("BF16")));
-    assert!(counted.warnings.iter().any(|w| w.contains("gone")), "{:?}", counted.warnings);
     assert_eq!(index("{\"total_parameters\":39}").manifest.parameters, Some(39));
 }
 
@@ -115,9 +115,8 @@ fn doubtful_files_are_told_and_shared() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "README.md", "---\ntags: [\n---\n");
     put(dir.path(), "config.json", "{");
-    let mut cut = tensors("F16", 10);
-    cut.pop();
-    put(dir.path(), "model.safetensors", cut);
+    let json = "{ no header";
+    put(dir.path(), "model.safetensors", [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat());
     put(dir.path(), "pytorch_model.bin", b"PK\x03\x04rest");
     put(dir.path(), "weights.bin", b"\0\0\0\0 plain");
     let described = run(dir.path(), &options(Some("my licence"))).unwrap();
@@ -132,6 +131,83 @@ fn doubtful_files_are_told_and_shared() {
     }
     assert_eq!(described.warnings.len(), 5, "{:?}", described.warnings);
     assert_eq!((described.manifest.parameters, described.manifest.files.len()), (None, 5));
+}
+
+#[test]
+fn a_model_with_cut_or_missing_files_is_refused_before_hashing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cut = tensors("F16", 10);
+    cut.pop();
+    put(dir.path(), "a.safetensors", cut);
+    put(
+        dir.path(),
+        "model.safetensors.index.json",
+        r#"{"weight_map":{"x":"a.safetensors","y":"b.safetensors"}}"#,
+    );
+    let progress = |_, _| panic!("hashed without need");
+    let error =
+        run(dir.path(), &DescribeOptions { progress: &progress, ..options(Some("mit")) }).unwrap_err();
+    let text = error.to_string();
+    for part in
+        ["not complete", "a.safetensors is not whole", "b.safetensors is missing", "index.json names it"]
+    {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    // A mirror is what its repository is.
+    let mirrored = run(dir.path(), &DescribeOptions { whole: false, ..options(Some("mit")) }).unwrap();
+    assert_eq!(mirrored.warnings.len(), 2, "{:?}", mirrored.warnings);
+    assert_eq!(mirrored.manifest.parameters, None);
+}
+
+#[test]
+fn the_same_model_of_different_tools_is_one_swarm() {
+    let hash = |remains: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [".gitattributes", "config.json", "modeling_x.py", "onnx/model.onnx"] {
+            put(dir.path(), path, path);
+        }
+        put(dir.path(), "model.safetensors", tensors("F16", 20_000));
+        remains.iter().for_each(|path| put(dir.path(), path, "of a tool"));
+        run(dir.path(), &options(Some("mit"))).unwrap().manifest.torrent.info_hash
+    };
+    let plain = hash(&[]);
+    let tools: [(&str, &[&str]); 9] = [
+        ("git clone", &[".git/HEAD", ".git/lfs/tmp/x", ".git/lfs/incomplete/y"]),
+        (
+            "hf download",
+            &[".cache/huggingface/.gitignore", ".cache/huggingface/download/config.json.metadata"],
+        ),
+        ("hf download before 0.25", &[".huggingface/download/model.safetensors.lock"]),
+        ("hfd", &[".hfd/repo_metadata.json", ".hfd/last_download_command", ".hfd/aria2c_urls.txt"]),
+        ("modelscope", &[".msc", ".mv", ".mdl"]),
+        ("macOS", &[".DS_Store", "onnx/.DS_Store", "._model.safetensors"]),
+        ("Windows", &["Thumbs.db", "desktop.ini"]),
+        ("Python", &["__pycache__/modeling_x.cpython-312.pyc", ".ipynb_checkpoints/a.ipynb"]),
+        ("a network file system", &[".nfs000000000012345600000001", ".fuse_hidden0000000100000002"]),
+    ];
+    for (tool, remains) in tools {
+        assert_eq!(hash(remains), plain, "{tool}");
+    }
+}
+
+#[test]
+fn executable_files_are_told_apart_and_change_no_torrent() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "config.json", "{}");
+    put(dir.path(), "run.sh", "#!/bin/sh");
+    let described = || run(dir.path(), &options(Some("mit"))).unwrap().manifest;
+    let plain = described();
+    let set =
+        |path: &str| fs::set_permissions(dir.path().join(path), fs::Permissions::from_mode(0o755)).unwrap();
+    let executable = |manifest: &Manifest| manifest.files.iter().map(|f| f.executable).collect::<Vec<_>>();
+    set("run.sh");
+    let one = described();
+    assert_eq!((executable(&plain), executable(&one)), (vec![false, false], vec![false, true]));
+    assert_eq!(plain.torrent, one.torrent);
+    // As on a file system without modes.
+    set("config.json");
+    assert_eq!(executable(&described()), [false, false]);
 }
 
 #[test]
@@ -153,6 +229,27 @@ fn too_many_pieces_are_told_before_hashing() {
     let error =
         run(dir.path(), &DescribeOptions { progress: &progress, ..options(Some("mit")) }).unwrap_err();
     assert!(error.to_string().contains("longer pieces"), "{error}");
+}
+
+#[test]
+fn empty_models_and_names_of_padding_are_refused_before_hashing() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "a", "");
+    put(dir.path(), "sub/b", "");
+    let progress = |_, _| panic!("hashed without need");
+    let options = || DescribeOptions { progress: &progress, ..options(Some("mit")) };
+    let error = run(dir.path(), &options()).unwrap_err();
+    assert!(error.to_string().contains("all files are empty"), "{error}");
+    put(dir.path(), "_____padding_file_0_if you see this", "x");
+    let error = run(dir.path(), &DescribeOptions { hybrid: true, ..options() }).unwrap_err().to_string();
+    assert!(error.contains("_____padding_file_0") && error.contains("hybrid"), "{error}");
+}
+
+#[test]
+fn a_v2_torrent_holds_files_named_as_padding() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "_____padding_file_0_x", "x");
+    assert_eq!(run(dir.path(), &options(Some("mit"))).unwrap().manifest.files.len(), 1);
 }
 
 #[test]
@@ -188,7 +285,7 @@ fn known_hashes_are_taken_while_the_file_looks_as_it_did() {
         .write(true)
         .open(&path)
         .and_then(|mut file| {
-            io::Write::write_all(&mut file, &[2; 40_000])?;
+            std::io::Write::write_all(&mut file, &[2; 40_000])?;
             file.set_times(times)
         })
         .unwrap();

@@ -132,6 +132,9 @@ impl IntoResponse for Refusal {
             | ErrorKind::Older
             | ErrorKind::Ambiguous
             | ErrorKind::OutsideLink
+            | ErrorKind::Unfinished
+            | ErrorKind::Incomplete
+            | ErrorKind::Padding
             | ErrorKind::Staging
             | ErrorKind::Withheld => StatusCode::CONFLICT,
             ErrorKind::HostLost | ErrorKind::NoCatalog => StatusCode::SERVICE_UNAVAILABLE,

@@ -9,16 +9,20 @@ mod place;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::get::meanwhile;
 use super::sharing::{Rule, Withheld};
-use super::{Node, NodeError};
+use super::{Node, NodeError, blocking};
 use crate::http::Token;
 use crate::mirror::{self, Board, FileProgress, Snapshot};
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, license, manifest};
+use crate::nofollow;
+use crate::store::StoreError;
+use crate::store::vacant::Standing;
 use job::Job;
 use place::Place;
 
@@ -150,6 +154,9 @@ impl Node {
             self.finish(&job, &known, turn).await?;
             return Ok(report);
         }
+        if !request.skip_lfs {
+            self.check_vacant(&job, &snapshot).await?;
+        }
         let local = self.local_copies(&snapshot, request.piece_length).await?;
         let download = mirror::Job {
             staging: &job.staging,
@@ -164,6 +171,30 @@ impl Node {
         drop(source);
         let (node, request) = (self.clone(), request.clone());
         Place { node, job, request, snapshot, source: from, web_seeds, turn }.put(downloaded).await
+    }
+
+    /// Refuses, before anything is downloaded, a directory where files of the user have the paths of the snapshot.
+    async fn check_vacant(
+        self: &Arc<Self>,
+        job: &Arc<Job>,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<(), NodeError> {
+        let (node, job, snapshot) = (self.clone(), job.clone(), snapshot.clone());
+        blocking::cancellable(move |cancel| {
+            let paths = snapshot.files.iter().map(|file| file.path.as_str());
+            for Standing { index, path, len } in node.library.store.standing(&job.model, &job.dest, paths)? {
+                let file = &snapshot.files[index];
+                let read = || nofollow::read(&path).and_then(|bytes| file.identity.is_of(len, bytes));
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(NodeError::Request("cancelled".to_owned()));
+                }
+                if len != file.size || !read().map_err(|e| StoreError::io(&path, e))? {
+                    return Err(StoreError::Occupied { path }.into());
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The model as it was mirrored from this commit, if all of it is still in its place.

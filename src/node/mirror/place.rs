@@ -102,6 +102,8 @@ impl Place {
             let options = DescribeOptions {
                 license: None,
                 license_needed: false,
+                whole: false,
+                hybrid: false,
                 piece_length: self.request.piece_length,
                 description: None,
                 source: Some(self.source.clone()),

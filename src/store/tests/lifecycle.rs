@@ -96,6 +96,75 @@ fn publishes_to(home: Home, dest: &Path) {
 }
 
 #[test]
+fn executable_files_are_published_as_such() {
+    let (a, shm) = (bytes(70_000, 1), tempfile::tempdir_in("/dev/shm").unwrap());
+    let home = home();
+    for dest in [home.dir.path().join("out"), home.paths.models.join("o/m"), shm.path().join("out")] {
+        let files: Files = &[("a", &a), ("e", &[]), ("run", &a), ("start", &[])];
+        let mut manifest = Manifest::clone(&manifest("o/m", files));
+        manifest.files[2].executable = true;
+        manifest.files[3].executable = true;
+        let store = home.store();
+        let revision = store.revision(Arc::new(manifest)).unwrap();
+        store.stage(&revision, &dest).unwrap();
+        arrive_all(&revision, files);
+        store.publish(&revision, &all(&revision), &dest).unwrap();
+        let modes = ["a", "e", "run", "start"]
+            .map(|path| fs::metadata(dest.join(path)).unwrap().permissions().mode() & 0o777);
+        let (plain, executable) = (0o666 & !fsutil::umask(), 0o777 & !fsutil::umask());
+        assert_eq!(modes, [plain, plain, executable, executable], "{}", dest.display());
+        assert_eq!(published(&dest), expected(files));
+        drop((revision, store));
+        let again = home.store();
+        assert!(
+            again.stands_whole_at(&Manifest::clone(&self::manifest("o/m", files)), &dest),
+            "{}",
+            dest.display()
+        );
+    }
+}
+
+#[test]
+fn an_occupied_destination_is_found_before_anything_is_here() {
+    let (a, b) = (bytes(100_000, 1), bytes(20_000, 2));
+    let files: Files = &[("a", &a), ("e", &[]), ("sub/b", &b)];
+    let home = home();
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", files)).unwrap();
+    let dest = home.dir.path().join("none/out");
+    let check = || store.check_vacant(&revision, &all(&revision), &dest);
+    check().unwrap();
+    assert!(!dest.parent().unwrap().exists());
+    fs::create_dir_all(&dest).unwrap();
+    fs::write(dest.join("another"), b"mine").unwrap();
+    check().unwrap();
+    let refused = |at: &str| match check() {
+        Err(StoreError::Occupied { path }) => assert_eq!(path, dest.join(at)),
+        other => panic!("{at}: {other:?}"),
+    };
+    for (path, text, at) in
+        [("a", "mine", "a"), ("e", "mine", "e"), ("sub", "mine", "sub/b"), ("sub/b/c", "", "sub/b")]
+    {
+        fs::create_dir_all(dest.join(path).parent().unwrap()).unwrap();
+        fs::write(dest.join(path), text).unwrap();
+        refused(at);
+        fs::remove_dir_all(&dest).unwrap();
+        fs::create_dir(&dest).unwrap();
+    }
+    fs::create_dir(home.dir.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(home.dir.path().join("elsewhere"), dest.join("sub")).unwrap();
+    refused("sub");
+    fs::remove_file(dest.join("sub")).unwrap();
+    // What this program has put there may be replaced, and an empty file is what it should be.
+    fs::write(dest.join("e"), b"").unwrap();
+    check().unwrap();
+    arrive_all(&revision, files);
+    store.publish(&revision, &all(&revision), &dest).unwrap();
+    let newer = store.revision(manifest("o/m", &[("a", &b), ("sub", &a)])).unwrap();
+    store.check_vacant(&newer, &all(&newer), &dest).unwrap();
+}
+
+#[test]
 fn publishes_what_was_cached_and_staged() {
     let home = home();
     let dest = home.dir.path().join("out/model");
