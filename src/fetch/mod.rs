@@ -91,6 +91,8 @@ pub struct FetchSettings {
     pub read_timeout: Duration,
     /// The widest window, in bytes.
     pub readahead_max: u64,
+    /// Bytes of pieces that one window may request ahead of its reader: a quarter of the cache.
+    pub window_bound: u64,
     /// Trackers of every torrent.
     pub trackers: Vec<String>,
     /// Discovery of every torrent.

@@ -9,8 +9,8 @@ use super::FileRef;
 use super::state::{CursorClaims, State};
 use super::tensors::Shape;
 use super::wants::{ClaimId, Level};
-use super::window::{STALE, share, widest};
-use crate::model::InfoHash;
+use super::window::{STALE, share, widest, within};
+use crate::model::{InfoHash, PieceIndex};
 use crate::store::ContentKey;
 
 /// So many pieces at the front of a window have deadlines, the others plain priorities. Deadlines scale badly in
@@ -41,7 +41,8 @@ impl State {
         if !self.transfers.contains_key(&ih) {
             return;
         }
-        let max = widest(self.settings.readahead_max, u64::from(file.revision.layout.piece_length()));
+        let piece_length = u64::from(file.revision.layout.piece_length());
+        let max = widest(self.settings.readahead_max, piece_length, self.settings.window_bound);
         let new_id = self.new_id();
         let Some(state) = self.contents.get_mut(&root) else { return };
         let (id, evicted) = state.windows.on_read(range, now, max, new_id);
@@ -92,7 +93,10 @@ impl State {
         }
         held.pieces = pieces;
         let (via, old) = (held.via, std::mem::take(&mut held.claims));
-        let new = if wanted.is_empty() { Vec::new() } else { self.route(root, via, &wanted, now) };
+        let mut new = if wanted.is_empty() { Vec::new() } else { self.route(root, via, &wanted, now) };
+        // A window may begin and end inside a piece, and the whole piece is requested.
+        let lengths = new.iter().map(|claim| self.piece_bytes(claim));
+        new.truncate(within(self.settings.window_bound, lengths));
         self.release(old.iter().filter(|c| new.binary_search(c).is_err()), id);
         for (i, (ih, piece)) in new.iter().enumerate() {
             if let Some(transfer) = self.transfers.get_mut(ih) {
@@ -104,6 +108,12 @@ impl State {
         if let Some(held) = self.contents.get_mut(root).and_then(|c| c.cursor_claims.get_mut(&id)) {
             held.claims = new;
         }
+    }
+
+    /// Length of a claimed piece in bytes; 0 where its torrent was left.
+    fn piece_bytes(&self, (ih, piece): &(InfoHash, u32)) -> u64 {
+        let owner = self.transfers.get(ih).and_then(|t| t.revision.layout.owner(PieceIndex(*piece)));
+        owner.map_or(0, |(_, bytes)| bytes.end - bytes.start)
     }
 
     /// Cursors that share the budget.

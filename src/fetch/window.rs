@@ -83,9 +83,19 @@ impl Cursor {
     }
 }
 
-/// The widest window of a file with pieces of `piece` bytes: the setting, but never under two pieces.
-pub(super) fn widest(readahead_max: u64, piece: u64) -> u64 {
-    readahead_max.max(2 * piece)
+/// The widest window of a file with pieces of `piece` bytes: the setting, but never under two pieces, and never over
+/// `bound` bytes.
+pub(super) fn widest(readahead_max: u64, piece: u64, bound: u64) -> u64 {
+    readahead_max.max(2 * piece).min(bound)
+}
+
+/// How many pieces of a window, given by their lengths in order, fit into `bound` bytes.
+pub(super) fn within(bound: u64, lengths: impl Iterator<Item = u64>) -> usize {
+    let sums = lengths.scan(0u64, |sum, length| {
+        *sum = sum.saturating_add(length);
+        Some(*sum)
+    });
+    sums.take_while(|&sum| sum <= bound).count()
 }
 
 /// What each of `hungry` cursors may have of a budget: an equal part, and always one piece beyond its place.
@@ -177,6 +187,17 @@ mod tests {
     }
 
     #[test]
+    fn a_window_stays_within_its_bound() {
+        assert_eq!(widest(MIB, 4 * MIB, MAX), 8 * MIB);
+        assert_eq!(widest(MAX, 4 * MIB, 16 * MIB), 16 * MIB);
+        assert_eq!(widest(MIB, 4 * MIB, 2 * MIB), 2 * MIB);
+        let pieces = [4 * MIB, 4 * MIB, MIB];
+        assert_eq!(within(9 * MIB, pieces.into_iter()), 3);
+        assert_eq!(within(9 * MIB - 1, pieces.into_iter()), 2);
+        assert_eq!(within(2 * MIB, pieces.into_iter()), 0, "a bound below one piece admits none");
+    }
+
+    #[test]
     fn the_first_touch_wants_nothing_more() {
         let mut w = Windows::default();
         let id = read(&mut w, 0, 128 * KIB, 1);
@@ -255,7 +276,6 @@ mod tests {
         assert_eq!(share(128 * MIB, 0, 4 * MIB), 128 * MIB);
         assert_eq!(share(128 * MIB, 4, 4 * MIB), 32 * MIB);
         assert_eq!(share(128 * MIB, 1000, 4 * MIB), 4 * MIB);
-        assert_eq!(widest(MIB, 4 * MIB), 8 * MIB);
     }
 
     proptest! {

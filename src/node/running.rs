@@ -47,6 +47,9 @@ const SYNC_EVERY: Duration = Duration::from_secs(30);
 /// How long stopping may take before what is left is abandoned.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
+/// One window of read-ahead takes at most this part of the cache.
+const WINDOWS_PER_CACHE: u64 = 4;
+
 /// How to run a node.
 #[derive(Debug, Clone, Default)]
 pub struct NodeOptions {
@@ -120,6 +123,7 @@ impl Node {
         let settings = FetchSettings {
             read_timeout: library.config.mount.read_timeout,
             readahead_max: library.config.mount.readahead_max,
+            window_bound: library.store.cache_bound(&library.config.cache)? / WINDOWS_PER_CACHE,
             trackers: network.trackers.clone(),
             discovery: Discovery {
                 dht: network.dht_enabled && !options.skip_dht,

@@ -70,11 +70,17 @@ impl Store {
         Ok(self.cache_entries()?.iter().map(|e| e.allocated).sum())
     }
 
+    /// `cache.max_size` in bytes. A percentage is one of the file system that holds the cache.
+    pub fn cache_bound(&self, config: &CacheConfig) -> Result<u64, StoreError> {
+        let (total, _) = disk_space(&self.shared.paths.cache())?;
+        Ok(resolve_size(config.max_size, total))
+    }
+
     /// How many bytes must go so that the cache keeps to its bounds.
     pub fn cache_excess(&self, config: &CacheConfig) -> Result<u64, StoreError> {
         let usage = self.cache_usage()?;
-        let (total, free) = disk_space(&self.shared.paths.cache())?;
-        let over_size = usage.saturating_sub(resolve_size(config.max_size, total));
+        let (_, free) = disk_space(&self.shared.paths.cache())?;
+        let over_size = usage.saturating_sub(self.cache_bound(config)?);
         let under_free = config.min_free.saturating_sub(free);
         Ok(over_size.max(under_free).min(usage))
     }

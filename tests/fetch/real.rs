@@ -47,6 +47,7 @@ impl Node {
         let settings = FetchSettings {
             read_timeout: SOON,
             readahead_max: 32 * MIB,
+            window_bound: u64::MAX,
             trackers: vec![],
             discovery: Discovery { dht: false, lan: false, pex: false },
             peers,

@@ -169,3 +169,18 @@ async fn an_urgent_read_elsewhere_is_asked_for_at_once() {
     read.await.unwrap().unwrap();
     job.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_window_requests_no_more_than_its_bound() {
+    for (bound, most) in [(4 * P, 4), (4 * P - 1, 3), (P - 1, 0), (u64::MAX, 33)] {
+        let rig = Rig::with(|s| (s.readahead_max, s.window_bound) = (32 * P, bound));
+        let m = rig.model("o/m", P, &[("a.bin", noise(1, 64 * P))]);
+        // No peer has what lies ahead, so all that is requested stays visible.
+        rig.swarm.peer(m.ih, PEER, Some(&(0..12).collect::<Vec<_>>()));
+        stream(&rig, &m, 0, 12 * P).await;
+        rig.idle().await;
+        let ahead = rig.swarm.wanted(m.ih).len();
+        assert_eq!(ahead.min(most), ahead, "bound {bound}");
+        assert!(bound == u64::MAX && ahead > 20 || ahead == most, "bound {bound}: {ahead} pieces");
+    }
+}

@@ -172,6 +172,7 @@ pub fn fetch(runtime: &Runtime, paths: Paths, read_timeout: Duration) -> (Arc<Fe
     let settings = FetchSettings {
         read_timeout,
         readahead_max: 1024 * 1024,
+        window_bound: u64::MAX,
         trackers: Vec::new(),
         discovery: Discovery { dht: false, lan: false, pex: false },
         peers: Vec::new(),

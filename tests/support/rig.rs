@@ -85,6 +85,7 @@ impl Rig {
         let mut settings = FetchSettings {
             read_timeout: READ_TIMEOUT,
             readahead_max: 32 * MIB,
+            window_bound: u64::MAX,
             trackers: vec![],
             discovery: Discovery { dht: false, lan: false, pex: false },
             peers: vec![GIVEN_PEER.parse::<SocketAddr>().unwrap()],
