@@ -3,6 +3,7 @@
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, percent, size};
+use crate::cli::table::{number, text};
 use crate::model::code::RunsCode;
 
 const EXAMPLES: &str = "\
@@ -48,8 +49,18 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             clean(&row.path.as_ref().map_or_else(|| "-".to_owned(), |p| p.display().to_string())),
         ]
     });
-    let heading = ["NAME", "REVISION", "SIZE", "HERE", "LICENCE", "PUBLISHER", "TRUST", "RUNS CODE", "PATH"];
-    context.out.table(&heading, &[2, 3], cells.collect())
+    let columns = [
+        text("NAME"),
+        text("REVISION"),
+        number("SIZE"),
+        number("HERE"),
+        text("LICENCE"),
+        text("PUBLISHER"),
+        text("TRUST"),
+        text("RUNS CODE"),
+        text("PATH"),
+    ];
+    context.out.table(&columns, &cells.collect::<Vec<_>>())
 }
 
 /// Whether a name belongs to the publisher of its model.

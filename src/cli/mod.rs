@@ -26,6 +26,7 @@ mod session;
 mod share;
 mod signals;
 mod status;
+mod table;
 mod target;
 mod transfers;
 mod trust;
