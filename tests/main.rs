@@ -67,6 +67,7 @@ mod e2e {
     mod mirror_faults;
     mod mirror_hub;
     mod mirror_sharing;
+    mod models_dir;
     mod mount_by_name;
     mod mounting;
     mod no_downgrade;
