@@ -42,6 +42,7 @@ mod support {
     pub mod rig;
     pub mod share;
     pub mod swarm;
+    pub mod tracker;
     pub mod web;
     pub mod wire;
 }
@@ -74,6 +75,7 @@ mod e2e {
     mod not_pinned;
     mod one_node;
     mod one_node_hosts;
+    mod other_clients;
     mod other_users;
     mod policies;
     mod refused_manifests;

@@ -7,7 +7,7 @@ use crate::cli::error::CommandError;
 use crate::cli::output::{count, size};
 use crate::cli::session::Host;
 use crate::cli::signals::StopSignals;
-use crate::model::{Manifest, license};
+use crate::model::license;
 use crate::node::control::Seed;
 use crate::node::share::{ShareRequest, Shared};
 use crate::node::{ErrorKind, NodeError};
@@ -84,11 +84,11 @@ pub fn report(context: &Context, shared: &Shared, skip_dht: bool) -> Result<(), 
     for warning in &shared.warnings {
         context.out.warn(warning);
     }
-    describe(context, &shared.manifest, skip_dht)
+    describe(context, shared, skip_dht)
 }
 
-fn describe(context: &Context, manifest: &Manifest, skip_dht: bool) -> Result<(), CommandError> {
-    let out = &context.out;
+fn describe(context: &Context, shared: &Shared, skip_dht: bool) -> Result<(), CommandError> {
+    let (out, manifest) = (&context.out, &shared.manifest);
     let model = manifest.model_ref();
     out.line(format_args!(
         "shared {model} ({}, {})",
@@ -97,6 +97,9 @@ fn describe(context: &Context, manifest: &Manifest, skip_dht: bool) -> Result<()
     ))?;
     out.line(format_args!("info hash {}", manifest.torrent.info_hash))?;
     out.line(format_args!("magnet {}", manifest.magnet_uri))?;
+    if let Some(magnet) = &shared.hybrid_magnet {
+        out.line(format_args!("hybrid magnet {magnet}"))?;
+    }
     match manifest.publisher {
         Some(key) => out.line(format_args!("publisher {}", key.fingerprint()))?,
         None => out.line("unsigned")?,

@@ -19,6 +19,7 @@ mod dir_watch;
 pub mod discover;
 pub mod disputes;
 mod error;
+pub mod export;
 mod former;
 pub mod get;
 pub mod handover;
