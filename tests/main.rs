@@ -42,6 +42,7 @@ mod support {
     pub mod rig;
     pub mod share;
     pub mod swarm;
+    pub mod tracker;
     pub mod web;
     pub mod wire;
 }
@@ -67,12 +68,14 @@ mod e2e {
     mod mirror_faults;
     mod mirror_hub;
     mod mirror_sharing;
+    mod models_dir;
     mod mount_by_name;
     mod mounting;
     mod no_downgrade;
     mod not_pinned;
     mod one_node;
     mod one_node_hosts;
+    mod other_clients;
     mod other_users;
     mod policies;
     mod refused_manifests;

@@ -11,6 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, size};
 use crate::cli::session::with_node_or_library;
+use crate::cli::table::{number, text};
 use crate::model::PiecesRoot;
 use crate::store::cache::{disk_space, resolve_size};
 
@@ -100,7 +101,8 @@ fn show(json: bool, context: &Context) -> Result<(), CommandError> {
             let file = row.file.clone().unwrap_or_else(|| format!("(unknown) {}", row.pieces_root));
             vec![clean(&file), size(row.here), size(row.size), ago(row.last_used)]
         });
-        out.table(&["FILE", "HERE", "OF", "LAST USED"], &[1, 2], cells.collect())?;
+        let columns = [text("FILE"), number("HERE"), number("OF"), text("LAST USED")];
+        out.table(&columns, &cells.collect::<Vec<_>>())?;
     }
     let used = rows.iter().map(|row| row.here).sum();
     let (total, free) = disk_space(&library.paths.cache())?;

@@ -9,6 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{Activity, clean, count, size};
 use crate::cli::session::with_node;
+use crate::cli::table::{number, text};
 use crate::model::ModelRef;
 use crate::node::NodeOptions;
 use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered, MAX_WITHIN, SharedModel};
@@ -117,8 +118,16 @@ fn print(context: &Context, found: &Discovered) -> Result<(), CommandError> {
         context.out.note(format_args!("nothing found; {asked} answered or had time to"));
         return Ok(());
     }
-    let heading = ["MODEL", "SIZE", "FILES", "LICENCE", "PUBLISHER", "SEEDS", "TRUST"];
-    context.out.table(&heading, &[1, 2, 5], found.models.iter().map(row).collect())?;
+    let columns = [
+        text("MODEL"),
+        number("SIZE"),
+        number("SEEDS"),
+        text("TRUST"),
+        text("PUBLISHER"),
+        text("LICENCE"),
+        number("FILES"),
+    ];
+    context.out.table(&columns, &found.models.iter().map(row).collect::<Vec<_>>())?;
     if found.catalog.peers == 0 {
         context.out.note("no other silmaril was reached: this is what was known here");
     }
@@ -141,14 +150,14 @@ fn row(model: &SharedModel) -> Vec<String> {
     vec![
         name.to_string(),
         size(model.size),
-        model.files.to_string(),
-        clean(model.license.as_deref().unwrap_or("-")),
+        model.seeds.to_string(),
+        trust,
         match &model.alias {
             Some(alias) => clean(&format!("{alias} ({})", model.fingerprint)),
             None => model.fingerprint.clone(),
         },
-        model.seeds.to_string(),
-        trust,
+        clean(model.license.as_deref().unwrap_or("-")),
+        model.files.to_string(),
     ]
 }
 

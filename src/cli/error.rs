@@ -179,6 +179,13 @@ impl From<NodeError> for CommandError {
                     "put the file itself there, or pass `--follow-links` to share what such links lead to; each target is listed first",
                 ],
             ),
+            ErrorKind::Unshared => (
+                Kind::Failed,
+                &["delete them yourself if you need them no more, or share them: `silmaril share MODEL`"],
+            ),
+            ErrorKind::NoLicence => {
+                (Kind::Failed, &["name its licence: `--license ID`, such as `--license apache-2.0`"])
+            }
             ErrorKind::Unfinished => (
                 Kind::Failed,
                 &[

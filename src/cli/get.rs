@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use crate::cli::context::{Context, absolute};
 use crate::cli::error::CommandError;
 use crate::cli::output::{Activity, Progress, clean, count, size};
+use crate::cli::seeding::seed_until_stopped;
 use crate::cli::session::with_node;
-use crate::cli::share;
 use crate::model::ModelRef;
 use crate::node::NodeOptions;
 use crate::node::control::Seed;
@@ -98,7 +98,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         }
         if args.seed {
             let seed = Seed { model: Some(args.model.clone()), peers: args.peers.clone(), right: false };
-            share::seed_until_stopped(context, host, &seed, signals).await?;
+            seed_until_stopped(context, host, &seed, signals, None).await?;
         }
         Ok(())
     })

@@ -3,17 +3,26 @@
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, percent, size};
+use crate::cli::table::{Column, number, text};
 use crate::model::code::RunsCode;
+use crate::node::models::KnownModel;
 
 const EXAMPLES: &str = "\
 Examples:
   silmaril list
+  silmaril list --unshared     what was put into the models directory and is not shared
   silmaril list --json | jq -r '.[] | select(.complete) | .path'";
 
 /// List the models known here, and how much of each is here
+///
+/// A directory that was put into the models directory, as ORG/NAME, is listed as not shared: mounts show it once it is
+/// complete and has not changed for 10 seconds, and `silmaril share` shares it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
+    /// List only models in the models directory that are not shared, with the reason where they cannot be
+    #[arg(long)]
+    unshared: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -21,35 +30,58 @@ pub struct Args {
 
 /// Prints the table.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let rows = context.library()?.models()?;
-    if args.json {
-        return context.out.json(&rows);
+    let mut models = context.library()?.models()?;
+    if args.unshared {
+        models.retain(KnownModel::is_unshared);
     }
-    if rows.is_empty() {
+    if args.json {
+        return context.out.json(&models);
+    }
+    if models.is_empty() && args.unshared {
+        context.out.note("every model in the models directory is shared, or was fetched");
+        return Ok(());
+    }
+    if models.is_empty() {
         context.out.note(
             "no models are known here; `silmaril discover` finds some, `silmaril get` adds one, `silmaril share` makes one",
         );
         return Ok(());
     }
-    let cells = rows.iter().map(|row| {
-        vec![
-            row.name.to_string(),
-            row.revision.to_string(),
-            size(row.size),
-            percent(row.here, row.size),
-            clean(row.license.as_deref().unwrap_or("-")),
-            match (&row.alias, &row.fingerprint) {
-                (Some(alias), Some(fingerprint)) => clean(&format!("{alias} ({fingerprint})")),
-                (None, Some(fingerprint)) => fingerprint.clone(),
-                (_, None) => "unsigned".to_owned(),
-            },
-            pinned(row.pinned).to_owned(),
-            code(&row.runs_code),
-            clean(&row.path.as_ref().map_or_else(|| "-".to_owned(), |p| p.display().to_string())),
-        ]
-    });
-    let heading = ["NAME", "REVISION", "SIZE", "HERE", "LICENCE", "PUBLISHER", "TRUST", "RUNS CODE", "PATH"];
-    context.out.table(&heading, &[2, 3], cells.collect())
+    context.out.table(&COLUMNS, &models.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The most important first: those that do not fit a narrow terminal follow on lines of their own.
+const COLUMNS: [Column; 10] = [
+    text("MODEL"),
+    number("SIZE"),
+    number("HERE"),
+    text("SHARED"),
+    text("TRUST"),
+    text("PUBLISHER"),
+    text("LICENCE"),
+    text("RUNS CODE"),
+    text("PATH"),
+    text("REASON"),
+];
+
+fn row(model: &KnownModel) -> Vec<String> {
+    vec![
+        model.model.to_string(),
+        size(model.total_size),
+        percent(model.cached_bytes, model.total_size),
+        if model.shared { "yes" } else { "not shared" }.to_owned(),
+        if model.is_unshared() { "-" } else { pinned(model.pinned) }.to_owned(),
+        match (&model.alias, &model.fingerprint) {
+            (Some(alias), Some(fingerprint)) => clean(&format!("{alias} ({fingerprint})")),
+            (None, Some(fingerprint)) => fingerprint.clone(),
+            (_, None) if model.is_unshared() => "-".to_owned(),
+            (_, None) => "unsigned".to_owned(),
+        },
+        clean(model.license.as_deref().unwrap_or("-")),
+        code(&model.runs_code),
+        clean(&model.path.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string())),
+        clean(model.reason.as_deref().unwrap_or("-")),
+    ]
 }
 
 /// Whether a name belongs to the publisher of its model.

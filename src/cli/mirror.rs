@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, count, size};
+use crate::cli::seeding::seed_until_stopped;
 use crate::cli::session::{Host, with_node};
-use crate::cli::share;
 use crate::cli::signals::StopSignals;
 use crate::cli::transfers::Transfers;
 use crate::config::Config;
@@ -202,7 +202,7 @@ async fn one(
         work.shared = seed_of(&report);
     }
     match &work.shared {
-        Some(seed) => share::seed_until_stopped(context, host, seed, signals).await,
+        Some(seed) => seed_until_stopped(context, host, seed, signals, None).await,
         None => Ok(()),
     }
 }

@@ -22,6 +22,9 @@ use crate::node::{ErrorKind, Intent, Node, NodeOptions, chain};
 /// What `status` says of a mount, before the mount point.
 pub const ACTIVITY: &str = "mount ";
 
+/// How long the mount waits for the first look at the models directory.
+const LOCAL_WITHIN: Duration = Duration::from_secs(2);
+
 const EXAMPLES: &str = "\
 Examples:
   mkdir -p ~/models && silmaril mount ~/models
@@ -140,10 +143,12 @@ async fn attend(
         Show::All => {}
         Show::Pinned => {
             let publishers = publishers.clone();
-            mounted.list_only(move |revision| publishers.is_pinned(&revision.manifest));
+            mounted.list_only(move |revision| revision.is_local || publishers.is_pinned(&revision.manifest));
         }
         Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
     }
+    // So that they are there when the mount is ready; a slow disk delays only them.
+    let _ = tokio::time::timeout(LOCAL_WITHIN, node.looked_for_local_models()).await;
     let shown = Arc::downgrade(mounted);
     node.on_change(move |node| {
         if let Some(mounted) = shown.upgrade() {

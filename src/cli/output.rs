@@ -9,10 +9,10 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::error::CommandError;
+use crate::cli::table::{self, Column};
 use crate::model::text;
 
 /// How often a line of progress is written where there is no terminal.
@@ -37,6 +37,12 @@ pub fn count(number: u64, thing: &str) -> String {
 pub fn percent(part: u64, whole: u64) -> String {
     let share = if whole == 0 { 100 } else { u128::from(part) * 100 / u128::from(whole) };
     format!("{share}%")
+}
+
+/// The width of the terminal that standard output is, in columns; none where it is no terminal.
+pub fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|&width| width > 0)
 }
 
 /// Writes results and remarks.
@@ -75,28 +81,9 @@ impl Output {
         self.line(text::escape_json(&json))
     }
 
-    /// Writes a table with a heading to stdout. Columns named in `right` are flushed right.
-    pub fn table(
-        &self,
-        heading: &[&str],
-        right: &[usize],
-        rows: Vec<Vec<String>>,
-    ) -> Result<(), CommandError> {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_header(heading.iter().copied()).add_rows(rows);
-        if io::stdout().is_terminal() {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-        }
-        for (index, column) in table.column_iter_mut().enumerate() {
-            column.set_padding((0, 2));
-            if right.contains(&index) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        for line in table.lines() {
-            self.line(line.trim_end())?;
-        }
-        Ok(())
+    /// Writes a table with a heading to stdout, within the width of a terminal.
+    pub fn table(&self, columns: &[Column], rows: &[Vec<String>]) -> Result<(), CommandError> {
+        table::render(columns, rows, terminal_width()).iter().try_for_each(|line| self.line(line))
     }
 
     /// Writes a remark to stderr, unless quiet.

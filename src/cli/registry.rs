@@ -29,6 +29,7 @@ const EXAMPLES: &str = "\
 Examples:
   silmaril registry export acme/minilm > minilm.json    on the host that shares it
   silmaril registry import minilm.json                  on the host that wants it
+  silmaril registry export acme/minilm --torrent minilm.torrent      for other BitTorrent clients
   silmaril registry import model.torrent --name acme/other
   silmaril registry import 7d0f…c5/acme/minilm          from the network, by its publisher's key
   silmaril registry import 'magnet:?xt=urn:btmh:1220...' --name acme/other
@@ -46,14 +47,8 @@ pub struct Args {
 enum Command {
     /// Make a model known here, from its manifest or a torrent; nothing is downloaded yet
     Import(Import),
-    /// Write the manifest of a model, for others to import
-    Export {
-        /// The model, as ORG/NAME or ORG/NAME@REVISION
-        model: ModelRef,
-        /// File to write [default: standard output]
-        #[arg(short, long, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
+    /// Write the manifest of a model, for others to import; or its torrent, for other BitTorrent clients
+    Export(Export),
     /// List the models known here
     List(list::Args),
 }
@@ -76,11 +71,33 @@ struct Import {
     peers: Vec<SocketAddr>,
 }
 
+/// What to export.
+#[derive(Debug, clap::Args)]
+struct Export {
+    /// The model, as ORG/NAME or ORG/NAME@REVISION
+    model: ModelRef,
+    /// File to write the manifest to [default: standard output]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["torrent", "magnet"])]
+    output: Option<PathBuf>,
+    /// Write the .torrent file instead; `-` is standard output
+    ///
+    /// It is the hybrid torrent where that was made here with `share --hybrid`, which clients of BitTorrent v1 and v2
+    /// can join, and otherwise the v2 torrent.
+    #[arg(long, value_name = "FILE")]
+    torrent: Option<PathBuf>,
+    /// Print the magnet link of the same torrent instead
+    #[arg(long)]
+    magnet: bool,
+    /// With --torrent or --magnet: the v2 torrent, also where a hybrid one was made
+    #[arg(long)]
+    v2_only: bool,
+}
+
 /// Runs one of them.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     match &args.command {
         Command::Import(args) => import(args, context),
-        Command::Export { model, output } => export(model, output.as_deref(), context),
+        Command::Export(args) => export(args, context),
         Command::List(args) => list::run(args, context),
     }
 }
@@ -194,19 +211,35 @@ fn within_limit(bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>, CommandError> {
     Ok(bytes)
 }
 
-fn export(model: &ModelRef, output: Option<&Path>, context: &Context) -> Result<(), CommandError> {
-    let manifest = context.library()?.manifest(model)?;
-    // A manifest is a stranger's text, and this one may be shown by a terminal or an editor.
-    let json = manifest.to_json();
-    let text = text::escape_json(&String::from_utf8_lossy(&json)).into_bytes();
-    match output {
-        Some(path) => {
-            fsutil::write_atomic(path, &text, 0o644).map_err(|e| CommandError::io(path, e))?;
-            context.out.note(format_args!("wrote {}", path.display()));
-            Ok(())
+fn export(args: &Export, context: &Context) -> Result<(), CommandError> {
+    let library = context.library()?;
+    if args.torrent.is_none() && !args.magnet {
+        if args.v2_only {
+            return Err(CommandError::usage("--v2-only is for --torrent and --magnet"));
         }
-        None => context.out.bytes(&text),
+        let manifest = library.manifest(&args.model)?;
+        // A manifest is a stranger's text, and this one may be shown by a terminal or an editor.
+        let json = manifest.to_json();
+        let text = text::escape_json(&String::from_utf8_lossy(&json)).into_bytes();
+        return write(&text, args.output.as_deref(), context);
     }
+    let torrent = library.torrent(&args.model, args.v2_only)?;
+    if let Some(file) = &args.torrent {
+        write(
+            &torrent.metainfo,
+            Some(file).filter(|file| *file != Path::new("-")).map(PathBuf::as_path),
+            context,
+        )?;
+    }
+    if args.magnet { context.out.line(torrent.magnet) } else { Ok(()) }
+}
+
+/// Writes to a file, or to standard output.
+fn write(bytes: &[u8], file: Option<&Path>, context: &Context) -> Result<(), CommandError> {
+    let Some(path) = file else { return context.out.bytes(bytes) };
+    fsutil::write_atomic(path, bytes, 0o644).map_err(|e| CommandError::io(path, e))?;
+    context.out.note(format_args!("wrote {}", path.display()));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         (Some(first), _) => (revisions.iter().map(|r| r.held_bytes()).sum(), place(first)),
         // A mirror that left its large files out is no model, and goes as one does.
         (None, Some(bytes)) => (bytes, None),
-        (None, None) => return Err(NodeError::UnknownModel(args.model.clone()).into()),
+        (None, None) => return Err(library.absent(args.model.clone()).into()),
     };
     let question = format!("Remove {} ({} here)?", args.model, size(here));
     if !args.yes && std::io::stdin().is_terminal() && !confirmed(&question)? {

@@ -1,69 +1,76 @@
 //! `share`: makes a model of a directory, and seeds.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::cli::context::{Context, absolute};
 use crate::cli::error::CommandError;
-use crate::cli::output::{Activity, count, size};
+use crate::cli::output::count;
+use crate::cli::publishing::{publish, report, share_at_its_place};
+use crate::cli::seeding::seed_until_stopped;
 use crate::cli::session::{Host, with_node};
 use crate::cli::signals::StopSignals;
 use crate::cli::target::{self, Target};
 use crate::config::Config;
-use crate::fetch::TransferStatus;
 use crate::model::describe::DescribeError;
 use crate::model::scan::{OutsideLinks, outside_links};
 use crate::model::text::parse_size;
 use crate::model::web_seed::WebSeed;
-use crate::model::{Manifest, ModelName, ModelRef, Revision, is_piece_length};
+use crate::model::{ModelName, ModelRef, Revision, is_piece_length, text};
 use crate::node::control::Seed;
 use crate::node::share::ShareRequest;
-use crate::node::{NodeError, NodeOptions};
+use crate::node::unshared::{Memory, Unshared, Wholeness};
+use crate::node::{ErrorKind, NodeError, NodeOptions, chain};
+
+/// How long models that are still changing are waited for.
+const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 
 const EXAMPLES: &str = "\
 Examples:
   silmaril share ./minilm --name acme/minilm --license apache-2.0
   silmaril share ./minilm --name acme/minilm --web-seed https://files.example/minilm/
-  silmaril share acme/minilm      seed a model that is known already
-  silmaril share --all            seed all of which something is here
+  silmaril share acme/minilm      seed a known model, or share models/acme/minilm
+  silmaril share --all            share all that is here
   silmaril registry export acme/minilm > minilm.json    what others import to read it";
 
 /// Share a model: make one of a directory, then upload it until Ctrl-C
 ///
 /// The files are read where they are: nothing is copied, nothing in the directory is changed. Whoever shares the same
-/// files joins the same swarm. While a mount, another share or a daemon runs on the same base directory, that process
+/// files joins the same swarm. A directory that was put into the models directory, as ORG/NAME, needs no --name: it is
+/// shared when it is complete and has not changed for 10 seconds. While a mount, another share or a daemon runs on the same base directory, that process
 /// hashes and uploads: Ctrl-C here then ends only this command, and what was shared is uploaded as long as the other
 /// runs; if the other ends first, this command goes on by itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A directory (with --name), or a model that is known here, as ORG/NAME or ORG/NAME@REVISION
+    /// A directory (with --name), or a model that is known here or in the models directory, as ORG/NAME[@REVISION]
     #[arg(value_name = "PATH|MODEL", required_unless_present = "all")]
     what: Option<String>,
-    /// Share every model of which something is here
+    /// Share every model of which something is here, and every complete one in the models directory
     #[arg(long, conflicts_with_all = ["what", "name"])]
     all: bool,
     /// The name to share a directory under
     #[arg(long, value_name = "ORG/NAME")]
     name: Option<ModelName>,
     /// Its licence, as an SPDX or Hugging Face identifier [default: what its README.md says]
-    #[arg(long, value_name = "ID", requires = "name")]
+    #[arg(long, value_name = "ID", conflicts_with = "all")]
     license: Option<String>,
     /// Its revision
     #[arg(long, value_name = "REV", requires = "name", default_value = "main")]
     version: Revision,
     /// Bytes a piece, such as 4MiB [default: torrent.piece_length of the configuration]
-    #[arg(long, value_name = "SIZE", requires = "name", value_parser = piece_length)]
+    #[arg(long, value_name = "SIZE", value_parser = piece_length)]
     piece_length: Option<u32>,
     /// Do not use the DHT
     #[arg(long)]
     skip_dht: bool,
     /// Whether to sign it with your key [default: security.sign_manifests of the configuration]
-    #[arg(long, value_name = "BOOL", requires = "name", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     sign: Option<bool>,
     /// Make a torrent for clients that know BitTorrent v1 only, too
-    #[arg(long, requires = "name")]
+    #[arg(long)]
     hybrid: bool,
     /// Share a known model although its licence or its hub does not say that everybody may pass it on
     #[arg(long, conflicts_with_all = ["all", "name"])]
@@ -71,7 +78,7 @@ pub struct Args {
     /// An address where its files are, too: of a directory, ending in /, or of its only file; may be repeated
     ///
     /// Others read from there what no peer has.
-    #[arg(long = "web-seed", value_name = "URL", requires = "name")]
+    #[arg(long = "web-seed", value_name = "URL", conflicts_with = "all")]
     web_seeds: Vec<WebSeed>,
     /// Share also what symbolic links lead to outside the directory, after listing each target
     ///
@@ -92,9 +99,12 @@ fn piece_length(text: &str) -> Result<u32, String> {
 
 /// What the command line asks for.
 enum Plan {
+    /// Publish a directory, then seed it.
     Publish(ShareRequest),
-    Seed(ModelRef),
-    All,
+    /// Seed a known model. Publish the directory at its place if no file of the model is found there.
+    Seed(ModelRef, Option<ShareRequest>),
+    /// Publish these directories of the models directory, then seed all. The second list has those that were left out.
+    All(VecDeque<ShareRequest>, Vec<ModelName>),
 }
 
 /// Publishes if there is something to publish, then seeds.
@@ -103,11 +113,11 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let mut plan = plan(args, context, &config)?;
     let activity = match &plan {
         Plan::Publish(request) => format!("share {}", request.name),
-        Plan::Seed(model) => format!("share {model}"),
-        Plan::All => "share --all".to_owned(),
+        Plan::Seed(model, _) => format!("share {model}"),
+        Plan::All(..) => "share --all".to_owned(),
     };
     let options = NodeOptions { skip_dht: args.skip_dht, activity, ..NodeOptions::default() };
-    with_node(context, config, options, async |host, signals| {
+    let ended = with_node(context, config, options, async |host, signals| {
         if args.skip_dht && !host.is_own() && host.client.status().await?.dht {
             return Err(CommandError::failed(format!(
                 "the running silmaril (process {}) uses the DHT, and shares for this command, too",
@@ -116,35 +126,139 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             .hint("end it first, or set `network.dht_enabled: false` for it"));
         }
         work(args, context, host, &mut plan, signals).await
-    })
+    });
+    match plan {
+        Plan::All(_, skipped) if !skipped.is_empty() => ended.and(Err(not_shared(&skipped))),
+        _ => ended,
+    }
+}
+
+/// The error for models that `--all` left out; each was named before.
+fn not_shared(skipped: &[ModelName]) -> CommandError {
+    let names: Vec<String> = skipped.iter().map(ToString::to_string).collect();
+    CommandError::failed(format!(
+        "{} not shared: {}",
+        count(names.len() as u64, "model"),
+        text::listed(&names)
+    ))
+    .hint("`silmaril share MODEL --license ID` names a licence; `silmaril list --unshared` gives the reasons")
 }
 
 fn plan(args: &Args, context: &Context, config: &Config) -> Result<Plan, CommandError> {
-    let Some(what) = &args.what else { return Ok(Plan::All) };
+    let Some(what) = &args.what else { return plan_all(args, context, config) };
     match (target::decide(what, args.name.is_some(), |path| path.is_dir())?, &args.name) {
-        (Target::Directory(path), Some(name)) => Ok(Plan::Publish(ShareRequest {
-            path: absolute(&path)?,
-            name: name.clone(),
-            version: args.version.clone(),
-            license: args.license.clone(),
-            piece_length: args.piece_length.unwrap_or(config.torrent.piece_length),
-            sign: args.sign.unwrap_or(config.security.sign_manifests),
-            hybrid: args.hybrid,
-            web_seeds: args.web_seeds.clone(),
-            follow_links: if args.follow_links { followed(context, &path)? } else { OutsideLinks::new() },
-        })),
+        (Target::Directory(path), Some(name)) => {
+            let follow_links =
+                if args.follow_links { followed(context, &path)? } else { OutsideLinks::new() };
+            let request = request(args, config, absolute(&path)?, name.clone());
+            Ok(Plan::Publish(ShareRequest { follow_links, ..request }))
+        }
         (Target::Directory(path), None) => {
             Err(CommandError::usage(format!("{} needs a name to be shared under", path.display())))
         }
         (Target::Model { model, also_directory }, _) => {
+            // Nothing is made for a command that cannot work.
+            let library = if config.paths().base.exists() { Some(context.library()?) } else { None };
+            let known = library.as_ref().is_some_and(|library| library.registry.get(&model).is_some());
+            let look = || {
+                let library = library.as_ref().filter(|_| model.revision.is_default());
+                library.and_then(|library| library.unshared_model(&model.name)).into_iter().collect()
+            };
+            let unshared = settled(context, look);
+            let publishing =
+                |unshared: &Unshared| request(args, config, unshared.path.clone(), unshared.name.clone());
+            match unshared.first() {
+                Some(unshared) if known => return Ok(Plan::Seed(model, Some(publishing(unshared)))),
+                Some(unshared) if unshared.is_whole() => return Ok(Plan::Publish(publishing(unshared))),
+                Some(unshared) => {
+                    let state = &unshared.state;
+                    return Err(CommandError::failed(format!("{model} cannot be shared: {state}")).hint(
+                        format!(
+                            "its files are in {}; share it when they are complete",
+                            unshared.path.display()
+                        ),
+                    ));
+                }
+                None => {}
+            }
+            if let Some(option) = args.publishing_option() {
+                return Err(CommandError::usage(format!(
+                    "{option} is for a directory that is not shared yet, and there is none of {model}"
+                )));
+            }
             if also_directory {
                 context.out.note(format_args!(
                     "taking {model} as the model of that name; to share the directory, add --name {}",
                     model.name
                 ));
             }
-            Ok(Plan::Seed(model))
+            Ok(Plan::Seed(model, None))
         }
+    }
+}
+
+/// Plans to publish what is complete in the models directory; names what is not.
+fn plan_all(args: &Args, context: &Context, config: &Config) -> Result<Plan, CommandError> {
+    let library = context.library()?;
+    let mut memory = Memory::default();
+    let (mut publish, mut skipped) = (VecDeque::new(), Vec::new());
+    for unshared in settled(context, || library.unshared(&mut memory)) {
+        if unshared.is_whole() {
+            publish.push_back(request(args, config, unshared.path, unshared.name));
+        } else {
+            context.out.warn(format_args!("{} is not shared: {}", unshared.name, unshared.state));
+            skipped.push(unshared.name);
+        }
+    }
+    Ok(Plan::All(publish, skipped))
+}
+
+/// Looks for unshared models, and again until none of them is still changing, or for [`SETTLE_WITHIN`].
+fn settled(context: &Context, mut look: impl FnMut() -> Vec<Unshared>) -> Vec<Unshared> {
+    let until = Instant::now() + SETTLE_WITHIN;
+    let mut told = false;
+    loop {
+        let found = look();
+        let changing = found.iter().filter_map(|model| match model.state {
+            Wholeness::Changing(left) => Some((left, &model.name)),
+            Wholeness::Whole | Wholeness::Incomplete(_) => None,
+        });
+        let Some((left, name)) = changing.min_by_key(|(left, _)| *left) else { return found };
+        if Instant::now() >= until {
+            return found;
+        }
+        if !std::mem::replace(&mut told, true) {
+            context.out.note(format_args!("waiting until nothing in {name} has changed for 10 s"));
+        }
+        std::thread::sleep(left + Duration::from_millis(20));
+    }
+}
+
+fn request(args: &Args, config: &Config, path: PathBuf, name: ModelName) -> ShareRequest {
+    ShareRequest {
+        path,
+        name,
+        version: args.version.clone(),
+        license: args.license.clone(),
+        piece_length: args.piece_length.unwrap_or(config.torrent.piece_length),
+        sign: args.sign.unwrap_or(config.security.sign_manifests),
+        hybrid: args.hybrid,
+        web_seeds: args.web_seeds.clone(),
+        follow_links: OutsideLinks::new(),
+    }
+}
+
+impl Args {
+    /// An option that was given and concerns the publication of a directory.
+    fn publishing_option(&self) -> Option<&'static str> {
+        let given = [
+            (self.license.is_some(), "--license"),
+            (self.piece_length.is_some(), "--piece-length"),
+            (self.sign.is_some(), "--sign"),
+            (self.hybrid, "--hybrid"),
+            (!self.web_seeds.is_empty(), "--web-seed"),
+        ];
+        given.into_iter().find(|(given, _)| *given).map(|(_, option)| option)
     }
 }
 
@@ -165,122 +279,45 @@ async fn work(
     plan: &mut Plan,
     signals: &mut StopSignals,
 ) -> Result<(), CommandError> {
-    if let Plan::Publish(request) = plan {
-        let progress = context.out.progress(&format!("hashing {}", request.name));
-        let publishing = host.client.share(request, |p| progress.set(p.done, p.total, ""));
-        let shared = signals.unless(async { Ok(publishing.await?) }).await?;
-        drop(progress);
-        for warning in &shared.warnings {
-            context.out.warn(warning);
+    let seed = |model| Seed { model, peers: args.peers.clone(), right: args.i_have_the_right_to_share };
+    if let Plan::Seed(model, local @ Some(_)) = plan {
+        let known = seed(Some(model.clone()));
+        match signals.unless(async { Ok(host.client.seed(&known).await) }).await? {
+            Err(e) if e.kind() == ErrorKind::NothingHere => {
+                *plan = Plan::Publish(local.take().expect("matched"));
+            }
+            seeded => drop(seeded?),
         }
-        describe(context, &shared.manifest, args.skip_dht)?;
-        *plan = Plan::Seed(shared.manifest.model_ref());
     }
-    let model = match plan {
-        Plan::Seed(model) => Some(model.clone()),
-        Plan::All | Plan::Publish(_) => None,
-    };
-    let seed = Seed { model, peers: args.peers.clone(), right: args.i_have_the_right_to_share };
-    seed_until_stopped(context, host, &seed, signals).await
-}
-
-fn describe(context: &Context, manifest: &Manifest, skip_dht: bool) -> Result<(), CommandError> {
-    let out = &context.out;
-    let model = manifest.model_ref();
-    out.line(format_args!(
-        "shared {model} ({}, {})",
-        count(manifest.files.len() as u64, "file"),
-        size(manifest.total_size)
-    ))?;
-    out.line(format_args!("info hash {}", manifest.torrent.info_hash))?;
-    out.line(format_args!("magnet {}", manifest.magnet_uri))?;
-    match manifest.publisher {
-        Some(key) => out.line(format_args!("publisher {}", key.fingerprint()))?,
-        None => out.line("unsigned")?,
+    if let Plan::Publish(request) = plan {
+        let shared = publish(context, host, request, signals).await??;
+        report(context, &shared, args.skip_dht)?;
+        *plan = Plan::Seed(shared.manifest.model_ref(), None);
     }
-    if manifest.publisher.is_some() && !skip_dht {
-        out.note(format_args!("others get it by its name: silmaril get {model}"));
-        return Ok(());
-    }
-    let file = manifest.name.name();
-    out.note(format_args!(
-        "others read it with this manifest: silmaril registry export {model} > {file}.json"
-    ));
-    Ok(())
-}
-
-/// Has the node seed, says what and where, then waits for a signal or for somebody who asks the node to stop.
-pub async fn seed_until_stopped(
-    context: &Context,
-    host: &Host,
-    what: &Seed,
-    signals: &mut StopSignals,
-) -> Result<(), CommandError> {
-    let out = &context.out;
-    let client = &host.client;
-    let seeded = signals.unless(async { Ok(client.seed(what).await?) }).await?;
-    if seeded.is_empty() {
-        return Err(CommandError::failed("there is nothing here to share")
-            .hint("`silmaril share DIR --name ORG/NAME --license ID` shares a directory"));
-    }
-    for address in reachable(client.status().await?.listening) {
-        out.line(format_args!("listening on {address}"))?;
-    }
-    for model in seeded {
-        out.line(format_args!("seeding {model}"))?;
-    }
-    if host.is_own() {
-        out.note("Ctrl-C ends it");
-    } else {
-        out.note(format_args!("process {} does it; Ctrl-C leaves that one running", host.pid));
-    }
-    let line = out.activity("");
-    let mut clock = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            stop = signals.wait() => return stop.end_of_service(),
-            () = host.stop_requested() => return Ok(()),
-            status = async { clock.tick().await; client.status().await } => {
-                let status = status?;
-                // Another took its place since the last look, and does not know what is to be seeded.
-                if status.pid != host.pid {
-                    return Err(NodeError::HostLost.into());
-                }
-                say(&line, &status.transfers);
+    if let Plan::All(publishing, skipped) = plan {
+        while let Some(request) = publishing.front_mut() {
+            let model = ModelRef { name: request.name.clone(), revision: request.version.clone() };
+            let known = seed(Some(model.clone()));
+            let published =
+                share_at_its_place(context, host, &known, request, args.skip_dht, signals).await?;
+            publishing.pop_front();
+            if let Err(error) = published {
+                context.out.warn(format_args!("{model} is not shared: {}", chain(&error)));
+                skipped.push(model.name);
             }
         }
     }
-}
-
-fn say(line: &Activity, transfers: &[TransferStatus]) {
-    let peers: u32 = transfers.iter().map(|t| t.peers).sum();
-    let rate = transfers.iter().map(|t| t.upload_rate).sum();
-    let sent = transfers.iter().map(|t| t.uploaded).sum();
-    let peers = count(peers.into(), "peer");
-    line.say(format_args!("{peers}, sending {}/s, {} sent", size(rate), size(sent)));
-}
-
-/// The addresses that tell another host something; all where there are no others.
-fn reachable(all: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let tells = |address: &&SocketAddr| match address.ip() {
-        IpAddr::V4(ip) => !ip.is_loopback(),
-        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    let (model, nothing) = match plan {
+        Plan::Seed(model, _) => (Some(model.clone()), None),
+        Plan::All(_, skipped) => (None, (!skipped.is_empty()).then(|| not_shared(skipped))),
+        Plan::Publish(_) => (None, None),
     };
-    let some: Vec<SocketAddr> = all.iter().filter(tells).copied().collect();
-    if some.is_empty() { all } else { some }
+    seed_until_stopped(context, host, &seed(model), signals, nothing).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_that_tell_others_nothing_are_left_out() {
-        let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
-        let all = parse(&["127.0.0.1:1", "10.0.0.1:1", "[::1]:1", "[fe80::1]:1", "[2001:db8::1]:1"]);
-        assert_eq!(reachable(all), parse(&["10.0.0.1:1", "[2001:db8::1]:1"]));
-        assert_eq!(reachable(parse(&["127.0.0.1:1"])), parse(&["127.0.0.1:1"]));
-    }
 
     #[test]
     fn piece_lengths_are_powers_of_two_in_any_notation() {

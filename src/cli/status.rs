@@ -11,6 +11,7 @@ use crate::cli::error::CommandError;
 use crate::cli::list::{code, pinned};
 use crate::cli::output::{clean, count, percent, size};
 use crate::cli::signals::StopSignals;
+use crate::cli::table::{Column, number, text};
 use crate::node::control::{Client, Status};
 use crate::paths::Paths;
 
@@ -144,32 +145,18 @@ fn print(context: &Context, status: &Status) -> Result<(), CommandError> {
             clean(&t.model),
             size(t.total_size),
             percent(t.cached_bytes, t.total_size),
-            note.map_or("-", |note| pinned(note.pinned)).to_owned(),
-            note.map_or_else(|| "-".to_owned(), |note| code(&note.runs_code)),
             format!("{}/s", size(t.download_rate + t.web_rate)),
             format!("{}/s", size(t.upload_rate)),
+            format!("{} ({})", t.peers, t.seeds),
+            t.waiting_reads.to_string(),
             size(t.downloaded),
             size(t.downloaded_web),
             size(t.uploaded),
-            format!("{} ({})", t.peers, t.seeds),
-            t.waiting_reads.to_string(),
+            note.map_or("-", |note| pinned(note.pinned)).to_owned(),
+            note.map_or_else(|| "-".to_owned(), |note| code(&note.runs_code)),
         ]
     });
-    let heading = [
-        "MODEL",
-        "SIZE",
-        "HERE",
-        "TRUST",
-        "RUNS CODE",
-        "DOWN",
-        "UP",
-        "FROM PEERS",
-        "FROM WEB",
-        "SENT",
-        "PEERS (FULL)",
-        "READS WAITING",
-    ];
-    out.table(&heading, &[1, 2, 5, 6, 7, 8, 9, 10, 11], rows.collect())?;
+    out.table(&COLUMNS, &rows.collect::<Vec<_>>())?;
     for t in &status.transfers {
         if let Some(error) = &t.last_error {
             out.line(format_args!("{}: {}", clean(&t.model), clean(error)))?;
@@ -177,6 +164,22 @@ fn print(context: &Context, status: &Status) -> Result<(), CommandError> {
     }
     Ok(())
 }
+
+/// The most important first: those that do not fit a narrow terminal follow on lines of their own.
+const COLUMNS: [Column; 12] = [
+    text("MODEL"),
+    number("SIZE"),
+    number("HERE"),
+    number("DOWN"),
+    number("UP"),
+    number("PEERS (FULL)"),
+    number("READS WAITING"),
+    number("FROM PEERS"),
+    number("FROM WEB"),
+    number("SENT"),
+    text("TRUST"),
+    text("RUNS CODE"),
+];
 
 /// Where the models of several publishers are read.
 fn print_paths(context: &Context, paths: &[PathBuf]) -> Result<(), CommandError> {

@@ -11,6 +11,7 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::count;
 use crate::cli::registry::tell_node;
+use crate::cli::table;
 use crate::model::{ModelName, PublisherKey};
 use crate::node::Library;
 use crate::node::control::Client;
@@ -257,21 +258,21 @@ fn list(json: bool, trust: &Trust, context: &Context) -> Result<(), CommandError
             "nobody is listed, and no name belongs to anybody; `silmaril trust add KEY` lists a publisher",
         );
     }
-    let section = |heading: &[&str], rows: Vec<Vec<String>>| match rows.is_empty() {
+    let section = |headings: [&'static str; 4], rows: Vec<Vec<String>>| match rows.is_empty() {
         true => Ok(()),
-        false => out.line("").and_then(|()| out.table(heading, &[], rows)),
+        false => out.line("").and_then(|()| out.table(&headings.map(table::text), &rows)),
     };
     let alias = |publisher: &Publisher| publisher.alias.as_ref().map_or("-".to_owned(), ToString::to_string);
     let row = |row: &ListedRow| {
         let ListedRow { publisher, added } = row;
         vec![publisher.fingerprint.clone(), alias(publisher), added.clone(), publisher.key.to_string()]
     };
-    section(&["TRUSTED", "ALIAS", "SINCE", "KEY"], publishers.iter().map(row).collect())?;
+    section(["TRUSTED", "ALIAS", "SINCE", "KEY"], publishers.iter().map(row).collect())?;
     let row = |row: &NameRow| {
         let NameRow { name, publisher, since } = row;
         vec![name.to_string(), publisher.fingerprint.clone(), alias(publisher), since.clone()]
     };
-    section(&["NAME", "BELONGS TO", "ALIAS", "SINCE"], names.iter().map(row).collect())?;
+    section(["NAME", "BELONGS TO", "ALIAS", "SINCE"], names.iter().map(row).collect())?;
     let row = |row: &ReplacedRow| {
         vec![
             row.fingerprint.clone(),
@@ -280,5 +281,5 @@ fn list(json: bool, trust: &Trust, context: &Context) -> Result<(), CommandError
             row.since.clone(),
         ]
     };
-    section(&["FORMER KEY", "REPLACED BY", "ALIAS", "SINCE"], replaced.iter().map(row).collect())
+    section(["FORMER KEY", "REPLACED BY", "ALIAS", "SINCE"], replaced.iter().map(row).collect())
 }

@@ -1,9 +1,12 @@
-//! The end of the process, and what its children inherit.
+//! The end of the process, the descriptors that its children inherit, and those that tokio polls.
 
 use std::ffi::{c_int, c_long, c_uint};
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+
+use tokio::io::unix::AsyncFd;
 
 unsafe extern "C" {
     /// POSIX `_exit`.
@@ -39,6 +42,12 @@ pub(crate) fn exit(code: u8) -> ! {
     // Whether that failed was seen, and said, where something was written.
     let _ = std::io::stdout().flush();
     _exit(code.into())
+}
+
+/// Has the current tokio runtime wait for events of a descriptor.
+pub(crate) fn pollable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, and remains the same descriptor, until it is dropped with what holds it.
+    Ok(unsafe { AsyncFd::register(fd) }?)
 }
 
 #[cfg(test)]

@@ -42,6 +42,11 @@ impl<'a> Entries<'a> {
         let at = self.entries.iter().find(|(k, _)| *k == key.as_bytes())?;
         Some(&self.bytes[at.1.clone()])
     }
+
+    /// The keys, in order, with the bencoded bytes of their values.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.entries.iter().map(|(key, at)| (*key, &self.bytes[at.clone()]))
+    }
 }
 
 enum Open {

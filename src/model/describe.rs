@@ -90,9 +90,7 @@ pub enum DescribeError {
     #[error("the model is not complete: {}", text::listed(.0))]
     Incomplete(Vec<String>),
     /// No licence is known.
-    #[error(
-        "the licence of {0} is not known: README.md names none; pass --license ID, such as --license apache-2.0"
-    )]
+    #[error("the licence of {0} is not known: README.md names none")]
     NoLicense(ModelName),
     /// The licence is no identifier.
     #[error(transparent)]
@@ -121,11 +119,7 @@ pub fn describe(
         files::check_hybrid(name.name(), files.iter().map(|file| file.path.as_str()))
             .map_err(ManifestError::from)?;
     }
-    let pointers: Vec<String> =
-        files.iter().filter(|file| is_pointer(file)).map(|file| file.path.clone()).collect();
-    if !pointers.is_empty() {
-        return Err(DescribeError::Pointers(pointers));
-    }
+    refuse_pointers(&files)?;
     let Survey { headers, gaps, doubts } = complete::survey(&files);
     let gaps = gaps.iter().map(ToString::to_string);
     match options.whole && gaps.len() > 0 {
@@ -222,6 +216,11 @@ fn hash_all(files: &[ScannedFile], options: &DescribeOptions<'_>) -> Result<Vec<
     Ok(hashes.into_iter().flatten().collect())
 }
 
+/// The licence that the model card among the files names.
+pub fn license_of(files: &[ScannedFile]) -> Option<String> {
+    read_card(files, &mut Vec::new()).license
+}
+
 fn read_card(files: &[ScannedFile], warnings: &mut Vec<String>) -> ModelCard {
     let Some(readme) = find(files, "README.md") else { return ModelCard::default() };
     let text = match read_start(readme, card::MAX_FRONT_MATTER as u64) {
@@ -305,7 +304,14 @@ fn warn_of_content(files: &[ScannedFile]) -> Vec<String> {
     Findings::of(sizes, |number, limit| read_start(&files[number], limit).ok()).warnings()
 }
 
-/// Whether a pointer stands where a file should.
+/// Refuses files that are Git LFS pointers.
+pub fn refuse_pointers(files: &[ScannedFile]) -> Result<(), DescribeError> {
+    let pointers: Vec<String> =
+        files.iter().filter(|file| is_pointer(file)).map(|file| file.path.clone()).collect();
+    if pointers.is_empty() { Ok(()) } else { Err(DescribeError::Pointers(pointers)) }
+}
+
+/// Whether a file is a Git LFS pointer.
 fn is_pointer(file: &ScannedFile) -> bool {
     (1..POINTER_LIMIT as u64).contains(&file.metadata.len())
         && read_start(file, POINTER_LIMIT as u64).is_ok_and(|bytes| Pointer::parse(&bytes).is_some())

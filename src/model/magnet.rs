@@ -1,4 +1,5 @@
-//! Magnet links of v2 torrents (BEP 9, BEP 52): `magnet:?xt=urn:btmh:1220<info hash>&dn=…&tr=…`.
+//! Magnet links of v2 torrents (BEP 9, BEP 52): `magnet:?xt=urn:btmh:1220<info hash>&dn=…&tr=…`. Those of hybrid torrents
+//! have a second `xt`, with the v1 info hash.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,6 +18,8 @@ const SCHEME: &str = "magnet:";
 pub struct Magnet {
     /// `xt=urn:btmh:`.
     pub info_hash: InfoHash,
+    /// `xt=urn:btih:`: the SHA-1 of the info dictionary of a hybrid torrent.
+    pub v1_info_hash: Option<[u8; 20]>,
     /// `dn`: a name for people.
     pub display_name: Option<String>,
     /// `tr`.
@@ -57,6 +60,7 @@ impl Magnet {
     pub fn new(info_hash: InfoHash, display_name: &str) -> Self {
         Self {
             info_hash,
+            v1_info_hash: None,
             display_name: Some(display_name.to_owned()),
             trackers: Vec::new(),
             web_seeds: Vec::new(),
@@ -88,6 +92,12 @@ fn unescape(text: &str) -> Option<String> {
 fn without_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let (start, rest) = text.split_at_checked(prefix.len())?;
     start.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+/// None where it is not in hexadecimal.
+fn sha1_of(hash: &str) -> Option<[u8; 20]> {
+    let mut bytes = [0; 20];
+    hex::decode_to_slice(hash, &mut bytes).ok().map(|()| bytes)
 }
 
 /// Whether a text is meant as a magnet link.
@@ -128,7 +138,11 @@ impl FromStr for Magnet {
                             return Err(MagnetError::Ambiguous);
                         }
                     }
-                    v1 |= without_prefix(value, "urn:btih:").is_some();
+                    if let Some(hash) = without_prefix(value, "urn:btih:") {
+                        v1 = true;
+                        // It may be in base 32; only the v2 hash is needed to join.
+                        magnet.v1_info_hash = magnet.v1_info_hash.or_else(|| sha1_of(hash));
+                    }
                 }
                 "dn" => magnet.display_name = Some(value),
                 "tr" => magnet.trackers.push(value),
@@ -145,7 +159,14 @@ impl FromStr for Magnet {
 
 impl fmt::Display for Magnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "magnet:?xt=urn:btmh:1220{}", self.info_hash)?;
+        f.write_str("magnet:?")?;
+        // First, since some v1 clients read only the first `xt`.
+        if let Some(hash) = self.v1_info_hash {
+            f.write_str("xt=urn:btih:")?;
+            hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+            f.write_str("&")?;
+        }
+        write!(f, "xt=urn:btmh:1220{}", self.info_hash)?;
         let lists = [("tr", &self.trackers), ("ws", &self.web_seeds), ("xs", &self.exact_sources)];
         let name = self.display_name.iter().map(|name| ("dn", name));
         for (key, value) in
@@ -226,8 +247,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_link_comes_back(name in ".*", tracker in ".*", hash: [u8; 32]) {
+        fn every_link_comes_back(name in ".*", tracker in ".*", hash: [u8; 32], v1: Option<[u8; 20]>) {
             let mut magnet = Magnet::new(InfoHash(hash), &name);
+            magnet.v1_info_hash = v1;
             magnet.trackers.push(tracker);
             prop_assert_eq!(magnet.to_string().parse::<Magnet>().unwrap(), magnet);
         }

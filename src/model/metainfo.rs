@@ -143,6 +143,30 @@ pub fn wrap(info: &[u8], layers: Option<&PieceLayers>) -> Vec<u8> {
     out
 }
 
+/// A `.torrent` file with these trackers, each a tier of its own, in place of those that it has.
+pub fn with_trackers(metainfo: &[u8], trackers: &[String]) -> Result<Vec<u8>, MetainfoError> {
+    let entries = bencode::check(metainfo)?;
+    let text = |text: &str| Value::ByteStr(ByteString::from(text));
+    let announce = trackers.first().map(|first| encode(&text(first)));
+    let tiers = trackers.iter().map(|tracker| Value::List(vec![text(tracker)])).collect();
+    let list = (!trackers.is_empty()).then(|| encode(&Value::List(tiers)));
+    let given = [("announce", announce), ("announce-list", list)];
+    let mut all: BTreeMap<&[u8], &[u8]> = entries.iter().collect();
+    for (key, value) in &given {
+        match value {
+            Some(value) => all.insert(key.as_bytes(), value),
+            None => all.remove(key.as_bytes()),
+        };
+    }
+    let mut out = b"d".to_vec();
+    for (key, value) in all {
+        out.extend_from_slice(&encode(&Value::ByteStr(ByteString::from(key))));
+        out.extend_from_slice(value);
+    }
+    out.push(b'e');
+    Ok(out)
+}
+
 fn value(bytes: &[u8]) -> Result<Value, MetainfoError> {
     bt_bencode::from_slice(bytes).map_err(|_| MetainfoError::Shape("a value cannot be read"))
 }

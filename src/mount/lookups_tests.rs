@@ -301,6 +301,7 @@ async fn a_disputed_name_is_refused_and_another_path_is_looked_up() {
                     manifest: Arc::new(manifest),
                     layout: found.layout.clone(),
                     contents: found.contents.clone(),
+                    is_local: false,
                 };
                 tree.publish(super::view::Shown {
                     beside: vec![Arc::new(found)],

@@ -65,6 +65,10 @@ pub fn value(
 ) -> Option<String> {
     let Found::Inside(placement, index, node) = found else { return None };
     let (revision, manifest) = (&placement.revision, &placement.revision.manifest);
+    // Files that are not shared were not hashed or signed.
+    if revision.is_local && !matches!(fact, Fact::CachedBytes) {
+        return None;
+    }
     match (&node.kind, fact) {
         (NodeKind::File(file), _) => {
             let file = *file as usize;

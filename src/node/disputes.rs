@@ -57,8 +57,8 @@ pub(super) enum Claim {
 }
 
 impl Node {
-    /// The models that a mount shows: those of the registry that the trust accepts, which of their names are disputed, and
-    /// the models that are read by the fingerprint of their publisher.
+    /// The models that a mount shows: those of the registry that the trust accepts, which of their names are disputed,
+    /// the models that are read by the fingerprint of their publisher, and the user's own files that are not shared.
     pub fn shown(&self) -> Result<Shown, NodeError> {
         let library = &self.library;
         let of = |manifest: Arc<Manifest>| Ok::<_, NodeError>(library.store.revision(manifest)?);
@@ -69,9 +69,24 @@ impl Node {
             manifest.signed_by().is_some_and(|key| judge(key).is_ok())
         };
         let beside = library.beside.all().into_iter().filter(may_read);
-        let disputed: BTreeSet<ModelRef> = self.disputed_now().into_iter().map(|(model, _)| model).collect();
+        let disputed = self.disputed_in_mount();
         self.disputes.seen().disputed.clone_from(&disputed);
+        let mut revisions = revisions;
+        // After those of the registry, so that the user's own files are shown under their name.
+        revisions.extend(self.local_models());
         Ok(Shown { revisions, disputed, beside: beside.map(of).collect::<Result<Vec<_>, _>>()? })
+    }
+
+    /// The disputed names that the mount cannot show. It shows the user's own files whoever else uses their name.
+    fn disputed_in_mount(&self) -> BTreeSet<ModelRef> {
+        let mut disputed: BTreeSet<ModelRef> =
+            self.disputed_now().into_iter().map(|(model, _)| model).collect();
+        if !disputed.is_empty() {
+            for local in self.local_models() {
+                disputed.remove(&local.manifest.model_ref());
+            }
+        }
+        disputed
     }
 
     /// Fails for a name that the mount refuses because several publishers dispute it.
@@ -95,7 +110,7 @@ impl Node {
 
     /// Whether the set of disputed names differs from the set that the mount shows.
     pub(super) fn disputes_changed(&self) -> bool {
-        let now: BTreeSet<ModelRef> = self.disputed_now().into_iter().map(|(model, _)| model).collect();
+        let now = self.disputed_in_mount();
         self.disputes.seen().disputed != now
     }
 

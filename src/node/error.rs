@@ -37,6 +37,14 @@ pub enum NodeError {
         /// By which process.
         pid: u32,
     },
+    /// The model is in the models directory, and the user put it there.
+    #[error("{model} is not shared; its files in {dir} are yours", dir = dir.display())]
+    Unshared {
+        /// Which model.
+        model: ModelRef,
+        /// Its directory.
+        dir: PathBuf,
+    },
     /// No manifest of that model is here.
     #[error("no such model here: {0}")]
     UnknownModel(ModelRef),
@@ -212,8 +220,12 @@ pub enum ErrorKind {
     Withheld,
     /// A link leads out of a directory that is to be shared.
     OutsideLink,
+    /// The model is the user's own directory, which no command deletes.
+    Unshared,
     /// A directory that is to be shared has unfinished downloads.
     Unfinished,
+    /// The licence of a model that is to be shared is not known.
+    NoLicence,
     /// Files of a model that is to be shared are cut or missing.
     Incomplete,
     /// A hybrid torrent cannot hold a file of this name.
@@ -257,6 +269,7 @@ impl NodeError {
             Self::Busy { .. } => ErrorKind::Busy,
             Self::Mounted { .. } => ErrorKind::Mounted,
             Self::UnknownModel(_) => ErrorKind::UnknownModel,
+            Self::Unshared { .. } => ErrorKind::Unshared,
             Self::Trust(TrustError::OtherPublisher { .. } | TrustError::Pinned { .. }) => {
                 ErrorKind::OtherPublisher
             }
@@ -316,6 +329,7 @@ impl NodeError {
             },
             Self::Describe(DescribeError::Scan(ScanError::Outside { .. })) => ErrorKind::OutsideLink,
             Self::Describe(DescribeError::Scan(ScanError::Unfinished { .. })) => ErrorKind::Unfinished,
+            Self::Describe(DescribeError::NoLicense(_)) => ErrorKind::NoLicence,
             Self::Describe(DescribeError::Incomplete(_)) => ErrorKind::Incomplete,
             Self::Describe(DescribeError::Manifest(ManifestError::Files(FilesError::Padding(_)))) => {
                 ErrorKind::Padding

@@ -372,7 +372,7 @@ impl Node {
     }
 
     /// Takes in what stands at the destination already, from elsewhere or damaged. Dropping the future stops it.
-    async fn adopt(
+    pub(super) async fn adopt(
         &self,
         revision: &Arc<StoredRevision>,
         turn: &Arc<OwnedMutexGuard<()>>,

@@ -183,6 +183,7 @@ impl Node {
         let trackers = Trackers::of(&magnet.trackers, &self.http, proxied).await;
         // Of what a stranger wrote, the engine receives nothing that it would resolve or fetch.
         let plain = Magnet {
+            v1_info_hash: None,
             trackers: trackers.engine.clone(),
             web_seeds: Vec::new(),
             exact_sources: Vec::new(),

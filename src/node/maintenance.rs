@@ -99,6 +99,7 @@ impl Library {
                 self.store.clear_laid_out(model)?;
             }
             Err(NodeError::UnknownModel(_)) if self.store.clear_laid_out(model)? || !beside.is_empty() => {}
+            Err(NodeError::UnknownModel(model)) => return Err(self.absent(model)),
             Err(e) => return Err(e),
         }
         for manifest in beside {

@@ -17,6 +17,7 @@ use super::control::{self, Status};
 use super::disputes::Disputes;
 use super::handover::Asked;
 use super::jobs::Jobs;
+use super::local_models::{self, LocalModels};
 use super::lock::NodeLock;
 use super::metadata::MetadataWaiters;
 use super::pump::Pump;
@@ -97,6 +98,7 @@ pub struct Node {
     pub(super) resolvings: Resolvings,
     pub(super) unresolved: Unresolved,
     pub(super) disputes: Disputes,
+    pub(super) local: LocalModels,
     started: Instant,
     listening: watch::Receiver<Vec<SocketAddr>>,
     pub(super) asked: watch::Sender<Option<Asked>>,
@@ -172,6 +174,7 @@ impl Node {
             resolvings: Resolvings::default(),
             unresolved: Unresolved::default(),
             disputes: Disputes::default(),
+            local: LocalModels::default(),
             activity: options.activity,
             mount: options.mount,
             no_resolve: options.no_resolve,
@@ -194,7 +197,9 @@ impl Node {
         let attendant = node.catalog.clone();
         let attendant =
             attendant.map(|part| tokio::spawn(super::catalog::attend(Arc::downgrade(&node), part)));
-        lock_tasks(&node.tasks).extend([housekeeper].into_iter().chain(attendant));
+        // Nothing else shows them.
+        let looking = node.mount.is_some().then(|| tokio::spawn(local_models::run(Arc::downgrade(&node))));
+        lock_tasks(&node.tasks).extend([housekeeper].into_iter().chain(attendant).chain(looking));
         tracing::info!("node started for {} on {:?}", node.activity, node.listening());
         Ok(node)
     }
@@ -286,6 +291,7 @@ impl Node {
         if let Some(part) = &self.catalog {
             part.changed.notify_one();
         }
+        self.local.records_changed();
         for callback in self.on_change.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             if let Err(error) = callback(self) {
                 tracing::error!("the former models are still shown: {error}");

@@ -50,6 +50,9 @@ pub struct ShareRequest {
 pub struct Shared {
     /// The manifest, now in the registry.
     pub manifest: Arc<Manifest>,
+    /// The link to the hybrid torrent, which v1 clients can use; none where it was not made.
+    #[serde(default)]
+    pub hybrid_magnet: Option<String>,
     /// Things the publisher should know: unknown licence, pickles, …
     pub warnings: Vec<String>,
 }
@@ -104,7 +107,8 @@ impl Library {
         self.store.record_placement_as(&manifest, &dir, &stamps, &targets)?;
         self.enter_own_state(&manifest)?;
         let manifest = self.registry.insert(manifest)?;
-        Ok(Shared { manifest, warnings })
+        let hybrid_magnet = self.hybrid_torrent(&manifest)?.map(|hybrid| hybrid.magnet.to_string());
+        Ok(Shared { manifest, hybrid_magnet, warnings })
     }
 
     /// Our key, made where there is none; nothing where nothing is to be signed.

@@ -16,6 +16,9 @@ impl Node {
     /// model becomes another one here meanwhile.
     pub(super) async fn warm(self: &Arc<Self>, path: &str) -> Result<Warmed, NodeError> {
         let (sought, below) = split(path)?;
+        if let Some(local) = self.local_model(&sought.model).filter(|_| sought.publisher.is_none()) {
+            return warmed(&local, &sought.model, &below).map(|(_, warmed)| warmed);
+        }
         if !self.no_resolve && self.known_as(&sought).is_none() {
             let within = self.library.config.mount.resolve_timeout;
             match &sought.publisher {
@@ -47,20 +50,29 @@ impl Node {
         let model = &sought.model;
         let manifest = self.known_as(sought).ok_or_else(|| NodeError::UnknownModel(model.clone()))?;
         let revision: Arc<StoredRevision> = self.library.store.revision(manifest)?;
-        let files: Vec<usize> = (0..revision.manifest.files.len())
-            .filter(|&i| is_below(&revision.manifest.files[i].path, below))
-            .collect();
-        if files.is_empty() {
-            return Err(NodeError::Request(format!("{model} has no file {below}")));
-        }
+        let (files, warmed) = warmed(&revision, model, below)?;
         let stall = self.library.config.torrent.download_timeout;
         self.fetch
             .fetch_files(&revision, &files, stall)
             .await
             .map_err(|source| NodeError::Fetch { model: model.clone(), source })?;
-        let bytes = files.iter().map(|&i| revision.manifest.files[i].size).sum();
-        Ok(Warmed { files: files.len(), bytes })
+        Ok(warmed)
     }
+}
+
+/// The files of a revision at or below a path, and their sum.
+fn warmed(
+    revision: &StoredRevision,
+    model: &ModelRef,
+    below: &str,
+) -> Result<(Vec<usize>, Warmed), NodeError> {
+    let all = &revision.manifest.files;
+    let files: Vec<usize> = (0..all.len()).filter(|&i| is_below(&all[i].path, below)).collect();
+    if files.is_empty() {
+        return Err(NodeError::Request(format!("{model} has no file {below}")));
+    }
+    let bytes = files.iter().map(|&i| all[i].size).sum();
+    Ok((files.clone(), Warmed { files: files.len(), bytes }))
 }
 
 /// Splits a path below the mount point into the model and the path inside it.

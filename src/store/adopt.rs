@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::placement::{PlacedEntry, Stamp};
 use super::verify::{Watch, cancelled, differing};
-use super::{Store, StoreError, StoredRevision, registry};
+use super::{Store, StoreError, StoredRevision};
 use crate::model::Manifest;
 use crate::model::hash::{HashError, hash_file};
 use crate::model::merkle::PieceLayers;
 use crate::nofollow;
-use crate::paths::Paths;
 
 /// What [`Store::adopt`] found, as indices into the manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,10 +62,7 @@ impl Store {
     ) -> Result<Adopted, StoreError> {
         let dest = self.resolve(dest)?;
         let manifest = &revision.manifest;
-        // A directory that says itself that it is ours; whoever deleted our records did not change that.
-        let says_so = dest.starts_with(&self.shared.paths.models)
-            && registry::read_copy(&dest.join(Paths::MODEL_MANIFEST))
-                .is_ok_and(|m| m.torrent.info_hash == manifest.torrent.info_hash);
+        // A copy of the manifest next to the files proves nothing: a user may have copied the directory as a whole.
         let ours = self.shared.placements.ours_below(&dest);
         let (mut adopted, mut entries) = (Adopted::default(), Vec::new());
         let piece_length = revision.layout.piece_length();
@@ -84,7 +80,7 @@ impl Store {
             };
             let stamp = Stamp::of(&hashes.metadata);
             if hashes.pieces_root == entry.pieces_root && stamp.size == entry.size {
-                let ours = says_so || ours.contains_key(&path);
+                let ours = ours.contains_key(&path);
                 let (path, root) = (entry.path.clone(), entry.pieces_root);
                 entries.push(PlacedEntry { path, root, target: None, stamp, ours, damaged: false });
                 adopted.right.push(file);

@@ -69,6 +69,9 @@ pub struct Content {
     used: AtomicU64,
     used_recorded: AtomicU64,
     pins: AtomicUsize,
+    /// Whether it is a file of the user that is not shared: no swarm has its bytes, so a fault is an error and never a
+    /// reason to fetch.
+    local: bool,
 }
 
 /// Keeps a content from being evicted until dropped.
@@ -98,6 +101,11 @@ impl Content {
         Self::new(Some(key), shared, Home::Placed(file), Loaded::of(BlockMap::all(key.len), true, true))
     }
 
+    /// The content of a file that is not shared. `key` names it in this process only: the file was not hashed.
+    pub(super) fn local(key: ContentKey, shared: Arc<Shared>, file: PlacedFile) -> Self {
+        Self { local: true, ..Self::placed(key, shared, file) }
+    }
+
     /// The content in a sparse file of the store, which need not exist yet.
     pub(super) fn own(key: ContentKey, shared: Arc<Shared>, data: PathBuf) -> Result<Self, StoreError> {
         let loaded = shared.load_map(&data, key.len).map_err(|e| StoreError::io(&data, e))?;
@@ -116,6 +124,7 @@ impl Content {
             used: AtomicU64::new(0),
             used_recorded: AtomicU64::new(0),
             pins: AtomicUsize::new(0),
+            local: false,
         }
     }
 
@@ -228,7 +237,7 @@ impl Content {
     }
 
     /// Takes the blocks that the range touches back: they turned out damaged or were thrown away. A placed file is
-    /// given up as a whole: the content moves to the cache (see [`Content::moves`]).
+    /// given up as a whole: the content moves to the cache (see [`Content::moves`]). Does nothing for a local file.
     pub fn mark_missing(&self, range: Range<u64>) -> io::Result<()> {
         self.take_back(&mut self.journal(), range)
     }
@@ -255,6 +264,9 @@ impl Content {
     }
 
     fn take_back(&self, journal: &mut Journal, range: Range<u64>) -> io::Result<()> {
+        if self.local {
+            return Ok(());
+        }
         let (home, was_unproved) = {
             let mut state = self.state();
             let was_unproved = state.unproved.remove(&range);

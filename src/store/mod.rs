@@ -20,6 +20,7 @@ pub(crate) mod copy;
 mod fds;
 mod former;
 mod keep;
+mod local;
 mod mapfile;
 pub mod placement;
 mod plain;
@@ -182,6 +183,9 @@ pub struct StoredRevision {
     pub layout: Layout,
     /// One per file of the manifest, in its order. Revisions that hold equal files share the `Arc`.
     pub contents: Vec<Arc<Content>>,
+    /// Whether its files are the user's and not shared. The hashes in its manifest are no hashes of bytes then, and
+    /// must not be shown or sent.
+    pub is_local: bool,
 }
 
 impl StoredRevision {
@@ -302,7 +306,7 @@ impl Store {
             contents.push(content);
         }
         let layout = manifest.layout();
-        Ok(Arc::new(StoredRevision { manifest, layout, contents }))
+        Ok(Arc::new(StoredRevision { manifest, layout, contents, is_local: false }))
     }
 
     /// The content of a key, opened if no revision holds it now.

@@ -315,6 +315,20 @@ impl Placements {
         files.filter(|path| path.starts_with(dir)).collect()
     }
 
+    /// The directories below `top` in which files of any record are, or are being collected.
+    pub fn dirs_below(&self, top: &Path) -> BTreeSet<PathBuf> {
+        let state = self.lock();
+        let dirs = state.records.values().flat_map(|record| {
+            record
+                .places
+                .iter()
+                .map(|place| &place.dir)
+                .chain(&record.staging)
+                .filter(|dir| dir.starts_with(top))
+        });
+        dirs.cloned().collect()
+    }
+
     /// What is known of every torrent.
     pub fn all(&self) -> Vec<Record> {
         self.lock().records.values().cloned().collect()

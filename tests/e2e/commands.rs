@@ -61,7 +61,7 @@ fn list_and_status_tell_scripts_what_is_here() {
         let rows = json(&b, &["list", "--json"]);
         let row = &rows.as_array().unwrap()[0];
         assert_eq!((&row["name"], &row["complete"]), (&Value::from(NAME), &Value::from(complete)));
-        assert_eq!(row["here"] == row["size"], complete);
+        assert_eq!(row["cached_bytes"] == row["total_size"], complete);
         assert_eq!(rows.as_array().unwrap().len(), 1);
     };
     row(false);

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use crate::support::fixtures::{hashes, wordllama};
 use crate::support::host::Host;
 use crate::support::net::Net;
-use crate::support::process::{PATIENCE, Proc};
+use crate::support::process::PATIENCE;
 use crate::support::share::{Share, import, share};
+use crate::support::tracker;
 
 const NAME: &str = "dleemiller/wordllama";
 const SIZE: f64 = 16_384_096.0;
@@ -59,28 +60,10 @@ fn a_listen_address_is_the_only_one_that_answers() {
 #[test]
 fn every_torrent_is_announced_to_the_trackers() {
     let net = Net::new();
-    let (tracker, a, b) = (net.host("tracker"), net.host("a"), net.host("b"));
-    // Remembers who came and tells them to each other, as BEP 3 and BEP 23 say.
-    let script = "import http.server as h, urllib.parse as u, ipaddress, collections\n\
-        peers = collections.defaultdict(set)\n\
-        class H(h.BaseHTTPRequestHandler):\n    \
-            def do_GET(self):\n        \
-                q = u.parse_qs(u.urlparse(self.path).query, encoding='latin-1')\n        \
-                me = ipaddress.ip_address(self.client_address[0]).packed + int(q['port'][0]).to_bytes(2, 'big')\n        \
-                hash = q['info_hash'][0]; peers[hash].add(me)\n        \
-                all = b''.join(peers[hash])\n        \
-                body = b'd8:intervali60e5:peers%d:%se' % (len(all), all)\n        \
-                self.send_response(200); self.send_header('Content-Length', str(len(body))); self.end_headers()\n        \
-                self.wfile.write(body)\n        \
-                print('announced', self.client_address[0], flush=True)\n\
-        s = h.ThreadingHTTPServer(('', 8000), H); print('serving', flush=True); s.serve_forever()";
-    let tracker_process = Proc::spawn(tracker.command("/usr/bin/python3").args(["-c", script]));
-    tracker_process.wait_for_line("serving", PATIENCE);
+    let (t, a, b) = (net.host("tracker"), net.host("a"), net.host("b"));
+    let tracker_process = tracker::start(&t);
     for host in [&a, &b] {
-        host.configure(&format!(
-            "  lan_discovery: false\n  dht_enabled: false\n  trackers: ['http://{}:8000/announce']\n",
-            tracker.addr()
-        ));
+        host.configure(&tracker::configuration(&t));
     }
     let shared = share(&a, &wordllama(), NAME, &[]);
     tracker_process.wait_for_line(&format!("announced {}", a.addr()), Duration::from_secs(30));

@@ -217,7 +217,7 @@ fn a_model_without_a_licence_is_refused_before_hashing() {
     let progress = |_, _| panic!("hashed without need");
     let error =
         run(dir.path(), &DescribeOptions { progress: &progress, ..options(None) }).unwrap_err().to_string();
-    assert!(error.contains("--license") && error.contains("org/model"), "{error}");
+    assert!(error.contains("licence") && error.contains("org/model"), "{error}");
     assert!(matches!(run(dir.path(), &options(Some(" "))), Err(DescribeError::License(_))));
 }
 

@@ -82,6 +82,9 @@ async fn seed(State(node): Alive, Json(request): Json<Seed>) -> Response {
     job(node, |node, _| async move {
         // They may know those who look for the model.
         node.call_in_catalog(&request.peers);
+        if let Some(model) = &request.model {
+            node.take_in(model).await?;
+        }
         node.seed_known(&request)
     })
 }

@@ -133,6 +133,8 @@ impl IntoResponse for Refusal {
             | ErrorKind::Ambiguous
             | ErrorKind::OutsideLink
             | ErrorKind::Unfinished
+            | ErrorKind::Unshared
+            | ErrorKind::NoLicence
             | ErrorKind::Incomplete
             | ErrorKind::Padding
             | ErrorKind::Staging

@@ -1,0 +1,116 @@
+//! Publishing a directory, with a question for a licence that is not known.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _, stderr, stdin};
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::output::{count, size};
+use crate::cli::session::Host;
+use crate::cli::signals::StopSignals;
+use crate::model::license;
+use crate::node::control::Seed;
+use crate::node::share::{ShareRequest, Shared};
+use crate::node::{ErrorKind, NodeError};
+
+/// Shares a directory of the models directory: as the known model that `seed` names where it holds that, otherwise as a
+/// new one. The inner error is the node's, and concerns this directory alone.
+pub async fn share_at_its_place(
+    context: &Context,
+    host: &Host,
+    seed: &Seed,
+    request: &mut ShareRequest,
+    skip_dht: bool,
+    signals: &mut StopSignals,
+) -> Result<Result<(), NodeError>, CommandError> {
+    match signals.unless(async { Ok(host.client.seed(seed).await) }).await? {
+        Err(e) if matches!(e.kind(), ErrorKind::UnknownModel | ErrorKind::NothingHere) => {}
+        Err(NodeError::HostLost) => return Err(NodeError::HostLost.into()),
+        seeded => return Ok(seeded.map(drop)),
+    }
+    match publish(context, host, request, signals).await? {
+        Ok(shared) => report(context, &shared, skip_dht).map(Ok),
+        Err(NodeError::HostLost) => Err(NodeError::HostLost.into()),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+/// Publishes a directory. Asks on a terminal for a licence that is not known. The inner error is the node's.
+pub async fn publish(
+    context: &Context,
+    host: &Host,
+    request: &mut ShareRequest,
+    signals: &mut StopSignals,
+) -> Result<Result<Shared, NodeError>, CommandError> {
+    loop {
+        let progress = context.out.progress(&format!("hashing {}", request.name));
+        let publishing = host.client.share(request, |p| progress.set(p.done, p.total, ""));
+        let shared = signals.unless(async { Ok(publishing.await) }).await?;
+        drop(progress);
+        match shared {
+            Err(error) if error.kind() == ErrorKind::NoLicence && stdin().is_terminal() => {
+                let question =
+                    format!("Licence of {} (such as apache-2.0; empty: do not share)? ", request.name);
+                let asking = tokio::task::spawn_blocking(move || ask_licence(&question));
+                let answer = signals.unless(async { asking.await.map_err(CommandError::internal)? }).await?;
+                match answer {
+                    Some(licence) => request.license = Some(licence),
+                    None => return Ok(Err(error)),
+                }
+            }
+            shared => return Ok(shared),
+        }
+    }
+}
+
+/// Asks until the answer can be a licence. None for an empty answer.
+fn ask_licence(question: &str) -> Result<Option<String>, CommandError> {
+    loop {
+        let _ = write!(stderr().lock(), "{question}");
+        let mut answer = String::new();
+        stdin().lock().read_line(&mut answer).map_err(CommandError::internal)?;
+        match answer.trim() {
+            "" => return Ok(None),
+            licence => match license::check(licence) {
+                // An unknown one is named among the warnings of the model.
+                Ok((licence, _)) => return Ok(Some(licence)),
+                Err(error) => drop(writeln!(stderr().lock(), "{error}")),
+            },
+        }
+    }
+}
+
+/// Prints what was published, and its warnings.
+pub fn report(context: &Context, shared: &Shared, skip_dht: bool) -> Result<(), CommandError> {
+    for warning in &shared.warnings {
+        context.out.warn(warning);
+    }
+    describe(context, shared, skip_dht)
+}
+
+fn describe(context: &Context, shared: &Shared, skip_dht: bool) -> Result<(), CommandError> {
+    let (out, manifest) = (&context.out, &shared.manifest);
+    let model = manifest.model_ref();
+    out.line(format_args!(
+        "shared {model} ({}, {})",
+        count(manifest.files.len() as u64, "file"),
+        size(manifest.total_size)
+    ))?;
+    out.line(format_args!("info hash {}", manifest.torrent.info_hash))?;
+    out.line(format_args!("magnet {}", manifest.magnet_uri))?;
+    if let Some(magnet) = &shared.hybrid_magnet {
+        out.line(format_args!("hybrid magnet {magnet}"))?;
+    }
+    match manifest.publisher {
+        Some(key) => out.line(format_args!("publisher {}", key.fingerprint()))?,
+        None => out.line("unsigned")?,
+    }
+    if manifest.publisher.is_some() && !skip_dht {
+        out.note(format_args!("others get it by its name: silmaril get {model}"));
+        return Ok(());
+    }
+    let file = manifest.name.name();
+    out.note(format_args!(
+        "others read it with this manifest: silmaril registry export {model} > {file}.json"
+    ));
+    Ok(())
+}
