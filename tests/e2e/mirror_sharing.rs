@@ -267,8 +267,10 @@ fn a_mirror_with_pointers_is_removed_but_for_what_was_edited() {
     std::fs::write(dir.join("README.md"), "mine").unwrap();
     a.run(&["remove", M]).ok();
     assert_eq!(tree(&dir).into_keys().collect::<Vec<_>>(), ["README.md"]);
+    // What is left counts as a model that the user put there.
     let error = a.run(&["remove", M]).error(1);
-    assert!(error.contains("no such model here"), "{error}");
+    assert!(error.contains("is not shared; its files in"), "{error}");
+    assert_eq!(tree(&dir).into_keys().collect::<Vec<_>>(), ["README.md"]);
 
     // Beside a node, and with all the rest.
     std::fs::remove_file(dir.join("README.md")).unwrap();
