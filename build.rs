@@ -7,6 +7,7 @@ use std::process::Command;
 const SOURCES: &[&str] = &[
     "create.cc",
     "dht.cc",
+    "dial.cc",
     "disk.cc",
     "events.cc",
     "files.cc",
@@ -30,6 +31,7 @@ const HEADERS: &[&str] = &[
     "compat.h",
     "create.h",
     "dht.h",
+    "dial.h",
     "disk.h",
     "events.h",
     "files.h",

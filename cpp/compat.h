@@ -1,11 +1,16 @@
 // The one place that knows libtorrent versions.
 #pragma once
 
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
 #include <cstdint>
+#include <libtorrent/aux_/socket_type.hpp>
 #include <libtorrent/peer_connection.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
 #include <libtorrent/settings_pack.hpp>
 #include <libtorrent/stat.hpp>
+#include <libtorrent/torrent.hpp>
 #include <libtorrent/version.hpp>
 
 // The version that the patches in cpp/engine/ are made for. 2.1 changes disk_interface (check results become
@@ -29,6 +34,17 @@ public:
     }
 };
 
+// The peers that a torrent knows; null before the first. libtorrent has no other way to look at the list. To
+// be called on the network thread.
+class PeerList : lt::torrent_hot_members {
+public:
+    static lt::peer_list* of(lt::torrent& torrent) {
+        // The base is private, which only this form of cast passes over.
+        auto& base = (lt::torrent_hot_members&)(torrent);
+        return (base.*(&PeerList::m_peer_list)).get();
+    }
+};
+
 // Trackers pass on the port that they are told. At port 1, which no program listens on, no peer of theirs
 // finds this node.
 inline void announce_no_port(lt::settings_pack& pack) { pack.set_int(lt::settings_pack::announce_port, 1); }
@@ -37,6 +53,18 @@ inline void announce_no_port(lt::settings_pack& pack) { pack.set_int(lt::setting
 inline std::int64_t bytes_sent(lt::peer_connection const& connection) {
     auto const& figures = connection.statistics();
     return figures.total_payload_upload() + figures.total_protocol_upload();
+}
+
+// Whether the other host has acknowledged nothing for so many milliseconds though it was sent something,
+// twice or more. A host that does not read what it receives still acknowledges. False for connections over a
+// proxy and uTP.
+inline bool is_unanswered(lt::peer_connection& connection, std::uint32_t const milliseconds) {
+    auto* const socket = boost::get<lt::tcp::socket>(&connection.get_socket());
+    if (!socket || !socket->is_open()) return false;
+    tcp_info state{};
+    socklen_t length = sizeof state;
+    if (getsockopt(socket->native_handle(), IPPROTO_TCP, TCP_INFO, &state, &length) != 0) return false;
+    return state.tcpi_unacked > 0 && state.tcpi_retransmits >= 2 && state.tcpi_last_ack_recv > milliseconds;
 }
 
 // Whether any payload has gone either way.

@@ -1,5 +1,6 @@
 #include "plugin.h"
 
+#include <array>
 #include <libtorrent/entry.hpp>
 #include <libtorrent/hash_picker.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
@@ -23,6 +24,12 @@ constexpr std::uint16_t first_requests = 64;
 
 // How many seconds after a failed piece requests are made again.
 constexpr int ticks_after_failure = 30;
+
+// A peer of which pieces are wanted and that sends nothing is probed this often. If its host does not
+// acknowledge the probe either, it has gone without a word, and the connection keeps its address from being
+// called again.
+constexpr auto probe_every = std::chrono::seconds(2);
+constexpr std::uint32_t probe_answered_within = 4000;  // milliseconds
 
 // The number that libtorrent gives the extension `ut_metadata` (BEP 9).
 constexpr int metadata_id = 2;
@@ -90,6 +97,7 @@ public:
         return true;
     }
     verdict on_whole_message(int type, lt::span<char const> body) override {
+        m_last_heard = Clock::now();
         if (m_parts.visibility->withheld && asks(type, body)) return verdict::drop;
         std::vector<int> finished;
         auto const judged = m_gate.check(type, body, load_of(m_connection), Clock::now(), finished);
@@ -132,6 +140,7 @@ public:
             end();
             return;
         }
+        if (!probe()) return;
         if (auto const piece = m_hashes->prompt(m_connection))
             m_gate.requested_block(static_cast<int>(*piece), 0);
         // libtorrent unchokes a peer right after the handshake, before it is interested. A peer that stays
@@ -171,6 +180,26 @@ private:
         note.outgoing = m_outgoing;
         m_parts.outbox->push(std::move(note));
     }
+    // False when the host is gone and the connection was ended.
+    bool probe() {
+        auto const now = Clock::now();
+        auto const connection = m_connection.native_handle();
+        auto const torrent = connection ? connection->associated_torrent().lock() : nullptr;
+        if (!torrent || now - m_last_heard < probe_every) return true;
+        if (!torrent->valid_metadata() || torrent->is_finished()) return true;
+        if (is_unanswered(*connection, probe_answered_within)) {
+            connection->disconnect(lt::errors::make_error_code(lt::errors::timed_out_inactivity),
+                                   lt::operation_t::bittorrent);
+            return false;
+        }
+        if (now - m_probed >= probe_every) {
+            // BEP 3: a message of length 0 keeps the connection alive.
+            constexpr std::array<char, 4> keep_alive{};
+            m_connection.send_buffer(keep_alive.data(), int(keep_alive.size()));
+            m_probed = now;
+        }
+        return true;
+    }
     void end() {
         m_connection.disconnect(lt::errors::make_error_code(lt::errors::invalid_message),
                                 lt::operation_t::bittorrent, lt::peer_connection_interface::peer_error);
@@ -191,6 +220,8 @@ private:
     lt::tcp::endpoint const m_endpoint;
     bool const m_outgoing;
     bool m_greeted = false;
+    Clock::time_point m_last_heard = Clock::now();
+    Clock::time_point m_probed;
 };
 
 class Plugin final : public lt::torrent_plugin {

@@ -13,6 +13,7 @@
 
 #include "compat.h"
 #include "dht.h"
+#include "dial.h"
 #include "disk.h"
 #include "events.h"
 #include "layers.h"
@@ -25,6 +26,9 @@ namespace {
 
 // Pieces a reader waits for; libtorrent's own time-critical pieces have this priority too.
 constexpr std::uint8_t top = 7;
+
+// Peers that are called at once for a torrent without one: each costs a packet.
+constexpr std::size_t max_dialled = 32;
 
 // Nodes of the DHT that are taken over from the last run: each costs a packet at once, and a few are enough.
 constexpr std::size_t max_known_nodes = 200;
@@ -55,6 +59,16 @@ lt::settings_pack pack_of(rust::Vec<RawSetting> const& settings) {
 
 lt::span<char const> span_of(rust::Vec<std::uint8_t> const& bytes) {
     return {reinterpret_cast<char const*>(bytes.data()), std::ptrdiff_t(bytes.size())};
+}
+
+void post_call(Talk& talk, lt::torrent_handle const& handle, std::function<void(lt::torrent&)> call) {
+    talk.post([handle, call = std::move(call)] {
+        try {
+            if (auto const torrent = handle.native_handle()) call(*torrent);
+        } catch (std::exception const&) {
+            // A peer that cannot be called now is called again later.
+        }
+    });
 }
 
 }  // namespace
@@ -321,7 +335,16 @@ bool Engine::set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> 
 bool Engine::connect_peer(std::uint64_t torrent, RawEndpoint const& peer) const {
     auto const endpoint = endpoint_of(peer);
     std::lock_guard const lock(m_mutex);
-    return with(torrent, [endpoint](lt::torrent_handle const& handle) { handle.connect_peer(endpoint); });
+    return with(torrent, [talk = m_talk.get(), endpoint](lt::torrent_handle const& handle) {
+        post_call(*talk, handle, [endpoint](lt::torrent& torrent) { dial(torrent, endpoint); });
+    });
+}
+
+bool Engine::redial(std::uint64_t torrent) const {
+    std::lock_guard const lock(m_mutex);
+    return with(torrent, [talk = m_talk.get()](lt::torrent_handle const& handle) {
+        post_call(*talk, handle, [](lt::torrent& torrent) { dial_known(torrent, max_dialled); });
+    });
 }
 
 bool Engine::reannounce(std::uint64_t torrent) const {

@@ -232,6 +232,8 @@ mod raw {
         fn request(self: &Engine, torrent: u64, piece: u32, milliseconds: i32) -> Result<bool>;
         fn set_priority(self: &Engine, torrent: u64, pieces: &[RawPriority]) -> Result<bool>;
         fn connect_peer(self: &Engine, torrent: u64, peer: &RawEndpoint) -> Result<bool>;
+        /// Calls peers that are known and not connected, whatever failed before.
+        fn redial(self: &Engine, torrent: u64) -> Result<bool>;
         fn reannounce(self: &Engine, torrent: u64) -> Result<bool>;
         fn add_trackers(self: &Engine, torrent: u64, trackers: &Vec<String>) -> Result<bool>;
         /// A withheld torrent accepts no connection, answers no request and is not announced. All connections end when

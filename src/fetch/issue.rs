@@ -42,6 +42,7 @@ impl Fetch {
             Command::Remove(id) => (id, self.engine.remove(id)),
             Command::Withhold(id) => (id, self.engine.set_withheld(id, true)),
             Command::Reannounce(id) => (id, self.engine.reannounce(id)),
+            Command::Redial(id) => (id, self.engine.redial(id)),
             Command::Connect(id, peer) => (id, self.engine.connect_peer(id, peer)),
             Command::SaveResume(id) => (id, self.engine.save_resume(id)),
             Command::ExportMetainfo(id) => (id, self.engine.export_metainfo(id)),

@@ -36,12 +36,13 @@ mod wants;
 pub mod web;
 mod window;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::model::InfoHash;
@@ -159,6 +160,8 @@ pub struct Fetch {
     issuing: Mutex<()>,
     /// Wakes the timer task earlier than it meant to.
     timer: Arc<Notify>,
+    /// The torrents that reads wait for and whose peers send nothing.
+    starving: watch::Sender<BTreeSet<InfoHash>>,
     /// Told when a torrent is out of the engine or its resume data came.
     changed: Notify,
     saver: Saver,
@@ -190,6 +193,7 @@ impl Fetch {
             issuing: Mutex::new(()),
             timer,
             changed: Notify::new(),
+            starving: watch::Sender::default(),
             runtime: tokio::runtime::Handle::current(),
         });
         tokio::spawn(timer::run(Arc::downgrade(&fetch), fetch.timer.clone()));
@@ -235,6 +239,12 @@ impl Fetch {
     /// swarm is searched, until it is left.
     pub fn introduce(&self, info_hash: &InfoHash, peers: &[std::net::SocketAddr]) {
         self.with(|state, _| state.introduce(*info_hash, peers));
+    }
+
+    /// The torrents that reads wait for while no peer of theirs sends anything, kept up to date: more hosts that have
+    /// them are to be [introduced](Self::introduce).
+    pub fn starving(&self) -> watch::Receiver<BTreeSet<InfoHash>> {
+        self.starving.subscribe()
     }
 
     /// Says who may hear of a torrent, and tells whether that is a change; one that is in the engine starts anew then.

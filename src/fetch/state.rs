@@ -33,6 +33,8 @@ pub(super) enum Command {
     /// Upload nothing from now on, until the torrent is added anew.
     Withhold(TorrentId),
     Reannounce(TorrentId),
+    /// Call the peers that are known and not connected.
+    Redial(TorrentId),
     Connect(TorrentId, SocketAddr),
     SaveResume(TorrentId),
     ExportMetainfo(TorrentId),
@@ -381,7 +383,10 @@ impl State {
     /// Begins searching for peers while somebody waits.
     pub(super) fn start_search(&mut self, ih: InfoHash, now: Instant) {
         if let Some(transfer) = self.transfers.get_mut(&ih) {
-            let next = transfer.search.start(now);
+            let mut next = transfer.search.start(now);
+            if transfer.is_silent(now) {
+                next = transfer.dial.start_now(now).min(next);
+            }
             self.look_at(next);
         }
     }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::state::{Command, State};
-use super::transfer::Phase;
+use super::transfer::{Phase, Search};
 use super::waiters::{Answer, Kind, earliest};
 use super::wants::ClaimId;
 use super::web::TransferWeb;
@@ -43,6 +43,7 @@ impl Fetch {
             state.end_overdue_waits(now);
             state.finish_overdue_removals(now);
             state.search_for_peers(now);
+            self.tell_starving(state);
             state.spread_long_waits(now);
             state.save_what_changed(now);
             state.end_overdue_proofs(now);
@@ -54,6 +55,17 @@ impl Fetch {
             state.timer_at = next;
             next
         })
+    }
+}
+
+impl Fetch {
+    fn tell_starving(&self, state: &State) {
+        let starving = state.transfers.iter().filter(|(_, t)| t.dial.goes_on()).map(|(ih, _)| *ih).collect();
+        self.starving.send_if_modified(|known| {
+            let changes = *known != starving;
+            *known = starving;
+            changes
+        });
     }
 }
 
@@ -110,18 +122,31 @@ impl State {
         }
     }
 
-    /// Searches for peers of torrents that somebody waits for and that give nothing, less and less often.
+    /// Calls the known peers of torrents that reads wait for and that give nothing, and searches for more, less and less
+    /// often.
     fn search_for_peers(&mut self, now: Instant) {
         let waited_for: HashSet<InfoHash> =
             self.waiters().flat_map(|w| w.claims.iter().map(|(ih, _)| *ih).chain([w.via.0])).collect();
-        let introduced = &self.introduced;
         let mut stuck = Vec::new();
         for (ih, transfer) in &mut self.transfers {
             if !waited_for.contains(ih) {
                 transfer.search.end();
+                transfer.dial.end();
                 continue;
             }
-            let Some(id) = transfer.running().filter(|_| transfer.search.start(now) <= now) else { continue };
+            let Some(id) = transfer.running() else { continue };
+            if transfer.is_silent(now) {
+                if transfer.dial.start_now(now) <= now {
+                    transfer.dial.made(now);
+                    self.outbox.push_back(Command::Redial(id));
+                }
+            } else {
+                transfer.dial.end();
+                transfer.dial.next = transfer.silent_at();
+            }
+            if transfer.search.start(now) > now {
+                continue;
+            }
             if transfer.is_alive(now) {
                 transfer.search.end();
                 transfer.search.start(now);
@@ -129,8 +154,6 @@ impl State {
             }
             transfer.search.made(now);
             self.outbox.push_back(Command::Reannounce(id));
-            let peers = self.settings.peers.iter().chain(introduced.get(ih).into_iter().flatten());
-            self.outbox.extend(peers.map(|&peer| Command::Connect(id, peer)));
             stuck.push(*ih);
         }
         for ih in stuck {
@@ -166,10 +189,11 @@ impl State {
                     Phase::Removing { until, .. } if !self.is_held(ih) => Some(until),
                     _ => None,
                 };
-                let search = t.search.next.filter(|_| t.running().is_some());
+                let waits = |search: &Search| search.next.filter(|_| t.running().is_some());
+                let (search, dial) = (waits(&t.search), waits(&t.dial));
                 let save = t.running().filter(|_| t.resume_dirty).map(|_| t.next_save);
                 let web = t.web.as_ref().and_then(TransferWeb::next);
-                [removal, search, save, web, t.handed.next()].into_iter().flatten().min()
+                [removal, search, dial, save, web, t.handed.next()].into_iter().flatten().min()
             })
             .min();
         [waits, transfers, self.next_stale(), self.next_proof].into_iter().flatten().min()

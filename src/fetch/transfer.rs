@@ -23,8 +23,14 @@ const FAIL_FAST: Duration = Duration::from_secs(5);
 /// again for each page that a program waits for, and that must not wait as long again.
 const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(1);
 
-/// The longest pause between two searches for peers while somebody waits.
-const SEARCH_MAX: Duration = Duration::from_secs(30);
+/// The pauses between two searches for peers while a read waits.
+const SEARCH: Pauses = Pauses { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
+
+/// The pauses between two rounds of calls to the known peers while a read waits. A live peer answers within one of them.
+const DIAL: Pauses = Pauses { first: Duration::from_millis(100), longest: Duration::from_secs(3) };
+
+/// Without a byte for so long while a read waits, connected peers may be gone without a word: other addresses are called.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// Without a byte for so long, connected peers do not count as a source.
 pub(super) const QUIET: Duration = Duration::from_secs(15);
@@ -55,35 +61,51 @@ pub(super) enum Phase {
     Failed { why: String, retry: Instant },
 }
 
-/// When to search for peers while somebody waits.
+/// The pause after the first attempt; each further one is twice as long, up to the longest.
+#[derive(Debug, Clone, Copy)]
+struct Pauses {
+    first: Duration,
+    longest: Duration,
+}
+
+/// When to try something again while a read waits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Search {
-    /// The next search; none while nobody waits.
+    /// The next attempt; none while no read waits.
     pub next: Option<Instant>,
     pause: Duration,
+    pauses: Pauses,
 }
 
 impl Search {
-    const FIRST: Duration = Duration::from_secs(1);
-
-    fn new() -> Self {
-        Self { next: None, pause: Self::FIRST }
+    fn new(pauses: Pauses) -> Self {
+        Self { next: None, pause: pauses.first, pauses }
     }
 
-    /// Starts searching, the first time in a second.
+    /// Starts, unless it has started: the first attempt comes after the first pause.
     pub(super) fn start(&mut self, now: Instant) -> Instant {
         *self.next.get_or_insert(now + self.pause)
     }
 
-    /// A search was made; the next one comes after a longer pause.
+    /// Starts, unless it has started: the first attempt comes now.
+    pub(super) fn start_now(&mut self, now: Instant) -> Instant {
+        *self.next.get_or_insert(now)
+    }
+
+    /// An attempt was made.
     pub(super) fn made(&mut self, now: Instant) {
-        self.pause = (self.pause * 2).min(SEARCH_MAX);
+        self.pause = (self.pause * 2).min(self.pauses.longest);
         self.next = Some(now + self.pause);
     }
 
-    /// There is no more reason to search.
+    /// There is no more reason to try.
     pub(super) fn end(&mut self) {
-        *self = Self::new();
+        *self = Self::new(self.pauses);
+    }
+
+    /// Whether an attempt was made and the next one awaits its time.
+    pub(super) fn goes_on(&self) -> bool {
+        self.next.is_some() && self.pause > self.pauses.first
     }
 }
 
@@ -124,6 +146,8 @@ pub(super) struct Transfer {
     /// When something became wanted after nothing was.
     pub wanting_since: Option<Instant>,
     pub search: Search,
+    /// When the known peers are called again.
+    pub dial: Search,
     timed_out: HashMap<u32, FailFast>,
     /// The torrent's files changed while it was being added: add it anew.
     pub again: bool,
@@ -170,7 +194,8 @@ impl Transfer {
             last_peer: None,
             running_since: None,
             wanting_since: None,
-            search: Search::new(),
+            search: Search::new(SEARCH),
+            dial: Search::new(DIAL),
             timed_out: HashMap::new(),
             again: false,
             failures: 0,
@@ -207,13 +232,27 @@ impl Transfer {
 
     /// Whether peers are there that have sent something lately, or have had no time to yet.
     pub(super) fn is_alive(&self, now: Instant) -> bool {
+        self.has_sent_within(QUIET, now)
+    }
+
+    /// Whether no peer is there, or none has sent anything for a moment.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        !self.has_sent_within(SILENT, now)
+    }
+
+    /// The next moment at which [`Self::is_silent`] may have become true.
+    pub(super) fn silent_at(&self) -> Option<Instant> {
+        self.wanting_since.max(self.last_from_peers).max(self.last_peer).map(|at| at + SILENT)
+    }
+
+    fn has_sent_within(&self, time: Duration, now: Instant) -> bool {
         self.running().is_some()
             && !self.peers.is_empty()
             && self
                 .wanting_since
                 .max(self.last_from_peers)
                 .max(self.last_peer)
-                .is_none_or(|at| now < at + QUIET)
+                .is_none_or(|at| now < at + time)
     }
 
     /// Takes in that bytes or a piece came.

@@ -43,6 +43,7 @@ pub mod running;
 mod seed;
 pub mod share;
 pub mod sharing;
+mod starving;
 mod trackers;
 pub mod unresolved;
 pub mod unshared;

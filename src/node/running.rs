@@ -194,12 +194,14 @@ impl Node {
         // Whoever wrote to the registry after it was read, and before now, found nobody to tell.
         node.reload()?;
         let housekeeper = tokio::spawn(super::housekeeping::run(Arc::downgrade(&node), SYNC_EVERY));
-        let attendant = node.catalog.clone();
-        let attendant =
-            attendant.map(|part| tokio::spawn(super::catalog::attend(Arc::downgrade(&node), part)));
+        let attendants = node.catalog.iter().flat_map(|part| {
+            let attendant = super::catalog::attend(Arc::downgrade(&node), part.clone());
+            let searcher = super::starving::run(Arc::downgrade(&node), part.clone());
+            [tokio::spawn(attendant), tokio::spawn(searcher)]
+        });
         // Nothing else shows them.
         let looking = node.mount.is_some().then(|| tokio::spawn(local_models::run(Arc::downgrade(&node))));
-        lock_tasks(&node.tasks).extend([housekeeper].into_iter().chain(attendant).chain(looking));
+        lock_tasks(&node.tasks).extend([housekeeper].into_iter().chain(attendants).chain(looking));
         tracing::info!("node started for {} on {:?}", node.activity, node.listening());
         Ok(node)
     }

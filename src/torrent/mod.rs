@@ -223,8 +223,12 @@ pub trait Swarms: Send + Sync + 'static {
     /// Sets how much pieces are wanted. `Priority::None` also takes back `request`.
     fn set_priority(&self, id: TorrentId, pieces: &[(PieceIndex, Priority)]) -> Result<(), EngineError>;
 
-    /// Connects to a peer.
+    /// Connects to a peer now, however often that failed before.
     fn connect_peer(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError>;
+
+    /// Connects now to the peers that the engine knows of a torrent, from whatever source, and that are not connected,
+    /// however often that failed before. A bound of the engine limits the calls.
+    fn redial(&self, id: TorrentId) -> Result<(), EngineError>;
 
     /// Withholds a torrent, or ends that, while it runs. All its connections end when it is withheld.
     fn set_withheld(&self, id: TorrentId, withheld: bool) -> Result<(), EngineError>;

@@ -29,9 +29,6 @@ use crate::model::magnet::Magnet;
 /// Peers remembered per torrent, to call again when all are gone.
 const KNOWN_PEERS: usize = 64;
 
-/// How often a torrent without peers calls the ones it knew; libtorrent itself waits a second between attempts.
-const KICK_INTERVAL: Duration = Duration::from_secs(1);
-
 /// How often another random port is tried when the first turns out to be taken.
 const RANDOM_PORT_ATTEMPTS: u32 = 5;
 
@@ -47,8 +44,6 @@ pub(super) struct Known {
     pub peers: Vec<SocketAddr>,
     /// Connections now.
     pub connected: usize,
-    /// When the known peers were called last.
-    pub kicked: Option<Instant>,
     /// For a meeting, when it looks for peers again.
     pub meeting: Option<Lonely>,
     /// Where this node is not announced, how peers are found.
@@ -244,24 +239,6 @@ impl Session {
         // libtorrent wants two at least.
         self.settings.network.max_connections.clamp(2, 0x00ff_ffff) as i32
     }
-
-    /// Calls the known peers of a torrent that has none.
-    fn kick(&self, id: TorrentId) {
-        let peers = {
-            let mut torrents = self.shared.torrents();
-            let Some(known) = torrents.get_mut(&id) else { return };
-            if known.connected > 0 || known.kicked.is_some_and(|at| at.elapsed() < KICK_INTERVAL) {
-                return;
-            }
-            known.kicked = Some(Instant::now());
-            known.peers.clone()
-        };
-        for peer in &peers {
-            if let Err(error) = self.shared.engine.connect_peer(id.0, &raw_endpoint(peer)) {
-                tracing::debug!(%peer, %error, "A known peer could not be called.");
-            }
-        }
-    }
 }
 
 /// Feeds the gate (cpp/gate.h), for a torrent with this metainfo, with framed messages (BEP 3: length, type, body), as
@@ -372,7 +349,6 @@ impl Swarms for Session {
         let milliseconds = deadline.as_millis().min(i32::MAX as u128) as i32;
         known(self.shared.engine.request(id.0, piece.0, milliseconds))?;
         self.want_peers(id);
-        self.kick(id);
         Ok(())
     }
 
@@ -392,7 +368,6 @@ impl Swarms for Session {
         known(self.shared.engine.set_priority(id.0, &raw))?;
         if raw.iter().any(|one| one.priority > 0) {
             self.want_peers(id);
-            self.kick(id);
         }
         Ok(())
     }
@@ -405,6 +380,18 @@ impl Swarms for Session {
         Ok(())
     }
 
+    fn redial(&self, id: TorrentId) -> Result<(), EngineError> {
+        let earlier = match self.shared.torrents().get(&id) {
+            Some(known) if known.connected == 0 => known.peers.clone(),
+            _ => Vec::new(),
+        };
+        // The engine forgets peers that failed when its list is full.
+        for peer in &earlier {
+            known(self.shared.engine.connect_peer(id.0, &raw_endpoint(peer)))?;
+        }
+        known(self.shared.engine.redial(id.0))
+    }
+
     fn set_withheld(&self, id: TorrentId, withheld: bool) -> Result<(), EngineError> {
         known(self.shared.engine.set_withheld(id.0, withheld))
     }
@@ -412,7 +399,6 @@ impl Swarms for Session {
     fn reannounce(&self, id: TorrentId) -> Result<(), EngineError> {
         known(self.shared.engine.reannounce(id.0))?;
         self.shared.look_up(id);
-        self.kick(id);
         Ok(())
     }
 

@@ -278,6 +278,9 @@ fn tuned() -> Vec<RawSetting> {
         // and comes back: it is tried for ever. libtorrent counts to 31 and waits a second more after each, so that
         // one that stays away costs a packet every half minute.
         integer("max_failcount", 32),
+        // Seconds. An attempt sends a packet after 0, 1 and 3 seconds, then later and later: a host that comes back answers
+        // a new attempt sooner than the next packet of an old one.
+        integer("peer_connect_timeout", 5),
         // Seconds without payload before a peer is dropped: an idle mount keeps its peers.
         integer("inactivity_timeout", 3600),
         // Outgoing connections start on this tick: 0.5 s by default, 0.1 s for five times as many wake-ups.

@@ -6,7 +6,7 @@ use silmaril::fetch::ReadError;
 use tokio::time::Instant;
 
 use crate::support::clock::pass;
-use crate::support::rig::{GIVEN_PEER, MIB, READ_TIMEOUT, Rig, TestModel, noise};
+use crate::support::rig::{MIB, READ_TIMEOUT, Rig, TestModel, noise};
 use crate::support::swarm::{Call, Delivery};
 
 const PEER: &str = "10.0.0.9:1";
@@ -182,14 +182,40 @@ async fn a_read_completes_by_itself_when_a_peer_comes_back() {
     assert!(!read.is_finished());
     let calls = rig.swarm.calls();
     let searches = calls.iter().filter(|c| **c == Call::Reannounce(m.ih)).count();
-    let dials = calls.iter().filter(|c| **c == Call::Connect(m.ih, GIVEN_PEER.parse().unwrap())).count();
+    let dials = calls.iter().filter(|c| **c == Call::Redial(m.ih)).count();
     // After 1, 3, 7, 15 and 31 seconds.
-    assert_eq!((searches, dials), (5, 5));
+    assert_eq!(searches, 5);
+    // At first, after 0.2, 0.6, 1.4 and 3 seconds, and then every 3 seconds.
+    assert_eq!(dials, 5 + 15);
+    assert!(rig.fetch.starving().borrow().contains(&m.ih));
     rig.swarm.peer(m.ih, PEER, None);
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 5 * MIB, 10));
     assert!(start.elapsed() < Duration::from_secs(51));
     rig.swarm.vanish(m.ih, PEER);
     rig.swarm.calls();
     pass(Duration::from_secs(100)).await;
-    assert!(!rig.swarm.calls().contains(&Call::Reannounce(m.ih)), "nobody waits, nobody searches");
+    let calls = rig.swarm.calls();
+    let searched = calls.iter().any(|c| [Call::Reannounce(m.ih), Call::Redial(m.ih)].contains(c));
+    assert!(!searched, "no read waits, and peers are searched");
+    assert!(rig.fetch.starving().borrow().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_addresses_are_called_when_connected_peers_fall_silent() {
+    let (rig, m) = stalled();
+    rig.fetch.join(&m.revision).unwrap();
+    // The peer stays connected, as one whose host has lost its power does, and delivers nothing.
+    rig.swarm.peer(m.ih, PEER, None);
+    rig.idle().await;
+    rig.swarm.calls();
+    let read = rig.read(&m, 0, 5 * MIB, 10);
+    pass(Duration::from_millis(1900)).await;
+    let redials = || rig.swarm.calls().iter().filter(|c| **c == Call::Redial(m.ih)).count();
+    assert_eq!(redials(), 0);
+    pass(Duration::from_secs(2)).await;
+    assert!(redials() >= 3);
+    assert!(rig.fetch.starving().borrow().contains(&m.ih));
+    read.abort();
+    pass(Duration::from_secs(4)).await;
+    assert!(rig.fetch.starving().borrow().is_empty());
 }

@@ -23,6 +23,7 @@ pub enum Call {
     Request(InfoHash, u32, Duration),
     Priority(InfoHash, u32, Priority),
     Connect(InfoHash, SocketAddr),
+    Redial(InfoHash),
     SetWithheld(InfoHash, bool),
     Reannounce(InfoHash),
     SaveResume(InfoHash),
@@ -504,6 +505,13 @@ impl Swarms for FakeSwarm {
         let mut inner = self.inner();
         let ih = inner.info_hash(id)?;
         inner.calls.push(Call::Connect(ih, peer));
+        Ok(())
+    }
+
+    fn redial(&self, id: TorrentId) -> Result<(), EngineError> {
+        let mut inner = self.inner();
+        let ih = inner.info_hash(id)?;
+        inner.calls.push(Call::Redial(ih));
         Ok(())
     }
 
