@@ -79,6 +79,7 @@ mod e2e {
     mod other_users;
     mod policies;
     mod refused_manifests;
+    mod restarted_seeder;
     mod rotation;
     mod share;
     mod six_hosts;
