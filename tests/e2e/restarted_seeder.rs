@@ -25,14 +25,14 @@ fn reads_go_on_after_each_restart_of_the_seeder() {
     let mut shared = share(&a, &dir, NAME, &[]);
     import(&b, &shared.manifest);
     let mounted = b.mount(&["--peer", &a.peer()]);
-    let file = |number: usize| mounted.path(NAME).join(&files[number].0);
-    assert_eq!(std::fs::read(file(0)).unwrap(), files[0].1);
+    assert_eq!(std::fs::read(mounted.path(NAME).join(&files[0].0)).unwrap(), files[0].1);
 
     let mut took = Vec::new();
-    for number in 1..=ROUNDS {
+    for (number, (name, bytes)) in files.iter().enumerate().skip(1) {
+        let file = mounted.path(NAME).join(name);
         a.kill_node();
         // In every second round the read waits before the seeder is back, in the others it begins afterwards.
-        let waits = || Proc::spawn(&mut dd_command(&file(number), SIZE, 0, 1));
+        let waits = || Proc::spawn(&mut dd_command(&file, SIZE, 0, 1));
         let early = (number % 2 == 0).then(waits);
         if let Some(reader) = &early {
             until_blocked(reader);
@@ -42,7 +42,7 @@ fn reads_go_on_after_each_restart_of_the_seeder() {
         let reader = early.unwrap_or_else(waits);
         assert!(reader.finish(RETURNED_WITHIN).status.success());
         took.push(start.elapsed().as_millis());
-        assert_eq!(std::fs::read(file(number)).unwrap(), files[number].1);
+        assert_eq!(std::fs::read(&file).unwrap(), *bytes);
     }
     println!("milliseconds from the restart to the bytes: {took:?}");
     drop(shared);
