@@ -6,6 +6,7 @@ use super::accept::Intent;
 use super::control::Warmed;
 use super::get::MAX_CHANGES;
 use super::{Node, NodeError};
+use crate::catalog::Patience;
 use crate::model::{Manifest, ModelRef};
 use crate::mount::Sought;
 use crate::store::StoredRevision;
@@ -22,8 +23,8 @@ impl Node {
         if !self.no_resolve && self.known_as(&sought).is_none() {
             let within = self.library.config.mount.resolve_timeout;
             match &sought.publisher {
-                None => self.resolve(&sought.model, None, within, Intent::Read).await?,
-                Some(publisher) => self.resolve_by(&sought.model, publisher, within).await?,
+                None => self.resolve(&sought.model, None, within, Patience::All, Intent::Read).await?,
+                Some(publisher) => self.resolve_by(&sought.model, publisher, within, Patience::All).await?,
             };
         }
         if sought.publisher.is_none() {
@@ -39,7 +40,7 @@ impl Node {
     }
 
     /// The manifest known here of the model that a path of the mount means.
-    fn known_as(&self, sought: &Sought) -> Option<Arc<Manifest>> {
+    pub(super) fn known_as(&self, sought: &Sought) -> Option<Arc<Manifest>> {
         let registry = self.library.registry.get(&sought.model);
         let Some(fingerprint) = &sought.publisher else { return registry };
         let mut known = registry.into_iter().chain(self.library.beside.of_model(&sought.model));
