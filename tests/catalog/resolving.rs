@@ -1,8 +1,8 @@
 //! From a name to whose models it may stand for.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use silmaril::catalog::message::{HeldManifest, Message};

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::fixtures::{hashes, model_dir, noise};
@@ -92,21 +93,23 @@ fn a_model_that_no_peer_has_is_absent_and_remembered() {
     assert!(is_absent(&mounted.path("acme/none")));
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     // From now on the peer is not asked again: it could not answer.
-    let seeder = a.node();
-    signal(seeder, Signal::STOP);
+    sharing.signal(Signal::STOP);
     for _ in 0..20 {
         assert!(is_absent(&mounted.path("acme/none")) && is_absent(&mounted.path("acme/none@main")));
     }
     let told = unresolved(&b);
     assert_eq!((told.as_array().unwrap().len(), &told[0]["model"]), (1, &"acme/none".into()));
     assert_eq!(told[0]["reason"], "the connected peer does not have it");
-    assert!(b.run(&["status"]).ok().contains("not shown       acme/none: the connected peer does not have it"));
-    signal(seeder, Signal::CONT);
-    // A record of the name ends the miss.
+    assert!(
+        b.run(&["status"]).ok().contains("not shown       acme/none: the connected peer does not have it")
+    );
+    sharing.signal(Signal::CONT);
+    // A record of the name from the same peer ends the miss.
     let late = model_dir(&a.home().join("late"), &[("x", b"late")]);
-    drop(sharing);
     let _late = publish(&a, &late, "acme/none", &[]);
-    until("the model is found", PATIENCE, || fs::read(mounted.path("acme/none/x")).is_ok_and(|x| x == b"late"));
+    until("the model is found", PATIENCE, || {
+        fs::read(mounted.path("acme/none/x")).is_ok_and(|x| x == b"late")
+    });
     assert_eq!(unresolved(&b), serde_json::json!([]));
     mounted.unmount();
 }
@@ -149,7 +152,11 @@ fn a_program_that_looks_for_many_names_is_limited() {
     assert!((150..=195).contains(&refused), "{refused}");
     let told = status["unresolved"].as_array().unwrap();
     let of = |org: &str| told.iter().filter(|name| name["model"].as_str().unwrap().starts_with(org)).count();
-    assert_eq!((of("nvidia/"), of("lib")), (200, 0), "each path is named, and excluded names are not looked up");
+    assert_eq!(
+        (of("nvidia/"), of("lib")),
+        (200, 0),
+        "each path is named, and excluded names are not looked up"
+    );
     let text = b.run(&["status"]).ok();
     assert!(text.contains(&format!("(process {pid}), beyond mount.max_lookups")), "{text}");
     mounted.unmount();
@@ -160,7 +167,7 @@ fn get_without_a_network_fails_without_waiting() {
     let net = Net::new();
     let alone = net.host("alone");
     alone.configure("");
-    alone.disconnect();
+    alone.take_link_down();
     let failed = alone.run(&["get", "acme/m"]).error(1);
     assert!(failed.contains("error: cannot get acme/m: no network"), "{failed}");
     assert!(failed.contains("--peer IP:PORT"), "{failed}");
