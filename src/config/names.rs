@@ -1,10 +1,10 @@
 //! The default of `mount.never_resolve`.
 
 /// Names that programs look for in every directory, and that no organisation or model has.
-pub(super) const NEVER_RESOLVE: [&str; 42] = [
-    // Hidden files, and private modules of Python.
+pub(super) const NEVER_RESOLVE: [&str; 41] = [
+    // Hidden files, and caches and special modules of Python.
     ".*",
-    "_*",
+    "__*",
     // Directories of installed software.
     "bin",
     "etc",
@@ -38,7 +38,6 @@ pub(super) const NEVER_RESOLVE: [&str; 42] = [
     "*.exe",
     "*.ini",
     "*.lock",
-    "*.pth",
     "*.py",
     "*.pyc",
     "*.pyd",

@@ -38,8 +38,8 @@ mod tests {
             ".git",
             ".Trash-1000",
             ".Trash",
-            "_C",
             "__pycache__",
+            "__init__",
             "lib",
             "lib64",
             "LIB",
@@ -52,7 +52,6 @@ mod tests {
             "_C.cpython-312-x86_64-linux-gnu.so",
             "torch.py",
             "torch.pyc",
-            "distutils-precedence.pth",
             "numpy-2.0.dist-info",
             "x.egg-info",
             "pyproject.toml",
@@ -80,6 +79,8 @@ mod tests {
             "bigcode",
             "sentence-transformers",
             "pytorch",
+            "_private",
+            "RealESRGAN_x4plus.pth",
         ] {
             assert!(!never.matches(name), "{name}");
         }
