@@ -1,12 +1,17 @@
 //! How many unknown names one process may have looked up.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use lru::LruCache;
 use tokio::time::Instant;
 
 /// Processes whose budgets are remembered; one that is forgotten has a full budget again.
 const MAX_PROCESSES: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// What a second of waiting costs. A lookup that peers answer takes milliseconds; where no peer is connected, or none
+/// answers, a process that looks for many names would wait for each of them.
+const NAMES_PER_SECOND: f64 = 2.0;
 
 /// A budget for each process: so many names at once, and as many again in each minute. Processes that the daemon cannot
 /// see have the number 0 and share one budget.
@@ -36,6 +41,15 @@ impl Budget {
         is_enough
     }
 
+    /// Charges a process with the time that it waited for a name in vain, up to now. That time refills nothing, and the
+    /// debt is at most a full budget.
+    pub fn charge(&mut self, process: u32, waited: Duration, now: Instant) {
+        if let Some((left, at)) = self.left.get_mut(&process) {
+            *left = (*left - waited.as_secs_f64() * NAMES_PER_SECOND).max(-self.per_minute);
+            *at = now;
+        }
+    }
+
     /// Returns what a name cost: the model was found.
     pub fn give_back(&mut self, process: u32) {
         if let Some((left, _)) = self.left.get_mut(&process) {
@@ -46,8 +60,6 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -61,6 +73,18 @@ mod tests {
         assert!(!budget.take(1, now + Duration::from_secs(11)));
         let later = now + Duration::from_secs(3600);
         assert_eq!((0..20).filter(|_| budget.take(1, later)).count(), 6);
+    }
+
+    #[test]
+    fn time_spent_in_vain_costs_as_well() {
+        let (mut budget, now) = (Budget::new(16), Instant::now());
+        assert!(budget.take(1, now));
+        let later = now + Duration::from_secs(5);
+        budget.charge(1, later - now, later);
+        assert_eq!((0..20).filter(|_| budget.take(1, later)).count(), 5);
+        budget.charge(1, Duration::from_secs(3600), later);
+        assert!(!budget.take(1, later + Duration::from_secs(63)));
+        assert!(budget.take(1, later + Duration::from_secs(64)), "the debt is bounded");
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Table {
 #[derive(Default)]
 struct Asked {
     waiting: Vec<Waiting>,
-    /// A record of the name has arrived since the query began: that it found nothing is not remembered.
+    /// A record of the name or a new peer has arrived since the query began: that it found nothing is not remembered.
     outdated: bool,
 }
 
@@ -208,6 +208,7 @@ impl Lookups {
                     lookups: self.clone(),
                     model,
                     process,
+                    began: Instant::now(),
                     found: false,
                     miss: Miss::Absent,
                     abandoned: false,
@@ -257,7 +258,9 @@ impl Lookups {
 
     /// Has all models that were not found looked up again: a peer has come that was not asked.
     pub fn peer_appeared(&self) {
-        self.lock().misses.peer_appeared(Instant::now());
+        let table = &mut *self.lock();
+        table.misses.peer_appeared(Instant::now());
+        table.asked.values_mut().for_each(|asked| asked.outdated = true);
     }
 
     /// Has all models that were refused looked up again: the trust may have changed.
@@ -334,6 +337,7 @@ struct Query {
     model: Sought,
     /// The process that is charged.
     process: u32,
+    began: Instant,
     found: bool,
     miss: Miss,
     /// Nobody waits any more, and the entry is gone.
@@ -381,6 +385,9 @@ impl Drop for Query {
             if self.found {
                 table.misses.found(&self.model);
                 table.budget.give_back(self.process);
+            } else {
+                let now = Instant::now();
+                table.budget.charge(self.process, now - self.began, now);
             }
             waiting
         };

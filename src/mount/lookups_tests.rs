@@ -15,7 +15,7 @@ use super::misses::{FIRST, REFUSAL};
 use super::never::NeverResolve;
 use super::place::Sought;
 use super::tree::{Attr, Lookup, Owner, Tree, TreeError};
-use crate::model::{FileEntry, Manifest, PiecesRoot};
+use crate::model::{FileEntry, Manifest, ModelName, PiecesRoot};
 use crate::paths::Paths;
 use crate::store::{Store, StoredRevision};
 
@@ -24,7 +24,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 type Result = std::result::Result<Lookup, TreeError>;
 
 /// How many lookups a process may make in the tests of other rules.
-const MANY: u32 = 1000;
+const MANY: u32 = 100_000;
 
 /// A network in a test.
 struct Network<R> {
@@ -343,14 +343,19 @@ async fn a_record_of_the_name_or_a_new_peer_ends_a_miss() {
 
 #[tokio::test(start_paused = true)]
 async fn a_query_that_news_overtook_leaves_no_miss() {
-    let rig = Rig::new(never);
-    let waiting = rig.begin("acme/m");
-    rig.lookups.name_appeared(&"acme/m".parse().unwrap());
-    assert_eq!(waiting.await.unwrap(), ABSENT);
-    assert_eq!(rig.look("acme/m").await, ABSENT);
-    assert_eq!(rig.queries(), 2);
-    assert_eq!(rig.look("acme/m").await, ABSENT);
-    assert_eq!(rig.queries(), 2, "the second is remembered");
+    let name = "acme/m".parse().unwrap();
+    let news: [fn(&Lookups, &ModelName); 2] =
+        [|lookups, name| lookups.name_appeared(name), |lookups, _| lookups.peer_appeared()];
+    for news in news {
+        let rig = Rig::new(never);
+        let waiting = rig.begin("acme/m");
+        news(&rig.lookups, &name);
+        assert_eq!(waiting.await.unwrap(), ABSENT);
+        assert_eq!(rig.look("acme/m").await, ABSENT);
+        assert_eq!(rig.queries(), 2);
+        assert_eq!(rig.look("acme/m").await, ABSENT);
+        assert_eq!(rig.queries(), 2, "the second is remembered");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -366,6 +371,17 @@ async fn a_process_beyond_its_budget_is_answered_without_a_query() {
     tokio::time::advance(Duration::from_secs(16)).await;
     assert_eq!(rig.look("acme/m9").await, ABSENT);
     assert_eq!(rig.queries(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_waits_for_few_names_that_are_searched_for_long() {
+    let rig = Rig::with_budget(16, never);
+    let start = tokio::time::Instant::now();
+    for n in 0..20 {
+        assert_eq!(rig.look(&format!("acme/m{n}")).await, ABSENT);
+    }
+    assert!(start.elapsed() <= WITHIN * 2, "it took {:?}", start.elapsed());
+    assert_eq!(rig.over_budget.lock().unwrap().len(), 20 - rig.queries());
 }
 
 #[tokio::test(start_paused = true)]
