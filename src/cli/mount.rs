@@ -19,7 +19,7 @@ use crate::model::{Manifest, PublisherKey};
 use crate::mount::{
     Judge, LookupRules, MountOptions, Mounted, NeverResolve, ResolveError, Resolver, Resolving, Sought,
 };
-use crate::node::{ErrorKind, Intent, Node, NodeOptions, chain};
+use crate::node::{ErrorKind, Node, NodeOptions, chain};
 
 /// What `status` says of a mount, before the mount point.
 pub const ACTIVITY: &str = "mount ";
@@ -193,18 +193,14 @@ impl Resolver for Network {
         let node = self.0.clone();
         Box::pin(async move {
             let node = node.upgrade().ok_or(ResolveError::NotFound)?;
-            let resolved = match &sought.publisher {
-                None => node.resolve(&sought.model, None, within, Patience::Peers, Intent::Read).await,
-                Some(publisher) => node.resolve_by(&sought.model, publisher, within, Patience::Peers).await,
-            };
-            let error = match resolved {
+            let error = match node.look_up(&sought, within, Patience::Peers).await {
                 Ok(_) => None,
                 Err(e) if e.kind() == ErrorKind::HostLost => return Err(ResolveError::NotFound),
                 Err(e) => Some(e),
             };
             node.note_lookup(&sought, error.as_ref());
             error.map_or(Ok(()), |e| match e.kind() {
-                ErrorKind::NotFound => Err(ResolveError::NotFound),
+                ErrorKind::NotFound | ErrorKind::NoNetwork => Err(ResolveError::NotFound),
                 ErrorKind::Ambiguous => Err(ResolveError::Disputed(chain(&e))),
                 _ => Err(ResolveError::Refused(chain(&e))),
             })

@@ -51,7 +51,6 @@ pub mod unresolved;
 pub mod unshared;
 mod warm;
 
-pub use accept::Intent;
 pub use error::{ErrorKind, NodeError, chain};
 pub use library::Library;
 pub use running::{Node, NodeOptions};

@@ -75,7 +75,7 @@ impl Node {
     /// The manifest of a model: the one known here, or, within a time, the one that the network knows, once the trust
     /// accepts its publisher. `publisher` asks for that of a certain one. Several calls at once for one model are one
     /// piece of work. A name is pinned only where `intent` is to take the model, and the manifest was not known.
-    pub async fn resolve(
+    pub(super) async fn resolve(
         self: &Arc<Self>,
         model: &ModelRef,
         publisher: Option<&str>,
@@ -140,7 +140,7 @@ impl Node {
 
     /// The manifest of a model by the publisher of a fingerprint, to be read by a path that names them: the one known
     /// here or, within a time, the one that the network knows. Pins nothing, and leaves the name to its owner.
-    pub async fn resolve_by(
+    pub(super) async fn resolve_by(
         self: &Arc<Self>,
         model: &ModelRef,
         fingerprint: &str,

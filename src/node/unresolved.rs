@@ -83,7 +83,7 @@ impl Node {
     /// Notes what became of a lookup of a model that was not known; an error is why it cannot be shown.
     pub fn note_lookup(&self, sought: &Sought, error: Option<&NodeError>) {
         let Some(error) = error else { return self.unresolved.forget(sought) };
-        if error.kind() == ErrorKind::NotFound {
+        if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NoNetwork) {
             return self.unresolved.note(sought, true, self.why_not_found(), Vec::new());
         }
         let paths = match error {

@@ -1,6 +1,7 @@
 //! `warm`: whole files ahead of their readers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::accept::Intent;
 use super::control::Warmed;
@@ -21,11 +22,7 @@ impl Node {
             return warmed(&local, &sought.model, &below).map(|(_, warmed)| warmed);
         }
         if !self.no_resolve && self.known_as(&sought).is_none() {
-            let within = self.library.config.mount.resolve_timeout;
-            match &sought.publisher {
-                None => self.resolve(&sought.model, None, within, Patience::All, Intent::Read).await?,
-                Some(publisher) => self.resolve_by(&sought.model, publisher, within, Patience::All).await?,
-            };
+            self.look_up(&sought, self.library.config.mount.resolve_timeout, Patience::All).await?;
         }
         if sought.publisher.is_none() {
             self.refuse_disputed(&sought.model)?;
@@ -36,6 +33,22 @@ impl Node {
                 Err(e) if e.is_left() && changes.next().is_some() => {}
                 done => return done,
             }
+        }
+    }
+
+    /// Asks the network for the model that a path of a mount means, for at most so long. Fails immediately where there is
+    /// no network.
+    pub async fn look_up(
+        self: &Arc<Self>,
+        sought: &Sought,
+        within: Duration,
+        patience: Patience,
+    ) -> Result<Arc<Manifest>, NodeError> {
+        let Sought { model, publisher } = sought;
+        self.refuse_offline(model, &[])?;
+        match publisher {
+            None => self.resolve(model, None, within, patience, Intent::Read).await,
+            Some(publisher) => self.resolve_by(model, publisher, within, patience).await,
         }
     }
 
