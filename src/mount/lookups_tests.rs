@@ -284,6 +284,10 @@ async fn nothing_is_asked_for_without_a_resolver_or_what_cannot_be_a_name() {
         );
         assert_eq!(told.try_recv().unwrap(), ABSENT, "{name}");
     }
+    // A model of such a name is shown once it is known.
+    let known = Sought { model: "HEAD/desktop.ini".parse().unwrap(), publisher: None };
+    rig.tree.publish(vec![revision(&rig.store, known)]);
+    assert!(matches!(rig.look("HEAD/desktop.ini").await, Ok(Lookup::Present { .. })));
     assert_eq!(rig.queries(), 0);
     let plain = Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH });
     assert_eq!(plain.lookup(Ino::ROOT, "acme".as_ref()), ABSENT);
