@@ -27,7 +27,8 @@ mod wire;
 pub use query::Query;
 pub use record::{Body, ModelRecord, Record, SharedRecord, SignedRecord};
 pub use service::{
-    Candidate, Catalog, CatalogError, CatalogSettings, CatalogStatus, Found, HeldModel, Holdings,
+    Candidate, Catalog, CatalogError, CatalogSettings, CatalogStatus, Found, HeldModel, Holdings, News,
+    Patience,
 };
 pub use store::CatalogStore;
 pub use trust::{Choice, Pinning, Standing, Trust, TrustError};

@@ -42,7 +42,7 @@ pub use discover::{MAX_PAGES, SETTLED};
 use known::Known;
 pub use manifests::PART_WITHIN;
 pub use names::{ANNOUNCE_EVERY, ANNOUNCE_PAUSE, STORE_EVERY, STORE_PAUSE, topic_of};
-pub use resolve::{GRACE, LAN_WITHIN, MISS, WAVE};
+pub use resolve::{GRACE, LAN_WITHIN, MISS, Patience, WAVE};
 
 /// What the keeper of the DHT's entries may be told at once; it looks for itself as well.
 const MAX_COMMANDS: usize = 1024;
@@ -97,6 +97,18 @@ pub trait Holdings: Send + Sync + 'static {
     /// The publishers whose records are kept in preference to those of strangers.
     fn kept(&self) -> Arc<HashSet<PublisherKey>>;
 }
+
+/// What has become known since a name was looked for in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News<'a> {
+    /// A record of the name was stored, or a search that went on has found the name.
+    Name(&'a ModelName),
+    /// One of few peers has come: it may know any name.
+    Peer,
+}
+
+/// Reads news. Called for each record that is stored: must not block.
+pub type NewsReader = dyn Fn(News<'_>) + Send + Sync;
 
 /// How to run the catalog.
 #[derive(Debug, Clone)]
@@ -256,10 +268,20 @@ impl Catalog {
 
     /// Everything that is known of a name within a time: from the store, the peers and the DHT. Ends when there is a
     /// candidate and every peer asked has answered, or [`GRACE`] has passed since the first; at the latest after
-    /// `within`. Looking for the same model twice at once is one search, and that nobody knows it is remembered for
-    /// [`MISS`], unless a peer or a record of that name comes.
-    pub async fn resolve(&self, model: &ModelRef, within: Duration) -> Result<Vec<Candidate>, CatalogError> {
-        resolve::resolve(&self.core, model, within).await
+    /// `within`. A name that no peer has is reported as soon as the caller's `patience` allows. Looking for the same model
+    /// twice is one search, and that no peer knows it is remembered for [`MISS`], unless there are [`News`].
+    pub async fn resolve(
+        &self,
+        model: &ModelRef,
+        within: Duration,
+        patience: Patience,
+    ) -> Result<Vec<Candidate>, CatalogError> {
+        resolve::resolve(&self.core, model, within, patience).await
+    }
+
+    /// Reports what becomes known from now on. The first call counts.
+    pub fn report_news(&self, reader: impl Fn(News<'_>) + Send + Sync + 'static) {
+        let _ = self.core.news.set(Box::new(reader));
     }
 
     /// The record of a known publisher, from the DHT, and from the store and the peers where theirs is newer. Where

@@ -164,6 +164,10 @@ impl From<NodeError> for CommandError {
                     "`silmaril discover` shows what others share; `--peer IP:PORT` names a host that may know it; `silmaril registry import FILE` adds it from its manifest",
                 ],
             ),
+            ErrorKind::NoNetwork => (
+                Kind::Failed,
+                &["connect this machine, or name a host that has the model with `--peer IP:PORT`"],
+            ),
             ErrorKind::Query => (Kind::Usage, &["`silmaril discover --help` shows what can be searched for"]),
             ErrorKind::NoCatalog => (Kind::Failed, &["the log of the running silmaril says why"]),
             ErrorKind::NothingHere => (Kind::Failed, &["`silmaril get MODEL` gets it"]),

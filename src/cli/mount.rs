@@ -5,19 +5,21 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::catalog::Trust;
 use crate::catalog::trust::Document;
+use crate::catalog::{News, Patience, Trust};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::ready;
 use crate::cli::signals::StopSignals;
 use crate::config::Show;
 use crate::model::{Manifest, PublisherKey};
-use crate::mount::{Judge, MountOptions, Mounted, ResolveError, Resolver, Sought};
-use crate::node::{ErrorKind, Intent, Node, NodeOptions, chain};
+use crate::mount::{
+    Judge, LookupRules, MountOptions, Mounted, NeverResolve, ResolveError, Resolver, Resolving, Sought,
+};
+use crate::node::{ErrorKind, Node, NodeOptions, chain};
 
 /// What `status` says of a mount, before the mount point.
 pub const ACTIVITY: &str = "mount ";
@@ -40,8 +42,10 @@ Examples:
 /// uploaded to others while the mount is there.
 ///
 /// A path such as ORG/NAME or ORG/NAME@REV need not be known: the first look at it asks the network, for at most
-/// `mount.resolve_timeout`, so that `cat ~/models/acme/minilm/config.json` works at once. Listing asks nobody. Since any
-/// name could be that of an organisation, any is a directory: `ls` shows those of which something is known.
+/// `mount.resolve_timeout`, so that `cat ~/models/acme/minilm/config.json` works. A path that no connected peer knows is
+/// absent within a second, and is not looked up again for a minute, then for longer, unless news of it arrive; `silmaril
+/// status` shows such paths. Listing never asks. Since any name could be that of an organisation, any is a directory,
+/// except those of `mount.never_resolve`: `ls` shows those of which something is known.
 ///
 /// Reading pins no name to its publisher. A name that several publishers dispute cannot be read; the path
 /// .by/FINGERPRINT/ORG/NAME is the model of one of them, and `silmaril status` shows these paths.
@@ -157,7 +161,19 @@ async fn attend(
         Ok(())
     })?;
     if ask {
-        mounted.resolve_with(resolver(node), node.library.config.mount.resolve_timeout);
+        let mount = &node.library.config.mount;
+        let rules = LookupRules {
+            within: mount.resolve_timeout,
+            never: NeverResolve::new(&mount.never_resolve).map_err(CommandError::internal)?,
+            per_minute: mount.max_lookups,
+        };
+        mounted.resolve_with(Arc::new(Network(Arc::downgrade(node))), rules);
+        let looks_up = Arc::downgrade(mounted);
+        node.report_news(move |news| match (news, looks_up.upgrade()) {
+            (News::Name(name), Some(mounted)) => mounted.name_appeared(name),
+            (News::Peer, Some(mounted)) => mounted.peer_appeared(),
+            (_, None) => {}
+        });
     }
     // What is here already is passed on, too.
     node.seed_local()?;
@@ -170,30 +186,32 @@ async fn attend(
 }
 
 /// Asks the network for models that are looked up and not known.
-fn resolver(node: &Arc<Node>) -> Arc<Resolver> {
-    let node = Arc::downgrade(node);
-    Arc::new(move |sought: Sought, within| {
-        let node = node.clone();
+struct Network(Weak<Node>);
+
+impl Resolver for Network {
+    fn resolve(&self, sought: Sought, within: Duration) -> Resolving {
+        let node = self.0.clone();
         Box::pin(async move {
             let node = node.upgrade().ok_or(ResolveError::NotFound)?;
-            let resolved = match &sought.publisher {
-                None => node.resolve(&sought.model, None, within, Intent::Read).await,
-                Some(publisher) => node.resolve_by(&sought.model, publisher, within).await,
-            };
-            let error = match resolved {
+            let error = match node.look_up(&sought, within, Patience::Peers).await {
                 Ok(_) => None,
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::HostLost) => {
-                    return Err(ResolveError::NotFound);
-                }
+                Err(e) if e.kind() == ErrorKind::HostLost => return Err(ResolveError::NotFound),
                 Err(e) => Some(e),
             };
             node.note_lookup(&sought, error.as_ref());
             error.map_or(Ok(()), |e| match e.kind() {
+                ErrorKind::NotFound | ErrorKind::NoNetwork => Err(ResolveError::NotFound),
                 ErrorKind::Ambiguous => Err(ResolveError::Disputed(chain(&e))),
                 _ => Err(ResolveError::Refused(chain(&e))),
             })
         })
-    })
+    }
+
+    fn over_budget(&self, sought: &Sought, process: u32) {
+        if let Some(node) = self.0.upgrade() {
+            node.note_over_budget(sought, process);
+        }
+    }
 }
 
 /// How long it may take until the mount knows of a name that was pinned or given away.

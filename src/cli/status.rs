@@ -13,12 +13,16 @@ use crate::cli::output::{clean, count, percent, size};
 use crate::cli::signals::StopSignals;
 use crate::cli::table::{Column, number, text};
 use crate::node::control::{Client, Status};
+use crate::node::limited::LimitedProcess;
 use crate::paths::Paths;
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How long `--watch` waits for the next node when the one that was shown has ended.
 const NEXT_WITHIN: Duration = Duration::from_secs(15);
+
+/// The latest paths that could not be resolved that are printed.
+const MAX_UNRESOLVED: usize = 10;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -114,7 +118,21 @@ fn print(context: &Context, status: &Status) -> Result<(), CommandError> {
         let (what, pid) = (clean(&companion.activity), companion.pid);
         out.line(format_args!("goes on after   {what} (process {pid})"))?;
     }
-    for name in &status.unresolved {
+    for process in &status.limited {
+        let LimitedProcess { pid, command, lookups, seconds } = process;
+        let ago = humantime::format_duration(Duration::from_secs(*seconds));
+        let lookups = count(*lookups, "unknown name");
+        out.line(format_args!(
+            "not looked up   {lookups} of {} (process {pid}), beyond mount.max_lookups ({ago} ago)",
+            clean(command),
+        ))?;
+    }
+    let hidden = status.unresolved.len().saturating_sub(MAX_UNRESOLVED);
+    if hidden > 0 {
+        let hidden = count(hidden as u64, "earlier path");
+        out.line(format_args!("not shown       {hidden}; `silmaril status --json` names all"))?;
+    }
+    for name in &status.unresolved[hidden..] {
         let ago = humantime::format_duration(Duration::from_secs(name.seconds));
         out.line(format_args!(
             "not shown       {}: {} ({ago} ago)",

@@ -86,6 +86,8 @@ impl fmt::Display for Config {
         write!(f, " security.sign_manifests={} security.trust={}", security.sign_manifests, security.trust)?;
         write!(f, " mount.read_timeout={}", format_duration(mount.read_timeout))?;
         write!(f, " mount.resolve_timeout={}", format_duration(mount.resolve_timeout))?;
+        write!(f, " mount.never_resolve={}", mount.never_resolve.join(","))?;
+        write!(f, " mount.max_lookups={}", mount.max_lookups)?;
         write!(f, " mount.readahead_max={} mount.show={}", mount.readahead_max, mount.show)?;
         write!(f, " cache.max_size={} cache.min_free={}", cache.max_size, cache.min_free)?;
         write!(f, " hub.endpoint={} hub.fallback={}", hub.endpoint, hub.fallback)

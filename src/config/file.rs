@@ -71,6 +71,8 @@ struct Security {
 struct Mount {
     read_timeout: Option<Wait>,
     resolve_timeout: Option<Wait>,
+    never_resolve: Option<Vec<NamePattern>>,
+    max_lookups: Option<Lookups>,
     readahead_max: Option<Window>,
     show: Option<ShowValue>,
 }
@@ -134,7 +136,11 @@ impl File {
         }
         overlay!(self.torrent.unwrap_or_default() => config.torrent; piece_length, download_timeout);
         overlay!(self.security.unwrap_or_default() => config.security; verify_checksums, sign_manifests, trust);
-        overlay!(self.mount.unwrap_or_default() => config.mount; read_timeout, resolve_timeout, readahead_max, show);
+        let mut mount = self.mount.unwrap_or_default();
+        if let Some(patterns) = mount.never_resolve.take() {
+            config.mount.never_resolve = patterns.into_iter().map(|pattern| pattern.0).collect();
+        }
+        overlay!(mount => config.mount; read_timeout, resolve_timeout, max_lookups, readahead_max, show);
         overlay!(self.cache.unwrap_or_default() => config.cache; max_size, min_free);
         overlay!(self.hub.unwrap_or_default() => config.hub; endpoint, fallback);
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use etcetera::BaseStrategy as _;
 
 use super::file::{File, LIMITS};
+use super::names::NEVER_RESOLVE;
 use super::*;
 use crate::paths::Paths;
 
@@ -126,6 +127,8 @@ impl Config {
             mount: MountConfig {
                 read_timeout: Duration::from_secs(600),
                 resolve_timeout: Duration::from_secs(10),
+                never_resolve: NEVER_RESOLVE.iter().map(|&pattern| pattern.to_owned()).collect(),
+                max_lookups: 16,
                 readahead_max: 32 << 20,
                 show: Show::All,
             },
@@ -240,7 +243,7 @@ mod tests {
             })
             .collect();
         assert_eq!(load(&all).unwrap(), defaults());
-        assert_eq!(keys, 31, "every key of the configuration stands in the example");
+        assert_eq!(keys, 33, "every key of the configuration stands in the example");
     }
 
     #[test]
@@ -254,7 +257,7 @@ network: {max_connections: 7, upload_rate_limit: 1MB/s, download_rate_limit: "2K
   allow_private_hosts: [Minio.lan, 10.0.0.5, "fd00::5"]}
 torrent: {piece_length: 16KiB, download_timeout: 5m}
 security: {verify_checksums: false, sign_manifests: false, trust: strict}
-mount: {read_timeout: 7, resolve_timeout: 1s, readahead_max: 1MiB, show: local}
+mount: {read_timeout: 7, resolve_timeout: 1s, never_resolve: [LIB, "*.so"], max_lookups: 5, readahead_max: 1MiB, show: local}
 cache: {max_size: 5GiB, min_free: 0}
 hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
 "#,
@@ -296,6 +299,8 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
             mount: MountConfig {
                 read_timeout: Duration::from_secs(7),
                 resolve_timeout: Duration::from_secs(1),
+                never_resolve: vec!["LIB".into(), "*.so".into()],
+                max_lookups: 5,
                 readahead_max: 1 << 20,
                 show: Show::Local,
             },
@@ -326,6 +331,9 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
             ("torrent: {piece_length: 8KiB}", 1, &["16KiB"]),
             ("storage: {base_dir: here}", 1, &["storage.base_dir", "absolute"]),
             ("mount: {read_timeout: 0}", 1, &["mount.read_timeout", "more than zero"]),
+            ("mount: {max_lookups: 0}", 1, &["mount.max_lookups", "1 to 10000"]),
+            ("mount: {never_resolve: [a/b]}", 1, &["mount.never_resolve[0]", "a pattern of names"]),
+            ("mount: {never_resolve: [\"[a\"]}", 1, &["mount.never_resolve[0]", "unclosed"]),
             ("mount: {show: some}", 1, &["mount.show", "pinned"]),
             ("cache: {max_size: 110%}", 1, &["cache.max_size", "110%"]),
             ("cache: {max_size: [1]}", 1, &["cache.max_size", "size"]),

@@ -6,6 +6,7 @@
 mod display;
 mod file;
 mod load;
+mod names;
 mod proxy;
 mod values;
 
@@ -131,6 +132,10 @@ pub struct MountConfig {
     pub read_timeout: Duration,
     /// How long the lookup of an unknown name waits.
     pub resolve_timeout: Duration,
+    /// Names of organisations and models that are never looked up: globs of one component, in either case.
+    pub never_resolve: Vec<String>,
+    /// The unknown names that one process may have looked up in a minute; models that are found do not count.
+    pub max_lookups: u32,
     /// The widest window, in bytes.
     pub readahead_max: u64,
     /// What `ls` lists.

@@ -96,6 +96,19 @@ scalar!(
         parse_size(s.strip_suffix("/s").unwrap_or(s)).map_err(plain)
     }
 );
+scalar!(Lookups(u32), "a number from 1 to 10000", |s| {
+    s.parse().ok().filter(|n| (1..=10_000).contains(n)).ok_or_else(String::new)
+});
+scalar!(
+    /// A glob of one component of a path.
+    NamePattern(String), "a pattern of names such as lib64 or *.so", |s| {
+        match globset::Glob::new(s) {
+            Ok(_) if s.is_empty() || s.contains('/') => Err(String::new()),
+            Ok(_) => Ok(s.to_owned()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+);
 scalar!(PieceLength(u32), "a power of two from 16KiB to 128MiB", |s| {
     let n = parse_size(s).map_err(plain)?;
     u32::try_from(n).ok().filter(|&n| crate::model::is_piece_length(n)).ok_or_else(String::new)

@@ -37,6 +37,11 @@ impl Asker {
         self.status().is_some_and(|status| status.is_interrupted())
     }
 
+    /// The process of the thread; 0 if it is not known.
+    pub fn process(self) -> u32 {
+        self.status().map_or(0, |status| status.process)
+    }
+
     /// The reader that waits; none if nothing is known of it. A thread of the kernel (of a loop device, or an NFS
     /// server) reads for programs that are not known, and may end while they wait.
     pub fn reader(self) -> Option<Reader> {

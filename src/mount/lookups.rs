@@ -19,20 +19,17 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::asker::Asker;
+use super::budget::Budget;
 use super::inode::Ino;
+use super::misses::{Miss, Misses};
+use super::never::NeverResolve;
 use super::place::Sought;
 use super::tree::{Lookup, Tree, TreeError};
+use crate::model::ModelName;
 
 /// How many lookups may wait at once; each is a thread of a program. What goes beyond is answered as absent: a program
 /// that asks for more is crawling.
 pub const MAX_WAITING: usize = 64;
-
-/// How long a model that was not found is absent without another query. A program that looks again and again is not to
-/// ask each time; for longer than that what asks remembers it, and knows when it ends.
-pub const MISS_LASTS: Duration = Duration::from_secs(5);
-
-/// The same for one that cannot be shown: somebody may be doing what the message says.
-pub const REFUSAL_LASTS: Duration = Duration::from_secs(3);
 
 /// How often it is looked whether those who wait are to end: Ctrl-C should seem to work at once.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -40,8 +37,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How much longer than it was told a query may take.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// How many misses, and refusals that were logged, are remembered.
-const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+/// How many refusals that were logged are remembered.
+const MAX_LOGGED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// Why a model could not be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,8 +57,26 @@ pub enum ResolveError {
 /// A query in progress. It ends with the model being published to the mount, or with an error.
 pub type Resolving = Pin<Box<dyn Future<Output = Result<(), ResolveError>> + Send>>;
 
-/// Asks the network for a model, for at most so long. Called on the runtime.
-pub type Resolver = dyn Fn(Sought, Duration) -> Resolving + Send + Sync;
+/// The network, for the lookups of a mount.
+pub trait Resolver: Send + Sync {
+    /// Asks for a model, for at most so long. Called on the runtime.
+    fn resolve(&self, sought: Sought, within: Duration) -> Resolving;
+
+    /// Reports a model that was not asked for, because the process has used up its budget. The process is 0 where it is
+    /// not visible to the daemon. Called by threads that take requests: must not wait for anything but the disk.
+    fn over_budget(&self, sought: &Sought, process: u32);
+}
+
+/// What a mount may ask the network for.
+#[derive(Debug)]
+pub struct LookupRules {
+    /// How long one query may take.
+    pub within: Duration,
+    /// Names that are never asked for.
+    pub never: NeverResolve,
+    /// Models that one process may have asked for in a minute, apart from those that are found.
+    pub per_minute: u32,
+}
 
 /// What a lookup is answered with.
 pub type Answer = Box<dyn FnOnce(Result<Lookup, TreeError>) + Send>;
@@ -70,18 +85,20 @@ pub type Answer = Box<dyn FnOnce(Result<Lookup, TreeError>) + Send>;
 pub struct Lookups {
     tree: Arc<Tree>,
     runtime: Handle,
-    resolver: OnceLock<(Arc<Resolver>, Duration)>,
+    resolver: OnceLock<(Arc<dyn Resolver>, Duration)>,
     table: Mutex<Table>,
     stopping: watch::Sender<bool>,
 }
 
 struct Table {
     /// What is asked for, and who waits for it.
-    asked: HashMap<Sought, Vec<Waiting>>,
+    asked: HashMap<Sought, Asked>,
     /// How many wait in all.
     waiting: usize,
-    /// What was not found or is not shown, until when, and how that is answered.
-    misses: LruCache<Sought, (Instant, Miss)>,
+    /// What was not found or is not shown.
+    misses: Misses,
+    /// What processes may still ask for.
+    budget: Budget,
     /// The refusals that were logged.
     told: LruCache<Sought, String>,
     /// Whether it was logged that too many wait.
@@ -97,6 +114,14 @@ impl Table {
     }
 }
 
+/// A query in progress.
+#[derive(Default)]
+struct Asked {
+    waiting: Vec<Waiting>,
+    /// A record of the name or a new peer has arrived since the query began: that it found nothing is not remembered.
+    outdated: bool,
+}
+
 struct Waiting {
     parent: Ino,
     name: OsString,
@@ -104,17 +129,10 @@ struct Waiting {
     answer: Answer,
 }
 
-/// How a lookup is answered whose model is not shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Miss {
-    Absent,
-    Disputed,
-}
-
 impl Miss {
     fn answer(self) -> Result<Lookup, TreeError> {
         match self {
-            Self::Absent => Ok(Lookup::Absent(Duration::ZERO)),
+            Self::Absent | Self::Refused => Ok(Lookup::Absent(Duration::ZERO)),
             Self::Disputed => Err(TreeError::Disputed),
         }
     }
@@ -122,12 +140,14 @@ impl Miss {
 
 /// What becomes of a lookup.
 enum Fate {
-    /// It waits; nobody has asked for the model yet.
-    Asks,
+    /// It waits; no query for the model is in progress. The process that is charged with the query.
+    Asks(u32),
     /// It waits for somebody else's query.
     Joins,
-    /// It is answered at once.
+    /// It is answered immediately.
     Now(Answer, Result<Lookup, TreeError>),
+    /// It is answered as absent: this process has used up its budget.
+    OverBudget(Answer, u32),
 }
 
 impl Lookups {
@@ -136,8 +156,9 @@ impl Lookups {
         let table = Table {
             asked: HashMap::new(),
             waiting: 0,
-            misses: LruCache::new(MAX_REMEMBERED),
-            told: LruCache::new(MAX_REMEMBERED),
+            misses: Misses::default(),
+            budget: Budget::new(0),
+            told: LruCache::new(MAX_LOGGED),
             crowded: false,
             stopped: false,
         };
@@ -151,10 +172,12 @@ impl Lookups {
         })
     }
 
-    /// Asks for what is not known, from now on, for at most `within`. The first call counts.
-    pub fn resolve_with(&self, resolver: Arc<Resolver>, within: Duration) {
-        let _ = self.resolver.set((resolver, within));
-        self.tree.guess_names();
+    /// Asks for models that are not known, from now on. The first call counts.
+    pub fn resolve_with(&self, resolver: Arc<dyn Resolver>, rules: LookupRules) {
+        if self.resolver.set((resolver, rules.within)).is_ok() {
+            self.lock().budget = Budget::new(rules.per_minute);
+            self.tree.guess_names(rules.never);
+        }
     }
 
     /// How many lookups wait now.
@@ -173,11 +196,19 @@ impl Lookups {
     fn park(self: &Arc<Self>, model: Sought, waiting: Waiting) {
         match self.admit(&model, waiting) {
             Fate::Now(answer, result) => answer(result),
+            Fate::OverBudget(answer, process) => {
+                answer(Miss::Absent.answer());
+                if let Some((resolver, _)) = self.resolver.get() {
+                    resolver.over_budget(&model, process);
+                }
+            }
             Fate::Joins => {}
-            Fate::Asks => {
+            Fate::Asks(process) => {
                 let query = Query {
                     lookups: self.clone(),
                     model,
+                    process,
+                    began: Instant::now(),
                     found: false,
                     miss: Miss::Absent,
                     abandoned: false,
@@ -188,11 +219,12 @@ impl Lookups {
     }
 
     fn admit(&self, model: &Sought, waiting: Waiting) -> Fate {
+        let now = Instant::now();
         let table = &mut *self.lock();
         if table.stopped {
             return Fate::Now(waiting.answer, Err(TreeError::Stopped));
         }
-        if let Some((_, miss)) = table.misses.get(model).filter(|(until, _)| Instant::now() < *until) {
+        if let Some(miss) = table.misses.of(model, now) {
             return Fate::Now(waiting.answer, miss.answer());
         }
         if table.waiting >= MAX_WAITING {
@@ -201,22 +233,39 @@ impl Lookups {
             }
             return Fate::Now(waiting.answer, Miss::Absent.answer());
         }
+        if let Some(asked) = table.asked.get_mut(model) {
+            asked.waiting.push(waiting);
+            table.waiting += 1;
+            return Fate::Joins;
+        }
+        let process = waiting.asker.process();
+        if !table.budget.take(process, now) {
+            return Fate::OverBudget(waiting.answer, process);
+        }
+        table.asked.insert(model.clone(), Asked { waiting: vec![waiting], outdated: false });
         table.waiting += 1;
-        match table.asked.get_mut(model) {
-            Some(others) => {
-                others.push(waiting);
-                Fate::Joins
-            }
-            None => {
-                table.asked.insert(model.clone(), vec![waiting]);
-                Fate::Asks
-            }
+        Fate::Asks(process)
+    }
+
+    /// Has the models of a name looked up again: a record of it has arrived, or a peer has it.
+    pub fn name_appeared(&self, name: &ModelName) {
+        let table = &mut *self.lock();
+        table.misses.name_appeared(name);
+        for (sought, asked) in &mut table.asked {
+            asked.outdated |= sought.model.name == *name;
         }
     }
 
-    /// Forgets what was not found: something changed since, and it may be there now.
-    pub fn forget_misses(&self) {
-        self.lock().misses.clear();
+    /// Has all models that were not found looked up again: a peer has come that was not asked.
+    pub fn peer_appeared(&self) {
+        let table = &mut *self.lock();
+        table.misses.peer_appeared(Instant::now());
+        table.asked.values_mut().for_each(|asked| asked.outdated = true);
+    }
+
+    /// Has all models that were refused looked up again: the trust may have changed.
+    pub fn rules_changed(&self) {
+        self.lock().misses.rules_changed();
     }
 
     /// Answers all that wait, and whatever comes from now on.
@@ -225,7 +274,7 @@ impl Lookups {
             let table = &mut *self.lock();
             table.stopped = true;
             table.waiting = 0;
-            table.asked.drain().flat_map(|(_, waiting)| waiting).collect()
+            table.asked.drain().flat_map(|(_, asked)| asked.waiting).collect()
         };
         self.stopping.send_replace(true);
         for Waiting { answer, .. } in waiting {
@@ -238,7 +287,7 @@ impl Lookups {
     fn release_ending(&self, model: &Sought) -> bool {
         let (ending, goes_on) = {
             let table = &mut *self.lock();
-            let Some(waiting) = table.asked.get_mut(model) else { return false };
+            let Some(Asked { waiting, .. }) = table.asked.get_mut(model) else { return false };
             let ending: Vec<Waiting> =
                 waiting.extract_if(.., |waiting| waiting.asker.is_interrupted()).collect();
             let goes_on = !waiting.is_empty();
@@ -257,14 +306,16 @@ impl Lookups {
     /// Remembers that a model was not found, and says why if that is news.
     fn missed(&self, model: &Sought, error: &ResolveError) -> Miss {
         let table = &mut *self.lock();
-        let (lasts, miss) = match error {
-            ResolveError::NotFound => (MISS_LASTS, Miss::Absent),
-            ResolveError::Refused(_) => (REFUSAL_LASTS, Miss::Absent),
-            ResolveError::Disputed(_) => (REFUSAL_LASTS, Miss::Disputed),
+        let miss = match error {
+            ResolveError::NotFound => Miss::Absent,
+            ResolveError::Refused(_) => Miss::Refused,
+            ResolveError::Disputed(_) => Miss::Disputed,
         };
-        table.misses.put(model.clone(), (Instant::now() + lasts, miss));
+        if table.asked.get(model).is_none_or(|asked| !asked.outdated) {
+            table.misses.add(model, miss, Instant::now());
+        }
         match error {
-            ResolveError::NotFound => debug!(%model, "A model was looked up that nobody has."),
+            ResolveError::NotFound => debug!(%model, "A model was looked up that no peer has."),
             ResolveError::Refused(reason) | ResolveError::Disputed(reason) => {
                 if table.told.get(model) != Some(reason) {
                     table.told.put(model.clone(), reason.clone());
@@ -284,6 +335,9 @@ impl Lookups {
 struct Query {
     lookups: Arc<Lookups>,
     model: Sought,
+    /// The process that is charged.
+    process: u32,
+    began: Instant,
     found: bool,
     miss: Miss,
     /// Nobody waits any more, and the entry is gone.
@@ -295,7 +349,7 @@ impl Query {
         let Some((resolver, within)) = self.lookups.resolver.get() else { return };
         let mut stopping = self.lookups.stopping.subscribe();
         // What asks knows best why it found nothing in time.
-        let asking = tokio::time::timeout(*within + GRACE, resolver(self.model.clone(), *within));
+        let asking = tokio::time::timeout(*within + GRACE, resolver.resolve(self.model.clone(), *within));
         let mut asking = pin!(asking);
         let mut clock = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         let result = loop {
@@ -326,8 +380,15 @@ impl Drop for Query {
         }
         let waiting = {
             let table = &mut *self.lookups.lock();
-            let waiting = table.asked.remove(&self.model).unwrap_or_default();
+            let waiting = table.asked.remove(&self.model).unwrap_or_default().waiting;
             table.released(waiting.len());
+            if self.found {
+                table.misses.found(&self.model);
+                table.budget.give_back(self.process);
+            } else {
+                let now = Instant::now();
+                table.budget.charge(self.process, now - self.began, now);
+            }
             waiting
         };
         for Waiting { parent, name, answer, .. } in waiting {

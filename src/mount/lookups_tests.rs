@@ -10,10 +10,12 @@ use tokio::sync::{Notify, oneshot};
 
 use super::asker::Asker;
 use super::inode::Ino;
-use super::lookups::{Lookups, MAX_WAITING, MISS_LASTS, REFUSAL_LASTS, ResolveError, Resolving};
+use super::lookups::{LookupRules, Lookups, MAX_WAITING, ResolveError, Resolver, Resolving};
+use super::misses::{FIRST, REFUSAL};
+use super::never::NeverResolve;
 use super::place::Sought;
 use super::tree::{Attr, Lookup, Owner, Tree, TreeError};
-use crate::model::{FileEntry, Manifest, PiecesRoot};
+use crate::model::{FileEntry, Manifest, ModelName, PiecesRoot};
 use crate::paths::Paths;
 use crate::store::{Store, StoredRevision};
 
@@ -21,30 +23,65 @@ const WITHIN: Duration = Duration::from_secs(10);
 
 type Result = std::result::Result<Lookup, TreeError>;
 
+/// How many lookups a process may make in the tests of other rules.
+const MANY: u32 = 100_000;
+
+/// A network in a test.
+struct Network<R> {
+    resolve: R,
+    tree: Arc<Tree>,
+    store: Arc<Store>,
+    queries: Arc<Mutex<Vec<String>>>,
+    over_budget: Arc<Mutex<Vec<(String, u32)>>>,
+}
+
+impl<R: Fn(&Arc<Tree>, &Arc<Store>, Sought) -> Resolving + Send + Sync> Resolver for Network<R> {
+    fn resolve(&self, model: Sought, within: Duration) -> Resolving {
+        assert_eq!(within, WITHIN);
+        self.queries.lock().unwrap().push(model.to_string());
+        (self.resolve)(&self.tree, &self.store, model)
+    }
+
+    fn over_budget(&self, sought: &Sought, process: u32) {
+        self.over_budget.lock().unwrap().push((sought.to_string(), process));
+    }
+}
+
 /// Lookups over a tree that shows nothing, and a count of the queries.
 struct Rig {
     tree: Arc<Tree>,
     lookups: Arc<Lookups>,
     queries: Arc<Mutex<Vec<String>>>,
+    over_budget: Arc<Mutex<Vec<(String, u32)>>>,
     store: Arc<Store>,
     _dir: tempfile::TempDir,
 }
 
 impl Rig {
     fn new(resolve: impl Fn(&Arc<Tree>, &Arc<Store>, Sought) -> Resolving + Send + Sync + 'static) -> Self {
+        Self::with_budget(MANY, resolve)
+    }
+
+    fn with_budget(
+        per_minute: u32,
+        resolve: impl Fn(&Arc<Tree>, &Arc<Store>, Sought) -> Resolving + Send + Sync + 'static,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Paths::below(&dir.path().join("base"))).unwrap();
         let tree = Arc::new(Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH }));
         let lookups = Lookups::new(tree.clone(), Handle::current());
         let queries = Arc::new(Mutex::new(Vec::new()));
-        let (asked, shown, kept) = (queries.clone(), tree.clone(), store.clone());
-        let resolver = move |model: Sought, within| {
-            assert_eq!(within, WITHIN);
-            asked.lock().unwrap().push(model.to_string());
-            resolve(&shown, &kept, model)
+        let over_budget = Arc::new(Mutex::new(Vec::new()));
+        let network = Network {
+            resolve,
+            tree: tree.clone(),
+            store: store.clone(),
+            queries: queries.clone(),
+            over_budget: over_budget.clone(),
         };
-        lookups.resolve_with(Arc::new(resolver), WITHIN);
-        Self { tree, lookups, queries, store, _dir: dir }
+        let never = NeverResolve::new(["desktop.ini", "HEAD"]).unwrap();
+        lookups.resolve_with(Arc::new(network), LookupRules { within: WITHIN, never, per_minute });
+        Self { tree, lookups, queries, over_budget, store, _dir: dir }
     }
 
     /// Looks up a directory above the revisions.
@@ -126,7 +163,7 @@ async fn datasets_and_revisions_are_asked_for_by_their_names() {
 async fn a_miss_is_remembered_for_a_while_and_no_longer() {
     let rig = Rig::new(fails);
     assert_eq!(rig.look("acme/m").await, ABSENT);
-    tokio::time::advance(MISS_LASTS - Duration::from_secs(1)).await;
+    tokio::time::advance(FIRST - Duration::from_secs(1)).await;
     assert_eq!(rig.begin("acme/m").try_recv().unwrap(), ABSENT, "it is not answered at once");
     assert_eq!(rig.begin("acme/m@main").try_recv().unwrap(), ABSENT);
     assert_eq!(rig.queries(), 1);
@@ -247,6 +284,10 @@ async fn nothing_is_asked_for_without_a_resolver_or_what_cannot_be_a_name() {
         );
         assert_eq!(told.try_recv().unwrap(), ABSENT, "{name}");
     }
+    // A model of such a name is shown once it is known.
+    let known = Sought { model: "HEAD/desktop.ini".parse().unwrap(), publisher: None };
+    rig.tree.publish(vec![revision(&rig.store, known)]);
+    assert!(matches!(rig.look("HEAD/desktop.ini").await, Ok(Lookup::Present { .. })));
     assert_eq!(rig.queries(), 0);
     let plain = Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH });
     assert_eq!(plain.lookup(Ino::ROOT, "acme".as_ref()), ABSENT);
@@ -265,28 +306,95 @@ async fn one_refusal_is_not_asked_about_again_at_once() {
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
     // The user had time to do what the message says.
-    tokio::time::advance(REFUSAL_LASTS).await;
+    tokio::time::advance(REFUSAL).await;
     assert_eq!(rig.look("acme/m").await, ABSENT);
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_refused_or_missed_is_asked_for_again_once_something_changed() {
+async fn refused_models_are_asked_for_again_once_something_changed() {
     let trusted = Arc::new(AtomicBool::new(false));
     let trusts = trusted.clone();
     let rig = Rig::new(move |tree, store, model| match trusts.load(Ordering::Relaxed) {
         true => found(tree, store, model),
-        false if model.model.name.name() == "missed" => fails(tree, store, model),
         false => Box::pin(std::future::ready(Err(ResolveError::Refused("not trusted".to_owned())))),
     });
-    for path in ["acme/refused", "acme/missed"] {
-        assert_eq!(rig.look(path).await, ABSENT);
-    }
+    assert_eq!(rig.look("acme/refused").await, ABSENT);
     trusted.store(true, Ordering::Relaxed);
-    rig.lookups.forget_misses();
-    for path in ["acme/refused", "acme/missed"] {
-        assert!(matches!(rig.look(path).await, Ok(Lookup::Present { .. })), "{path}");
+    rig.lookups.rules_changed();
+    assert!(matches!(rig.look("acme/refused").await, Ok(Lookup::Present { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_the_name_or_a_new_peer_ends_a_miss() {
+    let rig = Rig::new(fails);
+    let news: [&dyn Fn(); 2] =
+        [&|| rig.lookups.name_appeared(&"acme/m".parse().unwrap()), &|| rig.lookups.peer_appeared()];
+    for (n, news) in news.into_iter().enumerate() {
+        for _ in 0..2 {
+            assert_eq!(rig.look("acme/m").await, ABSENT);
+        }
+        assert_eq!(rig.queries(), 2 * n + 1);
+        rig.lookups.name_appeared(&"acme/other".parse().unwrap());
+        assert_eq!(rig.look("acme/m").await, ABSENT);
+        assert_eq!(rig.queries(), 2 * n + 1, "news of another name");
+        news();
+        assert_eq!(rig.look("acme/m").await, ABSENT);
+        assert_eq!(rig.queries(), 2 * n + 2);
+        rig.lookups.name_appeared(&"acme/m".parse().unwrap());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_that_news_overtook_leaves_no_miss() {
+    let name = "acme/m".parse().unwrap();
+    let news: [fn(&Lookups, &ModelName); 2] =
+        [|lookups, name| lookups.name_appeared(name), |lookups, _| lookups.peer_appeared()];
+    for news in news {
+        let rig = Rig::new(never);
+        let waiting = rig.begin("acme/m");
+        news(&rig.lookups, &name);
+        assert_eq!(waiting.await.unwrap(), ABSENT);
+        assert_eq!(rig.look("acme/m").await, ABSENT);
+        assert_eq!(rig.queries(), 2);
+        assert_eq!(rig.look("acme/m").await, ABSENT);
+        assert_eq!(rig.queries(), 2, "the second is remembered");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_beyond_its_budget_is_answered_without_a_query() {
+    let rig = Rig::with_budget(4, fails);
+    for n in 0..10 {
+        assert_eq!(rig.look(&format!("acme/m{n}")).await, ABSENT);
+    }
+    assert_eq!(rig.queries(), 4);
+    let over_budget: Vec<_> = (4..10).map(|n| (format!("acme/m{n}"), 0)).collect();
+    assert_eq!(*rig.over_budget.lock().unwrap(), over_budget);
+    // The answer was no miss: with a new budget the name is looked up.
+    tokio::time::advance(Duration::from_secs(16)).await;
+    assert_eq!(rig.look("acme/m9").await, ABSENT);
+    assert_eq!(rig.queries(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_waits_for_few_names_that_are_searched_for_long() {
+    let rig = Rig::with_budget(16, never);
+    let start = tokio::time::Instant::now();
+    for n in 0..20 {
+        assert_eq!(rig.look(&format!("acme/m{n}")).await, ABSENT);
+    }
+    assert!(start.elapsed() <= WITHIN * 2, "it took {:?}", start.elapsed());
+    assert_eq!(rig.over_budget.lock().unwrap().len(), 20 - rig.queries());
+}
+
+#[tokio::test(start_paused = true)]
+async fn found_models_do_not_use_up_the_budget() {
+    let rig = Rig::with_budget(2, found);
+    for n in 0..10 {
+        assert!(matches!(rig.look(&format!("acme/m{n}")).await, Ok(Lookup::Present { .. })));
+    }
+    assert!(rig.over_budget.lock().unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

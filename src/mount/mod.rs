@@ -6,8 +6,8 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | `inode`, `place`, `listing`, `view`, `tree`, `xattr` | names, numbers, attributes, facts |
-//! | `lookups` | lookups of models that the network may have |
+//! | `inode`, `place`, `never`, `listing`, `view`, `tree`, `xattr` | names, numbers, attributes, facts |
+//! | `lookups`, `misses`, `budget` | lookups of models that the network may have |
 //! | `reads`, `handles`, `errno` | open files, parked reads, error numbers |
 //! | `asker`, `threads`, `watching` | programs that wait and are about to end |
 //! | `caution` | warnings of files that can run code |
@@ -19,6 +19,7 @@
 
 mod asker;
 mod attach;
+mod budget;
 mod caution;
 mod detach;
 mod errno;
@@ -32,8 +33,10 @@ mod liveness;
 mod lookups;
 #[cfg(test)]
 mod lookups_tests;
+mod misses;
 mod mountinfo;
 mod mountpoint;
+mod never;
 mod opens;
 mod place;
 mod reads;
@@ -56,15 +59,16 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::fetch::Fetch;
-use crate::model::ModelRef;
+use crate::model::{ModelName, ModelRef};
 use crate::store::StoredRevision;
 pub use detach::{MountRecord, list_mounts, resolve, unmount};
 pub use error::MountError;
 pub use liveness::{Liveness, liveness};
 use lookups::Lookups;
-pub use lookups::{ResolveError, Resolver, Resolving};
+pub use lookups::{LookupRules, ResolveError, Resolver, Resolving};
 use mountinfo::MountEntry;
 pub use mountpoint::prepare;
+pub use never::NeverResolve;
 pub use place::Sought;
 pub use reads::ReadCounters;
 use reads::Reads;
@@ -132,12 +136,12 @@ impl Mounted {
         &self.counters
     }
 
-    /// Replaces the set of revisions that the mount shows. What was looked up and not found is asked for again: called
-    /// whenever something changed here, which may be whom the user believes. A disputed name that was read through this
-    /// mount keeps its publisher; returns these names.
+    /// Replaces the set of revisions that the mount shows. Models that were refused are looked up again: called whenever
+    /// something changed here, which may be the publishers that the user trusts. A disputed name that was read through
+    /// this mount keeps its publisher; returns these names.
     pub fn publish(&self, shown: impl Into<Shown>) -> BTreeSet<ModelRef> {
         let kept = self.tree.publish(shown);
-        self.lookups.forget_misses();
+        self.lookups.rules_changed();
         kept
     }
 
@@ -152,10 +156,21 @@ impl Mounted {
         self.tree.list_only(Arc::new(filter));
     }
 
-    /// Asks for models that are looked up and not known, from now on: each for at most `within`. What is found is to be
-    /// published before the query ends. Listings never ask.
-    pub fn resolve_with(&self, resolver: Arc<Resolver>, within: Duration) {
-        self.lookups.resolve_with(resolver, within);
+    /// Asks for models that are looked up and not known, from now on. What is found is to be published before the query
+    /// ends. Listings never ask.
+    pub fn resolve_with(&self, resolver: Arc<dyn Resolver>, rules: LookupRules) {
+        self.lookups.resolve_with(resolver, rules);
+    }
+
+    /// Has the models of a name looked up again although they were not found: a record of the name has arrived, or a
+    /// peer has it.
+    pub fn name_appeared(&self, name: &ModelName) {
+        self.lookups.name_appeared(name);
+    }
+
+    /// Has all models looked up again that were not found: a peer has come that was not asked.
+    pub fn peer_appeared(&self) {
+        self.lookups.peer_appeared();
     }
 
     /// How many lookups wait for the network now.

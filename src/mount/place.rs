@@ -2,34 +2,13 @@
 
 use std::fmt;
 
+use super::never::NeverResolve;
 use crate::keys::FINGERPRINT_ALPHABET;
 use crate::model::{Kind, ModelName, ModelRef, PublisherKey, Revision};
 
 /// The directory in the root that holds a directory for each publisher. It is found by its name and not listed, so that
 /// programs that walk the tree see each model once.
 pub const BY: &str = ".by";
-
-/// What programs look for by themselves in whatever directory they are in, or above it. Nobody calls a model so, and
-/// the network should not be asked each time. Compared without regard to case.
-const NOISE: [&str; 13] = [
-    // File managers.
-    "autorun.inf",
-    "desktop.ini",
-    "ehthumbs.db",
-    "thumbs.db",
-    // Backup programs.
-    "cachedir.tag",
-    // git, which tries each directory as a bare repository.
-    "head",
-    // Build tools and test runners, which walk up to the root of their project.
-    "cargo.toml",
-    "node_modules",
-    "package.json",
-    "pyproject.toml",
-    "pytest.ini",
-    "setup.cfg",
-    "tox.ini",
-];
 
 /// A directory above the revisions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -112,14 +91,11 @@ impl Place {
         }
     }
 
-    /// What a name in it could stand for; none for what cannot be a name, and for noise.
-    pub fn guess(&self, name: &str) -> Option<Guess> {
-        if NOISE.iter().any(|noise| noise.eq_ignore_ascii_case(name)) {
-            return None;
-        }
+    /// What a name in it could stand for; none for what cannot be a name, or matches `never`.
+    pub fn guess(&self, name: &str, never: &NeverResolve) -> Option<Guess> {
         let org = |kind| {
             // Its models decide whether an organisation can be called so.
-            ModelName::new(kind, name, "model").ok()?;
+            ModelName::new(kind, name, "model").ok().filter(|_| !never.matches(name))?;
             Some(Guess::Dir(Self::Org(kind, name.to_owned())))
         };
         match self {
@@ -129,7 +105,7 @@ impl Place {
             Self::Datasets => org(Kind::Dataset),
             Self::Org(kind, org) => {
                 let (name, revision) = name.split_once('@').map_or((name, None), |(n, r)| (n, Some(r)));
-                let name = ModelName::new(*kind, org, name).ok()?;
+                let name = ModelName::new(*kind, org, name).ok().filter(|_| !never.matches(name))?;
                 let revision: Option<Revision> = revision.map(str::parse).transpose().ok()?;
                 let model = ModelRef { name, revision: revision.unwrap_or_default() };
                 Some(Guess::Model(Sought { model, publisher: None }))
@@ -141,7 +117,7 @@ impl Place {
             Self::Alias(..) => None,
             // There are no publishers within one.
             Self::Of(_, place) if **place == Self::Root && name == BY => None,
-            Self::Of(publisher, place) => Some(match place.guess(name)? {
+            Self::Of(publisher, place) => Some(match place.guess(name, never)? {
                 Guess::Dir(place) => Guess::Dir(Self::Of(publisher.clone(), Box::new(place))),
                 Guess::Model(Sought { model, .. }) => {
                     Guess::Model(Sought { model, publisher: Some(publisher.clone()) })
@@ -177,6 +153,11 @@ pub fn fingerprint_of(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn never() -> NeverResolve {
+        let patterns = ["desktop.ini", "autorun.inf", "head", "thumbs.db", "lib", "*.so.*", ".*"];
+        NeverResolve::new(patterns).unwrap()
+    }
+
     fn org(kind: Kind, org: &str) -> Place {
         Place::Org(kind, org.to_owned())
     }
@@ -184,19 +165,19 @@ mod tests {
     #[test]
     fn names_stand_for_what_the_layout_says() {
         let dir = |place| Some(Guess::Dir(place));
-        assert_eq!(Place::Root.guess("datasets"), dir(Place::Datasets));
-        assert_eq!(Place::Root.guess("acme"), dir(org(Kind::Model, "acme")));
-        assert_eq!(Place::Datasets.guess("acme"), dir(org(Kind::Dataset, "acme")));
+        assert_eq!(Place::Root.guess("datasets", &never()), dir(Place::Datasets));
+        assert_eq!(Place::Root.guess("acme", &never()), dir(org(Kind::Model, "acme")));
+        assert_eq!(Place::Datasets.guess("acme", &never()), dir(org(Kind::Dataset, "acme")));
         let model = |text: &str| Some(Guess::Model(Sought { model: text.parse().unwrap(), publisher: None }));
         let acme = org(Kind::Model, "acme");
-        assert_eq!(acme.guess("m"), model("acme/m"));
-        assert_eq!(acme.guess("m@main"), model("acme/m"));
-        assert_eq!(acme.guess("m@v1.0"), model("acme/m@v1.0"));
-        assert_eq!(org(Kind::Dataset, "acme").guess("d@x"), model("datasets/acme/d@x"));
+        assert_eq!(acme.guess("m", &never()), model("acme/m"));
+        assert_eq!(acme.guess("m@main", &never()), model("acme/m"));
+        assert_eq!(acme.guess("m@v1.0", &never()), model("acme/m@v1.0"));
+        assert_eq!(org(Kind::Dataset, "acme").guess("d@x", &never()), model("datasets/acme/d@x"));
     }
 
     #[test]
-    fn what_cannot_be_a_name_and_noise_stand_for_nothing() {
+    fn impossible_and_excluded_names_stand_for_nothing() {
         let acme = org(Kind::Model, "acme");
         let long = "x".repeat(97);
         for name in [
@@ -210,30 +191,32 @@ mod tests {
             "desktop.ini",
             "AUTORUN.INF",
             "HEAD",
+            "lib",
+            "libcudart.so.12",
         ] {
             for place in [&Place::Root, &Place::Datasets, &acme] {
-                assert_eq!(place.guess(name), None, "{name} in {place:?}");
+                assert_eq!(place.guess(name, &never()), None, "{name} in {place:?}");
             }
         }
-        for name in ["m@", "@v1", "m@a@b", "m@.x", "m@a/b"] {
-            assert_eq!(acme.guess(name), None, "{name}");
+        for name in ["lib@v1", "m@", "@v1", "m@a@b", "m@.x", "m@a/b"] {
+            assert_eq!(acme.guess(name, &never()), None, "{name}");
         }
-        assert_eq!(Place::Root.guess("Datasets"), None);
-        assert_eq!(Place::Datasets.guess("datasets"), None);
+        assert_eq!(Place::Root.guess("Datasets", &never()), None);
+        assert_eq!(Place::Datasets.guess("datasets", &never()), None);
     }
 
     #[test]
     fn a_publisher_has_the_same_layout_below_its_fingerprint() {
         let print = "r5fk-b70b-psbb-5vew";
         let of = |place| Place::Of(print.to_owned(), Box::new(place));
-        assert_eq!(Place::Root.guess(".by"), Some(Guess::Dir(Place::By)));
-        assert_eq!(Place::By.guess(print), Some(Guess::Dir(of(Place::Root))));
-        assert_eq!(of(Place::Root).guess("datasets"), Some(Guess::Dir(of(Place::Datasets))));
-        assert_eq!(of(Place::Root).guess("acme"), Some(Guess::Dir(of(org(Kind::Model, "acme")))));
+        assert_eq!(Place::Root.guess(".by", &never()), Some(Guess::Dir(Place::By)));
+        assert_eq!(Place::By.guess(print, &never()), Some(Guess::Dir(of(Place::Root))));
+        assert_eq!(of(Place::Root).guess("datasets", &never()), Some(Guess::Dir(of(Place::Datasets))));
+        assert_eq!(of(Place::Root).guess("acme", &never()), Some(Guess::Dir(of(org(Kind::Model, "acme")))));
         let sought = Sought { model: "acme/m@v1".parse().unwrap(), publisher: Some(print.to_owned()) };
-        assert_eq!(of(org(Kind::Model, "acme")).guess("m@v1"), Some(Guess::Model(sought.clone())));
+        assert_eq!(of(org(Kind::Model, "acme")).guess("m@v1", &never()), Some(Guess::Model(sought.clone())));
         assert_eq!(sought.path(), format!(".by/{print}/acme/m@v1"));
-        assert_eq!(of(Place::Root).guess(".by"), None);
+        assert_eq!(of(Place::Root).guess(".by", &never()), None);
         let data = of(org(Kind::Dataset, "acme"));
         assert_eq!((data.path(), data.parent()), (format!(".by/{print}/datasets/acme"), of(Place::Datasets)));
         assert_eq!((of(Place::Root).path(), of(Place::Root).parent()), (format!(".by/{print}"), Place::By));

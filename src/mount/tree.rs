@@ -11,12 +11,12 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use super::inode::{Ino, Numbers};
 use super::listing::{Node, NodeKind};
+use super::never::NeverResolve;
 use super::place::{Guess, Place, Sought, fingerprint_of};
 use super::view::{Found, Placement, Shown, TopDir, TopEntry, View};
 use super::xattr::{self, Fact};
@@ -166,8 +166,8 @@ pub struct Tree {
     view: RwLock<Arc<View>>,
     /// Which revisions a listing shows; none is all.
     listed: RwLock<Option<Arc<ListFilter>>>,
-    /// Whether there may be more than what is shown.
-    guesses: AtomicBool,
+    /// The names that stand for nothing; none where there is no more than what is shown.
+    never: OnceLock<NeverResolve>,
     /// Answers what the trust knows; none before it is asked.
     trust: RwLock<Option<Arc<dyn Judge>>>,
 }
@@ -194,7 +194,7 @@ impl Tree {
             numbers,
             view: RwLock::new(Arc::new(view)),
             listed: RwLock::new(None),
-            guesses: AtomicBool::new(false),
+            never: OnceLock::new(),
             trust: RwLock::new(None),
         }
     }
@@ -230,9 +230,10 @@ impl Tree {
         self.trust.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Answers, from now on, that a name above the revisions that is not known may stand for something.
-    pub fn guess_names(&self) {
-        self.guesses.store(true, Ordering::Relaxed);
+    /// Answers, from now on, that a name above the revisions that is not known may stand for something, unless it matches
+    /// `never`. The first call counts.
+    pub fn guess_names(&self, never: NeverResolve) {
+        let _ = self.never.set(never);
     }
 
     /// Finds a name in a directory.
@@ -270,8 +271,10 @@ impl Tree {
         if matches!(place, Place::Alias(..)) {
             return Err(TreeError::NotDir);
         }
-        let may_be = self.guesses.load(Ordering::Relaxed);
-        Ok(match name.and_then(|name| place.guess(name)) {
+        let may_be = self.never.get().is_some();
+        let none = NeverResolve::default();
+        let never = self.never.get().unwrap_or(&none);
+        Ok(match name.and_then(|name| place.guess(name, never)) {
             Some(Guess::Model(sought)) if sought.publisher.is_none() && view.is_disputed(&sought.model) => {
                 return Err(TreeError::Disputed);
             }

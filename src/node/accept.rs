@@ -13,7 +13,7 @@ use crate::store::{Announced, State};
 
 /// How a manifest is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Intent {
+pub(super) enum Intent {
     /// To show and read it. Reading pins nothing.
     Read,
     /// A user asked for it by command: its name is pinned to its publisher.

@@ -60,6 +60,12 @@ pub enum NodeError {
     /// What to search for makes no sense.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// The machine has no network, and the model is not here.
+    #[error("cannot get {model}: no network: no interface of this machine is up but loopback")]
+    NoNetwork {
+        /// Which model.
+        model: ModelRef,
+    },
     /// The catalog could not be opened; the log says why.
     #[error("this node runs without a catalog, which could not be opened")]
     NoCatalog,
@@ -202,6 +208,8 @@ pub enum ErrorKind {
     UnknownPublisher,
     /// The network does not know the name.
     NotFound,
+    /// The machine has no network.
+    NoNetwork,
     /// What to search for makes no sense.
     Query,
     /// The catalog could not be opened.
@@ -297,6 +305,7 @@ impl NodeError {
             Self::Catalog(CatalogError::Stopped) => ErrorKind::HostLost,
             Self::Catalog(CatalogError::Store(_)) => ErrorKind::Failed,
             Self::Query(_) => ErrorKind::Query,
+            Self::NoNetwork { .. } => ErrorKind::NoNetwork,
             Self::NoCatalog => ErrorKind::NoCatalog,
             Self::Engine(EngineError::Listen { .. }) => ErrorKind::Listen,
             Self::Engine(EngineError::Setting(_)) => ErrorKind::Setting,

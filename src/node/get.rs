@@ -10,7 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::TrustError;
+use crate::catalog::{Patience, TrustError};
 use crate::model::code::Findings;
 use crate::model::{Manifest, ModelRef};
 use crate::node::accept::Intent;
@@ -203,6 +203,9 @@ impl Node {
         staging.await?;
         let here =
             |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
+        if here(&files) < want {
+            self.refuse_offline(model, &request.peers)?;
+        }
         let over_http = || self.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded_web);
         let (before, web_before) = (here(&files), over_http());
         let failed = |source| NodeError::Fetch { model: model.clone(), source };
@@ -293,6 +296,7 @@ impl Node {
                 Claim::Another => known = None,
             }
         }
+        self.refuse_offline(model, &request.peers)?;
         self.session.trust_hosts(&request.peers);
         self.call_in_catalog(&request.peers);
         let showing = || {
@@ -353,8 +357,8 @@ impl Node {
         loop {
             let waits = alone() && Instant::now() < until;
             let found = match anew {
-                false => self.resolve(model, publisher, RESOLVE_WITHIN, intent).await,
-                true => self.resolve_anew(model, publisher, RESOLVE_WITHIN, intent).await,
+                false => self.resolve(model, publisher, RESOLVE_WITHIN, Patience::All, intent).await,
+                true => self.resolve_anew(model, publisher, RESOLVE_WITHIN, Patience::All, intent).await,
             };
             match found {
                 Err(e) if waits && e.kind() == ErrorKind::NotFound => tokio::time::sleep(MEET_PAUSE).await,

@@ -12,7 +12,7 @@ use super::candidates::{Askable, Settled};
 use super::catalog::NodeCatalog;
 use super::{ErrorKind, Node, NodeError, blocking, candidates, chain};
 use crate::catalog::trust::{Pinning, TrustError};
-use crate::catalog::{Candidate, CatalogError};
+use crate::catalog::{Candidate, CatalogError, Patience};
 use crate::model::{Manifest, ModelRef, PublisherKey, Sha256Digest};
 
 use crate::store::{Announced, State};
@@ -21,8 +21,9 @@ use crate::store::{Announced, State};
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
 const MAX_SUCCESSIONS: usize = 8;
 
-/// What is being resolved, or was a moment ago: the model, the publisher where one is named, and what for.
-type Key = (ModelRef, Option<String>, Intent);
+/// What is being resolved, or was a moment ago: the model, the publisher where one is named, what for, and how long the
+/// caller waits for a name that no peer has.
+type Key = (ModelRef, Option<String>, Intent, Patience);
 
 /// The latest failure of a resolving, and when it came.
 type Turn = tokio::sync::Mutex<Option<(Instant, Failed)>>;
@@ -74,15 +75,16 @@ impl Node {
     /// The manifest of a model: the one known here, or, within a time, the one that the network knows, once the trust
     /// accepts its publisher. `publisher` asks for that of a certain one. Several calls at once for one model are one
     /// piece of work. A name is pinned only where `intent` is to take the model, and the manifest was not known.
-    pub async fn resolve(
+    pub(super) async fn resolve(
         self: &Arc<Self>,
         model: &ModelRef,
         publisher: Option<&str>,
         within: Duration,
+        patience: Patience,
         intent: Intent,
     ) -> Result<Arc<Manifest>, NodeError> {
         let asked = Instant::now();
-        let turn = self.resolvings.of((model.clone(), publisher.map(str::to_owned), intent));
+        let turn = self.resolvings.of((model.clone(), publisher.map(str::to_owned), intent, patience));
         let until = tokio::time::Instant::now() + within;
         let Ok(mut failed) = tokio::time::timeout_at(until, turn.lock()).await else {
             return Err(CatalogError::NotFound(model.clone()).into());
@@ -94,7 +96,7 @@ impl Node {
             return Err(failed.clone().into());
         }
         let left = until.saturating_duration_since(tokio::time::Instant::now());
-        let resolved = self.resolve_anew(model, publisher, left, intent).await;
+        let resolved = self.resolve_anew(model, publisher, left, patience, intent).await;
         if let Err(e) = &resolved {
             *failed = Some((Instant::now(), e.into()));
         }
@@ -108,12 +110,13 @@ impl Node {
         model: &ModelRef,
         publisher: Option<&str>,
         within: Duration,
+        patience: Patience,
         intent: Intent,
     ) -> Result<Arc<Manifest>, NodeError> {
         let part = self.catalog()?;
         let until = Instant::now() + within;
         let left = || until.saturating_duration_since(Instant::now());
-        let mut found = part.catalog.resolve(model, within * 3 / 4).await?;
+        let mut found = part.catalog.resolve(model, within * 3 / 4, patience).await?;
         let from = self.asking(part, model, intent);
         let known = self.registry_claim(model, publisher);
         // Whoever was first to answer may have nothing to hand out: the others are heard before the time is over.
@@ -126,7 +129,7 @@ impl Node {
             let settled = candidates::settle(&self.library.trust, model, publisher, offered, &from, by).await;
             match settled {
                 Err(NodeError::Catalog(CatalogError::NoManifest { .. })) if Instant::now() < until => {
-                    found = part.catalog.resolve(model, left() * 3 / 4).await?;
+                    found = part.catalog.resolve(model, left() * 3 / 4, patience).await?;
                     by = until;
                 }
                 settled => break settled?,
@@ -137,15 +140,16 @@ impl Node {
 
     /// The manifest of a model by the publisher of a fingerprint, to be read by a path that names them: the one known
     /// here or, within a time, the one that the network knows. Pins nothing, and leaves the name to its owner.
-    pub async fn resolve_by(
+    pub(super) async fn resolve_by(
         self: &Arc<Self>,
         model: &ModelRef,
         fingerprint: &str,
         within: Duration,
+        patience: Patience,
     ) -> Result<Arc<Manifest>, NodeError> {
         let part = self.catalog()?;
         let until = Instant::now() + within;
-        let found = part.catalog.resolve(model, within * 3 / 4).await?;
+        let found = part.catalog.resolve(model, within * 3 / 4, patience).await?;
         let theirs = |candidate: &&Candidate| candidate.publisher.fingerprint() == fingerprint;
         let Some(publisher) = found.iter().find(theirs).map(|candidate| candidate.publisher) else {
             return Err(CatalogError::NotFound(model.clone()).into());
@@ -384,7 +388,7 @@ mod tests {
     #[tokio::test]
     async fn resolvings_of_one_name_share_a_turn() {
         let resolvings = Resolvings::default();
-        let key = |name: &str| (name.parse().unwrap(), None, Intent::Read);
+        let key = |name: &str| (name.parse().unwrap(), None, Intent::Read, Patience::All);
         let one = resolvings.of(key("a/b"));
         assert!(Arc::ptr_eq(&one, &resolvings.of(key("a/b"))));
         assert!(!Arc::ptr_eq(&one, &resolvings.of(key("a/c"))));

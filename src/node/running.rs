@@ -17,6 +17,7 @@ use super::control::{self, Status};
 use super::disputes::Disputes;
 use super::handover::Asked;
 use super::jobs::Jobs;
+use super::limited::Limited;
 use super::local_models::{self, LocalModels};
 use super::lock::NodeLock;
 use super::metadata::MetadataWaiters;
@@ -24,7 +25,7 @@ use super::pump::Pump;
 use super::resolve::Resolvings;
 use super::unresolved::Unresolved;
 use super::{ErrorKind, Library, NodeError};
-use crate::catalog::CatalogSettings;
+use crate::catalog::{CatalogSettings, News};
 use crate::config::{Config, HubConfig};
 use crate::fetch::web::{HttpSource, WebSettings};
 use crate::fetch::{Fetch, FetchSettings};
@@ -97,6 +98,7 @@ pub struct Node {
     pub(super) catalog: Option<Arc<NodeCatalog>>,
     pub(super) resolvings: Resolvings,
     pub(super) unresolved: Unresolved,
+    pub(super) limited: Limited,
     pub(super) disputes: Disputes,
     pub(super) local: LocalModels,
     started: Instant,
@@ -173,6 +175,7 @@ impl Node {
             catalog,
             resolvings: Resolvings::default(),
             unresolved: Unresolved::default(),
+            limited: Limited::default(),
             disputes: Disputes::default(),
             local: LocalModels::default(),
             activity: options.activity,
@@ -257,7 +260,8 @@ impl Node {
             catalog: self.catalog.as_ref().map(|part| part.catalog.status()),
             jobs: self.clients.status(),
             attached: self.attached.list(),
-            unresolved: self.unresolved.status(),
+            unresolved: self.unresolved_names(),
+            limited: self.limited.status(),
             disputed: self.disputed_names(),
             notes: self.notes(),
         }
@@ -274,6 +278,14 @@ impl Node {
         callback(self)?;
         callbacks.push(Box::new(callback));
         Ok(())
+    }
+
+    /// Reports what becomes known of names that were looked for in vain, from now on. The first call counts. `reader` is
+    /// called for each record that is stored: it must not block.
+    pub fn report_news(&self, reader: impl Fn(News<'_>) + Send + Sync + 'static) {
+        if let Some(part) = &self.catalog {
+            part.catalog.report_news(reader);
+        }
     }
 
     /// Reads the registry again, signs ours anew where the publisher's key was replaced, and tells whoever shows it.

@@ -1,5 +1,5 @@
-//! The models that a mount was asked for and could not show, for `status`: a program that looks them up is told only
-//! that they are not there.
+//! The models that a mount was asked for and could not show, for `status`: a program that looks them up learns only that
+//! they are absent.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -8,17 +8,17 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Node, NodeError, chain};
+use super::{ErrorKind, Node, NodeError, chain, offline};
 use crate::catalog::TrustError;
 use crate::mount::Sought;
 
 /// So many of the latest are remembered.
-const MAX_REMEMBERED: usize = 16;
+const MAX_REMEMBERED: usize = 256;
 
-/// A model that could not be shown, as `status` tells it.
+/// A path of the mount that could not be resolved, as `status` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnresolvedName {
-    /// Which one.
+    /// The path of the model, relative to the mount point.
     pub model: String,
     /// Why.
     pub reason: String,
@@ -37,18 +37,20 @@ pub(super) struct Unresolved(Mutex<VecDeque<Entry>>);
 struct Entry {
     sought: Sought,
     reason: String,
+    /// It was not found, rather than refused.
+    is_absent: bool,
     paths: Vec<PathBuf>,
     when: Instant,
 }
 
 impl Unresolved {
-    fn note(&self, sought: &Sought, reason: String, paths: Vec<PathBuf>) {
+    fn note(&self, sought: &Sought, is_absent: bool, reason: String, paths: Vec<PathBuf>) {
         let mut latest = self.lock();
         latest.retain(|known| known.sought != *sought);
         if latest.len() >= MAX_REMEMBERED {
             latest.pop_front();
         }
-        latest.push_back(Entry { sought: sought.clone(), reason, paths, when: Instant::now() });
+        latest.push_back(Entry { sought: sought.clone(), reason, is_absent, paths, when: Instant::now() });
     }
 
     fn forget(&self, sought: &Sought) {
@@ -60,8 +62,9 @@ impl Unresolved {
         self.lock().clear();
     }
 
-    /// What `status` tells.
-    pub fn status(&self) -> Vec<UnresolvedName> {
+    /// What `status` reports, without the models that are `known` by now.
+    pub fn status(&self, known: impl Fn(&Sought) -> bool) -> Vec<UnresolvedName> {
+        self.lock().retain(|entry| !entry.is_absent || !known(&entry.sought));
         let of = |entry: &Entry| UnresolvedName {
             model: entry.sought.to_string(),
             reason: entry.reason.clone(),
@@ -80,11 +83,40 @@ impl Node {
     /// Notes what became of a lookup of a model that was not known; an error is why it cannot be shown.
     pub fn note_lookup(&self, sought: &Sought, error: Option<&NodeError>) {
         let Some(error) = error else { return self.unresolved.forget(sought) };
+        if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NoNetwork) {
+            return self.unresolved.note(sought, true, self.why_not_found(), Vec::new());
+        }
         let paths = match error {
             NodeError::Trust(TrustError::Ambiguous { keys, .. }) => self.paths_by(&sought.model, keys),
             _ => Vec::new(),
         };
-        self.unresolved.note(sought, chain(error), paths);
+        self.unresolved.note(sought, false, chain(error), paths);
+    }
+
+    /// Why a name was not found.
+    fn why_not_found(&self) -> String {
+        let peers = self.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
+        let dht = if self.settings.discovery.dht { ", and the DHT has named none so far" } else { "" };
+        match peers {
+            0 if !offline::has_network() => "this machine has no network".to_owned(),
+            0 => format!("no peer is connected that could be asked{dht}"),
+            1 => format!("the connected peer does not have it{dht}"),
+            peers => format!("none of the {peers} connected peers has it{dht}"),
+        }
+    }
+
+    /// Notes a lookup that was not made, because its process has used up its budget. Reads /proc and nothing else.
+    pub fn note_over_budget(&self, sought: &Sought, process: u32) {
+        self.limited.note(process);
+        let max = self.library.config.mount.max_lookups;
+        let reason =
+            format!("not looked up: process {process} looked up more than {max} unknown names in a minute");
+        self.unresolved.note(sought, true, reason, Vec::new());
+    }
+
+    /// The paths that could not be resolved.
+    pub(super) fn unresolved_names(&self) -> Vec<UnresolvedName> {
+        self.unresolved.status(|sought| self.known_as(sought).is_some())
     }
 }
 
@@ -97,17 +129,21 @@ mod tests {
         let unresolved = Unresolved::default();
         let model = |n: usize| Sought { model: format!("acme/m{n}").parse().unwrap(), publisher: None };
         for n in 0..MAX_REMEMBERED + 3 {
-            unresolved.note(&model(n), "one".to_owned(), Vec::new());
+            unresolved.note(&model(n), true, "one".to_owned(), Vec::new());
         }
-        unresolved.note(&model(5), "another".to_owned(), Vec::new());
-        let status = unresolved.status();
+        unresolved.note(&model(5), false, "another".to_owned(), Vec::new());
+        let status = unresolved.status(|_| false);
         assert_eq!(status.len(), MAX_REMEMBERED);
         assert_eq!(status[0].model, "acme/m3");
         let last = status.last().unwrap();
         assert_eq!((last.model.as_str(), last.reason.as_str()), ("acme/m5", "another"));
+        // A model that is known by now is reported only if it was refused.
+        let known = unresolved.status(|sought| [model(5), model(6)].contains(sought));
+        assert_eq!(known.len(), MAX_REMEMBERED - 1);
+        assert_eq!(known.last().unwrap().model, "acme/m5");
         unresolved.forget(&model(5));
-        assert!(unresolved.status().iter().all(|name| name.model != "acme/m5"));
+        assert!(unresolved.status(|_| false).iter().all(|name| name.model != "acme/m5"));
         unresolved.clear();
-        assert!(unresolved.status().is_empty());
+        assert!(unresolved.status(|_| false).is_empty());
     }
 }

@@ -1,11 +1,13 @@
 //! `warm`: whole files ahead of their readers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::accept::Intent;
 use super::control::Warmed;
 use super::get::MAX_CHANGES;
 use super::{Node, NodeError};
+use crate::catalog::Patience;
 use crate::model::{Manifest, ModelRef};
 use crate::mount::Sought;
 use crate::store::StoredRevision;
@@ -20,11 +22,7 @@ impl Node {
             return warmed(&local, &sought.model, &below).map(|(_, warmed)| warmed);
         }
         if !self.no_resolve && self.known_as(&sought).is_none() {
-            let within = self.library.config.mount.resolve_timeout;
-            match &sought.publisher {
-                None => self.resolve(&sought.model, None, within, Intent::Read).await?,
-                Some(publisher) => self.resolve_by(&sought.model, publisher, within).await?,
-            };
+            self.look_up(&sought, self.library.config.mount.resolve_timeout, Patience::All).await?;
         }
         if sought.publisher.is_none() {
             self.refuse_disputed(&sought.model)?;
@@ -38,8 +36,24 @@ impl Node {
         }
     }
 
+    /// Asks the network for the model that a path of a mount means, for at most so long. Fails immediately where there is
+    /// no network.
+    pub async fn look_up(
+        self: &Arc<Self>,
+        sought: &Sought,
+        within: Duration,
+        patience: Patience,
+    ) -> Result<Arc<Manifest>, NodeError> {
+        let Sought { model, publisher } = sought;
+        self.refuse_offline(model, &[])?;
+        match publisher {
+            None => self.resolve(model, None, within, patience, Intent::Read).await,
+            Some(publisher) => self.resolve_by(model, publisher, within, patience).await,
+        }
+    }
+
     /// The manifest known here of the model that a path of the mount means.
-    fn known_as(&self, sought: &Sought) -> Option<Arc<Manifest>> {
+    pub(super) fn known_as(&self, sought: &Sought) -> Option<Arc<Manifest>> {
         let registry = self.library.registry.get(&sought.model);
         let Some(fingerprint) = &sought.publisher else { return registry };
         let mut known = registry.into_iter().chain(self.library.beside.of_model(&sought.model));

@@ -1,13 +1,13 @@
 //! From a name to whose models it may stand for.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use silmaril::catalog::message::{HeldManifest, Message};
 use silmaril::catalog::service::{GRACE, LAN_WITHIN, MISS, WAVE, topic_of};
-use silmaril::catalog::{Body, CatalogError, CatalogSettings, Record, SignedRecord};
+use silmaril::catalog::{Body, CatalogError, CatalogSettings, News, Patience, Record, SignedRecord};
 use silmaril::model::ModelRef;
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ async fn what_the_store_knows_is_told_at_once_where_nobody_is() {
     let model = Model::new(key(0), "org/known");
     member.learns(&model);
     let begun = Instant::now();
-    let found = member.catalog.resolve(&model.model_ref(), LONG).await.unwrap();
+    let found = member.catalog.resolve(&model.model_ref(), LONG, Patience::All).await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].publisher, key(0).public());
     assert!(begun.elapsed() < Duration::from_millis(100));
@@ -48,7 +48,7 @@ async fn peers_are_asked_for_what_gossip_has_not_brought() {
     let model = Model::new(key(0), "org/quiet");
     other.learns(&model);
     let begun = Instant::now();
-    let found = asker.catalog.resolve(&model.model_ref(), LONG).await.unwrap();
+    let found = asker.catalog.resolve(&model.model_ref(), LONG, Patience::All).await.unwrap();
     assert_eq!(found[0].record.as_ref().unwrap(), &model.record);
     assert!(begun.elapsed() < GRACE);
     // The catalog learns from the answer.
@@ -91,7 +91,7 @@ async fn the_dht_is_asked_again_until_somebody_announces() {
     let name = model.model_ref();
     let search = tokio::spawn({
         let catalog = Arc::clone(&asker.catalog);
-        async move { catalog.resolve(&name, LONG).await }
+        async move { catalog.resolve(&name, LONG, Patience::All).await }
     });
     pass(Duration::from_secs(1)).await;
     holder.share(&model).await;
@@ -127,7 +127,7 @@ async fn a_publisher_and_their_former_key_are_not_taken_for_two() {
     // The one who answers holds what the former key signed, and has no record of that.
     other.hold(&former);
     other.store.insert(&[step(0, 1), step(1, 2)], EPOCH, &|_| false).unwrap();
-    let found = asker.catalog.resolve(&former.model_ref(), LONG).await.unwrap();
+    let found = asker.catalog.resolve(&former.model_ref(), LONG, Patience::All).await.unwrap();
     assert_eq!(found.len(), 2);
     // Whoever chooses among them asks the store at once.
     for (from, to) in [(0, 1), (1, 2)] {
@@ -147,7 +147,7 @@ async fn a_record_of_the_last_run_does_not_hide_the_newer_one_of_a_peer_met_late
         asker.learns(&old);
         other.learns(&new);
         let (catalog, name) = (Arc::clone(&asker.catalog), new.model_ref());
-        let search = tokio::spawn(async move { catalog.resolve(&name, LONG).await });
+        let search = tokio::spawn(async move { catalog.resolve(&name, LONG, Patience::All).await });
         pass(Duration::from_secs(2)).await;
         asker.catalog.introduce(&[other.engine.address()]);
         let found = search.await.unwrap().unwrap();
@@ -188,7 +188,7 @@ async fn nobody_to_ask_is_told_once_the_lan_had_its_time() {
     let world = World::new(Network::without_lan());
     let alone = world.member_with(CatalogSettings { dht: false, peers: vec![] });
     let (name, begun) = ("org/nowhere".parse().unwrap(), Instant::now());
-    let answer = alone.catalog.resolve(&name, Duration::from_secs(60)).await;
+    let answer = alone.catalog.resolve(&name, Duration::from_secs(60), Patience::All).await;
     assert!(matches!(answer, Err(CatalogError::NotFound(_))));
     let took = begun.elapsed();
     assert!(took >= LAN_WITHIN && took < LAN_WITHIN + Duration::from_secs(1), "it took {took:?}");
@@ -218,7 +218,10 @@ async fn a_name_that_all_peers_and_the_dht_do_not_know_is_told_soon() {
     let unknown = |n: u32| format!("org/unknown{n}").parse::<ModelRef>().unwrap();
     let takes = async |member: &Member, n| {
         let begun = Instant::now();
-        assert!(matches!(member.catalog.resolve(&unknown(n), LONG).await, Err(CatalogError::NotFound(_))));
+        assert!(matches!(
+            member.catalog.resolve(&unknown(n), LONG, Patience::All).await,
+            Err(CatalogError::NotFound(_))
+        ));
         begun.elapsed()
     };
     // At first somebody may still be met.
@@ -256,7 +259,7 @@ async fn searches_for_one_model_are_one_search() {
     let searches: Vec<_> = (0..50)
         .map(|_| {
             let (catalog, name) = (Arc::clone(&asker.catalog), model.model_ref());
-            tokio::spawn(async move { catalog.resolve(&name, LONG).await })
+            tokio::spawn(async move { catalog.resolve(&name, LONG, Patience::All).await })
         })
         .collect();
     for search in searches {
@@ -274,7 +277,7 @@ async fn a_longer_search_goes_on_where_a_shorter_one_of_the_same_model_ends() {
     holder.hold(&model);
     let search = |seconds| {
         let (catalog, name) = (Arc::clone(&asker.catalog), model.model_ref());
-        tokio::spawn(async move { catalog.resolve(&name, Duration::from_secs(seconds)).await })
+        tokio::spawn(async move { catalog.resolve(&name, Duration::from_secs(seconds), Patience::All).await })
     };
     let (short, long) = (search(2), search(20));
     assert!(short.await.unwrap().is_err());
@@ -301,7 +304,7 @@ async fn a_miss_is_remembered_until_it_is_old_or_something_comes() {
     let name: ModelRef = "org/missing".parse().unwrap();
     // How often a peer is asked in all, after another search in vain.
     let asks = async |time: Duration| {
-        assert!(asker.catalog.resolve(&name, time).await.is_err());
+        assert!(asker.catalog.resolve(&name, time, Patience::All).await.is_err());
         asked.load(Ordering::Relaxed)
     };
     assert_eq!(asks(LONG).await, 1);
@@ -419,10 +422,113 @@ async fn a_node_that_stops_lets_nobody_wait() {
     let member = world.member(&[]);
     let model = Model::new(key(0), "org/model");
     let (catalog, name) = (Arc::clone(&member.catalog), model.model_ref());
-    let search = tokio::spawn(async move { catalog.resolve(&name, LONG).await });
+    let search = tokio::spawn(async move { catalog.resolve(&name, LONG, Patience::All).await });
     pass(Duration::from_secs(1)).await;
     member.catalog.stop();
     assert!(matches!(search.await.unwrap(), Err(CatalogError::Stopped)));
     assert!(member.engine.meetings().is_empty());
     assert!(matches!(member.catalog.publish(model.record.clone()).await, Err(CatalogError::Stopped)));
+}
+
+/// What a member's catalog reports from now on.
+fn news_of(member: &Member) -> Arc<Mutex<Vec<String>>> {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&heard);
+    member.catalog.report_news(move |news| {
+        noted.lock().unwrap().push(match news {
+            News::Name(name) => name.to_string(),
+            News::Peer => "a peer".to_owned(),
+        });
+    });
+    heard
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_end_a_lookup_and_the_dht_ends_its_miss() {
+    let network = Network::without_lan();
+    network.turn_on_dht();
+    let world = World::new(network.clone());
+    let (asker, other, far) = (world.member(&[]), world.member(&[]), world.member(&[]));
+    asker.catalog.introduce(&[other.engine.address()]);
+    within(PATIENCE, || asker.catalog.status().peers == 1).await;
+    pass(LAN_WITHIN).await;
+    let news = news_of(&asker);
+    let model = Model::new(key(0), "org/far");
+    let begun = Instant::now();
+    let found = asker.catalog.resolve(&model.model_ref(), LONG, Patience::Peers).await;
+    assert!(matches!(found, Err(CatalogError::NotFound(_))));
+    assert!(begun.elapsed() < Duration::from_secs(1), "it took {:?}", begun.elapsed());
+    far.share(&model).await;
+    within(LONG, || news.lock().unwrap().contains(&"org/far".to_owned())).await;
+    let found = asker.catalog.resolve(&model.model_ref(), LONG, Patience::Peers).await.unwrap();
+    assert_eq!(found[0].manifest, model.candidate().manifest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_with_patience_waits_for_the_dht() {
+    let network = Network::without_lan();
+    network.turn_on_dht();
+    let world = World::new(network.clone());
+    let (asker, other, far) = (world.member(&[]), world.member(&[]), world.member(&[]));
+    asker.catalog.introduce(&[other.engine.address()]);
+    within(PATIENCE, || asker.catalog.status().peers == 1).await;
+    pass(LAN_WITHIN).await;
+    let model = Model::new(key(0), "org/far");
+    let (catalog, name) = (Arc::clone(&asker.catalog), model.model_ref());
+    let search = tokio::spawn(async move { catalog.resolve(&name, LONG, Patience::All).await });
+    pass(Duration::from_secs(1)).await;
+    far.share(&model).await;
+    assert_eq!(search.await.unwrap().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_peer_the_dht_is_waited_for_and_not_until_the_end() {
+    let network = Network::without_lan();
+    network.turn_on_dht();
+    let world = World::new(network);
+    let alone = world.member(&[]);
+    pass(LAN_WITHIN * 4).await;
+    for (n, patience) in [Patience::Peers, Patience::All].into_iter().enumerate() {
+        let (name, begun) = (format!("org/nowhere{n}").parse().unwrap(), Instant::now());
+        assert!(alone.catalog.resolve(&name, LONG * 6, patience).await.is_err());
+        let took = begun.elapsed();
+        assert!(took > Duration::from_secs(8) && took < Duration::from_secs(12), "it took {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_delays_the_first_lookup_only() {
+    let world = World::new(Network::new());
+    let settings = || CatalogSettings { dht: false, peers: Vec::new() };
+    let (asker, _other) = (world.member_with(settings()), world.member_with(settings()));
+    world.stranger().answers(|_| Vec::new());
+    within(PATIENCE, || asker.catalog.status().peers == 2).await;
+    pass(LAN_WITHIN).await;
+    let takes = async |name: &str| {
+        let begun = Instant::now();
+        assert!(asker.catalog.resolve(&name.parse().unwrap(), LONG, Patience::Peers).await.is_err());
+        begun.elapsed()
+    };
+    assert!(takes("org/one").await > Duration::from_secs(2));
+    for name in ["org/two", "org/three"] {
+        let took = takes(name).await;
+        assert!(took < Duration::from_secs(1), "{name} took {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_and_the_first_peers_are_news_and_a_known_peer_is_none() {
+    let world = World::new(Network::without_lan());
+    let asker = world.member(&[]);
+    let news = news_of(&asker);
+    let peers: Vec<_> = (0..6).map(|_| world.member(&[])).collect();
+    for (n, peer) in peers.iter().enumerate() {
+        asker.catalog.introduce(&[peer.engine.address()]);
+        within(PATIENCE, || asker.catalog.status().peers == n + 1).await;
+    }
+    assert_eq!(*news.lock().unwrap(), ["a peer"; 4], "six know as much as four");
+    news.lock().unwrap().clear();
+    peers[0].share(&Model::new(key(0), "org/model")).await;
+    asker.knows(1).await;
+    assert_eq!(*news.lock().unwrap(), ["org/model"]);
 }

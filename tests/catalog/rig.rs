@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 use silmaril::catalog::message::Message;
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::{
-    Body, Candidate, Catalog, CatalogSettings, CatalogStore, Found, HeldModel, Holdings, ModelRecord, Record,
-    SignedRecord, UnixTime,
+    Body, Candidate, Catalog, CatalogSettings, CatalogStore, Found, HeldModel, Holdings, ModelRecord,
+    Patience, Record, SignedRecord, UnixTime,
 };
 use silmaril::keys::PublisherKeypair;
 use silmaril::model::{InfoHash, ModelName, ModelRef, PublisherKey, Sha256Digest};
@@ -187,7 +187,7 @@ impl Member {
     }
 
     pub async fn resolve(&self, model: &ModelRef, seconds: u64) -> Vec<Candidate> {
-        self.catalog.resolve(model, Duration::from_secs(seconds)).await.unwrap_or_default()
+        self.catalog.resolve(model, Duration::from_secs(seconds), Patience::All).await.unwrap_or_default()
     }
 
     pub async fn discover(&self, query: &str) -> BTreeMap<String, Found> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use silmaril::mount::{ResolveError, Sought};
+use silmaril::mount::{LookupRules, NeverResolve, ResolveError, Resolver, Resolving, Sought};
 use tokio::sync::watch;
 
 use super::rig::{Rig, within};
@@ -27,23 +27,36 @@ struct Network {
     answers: watch::Sender<bool>,
 }
 
+struct Asks {
+    list: Arc<Mutex<Vec<String>>>,
+    told: watch::Receiver<bool>,
+}
+
+impl Resolver for Asks {
+    fn resolve(&self, sought: Sought, _: Duration) -> Resolving {
+        self.list.lock().unwrap().push(sought.to_string());
+        let mut told = self.told.clone();
+        Box::pin(async move {
+            if !sought.model.name.name().starts_with("slow") {
+                return Err(ResolveError::NotFound);
+            }
+            told.wait_for(|answers| *answers).await.map(|_| ()).map_err(|_| ResolveError::NotFound)
+        })
+    }
+
+    fn over_budget(&self, sought: &Sought, _: u32) {
+        panic!("no process of these tests uses up its budget: {sought}");
+    }
+}
+
 impl Network {
     fn behind(rig: &Rig) -> Self {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (answers, told) = watch::channel(false);
-        let list = asked.clone();
-        let resolver = move |sought: Sought, _| {
-            list.lock().unwrap().push(sought.to_string());
-            let mut told = told.clone();
-            let answer = async move {
-                if !sought.model.name.name().starts_with("slow") {
-                    return Err(ResolveError::NotFound);
-                }
-                told.wait_for(|answers| *answers).await.map(|_| ()).map_err(|_| ResolveError::NotFound)
-            };
-            Box::pin(answer) as silmaril::mount::Resolving
-        };
-        rig.mounted().resolve_with(Arc::new(resolver), QUERY);
+        let asks = Asks { list: asked.clone(), told };
+        let never = NeverResolve::new(["HEAD", "desktop.ini", "Thumbs.db"]).unwrap();
+        let rules = LookupRules { within: QUERY, never, per_minute: 1000 };
+        rig.mounted().resolve_with(Arc::new(asks), rules);
         Self { asked, answers }
     }
 

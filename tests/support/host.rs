@@ -189,6 +189,11 @@ impl Host {
         sh(&format!("ip -n {} link set port{} up", self.net.bridge(), self.number));
     }
 
+    /// Leaves the host without any interface but loopback.
+    pub fn take_link_down(&self) {
+        sh(&format!("ip -n {} link set eth0 down", self.namespace));
+    }
+
     fn environment(&self, command: &mut Command) {
         command
             .env_clear()

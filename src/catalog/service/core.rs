@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -17,7 +17,7 @@ use super::inbox::{Inbox, Item};
 use super::known::Known;
 use super::manifests::Transfers;
 use super::resolve::Searches;
-use super::{CatalogSettings, names};
+use super::{CatalogSettings, News, NewsReader, names};
 use crate::catalog::UnixTime;
 use crate::catalog::gossip::answers::Source;
 use crate::catalog::gossip::asks::{Answer, Ask, Notice, Tag};
@@ -25,7 +25,7 @@ use crate::catalog::gossip::{Action, Connection, Gossip, NodeId, Origin, Speaker
 use crate::catalog::message::{Message, MessageError, Unchecked};
 use crate::catalog::record::SharedRecord;
 use crate::catalog::store::{Outcome, StoreError};
-use crate::model::{ModelRef, PublisherKey};
+use crate::model::{ModelName, ModelRef, PublisherKey};
 use crate::torrent::overlay::MessageBytes;
 use crate::torrent::{DhtItem, Overlay, PeerId, Topic, TorrentId};
 
@@ -76,6 +76,8 @@ pub(super) struct Core {
     pub swarm: Mutex<Option<TorrentId>>,
     pub stopped: watch::Sender<bool>,
     pub dht_nodes: watch::Sender<u32>,
+    /// Reads what has become known.
+    pub news: OnceLock<Box<NewsReader>>,
     clock: Clock,
     gossip: Mutex<Gossip>,
     inbox: Inbox,
@@ -116,6 +118,7 @@ impl Core {
             swarm: Mutex::new(None),
             stopped: watch::Sender::new(false),
             dht_nodes: watch::Sender::new(0),
+            news: OnceLock::new(),
             clock,
             gossip: Mutex::new(Gossip::new(node, u64::from_be_bytes(seed), now.into_std())),
             inbox: Inbox::default(),
@@ -205,6 +208,18 @@ impl Core {
         self.step(|gossip, _| gossip.hostile(peer, why));
     }
 
+    /// A name that may have been looked for in vain is known now.
+    pub fn appeared(&self, name: &ModelName) {
+        self.searches.forget_miss(name);
+        self.report(News::Name(name));
+    }
+
+    fn report(&self, news: News<'_>) {
+        if let Some(reader) = self.news.get() {
+            reader(news);
+        }
+    }
+
     /// Stores records as if a peer had told them, and spreads them. Blocks for the disk.
     pub fn store(&self, origin: Origin, records: &[SharedRecord]) -> Result<(), StoreError> {
         let kept = self.known.holdings.kept();
@@ -216,7 +231,7 @@ impl Core {
         };
         for (record, _) in records.iter().zip(&outcomes).filter(|(_, o)| **o == Outcome::Stored) {
             if let Some(model) = record.model() {
-                self.searches.forget_miss(&model.name);
+                self.appeared(&model.name);
             }
         }
         if outcomes.contains(&Outcome::Stored) {
@@ -256,12 +271,17 @@ impl Core {
                     tracing::debug!(%error, "records of peers are not kept");
                 }
             }
-            Action::Tell(Notice::Ready(_)) => {
-                self.searches.forget_misses();
+            Action::Tell(Notice::Ready(peer)) => {
+                let speaker = self.speakers();
+                let node = speaker.iter().find(|speaker| speaker.peer == peer).map(|speaker| speaker.node);
+                if node.is_some_and(|node| self.searches.met(node, speaker.len())) {
+                    self.report(News::Peer);
+                }
                 self.tell_all(&Heard::Ready);
             }
             Action::Tell(Notice::Gone(peer)) => {
                 self.holders.left(peer);
+                self.searches.left(peer);
                 self.tell_all(&Heard::Gone(peer));
             }
             Action::Tell(Notice::Answered { tag, peer, answer }) => {

@@ -14,6 +14,8 @@ use super::CatalogError;
 pub(super) struct Progress<V> {
     /// What is found so far.
     pub found: V,
+    /// Every connected peer has answered that it has nothing. The search may go on by other means.
+    pub peers_have_none: bool,
     /// It is over.
     pub over: Option<End>,
 }
@@ -25,6 +27,14 @@ pub(super) enum End {
     Certain,
     /// Its time was over.
     Time,
+}
+
+/// What a search was waited for.
+pub(super) struct Outcome<V> {
+    /// What was found by then.
+    pub found: V,
+    /// The search, where it goes on as long as this is kept.
+    pub rest: Option<watch::Receiver<Progress<V>>>,
 }
 
 /// Where a search tells what it finds.
@@ -40,8 +50,7 @@ impl<K, V> Default for Flights<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> Flights<K, V> {
-    /// Waits for the search for a key, and begins it with `search` where none runs; at most until the deadline. Gives
-    /// what was found by then, whether or not the search goes on for others. It ends when nobody waits for it.
+    /// [`Self::wait_until`] the search is over.
     pub async fn wait<F>(
         &self,
         key: &K,
@@ -53,19 +62,41 @@ impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> Flights<K
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        Ok(self.wait_until(key, deadline, stopped, |_| false, nothing, search).await?.found)
+    }
+
+    /// Waits for the search for a key, and begins it with `search` where none runs; at most until the deadline, or until
+    /// `enough`. Gives what was found by then, whether or not the search goes on for others. It ends when nothing waits
+    /// for it.
+    pub async fn wait_until<F>(
+        &self,
+        key: &K,
+        deadline: Instant,
+        stopped: &watch::Sender<bool>,
+        enough: impl Fn(&Progress<V>) -> bool,
+        nothing: impl Fn(&V) -> bool,
+        search: impl Fn(Arc<Report<V>>) -> F,
+    ) -> Result<Outcome<V>, CatalogError>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let mut stop = stopped.subscribe();
         loop {
             let mut progress = self.join(key, stopped, &search);
             tokio::select! {
-                _ = progress.wait_for(|p| p.over.is_some()) => {}
+                _ = progress.wait_for(|p| p.over.is_some() || enough(p)) => {}
                 _ = stop.wait_for(|stopped| *stopped) => return Err(CatalogError::Stopped),
                 () = tokio::time::sleep_until(deadline) => {}
             }
-            let Progress { found, over } = progress.borrow().clone();
+            let state = progress.borrow().clone();
+            if state.over.is_none() && enough(&state) {
+                return Ok(Outcome { found: state.found, rest: Some(progress) });
+            }
+            let Progress { found, over, .. } = state;
             // It may have run out of the time of another who asked, while ours goes on.
             let over = over == Some(End::Certain) || Instant::now() >= deadline;
             if over || !nothing(&found) {
-                return Ok(found);
+                return Ok(Outcome { found, rest: None });
             }
         }
     }

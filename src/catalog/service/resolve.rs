@@ -3,8 +3,13 @@
 //! One search for each model, however many ask. It ends
 //! - when there is a candidate, and every peer asked has answered or [`GRACE`] has passed since the first; a record of an
 //!   earlier run may be of a state that is gone, so a node that has just started waits [`LAN_WITHIN`] for somebody to ask;
-//! - without a candidate: when its time is over; when there is nobody who could be asked (no peers, no DHT, and LAN
-//!   discovery has had its time); or when everybody has said no: each peer that can be asked, and the DHT by its silence.
+//! - without a candidate: when its time is over; when no peer could be asked (no peers, and LAN discovery and the DHT
+//!   have had their time); or when each peer that can be asked has answered that it has nothing, and the DHT has named
+//!   none in its time. The DHT never answers that a name is unknown.
+//!
+//! A caller with [`Patience::Peers`] does not wait for the DHT: it has its answer when each connected peer has answered,
+//! but not before LAN discovery had its time, nor while a peer that announced the name is being called. The search goes
+//! on without it, and what it finds is [news](super::News) of the name. Where no peer is connected, the DHT is waited for.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -13,10 +18,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lru::LruCache;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::core::{Core, Heard, Listener};
-use super::flights::{End, Flights, Report};
+use super::flights::{End, Flights, Progress, Report};
 use super::names::topic_of;
 use super::{Candidate, CatalogError};
 use crate::catalog::UnixTime;
@@ -30,7 +36,7 @@ use crate::torrent::{PeerId, Topic};
 /// How long others may still answer after the first candidate.
 pub const GRACE: Duration = Duration::from_millis(1500);
 
-/// How long it is remembered that nobody knows a model, unless a peer or a record of that name comes.
+/// How long it is remembered that no peer knows a model, unless a record of that name comes, or a peer while there are few.
 pub const MISS: Duration = Duration::from_secs(30);
 
 /// How long after the start nobody is taken for a network that is still being found, even without a DHT: peers of
@@ -39,6 +45,15 @@ pub const LAN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Peers asked at once. All know nearly the same; more are asked while there is no candidate.
 pub const WAVE: usize = 12;
+
+/// Peers that know nearly everything together. While fewer speak, a new one may know a name that was not found.
+const FEW: usize = 4;
+
+/// Searches that go on after their callers have an answer. Further ones end.
+const MAX_GOING_ON: usize = 64;
+
+/// How long the DHT may take where there is no peer to ask.
+const DHT_ALONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a peer may take to answer a lookup.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -65,16 +80,30 @@ const MET_WITHIN: Duration = Duration::from_secs(3);
 /// Misses remembered.
 const MAX_MISSES: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not 0");
 
+/// Nodes remembered as met.
+const MAX_MET: NonZeroUsize = NonZeroUsize::new(1024).expect("it is not 0");
+
 /// The searches that run, and what was not found.
 pub(super) struct Searches {
     running: Flights<ModelRef, Vec<Candidate>>,
     /// When, and after how long a search.
     misses: Mutex<LruCache<ModelRef, (Instant, Duration)>>,
+    /// Peers whose latest answer to a lookup did not come in time.
+    silent: Mutex<HashSet<PeerId>>,
+    /// Nodes that were met.
+    met: Mutex<LruCache<NodeId, ()>>,
+    going_on: Arc<Semaphore>,
 }
 
 impl Default for Searches {
     fn default() -> Self {
-        Self { running: Flights::default(), misses: Mutex::new(LruCache::new(MAX_MISSES)) }
+        Self {
+            running: Flights::default(),
+            misses: Mutex::new(LruCache::new(MAX_MISSES)),
+            silent: Mutex::default(),
+            met: Mutex::new(LruCache::new(MAX_MET)),
+            going_on: Arc::new(Semaphore::new(MAX_GOING_ON)),
+        }
     }
 }
 
@@ -103,10 +132,44 @@ impl Searches {
         }
     }
 
-    /// A peer has come, who may know anything.
-    pub fn forget_misses(&self) {
-        lock(&self.misses).clear();
+    /// A node can be asked, one of so many. Returns whether it may know what was not found before: it is new, and few
+    /// others have been asked. The records that it brings are news in any case.
+    pub fn met(&self, node: NodeId, speakers: usize) -> bool {
+        let is_new = lock(&self.met).put(node, ()).is_none();
+        let may_know = is_new && speakers <= FEW;
+        if may_know {
+            lock(&self.misses).clear();
+        }
+        may_know
     }
+
+    /// A peer has answered a lookup, or has let its time pass.
+    fn answered(&self, peer: PeerId, in_time: bool) {
+        let mut silent = lock(&self.silent);
+        if in_time {
+            silent.remove(&peer);
+        } else {
+            silent.insert(peer);
+        }
+    }
+
+    /// A peer is gone.
+    pub fn left(&self, peer: PeerId) {
+        lock(&self.silent).remove(&peer);
+    }
+
+    fn is_silent(&self, peer: PeerId) -> bool {
+        lock(&self.silent).contains(&peer)
+    }
+}
+
+/// How long a caller waits for a name that no peer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Patience {
+    /// Until every connected peer has answered; what the DHT finds later is [news](super::News).
+    Peers,
+    /// Until the DHT has had its time as well.
+    All,
 }
 
 /// Waits for a search of a model, which others may wait for as well.
@@ -114,6 +177,7 @@ pub(super) async fn resolve(
     core: &Arc<Core>,
     model: &ModelRef,
     within: Duration,
+    patience: Patience,
 ) -> Result<Vec<Candidate>, CatalogError> {
     let deadline = Instant::now() + within;
     let not_found = || CatalogError::NotFound(model.clone());
@@ -125,12 +189,45 @@ pub(super) async fn resolve(
         async move { search(&core, &model, deadline, &report).await }
     };
     let running = &core.searches.running;
-    let found = running.wait(model, deadline, &core.stopped, |found| found.is_empty(), begin).await?;
-    if found.is_empty() {
-        core.searches.miss(model, within);
-        return Err(not_found());
+    let enough =
+        |p: &Progress<Vec<Candidate>>| patience == Patience::Peers && p.peers_have_none && p.found.is_empty();
+    let nothing = |found: &Vec<Candidate>| found.is_empty();
+    let outcome = running.wait_until(model, deadline, &core.stopped, enough, nothing, begin).await?;
+    if !outcome.found.is_empty() {
+        return Ok(outcome.found);
     }
-    Ok(found)
+    match outcome.rest {
+        Some(rest) => go_on(core, model, rest, within),
+        None => core.searches.miss(model, within),
+    }
+    Err(not_found())
+}
+
+/// Keeps a search alive whose caller has its answer.
+fn go_on(
+    core: &Arc<Core>,
+    model: &ModelRef,
+    mut rest: watch::Receiver<Progress<Vec<Candidate>>>,
+    within: Duration,
+) {
+    let Ok(permit) = Arc::clone(&core.searches.going_on).try_acquire_owned() else { return };
+    let (core, model) = (Arc::clone(core), model.clone());
+    tokio::spawn(async move {
+        let _permit = permit;
+        let mut stopped = core.stopped.subscribe();
+        let found = tokio::select! {
+            ended = rest.wait_for(|p| p.over.is_some() || !p.found.is_empty()) => match ended {
+                Ok(progress) => !progress.found.is_empty(),
+                Err(_) => return,
+            },
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        if found {
+            core.appeared(&model.name);
+        } else {
+            core.searches.miss(&model, within);
+        }
+    });
 }
 
 async fn search(core: &Arc<Core>, model: &ModelRef, deadline: Instant, report: &Report<Vec<Candidate>>) {
@@ -150,6 +247,9 @@ async fn search(core: &Arc<Core>, model: &ModelRef, deadline: Instant, report: &
             report.send_modify(|p| p.found = candidates.list());
         }
         crowd.ask_next(core, &listener, &Ask::Lookup(model.clone()), candidates.is_empty());
+        if candidates.is_empty() && crowd.peers_have_none(core, now) {
+            report.send_if_modified(|p| !std::mem::replace(&mut p.peers_have_none, true));
+        }
         let overdue = match first_at {
             Some(first) => crowd.all_answered() || now >= crowd.enough_at(core, first),
             None => crowd.nobody(core, now) || crowd.all_said_no(core, now),
@@ -162,7 +262,7 @@ async fn search(core: &Arc<Core>, model: &ModelRef, deadline: Instant, report: &
         let wake = wake.into_iter().flatten().min().unwrap_or(deadline);
         match listener.until(wake).await {
             Some(Heard::Answered(peer, answer)) => {
-                crowd.asked.remove(&peer);
+                crowd.answered(core, peer, &answer);
                 if let Answer::Holds { records, held } = answer {
                     candidates.add_records(&records);
                     candidates.add_held(&held);
@@ -236,7 +336,7 @@ async fn search_of(
         let wake = [Some(deadline), enough_at, crowd.next_look(core)];
         match listener.until(wake.into_iter().flatten().min().unwrap_or(deadline)).await {
             Some(Heard::Answered(peer, answer)) => {
-                crowd.asked.remove(&peer);
+                crowd.answered(core, peer, &answer);
                 if let Answer::Holds { records, held } = answer {
                     candidates.add_records(&records);
                     candidates.add_held(&held);
@@ -269,6 +369,8 @@ struct Crowd {
     item: Option<(PublisherKey, [u8; 20])>,
     /// Whom we await answers of.
     asked: HashSet<PeerId>,
+    /// Whether a peer has answered.
+    heard: bool,
     /// When the first was asked.
     first_asked: Option<Instant>,
     /// Nodes that have been asked.
@@ -288,6 +390,7 @@ impl Crowd {
             topic: topic_of(&model.name),
             item: None,
             asked: HashSet::new(),
+            heard: false,
             first_asked: None,
             known: BTreeSet::new(),
             called: HashSet::new(),
@@ -367,28 +470,62 @@ impl Crowd {
         }
     }
 
+    fn answered(&mut self, core: &Core, peer: PeerId, answer: &Answer) {
+        self.asked.remove(&peer);
+        let in_time = !matches!(answer, Answer::Silence);
+        self.heard |= in_time;
+        core.searches.answered(peer, in_time);
+    }
+
     /// When there is something to look at though nobody says anything.
     fn next_look(&self, core: &Core) -> Option<Instant> {
         let now = Instant::now();
         let again =
             core.settings.dht.then(|| (self.looked + self.pause).max(now + Duration::from_millis(50)));
-        again.into_iter().chain(Some(self.heard_all_at(core)).filter(|at| now < *at)).min()
+        let moments = [self.heard_all_at(core), self.heard_alone_at(core), self.met_all_at(core)];
+        again.into_iter().chain(moments.into_iter().filter(|at| now < *at)).min()
     }
 
-    /// When those who are met now, and the DHT, have had their time.
+    /// When the hosts of the LAN, and the peers that are being called, have had their time.
+    fn met_all_at(&self, core: &Core) -> Instant {
+        let lan = core.started + LAN_WITHIN;
+        self.called_at.map_or(lan, |at| lan.max(at + MET_WITHIN))
+    }
+
+    /// Whether every connected peer has answered, apart from those that did not answer the last time either, and no
+    /// further peer is about to be met.
+    fn peers_have_none(&self, core: &Core, now: Instant) -> bool {
+        let answered = self.asked.iter().all(|peer| core.searches.is_silent(*peer));
+        self.heard && answered && now >= self.met_all_at(core) && self.asked_all(core)
+    }
+
+    /// Whether every peer that can be asked was asked.
+    fn asked_all(&self, core: &Core) -> bool {
+        let asked = |speaker: &Speaker| self.known.contains(&(speaker.node, speaker.connection.address.ip()));
+        core.speakers().iter().all(asked)
+    }
+
+    /// When the peers that are being called, and the DHT, have had their time.
     fn heard_all_at(&self, core: &Core) -> Instant {
-        let met = self.called_at.map(|at| at + MET_WITHIN);
-        let dht = core.settings.dht.then(|| match self.dht_asked {
-            Some(asked) => asked + DHT_WITHIN,
+        self.dht_heard_at(core, DHT_WITHIN).max(self.met_all_at(core))
+    }
+
+    /// The same where there is no peer to ask.
+    fn heard_alone_at(&self, core: &Core) -> Instant {
+        self.dht_heard_at(core, DHT_ALONE_WITHIN).max(self.met_all_at(core))
+    }
+
+    fn dht_heard_at(&self, core: &Core, within: Duration) -> Instant {
+        match self.dht_asked {
+            _ if !core.settings.dht => core.started,
+            Some(asked) => asked + within,
             None => core.started + DHT_NODES_WITHIN,
-        });
-        [met, dht].into_iter().flatten().fold(core.started + LAN_WITHIN, Instant::max)
+        }
     }
 
     /// Whether everybody who can be asked was asked and has answered, and nobody else will come.
     fn all_said_no(&self, core: &Core, now: Instant) -> bool {
-        let asked = |speaker: &Speaker| self.known.contains(&(speaker.node, speaker.connection.address.ip()));
-        self.all_answered() && now >= self.heard_all_at(core) && core.speakers().iter().all(asked)
+        self.all_answered() && now >= self.heard_all_at(core) && self.asked_all(core)
     }
 
     /// Whether somebody was asked, and nobody is to answer any more.
@@ -406,10 +543,7 @@ impl Crowd {
 
     /// Whether nobody can be asked, nor will be.
     fn nobody(&self, core: &Core, now: Instant) -> bool {
-        !core.settings.dht
-            && self.asked.is_empty()
-            && now >= core.started + LAN_WITHIN
-            && core.speakers().is_empty()
+        self.asked.is_empty() && now >= self.heard_alone_at(core) && core.speakers().is_empty()
     }
 }
 

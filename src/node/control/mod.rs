@@ -53,6 +53,7 @@ use crate::model::ModelRef;
 use crate::node::attached::Companion;
 use crate::node::clients::JobStatus;
 use crate::node::disputes::{DisputedName, ModelNote};
+use crate::node::limited::LimitedProcess;
 use crate::node::unresolved::UnresolvedName;
 use crate::node::{ErrorKind, NodeError, chain};
 use crate::paths::Paths;
@@ -89,6 +90,9 @@ pub struct Status {
     /// The models that its mount was asked for and cannot show, the latest last.
     #[serde(default)]
     pub unresolved: Vec<UnresolvedName>,
+    /// The processes that look up more unknown names than one process may, the latest last.
+    #[serde(default)]
+    pub limited: Vec<LimitedProcess>,
     /// The names that several publishers dispute.
     #[serde(default)]
     pub disputed: Vec<DisputedName>,

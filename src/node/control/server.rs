@@ -139,7 +139,9 @@ impl IntoResponse for Refusal {
             | ErrorKind::Padding
             | ErrorKind::Staging
             | ErrorKind::Withheld => StatusCode::CONFLICT,
-            ErrorKind::HostLost | ErrorKind::NoCatalog => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::HostLost | ErrorKind::NoCatalog | ErrorKind::NoNetwork => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             ErrorKind::Listen
             | ErrorKind::Damaged
             | ErrorKind::Control

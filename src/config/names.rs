@@ -1,0 +1,50 @@
+//! The default of `mount.never_resolve`.
+
+/// Names that programs look for in every directory, and that no organisation or model has.
+pub(super) const NEVER_RESOLVE: [&str; 41] = [
+    // Hidden files, and caches and special modules of Python.
+    ".*",
+    "__*",
+    // Directories of installed software.
+    "bin",
+    "etc",
+    "include",
+    "lib",
+    "lib32",
+    "lib64",
+    "libexec",
+    "sbin",
+    "share",
+    "usr",
+    "dist-packages",
+    "node_modules",
+    "site-packages",
+    // Files that file managers, backup programs, git and build tools look for.
+    "autorun.inf",
+    "cachedir.tag",
+    "desktop.ini",
+    "ehthumbs.db",
+    "thumbs.db",
+    "head",
+    "package.json",
+    // Files of programs and packages.
+    "*.cfg",
+    "*.dist-info",
+    "*.dll",
+    "*.dylib",
+    "*.egg",
+    "*.egg-info",
+    "*.egg-link",
+    "*.exe",
+    "*.ini",
+    "*.lock",
+    "*.py",
+    "*.pyc",
+    "*.pyd",
+    "*.pyi",
+    "*.pyo",
+    "*.so",
+    "*.so.*",
+    "*.toml",
+    "*.whl",
+];

@@ -1,0 +1,195 @@
+//! Models that were looked up and are not shown, and for how long they are not looked up again.
+//!
+//! A model that no peer has is not looked up again for [`FIRST`], then twice as long after each further lookup without
+//! success, up to [`LONGEST`]. News of its name end that immediately. A refusal lasts [`REFUSAL`] only: the user may be
+//! doing what the message advises.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::time::Instant;
+
+use super::place::Sought;
+use crate::model::{ModelName, Revision};
+
+/// How long a model that was not found is absent without another query, the first time.
+pub const FIRST: Duration = Duration::from_secs(60);
+
+/// The longest time that a model is absent without another query.
+pub const LONGEST: Duration = Duration::from_secs(30 * 60);
+
+/// How long a model that is refused or disputed is not looked up again.
+pub const REFUSAL: Duration = Duration::from_secs(3);
+
+/// Names that are remembered, and for each of them revisions and publishers.
+const MAX_NAMES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+const MAX_OF_NAME: usize = 16;
+
+/// Why a model is not shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Miss {
+    /// No peer has it.
+    Absent,
+    /// It cannot be shown.
+    Refused,
+    /// Several publishers dispute its name.
+    Disputed,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    miss: Miss,
+    until: Instant,
+    /// Lookups without success in a row.
+    lookups: u32,
+}
+
+/// A revision, and the fingerprint of its publisher where the path names one.
+type Which = (Revision, Option<String>);
+
+/// The misses of one mount.
+#[derive(Debug)]
+pub struct Misses(LruCache<ModelName, HashMap<Which, Entry>>);
+
+impl Default for Misses {
+    fn default() -> Self {
+        Self(LruCache::new(MAX_NAMES))
+    }
+}
+
+fn which(sought: &Sought) -> Which {
+    (sought.model.revision.clone(), sought.publisher.clone())
+}
+
+impl Misses {
+    /// The miss that answers a lookup now; none if the model is to be looked up.
+    pub fn of(&mut self, sought: &Sought, now: Instant) -> Option<Miss> {
+        let entry = self.0.get(&sought.model.name)?.get(&which(sought))?;
+        (now < entry.until).then_some(entry.miss)
+    }
+
+    /// Remembers a miss, and returns for how long.
+    pub fn add(&mut self, sought: &Sought, miss: Miss, now: Instant) -> Duration {
+        let of_name = self.0.get_or_insert_mut(sought.model.name.clone(), HashMap::new);
+        if of_name.len() >= MAX_OF_NAME {
+            of_name.retain(|_, entry| now < entry.until);
+        }
+        if of_name.len() >= MAX_OF_NAME {
+            of_name.clear();
+        }
+        let former = of_name.get(&which(sought)).filter(|former| now < former.until + LONGEST);
+        let lookups = former.map_or(0, |former| former.lookups);
+        let lasts = match miss {
+            Miss::Absent => (FIRST * 2u32.saturating_pow(lookups.min(16))).min(LONGEST),
+            Miss::Refused | Miss::Disputed => REFUSAL,
+        };
+        of_name.insert(which(sought), Entry { miss, until: now + lasts, lookups: lookups + 1 });
+        lasts
+    }
+
+    /// Forgets the miss of a model that was found.
+    pub fn found(&mut self, sought: &Sought) {
+        if let Some(of_name) = self.0.get_mut(&sought.model.name) {
+            of_name.remove(&which(sought));
+        }
+    }
+
+    /// Forgets all misses of a name: a record of it has arrived.
+    pub fn name_appeared(&mut self, name: &ModelName) {
+        self.0.pop(name);
+    }
+
+    /// Has all absent models looked up again: a peer has come that was not asked. How long the next miss lasts is
+    /// remembered.
+    pub fn peer_appeared(&mut self, now: Instant) {
+        for (_, of_name) in self.0.iter_mut() {
+            of_name.values_mut().for_each(|entry| entry.until = entry.until.min(now));
+        }
+    }
+
+    /// Forgets refusals: the rules by which they were made may have changed.
+    pub fn rules_changed(&mut self) {
+        for (_, of_name) in self.0.iter_mut() {
+            of_name.retain(|_, entry| entry.miss == Miss::Absent);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sought(model: &str) -> Sought {
+        Sought { model: model.parse().unwrap(), publisher: None }
+    }
+
+    #[test]
+    fn each_miss_lasts_longer_up_to_a_limit() {
+        let (mut misses, mut now) = (Misses::default(), Instant::now());
+        let model = sought("acme/m");
+        let mut last = Duration::ZERO;
+        for _ in 0..40 {
+            assert_eq!(misses.of(&model, now), None);
+            let lasts = misses.add(&model, Miss::Absent, now);
+            assert!(lasts == LONGEST || lasts == FIRST || lasts == last * 2, "{last:?} {lasts:?}");
+            assert_eq!(misses.of(&model, now + lasts - Duration::from_secs(1)), Some(Miss::Absent));
+            (now, last) = (now + lasts, lasts);
+        }
+        assert_eq!(last, LONGEST);
+        assert_eq!(misses.of(&sought("acme/m@v2"), now), None);
+        // A name that was not asked for in a long time begins again.
+        assert_eq!(misses.add(&model, Miss::Absent, now + LONGEST * 2), FIRST);
+    }
+
+    #[test]
+    fn a_record_of_the_name_ends_the_misses_of_all_its_revisions() {
+        let (mut misses, now) = (Misses::default(), Instant::now());
+        for model in ["acme/m", "acme/m@v2", "acme/other"] {
+            misses.add(&sought(model), Miss::Absent, now);
+        }
+        misses.name_appeared(&"acme/m".parse().unwrap());
+        assert_eq!(misses.of(&sought("acme/m"), now), None);
+        assert_eq!(misses.of(&sought("acme/m@v2"), now), None);
+        assert_eq!(misses.of(&sought("acme/other"), now), Some(Miss::Absent));
+        assert_eq!(misses.add(&sought("acme/m"), Miss::Absent, now), FIRST);
+    }
+
+    #[test]
+    fn a_new_peer_ends_misses_and_keeps_the_back_off() {
+        let (mut misses, now) = (Misses::default(), Instant::now());
+        misses.add(&sought("acme/m"), Miss::Absent, now);
+        misses.peer_appeared(now);
+        assert_eq!(misses.of(&sought("acme/m"), now), None);
+        assert_eq!(misses.add(&sought("acme/m"), Miss::Absent, now), FIRST * 2);
+    }
+
+    #[test]
+    fn changed_rules_end_refusals_and_no_absence() {
+        let (mut misses, now) = (Misses::default(), Instant::now());
+        misses.add(&sought("acme/a"), Miss::Absent, now);
+        misses.add(&sought("acme/r"), Miss::Refused, now);
+        misses.add(&sought("acme/d"), Miss::Disputed, now);
+        assert_eq!(misses.of(&sought("acme/d"), now), Some(Miss::Disputed));
+        misses.rules_changed();
+        assert_eq!(misses.of(&sought("acme/a"), now), Some(Miss::Absent));
+        assert_eq!(misses.of(&sought("acme/r"), now), None);
+        assert_eq!(misses.of(&sought("acme/d"), now), None);
+    }
+
+    #[test]
+    fn the_memory_of_misses_is_bounded() {
+        let (mut misses, now) = (Misses::default(), Instant::now());
+        for n in 0..MAX_NAMES.get() + 10 {
+            misses.add(&sought(&format!("acme/m{n}")), Miss::Absent, now);
+        }
+        for n in 0..100 {
+            misses.add(&sought(&format!("acme/last@v{n}")), Miss::Absent, now);
+        }
+        assert_eq!(misses.0.len(), MAX_NAMES.get());
+        assert!(misses.0.iter().all(|(_, of_name)| of_name.len() <= MAX_OF_NAME));
+        assert_eq!(misses.of(&sought("acme/m0"), now), None);
+        assert_eq!(misses.of(&sought("acme/last@v99"), now), Some(Miss::Absent));
+    }
+}

@@ -1,0 +1,88 @@
+//! Names that the mount never looks up, because programs look for them in every directory.
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+/// The patterns of `mount.never_resolve`. Upper and lower case are equal.
+#[derive(Debug, Default)]
+pub struct NeverResolve(GlobSet);
+
+impl NeverResolve {
+    /// Each pattern is a glob of one component of a path. Fails with the first that is not a glob.
+    pub fn new(patterns: impl IntoIterator<Item: AsRef<str>>) -> Result<Self, globset::Error> {
+        let mut set = GlobSetBuilder::new();
+        for pattern in patterns {
+            set.add(GlobBuilder::new(pattern.as_ref()).case_insensitive(true).build()?);
+        }
+        Ok(Self(set.build()?))
+    }
+
+    /// Whether an organisation or a model of this name is never looked up.
+    pub fn matches(&self, component: &str) -> bool {
+        self.0.is_match(component)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn defaults() -> NeverResolve {
+        NeverResolve::new(Config::defaults("/home/u".as_ref()).mount.never_resolve).unwrap()
+    }
+
+    #[test]
+    fn names_of_libraries_caches_and_file_managers_are_excluded() {
+        let never = defaults();
+        for name in [
+            ".git",
+            ".Trash-1000",
+            ".Trash",
+            "__pycache__",
+            "__init__",
+            "lib",
+            "lib64",
+            "LIB",
+            "bin",
+            "site-packages",
+            "AUTORUN.INF",
+            "Thumbs.db",
+            "HEAD",
+            "libcudart.so.12",
+            "_C.cpython-312-x86_64-linux-gnu.so",
+            "torch.py",
+            "torch.pyc",
+            "numpy-2.0.dist-info",
+            "x.egg-info",
+            "pyproject.toml",
+        ] {
+            assert!(never.matches(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_organisations_and_models_are_not_excluded() {
+        let never = defaults();
+        for name in [
+            "nvidia",
+            "cublas",
+            "meta-llama",
+            "Llama-3.1-8B",
+            "library",
+            "binaries",
+            "libai",
+            "whisper.cpp",
+            "gpt2",
+            "Phi-3.5-mini",
+            "sd-v1.5.safetensors",
+            "01-ai",
+            "bigcode",
+            "sentence-transformers",
+            "pytorch",
+            "_private",
+            "RealESRGAN_x4plus.pth",
+        ] {
+            assert!(!never.matches(name), "{name}");
+        }
+    }
+}
