@@ -34,6 +34,7 @@ mod transfers;
 mod trust;
 mod unmount;
 mod verify;
+mod wanted;
 mod warm;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
