@@ -10,7 +10,6 @@ use crate::cli::error::CommandError;
 use crate::cli::output::{Activity, clean, count, size};
 use crate::cli::session::with_node;
 use crate::cli::table::{number, text};
-use crate::model::ModelRef;
 use crate::model::text::parse_time;
 use crate::node::NodeOptions;
 use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered, MAX_WITHIN, SharedModel};
@@ -139,7 +138,6 @@ fn print(context: &Context, found: &Discovered) -> Result<(), CommandError> {
 }
 
 fn row(model: &SharedModel) -> Vec<String> {
-    let name = ModelRef { name: model.name.clone(), revision: model.version.clone() };
     let mut trust = match model.trust {
         Standing::Pinned => "pinned",
         Standing::Listed => "listed",
@@ -152,8 +150,8 @@ fn row(model: &SharedModel) -> Vec<String> {
         trust.push_str(", contested");
     }
     vec![
-        name.to_string(),
-        size(model.size),
+        model.model.to_string(),
+        size(model.total_size),
         model.seeds.to_string(),
         trust,
         match &model.alias {

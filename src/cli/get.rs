@@ -149,10 +149,13 @@ impl Shown {
 
 fn print(args: &Args, context: &Context, report: &GetReport) -> Result<(), CommandError> {
     let model = &report.model;
-    let by = report.publisher.as_deref().unwrap_or("nobody");
+    let by = match (&report.alias, &report.fingerprint) {
+        (Some(alias), Some(fingerprint)) => format!("{alias} ({fingerprint})"),
+        (_, fingerprint) => fingerprint.clone().unwrap_or_else(|| "nobody".to_owned()),
+    };
     match report.origin {
         Origin::Known => {}
-        Origin::Found => context.out.note(format_args!("found {model}, signed by {}", clean(by))),
+        Origin::Found => context.out.note(format_args!("found {model}, signed by {}", clean(&by))),
         Origin::NoneNewer => {
             context.out.note(format_args!("no newer state of {model} was found on the network"));
         }
@@ -177,7 +180,7 @@ fn print(args: &Args, context: &Context, report: &GetReport) -> Result<(), Comma
         report.model,
         report.path.display(),
         count(report.files as u64, "file"),
-        size(report.bytes),
+        size(report.total_size),
         size(report.downloaded),
     ))
 }

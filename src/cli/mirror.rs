@@ -297,7 +297,7 @@ fn print(context: &Context, report: &MirrorReport) -> Result<(), CommandError> {
         report.commit,
         report.path.display(),
         count(report.files as u64, "file"),
-        size(report.bytes)
+        size(report.total_size)
     );
     match report.up_to_date {
         true => out.line(format_args!("{what}; up to date)"))?,

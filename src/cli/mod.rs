@@ -13,6 +13,8 @@ mod doctor;
 mod error;
 mod get;
 mod init;
+#[cfg(test)]
+mod json_doc;
 mod key;
 mod list;
 mod man;
@@ -23,6 +25,8 @@ mod publishing;
 mod ready;
 mod registry;
 mod remove;
+#[cfg(test)]
+mod samples;
 mod seeding;
 mod session;
 mod share;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::sharing::Withheld;
 use super::unshared::{Memory, Unshared};
 use super::{Library, NodeError};
 use crate::catalog::trust::Document;
@@ -30,6 +31,9 @@ pub struct KnownModel {
     pub shared: bool,
     /// Why it is not shared; none where the user has only not done it yet.
     pub reason: Option<String>,
+    /// Which rule withholds it, where one does.
+    #[serde(default)]
+    pub withheld: Option<Withheld>,
     /// Licence, where known.
     pub license: Option<String>,
     /// Who signed it.
@@ -61,6 +65,7 @@ impl KnownModel {
             complete: revision.is_complete(),
             shared: withheld.is_none(),
             reason: withheld.map(|why| why.reason().to_owned()),
+            withheld,
             license: manifest.license.clone(),
             publisher: manifest.publisher,
             fingerprint: manifest.publisher.map(|key| key.fingerprint()),
@@ -85,6 +90,7 @@ impl KnownModel {
             complete: model.is_whole(),
             shared: false,
             reason: (!model.is_whole()).then(|| model.state.to_string()),
+            withheld: None,
             license: model.license.clone(),
             publisher: None,
             fingerprint: None,
