@@ -83,6 +83,7 @@ mod e2e {
     mod rotation;
     mod share;
     mod six_hosts;
+    mod stalled;
     mod trust;
     mod two_publishers;
     mod vanished_peers;

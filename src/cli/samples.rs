@@ -81,7 +81,7 @@ fn transfer(model: &str) -> TransferStatus {
         cached_bytes: 8_388_608,
         total_size: 91_644_523,
         downloaded: 8_400_000,
-        downloaded_web: 65_536,
+        downloaded_web: 0,
         uploaded: 0,
         download_rate: 1_300_000,
         web_rate: 0,
@@ -104,6 +104,7 @@ pub fn status() -> Status {
     };
     let waiting = TransferStatus {
         waiting_reads: 3,
+        downloaded_web: 65_536,
         seeds: 0,
         peers: 1,
         stalled: vec![stalled],

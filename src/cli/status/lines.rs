@@ -138,13 +138,18 @@ fn row(transfer: &TransferStatus, note: Option<&ModelNote>) -> Vec<String> {
         format!("{}/s", size(transfer.download_rate + transfer.web_rate)),
         format!("{}/s", size(transfer.upload_rate)),
         format!("{} ({})", transfer.peers, transfer.seeds),
-        transfer.waiting_reads.to_string(),
+        or_none(transfer.waiting_reads, |reads| reads.to_string()),
         size(transfer.downloaded),
-        size(transfer.downloaded_web),
+        or_none(transfer.downloaded_web, size),
         size(transfer.uploaded),
         note.map_or("-", |note| pinned(note.pinned)).to_owned(),
         note.map_or_else(|| "-".to_owned(), |note| code(&note.runs_code)),
     ]
+}
+
+/// A figure, or `-` for zero: a narrow terminal then has a line less for each model.
+fn or_none<T: Default + PartialEq>(figure: T, text: impl FnOnce(T) -> String) -> String {
+    if figure == T::default() { "-".to_owned() } else { text(figure) }
 }
 
 /// A length of time for people: `2m 5s`.

@@ -27,8 +27,7 @@ last error      sentence-transformers/all-MiniLM-L6-v2: a peer sent bad data (1
 
 MODEL                                       SIZE  HERE        DOWN     UP
 acme/minilm                             87.4 MiB    9%  1.24 MiB/s  0 B/s
-    peers (full) 2 (1)  reads waiting 0  from peers 8.01 MiB  from web 64.0 KiB
-    sent 0 B
+    peers (full) 2 (1)  from peers 8.01 MiB  sent 0 B
 sentence-transformers/all-MiniLM-L6-v2  87.4 MiB    9%  1.24 MiB/s  0 B/s
     peers (full) 1 (0)  reads waiting 3  from peers 8.01 MiB  from web 64.0 KiB
     sent 0 B  trust pinned  runs code python";
@@ -54,7 +53,7 @@ stalled         sentence-transformers/all-MiniLM-L6-v2/onnx/model_quantized.onnx
 last error      sentence-transformers/all-MiniLM-L6-v2: a peer sent bad data (1 piece thrown away)
 
 MODEL                                       SIZE  HERE        DOWN     UP  PEERS (FULL)  READS WAITING  FROM PEERS  FROM WEB  SENT  TRUST   RUNS CODE
-acme/minilm                             87.4 MiB    9%  1.24 MiB/s  0 B/s         2 (1)              0    8.01 MiB  64.0 KiB   0 B  -       -
+acme/minilm                             87.4 MiB    9%  1.24 MiB/s  0 B/s         2 (1)              -    8.01 MiB         -   0 B  -       -
 sentence-transformers/all-MiniLM-L6-v2  87.4 MiB    9%  1.24 MiB/s  0 B/s         1 (0)              3    8.01 MiB  64.0 KiB   0 B  pinned  python";
     assert_eq!(of(&status(), Some(200)).join("\n"), expected);
 }
