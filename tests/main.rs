@@ -84,6 +84,7 @@ mod e2e {
     mod share;
     mod six_hosts;
     mod stalled;
+    mod terminal;
     mod trust;
     mod two_publishers;
     mod vanished_peers;

@@ -3,6 +3,7 @@
 //! A subcommand is an `Args` whose doc comments are its help, and a `run`. Results go to stdout, all else to stderr;
 //! failures become `CommandError`s, which decide the exit code.
 
+mod bar;
 mod cache;
 mod cleanup;
 mod completions;
