@@ -90,7 +90,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     };
     let options = NodeOptions { activity: format!("get {model}"), ..NodeOptions::default() };
     let mut here = false;
-    with_node(context, config, options, async |host, signals| {
+    let result = with_node(context, config, options, async |host, signals| {
         // A later host only goes on with what is left to do.
         if !here {
             let mut shown = Shown::Nothing;
@@ -105,7 +105,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             seed_until_stopped(context, host, &seed, signals, None).await?;
         }
         Ok(())
-    })
+    });
+    if here { result } else { result.map_err(CommandError::resumable) }
 }
 
 /// What of the progress is on the terminal.

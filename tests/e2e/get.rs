@@ -54,10 +54,13 @@ fn a_killed_get_goes_on_where_it_was() {
     assert!(b.received() < size, "the test was too slow to kill in mid transfer");
     assert!(!out.join("model.safetensors").exists(), "a part was left under the name of the whole");
 
-    let mut second = b.spawn(&args);
+    let second = b.spawn(&args);
     until("60 MB have come", PATIENCE, || b.received() > 60_000_000);
     second.signal(Signal::INT);
-    assert_eq!(second.wait(PATIENCE).code(), Some(130));
+    let second = second.finish(PATIENCE);
+    assert_eq!(second.status.code(), Some(130));
+    let help = "help: what was received is kept; run the same command again to resume";
+    assert!(second.stderr.contains(help), "{}", second.stderr);
 
     b.run(&args).ok();
     let mut got = hashes(&out, PATIENCE);
