@@ -73,7 +73,7 @@ impl KnownModel {
             pinned: manifest.publisher.is_some() && trust.pinned(&manifest.name) == manifest.publisher,
             runs_code: runs_code(revision).kinds(),
             info_hash: Some(manifest.torrent.info_hash),
-            path: place(revision),
+            path: library.store.own_place(revision),
         }
     }
 
@@ -127,18 +127,4 @@ impl Library {
 pub(super) fn runs_code(revision: &StoredRevision) -> Findings {
     let files = revision.manifest.files.iter().map(|file| (file.path.as_str(), file.size));
     Findings::of(files, |number, limit| revision.contents[number].read(0..limit).ok().flatten())
-}
-
-/// The directory that holds all files of a revision under their own names; none while some are in the cache.
-pub fn place(revision: &StoredRevision) -> Option<PathBuf> {
-    let mut dirs =
-        revision.manifest.files.iter().zip(&revision.contents).filter(|(file, _)| file.size > 0).map(
-            |(file, content)| {
-                let path = content.path();
-                let depth = file.path.split('/').count();
-                path.ends_with(&file.path).then(|| path.ancestors().nth(depth).map(PathBuf::from)).flatten()
-            },
-        );
-    let first = dirs.next()??;
-    dirs.all(|dir| dir.as_ref() == Some(&first)).then_some(first)
 }
