@@ -24,7 +24,10 @@ pub fn model(text: &str, endpoint: &Url) -> Result<ModelRef, CommandError> {
             .find(|hub| is_below(text, hub))
         {
             Some(_) => model(&format!("https://{text}"), endpoint),
-            None => text.parse().map_err(CommandError::usage),
+            // As for the values that clap reads.
+            None => text.parse().map_err(|error| {
+                CommandError::usage(format!("invalid value '{text}' for '<MODEL|URL>': {error}"))
+            }),
         };
     }
     let found =
