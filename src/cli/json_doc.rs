@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use clap::CommandFactory as _;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::Cli;
 use super::cache::{Contents, Freed, Row};
 use super::doctor::Check;
 use super::key::{Key, Replaced};
 use super::samples::{get_report, mirror_report, models, publisher, shared_model, status};
 use super::trust::{Everything, ListedRow, NameRow, ReplacedRow};
 use crate::model::{PiecesRoot, PublisherKey};
+use crate::node::maintenance::Verified;
 
 const DOCUMENT: &str = include_str!("../../docs/JSON.md");
 
@@ -101,6 +104,14 @@ fn printed() -> Vec<(&'static str, Value)> {
         found: "no".to_owned(),
         remedy: Some("modprobe".to_owned()),
     };
+    let verified = Verified {
+        model: "acme/minilm".to_owned(),
+        right: 1,
+        unchecked: 1,
+        missing: 1,
+        damaged: vec!["a".to_owned()],
+        contradictory: vec!["a".to_owned()],
+    };
     vec![
         ("status", value(status())),
         ("list", value(models())),
@@ -112,7 +123,30 @@ fn printed() -> Vec<(&'static str, Value)> {
         ("cache clear", value(Freed { freed_bytes: 1 })),
         ("key", value(shown)),
         ("trust list", value(everything)),
+        ("verify", value(verified)),
     ]
+}
+
+#[test]
+fn every_command_with_json_is_documented() {
+    let command = Cli::command();
+    let has_json = |command: &clap::Command| command.get_arguments().any(|arg| arg.get_id() == "json");
+    let mut named = BTreeSet::new();
+    for command in command.get_subcommands() {
+        let name = command.get_name();
+        let below = command.get_subcommands().filter(|below| has_json(below));
+        named.extend(below.map(|below| format!("{name} {}", below.get_name())));
+        named.extend(has_json(command).then(|| name.to_owned()));
+    }
+    assert!(named.contains("status") && named.contains("trust list"), "{named:?}");
+    let printed = printed();
+    for command in &named {
+        // It prints what `list` prints.
+        let object = if command == "registry list" { "list" } else { command };
+        assert!(printed.iter().any(|(printed, _)| *printed == object), "{command} is not compared");
+        let first = DOCUMENT.split("print JSON").next().unwrap();
+        assert!(first.contains(&format!("`{command}`")), "the first sentence lacks {command}");
+    }
 }
 
 #[test]
