@@ -71,6 +71,25 @@ fn a_killed_get_goes_on_where_it_was() {
 }
 
 #[test]
+fn addresses_of_the_hub_name_the_model_that_peers_have() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(1, 300_000))]);
+    let sharing = ["share", dir.to_str().unwrap(), "--name", "acme/m", "--license", "mit", "--version", "v1"];
+    let sharing = a.spawn(&sharing);
+    sharing.wait_for_line("seeding", PATIENCE);
+    for (number, address) in
+        ["https://huggingface.co/acme/m/tree/v1", "hf://acme/m@v1", "acme/m@v1"].iter().enumerate()
+    {
+        let out = b.home().join(format!("out{number}"));
+        let args = ["get", address, "-o", out.to_str().unwrap(), "--peer", &a.peer(), "--json"];
+        let report: serde_json::Value = serde_json::from_str(&b.run(&args).ok()).unwrap();
+        assert_eq!(report["model"], "acme/m@v1", "{address}");
+        assert_eq!(std::fs::read(out.join("w.bin")).unwrap(), noise(1, 300_000));
+    }
+}
+
+#[test]
 fn a_file_in_the_way_is_refused_before_downloading() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
