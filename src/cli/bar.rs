@@ -9,13 +9,13 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use crate::cli::output::{clean, percent, size};
 
-/// The rate is that of so much time: long enough for pieces of some megabytes, short enough to follow a change.
+/// The rate is measured over this time: long enough for pieces of some megabytes, short enough to follow a change.
 const WINDOW: Duration = Duration::from_secs(15);
 /// How often the rate takes a sample.
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
-/// The rate is not known before.
+/// No rate is computed from samples over a shorter time.
 const SPAN: Duration = Duration::from_secs(1);
-/// A longer time says nothing.
+/// Longer times are not shown: the estimate would be too rough.
 const LONGEST: Duration = Duration::from_secs(100 * 3600);
 /// A name is not cut below so many columns while something else can be left out.
 const NAME: usize = 16;
@@ -140,7 +140,7 @@ impl Bar {
         Self { name: clean(name), bar, pace: Mutex::default() }
     }
 
-    /// Shows what goes on before there is anything to count.
+    /// Shows a text before there is anything to count.
     pub(super) fn say(&self, text: &str, width: usize) {
         let text = format!("{}: {}", self.name, clean(text));
         self.bar.set_message(cut(&text, width.saturating_sub(1)));
