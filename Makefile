@@ -137,13 +137,13 @@ fmt: ## Format Rust and C++
 	$(CARGO) fmt
 	clang-format -i $(wildcard cpp/*.h cpp/*.cc)
 
-install: ## Install ./silmaril, its man page and completions below PREFIX (default /usr/local)
+install: ## Install ./silmaril, its manual pages and completions below PREFIX (default /usr/local)
 	@[ -x ./silmaril ] || { echo "error: run 'make build' first" >&2; exit 1; }
 	install -Dm755 silmaril $(DESTDIR)$(PREFIX)/bin/silmaril
 	install -Dm644 docs/THIRD-PARTY.md $(DESTDIR)$(PREFIX)/share/doc/silmaril/THIRD-PARTY.md
 	@install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
 	    $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	./silmaril man >$(DESTDIR)$(PREFIX)/share/man/man1/silmaril.1
+	./silmaril man --output $(DESTDIR)$(PREFIX)/share/man/man1
 	./silmaril completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/silmaril
 	./silmaril completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_silmaril
 	./silmaril completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/silmaril.fish

@@ -77,6 +77,11 @@ RawEvent event_of(Note note) {
             event.peer = note.peer;
             return event;
         }
+        case Note::Kind::silent_seeds: {
+            auto event = event_of(RawKind::SilentSeeds, note.torrent);
+            event.seeds = std::uint32_t(note.seeds);
+            return event;
+        }
         case Note::Kind::peer_connected:
         case Note::Kind::peer_disconnected:
             break;

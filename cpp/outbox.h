@@ -29,6 +29,7 @@ struct Note {
         peer_speaks,
         peer_said,
         peer_left,
+        silent_seeds,
         removed
     };
     Kind kind;
@@ -43,6 +44,7 @@ struct Note {
     std::uint64_t peer = 0;
     std::vector<char> data;
     int piece = 0;  // piece_proved
+    int seeds = 0;  // silent_seeds: how many
     // peer_said: where the message is counted until it is taken out, and how much it counts.
     std::shared_ptr<std::atomic<std::size_t>> unread;
     std::size_t counts = 0;

@@ -31,6 +31,10 @@ constexpr int ticks_after_failure = 30;
 constexpr auto probe_every = std::chrono::seconds(2);
 constexpr std::uint32_t probe_answered_within = 4000;  // milliseconds
 
+// A peer of which pieces are wanted and that has sent no message for so many seconds is silent: its program
+// may have stopped while its host still acknowledges.
+constexpr int silent_after = 10;
+
 // The number that libtorrent gives the extension `ut_metadata` (BEP 9).
 constexpr int metadata_id = 2;
 
@@ -140,6 +144,7 @@ public:
             end();
             return;
         }
+        count_silence();
         if (!probe()) return;
         if (auto const piece = m_hashes->prompt(m_connection))
             m_gate.requested_block(static_cast<int>(*piece), 0);
@@ -156,6 +161,11 @@ public:
         tell(Note::Kind::peer_disconnected, reason.message());
     }
 
+    // It has every piece, as far as is known, and is silent.
+    bool is_silent_seed() const {
+        auto const connection = this->connection();
+        return connection && m_silent_seconds >= silent_after && connection->is_seed();
+    }
     // Null when the connection has ended.
     std::shared_ptr<lt::peer_connection> connection() const { return m_connection.native_handle(); }
     lt::address group() const override { return group_address(m_endpoint.address()); }
@@ -179,6 +189,14 @@ private:
         note.endpoint = m_endpoint;
         note.outgoing = m_outgoing;
         m_parts.outbox->push(std::move(note));
+    }
+    // To be called once a second.
+    void count_silence() {
+        auto const connection = m_connection.native_handle();
+        auto const torrent = connection ? connection->associated_torrent().lock() : nullptr;
+        bool const wanted = torrent && torrent->valid_metadata() && !torrent->is_finished();
+        bool const heard = Clock::now() - m_last_heard < std::chrono::seconds(1);
+        m_silent_seconds = wanted && !heard ? m_silent_seconds + 1 : 0;
     }
     // False when the host is gone and the connection was ended.
     bool probe() {
@@ -222,6 +240,7 @@ private:
     bool m_greeted = false;
     Clock::time_point m_last_heard = Clock::now();
     Clock::time_point m_probed;
+    int m_silent_seconds = 0;  // in which pieces were wanted
 };
 
 class Plugin final : public lt::torrent_plugin {
@@ -238,6 +257,7 @@ public:
             --m_ticks_after_failure;
             request_again();
         }
+        tell_silent_seeds();
     }
     void on_piece_failed(lt::piece_index_t) override { m_ticks_after_failure = ticks_after_failure; }
     ~Plugin() override { m_parts.talk->torrent_gone(m_parts.torrent); }
@@ -277,6 +297,18 @@ private:
         });
     }
 
+    void tell_silent_seeds() {
+        int silent = 0;
+        m_slots->each(
+            [&silent](Slot const* slot) { silent += static_cast<Peer const*>(slot)->is_silent_seed(); });
+        if (std::exchange(m_silent_seeds, silent) == silent) return;
+        Note note{};
+        note.kind = Note::Kind::silent_seeds;
+        note.torrent = m_parts.torrent;
+        note.seeds = silent;
+        m_parts.outbox->push(std::move(note));
+    }
+
     // libtorrent puts every peer that took part in a failed piece on parole, the honest ones too, leaves such
     // peers out of its once-a-second requests for urgent pieces, and requests nothing from a peer that sends
     // nothing. So a reader would wait until some peer happens to speak.
@@ -296,6 +328,7 @@ private:
     std::shared_ptr<PieceHashes> const m_hashes;
     std::shared_ptr<Slots> const m_slots = std::make_shared<Slots>();
     int m_ticks_after_failure = 0;
+    int m_silent_seeds = 0;  // as last told
 };
 
 }  // namespace

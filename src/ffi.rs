@@ -116,6 +116,8 @@ mod raw {
         PeerDisconnected,
         /// `downloaded` to `seeds`.
         Stats,
+        /// `seeds`: those that pieces are wanted of and that send nothing.
+        SilentSeeds,
         /// `path`, operation in `text`, errno in `code`.
         DiskError,
         /// The torrent stopped itself over an error of the disk; it needs `recover`.

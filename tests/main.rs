@@ -83,6 +83,8 @@ mod e2e {
     mod rotation;
     mod share;
     mod six_hosts;
+    mod stalled;
+    mod terminal;
     mod trust;
     mod two_publishers;
     mod vanished_peers;

@@ -12,13 +12,13 @@ use crate::cli::error::CommandError;
 use crate::cli::output::{clean, size};
 use crate::cli::session::with_node_or_library;
 use crate::cli::table::{number, text};
-use crate::model::PiecesRoot;
-use crate::store::cache::{disk_space, resolve_size};
+use crate::model::{ModelRef, PiecesRoot};
+use crate::store::cache::{CacheEntry, disk_space, resolve_size};
 
 const EXAMPLES: &str = "\
 Examples:
   silmaril cache
-  silmaril cache show --json
+  silmaril cache --json
   silmaril cache clear --yes";
 
 /// Show or clear the cache: the parts of models that were read through a mount
@@ -30,16 +30,15 @@ Examples:
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List what the cache holds, longest unused first
-    Show {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Show,
     /// Delete all of it; it is fetched again when it is read
     Clear {
         /// Do not ask
@@ -48,24 +47,39 @@ enum Command {
     },
 }
 
+/// The cache, as `--json` has it.
+#[derive(Debug, Serialize)]
+pub(super) struct Contents {
+    /// Bytes that it takes on the disk.
+    pub used_bytes: u64,
+    /// Bytes that it may take.
+    pub max_bytes: u64,
+    /// Bytes that are free on the disk.
+    pub free_bytes: u64,
+    /// The files in it, longest unused first.
+    pub contents: Vec<Row>,
+}
+
 /// One file of the cache.
 #[derive(Debug, Serialize)]
-struct Row {
-    /// `org/name@revision/path` of one file with this content; none when no model has it any more.
-    file: Option<String>,
-    pieces_root: PiecesRoot,
-    size: u64,
-    here: u64,
+pub(super) struct Row {
+    /// A model that has a file with this content; none when no model has it any more.
+    pub model: Option<ModelRef>,
+    /// The file's path in that model.
+    pub file: Option<String>,
+    pub pieces_root: PiecesRoot,
+    pub size: u64,
+    /// Bytes that it takes on the disk.
+    pub used_bytes: u64,
     /// Seconds since 1970.
-    last_used: u64,
+    pub last_used_at: u64,
 }
 
 /// Shows or clears.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     match args.command {
-        None => show(false, context),
-        Some(Command::Show { json }) => show(json, context),
-        Some(Command::Clear { yes }) => clear(yes, context),
+        None | Some(Command::Show) => show(args.json, context),
+        Some(Command::Clear { yes }) => clear(yes, args.json, context),
     }
 }
 
@@ -75,39 +89,43 @@ fn show(json: bool, context: &Context) -> Result<(), CommandError> {
     for manifest in library.manifests() {
         for file in &manifest.files {
             if let Some(root) = file.pieces_root {
-                names
-                    .entry((root, file.size))
-                    .or_insert_with(|| format!("{}/{}", manifest.model_ref(), file.path));
+                let named = || (manifest.model_ref(), file.path.to_string());
+                names.entry((root, file.size)).or_insert_with(named);
             }
         }
     }
-    let entries = library.store.cache_entries()?;
-    let rows: Vec<Row> = entries
-        .iter()
-        .map(|entry| Row {
-            file: names.get(&(entry.key.root, entry.key.len)).cloned(),
+    let row = |entry: &CacheEntry| {
+        let (model, file) = names.get(&(entry.key.root, entry.key.len)).cloned().unzip();
+        Row {
+            model,
+            file,
             pieces_root: entry.key.root,
             size: entry.key.len,
-            here: entry.allocated,
-            last_used: entry.last_used,
-        })
-        .collect();
+            used_bytes: entry.allocated,
+            last_used_at: entry.last_used,
+        }
+    };
+    let contents: Vec<Row> = library.store.cache_entries()?.iter().map(row).collect();
+    let used_bytes = contents.iter().map(|row| row.used_bytes).sum();
+    let (total, free_bytes) = disk_space(&library.paths.cache())?;
+    let max_bytes = resolve_size(library.config.cache.max_size, total);
     let out = &context.out;
     if json {
-        return out.json(&rows);
+        return out.json(&Contents { used_bytes, max_bytes, free_bytes, contents });
     }
-    if !rows.is_empty() {
-        let cells = rows.iter().map(|row| {
-            let file = row.file.clone().unwrap_or_else(|| format!("(unknown) {}", row.pieces_root));
-            vec![clean(&file), size(row.here), size(row.size), ago(row.last_used)]
+    if !contents.is_empty() {
+        let cells = contents.iter().map(|row| {
+            let file = match (&row.model, &row.file) {
+                (Some(model), Some(file)) => format!("{model}/{file}"),
+                _ => format!("(unknown) {}", row.pieces_root),
+            };
+            vec![clean(&file), size(row.used_bytes), size(row.size), ago(row.last_used_at)]
         });
         let columns = [text("FILE"), number("HERE"), number("OF"), text("LAST USED")];
         out.table(&columns, &cells.collect::<Vec<_>>())?;
     }
-    let used = rows.iter().map(|row| row.here).sum();
-    let (total, free) = disk_space(&library.paths.cache())?;
-    let bound = resolve_size(library.config.cache.max_size, total);
-    out.line(format_args!("{} of {} used, {} free on the disk", size(used), size(bound), size(free)))
+    let (used, bound, free) = (size(used_bytes), size(max_bytes), size(free_bytes));
+    out.line(format_args!("{used} of {bound} used, {free} free on the disk"))
 }
 
 /// How long ago a time is, for people.
@@ -122,7 +140,13 @@ fn ago(seconds: u64) -> String {
     }
 }
 
-fn clear(yes: bool, context: &Context) -> Result<(), CommandError> {
+/// What `clear` did.
+#[derive(Debug, Serialize)]
+pub(super) struct Freed {
+    pub freed_bytes: u64,
+}
+
+fn clear(yes: bool, json: bool, context: &Context) -> Result<(), CommandError> {
     let before = context.library()?.store.cache_usage()?;
     if !yes && before > 0 && !confirmed(&format!("Delete {} from the cache?", size(before)))? {
         return Err(CommandError::failed("nothing was deleted"));
@@ -135,7 +159,10 @@ fn clear(yes: bool, context: &Context) -> Result<(), CommandError> {
             Ok(before.saturating_sub(library.store.cache_usage()?))
         },
     )?;
-    context.out.line(format_args!("freed {}", size(freed)))
+    match json {
+        true => context.out.json(&Freed { freed_bytes: freed }),
+        false => context.out.line(format_args!("freed {}", size(freed))),
+    }
 }
 
 #[cfg(test)]

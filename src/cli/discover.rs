@@ -10,7 +10,7 @@ use crate::cli::error::CommandError;
 use crate::cli::output::{Activity, clean, count, size};
 use crate::cli::session::with_node;
 use crate::cli::table::{number, text};
-use crate::model::ModelRef;
+use crate::model::text::parse_time;
 use crate::node::NodeOptions;
 use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered, MAX_WITHIN, SharedModel};
 
@@ -49,7 +49,7 @@ pub struct Args {
     /// What to look for; several terms must all hold [default: everything]
     #[arg(value_name = "PATTERN")]
     terms: Vec<String>,
-    /// How long to look, such as 15s or 2min
+    /// How long to look: seconds, or a time such as 2min
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = timeout)]
     timeout: Duration,
     /// A host to ask; may be repeated
@@ -61,12 +61,15 @@ pub struct Args {
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|e| e.to_string())?;
-    match time.is_zero() || time > MAX_WITHIN {
-        true => Err("not between 1ms and 1h".to_owned()),
+    let time = parse_time(text).map_err(|e| e.to_string())?;
+    match time < SHORTEST || time > MAX_WITHIN {
+        true => Err("it is not between 1ms and 1h".to_owned()),
         false => Ok(time),
     }
 }
+
+/// The shortest time to look: requests count in milliseconds.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Searches and prints.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
@@ -135,7 +138,6 @@ fn print(context: &Context, found: &Discovered) -> Result<(), CommandError> {
 }
 
 fn row(model: &SharedModel) -> Vec<String> {
-    let name = ModelRef { name: model.name.clone(), revision: model.version.clone() };
     let mut trust = match model.trust {
         Standing::Pinned => "pinned",
         Standing::Listed => "listed",
@@ -148,8 +150,8 @@ fn row(model: &SharedModel) -> Vec<String> {
         trust.push_str(", contested");
     }
     vec![
-        name.to_string(),
-        size(model.size),
+        model.model.to_string(),
+        size(model.total_size),
         model.seeds.to_string(),
         trust,
         match &model.alias {
@@ -168,7 +170,8 @@ mod tests {
     #[test]
     fn timeouts_are_bounded() {
         assert_eq!(timeout("15s"), Ok(Duration::from_secs(15)));
-        for bad in ["0s", "2h", "-1s", "15", "soon"] {
+        assert_eq!(timeout("2"), Ok(Duration::from_secs(2)));
+        for bad in ["0", "0s", "1ns", "2h", "3601", "-1s", "soon"] {
             assert!(timeout(bad).is_err(), "{bad}");
         }
     }

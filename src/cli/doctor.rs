@@ -1,11 +1,14 @@
 //! `doctor`: whether this machine can do what silmaril needs.
 
+mod fuse;
+
 use std::fmt::Display;
-use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::catalog::Trust;
 use crate::cli::context::Context;
@@ -20,7 +23,11 @@ use crate::node::control::{Client, Status};
 ///
 /// Fails with exit code 1 when a check fails; warnings do not count.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,31 +42,57 @@ enum Finding {
 
 use Finding::{Fail, Ok as Fine, Warn};
 
-/// Runs all checks and prints one line each.
-pub fn run(_args: &Args, context: &Context) -> Result<(), CommandError> {
-    let mut failed = 0;
-    let mut say = |what: &str, finding: Finding| -> Result<(), CommandError> {
-        let (word, text, remedy) = match finding {
-            Fine(text) => ("ok", text, None),
-            Warn(text, remedy) => ("warn", text, Some(remedy)),
-            Fail(text, remedy) => {
-                failed += 1;
-                ("fail", text, Some(remedy))
-            }
+/// One check, as `--json` has it.
+#[derive(Debug, Serialize)]
+pub(super) struct Check {
+    /// What was looked at.
+    pub check: &'static str,
+    /// `ok`, `warn` or `fail`.
+    pub result: &'static str,
+    /// What is there, or is missing.
+    pub found: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+impl Check {
+    fn of(check: &'static str, finding: Finding) -> Self {
+        let (result, found, remedy) = match finding {
+            Fine(found) => ("ok", found, None),
+            Warn(found, remedy) => ("warn", found, Some(remedy)),
+            Fail(found, remedy) => ("fail", found, Some(remedy)),
         };
-        context.out.line(format_args!("{word:4}  {what:14}  {}", clean(&text)))?;
+        Self { check, result, found, remedy }
+    }
+
+    /// A line, and one for the remedy.
+    fn print(&self, context: &Context) -> Result<(), CommandError> {
+        let Self { check, result, found, remedy } = self;
+        context.out.line(format_args!("{result:4}  {check:14}  {}", clean(found)))?;
         match remedy {
-            Some(remedy) => context.out.line(format_args!("{:22}{}", "", clean(&remedy))),
+            Some(remedy) => context.out.line(format_args!("{:22}{}", "", clean(remedy))),
             None => Ok(()),
         }
+    }
+}
+
+/// Runs all checks and prints one line each.
+pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let mut checks = Vec::new();
+    let mut say = |what: &'static str, finding: Finding| {
+        let check = Check::of(what, finding);
+        // A check may take a moment: each is shown when it is done.
+        let printed = if args.json { Ok(()) } else { check.print(context) };
+        checks.push(check);
+        printed
     };
-    say("fuse device", fuse_device())?;
+    say("fuse device", fuse::device())?;
     say("fusermount3", fusermount())?;
     say("mounts", mounts())?;
     match Config::load(&context.load_options()) {
         Err(error) => say(
             "configuration",
-            Fail(error.to_string(), "correct it, or write it anew: silmaril init --force".into()),
+            Fail(error.to_string(), "correct it, or write it again: silmaril init --force".into()),
         )?,
         Ok(config) => {
             let file = Config::config_file(&context.load_options())?;
@@ -74,21 +107,12 @@ pub fn run(_args: &Args, context: &Context) -> Result<(), CommandError> {
             say("node", running(node.map_err(|e| e.render())))?;
         }
     }
-    if failed > 0 {
-        let checks = if failed == 1 { "check" } else { "checks" };
-        return Err(CommandError::failed(format!("{failed} {checks} failed")));
+    if args.json {
+        context.out.json(&checks)?;
     }
-    Ok(())
-}
-
-fn fuse_device() -> Finding {
-    let device = "/dev/fuse";
-    match OpenOptions::new().read(true).write(true).open(device) {
-        Ok(_) => Fine(device.to_owned()),
-        Err(e) => Fail(
-            format!("cannot open {device}: {e}"),
-            "load the module with `modprobe fuse`; in a container, start it with `--device /dev/fuse --cap-add SYS_ADMIN`".into(),
-        ),
+    match checks.iter().filter(|check| check.result == "fail").count() {
+        0 => Ok(()),
+        failed => Err(CommandError::failed(format!("{} failed", count(failed as u64, "check")))),
     }
 }
 

@@ -91,6 +91,14 @@ impl CommandError {
         self
     }
 
+    /// Adds the help for Ctrl-C in a command that continues its work when it is run again. Other errors stay as they are.
+    pub fn resumable(self) -> Self {
+        match self.kind {
+            Kind::Interrupted => self.hint("what was received is kept; run the same command again to resume"),
+            _ => self,
+        }
+    }
+
     /// Whether the node that did the work went away.
     pub fn is_host_lost(&self) -> bool {
         self.kind == Kind::HostLost
@@ -115,7 +123,7 @@ impl CommandError {
 
     /// The `error:` line and the `help:` lines; empty where silence is right.
     pub fn render(&self) -> String {
-        if matches!(self.kind, Kind::BrokenPipe | Kind::Interrupted) {
+        if self.kind == Kind::BrokenPipe || self.kind == Kind::Interrupted && self.hints.is_empty() {
             return String::new();
         }
         if let Kind::Relayed(_) = self.kind {

@@ -8,6 +8,7 @@ use crate::cli::error::CommandError;
 use crate::cli::output::{Activity, Progress, clean, count, size};
 use crate::cli::seeding::seed_until_stopped;
 use crate::cli::session::with_node;
+use crate::cli::wanted;
 use crate::model::ModelRef;
 use crate::node::NodeOptions;
 use crate::node::control::Seed;
@@ -16,7 +17,8 @@ use crate::node::get::{GetProgress, GetReport, GetRequest, Origin};
 const EXAMPLES: &str = "\
 Examples:
   silmaril get acme/minilm                            into the models directory
-  silmaril get acme/minilm@v2 -o ./minilm             a revision, somewhere else
+  silmaril get acme/minilm@v2 -o ./minilm             a revision, into another directory
+  silmaril get https://huggingface.co/acme/minilm     the model of that name, from peers first
   silmaril get acme/minilm --include '*.json'         only some files
   silmaril get acme/minilm --peer 192.0.2.7:6881      from a host you know
   silmaril get acme/minilm --update                   look for a newer state first
@@ -30,8 +32,9 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The model, as ORG/NAME or ORG/NAME@REVISION
-    model: ModelRef,
+    /// The model: ORG/NAME, ORG/NAME@REVISION, hf://ORG/NAME@REVISION, or its address on the hub
+    #[arg(value_name = "MODEL|URL")]
+    model: String,
     /// Directory to put its files in [default: ORG/NAME in the models directory]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -72,9 +75,10 @@ fn glob(text: &str) -> Result<String, globset::Error> {
 /// Fetches, checks, and seeds if asked to.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
+    let model = wanted::model(&args.model, &config.hub.url())?;
     let output = args.output.as_deref().map(absolute).transpose()?;
     let request = GetRequest {
-        model: args.model.clone(),
+        model: model.clone(),
         output,
         include: args.include.clone(),
         exclude: args.exclude.clone(),
@@ -84,24 +88,25 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         update: args.update,
         allow_older: args.allow_older,
     };
-    let options = NodeOptions { activity: format!("get {}", args.model), ..NodeOptions::default() };
+    let options = NodeOptions { activity: format!("get {model}"), ..NodeOptions::default() };
     let mut here = false;
-    with_node(context, config, options, async |host, signals| {
+    let result = with_node(context, config, options, async |host, signals| {
         // A later host only goes on with what is left to do.
         if !here {
             let mut shown = Shown::Nothing;
-            let getting = host.client.get(&request, |p| shown.show(p, context, &args.model));
+            let getting = host.client.get(&request, |p| shown.show(p, context, &model));
             let report = signals.unless(async { Ok(getting.await?) }).await?;
             drop(shown);
             print(args, context, &report)?;
             here = true;
         }
         if args.seed {
-            let seed = Seed { model: Some(args.model.clone()), peers: args.peers.clone(), right: false };
+            let seed = Seed { model: Some(model.clone()), peers: args.peers.clone(), right: false };
             seed_until_stopped(context, host, &seed, signals, None).await?;
         }
         Ok(())
-    })
+    });
+    if here { result } else { result.map_err(CommandError::resumable) }
 }
 
 /// What of the progress is on the terminal.
@@ -145,10 +150,13 @@ impl Shown {
 
 fn print(args: &Args, context: &Context, report: &GetReport) -> Result<(), CommandError> {
     let model = &report.model;
-    let by = report.publisher.as_deref().unwrap_or("nobody");
+    let by = match (&report.alias, &report.fingerprint) {
+        (Some(alias), Some(fingerprint)) => format!("{alias} ({fingerprint})"),
+        (_, fingerprint) => fingerprint.clone().unwrap_or_else(|| "nobody".to_owned()),
+    };
     match report.origin {
         Origin::Known => {}
-        Origin::Found => context.out.note(format_args!("found {model}, signed by {}", clean(by))),
+        Origin::Found => context.out.note(format_args!("found {model}, signed by {}", clean(&by))),
         Origin::NoneNewer => {
             context.out.note(format_args!("no newer state of {model} was found on the network"));
         }
@@ -173,7 +181,7 @@ fn print(args: &Args, context: &Context, report: &GetReport) -> Result<(), Comma
         report.model,
         report.path.display(),
         count(report.files as u64, "file"),
-        size(report.bytes),
+        size(report.total_size),
         size(report.downloaded),
     ))
 }

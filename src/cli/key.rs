@@ -1,17 +1,20 @@
 //! `key`: the publisher's key.
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::catalog::rotation;
+use crate::catalog::trust::{Document, NamedPublisher};
 use crate::cli::cleanup::confirmed;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::session::with_node_or_library;
 use crate::keys::PublisherKeypair;
+use crate::model::PublisherKey;
 use crate::paths::Paths;
 
 const EXAMPLES: &str = "\
@@ -25,6 +28,9 @@ Examples:
 pub struct Args {
     #[command(subcommand)]
     command: Command,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -33,11 +39,7 @@ enum Command {
     ///
     /// Tell others the fingerprint, so that they can see that a model is yours. Keys that it has replaced are listed,
     /// too.
-    Show {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Show,
     /// Replace the key by a new one that takes over all names and the trust of others
     ///
     /// The former key signs who its successor is. Whoever trusts the former key, or owns a model that it signed, goes
@@ -59,41 +61,61 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             .hint("`silmaril init` makes one"));
     }
     match args.command {
-        Command::Show { json } => show(json, &paths, context),
-        Command::Rotate { yes } => rotate(yes, &paths, context),
+        Command::Show => show(args.json, &paths, context),
+        Command::Rotate { yes } => rotate(yes, args.json, &paths, context),
+    }
+}
+
+/// The key, as `--json` has it.
+#[derive(Debug, Serialize)]
+pub(super) struct Key {
+    pub publisher: PublisherKey,
+    pub fingerprint: String,
+    /// The file with the secret key.
+    pub path: PathBuf,
+    /// The keys that it has replaced.
+    pub replaced: Vec<Replaced>,
+    /// The file with the secret key that was replaced just now; none where none was.
+    pub former_path: Option<PathBuf>,
+}
+
+/// A key that was replaced.
+#[derive(Debug, Serialize)]
+pub(super) struct Replaced {
+    pub publisher: PublisherKey,
+    pub fingerprint: String,
+    pub successor: NamedPublisher,
+}
+
+impl Key {
+    fn load(paths: &Paths, former_path: Option<PathBuf>) -> Result<Self, CommandError> {
+        let path = paths.publisher_key();
+        let publisher = PublisherKeypair::load(&path)?.public();
+        let replaced = |(former, successor): (PublisherKey, PublisherKey)| Replaced {
+            publisher: former,
+            fingerprint: former.fingerprint(),
+            successor: Document::default().named(&successor),
+        };
+        let replaced = rotation::successors(paths).into_iter().map(replaced).collect();
+        Ok(Self { publisher, fingerprint: publisher.fingerprint(), path, replaced, former_path })
     }
 }
 
 fn show(json: bool, paths: &Paths, context: &Context) -> Result<(), CommandError> {
-    let path = paths.publisher_key();
-    let public = PublisherKeypair::load(&path)?.public();
-    let former = rotation::successors(paths);
+    let key = Key::load(paths, None)?;
     let out = &context.out;
     if json {
-        let former = former.iter().map(|(former, successor)| {
-            json!({
-                "publisher": former.to_string(),
-                "fingerprint": former.fingerprint(),
-                "successor": successor.to_string(),
-            })
-        });
-        return out.json(&json!({
-            "publisher": public.to_string(),
-            "fingerprint": public.fingerprint(),
-            "path": path.display().to_string(),
-            "former": former.collect::<Vec<_>>(),
-        }));
+        return out.json(&key);
     }
-    out.line(format_args!("fingerprint  {}", public.fingerprint()))?;
-    out.line(format_args!("publisher    {public}"))?;
-    out.line(format_args!("secret key   {}", path.display()))?;
-    former.iter().try_for_each(|(former, successor)| {
-        let (former, successor) = (former.fingerprint(), successor.fingerprint());
-        out.line(format_args!("former key   {former}, replaced by {successor}"))
+    out.line(format_args!("fingerprint  {}", key.fingerprint))?;
+    out.line(format_args!("publisher    {}", key.publisher))?;
+    out.line(format_args!("secret key   {}", key.path.display()))?;
+    key.replaced.iter().try_for_each(|Replaced { fingerprint, successor, .. }| {
+        out.line(format_args!("former key   {fingerprint}, replaced by {successor}"))
     })
 }
 
-fn rotate(yes: bool, paths: &Paths, context: &Context) -> Result<(), CommandError> {
+fn rotate(yes: bool, json: bool, paths: &Paths, context: &Context) -> Result<(), CommandError> {
     let fingerprint = PublisherKeypair::load(&paths.publisher_key())?.public().fingerprint();
     let question = format!("Replace the key {fingerprint} by a new one, for good?");
     if !yes && std::io::stdin().is_terminal() && !confirmed(&question)? {
@@ -102,9 +124,13 @@ fn rotate(yes: bool, paths: &Paths, context: &Context) -> Result<(), CommandErro
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let rotated = rotation::rotate(paths, now)?;
     let out = &context.out;
-    out.line(format_args!("fingerprint  {}", rotated.current.fingerprint()))?;
-    out.line(format_args!("publisher    {}", rotated.current))?;
-    out.line(format_args!("former key   {fingerprint}, kept in {}", rotated.kept.display()))?;
+    if json {
+        out.json(&Key::load(paths, Some(rotated.kept))?)?;
+    } else {
+        out.line(format_args!("fingerprint  {}", rotated.current.fingerprint()))?;
+        out.line(format_args!("publisher    {}", rotated.current))?;
+        out.line(format_args!("former key   {fingerprint}, kept in {}", rotated.kept.display()))?;
+    }
     // Whoever holds the base directory signs anew; opening it here does as much.
     with_node_or_library(
         context,

@@ -2,8 +2,8 @@
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::{clean, percent, size};
-use crate::cli::table::{Column, number, text};
+use crate::cli::output::{clean, percent, size, terminal_width};
+use crate::cli::table::{self, Column, number, text};
 use crate::model::code::RunsCode;
 use crate::node::models::KnownModel;
 
@@ -47,7 +47,12 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         );
         return Ok(());
     }
-    context.out.table(&COLUMNS, &models.iter().map(row).collect::<Vec<_>>())
+    lines(&models, terminal_width()).iter().try_for_each(|line| context.out.line(line))
+}
+
+/// The table for a terminal of `width` columns; without a width every model is one line.
+fn lines(models: &[KnownModel], width: Option<usize>) -> Vec<String> {
+    table::render(&COLUMNS, &models.iter().map(row).collect::<Vec<_>>(), width)
 }
 
 /// The most important first: those that do not fit a narrow terminal follow on lines of their own.
@@ -94,3 +99,6 @@ pub(in crate::cli) fn code(kinds: &[RunsCode]) -> String {
     let words: Vec<&str> = kinds.iter().map(|kind| kind.word()).collect();
     if words.is_empty() { "-".to_owned() } else { words.join(", ") }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,8 @@
 //! `man`: the manual, made of the same text as the help.
 
+use std::fs;
+use std::path::PathBuf;
+
 use clap_mangen::Man;
 
 use crate::cli::context::Context;
@@ -8,26 +11,39 @@ use crate::cli::error::CommandError;
 const EXAMPLES: &str = "\
 Examples:
   silmaril man | man -l -
-  silmaril man > ~/.local/share/man/man1/silmaril.1";
+  silmaril man --output ~/.local/share/man/man1     then: man silmaril-get";
 
-/// Print the manual of all commands as one roff document
+/// Print the manual of all commands, or write a page for each (roff)
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Args {}
+pub struct Args {
+    /// Write silmaril.1 and a silmaril-COMMAND.1 for each command into this directory
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
 
-/// Prints the pages of silmaril and of each command, one after another.
-pub fn run(_args: &Args, context: &Context, mut command: clap::Command) -> Result<(), CommandError> {
+/// Prints the pages of silmaril and of each command, one after another, or writes each to a file of its own.
+pub fn run(args: &Args, context: &Context, mut command: clap::Command) -> Result<(), CommandError> {
     command.build();
     let mut pages = Vec::new();
     render(&command, &mut pages).map_err(CommandError::internal)?;
-    context.out.bytes(&pages)
+    let Some(dir) = &args.output else {
+        return context.out.bytes(&pages.into_iter().map(|(_, page)| page).collect::<Vec<_>>().concat());
+    };
+    fs::create_dir_all(dir).map_err(|e| CommandError::io(dir, e))?;
+    pages.into_iter().try_for_each(|(name, page)| {
+        let path = dir.join(name);
+        fs::write(&path, page).map_err(|e| CommandError::io(&path, e))
+    })
 }
 
-fn render(command: &clap::Command, pages: &mut Vec<u8>) -> std::io::Result<()> {
+/// Adds the page of a command, and those of the commands below it, with their file names.
+fn render(command: &clap::Command, pages: &mut Vec<(String, Vec<u8>)>) -> std::io::Result<()> {
     let source = concat!("silmaril ", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command.clone()).source(source);
     let mut page = Vec::new();
-    Man::new(command.clone()).source(source).render(&mut page)?;
-    pages.extend(examples_as_written(&page));
+    man.render(&mut page)?;
+    pages.push((man.get_filename(), examples_as_written(&page)));
     for below in command.get_subcommands().filter(|c| !c.is_hide_set()) {
         render(below, pages)?;
     }

@@ -110,10 +110,11 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     };
     let options = NodeOptions { activity, ..NodeOptions::default() };
     let mut work = Work::default();
-    with_node(context, config, options, async |host, signals| match &args.all {
+    let result = with_node(context, config, options, async |host, signals| match &args.all {
         None => one(args, context, host, &requests[0], &mut work, signals).await,
         Some(_) => every(args, context, host, &requests, &mut work, signals).await,
-    })
+    });
+    if work.next == requests.len() { result } else { result.map_err(CommandError::resumable) }
 }
 
 fn items(args: &Args) -> Result<Vec<Item>, CommandError> {
@@ -297,7 +298,7 @@ fn print(context: &Context, report: &MirrorReport) -> Result<(), CommandError> {
         report.commit,
         report.path.display(),
         count(report.files as u64, "file"),
-        size(report.bytes)
+        size(report.total_size)
     );
     match report.up_to_date {
         true => out.line(format_args!("{what}; up to date)"))?,

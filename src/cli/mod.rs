@@ -3,6 +3,7 @@
 //! A subcommand is an `Args` whose doc comments are its help, and a `run`. Results go to stdout, all else to stderr;
 //! failures become `CommandError`s, which decide the exit code.
 
+mod bar;
 mod cache;
 mod cleanup;
 mod completions;
@@ -13,6 +14,8 @@ mod doctor;
 mod error;
 mod get;
 mod init;
+#[cfg(test)]
+mod json_doc;
 mod key;
 mod list;
 mod man;
@@ -23,6 +26,8 @@ mod publishing;
 mod ready;
 mod registry;
 mod remove;
+#[cfg(test)]
+mod samples;
 mod seeding;
 mod session;
 mod share;
@@ -34,6 +39,7 @@ mod transfers;
 mod trust;
 mod unmount;
 mod verify;
+mod wanted;
 mod warm;
 
 use clap::{CommandFactory as _, Parser, Subcommand};

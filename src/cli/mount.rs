@@ -38,7 +38,7 @@ Examples:
 
 /// Show all known models as a directory; what is read is fetched
 ///
-/// Returns when the directory can be read; a process in the background serves it. What is read is kept in the cache and
+/// Returns when the directory can be read; a process in the background serves it, and the path of its log is printed. What is read is kept in the cache and
 /// uploaded to others while the mount is there.
 ///
 /// A path such as ORG/NAME or ORG/NAME@REV need not be known: the first look at it asks the network, for at most
@@ -80,7 +80,10 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         ready::in_background(|ready| serve(args, context, ready))
     } else if args.foreground {
         serve(args, context, |point| {
-            context.out.note(format_args!("mounted on {}; Ctrl-C unmounts it", point.display()));
+            context.out.note(format_args!(
+                "mounted on {}; its log is on standard error; Ctrl-C unmounts it",
+                point.display()
+            ));
             Ok(())
         })
     } else {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::bar::{Bar, Pace, short_time};
 use crate::cli::error::CommandError;
 use crate::cli::table::{self, Column};
 use crate::model::text;
@@ -43,6 +44,12 @@ pub fn percent(part: u64, whole: u64) -> String {
 pub fn terminal_width() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     Some(usize::from(size.ws_col)).filter(|&width| width > 0)
+}
+
+/// The width of the terminal that standard error is, in columns.
+pub(super) fn bar_width() -> usize {
+    let size = rustix::termios::tcgetwinsize(io::stderr()).ok();
+    size.map(|size| usize::from(size.ws_col)).filter(|&width| width > 0).unwrap_or(80)
 }
 
 /// Writes results and remarks.
@@ -118,24 +125,13 @@ impl Output {
             Shape::Silent
         } else if io::stderr().is_terminal() {
             let bar = ProgressBar::new(0);
-            bar.set_style(bar_style());
-            bar.set_prefix(clean(what));
             bar.enable_steady_tick(Duration::from_millis(200));
-            Shape::Bar(bar)
+            Shape::Bar(Bar::new(what, bar))
         } else {
-            Shape::Plain(Mutex::new(Instant::now()))
+            Shape::Plain(Mutex::new((Instant::now(), Pace::default())))
         };
         Progress { what: clean(what), shape }
     }
-}
-
-pub(super) fn bar_style() -> ProgressStyle {
-    // A wide message is cut to the terminal: a line that wraps cannot be drawn over.
-    ProgressStyle::with_template(
-        "{prefix} [{bar:20}] {percent}% {binary_bytes}/{binary_total_bytes} {wide_msg}",
-    )
-    .expect("the template is a constant")
-    .progress_chars("=> ")
 }
 
 /// A line that says what goes on, while there is no telling how long. It disappears when dropped.
@@ -158,9 +154,9 @@ impl Drop for Activity {
 #[derive(Debug)]
 enum Shape {
     Silent,
-    Bar(ProgressBar),
-    /// When the last line was written.
-    Plain(Mutex<Instant>),
+    Bar(Bar),
+    /// When the last line was written, and how fast bytes come.
+    Plain(Mutex<(Instant, Pace)>),
 }
 
 /// A running progress display. It disappears from a terminal when dropped.
@@ -175,23 +171,22 @@ impl Progress {
     pub fn set(&self, done: u64, total: u64, detail: impl Display) {
         match &self.shape {
             Shape::Silent => {}
-            Shape::Bar(bar) => {
-                bar.set_length(total);
-                bar.set_position(done);
-                bar.set_message(clean(&detail.to_string()));
-            }
+            Shape::Bar(bar) => bar.set(done, total, &detail.to_string(), bar_width()),
             Shape::Plain(last) => {
-                let mut last = last.lock().unwrap_or_else(|e| e.into_inner());
+                let (last, pace) = &mut *last.lock().unwrap_or_else(|e| e.into_inner());
+                pace.record(Instant::now(), done);
                 if last.elapsed() < PLAIN_INTERVAL {
                     return;
                 }
                 *last = Instant::now();
+                let remaining = pace.remaining(total.saturating_sub(done));
                 let line = format!(
-                    "{} {} of {} ({}) {}",
+                    "{} {} of {} ({}{}) {}",
                     self.what,
                     size(done),
                     size(total),
                     percent(done, total),
+                    remaining.map(|time| format!(", {} left", short_time(time))).unwrap_or_default(),
                     clean(&detail.to_string())
                 );
                 let _ = writeln!(io::stderr().lock(), "{}", line.trim_end());
@@ -203,7 +198,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Shape::Bar(bar) = &self.shape {
-            bar.finish_and_clear();
+            bar.bar.finish_and_clear();
         }
     }
 }

@@ -65,6 +65,7 @@ pub fn start(args: &Args, context: &Context) -> Result<(), CommandError> {
     match said {
         Ok(said) if said == READY => {
             context.out.line(format_args!("mounted on {} (process {})", point.display(), child.id()))?;
+            context.out.note(format_args!("its log is {}", log.display()));
             context.out.note(format_args!("unmount with: silmaril unmount {}", args.mountpoint.display()));
             Ok(())
         }

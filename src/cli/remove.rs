@@ -9,7 +9,6 @@ use crate::cli::error::CommandError;
 use crate::cli::output::size;
 use crate::cli::session::with_node_or_library;
 use crate::model::ModelRef;
-use crate::node::models::place;
 use crate::node::{ErrorKind, NodeError};
 
 const EXAMPLES: &str = "\
@@ -37,7 +36,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let library = context.library()?;
     let revisions = library.revisions_of(&args.model)?;
     let (here, place) = match (revisions.first(), library.store.laid_out_bytes(&args.model)) {
-        (Some(first), _) => (revisions.iter().map(|r| r.held_bytes()).sum(), place(first)),
+        (Some(first), _) => (revisions.iter().map(|r| r.held_bytes()).sum(), library.store.own_place(first)),
         // A mirror that left its large files out is no model, and goes as one does.
         (None, Some(bytes)) => (bytes, None),
         (None, None) => return Err(library.absent(args.model.clone()).into()),

@@ -6,9 +6,10 @@ use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar};
 
-use super::output::{Output, Progress, bar_style, clean};
+use super::bar::Bar;
+use super::output::{Output, Progress, bar_width, clean};
 
 /// Files shorter than this, in bytes, come and go too fast for a bar of their own.
 const LARGE: u64 = 8 << 20;
@@ -17,7 +18,6 @@ const LARGE: u64 = 8 << 20;
 /// and then.
 #[derive(Debug)]
 pub struct Transfers {
-    what: String,
     shape: Shape,
 }
 
@@ -30,8 +30,8 @@ enum Shape {
 #[derive(Debug)]
 struct Bars {
     all: MultiProgress,
-    total: ProgressBar,
-    files: Mutex<HashMap<String, ProgressBar>>,
+    total: Bar,
+    files: Mutex<HashMap<String, Bar>>,
 }
 
 impl Output {
@@ -44,10 +44,10 @@ impl Output {
                 let all = MultiProgress::new();
                 let total = all.add(ProgressBar::new(0));
                 total.enable_steady_tick(Duration::from_millis(200));
-                Shape::Bars(Bars { all, total, files: Mutex::default() })
+                Shape::Bars(Bars { all, total: Bar::new(&what, total), files: Mutex::default() })
             }
         };
-        Transfers { what, shape }
+        Transfers { shape }
     }
 }
 
@@ -55,10 +55,7 @@ impl Transfers {
     /// Shows what goes on before there is anything to count.
     pub fn say(&self, text: impl Display) {
         if let Shape::Bars(bars) = &self.shape {
-            let style =
-                ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is a constant");
-            bars.total.set_style(style);
-            bars.total.set_message(format!("{}: {}", self.what, clean(&text.to_string())));
+            bars.total.say(&text.to_string(), bar_width());
         }
     }
 
@@ -72,7 +69,7 @@ impl Transfers {
     ) {
         match &self.shape {
             Shape::Plain(progress) => progress.set(done, total, detail),
-            Shape::Bars(bars) => bars.set(&self.what, done, total, &detail.to_string(), files),
+            Shape::Bars(bars) => bars.set(done, total, &detail.to_string(), files),
         }
     }
 }
@@ -80,33 +77,25 @@ impl Transfers {
 impl Bars {
     fn set<'a>(
         &self,
-        what: &str,
         done: u64,
         total: u64,
         detail: &str,
         under_way: impl Iterator<Item = (&'a str, u64, u64)>,
     ) {
-        self.total.set_style(bar_style());
-        self.total.set_prefix(what.to_owned());
-        self.total.set_length(total);
-        self.total.set_position(done);
-        self.total.set_message(clean(detail));
+        let width = bar_width();
+        self.total.set(done, total, detail, width);
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let mut former = std::mem::take(&mut *files);
         for (path, done, size) in under_way.filter(|&(_, _, size)| size >= LARGE) {
             let bar = former.remove(path).unwrap_or_else(|| {
-                let bar = self.all.insert_before(&self.total, ProgressBar::new(size));
-                bar.set_style(bar_style());
-                bar.set_prefix(clean(path));
-                bar
+                Bar::new(path, self.all.insert_before(&self.total.bar, ProgressBar::new(size)))
             });
-            bar.set_length(size);
-            bar.set_position(done);
+            bar.set(done, size, "", width);
             files.insert(path.to_owned(), bar);
         }
         for bar in former.into_values() {
-            bar.finish_and_clear();
-            self.all.remove(&bar);
+            bar.bar.finish_and_clear();
+            self.all.remove(&bar.bar);
         }
     }
 }
@@ -115,9 +104,9 @@ impl Drop for Transfers {
     fn drop(&mut self) {
         if let Shape::Bars(bars) = &self.shape {
             for bar in bars.files.lock().unwrap_or_else(PoisonError::into_inner).values() {
-                bar.finish_and_clear();
+                bar.bar.finish_and_clear();
             }
-            bars.total.finish_and_clear();
+            bars.total.bar.finish_and_clear();
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::catalog::trust::{Alias, Document};
+use crate::catalog::trust::{Alias, NamedPublisher};
 use crate::catalog::{Query, Trust, TrustError};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
@@ -164,64 +164,53 @@ fn with_list(error: TrustError) -> CommandError {
     CommandError::from(error).hint("`silmaril trust list` shows whom this node believes")
 }
 
-/// A publisher in `--json`.
+/// A listed publisher.
 #[derive(Debug, Serialize)]
-struct Publisher {
-    key: PublisherKey,
-    fingerprint: String,
-    alias: Option<Alias>,
-}
-
-impl Publisher {
-    fn of(key: PublisherKey, document: &Document) -> Self {
-        let alias = document.alias(&key).cloned();
-        Self { key, fingerprint: key.fingerprint(), alias }
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct ListedRow {
+pub(super) struct ListedRow {
     #[serde(flatten)]
-    publisher: Publisher,
-    added: String,
+    pub publisher: NamedPublisher,
+    pub since: String,
 }
 
+/// A name that belongs to a publisher.
 #[derive(Debug, Serialize)]
-struct NameRow {
-    name: ModelName,
-    publisher: Publisher,
-    since: String,
+pub(super) struct NameRow {
+    pub name: ModelName,
+    #[serde(flatten)]
+    pub publisher: NamedPublisher,
+    pub since: String,
 }
 
+/// A key that its publisher has replaced.
 #[derive(Debug, Serialize)]
-struct ReplacedRow {
-    key: PublisherKey,
-    fingerprint: String,
-    successor: Publisher,
-    since: String,
+pub(super) struct ReplacedRow {
+    pub publisher: PublisherKey,
+    pub fingerprint: String,
+    pub successor: NamedPublisher,
+    pub since: String,
 }
 
 /// All of `--json`.
 #[derive(Debug, Serialize)]
-struct Everything {
-    policy: String,
-    own: Option<Publisher>,
-    publishers: Vec<ListedRow>,
-    names: Vec<NameRow>,
-    replaced: Vec<ReplacedRow>,
+pub(super) struct Everything {
+    pub policy: String,
+    pub own: Option<NamedPublisher>,
+    pub publishers: Vec<ListedRow>,
+    pub names: Vec<NameRow>,
+    pub replaced: Vec<ReplacedRow>,
 }
 
 impl Everything {
     fn of(trust: &Trust) -> Result<Self, TrustError> {
         let document = &*trust.document()?;
-        let of = |key: PublisherKey| Publisher::of(key, document);
+        let of = |key: PublisherKey| document.named(&key);
         let listed = document.publishers.iter();
         let replaced = document.successions.values();
         Ok(Self {
             policy: trust.policy().to_string(),
             own: trust.own().map(of),
             publishers: listed
-                .map(|listed| ListedRow { publisher: of(listed.key), added: listed.added.to_string() })
+                .map(|listed| ListedRow { publisher: of(listed.key), since: listed.added.to_string() })
                 .collect(),
             names: (document.pins.values())
                 .map(|pin| NameRow {
@@ -232,7 +221,7 @@ impl Everything {
                 .collect(),
             replaced: replaced
                 .map(|known| ReplacedRow {
-                    key: known.key,
+                    publisher: known.key,
                     fingerprint: known.key.fingerprint(),
                     successor: of(known.successor),
                     since: known.since.to_string(),
@@ -262,10 +251,10 @@ fn list(json: bool, trust: &Trust, context: &Context) -> Result<(), CommandError
         true => Ok(()),
         false => out.line("").and_then(|()| out.table(&headings.map(table::text), &rows)),
     };
-    let alias = |publisher: &Publisher| publisher.alias.as_ref().map_or("-".to_owned(), ToString::to_string);
+    let alias = |publisher: &NamedPublisher| publisher.alias.clone().unwrap_or_else(|| "-".to_owned());
     let row = |row: &ListedRow| {
-        let ListedRow { publisher, added } = row;
-        vec![publisher.fingerprint.clone(), alias(publisher), added.clone(), publisher.key.to_string()]
+        let ListedRow { publisher, since } = row;
+        vec![publisher.fingerprint.clone(), alias(publisher), since.clone(), publisher.publisher.to_string()]
     };
     section(["TRUSTED", "ALIAS", "SINCE", "KEY"], publishers.iter().map(row).collect())?;
     let row = |row: &NameRow| {

@@ -44,7 +44,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             .map(|path| below_mount(path, &mountpoints(&status)))
             .collect::<Result<Vec<_>, _>>()?;
         for path in wanted {
-            let warmed = signals.unless(watched(context, &client, &path)).await?;
+            let warmed =
+                signals.unless(watched(context, &client, &path)).await.map_err(CommandError::resumable)?;
             context.out.line(format_args!("{path}: {warmed} here"))?;
         }
         Ok(())

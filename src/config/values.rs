@@ -13,7 +13,7 @@ use serde::de::{Deserialize, Deserializer, Visitor};
 
 use super::{Encryption, Show, SizeOrPercent, TrustPolicy, Utp};
 use crate::config::proxy::Proxy;
-use crate::model::text::parse_size;
+use crate::model::text::{parse_size, parse_time};
 
 /// Reads a scalar of any YAML type as text and parses it.
 struct Scalar<T> {
@@ -128,10 +128,7 @@ scalar!(MaxSize(SizeOrPercent), "a size such as 200GiB or a share of the disk su
 scalar!(
     /// A positive time; a bare number is in seconds.
     Wait(Duration), "a time such as 10m, 1h 30m or a number of seconds", |s| {
-        let time = match s.parse::<u64>() {
-            Ok(seconds) => Duration::from_secs(seconds),
-            Err(_) => humantime::parse_duration(s).map_err(plain)?,
-        };
+        let time = parse_time(s).map_err(plain)?;
         // A century: longer waits overflow the clocks they are added to.
         match time {
             Duration::ZERO => Err("it must be more than zero".to_owned()),

@@ -172,6 +172,7 @@ fn torrent_of(event: &Event) -> Option<TorrentId> {
         | Event::PeerConnected(id, _)
         | Event::PeerDisconnected(id, _, _)
         | Event::Stats(id, _)
+        | Event::SilentSeeds(id, _)
         | Event::DiskError(id, _, _, _)
         | Event::ResumeData(id, _)
         | Event::Metainfo(id, _)
@@ -308,6 +309,7 @@ impl State {
             Event::Stats(_, stats) => {
                 transfer.take_stats(stats, now);
             }
+            Event::SilentSeeds(_, seeds) => transfer.silent_seeds = seeds,
             Event::Metadata(..)
             | Event::DiskError(..)
             | Event::Removed(_)

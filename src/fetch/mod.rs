@@ -51,7 +51,7 @@ use crate::store::{Content, StoredRevision};
 use crate::torrent::{Discovery, Event, Swarms};
 pub use hold::EvictionHold;
 pub use saving::places;
-pub use status::TransferStatus;
+pub use status::{StalledRead, TransferStatus};
 
 use saving::Saver;
 use state::{Parking, State};

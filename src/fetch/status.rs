@@ -1,14 +1,23 @@
 //! Figures of transfers, for `status` and progress bars.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::state::State;
 use super::transfer::{Phase, Transfer};
 use super::waiters::Kind;
 use super::{Fetch, lock};
 use crate::model::InfoHash;
 use crate::store::StoredRevision;
+
+/// A read that has waited this long is reported as stalled.
+pub const STALLED: Duration = Duration::from_secs(2);
+
+/// Stalled files reported of one transfer.
+pub const MAX_STALLED: usize = 16;
 
 /// A revision's figures for `status` and progress bars.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -37,16 +46,36 @@ pub struct TransferStatus {
     pub upload_rate: u64,
     /// Connected peers.
     pub peers: u32,
-    /// Connected peers that have everything.
+    /// Connected peers that have everything. A peer that sends nothing although pieces are wanted does not count.
     pub seeds: u32,
     /// Reads that wait now.
     pub waiting_reads: usize,
+    /// The files of which reads have waited for [`STALLED`] or longer, the longest wait first; at most [`MAX_STALLED`].
+    #[serde(default)]
+    pub stalled: Vec<StalledRead>,
     /// The last thing that went wrong, for people.
     pub last_error: Option<String>,
 }
 
+/// Reads of one file that have waited for some time.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StalledRead {
+    /// Path of the file in its model.
+    pub file: String,
+    /// Reads of it that have waited so long.
+    pub waiting_reads: usize,
+    /// Seconds since the first of them began.
+    pub seconds: u64,
+    /// Why they wait, for people.
+    pub reason: String,
+}
+
 impl TransferStatus {
-    fn of(transfer: &Transfer, waiting_reads: usize) -> (Arc<StoredRevision>, Self) {
+    fn of(
+        transfer: &Transfer,
+        waiting_reads: usize,
+        stalled: Vec<StalledRead>,
+    ) -> (Arc<StoredRevision>, Self) {
         let manifest = &transfer.revision.manifest;
         let (downloaded, uploaded) = transfer.totals();
         let web = transfer.web.as_ref().map(|web| web.figures(Instant::now()));
@@ -63,11 +92,36 @@ impl TransferStatus {
             web_rate,
             upload_rate: transfer.stats.upload_rate,
             peers: transfer.stats.peers.max(u32::try_from(transfer.peers.len()).unwrap_or(u32::MAX)),
-            seeds: transfer.stats.seeds,
+            seeds: transfer.full_peers(),
             waiting_reads,
+            stalled,
             last_error: transfer.last_error.clone(),
         };
         (transfer.revision.clone(), status)
+    }
+}
+
+impl StalledRead {
+    /// The reads of a transfer's files that have stalled.
+    fn of(transfer: &Transfer, info_hash: &InfoHash, state: &State, now: Instant) -> Vec<Self> {
+        let mut files: BTreeMap<usize, (usize, Duration)> = BTreeMap::new();
+        for waiter in state.waiters().filter(|w| w.kind == Kind::Read && w.via.0 == *info_hash) {
+            let waited = now.duration_since(waiter.since);
+            if waited >= STALLED {
+                let (reads, longest) = files.entry(waiter.via.1).or_default();
+                *reads += 1;
+                *longest = waited.max(*longest);
+            }
+        }
+        let mut files: Vec<_> = files.into_iter().collect();
+        files.sort_by_key(|(_, (_, longest))| std::cmp::Reverse(*longest));
+        let of = |(file, (waiting_reads, longest)): (usize, (usize, Duration))| Self {
+            file: transfer.revision.manifest.files[file].path.to_string(),
+            waiting_reads,
+            seconds: longest.as_secs(),
+            reason: transfer.why_it_waits(now),
+        };
+        files.into_iter().take(MAX_STALLED).map(of).collect()
     }
 }
 
@@ -100,10 +154,14 @@ impl Fetch {
     fn figures(&self, which: impl Fn(&InfoHash) -> bool) -> Vec<TransferStatus> {
         let found: Vec<_> = {
             let state = lock(&self.state);
+            let now = Instant::now();
+            let stalled = |ih, transfer| StalledRead::of(transfer, ih, &state, now);
             let waiting =
                 |ih: &InfoHash| state.waiters().filter(|w| w.kind == Kind::Read && w.via.0 == *ih).count();
             let picked = state.transfers.iter().filter(|(ih, _)| which(ih));
-            picked.map(|(ih, transfer)| TransferStatus::of(transfer, waiting(ih))).collect()
+            picked
+                .map(|(ih, transfer)| TransferStatus::of(transfer, waiting(ih), stalled(ih, transfer)))
+                .collect()
         };
         // Counting blocks takes the contents' own locks and some time: not under ours.
         let mut all: Vec<TransferStatus> = found

@@ -132,6 +132,8 @@ pub(super) struct Transfer {
     pub handed: Handed,
     pub peers: HashSet<SocketAddr>,
     pub stats: SwarmStats,
+    /// Peers in the figures that have everything, and send nothing although pieces are wanted.
+    pub silent_seeds: u32,
     /// Bytes received and sent before the torrent was added anew.
     past: (u64, u64),
     /// Bytes of pieces that came from peers since it was last added. Figures of the engine are up to a second older.
@@ -187,6 +189,7 @@ impl Transfer {
             handed: Handed::default(),
             peers: HashSet::new(),
             stats: SwarmStats::default(),
+            silent_seeds: 0,
             past: (0, 0),
             came: 0,
             last_progress: None,
@@ -337,6 +340,19 @@ impl Transfer {
         pieces.any(|piece| self.timed_out.get(&piece).is_some_and(|fails| fails.until > now))
     }
 
+    /// Connected peers that have everything and answer.
+    pub(super) fn full_peers(&self) -> u32 {
+        self.stats.seeds.saturating_sub(self.silent_seeds)
+    }
+
+    /// Why a read waits, for people.
+    pub(super) fn why_it_waits(&self, now: Instant) -> String {
+        match self.last_progress.is_some_and(|at| now < at + SILENT) {
+            true => "data arrives, but slowly".to_owned(),
+            false => self.why_nothing_comes(),
+        }
+    }
+
     /// What is missing, for people.
     pub(super) fn why_nothing_comes(&self) -> String {
         let of_peers = self.why_peers_send_nothing();
@@ -361,6 +377,9 @@ impl Transfer {
             Phase::Running(_) if self.stats.seeds == 0 => {
                 format!("{peers} {plural} connected, but none has the piece")
             }
+            Phase::Running(_) if self.full_peers() == 0 => {
+                format!("{peers} {plural} connected, but no peer that has the piece sends anything")
+            }
             Phase::Running(_) => format!("{peers} {plural} connected, but the transfer has stalled"),
         }
     }
@@ -370,6 +389,7 @@ impl Transfer {
         let SwarmStats { downloaded, uploaded, .. } = self.stats;
         self.stats = SwarmStats { downloaded, uploaded, ..SwarmStats::default() };
         self.peers.clear();
+        self.silent_seeds = 0;
         if let Some(web) = &mut self.web {
             web.end_all();
         }

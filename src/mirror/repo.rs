@@ -2,6 +2,7 @@
 //!
 //! A user and password in an address are taken out here. Nothing else of this module, no error and no manifest, has them.
 
+mod hf;
 mod reference;
 
 use std::fmt;
@@ -163,8 +164,8 @@ pub struct Named {
     pub repository: Repository,
     /// The branch, tag or commit in a hub's address, or behind `@`.
     pub reference: Option<Reference>,
-    /// What the user should know: a file's address stands for its whole repository.
-    pub note: Option<String>,
+    /// The path of a file or directory in the repository that the address names; none where it names all of it.
+    pub inside: Option<String>,
 }
 
 impl Repository {
@@ -177,6 +178,7 @@ impl Repository {
         if let Some((scheme, _)) = text.split_once("://") {
             return match scheme.to_ascii_lowercase().as_str() {
                 "http" | "https" => http(text, endpoint),
+                "hf" => hf::parse(text, endpoint),
                 "file" => Ok(plain(directory(file_path(text)?)?)),
                 _ => Err(protocol(text)),
             };
@@ -195,7 +197,7 @@ impl Repository {
             Ok(id) => Ok(Named {
                 repository: Self::Hub(HubRepository { endpoint: endpoint.clone(), id }),
                 reference: reference.map(str::parse).transpose()?,
-                note: None,
+                inside: None,
             }),
             Err(_) if Path::new(text).is_dir() => Ok(plain(directory(PathBuf::from(text))?)),
             Err(_) => Err(RepositoryError::Shape(short(text))),
@@ -250,7 +252,7 @@ fn short(text: &str) -> String {
 
 fn plain(remote: Remote) -> Named {
     let repository = Repository::Git(GitRepository { remote, credential: None, hub: None });
-    Named { repository, reference: None, note: None }
+    Named { repository, reference: None, inside: None }
 }
 
 fn directory(path: PathBuf) -> Result<Remote, RepositoryError> {
@@ -297,7 +299,7 @@ fn http(text: &str, endpoint: &Url) -> Result<Named, RepositoryError> {
         return Err(RepositoryError::Extra(shown(&url)));
     }
     let repository = Repository::Git(GitRepository { remote: Remote::Http(url), credential, hub: None });
-    Ok(Named { repository, reference: None, note: None })
+    Ok(Named { repository, reference: None, inside: None })
 }
 
 /// The decoded components of an address's path, without an empty one at the end.
@@ -334,13 +336,13 @@ fn of_the_hub(
     let name = name.strip_suffix(".git").unwrap_or(name);
     let id = ModelName::new(kind, org, name).map_err(|_| refused())?;
     let (reference, inside) = match rest {
-        [] => (None, false),
+        [] => (None, [].as_slice()),
         ["tree" | "blob" | "resolve" | "raw" | "commit", reference, inside @ ..] => {
-            (Some(reference.parse()?), !inside.is_empty())
+            (Some(reference.parse()?), inside)
         }
         _ => return Err(refused()),
     };
-    let note = inside.then(|| format!("{id} is mirrored whole, not only what the address names in it"));
+    let inside = (!inside.is_empty()).then(|| inside.join("/"));
     let hub = HubRepository { endpoint: endpoint.clone(), id };
     let repository = match credential {
         None => Repository::Hub(hub),
@@ -349,7 +351,7 @@ fn of_the_hub(
             Repository::Git(GitRepository { remote: Remote::Http(hub.page()), credential, hub: Some(hub) })
         }
     };
-    Ok(Named { repository, reference, note })
+    Ok(Named { repository, reference, inside })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Text for people: names from strangers made safe for a terminal, and sizes as they are written and shown.
+//! Text for people: names from strangers made safe for a terminal, and sizes and times as they are written and shown.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// Why a string is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -12,6 +13,11 @@ pub enum SizeError {
     #[error("{0:?} is too large for a size")]
     TooLarge(String),
 }
+
+/// The text is not a length of time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a time; write seconds or a unit, such as 15, 15s or 2min")]
+pub struct TimeError(String);
 
 /// Whether a terminal could be misled by the character: control, line separator, bidirectional override,
 /// zero-width or tag.
@@ -128,6 +134,18 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(too_large)
 }
 
+/// Reads a length of time: a bare number is seconds, with or without a fraction; otherwise numbers with units, such as
+/// `10m` or `1h 30m`. Zero, negative and endless times are the caller's to refuse or accept.
+pub fn parse_time(text: &str) -> Result<Duration, TimeError> {
+    let text = text.trim();
+    let bad = || TimeError(text.chars().take(40).collect());
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        let seconds = text.parse().map_err(|_| bad())?;
+        return Duration::try_from_secs_f64(seconds).map_err(|_| bad());
+    }
+    humantime::parse_duration(text).map_err(|_| bad())
+}
+
 /// Writes a number of bytes for people, with three significant digits: `999 B`, `1.50 KiB`, `86.7 MiB`.
 pub fn format_size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -156,6 +174,24 @@ pub fn format_size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bare_time_is_in_seconds() {
+        for (text, milliseconds) in [
+            ("2", 2000),
+            (" 15 ", 15_000),
+            ("0.5", 500),
+            ("0", 0),
+            ("2s", 2000),
+            ("1h 30m", 5_400_000),
+            ("10ms", 10),
+        ] {
+            assert_eq!(parse_time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", ".", "1.2.3", "-1", "-1s", "soon", "2 parsecs", "1e9", &"9".repeat(400)] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_in_every_notation() {

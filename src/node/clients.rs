@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobStatus {
     /// What it does: `get acme/minilm`.
-    pub what: String,
+    pub activity: String,
     /// Seconds since it began.
     pub seconds: u64,
     /// Bytes done.
@@ -21,7 +21,7 @@ pub struct JobStatus {
 
 #[derive(Debug)]
 struct Job {
-    what: String,
+    activity: String,
     since: Instant,
     done: u64,
     total: u64,
@@ -33,17 +33,17 @@ pub struct Clients(Arc<Mutex<BTreeMap<u64, Job>>>);
 
 impl Clients {
     /// Notes a job until what is returned is dropped.
-    pub fn begin(&self, what: String) -> Noted {
+    pub fn begin(&self, activity: String) -> Noted {
         let mut jobs = lock(&self.0);
         let id = jobs.last_key_value().map_or(0, |(id, _)| id + 1);
-        jobs.insert(id, Job { what, since: Instant::now(), done: 0, total: 0 });
+        jobs.insert(id, Job { activity, since: Instant::now(), done: 0, total: 0 });
         Noted { jobs: self.0.clone(), id }
     }
 
     /// What is in progress now.
     pub fn status(&self) -> Vec<JobStatus> {
         let of = |job: &Job| JobStatus {
-            what: job.what.clone(),
+            activity: job.activity.clone(),
             seconds: job.since.elapsed().as_secs(),
             done: job.done,
             total: job.total,
@@ -88,10 +88,10 @@ mod tests {
         let get = clients.begin("get a/b".to_owned());
         let share = clients.begin("share a/c".to_owned());
         get.progress(3, 9);
-        let told: Vec<_> = clients.status().into_iter().map(|j| (j.what, j.done, j.total)).collect();
+        let told: Vec<_> = clients.status().into_iter().map(|j| (j.activity, j.done, j.total)).collect();
         assert_eq!(told, [("get a/b".to_owned(), 3, 9), ("share a/c".to_owned(), 0, 0)]);
         drop(get);
-        assert_eq!(clients.status()[0].what, "share a/c");
+        assert_eq!(clients.status()[0].activity, "share a/c");
         drop(share);
         assert!(clients.status().is_empty());
     }

@@ -40,12 +40,14 @@ pub struct DiscoverProgress {
 /// A model that somebody shares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedModel {
+    /// `org/name`, or `org/name@revision`.
+    pub model: ModelRef,
     /// Its name.
     pub name: ModelName,
     /// Which revision.
-    pub version: Revision,
+    pub revision: Revision,
     /// Bytes of all files.
-    pub size: u64,
+    pub total_size: u64,
     /// Number of files.
     pub files: u32,
     /// Licence, where known.
@@ -99,7 +101,7 @@ impl Node {
         tell(DiscoverProgress { found: 0, latest: None });
         let take = |found: &Found| {
             let Some(shared) = self.shared(found) else { return };
-            let key = (shared.name.clone(), shared.version.clone(), shared.publisher);
+            let key = (shared.model.clone(), shared.publisher);
             if all.len() >= MAX_MODELS && !all.contains_key(&key) {
                 more = true;
                 return;
@@ -123,8 +125,7 @@ impl Node {
         let known = trust.known_keys();
         let mut models = sorted(models);
         for same in models.chunk_by_mut(is_same) {
-            let model = ModelRef { name: same[0].name.clone(), revision: same[0].version.clone() };
-            let records = store.of_model(&model, &known);
+            let records = store.of_model(&same[0].model, &known);
             let stored = records.iter().filter_map(|record| {
                 Some((record.record().publisher, record.record().time, record.model()?.info_hash))
             });
@@ -132,8 +133,7 @@ impl Node {
         }
         models.retain(|model| {
             let present = trust.present_key(&model.publisher);
-            let of = ModelRef { name: model.name.clone(), revision: model.version.clone() };
-            present == model.publisher || store.of(&present, &of).is_none()
+            present == model.publisher || store.of(&present, &model.model).is_none()
         });
         Ok(models)
     }
@@ -143,9 +143,10 @@ impl Node {
         let model = found.record.model()?;
         let trust = &self.library.trust;
         Some(SharedModel {
+            model: ModelRef { name: model.name.clone(), revision: model.version.clone() },
             name: model.name.clone(),
-            version: model.version.clone(),
-            size: model.size,
+            revision: model.version.clone(),
+            total_size: model.size,
             files: model.files,
             license: model.license.clone(),
             tags: model.tags.clone(),
@@ -172,13 +173,13 @@ fn sorted(mut models: Vec<SharedModel>) -> Vec<SharedModel> {
     };
     models.sort_by(|a, b| {
         let of = |m: &SharedModel| (rank(&m.trust), std::cmp::Reverse(m.seeds), m.publisher);
-        (&a.name, &a.version).cmp(&(&b.name, &b.version)).then_with(|| of(a).cmp(&of(b)))
+        a.model.cmp(&b.model).then_with(|| of(a).cmp(&of(b)))
     });
     models
 }
 
 fn is_same(a: &SharedModel, b: &SharedModel) -> bool {
-    (&a.name, &a.version) == (&b.name, &b.version)
+    a.model == b.model
 }
 
 /// Who signed a record, when, and of which torrent.
@@ -206,9 +207,10 @@ mod tests {
     fn model(name: &str, publisher: u8, content: u8, trust: Standing, seeds: u32) -> SharedModel {
         let key = PublisherKey([publisher; 32]);
         SharedModel {
+            model: name.parse().unwrap(),
             name: name.parse().unwrap(),
-            version: Revision::default(),
-            size: 1,
+            revision: Revision::default(),
+            total_size: 1,
             files: 1,
             license: None,
             tags: Vec::new(),

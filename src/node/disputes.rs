@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::now;
 use super::{Node, NodeError};
-use crate::catalog::trust::{Choice, Document, Pinning, TrustError};
+use crate::catalog::trust::{Choice, Document, NamedPublisher, Pinning, TrustError};
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
 use crate::mount::{Shown, Sought};
 use crate::store::StoredRevision;
@@ -23,9 +23,9 @@ pub struct DisputedName {
     pub model: String,
     /// The publisher that the mount still shows under the name, because it was read before the dispute; none where the
     /// name cannot be read.
-    pub kept: Option<String>,
-    /// The publishers, as publishers are shown.
-    pub publishers: Vec<String>,
+    pub kept: Option<NamedPublisher>,
+    /// The publishers.
+    pub publishers: Vec<NamedPublisher>,
     /// Where the model of each is read.
     pub paths: Vec<PathBuf>,
 }
@@ -121,8 +121,8 @@ impl Node {
         let report = |(model, keys): (ModelRef, Vec<PublisherKey>)| {
             let held = self.library.registry.get(&model).filter(|_| kept.contains(&model));
             DisputedName {
-                kept: held.and_then(|held| held.signed_by()).map(|key| trust.describe(&key)),
-                publishers: keys.iter().map(|key| trust.describe(key)).collect(),
+                kept: held.and_then(|held| held.signed_by()).map(|key| trust.named(&key)),
+                publishers: keys.iter().map(|key| trust.named(key)).collect(),
                 paths: self.paths_by(&model, &keys),
                 model: model.to_string(),
             }
@@ -212,8 +212,12 @@ impl Node {
 pub struct ModelNote {
     /// Which model.
     pub model: String,
-    /// The publisher, as publishers are shown; none where it is unsigned.
-    pub publisher: Option<String>,
+    /// Its publisher; none where it is unsigned.
+    pub publisher: Option<PublisherKey>,
+    /// The key for people to compare.
+    pub fingerprint: Option<String>,
+    /// What this node's user calls the publisher.
+    pub alias: Option<String>,
     /// Whether the name is pinned to this publisher.
     pub pinned: bool,
     /// How files of it can run code when they are loaded.
@@ -229,7 +233,9 @@ impl Node {
             let publisher = manifest.signed_by();
             ModelNote {
                 model: manifest.model_ref().to_string(),
-                publisher: publisher.map(|key| document.describe(&key)),
+                publisher,
+                fingerprint: publisher.map(|key| key.fingerprint()),
+                alias: publisher.and_then(|key| document.alias(&key)).map(ToString::to_string),
                 pinned: publisher.is_some() && document.pinned(&manifest.name) == publisher,
                 runs_code: super::models::runs_code(&revision).kinds(),
             }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Patience, TrustError};
 use crate::model::code::Findings;
-use crate::model::{Manifest, ModelRef};
+use crate::model::{Manifest, ModelRef, PublisherKey};
 use crate::node::accept::Intent;
 use crate::node::blocking::Abandoned;
 use crate::node::disputes::Claim;
@@ -112,7 +112,7 @@ pub struct GetReport {
     /// Number of files wanted.
     pub files: usize,
     /// Their bytes.
-    pub bytes: u64,
+    pub total_size: u64,
     /// Bytes that came over the network just now.
     pub downloaded: u64,
     /// How many of them came over HTTP, not from peers.
@@ -120,9 +120,15 @@ pub struct GetReport {
     pub downloaded_web: u64,
     /// Whether the sha256 of every file was checked.
     pub verified: bool,
-    /// Who signed it, as publishers are shown; none where it is unsigned.
+    /// Who signed it; none where it is unsigned.
     #[serde(default)]
-    pub publisher: Option<String>,
+    pub publisher: Option<PublisherKey>,
+    /// The key for people to compare.
+    #[serde(default)]
+    pub fingerprint: Option<String>,
+    /// What this node's user calls the publisher.
+    #[serde(default)]
+    pub alias: Option<String>,
     /// How it came to be known.
     #[serde(default)]
     pub origin: Origin,
@@ -240,12 +246,14 @@ impl Node {
             model: model.to_string(),
             path: dest,
             files: files.len(),
-            bytes: want,
+            total_size: want,
             downloaded,
             downloaded_web,
             // A manifest made of a torrent has none: its files were held to their pieces roots.
             verified: request.verify && files.iter().all(|&i| manifest.files[i].sha256.is_some()),
-            publisher: manifest.publisher.map(|key| self.library.trust.describe(&key)),
+            publisher: manifest.publisher,
+            fingerprint: manifest.publisher.map(|key| key.fingerprint()),
+            alias: manifest.publisher.and_then(|key| self.library.trust.named(&key).alias),
             origin,
             warnings: warning.into_iter().chain(code).chain(kept.iter().map(Kept::to_string)).collect(),
         })

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::sharing::Withheld;
 use super::unshared::{Memory, Unshared};
 use super::{Library, NodeError};
 use crate::catalog::trust::Document;
@@ -30,6 +31,9 @@ pub struct KnownModel {
     pub shared: bool,
     /// Why it is not shared; none where the user has only not done it yet.
     pub reason: Option<String>,
+    /// Which rule withholds it, where one does.
+    #[serde(default)]
+    pub withheld: Option<Withheld>,
     /// Licence, where known.
     pub license: Option<String>,
     /// Who signed it.
@@ -61,6 +65,7 @@ impl KnownModel {
             complete: revision.is_complete(),
             shared: withheld.is_none(),
             reason: withheld.map(|why| why.reason().to_owned()),
+            withheld,
             license: manifest.license.clone(),
             publisher: manifest.publisher,
             fingerprint: manifest.publisher.map(|key| key.fingerprint()),
@@ -68,7 +73,7 @@ impl KnownModel {
             pinned: manifest.publisher.is_some() && trust.pinned(&manifest.name) == manifest.publisher,
             runs_code: runs_code(revision).kinds(),
             info_hash: Some(manifest.torrent.info_hash),
-            path: place(revision),
+            path: library.store.own_place(revision),
         }
     }
 
@@ -85,6 +90,7 @@ impl KnownModel {
             complete: model.is_whole(),
             shared: false,
             reason: (!model.is_whole()).then(|| model.state.to_string()),
+            withheld: None,
             license: model.license.clone(),
             publisher: None,
             fingerprint: None,
@@ -121,18 +127,4 @@ impl Library {
 pub(super) fn runs_code(revision: &StoredRevision) -> Findings {
     let files = revision.manifest.files.iter().map(|file| (file.path.as_str(), file.size));
     Findings::of(files, |number, limit| revision.contents[number].read(0..limit).ok().flatten())
-}
-
-/// The directory that holds all files of a revision under their own names; none while some are in the cache.
-pub fn place(revision: &StoredRevision) -> Option<PathBuf> {
-    let mut dirs =
-        revision.manifest.files.iter().zip(&revision.contents).filter(|(file, _)| file.size > 0).map(
-            |(file, content)| {
-                let path = content.path();
-                let depth = file.path.split('/').count();
-                path.ends_with(&file.path).then(|| path.ancestors().nth(depth).map(PathBuf::from)).flatten()
-            },
-        );
-    let first = dirs.next()??;
-    dirs.all(|dir| dir.as_ref() == Some(&first)).then_some(first)
 }

@@ -35,6 +35,7 @@ mod torrents;
 mod unproved;
 pub mod vacant;
 pub mod verify;
+mod whole;
 mod yielding;
 
 use std::collections::HashMap;

@@ -284,23 +284,6 @@ impl Store {
             }
         }
     }
-
-    /// Whether every file of a manifest stands, unchanged since it was verified, below `dest`.
-    pub fn stands_whole_at(&self, manifest: &Manifest, dest: &Path) -> bool {
-        self.resolve(dest).is_ok_and(|dest| self.stands_whole(manifest, &dest))
-    }
-
-    /// Whether every file of the manifest stands below `dest` as recorded.
-    fn stands_whole(&self, manifest: &Manifest, dest: &Path) -> bool {
-        let record = self.shared.placements.record(&manifest.torrent.info_hash);
-        let Some(place) = record.places.iter().find(|p| p.dir == dest) else { return false };
-        let known: HashMap<&str, &PlacedEntry> = place.files.iter().map(|f| (f.path.as_str(), f)).collect();
-        manifest.files.iter().all(|file| {
-            known.get(file.path.as_str()).is_some_and(|entry| {
-                !entry.damaged && Stamp::at(&entry.real_path(dest)).is_ok_and(|stamp| stamp == entry.stamp)
-            })
-        })
-    }
 }
 
 impl Step {

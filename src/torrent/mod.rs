@@ -184,6 +184,8 @@ pub enum Event {
     PeerDisconnected(TorrentId, SocketAddr, String),
     /// New figures.
     Stats(TorrentId, SwarmStats),
+    /// How many of the connected peers that have everything have sent nothing for 10 seconds although pieces are wanted.
+    SilentSeeds(TorrentId, u32),
     /// Reading or writing one of the torrent's files failed. Pieces in flight are lost; the engine has already
     /// cleared the torrent's error, so that it goes on when the cause is gone.
     DiskError(TorrentId, PathBuf, DiskErrorKind, String),

@@ -181,6 +181,7 @@ impl Pump {
                     seeds: raw.seeds,
                 },
             ),
+            RawKind::SilentSeeds => Event::SilentSeeds(id, raw.seeds),
             RawKind::DiskError => return self.disk_error(id, raw),
             RawKind::Stopped => {
                 self.recover.entry(id).or_insert_with(|| Instant::now() + RECOVER_AFTER);

@@ -20,6 +20,27 @@ fn a_new_home_is_told_to_init_and_then_is_well() {
 }
 
 #[test]
+fn json_has_every_check_with_its_remedy() {
+    let home = Home::new();
+    let checks: serde_json::Value = serde_json::from_str(&home.run(&["doctor", "--json"]).stdout).unwrap();
+    let key = checks.as_array().unwrap().iter().find(|check| check["check"] == "publisher key").unwrap();
+    assert_eq!(key["result"], "warn");
+    assert!(key["remedy"].as_str().unwrap().contains("silmaril init"), "{key}");
+    let (json, text) = (checks.as_array().unwrap().len(), home.run(&["doctor"]).stdout);
+    assert_eq!(text.lines().filter(|line| !line.starts_with(' ')).count(), json, "{text}");
+}
+
+#[test]
+fn the_cache_is_printed_as_json() {
+    let home = Home::new();
+    home.run(&["init"]).ok();
+    let json = |args: &[&str]| -> serde_json::Value { serde_json::from_str(&home.run(args).ok()).unwrap() };
+    assert_eq!(json(&["cache", "--json"])["contents"], serde_json::json!([]));
+    assert_eq!(json(&["cache", "show", "--json"])["used_bytes"], 0);
+    assert_eq!(json(&["cache", "clear", "--yes", "--json"]), serde_json::json!({"freed_bytes": 0}));
+}
+
+#[test]
 fn a_failed_check_is_exit_code_1() {
     let home = Home::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

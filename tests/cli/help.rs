@@ -1,6 +1,7 @@
 //! The help of every command, as users see it, is in `help.txt`; the manual and the completions know them all.
 
 use super::program::Home;
+use crate::support::process::{Finished, PATIENCE};
 
 /// Names of all commands, as the help lists them.
 fn commands(home: &Home) -> Vec<String> {
@@ -59,6 +60,28 @@ fn the_manual_has_a_page_for_every_command() {
 }
 
 #[test]
+fn the_manual_is_installed_page_by_page() {
+    let home = Home::new();
+    // `make install` takes the program from the directory that it runs in.
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_silmaril"), home.path("silmaril")).unwrap();
+    std::os::unix::fs::symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/docs"), home.path("docs")).unwrap();
+    let mut make = std::process::Command::new("make");
+    let makefile = concat!(env!("CARGO_MANIFEST_DIR"), "/Makefile");
+    make.args(["-f", makefile, "install", "PREFIX=/usr"])
+        .arg(format!("DESTDIR={}", home.path("root").display()));
+    make.current_dir(home.path("."));
+    Finished::of(&mut make, PATIENCE).ok();
+    let page = |name: &str| std::fs::read_to_string(home.path("root/usr/share/man/man1").join(name)).unwrap();
+    for command in commands(&home) {
+        let page = page(&format!("silmaril-{command}.1"));
+        assert_eq!(page.matches("\n.TH ").count(), 1, "{page}");
+        assert!(page.contains(&format!(".TH silmaril-{command} 1")), "{page}");
+    }
+    assert!(page("silmaril.1").contains("silmaril\\-get(1)"), "the first page leads to the others");
+    page("silmaril-registry-import.1");
+}
+
+#[test]
 fn completions_know_every_command() {
     let home = Home::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
@@ -77,6 +100,6 @@ fn bash_takes_its_completions() {
     let script = ". ./completions && COMP_WORDS=(silmaril un) COMP_CWORD=1 && _silmaril silmaril un && echo ${COMPREPLY[@]}";
     let mut bash = std::process::Command::new("bash");
     bash.args(["--norc", "-c", script]).current_dir(home.path("."));
-    let replies = crate::support::process::Finished::of(&mut bash, crate::support::process::PATIENCE).ok();
+    let replies = Finished::of(&mut bash, PATIENCE).ok();
     assert_eq!(replies.trim(), "unmount");
 }

@@ -20,7 +20,7 @@ fn publishers_are_listed_called_by_their_alias_and_removed() {
     home.run(&["trust", "add", OTHER]).ok();
     let all = listed(&home);
     assert_eq!(all["policy"], "tofu");
-    assert_eq!(all["publishers"][0]["key"], DORA);
+    assert_eq!(all["publishers"][0]["publisher"], DORA);
     assert_eq!(all["publishers"][0]["alias"], "dora");
     let fingerprint = all["publishers"][0]["fingerprint"].as_str().unwrap();
     let said = home.run(&["trust", "list"]).ok();
@@ -48,7 +48,7 @@ fn names_belong_to_one_publisher_until_they_are_let_go() {
     assert!(error.contains("dora ("), "{error}");
     let all = listed(&home);
     assert_eq!(all["publishers"].as_array().unwrap().len(), 1, "all or nothing");
-    assert_eq!(all["names"][0]["publisher"]["alias"], "dora");
+    assert_eq!(all["names"][0]["alias"], "dora");
     let run = home.run(&["trust", "remove", "dora"]);
     assert!(run.stderr.contains("2 names"), "{}", run.stderr);
     home.run(&["trust", "remove", "acme/a"]).ok();
@@ -58,7 +58,7 @@ fn names_belong_to_one_publisher_until_they_are_let_go() {
     home.run(&["trust", "remove", DORA, "--names"]).ok();
     let names = listed(&home)["names"].clone();
     assert_eq!(names.as_array().unwrap().len(), 1);
-    assert_eq!((&names[0]["name"], &names[0]["publisher"]["key"]), (&"acme/a".into(), &OTHER.into()));
+    assert_eq!((&names[0]["name"], &names[0]["publisher"]), (&"acme/a".into(), &OTHER.into()));
 }
 
 #[test]
@@ -133,12 +133,12 @@ fn a_key_is_replaced_by_one_that_it_names() {
     home.run(&["init"]).ok();
     let show = || -> Value { serde_json::from_str(&home.run(&["key", "show", "--json"]).ok()).unwrap() };
     let first = show();
-    assert_eq!(first["former"], serde_json::json!([]));
+    assert_eq!(first["replaced"], serde_json::json!([]));
     let said = home.run(&["key", "rotate"]).ok();
     let second = show();
     assert_ne!(second["publisher"], first["publisher"]);
-    assert_eq!(second["former"][0]["publisher"], first["publisher"]);
-    assert_eq!(second["former"][0]["successor"], second["publisher"]);
+    assert_eq!(second["replaced"][0]["publisher"], first["publisher"]);
+    assert_eq!(second["replaced"][0]["successor"]["publisher"], second["publisher"]);
     for key in [&first, &second] {
         assert!(said.contains(key["fingerprint"].as_str().unwrap()), "{said}");
     }
@@ -146,5 +146,5 @@ fn a_key_is_replaced_by_one_that_it_names() {
     let line = format!("former key   {}", first["fingerprint"].as_str().unwrap());
     assert!(shown.contains(&line), "{shown}");
     let replaced = listed(&home)["replaced"].clone();
-    assert_eq!(replaced[0]["key"], first["publisher"]);
+    assert_eq!(replaced[0]["publisher"], first["publisher"]);
 }

@@ -100,10 +100,10 @@ fn discover_shows_what_others_share() {
     until("both are announced", PATIENCE, || found().as_array().unwrap().len() == 2);
     let found = found();
     let (one, two) = (&found[0], &found[1]);
-    assert_eq!((&one["name"], &one["version"]), (&"acme/llama-one".into(), &"main".into()));
-    assert_eq!((&two["name"], &two["version"]), (&"acme/two".into(), &"v2".into()));
+    assert_eq!((&one["name"], &one["revision"]), (&"acme/llama-one".into(), &"main".into()));
+    assert_eq!((&two["name"], &two["revision"]), (&"acme/two".into(), &"v2".into()));
     let size = u64::try_from(SIZE).unwrap() + 2;
-    assert_eq!((&one["size"], &one["files"]), (&size.into(), &2.into()));
+    assert_eq!((&one["total_size"], &one["files"]), (&size.into(), &2.into()));
     assert_eq!(one["license"], "apache-2.0");
     assert_eq!(one["publisher"], key(&a)["publisher"]);
     assert_eq!((&one["trust"], &one["contested"]), (&"unknown".into(), &false.into()));

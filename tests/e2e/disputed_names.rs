@@ -104,7 +104,7 @@ fn a_later_dispute_leaves_what_was_read_to_its_publisher_until_unmounted() {
     assert_eq!(end[..], noise(1, LEN)[LEN - 100..]);
     assert!(reads(&mounted.path(NAME), 1));
     let disputed = status(&c)["disputed"][0].clone();
-    assert_eq!(disputed["kept"], one.as_str(), "{disputed}");
+    assert_eq!(disputed["kept"]["fingerprint"], one.as_str(), "{disputed}");
     let shown = c.run(&["status"]).ok();
     assert!(shown.contains(&format!("disputed        {NAME}")) && shown.contains(&two), "{shown}");
     // Taking it by command would pin one of two strangers.

@@ -132,7 +132,7 @@ fn status_tells_what_other_commands_have_the_node_do() {
     let jobs = || json(&b.run(&["status", "--json"]).ok())["jobs"].clone();
     assert_eq!(jobs(), serde_json::json!([]));
     let mut waiting = b.spawn(&["get", "acme/m"]);
-    until("the job is told", PATIENCE, || jobs()[0]["what"] == "get acme/m");
+    until("the job is told", PATIENCE, || jobs()[0]["activity"] == "get acme/m");
     let status = b.run(&["status"]).ok();
     assert!(status.contains("get acme/m") && status.contains("\ncatalog  "), "{status}");
     waiting.signal(Signal::INT);

@@ -54,10 +54,13 @@ fn a_killed_get_goes_on_where_it_was() {
     assert!(b.received() < size, "the test was too slow to kill in mid transfer");
     assert!(!out.join("model.safetensors").exists(), "a part was left under the name of the whole");
 
-    let mut second = b.spawn(&args);
+    let second = b.spawn(&args);
     until("60 MB have come", PATIENCE, || b.received() > 60_000_000);
     second.signal(Signal::INT);
-    assert_eq!(second.wait(PATIENCE).code(), Some(130));
+    let second = second.finish(PATIENCE);
+    assert_eq!(second.status.code(), Some(130));
+    let help = "help: what was received is kept; run the same command again to resume";
+    assert!(second.stderr.contains(help), "{}", second.stderr);
 
     b.run(&args).ok();
     let mut got = hashes(&out, PATIENCE);
@@ -65,6 +68,25 @@ fn a_killed_get_goes_on_where_it_was() {
     assert_eq!(got, hashes(&minilm(), PATIENCE));
     let again = b.received().saturating_sub(size + size / 12);
     assert!(again < 25_000_000, "{again} bytes came twice");
+}
+
+#[test]
+fn addresses_of_the_hub_name_the_model_that_peers_have() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(1, 300_000))]);
+    let sharing = ["share", dir.to_str().unwrap(), "--name", "acme/m", "--license", "mit", "--version", "v1"];
+    let sharing = a.spawn(&sharing);
+    sharing.wait_for_line("seeding", PATIENCE);
+    for (number, address) in
+        ["https://huggingface.co/acme/m/tree/v1", "hf://acme/m@v1", "acme/m@v1"].iter().enumerate()
+    {
+        let out = b.home().join(format!("out{number}"));
+        let args = ["get", address, "-o", out.to_str().unwrap(), "--peer", &a.peer(), "--json"];
+        let report: serde_json::Value = serde_json::from_str(&b.run(&args).ok()).unwrap();
+        assert_eq!(report["model"], "acme/m@v1", "{address}");
+        assert_eq!(std::fs::read(out.join("w.bin")).unwrap(), noise(1, 300_000));
+    }
 }
 
 #[test]

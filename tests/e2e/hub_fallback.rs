@@ -117,9 +117,9 @@ fn a_whole_model_comes_from_the_web_alone_and_says_so() {
     let got = b.run(&["get", NAME, "-o", out.to_str().unwrap(), "--json"]).ok();
     let got: Value = serde_json::from_str(&got).unwrap();
     let size = server.log().sent("");
-    assert_eq!((&got["verified"], &got["downloaded"]), (&json!(true), &got["bytes"]));
-    assert_eq!(got["downloaded_web"], got["bytes"]);
-    assert_eq!(size, got["bytes"].as_u64().unwrap(), "nothing came twice");
+    assert_eq!((&got["verified"], &got["downloaded"]), (&json!(true), &got["total_size"]));
+    assert_eq!(got["downloaded_web"], got["total_size"]);
+    assert_eq!(size, got["total_size"].as_u64().unwrap(), "nothing came twice");
     let mut files = hashes(&out, PATIENCE);
     files.remove(".silmaril.json");
     assert_eq!(files, hashes(&minilm(), PATIENCE));

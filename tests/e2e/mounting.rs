@@ -27,12 +27,26 @@ fn a_foreground_mount_ends_cleanly_on_signals() {
     std::fs::create_dir(&point).unwrap();
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 0)] {
         let mut mount = a.spawn(&["mount", point.to_str().unwrap(), "--foreground"]);
-        mount.wait_for_line("mounted", PATIENCE);
+        let said = mount.wait_for_line("mounted", PATIENCE);
+        assert!(said.contains("its log is on standard error"), "{said}");
         assert!(is_mounted(&point));
         mount.signal(signal);
         assert_eq!(mount.wait(Duration::from_secs(30)).code(), Some(code), "{signal:?}");
         assert!(!is_mounted(&point), "{signal:?} left the mount");
     }
+}
+
+#[test]
+fn a_background_mount_prints_the_path_of_its_log() {
+    let net = Net::new();
+    let a = net.host("a");
+    let point = a.home().join("mnt");
+    std::fs::create_dir(&point).unwrap();
+    let run = a.run(&["mount", point.to_str().unwrap()]);
+    let log = run.stderr.lines().find_map(|line| line.strip_prefix("its log is "));
+    let log = log.unwrap_or_else(|| panic!("{}", run.stderr));
+    assert!(std::fs::read_to_string(log).unwrap().contains("INFO"), "{log} is not a log");
+    a.run(&["unmount", point.to_str().unwrap()]).ok();
 }
 
 #[test]

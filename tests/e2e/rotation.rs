@@ -26,7 +26,7 @@ fn key(host: &Host) -> String {
 /// Those who announce a revision, as a host knows them.
 fn publishers(host: &Host, version: &str) -> Vec<String> {
     let found = json(host, &["discover", "acme/m", "--json"]);
-    let found = found.as_array().unwrap().iter().filter(|m| m["version"] == version);
+    let found = found.as_array().unwrap().iter().filter(|m| m["revision"] == version);
     found.map(|m| m["publisher"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -39,8 +39,7 @@ fn who_trusts_a_key_follows_its_owner_to_the_next_and_no_thief() {
     let first = publish(&a, "v1", 1);
     until("it is announced", PATIENCE, || publishers(&b, "v1") == [key(&a)]);
     b.run(&["get", "acme/m@v1"]).ok();
-    let owner =
-        |host: &Host| json(host, &["trust", "list", "--json"])["names"][0]["publisher"]["key"].clone();
+    let owner = |host: &Host| json(host, &["trust", "list", "--json"])["names"][0]["publisher"].clone();
     let former = key(&a);
     assert_eq!(owner(&b), former);
     b.run(&["trust", "add", &former, "--alias", "ada"]).ok();
@@ -55,13 +54,13 @@ fn who_trusts_a_key_follows_its_owner_to_the_next_and_no_thief() {
     b.run(&["get", "acme/m@v2"]).ok();
     assert_eq!(owner(&b), present);
     let all = json(&b, &["trust", "list", "--json"]);
-    assert_eq!(all["publishers"][0]["key"], present, "{all}");
+    assert_eq!(all["publishers"][0]["publisher"], present, "{all}");
     assert_eq!(all["publishers"][0]["alias"], "ada");
     b.run(&["get", "acme/m@v1"]).ok();
 
     // The thief has the former key, and names a successor of their own.
     let fingerprint =
-        json(&a, &["key", "show", "--json"])["former"][0]["fingerprint"].as_str().unwrap().to_owned();
+        json(&a, &["key", "show", "--json"])["replaced"][0]["fingerprint"].as_str().unwrap().to_owned();
     thief.run(&["init"]).ok();
     let stolen = a.base().join(format!("keys/publisher-{fingerprint}.key"));
     std::fs::copy(stolen, thief.base().join("keys/publisher.key")).unwrap();
@@ -89,7 +88,7 @@ fn who_asks_once_in_a_while_follows_a_key_that_was_replaced_meanwhile() {
         // Only the new key has signed this one.
         let sharing = publish(&a, version, 2);
         b.run(&["get", &format!("acme/m@{version}"), "--peer", &a.peer()]).ok();
-        let owner = json(&b, &["trust", "list", "--json"])["names"][0]["publisher"]["key"].clone();
+        let owner = json(&b, &["trust", "list", "--json"])["names"][0]["publisher"].clone();
         assert_eq!(owner, key(&a), "at {version}");
         drop(sharing);
     }
@@ -109,7 +108,7 @@ fn a_newcomer_gets_what_was_edited_after_the_key_was_replaced() {
     let second = publish(&a, "v1", 2);
     until("the new key is announced", PATIENCE, || publishers(&b, "v1").contains(&key(&a)));
     newcomer.run(&["get", "acme/m@v1"]).ok();
-    let owner = json(&newcomer, &["trust", "list", "--json"])["names"][0]["publisher"]["key"].clone();
+    let owner = json(&newcomer, &["trust", "list", "--json"])["names"][0]["publisher"].clone();
     assert_eq!(owner, key(&a));
     drop(second);
 }
@@ -124,6 +123,6 @@ fn a_fingerprint_that_is_announced_names_its_publisher() {
     until("it is announced", PATIENCE, || publishers(&b, "v1").len() == 1);
     let fingerprint = json(&a, &["key", "show", "--json"])["fingerprint"].as_str().unwrap().to_owned();
     b.run(&["trust", "add", &fingerprint, "--alias", "ada"]).ok();
-    assert_eq!(json(&b, &["trust", "list", "--json"])["publishers"][0]["key"], key(&a));
+    assert_eq!(json(&b, &["trust", "list", "--json"])["publishers"][0]["publisher"], key(&a));
     b.run(&["trust", "add", "0000-0000-0000-0000"]).error(1);
 }

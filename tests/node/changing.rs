@@ -53,7 +53,7 @@ fn a_get_goes_on_with_what_was_shared_under_the_name_meanwhile() {
             client(&base).await.share(&share_as_acme_m(&ours), |_| ()).await.unwrap();
         };
         let (report, ()) = tokio::join!(getting, sharing);
-        assert_eq!(report.bytes, 50_000);
+        assert_eq!(report.total_size, 50_000);
         assert_eq!(std::fs::read(report.path.join("w.bin")).unwrap(), noise(2, 50_000));
         node.stop().await;
     });

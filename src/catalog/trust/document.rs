@@ -375,12 +375,4 @@ impl Document {
     pub fn alias(&self, key: &PublisherKey) -> Option<&Alias> {
         self.listed(key)?.alias.as_ref()
     }
-
-    /// How a publisher is shown: `alias (fingerprint)`, or the fingerprint alone.
-    pub fn describe(&self, key: &PublisherKey) -> String {
-        match self.alias(key) {
-            Some(alias) => format!("{alias} ({})", key.fingerprint()),
-            None => key.fingerprint(),
-        }
-    }
 }

@@ -37,6 +37,7 @@ mod error;
 mod file;
 mod find;
 mod known;
+mod named;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +50,7 @@ pub use choice::{Choice, Pinning};
 pub use document::{Alias, AliasError, Document, Listed, Pin, Succession, When};
 pub use error::TrustError;
 pub(crate) use file::TrustLock;
+pub use named::NamedPublisher;
 
 use choice::View;
 use file::{TrustFile, Watched};
@@ -276,11 +278,6 @@ impl Trust {
         self.view(&document, |view| {
             view.judge(name, Some((view.owner)(&given))).or(view.judge(name, Some(given)))
         })
-    }
-
-    /// How a publisher is shown, everywhere: `alias (fingerprint)`, or the fingerprint alone.
-    pub fn describe(&self, key: &PublisherKey) -> String {
-        self.document().map_or_else(|_| key.fingerprint(), |document| document.describe(key))
     }
 
     /// The file's contents, once everybody who matters for `name` has been followed to their present key.

@@ -27,14 +27,41 @@ fn names_and_addresses_of_the_hub_are_the_same_repository() {
         ("https://hub.example:443/datasets/org/name?x=1#y", "datasets/org/name", None),
         ("https://hub.example/org/name/tree/refs%2Fpr%2F1", "org/name", Some("refs/pr/1")),
         ("https://hub.example/org/name/blob/main/a/config.json", "org/name", Some("main")),
+        ("hf://org/name", "org/name", None),
+        ("hf://models/org/name@v1", "org/name", Some("v1")),
+        ("hf://datasets/org/name@v1.0/a/b.parquet", "datasets/org/name", Some("v1.0")),
+        ("HF://org/name@refs%2Fpr%2F1/x", "org/name", Some("refs/pr/1")),
+        ("hf://org/name@refs/pr/1/x", "org/name", Some("refs/pr/1")),
+        ("hf://org/name@refs/convert/parquet", "org/name", Some("refs/convert/parquet")),
     ] {
         assert_eq!(hub(text), (id.to_owned(), reference.map(str::to_owned)), "{text}");
     }
-    assert!(parse("https://hub.example/org/name/blob/main/x").unwrap().note.is_some());
-    assert!(parse("https://hub.example/org/name/tree/main").unwrap().note.is_none());
+    let inside = |text| parse(text).unwrap().inside;
     for text in
-        ["https://hub.example/spaces/o/n", "https://hub.example/gpt2", "https://hub.example/o/n/discussions"]
+        ["https://hub.example/org/name/blob/main/a/x", "hf://org/name/a/x", "hf://org/name@refs/pr/1/a/x/"]
     {
+        assert_eq!(inside(text).as_deref(), Some("a/x"), "{text}");
+    }
+    for text in ["https://hub.example/org/name/tree/main", "hf://org/name", "hf://org/name@v1/"] {
+        assert_eq!(inside(text), None, "{text}");
+    }
+    for text in [
+        "hf://",
+        "hf://gpt2",
+        "hf://org/",
+        "hf:///name",
+        "hf://datasets/org",
+        "hf://org/na me",
+        "hf://org/name@",
+    ] {
+        assert!(parse(text).is_err(), "{text}");
+    }
+    for text in [
+        "https://hub.example/spaces/o/n",
+        "https://hub.example/gpt2",
+        "https://hub.example/o/n/discussions",
+        "hf://spaces/o/n",
+    ] {
         assert!(matches!(parse(text), Err(RepositoryError::NotOfTheHub(_))), "{text}");
     }
     let proxied: Url = "http://127.0.0.1:8080/hub/".parse().unwrap();

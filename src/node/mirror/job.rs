@@ -50,7 +50,10 @@ impl Job {
         let below = staging.strip_prefix(models).unwrap_or(&staging);
         let staging = nofollow::real_path(models, below).map_err(|e| StoreError::io(&staging, e))?;
         let repository = named.repository.at_depth(request.depth);
-        Ok(Self { repository, reference, note: named.note, model, dest, staging })
+        let note = named
+            .inside
+            .map(|_| "all of it is mirrored, not only the path that its address names".to_owned());
+        Ok(Self { repository, reference, note, model, dest, staging })
     }
 
     /// Opens the repository; what it does is written on the board.

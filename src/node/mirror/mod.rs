@@ -117,7 +117,7 @@ pub struct MirrorReport {
     /// Number of files.
     pub files: usize,
     /// Their bytes.
-    pub bytes: u64,
+    pub total_size: u64,
     /// Bytes that were downloaded just now.
     pub downloaded: u64,
     /// Whether all of it was here.
@@ -229,7 +229,7 @@ impl Node {
             source: job.repository.to_string(),
             commit: snapshot.commit.to_string(),
             files: known.files.len(),
-            bytes: known.total_size,
+            total_size: known.total_size,
             downloaded: 0,
             up_to_date: true,
             pointers: Vec::new(),

@@ -46,7 +46,7 @@ impl Place {
             source: self.job.repository.to_string(),
             commit: self.snapshot.commit.to_string(),
             files: downloaded.hashes.len(),
-            bytes: downloaded.hashes.values().map(|hashes| hashes.metadata.len()).sum(),
+            total_size: downloaded.hashes.values().map(|hashes| hashes.metadata.len()).sum(),
             downloaded: downloaded.fetched,
             up_to_date: false,
             pointers: downloaded.pointers.clone(),

@@ -129,6 +129,32 @@ fn equal_files_are_one_content_within_and_across_models() {
 }
 
 #[test]
+fn each_model_has_its_own_directory_although_files_are_shared() {
+    let home = home();
+    let store = home.store();
+    let (a, b) = (bytes(100_000, 1), bytes(50_000, 2));
+    let one: &[(&str, &[u8])] = &[("license", &a), ("x", &a)];
+    let two: &[(&str, &[u8])] = &[("empty", &[]), ("license", &a), ("y", &b)];
+    let dirs = ["one", "two"].map(|name| home.dir.path().join(name));
+    for (name, files, dir) in [("o/one", one, &dirs[0]), ("o/two", two, &dirs[1])] {
+        write_files(dir, files);
+        store.record_placement(&manifest(name, files), dir).unwrap();
+    }
+    let own_place = |name, files| store.own_place(&store.revision(manifest(name, files)).unwrap());
+    assert_eq!(own_place("o/one", one).as_ref(), Some(&dirs[0]));
+    assert_eq!(own_place("o/two", two).as_ref(), Some(&dirs[1]));
+    // A copy in the models directory comes first.
+    let below_models = home.paths.models.join("o/two");
+    write_files(&below_models, two);
+    store.record_placement(&manifest("o/two", two), &below_models).unwrap();
+    assert_eq!(own_place("o/two", two).as_ref(), Some(&below_models));
+    std::fs::remove_file(below_models.join("empty")).unwrap();
+    assert_eq!(own_place("o/two", two).as_ref(), Some(&dirs[1]), "a directory without all files is none");
+    std::fs::remove_file(dirs[1].join("license")).unwrap();
+    assert_eq!(own_place("o/two", two), None);
+}
+
+#[test]
 fn a_liar_about_a_length_does_not_touch_the_honest_bytes() {
     let home = home();
     let store = home.store();

@@ -1,0 +1,223 @@
+//! One line of progress that fits the terminal, with the remaining time.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+use crate::cli::output::{clean, percent, size};
+
+/// The rate is measured over this time: long enough for pieces of some megabytes, short enough to follow a change.
+const WINDOW: Duration = Duration::from_secs(15);
+/// How often the rate takes a sample.
+const SAMPLE_EVERY: Duration = Duration::from_millis(200);
+/// No rate is computed from samples over a shorter time.
+const SPAN: Duration = Duration::from_secs(1);
+/// Longer times are not shown: the estimate would be too rough.
+const LONGEST: Duration = Duration::from_secs(100 * 3600);
+/// A name is not cut below so many columns while something else can be left out.
+const NAME: usize = 16;
+/// Columns of the bar itself, between its brackets.
+const BAR: std::ops::RangeInclusive<usize> = 8..=30;
+
+/// How fast bytes come.
+#[derive(Debug, Default)]
+pub(super) struct Pace(VecDeque<(Instant, u64)>);
+
+impl Pace {
+    /// Takes in that `done` bytes are done. Bytes that were there at the first call are not part of the rate.
+    pub(super) fn record(&mut self, now: Instant, done: u64) {
+        if self.0.back().is_some_and(|&(_, former)| done < former) {
+            self.0.clear();
+        }
+        if self.0.back().is_none_or(|&(at, _)| now.duration_since(at) >= SAMPLE_EVERY) {
+            self.0.push_back((now, done));
+        }
+        while self.0.front().is_some_and(|&(at, _)| now.duration_since(at) > WINDOW) {
+            self.0.pop_front();
+        }
+    }
+
+    /// The time that `left` bytes take at this rate; none while it is not known, and where nothing comes.
+    pub(super) fn remaining(&self, left: u64) -> Option<Duration> {
+        let (&(start, first), &(end, last)) = (self.0.front()?, self.0.back()?);
+        let span = end.duration_since(start);
+        if span < SPAN || last <= first {
+            return None;
+        }
+        let seconds = span.as_secs_f64() * left as f64 / (last - first) as f64;
+        Duration::try_from_secs_f64(seconds).ok().filter(|time| *time < LONGEST)
+    }
+}
+
+/// A time for people, in its two largest units: `1h 5m`, `1m 5s`, `12s`.
+pub(super) fn short_time(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        _ => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// What a line shows.
+#[derive(Debug, Clone, Copy)]
+struct Figures<'a> {
+    name: &'a str,
+    done: u64,
+    total: u64,
+    remaining: Option<Duration>,
+    detail: &'a str,
+}
+
+/// The line for a terminal of `width` columns. What does not fit is left out, the least important first: the bar, the
+/// detail, the bytes, the remaining time. Then the name is cut.
+fn line(figures: &Figures<'_>, width: usize) -> String {
+    let Figures { name, done, total, remaining, detail } = *figures;
+    let remaining = remaining.map(|time| format!("{} left", short_time(time))).unwrap_or_default();
+    let parts =
+        [percent(done, total), remaining, format!("{}/{}", size(done), size(total)), detail.to_owned()];
+    // The last column is left free: some terminals wrap behind it.
+    let mut room = width.saturating_sub(1 + name.width().min(NAME));
+    let mut shown = [false; 4];
+    for (part, shown) in parts.iter().zip(&mut shown) {
+        if part.is_empty() {
+            continue;
+        }
+        if part.width() + 1 > room {
+            break;
+        }
+        room -= part.width() + 1;
+        *shown = true;
+    }
+    let name = cut(name, (room + name.width().min(NAME)).min(width.saturating_sub(1)));
+    let room = width.saturating_sub(1 + name.width());
+    let text = |part: usize| if shown[part] { format!(" {}", parts[part]) } else { String::new() };
+    let tail: String = [text(0), text(2), text(1), text(3)].concat();
+    let bar = room.saturating_sub(tail.width() + 3).min(*BAR.end());
+    if bar < *BAR.start() {
+        return format!("{name}{tail}");
+    }
+    let filled = u64::try_from(bar).unwrap_or(0).saturating_mul(done.min(total)).checked_div(total);
+    let filled = filled.map_or(bar, |filled| filled as usize);
+    format!("{name} [{}{}]{tail}", "=".repeat(filled), " ".repeat(bar - filled))
+}
+
+/// A name of at most `width` columns, without its middle where it is longer.
+fn cut(name: &str, width: usize) -> String {
+    if name.width() <= width {
+        return name.to_owned();
+    }
+    let Some(kept) = width.checked_sub(1) else { return String::new() };
+    let take = |chars: &mut dyn Iterator<Item = char>, mut room: usize| -> String {
+        chars
+            .take_while(|c| {
+                let fits = c.width().unwrap_or(0) <= room;
+                room = room.saturating_sub(c.width().unwrap_or(0));
+                fits
+            })
+            .collect()
+    };
+    let start = take(&mut name.chars(), kept / 2);
+    let end = take(&mut name.chars().rev(), kept - kept / 2);
+    format!("{start}…{}", end.chars().rev().collect::<String>())
+}
+
+/// A bar on a terminal.
+#[derive(Debug)]
+pub(super) struct Bar {
+    name: String,
+    pub(super) bar: ProgressBar,
+    pace: Mutex<Pace>,
+}
+
+impl Bar {
+    /// Shows `name` in a line that `bar` draws.
+    pub(super) fn new(name: &str, bar: ProgressBar) -> Self {
+        bar.set_style(ProgressStyle::with_template("{msg}").expect("the template is a constant"));
+        Self { name: clean(name), bar, pace: Mutex::default() }
+    }
+
+    /// Shows a text before there is anything to count.
+    pub(super) fn say(&self, text: &str, width: usize) {
+        let text = format!("{}: {}", self.name, clean(text));
+        self.bar.set_message(cut(&text, width.saturating_sub(1)));
+    }
+
+    /// Shows that `done` of `total` bytes are done.
+    pub(super) fn set(&self, done: u64, total: u64, detail: &str, width: usize) {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.record(Instant::now(), done);
+        let remaining = pace.remaining(total.saturating_sub(done));
+        let figures = Figures { name: &self.name, done, total, remaining, detail: &clean(detail) };
+        self.bar.set_message(line(&figures, width));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARD: &str = "model-00001-of-00008.safetensors";
+
+    fn figures(name: &str) -> Figures<'_> {
+        let remaining = Some(Duration::from_secs(65));
+        Figures { name, done: 8 << 20, total: 80 << 20, remaining, detail: "12.0 MiB/s, 3 peers" }
+    }
+
+    #[test]
+    fn a_line_shows_what_fits() {
+        let of = |width| line(&figures("acme/minilm"), width);
+        assert_eq!(
+            of(100),
+            "acme/minilm [===                           ] 10% 8.00 MiB/80.0 MiB 1m 5s left 12.0 MiB/s, 3 peers"
+        );
+        assert_eq!(of(80), "acme/minilm [=           ] 10% 8.00 MiB/80.0 MiB 1m 5s left 12.0 MiB/s, 3 peers");
+        assert_eq!(of(60), "acme/minilm [=           ] 10% 8.00 MiB/80.0 MiB 1m 5s left");
+        assert_eq!(of(30), "acme/minilm 10% 1m 5s left");
+        assert_eq!(of(20), "acme/minilm 10%");
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let long = format!("some/deep/directory/模型/{SHARD}");
+        for width in 1..200 {
+            for name in [&long, "a/b", ""] {
+                let line = line(&figures(name), width);
+                assert!(line.width() < width, "{width}: {line:?}");
+            }
+        }
+        assert_eq!(
+            line(&figures(&long), 80),
+            "some/deep/di…8.safetensors 10% 8.00 MiB/80.0 MiB 1m 5s left 12.0 MiB/s, 3 peers"
+        );
+    }
+
+    #[test]
+    fn the_remaining_time_follows_the_rate_of_new_bytes() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut pace = Pace::default();
+        // An earlier call had fetched these.
+        pace.record(start, 5_000);
+        assert_eq!(pace.remaining(100), None);
+        for n in 1..=40 {
+            pace.record(start + n * second, 5_000 + u64::from(n) * 10);
+        }
+        assert_eq!(pace.remaining(1_000), Some(100 * second));
+        pace.record(start + 41 * second, 0);
+        assert_eq!(pace.remaining(1_000), None, "another count began");
+        pace.record(start + 43 * second, 200);
+        assert_eq!(pace.remaining(1_000), Some(10 * second));
+        pace.record(start + 100 * second, 200);
+        pace.record(start + 102 * second, 200);
+        assert_eq!(pace.remaining(1_000), None, "nothing comes");
+    }
+
+    #[test]
+    fn times_have_two_units() {
+        let of = |seconds| short_time(Duration::from_secs(seconds));
+        assert_eq!([of(0), of(59), of(65), of(3900)], ["0s", "59s", "1m 5s", "1h 5m"]);
+    }
+}

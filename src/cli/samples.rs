@@ -1,0 +1,206 @@
+//! Values with every list filled, for tests of what is printed.
+
+use crate::catalog::CatalogStatus;
+use crate::catalog::trust::{NamedPublisher, Standing};
+use crate::fetch::{StalledRead, TransferStatus};
+use crate::model::code::RunsCode;
+use crate::model::{InfoHash, PublisherKey};
+use crate::node::attached::Companion;
+use crate::node::clients::JobStatus;
+use crate::node::control::Status;
+use crate::node::discover::SharedModel;
+use crate::node::disputes::{DisputedName, ModelNote};
+use crate::node::get::{GetReport, Origin};
+use crate::node::limited::LimitedProcess;
+use crate::node::mirror::MirrorReport;
+use crate::node::models::KnownModel;
+use crate::node::sharing::Withheld;
+use crate::node::unresolved::UnresolvedName;
+
+const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
+
+pub fn publisher(number: u8, alias: Option<&str>) -> NamedPublisher {
+    let publisher = PublisherKey([number; 32]);
+    NamedPublisher { publisher, fingerprint: publisher.fingerprint(), alias: alias.map(str::to_owned) }
+}
+
+pub fn model(name: &str) -> KnownModel {
+    let NamedPublisher { publisher, fingerprint, alias } = publisher(1, Some("dora"));
+    KnownModel {
+        model: name.parse().unwrap(),
+        name: name.split('@').next().unwrap().parse().unwrap(),
+        revision: name.split('@').nth(1).unwrap_or("main").parse().unwrap(),
+        total_size: 91_644_523,
+        cached_bytes: 8_388_608,
+        complete: false,
+        shared: true,
+        reason: None,
+        withheld: None,
+        license: Some("apache-2.0".to_owned()),
+        publisher: Some(publisher),
+        fingerprint: Some(fingerprint),
+        alias,
+        pinned: true,
+        runs_code: vec![RunsCode::Pickle, RunsCode::AutoMap],
+        info_hash: Some(InfoHash([7; 32])),
+        path: Some(format!("/home/ada/.silmaril/models/{name}").into()),
+    }
+}
+
+/// Models of every kind that `list` shows.
+pub fn models() -> Vec<KnownModel> {
+    let withheld = KnownModel {
+        shared: false,
+        reason: Some(Withheld::Licence.reason().to_owned()),
+        withheld: Some(Withheld::Licence),
+        alias: None,
+        runs_code: Vec::new(),
+        path: None,
+        ..model("acme/very-long-model-name-of-the-kind-that-the-hub-has-0.5b-instruct@v1.0.2")
+    };
+    let unshared = KnownModel {
+        shared: false,
+        publisher: None,
+        fingerprint: None,
+        alias: None,
+        pinned: false,
+        runs_code: Vec::new(),
+        info_hash: None,
+        license: None,
+        cached_bytes: 1024,
+        total_size: 1024,
+        complete: true,
+        ..model("datasets/acme/mine")
+    };
+    vec![withheld, unshared, model(MINILM)]
+}
+
+fn transfer(model: &str) -> TransferStatus {
+    TransferStatus {
+        info_hash: InfoHash([7; 32]),
+        model: model.to_owned(),
+        cached_bytes: 8_388_608,
+        total_size: 91_644_523,
+        downloaded: 8_400_000,
+        downloaded_web: 0,
+        uploaded: 0,
+        download_rate: 1_300_000,
+        web_rate: 0,
+        upload_rate: 0,
+        peers: 2,
+        seeds: 1,
+        waiting_reads: 0,
+        stalled: Vec::new(),
+        last_error: None,
+    }
+}
+
+/// A mount at work, and in all kinds of trouble.
+pub fn status() -> Status {
+    let stalled = StalledRead {
+        file: "onnx/model_quantized.onnx".to_owned(),
+        waiting_reads: 3,
+        seconds: 125,
+        reason: "1 peer is connected, but no peer that has the piece sends anything; and over HTTP: hub.example answered 503 Service Unavailable".to_owned(),
+    };
+    let waiting = TransferStatus {
+        waiting_reads: 3,
+        downloaded_web: 65_536,
+        seeds: 0,
+        peers: 1,
+        stalled: vec![stalled],
+        last_error: Some("a peer sent bad data (1 piece thrown away)".to_owned()),
+        ..transfer(MINILM)
+    };
+    let NamedPublisher { publisher: key, fingerprint, alias } = publisher(1, Some("dora"));
+    Status {
+        pid: 4711,
+        version: "0.1.0".to_owned(),
+        activity: "mount /home/ada/models".to_owned(),
+        uptime: 3725,
+        base_dir: "/home/ada/.silmaril".into(),
+        listening: vec!["192.0.2.7:40123".parse().unwrap(), "[2001:db8::7]:40123".parse().unwrap()],
+        transfers: vec![transfer("acme/minilm"), waiting],
+        dht: true,
+        catalog: Some(CatalogStatus { records: 1204, peers: 3, dht_nodes: 212 }),
+        jobs: vec![JobStatus { activity: "get acme/minilm".to_owned(), seconds: 61, done: 50, total: 100 }],
+        attached: vec![Companion { pid: 4712, activity: "daemon".to_owned() }],
+        unresolved: vec![UnresolvedName {
+            model: "acme/absent".to_owned(),
+            reason: "no peer that was asked knows it".to_owned(),
+            seconds: 5,
+            paths: vec!["/home/ada/models/.by/x/acme/absent".into()],
+        }],
+        limited: vec![LimitedProcess { pid: 99, command: "python3".to_owned(), lookups: 17, seconds: 5 }],
+        disputed: vec![DisputedName {
+            model: "acme/disputed".to_owned(),
+            kept: Some(publisher(1, Some("dora"))),
+            publishers: vec![publisher(1, Some("dora")), publisher(2, None), publisher(3, None)],
+            paths: vec!["/home/ada/models/.by/x/acme/disputed".into()],
+        }],
+        notes: vec![ModelNote {
+            model: MINILM.to_owned(),
+            publisher: Some(key),
+            fingerprint: Some(fingerprint),
+            alias,
+            pinned: true,
+            runs_code: vec![RunsCode::Python],
+        }],
+    }
+}
+
+pub fn shared_model() -> SharedModel {
+    let NamedPublisher { publisher, fingerprint, alias } = publisher(1, Some("dora"));
+    SharedModel {
+        model: "acme/minilm@v2".parse().unwrap(),
+        name: "acme/minilm".parse().unwrap(),
+        revision: "v2".parse().unwrap(),
+        total_size: 1,
+        files: 1,
+        license: None,
+        tags: vec!["code".to_owned()],
+        publisher,
+        fingerprint,
+        alias,
+        trust: Standing::Pinned,
+        contested: false,
+        seeds: 1,
+        info_hash: InfoHash([7; 32]),
+        announced_at: 1,
+    }
+}
+
+pub fn get_report() -> GetReport {
+    let NamedPublisher { publisher, fingerprint, alias } = publisher(1, Some("dora"));
+    GetReport {
+        model: "acme/minilm".to_owned(),
+        path: "/home/ada/.silmaril/models/acme/minilm".into(),
+        files: 1,
+        total_size: 1,
+        downloaded: 1,
+        downloaded_web: 0,
+        verified: true,
+        publisher: Some(publisher),
+        fingerprint: Some(fingerprint),
+        alias,
+        origin: Origin::Known,
+        warnings: vec!["w".to_owned()],
+    }
+}
+
+pub fn mirror_report() -> MirrorReport {
+    MirrorReport {
+        model: "acme/minilm".parse().unwrap(),
+        path: "/home/ada/.silmaril/models/acme/minilm".into(),
+        source: "https://huggingface.co/acme/minilm".to_owned(),
+        commit: "0".repeat(40),
+        files: 1,
+        total_size: 1,
+        downloaded: 1,
+        up_to_date: false,
+        pointers: vec!["model.safetensors".to_owned()],
+        info_hash: None,
+        withheld: Some(Withheld::Gated),
+        warnings: vec!["w".to_owned()],
+    }
+}

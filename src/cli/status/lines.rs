@@ -1,0 +1,181 @@
+//! The text of `status`: facts of the node, then a table of its transfers.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::list::{code, pinned};
+use crate::cli::output::{clean, count, percent, size};
+use crate::cli::table::{self, Column, number, text};
+use crate::fetch::TransferStatus;
+use crate::node::control::Status;
+use crate::node::disputes::ModelNote;
+use crate::node::limited::LimitedProcess;
+
+/// The latest paths that could not be resolved that are printed.
+const MAX_UNRESOLVED: usize = 10;
+
+/// The most important first: those that do not fit a narrow terminal follow on lines of their own.
+const COLUMNS: [Column; 12] = [
+    text("MODEL"),
+    number("SIZE"),
+    number("HERE"),
+    number("DOWN"),
+    number("UP"),
+    number("PEERS (FULL)"),
+    number("READS WAITING"),
+    number("FROM PEERS"),
+    number("FROM WEB"),
+    number("SENT"),
+    text("TRUST"),
+    text("RUNS CODE"),
+];
+
+/// The lines for a terminal of `width` columns; without a width no line is wrapped. No word is broken.
+pub(super) fn of(status: &Status, width: Option<usize>) -> Vec<String> {
+    let mut lines = Lines { width, lines: Vec::new() };
+    lines.node(status);
+    lines.names(status);
+    for transfer in &status.transfers {
+        lines.waits(transfer);
+    }
+    for transfer in &status.transfers {
+        if let Some(error) = &transfer.last_error {
+            lines.fact("last error", &format!("{}: {error}", transfer.model));
+        }
+    }
+    let Lines { mut lines, .. } = lines;
+    if status.transfers.is_empty() {
+        lines.push("no transfers".to_owned());
+        return lines;
+    }
+    lines.push(String::new());
+    let row = |transfer: &TransferStatus| {
+        row(transfer, status.notes.iter().find(|note| note.model == transfer.model))
+    };
+    lines.extend(table::render(&COLUMNS, &status.transfers.iter().map(row).collect::<Vec<_>>(), width));
+    lines
+}
+
+struct Lines {
+    width: Option<usize>,
+    lines: Vec<String>,
+}
+
+impl Lines {
+    fn fact(&mut self, heading: &str, text: &str) {
+        self.lines.extend(table::fact(heading, &clean(text), self.width));
+    }
+
+    fn node(&mut self, status: &Status) {
+        let first = format!(
+            "{} (process {}, silmaril {}, up {})",
+            clean(&status.activity),
+            status.pid,
+            clean(&status.version),
+            time(status.uptime),
+        );
+        self.lines.extend(table::wrapped("", &first, self.width));
+        self.fact("base directory", &status.base_dir.display().to_string());
+        let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
+        self.fact("listening on", &listening.join(", "));
+        if let Some(catalog) = &status.catalog {
+            let dht = match status.dht {
+                true => count(catalog.dht_nodes.into(), "DHT node"),
+                false => "no DHT".to_owned(),
+            };
+            let (records, peers) =
+                (count(catalog.records as u64, "record"), count(catalog.peers as u64, "peer"));
+            self.fact("catalog", &format!("{records}, {peers}, {dht}"));
+        }
+        for job in &status.jobs {
+            let done = match job.total {
+                0 => String::new(),
+                total => format!(", {} of {}", percent(job.done, total), size(total)),
+            };
+            self.fact("for a command", &format!("{} (since {}{done})", job.activity, time(job.seconds)));
+        }
+        for companion in &status.attached {
+            self.fact("goes on after", &format!("{} (process {})", companion.activity, companion.pid));
+        }
+    }
+
+    /// The names that the mount cannot show, or shows for one of several publishers.
+    fn names(&mut self, status: &Status) {
+        for process in &status.limited {
+            let LimitedProcess { pid, command, lookups, seconds } = process;
+            let lookups = count(*lookups, "unknown name");
+            self.fact(
+                "not looked up",
+                &format!(
+                    "{lookups} of {command} (process {pid}), beyond mount.max_lookups ({} ago)",
+                    time(*seconds)
+                ),
+            );
+        }
+        let hidden = status.unresolved.len().saturating_sub(MAX_UNRESOLVED);
+        if hidden > 0 {
+            let hidden = count(hidden as u64, "earlier path");
+            self.fact("not shown", &format!("{hidden}; `silmaril status --json` names all"));
+        }
+        for name in &status.unresolved[hidden..] {
+            self.fact("not shown", &format!("{}: {} ({} ago)", name.model, name.reason, time(name.seconds)));
+            self.paths(&name.paths);
+        }
+        for name in &status.disputed {
+            let publishers: Vec<String> = name.publishers.iter().map(ToString::to_string).collect();
+            self.fact("disputed", &format!("{}: published by {}", name.model, publishers.join(", ")));
+            if let Some(kept) = &name.kept {
+                self.fact("", &format!("the mount shows {kept}, read before, until it is unmounted"));
+            }
+            self.paths(&name.paths);
+        }
+    }
+
+    /// Where the models of several publishers are read.
+    fn paths(&mut self, paths: &[PathBuf]) {
+        for path in paths {
+            self.fact("", &format!("read {}", path.display()));
+        }
+    }
+
+    /// The reads that have waited for some time.
+    fn waits(&mut self, transfer: &TransferStatus) {
+        for read in &transfer.stalled {
+            let reads = count(read.waiting_reads as u64, "read");
+            let verb = if read.waiting_reads == 1 { "waits" } else { "wait" };
+            let what = format!("{}/{}", transfer.model, read.file);
+            self.fact("stalled", &format!("{what}: {reads} {verb} (since {})", time(read.seconds)));
+            self.fact("", &read.reason);
+        }
+    }
+}
+
+fn row(transfer: &TransferStatus, note: Option<&ModelNote>) -> Vec<String> {
+    vec![
+        clean(&transfer.model),
+        size(transfer.total_size),
+        percent(transfer.cached_bytes, transfer.total_size),
+        format!("{}/s", size(transfer.download_rate + transfer.web_rate)),
+        format!("{}/s", size(transfer.upload_rate)),
+        format!("{} ({})", transfer.peers, transfer.seeds),
+        or_none(transfer.waiting_reads, |reads| reads.to_string()),
+        size(transfer.downloaded),
+        or_none(transfer.downloaded_web, size),
+        size(transfer.uploaded),
+        note.map_or("-", |note| pinned(note.pinned)).to_owned(),
+        note.map_or_else(|| "-".to_owned(), |note| code(&note.runs_code)),
+    ]
+}
+
+/// A figure, or `-` for zero: a narrow terminal then has a line less for each model.
+fn or_none<T: Default + PartialEq>(figure: T, text: impl FnOnce(T) -> String) -> String {
+    if figure == T::default() { "-".to_owned() } else { text(figure) }
+}
+
+/// A length of time for people: `2m 5s`.
+fn time(seconds: u64) -> String {
+    humantime::format_duration(Duration::from_secs(seconds)).to_string()
+}
+
+#[cfg(test)]
+mod tests;
