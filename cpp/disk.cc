@@ -23,10 +23,6 @@ namespace silmaril {
 
 namespace {
 
-// Open files of all torrents together: enough for the shards being read at one time, far below any limit on
-// descriptors.
-constexpr std::size_t max_open_files = 256;
-
 // Uploads and hashes go before writes, but every so often a write goes first, so that neither starves.
 constexpr int urgent_in_a_row = 16;
 
@@ -126,13 +122,13 @@ lt::storage_error given_up() {
 class Disk final : public lt::disk_interface, private lt::buffer_allocator_interface {
 public:
     Disk(lt::io_context& context, lt::settings_interface const& settings, std::shared_ptr<Outbox> outbox,
-         int threads)
+         DiskLimits limits)
         : m_context(context),
           m_work(boost::asio::make_work_guard(context)),
           m_settings(settings),
           m_outbox(std::move(outbox)),
-          m_descriptors(max_open_files),
-          m_pool(threads, [this] { m_work.reset(); }) {
+          m_descriptors(std::size_t(std::max(limits.open_files, 1))),
+          m_pool(limits.threads, [this] { m_work.reset(); }) {
         settings_updated();
     }
 
@@ -428,10 +424,10 @@ private:
 
 }  // namespace
 
-lt::disk_io_constructor_type disk_constructor(std::shared_ptr<Outbox> outbox, int threads) {
-    return [outbox = std::move(outbox), threads](lt::io_context& context,
-                                                 lt::settings_interface const& settings, lt::counters&) {
-        return std::make_unique<Disk>(context, settings, outbox, threads);
+lt::disk_io_constructor_type disk_constructor(std::shared_ptr<Outbox> outbox, DiskLimits limits) {
+    return [outbox = std::move(outbox), limits](lt::io_context& context,
+                                                lt::settings_interface const& settings, lt::counters&) {
+        return std::make_unique<Disk>(context, settings, outbox, limits);
     };
 }
 

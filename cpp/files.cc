@@ -57,7 +57,14 @@ DescriptorPool::Opened DescriptorPool::open(std::uint64_t storage, int file, std
     Opened opened;
     Key const key{storage, file};
     // Opening may be slow (a network file system), so not under the lock.
-    auto const answer = open_file({reinterpret_cast<std::uint8_t const*>(path.data()), path.size()}, write);
+    auto const open_now = [&] {
+        return open_file({reinterpret_cast<std::uint8_t const*>(path.data()), path.size()}, write);
+    };
+    auto answer = open_now();
+    if (answer.error == EMFILE || answer.error == ENFILE || answer.error == ENOMEM) {
+        release_all();
+        answer = open_now();
+    }
     opened.error = answer.error;
     opened.created = answer.created;
     if (answer.error) return opened;
@@ -92,6 +99,13 @@ void DescriptorPool::close(std::uint64_t storage, int file) {
     closing = std::move(found->second.descriptor);
     m_by_use.erase(found->second.position);
     m_open.erase(found);
+}
+
+void DescriptorPool::release_all() {
+    std::map<Key, Slot> closing;  // closed after the lock is released
+    std::lock_guard const lock(m_mutex);
+    closing.swap(m_open);
+    m_by_use.clear();
 }
 
 void DescriptorPool::close_all(std::uint64_t storage) {

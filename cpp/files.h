@@ -65,6 +65,8 @@ public:
     void close_all(std::uint64_t storage);
 
 private:
+    // Closes all that no caller uses, when descriptors are short.
+    void release_all();
     using Key = std::pair<std::uint64_t, int>;
     struct Slot {
         std::shared_ptr<Descriptor> descriptor;

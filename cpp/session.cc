@@ -81,11 +81,12 @@ lt::tcp::endpoint endpoint_of(RawEndpoint const& from) {
 }
 
 std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads,
-                                     rust::Slice<std::uint8_t const> dht_state, bool unlisted) {
-    return std::make_unique<Engine>(settings, disk_threads, dht_state, unlisted);
+                                     std::int32_t open_files, rust::Slice<std::uint8_t const> dht_state,
+                                     bool unlisted) {
+    return std::make_unique<Engine>(settings, DiskLimits{disk_threads, open_files}, dht_state, unlisted);
 }
 
-Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads,
+Engine::Engine(rust::Vec<RawSetting> const& settings, DiskLimits limits,
                rust::Slice<std::uint8_t const> dht_state, bool unlisted)
     : m_outbox(std::make_shared<Outbox>()),
       m_talk(std::make_shared<Talk>()),
@@ -96,7 +97,7 @@ Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads,
     lt::session_params params(std::move(pack));
     auto const known = parse_dht_state(dht_state);
     params.dht_state = known;
-    params.disk_io_constructor = [talk = m_talk, disk = disk_constructor(m_outbox, disk_threads)](
+    params.disk_io_constructor = [talk = m_talk, disk = disk_constructor(m_outbox, limits)](
                                      lt::io_context& network, lt::settings_interface const& all,
                                      lt::counters& counters) {
         // The one place where libtorrent shows its network thread's queue.

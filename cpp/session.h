@@ -21,6 +21,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "disk.h"
 #include "guard.h"
 #include "outbox.h"
 #include "proof.h"
@@ -53,8 +54,8 @@ lt::tcp::endpoint endpoint_of(RawEndpoint const& from);
 
 class Engine {
 public:
-    Engine(rust::Vec<RawSetting> const& settings, int disk_threads, rust::Slice<std::uint8_t const> dht_state,
-           bool unlisted);
+    Engine(rust::Vec<RawSetting> const& settings, DiskLimits limits,
+           rust::Slice<std::uint8_t const> dht_state, bool unlisted);
     ~Engine();
 
     void settle() const;
@@ -134,6 +135,7 @@ private:
 };
 
 std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads,
-                                     rust::Slice<std::uint8_t const> dht_state, bool unlisted);
+                                     std::int32_t open_files, rust::Slice<std::uint8_t const> dht_state,
+                                     bool unlisted);
 
 }  // namespace silmaril

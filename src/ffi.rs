@@ -203,6 +203,7 @@ mod raw {
         fn start_engine(
             settings: &Vec<RawSetting>,
             disk_threads: i32,
+            open_files: i32,
             dht_state: &[u8],
             unlisted: bool,
         ) -> Result<UniquePtr<Engine>>;

@@ -376,8 +376,9 @@ impl State {
         let lasting = match kind {
             DiskErrorKind::Full | DiskErrorKind::ReadOnly => true,
             DiskErrorKind::Missing | DiskErrorKind::Other => transfer.disk_failed,
+            DiskErrorKind::Shortage => false,
         };
-        transfer.disk_failed = true;
+        transfer.disk_failed |= kind != DiskErrorKind::Shortage;
         transfer.handed.clear();
         transfer.unproved.engine_lost_pieces();
         if lasting {

@@ -45,6 +45,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::descriptors;
 use crate::model::InfoHash;
 use crate::paths::Paths;
 use crate::store::{Content, StoredRevision};
@@ -60,6 +61,10 @@ use web::WebSettings;
 
 /// How often a read starts again because its bytes were gone, or turned out damaged, when it was to have them.
 const ATTEMPTS: usize = 3;
+
+/// How long a read waits for a free descriptor, and its first pause; each further one is twice as long.
+const SHORTAGE_WITHIN: Duration = Duration::from_secs(10);
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who may hear of a torrent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -297,7 +302,10 @@ impl Fetch {
             return Ok(Vec::new());
         }
         let mut trouble = "the bytes were thrown away while they were read".to_owned();
-        for _ in 0..ATTEMPTS {
+        let (began, mut pause) = (Instant::now(), SHORTAGE_PAUSE);
+        let mut attempts = 0;
+        while attempts < ATTEMPTS {
+            attempts += 1;
             self.learn_tensors(file);
             let wish = Wish { file: file.clone(), range: range.clone(), kind: Kind::Read };
             for parked in self.park(vec![wish], self.settings.read_timeout)? {
@@ -309,6 +317,11 @@ impl Fetch {
             match read.map_err(|_| ReadError::Stopped)? {
                 Ok(Some(bytes)) => return Ok(bytes),
                 Ok(None) => {}
+                Err(error) if descriptors::is_shortage(&error) && began.elapsed() < SHORTAGE_WITHIN => {
+                    attempts -= 1;
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
                 Err(error) => {
                     let path = file.content().path();
                     tracing::warn!(path = %path.display(), %error, "Verified bytes could not be read.");

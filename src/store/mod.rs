@@ -152,7 +152,7 @@ struct Shared {
     /// The models directory as it was named.
     named_models: PathBuf,
     boot: [u8; 16],
-    fds: fds::FdCache,
+    fds: Arc<fds::FdCache>,
     placements: Placements,
     ids: AtomicU64,
     /// Whether this process has the node's lock.

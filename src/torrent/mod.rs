@@ -146,6 +146,8 @@ pub enum DiskErrorKind {
     ReadOnly,
     /// The file is gone or shorter than it must be.
     Missing,
+    /// No descriptor is free: nothing is known about the file.
+    Shortage,
     /// Anything else.
     Other,
 }

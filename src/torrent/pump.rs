@@ -49,6 +49,7 @@ fn kind_of(errno: i32) -> DiskErrorKind {
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => DiskErrorKind::Full,
         Errno::ROFS | Errno::ACCESS | Errno::PERM => DiskErrorKind::ReadOnly,
         Errno::NOENT | Errno::NODATA | Errno::NOTDIR | Errno::STALE | Errno::LOOP => DiskErrorKind::Missing,
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM => DiskErrorKind::Shortage,
         _ => DiskErrorKind::Other,
     }
 }

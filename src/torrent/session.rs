@@ -147,7 +147,8 @@ impl Session {
         let network = &settings.network;
         let nodes: Vec<(String, u16)> =
             settings.dht_nodes()?.into_iter().map(|(host, port)| (host.to_owned(), port)).collect();
-        let engine = ffi::start_engine(&raw, settings.disk_threads(), &settings.dht_state, !network.announce)
+        let (threads, files) = (settings.disk_threads(), settings.open_files());
+        let engine = ffi::start_engine(&raw, threads, files, &settings.dht_state, !network.announce)
             .map_err(internal)?;
         engine.settle().map_err(internal)?;
         engine.set_bans(&Talk::default().banned()).map_err(internal)?;
