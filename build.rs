@@ -26,6 +26,7 @@ const SOURCES: &[&str] = &[
     "storage.cc",
     "talk.cc",
     "trial.cc",
+    "withdraw.cc",
 ];
 const HEADERS: &[&str] = &[
     "compat.h",
@@ -50,6 +51,7 @@ const HEADERS: &[&str] = &[
     "talk.h",
     "trial.h",
     "visibility.h",
+    "withdraw.h",
 ];
 const ENGINE: &[&str] = &["build.sh", "CMakeLists.txt", "defines.txt", "patches"];
 /// What decides where the engine is, see `cpp/engine/build.sh`.

@@ -170,6 +170,11 @@ public:
                 tell(storage, failure);
                 error = read_failed(failure);
                 buffer.reset();
+            } else if (storage.proof && !storage.proof->proved(static_cast<int>(r.piece))) {
+                // Withdrawn, perhaps while it was read: there may be a hole in its place. libtorrent rejects
+                // the request.
+                error = given_up();
+                buffer.reset();
             }
             post([handler = std::move(handler), buffer = std::move(buffer), error]() mutable {
                 handler(std::move(buffer), error);

@@ -19,6 +19,7 @@
 #include "layers.h"
 #include "plugin.h"
 #include "silmaril/src/ffi.rs.h"
+#include "withdraw.h"
 
 namespace silmaril {
 
@@ -345,6 +346,23 @@ bool Engine::redial(std::uint64_t torrent) const {
     std::lock_guard const lock(m_mutex);
     return with(torrent, [talk = m_talk.get()](lt::torrent_handle const& handle) {
         post_call(*talk, handle, [](lt::torrent& torrent) { dial_known(torrent, max_dialled); });
+    });
+}
+
+bool Engine::withdraw(std::uint64_t torrent, rust::Slice<std::uint32_t const> pieces) const {
+    std::lock_guard const lock(m_mutex);
+    auto* const state = find(torrent);
+    if (!state) return false;
+    std::vector<int> gone;
+    gone.reserve(pieces.size());
+    for (auto const piece : pieces) {
+        with_piece(*state, piece).requested.erase(piece);
+        // From here on no byte of it is sent.
+        if (state->proof) state->proof->forget(int(piece));
+        gone.push_back(int(piece));
+    }
+    return with(torrent, [talk = m_talk.get(), gone = std::move(gone)](lt::torrent_handle const& handle) {
+        post_call(*talk, handle, [gone](lt::torrent& torrent) { silmaril::withdraw(torrent, gone); });
     });
 }
 

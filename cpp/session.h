@@ -73,6 +73,7 @@ public:
     bool set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> pieces) const;
     bool connect_peer(std::uint64_t torrent, RawEndpoint const& peer) const;
     bool redial(std::uint64_t torrent) const;
+    bool withdraw(std::uint64_t torrent, rust::Slice<std::uint32_t const> pieces) const;
     bool reannounce(std::uint64_t torrent) const;
     bool add_trackers(std::uint64_t torrent, rust::Vec<rust::String> const& trackers) const;
     bool set_withheld(std::uint64_t torrent, bool withheld) const;

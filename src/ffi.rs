@@ -237,6 +237,8 @@ mod raw {
         fn connect_peer(self: &Engine, torrent: u64, peer: &RawEndpoint) -> Result<bool>;
         /// Calls peers that are known and not connected, whatever failed before.
         fn redial(self: &Engine, torrent: u64) -> Result<bool>;
+        /// The pieces are no longer there: none of their bytes is sent once this returns, and peers learn of it.
+        fn withdraw(self: &Engine, torrent: u64, pieces: &[u32]) -> Result<bool>;
         fn reannounce(self: &Engine, torrent: u64) -> Result<bool>;
         fn add_trackers(self: &Engine, torrent: u64, trackers: &Vec<String>) -> Result<bool>;
         /// A withheld torrent accepts no connection, answers no request and is not announced. All connections end when

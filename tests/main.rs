@@ -118,6 +118,7 @@ mod engine {
     mod returning;
     pub mod rig;
     mod talk;
+    mod withdrawn;
     mod withheld;
 }
 

@@ -234,6 +234,10 @@ pub trait Swarms: Send + Sync + 'static {
     /// however often that failed before. A bound of the engine limits the calls.
     fn redial(&self, id: TorrentId) -> Result<(), EngineError>;
 
+    /// Takes back pieces that the torrent had: their bytes are about to be deleted. When this returns none of them is sent
+    /// any more; peers that can learn of it do, and the pieces are not wanted until they are wanted again.
+    fn withdraw(&self, id: TorrentId, pieces: &[PieceIndex]) -> Result<(), EngineError>;
+
     /// Withholds a torrent, or ends that, while it runs. All its connections end when it is withheld.
     fn set_withheld(&self, id: TorrentId, withheld: bool) -> Result<(), EngineError>;
 

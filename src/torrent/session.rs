@@ -393,6 +393,11 @@ impl Swarms for Session {
         known(self.shared.engine.redial(id.0))
     }
 
+    fn withdraw(&self, id: TorrentId, pieces: &[PieceIndex]) -> Result<(), EngineError> {
+        let pieces: Vec<u32> = pieces.iter().map(|piece| piece.0).collect();
+        known(self.shared.engine.withdraw(id.0, &pieces))
+    }
+
     fn set_withheld(&self, id: TorrentId, withheld: bool) -> Result<(), EngineError> {
         known(self.shared.engine.set_withheld(id.0, withheld))
     }
