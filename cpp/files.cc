@@ -179,7 +179,19 @@ FileError TorrentFiles::each(std::int64_t offset, std::int64_t length, Visit&& v
 }
 
 std::shared_ptr<Descriptor> TorrentFiles::open(int file, bool write, FileError& error) {
-    if (auto held = m_pool.find(m_storage, file, write)) return held;
+    auto const& fixed = m_given[std::size_t(file)].fixed;
+    if (fixed && write) {
+        error = {EROFS, file, "open"};
+        return nullptr;
+    }
+    if (auto held = m_pool.find(m_storage, file, write)) {
+        struct stat now {};
+        // A file that is open may have been changed in place.
+        if (!fixed || (::fstat(held->fd(), &now) == 0 && !(*fixed != FileStamp(now)))) return held;
+        m_pool.close(m_storage, file);
+        error = {ESTALE, file, "read"};
+        return nullptr;
+    }
     // One at a time: of two threads that found no file, the second must not take the one that the first has
     // just made for a replacement of a lost one.
     std::unique_lock opening(m_opening);
@@ -194,8 +206,7 @@ std::shared_ptr<Descriptor> TorrentFiles::open(int file, bool write, FileError& 
         error = {errno, file, "stat"};
         return nullptr;
     }
-    auto const& fixed = m_given[std::size_t(file)].fixed;
-    if (fixed && !write && *fixed != FileStamp(now)) {
+    if (fixed && *fixed != FileStamp(now)) {
         m_pool.close(m_storage, file);
         error = {ESTALE, file, "open"};
         return nullptr;

@@ -287,7 +287,8 @@ impl Fetch {
                 return None;
             }
         };
-        if !file.content().is_complete() {
+        // A file outside the cache lacks only what is wrong in it, which is not fetched ahead.
+        if !file.content().is_complete() && !file.content().is_placed() {
             self.learn_tensors(file);
             self.with(|state, now| state.touch(file, range, now));
         }
@@ -306,6 +307,7 @@ impl Fetch {
         let mut attempts = 0;
         while attempts < ATTEMPTS {
             attempts += 1;
+            self.make_fetchable(file, &range).await;
             self.learn_tensors(file);
             let wish = Wish { file: file.clone(), range: range.clone(), kind: Kind::Read };
             for parked in self.park(vec![wish], self.settings.read_timeout)? {
@@ -345,10 +347,26 @@ impl Fetch {
             Wish { range: 0..file.content().len(), file, kind: Kind::Job }
         });
         let wishes: Vec<Wish> = wishes.filter(|w| !w.range.is_empty()).collect();
+        for wish in &wishes {
+            self.make_fetchable(&wish.file, &wish.range).await;
+        }
         for parked in self.park(wishes, stall_timeout)? {
             parked.answered().await?;
         }
         Ok(())
+    }
+
+    /// Has bytes that are wrong in a file outside the cache fetched to the cache: the file is never written to.
+    async fn make_fetchable(&self, file: &FileRef, range: &Range<u64>) {
+        let content = file.content();
+        if content.has(range.clone()) || !content.is_placed() {
+            return;
+        }
+        let (moving, bytes) = (content.clone(), range.clone());
+        let moved = tokio::task::spawn_blocking(move || moving.make_fetchable(&bytes)).await;
+        if let Ok(Err(error)) = moved {
+            tracing::warn!(path = %content.path().display(), %error, "A damaged file could not be left for the cache.");
+        }
     }
 
     /// Parks all wishes at once. Those whose bytes are here give nothing to wait for.

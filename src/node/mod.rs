@@ -38,6 +38,7 @@ pub mod mirror;
 pub mod models;
 mod offline;
 pub mod patience;
+pub mod places;
 mod pump;
 mod resolve;
 mod rotation;

@@ -96,9 +96,10 @@ impl Content {
         Self::new(None, shared, Home::Empty, Loaded::of(BlockMap::none(0), true, true))
     }
 
-    /// The content that stands whole in a file.
+    /// The content that is in a file outside the cache, whole or but for bytes that are wrong.
     pub(super) fn placed(key: ContentKey, shared: Arc<Shared>, file: PlacedFile) -> Self {
-        Self::new(Some(key), shared, Home::Placed(file), Loaded::of(BlockMap::all(key.len), true, true))
+        let map = file.map(key.len);
+        Self::new(Some(key), shared, Home::Placed(file), Loaded::of(map, true, true))
     }
 
     /// The content of a file that is not shared. `key` names it in this process only: the file was not hashed.
@@ -236,10 +237,57 @@ impl Content {
         Ok(true)
     }
 
-    /// Takes the blocks that the range touches back: they turned out damaged or were thrown away. A placed file is
-    /// given up as a whole: the content moves to the cache (see [`Content::moves`]). Does nothing for a local file.
+    /// Takes the blocks that the range touches back: they are gone, or were deleted. A content that is in a placed file
+    /// moves to the cache (see [`Content::moves`]); it returns when the file does. Does nothing for a local file.
     pub fn mark_missing(&self, range: Range<u64>) -> io::Result<()> {
         self.take_back(&mut self.journal(), range)
+    }
+
+    /// Takes the blocks that the range touches back: their hash is wrong. A placed file stays as it is and keeps its other
+    /// blocks; it is given up when none is left. Returns whether any of the blocks counted. Does nothing for a local file.
+    pub fn mark_wrong(&self, range: Range<u64>) -> io::Result<bool> {
+        let mut journal = self.journal();
+        let Home::Placed(file) = self.home() else {
+            let counted = !self.verified_ranges(range.clone()).is_empty();
+            return self.take_back(&mut journal, range).map(|()| counted);
+        };
+        let Some(key) = self.key.filter(|_| !self.local) else { return Ok(false) };
+        let wrong = {
+            let mut state = self.state();
+            if !state.map.remove(&range) {
+                return Ok(false);
+            }
+            state.removals += 1;
+            state.map.runs(&(0..key.len), false)
+        };
+        if wrong == [0..key.len] {
+            self.give_up_place(&mut journal, &file)?;
+            return Ok(true);
+        }
+        let wrong: Vec<(u64, u64)> = wrong.iter().map(|range| (range.start, range.end)).collect();
+        let recorded = self.shared.placements.update_file(&key, &file.path, |entry| {
+            entry.wrong.clone_from(&wrong);
+        });
+        recorded.map_err(io::Error::other).map(|()| true)
+    }
+
+    /// A reader wants bytes of the range. If they are wrong in the placed file that holds the others, the content moves to
+    /// the cache, where they can be fetched to. Returns whether it did.
+    pub fn make_fetchable(&self, range: &Range<u64>) -> io::Result<bool> {
+        let lacks = |content: &Self| {
+            let state = content.state();
+            matches!(state.home, Home::Placed(_)) && !state.map.has(range)
+        };
+        if self.local || !lacks(self) {
+            return Ok(false);
+        }
+        let mut journal = self.journal();
+        let Home::Placed(file) = self.home() else { return Ok(false) };
+        if !lacks(self) {
+            return Ok(false);
+        }
+        self.shared.placements.leave_alone(&file.path);
+        self.leave_place(&mut journal).map(|()| true)
     }
 
     /// Takes back what a reader missed where the content was after `moves` moves. Returns false, and takes nothing back,
@@ -259,6 +307,12 @@ impl Content {
         {
             self.shared.fds.forget((self.id, moves));
             return Ok(false);
+        }
+        if let Home::Placed(file) = &home
+            && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        {
+            // Its stamp would call it back while it still cannot be read.
+            self.shared.placements.leave_alone(&file.path);
         }
         self.take_back(&mut journal, lost).map(|()| true)
     }
@@ -287,7 +341,7 @@ impl Content {
                 mapfile::shrink_synced(&data, self.len(), &range, &self.shared.boot)?;
                 self.persist(journal, &range)
             }
-            Home::Placed(file) => self.leave_place(journal, &file),
+            Home::Placed(_) => self.leave_place(journal),
         }
     }
 
@@ -387,21 +441,46 @@ impl Content {
     /// The file, if all of it is verified and, for a placed one, unchanged; for FUSE passthrough. Whoever holds it
     /// holds a [`Content::pin`] as well, or an eviction could empty the file under its reader.
     pub fn open_for_passthrough(&self) -> Option<File> {
-        let home = {
+        let (home, moves) = {
             let state = self.state();
             if !state.map.is_full() {
                 return None;
             }
-            state.home.clone()
+            (state.home.clone(), state.moves)
         };
         match home {
             Home::Empty => None,
-            Home::Own(path) => nofollow::read(&path).ok(),
+            Home::Own(path) => self.open_own(&path, moves),
             Home::Placed(placed) => {
                 let file = nofollow::read(&placed.path).ok()?;
                 (Stamp::of(&file.metadata().ok()?) == placed.stamp).then_some(file)
             }
         }
+    }
+
+    /// Opens the content's own file if it has the right length: the kernel shows a file as long as it is. Of one that was
+    /// cut, the rest counts as missing; one that was lengthened is cut again.
+    fn open_own(&self, path: &Path, moves: u64) -> Option<File> {
+        let opened = nofollow::read(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (found, lost, error) = match opened {
+            Ok((len, file)) if len == self.len() => return Some(file),
+            Ok((len, _)) if len > self.len() => {
+                let cut = nofollow::write(path).and_then(|file| file.set_len(self.len()));
+                tracing::warn!("{} is longer than its content; it is cut.", path.display());
+                return cut.and_then(|()| nofollow::read(path)).ok();
+            }
+            Ok((len, _)) => (len, len / BLOCK_LEN * BLOCK_LEN, io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (0, 0, error),
+            Err(_) => return None,
+        };
+        match self.take_back_lost(moves, lost..self.len(), &error) {
+            Ok(true) => {
+                tracing::warn!("{} has {found} bytes; what it lacks is fetched again.", path.display());
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!("{} was cut, and {error}.", path.display()),
+        }
+        None
     }
 
     /// Keeps the content from being evicted while the pin lives.
@@ -510,12 +589,19 @@ impl Content {
         mapfile::write_unproved(&data, &map, &self.shared.boot)
     }
 
-    /// Gives up a placed file and goes on in the cache.
-    fn leave_place(&self, journal: &mut Journal, file: &PlacedFile) -> io::Result<()> {
+    /// Goes on in the cache: a placed file is not there, or is not as it was. Its record stays, for when it returns.
+    pub(super) fn leave_place(&self, journal: &mut Journal) -> io::Result<()> {
         let Some(key) = self.key else { return Ok(()) };
         let data = self.shared.cached(&key);
         let loaded = self.shared.load_map(&data, key.len)?;
         self.settle_loaded(journal, Home::Own(data), loaded);
+        Ok(())
+    }
+
+    /// Goes on in the cache, and records that the bytes of a placed file are wrong.
+    pub(super) fn give_up_place(&self, journal: &mut Journal, file: &PlacedFile) -> io::Result<()> {
+        let Some(key) = self.key.filter(|_| !self.local) else { return Ok(()) };
+        self.leave_place(journal)?;
         self.shared.placements.distrust(&key, &file.path).map_err(io::Error::other)
     }
 
@@ -543,9 +629,10 @@ impl Content {
         self.shared.fds.forget((self.id, old));
     }
 
-    /// Goes on in a complete file outside the cache.
+    /// Goes on in a file outside the cache.
     pub(super) fn settle_placed(&self, journal: &mut Journal, file: PlacedFile) {
-        self.settle(journal, Home::Placed(file), BlockMap::all(self.len()), true, true);
+        let map = file.map(self.len());
+        self.settle(journal, Home::Placed(file), map, true, true);
     }
 
     /// Holds back all changes of the map files.

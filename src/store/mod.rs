@@ -29,6 +29,7 @@ pub mod registry;
 mod remove;
 mod staging;
 pub mod states;
+pub mod tend;
 #[cfg(test)]
 mod tests;
 mod torrents;
@@ -317,7 +318,7 @@ impl Store {
             return Ok(content);
         }
         let shared = self.shared.clone();
-        let content = match self.shared.placements.find(&key) {
+        let content = match self.shared.placements.find_any(&key) {
             Some(file) => Content::placed(key, shared, file),
             None => {
                 let staged =
@@ -402,12 +403,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let dir = fs::canonicalize(dir).map_err(|e| StoreError::io(dir, e))?;
         let entries = manifest.files.iter().zip(stamps).map(|(file, stamp)| PlacedEntry {
-            path: file.path.clone(),
-            root: file.pieces_root,
             target: targets.get(&file.path).cloned(),
-            stamp: *stamp,
-            ours,
-            damaged: stamp.size != file.size,
+            ..PlacedEntry::verified(file.path.clone(), file.pieces_root, file.size, *stamp, ours)
         });
         let _moving = self.moving();
         self.shared.placements.put(manifest, &dir, entries.collect())?;
@@ -418,13 +415,17 @@ impl Store {
         Ok(())
     }
 
-    /// Moves a live content that is not complete to the placed file that now holds all of it. With `moving` held.
-    fn settle_if_placed(&self, key: &ContentKey) {
-        let Some(content) = self.live_content(key).filter(|c| !c.is_complete()) else { return };
-        if let Some(file) = self.shared.placements.find(key) {
-            let mut journal = content.journal();
+    /// Moves a live content that is not complete to the placed file that now holds all of it, or more than the content
+    /// has. With `moving` held. Returns whether it did.
+    fn settle_if_placed(&self, key: &ContentKey) -> bool {
+        let Some(content) = self.live_content(key).filter(|c| !c.is_complete()) else { return false };
+        let Some(file) = self.shared.placements.find_any(key) else { return false };
+        let mut journal = content.journal();
+        let more = file.map(key.len).bytes() > content.cached_bytes();
+        if more {
             content.settle_placed(&mut journal, file);
         }
+        more
     }
 
     /// Reads the placement records again, after another process wrote them.

@@ -126,10 +126,14 @@ impl Store {
         if let Home::Placed(placed) = content.home() {
             self.salvage(content, &placed.path, placed.stamp, damaged);
         }
-        for range in damaged {
-            content.mark_missing(range.clone()).map_err(|e| StoreError::io(&content.path(), e))?;
+        let failed = |e| StoreError::io(&content.path(), e);
+        {
+            let mut journal = content.journal();
+            if let Home::Placed(placed) = content.home() {
+                return content.give_up_place(&mut journal, &placed).map_err(failed);
+            }
         }
-        Ok(())
+        damaged.iter().try_for_each(|range| content.mark_missing(range.clone()).map_err(failed))
     }
 
     /// Saves the good pieces of a file that is otherwise damaged to the store's own file, if that has less, and goes
@@ -281,7 +285,7 @@ fn whole(len: u64) -> Vec<Range<u64>> {
 }
 
 /// Joins neighbouring ranges.
-fn merge(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+pub(super) fn merge(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     let mut merged: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
     for range in ranges {
         match merged.last_mut() {

@@ -3,6 +3,7 @@
 
 mod lifecycle;
 mod removing;
+mod tending;
 mod unproved;
 mod verify;
 
