@@ -170,6 +170,10 @@ public:
                 tell(storage, failure);
                 error = read_failed(failure);
                 buffer.reset();
+            } else if (!storage.may_send(static_cast<int>(r.piece), r.start, r.length)) {
+                tell_damaged(storage, static_cast<int>(r.piece));
+                error = given_up();
+                buffer.reset();
             } else if (storage.proof && !storage.proof->proved(static_cast<int>(r.piece))) {
                 // Withdrawn, perhaps while it was read: there may be a hole in its place. libtorrent rejects
                 // the request.
@@ -388,9 +392,16 @@ private:
         m_outbox->push(std::move(note));
     }
 
-    void tell_proved(std::uint64_t torrent, int piece) {
+    void tell_proved(std::uint64_t torrent, int piece) { tell(Note::Kind::piece_proved, torrent, piece); }
+    // Bytes that were proved once are wrong on the disk. Each loss is told once.
+    void tell_damaged(Storage const& storage, int piece) {
+        if (!storage.proof->proved(piece)) return;
+        storage.proof->forget(piece);
+        tell(Note::Kind::piece_damaged, storage.torrent, piece);
+    }
+    void tell(Note::Kind kind, std::uint64_t torrent, int piece) {
         Note note{};
-        note.kind = Note::Kind::piece_proved;
+        note.kind = kind;
         note.torrent = torrent;
         note.piece = piece;
         m_outbox->push(std::move(note));

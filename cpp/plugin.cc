@@ -113,6 +113,7 @@ public:
     verdict on_whole_message(int type, lt::span<char const> body) override {
         m_last_heard = Clock::now();
         if (m_parts.visibility->withheld && asks(type, body)) return verdict::drop;
+        if (static_cast<MessageType>(type) == MessageType::request) note_request(body);
         std::vector<int> finished;
         auto const judged = m_gate.check(type, body, load_of(m_connection), Clock::now(), finished);
         for (int const piece : finished) {
@@ -234,6 +235,19 @@ private:
         bool const wanted = torrent && torrent->valid_metadata() && !torrent->is_finished();
         bool const heard = Clock::now() - m_last_heard < std::chrono::seconds(1);
         m_silent_seconds = wanted && !heard ? m_silent_seconds + 1 : 0;
+    }
+    // BEP 3: the fields of REQUEST are the piece, the offset in it and the length.
+    void note_request(lt::span<char const> body) const {
+        auto const& proof = m_parts.proof;
+        if (!proof || body.size() != 12) return;
+        auto const number = [&](std::ptrdiff_t at) {
+            std::uint32_t value = 0;
+            for (int i = 0; i < 4; ++i) value = value << 8 | std::uint8_t(body[at + i]);
+            return std::int64_t(value);
+        };
+        auto const piece = number(0);
+        auto const start = number(4);
+        proof->asked(m_endpoint.address(), piece, start, number(8));
     }
     // False when the host is gone and the connection was ended.
     bool probe() {

@@ -188,6 +188,7 @@ bool Engine::add(RawAdd const& from) const {
 
     std::vector<GivenFile> given;
     given.reserve(files);
+    std::vector<std::pair<std::int64_t, std::int64_t>> doubted;
     for (auto const file : layout.file_range()) {
         if (layout.pad_file_at(file)) continue;
         auto const& raw = from.paths[given.size()];
@@ -198,8 +199,11 @@ bool Engine::add(RawAdd const& from) const {
             has_pieces = params.have_pieces.get_bit(first + lt::piece_index_t::diff_type(i));
         std::optional<FileStamp> fixed;
         if (raw.fixed) fixed.emplace(raw.size, raw.mtime_ns, raw.inode);
-        given.push_back(
-            {std::string(reinterpret_cast<char const*>(path.data()), path.size()), has_pieces, fixed});
+        auto const text = [](rust::Vec<std::uint8_t> const& bytes) {
+            return std::string(reinterpret_cast<char const*>(bytes.data()), bytes.size());
+        };
+        if (raw.doubted) doubted.emplace_back(layout.file_offset(file), layout.file_size(file));
+        given.push_back({text(path), has_pieces, fixed, raw.changed_ns, text(raw.granules)});
     }
     Torrent state;
     state.info = metainfo.info;
@@ -207,6 +211,7 @@ bool Engine::add(RawAdd const& from) const {
     state.proof = std::make_shared<Proof>(layout);
     state.proof->learn(*metainfo.info, params);
     state.proof->set_proved(params.have_pieces);
+    for (auto const& [offset, size] : doubted) state.proof->doubt.raise(offset, offset + size);
     m_outbox->register_files(from.torrent, std::move(given), state.proof);
 
     add_to_session(from.torrent, std::move(params), std::move(state));

@@ -46,6 +46,12 @@ mod raw {
         size: u64,
         mtime_ns: i64,
         inode: u64,
+        /// The change time; 0 where it is not known.
+        changed_ns: i64,
+        /// Whether its bytes are proved again before they are sent.
+        doubted: bool,
+        /// A file with the hashes of its granules; empty where there is none.
+        granules: Vec<u8>,
     }
 
     struct RawOpened {
@@ -110,6 +116,8 @@ mod raw {
         Failed,
         PieceVerified,
         PieceRejected,
+        /// The bytes of a piece that was verified are wrong on the disk; it is not sent any more.
+        PieceDamaged,
         /// `address`, `port`; `flag`: we connected.
         PeerConnected,
         /// `address`, `port`, `text`.

@@ -13,9 +13,11 @@
 //! Parts: `wants` (claims on pieces, and what the engine was told), `waiters` (who waits), `window` and `tensors`
 //! (pure arithmetic of read-ahead), `readahead` (windows turned into claims), `routing` (source choice), `transfer` (one torrent), `state`
 //! (all of it, behind one lock), `web` (what peers do not deliver), `unproved` (cached bytes that are to be proved), `handed` (what the engine was given
-//! by both), `events` (what the engine says), `timer` (what the clock says), `saving` (files), `layers`
+//! by both), `damage` (bytes that
+//! are wrong on the disk), `events` (what the engine says), `timer` (what the clock says), `saving` (files), `layers`
 //! (piece layers that no peer told).
 
+mod damage;
 mod deadline;
 mod events;
 mod handed;

@@ -43,6 +43,7 @@ mod pump;
 mod resolve;
 mod rotation;
 pub mod running;
+mod scrub;
 mod seed;
 pub mod share;
 pub mod sharing;

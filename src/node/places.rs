@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use super::{Node, NodeError, blocking};
+use crate::fetch::TransferStatus;
 use crate::model::hash::Control;
 use crate::model::{InfoHash, Manifest};
 use crate::store::Stamp;
@@ -44,7 +45,7 @@ pub struct StorageProblem {
     /// The file or directory.
     pub path: PathBuf,
     /// What is wrong.
-    pub problem: String,
+    pub reason: String,
     /// What to do.
     pub help: String,
 }
@@ -62,6 +63,8 @@ struct Known {
     problems: BTreeMap<PlaceId, Vec<StorageProblem>>,
     /// Torrents that were to be seeded when nothing of them was there.
     expected: HashSet<InfoHash>,
+    /// Torrents with a file of which only the change time is another one.
+    touched: HashSet<InfoHash>,
 }
 
 impl Places {
@@ -73,6 +76,16 @@ impl Places {
     /// A torrent is not to be seeded when its files return.
     pub fn forget(&self, info_hash: &InfoHash) {
         self.lock().expected.remove(info_hash);
+    }
+
+    /// Whether a file of a torrent has another change time than when it was verified, and was not read since.
+    pub fn is_touched(&self, info_hash: &InfoHash) -> bool {
+        self.lock().touched.contains(info_hash)
+    }
+
+    /// The files of a torrent are read again from now on.
+    pub fn forget_touch(&self, info_hash: &InfoHash) {
+        self.lock().touched.remove(info_hash);
     }
 
     fn is_expected(&self, info_hash: &InfoHash) -> bool {
@@ -218,6 +231,17 @@ async fn look(node: &Arc<Node>, place: &PlaceId, round: &mut Round, manifest: &A
     }
     let Some(faulty) = round.take(tended, now) else { return };
     node.report(place, manifest, &faulty);
+    let is_back = faulty.iter().all(|file| file.fault == Fault::Touched);
+    if is_back && node.places.is_expected(&place.info_hash) {
+        node.files_moved(place);
+    }
+    if faulty.iter().any(|file| file.fault == Fault::Touched) {
+        node.places.lock().touched.insert(place.info_hash);
+    }
+    if faulty.iter().any(|file| file.fault != Fault::Touched) {
+        // It is seeded whole or not at all.
+        node.unseed_hybrid(manifest);
+    }
     let (mut changed, mut still) = (HashMap::new(), Vec::new());
     for file in faulty.into_iter().filter(|file| matches!(file.fault, Fault::Changed)) {
         // A file that is just being written looks another way the next time.
@@ -267,13 +291,29 @@ impl Node {
         self.changed();
     }
 
+    /// What `status` reports of bytes of the cache that turned out damaged.
+    pub(super) fn damage_in_cache(&self, transfer: &TransferStatus) -> Option<StorageProblem> {
+        let model = transfer.model.clone();
+        (transfer.damaged_bytes > 0).then(|| StorageProblem {
+            path: self.library.paths.cache(),
+            reason: format!(
+                "damaged: {} bytes of it were wrong and are not offered; they are fetched again when they are read",
+                transfer.damaged_bytes
+            ),
+            help: format!(
+                "`silmaril verify {model}` checks the rest; damage that returns means that the disk or the memory fails"
+            ),
+            model,
+        })
+    }
+
     /// Has `status` report the faults of a directory, in place of those reported before.
     fn report(&self, place: &PlaceId, manifest: &Arc<Manifest>, faulty: &[FaultyFile]) {
         let problems = problems(place, manifest, faulty);
         let mut known = self.places.lock();
         let former = known.problems.get(place);
         for new in problems.iter().filter(|new| former.is_none_or(|former| !former.contains(new))) {
-            tracing::warn!("{}: {}: {}", new.model, new.path.display(), new.problem);
+            tracing::warn!("{}: {}: {}", new.model, new.path.display(), new.reason);
         }
         match problems.is_empty() {
             true => drop(known.problems.remove(place)),
@@ -287,7 +327,8 @@ impl Node {
         // What has the turn moves or reads the files itself.
         let Some(turn) = self.jobs.try_turn(&manifest.torrent.info_hash) else { return };
         let (node, manifest) = (self.clone(), manifest.clone());
-        let (at, place) = (file.at.clone(), PlaceId { info_hash: manifest.torrent.info_hash, dir: file.at.clone() });
+        let (at, place) =
+            (file.at.clone(), PlaceId { info_hash: manifest.torrent.info_hash, dir: file.at.clone() });
         let proved = blocking::cancellable(move |cancel| {
             let _until_done = turn;
             let store = &node.library.store;
@@ -298,7 +339,13 @@ impl Node {
             let known = store.piece_hashes(&manifest, store.layers(&manifest)?)?;
             let watch = Control { progress: &|_| (), cancel };
             let layer = known.layer(index);
-            Ok::<_, NodeError>(Some(store.prove_placed(&revision, index, &file.at, layer.as_deref(), watch)?))
+            Ok::<_, NodeError>(Some(store.prove_placed(
+                &revision,
+                index,
+                &file.at,
+                layer.as_deref(),
+                watch,
+            )?))
         });
         match proved.await {
             Ok(Some((wrong, moved))) => {
@@ -318,10 +365,11 @@ fn problems(place: &PlaceId, manifest: &Manifest, faulty: &[FaultyFile]) -> Vec<
     let model = manifest.model_ref().to_string();
     let absent = |file: &&FaultyFile| matches!(file.fault, Fault::Absent(_));
     let contents = manifest.files.iter().filter(|file| file.size > 0).count();
-    let all_absent = faulty.iter().filter(absent).count() >= contents.min(2) && faulty.iter().all(|f| absent(&f));
+    let all_absent =
+        faulty.iter().filter(absent).count() >= contents.min(2) && faulty.iter().all(|f| absent(&f));
     if let Some(FaultyFile { fault: Fault::Absent(why), .. }) = faulty.first().filter(|_| all_absent) {
         return vec![StorageProblem {
-            problem: format!("it is absent, so the model is not offered from there: {why}"),
+            reason: format!("it is absent, so the model is not offered from there: {why}"),
             help: format!(
                 "connect its disk or move it back, and it is offered again by itself; if it is gone for good, \
                  `silmaril remove {model}`"
@@ -333,9 +381,11 @@ fn problems(place: &PlaceId, manifest: &Manifest, faulty: &[FaultyFile]) -> Vec<
     let of = |file: &FaultyFile| {
         let repair = match file.ours {
             true => format!("`silmaril verify {model}` and `silmaril get {model}` fetch it again"),
-            false => "restore the file, and it is offered again by itself; or `silmaril share` its directory \
+            false => {
+                "restore the file, and it is offered again by itself; or `silmaril share` its directory \
                       again, to publish it as it is now"
-                .to_owned(),
+                    .to_owned()
+            }
         };
         let (problem, help) = match &file.fault {
             Fault::Absent(why) => (format!("it is absent and is not offered: {why}"), repair),
@@ -349,7 +399,7 @@ fn problems(place: &PlaceId, manifest: &Manifest, faulty: &[FaultyFile]) -> Vec<
             }
             Fault::Touched => return None,
         };
-        Some(StorageProblem { model: model.clone(), path: file.at.clone(), problem, help })
+        Some(StorageProblem { model: model.clone(), path: file.at.clone(), reason: problem, help })
     };
     let mut problems: Vec<_> = faulty.iter().filter_map(of).collect();
     let left = problems.len().saturating_sub(MAX_REPORTED);
@@ -357,7 +407,7 @@ fn problems(place: &PlaceId, manifest: &Manifest, faulty: &[FaultyFile]) -> Vec<
     if left > 0 {
         problems.push(StorageProblem {
             path: place.dir.clone(),
-            problem: format!("{left} more of its files are absent or damaged"),
+            reason: format!("{left} more of its files are absent or damaged"),
             help: format!("`silmaril verify {model}` reads them all"),
             model,
         });

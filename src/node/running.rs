@@ -208,7 +208,9 @@ impl Node {
         // Nothing else shows them.
         let looking = node.mount.is_some().then(|| tokio::spawn(local_models::run(Arc::downgrade(&node))));
         let tending = tokio::spawn(super::places::run(Arc::downgrade(&node)));
-        lock_tasks(&node.tasks).extend([housekeeper, tending].into_iter().chain(attendants).chain(looking));
+        let scrubbing = tokio::spawn(super::scrub::run(Arc::downgrade(&node)));
+        lock_tasks(&node.tasks)
+            .extend([housekeeper, tending, scrubbing].into_iter().chain(attendants).chain(looking));
         tracing::info!("node started for {} on {:?}", node.activity, node.listening());
         Ok(node)
     }
@@ -258,6 +260,9 @@ impl Node {
 
     /// What this node does now.
     pub fn status(&self) -> Status {
+        let transfers = self.fetch.status();
+        let mut problems = self.places.problems();
+        problems.extend(transfers.iter().filter_map(|transfer| self.damage_in_cache(transfer)));
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -265,7 +270,7 @@ impl Node {
             uptime: self.started.elapsed().as_secs(),
             base_dir: self.library.paths.base.clone(),
             listening: self.listening(),
-            transfers: self.fetch.status(),
+            transfers,
             dht: self.settings.discovery.dht,
             catalog: self.catalog.as_ref().map(|part| part.catalog.status()),
             jobs: self.clients.status(),
@@ -274,7 +279,7 @@ impl Node {
             limited: self.limited.status(),
             disputed: self.disputed_names(),
             notes: self.notes(),
-            problems: self.places.problems(),
+            problems,
         }
     }
 
@@ -352,7 +357,7 @@ impl Node {
             if let Some(Err(e)) = catalog.map(|part| part.store.flush()) {
                 tracing::error!("{e}");
             }
-            store.sync()
+            store.close()
         });
         match tokio::time::timeout(STOP_WITHIN / 2, synced).await {
             Ok(Ok(Ok(()))) => {}

@@ -51,6 +51,12 @@ pub(super) struct State {
     synced: u64,
 }
 
+impl State {
+    pub(super) fn removals(&self) -> u64 {
+        self.removals
+    }
+}
+
 /// What is known of the map files on disk.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -110,7 +116,11 @@ impl Content {
     /// The content in a sparse file of the store, which need not exist yet.
     pub(super) fn own(key: ContentKey, shared: Arc<Shared>, data: PathBuf) -> Result<Self, StoreError> {
         let loaded = shared.load_map(&data, key.len).map_err(|e| StoreError::io(&data, e))?;
-        Ok(Self::new(Some(key), shared, Home::Own(data), loaded))
+        let content = Self::new(Some(key), shared, Home::Own(data.clone()), loaded);
+        if content.is_complete() && nofollow::metadata(&data).is_ok_and(|found| is_other(&data, &found)) {
+            content.doubt_all().map_err(|e| StoreError::io(&data, e))?;
+        }
+        Ok(content)
     }
 
     fn new(key: Option<ContentKey>, shared: Arc<Shared>, home: Home, loaded: Loaded) -> Self {
@@ -154,13 +164,19 @@ impl Content {
         self.place().0
     }
 
-    /// Where the bytes are, or go, and for a file that is only read how it looked when it was verified.
-    pub fn place(&self) -> (PathBuf, Option<Stamp>) {
+    /// Where the bytes are, or go, and for a file that is only read how it looked when it was verified, with its change
+    /// time in nanoseconds since 1970 if that is known.
+    pub fn place(&self) -> (PathBuf, Option<(Stamp, Option<i64>)>) {
         match &self.state().home {
             Home::Empty => (PathBuf::from("/dev/null"), None),
             Home::Own(path) => (path.clone(), None),
-            Home::Placed(file) => (file.path.clone(), Some(file.stamp)),
+            Home::Placed(file) => (file.path.clone(), Some((file.stamp, file.changed_ns))),
         }
+    }
+
+    /// Where the hashes of its granules are, or go; none for a content of a single one.
+    pub fn granules(&self) -> Option<PathBuf> {
+        self.key.and_then(|key| self.shared.granules(&key))
     }
 
     /// How often [`Content::path`] has changed. An engine that was given an older path must be given the new one
@@ -234,6 +250,12 @@ impl Content {
         if was_unproved {
             self.persist_unproved(&range)?;
         }
+        if let Some(data) = self.own_path().filter(|_| self.is_complete()) {
+            // From now on nothing of this program writes to it.
+            if let Ok(stamp) = Stamp::at(&data) {
+                mapfile::write_stamp(&data, &stamp)?;
+            }
+        }
         Ok(true)
     }
 
@@ -260,7 +282,7 @@ impl Content {
             state.removals += 1;
             state.map.runs(&(0..key.len), false)
         };
-        if wrong == [0..key.len] {
+        if self.cached_bytes() == 0 {
             self.give_up_place(&mut journal, &file)?;
             return Ok(true);
         }
@@ -338,6 +360,7 @@ impl Content {
                 if was_unproved {
                     self.persist_unproved(&range)?;
                 }
+                mapfile::forget_stamp(&data)?;
                 mapfile::shrink_synced(&data, self.len(), &range, &self.shared.boot)?;
                 self.persist(journal, &range)
             }
@@ -461,13 +484,23 @@ impl Content {
     /// Opens the content's own file if it has the right length: the kernel shows a file as long as it is. Of one that was
     /// cut, the rest counts as missing; one that was lengthened is cut again.
     fn open_own(&self, path: &Path, moves: u64) -> Option<File> {
-        let opened = nofollow::read(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let opened = nofollow::read(path).and_then(|file| {
+            let found = file.metadata()?;
+            if found.len() == self.len() && is_other(path, &found) {
+                self.doubt_all()?;
+                return Err(io::Error::other("it is proved again"));
+            }
+            Ok((found.len(), file))
+        });
         let (found, lost, error) = match opened {
             Ok((len, file)) if len == self.len() => return Some(file),
             Ok((len, _)) if len > self.len() => {
                 let cut = nofollow::write(path).and_then(|file| file.set_len(self.len()));
                 tracing::warn!("{} is longer than its content; it is cut.", path.display());
-                return cut.and_then(|()| nofollow::read(path)).ok();
+                return match mapfile::stamp(path) {
+                    Some(_) => cut.and_then(|()| self.doubt_all()).ok().and(None),
+                    None => cut.and_then(|()| nofollow::read(path)).ok(),
+                };
             }
             Ok((len, _)) => (len, len / BLOCK_LEN * BLOCK_LEN, io::ErrorKind::UnexpectedEof.into()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => (0, 0, error),
@@ -481,6 +514,28 @@ impl Content {
             Err(error) => tracing::warn!("{} was cut, and {error}.", path.display()),
         }
         None
+    }
+
+    /// All blocks of a complete own file are to be proved again before they count: something has changed the file.
+    fn doubt_all(&self) -> io::Result<()> {
+        let all = 0..self.len();
+        let mut journal = self.journal();
+        let data = {
+            let mut state = self.state();
+            let Home::Own(data) = &state.home else { return Ok(()) };
+            let data = data.clone();
+            state.unproved = std::mem::replace(&mut state.map, BlockMap::none(self.len()));
+            state.removals += 1;
+            data
+        };
+        tracing::warn!("{} was changed by another program; it is proved again.", data.display());
+        if !self.shared.locked {
+            return Ok(());
+        }
+        mapfile::forget_stamp(&data)?;
+        self.persist_unproved(&all)?;
+        mapfile::shrink_synced(&data, self.len(), &all, &self.shared.boot)?;
+        self.persist(&mut journal, &all)
     }
 
     /// Keeps the content from being evicted while the pin lives.
@@ -521,6 +576,7 @@ impl Content {
             },
         };
         drop(journal);
+        let stamp = file.as_ref().map(|file| file.metadata()).transpose()?.as_ref().map(Stamp::of);
         if let Some(file) = file {
             file.sync_data()?;
         }
@@ -533,6 +589,9 @@ impl Content {
             }
         }
         mapfile::write_synced(&data, &snapshot, &self.shared.boot)?;
+        if let Some(stamp) = stamp.filter(|_| snapshot.is_full()) {
+            mapfile::write_stamp(&data, &stamp)?;
+        }
         self.state().synced = inserts;
         drop(_journal);
         self.record_use()
@@ -674,9 +733,18 @@ impl Content {
         remove_data(&data)
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a complete data file of the store looks other than when it was recorded. Its length is judged elsewhere.
+fn is_other(data: &Path, found: &std::fs::Metadata) -> bool {
+    mapfile::stamp(data).is_some_and(|stamp| stamp.size == found.len() && stamp != Stamp::of(found))
 }
 
 /// Removes a data file of the store and its maps, durably.

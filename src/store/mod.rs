@@ -19,6 +19,7 @@ pub mod content;
 pub(crate) mod copy;
 mod fds;
 mod former;
+mod granules;
 mod keep;
 mod local;
 mod mapfile;
@@ -27,6 +28,7 @@ mod plain;
 mod publish;
 pub mod registry;
 mod remove;
+mod scrub;
 mod staging;
 pub mod states;
 pub mod tend;
@@ -55,11 +57,13 @@ pub use adopt::Adopted;
 pub use aside::Kept;
 pub use beside::Beside;
 pub use cache::{CacheEntry, Evicted};
+use content::Home;
 pub use content::{Content, ContentPin};
 pub use former::Former;
 pub use placement::Stamp;
 use placement::{PlacedEntry, Placements};
 pub use registry::Registry;
+pub use scrub::Pass;
 pub use states::{Announced, State, States};
 pub use verify::VerifyReport;
 
@@ -155,6 +159,7 @@ struct Shared {
     boot: [u8; 16],
     fds: Arc<fds::FdCache>,
     placements: Placements,
+    scrub: scrub::Scrub,
     ids: AtomicU64,
     /// Whether this process has the node's lock.
     locked: bool,
@@ -270,6 +275,7 @@ impl Store {
         let real = Paths { base, models };
         let shared = Shared {
             placements: Placements::open(&real)?,
+            scrub: scrub::Scrub::open(real.scrub(), &boot, locked),
             named_models: paths.models.clone(),
             paths: real,
             boot,
@@ -455,7 +461,9 @@ impl Store {
     /// Makes everything verified so far survive a power cut, as the last thing before the node ends. Nothing
     /// breaks if it is not called.
     pub fn close(&self) -> Result<(), StoreError> {
-        self.sync()
+        self.sync()?;
+        self.shared.scrub.close();
+        Ok(())
     }
 }
 

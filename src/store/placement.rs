@@ -154,12 +154,14 @@ pub(super) struct PlacedFile {
     pub ours: bool,
     /// Bytes that are wrong, in order.
     pub wrong: Vec<Range<u64>>,
+    /// The change time when it was verified, nanoseconds since 1970; none where it is not known.
+    pub changed_ns: Option<i64>,
 }
 
 impl PlacedFile {
     /// A file of which every byte is right.
     pub fn whole(path: PathBuf, stamp: Stamp, ours: bool) -> Self {
-        Self { path, stamp, ours, wrong: Vec::new() }
+        Self { path, stamp, ours, wrong: Vec::new(), changed_ns: None }
     }
 
     /// The blocks that are right, of a content of `len` bytes.
@@ -188,7 +190,8 @@ impl State {
                 let Some(key) = file.key() else { continue };
                 let path = file.real_path(&place.dir);
                 let wrong = file.wrong.iter().map(|&(from, to)| from..to).collect();
-                let placed = PlacedFile { path, stamp: file.stamp, ours: file.ours, wrong };
+                let (stamp, ours, changed_ns) = (file.stamp, file.ours, file.changed_ns);
+                let placed = PlacedFile { path, stamp, ours, wrong, changed_ns };
                 self.by_key.entry(key).or_default().push(placed);
             }
         }
@@ -450,14 +453,9 @@ impl Placements {
         (files.iter().filter(|file| file.root.is_some()).cloned().collect(), next)
     }
 
-    /// What is recorded of the file at a real path for a content.
-    pub fn entry(&self, key: &ContentKey, path: &Path) -> Option<PlacedEntry> {
-        let state = self.lock();
-        let mut places = state.records.values().flat_map(|record| &record.places);
-        places.find_map(|place| {
-            let mut files = place.files.iter();
-            files.find(|f| f.key().as_ref() == Some(key) && f.real_path(&place.dir) == path).cloned()
-        })
+    /// The contents of all files.
+    pub fn keys(&self) -> HashSet<ContentKey> {
+        self.lock().by_key.keys().copied().collect()
     }
 
     /// Changes what is recorded of the file at a real path, wherever it is recorded for this content.

@@ -94,7 +94,8 @@ impl Store {
                 Some(why) if file.target.is_none() => (Some(Fault::Absent(why.clone())), None),
                 _ => look(file, &file.real_path(&place.dir)),
             };
-            let stays = matches!(fault, Some(Fault::Damaged(_))) && file.key().is_some_and(|key| wanted(&key));
+            let stays =
+                matches!(fault, Some(Fault::Damaged(_))) && file.key().is_some_and(|key| wanted(&key));
             tended.moved |= !stays && self.act_on(file, &place.dir, fault.as_ref());
             tended.faulty.extend(fault.map(|fault| FaultyFile {
                 path: file.path.clone(),
@@ -112,7 +113,7 @@ impl Store {
     pub fn leave(&self, place: &PlaceId) -> bool {
         let (files, _) = self.shared.placements.files_of(place, 0, usize::MAX);
         let absent = Fault::Absent(String::new());
-        files.iter().fold(false, |moved, file| self.act_on(file, &place.dir, Some(&absent)) || moved)
+        files.iter().filter(|file| self.act_on(file, &place.dir, Some(&absent))).count() > 0
     }
 
     /// Moves the live content of a file to it or away from it. Returns whether it moved.
@@ -183,7 +184,10 @@ impl Store {
             return Err(StoreError::io(at, io::Error::other("its length is not the one that was shared")));
         }
         let wrong = match hashes.pieces_root == Some(key.root) {
-            true => Vec::new(),
+            true => {
+                self.save_granules(&key, &hashes.granules);
+                Vec::new()
+            }
             false => merge(differing(&hashes, layer, key.len, piece_length)),
         };
         let none_right = wrong.iter().map(|range| range.end - range.start).sum::<u64>() == key.len;
@@ -212,12 +216,6 @@ impl Store {
             _ => self.settle_if_placed(&key),
         };
         Ok((bytes, moved))
-    }
-
-    /// Whether a content is in a file of which only the change time is another one than recorded, so that its bytes are
-    /// proved before they are uploaded. The recorded change time is [`None`] in records of older versions.
-    pub(super) fn is_touched(&self, key: &ContentKey, path: &Path) -> bool {
-        self.shared.placements.entry(key, path).is_some_and(|file| look(&file, path).0 == Some(Fault::Touched))
     }
 }
 

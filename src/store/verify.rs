@@ -112,6 +112,9 @@ impl Store {
             Err(HashError::Cancelled) => return Err(cancelled(&path)),
         };
         if hashes.pieces_root == content.root() {
+            if let Some(key) = content.key() {
+                self.save_granules(&key, &hashes.granules);
+            }
             let expected = revision.manifest.files[file].sha256;
             let sha256_fits = expected.map(|sha256| sha256 == hashes.sha256);
             return Ok(VerifyReport { checked: len, sha256_fits, ..Default::default() });

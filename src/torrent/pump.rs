@@ -154,6 +154,7 @@ impl Pump {
             RawKind::Failed => Event::Failed(id, raw.text),
             RawKind::PieceVerified => Event::PieceVerified(id, piece),
             RawKind::PieceRejected => Event::PieceRejected(id, piece),
+            RawKind::PieceDamaged => Event::PieceDamaged(id, piece),
             RawKind::PeerConnected => {
                 let peer = address_of(&raw)?;
                 if let Some(known) = self.shared.torrents().get_mut(&id) {

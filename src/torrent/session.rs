@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -290,9 +290,21 @@ impl Swarms for Session {
                 .enumerate()
                 .map(|(file, path)| {
                     let stamp = torrent.file_stamps.get(file).copied().flatten();
-                    let FileStamp { size, mtime_ns, inode } = stamp.unwrap_or_default();
-                    let bytes = path.as_os_str().as_bytes().to_vec();
-                    RawPath { bytes, fixed: stamp.is_some(), size, mtime_ns, inode }
+                    let FileStamp { size, mtime_ns, inode, changed_ns } = stamp.unwrap_or_default();
+                    let care = torrent.file_care.get(file).cloned().unwrap_or_default();
+                    RawPath {
+                        bytes: path.as_os_str().as_bytes().to_vec(),
+                        fixed: stamp.is_some(),
+                        size,
+                        mtime_ns,
+                        inode,
+                        changed_ns: changed_ns.unwrap_or(0),
+                        doubted: care.doubted,
+                        granules: care
+                            .granules
+                            .map(|path| path.into_os_string().into_vec())
+                            .unwrap_or_default(),
+                    }
                 })
                 .collect(),
             have: packed(&torrent.have),

@@ -36,8 +36,8 @@ pub(super) fn of(status: &Status, width: Option<usize>) -> Vec<String> {
     let mut lines = Lines { width, lines: Vec::new() };
     lines.node(status);
     lines.names(status);
-    for StorageProblem { model, path, problem, help } in &status.problems {
-        lines.fact("problem", &format!("{model}: {}: {problem}", path.display()));
+    for StorageProblem { model, path, reason, help } in &status.problems {
+        lines.fact("problem", &format!("{model}: {}: {reason}", path.display()));
         lines.fact("", &format!("help: {help}"));
     }
     for transfer in &status.transfers {

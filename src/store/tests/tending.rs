@@ -83,7 +83,10 @@ fn a_changed_file_is_proved_again_and_only_wrong_pieces_are_withdrawn() {
     assert!(content.make_fetchable(&(2 * PIECE..2 * PIECE + 1)).unwrap());
     assert!(!content.is_placed());
     arrive(content, &original, 2 * PIECE..3 * PIECE);
-    assert_eq!(content.read(2 * PIECE..3 * PIECE).unwrap().unwrap(), &original[2 * PIECE as usize..3 * PIECE as usize]);
+    assert_eq!(
+        content.read(2 * PIECE..3 * PIECE).unwrap().unwrap(),
+        &original[2 * PIECE as usize..3 * PIECE as usize]
+    );
     assert_eq!(fs::read(&path).unwrap()[2 * PIECE as usize + 5], b'!');
     assert!(!tend(&store).moved, "it stays there for a while");
     // Restored by its owner: all of it counts again.
@@ -181,8 +184,12 @@ fn a_cached_file_with_a_wrong_length_is_not_given_to_the_kernel() {
     arrive(content, &a, 0..200_000);
     let set_len = |len| fs::File::options().write(true).open(content.path()).unwrap().set_len(len).unwrap();
     assert_eq!(open().unwrap().metadata().unwrap().len(), 200_000);
-    // The bytes are right; only the kernel would show others after them.
+    // Another program wrote to it: it gets its length back, and all of it is proved again.
     set_len(200_001);
+    assert!(open().is_none());
+    assert_eq!(fs::metadata(content.path()).unwrap().len(), 200_000);
+    assert!(content.is_unproved(&(0..200_000)) && content.read(0..1).unwrap().is_none());
+    content.mark_verified(0..200_000).unwrap();
     assert_eq!(open().unwrap().metadata().unwrap().len(), 200_000);
     set_len(100_000);
     assert!(open().is_none());
@@ -194,4 +201,80 @@ fn a_cached_file_with_a_wrong_length_is_not_given_to_the_kernel() {
     assert_eq!(content.cached_bytes(), 0, "it is fetched again");
     drop((revision, store));
     assert_eq!(Store::open_in_boot(&home.paths, BOOT).unwrap().cache_usage().unwrap(), 0);
+}
+
+#[test]
+fn a_cached_file_that_another_program_changed_is_proved_again() {
+    let home = home();
+    let a = bytes(200_000, 1);
+    let manifest = manifest("o/m", &[("a", &a)]);
+    for restarts in [false, true] {
+        let store = home.store();
+        let revision = store.revision(manifest.clone()).unwrap();
+        arrive(&revision.contents[0], &a, 0..200_000);
+        let path = revision.contents[0].path();
+        let other = || fs::File::options().write(true).open(&path).unwrap().write_all_at(b"!", 9).unwrap();
+        let revision = if restarts {
+            store.sync().unwrap();
+            drop((revision, store));
+            other();
+            home.store().revision(manifest.clone()).unwrap()
+        } else {
+            other();
+            assert!(revision.contents[0].open_for_passthrough().is_none());
+            revision
+        };
+        assert!(revision.contents[0].is_unproved(&(0..200_000)) && revision.cached_bytes() == 0);
+    }
+}
+
+#[test]
+fn only_an_unclean_boot_casts_doubt_and_a_pass_ends_it() {
+    let home = home();
+    let manifest = manifest("o/m", &[("a", &bytes(100, 1))]);
+    let ih = manifest.torrent.info_hash;
+    let is_doubted = |boot: u8, close: bool| {
+        let store = Store::open_in_boot(&home.paths, [boot; 16]).unwrap();
+        let doubted = store.revision(manifest.clone()).unwrap().is_doubted();
+        assert_eq!(doubted, store.is_doubted(&ih));
+        if close {
+            store.close().unwrap();
+        }
+        doubted
+    };
+    // A process that is killed loses nothing, and neither does a machine that stops in order.
+    assert!(!is_doubted(1, false) && !is_doubted(1, true) && !is_doubted(2, false));
+    assert!(is_doubted(3, true) && is_doubted(3, true) && is_doubted(4, true));
+    let store = Store::open_in_boot(&home.paths, [4; 16]).unwrap();
+    store.set_pass(&ih, Pass { at: super::super::content::now() + 1, ..Pass::default() });
+    store.close().unwrap();
+    drop(store);
+    assert!(!is_doubted(4, true));
+    // A file that cannot be read says nothing.
+    fs::write(home.paths.scrub(), "{").unwrap();
+    assert!(is_doubted(4, false));
+}
+
+#[test]
+fn hashes_of_granules_are_saved_if_they_lead_to_the_root_and_go_with_the_content() {
+    let home = home();
+    let dir = home.dir.path().join("mine");
+    let real = real(&home, &dir);
+    let store = home.store();
+    let key = ContentKey { root: real.manifest.files[0].pieces_root.unwrap(), len: 300_000 };
+    let hashes = crate::model::hash::hash_file(&dir.join("big"), PIECE as u32, UNWATCHED).unwrap();
+    assert_eq!(hashes.granules.len(), 5);
+    let mut wrong = hashes.granules.clone();
+    wrong[1][0] ^= 1;
+    store.save_granules(&key, &wrong);
+    assert!(!store.has_granules(&key));
+    store.save_granules(&key, &hashes.granules);
+    assert!(store.has_granules(&key));
+    store.record_placement(&real.manifest, &dir).unwrap();
+    store.prune_granules().unwrap();
+    assert!(store.has_granules(&key));
+    fs::remove_file(home.paths.placement(&real.manifest.torrent.info_hash)).unwrap();
+    store.reload().unwrap();
+    store.prune_granules().unwrap();
+    assert!(!store.has_granules(&key));
 }
