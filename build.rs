@@ -8,6 +8,7 @@ const SOURCES: &[&str] = &[
     "create.cc",
     "dht.cc",
     "dial.cc",
+    "doubt.cc",
     "disk.cc",
     "events.cc",
     "files.cc",
@@ -26,12 +27,14 @@ const SOURCES: &[&str] = &[
     "storage.cc",
     "talk.cc",
     "trial.cc",
+    "withdraw.cc",
 ];
 const HEADERS: &[&str] = &[
     "compat.h",
     "create.h",
     "dht.h",
     "dial.h",
+    "doubt.h",
     "disk.h",
     "events.h",
     "files.h",
@@ -50,6 +53,7 @@ const HEADERS: &[&str] = &[
     "talk.h",
     "trial.h",
     "visibility.h",
+    "withdraw.h",
 ];
 const ENGINE: &[&str] = &["build.sh", "CMakeLists.txt", "defines.txt", "patches"];
 /// What decides where the engine is, see `cpp/engine/build.sh`.

@@ -45,6 +45,16 @@ public:
     }
 };
 
+// Whether a torrent counts as complete without a look at its pieces. libtorrent never takes that back by
+// itself.
+class HaveAll : lt::torrent_hot_members {
+public:
+    static void clear(lt::torrent& torrent) {
+        // The base is private, and a bit field has no address.
+        static_cast<HaveAll&>((lt::torrent_hot_members&)(torrent)).m_have_all = false;
+    }
+};
+
 // Trackers pass on the port that they are told. At port 1, which no program listens on, no peer of theirs
 // finds this node.
 inline void announce_no_port(lt::settings_pack& pack) { pack.set_int(lt::settings_pack::announce_port, 1); }

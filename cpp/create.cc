@@ -89,9 +89,10 @@ rust::Vec<std::uint8_t> create_hybrid(rust::Str name_, rust::Vec<RawFile> const&
     lt::settings_pack settings;
     settings.set_int(lt::settings_pack::hashing_threads, threads);
     lt::error_code error;
+    constexpr int open_files = 8;  // read one after the other
     lt::set_piece_hashes(
-        torrent, save_path_of(0), settings, disk_constructor(outbox, threads), [](lt::piece_index_t) {},
-        error);
+        torrent, save_path_of(0), settings, disk_constructor(outbox, {threads, open_files}),
+        [](lt::piece_index_t) {}, error);
     for (auto const& note : outbox->take())
         if (note.kind == Note::Kind::disk_error)
             throw std::runtime_error(note.path + ": " + std::generic_category().message(note.error));

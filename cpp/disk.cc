@@ -23,10 +23,6 @@ namespace silmaril {
 
 namespace {
 
-// Open files of all torrents together: enough for the shards being read at one time, far below any limit on
-// descriptors.
-constexpr std::size_t max_open_files = 256;
-
 // Uploads and hashes go before writes, but every so often a write goes first, so that neither starves.
 constexpr int urgent_in_a_row = 16;
 
@@ -126,13 +122,13 @@ lt::storage_error given_up() {
 class Disk final : public lt::disk_interface, private lt::buffer_allocator_interface {
 public:
     Disk(lt::io_context& context, lt::settings_interface const& settings, std::shared_ptr<Outbox> outbox,
-         int threads)
+         DiskLimits limits)
         : m_context(context),
           m_work(boost::asio::make_work_guard(context)),
           m_settings(settings),
           m_outbox(std::move(outbox)),
-          m_descriptors(max_open_files),
-          m_pool(threads, [this] { m_work.reset(); }) {
+          m_descriptors(std::size_t(std::max(limits.open_files, 1))),
+          m_pool(limits.threads, [this] { m_work.reset(); }) {
         settings_updated();
     }
 
@@ -173,6 +169,15 @@ public:
             if (failure) {
                 tell(storage, failure);
                 error = read_failed(failure);
+                buffer.reset();
+            } else if (!storage.may_send(static_cast<int>(r.piece), r.start, r.length)) {
+                tell_damaged(storage, static_cast<int>(r.piece));
+                error = given_up();
+                buffer.reset();
+            } else if (storage.proof && !storage.proof->proved(static_cast<int>(r.piece))) {
+                // Withdrawn, perhaps while it was read: there may be a hole in its place. libtorrent rejects
+                // the request.
+                error = given_up();
                 buffer.reset();
             }
             post([handler = std::move(handler), buffer = std::move(buffer), error]() mutable {
@@ -387,9 +392,16 @@ private:
         m_outbox->push(std::move(note));
     }
 
-    void tell_proved(std::uint64_t torrent, int piece) {
+    void tell_proved(std::uint64_t torrent, int piece) { tell(Note::Kind::piece_proved, torrent, piece); }
+    // Bytes that were proved once are wrong on the disk. Each loss is told once.
+    void tell_damaged(Storage const& storage, int piece) {
+        if (!storage.proof->proved(piece)) return;
+        storage.proof->forget(piece);
+        tell(Note::Kind::piece_damaged, storage.torrent, piece);
+    }
+    void tell(Note::Kind kind, std::uint64_t torrent, int piece) {
         Note note{};
-        note.kind = Note::Kind::piece_proved;
+        note.kind = kind;
         note.torrent = torrent;
         note.piece = piece;
         m_outbox->push(std::move(note));
@@ -428,10 +440,10 @@ private:
 
 }  // namespace
 
-lt::disk_io_constructor_type disk_constructor(std::shared_ptr<Outbox> outbox, int threads) {
-    return [outbox = std::move(outbox), threads](lt::io_context& context,
-                                                 lt::settings_interface const& settings, lt::counters&) {
-        return std::make_unique<Disk>(context, settings, outbox, threads);
+lt::disk_io_constructor_type disk_constructor(std::shared_ptr<Outbox> outbox, DiskLimits limits) {
+    return [outbox = std::move(outbox), limits](lt::io_context& context,
+                                                lt::settings_interface const& settings, lt::counters&) {
+        return std::make_unique<Disk>(context, settings, outbox, limits);
     };
 }
 

@@ -15,7 +15,12 @@
 
 namespace silmaril {
 
-// Makes the constructor that session_params and set_piece_hashes take. Failures are told to `outbox`.
-lt::disk_io_constructor_type disk_constructor(std::shared_ptr<Outbox> outbox, int threads);
+struct DiskLimits {
+    int threads;
+    int open_files;  // kept open, of all torrents together
+};
+
+// Makes the constructor that session_params and set_piece_hashes take. Failures are reported to `outbox`.
+lt::disk_io_constructor_type disk_constructor(std::shared_ptr<Outbox> outbox, DiskLimits limits);
 
 }  // namespace silmaril

@@ -58,6 +58,11 @@ RawEvent event_of(Note note) {
             event.piece = std::uint32_t(note.piece);
             return event;
         }
+        case Note::Kind::piece_damaged: {
+            auto event = event_of(RawKind::PieceDamaged, note.torrent);
+            event.piece = std::uint32_t(note.piece);
+            return event;
+        }
         case Note::Kind::peer_speaks: {
             auto event = with_endpoint(event_of(RawKind::PeerSpeaks, note.torrent), note.endpoint.address(),
                                        note.endpoint.port());

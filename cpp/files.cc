@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 
 #include "silmaril/src/ffi.rs.h"
@@ -57,7 +58,14 @@ DescriptorPool::Opened DescriptorPool::open(std::uint64_t storage, int file, std
     Opened opened;
     Key const key{storage, file};
     // Opening may be slow (a network file system), so not under the lock.
-    auto const answer = open_file({reinterpret_cast<std::uint8_t const*>(path.data()), path.size()}, write);
+    auto const open_now = [&] {
+        return open_file({reinterpret_cast<std::uint8_t const*>(path.data()), path.size()}, write);
+    };
+    auto answer = open_now();
+    if (answer.error == EMFILE || answer.error == ENFILE || answer.error == ENOMEM) {
+        release_all();
+        answer = open_now();
+    }
     opened.error = answer.error;
     opened.created = answer.created;
     if (answer.error) return opened;
@@ -94,10 +102,17 @@ void DescriptorPool::close(std::uint64_t storage, int file) {
     m_open.erase(found);
 }
 
+void DescriptorPool::release_all() {
+    std::map<Key, Slot> closing;  // closed after the lock is released
+    std::lock_guard const lock(m_mutex);
+    closing.swap(m_open);
+    m_by_use.clear();
+}
+
 void DescriptorPool::close_all(std::uint64_t storage) {
     std::vector<std::shared_ptr<Descriptor>> closing;
     std::lock_guard const lock(m_mutex);
-    auto entry = m_open.lower_bound({storage, -1});
+    auto entry = m_open.lower_bound({storage, std::numeric_limits<int>::min()});
     while (entry != m_open.end() && entry->first.first == storage) {
         closing.push_back(std::move(entry->second.descriptor));
         m_by_use.erase(entry->second.position);
@@ -107,8 +122,15 @@ void DescriptorPool::close_all(std::uint64_t storage) {
 
 TorrentFiles::TorrentFiles(std::uint64_t storage, lt::file_storage const& layout,
                            std::vector<GivenFile> given, DescriptorPool& pool, SharedPaths& shared,
-                           Proved proved, std::function<void(std::string const&)> on_lost)
-    : m_storage(storage), m_pool(pool), m_shared_paths(shared), m_on_lost(std::move(on_lost)) {
+                           Proved proved, std::function<void(std::string const&)> on_lost,
+                           std::function<void(std::int64_t, std::int64_t)> on_touched)
+    : m_storage(storage),
+      m_pool(pool),
+      m_shared_paths(shared),
+      m_on_lost(std::move(on_lost)),
+      m_on_touched(std::move(on_touched)),
+      m_changed(given.size()) {
+    for (std::size_t i = 0; i < given.size(); ++i) m_changed[i] = given[i].changed_ns;
     for (auto& one : given) {
         m_seen.push_back({one.has_pieces});
         m_given.push_back(std::move(one));
@@ -165,7 +187,19 @@ FileError TorrentFiles::each(std::int64_t offset, std::int64_t length, Visit&& v
 }
 
 std::shared_ptr<Descriptor> TorrentFiles::open(int file, bool write, FileError& error) {
-    if (auto held = m_pool.find(m_storage, file, write)) return held;
+    auto const& fixed = m_given[std::size_t(file)].fixed;
+    if (fixed && write) {
+        error = {EROFS, file, "open"};
+        return nullptr;
+    }
+    if (auto held = m_pool.find(m_storage, file, write)) {
+        struct stat now {};
+        // A file that is open may have been changed in place.
+        if (!fixed || (::fstat(held->fd(), &now) == 0 && is_unchanged(file, now))) return held;
+        m_pool.close(m_storage, file);
+        error = {ESTALE, file, "read"};
+        return nullptr;
+    }
     // One at a time: of two threads that found no file, the second must not take the one that the first has
     // just made for a replacement of a lost one.
     std::unique_lock opening(m_opening);
@@ -180,8 +214,7 @@ std::shared_ptr<Descriptor> TorrentFiles::open(int file, bool write, FileError& 
         error = {errno, file, "stat"};
         return nullptr;
     }
-    auto const& fixed = m_given[std::size_t(file)].fixed;
-    if (fixed && !write && *fixed != FileStamp(now)) {
+    if (fixed && !is_unchanged(file, now)) {
         m_pool.close(m_storage, file);
         error = {ESTALE, file, "open"};
         return nullptr;
@@ -195,6 +228,48 @@ std::shared_ptr<Descriptor> TorrentFiles::open(int file, bool write, FileError& 
     opening.unlock();
     if (lost) m_on_lost(path(file));
     return opened.descriptor;
+}
+
+bool TorrentFiles::is_unchanged(int file, struct stat const& now) {
+    if (*m_given[std::size_t(file)].fixed != FileStamp(now)) return false;
+    auto const changed_ns = std::int64_t(now.st_ctim.tv_sec) * 1'000'000'000 + now.st_ctim.tv_nsec;
+    auto const before = m_changed[std::size_t(file)].exchange(changed_ns);
+    if (before != 0 && before != changed_ns) {
+        for (auto const& extent : m_extents)
+            if (extent.file == file) m_on_touched(extent.offset, extent.offset + extent.size);
+    }
+    return true;
+}
+
+std::shared_ptr<Descriptor> TorrentFiles::granules_at(std::int64_t offset, bool write, std::int64_t& at) {
+    auto extent = std::upper_bound(m_extents.begin(), m_extents.end(), offset,
+                                   [](std::int64_t at, Extent const& e) { return at < e.offset; });
+    if (extent == m_extents.begin()) return nullptr;
+    --extent;
+    if (extent->file < 0 || offset >= extent->offset + extent->size || m_given.empty()) return nullptr;
+    auto const& path = m_given[std::size_t(extent->file)].granules;
+    if (path.empty()) return nullptr;
+    // Among the open files of the torrent, below the numbers of its own.
+    int const key = -2 - extent->file;
+    at = (offset - extent->offset) / (64 * 1024) * std::int64_t(lt::sha256_hash::size());
+    auto descriptor = m_pool.find(m_storage, key, write);
+    return descriptor ? descriptor : m_pool.open(m_storage, key, path, write).descriptor;
+}
+
+void TorrentFiles::save_granules(std::int64_t offset, std::vector<lt::sha256_hash> const& hashes) {
+    std::int64_t at = 0;
+    if (auto const descriptor = granules_at(offset, true, at))
+        pwrite_fully(descriptor->fd(), hashes.data()->data(),
+                     std::int64_t(hashes.size() * lt::sha256_hash::size()), at);
+}
+
+std::optional<lt::sha256_hash> TorrentFiles::granule(std::int64_t offset) {
+    lt::sha256_hash hash;
+    std::int64_t at = 0;
+    auto const descriptor = granules_at(offset, false, at);
+    if (!descriptor || pread_fully(descriptor->fd(), hash.data(), std::int64_t(hash.size()), at))
+        return std::nullopt;
+    return hash;
 }
 
 FileError TorrentFiles::read(std::int64_t offset, char* to, std::int64_t length) {

@@ -5,6 +5,7 @@
 // preallocated: files are sparse until their pieces come. Rust opens the files, and follows no link.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <libtorrent/file_storage.hpp>
@@ -12,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,6 +67,8 @@ public:
     void close_all(std::uint64_t storage);
 
 private:
+    // Closes all that no caller uses, when descriptors are short.
+    void release_all();
     using Key = std::pair<std::uint64_t, int>;
     struct Slot {
         std::shared_ptr<Descriptor> descriptor;
@@ -80,15 +84,23 @@ private:
 class TorrentFiles {
 public:
     // `given`: the files that are not pad files, in order. Throws when their number is wrong. `on_lost` is
-    // called with a file's path when it turns out to have been removed or replaced since it was last seen.
+    // called with a file's path when it turns out to have been removed or replaced since it was last seen,
+    // `on_touched` with the bytes of a file of which only the change time is another one.
     // `proved`: whether the torrent has proved a piece that holds some of `length` bytes at `offset`.
     using Proved = std::function<bool(std::int64_t offset, std::int64_t length)>;
     TorrentFiles(std::uint64_t storage, lt::file_storage const& layout, std::vector<GivenFile> given,
                  DescriptorPool& pool, SharedPaths& shared, Proved proved,
-                 std::function<void(std::string const&)> on_lost);
+                 std::function<void(std::string const&)> on_lost,
+                 std::function<void(std::int64_t from, std::int64_t to)> on_touched);
     ~TorrentFiles();
     TorrentFiles(TorrentFiles const&) = delete;
     TorrentFiles& operator=(TorrentFiles const&) = delete;
+
+    // Saves hashes of 64 KiB each, the first of which begin at `offset` of the torrent. It is no loss but
+    // time if that fails.
+    void save_granules(std::int64_t offset, std::vector<lt::sha256_hash> const& hashes);
+    // The hash of the 64 KiB that begin at `offset` of the torrent, as it was saved; none where it was not.
+    std::optional<lt::sha256_hash> granule(std::int64_t offset);
 
     // Reads or writes `length` bytes at `offset` of the torrent. Pad files read as zeros and swallow writes.
     FileError read(std::int64_t offset, char* to, std::int64_t length);
@@ -117,6 +129,11 @@ private:
         std::uint64_t device = 0;
         std::uint64_t inode = 0;
     };
+    // Whether a file that is only read looks as it was given. Has it proved again if only its change time is
+    // another one.
+    bool is_unchanged(int file, struct stat const& now);
+    // The open file with the hashes of the granules at `offset`, and where in it they are.
+    std::shared_ptr<Descriptor> granules_at(std::int64_t offset, bool write, std::int64_t& at);
     template <typename Visit>
     FileError each(std::int64_t offset, std::int64_t length, Visit&& visit) const;
     std::shared_ptr<Descriptor> open(int file, bool write, FileError& error);
@@ -128,8 +145,11 @@ private:
     DescriptorPool& m_pool;
     SharedPaths& m_shared_paths;
     std::function<void(std::string const&)> m_on_lost;
+    std::function<void(std::int64_t, std::int64_t)> m_on_touched;
     std::mutex m_opening;          // held while a file is opened
     std::vector<Identity> m_seen;  // guarded by m_opening
+    // Change times of files that are only read, as last seen; 0 where not known.
+    std::vector<std::atomic<std::int64_t>> m_changed;
 };
 
 }  // namespace silmaril

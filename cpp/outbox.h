@@ -24,6 +24,7 @@ struct Note {
     enum class Kind {
         disk_error,
         piece_proved,
+        piece_damaged,
         peer_connected,
         peer_disconnected,
         peer_speaks,
@@ -43,8 +44,8 @@ struct Note {
     // peer_speaks, peer_said and peer_left: which, and what it said.
     std::uint64_t peer = 0;
     std::vector<char> data;
-    int piece = 0;  // piece_proved
     int seeds = 0;  // silent_seeds: how many
+    int piece = 0;  // piece_proved, piece_damaged
     // peer_said: where the message is counted until it is taken out, and how much it counts.
     std::shared_ptr<std::atomic<std::size_t>> unread;
     std::size_t counts = 0;
@@ -71,6 +72,8 @@ struct GivenFile {
     std::string path;                     // absolute
     bool has_pieces = false;              // verified pieces are in it already
     std::optional<FileStamp> fixed = {};  // another file than this is not read
+    std::int64_t changed_ns = 0;          // its change time, where it is fixed; 0 where that is not known
+    std::string granules = {};            // a file with a hash of each 64 KiB; empty where there is none
 };
 
 class Outbox {

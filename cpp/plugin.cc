@@ -38,6 +38,9 @@ constexpr int silent_after = 10;
 // The number that libtorrent gives the extension `ut_metadata` (BEP 9).
 constexpr int metadata_id = 2;
 
+// What libtorrent finds this plugin of a connection by.
+constexpr char plugin_type[] = "silmaril";
+
 // Whether a message asks for what a withheld torrent keeps to itself. A peer that is not interested is not
 // unchoked.
 bool asks(int type, lt::span<char const> body) {
@@ -77,6 +80,8 @@ public:
     }
     ~Peer() override { m_slots->remove(this); }
 
+    lt::string_view type() const override { return plugin_type; }
+
     void add_handshake(lt::entry& handshake) override {
         if (handshake.type() == lt::entry::dictionary_t) {
             handshake.dict().erase("upload_only");
@@ -86,12 +91,17 @@ public:
     }
     bool on_extension_handshake(lt::bdecode_node const& handshake) override {
         m_speaker.on_handshake(handshake);
+        auto const messages =
+            handshake.type() == lt::bdecode_node::dict_t ? handshake.dict_find_dict("m") : lt::bdecode_node();
+        auto const number = messages ? messages.dict_find_int_value("lt_donthave", 0) : 0;
+        m_dont_have = number > 0 && number < 256 ? std::uint8_t(number) : std::uint8_t(0);
         return true;
     }
     bool on_extended(int length, int id, lt::span<char const> so_far) override {
         return m_speaker.on_message(length, id, so_far);
     }
-    bool on_handshake(lt::span<char const>) override {
+    bool on_handshake(lt::span<char const> reserved) override {
+        m_fast = reserved.size() == 8 && (reserved[7] & 0x04) != 0;
         if (m_parts.guard->remembers(m_endpoint.address(), m_connection.pid(), Clock::now())) {
             end();
             return true;
@@ -103,6 +113,7 @@ public:
     verdict on_whole_message(int type, lt::span<char const> body) override {
         m_last_heard = Clock::now();
         if (m_parts.visibility->withheld && asks(type, body)) return verdict::drop;
+        if (static_cast<MessageType>(type) == MessageType::request) note_request(body);
         std::vector<int> finished;
         auto const judged = m_gate.check(type, body, load_of(m_connection), Clock::now(), finished);
         for (int const piece : finished) {
@@ -166,6 +177,33 @@ public:
         auto const connection = this->connection();
         return connection && m_silent_seconds >= silent_after && connection->is_seed();
     }
+
+    void tell_withdrawn(lt::peer_connection& peer, std::vector<lt::piece_index_t> const& pieces) const {
+        if (peer.is_disconnecting() || !m_greeted) return;
+        if (!m_fast) {
+            peer.disconnect(lt::errors::make_error_code(lt::errors::optimistic_disconnect),
+                            lt::operation_t::bittorrent);
+            return;
+        }
+        auto const requests = peer.upload_queue();
+        for (auto const piece : pieces) {
+            auto const number = static_cast<std::uint32_t>(static_cast<int>(piece));
+            std::array<char, 10> const message{0,
+                                               0,
+                                               0,
+                                               6,
+                                               char(MessageType::extended),
+                                               char(m_dont_have),
+                                               char(number >> 24),
+                                               char(number >> 16),
+                                               char(number >> 8),
+                                               char(number)};
+            if (m_dont_have != 0) peer.send_buffer(message);
+            for (auto const& request : requests)
+                if (request.piece == piece) peer.incoming_cancel(request);  // rejects it
+        }
+    }
+
     // Null when the connection has ended.
     std::shared_ptr<lt::peer_connection> connection() const { return m_connection.native_handle(); }
     lt::address group() const override { return group_address(m_endpoint.address()); }
@@ -197,6 +235,19 @@ private:
         bool const wanted = torrent && torrent->valid_metadata() && !torrent->is_finished();
         bool const heard = Clock::now() - m_last_heard < std::chrono::seconds(1);
         m_silent_seconds = wanted && !heard ? m_silent_seconds + 1 : 0;
+    }
+    // BEP 3: the fields of REQUEST are the piece, the offset in it and the length.
+    void note_request(lt::span<char const> body) const {
+        auto const& proof = m_parts.proof;
+        if (!proof || body.size() != 12) return;
+        auto const number = [&](std::ptrdiff_t at) {
+            std::uint32_t value = 0;
+            for (int i = 0; i < 4; ++i) value = value << 8 | std::uint8_t(body[at + i]);
+            return std::int64_t(value);
+        };
+        auto const piece = number(0);
+        auto const start = number(4);
+        proof->asked(m_endpoint.address(), piece, start, number(8));
     }
     // False when the host is gone and the connection was ended.
     bool probe() {
@@ -238,6 +289,8 @@ private:
     lt::tcp::endpoint const m_endpoint;
     bool const m_outgoing;
     bool m_greeted = false;
+    bool m_fast = false;           // supports BEP 6
+    std::uint8_t m_dont_have = 0;  // its number of lt_donthave; 0 where it does not know it
     Clock::time_point m_last_heard = Clock::now();
     Clock::time_point m_probed;
     int m_silent_seconds = 0;  // in which pieces were wanted
@@ -332,6 +385,11 @@ private:
 };
 
 }  // namespace
+
+void tell_withdrawn(lt::peer_connection& peer, std::vector<lt::piece_index_t> const& pieces) {
+    auto const* const plugin = peer.find_plugin(plugin_type);
+    if (plugin) static_cast<Peer const*>(plugin)->tell_withdrawn(peer, pieces);
+}
 
 std::shared_ptr<lt::torrent_plugin> make_plugin(PluginParts parts, lt::torrent_handle handle) {
     return std::make_shared<Plugin>(std::move(parts), std::move(handle));

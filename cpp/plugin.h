@@ -9,8 +9,10 @@
 
 #include <libtorrent/client_data.hpp>
 #include <libtorrent/extensions.hpp>
+#include <libtorrent/peer_connection.hpp>
 #include <libtorrent/torrent_handle.hpp>
 #include <memory>
+#include <vector>
 
 #include "guard.h"
 #include "outbox.h"
@@ -29,6 +31,11 @@ struct PluginParts {
     std::shared_ptr<Visibility const> visibility;
     std::uint64_t torrent;
 };
+
+// Tells a peer that these pieces are not there any more: by lt_donthave (BEP 54), and by rejects of its
+// requests. A peer without the fast extension (BEP 6) does not know rejects and would wait for ever, so its
+// connection ends.
+void tell_withdrawn(lt::peer_connection& peer, std::vector<lt::piece_index_t> const& pieces);
 
 std::shared_ptr<lt::torrent_plugin> make_plugin(PluginParts parts, lt::torrent_handle handle);
 

@@ -20,7 +20,11 @@ std::int64_t HashRange::uncles() const {
     return std::max(std::int64_t(0), proofs + 1 - exponent_of(int(count)).value_or(0));
 }
 
-Proof::Proof(lt::file_storage layout) : m_layout(std::move(layout)) {
+// BEP 52 hashes blocks of 16 KiB; a granule is four of them, or a piece where that is shorter.
+constexpr int longest_unit = 64 * 1024;
+
+Proof::Proof(lt::file_storage layout)
+    : doubt(layout.total_size(), std::min(layout.piece_length(), longest_unit)), m_layout(std::move(layout)) {
     m_proved.resize(std::size_t(m_layout.num_pieces()), false);
     for (auto const file : m_layout.file_range()) {
         auto const shape = shape_of(m_layout, file);
@@ -220,6 +224,26 @@ Proof::Verdict Proof::judge(int piece, lt::span<Hash const> blocks, std::vector<
     if (*hash != root) return Verdict::wrong;
     m_proved[std::size_t(piece)] = true;
     return Verdict::right;
+}
+
+Proof::Verdict Proof::compare(int piece, lt::span<Hash const> blocks) const {
+    auto const number = m_layout.file_index_at_piece(lt::piece_index_t(piece));
+    std::lock_guard const lock(m_mutex);
+    auto const found = m_files.find(static_cast<int>(number));
+    if (found == m_files.end()) return Verdict::unknown;
+    auto const& file = found->second;
+    if (int(blocks.size()) > file.shape.per_piece) return Verdict::wrong;
+    auto const& hash = file.nodes[std::size_t(file.shape.first_piece() + piece - file.first_piece)];
+    if (!hash) return Verdict::unknown;
+    return *hash == root_of(blocks, file.shape.per_piece) ? Verdict::right : Verdict::wrong;
+}
+
+void Proof::asked(lt::address const& peer, std::int64_t piece, std::int64_t start, std::int64_t length) {
+    auto const piece_length = std::int64_t(m_layout.piece_length());
+    if (piece >= m_layout.num_pieces() || start + length > piece_length || length <= 0) return;
+    auto const from = piece * piece_length + start;
+    auto const to = std::min(from + length, m_layout.total_size());
+    doubt.requested(peer, piece, int(start / lt::default_block_size), from, to, Doubt::Clock::now());
 }
 
 bool Proof::pass(int piece) {

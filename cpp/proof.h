@@ -15,6 +15,7 @@
 #include <set>
 #include <vector>
 
+#include "doubt.h"
 #include "merkle.h"
 
 namespace silmaril {
@@ -66,6 +67,14 @@ public:
     bool waits() const;
     // The bytes of the piece count no more.
     void forget(int piece);
+    // Whether the hashes of its blocks lead to the proved hash of the piece. Changes nothing.
+    Verdict compare(int piece, lt::span<Hash const> blocks) const;
+
+    // A peer requests bytes of a piece. What it has requested before is in doubt.
+    void asked(lt::address const& peer, std::int64_t piece, std::int64_t start, std::int64_t length);
+
+    // Pieces that are proved and may have changed on the disk since.
+    Doubt doubt;
 
 private:
     struct File {

@@ -19,6 +19,7 @@
 #include "layers.h"
 #include "plugin.h"
 #include "silmaril/src/ffi.rs.h"
+#include "withdraw.h"
 
 namespace silmaril {
 
@@ -81,11 +82,12 @@ lt::tcp::endpoint endpoint_of(RawEndpoint const& from) {
 }
 
 std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads,
-                                     rust::Slice<std::uint8_t const> dht_state, bool unlisted) {
-    return std::make_unique<Engine>(settings, disk_threads, dht_state, unlisted);
+                                     std::int32_t open_files, rust::Slice<std::uint8_t const> dht_state,
+                                     bool unlisted) {
+    return std::make_unique<Engine>(settings, DiskLimits{disk_threads, open_files}, dht_state, unlisted);
 }
 
-Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads,
+Engine::Engine(rust::Vec<RawSetting> const& settings, DiskLimits limits,
                rust::Slice<std::uint8_t const> dht_state, bool unlisted)
     : m_outbox(std::make_shared<Outbox>()),
       m_talk(std::make_shared<Talk>()),
@@ -96,7 +98,7 @@ Engine::Engine(rust::Vec<RawSetting> const& settings, int disk_threads,
     lt::session_params params(std::move(pack));
     auto const known = parse_dht_state(dht_state);
     params.dht_state = known;
-    params.disk_io_constructor = [talk = m_talk, disk = disk_constructor(m_outbox, disk_threads)](
+    params.disk_io_constructor = [talk = m_talk, disk = disk_constructor(m_outbox, limits)](
                                      lt::io_context& network, lt::settings_interface const& all,
                                      lt::counters& counters) {
         // The one place where libtorrent shows its network thread's queue.
@@ -186,6 +188,7 @@ bool Engine::add(RawAdd const& from) const {
 
     std::vector<GivenFile> given;
     given.reserve(files);
+    std::vector<std::pair<std::int64_t, std::int64_t>> doubted;
     for (auto const file : layout.file_range()) {
         if (layout.pad_file_at(file)) continue;
         auto const& raw = from.paths[given.size()];
@@ -196,8 +199,11 @@ bool Engine::add(RawAdd const& from) const {
             has_pieces = params.have_pieces.get_bit(first + lt::piece_index_t::diff_type(i));
         std::optional<FileStamp> fixed;
         if (raw.fixed) fixed.emplace(raw.size, raw.mtime_ns, raw.inode);
-        given.push_back(
-            {std::string(reinterpret_cast<char const*>(path.data()), path.size()), has_pieces, fixed});
+        auto const text = [](rust::Vec<std::uint8_t> const& bytes) {
+            return std::string(reinterpret_cast<char const*>(bytes.data()), bytes.size());
+        };
+        if (raw.doubted) doubted.emplace_back(layout.file_offset(file), layout.file_size(file));
+        given.push_back({text(path), has_pieces, fixed, raw.changed_ns, text(raw.granules)});
     }
     Torrent state;
     state.info = metainfo.info;
@@ -205,6 +211,7 @@ bool Engine::add(RawAdd const& from) const {
     state.proof = std::make_shared<Proof>(layout);
     state.proof->learn(*metainfo.info, params);
     state.proof->set_proved(params.have_pieces);
+    for (auto const& [offset, size] : doubted) state.proof->doubt.raise(offset, offset + size);
     m_outbox->register_files(from.torrent, std::move(given), state.proof);
 
     add_to_session(from.torrent, std::move(params), std::move(state));
@@ -344,6 +351,23 @@ bool Engine::redial(std::uint64_t torrent) const {
     std::lock_guard const lock(m_mutex);
     return with(torrent, [talk = m_talk.get()](lt::torrent_handle const& handle) {
         post_call(*talk, handle, [](lt::torrent& torrent) { dial_known(torrent, max_dialled); });
+    });
+}
+
+bool Engine::withdraw(std::uint64_t torrent, rust::Slice<std::uint32_t const> pieces) const {
+    std::lock_guard const lock(m_mutex);
+    auto* const state = find(torrent);
+    if (!state) return false;
+    std::vector<int> gone;
+    gone.reserve(pieces.size());
+    for (auto const piece : pieces) {
+        with_piece(*state, piece).requested.erase(piece);
+        // From here on no byte of it is sent.
+        if (state->proof) state->proof->forget(int(piece));
+        gone.push_back(int(piece));
+    }
+    return with(torrent, [talk = m_talk.get(), gone = std::move(gone)](lt::torrent_handle const& handle) {
+        post_call(*talk, handle, [gone](lt::torrent& torrent) { silmaril::withdraw(torrent, gone); });
     });
 }
 

@@ -21,6 +21,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "disk.h"
 #include "guard.h"
 #include "outbox.h"
 #include "proof.h"
@@ -53,8 +54,8 @@ lt::tcp::endpoint endpoint_of(RawEndpoint const& from);
 
 class Engine {
 public:
-    Engine(rust::Vec<RawSetting> const& settings, int disk_threads, rust::Slice<std::uint8_t const> dht_state,
-           bool unlisted);
+    Engine(rust::Vec<RawSetting> const& settings, DiskLimits limits,
+           rust::Slice<std::uint8_t const> dht_state, bool unlisted);
     ~Engine();
 
     void settle() const;
@@ -72,6 +73,7 @@ public:
     bool set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> pieces) const;
     bool connect_peer(std::uint64_t torrent, RawEndpoint const& peer) const;
     bool redial(std::uint64_t torrent) const;
+    bool withdraw(std::uint64_t torrent, rust::Slice<std::uint32_t const> pieces) const;
     bool reannounce(std::uint64_t torrent) const;
     bool add_trackers(std::uint64_t torrent, rust::Vec<rust::String> const& trackers) const;
     bool set_withheld(std::uint64_t torrent, bool withheld) const;
@@ -134,6 +136,7 @@ private:
 };
 
 std::unique_ptr<Engine> start_engine(rust::Vec<RawSetting> const& settings, std::int32_t disk_threads,
-                                     rust::Slice<std::uint8_t const> dht_state, bool unlisted);
+                                     std::int32_t open_files, rust::Slice<std::uint8_t const> dht_state,
+                                     bool unlisted);
 
 }  // namespace silmaril

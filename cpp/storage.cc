@@ -9,6 +9,8 @@ namespace silmaril {
 namespace {
 // v1 hashing reads back this much at a time.
 constexpr int hash_chunk = 256 * 1024;
+// What a saved hash covers.
+constexpr int granule_size = 64 * 1024;
 }  // namespace
 
 void Storage::accept(int piece, int start, Bytes bytes) {
@@ -104,6 +106,38 @@ FileError Storage::read(int piece, int start, char* to, int length) {
     return {};
 }
 
+std::optional<std::vector<lt::sha256_hash>> Storage::hashes(int piece, int start, int end) {
+    std::vector<lt::sha256_hash> found;
+    for (int at = start; at < end; at += block_size)
+        if (hash_block(piece, at, found.emplace_back())) return std::nullopt;
+    return found;
+}
+
+bool Storage::may_send(int piece, int start, int length) {
+    if (!proof || !layout.v2()) return true;
+    auto& doubt = proof->doubt;
+    int const whole = layout.piece_size2(lt::piece_index_t(piece));
+    int const unit = doubt.unit();
+    for (int from = start / unit * unit; from < std::min(start + length, whole); from += unit) {
+        int const to = std::min(from + unit, whole);
+        if (!doubt.holds(at(piece, from), at(piece, to))) continue;
+        if (unit == granule_size) {
+            auto const expected = files.granule(at(piece, from));
+            auto const found = expected ? hashes(piece, from, to) : std::nullopt;
+            if (found && root_of(*found, granule_size / block_size) == *expected) {
+                doubt.settle(at(piece, from), at(piece, to));
+                continue;
+            }
+        }
+        // The saved hash of the granule may be wrong; that of the piece is proved.
+        auto const found = hashes(piece, 0, whole);
+        if (!found) return true;  // the error of reading is reported by the read itself
+        if (proof->compare(piece, *found) == Proof::Verdict::wrong) return false;
+        doubt.settle(at(piece, 0), at(piece, whole));
+    }
+    return true;
+}
+
 FileError Storage::hash(int piece, lt::span<lt::sha256_hash> v2, lt::sha1_hash* v1) {
     std::vector<lt::sha256_hash> known;
     {
@@ -143,11 +177,24 @@ FileError Storage::hash_block(int piece, int start, lt::sha256_hash& to) {
     return {};
 }
 
+void Storage::save_granules(int piece, lt::span<lt::sha256_hash const> blocks) {
+    constexpr int per_granule = granule_size / block_size;
+    if (proof->doubt.unit() != granule_size || !proof->proved(piece)) return;
+    std::vector<lt::sha256_hash> granules;
+    for (int block = 0; block < int(blocks.size()); block += per_granule)
+        granules.push_back(
+            root_of(blocks.subspan(block, std::min(per_granule, int(blocks.size()) - block)), per_granule));
+    files.save_granules(at(piece, 0), granules);
+}
+
 std::vector<int> Storage::judge(int piece, lt::span<lt::sha256_hash> blocks) {
     std::vector<int> finished;
     if (!proof || blocks.empty() || proof->judge(piece, blocks, finished) == Proof::Verdict::wrong)
         return finished;
-    if (!files.wait_for_writes(at(piece, 0), layout.piece_size2(lt::piece_index_t(piece)))) return finished;
+    if (!files.wait_for_writes(at(piece, 0), layout.piece_size2(lt::piece_index_t(piece)))) {
+        save_granules(piece, blocks);
+        return finished;
+    }
     for (int block = 0; block < int(blocks.size()); ++block) {
         if (hash_block(piece, block * block_size, blocks[block])) {
             proof->forget(piece);
@@ -156,6 +203,7 @@ std::vector<int> Storage::judge(int piece, lt::span<lt::sha256_hash> blocks) {
         }
     }
     proof->judge(piece, blocks, finished);
+    save_granules(piece, blocks);
     return finished;
 }
 

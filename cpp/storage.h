@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "files.h"
@@ -34,7 +35,10 @@ public:
           files(
               key, layout, std::move(given), pool, shared,
               [this](std::int64_t offset, std::int64_t length) { return keeps(offset, length); },
-              std::move(on_lost)) {}
+              std::move(on_lost),
+              [this](std::int64_t from, std::int64_t to) {
+                  if (this->proof) this->proof->doubt.raise(from, to);
+              }) {}
 
     std::uint64_t const torrent;
     lt::file_storage const layout;
@@ -54,6 +58,10 @@ public:
 
     // Reads at most two blocks' worth from one piece, accepted bytes included.
     FileError read(int piece, int start, char* to, int length);
+
+    // Whether bytes of a piece may be sent: those in doubt are proved first, by the hash of their granule or
+    // of the piece. False when the piece is wrong. Bytes whose hashes are not known cannot be judged.
+    bool may_send(int piece, int start, int length);
 
     // Hashes of the piece: of each 16 KiB block into `v2` (when not empty), of the whole piece into `v1`
     // (when not null). To be called as an `in_order` task.
@@ -81,6 +89,10 @@ private:
         std::vector<lt::sha256_hash> blocks;  // all zero where unknown
         std::deque<Task> waiting;
     };
+    // Saves the hashes of the granules of a piece that is proved.
+    void save_granules(int piece, lt::span<lt::sha256_hash const> blocks);
+    // Hashes the blocks of a piece from `start` to `end`. None when they cannot be read.
+    std::optional<std::vector<lt::sha256_hash>> hashes(int piece, int start, int end);
     // Whether another torrent must not replace some of these bytes.
     bool keeps(std::int64_t offset, std::int64_t length) const;
     std::int64_t at(int piece, int start) const {

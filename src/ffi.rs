@@ -46,6 +46,12 @@ mod raw {
         size: u64,
         mtime_ns: i64,
         inode: u64,
+        /// The change time; 0 where it is not known.
+        changed_ns: i64,
+        /// Whether its bytes are proved again before they are sent.
+        doubted: bool,
+        /// A file with the hashes of its granules; empty where there is none.
+        granules: Vec<u8>,
     }
 
     struct RawOpened {
@@ -110,6 +116,8 @@ mod raw {
         Failed,
         PieceVerified,
         PieceRejected,
+        /// The bytes of a piece that was verified are wrong on the disk; it is not sent any more.
+        PieceDamaged,
         /// `address`, `port`; `flag`: we connected.
         PeerConnected,
         /// `address`, `port`, `text`.
@@ -203,6 +211,7 @@ mod raw {
         fn start_engine(
             settings: &Vec<RawSetting>,
             disk_threads: i32,
+            open_files: i32,
             dht_state: &[u8],
             unlisted: bool,
         ) -> Result<UniquePtr<Engine>>;
@@ -236,6 +245,8 @@ mod raw {
         fn connect_peer(self: &Engine, torrent: u64, peer: &RawEndpoint) -> Result<bool>;
         /// Calls peers that are known and not connected, whatever failed before.
         fn redial(self: &Engine, torrent: u64) -> Result<bool>;
+        /// The pieces are no longer there: none of their bytes is sent once this returns, and peers learn of it.
+        fn withdraw(self: &Engine, torrent: u64, pieces: &[u32]) -> Result<bool>;
         fn reannounce(self: &Engine, torrent: u64) -> Result<bool>;
         fn add_trackers(self: &Engine, torrent: u64, trackers: &Vec<String>) -> Result<bool>;
         /// A withheld torrent accepts no connection, answers no request and is not announced. All connections end when

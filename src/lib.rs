@@ -13,13 +13,14 @@
 //!             └ ffi + cpp/   the only bridge and the only C++
 //! model      names, manifest, card, licence, safetensors header
 //! http       HTTP client: redirects, credentials, ranges, deadlines
-//! keys, config, paths, fsutil, nofollow, yaml, telemetry: small, used by all
+//! keys, config, paths, fsutil, nofollow, descriptors, yaml, telemetry: small, used by all
 //! ```
 #![deny(unsafe_code)]
 
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod descriptors;
 pub mod fetch;
 mod ffi;
 pub mod fsutil;

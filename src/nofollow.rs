@@ -18,6 +18,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::descriptors;
 use crate::fsutil::{self, TEMP_PREFIX};
 use crate::model::path::PARTIAL_SUFFIX;
 
@@ -114,8 +115,13 @@ fn split_at_staging(path: &Path) -> Option<(PathBuf, PathBuf)> {
     None
 }
 
-/// Opens a path; what lies below a staging directory only if that is ours.
+/// Opens a path; what lies below a staging directory only if that is ours. A shortage of descriptors is met by closing
+/// cached files.
 fn open_fd(path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    descriptors::open(|| open_fd_once(path, flags, mode))
+}
+
+fn open_fd_once(path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
     if !path.is_absolute() {
         return Err(refused(path, "is not an absolute path"));
     }

@@ -89,6 +89,16 @@ impl Paths {
         self.base.join("cache")
     }
 
+    /// The hashes of the granules of contents.
+    pub fn granules(&self) -> PathBuf {
+        self.base.join("granules")
+    }
+
+    /// What the background check of stored files has read.
+    pub fn scrub(&self) -> PathBuf {
+        self.base.join("scrub.json")
+    }
+
     /// The sparse file that caches one content.
     pub fn cached(&self, root: &PiecesRoot) -> PathBuf {
         let name = root.to_string();

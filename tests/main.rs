@@ -48,14 +48,17 @@ mod support {
 }
 
 mod e2e {
+    mod absent_disk;
     mod addresses;
     mod bad_input;
     mod by_name;
     mod cached_bytes;
     mod commands;
     mod configuration;
+    mod damage;
     mod discovery;
     mod disputed_names;
+    mod few_descriptors;
     mod figures;
     mod get;
     mod handover;
@@ -106,6 +109,7 @@ mod catalog {
 mod engine {
     mod dht;
     mod disk;
+    mod doubt;
     mod download;
     mod gate;
     mod given;
@@ -118,6 +122,7 @@ mod engine {
     mod returning;
     pub mod rig;
     mod talk;
+    mod withdrawn;
     mod withheld;
 }
 
@@ -133,6 +138,7 @@ mod mount {
 }
 
 mod fetch {
+    mod damage;
     mod deadlines;
     mod elsewhere;
     mod jobs;

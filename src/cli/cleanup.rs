@@ -18,11 +18,13 @@ use crate::paths::Paths;
 use crate::store::Store;
 
 /// Entries of the base directory that silmaril makes.
-const OWN: [&str; 15] = [
+const OWN: [&str; 17] = [
     "registry",
     "torrents",
     "resume",
     "cache",
+    "granules",
+    "scrub.json",
     "catalog",
     "dht.state",
     "log",

@@ -47,6 +47,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use context::{Context, Globals};
 use error::CommandError;
 
+use crate::descriptors;
 use crate::ffi::process::exit;
 
 const EXAMPLES: &str = "\
@@ -111,6 +112,7 @@ enum Command {
 
 /// Runs the program and ends the process with its exit code.
 pub fn main() -> ! {
+    descriptors::raise_limit();
     let result = match Cli::try_parse() {
         Ok(cli) => run(cli),
         Err(error) => {

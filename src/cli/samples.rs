@@ -14,6 +14,7 @@ use crate::node::get::{GetReport, Origin};
 use crate::node::limited::LimitedProcess;
 use crate::node::mirror::MirrorReport;
 use crate::node::models::KnownModel;
+use crate::node::places::StorageProblem;
 use crate::node::sharing::Withheld;
 use crate::node::unresolved::UnresolvedName;
 
@@ -91,6 +92,7 @@ fn transfer(model: &str) -> TransferStatus {
         seeds: 1,
         waiting_reads: 0,
         stalled: Vec::new(),
+        damaged_bytes: 0,
         last_error: None,
     }
 }
@@ -145,6 +147,13 @@ pub fn status() -> Status {
             alias,
             pinned: true,
             runs_code: vec![RunsCode::Python],
+        }],
+        problems: vec![StorageProblem {
+            model: "acme/on-disk".to_owned(),
+            path: "/media/ada/disk/on-disk".into(),
+            reason: "it is absent, so the model is not offered from there: No such file or directory"
+                .to_owned(),
+            help: "connect its disk or move it back, and it is offered again by itself".to_owned(),
         }],
     }
 }

@@ -48,7 +48,15 @@ pub async fn seed_until_stopped(
             stop = signals.wait() => return stop.end_of_service(),
             () = host.stop_requested() => return Ok(()),
             status = async { clock.tick().await; client.status().await } => {
-                let status = status?;
+                let status = match status {
+                    Err(NodeError::HostLost) => return Err(NodeError::HostLost.into()),
+                    // Of the moment, such as a shortage of descriptors: the models are still seeded.
+                    Err(error) => {
+                        tracing::warn!("the figures are not shown: {error}");
+                        continue;
+                    }
+                    Ok(status) => status,
+                };
                 // Another took its place since the last look, and does not know what is to be seeded.
                 if status.pid != host.pid {
                     return Err(NodeError::HostLost.into());

@@ -31,6 +31,7 @@ impl Fetch {
         match event {
             Event::PieceVerified(_, piece) => self.piece_verified(id, piece),
             Event::PieceRejected(_, piece) => self.piece_rejected(id, piece),
+            Event::PieceDamaged(_, piece) => self.piece_damaged(id, piece),
             Event::ResumeData(_, bytes) => self.resume_came(id, bytes),
             Event::Metainfo(_, bytes) => self.metainfo_came(id, bytes),
             Event::Failed(_, why) => self.failed(id, &why),
@@ -169,6 +170,7 @@ fn torrent_of(event: &Event) -> Option<TorrentId> {
         | Event::Failed(id, _)
         | Event::PieceVerified(id, _)
         | Event::PieceRejected(id, _)
+        | Event::PieceDamaged(id, _)
         | Event::PeerConnected(id, _)
         | Event::PeerDisconnected(id, _, _)
         | Event::Stats(id, _)
@@ -316,6 +318,7 @@ impl State {
             | Event::Failed(..)
             | Event::PieceVerified(..)
             | Event::PieceRejected(..)
+            | Event::PieceDamaged(..)
             | Event::ResumeData(..)
             | Event::Metainfo(..)
             | Event::Listening(_)
@@ -376,8 +379,9 @@ impl State {
         let lasting = match kind {
             DiskErrorKind::Full | DiskErrorKind::ReadOnly => true,
             DiskErrorKind::Missing | DiskErrorKind::Other => transfer.disk_failed,
+            DiskErrorKind::Shortage => false,
         };
-        transfer.disk_failed = true;
+        transfer.disk_failed |= kind != DiskErrorKind::Shortage;
         transfer.handed.clear();
         transfer.unproved.engine_lost_pieces();
         if lasting {

@@ -40,6 +40,7 @@ impl Fetch {
                 (id, orders.requests.iter().fold(set, request))
             }
             Command::Remove(id) => (id, self.engine.remove(id)),
+            Command::Withdraw(id, pieces) => (id, self.engine.withdraw(id, &pieces)),
             Command::Withhold(id) => (id, self.engine.set_withheld(id, true)),
             Command::Reannounce(id) => (id, self.engine.reannounce(id)),
             Command::Redial(id) => (id, self.engine.redial(id)),

@@ -13,9 +13,11 @@
 //! Parts: `wants` (claims on pieces, and what the engine was told), `waiters` (who waits), `window` and `tensors`
 //! (pure arithmetic of read-ahead), `readahead` (windows turned into claims), `routing` (source choice), `transfer` (one torrent), `state`
 //! (all of it, behind one lock), `web` (what peers do not deliver), `unproved` (cached bytes that are to be proved), `handed` (what the engine was given
-//! by both), `events` (what the engine says), `timer` (what the clock says), `saving` (files), `layers`
+//! by both), `damage` (bytes that
+//! are wrong on the disk), `events` (what the engine says), `timer` (what the clock says), `saving` (files), `layers`
 //! (piece layers that no peer told).
 
+mod damage;
 mod deadline;
 mod events;
 mod handed;
@@ -45,6 +47,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::descriptors;
 use crate::model::InfoHash;
 use crate::paths::Paths;
 use crate::store::{Content, StoredRevision};
@@ -60,6 +63,10 @@ use web::WebSettings;
 
 /// How often a read starts again because its bytes were gone, or turned out damaged, when it was to have them.
 const ATTEMPTS: usize = 3;
+
+/// How long a read waits for a free descriptor, and its first pause; each further one is twice as long.
+const SHORTAGE_WITHIN: Duration = Duration::from_secs(10);
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who may hear of a torrent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -282,7 +289,8 @@ impl Fetch {
                 return None;
             }
         };
-        if !file.content().is_complete() {
+        // A file outside the cache lacks only what is wrong in it, which is not fetched ahead.
+        if !file.content().is_complete() && !file.content().is_placed() {
             self.learn_tensors(file);
             self.with(|state, now| state.touch(file, range, now));
         }
@@ -297,7 +305,11 @@ impl Fetch {
             return Ok(Vec::new());
         }
         let mut trouble = "the bytes were thrown away while they were read".to_owned();
-        for _ in 0..ATTEMPTS {
+        let (began, mut pause) = (Instant::now(), SHORTAGE_PAUSE);
+        let mut attempts = 0;
+        while attempts < ATTEMPTS {
+            attempts += 1;
+            self.make_fetchable(file, &range).await;
             self.learn_tensors(file);
             let wish = Wish { file: file.clone(), range: range.clone(), kind: Kind::Read };
             for parked in self.park(vec![wish], self.settings.read_timeout)? {
@@ -309,6 +321,11 @@ impl Fetch {
             match read.map_err(|_| ReadError::Stopped)? {
                 Ok(Some(bytes)) => return Ok(bytes),
                 Ok(None) => {}
+                Err(error) if descriptors::is_shortage(&error) && began.elapsed() < SHORTAGE_WITHIN => {
+                    attempts -= 1;
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
                 Err(error) => {
                     let path = file.content().path();
                     tracing::warn!(path = %path.display(), %error, "Verified bytes could not be read.");
@@ -332,10 +349,26 @@ impl Fetch {
             Wish { range: 0..file.content().len(), file, kind: Kind::Job }
         });
         let wishes: Vec<Wish> = wishes.filter(|w| !w.range.is_empty()).collect();
+        for wish in &wishes {
+            self.make_fetchable(&wish.file, &wish.range).await;
+        }
         for parked in self.park(wishes, stall_timeout)? {
             parked.answered().await?;
         }
         Ok(())
+    }
+
+    /// Has bytes that are wrong in a file outside the cache fetched to the cache: the file is never written to.
+    async fn make_fetchable(&self, file: &FileRef, range: &Range<u64>) {
+        let content = file.content();
+        if content.has(range.clone()) || !content.is_placed() {
+            return;
+        }
+        let (moving, bytes) = (content.clone(), range.clone());
+        let moved = tokio::task::spawn_blocking(move || moving.make_fetchable(&bytes)).await;
+        if let Ok(Err(error)) = moved {
+            tracing::warn!(path = %content.path().display(), %error, "A damaged file could not be left for the cache.");
+        }
     }
 
     /// Parks all wishes at once. Those whose bytes are here give nothing to wait for.

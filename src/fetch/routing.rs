@@ -25,6 +25,10 @@ impl State {
         let (Some(content), Some(own)) = (self.contents.get(root), self.transfers.get(&via.0)) else {
             return Vec::new();
         };
+        // It lacks only what is wrong there, and is never written to.
+        if content.content.is_placed() {
+            return Vec::new();
+        }
         let layout = &own.revision.layout;
         let mut out = Vec::new();
         for piece in layout.pieces_of(via.1, range.start, range.end - range.start) {
@@ -115,6 +119,9 @@ impl State {
         let (Some(content), Some(own)) = (self.contents.get(root), self.transfers.get(&via.0)) else {
             return Vec::new();
         };
+        if content.content.is_placed() {
+            return Vec::new();
+        }
         let layout = &own.revision.layout;
         let pieces = layout.pieces_of(via.1, range.start, range.end - range.start);
         let missing = |p: &u32| layout.owner(PieceIndex(*p)).is_some_and(|(_, b)| !content.content.has(b));

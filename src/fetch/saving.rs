@@ -13,8 +13,8 @@ use crate::fsutil;
 use crate::model::metainfo::parse_metainfo;
 use crate::model::{InfoHash, PieceHashes, PieceLayers};
 use crate::paths::Paths;
-use crate::store::{Content, StoredRevision};
-use crate::torrent::{AddTorrent, FileStamp, Mode};
+use crate::store::{Content, Stamp, StoredRevision};
+use crate::torrent::{AddTorrent, FileCare, FileStamp, Mode};
 
 /// The longest metainfo or resume file that is read back, in bytes: 100 000 files with long paths, and the layers
 /// of 40 TB at 4 MiB a piece.
@@ -95,14 +95,20 @@ pub(super) struct Prepared {
 }
 
 /// Gathers all that the engine needs to join.
-/// Where the engine finds the files of a revision, and how those look that it only reads.
-pub fn places(revision: &StoredRevision) -> (Vec<PathBuf>, Vec<Option<FileStamp>>) {
+/// Where the engine finds the files of a revision, how those look that it only reads, and how uploads are checked.
+pub fn places(revision: &StoredRevision) -> (Vec<PathBuf>, Vec<Option<FileStamp>>, Vec<FileCare>) {
     let place = |content: &Arc<Content>| {
         let (path, stamp) = content.place();
-        let stamp = stamp.map(|s| FileStamp { size: s.size, mtime_ns: s.mtime_ns, inode: s.inode });
+        let stamp = stamp.map(|(stamp, changed_ns)| {
+            let Stamp { size, mtime_ns, inode } = stamp;
+            FileStamp { size, mtime_ns, inode, changed_ns }
+        });
         (path, stamp)
     };
-    revision.contents.iter().map(place).unzip()
+    let (paths, stamps) = revision.contents.iter().map(place).unzip();
+    let doubted = revision.is_doubted();
+    let care = revision.contents.iter().map(|content| FileCare { doubted, granules: content.granules() });
+    (paths, stamps, care.collect())
 }
 
 pub(super) fn add_torrent(
@@ -133,12 +139,13 @@ pub(super) fn add_torrent(
     let saved = saved.filter(|_| !carries || layers.len() >= revision.manifest.piece_layers().len());
     let hashes = with_hashes.then(|| Arc::new(PieceHashes::new(revision.manifest.clone(), layers)));
     let with_layers = saved.is_some();
-    let (file_paths, file_stamps) = places(revision);
+    let (file_paths, file_stamps, file_care) = places(revision);
     let torrent = AddTorrent {
         info_hash: ih,
         metainfo: saved.unwrap_or_else(|| revision.manifest.metainfo(None)),
         file_paths,
         file_stamps,
+        file_care,
         have: revision.have_pieces(),
         resume: if with_layers { None } else { read(&paths.resume(&ih)) },
         mode: if revision.is_complete() { Mode::Seed } else { Mode::Lazy },

@@ -29,6 +29,8 @@ pub(super) enum Command {
     /// Add the torrent if it is still queued.
     Add(InfoHash),
     Remove(TorrentId),
+    /// These pieces are no longer there.
+    Withdraw(TorrentId, Vec<PieceIndex>),
     Orders(TorrentId, Orders),
     /// Upload nothing from now on, until the torrent is added anew.
     Withhold(TorrentId),

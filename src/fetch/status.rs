@@ -53,6 +53,9 @@ pub struct TransferStatus {
     /// The files of which reads have waited for [`STALLED`] or longer, the longest wait first; at most [`MAX_STALLED`].
     #[serde(default)]
     pub stalled: Vec<StalledRead>,
+    /// Bytes of the cache that were verified, turned out damaged since this node started, and were withdrawn.
+    #[serde(default)]
+    pub damaged_bytes: u64,
     /// The last thing that went wrong, for people.
     pub last_error: Option<String>,
 }
@@ -95,6 +98,7 @@ impl TransferStatus {
             seeds: transfer.full_peers(),
             waiting_reads,
             stalled,
+            damaged_bytes: transfer.damaged,
             last_error: transfer.last_error.clone(),
         };
         (transfer.revision.clone(), status)

@@ -156,6 +156,8 @@ pub(super) struct Transfer {
     failures: u32,
     rejected_in_a_row: u32,
     pub rejected: u64,
+    /// Bytes of the cache that were verified and turned out wrong.
+    pub damaged: u64,
     /// A disk failure since the last piece.
     pub disk_failed: bool,
     pub last_error: Option<String>,
@@ -204,6 +206,7 @@ impl Transfer {
             failures: 0,
             rejected_in_a_row: 0,
             rejected: 0,
+            damaged: 0,
             disk_failed: false,
             last_error: None,
             metainfo_saved: false,

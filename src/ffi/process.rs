@@ -36,6 +36,26 @@ pub(crate) fn inherit_streams_only(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(mark) }
 }
 
+/// `ioprio_set(2)`, where its number is known.
+#[cfg(target_arch = "x86_64")]
+const IOPRIO_SET: Option<c_long> = Some(251);
+#[cfg(target_arch = "aarch64")]
+const IOPRIO_SET: Option<c_long> = Some(30);
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const IOPRIO_SET: Option<c_long> = None;
+
+/// Has the calling thread use the processor and the disk only while no other thread wants them, as far as the kernel and
+/// the scheduler of the disk allow that.
+pub(crate) fn lowest_priority() {
+    // On Linux this is the thread's own value. A refusal is harmless.
+    let _ = rustix::process::nice(19);
+    if let Some(number) = IOPRIO_SET {
+        // IOPRIO_WHO_PROCESS, this thread, IOPRIO_CLASS_IDLE.
+        // SAFETY: the call takes three integers and touches no memory.
+        unsafe { syscall(number, 1 as c_int, 0 as c_int, (3 << 13) as c_int) };
+    }
+}
+
 /// Ends the process with an exit code, and whatever its threads still do, once standard output is written. No exit handler
 /// and no destructor runs: OpenSSL's frees what threads that end meanwhile free, too.
 pub(crate) fn exit(code: u8) -> ! {

@@ -78,7 +78,13 @@ impl Complete {
         let bytes = STANDARD.decode(&self.layer).ok()?;
         let (layer, rest) = bytes.as_chunks::<{ size_of::<Hash>() }>();
         let (sha256, pieces_root) = (self.sha256, self.pieces_root);
-        rest.is_empty().then(|| FileHashes { sha256, pieces_root, layer: layer.to_vec(), metadata })
+        rest.is_empty().then(|| FileHashes {
+            sha256,
+            pieces_root,
+            layer: layer.to_vec(),
+            granules: Vec::new(),
+            metadata,
+        })
     }
 }
 

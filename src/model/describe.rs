@@ -17,6 +17,7 @@ use super::files::{self, TorrentFile};
 use super::hash::{self, Control, FileHashes, HashError};
 use super::license::{self, LicenseError};
 use super::manifest::Source;
+use super::merkle::Hash;
 use super::pointer::POINTER_LIMIT;
 use super::safetensors::Header;
 use super::scan::{self, OutsideLinks, ScanError, ScannedFile};
@@ -59,6 +60,8 @@ pub struct Description {
     pub manifest: Manifest,
     /// The piece layers of its torrent.
     pub piece_layers: PieceLayers,
+    /// The hashes of the granules of each file; empty where they were not computed.
+    pub granules: Vec<Vec<Hash>>,
     /// What the publisher should know.
     pub warnings: Vec<String>,
     /// How each file of the manifest looked before and after it was hashed.
@@ -143,6 +146,7 @@ pub fn describe(
     let mut manifest = Manifest::new(name.clone(), version.clone(), options.piece_length, entries)?;
     let mut piece_layers = PieceLayers::default();
     let mut metadata = Vec::with_capacity(hashes.len());
+    let mut granules = Vec::with_capacity(hashes.len());
     for hashes in hashes {
         if let Some(root) = hashes.pieces_root {
             piece_layers
@@ -150,6 +154,7 @@ pub fn describe(
                 .expect("a layer gives the root that was computed from it");
         }
         metadata.push(hashes.metadata);
+        granules.push(hashes.granules);
     }
 
     manifest.license = license;
@@ -163,7 +168,7 @@ pub fn describe(
     let root = std::fs::canonicalize(dir).map_err(|source| ScanError::Io { path: dir.to_owned(), source })?;
     let linked = files.into_iter().filter(|file| file.source != root.join(&file.path));
     let targets = linked.map(|file| (file.path, file.source)).collect();
-    Ok(Description { manifest, piece_layers, warnings, metadata, targets })
+    Ok(Description { manifest, piece_layers, granules, warnings, metadata, targets })
 }
 
 /// The current time in RFC 3339, to the second.

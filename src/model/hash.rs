@@ -14,12 +14,14 @@ use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::merkle::{self, Hash};
-use super::{BLOCK_LEN, PiecesRoot, Sha256Digest};
+use super::{BLOCK_LEN, GRANULE_LEN, PiecesRoot, Sha256Digest};
 use crate::nofollow;
 
 /// Bytes read at a time: enough to amortise handing work to threads, few enough to stay in their caches.
 const CHUNK: usize = 2 << 20;
 const BLOCK: usize = BLOCK_LEN as usize;
+/// Blocks of a granule.
+const GRANULE_BLOCKS: usize = (GRANULE_LEN / BLOCK_LEN) as usize;
 /// From how many bytes on handing some to other threads is worth it.
 const PARALLEL: usize = 256 << 10;
 
@@ -51,6 +53,8 @@ pub struct FileHashes {
     pub pieces_root: Option<PiecesRoot>,
     /// The hashes of the pieces, if there is more than one.
     pub layer: Vec<Hash>,
+    /// The hashes of the granules, each 64 KiB, if there is more than one. Empty where they were not computed.
+    pub granules: Vec<Hash>,
     /// How the file looked, before and after.
     pub metadata: Metadata,
 }
@@ -87,12 +91,19 @@ struct Tree {
     /// Leaves of the piece that is not complete.
     pending: Vec<Hash>,
     layer: Vec<Hash>,
+    /// Leaves of the granule that is not complete.
+    leaves: Vec<Hash>,
+    granules: Vec<Hash>,
 }
 
 impl Tree {
     fn push(&mut self, leaves: &[Hash]) {
         let per_piece = (u64::from(self.piece_length) / BLOCK_LEN) as usize;
         for leaf in leaves {
+            self.leaves.push(*leaf);
+            if self.leaves.len() == GRANULE_BLOCKS {
+                self.granules.push(merkle::root(std::mem::take(&mut self.leaves), 0, GRANULE_BLOCKS));
+            }
             self.pending.push(*leaf);
             if self.pending.len() == per_piece {
                 self.layer.push(merkle::root(std::mem::take(&mut self.pending), 0, 0));
@@ -129,7 +140,13 @@ pub struct FileHasher {
 impl FileHasher {
     /// For a torrent of `piece_length` bytes a piece.
     pub fn new(piece_length: u32) -> Self {
-        let tree = Tree { piece_length, pending: Vec::new(), layer: Vec::new() };
+        let tree = Tree {
+            piece_length,
+            pending: Vec::new(),
+            layer: Vec::new(),
+            leaves: Vec::new(),
+            granules: Vec::new(),
+        };
         Self { sha256: Sha256::new(), tree, block: Vec::new(), len: 0 }
     }
 
@@ -168,8 +185,17 @@ impl FileHasher {
         if !self.block.is_empty() {
             self.tree.push(&[leaf(&self.block)]);
         }
+        if !self.tree.leaves.is_empty() {
+            let last = std::mem::take(&mut self.tree.leaves);
+            self.tree.granules.push(merkle::root(last, 0, GRANULE_BLOCKS));
+        }
+        let mut granules = std::mem::take(&mut self.tree.granules);
+        if granules.len() == 1 {
+            granules.clear();
+        }
         let (pieces_root, layer) = self.tree.finish(self.len);
-        FileHashes { sha256: Sha256Digest(self.sha256.finalize().into()), pieces_root, layer, metadata }
+        let sha256 = Sha256Digest(self.sha256.finalize().into());
+        FileHashes { sha256, pieces_root, layer, granules, metadata }
     }
 
     fn push_blocks(&mut self, data: &[u8], leaves: impl Fn(&[u8]) -> Vec<Hash>) {

@@ -46,6 +46,9 @@ pub use pointer::Pointer;
 /// The unit of BitTorrent v2 hashing and of request scheduling, in bytes (BEP 52).
 pub const BLOCK_LEN: u64 = 16 * 1024;
 
+/// Bytes of a granule: what one saved hash covers.
+pub const GRANULE_LEN: u64 = 64 * 1024;
+
 /// The largest piece length that is created or accepted, in bytes. libtorrent refuses larger ones.
 pub const MAX_PIECE_LENGTH: u32 = 128 << 20;
 

@@ -83,12 +83,14 @@ impl Service {
 
     /// The file behind, for the kernel to read by itself: where it lets us, and all of the file is here.
     fn behind(&self, file: &FileRef, reply: &ReplyOpen) -> Option<Behind> {
+        let content = &file.revision.contents[file.file];
+        let pin = content.pin();
+        // Looked at in any case: this finds files that another program changed.
+        let file = content.open_for_passthrough()?;
         if !self.passthrough {
             return None;
         }
-        let content = &file.revision.contents[file.file];
-        let pin = content.pin();
-        let id = reply.open_backing(content.open_for_passthrough()?);
+        let id = reply.open_backing(file);
         let id = id.inspect_err(|error| debug!(%error, "The kernel will not read a file by itself.")).ok()?;
         Some(Behind { id, _pin: pin })
     }

@@ -1,6 +1,7 @@
 //! What a running node does now and then: make what came safe on disk, keep the cache within its bound, save what is
 //! known of the DHT.
 
+use std::collections::HashSet;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -38,6 +39,14 @@ pub(super) async fn run(node: Weak<Node>, every: Duration) {
         }
         if turn % DHT_TURNS == 0 {
             node.save_dht().await;
+            let known: HashSet<_> = node.library.manifests().iter().map(|m| m.torrent.info_hash).collect();
+            let store = node.library.store.clone();
+            store.retain_passes(|info_hash| known.contains(info_hash));
+            match tokio::task::spawn_blocking(move || store.prune_granules()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::warn!("saved hashes could not be deleted: {e}"),
+                Err(e) => tracing::error!("deleting saved hashes failed: {e}"),
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ use super::limited::Limited;
 use super::local_models::{self, LocalModels};
 use super::lock::NodeLock;
 use super::metadata::MetadataWaiters;
+use super::places::Places;
 use super::pump::Pump;
 use super::resolve::Resolvings;
 use super::unresolved::Unresolved;
@@ -101,6 +102,7 @@ pub struct Node {
     pub(super) limited: Limited,
     pub(super) disputes: Disputes,
     pub(super) local: LocalModels,
+    pub(super) places: Places,
     started: Instant,
     listening: watch::Receiver<Vec<SocketAddr>>,
     pub(super) asked: watch::Sender<Option<Asked>>,
@@ -178,6 +180,7 @@ impl Node {
             limited: Limited::default(),
             disputes: Disputes::default(),
             local: LocalModels::default(),
+            places: Places::default(),
             activity: options.activity,
             mount: options.mount,
             no_resolve: options.no_resolve,
@@ -204,7 +207,10 @@ impl Node {
         });
         // Nothing else shows them.
         let looking = node.mount.is_some().then(|| tokio::spawn(local_models::run(Arc::downgrade(&node))));
-        lock_tasks(&node.tasks).extend([housekeeper].into_iter().chain(attendants).chain(looking));
+        let tending = tokio::spawn(super::places::run(Arc::downgrade(&node)));
+        let scrubbing = tokio::spawn(super::scrub::run(Arc::downgrade(&node)));
+        lock_tasks(&node.tasks)
+            .extend([housekeeper, tending, scrubbing].into_iter().chain(attendants).chain(looking));
         tracing::info!("node started for {} on {:?}", node.activity, node.listening());
         Ok(node)
     }
@@ -232,9 +238,15 @@ impl Node {
         let mut seeded = Vec::new();
         for revision in self.library.revisions()? {
             let withheld = self.library.sharing.of(&revision.manifest.model_ref()).withheld.is_some();
-            if withheld || revision.held_bytes() == 0 {
+            if withheld {
                 continue;
             }
+            let info_hash = revision.manifest.torrent.info_hash;
+            if revision.held_bytes() == 0 {
+                self.places.expect(info_hash);
+                continue;
+            }
+            self.places.forget(&info_hash);
             match self.seed(&revision) {
                 Ok(()) => seeded.push(revision),
                 Err(e) if self.is_stopping() || e.kind() == ErrorKind::HostLost => {
@@ -248,6 +260,9 @@ impl Node {
 
     /// What this node does now.
     pub fn status(&self) -> Status {
+        let transfers = self.fetch.status();
+        let mut problems = self.places.problems();
+        problems.extend(transfers.iter().filter_map(|transfer| self.damage_in_cache(transfer)));
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -255,7 +270,7 @@ impl Node {
             uptime: self.started.elapsed().as_secs(),
             base_dir: self.library.paths.base.clone(),
             listening: self.listening(),
-            transfers: self.fetch.status(),
+            transfers,
             dht: self.settings.discovery.dht,
             catalog: self.catalog.as_ref().map(|part| part.catalog.status()),
             jobs: self.clients.status(),
@@ -264,6 +279,7 @@ impl Node {
             limited: self.limited.status(),
             disputed: self.disputed_names(),
             notes: self.notes(),
+            problems,
         }
     }
 
@@ -341,7 +357,7 @@ impl Node {
             if let Some(Err(e)) = catalog.map(|part| part.store.flush()) {
                 tracing::error!("{e}");
             }
-            store.sync()
+            store.close()
         });
         match tokio::time::timeout(STOP_WITHIN / 2, synced).await {
             Ok(Ok(Ok(()))) => {}

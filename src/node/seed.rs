@@ -31,12 +31,13 @@ impl Node {
         }
         let mut have = FixedBitSet::with_capacity(revision.layout.piece_count() as usize);
         have.insert_range(..);
-        let (file_paths, file_stamps) = places(revision);
+        let (file_paths, file_stamps, file_care) = places(revision);
         let id = self.session.add(AddTorrent {
             info_hash: hybrid,
             metainfo,
             file_paths,
             file_stamps,
+            file_care,
             have,
             resume: None,
             mode: Mode::Seed,

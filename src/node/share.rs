@@ -15,9 +15,10 @@ use crate::model::metainfo::parse_metainfo;
 use crate::model::scan::OutsideLinks;
 use crate::model::web_seed::WebSeed;
 use crate::model::{FileEntry, Manifest, ModelName, ModelRef, PieceLayers, Revision};
+use crate::node::catalog::now;
 use crate::node::sharing::Rule;
 use crate::node::{Library, Node, NodeError, blocking};
-use crate::store::Stamp;
+use crate::store::{ContentKey, Pass, Stamp};
 use crate::torrent::create::{self, NewFile};
 
 /// What to share.
@@ -83,7 +84,7 @@ impl Library {
             progress,
             cancel,
         };
-        let Description { mut manifest, piece_layers, mut warnings, metadata, targets } =
+        let Description { mut manifest, piece_layers, granules, mut warnings, metadata, targets } =
             describe(&dir, &request.name, &request.version, &options)?;
         warnings.extend(add_web_seeds(&mut manifest, &request.web_seeds, &piece_layers)?);
         if request.hybrid {
@@ -103,8 +104,14 @@ impl Library {
         }
         self.trust.claim(&request.name, manifest.publisher)?;
         self.store.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
+        for (file, granules) in manifest.files.iter().zip(&granules) {
+            if let Some(root) = file.pieces_root {
+                self.store.save_granules(&ContentKey { root, len: file.size }, granules);
+            }
+        }
         let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();
         self.store.record_placement_as(&manifest, &dir, &stamps, &targets)?;
+        self.store.set_pass(&manifest.torrent.info_hash, Pass { at: now(), ..Pass::default() });
         self.enter_own_state(&manifest)?;
         let manifest = self.registry.insert(manifest)?;
         let hybrid_magnet = self.hybrid_torrent(&manifest)?.map(|hybrid| hybrid.magnet.to_string());

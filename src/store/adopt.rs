@@ -81,8 +81,11 @@ impl Store {
             let stamp = Stamp::of(&hashes.metadata);
             if hashes.pieces_root == entry.pieces_root && stamp.size == entry.size {
                 let ours = ours.contains_key(&path);
+                if let Some(key) = content.key() {
+                    self.save_granules(&key, &hashes.granules);
+                }
                 let (path, root) = (entry.path.clone(), entry.pieces_root);
-                entries.push(PlacedEntry { path, root, target: None, stamp, ours, damaged: false });
+                entries.push(PlacedEntry::verified(path, root, entry.size, stamp, ours));
                 adopted.right.push(file);
             } else {
                 tracing::warn!("{} is not the file of {}.", path.display(), manifest.model_ref());

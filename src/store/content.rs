@@ -51,6 +51,12 @@ pub(super) struct State {
     synced: u64,
 }
 
+impl State {
+    pub(super) fn removals(&self) -> u64 {
+        self.removals
+    }
+}
+
 /// What is known of the map files on disk.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -96,9 +102,10 @@ impl Content {
         Self::new(None, shared, Home::Empty, Loaded::of(BlockMap::none(0), true, true))
     }
 
-    /// The content that stands whole in a file.
+    /// The content that is in a file outside the cache, whole or but for bytes that are wrong.
     pub(super) fn placed(key: ContentKey, shared: Arc<Shared>, file: PlacedFile) -> Self {
-        Self::new(Some(key), shared, Home::Placed(file), Loaded::of(BlockMap::all(key.len), true, true))
+        let map = file.map(key.len);
+        Self::new(Some(key), shared, Home::Placed(file), Loaded::of(map, true, true))
     }
 
     /// The content of a file that is not shared. `key` names it in this process only: the file was not hashed.
@@ -109,7 +116,11 @@ impl Content {
     /// The content in a sparse file of the store, which need not exist yet.
     pub(super) fn own(key: ContentKey, shared: Arc<Shared>, data: PathBuf) -> Result<Self, StoreError> {
         let loaded = shared.load_map(&data, key.len).map_err(|e| StoreError::io(&data, e))?;
-        Ok(Self::new(Some(key), shared, Home::Own(data), loaded))
+        let content = Self::new(Some(key), shared, Home::Own(data.clone()), loaded);
+        if content.is_complete() && nofollow::metadata(&data).is_ok_and(|found| is_other(&data, &found)) {
+            content.doubt_all().map_err(|e| StoreError::io(&data, e))?;
+        }
+        Ok(content)
     }
 
     fn new(key: Option<ContentKey>, shared: Arc<Shared>, home: Home, loaded: Loaded) -> Self {
@@ -153,13 +164,19 @@ impl Content {
         self.place().0
     }
 
-    /// Where the bytes are, or go, and for a file that is only read how it looked when it was verified.
-    pub fn place(&self) -> (PathBuf, Option<Stamp>) {
+    /// Where the bytes are, or go, and for a file that is only read how it looked when it was verified, with its change
+    /// time in nanoseconds since 1970 if that is known.
+    pub fn place(&self) -> (PathBuf, Option<(Stamp, Option<i64>)>) {
         match &self.state().home {
             Home::Empty => (PathBuf::from("/dev/null"), None),
             Home::Own(path) => (path.clone(), None),
-            Home::Placed(file) => (file.path.clone(), Some(file.stamp)),
+            Home::Placed(file) => (file.path.clone(), Some((file.stamp, file.changed_ns))),
         }
+    }
+
+    /// Where the hashes of its granules are, or go; none for a content of a single one.
+    pub fn granules(&self) -> Option<PathBuf> {
+        self.key.and_then(|key| self.shared.granules(&key))
     }
 
     /// How often [`Content::path`] has changed. An engine that was given an older path must be given the new one
@@ -233,13 +250,66 @@ impl Content {
         if was_unproved {
             self.persist_unproved(&range)?;
         }
+        if let Some(data) = self.own_path().filter(|_| self.is_complete()) {
+            // From now on nothing of this program writes to it.
+            if let Ok(stamp) = Stamp::at(&data) {
+                mapfile::write_stamp(&data, &stamp)?;
+            }
+        }
         Ok(true)
     }
 
-    /// Takes the blocks that the range touches back: they turned out damaged or were thrown away. A placed file is
-    /// given up as a whole: the content moves to the cache (see [`Content::moves`]). Does nothing for a local file.
+    /// Takes the blocks that the range touches back: they are gone, or were deleted. A content that is in a placed file
+    /// moves to the cache (see [`Content::moves`]); it returns when the file does. Does nothing for a local file.
     pub fn mark_missing(&self, range: Range<u64>) -> io::Result<()> {
         self.take_back(&mut self.journal(), range)
+    }
+
+    /// Takes the blocks that the range touches back: their hash is wrong. A placed file stays as it is and keeps its other
+    /// blocks; it is given up when none is left. Returns whether any of the blocks counted. Does nothing for a local file.
+    pub fn mark_wrong(&self, range: Range<u64>) -> io::Result<bool> {
+        let mut journal = self.journal();
+        let Home::Placed(file) = self.home() else {
+            let counted = !self.verified_ranges(range.clone()).is_empty();
+            return self.take_back(&mut journal, range).map(|()| counted);
+        };
+        let Some(key) = self.key.filter(|_| !self.local) else { return Ok(false) };
+        let wrong = {
+            let mut state = self.state();
+            if !state.map.remove(&range) {
+                return Ok(false);
+            }
+            state.removals += 1;
+            state.map.runs(&(0..key.len), false)
+        };
+        if self.cached_bytes() == 0 {
+            self.give_up_place(&mut journal, &file)?;
+            return Ok(true);
+        }
+        let wrong: Vec<(u64, u64)> = wrong.iter().map(|range| (range.start, range.end)).collect();
+        let recorded = self.shared.placements.update_file(&key, &file.path, |entry| {
+            entry.wrong.clone_from(&wrong);
+        });
+        recorded.map_err(io::Error::other).map(|()| true)
+    }
+
+    /// A reader wants bytes of the range. If they are wrong in the placed file that holds the others, the content moves to
+    /// the cache, where they can be fetched to. Returns whether it did.
+    pub fn make_fetchable(&self, range: &Range<u64>) -> io::Result<bool> {
+        let lacks = |content: &Self| {
+            let state = content.state();
+            matches!(state.home, Home::Placed(_)) && !state.map.has(range)
+        };
+        if self.local || !lacks(self) {
+            return Ok(false);
+        }
+        let mut journal = self.journal();
+        let Home::Placed(file) = self.home() else { return Ok(false) };
+        if !lacks(self) {
+            return Ok(false);
+        }
+        self.shared.placements.leave_alone(&file.path);
+        self.leave_place(&mut journal).map(|()| true)
     }
 
     /// Takes back what a reader missed where the content was after `moves` moves. Returns false, and takes nothing back,
@@ -259,6 +329,12 @@ impl Content {
         {
             self.shared.fds.forget((self.id, moves));
             return Ok(false);
+        }
+        if let Home::Placed(file) = &home
+            && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        {
+            // Its stamp would call it back while it still cannot be read.
+            self.shared.placements.leave_alone(&file.path);
         }
         self.take_back(&mut journal, lost).map(|()| true)
     }
@@ -284,10 +360,11 @@ impl Content {
                 if was_unproved {
                     self.persist_unproved(&range)?;
                 }
+                mapfile::forget_stamp(&data)?;
                 mapfile::shrink_synced(&data, self.len(), &range, &self.shared.boot)?;
                 self.persist(journal, &range)
             }
-            Home::Placed(file) => self.leave_place(journal, &file),
+            Home::Placed(_) => self.leave_place(journal),
         }
     }
 
@@ -387,21 +464,78 @@ impl Content {
     /// The file, if all of it is verified and, for a placed one, unchanged; for FUSE passthrough. Whoever holds it
     /// holds a [`Content::pin`] as well, or an eviction could empty the file under its reader.
     pub fn open_for_passthrough(&self) -> Option<File> {
-        let home = {
+        let (home, moves) = {
             let state = self.state();
             if !state.map.is_full() {
                 return None;
             }
-            state.home.clone()
+            (state.home.clone(), state.moves)
         };
         match home {
             Home::Empty => None,
-            Home::Own(path) => nofollow::read(&path).ok(),
+            Home::Own(path) => self.open_own(&path, moves),
             Home::Placed(placed) => {
                 let file = nofollow::read(&placed.path).ok()?;
                 (Stamp::of(&file.metadata().ok()?) == placed.stamp).then_some(file)
             }
         }
+    }
+
+    /// Opens the content's own file if it has the right length: the kernel shows a file as long as it is. Of one that was
+    /// cut, the rest counts as missing; one that was lengthened is cut again.
+    fn open_own(&self, path: &Path, moves: u64) -> Option<File> {
+        let opened = nofollow::read(path).and_then(|file| {
+            let found = file.metadata()?;
+            if found.len() == self.len() && is_other(path, &found) {
+                self.doubt_all()?;
+                return Err(io::Error::other("it is proved again"));
+            }
+            Ok((found.len(), file))
+        });
+        let (found, lost, error) = match opened {
+            Ok((len, file)) if len == self.len() => return Some(file),
+            Ok((len, _)) if len > self.len() => {
+                let cut = nofollow::write(path).and_then(|file| file.set_len(self.len()));
+                tracing::warn!("{} is longer than its content; it is cut.", path.display());
+                return match mapfile::stamp(path) {
+                    Some(_) => cut.and_then(|()| self.doubt_all()).ok().and(None),
+                    None => cut.and_then(|()| nofollow::read(path)).ok(),
+                };
+            }
+            Ok((len, _)) => (len, len / BLOCK_LEN * BLOCK_LEN, io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (0, 0, error),
+            Err(_) => return None,
+        };
+        match self.take_back_lost(moves, lost..self.len(), &error) {
+            Ok(true) => {
+                tracing::warn!("{} has {found} bytes; what it lacks is fetched again.", path.display());
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!("{} was cut, and {error}.", path.display()),
+        }
+        None
+    }
+
+    /// All blocks of a complete own file are to be proved again before they count: something has changed the file.
+    fn doubt_all(&self) -> io::Result<()> {
+        let all = 0..self.len();
+        let mut journal = self.journal();
+        let data = {
+            let mut state = self.state();
+            let Home::Own(data) = &state.home else { return Ok(()) };
+            let data = data.clone();
+            state.unproved = std::mem::replace(&mut state.map, BlockMap::none(self.len()));
+            state.removals += 1;
+            data
+        };
+        tracing::warn!("{} was changed by another program; it is proved again.", data.display());
+        if !self.shared.locked {
+            return Ok(());
+        }
+        mapfile::forget_stamp(&data)?;
+        self.persist_unproved(&all)?;
+        mapfile::shrink_synced(&data, self.len(), &all, &self.shared.boot)?;
+        self.persist(&mut journal, &all)
     }
 
     /// Keeps the content from being evicted while the pin lives.
@@ -442,6 +576,7 @@ impl Content {
             },
         };
         drop(journal);
+        let stamp = file.as_ref().map(|file| file.metadata()).transpose()?.as_ref().map(Stamp::of);
         if let Some(file) = file {
             file.sync_data()?;
         }
@@ -454,6 +589,9 @@ impl Content {
             }
         }
         mapfile::write_synced(&data, &snapshot, &self.shared.boot)?;
+        if let Some(stamp) = stamp.filter(|_| snapshot.is_full()) {
+            mapfile::write_stamp(&data, &stamp)?;
+        }
         self.state().synced = inserts;
         drop(_journal);
         self.record_use()
@@ -510,12 +648,19 @@ impl Content {
         mapfile::write_unproved(&data, &map, &self.shared.boot)
     }
 
-    /// Gives up a placed file and goes on in the cache.
-    fn leave_place(&self, journal: &mut Journal, file: &PlacedFile) -> io::Result<()> {
+    /// Goes on in the cache: a placed file is not there, or is not as it was. Its record stays, for when it returns.
+    pub(super) fn leave_place(&self, journal: &mut Journal) -> io::Result<()> {
         let Some(key) = self.key else { return Ok(()) };
         let data = self.shared.cached(&key);
         let loaded = self.shared.load_map(&data, key.len)?;
         self.settle_loaded(journal, Home::Own(data), loaded);
+        Ok(())
+    }
+
+    /// Goes on in the cache, and records that the bytes of a placed file are wrong.
+    pub(super) fn give_up_place(&self, journal: &mut Journal, file: &PlacedFile) -> io::Result<()> {
+        let Some(key) = self.key.filter(|_| !self.local) else { return Ok(()) };
+        self.leave_place(journal)?;
         self.shared.placements.distrust(&key, &file.path).map_err(io::Error::other)
     }
 
@@ -543,9 +688,10 @@ impl Content {
         self.shared.fds.forget((self.id, old));
     }
 
-    /// Goes on in a complete file outside the cache.
+    /// Goes on in a file outside the cache.
     pub(super) fn settle_placed(&self, journal: &mut Journal, file: PlacedFile) {
-        self.settle(journal, Home::Placed(file), BlockMap::all(self.len()), true, true);
+        let map = file.map(self.len());
+        self.settle(journal, Home::Placed(file), map, true, true);
     }
 
     /// Holds back all changes of the map files.
@@ -587,9 +733,18 @@ impl Content {
         remove_data(&data)
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a complete data file of the store looks other than when it was recorded. Its length is judged elsewhere.
+fn is_other(data: &Path, found: &std::fs::Metadata) -> bool {
+    mapfile::stamp(data).is_some_and(|stamp| stamp.size == found.len() && stamp != Stamp::of(found))
 }
 
 /// Removes a data file of the store and its maps, durably.

@@ -1,8 +1,8 @@
 //! Open files of contents that were read lately, bounded in number.
 //!
-//! A mount reads the same few files over and over; opening one anew for each 128 KiB would cost more than the
+//! A mount reads the same few files many times; opening one again for each 128 KiB would cost more than the
 //! read. The key carries how often the content has moved, so that a file opened before a move is never found
-//! after it.
+//! after it. The bound depends on the limit on open files of the process.
 
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -10,8 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 
-/// Far below the usual limit of 1024 open files, which sockets share.
-const MAX_OPEN: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+use crate::descriptors::{self, Closes, Shares};
 
 /// Which file: the content's number in this process, and how often it has moved.
 pub(super) type FdKey = (u64, u64);
@@ -20,8 +19,15 @@ pub(super) type FdKey = (u64, u64);
 pub(super) struct FdCache(Mutex<LruCache<FdKey, Arc<File>>>);
 
 impl FdCache {
-    pub fn new() -> Self {
-        Self(Mutex::new(LruCache::new(MAX_OPEN)))
+    /// A cache of the store's share of the limit on open files, which is emptied when descriptors are short.
+    pub fn new() -> Arc<Self> {
+        let cache = Arc::new(Self::bounded(Shares::now().cached));
+        descriptors::register(&cache);
+        cache
+    }
+
+    fn bounded(bound: usize) -> Self {
+        Self(Mutex::new(LruCache::new(NonZeroUsize::new(bound).unwrap_or(NonZeroUsize::MIN))))
     }
 
     /// The open file of `key`; `open` is called, outside the lock, where there is none.
@@ -49,13 +55,26 @@ impl FdCache {
     }
 }
 
+impl Closes for FdCache {
+    fn close_all(&self) {
+        let files: Vec<_> = {
+            let mut open = self.lock();
+            std::iter::from_fn(|| open.pop_lru()).collect()
+        };
+        // Dropped without the lock, as above.
+        drop(files);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MAX_OPEN: usize = 5;
+
     #[test]
     fn opens_once_until_forgotten_and_keeps_no_more_than_the_bound() {
-        let cache = FdCache::new();
+        let cache = FdCache::bounded(MAX_OPEN);
         let mut opened = 0;
         let mut open = |n: u64| {
             cache
@@ -67,13 +86,15 @@ mod tests {
         };
         open(0);
         open(0);
-        for n in 1..=MAX_OPEN.get() as u64 {
+        for n in 1..=MAX_OPEN as u64 {
             open(n);
         }
         open(0);
-        assert_eq!(opened, MAX_OPEN.get() + 2);
-        assert_eq!(cache.lock().len(), MAX_OPEN.get());
+        assert_eq!(opened, MAX_OPEN + 2);
+        assert_eq!(cache.lock().len(), MAX_OPEN);
         cache.forget((0, 0));
-        assert_eq!(cache.lock().len(), MAX_OPEN.get() - 1);
+        assert_eq!(cache.lock().len(), MAX_OPEN - 1);
+        cache.close_all();
+        assert_eq!(cache.lock().len(), 0);
     }
 }

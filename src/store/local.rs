@@ -51,7 +51,7 @@ impl Store {
             let Some(root) = entry.pieces_root else { return Content::empty(self.shared.clone()) };
             let key = ContentKey { root, len: entry.size };
             let stamp = Stamp::of(&file.metadata);
-            let placed = PlacedFile { path: file.source.clone(), stamp, ours: false };
+            let placed = PlacedFile::whole(file.source.clone(), stamp, false);
             Content::local(key, self.shared.clone(), placed)
         };
         // Both are in canonical order.

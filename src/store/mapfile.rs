@@ -1,5 +1,5 @@
 //! The files that remember a block map beside the data: `<data>.have`, `<data>.have.synced`, and where it is needed
-//! `<data>.have.unproved`.
+//! `<data>.have.unproved`; and `<data>.have.stamp`, how the data file looked when all of it was there.
 //!
 //! The *live* map is patched as blocks are verified. It survives the end of the process, as the page cache does,
 //! but after a power cut it may claim blocks whose data never reached the disk; so it counts only within the boot
@@ -19,8 +19,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::blockmap::{BlockMap, Header};
+use super::placement::Stamp;
 use crate::model::BLOCK_LEN;
 use crate::{fsutil, nofollow};
+
+/// Longest stamp read, in bytes.
+const MAX_STAMP: u64 = 4096;
 
 /// The live map beside a data file.
 pub(super) fn live_path(data: &Path) -> PathBuf {
@@ -37,9 +41,31 @@ pub(super) fn unproved_path(data: &Path) -> PathBuf {
     with_suffix(data, ".have.unproved")
 }
 
+/// The stamp next to a data file.
+fn stamp_path(data: &Path) -> PathBuf {
+    with_suffix(data, ".have.stamp")
+}
+
+/// Records how a complete data file looks.
+pub(super) fn write_stamp(data: &Path, stamp: &Stamp) -> io::Result<()> {
+    let json = serde_json::to_vec(stamp).map_err(io::Error::from)?;
+    nofollow::write_volatile(&stamp_path(data), &json, fsutil::MODE_PRIVATE)
+}
+
+/// How a complete data file looked; none where that was not recorded, or cannot be read.
+pub(super) fn stamp(data: &Path) -> Option<Stamp> {
+    serde_json::from_slice(&nofollow::read_capped(&stamp_path(data), MAX_STAMP).ok()?).ok()
+}
+
+/// Forgets how a data file looked: it is about to change.
+pub(super) fn forget_stamp(data: &Path) -> io::Result<()> {
+    nofollow::remove_if_there(&stamp_path(data)).map(drop)
+}
+
 /// The name of the data file that a name belongs to: itself, or the one it is a map of.
 pub(super) fn data_name(name: &str) -> &str {
-    let name = [".synced", ".unproved"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
+    let suffixes = [".synced", ".unproved", ".stamp"];
+    let name = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
     name.strip_suffix(".have").unwrap_or(name)
 }
 
@@ -220,6 +246,7 @@ pub(super) fn shrink_synced(data: &Path, len: u64, range: &Range<u64>, boot: &[u
 
 /// Removes all maps, the synced copy first. The caller then removes or renames the data.
 pub(super) fn remove(data: &Path) -> io::Result<()> {
+    forget_stamp(data)?;
     nofollow::remove_if_there(&synced_path(data))?;
     nofollow::remove_if_there(&live_path(data))?;
     nofollow::remove_if_there(&unproved_path(data))?;

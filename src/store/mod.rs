@@ -19,6 +19,7 @@ pub mod content;
 pub(crate) mod copy;
 mod fds;
 mod former;
+mod granules;
 mod keep;
 mod local;
 mod mapfile;
@@ -27,8 +28,10 @@ mod plain;
 mod publish;
 pub mod registry;
 mod remove;
+mod scrub;
 mod staging;
 pub mod states;
+pub mod tend;
 #[cfg(test)]
 mod tests;
 mod torrents;
@@ -54,11 +57,13 @@ pub use adopt::Adopted;
 pub use aside::Kept;
 pub use beside::Beside;
 pub use cache::{CacheEntry, Evicted};
+use content::Home;
 pub use content::{Content, ContentPin};
 pub use former::Former;
 pub use placement::Stamp;
 use placement::{PlacedEntry, Placements};
 pub use registry::Registry;
+pub use scrub::Pass;
 pub use states::{Announced, State, States};
 pub use verify::VerifyReport;
 
@@ -152,8 +157,9 @@ struct Shared {
     /// The models directory as it was named.
     named_models: PathBuf,
     boot: [u8; 16],
-    fds: fds::FdCache,
+    fds: Arc<fds::FdCache>,
     placements: Placements,
+    scrub: scrub::Scrub,
     ids: AtomicU64,
     /// Whether this process has the node's lock.
     locked: bool,
@@ -269,6 +275,7 @@ impl Store {
         let real = Paths { base, models };
         let shared = Shared {
             placements: Placements::open(&real)?,
+            scrub: scrub::Scrub::open(real.scrub(), &boot, locked),
             named_models: paths.models.clone(),
             paths: real,
             boot,
@@ -317,7 +324,7 @@ impl Store {
             return Ok(content);
         }
         let shared = self.shared.clone();
-        let content = match self.shared.placements.find(&key) {
+        let content = match self.shared.placements.find_any(&key) {
             Some(file) => Content::placed(key, shared, file),
             None => {
                 let staged =
@@ -402,12 +409,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let dir = fs::canonicalize(dir).map_err(|e| StoreError::io(dir, e))?;
         let entries = manifest.files.iter().zip(stamps).map(|(file, stamp)| PlacedEntry {
-            path: file.path.clone(),
-            root: file.pieces_root,
             target: targets.get(&file.path).cloned(),
-            stamp: *stamp,
-            ours,
-            damaged: stamp.size != file.size,
+            ..PlacedEntry::verified(file.path.clone(), file.pieces_root, file.size, *stamp, ours)
         });
         let _moving = self.moving();
         self.shared.placements.put(manifest, &dir, entries.collect())?;
@@ -418,13 +421,17 @@ impl Store {
         Ok(())
     }
 
-    /// Moves a live content that is not complete to the placed file that now holds all of it. With `moving` held.
-    fn settle_if_placed(&self, key: &ContentKey) {
-        let Some(content) = self.live_content(key).filter(|c| !c.is_complete()) else { return };
-        if let Some(file) = self.shared.placements.find(key) {
-            let mut journal = content.journal();
+    /// Moves a live content that is not complete to the placed file that now holds all of it, or more than the content
+    /// has. With `moving` held. Returns whether it did.
+    fn settle_if_placed(&self, key: &ContentKey) -> bool {
+        let Some(content) = self.live_content(key).filter(|c| !c.is_complete()) else { return false };
+        let Some(file) = self.shared.placements.find_any(key) else { return false };
+        let mut journal = content.journal();
+        let more = file.map(key.len).bytes() > content.cached_bytes();
+        if more {
             content.settle_placed(&mut journal, file);
         }
+        more
     }
 
     /// Reads the placement records again, after another process wrote them.
@@ -454,7 +461,9 @@ impl Store {
     /// Makes everything verified so far survive a power cut, as the last thing before the node ends. Nothing
     /// breaks if it is not called.
     pub fn close(&self) -> Result<(), StoreError> {
-        self.sync()
+        self.sync()?;
+        self.shared.scrub.close();
+        Ok(())
     }
 }
 

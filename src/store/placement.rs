@@ -7,12 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::blockmap::BlockMap;
+use super::tend::PlaceId;
 use super::{ContentKey, StoreError};
 use crate::model::{InfoHash, Manifest, ModelRef, PiecesRoot};
 use crate::paths::Paths;
@@ -21,8 +25,11 @@ use crate::{fsutil, nofollow};
 /// Longest record read; 100 000 files of long paths fit.
 const MAX_RECORD: u64 = 512 << 20;
 
+/// How long a file that could not be read is left alone.
+const LEFT_ALONE: Duration = Duration::from_secs(60);
+
 /// How a file looked when its bytes were verified. Not the device number, which may differ after a reboot, nor
-/// the change time, which moves when a hard link is made.
+/// the change time, which moves when a hard link is made (see [`change_time`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     /// Length in bytes.
@@ -47,6 +54,11 @@ impl Stamp {
     }
 }
 
+/// The change time of a file, nanoseconds since 1970. Programs cannot set it, unlike the modification time.
+pub(super) fn change_time(meta: &Metadata) -> i64 {
+    meta.ctime().saturating_mul(1_000_000_000).saturating_add(meta.ctime_nsec())
+}
+
 /// One file of a placement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PlacedEntry {
@@ -66,9 +78,21 @@ pub(super) struct PlacedEntry {
     /// Whether its bytes turned out to be damaged since.
     #[serde(default)]
     pub damaged: bool,
+    /// Its change time when it was verified; none in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_ns: Option<i64>,
+    /// Bytes that are wrong, as offsets from and to, in order, while the others are right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wrong: Vec<(u64, u64)>,
 }
 
 impl PlacedEntry {
+    /// A file that looked like `stamp` when all of it was verified. One of another length than `size` is damaged.
+    pub fn verified(path: String, root: Option<PiecesRoot>, size: u64, stamp: Stamp, ours: bool) -> Self {
+        let damaged = stamp.size != size;
+        Self { path, root, stamp, target: None, ours, damaged, changed_ns: None, wrong: Vec::new() }
+    }
+
     pub fn key(&self) -> Option<ContentKey> {
         self.root.map(|root| ContentKey { root, len: self.stamp.size })
     }
@@ -128,12 +152,34 @@ pub(super) struct PlacedFile {
     pub path: PathBuf,
     pub stamp: Stamp,
     pub ours: bool,
+    /// Bytes that are wrong, in order.
+    pub wrong: Vec<Range<u64>>,
+    /// The change time when it was verified, nanoseconds since 1970; none where it is not known.
+    pub changed_ns: Option<i64>,
+}
+
+impl PlacedFile {
+    /// A file of which every byte is right.
+    pub fn whole(path: PathBuf, stamp: Stamp, ours: bool) -> Self {
+        Self { path, stamp, ours, wrong: Vec::new(), changed_ns: None }
+    }
+
+    /// The blocks that are right, of a content of `len` bytes.
+    pub fn map(&self, len: u64) -> BlockMap {
+        let mut map = BlockMap::all(len);
+        for range in &self.wrong {
+            map.remove(range);
+        }
+        map
+    }
 }
 
 #[derive(Default)]
 struct State {
     records: BTreeMap<InfoHash, Record>,
     by_key: HashMap<ContentKey, Vec<PlacedFile>>,
+    /// Files that could not be read or that a reader had to leave, and until when they are left alone.
+    left_alone: HashMap<PathBuf, Instant>,
 }
 
 impl State {
@@ -143,7 +189,9 @@ impl State {
             for file in place.files.iter().filter(|f| !f.damaged) {
                 let Some(key) = file.key() else { continue };
                 let path = file.real_path(&place.dir);
-                let placed = PlacedFile { path, stamp: file.stamp, ours: file.ours };
+                let wrong = file.wrong.iter().map(|&(from, to)| from..to).collect();
+                let (stamp, ours, changed_ns) = (file.stamp, file.ours, file.changed_ns);
+                let placed = PlacedFile { path, stamp, ours, wrong, changed_ns };
                 self.by_key.entry(key).or_default().push(placed);
             }
         }
@@ -208,7 +256,18 @@ impl Placements {
     }
 
     /// Records files of a model that stand in a directory, in place of what was recorded for their paths.
-    pub fn put(&self, manifest: &Manifest, dir: &Path, entries: Vec<PlacedEntry>) -> Result<(), StoreError> {
+    pub fn put(
+        &self,
+        manifest: &Manifest,
+        dir: &Path,
+        mut entries: Vec<PlacedEntry>,
+    ) -> Result<(), StoreError> {
+        for entry in &mut entries {
+            // Of a file that is just being renamed to its place it is not known yet.
+            let meta = nofollow::metadata(&entry.real_path(dir)).ok();
+            let meta = meta.filter(|meta| Stamp::of(meta) == entry.stamp);
+            entry.changed_ns = entry.changed_ns.or(meta.as_ref().map(change_time));
+        }
         self.update(&manifest.torrent.info_hash, |record| {
             record.models.insert(manifest.model_ref());
             record.place_mut(dir).put(entries);
@@ -248,16 +307,40 @@ impl Placements {
     /// A file that holds the whole content and looks as it did when verified. A file that is missing or has changed does
     /// not count while it is so: it may be on its way to its place, or on a disk that comes back.
     pub fn find(&self, key: &ContentKey) -> Option<PlacedFile> {
-        self.candidates(key).into_iter().find(|file| self.still_counts(key, file))
+        let mut whole = self.candidates(key).into_iter().filter(|file| file.wrong.is_empty());
+        whole.find(|file| self.still_counts(key, file))
+    }
+
+    /// Like [`Placements::find`]; where there is none, a file that holds a part of the content.
+    pub fn find_any(&self, key: &ContentKey) -> Option<PlacedFile> {
+        let mut candidates = self.candidates(key);
+        candidates.sort_by_key(|file| file.wrong.iter().map(|range| range.end - range.start).sum::<u64>());
+        candidates.into_iter().find(|file| self.still_counts(key, file))
     }
 
     /// All files that [`Placements::find`] may find.
     pub fn find_all(&self, key: &ContentKey) -> Vec<PlacedFile> {
-        self.candidates(key).into_iter().filter(|file| self.still_counts(key, file)).collect()
+        let whole = self.candidates(key).into_iter().filter(|file| file.wrong.is_empty());
+        whole.filter(|file| self.still_counts(key, file)).collect()
     }
 
     fn candidates(&self, key: &ContentKey) -> Vec<PlacedFile> {
-        self.lock().by_key.get(key).cloned().unwrap_or_default()
+        let state = self.lock();
+        let files = state.by_key.get(key).into_iter().flatten();
+        let now = Instant::now();
+        files
+            .filter(|file| state.left_alone.get(&file.path).is_none_or(|until| *until <= now))
+            .cloned()
+            .collect()
+    }
+
+    /// Has a file not found for a minute: it cannot be read, or a reader needs bytes that are wrong in it. That is no
+    /// fact about the file, so it is not written down.
+    pub fn leave_alone(&self, path: &Path) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.left_alone.retain(|_, until| *until > now);
+        state.left_alone.insert(path.to_owned(), now + LEFT_ALONE);
     }
 
     fn still_counts(&self, key: &ContentKey, file: &PlacedFile) -> bool {
@@ -336,22 +419,65 @@ impl Placements {
 
     /// Records that the bytes of a placed file turned out to be damaged.
     pub fn distrust(&self, key: &ContentKey, path: &Path) -> Result<(), StoreError> {
+        if let Some(files) = self.lock().by_key.get_mut(key) {
+            files.retain(|f| f.path != path);
+        }
+        self.update_file(key, path, |file| file.damaged = true)
+    }
+
+    /// Ends [`Placements::leave_alone`].
+    pub fn expect_again(&self, path: &Path) {
+        self.lock().left_alone.remove(path);
+    }
+
+    /// All places.
+    pub fn ids(&self) -> Vec<PlaceId> {
+        let state = self.lock();
+        let ids = state.records.iter().flat_map(|(info_hash, record)| {
+            record.places.iter().map(|place| PlaceId { info_hash: *info_hash, dir: place.dir.clone() })
+        });
+        ids.collect()
+    }
+
+    /// At most `count` files of a place that hold contents, from the one with index `from` on, and the index of the next
+    /// one; 0 when these are the last.
+    pub fn files_of(&self, id: &PlaceId, from: usize, count: usize) -> (Vec<PlacedEntry>, usize) {
+        let state = self.lock();
+        let place = state.records.get(&id.info_hash);
+        let Some(place) = place.and_then(|r| r.places.iter().find(|place| place.dir == id.dir)) else {
+            return (Vec::new(), 0);
+        };
+        let end = from.saturating_add(count).min(place.files.len());
+        let files = place.files.get(from..end).unwrap_or_default();
+        let next = if end == place.files.len() { 0 } else { end };
+        (files.iter().filter(|file| file.root.is_some()).cloned().collect(), next)
+    }
+
+    /// The contents of all files.
+    pub fn keys(&self) -> HashSet<ContentKey> {
+        self.lock().by_key.keys().copied().collect()
+    }
+
+    /// Changes what is recorded of the file at a real path, wherever it is recorded for this content.
+    pub fn update_file(
+        &self,
+        key: &ContentKey,
+        path: &Path,
+        change: impl Fn(&mut PlacedEntry),
+    ) -> Result<(), StoreError> {
+        let is_it = |dir: &Path, file: &PlacedEntry| {
+            file.root == Some(key.root) && file.stamp.size == key.len && file.real_path(dir) == path
+        };
         let holders: Vec<InfoHash> = {
-            let mut state = self.lock();
-            if let Some(files) = state.by_key.get_mut(key) {
-                files.retain(|f| f.path != path);
-            }
-            let holds =
-                |r: &Record| r.places.iter().any(|p| p.files.iter().any(|f| f.real_path(&p.dir) == path));
+            let state = self.lock();
+            let holds = |r: &Record| r.places.iter().any(|p| p.files.iter().any(|f| is_it(&p.dir, f)));
             state.records.iter().filter(|(_, r)| holds(r)).map(|(h, _)| *h).collect()
         };
         for info_hash in holders {
             self.update(&info_hash, |record| {
                 for place in &mut record.places {
                     let dir = place.dir.clone();
-                    for file in place.files.iter_mut().filter(|f| f.real_path(&dir) == path) {
-                        file.damaged = true;
-                    }
+                    place.files.iter_mut().filter(|f| is_it(&dir, f)).for_each(&change);
                 }
             })?;
         }

@@ -105,7 +105,7 @@ impl Store {
                 && *data == own
             {
                 let stamp = step.seen().map_err(|e| StoreError::io(&step.target, e))?;
-                let file = PlacedFile { path: step.target.clone(), stamp, ours: step.ours };
+                let file = PlacedFile::whole(step.target.clone(), stamp, step.ours);
                 content.settle_placed(&mut journal, file);
             }
             drop(journal);
@@ -236,15 +236,8 @@ impl Store {
             .map(|step| {
                 let stamp = step.seen().map_err(|e| StoreError::io(&step.target, e))?;
                 let file = &manifest.files[step.file];
-                let damaged = stamp.size != file.size;
-                Ok(PlacedEntry {
-                    path: file.path.clone(),
-                    root: file.pieces_root,
-                    target: None,
-                    stamp,
-                    ours: step.ours,
-                    damaged,
-                })
+                let (path, root) = (file.path.clone(), file.pieces_root);
+                Ok(PlacedEntry::verified(path, root, file.size, stamp, step.ours))
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
         self.shared.placements.put(manifest, dest, entries)
@@ -263,7 +256,7 @@ impl Store {
                 self.shared.placements.distrust(&key, &step.target).map_err(io::Error::other)
             }
             Home::Own(data) => {
-                let file = PlacedFile { path: step.target.clone(), stamp: step.seen()?, ours: step.ours };
+                let file = PlacedFile::whole(step.target.clone(), step.seen()?, step.ours);
                 content.settle_placed(&mut journal, file);
                 remove_data(&data)
             }
@@ -277,7 +270,7 @@ impl Store {
                     && content.is_complete()
                     && Stamp::at(&placed.path).ok() != Some(placed.stamp)
                 {
-                    let file = PlacedFile { path: step.target.clone(), stamp: step.seen()?, ours: step.ours };
+                    let file = PlacedFile::whole(step.target.clone(), step.seen()?, step.ours);
                     content.settle_placed(&mut journal, file);
                 }
                 Ok(())

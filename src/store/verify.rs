@@ -112,6 +112,9 @@ impl Store {
             Err(HashError::Cancelled) => return Err(cancelled(&path)),
         };
         if hashes.pieces_root == content.root() {
+            if let Some(key) = content.key() {
+                self.save_granules(&key, &hashes.granules);
+            }
             let expected = revision.manifest.files[file].sha256;
             let sha256_fits = expected.map(|sha256| sha256 == hashes.sha256);
             return Ok(VerifyReport { checked: len, sha256_fits, ..Default::default() });
@@ -126,10 +129,14 @@ impl Store {
         if let Home::Placed(placed) = content.home() {
             self.salvage(content, &placed.path, placed.stamp, damaged);
         }
-        for range in damaged {
-            content.mark_missing(range.clone()).map_err(|e| StoreError::io(&content.path(), e))?;
+        let failed = |e| StoreError::io(&content.path(), e);
+        {
+            let mut journal = content.journal();
+            if let Home::Placed(placed) = content.home() {
+                return content.give_up_place(&mut journal, &placed).map_err(failed);
+            }
         }
-        Ok(())
+        damaged.iter().try_for_each(|range| content.mark_missing(range.clone()).map_err(failed))
     }
 
     /// Saves the good pieces of a file that is otherwise damaged to the store's own file, if that has less, and goes
@@ -281,7 +288,7 @@ fn whole(len: u64) -> Vec<Range<u64>> {
 }
 
 /// Joins neighbouring ranges.
-fn merge(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+pub(super) fn merge(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     let mut merged: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
     for range in ranges {
         match merged.last_mut() {

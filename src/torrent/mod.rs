@@ -62,6 +62,8 @@ pub struct AddTorrent {
     pub file_paths: Vec<PathBuf>,
     /// How those look that are never written, one per file or none at all: another file at the path is not read.
     pub file_stamps: Vec<Option<FileStamp>>,
+    /// How uploads of each file are checked, one per file or none at all.
+    pub file_care: Vec<FileCare>,
     /// Pieces that are already verified in those files; never hashed again. Length = piece count.
     pub have: FixedBitSet,
     /// What `Event::ResumeData` gave earlier: known piece layers. Ignored if damaged.
@@ -88,6 +90,18 @@ pub struct FileStamp {
     pub mtime_ns: i64,
     /// Inode number.
     pub inode: u64,
+    /// Change time, nanoseconds since 1970, where it is known. While it alone is another one, the file is read, and each
+    /// part of it is proved before it is sent.
+    pub changed_ns: Option<i64>,
+}
+
+/// How bytes that were verified once are checked before they are sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileCare {
+    /// Whether each part of the file is proved before it is first sent: something may have changed it.
+    pub doubted: bool,
+    /// A file with the hash of each 64 KiB of it, from which a part can be proved without reading its piece.
+    pub granules: Option<PathBuf>,
 }
 
 /// How much a piece is wanted when no reader waits for it.
@@ -146,6 +160,8 @@ pub enum DiskErrorKind {
     ReadOnly,
     /// The file is gone or shorter than it must be.
     Missing,
+    /// No descriptor is free: nothing is known about the file.
+    Shortage,
     /// Anything else.
     Other,
 }
@@ -178,6 +194,9 @@ pub enum Event {
     PieceVerified(TorrentId, PieceIndex),
     /// The piece's bytes did not match their hash and were thrown away; it stays wanted.
     PieceRejected(TorrentId, PieceIndex),
+    /// The bytes of a verified piece are wrong on the disk. It is no longer sent; it still counts as had until
+    /// [`Swarms::withdraw`].
+    PieceDamaged(TorrentId, PieceIndex),
     /// A peer finished its handshake.
     PeerConnected(TorrentId, SocketAddr),
     /// A peer is gone, and why.
@@ -231,6 +250,10 @@ pub trait Swarms: Send + Sync + 'static {
     /// Connects now to the peers that the engine knows of a torrent, from whatever source, and that are not connected,
     /// however often that failed before. A bound of the engine limits the calls.
     fn redial(&self, id: TorrentId) -> Result<(), EngineError>;
+
+    /// Takes back pieces that the torrent had: their bytes are about to be deleted. When this returns none of them is sent
+    /// any more; peers that can learn of it do, and the pieces are not wanted until they are wanted again.
+    fn withdraw(&self, id: TorrentId, pieces: &[PieceIndex]) -> Result<(), EngineError>;
 
     /// Withholds a torrent, or ends that, while it runs. All its connections end when it is withheld.
     fn set_withheld(&self, id: TorrentId, withheld: bool) -> Result<(), EngineError>;

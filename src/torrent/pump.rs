@@ -49,6 +49,7 @@ fn kind_of(errno: i32) -> DiskErrorKind {
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => DiskErrorKind::Full,
         Errno::ROFS | Errno::ACCESS | Errno::PERM => DiskErrorKind::ReadOnly,
         Errno::NOENT | Errno::NODATA | Errno::NOTDIR | Errno::STALE | Errno::LOOP => DiskErrorKind::Missing,
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM => DiskErrorKind::Shortage,
         _ => DiskErrorKind::Other,
     }
 }
@@ -153,6 +154,7 @@ impl Pump {
             RawKind::Failed => Event::Failed(id, raw.text),
             RawKind::PieceVerified => Event::PieceVerified(id, piece),
             RawKind::PieceRejected => Event::PieceRejected(id, piece),
+            RawKind::PieceDamaged => Event::PieceDamaged(id, piece),
             RawKind::PeerConnected => {
                 let peer = address_of(&raw)?;
                 if let Some(known) = self.shared.torrents().get_mut(&id) {

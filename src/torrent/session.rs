@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -147,7 +147,8 @@ impl Session {
         let network = &settings.network;
         let nodes: Vec<(String, u16)> =
             settings.dht_nodes()?.into_iter().map(|(host, port)| (host.to_owned(), port)).collect();
-        let engine = ffi::start_engine(&raw, settings.disk_threads(), &settings.dht_state, !network.announce)
+        let (threads, files) = (settings.disk_threads(), settings.open_files());
+        let engine = ffi::start_engine(&raw, threads, files, &settings.dht_state, !network.announce)
             .map_err(internal)?;
         engine.settle().map_err(internal)?;
         engine.set_bans(&Talk::default().banned()).map_err(internal)?;
@@ -289,9 +290,21 @@ impl Swarms for Session {
                 .enumerate()
                 .map(|(file, path)| {
                     let stamp = torrent.file_stamps.get(file).copied().flatten();
-                    let FileStamp { size, mtime_ns, inode } = stamp.unwrap_or_default();
-                    let bytes = path.as_os_str().as_bytes().to_vec();
-                    RawPath { bytes, fixed: stamp.is_some(), size, mtime_ns, inode }
+                    let FileStamp { size, mtime_ns, inode, changed_ns } = stamp.unwrap_or_default();
+                    let care = torrent.file_care.get(file).cloned().unwrap_or_default();
+                    RawPath {
+                        bytes: path.as_os_str().as_bytes().to_vec(),
+                        fixed: stamp.is_some(),
+                        size,
+                        mtime_ns,
+                        inode,
+                        changed_ns: changed_ns.unwrap_or(0),
+                        doubted: care.doubted,
+                        granules: care
+                            .granules
+                            .map(|path| path.into_os_string().into_vec())
+                            .unwrap_or_default(),
+                    }
                 })
                 .collect(),
             have: packed(&torrent.have),
@@ -390,6 +403,11 @@ impl Swarms for Session {
             known(self.shared.engine.connect_peer(id.0, &raw_endpoint(peer)))?;
         }
         known(self.shared.engine.redial(id.0))
+    }
+
+    fn withdraw(&self, id: TorrentId, pieces: &[PieceIndex]) -> Result<(), EngineError> {
+        let pieces: Vec<u32> = pieces.iter().map(|piece| piece.0).collect();
+        known(self.shared.engine.withdraw(id.0, &pieces))
     }
 
     fn set_withheld(&self, id: TorrentId, withheld: bool) -> Result<(), EngineError> {

@@ -6,6 +6,7 @@ use std::thread::available_parallelism;
 
 use super::EngineError;
 use crate::config::{Encryption, NetworkConfig, Utp};
+use crate::descriptors::Shares;
 use crate::ffi::{RawSetting, RawSettingKind};
 
 /// How to start a [`super::Session`].
@@ -98,6 +99,11 @@ impl SessionSettings {
     pub(super) fn disk_threads(&self) -> i32 {
         // Two hide one slow disk operation from another; beyond four the network thread is the bound.
         available_parallelism().map_or(2, |n| n.get().clamp(2, 4)) as i32
+    }
+
+    /// Files of torrents that the engine keeps open.
+    pub(super) fn open_files(&self) -> i32 {
+        i32::try_from(Shares::now().cached).unwrap_or(i32::MAX)
     }
 
     /// Where the session listens. `dht_port`, when it is another port than `listen_port`, gets a socket of its own:
@@ -290,9 +296,9 @@ fn tuned() -> Vec<RawSetting> {
         boolean("listen_system_port_fallback", false),
         // Several peers behind one address: a NAT, or one machine.
         boolean("allow_multiple_connections_per_ip", true),
-        // Per torrent there is a bound of its own; this one only must not be the tighter. libtorrent lowers it to
-        // what the limit on descriptors allows.
-        integer("connections_limit", 8000),
+        // Per torrent there is a bound of its own; this one only must not be the tighter. Each connection is a
+        // descriptor.
+        integer("connections_limit", Shares::now().connections as i64),
         // A torrent of 100 000 pieces tells each one when it is added.
         integer("alert_queue_size", 1_000_000),
         // Everybody who asks is served; bandwidth is bound by rates, not slots.

@@ -195,7 +195,8 @@ fn failure_of_exchanged(fixed: bool, change: impl Fn(&Path, &Path)) -> Option<Di
     let mut add = sample.add_seed();
     if fixed {
         let mtime_ns = found.mtime() * 1_000_000_000 + found.mtime_nsec();
-        add.file_stamps = vec![Some(FileStamp { size: found.size(), mtime_ns, inode: found.ino() })];
+        add.file_stamps =
+            vec![Some(FileStamp { size: found.size(), mtime_ns, inode: found.ino(), changed_ns: None })];
     }
     let mut seed = Client::new();
     let id = seed.add(add);

@@ -139,6 +139,7 @@ impl Sample {
             metainfo: self.metainfo.clone(),
             file_paths: self.paths_in(dir),
             file_stamps: vec![],
+            file_care: vec![],
             have: FixedBitSet::with_capacity(self.pieces() as usize),
             resume: None,
             mode: Mode::Lazy,

@@ -24,6 +24,7 @@ pub enum Call {
     Priority(InfoHash, u32, Priority),
     Connect(InfoHash, SocketAddr),
     Redial(InfoHash),
+    Withdraw(InfoHash, Vec<u32>),
     SetWithheld(InfoHash, bool),
     Reannounce(InfoHash),
     SaveResume(InfoHash),
@@ -512,6 +513,18 @@ impl Swarms for FakeSwarm {
         let mut inner = self.inner();
         let ih = inner.info_hash(id)?;
         inner.calls.push(Call::Redial(ih));
+        Ok(())
+    }
+
+    fn withdraw(&self, id: TorrentId, pieces: &[PieceIndex]) -> Result<(), EngineError> {
+        let mut inner = self.inner();
+        let ih = inner.info_hash(id)?;
+        let pieces: Vec<u32> = pieces.iter().map(|piece| piece.0).collect();
+        let torrent = inner.torrents.get_mut(&id).unwrap();
+        for piece in &pieces {
+            torrent.has.remove(piece);
+        }
+        inner.calls.push(Call::Withdraw(ih, pieces));
         Ok(())
     }
 

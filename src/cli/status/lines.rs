@@ -10,6 +10,7 @@ use crate::fetch::TransferStatus;
 use crate::node::control::Status;
 use crate::node::disputes::ModelNote;
 use crate::node::limited::LimitedProcess;
+use crate::node::places::StorageProblem;
 
 /// The latest paths that could not be resolved that are printed.
 const MAX_UNRESOLVED: usize = 10;
@@ -35,6 +36,10 @@ pub(super) fn of(status: &Status, width: Option<usize>) -> Vec<String> {
     let mut lines = Lines { width, lines: Vec::new() };
     lines.node(status);
     lines.names(status);
+    for StorageProblem { model, path, reason, help } in &status.problems {
+        lines.fact("problem", &format!("{model}: {}: {reason}", path.display()));
+        lines.fact("", &format!("help: {help}"));
+    }
     for transfer in &status.transfers {
         lines.waits(transfer);
     }

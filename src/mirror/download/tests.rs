@@ -403,7 +403,7 @@ fn larger_than_the_disk(dir: &Path) -> (RemoteFile, Local) {
     let file = RemoteFile { size, ..lfs("m", b"stands for many") };
     let Identity::Lfs(sha256) = file.identity else { unreachable!() };
     let metadata = fs::metadata(&path).unwrap();
-    let hashes = FileHashes { sha256, pieces_root: Some(root), layer, metadata };
+    let hashes = FileHashes { sha256, pieces_root: Some(root), layer, granules: Vec::new(), metadata };
     (file, Local { path, hashes, ours: true })
 }
 

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::{
     BytesDone, Detach, Failure, Hello, Line, OfModel, SILENCE, Seed, Status, Stop, Warm, Warmed, short_path,
 };
+use crate::descriptors;
 use crate::model::{Manifest, ModelRef};
 use crate::node::NodeError;
 use crate::node::attached::Companion;
@@ -241,9 +242,21 @@ impl Client {
         self.call("POST", "/v1/warm", &Warm { path: path.to_owned() }).await
     }
 
+    /// A connection. Descriptors that are short for a moment are waited for, at most [`ANSWER_WITHIN`].
     async fn stream(&self) -> std::io::Result<UnixStream> {
-        let (_dir, short) = short_path(&self.paths)?;
-        UnixStream::connect(short).await
+        let until = Instant::now() + ANSWER_WITHIN;
+        loop {
+            let connected = match descriptors::open(|| short_path(&self.paths)) {
+                Ok((_dir, short)) => UnixStream::connect(short).await,
+                Err(error) => Err(error),
+            };
+            match connected {
+                Err(error) if descriptors::is_shortage(&error) && Instant::now() < until => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                connected => return connected,
+            }
+        }
     }
 
     async fn within<T>(
@@ -280,7 +293,10 @@ impl Client {
     async fn send<B: Serialize>(&self, method: &str, route: &str, body: &B) -> Result<Connected, NodeError> {
         let body = serde_json::to_vec(body).map_err(|e| self.failed(e))?;
         // It was there when we looked for it.
-        let stream = self.stream().await.map_err(|_| NodeError::HostLost)?;
+        let stream = self.stream().await.map_err(|error| match descriptors::is_shortage(&error) {
+            true => self.failed(error),
+            false => NodeError::HostLost,
+        })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.failed(e))?;
         let driver = AbortOnDrop(tokio::spawn(connection));

@@ -54,6 +54,7 @@ use crate::node::attached::Companion;
 use crate::node::clients::JobStatus;
 use crate::node::disputes::{DisputedName, ModelNote};
 use crate::node::limited::LimitedProcess;
+use crate::node::places::StorageProblem;
 use crate::node::unresolved::UnresolvedName;
 use crate::node::{ErrorKind, NodeError, chain};
 use crate::paths::Paths;
@@ -99,6 +100,9 @@ pub struct Status {
     /// Facts that readers of the models in swarms should know.
     #[serde(default)]
     pub notes: Vec<ModelNote>,
+    /// Files that were verified and are absent, changed or damaged.
+    #[serde(default)]
+    pub problems: Vec<StorageProblem>,
 }
 
 /// What every version of a node says of itself.

@@ -65,7 +65,8 @@ impl Node {
                         None if size <= u64::from(piece_length) => Vec::new(),
                         None => continue,
                     };
-                    let hashes = FileHashes { sha256, pieces_root: Some(root), layer, metadata };
+                    let hashes =
+                        FileHashes { sha256, pieces_root: Some(root), layer, granules: Vec::new(), metadata };
                     found.insert((sha256, size), Local { path, hashes, ours });
                 }
             }

@@ -315,7 +315,7 @@ fn a_damaged_file_of_ours_is_fetched_and_replaced() {
     let kept: Files = &[files[0], files[1], ("a.edited", b"overwritten")];
     assert_eq!(published(&dest), expected(kept));
     // Damage that no stamp shows: a read error or a verification found it.
-    revision.contents[0].mark_missing(0..1).unwrap();
+    assert!(revision.contents[0].mark_wrong(0..50_000).unwrap());
     assert!(!revision.contents[0].is_complete());
     drop(revision);
     let store = home.store();

@@ -10,16 +10,16 @@ use crate::model::{FileEntry, PieceHashes};
 use crate::store::verify::UNWATCHED;
 use crate::store::*;
 
-const PIECE: u64 = 65_536;
+pub(super) const PIECE: u64 = 65_536;
 
 /// A model of three files: several pieces, one piece, none.
-struct Real {
-    manifest: Arc<Manifest>,
+pub(super) struct Real {
+    pub manifest: Arc<Manifest>,
     layers: PieceLayers,
-    files: Vec<(&'static str, Vec<u8>)>,
+    pub files: Vec<(&'static str, Vec<u8>)>,
 }
 
-fn real(home: &Home, dir: &Path) -> Real {
+pub(super) fn real(home: &Home, dir: &Path) -> Real {
     let files = vec![("big", bytes(300_000, 1)), ("empty", Vec::new()), ("small", bytes(20_000, 2))];
     fs::create_dir_all(dir).unwrap();
     let mut layers = PieceLayers::default();
@@ -38,7 +38,7 @@ fn real(home: &Home, dir: &Path) -> Real {
 }
 
 /// Changes one byte of a file without changing how it looks.
-fn rot(path: &Path, at: u64) {
+pub(super) fn rot(path: &Path, at: u64) {
     let time = fs::metadata(path).unwrap().modified().unwrap();
     let file = fs::File::options().write(true).open(path).unwrap();
     file.write_all_at(b"!", at).unwrap();

@@ -19,6 +19,10 @@ disputed        acme/disputed: published by dora (eb6p-x112-rg3z-pv89),
                 the mount shows dora (eb6p-x112-rg3z-pv89), read before, until
                 it is unmounted
                 read /home/ada/models/.by/x/acme/disputed
+problem         acme/on-disk: /media/ada/disk/on-disk: it is absent, so the
+                model is not offered from there: No such file or directory
+                help: connect its disk or move it back, and it is offered again
+                by itself
 stalled         sentence-transformers/all-MiniLM-L6-v2/onnx/model_quantized.onnx:
                 3 reads wait (since 2m 5s)
                 1 peer is connected, but no peer that has the piece sends
@@ -51,6 +55,8 @@ not shown       acme/absent: no peer that was asked knows it (5s ago)
 disputed        acme/disputed: published by dora (eb6p-x112-rg3z-pv89), ep3q-qd0x-74xn-ze25, cj5a-bhbs-zcrf-72qq
                 the mount shows dora (eb6p-x112-rg3z-pv89), read before, until it is unmounted
                 read /home/ada/models/.by/x/acme/disputed
+problem         acme/on-disk: /media/ada/disk/on-disk: it is absent, so the model is not offered from there: No such file or directory
+                help: connect its disk or move it back, and it is offered again by itself
 stalled         sentence-transformers/all-MiniLM-L6-v2/onnx/model_quantized.onnx: 3 reads wait (since 2m 5s)
                 1 peer is connected, but no peer that has the piece sends anything; and over HTTP: hub.example answered 503 Service Unavailable
 last error      sentence-transformers/all-MiniLM-L6-v2: a peer sent bad data (1 piece thrown away)

@@ -1,0 +1,416 @@
+//! Looking after the directories outside the cache whose files are shared: a disk may be disconnected, a file changed.
+//!
+//! Each directory is looked at every few seconds, a bounded number of files at a time. A directory that is absent is
+//! withdrawn, looked at again with growing pauses, and offered again when it returns as it was. A file that has changed is
+//! proved again before it is offered. `status` reports what is wrong and which command helps.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use super::{Node, NodeError, blocking};
+use crate::fetch::TransferStatus;
+use crate::model::hash::Control;
+use crate::model::{InfoHash, Manifest};
+use crate::store::Stamp;
+use crate::store::tend::{Fault, FaultyFile, PlaceId, Tended};
+
+/// How often the task looks which directories are due.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often a directory without a fault is looked at.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// The longest pause between two looks at a directory with a fault; the first is [`TICK`], each further twice as long.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Files that are looked at in one look at a directory.
+const FILES_AT_A_TIME: usize = 256;
+
+/// A file system that has not answered for so long counts as absent.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Faults reported of one directory.
+const MAX_REPORTED: usize = 16;
+
+/// Something wrong with files that were verified, as `status` reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageProblem {
+    /// The model.
+    pub model: String,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub reason: String,
+    /// What to do.
+    pub help: String,
+}
+
+/// What is known of all directories.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    known: Mutex<Known>,
+    /// Held while a file is proved again: one at a time, since each uses all cores.
+    proving: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    problems: BTreeMap<PlaceId, Vec<StorageProblem>>,
+    /// Torrents that were to be seeded when nothing of them was there.
+    expected: HashSet<InfoHash>,
+    /// Torrents with a file of which only the change time is another one.
+    touched: HashSet<InfoHash>,
+}
+
+impl Places {
+    /// A torrent is to be seeded, and nothing of it is there now.
+    pub fn expect(&self, info_hash: InfoHash) {
+        self.lock().expected.insert(info_hash);
+    }
+
+    /// A torrent is not to be seeded when its files return.
+    pub fn forget(&self, info_hash: &InfoHash) {
+        self.lock().expected.remove(info_hash);
+    }
+
+    /// Whether a file of a torrent has another change time than when it was verified, and was not read since.
+    pub fn is_touched(&self, info_hash: &InfoHash) -> bool {
+        self.lock().touched.contains(info_hash)
+    }
+
+    /// The files of a torrent are read again from now on.
+    pub fn forget_touch(&self, info_hash: &InfoHash) {
+        self.lock().touched.remove(info_hash);
+    }
+
+    fn is_expected(&self, info_hash: &InfoHash) -> bool {
+        self.lock().expected.contains(info_hash)
+    }
+
+    /// What `status` reports.
+    pub fn problems(&self) -> Vec<StorageProblem> {
+        self.lock().problems.values().flatten().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is known of one directory between two looks.
+#[derive(Debug)]
+struct Round {
+    due: Instant,
+    pause: Duration,
+    next: usize,
+    /// The look that is under way, since when, and whether it has been given up.
+    looking: Option<(JoinHandle<Tended>, Instant, bool)>,
+    /// Faults of this pass over the files, and how changed files looked the last time.
+    faulty: Vec<FaultyFile>,
+    changed: HashMap<PathBuf, Option<Stamp>>,
+    /// Files of it that are proved again now.
+    proving: Option<AbortOnDrop>,
+}
+
+/// A task that ends when it is no longer waited for.
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Round {
+    fn new(now: Instant) -> Self {
+        Self {
+            due: now,
+            pause: TICK,
+            next: 0,
+            looking: None,
+            faulty: Vec::new(),
+            changed: HashMap::new(),
+            proving: None,
+        }
+    }
+
+    /// Takes in a look. Returns the faults of the whole directory when all files were looked at.
+    fn take(&mut self, tended: Tended, now: Instant) -> Option<Vec<FaultyFile>> {
+        self.faulty.extend(tended.faulty);
+        self.next = tended.next;
+        let all_absent = self.faulty.iter().all(|file| matches!(file.fault, Fault::Absent(_)));
+        let is_over = self.next == 0;
+        let faulty = is_over.then(|| std::mem::take(&mut self.faulty));
+        let fine = faulty.as_ref().map_or(!all_absent, Vec::is_empty);
+        self.pause = if fine { TICK } else { (self.pause * 2).min(LONGEST) };
+        // The rest of a large directory soon: only its files are many.
+        self.due = now
+            + match (&faulty, fine) {
+                (None, _) => TICK,
+                (Some(_), true) => EVERY,
+                (Some(_), false) => self.pause,
+            };
+        faulty
+    }
+}
+
+/// Runs until the node is gone.
+pub(super) async fn run(node: Weak<Node>) {
+    let mut rounds: HashMap<PlaceId, Round> = HashMap::new();
+    let mut clock = tokio::time::interval(TICK);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        clock.tick().await;
+        let Some(node) = node.upgrade() else { return };
+        if node.is_stopping() {
+            return;
+        }
+        let manifests: HashMap<InfoHash, Arc<Manifest>> =
+            node.library.manifests().into_iter().map(|m| (m.torrent.info_hash, m)).collect();
+        let mut places = node.library.store.recorded_places();
+        // Those of former states are nothing to the user.
+        places.retain(|place| manifests.contains_key(&place.info_hash));
+        let known: HashSet<&PlaceId> = places.iter().collect();
+        rounds.retain(|place, _| known.contains(place));
+        node.places.lock().problems.retain(|place, _| known.contains(place));
+        for place in &places {
+            let round = rounds.entry(place.clone()).or_insert_with(|| Round::new(Instant::now()));
+            look(&node, place, round, &manifests[&place.info_hash]).await;
+        }
+    }
+}
+
+/// Begins a look at a directory that is due, or takes in one that has ended.
+async fn look(node: &Arc<Node>, place: &PlaceId, round: &mut Round, manifest: &Arc<Manifest>) {
+    let now = Instant::now();
+    match &mut round.looking {
+        Some((looking, _, _)) if looking.is_finished() => {}
+        Some((_, since, given_up)) => {
+            if now.duration_since(*since) >= ANSWERS_WITHIN && !*given_up {
+                *given_up = true;
+                let why = Fault::Absent("its file system does not answer".to_owned());
+                let file = FaultyFile {
+                    path: String::new(),
+                    at: place.dir.clone(),
+                    fault: why,
+                    ours: false,
+                    looks: None,
+                };
+                node.report(place, manifest, &[file]);
+                if node.library.store.leave(place) {
+                    node.files_moved(place);
+                }
+            }
+            return;
+        }
+        None if round.due > now => return,
+        None => {
+            if round.proving.take_if(|proving| proving.0.is_finished()).is_none() && round.proving.is_some() {
+                return;
+            }
+            let (store, fetch) = (node.library.store.clone(), node.fetch.clone());
+            let (at, from) = (place.clone(), round.next);
+            let looking = tokio::task::spawn_blocking(move || {
+                store.tend(&at, from, FILES_AT_A_TIME, &|key| !fetch.waited_for(key).is_empty())
+            });
+            round.looking = Some((looking, now, false));
+            return;
+        }
+    }
+    let Some((looking, _, _)) = round.looking.take() else { return };
+    // A panic in there was reported.
+    let Ok(tended) = looking.await else { return };
+    if tended.moved {
+        node.files_moved(place);
+    }
+    let Some(faulty) = round.take(tended, now) else { return };
+    node.report(place, manifest, &faulty);
+    let is_back = faulty.iter().all(|file| file.fault == Fault::Touched);
+    if is_back && node.places.is_expected(&place.info_hash) {
+        node.files_moved(place);
+    }
+    if faulty.iter().any(|file| file.fault == Fault::Touched) {
+        node.places.lock().touched.insert(place.info_hash);
+    }
+    if faulty.iter().any(|file| file.fault != Fault::Touched) {
+        // It is seeded whole or not at all.
+        node.unseed_hybrid(manifest);
+    }
+    let (mut changed, mut still) = (HashMap::new(), Vec::new());
+    for file in faulty.into_iter().filter(|file| matches!(file.fault, Fault::Changed)) {
+        // A file that is just being written looks another way the next time.
+        if round.changed.get(&file.at).is_some_and(|looked| *looked == file.looks) {
+            still.push(file);
+        } else {
+            changed.insert(file.at, file.looks);
+        }
+    }
+    round.changed = changed;
+    if round.changed.is_empty() && still.is_empty() {
+        return;
+    }
+    round.due = now + 2 * TICK;
+    if !still.is_empty() {
+        let (node, manifest) = (Arc::downgrade(node), manifest.clone());
+        round.proving = Some(AbortOnDrop(tokio::spawn(async move {
+            for file in still {
+                let Some(node) = node.upgrade() else { return };
+                node.prove_again(&manifest, file).await;
+            }
+        })));
+    }
+}
+
+impl Node {
+    /// Contents of a directory have another home now: the engine learns of it, and what returned is offered again.
+    fn files_moved(self: &Arc<Self>, place: &PlaceId) {
+        for revision in self.fetch.joined() {
+            let is_whole = revision.is_complete();
+            self.fetch.relocate(&revision);
+            let twin_left = (revision.manifest.torrent.info_hash == place.info_hash || !is_whole)
+                && self.unseed_hybrid(&revision.manifest);
+            if (twin_left || self.places.is_expected(&revision.manifest.torrent.info_hash))
+                && is_whole
+                && let Err(error) = self.seed(&revision)
+            {
+                tracing::warn!("cannot seed {}: {error}", revision.manifest.model_ref());
+            }
+        }
+        if self.places.is_expected(&place.info_hash) && self.fetch.joined_as(&place.info_hash).is_none() {
+            // What is withheld, or still not there, is left out again.
+            if let Err(error) = self.seed_local() {
+                tracing::warn!("the files that returned cannot be seeded: {error}");
+            }
+        }
+        self.changed();
+    }
+
+    /// What `status` reports of bytes of the cache that turned out damaged.
+    pub(super) fn damage_in_cache(&self, transfer: &TransferStatus) -> Option<StorageProblem> {
+        let model = transfer.model.clone();
+        (transfer.damaged_bytes > 0).then(|| StorageProblem {
+            path: self.library.paths.cache(),
+            reason: format!(
+                "damaged: {} bytes of it were wrong and are not offered; they are fetched again when they are read",
+                transfer.damaged_bytes
+            ),
+            help: format!(
+                "`silmaril verify {model}` checks the rest; damage that returns means that the disk or the memory fails"
+            ),
+            model,
+        })
+    }
+
+    /// Has `status` report the faults of a directory, in place of those reported before.
+    fn report(&self, place: &PlaceId, manifest: &Arc<Manifest>, faulty: &[FaultyFile]) {
+        let problems = problems(place, manifest, faulty);
+        let mut known = self.places.lock();
+        let former = known.problems.get(place);
+        for new in problems.iter().filter(|new| former.is_none_or(|former| !former.contains(new))) {
+            tracing::warn!("{}: {}: {}", new.model, new.path.display(), new.reason);
+        }
+        match problems.is_empty() {
+            true => drop(known.problems.remove(place)),
+            false => drop(known.problems.insert(place.clone(), problems)),
+        }
+    }
+
+    /// Reads a file that has changed again, offers what is right of it, and withdraws what is wrong.
+    pub(super) async fn prove_again(self: &Arc<Self>, manifest: &Arc<Manifest>, file: FaultyFile) {
+        let _one_at_a_time = self.places.proving.lock().await;
+        // What has the turn moves or reads the files itself.
+        let Some(turn) = self.jobs.try_turn(&manifest.torrent.info_hash) else { return };
+        let (node, manifest) = (self.clone(), manifest.clone());
+        let (at, place) =
+            (file.at.clone(), PlaceId { info_hash: manifest.torrent.info_hash, dir: file.at.clone() });
+        let proved = blocking::cancellable(move |cancel| {
+            let _until_done = turn;
+            let store = &node.library.store;
+            let revision = store.revision(manifest.clone())?;
+            let Some(index) = manifest.files.iter().position(|entry| entry.path == file.path) else {
+                return Ok(None);
+            };
+            let known = store.piece_hashes(&manifest, store.layers(&manifest)?)?;
+            let watch = Control { progress: &|_| (), cancel };
+            let layer = known.layer(index);
+            Ok::<_, NodeError>(Some(store.prove_placed(
+                &revision,
+                index,
+                &file.at,
+                layer.as_deref(),
+                watch,
+            )?))
+        });
+        match proved.await {
+            Ok(Some((wrong, moved))) => {
+                tracing::info!(path = %at.display(), wrong, "A file that had changed was proved again.");
+                if moved {
+                    self.files_moved(&place);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!("{} could not be proved again: {error}", at.display()),
+        }
+    }
+}
+
+/// What to report of a directory.
+fn problems(place: &PlaceId, manifest: &Manifest, faulty: &[FaultyFile]) -> Vec<StorageProblem> {
+    let model = manifest.model_ref().to_string();
+    let absent = |file: &&FaultyFile| matches!(file.fault, Fault::Absent(_));
+    let contents = manifest.files.iter().filter(|file| file.size > 0).count();
+    let all_absent =
+        faulty.iter().filter(absent).count() >= contents.min(2) && faulty.iter().all(|f| absent(&f));
+    if let Some(FaultyFile { fault: Fault::Absent(why), .. }) = faulty.first().filter(|_| all_absent) {
+        return vec![StorageProblem {
+            reason: format!("it is absent, so the model is not offered from there: {why}"),
+            help: format!(
+                "connect its disk or move it back, and it is offered again by itself; if it is gone for good, \
+                 `silmaril remove {model}`"
+            ),
+            path: place.dir.clone(),
+            model,
+        }];
+    }
+    let of = |file: &FaultyFile| {
+        let repair = match file.ours {
+            true => format!("`silmaril verify {model}` and `silmaril get {model}` fetch it again"),
+            false => {
+                "restore the file, and it is offered again by itself; or `silmaril share` its directory \
+                      again, to publish it as it is now"
+                    .to_owned()
+            }
+        };
+        let (problem, help) = match &file.fault {
+            Fault::Absent(why) => (format!("it is absent and is not offered: {why}"), repair),
+            Fault::Changed => (
+                "it has changed since it was verified; it is not offered until it is proved again".to_owned(),
+                "it is proved again by itself when it no longer changes".to_owned(),
+            ),
+            Fault::OtherLength => ("damaged: its length is not the one that was shared".to_owned(), repair),
+            Fault::Damaged(bytes) => {
+                (format!("damaged: {bytes} bytes are wrong and are not offered"), repair)
+            }
+            Fault::Touched => return None,
+        };
+        Some(StorageProblem { model: model.clone(), path: file.at.clone(), reason: problem, help })
+    };
+    let mut problems: Vec<_> = faulty.iter().filter_map(of).collect();
+    let left = problems.len().saturating_sub(MAX_REPORTED);
+    problems.truncate(MAX_REPORTED);
+    if left > 0 {
+        problems.push(StorageProblem {
+            path: place.dir.clone(),
+            reason: format!("{left} more of its files are absent or damaged"),
+            help: format!("`silmaril verify {model}` reads them all"),
+            model,
+        });
+    }
+    problems
+}

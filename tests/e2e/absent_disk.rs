@@ -1,0 +1,76 @@
+//! A shared directory that disappears, as that of an external disk does, and returns.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::fixtures::{model_dir, noise};
+use crate::support::host::Host;
+use crate::support::net::Net;
+use crate::support::process::{Finished, PATIENCE, until};
+use crate::support::share::{import, share};
+
+const PIECE: usize = 1 << 20;
+
+/// What `status` reports as wrong with stored files.
+pub fn problems(host: &Host) -> Vec<String> {
+    let status: Value = serde_json::from_str(&host.run(&["status", "--json"]).ok()).unwrap();
+    let problems = status["problems"].as_array().unwrap();
+    problems.iter().map(|one| format!("{} {}", one["path"], one["reason"])).collect()
+}
+
+/// Reads a piece of a file in another process, so that a stuck read fails the test.
+pub fn read(file: &Path, piece: usize) -> Finished {
+    let script = "import sys; f = open(sys.argv[1], 'rb', buffering=0); f.seek(int(sys.argv[2]) << 20); print(f.read(1 << 20).hex())";
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-I", "-c", script]).arg(file).arg(piece.to_string());
+    Finished::of(&mut command, PATIENCE)
+}
+
+/// The bytes of a piece that can be read.
+pub fn piece(file: &Path, piece: usize) -> Vec<u8> {
+    hex::decode(read(file, piece).ok().trim()).unwrap()
+}
+
+#[test]
+fn an_absent_directory_is_offered_again_when_it_returns() {
+    let net = Net::new();
+    let (a, b) = (net.host("a"), net.host("b"));
+    b.configure("\nmount:\n  read_timeout: 3s\n");
+    // So long, and read from behind, that no read-ahead brings the pieces that are read later.
+    let bytes = noise(1, 96 * PIECE);
+    let dir = model_dir(&a.home().join("disk/m"), &[("w.bin", &bytes)]);
+    let shared = share(&a, &dir, "acme/m", &["--piece-length", "1MiB"]);
+    import(&b, &shared.manifest);
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    let file = mounted.path("acme/m/w.bin");
+    let right = |number: usize| piece(&file, number) == bytes[number * PIECE..(number + 1) * PIECE];
+    assert!(right(90));
+    for number in [70, 50] {
+        let (disk, away) = (a.home().join("disk"), a.home().join("away"));
+        std::fs::rename(&disk, &away).unwrap();
+        until("the loss is reported", PATIENCE, || {
+            problems(&a).iter().any(|problem| problem.contains("absent"))
+        });
+        let status = a.run(&["status"]).ok();
+        assert!(status.contains("acme/m") && status.contains("silmaril remove acme/m"), "{status}");
+        // What nobody has waits, and fails in time.
+        assert!(!read(&file, number).status.success());
+        std::fs::rename(&away, &disk).unwrap();
+        until("the return is noticed", PATIENCE, || problems(&a).is_empty());
+        until("it is read again", PATIENCE, || read(&file, number).status.success());
+        assert!(right(number));
+    }
+    drop(shared);
+    // A daemon that starts while the directory is absent offers it, too.
+    let (disk, away) = (a.home().join("disk"), a.home().join("away"));
+    std::fs::rename(&disk, &away).unwrap();
+    let daemon = a.spawn(&["daemon"]);
+    daemon.wait_for_line("running", PATIENCE);
+    until("the loss is reported", PATIENCE, || !problems(&a).is_empty());
+    std::fs::rename(&away, &disk).unwrap();
+    until("it is read again", PATIENCE, || read(&file, 30).status.success());
+    assert!(right(30));
+    mounted.unmount();
+}
