@@ -38,7 +38,7 @@ impl Shared {
 pub(super) struct Pump {
     shared: Arc<Shared>,
     next_stats: Instant,
-    recover: HashMap<TorrentId, Instant>,
+    recover: HashMap<TorrentId, Recovery>,
     errors: HashMap<(TorrentId, PathBuf, DiskErrorKind), Instant>,
     /// Where another program was found to listen.
     pub in_use: Vec<SocketAddr>,
@@ -59,6 +59,14 @@ fn address_of(event: &RawEvent) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, event.port))
 }
 
+/// When a torrent is to go on after an error of the disk.
+#[derive(Debug, Clone, Copy)]
+struct Recovery {
+    due: Instant,
+    /// Whether more errors came since. An error is told before the torrent stops for it: it may stop after it went on.
+    again: bool,
+}
+
 impl Pump {
     pub fn new(shared: Arc<Shared>) -> Self {
         Self {
@@ -75,8 +83,13 @@ impl Pump {
         while !self.shared.stopping.load(Ordering::Acquire) {
             let answers = self.timers();
             self.send(answers);
-            let next =
-                self.recover.values().copied().chain([self.next_stats]).min().unwrap_or(self.next_stats);
+            let next = self
+                .recover
+                .values()
+                .map(|recovery| recovery.due)
+                .chain([self.next_stats])
+                .min()
+                .unwrap_or(self.next_stats);
             let events = self.turn(next.saturating_duration_since(Instant::now()));
             self.send(events);
         }
@@ -123,14 +136,15 @@ impl Pump {
             answers = self.shared.settle_questions(now);
         }
         let engine = &self.shared.engine;
-        self.recover.retain(|id, due| {
-            if *due > now {
+        self.recover.retain(|id, recovery| {
+            if recovery.due > now {
                 return true;
             }
             if let Err(error) = engine.recover(id.0) {
                 tracing::debug!(torrent = id.0, %error, "The torrent could not be resumed.");
             }
-            false
+            recovery.due = now + RECOVER_AFTER;
+            std::mem::take(&mut recovery.again)
         });
         answers
     }
@@ -186,7 +200,7 @@ impl Pump {
             RawKind::SilentSeeds => Event::SilentSeeds(id, raw.seeds),
             RawKind::DiskError => return self.disk_error(id, raw),
             RawKind::Stopped => {
-                self.recover.entry(id).or_insert_with(|| Instant::now() + RECOVER_AFTER);
+                self.recover_later(id, Instant::now());
                 tracing::debug!(
                     torrent = id.0,
                     reason = raw.text,
@@ -234,9 +248,16 @@ impl Pump {
         })
     }
 
+    fn recover_later(&mut self, id: TorrentId, now: Instant) {
+        let recovery = self.recover.entry(id);
+        recovery
+            .and_modify(|recovery| recovery.again = true)
+            .or_insert(Recovery { due: now + RECOVER_AFTER, again: false });
+    }
+
     fn disk_error(&mut self, id: TorrentId, raw: RawEvent) -> Option<Event> {
         let now = Instant::now();
-        self.recover.entry(id).or_insert(now + RECOVER_AFTER);
+        self.recover_later(id, now);
         let path = PathBuf::from(OsString::from_vec(raw.path));
         let kind = kind_of(raw.code);
         let told = self.errors.get(&(id, path.clone(), kind));
