@@ -250,7 +250,8 @@ fn refuse_foreign(base: &Path) -> io::Result<()> {
     }
     for entry in entries {
         let name = entry?.file_name();
-        if !OWN_ENTRIES.iter().any(|own| name == *own) {
+        // A file system of its own may have one.
+        if name != "lost+found" && !OWN_ENTRIES.iter().any(|own| name == *own) {
             return Err(io::Error::other(format!(
                 "it holds {name:?} and is not silmaril's; choose a new or empty directory"
             )));

@@ -82,7 +82,8 @@ pub fn init(verbosity: i8, target: Target) -> Result<(), TelemetryError> {
         }
         _ => EnvFilter::builder().with_default_directive(LevelFilter::TRACE.into()).parse("")?,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    // What cannot be written is lost: a report of it would end the process on a full disk.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
     match target {
         Target::Stderr => {
             builder.with_ansi(io::stderr().is_terminal()).with_writer(|| Clean(io::stderr())).try_init()

@@ -86,6 +86,8 @@ mod e2e {
     mod rotation;
     mod share;
     mod six_hosts;
+    mod space;
+    mod space_random;
     mod stalled;
     mod terminal;
     mod trust;

@@ -204,6 +204,12 @@ impl From<NodeError> for CommandError {
                     "let the program finish the download, then share again; delete these files where the download has ended",
                 ],
             ),
+            ErrorKind::Space => (
+                Kind::Failed,
+                &[
+                    "free some space there, name another directory, or change cache.min_free or cache.max_size",
+                ],
+            ),
             ErrorKind::Incomplete => (
                 Kind::Failed,
                 &[

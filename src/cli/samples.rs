@@ -16,6 +16,7 @@ use crate::node::mirror::MirrorReport;
 use crate::node::models::KnownModel;
 use crate::node::places::StorageProblem;
 use crate::node::sharing::Withheld;
+use crate::node::space::LackOfSpace;
 use crate::node::unresolved::UnresolvedName;
 
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
@@ -148,6 +149,7 @@ pub fn status() -> Status {
             pinned: true,
             runs_code: vec![RunsCode::Python],
         }],
+        space: Some(LackOfSpace { files: 2, free: 1 << 20, min_free: 1 << 30 }),
         problems: vec![StorageProblem {
             model: "acme/on-disk".to_owned(),
             path: "/media/ada/disk/on-disk".into(),

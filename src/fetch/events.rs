@@ -122,7 +122,7 @@ impl Fetch {
             _ => Vec::new(),
         };
         self.with(|state, now| {
-            state.disk_error(id, kind, &format!("{}: {text}", path.display()));
+            state.disk_error(id, path, kind, text, now);
             if let Some(&ih) = state.ids.get(&id).filter(|_| !gone.is_empty()) {
                 state.add_anew(ih, now);
             }
@@ -213,6 +213,7 @@ impl State {
         let Some(&ih) = self.ids.get(&id) else { return };
         if let Some(transfer) = self.transfers.get_mut(&ih) {
             transfer.piece_came(piece.0, bytes.end - bytes.start, now);
+            transfer.space.came(piece.0, &self.settings.rooms);
             self.touched.insert(ih);
             if transfer.resume_dirty {
                 let next_save = transfer.next_save;
@@ -371,12 +372,22 @@ impl State {
         }
     }
 
-    fn disk_error(&mut self, id: TorrentId, kind: DiskErrorKind, text: &str) {
+    fn disk_error(&mut self, id: TorrentId, path: &Path, kind: DiskErrorKind, text: &str, now: Instant) {
         let Some(&ih) = self.ids.get(&id) else { return };
         let Some(transfer) = self.transfers.get_mut(&ih) else { return };
-        tracing::warn!(%ih, text, "The disk failed.");
+        tracing::warn!(%ih, path = %path.display(), text, "The disk failed.");
+        let text = format!("{}: {text}", path.display());
         transfer.last_error = Some(format!("disk: {text}"));
+        let of = transfer.revision.contents.iter().find(|content| content.path() == path);
+        let gives_way = of.is_some_and(|content| content.is_sheddable());
         let lasting = match kind {
+            DiskErrorKind::Full | DiskErrorKind::ReadOnly if gives_way => {
+                // Other bytes give way, or what reads wait for goes to memory. The engine would fetch again all that it was
+                // asked for, with or without space.
+                self.settings.rooms.cache.refused();
+                transfer.space.release_all(&self.settings.rooms);
+                return self.add_anew(ih, now);
+            }
             DiskErrorKind::Full | DiskErrorKind::ReadOnly => true,
             DiskErrorKind::Missing | DiskErrorKind::Other => transfer.disk_failed,
             DiskErrorKind::Shortage => false,
@@ -386,7 +397,7 @@ impl State {
         transfer.unproved.engine_lost_pieces();
         if lasting {
             self.drop_windows_of(&ih);
-            self.answer_all(&Err(ReadError::Disk(text.to_owned())), |w| {
+            self.answer_all(&Err(ReadError::Disk(text.clone())), |w| {
                 w.via.0 == ih || w.claims.iter().any(|(of, _)| *of == ih)
             });
         } else {

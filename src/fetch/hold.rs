@@ -62,16 +62,16 @@ impl Fetch {
 
     /// The bytes of a content that somebody waits for: not to be thrown away.
     pub fn waited_for(&self, root: &ContentKey) -> Vec<Range<u64>> {
-        let state = lock(&self.state);
-        state
-            .contents
-            .get(root)
-            .map(|c| c.waiters.values().map(|w| w.range.clone()).collect())
-            .unwrap_or_default()
+        lock(&self.state).waited_for(root)
     }
 }
 
 impl State {
+    pub(super) fn waited_for(&self, key: &ContentKey) -> Vec<Range<u64>> {
+        let content = self.contents.get(key);
+        content.map(|c| c.waiters.values().map(|w| w.range.clone()).collect()).unwrap_or_default()
+    }
+
     fn hold(&mut self, keys: &[ContentKey], now: Instant) -> Vec<InfoHash> {
         let mut torrents: Vec<InfoHash> = keys
             .iter()
@@ -125,7 +125,8 @@ impl State {
         self.introduced.remove(&ih);
         self.answer_all(&Err(ReadError::Left), |w| w.via.0 == ih);
         self.drop_windows_of(&ih);
-        let Some(transfer) = self.transfers.remove(&ih) else { return };
+        let Some(mut transfer) = self.transfers.remove(&ih) else { return };
+        transfer.space.release_all(&self.settings.rooms);
         match transfer.phase {
             Phase::Adding(id) | Phase::Running(id) => {
                 self.leaving.insert(ih, id);

@@ -27,6 +27,7 @@ mod layers;
 mod readahead;
 mod routing;
 mod saving;
+mod space;
 mod state;
 mod status;
 mod tensors;
@@ -38,7 +39,7 @@ mod wants;
 pub mod web;
 mod window;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -50,10 +51,11 @@ use tokio::time::Instant;
 use crate::descriptors;
 use crate::model::InfoHash;
 use crate::paths::Paths;
-use crate::store::{Content, StoredRevision};
+use crate::store::{Content, ContentKey, Rooms, StoredRevision};
 use crate::torrent::{Discovery, Event, Swarms};
 pub use hold::EvictionHold;
 pub use saving::places;
+pub use space::Shedding;
 pub use status::{StalledRead, TransferStatus};
 
 use saving::Saver;
@@ -61,7 +63,7 @@ use state::{Parking, State};
 use waiters::{Kind, Parked};
 use web::WebSettings;
 
-/// How often a read starts again because its bytes were gone, or turned out damaged, when it was to have them.
+/// How often a read starts again because its bytes could not be read when they were there.
 const ATTEMPTS: usize = 3;
 
 /// How long a read waits for a free descriptor, and its first pause; each further one is twice as long.
@@ -101,6 +103,8 @@ pub struct FetchSettings {
     pub readahead_max: u64,
     /// Bytes of pieces that one window may request ahead of its reader: a quarter of the cache.
     pub window_bound: u64,
+    /// Where space is limited.
+    pub rooms: Arc<Rooms>,
     /// Trackers of every torrent.
     pub trackers: Vec<String>,
     /// Discovery of every torrent.
@@ -165,6 +169,8 @@ pub struct Fetch {
     settings: Arc<FetchSettings>,
     state: Mutex<State>,
     issuing: Mutex<()>,
+    /// What reads are about to copy. Taken last.
+    guards: Mutex<HashMap<ContentKey, Vec<Range<u64>>>>,
     /// Wakes the timer task earlier than it meant to.
     timer: Arc<Notify>,
     /// The torrents that reads wait for and whose peers send nothing.
@@ -198,6 +204,7 @@ impl Fetch {
             state: Mutex::new(State::new(settings.clone(), timer.clone(), Instant::now())),
             settings,
             issuing: Mutex::new(()),
+            guards: Mutex::default(),
             timer,
             changed: Notify::new(),
             starving: watch::Sender::default(),
@@ -304,11 +311,12 @@ impl Fetch {
         if range.is_empty() {
             return Ok(Vec::new());
         }
+        let _guard = self.guard(file.content(), &range);
         let mut trouble = "the bytes were thrown away while they were read".to_owned();
         let (began, mut pause) = (Instant::now(), SHORTAGE_PAUSE);
         let mut attempts = 0;
-        while attempts < ATTEMPTS {
-            attempts += 1;
+        // Bytes that give way to those of another read come again: that is no failed attempt.
+        while attempts < ATTEMPTS && began.elapsed() < self.settings.read_timeout {
             self.make_fetchable(file, &range).await;
             self.learn_tensors(file);
             let wish = Wish { file: file.clone(), range: range.clone(), kind: Kind::Read };
@@ -322,7 +330,6 @@ impl Fetch {
                 Ok(Some(bytes)) => return Ok(bytes),
                 Ok(None) => {}
                 Err(error) if descriptors::is_shortage(&error) && began.elapsed() < SHORTAGE_WITHIN => {
-                    attempts -= 1;
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                 }
@@ -330,6 +337,7 @@ impl Fetch {
                     let path = file.content().path();
                     tracing::warn!(path = %path.display(), %error, "Verified bytes could not be read.");
                     trouble = format!("{}: {error}", path.display());
+                    attempts += 1;
                 }
             }
         }

@@ -167,8 +167,14 @@ impl State {
             }
             // While it does not run, the wants keep; they are all told when it does.
             let Some(id) = transfer.running() else { continue };
-            let Transfer { wants, unproved, .. } = transfer;
-            let orders = wants.orders(|piece| unproved.holds(piece));
+            let Transfer { wants, unproved, space, revision, .. } = transfer;
+            let rooms = &self.settings.rooms;
+            space.release_unclaimed(wants, rooms);
+            let orders = wants
+                .orders(|piece, level| unproved.holds(piece) || !space.admit(revision, rooms, piece, level));
+            if space.lacks_any() {
+                rooms.want();
+            }
             if !orders.is_empty() {
                 self.outbox.push_back(Command::Orders(id, orders));
             }

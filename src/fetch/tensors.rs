@@ -38,6 +38,11 @@ impl Tensors {
         Self { ends: all, len }
     }
 
+    /// Where the header ends, in bytes from the start of the file.
+    pub(super) fn header_end(&self) -> u64 {
+        self.ends.first().copied().unwrap_or(0)
+    }
+
     /// How far the window of a run may reach that has read `start..pos` in order.
     pub(super) fn bound(&self, start: u64, pos: u64) -> u64 {
         let first = self.ends.partition_point(|&end| end <= start);

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::ReadError;
 use super::handed::Handed;
+use super::space::Space;
 use super::unproved::Unproved;
 use super::wants::Wants;
 use super::web::TransferWeb;
@@ -128,6 +129,8 @@ pub(super) struct Transfer {
     pub engine_has: FixedBitSet,
     /// Pieces that are cached and not proved.
     pub unproved: Unproved,
+    /// What of it waits for space, or has some.
+    pub space: Space,
     /// Pieces that the engine was handed and has not judged.
     pub handed: Handed,
     pub peers: HashSet<SocketAddr>,
@@ -188,6 +191,7 @@ impl Transfer {
             given: Vec::new(),
             engine_has: FixedBitSet::with_capacity(pieces),
             unproved: Unproved::default(),
+            space: Space::default(),
             handed: Handed::default(),
             peers: HashSet::new(),
             stats: SwarmStats::default(),

@@ -4,6 +4,7 @@
 //! from the strongest claim. It is told less only when nobody claims the piece any more: taking a deadline back
 //! while a weaker claim stands would throw away the blocks already on their way.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -196,16 +197,17 @@ impl Wants {
     }
 
     /// What is to be said to the engine for everything that changed since the last call. Nothing is said of claimed
-    /// pieces that `is_held` holds back, until [`Wants::say_again`].
-    pub(super) fn orders(&mut self, is_held: impl Fn(u32) -> bool) -> Orders {
+    /// pieces that `is_held` holds back, until [`Wants::say_again`]. It is asked for the strongest claims first.
+    pub(super) fn orders(&mut self, mut is_held: impl FnMut(u32, Level) -> bool) -> Orders {
         let mut orders = Orders::default();
-        for piece in std::mem::take(&mut self.changed) {
+        let mut changed: Vec<u32> = std::mem::take(&mut self.changed).into_iter().collect();
+        changed.sort_by_key(|piece| Reverse(self.pieces.get(piece).and_then(Want::level)));
+        for piece in changed {
             let Some(want) = self.pieces.get_mut(&piece) else { continue };
-            if !want.claims.is_empty() && is_held(piece) {
+            if want.level().is_some_and(|level| is_held(piece, level)) {
                 continue;
             }
-            let Some(best) = want.claims.iter().max_by_key(|c| (c.level, std::cmp::Reverse(c.deadline)))
-            else {
+            let Some(best) = want.claims.iter().max_by_key(|c| (c.level, Reverse(c.deadline))) else {
                 if want.told.is_some() {
                     orders.priorities.push((PieceIndex(piece), Priority::None));
                 }
@@ -227,7 +229,8 @@ impl Wants {
                 Told::Requested => orders.requests.push((PieceIndex(piece), best.deadline)),
             }
         }
-        orders.requests.sort_by_key(|&(piece, deadline)| std::cmp::Reverse((deadline, piece)));
+        orders.priorities.sort_by_key(|&(piece, _)| piece);
+        orders.requests.sort_by_key(|&(piece, deadline)| Reverse((deadline, piece)));
         orders
     }
 }
@@ -242,7 +245,7 @@ mod tests {
         Instant::now()
     }
 
-    fn none_held(_: u32) -> bool {
+    fn none_held(_: u32, _: Level) -> bool {
         false
     }
 
@@ -327,15 +330,15 @@ mod tests {
         let mut wants = Wants::default();
         wants.claim(1, 1, Level::Urgent, NOW, at());
         wants.claim(2, 1, Level::Urgent, NOW, at());
-        assert_eq!(requests(&wants.orders(|piece| piece == 1)), [2]);
+        assert_eq!(requests(&wants.orders(|piece, _| piece == 1)), [2]);
         wants.say_again(1);
         wants.say_again(7);
         assert_eq!(requests(&wants.orders(none_held)), [1]);
         // A piece that is released while it is held back is never ordered.
         wants.claim(3, 1, Level::Urgent, NOW, at());
-        assert!(wants.orders(|_| true).is_empty());
+        assert!(wants.orders(|_, _| true).is_empty());
         wants.release(3, 1);
-        assert!(wants.orders(|_| true).is_empty());
+        assert!(wants.orders(|_, _| true).is_empty());
     }
 
     #[test]

@@ -11,11 +11,16 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::RawOpened;
+use crate::store::open_memory;
 use crate::{fsutil, nofollow};
 
 pub(super) fn open_file(path: &[u8], write: bool) -> RawOpened {
     let path = Path::new(OsStr::from_bytes(path));
-    let opened = if write { open_or_create(path) } else { nofollow::read(path).map(|file| (file, false)) };
+    let opened = match open_memory(path) {
+        Some(opened) => opened.map(|file| (file, false)),
+        None if write => open_or_create(path),
+        None => nofollow::read(path).map(|file| (file, false)),
+    };
     match opened {
         Ok((file, created)) => RawOpened { descriptor: file.into_raw_fd(), error: 0, created },
         Err(e) => {

@@ -124,6 +124,18 @@ pub enum NodeError {
         /// Why.
         source: crate::fetch::ReadError,
     },
+    /// A file system has too little space.
+    #[error("{}: {} needed, {} available{}", path.display(), text(*need), text(*free), limit)]
+    Space {
+        /// A directory of it.
+        path: PathBuf,
+        /// Bytes that are needed.
+        need: u64,
+        /// Bytes that can be used.
+        free: u64,
+        /// What else limits them, to be appended; empty where the disk alone does.
+        limit: String,
+    },
     /// Files do not match the manifest.
     #[error("{model} is damaged here: {}", files.join(", "))]
     Damaged {
@@ -236,6 +248,8 @@ pub enum ErrorKind {
     NoLicence,
     /// Files of a model that is to be shared are cut or missing.
     Incomplete,
+    /// A file system has too little space.
+    Space,
     /// A hybrid torrent cannot hold a file of this name.
     Padding,
     /// Another user can write where files would be collected.
@@ -360,8 +374,14 @@ impl NodeError {
             | Self::Refused { .. }
             | Self::InUse(_)
             | Self::Request(_) => ErrorKind::Failed,
+            Self::Space { .. } => ErrorKind::Space,
         }
     }
+}
+
+/// Bytes for people.
+pub(super) fn text(bytes: u64) -> String {
+    crate::model::text::format_size(bytes)
 }
 
 fn older(given: Option<i64>, known: Option<i64>) -> String {

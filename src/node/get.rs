@@ -207,6 +207,7 @@ impl Node {
             store.stage(revision, &to)
         });
         staging.await?;
+        self.check_space(&revision, &files, Some(&dest))?;
         let here =
             |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
         if here(&files) < want {

@@ -1,5 +1,4 @@
-//! What a running node does now and then: make what came safe on disk, keep the cache within its bound, save what is
-//! known of the DHT.
+//! What a running node does now and then: make what came safe on disk, save what is known of the DHT.
 
 use std::collections::HashSet;
 use std::sync::Weak;
@@ -26,9 +25,6 @@ pub(super) async fn run(node: Weak<Node>, every: Duration) {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::error!("the cache could not be synced: {e}"),
             Err(e) => tracing::error!("syncing the cache failed: {e}"),
-        }
-        if let Err(e) = node.bound_cache().await {
-            tracing::error!("the cache could not be bounded: {e}");
         }
         let looking = node.clone();
         match tokio::task::spawn_blocking(move || looking.disputes_changed()).await {

@@ -4,10 +4,10 @@
 //! `kill -9` is no obstacle.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek};
+use std::io::{ErrorKind, Read, Seek};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -105,10 +105,13 @@ fn lock(file: &File, path: &Path) -> Result<bool, NodeError> {
 }
 
 /// Writes this process's id into a file that it has locked. Whoever reads meanwhile sees the former text or this one:
-/// it has always the same length, and is written at once.
+/// it has always the same length, and is written at once. On a full disk the process is not named: the lock counts.
 fn sign(file: &mut File, path: &Path) -> Result<(), NodeError> {
     let text = format!("{:\n<11}", std::process::id());
-    let signed = file.write_all_at(text.as_bytes(), 0).and_then(|()| file.set_len(text.len() as u64));
+    let mut signed = file.write_all_at(text.as_bytes(), 0).and_then(|()| file.set_len(text.len() as u64));
+    if signed.as_ref().is_err_and(|e| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+        signed = file.set_len(0).and_then(|()| file.set_modified(SystemTime::now()));
+    }
     signed.map_err(|source| NodeError::Io { path: path.to_owned(), source })
 }
 

@@ -47,6 +47,7 @@ mod scrub;
 mod seed;
 pub mod share;
 pub mod sharing;
+pub mod space;
 mod starving;
 mod trackers;
 pub mod unresolved;

@@ -33,7 +33,7 @@ use crate::fetch::{Fetch, FetchSettings};
 use crate::http::Client;
 use crate::mirror::token;
 use crate::model::{InfoHash, ModelRef};
-use crate::store::StoredRevision;
+use crate::store::{Rooms, StoredRevision};
 use crate::torrent::{Discovery, EngineError, Session, SessionSettings, TorrentId};
 
 /// How long the session may take to say where it listens.
@@ -126,10 +126,14 @@ impl Node {
             session_settings.dht_state = super::dht::load(&library.paths);
         }
         let http = Client::new(network)?.knowing(&library.config.hub.url());
+        let cache_size = library.store.cache_bound(&library.config.cache)?;
+        let used = library.store.cache_usage()?;
+        let rooms = Rooms::new(library.paths.cache(), cache_size, library.config.cache.min_free, used);
         let settings = FetchSettings {
             read_timeout: library.config.mount.read_timeout,
             readahead_max: library.config.mount.readahead_max,
-            window_bound: library.store.cache_bound(&library.config.cache)? / WINDOWS_PER_CACHE,
+            window_bound: cache_size / WINDOWS_PER_CACHE,
+            rooms,
             trackers: network.trackers.clone(),
             discovery: Discovery {
                 dht: network.dht_enabled && !options.skip_dht,
@@ -205,12 +209,13 @@ impl Node {
             let searcher = super::starving::run(Arc::downgrade(&node), part.clone());
             [tokio::spawn(attendant), tokio::spawn(searcher)]
         });
+        let keeper = tokio::spawn(super::space::run(Arc::downgrade(&node), node.settings.rooms.clone()));
         // Nothing else shows them.
         let looking = node.mount.is_some().then(|| tokio::spawn(local_models::run(Arc::downgrade(&node))));
         let tending = tokio::spawn(super::places::run(Arc::downgrade(&node)));
         let scrubbing = tokio::spawn(super::scrub::run(Arc::downgrade(&node)));
         lock_tasks(&node.tasks)
-            .extend([housekeeper, tending, scrubbing].into_iter().chain(attendants).chain(looking));
+            .extend([housekeeper, keeper, tending, scrubbing].into_iter().chain(attendants).chain(looking));
         tracing::info!("node started for {} on {:?}", node.activity, node.listening());
         Ok(node)
     }
@@ -279,6 +284,7 @@ impl Node {
             limited: self.limited.status(),
             disputed: self.disputed_names(),
             notes: self.notes(),
+            space: self.lack_of_space(),
             problems,
         }
     }

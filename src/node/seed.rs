@@ -16,8 +16,9 @@ impl Node {
     pub fn seed(&self, revision: &Arc<StoredRevision>) -> Result<(), NodeError> {
         let model = revision.manifest.model_ref();
         self.fetch.join(revision).map_err(|source| NodeError::Fetch { model, source })?;
-        let Some(hybrid) = revision.manifest.torrent.hybrid_info_hash.filter(|_| revision.is_complete())
-        else {
+        // The engine is not told of bytes of a twin that give way to others in the cache.
+        let stays = revision.is_complete() && !revision.contents.iter().any(|content| content.is_sheddable());
+        let Some(hybrid) = revision.manifest.torrent.hybrid_info_hash.filter(|_| stays) else {
             return Ok(());
         };
         let exposure = self.fetch.exposure(&revision.manifest.torrent.info_hash);

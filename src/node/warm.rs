@@ -65,6 +65,7 @@ impl Node {
         let manifest = self.known_as(sought).ok_or_else(|| NodeError::UnknownModel(model.clone()))?;
         let revision: Arc<StoredRevision> = self.library.store.revision(manifest)?;
         let (files, warmed) = warmed(&revision, model, below)?;
+        self.check_space(&revision, &files, None)?;
         let stall = self.library.config.torrent.download_timeout;
         self.fetch
             .fetch_files(&revision, &files, stall)

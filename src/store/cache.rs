@@ -29,8 +29,17 @@ pub struct CacheEntry {
     pub path: PathBuf,
     /// Bytes it occupies on the disk.
     pub allocated: u64,
+    /// Bytes that its maps occupy on the disk.
+    pub maps: u64,
     /// Seconds since 1970 of the last read or write.
     pub last_used: u64,
+}
+
+impl CacheEntry {
+    /// Bytes that the file and its maps occupy on the disk.
+    pub fn taken(&self) -> u64 {
+        self.allocated.saturating_add(self.maps)
+    }
 }
 
 /// Bytes that were dropped from the cache.
@@ -40,6 +49,8 @@ pub struct Evicted {
     pub key: ContentKey,
     /// Which bytes; they may have been missing before.
     pub range: Range<u64>,
+    /// How many bytes of the disk that freed.
+    pub freed: u64,
 }
 
 impl Store {
@@ -55,10 +66,11 @@ impl Store {
                     continue;
                 };
                 let Ok(meta) = fs::metadata(&path) else { continue };
-                let written = fs::metadata(mapfile::live_path(&path)).map_or(meta.mtime(), |m| m.mtime());
+                let (maps, written) = mapfile::figures(&path);
+                let written = written.unwrap_or(meta.mtime());
                 let read = self.live_content(&key).map_or(0, |c| c.last_used());
                 let last_used = read.max(u64::try_from(written).unwrap_or(0));
-                entries.push(CacheEntry { key, path, allocated: meta.blocks() * 512, last_used });
+                entries.push(CacheEntry { key, path, allocated: meta.blocks() * 512, maps, last_used });
             }
         }
         entries.sort_by_key(|e| (e.last_used, e.key));
@@ -67,7 +79,7 @@ impl Store {
 
     /// Bytes that the cache occupies on the disk.
     pub fn cache_usage(&self) -> Result<u64, StoreError> {
-        Ok(self.cache_entries()?.iter().map(|e| e.allocated).sum())
+        Ok(self.cache_entries()?.iter().map(CacheEntry::taken).sum())
     }
 
     /// `cache.max_size` in bytes. A percentage is one of the file system that holds the cache.
@@ -101,7 +113,7 @@ impl Store {
             let gone = self.evict_entry(&entry, left).map_err(|e| StoreError::io(&entry.path, e))?;
             if let Some((range, freed)) = gone {
                 left = left.saturating_sub(freed);
-                evicted.push(Evicted { key: entry.key, range });
+                evicted.push(Evicted { key: entry.key, range, freed });
             }
         }
         Ok(evicted)
@@ -121,7 +133,7 @@ impl Store {
                 return Ok(None);
             }
             remove_data(&entry.path)?;
-            return Ok(Some((0..0, entry.allocated)));
+            return Ok(Some((0..0, entry.taken())));
         }
         if content.is_pinned() {
             return Ok(None);
@@ -132,7 +144,7 @@ impl Store {
             return Ok(Some(done));
         }
         content.discard()?;
-        Ok(Some((0..entry.key.len, entry.allocated)))
+        Ok(Some((0..entry.key.len, entry.taken())))
     }
 
     /// Gives extents back from the end until `wanted` bytes are free. None where the file system cannot.

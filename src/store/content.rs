@@ -14,12 +14,13 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::blockmap::BlockMap;
 use super::mapfile::Loaded;
+use super::memory::MemoryFile;
 use super::placement::{PlacedFile, Stamp};
 use super::{ContentKey, Shared, StoreError, mapfile};
 use crate::model::{BLOCK_LEN, PiecesRoot};
@@ -32,6 +33,8 @@ pub(super) enum Home {
     Empty,
     /// In a sparse file of the store.
     Own(PathBuf),
+    /// In a sparse file in memory.
+    Memory(Arc<MemoryFile>),
     /// Whole, in a file that others may change.
     Placed(PlacedFile),
 }
@@ -52,6 +55,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Blocks were taken back: bytes that are being read do not count.
+    pub(super) fn note_removal(&mut self) {
+        self.removals += 1;
+    }
+
     pub(super) fn removals(&self) -> u64 {
         self.removals
     }
@@ -75,6 +83,8 @@ pub struct Content {
     used: AtomicU64,
     used_recorded: AtomicU64,
     pins: AtomicUsize,
+    /// Whether its own file lies on the file system of the cache.
+    beside: AtomicBool,
     /// Whether it is a file of the user that is not shared: no swarm has its bytes, so a fault is an error and never a
     /// reason to fetch.
     local: bool,
@@ -126,6 +136,7 @@ impl Content {
     fn new(key: Option<ContentKey>, shared: Arc<Shared>, home: Home, loaded: Loaded) -> Self {
         let Loaded { map, unproved, live, synced } = loaded;
         let (inserts, synced) = (1, if synced { 1 } else { 0 });
+        let beside = matches!(&home, Home::Own(data) if shared.is_beside_cache(data));
         Self {
             key,
             id: shared.next_id(),
@@ -135,6 +146,7 @@ impl Content {
             used: AtomicU64::new(0),
             used_recorded: AtomicU64::new(0),
             pins: AtomicUsize::new(0),
+            beside: AtomicBool::new(beside),
             local: false,
         }
     }
@@ -170,6 +182,7 @@ impl Content {
         match &self.state().home {
             Home::Empty => (PathBuf::from("/dev/null"), None),
             Home::Own(path) => (path.clone(), None),
+            Home::Memory(file) => (file.path().to_owned(), None),
             Home::Placed(file) => (file.path.clone(), Some((file.stamp, file.changed_ns))),
         }
     }
@@ -361,9 +374,11 @@ impl Content {
                     self.persist_unproved(&range)?;
                 }
                 mapfile::forget_stamp(&data)?;
-                mapfile::shrink_synced(&data, self.len(), &range, &self.shared.boot)?;
-                self.persist(journal, &range)
+                let range = std::slice::from_ref(&range);
+                mapfile::shrink_synced(&data, self.len(), range, &self.shared.boot)?;
+                self.persist(journal, &range[0])
             }
+            Home::Memory(file) => file.punch(&range).map(drop),
             Home::Placed(_) => self.leave_place(journal),
         }
     }
@@ -374,6 +389,7 @@ impl Content {
         match self.home() {
             Home::Empty => Ok(()),
             Home::Own(_) => self.discard(),
+            Home::Memory(_) => self.leave_memory(),
             Home::Placed(_) => self.mark_missing(0..self.len()),
         }
     }
@@ -456,6 +472,7 @@ impl Content {
         let path = match home {
             Home::Empty => return Err(io::ErrorKind::NotFound.into()),
             Home::Own(path) => path,
+            Home::Memory(file) => return self.shared.fds.get((self.id, moves), || file.open()),
             Home::Placed(file) => &file.path,
         };
         self.shared.fds.get((self.id, moves), || nofollow::read(path))
@@ -472,7 +489,7 @@ impl Content {
             (state.home.clone(), state.moves)
         };
         match home {
-            Home::Empty => None,
+            Home::Empty | Home::Memory(_) => None,
             Home::Own(path) => self.open_own(&path, moves),
             Home::Placed(placed) => {
                 let file = nofollow::read(&placed.path).ok()?;
@@ -534,7 +551,7 @@ impl Content {
         }
         mapfile::forget_stamp(&data)?;
         self.persist_unproved(&all)?;
-        mapfile::shrink_synced(&data, self.len(), &all, &self.shared.boot)?;
+        mapfile::shrink_synced(&data, self.len(), std::slice::from_ref(&all), &self.shared.boot)?;
         self.persist(&mut journal, &all)
     }
 
@@ -544,12 +561,17 @@ impl Content {
         ContentPin(self.clone())
     }
 
+    /// Whether its own file lies on the file system of the cache.
+    pub(super) fn is_beside(&self) -> bool {
+        self.beside.load(Ordering::Relaxed)
+    }
+
     pub(super) fn is_pinned(&self) -> bool {
         self.pins.load(Ordering::Acquire) > 0
     }
 
     /// Seconds since 1970 of the last read by this process; 0 if there was none.
-    pub(super) fn last_used(&self) -> u64 {
+    pub fn last_used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
@@ -610,8 +632,12 @@ impl Content {
         }
     }
 
+    pub(super) fn boot(&self) -> &[u8; 16] {
+        &self.shared.boot
+    }
+
     /// Writes the bits of `range` to the live map.
-    fn persist(&self, journal: &mut Journal, range: &Range<u64>) -> io::Result<()> {
+    pub(super) fn persist(&self, journal: &mut Journal, range: &Range<u64>) -> io::Result<()> {
         let (data, whole, patch) = {
             let state = self.state();
             let Home::Own(data) = &state.home else { return Ok(()) };
@@ -629,6 +655,13 @@ impl Content {
         mapfile::write_live(&data, &map, &self.shared.boot)?;
         journal.live = true;
         Ok(())
+    }
+
+    /// Removes the maps: for the next process, no byte of the file is verified.
+    pub(super) fn forget_maps(&self, journal: &mut Journal, data: &Path) -> io::Result<()> {
+        journal.live = false;
+        mapfile::remove(data)?;
+        nofollow::sync_dir(crate::fsutil::parent(data))
     }
 
     /// Writes the bits of `range` to the map of unproved blocks. The caller holds the journal.
@@ -673,6 +706,8 @@ impl Content {
     /// Like [`Content::settle`], with the maps of the new home.
     pub(super) fn settle_loaded(&self, journal: &mut Journal, home: Home, loaded: Loaded) {
         let Loaded { map, unproved, live, synced } = loaded;
+        let beside = matches!(&home, Home::Own(data) if self.shared.is_beside_cache(data));
+        self.beside.store(beside, Ordering::Relaxed);
         let old = {
             let mut state = self.state();
             state.home = home;
@@ -686,6 +721,11 @@ impl Content {
             state.moves - 1
         };
         self.shared.fds.forget((self.id, old));
+    }
+
+    /// Goes on in another home, with nothing.
+    pub(super) fn settle_empty(&self, journal: &mut Journal, home: Home) {
+        self.settle(journal, home, BlockMap::none(self.len()), false, true);
     }
 
     /// Goes on in a file outside the cache.
@@ -729,7 +769,7 @@ impl Content {
     pub(super) fn discard(&self) -> io::Result<()> {
         let mut journal = self.journal();
         let Home::Own(data) = self.home() else { return Ok(()) };
-        self.settle(&mut journal, Home::Own(data.clone()), BlockMap::none(self.len()), false, true);
+        self.settle_empty(&mut journal, Home::Own(data.clone()));
         remove_data(&data)
     }
 

@@ -15,7 +15,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::blockmap::{BlockMap, Header};
@@ -232,15 +232,39 @@ pub(super) fn copy_synced(from: &Path, to: &Path, len: u64) -> io::Result<bool> 
     }
 }
 
-/// Takes a range out of the synced copy, durably.
-pub(super) fn shrink_synced(data: &Path, len: u64, range: &Range<u64>, boot: &[u8; 16]) -> io::Result<()> {
+/// Takes ranges out of the synced copy, durably.
+pub(super) fn shrink_synced(data: &Path, len: u64, ranges: &[Range<u64>], boot: &[u8; 16]) -> io::Result<()> {
     match read(&synced_path(data), len)? {
-        Some((mut map, header)) if header.proved => match map.remove(range) {
-            true => write_synced(data, &map, boot),
-            false => Ok(()),
-        },
+        Some((mut map, header)) if header.proved => {
+            let mut shrunk = false;
+            for range in ranges {
+                shrunk |= map.remove(range);
+            }
+            match shrunk {
+                // A full disk has no space for another copy.
+                true => write_synced(data, &map, boot).or_else(|_| forget_synced(data)),
+                false => Ok(()),
+            }
+        }
         // Unreadable, or of an older version: whatever it claims must not come back.
-        _ => nofollow::remove_if_there(&synced_path(data)).map(drop),
+        _ => forget_synced(data),
+    }
+}
+
+/// Bytes of the disk that the maps of a file occupy, and when blocks were last recorded, in seconds since 1970.
+pub(super) fn figures(data: &Path) -> (u64, Option<i64>) {
+    let live = std::fs::metadata(live_path(data)).ok();
+    let others = [synced_path(data), unproved_path(data)];
+    let others = others.iter().filter_map(|path| std::fs::metadata(path).ok());
+    let blocks: u64 = live.iter().cloned().chain(others).map(|found| found.blocks()).sum();
+    (blocks * 512, live.map(|found| found.mtime()))
+}
+
+/// Removes the synced copy, durably.
+fn forget_synced(data: &Path) -> io::Result<()> {
+    match nofollow::remove_if_there(&synced_path(data))? {
+        true => nofollow::sync_dir(fsutil::parent(data)),
+        false => Ok(()),
     }
 }
 

@@ -23,12 +23,15 @@ mod granules;
 mod keep;
 mod local;
 mod mapfile;
+mod memory;
 pub mod placement;
 mod plain;
 mod publish;
 pub mod registry;
 mod remove;
+pub mod room;
 mod scrub;
+mod shed;
 mod staging;
 pub mod states;
 pub mod tend;
@@ -43,7 +46,7 @@ mod yielding;
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -60,10 +63,13 @@ pub use cache::{CacheEntry, Evicted};
 use content::Home;
 pub use content::{Content, ContentPin};
 pub use former::Former;
+pub use memory::open_memory;
 pub use placement::Stamp;
 use placement::{PlacedEntry, Placements};
 pub use registry::Registry;
+pub use room::{Room, Rooms};
 pub use scrub::Pass;
+pub use shed::{Lies, Taken};
 pub use states::{Announced, State, States};
 pub use verify::VerifyReport;
 
@@ -173,6 +179,13 @@ impl Shared {
 
     fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether a file that may not exist yet lies on the file system of the cache.
+    fn is_beside_cache(&self, data: &Path) -> bool {
+        let device =
+            |path: &Path| path.ancestors().find_map(|dir| fs::metadata(dir).ok()).map(|found| found.dev());
+        device(data) == device(&self.paths.cache())
     }
 
     /// Where the cache keeps a content.
@@ -343,13 +356,18 @@ impl Store {
         Ok(content)
     }
 
-    /// The content of a key, if some revision holds it now.
-    fn live_content(&self, key: &ContentKey) -> Option<Arc<Content>> {
+    /// The content, if some revision that is in use has it.
+    pub fn live_content(&self, key: &ContentKey) -> Option<Arc<Content>> {
         self.contents().get(key).and_then(Weak::upgrade)
     }
 
     fn live_contents(&self) -> Vec<Arc<Content>> {
         self.contents().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether a path that may not exist yet lies on the file system of the cache.
+    pub fn is_beside_cache(&self, path: &Path) -> bool {
+        self.shared.is_beside_cache(path)
     }
 
     fn moving(&self) -> MutexGuard<'_, ()> {

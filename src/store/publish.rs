@@ -145,6 +145,7 @@ impl Store {
         let (mut replaceable, goes) = self.gives_way_at(&manifest.model_ref(), dest, comes);
         for &file in files {
             let content = &revision.contents[file];
+            content.leave_memory().map_err(|e| StoreError::io(dest, e))?;
             if let Home::Placed(placed) = content.home()
                 && Stamp::at(&placed.path).ok() != Some(placed.stamp)
             {
@@ -158,7 +159,7 @@ impl Store {
             let ours = !there || replaceable.contains_key(&target);
             let way = match (content.key(), content.home()) {
                 _ if there => Way::There,
-                (None, _) | (_, Home::Empty) => Way::Create,
+                (None, _) | (_, Home::Empty | Home::Memory(_)) => Way::Create,
                 (Some(key), home) => match (first.get(&key), home) {
                     (Some((path, sharing)), _) => Way::Duplicate(path.clone(), *sharing, None),
                     (None, Home::Placed(placed)) => {
@@ -172,7 +173,7 @@ impl Store {
                         first.insert(key, (data.clone(), Sharing::Inode));
                         Way::Move(data)
                     }
-                    (None, Home::Empty) => Way::Create,
+                    (None, Home::Empty | Home::Memory(_)) => Way::Create,
                 },
             };
             let is_file = || nofollow::metadata(&target).is_ok_and(|meta| meta.is_file());
@@ -261,7 +262,7 @@ impl Store {
                 remove_data(&data)
             }
             // What is placed elsewhere stays, unless it has just given way: both count.
-            home @ (Home::Placed(_) | Home::Empty) => {
+            home @ (Home::Placed(_) | Home::Empty | Home::Memory(_)) => {
                 // The maps stay until the new name is durable; data stays where the file had to be copied.
                 if let Way::Move(data) = &step.way {
                     remove_data(data)?;

@@ -154,7 +154,15 @@ impl Store {
     /// that counts instead. Placed contents stay.
     pub(super) fn move_own(&self, content: &Content, new: &Path) -> Result<(), StoreError> {
         let mut journal = content.journal();
-        let Home::Own(old) = content.home() else { return Ok(()) };
+        let old = match content.home() {
+            Home::Own(old) => old,
+            Home::Memory(_) => {
+                let there = self.shared.load_map(new, content.len()).map_err(|e| StoreError::io(new, e))?;
+                content.settle_loaded(&mut journal, Home::Own(new.to_owned()), there);
+                return Ok(());
+            }
+            Home::Empty | Home::Placed(_) => return Ok(()),
+        };
         if old == new {
             return Ok(());
         }

@@ -151,7 +151,7 @@ impl Store {
         let (data, placed) = match content.home() {
             Home::Own(data) => (data, None),
             Home::Placed(placed) => (self.shared.cached(&key), Some(placed)),
-            Home::Empty => return,
+            Home::Empty | Home::Memory(_) => return,
         };
         let save = || -> io::Result<bool> {
             if self.shared.load_map(&data, key.len)?.map.bytes() >= map.bytes() {

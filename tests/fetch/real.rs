@@ -48,6 +48,7 @@ impl Node {
             read_timeout: SOON,
             readahead_max: 32 * MIB,
             window_bound: u64::MAX,
+            rooms: silmaril::store::Rooms::unlimited(),
             trackers: vec![],
             discovery: Discovery { dht: false, lan: false, pex: false },
             peers,

@@ -76,7 +76,7 @@ pub fn git(url: &str, reference: Option<&str>, depth: u32, git_dir: &Path, board
 
 /// How [`mirror`] downloads.
 pub fn job(staging: &Path) -> Job<'_> {
-    Job { staging, piece_length: 1 << 20, skip_lfs: false, have: &|_| None, parallel: 4 }
+    Job { staging, piece_length: 1 << 20, skip_lfs: false, have: &|_| None, parallel: 4, min_free: 0 }
 }
 
 /// Lists and downloads.

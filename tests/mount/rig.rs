@@ -173,6 +173,7 @@ pub fn fetch(runtime: &Runtime, paths: Paths, read_timeout: Duration) -> (Arc<Fe
         read_timeout,
         readahead_max: 1024 * 1024,
         window_bound: u64::MAX,
+        rooms: silmaril::store::Rooms::unlimited(),
         trackers: Vec::new(),
         discovery: Discovery { dht: false, lan: false, pex: false },
         peers: Vec::new(),

@@ -86,6 +86,7 @@ impl Rig {
             read_timeout: READ_TIMEOUT,
             readahead_max: 32 * MIB,
             window_bound: u64::MAX,
+            rooms: silmaril::store::Rooms::unlimited(),
             trackers: vec![],
             discovery: Discovery { dht: false, lan: false, pex: false },
             peers: vec![GIVEN_PEER.parse::<SocketAddr>().unwrap()],

@@ -11,6 +11,7 @@ use crate::node::control::Status;
 use crate::node::disputes::ModelNote;
 use crate::node::limited::LimitedProcess;
 use crate::node::places::StorageProblem;
+use crate::node::space::LackOfSpace;
 
 /// The latest paths that could not be resolved that are printed.
 const MAX_UNRESOLVED: usize = 10;
@@ -35,6 +36,9 @@ const COLUMNS: [Column; 12] = [
 pub(super) fn of(status: &Status, width: Option<usize>) -> Vec<String> {
     let mut lines = Lines { width, lines: Vec::new() };
     lines.node(status);
+    if let Some(lack) = &status.space {
+        lines.space(lack);
+    }
     lines.names(status);
     for StorageProblem { model, path, reason, help } in &status.problems {
         lines.fact("problem", &format!("{model}: {}: {reason}", path.display()));
@@ -102,6 +106,20 @@ impl Lines {
         for companion in &status.attached {
             self.fact("goes on after", &format!("{} (process {})", companion.activity, companion.pid));
         }
+    }
+
+    /// What the disk of the cache lacks.
+    fn space(&mut self, lack: &LackOfSpace) {
+        let LackOfSpace { files, free, min_free } = lack;
+        self.fact(
+            "no space",
+            &format!(
+                "{} read through memory: {} free on the disk of the cache, {} stay free (cache.min_free)",
+                count(*files as u64, "file"),
+                size(*free),
+                size(*min_free)
+            ),
+        );
     }
 
     /// The names that the mount cannot show, or shows for one of several publishers.

@@ -95,7 +95,8 @@ impl<'a> Look<'a> {
     fn is_missing(&self, piece: u32) -> bool {
         let refused = self.web.refused.get(&piece).is_some_and(|&times| times >= MAX_REFUSED);
         let transfer = self.transfer;
-        let given = transfer.handed.contains(piece) || transfer.unproved.holds(piece);
+        let given =
+            transfer.handed.contains(piece) || transfer.unproved.holds(piece) || transfer.space.holds(piece);
         if refused || given || transfer.engine_has.contains(piece as usize) || self.web.is_under_way(piece) {
             return false;
         }

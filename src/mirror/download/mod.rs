@@ -50,6 +50,8 @@ pub struct Job<'a> {
     pub have: &'a (dyn Fn(&RemoteFile) -> Option<Local> + Send + Sync),
     /// How many files at a time; at least one.
     pub parallel: usize,
+    /// Bytes of the file system that stay free.
+    pub min_free: u64,
 }
 
 /// What came of it.
@@ -81,7 +83,7 @@ pub async fn download(
     let piece_length = job.piece_length;
     let plan = blocking::run(move |_| Plan::make(&staging, wants, piece_length)).await??;
     let run = Run::new(source, &job, board, plan);
-    check_space(job.staging, run.needed())?;
+    check_space(&job, run.needed())?;
     try_join_all((0..job.parallel.max(1)).map(|_| run.work())).await?;
     let hashes = run.hashes.into_inner().unwrap_or_else(PoisonError::into_inner);
     let fetched = run.fetched.into_inner();
@@ -133,9 +135,12 @@ fn free_space(dir: &Path) -> Result<u64, MirrorError> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-fn check_space(dir: &Path, needed: u64) -> Result<(), MirrorError> {
-    let free = free_space(dir)?;
-    if needed > free { Err(MirrorError::NoSpace { path: dir.to_owned(), needed, free }) } else { Ok(()) }
+fn check_space(job: &Job<'_>, needed: u64) -> Result<(), MirrorError> {
+    let free = free_space(job.staging)?.saturating_sub(job.min_free);
+    if needed > free {
+        return Err(MirrorError::NoSpace { path: job.staging.to_owned(), needed, free });
+    }
+    Ok(())
 }
 
 /// What the workers of a download share.

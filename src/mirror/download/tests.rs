@@ -145,7 +145,8 @@ impl Staging {
         change: impl FnOnce(Job<'static>) -> Job<'_>,
     ) -> Result<Downloaded, MirrorError> {
         let staging: &'static Path = Box::leak(self.0.path().to_owned().into_boxed_path());
-        let job = Job { staging, piece_length: 16384, skip_lfs: false, have: &|_| None, parallel: 4 };
+        let job =
+            Job { staging, piece_length: 16384, skip_lfs: false, have: &|_| None, parallel: 4, min_free: 0 };
         let done = download(source, &snapshot(files), change(job), &Board::default()).await?;
         for (path, hashes) in &done.hashes {
             let metadata = fs::metadata(done.dir.join(path)).unwrap();
@@ -321,8 +322,14 @@ async fn another_piece_length_needs_the_bytes_and_not_the_network() {
     let file = lfs("m", &bytes);
     let source = Memory::of(&[(&file, &bytes)]);
     let staging = Staging::new();
-    let job =
-        Job { staging: staging.0.path(), piece_length: 32768, skip_lfs: false, have: &|_| None, parallel: 1 };
+    let job = Job {
+        staging: staging.0.path(),
+        piece_length: 32768,
+        skip_lfs: false,
+        have: &|_| None,
+        parallel: 1,
+        min_free: 0,
+    };
     download(&source, &snapshot(&[&file]), job, &Board::default()).await.unwrap();
     source.asked();
     let done = staging.run(&source, &[&file]).await.unwrap();
@@ -414,8 +421,14 @@ async fn an_update_needs_no_space_for_what_is_linked_from_here() {
     let snapshot = snapshot(&[&file]);
     let source = Memory::default();
     let run = async |have: &(dyn Fn(&RemoteFile) -> Option<Local> + Send + Sync)| {
-        let job =
-            Job { staging: staging.0.path(), piece_length: 128 << 20, skip_lfs: false, have, parallel: 1 };
+        let job = Job {
+            staging: staging.0.path(),
+            piece_length: 128 << 20,
+            skip_lfs: false,
+            have,
+            parallel: 1,
+            min_free: 0,
+        };
         download(&source, &snapshot, job, &Board::default()).await
     };
     // What is somebody else's may have to be copied; what has changed is fetched.
@@ -448,8 +461,14 @@ async fn a_disk_that_becomes_full_lacks_what_is_still_to_be_written() {
     hasher.update(&a);
     let here = Local { hashes: hasher.finish(fs::metadata(&path).unwrap()), path, ours: false };
     let have = move |file: &RemoteFile| (file.path == "a").then(|| here.clone());
-    let job =
-        Job { staging: staging.0.path(), piece_length: 16384, skip_lfs: false, have: &have, parallel: 1 };
+    let job = Job {
+        staging: staging.0.path(),
+        piece_length: 16384,
+        skip_lfs: false,
+        have: &have,
+        parallel: 1,
+        min_free: 0,
+    };
     let wants = [&taken, &fetched].map(|file| Want { file: file.clone(), pointer: None });
     let plan = Plan::make(job.staging, wants.into(), 16384).unwrap();
     let board = Board::default();

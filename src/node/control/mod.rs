@@ -55,6 +55,7 @@ use crate::node::clients::JobStatus;
 use crate::node::disputes::{DisputedName, ModelNote};
 use crate::node::limited::LimitedProcess;
 use crate::node::places::StorageProblem;
+use crate::node::space::LackOfSpace;
 use crate::node::unresolved::UnresolvedName;
 use crate::node::{ErrorKind, NodeError, chain};
 use crate::paths::Paths;
@@ -100,6 +101,9 @@ pub struct Status {
     /// Facts that readers of the models in swarms should know.
     #[serde(default)]
     pub notes: Vec<ModelNote>,
+    /// The files that are read through memory, as the cache has no space for them.
+    #[serde(default)]
+    pub space: Option<LackOfSpace>,
     /// Files that were verified and are absent, changed or damaged.
     #[serde(default)]
     pub problems: Vec<StorageProblem>,

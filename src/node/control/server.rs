@@ -138,6 +138,7 @@ impl IntoResponse for Refusal {
             | ErrorKind::Incomplete
             | ErrorKind::Padding
             | ErrorKind::Staging
+            | ErrorKind::Space
             | ErrorKind::Withheld => StatusCode::CONFLICT,
             ErrorKind::HostLost | ErrorKind::NoCatalog | ErrorKind::NoNetwork => {
                 StatusCode::SERVICE_UNAVAILABLE

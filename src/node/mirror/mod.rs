@@ -164,6 +164,11 @@ impl Node {
             skip_lfs: request.skip_lfs,
             have: &|file| local.find(file),
             parallel: PARALLEL,
+            min_free: if self.library.store.is_beside_cache(&job.staging) {
+                self.library.config.cache.min_free
+            } else {
+                0
+            },
         };
         let downloading = mirror::download(&*source, &snapshot, download, &board);
         let downloaded = meanwhile(downloading, showing).await?;

@@ -10,6 +10,8 @@ listening on    192.0.2.7:40123, [2001:db8::7]:40123
 catalog         1204 records, 3 peers, 212 DHT nodes
 for a command   get acme/minilm (since 1m 1s, 50% of 100 B)
 goes on after   daemon (process 4712)
+no space        2 files read through memory: 1.00 MiB free on the disk of the
+                cache, 1.00 GiB stay free (cache.min_free)
 not looked up   17 unknown names of python3 (process 99), beyond
                 mount.max_lookups (5s ago)
 not shown       acme/absent: no peer that was asked knows it (5s ago)
@@ -49,6 +51,7 @@ listening on    192.0.2.7:40123, [2001:db8::7]:40123
 catalog         1204 records, 3 peers, 212 DHT nodes
 for a command   get acme/minilm (since 1m 1s, 50% of 100 B)
 goes on after   daemon (process 4712)
+no space        2 files read through memory: 1.00 MiB free on the disk of the cache, 1.00 GiB stay free (cache.min_free)
 not looked up   17 unknown names of python3 (process 99), beyond mount.max_lookups (5s ago)
 not shown       acme/absent: no peer that was asked knows it (5s ago)
                 read /home/ada/models/.by/x/acme/absent

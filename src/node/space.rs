@@ -1,0 +1,354 @@
+//! The limits of the cache, kept while the node runs: bytes are deleted as soon as requests wait for space.
+//!
+//! What is deleted, in this order: files that no swarm uses, least recently read first; then pieces that no reader needs
+//! soon, of the least recently read file first; the remains of pieces that never became whole; what all reads but the
+//! one that has waited longest wait for. When none of that makes space, the files that are being read go on in memory.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::cache::blocking;
+use super::error::text;
+use super::{Node, NodeError};
+use crate::fetch::{Fetch, Shedding};
+use crate::model::PiecesRoot;
+use crate::store::cache::disk_space;
+use crate::store::{CacheEntry, Content, ContentKey, Lies, Room, Rooms, Store, StoredRevision};
+
+/// How often space is looked at without a request that waits for some: other programs fill disks, too.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// The pause after an attempt that made no space.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// So many attempts in a row may make no space before reads that wait have to give way to each other.
+const PATIENCE: u32 = 3;
+
+/// How long the engine may take to remove torrents whose bytes are deleted or move.
+const RELEASE_WITHIN: Duration = Duration::from_secs(20);
+
+/// Allocated bytes of a file that are more than its verified ones by this much are remains of unfinished pieces.
+const REMAINS: u64 = 256 << 10;
+
+/// A file leaves memory when this much space is free, or a quarter of the cache if that is less.
+const RETURN_AT: u64 = 16 << 20;
+
+/// Files that are read through memory, as `status` reports them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LackOfSpace {
+    /// How many files.
+    pub files: usize,
+    /// Bytes that are free on the file system of the cache.
+    pub free: u64,
+    /// Bytes that stay free: `cache.min_free`.
+    pub min_free: u64,
+}
+
+/// Runs until the node is gone.
+pub(super) async fn run(node: Weak<Node>, rooms: Arc<Rooms>) {
+    let mut stuck = 0;
+    loop {
+        if stuck > 0 {
+            tokio::time::sleep(RETRY).await;
+        }
+        // Without a request for so long, other programs may have taken space, or given some back.
+        let idle = tokio::time::timeout(LOOK_EVERY, rooms.wanted()).await.is_err();
+        let Some(node) = node.upgrade() else { return };
+        let keeper = Keeper { node: &node, fetch: &node.fetch, store: &node.library.store, rooms: &rooms };
+        match keeper.make_room(stuck, idle).await {
+            Ok(true) => stuck = 0,
+            Ok(false) => {
+                stuck += 1;
+                // What lacks space now lacks it until something changes.
+                rooms.want();
+            }
+            Err(error) => {
+                stuck += 1;
+                tracing::error!("no space could be made in the cache: {error}");
+            }
+        }
+    }
+}
+
+impl Node {
+    /// The files that are read through memory, if there are any.
+    pub(super) fn lack_of_space(&self) -> Option<LackOfSpace> {
+        let files = self.fetch.in_memory().len();
+        let (free, min_free) = self.settings.rooms.cache.free();
+        (files > 0).then_some(LackOfSpace { files, free, min_free })
+    }
+
+    /// Whether files of a revision that are to come fit below a directory, or into the cache without one. Bytes in the
+    /// cache count as free, since they give way.
+    pub(super) fn check_space(
+        &self,
+        revision: &StoredRevision,
+        files: &[usize],
+        dest: Option<&Path>,
+    ) -> Result<(), NodeError> {
+        let missing = files
+            .iter()
+            .map(|&i| &revision.contents[i])
+            .filter(|content| content.lies() != Lies::Away || !content.is_placed());
+        let need = missing.map(|content| content.len() - content.cached_bytes()).sum();
+        self.check_space_for(need, dest)
+    }
+
+    /// Like [`Self::check_space`], for so many bytes.
+    pub(super) fn check_space_for(&self, need: u64, dest: Option<&Path>) -> Result<(), NodeError> {
+        let store = &self.library.store;
+        let cache = self.library.paths.cache();
+        let config = &self.library.config.cache;
+        let at = dest.unwrap_or(&cache);
+        let at = at.ancestors().find(|dir| dir.exists()).unwrap_or(at);
+        let (_, mut free) = disk_space(at)?;
+        let mut limit = String::new();
+        if store.is_beside_cache(at) {
+            free = free.saturating_add(store.cache_usage()?).saturating_sub(config.min_free);
+            limit = format!(" ({} stay free: cache.min_free)", text(config.min_free));
+        }
+        let bound = store.cache_bound(config)?;
+        if dest.is_none() && bound < free {
+            (free, limit) = (bound, " (cache.max_size)".to_owned());
+        }
+        match need <= free {
+            true => Ok(()),
+            false => Err(NodeError::Space { path: at.to_owned(), need, free, limit }),
+        }
+    }
+}
+
+/// One look at the limits.
+struct Keeper<'a> {
+    node: &'a Node,
+    fetch: &'a Arc<Fetch>,
+    store: &'a Arc<Store>,
+    rooms: &'a Arc<Rooms>,
+}
+
+impl Keeper<'_> {
+    /// Makes space where it lacks. Returns false if requests still wait for some and none could be made.
+    async fn make_room(&self, stuck: u32, idle: bool) -> Result<bool, NodeError> {
+        let in_memory = self.make_room_in_memory(stuck).await?;
+        let in_cache = self.make_room_in_cache(stuck).await?;
+        if idle {
+            self.leave_memory().await?;
+        }
+        self.fetch.space_came();
+        Ok(in_memory && in_cache)
+    }
+
+    async fn make_room_in_memory(&self, stuck: u32) -> Result<bool, NodeError> {
+        let room = &self.rooms.memory;
+        let (fetch, rooms, shedding) = (self.fetch.clone(), self.rooms.clone(), shedding(room, stuck));
+        let lacking = fetch.lacking_bytes(true);
+        if lacking == 0 {
+            return Ok(true);
+        }
+        let freed = blocking(move || {
+            let room = &rooms.memory;
+            let contents = fetch.in_memory();
+            room.measured(contents.iter().map(|(content, _)| content.bytes_in_memory()).sum());
+            let need = room.excess(lacking);
+            let target = if need == 0 { 0 } else { need.max(room.batch()) };
+            let mut contents: Vec<Arc<Content>> = contents.into_iter().map(|(content, _)| content).collect();
+            contents.sort_by_key(|content| content.last_used());
+            let freed = shed(&fetch, contents, target, shedding)?;
+            room.freed(freed);
+            Ok(need == 0 || freed > 0)
+        });
+        freed.await
+    }
+
+    async fn make_room_in_cache(&self, stuck: u32) -> Result<bool, NodeError> {
+        let room = &self.rooms.cache;
+        let lacking = self.fetch.lacking_bytes(false);
+        let entries = self.measure().await?;
+        let need = room.excess(lacking);
+        if need == 0 {
+            return Ok(true);
+        }
+        let target = need.max(room.batch());
+        let mut freed = self.drop_unused(&entries, target).await?;
+        if freed < target {
+            freed += self.shed(&entries, target - freed, Shedding::Spare).await?;
+        }
+        if freed == 0 {
+            freed = self.trim(&entries).await?;
+        }
+        if freed > 0 || (lacking == 0 && stuck > 0) {
+            return Ok(true);
+        }
+        if shedding(room, stuck) == Shedding::AllButOldest && !self.fetch.starved().is_empty() {
+            freed = self.shed(&entries, target, Shedding::AllButOldest).await?;
+            if freed == 0 {
+                self.enter_memory().await?;
+                return Ok(true);
+            }
+        }
+        Ok(freed > 0)
+    }
+
+    /// The files of the cache, least recently used first.
+    async fn measure(&self) -> Result<Vec<CacheEntry>, NodeError> {
+        let (store, rooms) = (self.store.clone(), self.rooms.clone());
+        blocking(move || {
+            let entries = store.cache_entries()?;
+            rooms.cache.measured(entries.iter().map(CacheEntry::taken).sum());
+            Ok(entries)
+        })
+        .await
+    }
+
+    /// Deletes bytes of files that no joined torrent uses.
+    async fn drop_unused(&self, entries: &[CacheEntry], target: u64) -> Result<u64, NodeError> {
+        let unused: Vec<ContentKey> =
+            entries.iter().map(|entry| entry.key).filter(|key| !self.fetch.uses(key)).collect();
+        if unused.is_empty() {
+            return Ok(0);
+        }
+        // One that is joined meanwhile stays out of the engine until this is done.
+        let held = self.held(&unused).await?;
+        let roots: HashSet<PiecesRoot> = unused.iter().map(|key| key.root).collect();
+        let (store, lock, rooms) = (self.store.clone(), self.node.lock.clone(), self.rooms.clone());
+        blocking(move || {
+            let _until_done = (held, lock);
+            let evicted = store.evict(target, &|root| !roots.contains(root))?;
+            let freed = evicted.iter().map(|gone| gone.freed).sum();
+            rooms.cache.freed(freed);
+            Ok(freed)
+        })
+        .await
+    }
+
+    /// Deletes pieces of files while their torrents run.
+    async fn shed(&self, entries: &[CacheEntry], target: u64, shedding: Shedding) -> Result<u64, NodeError> {
+        let (fetch, store, rooms) = (self.fetch.clone(), self.store.clone(), self.rooms.clone());
+        let keys: Vec<ContentKey> = entries.iter().map(|entry| entry.key).collect();
+        let lock = self.node.lock.clone();
+        blocking(move || {
+            let _until_done = lock;
+            let contents =
+                keys.iter().filter(|key| fetch.uses(key)).filter_map(|key| store.live_content(key));
+            let freed = shed(&fetch, contents.collect(), target, shedding)?;
+            rooms.cache.freed(freed);
+            Ok(freed)
+        })
+        .await
+    }
+
+    /// Deletes the remains of pieces that did not become whole, where nothing is on its way.
+    async fn trim(&self, entries: &[CacheEntry]) -> Result<u64, NodeError> {
+        let with_remains = |entry: &&CacheEntry| {
+            self.store.live_content(&entry.key).is_some_and(|content| {
+                let kept = content.cached_bytes() + content.unproved_bytes();
+                entry.allocated > kept.saturating_add(REMAINS) && !self.fetch.receives(&entry.key)
+            })
+        };
+        let keys: Vec<ContentKey> = entries.iter().filter(with_remains).map(|entry| entry.key).collect();
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let held = self.held(&keys).await?;
+        let (store, lock, rooms) = (self.store.clone(), self.node.lock.clone(), self.rooms.clone());
+        blocking(move || {
+            let _until_done = (held, lock);
+            let mut freed = 0;
+            for content in keys.iter().filter_map(|key| store.live_content(key)) {
+                freed += content.trim().map_err(|source| io_error(&content, source))?;
+            }
+            rooms.cache.freed(freed);
+            Ok(freed)
+        })
+        .await
+    }
+
+    /// Has the files for which reads wait go on in memory.
+    async fn enter_memory(&self) -> Result<(), NodeError> {
+        let contents = self.fetch.starved();
+        let (free, min_free) = self.rooms.cache.free();
+        let files = contents.len();
+        tracing::warn!(
+            free,
+            min_free,
+            files,
+            "There is no space for the cache, and nothing in it can be deleted; files are read through memory."
+        );
+        self.moved(contents, Content::enter_memory).await
+    }
+
+    /// Has files in memory go on in the cache where it has space again.
+    async fn leave_memory(&self) -> Result<(), NodeError> {
+        let contents: Vec<Arc<Content>> =
+            self.fetch.in_memory().into_iter().map(|(content, _)| content).collect();
+        if contents.is_empty() {
+            return Ok(());
+        }
+        let room = &self.rooms.cache;
+        let entries = self.measure().await?;
+        let need = room.excess(RETURN_AT.min(room.batch().saturating_mul(4)));
+        if need > 0 && self.shed(&entries, need, Shedding::Spare).await? < need {
+            return Ok(());
+        }
+        tracing::info!("the cache has space again");
+        self.moved(contents, Content::leave_memory).await
+    }
+
+    /// Moves contents while their torrents are out of the engine.
+    async fn moved(
+        &self,
+        contents: Vec<Arc<Content>>,
+        how: fn(&Content) -> std::io::Result<()>,
+    ) -> Result<(), NodeError> {
+        let keys: Vec<ContentKey> = contents.iter().filter_map(|content| content.key()).collect();
+        let held = self.held(&keys).await?;
+        let lock = self.node.lock.clone();
+        blocking(move || {
+            let _until_done = (held, lock);
+            contents.iter().try_for_each(|content| how(content).map_err(|source| io_error(content, source)))
+        })
+        .await
+    }
+
+    async fn held(&self, keys: &[ContentKey]) -> Result<crate::fetch::EvictionHold, NodeError> {
+        let held = self.fetch.release_for_eviction(keys, RELEASE_WITHIN).await;
+        held.map_err(|e| NodeError::Request(format!("the cache is in use: {e}")))
+    }
+}
+
+/// Whether reads that wait give way to each other: only where none of them gets anything any more.
+fn shedding(room: &Room, stuck: u32) -> Shedding {
+    if stuck >= PATIENCE && !room.is_reserved() { Shedding::AllButOldest } else { Shedding::Spare }
+}
+
+/// Deletes pieces of contents, of the first first, until `target` bytes are free.
+fn shed(
+    fetch: &Fetch,
+    contents: Vec<Arc<Content>>,
+    target: u64,
+    shedding: Shedding,
+) -> Result<u64, NodeError> {
+    let mut freed = 0u64;
+    for content in contents {
+        let mut ranges = fetch.deletable(&content, shedding).into_iter().peekable();
+        while freed < target && ranges.peek().is_some() {
+            let mut sum = 0;
+            let enough = |range: &std::ops::Range<u64>| {
+                let more = sum < target - freed;
+                sum += range.end - range.start;
+                more
+            };
+            let batch: Vec<_> = std::iter::from_fn(|| ranges.next()).take_while(enough).collect();
+            freed += fetch.delete(&content, &batch, shedding).map_err(|source| io_error(&content, source))?;
+        }
+    }
+    Ok(freed)
+}
+
+fn io_error(content: &Content, source: std::io::Error) -> NodeError {
+    NodeError::Io { path: content.path(), source }
+}

@@ -1,0 +1,225 @@
+//! A cache that is smaller than what is read: its limits hold, and every read gets right bytes.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+
+use crate::support::fixtures::{model_dir, noise};
+use crate::support::host::Host;
+use crate::support::mounts;
+use crate::support::net::{Net, sh};
+use crate::support::process::{Finished, PATIENCE, Proc, until};
+use crate::support::share::{Share, import, share};
+
+pub const MIB: u64 = 1 << 20;
+const NAME: &str = "acme/m";
+
+/// Watches a directory until it is dropped: how many bytes it has occupied at most, and the least free space of its file
+/// system.
+pub struct Watch {
+    most: Arc<AtomicU64>,
+    least_free: Arc<AtomicU64>,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    pub fn of(dir: PathBuf) -> Self {
+        let (most, least_free) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(u64::MAX)));
+        let ends = Arc::new(AtomicBool::new(false));
+        let (seen_most, seen_least, ending) = (most.clone(), least_free.clone(), ends.clone());
+        let thread = std::thread::spawn(move || {
+            while !ending.load(Ordering::Relaxed) {
+                seen_most.fetch_max(allocated(&dir), Ordering::Relaxed);
+                seen_least.fetch_min(free(&dir), Ordering::Relaxed);
+                std::thread::yield_now();
+            }
+        });
+        Self { most, least_free, ends, thread: Some(thread) }
+    }
+
+    pub fn most(&self) -> u64 {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    fn least_free(&self) -> u64 {
+        self.least_free.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Bytes of the disk that the files below a directory occupy.
+fn allocated(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let of = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => allocated(&entry.path()),
+        Ok(found) => found.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.map(of).sum()
+}
+
+/// Free bytes of the file system that holds a directory.
+pub fn free(dir: &Path) -> u64 {
+    rustix::fs::statvfs(dir).map_or(u64::MAX, |stat| stat.f_bavail * stat.f_frsize)
+}
+
+/// A host that shares a model of one file of `mib` MiB, and one with that model known and this cache configuration.
+fn hosts(net: &Net, mib: u64, cache: &str) -> (Host, Host, Share) {
+    let (a, b) = (net.host("a"), net.host("b"));
+    let bytes = noise(mib, (mib * MIB) as usize);
+    let shared =
+        share(&a, &model_dir(&a.home().join("m"), &[("w.bin", &bytes)]), NAME, &["--piece-length", "1MiB"]);
+    b.configure(&format!("cache:\n  {cache}\n"));
+    (a, b, shared)
+}
+
+/// Puts the base directory of a host on a file system of its own, without its log, which a full disk would cut.
+pub fn on_tmpfs(host: &Host, mib: u64) {
+    let base = host.base();
+    sh(&format!("mkdir -p {0} && mount -t tmpfs -o size={mib}m tmpfs {0}", base.display()));
+    log_apart(host);
+}
+
+fn on_ext4(host: &Host, mib: u64) {
+    let image = host.home().join("disk.img");
+    sh(&format!(
+        "truncate -s {mib}M {0} && mkfs.ext4 -q -m 0 {0} && mkdir -p {1} && mount -o loop {0} {1}",
+        image.display(),
+        host.base().display()
+    ));
+    log_apart(host);
+}
+
+fn log_apart(host: &Host) {
+    let (apart, log) = (host.home().join("log"), host.base().join("log"));
+    sh(&format!("mkdir -m 700 {0} {1} && mount --bind {0} {1}", apart.display(), log.display()));
+}
+
+/// Compares a file with what it should be, in another process and without what the kernel has kept of it.
+fn is_right(file: &Path, expected: &Path) {
+    let mut forget = Command::new("dd");
+    forget.args(["iflag=nocache", "count=0", "of=/dev/null"]).arg(format!("if={}", file.display()));
+    Finished::of(&mut forget, PATIENCE).ok();
+    Finished::of(Command::new("cmp").arg(file).arg(expected), 4 * PATIENCE).ok();
+}
+
+fn status(host: &Host) -> Value {
+    serde_json::from_str(&host.run(&["status", "--json"]).ok()).unwrap()
+}
+
+#[test]
+fn a_file_of_six_times_max_size_is_read_twice_within_the_limit() {
+    let net = Net::new();
+    let (a, b, shared) = hosts(&net, 96, "max_size: 16MiB\n  min_free: 0");
+    import(&b, &shared.manifest);
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    let watch = Watch::of(b.base().join("cache"));
+    for _ in 0..2 {
+        is_right(&mounted.path("acme/m/w.bin"), &a.home().join("m/w.bin"));
+    }
+    assert!(watch.most() <= 24 * MIB, "{} bytes in a cache of 16 MiB", watch.most());
+    assert!(watch.most() >= 8 * MIB, "{} bytes: the cache was not used", watch.most());
+    assert_eq!(status(&b)["space"], Value::Null);
+    mounted.unmount();
+}
+
+#[test]
+fn a_file_larger_than_the_disk_is_read_twice_and_min_free_stays_free() {
+    for prepare in [on_tmpfs, on_ext4] {
+        let net = Net::new();
+        let (a, b, shared) = hosts(&net, 96, "max_size: 1GiB\n  min_free: 16MiB");
+        prepare(&b, 64);
+        import(&b, &shared.manifest);
+        let mounted = b.mount(&["--peer", &a.peer()]);
+        let watch = Watch::of(b.base());
+        for _ in 0..2 {
+            is_right(&mounted.path("acme/m/w.bin"), &a.home().join("m/w.bin"));
+        }
+        assert!(watch.least_free() >= 16 * MIB, "{} bytes were free", watch.least_free());
+        assert!(watch.most() >= 16 * MIB, "the cache was not used: {}", watch.most());
+        mounted.unmount();
+        mounts::detach_below(&b.base());
+    }
+}
+
+#[test]
+fn reads_without_a_free_byte_are_right_and_the_cache_is_used_when_there_is_space_again() {
+    let net = Net::new();
+    let (a, b, shared) = hosts(&net, 96, "max_size: 1GiB\n  min_free: 16MiB");
+    on_tmpfs(&b, 64);
+    import(&b, &shared.manifest);
+    let filler = b.base().join("filler");
+    Finished::of(
+        Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display())),
+        PATIENCE,
+    );
+    assert_eq!(free(&b.base()), 0);
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    let (file, expected) = (mounted.path("acme/m/w.bin"), a.home().join("m/w.bin"));
+    let mut readers: Vec<Proc> =
+        (0..8).map(|_| Proc::spawn(Command::new("cmp").arg(&file).arg(&expected))).collect();
+    for reader in &mut readers {
+        assert!(reader.wait(4 * PATIENCE).success(), "a reader got wrong bytes or an error");
+    }
+    assert_eq!(allocated(&b.base().join("cache")), 0);
+    assert_eq!(status(&b)["space"]["files"], 1);
+    assert!(b.run(&["status"]).ok().contains("read through memory"));
+
+    std::fs::remove_file(&filler).unwrap();
+    until("the file leaves memory", PATIENCE, || status(&b)["space"] == Value::Null);
+    is_right(&file, &expected);
+    assert!(allocated(&b.base().join("cache")) >= 16 * MIB);
+    assert!(free(&b.base()) >= 16 * MIB);
+    mounted.unmount();
+}
+
+#[test]
+fn a_disk_that_fills_while_it_is_read_costs_no_read() {
+    let net = Net::new();
+    let (a, b, shared) = hosts(&net, 48, "max_size: 1GiB\n  min_free: 0");
+    on_tmpfs(&b, 64);
+    import(&b, &shared.manifest);
+    a.limit_rate("200mbit");
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    let (file, expected) = (mounted.path("acme/m/w.bin"), a.home().join("m/w.bin"));
+    let mut reader = Proc::spawn(Command::new("cmp").arg(&file).arg(&expected));
+    until("some of it is cached", PATIENCE, || allocated(&b.base().join("cache")) >= 4 * MIB);
+    let filler = b.base().join("filler");
+    Finished::of(
+        Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display())),
+        PATIENCE,
+    );
+    assert!(reader.wait(4 * PATIENCE).success(), "the reader got wrong bytes or an error");
+    mounted.unmount();
+}
+
+#[test]
+fn get_and_warm_name_the_space_that_they_lack_before_they_start() {
+    let net = Net::new();
+    let (a, b, shared) = hosts(&net, 48, "max_size: 8MiB\n  min_free: 16MiB");
+    on_tmpfs(&b, 56);
+    import(&b, &shared.manifest);
+    let before = b.received();
+    let dest = b.base().join("out");
+    let refused = b.run(&["get", NAME, "--peer", &a.peer(), "-o", dest.to_str().unwrap()]).error(1);
+    assert!(refused.contains("48.0 MiB needed") && refused.contains("cache.min_free"), "{refused}");
+    let mounted = b.mount(&["--peer", &a.peer()]);
+    let refused = b.run(&["warm", mounted.path(NAME).to_str().unwrap()]).error(1);
+    assert!(refused.contains("48.0 MiB needed, 8.00 MiB available (cache.max_size)"), "{refused}");
+    mounted.unmount();
+    assert!(b.received() - before < 4 * MIB, "{} bytes were received", b.received() - before);
+    // Elsewhere there is space.
+    b.run(&["get", NAME, "--peer", &a.peer(), "-o", b.home().join("out").to_str().unwrap()]).ok();
+}
