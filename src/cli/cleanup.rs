@@ -56,7 +56,7 @@ pub fn run(paths: &Paths, config_file: &Path, yes: bool, context: &Context) -> R
     if paths.base.is_dir() {
         _lock = Some(NodeLock::take(paths)?);
         doomed.extend(own(&paths.base)?);
-        doomed.extend(models(&Store::open(paths)?.made_below_models(), &paths.models)?);
+        doomed.extend(models(&Store::open_to_read(paths)?.made_below_models(), &paths.models)?);
     }
     doomed.extend(whole(config_file.to_owned())?);
     if doomed.is_empty() {
