@@ -125,7 +125,7 @@ pub enum NodeError {
         source: crate::fetch::ReadError,
     },
     /// A file system has too little space.
-    #[error("{}: {} needed, {} available{}", path.display(), text(*need), text(*free), limit)]
+    #[error("{}: too little space: {} needed, {} available{}", path.display(), text(*need), text(*free), limit)]
     Space {
         /// A directory of it.
         path: PathBuf,
