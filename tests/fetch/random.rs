@@ -45,6 +45,9 @@ enum Step {
     },
 }
 
+/// How long a piece that has timed out fails at once, at most, with something to spare.
+const FAILS_FAST: Duration = Duration::from_secs(6);
+
 fn step() -> impl Strategy<Value = Step> {
     let place = (0..2usize, 0..3usize);
     prop_oneof![
@@ -144,6 +147,8 @@ async fn run(steps: Vec<Step>) {
             Err(e) => std::panic::resume_unwind(e.into_panic()),
         }
     }
+    // A piece that has just timed out fails at once for some seconds; the clock of the test is not the real one.
+    tokio::time::sleep(FAILS_FAST).await;
     for m in &models {
         for (i, bytes) in m.files.iter().enumerate() {
             assert_eq!(&rig.fetch.read(&m.file(i), 0, u64::MAX).await.unwrap(), &**bytes);
