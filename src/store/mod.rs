@@ -27,6 +27,8 @@ mod memory;
 pub mod placement;
 mod plain;
 mod publish;
+mod record;
+mod recordfile;
 pub mod registry;
 mod remove;
 pub mod room;

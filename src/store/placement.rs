@@ -1,150 +1,31 @@
 //! Where files stand, verified, outside the cache: model directories and directories shared in place.
 //!
-//! One record per torrent, `resume/<info hash>.json`. Each file has a *stamp*, taken when its bytes were
-//! verified; a file whose stamp has changed does not count any more. Opening reads the records and no data.
-//! The records are written by whoever holds the node's lock; others only read.
+//! One record per torrent (see `recordfile`). Each file has a *stamp*, taken when its bytes were verified; a file whose
+//! stamp has changed does not count. Opening reads the records and no data. Only the holder of the node's lock writes
+//! records.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::blockmap::BlockMap;
+pub use super::record::Stamp;
+pub(super) use super::record::change_time;
+use super::record::{Delta, PlaceDelta};
+pub(super) use super::record::{Place, PlacedEntry, Record};
+use super::recordfile::{self, Extent};
 use super::tend::PlaceId;
 use super::{ContentKey, StoreError};
-use crate::model::{InfoHash, Manifest, ModelRef, PiecesRoot};
+use crate::model::{InfoHash, Manifest, ModelRef};
+use crate::nofollow;
 use crate::paths::Paths;
-use crate::{fsutil, nofollow};
-
-/// Longest record read; 100 000 files of long paths fit.
-const MAX_RECORD: u64 = 512 << 20;
 
 /// How long a file that could not be read is left alone.
 const LEFT_ALONE: Duration = Duration::from_secs(60);
-
-/// How a file looked when its bytes were verified. Not the device number, which may differ after a reboot, nor
-/// the change time, which moves when a hard link is made (see [`change_time`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
-    /// Length in bytes.
-    pub size: u64,
-    /// Modification time, nanoseconds since 1970.
-    pub mtime_ns: i64,
-    /// Inode number.
-    pub inode: u64,
-}
-
-impl Stamp {
-    /// The stamp of a file that is open or was just looked at.
-    pub fn of(meta: &Metadata) -> Self {
-        let mtime_ns = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
-        Self { size: meta.len(), mtime_ns, inode: meta.ino() }
-    }
-
-    /// The stamp of the regular file at a real path; a symbolic link is an error.
-    pub fn at(path: &Path) -> io::Result<Self> {
-        let meta = nofollow::metadata(path)?;
-        if meta.is_file() { Ok(Self::of(&meta)) } else { Err(io::Error::other("not a regular file")) }
-    }
-}
-
-/// The change time of a file, nanoseconds since 1970. Programs cannot set it, unlike the modification time.
-pub(super) fn change_time(meta: &Metadata) -> i64 {
-    meta.ctime().saturating_mul(1_000_000_000).saturating_add(meta.ctime_nsec())
-}
-
-/// One file of a placement.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PlacedEntry {
-    /// Relative to the placement's directory.
-    pub path: String,
-    /// Its content; none for an empty file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub root: Option<PiecesRoot>,
-    /// How it looked when verified.
-    pub stamp: Stamp,
-    /// Where the file really is when a symbolic link leads there; decided, and fixed, when it was shared.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<PathBuf>,
-    /// Whether this program put it there, and may replace and remove it.
-    #[serde(default)]
-    pub ours: bool,
-    /// Whether its bytes turned out to be damaged since.
-    #[serde(default)]
-    pub damaged: bool,
-    /// Its change time when it was verified; none in records of older versions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub changed_ns: Option<i64>,
-    /// Bytes that are wrong, as offsets from and to, in order, while the others are right.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub wrong: Vec<(u64, u64)>,
-}
-
-impl PlacedEntry {
-    /// A file that looked like `stamp` when all of it was verified. One of another length than `size` is damaged.
-    pub fn verified(path: String, root: Option<PiecesRoot>, size: u64, stamp: Stamp, ours: bool) -> Self {
-        let damaged = stamp.size != size;
-        Self { path, root, stamp, target: None, ours, damaged, changed_ns: None, wrong: Vec::new() }
-    }
-
-    pub fn key(&self) -> Option<ContentKey> {
-        self.root.map(|root| ContentKey { root, len: self.stamp.size })
-    }
-
-    /// The real path of the file, in a place at `dir`.
-    pub fn real_path(&self, dir: &Path) -> PathBuf {
-        self.target.clone().unwrap_or_else(|| dir.join(&self.path))
-    }
-}
-
-/// A directory in which files of one torrent stand.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
-    pub dir: PathBuf,
-    pub files: Vec<PlacedEntry>,
-}
-
-/// All places of one torrent.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
-    /// The models that it is or was a state of.
-    #[serde(default)]
-    pub models: BTreeSet<ModelRef>,
-    #[serde(default)]
-    pub places: Vec<Place>,
-    /// Directories that hold partial files for a `get` that is not done.
-    #[serde(default)]
-    pub staging: Vec<PathBuf>,
-    /// The inodes of those, by which they are known again.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub inodes: BTreeMap<PathBuf, u64>,
-}
-
-impl Record {
-    /// The place at `dir`, made where missing.
-    pub fn place_mut(&mut self, dir: &Path) -> &mut Place {
-        let at = self.places.iter().position(|p| p.dir == dir).unwrap_or_else(|| {
-            self.places.push(Place { dir: dir.to_owned(), files: Vec::new() });
-            self.places.len() - 1
-        });
-        &mut self.places[at]
-    }
-}
-
-impl Place {
-    /// Adds files, or replaces their entries.
-    pub fn put(&mut self, entries: impl IntoIterator<Item = PlacedEntry>) {
-        let files = std::mem::take(&mut self.files).into_iter().chain(entries);
-        let by_path: BTreeMap<String, PlacedEntry> = files.map(|file| (file.path.clone(), file)).collect();
-        self.files = by_path.into_values().collect();
-    }
-}
 
 /// A file known to hold a whole content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,23 +58,50 @@ impl PlacedFile {
 #[derive(Default)]
 struct State {
     records: BTreeMap<InfoHash, Record>,
+    /// What is known of the files of records.
+    extents: HashMap<InfoHash, Extent>,
     by_key: HashMap<ContentKey, Vec<PlacedFile>>,
     /// Files that could not be read or that a reader had to leave, and until when they are left alone.
     left_alone: HashMap<PathBuf, Instant>,
 }
 
+/// The file that an entry of a place at `dir` names, with its content; none if it does not count.
+fn placed(dir: &Path, entry: &PlacedEntry) -> Option<(ContentKey, PlacedFile)> {
+    let key = entry.key().filter(|_| !entry.damaged)?;
+    let wrong = entry.wrong.iter().map(|&(from, to)| from..to).collect();
+    let (path, stamp, ours, changed_ns) = (entry.real_path(dir), entry.stamp, entry.ours, entry.changed_ns);
+    Some((key, PlacedFile { path, stamp, ours, wrong, changed_ns }))
+}
+
 impl State {
-    fn index(&mut self) {
-        self.by_key.clear();
-        for place in self.records.values().flat_map(|r| &r.places) {
-            for file in place.files.iter().filter(|f| !f.damaged) {
-                let Some(key) = file.key() else { continue };
-                let path = file.real_path(&place.dir);
-                let wrong = file.wrong.iter().map(|&(from, to)| from..to).collect();
-                let (stamp, ours, changed_ns) = (file.stamp, file.ours, file.changed_ns);
-                let placed = PlacedFile { path, stamp, ours, wrong, changed_ns };
-                self.by_key.entry(key).or_default().push(placed);
+    fn index(&mut self, dir: &Path, entry: &PlacedEntry) {
+        if let Some((key, file)) = placed(dir, entry) {
+            self.by_key.entry(key).or_default().push(file);
+        }
+    }
+
+    fn unindex(&mut self, dir: &Path, entry: &PlacedEntry) {
+        let Some((key, file)) = placed(dir, entry) else { return };
+        let Some(files) = self.by_key.get_mut(&key) else { return };
+        // Another record may have the same file.
+        if let Some(at) = files.iter().position(|known| *known == file) {
+            files.remove(at);
+        }
+        if files.is_empty() {
+            self.by_key.remove(&key);
+        }
+    }
+
+    /// Follows one change of a place whose entries were `old`, sorted by path.
+    fn reindex(&mut self, old: &[Arc<PlacedEntry>], change: &PlaceDelta) {
+        let changed = change.put.iter().map(|entry| &entry.path).chain(&change.gone);
+        for path in changed {
+            if let Ok(at) = old.binary_search_by(|file| file.path.cmp(path)) {
+                self.unindex(&change.dir, &old[at]);
             }
+        }
+        for entry in &change.put {
+            self.index(&change.dir, entry);
         }
     }
 }
@@ -230,16 +138,20 @@ impl Placements {
             let (Some(info_hash), Some("json")) = (stem, path.extension().and_then(|e| e.to_str())) else {
                 continue;
             };
-            let record = fsutil::read_capped(&path, MAX_RECORD)
-                .and_then(|bytes| serde_json::from_slice::<Record>(&bytes).map_err(io::Error::from));
-            match record {
+            match recordfile::read(&path) {
                 Ok(record) => drop(records.insert(info_hash, record)),
                 Err(e) => tracing::warn!("Skipping the damaged placement record {}: {e}.", path.display()),
             }
         }
-        let mut state = self.lock();
-        state.records = records;
-        state.index();
+        let mut new = State::default();
+        for (info_hash, (record, extent)) in records {
+            for place in &record.places {
+                place.files.iter().for_each(|file| new.index(&place.dir, file));
+            }
+            new.extents.insert(info_hash, extent);
+            new.records.insert(info_hash, record);
+        }
+        *self.lock() = new;
         Ok(())
     }
 
@@ -270,37 +182,46 @@ impl Placements {
         }
         self.update(&manifest.torrent.info_hash, |record| {
             record.models.insert(manifest.model_ref());
-            record.place_mut(dir).put(entries);
+            record.place_mut(dir).put(entries.into_iter().map(Arc::new));
         })
     }
 
     /// Changes the record of a torrent, durably, before anybody sees the change. An empty record is removed.
     pub fn update(&self, info_hash: &InfoHash, change: impl FnOnce(&mut Record)) -> Result<(), StoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = self.record(info_hash);
+        let (old, known) = {
+            let state = self.lock();
+            let old = state.records.get(info_hash).cloned().unwrap_or_default();
+            (old, state.extents.get(info_hash).copied())
+        };
         let mut new = old.clone();
         change(&mut new);
-        new.places.retain(|p| !p.files.is_empty());
-        if new == old {
+        new.places.retain(|place| !place.files.is_empty());
+        let delta = old.delta(&new);
+        if delta == Delta::default() {
             return Ok(());
         }
         let path = self.paths.placement(info_hash);
-        let gone = new.places.is_empty() && new.staging.is_empty();
-        let written = if gone {
-            fsutil::remove_if_there(&path).map(drop)
-        } else {
-            serde_json::to_vec(&new)
-                .map_err(io::Error::from)
-                .and_then(|bytes| fsutil::write_atomic(&path, &bytes, fsutil::MODE_PRIVATE))
+        let written = match new.is_over() {
+            true => recordfile::remove(&path).map(|()| None),
+            false => recordfile::write(&path, known, &new, &delta).map(Some),
         };
-        written.map_err(|e| StoreError::io(&path, e))?;
+        let extent = written.map_err(|e| StoreError::io(&path, e))?;
         let mut state = self.lock();
-        if gone {
-            state.records.remove(info_hash);
-        } else {
-            state.records.insert(*info_hash, new);
+        for change in &delta.places {
+            let place = old.places.iter().find(|place| place.dir == change.dir);
+            state.reindex(place.map_or(&[], |place| &place.files), change);
         }
-        state.index();
+        match extent {
+            Some(extent) => {
+                state.records.insert(*info_hash, new);
+                state.extents.insert(*info_hash, extent);
+            }
+            None => {
+                state.records.remove(info_hash);
+                state.extents.remove(info_hash);
+            }
+        }
         Ok(())
     }
 
@@ -450,7 +371,7 @@ impl Placements {
         let end = from.saturating_add(count).min(place.files.len());
         let files = place.files.get(from..end).unwrap_or_default();
         let next = if end == place.files.len() { 0 } else { end };
-        (files.iter().filter(|file| file.root.is_some()).cloned().collect(), next)
+        (files.iter().filter(|file| file.root.is_some()).map(|file| PlacedEntry::clone(file)).collect(), next)
     }
 
     /// The contents of all files.
@@ -465,9 +386,7 @@ impl Placements {
         path: &Path,
         change: impl Fn(&mut PlacedEntry),
     ) -> Result<(), StoreError> {
-        let is_it = |dir: &Path, file: &PlacedEntry| {
-            file.root == Some(key.root) && file.stamp.size == key.len && file.real_path(dir) == path
-        };
+        let is_it = |dir: &Path, file: &PlacedEntry| file.key() == Some(*key) && file.real_path(dir) == path;
         let holders: Vec<InfoHash> = {
             let state = self.lock();
             let holds = |r: &Record| r.places.iter().any(|p| p.files.iter().any(|f| is_it(&p.dir, f)));
@@ -476,12 +395,18 @@ impl Placements {
         for info_hash in holders {
             self.update(&info_hash, |record| {
                 for place in &mut record.places {
-                    let dir = place.dir.clone();
-                    place.files.iter_mut().filter(|f| is_it(&dir, f)).for_each(&change);
+                    let files = place.files.iter_mut().filter(|file| is_it(&place.dir, file));
+                    files.for_each(|file| change(Arc::make_mut(file)));
                 }
             })?;
         }
         Ok(())
+    }
+
+    /// The paths that the index has for a content.
+    #[cfg(test)]
+    pub fn indexed(&self, key: &ContentKey) -> Vec<String> {
+        self.candidates(key).into_iter().map(|file| format!("{file:?}")).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

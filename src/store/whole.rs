@@ -34,7 +34,7 @@ impl Store {
 
 fn is_whole(manifest: &Manifest, place: &Place) -> bool {
     let known: HashMap<&str, &PlacedEntry> =
-        place.files.iter().map(|file| (file.path.as_str(), file)).collect();
+        place.files.iter().map(|file| (file.path.as_str(), &**file)).collect();
     manifest.files.iter().all(|file| {
         known.get(file.path.as_str()).is_some_and(|entry| {
             !entry.damaged && Stamp::at(&entry.real_path(&place.dir)).is_ok_and(|stamp| stamp == entry.stamp)

@@ -2,6 +2,7 @@
 #![allow(clippy::single_range_in_vec_init)]
 
 mod lifecycle;
+mod records;
 mod removing;
 mod tending;
 mod unproved;

@@ -1,0 +1,119 @@
+//! One record on disk: `resume/<info hash>.json`.
+//!
+//! The first line is the whole record as it was when the file was written. Each further line is one change of it, with a
+//! checksum; a change costs one append and one fsync, however long the record is. When the changes are longer than the
+//! record, the file is written again, atomically. A change that a kill or a power cut left incomplete is the last line:
+//! it does not count, and the next change writes the file again. An older version wrote one line without a line break.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use super::record::{Delta, Record};
+use crate::fsutil;
+
+/// Longest file read, in bytes; 100 000 files of long paths fit twice.
+const MAX_LEN: u64 = 1 << 30;
+
+/// Changes of this many bytes are kept however short the record is.
+const MIN_CHANGES: u64 = 64 << 10;
+
+/// Bytes of a checksum, in hex.
+const SUM_LEN: usize = 16;
+
+/// How long the parts of the file are, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// The record at the beginning.
+    whole: u64,
+    /// The record and the changes that count. The next change is appended here, if the file is as long.
+    end: u64,
+}
+
+/// Reads a record. What follows the last whole change is left out of the extent.
+pub(super) fn read(path: &Path) -> io::Result<(Record, Extent)> {
+    let bytes = fsutil::read_capped(path, MAX_LEN)?;
+    let mut lines = bytes.split_inclusive(|&byte| byte == b'\n');
+    let whole = lines.next().unwrap_or_default();
+    let mut record: Record = serde_json::from_slice(whole)?;
+    record.normalise();
+    // A change behind a line without a line break would make that line unreadable: the file is written again instead.
+    let end = if whole.ends_with(b"\n") { whole.len() as u64 } else { 0 };
+    let mut extent = Extent { whole: whole.len() as u64, end };
+    for line in lines {
+        let Some(delta) = parse(line) else {
+            let lost = bytes.len() as u64 - extent.end;
+            tracing::warn!(
+                "The last {lost} bytes of {} do not count: they are no whole change.",
+                path.display()
+            );
+            break;
+        };
+        record.apply(delta);
+        extent.end += line.len() as u64;
+    }
+    Ok((record, extent))
+}
+
+/// Writes, durably, that a record becomes `new` by `delta`. `known` is what [`read`] or this function returned, none
+/// where there is no file. On an error either record may be found later.
+pub(super) fn write(path: &Path, known: Option<Extent>, new: &Record, delta: &Delta) -> io::Result<Extent> {
+    if let Some(known) = known
+        && let Some(extent) = append(path, known, delta)?
+    {
+        return Ok(extent);
+    }
+    let mut bytes = serde_json::to_vec(new)?;
+    bytes.push(b'\n');
+    fsutil::write_atomic(path, &bytes, fsutil::MODE_PRIVATE)?;
+    Ok(Extent { whole: bytes.len() as u64, end: bytes.len() as u64 })
+}
+
+/// Appends a change. None where the file must be written again: it has too many, or is not as it was left.
+fn append(path: &Path, known: Extent, delta: &Delta) -> io::Result<Option<Extent>> {
+    let line = line(delta)?;
+    let end = known.end + line.len() as u64;
+    if end.saturating_sub(known.whole) > known.whole + MIN_CHANGES {
+        return Ok(None);
+    }
+    let mut file = match File::options().append(true).open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    if file.metadata()?.len() != known.end {
+        return Ok(None);
+    }
+    file.write_all(&line)?;
+    file.sync_data()?;
+    Ok(Some(Extent { end, ..known }))
+}
+
+/// Removes a record, durably.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => fsutil::sync_dir(fsutil::parent(path)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// A change as the file has it: the checksum, a blank, JSON, a line break.
+fn line(delta: &Delta) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_vec(delta)?;
+    let mut line = format!("{} ", sum(&json)).into_bytes();
+    line.extend(json);
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn parse(line: &[u8]) -> Option<Delta> {
+    let (found, json) = line.strip_suffix(b"\n")?.split_at_checked(SUM_LEN)?;
+    let json = json.strip_prefix(b" ")?;
+    (found == sum(json).as_bytes()).then(|| serde_json::from_slice(json).ok())?
+}
+
+fn sum(json: &[u8]) -> String {
+    hex::encode(&Sha256::digest(json)[..SUM_LEN / 2])
+}
