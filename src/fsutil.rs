@@ -54,7 +54,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         .permissions(Permissions::from_mode(mode))
         .tempfile_in(dir)?;
     temp.write_all(bytes)?;
-    temp.as_file().sync_all()?;
+    flush(temp.as_file())?;
     temp.persist(path).map_err(|e| e.error)?;
     sync_dir(dir)
 }
@@ -75,7 +75,27 @@ pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 
 /// Makes the names in a directory durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    flush(&File::open(dir)?)
+}
+
+/// Makes an open file or directory durable. Waits for the disk.
+pub fn flush(file: &File) -> io::Result<()> {
+    #[cfg(test)]
+    FLUSHES.set(FLUSHES.get() + 1);
+    file.sync_all()
+}
+
+/// Makes durable all that was written to the file system of an open file. Waits for the disk.
+pub fn flush_file_system(file: &File) -> io::Result<()> {
+    #[cfg(test)]
+    FLUSHES.set(FLUSHES.get() + 1);
+    Ok(rustix::fs::syncfs(file)?)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has waited for the disk.
+    pub static FLUSHES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// Reads a whole file of at most `cap` bytes; a longer one is an error.

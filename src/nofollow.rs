@@ -5,7 +5,7 @@
 //! directory (`*.silmaril-partial`) on the way that another user owns or can write to. Nothing else can put a hard link
 //! or a special file where this program writes, or exchange what it renames.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, FileType, Metadata};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -24,6 +24,9 @@ use crate::model::path::PARTIAL_SUFFIX;
 
 /// Links followed on the way to one real path; the limit of Linux for one lookup.
 const MAX_LINKS: u32 = 40;
+
+/// So many files of one file system are made durable one by one.
+pub const MAX_SINGLE_SYNCS: usize = 32;
 
 /// Bits of a mode with which users other than the owner write.
 const OTHERS_WRITE: u32 = 0o022;
@@ -365,7 +368,27 @@ pub fn remove_empty_parents(path: &Path, top: &Path) {
 
 /// Makes the names in a directory durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::from(open_fd(dir, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?).sync_all()
+    fsutil::flush(&File::from(open_fd(dir, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?))
+}
+
+/// Makes files and directories durable. If many are on one file system, all of that is flushed, which waits for the disk
+/// a few times and not once for each file. An error if one of them is not there.
+pub fn sync_all<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> io::Result<()> {
+    let mut by_device: BTreeMap<u64, Vec<P>> = BTreeMap::new();
+    for path in paths {
+        by_device.entry(metadata(path.as_ref())?.dev()).or_default().push(path);
+    }
+    let open = |path: &P| {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        open_fd(path.as_ref(), flags, Mode::empty()).map(File::from)
+    };
+    for paths in by_device.values() {
+        match paths.as_slice() {
+            [first, ..] if paths.len() > MAX_SINGLE_SYNCS => fsutil::flush_file_system(&open(first)?)?,
+            few => few.iter().try_for_each(|path| fsutil::flush(&open(path)?))?,
+        }
+    }
+    Ok(())
 }
 
 /// The names in a directory, and what they are; links are not followed.
@@ -419,7 +442,7 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<()> {
         let mut file = File::from(fd);
         file.write_all(bytes)?;
         if sync {
-            file.sync_all()?;
+            fsutil::flush(&file)?;
         }
         Ok(rustix::fs::renameat(&dir, &temporary, &dir, name)?)
     };

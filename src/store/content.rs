@@ -686,6 +686,12 @@ impl Content {
         let Some(key) = self.key else { return Ok(()) };
         let data = self.shared.cached(&key);
         let loaded = self.shared.load_map(&data, key.len)?;
+        // A publication may have removed the maps here without waiting for the disk. They must not come back after a power
+        // cut, when other bytes are here.
+        match nofollow::sync_dir(crate::fsutil::parent(&data)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
         self.settle_loaded(journal, Home::Own(data), loaded);
         Ok(())
     }
@@ -787,10 +793,15 @@ fn is_other(data: &Path, found: &std::fs::Metadata) -> bool {
     mapfile::stamp(data).is_some_and(|stamp| stamp.size == found.len() && stamp != Stamp::of(found))
 }
 
+/// Removes a data file of the store and its maps, for a caller that syncs the directory. Returns whether one was there.
+pub(super) fn remove_data_unsynced(data: &Path) -> io::Result<bool> {
+    let mapped = mapfile::remove(data)?;
+    Ok(nofollow::remove_if_there(data)? || mapped)
+}
+
 /// Removes a data file of the store and its maps, durably.
 pub(super) fn remove_data(data: &Path) -> io::Result<()> {
-    mapfile::remove(data)?;
-    nofollow::remove_if_there(data)?;
+    remove_data_unsynced(data)?;
     match nofollow::sync_dir(crate::fsutil::parent(data)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

@@ -1,13 +1,13 @@
 //! Making one file's bytes stand at a second path: sharing extents, sharing the inode, or copying.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::path::Path;
 
 use rustix::io::Errno;
 
 use super::blockmap::BlockMap;
-use crate::nofollow;
+use crate::{fsutil, nofollow};
 
 /// How a second path may come by the bytes of a first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,29 +22,31 @@ pub(crate) enum Sharing {
 /// link where `sharing` allows one, else by copying. Returns how the file that was read looks afterwards: another one may
 /// have had its name meanwhile.
 pub(crate) fn duplicate(from: &Path, to: &Path, sharing: Sharing) -> io::Result<Metadata> {
+    let found = duplicate_unsynced(from, to, sharing)?;
+    fsutil::flush(&nofollow::read(to)?)?;
+    Ok(found)
+}
+
+/// [`duplicate`] for a caller that makes `to` durable.
+pub(super) fn duplicate_unsynced(from: &Path, to: &Path, sharing: Sharing) -> io::Result<Metadata> {
     nofollow::remove_if_there(to)?;
     let source = nofollow::read(from)?;
     let target = nofollow::create_new(to)?;
     match rustix::fs::ioctl_ficlone(&target, &source) {
-        Ok(()) => return target.sync_all().and_then(|()| source.metadata()),
+        Ok(()) => return source.metadata(),
         Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS | Errno::PERM) => {}
         Err(e) => return Err(e.into()),
     }
     if sharing == Sharing::Inode {
         nofollow::remove_if_there(to)?;
         if nofollow::hard_link(&source, from, to).is_ok() {
-            return source.sync_all().and_then(|()| source.metadata());
+            return source.metadata();
         }
-        copy(&source, &nofollow::create_new(to)?)?;
+        io::copy(&mut &source, &mut &nofollow::create_new(to)?)?;
         return source.metadata();
     }
-    copy(&source, &target)?;
+    io::copy(&mut &source, &mut &target)?;
     source.metadata()
-}
-
-fn copy(mut source: &File, mut target: &File) -> io::Result<()> {
-    io::copy(&mut source, &mut target)?;
-    target.sync_all()
 }
 
 /// Copies the verified blocks of `from` into the new sparse file `to`, on the disk when this returns. Returns how the file
@@ -61,7 +63,7 @@ pub(super) fn copy_verified(from: &Path, to: &Path, map: &BlockMap, len: u64) ->
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    target.sync_all()?;
+    fsutil::flush(&target)?;
     source.metadata()
 }
 

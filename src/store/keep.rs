@@ -40,7 +40,7 @@ impl Shared {
         if nofollow::metadata(from)?.nlink() != 1 {
             return Ok(false);
         }
-        nofollow::read(from)?.sync_all()?;
+        fsutil::flush(&nofollow::read(from)?)?;
         // The maps first: until the data is there, they claim nothing.
         self.write_maps(key, data)?;
         match nofollow::rename(from, data) {

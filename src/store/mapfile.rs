@@ -268,11 +268,11 @@ fn forget_synced(data: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes all maps, the synced copy first. The caller then removes or renames the data.
-pub(super) fn remove(data: &Path) -> io::Result<()> {
-    forget_stamp(data)?;
-    nofollow::remove_if_there(&synced_path(data))?;
-    nofollow::remove_if_there(&live_path(data))?;
-    nofollow::remove_if_there(&unproved_path(data))?;
-    Ok(())
+/// Removes all maps, the synced copy first. The caller then removes or renames the data. Returns whether there was one.
+pub(super) fn remove(data: &Path) -> io::Result<bool> {
+    let mut found = false;
+    for path in [stamp_path(data), synced_path(data), live_path(data), unproved_path(data)] {
+        found |= nofollow::remove_if_there(&path)?;
+    }
+    Ok(found)
 }

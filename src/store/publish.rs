@@ -1,9 +1,10 @@
 //! Publishing: complete contents become the files of a model directory.
 //!
-//! Nothing is touched before every file is known to have its place. Then each file is prepared in the staging
-//! directory, the placement is recorded, and the files are renamed into place; whichever step a crash falls between,
-//! each file is either still where it was or stands, recorded, at its destination. Files of a former state that are in
-//! the way as a file is in that of a directory go just before.
+//! Nothing is touched before every file is known to have its place. Then all files are prepared in the staging
+//! directory and made durable, the placement is recorded, and the files are renamed into place; whichever step a crash falls
+//! between, each file is either still where it was or stands, recorded, at its destination. Files of a former state that are
+//! in the way as a file is in that of a directory go just before. Each step is done for all files before the disk is waited
+//! for, which costs the same for one file and for thousands.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{File, Metadata, Permissions};
@@ -13,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::aside::{Kept, set_aside};
-use super::content::{Content, Home, remove_data};
-use super::copy::{Sharing, crosses_devices, duplicate, same_bytes};
+use super::content::{Content, Home, remove_data_unsynced};
+use super::copy::{Sharing, crosses_devices, duplicate_unsynced, same_bytes};
 use super::placement::{PlacedEntry, PlacedFile, Stamp};
 use super::staging::staging_dir;
 use super::yielding::Yielding;
@@ -77,6 +78,8 @@ impl Store {
         for step in &mut steps {
             step.prepare(&staging).map_err(|e| StoreError::io(&step.target, e))?;
         }
+        let ready = steps.iter().filter_map(|step| step.ready.as_ref());
+        nofollow::sync_all(ready).map_err(|e| StoreError::io(&staging, e))?;
         // A reader may have found damage meanwhile.
         for step in &steps {
             self.check_complete(revision, step.file)?;
@@ -111,15 +114,16 @@ impl Store {
             drop(journal);
             dirs.extend(parent.ancestors().take_while(|d| *d != dest).map(Path::to_owned));
         }
-        for dir in dirs.iter().rev() {
-            nofollow::sync_dir(dir).map_err(|e| StoreError::io(dir, e))?;
-        }
+        nofollow::sync_all(dirs.iter().rev()).map_err(|e| StoreError::io(&dest, e))?;
         // Again, for files that had to be copied after all; otherwise nothing changes.
         self.record_steps(&revision.manifest, &dest, &steps)?;
+        let mut left = BTreeSet::new();
         for step in &steps {
             let content = &revision.contents[step.file];
-            self.go_on_at(content, step).map_err(|e| StoreError::io(&step.target, e))?;
+            left.extend(self.go_on_at(content, step).map_err(|e| StoreError::io(&step.target, e))?);
         }
+        nofollow::sync_all(left.iter().filter(|dir| nofollow::exists(dir)))
+            .map_err(|e| StoreError::io(&staging, e))?;
         for step in &steps {
             self.check_complete(revision, step.file)?;
         }
@@ -244,29 +248,27 @@ impl Store {
         self.shared.placements.put(manifest, dest, entries)
     }
 
-    /// Has a content read from its new place, unless a reader found damage since; then that place does not count.
-    fn go_on_at(&self, content: &Arc<Content>, step: &Step) -> io::Result<()> {
+    /// Has a content read from its new place, unless a reader found damage since; then that place does not count. Returns
+    /// the directory of the store's own files that were removed, which the caller syncs.
+    fn go_on_at(&self, content: &Arc<Content>, step: &Step) -> io::Result<Option<PathBuf>> {
         let mut journal = content.journal();
-        match content.home() {
+        let own = match content.home() {
             Home::Own(_) if !content.is_complete() => {
-                let Some(key) = content.key() else { return Ok(()) };
+                let Some(key) = content.key() else { return Ok(None) };
                 drop(journal);
                 if let Way::Move(_) = &step.way {
                     content.start_over()?;
                 }
-                self.shared.placements.distrust(&key, &step.target).map_err(io::Error::other)
+                self.shared.placements.distrust(&key, &step.target).map_err(io::Error::other)?;
+                return Ok(None);
             }
             Home::Own(data) => {
                 let file = PlacedFile::whole(step.target.clone(), step.seen()?, step.ours);
                 content.settle_placed(&mut journal, file);
-                remove_data(&data)
+                data
             }
             // What is placed elsewhere stays, unless it has just given way: both count.
             home @ (Home::Placed(_) | Home::Empty | Home::Memory(_)) => {
-                // The maps stay until the new name is durable; data stays where the file had to be copied.
-                if let Way::Move(data) = &step.way {
-                    remove_data(data)?;
-                }
                 if let Home::Placed(placed) = home
                     && content.is_complete()
                     && Stamp::at(&placed.path).ok() != Some(placed.stamp)
@@ -274,9 +276,13 @@ impl Store {
                     let file = PlacedFile::whole(step.target.clone(), step.seen()?, step.ours);
                     content.settle_placed(&mut journal, file);
                 }
-                Ok(())
+                // The maps stay until the new name is durable; data stays where the file had to be copied.
+                let Way::Move(data) = &step.way else { return Ok(None) };
+                data.clone()
             }
-        }
+        };
+        let removed = remove_data_unsynced(&own)?;
+        Ok(removed.then(|| fsutil::parent(&own).to_owned()))
     }
 }
 
@@ -285,7 +291,7 @@ impl Step {
         self.stamp.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Makes the file that will be renamed, on the disk and with the mode of a file that anybody may read.
+    /// Makes the file that will be renamed, with the mode of a file that anybody may read. The caller makes it durable.
     fn prepare(&mut self, staging: &Path) -> io::Result<()> {
         let temporary = staging.join(format!("{}.new", self.file));
         let ready = match &self.way {
@@ -303,7 +309,7 @@ impl Step {
                 let fits = is_executable(&nofollow::metadata(from)?) == self.executable;
                 // Links of one file have one mode.
                 let sharing = if fits { *sharing } else { Sharing::Extents };
-                let copied = Stamp::of(&duplicate(from, &temporary, sharing)?);
+                let copied = Stamp::of(&duplicate_unsynced(from, &temporary, sharing)?);
                 if stamp.is_some_and(|stamp| stamp != copied) {
                     let text = format!("{} has changed since it was verified", from.display());
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -319,8 +325,7 @@ impl Step {
 
     fn set_mode(&self, file: &File) -> io::Result<()> {
         let mode = if self.executable { 0o777 } else { 0o666 };
-        file.set_permissions(Permissions::from_mode(mode & !fsutil::umask()))?;
-        file.sync_all()
+        file.set_permissions(Permissions::from_mode(mode & !fsutil::umask()))
     }
 
     /// Sets the mode of a copy whose executable bit is not that of the manifest.
@@ -347,8 +352,9 @@ impl Step {
             Err(e) if crosses_devices(&e) => {
                 let copied = staging.join(format!("{}.new", self.file));
                 if copied != ready {
-                    duplicate(&ready, &copied, Sharing::Extents)?;
+                    duplicate_unsynced(&ready, &copied, Sharing::Extents)?;
                     self.set_executable(&copied)?;
+                    fsutil::flush(&nofollow::read(&copied)?)?;
                     self.stamp = Some(Stamp::at(&copied)?);
                     self.put(&copied)
                 } else {

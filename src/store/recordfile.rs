@@ -86,7 +86,7 @@ fn append(path: &Path, known: Extent, delta: &Delta) -> io::Result<Option<Extent
         return Ok(None);
     }
     file.write_all(&line)?;
-    file.sync_data()?;
+    fsutil::flush(&file)?;
     Ok(Some(Extent { end, ..known }))
 }
 

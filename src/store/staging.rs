@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::blockmap::BlockMap;
-use super::content::{Content, Home, Journal, remove_data};
+use super::content::{Content, Home, Journal, remove_data, remove_data_unsynced};
 use super::mapfile::Loaded;
 use super::{ContentKey, Store, StoreError, StoredRevision, copy, mapfile};
 use crate::model::path::PARTIAL_SUFFIX;
@@ -176,7 +176,10 @@ impl Store {
         let (map, unproved) = (content.map(), content.unproved());
         if there.bytes() >= map.bytes() + unproved.bytes() {
             content.settle_loaded(journal, Home::Own(new.to_owned()), there);
-            return remove_data(old);
+            return match remove_data_unsynced(old)? {
+                true => nofollow::sync_dir(fsutil::parent(old)),
+                false => Ok(()),
+            };
         }
         remove_data(new)?;
         // The maps first: until the data is there, they claim nothing.
@@ -197,13 +200,13 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 remove_data(new)?;
                 content.settle(journal, Home::Own(new.to_owned()), BlockMap::none(len), false, true);
-                return mapfile::remove(old);
+                return mapfile::remove(old).map(drop);
             }
             other => other?,
         }
         nofollow::sync_dir(fsutil::parent(new))?;
         let loaded = Loaded { map, unproved, live: true, synced: synced && content.is_synced() };
         content.settle_loaded(journal, Home::Own(new.to_owned()), loaded);
-        mapfile::remove(old)
+        mapfile::remove(old).map(drop)
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the store as its users see it.
 #![allow(clippy::single_range_in_vec_init)]
 
+mod flushes;
 mod lifecycle;
 mod records;
 mod removing;

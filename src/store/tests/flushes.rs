@@ -1,0 +1,67 @@
+//! Tests that the store waits for the disk as often for many files as for a few.
+
+use super::lifecycle::{all, published};
+use super::*;
+
+/// How often `work` waits for the disk.
+fn flushes<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let before = fsutil::FLUSHES.get();
+    let done = work();
+    (fsutil::FLUSHES.get() - before, done)
+}
+
+/// More than what a publication or a sync of one file takes, and less than one for each of the files here.
+const BOUND: usize = 40;
+const FILES: u32 = 300;
+
+fn many() -> (Vec<String>, Vec<[u8; 4]>) {
+    let names = (0..FILES).map(|i| format!("d{:02}/f{i:03}", i / 30)).collect();
+    (names, (0..FILES).map(u32::to_be_bytes).collect())
+}
+
+fn listed<'a>(names: &'a [String], data: &'a [[u8; 4]]) -> Vec<(&'a str, &'a [u8])> {
+    names.iter().zip(data).map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect()
+}
+
+#[test]
+fn a_publication_waits_for_the_disk_a_bounded_number_of_times() {
+    let home = home();
+    let store = home.store();
+    let (names, data) = many();
+    let files = listed(&names, &data);
+    let revision = store.revision(manifest("o/m", &files)).unwrap();
+    // A cache in use has its directories.
+    for byte in 0..=u8::MAX {
+        fs::create_dir_all(home.paths.cache().join(hex::encode([byte]))).unwrap();
+    }
+    let (dest, second) = (home.dir.path().join("out"), home.dir.path().join("second"));
+    let (count, ()) = flushes(|| store.stage(&revision, &dest).unwrap());
+    assert!(count < BOUND, "staging: {count}");
+    for (content, bytes) in revision.contents.iter().zip(&data) {
+        arrive(content, bytes, 0..4);
+    }
+    for dest in [&dest, &second] {
+        let (count, _) = flushes(|| store.publish(&revision, &all(&revision), dest).unwrap());
+        assert!(count < BOUND, "{}: {count}", dest.display());
+        assert_eq!(published(dest), lifecycle::expected(&files));
+    }
+    drop((revision, store));
+    let store = home.store();
+    assert!(store.stands_whole_at(&manifest("o/m", &files), &dest));
+}
+
+#[test]
+fn files_read_through_the_cache_are_published_with_few_waits() {
+    let home = home();
+    let store = home.store();
+    let (names, data) = many();
+    let files = listed(&names, &data);
+    let revision = store.revision(manifest("o/m", &files)).unwrap();
+    for (content, bytes) in revision.contents.iter().zip(&data) {
+        arrive(content, bytes, 0..4);
+    }
+    let dest = home.dir.path().join("out");
+    let (count, _) = flushes(|| store.publish(&revision, &all(&revision), &dest).unwrap());
+    assert!(count < BOUND, "{count}");
+    assert_eq!(store.cache_usage().unwrap(), 0);
+}
