@@ -372,20 +372,27 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Makes files and directories durable. If many are on one file system, all of that is flushed, which waits for the disk
-/// a few times and not once for each file. An error if one of them is not there.
+/// a few times and not once for each file. A path that is not there is left out: it may be renamed meanwhile, and the
+/// caller notices when it uses it.
 pub fn sync_all<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> io::Result<()> {
     let mut by_device: BTreeMap<u64, Vec<P>> = BTreeMap::new();
     for path in paths {
-        by_device.entry(metadata(path.as_ref())?.dev()).or_default().push(path);
+        match metadata(path.as_ref()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            found => by_device.entry(found?.dev()).or_default().push(path),
+        }
     }
-    let open = |path: &P| {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        open_fd(path.as_ref(), flags, Mode::empty()).map(File::from)
-    };
     for paths in by_device.values() {
-        match paths.as_slice() {
-            [first, ..] if paths.len() > MAX_SINGLE_SYNCS => fsutil::flush_file_system(&open(first)?)?,
-            few => few.iter().try_for_each(|path| fsutil::flush(&open(path)?))?,
+        let mut opened = paths.iter().filter_map(|path| {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+            match open_fd(path.as_ref(), flags, Mode::empty()) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                opened => Some(opened.map(File::from)),
+            }
+        });
+        match paths.len() > MAX_SINGLE_SYNCS {
+            true => opened.next().map_or(Ok(()), |file| fsutil::flush_file_system(&file?))?,
+            false => opened.try_for_each(|file| fsutil::flush(&file?))?,
         }
     }
     Ok(())

@@ -46,22 +46,18 @@ pub(super) struct State {
     /// Blocks that are cached but not proved. None of them is in `map`.
     pub unproved: BlockMap,
     /// How often blocks were taken back: a read that saw this change may have read anything.
-    removals: u64,
+    pub(super) removals: u64,
     /// How often `home` has changed.
     pub moves: u64,
     /// How often blocks were added, and at which of these the synced copy was written.
-    inserts: u64,
-    synced: u64,
+    pub(super) inserts: u64,
+    pub(super) synced: u64,
 }
 
 impl State {
     /// Blocks were taken back: bytes that are being read do not count.
     pub(super) fn note_removal(&mut self) {
         self.removals += 1;
-    }
-
-    pub(super) fn removals(&self) -> u64 {
-        self.removals
     }
 }
 
@@ -76,7 +72,7 @@ pub(super) struct Journal {
 pub struct Content {
     key: Option<ContentKey>,
     id: u64,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     journal: Mutex<Journal>,
     state: Mutex<State>,
     /// Seconds since 1970 of the last read, and what of it is recorded on disk.
@@ -352,7 +348,7 @@ impl Content {
         self.take_back(&mut journal, lost).map(|()| true)
     }
 
-    fn take_back(&self, journal: &mut Journal, range: Range<u64>) -> io::Result<()> {
+    pub(super) fn take_back(&self, journal: &mut Journal, range: Range<u64>) -> io::Result<()> {
         if self.local {
             return Ok(());
         }
@@ -575,52 +571,8 @@ impl Content {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Makes everything verified so far survive a power cut.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        // Opened under the journal, so that the file is not just being renamed; synced without it.
-        let mut journal = self.journal();
-        let (data, snapshot, inserts, removals) = {
-            let state = self.state();
-            let Home::Own(data) = &state.home else { return Ok(()) };
-            if state.inserts == state.synced {
-                drop(state);
-                return self.record_use();
-            }
-            (data.clone(), state.map.clone(), state.inserts, state.removals)
-        };
-        let file = match snapshot.is_clear() {
-            true => None,
-            false => match nofollow::read(&data) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    return self.take_back(&mut journal, 0..self.len());
-                }
-                opened => Some(opened?),
-            },
-        };
-        drop(journal);
-        let stamp = file.as_ref().map(|file| file.metadata()).transpose()?.as_ref().map(Stamp::of);
-        if let Some(file) = file {
-            file.sync_data()?;
-        }
-        let _journal = self.journal();
-        {
-            let state = self.state();
-            // Blocks that were taken back meanwhile must not be in the copy; the next sync sees a quiet moment.
-            if state.removals != removals || state.home != Home::Own(data.clone()) {
-                return Ok(());
-            }
-        }
-        mapfile::write_synced(&data, &snapshot, &self.shared.boot)?;
-        if let Some(stamp) = stamp.filter(|_| snapshot.is_full()) {
-            mapfile::write_stamp(&data, &stamp)?;
-        }
-        self.state().synced = inserts;
-        drop(_journal);
-        self.record_use()
-    }
-
     /// Remembers the last read as the live map's modification time, for eviction after a restart.
-    fn record_use(&self) -> io::Result<()> {
+    pub(super) fn record_use(&self) -> io::Result<()> {
         let used = self.last_used();
         if used <= self.used_recorded.swap(used, Ordering::Relaxed) {
             return Ok(());

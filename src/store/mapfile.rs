@@ -220,6 +220,17 @@ pub(super) fn write_synced(data: &Path, map: &BlockMap, boot: &[u8; 16]) -> io::
     nofollow::write_atomic(&synced_path(data), &map.encode(boot), fsutil::MODE_PRIVATE)
 }
 
+/// [`write_synced`] where no synced copy is, for a caller that makes it durable. An error of kind `AlreadyExists` where one
+/// is: a power cut could leave neither.
+pub(super) fn write_first_synced(data: &Path, map: &BlockMap, boot: &[u8; 16]) -> io::Result<PathBuf> {
+    let path = synced_path(data);
+    if nofollow::exists(&path) {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    nofollow::write_volatile(&path, &map.encode(boot), fsutil::MODE_PRIVATE)?;
+    Ok(path)
+}
+
 /// Copies the synced copy of one data file beside another, durably. Returns whether there was one.
 pub(super) fn copy_synced(from: &Path, to: &Path, len: u64) -> io::Result<bool> {
     match nofollow::read_capped(&synced_path(from), BlockMap::encoded_len(len)) {

@@ -36,6 +36,7 @@ mod scrub;
 mod shed;
 mod staging;
 pub mod states;
+mod syncing;
 pub mod tend;
 #[cfg(test)]
 mod tests;
@@ -464,18 +465,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Makes everything verified so far survive a power cut. Called every half minute or so and on a clean stop.
-    /// Goes on after an error and returns the first.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        let mut first = Ok(());
-        for content in self.live_contents() {
-            if let Err(e) = content.sync() {
-                first = first.and(Err(StoreError::io(&content.path(), e)));
-            }
-        }
-        first
     }
 
     /// Makes everything verified so far survive a power cut, as the last thing before the node ends. Nothing

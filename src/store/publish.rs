@@ -122,8 +122,7 @@ impl Store {
             let content = &revision.contents[step.file];
             left.extend(self.go_on_at(content, step).map_err(|e| StoreError::io(&step.target, e))?);
         }
-        nofollow::sync_all(left.iter().filter(|dir| nofollow::exists(dir)))
-            .map_err(|e| StoreError::io(&staging, e))?;
+        nofollow::sync_all(&left).map_err(|e| StoreError::io(&staging, e))?;
         for step in &steps {
             self.check_complete(revision, step.file)?;
         }

@@ -162,12 +162,12 @@ impl Content {
             if !state.map.has(&range) {
                 return Ok(None);
             }
-            (state.home.clone(), state.moves, state.removals())
+            (state.home.clone(), state.moves, state.removals)
         };
         let read = self.read_at(&home, moves, &range);
         let is_as_before = {
             let state = self.state();
-            (state.moves, state.removals()) == (moves, removals)
+            (state.moves, state.removals) == (moves, removals)
         };
         match read {
             _ if !is_as_before => Ok(None),

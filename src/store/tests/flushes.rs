@@ -65,3 +65,31 @@ fn files_read_through_the_cache_are_published_with_few_waits() {
     assert!(count < BOUND, "{count}");
     assert_eq!(store.cache_usage().unwrap(), 0);
 }
+
+#[test]
+fn a_sync_of_many_new_files_waits_for_the_disk_a_bounded_number_of_times() {
+    let home = home();
+    let (names, data) = many();
+    let files = listed(&names, &data);
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", &files)).unwrap();
+    for (content, bytes) in revision.contents.iter().zip(&data) {
+        arrive(content, bytes, 0..4);
+    }
+    let (count, ()) = flushes(|| store.sync().unwrap());
+    assert!(count < BOUND, "{count}");
+    let (count, ()) = flushes(|| store.sync().unwrap());
+    assert_eq!(count, 0, "nothing is new");
+    // After a power cut, all is there.
+    drop((revision, store));
+    let store = Store::open_in_boot(&home.paths, [9; 16]).unwrap();
+    let revision = store.revision(manifest("o/m", &files)).unwrap();
+    assert!(revision.is_complete());
+    // What is taken back does not return.
+    for content in &revision.contents {
+        content.mark_missing(0..4).unwrap();
+    }
+    drop((revision, store));
+    let store = Store::open_in_boot(&home.paths, [10; 16]).unwrap();
+    assert_eq!(store.revision(manifest("o/m", &files)).unwrap().cached_bytes(), 0);
+}
