@@ -136,19 +136,26 @@ impl Fetch {
     /// Takes back the verified bytes of a file that was removed or cut. The engine has made it anew by now, perhaps:
     /// what is a hole in it cannot be told from what is not, so all of it goes. Returns the contents that lost bytes.
     fn take_back_what_is_gone(&self, id: TorrentId, path: &Path) -> Vec<ContentKey> {
-        let revision = {
+        let known = {
             let state = lock(&self.state);
             let transfer = state.ids.get(&id).and_then(|ih| state.transfers.get(ih));
             // Errors of a torrent on its way out are of files that have been taken back already.
-            transfer.filter(|t| t.id() == Some(id)).map(|t| t.revision.clone())
+            transfer.filter(|t| t.id() == Some(id)).map(|t| (t.revision.clone(), t.given.clone()))
         };
+        let Some((revision, given)) = known else { return Vec::new() };
         let mut gone = Vec::new();
-        for content in revision.iter().flat_map(|r| &r.contents).filter(|c| c.path() == path) {
+        for (content, moves) in revision.contents.iter().zip(given).filter(|(c, _)| c.path() == path) {
             let lost = content.cached_bytes() + content.unproved_bytes();
             let Some(key) = content.key().filter(|_| lost > 0) else { continue };
-            tracing::warn!(path = %path.display(), "Verified bytes are gone from the file; they are fetched again.");
-            if let Err(error) = content.start_over() {
-                tracing::warn!(path = %path.display(), %error, "That they are gone could not be recorded.");
+            match content.start_over_at(moves) {
+                // The file was renamed after the engine was given its path.
+                Ok(false) => continue,
+                Ok(true) => {
+                    tracing::warn!(path = %path.display(), "Verified bytes are gone from the file; they are fetched again.");
+                }
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "That verified bytes are gone from the file could not be recorded.");
+                }
             }
             gone.push(key);
         }

@@ -10,12 +10,12 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::sync::oneshot;
 
-use super::Fetch;
 use super::saving::Save;
-use crate::model::hash::{Control, HashError, hash_file};
+use super::{ATTEMPTS, Fetch};
+use crate::model::hash::{Control, FileHashes, HashError, hash_file};
 use crate::model::merkle::LayerError;
 use crate::model::{InfoHash, PieceLayers};
-use crate::store::StoredRevision;
+use crate::store::{Content, StoredRevision};
 
 /// Why there are none.
 #[derive(Debug, thiserror::Error)]
@@ -33,10 +33,23 @@ fn compute(revision: &StoredRevision, cancel: &AtomicBool) -> Result<PieceLayers
     let piece_length = revision.layout.piece_length();
     for content in &revision.contents {
         let Some(key) = content.key().filter(|key| key.len > u64::from(piece_length)) else { continue };
-        let hashes = hash_file(&content.path(), piece_length, control)?;
+        let hashes = hash_content(content, piece_length, control)?;
         layers.insert(key.root, key.len, piece_length, hashes.layer)?;
     }
     Ok(layers)
+}
+
+/// Hashes the file of a content, again if it is renamed meanwhile.
+fn hash_content(content: &Content, piece_length: u32, control: Control<'_>) -> Result<FileHashes, HashError> {
+    let mut attempts = 1..ATTEMPTS;
+    loop {
+        let moves = content.moves();
+        match hash_file(&content.path(), piece_length, control) {
+            Err(HashError::Io { .. } | HashError::Changed(_))
+                if content.has_moved(moves) && attempts.next().is_some() => {}
+            hashed => return hashed,
+        }
+    }
 }
 
 impl Fetch {

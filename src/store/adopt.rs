@@ -1,6 +1,7 @@
 //! Taking in files that stand somewhere without a record that vouches for them: the records were deleted, the user
 //! downloaded or edited them by other means.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::placement::{PlacedEntry, Stamp};
@@ -62,8 +63,6 @@ impl Store {
     ) -> Result<Adopted, StoreError> {
         let dest = self.resolve(dest)?;
         let manifest = &revision.manifest;
-        // A copy of the manifest next to the files proves nothing: a user may have copied the directory as a whole.
-        let ours = self.shared.placements.ours_below(&dest);
         let (mut adopted, mut entries) = (Adopted::default(), Vec::new());
         let piece_length = revision.layout.piece_length();
         for &file in files {
@@ -75,18 +74,17 @@ impl Store {
                     adopted.wrong.push(file);
                     continue;
                 }
+                // It was renamed or removed since it was listed.
+                Err(HashError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
                 Err(HashError::Io { path, source }) => return Err(StoreError::Io { path, source }),
                 Err(HashError::Cancelled) => return Err(cancelled(&path)),
             };
             let stamp = Stamp::of(&hashes.metadata);
             if hashes.pieces_root == entry.pieces_root && stamp.size == entry.size {
-                let ours = ours.contains_key(&path);
                 if let Some(key) = content.key() {
                     self.save_granules(&key, &hashes.granules);
                 }
-                let (path, root) = (entry.path.clone(), entry.pieces_root);
-                entries.push(PlacedEntry::verified(path, root, entry.size, stamp, ours));
-                adopted.right.push(file);
+                entries.push((file, path, stamp));
             } else {
                 tracing::warn!("{} is not the file of {}.", path.display(), manifest.model_ref());
                 adopted.wrong.push(file);
@@ -98,8 +96,19 @@ impl Store {
                 }
             }
         }
+        // Nothing is renamed while this is held: what stands there now is what was hashed, or another file that has been
+        // published there since and is on record.
         let _moving = self.moving();
-        self.shared.placements.put(manifest, &dest, entries)?;
+        entries.retain(|(_, path, stamp)| Stamp::at(path).is_ok_and(|now| now == *stamp));
+        // A copy of the manifest next to the files proves nothing: a user may have copied the directory as a whole.
+        let ours = self.shared.placements.ours_below(&dest);
+        let records = entries.iter().map(|(file, path, stamp)| {
+            let entry = &manifest.files[*file];
+            let ours = ours.contains_key(path);
+            PlacedEntry::verified(entry.path.clone(), entry.pieces_root, entry.size, *stamp, ours)
+        });
+        self.shared.placements.put(manifest, &dest, records.collect())?;
+        adopted.right.extend(entries.iter().map(|(file, ..)| *file));
         for (key, _) in self.unique(revision, &adopted.right) {
             self.settle_if_placed(&key);
         }

@@ -26,6 +26,9 @@ use super::{ContentKey, Shared, StoreError, mapfile};
 use crate::model::{BLOCK_LEN, PiecesRoot};
 use crate::nofollow;
 
+/// How often a file that is there after all is opened again.
+pub(super) const ATTEMPTS: u32 = 16;
+
 /// Where a content's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Home {
@@ -37,6 +40,17 @@ pub(super) enum Home {
     Memory(Arc<MemoryFile>),
     /// Whole, in a file that others may change.
     Placed(PlacedFile),
+}
+
+impl Home {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Empty => Path::new("/dev/null"),
+            Self::Own(path) => path,
+            Self::Memory(file) => file.path(),
+            Self::Placed(file) => &file.path,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -54,10 +68,22 @@ pub(super) struct State {
     pub(super) synced: u64,
 }
 
+/// When a content was looked at. It is another moment once the content has moved or lost blocks: what was found out about
+/// its bytes does not count then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment {
+    moves: u64,
+    removals: u64,
+}
+
 impl State {
     /// Blocks were taken back: bytes that are being read do not count.
     pub(super) fn note_removal(&mut self) {
         self.removals += 1;
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { moves: self.moves, removals: self.removals }
     }
 }
 
@@ -124,7 +150,7 @@ impl Content {
         let loaded = shared.load_map(&data, key.len).map_err(|e| StoreError::io(&data, e))?;
         let content = Self::new(Some(key), shared, Home::Own(data.clone()), loaded);
         if content.is_complete() && nofollow::metadata(&data).is_ok_and(|found| is_other(&data, &found)) {
-            content.doubt_all().map_err(|e| StoreError::io(&data, e))?;
+            content.doubt_all(content.moves()).map_err(|e| StoreError::io(&data, e))?;
         }
         Ok(content)
     }
@@ -175,12 +201,26 @@ impl Content {
     /// Where the bytes are, or go, and for a file that is only read how it looked when it was verified, with its change
     /// time in nanoseconds since 1970 if that is known.
     pub fn place(&self) -> (PathBuf, Option<(Stamp, Option<i64>)>) {
-        match &self.state().home {
-            Home::Empty => (PathBuf::from("/dev/null"), None),
-            Home::Own(path) => (path.clone(), None),
-            Home::Memory(file) => (file.path().to_owned(), None),
-            Home::Placed(file) => (file.path.clone(), Some((file.stamp, file.changed_ns))),
-        }
+        let state = self.state();
+        let stamp = match &state.home {
+            Home::Placed(file) => Some((file.stamp, file.changed_ns)),
+            Home::Empty | Home::Own(_) | Home::Memory(_) => None,
+        };
+        (state.home.path().to_owned(), stamp)
+    }
+
+    /// Where the bytes are, and the moment to which that belongs.
+    pub(super) fn seen(&self) -> (PathBuf, Moment) {
+        // Not under the journal: who finds no file at the path compares the moment under the lock of renames.
+        let (path, moment) = {
+            let state = self.state();
+            (state.home.clone(), state.moment())
+        };
+        (path.path().to_owned(), moment)
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        self.state().moment()
     }
 
     /// Where the hashes of its granules are, or go; none for a content of a single one.
@@ -192,6 +232,12 @@ impl Content {
     /// before it writes again.
     pub fn moves(&self) -> u64 {
         self.state().moves
+    }
+
+    /// Whether the content has moved since it had moved `moves` times. Waits until a rename of its file is over.
+    pub fn has_moved(&self, moves: u64) -> bool {
+        let _journal = self.journal();
+        self.moves() != moves
     }
 
     /// Whether the bytes stand in a file outside the cache, which is read and never written.
@@ -227,16 +273,22 @@ impl Content {
     /// Records that the range is verified and readable. `range` starts at a block and ends at one or at the end.
     /// On an error the range counts in this process and is fetched again by the next.
     pub fn mark_verified(&self, range: Range<u64>) -> io::Result<()> {
-        self.mark(range, None).map(drop)
+        self.mark(range, |_| true).map(drop)
     }
 
     /// Like [`Content::mark_verified`], for bytes that were written where the content was after `moves` moves. Does
     /// nothing, and tells so, if it has moved since: they may not be where it is now.
     pub fn mark_verified_at(&self, range: Range<u64>, moves: u64) -> io::Result<bool> {
-        self.mark(range, Some(moves))
+        self.mark(range, |state| state.moves == moves)
     }
 
-    fn mark(&self, range: Range<u64>, moves: Option<u64>) -> io::Result<bool> {
+    /// Like [`Content::mark_verified`], for bytes that were read at or after `seen` and proved. Does nothing, and returns
+    /// false, if the content has moved or lost blocks since.
+    pub(super) fn mark_proved(&self, range: Range<u64>, seen: Moment) -> io::Result<bool> {
+        self.mark(range, |state| state.moment() == seen)
+    }
+
+    fn mark(&self, range: Range<u64>, counts: impl FnOnce(&State) -> bool) -> io::Result<bool> {
         let ends_well =
             range.end == self.len() || (range.end < self.len() && range.end.is_multiple_of(BLOCK_LEN));
         if !range.start.is_multiple_of(BLOCK_LEN) || !ends_well || range.start > range.end {
@@ -245,7 +297,7 @@ impl Content {
         }
         let was_unproved = {
             let mut state = self.state();
-            if moves.is_some_and(|moves| moves != state.moves) {
+            if !counts(&state) {
                 return Ok(false);
             }
             if !state.map.insert(&range) {
@@ -379,6 +431,25 @@ impl Content {
         }
     }
 
+    /// Like [`Content::start_over`], for a file that is gone from where the content was after `moves` moves. Does nothing,
+    /// and returns false, if the content has moved since, or is just moving.
+    pub fn start_over_at(&self, moves: u64) -> io::Result<bool> {
+        let mut journal = self.journal();
+        if self.moves() != moves {
+            return Ok(false);
+        }
+        match self.home() {
+            Home::Empty => Ok(()),
+            Home::Own(data) => self.discard_own(&mut journal, data),
+            Home::Memory(_) => {
+                drop(journal);
+                self.leave_memory()
+            }
+            Home::Placed(_) => self.take_back(&mut journal, 0..self.len()),
+        }?;
+        Ok(true)
+    }
+
     /// Forgets all bytes: the file is gone from where it was, or another one stands there. Counts as a move, so that
     /// neither open files nor pieces that were written to the old file are taken for the new one's.
     pub fn start_over(&self) -> io::Result<()> {
@@ -400,30 +471,35 @@ impl Content {
         if range.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        let (home, moves, removals) = {
-            let state = self.state();
-            if !state.map.has(&range) {
-                return Ok(None);
-            }
-            (state.home.clone(), state.moves, state.removals)
-        };
         self.used.store(now(), Ordering::Relaxed);
-        let result = self.read_at(&home, moves, &range);
-        let (moved, removed) = {
-            let state = self.state();
-            (state.moves != moves, state.removals != removals)
-        };
-        match result {
-            // What was read may have been thrown away meanwhile: look again, against the new map.
-            _ if moved || removed => self.read(range),
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(ReadFault::Lost(lost, error)) => {
-                if self.take_back_lost(moves, lost, &error)? {
-                    tracing::warn!("{}: {error}; what it lacks is fetched again.", self.path().display());
+        let mut attempts = 1..=ATTEMPTS;
+        loop {
+            let (home, seen) = {
+                let state = self.state();
+                if !state.map.has(&range) {
+                    return Ok(None);
                 }
-                Err(error)
+                (state.home.clone(), state.moment())
+            };
+            let result = self.read_at(&home, seen.moves, &range);
+            // What was read may have been thrown away meanwhile: look again, against the new map.
+            if self.moment() != seen {
+                continue;
             }
-            Err(ReadFault::Other(error)) => Err(error),
+            match result {
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(ReadFault::Lost(lost, error)) => {
+                    let lost = self.take_back_lost(seen.moves, lost, &error)?;
+                    if lost {
+                        tracing::warn!("{}: {error}; what it lacks is fetched again.", self.path().display());
+                    }
+                    // The file was just being renamed.
+                    if lost || attempts.next().is_none() {
+                        return Err(error);
+                    }
+                }
+                Err(ReadFault::Other(error)) => return Err(error),
+            }
         }
     }
 
@@ -477,21 +553,23 @@ impl Content {
     /// The file, if all of it is verified and, for a placed one, unchanged; for FUSE passthrough. Whoever holds it
     /// holds a [`Content::pin`] as well, or an eviction could empty the file under its reader.
     pub fn open_for_passthrough(&self) -> Option<File> {
-        let (home, moves) = {
+        let (home, seen) = {
             let state = self.state();
             if !state.map.is_full() {
                 return None;
             }
-            (state.home.clone(), state.moves)
+            (state.home.clone(), state.moment())
         };
-        match home {
+        let file = match home {
             Home::Empty | Home::Memory(_) => None,
-            Home::Own(path) => self.open_own(&path, moves),
+            Home::Own(path) => self.open_own(&path, seen.moves),
             Home::Placed(placed) => {
                 let file = nofollow::read(&placed.path).ok()?;
                 (Stamp::of(&file.metadata().ok()?) == placed.stamp).then_some(file)
             }
-        }
+        };
+        // Another file may have been opened by the name of the one that the map describes.
+        file.filter(|_| self.moment() == seen)
     }
 
     /// Opens the content's own file if it has the right length: the kernel shows a file as long as it is. Of one that was
@@ -500,7 +578,7 @@ impl Content {
         let opened = nofollow::read(path).and_then(|file| {
             let found = file.metadata()?;
             if found.len() == self.len() && is_other(path, &found) {
-                self.doubt_all()?;
+                self.doubt_all(moves)?;
                 return Err(io::Error::other("it is proved again"));
             }
             Ok((found.len(), file))
@@ -511,7 +589,7 @@ impl Content {
                 let cut = nofollow::write(path).and_then(|file| file.set_len(self.len()));
                 tracing::warn!("{} is longer than its content; it is cut.", path.display());
                 return match mapfile::stamp(path) {
-                    Some(_) => cut.and_then(|()| self.doubt_all()).ok().and(None),
+                    Some(_) => cut.and_then(|()| self.doubt_all(moves)).ok().and(None),
                     None => cut.and_then(|()| nofollow::read(path)).ok(),
                 };
             }
@@ -529,13 +607,17 @@ impl Content {
         None
     }
 
-    /// All blocks of a complete own file are to be proved again before they count: something has changed the file.
-    fn doubt_all(&self) -> io::Result<()> {
+    /// All blocks of a complete own file are to be proved again before they count: something has changed the file where the
+    /// content was after `moves` moves. Does nothing if it has moved since.
+    fn doubt_all(&self, moves: u64) -> io::Result<()> {
         let all = 0..self.len();
         let mut journal = self.journal();
         let data = {
             let mut state = self.state();
             let Home::Own(data) = &state.home else { return Ok(()) };
+            if state.moves != moves {
+                return Ok(());
+            }
             let data = data.clone();
             state.unproved = std::mem::replace(&mut state.map, BlockMap::none(self.len()));
             state.removals += 1;
@@ -726,8 +808,14 @@ impl Content {
     /// Forgets all bytes of an own file and removes it, the maps first.
     pub(super) fn discard(&self) -> io::Result<()> {
         let mut journal = self.journal();
-        let Home::Own(data) = self.home() else { return Ok(()) };
-        self.settle_empty(&mut journal, Home::Own(data.clone()));
+        match self.home() {
+            Home::Own(data) => self.discard_own(&mut journal, data),
+            Home::Empty | Home::Placed(_) | Home::Memory(_) => Ok(()),
+        }
+    }
+
+    fn discard_own(&self, journal: &mut Journal, data: PathBuf) -> io::Result<()> {
+        self.settle_empty(journal, Home::Own(data.clone()));
         remove_data(&data)
     }
 

@@ -429,11 +429,20 @@ impl Store {
         ours: bool,
     ) -> Result<(), StoreError> {
         let dir = fs::canonicalize(dir).map_err(|e| StoreError::io(dir, e))?;
-        let entries = manifest.files.iter().zip(stamps).map(|(file, stamp)| PlacedEntry {
+        let _moving = self.moving();
+        // A file that was put there since then, and is on record, stays on record.
+        let known = self.shared.placements.record(&manifest.torrent.info_hash);
+        let known = known.places.iter().filter(|place| place.dir == dir).flat_map(|place| &place.files);
+        let known: HashMap<&str, Stamp> = known.map(|file| (file.path.as_str(), file.stamp)).collect();
+        let is_newer = |path: &str, stamp: &Stamp| {
+            let on_record = known.get(path).filter(|known| *known != stamp);
+            on_record.is_some_and(|known| Stamp::at(&dir.join(path)).is_ok_and(|now| now == *known))
+        };
+        let files = manifest.files.iter().zip(stamps).filter(|(file, stamp)| !is_newer(&file.path, stamp));
+        let entries = files.map(|(file, stamp)| PlacedEntry {
             target: targets.get(&file.path).cloned(),
             ..PlacedEntry::verified(file.path.clone(), file.pieces_root, file.size, *stamp, ours)
         });
-        let _moving = self.moving();
         self.shared.placements.put(manifest, &dir, entries.collect())?;
         for file in &manifest.files {
             let Some(root) = file.pieces_root else { continue };

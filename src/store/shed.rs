@@ -81,6 +81,10 @@ impl Content {
             return None;
         }
         let mut state = self.state();
+        // Looked at again under this lock: who opens the file for the kernel pins it first, and then looks at the map.
+        if self.is_pinned() {
+            return None;
+        }
         let mut taken = ranges.to_vec();
         taken.retain(|range| state.map.remove(range));
         if taken.is_empty() {

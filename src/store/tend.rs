@@ -90,13 +90,14 @@ impl Store {
         };
         let mut tended = Tended { next, ..Tended::default() };
         for file in &files {
+            let seen = self.moves_of(file);
             let (fault, looks) = match &dir {
                 Some(why) if file.target.is_none() => (Some(Fault::Absent(why.clone())), None),
                 _ => look(file, &file.real_path(&place.dir)),
             };
             let stays =
                 matches!(fault, Some(Fault::Damaged(_))) && file.key().is_some_and(|key| wanted(&key));
-            tended.moved |= !stays && self.act_on(file, &place.dir, fault.as_ref());
+            tended.moved |= !stays && self.act_on(file, &place.dir, fault.as_ref(), seen);
             tended.faulty.extend(fault.map(|fault| FaultyFile {
                 path: file.path.clone(),
                 at: file.real_path(&place.dir),
@@ -113,11 +114,18 @@ impl Store {
     pub fn leave(&self, place: &PlaceId) -> bool {
         let (files, _) = self.shared.placements.files_of(place, 0, usize::MAX);
         let absent = Fault::Absent(String::new());
-        files.iter().filter(|file| self.act_on(file, &place.dir, Some(&absent))).count() > 0
+        let leaves = |file: &&PlacedEntry| self.act_on(file, &place.dir, Some(&absent), self.moves_of(file));
+        files.iter().filter(leaves).count() > 0
     }
 
-    /// Moves the live content of a file to it or away from it. Returns whether it moved.
-    fn act_on(&self, file: &PlacedEntry, dir: &Path, fault: Option<&Fault>) -> bool {
+    /// How often the live content of a file has moved.
+    fn moves_of(&self, file: &PlacedEntry) -> Option<u64> {
+        file.key().and_then(|key| self.live_content(&key)).map(|content| content.moves())
+    }
+
+    /// Moves the live content of a file to it or away from it. Returns whether it moved. A fault does not count if the
+    /// content has moved other than `seen` times: the file may have been replaced since the look at it.
+    fn act_on(&self, file: &PlacedEntry, dir: &Path, fault: Option<&Fault>, seen: Option<u64>) -> bool {
         let Some(key) = file.key() else { return false };
         let Some(content) = self.live_content(&key) else { return false };
         let path = file.real_path(dir);
@@ -136,7 +144,7 @@ impl Store {
                 }
                 let _moving = self.moving();
                 let mut journal = content.journal();
-                if !at_home(&content.home()) {
+                if !at_home(&content.home()) || Some(content.moves()) != seen {
                     return false;
                 }
                 match content.leave_place(&mut journal) {
@@ -193,6 +201,10 @@ impl Store {
         let none_right = wrong.iter().map(|range| range.end - range.start).sum::<u64>() == key.len;
         let changed_ns = change_time(&hashes.metadata);
         let _moving = self.moving();
+        if Stamp::at(at).ok() != Some(stamp) {
+            let replaced = io::Error::other("the file was replaced while it was read");
+            return Err(StoreError::io(at, replaced));
+        }
         self.shared.placements.update_file(&key, at, |entry| {
             entry.stamp = stamp;
             entry.changed_ns = Some(changed_ns);

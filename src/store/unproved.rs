@@ -11,7 +11,7 @@ use std::ops::Range;
 use fixedbitset::FixedBitSet;
 
 use super::StoredRevision;
-use super::content::{Content, ReadFault};
+use super::content::{ATTEMPTS, Content, ReadFault};
 
 impl Content {
     /// Number of cached bytes that are not proved.
@@ -41,22 +41,29 @@ impl Content {
     /// Reads bytes of which some are not proved, only to prove them. None if some are not cached, or all are proved; a
     /// file that is too short or cannot be read loses the range, and is an error.
     pub fn read_unproved(&self, range: Range<u64>) -> io::Result<Option<Vec<u8>>> {
-        if !self.is_unproved(&range) {
-            return Ok(None);
-        }
-        let (home, moves) = {
-            let state = self.state();
-            (state.home.clone(), state.moves)
-        };
-        match self.read_at(&home, moves, &range) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(ReadFault::Lost(lost, error)) => {
-                if self.take_back_lost(moves, lost, &error)? {
-                    tracing::warn!("{}: {error}; what it lacks is fetched again.", self.path().display());
-                }
-                Err(error)
+        let mut attempts = 1..=ATTEMPTS;
+        loop {
+            if !self.is_unproved(&range) {
+                return Ok(None);
             }
-            Err(ReadFault::Other(error)) => Err(error),
+            let (home, moves) = {
+                let state = self.state();
+                (state.home.clone(), state.moves)
+            };
+            match self.read_at(&home, moves, &range) {
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(ReadFault::Lost(lost, error)) => {
+                    let lost = self.take_back_lost(moves, lost, &error)?;
+                    if lost {
+                        tracing::warn!("{}: {error}; what it lacks is fetched again.", self.path().display());
+                    }
+                    // The file was just being renamed.
+                    if lost || attempts.next().is_none() {
+                        return Err(error);
+                    }
+                }
+                Err(ReadFault::Other(error)) => return Err(error),
+            }
         }
     }
 

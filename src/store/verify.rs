@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sha2::{Digest as _, Sha256};
 
 use super::blockmap::BlockMap;
-use super::content::{Content, Home, remove_data};
+use super::content::{ATTEMPTS, Content, Home, Moment, remove_data};
 use super::copy::copy_verified;
 use super::placement::Stamp;
 use super::{Store, StoreError, StoredRevision, mapfile};
@@ -79,37 +79,44 @@ impl Store {
         if content.is_empty() {
             return Ok(VerifyReport::default());
         }
-        let mut report = if content.is_complete() {
-            self.verify_whole(revision, file, known.layer(file).as_deref(), watch)?
-        } else if content.is_unproved(&(0..content.len())) {
-            verify_by_root(revision, file, known, watch)?
-        } else {
-            verify_pieces(content, file, known, revision.layout.piece_length(), watch)?
-        };
-        report.damaged = merge(report.damaged);
-        if !report.damaged.is_empty() {
-            self.give_up(content, &report.damaged)?;
+        for _ in 0..ATTEMPTS {
+            let (path, seen) = content.seen();
+            // A file in memory has no path that can be hashed.
+            let is_file = !content.is_in_memory();
+            let found = if content.is_complete() && is_file {
+                self.verify_whole(revision, file, &path, known.layer(file).as_deref(), watch).map(Some)
+            } else if content.is_unproved(&(0..content.len())) && is_file {
+                verify_by_root(revision, file, (&path, seen), known, watch)
+            } else {
+                verify_pieces(content, seen, file, known, revision.layout.piece_length(), watch)
+            };
+            let Some(mut report) = found? else { continue };
+            report.damaged = merge(report.damaged);
+            if report.damaged.is_empty() || self.give_up(content, seen, &report.damaged)? {
+                return Ok(report);
+            }
         }
-        Ok(report)
+        let moved = io::Error::new(io::ErrorKind::Interrupted, "the file was moved while it was read");
+        Err(StoreError::io(&content.path(), moved))
     }
 
     fn verify_whole(
         &self,
         revision: &StoredRevision,
         file: usize,
+        path: &Path,
         layer: Option<&[Hash]>,
         watch: Watch<'_>,
     ) -> Result<VerifyReport, StoreError> {
         let content = &revision.contents[file];
         let len = content.len();
         let all_damaged = VerifyReport { checked: len, damaged: whole(len), ..Default::default() };
-        let path = content.path();
-        let hashes = match hash_file(&path, revision.layout.piece_length(), watch) {
+        let hashes = match hash_file(path, revision.layout.piece_length(), watch) {
             Ok(hashes) if hashes.metadata.len() == len => hashes,
             Ok(_) | Err(HashError::Changed(_)) => return Ok(all_damaged),
             Err(HashError::Io { source, .. }) if is_damage(&source) => return Ok(all_damaged),
             Err(HashError::Io { path, source }) => return Err(StoreError::Io { path, source }),
-            Err(HashError::Cancelled) => return Err(cancelled(&path)),
+            Err(HashError::Cancelled) => return Err(cancelled(path)),
         };
         if hashes.pieces_root == content.root() {
             if let Some(key) = content.key() {
@@ -123,9 +130,15 @@ impl Store {
         Ok(VerifyReport { checked: len, damaged, ..Default::default() })
     }
 
-    /// Makes ranges missing. Of a placed file that did not change meanwhile, the rest is saved to the cache.
-    fn give_up(&self, content: &Content, damaged: &[Range<u64>]) -> Result<(), StoreError> {
+    /// Makes ranges missing that turned out damaged since `seen`. Of a placed file that did not change meanwhile, the rest
+    /// is saved to the cache. Does nothing, and returns false, if the content has moved or lost blocks since: the bytes
+    /// may be right, where they are now.
+    fn give_up(&self, content: &Content, seen: Moment, damaged: &[Range<u64>]) -> Result<bool, StoreError> {
+        // Nothing is renamed while this is held.
         let _moving = self.moving();
+        if content.moment() != seen {
+            return Ok(false);
+        }
         if let Home::Placed(placed) = content.home() {
             self.salvage(content, &placed.path, placed.stamp, damaged);
         }
@@ -133,10 +146,11 @@ impl Store {
         {
             let mut journal = content.journal();
             if let Home::Placed(placed) = content.home() {
-                return content.give_up_place(&mut journal, &placed).map_err(failed);
+                return content.give_up_place(&mut journal, &placed).map(|()| true).map_err(failed);
             }
         }
-        damaged.iter().try_for_each(|range| content.mark_missing(range.clone()).map_err(failed))
+        damaged.iter().try_for_each(|range| content.mark_missing(range.clone()).map_err(failed))?;
+        Ok(true)
     }
 
     /// Saves the good pieces of a file that is otherwise damaged to the store's own file, if that has less, and goes
@@ -210,35 +224,40 @@ pub(super) fn differing(
 }
 
 /// Checks a file whose bytes are all here, some of them unproved: the pieces root proves them together, whatever piece
-/// hashes are known. If it does not, the pieces are checked one by one.
+/// hashes are known. If it does not, the pieces are checked one by one. None if the content has moved or lost blocks.
 fn verify_by_root(
     revision: &StoredRevision,
     file: usize,
+    (path, seen): (&Path, Moment),
     known: &PieceHashes,
     watch: Watch<'_>,
-) -> Result<VerifyReport, StoreError> {
+) -> Result<Option<VerifyReport>, StoreError> {
     let content = &revision.contents[file];
-    let (path, len, piece_length) = (content.path(), content.len(), revision.layout.piece_length());
-    match hash_file(&path, piece_length, watch) {
+    let (len, piece_length) = (content.len(), revision.layout.piece_length());
+    match hash_file(path, piece_length, watch) {
         Ok(hashes) if hashes.metadata.len() == len && hashes.pieces_root == content.root() => {
-            content.mark_verified(0..len).map_err(|e| StoreError::io(&path, e))?;
+            if !content.mark_proved(0..len, seen).map_err(|e| StoreError::io(path, e))? {
+                return Ok(None);
+            }
             let expected = revision.manifest.files[file].sha256;
             let sha256_fits = expected.map(|sha256| sha256 == hashes.sha256);
-            Ok(VerifyReport { checked: len, sha256_fits, ..Default::default() })
+            Ok(Some(VerifyReport { checked: len, sha256_fits, ..Default::default() }))
         }
-        Err(HashError::Cancelled) => Err(cancelled(&path)),
-        _ => verify_pieces(content, file, known, piece_length, watch),
+        Err(HashError::Cancelled) => Err(cancelled(path)),
+        _ => verify_pieces(content, seen, file, known, piece_length, watch),
     }
 }
 
-/// Checks the pieces of a content that is not complete, those whose hashes are known and whose bytes are all here.
+/// Checks the pieces of a content that is not complete, those whose hashes are known and whose bytes are all here. None if
+/// the content has moved or lost blocks.
 fn verify_pieces(
     content: &Content,
+    seen: Moment,
     file: usize,
     known: &PieceHashes,
     piece_length: u32,
     watch: Watch<'_>,
-) -> Result<VerifyReport, StoreError> {
+) -> Result<Option<VerifyReport>, StoreError> {
     let mut report = VerifyReport::default();
     let held = content.cached_bytes() + content.unproved_bytes();
     let (len, step) = (content.len(), u64::from(piece_length));
@@ -267,12 +286,12 @@ fn verify_pieces(
         (watch.progress)(range.end - range.start);
         if !fits {
             report.damaged.push(range);
-        } else if unproved {
-            content.mark_verified(range).map_err(fail)?;
+        } else if unproved && !content.mark_proved(range, seen).map_err(fail)? {
+            return Ok(None);
         }
     }
     report.unchecked = held.saturating_sub(report.checked);
-    Ok(report)
+    Ok(Some(report))
 }
 
 /// Whether an error of reading means that the bytes are lost, rather than that they could not be asked for.
