@@ -96,6 +96,20 @@ pub fn flush_file_system(file: &File) -> io::Result<()> {
 thread_local! {
     /// How often this thread has waited for the disk.
     pub static FLUSHES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    /// Where set, this thread pauses for a random time before it looks at a path and after it has renamed a file.
+    pub static JITTER: std::cell::RefCell<Option<fastrand::Rng>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Makes it likely that another thread runs between two operations on one path, in a test that asked for that.
+#[cfg(test)]
+pub fn jitter() {
+    JITTER.with_borrow_mut(|rng| {
+        if let Some(rng) = rng
+            && rng.u8(..4) == 0
+        {
+            std::thread::sleep(Duration::from_micros(rng.u64(..500)));
+        }
+    });
 }
 
 /// Reads a whole file of at most `cap` bytes; a longer one is an error.

@@ -220,6 +220,8 @@ pub fn open(path: &Path, flags: OFlags, mode: u32) -> io::Result<File> {
 
 /// Opens a regular file for reading.
 pub fn read(path: &Path) -> io::Result<File> {
+    #[cfg(test)]
+    fsutil::jitter();
     open(path, OFlags::RDONLY, 0)
 }
 
@@ -235,6 +237,8 @@ pub fn create_new(path: &Path) -> io::Result<File> {
 
 /// What stands at a path, which may be a link itself.
 pub fn metadata(path: &Path) -> io::Result<Metadata> {
+    #[cfg(test)]
+    fsutil::jitter();
     match open_fd(path, OFlags::PATH, Mode::empty()) {
         // For want of a descriptor a file is not taken for a lost one. Nothing is read or written this way.
         Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::MFILE | Errno::NFILE)) => {
@@ -300,13 +304,19 @@ pub fn create_staging(path: &Path, known: Option<u64>) -> io::Result<u64> {
 /// Renames a file over what is at `to`.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     let ((a, from), (b, to)) = (holder(from)?, holder(to)?);
-    Ok(rustix::fs::renameat(a, from, b, to)?)
+    rustix::fs::renameat(a, from, b, to)?;
+    #[cfg(test)]
+    fsutil::jitter();
+    Ok(())
 }
 
 /// Renames a file to a path where nothing is; otherwise the error is `AlreadyExists`.
 pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     let ((a, from), (b, name)) = (holder(from)?, holder(to)?);
-    match rustix::fs::renameat_with(&a, from, &b, name, RenameFlags::NOREPLACE) {
+    let renamed = rustix::fs::renameat_with(&a, from, &b, name, RenameFlags::NOREPLACE);
+    #[cfg(test)]
+    fsutil::jitter();
+    match renamed {
         // The file system cannot: the closest to it is to look once more.
         Err(Errno::INVAL | Errno::NOSYS) => match rustix::fs::statat(&b, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(rustix::fs::renameat(&a, from, &b, name)?),

@@ -285,6 +285,11 @@ impl NodeError {
         matches!(self, Self::Fetch { source: ReadError::Left, .. })
     }
 
+    /// Whether a file that was complete is not any more: the only copy of its bytes was replaced, or turned out damaged.
+    pub(super) fn is_incomplete(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Incomplete { .. }))
+    }
+
     /// What sort of error it is.
     pub fn kind(&self) -> ErrorKind {
         match self {

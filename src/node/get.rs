@@ -170,7 +170,7 @@ impl Node {
         let mut changes = 0..MAX_CHANGES;
         loop {
             match self.get_as_known_now(request, &progress).await {
-                Err(e) if e.is_left() && changes.next().is_some() => {}
+                Err(e) if (e.is_left() || e.is_incomplete()) && changes.next().is_some() => {}
                 done => return done,
             }
         }

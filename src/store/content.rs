@@ -427,7 +427,11 @@ impl Content {
                 self.persist(journal, &range[0])
             }
             Home::Memory(file) => file.punch(&range).map(drop),
-            Home::Placed(_) => self.leave_place(journal),
+            Home::Placed(file) => {
+                self.leave_place(journal)?;
+                self.settle_elsewhere(journal, &file);
+                Ok(())
+            }
         }
     }
 
@@ -734,7 +738,18 @@ impl Content {
     pub(super) fn give_up_place(&self, journal: &mut Journal, file: &PlacedFile) -> io::Result<()> {
         let Some(key) = self.key.filter(|_| !self.local) else { return Ok(()) };
         self.leave_place(journal)?;
-        self.shared.placements.distrust(&key, &file.path).map_err(io::Error::other)
+        self.shared.placements.distrust(&key, &file.path).map_err(io::Error::other)?;
+        self.settle_elsewhere(journal, file);
+        Ok(())
+    }
+
+    /// Goes on in another placed file that holds all of a content which has just left `file`, if there is one.
+    fn settle_elsewhere(&self, journal: &mut Journal, file: &PlacedFile) {
+        let Some(key) = self.key else { return };
+        let others = self.shared.placements.find_all(&key);
+        if let Some(other) = others.into_iter().find(|other| other.path != file.path) {
+            self.settle_placed(journal, other);
+        }
     }
 
     /// Puts the content into another home, with no unproved bytes. Blocks that `map` lacks are gone; bytes read before

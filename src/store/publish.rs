@@ -149,11 +149,7 @@ impl Store {
         for &file in files {
             let content = &revision.contents[file];
             content.leave_memory().map_err(|e| StoreError::io(dest, e))?;
-            if let Home::Placed(placed) = content.home()
-                && Stamp::at(&placed.path).ok() != Some(placed.stamp)
-            {
-                content.start_over().map_err(|e| StoreError::io(&placed.path, e))?;
-            }
+            leave_if_changed(content)?;
             self.check_complete(revision, file)?;
             let target = dest.join(&manifest.files[file].path);
             refuse_links(dest, &target)?;
@@ -364,6 +360,16 @@ impl Step {
             Ok(()) => nofollow::remove_if_there(&ready).map(drop),
             other => other,
         }
+    }
+}
+
+/// Has a content leave a placed file that is not as it was verified: no reader may have noticed yet. With `moving` held.
+pub(super) fn leave_if_changed(content: &Content) -> Result<(), StoreError> {
+    match content.home() {
+        Home::Placed(placed) if Stamp::at(&placed.path).ok() != Some(placed.stamp) => {
+            content.start_over().map_err(|e| StoreError::io(&placed.path, e))
+        }
+        _ => Ok(()),
     }
 }
 

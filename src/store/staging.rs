@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::blockmap::BlockMap;
 use super::content::{Content, Home, Journal, remove_data, remove_data_unsynced};
 use super::mapfile::Loaded;
+use super::publish::leave_if_changed;
 use super::{ContentKey, Store, StoreError, StoredRevision, copy, mapfile};
 use crate::model::path::PARTIAL_SUFFIX;
 use crate::model::{InfoHash, Manifest};
@@ -75,7 +76,9 @@ impl Store {
         let _moving = self.moving();
         let staging = staging_dir(&self.destination(dest)?, &revision.manifest.torrent.info_hash)?;
         let all: Vec<usize> = (0..revision.contents.len()).collect();
-        let contents = self.unique(revision, &all).into_iter().filter(|(_, c)| !c.is_complete());
+        let contents = self.unique(revision, &all);
+        contents.values().try_for_each(|content| leave_if_changed(content))?;
+        let contents = contents.into_iter().filter(|(_, c)| !c.is_complete());
         for (at, (key, content)) in contents.enumerate() {
             if at == 0 {
                 self.open_staging(&revision.manifest, &staging)?;

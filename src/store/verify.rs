@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::blockmap::BlockMap;
 use super::content::{ATTEMPTS, Content, Home, Moment, remove_data};
 use super::copy::copy_verified;
-use super::placement::Stamp;
+use super::placement::{PlacedFile, Stamp};
 use super::{Store, StoreError, StoredRevision, mapfile};
 use crate::model::hash::{Control, FileHashes, HashError, hash_file};
 use crate::model::merkle::{Hash, PieceLayers};
@@ -140,7 +140,11 @@ impl Store {
             return Ok(false);
         }
         if let Home::Placed(placed) = content.home() {
-            self.salvage(content, &placed.path, placed.stamp, damaged);
+            let is_another = |file: &PlacedFile| file.path != placed.path;
+            let others = content.key().map(|key| self.shared.placements.find_all(&key)).unwrap_or_default();
+            if !others.iter().any(is_another) {
+                self.salvage(content, &placed.path, placed.stamp, damaged);
+            }
         }
         let failed = |e| StoreError::io(&content.path(), e);
         {

@@ -5,6 +5,7 @@ mod flushes;
 mod lifecycle;
 mod records;
 mod removing;
+mod scheduler;
 mod tending;
 mod unproved;
 mod verify;

@@ -1,0 +1,281 @@
+//! All operations of the store against each other, in random order with random pauses around each rename.
+//!
+//! Models that share contents are published, updated, mirrored, removed and evicted, while other threads sync, read,
+//! verify and adopt, and report files as gone that were renamed. No byte is ever damaged, so no operation may fail, and
+//! no byte of the model that is complete may be lost. An operation that looks at a path outside the lock under which
+//! that path is renamed fails here. `SCHEDULE_SEED` repeats the choices of a run, `SCHEDULE_SECONDS` changes its length.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::model::merkle::PieceLayers;
+use crate::store::verify::UNWATCHED;
+
+const FILES: usize = 24;
+const LEN: usize = 3000;
+
+type Owned = Vec<(String, Vec<u8>)>;
+
+/// The files of a model: of one block each, whose hash is the pieces root. The seeds decide which models share which.
+fn files(seeds: impl Iterator<Item = u8>) -> Owned {
+    seeds.enumerate().map(|(at, seed)| (format!("d{}/f{at:02}", at % 3), bytes(LEN, seed))).collect()
+}
+
+fn named(name: &str, files: &mut Owned) -> Arc<Manifest> {
+    files.sort();
+    let listed: Vec<(&str, &[u8])> = files.iter().map(|(p, b)| (p.as_str(), b.as_slice())).collect();
+    manifest(name, &listed)
+}
+
+struct Model {
+    manifest: Arc<Manifest>,
+    files: Owned,
+    dest: PathBuf,
+}
+
+impl Model {
+    fn new(home: &Home, name: &str, seeds: impl Iterator<Item = u8>) -> Self {
+        let mut files = files(seeds);
+        let manifest = named(name, &mut files);
+        Self { manifest, files, dest: home.paths.models.join(name) }
+    }
+
+    /// Gets the model the way `get` does.
+    fn get(&self, store: &Store) -> Arc<StoredRevision> {
+        let revision = store.revision(self.manifest.clone()).unwrap();
+        store.stage(&revision, &self.dest).unwrap();
+        for (content, (_, bytes)) in revision.contents.iter().zip(&self.files) {
+            while !content.is_complete() {
+                let ((path, _), moves) = (content.place(), content.moves());
+                if !content.is_placed() && content.moves() == moves {
+                    fs::create_dir_all(path.parent().unwrap()).unwrap();
+                    fs::write(&path, bytes).unwrap();
+                    content.mark_verified_at(0..LEN as u64, moves).unwrap();
+                }
+            }
+        }
+        let all: Vec<usize> = (0..FILES).collect();
+        store.publish(&revision, &all, &self.dest).unwrap();
+        revision
+    }
+}
+
+/// The threads of one run.
+struct Run {
+    home: Home,
+    store: Arc<Store>,
+    states: [Model; 2],
+    other: Model,
+    mirrored: Model,
+    /// The state of the first model that is complete, and which. None while it is being replaced.
+    complete: Mutex<Option<(usize, Arc<StoredRevision>)>>,
+    over: AtomicBool,
+    until: Instant,
+}
+
+/// Ends the other threads when one has ended, and so when one has failed.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Run {
+    fn goes_on(&self) -> bool {
+        !self.over.load(Ordering::Relaxed) && Instant::now() < self.until
+    }
+
+    fn manifests(&self, of: &[&Model]) -> Vec<Arc<Manifest>> {
+        of.iter().map(|model| model.manifest.clone()).collect()
+    }
+
+    /// Runs `check` on the complete state; what it finds counts only if that state was not replaced meanwhile.
+    fn while_complete<T>(&self, check: impl FnOnce(&Model, &StoredRevision) -> T) -> Option<T> {
+        let (state, revision) = self.complete.lock().unwrap().clone()?;
+        let found = check(&self.states[state], &revision);
+        let now = self.complete.lock().unwrap().clone();
+        now.filter(|(_, now)| Arc::ptr_eq(now, &revision)).map(|_| found)
+    }
+
+    /// `get --update`, again and again, and the removal of what the former state has left.
+    fn update(&self, _: &mut fastrand::Rng) {
+        for round in 0.. {
+            if !self.goes_on() {
+                return;
+            }
+            let state = &self.states[round % 2];
+            *self.complete.lock().unwrap() = None;
+            let revision = state.get(&self.store);
+            *self.complete.lock().unwrap() = Some((round % 2, revision.clone()));
+            let (present, model) = (&state.manifest, state.manifest.model_ref());
+            let others = self.manifests(&[state, &self.other, &self.mirrored]);
+            let present_hash = present.torrent.info_hash;
+            for former in self.store.former(&model, &present_hash, Some(&state.dest)).unwrap() {
+                self.store.clear_former(&former, present, &state.dest, &others).unwrap();
+            }
+            assert!(revision.is_complete(), "bytes were lost");
+            assert!(self.store.stands_whole_at(present, &state.dest), "the record was lost");
+        }
+    }
+
+    fn get_and_remove(&self, _: &mut fastrand::Rng) {
+        while self.goes_on() {
+            let revision = self.other.get(&self.store);
+            assert!(revision.is_complete(), "bytes were lost");
+            let others = self.manifests(&[&self.states[0], &self.states[1], &self.mirrored]);
+            self.store.forget(&revision, &others).unwrap();
+        }
+    }
+
+    fn mirror_and_remove(&self, _: &mut fastrand::Rng) {
+        let tree = self.home.dir.path().join("tree");
+        while self.goes_on() {
+            let mut stamps = Vec::new();
+            for (path, bytes) in &self.mirrored.files {
+                let path = tree.join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(&path, bytes).unwrap();
+                stamps.push(Stamp::at(&path).unwrap());
+            }
+            self.store.record_own(&self.mirrored.manifest, &tree, &stamps).unwrap();
+            let revision = self.store.revision(self.mirrored.manifest.clone()).unwrap();
+            let all: Vec<usize> = (0..FILES).collect();
+            self.store.publish(&revision, &all, &self.mirrored.dest).unwrap();
+            self.store.retire(&revision, &tree).unwrap();
+            fs::remove_dir_all(&tree).unwrap();
+            assert!(revision.is_complete(), "bytes were lost");
+            let others = self.manifests(&[&self.states[0], &self.states[1], &self.other]);
+            self.store.forget(&revision, &others).unwrap();
+        }
+    }
+
+    fn sync(&self, _: &mut fastrand::Rng) {
+        while self.goes_on() {
+            self.store.sync().unwrap();
+        }
+    }
+
+    /// Reads a cached model and evicts it; all else is in use.
+    fn evict(&self, _: &mut fastrand::Rng) {
+        let mut files = files((200..200 + FILES).map(|seed| seed as u8));
+        let revision = self.store.revision(named("o/cached", &mut files)).unwrap();
+        let ours: Vec<PiecesRoot> = revision.contents.iter().filter_map(|content| content.root()).collect();
+        while self.goes_on() {
+            for (content, (_, bytes)) in revision.contents.iter().zip(&files) {
+                arrive(content, bytes, 0..LEN as u64);
+                assert_eq!(content.read(0..10).unwrap().as_deref(), Some(&bytes[..10]));
+            }
+            self.store.evict(u64::MAX, &|root| !ours.contains(root)).unwrap();
+        }
+    }
+
+    fn read(&self, rng: &mut fastrand::Rng) {
+        while self.goes_on() {
+            let (at, from) = (rng.usize(..FILES), rng.usize(..LEN - 100));
+            let read = self.while_complete(|model, revision| {
+                let read = revision.contents[at].read(from as u64..from as u64 + 100);
+                (model.files[at].1[from..from + 100].to_vec(), read.unwrap())
+            });
+            if let Some((right, read)) = read {
+                assert_eq!(read.expect("bytes were lost"), right);
+            }
+        }
+    }
+
+    fn verify(&self, rng: &mut fastrand::Rng) {
+        while self.goes_on() {
+            let at = rng.usize(..FILES);
+            // Not only complete states: what is being published is verified as well.
+            let state = &self.states[rng.usize(..2)];
+            let revision = self.store.revision(state.manifest.clone()).unwrap();
+            let known = crate::model::PieceHashes::new(state.manifest.clone(), PieceLayers::default());
+            let found = self.store.verify(&revision, at, &known, UNWATCHED);
+            let found = self.while_complete(|model, complete| {
+                let same = Arc::ptr_eq(&complete.contents[at], &revision.contents[at]);
+                (same && Arc::ptr_eq(&model.manifest, &state.manifest)).then(|| found.unwrap().damaged)
+            });
+            if let Some(Some(damaged)) = found {
+                assert_eq!(damaged, [], "a file that was renamed was taken for damaged");
+            }
+        }
+    }
+
+    fn adopt(&self, rng: &mut fastrand::Rng) {
+        while self.goes_on() {
+            let state = &self.states[rng.usize(..2)];
+            let revision = self.store.revision(state.manifest.clone()).unwrap();
+            let mut files = self.store.unverified(&revision, &state.dest);
+            // Another process may have listed them a while ago.
+            files.push(rng.usize(..FILES));
+            let layers = PieceLayers::default();
+            self.store.adopt(&revision, &files, &state.dest, &layers, UNWATCHED).unwrap();
+        }
+    }
+
+    /// What the engine reports of a path that it was given some time ago.
+    fn report_gone(&self, rng: &mut fastrand::Rng) {
+        while self.goes_on() {
+            let state = &self.states[rng.usize(..2)];
+            let revision = self.store.revision(state.manifest.clone()).unwrap();
+            let content = &revision.contents[rng.usize(..FILES)];
+            let (moves, path) = (content.moves(), content.path());
+            if content.moves() != moves || !content.is_complete() || nofollow::exists(&path) {
+                continue;
+            }
+            content.start_over_at(moves).unwrap();
+        }
+    }
+}
+
+type Work = fn(&Run, &mut fastrand::Rng);
+
+#[test]
+fn operations_of_the_store_lose_nothing_to_each_other() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let seed = number("SCHEDULE_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let seconds = number("SCHEDULE_SECONDS").unwrap_or(6);
+    println!("SCHEDULE_SEED={seed}");
+    let home = home();
+    let all = 0..FILES as u8;
+    let run = Run {
+        store: home.store(),
+        states: [
+            Model::new(&home, "o/m", all.clone()),
+            // Half of the files are other ones.
+            Model::new(&home, "o/m", all.clone().map(|n| if n % 2 == 0 { n } else { n + 50 })),
+        ],
+        // What these share with the first model is not replaced by an update: that would lose it with good reason.
+        other: Model::new(&home, "o/other", all.clone().map(|n| if n % 4 == 0 { n } else { n + 100 })),
+        mirrored: Model::new(&home, "o/mirrored", all.map(|n| if n % 6 == 0 { n } else { n + 150 })),
+        complete: Mutex::new(None),
+        over: AtomicBool::new(false),
+        until: Instant::now() + Duration::from_secs(seconds),
+        home,
+    };
+    let work: [Work; 10] = [
+        Run::update,
+        Run::get_and_remove,
+        Run::mirror_and_remove,
+        Run::sync,
+        Run::evict,
+        Run::read,
+        Run::read,
+        Run::verify,
+        Run::adopt,
+        Run::report_gone,
+    ];
+    std::thread::scope(|threads| {
+        for (number, work) in (0u64..).zip(work) {
+            let run = &run;
+            threads.spawn(move || {
+                let _ends = Ends(&run.over);
+                let mut rng = fastrand::Rng::with_seed(seed ^ number);
+                fsutil::JITTER.set(Some(rng.fork()));
+                work(run, &mut rng);
+            });
+        }
+    });
+}
