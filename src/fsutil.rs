@@ -96,15 +96,27 @@ pub fn flush_file_system(file: &File) -> io::Result<()> {
 thread_local! {
     /// How often this thread has waited for the disk.
     pub static FLUSHES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-    /// Where set, this thread pauses for a random time before it looks at a path and after it has renamed a file.
-    pub static JITTER: std::cell::RefCell<Option<fastrand::Rng>> = const { std::cell::RefCell::new(None) };
+    /// Where set, this thread pauses for a random time, sometimes, at these points.
+    pub static JITTER: std::cell::RefCell<Option<(Point, fastrand::Rng)>> =
+        const { std::cell::RefCell::new(None) };
+}
+
+/// A point where a pause shows whether another thread may do something with the same path.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// Before a path is looked at.
+    Look,
+    /// After a file was renamed.
+    Renamed,
 }
 
 /// Makes it likely that another thread runs between two operations on one path, in a test that asked for that.
 #[cfg(test)]
-pub fn jitter() {
-    JITTER.with_borrow_mut(|rng| {
-        if let Some(rng) = rng
+pub fn jitter(at: Point) {
+    JITTER.with_borrow_mut(|jitter| {
+        if let Some((point, rng)) = jitter
+            && *point == at
             && rng.u8(..4) == 0
         {
             std::thread::sleep(Duration::from_micros(rng.u64(..500)));

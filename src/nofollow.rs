@@ -221,7 +221,7 @@ pub fn open(path: &Path, flags: OFlags, mode: u32) -> io::Result<File> {
 /// Opens a regular file for reading.
 pub fn read(path: &Path) -> io::Result<File> {
     #[cfg(test)]
-    fsutil::jitter();
+    fsutil::jitter(fsutil::Point::Look);
     open(path, OFlags::RDONLY, 0)
 }
 
@@ -238,7 +238,7 @@ pub fn create_new(path: &Path) -> io::Result<File> {
 /// What stands at a path, which may be a link itself.
 pub fn metadata(path: &Path) -> io::Result<Metadata> {
     #[cfg(test)]
-    fsutil::jitter();
+    fsutil::jitter(fsutil::Point::Look);
     match open_fd(path, OFlags::PATH, Mode::empty()) {
         // For want of a descriptor a file is not taken for a lost one. Nothing is read or written this way.
         Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::MFILE | Errno::NFILE)) => {
@@ -306,7 +306,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     let ((a, from), (b, to)) = (holder(from)?, holder(to)?);
     rustix::fs::renameat(a, from, b, to)?;
     #[cfg(test)]
-    fsutil::jitter();
+    fsutil::jitter(fsutil::Point::Renamed);
     Ok(())
 }
 
@@ -315,7 +315,7 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     let ((a, from), (b, name)) = (holder(from)?, holder(to)?);
     let renamed = rustix::fs::renameat_with(&a, from, &b, name, RenameFlags::NOREPLACE);
     #[cfg(test)]
-    fsutil::jitter();
+    fsutil::jitter(fsutil::Point::Renamed);
     match renamed {
         // The file system cannot: the closest to it is to look once more.
         Err(Errno::INVAL | Errno::NOSYS) => match rustix::fs::statat(&b, name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -266,3 +266,32 @@ fn an_edited_file_of_ours_gives_its_good_pieces_and_is_repaired() {
     assert_eq!(got, expected);
     assert!(fs::symlink_metadata(dest.join(Paths::MODEL_MANIFEST)).is_ok());
 }
+
+#[test]
+fn adoption_keeps_the_record_of_a_file_that_was_replaced_meanwhile() {
+    let home = home();
+    let dir = home.dir.path().join("mine");
+    let real = real(&home, &dir);
+    let store = home.store();
+    let revision = store.revision(real.manifest.clone()).unwrap();
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    let small = &real.files[2].1;
+    // The last file is hashed: the first one is exchanged for another one with the same bytes, and recorded.
+    let exchange = |bytes: u64| {
+        if bytes == small.len() as u64 && calls.fetch_add(1, Ordering::Relaxed) == 0 {
+            fs::rename(dir.join("big"), home.dir.path().join("old")).unwrap();
+            fs::write(dir.join("big"), &real.files[0].1).unwrap();
+            store.record_placement(&real.manifest, &dir).unwrap();
+        }
+    };
+    let never = std::sync::atomic::AtomicBool::new(false);
+    let watch = crate::model::hash::Control { progress: &exchange, cancel: &never };
+    let found = store.adopt(&revision, &[0, 1, 2], &dir, &real.layers, watch).unwrap();
+    assert_eq!((found.right, found.wrong), (vec![1, 2], vec![]));
+    assert!(store.stands_whole_at(&real.manifest, &dir), "the record of the new file was lost");
+    assert!(revision.is_complete());
+    // A file that is gone is neither right nor wrong.
+    fs::remove_file(dir.join("small")).unwrap();
+    let found = store.adopt(&revision, &[2], &dir, &real.layers, UNWATCHED).unwrap();
+    assert_eq!(found, Adopted::default());
+}
