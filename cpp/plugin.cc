@@ -1,6 +1,7 @@
 #include "plugin.h"
 
 #include <array>
+#include <cerrno>
 #include <libtorrent/entry.hpp>
 #include <libtorrent/hash_picker.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
@@ -11,6 +12,7 @@
 #include "compat.h"
 #include "gate.h"
 #include "hashes.h"
+#include "local_address.h"
 #include "slots.h"
 #include "talk.h"
 
@@ -156,7 +158,7 @@ public:
             return;
         }
         count_silence();
-        if (!probe()) return;
+        if (!has_address() || !probe()) return;
         if (auto const piece = m_hashes->prompt(m_connection))
             m_gate.requested_block(static_cast<int>(*piece), 0);
         // libtorrent unchokes a peer right after the handshake, before it is interested. A peer that stays
@@ -248,6 +250,15 @@ private:
         auto const piece = number(0);
         auto const start = number(4);
         proof->asked(m_endpoint.address(), piece, start, number(8));
+    }
+    // False when this host has lost the address of the connection, which was ended. Nothing can arrive on it,
+    // and while it exists libtorrent calls the peer from no other address.
+    bool has_address() {
+        auto const connection = m_connection.native_handle();
+        if (!connection || is_local(connection->local_endpoint().address())) return true;
+        connection->disconnect(lt::error_code(EADDRNOTAVAIL, boost::system::system_category()),
+                               lt::operation_t::bittorrent);
+        return false;
     }
     // False when the host is gone and the connection was ended.
     bool probe() {
