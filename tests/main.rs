@@ -74,6 +74,7 @@ mod e2e {
     mod models_dir;
     mod mount_by_name;
     mod mounting;
+    mod moved_seeder;
     mod no_downgrade;
     mod not_pinned;
     mod one_node;
