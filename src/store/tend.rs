@@ -123,8 +123,9 @@ impl Store {
         file.key().and_then(|key| self.live_content(&key)).map(|content| content.moves())
     }
 
-    /// Moves the live content of a file to it or away from it. Returns whether it moved. A fault does not count if the
-    /// content has moved other than `seen` times: the file may have been replaced since the look at it.
+    /// Moves the live content of a file to it or away from it. Returns whether it moved. A fault does not count if
+    /// the content has moved other than `seen` times, or is in a file that was verified after `file` was recorded: another
+    /// file may have taken its place since.
     fn act_on(&self, file: &PlacedEntry, dir: &Path, fault: Option<&Fault>, seen: Option<u64>) -> bool {
         let Some(key) = file.key() else { return false };
         let Some(content) = self.live_content(&key) else { return false };
@@ -144,7 +145,8 @@ impl Store {
                 }
                 let _moving = self.moving();
                 let mut journal = content.journal();
-                if !at_home(&content.home()) || Some(content.moves()) != seen {
+                let is_known = matches!(content.home(), Home::Placed(placed) if placed.stamp == file.stamp);
+                if !at_home(&content.home()) || !is_known || Some(content.moves()) != seen {
                     return false;
                 }
                 match content.leave_place(&mut journal) {

@@ -1,7 +1,7 @@
 //! All operations of the store against each other, in random order with random pauses around each rename.
 //!
 //! Models that share contents are published, updated, mirrored, removed and evicted, while other threads sync, read,
-//! verify and adopt, and report files as gone that were renamed. No byte is ever damaged, so no operation may fail, and
+//! verify, adopt and look after files, and report files as gone that were renamed. No byte is ever damaged, so no operation may fail, and
 //! no byte of the model that is complete may be lost. An operation that looks at a path outside the lock under which
 //! that path is renamed fails here. `SCHEDULE_SEED` repeats the choices of a run, `SCHEDULE_SECONDS` changes its length.
 
@@ -126,9 +126,6 @@ impl Run {
             for former in self.store.former(&model, &present_hash, Some(&state.dest)).unwrap() {
                 self.store.clear_former(&former, present, &state.dest, &others).unwrap();
             }
-            if std::env::var_os("SCHEDULE_ROUNDS").is_some() {
-                eprintln!("round {round}");
-            }
             assert!(revision.is_complete(), "bytes were lost");
             assert!(self.store.stands_whole_at(present, &state.dest), "the record was lost");
         }
@@ -223,6 +220,14 @@ impl Run {
         }
     }
 
+    fn tend(&self, _: &mut fastrand::Rng) {
+        while self.goes_on() {
+            for place in self.store.recorded_places() {
+                self.store.tend(&place, 0, usize::MAX, &|_| false);
+            }
+        }
+    }
+
     /// What the engine reports of a path that it was given some time ago.
     fn report_gone(&self, rng: &mut fastrand::Rng) {
         while self.goes_on() {
@@ -266,7 +271,7 @@ fn operations_of_the_store_lose_nothing_to_each_other() {
         home,
     };
     use fsutil::Point::{Look, Renamed};
-    let work: [(Work, fsutil::Point); 10] = [
+    let work: [(Work, fsutil::Point); 11] = [
         (Run::update, Renamed),
         (Run::get_and_remove, Renamed),
         (Run::mirror_and_remove, Renamed),
@@ -276,6 +281,7 @@ fn operations_of_the_store_lose_nothing_to_each_other() {
         (Run::read, Look),
         (Run::verify, Look),
         (Run::adopt, Look),
+        (Run::tend, Look),
         (Run::report_gone, Look),
     ];
     std::thread::scope(|threads| {
