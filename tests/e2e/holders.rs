@@ -33,3 +33,31 @@ fn a_model_is_got_from_a_peer_that_only_the_catalog_knows() {
     b.run(&["get", "acme/m", "--peer", &hub.peer()]).ok();
     assert_got();
 }
+
+/// Otherwise a first read waits for the ways in which the swarm of the model is found.
+#[test]
+fn a_first_read_calls_a_peer_that_only_the_catalog_knows() {
+    let net = Net::new();
+    let (a, hub, b) = (net.host("a"), net.host("hub"), net.host("b"));
+    for host in [&a, &hub, &b] {
+        host.configure("  dht_enabled: false\n  lan_discovery: false\n");
+    }
+    let hub_runs = hub.spawn(&["daemon"]);
+    hub_runs.wait_for_line("running", PATIENCE);
+    let names = ["acme/looked-up", "acme/imported"];
+    let dirs =
+        names.map(|name| model_dir(&a.home().join(name), &[("w.bin", &noise(name.len() as u64, 1 << 20))]));
+    let _one = share(&a, &dirs[0], names[0], &["--peer", &hub.peer()]);
+    let two = share(&a, &dirs[1], names[1], &["--peer", &hub.peer()]);
+    for name in names {
+        until("the hub knows it", PATIENCE, || {
+            hub.run(&["discover", name, "--timeout", "2s", "--json"]).stdout.contains(name)
+        });
+    }
+    import(&b, &two.manifest);
+    let mounted = b.mount(&["--peer", &hub.peer()]);
+    for (name, dir) in names.iter().zip(&dirs) {
+        assert_eq!(hashes(&mounted.path(name), PATIENCE), hashes(dir, PATIENCE));
+    }
+    mounted.unmount();
+}
