@@ -313,6 +313,9 @@ impl State {
                     self.reroute_waiters_of(ih, now);
                     if self.has_waiters(&ih) {
                         self.start_search(ih, now);
+                        let called =
+                            self.transfers.get_mut(&ih).and_then(|transfer| transfer.call_again(now));
+                        called.into_iter().for_each(|when| self.look_at(when));
                     }
                 }
             }

@@ -33,6 +33,9 @@ const DIAL: Pauses = Pauses { first: Duration::from_millis(100), longest: Durati
 /// Without a byte for so long while a read waits, connected peers may be gone without a word: other addresses are called.
 const SILENT: Duration = Duration::from_secs(2);
 
+/// How often the end of the last connection has the known peers called immediately.
+const CALLED_AGAIN_EVERY: Duration = Duration::from_secs(1);
+
 /// Without a byte for so long, connected peers do not count as a source.
 pub(super) const QUIET: Duration = Duration::from_secs(15);
 
@@ -91,6 +94,11 @@ impl Search {
     /// Starts, unless it has started: the first attempt comes now.
     pub(super) fn start_now(&mut self, now: Instant) -> Instant {
         *self.next.get_or_insert(now)
+    }
+
+    /// The next attempt comes at `when`, if none comes earlier.
+    pub(super) fn hasten(&mut self, when: Instant) {
+        self.next = Some(self.next.map_or(when, |next| next.min(when)));
     }
 
     /// An attempt was made.
@@ -153,6 +161,8 @@ pub(super) struct Transfer {
     pub search: Search,
     /// When the known peers are called again.
     pub dial: Search,
+    /// When the known peers were last called because the last connection had ended.
+    pub called_again: Option<Instant>,
     timed_out: HashMap<u32, FailFast>,
     /// The torrent's files changed while it was being added: add it anew.
     pub again: bool,
@@ -205,6 +215,7 @@ impl Transfer {
             wanting_since: None,
             search: Search::new(SEARCH),
             dial: Search::new(DIAL),
+            called_again: None,
             timed_out: HashMap::new(),
             again: false,
             failures: 0,
@@ -248,6 +259,17 @@ impl Transfer {
     /// Whether no peer is there, or none has sent anything for a moment.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
         !self.has_sent_within(SILENT, now)
+    }
+
+    /// The last connection has ended while a read waits: the known peers are called immediately, at most once a second. Two
+    /// hosts that call each other at the same time may each end the connection of the other one. Returns when they are
+    /// called.
+    pub(super) fn call_again(&mut self, now: Instant) -> Option<Instant> {
+        if self.called_again.is_none_or(|at| now >= at + CALLED_AGAIN_EVERY) {
+            self.called_again = Some(now);
+            self.dial.hasten(now);
+        }
+        self.dial.next
     }
 
     /// The next moment at which [`Self::is_silent`] may have become true.

@@ -201,6 +201,39 @@ async fn a_read_completes_by_itself_when_a_peer_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn known_peers_are_called_immediately_when_the_last_connection_ends() {
+    let rig = Rig::new();
+    let m = rig.model("o/m", MIB, &[("a", noise(1, 8 * MIB))]);
+    rig.fetch.join(&m.revision).unwrap();
+    let read = rig.read(&m, 0, 5 * MIB, 10);
+    pass(Duration::from_secs(10)).await;
+    let redials = || rig.swarm.calls().iter().filter(|c| **c == Call::Redial(m.ih)).count();
+    redials();
+    // A peer that holds nothing, as one whose connection is just being made.
+    let come_and_go = || async {
+        rig.swarm.peer(m.ih, PEER, Some(&[]));
+        rig.idle().await;
+        rig.swarm.vanish(m.ih, PEER);
+        rig.idle().await;
+        redials()
+    };
+    assert_eq!(come_and_go().await, 1);
+    // One that comes and goes all the time is not called all the time.
+    assert_eq!(come_and_go().await, 0);
+    pass(Duration::from_secs(4)).await;
+    redials();
+    assert_eq!(come_and_go().await, 1);
+    read.abort();
+    rig.idle().await;
+    rig.swarm.peer(m.ih, PEER, Some(&[]));
+    pass(Duration::from_secs(4)).await;
+    redials();
+    rig.swarm.vanish(m.ih, PEER);
+    rig.idle().await;
+    assert_eq!(redials(), 0, "no read waits");
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_addresses_are_called_when_connected_peers_fall_silent() {
     let (rig, m) = stalled();
     rig.fetch.join(&m.revision).unwrap();
