@@ -429,7 +429,7 @@ impl Content {
             Home::Memory(file) => file.punch(&range).map(drop),
             Home::Placed(file) => {
                 self.leave_place(journal)?;
-                self.settle_elsewhere(journal, &file);
+                self.settle_at_another(journal, &file);
                 Ok(())
             }
         }
@@ -739,12 +739,12 @@ impl Content {
         let Some(key) = self.key.filter(|_| !self.local) else { return Ok(()) };
         self.leave_place(journal)?;
         self.shared.placements.distrust(&key, &file.path).map_err(io::Error::other)?;
-        self.settle_elsewhere(journal, file);
+        self.settle_at_another(journal, file);
         Ok(())
     }
 
     /// Goes on in another placed file that holds all of a content which has just left `file`, if there is one.
-    fn settle_elsewhere(&self, journal: &mut Journal, file: &PlacedFile) {
+    fn settle_at_another(&self, journal: &mut Journal, file: &PlacedFile) {
         let Some(key) = self.key else { return };
         let others = self.shared.placements.find_all(&key);
         if let Some(other) = others.into_iter().find(|other| other.path != file.path) {
