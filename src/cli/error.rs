@@ -243,7 +243,6 @@ impl From<NodeError> for CommandError {
             ErrorKind::Listen => {
                 (Kind::Failed, &["with `network.listen_port: 0` in the configuration a free port is taken"])
             }
-            ErrorKind::Setting => (Kind::Usage, &[]),
             ErrorKind::Untrusted => (
                 Kind::Failed,
                 &[

@@ -75,7 +75,7 @@ fn glob(text: &str) -> Result<String, globset::Error> {
 /// Fetches, checks, and seeds if asked to.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
-    let model = wanted::model(&args.model, &config.hub.url())?;
+    let model = wanted::model(&args.model, &config.hub.endpoint)?;
     let output = args.output.as_deref().map(absolute).transpose()?;
     let request = GetRequest {
         model: model.clone(),

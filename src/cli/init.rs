@@ -99,18 +99,12 @@ fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
 
 /// The explained configuration, with the base directory set where one is given.
 fn example(base: Option<&Path>) -> Result<String, CommandError> {
-    let text = Config::example();
-    let Some(base) = base else { return Ok(text) };
-    let base = base.to_str().ok_or_else(|| {
-        CommandError::usage(format!("{} is not UTF-8 and cannot be configured", base.display()))
-    })?;
-    // A JSON string is a YAML string.
-    let quoted = serde_json::to_string(base).map_err(CommandError::internal)?;
-    let line = "#base_dir: ~/.silmaril";
-    if !text.contains(line) {
-        return Err(CommandError::internal("the example configuration has no base_dir line"));
-    }
-    Ok(text.replacen(line, &format!("base_dir: {quoted}"), 1))
+    let base = base.map(|base| {
+        base.to_str().ok_or_else(|| {
+            CommandError::usage(format!("{} is not UTF-8 and cannot be configured", base.display()))
+        })
+    });
+    Ok(Config::example(base.transpose()?))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::doctor::Check;
 use super::key::{Key, Replaced};
 use super::samples::{get_report, mirror_report, models, publisher, shared_model, status};
 use super::trust::{Everything, ListedRow, NameRow, ReplacedRow};
+use crate::config::{Origin, Setting};
 use crate::model::{PiecesRoot, PublisherKey};
 use crate::node::maintenance::Verified;
 
@@ -122,6 +123,10 @@ fn printed() -> Vec<(&'static str, Value)> {
         ("cache", value(Contents { used_bytes: 1, max_bytes: 1, free_bytes: 1, contents: vec![row] })),
         ("cache clear", value(Freed { freed_bytes: 1 })),
         ("key", value(shown)),
+        (
+            "config show",
+            value([Setting { key: "hub.fallback", value: "true".to_owned(), set_by: Origin::Default }]),
+        ),
         ("trust list", value(everything)),
         ("verify", value(verified)),
     ]

@@ -157,7 +157,7 @@ fn request(
     token: Option<Token>,
 ) -> Result<MirrorRequest, CommandError> {
     let wrong = |e| CommandError::from(NodeError::from(MirrorError::from(e)));
-    let repository = Repository::parse(&item.repository, &config.hub.url()).map_err(wrong)?.repository;
+    let repository = Repository::parse(&item.repository, &config.hub.endpoint).map_err(wrong)?.repository;
     let typed = match &repository {
         // Another process may do the work.
         Repository::Git(GitRepository { remote: Remote::Directory(path), .. }) => path.display().to_string(),

@@ -7,6 +7,7 @@ mod bar;
 mod cache;
 mod cleanup;
 mod completions;
+mod config;
 mod context;
 mod daemon;
 mod discover;
@@ -105,6 +106,7 @@ enum Command {
     Cache(cache::Args),
     Trust(trust::Args),
     Key(key::Args),
+    Config(config::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -154,6 +156,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Cache(args) => cache::run(&args, &context),
         Command::Trust(args) => trust::run(&args, &context),
         Command::Key(args) => key::run(&args, &context),
+        Command::Config(args) => config::run(&args, &context),
         Command::Doctor(args) => doctor::run(&args, &context),
         Command::Completions(args) => completions::run(&args, &context, Cli::command()),
         Command::Man(args) => man::run(&args, &context, Cli::command()),

@@ -2,16 +2,19 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use etcetera::BaseStrategy as _;
+use serde::Serialize;
 
-use super::file::{File, LIMITS};
-use super::names::NEVER_RESOLVE;
-use super::*;
+use super::keys::{Config, File, SECTIONS, StorageConfig};
+use super::table::Key;
 use crate::paths::Paths;
+use crate::yaml::{self, Limits, YamlError};
 
-/// What flags say about the configuration.
+/// Bounds of a configuration file, which has a few kilobytes.
+const LIMITS: Limits = Limits { bytes: 1 << 20, values: 10_000 };
+
+/// The flags that concern the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadOptions {
     /// `--config`: the file to read; it must exist.
@@ -28,7 +31,7 @@ pub enum ConfigError {
     Read {
         /// Which file.
         path: PathBuf,
-        /// What the system said.
+        /// The reason given by the system.
         source: io::Error,
     },
     /// A key is unknown, or its value cannot be used.
@@ -49,12 +52,37 @@ pub enum ConfigError {
     Absolute {
         /// The path given.
         path: PathBuf,
-        /// What the system said.
+        /// The reason given by the system.
         source: io::Error,
     },
 }
 
-/// What the process's environment says.
+/// Where the value of a key comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The table of keys.
+    Default,
+    /// The configuration file.
+    File,
+    /// `SILMARIL_HOME`.
+    Environment,
+    /// `--home`.
+    Option,
+}
+
+/// A key with its effective value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// `section.key`.
+    pub key: &'static str,
+    /// The value as a file has it, a list as an array in brackets; the password of a proxy is hidden.
+    pub value: String,
+    /// Where the value comes from.
+    pub set_by: Origin,
+}
+
+/// The part of the process's environment that concerns the configuration.
 #[derive(Debug, Clone, Default)]
 struct Environment {
     home_dir: Option<PathBuf>,
@@ -91,55 +119,14 @@ impl Config {
 
     /// All defaults, with the given base directory.
     pub fn defaults(base_dir: &Path) -> Self {
-        Self {
-            storage: StorageConfig { base_dir: base_dir.to_owned(), models_dir: base_dir.join("models") },
-            network: NetworkConfig {
-                max_connections: 50,
-                upload_rate_limit: 0,
-                download_rate_limit: 0,
-                dht_enabled: true,
-                dht_port: 0,
-                listen_port: 0,
-                listen_address: None,
-                dht_bootstrap_nodes: [
-                    "router.bittorrent.com:6881",
-                    "router.utorrent.com:6881",
-                    "dht.transmissionbt.com:6881",
-                    "dht.libtorrent.org:25401",
-                ]
-                .map(str::to_owned)
-                .to_vec(),
-                trackers: Vec::new(),
-                announce: true,
-                lan_discovery: true,
-                port_mapping: true,
-                utp: Utp::Auto,
-                encryption: Encryption::Prefer,
-                proxy: None,
-                allow_private_hosts: Vec::new(),
-            },
-            torrent: TorrentConfig { piece_length: 4 << 20, download_timeout: Duration::from_secs(3600) },
-            security: SecurityConfig {
-                verify_checksums: true,
-                sign_manifests: true,
-                trust: TrustPolicy::Tofu,
-            },
-            mount: MountConfig {
-                read_timeout: Duration::from_secs(600),
-                resolve_timeout: Duration::from_secs(10),
-                never_resolve: NEVER_RESOLVE.iter().map(|&pattern| pattern.to_owned()).collect(),
-                max_lookups: 16,
-                readahead_max: 32 << 20,
-                show: Show::All,
-            },
-            cache: CacheConfig { max_size: SizeOrPercent::Percent(10.0), min_free: 1 << 30 },
-            hub: HubConfig { endpoint: "https://huggingface.co".to_owned(), fallback: true },
-        }
+        let mut config = File::default().over_defaults();
+        config.storage = StorageConfig { base_dir: base_dir.to_owned(), models_dir: base_dir.join("models") };
+        config
     }
 
-    /// The text of a configuration file that explains every key and changes nothing; `init` writes it.
-    pub fn example() -> String {
-        include_str!("example.yaml").to_owned()
+    /// Every key with its effective value and its origin, in the order of the table.
+    pub fn settings(options: &LoadOptions) -> Result<Vec<Setting>, ConfigError> {
+        Self::settings_in(options, &Environment::of_process())
     }
 
     /// Where everything lies.
@@ -157,48 +144,82 @@ impl Config {
     }
 
     fn load_in(options: &LoadOptions, env: &Environment) -> Result<Self, ConfigError> {
-        let file = match Self::config_file_in(options, env) {
-            Ok(path) => read(&path, options.config_path.is_some())?,
-            // Without a home there is no default file; --home may still say all that is needed.
-            Err(ConfigError::NoHome) => File::default(),
-            Err(error) => return Err(error),
+        Self::effective(File::find(options, env)?, options, env)
+    }
+
+    fn settings_in(options: &LoadOptions, env: &Environment) -> Result<Vec<Setting>, ConfigError> {
+        let file = File::find(options, env)?;
+        let origin = |key: &Key| match key.name {
+            "storage.base_dir" if options.home.is_some() => Origin::Option,
+            "storage.base_dir" if env.silmaril_home.is_some() => Origin::Environment,
+            _ if (key.is_set)(&file) => Origin::File,
+            _ => Origin::Default,
         };
-        let home = env.home_dir.as_deref();
-        let expanded = home.unwrap_or(Path::new("~"));
-        let base_dir = match options.home.as_ref().or(env.silmaril_home.as_ref()) {
+        let keys = || SECTIONS.iter().flat_map(|section| section.keys);
+        let origins: Vec<Origin> = keys().map(origin).collect();
+        let config = Self::effective(file, options, env)?;
+        let setting =
+            |(key, set_by): (&Key, _)| Setting { key: key.name, value: (key.write)(&config), set_by };
+        Ok(keys().zip(origins).map(setting).collect())
+    }
+
+    fn effective(file: File, options: &LoadOptions, env: &Environment) -> Result<Self, ConfigError> {
+        let models_are_set = file.storage.as_ref().is_some_and(|storage| storage.models_dir.is_some());
+        let mut config = file.over_defaults();
+        let storage = &mut config.storage;
+        let expand = |path: &Path| match (path.strip_prefix("~"), &env.home_dir) {
+            (Ok(rest), Some(home)) => home.join(rest),
+            _ => path.to_owned(),
+        };
+        storage.base_dir = match options.home.as_ref().or(env.silmaril_home.as_ref()) {
             Some(given) => absolute(given)?,
-            None => match file.base_dir(expanded) {
-                Some(base_dir) => base_dir,
-                None => expanded.join(".silmaril"),
-            },
+            None => expand(&storage.base_dir),
         };
-        let mut config = Self::defaults(&base_dir);
-        if let Some(models_dir) = file.models_dir(expanded) {
-            config.storage.models_dir = models_dir;
-        }
-        if !config.storage.base_dir.is_absolute() || !config.storage.models_dir.is_absolute() {
-            return Err(ConfigError::NoHome);
-        }
-        file.apply(&mut config);
-        Ok(config)
+        storage.models_dir =
+            if models_are_set { expand(&storage.models_dir) } else { storage.base_dir.join("models") };
+        // The `~` of a user without a home directory.
+        let usable = storage.base_dir.is_absolute() && storage.models_dir.is_absolute();
+        if usable { Ok(config) } else { Err(ConfigError::NoHome) }
     }
 }
 
-fn read(path: &Path, must_exist: bool) -> Result<File, ConfigError> {
-    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => return Ok(File::default()),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut text = Vec::new();
-    let most = LIMITS.bytes as u64 + 1;
-    io::Read::read_to_end(&mut io::Read::take(file, most), &mut text).map_err(failed)?;
-    File::parse(&text, path)
+impl File {
+    fn find(options: &LoadOptions, env: &Environment) -> Result<Self, ConfigError> {
+        match Config::config_file_in(options, env) {
+            Ok(path) => Self::read(&path, options.config_path.is_some()),
+            // Without a home there is no default file; --home may still give all that is needed.
+            Err(ConfigError::NoHome) => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(path: &Path, must_exist: bool) -> Result<Self, ConfigError> {
+        let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+        let file = match std::fs::File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => {
+                return Ok(Self::default());
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let mut text = Vec::new();
+        let most = LIMITS.bytes as u64 + 1;
+        io::Read::read_to_end(&mut io::Read::take(file, most), &mut text).map_err(failed)?;
+        // An empty document is a file without keys.
+        yaml::read::<Option<Self>>(&text, LIMITS).map(Option::unwrap_or_default).map_err(
+            |YamlError { line, what }| {
+                let what = what.replace("unknown field", "unknown key");
+                ConfigError::Value { path: path.to_owned(), line, what }
+            },
+        )
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::*;
     use super::*;
 
     fn env() -> Environment {
@@ -229,21 +250,22 @@ mod tests {
     }
 
     #[test]
-    fn the_example_says_the_defaults_and_names_every_key() {
-        assert_eq!(load(&Config::example()).unwrap(), defaults());
-        let mut keys = 0;
-        let all: String = Config::example()
-            .lines()
-            .map(|line| match line.strip_prefix("  #") {
-                Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => {
-                    keys += 1;
-                    format!("  {key}\n")
-                }
-                _ => format!("{line}\n"),
-            })
-            .collect();
+    fn example_has_every_key_with_its_default() {
+        assert_eq!(load(&Config::example(None)).unwrap(), defaults());
+        let is_key = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase());
+        let uncommented = |line: &str| match line.strip_prefix("  #").filter(is_key) {
+            Some(key) => format!("  {key}\n"),
+            None => format!("{line}\n"),
+        };
+        let all: String = Config::example(None).lines().map(uncommented).collect();
         assert_eq!(load(&all).unwrap(), defaults());
-        assert_eq!(keys, 33, "every key of the configuration stands in the example");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        std::fs::write(&path, all).unwrap();
+        let options = LoadOptions { config_path: Some(path), home: None };
+        let settings = Config::settings_in(&options, &env()).unwrap();
+        let unset: Vec<_> = settings.iter().filter(|setting| setting.set_by != Origin::File).collect();
+        assert!(unset.is_empty(), "{unset:?}");
     }
 
     #[test]
@@ -276,14 +298,14 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
                 dht_port: 6000,
                 listen_port: 6001,
                 listen_address: Some([10, 0, 0, 1].into()),
-                dht_bootstrap_nodes: vec!["a:1".into(), "[::1]:2".into()],
-                trackers: vec!["udp://t:1".into()],
+                dht_bootstrap_nodes: vec!["a:1".parse().unwrap(), "[::1]:2".parse().unwrap()],
+                trackers: vec!["udp://t:1".parse().unwrap()],
                 announce: false,
                 lan_discovery: false,
                 port_mapping: false,
                 utp: Utp::Off,
                 encryption: Encryption::Require,
-                proxy: Some("socks5://p:1".into()),
+                proxy: Some("socks5://p:1".parse().unwrap()),
                 allow_private_hosts: vec![
                     url::Host::Domain("minio.lan".into()),
                     url::Host::Ipv4([10, 0, 0, 5].into()),
@@ -299,13 +321,13 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
             mount: MountConfig {
                 read_timeout: Duration::from_secs(7),
                 resolve_timeout: Duration::from_secs(1),
-                never_resolve: vec!["LIB".into(), "*.so".into()],
+                never_resolve: ["LIB", "*.so"].map(|name| name.parse().unwrap()).to_vec(),
                 max_lookups: 5,
                 readahead_max: 1 << 20,
                 show: Show::Local,
             },
             cache: CacheConfig { max_size: SizeOrPercent::Bytes(5 << 30), min_free: 0 },
-            hub: HubConfig { endpoint: "http://127.0.0.1:8080".into(), fallback: false },
+            hub: HubConfig { endpoint: "http://127.0.0.1:8080".parse().unwrap(), fallback: false },
         };
         assert_eq!(config, expected);
     }
@@ -313,7 +335,11 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
     #[test]
     fn errors_name_line_key_and_what_was_expected() {
         for (text, line, parts) in [
-            ("network:\n  max_connectoins: 5\n", 2, &["network", "max_connectoins", "max_connections"][..]),
+            (
+                "network:\n  max_connectoins: 5\n",
+                2,
+                &["network", "unknown key", "max_connectoins", "max_connections"][..],
+            ),
             ("netwrok: {}\n", 1, &["netwrok", "network"]),
             ("network:\n  dht_port: seven\n", 2, &["network.dht_port", "\"seven\"", "a port"]),
             ("network:\n\n  listen_port: 70000\n", 3, &["network.listen_port", "70000", "65535"]),
@@ -325,6 +351,19 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
                 &["network.allow_private_hosts[0]", "a host name or an IP address"],
             ),
             ("network: {allow_private_hosts: [\"minio.lan:9000\"]}", 1, &["without port"]),
+            (
+                "network: {dht_bootstrap_nodes: [router]}",
+                1,
+                &["dht_bootstrap_nodes[0]", "router", "HOST:PORT"],
+            ),
+            ("network: {max_connections: 0}", 1, &["network.max_connections", "1 to 65535"]),
+            ("network: {trackers: [\"http:///announce\"]}", 1, &["network.trackers[0]", "a tracker address"]),
+            (
+                "hub: {endpoint: \"https://me:token@hub.example\"}",
+                1,
+                &["hub.endpoint", "https://huggingface.co"],
+            ),
+            ("hub: {endpoint: \"https://hub.example/?a\"}", 1, &["hub.endpoint"]),
             ("network: 7", 1, &["network", "mapping"]),
             ("torrent:\n  piece_length: 5MiB", 2, &["torrent.piece_length", "power of two"]),
             ("torrent: {piece_length: 256MiB}", 1, &["128MiB"]),
@@ -390,6 +429,33 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
     }
 
     #[test]
+    fn settings_have_their_origin() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        std::fs::write(
+            &path,
+            "storage: {base_dir: /file}\nnetwork: {dht_port: 0, proxy: \"http://me:secret@p:1\"}\n",
+        )
+        .unwrap();
+        let mut options = LoadOptions { config_path: Some(path), home: None };
+        let mut env = env();
+        let found = |options: &LoadOptions, env: &Environment, key: &str| {
+            let settings = Config::settings_in(options, env).unwrap();
+            let setting = settings.into_iter().find(|setting| setting.key == key).unwrap();
+            (setting.value, setting.set_by)
+        };
+        assert_eq!(found(&options, &env, "storage.base_dir"), ("/file".into(), Origin::File));
+        assert_eq!(found(&options, &env, "storage.models_dir"), ("/file/models".into(), Origin::Default));
+        assert_eq!(found(&options, &env, "network.dht_port"), ("0".into(), Origin::File));
+        assert_eq!(found(&options, &env, "network.listen_port"), ("0".into(), Origin::Default));
+        assert_eq!(found(&options, &env, "network.proxy"), ("http://me:***@p:1".into(), Origin::File));
+        env.silmaril_home = Some("/env".into());
+        assert_eq!(found(&options, &env, "storage.base_dir"), ("/env".into(), Origin::Environment));
+        options.home = Some("/flag".into());
+        assert_eq!(found(&options, &env, "storage.base_dir"), ("/flag".into(), Origin::Option));
+    }
+
+    #[test]
     fn without_a_home_directory_the_flags_must_say_all() {
         let nowhere = Environment::default();
         assert!(matches!(Config::load_in(&LoadOptions::default(), &nowhere), Err(ConfigError::NoHome)));
@@ -398,13 +464,14 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
     }
 
     #[test]
-    fn the_effective_configuration_is_one_line_without_the_password() {
-        let line = load("network: {proxy: \"socks5://me:secret@p:1\"}").unwrap().to_string();
-        assert!(!line.contains('\n') && !line.contains("secret"), "{line}");
-        for part in
-            ["storage.base_dir=/home/luthien/.silmaril", "socks5://me:***@p:1", "cache.max_size=10%", "10m"]
-        {
-            assert!(line.contains(part), "no {part} in {line}");
-        }
+    fn changed_keys_are_one_line_without_the_password() {
+        let line =
+            load("network: {proxy: \"socks5://me:secret@p:1\"}\ncache: {max_size: 10%, min_free: 2GiB}")
+                .unwrap();
+        assert_eq!(
+            line.to_string(),
+            "storage.base_dir=/home/luthien/.silmaril storage.models_dir=/home/luthien/.silmaril/models \
+             network.proxy=socks5://me:***@p:1 cache.min_free=2GiB"
+        );
     }
 }

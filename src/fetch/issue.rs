@@ -98,9 +98,6 @@ impl Fetch {
                 saving::add_torrent(&self.paths, &self.settings, &peers, &revision, use_saved, with_hashes);
             torrent.discovery = exposure.restrict(torrent.discovery);
             torrent.withheld = exposure == Exposure::Hidden;
-            if torrent.withheld {
-                torrent.trackers.clear();
-            }
             let have = torrent.have.clone();
             let result = self.engine.add(torrent);
             if with_layers && matches!(result, Err(EngineError::BadTorrent(_))) {
@@ -176,7 +173,6 @@ impl State {
             | EngineError::Busy
             | EngineError::Internal(_)
             | EngineError::MessageTooLong(_)
-            | EngineError::Setting(_)
             | EngineError::Listen { .. } => {
                 tracing::warn!(%error, "The engine refused a command.");
                 transfer.last_error = Some(error.to_string());

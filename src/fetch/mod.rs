@@ -105,8 +105,6 @@ pub struct FetchSettings {
     pub window_bound: u64,
     /// Where space is limited.
     pub rooms: Arc<Rooms>,
-    /// Trackers of every torrent.
-    pub trackers: Vec<String>,
     /// Discovery of every torrent.
     pub discovery: Discovery,
     /// Peers given by hand, for every torrent.

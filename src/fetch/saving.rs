@@ -150,7 +150,6 @@ pub(super) fn add_torrent(
         resume: if with_layers { None } else { read(&paths.resume(&ih)) },
         mode: if revision.is_complete() { Mode::Seed } else { Mode::Lazy },
         peers: peers.to_vec(),
-        trackers: settings.trackers.clone(),
         discovery: settings.discovery,
         withheld: false,
     };

@@ -33,9 +33,6 @@ pub enum HttpError {
     /// The client could not be made.
     #[error("HTTP cannot be used: {0}")]
     Setup(#[source] reqwest::Error),
-    /// The proxy's address is no use.
-    #[error("the proxy of the configuration: {0}")]
-    Proxy(String),
     /// The address is not one of HTTP.
     #[error("{url} is not an http or https address")]
     NotHttp {
@@ -170,7 +167,6 @@ impl HttpError {
                     || matches!(refusal.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
             }
             Self::Setup(_)
-            | Self::Proxy(_)
             | Self::NotHttp { .. }
             | Self::Address { .. }
             | Self::Downgrade { .. }

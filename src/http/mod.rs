@@ -135,18 +135,16 @@ impl Answer {
 
 impl Client {
     /// A client that uses the configured proxy (without one, that of the environment) and keeps to the configured
-    /// download rate. Fails where TLS cannot be set up or the proxy's address is no use.
+    /// download rate. Fails where TLS cannot be set up.
     pub fn new(network: &NetworkConfig) -> Result<Self, HttpError> {
         Self::with_names(network, Arc::new(SystemNames))
     }
 
     /// [`Self::new`] with another resolver of names.
     pub fn with_names(network: &NetworkConfig, names: Arc<dyn Names>) -> Result<Self, HttpError> {
-        let proxy = network.proxy.as_ref().map(|address| address.parse::<Proxy>());
-        let proxy = proxy.transpose().map_err(|e| HttpError::Proxy(format!("{e}")))?;
         let hosts = Hosts::new(network.allow_private_hosts.iter().cloned());
-        let proxies = match &proxy {
-            Some(proxy) => [address::plain_name(&proxy.host)].into(),
+        let proxies = match &network.proxy {
+            Some(proxy) => [address::plain_name(&proxy.address.host_text())].into(),
             None => names::proxies_of_environment(),
         };
         let rule = Rule::new(&hosts, proxies);
@@ -158,7 +156,7 @@ impl Client {
                 .connect_timeout(CONNECT_WITHIN)
                 .dns_resolver(Resolver { names: names.clone(), rule })
                 .referer(false);
-            if let Some(proxy) = &proxy {
+            if let Some(proxy) = &network.proxy {
                 builder = builder.proxy(through(proxy)?);
             }
             builder.build().map_err(HttpError::setup)
@@ -315,8 +313,7 @@ fn through(proxy: &Proxy) -> Result<reqwest::Proxy, HttpError> {
         ProxyKind::Socks5 => "socks5h",
         ProxyKind::Http => "http",
     };
-    let host = if proxy.host.contains(':') { format!("[{}]", proxy.host) } else { proxy.host.clone() };
-    let made = reqwest::Proxy::all(format!("{scheme}://{host}:{}", proxy.port)).map_err(HttpError::setup)?;
+    let made = reqwest::Proxy::all(format!("{scheme}://{}", proxy.address)).map_err(HttpError::setup)?;
     Ok(match &proxy.login {
         Some((user, password)) => made.basic_auth(user, password),
         None => made,

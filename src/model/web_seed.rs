@@ -11,6 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::codec::MAX_WEB_SEEDS;
 use super::magnet::escape;
@@ -63,7 +64,7 @@ impl FromStr for WebSeed {
         if text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
             return Err(refused("has a character that no address has"));
         }
-        let url = url::Url::parse(text).map_err(|_| refused("is not an address"))?;
+        let url = Url::parse(text).map_err(|_| refused("is not an address"))?;
         if !matches!(url.scheme(), "http" | "https") || !text.contains("://") || !url.has_host() {
             return Err(refused("is not an http or https address"));
         }
@@ -100,9 +101,9 @@ impl WebSeed {
     }
 
     /// The same at `endpoint` where it is an address of the hub.
-    fn at(self, endpoint: &str) -> Self {
+    fn at(self, endpoint: &Url) -> Self {
         match self.0.strip_prefix(HUB) {
-            Some(rest) => Self(format!("{}/{rest}", endpoint.trim_end_matches('/'))),
+            Some(rest) => Self(format!("{}/{rest}", endpoint.as_str().trim_end_matches('/'))),
             None => self,
         }
     }
@@ -121,7 +122,7 @@ fn append(url: &mut String, path: &str) {
 
 /// Where the files of a manifest can be had: its web seeds, or else the hub that they come from, at that commit.
 /// `endpoint` is the address of the hub to use.
-pub fn of_manifest(manifest: &Manifest, endpoint: &str) -> Vec<WebSeed> {
+pub fn of_manifest(manifest: &Manifest, endpoint: &Url) -> Vec<WebSeed> {
     if manifest.web_seeds.is_empty() {
         return of_source(manifest, endpoint).into_iter().collect();
     }
@@ -129,17 +130,17 @@ pub fn of_manifest(manifest: &Manifest, endpoint: &str) -> Vec<WebSeed> {
 }
 
 /// The directory of a commit on the hub.
-fn of_source(manifest: &Manifest, endpoint: &str) -> Option<WebSeed> {
+fn of_source(manifest: &Manifest, endpoint: &Url) -> Option<WebSeed> {
     let source = manifest.source.as_ref().filter(|source| source.kind == "huggingface")?;
     let commit =
         source.commit.as_ref().filter(|c| c.len() == 40 && c.bytes().all(|b| b.is_ascii_hexdigit()))?;
     // The address says under which name the hub has it; ours may be another.
-    let path = source.url.as_deref().and_then(|url| Some(url::Url::parse(url).ok()?.path().to_owned()));
+    let path = source.url.as_deref().and_then(|url| Some(Url::parse(url).ok()?.path().to_owned()));
     let id = match path.as_deref().map(|path| path.trim_matches('/').trim_end_matches(".git")) {
         Some(id) => id.parse::<ModelName>().ok()?.to_string(),
         None => manifest.name.to_string(),
     };
-    format!("{}/{id}/resolve/{commit}/", endpoint.trim_end_matches('/')).parse().ok()
+    format!("{}/{id}/resolve/{commit}/", endpoint.as_str().trim_end_matches('/')).parse().ok()
 }
 
 /// The web seeds of a torrent made by others (BEP 19): those of its `url-list`.
@@ -223,13 +224,13 @@ mod tests {
     }
 
     fn addresses(manifest: &Manifest, endpoint: &str) -> Vec<String> {
-        of_manifest(manifest, endpoint).iter().map(WebSeed::to_string).collect()
+        of_manifest(manifest, &endpoint.parse().unwrap()).iter().map(WebSeed::to_string).collect()
     }
 
     #[test]
     fn without_web_seeds_the_hub_has_what_came_from_it() {
         let mut manifest = manifest();
-        let hub = "http://127.0.0.1:80/";
+        let hub = "http://127.0.0.1:8080/";
         assert_eq!(addresses(&manifest, hub), [""; 0]);
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let source = |kind: &str, url: Option<&str>, commit: &str| {
@@ -243,7 +244,7 @@ mod tests {
             (Some("https://mirror.example/org/name.git"), "org/name"),
         ] {
             manifest.source = source("huggingface", url, commit);
-            assert_eq!(addresses(&manifest, hub), [format!("http://127.0.0.1:80/{id}/resolve/{commit}/")]);
+            assert_eq!(addresses(&manifest, hub), [format!("http://127.0.0.1:8080/{id}/resolve/{commit}/")]);
         }
         for source in [
             source("git", None, commit),

@@ -79,7 +79,7 @@ impl Rig {
             queries: queries.clone(),
             over_budget: over_budget.clone(),
         };
-        let never = NeverResolve::new(["desktop.ini", "HEAD"]).unwrap();
+        let never = NeverResolve::new(&["desktop.ini", "HEAD"].map(|name| name.parse().unwrap())).unwrap();
         lookups.resolve_with(Arc::new(network), LookupRules { within: WITHIN, never, per_minute });
         Self { tree, lookups, queries, over_budget, store, _dir: dir }
     }

@@ -1,17 +1,19 @@
 //! Names that the mount never looks up, because programs look for them in every directory.
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{GlobSet, GlobSetBuilder};
+
+use crate::config::NamePattern;
 
 /// The patterns of `mount.never_resolve`. Upper and lower case are equal.
 #[derive(Debug, Default)]
 pub struct NeverResolve(GlobSet);
 
 impl NeverResolve {
-    /// Each pattern is a glob of one component of a path. Fails with the first that is not a glob.
-    pub fn new(patterns: impl IntoIterator<Item: AsRef<str>>) -> Result<Self, globset::Error> {
+    /// Fails if all patterns together are too large for one set.
+    pub fn new(patterns: &[NamePattern]) -> Result<Self, globset::Error> {
         let mut set = GlobSetBuilder::new();
         for pattern in patterns {
-            set.add(GlobBuilder::new(pattern.as_ref()).case_insensitive(true).build()?);
+            set.add(pattern.glob().clone());
         }
         Ok(Self(set.build()?))
     }
@@ -28,7 +30,7 @@ mod tests {
     use crate::config::Config;
 
     fn defaults() -> NeverResolve {
-        NeverResolve::new(Config::defaults("/home/u".as_ref()).mount.never_resolve).unwrap()
+        NeverResolve::new(&Config::defaults("/home/u".as_ref()).mount.never_resolve).unwrap()
     }
 
     #[test]

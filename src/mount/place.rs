@@ -155,7 +155,7 @@ mod tests {
 
     fn never() -> NeverResolve {
         let patterns = ["desktop.ini", "autorun.inf", "head", "thumbs.db", "lib", "*.so.*", ".*"];
-        NeverResolve::new(patterns).unwrap()
+        NeverResolve::new(&patterns.map(|pattern| pattern.parse().unwrap())).unwrap()
     }
 
     fn org(kind: Kind, org: &str) -> Place {

@@ -228,8 +228,6 @@ pub enum ErrorKind {
     NoCatalog,
     /// The port is taken.
     Listen,
-    /// The configuration is wrong.
-    Setting,
     /// Files do not match their manifest.
     Damaged,
     /// Nothing came in time.
@@ -327,7 +325,6 @@ impl NodeError {
             Self::NoNetwork { .. } => ErrorKind::NoNetwork,
             Self::NoCatalog => ErrorKind::NoCatalog,
             Self::Engine(EngineError::Listen { .. }) => ErrorKind::Listen,
-            Self::Engine(EngineError::Setting(_)) => ErrorKind::Setting,
             Self::Engine(EngineError::BadTorrent(_) | EngineError::BadItem(_)) => ErrorKind::Failed,
             Self::Engine(
                 EngineError::UnknownTorrent

@@ -62,6 +62,7 @@ impl Library {
         let paths = config.paths();
         paths.create()?;
         let lock = NodeLock::take(&paths)?;
+        tracing::info!("Configuration: {config}.");
         let library = Self::open_with(config, Store::open)?;
         if let Err(e) = library.finish_rotation() {
             tracing::error!("the replacement of the publisher's key could not be finished: {e}");

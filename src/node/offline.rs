@@ -15,8 +15,7 @@ impl Node {
     /// can deliver it.
     pub(super) fn refuse_offline(&self, model: &ModelRef, peers: &[SocketAddr]) -> Result<(), NodeError> {
         let config = &self.library.config;
-        let hub = config.hub.url();
-        let is_local_hub = hub.host().is_some_and(|host| match host {
+        let is_local_hub = config.hub.endpoint.host().is_some_and(|host| match host {
             url::Host::Domain(name) => name == "localhost",
             url::Host::Ipv4(ip) => ip.is_loopback(),
             url::Host::Ipv6(ip) => ip.is_loopback(),

@@ -125,7 +125,7 @@ impl Node {
         if session_settings.network.dht_enabled {
             session_settings.dht_state = super::dht::load(&library.paths);
         }
-        let http = Client::new(network)?.knowing(&library.config.hub.url());
+        let http = Client::new(network)?.knowing(&library.config.hub.endpoint);
         let cache_size = library.store.cache_bound(&library.config.cache)?;
         let used = library.store.cache_usage()?;
         let rooms = Rooms::new(library.paths.cache(), cache_size, library.config.cache.min_free, used);
@@ -134,7 +134,6 @@ impl Node {
             readahead_max: library.config.mount.readahead_max,
             window_bound: cache_size / WINDOWS_PER_CACHE,
             rooms,
-            trackers: network.trackers.clone(),
             discovery: Discovery {
                 dht: network.dht_enabled && !options.skip_dht,
                 lan: network.lan_discovery,
@@ -457,7 +456,7 @@ mod tests {
         let mut tries = 0;
         let start = || {
             tries += 1;
-            Err::<(), _>(EngineError::Setting("no such address".to_owned()))
+            Err::<(), _>(EngineError::UnknownTorrent)
         };
         again_while_taken(start).await.unwrap_err();
         assert_eq!(tries, 1);

@@ -43,7 +43,6 @@ impl Node {
             resume: None,
             mode: Mode::Seed,
             peers: self.settings.peers.clone(),
-            trackers: self.settings.trackers.clone(),
             discovery: exposure.restrict(self.settings.discovery),
             withheld: false,
         })?;

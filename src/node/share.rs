@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::keys::PublisherKeypair;
 use crate::model::codec::MAX_WEB_SEEDS;
@@ -186,9 +187,9 @@ fn refuse_own_mount(dir: &Path) -> Result<(), NodeError> {
 }
 
 /// Names the configured trackers in the magnet link, so that whoever has only that finds them.
-fn add_trackers(manifest: &mut Manifest, trackers: &[String]) {
+fn add_trackers(manifest: &mut Manifest, trackers: &[Url]) {
     let mut magnet = Magnet::new(manifest.torrent.info_hash, &manifest.torrent.name);
-    magnet.trackers = trackers.to_vec();
+    magnet.trackers = trackers.iter().map(Url::to_string).collect();
     manifest.magnet_uri = magnet.to_string();
 }
 

@@ -72,8 +72,6 @@ pub struct AddTorrent {
     pub mode: Mode,
     /// Peers to connect to at once.
     pub peers: Vec<SocketAddr>,
-    /// Trackers.
-    pub trackers: Vec<String>,
     /// Discovery.
     pub discovery: Discovery,
     /// Whether it is to be kept to this node: no connection is accepted, nothing is sent to a peer that this node
@@ -124,9 +122,6 @@ pub enum EngineError {
     /// The torrent is not (or no longer) in the engine.
     #[error("the torrent is no longer in the engine")]
     UnknownTorrent,
-    /// A setting cannot be used.
-    #[error("{0}")]
-    Setting(String),
     /// The engine could not listen where it was told to.
     #[error("cannot listen on {address}: {reason}")]
     Listen {

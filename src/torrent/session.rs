@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use cxx::UniquePtr;
 use fixedbitset::FixedBitSet;
 use tokio::sync::mpsc::UnboundedSender;
+use url::Url;
 
 use super::dht::Dht;
 use super::quiet::{Quiet, topic_of};
@@ -143,10 +144,8 @@ impl Session {
     }
 
     fn start_once(settings: SessionSettings, events: UnboundedSender<Event>) -> Result<Self, EngineError> {
-        let raw = settings.raw()?;
+        let raw = settings.raw();
         let network = &settings.network;
-        let nodes: Vec<(String, u16)> =
-            settings.dht_nodes()?.into_iter().map(|(host, port)| (host.to_owned(), port)).collect();
         let (threads, files) = (settings.disk_threads(), settings.open_files());
         let engine = ffi::start_engine(&raw, threads, files, &settings.dht_state, !network.announce)
             .map_err(internal)?;
@@ -174,11 +173,11 @@ impl Session {
             return Err(error);
         }
         pump.send(listening);
-        if settings.network.dht_enabled {
+        if network.dht_enabled {
             // libtorrent asks its bootstrap nodes, but never keeps them in the routing table: two nodes that name
             // only each other would find nobody.
-            for (host, port) in nodes {
-                shared.engine.add_dht_node(&host, port).map_err(internal)?;
+            for node in &network.dht_bootstrap_nodes {
+                shared.engine.add_dht_node(&node.host_text(), node.port).map_err(internal)?;
             }
         }
         let thread = std::thread::Builder::new()
@@ -226,19 +225,14 @@ impl Session {
         TorrentId(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(super) fn all_trackers(&self, own: &[String]) -> Vec<String> {
-        let mut trackers = own.to_vec();
-        for tracker in &self.settings.network.trackers {
-            if !trackers.contains(tracker) {
-                trackers.push(tracker.clone());
-            }
-        }
-        trackers
+    /// The configured trackers.
+    pub(super) fn trackers(&self) -> Vec<String> {
+        self.settings.network.trackers.iter().map(Url::to_string).collect()
     }
 
     pub(super) fn max_connections(&self) -> i32 {
         // libtorrent wants two at least.
-        self.settings.network.max_connections.clamp(2, 0x00ff_ffff) as i32
+        self.settings.network.max_connections.max(2) as i32
     }
 }
 
@@ -275,7 +269,7 @@ impl Swarms for Session {
         let id = self.new_id();
         let network = &self.settings.network;
         let dht = torrent.discovery.dht && network.dht_enabled;
-        let mut trackers = self.all_trackers(&torrent.trackers);
+        let mut trackers = self.trackers();
         let mut quiet = Quiet::default();
         if !self.announces() && !torrent.withheld {
             quiet = Quiet::torrent(dht.then(|| topic_of(&torrent.info_hash)), std::mem::take(&mut trackers));
@@ -342,7 +336,7 @@ impl Swarms for Session {
             quiet = Quiet::meeting(magnet.ok().map(|magnet| topic_of(&magnet.info_hash)));
         }
         self.shared.torrents().insert(id, Known { peers: peers.to_vec(), quiet, ..Known::default() });
-        let trackers = self.all_trackers(&[]);
+        let trackers = self.trackers();
         match self.shared.engine.fetch_metadata(id.0, magnet, &raw_peers, &trackers, self.max_connections()) {
             Ok(()) => Ok(id),
             Err(error) => {

@@ -4,8 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::thread::available_parallelism;
 
-use super::EngineError;
-use crate::config::{Encryption, NetworkConfig, Utp};
+use crate::config::{Encryption, HostPort, NetworkConfig, ProxyKind, Utp};
 use crate::descriptors::Shares;
 use crate::ffi::{RawSetting, RawSettingKind};
 
@@ -23,50 +22,6 @@ impl From<&NetworkConfig> for SessionSettings {
     fn from(network: &NetworkConfig) -> Self {
         Self { network: network.clone(), dht_state: Vec::new() }
     }
-}
-
-/// A proxy, as libtorrent's settings want it.
-#[derive(Debug, PartialEq, Eq)]
-struct Proxy {
-    /// libtorrent's `proxy_type_t`.
-    kind: i64,
-    host: String,
-    port: u16,
-    user: String,
-    password: String,
-}
-
-/// Parses `socks5://[user:password@]host:port`, or `http://` likewise.
-fn parse_proxy(text: &str) -> Result<Proxy, EngineError> {
-    let bad =
-        || EngineError::Setting(format!("proxy {text:?} is not like socks5://[user:password@]host:port"));
-    let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
-    let (login, place) = match rest.trim_end_matches('/').rsplit_once('@') {
-        Some((login, place)) => (Some(login), place),
-        None => (None, rest.trim_end_matches('/')),
-    };
-    let (host, port) = place.rsplit_once(':').ok_or_else(bad)?;
-    let port = port.parse().map_err(|_| bad())?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.is_empty() {
-        return Err(bad());
-    }
-    let (user, password) = login.map_or(("", ""), |login| login.split_once(':').unwrap_or((login, "")));
-    let kind = match (scheme, login.is_some()) {
-        ("socks5" | "socks5h", false) => 2,
-        ("socks5" | "socks5h", true) => 3,
-        ("http", false) => 4,
-        ("http", true) => 5,
-        _ => return Err(bad()),
-    };
-    Ok(Proxy { kind, host: host.into(), port, user: user.into(), password: password.into() })
-}
-
-/// Splits `host:port`, where an IPv6 host stands in brackets.
-pub(super) fn host_and_port(node: &str) -> Option<(&str, u16)> {
-    let (host, port) = node.rsplit_once(':')?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
 }
 
 /// Whether an address is of a network of one's own: loopback, RFC 1918, link-local, RFC 4193.
@@ -131,29 +86,15 @@ impl SessionSettings {
         all.join(",")
     }
 
-    /// The configured nodes, as host and port. A malformed one is an error.
-    pub(super) fn dht_nodes(&self) -> Result<Vec<(&str, u16)>, EngineError> {
-        let nodes = self.network.dht_bootstrap_nodes.iter();
-        nodes
-            .map(|node| {
-                host_and_port(node)
-                    .ok_or_else(|| EngineError::Setting(format!("DHT node {node:?} is not like host:port")))
-            })
-            .collect()
-    }
-
     /// The configured nodes of the DHT, where it is a network of one's own: all are private addresses. They are other
     /// hosts of ours, and listen for peers on the same port.
     pub(super) fn own_dht_nodes(&self) -> Option<Vec<SocketAddr>> {
-        let nodes = self.network.dht_bootstrap_nodes.iter().map(|node| {
-            let (host, port) = host_and_port(node)?;
-            Some(SocketAddr::new(host.parse().ok().filter(|ip| is_private(*ip))?, port))
-        });
-        nodes.collect()
+        let nodes = self.network.dht_bootstrap_nodes.iter();
+        nodes.map(|node| Some(SocketAddr::new(node.ip().filter(|ip| is_private(*ip))?, node.port))).collect()
     }
 
     /// libtorrent's settings.
-    pub(super) fn raw(&self) -> Result<Vec<RawSetting>, EngineError> {
+    pub(super) fn raw(&self) -> Vec<RawSetting> {
         let network = &self.network;
         let mut settings = tuned();
         settings.extend([
@@ -171,24 +112,32 @@ impl SessionSettings {
         self.transport(&mut settings);
         self.encryption(&mut settings);
         if let Some(proxy) = &network.proxy {
-            let proxy = parse_proxy(proxy)?;
+            // libtorrent's `proxy_type_t`.
+            let kind = match (proxy.kind, proxy.login.is_some()) {
+                (ProxyKind::Socks5, false) => 2,
+                (ProxyKind::Socks5, true) => 3,
+                (ProxyKind::Http, false) => 4,
+                (ProxyKind::Http, true) => 5,
+            };
+            let (user, password) = proxy.login.clone().unwrap_or_default();
             settings.extend([
-                integer("proxy_type", proxy.kind),
-                text("proxy_hostname", proxy.host),
-                integer("proxy_port", proxy.port.into()),
-                text("proxy_username", proxy.user),
-                text("proxy_password", proxy.password),
+                integer("proxy_type", kind),
+                text("proxy_hostname", proxy.address.host_text()),
+                integer("proxy_port", proxy.address.port.into()),
+                text("proxy_username", user),
+                text("proxy_password", password),
                 boolean("proxy_hostnames", true),
                 boolean("proxy_peer_connections", true),
                 boolean("proxy_tracker_connections", true),
             ]);
         }
-        Ok(settings)
+        settings
     }
 
     fn dht(&self, settings: &mut Vec<RawSetting>) {
+        let nodes: Vec<_> = self.network.dht_bootstrap_nodes.iter().map(HostPort::to_string).collect();
         // Set even when empty: libtorrent's default is a public node.
-        settings.push(text("dht_bootstrap_nodes", self.network.dht_bootstrap_nodes.join(",")));
+        settings.push(text("dht_bootstrap_nodes", nodes.join(",")));
         settings.push(boolean("enable_dht", self.network.dht_enabled));
         // Bytes per second. While more is sent nobody else is answered: the default of 8000 is used up for minutes
         // by announcing the names of a hundred models.
@@ -350,7 +299,7 @@ mod tests {
         assert_eq!(network.utp, Utp::Auto);
         let mut utp = |utp| {
             network.utp = utp;
-            let raw = SessionSettings::from(&network).raw().unwrap();
+            let raw = SessionSettings::from(&network).raw();
             ["enable_incoming_utp", "enable_outgoing_utp"]
                 .map(|name| raw.iter().find(|setting| setting.name == name).unwrap().number == 1)
         };
@@ -370,32 +319,26 @@ mod tests {
     }
 
     #[test]
-    fn proxies_parse() {
-        let plain = parse_proxy("socks5://127.0.0.1:1080").unwrap();
-        assert_eq!((plain.kind, plain.host.as_str(), plain.port), (2, "127.0.0.1", 1080));
-        let login = parse_proxy("http://me:se@cret@proxy.example:3128/").unwrap();
-        assert_eq!((login.kind, login.user.as_str(), login.password.as_str()), (5, "me", "se@cret"));
-        assert_eq!(parse_proxy("socks5://[::1]:9").unwrap().host, "::1");
-        for bad in ["", "127.0.0.1:1080", "socks5://host", "socks5://:1", "ftp://host:1", "http://host:70000"]
-        {
-            assert!(parse_proxy(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn nodes_split() {
-        assert_eq!(host_and_port("dht.example:6881"), Some(("dht.example", 6881)));
-        assert_eq!(host_and_port("[::1]:5"), Some(("::1", 5)));
-        for bad in ["", "dht.example", ":1", "host:port", "host:70000"] {
-            assert_eq!(host_and_port(bad), None, "{bad}");
-        }
+    fn engine_receives_the_parts_of_the_proxy() {
+        let mut network = crate::config::Config::defaults(std::path::Path::new("/nowhere")).network;
+        let mut proxy = |text: &str| {
+            network.proxy = Some(text.parse().unwrap());
+            let raw = SessionSettings::from(&network).raw();
+            let of = |name: &str| raw.iter().find(|setting| setting.name == name).unwrap();
+            let texts =
+                ["proxy_hostname", "proxy_username", "proxy_password"].map(|name| of(name).text.clone());
+            ([of("proxy_type").number, of("proxy_port").number], texts)
+        };
+        assert_eq!(proxy("socks5://[::1]:9"), ([2, 9], ["::1", "", ""].map(str::to_owned)));
+        let login = proxy("http://me:se@cret@proxy.example:3128/");
+        assert_eq!(login, ([5, 3128], ["proxy.example", "me", "se@cret"].map(str::to_owned)));
     }
 
     #[test]
     fn a_dht_is_ones_own_when_all_its_nodes_are_private() {
         let mut network = crate::config::Config::defaults(std::path::Path::new("/nowhere")).network;
         let mut own = |nodes: &[&str]| {
-            network.dht_bootstrap_nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
+            network.dht_bootstrap_nodes = nodes.iter().map(|node| node.parse().unwrap()).collect();
             SessionSettings::from(&network).own_dht_nodes()
         };
         assert_eq!(own(&["10.0.0.1:5", "[fd00::1]:6"]).unwrap()[1], "[fd00::1]:6".parse().unwrap());

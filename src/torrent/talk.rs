@@ -237,7 +237,7 @@ impl Overlay for Session {
                 Meeting::Model(info_hash) => info_hash.0.to_vec(),
             },
             peers: peers.iter().map(raw_endpoint).collect(),
-            trackers: self.all_trackers(&[]),
+            trackers: self.trackers(),
             dht: network.dht_enabled,
             lan: network.lan_discovery,
             max_connections: self.max_connections(),

@@ -38,7 +38,7 @@ impl Nodes {
                 host,
                 NetworkConfig {
                     dht_enabled: true,
-                    dht_bootstrap_nodes: if i == 0 { vec![] } else { vec![first.clone()] },
+                    dht_bootstrap_nodes: if i == 0 { vec![] } else { vec![first.parse().unwrap()] },
                     listen_port: 6881,
                     ..network()
                 },
@@ -314,7 +314,7 @@ fn a_forged_item_is_never_told() {
     let liar = Liar::on(net.host("liar"), genuine.clone());
     let mut client = Client::on(
         &net.host("client"),
-        NetworkConfig { dht_enabled: true, dht_bootstrap_nodes: vec![liar.address.to_string()], ..network() },
+        NetworkConfig { dht_enabled: true, dht_bootstrap_nodes: vec![liar.address.into()], ..network() },
     );
     let started = Instant::now();
     while client.get(&key, SALT).is_none() {

@@ -45,12 +45,12 @@ fn quiet_reader_finds_peers_in_the_dht_and_is_not_announced() {
         let host = Ipv4Addr::new(10, 77, 1, 1);
         let port = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port();
         // All nodes name the first.
-        let bootstrap = format!("{host}:{port}");
+        let bootstrap = SocketAddr::new(host.into(), port);
         let with = |listen_port, announce| NetworkConfig {
             listen_port,
             listen_address: Some(host.into()),
             dht_enabled: true,
-            dht_bootstrap_nodes: vec![bootstrap.clone()],
+            dht_bootstrap_nodes: vec![bootstrap.into()],
             announce,
             ..network()
         };
@@ -145,7 +145,8 @@ fn quiet_reader_asks_trackers_only_when_it_reads() {
         let url = format!("http://{}/announce", tracker.local_addr().unwrap());
         let sample = |seed: usize| Sample::new(&[("a", 100_000 + seed)], 16 * 1024, false);
         let (read, other) = (sample(1), sample(2));
-        let network = |announce| NetworkConfig { trackers: vec![url.clone()], announce, ..network() };
+        let network =
+            |announce| NetworkConfig { trackers: vec![url.parse().unwrap()], announce, ..network() };
         let (mut quiet, mut open) = (Client::with(network(false)), Client::with(network(true)));
         let dir = tempfile::tempdir().unwrap();
         let id = quiet.add(read.add(dir.path()));

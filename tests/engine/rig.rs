@@ -144,7 +144,6 @@ impl Sample {
             resume: None,
             mode: Mode::Lazy,
             peers: vec![],
-            trackers: vec![],
             discovery: Discovery { dht: false, lan: false, pex: false },
             withheld: false,
         }

@@ -49,7 +49,6 @@ impl Node {
             readahead_max: 32 * MIB,
             window_bound: u64::MAX,
             rooms: silmaril::store::Rooms::unlimited(),
-            trackers: vec![],
             discovery: Discovery { dht: false, lan: false, pex: false },
             peers,
             web: None,

@@ -260,7 +260,7 @@ fn with_a_proxy_names_are_left_to_it_and_literals_are_checked() {
         run(async {
             let world = World::new().await;
             let mut network = network();
-            network.proxy = Some(format!("http://proxy.lan:{}", world.port));
+            network.proxy = Some(format!("http://proxy.lan:{}", world.port).parse().unwrap());
             let client = Client::with_names(&network, world.names.clone()).unwrap();
             world.names.set("proxy.lan", &[&["10.0.0.1"]]);
             // Neither name exists here.

@@ -54,7 +54,9 @@ impl Network {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (answers, told) = watch::channel(false);
         let asks = Asks { list: asked.clone(), told };
-        let never = NeverResolve::new(["HEAD", "desktop.ini", "Thumbs.db"]).unwrap();
+        let never =
+            NeverResolve::new(&["HEAD", "desktop.ini", "Thumbs.db"].map(|name| name.parse().unwrap()))
+                .unwrap();
         let rules = LookupRules { within: QUERY, never, per_minute: 1000 };
         rig.mounted().resolve_with(Arc::new(asks), rules);
         Self { asked, answers }

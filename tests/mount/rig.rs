@@ -174,7 +174,6 @@ pub fn fetch(runtime: &Runtime, paths: Paths, read_timeout: Duration) -> (Arc<Fe
         readahead_max: 1024 * 1024,
         window_bound: u64::MAX,
         rooms: silmaril::store::Rooms::unlimited(),
-        trackers: Vec::new(),
         discovery: Discovery { dht: false, lan: false, pex: false },
         peers: Vec::new(),
         web: None,

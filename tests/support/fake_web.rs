@@ -58,7 +58,10 @@ impl FakeWeb {
 
     /// What `Fetch` is given.
     pub fn settings(self: &Arc<Self>) -> WebSettings {
-        WebSettings { source: Arc::new(Handle(self.clone())), endpoint: "https://huggingface.co".to_owned() }
+        WebSettings {
+            source: Arc::new(Handle(self.clone())),
+            endpoint: "https://huggingface.co".parse().unwrap(),
+        }
     }
 
     /// A file is there under an address.

@@ -87,7 +87,6 @@ impl Rig {
             readahead_max: 32 * MIB,
             window_bound: u64::MAX,
             rooms: silmaril::store::Rooms::unlimited(),
-            trackers: vec![],
             discovery: Discovery { dht: false, lan: false, pex: false },
             peers: vec![GIVEN_PEER.parse::<SocketAddr>().unwrap()],
             web: None,

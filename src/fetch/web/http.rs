@@ -28,9 +28,8 @@ pub struct HttpSource {
 
 impl HttpSource {
     /// Fetches with a client. The token is for the origin of `endpoint` alone.
-    pub fn new(client: Client, endpoint: &str, token: Option<&Token>) -> Self {
-        let endpoint: Option<Url> = endpoint.parse().ok();
-        let auth = endpoint.as_ref().zip(token).map(|(endpoint, token)| Auth::bearer(endpoint, token));
+    pub fn new(client: Client, endpoint: &Url, token: Option<&Token>) -> Self {
+        let auth = token.map(|token| Auth::bearer(endpoint, token));
         Self { client, auth }
     }
 }
@@ -133,7 +132,7 @@ mod tests {
     ) -> Result<Vec<u8>, WebError> {
         let client = Client::new(&Config::defaults(Path::new("/nonexistent")).network).unwrap();
         let client = client.knowing(&base.parse().unwrap());
-        let source = HttpSource::new(client, endpoint, token);
+        let source = HttpSource::new(client, &endpoint.parse().unwrap(), token);
         let request = WebRequest { url: format!("{base}{path}"), range, file_len: LEN };
         let mut body = source.open(request).await?;
         let mut all = Vec::new();

@@ -33,6 +33,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use url::Url;
 
 pub use http::HttpSource;
 pub(super) use requests::TransferWeb;
@@ -124,7 +125,7 @@ pub struct WebSettings {
     /// Fetches.
     pub source: Arc<dyn WebSource>,
     /// The address of the hub.
-    pub endpoint: String,
+    pub endpoint: Url,
 }
 
 impl fmt::Debug for WebSettings {

@@ -86,7 +86,7 @@ pub(super) enum Choice {
 
 impl Sources {
     /// Those of a manifest; none where it has none.
-    pub(super) fn of(manifest: &Manifest, endpoint: &str) -> Option<Self> {
+    pub(super) fn of(manifest: &Manifest, endpoint: &Url) -> Option<Self> {
         let source = |seed: WebSeed| {
             let origin = Url::parse(&seed.to_string()).ok()?.origin().ascii_serialization();
             let (pause, unfit) = (Pause::default(), HashMap::new());
@@ -157,7 +157,7 @@ mod tests {
         let files = vec![file("a", 1), file("b", 2)];
         let mut manifest = Manifest::new("o/n".parse().unwrap(), Revision::default(), 16384, files).unwrap();
         manifest.web_seeds = seeds.iter().map(|&seed| seed.to_owned()).collect();
-        Sources::of(&manifest, ENDPOINT).unwrap()
+        Sources::of(&manifest, &ENDPOINT.parse().unwrap()).unwrap()
     }
 
     fn ask(i: usize, url: &str) -> Choice {

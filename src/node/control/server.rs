@@ -121,9 +121,7 @@ impl IntoResponse for Refusal {
             | ErrorKind::NothingHere => StatusCode::NOT_FOUND,
             ErrorKind::Gated | ErrorKind::Unauthorised => StatusCode::FORBIDDEN,
             ErrorKind::Interrupted => StatusCode::BAD_GATEWAY,
-            ErrorKind::Failed | ErrorKind::Setting | ErrorKind::Query | ErrorKind::Repository => {
-                StatusCode::BAD_REQUEST
-            }
+            ErrorKind::Failed | ErrorKind::Query | ErrorKind::Repository => StatusCode::BAD_REQUEST,
             ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             ErrorKind::Busy
             | ErrorKind::Mounted

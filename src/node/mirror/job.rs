@@ -30,8 +30,8 @@ pub(super) struct Job {
 impl Job {
     /// Fails where the request names no repository, or one whose name cannot be a model's.
     pub fn new(library: &Library, request: &MirrorRequest) -> Result<Self, NodeError> {
-        let named =
-            Repository::parse(&request.repository, &library.config.hub.url()).map_err(MirrorError::from)?;
+        let named = Repository::parse(&request.repository, &library.config.hub.endpoint)
+            .map_err(MirrorError::from)?;
         if let Some(given) = &request.license {
             license::check(given).map_err(|e| NodeError::Request(e.to_string()))?;
         }

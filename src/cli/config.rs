@@ -1,0 +1,59 @@
+//! `config`: the effective configuration.
+
+use clap::Subcommand;
+
+use crate::cli::context::Context;
+use crate::cli::error::CommandError;
+use crate::cli::table::text;
+use crate::config::{Config, Origin, Setting};
+
+const EXAMPLES: &str = "\
+Examples:
+  silmaril config show
+  silmaril config show --json | jq -r '.[] | select(.key == \"storage.models_dir\").value'";
+
+/// Show the configuration that commands use
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print every key with its value, and where the value comes from: the file, the environment, an option or the default
+    ///
+    /// docs/CONFIGURATION.md and the file that `silmaril init` writes explain the keys. The password of a proxy is hidden.
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Prints the configuration. Starts nothing and writes nothing.
+pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+    let Command::Show { json } = args.command;
+    let options = context.load_options();
+    let settings = Config::settings(&options)?;
+    if json {
+        return context.out.json(&settings);
+    }
+    let row = |setting: &Setting| {
+        let origin = match setting.set_by {
+            Origin::Default => "default",
+            Origin::File => "file",
+            Origin::Environment => "SILMARIL_HOME",
+            Origin::Option => "--home",
+        };
+        vec![setting.key.to_owned(), origin.to_owned(), setting.value.clone()]
+    };
+    let rows: Vec<_> = settings.iter().map(row).collect();
+    context.out.table(&[text("KEY"), text("FROM"), text("VALUE")], &rows)?;
+    if let Ok(file) = Config::config_file(&options) {
+        let absent = if file.exists() { "" } else { " (absent)" };
+        context.out.note(format_args!("file: {}{absent}", file.display()));
+    }
+    Ok(())
+}
