@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Config;
 use super::keys::SECTIONS;
-use super::table::Key;
+use super::table::{Key, keys};
 
 impl Key {
     /// The name without the section.
@@ -61,8 +61,7 @@ impl Config {
 /// The keys whose value is not the default, as one line of `section.key=value` without the password of the proxy.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = SECTIONS.iter().flat_map(|section| section.keys);
-        let values = keys.map(|key| (key, (key.write)(self))).filter(|(key, value)| value != key.default);
+        let values = keys().map(|key| (key, (key.write)(self))).filter(|(key, value)| value != key.default);
         f.write_str(&values.map(|(key, value)| format!("{}={value}", key.name)).collect::<Vec<_>>().join(" "))
     }
 }
@@ -94,7 +93,7 @@ mod tests {
     #[test]
     fn defaults_are_shown_as_they_are_written() {
         let config = Config::defaults(Path::new("~/.silmaril"));
-        for key in SECTIONS.iter().flat_map(|section| section.keys) {
+        for key in keys() {
             assert_eq!((key.write)(&config), key.default, "{}", key.name);
             assert!(key.text.iter().all(|line| line.len() <= 120), "{} has a long line", key.name);
         }

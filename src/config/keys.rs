@@ -86,7 +86,7 @@ configuration! {
         /// Names of organisations and models that are never looked up, because programs look for them in every directory. A *
         /// matches any characters; upper and lower case are equal. Known models of these names are shown all the same. A list
         /// replaces the default.
-        never_resolve: List<NamePattern> = r#"[".*", "__*", "bin", "etc", "include", "lib", "lib32", "lib64", "libexec", "sbin", "share", "usr", "dist-packages", "node_modules", "site-packages", "autorun.inf", "cachedir.tag", "desktop.ini", "ehthumbs.db", "thumbs.db", "head", "package.json", "*.cfg", "*.dist-info", "*.dll", "*.dylib", "*.egg", "*.egg-info", "*.egg-link", "*.exe", "*.ini", "*.lock", "*.py", "*.pyc", "*.pyd", "*.pyi", "*.pyo", "*.so", "*.so.*", "*.toml", "*.whl"]"#;
+        never_resolve: List<Pattern> = r#"[".*", "__*", "bin", "etc", "include", "lib", "lib32", "lib64", "libexec", "sbin", "share", "usr", "dist-packages", "node_modules", "site-packages", "autorun.inf", "cachedir.tag", "desktop.ini", "ehthumbs.db", "thumbs.db", "head", "package.json", "*.cfg", "*.dist-info", "*.dll", "*.dylib", "*.egg", "*.egg-info", "*.egg-link", "*.exe", "*.ini", "*.lock", "*.py", "*.pyc", "*.pyd", "*.pyi", "*.pyo", "*.so", "*.so.*", "*.toml", "*.whl"]"#;
         /// Unknown names that one process may have looked up in a minute. Models that are found do not count; a second of
         /// waiting for one that is not found counts as two names. Further names are absent unless they are known already, and
         /// `silmaril status` names the process.
@@ -101,7 +101,7 @@ configuration! {
     /// The cache of partly read models.
     cache: CacheConfig {
         /// Limit of the cache: a size or a share of the disk. A waiting read may exceed it by 8 MiB.
-        max_size: SizeOrPercent = "10%";
+        max_size: Share = "10%";
         /// Free space that is always kept on the disk of the cache. Without space, files are read through memory.
         min_free: Size = "1GiB";
     }

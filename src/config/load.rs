@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use etcetera::BaseStrategy as _;
 use serde::Serialize;
 
-use super::keys::{Config, File, SECTIONS, StorageConfig};
-use super::table::Key;
+use super::keys::{Config, File, StorageConfig};
+use super::table::{Key, keys};
 use crate::paths::Paths;
 use crate::yaml::{self, Limits, YamlError};
 
@@ -155,7 +155,6 @@ impl Config {
             _ if (key.is_set)(&file) => Origin::File,
             _ => Origin::Default,
         };
-        let keys = || SECTIONS.iter().flat_map(|section| section.keys);
         let origins: Vec<Origin> = keys().map(origin).collect();
         let config = Self::effective(file, options, env)?;
         let setting =

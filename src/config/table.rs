@@ -1,6 +1,6 @@
 //! The macro that turns the table of keys into the configuration, the shape of its file and the description of both.
 
-use super::keys::{Config, File};
+use super::keys::{Config, File, SECTIONS};
 use super::values::{Format, Read};
 use crate::yaml;
 
@@ -28,6 +28,11 @@ pub(super) struct Section {
     pub text: &'static str,
     /// Its keys.
     pub keys: &'static [Key],
+}
+
+/// All keys, in the order of the table.
+pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
+    SECTIONS.iter().flat_map(|section| section.keys)
 }
 
 /// Reads a default of the table.

@@ -89,8 +89,11 @@ fn reason(error: impl fmt::Display) -> String {
     error.to_string()
 }
 
-/// Defines a format that needs no more than what is accepted, a parser and a writer.
+/// Defines a format: the type of its values, what is accepted, a parser, and a writer unless `Display` is one.
 macro_rules! format_of {
+    ($(#[$doc:meta])* $name:ident -> $value:ty: $allowed:expr, $parse:expr) => {
+        format_of!($(#[$doc])* $name -> $value: $allowed, $parse, |value| value.to_string());
+    };
     ($(#[$doc:meta])* $name:ident -> $value:ty: $allowed:expr, $parse:expr, $write:expr) => {
         $(#[$doc])*
         #[derive(Debug)]
@@ -226,14 +229,12 @@ format_of!(
         "true" | "yes" | "on" => Ok(true),
         "false" | "no" | "off" => Ok(false),
         _ => Err(String::new()),
-    },
-    bool::to_string
+    }
 );
 format_of!(
     /// A port; 0 has the meaning that the key gives it.
     Port -> u16: "a port from 0 to 65535",
-    |text| text.parse().map_err(no_reason),
-    u16::to_string
+    |text| text.parse().map_err(no_reason)
 );
 format_of!(
     /// Bytes.
@@ -284,17 +285,16 @@ format_of!(
 );
 format_of!(
     /// An address of this machine.
-    Address -> IpAddr: "an IP address", |text| text.parse().map_err(no_reason), IpAddr::to_string
+    Address -> IpAddr: "an IP address", |text| text.parse().map_err(no_reason)
 );
 format_of!(
     /// The address of a proxy.
     ProxyAddress -> Proxy: "a proxy such as socks5://host:1080 or http://user:password@host:3128",
-    |text| Proxy::from_str(text).map_err(reason),
-    Proxy::to_string
+    |text| Proxy::from_str(text).map_err(reason)
 );
 format_of!(
     /// A node of the DHT.
-    BootstrapNode -> HostPort: "HOST:PORT", |text| text.parse().map_err(no_reason), HostPort::to_string
+    BootstrapNode -> HostPort: "HOST:PORT", |text| text.parse().map_err(no_reason)
 );
 format_of!(
     /// A host name or an IP address.
@@ -302,14 +302,12 @@ format_of!(
     |text| match text.parse() {
         Ok(ip) => Ok(Host::Ipv6(ip)),
         Err(_) => Host::parse(text).map_err(no_reason),
-    },
-    Host::to_string
+    }
 );
 format_of!(
     /// A tracker.
     Tracker -> Url: "a tracker address such as udp://host:port or https://host/announce",
-    |text| address(text, &["udp", "http", "https"]),
-    Url::to_string
+    |text| address(text, &["udp", "http", "https"])
 );
 format_of!(
     /// A hub. A token belongs into `HF_TOKEN`, so that an address with a user is refused.
@@ -345,21 +343,11 @@ impl FromStr for NamePattern {
     }
 }
 
-impl Format for NamePattern {
-    type Value = Self;
-
-    fn allowed() -> String {
-        "a pattern of names such as lib64 or *.so".to_owned()
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-    }
-
-    fn write(value: &Self) -> String {
-        value.0.glob().to_owned()
-    }
-}
+format_of!(
+    /// A pattern of names.
+    Pattern -> NamePattern: "a pattern of names such as lib64 or *.so", str::parse,
+    |pattern| pattern.0.glob().to_owned()
+);
 
 choice!(
     /// Whether uTP is used.
@@ -413,28 +401,21 @@ pub enum SizeOrPercent {
     Percent(f64),
 }
 
-impl Format for SizeOrPercent {
-    type Value = Self;
-
-    fn allowed() -> String {
-        "a size such as 200GiB or a share of the disk such as 10%".to_owned()
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let Some(share) = text.strip_suffix('%') else {
-            return parse_size(text).map(Self::Bytes).map_err(no_reason);
-        };
-        let share = share.trim().parse().ok().filter(|share| (0.0..=100.0).contains(share));
-        share.map(Self::Percent).ok_or_else(String::new)
-    }
-
-    fn write(value: &Self) -> String {
-        match value {
-            Self::Bytes(bytes) => write_size(*bytes),
-            Self::Percent(share) => format!("{share}%"),
+format_of!(
+    /// A size that may be a share of the disk.
+    Share -> SizeOrPercent: "a size such as 200GiB or a share of the disk such as 10%",
+    |text| match text.strip_suffix('%') {
+        None => parse_size(text).map(SizeOrPercent::Bytes).map_err(no_reason),
+        Some(share) => {
+            let share = share.trim().parse().ok().filter(|share| (0.0..=100.0).contains(share));
+            share.map(SizeOrPercent::Percent).ok_or_else(String::new)
         }
+    },
+    |share| match share {
+        SizeOrPercent::Bytes(bytes) => write_size(*bytes),
+        SizeOrPercent::Percent(share) => format!("{share}%"),
     }
-}
+);
 
 /// A number of bytes in the largest binary unit that keeps it a whole number.
 fn write_size(bytes: u64) -> String {
@@ -469,8 +450,8 @@ mod tests {
         fn written_values_are_read_back(bytes: u64, share in 0.0..100.0, seconds in 1..3_000_000_000_u64, millis in 1..999_u64) {
             survives::<Size>(&bytes);
             survives::<Rate>(&bytes);
-            survives::<SizeOrPercent>(&SizeOrPercent::Bytes(bytes));
-            survives::<SizeOrPercent>(&SizeOrPercent::Percent(share));
+            survives::<Share>(&SizeOrPercent::Bytes(bytes));
+            survives::<Share>(&SizeOrPercent::Percent(share));
             survives::<Time>(&Duration::from_secs(seconds));
             survives::<Time>(&Duration::from_millis(millis));
         }

@@ -16,6 +16,11 @@ use crate::model::{InfoHash, PieceHashes, PieceLayers};
 use crate::store::ContentKey;
 use crate::store::StoredRevision;
 
+/// The engine still has the torrent at the end of the time that it had to release it.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine does not release the torrent")]
+pub struct NotReleased;
+
 /// Keeps torrents out of the engine while bytes of theirs are thrown away. When it is dropped they are added
 /// again, with what is left.
 #[must_use]
@@ -32,13 +37,13 @@ impl Drop for EvictionHold {
 
 impl Fetch {
     /// Takes all torrents that hold one of these contents out of the engine, so that their bytes can be thrown
-    /// away: the engine never believes to have what is gone. Reads of them wait meanwhile. `Broken` if the engine
-    /// has not let go `within` that time; nothing may be thrown away then.
+    /// away: the engine never believes to have what is gone. Reads of them wait meanwhile. Fails if the engine
+    /// has not released them `within` that time; nothing may be deleted then.
     pub async fn release_for_eviction(
         self: &Arc<Self>,
         keys: &[ContentKey],
         within: Duration,
-    ) -> Result<EvictionHold, ReadError> {
+    ) -> Result<EvictionHold, NotReleased> {
         let torrents = self.with(|state, now| state.hold(keys, now));
         let hold = EvictionHold { fetch: self.clone(), keys: keys.to_vec() };
         // One that was just being added has its number after this.
@@ -56,7 +61,7 @@ impl Fetch {
         };
         match tokio::time::timeout(within, gone).await {
             Ok(()) => Ok(hold),
-            Err(_) => Err(ReadError::Broken("the engine does not let go of the torrent".to_owned())),
+            Err(_) => Err(NotReleased),
         }
     }
 

@@ -53,7 +53,7 @@ use crate::model::InfoHash;
 use crate::paths::Paths;
 use crate::store::{Content, ContentKey, Rooms, StoredRevision};
 use crate::torrent::{Discovery, Event, Swarms};
-pub use hold::EvictionHold;
+pub use hold::{EvictionHold, NotReleased};
 pub use saving::places;
 pub use space::Shedding;
 pub use status::{StalledRead, TransferStatus};

@@ -5,17 +5,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::NodeError;
 
-/// Runs work that blocks. Dropping the future sets the flag that the work is given, and leaves the thread to end by
-/// itself.
+/// Runs work that blocks. Dropping the future leaves the thread to end by itself. `Internal` if the work panics.
+pub(crate) async fn run<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NodeError> + Send + 'static,
+) -> Result<T, NodeError> {
+    tokio::task::spawn_blocking(work).await?
+}
+
+/// [`run`] for work that can be cancelled: dropping the future sets the flag that the work receives.
 pub(crate) async fn cancellable<T: Send + 'static>(
     work: impl FnOnce(&AtomicBool) -> Result<T, NodeError> + Send + 'static,
 ) -> Result<T, NodeError> {
     let abandoned = Abandoned::default();
     let flag = abandoned.0.clone();
-    match tokio::task::spawn_blocking(move || work(&flag)).await {
-        Ok(done) => done,
-        Err(e) => Err(NodeError::Request(format!("the work was interrupted: {e}"))),
-    }
+    run(move || work(&flag)).await
 }
 
 /// Sets its flag when it goes out of scope.
@@ -34,6 +37,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test]
+    async fn panic_is_an_internal_fault() {
+        let error = run::<()>(|| panic!("on purpose")).await.unwrap_err();
+        assert_eq!(error.kind(), crate::node::ErrorKind::Internal, "{error}");
+        assert_eq!(error.kind().exit_code(), 3);
+    }
 
     #[tokio::test]
     async fn work_that_nobody_waits_for_any_more_is_told() {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{Node, NodeError};
+use super::{Node, NodeError, blocking};
 use crate::model::PiecesRoot;
 use crate::store::ContentKey;
 
@@ -15,7 +15,7 @@ impl Node {
     pub async fn clear_cache(&self) -> Result<u64, NodeError> {
         let usage = || {
             let store = self.library.store.clone();
-            blocking(move || Ok(store.cache_usage()?))
+            blocking::run(move || Ok(store.cache_usage()?))
         };
         let before = usage().await?;
         self.drop_cached().await?;
@@ -24,16 +24,15 @@ impl Node {
 
     async fn drop_cached(&self) -> Result<(), NodeError> {
         let store = self.library.store.clone();
-        let mut entries = blocking(move || Ok(store.cache_entries()?)).await?;
+        let mut entries = blocking::run(move || Ok(store.cache_entries()?)).await?;
         entries.retain(|entry| self.fetch.waited_for(&entry.key).is_empty());
         let keys: Vec<ContentKey> = entries.into_iter().map(|entry| entry.key).collect();
-        let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await;
-        let held = held.map_err(|e| NodeError::Request(format!("the cache is in use: {e}")))?;
+        let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await?;
         let (store, lock) = (self.library.store.clone(), self.lock.clone());
         // Somebody may have begun to wait until the engine had let go.
         let idle = keys.iter().filter(|key| self.fetch.waited_for(key).is_empty());
         let roots: HashSet<PiecesRoot> = idle.map(|key| key.root).collect();
-        let evicted = blocking(move || {
+        let evicted = blocking::run(move || {
             // Both outlive the future: the thread goes on when nobody waits for it any more.
             let _until_done = (held, lock);
             Ok(store.evict(u64::MAX, &|root| !roots.contains(root))?)
@@ -41,14 +40,5 @@ impl Node {
         .await?;
         tracing::info!("dropped bytes of {} files from the cache", evicted.len());
         Ok(())
-    }
-}
-
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, NodeError> + Send + 'static,
-) -> Result<T, NodeError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(e) => Err(NodeError::Request(format!("the cache could not be looked at: {e}"))),
     }
 }

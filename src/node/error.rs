@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
+use super::ErrorKind;
 use crate::catalog::CatalogError;
 use crate::catalog::TrustError;
 use crate::catalog::query::QueryError;
-use crate::fetch::ReadError;
+use crate::fetch::{NotReleased, ReadError};
 use crate::mirror::MirrorErrorKind;
 use crate::model::describe::DescribeError;
 use crate::model::files::FilesError;
@@ -144,7 +143,10 @@ pub enum NodeError {
         /// Their paths.
         files: Vec<String>,
     },
-    /// The request itself makes no sense; the text says what and the remedy.
+    /// A fault of silmaril, or of the system below it.
+    #[error("{0}")]
+    Internal(String),
+    /// The request has a mistake; the text has the remedy, too.
     #[error("{0}")]
     Request(String),
     /// The control socket answered badly or not at all.
@@ -198,83 +200,17 @@ pub enum NodeError {
     },
 }
 
-/// What decides the exit code and the help for an error; the same on both sides of the control socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ErrorKind {
-    /// Another process holds the base directory.
-    Busy,
-    /// The base directory is mounted elsewhere.
-    Mounted,
-    /// No such model.
-    UnknownModel,
-    /// The name is another publisher's.
-    OtherPublisher,
-    /// The publisher is not trusted.
-    Untrusted,
-    /// The state is older than the known one of its publisher.
-    Older,
-    /// Several publishers sign different models under the name.
-    Ambiguous,
-    /// What was typed stands for no publisher, or for several.
-    UnknownPublisher,
-    /// The network does not know the name.
-    NotFound,
-    /// The machine has no network.
-    NoNetwork,
-    /// What to search for makes no sense.
-    Query,
-    /// The catalog could not be opened.
-    NoCatalog,
-    /// The port is taken.
-    Listen,
-    /// Files do not match their manifest.
-    Damaged,
-    /// Nothing came in time.
-    TimedOut,
-    /// Nothing of the model is here.
-    NothingHere,
-    /// The model is here and not to be shared.
-    Withheld,
-    /// A link leads out of a directory that is to be shared.
-    OutsideLink,
-    /// The model is the user's own directory, which no command deletes.
-    Unshared,
-    /// A directory that is to be shared has unfinished downloads.
-    Unfinished,
-    /// The licence of a model that is to be shared is not known.
-    NoLicence,
-    /// Files of a model that is to be shared are cut or missing.
-    Incomplete,
-    /// A file system has too little space.
-    Space,
-    /// A hybrid torrent cannot hold a file of this name.
-    Padding,
-    /// Another user can write where files would be collected.
-    Staging,
-    /// What was typed names no repository.
-    Repository,
-    /// A repository wants its conditions accepted first.
-    Gated,
-    /// A repository wants a credential, or another one.
-    Unauthorised,
-    /// A repository's server fails, or wants no more requests now.
-    Interrupted,
-    /// A link leads to a host with a private address that is not configured.
-    PrivateHost,
-    /// The control socket fails.
-    Control,
-    /// The socket is another user's.
-    OtherUser,
-    /// The node is of another version.
-    OtherVersion,
-    /// The node is stopping, or gone.
-    HostLost,
-    /// A fault of silmaril.
-    Internal,
-    /// Anything else: not found, refused, or the network failed.
-    #[serde(other)]
-    Failed,
+/// The work of a thread panicked.
+impl From<tokio::task::JoinError> for NodeError {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::Internal(format!("the work was interrupted: {error}"))
+    }
+}
+
+impl From<NotReleased> for NodeError {
+    fn from(error: NotReleased) -> Self {
+        Self::Internal(error.to_string())
+    }
 }
 
 impl NodeError {
@@ -365,6 +301,7 @@ impl NodeError {
             Self::OtherUser { .. } => ErrorKind::OtherUser,
             Self::OtherVersion { .. } => ErrorKind::OtherVersion,
             Self::HostLost => ErrorKind::HostLost,
+            Self::Internal(_) => ErrorKind::Internal,
             Self::Remote { kind, .. } => *kind,
             Self::Io { .. }
             | Self::Paths(_)

@@ -16,7 +16,7 @@ use crate::model::{Manifest, ModelRef, PublisherKey};
 use crate::node::accept::Intent;
 use crate::node::blocking::Abandoned;
 use crate::node::disputes::Claim;
-use crate::node::{ErrorKind, Node, NodeError};
+use crate::node::{ErrorKind, Node, NodeError, blocking};
 use crate::store::verify::Watch;
 use crate::store::{Kept, Store, StoreError, StoredRevision};
 
@@ -435,11 +435,11 @@ impl Node {
             let done = *done.borrow_and_update();
             progress(GetProgress::Checking { done, want });
         }
-        match checking.await {
-            Ok(damaged) if damaged.is_empty() => Ok(()),
-            Ok(files) => Err(NodeError::Damaged { model: revision.manifest.model_ref(), files }),
-            Err(e) => Err(NodeError::Request(format!("checking was interrupted: {e}"))),
+        let files = checking.await?;
+        if files.is_empty() {
+            return Ok(());
         }
+        Err(NodeError::Damaged { model: revision.manifest.model_ref(), files })
     }
 
     /// Runs a store operation that moves files, while the engine has them closed, off the runtime's workers.
@@ -451,15 +451,12 @@ impl Node {
     ) -> Result<T, NodeError> {
         let until_done = (turn.clone(), self.closed(revision).await?, self.lock.clone());
         let (store, revision) = (self.library.store.clone(), revision.clone());
-        let moving = tokio::task::spawn_blocking(move || {
-            // Held by the thread, which goes on when nobody waits for it any more.
+        blocking::run(move || {
+            // Held by the thread, which continues when the future is dropped.
             let _until_done = until_done;
-            work(&store, &revision)
-        });
-        match moving.await {
-            Ok(done) => Ok(done?),
-            Err(e) => Err(NodeError::Request(format!("the store was interrupted: {e}"))),
-        }
+            Ok(work(&store, &revision)?)
+        })
+        .await
     }
 }
 

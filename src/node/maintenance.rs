@@ -198,7 +198,7 @@ impl Node {
         keys: &[ContentKey],
     ) -> Result<EvictionHold, NodeError> {
         let held = self.fetch.release_for_eviction(keys, RELEASE_WITHIN).await;
-        held.map_err(|source| NodeError::Fetch { model: model.clone(), source })
+        held.map_err(|e| NodeError::Internal(format!("{model}: {e}")))
     }
 }
 

@@ -27,6 +27,7 @@ mod holdings;
 mod housekeeping;
 pub mod import;
 mod jobs;
+mod kind;
 pub mod library;
 pub mod limited;
 mod local_models;
@@ -54,6 +55,7 @@ pub mod unresolved;
 pub mod unshared;
 mod warm;
 
-pub use error::{ErrorKind, NodeError, chain};
+pub use error::{NodeError, chain};
+pub use kind::ErrorKind;
 pub use library::Library;
 pub use running::{Node, NodeOptions};

@@ -421,7 +421,11 @@ async fn listen(listening: &mut watch::Receiver<Vec<SocketAddr>>) -> Result<(), 
     let known = listening.wait_for(|addresses| !addresses.is_empty());
     match tokio::time::timeout(LISTEN_WITHIN, known).await {
         Ok(Ok(_)) => {}
-        _ => return Err(NodeError::Request("the session does not say where it listens".to_owned())),
+        _ => {
+            return Err(NodeError::Internal(
+                "the engine did not report an address that it listens on".to_owned(),
+            ));
+        }
     }
     while let Ok(Ok(())) = tokio::time::timeout(LISTEN_SETTLED, listening.changed()).await {}
     Ok(())

@@ -175,7 +175,7 @@ impl Node {
 /// Refuses a directory that a silmaril mount shows: sharing it in place would make reads of the mount wait for
 /// the mount.
 fn refuse_own_mount(dir: &Path) -> Result<(), NodeError> {
-    let mounts = crate::mount::list_mounts().map_err(|e| NodeError::Request(e.to_string()))?;
+    let mounts = crate::mount::list_mounts().map_err(|e| NodeError::Internal(e.to_string()))?;
     match mounts.iter().find(|mount| dir.starts_with(&mount.mountpoint)) {
         Some(mount) => Err(NodeError::Request(format!(
             "{} is inside the silmaril mount {}, which shares what it reads by itself",

@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cache::blocking;
 use super::error::text;
-use super::{Node, NodeError};
+use super::{Node, NodeError, blocking};
 use crate::fetch::{Fetch, Shedding};
 use crate::model::PiecesRoot;
 use crate::store::cache::disk_space;
@@ -149,7 +148,7 @@ impl Keeper<'_> {
         if lacking == 0 {
             return Ok(true);
         }
-        let freed = blocking(move || {
+        let freed = blocking::run(move || {
             let room = &rooms.memory;
             let contents = fetch.in_memory();
             room.measured(contents.iter().map(|(content, _)| content.bytes_in_memory()).sum());
@@ -196,7 +195,7 @@ impl Keeper<'_> {
     /// The files of the cache, least recently used first.
     async fn measure(&self) -> Result<Vec<CacheEntry>, NodeError> {
         let (store, rooms) = (self.store.clone(), self.rooms.clone());
-        blocking(move || {
+        blocking::run(move || {
             let entries = store.cache_entries()?;
             rooms.cache.measured(entries.iter().map(CacheEntry::taken).sum());
             Ok(entries)
@@ -215,7 +214,7 @@ impl Keeper<'_> {
         let held = self.held(&unused).await?;
         let roots: HashSet<PiecesRoot> = unused.iter().map(|key| key.root).collect();
         let (store, lock, rooms) = (self.store.clone(), self.node.lock.clone(), self.rooms.clone());
-        blocking(move || {
+        blocking::run(move || {
             let _until_done = (held, lock);
             let evicted = store.evict(target, &|root| !roots.contains(root))?;
             let freed = evicted.iter().map(|gone| gone.freed).sum();
@@ -230,7 +229,7 @@ impl Keeper<'_> {
         let (fetch, store, rooms) = (self.fetch.clone(), self.store.clone(), self.rooms.clone());
         let keys: Vec<ContentKey> = entries.iter().map(|entry| entry.key).collect();
         let lock = self.node.lock.clone();
-        blocking(move || {
+        blocking::run(move || {
             let _until_done = lock;
             let contents =
                 keys.iter().filter(|key| fetch.uses(key)).filter_map(|key| store.live_content(key));
@@ -255,7 +254,7 @@ impl Keeper<'_> {
         }
         let held = self.held(&keys).await?;
         let (store, lock, rooms) = (self.store.clone(), self.node.lock.clone(), self.rooms.clone());
-        blocking(move || {
+        blocking::run(move || {
             let _until_done = (held, lock);
             let mut freed = 0;
             for content in keys.iter().filter_map(|key| store.live_content(key)) {
@@ -307,7 +306,7 @@ impl Keeper<'_> {
         let keys: Vec<ContentKey> = contents.iter().filter_map(|content| content.key()).collect();
         let held = self.held(&keys).await?;
         let lock = self.node.lock.clone();
-        blocking(move || {
+        blocking::run(move || {
             let _until_done = (held, lock);
             contents.iter().try_for_each(|content| how(content).map_err(|source| io_error(content, source)))
         })
@@ -315,8 +314,7 @@ impl Keeper<'_> {
     }
 
     async fn held(&self, keys: &[ContentKey]) -> Result<crate::fetch::EvictionHold, NodeError> {
-        let held = self.fetch.release_for_eviction(keys, RELEASE_WITHIN).await;
-        held.map_err(|e| NodeError::Request(format!("the cache is in use: {e}")))
+        Ok(self.fetch.release_for_eviction(keys, RELEASE_WITHIN).await?)
     }
 }
 

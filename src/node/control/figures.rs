@@ -77,6 +77,6 @@ async fn figures(State(node): State<Weak<Node>>) -> Result<Response, Refusal> {
     let cache = blocking::cancellable(move |_| Ok(store.cache_usage()?)).await;
     let cache = cache.inspect_err(|e| tracing::warn!("the cache cannot be measured: {e}")).ok();
     let text = metrics::render(status, cache)
-        .map_err(|e| NodeError::Request(format!("the figures cannot be written: {e}")))?;
+        .map_err(|e| NodeError::Internal(format!("the figures cannot be written: {e}")))?;
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

@@ -21,7 +21,7 @@ use super::{Detach, Failure, Status, Stop, Warm, Warmed, figures, jobs, short_pa
 use crate::model::codec::MAX_MANIFEST;
 use crate::node::attached::Companion;
 use crate::node::handover::HandoverRequest;
-use crate::node::{ErrorKind, Node, NodeError};
+use crate::node::{Node, NodeError};
 use crate::paths::Paths;
 
 /// As many commands may be served at once; each has a connection or two.
@@ -114,42 +114,7 @@ pub(super) struct Refusal(NodeError);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = match self.0.kind() {
-            ErrorKind::UnknownModel
-            | ErrorKind::UnknownPublisher
-            | ErrorKind::NotFound
-            | ErrorKind::NothingHere => StatusCode::NOT_FOUND,
-            ErrorKind::Gated | ErrorKind::Unauthorised => StatusCode::FORBIDDEN,
-            ErrorKind::Interrupted => StatusCode::BAD_GATEWAY,
-            ErrorKind::Failed | ErrorKind::Query | ErrorKind::Repository => StatusCode::BAD_REQUEST,
-            ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            ErrorKind::Busy
-            | ErrorKind::Mounted
-            | ErrorKind::OtherPublisher
-            | ErrorKind::Untrusted
-            | ErrorKind::Older
-            | ErrorKind::Ambiguous
-            | ErrorKind::OutsideLink
-            | ErrorKind::Unfinished
-            | ErrorKind::Unshared
-            | ErrorKind::NoLicence
-            | ErrorKind::Incomplete
-            | ErrorKind::Padding
-            | ErrorKind::Staging
-            | ErrorKind::Space
-            | ErrorKind::Withheld => StatusCode::CONFLICT,
-            ErrorKind::HostLost | ErrorKind::NoCatalog | ErrorKind::NoNetwork => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            ErrorKind::Listen
-            | ErrorKind::Damaged
-            | ErrorKind::Control
-            | ErrorKind::OtherUser
-            | ErrorKind::OtherVersion
-            | ErrorKind::PrivateHost
-            | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        (status, Json(Failure::from(&self.0))).into_response()
+        (self.0.kind().status(), Json(Failure::from(&self.0))).into_response()
     }
 }
 
