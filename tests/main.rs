@@ -4,6 +4,7 @@
 //! other directory holds the tests of one part, one file a promise or symptom. They need root (`make test`).
 
 mod cli {
+    pub mod config;
     pub mod doctor;
     pub mod errors;
     pub mod exit;

@@ -159,8 +159,9 @@ impl From<NodeError> for CommandError {
 impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         match error {
-            ConfigError::Value { .. } => Self::usage(error)
-                .hint("`silmaril init --force` writes a configuration with all defaults anew"),
+            ConfigError::Value { .. } => {
+                Self::usage(error).hint("`silmaril init --force` replaces the file by one with all defaults")
+            }
             ConfigError::Read { .. } | ConfigError::NoHome | ConfigError::Absolute { .. } => {
                 Self::usage(error)
             }

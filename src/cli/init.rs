@@ -24,7 +24,7 @@ pub struct Args {
     /// Base directory to make and to write into the configuration [default: ~/.silmaril]
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
-    /// Write the configuration file anew, with the defaults
+    /// Replace the configuration file by one with all defaults
     #[arg(long, conflicts_with = "cleanup")]
     force: bool,
     /// Delete all that silmaril made, after listing it and asking
@@ -68,15 +68,14 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 
     let word = |kept: bool| if kept { "kept" } else { "made" };
     out.line(format_args!("{}  base directory  {}", word(had_base), paths.base.display()))?;
-    let config_word = if args.force && existed { "anew" } else { word(existed) };
-    out.line(format_args!("{config_word}  configuration   {}", file.display()))?;
+    out.line(format_args!("{}  configuration   {}", word(existed && !args.force), file.display()))?;
     out.line(format_args!("{}  publisher key   {}", word(had_key), paths.publisher_key().display()))?;
     out.line(format_args!("      fingerprint     {}", key.public().fingerprint()))?;
     if let Some(path) = path.filter(|_| existed && !args.force) {
         let set = saved_base(context)?;
         if set != path {
             out.warn(format_args!(
-                "{} was kept and says another base directory ({}); set storage.base_dir there, or use --force",
+                "{} was kept and sets another base directory ({}); change storage.base_dir there, or use --force",
                 file.display(),
                 set.display()
             ));

@@ -146,7 +146,10 @@ pub enum NodeError {
     /// A fault of silmaril, or of the system below it.
     #[error("{0}")]
     Internal(String),
-    /// The request has a mistake; the text has the remedy, too.
+    /// The command line has a mistake, which only the node can see.
+    #[error("{0}")]
+    Usage(String),
+    /// The request cannot be carried out; the text has the reason.
     #[error("{0}")]
     Request(String),
     /// The control socket answered badly or not at all.
@@ -302,6 +305,7 @@ impl NodeError {
             Self::OtherVersion { .. } => ErrorKind::OtherVersion,
             Self::HostLost => ErrorKind::HostLost,
             Self::Internal(_) => ErrorKind::Internal,
+            Self::Usage(_) => ErrorKind::Usage,
             Self::Remote { kind, .. } => *kind,
             Self::Io { .. }
             | Self::Paths(_)

@@ -493,7 +493,7 @@ fn select(manifest: &Manifest, include: &[String], exclude: &[String]) -> Result
 fn globs(patterns: &[String]) -> Result<GlobSet, NodeError> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
-        set.add(Glob::new(pattern).map_err(|e| NodeError::Request(format!("bad pattern: {e}")))?);
+        set.add(Glob::new(pattern).map_err(|e| NodeError::Usage(format!("--include or --exclude: {e}")))?);
     }
-    set.build().map_err(|e| NodeError::Request(format!("bad pattern: {e}")))
+    set.build().map_err(|e| NodeError::Usage(format!("--include or --exclude: {e}")))
 }

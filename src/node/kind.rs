@@ -78,6 +78,8 @@ error_kinds! {
     NoNetwork: 1, SERVICE_UNAVAILABLE, [
         "connect this machine, or name a host that has the model with `--peer IP:PORT`"
     ];
+    /// The command line has a mistake.
+    Usage: 2, BAD_REQUEST, [];
     /// The search has a mistake.
     Query: 2, BAD_REQUEST, [
         "`silmaril discover --help` shows what can be searched for"

@@ -11,6 +11,7 @@ use url::Url;
 use crate::keys::PublisherKeypair;
 use crate::model::codec::MAX_WEB_SEEDS;
 use crate::model::describe::{DescribeOptions, Description, describe};
+use crate::model::license;
 use crate::model::magnet::Magnet;
 use crate::model::metainfo::parse_metainfo;
 use crate::model::scan::OutsideLinks;
@@ -71,6 +72,7 @@ impl Library {
         let dir = std::fs::canonicalize(&request.path)
             .map_err(|source| NodeError::Io { path: request.path.clone(), source })?;
         refuse_own_mount(&dir)?;
+        check_licence(request.license.as_deref())?;
         self.trust.check(&request.name, self.signer(request.sign)?.map(|key| key.public()))?;
         let options = DescribeOptions {
             license: request.license.as_deref(),
@@ -186,6 +188,11 @@ fn refuse_own_mount(dir: &Path) -> Result<(), NodeError> {
     }
 }
 
+/// Refuses a licence of the command line that cannot be one.
+pub(super) fn check_licence(given: Option<&str>) -> Result<(), NodeError> {
+    given.map_or(Ok(()), |given| license::check(given).map(drop)).map_err(|e| NodeError::Usage(e.to_string()))
+}
+
 /// Names the configured trackers in the magnet link, so that whoever has only that finds them.
 fn add_trackers(manifest: &mut Manifest, trackers: &[Url]) {
     let mut magnet = Magnet::new(manifest.torrent.info_hash, &manifest.torrent.name);
@@ -202,12 +209,12 @@ fn add_web_seeds(
 ) -> Result<Option<String>, NodeError> {
     if let Some(file) = seeds.iter().find(|seed| !seed.is_directory() && manifest.files.len() > 1) {
         let count = manifest.files.len();
-        return Err(NodeError::Request(format!(
+        return Err(NodeError::Usage(format!(
             "{file} is the address of one file, and there are {count}; that of a directory ends in /"
         )));
     }
     if seeds.len() > MAX_WEB_SEEDS {
-        return Err(NodeError::Request(format!("at most {MAX_WEB_SEEDS} --web-seed can be given")));
+        return Err(NodeError::Usage(format!("at most {MAX_WEB_SEEDS} --web-seed can be given")));
     }
     manifest.web_seeds = seeds.iter().map(WebSeed::to_string).collect();
     if seeds.is_empty() || manifest.carry_piece_layers(layers) {

@@ -122,6 +122,8 @@ fn include_and_exclude_choose_files_and_fetch_no_others() {
     assert!(b.received() < 1 << 20, "{} bytes came for a few small files", b.received());
 
     b.run(&[&get[..], &["--include", "*.nothing"]].concat()).error(1);
+    let error = b.run(&[&get[..], &["--include", "[a"]].concat()).error(2);
+    assert!(error.contains("[a"), "{error}");
 }
 
 #[test]

@@ -293,5 +293,7 @@ fn only_addresses_that_can_be_used_are_shared() {
     assert!(share("ftp://x/").error(2).contains("http or https"));
     assert!(share("http://u:p@x/").error(2).contains("user name"));
     assert!(share("http://x/?y").error(2).contains("query"));
-    assert!(share("http://x/file").error(1).contains("ends in /"));
+    assert!(share("http://x/file").error(2).contains("ends in /"));
+    let bad_licence = ["share", dir, "--name", NAME, "--license", " "];
+    assert!(a.run(&bad_licence).error(2).contains("the licence is empty"));
 }

@@ -8,7 +8,8 @@ use crate::http::Token;
 use crate::mirror::{
     Board, GitOptions, GitSource, HubSource, MirrorError, Reference, Repository, Snapshot, Source, Terms,
 };
-use crate::model::{ModelRef, Revision, license};
+use crate::model::{ModelRef, Revision};
+use crate::node::share::check_licence;
 use crate::node::{Library, Node, NodeError};
 use crate::store::StoreError;
 use crate::{fsutil, nofollow};
@@ -32,16 +33,14 @@ impl Job {
     pub fn new(library: &Library, request: &MirrorRequest) -> Result<Self, NodeError> {
         let named = Repository::parse(&request.repository, &library.config.hub.endpoint)
             .map_err(MirrorError::from)?;
-        if let Some(given) = &request.license {
-            license::check(given).map_err(|e| NodeError::Request(e.to_string()))?;
-        }
+        check_licence(request.license.as_deref())?;
         let reference = match &request.branch {
             Some(branch) => Some(branch.parse::<Reference>().map_err(MirrorError::from)?),
             None => named.reference,
         };
         let name = request.name.clone().or_else(|| named.repository.default_name()).ok_or_else(|| {
             let shown = &request.shown;
-            NodeError::Request(format!("{shown} suggests no name for the model; pass --name ORG/NAME"))
+            NodeError::Usage(format!("{shown} suggests no name for the model; pass --name ORG/NAME"))
         })?;
         let model = ModelRef { name, revision: revision(reference.as_ref())? };
         let dest = library.paths.models.join(model.to_string());
