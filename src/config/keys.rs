@@ -5,6 +5,7 @@
 
 use serde::Deserialize;
 
+use super::format::{Format, List, Optional, Read};
 use super::table::{self, Key, Section, configuration};
 use super::values::*;
 

@@ -207,7 +207,9 @@ impl File {
         // An empty document is a file without keys.
         yaml::read::<Option<Self>>(&text, LIMITS).map(Option::unwrap_or_default).map_err(
             |YamlError { line, what }| {
-                let what = what.replace("unknown field", "unknown key");
+                let what = what
+                    .replace("unknown field", "unknown key")
+                    .replace("mapping start", "a mapping of keys");
                 ConfigError::Value { path: path.to_owned(), line, what }
             },
         )
@@ -354,6 +356,11 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
                 "network: {dht_bootstrap_nodes: [router]}",
                 1,
                 &["dht_bootstrap_nodes[0]", "router", "HOST:PORT"],
+            ),
+            (
+                "network: {trackers: \"udp://a:1\"}",
+                1,
+                &["network.trackers", "udp://a:1", "a list in brackets"],
             ),
             ("network: {max_connections: 0}", 1, &["network.max_connections", "1 to 65535"]),
             ("network: {trackers: [\"http:///announce\"]}", 1, &["network.trackers[0]", "a tracker address"]),

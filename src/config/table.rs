@@ -1,7 +1,7 @@
 //! The macro that turns the table of keys into the configuration, the shape of its file and the description of both.
 
+use super::format::{Format, Read};
 use super::keys::{Config, File, SECTIONS};
-use super::values::{Format, Read};
 use crate::yaml;
 
 /// One key of the table.

@@ -1,85 +1,17 @@
-//! The formats of values: what a key accepts, the typed value it becomes, and how that is written again.
-//!
-//! A value is read where it stands in the file, so that an error has its line. YAML strings, numbers and booleans are
-//! all read as text: `"4"` and `4` are the same.
+//! The formats of the keys: what each accepts, the typed value it becomes, and how that is written again.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use globset::{Glob, GlobBuilder};
-use serde::de::{Deserialize, Deserializer, Visitor};
 use url::{Host, Url};
 
 use super::address::{HostPort, Proxy};
+use super::format::{Format, choice, format_of};
 use crate::model::text::{parse_size, parse_time};
-
-/// The format of a value.
-pub trait Format: Sized {
-    /// The type that the program uses.
-    type Value;
-
-    /// What is accepted, as it follows "is not": `a port from 0 to 65535`.
-    fn allowed() -> String;
-
-    /// Reads a value. The error is a reason to add to [`Self::allowed`]; empty where that is enough.
-    fn parse(text: &str) -> Result<Self::Value, String>;
-
-    /// Writes a value as a file has it, without secrets.
-    fn write(value: &Self::Value) -> String;
-
-    /// Reads a value from a file.
-    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(Scalar::<Self>(PhantomData))
-    }
-}
-
-/// A value that was read in the format `F`.
-pub(super) struct Read<F: Format>(pub(super) F::Value);
-
-impl<'de, F: Format> Deserialize<'de> for Read<F> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        F::deserialize(deserializer).map(Self)
-    }
-}
-
-/// Reads a scalar of any YAML type as text.
-struct Scalar<F>(PhantomData<F>);
-
-impl<F: Format> Visitor<'_> for Scalar<F> {
-    type Value = F::Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&F::allowed())
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<F::Value, E> {
-        F::parse(text.trim()).map_err(|why| {
-            let shown: String = text.chars().take(80).collect();
-            let why = if why.is_empty() { why } else { format!(": {why}") };
-            E::custom(format_args!("{shown:?} is not {}{why}", F::allowed()))
-        })
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, n: u64) -> Result<F::Value, E> {
-        self.visit_str(&n.to_string())
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, n: i64) -> Result<F::Value, E> {
-        self.visit_str(&n.to_string())
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, n: f64) -> Result<F::Value, E> {
-        self.visit_str(&n.to_string())
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, b: bool) -> Result<F::Value, E> {
-        self.visit_str(if b { "true" } else { "false" })
-    }
-}
 
 fn no_reason(_: impl fmt::Display) -> String {
     String::new()
@@ -87,72 +19,6 @@ fn no_reason(_: impl fmt::Display) -> String {
 
 fn reason(error: impl fmt::Display) -> String {
     error.to_string()
-}
-
-/// Defines a format: the type of its values, what is accepted, a parser, and a writer unless `Display` is one.
-macro_rules! format_of {
-    ($(#[$doc:meta])* $name:ident -> $value:ty: $allowed:expr, $parse:expr) => {
-        format_of!($(#[$doc])* $name -> $value: $allowed, $parse, |value| value.to_string());
-    };
-    ($(#[$doc:meta])* $name:ident -> $value:ty: $allowed:expr, $parse:expr, $write:expr) => {
-        $(#[$doc])*
-        #[derive(Debug)]
-        pub enum $name {}
-
-        impl Format for $name {
-            type Value = $value;
-
-            fn allowed() -> String {
-                $allowed.to_owned()
-            }
-
-            fn parse(text: &str) -> Result<$value, String> {
-                let parse: fn(&str) -> Result<$value, String> = $parse;
-                parse(text)
-            }
-
-            fn write(value: &$value) -> String {
-                let write: fn(&$value) -> String = $write;
-                write(value)
-            }
-        }
-    };
-}
-
-/// Defines an enum whose variants are the words that a key accepts, each with its synonyms.
-macro_rules! choice {
-    ($(#[$doc:meta])* $name:ident: $allowed:literal { $(
-        $(#[$about:meta])* $variant:ident = $word:literal $(| $synonym:literal)*
-    ),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name { $($(#[$about])* $variant),+ }
-
-        impl Format for $name {
-            type Value = Self;
-
-            fn allowed() -> String {
-                $allowed.to_owned()
-            }
-
-            fn parse(text: &str) -> Result<Self, String> {
-                match text.to_ascii_lowercase().as_str() {
-                    $($word $(| $synonym)* => Ok(Self::$variant),)+
-                    _ => Err(String::new()),
-                }
-            }
-
-            fn write(value: &Self) -> String {
-                value.to_string()
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $(Self::$variant => $word),+ })
-            }
-        }
-    };
 }
 
 /// A whole number within bounds.
@@ -172,53 +38,6 @@ impl<const MIN: u32, const MAX: u32> Format for Number<MIN, MAX> {
 
     fn write(value: &u32) -> String {
         value.to_string()
-    }
-}
-
-/// Values of one format.
-#[derive(Debug)]
-pub struct List<F>(PhantomData<F>);
-
-impl<F: Format> Format for List<F> {
-    type Value = Vec<F::Value>;
-
-    fn allowed() -> String {
-        format!("a list; each element is {}", F::allowed())
-    }
-
-    fn parse(text: &str) -> Result<Vec<F::Value>, String> {
-        F::parse(text).map(|value| vec![value])
-    }
-
-    fn write(values: &Vec<F::Value>) -> String {
-        format!(
-            "[{}]",
-            values.iter().map(|value| format!("{:?}", F::write(value))).collect::<Vec<_>>().join(", ")
-        )
-    }
-
-    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<F::Value>, D::Error> {
-        Ok(Vec::<Read<F>>::deserialize(deserializer)?.into_iter().map(|read| read.0).collect())
-    }
-}
-
-/// A value that may be empty.
-#[derive(Debug)]
-pub struct Optional<F>(PhantomData<F>);
-
-impl<F: Format> Format for Optional<F> {
-    type Value = Option<F::Value>;
-
-    fn allowed() -> String {
-        format!("{}, or empty", F::allowed())
-    }
-
-    fn parse(text: &str) -> Result<Option<F::Value>, String> {
-        if text.is_empty() { Ok(None) } else { F::parse(text).map(Some) }
-    }
-
-    fn write(value: &Option<F::Value>) -> String {
-        value.as_ref().map_or_else(|| "\"\"".to_owned(), F::write)
     }
 }
 
