@@ -17,72 +17,75 @@ use crate::paths::PathsError;
 use crate::store::StoreError;
 use crate::telemetry::TelemetryError;
 
-/// What sort of failure it is; it decides the exit code.
+/// How a command ended without success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Not found, refused, or the network failed.
-    Failed,
-    /// The command line or the configuration is wrong.
-    Usage,
-    /// A fault of silmaril or of the system below it.
-    Internal,
-    /// Ctrl-C or another signal.
+enum End {
+    /// With an error, whose kind decides the exit code.
+    Failure(ErrorKind),
+    /// By Ctrl-C or another signal.
     Interrupted,
-    /// The node that did the work went away.
-    HostLost,
-    /// Whoever read our output has read enough.
+    /// The reader of standard output has closed it.
     BrokenPipe,
-    /// The process that did the work has said its error and returned this code.
+    /// The process that did the work has rendered its error and returned this code.
     Relayed(u8),
 }
 
 /// Why a command failed, ready to be shown.
 #[derive(Debug)]
 pub struct CommandError {
-    kind: Kind,
+    end: End,
     source: Box<dyn Error + Send + Sync>,
     hints: Vec<String>,
 }
 
 impl CommandError {
-    fn new(kind: Kind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind, source: source.into(), hints: Vec::new() }
+    fn new(end: End, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { end, source: source.into(), hints: Vec::new() }
+    }
+
+    /// An error with the exit code and the hints of its kind.
+    fn of(kind: ErrorKind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let hints = kind.hints().iter().map(|&hint| hint.to_owned()).collect();
+        Self { hints, ..Self::new(End::Failure(kind), source) }
     }
 
     /// Not found, refused, or the network failed.
     pub fn failed(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::new(Kind::Failed, source)
+        Self::of(ErrorKind::Failed, source)
     }
 
     /// The command line or the configuration is wrong.
     pub fn usage(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::new(Kind::Usage, source)
+        Self::of(ErrorKind::Usage, source)
     }
 
     /// A fault of silmaril or of the system below it.
     pub fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::new(Kind::Internal, source)
+        Self::of(ErrorKind::Internal, source)
     }
 
     /// Ctrl-C or another signal ended the work.
     pub fn interrupted() -> Self {
-        Self::new(Kind::Interrupted, "interrupted")
+        Self::new(End::Interrupted, "interrupted")
     }
 
     /// A process that did the work for this one has failed with `code` and rendered its error as `text`.
     pub fn relayed(code: u8, text: &str) -> Self {
-        Self::new(Kind::Relayed(code), text)
+        Self::new(End::Relayed(code), text)
     }
 
     /// Writing to stdout failed.
     pub fn stdout(error: io::Error) -> Self {
-        let kind = if error.kind() == io::ErrorKind::BrokenPipe { Kind::BrokenPipe } else { Kind::Failed };
-        Self::new(kind, format!("cannot write to standard output: {error}"))
+        let text = format!("cannot write to standard output: {error}");
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::new(End::BrokenPipe, text),
+            _ => Self::failed(text),
+        }
     }
 
     /// A file or directory could not be used.
     pub fn io(path: &std::path::Path, error: io::Error) -> Self {
-        Self::new(Kind::Failed, format!("{}: {error}", path.display()))
+        Self::failed(format!("{}: {error}", path.display()))
     }
 
     /// Adds a line of help.
@@ -93,40 +96,41 @@ impl CommandError {
 
     /// Adds the help for Ctrl-C in a command that continues its work when it is run again. Other errors stay as they are.
     pub fn resumable(self) -> Self {
-        match self.kind {
-            Kind::Interrupted => self.hint("what was received is kept; run the same command again to resume"),
+        match self.end {
+            End::Interrupted => self.hint("received data is kept; run the same command again to resume"),
             _ => self,
         }
     }
 
     /// Whether the node that did the work went away.
     pub fn is_host_lost(&self) -> bool {
-        self.kind == Kind::HostLost
+        self.end == End::Failure(ErrorKind::HostLost)
     }
 
     /// Whether nothing that is to be done after this can be done: the node is gone, or the user wants no more.
     pub fn ends_all(&self) -> bool {
-        matches!(self.kind, Kind::HostLost | Kind::Interrupted | Kind::BrokenPipe | Kind::Internal)
+        matches!(
+            self.end,
+            End::Failure(ErrorKind::HostLost | ErrorKind::Internal) | End::Interrupted | End::BrokenPipe
+        )
     }
 
     /// What the process returns.
     pub fn exit_code(&self) -> u8 {
-        match self.kind {
-            Kind::BrokenPipe => 0,
-            Kind::Failed | Kind::HostLost => 1,
-            Kind::Usage => 2,
-            Kind::Internal => 3,
-            Kind::Interrupted => 130,
-            Kind::Relayed(code) => code,
+        match self.end {
+            End::BrokenPipe => 0,
+            End::Failure(kind) => kind.exit_code(),
+            End::Interrupted => 130,
+            End::Relayed(code) => code,
         }
     }
 
     /// The `error:` line and the `help:` lines; empty where silence is right.
     pub fn render(&self) -> String {
-        if self.kind == Kind::BrokenPipe || self.kind == Kind::Interrupted && self.hints.is_empty() {
+        if self.end == End::BrokenPipe || self.end == End::Interrupted && self.hints.is_empty() {
             return String::new();
         }
-        if let Kind::Relayed(_) = self.kind {
+        if let End::Relayed(_) = self.end {
             return self.source.to_string();
         }
         let mut lines = format!("error: {}\n", clean(&chain(self.source.as_ref())));
@@ -145,23 +149,14 @@ impl CommandError {
 
 impl From<NodeError> for CommandError {
     fn from(error: NodeError) -> Self {
-        let kind = match (error.kind(), error.kind().exit_code()) {
-            (ErrorKind::HostLost, _) => Kind::HostLost,
-            (_, 2) => Kind::Usage,
-            (_, 3) => Kind::Internal,
-            _ => Kind::Failed,
-        };
-        let hints = error.kind().hints().iter().map(|&hint| hint.to_owned()).collect();
-        Self { kind, hints, source: error.into() }
+        Self::of(error.kind(), error)
     }
 }
 
 impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         match error {
-            ConfigError::Value { .. } => {
-                Self::usage(error).hint("`silmaril init --force` replaces the file by one with all defaults")
-            }
+            ConfigError::Value { .. } => Self::of(ErrorKind::Configuration, error),
             ConfigError::Read { .. } | ConfigError::NoHome | ConfigError::Absolute { .. } => {
                 Self::usage(error)
             }
@@ -171,7 +166,7 @@ impl From<ConfigError> for CommandError {
 
 impl From<PathsError> for CommandError {
     fn from(error: PathsError) -> Self {
-        Self::failed(error).hint("`--home DIR` (or SILMARIL_HOME) chooses another base directory")
+        NodeError::from(error).into()
     }
 }
 

@@ -308,7 +308,6 @@ impl NodeError {
             Self::Usage(_) => ErrorKind::Usage,
             Self::Remote { kind, .. } => *kind,
             Self::Io { .. }
-            | Self::Paths(_)
             | Self::Key(_)
             | Self::Rotation(_)
             | Self::Describe(_)
@@ -318,6 +317,7 @@ impl NodeError {
             | Self::InUse(_)
             | Self::Request(_) => ErrorKind::Failed,
             Self::Space { .. } => ErrorKind::Space,
+            Self::Paths(_) => ErrorKind::BaseDirectory,
         }
     }
 }

@@ -80,6 +80,14 @@ error_kinds! {
     ];
     /// The command line has a mistake.
     Usage: 2, BAD_REQUEST, [];
+    /// The configuration file has a mistake.
+    Configuration: 2, BAD_REQUEST, [
+        "`silmaril init --force` replaces the file by one with all defaults"
+    ];
+    /// The base directory cannot be used.
+    BaseDirectory: 1, CONFLICT, [
+        "`--home DIR` (or SILMARIL_HOME) chooses another base directory"
+    ];
     /// The search has a mistake.
     Query: 2, BAD_REQUEST, [
         "`silmaril discover --help` shows what can be searched for"

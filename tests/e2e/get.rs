@@ -59,7 +59,7 @@ fn a_killed_get_goes_on_where_it_was() {
     second.signal(Signal::INT);
     let second = second.finish(PATIENCE);
     assert_eq!(second.status.code(), Some(130));
-    let help = "help: what was received is kept; run the same command again to resume";
+    let help = "help: received data is kept; run the same command again to resume";
     assert!(second.stderr.contains(help), "{}", second.stderr);
 
     b.run(&args).ok();
