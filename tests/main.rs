@@ -150,6 +150,7 @@ mod fetch {
     mod reads;
     mod real;
     mod sharing;
+    mod space;
     mod tensors;
     mod unproved;
     mod web;

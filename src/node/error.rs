@@ -337,6 +337,7 @@ impl NodeError {
             ) => ErrorKind::Internal,
             Self::Fetch { source: ReadError::TimedOut(_), .. } => ErrorKind::TimedOut,
             Self::Fetch { source: ReadError::Stopped, .. } => ErrorKind::HostLost,
+            Self::Fetch { source: ReadError::NoSpace, .. } => ErrorKind::Space,
             Self::Fetch { source: ReadError::Left | ReadError::Disk(_) | ReadError::Broken(_), .. } => {
                 ErrorKind::Failed
             }
