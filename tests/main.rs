@@ -65,6 +65,7 @@ mod e2e {
     mod holders;
     mod hostile_hosts;
     mod hub_fallback;
+    mod interrupted;
     mod killed_mount;
     mod lazy_read;
     mod lost_hosts;
