@@ -66,6 +66,7 @@ mod e2e {
     mod holders;
     mod hostile_hosts;
     mod hub_fallback;
+    mod interrupted;
     mod killed_mount;
     mod lazy_read;
     mod lost_hosts;
@@ -151,6 +152,7 @@ mod fetch {
     mod reads;
     mod real;
     mod sharing;
+    mod space;
     mod tensors;
     mod unproved;
     mod web;

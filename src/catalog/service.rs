@@ -42,7 +42,7 @@ pub use discover::{MAX_PAGES, SETTLED};
 use known::Known;
 pub use manifests::PART_WITHIN;
 pub use names::{ANNOUNCE_EVERY, ANNOUNCE_PAUSE, STORE_EVERY, STORE_PAUSE, topic_of};
-pub use resolve::{GRACE, LAN_WITHIN, MISS, Patience, WAVE};
+pub use resolve::{GRACE, LAN_SOON, LAN_WITHIN, MISS, Patience, WAVE};
 
 /// What the keeper of the DHT's entries may be told at once; it looks for itself as well.
 const MAX_COMMANDS: usize = 1024;
@@ -105,6 +105,8 @@ pub enum News<'a> {
     Name(&'a ModelName),
     /// One of few peers has come: it may know any name.
     Peer,
+    /// A peer is connected that was connected before, or that is one of many: it may hold what could not be fetched.
+    Holder,
 }
 
 /// Reads news. Called for each record that is stored: must not block.

@@ -107,6 +107,12 @@ fn show(line: &Activity, progress: &DiscoverProgress) {
 }
 
 fn nobody(found: &Discovered) -> CommandError {
+    if found.offline {
+        return CommandError::failed(
+            "no network: no interface of this machine is up but loopback, and nothing that fits is known here",
+        )
+        .hint("connect this machine, or name a host to ask with `--peer IP:PORT`");
+    }
     let through = match found.dht {
         true => format!(" ({} known)", count(found.catalog.dht_nodes.into(), "DHT node")),
         false => " (the DHT is not used)".to_owned(),
@@ -131,8 +137,12 @@ fn print(context: &Context, found: &Discovered) -> Result<(), CommandError> {
         number("FILES"),
     ];
     context.out.table(&columns, &found.models.iter().map(row).collect::<Vec<_>>())?;
-    if found.catalog.peers == 0 {
-        context.out.note("no other silmaril was reached: this is what was known here");
+    match found.offline {
+        true => context.out.note("no network: this is what was known here"),
+        false if found.catalog.peers == 0 => {
+            context.out.note("no other silmaril was reached: this is what was known here");
+        }
+        false => {}
     }
     Ok(())
 }

@@ -175,6 +175,7 @@ async fn attend(
         node.report_news(move |news| match (news, looks_up.upgrade()) {
             (News::Name(name), Some(mounted)) => mounted.name_appeared(name),
             (News::Peer, Some(mounted)) => mounted.peer_appeared(),
+            (News::Holder, Some(mounted)) => mounted.holder_appeared(),
             (_, None) => {}
         });
     }
@@ -203,7 +204,8 @@ impl Resolver for Network {
             };
             node.note_lookup(&sought, error.as_ref());
             error.map_or(Ok(()), |e| match e.kind() {
-                ErrorKind::NotFound | ErrorKind::NoNetwork => Err(ResolveError::NotFound),
+                ErrorKind::NotFound => Err(ResolveError::NotFound),
+                ErrorKind::NoNetwork | ErrorKind::TimedOut => Err(ResolveError::Unreachable(chain(&e))),
                 ErrorKind::Ambiguous => Err(ResolveError::Disputed(chain(&e))),
                 _ => Err(ResolveError::Refused(chain(&e))),
             })

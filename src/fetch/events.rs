@@ -10,10 +10,10 @@ use super::handed::Source;
 use super::saving::Save;
 use super::state::{Command, State};
 use super::transfer::Phase;
+use super::waiters::{Kind, Waiter};
 use super::{Fetch, ReadError, lock};
 use crate::model::{InfoHash, PieceIndex};
-use crate::store::Content;
-use crate::store::ContentKey;
+use crate::store::{Content, ContentKey, Lies};
 use crate::torrent::{DiskErrorKind, Event, TorrentId};
 
 impl Fetch {
@@ -390,10 +390,11 @@ impl State {
         transfer.last_error = Some(format!("disk: {text}"));
         let of = transfer.revision.contents.iter().find(|content| content.path() == path);
         let gives_way = of.is_some_and(|content| content.is_sheddable());
+        let waits = kind == DiskErrorKind::Full && of.is_some_and(|content| content.lies() == Lies::Beside);
         let lasting = match kind {
-            DiskErrorKind::Full | DiskErrorKind::ReadOnly if gives_way => {
-                // Other bytes give way, or what reads wait for goes to memory. The engine would fetch again all that it was
-                // asked for, with or without space.
+            DiskErrorKind::Full | DiskErrorKind::ReadOnly if gives_way || waits => {
+                // Other bytes give way, or what reads wait for goes to memory; a whole file that is fetched next to the cache
+                // waits for space. The engine would fetch again all that it was asked for, with or without space.
                 self.settings.rooms.cache.refused();
                 transfer.space.release_all(&self.settings.rooms);
                 return self.add_anew(ih, now);
@@ -407,9 +408,11 @@ impl State {
         transfer.unproved.engine_lost_pieces();
         if lasting {
             self.drop_windows_of(&ih);
-            self.answer_all(&Err(ReadError::Disk(text.clone())), |w| {
-                w.via.0 == ih || w.claims.iter().any(|(of, _)| *of == ih)
-            });
+            let concerns = |w: &Waiter| w.via.0 == ih || w.claims.iter().any(|(of, _)| *of == ih);
+            if kind == DiskErrorKind::Full {
+                self.answer_all(&Err(ReadError::NoSpace), |w| w.kind == Kind::Job && concerns(w));
+            }
+            self.answer_all(&Err(ReadError::Disk(text.clone())), concerns);
         } else {
             // The pieces in flight are lost: say the deadlines again.
             transfer.wants.forget_requests();

@@ -128,6 +128,9 @@ pub enum ReadError {
     /// The local disk failed.
     #[error("disk: {0}")]
     Disk(String),
+    /// The bytes of whole files have found no space for a while.
+    #[error("there is no space for it any more")]
+    NoSpace,
     /// The torrent cannot be used (metainfo refused by the engine).
     #[error("{0}")]
     Broken(String),

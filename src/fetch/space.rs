@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -16,13 +17,17 @@ use super::state::{ContentState, State};
 use super::tensors::Shape;
 use super::waiters::{Kind, Waiter};
 use super::wants::{Level, Wants};
-use super::{Fetch, lock};
+use super::{Fetch, ReadError, lock};
 use crate::model::{InfoHash, Layout, PieceIndex};
 use crate::store::{Content, ContentKey, Lies, Rooms, StoredRevision};
 use crate::torrent::TorrentId;
 
 /// Kept behind a reader, in bytes: several threads of one reader read out of order.
 const BEHIND: u64 = 2 << 20;
+
+/// How long a torrent may have no space for any of its pieces before whole files are given up: other programs may return
+/// space in the meantime.
+const JOB_WITHOUT_SPACE: Duration = Duration::from_secs(20);
 
 /// The unit of deletion of a content that no joined torrent uses, in bytes.
 const UNUSED_UNIT: u64 = 64 << 20;
@@ -34,6 +39,8 @@ pub(super) struct Space {
     reserved: BTreeMap<u32, (Lies, u64)>,
     lacking: BTreeMap<u32, (Lies, u64)>,
     deleting: BTreeSet<u32>,
+    /// Since when pieces lack space while none has any.
+    stuck_since: Option<Instant>,
 }
 
 impl Space {
@@ -44,6 +51,7 @@ impl Space {
         rooms: &Rooms,
         piece: u32,
         level: Level,
+        now: Instant,
     ) -> bool {
         if self.deleting.contains(&piece) {
             return false;
@@ -56,7 +64,11 @@ impl Space {
         if rooms.reserve(lies, len, level == Level::Urgent) {
             self.lacking.remove(&piece);
             self.reserved.insert(piece, (lies, len));
+            self.stuck_since = None;
             return true;
+        }
+        if self.reserved.is_empty() {
+            self.stuck_since.get_or_insert(now);
         }
         self.lacking.insert(piece, (lies, len));
         false
@@ -85,6 +97,9 @@ impl Space {
             }
             claimed
         });
+        if self.lacking.is_empty() {
+            self.stuck_since = None;
+        }
     }
 
     /// Ends all reservations: the torrent is left, or what was requested is lost.
@@ -95,6 +110,13 @@ impl Space {
     /// Whether some piece lacks space.
     pub(super) fn lacks_any(&self) -> bool {
         !self.lacking.is_empty()
+    }
+
+    /// The pieces that have found no space on the disk for too long to wait for all of a file.
+    fn hopeless(&self, now: Instant) -> impl Iterator<Item = u32> {
+        let stuck = self.stuck_since.is_some_and(|since| now >= since + JOB_WITHOUT_SPACE);
+        let on_disk = self.lacking.iter().filter(|(_, (lies, _))| *lies != Lies::Memory);
+        on_disk.map(|(piece, _)| *piece).filter(move |_| stuck)
     }
 }
 
@@ -145,7 +167,7 @@ impl Fetch {
     }
 
     /// Space may have been made: pieces that wait for some are requested, as far as it reaches, and first those of the
-    /// read that has waited longest.
+    /// read that has waited longest. Whole files that have waited too long for space are given up.
     pub fn space_came(&self) {
         self.with(|state, _| {
             let oldest = state.oldest_read();
@@ -166,6 +188,7 @@ impl Fetch {
                 }
             }
         });
+        self.with(|state, now| state.give_up_jobs_without_space(now));
     }
 
     /// Whether a joined torrent uses a content.
@@ -284,6 +307,18 @@ impl ContentState {
 }
 
 impl State {
+    fn give_up_jobs_without_space(&mut self, now: Instant) {
+        let hopeless: BTreeSet<(InfoHash, u32)> = (self.transfers.iter())
+            .flat_map(|(ih, transfer)| transfer.space.hopeless(now).map(|piece| (*ih, piece)))
+            .collect();
+        if !hopeless.is_empty() {
+            let is_job = |waiter: &Waiter| waiter.kind == Kind::Job;
+            self.answer_all(&Err(ReadError::NoSpace), |waiter| {
+                is_job(waiter) && waiter.claims.iter().any(|claim| hopeless.contains(claim))
+            });
+        }
+    }
+
     /// The read that has waited longest.
     fn oldest_read(&self) -> Option<Oldest> {
         let waiting = self.hot.iter().filter_map(|key| Some((key, self.contents.get(key)?)));
@@ -386,5 +421,101 @@ impl Drop for ReadGuard<'_> {
                 guards.remove(&key);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{FileEntry, Manifest, PiecesRoot};
+    use crate::paths::Paths;
+    use crate::store::Store;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A model of one file of eight pieces of 1 MiB, none of which is cached.
+    fn revision(dir: &std::path::Path) -> Arc<StoredRevision> {
+        let file = FileEntry::new("w.bin", 8 * MIB, None, Some(PiecesRoot([7; 32])));
+        let manifest =
+            Manifest::new("o/m".parse().unwrap(), Default::default(), MIB as u32, vec![file]).unwrap();
+        Store::open(&Paths::below(dir)).unwrap().revision(Arc::new(manifest)).unwrap()
+    }
+
+    fn rooms(max_size: u64) -> Arc<Rooms> {
+        Rooms::new(std::env::temp_dir(), max_size, 0, 0)
+    }
+
+    #[test]
+    fn a_piece_takes_space_once_until_its_bytes_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (revision, rooms) = (revision(dir.path()), rooms(2 * MIB));
+        let admit =
+            |space: &mut Space, piece, level| space.admit(&revision, &rooms, piece, level, Instant::now());
+        let mut space = Space::default();
+        for _ in 0..3 {
+            assert!(admit(&mut space, 0, Level::Ahead));
+            assert!(admit(&mut space, 1, Level::Ahead));
+        }
+        assert!(!admit(&mut space, 2, Level::Ahead));
+        assert!(space.holds(2) && space.lacks_any() && !space.holds(0));
+
+        space.came(0, &rooms);
+        assert!(!admit(&mut space, 2, Level::Ahead), "its bytes lie in the cache now");
+        rooms.cache.freed(MIB);
+        assert!(admit(&mut space, 2, Level::Ahead));
+        assert!(!space.holds(2) && !space.lacks_any());
+    }
+
+    #[test]
+    fn a_piece_for_which_a_read_waits_may_exceed_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let (revision, rooms) = (revision(dir.path()), rooms(MIB));
+        let admit =
+            |space: &mut Space, piece, level| space.admit(&revision, &rooms, piece, level, Instant::now());
+        let mut space = Space::default();
+        assert!(admit(&mut space, 0, Level::Bulk));
+        for level in [Level::Bulk, Level::Ahead, Level::Near] {
+            assert!(!admit(&mut space, 1, level), "{level:?}");
+        }
+        assert!(admit(&mut space, 1, Level::Urgent));
+    }
+
+    #[test]
+    fn a_piece_that_is_being_deleted_is_not_requested() {
+        let dir = tempfile::tempdir().unwrap();
+        let (revision, rooms) = (revision(dir.path()), rooms(8 * MIB));
+        let admit =
+            |space: &mut Space, piece, level| space.admit(&revision, &rooms, piece, level, Instant::now());
+        let mut space = Space { deleting: [3].into(), ..Space::default() };
+        assert!(!admit(&mut space, 3, Level::Urgent) && space.holds(3));
+        assert!(!rooms.cache.is_reserved());
+        space.deleting.clear();
+        assert!(admit(&mut space, 3, Level::Urgent));
+    }
+
+    #[test]
+    fn pieces_that_are_not_claimed_any_more_neither_have_nor_lack_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let (revision, rooms) = (revision(dir.path()), rooms(2 * MIB));
+        let admit =
+            |space: &mut Space, piece, level| space.admit(&revision, &rooms, piece, level, Instant::now());
+        let mut space = Space::default();
+        let mut wants = Wants::default();
+        for piece in 0..4 {
+            wants.claim(piece, 1, Level::Ahead, Duration::ZERO, Instant::now());
+            assert_eq!(admit(&mut space, piece, Level::Ahead), piece < 2);
+        }
+        for piece in [0, 2] {
+            wants.release(piece, 1);
+        }
+        space.release_unclaimed(&wants, &rooms);
+        assert_eq!(space.reserved.keys().collect::<Vec<_>>(), [&1]);
+        assert_eq!(space.lacking.keys().collect::<Vec<_>>(), [&3]);
+        // What was written of it is not known until the cache is measured.
+        assert!(!admit(&mut space, 3, Level::Ahead));
+        rooms.cache.measured(0);
+        assert!(admit(&mut space, 3, Level::Ahead));
+        space.release_all(&rooms);
+        assert!(!rooms.cache.is_reserved() && !space.lacks_any());
     }
 }

@@ -170,8 +170,9 @@ impl State {
             let Transfer { wants, unproved, space, revision, .. } = transfer;
             let rooms = &self.settings.rooms;
             space.release_unclaimed(wants, rooms);
-            let orders = wants
-                .orders(|piece, level| unproved.holds(piece) || !space.admit(revision, rooms, piece, level));
+            let orders = wants.orders(|piece, level| {
+                unproved.holds(piece) || !space.admit(revision, rooms, piece, level, now)
+            });
             if space.lacks_any() {
                 rooms.want();
             }

@@ -169,6 +169,15 @@ pub struct Named {
 }
 
 impl Repository {
+    /// The address of the server that has it; none for a directory of this machine.
+    pub fn address(&self) -> Option<&Url> {
+        match self {
+            Self::Hub(hub) => Some(&hub.endpoint),
+            Self::Git(GitRepository { remote: Remote::Http(url), .. }) => Some(url),
+            Self::Git(GitRepository { remote: Remote::Directory(_), .. }) => None,
+        }
+    }
+
     /// Takes apart what the user typed. `endpoint` is the hub's address.
     pub fn parse(text: &str, endpoint: &Url) -> Result<Named, RepositoryError> {
         let text = text.trim();

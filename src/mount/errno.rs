@@ -46,14 +46,19 @@ impl ToErrno for ReadError {
     fn errno(&self) -> Errno {
         // Readers know what to do about EIO only; an mmap reader gets SIGBUS for any of them.
         match self {
-            Self::TimedOut(_) | Self::Stopped | Self::Left | Self::Disk(_) | Self::Broken(_) => Errno::IO,
+            Self::TimedOut(_)
+            | Self::Stopped
+            | Self::Left
+            | Self::Disk(_)
+            | Self::NoSpace
+            | Self::Broken(_) => Errno::IO,
         }
     }
 
     fn is_trouble(&self) -> bool {
         match self {
             Self::Stopped | Self::Left => false,
-            Self::TimedOut(_) | Self::Disk(_) | Self::Broken(_) => true,
+            Self::TimedOut(_) | Self::Disk(_) | Self::NoSpace | Self::Broken(_) => true,
         }
     }
 }

@@ -46,6 +46,9 @@ pub enum ResolveError {
     /// Nobody who was reached in time has it.
     #[error("nobody has it")]
     NotFound,
+    /// It is announced, and no peer that has it can be reached; or the machine has no network.
+    #[error("{0}")]
+    Unreachable(String),
     /// It cannot be shown: its publisher is not trusted, for one.
     #[error("{0}")]
     Refused(String),
@@ -132,7 +135,7 @@ struct Waiting {
 impl Miss {
     fn answer(self) -> Result<Lookup, TreeError> {
         match self {
-            Self::Absent | Self::Refused => Ok(Lookup::Absent(Duration::ZERO)),
+            Self::Absent | Self::Unreachable | Self::Refused => Ok(Lookup::Absent(Duration::ZERO)),
             Self::Disputed => Err(TreeError::Disputed),
         }
     }
@@ -263,6 +266,11 @@ impl Lookups {
         table.asked.values_mut().for_each(|asked| asked.outdated = true);
     }
 
+    /// Has all models looked up again whose holders could not be reached: a peer has come that may hold them.
+    pub fn holder_appeared(&self) {
+        self.lock().misses.holder_appeared(Instant::now());
+    }
+
     /// Has all models that were refused looked up again: the trust may have changed.
     pub fn rules_changed(&self) {
         self.lock().misses.rules_changed();
@@ -308,6 +316,7 @@ impl Lookups {
         let table = &mut *self.lock();
         let miss = match error {
             ResolveError::NotFound => Miss::Absent,
+            ResolveError::Unreachable(_) => Miss::Unreachable,
             ResolveError::Refused(_) => Miss::Refused,
             ResolveError::Disputed(_) => Miss::Disputed,
         };
@@ -316,7 +325,9 @@ impl Lookups {
         }
         match error {
             ResolveError::NotFound => debug!(%model, "A model was looked up that no peer has."),
-            ResolveError::Refused(reason) | ResolveError::Disputed(reason) => {
+            ResolveError::Unreachable(reason)
+            | ResolveError::Refused(reason)
+            | ResolveError::Disputed(reason) => {
                 if table.told.get(model) != Some(reason) {
                     table.told.put(model.clone(), reason.clone());
                     warn!(%model, reason, "A model was looked up that cannot be shown.");

@@ -1,7 +1,8 @@
 //! Models that were looked up and are not shown, and for how long they are not looked up again.
 //!
 //! A model that no peer has is not looked up again for [`FIRST`], then twice as long after each further lookup without
-//! success, up to [`LONGEST`]. News of its name end that immediately. A refusal lasts [`REFUSAL`] only: the user may be
+//! success, up to [`LONGEST`]. News of its name end that immediately. The same holds for a model whose holders cannot be
+//! reached, but the first time is [`SHORTEST`]: they may be restarting. A refusal lasts [`REFUSAL`] only: the user may be
 //! doing what the message advises.
 
 use std::collections::HashMap;
@@ -16,6 +17,9 @@ use crate::model::{ModelName, Revision};
 
 /// How long a model that was not found is absent without another query, the first time.
 pub const FIRST: Duration = Duration::from_secs(60);
+
+/// How long a model whose holders cannot be reached is absent without another query, the first time.
+pub const SHORTEST: Duration = Duration::from_secs(3);
 
 /// The longest time that a model is absent without another query.
 pub const LONGEST: Duration = Duration::from_secs(30 * 60);
@@ -32,6 +36,8 @@ const MAX_OF_NAME: usize = 16;
 pub enum Miss {
     /// No peer has it.
     Absent,
+    /// No peer that has it can be reached.
+    Unreachable,
     /// It cannot be shown.
     Refused,
     /// Several publishers dispute its name.
@@ -81,8 +87,10 @@ impl Misses {
         }
         let former = of_name.get(&which(sought)).filter(|former| now < former.until + LONGEST);
         let lookups = former.map_or(0, |former| former.lookups);
+        let back_off = |first: Duration| (first * 2u32.saturating_pow(lookups.min(16))).min(LONGEST);
         let lasts = match miss {
-            Miss::Absent => (FIRST * 2u32.saturating_pow(lookups.min(16))).min(LONGEST),
+            Miss::Absent => back_off(FIRST),
+            Miss::Unreachable => back_off(SHORTEST),
             Miss::Refused | Miss::Disputed => REFUSAL,
         };
         of_name.insert(which(sought), Entry { miss, until: now + lasts, lookups: lookups + 1 });
@@ -109,10 +117,19 @@ impl Misses {
         }
     }
 
+    /// Has models looked up again whose holders could not be reached: a peer has come that may hold them. How long the
+    /// next miss lasts is remembered.
+    pub fn holder_appeared(&mut self, now: Instant) {
+        let entries = self.0.iter_mut().flat_map(|(_, of_name)| of_name.values_mut());
+        for entry in entries.filter(|entry| entry.miss == Miss::Unreachable) {
+            entry.until = entry.until.min(now);
+        }
+    }
+
     /// Forgets refusals: the rules by which they were made may have changed.
     pub fn rules_changed(&mut self) {
         for (_, of_name) in self.0.iter_mut() {
-            of_name.retain(|_, entry| entry.miss == Miss::Absent);
+            of_name.retain(|_, entry| matches!(entry.miss, Miss::Absent | Miss::Unreachable));
         }
     }
 }
@@ -163,6 +180,24 @@ mod tests {
         misses.peer_appeared(now);
         assert_eq!(misses.of(&sought("acme/m"), now), None);
         assert_eq!(misses.add(&sought("acme/m"), Miss::Absent, now), FIRST * 2);
+    }
+
+    #[test]
+    fn models_without_holders_back_off_until_a_peer_comes() {
+        let (mut misses, mut now) = (Misses::default(), Instant::now());
+        let model = sought("acme/m");
+        misses.add(&sought("acme/absent"), Miss::Absent, now);
+        for round in 0..4 {
+            assert_eq!(misses.of(&model, now), None);
+            let lasts = misses.add(&model, Miss::Unreachable, now);
+            assert_eq!(lasts, SHORTEST * 2u32.pow(round));
+            assert_eq!(misses.of(&model, now + lasts / 2), Some(Miss::Unreachable));
+            now += lasts;
+        }
+        misses.add(&model, Miss::Unreachable, now);
+        misses.holder_appeared(now);
+        assert_eq!(misses.of(&model, now), None);
+        assert_eq!(misses.of(&sought("acme/absent"), now), Some(Miss::Absent));
     }
 
     #[test]

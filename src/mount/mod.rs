@@ -173,6 +173,11 @@ impl Mounted {
         self.lookups.peer_appeared();
     }
 
+    /// Has all models looked up again whose holders could not be reached: a peer is connected that may hold them.
+    pub fn holder_appeared(&self) {
+        self.lookups.holder_appeared();
+    }
+
     /// How many lookups wait for the network now.
     pub fn waiting_lookups(&self) -> usize {
         self.lookups.waiting()

@@ -83,6 +83,8 @@ pub struct Discovered {
     pub catalog: CatalogStatus,
     /// Whether the DHT is used.
     pub dht: bool,
+    /// Whether the machine has no network, so that only what is known here was searched.
+    pub offline: bool,
 }
 
 impl Node {
@@ -110,10 +112,12 @@ impl Node {
             all.insert(key, shared);
             tell(DiscoverProgress { found: all.len(), latest });
         };
-        let within = Duration::from_millis(request.within).min(MAX_WITHIN);
+        let offline = self.is_offline(&request.peers);
+        let within = if offline { Duration::ZERO } else { Duration::from_millis(request.within) };
+        let within = within.min(MAX_WITHIN);
         catalog.discover(&query, within, take).await?;
         let models = tokio::task::block_in_place(|| self.told(all.into_values().collect()))?;
-        Ok(Discovered { models, more, catalog: catalog.status(), dht: self.settings.discovery.dht })
+        Ok(Discovered { models, more, catalog: catalog.status(), dht: self.settings.discovery.dht, offline })
     }
 
     /// What of the matches is told: not what a publisher announced under a former key and announces under the present

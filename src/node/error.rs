@@ -59,11 +59,11 @@ pub enum NodeError {
     /// What to search for makes no sense.
     #[error(transparent)]
     Query(#[from] QueryError),
-    /// The machine has no network, and the model is not here.
-    #[error("cannot get {model}: no network: no interface of this machine is up but loopback")]
+    /// The machine has no network, which this needs.
+    #[error("cannot {doing}: no network: no interface of this machine is up but loopback")]
     NoNetwork {
-        /// Which model.
-        model: ModelRef,
+        /// What cannot be done, such as `get org/name`.
+        doing: String,
     },
     /// The catalog could not be opened; the log says why.
     #[error("this node runs without a catalog, which could not be opened")]
@@ -273,6 +273,7 @@ impl NodeError {
             ) => ErrorKind::Internal,
             Self::Fetch { source: ReadError::TimedOut(_), .. } => ErrorKind::TimedOut,
             Self::Fetch { source: ReadError::Stopped, .. } => ErrorKind::HostLost,
+            Self::Fetch { source: ReadError::NoSpace, .. } => ErrorKind::Space,
             Self::Fetch { source: ReadError::Left | ReadError::Disk(_) | ReadError::Broken(_), .. } => {
                 ErrorKind::Failed
             }

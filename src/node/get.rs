@@ -11,6 +11,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Patience, TrustError};
+use crate::fetch::ReadError;
 use crate::model::code::Findings;
 use crate::model::{Manifest, ModelRef, PublisherKey};
 use crate::node::accept::Intent;
@@ -219,7 +220,12 @@ impl Node {
         let stall = self.library.config.torrent.download_timeout;
         let fetched = self.fetch.fetch_files(&revision, &files, stall);
         let fetched = self.beside_holders(&manifest, fetched);
-        meanwhile(fetched, showing).await.map_err(failed)?;
+        let fetched = meanwhile(fetched, showing).await;
+        if let Err(ReadError::NoSpace) = &fetched {
+            // The error names what is needed and what is free now.
+            self.check_space(&revision, &files, Some(&dest))?;
+        }
+        fetched.map_err(failed)?;
         showing();
         if request.verify {
             self.check(&revision, &files, want, progress).await?;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::net::SocketAddr;
 
+use url::Url;
+
 use super::{Node, NodeError};
 use crate::model::ModelRef;
 
@@ -14,18 +16,36 @@ impl Node {
     /// connected, and neither `peers`, nor the peers that the node was started with, nor a proxy or a hub on this machine
     /// can deliver it.
     pub(super) fn refuse_offline(&self, model: &ModelRef, peers: &[SocketAddr]) -> Result<(), NodeError> {
-        let config = &self.library.config;
-        let is_local_hub = config.hub.endpoint.host().is_some_and(|host| match host {
-            url::Host::Domain(name) => name == "localhost",
-            url::Host::Ipv4(ip) => ip.is_loopback(),
-            url::Host::Ipv6(ip) => ip.is_loopback(),
-        });
+        let is_hub_here = is_on_this_machine(&self.library.config.hub.endpoint);
+        if is_hub_here || !self.is_offline(peers) { Ok(()) } else { Err(no_network(format!("get {model}"))) }
+    }
+
+    /// Fails if a repository at this address cannot be reached because the machine has no network.
+    pub(super) fn refuse_unreachable(&self, address: &Url, shown: &str) -> Result<(), NodeError> {
+        let may_reach = is_on_this_machine(address) || self.library.config.network.proxy.is_some();
+        if may_reach || has_network() { Ok(()) } else { Err(no_network(format!("mirror {shown}"))) }
+    }
+
+    /// Whether no peer can be reached: no interface but loopback is up, no peer is connected, and neither `peers`, nor the
+    /// peers that the node was started with, nor a proxy can be on this machine.
+    pub(super) fn is_offline(&self, peers: &[SocketAddr]) -> bool {
         let has_peers = !peers.is_empty()
             || !self.settings.peers.is_empty()
             || self.catalog.as_ref().is_some_and(|part| part.catalog.status().peers > 0);
-        let may_reach = has_peers || config.network.proxy.is_some() || is_local_hub;
-        if may_reach || has_network() { Ok(()) } else { Err(NodeError::NoNetwork { model: model.clone() }) }
+        !has_peers && self.library.config.network.proxy.is_none() && !has_network()
     }
+}
+
+fn no_network(doing: String) -> NodeError {
+    NodeError::NoNetwork { doing }
+}
+
+fn is_on_this_machine(address: &Url) -> bool {
+    address.host().is_some_and(|host| match host {
+        url::Host::Domain(name) => name == "localhost",
+        url::Host::Ipv4(ip) => ip.is_loopback(),
+        url::Host::Ipv6(ip) => ip.is_loopback(),
+    })
 }
 
 /// Whether an interface other than loopback is up. True if the kernel does not answer.

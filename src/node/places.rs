@@ -238,9 +238,11 @@ async fn look(node: &Arc<Node>, place: &PlaceId, round: &mut Round, manifest: &A
     if faulty.iter().any(|file| file.fault == Fault::Touched) {
         node.places.lock().touched.insert(place.info_hash);
     }
-    if faulty.iter().any(|file| file.fault != Fault::Touched) {
-        // It is seeded whole or not at all.
+    // The twin is seeded whole or not at all.
+    if !is_back {
         node.unseed_hybrid(manifest);
+    } else if let Err(error) = node.reseed_hybrid(manifest) {
+        tracing::warn!("cannot seed {}: {error}", manifest.model_ref());
     }
     let (mut changed, mut still) = (HashMap::new(), Vec::new());
     for file in faulty.into_iter().filter(|file| matches!(file.fault, Fault::Changed)) {

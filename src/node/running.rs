@@ -80,8 +80,8 @@ pub struct Node {
     pub(super) session: Arc<Session>,
     pub(super) metadata: Arc<MetadataWaiters>,
     pub(super) settings: FetchSettings,
-    /// The hybrid twins that are seeded.
-    pub(super) hybrids: Mutex<HashMap<InfoHash, TorrentId>>,
+    /// The hybrid twins that are to be seeded; none for one of which files are absent or damaged now.
+    pub(super) hybrids: Mutex<HashMap<InfoHash, Option<TorrentId>>>,
     /// One at a time per torrent: what moves or rereads its files.
     pub(super) jobs: Jobs<InfoHash>,
     /// One at a time per model: what mirrors it.

@@ -7,7 +7,7 @@ use fixedbitset::FixedBitSet;
 use super::control::Seed;
 use super::{Node, NodeError};
 use crate::fetch::{Exposure, places};
-use crate::model::{Manifest, ModelRef};
+use crate::model::{InfoHash, Manifest, ModelRef};
 use crate::store::StoredRevision;
 use crate::torrent::{AddTorrent, Mode, Swarms};
 
@@ -16,18 +16,22 @@ impl Node {
     pub fn seed(&self, revision: &Arc<StoredRevision>) -> Result<(), NodeError> {
         let model = revision.manifest.model_ref();
         self.fetch.join(revision).map_err(|source| NodeError::Fetch { model, source })?;
+        self.seed_hybrid(revision)
+    }
+
+    /// Joins the swarm of a hybrid twin, now if all of it is here, otherwise when absent files have returned.
+    fn seed_hybrid(&self, revision: &Arc<StoredRevision>) -> Result<(), NodeError> {
         // The engine is not told of bytes of a twin that give way to others in the cache.
         let stays = revision.is_complete() && !revision.contents.iter().any(|content| content.is_sheddable());
-        let Some(hybrid) = revision.manifest.torrent.hybrid_info_hash.filter(|_| stays) else {
-            return Ok(());
-        };
+        let Some(hybrid) = revision.manifest.torrent.hybrid_info_hash else { return Ok(()) };
         let exposure = self.fetch.exposure(&revision.manifest.torrent.info_hash);
         if exposure == Exposure::Hidden {
             return Ok(());
         }
         let Some(metainfo) = self.library.store.load_metainfo(&hybrid)? else { return Ok(()) };
         let mut hybrids = self.hybrids.lock().unwrap_or_else(PoisonError::into_inner);
-        if hybrids.contains_key(&hybrid) {
+        let twin = hybrids.entry(hybrid).or_default();
+        if twin.is_some() || !stays {
             return Ok(());
         }
         let mut have = FixedBitSet::with_capacity(revision.layout.piece_count() as usize);
@@ -46,7 +50,7 @@ impl Node {
             discovery: exposure.restrict(self.settings.discovery),
             withheld: false,
         })?;
-        hybrids.insert(hybrid, id);
+        *twin = Some(id);
         Ok(())
     }
 
@@ -76,13 +80,28 @@ impl Node {
     pub(super) fn unseed(&self, manifest: &Manifest) {
         self.fetch.leave(&manifest.torrent.info_hash);
         self.unseed_hybrid(manifest);
+        if let Some(hybrid) = manifest.torrent.hybrid_info_hash {
+            self.hybrids.lock().unwrap_or_else(PoisonError::into_inner).remove(&hybrid);
+        }
     }
 
-    /// Leaves the swarm of a hybrid twin. Returns whether it was joined.
+    /// Joins the swarm of a hybrid twin again that was left because files were not as they should be.
+    pub(super) fn reseed_hybrid(&self, manifest: &Arc<Manifest>) -> Result<(), NodeError> {
+        let is_left = |hybrid: &InfoHash| {
+            let hybrids = self.hybrids.lock().unwrap_or_else(PoisonError::into_inner);
+            hybrids.get(hybrid).is_some_and(Option::is_none)
+        };
+        if manifest.torrent.hybrid_info_hash.as_ref().is_some_and(is_left) {
+            self.seed_hybrid(&self.library.store.revision(manifest.clone())?)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the swarm of a hybrid twin until [`Self::reseed_hybrid`]. Returns whether it was joined.
     pub(super) fn unseed_hybrid(&self, manifest: &Manifest) -> bool {
         let hybrid = manifest.torrent.hybrid_info_hash;
         let mut hybrids = self.hybrids.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(id) = hybrid.and_then(|hybrid| hybrids.remove(&hybrid)) else { return false };
+        let Some(id) = hybrid.and_then(|hybrid| hybrids.get_mut(&hybrid)?.take()) else { return false };
         // The engine takes a moment to remove it, and may have given it up already.
         let _ = self.session.set_withheld(id, true);
         let _ = self.session.remove(id);

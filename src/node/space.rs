@@ -16,7 +16,7 @@ use super::{Node, NodeError, blocking};
 use crate::fetch::{Fetch, Shedding};
 use crate::model::PiecesRoot;
 use crate::store::cache::disk_space;
-use crate::store::{CacheEntry, Content, ContentKey, Lies, Room, Rooms, Store, StoredRevision};
+use crate::store::{CacheEntry, Content, ContentKey, Lies, Room, Rooms, Store, StoredRevision, kept_free};
 
 /// How often space is looked at without a request that waits for some: other programs fill disks, too.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -107,7 +107,7 @@ impl Node {
         let (_, mut free) = disk_space(at)?;
         let mut limit = String::new();
         if store.is_beside_cache(at) {
-            free = free.saturating_add(store.cache_usage()?).saturating_sub(config.min_free);
+            free = free.saturating_add(store.cache_usage()?).saturating_sub(kept_free(config.min_free));
             limit = format!(" ({} stay free: cache.min_free)", text(config.min_free));
         }
         let bound = store.cache_bound(config)?;

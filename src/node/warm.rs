@@ -8,6 +8,7 @@ use super::control::Warmed;
 use super::get::MAX_CHANGES;
 use super::{Node, NodeError};
 use crate::catalog::Patience;
+use crate::fetch::ReadError;
 use crate::model::{Manifest, ModelRef};
 use crate::mount::Sought;
 use crate::store::StoredRevision;
@@ -67,10 +68,12 @@ impl Node {
         let (files, warmed) = warmed(&revision, model, below)?;
         self.check_space(&revision, &files, None)?;
         let stall = self.library.config.torrent.download_timeout;
-        self.fetch
-            .fetch_files(&revision, &files, stall)
-            .await
-            .map_err(|source| NodeError::Fetch { model: model.clone(), source })?;
+        let fetched = self.fetch.fetch_files(&revision, &files, stall).await;
+        if let Err(ReadError::NoSpace) = &fetched {
+            // The error names what is needed and what is free now.
+            self.check_space(&revision, &files, None)?;
+        }
+        fetched.map_err(|source| NodeError::Fetch { model: model.clone(), source })?;
         Ok(warmed)
     }
 }

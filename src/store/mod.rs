@@ -70,7 +70,7 @@ pub use memory::open_memory;
 pub use placement::Stamp;
 use placement::{PlacedEntry, Placements};
 pub use registry::Registry;
-pub use room::{Room, Rooms};
+pub use room::{Room, Rooms, kept_free};
 pub use scrub::Pass;
 pub use shed::{Lies, Taken};
 pub use states::{Announced, State, States};

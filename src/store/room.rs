@@ -16,6 +16,10 @@ use super::cache::disk_space;
 /// is promised is 8 MiB.
 const URGENT_EXCESS: u64 = 6 << 20;
 
+/// Bytes above `min_free` that are not reserved either. The node writes block maps, records, resume data and its catalog
+/// without a reservation, and blocks of a piece that is not wanted any more may still arrive.
+const OWN_FILES: u64 = 4 << 20;
+
 /// Free space is measured again after this time.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -24,6 +28,11 @@ const REFUSED_FOR: Duration = Duration::from_secs(2);
 
 /// Bytes of memory for files that find no space on the disk.
 const MEMORY: u64 = 64 << 20;
+
+/// How many bytes stay free of bytes of models so that `min_free` bytes stay free at every moment. 0 without such a limit.
+pub fn kept_free(min_free: u64) -> u64 {
+    if min_free == 0 { 0 } else { min_free.saturating_add(OWN_FILES) }
+}
 
 /// Where space is limited. Safe to use from any thread.
 #[derive(Debug)]
@@ -186,7 +195,7 @@ impl Room {
         let Some(limits) = &self.limits else { return 0 };
         let mut book = self.book();
         let over_size = book.taken().saturating_add(bytes).saturating_sub(limits.max_size);
-        let needed = book.pending().saturating_add(bytes).saturating_add(limits.min_free());
+        let needed = book.pending().saturating_add(bytes).saturating_add(limits.kept_free());
         over_size.max(needed.saturating_sub(limits.free(&mut book)))
     }
 
@@ -226,9 +235,13 @@ impl Limits {
         self.disk.as_ref().map_or(0, |disk| disk.min_free)
     }
 
-    /// Whether `min_free` bytes stay free when all that is reserved, and these bytes, are written.
+    fn kept_free(&self) -> u64 {
+        kept_free(self.min_free())
+    }
+
+    /// Whether enough bytes stay free when all that is reserved, and these bytes, are written.
     fn leaves_free(&self, book: &mut Book, bytes: u64) -> bool {
-        self.free(book) >= book.pending().saturating_add(bytes).saturating_add(self.min_free())
+        self.free(book) >= book.pending().saturating_add(bytes).saturating_add(self.kept_free())
     }
 
     fn free(&self, book: &mut Book) -> u64 {
@@ -293,6 +306,19 @@ mod tests {
         assert!(!room.reserve(1, true));
         assert!(!room.reserve_beside(1));
         assert!(room.excess(1) > 0);
+    }
+
+    #[test]
+    fn space_for_files_of_the_node_is_not_reserved() {
+        let free = 100 * MIB;
+        let mut book = Book { free, looked: Some(Instant::now()), ..Book::default() };
+        let limits = |min_free| Limits {
+            max_size: u64::MAX,
+            disk: Some(Disk { dir: std::env::temp_dir(), min_free }),
+        };
+        assert!(limits(free - OWN_FILES - 10).leaves_free(&mut book, 10));
+        assert!(!limits(free - OWN_FILES - 10).leaves_free(&mut book, 11));
+        assert!(limits(0).leaves_free(&mut book, free), "no space has to stay free");
     }
 
     #[test]

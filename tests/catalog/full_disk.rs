@@ -56,3 +56,25 @@ fn a_store_that_met_a_full_disk_works_again_when_there_is_room() {
     let store = CatalogStore::open(&disk.path().join("catalog"), EPOCH).unwrap();
     assert_eq!(store.after(&key(0).public(), 0, 100).len(), 20);
 }
+
+#[test]
+fn a_store_that_is_made_on_a_full_disk_is_not_taken_for_damaged() {
+    // Whatever part of a new database the disk has space for.
+    for left in [0, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20] {
+        let disk = Disk::new(8 << 20);
+        let (dir, ballast) = (disk.path().join("catalog"), disk.path().join("ballast"));
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(&ballast, noise(1, (8 << 20) - left)).unwrap();
+        for _ in 0..3 {
+            if let Err(error) = CatalogStore::open(&dir, EPOCH) {
+                assert!(left < 1 << 20, "{error}");
+                assert!(error.to_string().contains("records.redb"), "{error}");
+            }
+            assert!(!dir.join("records.redb.damaged").exists(), "{left} bytes were free");
+        }
+        std::fs::remove_file(&ballast).unwrap();
+        let store = CatalogStore::open(&dir, EPOCH).unwrap();
+        store.insert(&records(key(0), 20), EPOCH, &|_| false).unwrap();
+        assert!(!dir.join("records.redb.damaged").exists());
+    }
+}

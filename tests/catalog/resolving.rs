@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use silmaril::catalog::message::{HeldManifest, Message};
-use silmaril::catalog::service::{GRACE, LAN_WITHIN, MISS, WAVE, topic_of};
+use silmaril::catalog::service::{GRACE, LAN_SOON, LAN_WITHIN, MISS, WAVE, topic_of};
 use silmaril::catalog::{Body, CatalogError, CatalogSettings, News, Patience, Record, SignedRecord};
 use silmaril::model::ModelRef;
 use tokio::time::Instant;
@@ -438,6 +438,7 @@ fn news_of(member: &Member) -> Arc<Mutex<Vec<String>>> {
         noted.lock().unwrap().push(match news {
             News::Name(name) => name.to_string(),
             News::Peer => "a peer".to_owned(),
+            News::Holder => "a holder".to_owned(),
         });
     });
     heard
@@ -462,6 +463,22 @@ async fn peers_end_a_lookup_and_the_dht_ends_its_miss() {
     within(LONG, || news.lock().unwrap().contains(&"org/far".to_owned())).await;
     let found = asker.catalog.resolve(&model.model_ref(), LONG, Patience::Peers).await.unwrap();
     assert_eq!(found[0].manifest, model.candidate().manifest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_that_have_answered_end_a_lookup_a_second_after_the_start() {
+    let world = World::new(Network::new());
+    let settings = || CatalogSettings { dht: false, peers: Vec::new() };
+    let _other = world.member_with(settings());
+    pass(LAN_WITHIN).await;
+    let (begun, asker) = (Instant::now(), world.member_with(settings()));
+    within(PATIENCE, || asker.catalog.status().peers == 1).await;
+    for name in ["org/one", "org/two"] {
+        let found = asker.catalog.resolve(&name.parse().unwrap(), LONG, Patience::Peers).await;
+        assert!(matches!(found, Err(CatalogError::NotFound(_))));
+        let took = begun.elapsed();
+        assert!(took >= LAN_SOON && took < LAN_SOON * 2, "{name} took {took:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -526,7 +543,8 @@ async fn records_and_the_first_peers_are_news_and_a_known_peer_is_none() {
         asker.catalog.introduce(&[peer.engine.address()]);
         within(PATIENCE, || asker.catalog.status().peers == n + 1).await;
     }
-    assert_eq!(*news.lock().unwrap(), ["a peer"; 4], "six know as much as four");
+    let expected = [["a peer"; 4].as_slice(), &["a holder"; 2]].concat();
+    assert_eq!(*news.lock().unwrap(), expected, "six know as much as four");
     news.lock().unwrap().clear();
     peers[0].share(&Model::new(key(0), "org/model")).await;
     asker.knows(1).await;

@@ -174,6 +174,35 @@ fn get_without_a_network_fails_without_waiting() {
 }
 
 #[test]
+fn discover_and_mirror_without_a_network_fail_without_waiting() {
+    let net = Net::new();
+    let alone = net.host("alone");
+    alone.configure("");
+    let dir = model_dir(&alone.home().join("m"), &[("x", b"x")]);
+    let mut sharing = publish(&alone, &dir, "acme/known", &[]);
+    until("its record is stored", PATIENCE, || {
+        alone.run(&["discover", "--timeout", "100ms"]).stdout.contains("acme/known")
+    });
+    sharing.signal(Signal::INT);
+    sharing.wait(PATIENCE);
+    alone.take_link_down();
+    // An hour is beyond the deadline of the test.
+    let nothing = alone.run(&["discover", "none", "--timeout", "1h"]);
+    assert!(nothing.stderr.contains("help: connect this machine"), "{}", nothing.stderr);
+    assert!(nothing.error(1).contains("error: no network"));
+    let known = alone.run(&["discover", "--timeout", "1h"]);
+    assert!(known.stderr.contains("no network: this is what was known here"), "{}", known.stderr);
+    assert!(known.ok().contains("acme/known"));
+    for (repository, shown) in [("acme/m", "acme/m"), ("https://git.example/team/model.git", "team/model")] {
+        let failed = alone.run(&["mirror", repository]);
+        assert!(failed.stderr.contains("help: connect this machine"), "{}", failed.stderr);
+        let error = format!("error: cannot mirror {shown}: no network");
+        assert!(failed.stderr.contains(&error), "{}", failed.stderr);
+        failed.error(1);
+    }
+}
+
+#[test]
 fn a_mount_without_a_network_waits_for_no_name() {
     let net = Net::new();
     let alone = net.host("alone");

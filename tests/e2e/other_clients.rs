@@ -5,10 +5,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
+
+use super::absent_disk::problems;
 use crate::support::fixtures::{downloaded, hashes, model_dir, noise};
 use crate::support::host::Host;
 use crate::support::net::Net;
-use crate::support::process::{Finished, PATIENCE, Proc};
+use crate::support::process::{Finished, PATIENCE, Proc, until};
 use crate::support::share::{import, share};
 use crate::support::tracker;
 
@@ -76,6 +79,38 @@ fn clients_of_both_versions_leech_a_hybrid_model() {
         let leech = stock(&b, "leech", source, &out);
         leech.wait_for_line("done", PATIENCE);
         assert_eq!(got(&out), expected, "libtorrent with {source}");
+    }
+}
+
+#[test]
+fn a_hybrid_torrent_is_seeded_again_when_absent_files_return() {
+    let net = Net::new();
+    let (t, a, b) = (net.host("t"), net.host("a"), net.host("b"));
+    let _tracker = tracker::start(&t);
+    a.configure(&tracker::configuration(&t));
+    let dir = files(&a);
+    let expected = hashes(&dir, PATIENCE);
+    let mut shared = share(&a, &dir, "acme/m", &["--hybrid", "--piece-length", "256KiB"]);
+    let torrent = torrent(&a, &[]);
+    let file = std::fs::read_dir(&dir).unwrap().flatten().map(|entry| entry.path());
+    let file = file.filter(|path| path.is_file()).max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let away = a.home().join("away");
+    for round in 0..2 {
+        std::fs::rename(&file, &away).unwrap();
+        if round == 1 {
+            // One that starts while a file is absent offers it, too.
+            shared.process.signal(Signal::INT);
+            shared.process.wait(PATIENCE);
+            shared.process = a.spawn(&["daemon"]);
+            shared.process.wait_for_line("running", PATIENCE);
+        }
+        until("the loss is reported", PATIENCE, || !problems(&a).is_empty());
+        std::fs::rename(&away, &file).unwrap();
+        until("the return is noticed", PATIENCE, || problems(&a).is_empty());
+        // A client that knows v1 only.
+        let out = b.home().join(round.to_string());
+        aria2(&b, torrent.to_str().unwrap(), &out);
+        assert_eq!(got(&out), expected);
     }
 }
 

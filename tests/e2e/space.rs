@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use serde_json::Value;
@@ -23,6 +23,8 @@ const NAME: &str = "acme/m";
 pub struct Watch {
     most: Arc<AtomicU64>,
     least_free: Arc<AtomicU64>,
+    /// What occupied the file system when the least was free.
+    then: Arc<Mutex<String>>,
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -30,24 +32,31 @@ pub struct Watch {
 impl Watch {
     pub fn of(dir: PathBuf) -> Self {
         let (most, least_free) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(u64::MAX)));
-        let ends = Arc::new(AtomicBool::new(false));
+        let (ends, then) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(String::new())));
         let (seen_most, seen_least, ending) = (most.clone(), least_free.clone(), ends.clone());
+        let seen_then = then.clone();
         let thread = std::thread::spawn(move || {
             while !ending.load(Ordering::Relaxed) {
                 seen_most.fetch_max(allocated(&dir), Ordering::Relaxed);
-                seen_least.fetch_min(free(&dir), Ordering::Relaxed);
+                let free = free(&dir);
+                if free < seen_least.fetch_min(free, Ordering::Relaxed) {
+                    *seen_then.lock().unwrap() = occupants(&dir);
+                }
                 std::thread::yield_now();
             }
         });
-        Self { most, least_free, ends, thread: Some(thread) }
+        Self { most, least_free, then, ends, thread: Some(thread) }
     }
 
     pub fn most(&self) -> u64 {
         self.most.load(Ordering::Relaxed)
     }
 
-    fn least_free(&self) -> u64 {
-        self.least_free.load(Ordering::Relaxed)
+    /// Fails where fewer than so many bytes were free at some time.
+    #[track_caller]
+    fn left_free(&self, bytes: u64) {
+        let least = self.least_free.load(Ordering::Relaxed);
+        assert!(least >= bytes, "{least} bytes were free, next to {}", self.then.lock().unwrap());
     }
 }
 
@@ -56,6 +65,13 @@ impl Drop for Watch {
         self.ends.store(true, Ordering::Relaxed);
         self.thread.take().map(JoinHandle::join);
     }
+}
+
+/// How many bytes each entry of a directory occupies.
+fn occupants(dir: &Path) -> String {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let of = |entry: std::fs::DirEntry| format!("{:?} {}", entry.file_name(), allocated(&entry.path()));
+    entries.map(of).collect::<Vec<_>>().join(", ")
 }
 
 /// Bytes of the disk that the files below a directory occupy.
@@ -147,7 +163,7 @@ fn a_file_larger_than_the_disk_is_read_twice_and_min_free_stays_free() {
         for _ in 0..2 {
             is_right(&mounted.path("acme/m/w.bin"), &a.home().join("m/w.bin"));
         }
-        assert!(watch.least_free() >= 16 * MIB, "{} bytes were free", watch.least_free());
+        watch.left_free(16 * MIB);
         assert!(watch.most() >= 16 * MIB, "the cache was not used: {}", watch.most());
         mounted.unmount();
         mounts::detach_below(&b.base());
@@ -222,4 +238,29 @@ fn get_and_warm_name_the_space_that_they_lack_before_they_start() {
     assert!(b.received() - before < 4 * MIB, "{} bytes were received", b.received() - before);
     // Elsewhere there is space.
     b.run(&["get", NAME, "--peer", &a.peer(), "-o", b.home().join("out").to_str().unwrap()]).ok();
+}
+
+#[test]
+fn get_fails_when_other_programs_take_its_space() {
+    let net = Net::new();
+    let (a, b, shared) = hosts(&net, 48, "max_size: 8MiB\n  min_free: 4MiB");
+    on_tmpfs(&b, 96);
+    import(&b, &shared.manifest);
+    a.limit_rate("100mbit");
+    let dest = b.base().join("out");
+    let getting = b.spawn(&["get", NAME, "--peer", &a.peer(), "-o", dest.to_str().unwrap()]);
+    until("some of it is stored", PATIENCE, || allocated(&b.base()) >= 8 * MIB);
+    let filler = b.base().join("filler");
+    let fill = || {
+        Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display())).output()
+    };
+    assert!(!fill().unwrap().status.success(), "the disk is full");
+    let failed = getting.finish(PATIENCE);
+    assert!(failed.stderr.contains("help: free some space"), "{}", failed.stderr);
+    let refused = failed.error(1);
+    assert!(refused.contains("needed") && refused.contains("cache.min_free"), "{refused}");
+    // With space it goes on.
+    std::fs::remove_file(&filler).unwrap();
+    b.run(&["get", NAME, "--peer", &a.peer(), "-o", dest.to_str().unwrap()]).ok();
+    assert!(std::fs::read(dest.join("w.bin")).unwrap() == std::fs::read(a.home().join("m/w.bin")).unwrap());
 }

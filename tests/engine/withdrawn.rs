@@ -7,6 +7,8 @@ use silmaril::torrent::{Event, Swarms};
 
 use super::rig::{Client, SOON, Sample};
 use crate::support::private_net::in_private_net;
+use crate::support::raw_peer::{FLAGS, RawPeer, is_hang_up};
+use crate::support::raw_peer_message::{Block, Message};
 
 const MIB: usize = 1 << 20;
 
@@ -98,5 +100,132 @@ fn no_byte_of_a_withdrawn_piece_is_sent() {
         seed.session.connect_peer(seeded, stock.address()).unwrap();
         seed.read(seeded, 5);
         assert!(sample.piece_in(sample.dir.path(), 5).unwrap() == sample.piece(5));
+    });
+}
+
+/// The number that a hand-made peer gives to `lt_donthave` (BEP 54).
+const DONT_HAVE: u8 = 7;
+
+/// The flags of a peer without BEP 6.
+const WITHOUT_FAST: [u8; 8] = [0, 0, 0, 0, 0, 0x10, 0, 0x10];
+
+/// The piece that is withdrawn, the last.
+const GONE: u32 = 15;
+
+const BLOCK: u32 = 16 * 1024;
+
+/// A seed of 16 pieces, and a connection of a hand-made peer with these flags and extensions. The peer has requested all
+/// blocks and has received the first one when the last piece is withdrawn; it has read none of the answers behind it.
+fn withdraw_beside(flags: [u8; 8], extensions: &'static [u8], check: fn(&Sample, RawPeer, &Client, Block)) {
+    in_private_net(move || {
+        let sample = Sample::new(&[("model.safetensors", (GONE as usize + 1) * MIB)], MIB as u32, false);
+        let mut seed = Client::new();
+        let seeded = seed.add(sample.add_seed());
+        let mut peer = RawPeer::dial_as(None, seed.address, &sample.info_hash, flags, extensions).unwrap();
+        if flags == FLAGS {
+            peer.send(&Message::HaveNone).unwrap();
+        }
+        peer.send(&Message::Interested).unwrap();
+        peer.receive_until(|message| (message == Message::Unchoke).then_some(())).unwrap();
+        for block in blocks() {
+            peer.send(&Message::Request(block)).unwrap();
+        }
+        // Disk threads may finish in another order.
+        let first = peer.receive_until(|message| match message {
+            Message::Piece(piece, begin, _) => Some(Block { piece, begin, length: BLOCK }),
+            _ => None,
+        });
+        seed.session.withdraw(seeded, &[PieceIndex(GONE)]).unwrap();
+        check(&sample, peer, &seed, first.unwrap());
+    });
+}
+
+fn blocks() -> Vec<Block> {
+    let pieces = 0..=GONE;
+    let of = |piece| (0..MIB as u32 / BLOCK).map(move |i| Block { piece, begin: i * BLOCK, length: BLOCK });
+    pieces.flat_map(of).collect()
+}
+
+/// Receives the answer to each request but that of the first block, and what else the seed sends meanwhile.
+fn answers(sample: &Sample, peer: &mut RawPeer, first: Block) -> (Vec<Block>, Vec<Message>) {
+    let mut due = blocks();
+    due.retain(|block| *block != first);
+    let (mut rejected, mut others) = (vec![], vec![]);
+    while !due.is_empty() {
+        let answered = match peer.receive().unwrap() {
+            Message::Piece(piece, begin, bytes) => {
+                let start = begin as usize;
+                assert!(bytes == sample.piece(piece)[start..start + bytes.len()], "wrong bytes of {piece}");
+                Block { piece, begin, length: bytes.len() as u32 }
+            }
+            Message::Reject(block) => {
+                rejected.push(block);
+                block
+            }
+            other => {
+                others.push(other);
+                continue;
+            }
+        };
+        let at = due.iter().position(|block| *block == answered);
+        due.swap_remove(at.unwrap_or_else(|| panic!("{answered:?} was not requested")));
+    }
+    (rejected, others)
+}
+
+fn dont_have() -> Message {
+    Message::Extended(DONT_HAVE, GONE.to_be_bytes().to_vec())
+}
+
+fn of_the_withdrawn_piece() -> Vec<Block> {
+    blocks().into_iter().filter(|block| block.piece == GONE).collect()
+}
+
+#[test]
+fn a_peer_learns_which_piece_is_gone_and_its_requests_are_rejected() {
+    withdraw_beside(FLAGS, b"d1:md11:lt_donthavei7eee", |sample, mut peer, _seed, first| {
+        let (mut rejected, others) = answers(sample, &mut peer, first);
+        rejected.sort_by_key(|block| block.begin);
+        assert_eq!(rejected, of_the_withdrawn_piece());
+        assert_eq!(others.iter().filter(|message| **message == dont_have()).count(), 1, "{others:?}");
+        // A request that comes later is rejected as well, and the connection goes on.
+        let late = of_the_withdrawn_piece()[3];
+        peer.send(&Message::Request(late)).unwrap();
+        peer.receive_until(|message| (message == Message::Reject(late)).then_some(())).unwrap();
+        peer.send(&Message::Request(blocks()[0])).unwrap();
+        peer.receive_until(|message| matches!(message, Message::Piece(0, 0, _)).then_some(())).unwrap();
+    });
+}
+
+#[test]
+fn a_peer_without_donthave_gets_rejects() {
+    withdraw_beside(FLAGS, b"d1:mdee", |sample, mut peer, _seed, first| {
+        let (mut rejected, others) = answers(sample, &mut peer, first);
+        rejected.sort_by_key(|block| block.begin);
+        assert_eq!(rejected, of_the_withdrawn_piece());
+        let extended = |message: &Message| matches!(message, Message::Extended(id, _) if *id != 0);
+        assert!(!others.iter().any(extended), "{others:?}");
+    });
+}
+
+#[test]
+fn a_peer_without_fast_messages_is_disconnected_and_sees_the_new_bitfield() {
+    withdraw_beside(WITHOUT_FAST, b"d1:mdee", |sample, mut peer, seed, _first| {
+        let end = loop {
+            match peer.receive() {
+                Ok(Message::Piece(piece, ..)) => assert_ne!(piece, GONE, "a block of the withdrawn piece"),
+                Ok(Message::Reject(block)) => panic!("a reject of {block:?} without BEP 6"),
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert!(is_hang_up(&end), "{end}");
+        let mut again =
+            RawPeer::dial_as(None, seed.address, &sample.info_hash, WITHOUT_FAST, b"d1:mdee").unwrap();
+        let bits = again.receive_until(|message| match message {
+            Message::Bitfield(bits) => Some(bits),
+            _ => None,
+        });
+        assert_eq!(bits.unwrap(), [0xff, 0xfe]);
     });
 }

@@ -1,9 +1,9 @@
-//! Random reads, stalls, lies, departures and cancellations against the true bytes.
+//! Random reads, stalls, lies, departures, deletions and cancellations against the true bytes.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
-use silmaril::fetch::ReadError;
+use silmaril::fetch::{ReadError, Shedding};
 use tokio::time::Instant;
 
 use crate::support::clock::pass;
@@ -43,6 +43,12 @@ enum Step {
         file: usize,
         block: u64,
     },
+    /// Deletes what may be deleted of a file, as a cache without space does.
+    Shed {
+        model: usize,
+        file: usize,
+        shedding: Shedding,
+    },
 }
 
 /// How long a piece that has timed out fails at once, at most, with something to spare.
@@ -65,6 +71,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..2usize).prop_map(Step::Relocate),
         1 => place.clone().prop_map(|(model, file)| Step::Close { model, file }),
         2 => (1u64..30_000).prop_map(Step::Wait),
+        2 => (place.clone(), prop::bool::ANY).prop_map(|((model, file), spare)| {
+            let shedding = if spare { Shedding::Spare } else { Shedding::AllButOldest };
+            Step::Shed { model, file, shedding }
+        }),
         1 => (place, 0u64..24).prop_map(|((model, file), block)| Step::Damage { model, file, block }),
     ]
 }
@@ -123,6 +133,11 @@ async fn run(steps: Vec<Step>) {
                 let content = &models[model].revision.contents[file];
                 let start = (block * 16 * KIB).min(content.len());
                 content.mark_missing(start..(start + 16 * KIB).min(content.len())).unwrap();
+            }
+            Step::Shed { model, file, shedding } => {
+                let content = &models[model].revision.contents[file];
+                let ranges = rig.fetch.deletable(content, shedding);
+                rig.fetch.delete(content, &ranges, shedding).unwrap();
             }
         }
     }

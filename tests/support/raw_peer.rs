@@ -22,6 +22,9 @@ pub const WIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The extension protocol (BEP 10), fast messages (BEP 6) and BitTorrent v2 (BEP 52).
 pub const FLAGS: [u8; 8] = [0, 0, 0, 0, 0, 0x10, 0, 0x14];
 
+/// The body of a handshake of BEP 10 that names no extension.
+const NO_EXTENSIONS: &[u8] = b"d1:mdee";
+
 /// Messages longer than this are not read: the node under test sends none.
 const MAX_LENGTH: usize = 2 << 20;
 
@@ -41,10 +44,23 @@ impl RawPeer {
 
     /// The same in the namespace of the calling thread, from one of several addresses.
     pub fn dial(from: Option<Ipv4Addr>, to: SocketAddr, swarm: &InfoHash) -> Result<Self> {
+        Self::dial_as(from, to, swarm, FLAGS, NO_EXTENSIONS)
+    }
+
+    /// The same, with these flags in the handshake of BEP 3, and this body of the handshake of BEP 10.
+    pub fn dial_as(
+        from: Option<Ipv4Addr>,
+        to: SocketAddr,
+        swarm: &InfoHash,
+        flags: [u8; 8],
+        extensions: &[u8],
+    ) -> Result<Self> {
         let mut peer = Self::over(dial(from, to)?)?;
-        peer.stream.write_all(&handshake(swarm))?;
+        let mut hello = handshake(swarm);
+        hello[20..28].copy_from_slice(&flags);
+        peer.stream.write_all(&hello)?;
         peer.stream.read_exact(&mut [0; 68])?;
-        peer.send(&Message::Extended(0, b"d1:mdee".to_vec()))?;
+        peer.send(&Message::Extended(0, extensions.to_vec()))?;
         Ok(peer)
     }
 
@@ -57,7 +73,7 @@ impl RawPeer {
             return Err(Error::new(ErrorKind::InvalidData, "not a plain BitTorrent handshake"));
         }
         peer.stream.write_all(&handshake(swarm))?;
-        peer.send(&Message::Extended(0, b"d1:mdee".to_vec()))?;
+        peer.send(&Message::Extended(0, NO_EXTENSIONS.to_vec()))?;
         Ok(peer)
     }
 

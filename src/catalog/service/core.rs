@@ -274,8 +274,9 @@ impl Core {
             Action::Tell(Notice::Ready(peer)) => {
                 let speaker = self.speakers();
                 let node = speaker.iter().find(|speaker| speaker.peer == peer).map(|speaker| speaker.node);
-                if node.is_some_and(|node| self.searches.met(node, speaker.len())) {
-                    self.report(News::Peer);
+                if let Some(node) = node {
+                    let may_know = self.searches.met(node, speaker.len());
+                    self.report(if may_know { News::Peer } else { News::Holder });
                 }
                 self.tell_all(&Heard::Ready);
             }

@@ -8,8 +8,9 @@
 //!   none in its time. The DHT never answers that a name is unknown.
 //!
 //! A caller with [`Patience::Peers`] does not wait for the DHT: it has its answer when each connected peer has answered,
-//! but not before LAN discovery had its time, nor while a peer that announced the name is being called. The search goes
-//! on without it, and what it finds is [news](super::News) of the name. Where no peer is connected, the DHT is waited for.
+//! but not in the first second after the start ([`LAN_SOON`]), nor while a peer that announced the name is being called.
+//! The search goes on without it, and what it finds is [news](super::News) of the name. Where no peer is connected, LAN
+//! discovery and the DHT are waited for.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -42,6 +43,10 @@ pub const MISS: Duration = Duration::from_secs(30);
 /// How long after the start nobody is taken for a network that is still being found, even without a DHT: peers of
 /// the same LAN are met within a second or two.
 pub const LAN_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long after the start LAN discovery is waited for although each connected peer has answered that it knows no such
+/// name.
+pub const LAN_SOON: Duration = Duration::from_secs(1);
 
 /// Peers asked at once. All know nearly the same; more are asked while there is no candidate.
 pub const WAVE: usize = 12;
@@ -482,13 +487,18 @@ impl Crowd {
         let now = Instant::now();
         let again =
             core.settings.dht.then(|| (self.looked + self.pause).max(now + Duration::from_millis(50)));
-        let moments = [self.heard_all_at(core), self.heard_alone_at(core), self.met_all_at(core)];
+        let moments = [
+            self.heard_all_at(core),
+            self.heard_alone_at(core),
+            self.met_all_at(core, LAN_WITHIN),
+            self.met_all_at(core, LAN_SOON),
+        ];
         again.into_iter().chain(moments.into_iter().filter(|at| now < *at)).min()
     }
 
-    /// When the hosts of the LAN, and the peers that are being called, have had their time.
-    fn met_all_at(&self, core: &Core) -> Instant {
-        let lan = core.started + LAN_WITHIN;
+    /// When the hosts of the LAN have had so long since the start, and the peers that are being called their time.
+    fn met_all_at(&self, core: &Core, lan_within: Duration) -> Instant {
+        let lan = core.started + lan_within;
         self.called_at.map_or(lan, |at| lan.max(at + MET_WITHIN))
     }
 
@@ -496,7 +506,7 @@ impl Crowd {
     /// further peer is about to be met.
     fn peers_have_none(&self, core: &Core, now: Instant) -> bool {
         let answered = self.asked.iter().all(|peer| core.searches.is_silent(*peer));
-        self.heard && answered && now >= self.met_all_at(core) && self.asked_all(core)
+        self.heard && answered && now >= self.met_all_at(core, LAN_SOON) && self.asked_all(core)
     }
 
     /// Whether every peer that can be asked was asked.
@@ -507,12 +517,12 @@ impl Crowd {
 
     /// When the peers that are being called, and the DHT, have had their time.
     fn heard_all_at(&self, core: &Core) -> Instant {
-        self.dht_heard_at(core, DHT_WITHIN).max(self.met_all_at(core))
+        self.dht_heard_at(core, DHT_WITHIN).max(self.met_all_at(core, LAN_WITHIN))
     }
 
     /// The same where there is no peer to ask.
     fn heard_alone_at(&self, core: &Core) -> Instant {
-        self.dht_heard_at(core, DHT_ALONE_WITHIN).max(self.met_all_at(core))
+        self.dht_heard_at(core, DHT_ALONE_WITHIN).max(self.met_all_at(core, LAN_WITHIN))
     }
 
     fn dht_heard_at(&self, core: &Core, within: Duration) -> Instant {

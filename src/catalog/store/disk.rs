@@ -8,10 +8,7 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
-use redb::{
-    Database, DatabaseError, ReadOnlyTable, ReadableDatabase as _, StorageError, Table, TableDefinition,
-    WriteTransaction,
-};
+use redb::{Database, ReadOnlyTable, ReadableDatabase as _, Table, TableDefinition, WriteTransaction};
 
 use super::index::publisher_and_model;
 use crate::catalog::record::{Record, SharedRecord, UncheckedRecord, successor_salt};
@@ -82,41 +79,49 @@ pub(super) fn record(bytes: &[u8]) -> Option<SharedRecord> {
 /// Opens or makes the database and hands over every record and its length on disk.
 ///
 /// # Errors
-/// Damage is told from what may pass: no space, no rights, in use.
+/// Damage is distinguished from what may pass: no space, no rights, in use. In that case no part of a new database
+/// remains, which would look damaged the next time.
 pub(super) fn open(
     file: &Path,
     mut each: impl FnMut(&Place, &[u8]),
 ) -> Result<(Database, Snapshot), OpenError> {
+    let is_new = !file.exists();
     // The database may panic over bytes that nobody sane has written.
     let opened = panic::catch_unwind(AssertUnwindSafe(|| {
-        let database = (Database::builder())
-            .set_cache_size(CACHE)
-            .set_check_integrity_on_open(true)
-            .create(file)
-            .map_err(opening)?;
-        let damaged = |error: redb::Error| OpenError::Damaged(error.to_string());
-        let transaction = database.begin_write().map_err(|error| damaged(error.into()))?;
-        transaction.open_table(RECORDS).map_err(|error| damaged(error.into()))?;
-        transaction.commit().map_err(|error| OpenError::Failed(error.to_string()))?;
-        let rows = snapshot(&database).map_err(damaged)?;
-        for row in rows.range::<&Place>(..).map_err(|error| damaged(error.into()))? {
-            let (place, bytes) = row.map_err(|error| damaged(error.into()))?;
+        let database =
+            (Database::builder()).set_cache_size(CACHE).set_check_integrity_on_open(true).create(file)?;
+        let transaction = database.begin_write()?;
+        transaction.open_table(RECORDS)?;
+        transaction.commit()?;
+        let rows = snapshot(&database)?;
+        for row in rows.range::<&Place>(..)? {
+            let (place, bytes) = row?;
             each(place.value(), bytes.value());
         }
         Ok((database, rows))
     }));
-    opened.unwrap_or_else(|_| Err(OpenError::Damaged("the database panicked over it".to_owned())))
+    let opened =
+        opened.unwrap_or_else(|_| Err(redb::Error::Corrupted("the database panicked over it".to_owned())));
+    opened.map_err(|error| {
+        let damaged = is_damage(&error);
+        if is_new && !damaged {
+            // The caller gets the reason for which it could not be made.
+            let _ = fs::remove_file(file);
+        }
+        if damaged { OpenError::Damaged(error.to_string()) } else { OpenError::Failed(error.to_string()) }
+    })
 }
 
-fn opening(error: DatabaseError) -> OpenError {
-    let damaged = match &error {
-        DatabaseError::Storage(StorageError::Io(error)) => {
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Io(error) => {
             matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
         }
-        DatabaseError::Storage(StorageError::Corrupted(_)) | DatabaseError::UpgradeRequired(_) => true,
-        _ => false,
-    };
-    if damaged { OpenError::Damaged(error.to_string()) } else { OpenError::Failed(error.to_string()) }
+        redb::Error::PreviousIo | redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => {
+            false
+        }
+        _ => true,
+    }
 }
 
 /// What the table holds now.

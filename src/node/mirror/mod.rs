@@ -143,6 +143,9 @@ impl Node {
         // Refused before anything is downloaded.
         let own = self.library.signer(request.sign)?.map(|key| key.public());
         self.library.trust.check(&job.model.name, own)?;
+        if let Some(address) = job.repository.address() {
+            self.refuse_unreachable(address, &request.shown)?;
+        }
         let turn = self.mirrors.turn(&job.model).await;
         let board = Arc::new(Board::default());
         let source = job.open(self, request, &board);

@@ -187,10 +187,10 @@ impl Run {
             let (at, from) = (rng.usize(..FILES), rng.usize(..LEN - 100));
             let read = self.while_complete(|model, revision| {
                 let read = revision.contents[at].read(from as u64..from as u64 + 100);
-                (model.files[at].1[from..from + 100].to_vec(), read.unwrap())
+                (model.files[at].1[from..from + 100].to_vec(), read)
             });
             if let Some((right, read)) = read {
-                assert_eq!(read.expect("bytes were lost"), right);
+                assert_eq!(read.unwrap().expect("bytes were lost"), right);
             }
         }
     }
