@@ -13,6 +13,7 @@
 #include "gate.h"
 #include "hashes.h"
 #include "local_address.h"
+#include "metadata_link.h"
 #include "slots.h"
 #include "talk.h"
 
@@ -36,9 +37,6 @@ constexpr std::uint32_t probe_answered_within = 4000;  // milliseconds
 // A peer of which pieces are wanted and that has sent no message for so many seconds is silent: its program
 // may have stopped while its host still acknowledges.
 constexpr int silent_after = 10;
-
-// The number that libtorrent gives the extension `ut_metadata` (BEP 9).
-constexpr int metadata_id = 2;
 
 // What libtorrent finds this plugin of a connection by.
 constexpr char plugin_type[] = "silmaril";
@@ -69,9 +67,10 @@ Load load_of(lt::peer_connection_handle const& peer) {
 class Peer final : public lt::peer_plugin, public Slot {
 public:
     Peer(PluginParts const& parts, std::shared_ptr<PieceHashes> hashes, std::shared_ptr<Slots> slots,
-         lt::peer_connection_handle const& connection)
+         std::shared_ptr<MetadataFetch> metadata, lt::peer_connection_handle const& connection)
         : m_parts(parts),
           m_speaker(parts.talk, parts.outbox, parts.torrent, connection),
+          m_metadata(std::move(metadata), connection, [this](bool wrong) { wrong ? end_for_good() : end(); }),
           m_gate(parts.guard, parts.proof, connection.remote().address()),
           m_hashes(std::move(hashes)),
           m_slots(std::move(slots)),
@@ -90,9 +89,11 @@ public:
             if (m_parts.visibility->hides_port()) handshake.dict().erase("p");
         }
         Speaker::offer(handshake);
+        m_metadata.offer(handshake);
     }
     bool on_extension_handshake(lt::bdecode_node const& handshake) override {
         m_speaker.on_handshake(handshake);
+        m_metadata.on_handshake(handshake);
         auto const messages =
             handshake.type() == lt::bdecode_node::dict_t ? handshake.dict_find_dict("m") : lt::bdecode_node();
         auto const number = messages ? messages.dict_find_int_value("lt_donthave", 0) : 0;
@@ -100,7 +101,7 @@ public:
         return true;
     }
     bool on_extended(int length, int id, lt::span<char const> so_far) override {
-        return m_speaker.on_message(length, id, so_far);
+        return m_metadata.on_message(length, id, so_far) || m_speaker.on_message(length, id, so_far);
     }
     bool on_handshake(lt::span<char const> reserved) override {
         m_fast = reserved.size() == 8 && (reserved[7] & 0x04) != 0;
@@ -169,6 +170,7 @@ public:
     bool on_not_interested() override { return true; }
     void on_disconnect(lt::error_code const& reason) override {
         m_speaker.on_disconnect();
+        m_metadata.on_disconnect();
         if (!std::exchange(m_greeted, false)) return;
         m_hashes->forget_requests();
         tell(Note::Kind::peer_disconnected, reason.message());
@@ -284,6 +286,11 @@ private:
         m_connection.disconnect(lt::errors::make_error_code(lt::errors::invalid_message),
                                 lt::operation_t::bittorrent, lt::peer_connection_interface::peer_error);
     }
+    // The same, and the peer is not welcome for a while.
+    void end_for_good() {
+        m_parts.guard->remember(m_endpoint.address(), m_connection.pid(), Clock::now());
+        end();
+    }
     // BEP 52: a HASH_REJECT has the fields of the request.
     void reject_hashes(lt::span<char const> fields) {
         std::vector<char> message{0, 0, 0, char(fields.size() + 1), char(MessageType::hash_reject)};
@@ -293,6 +300,7 @@ private:
 
     PluginParts const m_parts;
     Speaker m_speaker;
+    MetadataLink m_metadata;
     Gate m_gate;
     std::shared_ptr<PieceHashes> const m_hashes;
     std::shared_ptr<Slots> const m_slots;
@@ -312,11 +320,13 @@ public:
     Plugin(PluginParts parts, lt::torrent_handle handle)
         : m_parts(std::move(parts)),
           m_handle(std::move(handle)),
-          m_hashes(std::make_shared<PieceHashes>(m_handle, m_parts.proof)) {
+          m_hashes(std::make_shared<PieceHashes>(m_handle, m_parts.proof)),
+          m_metadata(m_parts.wants_metadata ? fetch_metadata(m_handle) : nullptr) {
         m_parts.talk->torrent_added(m_parts.torrent, m_handle);
     }
     void tick() override {
         m_hashes->tick();
+        if (m_metadata) m_metadata->tick(Clock::now());
         if (m_ticks_after_failure > 0) {
             --m_ticks_after_failure;
             request_again();
@@ -332,7 +342,7 @@ public:
         // cannot tell a withheld torrent from one that is not here.
         if (m_parts.visibility->withheld && !connection.is_outgoing())
             throw std::runtime_error("the torrent is withheld");
-        auto peer = std::make_shared<Peer>(m_parts, m_hashes, m_slots, connection);
+        auto peer = std::make_shared<Peer>(m_parts, m_hashes, m_slots, m_metadata, connection);
         auto const torrent = m_handle.native_handle();
         if (torrent && !connection.is_outgoing()) {
             auto const* const beyond =
@@ -390,6 +400,7 @@ private:
     PluginParts const m_parts;
     lt::torrent_handle const m_handle;
     std::shared_ptr<PieceHashes> const m_hashes;
+    std::shared_ptr<MetadataFetch> const m_metadata;  // null where none is wanted
     std::shared_ptr<Slots> const m_slots = std::make_shared<Slots>();
     int m_ticks_after_failure = 0;
     int m_silent_seeds = 0;  // as last told

@@ -178,6 +178,8 @@ mod hostile {
     mod lab;
     mod measure;
     mod memory;
+    mod metadata;
+    mod metadata_peer;
     mod siege;
     mod strike;
     mod strikes;

@@ -50,13 +50,18 @@ impl RawPeer {
 
     /// Accepts a connection that a node has opened.
     pub fn accept(stream: TcpStream, swarm: &InfoHash) -> Result<Self> {
+        Self::accept_as(stream, &handshake(swarm))
+    }
+
+    /// The same with this handshake of BEP 3, which contains the peer id.
+    pub fn accept_as(stream: TcpStream, handshake: &[u8]) -> Result<Self> {
         let mut peer = Self::over(stream)?;
         let mut theirs = [0; 68];
         peer.stream.read_exact(&mut theirs)?;
         if !theirs.starts_with(b"\x13BitTorrent protocol") {
             return Err(Error::new(ErrorKind::InvalidData, "not a plain BitTorrent handshake"));
         }
-        peer.stream.write_all(&handshake(swarm))?;
+        peer.stream.write_all(handshake)?;
         peer.send(&Message::Extended(0, b"d1:mdee".to_vec()))?;
         Ok(peer)
     }
