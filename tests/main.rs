@@ -58,6 +58,7 @@ mod e2e {
     mod damage;
     mod discovery;
     mod disputed_names;
+    mod equal_files;
     mod few_descriptors;
     mod figures;
     mod get;
