@@ -11,10 +11,10 @@ namespace {
 // BEP 9.
 constexpr std::int64_t block_length = 16 * 1024;
 
-// Peers that are asked at a time, and the sum of the sizes that they announce, in bytes. One peer is always
-// asked.
+// Peers that are asked at a time, and the bytes that are kept of what they have sent. Beyond that the peer
+// that has sent least loses its turn.
 constexpr std::size_t max_active = 8;
-constexpr std::int64_t max_active_bytes = 32 << 20;
+constexpr std::size_t max_kept = 32 << 20;
 
 // Requests to one peer that are not answered. Some clients refuse more.
 constexpr std::size_t max_requests = 8;
@@ -24,7 +24,7 @@ constexpr auto max_silence = std::chrono::seconds(2);
 
 // How long a turn may take while other peers wait. It doubles with every eight turns that ended without
 // success, so that a slow honest peer finishes in the end.
-constexpr auto max_turn = std::chrono::seconds(8);
+constexpr auto max_turn = std::chrono::seconds(4);
 constexpr int turns_per_doubling = 8;
 constexpr int max_doublings = 6;
 
@@ -60,13 +60,9 @@ void MetadataFetch::announced(MetadataSource& source, std::int64_t size, Clock::
 }
 
 MetadataFetch::Sources::iterator MetadataFetch::choose(Clock::time_point now) {
-    std::int64_t bytes = 0;
     std::map<lt::address, int> active;
-    for (auto const& [source, state] : m_sources) {
-        if (!state.active) continue;
-        bytes += state.size;
-        ++active[source->group()];
-    }
+    for (auto const& [source, state] : m_sources)
+        if (state.active) ++active[source->group()];
     // Peers of hosts that have not failed yet come first.
     auto const rank = [&](MetadataSource const& source, State const& state) {
         auto const group = source.group();
@@ -78,7 +74,6 @@ MetadataFetch::Sources::iterator MetadataFetch::choose(Clock::time_point now) {
     for (auto source = m_sources.begin(); source != m_sources.end(); ++source) {
         auto const& state = source->second;
         if (state.active || state.not_before > now) continue;
-        if (bytes > 0 && bytes + state.size > max_active_bytes) continue;
         if (chosen == m_sources.end() || rank(*source->first, state) < rank(*chosen->first, chosen->second))
             chosen = source;
     }
@@ -112,10 +107,9 @@ void MetadataFetch::request_more(Sources::iterator source) {
 
 void MetadataFetch::end_turn(State& state) {
     state.active = false;
-    state.blocks = {};
+    for (auto const& block : std::exchange(state.blocks, {})) m_kept -= block.size();
     state.received = state.next = 0;
     state.requested.clear();
-    ++m_ended_turns;
 }
 
 void MetadataFetch::received(MetadataSource& source, std::int64_t block, std::int64_t total,
@@ -132,11 +126,26 @@ void MetadataFetch::received(MetadataSource& source, std::int64_t block, std::in
         return;
     }
     state.blocks[std::size_t(block)].assign(bytes.begin(), bytes.end());
+    m_kept += std::size_t(bytes.size());
     state.progress = now;
-    if (++state.received == state.blocks.size())
+    if (++state.received == state.blocks.size()) {
         finish(source, now);
-    else
-        request_more(found);
+        return;
+    }
+    request_more(found);
+    if (m_kept > max_kept) end_least(now);
+}
+
+void MetadataFetch::end_least(Clock::time_point now) {
+    auto least = m_sources.end();
+    for (auto source = m_sources.begin(); source != m_sources.end(); ++source) {
+        auto const& state = source->second;
+        if (!state.active || state.received == 0) continue;
+        if (least == m_sources.end() || state.received < least->second.received) least = source;
+    }
+    if (least == m_sources.end()) return;
+    end_turn(least->second);
+    begin_turns(now);
 }
 
 void MetadataFetch::finish(MetadataSource& source, Clock::time_point now) {
@@ -144,8 +153,8 @@ void MetadataFetch::finish(MetadataSource& source, Clock::time_point now) {
     auto const size = state.size;
     std::vector<char> whole;
     whole.reserve(std::size_t(size));
-    for (auto const& block : std::exchange(state.blocks, {}))
-        whole.insert(whole.end(), block.begin(), block.end());
+    for (auto const& block : state.blocks) whole.insert(whole.end(), block.begin(), block.end());
+    end_turn(state);
     if (m_take(whole)) {
         succeed(size);
         return;
@@ -174,12 +183,22 @@ void MetadataFetch::rejected(MetadataSource& source, std::int64_t block, Clock::
     begin_turns(now);
 }
 
-void MetadataFetch::left(MetadataSource& source) { m_sources.erase(&source); }
+void MetadataFetch::left(MetadataSource& source) {
+    auto const found = m_sources.find(&source);
+    if (found == m_sources.end()) return;
+    if (found->second.active) end_turn(found->second);
+    m_sources.erase(found);
+    begin_turns(Clock::now());
+}
 
 void MetadataFetch::drop(MetadataSource& source, bool wrong) {
     auto const group = source.group();
     if (m_failures.size() < max_groups || m_failures.count(group)) ++m_failures[group];
-    m_sources.erase(&source);
+    auto const found = m_sources.find(&source);
+    if (found != m_sources.end()) {
+        if (found->second.active) end_turn(found->second);
+        m_sources.erase(found);
+    }
     source.end(wrong);
 }
 
@@ -198,6 +217,7 @@ void MetadataFetch::tick(Clock::time_point now) {
         if (!quiet && !(waiting && now - state.begun > longest)) continue;
         if (quiet && state.received == 0 && ++state.silent_turns >= max_silent_turns)
             silent.push_back(source);
+        ++m_ended_turns;
         end_turn(state);
     }
     for (auto* const source : silent) drop(*source, false);

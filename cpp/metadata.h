@@ -73,6 +73,8 @@ private:
     Sources::iterator choose(Clock::time_point now);
     void request_more(Sources::iterator source);
     void end_turn(State& state);
+    // Ends the turn of the peer that has sent least.
+    void end_least(Clock::time_point now);
     // Ends its connection, and prefers hosts of other groups from now on.
     void drop(MetadataSource& source, bool wrong);
     void finish(MetadataSource& source, Clock::time_point now);
@@ -84,6 +86,7 @@ private:
     std::uint64_t m_order = 0;
     std::size_t m_allowed = 2;  // active sources at a time
     int m_ended_turns = 0;
+    std::size_t m_kept = 0;  // bytes of the blocks of all sources
     bool m_done = false;
 };
 

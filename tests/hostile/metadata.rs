@@ -7,7 +7,7 @@ use silmaril::config::{Encryption, NetworkConfig};
 use silmaril::model::metainfo::parse_metainfo;
 use silmaril::torrent::{Event, Swarms, TorrentId};
 
-use super::metadata_peer::{BLOCK, Manner, METADATA, MetadataPeer, data, reject};
+use super::metadata_peer::{BLOCK, METADATA, Manner, MetadataPeer, data, reject};
 use crate::engine::rig::{Client, SOON, Sample, network};
 use crate::support::private_net::in_private_net;
 use crate::support::process::{PATIENCE, until};
@@ -22,7 +22,7 @@ struct Magnet {
 
 impl Magnet {
     fn new() -> Self {
-        let names: Vec<String> = (0..500).map(|number| format!("part-{number:04}-of-many")).collect();
+        let names: Vec<String> = (0..900).map(|number| format!("part-{number:04}-of-many")).collect();
         let files: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), 10)).collect();
         let sample = Sample::new(&files, 64 * 1024, false);
         let info = parse_metainfo(&sample.metainfo).unwrap().info;
@@ -84,8 +84,12 @@ fn liars(size: i64) -> Vec<Manner> {
         }),
         small(size as usize / 2),
         Manner::new("one byte", vec![1], |_, block| vec![data(&[0], block, 1)]),
-        Manner::new("one byte too few", vec![size - 1], |info, block| vec![data(info, block, info.len() - 1)]),
-        Manner::new("one byte too many", vec![size + 1], |info, block| vec![data(info, block, info.len() + 1)]),
+        Manner::new("one byte too few", vec![size - 1], |info, block| {
+            vec![data(info, block, info.len() - 1)]
+        }),
+        Manner::new("one byte too many", vec![size + 1], |info, block| {
+            vec![data(info, block, info.len() + 1)]
+        }),
         Manner::new("another size in the answers", right.clone(), |info, block| {
             vec![data(info, block, info.len() + BLOCK)]
         }),
@@ -106,7 +110,10 @@ fn liars(size: i64) -> Vec<Manner> {
         Manner::new("no dictionary", right.clone(), |_, _| raw(b"i5e")),
         Manner::new("no kind of message", right.clone(), |_, _| raw(b"d5:piecei0ee")),
         Manner::new("a message that is too long", right.clone(), |_, _| raw(&[b'l'; 18 * 1024])),
-        Manner { repeats: true, ..Manner::new("a size that changes with each request", vec![size, 77], nothing) },
+        Manner {
+            repeats: true,
+            ..Manner::new("a size that changes with each request", vec![size, 77], nothing)
+        },
     ]
 }
 
@@ -127,7 +134,9 @@ fn idlers(size: i64) -> Vec<Manner> {
         Manner::new("kinds of messages that do not exist", vec![size], |_, block| {
             raw(format!("d8:msg_typei9e5:piecei{block}ee").as_bytes())
         }),
-        Manner::new("negative blocks", vec![size], |_, _| raw(b"d8:msg_typei1e5:piecei-1e10:total_sizei5eeabcde")),
+        Manner::new("negative blocks", vec![size], |_, _| {
+            raw(b"d8:msg_typei1e5:piecei-1e10:total_sizei5eeabcde")
+        }),
         Manner::new("the largest accepted size, silent", vec![16 << 20], nothing),
     ]
 }
@@ -167,7 +176,9 @@ fn each_idler_leaves_the_honest_peer_its_turn() {
         for manner in idlers(magnet.size()) {
             let idler = magnet.peer(manner);
             let id = client.session.fetch_metadata(&magnet.link, &[idler.address]).unwrap();
-            until(&format!("the peer with {} is connected", idler.what()), PATIENCE, || idler.connections() > 0);
+            until(&format!("the peer with {} is connected", idler.what()), PATIENCE, || {
+                idler.connections() > 0
+            });
             let honest = magnet.honest();
             client.session.connect_peer(id, honest.address).unwrap();
             wait_for_metadata(&mut client, id, &magnet);
@@ -197,7 +208,11 @@ fn an_honest_peer_wins_against_many_others() {
         client.session.connect_peer(id, honest.address).unwrap();
         wait_for_metadata(&mut client, id, &magnet);
         println!("{} hostile peers delayed the metadata by {:.1?}", others.len(), begin.elapsed());
-        assert_eq!(honest.requests(), magnet.info.len().div_ceil(BLOCK), "the honest peer was asked more than once");
+        assert_eq!(
+            honest.requests(),
+            magnet.info.len().div_ceil(BLOCK),
+            "the honest peer was asked more than once"
+        );
     });
 }
 

@@ -48,12 +48,14 @@ impl RawPeer {
         Ok(peer)
     }
 
-    /// Accepts a connection that a node has opened.
+    /// Accepts a connection that a node has opened, and exchanges the handshakes of BEP 3 and BEP 10.
     pub fn accept(stream: TcpStream, swarm: &InfoHash) -> Result<Self> {
-        Self::accept_as(stream, &handshake(swarm))
+        let mut peer = Self::accept_as(stream, &handshake(swarm))?;
+        peer.send(&Message::Extended(0, b"d1:mdee".to_vec()))?;
+        Ok(peer)
     }
 
-    /// The same with this handshake of BEP 3, which contains the peer id.
+    /// The same with this handshake of BEP 3, which contains the peer id, and without that of BEP 10.
     pub fn accept_as(stream: TcpStream, handshake: &[u8]) -> Result<Self> {
         let mut peer = Self::over(stream)?;
         let mut theirs = [0; 68];
@@ -62,7 +64,6 @@ impl RawPeer {
             return Err(Error::new(ErrorKind::InvalidData, "not a plain BitTorrent handshake"));
         }
         peer.stream.write_all(handshake)?;
-        peer.send(&Message::Extended(0, b"d1:mdee".to_vec()))?;
         Ok(peer)
     }
 
