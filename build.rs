@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SOURCES: &[&str] = &[
+    "blame.cc",
     "create.cc",
     "dht.cc",
     "dial.cc",
@@ -33,6 +34,7 @@ const SOURCES: &[&str] = &[
     "withdraw.cc",
 ];
 const HEADERS: &[&str] = &[
+    "blame.h",
     "compat.h",
     "create.h",
     "dht.h",

@@ -177,6 +177,7 @@ mod hostile {
     mod floods;
     mod hashes;
     mod lab;
+    mod liars;
     mod measure;
     mod memory;
     mod metadata;
