@@ -119,13 +119,16 @@ mod engine {
     mod given;
     mod hostile;
     mod lazy;
+    mod limits;
     mod network;
     mod pieces;
     mod quiet;
     mod resume;
     mod returning;
     pub mod rig;
+    mod socks;
     mod talk;
+    mod utp;
     mod withdrawn;
     mod withheld;
 }
