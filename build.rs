@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SOURCES: &[&str] = &[
+    "blame.cc",
     "create.cc",
     "dht.cc",
     "dial.cc",
@@ -18,6 +19,8 @@ const SOURCES: &[&str] = &[
     "layers.cc",
     "local_address.cc",
     "merkle.cc",
+    "metadata.cc",
+    "metadata_link.cc",
     "outbox.cc",
     "overlay.cc",
     "plugin.cc",
@@ -31,6 +34,7 @@ const SOURCES: &[&str] = &[
     "withdraw.cc",
 ];
 const HEADERS: &[&str] = &[
+    "blame.h",
     "compat.h",
     "create.h",
     "dht.h",
@@ -45,6 +49,8 @@ const HEADERS: &[&str] = &[
     "layers.h",
     "local_address.h",
     "merkle.h",
+    "metadata.h",
+    "metadata_link.h",
     "outbox.h",
     "plugin.h",
     "proof.h",

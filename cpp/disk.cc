@@ -317,7 +317,10 @@ public:
                  [this, piece, handler = std::move(handler)](Storage& storage) mutable {
                      storage.forget(static_cast<int>(piece));
                      if (storage.proof) storage.proof->forget(static_cast<int>(piece));
-                     post([handler = std::move(handler), piece] { handler(piece); });
+                     post([handler = std::move(handler), proof = storage.proof, piece] {
+                         handler(piece);
+                         if (proof && proof->cleared) proof->cleared();
+                     });
                  });
     }
 

@@ -5,14 +5,15 @@
 #include <libtorrent/entry.hpp>
 #include <libtorrent/hash_picker.hpp>
 #include <libtorrent/peer_connection_handle.hpp>
-#include <libtorrent/request_blocks.hpp>
 #include <libtorrent/torrent.hpp>
 #include <stdexcept>
 
+#include "blame.h"
 #include "compat.h"
 #include "gate.h"
 #include "hashes.h"
 #include "local_address.h"
+#include "metadata_link.h"
 #include "slots.h"
 #include "talk.h"
 
@@ -24,9 +25,6 @@ namespace {
 // libtorrent goes by the rate again.
 constexpr std::uint16_t first_requests = 64;
 
-// How many seconds after a failed piece requests are made again.
-constexpr int ticks_after_failure = 30;
-
 // A peer of which pieces are wanted and that sends nothing is probed this often. If its host does not
 // acknowledge the probe either, it has gone without a word, and the connection keeps its address from being
 // called again.
@@ -36,9 +34,6 @@ constexpr std::uint32_t probe_answered_within = 4000;  // milliseconds
 // A peer of which pieces are wanted and that has sent no message for so many seconds is silent: its program
 // may have stopped while its host still acknowledges.
 constexpr int silent_after = 10;
-
-// The number that libtorrent gives the extension `ut_metadata` (BEP 9).
-constexpr int metadata_id = 2;
 
 // What libtorrent finds this plugin of a connection by.
 constexpr char plugin_type[] = "silmaril";
@@ -69,12 +64,15 @@ Load load_of(lt::peer_connection_handle const& peer) {
 class Peer final : public lt::peer_plugin, public Slot {
 public:
     Peer(PluginParts const& parts, std::shared_ptr<PieceHashes> hashes, std::shared_ptr<Slots> slots,
+         std::shared_ptr<MetadataFetch> metadata, std::shared_ptr<Blame> blame,
          lt::peer_connection_handle const& connection)
         : m_parts(parts),
           m_speaker(parts.talk, parts.outbox, parts.torrent, connection),
+          m_metadata(std::move(metadata), connection, [this](bool wrong) { wrong ? end_for_good() : end(); }),
           m_gate(parts.guard, parts.proof, connection.remote().address()),
           m_hashes(std::move(hashes)),
           m_slots(std::move(slots)),
+          m_blame(std::move(blame)),
           m_connection(connection),
           m_endpoint(connection.remote()),
           m_outgoing(connection.is_outgoing()) {
@@ -90,9 +88,11 @@ public:
             if (m_parts.visibility->hides_port()) handshake.dict().erase("p");
         }
         Speaker::offer(handshake);
+        m_metadata.offer(handshake);
     }
     bool on_extension_handshake(lt::bdecode_node const& handshake) override {
         m_speaker.on_handshake(handshake);
+        m_metadata.on_handshake(handshake);
         auto const messages =
             handshake.type() == lt::bdecode_node::dict_t ? handshake.dict_find_dict("m") : lt::bdecode_node();
         auto const number = messages ? messages.dict_find_int_value("lt_donthave", 0) : 0;
@@ -100,7 +100,7 @@ public:
         return true;
     }
     bool on_extended(int length, int id, lt::span<char const> so_far) override {
-        return m_speaker.on_message(length, id, so_far);
+        return m_metadata.on_message(length, id, so_far) || m_speaker.on_message(length, id, so_far);
     }
     bool on_handshake(lt::span<char const> reserved) override {
         m_fast = reserved.size() == 8 && (reserved[7] & 0x04) != 0;
@@ -169,8 +169,10 @@ public:
     bool on_not_interested() override { return true; }
     void on_disconnect(lt::error_code const& reason) override {
         m_speaker.on_disconnect();
+        m_metadata.on_disconnect();
         if (!std::exchange(m_greeted, false)) return;
         m_hashes->forget_requests();
+        m_blame->peer_gone();
         tell(Note::Kind::peer_disconnected, reason.message());
     }
 
@@ -284,6 +286,11 @@ private:
         m_connection.disconnect(lt::errors::make_error_code(lt::errors::invalid_message),
                                 lt::operation_t::bittorrent, lt::peer_connection_interface::peer_error);
     }
+    // The same, and the peer is not welcome for a while.
+    void end_for_good() {
+        m_parts.guard->remember(m_endpoint.address(), m_connection.pid(), Clock::now());
+        end();
+    }
     // BEP 52: a HASH_REJECT has the fields of the request.
     void reject_hashes(lt::span<char const> fields) {
         std::vector<char> message{0, 0, 0, char(fields.size() + 1), char(MessageType::hash_reject)};
@@ -293,9 +300,11 @@ private:
 
     PluginParts const m_parts;
     Speaker m_speaker;
+    MetadataLink m_metadata;
     Gate m_gate;
     std::shared_ptr<PieceHashes> const m_hashes;
     std::shared_ptr<Slots> const m_slots;
+    std::shared_ptr<Blame> const m_blame;
     lt::peer_connection_handle m_connection;  // weak
     lt::tcp::endpoint const m_endpoint;
     bool const m_outgoing;
@@ -312,18 +321,21 @@ public:
     Plugin(PluginParts parts, lt::torrent_handle handle)
         : m_parts(std::move(parts)),
           m_handle(std::move(handle)),
-          m_hashes(std::make_shared<PieceHashes>(m_handle, m_parts.proof)) {
+          m_hashes(std::make_shared<PieceHashes>(m_handle, m_parts.proof)),
+          m_metadata(m_parts.wants_metadata ? fetch_metadata(m_handle) : nullptr) {
         m_parts.talk->torrent_added(m_parts.torrent, m_handle);
+        if (m_parts.proof)
+            m_parts.proof->cleared = [blame = std::weak_ptr<Blame>(m_blame)] {
+                if (auto const left = blame.lock()) left->piece_cleared();
+            };
     }
     void tick() override {
         m_hashes->tick();
-        if (m_ticks_after_failure > 0) {
-            --m_ticks_after_failure;
-            request_again();
-        }
+        if (m_metadata) m_metadata->tick(Clock::now());
+        m_blame->tick();
         tell_silent_seeds();
     }
-    void on_piece_failed(lt::piece_index_t) override { m_ticks_after_failure = ticks_after_failure; }
+    void on_piece_failed(lt::piece_index_t piece) override { m_blame->piece_failed(piece); }
     ~Plugin() override { m_parts.talk->torrent_gone(m_parts.torrent); }
 
     std::shared_ptr<lt::peer_plugin> new_connection(lt::peer_connection_handle const& connection) override {
@@ -332,7 +344,7 @@ public:
         // cannot tell a withheld torrent from one that is not here.
         if (m_parts.visibility->withheld && !connection.is_outgoing())
             throw std::runtime_error("the torrent is withheld");
-        auto peer = std::make_shared<Peer>(m_parts, m_hashes, m_slots, connection);
+        auto peer = std::make_shared<Peer>(m_parts, m_hashes, m_slots, m_metadata, m_blame, connection);
         auto const torrent = m_handle.native_handle();
         if (torrent && !connection.is_outgoing()) {
             auto const* const beyond =
@@ -373,25 +385,25 @@ private:
         m_parts.outbox->push(std::move(note));
     }
 
-    // libtorrent puts every peer that took part in a failed piece on parole, the honest ones too, leaves such
-    // peers out of its once-a-second requests for urgent pieces, and requests nothing from a peer that sends
-    // nothing. So a reader would wait until some peer happens to speak.
-    void request_again() const {
-        auto const torrent = m_handle.native_handle();
-        if (!torrent) return;
-        m_slots->each([&torrent](Slot const* slot) {
-            auto const connection = static_cast<Peer const*>(slot)->connection();
-            if (!connection || connection->is_disconnecting() || !connection->download_queue().empty())
-                return;
-            if (lt::request_a_block(*torrent, *connection)) connection->send_block_requests();
+    // The proven peers come first: a liar has rarely sent a right piece.
+    static std::vector<std::shared_ptr<lt::peer_connection>> connections(Slots const& slots) {
+        std::vector<std::shared_ptr<lt::peer_connection>> proven;
+        std::vector<std::shared_ptr<lt::peer_connection>> others;
+        slots.each([&](Slot const* slot) {
+            if (auto connection = static_cast<Peer const*>(slot)->connection())
+                (slot->is_proven() ? proven : others).push_back(std::move(connection));
         });
+        proven.insert(proven.end(), others.begin(), others.end());
+        return proven;
     }
 
     PluginParts const m_parts;
     lt::torrent_handle const m_handle;
     std::shared_ptr<PieceHashes> const m_hashes;
+    std::shared_ptr<MetadataFetch> const m_metadata;  // null where none is wanted
     std::shared_ptr<Slots> const m_slots = std::make_shared<Slots>();
-    int m_ticks_after_failure = 0;
+    std::shared_ptr<Blame> const m_blame =
+        std::make_shared<Blame>(m_handle, [slots = m_slots] { return connections(*slots); });
     int m_silent_seeds = 0;  // as last told
 };
 

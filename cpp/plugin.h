@@ -4,7 +4,8 @@
 // trip, and asks for a whole piece at once when a read begins. It tells of peers that come and go, and
 // carries the messages of those that speak (talk.h). It has hashes of pieces asked for that libtorrent would
 // forget (hashes.h). It puts the gate (gate.h) before libtorrent's handlers, and chooses which peer makes
-// room when the torrent has no slot left for a new one. It keeps a withheld torrent to itself (visibility.h).
+// room when the torrent has no slot left for a new one. It fetches the metadata of a magnet link
+// (metadata.h). It keeps a withheld torrent to itself (visibility.h).
 #pragma once
 
 #include <libtorrent/client_data.hpp>
@@ -30,6 +31,7 @@ struct PluginParts {
     std::shared_ptr<Proof> proof;  // null for a torrent without metadata
     std::shared_ptr<Visibility const> visibility;
     std::uint64_t torrent;
+    bool wants_metadata;  // it has none and is to fetch it from peers
 };
 
 // Tells a peer that these pieces are not there any more: by lt_donthave (BEP 54), and by rejects of its

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <libtorrent/add_torrent_params.hpp>
 #include <libtorrent/file_storage.hpp>
 #include <libtorrent/torrent_info.hpp>
@@ -75,6 +76,9 @@ public:
 
     // Pieces that are proved and may have changed on the disk since.
     Doubt doubt;
+
+    // Called when a failed piece may be requested again. To be set and called on the network thread.
+    std::function<void()> cleared;
 
 private:
     struct File {

@@ -17,6 +17,7 @@
 #include "disk.h"
 #include "events.h"
 #include "layers.h"
+#include "metadata_link.h"
 #include "plugin.h"
 #include "silmaril/src/ffi.rs.h"
 #include "withdraw.h"
@@ -95,7 +96,7 @@ Engine::Engine(rust::Vec<RawSetting> const& settings, DiskLimits limits,
       m_unlisted(unlisted) {
     auto pack = pack_of(settings);
     if (unlisted) announce_no_port(pack);
-    lt::session_params params(std::move(pack));
+    lt::session_params params(std::move(pack), session_plugins());
     auto const known = parse_dht_state(dht_state);
     params.dht_state = known;
     params.disk_io_constructor = [talk = m_talk, disk = disk_constructor(m_outbox, limits)](
@@ -233,7 +234,9 @@ void Engine::fetch_metadata(std::uint64_t torrent, rust::Str magnet, rust::Vec<R
     // The author of the link chose these. libtorrent would connect to them once it has the metadata.
     params.url_seeds.clear();
     m_outbox->register_files(torrent, {}, nullptr);
-    add_to_session(torrent, std::move(params), Torrent{});
+    Torrent state;
+    state.wants_metadata = true;
+    add_to_session(torrent, std::move(params), std::move(state));
 }
 
 void Engine::add_to_session(std::uint64_t torrent, lt::add_torrent_params params, Torrent state) const {
@@ -247,8 +250,10 @@ void Engine::add_to_session(std::uint64_t torrent, lt::add_torrent_params params
         params.trackers.clear();
     }
     params.extensions.push_back(
-        [parts = PluginParts{m_outbox, m_talk, m_guard, state.proof, state.visibility, torrent}](
-            lt::torrent_handle const& handle, lt::client_data_t) { return make_plugin(parts, handle); });
+        [parts = PluginParts{m_outbox, m_talk, m_guard, state.proof, state.visibility, torrent,
+                             state.wants_metadata}](lt::torrent_handle const& handle, lt::client_data_t) {
+            return make_plugin(parts, handle);
+        });
     std::lock_guard const lock(m_mutex);
     if (!m_session) throw std::runtime_error("the session is over");
     m_torrents.emplace(torrent, std::move(state));

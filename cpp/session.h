@@ -114,6 +114,7 @@ private:
         lt::torrent_flags_t off = {};
         std::vector<lt::announce_entry> trackers;
         bool removing = false;
+        bool wants_metadata = false;
     };
 
     void add_to_session(std::uint64_t torrent, lt::add_torrent_params params, Torrent state) const;

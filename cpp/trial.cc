@@ -1,9 +1,33 @@
 #include "trial.h"
 
+#include <algorithm>
+#include <memory>
+#include <string>
+
 #include "gate.h"
 #include "layers.h"
+#include "silmaril/src/ffi.rs.h"
+#include "slots.h"
 
 namespace silmaril {
+
+namespace {
+
+struct Visitor final : Slot {
+    explicit Visitor(RawVisitor const& from)
+        : address(lt::make_address(std::string(from.address))), transferred(from.transferred) {}
+    lt::address group() const override { return group_address(address); }
+    bool is_exempt() const override { return false; }
+    bool is_proven() const override { return false; }
+    bool has_transferred() const override { return transferred; }
+    bool is_over() const override { return over; }
+
+    lt::address const address;
+    bool const transferred;
+    bool over = false;
+};
+
+}  // namespace
 
 std::uint32_t try_gate(rust::Slice<std::uint8_t const> metainfo, rust::Slice<std::uint8_t const> messages) {
     auto const parsed =
@@ -24,7 +48,15 @@ std::uint32_t try_gate(rust::Slice<std::uint8_t const> metainfo, rust::Slice<std
         auto body = rest.subspan(5, std::ptrdiff_t(length) - 1);
         rest = rest.subspan(4 + std::ptrdiff_t(length));
         if (ours) {
-            if (auto const range = range_in(body)) gate.requested(*range);
+            auto const number = [&body](std::ptrdiff_t at) {
+                std::uint32_t value = 0;
+                for (int i = 0; i < 4; ++i) value = value << 8 | std::uint8_t(body[at + i]);
+                return std::int64_t(value);
+            };
+            if (type == int(MessageType::request) && body.size() == 12)
+                gate.requested_block(number(0), number(4));
+            else if (auto const range = range_in(body))
+                gate.requested(*range);
             continue;
         }
         if (type == int(MessageType::piece)) body = body.first(std::min(body.size(), std::ptrdiff_t(8)));
@@ -35,6 +67,64 @@ std::uint32_t try_gate(rust::Slice<std::uint8_t const> metainfo, rust::Slice<std
         passed += verdict == Gate::Verdict::pass;
     }
     return passed;
+}
+
+rust::Vec<std::uint32_t> try_group(rust::Slice<std::uint8_t const> metainfo,
+                                   rust::Vec<RawTrial> const& connections) {
+    auto const parsed =
+        parse_metainfo({reinterpret_cast<char const*>(metainfo.data()), std::ptrdiff_t(metainfo.size())});
+    auto const proof = std::make_shared<Proof>(parsed.info->orig_files());
+    auto const guard = std::make_shared<Guard>();
+    auto const now = Clock::now();
+    std::vector<std::unique_ptr<Gate>> gates;
+    rust::Vec<std::uint32_t> passed;
+    for (auto const& from : connections) {
+        gates.push_back(std::make_unique<Gate>(guard, proof, lt::make_address(std::string(from.address))));
+        lt::span<char const> const message{reinterpret_cast<char const*>(from.message.data()),
+                                           std::ptrdiff_t(from.message.size())};
+        Load load;
+        std::uint32_t count = 0;
+        for (std::uint32_t i = 0; i < from.times && !message.empty(); ++i) {
+            std::vector<int> finished;
+            int const type = std::uint8_t(message[0]);
+            auto const verdict = gates.back()->check(type, message.subspan(1), load, now, finished);
+            if (verdict == Gate::Verdict::disconnect) break;
+            count += verdict == Gate::Verdict::pass;
+            // All answers that were made are in the send buffer, and leave it where the peer reads.
+            if (from.reads)
+                load.sent += from.answer;
+            else if (verdict == Gate::Verdict::pass)
+                load.unsent += from.answer;
+        }
+        passed.push_back(count);
+    }
+    return passed;
+}
+
+rust::Vec<std::int32_t> try_slots(std::int32_t limit, rust::Vec<RawVisitor> const& visitors) {
+    Slots slots;
+    std::vector<std::unique_ptr<Visitor>> all;
+    rust::Vec<std::int32_t> ended;
+    auto const begin = Clock::now();
+    for (auto const& from : visitors) {
+        auto const now = begin + std::chrono::seconds(from.seconds);
+        all.push_back(std::make_unique<Visitor>(from));
+        auto* const newcomer = all.back().get();
+        slots.add(newcomer);
+        auto const open =
+            std::count_if(all.begin(), all.end(), [](auto const& visitor) { return !visitor->over; });
+        auto* loser = slots.beyond_group(newcomer, limit, now);
+        if (!loser && open > limit) loser = slots.replaced_by(newcomer, now);
+        std::int32_t number = -1;
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            if (all[i].get() != loser) continue;
+            number = std::int32_t(i);
+            all[i]->over = true;
+            slots.remove(loser);
+        }
+        ended.push_back(number);
+    }
+    return ended;
 }
 
 }  // namespace silmaril

@@ -39,6 +39,27 @@ mod raw {
         last: String,
     }
 
+    /// One connection of `try_group`.
+    struct RawTrial {
+        address: String,
+        /// Type and body, without the length.
+        message: Vec<u8>,
+        times: u32,
+        /// Whether the peer reads what it is sent.
+        reads: bool,
+        /// Bytes of the answer to each message that passes.
+        answer: i64,
+    }
+
+    /// One peer of `try_slots`.
+    struct RawVisitor {
+        address: String,
+        /// Whether data has gone either way.
+        transferred: bool,
+        /// When it comes.
+        seconds: u32,
+    }
+
     struct RawPath {
         bytes: Vec<u8>,
         /// Whether the file is read only while it looks like this.
@@ -285,6 +306,10 @@ mod raw {
 
         /// See `torrent::try_gate`.
         fn try_gate(metainfo: &[u8], messages: &[u8]) -> Result<u32>;
+        /// See `torrent::try_group`.
+        fn try_group(metainfo: &[u8], connections: &Vec<RawTrial>) -> Result<Vec<u32>>;
+        /// See `torrent::try_slots`.
+        fn try_slots(limit: i32, visitors: &Vec<RawVisitor>) -> Result<Vec<i32>>;
 
         /// The bencoded metainfo with piece layers.
         fn create_v2(name: &str, files: &Vec<RawFile>, piece_length: u32) -> Result<Vec<u8>>;

@@ -59,6 +59,7 @@ mod e2e {
     mod damage;
     mod discovery;
     mod disputed_names;
+    mod equal_files;
     mod few_descriptors;
     mod figures;
     mod get;
@@ -120,13 +121,16 @@ mod engine {
     mod given;
     mod hostile;
     mod lazy;
+    mod limits;
     mod network;
     mod pieces;
     mod quiet;
     mod resume;
     mod returning;
     pub mod rig;
+    mod socks;
     mod talk;
+    mod utp;
     mod withdrawn;
     mod withheld;
 }
@@ -179,8 +183,11 @@ mod hostile {
     mod floods;
     mod hashes;
     mod lab;
+    mod liars;
     mod measure;
     mod memory;
+    mod metadata;
+    mod metadata_peer;
     mod siege;
     mod strike;
     mod strikes;

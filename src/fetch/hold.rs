@@ -162,7 +162,8 @@ impl State {
             }
             self.wake_ready(&root);
         }
-        if self.transfers.get(&ih).is_some_and(|t| t.is_outdated()) {
+        let exposure = self.exposure(&ih);
+        if self.transfers.get(&ih).is_some_and(|t| t.is_outdated(exposure)) {
             self.add_anew(ih, now);
         }
     }

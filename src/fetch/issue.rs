@@ -93,11 +93,18 @@ impl Fetch {
                 None => return,
             }
         };
+        let hidden = exposure == Exposure::Hidden;
         loop {
-            let Prepared { mut torrent, with_layers, given, hashes, unproved } =
-                saving::add_torrent(&self.paths, &self.settings, &peers, &revision, use_saved, with_hashes);
+            let Prepared { mut torrent, with_layers, given, hashes, unproved } = saving::add_torrent(
+                &self.paths,
+                &self.settings,
+                &peers,
+                &revision,
+                hidden,
+                use_saved,
+                with_hashes,
+            );
             torrent.discovery = exposure.restrict(torrent.discovery);
-            torrent.withheld = exposure == Exposure::Hidden;
             let have = torrent.have.clone();
             let result = self.engine.add(torrent);
             if with_layers && matches!(result, Err(EngineError::BadTorrent(_))) {

@@ -273,6 +273,12 @@ impl Fetch {
         lock(&self.state).exposure(info_hash)
     }
 
+    /// Other contents are reserved than before (see [`Store::withhold`](crate::store::Store::withhold)): torrents that offer
+    /// their bytes start anew without them.
+    pub fn withdraw_reserved(&self) {
+        self.with(|state, now| state.withdraw_reserved(now));
+    }
+
     /// Leaves a swarm and fails its waiting reads with `Left`.
     pub fn leave(&self, info_hash: &InfoHash) {
         self.with(|state, now| state.leave(*info_hash, now));

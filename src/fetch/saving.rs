@@ -116,6 +116,7 @@ pub(super) fn add_torrent(
     settings: &FetchSettings,
     peers: &[std::net::SocketAddr],
     revision: &StoredRevision,
+    hidden: bool,
     use_saved: bool,
     with_hashes: bool,
 ) -> Prepared {
@@ -140,20 +141,24 @@ pub(super) fn add_torrent(
     let hashes = with_hashes.then(|| Arc::new(PieceHashes::new(revision.manifest.clone(), layers)));
     let with_layers = saved.is_some();
     let (file_paths, file_stamps, file_care) = places(revision);
+    let (have, unproved) = match hidden {
+        true => (revision.have_pieces(), revision.unproved_pieces()),
+        false => revision.offered_pieces(),
+    };
     let torrent = AddTorrent {
         info_hash: ih,
         metainfo: saved.unwrap_or_else(|| revision.manifest.metainfo(None)),
         file_paths,
         file_stamps,
         file_care,
-        have: revision.have_pieces(),
+        // Where bytes are reserved, they are neither offered nor fetched.
+        mode: if revision.is_complete() && have.is_full() { Mode::Seed } else { Mode::Lazy },
+        have,
         resume: if with_layers { None } else { read(&paths.resume(&ih)) },
-        mode: if revision.is_complete() { Mode::Seed } else { Mode::Lazy },
         peers: peers.to_vec(),
         discovery: settings.discovery,
-        withheld: false,
+        withheld: hidden,
     };
-    let unproved = revision.unproved_pieces();
     Prepared { torrent, with_layers, given, hashes, unproved }
 }
 

@@ -220,6 +220,19 @@ impl State {
         changes
     }
 
+    /// Adds those torrents anew that offer pieces which are reserved now.
+    pub(super) fn withdraw_reserved(&mut self, now: Instant) {
+        let offers = |(ih, transfer): &(&InfoHash, &Transfer)| transfer.offers_reserved(self.exposure(ih));
+        let offering: Vec<InfoHash> = self.transfers.iter().filter(offers).map(|(ih, _)| *ih).collect();
+        for ih in offering {
+            // Before it is out of the engine, which takes a moment.
+            if let Some(id) = self.transfers.get(&ih).and_then(Transfer::id) {
+                self.outbox.push_back(Command::Withhold(id));
+            }
+            self.add_anew(ih, now);
+        }
+    }
+
     /// All peers given by hand for a torrent.
     pub(super) fn peers_of(&self, ih: &InfoHash) -> Vec<SocketAddr> {
         let own = self.introduced.get(ih).into_iter().flatten();

@@ -8,12 +8,12 @@ use std::time::Duration;
 use fixedbitset::FixedBitSet;
 use tokio::time::Instant;
 
-use super::ReadError;
 use super::handed::Handed;
 use super::space::Space;
 use super::unproved::Unproved;
 use super::wants::Wants;
 use super::web::TransferWeb;
+use super::{Exposure, ReadError};
 use crate::store::StoredRevision;
 use crate::torrent::{SwarmStats, TorrentId};
 
@@ -461,10 +461,22 @@ impl Transfer {
     }
 
     /// Whether the engine was told other paths or other pieces than are true now.
-    pub(super) fn is_outdated(&self) -> bool {
+    pub(super) fn is_outdated(&self, exposure: Exposure) -> bool {
         matches!(self.phase, Phase::Queued)
             || (0..self.given.len()).any(|file| self.has_moved(file))
-            || self.revision.have_pieces() != self.engine_has
+            || self.may_offer(exposure) != self.engine_has
+    }
+
+    /// Whether the engine has pieces that are not to be offered, or may be told of such.
+    pub(super) fn offers_reserved(&self, exposure: Exposure) -> bool {
+        matches!(self.phase, Phase::Queued) || !self.engine_has.is_subset(&self.may_offer(exposure))
+    }
+
+    fn may_offer(&self, exposure: Exposure) -> FixedBitSet {
+        match exposure {
+            Exposure::Hidden => self.revision.have_pieces(),
+            Exposure::Unannounced | Exposure::Public => self.revision.offered_pieces().0,
+        }
     }
 
     /// The torrent is in the engine, which counts from nothing; what was counted stays counted.

@@ -241,6 +241,8 @@ impl Node {
             Ok(kept)
         });
         let kept = publishing.await?;
+        // Its bytes are stored for this model as well now.
+        self.apply_rules(&manifest.torrent.info_hash);
         if whole {
             self.clear_former(&manifest, &dest).await?;
         }

@@ -168,6 +168,9 @@ impl Node {
             let _until_done = (mirror, held, former_held);
             node.library.remove(&model)?;
             revisions.iter().for_each(|revision| node.leave_unless_used(&revision.manifest));
+            node.apply_all_rules();
+            // It may have been the last model with which some contents were stored and not withheld.
+            node.fetch.withdraw_reserved();
             node.changed();
             Ok(())
         })

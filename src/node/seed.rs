@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, PoisonError};
 
-use fixedbitset::FixedBitSet;
-
 use super::control::Seed;
 use super::{Node, NodeError};
 use crate::fetch::{Exposure, places};
@@ -28,14 +26,16 @@ impl Node {
         if exposure == Exposure::Hidden {
             return Ok(());
         }
+        let (have, _) = revision.offered_pieces();
+        if !have.is_full() {
+            return Ok(());
+        }
         let Some(metainfo) = self.library.store.load_metainfo(&hybrid)? else { return Ok(()) };
         let mut hybrids = self.hybrids.lock().unwrap_or_else(PoisonError::into_inner);
         let twin = hybrids.entry(hybrid).or_default();
         if twin.is_some() || !stays {
             return Ok(());
         }
-        let mut have = FixedBitSet::with_capacity(revision.layout.piece_count() as usize);
-        have.insert_range(..);
         let (file_paths, file_stamps, file_care) = places(revision);
         let id = self.session.add(AddTorrent {
             info_hash: hybrid,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -166,23 +166,52 @@ impl Node {
     }
 
     /// Has the engine treat a torrent as the rules of its models say. Of several models that are the same torrent, the
-    /// most open one counts.
+    /// most open one counts; where one of them is withheld, only those others that are stored here: a stranger may have
+    /// given the files another name.
     pub(super) fn apply_rules(&self, info_hash: &InfoHash) {
-        let models = self.library.registry.all().into_iter().filter(|m| m.torrent.info_hash == *info_hash);
-        let exposure = models.map(|m| self.library.sharing.of(&m.model_ref()).exposure()).max();
-        self.expose(info_hash, exposure.unwrap_or_default());
+        let mut models = self.library.registry.all();
+        self.reserve(&models);
+        models.retain(|manifest| manifest.torrent.info_hash == *info_hash);
+        self.expose(info_hash, self.exposure_of(info_hash, &models));
     }
 
     /// [`Self::apply_rules`] for all models known.
     pub(super) fn apply_all_rules(&self) {
-        let mut exposures: HashMap<InfoHash, Exposure> = HashMap::new();
-        for manifest in self.library.registry.all() {
-            let exposure = self.library.sharing.of(&manifest.model_ref()).exposure();
-            let most_open = exposures.entry(manifest.torrent.info_hash).or_insert(exposure);
-            *most_open = exposure.max(*most_open);
+        let all = self.library.registry.all();
+        self.reserve(&all);
+        let mut torrents: HashMap<InfoHash, Vec<Arc<Manifest>>> = HashMap::new();
+        for manifest in all {
+            torrents.entry(manifest.torrent.info_hash).or_default().push(manifest);
         }
-        for (info_hash, exposure) in exposures {
-            self.expose(&info_hash, exposure);
+        for (info_hash, models) in torrents {
+            self.expose(&info_hash, self.exposure_of(&info_hash, &models));
+        }
+    }
+
+    fn exposure_of(&self, info_hash: &InfoHash, models: &[Arc<Manifest>]) -> Exposure {
+        let rules: Vec<(ModelRef, Rule)> = (models.iter().map(|manifest| manifest.model_ref()))
+            .map(|model| (model.clone(), self.library.sharing.of(&model)))
+            .collect();
+        let is_withheld = rules.iter().any(|(_, rule)| rule.withheld.is_some());
+        let counts = |(model, rule): &&(ModelRef, Rule)| {
+            !is_withheld || rule.withheld.is_some() || self.library.store.is_stored_for(info_hash, model)
+        };
+        rules.iter().filter(counts).map(|(_, rule)| rule.exposure()).max().unwrap_or_default()
+    }
+
+    /// Keeps what only withheld models have stored from the swarms of other models that list the same files.
+    fn reserve(&self, models: &[Arc<Manifest>]) {
+        let withheld = models.iter().filter(|m| self.library.sharing.of(&m.model_ref()).withheld.is_some());
+        if !self.library.store.withhold(withheld.map(|manifest| &**manifest)) {
+            return;
+        }
+        self.fetch.withdraw_reserved();
+        for manifest in models.iter().filter(|manifest| manifest.torrent.hybrid_info_hash.is_some()) {
+            let offered =
+                self.library.store.revision(manifest.clone()).map(|r| r.offered_pieces().0.is_full());
+            if !offered.unwrap_or(false) {
+                self.unseed_hybrid(manifest);
+            }
         }
     }
 

@@ -31,6 +31,7 @@ mod record;
 mod recordfile;
 pub mod registry;
 mod remove;
+mod reserved;
 pub mod room;
 mod scrub;
 mod shed;
@@ -169,6 +170,7 @@ struct Shared {
     fds: Arc<fds::FdCache>,
     placements: Placements,
     scrub: scrub::Scrub,
+    withheld: Mutex<Arc<reserved::Withheld>>,
     ids: AtomicU64,
     /// Whether this process has the node's lock.
     locked: bool,
@@ -296,6 +298,7 @@ impl Store {
             paths: real,
             boot,
             fds: fds::FdCache::new(),
+            withheld: Mutex::default(),
             ids: AtomicU64::new(0),
             locked,
         };

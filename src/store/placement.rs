@@ -338,6 +338,19 @@ impl Placements {
         self.lock().records.values().cloned().collect()
     }
 
+    /// Those of some contents that files of a model hold for which `counts` is true.
+    pub fn stored_for(
+        &self,
+        keys: &HashSet<ContentKey>,
+        counts: impl Fn(&ModelRef) -> bool,
+    ) -> HashSet<ContentKey> {
+        let state = self.lock();
+        let records = state.records.values().filter(|record| record.models.iter().any(&counts));
+        let files = records.flat_map(|record| &record.places).flat_map(|place| &place.files);
+        let held = files.filter(|file| !file.damaged).filter_map(|file| file.key());
+        held.filter(|key| keys.contains(key)).collect()
+    }
+
     /// Records that the bytes of a placed file turned out to be damaged.
     pub fn distrust(&self, key: &ContentKey, path: &Path) -> Result<(), StoreError> {
         if let Some(files) = self.lock().by_key.get_mut(key) {

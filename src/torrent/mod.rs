@@ -12,6 +12,7 @@ mod quiet;
 mod session;
 mod settings;
 mod talk;
+mod trial;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,8 +23,9 @@ use fixedbitset::FixedBitSet;
 use crate::model::{InfoHash, PieceIndex};
 pub use group::AddressGroup;
 pub use overlay::{DhtItem, Meeting, MessageBytes, Overlay, OverlayEvent, PeerId, Topic};
-pub use session::{Session, try_gate};
+pub use session::Session;
 pub use settings::SessionSettings;
+pub use trial::{Trial, Visitor, try_gate, try_group, try_slots};
 
 /// A torrent of the running engine. Never reused within one engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

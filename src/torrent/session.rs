@@ -236,13 +236,6 @@ impl Session {
     }
 }
 
-/// Feeds the gate (cpp/gate.h), for a torrent with this metainfo, with framed messages (BEP 3: length, type, body), as
-/// from one peer. A message whose length has the top bit set is one that this node sends: a HASH_REQUEST. Returns how
-/// many incoming messages passed; reading ends at the first that is refused, or cut. For tests.
-pub fn try_gate(metainfo: &[u8], messages: &[u8]) -> Result<u32, EngineError> {
-    ffi::try_gate(metainfo, messages).map_err(|error| EngineError::BadTorrent(error.what().to_owned()))
-}
-
 /// The reason not to start: a port is taken, or nothing can be listened on at all.
 fn listen_error(events: &[Event], in_use: &[SocketAddr]) -> Option<EngineError> {
     let listening = events.iter().any(|event| matches!(event, Event::Listening(_)));

@@ -22,7 +22,8 @@ fn stranger_gets(from: &Host, to: &Host, manifest: &Manifest) -> Vec<u8> {
     in_namespace(from.namespace(), move || Wire::bytes_for(address, &info_hash).unwrap())
 }
 
-fn stranger_is_met(from: &Host, to: &Host, manifest: &Manifest) -> bool {
+/// Whether a stranger on `from` is accepted in the swarm of a manifest.
+pub fn stranger_is_met(from: &Host, to: &Host, manifest: &Manifest) -> bool {
     let (address, info_hash): (SocketAddr, _) = (to.peer().parse().unwrap(), manifest.torrent.info_hash);
     in_namespace(from.namespace(), move || Wire::connect(address, &info_hash).is_ok())
 }

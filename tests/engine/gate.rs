@@ -4,7 +4,7 @@ use silmaril::torrent::try_gate;
 
 use super::rig::{Sample, content};
 use crate::support::raw_peer_content::FileTree;
-use crate::support::raw_peer_message::{HashRange, Message};
+use crate::support::raw_peer_message::{Block, HashRange, Message};
 
 const PIECE: u32 = 64 * 1024;
 /// The level of the piece layer: a piece is 4 blocks.
@@ -161,4 +161,47 @@ fn messages_of_the_wrong_length_are_refused() {
         assert_eq!(lab.pass(None, &[message]), 0, "message {number} of {length} bytes");
     }
     assert_eq!(lab.pass(None, &[Message::Have(0), Message::HaveAll, Message::Interested]), 3);
+}
+
+/// A message of this node.
+fn ours(message: &Message) -> Vec<u8> {
+    let mut bytes = message.encode();
+    bytes[0] |= 0x80;
+    bytes
+}
+
+fn request(block: u32) -> Message {
+    Message::Request(Block { piece: block / 4, begin: block % 4 * 16384, length: 16384 })
+}
+
+fn piece(block: u32) -> Message {
+    Message::Piece(block / 4, block % 4 * 16384, vec![0; 16384])
+}
+
+#[test]
+fn blocks_pass_once_for_each_request() {
+    let lab = Lab::new();
+    let pass = |messages: &[Vec<u8>]| try_gate(&lab.metainfo, &messages.concat()).unwrap();
+    assert_eq!(pass(&[piece(1).encode()]), 0, "a block that was not requested");
+    assert_eq!(pass(&[ours(&request(1)), piece(2).encode()]), 0, "another block");
+    assert_eq!(pass(&[ours(&request(1)), piece(1).encode(), piece(1).encode()]), 1);
+    let twice = ours(&request(1)).repeat(2);
+    assert_eq!(pass(&[twice, piece(1).encode(), piece(1).encode(), piece(1).encode()]), 2);
+    let Message::Request(block) = request(1) else { unreachable!() };
+    let reject = Message::Reject(block).encode();
+    assert_eq!(pass(&[ours(&request(1)), reject.clone(), piece(1).encode()]), 1, "a block that was rejected");
+    // Where so many are not answered that they are forgotten, it is not known what was requested.
+    let many: Vec<u8> = std::iter::repeat_n(ours(&request(1)), 32 * 1024 + 1).flatten().collect();
+    assert_eq!(pass(&[many, piece(2).encode()]), 1);
+}
+
+#[test]
+fn a_peer_that_rejects_hash_requests_is_soon_ignored() {
+    let lab = Lab::new();
+    let range = lab.long.range(PIECES, 0, 8);
+    let turn = [ours(&Message::HashRequest(range)), Message::HashReject(range).encode()].concat();
+    assert_eq!(try_gate(&lab.metainfo, &turn.repeat(8)).unwrap(), 8);
+    // The request stays open for libtorrent, which so asks another peer; the connection goes on.
+    let rest = [ours(&Message::HashRequest(range)), lab.answer(range).encode()].concat();
+    assert_eq!(try_gate(&lab.metainfo, &[turn.repeat(20), rest].concat()).unwrap(), 9);
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sha1::{Digest as _, Sha1};
 use silmaril::model::{InfoHash, PieceIndex};
 use silmaril::torrent::{EngineError, Event, Priority, Swarms};
 
@@ -167,4 +168,48 @@ fn libtorrent_and_the_model_agree_on_the_info_dictionary() {
     let one = Sample::new(&[("only.gguf", 40_000)], 16 * 1024, false);
     let parsed = silmaril::model::metainfo::parse_metainfo(&one.metainfo).unwrap();
     assert_eq!((parsed.name.as_str(), parsed.files[0].path.as_str()), ("sample", "only.gguf"));
+}
+
+/// The v1 hash of a hybrid torrent matches bytes that its v2 hashes do not: the author made it so, or found a collision of
+/// SHA-1. While the v2 hash is not known, libtorrent passes such a piece.
+#[test]
+fn a_piece_that_only_its_v1_hash_proves_is_never_verified() {
+    in_private_net(|| {
+        let sample = Sample::new(&[("a", 4 * 64 * 1024)], 64 * 1024, true);
+        let lie = content(64 * 1024, 77);
+        // The first v1 hash of the info dictionary becomes that of the lie.
+        let genuine = Sha1::digest(sample.piece(0));
+        let mut metainfo = sample.metainfo.clone();
+        let at = metainfo.windows(20).position(|hash| hash == &genuine[..]).expect("the v1 hash of piece 0");
+        metainfo[at..at + 20].copy_from_slice(&Sha1::digest(&lie));
+        let parsed = silmaril::model::metainfo::parse_metainfo(&metainfo).unwrap();
+        let add = |dir: &std::path::Path, metainfo: Vec<u8>| silmaril::torrent::AddTorrent {
+            metainfo,
+            info_hash: parsed.info_hash,
+            ..sample.add(dir)
+        };
+
+        let lies = tempfile::tempdir().unwrap();
+        let path = &sample.paths_in(lies.path())[0];
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, [&lie[..], &sample.files[0].1[lie.len()..]].concat()).unwrap();
+        let mut liar = Client::new();
+        let mut seed = add(lies.path(), metainfo);
+        seed.have.insert_range(..);
+        seed.mode = silmaril::torrent::Mode::Seed;
+        liar.add(seed);
+
+        let here = tempfile::tempdir().unwrap();
+        let mut client = Client::new();
+        // Without the layers, which the peer sends later.
+        let mut reader = add(here.path(), silmaril::model::metainfo::wrap(&parsed.info, None));
+        reader.peers = vec![liar.address];
+        let id = client.add(reader);
+        client.session.request(id, PieceIndex(0), Duration::ZERO).unwrap();
+        client.wait_for("end of the torrent, or of the piece", SOON, |event| match event {
+            Event::PieceVerified(_, piece) => panic!("{piece:?} was taken for right"),
+            Event::Failed(of, _) | Event::PieceRejected(of, PieceIndex(0)) if *of == id => Some(()),
+            _ => None,
+        });
+    });
 }

@@ -186,11 +186,21 @@ impl Client {
         Self::start(SessionSettings::from(&network))
     }
 
+    /// An engine that listens nowhere: one behind a proxy.
+    pub fn unheard(network: NetworkConfig) -> Self {
+        let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+        let session = Session::start(SessionSettings::from(&network), sender).unwrap();
+        Self::of(session, events)
+    }
+
+    fn of(session: Session, events: UnboundedReceiver<Event>) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        Self { session, address: ([0, 0, 0, 0], 0).into(), events, runtime }
+    }
+
     pub fn start(settings: SessionSettings) -> Self {
         let (sender, events) = tokio::sync::mpsc::unbounded_channel();
-        let session = Session::start(settings, sender).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let mut client = Self { session, address: ([0, 0, 0, 0], 0).into(), events, runtime };
+        let mut client = Self::of(Session::start(settings, sender).unwrap(), events);
         client.address = client.wait_for("listening", SOON, |event| match event {
             Event::Listening(address) => Some(*address),
             _ => None,

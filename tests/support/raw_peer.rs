@@ -64,16 +64,22 @@ impl RawPeer {
         Ok(peer)
     }
 
-    /// Accepts a connection that a node has opened.
+    /// Accepts a connection that a node has opened, and exchanges the handshakes of BEP 3 and BEP 10.
     pub fn accept(stream: TcpStream, swarm: &InfoHash) -> Result<Self> {
+        let mut peer = Self::accept_as(stream, &handshake(swarm))?;
+        peer.send(&Message::Extended(0, NO_EXTENSIONS.to_vec()))?;
+        Ok(peer)
+    }
+
+    /// The same with this handshake of BEP 3, which contains the peer id, and without that of BEP 10.
+    pub fn accept_as(stream: TcpStream, handshake: &[u8]) -> Result<Self> {
         let mut peer = Self::over(stream)?;
         let mut theirs = [0; 68];
         peer.stream.read_exact(&mut theirs)?;
         if !theirs.starts_with(b"\x13BitTorrent protocol") {
             return Err(Error::new(ErrorKind::InvalidData, "not a plain BitTorrent handshake"));
         }
-        peer.stream.write_all(&handshake(swarm))?;
-        peer.send(&Message::Extended(0, NO_EXTENSIONS.to_vec()))?;
+        peer.stream.write_all(handshake)?;
         Ok(peer)
     }
 

@@ -100,6 +100,15 @@ impl Content {
         Self { info_hash: manifest.torrent.info_hash, piece_length, pieces: layout.piece_count(), files }
     }
 
+    /// The torrent of files in canonical order, with their bytes.
+    pub fn new(info_hash: InfoHash, piece_length: u32, files: &[(String, Vec<u8>)]) -> Self {
+        let layout = Layout::new(piece_length, files.iter().map(|(_, bytes)| bytes.len() as u64));
+        let trees = files.iter().zip(layout.spans()).filter(|((_, bytes), _)| !bytes.is_empty());
+        let trees = trees
+            .map(|((path, bytes), span)| FileTree::new(path, bytes.clone(), span.first_piece, span.pieces));
+        Self { info_hash, piece_length, pieces: layout.piece_count(), files: trees.collect() }
+    }
+
     /// The file with this path.
     #[track_caller]
     pub fn file(&self, path: &str) -> &FileTree {

@@ -101,12 +101,20 @@ impl RawSeed {
     pub fn listen(host: &Host, port: u16, content: &Arc<Content>, conduct: Conduct) -> Self {
         let listener =
             in_namespace(host.namespace(), move || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).unwrap();
+        Self::accepting(listener, host.addr(), content, conduct)
+    }
+
+    /// A peer that listens at the loopback address of the calling thread's namespace.
+    pub fn listen_here(content: &Arc<Content>, conduct: Conduct) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::accepting(listener, Ipv4Addr::LOCALHOST, content, conduct)
+    }
+
+    fn accepting(listener: TcpListener, address: Ipv4Addr, content: &Arc<Content>, conduct: Conduct) -> Self {
+        let port = listener.local_addr().unwrap().port();
         let seed = Self {
             shared: Shared::new(content, conduct),
-            listener: Some((
-                listener.try_clone().unwrap(),
-                SocketAddr::new(host.addr().into(), listener.local_addr().unwrap().port()),
-            )),
+            listener: Some((listener.try_clone().unwrap(), SocketAddr::new(address.into(), port))),
         };
         let shared = seed.shared.clone();
         let accepting = std::thread::spawn(move || {
@@ -129,7 +137,12 @@ impl RawSeed {
 
     /// The address for `--peer`.
     pub fn peer(&self) -> String {
-        self.listener.as_ref().expect("it listens").1.to_string()
+        self.address().to_string()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.as_ref().expect("it listens").1
     }
 
     /// What it has seen so far.

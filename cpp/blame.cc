@@ -1,0 +1,168 @@
+#include "blame.h"
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <libtorrent/request_blocks.hpp>
+#include <libtorrent/torrent_peer.hpp>
+#include <set>
+
+#include "compat.h"
+
+namespace silmaril {
+
+namespace {
+
+// How many seconds after a failed piece peers are asked again; longer while there are suspects and something
+// is wanted.
+constexpr int ticks_after_failure = 30;
+
+// A peer that sends nothing for so many seconds after a failed piece loses what it was asked for, if another
+// peer can send it.
+constexpr int max_silence = 1;
+
+using Connections = std::vector<std::shared_ptr<lt::peer_connection>>;
+
+bool is_suspect(lt::peer_connection const& peer) {
+    auto const* const info = peer.peer_info_struct();
+    return info && info->on_parole;
+}
+
+bool can_ask(lt::peer_connection const& peer, lt::piece_index_t piece) {
+    return !peer.is_disconnecting() && !peer.has_peer_choked() && peer.has_piece(piece);
+}
+
+// The blocks of a piece that are here and came from peers that are banned or gone.
+std::vector<int> orphans(lt::span<lt::piece_picker::block_info const> blocks) {
+    std::vector<int> found;
+    for (int block = 0; block < int(blocks.size()); ++block) {
+        auto const& info = blocks[block];
+        if (info.state != lt::piece_picker::block_info::state_finished) continue;
+        if (!info.peer || info.peer->banned || !info.peer->connection) found.push_back(block);
+    }
+    return found;
+}
+
+// Whether one peer sent all blocks that are here, and can go on: only then a suspect may fetch the rest.
+bool has_owner(lt::piece_picker const& picker, lt::piece_picker::downloading_piece const& piece) {
+    lt::torrent_peer const* owner = nullptr;
+    for (auto const& info : picker.blocks_for_piece(piece).first(picker.blocks_in_piece(piece.index))) {
+        if (info.state != lt::piece_picker::block_info::state_finished) continue;
+        if (!info.peer || (owner && info.peer != owner)) return false;
+        owner = info.peer;
+    }
+    if (!owner || owner->banned || !owner->connection) return false;
+    auto const& connection = static_cast<lt::peer_connection const&>(*owner->connection);
+    return can_ask(connection, piece.index) && connection.download_queue().empty();
+}
+
+// Has pieces forget blocks that nobody vouches for, so that peers that are left can fetch all of them.
+template <typename IsSilent>
+void free_pieces(lt::torrent& torrent, Connections const& connections, IsSilent const& is_silent) {
+    auto& picker = torrent.picker();
+    for (auto const& piece : picker.get_download_queue()) {
+        if (piece.locked || piece.hashing || piece.passed_hash_check || piece.writing || piece.requested)
+            continue;
+        if (piece.finished == 0 || piece.finished == picker.blocks_in_piece(piece.index)) continue;
+        auto const blocks = picker.blocks_for_piece(piece).first(picker.blocks_in_piece(piece.index));
+        auto forgotten = orphans(blocks);
+        bool const has_trusted = std::any_of(connections.begin(), connections.end(), [&](auto const& peer) {
+            return can_ask(*peer, piece.index) && !is_suspect(*peer) && !is_silent(*peer);
+        });
+        if (!has_trusted && !has_owner(picker, piece)) {
+            forgotten.clear();
+            for (int block = 0; block < int(blocks.size()); ++block)
+                if (blocks[block].state == lt::piece_picker::block_info::state_finished)
+                    forgotten.push_back(block);
+        }
+        if (!forgotten.empty()) picker.restore_piece(piece.index, forgotten);
+    }
+}
+
+}  // namespace
+
+void Blame::piece_failed(lt::piece_index_t const piece) {
+    m_ticks = ticks_after_failure;
+    auto const torrent = m_handle.native_handle();
+    if (!torrent || !torrent->has_picker()) return;
+    auto const downloaders = torrent->picker().get_downloaders(piece);
+    std::set<lt::torrent_peer*> const senders(downloaders.begin(), downloaders.end());
+    // libtorrent bans a peer at -7, and takes 2 for each wrong piece. That many pieces in which others had a
+    // part prove nothing.
+    if (senders.size() > 1) {
+        for (auto* const peer : senders)
+            if (peer && peer->trust_points < 0) peer->trust_points = 0;
+    }
+}
+
+void Blame::piece_cleared() {
+    if (m_ticks > 0) ask();
+}
+
+void Blame::peer_gone() {
+    auto const torrent = m_handle.native_handle();
+    if (m_ticks == 0 || m_posted || !torrent) return;
+    m_posted = true;
+    // When it is out of libtorrent's list.
+    boost::asio::post(torrent->session().get_context(), [weak = weak_from_this()] {
+        auto const self = weak.lock();
+        if (!self) return;
+        self->m_posted = false;
+        self->ask();
+    });
+}
+
+void Blame::tick() {
+    if (m_ticks == 0) return;
+    auto const torrent = m_handle.native_handle();
+    bool const waits = torrent && !torrent->is_finished();
+    auto const connections = m_connections();
+    bool const suspects = waits && std::any_of(connections.begin(), connections.end(),
+                                               [](auto const& peer) { return is_suspect(*peer); });
+    if (!suspects && --m_ticks == 0) m_progress.clear();
+    take_from_silent();
+    ask();
+}
+
+void Blame::take_from_silent() {
+    auto const torrent = m_handle.native_handle();
+    if (!torrent || torrent->is_aborted() || !torrent->has_picker()) return;
+    std::map<lt::peer_connection const*, Progress> now;
+    auto const connections = m_connections();
+    for (auto const& peer : connections) {
+        if (peer->is_disconnecting() || peer->download_queue().empty()) continue;
+        auto const received = peer->statistics().total_payload_download();
+        auto const before = m_progress.find(peer.get());
+        bool const silent = before != m_progress.end() && before->second.received == received;
+        auto& progress = now[peer.get()];
+        progress = {received, silent ? before->second.silent + 1 : 0};
+        if (progress.silent < max_silence) continue;
+        std::vector<lt::piece_block> blocks;
+        for (auto const& pending : peer->download_queue())
+            if (!pending.not_wanted && !pending.timed_out) blocks.push_back(pending.block);
+        for (auto const& pending : peer->request_queue()) blocks.push_back(pending.block);
+        for (auto const& block : blocks) {
+            bool const replaceable =
+                std::any_of(connections.begin(), connections.end(), [&](auto const& other) {
+                    return can_ask(*other, block.piece_index) && other->download_queue().empty();
+                });
+            if (replaceable) peer->cancel_request(block, true);
+        }
+    }
+    m_progress = std::move(now);
+}
+
+void Blame::ask() {
+    auto const torrent = m_handle.native_handle();
+    if (!torrent || torrent->is_aborted() || !torrent->has_picker()) return;
+    auto const connections = m_connections();
+    free_pieces(*torrent, connections, [this](lt::peer_connection const& peer) {
+        auto const found = m_progress.find(&peer);
+        return found != m_progress.end() && found->second.silent >= max_silence;
+    });
+    for (auto const& peer : connections) {
+        if (peer->is_disconnecting() || !peer->download_queue().empty()) continue;
+        if (lt::request_a_block(*torrent, *peer)) peer->send_block_requests();
+    }
+}
+
+}  // namespace silmaril

@@ -1,0 +1,68 @@
+//! Entries to the rules for hostile peers (`cpp/`) for tests: no connection is needed.
+
+use std::net::IpAddr;
+
+use super::EngineError;
+use crate::ffi::{self, RawTrial, RawVisitor};
+
+fn bad(error: cxx::Exception) -> EngineError {
+    EngineError::BadTorrent(error.what().to_owned())
+}
+
+/// Feeds the gate (cpp/gate.h), for a torrent with this metainfo, with framed messages (BEP 3: length, type, body), as
+/// from one peer. A message whose length has the top bit set is one that this node sends: a HASH_REQUEST or a REQUEST. Returns how
+/// many incoming messages passed; reading ends at the first that is refused, or cut.
+pub fn try_gate(metainfo: &[u8], messages: &[u8]) -> Result<u32, EngineError> {
+    ffi::try_gate(metainfo, messages).map_err(bad)
+}
+
+/// A connection of [`try_group`].
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// The peer's address.
+    pub address: IpAddr,
+    /// The message that it sends, type and body, without the length.
+    pub message: Vec<u8>,
+    /// How often.
+    pub times: u32,
+    /// Whether it reads what it is sent.
+    pub reads: bool,
+    /// Bytes of the answer to each message that passes.
+    pub answer: u32,
+}
+
+/// Feeds the gates of several connections, one after another and all at one moment. Returns for each connection how many
+/// messages passed; it ends at the first message that disconnects it.
+pub fn try_group(metainfo: &[u8], connections: &[Trial]) -> Result<Vec<u32>, EngineError> {
+    let raw = connections.iter().map(|connection| RawTrial {
+        address: connection.address.to_string(),
+        message: connection.message.clone(),
+        times: connection.times,
+        reads: connection.reads,
+        answer: connection.answer.into(),
+    });
+    ffi::try_group(metainfo, &raw.collect()).map_err(bad)
+}
+
+/// A peer of [`try_slots`].
+#[derive(Debug, Clone, Copy)]
+pub struct Visitor {
+    /// The peer's address.
+    pub address: IpAddr,
+    /// Whether data has gone either way.
+    pub transferred: bool,
+    /// When it comes, in seconds.
+    pub at: u32,
+}
+
+/// Has peers connect to a torrent with `limit` slots (cpp/slots.h), one after another. Returns for each of them which one
+/// was disconnected because of it, by its index.
+pub fn try_slots(limit: u16, visitors: &[Visitor]) -> Result<Vec<Option<usize>>, EngineError> {
+    let raw = visitors.iter().map(|visitor| RawVisitor {
+        address: visitor.address.to_string(),
+        transferred: visitor.transferred,
+        seconds: visitor.at,
+    });
+    let ended = ffi::try_slots(limit.into(), &raw.collect()).map_err(bad)?;
+    Ok(ended.into_iter().map(|index| usize::try_from(index).ok()).collect())
+}

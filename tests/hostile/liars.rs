@@ -1,0 +1,173 @@
+//! Several peers that all send wrong blocks, next to one that does not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use silmaril::config::{Encryption, NetworkConfig};
+use silmaril::model::{BLOCK_LEN, PieceIndex};
+use silmaril::torrent::{Event, Swarms, TorrentId};
+
+use crate::engine::rig::{Client, SOON, Sample, network};
+use crate::support::private_net::in_private_net;
+use crate::support::process::{PATIENCE, until};
+use crate::support::raw_peer_content::Content;
+use crate::support::raw_peer_message::Message;
+use crate::support::raw_peer_seed::{Conduct, RawSeed, Seen};
+
+const LIARS: usize = 6;
+
+/// Sends wrong blocks: every one, or every other one.
+fn liar(number: usize) -> Conduct {
+    Conduct::honest().with_blocks(move |content, block| {
+        let Some(mut data) = content.block(block, 0) else { return vec![Message::Reject(block)] };
+        if number.is_multiple_of(2) || (block.begin / 16384).is_multiple_of(2) {
+            data[number] ^= 1;
+        }
+        vec![Message::Piece(block.piece, block.begin, data)]
+    })
+}
+
+/// Sends a few wrong blocks and then nothing.
+fn liar_that_falls_silent(number: usize) -> Conduct {
+    let sent = AtomicUsize::new(0);
+    Conduct::honest().with_blocks(move |content, block| {
+        if sent.fetch_add(1, Ordering::Relaxed) > 4 + number {
+            return vec![];
+        }
+        let mut data = content.block(block, 0).unwrap();
+        data[number] ^= 1;
+        vec![Message::Piece(block.piece, block.begin, data)]
+    })
+}
+
+/// What a reader saw.
+#[derive(Debug, Default)]
+struct Story {
+    verified: u32,
+    rejected: u32,
+    /// Figures of the engine, which come once a second while blocks arrive.
+    figures: u32,
+    longest: Duration,
+}
+
+struct Scene {
+    sample: Sample,
+    liars: Vec<RawSeed>,
+    honest: RawSeed,
+    client: Client,
+    id: TorrentId,
+    here: tempfile::TempDir,
+}
+
+impl Scene {
+    /// The liars are connected; the honest peer is as well, or not yet.
+    fn new(piece_length: u32, pieces: u32, honest_first: bool, liar: impl Fn(usize) -> Conduct) -> Self {
+        let sample = Sample::new(&[("model.bin", (pieces * piece_length) as usize)], piece_length, false);
+        let content = Arc::new(Content::new(sample.info_hash, piece_length, &sample.files));
+        let liars: Vec<RawSeed> =
+            (0..LIARS).map(|number| RawSeed::listen_here(&content, liar(number))).collect();
+        let honest = RawSeed::listen_here(&content, Conduct::honest());
+        let mut client = Client::with(NetworkConfig { encryption: Encryption::Off, ..network() });
+        let here = tempfile::tempdir().unwrap();
+        let mut add = sample.add(here.path());
+        add.peers = liars.iter().map(RawSeed::address).collect();
+        if honest_first {
+            add.peers.push(honest.address());
+        }
+        let id = client.add(add);
+        let connected = |seed: &RawSeed| Seen::count(&seed.seen().connections) > 0;
+        until("the peers are connected", PATIENCE, || {
+            liars.iter().all(connected) && (!honest_first || connected(&honest))
+        });
+        Self { sample, liars, honest, client, id, here }
+    }
+
+    fn request(&self, pieces: std::ops::Range<u32>) {
+        for piece in pieces {
+            self.client.session.request(self.id, PieceIndex(piece), Duration::ZERO).unwrap();
+        }
+    }
+
+    /// Waits until so many pieces are verified.
+    fn wait_until(&mut self, verified: u32, story: &mut Story) {
+        let (id, mut last) = (self.id, Instant::now());
+        self.client.wait_for("verified pieces", 3 * SOON, |event| {
+            match event {
+                Event::PieceVerified(of, _) if *of == id => {
+                    story.verified += 1;
+                    story.longest = story.longest.max(last.elapsed());
+                    last = Instant::now();
+                }
+                Event::PieceRejected(of, _) if *of == id => story.rejected += 1,
+                Event::Stats(of, _) if *of == id => story.figures += 1,
+                _ => {}
+            }
+            (story.verified == verified).then_some(())
+        });
+    }
+
+    /// Each liar is found by the first piece that it alone has sent; what it was asked for until then is lost.
+    fn assert_harmless(&self, story: &Story, piece_length: u32) {
+        println!("{story:?}");
+        let blocks = |seed: &RawSeed| Seen::count(&seed.seen().blocks);
+        println!("asked of the liars: {:?}", self.liars.iter().map(blocks).collect::<Vec<_>>());
+        println!("asked of the honest peer: {}", blocks(&self.honest));
+        assert_eq!(Seen::count(&self.honest.seen().hang_ups), 0, "the honest peer was disconnected");
+        // 64 requests at a time, and one more time before it has been suspected.
+        let per_piece = piece_length / BLOCK_LEN as u32;
+        let per_liar = 2 * (64 / per_piece).max(1) + 1;
+        let most = per_liar * LIARS as u32;
+        assert!(story.rejected <= most, "{} pieces were rejected, at most {most} should be", story.rejected);
+        for piece in 0..self.sample.pieces() {
+            assert!(self.sample.piece_in(self.here.path(), piece).unwrap() == self.sample.piece(piece));
+        }
+    }
+}
+
+/// The reader waits for all pieces when the honest peer comes.
+#[test]
+fn several_liars_delay_no_reader() {
+    in_private_net(|| {
+        let (length, pieces) = (256 * 1024, 24);
+        let mut scene = Scene::new(length, pieces, false, liar);
+        scene.request(0..pieces);
+        scene.client.session.connect_peer(scene.id, scene.honest.address()).unwrap();
+        let mut story = Story::default();
+        scene.wait_until(pieces, &mut story);
+        scene.assert_harmless(&story, length);
+    });
+}
+
+/// The honest peer is there from the beginning, and has a part in the wrong pieces. The reader waits for one piece after
+/// another, as one that reads a file without read-ahead does.
+#[test]
+fn several_liars_delay_no_reader_of_single_pieces() {
+    in_private_net(|| {
+        let (length, pieces) = (2 << 20, 8);
+        let mut scene = Scene::new(length, pieces, true, liar);
+        let mut story = Story::default();
+        for piece in 0..pieces {
+            scene.request(piece..piece + 1);
+            scene.wait_until(piece + 1, &mut story);
+        }
+        scene.assert_harmless(&story, length);
+        // Another peer is asked immediately, not in the next second.
+        assert!(story.figures <= 2 + story.rejected / 2, "the reader waited after wrong pieces: {story:?}");
+    });
+}
+
+/// The liars keep pieces that they were asked for, and so keep each other from being found.
+#[test]
+fn liars_that_fall_silent_keep_no_piece() {
+    in_private_net(|| {
+        let (length, pieces) = (256 * 1024, 8);
+        let mut scene = Scene::new(length, pieces, true, liar_that_falls_silent);
+        let mut story = Story::default();
+        for piece in 0..pieces {
+            scene.request(piece..piece + 1);
+            scene.wait_until(piece + 1, &mut story);
+        }
+        scene.assert_harmless(&story, length);
+    });
+}
