@@ -9,6 +9,19 @@ use std::path::{Path, PathBuf};
 use crate::model::path::PARTIAL_SUFFIX;
 use crate::model::{InfoHash, ModelName, ModelRef, PiecesRoot};
 
+/// Network file systems by the number that statfs(2) gives (`linux/magic.h`).
+const NETWORK_FILE_SYSTEMS: [(u64, &str); 9] = [
+    (0x6969, "NFS"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB2"),
+    (0x517b, "SMB"),
+    (0x00c3_6400, "Ceph"),
+    (0x0bd0_0bd0, "Lustre"),
+    (0x4750_4653, "GPFS"),
+    (0x5346_414f, "AFS"),
+    (0x0102_1997, "9P"),
+];
+
 /// A directory that the node needs cannot be made or written to.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the directory {}: {source}", path.display())]
@@ -155,14 +168,19 @@ impl Paths {
         self.base.join("log")
     }
 
-    /// The lock that the running node holds; its text is the node's process id.
+    /// The lock that the running node holds; its first line is the node's process, its second line the host.
     pub fn lock(&self) -> PathBuf {
         self.base.join("node.lock")
     }
 
-    /// The claim of the process that is to have the lock next.
-    pub fn next(&self) -> PathBuf {
-        self.base.join("node.next")
+    /// The lock under which one command at a time mounts.
+    pub fn mounting(&self) -> PathBuf {
+        self.base.join("mount.lock")
+    }
+
+    /// The log of a daemon in the background.
+    pub fn daemon_log(&self) -> PathBuf {
+        self.logs().join("daemon.log")
     }
 
     /// What was known of the DHT when the node ran last.
@@ -173,6 +191,16 @@ impl Paths {
     /// The control socket.
     pub fn socket(&self) -> PathBuf {
         self.base.join("silmaril.sock")
+    }
+
+    /// The type of the file system of the base directory, or of the directory that it will be made in, if other hosts can
+    /// use it at the same time: there a lock holds on one host only, and memory maps of one host do not show what another
+    /// writes.
+    pub fn network_file_system(&self) -> Option<String> {
+        let there = self.base.ancestors().find_map(|dir| rustix::fs::statfs(dir).ok())?;
+        let named =
+            NETWORK_FILE_SYSTEMS.iter().find(|(magic, _)| *magic == there.f_type as u64 & 0xffff_ffff)?;
+        Some(named.1.to_owned())
     }
 
     /// Name of the manifest copy inside a model directory of `models`.

@@ -56,6 +56,7 @@ mod e2e {
     mod cached_bytes;
     mod commands;
     mod configuration;
+    mod daemon;
     mod damage;
     mod discovery;
     mod disputed_names;
@@ -63,14 +64,12 @@ mod e2e {
     mod few_descriptors;
     mod figures;
     mod get;
-    mod handover;
     mod holders;
     mod hostile_hosts;
     mod hub_fallback;
     mod interrupted;
     mod killed_mount;
     mod lazy_read;
-    mod lost_hosts;
     mod mirror_faults;
     mod mirror_hub;
     mod mirror_sharing;
@@ -81,7 +80,6 @@ mod e2e {
     mod no_downgrade;
     mod not_pinned;
     mod one_node;
-    mod one_node_hosts;
     mod other_clients;
     mod other_users;
     mod policies;

@@ -37,7 +37,7 @@ use crate::catalog::query::Query;
 use crate::catalog::record::SharedRecord;
 use crate::catalog::store::CatalogStore;
 use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Sha256Digest};
-use crate::torrent::{Overlay, OverlayEvent};
+use crate::torrent::{GivenPeers, Overlay, OverlayEvent};
 pub use discover::{MAX_PAGES, SETTLED};
 use known::Known;
 pub use manifests::PART_WITHIN;
@@ -118,7 +118,7 @@ pub struct CatalogSettings {
     /// Whether the DHT is used.
     pub dht: bool,
     /// Peers given by hand, called in the catalog's swarm and in those of models looked for.
-    pub peers: Vec<SocketAddr>,
+    pub peers: GivenPeers,
 }
 
 /// One answer to the question whose model a name stands for.
@@ -250,7 +250,7 @@ impl Catalog {
     }
 
     /// Announces a record of our own: stores it, tells the peers, stores it in the DHT, and keeps it there.
-    pub async fn publish(&self, record: SharedRecord) -> Result<(), CatalogError> {
+    pub async fn publish(&self, record: SharedRecord, in_dht: bool) -> Result<(), CatalogError> {
         if *self.core.stopped.borrow() {
             return Err(CatalogError::Stopped);
         }
@@ -259,7 +259,9 @@ impl Catalog {
             .await
             .map_err(|_| CatalogError::Stopped)?
             .map_err(|error| CatalogError::Store(error.to_string()))?;
-        self.core.keep_in_dht(names::Command::Own(record));
+        if in_dht {
+            self.core.keep_in_dht(names::Command::Own(record));
+        }
         Ok(())
     }
 

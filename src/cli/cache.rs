@@ -10,7 +10,7 @@ use crate::cli::cleanup::confirmed;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, size};
-use crate::cli::session::with_node_or_library;
+use crate::cli::session::with_daemon_or_library;
 use crate::cli::table::{number, text};
 use crate::model::{ModelRef, PiecesRoot};
 use crate::store::cache::{CacheEntry, disk_space, resolve_size};
@@ -151,7 +151,7 @@ fn clear(yes: bool, json: bool, context: &Context) -> Result<(), CommandError> {
     if !yes && before > 0 && !confirmed(&format!("Delete {} from the cache?", size(before)))? {
         return Err(CommandError::failed("nothing was deleted"));
     }
-    let freed = with_node_or_library(
+    let freed = with_daemon_or_library(
         context,
         async |client, _| Ok(client.clear_cache().await?),
         async |library, _| {

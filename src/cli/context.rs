@@ -7,12 +7,25 @@ use clap::ArgAction;
 use crate::cli::error::CommandError;
 use crate::cli::output::Output;
 use crate::config::{Config, LoadOptions};
-use crate::node::Library;
+use crate::http::{EnvironmentProxies, Token};
+use crate::mirror::token;
+use crate::node::{Library, Surroundings};
 use crate::telemetry;
 
 /// A path from the root, as another process needs it.
 pub fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
     std::path::absolute(path).map_err(|e| CommandError::io(path, e))
+}
+
+/// What this command has in its environment, and the daemon has not.
+pub fn surroundings(token: Option<Token>) -> Surroundings {
+    Surroundings { proxies: EnvironmentProxies::of_this_process(), token }
+}
+
+/// The token for the hub. One that cannot be used is logged: models that may be read without one need none.
+pub fn token_if_usable() -> Option<Token> {
+    let token = token::find().inspect_err(|e| tracing::warn!("the hub is asked without a token: {e}"));
+    token.ok().flatten()
 }
 
 /// Options of every command.

@@ -8,10 +8,9 @@ use crate::catalog::trust::Standing;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{Activity, clean, count, size};
-use crate::cli::session::with_node;
+use crate::cli::session::with_daemon;
 use crate::cli::table::{number, text};
 use crate::model::text::parse_time;
-use crate::node::NodeOptions;
 use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered, MAX_WITHIN, SharedModel};
 
 const EXAMPLES: &str = "\
@@ -79,11 +78,9 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         within: u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX),
         peers: args.peers.clone(),
     };
-    let activity = format!("discover {}", request.query).trim_end().to_owned();
-    let options = NodeOptions { activity, ..NodeOptions::default() };
-    let found = with_node(context, context.config()?, options, async |host, signals| {
+    let found = with_daemon(context, async |daemon, signals| {
         let line = context.out.activity("looking for others");
-        let discovering = host.client.discover(&request, |progress| show(&line, &progress));
+        let discovering = daemon.client.discover(&request, |progress| show(&line, &progress));
         signals.unless(async { Ok(discovering.await?) }).await
     })?;
     if found.models.is_empty() && found.catalog.peers == 0 {

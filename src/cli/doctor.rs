@@ -225,7 +225,9 @@ fn listen_port(config: &Config, node: Option<&Status>) -> Finding {
 
 fn running(node: Result<Option<Status>, String>) -> Finding {
     match node {
-        Ok(Some(status)) => Fine(format!("process {}: {}", status.pid, status.activity)),
+        Ok(Some(status)) => {
+            Fine(format!("process {}, {}", status.pid, count(status.mounts.len() as u64, "mount")))
+        }
         Ok(None) => Fine("none runs".to_owned()),
         Err(error) => Fail(error, "end the process that node.lock names, with `kill`".into()),
     }

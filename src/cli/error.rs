@@ -107,11 +107,23 @@ impl CommandError {
         self.end == End::Failure(ErrorKind::HostLost)
     }
 
+    /// Whether the user has stopped the daemon.
+    pub fn is_stopped(&self) -> bool {
+        self.end == End::Failure(ErrorKind::Stopped)
+    }
+
+    /// Whether another process has the base directory.
+    pub fn is_busy(&self) -> bool {
+        self.end == End::Failure(ErrorKind::Busy)
+    }
+
     /// Whether nothing that is to be done after this can be done: the node is gone, or the user wants no more.
     pub fn ends_all(&self) -> bool {
         matches!(
             self.end,
-            End::Failure(ErrorKind::HostLost | ErrorKind::Internal) | End::Interrupted | End::BrokenPipe
+            End::Failure(ErrorKind::HostLost | ErrorKind::Stopped | ErrorKind::Internal)
+                | End::Interrupted
+                | End::BrokenPipe
         )
     }
 

@@ -3,15 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::cli::context::{Context, absolute};
+use crate::cli::context::{Context, absolute, surroundings, token_if_usable};
 use crate::cli::error::CommandError;
 use crate::cli::output::{Activity, Progress, clean, count, size};
-use crate::cli::seeding::seed_until_stopped;
-use crate::cli::session::with_node;
+use crate::cli::session::with_daemon;
 use crate::cli::wanted;
 use crate::model::ModelRef;
-use crate::node::NodeOptions;
-use crate::node::control::Seed;
 use crate::node::get::{GetProgress, GetReport, GetRequest, Origin};
 
 const EXAMPLES: &str = "\
@@ -22,13 +19,13 @@ Examples:
   silmaril get acme/minilm --include '*.json'         only some files
   silmaril get acme/minilm --peer 192.0.2.7:6881      from a host you know
   silmaril get acme/minilm --update                   look for a newer state first
-  silmaril get acme/minilm --seed                     and pass it on until Ctrl-C";
+  silmaril get acme/minilm --seed=false               do not pass it on";
 
 /// Get a model into a directory, whole or in part
 ///
 /// A model that is not known here is looked for on the network by its name. The first publisher of a name is the one it
-/// stands for from then on (see `silmaril trust`). What an interrupted call got is kept: calling it again goes on from there. While a mount, a share or a daemon runs
-/// on the same base directory, that process fetches; if it ends first, this command goes on by itself.
+/// stands for from then on (see `silmaril trust`). What an interrupted call got is kept: calling it again goes on from there. The daemon fetches the model and
+/// then seeds it in the background, unless --seed=false is given; it is started if it does not run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -38,9 +35,9 @@ pub struct Args {
     /// Directory to put its files in [default: ORG/NAME in the models directory]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Keep uploading it until Ctrl-C
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    seed: bool,
+    /// Whether the daemon seeds it afterwards [default: true, unless it is not to be shared]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    seed: Option<bool>,
     /// Do not check the SHA-256 of every file at the end
     #[arg(long)]
     no_verify: bool,
@@ -72,7 +69,7 @@ fn glob(text: &str) -> Result<String, globset::Error> {
     globset::Glob::new(text).map(|_| text.to_owned())
 }
 
-/// Fetches, checks, and seeds if asked to.
+/// Fetches, checks, and has it seeded.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
     let model = wanted::model(&args.model, &config.hub.endpoint)?;
@@ -87,26 +84,25 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         peers: args.peers.clone(),
         update: args.update,
         allow_older: args.allow_older,
+        seed: args.seed,
+        surroundings: surroundings(token_if_usable()),
     };
-    let options = NodeOptions { activity: format!("get {model}"), ..NodeOptions::default() };
-    let mut here = false;
-    let result = with_node(context, config, options, async |host, signals| {
-        // A later host only goes on with what is left to do.
-        if !here {
-            let mut shown = Shown::Nothing;
-            let getting = host.client.get(&request, |p| shown.show(p, context, &model));
-            let report = signals.unless(async { Ok(getting.await?) }).await?;
-            drop(shown);
-            print(args, context, &report)?;
-            here = true;
+    let got = with_daemon(context, async |daemon, signals| {
+        if let Some(output) = &request.output {
+            daemon.check_sees(output)?;
         }
-        if args.seed {
-            let seed = Seed { model: Some(model.clone()), peers: args.peers.clone(), right: false };
-            seed_until_stopped(context, host, &seed, signals, None).await?;
-        }
-        Ok(())
+        let mut shown = Shown::Nothing;
+        let getting = daemon.client.get(&request, |p| shown.show(p, context, &model));
+        Ok((signals.unless(async { Ok(getting.await?) }).await?, daemon.pid))
     });
-    if here { result } else { result.map_err(CommandError::resumable) }
+    let (report, pid) = got.map_err(CommandError::resumable)?;
+    print(args, context, &report)?;
+    if report.seeded {
+        context.out.note(format_args!(
+            "process {pid} seeds it in the background; `silmaril get {model} --seed=false` ends that"
+        ));
+    }
+    Ok(())
 }
 
 /// What of the progress is on the terminal.

@@ -12,7 +12,7 @@ use crate::catalog::trust::{Document, NamedPublisher};
 use crate::cli::cleanup::confirmed;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::session::with_node_or_library;
+use crate::cli::session::with_daemon_or_library;
 use crate::keys::PublisherKeypair;
 use crate::model::PublisherKey;
 use crate::paths::Paths;
@@ -132,7 +132,7 @@ fn rotate(yes: bool, json: bool, paths: &Paths, context: &Context) -> Result<(),
         out.line(format_args!("former key   {fingerprint}, kept in {}", rotated.kept.display()))?;
     }
     // Whoever holds the base directory signs anew; opening it here does as much.
-    with_node_or_library(
+    with_daemon_or_library(
         context,
         async |client, _| Ok(client.reload().await?),
         async |library, _| Ok(library.finish_rotation().map(|_| ())?),

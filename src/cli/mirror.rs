@@ -2,20 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::context::Context;
+use crate::cli::context::{Context, surroundings};
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, count, size};
-use crate::cli::seeding::seed_until_stopped;
-use crate::cli::session::{Host, with_node};
+use crate::cli::seeding;
+use crate::cli::session::{Daemon, with_daemon};
 use crate::cli::signals::StopSignals;
 use crate::cli::transfers::Transfers;
 use crate::config::Config;
-use crate::http::Token;
 use crate::mirror::{GitRepository, MirrorError, Remote, Repository, token};
 use crate::model::ModelName;
 use crate::node::control::Seed;
 use crate::node::mirror::{MirrorProgress, MirrorReport, MirrorRequest};
-use crate::node::{NodeError, NodeOptions};
+use crate::node::{NodeError, Surroundings};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -94,7 +93,7 @@ struct Work {
     shared: Option<Seed>,
 }
 
-/// Mirrors, then shares until stopped; a list is only gone through.
+/// Mirrors, and has the daemon share what may be shared.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
     let items = items(args)?;
@@ -102,17 +101,12 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         token::find().map_err(|e| CommandError::failed(e).hint("`hf auth login` stores a token anew"))?;
     let requests: Vec<MirrorRequest> = items
         .into_iter()
-        .map(|item| request(args, &config, item, token.clone()))
+        .map(|item| request(args, &config, item, surroundings(token.clone())))
         .collect::<Result<_, _>>()?;
-    let activity = match requests.as_slice() {
-        [only] => format!("mirror {}", only.shown),
-        _ => "mirror --all".to_owned(),
-    };
-    let options = NodeOptions { activity, ..NodeOptions::default() };
     let mut work = Work::default();
-    let result = with_node(context, config, options, async |host, signals| match &args.all {
-        None => one(args, context, host, &requests[0], &mut work, signals).await,
-        Some(_) => every(args, context, host, &requests, &mut work, signals).await,
+    let result = with_daemon(context, async |daemon, signals| match &args.all {
+        None => one(args, context, daemon, &requests[0], &mut work, signals).await,
+        Some(_) => every(args, context, daemon, &requests, &mut work, signals).await,
     });
     if work.next == requests.len() { result } else { result.map_err(CommandError::resumable) }
 }
@@ -154,7 +148,7 @@ fn request(
     args: &Args,
     config: &Config,
     item: Item,
-    token: Option<Token>,
+    surroundings: Surroundings,
 ) -> Result<MirrorRequest, CommandError> {
     let wrong = |e| CommandError::from(NodeError::from(MirrorError::from(e)));
     let repository = Repository::parse(&item.repository, &config.hub.endpoint).map_err(wrong)?.repository;
@@ -176,7 +170,7 @@ fn request(
         right: args.i_have_the_right_to_share,
         sign: config.security.sign_manifests,
         piece_length: config.torrent.piece_length,
-        token,
+        surroundings,
     })
 }
 
@@ -184,13 +178,13 @@ fn request(
 async fn one(
     args: &Args,
     context: &Context,
-    host: &Host,
+    daemon: &Daemon,
     request: &MirrorRequest,
     work: &mut Work,
     signals: &mut StopSignals,
 ) -> Result<(), CommandError> {
     if work.next == 0 {
-        let report = mirror(context, host, request, signals).await?;
+        let report = mirror(context, daemon, request, signals).await?;
         if args.json {
             context.out.json(&report)?;
         } else {
@@ -203,7 +197,11 @@ async fn one(
         work.shared = seed_of(&report);
     }
     match &work.shared {
-        Some(seed) => seed_until_stopped(context, host, seed, signals, None).await,
+        Some(seed) => {
+            seeding::seed(context, daemon, seed, signals, None).await?;
+            seeding::explain(context, daemon, seed.model.as_ref());
+            Ok(())
+        }
         None => Ok(()),
     }
 }
@@ -212,13 +210,13 @@ async fn one(
 async fn every(
     args: &Args,
     context: &Context,
-    host: &Host,
+    daemon: &Daemon,
     requests: &[MirrorRequest],
     work: &mut Work,
     signals: &mut StopSignals,
 ) -> Result<(), CommandError> {
     while let Some(request) = requests.get(work.next) {
-        match mirror(context, host, request, signals).await {
+        match mirror(context, daemon, request, signals).await {
             Ok(report) => {
                 if !args.json {
                     print(context, &report)?;
@@ -226,7 +224,7 @@ async fn every(
                 if let Some(withheld) = withheld(args, &report) {
                     context.out.warn(withheld);
                 } else if let Some(seed) = seed_of(&report) {
-                    match signals.unless(async { Ok(host.client.seed(&seed).await?) }).await {
+                    match signals.unless(async { Ok(daemon.client.seed(&seed).await?) }).await {
                         Err(error) if error.ends_all() => return Err(error),
                         Err(error) => {
                             context.out.note(format_args!("{}: not shared", report.model));
@@ -261,12 +259,12 @@ async fn every(
 
 async fn mirror(
     context: &Context,
-    host: &Host,
+    daemon: &Daemon,
     request: &MirrorRequest,
     signals: &mut StopSignals,
 ) -> Result<MirrorReport, CommandError> {
     let shown = context.out.transfers(&request.shown);
-    let mirroring = host.client.mirror(request, |progress| show(&shown, &progress));
+    let mirroring = daemon.client.mirror(request, |progress| show(&shown, &progress));
     signals.unless(async { Ok(mirroring.await?) }).await
 }
 
@@ -329,7 +327,7 @@ fn withheld(args: &Args, report: &MirrorReport) -> Option<NodeError> {
 
 fn seed_of(report: &MirrorReport) -> Option<Seed> {
     let shared = report.info_hash.is_some() && report.withheld.is_none();
-    shared.then(|| Seed { model: Some(report.model.clone()), peers: Vec::new(), right: false })
+    shared.then(|| Seed { model: Some(report.model.clone()), ..Seed::default() })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! A subcommand is an `Args` whose doc comments are its help, and a `run`. Results go to stdout, all else to stderr;
 //! failures become `CommandError`s, which decide the exit code.
 
+mod background;
 mod bar;
 mod cache;
 mod cleanup;
@@ -24,7 +25,6 @@ mod mirror;
 mod mount;
 mod output;
 mod publishing;
-mod ready;
 mod registry;
 mod remove;
 #[cfg(test)]
@@ -34,6 +34,7 @@ mod session;
 mod share;
 mod signals;
 mod status;
+mod stop;
 mod table;
 mod target;
 mod transfers;
@@ -93,6 +94,7 @@ enum Command {
     Mount(mount::Args),
     Unmount(unmount::Args),
     Status(status::Args),
+    Stop(stop::Args),
     Warm(warm::Args),
     List(list::Args),
     Discover(discover::Args),
@@ -134,15 +136,14 @@ pub fn main() -> ! {
 
 fn run(cli: Cli) -> Result<(), CommandError> {
     let context = Context::new(cli.globals);
-    context.start_logging(matches!(
-        cli.command,
-        Command::Mount(_) | Command::Share(_) | Command::Mirror(_) | Command::Daemon(_)
-    ))?;
+    context
+        .start_logging(matches!(cli.command, Command::Mount(_) | Command::Share(_) | Command::Daemon(_)))?;
     match cli.command {
         Command::Init(args) => init::run(&args, &context),
         Command::Mount(args) => mount::run(&args, &context),
         Command::Unmount(args) => unmount::run(&args, &context),
         Command::Status(args) => status::run(&args, &context),
+        Command::Stop(args) => stop::run(&args, &context),
         Command::Warm(args) => warm::run(&args, &context),
         Command::List(args) => list::run(&args, &context),
         Command::Discover(args) => discover::run(&args, &context),

@@ -1,31 +1,32 @@
-//! `mount`: serves the models as a directory until it is unmounted.
+//! `mount`: has the daemon show the models as a directory.
 //!
-//! In the foreground this process is the node. In the background [`super::ready`] starts the same command in a process
-//! of its own and waits until that one says that it is ready.
+//! This process mounts, in its own mount namespace and with its own privileges, and passes the connection to the daemon,
+//! which serves it. A mount in another mount namespace than the daemon's is held by a process that stays there
+//! (`--hold`), since only that process can unmount it.
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::catalog::trust::Document;
-use crate::catalog::{News, Patience, Trust};
-use crate::cli::context::Context;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::cli::background::{self, Started};
+use crate::cli::context::{Context, surroundings, token_if_usable};
 use crate::cli::error::CommandError;
-use crate::cli::ready;
+use crate::cli::session::{Daemon, with_daemon, with_daemon_here};
 use crate::cli::signals::StopSignals;
-use crate::config::Show;
-use crate::model::{Manifest, PublisherKey};
-use crate::mount::{
-    Judge, LookupRules, MountOptions, Mounted, NeverResolve, ResolveError, Resolver, Resolving, Sought,
-};
-use crate::node::{ErrorKind, Node, NodeOptions, chain};
+use crate::config::Config;
+use crate::node::mounts::{MountRequest, MountStatus, ServeOptions};
+use crate::node::{NodeError, NodeOptions};
+use crate::paths::Paths;
 
-/// What `status` says of a mount, before the mount point.
-pub const ACTIVITY: &str = "mount ";
-
-/// How long the mount waits for the first look at the models directory.
-const LOCAL_WITHIN: Duration = Duration::from_secs(2);
+/// How long another command that mounts on the same base directory is waited for.
+const TURN_WITHIN: Duration = Duration::from_secs(60);
+/// How often it is looked whether it has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,8 +39,8 @@ Examples:
 
 /// Show all known models as a directory; what is read is fetched
 ///
-/// Returns when the directory can be read; a process in the background serves it, and the path of its log is printed. What is read is kept in the cache and
-/// uploaded to others while the mount is there.
+/// Returns when the directory can be read. The daemon serves it, and is started if it does not run. What is read is kept in
+/// the cache and uploaded to others.
 ///
 /// A path such as ORG/NAME or ORG/NAME@REV need not be known: the first look at it asks the network, for at most
 /// `mount.resolve_timeout`, so that `cat ~/models/acme/minilm/config.json` works. A path that no connected peer knows is
@@ -50,200 +51,208 @@ Examples:
 /// Reading pins no name to its publisher. A name that several publishers dispute cannot be read; the path
 /// .by/FINGERPRINT/ORG/NAME is the model of one of them, and `silmaril status` shows these paths.
 ///
-/// Other commands may run on the same base directory, before and after. One that works by itself leaves its work to
-/// the mount (a share that is still hashing begins anew), and goes on by itself when the mount ends.
+/// One daemon serves several mounts. The mount ends with `silmaril unmount DIR` or `silmaril stop`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// An empty directory
-    pub mountpoint: PathBuf,
-    /// Stay in the foreground until Ctrl-C
+    mountpoint: PathBuf,
+    /// Stay in the foreground until Ctrl-C, which unmounts; this process is the daemon if none runs
     #[arg(short, long)]
-    pub foreground: bool,
+    foreground: bool,
     /// Let other users read it, too
     #[arg(long)]
-    pub allow_other: bool,
+    allow_other: bool,
     /// A host that has models; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
-    pub peers: Vec<SocketAddr>,
-    /// Show only what is known here: a path that is not known asks nobody
+    peers: Vec<SocketAddr>,
+    /// Show only what is known here: a path that is not known is looked up nowhere
     #[arg(long)]
-    pub no_resolve: bool,
-    /// Serve in this process and say on standard output when ready: what the background process is started with
-    #[arg(long, hide = true)]
-    pub ready_on_stdout: bool,
+    no_resolve: bool,
+    /// Hold the mount and report on standard output when it is ready: what stays in another mount namespace
+    #[arg(long, hide = true, conflicts_with = "foreground")]
+    hold: bool,
 }
 
-/// Mounts in the background, or serves in the foreground.
+impl Args {
+    fn options(&self) -> ServeOptions {
+        ServeOptions { allow_other: self.allow_other, resolve: !self.no_resolve, peers: self.peers.clone() }
+    }
+}
+
+/// Mounts, and stays with the mount if asked to.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    if args.ready_on_stdout {
-        ready::in_background(|ready| serve(args, context, ready))
-    } else if args.foreground {
-        serve(args, context, |point| {
-            context.out.note(format_args!(
-                "mounted on {}; its log is on standard error; Ctrl-C unmounts it",
-                point.display()
-            ));
-            Ok(())
-        })
-    } else {
-        ready::start(args, context)
-    }
-}
-
-/// Runs the node and its mount until a signal, an unmount or a request to stop. `ready` is called once models can be
-/// read.
-fn serve(
-    args: &Args,
-    context: &Context,
-    ready: impl FnOnce(&Path) -> Result<(), CommandError>,
-) -> Result<(), CommandError> {
     let config = context.config()?;
-    // Before anything is started: what is wrong with the directory is said at once.
+    // What is wrong with the directory is reported before anything is started.
     let point = crate::mount::prepare(&args.mountpoint)?;
-    let options = NodeOptions {
-        peers: args.peers.clone(),
-        activity: format!("{ACTIVITY}{}", point.display()),
-        mount: Some(point.clone()),
-        no_resolve: args.no_resolve,
-        ..NodeOptions::default()
-    };
-    let ask = !args.no_resolve;
-    context.block_on(async {
-        let mut signals = StopSignals::new()?;
-        let node = signals.unless(async { Ok(Node::start_or_take_over(config, options).await?) }).await?;
-        let mount = MountOptions { mountpoint: point.clone(), allow_other: args.allow_other };
-        let runtime = tokio::runtime::Handle::current();
-        let fetch = node.fetch.clone();
-        let mounted = match tokio::task::block_in_place(|| Mounted::new(&mount, fetch, runtime)) {
-            Ok(mounted) => Arc::new(mounted),
-            Err(error) => {
-                signals.stopping(node.stop(), || ()).await;
-                return Err(error.into());
-            }
-        };
-        let result = attend(&node, &mounted, || ready(&mount.mountpoint), &mut signals, ask).await;
-        let stop = async {
-            // Parked reads get their answers first, so that nothing holds the mount.
-            node.begin_stop();
-            mounted.stop().await;
-            node.stop().await;
-        };
-        // A process that ends hard leaves no dead mount behind: usually there is nothing left to unmount.
-        let last = move || drop(crate::mount::unmount(&point, true));
-        signals.stopping(stop, last).await;
-        result
-    })
-}
-
-/// Shows the models and waits for the end.
-async fn attend(
-    node: &Arc<Node>,
-    mounted: &Arc<Mounted>,
-    ready: impl FnOnce() -> Result<(), CommandError>,
-    signals: &mut StopSignals,
-    ask: bool,
-) -> Result<(), CommandError> {
-    let publishers = Arc::new(Publishers { trust: node.library.trust.clone(), latest: Mutex::default() });
-    mounted.ask_trust(publishers.clone());
-    match node.library.config.mount.show {
-        Show::All => {}
-        Show::Pinned => {
-            let publishers = publishers.clone();
-            mounted.list_only(move |revision| revision.is_local || publishers.is_pinned(&revision.manifest));
-        }
-        Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
-    }
-    // So that they are there when the mount is ready; a slow disk delays only them.
-    let _ = tokio::time::timeout(LOCAL_WITHIN, node.looked_for_local_models()).await;
-    let shown = Arc::downgrade(mounted);
-    node.on_change(move |node| {
-        if let Some(mounted) = shown.upgrade() {
-            node.note_kept(mounted.publish(node.shown()?));
-        }
-        Ok(())
-    })?;
-    if ask {
-        let mount = &node.library.config.mount;
-        let rules = LookupRules {
-            within: mount.resolve_timeout,
-            never: NeverResolve::new(&mount.never_resolve).map_err(CommandError::internal)?,
-            per_minute: mount.max_lookups,
-        };
-        mounted.resolve_with(Arc::new(Network(Arc::downgrade(node))), rules);
-        let looks_up = Arc::downgrade(mounted);
-        node.report_news(move |news| match (news, looks_up.upgrade()) {
-            (News::Name(name), Some(mounted)) => mounted.name_appeared(name),
-            (News::Peer, Some(mounted)) => mounted.peer_appeared(),
-            (News::Holder, Some(mounted)) => mounted.holder_appeared(),
-            (_, None) => {}
+    let options = args.options();
+    if args.hold {
+        return background::serve(|ready| {
+            let mut ready = Some(ready);
+            with_daemon(context, async |daemon, signals| {
+                let ready = || ready.take().map_or(Ok(()), |ready| ready());
+                hold(&config.paths(), daemon, &point, &options, signals, ready).await
+            })
         });
     }
-    // What is here already is passed on, too.
-    node.seed_local()?;
-    ready()?;
-    tokio::select! {
-        stop = signals.wait() => stop.end_of_service(),
-        () = mounted.gone() => Ok(()),
-        () = node.stop_requested() => Ok(()),
-    }
-}
-
-/// Asks the network for models that are looked up and not known.
-struct Network(Weak<Node>);
-
-impl Resolver for Network {
-    fn resolve(&self, sought: Sought, within: Duration) -> Resolving {
-        let node = self.0.clone();
-        Box::pin(async move {
-            let node = node.upgrade().ok_or(ResolveError::NotFound)?;
-            let error = match node.look_up(&sought, within, Patience::Peers).await {
-                Ok(_) => None,
-                Err(e) if e.kind() == ErrorKind::HostLost => return Err(ResolveError::NotFound),
-                Err(e) => Some(e),
+    if args.foreground {
+        let peers = args.peers.clone();
+        let shown = point.display();
+        return with_daemon_here(context, NodeOptions { peers }, async |daemon, signals| {
+            let ready = || {
+                context.out.note(match daemon.pid == std::process::id() {
+                    true => format!("mounted on {shown}; its log is on standard error; Ctrl-C unmounts it"),
+                    false => format!("mounted on {shown} by process {}; Ctrl-C unmounts it", daemon.pid),
+                });
+                Ok(())
             };
-            node.note_lookup(&sought, error.as_ref());
-            error.map_or(Ok(()), |e| match e.kind() {
-                ErrorKind::NotFound => Err(ResolveError::NotFound),
-                ErrorKind::NoNetwork | ErrorKind::TimedOut => Err(ResolveError::Unreachable(chain(&e))),
-                ErrorKind::Ambiguous => Err(ResolveError::Disputed(chain(&e))),
-                _ => Err(ResolveError::Refused(chain(&e))),
-            })
-        })
+            hold(&config.paths(), daemon, &point, &options, signals, ready).await
+        });
     }
+    let pid = with_daemon(context, async |daemon, signals| {
+        signals.unless(mount(context, &config.paths(), daemon, &point, &options)).await?;
+        Ok(daemon.pid)
+    })?;
+    context.out.line(format_args!("mounted on {} (process {pid})", point.display()))?;
+    context.out.note(format_args!("its log is {}", config.paths().daemon_log().display()));
+    context.out.note(format_args!("unmount with: silmaril unmount {}", args.mountpoint.display()));
+    Ok(())
+}
 
-    fn over_budget(&self, sought: &Sought, process: u32) {
-        if let Some(node) = self.0.upgrade() {
-            node.note_over_budget(sought, process);
+/// Mounts the mounts of a daemon that was replaced. Those that fail are named.
+pub async fn mount_again(context: &Context, config: &Config, daemon: &Daemon, mounts: Vec<MountStatus>) {
+    for MountStatus { path, options, held } in mounts {
+        // The command that holds it mounts again by itself.
+        if held {
+            continue;
+        }
+        let mounted = async {
+            crate::mount::prepare(&path)?;
+            mount(context, &config.paths(), daemon, &path, &options).await
+        };
+        if let Err(error) = mounted.await {
+            context.out.warn(format_args!("{} is not mounted any more", path.display()));
+            error.print();
         }
     }
 }
 
-/// How long it may take until the mount knows of a name that was pinned or given away.
-const PINS_LAST: Duration = Duration::from_secs(1);
-
-/// Answers the mount's questions about publishers. A listing asks for every entry, so the file's contents are kept for a
-/// moment.
-struct Publishers {
-    trust: Arc<Trust>,
-    latest: Mutex<Option<(Instant, Option<Arc<Document>>)>>,
+/// Mounts, here or by a process that holds the mount where the daemon is in another mount namespace.
+async fn mount(
+    context: &Context,
+    paths: &Paths,
+    daemon: &Daemon,
+    point: &Path,
+    options: &ServeOptions,
+) -> Result<(), CommandError> {
+    if !daemon.sees_files() {
+        return start_holder(context, paths, point, options);
+    }
+    attach(paths, daemon, point, options, false, || ()).await
 }
 
-impl Judge for Publishers {
-    fn is_pinned(&self, manifest: &Manifest) -> bool {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        if latest.as_ref().is_none_or(|(when, _)| when.elapsed() >= PINS_LAST) {
-            let read = self.trust.document();
-            let read = read.inspect_err(|error| tracing::error!("no name counts as pinned: {error}"));
-            *latest = Some((Instant::now(), read.ok()));
+/// Mounts, has the daemon serve it, and unmounts when that fails or a held mount ends.
+async fn attach(
+    paths: &Paths,
+    daemon: &Daemon,
+    point: &Path,
+    options: &ServeOptions,
+    held: bool,
+    ready: impl FnOnce(),
+) -> Result<(), CommandError> {
+    let mut turn = Some(take_turn(paths).await?);
+    // Another command may have mounted there meanwhile.
+    let point = crate::mount::prepare(point)?;
+    let allow_other = options.allow_other;
+    let connection = tokio::task::block_in_place(|| crate::mount::attach(&point, allow_other))?;
+    let mut undo = Undo(Some(point.clone()));
+    let request = MountRequest {
+        place: connection.place,
+        options: options.clone(),
+        held,
+        surroundings: surroundings(token_if_usable()),
+    };
+    let mut ready = Some(ready);
+    let served = daemon.client.mount(&request, connection.device, || {
+        drop(turn.take());
+        if let Some(ready) = ready.take() {
+            ready();
         }
-        let document = latest.as_ref().and_then(|(_, document)| document.as_ref());
-        let pinned = document.and_then(|document| document.pinned(&manifest.name));
-        pinned.is_some() && pinned == manifest.signed_by()
+    });
+    let served = served.await;
+    if served.is_ok() && !held {
+        undo.0 = None;
     }
+    Ok(served?)
+}
 
-    fn find(&self, text: &str) -> Option<PublisherKey> {
-        // Beginnings of the keys of strangers could be made to fit.
-        self.trust.find(text, []).ok()
+/// Unmounts when it goes out of scope, unless that was called off. The mount may be gone already.
+struct Undo(Option<PathBuf>);
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(point) = self.0.take()
+            && let Err(error) = crate::mount::unmount(&point, true)
+        {
+            tracing::debug!("{} is not unmounted: {error}", point.display());
+        }
+    }
+}
+
+/// Waits until no other command mounts on this base directory.
+async fn take_turn(paths: &Paths) -> Result<File, CommandError> {
+    let path = paths.mounting();
+    let failed = |e| CommandError::io(&path, e);
+    let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    let until = Instant::now() + TURN_WITHIN;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => tokio::time::sleep(LOOK_EVERY).await,
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+}
+
+/// Mounts, and stays until the mount ends or a signal ends it.
+async fn hold(
+    paths: &Paths,
+    daemon: &Daemon,
+    point: &Path,
+    options: &ServeOptions,
+    signals: &mut StopSignals,
+    ready: impl FnOnce() -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let mut reported = Ok(());
+    let held = attach(paths, daemon, point, options, true, || reported = ready());
+    let done = tokio::select! {
+        held = held => held,
+        stop = signals.wait() => stop.end_of_service(),
+    };
+    reported?;
+    match done {
+        // The user has stopped the daemon, and the mount with it.
+        Err(error) if error.is_stopped() => Ok(()),
+        done => done,
+    }
+}
+
+/// Starts the process that holds a mount in this mount namespace.
+fn start_holder(
+    context: &Context,
+    paths: &Paths,
+    point: &Path,
+    options: &ServeOptions,
+) -> Result<(), CommandError> {
+    let ServeOptions { allow_other, resolve, peers } = options;
+    let mut arguments: Vec<OsString> = vec!["mount".into(), "--hold".into()];
+    arguments.extend(allow_other.then(|| "--allow-other".into()));
+    arguments.extend((!resolve).then(|| "--no-resolve".into()));
+    arguments.extend(peers.iter().map(|peer| format!("--peer={peer}").into()));
+    arguments.extend(["--".into(), point.into()]);
+    let log = paths.logs().join("mount.log");
+    match tokio::task::block_in_place(|| background::start(context, paths, &arguments, &log))? {
+        Started::Ready(_) => Ok(()),
+        Started::Busy => Err(NodeError::HostLost.into()),
     }
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _, stderr, stdin};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{count, size};
-use crate::cli::session::Host;
+use crate::cli::session::Daemon;
 use crate::cli::signals::StopSignals;
 use crate::model::license;
 use crate::node::control::Seed;
@@ -16,18 +16,18 @@ use crate::node::{ErrorKind, NodeError};
 /// new one. The inner error is the node's, and concerns this directory alone.
 pub async fn share_at_its_place(
     context: &Context,
-    host: &Host,
+    daemon: &Daemon,
     seed: &Seed,
     request: &mut ShareRequest,
     skip_dht: bool,
     signals: &mut StopSignals,
 ) -> Result<Result<(), NodeError>, CommandError> {
-    match signals.unless(async { Ok(host.client.seed(seed).await) }).await? {
+    match signals.unless(async { Ok(daemon.client.seed(seed).await) }).await? {
         Err(e) if matches!(e.kind(), ErrorKind::UnknownModel | ErrorKind::NothingHere) => {}
         Err(NodeError::HostLost) => return Err(NodeError::HostLost.into()),
         seeded => return Ok(seeded.map(drop)),
     }
-    match publish(context, host, request, signals).await? {
+    match publish(context, daemon, request, signals).await? {
         Ok(shared) => report(context, &shared, skip_dht).map(Ok),
         Err(NodeError::HostLost) => Err(NodeError::HostLost.into()),
         Err(error) => Ok(Err(error)),
@@ -37,13 +37,14 @@ pub async fn share_at_its_place(
 /// Publishes a directory. Asks on a terminal for a licence that is not known. The inner error is the node's.
 pub async fn publish(
     context: &Context,
-    host: &Host,
+    daemon: &Daemon,
     request: &mut ShareRequest,
     signals: &mut StopSignals,
 ) -> Result<Result<Shared, NodeError>, CommandError> {
+    daemon.check_sees(&request.path)?;
     loop {
         let progress = context.out.progress(&format!("hashing {}", request.name));
-        let publishing = host.client.share(request, |p| progress.set(p.done, p.total, ""));
+        let publishing = daemon.client.share(request, |p| progress.set(p.done, p.total, ""));
         let shared = signals.unless(async { Ok(publishing.await) }).await?;
         drop(progress);
         match shared {

@@ -12,14 +12,14 @@ use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::list;
 use crate::cli::output::{count, size};
-use crate::cli::session::with_node;
+use crate::cli::session::with_daemon;
 use crate::fsutil;
 use crate::model::magnet::is_magnet;
 use crate::model::metainfo::MAX_METAINFO;
 use crate::model::{Manifest, ModelRef, text};
+use crate::node::NodeError;
 use crate::node::control::Client;
 use crate::node::import::{ImportRequest, Imported};
-use crate::node::{NodeError, NodeOptions};
 use crate::paths::Paths;
 
 /// No manifest or torrent that is accepted is larger, in bytes.
@@ -148,10 +148,9 @@ fn of_publisher(text: &str, exists: impl Fn(&Path) -> bool) -> Option<(String, M
 
 /// Runs an import that needs what only the network can tell.
 fn ask_network(request: ImportRequest, what: &str, context: &Context) -> Result<(), CommandError> {
-    let options = NodeOptions { activity: "registry import".to_owned(), ..NodeOptions::default() };
-    let manifest = with_node(context, context.config()?, options, async |host, signals| {
+    let manifest = with_daemon(context, async |daemon, signals| {
         let _line = context.out.activity(what);
-        signals.unless(async { Ok(host.client.import(&request).await?) }).await
+        signals.unless(async { Ok(daemon.client.import(&request).await?) }).await
     })?;
     imported(&manifest, context)
 }

@@ -7,7 +7,7 @@ use crate::cli::cleanup::confirmed;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::size;
-use crate::cli::session::with_node_or_library;
+use crate::cli::session::with_daemon_or_library;
 use crate::model::ModelRef;
 use crate::node::{ErrorKind, NodeError};
 
@@ -56,7 +56,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         }
         removed => Ok(removed?),
     };
-    with_node_or_library(
+    with_daemon_or_library(
         context,
         async |client, _| {
             let done = removed(client.remove(&args.model).await);

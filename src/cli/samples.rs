@@ -5,7 +5,7 @@ use crate::catalog::trust::{NamedPublisher, Standing};
 use crate::fetch::{StalledRead, TransferStatus};
 use crate::model::code::RunsCode;
 use crate::model::{InfoHash, PublisherKey};
-use crate::node::attached::Companion;
+use crate::mount::Namespaces;
 use crate::node::clients::JobStatus;
 use crate::node::control::Status;
 use crate::node::discover::SharedModel;
@@ -14,6 +14,7 @@ use crate::node::get::{GetReport, Origin};
 use crate::node::limited::LimitedProcess;
 use crate::node::mirror::MirrorReport;
 use crate::node::models::KnownModel;
+use crate::node::mounts::{MountStatus, ServeOptions};
 use crate::node::places::StorageProblem;
 use crate::node::sharing::Withheld;
 use crate::node::space::LackOfSpace;
@@ -119,15 +120,23 @@ pub fn status() -> Status {
     Status {
         pid: 4711,
         version: "0.1.0".to_owned(),
-        activity: "mount /home/ada/models".to_owned(),
         uptime: 3725,
         base_dir: "/home/ada/.silmaril".into(),
+        namespaces: Some(Namespaces::of_this_process().unwrap()),
+        mounts: vec![MountStatus {
+            path: "/home/ada/models".into(),
+            options: ServeOptions {
+                allow_other: false,
+                resolve: true,
+                peers: vec!["192.0.2.8:6881".parse().unwrap()],
+            },
+            held: false,
+        }],
         listening: vec!["192.0.2.7:40123".parse().unwrap(), "[2001:db8::7]:40123".parse().unwrap()],
         transfers: vec![transfer("acme/minilm"), waiting],
         dht: true,
         catalog: Some(CatalogStatus { records: 1204, peers: 3, dht_nodes: 212 }),
         jobs: vec![JobStatus { activity: "get acme/minilm".to_owned(), seconds: 61, done: 50, total: 100 }],
-        attached: vec![Companion { pid: 4712, activity: "daemon".to_owned() }],
         unresolved: vec![UnresolvedName {
             model: "acme/absent".to_owned(),
             reason: "no peer that was asked knows it".to_owned(),
@@ -196,6 +205,7 @@ pub fn get_report() -> GetReport {
         alias,
         origin: Origin::Known,
         warnings: vec!["w".to_owned()],
+        seeded: true,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Seeding in the foreground, until a signal or a request to stop.
+//! Seeding: starting it, and showing it in the foreground.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -6,25 +6,29 @@ use std::time::Duration;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{Activity, count, size};
-use crate::cli::session::Host;
+use crate::cli::session::Daemon;
 use crate::cli::signals::StopSignals;
 use crate::fetch::TransferStatus;
+use crate::model::ModelRef;
 use crate::node::NodeError;
-use crate::node::control::Seed;
+use crate::node::control::{Seed, Seeded};
 
-/// Has the node seed, prints the models and addresses, then waits for a signal or for a request to stop. `nothing` is the
-/// error where no model is seeded.
-pub async fn seed_until_stopped(
+/// How long the first announcement of a shared model is waited for.
+pub const ANNOUNCED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Has the daemon seed, prints the models and addresses, and warns when no announcement succeeded. `nothing` is the error
+/// where no model is seeded.
+pub async fn seed(
     context: &Context,
-    host: &Host,
+    daemon: &Daemon,
     what: &Seed,
     signals: &mut StopSignals,
     nothing: Option<CommandError>,
 ) -> Result<(), CommandError> {
     let out = &context.out;
-    let client = &host.client;
-    let seeded = signals.unless(async { Ok(client.seed(what).await?) }).await?;
-    if seeded.is_empty() {
+    let client = &daemon.client;
+    let Seeded { models, announced } = signals.unless(async { Ok(client.seed(what).await?) }).await?;
+    if models.is_empty() {
         return Err(nothing.unwrap_or_else(|| {
             CommandError::failed("there is nothing here to share")
                 .hint("`silmaril share DIR --name ORG/NAME --license ID` shares a directory")
@@ -33,22 +37,46 @@ pub async fn seed_until_stopped(
     for address in reachable(client.status().await?.listening) {
         out.line(format_args!("listening on {address}"))?;
     }
-    for model in seeded {
+    for model in models {
         out.line(format_args!("seeding {model}"))?;
     }
-    if host.is_own() {
-        out.note("Ctrl-C ends it");
-    } else {
-        out.note(format_args!("process {} does it; Ctrl-C leaves that one running", host.pid));
+    if !announced && what.announce_within > 0 {
+        out.warn(format_args!(
+            "not announced within {} s: no other silmaril and no DHT node is known yet; the daemon goes on trying",
+            ANNOUNCED_WITHIN.as_secs()
+        ));
+    }
+    Ok(())
+}
+
+/// Says that the daemon goes on seeding, and how that is ended.
+pub fn explain(context: &Context, daemon: &Daemon, model: Option<&ModelRef>) {
+    let what = model.map_or_else(|| "they".to_owned(), |_| "it".to_owned());
+    context.out.note(format_args!(
+        "process {} goes on seeding {what} in the background; `silmaril stop` ends that",
+        daemon.pid
+    ));
+}
+
+/// Shows how much is uploaded, until a signal or until the daemon ends.
+pub async fn watch(
+    context: &Context,
+    daemon: &Daemon,
+    signals: &mut StopSignals,
+) -> Result<(), CommandError> {
+    let out = &context.out;
+    match daemon.pid == std::process::id() {
+        true => out.note("Ctrl-C ends it"),
+        false => out.note(format_args!("process {} does it; Ctrl-C leaves that one running", daemon.pid)),
     }
     let line = out.activity("");
     let mut clock = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             stop = signals.wait() => return stop.end_of_service(),
-            () = host.stop_requested() => return Ok(()),
-            status = async { clock.tick().await; client.status().await } => {
+            status = async { clock.tick().await; daemon.client.status().await } => {
                 let status = match status {
+                    Err(NodeError::Stopped) => return Ok(()),
                     Err(NodeError::HostLost) => return Err(NodeError::HostLost.into()),
                     // Of the moment, such as a shortage of descriptors: the models are still seeded.
                     Err(error) => {
@@ -57,17 +85,17 @@ pub async fn seed_until_stopped(
                     }
                     Ok(status) => status,
                 };
-                // Another took its place since the last look, and does not know what is to be seeded.
-                if status.pid != host.pid {
+                // A later daemon does not know what is to be seeded.
+                if status.pid != daemon.pid {
                     return Err(NodeError::HostLost.into());
                 }
-                say(&line, &status.transfers);
+                show(&line, &status.transfers);
             }
         }
     }
 }
 
-fn say(line: &Activity, transfers: &[TransferStatus]) {
+fn show(line: &Activity, transfers: &[TransferStatus]) {
     let peers: u32 = transfers.iter().map(|t| t.peers).sum();
     let rate = transfers.iter().map(|t| t.upload_rate).sum();
     let sent = transfers.iter().map(|t| t.uploaded).sum();

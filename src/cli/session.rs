@@ -1,260 +1,386 @@
-//! Commands that need a node: they are clients of the one that runs, and host one where none does.
+//! Commands that need the daemon: they are its clients, and start it where it does not run.
 //!
-//! Either way the work goes through the control socket, so that a command does and says the same whoever hosts. When
-//! the host goes away in the middle, the work is begun anew on the next: another process's, or our own. So it is when
-//! a mount asks for the node that this process hosts.
+//! When the daemon goes away in the middle, the work is done again by the next one, unless the user has stopped it.
 
-use std::pin::pin;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cli::background::{self, Started};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
+use crate::cli::mount;
 use crate::cli::signals::StopSignals;
 use crate::config::Config;
+use crate::mount::Namespaces;
 use crate::node::control::Client;
-use crate::node::handover::LISTENS_WITHIN;
+use crate::node::lock::NodeLock;
+use crate::node::mounts::MountStatus;
 use crate::node::patience::Patience;
-use crate::node::{ErrorKind, Library, Node, NodeError, NodeOptions, chain};
+use crate::node::{Ending, Library, Node, NodeError, NodeOptions};
 use crate::paths::Paths;
 
-/// How often a node is looked for; there is nothing to be woken by.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// After this long the user is told for whom we wait.
+/// How often a daemon is looked for that another process starts or stops; there is nothing to be woken by.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// After this long the user learns which process is waited for.
 const SAYS_AFTER: Duration = Duration::from_secs(2);
-/// How often the work is begun anew when one host after another goes away at once.
-const MAX_HOSTS: usize = 20;
-/// How long work may take to end by itself when its node is asked to stop.
-const LAST_WORD: Duration = Duration::from_millis(200);
-/// A host that lived so long did not go away at once.
+/// How often work is done again, and the daemon started, when one daemon after another goes away.
+const MAX_DAEMONS: usize = 10;
+/// A daemon that lived so long did not go away immediately.
 const LASTS: Duration = Duration::from_secs(10);
 
-/// The node that does the work.
-pub struct Host {
-    /// How to speak to it.
+/// The daemon that does the work.
+#[derive(Debug)]
+pub struct Daemon {
+    /// How to reach it.
     pub client: Client,
     /// Its process.
     pub pid: u32,
-    /// It, where this process hosts it.
-    own: Option<Arc<Node>>,
+    /// The namespaces that it lives in.
+    pub namespaces: Option<Namespaces>,
 }
 
-impl Host {
-    /// Finds the node that runs, or starts one.
-    async fn find(context: &Context, config: &Config, options: &NodeOptions) -> Result<Self, NodeError> {
-        let paths = config.paths();
-        let node = match reach(context, &paths, async || Node::start(config.clone(), options.clone()).await)
-            .await?
-        {
-            Reached::Running(client, pid) => return Ok(Self { client, pid, own: None }),
-            Reached::Alone(node) => node,
-        };
-        match Client::connect(&paths).await {
-            Ok(Some(client)) => Ok(Self { client, pid: std::process::id(), own: Some(node) }),
-            failed => {
-                node.stop().await;
-                let reason = "it cannot be reached".to_owned();
-                Err(failed.err().unwrap_or(NodeError::Control { socket: paths.socket(), reason }))
-            }
+impl Daemon {
+    /// Fails if the daemon does not see the files of this process: it lives in another mount namespace, or below another
+    /// root directory. `path` is what it would have to see.
+    pub fn check_sees(&self, path: &Path) -> Result<(), CommandError> {
+        if self.sees_files() {
+            return Ok(());
         }
+        let (path, pid) = (path.display(), self.pid);
+        Err(CommandError::failed(format!(
+            "{path} is not visible to the daemon (process {pid}), which is in another mount namespace"
+        ))
+        .hint("run the command where the daemon was started, or give this namespace a daemon of its own with `--home DIR`"))
     }
 
-    /// [`Self::find`] after another host; an address that is still in use is waited for.
-    async fn find_next(
-        context: &Context,
-        config: &Config,
-        options: &NodeOptions,
-    ) -> Result<Self, CommandError> {
-        let until = Instant::now() + LISTENS_WITHIN;
-        let mut told = false;
-        loop {
-            match Self::find(context, config, options).await {
-                Err(error) if error.kind() == ErrorKind::Listen && Instant::now() < until => {
-                    if !std::mem::replace(&mut told, true) {
-                        context.out.note(format_args!("{}; trying again", chain(&error)));
-                    }
-                    tokio::time::sleep(LOOK_EVERY).await;
-                }
-                found => return Ok(found?),
-            }
-        }
-    }
-
-    /// Whether this process hosts the node.
-    pub fn is_own(&self) -> bool {
-        self.own.is_some()
-    }
-
-    /// Resolves to the process that is to have the node that this process hosts, when it asks for it.
-    async fn handover_requested(&self) -> u32 {
-        match &self.own {
-            Some(node) => node.handover_requested().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Resolves when somebody asked the node that this process hosts to stop.
-    pub async fn stop_requested(&self) {
-        match &self.own {
-            Some(node) => node.stop_requested().await,
-            None => std::future::pending().await,
-        }
+    /// Whether paths and mounts mean the same in the daemon. Those of a daemon that does not say are taken for others.
+    pub fn sees_files(&self) -> bool {
+        let here = Namespaces::of_this_process();
+        here.is_ok_and(|here| self.namespaces.is_some_and(|there| there.have_the_mount_table_of(&here)))
     }
 }
 
-/// Why another host is looked for.
-#[derive(Debug, Clone, Copy)]
-enum Former {
-    /// The host, another process, has ended.
-    Ended(u32),
-    /// This process hosted, and let that one have the node.
-    HandedTo(u32),
-}
-
-/// Does work on a node: the one that runs, or one of our own that ends with the work. A signal during the start ends
-/// it; later ones are for `work` to watch. `work` is dropped and called again when the host went away or another
-/// process took its place, but not more than [`MAX_HOSTS`] times at once.
-pub fn with_node<T>(
+/// Does work by the daemon, which is started if need be. A signal during the start ends it; later ones are for `work` to
+/// watch. `work` is dropped and called again when the daemon goes away, but not more than [`MAX_DAEMONS`] times in a row.
+pub fn with_daemon<T>(
     context: &Context,
-    config: Config,
-    options: NodeOptions,
-    mut work: impl AsyncFnMut(&Host, &mut StopSignals) -> Result<T, CommandError>,
-) -> Result<T, CommandError> {
-    context.block_on(async {
-        let mut signals = StopSignals::new()?;
-        let mut former: Option<Former> = None;
-        let mut hosts = 0;
-        while hosts < MAX_HOSTS {
-            let host = match former {
-                None => signals.unless(async { Ok(Host::find(context, &config, &options).await?) }).await?,
-                Some(_) => signals.unless(Host::find_next(context, &config, &options)).await?,
-            };
-            if let Some(former) = former {
-                tell(context, former, host.pid);
-            }
-            let since = Instant::now();
-            let result = {
-                let mut work = pin!(work(&host, &mut signals));
-                tokio::select! {
-                    biased;
-                    result = &mut work => Ok(result),
-                    // Work that watches for that itself has the first word.
-                    () = host.stop_requested() => Ok(match tokio::time::timeout(LAST_WORD, &mut work).await {
-                        Ok(result) => result,
-                        Err(_) => Err(CommandError::interrupted()),
-                    }),
-                    heir = host.handover_requested() => Err(heir),
-                }
-            };
-            if let Some(node) = &host.own {
-                signals.stopping(node.stop(), || ()).await;
-            }
-            former = Some(match result {
-                Err(heir) => Former::HandedTo(heir),
-                Ok(Err(error)) if error.is_host_lost() && !host.is_own() => Former::Ended(host.pid),
-                Ok(result) => return result,
-            });
-            hosts = if since.elapsed() < LASTS { hosts + 1 } else { 1 };
-        }
-        Err(NodeError::HostLost.into())
-    })
-}
-
-/// Says who goes on with the work.
-fn tell(context: &Context, former: Former, host: u32) {
-    let is_own = host == std::process::id();
-    let now = if is_own { "this process".into() } else { format!("process {host}") };
-    match former {
-        Former::Ended(former) if former == host => {}
-        Former::Ended(former) => context.out.note(format_args!(
-            "the silmaril that did this (process {former}) has ended; {now} goes on with it"
-        )),
-        Former::HandedTo(heir) if is_own => context.out.note(format_args!(
-            "process {heir} asked to go on with this and has ended; this process does again"
-        )),
-        Former::HandedTo(_) => {
-            context.out.note(format_args!("{now} has taken the place of this one and goes on with it"));
-        }
-    }
-}
-
-/// Does work that needs no engine: by the node that runs, or here where none does, with the base directory held. It is
-/// begun anew when the node goes away in the middle, but not more than [`MAX_HOSTS`] times.
-pub fn with_node_or_library<T>(
-    context: &Context,
-    mut by_node: impl AsyncFnMut(&Client, &mut StopSignals) -> Result<T, CommandError>,
-    here: impl AsyncFnOnce(Library, &mut StopSignals) -> Result<T, CommandError>,
+    mut work: impl AsyncFnMut(&Daemon, &mut StopSignals) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let config = context.config()?;
     context.block_on(async {
         let mut signals = StopSignals::new()?;
-        let mut former: Option<Former> = None;
-        for _ in 0..MAX_HOSTS {
-            let reached = signals.unless(async {
-                Ok(reach(context, &config.paths(), async || Library::open_locked(config.clone())).await?)
-            });
-            let reached = reached.await?;
-            let host = reached.pid();
-            if let Some(former) = former.replace(Former::Ended(host)) {
-                tell(context, former, host);
+        let mut former = None;
+        let mut daemons = 0;
+        while daemons < MAX_DAEMONS {
+            let daemon = signals.unless(find_or_start(context, &config, &[])).await?;
+            if let Some(former) = former.replace(daemon.pid).filter(|former| *former != daemon.pid) {
+                let pid = daemon.pid;
+                context.out.note(format_args!(
+                    "the daemon (process {former}) has ended; a new one (process {pid}) goes on"
+                ));
             }
-            match reached {
-                Reached::Running(client, _) => match by_node(&client, &mut signals).await {
-                    Err(error) if error.is_host_lost() => {}
-                    done => return done,
-                },
-                Reached::Alone((library, _lock)) => return here(library, &mut signals).await,
+            let since = Instant::now();
+            match work(&daemon, &mut signals).await {
+                Err(error) if error.is_host_lost() => {}
+                done => return done,
             }
+            daemons = if since.elapsed() < LASTS { daemons + 1 } else { 1 };
         }
         Err(NodeError::HostLost.into())
     })
 }
 
-/// Who holds the base directory.
-enum Reached<T> {
-    /// A node, and its process.
-    Running(Client, u32),
-    /// We do, by this.
-    Alone(T),
+/// Does work by a daemon in this process, which ends with the work or when a client stops it. Where a daemon runs already,
+/// that one does the work.
+pub fn with_daemon_here(
+    context: &Context,
+    options: NodeOptions,
+    mut work: impl AsyncFnMut(&Daemon, &mut StopSignals) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let config = context.config()?;
+    let paths = config.paths();
+    check_base(&paths)?;
+    let hosted = context.block_on(async {
+        let mut signals = StopSignals::new()?;
+        let starting = start_node(context, &config, &options);
+        let Some(node) = signals.unless(starting).await? else { return Ok(None) };
+        node.seed_local()?;
+        let hosted = async {
+            let client = Client::connect(&paths).await?.ok_or(NodeError::HostLost)?;
+            let daemon =
+                Daemon { client, pid: std::process::id(), namespaces: Namespaces::of_this_process().ok() };
+            tokio::select! {
+                biased;
+                _ = node.stop_requested() => Ok(()),
+                done = work(&daemon, &mut signals) => done,
+                () = base_is_gone(&node) => Err(no_base(&paths)),
+            }
+        };
+        let done = hosted.await;
+        let points = node.mount_points();
+        signals.stopping(node.stop(), move || unmount_all(&points)).await;
+        done.map(Some)
+    })?;
+    match hosted {
+        Some(()) => Ok(()),
+        None => with_daemon(context, work),
+    }
 }
 
-impl<T> Reached<T> {
-    /// The process.
-    fn pid(&self) -> u32 {
-        match self {
-            Self::Running(_, pid) => *pid,
-            Self::Alone(_) => std::process::id(),
+/// Runs a daemon in this process until a signal, a client that stops it, or `idle` without work. `ready` is called when
+/// it serves its clients.
+pub fn run_daemon(
+    context: &Context,
+    options: NodeOptions,
+    idle: Option<Duration>,
+    ready: impl FnOnce(usize) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let config = context.config()?;
+    let paths = config.paths();
+    check_base(&paths)?;
+    context.block_on(async {
+        let mut signals = StopSignals::new()?;
+        let node = match idle {
+            // The command that started this process looks for the other one.
+            Some(_) => Some(signals.unless(async { Ok(Node::start(config, options).await?) }).await?),
+            None => signals.unless(start_node(context, &config, &options)).await?,
+        };
+        let Some(node) = node else {
+            let pid = NodeLock::holder(&paths).unwrap_or_default();
+            return Err(NodeError::Busy { base: paths.base.clone(), pid }.into());
+        };
+        let running = async {
+            ready(node.seed_local()?.len())?;
+            tokio::select! {
+                stop = signals.wait() => stop.end_of_service(),
+                ending = node.stop_requested() => {
+                    tracing::info!(replaced = ending == Ending::Replaced, "A client ends this daemon.");
+                    Ok(())
+                }
+                () = is_idle(&node, idle) => {
+                    tracing::info!("The daemon has no work left.");
+                    Ok(())
+                }
+                () = base_is_gone(&node) => Err(no_base(&paths)),
+            }
+        };
+        let done = running.await;
+        let points = node.mount_points();
+        signals.stopping(node.stop(), move || unmount_all(&points)).await;
+        done
+    })
+}
+
+/// Starts a node in this process; none where a daemon runs. A process that is just starting or stopping is waited for.
+async fn start_node(
+    context: &Context,
+    config: &Config,
+    options: &NodeOptions,
+) -> Result<Option<Arc<Node>>, CommandError> {
+    let paths = config.paths();
+    let mut waiting = Waiting::default();
+    loop {
+        match Node::start(config.clone(), options.clone()).await {
+            Err(NodeError::Busy { pid, .. }) => {
+                let answers = match Client::connect(&paths).await? {
+                    Some(client) => client.hello().await.is_ok(),
+                    None => false,
+                };
+                if answers {
+                    return Ok(None);
+                }
+                waiting.pause(context, &paths, pid).await?;
+            }
+            started => return Ok(Some(started?)),
         }
     }
 }
 
-/// Connects to the node that runs, or takes the base directory. Another process that starts or stops meanwhile is
-/// waited for.
-async fn reach<T>(
-    context: &Context,
-    paths: &Paths,
-    mut take: impl AsyncFnMut() -> Result<T, NodeError>,
-) -> Result<Reached<T>, NodeError> {
-    let mut patience = Patience::default();
-    let (since, mut told) = (Instant::now(), false);
-    loop {
-        if let Some(client) = Client::connect(paths).await? {
-            match client.hello().await {
-                Ok(hello) => return Ok(Reached::Running(client, hello.pid)),
-                Err(NodeError::HostLost) => {}
-                Err(e) => return Err(e),
-            }
+/// Waits for the process that holds the base directory and does not answer.
+struct Waiting {
+    patience: Patience,
+    began: Instant,
+    told: bool,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { patience: Patience::default(), began: Instant::now(), told: false }
+    }
+}
+
+impl Waiting {
+    /// Waits a moment; fails when the process has had its time, or runs on another host.
+    async fn pause(&mut self, context: &Context, paths: &Paths, holder: String) -> Result<(), CommandError> {
+        if holder.contains(" on ") || !self.patience.has(&holder) {
+            return Err(NodeError::Busy { base: paths.base.clone(), pid: holder }.into());
         }
-        match take().await {
-            Ok(taken) => return Ok(Reached::Alone(taken)),
-            Err(NodeError::Busy { base, pid }) if patience.has(&pid) => {
-                if since.elapsed() >= SAYS_AFTER && !std::mem::replace(&mut told, true) {
-                    let base = base.display();
-                    context.out.note(format_args!("process {pid} is using {base}; waiting for it"));
-                }
-            }
-            Err(e) => return Err(e),
+        if self.began.elapsed() >= SAYS_AFTER && !std::mem::replace(&mut self.told, true) {
+            let base = paths.base.display();
+            context.out.note(format_args!("process {holder} is using {base}; waiting for it"));
         }
         tokio::time::sleep(LOOK_EVERY).await;
+        Ok(())
+    }
+}
+
+/// A process that ends hard leaves no dead mount behind: usually there is nothing left to unmount.
+fn unmount_all(points: &[std::path::PathBuf]) {
+    for point in points {
+        let _ = crate::mount::unmount(point, true);
+    }
+}
+
+/// Resolves when the node has had no work for so long; never without a time.
+async fn is_idle(node: &Node, idle: Option<Duration>) {
+    let Some(idle) = idle else { return std::future::pending().await };
+    let mut since = Instant::now();
+    while since.elapsed() < idle {
+        tokio::time::sleep((idle / 4).clamp(Duration::from_millis(20), Duration::from_secs(5))).await;
+        if node.has_work() {
+            since = Instant::now();
+        }
+    }
+}
+
+/// Resolves when the base directory is deleted.
+async fn base_is_gone(node: &Node) {
+    while node.has_base() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn no_base(paths: &Paths) -> CommandError {
+    CommandError::failed(format!("{} is gone, so the daemon ends", paths.base.display()))
+}
+
+/// Finds the daemon, or starts one in the background with `peers`. One of an older version is replaced, and its mounts are
+/// mounted again; one of a newer version is an error.
+pub async fn find_or_start(
+    context: &Context,
+    config: &Config,
+    peers: &[SocketAddr],
+) -> Result<Daemon, CommandError> {
+    let paths = config.paths();
+    check_base(&paths)?;
+    paths.create()?;
+    let mut waiting = Waiting::default();
+    let mut replaced: Vec<MountStatus> = Vec::new();
+    let mut starts = 0..MAX_DAEMONS;
+    loop {
+        if let Some(client) = Client::connect(&paths).await? {
+            match client.hello().await {
+                Ok(hello) => match version(&hello.version).cmp(&version(env!("CARGO_PKG_VERSION"))) {
+                    std::cmp::Ordering::Equal => {
+                        let daemon = Daemon { client, pid: hello.pid, namespaces: hello.namespaces };
+                        mount::mount_again(context, config, &daemon, replaced).await;
+                        return Ok(daemon);
+                    }
+                    std::cmp::Ordering::Less => {
+                        context.out.note(format_args!(
+                            "replacing the daemon of version {} (process {})",
+                            hello.version, hello.pid
+                        ));
+                        replaced
+                            .extend(client.status().await.map(|status| status.mounts).unwrap_or_default());
+                        client.stop(hello.pid, true).await?;
+                        continue;
+                    }
+                    std::cmp::Ordering::Greater => {
+                        let (pid, theirs) = (hello.pid, hello.version);
+                        return Err(NodeError::OtherVersion { pid, theirs }.into());
+                    }
+                },
+                Err(NodeError::HostLost) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        match NodeLock::holder(&paths) {
+            Some(holder) => waiting.pause(context, &paths, holder).await?,
+            None if starts.next().is_none() => return Err(NodeError::HostLost.into()),
+            None => start(context, &paths, peers).await?,
+        }
+    }
+}
+
+/// Starts a daemon in the background. That another process has just started one is no error.
+async fn start(context: &Context, paths: &Paths, peers: &[SocketAddr]) -> Result<(), CommandError> {
+    let mut arguments: Vec<OsString> = vec!["daemon".into(), "--ready-on-stdout".into()];
+    arguments.extend(peers.iter().map(|peer| format!("--peer={peer}").into()));
+    let started =
+        tokio::task::block_in_place(|| background::start(context, paths, &arguments, &paths.daemon_log()))?;
+    if let Started::Ready(pid) = started {
+        tracing::info!(pid, "Started the daemon.");
+    }
+    Ok(())
+}
+
+/// The numbers of a version, to be compared; those that cannot be read count as 0.
+fn version(text: &str) -> [u64; 3] {
+    let mut parts = text.split(['-', '+']).next().unwrap_or_default().split('.');
+    [(); 3].map(|()| parts.next().and_then(|part| part.parse().ok()).unwrap_or(0))
+}
+
+/// Refuses a base directory of another user or on a network file system.
+fn check_base(paths: &Paths) -> Result<(), CommandError> {
+    if let Ok(base) = std::fs::metadata(&paths.base)
+        && base.uid() != rustix::process::geteuid().as_raw()
+    {
+        return Err(NodeError::OtherUser { base: paths.base.clone(), uid: base.uid() }.into());
+    }
+    if let Some(kind) = paths.network_file_system() {
+        return Err(NodeError::NetworkDisk { base: paths.base.clone(), kind }.into());
+    }
+    Ok(())
+}
+
+/// Does work that needs no engine: by the daemon if it runs, or here if none does, with the base directory locked. It is
+/// begun again when the daemon goes away in the middle.
+pub fn with_daemon_or_library<T>(
+    context: &Context,
+    mut by_daemon: impl AsyncFnMut(&Client, &mut StopSignals) -> Result<T, CommandError>,
+    here: impl AsyncFnOnce(Library, &mut StopSignals) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    let config = context.config()?;
+    let paths = config.paths();
+    check_base(&paths)?;
+    context.block_on(async {
+        let mut signals = StopSignals::new()?;
+        let mut waiting = Waiting::default();
+        loop {
+            if let Some(client) = Client::connect(&paths).await?
+                && !matches!(client.hello().await, Err(NodeError::HostLost))
+            {
+                // One of another version is replaced.
+                let daemon = signals.unless(find_or_start(context, &config, &[])).await?;
+                match by_daemon(&daemon.client, &mut signals).await {
+                    Err(error) if error.is_host_lost() => {}
+                    done => return done,
+                }
+            }
+            match Library::open_locked(config.clone()) {
+                Ok((library, _lock)) => return here(library, &mut signals).await,
+                Err(NodeError::Busy { pid, .. }) => {
+                    signals.unless(waiting.pause(context, &paths, pid)).await?;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        assert!(version("0.9.0") < version("0.10.0") && version("0.1.0") < version("0.1.1"));
+        assert_eq!(version("1.2.3-dev+5"), [1, 2, 3]);
+        assert!(version("nonsense") < version("0.0.1"));
     }
 }

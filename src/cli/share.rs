@@ -1,4 +1,4 @@
-//! `share`: makes a model of a directory, and seeds.
+//! `share`: makes a model of a directory, and has the daemon seed it.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -9,8 +9,8 @@ use crate::cli::context::{Context, absolute};
 use crate::cli::error::CommandError;
 use crate::cli::output::count;
 use crate::cli::publishing::{publish, report, share_at_its_place};
-use crate::cli::seeding::seed_until_stopped;
-use crate::cli::session::{Host, with_node};
+use crate::cli::seeding::{self, ANNOUNCED_WITHIN};
+use crate::cli::session::{Daemon, with_daemon, with_daemon_here};
 use crate::cli::signals::StopSignals;
 use crate::cli::target::{self, Target};
 use crate::config::Config;
@@ -35,13 +35,13 @@ Examples:
   silmaril share --all            share all that is here
   silmaril registry export acme/minilm > minilm.json    what others import to read it";
 
-/// Share a model: make one of a directory, then upload it until Ctrl-C
+/// Share a model: make one of a directory, and upload it in the background
 ///
 /// The files are read where they are: nothing is copied, nothing in the directory is changed. Whoever shares the same
 /// files joins the same swarm. A directory that was put into the models directory, as ORG/NAME, needs no --name: it is
-/// shared when it is complete and has not changed for 10 seconds. While a mount, another share or a daemon runs on the same base directory, that process
-/// hashes and uploads: Ctrl-C here then ends only this command, and what was shared is uploaded as long as the other
-/// runs; if the other ends first, this command goes on by itself.
+/// shared when it is complete and has not changed for 10 seconds. The daemon hashes and uploads it, and is started if it does
+/// not run. This command returns when the model is seeded and announced, or after 5 seconds; the daemon goes on, also after
+/// a restart, until `silmaril remove` or `silmaril stop`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -63,9 +63,12 @@ pub struct Args {
     /// Bytes a piece, such as 4MiB [default: torrent.piece_length of the configuration]
     #[arg(long, value_name = "SIZE", value_parser = piece_length)]
     piece_length: Option<u32>,
-    /// Do not use the DHT
+    /// Do not announce it in the DHT, now or later
     #[arg(long)]
     skip_dht: bool,
+    /// Stay in the foreground until Ctrl-C; this process is the daemon if none runs
+    #[arg(short, long)]
+    foreground: bool,
     /// Whether to sign it with your key [default: security.sign_manifests of the configuration]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     sign: Option<bool>,
@@ -111,22 +114,17 @@ enum Plan {
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
     let mut plan = plan(args, context, &config)?;
-    let activity = match &plan {
-        Plan::Publish(request) => format!("share {}", request.name),
-        Plan::Seed(model, _) => format!("share {model}"),
-        Plan::All(..) => "share --all".to_owned(),
+    let ended = match args.foreground {
+        true => with_daemon_here(context, NodeOptions::default(), async |daemon, signals| {
+            work(args, context, daemon, &mut plan, signals).await?;
+            seeding::watch(context, daemon, signals).await
+        }),
+        false => with_daemon(context, async |daemon, signals| {
+            let model = work(args, context, daemon, &mut plan, signals).await?;
+            seeding::explain(context, daemon, model.as_ref());
+            Ok(())
+        }),
     };
-    let options = NodeOptions { skip_dht: args.skip_dht, activity, ..NodeOptions::default() };
-    let ended = with_node(context, config, options, async |host, signals| {
-        if args.skip_dht && !host.is_own() && host.client.status().await?.dht {
-            return Err(CommandError::failed(format!(
-                "the running silmaril (process {}) uses the DHT, and shares for this command, too",
-                host.pid
-            ))
-            .hint("end it first, or set `network.dht_enabled: false` for it"));
-        }
-        work(args, context, host, &mut plan, signals).await
-    });
     match plan {
         Plan::All(_, skipped) if !skipped.is_empty() => ended.and(Err(not_shared(&skipped))),
         _ => ended,
@@ -271,18 +269,25 @@ fn followed(context: &Context, dir: &Path) -> Result<OutsideLinks, CommandError>
     Ok(links)
 }
 
-/// Does what the plan says. What is published is only seeded when it is called again.
+/// Does what the plan says, and returns the model, if it is one. What is published is only seeded when this is called again.
 async fn work(
     args: &Args,
     context: &Context,
-    host: &Host,
+    daemon: &Daemon,
     plan: &mut Plan,
     signals: &mut StopSignals,
-) -> Result<(), CommandError> {
-    let seed = |model| Seed { model, peers: args.peers.clone(), right: args.i_have_the_right_to_share };
+) -> Result<Option<ModelRef>, CommandError> {
+    let within = if args.skip_dht || args.foreground { Duration::ZERO } else { ANNOUNCED_WITHIN };
+    let seed = |model| Seed {
+        model,
+        peers: args.peers.clone(),
+        right: args.i_have_the_right_to_share,
+        skip_dht: args.skip_dht,
+        announce_within: within.as_millis() as u64,
+    };
     if let Plan::Seed(model, local @ Some(_)) = plan {
         let known = seed(Some(model.clone()));
-        match signals.unless(async { Ok(host.client.seed(&known).await) }).await? {
+        match signals.unless(async { Ok(daemon.client.seed(&known).await) }).await? {
             Err(e) if e.kind() == ErrorKind::NothingHere => {
                 *plan = Plan::Publish(local.take().expect("matched"));
             }
@@ -290,7 +295,7 @@ async fn work(
         }
     }
     if let Plan::Publish(request) = plan {
-        let shared = publish(context, host, request, signals).await??;
+        let shared = publish(context, daemon, request, signals).await??;
         report(context, &shared, args.skip_dht)?;
         *plan = Plan::Seed(shared.manifest.model_ref(), None);
     }
@@ -299,7 +304,7 @@ async fn work(
             let model = ModelRef { name: request.name.clone(), revision: request.version.clone() };
             let known = seed(Some(model.clone()));
             let published =
-                share_at_its_place(context, host, &known, request, args.skip_dht, signals).await?;
+                share_at_its_place(context, daemon, &known, request, args.skip_dht, signals).await?;
             publishing.pop_front();
             if let Err(error) = published {
                 context.out.warn(format_args!("{model} is not shared: {}", chain(&error)));
@@ -312,7 +317,8 @@ async fn work(
         Plan::All(_, skipped) => (None, (!skipped.is_empty()).then(|| not_shared(skipped))),
         Plan::Publish(_) => (None, None),
     };
-    seed_until_stopped(context, host, &seed(model), signals, nothing).await
+    seeding::seed(context, daemon, &seed(model.clone()), signals, nothing).await?;
+    Ok(model)
 }
 
 #[cfg(test)]

@@ -1,14 +1,13 @@
-//! `unmount`: ends a mount and the process that serves it.
+//! `unmount`: ends a mount.
 
 use std::path::{Path, PathBuf};
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::mount::ACTIVITY;
-use crate::mount::{self, MountError};
+use crate::mount::{self, MountError, Namespaces};
 use crate::node::NodeError;
 use crate::node::control::Client;
-use crate::node::lock::NodeLock;
+use crate::node::mounts::UnmountRequest;
 use crate::paths::Paths;
 
 const EXAMPLES: &str = "\
@@ -17,7 +16,7 @@ Examples:
 
 /// End a mount, also one whose process has died
 ///
-/// Returns when the process that served it has let go of the base directory. Programs that still read get errors.
+/// The daemon goes on: it seeds what was read. Programs that still read get errors.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -25,14 +24,14 @@ pub struct Args {
     mountpoint: PathBuf,
 }
 
-/// Stops the node that serves the mount; a mount of no node that is reachable is taken down from here.
+/// Has the daemon end the mount; a mount of no daemon that is reachable is taken down from here.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let point = mount::resolve(&args.mountpoint)?;
     let paths = context.config()?.paths();
     let was_mounted = is_mounted(&point)?;
-    let stopped = context.block_on(stop(&paths, &point))?;
+    let ended = context.block_on(end(&paths, &point))?;
     // One that ended by itself meanwhile may have taken its mount with it, or left it dead.
-    let gone = stopped || was_mounted;
+    let gone = ended || was_mounted;
     if is_mounted(&point)? || !gone {
         match detach(&point) {
             Err(MountError::NotMounted(_)) if gone => {}
@@ -47,24 +46,13 @@ fn is_mounted(point: &Path) -> Result<bool, CommandError> {
     Ok(mount::list_mounts()?.iter().any(|record| record.mountpoint == point))
 }
 
-/// Stops the node that serves the mount, and waits for one that ends already; tells whether there was one.
-async fn stop(paths: &Paths, point: &Path) -> Result<bool, CommandError> {
+/// Has the daemon end the mount; returns whether it served one there.
+async fn end(paths: &Paths, point: &Path) -> Result<bool, CommandError> {
     let Some(client) = Client::connect(paths).await? else { return Ok(false) };
-    let holder = NodeLock::holder(paths);
-    match (client.status().await, holder) {
-        (Ok(status), _) => {
-            let served = status.activity.strip_prefix(ACTIVITY).map(Path::new);
-            if served == Some(point) {
-                client.stop(status.pid).await?;
-            }
-            Ok(served == Some(point))
-        }
-        (Err(NodeError::HostLost), Some(pid)) => {
-            client.gone(&pid).await?;
-            Ok(false)
-        }
-        (Err(NodeError::HostLost), None) => Ok(false),
-        (Err(e), _) => Err(e.into()),
+    let namespaces = Namespaces::of_this_process().map_err(CommandError::internal)?;
+    match client.unmount(&UnmountRequest { path: point.to_owned(), namespaces }).await {
+        Err(NodeError::HostLost | NodeError::Stopped) => Ok(false),
+        ended => Ok(ended?),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, size};
-use crate::cli::session::with_node_or_library;
+use crate::cli::session::with_daemon_or_library;
 use crate::model::ModelRef;
 use crate::node::NodeError;
 use crate::node::blocking::cancellable;
@@ -34,7 +34,7 @@ pub struct Args {
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let progress = Arc::new(context.out.progress(&format!("verifying {}", args.model)));
     let (shown, model) = (progress.clone(), args.model.clone());
-    let report = with_node_or_library(
+    let report = with_daemon_or_library(
         context,
         async |client, signals| {
             let verifying = client.verify(&args.model, |p| progress.set(p.done, p.total, ""));

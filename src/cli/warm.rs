@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::mount::ACTIVITY;
 use crate::cli::output::{count, size};
 use crate::cli::signals::StopSignals;
 use crate::cli::status::not_running;
-use crate::node::control::{Client, Status};
+use crate::node::control::Client;
+use crate::node::mounts::MountStatus;
 
 /// How often progress is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -38,14 +38,13 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         let mut signals = StopSignals::new()?;
         let paths = config.paths();
         let (client, status) = Client::find(&paths).await?.ok_or_else(|| not_running(&paths))?;
-        let wanted = args
-            .paths
-            .iter()
-            .map(|path| below_mount(path, &mountpoints(&status)))
-            .collect::<Result<Vec<_>, _>>()?;
-        for path in wanted {
-            let warmed =
-                signals.unless(watched(context, &client, &path)).await.map_err(CommandError::resumable)?;
+        let wanted =
+            args.paths.iter().map(|path| below_mount(path, &status.mounts)).collect::<Result<Vec<_>, _>>()?;
+        for (path, resolve) in wanted {
+            let warmed = signals
+                .unless(watched(context, &client, &path, resolve))
+                .await
+                .map_err(CommandError::resumable)?;
             context.out.line(format_args!("{path}: {warmed} here"))?;
         }
         Ok(())
@@ -53,9 +52,14 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 }
 
 /// Warms a path, showing what the node is fetching meanwhile.
-async fn watched(context: &Context, client: &Client, path: &str) -> Result<String, CommandError> {
+async fn watched(
+    context: &Context,
+    client: &Client,
+    path: &str,
+    resolve: bool,
+) -> Result<String, CommandError> {
     let progress = context.out.progress(path);
-    let warming = client.warm(path);
+    let warming = client.warm(path, resolve);
     tokio::pin!(warming);
     let mut clock = tokio::time::interval(ASK_EVERY);
     loop {
@@ -81,41 +85,41 @@ fn names(path: &str, model: &str) -> bool {
     path.strip_prefix(model).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-fn mountpoints(status: &Status) -> Vec<PathBuf> {
-    status.activity.strip_prefix(ACTIVITY).map(PathBuf::from).into_iter().collect()
-}
-
-/// The path relative to the mount point.
-fn below_mount(path: &Path, mountpoints: &[PathBuf]) -> Result<String, CommandError> {
+/// The path relative to the mount point, and whether a model that is not known there is looked up.
+fn below_mount(path: &Path, mounts: &[MountStatus]) -> Result<(String, bool), CommandError> {
     let absolute = std::path::absolute(path).map_err(|e| CommandError::io(path, e))?;
     let text =
         path.to_str().ok_or_else(|| CommandError::failed(format!("{} is not UTF-8", path.display())))?;
-    for mountpoint in mountpoints {
-        if let Some(below) = absolute.strip_prefix(mountpoint).ok().and_then(Path::to_str) {
+    for mount in mounts {
+        if let Some(below) = absolute.strip_prefix(&mount.path).ok().and_then(Path::to_str) {
             return match below {
                 "" => Err(CommandError::failed(format!("{text} is the mount itself"))
                     .hint("name a model in it, such as org/name")),
-                below => Ok(below.to_owned()),
+                below => Ok((below.to_owned(), mount.options.resolve)),
             };
         }
     }
     if text.starts_with(['/', '.', '~']) && !text.starts_with(".by/") {
         return Err(CommandError::failed(format!("{text} is not in a mount of the running silmaril")));
     }
-    Ok(text.to_owned())
+    // A name is looked up unless no mount looks names up.
+    let resolve = mounts.is_empty() || mounts.iter().any(|mount| mount.options.resolve);
+    Ok((text.to_owned(), resolve))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::mounts::ServeOptions;
 
     #[test]
     fn paths_are_taken_relative_to_the_mount() {
-        let mounts = [PathBuf::from("/mnt/models")];
+        let options = ServeOptions { allow_other: false, resolve: false, peers: vec![] };
+        let mounts = [MountStatus { path: "/mnt/models".into(), options, held: false }];
         let at = |path: &str| below_mount(Path::new(path), &mounts).map_err(|e| e.exit_code());
-        assert_eq!(at("/mnt/models/a/b/c.bin"), Ok("a/b/c.bin".into()));
-        assert_eq!(at("a/b"), Ok("a/b".into()));
-        assert_eq!(at(".by/r5fk-b70b-psbb-5vew/a/b"), Ok(".by/r5fk-b70b-psbb-5vew/a/b".into()));
+        assert_eq!(at("/mnt/models/a/b/c.bin"), Ok(("a/b/c.bin".into(), false)));
+        assert_eq!(at("a/b"), Ok(("a/b".into(), false)));
+        assert_eq!(at(".by/r5fk-b70b-psbb-5vew/a/b"), Ok((".by/r5fk-b70b-psbb-5vew/a/b".into(), false)));
         assert_eq!(at("/mnt/models"), Err(1));
         assert_eq!(at("/elsewhere/a/b"), Err(1));
         assert_eq!(at("./a/b"), Err(1));

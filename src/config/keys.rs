@@ -99,6 +99,12 @@ configuration! {
         show: Show = "all";
     }
 
+    /// The daemon.
+    daemon: DaemonConfig {
+        /// How long the background process stays when it has nothing to seed, serve or mount.
+        idle_timeout: Time = "1m";
+    }
+
     /// The cache of partly read models.
     cache: CacheConfig {
         /// Limit of the cache: a size or a share of the disk. A waiting read may exceed it by 8 MiB.

@@ -52,7 +52,7 @@ use crate::descriptors;
 use crate::model::InfoHash;
 use crate::paths::Paths;
 use crate::store::{Content, ContentKey, Rooms, StoredRevision};
-use crate::torrent::{Discovery, Event, Swarms};
+use crate::torrent::{Discovery, Event, GivenPeers, Swarms};
 pub use hold::{EvictionHold, NotReleased};
 pub use saving::places;
 pub use space::Shedding;
@@ -78,6 +78,8 @@ pub enum Exposure {
     Hidden,
     /// Peers named by hand, trackers and those they exchange; not the DHT, not the local network.
     Unannounced,
+    /// Everybody except the DHT.
+    WithoutDht,
     /// Everybody.
     #[default]
     Public,
@@ -89,6 +91,7 @@ impl Exposure {
         match self {
             Self::Public => discovery,
             Self::Unannounced => Discovery { dht: false, lan: false, ..discovery },
+            Self::WithoutDht => Discovery { dht: false, ..discovery },
             Self::Hidden => Discovery { dht: false, lan: false, pex: false },
         }
     }
@@ -108,7 +111,7 @@ pub struct FetchSettings {
     /// Discovery of every torrent.
     pub discovery: Discovery,
     /// Peers given by hand, for every torrent.
-    pub peers: Vec<std::net::SocketAddr>,
+    pub peers: GivenPeers,
     /// The web as the seed of last resort; none where it is not to be used.
     pub web: Option<WebSettings>,
 }
@@ -254,6 +257,25 @@ impl Fetch {
     /// swarm is searched, until it is left.
     pub fn introduce(&self, info_hash: &InfoHash, peers: &[std::net::SocketAddr]) {
         self.with(|state, _| state.introduce(*info_hash, peers));
+    }
+
+    /// [`Self::introduce`] for all swarms that are joined.
+    pub fn introduce_to_all(&self, peers: &[std::net::SocketAddr]) {
+        self.with(|state, _| {
+            let joined: Vec<InfoHash> = state.transfers.keys().copied().collect();
+            for info_hash in joined {
+                state.introduce(info_hash, peers);
+            }
+        });
+    }
+
+    /// Whether a swarm is joined in which something is sent or may be: bytes of it are here, or a read waits.
+    pub fn has_work(&self) -> bool {
+        let state = lock(&self.state);
+        state.transfers.iter().any(|(info_hash, transfer)| {
+            let shares = state.exposure(info_hash) != Exposure::Hidden && transfer.revision.held_bytes() > 0;
+            shares || state.has_waiters(info_hash)
+        })
     }
 
     /// The torrents that reads wait for while no peer of theirs sends anything, kept up to date: more hosts that have

@@ -236,7 +236,7 @@ impl State {
     /// All peers given by hand for a torrent.
     pub(super) fn peers_of(&self, ih: &InfoHash) -> Vec<SocketAddr> {
         let own = self.introduced.get(ih).into_iter().flatten();
-        self.settings.peers.iter().chain(own).copied().collect()
+        self.settings.peers.list().into_iter().chain(own.copied()).collect()
     }
 
     /// Joins a swarm unless it is joined.

@@ -475,7 +475,9 @@ impl Transfer {
     fn may_offer(&self, exposure: Exposure) -> FixedBitSet {
         match exposure {
             Exposure::Hidden => self.revision.have_pieces(),
-            Exposure::Unannounced | Exposure::Public => self.revision.offered_pieces().0,
+            Exposure::Unannounced | Exposure::WithoutDht | Exposure::Public => {
+                self.revision.offered_pieces().0
+            }
         }
     }
 

@@ -36,6 +36,17 @@ pub(crate) fn inherit_streams_only(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(mark) }
 }
 
+/// [`inherit_streams_only`], and makes the child the leader of a session of its own: no terminal sends signals to it.
+pub(crate) fn start_alone(command: &mut Command) -> &mut Command {
+    let lead = || {
+        // A child is no group leader yet, so it cannot fail.
+        let _ = rustix::process::setsid();
+        Ok(())
+    };
+    // SAFETY: the closure makes one system call, so it may run between fork and execve.
+    inherit_streams_only(unsafe { command.pre_exec(lead) })
+}
+
 /// `ioprio_set(2)`, where its number is known.
 #[cfg(target_arch = "x86_64")]
 const IOPRIO_SET: Option<c_long> = Some(251);

@@ -33,6 +33,9 @@ pub enum HttpError {
     /// The client could not be made.
     #[error("HTTP cannot be used: {0}")]
     Setup(#[source] reqwest::Error),
+    /// A variable of the environment names a proxy that is no address.
+    #[error("the environment names a proxy that is no address")]
+    EnvironmentProxy,
     /// The address is not one of HTTP.
     #[error("{url} is not an http or https address")]
     NotHttp {
@@ -167,6 +170,7 @@ impl HttpError {
                     || matches!(refusal.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
             }
             Self::Setup(_)
+            | Self::EnvironmentProxy
             | Self::NotHttp { .. }
             | Self::Address { .. }
             | Self::Downgrade { .. }

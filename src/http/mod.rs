@@ -17,6 +17,7 @@ mod error;
 mod headers;
 mod limit;
 mod names;
+mod proxies;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use body::Body;
 pub use error::{HttpError, Refusal};
 pub use headers::next_page;
 pub use names::{Names, SystemNames};
+pub use proxies::EnvironmentProxies;
 pub use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 pub use reqwest::{Method, Url};
 
@@ -140,12 +142,25 @@ impl Client {
         Self::with_names(network, Arc::new(SystemNames))
     }
 
+    /// [`Self::new`] with the proxies of the environment of another process.
+    pub fn for_process(network: &NetworkConfig, environment: &EnvironmentProxies) -> Result<Self, HttpError> {
+        Self::with(network, Arc::new(SystemNames), environment)
+    }
+
     /// [`Self::new`] with another resolver of names.
     pub fn with_names(network: &NetworkConfig, names: Arc<dyn Names>) -> Result<Self, HttpError> {
+        Self::with(network, names, &EnvironmentProxies::of_this_process())
+    }
+
+    fn with(
+        network: &NetworkConfig,
+        names: Arc<dyn Names>,
+        environment: &EnvironmentProxies,
+    ) -> Result<Self, HttpError> {
         let hosts = Hosts::new(network.allow_private_hosts.iter().cloned());
         let proxies = match &network.proxy {
             Some(proxy) => [address::plain_name(&proxy.address.host_text())].into(),
-            None => names::proxies_of_environment(),
+            None => environment.names(),
         };
         let rule = Rule::new(&hosts, proxies);
         let build = |rule: Rule| {
@@ -156,9 +171,10 @@ impl Client {
                 .connect_timeout(CONNECT_WITHIN)
                 .dns_resolver(Resolver { names: names.clone(), rule })
                 .referer(false);
-            if let Some(proxy) = &network.proxy {
-                builder = builder.proxy(through(proxy)?);
-            }
+            builder = match &network.proxy {
+                Some(proxy) => builder.proxy(through(proxy)?),
+                None => environment.apply(builder)?,
+            };
             builder.build().map_err(HttpError::setup)
         };
         Ok(Self {

@@ -143,15 +143,8 @@ impl Resolve for Resolver {
     }
 }
 
-/// The host names of the proxies in the environment, which the client below uses where none is configured.
-pub(super) fn proxies_of_environment() -> HashSet<String> {
-    let names = ["http_proxy", "https_proxy", "all_proxy"];
-    let values = names.iter().flat_map(|name| [(*name).to_owned(), name.to_ascii_uppercase()]);
-    values.filter_map(|name| std::env::var(name).ok()).filter_map(|value| proxy_name(&value)).collect()
-}
-
 /// The host name in the address of a proxy; none where that is an IP address, which needs no lookup.
-fn proxy_name(value: &str) -> Option<String> {
+pub(super) fn proxy_name(value: &str) -> Option<String> {
     let with_scheme = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
     match with_scheme.parse::<Url>().ok()?.host_str()?.trim_matches(['[', ']']) {
         host if host.parse::<IpAddr>().is_ok() => None,

@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use super::Place;
 use super::error::MountError;
 use super::helper;
 use super::mountinfo::{self, MountEntry};
@@ -68,19 +69,19 @@ pub fn detach(path: &Path, lazy: bool) -> Result<(), MountError> {
 }
 
 /// Unmounts a busy mount and ends its connection, so that requests in flight fail at once. Root only.
-pub fn force(mount: &MountEntry) -> Result<(), MountError> {
+pub fn force(path: &Path) -> Result<(), MountError> {
     let flags = UnmountFlags::NOFOLLOW | UnmountFlags::FORCE | UnmountFlags::DETACH;
-    rustix::mount::unmount(&mount.mount_point, flags).map_err(|e| MountError::Io {
+    rustix::mount::unmount(path, flags).map_err(|e| MountError::Io {
         what: "unmounting",
-        path: mount.mount_point.clone(),
+        path: path.to_owned(),
         source: e.into(),
     })
 }
 
 /// Ends a connection through the control file system of FUSE, which finds it even when it is detached. Needs that
 /// file system mounted; its owner and root may.
-pub fn abort(mount: &MountEntry) -> Result<(), MountError> {
-    let control = PathBuf::from(format!("/sys/fs/fuse/connections/{}/abort", mount.minor));
+pub fn abort(place: &Place) -> Result<(), MountError> {
+    let control = PathBuf::from(format!("/sys/fs/fuse/connections/{}/abort", place.device.1));
     std::fs::write(&control, "1").map_err(|source| MountError::Io { what: "aborting", path: control, source })
 }
 

@@ -58,6 +58,7 @@ pub struct Service {
     dirs: Handles<OpenDir>,
     caution: Caution,
     passthrough: bool,
+    sees_processes: bool,
 }
 
 /// What keeps the file behind an inode readable by the kernel: its registration, and the promise of the store
@@ -68,8 +69,14 @@ struct Behind {
 }
 
 impl Service {
-    /// Serves the tree; names through `lookups`, file data through `reads`.
-    pub fn new(tree: Arc<Tree>, lookups: Arc<Lookups>, reads: Reads) -> Self {
+    /// The thread that asks, where its number means the same in this process.
+    fn asker(&self, request: &Request) -> Asker {
+        Asker::new(if self.sees_processes { request.pid() } else { 0 })
+    }
+
+    /// Serves the tree; names through `lookups`, file data through `reads`. `sees_processes` says whether the process
+    /// numbers of requests mean the same in this process.
+    pub fn new(tree: Arc<Tree>, lookups: Arc<Lookups>, reads: Reads, sees_processes: bool) -> Self {
         Self {
             tree,
             lookups,
@@ -78,6 +85,7 @@ impl Service {
             dirs: Handles::default(),
             caution: Caution::default(),
             passthrough: false,
+            sees_processes,
         }
     }
 
@@ -236,7 +244,7 @@ impl Filesystem for Service {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let answer = Box::new(move |found| reply_entry(parent, found, reply));
-        self.lookups.serve(Ino(parent.0), name.to_owned(), Asker::new(req.pid()), answer);
+        self.lookups.serve(Ino(parent.0), name.to_owned(), self.asker(req), answer);
     }
 
     // Numbers are kept by us, so there is nothing to forget.
@@ -288,7 +296,7 @@ impl Filesystem for Service {
         match self.files.get(fh.0) {
             Some(file) => {
                 let is_shown = || self.tree.file(Ino(ino.0)).is_ok();
-                self.reads.serve(&file, offset, size.into(), Asker::new(req.pid()), is_shown, reply);
+                self.reads.serve(&file, offset, size.into(), self.asker(req), is_shown, reply);
             }
             None => reply.error(refuse("read", ino, &Refusal::BadHandle)),
         }

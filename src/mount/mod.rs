@@ -12,7 +12,7 @@
 //! | `asker`, `threads`, `watching` | programs that wait and are about to end |
 //! | `caution` | warnings of files that can run code |
 //! | `fuse` | the adapter, on threads of its own |
-//! | `mountpoint`, `mountinfo`, `liveness`, `attach`, `detach`, `helper` | the mount point and the mount itself |
+//! | `mountpoint`, `mountinfo`, `namespaces`, `liveness`, `attach`, `detach`, `helper` | the mount point and the mount itself |
 //!
 //! Threads: `silmaril-mount` runs the session and, when it ends for whatever reason, makes sure that no dead mount
 //! stays behind; `fuser-N` take requests and never wait; parked reads are tasks of the runtime.
@@ -36,6 +36,7 @@ mod lookups_tests;
 mod misses;
 mod mountinfo;
 mod mountpoint;
+mod namespaces;
 mod never;
 mod opens;
 mod place;
@@ -50,11 +51,13 @@ mod xattr;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{getegid, geteuid};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -68,6 +71,7 @@ use lookups::Lookups;
 pub use lookups::{LookupRules, ResolveError, Resolver, Resolving};
 use mountinfo::MountEntry;
 pub use mountpoint::prepare;
+pub use namespaces::Namespaces;
 pub use never::NeverResolve;
 pub use place::Sought;
 pub use reads::ReadCounters;
@@ -83,52 +87,82 @@ const THREADS: std::ops::RangeInclusive<usize> = 2..=4;
 /// How long `stop` waits for the session to end before it is ended by force.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
-/// How to mount.
-#[derive(Debug, Clone)]
-pub struct MountOptions {
-    /// An existing empty directory.
-    pub mountpoint: PathBuf,
-    /// Whether other users may read.
-    pub allow_other: bool,
+/// A file system that was mounted and has no server yet: the connection to the kernel, and where it is mounted.
+#[derive(Debug)]
+pub struct Connection {
+    /// The open connection (`/dev/fuse`).
+    pub device: OwnedFd,
+    /// What the kernel says of the mount in the mount namespace of the process that mounted.
+    pub place: Place,
 }
 
-/// A live mount. Dropping it detaches the mount; `stop` does so in order.
+/// Where a file system is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The mount point, absolute and without links.
+    pub path: PathBuf,
+    /// The number of the mount.
+    pub id: u32,
+    /// The device number of the file system.
+    pub device: (u32, u32),
+    /// The namespaces of the process that mounted.
+    pub namespaces: Namespaces,
+}
+
+/// Mounts on a directory that [`prepare`] has found fit, and returns the connection, which is then to be served by
+/// [`Mounted::serve`], in this process or another one. Until then every access to the directory waits.
+pub fn attach(path: &Path, allow_other: bool) -> Result<Connection, MountError> {
+    let io_error = |source| MountError::Io { what: "mounting on", path: path.to_owned(), source };
+    let device = attach::attach(path, allow_other)?;
+    let entry = mountinfo::at(path).map_err(io_error)?.filter(MountEntry::is_silmaril);
+    let entry = entry.ok_or_else(|| io_error(io::Error::other("the mount vanished")))?;
+    attach::widen_read_ahead(&entry);
+    let namespaces = Namespaces::of_this_process().map_err(io_error)?;
+    let place =
+        Place { path: entry.mount_point, id: entry.id, device: (entry.major, entry.minor), namespaces };
+    Ok(Connection { device, place })
+}
+
+/// A mount that this process serves. Dropping it detaches the mount; `stop` does so in order.
 pub struct Mounted {
     tree: Arc<Tree>,
     lookups: Arc<Lookups>,
     counters: Arc<ReadCounters>,
-    mount: MountEntry,
+    place: Place,
+    /// Parked reads end when it is true.
+    closing: watch::Sender<bool>,
     over: watch::Receiver<bool>,
 }
 
 impl Mounted {
-    /// Mounts. Detaches a dead predecessor first. Reads that must wait do so as tasks on `runtime`.
-    pub fn new(
-        options: &MountOptions,
+    /// Serves a connection. Reads that must wait do so as tasks on `runtime`. Where this fails, the caller unmounts.
+    pub fn serve(
+        connection: Connection,
         fetch: Arc<Fetch>,
         runtime: tokio::runtime::Handle,
     ) -> Result<Self, MountError> {
-        let path = mountpoint::prepare(&options.mountpoint)?;
+        let Connection { device, place } = connection;
         let owner = Owner { uid: geteuid().as_raw(), gid: getegid().as_raw(), mounted_at: SystemTime::now() };
         let tree = Arc::new(Tree::new(owner));
         let counters = Arc::new(ReadCounters::default());
         let lookups = Lookups::new(tree.clone(), runtime.clone());
-        let reads = Reads::new(fetch, runtime, counters.clone());
-        let service = fuse::Service::new(tree.clone(), lookups.clone(), reads);
-        let connection = attach::attach(&path, options.allow_other)?;
-        let mount = serve(&path, service, connection).inspect_err(|_| {
-            if let Err(error) = detach::detach(&path, true) {
-                error!(path = %path.display(), %error, "A failed mount stays behind.");
-            }
-        })?;
-        info!(path = %path.display(), allow_other = options.allow_other, "Mounted.");
-        let (mount, over) = mount;
-        Ok(Self { tree, lookups, counters, mount, over })
+        let closing = watch::Sender::new(false);
+        let reads = Reads::new(fetch, runtime, counters.clone(), closing.subscribe());
+        let sees_processes = place.namespaces.are_those_of_processes_here();
+        let service = fuse::Service::new(tree.clone(), lookups.clone(), reads, sees_processes);
+        let over = serve(&place, service, device)?;
+        info!(path = %place.path.display(), "Mounted.");
+        Ok(Self { tree, lookups, counters, place, closing, over })
     }
 
     /// Where it is mounted, without links.
     pub fn mountpoint(&self) -> &Path {
-        &self.mount.mount_point
+        &self.place.path
+    }
+
+    /// Where it is mounted.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Figures of the reads through this mount.
@@ -190,23 +224,35 @@ impl Mounted {
         let _ = over.wait_for(|over| *over).await;
     }
 
-    /// Unmounts, lazily if busy. The caller has stopped `Fetch`, so parked reads have their answers; parked lookups
-    /// get theirs here.
+    /// Answers parked reads and lookups, then unmounts, lazily if files are in use. A mount of another mount namespace is
+    /// unmounted by the process that mounted it, which is waited for.
     pub async fn stop(&self) {
         self.lookups.stop();
-        let mount = self.mount.clone();
-        let down = tokio::task::spawn_blocking(move || take_down(&mount));
-        if tokio::time::timeout(STOP_WITHIN, down).await.is_err() {
-            warn!("Unmounting hangs; ending the connection by force.");
+        self.closing.send_replace(true);
+        if self.place.namespaces.have_this_mount_table() {
+            let place = self.place.clone();
+            let down = tokio::task::spawn_blocking(move || take_down(&place));
+            if tokio::time::timeout(STOP_WITHIN, down).await.is_err() {
+                warn!("Unmounting hangs; ending the connection by force.");
+            }
         }
         if tokio::time::timeout(STOP_WITHIN, self.gone()).await.is_ok() {
-            return info!(path = %self.mount.mount_point.display(), "Unmounted.");
+            return info!(path = %self.place.path.display(), "Unmounted.");
         }
         // Detached, but a file is still open somewhere, so the kernel keeps the connection.
-        if let Err(error) = detach::abort(&self.mount) {
+        if let Err(error) = detach::abort(&self.place) {
             warn!(%error, "Files are still open; their readers get errors when this process ends.");
         } else if tokio::time::timeout(STOP_WITHIN, self.gone()).await.is_err() {
             warn!("The connection to the kernel did not end in time; it ends with this process.");
+        }
+    }
+
+    /// Waits until [`Self::stop`] is called or the mount is gone.
+    pub async fn closing(&self) {
+        let mut closing = self.closing.subscribe();
+        tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => {}
+            () = self.gone() => {}
         }
     }
 }
@@ -214,54 +260,56 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         self.lookups.stop();
+        self.closing.send_replace(true);
         if !*self.over.borrow() {
-            take_down(&self.mount);
+            take_down(&self.place);
         }
     }
 }
 
-/// Shakes hands and starts the session's thread.
+/// Exchanges the first messages with the kernel and starts the session's thread.
 fn serve(
-    path: &Path,
+    place: &Place,
     service: fuse::Service,
-    connection: std::os::fd::OwnedFd,
-) -> Result<(MountEntry, watch::Receiver<bool>), MountError> {
-    let io_error = |source| MountError::Io { what: "mounting on", path: path.to_owned(), source };
-    let mount = mountinfo::at(path).map_err(io_error)?.filter(MountEntry::is_silmaril);
-    let mount = mount.ok_or_else(|| io_error(io::Error::other("the mount vanished")))?;
+    connection: OwnedFd,
+) -> Result<watch::Receiver<bool>, MountError> {
+    let io_error = |source| MountError::Io { what: "mounting on", path: place.path.clone(), source };
     let cores = std::thread::available_parallelism().map_or(*THREADS.start(), usize::from);
     let threads = cores.clamp(*THREADS.start(), *THREADS.end());
     let run = fuse::connect(service, connection, threads, attach::can_clone()).map_err(io_error)?;
-    attach::widen_read_ahead(&mount);
-    let (tell, over) = watch::channel(false);
-    let ours = mount.clone();
+    let (ended, over) = watch::channel(false);
+    let ours = place.clone();
     std::thread::Builder::new()
         .name("silmaril-mount".into())
         .spawn(move || {
             if let Err(error) = run() {
                 error!(%error, "The connection to the kernel failed.");
             }
-            // After somebody's umount there is nothing left to take down. After a failure there is: nobody answers
-            // there any more.
+            // After an umount by the user there is nothing left to take down. After a failure there is: no process
+            // answers there any more.
             take_down(&ours);
-            tell.send_replace(true);
+            ended.send_replace(true);
         })
         .map_err(io_error)?;
-    Ok((mount, over))
+    Ok(over)
 }
 
-/// Unmounts if the mount is still there and is the one that its path leads to; by force if it is busy.
-fn take_down(mount: &MountEntry) {
-    match mountinfo::at(&mount.mount_point) {
-        Ok(Some(top)) if top.id == mount.id => {}
+/// Unmounts if the mount is still there and is the one that its path leads to; by force if it is busy. Does nothing in
+/// another mount namespace.
+fn take_down(place: &Place) {
+    if !place.namespaces.have_this_mount_table() {
+        return;
+    }
+    match mountinfo::at(&place.path) {
+        Ok(Some(top)) if top.id == place.id => {}
         _ => return,
     }
-    let result = match detach::detach(&mount.mount_point, false) {
-        // Nobody may wait for us from here on: end the connection as well, where we may.
-        Err(MountError::InUse(path)) => detach::force(mount).or_else(|_| detach::detach(&path, true)),
+    let result = match detach::detach(&place.path, false) {
+        // No process may wait for this one from here on: the connection is ended as well, where that is permitted.
+        Err(MountError::InUse(path)) => detach::force(&place.path).or_else(|_| detach::detach(&path, true)),
         other => other,
     };
     if let Err(error) = result {
-        error!(path = %mount.mount_point.display(), %error, "Cannot unmount.");
+        error!(path = %place.path.display(), %error, "Cannot unmount.");
     }
 }

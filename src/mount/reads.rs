@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::asker::Asker;
@@ -69,13 +70,19 @@ pub struct Reads {
     runtime: Handle,
     counters: Arc<ReadCounters>,
     watch: Arc<Watch>,
+    closing: watch::Receiver<bool>,
 }
 
 impl Reads {
-    /// Serves from `fetch`; parked reads run on `runtime`.
-    pub fn new(fetch: Arc<Fetch>, runtime: Handle, counters: Arc<ReadCounters>) -> Self {
+    /// Serves from `fetch`; parked reads run on `runtime` and fail when `closing` becomes true.
+    pub fn new(
+        fetch: Arc<Fetch>,
+        runtime: Handle,
+        counters: Arc<ReadCounters>,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
         let watch = Watch::new(runtime.clone());
-        Self { fetch, runtime, counters, watch }
+        Self { fetch, runtime, counters, watch, closing }
     }
 
     /// Answers a read of `len` bytes at `offset`, now or later. Shorter only at the end of the file: the kernel
@@ -107,6 +114,7 @@ impl Reads {
         }
         let parked = Parked::new(&self.counters);
         let (fetch, file, watch) = (self.fetch.clone(), file.clone(), self.watch.clone());
+        let mut closing = self.closing.clone();
         self.runtime.spawn(async move {
             let ending = async {
                 if let Some(mut watched) = watch.admit(asker) {
@@ -118,6 +126,8 @@ impl Reads {
                 biased;
                 result = fetch.read(&file, offset, len) => Some(result),
                 () = ending => None,
+                // An error means that the mount is gone.
+                _ = closing.wait_for(|closing| *closing) => Some(Err(ReadError::Stopped)),
             };
             drop(parked);
             match result {

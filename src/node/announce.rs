@@ -19,17 +19,19 @@ impl Node {
     /// Publishes what has not been published in this run: the records of our models that are here, and successions.
     pub(super) async fn announce(self: &Arc<Self>, part: &Arc<NodeCatalog>) -> Result<(), NodeError> {
         let (node, of) = (self.clone(), part.clone());
-        for record in blocking::cancellable(move |_| node.due(&of)).await? {
-            if let Err(e) = part.publish_once(record).await {
+        for (record, in_dht) in blocking::cancellable(move |_| node.due(&of)).await? {
+            if let Err(e) = part.publish_once(record, in_dht).await {
                 tracing::error!("a record could not be published: {e}");
             }
         }
         Ok(())
     }
 
-    /// The records that there are to be, those made anew that are missing or old. Blocks.
-    fn due(&self, part: &NodeCatalog) -> Result<Vec<SharedRecord>, NodeError> {
-        let mut due = rotation::successions(&self.library.paths);
+    /// The records that there are to be, those made again that are missing or old, and whether each goes into the DHT.
+    /// Blocks.
+    fn due(&self, part: &NodeCatalog) -> Result<Vec<(SharedRecord, bool)>, NodeError> {
+        let successions = rotation::successions(&self.library.paths);
+        let mut due: Vec<_> = successions.into_iter().map(|record| (record, true)).collect();
         let Some(own) = self.library.trust.own() else { return Ok(due) };
         let ours = self.library.registry.all().into_iter().filter(|m| m.signed_by() == Some(own));
         let mut key = None;
@@ -38,10 +40,11 @@ impl Node {
             if !self.library.sharing.is_announced(&manifest.model_ref()) || !self.is_here(&manifest) {
                 continue;
             }
+            let in_dht = self.library.sharing.is_in_dht(&manifest.model_ref());
             // One that is too long to be handed out is not announced either.
             let Some(digest) = part.holdings.digest(&manifest) else { continue };
             if let Some(fresh) = fresh(part, &manifest, &digest) {
-                due.push(fresh);
+                due.push((fresh, in_dht));
                 continue;
             }
             let key = match &key {
@@ -53,7 +56,7 @@ impl Node {
             last = i64::try_from(time.saturating_mul(1000)).unwrap_or(i64::MAX).max(last.saturating_add(1));
             let record = Record::of_manifest(&manifest, own, last, time);
             match SignedRecord::sign(record, key) {
-                Ok(record) => due.push(Arc::new(record)),
+                Ok(record) => due.push((Arc::new(record), in_dht)),
                 Err(e) => tracing::warn!("{} cannot be announced: {e}", manifest.model_ref()),
             }
         }

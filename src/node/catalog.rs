@@ -85,14 +85,14 @@ impl NodeCatalog {
         Some(Arc::new(Self { store, catalog, holdings, changed, published: Mutex::default() }))
     }
 
-    /// Publishes a record, once in this run.
-    pub async fn publish_once(&self, record: SharedRecord) -> Result<(), CatalogError> {
+    /// Publishes a record, once in this run; in the DHT too, if `in_dht`.
+    pub async fn publish_once(&self, record: SharedRecord, in_dht: bool) -> Result<(), CatalogError> {
         let key = (record.record().publisher, record.record().salt(), record.record().sequence);
         let published = || self.published.lock().unwrap_or_else(PoisonError::into_inner);
         if published().contains(&key) {
             return Ok(());
         }
-        self.catalog.publish(record).await?;
+        self.catalog.publish(record, in_dht).await?;
         published().insert(key);
         Ok(())
     }

@@ -40,6 +40,11 @@ impl Clients {
         Noted { jobs: self.0.clone(), id }
     }
 
+    /// Whether nothing is in progress.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
+    }
+
     /// What is in progress now.
     pub fn status(&self) -> Vec<JobStatus> {
         let of = |job: &Job| JobStatus {

@@ -132,9 +132,9 @@ impl Node {
 
     /// Where the models of several publishers are read; nowhere without a mount.
     pub(super) fn paths_by(&self, model: &ModelRef, keys: &[PublisherKey]) -> Vec<PathBuf> {
-        let Some(mount) = &self.mount else { return Vec::new() };
         let sought = |key: &PublisherKey| Sought { model: model.clone(), publisher: Some(key.fingerprint()) };
-        keys.iter().map(|key| mount.join(sought(key).path())).collect()
+        let mounts = self.mounts.paths();
+        mounts.iter().flat_map(|mount| keys.iter().map(|key| mount.join(sought(key).path()))).collect()
     }
 
     /// Gives the name of a known model to its publisher, because a user took it by command. Fails where the name is

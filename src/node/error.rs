@@ -12,6 +12,7 @@ use crate::model::describe::DescribeError;
 use crate::model::files::FilesError;
 use crate::model::scan::ScanError;
 use crate::model::{ManifestError, ModelRef};
+use crate::mount::MountError;
 use crate::store::StoreError;
 use crate::torrent::EngineError;
 
@@ -25,16 +26,6 @@ pub enum NodeError {
         base: PathBuf,
         /// Its process id; `?` where unknown.
         pid: String,
-    },
-    /// The process that holds the base directory serves a mount, and cannot let go of it.
-    #[error("{base} is already mounted at {at} by process {pid}", base = base.display(), at = at.display())]
-    Mounted {
-        /// The base directory.
-        base: PathBuf,
-        /// Where it is mounted.
-        at: PathBuf,
-        /// By which process.
-        pid: u32,
     },
     /// The model is in the models directory, and the user put it there.
     #[error("{model} is not shared; its files in {dir} are yours", dir = dir.display())]
@@ -174,12 +165,12 @@ pub enum NodeError {
     /// Another job has the model.
     #[error("{0} is being fetched or verified by another command; wait until that has ended, or end it")]
     InUse(ModelRef),
-    /// The socket belongs to somebody else.
-    #[error("the silmaril on {socket} is that of another user (uid {uid})", socket = socket.display())]
+    /// The base directory belongs to another user.
+    #[error("{base} belongs to another user (uid {uid})", base = base.display())]
     OtherUser {
-        /// The socket.
-        socket: PathBuf,
-        /// Who owns it.
+        /// The base directory.
+        base: PathBuf,
+        /// Its owner.
         uid: u32,
     },
     /// The running node is of a version that speaks differently.
@@ -191,8 +182,22 @@ pub enum NodeError {
         theirs: String,
     },
     /// The node that did the work went away before it was done.
-    #[error("the running silmaril has ended")]
+    #[error("the silmaril daemon has ended")]
     HostLost,
+    /// The user has stopped the node that did the work.
+    #[error("the silmaril daemon was stopped before this was done")]
+    Stopped,
+    /// A directory cannot be mounted on, or unmounted.
+    #[error(transparent)]
+    Mount(#[from] crate::mount::MountError),
+    /// The base directory is on a network file system.
+    #[error("{base} is on a network file system ({kind}), where a base directory cannot be", base = base.display())]
+    NetworkDisk {
+        /// The base directory.
+        base: PathBuf,
+        /// The type of the file system.
+        kind: String,
+    },
     /// What another node's error was, from its socket.
     #[error("{message}")]
     Remote {
@@ -217,6 +222,11 @@ impl From<NotReleased> for NodeError {
 }
 
 impl NodeError {
+    /// A fault of silmaril: what failed that cannot fail.
+    pub(super) fn internal(error: impl ToString) -> Self {
+        Self::Internal(error.to_string())
+    }
+
     /// Whether the model that was waited for is another one here now, or is held in another way, or not at all.
     pub(super) fn is_left(&self) -> bool {
         matches!(self, Self::Fetch { source: ReadError::Left, .. })
@@ -231,7 +241,6 @@ impl NodeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Busy { .. } => ErrorKind::Busy,
-            Self::Mounted { .. } => ErrorKind::Mounted,
             Self::UnknownModel(_) => ErrorKind::UnknownModel,
             Self::Unshared { .. } => ErrorKind::Unshared,
             Self::Trust(TrustError::OtherPublisher { .. } | TrustError::Pinned { .. }) => {
@@ -305,7 +314,11 @@ impl NodeError {
             Self::OtherUser { .. } => ErrorKind::OtherUser,
             Self::OtherVersion { .. } => ErrorKind::OtherVersion,
             Self::HostLost => ErrorKind::HostLost,
-            Self::Internal(_) => ErrorKind::Internal,
+            Self::Stopped => ErrorKind::Stopped,
+            Self::Mount(MountError::Io { .. } | MountError::Timeout { .. }) | Self::Internal(_) => {
+                ErrorKind::Internal
+            }
+            Self::NetworkDisk { .. } => ErrorKind::NetworkDisk,
             Self::Usage(_) => ErrorKind::Usage,
             Self::Remote { kind, .. } => *kind,
             Self::Io { .. }
@@ -316,6 +329,7 @@ impl NodeError {
             | Self::Http(_)
             | Self::Refused { .. }
             | Self::InUse(_)
+            | Self::Mount(_)
             | Self::Request(_) => ErrorKind::Failed,
             Self::Space { .. } => ErrorKind::Space,
             Self::Paths(_) => ErrorKind::BaseDirectory,

@@ -17,7 +17,8 @@ use crate::model::{Manifest, ModelRef, PublisherKey};
 use crate::node::accept::Intent;
 use crate::node::blocking::Abandoned;
 use crate::node::disputes::Claim;
-use crate::node::{ErrorKind, Node, NodeError, blocking};
+use crate::node::sharing::{Rule, Withheld};
+use crate::node::{ErrorKind, Node, NodeError, Surroundings, blocking};
 use crate::store::verify::Watch;
 use crate::store::{Kept, Store, StoreError, StoredRevision};
 
@@ -58,6 +59,13 @@ pub struct GetRequest {
     /// Whether a state may be older than the known one of its publisher.
     #[serde(default)]
     pub allow_older: bool,
+    /// Whether the node seeds it afterwards: `false` turns that off for this model, `true` turns it on again, and none
+    /// keeps it as it is.
+    #[serde(default)]
+    pub seed: Option<bool>,
+    /// How the command reaches the web.
+    #[serde(default)]
+    pub surroundings: Surroundings,
 }
 
 /// How far it is.
@@ -136,6 +144,9 @@ pub struct GetReport {
     /// What the user should know.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Whether the node seeds it.
+    #[serde(default)]
+    pub seeded: bool,
 }
 
 /// The manifest to get by.
@@ -168,6 +179,7 @@ impl Node {
         request: &GetRequest,
         progress: impl Fn(GetProgress) + Send + Sync,
     ) -> Result<GetReport, NodeError> {
+        let _lent = self.lend(&request.surroundings)?;
         let mut changes = 0..MAX_CHANGES;
         loop {
             match self.get_as_known_now(request, &progress).await {
@@ -247,6 +259,7 @@ impl Node {
             self.clear_former(&manifest, &dest).await?;
         }
         self.changed();
+        let seeded = self.seed_after_get(&revision, request.seed)?;
         let code = self.code_in(&revision, &files).await;
         let downloaded = want.saturating_sub(before);
         // What was received and thrown away does not count.
@@ -265,7 +278,28 @@ impl Node {
             alias: manifest.publisher.and_then(|key| self.library.trust.named(&key).alias),
             origin,
             warnings: warning.into_iter().chain(code).chain(kept.iter().map(Kept::to_string)).collect(),
+            seeded,
         })
+    }
+
+    /// Seeds what was fetched, or stops seeding it, as the user said. Returns whether it is seeded.
+    fn seed_after_get(&self, revision: &Arc<StoredRevision>, seed: Option<bool>) -> Result<bool, NodeError> {
+        let manifest = &revision.manifest;
+        let rule = self.library.sharing.of(&manifest.model_ref());
+        match seed {
+            Some(false) if rule.withheld.is_none() => {
+                self.set_rule(manifest, Rule { withheld: Some(Withheld::NotAsked), ..rule })?;
+            }
+            Some(true) if rule.withheld == Some(Withheld::NotAsked) => {
+                self.set_rule(manifest, Rule { withheld: None, ..rule })?;
+            }
+            Some(_) | None => {}
+        }
+        if self.library.sharing.of(&manifest.model_ref()).withheld.is_some() {
+            return Ok(false);
+        }
+        self.seed(revision)?;
+        Ok(true)
     }
 
     /// Warnings of the files got that can run code when they are loaded.

@@ -158,7 +158,7 @@ impl Holdings for NodeHoldings {
 
     fn names(&self) -> Vec<ModelName> {
         let here = self.fetch.joined().into_iter().filter(|revision| revision.cached_bytes() > 0);
-        let open = here.filter(|revision| self.sharing.is_announced(&revision.manifest.model_ref()));
+        let open = here.filter(|revision| self.sharing.is_in_dht(&revision.manifest.model_ref()));
         let mut names: Vec<ModelName> = open.map(|revision| revision.manifest.name.clone()).collect();
         names.sort_unstable();
         names.dedup();

@@ -178,7 +178,8 @@ impl Node {
             let torrent = checked(&known.info_dict(), &magnet.info_hash).map_err(|e| refused(origin, e))?;
             return Ok(with_web_seeds(torrent));
         }
-        let peers: Vec<SocketAddr> = self.settings.peers.iter().chain(peers).copied().collect();
+        let peers: Vec<SocketAddr> =
+            self.settings.peers.list().into_iter().chain(peers.iter().copied()).collect();
         let proxied = self.library.config.network.proxy.is_some();
         let trackers = Trackers::of(&magnet.trackers, &self.http, proxied).await;
         // Of what a stranger wrote, the engine receives nothing that it would resolve or fetch.

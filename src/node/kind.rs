@@ -38,12 +38,7 @@ macro_rules! error_kinds {
 error_kinds! {
     /// Another process holds the base directory.
     Busy: 1, CONFLICT, [
-        "`silmaril status` shows what it does; end it with `silmaril unmount DIR`, or with Ctrl-C where it runs",
-        "`--home DIR` (or SILMARIL_HOME) gives a second one its own base directory"
-    ];
-    /// The base directory is mounted at another place.
-    Mounted: 1, CONFLICT, [
-        "two mounts of one base directory show the same: use that one, or end it with `silmaril unmount DIR`",
+        "`silmaril status` shows what it does, `silmaril stop` ends it",
         "`--home DIR` (or SILMARIL_HOME) gives a second one its own base directory"
     ];
     /// No such model.
@@ -170,17 +165,25 @@ error_kinds! {
     Control: 1, INTERNAL_SERVER_ERROR, [
         "if that process is stuck, end it with `kill`, then try again"
     ];
-    /// The socket belongs to another user.
+    /// The base directory belongs to another user.
     OtherUser: 1, INTERNAL_SERVER_ERROR, [
         "`--home DIR` (or SILMARIL_HOME) chooses a base directory of your own"
     ];
     /// The node is of another version.
     OtherVersion: 1, INTERNAL_SERVER_ERROR, [
-        "end it with `silmaril unmount DIR`, or with Ctrl-C where it runs, and start it again with this version"
+        "use that version, or end its daemon with `silmaril stop` and run the command again"
     ];
     /// The node is stopping, or has ended.
     HostLost: 1, SERVICE_UNAVAILABLE, [
         "run the command again: received data is kept"
+    ];
+    /// The user has stopped the node.
+    Stopped: 1, SERVICE_UNAVAILABLE, [
+        "run the command again: received data is kept"
+    ];
+    /// The base directory is on a network file system.
+    NetworkDisk: 1, CONFLICT, [
+        "choose one on a local disk with SILMARIL_HOME or `silmaril init --path DIR`; `models_dir` may stay on the network"
     ];
     /// A fault of silmaril or of the system below it.
     Internal: 3, INTERNAL_SERVER_ERROR, [];

@@ -1,13 +1,13 @@
-//! `node.lock`: one process per base directory; `node.next`: who is to have it when its holder lets go.
+//! `node.lock`: one process per base directory.
 //!
-//! Both are locks of the kernel, which lets go of them when a process dies, however it dies: a file left behind by
-//! `kill -9` is no obstacle.
+//! It is a lock of the kernel, which releases it when the process dies, however it dies: a file left behind by `kill -9`
+//! is no obstacle. Its first line is the process, its second line the host.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -15,17 +15,15 @@ use rustix::io::Errno;
 use crate::node::NodeError;
 use crate::paths::Paths;
 
-/// A claim that was not renewed for so long counts for nothing: its process hangs.
-const CLAIM_LAPSES_AFTER: Duration = Duration::from_secs(5);
-
 /// Holds the base directory until dropped.
 #[derive(Debug)]
 pub struct NodeLock {
-    _file: File,
+    file: File,
+    path: PathBuf,
 }
 
 impl NodeLock {
-    /// Takes the lock at once or says who holds it, or has a [`Claim`] to it.
+    /// Takes the lock, or fails with the process that holds it.
     pub fn take(paths: &Paths) -> Result<Self, NodeError> {
         let path = paths.lock();
         let busy = |pid| NodeError::Busy { base: paths.base.clone(), pid };
@@ -33,11 +31,15 @@ impl NodeLock {
         if !lock(&file, &path)? {
             return Err(busy(holder(&mut file)));
         }
-        if let Some(pid) = claimed_by_another(paths) {
-            return Err(busy(pid));
-        }
         sign(&mut file, &path)?;
-        Ok(Self { _file: file })
+        Ok(Self { file, path })
+    }
+
+    /// Whether the file is still the one at its path: the base directory was not deleted or replaced.
+    pub fn is_in_place(&self) -> bool {
+        let number = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let here = self.file.metadata().map(number);
+        std::fs::metadata(&self.path).map(number).is_ok_and(|there| here.is_ok_and(|here| here == there))
     }
 
     /// The process that holds the lock now, if any.
@@ -48,45 +50,6 @@ impl NodeLock {
             _ => None,
         }
     }
-}
-
-/// The right to be the next to take the base directory. While a process has it, and renews it, no other takes the
-/// lock, so that a node that was handed over goes to whoever asked for it. Dropping it gives it up.
-#[derive(Debug)]
-pub struct Claim {
-    file: File,
-    paths: Paths,
-}
-
-impl Claim {
-    /// Claims; none where another process has a claim.
-    pub fn stake(paths: &Paths) -> Result<Option<Self>, NodeError> {
-        let path = paths.next();
-        let mut file = open(&path)?;
-        if !lock(&file, &path)? {
-            return Ok(None);
-        }
-        sign(&mut file, &path)?;
-        Ok(Some(Self { file, paths: paths.clone() }))
-    }
-
-    /// Shows that this process is alive.
-    pub fn renew(&mut self) -> Result<(), NodeError> {
-        sign(&mut self.file, &self.paths.next())
-    }
-}
-
-/// The other process that has a claim, if there is one and it does not hang.
-fn claimed_by_another(paths: &Paths) -> Option<String> {
-    let mut file = File::open(paths.next()).ok()?;
-    match flock(&file, FlockOperation::NonBlockingLockShared) {
-        Err(Errno::WOULDBLOCK) => {}
-        _ => return None,
-    }
-    // A clock that was set back makes the claim one that has lapsed.
-    let age = file.metadata().ok()?.modified().ok()?.elapsed().ok()?;
-    let pid = holder(&mut file);
-    (age < CLAIM_LAPSES_AFTER && pid != std::process::id().to_string()).then_some(pid)
 }
 
 fn open(path: &Path) -> Result<File, NodeError> {
@@ -104,24 +67,37 @@ fn lock(file: &File, path: &Path) -> Result<bool, NodeError> {
     }
 }
 
-/// Writes this process's id into a file that it has locked. Whoever reads meanwhile sees the former text or this one:
-/// it has always the same length, and is written at once. On a full disk the process is not named: the lock counts.
+/// Writes this process and this host into the file that it has locked. On a full disk the process is not named: the lock
+/// counts.
 fn sign(file: &mut File, path: &Path) -> Result<(), NodeError> {
-    let text = format!("{:\n<11}", std::process::id());
-    let mut signed = file.write_all_at(text.as_bytes(), 0).and_then(|()| file.set_len(text.len() as u64));
+    let text = format!("{}\n{}\n", std::process::id(), host());
+    // In this order, so that a reader never sees the end of a former text behind a part of the new one.
+    let mut signed = file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0));
     if signed.as_ref().is_err_and(|e| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
         signed = file.set_len(0).and_then(|()| file.set_modified(SystemTime::now()));
     }
     signed.map_err(|source| NodeError::Io { path: path.to_owned(), source })
 }
 
-/// The process id written in a lock file, or `?`.
+/// The name of this host.
+fn host() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    name.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// The process in a lock file, `PID`, or `PID on HOST` if it runs on another host; `?` if there is none.
 fn holder(file: &mut File) -> String {
     let mut text = String::new();
-    let read = file.rewind().and_then(|()| file.take(20).read_to_string(&mut text));
-    let text = text.trim();
+    let read = file.rewind().and_then(|()| file.take(300).read_to_string(&mut text));
+    let mut lines = text.lines();
+    let pid = lines.next().unwrap_or_default();
     match read {
-        Ok(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => text.to_owned(),
+        Ok(_) if !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit()) => {
+            match lines.next().filter(|there| !there.is_empty() && *there != host()) {
+                Some(there) => format!("{pid} on {there}"),
+                None => pid.to_owned(),
+            }
+        }
         _ => "?".to_owned(),
     }
 }
@@ -147,35 +123,18 @@ mod tests {
     }
 
     #[test]
-    fn what_one_process_claims_no_other_takes() {
+    fn a_holder_on_another_host_is_named_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
-        let claim = Claim::stake(&paths).unwrap().unwrap();
-        assert!(Claim::stake(&paths).unwrap().is_none(), "two claims at once");
-        drop(NodeLock::take(&paths).unwrap());
-        // As if another process had it.
-        std::fs::write(paths.next(), "1").unwrap();
-        assert!(matches!(NodeLock::take(&paths), Err(NodeError::Busy { pid, .. }) if pid == "1"));
-        assert_eq!(NodeLock::holder(&paths), None, "the refused one keeps the lock");
-        // It hangs.
-        let ages_ago = std::time::SystemTime::now() - 2 * CLAIM_LAPSES_AFTER;
-        File::options().write(true).open(paths.next()).unwrap().set_modified(ages_ago).unwrap();
-        drop(NodeLock::take(&paths).unwrap());
-        // It is gone.
-        std::fs::write(paths.next(), "1").unwrap();
-        drop(claim);
-        NodeLock::take(&paths).unwrap();
-    }
-
-    #[test]
-    fn a_claim_that_is_renewed_does_not_lapse() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::below(dir.path());
-        let mut claim = Claim::stake(&paths).unwrap().unwrap();
-        let modified = || std::fs::metadata(paths.next()).unwrap().modified().unwrap();
-        let ages_ago = std::time::SystemTime::now() - 2 * CLAIM_LAPSES_AFTER;
-        claim.file.set_modified(ages_ago).unwrap();
-        claim.renew().unwrap();
-        assert!(modified().elapsed().unwrap() < CLAIM_LAPSES_AFTER);
+        let held = NodeLock::take(&paths).unwrap();
+        std::fs::write(paths.lock(), "17\nlab-3\n").unwrap();
+        assert_eq!(NodeLock::holder(&paths).as_deref(), Some("17 on lab-3"));
+        std::fs::write(paths.lock(), "nothing\n").unwrap();
+        assert_eq!(NodeLock::holder(&paths).as_deref(), Some("?"));
+        assert!(held.is_in_place());
+        std::fs::remove_file(paths.lock()).unwrap();
+        assert!(!held.is_in_place());
+        std::fs::write(paths.lock(), "").unwrap();
+        assert!(!held.is_in_place(), "another file has its place");
     }
 }

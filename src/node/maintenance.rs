@@ -280,7 +280,7 @@ mod tests {
         let model: ModelRef = "acme/m".parse().unwrap();
         let manifest = got(&library, &library.paths.models.join("acme/m"), &[("a", 1)]);
         library.registry.insert(manifest).unwrap();
-        let withheld = Rule { withheld: Some(Withheld::Private), unannounced: false };
+        let withheld = Rule { withheld: Some(Withheld::Private), ..Rule::default() };
         library.sharing.set(&model, withheld).unwrap();
         let history = library.paths.mirror_of(&model);
         fs::create_dir_all(history.parent().unwrap()).unwrap();

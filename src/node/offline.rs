@@ -30,7 +30,7 @@ impl Node {
     /// peers that the node was started with, nor a proxy can be on this machine.
     pub(super) fn is_offline(&self, peers: &[SocketAddr]) -> bool {
         let has_peers = !peers.is_empty()
-            || !self.settings.peers.is_empty()
+            || !self.settings.peers.list().is_empty()
             || self.catalog.as_ref().is_some_and(|part| part.catalog.status().peers > 0);
         !has_peers && self.library.config.network.proxy.is_none() && !has_network()
     }

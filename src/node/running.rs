@@ -7,34 +7,35 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::attached::Attached;
 use super::catalog::NodeCatalog;
 use super::clients::Clients;
 use super::control::{self, Status};
 use super::disputes::Disputes;
-use super::handover::Asked;
 use super::jobs::Jobs;
 use super::limited::Limited;
 use super::local_models::{self, LocalModels};
 use super::lock::NodeLock;
 use super::metadata::MetadataWaiters;
+use super::mounts::Mounts;
 use super::places::Places;
 use super::pump::Pump;
 use super::resolve::Resolvings;
 use super::unresolved::Unresolved;
 use super::{ErrorKind, Library, NodeError};
-use crate::catalog::{CatalogSettings, News};
+use crate::catalog::CatalogSettings;
 use crate::config::{Config, HubConfig};
-use crate::fetch::web::{HttpSource, WebSettings};
+use crate::fetch::web::{HttpSource, Lent, WebSettings};
 use crate::fetch::{Fetch, FetchSettings};
-use crate::http::Client;
+use crate::http::{Client, EnvironmentProxies, Token};
 use crate::mirror::token;
 use crate::model::{InfoHash, ModelRef};
+use crate::mount::Namespaces;
 use crate::store::{Rooms, StoredRevision};
-use crate::torrent::{Discovery, EngineError, Session, SessionSettings, TorrentId};
+use crate::torrent::{Discovery, EngineError, GivenPeers, PeersGuard, Session, SessionSettings, TorrentId};
 
 /// How long the session may take to say where it listens.
 const LISTEN_WITHIN: Duration = Duration::from_secs(10);
@@ -56,20 +57,33 @@ const WINDOWS_PER_CACHE: u64 = 4;
 /// How to run a node.
 #[derive(Debug, Clone, Default)]
 pub struct NodeOptions {
-    /// Peers given by hand.
+    /// Hosts that have models, called for every torrent.
     pub peers: Vec<SocketAddr>,
-    /// Leave the DHT alone, whatever the configuration says.
-    pub skip_dht: bool,
-    /// What this process does, for `status`: `mount /path`, `share`, `get org/name`.
-    pub activity: String,
-    /// Where this process serves a mount. Such a node is never handed over: a mount reads from the engine in its own
-    /// process.
-    pub mount: Option<PathBuf>,
-    /// Never ask the network for a name that a program or `warm` names.
-    pub no_resolve: bool,
 }
 
-type OnChange = Box<dyn Fn(&Node) -> Result<(), NodeError> + Send + Sync>;
+/// What a command has in its own environment, and lends to the node for its work alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Surroundings {
+    /// The proxies that its environment names.
+    pub proxies: EnvironmentProxies,
+    /// The token of its environment, for the hub.
+    pub token: Option<Token>,
+}
+
+impl Surroundings {
+    fn is_empty(&self) -> bool {
+        self.proxies.is_empty() && self.token.is_none()
+    }
+}
+
+/// Why a node is to end, as a client has said through the control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The user has stopped it: what it did for clients ends as well.
+    Stopped,
+    /// A node of another version replaces it and goes on with what it did for clients.
+    Replaced,
+}
 
 /// The running engine of one base directory.
 pub struct Node {
@@ -88,13 +102,12 @@ pub struct Node {
     pub(super) mirrors: Jobs<ModelRef>,
     /// For hubs, git servers and web seeds.
     pub(super) http: Client,
+    /// The web as the seed of last resort.
+    web: Option<Arc<HttpSource>>,
     /// What other commands have it do now.
     pub(super) clients: Clients,
-    /// The other commands that wait for the end of this node, to go on in its place.
-    pub(super) attached: Attached,
-    pub(super) activity: String,
-    pub(super) mount: Option<PathBuf>,
-    pub(super) no_resolve: bool,
+    /// The mounts that it serves.
+    pub(super) mounts: Mounts,
     /// The catalog, where it could be opened.
     pub(super) catalog: Option<Arc<NodeCatalog>>,
     pub(super) resolvings: Resolvings,
@@ -105,9 +118,9 @@ pub struct Node {
     pub(super) places: Places,
     started: Instant,
     listening: watch::Receiver<Vec<SocketAddr>>,
-    pub(super) asked: watch::Sender<Option<Asked>>,
+    ending: watch::Sender<Option<Ending>>,
     stopping: AtomicBool,
-    on_change: Mutex<Vec<OnChange>>,
+    _peers: PeersGuard,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     server: Mutex<Option<control::Server>>,
     /// Whatever writes below the base directory has a share of it, and may outlive the node.
@@ -121,7 +134,6 @@ impl Node {
         let (library, lock) = Library::open_locked(config)?;
         let network = &library.config.network;
         let mut session_settings = SessionSettings::from(network);
-        session_settings.network.dht_enabled &= !options.skip_dht;
         if session_settings.network.dht_enabled {
             session_settings.dht_state = super::dht::load(&library.paths);
         }
@@ -129,24 +141,25 @@ impl Node {
         let cache_size = library.store.cache_bound(&library.config.cache)?;
         let used = library.store.cache_usage()?;
         let rooms = Rooms::new(library.paths.cache(), cache_size, library.config.cache.min_free, used);
+        let hub = &library.config.hub;
+        let web = web(hub, &http);
         let settings = FetchSettings {
             read_timeout: library.config.mount.read_timeout,
             readahead_max: library.config.mount.readahead_max,
             window_bound: cache_size / WINDOWS_PER_CACHE,
             rooms,
-            discovery: Discovery {
-                dht: network.dht_enabled && !options.skip_dht,
-                lan: network.lan_discovery,
-                pex: true,
-            },
-            peers: options.peers,
-            web: web(&library.config.hub, &http),
+            discovery: Discovery { dht: network.dht_enabled, lan: network.lan_discovery, pex: true },
+            peers: GivenPeers::default(),
+            web: web
+                .as_ref()
+                .map(|source| WebSettings { source: source.clone(), endpoint: hub.endpoint.clone() }),
         };
+        let peers = settings.peers.add(&options.peers);
         let (events, queue) = mpsc::unbounded_channel();
         let start =
             move || tokio::task::block_in_place(|| Session::start(session_settings.clone(), events.clone()));
         let session = Arc::new(again_while_taken(start).await?);
-        session.trust_hosts(&settings.peers);
+        session.trust_hosts(&options.peers);
         let fetch = Fetch::new(session.clone(), library.paths.clone(), settings.clone());
         let metadata = Arc::new(MetadataWaiters::default());
         let catalog_settings = CatalogSettings { dht: settings.discovery.dht, peers: settings.peers.clone() };
@@ -175,8 +188,9 @@ impl Node {
             jobs: Jobs::default(),
             mirrors: Jobs::default(),
             http,
+            web,
             clients: Clients::default(),
-            attached: Attached::default(),
+            mounts: Mounts::default(),
             catalog,
             resolvings: Resolvings::default(),
             unresolved: Unresolved::default(),
@@ -184,14 +198,11 @@ impl Node {
             disputes: Disputes::default(),
             local: LocalModels::default(),
             places: Places::default(),
-            activity: options.activity,
-            mount: options.mount,
-            no_resolve: options.no_resolve,
             started: Instant::now(),
             listening,
-            asked: watch::Sender::new(None),
+            ending: watch::Sender::new(None),
             stopping: AtomicBool::new(false),
-            on_change: Mutex::default(),
+            _peers: peers,
             tasks: Mutex::new(vec![pump]),
             server: Mutex::default(),
             library,
@@ -209,13 +220,20 @@ impl Node {
             [tokio::spawn(attendant), tokio::spawn(searcher)]
         });
         let keeper = tokio::spawn(super::space::run(Arc::downgrade(&node), node.settings.rooms.clone()));
-        // Nothing else shows them.
-        let looking = node.mount.is_some().then(|| tokio::spawn(local_models::run(Arc::downgrade(&node))));
+        let looking = tokio::spawn(local_models::run(Arc::downgrade(&node)));
         let tending = tokio::spawn(super::places::run(Arc::downgrade(&node)));
         let scrubbing = tokio::spawn(super::scrub::run(Arc::downgrade(&node)));
         lock_tasks(&node.tasks)
-            .extend([housekeeper, keeper, tending, scrubbing].into_iter().chain(attendants).chain(looking));
-        tracing::info!("node started for {} on {:?}", node.activity, node.listening());
+            .extend([housekeeper, keeper, looking, tending, scrubbing].into_iter().chain(attendants));
+        let reader = Arc::downgrade(&node);
+        if let Some(part) = &node.catalog {
+            part.catalog.report_news(move |news| {
+                if let Some(node) = reader.upgrade() {
+                    node.mounts.news(news);
+                }
+            });
+        }
+        tracing::info!("node started on {:?}", node.listening());
         Ok(node)
     }
 
@@ -224,11 +242,60 @@ impl Node {
         self.listening.borrow().clone()
     }
 
-    /// Begins the end, for those who have something else to end before [`Self::stop`]: waiting reads are answered, and
-    /// whatever is asked of this node from now on is left for the next.
-    pub fn begin_stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        self.fetch.stop();
+    /// Reads from the web in the surroundings of a command, until what is returned is dropped. None where the web is not
+    /// read, or the command has no proxy and no token of its own.
+    pub(super) fn lend(&self, surroundings: &Surroundings) -> Result<Option<Lent>, NodeError> {
+        let Some(web) = self.web.as_ref().filter(|_| !surroundings.is_empty()) else { return Ok(None) };
+        let client = self.client_in(surroundings)?;
+        Ok(Some(web.lend(client, surroundings.token.as_ref())))
+    }
+
+    /// An HTTP client that uses the proxies of a command.
+    pub(super) fn client_in(&self, surroundings: &Surroundings) -> Result<Client, NodeError> {
+        if surroundings.proxies.is_empty() {
+            return Ok(self.http.clone());
+        }
+        let config = &self.library.config;
+        Ok(Client::for_process(&config.network, &surroundings.proxies)?.knowing(&config.hub.endpoint))
+    }
+
+    /// Has the node end: [`Self::stop_requested`] resolves. The first reason counts.
+    pub(super) fn request_stop(&self, ending: Ending) {
+        self.ending.send_if_modified(|asked| {
+            let is_first = asked.is_none();
+            asked.get_or_insert(ending);
+            is_first
+        });
+    }
+
+    /// Resolves when a client has asked the node to end. The process that runs the node then stops and drops it.
+    pub async fn stop_requested(&self) -> Ending {
+        let mut ending = self.ending.subscribe();
+        // The sender lives as long as the node.
+        match ending.wait_for(Option::is_some).await.map(|asked| *asked) {
+            Ok(Some(ending)) => ending,
+            Ok(None) | Err(_) => Ending::Stopped,
+        }
+    }
+
+    /// Follows whether the node is to end.
+    pub(super) fn endings(&self) -> watch::Receiver<Option<Ending>> {
+        self.ending.subscribe()
+    }
+
+    /// Whether something keeps the node running: a mount, a command, or bytes that it shares.
+    pub fn has_work(&self) -> bool {
+        !self.mounts.is_empty() || !self.clients.is_empty() || self.fetch.has_work()
+    }
+
+    /// Where the mounts are that it serves.
+    pub fn mount_points(&self) -> Vec<PathBuf> {
+        self.mounts.paths()
+    }
+
+    /// Whether the base directory is still there, with the lock that this node holds.
+    pub fn has_base(&self) -> bool {
+        self.lock.is_in_place()
     }
 
     /// Whether it has begun to stop.
@@ -270,7 +337,8 @@ impl Node {
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            activity: self.activity.clone(),
+            namespaces: Namespaces::of_this_process().ok(),
+            mounts: self.mounts.status(),
             uptime: self.started.elapsed().as_secs(),
             base_dir: self.library.paths.base.clone(),
             listening: self.listening(),
@@ -278,34 +346,12 @@ impl Node {
             dht: self.settings.discovery.dht,
             catalog: self.catalog.as_ref().map(|part| part.catalog.status()),
             jobs: self.clients.status(),
-            attached: self.attached.list(),
             unresolved: self.unresolved_names(),
             limited: self.limited.status(),
             disputed: self.disputed_names(),
             notes: self.notes(),
             space: self.lack_of_space(),
             problems,
-        }
-    }
-
-    /// Called at once, and whenever the set of known models changed: the mount publishes anew. One call at a time. The
-    /// first error is returned, and nothing called any more; later ones are logged.
-    pub fn on_change(
-        &self,
-        callback: impl Fn(&Node) -> Result<(), NodeError> + Send + Sync + 'static,
-    ) -> Result<(), NodeError> {
-        let mut callbacks = self.on_change.lock().unwrap_or_else(PoisonError::into_inner);
-        // What changed before it was there is told now; what changes from now on waits for the lock.
-        callback(self)?;
-        callbacks.push(Box::new(callback));
-        Ok(())
-    }
-
-    /// Reports what becomes known of names that were looked for in vain, from now on. The first call counts. `reader` is
-    /// called for each record that is stored: it must not block.
-    pub fn report_news(&self, reader: impl Fn(News<'_>) + Send + Sync + 'static) {
-        if let Some(part) = &self.catalog {
-            part.catalog.report_news(reader);
         }
     }
 
@@ -327,10 +373,8 @@ impl Node {
             part.changed.notify_one();
         }
         self.local.records_changed();
-        for callback in self.on_change.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if let Err(error) = callback(self) {
-                tracing::error!("the former models are still shown: {error}");
-            }
+        if let Err(error) = self.publish_in_mounts() {
+            tracing::error!("the mounts still show the former models: {error}");
         }
     }
 
@@ -344,13 +388,15 @@ impl Node {
     /// Answers waiting reads, ends the other commands' jobs, writes resume data and ends the session, all within a
     /// deadline. The base directory is let go of when the node is dropped, and with it all that still writes there.
     pub async fn stop(&self) {
-        self.begin_stop();
+        self.stopping.store(true, Ordering::Relaxed);
+        self.fetch.stop();
         // The lock is held to the end: nobody else can have made this socket. Whoever comes now waits for the lock.
         let _ = std::fs::remove_file(self.library.paths.socket());
         if let Some(part) = &self.catalog {
             part.catalog.stop();
         }
-        self.attached.release();
+        // Parked reads have their answers, so that nothing holds the mounts.
+        self.mounts.stop().await;
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(server) = server {
             server.end().await;
@@ -389,13 +435,12 @@ impl Node {
 
 /// The web as the seed of last resort, unless it is not to be used. A token that cannot be used is logged: models that
 /// everybody may read need none.
-fn web(hub: &HubConfig, http: &Client) -> Option<WebSettings> {
+fn web(hub: &HubConfig, http: &Client) -> Option<Arc<HttpSource>> {
     if !hub.fallback {
         return None;
     }
     let token = token::find().inspect_err(|e| tracing::warn!("the hub is asked without a token: {e}"));
-    let source = HttpSource::new(http.clone(), &hub.endpoint, token.ok().flatten().as_ref());
-    Some(WebSettings { source: Arc::new(source), endpoint: hub.endpoint.clone() })
+    Some(Arc::new(HttpSource::new(http.clone(), &hub.endpoint, token.ok().flatten().as_ref())))
 }
 
 fn lock_tasks(tasks: &Mutex<Vec<JoinHandle<()>>>) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {

@@ -1,13 +1,18 @@
 //! Uploading what is here.
 
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::control::Seed;
+use super::control::{Seed, Seeded};
+use super::sharing::Rule;
 use super::{Node, NodeError};
 use crate::fetch::{Exposure, places};
-use crate::model::{InfoHash, Manifest, ModelRef};
+use crate::model::{InfoHash, Manifest};
 use crate::store::StoredRevision;
 use crate::torrent::{AddTorrent, Mode, Swarms};
+
+/// How often it is looked whether a peer or a DHT node is known.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 impl Node {
     /// Joins the swarm of a revision, and that of its hybrid twin where there is one and all of it is here.
@@ -26,14 +31,11 @@ impl Node {
         if exposure == Exposure::Hidden {
             return Ok(());
         }
-        let (have, _) = revision.offered_pieces();
-        if !have.is_full() {
-            return Ok(());
-        }
         let Some(metainfo) = self.library.store.load_metainfo(&hybrid)? else { return Ok(()) };
         let mut hybrids = self.hybrids.lock().unwrap_or_else(PoisonError::into_inner);
         let twin = hybrids.entry(hybrid).or_default();
-        if twin.is_some() || !stays {
+        let (have, _) = revision.offered_pieces();
+        if twin.is_some() || !stays || !have.is_full() {
             return Ok(());
         }
         let (file_paths, file_stamps, file_care) = places(revision);
@@ -46,7 +48,7 @@ impl Node {
             have,
             resume: None,
             mode: Mode::Seed,
-            peers: self.settings.peers.clone(),
+            peers: self.settings.peers.list(),
             discovery: exposure.restrict(self.settings.discovery),
             withheld: false,
         })?;
@@ -55,8 +57,36 @@ impl Node {
     }
 
     /// Joins the swarm of a model of which something is here, and tries these peers for it; without a model those
-    /// of all models that are not withheld. Tells which.
-    pub fn seed_known(&self, what: &Seed) -> Result<Vec<ModelRef>, NodeError> {
+    /// of all models that are not withheld. Waits for the first announcement as long as the request says.
+    pub(super) async fn seed_by_request(self: &Arc<Self>, what: &Seed) -> Result<Seeded, NodeError> {
+        let seeded = self.seed_known(what)?;
+        let models = seeded.iter().map(|revision| revision.manifest.model_ref()).collect();
+        let announced = self.are_announced(&seeded, Duration::from_millis(what.announce_within)).await;
+        Ok(Seeded { models, announced })
+    }
+
+    /// Waits until others can find the models, for at most so long. Returns whether they can.
+    async fn are_announced(&self, seeded: &[Arc<StoredRevision>], within: Duration) -> bool {
+        let Some(part) = &self.catalog else { return false };
+        let announces =
+            |revision: &&Arc<StoredRevision>| self.library.sharing.is_in_dht(&revision.manifest.model_ref());
+        if !self.settings.discovery.dht || !seeded.iter().any(|revision| announces(&revision)) {
+            return true;
+        }
+        let until = Instant::now() + within;
+        loop {
+            let status = part.catalog.status();
+            if status.peers > 0 || status.dht_nodes > 0 {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn seed_known(&self, what: &Seed) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
         let seeded = match &what.model {
             None => self.seed_local()?,
             Some(model) => {
@@ -65,6 +95,10 @@ impl Node {
                     return Err(NodeError::NothingHere(model.clone()));
                 }
                 self.permit(&revision.manifest, what.right)?;
+                let rule = self.library.sharing.of(model);
+                if what.skip_dht && !rule.without_dht {
+                    self.set_rule(&revision.manifest, Rule { without_dht: true, ..rule })?;
+                }
                 self.seed(&revision)?;
                 vec![revision]
             }
@@ -73,7 +107,7 @@ impl Node {
             self.session.trust_hosts(&what.peers);
             self.fetch.introduce(&revision.manifest.torrent.info_hash, &what.peers);
         }
-        Ok(seeded.iter().map(|revision| revision.manifest.model_ref()).collect())
+        Ok(seeded)
     }
 
     /// Leaves the swarms of a torrent, and of its hybrid twin.

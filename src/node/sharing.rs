@@ -29,7 +29,7 @@ const HEADING: &str =
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Withheld {
-    /// It was mirrored with `--no-auto-share`.
+    /// It was mirrored with `--no-auto-share`, or fetched with `--seed=false`.
     NotAsked,
     /// Its licence is unknown, or not known to permit it.
     Licence,
@@ -51,7 +51,7 @@ impl Withheld {
     /// Why, behind "it is not shared: ".
     pub fn reason(self) -> &'static str {
         match self {
-            Self::NotAsked => "it was mirrored with --no-auto-share",
+            Self::NotAsked => "its sharing was turned off (--no-auto-share, or get --seed=false)",
             Self::Licence => "its licence is not known to permit passing it on",
             Self::Gated => "its hub asks everybody for consent before handing it out (it is gated)",
             Self::Private => "it is private at its hub",
@@ -69,6 +69,9 @@ pub struct Rule {
     /// Without the DHT, LAN discovery and the catalog: only with peers that know of us by other ways.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unannounced: bool,
+    /// Announced, but not in the DHT.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_dht: bool,
 }
 
 impl Rule {
@@ -77,6 +80,7 @@ impl Rule {
         match self {
             Self { withheld: Some(_), .. } => Exposure::Hidden,
             Self { unannounced: true, .. } => Exposure::Unannounced,
+            Self { without_dht: true, .. } => Exposure::WithoutDht,
             Self { .. } => Exposure::Public,
         }
     }
@@ -122,7 +126,13 @@ impl Sharing {
 
     /// Whether a model is announced: by its name, its record, and as one that is held here.
     pub fn is_announced(&self, model: &ModelRef) -> bool {
-        self.announce && self.of(model) == Rule::default()
+        let Rule { withheld, unannounced, without_dht: _ } = self.of(model);
+        self.announce && withheld.is_none() && !unannounced
+    }
+
+    /// Whether a model is announced in the DHT, too.
+    pub fn is_in_dht(&self, model: &ModelRef) -> bool {
+        self.is_announced(model) && !self.of(model).without_dht
     }
 
     /// A number that grows with every change.
@@ -259,9 +269,9 @@ mod tests {
         let paths = Paths::below(dir.path());
         let sharing = Sharing::open(&paths, true).unwrap();
         let (gated, quiet) = ("meta/llama@v1".parse().unwrap(), "acme/m".parse().unwrap());
-        let withheld = Rule { withheld: Some(Withheld::Gated), unannounced: false };
+        let withheld = Rule { withheld: Some(Withheld::Gated), ..Rule::default() };
         sharing.set(&gated, withheld).unwrap();
-        sharing.set(&quiet, Rule { withheld: None, unannounced: true }).unwrap();
+        sharing.set(&quiet, Rule { unannounced: true, ..Rule::default() }).unwrap();
         assert_eq!(sharing.generation(), 2);
         let again = Sharing::open(&paths, true).unwrap();
         assert_eq!(again.of(&gated), withheld);

@@ -15,14 +15,14 @@ use crate::store::StoredRevision;
 
 impl Node {
     /// Fetches all files at or below `path`, given as the mount shows it: `[datasets/]org/name[@revision][/path]`, or the
-    /// same after `.by/FINGERPRINT/`. A model that is not known here is looked up as the mount would. Begins anew when the
-    /// model becomes another one here meanwhile.
-    pub(super) async fn warm(self: &Arc<Self>, path: &str) -> Result<Warmed, NodeError> {
+    /// same after `.by/FINGERPRINT/`. A model that is not known here is looked up as a mount would, if `resolve`. Begins
+    /// again when the model becomes another one here meanwhile.
+    pub(super) async fn warm(self: &Arc<Self>, path: &str, resolve: bool) -> Result<Warmed, NodeError> {
         let (sought, below) = split(path)?;
         if let Some(local) = self.local_model(&sought.model).filter(|_| sought.publisher.is_none()) {
             return warmed(&local, &sought.model, &below).map(|(_, warmed)| warmed);
         }
-        if !self.no_resolve && self.known_as(&sought).is_none() {
+        if resolve && self.known_as(&sought).is_none() {
             self.look_up(&sought, self.library.config.mount.resolve_timeout, Patience::All).await?;
         }
         if sought.publisher.is_none() {

@@ -5,6 +5,7 @@
 
 pub mod create;
 mod dht;
+mod given_peers;
 mod group;
 pub mod overlay;
 mod pump;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use fixedbitset::FixedBitSet;
 
 use crate::model::{InfoHash, PieceIndex};
+pub use given_peers::{GivenPeers, PeersGuard};
 pub use group::AddressGroup;
 pub use overlay::{DhtItem, Meeting, MessageBytes, Overlay, OverlayEvent, PeerId, Topic};
 pub use session::Session;

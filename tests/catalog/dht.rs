@@ -63,7 +63,7 @@ async fn records_are_stored_at_once_spread_out_and_again() {
     let (publisher, holder) = (world.member(&[]), world.member(&[]));
     let begun = Instant::now();
     for model in &models(10) {
-        publisher.catalog.publish(model.record.clone()).await.unwrap();
+        publisher.catalog.publish(model.record.clone(), true).await.unwrap();
     }
     within(PATIENCE, || network.puts().len() == 10).await;
     assert!(begun.elapsed() < Duration::from_secs(10));
@@ -90,7 +90,7 @@ async fn a_newer_record_takes_the_place_of_the_older() {
     let begun = world.now();
     for sequence in 1..=3 {
         let model = Model::signed(key(0), "org/moving", sequence, begun);
-        member.catalog.publish(model.record.clone()).await.unwrap();
+        member.catalog.publish(model.record.clone(), true).await.unwrap();
     }
     pass(STORE_EVERY * 2).await;
     let puts = network.puts();

@@ -209,7 +209,7 @@ async fn answers_with_garbage_do_not_become_results() {
     });
     within(PATIENCE, || asker.catalog.status().peers == 2).await;
     honest.hold(&model);
-    honest.catalog.publish(model.record.clone()).await.unwrap();
+    honest.catalog.publish(model.record.clone(), true).await.unwrap();
     let found = asker.resolve(&model.model_ref(), 10).await;
     assert_eq!(found.iter().map(|c| c.publisher).collect::<Vec<_>>(), [key(0).public()]);
     assert_eq!(asker.discover("llama").await.len(), 1);
@@ -271,7 +271,7 @@ async fn no_more_partners_than_there_are_places_but_all_are_answered() {
     }
     within(PATIENCE, || member.catalog.status().peers == MAX_PARTNERS + 5).await;
     let sent = member.engine_messages();
-    member.catalog.publish(Model::new(key(1), "org/new").record).await.unwrap();
+    member.catalog.publish(Model::new(key(1), "org/new").record, true).await.unwrap();
     pass(Duration::from_secs(60)).await;
     let told = member.engine_messages() - sent;
     assert!((MAX_PARTNERS..=MAX_PARTNERS + 10).contains(&told), "told {told} times");

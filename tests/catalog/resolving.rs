@@ -9,6 +9,7 @@ use silmaril::catalog::message::{HeldManifest, Message};
 use silmaril::catalog::service::{GRACE, LAN_SOON, LAN_WITHIN, MISS, WAVE, topic_of};
 use silmaril::catalog::{Body, CatalogError, CatalogSettings, News, Patience, Record, SignedRecord};
 use silmaril::model::ModelRef;
+use silmaril::torrent::GivenPeers;
 use tokio::time::Instant;
 
 use super::rig::{EPOCH, Member, Model, PATIENCE, World, key, within};
@@ -34,7 +35,7 @@ async fn what_the_store_knows_is_told_at_once_where_nobody_is() {
 #[tokio::test(start_paused = true)]
 async fn a_revision_is_not_mistaken_for_another() {
     let world = World::new(Network::without_lan());
-    let member = world.member_with(CatalogSettings { dht: false, peers: vec![] });
+    let member = world.member_with(CatalogSettings { dht: false, peers: GivenPeers::default() });
     member.share(&Model::new(key(0), "org/model@v1")).await;
     assert!(member.resolve(&"org/model".parse().unwrap(), 10).await.is_empty());
     assert_eq!(member.resolve(&"org/model@v1".parse().unwrap(), 10).await.len(), 1);
@@ -140,8 +141,8 @@ async fn a_publisher_and_their_former_key_are_not_taken_for_two() {
 async fn a_record_of_the_last_run_does_not_hide_the_newer_one_of_a_peer_met_later() {
     for dht in [false, true] {
         let world = World::new(Network::without_lan());
-        let asker = world.member_with(CatalogSettings { dht, peers: vec![] });
-        let other = world.member_with(CatalogSettings { dht, peers: vec![] });
+        let asker = world.member_with(CatalogSettings { dht, peers: GivenPeers::default() });
+        let other = world.member_with(CatalogSettings { dht, peers: GivenPeers::default() });
         let old = Model::signed(key(0), "org/moving", 1, EPOCH);
         let new = Model::signed(key(0), "org/moving", 2, EPOCH);
         asker.learns(&old);
@@ -186,7 +187,7 @@ async fn of_one_publisher_the_newest_record_counts() {
 #[tokio::test(start_paused = true)]
 async fn nobody_to_ask_is_told_once_the_lan_had_its_time() {
     let world = World::new(Network::without_lan());
-    let alone = world.member_with(CatalogSettings { dht: false, peers: vec![] });
+    let alone = world.member_with(CatalogSettings { dht: false, peers: GivenPeers::default() });
     let (name, begun) = ("org/nowhere".parse().unwrap(), Instant::now());
     let answer = alone.catalog.resolve(&name, Duration::from_secs(60), Patience::All).await;
     assert!(matches!(answer, Err(CatalogError::NotFound(_))));
@@ -212,7 +213,7 @@ async fn a_search_ends_in_time_though_nobody_answers() {
 async fn a_name_that_all_peers_and_the_dht_do_not_know_is_told_soon() {
     let network = Network::new();
     let world = World::new(network.clone());
-    let settings = || CatalogSettings { dht: false, peers: Vec::new() };
+    let settings = || CatalogSettings { dht: false, peers: GivenPeers::default() };
     let members: Vec<_> = (0..4).map(|_| world.member_with(settings())).collect();
     within(PATIENCE, || members[0].catalog.status().peers == 3).await;
     let unknown = |n: u32| format!("org/unknown{n}").parse::<ModelRef>().unwrap();
@@ -354,7 +355,7 @@ async fn a_successor_is_named_by_the_dht_alone() {
         body: Body::Successor(key(1).public()),
     };
     let record = Arc::new(SignedRecord::sign(record, key(0)).unwrap());
-    publisher.catalog.publish(record).await.unwrap();
+    publisher.catalog.publish(record, true).await.unwrap();
     within(PATIENCE, || !network.puts().is_empty()).await;
     publisher.vanish();
     assert_eq!(asker.catalog.successor(key(0).public(), LONG).await, Some(key(1).public()));
@@ -371,7 +372,7 @@ async fn that_a_key_was_replaced_is_heard_from_a_peer_who_comes_later() {
         let other = world.member(&[]);
         let (publisher, body) = (key(0).public(), Body::Successor(key(1).public()));
         let record = Record { publisher, sequence: i64::MAX, time: EPOCH, body };
-        other.catalog.publish(Arc::new(SignedRecord::sign(record, key(0)).unwrap())).await.unwrap();
+        other.catalog.publish(Arc::new(SignedRecord::sign(record, key(0)).unwrap()), true).await.unwrap();
         other
     };
     let (heard, _other) = tokio::join!(heard(), other);
@@ -427,7 +428,7 @@ async fn a_node_that_stops_lets_nobody_wait() {
     member.catalog.stop();
     assert!(matches!(search.await.unwrap(), Err(CatalogError::Stopped)));
     assert!(member.engine.meetings().is_empty());
-    assert!(matches!(member.catalog.publish(model.record.clone()).await, Err(CatalogError::Stopped)));
+    assert!(matches!(member.catalog.publish(model.record.clone(), true).await, Err(CatalogError::Stopped)));
 }
 
 /// What a member's catalog reports from now on.
@@ -468,7 +469,7 @@ async fn peers_end_a_lookup_and_the_dht_ends_its_miss() {
 #[tokio::test(start_paused = true)]
 async fn peers_that_have_answered_end_a_lookup_a_second_after_the_start() {
     let world = World::new(Network::new());
-    let settings = || CatalogSettings { dht: false, peers: Vec::new() };
+    let settings = || CatalogSettings { dht: false, peers: GivenPeers::default() };
     let _other = world.member_with(settings());
     pass(LAN_WITHIN).await;
     let (begun, asker) = (Instant::now(), world.member_with(settings()));
@@ -516,7 +517,7 @@ async fn without_a_peer_the_dht_is_waited_for_and_not_until_the_end() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_delays_the_first_lookup_only() {
     let world = World::new(Network::new());
-    let settings = || CatalogSettings { dht: false, peers: Vec::new() };
+    let settings = || CatalogSettings { dht: false, peers: GivenPeers::default() };
     let (asker, _other) = (world.member_with(settings()), world.member_with(settings()));
     world.stranger().answers(|_| Vec::new());
     within(PATIENCE, || asker.catalog.status().peers == 2).await;

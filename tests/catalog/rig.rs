@@ -15,7 +15,7 @@ use silmaril::catalog::{
 };
 use silmaril::keys::PublisherKeypair;
 use silmaril::model::{InfoHash, ModelName, ModelRef, PublisherKey, Sha256Digest};
-use silmaril::torrent::{Meeting, Overlay, OverlayEvent, PeerId, Topic, TorrentId};
+use silmaril::torrent::{GivenPeers, Meeting, Overlay, OverlayEvent, PeerId, Topic, TorrentId};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -94,7 +94,7 @@ impl World {
 
     /// Starts a node that knows these peers.
     pub fn member(&self, peers: &[SocketAddr]) -> Member {
-        self.member_with(CatalogSettings { dht: true, peers: peers.to_vec() })
+        self.member_with(CatalogSettings { dht: true, peers: GivenPeers::of(peers.iter().copied()) })
     }
 
     pub fn member_with(&self, settings: CatalogSettings) -> Member {
@@ -140,7 +140,7 @@ impl Member {
     /// Shares a model: holds it, and publishes its record.
     pub async fn share(&self, model: &Model) {
         self.hold(model);
-        self.catalog.publish(model.record.clone()).await.unwrap();
+        self.catalog.publish(model.record.clone(), true).await.unwrap();
         self.catalog.holdings_changed();
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use silmaril::catalog::CatalogSettings;
 use silmaril::catalog::gossip::SPREAD_EVERY;
 use silmaril::model::InfoHash;
-use silmaril::torrent::{Meeting, Overlay};
+use silmaril::torrent::{GivenPeers, Meeting, Overlay};
 use tokio::time::Instant;
 
 use super::rig::{EPOCH, Model, PATIENCE, World, key, records, within};
@@ -88,7 +88,7 @@ async fn a_node_that_is_alone_calls_the_peers_it_was_given_again() {
     let world = World::new(network.clone());
     let other = world.member(&[]);
     let address = other.engine.address();
-    let lonely = world.member_with(CatalogSettings { dht: false, peers: vec![address] });
+    let lonely = world.member_with(CatalogSettings { dht: false, peers: GivenPeers::of([address]) });
     within(PATIENCE, || lonely.catalog.status().peers == 1).await;
     other.vanish();
     within(PATIENCE, || lonely.catalog.status().peers == 0).await;
@@ -114,8 +114,8 @@ async fn older_records_are_fetched_though_the_newest_came_first() {
 async fn what_has_expired_goes_and_is_not_taken_again() {
     let world = World::new(Network::new());
     let (a, b) = (world.member(&[]), world.member(&[]));
-    a.catalog.publish(Model::new(key(0), "org/old").record).await.unwrap();
-    a.catalog.publish(Model::signed(key(1), "org/refreshed", 1, EPOCH + 3600).record).await.unwrap();
+    a.catalog.publish(Model::new(key(0), "org/old").record, true).await.unwrap();
+    a.catalog.publish(Model::signed(key(1), "org/refreshed", 1, EPOCH + 3600).record, true).await.unwrap();
     b.knows(2).await;
     world.set_forward(30 * 24 * 3600 + 1800);
     within(Duration::from_secs(4000), || a.store.len() == 1 && b.store.len() == 1).await;

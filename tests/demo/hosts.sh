@@ -65,12 +65,3 @@ stop() {
         timeout 10 tail -f /dev/null --pid="$pid"
     done
 }
-
-# wait_for TEXT FILE PID: waits, for at most a minute, until the file has a line with the text.
-wait_for() {
-    grep -m1 -q -- "$1" < <(timeout 60 tail -n +1 -F --pid="$3" "$2" 2>/dev/null) || {
-        echo "error: nobody said '$1':" >&2
-        cat "$2" >&2
-        exit 1
-    }
-}

@@ -66,7 +66,7 @@ fn an_absent_directory_is_offered_again_when_it_returns() {
     // A daemon that starts while the directory is absent offers it, too.
     let (disk, away) = (a.home().join("disk"), a.home().join("away"));
     std::fs::rename(&disk, &away).unwrap();
-    let daemon = a.spawn(&["daemon"]);
+    let daemon = a.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     until("the loss is reported", PATIENCE, || !problems(&a).is_empty());
     std::fs::rename(&away, &disk).unwrap();

@@ -121,7 +121,7 @@ fn weights_with_a_senseless_header_are_shared_as_bytes_with_a_warning() {
     let overlap = br#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[8,24]}}"#;
     let overlapping = [&(overlap.len() as u64).to_le_bytes()[..], overlap, &[0; 24]].concat();
     let dir = model_dir(&a.home().join("m"), &[("model.safetensors", &overlapping)]);
-    let shared = a.spawn(&["share", dir.to_str().unwrap(), "--name", "a/m", "--license", "mit"]);
+    let shared = a.spawn(&["share", "-f", dir.to_str().unwrap(), "--name", "a/m", "--license", "mit"]);
     shared.wait_for_line("warning: ", PATIENCE);
     shared.wait_for_line("seeding", PATIENCE);
     let manifest = crate::support::manifests::read(&crate::support::share::export(&a, "a/m"));

@@ -92,7 +92,7 @@ fn a_peer_given_by_hand_is_enough_where_nobody_can_be_found() {
 fn discover_shows_what_others_share() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
-    let daemon = a.spawn(&["daemon"]);
+    let daemon = a.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let _one = publish(&a, &model(&a, "one", 1), "acme/llama-one", &[]);
     let _two = publish(&a, &model(&a, "two", 2), "acme/two", &["--version", "v2"]);
@@ -143,7 +143,7 @@ fn two_publishers_of_a_name_are_shown_and_one_is_chosen_by_hand() {
     let (ours, theirs) = (model(&a, "m", 1), model(&b, "m", 2));
     let _a = publish(&a, &ours, "acme/m", &[]);
     let _b = publish(&b, &theirs, "acme/m", &[]);
-    let daemon = c.spawn(&["daemon"]);
+    let daemon = c.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let found = || json(&c.run(&["discover", "acme/m", "--json"]).ok());
     until("both are announced", PATIENCE, || found().as_array().unwrap().len() == 2);
@@ -171,7 +171,7 @@ fn a_newer_state_is_told_and_taken_when_asked_for() {
     for host in [&a, &b] {
         host.spawn(&["init"]).finish(PATIENCE).ok();
     }
-    let daemon = b.spawn(&["daemon"]);
+    let daemon = b.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let (old, new) = (model(&a, "old", 1), model(&a, "new", 2));
     let first = publish(&a, &old, "acme/m", &[]);
@@ -194,7 +194,7 @@ fn a_newer_state_is_told_and_taken_when_asked_for() {
 fn an_update_removes_files_of_the_former_state_but_what_the_user_made_of_them() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
-    let daemon = b.spawn(&["daemon"]);
+    let daemon = b.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let both = noise(1, SIZE);
     let files: &[(&str, &[u8])] = &[
@@ -233,7 +233,7 @@ fn an_update_removes_files_of_the_former_state_but_what_the_user_made_of_them() 
 fn what_was_got_of_a_state_that_was_superseded_goes_with_an_update_and_with_the_model() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
-    let daemon = b.spawn(&["daemon"]);
+    let daemon = b.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let old = model_dir(&a.home().join("old"), &[("both.bin", b"both"), ("old.bin", &noise(1, SIZE))]);
     let first = publish(&a, &old, "acme/m", &[]);
@@ -266,17 +266,12 @@ fn a_model_outlives_its_publisher_where_others_have_it() {
     let dir = model(&a, "m", 1);
     let _sharing = publish(&a, &dir, "acme/m", &[]);
     let publisher = key(&a);
-    let seeding = || {
-        let seeding = b.spawn(&["get", "acme/m", "--seed"]);
-        seeding.wait_for_line("seeding acme/m", PATIENCE);
-        seeding
-    };
-    let first = seeding();
+    b.keep_daemon();
+    b.run(&["get", "acme/m"]).ok();
     a.power_off();
     // What it knows of others survives that, too.
-    first.signal(Signal::KILL);
-    first.finish(PATIENCE);
-    let _second = seeding();
+    b.kill_node();
+    b.run(&["daemon"]).ok();
     let found = json(&c.run(&["discover", "--json"]).ok());
     assert_eq!(found[0]["publisher"], publisher["publisher"]);
     assert_eq!(found[0]["seeds"], 1);
@@ -296,7 +291,7 @@ fn a_publishers_model_is_imported_from_the_dht_alone() {
         host.configure(&format!("  lan_discovery: false\n  dht_bootstrap_nodes: ['{}']\n", router.peer()));
     }
     let daemons = [0, 2, 3].map(|host: usize| {
-        let daemon = hosts[host].spawn(&["daemon"]);
+        let daemon = hosts[host].spawn(&["daemon", "-f"]);
         daemon.wait_for_line("running", PATIENCE);
         daemon
     });
@@ -327,7 +322,7 @@ fn a_publisher_who_replaced_their_key_is_found_in_the_dht_by_the_former_one() {
         host.configure(&format!("  lan_discovery: false\n  dht_bootstrap_nodes: ['{}']\n", router.peer()));
     }
     let daemons = [0, 3].map(|host: usize| {
-        let daemon = hosts[host].spawn(&["daemon"]);
+        let daemon = hosts[host].spawn(&["daemon", "-f"]);
         daemon.wait_for_line("running", PATIENCE);
         daemon
     });
@@ -352,7 +347,7 @@ fn who_was_in_the_dht_once_needs_no_bootstrap_node() {
         host.configure(&format!("  lan_discovery: false\n  dht_bootstrap_nodes: ['{}']\n", router.peer()));
     }
     let start = |host: &Host| {
-        let daemon = host.spawn(&["daemon"]);
+        let daemon = host.spawn(&["daemon", "-f"]);
         daemon.wait_for_line("running", PATIENCE);
         daemon
     };

@@ -63,14 +63,15 @@ fn verify_finds_and_repairs_a_flipped_byte_of_a_partly_read_file() {
     let (a, b) = (net.host("a"), net.host("b"));
     let bytes = noise(1, PIECES * PIECE);
     let _shared = partly_read(&a, &b, &bytes);
-    let right = verified(&b, 0)["right"].as_u64().unwrap();
+    let mut right = verified(&b, 0)["right"].as_u64().unwrap();
     assert!((3 * PIECE as u64..(PIECES * PIECE) as u64).contains(&right), "{right}");
     flip(&cached(&b), PIECE as u64 + 77);
     for daemon in [true, false] {
-        let running = daemon.then(|| b.spawn(&["daemon"]));
+        let running = daemon.then(|| b.spawn(&["daemon", "-f"]));
         if let Some(running) = &running {
             running.wait_for_line("running", PATIENCE);
         }
+        let before = right;
         let report = verified(&b, 1);
         assert_eq!(report["damaged"], serde_json::json!(["w.bin"]));
         assert_eq!(report["right"].as_u64().unwrap(), right - PIECE as u64);
@@ -83,7 +84,9 @@ fn verify_finds_and_repairs_a_flipped_byte_of_a_partly_read_file() {
         let mounted = b.mount(&["--peer", &a.peer()]);
         assert!(read(&mounted.path("acme/m/w.bin"), 1) == bytes[PIECE..2 * PIECE]);
         mounted.unmount();
-        assert_eq!(verified(&b, 0)["right"].as_u64().unwrap(), right, "it was fetched again");
+        // What was read ahead may have come as well.
+        right = verified(&b, 0)["right"].as_u64().unwrap();
+        assert!(right >= before, "it was fetched again");
         flip(&cached(&b), PIECE as u64 + 77);
     }
 }

@@ -95,7 +95,7 @@ fn a_seeder_withdraws_what_was_overwritten_in_place() {
     drop(shared);
 
     // A restart remembers, and reads nothing: not even the right pieces.
-    let daemon = a.spawn(&["daemon"]);
+    let daemon = a.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     until("the damage is still known", PATIENCE, || has_damage(&a));
     mounted.unmount();
@@ -110,7 +110,7 @@ fn a_restarted_seeder_reads_none_of_its_files() {
     let shared = share(&a, &dir, "acme/m", &["--piece-length", "1MiB"]);
     import(&b, &shared.manifest);
     drop(shared);
-    let daemon = a.spawn(&["daemon"]);
+    let daemon = a.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let mounted = b.mount(&["--peer", &a.peer()]);
     assert!(piece(&mounted.path("acme/m/w.bin"), 50) == bytes[50 * PIECE..51 * PIECE]);
@@ -179,7 +179,7 @@ fn after_a_power_cut_no_wrong_byte_is_sent_and_the_background_check_finds_it() {
     }
     std::fs::write(&record, json.to_string()).unwrap();
     pretend_power_cut(&a);
-    let daemon = a.spawn(&["daemon"]);
+    let daemon = a.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let mounted = b.mount(&["--peer", &a.peer()]);
     let file = mounted.path("acme/m/w.bin");

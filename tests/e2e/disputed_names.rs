@@ -52,7 +52,7 @@ fn a_disputed_name_is_refused_and_each_publisher_is_read_by_fingerprint() {
     c.run(&["init"]).ok();
     let _sharing = [publish(&a, 1), publish(&b, 2)];
     let (one, two) = (key(&a, "fingerprint"), key(&b, "fingerprint"));
-    let daemon = c.spawn(&["daemon"]);
+    let daemon = c.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let found = || c.run(&["discover", "contested", "--json"]).stdout;
     until("both are announced", PATIENCE, || found().contains(&one) && found().contains(&two));

@@ -27,7 +27,7 @@ fn many_files_are_shared_and_read_with_few_descriptors() {
         (0..FILES).map(|number| (format!("f{number:04}.bin"), noise(number as u64, 20_000))).collect();
     let contents: Vec<_> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     let dir = model_dir(&a.home().join("m"), &contents);
-    let args = ["share", dir.to_str().unwrap(), "--name", "acme/m", "--license", "mit"];
+    let args = ["share", "-f", dir.to_str().unwrap(), "--name", "acme/m", "--license", "mit"];
     let mut seeder = Proc::spawn(&mut limited(&a, &args));
     seeder.wait_for_line("seeding", PATIENCE);
     import(&b, &export(&a, "acme/m"));

@@ -127,7 +127,7 @@ fn status_tells_what_other_commands_have_the_node_do() {
     let shared = share(&a, &dir, "acme/m", &[]);
     import(&b, &shared.manifest);
     a.power_off();
-    let daemon = b.spawn(&["daemon"]);
+    let daemon = b.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let jobs = || json(&b.run(&["status", "--json"]).ok())["jobs"].clone();
     assert_eq!(jobs(), serde_json::json!([]));

@@ -12,7 +12,7 @@ fn a_model_is_got_from_a_peer_that_only_the_catalog_knows() {
     for host in [&a, &hub, &b] {
         host.configure("  dht_enabled: false\n  lan_discovery: false\n");
     }
-    let hub_runs = hub.spawn(&["daemon"]);
+    let hub_runs = hub.spawn(&["daemon", "-f"]);
     hub_runs.wait_for_line("running", PATIENCE);
     let dir = model_dir(&a.home().join("m"), &[("config.json", b"{}"), ("w.bin", &noise(7, 1 << 20))]);
     let sharing = share(&a, &dir, "acme/m", &["--peer", &hub.peer()]);
@@ -42,7 +42,7 @@ fn a_first_read_calls_a_peer_that_only_the_catalog_knows() {
     for host in [&a, &hub, &b] {
         host.configure("  dht_enabled: false\n  lan_discovery: false\n");
     }
-    let hub_runs = hub.spawn(&["daemon"]);
+    let hub_runs = hub.spawn(&["daemon", "-f"]);
     hub_runs.wait_for_line("running", PATIENCE);
     let names = ["acme/looked-up", "acme/imported"];
     let dirs =

@@ -268,7 +268,7 @@ fn hybrid_torrents_of_others_are_got_and_mounted_from_their_web_seed_and_from_pe
 
     // With the server gone, another host mounts it from the first.
     drop(server);
-    let seeding = b.spawn(&["share", NAME]);
+    let seeding = b.spawn(&["share", "-f", NAME]);
     seeding.wait_for_line("seeding", PATIENCE);
     c.run(&["registry", "import", torrent, "--name", NAME]).ok();
     let mounted = c.mount(&["--peer", &b.peer()]);

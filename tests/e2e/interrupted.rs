@@ -15,7 +15,7 @@ fn interrupt(command: Proc) {
     command.signal(Signal::INT);
     let ended = command.finish(PATIENCE);
     assert_eq!(ended.status.code(), Some(130));
-    let help = "help: what was received is kept; run the same command again to resume";
+    let help = "help: received data is kept; run the same command again to resume";
     assert!(ended.stderr.contains(help), "{}", ended.stderr);
 }
 

@@ -20,7 +20,7 @@ fn a_model_is_mirrored_shared_and_got_from_the_swarm() {
     net.hub.set_page_size(5);
     let (a, b) = (net.host("a", ""), net.host("b", ""));
     let share = mirror_and_share(&a, &[MINILM]);
-    share.wait_for_line(&format!("commit {commit}"), PATIENCE);
+    assert!(share.said.contains(&format!("commit {commit}")), "{}", share.said);
     let expected = hashes(&minilm(), PATIENCE);
     assert_eq!(tree(&mirrored(&a, MINILM)), expected);
     let left: Vec<_> = std::fs::read_dir(mirrored(&a, MINILM).parent().unwrap()).unwrap().collect();
@@ -83,6 +83,7 @@ fn a_mirror_killed_twice_fetches_no_complete_file_again_and_goes_on_with_the_res
         until("enough has come", PATIENCE, || net.hub.log().sent(WEIGHTS) > reached);
         process.signal(Signal::KILL);
         process.wait(PATIENCE);
+        a.kill_node();
         assert!(!mirrored(&a, MINILM).join(WEIGHTS).exists(), "a part was left under the name of the whole");
     }
     assert!(net.hub.log().sent(WEIGHTS) < size, "the test was too slow to kill in mid transfer");

@@ -7,20 +7,20 @@ use rustix::process::Signal;
 use crate::support::host::Host;
 use crate::support::hub::{Access, MEMBER, STRANGER};
 use crate::support::mirror::{Hubbed, mirror, mirror_and_share, mirror_command, mirrored, tree};
-use crate::support::process::{Finished, PATIENCE, Proc};
+use crate::support::process::{Finished, PATIENCE};
 use crate::support::repos::{Repo, What};
 
 const M: &str = "acme/m";
 
 /// Runs `mirror` to its end with a token.
 fn mirror_as(host: &Host, token: &str, args: &[&str]) -> Finished {
-    Finished::of(&mut mirror_command(host, args, Some(token)), PATIENCE)
+    host.run_command(&mut mirror_command(host, args, Some(token)))
 }
 
 /// Whether a node of `other` hears of a model, or gets it although it knows the manifest.
 fn is_to_be_had(host: &Host, other: &Host, model: &str) -> bool {
     let _daemon = {
-        let daemon = host.spawn(&["daemon"]);
+        let daemon = host.spawn(&["daemon", "-f"]);
         daemon.wait_for_line("running", PATIENCE);
         daemon
     };
@@ -59,7 +59,7 @@ fn a_licence_that_does_not_permit_it_is_not_shared_until_the_user_claims_the_rig
     // Mirroring again does not forget.
     mirror(&a, &[M]).error(1);
 
-    let mut share = a.spawn(&["share", M, "--i-have-the-right-to-share"]);
+    let mut share = a.spawn(&["share", "-f", M, "--i-have-the-right-to-share"]);
     share.wait_for_line("seeding", PATIENCE);
     share.signal(Signal::INT);
     share.wait(PATIENCE);
@@ -107,11 +107,8 @@ fn a_gated_repository_names_its_page_and_is_mirrored_for_members_and_not_shared(
     let manifest = a.run(&["registry", "export", M]).ok();
     assert!(!manifest.contains(MEMBER), "{manifest}");
 
-    let mut command = mirror_command(&a, &[M, "--i-have-the-right-to-share"], Some(MEMBER));
-    let mut share = Proc::spawn(&mut command);
-    share.wait_for_line("seeding", PATIENCE);
-    share.signal(Signal::INT);
-    share.wait(PATIENCE);
+    let run = mirror_as(&a, MEMBER, &[M, "--i-have-the-right-to-share"]);
+    assert!(run.ok().contains("seeding"));
     assert!(is_to_be_had(&a, &b, M));
 }
 
@@ -120,7 +117,7 @@ fn a_model_that_becomes_gated_is_handed_out_no_more() {
     let net = Hubbed::new();
     net.small(M, "mit");
     let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
-    let daemon = a.spawn(&["daemon"]);
+    let daemon = a.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let share = mirror_and_share(&a, &[M]);
     let manifest = a.home().join("exported.json");
@@ -165,7 +162,7 @@ fn no_auto_share_shares_when_asked_and_no_broadcast_tells_nobody() {
     let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
     mirror(&a, &[M, "--no-auto-share"]).ok();
     assert!(!is_to_be_had(&a, &b, M), "a model was shared unasked");
-    let _share = a.spawn(&["share", M]);
+    let _share = a.spawn(&["share", "-f", M]);
     _share.wait_for_line("seeding", PATIENCE);
     drop(_share);
     assert!(is_to_be_had(&a, &b, M));
@@ -275,7 +272,7 @@ fn a_mirror_with_pointers_is_removed_but_for_what_was_edited() {
     // Beside a node, and with all the rest.
     std::fs::remove_file(dir.join("README.md")).unwrap();
     {
-        let daemon = a.spawn(&["daemon"]);
+        let daemon = a.spawn(&["daemon", "-f"]);
         daemon.wait_for_line("running", PATIENCE);
         mirror(&a, &[M, "--skip-lfs"]).ok();
         a.run(&["remove", M]).ok();

@@ -110,7 +110,7 @@ fn files_of_the_user_survive_every_command_that_deletes() {
     assert!(error.contains("not shared") && error.contains("are yours"), "{error}");
 
     // Its licence is that of its card, and its name that of its place.
-    let sharing = a.spawn(&["share", "acme/m"]);
+    let sharing = a.spawn(&["share", "-f", "acme/m"]);
     sharing.wait_for_line("seeding acme/m", PATIENCE);
     let shared = row(&a, "acme/m").unwrap();
     assert_eq!((&shared["shared"], &shared["license"]), (&true.into(), &"mit".into()));
@@ -122,7 +122,7 @@ fn files_of_the_user_survive_every_command_that_deletes() {
     assert_eq!(hashes(&dir, PATIENCE), before);
     assert_eq!(row(&a, "acme/m").unwrap()["shared"], false, "it is a model that is not shared again");
 
-    let again = a.spawn(&["share", "acme/m"]);
+    let again = a.spawn(&["share", "-f", "acme/m"]);
     again.wait_for_line("seeding acme/m", PATIENCE);
     ends_after_term(again, 0);
     put(&a, "acme/unshared", &[("w.bin", b"mine")]);
@@ -142,7 +142,7 @@ fn a_directory_copied_from_another_host_joins_its_swarm_and_stays_the_users() {
     let manifest = fs::read(&shared.manifest).unwrap();
     let dir = put(&b, "acme/m", &[("w.bin", &noise(1, 5 << 20)), (".silmaril.json", &manifest)]);
     let before = b.received();
-    let sharing = b.spawn(&["share", "acme/m", "--peer", &a.peer()]);
+    let sharing = b.spawn(&["share", "-f", "acme/m", "--peer", &a.peer()]);
     sharing.wait_for_line("seeding acme/m", PATIENCE);
     let rows = listed(&b, &[]);
     assert_eq!((rows.len(), &rows[0]["complete"], &rows[0]["shared"]), (1, &true.into(), &true.into()));
@@ -159,7 +159,7 @@ fn all_that_has_a_licence_is_shared_and_the_rest_is_named() {
     put(&a, "acme/free", &[("README.md", CARD), ("w.bin", &noise(1, 2 << 20))]);
     put(&a, "acme/none", &[("w.bin", &noise(2, 1000))]);
     put(&a, "acme/part", &[("README.md", CARD), ("w.bin.part", b"x"), ("w.bin", b"x")]);
-    let sharing = a.spawn(&["share", "--all"]);
+    let sharing = a.spawn(&["share", "-f", "--all"]);
     for name in ["acme/none", "acme/part"] {
         sharing.wait_for_line(&format!("warning: {name} is not shared"), PATIENCE);
     }
@@ -178,7 +178,7 @@ fn all_that_has_a_licence_is_shared_and_the_rest_is_named() {
     assert!(c.run(&["share", "--all"]).error(1).contains("acme/none"));
     let error = c.run(&["share", "acme/none"]).error(1);
     assert!(error.contains("licence of acme/none is not known"), "{error}");
-    let sharing = c.spawn(&["share", "acme/none", "--license", "mit"]);
+    let sharing = c.spawn(&["share", "-f", "acme/none", "--license", "mit"]);
     sharing.wait_for_line("seeding acme/none", PATIENCE);
     ends_after_term(sharing, 0);
 }

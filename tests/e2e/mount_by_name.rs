@@ -25,7 +25,7 @@ fn lan_only(hosts: &[&Host], more: &str) {
 
 /// Shares, without exporting a manifest.
 fn publish(host: &Host, dir: &Path, name: &str, more: &[&str]) -> Proc {
-    let mut args = vec!["share", dir.to_str().unwrap(), "--name", name, "--license", "apache-2.0"];
+    let mut args = vec!["share", "-f", dir.to_str().unwrap(), "--name", name, "--license", "apache-2.0"];
     args.extend(more);
     let sharing = host.spawn(&args);
     sharing.wait_for_line("seeding", PATIENCE);

@@ -53,7 +53,7 @@ fn info_hash(host: &Host) -> Value {
 }
 
 fn daemon(host: &Host) -> Proc {
-    let daemon = host.spawn(&["daemon"]);
+    let daemon = host.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     daemon
 }

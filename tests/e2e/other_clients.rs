@@ -101,7 +101,7 @@ fn a_hybrid_torrent_is_seeded_again_when_absent_files_return() {
             // One that starts while a file is absent offers it, too.
             shared.process.signal(Signal::INT);
             shared.process.wait(PATIENCE);
-            shared.process = a.spawn(&["daemon"]);
+            shared.process = a.spawn(&["daemon", "-f"]);
             shared.process.wait_for_line("running", PATIENCE);
         }
         until("the loss is reported", PATIENCE, || !problems(&a).is_empty());

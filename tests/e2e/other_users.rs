@@ -130,6 +130,8 @@ fn a_link_put_in_place_of_the_staging_directory_is_not_followed() {
             staging.display()
         ));
         let done = getting.finish(PATIENCE);
+        // It would make the directory again while it is moved back.
+        story.victim.stop_background_daemon();
         story.assert_unharmed();
         assert!(!done.status.success(), "it was done in another user's directory\n{}", done.stdout);
         assert!(done.stderr.contains("error: "), "{}", done.stderr);

@@ -9,7 +9,8 @@ use crate::support::process::{PATIENCE, Proc, until};
 
 fn publish(host: &Host, version: &str, seed: u64) -> Proc {
     let dir = model_dir(&host.home().join(version), &[("weights.bin", &noise(seed, 50_000))]);
-    let args = ["share", dir.to_str().unwrap(), "--name", "acme/m", "--version", version, "--license", "mit"];
+    let args =
+        ["share", "-f", dir.to_str().unwrap(), "--name", "acme/m", "--version", version, "--license", "mit"];
     let sharing = host.spawn(&args);
     sharing.wait_for_line("seeding", PATIENCE);
     sharing
@@ -34,7 +35,7 @@ fn publishers(host: &Host, version: &str) -> Vec<String> {
 fn who_trusts_a_key_follows_its_owner_to_the_next_and_no_thief() {
     let net = Net::new();
     let [a, b, thief] = net.lan_hosts(["a", "b", "thief"]);
-    let daemon = b.spawn(&["daemon"]);
+    let daemon = b.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let first = publish(&a, "v1", 1);
     until("it is announced", PATIENCE, || publishers(&b, "v1") == [key(&a)]);
@@ -98,7 +99,7 @@ fn who_asks_once_in_a_while_follows_a_key_that_was_replaced_meanwhile() {
 fn a_newcomer_gets_what_was_edited_after_the_key_was_replaced() {
     let net = Net::new();
     let [a, b, newcomer] = net.lan_hosts(["a", "b", "newcomer"]);
-    let daemon = b.spawn(&["daemon"]);
+    let daemon = b.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let first = publish(&a, "v1", 1);
     until("it is announced", PATIENCE, || publishers(&b, "v1") == [key(&a)]);
@@ -117,7 +118,7 @@ fn a_newcomer_gets_what_was_edited_after_the_key_was_replaced() {
 fn a_fingerprint_that_is_announced_names_its_publisher() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
-    let daemon = b.spawn(&["daemon"]);
+    let daemon = b.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     let _sharing = publish(&a, "v1", 1);
     until("it is announced", PATIENCE, || publishers(&b, "v1").len() == 1);

@@ -24,7 +24,7 @@ fn six() -> (Net, [Host; 6]) {
 }
 
 fn daemon(host: &Host) -> Proc {
-    let daemon = host.spawn(&["daemon"]);
+    let daemon = host.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     daemon
 }

@@ -51,7 +51,7 @@ fn stranger_gets_nothing_while_the_mount_reads() {
     }
     drop(mounted);
     // The same node hands it out as soon as its user permits it.
-    let process = b.spawn(&["share", NAME, "--i-have-the-right-to-share"]);
+    let process = b.spawn(&["share", "-f", NAME, "--i-have-the-right-to-share"]);
     process.wait_for_line("seeding", PATIENCE);
     // The engine adds a torrent after the command was told of it.
     until("the stranger is met", PATIENCE, || stranger_is_met(&stranger, &b, &manifest));

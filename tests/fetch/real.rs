@@ -8,7 +8,7 @@ use silmaril::fetch::{Fetch, FetchSettings};
 use silmaril::model::{Manifest, metainfo};
 use silmaril::paths::Paths;
 use silmaril::store::{Store, StoredRevision};
-use silmaril::torrent::{Discovery, Event, Session, SessionSettings};
+use silmaril::torrent::{Discovery, Event, GivenPeers, Session, SessionSettings};
 
 use crate::engine::rig::{SOON, Sample, network};
 use crate::support::rig::MIB;
@@ -50,7 +50,7 @@ impl Node {
             window_bound: u64::MAX,
             rooms: silmaril::store::Rooms::unlimited(),
             discovery: Discovery { dht: false, lan: false, pex: false },
-            peers,
+            peers: GivenPeers::of(peers),
             web: None,
         };
         let fetch = Fetch::new(session.clone(), paths.clone(), settings);

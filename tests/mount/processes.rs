@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Signal;
-use silmaril::mount::{Liveness, MountError, MountOptions, Mounted, liveness};
+use silmaril::mount::{Liveness, MountError, liveness};
 use silmaril::paths::Paths;
 
-use super::rig::{Rig, fetch, mount, mount_for, runtime, within};
+use super::rig::{Rig, fetch, mount, mount_for, runtime, serve, within};
 use crate::support::fixtures::noise;
 use crate::support::mounts::is_mounted;
 use crate::support::process::{Finished, PATIENCE, Proc};
@@ -92,8 +92,7 @@ fn a_mount_that_hangs_is_neither_waited_for_nor_replaced() {
     assert_eq!(liveness(&point, Duration::from_millis(100)), Liveness::Silent);
     let again = {
         let (point, fetch, runtime) = (point.clone(), rig.fetch.clone(), rig.runtime.handle().clone());
-        let options = MountOptions { mountpoint: point, allow_other: false };
-        within(PATIENCE, move || Mounted::new(&options, fetch, runtime).map(drop))
+        within(PATIENCE, move || serve(&point, false, fetch, runtime).map(drop))
     };
     assert!(matches!(again, Err(MountError::Busy(_))), "{again:?}");
     process.signal(Signal::KILL);

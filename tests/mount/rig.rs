@@ -8,11 +8,11 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use silmaril::fetch::{Fetch, FetchSettings};
 use silmaril::model::{FileEntry, InfoHash, Manifest, ModelRef, PiecesRoot, PublisherKey, Sha256Digest};
-use silmaril::mount::{MountError, MountOptions, Mounted};
+use silmaril::mount::{MountError, Mounted};
 use silmaril::paths::Paths;
 use silmaril::store::{Store, StoredRevision};
-use silmaril::torrent::Discovery;
-use tokio::runtime::Runtime;
+use silmaril::torrent::{Discovery, GivenPeers};
+use tokio::runtime::{Handle, Runtime};
 
 use crate::support::mounts::detach_below;
 use crate::support::process::{PATIENCE, comes_true};
@@ -175,7 +175,7 @@ pub fn fetch(runtime: &Runtime, paths: Paths, read_timeout: Duration) -> (Arc<Fe
         window_bound: u64::MAX,
         rooms: silmaril::store::Rooms::unlimited(),
         discovery: Discovery { dht: false, lan: false, pex: false },
-        peers: Vec::new(),
+        peers: GivenPeers::default(),
         web: None,
     };
     let fetch = Fetch::new(swarm.clone(), paths, settings);
@@ -200,8 +200,19 @@ pub fn mount_for(
     fetch: &Arc<Fetch>,
     runtime: &Runtime,
 ) -> Result<Mounted, MountError> {
-    let options = MountOptions { mountpoint: point.to_owned(), allow_other };
-    Mounted::new(&options, fetch.clone(), runtime.handle().clone())
+    serve(point, allow_other, fetch.clone(), runtime.handle().clone())
+}
+
+/// Mounts and serves in this process, as the command and the daemon do together.
+pub fn serve(
+    point: &Path,
+    allow_other: bool,
+    fetch: Arc<Fetch>,
+    runtime: Handle,
+) -> Result<Mounted, MountError> {
+    let point = silmaril::mount::prepare(point)?;
+    let connection = silmaril::mount::attach(&point, allow_other)?;
+    Mounted::serve(connection, fetch, runtime).inspect_err(|_| drop(silmaril::mount::unmount(&point, true)))
 }
 
 /// Runs what may hang in a thread of its own, which is given up after the deadline: a hang fails the test.

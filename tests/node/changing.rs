@@ -36,6 +36,8 @@ fn a_get_goes_on_with_what_was_shared_under_the_name_meanwhile() {
             publisher: None,
             peers: vec![],
             update: false,
+            seed: None,
+            surroundings: Default::default(),
         };
         let (waits, mut waiting) = tokio::sync::mpsc::unbounded_channel();
         let getting = client(&base).await;
@@ -65,7 +67,7 @@ fn what_is_warmed_may_become_another_or_go_meanwhile() {
         let (base, manifest, ours) = (home.join("base"), of_nobody(home), ours(home));
         let node = node(&base, &manifest).await;
         let warming = client(&base).await;
-        let warming = async { timeout(PATIENCE, warming.warm("acme/m")).await.unwrap() };
+        let warming = async { timeout(PATIENCE, warming.warm("acme/m", true)).await.unwrap() };
         let removing = async {
             until_waited_for(&node).await;
             client(&base).await.remove(&acme_m()).await.unwrap();
@@ -75,7 +77,7 @@ fn what_is_warmed_may_become_another_or_go_meanwhile() {
 
         node.library.import(&manifest, "a test", None, false).unwrap();
         let warming = client(&base).await;
-        let warming = async { timeout(PATIENCE, warming.warm("acme/m")).await.unwrap() };
+        let warming = async { timeout(PATIENCE, warming.warm("acme/m", true)).await.unwrap() };
         let sharing = async {
             until_waited_for(&node).await;
             client(&base).await.share(&share_as_acme_m(&ours), |_| ()).await.unwrap();

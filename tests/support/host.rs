@@ -3,13 +3,14 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
 use super::mounts;
 use super::net::{Net, kill_all_in, sh};
-use super::process::{Finished, PATIENCE, Proc};
+use super::process::{Finished, PATIENCE, Proc, until};
 
 /// Each host has a namespace of its own, so this port is always free.
 const PORT: u16 = 6881;
@@ -20,6 +21,7 @@ pub struct Host {
     namespace: String,
     home: PathBuf,
     number: u32,
+    keeps_daemon: AtomicBool,
 }
 
 impl Host {
@@ -27,7 +29,7 @@ impl Host {
     pub fn new(net: Net, namespace: String, name: &str, number: u32) -> Self {
         let home = net.dir().join(name);
         std::fs::create_dir(&home).unwrap();
-        let host = Self { net, namespace, home, number };
+        let host = Self { net, namespace, home, number, keeps_daemon: AtomicBool::new(false) };
         host.configure("");
         host
     }
@@ -65,6 +67,17 @@ impl Host {
         std::fs::create_dir_all(&dir).unwrap();
         let network = format!("network:\n  listen_port: {PORT}\n{bootstrap}  port_mapping: false\n{more}\n");
         std::fs::write(dir.join("config.yaml"), network).unwrap();
+        self.stop_background_daemon();
+    }
+
+    /// Stops the daemon if one runs in the background, so that the next command starts one with the present
+    /// configuration and nothing else.
+    pub fn stop_background_daemon(&self) {
+        let Some(pid) = self.background_daemon() else { return };
+        // It may have ended by itself meanwhile.
+        let end = Finished::of(&mut self.silmaril(&["stop"]), PATIENCE);
+        let gone = || self.background_daemon().is_none_or(|now| now != pid);
+        until(&format!("the daemon (process {pid}) has ended after `stop`: {}", end.stderr), PATIENCE, gone);
     }
 
     /// Any program, on this host.
@@ -99,9 +112,39 @@ impl Host {
         command
     }
 
-    /// Runs the program to its end, which must come within [`PATIENCE`].
+    /// Runs the program to its end, which must come within [`PATIENCE`]. A daemon that it has left in the background is
+    /// stopped, unless the host keeps it: the next command then starts from what is on the disk.
     pub fn run(&self, args: &[&str]) -> Finished {
-        Finished::of(&mut self.silmaril(args), PATIENCE)
+        self.run_command(&mut self.silmaril(args))
+    }
+
+    /// [`Self::run`] for a command that is made already.
+    pub fn run_command(&self, command: &mut Command) -> Finished {
+        let before = self.background_daemon();
+        let end = Finished::of(command, PATIENCE);
+        if before.is_none() {
+            self.end_daemon_unless_kept();
+        }
+        end
+    }
+
+    /// Keeps from now on the daemons that commands leave in the background, as they are outside tests.
+    pub fn keep_daemon(&self) {
+        self.keeps_daemon.store(true, Ordering::Relaxed);
+    }
+
+    fn end_daemon_unless_kept(&self) {
+        if !self.keeps_daemon.load(Ordering::Relaxed) {
+            self.stop_background_daemon();
+        }
+    }
+
+    /// The process of the daemon in the background.
+    fn background_daemon(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.base().join("node.lock")).unwrap_or_default();
+        let pid = text.lines().next().unwrap_or_default();
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&arguments).contains("--ready-on-stdout").then(|| pid.to_owned())
     }
 
     /// Starts the program and leaves it running.
@@ -124,7 +167,7 @@ impl Host {
         }
         let mut args = vec!["mount", point.to_str().unwrap()];
         args.extend(more);
-        self.run(&args).ok();
+        Finished::of(&mut self.silmaril(&args), PATIENCE).ok();
         assert!(mounts::is_mounted(&point), "mount said it was ready, but nothing is mounted");
         Mounted { host: self, point }
     }
@@ -132,7 +175,11 @@ impl Host {
     /// The process id of the running node, from its lock.
     pub fn node(&self) -> Pid {
         let text = std::fs::read_to_string(self.base().join("node.lock")).unwrap();
-        text.trim().parse().ok().and_then(Pid::from_raw).unwrap_or_else(|| panic!("node.lock says {text:?}"))
+        text.lines()
+            .next()
+            .and_then(|pid| pid.parse().ok())
+            .and_then(Pid::from_raw)
+            .unwrap_or_else(|| panic!("node.lock says {text:?}"))
     }
 
     /// Kills the running node with SIGKILL and waits until it is gone.
@@ -206,6 +253,9 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.stop_background_daemon();
+        }
         if std::thread::panicking() {
             for log in std::fs::read_dir(self.base().join("log")).into_iter().flatten().flatten() {
                 let text = std::fs::read_to_string(log.path()).unwrap_or_default();
@@ -219,7 +269,7 @@ impl Drop for Host {
     }
 }
 
-/// A background mount. Dropping it ends the node that serves it.
+/// A background mount. Dropping it detaches the mount; the daemon goes on.
 pub struct Mounted<'h> {
     host: &'h Host,
     point: PathBuf,
@@ -236,10 +286,11 @@ impl Mounted<'_> {
         self.point.join(rest)
     }
 
-    /// Unmounts as a user would.
+    /// Unmounts as a user would. A daemon in the background is stopped then, unless the host keeps it.
     #[track_caller]
     pub fn unmount(self) {
         self.host.run(&["unmount", self.point.to_str().unwrap()]).ok();
+        self.host.end_daemon_unless_kept();
         assert!(!mounts::is_mounted(&self.point), "unmount succeeded, but the mount is still there");
     }
 }

@@ -7,7 +7,7 @@ use super::fixtures::{model_dir, noise};
 use super::host::Host;
 use super::hub::Hub;
 use super::net::Net;
-use super::process::{Finished, PATIENCE, Proc};
+use super::process::{Finished, PATIENCE};
 use super::repos::{Repo, Repos};
 use super::web::place::Place;
 
@@ -91,15 +91,30 @@ pub fn mirror_command(host: &Host, args: &[&str], token: Option<&str>) -> Comman
 
 /// Runs `silmaril mirror` to its end: it must not share.
 pub fn mirror(host: &Host, args: &[&str]) -> Finished {
-    Finished::of(&mut mirror_command(host, args, None), PATIENCE)
+    host.run_command(&mut mirror_command(host, args, None))
 }
 
-/// Runs `silmaril mirror` until it shares.
+/// Runs `silmaril mirror`, whose model the daemon shares until what is returned is dropped.
 #[track_caller]
-pub fn mirror_and_share(host: &Host, args: &[&str]) -> Proc {
-    let process = Proc::spawn(&mut mirror_command(host, args, None));
-    process.wait_for_line("seeding", PATIENCE);
-    process
+pub fn mirror_and_share<'h>(host: &'h Host, args: &[&str]) -> Sharing<'h> {
+    let end = Finished::of(&mut mirror_command(host, args, None), PATIENCE);
+    assert!(end.stdout.contains("seeding"), "{} {}", end.stdout, end.stderr);
+    Sharing { host, said: end.ok() }
+}
+
+/// A daemon in the background that shares.
+pub struct Sharing<'h> {
+    host: &'h Host,
+    /// What `mirror` printed.
+    pub said: String,
+}
+
+impl Drop for Sharing<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.host.stop_background_daemon();
+        }
+    }
 }
 
 /// Where a model was mirrored to.

@@ -15,7 +15,7 @@ use silmaril::model::metainfo::{info_dict, info_hash};
 use silmaril::model::{FileEntry, InfoHash, Manifest, PieceLayers, PiecesRoot, merkle};
 use silmaril::paths::Paths;
 use silmaril::store::{Store, StoredRevision};
-use silmaril::torrent::Discovery;
+use silmaril::torrent::{Discovery, GivenPeers};
 use tokio::task::JoinHandle;
 
 use super::clock::pass;
@@ -88,7 +88,7 @@ impl Rig {
             window_bound: u64::MAX,
             rooms: silmaril::store::Rooms::unlimited(),
             discovery: Discovery { dht: false, lan: false, pex: false },
-            peers: vec![GIVEN_PEER.parse::<SocketAddr>().unwrap()],
+            peers: GivenPeers::of([GIVEN_PEER.parse::<SocketAddr>().unwrap()]),
             web: None,
         };
         change(&mut settings);

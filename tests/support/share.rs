@@ -16,7 +16,7 @@ pub struct Share {
 /// Shares a directory and waits until it is seeded; `more` are further arguments.
 #[track_caller]
 pub fn share(host: &Host, dir: &Path, name: &str, more: &[&str]) -> Share {
-    let mut args = vec!["share", dir.to_str().unwrap(), "--name", name, "--license", "apache-2.0"];
+    let mut args = vec!["share", "-f", dir.to_str().unwrap(), "--name", name, "--license", "apache-2.0"];
     args.extend(more);
     let process = host.spawn(&args);
     process.wait_for_line("seeding", PATIENCE);

@@ -26,7 +26,7 @@ const FEW: usize = 4;
 pub(super) fn join(core: &Core) {
     let mut swarm = core.swarm.lock().unwrap_or_else(PoisonError::into_inner);
     if swarm.is_none() {
-        match core.overlay.meet(Meeting::Topic(Topic::of(CATALOG)), &core.settings.peers) {
+        match core.overlay.meet(Meeting::Topic(Topic::of(CATALOG)), &core.settings.peers.list()) {
             Ok(id) => *swarm = Some(id),
             Err(error) => tracing::warn!(%error, "the catalog's swarm is not joined"),
         }
@@ -87,6 +87,6 @@ fn look(core: &Core, members: usize) {
         tracing::debug!(%error, "the catalog's swarm is not looked at again");
     }
     if members == 0 {
-        introduce(core, &core.settings.peers);
+        introduce(core, &core.settings.peers.list());
     }
 }

@@ -115,7 +115,7 @@ impl Met {
                 *users += 1;
                 true
             }
-            None => match core.overlay.meet(Meeting::Model(info_hash), &core.settings.peers) {
+            None => match core.overlay.meet(Meeting::Model(info_hash), &core.settings.peers.list()) {
                 Ok(id) => {
                     meetings.insert(info_hash, (id, 1));
                     true

@@ -77,14 +77,17 @@ impl Lines {
 
     fn node(&mut self, status: &Status) {
         let first = format!(
-            "{} (process {}, silmaril {}, up {})",
-            clean(&status.activity),
+            "daemon (process {}, silmaril {}, up {})",
             status.pid,
             clean(&status.version),
             time(status.uptime),
         );
         self.lines.extend(table::wrapped("", &first, self.width));
         self.fact("base directory", &status.base_dir.display().to_string());
+        for mount in &status.mounts {
+            let held = if mount.held { " (until the command that mounted it ends)" } else { "" };
+            self.fact("mounted on", &format!("{}{held}", mount.path.display()));
+        }
         let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
         self.fact("listening on", &listening.join(", "));
         if let Some(catalog) = &status.catalog {
@@ -102,9 +105,6 @@ impl Lines {
                 total => format!(", {} of {}", percent(job.done, total), size(total)),
             };
             self.fact("for a command", &format!("{} (since {}{done})", job.activity, time(job.seconds)));
-        }
-        for companion in &status.attached {
-            self.fact("goes on after", &format!("{} (process {})", companion.activity, companion.pid));
         }
     }
 

@@ -63,6 +63,7 @@ network: {max_connections: 7, upload_rate_limit: 1MB/s, download_rate_limit: "2K
 torrent: {piece_length: 16KiB, download_timeout: 5m}
 security: {verify_checksums: false, sign_manifests: false, trust: strict}
 mount: {read_timeout: 7, resolve_timeout: 1s, never_resolve: [LIB, "*.so"], max_lookups: 5, readahead_max: 1MiB, show: local}
+daemon: {idle_timeout: 3s}
 cache: {max_size: 5GiB, min_free: 0}
 hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
 "#,
@@ -107,6 +108,7 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
             show: Show::Local,
         },
         cache: CacheConfig { max_size: SizeOrPercent::Bytes(5 << 30), min_free: 0 },
+        daemon: DaemonConfig { idle_timeout: Duration::from_secs(3) },
         hub: HubConfig { endpoint: "http://127.0.0.1:8080".parse().unwrap(), fallback: false },
     };
     assert_eq!(config, expected);

@@ -1,5 +1,6 @@
 //! The real web.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,24 +20,68 @@ const DENIED: [u16; 3] = [401, 403, 407];
 /// Status codes that mean "later".
 const BUSY: [u16; 2] = [429, 503];
 
-/// Fetches over HTTP.
+/// Fetches over HTTP: with what the latest lender lends, or with its own.
 #[derive(Debug)]
 pub struct HttpSource {
+    endpoint: Url,
+    own: Access,
+    lent: Arc<Mutex<Vec<Arc<Access>>>>,
+}
+
+/// How the web is reached.
+#[derive(Debug, Clone)]
+struct Access {
     client: Client,
     auth: Option<Auth>,
 }
 
-impl HttpSource {
-    /// Fetches with a client. The token is for the origin of `endpoint` alone.
-    pub fn new(client: Client, endpoint: &Url, token: Option<&Token>) -> Self {
+impl Access {
+    fn new(client: Client, endpoint: &Url, token: Option<&Token>) -> Self {
         let auth = token.map(|token| Auth::bearer(endpoint, token));
         Self { client, auth }
     }
 }
 
+/// What a command lends while this lives.
+#[derive(Debug)]
+pub struct Lent {
+    access: Arc<Access>,
+    all: Arc<Mutex<Vec<Arc<Access>>>>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        lock(&self.all).retain(|access| !Arc::ptr_eq(access, &self.access));
+    }
+}
+
+fn lock(all: &Mutex<Vec<Arc<Access>>>) -> MutexGuard<'_, Vec<Arc<Access>>> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl HttpSource {
+    /// Fetches with a client. The token is for the origin of `endpoint` alone.
+    pub fn new(client: Client, endpoint: &Url, token: Option<&Token>) -> Self {
+        let own = Access::new(client, endpoint, token);
+        Self { endpoint: endpoint.clone(), own, lent: Arc::default() }
+    }
+
+    /// Fetches with the client and the token of a command, until what is returned is dropped.
+    #[must_use]
+    pub fn lend(&self, client: Client, token: Option<&Token>) -> Lent {
+        let access = Arc::new(Access::new(client, &self.endpoint, token));
+        lock(&self.lent).push(access.clone());
+        Lent { access, all: self.lent.clone() }
+    }
+
+    fn access(&self) -> Access {
+        lock(&self.lent).last().map_or_else(|| self.own.clone(), |access| Access::clone(access))
+    }
+}
+
 impl WebSource for HttpSource {
     fn open(&self, request: WebRequest) -> BoxFuture<'static, Result<WebBody, WebError>> {
-        let (client, auth) = (self.client.clone(), self.auth.clone());
+        let Access { client, auth } = self.access();
         async move {
             let unfit = |why: &str| WebError::Unfit(format!("{} {why}", request.url));
             let url: Url = request.url.parse().map_err(|_| unfit("is not an address"))?;

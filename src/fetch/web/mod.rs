@@ -35,7 +35,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use url::Url;
 
-pub use http::HttpSource;
+pub use http::{HttpSource, Lent};
 pub(super) use requests::TransferWeb;
 pub(super) use run::{Job, run};
 pub(super) use shared::WebShared;

@@ -1,6 +1,7 @@
 //! The other commands' side of the control socket.
 
 use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound, PermissionDenied};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,26 +15,28 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
+use super::passing::PassingStream;
 use super::{
-    BytesDone, Detach, Failure, Hello, Line, OfModel, SILENCE, Seed, Status, Stop, Warm, Warmed, short_path,
+    BytesDone, Failure, Hello, Line, OfModel, SILENCE, Seed, Seeded, Status, Stop, Warm, Warmed, short_path,
 };
 use crate::descriptors;
 use crate::model::{Manifest, ModelRef};
 use crate::node::NodeError;
-use crate::node::attached::Companion;
 use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered};
 use crate::node::get::{GetProgress, GetReport, GetRequest};
-use crate::node::handover::HandoverRequest;
 use crate::node::import::ImportRequest;
 use crate::node::lock::NodeLock;
 use crate::node::maintenance::Verified;
 use crate::node::mirror::{MirrorProgress, MirrorReport, MirrorRequest};
+use crate::node::mounts::{MountRequest, UnmountRequest};
 use crate::node::patience::{LETS_GO_WITHIN, Patience};
 use crate::node::share::{ShareRequest, Shared};
 use crate::paths::Paths;
 
 /// How long a node may take for an answer that needs no network.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a node may take to end a mount: its own deadlines, one after another.
+const UNMOUNTED_WITHIN: Duration = Duration::from_secs(20);
 /// How often it is looked whether a process has ended; there is nothing to be woken by.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -56,13 +59,9 @@ impl Client {
         }
     }
 
-    /// Asks the node who it is, and refuses one of a version that may speak differently.
+    /// The process and the version of the node, which every version of a node reports.
     pub async fn hello(&self) -> Result<Hello, NodeError> {
-        let hello: Hello = self.within(ANSWER_WITHIN, self.call("GET", "/v1/status", &())).await?;
-        if release(&hello.version) != release(env!("CARGO_PKG_VERSION")) {
-            return Err(NodeError::OtherVersion { pid: hello.pid, theirs: hello.version });
-        }
-        Ok(hello)
+        self.within(ANSWER_WITHIN, self.call("GET", "/v1/status", &())).await
     }
 
     /// Gets a model. Dropping the future ends it, keeping what came.
@@ -92,8 +91,8 @@ impl Client {
         self.job("/v1/share", request, progress).await
     }
 
-    /// Has the node seed; tells which models.
-    pub async fn seed(&self, request: &Seed) -> Result<Vec<ModelRef>, NodeError> {
+    /// Has the node seed from now on; returns which models.
+    pub async fn seed(&self, request: &Seed) -> Result<Seeded, NodeError> {
         self.job("/v1/seed", request, |()| {}).await
     }
 
@@ -135,9 +134,17 @@ impl Client {
         &self,
         route: &str,
         body: &B,
+        progress: impl FnMut(P),
+    ) -> Result<T, NodeError> {
+        self.follow(self.send("POST", route, body).await?, progress).await
+    }
+
+    /// Reads the lines of a job to its end.
+    async fn follow<P: DeserializeOwned, T: DeserializeOwned>(
+        &self,
+        Connected { response, _driver }: Connected,
         mut progress: impl FnMut(P),
     ) -> Result<T, NodeError> {
-        let Connected { response, _driver } = self.send("POST", route, body).await?;
         if !response.status().is_success() {
             return Err(self.refusal(response).await);
         }
@@ -192,10 +199,10 @@ impl Client {
         self.within(ANSWER_WITHIN, self.call::<_, Option<()>>("POST", "/v1/reload", &())).await.map(|_| ())
     }
 
-    /// Asks the node that is process `pid` to stop, and waits until it let go of the base directory; another that has
-    /// it by then is left alone.
-    pub async fn stop(&self, pid: u32) -> Result<(), NodeError> {
-        let which = Stop { pid };
+    /// Has the node that is process `pid` stop, and waits until it has released the base directory; a later one goes on.
+    /// With `replaced`, its clients continue their work with the next node.
+    pub async fn stop(&self, pid: u32, replaced: bool) -> Result<(), NodeError> {
+        let which = Stop { pid, replaced };
         let asked = self.within(ANSWER_WITHIN, self.call::<_, Option<()>>("POST", "/v1/stop", &which)).await;
         match asked {
             Ok(_) | Err(NodeError::HostLost) => {}
@@ -217,29 +224,27 @@ impl Client {
         Ok(())
     }
 
-    /// Asks the node to let another process have the base directory. Refused where it serves a mount.
-    pub async fn handover(&self, request: HandoverRequest) -> Result<(), NodeError> {
-        self.within(ANSWER_WITHIN, self.call::<_, Option<()>>("POST", "/v1/handover", &request))
-            .await
-            .map(|_| ())
+    /// Has the node serve a mount. `ready` is called when its models can be read. A held mount has ended when this
+    /// returns, and ends when the future is dropped.
+    pub async fn mount(
+        &self,
+        request: &MountRequest,
+        device: OwnedFd,
+        mut ready: impl FnMut(),
+    ) -> Result<(), NodeError> {
+        let answer = self.send_with("POST", "/v1/mount", request, Some(device)).await?;
+        self.follow(answer, |()| ready()).await
     }
 
-    /// Waits beside the node until it ends, which is [`NodeError::HostLost`], or until somebody asks for the end of
-    /// this command, which is success.
-    pub async fn attend(&self, companion: &Companion) -> Result<(), NodeError> {
-        self.job("/v1/attach", companion, |()| {}).await
-    }
-
-    /// Asks the command that waits beside the node as `activity` to end.
-    pub async fn detach(&self, activity: &str) -> Result<Companion, NodeError> {
-        let which = Detach { activity: activity.to_owned() };
-        self.within(ANSWER_WITHIN, self.call("POST", "/v1/detach", &which)).await
+    /// Ends a mount. Returns whether the node served it.
+    pub async fn unmount(&self, request: &UnmountRequest) -> Result<bool, NodeError> {
+        self.within(UNMOUNTED_WITHIN, self.call("POST", "/v1/unmount", request)).await
     }
 
     /// Fetches a model, a directory or a file ahead; `path` is relative to the mount point. Waits as long as the
     /// node makes progress: the node itself gives up on a stalled swarm.
-    pub async fn warm(&self, path: &str) -> Result<Warmed, NodeError> {
-        self.call("POST", "/v1/warm", &Warm { path: path.to_owned() }).await
+    pub async fn warm(&self, path: &str, resolve: bool) -> Result<Warmed, NodeError> {
+        self.call("POST", "/v1/warm", &Warm { path: path.to_owned(), resolve }).await
     }
 
     /// A connection. Descriptors that are short for a moment are waited for, at most [`ANSWER_WITHIN`].
@@ -291,6 +296,17 @@ impl Client {
 
     /// Sends a request and waits for the head of the answer.
     async fn send<B: Serialize>(&self, method: &str, route: &str, body: &B) -> Result<Connected, NodeError> {
+        self.send_with(method, route, body, None).await
+    }
+
+    /// Sends a request, and a descriptor with it.
+    async fn send_with<B: Serialize>(
+        &self,
+        method: &str,
+        route: &str,
+        body: &B,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Connected, NodeError> {
         let body = serde_json::to_vec(body).map_err(|e| self.failed(e))?;
         // It was there when we looked for it.
         let stream = self.stream().await.map_err(|error| match descriptors::is_shortage(&error) {
@@ -298,7 +314,9 @@ impl Client {
             false => NodeError::HostLost,
         })?;
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.failed(e))?;
+            hyper::client::conn::http1::handshake(TokioIo::new(PassingStream::new(stream, descriptor)))
+                .await
+                .map_err(|e| self.failed(e))?;
         let driver = AbortOnDrop(tokio::spawn(connection));
         let request = Request::builder()
             .method(method)
@@ -326,7 +344,9 @@ impl Client {
         let socket = self.paths.socket();
         let owner = std::fs::metadata(&socket).or_else(|_| std::fs::metadata(&self.paths.base));
         match owner.map(|meta| meta.uid()) {
-            Ok(uid) if uid != rustix::process::geteuid().as_raw() => NodeError::OtherUser { socket, uid },
+            Ok(uid) if uid != rustix::process::geteuid().as_raw() => {
+                NodeError::OtherUser { base: self.paths.base.clone(), uid }
+            }
             _ => self.failed(error),
         }
     }
@@ -351,12 +371,6 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Major and minor version: what speaks the same language.
-fn release(version: &str) -> (&str, &str) {
-    let mut parts = version.split('.');
-    (parts.next().unwrap_or(""), parts.next().unwrap_or(""))
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
@@ -374,12 +388,5 @@ mod tests {
             dies.join().unwrap();
             std::fs::remove_file(paths.socket()).unwrap();
         }
-    }
-
-    #[test]
-    fn versions_that_differ_in_the_last_number_speak_the_same() {
-        assert_eq!(release("0.1.0"), release("0.1.7-dev"));
-        assert_ne!(release("0.1.0"), release("0.2.0"));
-        assert_ne!(release("1.1.0"), release("0.1.0"));
     }
 }

@@ -5,17 +5,18 @@ use std::sync::Weak;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 
+use super::passing::Passed;
 use super::stream::job;
 use super::{BytesDone, OfModel, Seed};
-use crate::node::Node;
-use crate::node::attached::Companion;
 use crate::node::discover::DiscoverRequest;
 use crate::node::get::{GetProgress, GetRequest};
 use crate::node::import::ImportRequest;
 use crate::node::mirror::{MirrorProgress, MirrorRequest};
+use crate::node::mounts::{Holding, MountRequest};
 use crate::node::share::ShareRequest;
+use crate::node::{Node, NodeError};
 
 /// What is known of the node; it is gone when the process stops.
 type Alive = State<Weak<Node>>;
@@ -27,7 +28,7 @@ pub(super) fn routes() -> Router<Weak<Node>> {
         .route("/v1/share", post(share))
         .route("/v1/mirror", post(mirror))
         .route("/v1/seed", post(seed))
-        .route("/v1/attach", post(attach))
+        .route("/v1/mount", post(mount))
         .route("/v1/discover", post(discover))
         .route("/v1/import", post(import))
         .route("/v1/verify", post(verify))
@@ -85,12 +86,26 @@ async fn seed(State(node): Alive, Json(request): Json<Seed>) -> Response {
         if let Some(model) = &request.model {
             node.take_in(model).await?;
         }
-        node.seed_known(&request)
+        node.seed_by_request(&request).await
     })
 }
 
-async fn attach(State(node): Alive, Json(companion): Json<Companion>) -> Response {
-    job(node, |node, _| async move { node.attend(companion).await })
+async fn mount(
+    State(node): Alive,
+    Extension(passed): Extension<Passed>,
+    Json(request): Json<MountRequest>,
+) -> Response {
+    job(node, |node, teller| async move {
+        let no_device = || NodeError::Request("no connection to the kernel was passed".to_owned());
+        let device = passed.take().ok_or_else(no_device)?;
+        let holding = request.held.then(|| Holding::new(&node, &request.place));
+        let served = node.mount(request, device).await?;
+        teller.tell(());
+        if holding.is_some() {
+            served.closing().await;
+        }
+        Ok(())
+    })
 }
 
 async fn import(State(node): Alive, Json(request): Json<ImportRequest>) -> Response {

@@ -7,15 +7,14 @@
 //! | `GET /v1/transfers` | array of [`TransferStatus`]; with `Accept: text/event-stream` or `?follow` a stream |
 //! | `GET /v1/metrics` | figures in Prometheus' text form |
 //! | `POST /v1/reload` | 204 once the registry was read again |
-//! | `POST /v1/stop` `{pid}`, or no body | 202; the node stops and lets go of the base directory |
-//! | `POST /v1/handover` [`HandoverRequest`](super::handover::HandoverRequest) | 202; the node stops and lets go of the base directory, and its command goes on as a client |
-//! | `POST /v1/attach` [`Companion`] | stream ending in `null` when the command is asked to end |
-//! | `POST /v1/detach` `{activity}` | [`Companion`]: the attached command that was asked to end |
-//! | `POST /v1/warm` `{path}` | [`Warmed`] once every byte below the path is here |
+//! | `POST /v1/stop` `{pid, replaced}`, or no body | 202; the node stops and releases the base directory |
+//! | `POST /v1/mount` [`MountRequest`](super::mounts::MountRequest), with the descriptor of the connection | stream: progress `null` when models can be read; its end is the end of a held mount |
+//! | `POST /v1/unmount` [`UnmountRequest`](super::mounts::UnmountRequest) | whether the node served that mount, which has ended |
+//! | `POST /v1/warm` `{path, resolve}` | [`Warmed`] once every byte below the path is here |
 //! | `POST /v1/get` [`GetRequest`](super::get::GetRequest) | stream ending in a [`GetReport`](super::get::GetReport) |
 //! | `POST /v1/discover` [`DiscoverRequest`](super::discover::DiscoverRequest) | stream ending in [`Discovered`](super::discover::Discovered) |
 //! | `POST /v1/share` [`ShareRequest`](super::share::ShareRequest) | stream ending in [`Shared`](super::share::Shared) |
-//! | `POST /v1/seed` [`Seed`] | stream ending in the models seeded |
+//! | `POST /v1/seed` [`Seed`] | stream ending in [`Seeded`] |
 //! | `POST /v1/import` [`ImportRequest`](super::import::ImportRequest) | stream ending in the manifest |
 //! | `POST /v1/verify` [`OfModel`] | stream ending in [`Verified`](super::maintenance::Verified) |
 //! | `POST /v1/remove` [`OfModel`] | stream ending in `null` |
@@ -31,10 +30,13 @@
 //! [`ErrorKind`], so that they mean the same on both sides. The socket is reached through a descriptor of its
 //! directory (`/proc/self/fd/N/silmaril.sock`), so that a deep base directory is not stopped by the 108 bytes
 //! that `sun_path` holds.
+//!
+//! A descriptor is passed with the first byte of its request (`SCM_RIGHTS`, unix(7)), at most one per connection.
 
 mod client;
 mod figures;
 mod jobs;
+mod passing;
 mod server;
 mod stream;
 
@@ -50,10 +52,11 @@ use std::time::Duration;
 use crate::catalog::CatalogStatus;
 use crate::fetch::TransferStatus;
 use crate::model::ModelRef;
-use crate::node::attached::Companion;
+use crate::mount::Namespaces;
 use crate::node::clients::JobStatus;
 use crate::node::disputes::{DisputedName, ModelNote};
 use crate::node::limited::LimitedProcess;
+use crate::node::mounts::MountStatus;
 use crate::node::places::StorageProblem;
 use crate::node::space::LackOfSpace;
 use crate::node::unresolved::UnresolvedName;
@@ -67,8 +70,12 @@ pub struct Status {
     pub pid: u32,
     /// Its version of silmaril.
     pub version: String,
-    /// What it does, e.g. `mount /home/u/models`.
-    pub activity: String,
+    /// The namespaces that it lives in; none where /proc does not show them.
+    #[serde(default)]
+    pub namespaces: Option<Namespaces>,
+    /// The mounts that it serves.
+    #[serde(default)]
+    pub mounts: Vec<MountStatus>,
     /// Seconds since it started.
     pub uptime: u64,
     /// Base directory.
@@ -86,9 +93,6 @@ pub struct Status {
     /// What it does for other commands now.
     #[serde(default)]
     pub jobs: Vec<JobStatus>,
-    /// The commands that wait to go on in its place.
-    #[serde(default)]
-    pub attached: Vec<Companion>,
     /// The models that its mount was asked for and cannot show, the latest last.
     #[serde(default)]
     pub unresolved: Vec<UnresolvedName>,
@@ -116,32 +120,43 @@ pub struct Hello {
     pub pid: u32,
     /// Its version of silmaril.
     pub version: String,
+    /// The namespaces that it lives in.
+    #[serde(default)]
+    pub namespaces: Option<Namespaces>,
 }
 
 /// Body of `POST /v1/seed`.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Seed {
     /// Which model; none is all of which something is here.
     pub model: Option<ModelRef>,
     /// Hosts to connect to.
     pub peers: Vec<SocketAddr>,
     /// Whether the user says that they may pass on a model that is withheld for its licence or its hub.
-    #[serde(default)]
     pub right: bool,
+    /// Whether the model is kept out of the DHT from now on.
+    pub skip_dht: bool,
+    /// How long the first announcement is waited for, in milliseconds.
+    pub announce_within: u64,
+}
+
+/// Answer to `POST /v1/seed`.
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
+pub struct Seeded {
+    /// The models.
+    pub models: Vec<ModelRef>,
+    /// Whether others can find them: an announcement succeeded, or none is made.
+    pub announced: bool,
 }
 
 /// Body of `POST /v1/stop`.
 #[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub struct Stop {
-    /// The process that is meant; one that has taken its place goes on.
+    /// The process that is meant; a later one goes on.
     pub pid: u32,
-}
-
-/// Body of `POST /v1/detach`.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Detach {
-    /// What is to end, e.g. `daemon`.
-    pub activity: String,
+    /// Whether another node goes on with what this one does for clients.
+    #[serde(default)]
+    pub replaced: bool,
 }
 
 /// Body of jobs that need to know the model only.
@@ -165,6 +180,8 @@ pub struct BytesDone {
 pub struct Warm {
     /// A model, a directory in it or a file, relative to the mount point: `org/name@revision/path`.
     pub path: String,
+    /// Whether a model that is not known is looked up.
+    pub resolve: bool,
 }
 
 /// Answer to `POST /v1/warm`.
@@ -193,6 +210,7 @@ impl From<Failure> for NodeError {
     fn from(Failure { kind, error }: Failure) -> Self {
         match kind {
             ErrorKind::HostLost => Self::HostLost,
+            ErrorKind::Stopped => Self::Stopped,
             kind => Self::Remote { kind, message: error },
         }
     }

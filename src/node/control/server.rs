@@ -8,7 +8,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -16,12 +16,12 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::passing::PassingStream;
 use super::stream::{alive, by_node};
-use super::{Detach, Failure, Status, Stop, Warm, Warmed, figures, jobs, short_path};
+use super::{Failure, Status, Stop, Warm, Warmed, figures, jobs, short_path};
 use crate::model::codec::MAX_MANIFEST;
-use crate::node::attached::Companion;
-use crate::node::handover::HandoverRequest;
-use crate::node::{Node, NodeError};
+use crate::node::mounts::UnmountRequest;
+use crate::node::{Ending, Node, NodeError};
 use crate::paths::Paths;
 
 /// As many commands may be served at once; each has a connection or two.
@@ -62,8 +62,7 @@ pub(in crate::node) fn serve(node: Weak<Node>, paths: &Paths) -> Result<Server, 
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/stop", post(stop))
-        .route("/v1/handover", post(handover))
-        .route("/v1/detach", post(detach))
+        .route("/v1/unmount", post(unmount))
         .route("/v1/warm", post(warm))
         .merge(figures::routes())
         .merge(jobs::routes())
@@ -89,7 +88,8 @@ async fn accept(listener: UnixListener, router: Router, mut ends: watch::Receive
         };
         match accepted {
             Ok((stream, _)) => {
-                let service = TowerToHyperService::new(router.clone());
+                let stream = PassingStream::new(stream, None);
+                let service = TowerToHyperService::new(router.clone().layer(Extension(stream.passed())));
                 let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                 connections.spawn(async move {
                     // A client that went away is no failure.
@@ -136,28 +136,22 @@ async fn reload(State(node): State<Weak<Node>>) -> Result<StatusCode, Refusal> {
 
 async fn stop(State(node): State<Weak<Node>>, which: Option<Json<Stop>>) -> Result<StatusCode, Refusal> {
     let node = alive(&node)?;
-    if which.is_some_and(|Json(Stop { pid })| pid != std::process::id()) {
-        return Err(NodeError::HostLost.into());
-    }
-    node.request_stop();
+    let ending = match which {
+        Some(Json(Stop { pid, .. })) if pid != std::process::id() => return Err(NodeError::HostLost.into()),
+        Some(Json(Stop { replaced: true, .. })) => Ending::Replaced,
+        _ => Ending::Stopped,
+    };
+    node.request_stop(ending);
     Ok(StatusCode::ACCEPTED)
 }
 
-async fn handover(
+async fn unmount(
     State(node): State<Weak<Node>>,
-    Json(request): Json<HandoverRequest>,
-) -> Result<StatusCode, Refusal> {
-    alive(&node)?.request_handover(request)?;
-    Ok(StatusCode::ACCEPTED)
-}
-
-async fn detach(
-    State(node): State<Weak<Node>>,
-    Json(which): Json<Detach>,
-) -> Result<Json<Companion>, Refusal> {
-    Ok(Json(alive(&node)?.end_attached(&which.activity)?))
+    Json(request): Json<UnmountRequest>,
+) -> Result<Json<bool>, Refusal> {
+    Ok(Json(alive(&node)?.unmount(&request).await))
 }
 
 async fn warm(State(node): State<Weak<Node>>, Json(request): Json<Warm>) -> Result<Json<Warmed>, Refusal> {
-    Ok(Json(by_node(&node, async |node| node.warm(&request.path).await).await?))
+    Ok(Json(by_node(&node, async |node| node.warm(&request.path, request.resolve).await).await?))
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Failure, Line, SILENCE};
-use crate::node::{Node, NodeError};
+use crate::node::{Ending, Node, NodeError};
 
 /// Progress is told at most this often.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -53,8 +53,17 @@ where
     F: Future<Output = Result<T, NodeError>>,
 {
     let node = alive(node)?;
-    let done = work(node.clone()).await;
-    done.map_err(|e| if node.is_stopping() { NodeError::HostLost } else { e })
+    let mut endings = node.endings();
+    let done = tokio::select! {
+        done = work(node.clone()) => done,
+        // The sender lives as long as the node.
+        _ = endings.wait_for(Option::is_some) => Err(NodeError::HostLost),
+    };
+    done.map_err(|e| match *endings.borrow() {
+        Some(Ending::Stopped) => NodeError::Stopped,
+        _ if node.is_stopping() => NodeError::HostLost,
+        _ => e,
+    })
 }
 
 /// Runs a job and answers with its lines.

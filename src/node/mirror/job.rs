@@ -56,22 +56,29 @@ impl Job {
     }
 
     /// Opens the repository; what it does is written on the board.
-    pub fn open(&self, node: &Node, request: &MirrorRequest, board: &Arc<Board>) -> Box<dyn Source> {
-        let (client, board, reference) = (node.http.clone(), board.clone(), self.reference.clone());
-        match &self.repository {
+    pub fn open(
+        &self,
+        node: &Node,
+        request: &MirrorRequest,
+        board: &Arc<Board>,
+    ) -> Result<Box<dyn Source>, NodeError> {
+        let token = &request.surroundings.token;
+        let client = node.client_in(&request.surroundings)?;
+        let (board, reference) = (board.clone(), self.reference.clone());
+        Ok(match &self.repository {
             Repository::Hub(hub) => {
-                Box::new(HubSource::new(client, hub.clone(), reference, request.token.as_ref(), board))
+                Box::new(HubSource::new(client, hub.clone(), reference, token.as_ref(), board))
             }
             Repository::Git(git) => {
                 let options = GitOptions {
                     reference,
                     depth: request.depth,
                     git_dir: node.library.paths.mirror_of(&self.model),
-                    token: request.token.clone(),
+                    token: token.clone(),
                 };
                 Box::new(GitSource::new(client, git.clone(), options, board))
             }
-        }
+        })
     }
 
     /// Fixes the commit and lists its files. What git cannot tell of a repository of the hub, the hub is asked for. Of
@@ -88,9 +95,9 @@ impl Job {
                 // The hub takes its tokens for passwords, too.
                 let given = git.credential.as_ref().and_then(|c| Token::new(&c.password).ok());
                 // In the order in which git tries them.
-                let token = given.as_ref().or(request.token.as_ref());
+                let token = given.as_ref().or(request.surroundings.token.as_ref());
                 let reference = snapshot.commit.to_string().parse().map_err(MirrorError::from)?;
-                let client = node.http.clone();
+                let client = node.client_in(&request.surroundings)?;
                 let hub = HubSource::new(client, hub.clone(), Some(reference), token, Arc::default());
                 match hub.terms().await {
                     Ok(Terms { gated, private, license }) => {

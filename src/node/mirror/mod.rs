@@ -16,8 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::get::meanwhile;
 use super::sharing::{Rule, Withheld};
-use super::{Node, NodeError, blocking};
-use crate::http::Token;
+use super::{Node, NodeError, Surroundings, blocking};
 use crate::mirror::{self, Board, FileProgress, Snapshot};
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, license, manifest};
 use crate::nofollow;
@@ -56,8 +55,8 @@ pub struct MirrorRequest {
     pub sign: bool,
     /// Bytes a piece.
     pub piece_length: u32,
-    /// For the hub.
-    pub token: Option<Token>,
+    /// How the command reaches the web.
+    pub surroundings: Surroundings,
 }
 
 /// How far it is.
@@ -148,7 +147,7 @@ impl Node {
         }
         let turn = self.mirrors.turn(&job.model).await;
         let board = Arc::new(Board::default());
-        let source = job.open(self, request, &board);
+        let source = job.open(self, request, &board)?;
         let showing = || progress(MirrorProgress::of(&board.now()));
         let snapshot = Arc::new(meanwhile(job.snapshot(self, request, &*source), showing).await?);
         let from = source.describe(snapshot.commit);
@@ -258,5 +257,5 @@ fn rule(request: &MirrorRequest, snapshot: &Snapshot, license: Option<&str>) -> 
     };
     let not_asked = (!request.share).then_some(Withheld::NotAsked);
     let withheld = restricted.filter(|_| !request.right).or(not_asked);
-    Rule { withheld, unannounced: !request.broadcast }
+    Rule { withheld, unannounced: !request.broadcast, ..Rule::default() }
 }

@@ -4,12 +4,12 @@ use crate::cli::samples::status;
 #[test]
 fn the_status_fits_eighty_columns() {
     let expected = "\
-mount /home/ada/models (process 4711, silmaril 0.1.0, up 1h 2m 5s)
+daemon (process 4711, silmaril 0.1.0, up 1h 2m 5s)
 base directory  /home/ada/.silmaril
+mounted on      /home/ada/models
 listening on    192.0.2.7:40123, [2001:db8::7]:40123
 catalog         1204 records, 3 peers, 212 DHT nodes
 for a command   get acme/minilm (since 1m 1s, 50% of 100 B)
-goes on after   daemon (process 4712)
 no space        2 files read through memory: 1.00 MiB free on the disk of the
                 cache, 1.00 GiB stay free (cache.min_free)
 not looked up   17 unknown names of python3 (process 99), beyond
@@ -45,12 +45,12 @@ sentence-transformers/all-MiniLM-L6-v2  87.4 MiB    9%  1.24 MiB/s  0 B/s
 #[test]
 fn the_status_fits_two_hundred_columns() {
     let expected = "\
-mount /home/ada/models (process 4711, silmaril 0.1.0, up 1h 2m 5s)
+daemon (process 4711, silmaril 0.1.0, up 1h 2m 5s)
 base directory  /home/ada/.silmaril
+mounted on      /home/ada/models
 listening on    192.0.2.7:40123, [2001:db8::7]:40123
 catalog         1204 records, 3 peers, 212 DHT nodes
 for a command   get acme/minilm (since 1m 1s, 50% of 100 B)
-goes on after   daemon (process 4712)
 no space        2 files read through memory: 1.00 MiB free on the disk of the cache, 1.00 GiB stay free (cache.min_free)
 not looked up   17 unknown names of python3 (process 99), beyond mount.max_lookups (5s ago)
 not shown       acme/absent: no peer that was asked knows it (5s ago)

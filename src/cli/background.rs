@@ -1,112 +1,133 @@
-//! A mount in the background: starting the process, and hearing from it that it is ready.
+//! Starting a process of this program in the background, and reading from it that it is ready.
 //!
-//! The background process leads a session of its own and holds none of the caller's descriptors: standard input is
-//! empty, standard error its log, and standard output a pipe to the caller, replaced by the log once it has carried
-//! either [`READY`] or the error that ended the process. The caller returns the same exit code.
+//! The background process leads a session of its own, has the working directory `/`, and holds none of the caller's
+//! descriptors: standard input is empty, standard error its log, and standard output a pipe to the caller, replaced by the
+//! log once it has carried [`READY`], [`BUSY`] or the error that ended the process.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, setsid};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::mount::Args;
-use crate::ffi::process::inherit_streams_only;
+use crate::ffi::process::start_alone;
+use crate::paths::Paths;
 
-/// How long the background process may take until it is ready. It may have to wait until another lets go of the base
-/// directory.
+/// How long the background process may take until it is ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long it may take to end once it was asked to, or once it has said its error.
+/// How long it may take to end once it was asked to, or once it has reported its error.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
-/// What the background process says when models can be read.
+/// What the background process writes when it is ready.
 const READY: &[u8] = b"ready\n";
 
-/// A log that has grown beyond this, in bytes, is put aside before the next mount.
+/// What it writes when another process has the base directory.
+const BUSY: &[u8] = b"busy\n";
+
+/// A log that has grown beyond this, in bytes, is renamed before the next process.
 const MAX_LOG: u64 = 16 << 20;
 
-/// Starts the background process and waits until it is ready or has failed.
-pub fn start(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let config = context.config()?;
-    let paths = config.paths();
-    paths.create()?;
-    let point = crate::mount::resolve(&args.mountpoint)?;
-    let log = paths.logs().join(log_name(&point));
+/// Variables that hold for the command that has them and not for the daemon: proxies and tokens.
+const OF_THE_COMMAND: [&str; 10] = [
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+];
+
+/// What became of a process that was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// It is ready. Its process.
+    Ready(u32),
+    /// Another process has the base directory.
+    Busy,
+}
+
+/// Starts `silmaril` with arguments in the background, and waits until it is ready or has failed. `log` gets its log.
+pub fn start(
+    context: &Context,
+    paths: &Paths,
+    arguments: &[OsString],
+    log: &Path,
+) -> Result<Started, CommandError> {
     let exe = std::env::current_exe().ok().filter(|exe| exe.exists()).unwrap_or("/proc/self/exe".into());
     let mut command = Command::new(exe);
-    // A pipe that nobody writes to: a container without /dev/fuse may have no /dev/null either.
+    // A pipe that no process writes to: a container without /dev/fuse may have no /dev/null either.
     let (nothing, _) = io::pipe().map_err(CommandError::internal)?;
     command.arg0("silmaril").current_dir("/").stdin(nothing).stdout(Stdio::piped());
-    command.stderr(open_log(&log).map_err(|e| CommandError::io(&log, e))?);
+    command.stderr(open_log(log).map_err(|e| CommandError::io(log, e))?);
+    for name in OF_THE_COMMAND {
+        command.env_remove(name);
+    }
     if let Some(file) = &context.globals.config {
         command.arg("--config").arg(std::path::absolute(file).map_err(|e| CommandError::io(file, e))?);
     }
     command.arg("--home").arg(&paths.base);
-    // A log that nobody watches says one level more than a terminal.
+    // A log that is not watched has one level more than a terminal.
     let verbosity = context.verbosity().saturating_add(1);
-    command.args((0..verbosity).map(|_| "-v")).args((verbosity..0).map(|_| "-q"));
-    command.args(["mount", "--ready-on-stdout"]).args(args.allow_other.then_some("--allow-other"));
-    command.args(args.no_resolve.then_some("--no-resolve"));
-    command.args(args.peers.iter().map(|peer| format!("--peer={peer}"))).arg("--").arg(&point);
-    // A pipe of the caller would otherwise stay open for as long as the mount.
-    inherit_streams_only(&mut command);
-    let mut child = command.spawn().map_err(CommandError::internal)?;
-
-    let said = hear(&mut child, Instant::now() + READY_WITHIN);
-    match said {
-        Ok(said) if said == READY => {
-            context.out.line(format_args!("mounted on {} (process {})", point.display(), child.id()))?;
-            context.out.note(format_args!("its log is {}", log.display()));
-            context.out.note(format_args!("unmount with: silmaril unmount {}", args.mountpoint.display()));
-            Ok(())
+    command.args((0..verbosity).map(|_| "-v")).args((verbosity..0).map(|_| "-q")).args(arguments);
+    let mut child = start_alone(&mut command).spawn().map_err(CommandError::internal)?;
+    let pid = child.id();
+    match hear(&mut child, Instant::now() + READY_WITHIN) {
+        Ok(said) if said == READY => Ok(Started::Ready(pid)),
+        Ok(said) if said == BUSY => {
+            end(&mut child);
+            Ok(Started::Busy)
         }
-        Ok(said) => Err(failure(&mut child, &said, &log)),
+        Ok(said) => Err(failure(&mut child, &said, log)),
         Err(error) => {
             end(&mut child);
             let why = match error.kind() {
                 io::ErrorKind::TimedOut => {
-                    format!("the mount was not ready within {} s", READY_WITHIN.as_secs())
+                    format!("the background process was not ready within {} s", READY_WITHIN.as_secs())
                 }
-                _ => format!("the mount process cannot be heard: {error}"),
+                _ => format!("the output of the background process cannot be read: {error}"),
             };
             Err(CommandError::internal(why).hint(format!("its log is {}", log.display())))
         }
     }
 }
 
-/// Runs the background process's part: detaches from the caller's session, and passes on readiness or the error.
-pub fn in_background(
-    serve: impl FnOnce(Box<dyn FnOnce(&Path) -> Result<(), CommandError>>) -> Result<(), CommandError>,
+/// The part of the background process: does its work and reports once that it is ready, or the error that ended it.
+pub fn serve(
+    work: impl FnOnce(Box<dyn FnOnce() -> Result<(), CommandError>>) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
-    // Fails only where this process leads a session already.
-    let _ = setsid();
-    let told = std::rc::Rc::new(std::cell::Cell::new(false));
-    let telling = told.clone();
-    let result = serve(Box::new(move |_| {
-        tell(READY).map_err(CommandError::internal)?;
-        telling.set(true);
+    let reported = std::rc::Rc::new(std::cell::Cell::new(false));
+    let reporting = reported.clone();
+    let result = work(Box::new(move || {
+        report(READY).map_err(CommandError::internal)?;
+        reporting.set(true);
         Ok(())
     }));
     if let Err(error) = &result
-        && !told.get()
+        && !reported.get()
     {
-        // A caller that is gone cannot be told.
-        let _ = tell(error.render().as_bytes());
+        let text = if error.is_busy() { BUSY.to_vec() } else { error.render().into_bytes() };
+        // A caller that is gone reads nothing.
+        let _ = report(&text);
     }
     result
 }
 
-/// Says the one thing there is to say on standard output, then closes it.
-fn tell(what: &[u8]) -> io::Result<()> {
+/// Writes the one thing there is to write on standard output, then closes it.
+fn report(what: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(what)?;
     stdout.flush()?;
@@ -114,7 +135,7 @@ fn tell(what: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads what the process says until it closes its output.
+/// Reads what the process writes until it closes its output.
 fn hear(child: &mut Child, until: Instant) -> io::Result<Vec<u8>> {
     let mut pipe = child.stdout.take().ok_or(io::ErrorKind::NotConnected)?;
     let mut said = Vec::new();
@@ -163,7 +184,7 @@ fn end(child: &mut Child) {
     }
 }
 
-/// The error that the process said, or what can be told of its end.
+/// The error that the process reported, or how it ended.
 fn failure(child: &mut Child, said: &[u8], log: &Path) -> CommandError {
     let status = ended(child, END_WITHIN);
     if status.is_err() {
@@ -174,20 +195,10 @@ fn failure(child: &mut Child, said: &[u8], log: &Path) -> CommandError {
         (Some(code), true) => CommandError::relayed(code.try_into().unwrap_or(3), &said),
         (code, _) => {
             let how = code.map_or("was killed".to_owned(), |code| format!("ended with {code}"));
-            CommandError::internal(format!("the mount process {how} before it was ready"))
+            CommandError::internal(format!("the background process {how} before it was ready"))
                 .hint(format!("its log is {}", log.display()))
         }
     }
-}
-
-/// The log's name: the mount point's path with dashes.
-fn log_name(point: &Path) -> PathBuf {
-    let text: String = (point.to_string_lossy().chars())
-        .map(|c| if c.is_alphanumeric() || matches!(c, '.' | '_') { c } else { '-' })
-        .collect();
-    // A file name has 255 bytes at most; the end of a path tells more than its start.
-    let start = (0..text.len()).find(|&i| text.len() - i <= 200 && text.is_char_boundary(i)).unwrap_or(0);
-    format!("mount-{}.log", text[start..].trim_start_matches('-')).into()
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
@@ -202,20 +213,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logs_are_named_after_the_mount_point() {
-        assert_eq!(log_name(Path::new("/home/u/my models")), Path::new("mount-home-u-my-models.log"));
-        let long = format!("/{}/x", "ä".repeat(300));
-        let name = log_name(Path::new(&long));
-        assert!(name.as_os_str().len() < 255 && name.to_str().unwrap().ends_with("-x.log"));
-    }
-
-    #[test]
     fn a_large_log_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("mount-a.log");
+        let path = dir.path().join("daemon.log");
         open_log(&path).unwrap().set_len(MAX_LOG + 1).unwrap();
         assert_eq!(open_log(&path).unwrap().metadata().unwrap().len(), 0);
-        assert!(dir.path().join("mount-a.log.old").exists());
+        assert!(dir.path().join("daemon.log.old").exists());
     }
 
     #[test]

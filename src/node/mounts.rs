@@ -1,0 +1,268 @@
+//! The mounts that this node serves.
+//!
+//! The command `mount` mounts in its own mount namespace and passes the connection to the kernel on; from then on the node
+//! answers the kernel. A mount that is `held` ends with the command that asked for it: with `mount --foreground`, and in
+//! another mount namespace, where only a process of that namespace can unmount.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::mount_names::{NetworkNames, Publishers};
+use super::{Node, NodeError, Surroundings};
+use crate::catalog::News;
+use crate::config::Show;
+use crate::fetch::web::Lent;
+use crate::mount::{Connection, LookupRules, MountError, Mounted, Namespaces, NeverResolve, Place};
+use crate::torrent::PeersGuard;
+
+/// How long a new mount waits for the first look at the models directory.
+const LOCAL_WITHIN: Duration = Duration::from_secs(2);
+
+/// Body of `POST /v1/mount`; the connection to the kernel is passed with it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MountRequest {
+    /// Where it is mounted.
+    pub place: Place,
+    /// What the user asked for.
+    pub options: ServeOptions,
+    /// Whether the mount ends with the request.
+    pub held: bool,
+    /// How the command reaches the web.
+    #[serde(default)]
+    pub surroundings: Surroundings,
+}
+
+/// How a mount is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServeOptions {
+    /// Whether other users may read. The kernel checks that.
+    pub allow_other: bool,
+    /// Whether models that are not known here are looked up.
+    pub resolve: bool,
+    /// Hosts that have models, called for every torrent while the mount lasts.
+    #[serde(rename = "given_peers")]
+    pub peers: Vec<SocketAddr>,
+}
+
+/// A mount, as `status` reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// The mount point, as the process that mounted sees it.
+    pub path: PathBuf,
+    /// How it is served.
+    #[serde(flatten)]
+    pub options: ServeOptions,
+    /// Whether it ends with the command that asked for it.
+    pub held: bool,
+}
+
+/// Body of `POST /v1/unmount`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UnmountRequest {
+    /// The mount point.
+    pub path: PathBuf,
+    /// The namespaces of the process that asks.
+    pub namespaces: Namespaces,
+}
+
+/// The mounts of one node, in the order in which they were mounted.
+#[derive(Default)]
+pub(super) struct Mounts {
+    served: Mutex<Vec<Arc<Served>>>,
+    /// One publication at a time, so that a former state never replaces a newer one.
+    publishing: Mutex<()>,
+}
+
+/// One mount.
+pub(super) struct Served {
+    request: MountRequest,
+    mounted: Mounted,
+    _peers: PeersGuard,
+    _lent: Option<Lent>,
+}
+
+impl Served {
+    /// Resolves when the mount is to be unmounted or is gone.
+    pub async fn closing(&self) {
+        self.mounted.closing().await;
+    }
+
+    fn is_at(&self, path: &Path, namespaces: &Namespaces) -> bool {
+        self.request.place.path == path && self.request.place.namespaces == *namespaces
+    }
+}
+
+impl Mounts {
+    fn served(&self) -> MutexGuard<'_, Vec<Arc<Served>>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the mounts are.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.served().iter().map(|served| served.request.place.path.clone()).collect()
+    }
+
+    /// For `status`.
+    pub fn status(&self) -> Vec<MountStatus> {
+        let of = |served: &Arc<Served>| MountStatus {
+            path: served.request.place.path.clone(),
+            options: served.request.options.clone(),
+            held: served.request.held,
+        };
+        self.served().iter().map(of).collect()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.served().is_empty()
+    }
+
+    /// Unmounts all, at the same time.
+    pub async fn stop(&self) {
+        let all = std::mem::take(&mut *self.served());
+        let mut stopping = tokio::task::JoinSet::new();
+        for served in all {
+            stopping.spawn(async move { served.mounted.stop().await });
+        }
+        while stopping.join_next().await.is_some() {}
+    }
+
+    /// Forwards what has become known of names that were looked for in vain.
+    pub fn news(&self, news: News<'_>) {
+        for served in self.served().iter().filter(|served| served.request.options.resolve) {
+            match news {
+                News::Name(name) => served.mounted.name_appeared(name),
+                News::Peer => served.mounted.peer_appeared(),
+                News::Holder => served.mounted.holder_appeared(),
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Serves a mount from now on. Returns when its models can be read. Where this fails, the caller unmounts.
+    pub(super) async fn mount(
+        self: &Arc<Self>,
+        request: MountRequest,
+        device: OwnedFd,
+    ) -> Result<Arc<Served>, NodeError> {
+        let MountRequest { place, options, .. } = request.clone();
+        let path = place.path.clone();
+        if self.mounts.served().iter().any(|served| served.is_at(&path, &place.namespaces)) {
+            return Err(NodeError::Mount(MountError::Busy(path)));
+        }
+        let peers = self.settings.peers.add(&options.peers);
+        self.call_for_all(&options.peers);
+        let lent = self.lend(&request.surroundings)?;
+        let (fetch, runtime) = (self.fetch.clone(), tokio::runtime::Handle::current());
+        let connection = Connection { device, place };
+        let serving = tokio::task::spawn_blocking(move || Mounted::serve(connection, fetch, runtime));
+        let mounted = serving.await.map_err(NodeError::internal)??;
+        self.set_up(&mounted, &options)?;
+        let served = Arc::new(Served { request, mounted, _peers: peers, _lent: lent });
+        // So that they are there when the mount is ready; a slow disk delays only them.
+        let _ = tokio::time::timeout(LOCAL_WITHIN, self.looked_for_local_models()).await;
+        self.mounts.served().push(served.clone());
+        self.publish_in_mounts()?;
+        let (node, ends) = (Arc::downgrade(self), served.clone());
+        tokio::spawn(async move {
+            ends.mounted.gone().await;
+            if let Some(node) = node.upgrade() {
+                node.mounts.served().retain(|served| !Arc::ptr_eq(served, &ends));
+            }
+        });
+        Ok(served)
+    }
+
+    fn set_up(self: &Arc<Self>, mounted: &Mounted, options: &ServeOptions) -> Result<(), NodeError> {
+        let publishers = Arc::new(Publishers::new(self.library.trust.clone()));
+        mounted.ask_trust(publishers.clone());
+        let config = &self.library.config.mount;
+        match config.show {
+            Show::All => {}
+            Show::Pinned => {
+                mounted.list_only(move |revision| {
+                    revision.is_local || crate::mount::Judge::is_pinned(&*publishers, &revision.manifest)
+                });
+            }
+            Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
+        }
+        if options.resolve {
+            let rules = LookupRules {
+                within: config.resolve_timeout,
+                never: NeverResolve::new(&config.never_resolve).map_err(NodeError::internal)?,
+                per_minute: config.max_lookups,
+            };
+            mounted.resolve_with(Arc::new(NetworkNames(Arc::downgrade(self))), rules);
+        }
+        Ok(())
+    }
+
+    /// Ends the mount at a path. Returns whether this node served one there.
+    pub(super) async fn unmount(&self, request: &UnmountRequest) -> bool {
+        let served = {
+            let mut all = self.mounts.served();
+            let at = all.iter().position(|served| served.is_at(&request.path, &request.namespaces));
+            at.map(|at| all.remove(at))
+        };
+        match &served {
+            Some(served) => served.mounted.stop().await,
+            None => return false,
+        }
+        true
+    }
+
+    /// Has all mounts show the models that are known now.
+    pub(super) fn publish_in_mounts(&self) -> Result<(), NodeError> {
+        let _one_at_a_time = self.mounts.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.mounts.served().clone();
+        let mut kept = BTreeSet::new();
+        for served in &all {
+            kept.extend(served.mounted.publish(self.shown()?));
+        }
+        if !all.is_empty() {
+            self.note_kept(kept);
+        }
+        Ok(())
+    }
+
+    /// Calls hosts that the user has named in all swarms.
+    fn call_for_all(&self, peers: &[SocketAddr]) {
+        if peers.is_empty() {
+            return;
+        }
+        self.session.trust_hosts(peers);
+        self.call_in_catalog(peers);
+        self.fetch.introduce_to_all(peers);
+    }
+}
+
+/// Unmounts when it goes out of scope: the command that holds the mount is gone.
+pub(super) struct Holding {
+    node: Arc<Node>,
+    request: Option<UnmountRequest>,
+}
+
+impl Holding {
+    /// Holds a mount of a node.
+    pub fn new(node: &Arc<Node>, place: &Place) -> Self {
+        let request = UnmountRequest { path: place.path.clone(), namespaces: place.namespaces };
+        Self { node: node.clone(), request: Some(request) }
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let (node, request) = (self.node.clone(), self.request.take());
+        // The runtime of the node drops it.
+        if let (Some(request), Ok(runtime)) = (request, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move { node.unmount(&request).await });
+        }
+    }
+}
