@@ -247,7 +247,7 @@ pub fn manifest_below(dir: &Path, model: &ModelRef) -> PathBuf {
 }
 
 /// What a base directory may hold before it has a registry: a part of what is made in it.
-const OWN_ENTRIES: [&str; 15] = [
+const OWN_ENTRIES: [&str; 17] = [
     "cache",
     "catalog",
     "dht.state",
@@ -255,9 +255,11 @@ const OWN_ENTRIES: [&str; 15] = [
     "log",
     "mirror",
     "models",
+    "mount.lock",
     "node.lock",
     "node.next",
     "resume",
+    "scrub.json",
     "sharing.yaml",
     "silmaril.sock",
     "torrents",

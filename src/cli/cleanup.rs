@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::size;
+use crate::config::{Config, LoadOptions};
 use crate::node::lock::NodeLock;
 use crate::nofollow;
 use crate::paths::Paths;
@@ -58,7 +59,14 @@ pub fn run(paths: &Paths, config_file: &Path, yes: bool, context: &Context) -> R
         doomed.extend(own(&paths.base)?);
         doomed.extend(models(&Store::open_to_read(paths)?.made_below_models(), &paths.models)?);
     }
-    doomed.extend(whole(config_file.to_owned())?);
+    if is_configured_by(config_file, paths) {
+        doomed.extend(whole(config_file.to_owned())?);
+    } else if config_file.exists() {
+        context.out.note(format_args!(
+            "{} is the configuration of another base directory and stays",
+            config_file.display()
+        ));
+    }
     if doomed.is_empty() {
         return context.out.line("nothing to delete");
     }
@@ -81,6 +89,16 @@ pub fn run(paths: &Paths, config_file: &Path, yes: bool, context: &Context) -> R
     let _ = fs::remove_dir(&paths.base);
     let _ = config_file.parent().filter(|dir| dir.ends_with("silmaril")).map(fs::remove_dir);
     context.out.line(format_args!("deleted {total}"))
+}
+
+/// Whether a configuration file is that of this base directory: it names this one, or it is as `init` writes it and the
+/// base directory that it names does not exist. One that cannot be read is taken for the file of this one.
+fn is_configured_by(config_file: &Path, paths: &Paths) -> bool {
+    let options = LoadOptions { config_path: Some(config_file.to_owned()), home: None };
+    let Ok(config) = Config::load_without_environment(&options) else { return true };
+    let named = config.paths().base;
+    let is_unchanged = || fs::read_to_string(config_file).is_ok_and(|text| text == Config::example(None));
+    named == paths.base || (is_unchanged() && !named.exists())
 }
 
 /// Asks on the terminal; refuses where there is none.

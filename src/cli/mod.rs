@@ -138,6 +138,17 @@ fn run(cli: Cli) -> Result<(), CommandError> {
     let context = Context::new(cli.globals);
     context
         .start_logging(matches!(cli.command, Command::Mount(_) | Command::Share(_) | Command::Daemon(_)))?;
+    if !matches!(
+        cli.command,
+        Command::Status(_)
+            | Command::List(_)
+            | Command::Stop(_)
+            | Command::Doctor(_)
+            | Command::Completions(_)
+            | Command::Man(_)
+    ) {
+        session::refuse_base_of_another_user(&context)?;
+    }
     match cli.command {
         Command::Init(args) => init::run(&args, &context),
         Command::Mount(args) => mount::run(&args, &context),

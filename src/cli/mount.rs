@@ -19,6 +19,7 @@ use crate::cli::error::CommandError;
 use crate::cli::session::{Daemon, with_daemon, with_daemon_here};
 use crate::cli::signals::StopSignals;
 use crate::config::Config;
+use crate::mount::MountError;
 use crate::node::mounts::{MountRequest, MountStatus, ServeOptions};
 use crate::node::{NodeError, NodeOptions};
 use crate::paths::Paths;
@@ -84,7 +85,11 @@ impl Args {
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
     // What is wrong with the directory is reported before anything is started.
-    let point = crate::mount::prepare(&args.mountpoint)?;
+    let point = match crate::mount::prepare(&args.mountpoint) {
+        // The daemon that serves it may be about to end; it is looked at again when the daemon is known.
+        Err(MountError::Busy(_)) => crate::mount::resolve(&args.mountpoint)?,
+        prepared => prepared?,
+    };
     let options = args.options();
     if args.hold {
         return background::serve(|ready| {

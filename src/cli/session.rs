@@ -325,13 +325,21 @@ fn version(text: &str) -> [u64; 3] {
     [(); 3].map(|()| parts.next().and_then(|part| part.parse().ok()).unwrap_or(0))
 }
 
-/// Refuses a base directory of another user or on a network file system.
-fn check_base(paths: &Paths) -> Result<(), CommandError> {
-    if let Ok(base) = std::fs::metadata(&paths.base)
-        && base.uid() != rustix::process::geteuid().as_raw()
-    {
-        return Err(NodeError::OtherUser { base: paths.base.clone(), uid: base.uid() }.into());
+/// Refuses a base directory of another user, in which files of this one would be of no use to that one. A configuration
+/// that cannot be read is for the command itself to report.
+pub fn refuse_base_of_another_user(context: &Context) -> Result<(), CommandError> {
+    let Ok(config) = context.config() else { return Ok(()) };
+    let base = config.paths().base;
+    match std::fs::metadata(&base) {
+        Ok(there) if there.uid() != rustix::process::geteuid().as_raw() => {
+            Err(NodeError::OtherUser { base, uid: there.uid() }.into())
+        }
+        _ => Ok(()),
     }
+}
+
+/// Refuses a base directory on a network file system.
+fn check_base(paths: &Paths) -> Result<(), CommandError> {
     if let Some(kind) = paths.network_file_system() {
         return Err(NodeError::NetworkDisk { base: paths.base.clone(), kind }.into());
     }

@@ -243,6 +243,7 @@ fn request(args: &Args, config: &Config, path: PathBuf, name: ModelName) -> Shar
         hybrid: args.hybrid,
         web_seeds: args.web_seeds.clone(),
         follow_links: OutsideLinks::new(),
+        skip_dht: args.skip_dht,
     }
 }
 

@@ -112,6 +112,11 @@ impl Config {
         Self::load_in(options, &Environment::of_process())
     }
 
+    /// [`Self::load`] as if `SILMARIL_HOME` were not set: what a file says for itself.
+    pub fn load_without_environment(options: &LoadOptions) -> Result<Self, ConfigError> {
+        Self::load_in(options, &Environment { silmaril_home: None, ..Environment::of_process() })
+    }
+
     /// The file that `load` reads, whether or not it exists.
     pub fn config_file(options: &LoadOptions) -> Result<PathBuf, ConfigError> {
         Self::config_file_in(options, &Environment::of_process())

@@ -53,7 +53,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{getegid, geteuid};
@@ -300,6 +300,9 @@ fn take_down(place: &Place) {
     if !place.namespaces.have_this_mount_table() {
         return;
     }
+    // `stop` and the end of the session come at the same time: the later one finds nothing to do.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     match mountinfo::at(&place.path) {
         Ok(Some(top)) if top.id == place.id => {}
         _ => return,

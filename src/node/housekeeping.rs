@@ -19,6 +19,9 @@ pub(super) async fn run(node: Weak<Node>, every: Duration) {
     for turn in 1u32.. {
         clock.tick().await;
         let Some(node) = node.upgrade() else { return };
+        if !node.has_base() {
+            return;
+        }
         node.fetch.flush(FLUSH_WITHIN).await;
         let store = node.library.store.clone();
         match tokio::task::spawn_blocking(move || store.sync()).await {

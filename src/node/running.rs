@@ -385,22 +385,8 @@ impl Node {
         }
     }
 
-    /// Answers waiting reads, ends the other commands' jobs, writes resume data and ends the session, all within a
-    /// deadline. The base directory is let go of when the node is dropped, and with it all that still writes there.
-    pub async fn stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        self.fetch.stop();
-        // The lock is held to the end: nobody else can have made this socket. Whoever comes now waits for the lock.
-        let _ = std::fs::remove_file(self.library.paths.socket());
-        if let Some(part) = &self.catalog {
-            part.catalog.stop();
-        }
-        // Parked reads have their answers, so that nothing holds the mounts.
-        self.mounts.stop().await;
-        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(server) = server {
-            server.end().await;
-        }
+    /// Writes resume data, block maps, the catalog and the state of the DHT, within a deadline.
+    async fn save(&self) {
         self.fetch.flush(STOP_WITHIN / 2).await;
         let store = self.library.store.clone();
         let catalog = self.catalog.clone();
@@ -417,6 +403,28 @@ impl Node {
             Err(_) => tracing::error!("the cache could not be synced in time"),
         }
         self.save_dht().await;
+    }
+
+    /// Answers waiting reads, ends the other commands' jobs, writes resume data and ends the session, all within a
+    /// deadline. The base directory is let go of when the node is dropped, and with it all that still writes there.
+    pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.fetch.stop();
+        // The lock is held to the end: nobody else can have made this socket. Whoever comes now waits for the lock.
+        let _ = std::fs::remove_file(self.library.paths.socket());
+        if let Some(part) = &self.catalog {
+            part.catalog.stop();
+        }
+        // Parked reads have their answers, so that nothing holds the mounts.
+        self.mounts.stop().await;
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(server) = server {
+            server.end().await;
+        }
+        // What is written below a base directory that was deleted would make it again.
+        if self.has_base() {
+            self.save().await;
+        }
         let session = self.session.clone();
         let ended = tokio::task::spawn_blocking(move || session.shutdown(STOP_WITHIN / 2));
         if !matches!(tokio::time::timeout(STOP_WITHIN, ended).await, Ok(Ok(true))) {

@@ -46,6 +46,9 @@ pub struct ShareRequest {
     /// Links out of the directory that are followed: those that the user has seen, with their targets.
     #[serde(default)]
     pub follow_links: OutsideLinks,
+    /// Whether it is kept out of the DHT.
+    #[serde(default)]
+    pub skip_dht: bool,
 }
 
 /// What came of it.
@@ -150,13 +153,16 @@ impl Node {
     ) -> Result<Shared, NodeError> {
         let model = ModelRef { name: request.name.clone(), revision: request.version.clone() };
         let former = self.library.registry.get(&model);
+        let rule = Rule { without_dht: request.skip_dht, ..Rule::default() };
         let node = self.clone();
         let shared =
             blocking::cancellable(move |cancel| node.library.publish(&request, &progress, cancel)).await?;
         let revision = self.library.revision(&model)?;
         // Whoever shares a directory says that it is theirs to share.
-        self.set_rule(&shared.manifest, Rule::default())?;
+        self.set_rule(&shared.manifest, rule)?;
         self.fetch.relocate(&revision);
+        // Whether or not the command lives to see it.
+        self.seed(&revision)?;
         let same = |m: &Arc<Manifest>| m.torrent.info_hash == shared.manifest.torrent.info_hash;
         if let Some(former) = former.filter(|former| !same(former)) {
             self.leave_unless_used(&former);

@@ -127,6 +127,22 @@ fn cleanup_deletes_what_silmaril_made_and_nothing_else() {
 }
 
 #[test]
+fn cleanup_of_another_base_directory_keeps_the_configuration() {
+    let home = Home::new();
+    home.run(&["init"]).ok();
+    let file = home.path(".config/silmaril/config.yaml");
+    let written = std::fs::read_to_string(&file).unwrap();
+    let other = home.path("other");
+    let other = other.to_str().unwrap();
+    home.run(&["--home", other, "init"]).ok();
+    let run = home.run(&["--home", other, "init", "--cleanup", "--yes"]);
+    assert!(run.stderr.contains("of another base directory and stays"), "{}", run.stderr);
+    run.ok();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), written);
+    assert!(!std::path::Path::new(other).exists());
+}
+
+#[test]
 fn cleanup_of_an_unused_home_deletes_all_and_can_be_repeated() {
     let home = Home::new();
     home.run(&["init"]).ok();

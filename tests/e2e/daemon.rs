@@ -175,6 +175,19 @@ fn a_daemon_ends_when_its_base_directory_is_deleted() {
     let pid = daemon(&a);
     std::fs::remove_dir_all(a.base()).unwrap();
     until("the daemon has ended", PATIENCE, || !runs(pid));
+    assert!(!a.base().exists(), "the daemon has made it again");
+    a.run(&["daemon"]).ok();
+}
+
+#[test]
+fn a_share_whose_output_is_not_read_is_seeded() {
+    let net = Net::new();
+    let a = host(&net, "a");
+    let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(3, 50_000))]);
+    let mut command = a.silmaril(&["share", dir.to_str().unwrap(), "--name", "acme/m", "--license", "mit"]);
+    command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    assert_eq!(command.output().unwrap().status.code(), Some(1));
+    assert_eq!(status(&a)["transfers"][0]["model"], "acme/m");
 }
 
 #[test]
@@ -482,9 +495,14 @@ fn the_base_directory_of_another_user_is_refused() {
     let pid = daemon(&a);
     let point = a.home().join("mnt");
     std::fs::create_dir(&point).unwrap();
-    for args in
-        [&["get", "acme/m"][..], &["mount", point.to_str().unwrap()], &["verify", "acme/m"], &["daemon"]]
-    {
+    for args in [
+        &["get", "acme/m"][..],
+        &["mount", point.to_str().unwrap()],
+        &["verify", "acme/m"],
+        &["daemon"],
+        &["key", "rotate", "--yes"],
+        &["init", "--cleanup", "--yes"],
+    ] {
         let error = a.run(args).error(1);
         assert!(error.contains("belongs to another user (uid 65534)"), "{error}");
     }

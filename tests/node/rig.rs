@@ -43,6 +43,7 @@ pub fn share_as_acme_m(dir: &Path) -> ShareRequest {
         hybrid: false,
         web_seeds: vec![],
         follow_links: Default::default(),
+        skip_dht: false,
     }
 }
 

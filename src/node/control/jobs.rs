@@ -75,7 +75,12 @@ async fn mirror(State(node): Alive, Json(request): Json<MirrorRequest>) -> Respo
             }
             teller.tell(progress);
         };
-        node.mirror(&request, tell).await
+        let report = node.mirror(&request, tell).await?;
+        if report.info_hash.is_some() && report.withheld.is_none() {
+            // Whether or not the command lives to see it.
+            node.seed(&node.library.revision(&report.model)?)?;
+        }
+        Ok(report)
     })
 }
 
