@@ -50,6 +50,12 @@ impl Asker {
         (!of_kernel).then_some(reader)
     }
 
+    /// Whether the thread has ended already: read-ahead that the kernel requests for a program that was killed arrives when
+    /// the program is gone.
+    pub fn is_gone(self) -> bool {
+        self.0 != 0 && matches!(Status::of(self.0), Ok(None))
+    }
+
     fn status(self) -> Option<Status> {
         (self.0 != 0).then(|| Status::of(self.0).ok().flatten())?
     }

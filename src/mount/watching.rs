@@ -50,7 +50,7 @@ impl Watch {
     /// Watches the reader of one parked read; none if the reader is about to end already. A reader that nothing is
     /// known of is watched in vain.
     pub fn admit(self: &Arc<Self>, asker: Asker) -> Option<Watched> {
-        let Some(reader) = asker.reader() else { return Some(Watched(None)) };
+        let Some(reader) = asker.reader() else { return (!asker.is_gone()).then_some(Watched(None)) };
         if reader.is_ending() {
             return None;
         }
@@ -140,6 +140,16 @@ mod tests {
         let child = Command::new("sleep").arg("1000").spawn().unwrap();
         let asker = Asker::new(child.id());
         (child, asker)
+    }
+
+    #[tokio::test]
+    async fn the_read_of_a_thread_that_has_ended_is_not_waited_for() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let asker = Asker::new(child.id());
+        child.wait().unwrap();
+        let watch = Watch::new(Handle::current());
+        assert!(watch.admit(asker).is_none());
+        assert!(watch.admit(Asker::UNSEEN).is_some(), "one that is not seen may still wait");
     }
 
     #[tokio::test]
