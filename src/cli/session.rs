@@ -57,7 +57,7 @@ impl Daemon {
         .hint("run the command where the daemon was started, or give this namespace a daemon of its own with `--home DIR`"))
     }
 
-    /// Whether paths and mounts mean the same in the daemon. Those of a daemon that does not say are taken for others.
+    /// Whether paths and mounts mean the same in the daemon. False if the daemon does not report its namespaces.
     pub fn sees_files(&self) -> bool {
         let here = Namespaces::of_this_process();
         here.is_ok_and(|here| self.namespaces.is_some_and(|there| there.have_the_mount_table_of(&here)))
@@ -108,8 +108,8 @@ pub fn with_daemon_here(
         let mut signals = StopSignals::new()?;
         let starting = start_node(context, &config, &options);
         let Some(node) = signals.unless(starting).await? else { return Ok(None) };
-        node.seed_local()?;
         let hosted = async {
+            node.seed_local()?;
             let client = Client::connect(&paths).await?.ok_or(NodeError::HostLost)?;
             let daemon =
                 Daemon { client, pid: std::process::id(), namespaces: Namespaces::of_this_process().ok() };
@@ -204,12 +204,12 @@ async fn start_node(
 struct Waiting {
     patience: Patience,
     began: Instant,
-    told: bool,
+    has_reported: bool,
 }
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { patience: Patience::default(), began: Instant::now(), told: false }
+        Self { patience: Patience::default(), began: Instant::now(), has_reported: false }
     }
 }
 
@@ -219,7 +219,7 @@ impl Waiting {
         if holder.contains(" on ") || !self.patience.has(&holder) {
             return Err(NodeError::Busy { base: paths.base.clone(), pid: holder }.into());
         }
-        if self.began.elapsed() >= SAYS_AFTER && !std::mem::replace(&mut self.told, true) {
+        if self.began.elapsed() >= SAYS_AFTER && !std::mem::replace(&mut self.has_reported, true) {
             let base = paths.base.display();
             context.out.note(format_args!("process {holder} is using {base}; waiting for it"));
         }

@@ -108,6 +108,18 @@ impl Mounts {
         self.served().iter().map(|served| served.request.place.path.clone()).collect()
     }
 
+    /// Where the mounts are that this process can unmount.
+    pub fn paths_here(&self) -> Vec<PathBuf> {
+        let is_here = |place: &&Place| place.namespaces.have_this_mount_table();
+        let served = self.served();
+        served
+            .iter()
+            .map(|served| &served.request.place)
+            .filter(is_here)
+            .map(|place| place.path.clone())
+            .collect()
+    }
+
     /// For `status`.
     pub fn status(&self) -> Vec<MountStatus> {
         let of = |served: &Arc<Served>| MountStatus {

@@ -288,9 +288,9 @@ impl Node {
         !self.mounts.is_empty() || !self.clients.is_empty() || self.fetch.has_work()
     }
 
-    /// Where the mounts are that it serves.
+    /// Where the mounts are that this process can unmount.
     pub fn mount_points(&self) -> Vec<PathBuf> {
-        self.mounts.paths()
+        self.mounts.paths_here()
     }
 
     /// Whether the base directory is still there, with the lock that this node holds.
@@ -410,7 +410,7 @@ impl Node {
     pub async fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.fetch.stop();
-        // The lock is held to the end: nobody else can have made this socket. Whoever comes now waits for the lock.
+        // The lock is held to the end, so this socket is this node's. A command that comes now waits for the lock.
         let _ = std::fs::remove_file(self.library.paths.socket());
         if let Some(part) = &self.catalog {
             part.catalog.stop();
