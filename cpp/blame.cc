@@ -55,7 +55,7 @@ bool has_owner(lt::piece_picker const& picker, lt::piece_picker::downloading_pie
     return can_ask(connection, piece.index) && connection.download_queue().empty();
 }
 
-// Has pieces forget blocks that nobody vouches for, so that peers that are left can fetch all of them.
+// Drops blocks whose senders are banned, gone or silent, so that the remaining peers can fetch whole pieces.
 template <typename IsSilent>
 void free_pieces(lt::torrent& torrent, Connections const& connections, IsSilent const& is_silent) {
     auto& picker = torrent.picker();

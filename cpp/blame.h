@@ -3,7 +3,7 @@
 // A piece that came from one peer proves that this peer lies: libtorrent bans it. Of a piece that came from
 // several, libtorrent suspects all ("parole"): a suspect may only fetch pieces that no other peer has a part
 // in, so that the next wrong piece proves one liar. Four things are missing there. A suspect cannot finish a
-// piece of which another peer, perhaps a banned one, has sent a part, and nobody else may be left. Suspects
+// piece of which another peer, perhaps a banned one, has sent a part, even if no other peer remains. Suspects
 // get no urgent requests, so a reader waits until one of them happens to speak. And four pieces that were
 // fetched with liars get an honest peer banned. A peer that falls silent keeps its piece from all suspects.
 // For the network thread alone.

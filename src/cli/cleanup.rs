@@ -92,7 +92,7 @@ pub fn run(paths: &Paths, config_file: &Path, yes: bool, context: &Context) -> R
 }
 
 /// Whether a configuration file is that of this base directory: it names this one, or it is as `init` writes it and the
-/// base directory that it names does not exist. One that cannot be read is taken for the file of this one.
+/// base directory that it names does not exist. An unreadable file counts as the file of this one.
 fn is_configured_by(config_file: &Path, paths: &Paths) -> bool {
     let options = LoadOptions { config_path: Some(config_file.to_owned()), home: None };
     let Ok(config) = Config::load_without_environment(&options) else { return true };

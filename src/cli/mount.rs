@@ -166,7 +166,7 @@ async fn attach(
     ready: impl FnOnce(),
 ) -> Result<(), CommandError> {
     let mut turn = Some(take_turn(paths).await?);
-    // Another command may have mounted there meanwhile.
+    // Another command may have mounted on the directory since the first check.
     let point = crate::mount::prepare(point)?;
     let allow_other = options.allow_other;
     let connection = tokio::task::block_in_place(|| crate::mount::attach(&point, allow_other))?;

@@ -51,7 +51,7 @@ pub async fn seed(
 
 /// Says that the daemon goes on seeding, and how that is ended.
 pub fn explain(context: &Context, daemon: &Daemon, model: Option<&ModelRef>) {
-    let what = model.map_or_else(|| "they".to_owned(), |_| "it".to_owned());
+    let what = if model.is_some() { "it" } else { "them" };
     context.out.note(format_args!(
         "process {} goes on seeding {what} in the background; `silmaril stop` ends that",
         daemon.pid

@@ -296,7 +296,7 @@ impl Fetch {
     }
 
     /// Other contents are reserved than before (see [`Store::withhold`](crate::store::Store::withhold)): torrents that offer
-    /// their bytes start anew without them.
+    /// their bytes are added again without them.
     pub fn withdraw_reserved(&self) {
         self.with(|state, now| state.withdraw_reserved(now));
     }

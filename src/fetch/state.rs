@@ -220,7 +220,7 @@ impl State {
         changes
     }
 
-    /// Adds those torrents anew that offer pieces which are reserved now.
+    /// Adds the torrents again that offer pieces which are reserved now.
     pub(super) fn withdraw_reserved(&mut self, now: Instant) {
         let offers = |(ih, transfer): &(&InfoHash, &Transfer)| transfer.offers_reserved(self.exposure(ih));
         let offering: Vec<InfoHash> = self.transfers.iter().filter(offers).map(|(ih, _)| *ih).collect();

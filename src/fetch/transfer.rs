@@ -467,7 +467,7 @@ impl Transfer {
             || self.may_offer(exposure) != self.engine_has
     }
 
-    /// Whether the engine has pieces that are not to be offered, or may be told of such.
+    /// Whether the engine has pieces that are not to be offered, or is about to receive such.
     pub(super) fn offers_reserved(&self, exposure: Exposure) -> bool {
         matches!(self.phase, Phase::Queued) || !self.engine_has.is_subset(&self.may_offer(exposure))
     }
