@@ -23,10 +23,9 @@ Examples:
 
 /// Get a model into a directory, whole or in part
 ///
-/// A model that is not known on this host is looked up on the network by its name. From then on the name belongs to the
-/// publisher of that model (see `silmaril trust`). Received data is kept: an interrupted command continues when it is run
-/// again. The daemon fetches the model and then seeds it in the background, unless --seed=false is given; it is started if it
-/// does not run.
+/// A model that is not known here is looked for on the network by its name. The first publisher of a name is the one it
+/// stands for from then on (see `silmaril trust`). What an interrupted call got is kept: calling it again goes on from there. The daemon fetches the model and
+/// then seeds it in the background, unless --seed=false is given; it is started if it does not run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
