@@ -6,8 +6,9 @@
 //! open files are emptied and the file is opened again: a shortage of the moment is no fault of the file.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -72,7 +73,7 @@ static CACHES: Mutex<Vec<Weak<dyn Closes>>> = Mutex::new(Vec::new());
 /// Has a cache emptied whenever descriptors are short, for as long as it lives.
 pub fn register(cache: &Arc<impl Closes + 'static>) {
     let weak: Weak<dyn Closes> = Arc::downgrade(&(cache.clone() as Arc<dyn Closes>));
-    let mut caches = CACHES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut caches = CACHES.lock();
     caches.retain(|cache| cache.strong_count() > 0);
     caches.push(weak);
 }
@@ -83,7 +84,7 @@ pub fn open<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         Err(error) if is_shortage(&error) => {
             // Not under the lock: closing a file may wait for its disk.
             let caches: Vec<_> = {
-                let caches = CACHES.lock().unwrap_or_else(PoisonError::into_inner);
+                let caches = CACHES.lock();
                 caches.iter().filter_map(Weak::upgrade).collect()
             };
             caches.iter().for_each(|cache| cache.close_all());

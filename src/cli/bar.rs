@@ -1,10 +1,10 @@
 //! One line of progress that fits the terminal, with the remaining time.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use crate::cli::output::{clean, percent, size};
@@ -148,7 +148,7 @@ impl Bar {
 
     /// Shows that `done` of `total` bytes are done.
     pub(super) fn set(&self, done: u64, total: u64, detail: &str, width: usize) {
-        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pace = self.pace.lock();
         pace.record(Instant::now(), done);
         let remaining = pace.remaining(total.saturating_sub(done));
         let figures = Figures { name: &self.name, done, total, remaining, detail: &clean(detail) };

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::io::IsTerminal as _;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar};
+use parking_lot::Mutex;
 
 use super::bar::Bar;
 use super::output::{Output, Progress, bar_width, clean};
@@ -84,7 +84,7 @@ impl Bars {
     ) {
         let width = bar_width();
         self.total.set(done, total, detail, width);
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.files.lock();
         let mut former = std::mem::take(&mut *files);
         for (path, done, size) in under_way.filter(|&(_, _, size)| size >= LARGE) {
             let bar = former.remove(path).unwrap_or_else(|| {
@@ -103,7 +103,7 @@ impl Bars {
 impl Drop for Transfers {
     fn drop(&mut self) {
         if let Shape::Bars(bars) = &self.shape {
-            for bar in bars.files.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            for bar in bars.files.lock().values() {
                 bar.bar.finish_and_clear();
             }
             bars.total.bar.finish_and_clear();

@@ -1,8 +1,8 @@
 //! The download rate that all bodies of a client keep to.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// A rate in bytes per second.
@@ -24,7 +24,7 @@ impl RateLimit {
     pub async fn take(&self, bytes: u64) {
         let Some(rate) = self.rate else { return };
         let until = {
-            let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut paid = self.paid.lock();
             *paid = (*paid).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate as f64);
             *paid
         };

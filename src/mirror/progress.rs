@@ -1,9 +1,9 @@
 //! What a mirror says of itself while it goes on: written by those who work, read whenever somebody looks.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 /// A pause before something is asked for again.
@@ -88,7 +88,7 @@ impl Board {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(super) fn set_git(&self, progress: GitProgress) {

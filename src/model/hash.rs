@@ -8,8 +8,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
@@ -294,10 +294,10 @@ pub fn hash_files(
             && let Some(&i) = order.get(taken.fetch_add(1, Ordering::Relaxed))
         {
             match hash_file(&files[i].0, piece_length, control) {
-                Ok(hashes) => done.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(hashes),
+                Ok(hashes) => done.lock()[i] = Some(hashes),
                 Err(error) => {
                     failed.store(true, Ordering::Relaxed);
-                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    failure.lock().get_or_insert(error);
                 }
             }
         }
@@ -310,10 +310,10 @@ pub fn hash_files(
         }
         work();
     });
-    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    if let Some(error) = failure.into_inner() {
         return Err(error);
     }
-    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let done = done.into_inner();
     done.into_iter().collect::<Option<Vec<_>>>().ok_or(HashError::Cancelled)
 }
 

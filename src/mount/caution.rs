@@ -1,8 +1,8 @@
 //! Warns in the log, once for each model and kind, when a program opens a file that can run code.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::fetch::FileRef;
@@ -55,7 +55,7 @@ impl Caution {
         }
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> parking_lot::MutexGuard<'_, Seen> {
+        self.0.lock()
     }
 }

@@ -1,8 +1,10 @@
 //! Open files and directories by handle number.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+
+use parking_lot::RwLock;
 
 /// A table of open things. Numbers are never reused.
 #[derive(Debug)]
@@ -21,17 +23,17 @@ impl<T> Handles<T> {
     /// Takes a thing in and gives it a number.
     pub fn insert(&self, value: T) -> u64 {
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
-        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(handle, Arc::new(value));
+        self.open.write().insert(handle, Arc::new(value));
         handle
     }
 
     /// The thing with that number.
     pub fn get(&self, handle: u64) -> Option<Arc<T>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned()
+        self.open.read().get(&handle).cloned()
     }
 
     /// Takes the thing out.
     pub fn remove(&self, handle: u64) -> Option<Arc<T>> {
-        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&handle)
+        self.open.write().remove(&handle)
     }
 }

@@ -10,9 +10,9 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::place::Place;
 use crate::model::InfoHash;
@@ -66,7 +66,7 @@ impl Table {
 
 impl Numbers {
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// The number of a directory or link above the revisions, by its path in the mount.

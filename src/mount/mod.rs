@@ -53,9 +53,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rustix::process::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -302,7 +303,7 @@ fn take_down(place: &Place) {
     }
     // `stop` and the end of the session come at the same time: the later one finds nothing to do.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one = ONE_AT_A_TIME.lock();
     match mountinfo::at(&place.path) {
         Ok(Some(top)) if top.id == place.id => {}
         _ => return,

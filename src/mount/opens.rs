@@ -5,7 +5,9 @@
 //! last is closed, even if the file has become complete in between.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
+
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::inode::Ino;
 use crate::fetch::FileRef;
@@ -34,11 +36,11 @@ impl<B> Default for Opens<B> {
 
 impl<B> Opens<B> {
     fn read(&self) -> RwLockReadGuard<'_, State<B>> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State<B>> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        self.state.write()
     }
 
     /// Opens a file and gives its handle, and the file behind if it is to be read from there. `choose` is asked

@@ -11,8 +11,10 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
+
+use parking_lot::{Mutex, RwLock};
 
 use super::inode::{Ino, Numbers};
 use super::listing::{Node, NodeKind};
@@ -202,32 +204,32 @@ impl Tree {
     /// Replaces the shown set. A disputed name that was read before keeps its publisher; returns these names.
     pub fn publish(&self, shown: impl Into<Shown>) -> BTreeSet<ModelRef> {
         let mut shown = shown.into();
-        let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.publishing.lock();
         let previous = self.view();
         let kept = previous.used_of(&shown);
         shown.disputed.retain(|model| !kept.contains(model));
         let view = View::new(shown, Some(&previous), &self.numbers, self.owner.mounted_at);
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+        *self.view.write() = Arc::new(view);
         kept
     }
 
     fn view(&self) -> Arc<View> {
-        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.view.read().clone()
     }
 
     /// Lists, from now on, only the revisions that the filter accepts, asked whenever a directory is opened. What is
     /// not listed is found by its name all the same.
     pub fn list_only(&self, filter: Arc<ListFilter>) {
-        *self.listed.write().unwrap_or_else(PoisonError::into_inner) = Some(filter);
+        *self.listed.write() = Some(filter);
     }
 
     /// Asks about publishers from now on.
     pub fn ask_trust(&self, judge: Arc<dyn Judge>) {
-        *self.trust.write().unwrap_or_else(PoisonError::into_inner) = Some(judge);
+        *self.trust.write() = Some(judge);
     }
 
     fn judge(&self) -> Option<Arc<dyn Judge>> {
-        self.trust.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trust.read().clone()
     }
 
     /// Answers, from now on, that a name above the revisions that is not known may stand for something, unless it matches
@@ -353,7 +355,7 @@ impl Tree {
         };
         let entries = match found {
             Found::Top(dir) => {
-                let filter = self.listed.read().unwrap_or_else(PoisonError::into_inner).clone();
+                let filter = self.listed.read().clone();
                 let shown = |at: &usize| {
                     filter.as_deref().is_none_or(|f| is_listed(&view, dir, &dir.entries[*at], f))
                 };

@@ -5,9 +5,10 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::holdings::NodeHoldings;
@@ -88,7 +89,7 @@ impl NodeCatalog {
     /// Publishes a record, once in this run; in the DHT too, if `in_dht`.
     pub async fn publish_once(&self, record: SharedRecord, in_dht: bool) -> Result<(), CatalogError> {
         let key = (record.record().publisher, record.record().salt(), record.record().sequence);
-        let published = || self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let published = || self.published.lock();
         if published().contains(&key) {
             return Ok(());
         }

@@ -1,9 +1,10 @@
 //! The jobs that other commands have this node do, for `status`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 /// A job in progress, as `status` tells it.
@@ -79,8 +80,8 @@ impl Drop for Noted {
     }
 }
 
-fn lock(jobs: &Mutex<BTreeMap<u64, Job>>) -> std::sync::MutexGuard<'_, BTreeMap<u64, Job>> {
-    jobs.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(jobs: &Mutex<BTreeMap<u64, Job>>) -> parking_lot::MutexGuard<'_, BTreeMap<u64, Job>> {
+    jobs.lock()
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@
 //! peer asks for one part after another.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
 use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
 use sha2::{Digest as _, Sha256};
 
 use crate::catalog::{HeldModel, Holdings, Trust};
@@ -66,7 +67,7 @@ impl NodeHoldings {
 
     /// Takes in what changed in the registry. Blocks for hashing what is new in it.
     pub fn refresh(&self) {
-        let _refreshing = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _refreshing = self.refreshing.lock();
         let generation = (self.registry.generation(), self.sharing.generation());
         let old = self.index();
         if old.generation == Some(generation) {
@@ -100,7 +101,7 @@ impl NodeHoldings {
             new.by_digest.insert(entry.digest, model.clone());
             new.entries.insert(model, entry);
         }
-        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        *self.index.write() = Arc::new(new);
     }
 
     /// The digest of a manifest of the registry, where it is signed.
@@ -111,7 +112,7 @@ impl NodeHoldings {
     }
 
     fn index(&self) -> Arc<Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.index.read().clone()
     }
 
     fn held(&self, model: &ModelRef, entry: &Entry) -> HeldModel {
@@ -131,8 +132,8 @@ impl NodeHoldings {
         self.sharing.of(model).withheld.is_some()
     }
 
-    fn texts(&self) -> std::sync::MutexGuard<'_, Texts> {
-        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn texts(&self) -> parking_lot::MutexGuard<'_, Texts> {
+        self.texts.lock()
     }
 }
 

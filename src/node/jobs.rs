@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
 type Turn = tokio::sync::Mutex<()>;
@@ -32,7 +33,7 @@ impl<K: Clone + Eq + Hash> Jobs<K> {
     }
 
     fn of(&self, about: &K) -> Arc<Turn> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.turns.lock();
         turns.retain(|_, turn| turn.strong_count() > 0);
         if let Some(turn) = turns.get(about).and_then(Weak::upgrade) {
             return turn;
@@ -56,6 +57,6 @@ mod tests {
         assert!(jobs.try_turn(&InfoHash([2; 32])).is_some());
         drop(held);
         assert!(jobs.try_turn(&InfoHash([1; 32])).is_some());
-        assert!(jobs.turns.lock().unwrap().len() <= 1, "turns that nobody has are forgotten");
+        assert!(jobs.turns.lock().len() <= 1, "turns that nobody has are forgotten");
     }
 }

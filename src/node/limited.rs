@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 /// Processes that are remembered.
@@ -79,7 +79,7 @@ impl Limited {
     }
 
     fn lock(&self) -> MutexGuard<'_, LruCache<u32, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

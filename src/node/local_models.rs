@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use super::dir_watch::DirWatch;
@@ -57,7 +58,7 @@ impl LocalModels {
     }
 
     fn shown(&self) -> MutexGuard<'_, Vec<Local>> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shown.lock()
     }
 
     /// Takes in the result of a scan. Returns whether the mount must show something else now.

@@ -1,8 +1,8 @@
 //! Magnet links whose info dictionary is being asked of peers.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::torrent::TorrentId;
@@ -58,8 +58,8 @@ impl MetadataWaiters {
         self.lock().remove(&id);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TorrentId, Asked>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<TorrentId, Asked>> {
+        self.asked.lock()
     }
 }
 

@@ -1,7 +1,9 @@
 //! What a mount asks the node: models that are not known here, and publishers.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::{ErrorKind, Node, chain};
 use crate::catalog::trust::Document;
@@ -57,7 +59,7 @@ impl Publishers {
 
 impl Judge for Publishers {
     fn is_pinned(&self, manifest: &Manifest) -> bool {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = self.latest.lock();
         if latest.as_ref().is_none_or(|(when, _)| when.elapsed() >= PINS_LAST) {
             let read = self.trust.document();
             let read = read.inspect_err(|error| tracing::error!("no name counts as pinned: {error}"));

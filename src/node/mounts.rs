@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use super::mount_names::{NetworkNames, Publishers};
@@ -100,7 +101,7 @@ impl Served {
 
 impl Mounts {
     fn served(&self) -> MutexGuard<'_, Vec<Arc<Served>>> {
-        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+        self.served.lock()
     }
 
     /// Where the mounts are.
@@ -232,7 +233,7 @@ impl Node {
 
     /// Has all mounts show the models that are known now.
     pub(super) fn publish_in_mounts(&self) -> Result<(), NodeError> {
-        let _one_at_a_time = self.mounts.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.mounts.publishing.lock();
         let all = self.mounts.served().clone();
         let mut kept = BTreeSet::new();
         for served in &all {

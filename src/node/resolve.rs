@@ -4,8 +4,10 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::accept::Intent;
 use super::candidates::{Askable, Settled};
@@ -60,7 +62,7 @@ pub(super) struct Resolvings(Mutex<HashMap<Key, Weak<Turn>>>);
 
 impl Resolvings {
     fn of(&self, key: Key) -> Arc<Turn> {
-        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.0.lock();
         turns.retain(|_, turn| turn.strong_count() > 0);
         if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
             return turn;
@@ -394,6 +396,6 @@ mod tests {
         assert!(!Arc::ptr_eq(&one, &resolvings.of(key("a/c"))));
         drop(one);
         resolvings.of(key("a/d"));
-        assert!(resolvings.0.lock().unwrap().len() <= 1, "turns that nobody has are forgotten");
+        assert!(resolvings.0.lock().len() <= 1, "turns that nobody has are forgotten");
     }
 }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -210,7 +211,7 @@ impl Node {
         });
         node.apply_all_rules();
         let server = control::serve(Arc::downgrade(&node), &node.library.paths)?;
-        *node.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+        *node.server.lock() = Some(server);
         // Whoever wrote to the registry after it was read, and before now, found nobody to tell.
         node.reload()?;
         let housekeeper = tokio::spawn(super::housekeeping::run(Arc::downgrade(&node), SYNC_EVERY));
@@ -417,7 +418,7 @@ impl Node {
         }
         // Parked reads have their answers, so that nothing holds the mounts.
         self.mounts.stop().await;
-        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let server = self.server.lock().take();
         if let Some(server) = server {
             server.end().await;
         }
@@ -451,8 +452,8 @@ fn web(hub: &HubConfig, http: &Client) -> Option<Arc<HttpSource>> {
     Some(Arc::new(HttpSource::new(http.clone(), &hub.endpoint, token.ok().flatten().as_ref())))
 }
 
-fn lock_tasks(tasks: &Mutex<Vec<JoinHandle<()>>>) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
-    tasks.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock_tasks(tasks: &Mutex<Vec<JoinHandle<()>>>) -> parking_lot::MutexGuard<'_, Vec<JoinHandle<()>>> {
+    tasks.lock()
 }
 
 /// Starts something that listens, and tries again for a while where another has the port.

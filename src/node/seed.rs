@@ -1,6 +1,6 @@
 //! Uploading what is here.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::control::{Seed, Seeded};
@@ -32,7 +32,7 @@ impl Node {
             return Ok(());
         }
         let Some(metainfo) = self.library.store.load_metainfo(&hybrid)? else { return Ok(()) };
-        let mut hybrids = self.hybrids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hybrids = self.hybrids.lock();
         let twin = hybrids.entry(hybrid).or_default();
         let (have, _) = revision.offered_pieces();
         if twin.is_some() || !stays || !have.is_full() {
@@ -115,14 +115,14 @@ impl Node {
         self.fetch.leave(&manifest.torrent.info_hash);
         self.unseed_hybrid(manifest);
         if let Some(hybrid) = manifest.torrent.hybrid_info_hash {
-            self.hybrids.lock().unwrap_or_else(PoisonError::into_inner).remove(&hybrid);
+            self.hybrids.lock().remove(&hybrid);
         }
     }
 
     /// Joins the swarm of a hybrid twin again that was left because files were not as they should be.
     pub(super) fn reseed_hybrid(&self, manifest: &Arc<Manifest>) -> Result<(), NodeError> {
         let is_left = |hybrid: &InfoHash| {
-            let hybrids = self.hybrids.lock().unwrap_or_else(PoisonError::into_inner);
+            let hybrids = self.hybrids.lock();
             hybrids.get(hybrid).is_some_and(Option::is_none)
         };
         if manifest.torrent.hybrid_info_hash.as_ref().is_some_and(is_left) {
@@ -134,7 +134,7 @@ impl Node {
     /// Leaves the swarm of a hybrid twin until [`Self::reseed_hybrid`]. Returns whether it was joined.
     pub(super) fn unseed_hybrid(&self, manifest: &Manifest) -> bool {
         let hybrid = manifest.torrent.hybrid_info_hash;
-        let mut hybrids = self.hybrids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hybrids = self.hybrids.lock();
         let Some(id) = hybrid.and_then(|hybrid| hybrids.get_mut(&hybrid)?.take()) else { return false };
         // The engine takes a moment to remove it, and may have given it up already.
         let _ = self.session.set_withheld(id, true);

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 use super::{Registry, StoreError};
 use crate::model::{Manifest, ModelRef, PublisherKey};
@@ -37,7 +39,7 @@ impl Beside {
             Some(known) => known,
             None => {
                 let new = Arc::new(open_of(&self.dir, &key)?);
-                let mut of = self.of.write().unwrap_or_else(PoisonError::into_inner);
+                let mut of = self.of.write();
                 of.entry(key).or_insert(new).clone()
             }
         };
@@ -79,7 +81,7 @@ impl Beside {
         for key in publishers(&self.dir)? {
             if !self.read().contains_key(&key) {
                 let new = Arc::new(open_of(&self.dir, &key)?);
-                self.of.write().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert(new);
+                self.of.write().entry(key).or_insert(new);
                 changed = true;
             }
         }
@@ -90,8 +92,8 @@ impl Beside {
         Ok(changed)
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<PublisherKey, Arc<Registry>>> {
-        self.of.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> parking_lot::RwLockReadGuard<'_, BTreeMap<PublisherKey, Arc<Registry>>> {
+        self.of.read()
     }
 }
 

@@ -6,9 +6,10 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use lru::LruCache;
+use parking_lot::Mutex;
 
 use crate::descriptors::{self, Closes, Shares};
 
@@ -50,8 +51,8 @@ impl FdCache {
         let _file = self.lock().pop(&key);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<FdKey, Arc<File>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, LruCache<FdKey, Arc<File>>> {
+        self.0.lock()
     }
 }
 

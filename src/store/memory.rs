@@ -9,8 +9,9 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::shed::punch;
@@ -82,7 +83,7 @@ pub fn open_memory(path: &Path) -> Option<io::Result<File>> {
 }
 
 fn files() -> MutexGuard<'static, HashMap<PathBuf, Weak<MemoryFile>>> {
-    FILES.lock().unwrap_or_else(PoisonError::into_inner)
+    FILES.lock()
 }
 
 #[cfg(test)]

@@ -53,9 +53,10 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use fixedbitset::FixedBitSet;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::model::{Layout, Manifest, PiecesRoot};
 use crate::paths::Paths;
@@ -338,7 +339,7 @@ impl Store {
 
     /// The content of a key, opened if no revision holds it now.
     fn content(&self, key: ContentKey, staging: &[PathBuf]) -> Result<Arc<Content>, StoreError> {
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let _opening = self.opening.lock();
         if let Some(content) = self.live_content(&key) {
             return Ok(content);
         }
@@ -377,11 +378,11 @@ impl Store {
     }
 
     fn moving(&self) -> MutexGuard<'_, ()> {
-        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
+        self.moving.lock()
     }
 
     fn contents(&self) -> MutexGuard<'_, HashMap<ContentKey, Weak<Content>>> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock()
     }
 
     /// A file, whole and verified, with the bytes of that root and length, in some model's directory or one shared in

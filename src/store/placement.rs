@@ -9,8 +9,10 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::blockmap::BlockMap;
 pub use super::record::Stamp;
@@ -188,7 +190,7 @@ impl Placements {
 
     /// Changes the record of a torrent, durably, before anybody sees the change. An empty record is removed.
     pub fn update(&self, info_hash: &InfoHash, change: impl FnOnce(&mut Record)) -> Result<(), StoreError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.writing.lock();
         let (old, known) = {
             let state = self.lock();
             let old = state.records.get(info_hash).cloned().unwrap_or_default();
@@ -423,6 +425,6 @@ impl Placements {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

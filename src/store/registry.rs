@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::StoreError;
 use crate::model::{Manifest, ModelRef};
@@ -48,7 +50,7 @@ impl Registry {
 
     /// Stores a checked manifest atomically, replacing the one of the same revision.
     pub fn insert(&self, manifest: Manifest) -> Result<Arc<Manifest>, StoreError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.writing.lock();
         let model = manifest.model_ref();
         let path = manifest_below(&self.root, &model);
         write_manifest(&manifest, &path)?;
@@ -65,7 +67,7 @@ impl Registry {
         model: &ModelRef,
         change: impl FnOnce(&Manifest) -> Option<Manifest>,
     ) -> Result<bool, StoreError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.writing.lock();
         let Some(manifest) = self.get(model).and_then(|known| change(&known)) else { return Ok(false) };
         write_manifest(&manifest, &manifest_below(&self.root, model))?;
         self.replace(|all| {
@@ -86,7 +88,7 @@ impl Registry {
 
     /// Forgets a revision. Tells whether it was known.
     pub fn remove(&self, model: &ModelRef) -> Result<bool, StoreError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.writing.lock();
         let path = manifest_below(&self.root, model);
         let there = fsutil::remove_if_there(&path).map_err(|e| StoreError::io(&path, e))?;
         if there {
@@ -100,7 +102,7 @@ impl Registry {
     /// Reads `registry/` again, after another process wrote there. Unchanged manifests keep their `Arc`. Tells
     /// whether anything changed.
     pub fn reload(&self) -> Result<bool, StoreError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.writing.lock();
         let old = self.read().clone();
         let new = scan(&self.root, &old)?;
         let same = old.len() == new.len()
@@ -117,12 +119,12 @@ impl Registry {
     }
 
     fn replace(&self, change: impl FnOnce(&mut Manifests)) {
-        change(&mut self.manifests.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.manifests.write());
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Manifests> {
-        self.manifests.read().unwrap_or_else(PoisonError::into_inner)
+        self.manifests.read()
     }
 }
 

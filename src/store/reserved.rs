@@ -6,7 +6,7 @@
 //! outside the cache: it was got, shared in place or mirrored. What the cache holds belongs to no model in particular.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
 
@@ -31,7 +31,7 @@ impl Store {
             let keys = files.filter_map(|file| Some(ContentKey { root: file.pieces_root?, len: file.size }));
             withheld.keys.extend(keys);
         }
-        let mut current = self.shared.withheld.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.shared.withheld.lock();
         let changes = **current != withheld;
         *current = Arc::new(withheld);
         changes
@@ -47,7 +47,7 @@ impl Store {
 impl Shared {
     /// Those of some contents that are reserved.
     fn reserved(&self, keys: impl Iterator<Item = ContentKey>) -> HashSet<ContentKey> {
-        let withheld = self.withheld.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let withheld = self.withheld.lock().clone();
         let mut reserved: HashSet<_> = keys.filter(|key| withheld.keys.contains(key)).collect();
         if !reserved.is_empty() {
             let stored = self.placements.stored_for(&reserved, |model| !withheld.models.contains(model));

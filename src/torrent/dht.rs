@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::MutexGuard;
 
 use super::overlay::MAX_ITEM;
 use super::session::{Session, Shared, internal};
@@ -82,7 +83,7 @@ impl Dht {
 
 impl Shared {
     fn dht(&self) -> MutexGuard<'_, Dht> {
-        self.dht.lock().unwrap_or_else(PoisonError::into_inner)
+        self.dht.lock()
     }
 
     /// Answers questions that took too long. To be called every now and then.

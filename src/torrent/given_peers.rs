@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Peers that count for every torrent. Each counts for as long as a [`PeersGuard`] that holds it lives. Clones share the
 /// peers.
@@ -30,7 +32,7 @@ impl GivenPeers {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

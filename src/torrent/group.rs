@@ -1,8 +1,10 @@
 //! Which addresses count as one where the share of a host is bounded, or a host is banned.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// The bits of an IPv6 address below its /64, all of which whoever has one address there can use.
 const BELOW: u128 = u64::MAX as u128;
@@ -14,7 +16,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The IPv6 networks that this machine is in, or was a moment ago.
 fn own_networks() -> Arc<[u128]> {
-    let mut known = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = OWN.lock();
     if let Some((_, networks)) = known.as_ref().filter(|(since, _)| since.elapsed() < LOOK_AGAIN) {
         return Arc::clone(networks);
     }

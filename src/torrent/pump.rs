@@ -8,8 +8,8 @@ use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -104,7 +104,7 @@ impl Pump {
             self.shared.send(event);
         }
         // Through the lock, so that whoever is about to wait does not miss it.
-        drop(self.shared.turn.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(self.shared.turn.lock());
         self.shared.turned.notify_all();
     }
 

@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cxx::UniquePtr;
 use fixedbitset::FixedBitSet;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc::UnboundedSender;
 use url::Url;
 
@@ -81,8 +82,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn torrents(&self) -> std::sync::MutexGuard<'_, HashMap<TorrentId, Known>> {
-        self.torrents.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn torrents(&self) -> parking_lot::MutexGuard<'_, HashMap<TorrentId, Known>> {
+        self.torrents.lock()
     }
 }
 
@@ -191,16 +192,16 @@ impl Session {
     /// whether everything ended in time; what has not ends in the background. Requests fail from now on.
     pub fn shutdown(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
-        let Some(pump) = self.pump.lock().unwrap_or_else(PoisonError::into_inner).take() else { return true };
+        let Some(pump) = self.pump.lock().take() else { return true };
         let paused = self.shared.engine.pause().is_ok();
         // The pump is still at work and sends the answers on.
-        let mut turn = self.shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = self.shared.turn.lock();
         while paused
             && Instant::now() < deadline
             && self.shared.engine.saves_pending().is_ok_and(|pending| pending > 0)
         {
             let left = deadline.saturating_duration_since(Instant::now());
-            turn = self.shared.turned.wait_timeout(turn, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.shared.turned.wait_for(&mut turn, left);
         }
         drop(turn);
         self.shared.stopping.store(true, Ordering::Release);

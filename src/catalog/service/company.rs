@@ -1,7 +1,7 @@
 //! Joining the catalog's swarm, and looking for company there.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ const FEW: usize = 4;
 
 /// Joins the swarm, if we are not in it.
 pub(super) fn join(core: &Core) {
-    let mut swarm = core.swarm.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut swarm = core.swarm.lock();
     if swarm.is_none() {
         match core.overlay.meet(Meeting::Topic(Topic::of(CATALOG)), &core.settings.peers.list()) {
             Ok(id) => *swarm = Some(id),
@@ -35,7 +35,7 @@ pub(super) fn join(core: &Core) {
 
 /// Leaves the swarm.
 pub(super) fn leave(core: &Core) {
-    let swarm = core.swarm.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let swarm = core.swarm.lock().take();
     if let Some(id) = swarm
         && let Err(error) = core.overlay.leave(id)
     {

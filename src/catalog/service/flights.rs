@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -110,7 +111,7 @@ impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> Flights<K
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.0.lock();
         if let Some(report) = running.get(key).and_then(Weak::upgrade) {
             let progress = report.subscribe();
             if progress.borrow().over.is_none() {

@@ -6,10 +6,11 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lru::LruCache;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::core::{Core, Heard};
@@ -67,7 +68,7 @@ fn put_first<K: Hash + Eq, V: PartialEq>(claims: &mut LruCache<K, Vec<V>>, key: 
 
 impl Holders {
     fn claims(&self) -> MutexGuard<'_, Claims> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// A peer says what it holds.

@@ -5,9 +5,9 @@
 //! than its budget, messages are dropped before anybody reads them. Taking something in never waits.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::catalog::gossip::Connection;
@@ -76,7 +76,7 @@ pub(super) struct Inbox {
 
 impl Inbox {
     fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lines.lock()
     }
 
     /// A peer can be spoken to; `false` if there are too many.

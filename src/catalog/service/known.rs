@@ -1,8 +1,9 @@
 //! What gossip answers from: the store, and what this node holds.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::catalog::gossip::answers::Source;
@@ -31,7 +32,7 @@ impl Known {
     /// The digest in the order of keys; one for all peers that ask at about the same time.
     fn digest(&self) -> Arc<[Have]> {
         let now = Instant::now();
-        let mut kept = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.digest.lock();
         if let Some((made, digest)) = &*kept
             && now < *made + DIGEST_AGE
         {

@@ -6,9 +6,10 @@
 mod transfer;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -132,7 +133,7 @@ impl Met {
 }
 
 fn meetings(core: &Core) -> MutexGuard<'_, HashMap<InfoHash, (TorrentId, usize)>> {
-    core.transfers.meetings.lock().unwrap_or_else(PoisonError::into_inner)
+    core.transfers.meetings.lock()
 }
 
 impl Drop for Met {

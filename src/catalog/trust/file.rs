@@ -7,7 +7,9 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::document::LIMITS;
 use super::{Document, TrustError};
@@ -56,7 +58,7 @@ impl<T: Clone> Watched<T> {
 
     /// Has the value made anew: a file that replaces another within a tick of the clock can look like it.
     pub fn forget(&self) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.seen.lock() = None;
     }
 
     /// The value; `make` is called where the file changed since the last call, or the last value was not `lasting`, as an
@@ -64,7 +66,7 @@ impl<T: Clone> Watched<T> {
     pub fn get(&self, make: impl FnOnce(&Path) -> T, lasting: impl FnOnce(&T) -> bool) -> T {
         // Before the file is read: a change in between is seen the next time.
         let now = self.path.metadata().ok().map(|meta| Stamp::of(&meta));
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         if let Some((_, value)) = seen.as_ref().filter(|(then, _)| *then == now) {
             return value.clone();
         }

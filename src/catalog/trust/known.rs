@@ -1,7 +1,9 @@
 //! The publishers whom somebody here chose to deal with.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::{Document, Trust};
 use crate::model::PublisherKey;
@@ -27,7 +29,7 @@ impl Trust {
     /// about many keys asks once.
     pub fn known_keys(&self) -> Arc<HashSet<PublisherKey>> {
         let (own, document) = (self.own(), self.document().ok());
-        let mut gathered = self.known.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gathered = self.known.0.lock();
         let is_same = |then: &Option<Arc<Document>>| match (then, &document) {
             (Some(then), Some(now)) => Arc::ptr_eq(then, now),
             (None, None) => true,

@@ -43,7 +43,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 pub use changes::Removed;
 pub use choice::{Choice, Pinning};
@@ -51,6 +51,7 @@ pub use document::{Alias, AliasError, Document, Listed, Pin, Succession, When};
 pub use error::TrustError;
 pub(crate) use file::TrustLock;
 pub use named::NamedPublisher;
+use parking_lot::RwLock;
 
 use choice::View;
 use file::{TrustFile, Watched};
@@ -122,7 +123,7 @@ impl Trust {
 
     /// Has successions looked up from now on, by what answers from memory.
     pub fn follow(&self, successors: Successors) {
-        *self.successors.write().unwrap_or_else(PoisonError::into_inner) = Some(successors);
+        *self.successors.write() = Some(successors);
     }
 
     /// The policy.
@@ -301,7 +302,7 @@ impl Trust {
     /// The successions that lead from a key to the one that counts now; none where they lead back. Nobody else says
     /// that our own key was replaced.
     fn chain(&self, document: &Document, key: &PublisherKey) -> Vec<(PublisherKey, PublisherKey)> {
-        let successors = self.successors.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let successors = self.successors.read().clone();
         let mut steps: Vec<(PublisherKey, PublisherKey)> = Vec::new();
         let mut at = *key;
         let own = self.own();

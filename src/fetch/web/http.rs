@@ -1,11 +1,12 @@
 //! The real web.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
+use parking_lot::{Mutex, MutexGuard};
 use url::Url;
 
 use super::{WebBody, WebError, WebRequest, WebSource};
@@ -56,7 +57,7 @@ impl Drop for Lent {
 }
 
 fn lock(all: &Mutex<Vec<Arc<Access>>>) -> MutexGuard<'_, Vec<Arc<Access>>> {
-    all.lock().unwrap_or_else(PoisonError::into_inner)
+    all.lock()
 }
 
 impl HttpSource {

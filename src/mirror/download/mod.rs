@@ -9,10 +9,11 @@ mod receive;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::try_join_all;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::error::FileProblem;
 use super::journal::{Journal, part_path};
@@ -85,7 +86,7 @@ pub async fn download(
     let run = Run::new(source, &job, board, plan);
     check_space(&job, run.needed())?;
     try_join_all((0..job.parallel.max(1)).map(|_| run.work())).await?;
-    let hashes = run.hashes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let hashes = run.hashes.into_inner();
     let fetched = run.fetched.into_inner();
     Ok(Downloaded { dir: job.staging.join("tree"), hashes, pointers, fetched })
 }
@@ -177,11 +178,11 @@ impl<'a> Run<'a> {
     }
 
     fn next(&self) -> Option<Task> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.queue.lock().pop_front()
     }
 
     fn unfinished(&self) -> MutexGuard<'_, HashMap<Identity, RemoteFile>> {
-        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unfinished.lock()
     }
 
     /// Bytes still to be written.
@@ -198,7 +199,7 @@ impl<'a> Run<'a> {
             let (journal, staging) = (self.journal.clone(), self.job.staging.to_owned());
             let placed = blocking::run(move |_| plan::place(&journal, &staging, &task, at, hashes)).await??;
             self.board.add_done(size * copies);
-            self.hashes.lock().unwrap_or_else(PoisonError::into_inner).extend(placed);
+            self.hashes.lock().extend(placed);
         }
         Ok(())
     }

@@ -63,21 +63,21 @@ impl Memory {
     }
 
     fn act(&self, acts: impl IntoIterator<Item = Act>) {
-        self.acts.lock().unwrap().extend(acts);
+        self.acts.lock().extend(acts);
     }
 
     fn asked(&self) -> Vec<(String, u64)> {
-        std::mem::take(&mut self.asked.lock().unwrap())
+        std::mem::take(&mut self.asked.lock())
     }
 
     async fn send(&self, file: &RemoteFile, from: u64) -> Result<Opened, MirrorError> {
-        self.asked.lock().unwrap().push((file.path.clone(), from));
+        self.asked.lock().push((file.path.clone(), from));
         let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.most.fetch_max(now, Ordering::Relaxed);
         tokio::task::yield_now().await;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let all = &self.files[&file.identity];
-        let act = self.acts.lock().unwrap().pop_front();
+        let act = self.acts.lock().pop_front();
         let (from, bytes) = match act {
             None => (from, all[from as usize..].to_vec()),
             Some(Act::Cut(len) | Act::End(len)) => (from, all[from as usize..][..len].to_vec()),
@@ -238,7 +238,7 @@ async fn a_source_without_progress_is_given_up() {
     let error = staging.run(&source, &[&file]).await.unwrap_err();
     assert!(matches!(error, MirrorError::Git { .. }), "{error}");
     assert_eq!(source.asked().len(), 5);
-    source.acts.lock().unwrap().clear();
+    source.acts.lock().clear();
     // What came is there for the next run.
     staging.run(&source, &[&file]).await.unwrap();
     assert_eq!(source.asked(), [("m".to_owned(), 50_000)]);
@@ -247,7 +247,7 @@ async fn a_source_without_progress_is_given_up() {
     source.act(vec![Act::End(60_000), Act::End(0), Act::End(0), Act::End(0), Act::End(0), Act::End(0)]);
     let error = staging.run(&source, &[&file]).await.unwrap_err();
     assert!(error.to_string().contains("60000 of 100000"), "{error}");
-    source.acts.lock().unwrap().clear();
+    source.acts.lock().clear();
     source.act([Act::Refuse]);
     let error = staging.run(&source, &[&file]).await.unwrap_err();
     assert!(matches!(error, MirrorError::Unauthorised { .. }), "{error}");

@@ -1,8 +1,7 @@
 //! Which user and password git gets when a server asks: never by asking the user.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use git2::{Config, CredentialHelper};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::http::Token;
 use crate::mirror::repo::{Credential, GitRepository, Remote};
@@ -42,7 +41,7 @@ impl Credentials {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Begins with the first one again, for another connection.

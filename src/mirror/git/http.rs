@@ -5,13 +5,14 @@
 //! receives no credential ([`Client::send`]).
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream};
 use git2::{Error, ErrorClass, ErrorCode};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 
 use super::credentials::Credentials;
@@ -55,7 +56,7 @@ impl GitHttp {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Forgets the failure of an earlier connection, and begins with the first credential again.

@@ -4,9 +4,10 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use parking_lot::Mutex;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -21,12 +22,12 @@ pub struct Passed(Arc<Mutex<Option<OwnedFd>>>);
 impl Passed {
     /// Takes the descriptor.
     pub fn take(&self) -> Option<OwnedFd> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 
     /// Keeps the first descriptor that arrives; others are closed.
     fn keep(&self, fd: OwnedFd) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fd);
+        self.0.lock().get_or_insert(fd);
     }
 }
 

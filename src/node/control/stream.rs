@@ -24,13 +24,13 @@ const BACKLOG: usize = 16;
 #[derive(Debug, Clone)]
 pub(super) struct Teller {
     lines: mpsc::Sender<Bytes>,
-    last: Arc<std::sync::Mutex<Option<Instant>>>,
+    last: Arc<parking_lot::Mutex<Option<Instant>>>,
 }
 
 impl Teller {
     /// Tells it unless something was told a moment ago.
     pub fn tell(&self, progress: impl Serialize) {
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last = self.last.lock();
         if last.is_none_or(|last| last.elapsed() >= TELL_EVERY) {
             *last = Some(Instant::now());
             // A reader that is slow misses this one; one that is gone ends the job by itself.

@@ -103,9 +103,9 @@ impl Run {
 
     /// Runs `check` on the complete state; what it finds counts only if that state was not replaced meanwhile.
     fn while_complete<T>(&self, check: impl FnOnce(&Model, &StoredRevision) -> T) -> Option<T> {
-        let (state, revision) = self.complete.lock().unwrap().clone()?;
+        let (state, revision) = self.complete.lock().clone()?;
         let found = check(&self.states[state], &revision);
-        let now = self.complete.lock().unwrap().clone();
+        let now = self.complete.lock().clone();
         now.filter(|(_, now)| Arc::ptr_eq(now, &revision)).map(|_| found)
     }
 
@@ -116,9 +116,9 @@ impl Run {
                 return;
             }
             let state = &self.states[round % 2];
-            *self.complete.lock().unwrap() = None;
+            *self.complete.lock() = None;
             let revision = state.fetch(&self.store);
-            *self.complete.lock().unwrap() = Some((round % 2, revision.clone()));
+            *self.complete.lock() = Some((round % 2, revision.clone()));
             state.publish(&self.store, &revision);
             let (present, model) = (&state.manifest, state.manifest.model_ref());
             let others = self.manifests(&[state, &self.other, &self.mirrored]);
