@@ -6,7 +6,8 @@
 //! cli        one file per subcommand; parses, calls node, prints. Nothing below prints.
 //!  └ node    the running engine and its control socket (server and client)
 //!     ├ mount    fuse adapter (thin) → tree (inodes) → parked reads
-//!     ├ catalog  records, gossip, DHT names, search, trust
+//!     ├ trust    publishers, pinned names, key succession
+//!     ├ catalog  records, gossip, DHT names, search
 //!     └ fetch    which pieces, when: windows, deadlines, waiters
 //!         ├ store    layout on disk, registry, verified blocks, resume
 //!         └ torrent  safe Rust over cpp/: session, torrents, events, create
@@ -35,4 +36,5 @@ pub mod paths;
 pub mod store;
 pub mod telemetry;
 pub mod torrent;
+pub mod trust;
 pub mod yaml;

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::catalog::Query;
-use crate::catalog::trust::Standing;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{Activity, clean, count, size};
@@ -12,6 +11,7 @@ use crate::cli::session::with_daemon;
 use crate::cli::table::{number, text};
 use crate::model::text::parse_time;
 use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered, MAX_WITHIN, SharedModel};
+use crate::trust::Standing;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::catalog::Trust;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{clean, count};
@@ -18,6 +17,7 @@ use crate::config::Config;
 use crate::keys::{KeyError, PublisherKeypair};
 use crate::mount::{Liveness, liveness};
 use crate::node::control::{Client, Status};
+use crate::trust::Trust;
 
 /// Check that this machine can mount and share; say what to do where it cannot
 ///

@@ -6,8 +6,6 @@
 use std::error::Error;
 use std::io::{self, Write};
 
-use crate::catalog::TrustError;
-use crate::catalog::rotation::RotationError;
 use crate::cli::output::clean;
 use crate::config::ConfigError;
 use crate::keys::KeyError;
@@ -16,6 +14,8 @@ use crate::node::{ErrorKind, NodeError, chain};
 use crate::paths::PathsError;
 use crate::store::StoreError;
 use crate::telemetry::TelemetryError;
+use crate::trust::TrustError;
+use crate::trust::rotation::RotationError;
 
 /// How a command ended without success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

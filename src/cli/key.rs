@@ -7,8 +7,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::catalog::rotation;
-use crate::catalog::trust::{Document, NamedPublisher};
 use crate::cli::cleanup::confirmed;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
@@ -16,6 +14,8 @@ use crate::cli::session::with_daemon_or_library;
 use crate::keys::PublisherKeypair;
 use crate::model::PublisherKey;
 use crate::paths::Paths;
+use crate::trust::rotation;
+use crate::trust::{Document, NamedPublisher};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use crate::catalog::Trust;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::list;
@@ -21,6 +20,7 @@ use crate::node::NodeError;
 use crate::node::control::Client;
 use crate::node::import::{ImportRequest, Imported};
 use crate::paths::Paths;
+use crate::trust::Trust;
 
 /// No manifest or torrent that is accepted is larger, in bytes.
 const MAX_FILE: u64 = MAX_METAINFO as u64;

@@ -1,7 +1,6 @@
 //! Values with every list filled, for tests of what is printed.
 
 use crate::catalog::CatalogStatus;
-use crate::catalog::trust::{NamedPublisher, Standing};
 use crate::fetch::{StalledRead, TransferStatus};
 use crate::model::code::RunsCode;
 use crate::model::{InfoHash, PublisherKey};
@@ -19,6 +18,7 @@ use crate::node::places::StorageProblem;
 use crate::node::sharing::Withheld;
 use crate::node::space::LackOfSpace;
 use crate::node::unresolved::UnresolvedName;
+use crate::trust::{NamedPublisher, Standing};
 
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
 

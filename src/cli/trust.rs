@@ -5,8 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::catalog::trust::{Alias, NamedPublisher};
-use crate::catalog::{Query, Trust, TrustError};
+use crate::catalog::Query;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::count;
@@ -16,6 +15,8 @@ use crate::model::{ModelName, PublisherKey};
 use crate::node::Library;
 use crate::node::control::Client;
 use crate::node::discover::DiscoverRequest;
+use crate::trust::{Trust, TrustError};
+use crate::trust::{Alias, NamedPublisher};
 
 /// How long a running node may ask others who is meant by a fingerprint.
 const ASK_WITHIN: Duration = Duration::from_secs(5);

@@ -9,9 +9,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::{NodeError, chain};
 use crate::catalog::record::SharedRecord;
-use crate::catalog::trust::{Pinning, TrustError};
-use crate::catalog::{Candidate, CatalogError, Trust};
+use crate::catalog::{Candidate, CatalogError};
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
+use crate::trust::Trust;
+use crate::trust::{Pinning, TrustError};
 
 /// As many candidates without a record are looked at; whoever lies can invent any number.
 const MAX_CLAIMS: usize = 16;
@@ -235,11 +236,11 @@ mod tests {
 
     use super::*;
     use crate::catalog::record::{Record, SignedRecord};
-    use crate::catalog::trust::Standing;
     use crate::config::TrustPolicy;
     use crate::keys::PublisherKeypair;
     use crate::model::{FileEntry, PiecesRoot, Sha256Digest};
     use crate::paths::Paths;
+    use crate::trust::Standing;
 
     fn signed(name: &str, key: &PublisherKeypair) -> Manifest {
         of_bytes(name, key, 3)

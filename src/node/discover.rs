@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Node, NodeError};
-use crate::catalog::trust::Standing;
 use crate::catalog::{CatalogStatus, Found, Query, UnixTime};
 use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Revision};
+use crate::trust::Standing;
 
 /// No more models are told.
 pub const MAX_MODELS: usize = 10_000;

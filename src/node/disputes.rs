@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::now;
 use super::{Node, NodeError};
-use crate::catalog::trust::{Choice, Document, NamedPublisher, Pinning, TrustError};
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
 use crate::mount::{Shown, Sought};
 use crate::store::StoredRevision;
+use crate::trust::{Choice, Document, NamedPublisher, Pinning, TrustError};
 
 /// A name that several publishers dispute, as `status` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use super::ErrorKind;
 use crate::catalog::CatalogError;
-use crate::catalog::TrustError;
 use crate::catalog::query::QueryError;
 use crate::fetch::{NotReleased, ReadError};
 use crate::mirror::MirrorErrorKind;
@@ -15,6 +14,7 @@ use crate::model::{ManifestError, ModelRef};
 use crate::mount::MountError;
 use crate::store::StoreError;
 use crate::torrent::EngineError;
+use crate::trust::TrustError;
 
 /// Why the node could not do what was asked. `cli` turns it into a message, hints and an exit code.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum NodeError {
     Trust(#[from] TrustError),
     /// The publisher's key cannot be replaced.
     #[error(transparent)]
-    Rotation(#[from] crate::catalog::rotation::RotationError),
+    Rotation(#[from] crate::trust::rotation::RotationError),
     /// The network does not know the name, or the catalog failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),

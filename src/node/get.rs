@@ -10,7 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Patience, TrustError};
+use crate::catalog::Patience;
 use crate::fetch::ReadError;
 use crate::model::code::Findings;
 use crate::model::{Manifest, ModelRef, PublisherKey};
@@ -21,6 +21,7 @@ use crate::node::sharing::{Rule, Withheld};
 use crate::node::{ErrorKind, Node, NodeError, Surroundings, blocking};
 use crate::store::verify::Watch;
 use crate::store::{Kept, Store, StoreError, StoredRevision};
+use crate::trust::TrustError;
 
 /// How long the network is asked for a name.
 pub(super) const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
@@ -49,7 +50,7 @@ pub struct GetRequest {
     pub exclude: Vec<String>,
     /// Whether to check sha256 at the end.
     pub verify: bool,
-    /// Only a manifest signed by this publisher will do (see [`Trust::find`](crate::catalog::Trust::find)).
+    /// Only a manifest signed by this publisher will do (see [`Trust::find`](crate::trust::Trust::find)).
     pub publisher: Option<String>,
     /// Hosts that have it.
     pub peers: Vec<SocketAddr>,

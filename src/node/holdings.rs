@@ -11,12 +11,13 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest as _, Sha256};
 
-use crate::catalog::{HeldModel, Holdings, Trust};
+use crate::catalog::{HeldModel, Holdings};
 use crate::fetch::Fetch;
 use crate::model::codec::MAX_MANIFEST;
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Sha256Digest};
 use crate::node::sharing::Sharing;
 use crate::store::Registry;
+use crate::trust::Trust;
 
 /// How many bytes of manifests' JSON are kept in memory: a large one, and room for those of everyday size.
 const MAX_TEXTS: usize = 24 << 20;

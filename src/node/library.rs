@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::catalog::Trust;
 use crate::config::Config;
 use crate::model::{Manifest, ModelRef};
 use crate::node::NodeError;
@@ -10,6 +9,7 @@ use crate::node::lock::NodeLock;
 use crate::node::sharing::Sharing;
 use crate::paths::Paths;
 use crate::store::{Beside, Registry, States, Store, StoreError, StoredRevision};
+use crate::trust::Trust;
 
 /// The registry and the store of one base directory.
 pub struct Library {

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::{ErrorKind, Node, chain};
-use crate::catalog::trust::Document;
-use crate::catalog::{Patience, Trust};
+use crate::catalog::Patience;
 use crate::model::{Manifest, PublisherKey};
 use crate::mount::{Judge, ResolveError, Resolver, Resolving, Sought};
+use crate::trust::Document;
+use crate::trust::Trust;
 
 /// Asks the network for models that are looked up and not known.
 pub(super) struct NetworkNames(pub Weak<Node>);

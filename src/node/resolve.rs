@@ -13,9 +13,9 @@ use super::accept::Intent;
 use super::candidates::{Askable, Settled};
 use super::catalog::NodeCatalog;
 use super::{ErrorKind, Node, NodeError, blocking, candidates, chain};
-use crate::catalog::trust::{Pinning, TrustError};
 use crate::catalog::{Candidate, CatalogError, Patience};
 use crate::model::{Manifest, ModelRef, PublisherKey, Sha256Digest};
+use crate::trust::{Pinning, TrustError};
 
 use crate::store::{Announced, State};
 

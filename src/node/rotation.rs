@@ -1,9 +1,9 @@
 //! After the publisher's key was replaced: what the former one signed here is signed by the new one.
 
 use super::{Library, Node, NodeError};
-use crate::catalog::rotation;
 use crate::keys::PublisherKeypair;
 use crate::model::PublisherKey;
+use crate::trust::rotation;
 
 impl Library {
     /// Completes a replacement of the key, however often it was begun: names that belonged to a former key belong to
@@ -66,9 +66,9 @@ fn former_keys(steps: &[(PublisherKey, PublisherKey)], current: PublisherKey) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::Pinning;
     use crate::config::Config;
     use crate::model::{FileEntry, Manifest, ModelRef, PiecesRoot};
+    use crate::trust::Pinning;
 
     fn manifest(name: &str, key: Option<&PublisherKeypair>) -> Manifest {
         let model: ModelRef = name.parse().unwrap();

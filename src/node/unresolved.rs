@@ -9,8 +9,8 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use super::{ErrorKind, Node, NodeError, chain, offline};
-use crate::catalog::TrustError;
 use crate::mount::Sought;
+use crate::trust::TrustError;
 
 /// So many of the latest are remembered.
 const MAX_REMEMBERED: usize = 256;

@@ -25,6 +25,7 @@
 //! | `changes` | what is changed by hand |
 //! | `find` | whom a user means |
 //! | `known` | whom somebody here chose to deal with |
+//! | `rotation` | replacing our own key by a new one |
 //! | `error` | why somebody is not accepted |
 //!
 //! All questions are answered from memory, after a look at whether the file changed; answers that change the file block
@@ -38,6 +39,7 @@ mod file;
 mod find;
 mod known;
 mod named;
+pub mod rotation;
 #[cfg(test)]
 mod tests;
 

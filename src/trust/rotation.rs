@@ -18,9 +18,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::UnixTime;
-use super::record::{Body, MAX_RECORD, Record, RecordError, SharedRecord, SignedRecord};
-use super::trust::{TrustError, TrustLock};
+use super::{TrustError, TrustLock};
+use crate::catalog::UnixTime;
+use crate::catalog::record::{Body, MAX_RECORD, Record, RecordError, SharedRecord, SignedRecord};
 use crate::fsutil;
 use crate::keys::{KeyError, PublisherKeypair};
 use crate::model::PublisherKey;
