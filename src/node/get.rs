@@ -379,7 +379,7 @@ impl Node {
     /// theirs may be found, and fails where that is nobody's.
     fn fits(&self, held: &Manifest, request: &GetRequest) -> Result<Option<TrustError>, NodeError> {
         let trust = &self.library.trust;
-        if let Err(refused) = trust.stands(&held.name, held.signed_by()) {
+        if let Err(refused) = trust.still_accepts(&held.name, held.signed_by()) {
             return Ok(Some(refused));
         }
         let Some(wanted) = &request.publisher else { return Ok(None) };

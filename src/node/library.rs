@@ -51,7 +51,7 @@ impl Library {
         let (beside, states) = (Arc::new(Beside::open(&paths)?), States::new(&paths));
         let library = Self { config, paths, registry, beside, states, store, trust, sharing };
         if !library.paths.trust().exists() {
-            library.trust.take_over(library.taken())?;
+            library.trust.import_pins(library.taken())?;
         }
         Ok(library)
     }
@@ -89,7 +89,7 @@ impl Library {
 
     /// Whether the trust still accepts a manifest that is known here.
     pub fn stands(&self, manifest: &Manifest) -> bool {
-        let stands = self.trust.stands(&manifest.name, manifest.signed_by());
+        let stands = self.trust.still_accepts(&manifest.name, manifest.signed_by());
         if let Err(e) = &stands {
             tracing::debug!("{} is not used: {e}", manifest.model_ref());
         }

@@ -1,21 +1,21 @@
-//! What the user, and other parts of the program, change in `trust.yaml`.
+//! Changes of `trust.yaml` by the user and by other parts of the program.
 
 use super::{Alias, Document, Trust, TrustError, succeed};
 use crate::model::{ModelName, PublisherKey};
 
-/// What a publisher had before they were removed.
+/// The entries of a publisher that was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Removed {
-    /// Whether they were listed.
+    /// Whether the publisher was listed.
     pub listed: bool,
-    /// How many names were theirs.
+    /// How many names the publisher owned.
     pub names: usize,
 }
 
 impl Trust {
-    /// Where there is no file yet: pins names to those who signed them, as versions did that had no file. Nothing is
-    /// written where there are none.
-    pub fn take_over(
+    /// If there is no file yet: pins names to their signers, for registries of versions without this file. Without names,
+    /// nothing is written.
+    pub fn import_pins(
         &self,
         signed: impl IntoIterator<Item = (ModelName, PublisherKey)>,
     ) -> Result<(), TrustError> {
@@ -24,7 +24,7 @@ impl Trust {
             return Ok(());
         }
         self.file.change(|document| {
-            // Another process may have been first.
+            // Another process may have written the file in between.
             if *document != Document::default() {
                 return Ok(());
             }
@@ -32,7 +32,7 @@ impl Trust {
         })
     }
 
-    /// Goes by successions that were checked, each former key with its successor.
+    /// Follows successions, each a former key and its successor. Their signatures were checked before.
     pub fn succeed(&self, steps: &[(PublisherKey, PublisherKey)]) -> Result<(), TrustError> {
         let document = self.document()?;
         if steps.iter().all(|(former, _)| document.successions.contains_key(former)) {
@@ -44,8 +44,8 @@ impl Trust {
         })
     }
 
-    /// Puts a publisher on the list, gives them an alias where there is one to give, and gives them names unless these
-    /// are others'; all of it or nothing.
+    /// Lists a publisher, with an alias if there is one, and pins names to them. If another publisher owns one of the
+    /// names, nothing is changed.
     pub fn add(
         &self,
         key: PublisherKey,
@@ -65,14 +65,13 @@ impl Trust {
         })
     }
 
-    /// Takes a publisher off the list and, where `names` says so, lets go of all their names; refused where there is
-    /// neither. Tells what they had.
+    /// Removes a publisher from the list and, with `names`, unpins all their names. Fails if there is nothing to remove.
+    /// Returns the entries removed.
     pub fn remove(&self, key: &PublisherKey, names: bool) -> Result<Removed, TrustError> {
         self.file.change(|document| {
             let owned = document.pins.values().filter(|pin| pin.publisher == *key).count();
             let removed = Removed { listed: document.listed(key).is_some(), names: owned };
-            let lets_go = names && owned > 0;
-            if !removed.listed && !lets_go {
+            if !removed.listed && !(names && owned > 0) {
                 return Err(TrustError::NotListed(document.describe(key)));
             }
             document.publishers.retain(|listed| listed.key != *key);
@@ -83,7 +82,7 @@ impl Trust {
         })
     }
 
-    /// Lets go of a name: the next publisher accepted for it owns it.
+    /// Unpins a name: the next publisher accepted for the name owns it.
     pub fn unpin(&self, name: &ModelName) -> Result<(), TrustError> {
         self.file.change(|document| match document.pins.remove(name) {
             Some(_) => Ok(()),

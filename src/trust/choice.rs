@@ -1,36 +1,37 @@
-//! The policy as a function: which publisher a name stands for, given what is known. No file, no clock.
+//! The policy as a function: chooses the publisher of a name. It uses no file and no clock.
 
 use std::collections::BTreeMap;
 
+use super::error::NO_PUBLISHER;
 use super::{Document, TrustError};
 use crate::config::TrustPolicy;
 use crate::model::{InfoHash, ModelName, PublisherKey};
 
-/// Whether accepting a publisher gives them the name.
+/// Whether accepting a publisher pins the name to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pinning {
-    /// It does, where the name is nobody's yet.
+    /// The name is pinned if it has no owner yet.
     Pin,
-    /// It does not: several publish the same bytes, and whoever copied them must not own the name for being first.
+    /// The name is not pinned: several publishers have the same bytes, and a copier must not own the name for being first.
     Leave,
 }
 
-/// Whose model a name stands for.
+/// The publisher chosen for a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
     /// The publisher.
     pub publisher: PublisherKey,
-    /// What [`Trust::accept`](super::Trust::accept) is to do with the name once the model is there.
+    /// Whether [`Trust::accept`](super::Trust::accept) pins the name when the model is there.
     pub pinning: Pinning,
 }
 
-/// What is known when a question is asked.
+/// The facts that a question is answered from.
 pub(super) struct View<'a> {
     pub document: &'a Document,
     pub policy: TrustPolicy,
     /// This base directory's own key.
     pub own: Option<PublisherKey>,
-    /// The key that counts instead of a replaced one; the same for every other.
+    /// The key that has replaced a former key; the same key for every other.
     pub owner: &'a dyn Fn(&PublisherKey) -> PublisherKey,
 }
 
@@ -39,13 +40,13 @@ impl View<'_> {
         self.document.listed(key).is_some()
     }
 
-    /// Whether `strict` accepts them.
+    /// Whether the policy accepts the publisher.
     fn is_trusted(&self, key: &PublisherKey) -> bool {
         self.policy == TrustPolicy::Tofu || self.own == Some(*key) || self.is_listed(key)
     }
 
-    /// Whether models of a publisher may be read by a path that names the publisher. Only `strict` refuses that; the owner of
-    /// the name does not matter.
+    /// Checks that models of a publisher may be read by a path that names the publisher. Only `strict` refuses that; the
+    /// owner of the name does not matter.
     pub fn judge_by_key(&self, name: &ModelName, given: &PublisherKey) -> Result<(), TrustError> {
         if self.is_trusted(given) || self.is_trusted(&(self.owner)(given)) {
             return Ok(());
@@ -69,9 +70,9 @@ impl View<'_> {
         keys.into_iter().map(|key| self.document.describe(key)).collect()
     }
 
-    /// Whether a manifest of `name` signed by `given` (none: unsigned) may be accepted.
+    /// Checks that a manifest of `name` signed by `given` (none: unsigned) may be accepted.
     pub fn judge(&self, name: &ModelName, given: Option<PublisherKey>) -> Result<(), TrustError> {
-        let shown = || given.map_or_else(|| "nobody".to_owned(), |key| self.document.describe(&key));
+        let shown = || given.map_or_else(|| NO_PUBLISHER.to_owned(), |key| self.document.describe(&key));
         let owner = given.map(|key| (self.owner)(&key));
         if let (Some(pinned), true) = (self.document.pinned(name), given != self.document.pinned(name)) {
             return Err(match given {
@@ -110,7 +111,7 @@ impl View<'_> {
         self.choose_free(name, offered)
     }
 
-    /// The publisher that the user asked for, by their key or a former one.
+    /// Chooses the publisher that the user asked for, by its present or a former key.
     fn choose_wanted(
         &self,
         name: &ModelName,
@@ -134,7 +135,7 @@ impl View<'_> {
         } else {
             let mut candidates = self.describe_all(offered.keys());
             if candidates.is_empty() {
-                candidates.push("nobody".to_owned());
+                candidates.push(NO_PUBLISHER.to_owned());
             }
             Err(TrustError::NotOffered {
                 name: name.clone(),
@@ -160,35 +161,34 @@ impl View<'_> {
         })
     }
 
-    /// The name is nobody's yet.
+    /// Chooses for a name without an owner.
     fn choose_free(
         &self,
         name: &ModelName,
         offered: BTreeMap<PublisherKey, Vec<InfoHash>>,
     ) -> Result<Choice, TrustError> {
-        // A key that was replaced counts where nothing else is there, and for no more than a stranger's.
+        // A replaced key counts only if there is no other candidate, and then like an unknown key.
         let (mut pool, former): (BTreeMap<_, _>, BTreeMap<_, _>) =
             offered.into_iter().partition(|(key, _)| (self.owner)(key) == *key);
         if pool.is_empty() {
             pool.clone_from(&former);
         }
-        let everybody: Vec<PublisherKey> = pool.keys().copied().collect();
+        let all: Vec<PublisherKey> = pool.keys().copied().collect();
         pool.retain(|key, _| self.is_trusted(key));
         if pool.is_empty() {
             let owned = former.keys().find(|key| self.is_trusted(&(self.owner)(key)));
             return Err(match owned {
                 Some(former) => self.replaced(name, former),
-                None => TrustError::Untrusted {
-                    name: name.clone(),
-                    given: self.describe_all(&everybody).join(", "),
-                },
+                None => {
+                    TrustError::Untrusted { name: name.clone(), given: self.describe_all(&all).join(", ") }
+                }
             });
         }
         let identical = pool.len() > 1 && same(pool.values());
         let of = |chosen: &dyn Fn(&PublisherKey) -> bool| -> Vec<PublisherKey> {
             pool.keys().filter(|key| chosen(key)).copied().collect()
         };
-        let ranks = [of(&|key| self.is_listed(key)), of(&|key| self.own == Some(*key)), everybody];
+        let ranks = [of(&|key| self.is_listed(key)), of(&|key| self.own == Some(*key)), all];
         let best = ranks.into_iter().find(|rank| !rank.is_empty()).unwrap_or_default();
         match best.as_slice() {
             [publisher] if !identical => Ok(Choice { publisher: *publisher, pinning: Pinning::Pin }),
@@ -204,7 +204,7 @@ impl View<'_> {
     }
 }
 
-/// Whether all of them offer one and the same torrent.
+/// Whether all offers are the same torrent.
 fn same<'a>(offers: impl Iterator<Item = &'a Vec<InfoHash>>) -> bool {
     let mut hashes = offers.flatten();
     let first = hashes.next();

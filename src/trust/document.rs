@@ -1,5 +1,4 @@
-//! What `trust.yaml` says, and its text. Unknown keys, and entries that contradict each other, are errors with
-//! their line.
+//! The content of `trust.yaml`, and its text. Unknown keys and contradicting entries are errors with their line.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,28 +14,28 @@ use super::{MAX_CHAIN, TrustError};
 use crate::model::{ModelName, PublisherKey};
 use crate::yaml::{self, Limits, YamlError};
 
-/// Names that can be pinned: some 20 MB of file.
+/// The most pinned names: some 20 MB of file.
 pub(super) const MAX_PINS: usize = 100_000;
-/// Publishers that can be listed: each is looked at when a name is decided on.
+/// The most listed publishers: each is checked when a publisher is chosen for a name.
 pub(super) const MAX_PUBLISHERS: usize = 10_000;
-/// Replaced keys that are remembered.
+/// The most replaced keys that are remembered.
 pub(super) const MAX_SUCCESSIONS: usize = 10_000;
 
-/// Bounds of the file: as many entries as there may be, each a map of three keys, with long names.
+/// Bounds of the file: the most entries, each a map of three keys, with long names.
 pub(super) const LIMITS: Limits =
     Limits { bytes: 64 << 20, values: 7 * (MAX_PINS + MAX_PUBLISHERS + MAX_SUCCESSIONS) + 16 };
 
 const HEADING: &str = "\
-# Whom this node believes: publishers that are trusted, names that belong to one publisher, and keys that were replaced.
-# `silmaril trust` changes this file; what it writes has no other remarks than these.
+# Trusted publishers, names that belong to one publisher, and keys that were replaced.
+# `silmaril trust` changes this file, and does not keep comments other than these.
 ";
 
-/// A short name that this node's user gives to a publisher: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`, and nothing that could be
-/// a key or a fingerprint.
+/// A short name that the user of this node gives to a publisher: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`, but no key and no
+/// fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Alias(String);
 
-/// Why a text is no alias.
+/// A text that cannot be an alias.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} cannot be an alias; use 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit, not a key or a fingerprint"
@@ -44,7 +43,7 @@ pub struct Alias(String);
 pub struct AliasError(String);
 
 impl Alias {
-    /// Whether it is that name, in any case: aliases that differ in case alone would be taken for each other.
+    /// Whether the alias is this text, without regard to case: aliases that differ only in case would be confused.
     pub fn is(&self, text: &str) -> bool {
         self.0.eq_ignore_ascii_case(text)
     }
@@ -87,12 +86,12 @@ impl<'de> Deserialize<'de> for Alias {
     }
 }
 
-/// When something was decided, to the second.
+/// The time of a decision, in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct When(Timestamp);
 
 impl When {
-    /// This moment.
+    /// The present time.
     pub fn now() -> Self {
         let now = Timestamp::now();
         Self(Timestamp::from_second(now.as_second()).unwrap_or(now))
@@ -119,16 +118,16 @@ impl<'de> Deserialize<'de> for When {
     }
 }
 
-/// A publisher whom the user trusts.
+/// A publisher that the user trusts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listed {
-    /// Who.
+    /// The publisher.
     pub key: PublisherKey,
-    /// What the user calls them.
+    /// The user's name for the publisher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<Alias>,
-    /// Since when.
+    /// When it was listed.
     pub added: When,
 }
 
@@ -138,9 +137,9 @@ pub struct Listed {
 pub struct Pin {
     /// The name.
     pub name: ModelName,
-    /// Whose it is.
+    /// The owner.
     pub publisher: PublisherKey,
-    /// Since when.
+    /// When it was pinned.
     pub since: When,
 }
 
@@ -150,24 +149,24 @@ pub struct Pin {
 pub struct Succession {
     /// The former key.
     pub key: PublisherKey,
-    /// The one that counts now.
+    /// The key that replaces it.
     pub successor: PublisherKey,
-    /// Since when this node goes by it.
+    /// When this node learned of the succession.
     pub since: When,
 }
 
 /// The file's contents.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Document {
-    /// Publishers trusted, in the order of the file.
+    /// Trusted publishers, in the order of the file.
     pub publishers: Vec<Listed>,
-    /// Names that belong to somebody.
+    /// Names with an owner.
     pub pins: BTreeMap<ModelName, Pin>,
-    /// Keys that were replaced, each once and for all.
+    /// Replaced keys. An entry never changes.
     pub successions: BTreeMap<PublisherKey, Succession>,
 }
 
-/// The file as it is written.
+/// The structure of the file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -187,11 +186,11 @@ struct Writing<'a> {
     successions: Vec<&'a Succession>,
 }
 
-/// What may stand once only in a list.
+/// An entry that may occur only once in a list.
 trait Entry {
-    /// At most so many of them.
+    /// The most entries of a list.
     const MAX: usize;
-    /// What must differ between entries; compared as text.
+    /// Texts that must differ between entries.
     fn marks(&self) -> Vec<String>;
 }
 
@@ -217,7 +216,7 @@ impl Entry for Succession {
     }
 }
 
-/// A list whose entries differ.
+/// A list without equal entries.
 #[derive(Debug)]
 struct Entries<T>(Vec<T>);
 
@@ -235,7 +234,7 @@ impl<'de, T: Entry + Deserialize<'de>> Deserialize<'de> for Entries<T> {
                 let (mut entries, mut marks) = (Vec::new(), std::collections::HashSet::new());
                 while let Some(entry) = seq.next_element::<T>()? {
                     if let Some(twice) = entry.marks().into_iter().find(|mark| !marks.insert(mark.clone())) {
-                        return Err(A::Error::custom(format!("{twice} is there twice")));
+                        return Err(A::Error::custom(format!("{twice} occurs twice")));
                     }
                     entries.push(entry);
                     if entries.len() > T::MAX {
@@ -254,7 +253,7 @@ fn entries<T>(written: Option<Entries<T>>) -> Vec<T> {
 }
 
 impl Document {
-    /// Reads the text of a file; `path` is for errors only. An empty text says nothing.
+    /// Reads the text of a file; `path` is for errors only. An empty text is an empty document.
     pub fn parse(text: &[u8], path: &Path) -> Result<Self, TrustError> {
         let written = yaml::read::<Option<Written>>(text, LIMITS).map_err(|YamlError { line, what }| {
             TrustError::File { path: path.to_owned(), line, reason: what }
@@ -277,7 +276,7 @@ impl Document {
         Ok(format!("{HEADING}{}", yaml::write(&writing)?))
     }
 
-    /// The publisher to whom a name belongs.
+    /// The publisher that owns a name.
     pub fn pinned(&self, name: &ModelName) -> Option<PublisherKey> {
         self.pins.get(name).map(|pin| pin.publisher)
     }
@@ -287,7 +286,7 @@ impl Document {
         self.publishers.iter().find(|listed| listed.key == *key)
     }
 
-    /// Gives a name to a publisher, unless it belongs to somebody.
+    /// Pins a name to a publisher, unless the name has an owner.
     pub fn pin(&mut self, name: &ModelName, publisher: PublisherKey) -> Result<(), TrustError> {
         if self.pins.contains_key(name) {
             return Ok(());
@@ -299,7 +298,7 @@ impl Document {
         Ok(())
     }
 
-    /// Puts a publisher on the list; gives one that is there an alias, where there is one to give.
+    /// Lists a publisher. If it is listed already, changes its alias, if one is given.
     pub fn list(&mut self, key: PublisherKey, alias: Option<Alias>) -> Result<(), TrustError> {
         if let Some(known) = self.successions.get(&key) {
             let by = self.describe(&known.successor);
@@ -324,9 +323,8 @@ impl Document {
         Ok(())
     }
 
-    /// Goes by a succession from now on: what belonged to the former key belongs to the key that its successor leads
-    /// to, in whatever order successions become known. The first one known of a key stays, whatever comes later.
-    /// Returns whether it was new.
+    /// Follows a succession: names and listing of the former key belong to the key at the end of the chain from now on, in
+    /// whatever order successions become known. The first succession known of a key stays. Returns whether it was new.
     pub fn succeed(&mut self, key: PublisherKey, successor: PublisherKey) -> bool {
         let new = key != successor
             && !self.successions.contains_key(&key)
@@ -340,8 +338,8 @@ impl Document {
         new
     }
 
-    /// The key to which the successions known here lead from `key`, in at most [`MAX_CHAIN`] steps; none where there
-    /// are none, or where they lead back.
+    /// The key at the end of the known successions from `key`, in at most [`MAX_CHAIN`] steps; none without successions, or
+    /// if they form a circle.
     pub(super) fn present(&self, key: &PublisherKey) -> Option<PublisherKey> {
         let mut passed = vec![*key];
         while passed.len() <= MAX_CHAIN
@@ -371,7 +369,7 @@ impl Document {
         }
     }
 
-    /// What the user calls a publisher.
+    /// The user's name for a publisher.
     pub fn alias(&self, key: &PublisherKey) -> Option<&Alias> {
         self.listed(key)?.alias.as_ref()
     }

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use crate::model::{ModelName, PublisherKey};
 
+/// What errors show in the place of a publisher where there is none.
+pub(super) const NO_PUBLISHER: &str = "no publisher";
+
 /// Why a publisher is not accepted for a name, or the file cannot be used. Publishers are shown as
 /// [`Trust::describe`](super::Trust::describe) shows them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,28 +18,28 @@ pub enum TrustError {
         name: ModelName,
         /// The publisher pinned.
         pinned: String,
-        /// The one who signed, several of them, or `nobody`.
+        /// The signers, or [`NO_PUBLISHER`].
         given: String,
     },
-    /// A name is to be given to a publisher by hand, and is another's.
-    #[error("{name} belongs to {pinned}, and not to {given}")]
+    /// A name that belongs to another publisher cannot be pinned by hand.
+    #[error("{name} belongs to publisher {pinned}, not to {given}")]
     Pinned {
         /// The name.
         name: ModelName,
-        /// Whose it is.
+        /// The owner.
         pinned: String,
-        /// To whom it was to be given.
+        /// The publisher that the user pins the name to.
         given: String,
     },
     /// The policy is `strict` and the publisher is not listed.
-    #[error("{name} is signed by {given}, whom security.trust: strict does not accept")]
+    #[error("{name} is signed by {given}; security.trust: strict does not accept that publisher")]
     Untrusted {
         /// The name.
         name: ModelName,
-        /// The one who signed, several of them, or `nobody`.
+        /// The signers, or [`NO_PUBLISHER`].
         given: String,
     },
-    /// It is signed with a key that its owner has replaced.
+    /// The manifest is signed with a key that its owner has replaced.
     #[error("{name} is signed by {given}, a key that its owner has replaced by {by}")]
     Replaced {
         /// The name.
@@ -47,7 +50,7 @@ pub enum TrustError {
         by: String,
     },
     /// Several publishers sign different models under the name.
-    #[error("{name} is published by several who differ: {}", candidates.join(", "))]
+    #[error("{name} is published by several publishers with different files: {}", candidates.join(", "))]
     Ambiguous {
         /// The name.
         name: ModelName,
@@ -63,31 +66,29 @@ pub enum TrustError {
         name: ModelName,
         /// The publisher asked for.
         wanted: String,
-        /// The candidates, or `nobody`.
+        /// The candidates, or [`NO_PUBLISHER`].
         candidates: Vec<String>,
     },
-    /// There is nothing to choose from.
-    #[error("nobody publishes {0}")]
+    /// There is no candidate.
+    #[error("no publisher of {0} is known")]
     Unpublished(ModelName),
-    /// What a user typed stands for no publisher known here.
-    #[error("no publisher known here is called {0:?}")]
+    /// The text that the user typed matches no known publisher.
+    #[error("no known publisher matches {0:?}")]
     UnknownPublisher(String),
-    /// What a user typed is the beginning of a key, and too short for that.
-    #[error(
-        "{text:?} is too short to say which publisher is meant; give at least {digits} digits of the key or fingerprint"
-    )]
+    /// The text that the user typed is too short for the beginning of a key.
+    #[error("{text:?} is too short for a publisher; give at least {digits} digits of the key or fingerprint")]
     TooShort {
         /// What was typed.
         text: String,
-        /// As many digits are asked for.
+        /// The digits that are needed.
         digits: usize,
     },
-    /// What a user typed stands for several publishers.
-    #[error("{text:?} stands for several publishers: {}", candidates.join(", "))]
+    /// The text that the user typed matches several publishers.
+    #[error("{text:?} matches several publishers: {}", candidates.join(", "))]
     AmbiguousPublisher {
         /// What was typed.
         text: String,
-        /// Whom it may stand for.
+        /// The publishers that match.
         candidates: Vec<String>,
     },
     /// The publisher is not listed.
@@ -97,22 +98,22 @@ pub enum TrustError {
     #[error("{0} is not pinned to a publisher")]
     NotPinned(ModelName),
     /// Another publisher has that alias.
-    #[error("{publisher} is called {alias} already")]
+    #[error("publisher {publisher} already has the alias {alias}")]
     AliasTaken {
         /// The alias.
         alias: String,
-        /// Who has it.
+        /// The publisher with this alias.
         publisher: String,
     },
-    /// A key that was replaced is to be listed or pinned.
+    /// A replaced key cannot be listed or pinned.
     #[error("{given} is a key that its owner has replaced by {by}")]
     FormerKey {
         /// The former key.
         given: String,
-        /// The one that replaces it.
+        /// The key that replaces it.
         by: String,
     },
-    /// The file holds as many publishers or names as it may.
+    /// The file has reached its limit of publishers or names.
     #[error(
         "trust.yaml is full: it holds {} names or {} publishers",
         super::document::MAX_PINS,
@@ -126,7 +127,7 @@ pub enum TrustError {
         path: PathBuf,
         /// The line, counted from 1, where there is one.
         line: Option<usize>,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }

@@ -1,7 +1,7 @@
-//! `trust.yaml` on disk: read again when it changed, changed under a lock that all processes share.
+//! `trust.yaml` on disk: read again when it changed, and changed under a lock that all processes share.
 //!
-//! Readers never wait: the file is replaced as a whole. A change reads the file anew under the lock, so that two
-//! processes that change it at once lose nothing. A file that cannot be understood is never overwritten.
+//! Readers never wait: the file is replaced as a whole. A change reads the file again under the lock, so that two processes
+//! that change it at the same time lose nothing. A malformed file is never overwritten.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -16,7 +16,7 @@ use super::{Document, TrustError};
 use crate::fsutil;
 use crate::paths::Paths;
 
-/// What tells one state of a file from another.
+/// Identifies a version of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -38,13 +38,13 @@ impl Stamp {
     }
 }
 
-/// What was made of a file, and of which state of it; no state is a file that is not there.
-type Seen<T> = (Option<Stamp>, T);
+/// A value that was read from a version of a file; no version is a missing file.
+type VersionedValue<T> = (Option<Stamp>, T);
 
-/// A value made of a file, and made anew when the file has changed.
+/// A value that is read from a file, and read again when the file has changed.
 pub(super) struct Watched<T> {
     path: PathBuf,
-    seen: Mutex<Option<Seen<T>>>,
+    seen: Mutex<Option<VersionedValue<T>>>,
 }
 
 impl<T: Clone> Watched<T> {
@@ -56,15 +56,15 @@ impl<T: Clone> Watched<T> {
         &self.path
     }
 
-    /// Has the value made anew: a file that replaces another within a tick of the clock can look like it.
+    /// Reads the value again at the next call: a file that replaces another within one tick of the clock can look the same.
     pub fn forget(&self) {
         *self.seen.lock() = None;
     }
 
-    /// The value; `make` is called where the file changed since the last call, or the last value was not `lasting`, as an
-    /// error that has nothing to do with the file is not. An error of `stat` counts as no file.
+    /// The value. `make` is called if the file has changed since the last call, or if the last value was not `lasting`, such
+    /// as an error that does not come from the content. An error of `stat` counts as no file.
     pub fn get(&self, make: impl FnOnce(&Path) -> T, lasting: impl FnOnce(&T) -> bool) -> T {
-        // Before the file is read: a change in between is seen the next time.
+        // Before the file is read: a change in between is noticed at the next call.
         let now = self.path.metadata().ok().map(|meta| Stamp::of(&meta));
         let mut seen = self.seen.lock();
         if let Some((_, value)) = seen.as_ref().filter(|(then, _)| *then == now) {
@@ -83,8 +83,8 @@ pub(crate) struct TrustLock {
 }
 
 impl TrustLock {
-    /// Takes it, waiting for another process for as long as a write may take.
-    pub fn take(paths: &Paths) -> Result<Self, TrustError> {
+    /// Acquires the lock. Waits for another process for as long as a write may take.
+    pub fn acquire(paths: &Paths) -> Result<Self, TrustError> {
         let path = paths.trust_lock();
         let file = fsutil::lock_file(&path).map_err(|error| failed(&path, error))?;
         Ok(Self { _file: file })
@@ -95,10 +95,10 @@ fn failed(path: &Path, error: io::Error) -> TrustError {
     TrustError::File { path: path.to_owned(), line: None, reason: error.to_string() }
 }
 
-/// The file, and what it says.
+/// The file and its content.
 pub(super) struct TrustFile {
     paths: Paths,
-    watched: Watched<Result<Arc<Document>, Unread>>,
+    watched: Watched<Result<Arc<Document>, ReadFailure>>,
 }
 
 impl TrustFile {
@@ -110,19 +110,19 @@ impl TrustFile {
         self.watched.path().exists()
     }
 
-    /// What the file says now; nothing where there is none.
+    /// The present content; empty without a file.
     pub fn read(&self) -> Result<Arc<Document>, TrustError> {
-        let lasting = |read: &Result<_, Unread>| !matches!(read, Err(Unread::Failed(_)));
+        let lasting = |read: &Result<_, ReadFailure>| !matches!(read, Err(ReadFailure::Failed(_)));
         self.watched.get(|path| parse(path).map(Arc::new), lasting).map_err(TrustError::from)
     }
 
-    /// Changes what the file says, as one step. It is written where it changed or was not there, and not where
+    /// Changes the content in one step. Writes the file if the content has changed or there was no file, and not if
     /// `change` fails.
     pub fn change<T>(
         &self,
         change: impl FnOnce(&mut Document) -> Result<T, TrustError>,
     ) -> Result<T, TrustError> {
-        let _lock = TrustLock::take(&self.paths)?;
+        let _lock = TrustLock::acquire(&self.paths)?;
         let path = self.watched.path();
         let before = parse(path)?;
         let mut document = before.clone();
@@ -136,28 +136,28 @@ impl TrustFile {
     }
 }
 
-/// Why the file says nothing.
+/// Why the file has no usable content.
 #[derive(Debug, Clone)]
-enum Unread {
-    /// The system did not let it be read: that may pass without a change of the file.
+enum ReadFailure {
+    /// Reading failed. The cause may pass without a change of the file.
     Failed(TrustError),
-    /// It cannot be understood.
-    Wrong(TrustError),
+    /// The content is malformed.
+    Malformed(TrustError),
 }
 
-impl From<Unread> for TrustError {
-    fn from(unread: Unread) -> Self {
+impl From<ReadFailure> for TrustError {
+    fn from(unread: ReadFailure) -> Self {
         match unread {
-            Unread::Failed(error) | Unread::Wrong(error) => error,
+            ReadFailure::Failed(error) | ReadFailure::Malformed(error) => error,
         }
     }
 }
 
-fn parse(path: &Path) -> Result<Document, Unread> {
+fn parse(path: &Path) -> Result<Document, ReadFailure> {
     let bytes = match fsutil::read_capped(path, LIMITS.bytes as u64) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Document::default()),
-        Err(error) => return Err(Unread::Failed(failed(path, error))),
+        Err(error) => return Err(ReadFailure::Failed(failed(path, error))),
     };
-    Document::parse(&bytes, path).map_err(Unread::Wrong)
+    Document::parse(&bytes, path).map_err(ReadFailure::Malformed)
 }

@@ -1,37 +1,37 @@
-//! From what a user types to a publisher.
+//! Finding the publisher that a user means.
 
 use std::collections::BTreeSet;
 
 use super::{Document, Listed, Trust, TrustError};
 use crate::model::PublisherKey;
 
-/// Digits of a key or fingerprint that name a publisher who is known here, at least.
+/// The least digits of a key or fingerprint that identify a known publisher.
 const MIN_PREFIX: usize = 8;
-/// The same for others: as many as a fingerprint has. Of fewer, a stranger could make a key that begins so.
-const MIN_PREFIX_OF_OTHERS: usize = 16;
+/// The same for unknown publishers: the digits of a fingerprint. With fewer, an attacker could make a key that begins so.
+const MIN_PREFIX_OF_UNKNOWN: usize = 16;
 
 impl Trust {
-    /// The publisher that a user means by a hex key, a fingerprint or an alias; anything but a whole key is looked for
-    /// among those known here (listed, with a name, our own), of whom eight digits of the beginning do, and then among
-    /// `others`, of whom it takes a fingerprint or sixteen digits of the key.
+    /// The publisher that a user means by a hex key, a fingerprint or an alias. Anything but a whole key is searched for
+    /// among known publishers (listed, owner of a name, our own), where the first eight digits are enough, and then among
+    /// `candidates`, where a fingerprint or sixteen digits of the key are needed.
     pub fn find(
         &self,
         text: &str,
-        others: impl IntoIterator<Item = PublisherKey>,
+        candidates: impl IntoIterator<Item = PublisherKey>,
     ) -> Result<PublisherKey, TrustError> {
-        self.find_in(&*self.document()?, text, others)
+        self.find_in(&*self.document()?, text, candidates)
     }
 
     pub(super) fn find_in(
         &self,
         document: &Document,
         text: &str,
-        others: impl IntoIterator<Item = PublisherKey>,
+        candidates: impl IntoIterator<Item = PublisherKey>,
     ) -> Result<PublisherKey, TrustError> {
         if let Ok(key) = text.parse() {
             return Ok(key);
         }
-        // First, since nobody else chooses these.
+        // Aliases come first, since only the user chooses them.
         let called = |listed: &&Listed| listed.alias.as_ref().is_some_and(|alias| alias.is(text));
         if let Some(listed) = document.publishers.iter().find(called) {
             return Ok(listed.key);
@@ -46,9 +46,9 @@ impl Trust {
         let known = listed.chain(pinned).chain(self.own());
         let mut found: BTreeSet<PublisherKey> = known.filter(begins).collect();
         let mut needed = MIN_PREFIX;
-        if found.is_empty() || given.len() >= MIN_PREFIX_OF_OTHERS {
-            needed = if found.is_empty() { MIN_PREFIX_OF_OTHERS } else { MIN_PREFIX };
-            found.extend(others.into_iter().filter(begins));
+        if found.is_empty() || given.len() >= MIN_PREFIX_OF_UNKNOWN {
+            needed = if found.is_empty() { MIN_PREFIX_OF_UNKNOWN } else { MIN_PREFIX };
+            found.extend(candidates.into_iter().filter(begins));
         }
         if given.is_empty() {
             found.clear();

@@ -1,4 +1,4 @@
-//! The publishers whom somebody here chose to deal with.
+//! The publishers that the user of this node has chosen.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,34 +8,34 @@ use parking_lot::Mutex;
 use super::{Document, Trust};
 use crate::model::PublisherKey;
 
-/// Keys, and what they were gathered from.
+/// The keys, and the sources that they were collected from.
 #[derive(Default)]
-pub(super) struct KnownKeys(Mutex<Option<Gathered>>);
+pub(super) struct KnownKeys(Mutex<Option<CollectedKeys>>);
 
-struct Gathered {
+struct CollectedKeys {
     own: Option<PublisherKey>,
     document: Option<Arc<Document>>,
     keys: Arc<HashSet<PublisherKey>>,
 }
 
 impl Trust {
-    /// Whether somebody here chose to deal with a publisher: see [`known_keys`](Self::known_keys).
+    /// Whether a publisher is among the [`known_keys`](Self::known_keys).
     pub fn is_known(&self, key: &PublisherKey) -> bool {
         self.known_keys().contains(key)
     }
 
-    /// The publishers that are listed or to whom a name is pinned, our own key, and the former ones of any of these: whoever
-    /// comes later wants to be told what has replaced them. Gathered anew where one of the files changed; whoever asks
-    /// about many keys asks once.
+    /// The publishers that are listed or own a name, our own key, and the former keys of all these: nodes that join later
+    /// need to learn what has replaced a former key. Collected again when one of the files has changed. A caller with many
+    /// keys should call this once.
     pub fn known_keys(&self) -> Arc<HashSet<PublisherKey>> {
         let (own, document) = (self.own(), self.document().ok());
-        let mut gathered = self.known.0.lock();
+        let mut collected = self.known.0.lock();
         let is_same = |then: &Option<Arc<Document>>| match (then, &document) {
             (Some(then), Some(now)) => Arc::ptr_eq(then, now),
             (None, None) => true,
             _ => false,
         };
-        if let Some(same) = gathered.as_ref().filter(|then| then.own == own && is_same(&then.document)) {
+        if let Some(same) = collected.as_ref().filter(|then| then.own == own && is_same(&then.document)) {
             return Arc::clone(&same.keys);
         }
         let listed = document.iter().flat_map(|document| &document.publishers).map(|listed| listed.key);
@@ -51,7 +51,7 @@ impl Trust {
             .collect();
         keys.extend(former);
         let keys = Arc::new(keys);
-        *gathered = Some(Gathered { own, keys: Arc::clone(&keys), document });
+        *collected = Some(CollectedKeys { own, keys: Arc::clone(&keys), document });
         keys
     }
 }
@@ -63,7 +63,7 @@ mod tests {
     use crate::paths::Paths;
 
     #[test]
-    fn keys_are_gathered_once_and_anew_when_the_file_changed() {
+    fn keys_are_collected_again_when_the_file_changes() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(&dir.path().join("base"));
         paths.create().unwrap();
@@ -73,10 +73,13 @@ mod tests {
         trust.add(listed, None, &[]).unwrap();
         let keys = trust.known_keys();
         assert_eq!(*keys, HashSet::from([listed]));
-        assert!(Arc::ptr_eq(&keys, &trust.known_keys()), "a look at many records gathers them again");
+        assert!(
+            Arc::ptr_eq(&keys, &trust.known_keys()),
+            "the keys are collected again although no file changed"
+        );
         trust.add(stranger, None, &[]).unwrap();
         assert_eq!(*trust.known_keys(), HashSet::from([listed, stranger]));
-        // A former key is known for as long as what it leads to is.
+        // A former key is known as long as its successor is.
         let (replaced, other) = (PublisherKey([3; 32]), PublisherKey([4; 32]));
         trust.succeed(&[(replaced, listed), (other, PublisherKey([5; 32]))]).unwrap();
         assert_eq!(*trust.known_keys(), HashSet::from([listed, stranger, replaced]));

@@ -1,35 +1,35 @@
-//! Whose model a name stands for: `trust.yaml`, the policy, and the choice among candidates.
+//! The publisher whose model a name means: `trust.yaml`, the policy, and the choice among candidates.
 //!
-//! A name belongs to one publisher once it is *pinned*: by the first manifest accepted for it, by `--publisher`, or by
-//! hand. *Listed* publishers are those whom the user trusts. The rules:
+//! A name belongs to one publisher when it is *pinned*: by the first manifest accepted for it, by `--publisher`, or by
+//! hand. *Listed* publishers are trusted by the user. The rules:
 //!
-//! - A pinned name is its publisher's alone: everybody else is refused, listed or not.
-//! - `security.trust: strict` accepts listed publishers and this base directory's own key, nobody else and nothing
-//!   unsigned. It pins as `tofu` does, so that listed publishers cannot take each other's names.
-//! - A name that nobody owns stands for the model of a listed publisher, else for our own, else for the only one that
-//!   there is. Several who differ are an error that names them.
-//! - Several who publish the same bytes are no conflict, and the name is left unpinned: whoever copied a model must not
-//!   own its name for having been seen first.
-//! - Unsigned manifests own nothing and are accepted for names that nobody owns, by `tofu`.
-//! - A publisher may replace their key by another (a record that the former key signs). Whoever pinned or listed the
-//!   former key follows, once: what is known first of a key stays, since a key that leaked can sign successions, too.
-//!   The former key signs nothing new from then on where its successor is pinned or listed, even if nothing of the
-//!   successor is there: it may be somebody else's now. For a name that nobody owns, it counts as a stranger's where
-//!   nothing else is there; the name is then pinned to the successor.
+//! - A pinned name belongs to its publisher only: every other publisher is refused, listed or not.
+//! - `security.trust: strict` accepts only listed publishers and this base directory's own key, and nothing unsigned. It
+//!   pins as `tofu` does, so that listed publishers cannot take each other's names.
+//! - A name without an owner means the model of a listed publisher, else our own, else the only one that exists. Several
+//!   publishers with different models are an error that names them.
+//! - Several publishers of the same bytes are no conflict, and the name is left unpinned: a publisher that copied a model
+//!   must not own its name for having been seen first.
+//! - Unsigned manifests own nothing. `tofu` accepts them for names without an owner.
+//! - A publisher may replace their key by another, with a record that the former key signs. A pin or listing of the former
+//!   key follows, once: the successor that is known first stays, because a leaked key can also sign successions. From then
+//!   on, where its successor is pinned or listed, nothing new that the former key signs is accepted, even if the successor
+//!   has published nothing: another person may use the former key now. For a name without an owner, a former key counts
+//!   like an unknown one, if there is no other candidate; the name is then pinned to the successor.
 //!
 //! | module | what it owns |
 //! |---|---|
 //! | `choice` | the rules as a function |
-//! | `document` | what the file says |
+//! | `document` | the content of the file |
 //! | `file` | the file: read when it changed, changed under a lock |
-//! | `changes` | what is changed by hand |
-//! | `find` | whom a user means |
-//! | `known` | whom somebody here chose to deal with |
+//! | `changes` | changes by hand |
+//! | `find` | finding the publisher that a user means |
+//! | `known` | publishers that the user of this node has chosen |
 //! | `rotation` | replacing our own key by a new one |
-//! | `error` | why somebody is not accepted |
+//! | `error` | why a publisher is not accepted |
 //!
-//! All questions are answered from memory, after a look at whether the file changed; answers that change the file block
-//! for the disk.
+//! All questions are answered from memory, after a check whether the file changed. Answers that change the file block for
+//! the disk.
 
 mod changes;
 mod choice;
@@ -50,6 +50,7 @@ use std::sync::Arc;
 pub use changes::Removed;
 pub use choice::{Choice, Pinning};
 pub use document::{Alias, AliasError, Document, Listed, Pin, Succession, When};
+use error::NO_PUBLISHER;
 pub use error::TrustError;
 pub(crate) use file::TrustLock;
 pub use named::NamedPublisher;
@@ -67,22 +68,22 @@ use crate::paths::Paths;
 /// How many successions are followed from one key.
 const MAX_CHAIN: usize = 8;
 
-/// Tells the key by which a publisher has replaced theirs, of which somebody has checked that the former key signs it.
+/// Returns the key by which a publisher has replaced theirs. The former key's signature was checked before.
 pub type Successors = Arc<dyn Fn(&PublisherKey) -> Option<PublisherKey> + Send + Sync>;
 
-/// What a publisher is to a name.
+/// The relation of a publisher to a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
-    /// The name is theirs.
+    /// The name belongs to the publisher.
     Pinned,
-    /// They are listed, and the name is nobody's.
+    /// The publisher is listed, and the name has no owner.
     Listed,
-    /// It is this base directory's own key, and the name is nobody's.
+    /// The publisher is this base directory's own key, and the name has no owner.
     Own,
-    /// Nothing is known against them: under `tofu` they can be accepted.
+    /// Nothing is known about the publisher: `tofu` can accept them.
     Unknown,
-    /// They are refused: the name is another's, the key was replaced, or the policy is `strict`.
+    /// The publisher is refused: the name has another owner, the key was replaced, or the policy is `strict`.
     Refused,
 }
 
@@ -96,17 +97,16 @@ pub struct Trust {
     known: KnownKeys,
 }
 
-/// What the file of this base directory's own key gave.
+/// The content of the file with this base directory's own key.
 #[derive(Debug, Clone, Copy)]
 struct Own {
     key: Option<PublisherKey>,
-    /// Whether the file would give it again.
+    /// Whether reading the file again would have the same result.
     lasting: bool,
 }
 
 impl Trust {
-    /// The trust of a base directory. Reads nothing yet: a file that cannot be understood fails the questions, until
-    /// somebody corrects it.
+    /// The trust of a base directory. Reads nothing yet. A malformed file fails the questions until the file is corrected.
     pub fn open(paths: &Paths, policy: TrustPolicy) -> Self {
         Self {
             policy,
@@ -117,13 +117,13 @@ impl Trust {
         }
     }
 
-    /// The key that counts instead of one that was replaced; the same for every other.
+    /// The key that has replaced a former key; the same key for every other.
     pub fn present_key(&self, key: &PublisherKey) -> PublisherKey {
         let followed = self.document().map(|document| self.chain(&document, key));
         followed.ok().and_then(|steps| steps.last().copied()).map_or(*key, |(_, now)| now)
     }
 
-    /// Has successions looked up from now on, by what answers from memory.
+    /// Looks up successions with `successors` from now on. It must answer from memory.
     pub fn follow(&self, successors: Successors) {
         *self.successors.write() = Some(successors);
     }
@@ -133,7 +133,7 @@ impl Trust {
         self.policy
     }
 
-    /// This base directory's own key, where there is one that can be used.
+    /// This base directory's own key, if there is a usable one.
     pub fn own(&self) -> Option<PublisherKey> {
         let load = |path: &Path| match PublisherKeypair::load(path) {
             Ok(pair) => Own { key: Some(pair.public()), lasting: true },
@@ -142,14 +142,14 @@ impl Trust {
         self.own.get(load, |own| own.lasting).key
     }
 
-    /// What the file says now.
+    /// The present content of the file.
     pub fn document(&self) -> Result<Arc<Document>, TrustError> {
         self.file.read()
     }
 
-    /// The publisher whose model `name` stands for, among candidates `(publisher, info hash)`, by the rules at the top
-    /// of this module. `wanted` (`--publisher`: see [`find`](Self::find)) chooses among publishers of a name that is not
-    /// another's. Pins nothing: that is for [`accept`](Self::accept), once the manifest is there and checked.
+    /// Chooses the publisher of `name` among candidates `(publisher, info hash)`, by the rules at the top of this module.
+    /// `wanted` (`--publisher`: see [`find`](Self::find)) selects a publisher, unless the name belongs to another. Pins
+    /// nothing: [`accept`](Self::accept) does, when the manifest is there and checked.
     pub fn choose(
         &self,
         name: &ModelName,
@@ -171,8 +171,8 @@ impl Trust {
         self.view(&document, |view| view.choose(name, candidates, wanted))
     }
 
-    /// Refuses a manifest of `name` signed by `given` (none: unsigned), or accepts it and, where `pinning` says so and
-    /// the name is nobody's, gives the name to its publisher.
+    /// Refuses or accepts a manifest of `name` signed by `given` (none: unsigned). With [`Pinning::Pin`], pins a name
+    /// without an owner to the publisher.
     pub fn accept(
         &self,
         name: &ModelName,
@@ -186,7 +186,7 @@ impl Trust {
             return Ok(());
         }
         self.file.change(|document| {
-            // Another process may have pinned it meanwhile.
+            // Another process may have pinned the name in between.
             self.view(document, |view| view.judge(name, given))?;
             match given.filter(|_| pinning == Pinning::Pin) {
                 Some(given) => {
@@ -208,14 +208,14 @@ impl Trust {
         self.view(&document, |view| view.judge_by_key(name, publisher))
     }
 
-    /// Whether a name may be used for what is shared from here, signed by `own` or not at all: not where it is
-    /// another's. Whether strangers' manifests would be accepted is no matter.
+    /// Checks that this node may share a model under a name, signed by `own` or unsigned: the name must not belong to
+    /// another publisher. The policy for other publishers' manifests does not matter.
     pub fn check(&self, name: &ModelName, own: Option<PublisherKey>) -> Result<(), TrustError> {
         let document = self.current(name)?;
         self.view(&document, |view| View { policy: TrustPolicy::Tofu, ..*view }.judge(name, own))
     }
 
-    /// [`check`](Self::check), and takes the name for `own` where it is nobody's.
+    /// [`check`](Self::check), and pins a name without an owner to `own`.
     pub fn claim(&self, name: &ModelName, own: Option<PublisherKey>) -> Result<(), TrustError> {
         match own {
             Some(_) => self.accept(name, own, Pinning::Pin),
@@ -223,8 +223,8 @@ impl Trust {
         }
     }
 
-    /// Refuses a model known here unless the publisher that the user asked for (see [`find`](Self::find)) signed it, and
-    /// gives the name to them where it is nobody's.
+    /// Refuses a known model unless the publisher that the user asked for (see [`find`](Self::find)) signed it. Pins a
+    /// name without an owner to that publisher.
     pub fn insist(
         &self,
         name: &ModelName,
@@ -232,7 +232,7 @@ impl Trust {
         wanted: &str,
     ) -> Result<(), TrustError> {
         let document = self.current(name)?;
-        let shown = || given.map_or_else(|| "nobody".to_owned(), |key| document.describe(&key));
+        let shown = || given.map_or_else(|| NO_PUBLISHER.to_owned(), |key| document.describe(&key));
         let not_offered =
             |wanted| TrustError::NotOffered { name: name.clone(), wanted, candidates: vec![shown()] };
         let found = match self.find_in(&document, wanted, given) {
@@ -246,14 +246,14 @@ impl Trust {
                 pinned: document.describe(&pinned),
                 given: document.describe(&found),
             }),
-            // What is here may be signed by the former key of the publisher whose name it is.
+            // The known model may be signed by the former key of the owner.
             _ if given.map(owner) != Some(owner(found)) => Err(not_offered(document.describe(&found))),
             Some(_) => Ok(()),
             None => self.accept(name, given, Pinning::Pin),
         }
     }
 
-    /// What a publisher (none: of something unsigned) is to a name. Where the file cannot be read, all are refused.
+    /// The relation of a publisher (none: unsigned) to a name. If the file cannot be read, all are refused.
     pub fn standing(&self, name: &ModelName, publisher: Option<&PublisherKey>) -> Standing {
         let Ok(document) = self.current(name) else { return Standing::Refused };
         if self.view(&document, |view| view.judge(name, publisher.copied())).is_err() {
@@ -267,15 +267,15 @@ impl Trust {
         }
     }
 
-    /// The publisher to whom a name belongs.
+    /// The publisher that owns a name.
     pub fn pinned(&self, name: &ModelName) -> Result<Option<PublisherKey>, TrustError> {
         Ok(self.current(name)?.pinned(name))
     }
 
-    /// Whether what was accepted before may still be used under its name: not where the name has become another's since,
-    /// nor where `strict` does not accept its publisher. What the former key of an accepted publisher signed may, and
-    /// what nobody signed, which somebody put here by hand.
-    pub fn stands(&self, name: &ModelName, given: Option<PublisherKey>) -> Result<(), TrustError> {
+    /// Checks that a model that was accepted before may still be used under its name: not if the name has another owner
+    /// now, nor if `strict` does not accept its publisher. Models signed by the former key of an accepted publisher may be
+    /// used, and unsigned ones, which the user imported by hand.
+    pub fn still_accepts(&self, name: &ModelName, given: Option<PublisherKey>) -> Result<(), TrustError> {
         let Some(given) = given else { return Ok(()) };
         let document = self.current(name)?;
         self.view(&document, |view| {
@@ -283,7 +283,7 @@ impl Trust {
         })
     }
 
-    /// The file's contents, once everybody who matters for `name` has been followed to their present key.
+    /// The file's content, after every listed publisher and the owner of `name` were followed to their present keys.
     fn current(&self, name: &ModelName) -> Result<Arc<Document>, TrustError> {
         let document = self.file.read()?;
         let former = |document: &Document| -> Vec<(PublisherKey, PublisherKey)> {
@@ -301,8 +301,8 @@ impl Trust {
         self.file.read()
     }
 
-    /// The successions that lead from a key to the one that counts now; none where they lead back. Nobody else says
-    /// that our own key was replaced.
+    /// The successions that lead from a key to its present key; none if they form a circle. Records of other nodes never
+    /// replace our own key.
     fn chain(&self, document: &Document, key: &PublisherKey) -> Vec<(PublisherKey, PublisherKey)> {
         let successors = self.successors.read().clone();
         let mut steps: Vec<(PublisherKey, PublisherKey)> = Vec::new();
@@ -310,8 +310,8 @@ impl Trust {
         let own = self.own();
         while steps.len() < MAX_CHAIN && own != Some(at) {
             let remembered = document.successions.get(&at).map(|known| known.successor);
-            let told = || successors.as_ref().and_then(|told| told(&at));
-            let Some(next) = remembered.or_else(told) else { break };
+            let announced = || successors.as_ref().and_then(|successor_of| successor_of(&at));
+            let Some(next) = remembered.or_else(announced) else { break };
             if next == at || steps.iter().any(|(former, _)| *former == next) {
                 return Vec::new();
             }
@@ -331,14 +331,14 @@ impl Trust {
     }
 }
 
-/// Goes by successions, and says what that moved.
+/// Follows successions, and logs the new ones.
 fn succeed(document: &mut Document, steps: &[(PublisherKey, PublisherKey)]) {
     for (former, successor) in steps {
         if document.succeed(*former, *successor) {
             tracing::warn!(
-                "publisher {} has replaced its key by {}, which is trusted in its place from now on",
-                former.fingerprint(),
-                successor.fingerprint()
+                former = former.fingerprint(),
+                successor = successor.fingerprint(),
+                "a publisher has replaced its key; the successor is trusted from now on"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! A publisher as people and programs see it.
+//! A publisher as shown to people and programs.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::{Document, Trust};
 use crate::model::PublisherKey;
 
-/// A publisher's key, and what it is called. Shown as `alias (fingerprint)`, or as the fingerprint alone.
+/// A publisher's key and its name for the user. Shown as `alias (fingerprint)`, or as the fingerprint alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedPublisher {
     /// The key.
     pub publisher: PublisherKey,
     /// The key for people to compare.
     pub fingerprint: String,
-    /// What this node's user calls the publisher.
+    /// The alias that the user of this node has given.
     pub alias: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl Document {
 }
 
 impl Trust {
-    /// A publisher with its alias. Where the file cannot be read there is none.
+    /// A publisher with its alias; without one if the file cannot be read.
     pub fn named(&self, key: &PublisherKey) -> NamedPublisher {
         self.document().map_or_else(|_| Document::default().named(key), |document| document.named(key))
     }

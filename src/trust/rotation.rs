@@ -1,17 +1,17 @@
-//! Replacing the publisher's key by a new one, which those who trusted the former follow.
+//! Replacing this node's publisher key by a new one. Nodes that trust the former key then trust the new one.
 //!
-//! The former key signs a record that names the new one. In `keys/`, step by step, so that a kill between any two
-//! leaves one key that signs and is trusted:
+//! The former key signs a record that names the new one. The steps in `keys/`, so that a kill between any two of them
+//! leaves exactly one key that signs and is trusted:
 //!
-//! 1. `publisher-next.key`: the new key. Where an earlier attempt left one, nobody has seen it; it is used.
+//! 1. `publisher-next.key`: the new key. A key that an earlier attempt left was never published; it is used.
 //! 2. `publisher-FINGERPRINT.key`: the former key, kept.
-//! 3. `successions/FINGERPRINT.pending`: the record. Nobody is shown it yet.
-//! 4. `publisher-next.key` becomes `publisher.key`: from here on the new key signs.
-//! 5. The record becomes `successions/FINGERPRINT.record`: from here on it is published. [`complete`] does this
-//!    where a kill came before it.
+//! 3. `successions/FINGERPRINT.pending`: the record. It is not published yet.
+//! 4. `publisher-next.key` becomes `publisher.key`: from now on the new key signs.
+//! 5. The record becomes `successions/FINGERPRINT.record`: from now on it is published. After a kill before this step,
+//!    [`complete`] does it.
 //!
-//! Those who look for the newest record of a key find this one whatever else the key signs later: its sequence is the
-//! highest there is. So whoever steals a former key cannot take back what its owner said with it.
+//! The record has the highest possible sequence. So it stays the newest record of the key whatever the key signs later, and
+//! a thief of the former key cannot revoke it.
 
 use std::fs;
 use std::io;
@@ -26,52 +26,52 @@ use crate::keys::{KeyError, PublisherKeypair};
 use crate::model::PublisherKey;
 use crate::paths::Paths;
 
-/// Successions of our own that are read; more than anybody makes.
+/// The most successions that are read; more than a user makes.
 const MAX_SUCCESSIONS: usize = 1000;
 
 /// Why the key could not be replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum RotationError {
-    /// There is none to replace.
+    /// There is no key to replace.
     #[error("there is no key at {}", .0.display())]
     NoKey(PathBuf),
-    /// A key cannot be used or written.
+    /// A key cannot be read or written.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// Another process is at it.
+    /// The lock failed.
     #[error(transparent)]
     Lock(#[from] TrustError),
     /// The former key has named another successor already.
-    #[error("the key {0} has been replaced before; it cannot be replaced by another again")]
+    #[error("the key {0} has already been replaced; it cannot be replaced a second time")]
     Replaced(String),
-    /// The record cannot be made.
-    #[error("the succession cannot be signed: {0}")]
+    /// The record cannot be signed.
+    #[error("could not sign the succession: {0}")]
     Record(#[from] RecordError),
     /// A file could not be used.
     #[error("{}: {source}", path.display())]
     Io {
         /// Which file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// What became of the key.
+/// The result of replacing the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotated {
     /// The key that signed so far.
     pub former: PublisherKey,
-    /// The key that signs now.
+    /// The key that signs from now on.
     pub current: PublisherKey,
-    /// Where the former one is kept.
+    /// The file with the former key.
     pub kept: PathBuf,
 }
 
-/// Makes a new key and has the former one name it as its successor. What was signed with the former key is for
-/// [`Library::finish_rotation`](crate::node::Library::finish_rotation) to sign anew. Blocks.
+/// Makes a new key, and a record in which the former key names it as successor. Manifests signed with the former key are
+/// signed again by [`Library::finish_rotation`](crate::node::Library::finish_rotation). Blocks.
 pub fn rotate(paths: &Paths, now: UnixTime) -> Result<Rotated, RotationError> {
-    let _lock = TrustLock::take(paths)?;
+    let _lock = TrustLock::acquire(paths)?;
     complete_locked(paths)?;
     let own = paths.publisher_key();
     if !own.exists() {
@@ -100,16 +100,16 @@ pub fn rotate(paths: &Paths, now: UnixTime) -> Result<Rotated, RotationError> {
     Ok(Rotated { former: former.public(), current: current.public(), kept })
 }
 
-/// Completes what a killed [`rotate`] left, if anything. Blocks.
+/// Completes a [`rotate`] that was killed, if there is one. Blocks.
 pub fn complete(paths: &Paths) -> Result<(), RotationError> {
     if files(paths, "pending").is_empty() {
         return Ok(());
     }
-    let _lock = TrustLock::take(paths)?;
+    let _lock = TrustLock::acquire(paths)?;
     complete_locked(paths)
 }
 
-/// Shows the records whose successor is the key that signs now.
+/// Publishes the pending records whose successor is the key that signs now.
 fn complete_locked(paths: &Paths) -> Result<(), RotationError> {
     for path in files(paths, "pending") {
         let Some((record, Body::Successor(successor))) =
@@ -117,7 +117,7 @@ fn complete_locked(paths: &Paths) -> Result<(), RotationError> {
         else {
             continue;
         };
-        // Before the step that makes it so, the record's own key still signs, and the next attempt makes it anew.
+        // Before step 4 the former key still signs, and the next attempt makes a new record.
         if PublisherKeypair::load(&paths.publisher_key())?.public() == successor {
             let shown = self::record(paths, &record.record().publisher.fingerprint());
             fs::rename(&path, &shown)
@@ -128,12 +128,12 @@ fn complete_locked(paths: &Paths) -> Result<(), RotationError> {
     Ok(())
 }
 
-/// The records by which our former keys name their successors. One that cannot be used is logged. Blocks.
+/// The records in which our former keys name their successors. Logs unusable ones. Blocks.
 pub fn successions(paths: &Paths) -> Vec<SharedRecord> {
     files(paths, "record").iter().filter_map(|path| read(path)).collect()
 }
 
-/// Former keys of ours, each with its successor.
+/// Our former keys, each with its successor.
 pub fn successors(paths: &Paths) -> Vec<(PublisherKey, PublisherKey)> {
     let of = |record: SharedRecord| match record.record().body {
         Body::Successor(successor) => Some((record.record().publisher, successor)),
@@ -154,7 +154,7 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> RotationError {
     move |source| RotationError::Io { path: path.to_owned(), source }
 }
 
-/// The files of successions with an extension, by name.
+/// The files of successions with this extension, sorted by name.
 fn files(paths: &Paths, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(paths.successions()).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
@@ -164,7 +164,7 @@ fn files(paths: &Paths, extension: &str) -> Vec<PathBuf> {
     files
 }
 
-/// A record that names a successor, and whose file says whose.
+/// Reads a record that names a successor, and whose file name is the fingerprint of its key.
 fn read(path: &Path) -> Option<SharedRecord> {
     let bytes = fsutil::read_capped(path, MAX_RECORD as u64).map_err(|e| e.to_string());
     let record = bytes.and_then(|bytes| SignedRecord::from_bytes(&bytes).map_err(|e| e.to_string()));
@@ -176,27 +176,28 @@ fn read(path: &Path) -> Option<SharedRecord> {
             Some(Arc::new(record))
         }
         Ok(_) => {
-            tracing::warn!("{} does not name a successor of its key", path.display());
+            tracing::warn!(file = %path.display(), "a succession does not name a successor of its key");
             None
         }
         Err(e) => {
-            tracing::warn!("{} is not used: {e}", path.display());
+            tracing::warn!(file = %path.display(), error = e, "could not read a succession");
             None
         }
     }
 }
 
-/// Gives the former key's file a second name, unless an earlier attempt did.
+/// Gives the former key's file a second name, unless an earlier attempt has done so.
 fn keep(own: &Path, kept: &Path, former: &PublisherKeypair) -> Result<(), RotationError> {
     match fs::hard_link(own, kept) {
         Ok(()) => fsutil::sync_dir(fsutil::parent(kept)).map_err(failed(kept)),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            match PublisherKeypair::load(kept)?.public() == former.public() {
-                true => Ok(()),
-                false => Err(KeyError::Exists(kept.to_owned()).into()),
+            if PublisherKeypair::load(kept)?.public() == former.public() {
+                Ok(())
+            } else {
+                Err(KeyError::Exists(kept.to_owned()).into())
             }
         }
-        // A file system without hard links.
+        // The file system has no hard links.
         Err(_) => Ok(former.save(kept)?),
     }
 }
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_names_the_next_and_is_kept_for_its_owner_alone() {
+    fn each_key_names_its_successor_and_stays_private() {
         let Base { _dir, paths } = &base();
         let first = own(paths);
         let one = rotate(paths, 1000).unwrap();
@@ -252,8 +253,8 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_between_any_two_steps_leaves_a_key_that_is_trusted() {
-        // What each step leaves, made by undoing the later ones.
+    fn kill_between_steps_leaves_one_trusted_key() {
+        // The state after each step is made by undoing the later steps.
         for steps in 0..=5 {
             let Base { _dir, paths } = &base();
             let (first, keys) = (own(paths), paths.base.join("keys"));
@@ -279,7 +280,7 @@ mod tests {
             complete(paths).unwrap();
             if steps < 4 {
                 assert_eq!(own(paths), first, "step {steps}");
-                assert_eq!(successors(paths), [], "step {steps}: nobody learns of a key that does not sign");
+                assert_eq!(successors(paths), [], "step {steps}: a key that does not sign is published");
                 let again = rotate(paths, 2000).unwrap();
                 assert_eq!(again.former, first);
                 assert_eq!(again.current == done.current, steps > 0, "step {steps}");
@@ -291,10 +292,10 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_replaced_once() {
+    fn key_cannot_be_replaced_twice() {
         let Base { _dir, paths } = &base();
         let done = rotate(paths, 1000).unwrap();
-        // Somebody puts the former key back.
+        // The user restores the former key.
         fs::remove_file(paths.publisher_key()).unwrap();
         fs::copy(&done.kept, paths.publisher_key()).unwrap();
         assert!(
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_key_there_is_nothing_to_replace_and_files_of_others_are_left() {
+    fn missing_key_is_an_error_and_foreign_files_are_ignored() {
         let Base { _dir, paths } = &base();
         let done = rotate(paths, 1000).unwrap();
         let shown = record(paths, &done.former.fingerprint());

@@ -1,26 +1,26 @@
-//! The file: what it says, and changes of several at once.
+//! The file: its content, and concurrent changes.
 
 use super::*;
 
 #[test]
-fn the_former_versions_registry_is_taken_over_once() {
+fn pins_of_an_old_registry_are_imported_once() {
     let base = Base::tofu();
-    base.trust.take_over(None).unwrap();
-    assert!(!base.paths.trust().exists(), "nothing to take over, nothing written");
-    base.trust.take_over([(name(), key(1)), (name(), key(2))]).unwrap();
+    base.trust.import_pins(None).unwrap();
+    assert!(!base.paths.trust().exists(), "a file was written without pins");
+    base.trust.import_pins([(name(), key(1)), (name(), key(2))]).unwrap();
     assert_eq!(base.pinned(), Some(key(1)));
     base.trust.unpin(&name()).unwrap();
-    base.trust.take_over([(name(), key(1))]).unwrap();
+    base.trust.import_pins([(name(), key(1))]).unwrap();
     assert_eq!(base.pinned(), None);
-    // Where the first manifest owned nothing, its name is not taken over at the next start.
+    // If the first manifest was unsigned, its name is not pinned at the next start.
     let base = Base::tofu();
     base.trust.accept(&name(), Some(key(1)), Pinning::Leave).unwrap();
-    base.trust.take_over([(name(), key(1))]).unwrap();
+    base.trust.import_pins([(name(), key(1))]).unwrap();
     assert_eq!(base.pinned(), None);
 }
 
 #[test]
-fn the_file_is_private_and_says_what_was_decided() {
+fn file_is_private_and_holds_the_decisions() {
     let base = Base::tofu().list(1, Some("dora")).list(2, None).pin(3);
     base.succeeds(2, 4);
     base.trust.standing(&name(), None);
@@ -35,7 +35,7 @@ fn the_file_is_private_and_says_what_was_decided() {
 }
 
 #[test]
-fn what_somebody_writes_into_the_file_counts_at_the_next_question() {
+fn edits_by_hand_count_at_the_next_question() {
     let base = Base::tofu();
     assert_eq!(base.pinned(), None);
     let pin = |number| {
@@ -50,7 +50,7 @@ fn what_somebody_writes_into_the_file_counts_at_the_next_question() {
 }
 
 #[test]
-fn a_file_that_cannot_be_understood_is_said_with_its_line_and_left_alone() {
+fn malformed_file_is_reported_with_line_and_kept() {
     let hex = key(1);
     let since = "2026-01-31T12:00:00Z";
     for (text, line, parts) in [
@@ -67,14 +67,14 @@ fn a_file_that_cannot_be_understood_is_said_with_its_line_and_left_alone() {
                 key(2)
             ),
             0,
-            &["x is there twice"],
+            &["x occurs twice"],
         ),
         (
             format!(
                 "pins:\n- {{name: {NAME}, publisher: {hex}, since: {since}}}\n- {{name: {NAME}, publisher: {hex}, since: {since}}}\n"
             ),
             0,
-            &["acme/tiny is there twice"],
+            &["acme/tiny occurs twice"],
         ),
         ("[".repeat(100_000), 1, &["nested deeper than 64 levels"]),
         ("pins: [\n".to_owned(), 0, &[]),
@@ -137,7 +137,7 @@ fn adding_and_removing_is_all_or_nothing() {
 }
 
 #[test]
-fn changes_made_at_once_are_all_kept() {
+fn concurrent_changes_are_all_kept() {
     let base = Base::tofu();
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -155,7 +155,7 @@ fn changes_made_at_once_are_all_kept() {
 }
 
 #[test]
-fn of_two_who_are_first_at_once_one_is() {
+fn concurrent_first_acceptances_pin_one_publisher() {
     let base = Base::tofu();
     let winners: usize = std::thread::scope(|scope| {
         let tries: Vec<_> = (1..=4)
@@ -196,7 +196,7 @@ proptest! {
 }
 
 #[test]
-fn an_error_that_passes_is_not_remembered() {
+fn temporary_error_is_not_remembered() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     std::fs::write(&path, "x").unwrap();

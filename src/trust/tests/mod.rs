@@ -1,4 +1,4 @@
-//! The rules, one table for each.
+//! The rules, each as a table.
 
 mod file;
 mod successions;
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
+use super::error::NO_PUBLISHER;
 use super::*;
 
 const NAME: &str = "acme/tiny";
@@ -29,8 +30,8 @@ struct Base {
     _dir: tempfile::TempDir,
     paths: Paths,
     trust: Trust,
-    /// What the catalog would tell.
-    told: Arc<Mutex<HashMap<PublisherKey, PublisherKey>>>,
+    /// The successions that the catalog knows.
+    announced: Arc<Mutex<HashMap<PublisherKey, PublisherKey>>>,
 }
 
 impl Base {
@@ -39,10 +40,10 @@ impl Base {
         let paths = Paths::below(&dir.path().join("base"));
         paths.create().unwrap();
         let trust = Trust::open(&paths, policy);
-        let told: Arc<Mutex<HashMap<_, _>>> = Arc::default();
-        let asked = told.clone();
+        let announced: Arc<Mutex<HashMap<_, _>>> = Arc::default();
+        let asked = announced.clone();
         trust.follow(Arc::new(move |key| asked.lock().unwrap().get(key).copied()));
-        Self { _dir: dir, paths, trust, told }
+        Self { _dir: dir, paths, trust, announced }
     }
 
     fn tofu() -> Self {
@@ -69,7 +70,7 @@ impl Base {
     }
 
     fn succeeds(&self, former: u8, successor: u8) {
-        self.told.lock().unwrap().insert(key(former), key(successor));
+        self.announced.lock().unwrap().insert(key(former), key(successor));
     }
 
     fn choose(&self, candidates: &[(u8, u8)], wanted: Option<&str>) -> Result<Choice, TrustError> {
@@ -90,7 +91,7 @@ impl Base {
     }
 }
 
-/// What came of a question, short enough for a table.
+/// A result, short enough for a table.
 #[track_caller]
 fn brief(result: Result<Choice, TrustError>) -> String {
     match result {
@@ -102,19 +103,19 @@ fn brief(result: Result<Choice, TrustError>) -> String {
         Err(TrustError::Ambiguous { candidates, .. }) => format!("ambiguous {}", candidates.len()),
         Err(TrustError::NotOffered { .. }) => "not offered".to_owned(),
         Err(TrustError::Replaced { .. }) => "replaced".to_owned(),
-        Err(TrustError::Unpublished(_)) => "nobody".to_owned(),
+        Err(TrustError::Unpublished(_)) => "unpublished".to_owned(),
         Err(TrustError::UnknownPublisher(_)) => "unknown".to_owned(),
         Err(TrustError::TooShort { .. }) => "too short".to_owned(),
         Err(error) => panic!("{error}"),
     }
 }
 
-/// Which publishers are listed, whose the name is, and what is offered as (publisher, info hash).
+/// Listed publishers, the owner of the name, and the offers as (publisher, info hash).
 type Case = (&'static [u8], Option<u8>, &'static [(u8, u8)], &'static str, &'static str);
 
-/// One line a case: listed, pinned, offered, what comes of it under tofu, and under strict.
+/// Each case: listed, pinned, offered, the result with tofu, and with strict.
 const CHOICES: &[Case] = &[
-    (&[], None, &[], "nobody", "nobody"),
+    (&[], None, &[], "unpublished", "unpublished"),
     (&[], None, &[(1, 1)], "1 pin", "untrusted"),
     (&[], None, &[(1, 1), (1, 1)], "1 pin", "untrusted"),
     (&[], None, &[(1, 1), (1, 2)], "1 pin", "untrusted"),
@@ -122,16 +123,16 @@ const CHOICES: &[Case] = &[
     (&[], None, &[(2, 1), (1, 1)], "1 leave", "untrusted"),
     (&[], None, &[(2, 1), (1, 1), (3, 2)], "ambiguous 3", "untrusted"),
     (&[], None, &[(2, 1), (1, 1), (1, 2)], "ambiguous 2", "untrusted"),
-    (&[2], None, &[], "nobody", "nobody"),
+    (&[2], None, &[], "unpublished", "unpublished"),
     (&[2], None, &[(1, 1)], "1 pin", "untrusted"),
     (&[2], None, &[(2, 1)], "2 pin", "2 pin"),
     (&[2], None, &[(2, 1), (1, 2)], "2 pin", "2 pin"),
-    // The same bytes: the copier may be the listed one.
+    // The same bytes: the listed publisher may be the copier.
     (&[2], None, &[(2, 1), (1, 1)], "2 leave", "2 pin"),
     (&[2, 3], None, &[(2, 1), (3, 2), (1, 3)], "ambiguous 3", "ambiguous 2"),
     (&[2, 3], None, &[(3, 1), (2, 1), (1, 3)], "2 leave", "2 leave"),
     (&[2, 3], None, &[(3, 1), (2, 1), (1, 1)], "2 leave", "2 leave"),
-    (&[], Some(1), &[], "nobody", "nobody"),
+    (&[], Some(1), &[], "unpublished", "unpublished"),
     (&[], Some(1), &[(1, 1)], "1 pin", "untrusted"),
     (&[], Some(1), &[(1, 1), (2, 2)], "1 pin", "untrusted"),
     (&[], Some(1), &[(2, 1)], "other", "other"),
@@ -142,7 +143,7 @@ const CHOICES: &[Case] = &[
 ];
 
 #[test]
-fn a_name_stands_for_the_pinned_then_a_listed_then_the_only_publisher() {
+fn pinned_then_listed_then_only_publisher_is_chosen() {
     for (listed, pinned, offered, tofu, strict) in CHOICES {
         for (base, expected) in [(Base::tofu(), tofu), (Base::strict(), strict)] {
             let base = listed.iter().fold(base, |base, number| base.list(*number, None));
@@ -157,7 +158,7 @@ fn a_name_stands_for_the_pinned_then_a_listed_then_the_only_publisher() {
 }
 
 #[test]
-fn our_own_models_come_after_those_of_listed_publishers_and_before_strangers() {
+fn own_key_ranks_between_listed_and_unknown_publishers() {
     for base in [Base::tofu(), Base::strict()] {
         let own = base.own();
         let choose = |offered: &[(PublisherKey, InfoHash)]| base.trust.choose(&name(), offered, None);
@@ -172,7 +173,7 @@ fn our_own_models_come_after_those_of_listed_publishers_and_before_strangers() {
 }
 
 #[test]
-fn a_publisher_who_is_asked_for_is_chosen_unless_the_name_is_anothers() {
+fn wanted_publisher_is_chosen_unless_another_owns_the_name() {
     let hex = |number| key(number).to_string();
     for (listed, pinned, offered, wanted, tofu, strict) in [
         (&[][..], None, &[(1, 1), (2, 2)][..], hex(2), "2 pin", "untrusted"),
@@ -181,8 +182,8 @@ fn a_publisher_who_is_asked_for_is_chosen_unless_the_name_is_anothers() {
         (&[2], None, &[(1, 1), (2, 2)], hex(2), "2 pin", "2 pin"),
         (&[], None, &[(1, 1)], hex(2), "not offered", "not offered"),
         (&[], None, &[], hex(2), "not offered", "not offered"),
-        (&[], None, &[(1, 1)], "whoever".into(), "not offered", "not offered"),
-        (&[], None, &[], "whoever".into(), "unknown", "unknown"),
+        (&[], None, &[(1, 1)], "someone".into(), "not offered", "not offered"),
+        (&[], None, &[], "someone".into(), "unknown", "unknown"),
         (&[], Some(1), &[(1, 1), (2, 2)], hex(2), "other", "other"),
         (&[2], Some(1), &[(1, 1), (2, 2)], hex(2), "other", "other"),
         (&[], Some(1), &[(1, 1), (2, 2)], hex(1), "1 pin", "untrusted"),
@@ -205,12 +206,12 @@ fn a_publisher_who_is_asked_for_is_chosen_unless_the_name_is_anothers() {
 }
 
 #[test]
-fn too_few_digits_of_a_publisher_are_said_to_be_too_few() {
+fn too_few_digits_of_a_publisher_are_refused() {
     let base = Base::tofu();
     let offered = [(PublisherKey([7; 32]), InfoHash([1; 32]))];
     let name = name();
     let fingerprint = PublisherKey([7; 32]).fingerprint();
-    // Somebody could make a key for any beginning of less than a fingerprint.
+    // An attacker can make a key for any beginning that is shorter than a fingerprint.
     for few in ["0", "0707070", "07070707", "070707070707070", &fingerprint[..18]] {
         let error = base.trust.choose(&name, &offered, Some(few)).unwrap_err();
         assert!(error.to_string().contains("too short"), "{error}");
@@ -218,17 +219,17 @@ fn too_few_digits_of_a_publisher_are_said_to_be_too_few() {
     for enough in ["0707070707070707", &fingerprint] {
         assert!(base.trust.choose(&name, &offered, Some(enough)).is_ok());
     }
-    // Who is known here is nobody else.
+    // Fewer digits identify a known publisher.
     let known = Base::tofu().list(7, None);
     assert!(known.trust.choose(&name, &offered, Some("07070707")).is_ok());
     assert!(known.trust.choose(&name, &offered, Some("0707070")).is_err());
-    // What is no beginning of any is somebody who is not known.
+    // Digits that match no publisher are an unknown publisher.
     let error = base.trust.choose(&name, &offered, Some("bob")).unwrap_err();
     assert!(matches!(error, TrustError::NotOffered { .. }), "{error}");
 }
 
 #[test]
-fn what_stands_for_several_publishers_is_refused_with_all_of_them() {
+fn ambiguous_publisher_is_refused_with_all_matches() {
     let base = Base::tofu();
     let twins = [PublisherKey([7; 32]), PublisherKey(std::array::from_fn(|i| if i < 31 { 7 } else { 8 }))];
     let error = base.trust.find("0707070707070707", twins).unwrap_err();
@@ -250,7 +251,9 @@ fn the_first_accepted_publisher_owns_the_name() {
     base.accept(Some(1)).unwrap();
     let error = base.accept(Some(2)).unwrap_err().to_string();
     assert!(error.contains(&key(1).fingerprint()) && error.contains(&key(2).fingerprint()), "{error}");
-    assert!(matches!(base.accept(None), Err(TrustError::OtherPublisher { given, .. }) if given == "nobody"));
+    assert!(
+        matches!(base.accept(None), Err(TrustError::OtherPublisher { given, .. }) if given == NO_PUBLISHER)
+    );
     let other: ModelName = "Acme/tiny".parse().unwrap();
     assert_eq!(base.trust.accept(&other, Some(key(2)), Pinning::Pin), Ok(()), "another name");
     base.trust.unpin(&name()).unwrap();
@@ -259,7 +262,7 @@ fn the_first_accepted_publisher_owns_the_name() {
 }
 
 #[test]
-fn strict_accepts_listed_publishers_and_our_own_key_alone() {
+fn strict_accepts_only_listed_publishers_and_own_key() {
     let base = Base::strict().list(2, Some("dora"));
     assert!(matches!(base.accept(Some(1)), Err(TrustError::Untrusted { .. })));
     assert!(matches!(base.accept(None), Err(TrustError::Untrusted { .. })));
@@ -274,7 +277,7 @@ fn strict_accepts_listed_publishers_and_our_own_key_alone() {
 }
 
 #[test]
-fn what_is_shared_from_here_needs_no_trust_but_a_name_that_is_not_anothers() {
+fn sharing_needs_only_a_name_without_other_owner() {
     let base = Base::strict();
     base.trust.claim(&name(), None).unwrap();
     let own = base.own();
@@ -287,10 +290,10 @@ fn what_is_shared_from_here_needs_no_trust_but_a_name_that_is_not_anothers() {
 }
 
 #[test]
-fn a_model_that_is_here_is_held_to_the_publisher_asked_for() {
+fn known_model_must_be_signed_by_the_wanted_publisher() {
     let base = Base::tofu();
     let insist = |given: Option<u8>, wanted: &str| base.trust.insist(&name(), given.map(key), wanted);
-    assert!(matches!(insist(Some(1), "nobody"), Err(TrustError::NotOffered { .. })));
+    assert!(matches!(insist(Some(1), "unknown"), Err(TrustError::NotOffered { .. })));
     assert!(matches!(insist(None, &key(1).to_string()), Err(TrustError::NotOffered { .. })));
     assert!(matches!(insist(Some(2), &key(1).to_string()), Err(TrustError::NotOffered { .. })));
     assert_eq!(base.pinned(), None);
@@ -303,7 +306,7 @@ fn a_model_that_is_here_is_held_to_the_publisher_asked_for() {
 }
 
 #[test]
-fn standings_are_those_that_a_choice_would_follow() {
+fn standings_agree_with_choices() {
     let base = Base::tofu().list(2, None);
     let own = base.own();
     let of = |key: &PublisherKey| base.trust.standing(&name(), Some(key));
@@ -323,10 +326,10 @@ fn standings_are_those_that_a_choice_would_follow() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// Whatever is known: the order of candidates is no matter; a choice is one of them that would be accepted; a
-    /// pinned name is its owner's; who is chosen among several who differ is trusted; equal ones are left unpinned.
+    /// For any facts: the order of candidates does not matter; a choice is a candidate that would be accepted; a pinned name
+    /// belongs to its owner; a choice among different models is a trusted publisher; equal models are left unpinned.
     #[test]
-    fn choices_keep_their_promises(
+    fn choices_follow_the_rules(
         offered in proptest::collection::vec((0u8..6, 0u8..3), 0..8),
         listed in proptest::collection::btree_set(0u8..6, 0..3),
         pinned in proptest::option::of(0u8..6),
@@ -336,12 +339,12 @@ proptest! {
     ) {
         let policy = if strict { TrustPolicy::Strict } else { TrustPolicy::Tofu };
         let mut document = Document::default();
-        let mut told = successions.clone();
-        // Only what leads somewhere.
-        told.retain(|former, successor| former < successor);
+        let mut announced = successions.clone();
+        // Only successions that lead to a key.
+        announced.retain(|former, successor| former < successor);
         let owner = |k: &PublisherKey| {
             let mut at = k.0[0];
-            while let Some(next) = told.get(&at) {
+            while let Some(next) = announced.get(&at) {
                 at = *next;
             }
             key(at)
@@ -375,7 +378,7 @@ proptest! {
             let hashes: BTreeSet<_> = candidates.iter().filter(|(k, _)| owner(k) == *k).map(|(_, h)| *h).collect();
             let differ = hashes.len() > 1;
             if document.pinned(&name()).is_none() && present.len() > 1 {
-                prop_assert!(trusted || !differ, "a stranger among several who differ");
+                prop_assert!(trusted || !differ, "an unknown publisher among different models");
                 prop_assert!(differ || strict || pinning == Pinning::Leave, "a copier would own the name");
             }
         }

@@ -1,4 +1,4 @@
-//! Keys that their owners replace.
+//! Keys that their owners have replaced.
 
 use super::*;
 
@@ -21,15 +21,15 @@ fn pins_and_listings_follow_a_replaced_key() {
         // A thief of the former key is too late.
         base.succeeds(1, 9);
         assert_ne!(brief(base.choose(&[(9, 1), (3, 2)], None)), "9 pin");
-        // The catalog's records expire; what was followed stays.
-        base.told.lock().unwrap().clear();
+        // Records of the catalog expire; successions that were followed stay.
+        base.announced.lock().unwrap().clear();
         assert_eq!(brief(base.choose(&[(1, 1), (3, 2)], None)), "3 pin");
         assert_eq!(brief(base.choose(&[(1, 1), (3, 2)], Some(&key(1).to_string()))), "3 pin");
     }
 }
 
 #[test]
-fn a_replaced_key_is_a_strangers_for_a_name_that_nobody_owns() {
+fn replaced_key_counts_as_unknown_for_a_free_name() {
     let base = Base::tofu();
     base.succeeds(1, 2);
     assert_eq!(brief(base.choose(&[(1, 1), (2, 2)], None)), "2 pin");
@@ -45,7 +45,7 @@ fn a_replaced_key_is_a_strangers_for_a_name_that_nobody_owns() {
 }
 
 #[test]
-fn successions_in_a_circle_move_nothing_and_long_chains_end() {
+fn circles_are_ignored_and_chains_are_bounded() {
     let base = Base::tofu().pin(1);
     base.succeeds(1, 2);
     base.succeeds(2, 1);
@@ -59,44 +59,44 @@ fn successions_in_a_circle_move_nothing_and_long_chains_end() {
 }
 
 #[test]
-fn nobody_else_says_that_our_own_key_was_replaced() {
+fn foreign_records_do_not_replace_own_key() {
     let base = Base::tofu();
     let own = base.own();
     base.trust.claim(&name(), Some(own)).unwrap();
-    base.told.lock().unwrap().insert(own, key(9));
+    base.announced.lock().unwrap().insert(own, key(9));
     assert_eq!(base.pinned(), Some(own));
     assert_eq!(base.trust.present_key(&own), own);
     base.succeeds(1, 2);
     assert_eq!(base.trust.present_key(&key(1)), key(2));
     let before = base.trust.document().unwrap();
-    assert!(before.successions.is_empty(), "who is nobody here is not remembered");
+    assert!(before.successions.is_empty(), "a succession of an unknown publisher is remembered");
     base.trust.succeed(&[(key(1), key(2))]).unwrap();
     base.trust.succeed(&[(key(1), key(3))]).unwrap();
     assert_eq!(base.trust.document().unwrap().successions[&key(1)].successor, key(2));
 }
 
 #[test]
-fn what_a_former_key_signed_is_used_as_long_as_its_owner_is_accepted() {
+fn models_of_a_former_key_stay_usable() {
     let base = Base::tofu();
     base.accept(Some(1)).unwrap();
     base.succeeds(1, 2);
-    let stands = |base: &Base, given: Option<u8>| base.trust.stands(&name(), given.map(key)).is_ok();
-    assert_eq!([1, 2, 3].map(|given| stands(&base, Some(given))), [true, true, false]);
-    assert!(stands(&base, None), "what nobody signed was put here by hand");
+    let accepts = |base: &Base, given: Option<u8>| base.trust.still_accepts(&name(), given.map(key)).is_ok();
+    assert_eq!([1, 2, 3].map(|given| accepts(&base, Some(given))), [true, true, false]);
+    assert!(accepts(&base, None), "unsigned models were imported by hand");
     base.trust.unpin(&name()).unwrap();
     base.trust.add(key(3), None, &[name()]).unwrap();
-    assert_eq!([1, 2, 3].map(|given| stands(&base, Some(given))), [false, false, true]);
+    assert_eq!([1, 2, 3].map(|given| accepts(&base, Some(given))), [false, false, true]);
     let base = Base::strict();
     let own = base.own();
     base.succeeds(1, 2);
-    assert_eq!([1, 2, 3].map(|given| stands(&base, Some(given))), [false, false, false]);
+    assert_eq!([1, 2, 3].map(|given| accepts(&base, Some(given))), [false, false, false]);
     base.trust.add(key(2), None, &[]).unwrap();
-    assert_eq!([1, 2, 3].map(|given| stands(&base, Some(given))), [true, true, false]);
-    assert!(base.trust.stands(&name(), Some(own)).is_ok());
+    assert_eq!([1, 2, 3].map(|given| accepts(&base, Some(given))), [true, true, false]);
+    assert!(base.trust.still_accepts(&name(), Some(own)).is_ok());
 }
 
 #[test]
-fn a_successor_that_is_listed_already_keeps_its_alias() {
+fn listed_successor_keeps_its_alias() {
     let base = Base::tofu().list(1, Some("former")).list(2, Some("dora"));
     base.succeeds(1, 2);
     base.trust.standing(&name(), None);
@@ -106,7 +106,7 @@ fn a_successor_that_is_listed_already_keeps_its_alias() {
 }
 
 #[test]
-fn a_name_reaches_the_present_key_in_whatever_order_successions_come() {
+fn order_of_successions_does_not_matter() {
     let steps = [(1, 2), (2, 3), (3, 4)].map(|(former, successor)| (key(former), key(successor)));
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         let base = Base::tofu().pin(1);
