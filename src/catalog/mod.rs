@@ -4,13 +4,13 @@
 //! |---|---|
 //! | `record` | the signed announcement of one revision; its BEP 44 form |
 //! | `query` | what `discover` searches for |
-//! | `message` | what peers say to each other; decoding is bounded |
+//! | `message` | the messages between peers; decoding is bounded |
 //! | `store` | all records known, on disk and searchable |
-//! | `gossip` | who is told what, and what a peer may cost: a state machine without I/O |
-//! | `service` | [`Catalog`]: the gossip on a running engine, names in the DHT, resolving |
-//! | `wire` | the bencoded dictionaries of both: strict, bounded |
+//! | `gossip` | which records go to which peer, and the limits of each peer: a state machine without I/O |
+//! | `service` | [`Catalog`]: the gossip on a running engine, names in the DHT, searches |
+//! | `wire` | the bencoded dictionaries of records and messages: strict, bounded |
 //!
-//! Everything from a peer is hostile until its signature is checked; nothing here waits without a deadline.
+//! Everything from a peer is hostile until its signature is checked. Nothing in this module waits without a deadline.
 
 pub mod gossip;
 pub mod message;
@@ -23,7 +23,7 @@ mod wire;
 pub use query::Query;
 pub use record::{Body, ModelRecord, Record, SharedRecord, SignedRecord};
 pub use service::{
-    Candidate, Catalog, CatalogError, CatalogSettings, CatalogStatus, Found, HeldModel, Holdings, News,
+    Candidate, Catalog, CatalogError, CatalogSettings, CatalogStatus, FoundModel, HeldModel, Holdings, News,
     Patience,
 };
 pub use store::CatalogStore;

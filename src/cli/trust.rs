@@ -15,8 +15,8 @@ use crate::model::{ModelName, PublisherKey};
 use crate::node::Library;
 use crate::node::control::Client;
 use crate::node::discover::DiscoverRequest;
-use crate::trust::{Trust, TrustError};
 use crate::trust::{Alias, NamedPublisher};
+use crate::trust::{Trust, TrustError};
 
 /// How long a running node may ask others who is meant by a fingerprint.
 const ASK_WITHIN: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Node, NodeError};
-use crate::catalog::{CatalogStatus, Found, Query, UnixTime};
+use crate::catalog::{CatalogStatus, FoundModel, Query, UnixTime};
 use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Revision};
 use crate::trust::Standing;
 
@@ -101,7 +101,7 @@ impl Node {
         let mut all = BTreeMap::new();
         let mut more = false;
         tell(DiscoverProgress { found: 0, latest: None });
-        let take = |found: &Found| {
+        let take = |found: &FoundModel| {
             let Some(shared) = self.shared(found) else { return };
             let key = (shared.model.clone(), shared.publisher);
             if all.len() >= MAX_MODELS && !all.contains_key(&key) {
@@ -142,7 +142,7 @@ impl Node {
         Ok(models)
     }
 
-    fn shared(&self, found: &Found) -> Option<SharedModel> {
+    fn shared(&self, found: &FoundModel) -> Option<SharedModel> {
         let record = found.record.record();
         let model = found.record.model()?;
         let trust = &self.library.trust;

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use silmaril::catalog::message::Message;
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::{
-    Body, Candidate, Catalog, CatalogSettings, CatalogStore, Found, HeldModel, Holdings, ModelRecord,
+    Body, Candidate, Catalog, CatalogSettings, CatalogStore, FoundModel, HeldModel, Holdings, ModelRecord,
     Patience, Record, SignedRecord, UnixTime,
 };
 use silmaril::keys::PublisherKeypair;
@@ -190,7 +190,7 @@ impl Member {
         self.catalog.resolve(model, Duration::from_secs(seconds), Patience::All).await.unwrap_or_default()
     }
 
-    pub async fn discover(&self, query: &str) -> BTreeMap<String, Found> {
+    pub async fn discover(&self, query: &str) -> BTreeMap<String, FoundModel> {
         let mut found = BTreeMap::new();
         self.catalog
             .discover(&query.parse().unwrap(), Duration::from_secs(15), |result| {

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use silmaril::catalog::Query;
-use silmaril::catalog::gossip::answers::Source;
-use silmaril::catalog::gossip::asks::{Answer, Ask, Notice};
+use silmaril::catalog::gossip::answers::RecordSource;
+use silmaril::catalog::gossip::asks::{Ask, Notice, PeerAnswer};
 use silmaril::catalog::gossip::{Action, Connection, Gossip, Origin, TICK};
 use silmaril::catalog::message::{Have, HeldManifest, Message};
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::service::WAVE;
-use silmaril::catalog::store::{Outcome, Page};
+use silmaril::catalog::store::{Page, StoreOutcome};
 use silmaril::keys::PublisherKeypair;
 use silmaril::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
 use silmaril::torrent::PeerId;
@@ -72,20 +72,20 @@ impl Store {
         base.chain(self.learnt.get(publisher).into_iter().flatten())
     }
 
-    fn take(&mut self, record: &SharedRecord) -> Outcome {
+    fn take(&mut self, record: &SharedRecord) -> StoreOutcome {
         let publisher = record.record().publisher;
         if self.of(&publisher).any(|known| Arc::ptr_eq(known, record)) {
-            return Outcome::Known;
+            return StoreOutcome::Known;
         }
         let learnt = self.learnt.entry(publisher).or_default();
         let at = learnt.partition_point(|known| known.record().sequence < record.record().sequence);
         learnt.insert(at, SharedRecord::clone(record));
         self.count += 1;
-        Outcome::Stored
+        StoreOutcome::Stored
     }
 }
 
-impl Source for Store {
+impl RecordSource for Store {
     fn count(&self) -> usize {
         self.count
     }
@@ -249,14 +249,15 @@ impl Simulation {
                 self.send(node, peer, answer);
             }
             Action::Store(origin, records) => {
-                let outcomes: Vec<Outcome> = records.iter().map(|record| state.store.take(record)).collect();
+                let outcomes: Vec<StoreOutcome> =
+                    records.iter().map(|record| state.store.take(record)).collect();
                 state.gossip.stored(now, origin, &records, &outcomes, &state.store);
             }
-            Action::Tell(Notice::Answered { answer: Answer::Holds { records, .. }, .. }) => {
+            Action::Notify(Notice::Answered { answer: PeerAnswer::Holds { records, .. }, .. }) => {
                 state.answers += 1;
                 state.found += records.len();
             }
-            Action::Tell(_) => {}
+            Action::Notify(_) => {}
             Action::HangUp { why, .. } => panic!("node {node} hangs up on an honest one: {why}"),
         }
     }

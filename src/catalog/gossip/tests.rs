@@ -13,7 +13,7 @@ struct Knows {
     held: Vec<HeldManifest>,
 }
 
-impl Source for Knows {
+impl RecordSource for Knows {
     fn count(&self) -> usize {
         0
     }

@@ -48,7 +48,7 @@ impl Rig {
         Self::with(LIMITS)
     }
 
-    fn insert(&self, records: &[SharedRecord]) -> Vec<Outcome> {
+    fn insert(&self, records: &[SharedRecord]) -> Vec<StoreOutcome> {
         self.store.insert(records, NOW, &nobody).unwrap()
     }
 
@@ -95,8 +95,8 @@ fn records_are_found_by_name_publisher_and_sequence_also_after_a_restart() {
     let (a, b) = (&KEYS[0], &KEYS[1]);
     let records =
         [sign(a, "x/one", 1, NOW), sign(a, "x/two", 3, NOW), sign(b, "x/one", 7, NOW), successor(b, 9, NOW)];
-    assert_eq!(rig.insert(&records), [Outcome::Stored; 4]);
-    assert_eq!(rig.insert(&records), [Outcome::Known; 4]);
+    assert_eq!(rig.insert(&records), [StoreOutcome::Stored; 4]);
+    assert_eq!(rig.insert(&records), [StoreOutcome::Known; 4]);
     let rig = rig.reopened();
     let store = &rig.store;
     assert_eq!((store.len(), store.is_empty()), (4, false));
@@ -142,20 +142,20 @@ fn a_record_is_replaced_only_by_a_later_one() {
     let rig = Rig::new();
     let key = &KEYS[0];
     let insert = |sequence, time| rig.insert(&[sign(key, "x/y", sequence, time)])[0];
-    assert_eq!(insert(5, NOW), Outcome::Stored);
-    assert_eq!(insert(5, NOW + 1), Outcome::Known);
-    assert_eq!(insert(4, NOW + 1), Outcome::Known);
-    assert_eq!(insert(6, NOW - 1), Outcome::Known, "time goes back");
-    assert_eq!(insert(6, NOW), Outcome::Stored);
+    assert_eq!(insert(5, NOW), StoreOutcome::Stored);
+    assert_eq!(insert(5, NOW + 1), StoreOutcome::Known);
+    assert_eq!(insert(4, NOW + 1), StoreOutcome::Known);
+    assert_eq!(insert(6, NOW - 1), StoreOutcome::Known, "time goes back");
+    assert_eq!(insert(6, NOW), StoreOutcome::Stored);
     assert_eq!(names(&rig.store), [("x/y".to_owned(), 6)]);
-    assert_eq!(rig.insert(&[successor(key, 1, NOW), successor(key, 2, NOW)]), [Outcome::Stored; 2]);
-    assert_eq!(rig.insert(&[successor(key, 1, NOW)]), [Outcome::Known]);
+    assert_eq!(rig.insert(&[successor(key, 1, NOW), successor(key, 2, NOW)]), [StoreOutcome::Stored; 2]);
+    assert_eq!(rig.insert(&[successor(key, 1, NOW)]), [StoreOutcome::Known]);
     assert_eq!(rig.store.after(&key.public(), 0, 9).len(), 2);
     // Twice in one batch, in both orders.
     let (old, new) = (sign(key, "x/z", 8, NOW), sign(key, "x/z", 9, NOW));
     assert_eq!(
         rig.insert(&[old.clone(), new.clone(), old]),
-        [Outcome::Stored, Outcome::Stored, Outcome::Known]
+        [StoreOutcome::Stored, StoreOutcome::Stored, StoreOutcome::Known]
     );
     let rig = rig.reopened();
     assert_eq!(names(&rig.store), [("x/y".to_owned(), 6), ("x/z".to_owned(), 9)]);
@@ -168,14 +168,14 @@ fn a_record_from_when_the_clock_was_ahead_gives_way_to_one_of_now() {
     let key = &KEYS[0];
     let later = NOW + MAX_AHEAD + 2;
     let outcomes = rig.store.insert(&[sign(key, "x/y", 5, later)], later, &nobody).unwrap();
-    assert_eq!(outcomes, [Outcome::Stored]);
+    assert_eq!(outcomes, [StoreOutcome::Stored]);
     // A day ahead is no reason, and beyond it is.
     assert_eq!(
         rig.store.insert(&[sign(key, "x/y", 6, NOW + 2)], NOW + 2, &nobody).unwrap(),
-        [Outcome::Known]
+        [StoreOutcome::Known]
     );
-    assert_eq!(rig.insert(&[sign(key, "x/y", 6, NOW)]), [Outcome::Stored]);
-    assert_eq!(rig.insert(&[sign(key, "x/y", 5, NOW)]), [Outcome::Known]);
+    assert_eq!(rig.insert(&[sign(key, "x/y", 6, NOW)]), [StoreOutcome::Stored]);
+    assert_eq!(rig.insert(&[sign(key, "x/y", 5, NOW)]), [StoreOutcome::Known]);
     let rig = rig.reopened();
     assert_eq!(names(&rig.store), [("x/y".to_owned(), 6)]);
 }
@@ -191,7 +191,8 @@ fn what_is_untimely_is_not_taken_and_what_expires_goes() {
         at("x/older", NOW - EXPIRY + 1),
         at("x/new", NOW),
     ];
-    let outcomes = [Outcome::Untimely, Outcome::Untimely, Outcome::Stored, Outcome::Stored];
+    let outcomes =
+        [StoreOutcome::Untimely, StoreOutcome::Untimely, StoreOutcome::Stored, StoreOutcome::Stored];
     assert_eq!(rig.insert(&records), outcomes);
     assert_eq!(rig.store.expire(NOW, &nobody).unwrap(), 0);
     assert_eq!(rig.store.expire(NOW + 1, &nobody).unwrap(), 1);
@@ -209,10 +210,14 @@ fn a_successor_stays_while_its_publisher_is_kept_or_known() {
     let (key, other) = (&KEYS[0], &KEYS[1]);
     let kept = |publisher: &PublisherKey| *publisher == other.public();
     let old = NOW - EXPIRY - 5;
-    assert_eq!(rig.insert(&[successor(key, 2, old)]), [Outcome::Untimely], "nothing else is known of him");
-    assert_eq!(rig.insert(&[sign(key, "x/y", 1, NOW), successor(key, 2, old)]), [Outcome::Stored; 2]);
+    assert_eq!(
+        rig.insert(&[successor(key, 2, old)]),
+        [StoreOutcome::Untimely],
+        "nothing else is known of him"
+    );
+    assert_eq!(rig.insert(&[sign(key, "x/y", 1, NOW), successor(key, 2, old)]), [StoreOutcome::Stored; 2]);
     let outcomes = rig.store.insert(&[successor(other, 2, old)], NOW, &kept).unwrap();
-    assert_eq!(outcomes, [Outcome::Stored], "he is kept");
+    assert_eq!(outcomes, [StoreOutcome::Stored], "he is kept");
     assert_eq!(rig.store.expire(NOW, &kept).unwrap(), 0);
     let rig = rig.reopened();
     assert!(rig.store.successor(&key.public()).is_some());
@@ -302,7 +307,7 @@ fn readers_and_a_writer_do_not_disturb_each_other() {
             })
             .collect();
         for round in 1..20 {
-            assert_eq!(rig.insert(&batch(round)), [Outcome::Stored; 20]);
+            assert_eq!(rig.insert(&batch(round)), [StoreOutcome::Stored; 20]);
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(readers.into_iter().all(|reader| reader.join().unwrap() > 0));
@@ -339,7 +344,7 @@ fn what_peers_push_costs_no_sync_each_and_is_on_the_disk_after_the_next_flush() 
     rig.insert(&[sign(&KEYS[0], "x/own", 1, NOW)]);
     for n in 0..50 {
         let pushed = sign(&KEYS[1], &format!("x/m{n}"), n + 1, NOW);
-        assert_eq!(rig.store.insert_soon(&[pushed], NOW, &nobody).unwrap(), [Outcome::Stored]);
+        assert_eq!(rig.store.insert_soon(&[pushed], NOW, &nobody).unwrap(), [StoreOutcome::Stored]);
     }
     assert_eq!((rig.store.len(), left(1)), (51, 1));
     rig.store.flush().unwrap();

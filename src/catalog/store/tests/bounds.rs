@@ -19,10 +19,10 @@ fn a_publisher_has_so_many_records_and_the_oldest_go() {
     let rig = Rig::with(limits(100, 5, 8));
     let kept = |publisher: &PublisherKey| *publisher == KEYS[1].public();
     rig.insert(&[successor(&KEYS[0], 0, NOW)]);
-    assert_eq!(rig.insert(&many(&KEYS[0], 1..10)), [Outcome::Stored; 9]);
+    assert_eq!(rig.insert(&many(&KEYS[0], 1..10)), [StoreOutcome::Stored; 9]);
     assert_eq!(sequences(&rig, &KEYS[0]), [0, 6, 7, 8, 9], "what names the successor stays");
-    assert_eq!(rig.insert(&[sign(&KEYS[0], "x/late", 3, NOW)]), [Outcome::Full], "older than all");
-    assert_eq!(rig.insert(&[sign(&KEYS[0], "x/m7", 12, NOW)]), [Outcome::Stored], "replaces one");
+    assert_eq!(rig.insert(&[sign(&KEYS[0], "x/late", 3, NOW)]), [StoreOutcome::Full], "older than all");
+    assert_eq!(rig.insert(&[sign(&KEYS[0], "x/m7", 12, NOW)]), [StoreOutcome::Stored], "replaces one");
     assert_eq!(sequences(&rig, &KEYS[0]), [0, 6, 8, 9, 12]);
     rig.store.insert(&many(&KEYS[1], 0..20), NOW, &kept).unwrap();
     assert_eq!(sequences(&rig, &KEYS[1]), (12..20).collect::<Vec<_>>());
@@ -53,16 +53,16 @@ fn a_flood_by_many_keys_does_not_touch_those_that_are_kept() {
     rig.insert(&many(&KEYS[2], 0..5));
     for _ in 0..60 {
         let key = PublisherKeypair::generate().unwrap();
-        assert_eq!(rig.store.insert(&many(&key, 0..2), NOW, &kept).unwrap(), [Outcome::Stored; 2]);
+        assert_eq!(rig.store.insert(&many(&key, 0..2), NOW, &kept).unwrap(), [StoreOutcome::Stored; 2]);
     }
     assert_eq!(sequences(&rig, &KEYS[1]).len(), 35);
     assert_eq!(rig.store.len(), 40);
     // A kept one makes the others go, to the last; then he is at his bound.
     let outcomes = rig.store.insert(&many(&KEYS[1], 100..110), NOW, &kept).unwrap();
-    assert_eq!(outcomes[..5], [Outcome::Stored; 5]);
-    assert_eq!(outcomes[5..], [Outcome::Full; 5]);
+    assert_eq!(outcomes[..5], [StoreOutcome::Stored; 5]);
+    assert_eq!(outcomes[5..], [StoreOutcome::Full; 5]);
     assert_eq!(rig.store.digest().len(), 1);
-    assert_eq!(rig.insert(&many(&KEYS[3], 0..1)), [Outcome::Stored], "nobody is kept any more");
+    assert_eq!(rig.insert(&many(&KEYS[3], 0..1)), [StoreOutcome::Stored], "nobody is kept any more");
     assert_eq!(rig.reopened().store.len(), 40);
 }
 
@@ -72,7 +72,7 @@ fn of_equal_publishers_the_one_not_heard_of_for_longest_goes() {
     for (number, time) in [(0, NOW), (1, NOW - 100), (2, NOW - 50)] {
         rig.insert(&[sign(&KEYS[number], "x/y", 1, time)]);
     }
-    assert_eq!(rig.insert(&[sign(&KEYS[3], "x/y", 1, NOW)]), [Outcome::Stored]);
+    assert_eq!(rig.insert(&[sign(&KEYS[3], "x/y", 1, NOW)]), [StoreOutcome::Stored]);
     assert!(rig.store.have(&KEYS[1].public()).is_none());
     assert_eq!(rig.store.len(), 3);
 }

@@ -19,7 +19,7 @@ fn no_damage_keeps_it_from_opening_or_makes_a_record_false() {
     let records = filled(dir.path());
     let sound = fs::read(file(dir.path())).unwrap();
     let aside = dir.path().join("records.redb.damaged");
-    let mut put_aside = 0;
+    let mut move_aside = 0;
     let mut damages: Vec<Vec<u8>> = (0..60)
         .map(|n| {
             let mut bytes = sound.clone();
@@ -38,7 +38,7 @@ fn no_damage_keeps_it_from_opening_or_makes_a_record_false() {
         let _ = fs::remove_file(&aside);
         let store = CatalogStore::open(dir.path(), NOW).unwrap();
         if aside.exists() {
-            put_aside += 1;
+            move_aside += 1;
             assert_eq!(store.len(), 0);
         }
         // What is still there is true, and it can be used.
@@ -49,7 +49,7 @@ fn no_damage_keeps_it_from_opening_or_makes_a_record_false() {
         store.insert(&[sign(&KEYS[1], "x/y", 1, NOW)], NOW, &nobody).unwrap();
         assert_eq!(store.of_name(&"x/y".parse().unwrap()).len(), 1);
     }
-    assert!(put_aside > 10, "only {put_aside} damages were noticed");
+    assert!(move_aside > 10, "only {move_aside} damages were noticed");
 }
 
 #[test]
@@ -62,14 +62,14 @@ fn a_row_that_cannot_be_read_is_dropped() {
         let mut rows = disk::rows(&transaction).unwrap();
         rows.insert(&[7; 60], b"nonsense".as_slice()).unwrap();
         // One that stands in the place of another.
-        rows.insert(&disk::place_of(records[5].record()), records[6].to_bytes().as_slice()).unwrap();
+        rows.insert(&disk::key_of(records[5].record()), records[6].to_bytes().as_slice()).unwrap();
         drop(rows);
         transaction.commit().unwrap();
     }
     let store = CatalogStore::open(dir.path(), NOW).unwrap();
     assert_eq!(store.len(), 199);
     assert_eq!(store.after(&KEYS[0].public(), -1, MAX_PAGE).len(), 199);
-    assert_eq!(store.insert(&records, NOW, &nobody).unwrap()[5], Outcome::Stored);
+    assert_eq!(store.insert(&records, NOW, &nobody).unwrap()[5], StoreOutcome::Stored);
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn a_hundred_thousand_records() {
             let begin = Instant::now();
             let outcomes = store.insert(&records, NOW, &nobody).unwrap();
             inserting += begin.elapsed();
-            assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Stored));
+            assert!(outcomes.iter().all(|outcome| *outcome == StoreOutcome::Stored));
         }
         println!("a new node: decoding {decoding:.1?}, signatures {verifying:.1?}, storing {inserting:.1?}");
         println!("resident: {before} MB before, {} MB with the store", resident());

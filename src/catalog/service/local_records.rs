@@ -1,4 +1,4 @@
-//! What gossip answers from: the store, and what this node holds.
+//! The data that questions of peers are answered from: the store, and the models of this node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,30 +6,30 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::catalog::gossip::answers::Source;
+use super::types::Holdings;
+use crate::catalog::gossip::answers::RecordSource;
 use crate::catalog::message::{Have, HeldManifest};
 use crate::catalog::query::Query;
 use crate::catalog::record::SharedRecord;
-use crate::catalog::service::Holdings;
 use crate::catalog::store::{CatalogStore, Page};
 use crate::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
 
-/// How old the digest may be of which pages are told. What changes meanwhile is told by the digests of changes.
+/// How old a digest may be when a page of it is sent. Later changes are sent by the digests of changes.
 const DIGEST_AGE: Duration = Duration::from_secs(10);
 
-/// The store, and what this node holds.
-pub(super) struct Known {
+/// The store, and the models of this node.
+pub(super) struct LocalRecords {
     pub store: Arc<CatalogStore>,
     pub holdings: Arc<dyn Holdings>,
     digest: Mutex<Option<(Instant, Arc<[Have]>)>>,
 }
 
-impl Known {
+impl LocalRecords {
     pub fn new(store: Arc<CatalogStore>, holdings: Arc<dyn Holdings>) -> Self {
         Self { store, holdings, digest: Mutex::new(None) }
     }
 
-    /// The digest in the order of keys; one for all peers that ask at about the same time.
+    /// The digest in the order of keys; shared by peers that ask at about the same time.
     fn digest(&self) -> Arc<[Have]> {
         let now = Instant::now();
         let mut kept = self.digest.lock();
@@ -46,7 +46,7 @@ impl Known {
     }
 }
 
-impl Source for Known {
+impl RecordSource for LocalRecords {
     fn count(&self) -> usize {
         self.store.len()
     }
@@ -109,13 +109,13 @@ mod tests {
     use crate::catalog::gossip::answers::Question;
     use crate::catalog::message::Message;
     use crate::catalog::record::{SignedRecord, tests::model};
-    use crate::catalog::service::HeldModel;
+    use crate::catalog::service::types::HeldModel;
     use crate::keys::PublisherKeypair;
     use crate::model::ModelName;
 
     const NOW: u64 = 1_800_000_000;
 
-    /// Holds a model, and counts what it is asked.
+    /// Holds a model, and counts calls.
     struct Counted {
         held: HeldModel,
         kept: Arc<HashSet<PublisherKey>>,
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_of_a_name_with_many_records_does_not_cost_a_question_for_each_nor_a_manifest() {
+    fn lookup_asks_holdings_once_and_makes_no_manifest() {
         let dir = tempfile::tempdir().unwrap();
         let store = CatalogStore::open(dir.path(), NOW).unwrap();
         let record = || {
@@ -169,7 +169,7 @@ mod tests {
             asked_for_kept: AtomicUsize::default(),
             manifests_made: AtomicUsize::default(),
         });
-        let known = Known::new(Arc::new(store), holdings.clone());
+        let known = LocalRecords::new(Arc::new(store), holdings.clone());
         let answer = Question::Lookup { id: 1, model: announced.model_ref() }.answer(&known);
         let Message::Holds { records, held, .. } = answer else { panic!("another answer") };
         assert_eq!((records[0].record().publisher, held[0].len), (kept, 77));

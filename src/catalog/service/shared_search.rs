@@ -1,4 +1,4 @@
-//! One search for one question, however many ask it at once.
+//! One search for each question, shared by all callers that ask it at the same time.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,49 +8,49 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::CatalogError;
+use super::types::CatalogError;
 
-/// How far a search is.
+/// The progress of a search.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress<V> {
-    /// What is found so far.
+pub(super) struct SearchProgress<V> {
+    /// The results so far.
     pub found: V,
     /// Every connected peer has answered that it has nothing. The search may go on by other means.
     pub peers_have_none: bool,
-    /// It is over.
-    pub over: Option<End>,
+    /// Set when the search is over.
+    pub over: Option<SearchEnd>,
 }
 
 /// How a search ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// There is no more to find.
+pub(super) enum SearchEnd {
+    /// There is nothing more to find.
     Certain,
-    /// Its time was over.
+    /// Its deadline passed.
     Time,
 }
 
-/// What a search was waited for.
-pub(super) struct Outcome<V> {
-    /// What was found by then.
+/// What a caller receives.
+pub(super) struct SearchOutcome<V> {
+    /// The results when the wait ended.
     pub found: V,
-    /// The search, where it goes on as long as this is kept.
-    pub rest: Option<watch::Receiver<Progress<V>>>,
+    /// The search, if it still runs. It runs for as long as this receiver exists.
+    pub rest: Option<watch::Receiver<SearchProgress<V>>>,
 }
 
-/// Where a search tells what it finds.
-pub(super) type Report<V> = watch::Sender<Progress<V>>;
+/// Reports the progress of a search.
+pub(super) type ProgressSender<V> = watch::Sender<SearchProgress<V>>;
 
 /// The searches that run.
-pub(super) struct Flights<K, V>(Mutex<HashMap<K, Weak<Report<V>>>>);
+pub(super) struct SharedSearches<K, V>(Mutex<HashMap<K, Weak<ProgressSender<V>>>>);
 
-impl<K, V> Default for Flights<K, V> {
+impl<K, V> Default for SharedSearches<K, V> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> Flights<K, V> {
+impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> SharedSearches<K, V> {
     /// [`Self::wait_until`] the search is over.
     pub async fn wait<F>(
         &self,
@@ -58,7 +58,7 @@ impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> Flights<K
         deadline: Instant,
         stopped: &watch::Sender<bool>,
         nothing: impl Fn(&V) -> bool,
-        search: impl Fn(Arc<Report<V>>) -> F,
+        search: impl Fn(Arc<ProgressSender<V>>) -> F,
     ) -> Result<V, CatalogError>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -66,18 +66,17 @@ impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> Flights<K
         Ok(self.wait_until(key, deadline, stopped, |_| false, nothing, search).await?.found)
     }
 
-    /// Waits for the search for a key, and begins it with `search` where none runs; at most until the deadline, or until
-    /// `enough`. Gives what was found by then, whether or not the search goes on for others. It ends when nothing waits
-    /// for it.
+    /// Waits for the search for a key until it is over, `enough` holds, or the deadline passes. Begins it with `search` if
+    /// none runs. The search continues while another caller waits for it.
     pub async fn wait_until<F>(
         &self,
         key: &K,
         deadline: Instant,
         stopped: &watch::Sender<bool>,
-        enough: impl Fn(&Progress<V>) -> bool,
+        enough: impl Fn(&SearchProgress<V>) -> bool,
         nothing: impl Fn(&V) -> bool,
-        search: impl Fn(Arc<Report<V>>) -> F,
-    ) -> Result<Outcome<V>, CatalogError>
+        search: impl Fn(Arc<ProgressSender<V>>) -> F,
+    ) -> Result<SearchOutcome<V>, CatalogError>
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -91,13 +90,13 @@ impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> Flights<K
             }
             let state = progress.borrow().clone();
             if state.over.is_none() && enough(&state) {
-                return Ok(Outcome { found: state.found, rest: Some(progress) });
+                return Ok(SearchOutcome { found: state.found, rest: Some(progress) });
             }
-            let Progress { found, over, .. } = state;
-            // It may have run out of the time of another who asked, while ours goes on.
-            let over = over == Some(End::Certain) || Instant::now() >= deadline;
+            let SearchProgress { found, over, .. } = state;
+            // The search may have reached the deadline of an earlier caller.
+            let over = over == Some(SearchEnd::Certain) || Instant::now() >= deadline;
             if over || !nothing(&found) {
-                return Ok(Outcome { found, rest: None });
+                return Ok(SearchOutcome { found, rest: None });
             }
         }
     }
@@ -106,8 +105,8 @@ impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> Flights<K
         &self,
         key: &K,
         stopped: &watch::Sender<bool>,
-        search: impl Fn(Arc<Report<V>>) -> F,
-    ) -> watch::Receiver<Progress<V>>
+        search: impl Fn(Arc<ProgressSender<V>>) -> F,
+    ) -> watch::Receiver<SearchProgress<V>>
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -119,7 +118,7 @@ impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> Flights<K
             }
         }
         running.retain(|_, report| report.strong_count() > 0);
-        let report = Arc::new(Report::new(Progress::default()));
+        let report = Arc::new(ProgressSender::new(SearchProgress::default()));
         let progress = report.subscribe();
         running.insert(key.clone(), Arc::downgrade(&report));
         let searching = search(Arc::clone(&report));

@@ -1,4 +1,4 @@
-//! Joining the catalog's swarm, and looking for company there.
+//! Joining the catalog's swarm, and finding members there.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,26 +9,26 @@ use tokio::time::Instant;
 use super::core::Core;
 use crate::torrent::{Meeting, Topic};
 
-/// Where all nodes meet.
+/// The topic of the catalog's swarm.
 pub const CATALOG: &str = "silmaril:catalog:1";
 
-/// How long we are alone before we look again; twice as long each time, up to the longest.
+/// How long a node without members waits before it searches again; doubled each time, up to the longest.
 const AGAIN: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// How often it is looked whether we are alone.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often the number of members is checked.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// With fewer members than this we look for more at the longest interval.
+/// With fewer members, more are searched for at the longest interval.
 const FEW: usize = 4;
 
-/// Joins the swarm, if we are not in it.
+/// Joins the swarm, unless it is joined.
 pub(super) fn join(core: &Core) {
     let mut swarm = core.swarm.lock();
     if swarm.is_none() {
         match core.overlay.meet(Meeting::Topic(Topic::of(CATALOG)), &core.settings.peers.list()) {
             Ok(id) => *swarm = Some(id),
-            Err(error) => tracing::warn!(%error, "the catalog's swarm is not joined"),
+            Err(error) => tracing::warn!(%error, "could not join the catalog's swarm"),
         }
     }
 }
@@ -39,7 +39,7 @@ pub(super) fn leave(core: &Core) {
     if let Some(id) = swarm
         && let Err(error) = core.overlay.leave(id)
     {
-        tracing::debug!(%error, "the catalog's swarm is not left");
+        tracing::debug!(%error, "could not leave the catalog's swarm");
     }
 }
 
@@ -48,12 +48,12 @@ pub(super) fn introduce(core: &Core, peers: &[SocketAddr]) {
     let Some(swarm) = core.swarm() else { return };
     for peer in peers {
         if let Err(error) = core.overlay.call(swarm, *peer) {
-            tracing::debug!(%peer, %error, "a peer is not called");
+            tracing::debug!(%peer, %error, "could not call a peer");
         }
     }
 }
 
-/// Looks for members while there are none or few, until the catalog stops.
+/// Searches for members while there are few, until the catalog stops.
 pub(super) async fn keep(core: Arc<Core>) {
     let mut nodes = core.dht_nodes.subscribe();
     let mut pause = AGAIN;
@@ -62,15 +62,15 @@ pub(super) async fn keep(core: Arc<Core>) {
         let ready = *nodes.borrow_and_update() > 0;
         let dht_is_ready = tokio::select! {
             _ = nodes.wait_for(|nodes| (*nodes > 0) != ready) => !ready,
-            () = tokio::time::sleep(LOOK_EVERY) => false,
+            () = tokio::time::sleep(CHECK_EVERY) => false,
         };
         let members = core.members();
         if members > 0 {
             pause = if members < FEW { LONGEST } else { AGAIN };
         }
-        // What was looked for before the routing table had its first nodes was not found there.
+        // A search before the routing table had its first nodes found nothing.
         if dht_is_ready || (members < FEW && Instant::now() >= next) {
-            look(&core, members);
+            search(&core, members);
             next = Instant::now() + pause;
             pause = (pause * 2).min(LONGEST);
         }
@@ -80,11 +80,11 @@ pub(super) async fn keep(core: Arc<Core>) {
     }
 }
 
-fn look(core: &Core, members: usize) {
+fn search(core: &Core, members: usize) {
     join(core);
     let Some(swarm) = core.swarm() else { return };
     if let Err(error) = core.overlay.look_again(swarm) {
-        tracing::debug!(%error, "the catalog's swarm is not looked at again");
+        tracing::debug!(%error, "could not search for members of the catalog's swarm");
     }
     if members == 0 {
         introduce(core, &core.settings.peers.list());
