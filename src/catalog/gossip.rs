@@ -276,12 +276,7 @@ impl Gossip {
         }
     }
 
-    /// A peer has sent malformed bytes or a forged record.
-    pub fn malformed(&mut self, peer: PeerId) {
-        self.hang_up(peer, true, "it sent a forged or malformed message");
-    }
-
-    /// A peer has proved hostile in a way that the gossip cannot see.
+    /// A peer has proved hostile: it sent a malformed message, or a check outside the gossip failed.
     pub fn hostile(&mut self, peer: PeerId, why: &'static str) {
         self.hang_up(peer, true, why);
     }
@@ -312,10 +307,10 @@ impl Gossip {
                 self.wanted(now, peer, records, cursor.is_some(), source);
             }
             Message::Records { query: Some(id), records, complete, cursor } => {
-                self.found(now, peer, id, asks::PeerAnswer::Found { records, complete, cursor });
+                self.answered_by(now, peer, id, asks::PeerAnswer::Found { records, complete, cursor });
             }
             Message::Holds { id, records, held } => {
-                self.held(now, peer, id, asks::PeerAnswer::Holds { records, held });
+                self.answered_by(now, peer, id, asks::PeerAnswer::Holds { records, held });
             }
             Message::Manifest { manifest, part, bytes } => self.part(peer, manifest, part, bytes),
         }

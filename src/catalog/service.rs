@@ -157,7 +157,7 @@ impl Catalog {
 
     /// Connects to peers that the user names later.
     pub fn introduce(&self, peers: &[SocketAddr]) {
-        membership::introduce(&self.core, peers);
+        peers.iter().for_each(|peer| self.core.call(*peer));
     }
 
     /// Announces an own record: stores it, sends it to peers, and with `in_dht` keeps it in the DHT.

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock};
 use redb::{Database, Durability};
 
 use self::disk::{RecordKey, Snapshot};
@@ -134,7 +134,7 @@ impl CatalogStore {
         let readable = RwLock::new(Readable { index, snapshot: Some(Arc::new(snapshot)) });
         let writer = Writer { database: Some(database), unsafe_commits: false, failed: None };
         let store = Self { file: file.clone(), limits, writer: Mutex::new(writer), readable };
-        store.drop_unreadable(&mut store.lock(), &unreadable)?;
+        store.drop_unreadable(&mut store.writer.lock(), &unreadable)?;
         // The publishers to keep are not known yet, so all successors are kept.
         store.expire(now, &|_| true)?;
         Ok(store)
@@ -156,9 +156,7 @@ impl CatalogStore {
         now: UnixTime,
         kept: &dyn Fn(&PublisherKey) -> bool,
     ) -> Result<Vec<StoreOutcome>, StoreError> {
-        let insert =
-            |plan: &mut WritePlan<'_, '_>| records.iter().map(|record| plan.insert(record, now)).collect();
-        self.transact(Durability::Immediate, kept, insert)
+        self.transact(Durability::Immediate, kept, |plan| plan.insert_all(records, now))
     }
 
     /// [`insert`](Self::insert) without waiting for the disk, for records that arrive again if they are lost. Until the next
@@ -169,14 +167,12 @@ impl CatalogStore {
         now: UnixTime,
         kept: &dyn Fn(&PublisherKey) -> bool,
     ) -> Result<Vec<StoreOutcome>, StoreError> {
-        let insert =
-            |plan: &mut WritePlan<'_, '_>| records.iter().map(|record| plan.insert(record, now)).collect();
-        self.transact(Durability::None, kept, insert)
+        self.transact(Durability::None, kept, |plan| plan.insert_all(records, now))
     }
 
     /// Saves all commits to disk, and opens the database again if it has failed. Blocks.
     pub fn flush(&self) -> Result<(), StoreError> {
-        let mut writer = self.lock();
+        let mut writer = self.writer.lock();
         self.reopen(&mut writer)?;
         let Some(database) = writer.database.as_ref().filter(|_| writer.unsafe_commits) else {
             return Ok(());
@@ -200,7 +196,7 @@ impl CatalogStore {
     pub fn expire(&self, now: UnixTime, kept: &dyn Fn(&PublisherKey) -> bool) -> Result<usize, StoreError> {
         let mut dropped = 0;
         loop {
-            if !self.read().index.has_expired(now, kept) {
+            if !self.readable.read().index.has_expired(now, kept) {
                 return Ok(dropped);
             }
             match self.transact(Durability::Immediate, kept, |plan| plan.expire(now, EXPIRE_AT_ONCE))? {
@@ -212,7 +208,7 @@ impl CatalogStore {
 
     /// Whether a record is new, or newer than the known one. From memory.
     pub fn is_news(&self, record: &Record) -> bool {
-        match self.read().index.current(record) {
+        match self.readable.read().index.current(record) {
             Some((sequence, time)) => record.sequence > sequence && record.time >= time,
             None => true,
         }
@@ -222,7 +218,7 @@ impl CatalogStore {
     /// [`Unchecked::verify`](crate::catalog::message::Unchecked::verify). Reads the disk.
     pub fn known(&self, record: &UncheckedRecord) -> Option<SharedRecord> {
         let record = record.record();
-        let state = self.read();
+        let state = self.readable.read();
         let (sequence, _) = state.index.current(record)?;
         let snapshot = state.snapshot.clone();
         drop(state);
@@ -231,7 +227,7 @@ impl CatalogStore {
 
     /// Every revision of a model by every publisher, at most [`MAX_PAGE`]. Reads the disk.
     pub fn of_name(&self, name: &ModelName) -> Vec<SharedRecord> {
-        let state = self.read();
+        let state = self.readable.read();
         let rows = state.index.of_name(name).take(MAX_PAGE);
         let places: Vec<_> =
             rows.filter_map(|entry| disk::key_of_row(entry.key, entry.row.sequence)).collect();
@@ -243,7 +239,7 @@ impl CatalogStore {
     /// The records of a model at a revision: first of `kept` publishers, then the rest in a random order, so that neither a
     /// flood nor chosen keys hide a record forever; at most [`MAX_PAGE`]. Scans all records of the model, and reads the disk.
     pub fn of_model(&self, model: &ModelRef, kept: &HashSet<PublisherKey>) -> Vec<SharedRecord> {
-        let state = self.read();
+        let state = self.readable.read();
         let mut rows = Vec::new();
         let is_kept =
             |key: &[u8]| index::publisher_of(key).is_some_and(|publisher| kept.contains(&publisher));
@@ -266,7 +262,7 @@ impl CatalogStore {
 
     /// A publisher's record of a model. Reads the disk.
     pub fn of(&self, publisher: &PublisherKey, model: &ModelRef) -> Option<SharedRecord> {
-        let state = self.read();
+        let state = self.readable.read();
         let key = RowKey::new(publisher, &model.name, &model.revision);
         let place = disk::key_of_row(key.bytes(), state.index.rows.get(key.bytes())?.sequence)?;
         let snapshot = state.snapshot.clone();
@@ -276,7 +272,7 @@ impl CatalogStore {
 
     /// The key that a publisher has named as its successor. Reads the disk.
     pub fn successor(&self, publisher: &PublisherKey) -> Option<SharedRecord> {
-        let state = self.read();
+        let state = self.readable.read();
         let (sequence, ..) = state.index.publishers.get(publisher)?.successor?;
         let snapshot = state.snapshot.clone();
         drop(state);
@@ -291,7 +287,7 @@ impl CatalogStore {
         let mut from = from.map(<[u8]>::to_vec);
         loop {
             let wanted = limit - page.records.len();
-            let state = self.read();
+            let state = self.readable.read();
             // One more row shows whether there is another page.
             let mut rows = state.index.find(&state.index.filter(query), from.as_deref(), wanted + 1);
             let snapshot = state.snapshot.clone();
@@ -315,18 +311,18 @@ impl CatalogStore {
 
     /// The summary of each publisher's records. From memory: a millisecond for 20 000.
     pub fn digest(&self) -> Vec<Have> {
-        let state = self.read();
+        let state = self.readable.read();
         state.index.publishers.iter().map(|(key, publisher)| publisher.have(*key)).collect()
     }
 
     /// The summary of one publisher's records. From memory.
     pub fn have(&self, publisher: &PublisherKey) -> Option<Have> {
-        Some(self.read().index.publishers.get(publisher)?.have(*publisher))
+        Some(self.readable.read().index.publishers.get(publisher)?.have(*publisher))
     }
 
     /// A publisher's records after a sequence, ascending by sequence, at most `limit` and [`MAX_PAGE`]. Reads the disk.
     pub fn after(&self, publisher: &PublisherKey, sequence: i64, limit: usize) -> Vec<SharedRecord> {
-        let Some(snapshot) = self.read().snapshot.clone() else { return Vec::new() };
+        let Some(snapshot) = self.readable.read().snapshot.clone() else { return Vec::new() };
         let (first, last) = disk::keys_after(publisher, sequence);
         let rows = match snapshot.range::<&RecordKey>(&first..&last) {
             Ok(rows) => rows,
@@ -347,7 +343,7 @@ impl CatalogStore {
 
     /// How many records are known.
     pub fn len(&self) -> usize {
-        self.read().index.records
+        self.readable.read().index.records
     }
 
     /// Whether no record is known.
@@ -377,7 +373,7 @@ impl CatalogStore {
         kept: &dyn Fn(&PublisherKey) -> bool,
         change: impl FnOnce(&mut WritePlan<'_, '_>) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let mut writer = self.lock();
+        let mut writer = self.writer.lock();
         self.reopen(&mut writer)?;
         let Some(database) = &writer.database else {
             return Err(StoreError { path: self.file.clone(), reason: "the database is closed".to_owned() });
@@ -386,7 +382,7 @@ impl CatalogStore {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(durability)?;
             // Only the writer changes the index, so this thread may read it for long.
-            let state = self.read();
+            let state = self.readable.read();
             let mut plan = WritePlan::new(&state.index, disk::rows(&transaction)?, &self.limits, kept);
             let done = change(&mut plan)?;
             let changes = plan.finish();
@@ -407,23 +403,11 @@ impl CatalogStore {
             writer.unsafe_commits = matches!(durability, Durability::None);
         }
         if let Some((changes, snapshot)) = changed {
-            let mut state = self.write();
+            let mut state = self.readable.write();
             changes.apply(&mut state.index);
             state.snapshot = Some(Arc::new(snapshot));
         }
         Ok(done)
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Readable> {
-        self.readable.read()
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Readable> {
-        self.readable.write()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock()
     }
 }
 
@@ -444,7 +428,7 @@ fn random_sample<T>(items: impl Iterator<Item = T>, most: usize) -> Vec<T> {
 impl Drop for CatalogStore {
     fn drop(&mut self) {
         // A failed database has nothing to save.
-        if self.lock().database.is_some()
+        if self.writer.lock().database.is_some()
             && let Err(error) = self.flush()
         {
             tracing::warn!(%error, "could not save the latest records of the catalog");

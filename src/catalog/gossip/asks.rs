@@ -138,14 +138,6 @@ impl Gossip {
         true
     }
 
-    pub(super) fn found(&mut self, now: Instant, peer: PeerId, id: u32, answer: PeerAnswer) {
-        self.answered_by(now, peer, QuestionKey::Number(id), answer);
-    }
-
-    pub(super) fn held(&mut self, now: Instant, peer: PeerId, id: u32, answer: PeerAnswer) {
-        self.answered_by(now, peer, QuestionKey::Number(id), answer);
-    }
-
     pub(super) fn part(&mut self, peer: PeerId, manifest: Sha256Digest, part: u32, bytes: Vec<u8>) {
         if let Some(tag) = self.asks.answered(peer, QuestionKey::Part(manifest, part)) {
             let answer = PeerAnswer::Part { manifest, part, bytes };
@@ -155,8 +147,8 @@ impl Gossip {
 
     /// An answer with records: the catalog stores them, within the peer's budget, before the asking operation is notified.
     /// So the operation finds in the store what the answer contains about the publishers.
-    fn answered_by(&mut self, now: Instant, peer: PeerId, key: QuestionKey, answer: PeerAnswer) {
-        let Some(tag) = self.asks.answered(peer, key) else { return };
+    pub(super) fn answered_by(&mut self, now: Instant, peer: PeerId, id: u32, answer: PeerAnswer) {
+        let Some(tag) = self.asks.answered(peer, QuestionKey::Number(id)) else { return };
         let (PeerAnswer::Holds { records, .. } | PeerAnswer::Found { records, .. }) = &answer else { return };
         let records = records.clone();
         self.learn(now, Origin::Found(peer), records);

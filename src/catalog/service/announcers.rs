@@ -19,7 +19,7 @@ pub(super) struct Announcers {
     core: Arc<Core>,
     topic: Topic,
     /// An item of the DHT that is looked up as well: publisher and salt.
-    item: Option<(PublisherKey, [u8; 20])>,
+    pub item: Option<(PublisherKey, [u8; 20])>,
     called: HashSet<SocketAddr>,
     /// When an address was called last.
     pub called_at: Option<Instant>,
@@ -75,14 +75,10 @@ impl Announcers {
     }
 
     fn call(&mut self, addresses: &[SocketAddr]) {
-        let Some(swarm) = self.core.swarm() else { return };
         for address in addresses {
-            if self.called.len() < MAX_CALLED && self.called.insert(*address) {
+            if self.core.swarm().is_some() && self.called.len() < MAX_CALLED && self.called.insert(*address) {
                 self.called_at = Some(Instant::now());
-                // The engine does not call an address again that is connected.
-                if let Err(error) = self.core.overlay.call(swarm, *address) {
-                    tracing::debug!(peer = %address, %error, "could not call a host that announced a name");
-                }
+                self.core.call(*address);
             }
         }
     }

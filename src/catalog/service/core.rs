@@ -23,7 +23,7 @@ use crate::catalog::gossip::{Action, Connection, Gossip, NodeId, Origin, Speaker
 use crate::catalog::message::{Message, MessageError, Unchecked};
 use crate::catalog::record::SharedRecord;
 use crate::catalog::store::{StoreError, StoreOutcome};
-use crate::model::{ModelRef, PublisherKey};
+use crate::model::{InfoHash, ModelRef, PublisherKey};
 use crate::torrent::overlay::MessageBytes;
 use crate::torrent::{DhtItem, Overlay, PeerId, Topic, TorrentId};
 
@@ -75,6 +75,8 @@ pub(super) struct Core {
     pub settings: CatalogSettings,
     pub started: Instant,
     pub swarm: Mutex<Option<TorrentId>>,
+    /// Swarms of models that are joined to ask their peers, each with the number of its users.
+    pub model_swarms: Mutex<HashMap<InfoHash, (TorrentId, usize)>>,
     pub stopped: watch::Sender<bool>,
     pub dht_nodes: watch::Sender<u32>,
     clock: Clock,
@@ -107,7 +109,8 @@ impl Core {
             local,
             settings,
             started: now,
-            swarm: Mutex::new(None),
+            swarm: Mutex::default(),
+            model_swarms: Mutex::default(),
             stopped: watch::Sender::new(false),
             dht_nodes: watch::Sender::new(0),
             clock,
@@ -128,6 +131,15 @@ impl Core {
     /// The torrent of the catalog's swarm.
     pub fn swarm(&self) -> Option<TorrentId> {
         *self.swarm.lock()
+    }
+
+    /// Calls a host in the catalog's swarm, unless it is connected.
+    pub fn call(&self, address: SocketAddr) {
+        if let Some(swarm) = self.swarm()
+            && let Err(error) = self.overlay.call(swarm, address)
+        {
+            tracing::debug!(%address, %error, "could not call a peer");
+        }
     }
 
     /// All peers that can be asked: members of the catalog's swarm first, each group in a random order.
@@ -218,6 +230,13 @@ impl Core {
         Ok(())
     }
 
+    /// The same for received records: a failure is only logged.
+    pub fn store_or_log(&self, origin: Origin, records: &[SharedRecord]) {
+        if let Err(error) = self.store(origin, records) {
+            tracing::debug!(%error, ?origin, "could not store received records");
+        }
+    }
+
     /// Runs a step of the gossip, and carries out the resulting actions in order before it returns. So a peer's messages are
     /// answered in their order.
     fn step(&self, step: impl FnOnce(&mut Gossip, std::time::Instant)) {
@@ -243,11 +262,7 @@ impl Core {
                 self.send(peer, &answer);
             }
             Action::HangUp { peer, ban, why } => self.hang_up(peer, ban, why),
-            Action::Store(origin, records) => {
-                if let Err(error) = self.store(origin, &records) {
-                    tracing::debug!(%error, "could not store records of peers");
-                }
-            }
+            Action::Store(origin, records) => self.store_or_log(origin, &records),
             Action::Notify(Notice::Ready(peer)) => self.emit(&CatalogEvent::PeerReady(peer)),
             Action::Notify(Notice::Gone(peer)) => self.emit(&CatalogEvent::PeerLeft(peer)),
             Action::Notify(Notice::Answered { tag, peer, answer }) => {
@@ -293,7 +308,7 @@ impl Core {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(peer = peer.0, %error, "a peer sent a malformed message");
-                    self.step(|gossip, _| gossip.malformed(peer));
+                    self.step(|gossip, _| gossip.hostile(peer, "it sent a forged or malformed message"));
                 }
             },
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lru::LruCache;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::core::{CatalogEvent, Core, Subscriber};
@@ -67,13 +67,9 @@ fn put_first<K: Hash + Eq, V: PartialEq>(claims: &mut LruCache<K, Vec<V>>, key: 
 }
 
 impl Holders {
-    fn claims(&self) -> MutexGuard<'_, Claims> {
-        self.0.lock()
-    }
-
     /// A peer claims to hold manifests.
     fn claims_to_hold(&self, peer: PeerId, address: SocketAddr, held: &[HeldManifest]) {
-        let mut claims = self.claims();
+        let mut claims = self.0.lock();
         for held in held.iter().take(MAX_HOLDERS) {
             add(&mut claims.manifests, held.manifest, peer);
             add(&mut claims.torrents, held.info_hash, address);
@@ -82,23 +78,23 @@ impl Holders {
 
     /// A peer has sent the right manifest of a torrent.
     pub fn has_sent(&self, peer: PeerId, address: SocketAddr, manifest: Sha256Digest, info_hash: InfoHash) {
-        let mut claims = self.claims();
+        let mut claims = self.0.lock();
         put_first(&mut claims.manifests, manifest, peer);
         put_first(&mut claims.torrents, info_hash, address);
     }
 
     /// The peers that claim to hold a manifest.
     pub fn of_manifest(&self, manifest: &Sha256Digest) -> Vec<PeerId> {
-        self.claims().manifests.get(manifest).cloned().unwrap_or_default()
+        self.0.lock().manifests.get(manifest).cloned().unwrap_or_default()
     }
 
     /// The addresses of peers that claim to hold a manifest of a torrent, including some that have left.
     pub fn of_torrent(&self, info_hash: &InfoHash) -> Vec<SocketAddr> {
-        self.claims().torrents.get(info_hash).cloned().unwrap_or_default()
+        self.0.lock().torrents.get(info_hash).cloned().unwrap_or_default()
     }
 
     fn forget_peer(&self, peer: PeerId) {
-        let mut claims = self.claims();
+        let mut claims = self.0.lock();
         claims.manifests.iter_mut().for_each(|(_, peers)| peers.retain(|known| *known != peer));
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::catalog::gossip::Connection;
@@ -75,13 +75,9 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    fn queues(&self) -> MutexGuard<'_, Queues> {
-        self.queues.lock()
-    }
-
     /// A peer is connected; `false` if there are too many.
     pub fn connected(&self, now: Instant, peer: PeerId, connection: Connection) -> bool {
-        let mut queues = self.queues();
+        let mut queues = self.queues.lock();
         if queues.of.len() >= MAX_PEERS {
             return false;
         }
@@ -101,7 +97,7 @@ impl Inbox {
 
     /// A peer has sent a message. [`Verdict::Ban`] is returned once; the caller must then close the connection.
     pub fn push(&self, now: Instant, peer: PeerId, bytes: MessageBytes) -> Verdict {
-        let mut queues = self.queues();
+        let queues = &mut *self.queues.lock();
         let full = queues.bytes + bytes.len() > MAX_ALL;
         let Some(queue) = queues.of.get_mut(&peer).filter(|queue| !queue.mute) else { return Verdict::Drop };
         match queue.intake.weigh(now, bytes.len()) {
@@ -109,11 +105,9 @@ impl Inbox {
             Verdict::Accept => {
                 queue.bytes += bytes.len();
                 queues.bytes += bytes.len();
-                if let Some(queue) = queues.of.get_mut(&peer) {
-                    let kind = if message::is_urgent(&bytes) { URGENT } else { BULK };
-                    queue.items[kind].push_back(Item::Message(bytes));
-                }
-                self.enqueue(&mut queues, peer);
+                let kind = if message::is_urgent(&bytes) { URGENT } else { BULK };
+                queue.items[kind].push_back(Item::Message(bytes));
+                self.enqueue(queues, peer);
                 Verdict::Accept
             }
             Verdict::Drop => Verdict::Drop,
@@ -126,7 +120,7 @@ impl Inbox {
 
     /// A peer has left: its unread messages are dropped.
     pub fn left(&self, peer: PeerId) {
-        let mut queues = self.queues();
+        let mut queues = self.queues.lock();
         queues.mute(peer);
         if let Some(queue) = queues.of.get_mut(&peer) {
             queue.items[URGENT].push_back(Item::Left);
@@ -136,12 +130,12 @@ impl Inbox {
 
     /// Drops all messages of a peer whose connection is being closed.
     pub fn mute(&self, peer: PeerId) {
-        self.queues().mute(peer);
+        self.queues.lock().mute(peer);
     }
 
     /// A peer was asked: its answer is accepted.
     pub fn asked(&self, now: Instant, peer: PeerId) {
-        if let Some(queue) = self.queues().of.get_mut(&peer) {
+        if let Some(queue) = self.queues.lock().of.get_mut(&peer) {
             queue.intake.asked(now);
         }
     }
@@ -150,7 +144,7 @@ impl Inbox {
     pub async fn next(&self) -> (PeerId, Item) {
         loop {
             let woken = self.wake.notified();
-            if let Some(next) = self.queues().next() {
+            if let Some(next) = self.queues.lock().next() {
                 return next;
             }
             woken.await;
@@ -159,7 +153,7 @@ impl Inbox {
 
     /// The item was read.
     pub fn done(&self, peer: PeerId, item_was_left: bool) {
-        let mut queues = self.queues();
+        let mut queues = self.queues.lock();
         if item_was_left {
             queues.of.remove(&peer);
         } else if let Some(queue) = queues.of.get_mut(&peer) {
@@ -236,15 +230,15 @@ mod tests {
         let (hostile, honest) = (PeerId(1), PeerId(2));
         for peer in [hostile, honest] {
             assert!(inbox.connected(now, peer, connection));
-            assert!(matches!(inbox.queues().next(), Some((_, Item::Connected(_)))));
+            assert!(matches!(inbox.queues.lock().next(), Some((_, Item::Connected(_)))));
             inbox.done(peer, false);
         }
         for peer in [hostile, honest] {
             assert_eq!(inbox.push(now, peer, vec![1].into()), Verdict::Accept);
         }
         inbox.mute(hostile);
-        assert!(matches!(inbox.queues().next(), Some((peer, Item::Message(_))) if peer == honest));
-        assert!(inbox.queues().next().is_none());
+        assert!(matches!(inbox.queues.lock().next(), Some((peer, Item::Message(_))) if peer == honest));
+        assert!(inbox.queues.lock().next().is_none());
     }
 
     #[test]
@@ -264,7 +258,7 @@ mod tests {
             inbox.push(now, peers[7], part().encode().into());
         }
         let mut read = Vec::new();
-        while let Some((peer, item)) = { inbox.queues().next() } {
+        while let Some((peer, item)) = { inbox.queues.lock().next() } {
             if let Item::Message(bytes) = item {
                 read.push(Message::decode(&bytes).unwrap().unwrap() == part());
             }

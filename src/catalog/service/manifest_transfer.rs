@@ -20,7 +20,7 @@ use super::announcers::Announcers;
 use super::core::{CatalogEvent, Core};
 use super::holders::Holders;
 use super::inquiry::{self, Inquiry, Peers};
-use super::model_swarms::{JoinedSwarm, ModelSwarms};
+use super::model_swarms::JoinedSwarm;
 use crate::catalog::gossip::asks::{Ask, PeerAnswer};
 use crate::catalog::message::MANIFEST_PART;
 use crate::model::{InfoHash, ModelRef, Sha256Digest};
@@ -114,7 +114,6 @@ impl PartSource {
 pub(super) struct ManifestTransfer {
     core: Arc<Core>,
     holders: Arc<Holders>,
-    swarms: Arc<ModelSwarms>,
     memory: Arc<Semaphore>,
     key: ManifestKey,
     deadline: Instant,
@@ -160,7 +159,6 @@ impl ManifestTransfer {
     pub fn new(
         core: Arc<Core>,
         holders: Arc<Holders>,
-        swarms: Arc<ModelSwarms>,
         memory: Arc<Semaphore>,
         model: &ModelRef,
         key: ManifestKey,
@@ -170,7 +168,6 @@ impl ManifestTransfer {
             announcers: Announcers::new(&core, &model.name, None),
             core,
             holders,
-            swarms,
             memory,
             key,
             deadline,
@@ -309,11 +306,11 @@ impl ManifestTransfer {
     fn next_peers(&self, now: Instant) -> Vec<(PeerId, AddressGroup)> {
         let claimants = self.holders.of_manifest(&self.key.digest).into_iter();
         let claimants = claimants.filter_map(|peer| Some((peer, self.core.address(peer)?)));
-        let others = self.core.speakers().into_iter();
-        let others = others.map(|speaker| (speaker.peer, speaker.connection.address));
+        let speakers = self.core.speakers().into_iter();
+        let speakers = speakers.map(|speaker| (speaker.peer, speaker.connection.address));
         let mut seen = HashSet::new();
         let (mut next, mut again) = (Vec::new(), Vec::new());
-        for (peer, address) in claimants.chain(others).filter(|(peer, _)| seen.insert(*peer)) {
+        for (peer, address) in claimants.chain(speakers).filter(|(peer, _)| seen.insert(*peer)) {
             let group = AddressGroup::of(address.ip());
             match self.probes.get(&peer) {
                 None => next.push((peer, group)),
@@ -388,7 +385,7 @@ impl ManifestTransfer {
         }
         self.release_unused_memory();
         // A false record may claim a shorter length. If that is a multiple of the part length, an honest peer of the
-        // longer manifest cannot be told from a liar.
+        // longer manifest cannot be distinguished from a liar.
         if (len as usize).is_multiple_of(MANIFEST_PART) {
             tracing::debug!(peer = source.peer.0, "a manifest does not match its digest");
         } else {
@@ -400,6 +397,6 @@ impl ManifestTransfer {
     fn widen(&mut self, now: Instant) {
         self.widen_at = now + LOOK_EVERY;
         self.announcers.look_up();
-        self.swarm.get_or_insert_with(|| JoinedSwarm::join(&self.core, &self.swarms, self.key.info_hash));
+        self.swarm.get_or_insert_with(|| JoinedSwarm::join(&self.core, self.key.info_hash));
     }
 }

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::holders::Holders;
 use super::manifest_transfer::{ManifestKey, ManifestTransfer};
-use super::model_swarms::ModelSwarms;
 use super::shared_search::{ProgressSender, SearchEnd, SharedSearches};
 use super::types::{Candidate, CatalogError};
 use crate::model::ModelRef;
@@ -28,7 +27,6 @@ pub(super) struct Transfers {
     running: SharedSearches<ManifestKey, Option<Arc<Vec<u8>>>>,
     announced_memory: Arc<Semaphore>,
     claimed_memory: Arc<Semaphore>,
-    swarms: Arc<ModelSwarms>,
 }
 
 impl Transfers {
@@ -38,7 +36,6 @@ impl Transfers {
             running: SharedSearches::default(),
             announced_memory: Arc::new(Semaphore::new(MEMORY)),
             claimed_memory: Arc::new(Semaphore::new(MEMORY)),
-            swarms: Arc::default(),
         }
     }
 
@@ -66,16 +63,16 @@ impl Transfers {
         };
         let memory = if key.announced { &self.announced_memory } else { &self.claimed_memory };
         let begin = |progress: Arc<ProgressSender<_>>| {
-            let (core, memory, swarms) = (Arc::clone(core), Arc::clone(memory), Arc::clone(&self.swarms));
-            let transfer =
-                ManifestTransfer::new(core, Arc::clone(&self.holders), swarms, memory, model, key, deadline);
+            let (holders, memory) = (Arc::clone(&self.holders), Arc::clone(memory));
+            let transfer = ManifestTransfer::new(Arc::clone(core), holders, memory, model, key, deadline);
             async move {
                 let found = transfer.run().await;
                 let end = if found.is_none() { SearchEnd::Time } else { SearchEnd::Certain };
                 progress.send_modify(|p| (p.found, p.over) = (found.map(Arc::new), Some(end)));
             }
         };
-        let found = self.running.wait(&key, deadline, &core.stopped, Option::is_none, begin).await?;
-        found.map(Arc::unwrap_or_clone).ok_or_else(none)
+        let outcome =
+            self.running.wait(&key, deadline, &core.stopped, |_| false, Option::is_none, begin).await?;
+        outcome.found.map(Arc::unwrap_or_clone).ok_or_else(none)
     }
 }

@@ -1,6 +1,5 @@
 //! Joining the catalog's swarm, and finding members there.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,16 +42,6 @@ pub(super) fn leave(core: &Core) {
     }
 }
 
-/// Calls peers in the swarm.
-pub(super) fn introduce(core: &Core, peers: &[SocketAddr]) {
-    let Some(swarm) = core.swarm() else { return };
-    for peer in peers {
-        if let Err(error) = core.overlay.call(swarm, *peer) {
-            tracing::debug!(%peer, %error, "could not call a peer");
-        }
-    }
-}
-
 /// Searches for members while there are few, until the catalog stops.
 pub(super) async fn keep(core: Arc<Core>) {
     let mut nodes = core.dht_nodes.subscribe();
@@ -87,6 +76,6 @@ fn search(core: &Core, members: usize) {
         tracing::debug!(%error, "could not search for members of the catalog's swarm");
     }
     if members == 0 {
-        introduce(core, &core.settings.peers.list());
+        core.settings.peers.list().into_iter().for_each(|peer| core.call(peer));
     }
 }

@@ -1,30 +1,22 @@
 //! Swarms of models that are joined only to ask their peers for a manifest.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-
-use parking_lot::Mutex;
 
 use super::core::Core;
 use crate::model::InfoHash;
-use crate::torrent::{Meeting, TorrentId};
-
-/// The swarms joined, each with the number of its users.
-#[derive(Default)]
-pub(super) struct ModelSwarms(Mutex<HashMap<InfoHash, (TorrentId, usize)>>);
+use crate::torrent::Meeting;
 
 /// Keeps a swarm joined. The last user leaves it.
 pub(super) struct JoinedSwarm {
     core: Arc<Core>,
-    swarms: Arc<ModelSwarms>,
     info_hash: InfoHash,
     /// False where the engine has the torrent already: its peers can be asked without this.
     joined: bool,
 }
 
 impl JoinedSwarm {
-    pub fn join(core: &Arc<Core>, swarms: &Arc<ModelSwarms>, info_hash: InfoHash) -> Self {
-        let mut joined_swarms = swarms.0.lock();
+    pub fn join(core: &Arc<Core>, info_hash: InfoHash) -> Self {
+        let mut joined_swarms = core.model_swarms.lock();
         let joined = match joined_swarms.get_mut(&info_hash) {
             Some((_, users)) => {
                 *users += 1;
@@ -42,13 +34,13 @@ impl JoinedSwarm {
             },
         };
         drop(joined_swarms);
-        Self { core: Arc::clone(core), swarms: Arc::clone(swarms), info_hash, joined }
+        Self { core: Arc::clone(core), info_hash, joined }
     }
 }
 
 impl Drop for JoinedSwarm {
     fn drop(&mut self) {
-        let mut swarms = self.swarms.0.lock();
+        let mut swarms = self.core.model_swarms.lock();
         let Some((id, users)) = swarms.get_mut(&self.info_hash).filter(|_| self.joined) else { return };
         *users -= 1;
         if *users == 0 {

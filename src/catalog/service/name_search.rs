@@ -93,7 +93,7 @@ pub(super) async fn resolve(
     let begin = |progress| search(core, searches, model, None, deadline, progress);
     let key = (model.clone(), None);
     let outcome =
-        searches.running.wait_until(&key, deadline, &core.stopped, is_enough, Vec::is_empty, begin).await?;
+        searches.running.wait(&key, deadline, &core.stopped, is_enough, Vec::is_empty, begin).await?;
     if !outcome.found.is_empty() {
         return Ok(outcome.found);
     }
@@ -115,8 +115,9 @@ pub(super) async fn resolve_of(
     let deadline = Instant::now() + within;
     let begin = |progress| search(core, searches, model, Some(publisher), deadline, progress);
     let key = (model.clone(), Some(publisher));
-    let found = searches.running.wait(&key, deadline, &core.stopped, Vec::is_empty, begin).await?;
-    found.into_iter().next().ok_or_else(|| CatalogError::NotFound(model.clone()))
+    let outcome =
+        searches.running.wait(&key, deadline, &core.stopped, |_| false, Vec::is_empty, begin).await?;
+    outcome.found.into_iter().next().ok_or_else(|| CatalogError::NotFound(model.clone()))
 }
 
 /// Lets a search continue whose caller has returned.
@@ -175,8 +176,6 @@ fn search(
         let mut search = NameSearch {
             candidates: Candidates::new(model.clone(), core.unix_time(), publisher),
             announcers,
-            question: Ask::Lookup(model.clone()),
-            item,
             awaits_item: item.is_some() && core.settings.dht,
             dht_pause: DHT_AGAIN,
             first_asked: None,
@@ -200,14 +199,11 @@ struct NameSearch {
     core: Arc<Core>,
     searches: Arc<Searches>,
     model: ModelRef,
-    question: Ask,
     deadline: Instant,
     progress: Arc<ProgressSender<Vec<Candidate>>>,
     candidates: Candidates,
     announcers: Announcers,
-    /// The DHT's item of the one publisher: the key, and the salt.
-    item: Option<(PublisherKey, [u8; 20])>,
-    /// Whether the first answer about the item is missing.
+    /// Whether the DHT has not answered yet about the one publisher's item.
     awaits_item: bool,
     /// The time between two lookups in the DHT.
     dht_pause: Duration,
@@ -261,7 +257,9 @@ impl Inquiry for NameSearch {
                     self.candidates.add_held(&held);
                 }
             }
-            CatalogEvent::DhtItem(publisher, salt, item) if self.item == Some((publisher, salt)) => {
+            CatalogEvent::DhtItem(publisher, salt, item)
+                if self.announcers.item == Some((publisher, salt)) =>
+            {
                 self.awaits_item = false;
                 if let Some(item) = item {
                     self.add_item(&item);
@@ -277,7 +275,8 @@ impl NameSearch {
     fn ask_peers(&mut self, peers: &mut Peers, nothing_found: bool, now: Instant) {
         let all = nothing_found || peers.none_asked();
         let limit = WAVE.saturating_sub(peers.awaited().len());
-        let asked = peers.ask_new(limit, &self.question, ANSWER_WITHIN, |speaker| {
+        let question = Ask::Lookup(self.model.clone());
+        let asked = peers.ask_new(limit, &question, ANSWER_WITHIN, |speaker| {
             all || self.announcers.has_called(&speaker.connection.address)
         });
         if !asked.is_empty() {
@@ -302,11 +301,7 @@ impl NameSearch {
         let records = vec![SharedRecord::new(record)];
         self.candidates.add_records(&records);
         let core = Arc::clone(&self.core);
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = core.store(Origin::Dht, &records) {
-                tracing::warn!(%error, "could not save a record of the DHT");
-            }
-        });
+        tokio::task::spawn_blocking(move || core.store_or_log(Origin::Dht, &records));
     }
 
     /// When the hosts of the LAN have had this long since the start, and the hosts that are being called their time.

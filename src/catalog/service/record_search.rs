@@ -145,18 +145,8 @@ impl<F: FnMut(&FoundModel)> RecordSearch<'_, F> {
             let read = move || core.local.search(&query, at.as_deref(), LOCAL_PAGE);
             // After a panic of the thread, peers still answer.
             let Ok(page) = tokio::task::spawn_blocking(read).await else { return is_new };
-            for record in page.records {
-                let Some(model) = record.model().filter(|_| record.check_time(now).is_ok()) else { continue };
-                let key = (record.record().publisher, model.name.clone(), model.version.clone());
-                let known = self.results.get(&key);
-                if known.is_some_and(|known| known.record.record().sequence >= record.record().sequence) {
-                    continue;
-                }
-                is_new = true;
-                let own = self.core.local.is_complete(&model.info_hash);
-                let result = SearchResult { own, seeds: BTreeSet::new(), record };
-                (self.found)(&result.found());
-                self.results.insert(key, result);
+            for record in page.records.iter().filter(|record| record.check_time(now).is_ok()) {
+                is_new |= self.add(record, None, false);
             }
             match page.next {
                 Some(next) => from = Some(next),
@@ -179,7 +169,7 @@ impl<F: FnMut(&FoundModel)> RecordSearch<'_, F> {
         let now = self.core.unix_time();
         for (index, record) in (0u32..).zip(records) {
             if record.check_time(now).is_ok() && self.query.matches(record.record()) {
-                self.add(node, record, complete.contains(&index));
+                self.add(record, Some(node), complete.contains(&index));
             }
         }
         // An honest peer does not send an empty page with a cursor.
@@ -189,35 +179,37 @@ impl<F: FnMut(&FoundModel)> RecordSearch<'_, F> {
         }
     }
 
-    /// Adds a record of a node, which claims to have the model completely or not.
-    fn add(&mut self, node: NodeId, record: &SharedRecord, complete: bool) {
-        let Some(model) = record.model() else { return };
+    /// Adds a record of the store, or of a node that claims to have the model completely or not. Returns whether the record
+    /// is newer than the known one.
+    fn add(&mut self, record: &SharedRecord, node: Option<NodeId>, complete: bool) -> bool {
+        let Some(model) = record.model() else { return false };
         let key = (record.record().publisher, model.name.clone(), model.version.clone());
         let known = self.results.get(&key);
-        let newer = known.is_none_or(|k| record.record().sequence > k.record.record().sequence);
-        if known.is_none() {
+        let is_newer = known.is_none_or(|k| record.record().sequence > k.record.record().sequence);
+        if known.is_none() && node.is_some() {
             if self.from_peers >= MAX_RESULTS {
-                return;
+                return false;
             }
             self.from_peers += 1;
         }
-        let info_hash = model.info_hash;
         let result = self.results.entry(key).or_insert_with(|| SearchResult {
             own: false,
             seeds: BTreeSet::new(),
             record: SharedRecord::clone(record),
         });
-        if newer {
-            if result.record.model().is_none_or(|m| m.info_hash != info_hash) {
+        let is_same = |known: &SharedRecord| known.model().is_some_and(|m| m.info_hash == model.info_hash);
+        if is_newer {
+            if !is_same(&result.record) {
                 result.seeds.clear();
             }
             result.record = SharedRecord::clone(record);
-            result.own = self.core.local.is_complete(&info_hash);
+            result.own = self.core.local.is_complete(&model.info_hash);
         }
-        let same_bytes = result.record.model().is_some_and(|m| m.info_hash == info_hash);
-        let more_seeds = complete && same_bytes && result.seeds.insert(node);
-        if newer || more_seeds {
+        let is_seed = complete && is_same(&result.record);
+        let more_seeds = node.is_some_and(|node| is_seed && result.seeds.insert(node));
+        if is_newer || more_seeds {
             (self.found)(&result.found());
         }
+        is_newer
     }
 }

@@ -15,7 +15,7 @@ use super::types::CatalogError;
 pub(super) struct SearchProgress<V> {
     /// The results so far.
     pub found: V,
-    /// Every connected peer has answered that it has nothing. The search may go on by other means.
+    /// Every connected peer has answered that it has nothing. The search may continue by other means.
     pub peers_have_none: bool,
     /// Set when the search is over.
     pub over: Option<SearchEnd>,
@@ -51,24 +51,9 @@ impl<K, V> Default for SharedSearches<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Clone + Default + Send + Sync + 'static> SharedSearches<K, V> {
-    /// [`Self::wait_until`] the search is over.
-    pub async fn wait<F>(
-        &self,
-        key: &K,
-        deadline: Instant,
-        stopped: &watch::Sender<bool>,
-        nothing: impl Fn(&V) -> bool,
-        search: impl Fn(Arc<ProgressSender<V>>) -> F,
-    ) -> Result<V, CatalogError>
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        Ok(self.wait_until(key, deadline, stopped, |_| false, nothing, search).await?.found)
-    }
-
     /// Waits for the search for a key until it is over, `enough` holds, or the deadline passes. Begins it with `search` if
     /// none runs. The search continues while another caller waits for it.
-    pub async fn wait_until<F>(
+    pub async fn wait<F>(
         &self,
         key: &K,
         deadline: Instant,

@@ -40,10 +40,7 @@ pub(super) async fn look_up(
     let record = SignedRecord::from_item(&item).ok()?;
     let Body::Successor(next) = record.record().body else { return None };
     let (core, records) = (Arc::clone(core), vec![SharedRecord::new(record)]);
-    let stored = tokio::task::spawn_blocking(move || core.store(Origin::Dht, &records));
-    if let Ok(Err(error)) = stored.await {
-        tracing::debug!(%error, "could not store a succession");
-    }
+    let _ = tokio::task::spawn_blocking(move || core.store_or_log(Origin::Dht, &records)).await;
     Some(next)
 }
 

@@ -73,7 +73,7 @@ impl CatalogStore {
             disk::snapshot(database)
         };
         match drop_them() {
-            Ok(snapshot) => self.write().snapshot = Some(Arc::new(snapshot)),
+            Ok(snapshot) => self.readable.write().snapshot = Some(Arc::new(snapshot)),
             Err(error) => return Err(self.close(writer, &error)),
         }
         Ok(())
@@ -93,7 +93,7 @@ impl CatalogStore {
             Ok((database, snapshot, index, unreadable)) => {
                 writer.database = Some(database);
                 (writer.unsafe_commits, writer.failed) = (false, None);
-                *self.write() = Readable { index, snapshot: Some(Arc::new(snapshot)) };
+                *self.readable.write() = Readable { index, snapshot: Some(Arc::new(snapshot)) };
                 tracing::info!(file = %self.file.display(), "the catalog is open again");
                 self.drop_unreadable(writer, &unreadable)
             }
@@ -108,7 +108,7 @@ impl CatalogStore {
     /// Closes the database after an error: all calls fail or find nothing from then on.
     pub(super) fn close(&self, writer: &mut Writer, error: &redb::Error) -> StoreError {
         tracing::warn!(file = %self.file.display(), %error, "closing the catalog after an error");
-        self.write().snapshot = None;
+        self.readable.write().snapshot = None;
         writer.database = None;
         StoreError { path: self.file.clone(), reason: error.to_string() }
     }

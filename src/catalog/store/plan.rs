@@ -10,7 +10,7 @@ use super::index::{Index, NewRow, Publisher, RowKey, ahead, expired, publisher_o
 use super::rows::Row;
 use super::{Limits, StoreOutcome};
 use crate::catalog::UnixTime;
-use crate::catalog::record::{Body, Record, SignedRecord, successor_salt};
+use crate::catalog::record::{Body, Record, SharedRecord, SignedRecord, successor_salt};
 use crate::model::PublisherKey;
 
 /// Changes to the index.
@@ -86,8 +86,17 @@ impl<'a, 't> WritePlan<'a, 't> {
             .unwrap_or_default()
     }
 
+    /// Inserts records by the rules at [`CatalogStore::insert`](super::CatalogStore::insert).
+    pub fn insert_all(
+        &mut self,
+        records: &[SharedRecord],
+        now: UnixTime,
+    ) -> Result<Vec<StoreOutcome>, redb::Error> {
+        records.iter().map(|record| self.insert(record, now)).collect()
+    }
+
     /// Inserts a record by the rules at [`CatalogStore::insert`](super::CatalogStore::insert).
-    pub fn insert(&mut self, signed: &SignedRecord, now: UnixTime) -> Result<StoreOutcome, redb::Error> {
+    fn insert(&mut self, signed: &SignedRecord, now: UnixTime) -> Result<StoreOutcome, redb::Error> {
         let record = signed.record();
         let mut publisher = self.publisher(&record.publisher);
         let kept = (self.kept)(&record.publisher);
