@@ -1,4 +1,4 @@
-//! `config`: the effective configuration.
+//! `config`: prints the effective configuration.
 
 use clap::Subcommand;
 
@@ -22,9 +22,9 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print every key with its value, and where the value comes from: the file, the environment, an option or the default
+    /// Print every key with its value and the value's origin: the file, the environment, an option or the default
     ///
-    /// docs/CONFIGURATION.md and the file that `silmaril init` writes explain the keys. The password of a proxy is hidden.
+    /// docs/CONFIGURATION.md and the file that `silmaril init` writes explain the keys. Passwords of proxies are hidden.
     Show {
         /// Print JSON
         #[arg(long)]
@@ -32,7 +32,7 @@ enum Command {
     },
 }
 
-/// Prints the configuration. Starts nothing and writes nothing.
+/// Prints the configuration. Starts no process and writes no file.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let Command::Show { json } = args.command;
     let options = context.load_options();

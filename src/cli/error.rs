@@ -1,7 +1,7 @@
-//! The one place where errors become messages, hints and exit codes.
+//! Turns errors into messages, hints and exit codes.
 //!
-//! Exit codes: 0 success (a closed stdout included), 1 not found, refused or no network, 2 wrong usage (a bad
-//! configuration included), 3 a fault of silmaril or of the system below it, 130 Ctrl-C.
+//! Exit codes: 0 success (also if the reader closed stdout), 1 not found, refused or no network, 2 wrong usage or
+//! configuration, 3 a fault of silmaril or of the system, 130 Ctrl-C.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -17,20 +17,20 @@ use crate::paths::PathsError;
 use crate::store::StoreError;
 use crate::telemetry::TelemetryError;
 
-/// How a command ended without success.
+/// How a command ended if it did not succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// With an error, whose kind decides the exit code.
+    /// With an error. Its kind decides the exit code.
     Failure(ErrorKind),
     /// By Ctrl-C or another signal.
     Interrupted,
-    /// The reader of standard output has closed it.
+    /// Because the reader of standard output has closed it.
     BrokenPipe,
-    /// The process that did the work has rendered its error and returned this code.
+    /// With the exit code of a background process, which has also rendered the error.
     Relayed(u8),
 }
 
-/// Why a command failed, ready to be shown.
+/// The error of a command, with its exit code and hints.
 #[derive(Debug)]
 pub struct CommandError {
     end: End,
@@ -49,7 +49,7 @@ impl CommandError {
         Self { hints, ..Self::new(End::Failure(kind), source) }
     }
 
-    /// Not found, refused, or the network failed.
+    /// The object was not found, the request was refused, or the network failed.
     pub fn failed(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::of(ErrorKind::Failed, source)
     }
@@ -59,7 +59,7 @@ impl CommandError {
         Self::of(ErrorKind::Usage, source)
     }
 
-    /// A fault of silmaril or of the system below it.
+    /// A fault of silmaril or of the system.
     pub fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::of(ErrorKind::Internal, source)
     }
@@ -69,7 +69,7 @@ impl CommandError {
         Self::new(End::Interrupted, "interrupted")
     }
 
-    /// A process that did the work for this one has failed with `code` and rendered its error as `text`.
+    /// A background process has failed with exit code `code` and rendered its error as `text`.
     pub fn relayed(code: u8, text: &str) -> Self {
         Self::new(End::Relayed(code), text)
     }
@@ -94,7 +94,7 @@ impl CommandError {
         self
     }
 
-    /// Adds the help for Ctrl-C in a command that continues its work when it is run again. Other errors stay as they are.
+    /// Adds the hint for a command that resumes its work when it is run again. Only an interrupted command gets it.
     pub fn resumable(self) -> Self {
         match self.end {
             End::Interrupted => self.hint("received data is kept; run the same command again to resume"),
@@ -102,7 +102,7 @@ impl CommandError {
         }
     }
 
-    /// Whether the node that did the work went away.
+    /// Whether the daemon ended or lost the connection during the work.
     pub fn is_host_lost(&self) -> bool {
         self.end == End::Failure(ErrorKind::HostLost)
     }
@@ -112,12 +112,13 @@ impl CommandError {
         self.end == End::Failure(ErrorKind::Stopped)
     }
 
-    /// Whether another process has the base directory.
+    /// Whether another process has locked the base directory.
     pub fn is_busy(&self) -> bool {
         self.end == End::Failure(ErrorKind::Busy)
     }
 
-    /// Whether nothing that is to be done after this can be done: the node is gone, or the user wants no more.
+    /// Whether the remaining items of a list cannot be processed after this error: the daemon has ended, or the user has
+    /// interrupted the command.
     pub fn ends_all(&self) -> bool {
         matches!(
             self.end,
@@ -127,7 +128,6 @@ impl CommandError {
         )
     }
 
-    /// What the process returns.
     pub fn exit_code(&self) -> u8 {
         match self.end {
             End::BrokenPipe => 0,
@@ -137,7 +137,7 @@ impl CommandError {
         }
     }
 
-    /// The `error:` line and the `help:` lines; empty where silence is right.
+    /// The `error:` line and the `help:` lines. Empty for a broken pipe, and for Ctrl-C without a hint.
     pub fn render(&self) -> String {
         if self.end == End::BrokenPipe || self.end == End::Interrupted && self.hints.is_empty() {
             return String::new();
@@ -152,9 +152,9 @@ impl CommandError {
         lines
     }
 
-    /// Shows the error on stderr.
+    /// Writes the error to stderr.
     pub fn print(&self) {
-        // Nobody is left to tell when stderr is gone.
+        // There is no other place to report that stderr is closed.
         let _ = io::stderr().lock().write_all(self.render().as_bytes());
     }
 }
@@ -220,7 +220,7 @@ impl From<MountError> for CommandError {
     fn from(error: MountError) -> Self {
         match error {
             MountError::Io { .. } | MountError::Timeout { .. } => Self::internal(error),
-            // These say their remedies themselves.
+            // The messages of these errors contain the remedy.
             _ => Self::failed(error),
         }
     }
@@ -231,21 +231,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_one_line_and_clean() {
+    fn errors_are_one_line_without_control_characters() {
         let error = CommandError::failed("a\nb\x1b[31m").hint("do\x07 this");
         assert_eq!(error.render(), "error: a b[31m\nhelp: do this\n");
         assert_eq!(error.exit_code(), 1);
     }
 
     #[test]
-    fn a_cause_is_said_once() {
+    fn cause_is_printed_once() {
         let inner = io::Error::from_raw_os_error(2);
         let error: CommandError = NodeError::Io { path: "/x".into(), source: inner }.into();
         assert_eq!(error.render(), "error: /x: No such file or directory (os error 2)\n");
     }
 
     #[test]
-    fn a_closed_pipe_is_silent_success() {
+    fn closed_pipe_is_silent_success() {
         let error = CommandError::stdout(io::ErrorKind::BrokenPipe.into());
         assert_eq!((error.exit_code(), error.render()), (0, String::new()));
         let error = CommandError::stdout(io::ErrorKind::StorageFull.into());
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_from_the_socket_is_shown_as_if_it_were_our_own() {
+    fn errors_of_the_daemon_are_shown_like_local_ones() {
         let of = |model: &str| NodeError::UnknownModel(model.parse().unwrap());
         let own: CommandError = of("a/b").into();
         let message = chain(&of("a/b"));

@@ -2,7 +2,7 @@ use super::*;
 use crate::cli::samples::status;
 
 #[test]
-fn the_status_fits_eighty_columns() {
+fn status_fits_eighty_columns() {
     let expected = "\
 daemon (process 4711, silmaril 0.1.0, up 1h 2m 5s)
 base directory  /home/ada/.silmaril
@@ -43,7 +43,7 @@ sentence-transformers/all-MiniLM-L6-v2  87.4 MiB    9%  1.24 MiB/s  0 B/s
 }
 
 #[test]
-fn the_status_fits_two_hundred_columns() {
+fn status_fits_two_hundred_columns() {
     let expected = "\
 daemon (process 4711, silmaril 0.1.0, up 1h 2m 5s)
 base directory  /home/ada/.silmaril
