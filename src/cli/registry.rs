@@ -36,15 +36,9 @@ Examples:
   silmaril registry list";
 
 /// Import and export manifests: the signed descriptions of models
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Debug, Subcommand)]
-enum Command {
+#[command(after_help = EXAMPLES)]
+pub enum Command {
     /// Add a model from its manifest or a torrent; its files are not downloaded yet
     Import(Import),
     /// Write the manifest of a model for other hosts, or its torrent for other BitTorrent clients
@@ -54,7 +48,7 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct Import {
+pub struct Import {
     /// A manifest (JSON or YAML), a .torrent, a magnet link, or a publisher's key or alias with the name of one of its
     /// models, as KEY/ORG/NAME or KEY/ORG/NAME@REVISION; `-` is standard input
     #[arg(value_name = "FILE|MAGNET|KEY/MODEL")]
@@ -71,7 +65,7 @@ struct Import {
 }
 
 #[derive(Debug, clap::Args)]
-struct Export {
+pub struct Export {
     /// The model, as ORG/NAME or ORG/NAME@REVISION
     model: ModelRef,
     /// File to write the manifest to [default: standard output]
@@ -91,8 +85,8 @@ struct Export {
     v2_only: bool,
 }
 
-pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    match &args.command {
+pub fn run(command: &Command, context: &Context) -> Result<(), CommandError> {
+    match command {
         Command::Import(args) => import(args, context),
         Command::Export(args) => export(args, context),
         Command::List(args) => list::run(args, context),

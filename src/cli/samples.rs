@@ -113,7 +113,7 @@ pub fn status() -> Status {
         seeds: 0,
         peers: 1,
         stalled: vec![stalled],
-        last_error: Some("a peer sent bad data (1 piece thrown away)".to_owned()),
+        last_error: Some("a peer sent bad data (1 piece discarded)".to_owned()),
         ..transfer(MINILM)
     };
     let NamedPublisher { publisher: key, fingerprint, alias } = publisher(1, Some("dora"));

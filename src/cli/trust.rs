@@ -34,15 +34,9 @@ Examples:
 /// with this name are refused. Reading a model through a mount does not give its publisher the name. For a name without
 /// owner, a publisher on the list is preferred. With `security.trust: strict` in the configuration, only publishers on the
 /// list and your own key are accepted.
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Debug, Subcommand)]
-enum Command {
+#[command(after_help = EXAMPLES)]
+pub enum Command {
     /// Add a publisher to the list
     Add(Add),
     /// Remove a publisher from the list, or release a name
@@ -56,7 +50,7 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct Add {
+pub struct Add {
     /// The publisher's key, as `silmaril key show` prints it; or the fingerprint or alias of a known publisher
     #[arg(value_name = "KEY")]
     publisher: String,
@@ -69,7 +63,7 @@ struct Add {
 }
 
 #[derive(Debug, clap::Args)]
-struct Remove {
+pub struct Remove {
     /// A publisher (key, alias, fingerprint), or a model's name
     #[arg(value_name = "KEY|ALIAS|ORG/NAME", required = true)]
     what: Vec<String>,
@@ -78,9 +72,9 @@ struct Remove {
     names: bool,
 }
 
-pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+pub fn run(command: &Command, context: &Context) -> Result<(), CommandError> {
     let library = context.library()?;
-    match &args.command {
+    match command {
         Command::Add(args) => add(args, &library, context),
         Command::Remove(args) => remove(args, &library, context),
         Command::List { json } => list(*json, &library.trust, context),

@@ -3,7 +3,7 @@
 use url::Url;
 
 use crate::cli::error::CommandError;
-use crate::mirror::repo::{Named, RepositoryError};
+use crate::mirror::repo::{ParsedRepository, RepositoryError};
 use crate::mirror::{GitRepository, MirrorError, Repository};
 use crate::model::{ModelName, ModelRef, Revision};
 use crate::node::NodeError;
@@ -32,7 +32,7 @@ pub fn model(text: &str, endpoint: &Url) -> Result<ModelRef, CommandError> {
     }
     let found =
         named(text, endpoint).map_err(|e| CommandError::from(NodeError::from(MirrorError::from(e))))?;
-    let Named { repository, reference, inside } = found;
+    let ParsedRepository { repository, reference, inside } = found;
     let (Repository::Hub(hub) | Repository::Git(GitRepository { hub: Some(hub), .. })) = repository else {
         return Err(CommandError::usage(format!("{repository} is not an address of the hub"))
             .hint("`silmaril mirror URL` clones a git repository"));
@@ -49,18 +49,18 @@ pub fn model(text: &str, endpoint: &Url) -> Result<ModelRef, CommandError> {
     }
 }
 
-fn named(text: &str, endpoint: &Url) -> Result<Named, RepositoryError> {
+fn named(text: &str, endpoint: &Url) -> Result<ParsedRepository, RepositoryError> {
     let first = Repository::parse(text, endpoint);
     if !matches!(
         &first,
-        Ok(Named { repository: Repository::Git(GitRepository { hub: None, .. }), .. })
+        Ok(ParsedRepository { repository: Repository::Git(GitRepository { hub: None, .. }), .. })
             | Err(RepositoryError::Extra(_))
     ) {
         return first;
     }
     // Not an address of the configured hub: try the addresses of Hugging Face.
     let hubs = HUBS.iter().filter_map(|hub| Repository::parse(text, &hub.parse().ok()?).ok());
-    let of_a_hub = |named: &Named| match &named.repository {
+    let of_a_hub = |named: &ParsedRepository| match &named.repository {
         Repository::Hub(_) => true,
         Repository::Git(git) => git.hub.is_some(),
     };

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use silmaril::config::{Config, NetworkConfig};
-use silmaril::http::{Auth, Client, HttpError, Names, Request, Scope, Token, Url};
+use silmaril::http::{Auth, Client, HttpError, NameLookup, Request, Scope, Token, Url};
 
 use crate::mirror::rig::run;
 use crate::support::net::sh;
@@ -62,7 +62,7 @@ const PRIVATE: [&str; 15] = [
 /// Documentation addresses stand for the internet.
 const PUBLIC: &str = "192.0.2.1";
 
-/// Names with the addresses of each lookup; the last ones stay.
+/// NameLookup with the addresses of each lookup; the last ones stay.
 #[derive(Debug, Default)]
 struct TestNames(Mutex<HashMap<String, Vec<Vec<IpAddr>>>>);
 
@@ -73,7 +73,7 @@ impl TestNames {
     }
 }
 
-impl Names for TestNames {
+impl NameLookup for TestNames {
     fn addresses(&self, name: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
         let mut names = self.0.lock().unwrap();
         let found = match names.get_mut(name) {
@@ -120,7 +120,7 @@ impl World {
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         let names = Arc::<TestNames>::default();
         names.set("public.example", &[&[PUBLIC]]);
-        let client = Client::with_names(&network(), names.clone()).unwrap();
+        let client = Client::with_lookup(&network(), names.clone()).unwrap();
         Self { port, seen, names, client }
     }
 
@@ -186,12 +186,16 @@ fn no_url_name_or_redirect_leads_to_a_refused_address() {
                 let (literal, name) = (world.literal(address), world.named("target.example", ""));
                 if scope == Scope::Private {
                     // The server is there, and answers requests that the user caused.
-                    reached(&world.client.knowing(&literal), &literal).await.unwrap();
-                    reached(&world.client.knowing(&name), &name).await.unwrap();
+                    reached(&world.client.allowing_private(&literal), &literal).await.unwrap();
+                    reached(&world.client.allowing_private(&name), &name).await.unwrap();
                     assert_eq!(world.new_requests(), 2, "{address}");
                 } else {
-                    refused(reached(&world.client.knowing(&literal), &literal).await, scope, address);
-                    refused(reached(&world.client.knowing(&name), &name).await, scope, address);
+                    refused(
+                        reached(&world.client.allowing_private(&literal), &literal).await,
+                        scope,
+                        address,
+                    );
+                    refused(reached(&world.client.allowing_private(&name), &name).await, scope, address);
                 }
                 // Connections of the requests before must not be used for a stranger's.
                 for url in [&literal, &name] {
@@ -202,7 +206,7 @@ fn no_url_name_or_redirect_leads_to_a_refused_address() {
                     let from = world.redirect(url);
                     refused(reached(&world.client, &from).await, scope, &format!("redirect to {url}"));
                     // That the user named the first host says nothing of the second.
-                    refused(reached(&world.client.knowing(&from), &from).await, scope, address);
+                    refused(reached(&world.client.allowing_private(&from), &from).await, scope, address);
                 }
                 assert_eq!(world.new_requests(), 4, "{address} was contacted by a redirect");
             }
@@ -235,7 +239,7 @@ fn configured_hosts_may_be_private_and_never_link_local() {
             let mut network = network();
             let hosts = ["minio.lan", "192.168.0.1", "[fd12::1]", "metadata.lan", "169.254.169.254"];
             network.allow_private_hosts = hosts.iter().map(|host| url::Host::parse(host).unwrap()).collect();
-            let client = Client::with_names(&network, world.names.clone()).unwrap();
+            let client = Client::with_lookup(&network, world.names.clone()).unwrap();
             world.names.set("minio.lan", &[&["10.0.0.1"]]);
             world.names.set("metadata.lan", &[&["169.254.169.254"]]);
             world.names.set("alias.example", &[&["192.168.0.1"]]);
@@ -261,7 +265,7 @@ fn with_a_proxy_names_are_left_to_it_and_literals_are_checked() {
             let world = World::new().await;
             let mut network = network();
             network.proxy = Some(format!("http://proxy.lan:{}", world.port).parse().unwrap());
-            let client = Client::with_names(&network, world.names.clone()).unwrap();
+            let client = Client::with_lookup(&network, world.names.clone()).unwrap();
             world.names.set("proxy.lan", &[&["10.0.0.1"]]);
             // Neither name exists here.
             for name in ["http://files.example/x", "http://intranet.example/x"] {

@@ -8,7 +8,8 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use silmaril::mirror::error::FileProblem;
 use silmaril::mirror::{
-    Board, Downloaded, Job, MirrorError, MirrorErrorKind, Snapshot, Source as _, download,
+    DownloadJob, Downloaded, MirrorError, MirrorErrorKind, ProgressBoard, RepositorySource as _, Snapshot,
+    download,
 };
 
 use super::rig::{SMALL, WEIGHTS, git, job, mirror, repository, run};
@@ -46,7 +47,7 @@ impl Setting {
         reference: Option<&str>,
         depth: u32,
     ) -> Result<(Snapshot, Downloaded), MirrorError> {
-        let (staging, board) = (self.dir.path().join("staging"), Arc::<Board>::default());
+        let (staging, board) = (self.dir.path().join("staging"), Arc::<ProgressBoard>::default());
         let source = git(url, reference, depth, &self.dir.path().join("git"), &board);
         run(mirror(&source, job(&staging), &board))
     }
@@ -181,7 +182,7 @@ fn tags_branches_and_commits_are_found() {
 #[test]
 fn a_branch_that_moves_in_the_middle_changes_nothing() {
     let setting = Setting::new();
-    let (staging, board) = (setting.dir.path().join("staging"), Arc::<Board>::default());
+    let (staging, board) = (setting.dir.path().join("staging"), Arc::<ProgressBoard>::default());
     let source = git(&setting.server.url("org/name"), None, 1, &setting.dir.path().join("git"), &board);
     let done = run(async {
         let snapshot = source.snapshot().await.unwrap();
@@ -304,9 +305,10 @@ fn many_objects_are_asked_for_together() {
 #[test]
 fn pointers_are_those_of_the_repository() {
     let setting = Setting::new();
-    let (staging, board) = (setting.dir.path().join("staging"), Arc::<Board>::default());
+    let (staging, board) = (setting.dir.path().join("staging"), Arc::<ProgressBoard>::default());
     let source = git(&setting.server.url("org/name"), None, 1, &setting.dir.path().join("git"), &board);
-    let (snapshot, done) = run(mirror(&source, Job { skip_lfs: true, ..job(&staging) }, &board)).unwrap();
+    let (snapshot, done) =
+        run(mirror(&source, DownloadJob { skip_lfs: true, ..job(&staging) }, &board)).unwrap();
     assert_eq!(
         (done.pointers.as_slice(), done.hashes.len()),
         ([WEIGHTS.to_owned()].as_slice(), SMALL.len() + 1)
@@ -390,12 +392,12 @@ fn a_server_without_git_is_named() {
         Router::new().fallback(async || "<html>a page of login</html>")
     });
     let error = setting.get_of(&format!("{}/org/name.git", page.url()), None, 1).unwrap_err();
-    assert!(error.to_string().contains("does not serve a repository by git's smart protocol"), "{error}");
+    assert!(error.to_string().contains("does not support git's smart protocol"), "{error}");
 }
 
 #[test]
 fn a_dropped_fetch_ends_while_the_server_is_silent() {
-    let (dir, board) = (tempfile::tempdir().unwrap(), Arc::<Board>::default());
+    let (dir, board) = (tempfile::tempdir().unwrap(), Arc::<ProgressBoard>::default());
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/org/name.git", silent.local_addr().unwrap());
     let source = git(&url, None, 1, &dir.path().join("git"), &board);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use silmaril::mirror::error::FileProblem;
 use silmaril::mirror::{
-    Board, Downloaded, GitOid, MirrorError, MirrorErrorKind, Snapshot, Source as _, download,
+    Downloaded, GitOid, MirrorError, MirrorErrorKind, ProgressBoard, RepositorySource as _, Snapshot,
+    download,
 };
 
 use super::rig::{BIG, SMALL, WEIGHTS, hub, job, mirror, repository, run};
@@ -31,7 +32,7 @@ impl Setting {
     }
 
     fn get(&self, text: &str, token: Option<&str>) -> Result<(Snapshot, Downloaded), MirrorError> {
-        let (staging, board) = (self.dir.path().join("staging"), Arc::<Board>::default());
+        let (staging, board) = (self.dir.path().join("staging"), Arc::<ProgressBoard>::default());
         run(mirror(&hub(self.hub.url(), text, token, &board), job(&staging), &board))
     }
 
@@ -176,7 +177,7 @@ fn revisions_and_renamed_repositories_are_followed() {
 #[test]
 fn a_branch_that_moves_in_the_middle_changes_nothing() {
     let setting = Setting::new();
-    let (staging, board) = (setting.dir.path().join("staging"), Arc::<Board>::default());
+    let (staging, board) = (setting.dir.path().join("staging"), Arc::<ProgressBoard>::default());
     let source = hub(setting.hub.url(), "org/name", None, &board);
     let done = run(async {
         let snapshot = source.snapshot().await.unwrap();
@@ -279,9 +280,9 @@ fn a_body_that_stalls_is_asked_for_again() {
 #[test]
 fn pointers_of_the_hub_are_those_that_git_has() {
     let setting = Setting::new();
-    let (staging, board) = (setting.dir.path().join("staging"), Arc::<Board>::default());
+    let (staging, board) = (setting.dir.path().join("staging"), Arc::<ProgressBoard>::default());
     let source = hub(setting.hub.url(), "org/name", None, &board);
-    let skipping = silmaril::mirror::Job { skip_lfs: true, ..job(&staging) };
+    let skipping = silmaril::mirror::DownloadJob { skip_lfs: true, ..job(&staging) };
     let (snapshot, done) = run(mirror(&source, skipping, &board)).unwrap();
     assert_eq!(done.pointers, [WEIGHTS]);
     let oid = &setting.repo.entry(&snapshot.commit.to_string(), WEIGHTS).unwrap().oid;

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use rustix::process::Signal;
-use silmaril::mirror::{Board, MirrorError, Source as _, download};
+use silmaril::mirror::{MirrorError, ProgressBoard, RepositorySource as _, download};
 
 use super::rig::{BIG, SMALL, WEIGHTS, hub, job, mirror, repository, run};
 use crate::support::git_server::tree;
@@ -52,7 +52,7 @@ impl Setting {
 #[ignore = "not a test: what `kill_9_costs_nothing_that_came` starts and kills"]
 fn child() {
     let variable = |name| std::env::var(name).expect("it is a child of another test");
-    let board = Arc::<Board>::default();
+    let board = Arc::<ProgressBoard>::default();
     let source = hub(&variable(ENDPOINT), "org/name", None, &board);
     run(mirror(&source, job(Path::new(&variable(STAGING))), &board)).unwrap();
 }
@@ -102,7 +102,7 @@ fn kill_9_costs_nothing_that_came() {
 fn a_dropped_mirror_stops_and_keeps_what_came() {
     let setting = Setting::new();
     setting.hub.cdn_faults().times(1, WEIGHTS, Fault::Slow(400_000));
-    let board = Arc::<Board>::default();
+    let board = Arc::<ProgressBoard>::default();
     let source = hub(setting.hub.url(), "org/name", None, &board);
     let staging = setting.staging();
     run(async {
@@ -155,7 +155,7 @@ impl Drop for Tmpfs {
 #[test]
 fn a_full_disk_is_told_before_and_in_the_middle() {
     let setting = Setting::new();
-    let board = Arc::<Board>::default();
+    let board = Arc::<ProgressBoard>::default();
     let source = hub(setting.hub.url(), "org/name", None, &board);
     let small = Tmpfs::mount(&setting.dir.path().join("small"), "2m");
     let error = run(mirror(&source, job(&small.0), &board)).unwrap_err();

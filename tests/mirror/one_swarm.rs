@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use silmaril::mirror::{Board, Downloaded, Job, Source as _};
+use silmaril::mirror::{DownloadJob, Downloaded, ProgressBoard, RepositorySource as _};
 use silmaril::model::Revision;
 use silmaril::model::describe::{DescribeError, DescribeOptions, Description, describe};
 use silmaril::model::hash::FileHashes;
@@ -47,7 +47,7 @@ fn described(dir: &Path, known: HashMap<String, FileHashes>) -> Result<(Descript
 fn the_hub_and_git_give_one_torrent_and_nothing_is_read_twice() {
     let (repos, dir) = (Repos::new(), tempfile::tempdir().unwrap());
     repository(&repos, dir.path());
-    let board = Arc::<Board>::default();
+    let board = Arc::<ProgressBoard>::default();
     let (the_hub, server) =
         (Hub::start(&Place::loopback(), &repos), GitServer::start(&Place::loopback(), &repos));
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
@@ -74,11 +74,12 @@ fn the_hub_and_git_give_one_torrent_and_nothing_is_read_twice() {
 fn a_mirror_of_pointers_is_never_shared() {
     let (repos, dir) = (Repos::new(), tempfile::tempdir().unwrap());
     repository(&repos, dir.path());
-    let board = Arc::<Board>::default();
+    let board = Arc::<ProgressBoard>::default();
     let the_hub = Hub::start(&Place::loopback(), &repos);
     let source = hub(the_hub.url(), "org/name", None, &board);
     let staging = dir.path().join("staging");
-    let (snapshot, done) = run(mirror(&source, Job { skip_lfs: true, ..job(&staging) }, &board)).unwrap();
+    let (snapshot, done) =
+        run(mirror(&source, DownloadJob { skip_lfs: true, ..job(&staging) }, &board)).unwrap();
     assert_eq!(source.describe(snapshot.commit).kind, "huggingface");
     let error = described(&done.dir, done.hashes).unwrap_err();
     assert!(

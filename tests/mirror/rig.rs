@@ -6,8 +6,8 @@ use std::sync::Arc;
 use silmaril::config::{Config, LoadOptions};
 use silmaril::http::{Client, Token};
 use silmaril::mirror::{
-    Board, Downloaded, GitOptions, GitSource, HubSource, Job, MirrorError, Repository, Snapshot, Source,
-    download,
+    DownloadJob, Downloaded, GitOptions, GitSource, HubSource, MirrorError, ProgressBoard, Repository,
+    RepositorySource, Snapshot, download,
 };
 
 use crate::support::fixtures::{model_dir, noise};
@@ -58,7 +58,7 @@ pub fn repository(repos: &Repos, dir: &Path) -> Repo {
 }
 
 /// A source of the hub at `endpoint`, named as on the command line.
-pub fn hub(endpoint: &str, text: &str, token: Option<&str>, board: &Arc<Board>) -> HubSource {
+pub fn hub(endpoint: &str, text: &str, token: Option<&str>, board: &Arc<ProgressBoard>) -> HubSource {
     let named = Repository::parse(text, &endpoint.parse().unwrap()).unwrap();
     let Repository::Hub(repository) = named.repository else { panic!("{text} is not of the hub") };
     let token = token.map(|token| Token::new(token).unwrap());
@@ -66,7 +66,13 @@ pub fn hub(endpoint: &str, text: &str, token: Option<&str>, board: &Arc<Board>) 
 }
 
 /// A source of any git server.
-pub fn git(url: &str, reference: Option<&str>, depth: u32, git_dir: &Path, board: &Arc<Board>) -> GitSource {
+pub fn git(
+    url: &str,
+    reference: Option<&str>,
+    depth: u32,
+    git_dir: &Path,
+    board: &Arc<ProgressBoard>,
+) -> GitSource {
     let named = Repository::parse(url, &"https://hub.invalid".parse().unwrap()).unwrap();
     let Repository::Git(repository) = named.repository else { panic!("{url} is of the hub") };
     let reference = reference.map(|reference| reference.parse().unwrap());
@@ -75,15 +81,15 @@ pub fn git(url: &str, reference: Option<&str>, depth: u32, git_dir: &Path, board
 }
 
 /// How [`mirror`] downloads.
-pub fn job(staging: &Path) -> Job<'_> {
-    Job { staging, piece_length: 1 << 20, skip_lfs: false, have: &|_| None, parallel: 4, min_free: 0 }
+pub fn job(staging: &Path) -> DownloadJob<'_> {
+    DownloadJob { staging, piece_length: 1 << 20, skip_lfs: false, have: &|_| None, parallel: 4, min_free: 0 }
 }
 
 /// Lists and downloads.
 pub async fn mirror(
-    source: &dyn Source,
-    job: Job<'_>,
-    board: &Board,
+    source: &dyn RepositorySource,
+    job: DownloadJob<'_>,
+    board: &ProgressBoard,
 ) -> Result<(Snapshot, Downloaded), MirrorError> {
     let snapshot = source.snapshot().await?;
     let done = download(source, &snapshot, job, board).await?;
