@@ -110,9 +110,9 @@ fn remove(args: &Remove, library: &Library, context: &Context) -> Result<(), Com
         if args.names {
             context.out.line(format_args!("released {names} of {shown}"))?;
         } else if removed.names > 0 {
-            let belong = if removed.names == 1 { "belongs" } else { "belong" };
+            let (belong, them) = if removed.names == 1 { ("belongs", "it") } else { ("belong", "them") };
             context.out.note(format_args!(
-                "{names} still {belong} to {shown}; to release: silmaril trust remove {} --names",
+                "{names} still {belong} to {shown}; `silmaril trust remove {} --names` releases {them}",
                 key.fingerprint()
             ));
         }

@@ -69,6 +69,7 @@ pub enum ProxyKind {
 /// A proxy: `socks5://[user:password@]host:port` or `http://[user:password@]host:port`. `Display` hides the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
+    /// The protocol.
     pub kind: ProxyKind,
     /// Host and TCP port.
     pub address: HostPort,

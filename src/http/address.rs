@@ -155,6 +155,7 @@ pub(super) fn plain_name(name: &str) -> String {
 /// The error for a host that may not be contacted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedAddress {
+    /// The host of the URL.
     pub host: String,
     /// The refused address of the host; none for names of this machine and for the proxy.
     pub address: Option<IpAddr>,

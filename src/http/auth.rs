@@ -35,6 +35,7 @@ impl Token {
         }
     }
 
+    /// The token in plain text.
     pub fn secret(&self) -> &str {
         &self.0
     }

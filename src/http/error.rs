@@ -17,6 +17,7 @@ const SHOWN_MESSAGE: usize = 200;
 pub struct ErrorResponse {
     /// The URL that responded, without secrets.
     pub url: String,
+    /// The status, which is not a success.
     pub status: StatusCode,
     /// The header `X-Error-Code`, with which the hub distinguishes errors of the same status.
     pub code: Option<String>,

@@ -66,6 +66,7 @@ pub struct Client {
 pub struct Request<'a> {
     /// `GET`, `HEAD` or `POST`.
     pub method: Method,
+    /// The first URL, before redirects.
     pub url: Url,
     /// A credential, sent only to its own origin.
     pub auth: Option<&'a Auth>,
@@ -114,6 +115,7 @@ impl<'a> Request<'a> {
 pub struct HttpResponse {
     /// The URL after all redirects.
     pub url: Url,
+    /// Headers of the last response.
     pub headers: HeaderMap,
     /// Headers of the first response if it was a redirect, otherwise empty. A hub describes the file there.
     pub first_headers: HeaderMap,
@@ -121,6 +123,7 @@ pub struct HttpResponse {
     pub start: u64,
     /// Length of the whole file in bytes, if the server reports it.
     pub total: Option<u64>,
+    /// The bytes from `start` on.
     pub body: Body,
 }
 

@@ -56,6 +56,7 @@ pub enum RepositoryError {
 /// A user and password for one host. `Debug` shows neither.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
+    /// The user name.
     pub user: String,
     /// The password, or a token.
     pub password: String,
@@ -139,6 +140,7 @@ impl fmt::Display for Remote {
 /// A repository that git fetches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GitRepository {
+    /// The server or directory.
     pub remote: Remote,
     /// The user and password of the address.
     pub credential: Option<Credential>,
@@ -158,6 +160,7 @@ pub enum Repository {
 /// The parts of a text that names a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedRepository {
+    /// The repository itself.
     pub repository: Repository,
     /// The branch, tag or commit of a hub's address or after `@`.
     pub reference: Option<Reference>,

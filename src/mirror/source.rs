@@ -46,6 +46,7 @@ impl RemoteFile {
 /// One commit.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
+    /// The identifier of the commit.
     pub commit: GitOid,
     /// The files in canonical order, without duplicates.
     pub files: Vec<RemoteFile>,

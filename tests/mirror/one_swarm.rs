@@ -1,4 +1,4 @@
-//! Two mirrors of one commit are one torrent, whichever source they came from, and sharing them reads nothing again.
+//! Mirrors of the same commit from different sources are the same torrent, and sharing them reads no file again.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::support::web::place::Place;
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
-/// Describes a mirror; also how many bytes had to be read.
+/// Describes a mirror, and returns the number of bytes that were read.
 fn described(dir: &Path, known: HashMap<String, FileHashes>) -> Result<(Description, u64), DescribeError> {
     let first = AtomicU64::new(u64::MAX);
     let total = AtomicU64::new(0);
@@ -44,7 +44,7 @@ fn described(dir: &Path, known: HashMap<String, FileHashes>) -> Result<(Descript
 }
 
 #[test]
-fn the_hub_and_git_give_one_torrent_and_nothing_is_read_twice() {
+fn hub_and_git_give_the_same_torrent() {
     let (repos, dir) = (Repos::new(), tempfile::tempdir().unwrap());
     repository(&repos, dir.path());
     let board = Arc::<ProgressBoard>::default();
@@ -56,7 +56,7 @@ fn the_hub_and_git_give_one_torrent_and_nothing_is_read_twice() {
     let from_git = git(&server.url("org/name"), None, 1, &dir.path().join("git"), &board);
     let (_, from_git) = run(mirror(&from_git, job(&b), &board)).unwrap();
     let share = |done: Downloaded, name: &str| {
-        // Its place is another by the time it is shared.
+        // The files are moved before they are shared.
         let target = dir.path().join(name);
         std::fs::rename(&done.dir, &target).unwrap();
         let (description, read) = described(&target, done.hashes).unwrap();
@@ -71,7 +71,7 @@ fn the_hub_and_git_give_one_torrent_and_nothing_is_read_twice() {
 }
 
 #[test]
-fn a_mirror_of_pointers_is_never_shared() {
+fn mirror_with_pointers_is_never_shared() {
     let (repos, dir) = (Repos::new(), tempfile::tempdir().unwrap());
     repository(&repos, dir.path());
     let board = Arc::<ProgressBoard>::default();

@@ -1,4 +1,4 @@
-//! Mirrors in this process, from servers on loopback.
+//! Runs mirrors in the test process, from servers on loopback.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use crate::support::fixtures::{model_dir, noise};
 use crate::support::process::PATIENCE;
 use crate::support::repos::{Repo, Repos};
 
-/// Bytes of the file in LFS.
+/// Size of the file in LFS, in bytes.
 pub const BIG: usize = 3_000_000;
-/// What is in git in [`original`], and in LFS.
+/// The files of [`original`] that are in git. [`WEIGHTS`] is in LFS.
 pub const SMALL: [&str; 4] = [".gitattributes", "README.md", "config.json", "sub/a file+#.json"];
 pub const WEIGHTS: &str = "sub/weights.bin";
 
@@ -29,14 +29,14 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
     done.expect("the mirror hangs")
 }
 
-/// A client as a new user has it.
+/// A client with the default configuration.
 pub fn client() -> Client {
     let home = tempfile::tempdir().unwrap();
     let options = LoadOptions { home: Some(home.path().to_owned()), ..LoadOptions::default() };
     Client::new(&Config::load(&options).unwrap().network).unwrap()
 }
 
-/// A model of a few files, one of them in LFS.
+/// Makes a directory with a model of a few files, one of which is in LFS.
 pub fn original(dir: &Path) -> PathBuf {
     model_dir(
         &dir.join("original"),
@@ -80,12 +80,12 @@ pub fn git(
     GitSource::new(client(), repository, options, board.clone())
 }
 
-/// How [`mirror`] downloads.
+/// The options of [`mirror`].
 pub fn job(staging: &Path) -> DownloadJob<'_> {
     DownloadJob { staging, piece_length: 1 << 20, skip_lfs: false, have: &|_| None, parallel: 4, min_free: 0 }
 }
 
-/// Lists and downloads.
+/// Lists and downloads a repository.
 pub async fn mirror(
     source: &dyn RepositorySource,
     job: DownloadJob<'_>,

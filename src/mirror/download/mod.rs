@@ -25,6 +25,7 @@ use run::Download;
 /// A verified local copy of a file.
 #[derive(Debug, Clone)]
 pub struct LocalCopy {
+    /// The path of the copy.
     pub path: PathBuf,
     /// The hashes, and the metadata of the file at the time when they were computed.
     pub hashes: FileHashes,

@@ -41,6 +41,7 @@ const REFUSED: [&str; 19] = [
 /// The link to an object.
 #[derive(Debug, Clone)]
 pub struct Link {
+    /// The URL of the object.
     pub href: Url,
     /// Headers of the request. They are sent to no other origin.
     pub headers: HeaderMap,
@@ -77,7 +78,9 @@ impl ObjectError {
 /// The part of the response for one object.
 #[derive(Debug, Clone)]
 pub struct BatchObject {
+    /// The hash that identifies the object.
     pub sha256: Sha256Digest,
+    /// The link to the object, or the reason why there is none.
     pub link: Result<Link, ObjectError>,
 }
 

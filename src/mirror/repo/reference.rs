@@ -10,6 +10,7 @@ use super::{RepositoryError, short};
 pub struct Reference(String);
 
 impl Reference {
+    /// The name as the user gave it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
