@@ -93,7 +93,7 @@ fn a_share_and_a_get_go_on_in_the_background_until_they_are_turned_off() {
     let dir = wordllama();
     let said =
         a.run(&["share", dir.to_str().unwrap(), "--name", WORDLLAMA, "--license", "mit", "--skip-dht"]);
-    assert!(said.stderr.contains("`silmaril stop` ends that"), "{}", said.stderr);
+    assert!(said.stderr.contains("`silmaril stop` ends it"), "{}", said.stderr);
     said.ok();
     let manifest = export(&a, WORDLLAMA);
     import(&b, &manifest);
