@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::catalog::Trust;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::{clean, count};
+use crate::cli::output::{clean, count, shell_quoted};
 use crate::config::Config;
 use crate::keys::{KeyError, PublisherKeypair};
 use crate::mount::{Liveness, liveness};
@@ -143,7 +143,7 @@ fn mounts() -> Finding {
         if let Err(why) = answers(point) {
             return Warn(
                 format!("{}: {why}", point.display()),
-                format!("silmaril unmount {}", point.display()),
+                format!("silmaril unmount {}", shell_quoted(point.display())),
             );
         }
     }
@@ -171,7 +171,7 @@ fn base_directory(config: &Config) -> Finding {
         Err(e) => Fail(format!("{}: {e}", paths.base.display()), remedy()),
         Ok(meta) if meta.permissions().mode() & 0o077 != 0 => Warn(
             format!("other users can read {}", paths.base.display()),
-            format!("chmod 700 {}", paths.base.display()),
+            format!("chmod 700 {}", shell_quoted(paths.base.display())),
         ),
         Ok(_) => match paths.create() {
             Ok(()) => Fine(paths.base.display().to_string()),

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use crate::cli::background::{self, Started};
 use crate::cli::context::{Context, surroundings, token_if_usable};
 use crate::cli::error::CommandError;
+use crate::cli::output::shell_quoted;
 use crate::cli::session::{Daemon, with_daemon, with_daemon_here};
 use crate::cli::signals::StopSignals;
 use crate::config::Config;
@@ -122,7 +123,8 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     })?;
     context.out.line(format_args!("mounted on {} (process {pid})", point.display()))?;
     context.out.note(format_args!("its log is {}", config.paths().daemon_log().display()));
-    context.out.note(format_args!("unmount with: silmaril unmount {}", args.mountpoint.display()));
+    let quoted = shell_quoted(args.mountpoint.display());
+    context.out.note(format_args!("unmount with: silmaril unmount {quoted}"));
     Ok(())
 }
 

@@ -24,6 +24,16 @@ pub fn clean(text: &str) -> String {
     text::clean(&text.replace(['\n', '\r', '\t'], " "))
 }
 
+/// A path or another argument in the form in which a shell reads it: in quotes if it has blanks or special characters.
+pub fn shell_quoted(argument: impl Display) -> String {
+    let text = argument.to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./@%+=:,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Formats a number of bytes: `82.9 MiB`.
 pub fn size(bytes: u64) -> String {
     text::format_size(bytes)
@@ -210,6 +220,23 @@ mod tests {
     fn control_characters_are_removed() {
         assert_eq!(clean("a\x1b[2Jb\u{202e}c\nd\u{200b}\x07"), "a[2Jbc d");
         assert_eq!(clean("Grüße 模型"), "Grüße 模型");
+    }
+
+    #[test]
+    fn arguments_are_quoted_for_a_shell() {
+        for (argument, quoted) in [
+            ("/mnt/models", "/mnt/models"),
+            ("org/name@v1.0", "org/name@v1.0"),
+            ("my models", "'my models'"),
+            ("it's", r"'it'\''s'"),
+            ("a$b", "'a$b'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_quoted(argument), quoted);
+            let echoed =
+                std::process::Command::new("sh").args(["-c", &format!("printf %s {quoted}")]).output();
+            assert_eq!(String::from_utf8(echoed.unwrap().stdout).unwrap(), argument);
+        }
     }
 
     #[test]
