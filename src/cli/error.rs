@@ -94,10 +94,14 @@ impl CommandError {
         self
     }
 
-    /// Adds the hint for a command that resumes its work when it is run again. Only an interrupted command gets it.
+    /// Adds the hint for a command that resumes its work when it is run again. Only the errors for Ctrl-C and for a daemon
+    /// that has ended get it.
     pub fn resumable(self) -> Self {
+        let resume = "received data is kept; run the same command again to resume".to_owned();
         match self.end {
-            End::Interrupted => self.hint("received data is kept; run the same command again to resume"),
+            End::Interrupted | End::Failure(ErrorKind::HostLost | ErrorKind::Stopped) => {
+                Self { hints: vec![resume], ..self }
+            }
             _ => self,
         }
     }
@@ -242,6 +246,23 @@ mod tests {
         let inner = io::Error::from_raw_os_error(2);
         let error: CommandError = NodeError::Io { path: "/x".into(), source: inner }.into();
         assert_eq!(error.render(), "error: /x: No such file or directory (os error 2)\n");
+    }
+
+    #[test]
+    fn only_resumable_commands_promise_received_data() {
+        for error in [NodeError::HostLost, NodeError::Stopped] {
+            let error = CommandError::from(error);
+            assert!(error.render().ends_with("help: run the command again\n"), "{}", error.render());
+            let error = error.resumable().render();
+            assert!(
+                error.ends_with("help: received data is kept; run the same command again to resume\n"),
+                "{error}"
+            );
+            assert_eq!(error.matches("help: ").count(), 1, "{error}");
+        }
+        assert_eq!(CommandError::interrupted().render(), "");
+        assert!(CommandError::interrupted().resumable().render().contains("received data is kept"));
+        assert!(!CommandError::failed("x").resumable().render().contains("received data"));
     }
 
     #[test]

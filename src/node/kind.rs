@@ -175,11 +175,11 @@ error_kinds! {
     ];
     /// The node is stopping, or has ended.
     HostLost: 1, SERVICE_UNAVAILABLE, [
-        "run the command again: received data is kept"
+        "run the command again"
     ];
     /// The user has stopped the node.
     Stopped: 1, SERVICE_UNAVAILABLE, [
-        "run the command again: received data is kept"
+        "run the command again"
     ];
     /// The base directory is on a network file system.
     NetworkDisk: 1, CONFLICT, [
