@@ -12,7 +12,7 @@ use crate::cli::output::clean;
 use crate::config::ConfigError;
 use crate::keys::KeyError;
 use crate::mount::MountError;
-use crate::node::{ErrorKind, NodeError, chain};
+use crate::node::{ErrorKind, NodeError, chain, is_disk_failure};
 use crate::paths::PathsError;
 use crate::store::StoreError;
 use crate::telemetry::TelemetryError;
@@ -51,7 +51,9 @@ impl CommandError {
 
     /// The object was not found, the request was refused, or the network failed.
     pub fn failed(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::of(ErrorKind::Failed, source)
+        let source = source.into();
+        let kind = if is_disk_failure(source.as_ref()) { ErrorKind::Disk } else { ErrorKind::Failed };
+        Self::of(kind, source)
     }
 
     /// The command line or the configuration is wrong.
@@ -79,13 +81,14 @@ impl CommandError {
         let text = format!("cannot write to standard output: {error}");
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::new(End::BrokenPipe, text),
+            _ if is_disk_failure(&error) => Self::of(ErrorKind::Disk, text),
             _ => Self::failed(text),
         }
     }
 
     /// A file or directory could not be used.
     pub fn io(path: &std::path::Path, error: io::Error) -> Self {
-        Self::failed(format!("{}: {error}", path.display()))
+        NodeError::Io { path: path.to_owned(), source: error }.into()
     }
 
     /// Adds a line of help.
@@ -269,8 +272,28 @@ mod tests {
     fn closed_pipe_is_silent_success() {
         let error = CommandError::stdout(io::ErrorKind::BrokenPipe.into());
         assert_eq!((error.exit_code(), error.render()), (0, String::new()));
-        let error = CommandError::stdout(io::ErrorKind::StorageFull.into());
-        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn full_and_read_only_disks_are_exit_code_3() {
+        for code in [rustix::io::Errno::NOSPC, rustix::io::Errno::ROFS, rustix::io::Errno::DQUOT] {
+            let error = || io::Error::from(code);
+            let path = std::path::PathBuf::from("/x");
+            let key = KeyError::Io { doing: "write", path: path.clone(), source: error() };
+            let store = StoreError::Io { path: path.clone(), source: error() };
+            for error in [
+                CommandError::io(&path, error()),
+                CommandError::stdout(error()),
+                CommandError::from(key),
+                CommandError::from(NodeError::from(store)),
+                CommandError::from(NodeError::Io { path, source: error() }),
+            ] {
+                assert_eq!(error.exit_code(), 3, "{}", error.render());
+                assert!(error.render().contains("\nhelp: free space on that disk"), "{}", error.render());
+            }
+        }
+        let absent = CommandError::io("/x".as_ref(), rustix::io::Errno::NOENT.into());
+        assert_eq!((absent.exit_code(), absent.render().matches("help").count()), (1, 0));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn decide(
     match text.parse::<ModelRef>() {
         Ok(model) if !like_a_path => Ok(ShareTarget::Model { model, also_directory: is_directory(&path) }),
         _ if is_directory(&path) => Err(CommandError::usage(format!("the directory {text} needs a name"))
-            .hint(format!("silmaril share {text} --name ORG/NAME --license ID"))),
+            .hint(format!("silmaril share {} --name ORG/NAME --license ID", shell_quoted(text)))),
         _ if like_a_path => Err(CommandError::failed(format!("{text}: no such directory"))),
         Err(error) => Err(CommandError::failed(format!(
             "{text} is neither a directory nor the name of a model: {error}"

@@ -186,7 +186,7 @@ fn a_share_whose_output_is_not_read_is_seeded() {
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(3, 50_000))]);
     let mut command = a.silmaril(&["share", dir.to_str().unwrap(), "--name", "acme/m", "--license", "mit"]);
     command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
-    assert_eq!(command.output().unwrap().status.code(), Some(1));
+    assert_eq!(command.output().unwrap().status.code(), Some(3));
     assert_eq!(status(&a)["transfers"][0]["model"], "acme/m");
 }
 
