@@ -239,6 +239,9 @@ impl NodeError {
 
     /// What sort of error it is.
     pub fn kind(&self) -> ErrorKind {
+        if is_disk_failure(self) {
+            return ErrorKind::Disk;
+        }
         match self {
             Self::Busy { .. } => ErrorKind::Busy,
             Self::UnknownModel(_) => ErrorKind::UnknownModel,
@@ -356,6 +359,14 @@ fn older(given: Option<i64>, known: Option<i64>) -> String {
             "the state has no signed time before now, and a state of the same publisher is known{known}"
         ),
     }
+}
+
+/// Whether an error is caused by a disk that is full or read-only.
+pub fn is_disk_failure(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| matches!(error.kind(), StorageFull | ReadOnlyFilesystem | QuotaExceeded))
 }
 
 /// An error and its causes as one line; what an error says already is not said twice.

@@ -221,11 +221,19 @@ impl Node {
             store.stage(revision, &to)
         });
         staging.await?;
-        self.check_space(&revision, &files, Some(&dest))?;
         let here =
             |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
-        if here(&files) < want {
-            self.refuse_offline(model, &request.peers)?;
+        let permitted = self.check_space(&revision, &files, Some(&dest)).and_then(|()| {
+            if here(&files) < want { self.refuse_offline(model, &request.peers) } else { Ok(()) }
+        });
+        if let Err(refusal) = permitted {
+            let to = dest.clone();
+            let removing =
+                self.on_store(&revision, &turn, move |store, revision| store.unstage_empty(revision, &to));
+            if let Err(error) = removing.await {
+                tracing::warn!(%error, %model, "could not remove an empty staging directory");
+            }
+            return Err(refusal);
         }
         let over_http = || self.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded_web);
         let (before, web_before) = (here(&files), over_http());

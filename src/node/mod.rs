@@ -55,7 +55,7 @@ pub mod unresolved;
 pub mod unshared;
 mod warm;
 
-pub use error::{NodeError, chain};
+pub use error::{NodeError, chain, is_disk_failure};
 pub use kind::ErrorKind;
 pub use library::Library;
 pub use running::{Ending, Node, NodeOptions, Surroundings};

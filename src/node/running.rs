@@ -138,7 +138,7 @@ impl Node {
         if session_settings.network.dht_enabled {
             session_settings.dht_state = super::dht::load(&library.paths);
         }
-        let http = Client::new(network)?.knowing(&library.config.hub.endpoint);
+        let http = Client::new(network)?.allowing_private(&library.config.hub.endpoint);
         let cache_size = library.store.cache_bound(&library.config.cache)?;
         let used = library.store.cache_usage()?;
         let rooms = Rooms::new(library.paths.cache(), cache_size, library.config.cache.min_free, used);
@@ -257,7 +257,8 @@ impl Node {
             return Ok(self.http.clone());
         }
         let config = &self.library.config;
-        Ok(Client::for_process(&config.network, &surroundings.proxies)?.knowing(&config.hub.endpoint))
+        Ok(Client::for_process(&config.network, &surroundings.proxies)?
+            .allowing_private(&config.hub.endpoint))
     }
 
     /// Has the node end: [`Self::stop_requested`] resolves. The first reason counts.

@@ -137,7 +137,7 @@ impl Trust {
     pub fn own(&self) -> Option<PublisherKey> {
         let load = |path: &Path| match PublisherKeypair::load(path) {
             Ok(pair) => Own { key: Some(pair.public()), lasting: true },
-            Err(error) => Own { key: None, lasting: !error.passes() },
+            Err(error) => Own { key: None, lasting: !error.is_temporary() },
         };
         self.own.get(load, |own| own.lasting).key
     }

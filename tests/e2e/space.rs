@@ -231,6 +231,9 @@ fn get_and_warm_name_the_space_that_they_lack_before_they_start() {
     let dest = b.base().join("out");
     let refused = b.run(&["get", NAME, "--peer", &a.peer(), "-o", dest.to_str().unwrap()]).error(1);
     assert!(refused.contains("48.0 MiB needed") && refused.contains("cache.min_free"), "{refused}");
+    let names = std::fs::read_dir(b.base()).unwrap().map(|entry| entry.unwrap().file_name());
+    let partial: Vec<_> = names.filter(|name| name.to_string_lossy().contains("silmaril-partial")).collect();
+    assert!(partial.is_empty(), "{partial:?} remains");
     let mounted = b.mount(&["--peer", &a.peer()]);
     let refused = b.run(&["warm", mounted.path(NAME).to_str().unwrap()]).error(1);
     assert!(refused.contains("48.0 MiB needed, 8.00 MiB available (cache.max_size)"), "{refused}");

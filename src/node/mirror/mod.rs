@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::get::meanwhile;
 use super::sharing::{Rule, Withheld};
 use super::{Node, NodeError, Surroundings, blocking};
-use crate::mirror::{self, Board, FileProgress, Snapshot};
+use crate::mirror::{self, FileProgress, ProgressBoard, Snapshot};
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, license, manifest};
 use crate::nofollow;
 use crate::store::StoreError;
@@ -86,7 +86,7 @@ pub enum MirrorProgress {
 }
 
 impl MirrorProgress {
-    fn of(now: &mirror::Progress) -> Self {
+    fn of(now: &mirror::DownloadProgress) -> Self {
         match (now.total, now.git) {
             (0, None) => Self::Looking,
             (0, Some(git)) => Self::Cloning { received: git.bytes, objects: git.objects },
@@ -146,7 +146,7 @@ impl Node {
             self.refuse_unreachable(address, &request.shown)?;
         }
         let turn = self.mirrors.turn(&job.model).await;
-        let board = Arc::new(Board::default());
+        let board = Arc::new(ProgressBoard::default());
         let source = job.open(self, request, &board)?;
         let showing = || progress(MirrorProgress::of(&board.now()));
         let snapshot = Arc::new(meanwhile(job.snapshot(self, request, &*source), showing).await?);
@@ -160,7 +160,7 @@ impl Node {
             self.check_vacant(&job, &snapshot).await?;
         }
         let local = self.local_copies(&snapshot, request.piece_length).await?;
-        let download = mirror::Job {
+        let download = mirror::DownloadJob {
             staging: &job.staging,
             piece_length: request.piece_length,
             skip_lfs: request.skip_lfs,
