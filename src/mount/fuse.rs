@@ -2,6 +2,9 @@
 //!
 //! `fuser` receives a connection that is already mounted ([`super::attach`]): its own mounting fails if `/dev/fuse` is not
 //! readable, and its own unmounting can remove a mount of another program.
+//!
+//! Each request that reads has a span ([`request_span`]) with its operation, inode, offset and size. `fuser` has no common
+//! entry for requests, so each handler opens the span.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,7 +21,8 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 use rustix::io::Errno;
-use tracing::{debug, warn};
+use tracing::span::EnteredSpan;
+use tracing::{debug, debug_span, warn};
 
 use super::code_warnings::CodeWarnings;
 use super::errno::{RequestError, ToErrno};
@@ -121,6 +125,16 @@ pub fn connect(
 
 fn fuse_errno(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.raw_os_error())
+}
+
+/// The span of one request: all log lines of the request carry its fields. Nearly free while debug logging is off.
+fn request_span(
+    operation: &'static str,
+    inode: INodeNo,
+    offset: Option<u64>,
+    size: Option<u32>,
+) -> EnteredSpan {
+    debug_span!("fuse", operation, inode = inode.0, offset, size).entered()
 }
 
 /// Logs a failed operation and returns the error number for the reply.
@@ -243,6 +257,7 @@ impl Filesystem for Service {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _span = request_span("lookup", parent, None, None);
         let answer = Box::new(move |found| reply_entry(parent, found, reply));
         self.lookups.serve(Ino(parent.0), name.to_owned(), self.requester(req), answer);
     }
@@ -251,6 +266,7 @@ impl Filesystem for Service {
     fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _span = request_span("getattr", ino, None, None);
         match self.tree.attr(Ino(ino.0)) {
             Ok(attr) => reply.attr(&attr.ttl, &file_attr(&attr)),
             Err(error) => reply.error(refuse("getattr", ino, &error)),
@@ -258,6 +274,7 @@ impl Filesystem for Service {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _span = request_span("readlink", ino, None, None);
         match self.tree.link(Ino(ino.0)) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(error) => reply.error(refuse("readlink", ino, &error)),
@@ -265,6 +282,7 @@ impl Filesystem for Service {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _span = request_span("open", ino, None, None);
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(refuse("open", ino, &RequestError::ReadOnly));
         }
@@ -293,6 +311,7 @@ impl Filesystem for Service {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _span = request_span("read", ino, Some(offset), Some(size));
         match self.files.get(fh.0) {
             Some(file) => {
                 let is_shown = || self.tree.file(Ino(ino.0)).is_ok();
@@ -305,13 +324,14 @@ impl Filesystem for Service {
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _span = request_span("release", ino, None, None);
         if let Some(file) = self.files.close(fh.0) {
             self.reads.released(&file);
             self.code_warnings.check_closed(&file);
@@ -320,6 +340,7 @@ impl Filesystem for Service {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _span = request_span("opendir", ino, None, None);
         match self.tree.open_dir(Ino(ino.0)) {
             Ok(dir) => reply.opened(FileHandle(self.dirs.insert(dir)), FopenFlags::empty()),
             Err(error) => reply.error(refuse("opendir", ino, &error)),
@@ -327,6 +348,7 @@ impl Filesystem for Service {
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let _span = request_span("readdir", ino, Some(offset), None);
         let Some(dir) = self.dirs.get(fh.0) else {
             return reply.error(refuse("readdir", ino, &RequestError::BadHandle));
         };
@@ -349,6 +371,7 @@ impl Filesystem for Service {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _span = request_span("readdirplus", ino, Some(offset), None);
         let Some(dir) = self.dirs.get(fh.0) else {
             return reply.error(refuse("readdirplus", ino, &RequestError::BadHandle));
         };
@@ -363,11 +386,13 @@ impl Filesystem for Service {
     }
 
     fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        let _span = request_span("releasedir", ino, None, None);
         self.dirs.remove(fh.0);
         reply.ok();
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let _span = request_span("statfs", ino, None, None);
         let totals = self.tree.totals();
         // Blocks that are not cached are "free", so that `df` shows the cached bytes as used. No block is available,
         // because the mount is read-only.
@@ -375,6 +400,7 @@ impl Filesystem for Service {
     }
 
     fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let _span = request_span("access", ino, None, None);
         let attr = match self.tree.attr(Ino(ino.0)) {
             Ok(attr) => attr,
             Err(error) => return reply.error(refuse("access", ino, &error)),
@@ -389,6 +415,7 @@ impl Filesystem for Service {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _span = request_span("getxattr", ino, None, Some(size));
         match self.tree.xattr(Ino(ino.0), name) {
             Ok(value) => reply_xattr("getxattr", ino, value.as_bytes(), size, reply),
             Err(error) => reply.error(refuse("getxattr", ino, &error)),
@@ -396,6 +423,7 @@ impl Filesystem for Service {
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _span = request_span("listxattr", ino, None, Some(size));
         match self.tree.xattr_names(Ino(ino.0)) {
             Ok(names) => {
                 let list: String = names.iter().flat_map(|name| [name, "\0"]).collect();

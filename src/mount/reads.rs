@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{Instrument as _, debug, warn};
 
 use super::errno::ToErrno;
 use super::reader_watch::ReaderWatch;
@@ -116,7 +116,7 @@ impl Reads {
         let parked = ParkedRead::new(&self.counters);
         let (fetch, file, watch) = (self.fetch.clone(), file.clone(), self.watch.clone());
         let mut closing = self.closing.clone();
-        self.runtime.spawn(async move {
+        let read = async move {
             let ending = async {
                 if let Some(mut watched) = watch.admit(requester) {
                     watched.ending().await;
@@ -135,7 +135,8 @@ impl Reads {
                 Some(result) => finish(&file, offset, len, result, reply),
                 None => reply.fail(TreeError::Interrupted.errno()),
             }
-        });
+        };
+        self.runtime.spawn(read.in_current_span());
     }
 
     /// Reports that the last handle of the file was closed.
