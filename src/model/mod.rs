@@ -1,4 +1,4 @@
-//! What a model is: its name, its files, its manifest. No I/O beyond reading a directory.
+//! A model: its name, its files and its manifest. The only I/O is reading a directory.
 
 pub mod bencode;
 pub mod card;
@@ -46,10 +46,10 @@ pub use pointer::Pointer;
 /// The unit of BitTorrent v2 hashing and of request scheduling, in bytes (BEP 52).
 pub const BLOCK_LEN: u64 = 16 * 1024;
 
-/// Bytes of a granule: what one saved hash covers.
+/// Bytes of a granule, the part of a file that one saved hash covers.
 pub const GRANULE_LEN: u64 = 64 * 1024;
 
-/// The largest piece length that is created or accepted, in bytes. libtorrent refuses larger ones.
+/// The largest piece length, in bytes. libtorrent refuses larger ones.
 pub const MAX_PIECE_LENGTH: u32 = 128 << 20;
 
 /// Whether `n` can be the piece length of a v2 torrent: a power of two from 16 KiB (BEP 52) to 128 MiB.

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::mirror::error::GitFault;
-use crate::model::manifest::Source as ManifestSource;
+use crate::model::manifest::SourceEntry as ManifestSource;
 use crate::model::{Pointer, Sha256Digest};
 use sha2::{Digest as _, Sha256};
 
