@@ -1,35 +1,35 @@
 //! A model: its name, its files and its manifest. The only I/O is reading a directory.
 
 pub mod bencode;
-pub mod card;
-pub mod code;
-pub mod codec;
-pub mod complete;
-pub mod config_json;
+pub(crate) mod card;
+pub(crate) mod code;
+pub(crate) mod codec;
+pub(crate) mod complete;
+pub(crate) mod config_json;
 pub mod describe;
 pub mod files;
-pub mod gguf;
+pub(crate) mod gguf;
 pub mod hash;
-pub mod ids;
+pub(crate) mod ids;
 #[cfg(test)]
 mod known_answers;
-pub mod layout;
-pub mod legacy;
-pub mod license;
-pub mod magnet;
-pub mod manifest;
+pub(crate) mod layout;
+pub(crate) mod legacy;
+pub(crate) mod license;
+pub(crate) mod magnet;
+pub(crate) mod manifest;
 pub mod merkle;
 pub mod metainfo;
-pub mod names;
-pub mod path;
-pub mod piece_hashes;
-pub mod pointer;
-pub mod remains;
+pub(crate) mod names;
+pub(crate) mod path;
+pub(crate) mod piece_hashes;
+pub(crate) mod pointer;
+pub(crate) mod remains;
 pub mod safetensors;
-pub mod saved_layers;
-pub mod scan;
+pub(crate) mod saved_layers;
+pub(crate) mod scan;
 pub mod text;
-pub mod web_seed;
+pub(crate) mod web_seed;
 
 pub use codec::ManifestError;
 pub use ids::{InfoHash, PiecesRoot, PublisherKey, Sha256Digest};
