@@ -602,3 +602,33 @@ impl Filesystem for Service {
         reply.error(refuse("copy_file_range", ino_out, &RequestError::ReadOnly));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tracing_subscriber::filter::LevelFilter;
+
+    use super::*;
+
+    /// The log of a failed read at this level.
+    fn log_at(level: LevelFilter) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let writer = Mutex::new(file.reopen().unwrap());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(level).with_writer(writer);
+        tracing::subscriber::with_default(subscriber.finish(), || {
+            let _span = request_span("read", INodeNo(7), Some(4096), Some(100));
+            let _ = refuse("read", INodeNo(7), &RequestError::BadHandle);
+        });
+        std::fs::read_to_string(file.path()).unwrap()
+    }
+
+    #[test]
+    fn log_lines_of_a_request_carry_its_span() {
+        let span = "fuse{operation=\"read\" inode=7 offset=4096 size=100}";
+        let log = log_at(LevelFilter::DEBUG);
+        assert!(log.contains(span), "{log}");
+        let log = log_at(LevelFilter::WARN);
+        assert!(log.contains("inode=7") && !log.contains("fuse{"), "{log}");
+    }
+}

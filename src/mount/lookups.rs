@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{Instrument as _, debug, warn};
 
 use super::budget::Budget;
 use super::inode::Ino;
@@ -65,11 +65,11 @@ pub type Resolving = Pin<Box<dyn Future<Output = Result<(), ResolveError>> + Sen
 /// Queries the network for the lookups of a mount.
 pub trait Resolver: Send + Sync {
     /// Searches for a model, at most `within`. Called on the runtime.
-    fn resolve(&self, sought: RequestedModel, within: Duration) -> Resolving;
+    fn resolve(&self, requested: RequestedModel, within: Duration) -> Resolving;
 
     /// Reports a lookup without a query, because the process has used up its budget. `process` is 0 if the daemon cannot
     /// see it. Called by threads that handle requests: may wait for the disk only.
-    fn over_budget(&self, sought: &RequestedModel, process: u32);
+    fn over_budget(&self, requested: &RequestedModel, process: u32);
 }
 
 /// Limits of the queries of a mount.
@@ -83,7 +83,7 @@ pub struct LookupRules {
     pub per_minute: u32,
 }
 
-/// What a lookup is answered with.
+/// Sends the reply of one lookup.
 pub type LookupReply = Box<dyn FnOnce(Result<Lookup, TreeError>) + Send>;
 
 /// The lookups of one mount.
@@ -217,7 +217,7 @@ impl Lookups {
                     miss: Miss::Absent,
                     abandoned: false,
                 };
-                self.runtime.spawn(query.run());
+                self.runtime.spawn(query.run().in_current_span());
             }
         }
     }
@@ -255,8 +255,8 @@ impl Lookups {
     pub fn name_appeared(&self, name: &ModelName) {
         let table = &mut *self.lock();
         table.misses.name_appeared(name);
-        for (sought, pending) in &mut table.pending {
-            pending.outdated |= sought.model.name == *name;
+        for (requested, pending) in &mut table.pending {
+            pending.outdated |= requested.model.name == *name;
         }
     }
 

@@ -42,8 +42,8 @@ impl<R: Fn(&Arc<Tree>, &Arc<Store>, RequestedModel) -> Resolving + Send + Sync> 
         (self.resolve)(&self.tree, &self.store, model)
     }
 
-    fn over_budget(&self, sought: &RequestedModel, process: u32) {
-        self.over_budget.lock().unwrap().push((sought.to_string(), process));
+    fn over_budget(&self, requested: &RequestedModel, process: u32) {
+        self.over_budget.lock().unwrap().push((requested.to_string(), process));
     }
 }
 
@@ -105,7 +105,7 @@ impl LookupRig {
         reply
     }
 
-    async fn look(&self, path: &str) -> Result {
+    async fn lookup(&self, path: &str) -> Result {
         self.begin(path).await.unwrap()
     }
 
@@ -149,7 +149,7 @@ async fn lookups_of_one_model_share_one_query() {
     }
     assert_eq!((rig.queries(), rig.lookups.waiting()), (1, 0));
     // The model is known now, so there is no further query.
-    assert!(matches!(rig.look("acme/m").await, Ok(Lookup::Present { .. })));
+    assert!(matches!(rig.lookup("acme/m").await, Ok(Lookup::Present { .. })));
     assert_eq!(rig.queries(), 1);
     assert_eq!(*rig.queries.lock().unwrap(), ["acme/m"]);
 }
@@ -157,36 +157,36 @@ async fn lookups_of_one_model_share_one_query() {
 #[tokio::test(start_paused = true)]
 async fn queries_name_the_dataset_and_the_revision() {
     let rig = LookupRig::new(found);
-    assert!(matches!(rig.look("datasets/acme/d@v2").await, Ok(Lookup::Present { .. })));
+    assert!(matches!(rig.lookup("datasets/acme/d@v2").await, Ok(Lookup::Present { .. })));
     assert_eq!(*rig.queries.lock().unwrap(), ["datasets/acme/d@v2"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_miss_is_remembered_for_a_limited_time() {
     let rig = LookupRig::new(fails);
-    assert_eq!(rig.look("acme/m").await, ABSENT);
+    assert_eq!(rig.lookup("acme/m").await, ABSENT);
     tokio::time::advance(FIRST - Duration::from_secs(1)).await;
     assert_eq!(rig.begin("acme/m").try_recv().unwrap(), ABSENT, "the reply must be immediate");
     assert_eq!(rig.begin("acme/m@main").try_recv().unwrap(), ABSENT);
     assert_eq!(rig.queries(), 1);
     // The miss does not cover other revisions.
-    assert_eq!(rig.look("acme/m@v2").await, ABSENT);
+    assert_eq!(rig.lookup("acme/m@v2").await, ABSENT);
     assert_eq!(rig.queries(), 2);
     tokio::time::advance(Duration::from_secs(2)).await;
-    assert_eq!(rig.look("acme/m").await, ABSENT);
+    assert_eq!(rig.lookup("acme/m").await, ABSENT);
     assert_eq!(rig.queries(), 3);
     // A model that is published by other means is found in spite of the miss.
-    let sought = RequestedModel { model: "acme/m".parse().unwrap(), publisher: None };
-    let model = revision(&rig.store, sought);
+    let requested = RequestedModel { model: "acme/m".parse().unwrap(), publisher: None };
+    let model = revision(&rig.store, requested);
     rig.tree.publish(vec![model]);
-    assert!(matches!(rig.look("acme/m").await, Ok(Lookup::Present { .. })));
+    assert!(matches!(rig.lookup("acme/m").await, Ok(Lookup::Present { .. })));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_query_ends_at_the_deadline() {
     let rig = LookupRig::new(never);
     let start = tokio::time::Instant::now();
-    assert_eq!(rig.look("acme/m").await, ABSENT);
+    assert_eq!(rig.lookup("acme/m").await, ABSENT);
     assert_eq!(start.elapsed().as_secs(), WITHIN.as_secs());
     assert_eq!(rig.begin("acme/m").try_recv().unwrap(), ABSENT);
     assert_eq!((rig.queries(), rig.lookups.waiting()), (1, 0));
@@ -203,7 +203,7 @@ async fn lookups_over_the_limit_fail_immediately() {
         assert_eq!(reply.await.unwrap(), ABSENT);
     }
     // A lookup over the limit is not remembered as a miss.
-    assert_eq!(rig.look("acme/more").await, ABSENT);
+    assert_eq!(rig.lookup("acme/more").await, ABSENT);
     assert_eq!(rig.queries(), MAX_WAITING + 1);
 }
 
@@ -236,14 +236,14 @@ async fn stopping_fails_lookups_and_cancels_queries() {
 #[tokio::test(start_paused = true)]
 async fn a_query_that_panics_answers_its_lookups() {
     let rig = LookupRig::new(|_, _, _| Box::pin(async { panic!("this panic belongs to the test") }));
-    assert_eq!(rig.look("acme/m").await, ABSENT);
+    assert_eq!(rig.lookup("acme/m").await, ABSENT);
     assert_eq!(rig.lookups.waiting(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_model_that_is_found_but_not_shown_is_a_miss() {
     let rig = LookupRig::new(|_, _, _| Box::pin(std::future::ready(Ok(()))));
-    assert_eq!(rig.look("acme/m").await, ABSENT);
+    assert_eq!(rig.lookup("acme/m").await, ABSENT);
     assert_eq!(rig.begin("acme/m").try_recv().unwrap(), ABSENT);
     assert_eq!(rig.queries(), 1);
 }
@@ -262,7 +262,7 @@ async fn a_guessed_organisation_is_an_empty_directory() {
     assert_eq!(names(asked.ino), [".", ".."]);
     assert_eq!(names(rig.dir("datasets/acme").ino), [".", ".."]);
     assert_eq!(names(Ino::ROOT), [".", ".."], "a guessed directory is listed");
-    rig.look("acme/m").await.unwrap();
+    rig.lookup("acme/m").await.unwrap();
     assert_eq!(names(asked.ino), [".", "..", "m"]);
     assert_eq!(rig.dir("acme").ino, asked.ino);
     // After the removal of its models the directory is guessed again.
@@ -289,7 +289,7 @@ async fn excluded_names_and_no_resolver_send_no_query() {
     // A known model with such a name is shown.
     let known = RequestedModel { model: "HEAD/desktop.ini".parse().unwrap(), publisher: None };
     rig.tree.publish(vec![revision(&rig.store, known)]);
-    assert!(matches!(rig.look("HEAD/desktop.ini").await, Ok(Lookup::Present { .. })));
+    assert!(matches!(rig.lookup("HEAD/desktop.ini").await, Ok(Lookup::Present { .. })));
     assert_eq!(rig.queries(), 0);
     let plain = Tree::new(Owner { uid: 7, gid: 8, mounted_at: SystemTime::UNIX_EPOCH });
     assert_eq!(plain.lookup(Ino::ROOT, "acme".as_ref()), ABSENT);
@@ -304,12 +304,12 @@ async fn a_refusal_is_remembered_for_a_moment() {
         Box::pin(std::future::ready(Err(ResolveError::Refused("signed by another key".to_owned()))))
     });
     for _ in 0..3 {
-        assert_eq!(rig.look("acme/m").await, ABSENT);
+        assert_eq!(rig.lookup("acme/m").await, ABSENT);
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
     // The user had time to follow the advice of the message.
     tokio::time::advance(REFUSAL).await;
-    assert_eq!(rig.look("acme/m").await, ABSENT);
+    assert_eq!(rig.lookup("acme/m").await, ABSENT);
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
@@ -324,10 +324,10 @@ async fn changed_trust_ends_a_refusal() {
             Box::pin(std::future::ready(Err(ResolveError::Refused("not trusted".to_owned()))))
         }
     });
-    assert_eq!(rig.look("acme/refused").await, ABSENT);
+    assert_eq!(rig.lookup("acme/refused").await, ABSENT);
     trusted.store(true, Ordering::Relaxed);
     rig.lookups.rules_changed();
-    assert!(matches!(rig.look("acme/refused").await, Ok(Lookup::Present { .. })));
+    assert!(matches!(rig.lookup("acme/refused").await, Ok(Lookup::Present { .. })));
 }
 
 #[tokio::test(start_paused = true)]
@@ -337,14 +337,14 @@ async fn a_record_of_the_name_or_a_new_peer_ends_a_miss() {
         [&|| rig.lookups.name_appeared(&"acme/m".parse().unwrap()), &|| rig.lookups.peer_appeared()];
     for (n, news) in news.into_iter().enumerate() {
         for _ in 0..2 {
-            assert_eq!(rig.look("acme/m").await, ABSENT);
+            assert_eq!(rig.lookup("acme/m").await, ABSENT);
         }
         assert_eq!(rig.queries(), 2 * n + 1);
         rig.lookups.name_appeared(&"acme/other".parse().unwrap());
-        assert_eq!(rig.look("acme/m").await, ABSENT);
+        assert_eq!(rig.lookup("acme/m").await, ABSENT);
         assert_eq!(rig.queries(), 2 * n + 1, "a record of another name ended the miss");
         news();
-        assert_eq!(rig.look("acme/m").await, ABSENT);
+        assert_eq!(rig.lookup("acme/m").await, ABSENT);
         assert_eq!(rig.queries(), 2 * n + 2);
         rig.lookups.name_appeared(&"acme/m".parse().unwrap());
     }
@@ -360,9 +360,9 @@ async fn a_record_during_the_query_prevents_a_miss() {
         let waiting = rig.begin("acme/m");
         news(&rig.lookups, &name);
         assert_eq!(waiting.await.unwrap(), ABSENT);
-        assert_eq!(rig.look("acme/m").await, ABSENT);
+        assert_eq!(rig.lookup("acme/m").await, ABSENT);
         assert_eq!(rig.queries(), 2);
-        assert_eq!(rig.look("acme/m").await, ABSENT);
+        assert_eq!(rig.lookup("acme/m").await, ABSENT);
         assert_eq!(rig.queries(), 2, "the second miss is not remembered");
     }
 }
@@ -371,14 +371,14 @@ async fn a_record_during_the_query_prevents_a_miss() {
 async fn a_process_over_its_budget_sends_no_query() {
     let rig = LookupRig::with_budget(4, fails);
     for n in 0..10 {
-        assert_eq!(rig.look(&format!("acme/m{n}")).await, ABSENT);
+        assert_eq!(rig.lookup(&format!("acme/m{n}")).await, ABSENT);
     }
     assert_eq!(rig.queries(), 4);
     let over_budget: Vec<_> = (4..10).map(|n| (format!("acme/m{n}"), 0)).collect();
     assert_eq!(*rig.over_budget.lock().unwrap(), over_budget);
     // The reply is not remembered as a miss: with a new budget the name is looked up.
     tokio::time::advance(Duration::from_secs(16)).await;
-    assert_eq!(rig.look("acme/m9").await, ABSENT);
+    assert_eq!(rig.lookup("acme/m9").await, ABSENT);
     assert_eq!(rig.queries(), 5);
 }
 
@@ -387,7 +387,7 @@ async fn slow_queries_use_up_the_budget_sooner() {
     let rig = LookupRig::with_budget(16, never);
     let start = tokio::time::Instant::now();
     for n in 0..20 {
-        assert_eq!(rig.look(&format!("acme/m{n}")).await, ABSENT);
+        assert_eq!(rig.lookup(&format!("acme/m{n}")).await, ABSENT);
     }
     assert!(start.elapsed() <= WITHIN * 2, "it took {:?}", start.elapsed());
     assert_eq!(rig.over_budget.lock().unwrap().len(), 20 - rig.queries());
@@ -397,16 +397,16 @@ async fn slow_queries_use_up_the_budget_sooner() {
 async fn found_models_do_not_count_for_the_budget() {
     let rig = LookupRig::with_budget(2, found);
     for n in 0..10 {
-        assert!(matches!(rig.look(&format!("acme/m{n}")).await, Ok(Lookup::Present { .. })));
+        assert!(matches!(rig.lookup(&format!("acme/m{n}")).await, Ok(Lookup::Present { .. })));
     }
     assert!(rig.over_budget.lock().unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_disputed_name_can_be_looked_up_by_publisher() {
-    let rig = LookupRig::new(|tree, store, sought| match &sought.publisher {
+    let rig = LookupRig::new(|tree, store, requested| match &requested.publisher {
         Some(_) => {
-            let (tree, found) = (tree.clone(), revision(store, sought));
+            let (tree, found) = (tree.clone(), revision(store, requested));
             Box::pin(async move {
                 let mut manifest = Manifest::clone(&found.manifest);
                 manifest.publisher = Some(crate::model::PublisherKey([7; 32]));
@@ -426,10 +426,10 @@ async fn a_disputed_name_can_be_looked_up_by_publisher() {
         None => Box::pin(std::future::ready(Err(ResolveError::Disputed("two publishers".to_owned())))),
     });
     for _ in 0..2 {
-        assert_eq!(rig.look("acme/m").await, Err(TreeError::Disputed));
+        assert_eq!(rig.lookup("acme/m").await, Err(TreeError::Disputed));
     }
     assert_eq!(rig.queries(), 1, "the dispute is not remembered");
     let by = format!(".by/{}/acme/m", crate::model::PublisherKey([7; 32]).fingerprint());
-    assert!(matches!(rig.look(&by).await, Ok(Lookup::Present { .. })));
+    assert!(matches!(rig.lookup(&by).await, Ok(Lookup::Present { .. })));
     assert_eq!(rig.queries.lock().unwrap()[1], by);
 }

@@ -67,27 +67,27 @@ impl Default for Misses {
     }
 }
 
-fn revision_key(sought: &RequestedModel) -> RevisionKey {
-    (sought.model.revision.clone(), sought.publisher.clone())
+fn revision_key(requested: &RequestedModel) -> RevisionKey {
+    (requested.model.revision.clone(), requested.publisher.clone())
 }
 
 impl Misses {
     /// The remembered miss; none if the model must be looked up.
-    pub fn of(&mut self, sought: &RequestedModel, now: Instant) -> Option<Miss> {
-        let entry = self.0.get(&sought.model.name)?.get(&revision_key(sought))?;
+    pub fn of(&mut self, requested: &RequestedModel, now: Instant) -> Option<Miss> {
+        let entry = self.0.get(&requested.model.name)?.get(&revision_key(requested))?;
         (now < entry.until).then_some(entry.miss)
     }
 
     /// Remembers a miss, and returns how long it lasts.
-    pub fn add(&mut self, sought: &RequestedModel, miss: Miss, now: Instant) -> Duration {
-        let of_name = self.0.get_or_insert_mut(sought.model.name.clone(), HashMap::new);
+    pub fn add(&mut self, requested: &RequestedModel, miss: Miss, now: Instant) -> Duration {
+        let of_name = self.0.get_or_insert_mut(requested.model.name.clone(), HashMap::new);
         if of_name.len() >= MAX_OF_NAME {
             of_name.retain(|_, entry| now < entry.until);
         }
         if of_name.len() >= MAX_OF_NAME {
             of_name.clear();
         }
-        let former = of_name.get(&revision_key(sought)).filter(|former| now < former.until + LONGEST);
+        let former = of_name.get(&revision_key(requested)).filter(|former| now < former.until + LONGEST);
         let lookups = former.map_or(0, |former| former.lookups);
         let back_off = |first: Duration| (first * 2u32.saturating_pow(lookups.min(16))).min(LONGEST);
         let lasts = match miss {
@@ -95,14 +95,14 @@ impl Misses {
             Miss::Unreachable => back_off(SHORTEST),
             Miss::Refused | Miss::Disputed => REFUSAL,
         };
-        of_name.insert(revision_key(sought), MissEntry { miss, until: now + lasts, lookups: lookups + 1 });
+        of_name.insert(revision_key(requested), MissEntry { miss, until: now + lasts, lookups: lookups + 1 });
         lasts
     }
 
     /// Forgets the miss of a model that was found.
-    pub fn found(&mut self, sought: &RequestedModel) {
-        if let Some(of_name) = self.0.get_mut(&sought.model.name) {
-            of_name.remove(&revision_key(sought));
+    pub fn found(&mut self, requested: &RequestedModel) {
+        if let Some(of_name) = self.0.get_mut(&requested.model.name) {
+            of_name.remove(&revision_key(requested));
         }
     }
 
@@ -139,14 +139,14 @@ impl Misses {
 mod tests {
     use super::*;
 
-    fn sought(model: &str) -> RequestedModel {
+    fn requested(model: &str) -> RequestedModel {
         RequestedModel { model: model.parse().unwrap(), publisher: None }
     }
 
     #[test]
     fn each_miss_lasts_longer_up_to_a_limit() {
         let (mut misses, mut now) = (Misses::default(), Instant::now());
-        let model = sought("acme/m");
+        let model = requested("acme/m");
         let mut last = Duration::ZERO;
         for _ in 0..40 {
             assert_eq!(misses.of(&model, now), None);
@@ -156,7 +156,7 @@ mod tests {
             (now, last) = (now + lasts, lasts);
         }
         assert_eq!(last, LONGEST);
-        assert_eq!(misses.of(&sought("acme/m@v2"), now), None);
+        assert_eq!(misses.of(&requested("acme/m@v2"), now), None);
         // The back-off ends if the name was not looked up for a long time.
         assert_eq!(misses.add(&model, Miss::Absent, now + LONGEST * 2), FIRST);
     }
@@ -165,29 +165,29 @@ mod tests {
     fn a_record_ends_the_misses_of_all_revisions() {
         let (mut misses, now) = (Misses::default(), Instant::now());
         for model in ["acme/m", "acme/m@v2", "acme/other"] {
-            misses.add(&sought(model), Miss::Absent, now);
+            misses.add(&requested(model), Miss::Absent, now);
         }
         misses.name_appeared(&"acme/m".parse().unwrap());
-        assert_eq!(misses.of(&sought("acme/m"), now), None);
-        assert_eq!(misses.of(&sought("acme/m@v2"), now), None);
-        assert_eq!(misses.of(&sought("acme/other"), now), Some(Miss::Absent));
-        assert_eq!(misses.add(&sought("acme/m"), Miss::Absent, now), FIRST);
+        assert_eq!(misses.of(&requested("acme/m"), now), None);
+        assert_eq!(misses.of(&requested("acme/m@v2"), now), None);
+        assert_eq!(misses.of(&requested("acme/other"), now), Some(Miss::Absent));
+        assert_eq!(misses.add(&requested("acme/m"), Miss::Absent, now), FIRST);
     }
 
     #[test]
     fn a_new_peer_ends_misses_and_keeps_the_back_off() {
         let (mut misses, now) = (Misses::default(), Instant::now());
-        misses.add(&sought("acme/m"), Miss::Absent, now);
+        misses.add(&requested("acme/m"), Miss::Absent, now);
         misses.peer_appeared(now);
-        assert_eq!(misses.of(&sought("acme/m"), now), None);
-        assert_eq!(misses.add(&sought("acme/m"), Miss::Absent, now), FIRST * 2);
+        assert_eq!(misses.of(&requested("acme/m"), now), None);
+        assert_eq!(misses.add(&requested("acme/m"), Miss::Absent, now), FIRST * 2);
     }
 
     #[test]
     fn models_without_holders_back_off_until_a_peer_comes() {
         let (mut misses, mut now) = (Misses::default(), Instant::now());
-        let model = sought("acme/m");
-        misses.add(&sought("acme/absent"), Miss::Absent, now);
+        let model = requested("acme/m");
+        misses.add(&requested("acme/absent"), Miss::Absent, now);
         for round in 0..4 {
             assert_eq!(misses.of(&model, now), None);
             let lasts = misses.add(&model, Miss::Unreachable, now);
@@ -198,34 +198,34 @@ mod tests {
         misses.add(&model, Miss::Unreachable, now);
         misses.holder_appeared(now);
         assert_eq!(misses.of(&model, now), None);
-        assert_eq!(misses.of(&sought("acme/absent"), now), Some(Miss::Absent));
+        assert_eq!(misses.of(&requested("acme/absent"), now), Some(Miss::Absent));
     }
 
     #[test]
     fn changed_trust_ends_refusals_only() {
         let (mut misses, now) = (Misses::default(), Instant::now());
-        misses.add(&sought("acme/a"), Miss::Absent, now);
-        misses.add(&sought("acme/r"), Miss::Refused, now);
-        misses.add(&sought("acme/d"), Miss::Disputed, now);
-        assert_eq!(misses.of(&sought("acme/d"), now), Some(Miss::Disputed));
+        misses.add(&requested("acme/a"), Miss::Absent, now);
+        misses.add(&requested("acme/r"), Miss::Refused, now);
+        misses.add(&requested("acme/d"), Miss::Disputed, now);
+        assert_eq!(misses.of(&requested("acme/d"), now), Some(Miss::Disputed));
         misses.rules_changed();
-        assert_eq!(misses.of(&sought("acme/a"), now), Some(Miss::Absent));
-        assert_eq!(misses.of(&sought("acme/r"), now), None);
-        assert_eq!(misses.of(&sought("acme/d"), now), None);
+        assert_eq!(misses.of(&requested("acme/a"), now), Some(Miss::Absent));
+        assert_eq!(misses.of(&requested("acme/r"), now), None);
+        assert_eq!(misses.of(&requested("acme/d"), now), None);
     }
 
     #[test]
     fn the_memory_of_misses_is_bounded() {
         let (mut misses, now) = (Misses::default(), Instant::now());
         for n in 0..MAX_NAMES.get() + 10 {
-            misses.add(&sought(&format!("acme/m{n}")), Miss::Absent, now);
+            misses.add(&requested(&format!("acme/m{n}")), Miss::Absent, now);
         }
         for n in 0..100 {
-            misses.add(&sought(&format!("acme/last@v{n}")), Miss::Absent, now);
+            misses.add(&requested(&format!("acme/last@v{n}")), Miss::Absent, now);
         }
         assert_eq!(misses.0.len(), MAX_NAMES.get());
         assert!(misses.0.iter().all(|(_, of_name)| of_name.len() <= MAX_OF_NAME));
-        assert_eq!(misses.of(&sought("acme/m0"), now), None);
-        assert_eq!(misses.of(&sought("acme/last@v99"), now), Some(Miss::Absent));
+        assert_eq!(misses.of(&requested("acme/m0"), now), None);
+        assert_eq!(misses.of(&requested("acme/last@v99"), now), Some(Miss::Absent));
     }
 }

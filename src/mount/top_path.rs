@@ -221,13 +221,13 @@ mod tests {
             of(TopPath::Root).guess("acme", &never()),
             Some(PossibleEntry::Dir(of(org(Kind::Model, "acme"))))
         );
-        let sought =
+        let requested =
             RequestedModel { model: "acme/m@v1".parse().unwrap(), publisher: Some(print.to_owned()) };
         assert_eq!(
             of(org(Kind::Model, "acme")).guess("m@v1", &never()),
-            Some(PossibleEntry::Model(sought.clone()))
+            Some(PossibleEntry::Model(requested.clone()))
         );
-        assert_eq!(sought.path(), format!(".by/{print}/acme/m@v1"));
+        assert_eq!(requested.path(), format!(".by/{print}/acme/m@v1"));
         assert_eq!(of(TopPath::Root).guess(".by", &never()), None);
         let data = of(org(Kind::Dataset, "acme"));
         assert_eq!(

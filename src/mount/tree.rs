@@ -277,12 +277,12 @@ impl Tree {
         let none = NeverResolve::default();
         let never = self.never.get().unwrap_or(&none);
         Ok(match name.and_then(|name| place.guess(name, never)) {
-            Some(PossibleEntry::Model(sought))
-                if sought.publisher.is_none() && view.is_disputed(&sought.model) =>
+            Some(PossibleEntry::Model(requested))
+                if requested.publisher.is_none() && view.is_disputed(&requested.model) =>
             {
                 return Err(TreeError::Disputed);
             }
-            Some(PossibleEntry::Model(sought)) if may_be => Lookup::Unknown(sought),
+            Some(PossibleEntry::Model(requested)) if may_be => Lookup::Unknown(requested),
             Some(PossibleEntry::Dir(place)) if may_be => {
                 let attr = dir_attr(self.numbers.of_guess(&place), &self.owner);
                 Lookup::Present { attr, ttl: TOP_TTL }

@@ -160,7 +160,7 @@ fn only_names_within_a_revision_have_a_long_ttl() {
     let ttl = |ino, name: &str| match tree.lookup(ino, OsStr::new(name)).unwrap() {
         Lookup::Present { ttl, .. } => ttl,
         Lookup::Absent(ttl) => ttl,
-        Lookup::Unknown(sought) => panic!("{sought} is unknown"),
+        Lookup::Unknown(requested) => panic!("{requested} is unknown"),
     };
     assert!(ttl(model, "dir") > hours);
     assert!(ttl(model, "absent") > hours);

@@ -275,7 +275,10 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("ok-proofs", [ask(other), named(other)].concat()),
         ("ok-reject", [ask(blocks), peer(&Message::HashReject(blocks))].concat()),
         ("ok-requests", [layer, blocks, other].map(|range| peer(&Message::HashRequest(range))).concat()),
-        ("ok-other-messages", [peer(&Message::HaveAll), peer(&Message::Unchoke), peer(&Message::Have(3))].concat()),
+        (
+            "ok-other-messages",
+            [peer(&Message::HaveAll), peer(&Message::Unchoke), peer(&Message::Have(3))].concat(),
+        ),
         ("bad-unasked", named(layer)),
         ("bad-twice", [ask(layer), named(layer), named(layer)].concat()),
         ("bad-shifted", [ask(blocks), named(HashRange { index: 7, ..blocks })].concat()),

@@ -124,7 +124,10 @@ fn fuzz(name: &str) {
         // Fewer cases for YAML, because it takes milliseconds. Few documents survive a change, so perhaps none is accepted.
         let (cases, least) = if name == "document" { (CASES / 10, 0) } else { (CASES, 1) };
         let accepted = run(name, *target, cases, 1).accepted;
-        assert!((least..cases).contains(&accepted), "{accepted} of {cases} inputs were accepted, which proves little");
+        assert!(
+            (least..cases).contains(&accepted),
+            "{accepted} of {cases} inputs were accepted, which proves little"
+        );
         return;
     };
     let end = Instant::now() + Duration::from_secs(seconds);

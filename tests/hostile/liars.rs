@@ -120,7 +120,11 @@ impl Scene {
         let per_piece = piece_length / BLOCK_LEN as u32;
         let per_liar = 2 * (64 / per_piece).max(1) + 1;
         let most = per_liar * LIARS as u32;
-        assert!(events.rejected <= most, "{} pieces were rejected, at most {most} should be", events.rejected);
+        assert!(
+            events.rejected <= most,
+            "{} pieces were rejected, at most {most} should be",
+            events.rejected
+        );
         for piece in 0..self.sample.pieces() {
             assert!(self.sample.piece_in(self.here.path(), piece).unwrap() == self.sample.piece(piece));
         }

@@ -35,19 +35,19 @@ struct NetworkQueries {
 }
 
 impl Resolver for NetworkQueries {
-    fn resolve(&self, sought: RequestedModel, _: Duration) -> Resolving {
-        self.asked.lock().unwrap().push(sought.to_string());
+    fn resolve(&self, requested: RequestedModel, _: Duration) -> Resolving {
+        self.asked.lock().unwrap().push(requested.to_string());
         let mut answers = self.answers.clone();
         Box::pin(async move {
-            if !sought.model.name.name().starts_with("slow") {
+            if !requested.model.name.name().starts_with("slow") {
                 return Err(ResolveError::NotFound);
             }
             answers.wait_for(|answers| *answers).await.map(|_| ()).map_err(|_| ResolveError::NotFound)
         })
     }
 
-    fn over_budget(&self, sought: &RequestedModel, _: u32) {
-        panic!("no process of these tests uses up its budget: {sought}");
+    fn over_budget(&self, requested: &RequestedModel, _: u32) {
+        panic!("no process of these tests uses up its budget: {requested}");
     }
 }
 
