@@ -61,7 +61,7 @@ impl Daemon {
     /// Whether paths and mounts are the same for the daemon. False if the daemon does not report its namespaces.
     pub fn sees_files(&self) -> bool {
         let here = Namespaces::of_this_process();
-        here.is_ok_and(|here| self.namespaces.is_some_and(|there| there.have_the_mount_table_of(&here)))
+        here.is_ok_and(|here| self.namespaces.is_some_and(|there| there.share_mount_table_with(&here)))
     }
 }
 

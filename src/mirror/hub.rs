@@ -17,7 +17,7 @@ use super::retry::Retries;
 use super::source::{FileBody, Listing, OpenedFile, RemoteFile, RepositorySource, Snapshot};
 use super::{GitOid, MirrorError};
 use crate::http::{Auth, Client, HttpError, HttpResponse, Request, Token, Url, next_page};
-use crate::model::manifest::Source as ManifestSource;
+use crate::model::manifest::SourceEntry as ManifestSource;
 
 use entries::{Info, MAX_PAGE};
 pub use entries::{TreeEntry, parse_page};

@@ -13,7 +13,7 @@ use super::identity::{GitOid, Identity};
 use super::{MirrorError, blocking};
 use crate::http;
 use crate::model::files::{FilesError, MAX_FILES, MAX_TOTAL};
-use crate::model::manifest::Source as ManifestSource;
+use crate::model::manifest::SourceEntry as ManifestSource;
 use crate::model::path::{self, PathProblem};
 use crate::model::text::{clean, listed};
 use crate::model::{Pointer, scan};

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::catalog::now;
 use super::{Node, NodeError};
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
-use crate::mount::{Shown, Sought};
+use crate::mount::{RequestedModel, ShownModels};
 use crate::store::StoredRevision;
 use crate::trust::{Choice, Document, NamedPublisher, Pinning, TrustError};
 
@@ -60,7 +60,7 @@ pub(super) enum Claim {
 impl Node {
     /// The models that a mount shows: those of the registry that the trust accepts, which of their names are disputed,
     /// the models that are read by the fingerprint of their publisher, and the user's own files that are not shared.
-    pub fn shown(&self) -> Result<Shown, NodeError> {
+    pub fn shown(&self) -> Result<ShownModels, NodeError> {
         let library = &self.library;
         let of = |manifest: Arc<Manifest>| Ok::<_, NodeError>(library.store.revision(manifest)?);
         let accepted = library.registry.all().into_iter().filter(|manifest| library.stands(manifest));
@@ -75,7 +75,7 @@ impl Node {
         let mut revisions = revisions;
         // After those of the registry, so that the user's own files are shown under their name.
         revisions.extend(self.local_models());
-        Ok(Shown { revisions, disputed, beside: beside.map(of).collect::<Result<Vec<_>, _>>()? })
+        Ok(ShownModels { revisions, disputed, by_publisher: beside.map(of).collect::<Result<Vec<_>, _>>()? })
     }
 
     /// The disputed names that the mount cannot show. It shows the user's own files whoever else uses their name.
@@ -133,7 +133,8 @@ impl Node {
 
     /// Where the models of several publishers are read; nowhere without a mount.
     pub(super) fn paths_by(&self, model: &ModelRef, keys: &[PublisherKey]) -> Vec<PathBuf> {
-        let sought = |key: &PublisherKey| Sought { model: model.clone(), publisher: Some(key.fingerprint()) };
+        let sought =
+            |key: &PublisherKey| RequestedModel { model: model.clone(), publisher: Some(key.fingerprint()) };
         let mounts = self.mounts.paths();
         mounts.iter().flat_map(|mount| keys.iter().map(|key| mount.join(sought(key).path()))).collect()
     }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::{ErrorKind, Node, chain};
 use crate::catalog::Patience;
 use crate::model::{Manifest, PublisherKey};
-use crate::mount::{Judge, ResolveError, Resolver, Resolving, Sought};
+use crate::mount::{PublisherTrust, RequestedModel, ResolveError, Resolver, Resolving};
 use crate::trust::Document;
 use crate::trust::Trust;
 
@@ -16,7 +16,7 @@ use crate::trust::Trust;
 pub(super) struct NetworkNames(pub Weak<Node>);
 
 impl Resolver for NetworkNames {
-    fn resolve(&self, sought: Sought, within: Duration) -> Resolving {
+    fn resolve(&self, sought: RequestedModel, within: Duration) -> Resolving {
         let node = self.0.clone();
         Box::pin(async move {
             let node = node.upgrade().ok_or(ResolveError::NotFound)?;
@@ -35,7 +35,7 @@ impl Resolver for NetworkNames {
         })
     }
 
-    fn over_budget(&self, sought: &Sought, process: u32) {
+    fn over_budget(&self, sought: &RequestedModel, process: u32) {
         if let Some(node) = self.0.upgrade() {
             node.note_over_budget(sought, process);
         }
@@ -58,7 +58,7 @@ impl Publishers {
     }
 }
 
-impl Judge for Publishers {
+impl PublisherTrust for Publishers {
     fn is_pinned(&self, manifest: &Manifest) -> bool {
         let mut latest = self.latest.lock();
         if latest.as_ref().is_none_or(|(when, _)| when.elapsed() >= PINS_LAST) {
@@ -71,7 +71,7 @@ impl Judge for Publishers {
         pinned.is_some() && pinned == manifest.signed_by()
     }
 
-    fn find(&self, text: &str) -> Option<PublisherKey> {
+    fn find_publisher(&self, text: &str) -> Option<PublisherKey> {
         // Beginnings of the keys of strangers could be made to fit.
         self.trust.find(text, []).ok()
     }

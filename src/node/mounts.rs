@@ -19,7 +19,7 @@ use super::{Node, NodeError, Surroundings};
 use crate::catalog::News;
 use crate::config::Show;
 use crate::fetch::web::Lent;
-use crate::mount::{Connection, LookupRules, MountError, Mounted, Namespaces, NeverResolve, Place};
+use crate::mount::{Connection, LookupRules, MountError, MountLocation, Mounted, Namespaces, NeverResolve};
 use crate::torrent::PeersGuard;
 
 /// How long a new mount waits for the first look at the models directory.
@@ -29,7 +29,7 @@ const LOCAL_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MountRequest {
     /// Where it is mounted.
-    pub place: Place,
+    pub place: MountLocation,
     /// What the user asked for.
     pub options: ServeOptions,
     /// Whether the mount ends with the request.
@@ -111,7 +111,7 @@ impl Mounts {
 
     /// Where the mounts are that this process can unmount.
     pub fn paths_here(&self) -> Vec<PathBuf> {
-        let is_here = |place: &&Place| place.namespaces.have_this_mount_table();
+        let is_here = |place: &&MountLocation| place.namespaces.share_mount_table();
         let served = self.served();
         served
             .iter()
@@ -195,13 +195,14 @@ impl Node {
 
     fn set_up(self: &Arc<Self>, mounted: &Mounted, options: &ServeOptions) -> Result<(), NodeError> {
         let publishers = Arc::new(Publishers::new(self.library.trust.clone()));
-        mounted.ask_trust(publishers.clone());
+        mounted.set_trust(publishers.clone());
         let config = &self.library.config.mount;
         match config.show {
             Show::All => {}
             Show::Pinned => {
                 mounted.list_only(move |revision| {
-                    revision.is_local || crate::mount::Judge::is_pinned(&*publishers, &revision.manifest)
+                    revision.is_local
+                        || crate::mount::PublisherTrust::is_pinned(&*publishers, &revision.manifest)
                 });
             }
             Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
@@ -264,7 +265,7 @@ pub(super) struct Holding {
 
 impl Holding {
     /// Holds a mount of a node.
-    pub fn new(node: &Arc<Node>, place: &Place) -> Self {
+    pub fn new(node: &Arc<Node>, place: &MountLocation) -> Self {
         let request = UnmountRequest { path: place.path.clone(), namespaces: place.namespaces };
         Self { node: node.clone(), request: Some(request) }
     }

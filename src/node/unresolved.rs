@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use super::{ErrorKind, Node, NodeError, chain, offline};
-use crate::mount::Sought;
+use crate::mount::RequestedModel;
 use crate::trust::TrustError;
 
 /// So many of the latest are remembered.
@@ -35,7 +35,7 @@ pub(super) struct Unresolved(Mutex<VecDeque<Entry>>);
 
 #[derive(Debug)]
 struct Entry {
-    sought: Sought,
+    sought: RequestedModel,
     reason: String,
     /// It was not found, rather than refused.
     is_absent: bool,
@@ -44,7 +44,7 @@ struct Entry {
 }
 
 impl Unresolved {
-    fn note(&self, sought: &Sought, is_absent: bool, reason: String, paths: Vec<PathBuf>) {
+    fn note(&self, sought: &RequestedModel, is_absent: bool, reason: String, paths: Vec<PathBuf>) {
         let mut latest = self.lock();
         latest.retain(|known| known.sought != *sought);
         if latest.len() >= MAX_REMEMBERED {
@@ -53,7 +53,7 @@ impl Unresolved {
         latest.push_back(Entry { sought: sought.clone(), reason, is_absent, paths, when: Instant::now() });
     }
 
-    fn forget(&self, sought: &Sought) {
+    fn forget(&self, sought: &RequestedModel) {
         self.lock().retain(|known| known.sought != *sought);
     }
 
@@ -63,7 +63,7 @@ impl Unresolved {
     }
 
     /// What `status` reports, without the models that are `known` by now.
-    pub fn status(&self, known: impl Fn(&Sought) -> bool) -> Vec<UnresolvedName> {
+    pub fn status(&self, known: impl Fn(&RequestedModel) -> bool) -> Vec<UnresolvedName> {
         self.lock().retain(|entry| !entry.is_absent || !known(&entry.sought));
         let of = |entry: &Entry| UnresolvedName {
             model: entry.sought.to_string(),
@@ -81,7 +81,7 @@ impl Unresolved {
 
 impl Node {
     /// Notes what became of a lookup of a model that was not known; an error is why it cannot be shown.
-    pub fn note_lookup(&self, sought: &Sought, error: Option<&NodeError>) {
+    pub fn note_lookup(&self, sought: &RequestedModel, error: Option<&NodeError>) {
         let Some(error) = error else { return self.unresolved.forget(sought) };
         if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NoNetwork) {
             return self.unresolved.note(sought, true, self.why_not_found(), Vec::new());
@@ -106,7 +106,7 @@ impl Node {
     }
 
     /// Notes a lookup that was not made, because its process has used up its budget. Reads /proc and nothing else.
-    pub fn note_over_budget(&self, sought: &Sought, process: u32) {
+    pub fn note_over_budget(&self, sought: &RequestedModel, process: u32) {
         self.limited.note(process);
         let max = self.library.config.mount.max_lookups;
         let reason =
@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn the_latest_reason_for_each_is_remembered_and_not_more_than_so_many() {
         let unresolved = Unresolved::default();
-        let model = |n: usize| Sought { model: format!("acme/m{n}").parse().unwrap(), publisher: None };
+        let model =
+            |n: usize| RequestedModel { model: format!("acme/m{n}").parse().unwrap(), publisher: None };
         for n in 0..MAX_REMEMBERED + 3 {
             unresolved.note(&model(n), true, "one".to_owned(), Vec::new());
         }

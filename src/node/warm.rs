@@ -10,7 +10,7 @@ use super::{Node, NodeError};
 use crate::catalog::Patience;
 use crate::fetch::ReadError;
 use crate::model::{Manifest, ModelRef};
-use crate::mount::Sought;
+use crate::mount::RequestedModel;
 use crate::store::StoredRevision;
 
 impl Node {
@@ -41,11 +41,11 @@ impl Node {
     /// no network.
     pub async fn look_up(
         self: &Arc<Self>,
-        sought: &Sought,
+        sought: &RequestedModel,
         within: Duration,
         patience: Patience,
     ) -> Result<Arc<Manifest>, NodeError> {
-        let Sought { model, publisher } = sought;
+        let RequestedModel { model, publisher } = sought;
         self.refuse_offline(model, &[])?;
         match publisher {
             None => self.resolve(model, None, within, patience, Intent::Read).await,
@@ -54,14 +54,14 @@ impl Node {
     }
 
     /// The manifest known here of the model that a path of the mount means.
-    pub(super) fn known_as(&self, sought: &Sought) -> Option<Arc<Manifest>> {
+    pub(super) fn known_as(&self, sought: &RequestedModel) -> Option<Arc<Manifest>> {
         let registry = self.library.registry.get(&sought.model);
         let Some(fingerprint) = &sought.publisher else { return registry };
         let mut known = registry.into_iter().chain(self.library.beside.of_model(&sought.model));
         known.find(|known| known.signed_by().is_some_and(|key| key.fingerprint() == *fingerprint))
     }
 
-    async fn warm_as_known_now(&self, sought: &Sought, below: &str) -> Result<Warmed, NodeError> {
+    async fn warm_as_known_now(&self, sought: &RequestedModel, below: &str) -> Result<Warmed, NodeError> {
         let model = &sought.model;
         let manifest = self.known_as(sought).ok_or_else(|| NodeError::UnknownModel(model.clone()))?;
         let revision: Arc<StoredRevision> = self.library.store.revision(manifest)?;
@@ -94,7 +94,7 @@ fn warmed(
 }
 
 /// Splits a path below the mount point into the model and the path inside it.
-fn split(path: &str) -> Result<(Sought, String), NodeError> {
+fn split(path: &str) -> Result<(RequestedModel, String), NodeError> {
     let mut parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     let publisher = (parts.first() == Some(&".by")).then(|| parts.drain(..parts.len().min(2)).nth(1));
     let publisher = publisher.map(|named| named.unwrap_or_default().to_owned());
@@ -104,7 +104,7 @@ fn split(path: &str) -> Result<(Sought, String), NodeError> {
     }
     let model: ModelRef =
         parts[..head].join("/").parse().map_err(|e| NodeError::Request(format!("{path}: {e}")))?;
-    Ok((Sought { model, publisher }, parts[head..].join("/")))
+    Ok((RequestedModel { model, publisher }, parts[head..].join("/")))
 }
 
 fn is_below(file: &str, dir: &str) -> bool {

@@ -272,7 +272,7 @@ fn whom_the_trust_refuses_is_absent_and_the_reason_is_told_once() {
         let all: String = logs.map(|log| fs::read_to_string(log.unwrap().path()).unwrap()).collect();
         all.matches(text).count()
     };
-    assert_eq!(log("that cannot be shown"), 1);
+    assert_eq!(log("cannot show a model that was looked up"), 1);
     // What the message advises helps at once.
     let shown: Value = serde_json::from_str(&a.run(&["key", "show", "--json"]).ok()).unwrap();
     b.run(&["trust", "add", shown["publisher"].as_str().unwrap()]).ok();

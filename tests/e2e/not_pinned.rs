@@ -94,7 +94,7 @@ fn readers_are_warned_of_files_that_run_code() {
         logs.map(|log| fs::read_to_string(log.unwrap().path()).unwrap()).collect::<String>()
     };
     crate::support::process::until("all are logged", PATIENCE, || {
-        log().matches("A file was opened that can run code").count() == 3
+        log().matches("a file was opened that can run code").count() == 3
     });
     assert_eq!(json(&c, &["status", "--json"])["notes"][0]["runs_code"], kinds);
     assert!(c.run(&["status"]).ok().contains("pickle, python, auto_map"));

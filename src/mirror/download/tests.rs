@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::mirror::error::GitFault;
 use crate::mirror::source::{FileBody, OpenedFile};
-use crate::model::manifest::Source as ManifestSource;
+use crate::model::manifest::SourceEntry as ManifestSource;
 use crate::model::{Pointer, Sha256Digest};
 use sha2::{Digest as _, Sha256};
 

@@ -28,7 +28,7 @@ use super::source::{FileBody, OpenedFile, RemoteFile, RepositorySource, Snapshot
 use super::{GitOid, Identity, MirrorError, blocking};
 use crate::fsutil;
 use crate::http::{Client, Token};
-use crate::model::manifest::Source as ManifestSource;
+use crate::model::manifest::SourceEntry as ManifestSource;
 pub(super) use credentials::Login;
 
 /// Options of a fetch.

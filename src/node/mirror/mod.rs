@@ -209,7 +209,7 @@ impl Node {
         &self,
         job: &Job,
         request: &MirrorRequest,
-        from: &manifest::Source,
+        from: &manifest::SourceEntry,
     ) -> Result<Option<Arc<Manifest>>, NodeError> {
         let known = self.library.registry.get(&job.model).filter(|known| {
             let same = known.source.as_ref().is_some_and(|s| s.url == from.url && s.commit == from.commit);

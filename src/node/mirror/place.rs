@@ -8,7 +8,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::{Job, MirrorReport, MirrorRequest, rule};
 use crate::mirror::{Downloaded, Snapshot};
 use crate::model::describe::{DescribeOptions, Description, describe};
-use crate::model::manifest::Source;
+use crate::model::manifest::SourceEntry;
 use crate::model::scan::OutsideLinks;
 use crate::model::{Manifest, license};
 use crate::node::sharing::Rule;
@@ -22,7 +22,7 @@ pub(super) struct Place {
     pub request: MirrorRequest,
     pub snapshot: Arc<Snapshot>,
     /// Where the files came from.
-    pub source: Source,
+    pub source: SourceEntry,
     /// Where they can be had over HTTP.
     pub web_seeds: Vec<String>,
     /// Held until the last file is in its place.

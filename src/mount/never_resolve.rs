@@ -1,15 +1,15 @@
-//! Names that the mount never looks up, because programs look for them in every directory.
+//! Names that are never looked up in the network, because programs look for them in every directory.
 
 use globset::{GlobSet, GlobSetBuilder};
 
 use crate::config::NamePattern;
 
-/// The patterns of `mount.never_resolve`. Upper and lower case are equal.
+/// The patterns of `mount.never_resolve`. They ignore case.
 #[derive(Debug, Default)]
 pub struct NeverResolve(GlobSet);
 
 impl NeverResolve {
-    /// Fails if all patterns together are too large for one set.
+    /// Fails if the patterns together are too large for one set.
     pub fn new(patterns: &[NamePattern]) -> Result<Self, globset::Error> {
         let mut set = GlobSetBuilder::new();
         for pattern in patterns {
@@ -18,7 +18,7 @@ impl NeverResolve {
         Ok(Self(set.build()?))
     }
 
-    /// Whether an organisation or a model of this name is never looked up.
+    /// Whether an organisation or a model with this name is never looked up.
     pub fn matches(&self, component: &str) -> bool {
         self.0.is_match(component)
     }

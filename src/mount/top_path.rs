@@ -1,18 +1,18 @@
-//! The directories above the revisions, and what a name that is not known in one of them could stand for.
+//! The paths above the revisions, and what an unknown name in such a directory could be.
 
 use std::fmt;
 
-use super::never::NeverResolve;
+use super::never_resolve::NeverResolve;
 use crate::keys::FINGERPRINT_ALPHABET;
 use crate::model::{Kind, ModelName, ModelRef, PublisherKey, Revision};
 
-/// The directory in the root that holds a directory for each publisher. It is found by its name and not listed, so that
+/// The directory in the root that has a directory for each publisher. It is found by its name but not listed, so that
 /// programs that walk the tree see each model once.
 pub const BY: &str = ".by";
 
 /// A directory above the revisions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum TopPath {
     /// The root of the mount.
     Root,
     /// `/datasets`.
@@ -21,22 +21,22 @@ pub enum Place {
     Org(Kind, String),
     /// `/.by`.
     By,
-    /// A directory of one publisher, by fingerprint: `/.by/FINGERPRINT`, and below it what the root has.
+    /// A directory of one publisher, by fingerprint: `/.by/FINGERPRINT`, which has the same layout as the root.
     Of(String, Box<Self>),
-    /// A link in `/.by`: another way to name a publisher, and their fingerprint.
+    /// A link in `/.by`: another name for a publisher, and the fingerprint.
     Alias(String, String),
 }
 
-/// The model that a path of the mount means.
+/// A model that a program looks up by a path of the mount.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Sought {
-    /// Which model.
+pub struct RequestedModel {
+    /// Its name and revision.
     pub model: ModelRef,
-    /// The fingerprint of its publisher, where the path names one.
+    /// The fingerprint of its publisher, if the path contains one.
     pub publisher: Option<String>,
 }
 
-impl Sought {
+impl RequestedModel {
     /// The path of its directory in a mount.
     pub fn path(&self) -> String {
         match &self.publisher {
@@ -46,25 +46,25 @@ impl Sought {
     }
 }
 
-impl fmt::Display for Sought {
+impl fmt::Display for RequestedModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.path())
     }
 }
 
-/// What an unknown name could stand for.
+/// What an unknown name could be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Guess {
+pub enum PossibleEntry {
     /// A directory above the revisions.
-    Dir(Place),
+    Dir(TopPath),
     /// A model.
-    Model(Sought),
-    /// A publisher, by something else than the fingerprint as it is printed.
+    Model(RequestedModel),
+    /// A publisher, by another text than the fingerprint as it is printed.
     Publisher(String),
 }
 
-impl Place {
-    /// Its path in the mount; empty for the root.
+impl TopPath {
+    /// The path in the mount; empty for the root.
     pub fn path(&self) -> String {
         match self {
             Self::Root => String::new(),
@@ -80,7 +80,7 @@ impl Place {
         }
     }
 
-    /// The directory above it; the root is its own.
+    /// The directory above it; the root is its own parent.
     pub fn parent(&self) -> Self {
         match self {
             Self::Root | Self::Datasets | Self::Org(Kind::Model, _) | Self::By => Self::Root,
@@ -91,16 +91,16 @@ impl Place {
         }
     }
 
-    /// What a name in it could stand for; none for what cannot be a name, or matches `never`.
-    pub fn guess(&self, name: &str, never: &NeverResolve) -> Option<Guess> {
+    /// What a name in this directory could be; none if it cannot be a name or matches `never`.
+    pub fn guess(&self, name: &str, never: &NeverResolve) -> Option<PossibleEntry> {
         let org = |kind| {
-            // Its models decide whether an organisation can be called so.
+            // The name of an organisation is checked as a part of a model's name.
             ModelName::new(kind, name, "model").ok().filter(|_| !never.matches(name))?;
-            Some(Guess::Dir(Self::Org(kind, name.to_owned())))
+            Some(PossibleEntry::Dir(Self::Org(kind, name.to_owned())))
         };
         match self {
-            Self::Root if name == BY => Some(Guess::Dir(Self::By)),
-            Self::Root if name == "datasets" => Some(Guess::Dir(Self::Datasets)),
+            Self::Root if name == BY => Some(PossibleEntry::Dir(Self::By)),
+            Self::Root if name == "datasets" => Some(PossibleEntry::Dir(Self::Datasets)),
             Self::Root => org(Kind::Model),
             Self::Datasets => org(Kind::Dataset),
             Self::Org(kind, org) => {
@@ -108,21 +108,21 @@ impl Place {
                 let name = ModelName::new(*kind, org, name).ok().filter(|_| !never.matches(name))?;
                 let revision: Option<Revision> = revision.map(str::parse).transpose().ok()?;
                 let model = ModelRef { name, revision: revision.unwrap_or_default() };
-                Some(Guess::Model(Sought { model, publisher: None }))
+                Some(PossibleEntry::Model(RequestedModel { model, publisher: None }))
             }
             Self::By if is_fingerprint(name) => {
-                Some(Guess::Dir(Self::Of(name.to_owned(), Box::new(Self::Root))))
+                Some(PossibleEntry::Dir(Self::Of(name.to_owned(), Box::new(Self::Root))))
             }
-            Self::By => Some(Guess::Publisher(name.to_owned())),
+            Self::By => Some(PossibleEntry::Publisher(name.to_owned())),
             Self::Alias(..) => None,
-            // There are no publishers within one.
+            // The directory of a publisher has no `.by`.
             Self::Of(_, place) if **place == Self::Root && name == BY => None,
             Self::Of(publisher, place) => Some(match place.guess(name, never)? {
-                Guess::Dir(place) => Guess::Dir(Self::Of(publisher.clone(), Box::new(place))),
-                Guess::Model(Sought { model, .. }) => {
-                    Guess::Model(Sought { model, publisher: Some(publisher.clone()) })
+                PossibleEntry::Dir(place) => PossibleEntry::Dir(Self::Of(publisher.clone(), Box::new(place))),
+                PossibleEntry::Model(RequestedModel { model, .. }) => {
+                    PossibleEntry::Model(RequestedModel { model, publisher: Some(publisher.clone()) })
                 }
-                Guess::Publisher(name) => Guess::Publisher(name),
+                PossibleEntry::Publisher(name) => PossibleEntry::Publisher(name),
             }),
         }
     }
@@ -135,8 +135,8 @@ fn is_fingerprint(text: &str) -> bool {
     groups.len() == 4 && groups.iter().all(|group| group.len() == 4 && group.bytes().all(digit))
 }
 
-/// The fingerprint that a text means without a look at known publishers: of a whole key, or of a whole fingerprint with
-/// other case or without dashes.
+/// The fingerprint that a text means without knowledge of publishers: the text is a whole key, or a whole fingerprint in
+/// another case or without dashes.
 pub fn fingerprint_of(text: &str) -> Option<String> {
     if let Ok(key) = text.parse::<PublisherKey>() {
         return Some(key.fingerprint());
@@ -158,17 +158,19 @@ mod tests {
         NeverResolve::new(&patterns.map(|pattern| pattern.parse().unwrap())).unwrap()
     }
 
-    fn org(kind: Kind, org: &str) -> Place {
-        Place::Org(kind, org.to_owned())
+    fn org(kind: Kind, org: &str) -> TopPath {
+        TopPath::Org(kind, org.to_owned())
     }
 
     #[test]
-    fn names_stand_for_what_the_layout_says() {
-        let dir = |place| Some(Guess::Dir(place));
-        assert_eq!(Place::Root.guess("datasets", &never()), dir(Place::Datasets));
-        assert_eq!(Place::Root.guess("acme", &never()), dir(org(Kind::Model, "acme")));
-        assert_eq!(Place::Datasets.guess("acme", &never()), dir(org(Kind::Dataset, "acme")));
-        let model = |text: &str| Some(Guess::Model(Sought { model: text.parse().unwrap(), publisher: None }));
+    fn unknown_names_are_directories_or_models() {
+        let dir = |place| Some(PossibleEntry::Dir(place));
+        assert_eq!(TopPath::Root.guess("datasets", &never()), dir(TopPath::Datasets));
+        assert_eq!(TopPath::Root.guess("acme", &never()), dir(org(Kind::Model, "acme")));
+        assert_eq!(TopPath::Datasets.guess("acme", &never()), dir(org(Kind::Dataset, "acme")));
+        let model = |text: &str| {
+            Some(PossibleEntry::Model(RequestedModel { model: text.parse().unwrap(), publisher: None }))
+        };
         let acme = org(Kind::Model, "acme");
         assert_eq!(acme.guess("m", &never()), model("acme/m"));
         assert_eq!(acme.guess("m@main", &never()), model("acme/m"));
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_and_excluded_names_stand_for_nothing() {
+    fn impossible_and_excluded_names_are_refused() {
         let acme = org(Kind::Model, "acme");
         let long = "x".repeat(97);
         for name in [
@@ -194,33 +196,49 @@ mod tests {
             "lib",
             "libcudart.so.12",
         ] {
-            for place in [&Place::Root, &Place::Datasets, &acme] {
+            for place in [&TopPath::Root, &TopPath::Datasets, &acme] {
                 assert_eq!(place.guess(name, &never()), None, "{name} in {place:?}");
             }
         }
         for name in ["lib@v1", "m@", "@v1", "m@a@b", "m@.x", "m@a/b"] {
             assert_eq!(acme.guess(name, &never()), None, "{name}");
         }
-        assert_eq!(Place::Root.guess("Datasets", &never()), None);
-        assert_eq!(Place::Datasets.guess("datasets", &never()), None);
+        assert_eq!(TopPath::Root.guess("Datasets", &never()), None);
+        assert_eq!(TopPath::Datasets.guess("datasets", &never()), None);
     }
 
     #[test]
-    fn a_publisher_has_the_same_layout_below_its_fingerprint() {
+    fn a_publisher_has_the_layout_of_the_root() {
         let print = "r5fk-b70b-psbb-5vew";
-        let of = |place| Place::Of(print.to_owned(), Box::new(place));
-        assert_eq!(Place::Root.guess(".by", &never()), Some(Guess::Dir(Place::By)));
-        assert_eq!(Place::By.guess(print, &never()), Some(Guess::Dir(of(Place::Root))));
-        assert_eq!(of(Place::Root).guess("datasets", &never()), Some(Guess::Dir(of(Place::Datasets))));
-        assert_eq!(of(Place::Root).guess("acme", &never()), Some(Guess::Dir(of(org(Kind::Model, "acme")))));
-        let sought = Sought { model: "acme/m@v1".parse().unwrap(), publisher: Some(print.to_owned()) };
-        assert_eq!(of(org(Kind::Model, "acme")).guess("m@v1", &never()), Some(Guess::Model(sought.clone())));
-        assert_eq!(sought.path(), format!(".by/{print}/acme/m@v1"));
-        assert_eq!(of(Place::Root).guess(".by", &never()), None);
+        let of = |place| TopPath::Of(print.to_owned(), Box::new(place));
+        assert_eq!(TopPath::Root.guess(".by", &never()), Some(PossibleEntry::Dir(TopPath::By)));
+        assert_eq!(TopPath::By.guess(print, &never()), Some(PossibleEntry::Dir(of(TopPath::Root))));
+        assert_eq!(
+            of(TopPath::Root).guess("datasets", &never()),
+            Some(PossibleEntry::Dir(of(TopPath::Datasets)))
+        );
+        assert_eq!(
+            of(TopPath::Root).guess("acme", &never()),
+            Some(PossibleEntry::Dir(of(org(Kind::Model, "acme"))))
+        );
+        let requested =
+            RequestedModel { model: "acme/m@v1".parse().unwrap(), publisher: Some(print.to_owned()) };
+        assert_eq!(
+            of(org(Kind::Model, "acme")).guess("m@v1", &never()),
+            Some(PossibleEntry::Model(requested.clone()))
+        );
+        assert_eq!(requested.path(), format!(".by/{print}/acme/m@v1"));
+        assert_eq!(of(TopPath::Root).guess(".by", &never()), None);
         let data = of(org(Kind::Dataset, "acme"));
-        assert_eq!((data.path(), data.parent()), (format!(".by/{print}/datasets/acme"), of(Place::Datasets)));
-        assert_eq!((of(Place::Root).path(), of(Place::Root).parent()), (format!(".by/{print}"), Place::By));
-        assert_eq!(Place::By.parent(), Place::Root);
+        assert_eq!(
+            (data.path(), data.parent()),
+            (format!(".by/{print}/datasets/acme"), of(TopPath::Datasets))
+        );
+        assert_eq!(
+            (of(TopPath::Root).path(), of(TopPath::Root).parent()),
+            (format!(".by/{print}"), TopPath::By)
+        );
+        assert_eq!(TopPath::By.parent(), TopPath::Root);
     }
 
     #[test]
@@ -238,8 +256,8 @@ mod tests {
     #[test]
     fn paths_and_parents() {
         let data = org(Kind::Dataset, "acme");
-        assert_eq!((data.path().as_str(), data.parent()), ("datasets/acme", Place::Datasets));
-        assert_eq!(org(Kind::Model, "acme").parent(), Place::Root);
-        assert_eq!(Place::Datasets.parent(), Place::Root);
+        assert_eq!((data.path().as_str(), data.parent()), ("datasets/acme", TopPath::Datasets));
+        assert_eq!(org(Kind::Model, "acme").parent(), TopPath::Root);
+        assert_eq!(TopPath::Datasets.parent(), TopPath::Root);
     }
 }

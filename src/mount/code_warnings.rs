@@ -1,4 +1,4 @@
-//! Warns in the log, once for each model and kind, when a program opens a file that can run code.
+//! Logs a warning, once for each model and kind, when a program opens a file that can run code.
 
 use std::collections::HashSet;
 
@@ -9,19 +9,20 @@ use crate::fetch::FileRef;
 use crate::model::InfoHash;
 use crate::model::code::{MAX_CONFIG, RunsCode, START, has_auto_map, is_pickle};
 
-/// What was warned of, and which configurations were looked into.
+/// The warnings that were logged, and the configurations that were checked.
 #[derive(Debug, Default)]
-pub struct Caution(Mutex<Seen>);
+pub struct CodeWarnings(Mutex<Checked>);
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Checked {
     warned: HashSet<(InfoHash, RunsCode)>,
-    looked_into: HashSet<(InfoHash, usize)>,
+    /// Configurations, by info hash and index of the file.
+    configs: HashSet<(InfoHash, usize)>,
 }
 
-impl Caution {
-    /// A file was opened. Bytes that are not here yet do not decide: the name does.
-    pub fn opened(&self, file: &FileRef) {
+impl CodeWarnings {
+    /// Checks a file that was opened. If its first bytes are not cached, only its name decides.
+    pub fn check_opened(&self, file: &FileRef) {
         let kind = RunsCode::by_name(&file.revision.manifest.files[file.file].path);
         let Some(kind) = kind.filter(|kind| *kind != RunsCode::AutoMap) else { return };
         let start = || file.revision.contents[file.file].read(0..START).ok().flatten();
@@ -30,18 +31,18 @@ impl Caution {
         }
     }
 
-    /// A file is no longer open. A configuration is looked into once, when it was read.
-    pub fn closed(&self, file: &FileRef) {
+    /// Checks a file whose last handle was closed. A configuration is checked once, when all of it is cached.
+    pub fn check_closed(&self, file: &FileRef) {
         let entry = &file.revision.manifest.files[file.file];
         if RunsCode::by_name(&entry.path) != Some(RunsCode::AutoMap) || entry.size > MAX_CONFIG {
             return;
         }
         let info_hash = file.revision.manifest.torrent.info_hash;
-        if self.seen().looked_into.contains(&(info_hash, file.file)) {
+        if self.checked().configs.contains(&(info_hash, file.file)) {
             return;
         }
         let Ok(Some(json)) = file.revision.contents[file.file].read(0..entry.size) else { return };
-        self.seen().looked_into.insert((info_hash, file.file));
+        self.checked().configs.insert((info_hash, file.file));
         if has_auto_map(&json) {
             self.warn(file, RunsCode::AutoMap);
         }
@@ -49,13 +50,14 @@ impl Caution {
 
     fn warn(&self, file: &FileRef, kind: RunsCode) {
         let manifest = &file.revision.manifest;
-        if self.seen().warned.insert((manifest.torrent.info_hash, kind)) {
+        if self.checked().warned.insert((manifest.torrent.info_hash, kind)) {
             let path = &manifest.files[file.file].path;
-            warn!(model = %manifest.model_ref(), "A file was opened that can run code: {path} {}.", kind.warning());
+            let warning = kind.warning();
+            warn!(model = %manifest.model_ref(), path, warning, "a file was opened that can run code");
         }
     }
 
-    fn seen(&self) -> parking_lot::MutexGuard<'_, Seen> {
+    fn checked(&self) -> parking_lot::MutexGuard<'_, Checked> {
         self.0.lock()
     }
 }
