@@ -105,7 +105,7 @@ asan: fixtures ## Run the tests of the gate, the disk back end and hostile peers
 	$(ASAN) cpp/engine/build.sh ensure
 	$(ASAN) $(TEST_RUNNER) $(CARGO) test --locked --test main -- engine:: hostile::
 
-simulate: setup ## Print how records spread among 1 000 nodes, the table of the README
+simulate: setup ## Print how records spread among 1 000 nodes, the table of docs/MEASUREMENTS.md
 	$(CARGO) test --locked --test main catalog::simulation -- --ignored --nocapture
 
 demo: build fixtures ## Share a real model on one namespace host, mount it on another, read one tensor

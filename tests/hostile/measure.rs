@@ -1,4 +1,4 @@
-//! How much longer `get` takes while a hostile peer is connected: the figures of the README, by hand.
+//! Measures, by hand, how much longer `get` takes while a hostile peer is connected.
 
 use std::time::{Duration, Instant};
 
