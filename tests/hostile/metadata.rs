@@ -141,6 +141,17 @@ fn idlers(size: i64) -> Vec<Manner> {
     ]
 }
 
+/// Checks that an honest peer supplies each block of the metadata once, next to a peer with this manner.
+fn gets_all_from_an_honest_peer(client: &mut Client, id: TorrentId, magnet: &Magnet, manner: &str) {
+    let honest = magnet.honest();
+    client.session.connect_peer(id, honest.address).unwrap();
+    wait_for_metadata(client, id, magnet);
+    let blocks = magnet.info.len().div_ceil(BLOCK);
+    assert_eq!(honest.requests(), blocks, "next to the peer with {manner}");
+    client.session.remove(id).unwrap();
+    client.wait_for("removal", SOON, |event| matches!(event, Event::Removed(of) if *of == id).then_some(()));
+}
+
 #[test]
 fn liars_are_disconnected_and_remembered() {
     in_private_net(|| {
@@ -155,15 +166,7 @@ fn liars_are_disconnected_and_remembered() {
             client.session.connect_peer(id, liar.address).unwrap();
             until(&format!("the peer with {} is refused", liar.what()), PATIENCE, || liar.ends() > 1);
             assert_eq!(liar.requests(), requests, "the peer with {} was asked again", liar.what());
-            let honest = magnet.honest();
-            client.session.connect_peer(id, honest.address).unwrap();
-            wait_for_metadata(&mut client, id, &magnet);
-            let blocks = magnet.info.len().div_ceil(BLOCK);
-            assert_eq!(honest.requests(), blocks, "with the peer with {}", liar.what());
-            client.session.remove(id).unwrap();
-            client.wait_for("removal", SOON, |event| {
-                matches!(event, Event::Removed(of) if *of == id).then_some(())
-            });
+            gets_all_from_an_honest_peer(&mut client, id, &magnet, liar.what());
         }
     });
 }
@@ -179,15 +182,7 @@ fn the_honest_peer_gets_its_turn_with_each_idler() {
             until(&format!("the peer with {} is connected", idler.what()), PATIENCE, || {
                 idler.connections() > 0
             });
-            let honest = magnet.honest();
-            client.session.connect_peer(id, honest.address).unwrap();
-            wait_for_metadata(&mut client, id, &magnet);
-            let blocks = magnet.info.len().div_ceil(BLOCK);
-            assert_eq!(honest.requests(), blocks, "with the peer with {}", idler.what());
-            client.session.remove(id).unwrap();
-            client.wait_for("removal", SOON, |event| {
-                matches!(event, Event::Removed(of) if *of == id).then_some(())
-            });
+            gets_all_from_an_honest_peer(&mut client, id, &magnet, idler.what());
         }
     });
 }
