@@ -6,7 +6,7 @@ use silmaril::torrent::SwarmStats;
 use tokio::time::Instant;
 
 use crate::support::clock::pass;
-use crate::support::fake_web::{Answer, FakeWeb};
+use crate::support::fake_web::{FakeAnswer, FakeWeb};
 use crate::support::rig::{KIB, MIB, Rig, TestModel, noise};
 use crate::support::swarm::Delivery;
 
@@ -127,7 +127,7 @@ async fn a_whole_file_waits_for_slow_peers() {
 #[tokio::test(start_paused = true)]
 async fn the_web_gives_way_to_peers_that_come_back() {
     let (rig, web, m) = with_web(MIB, 64 * MIB);
-    web.always(SEED, Answer::Slow(Duration::from_millis(100)));
+    web.always(SEED, FakeAnswer::Slow(Duration::from_millis(100)));
     let get = rig.get(&m, &[0], STALL);
     pass(PATIENCE + Duration::from_secs(1)).await;
     let begun = web.asked().len();
@@ -149,7 +149,7 @@ async fn the_web_gives_way_to_peers_that_come_back() {
 #[tokio::test(start_paused = true)]
 async fn neighbours_are_asked_for_together_and_no_more_than_a_few_requests_at_once() {
     let (rig, web, m) = with_web(MIB, 100 * MIB);
-    web.always(SEED, Answer::Slow(Duration::from_millis(10)));
+    web.always(SEED, FakeAnswer::Slow(Duration::from_millis(10)));
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     let ranges = web.ranges();
     assert_eq!(ranges.len(), 7, "{ranges:?}");
@@ -172,7 +172,7 @@ async fn the_node_has_a_bound_of_its_own() {
         web.serve(&format!("http://w.example/m{i}/a"), m.files[0].clone());
         all.push(m);
     }
-    web.always("http://w.example/", Answer::Slow(Duration::from_millis(20)));
+    web.always("http://w.example/", FakeAnswer::Slow(Duration::from_millis(20)));
     let gets: Vec<_> = all.iter().map(|m| rig.get(m, &[0], STALL)).collect();
     pass(PATIENCE + Duration::from_secs(1)).await;
     assert_eq!(web.open(), 6);
@@ -202,7 +202,7 @@ async fn small_pieces_bring_their_neighbours() {
 #[tokio::test(start_paused = true)]
 async fn a_reader_who_goes_ends_the_request() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
-    web.always(SEED, Answer::Stalls(100_000));
+    web.always(SEED, FakeAnswer::Stalls(100_000));
     let kept = rig.read(&m, 0, 0, 100);
     let dropped = rig.read(&m, 0, 5 * MIB, 100);
     pass(PATIENCE + Duration::from_millis(100)).await;
@@ -220,7 +220,7 @@ async fn a_reader_who_goes_ends_the_request() {
 async fn stop_and_leave_end_all_requests() {
     for how in ["stop", "leave", "hold", "drop"] {
         let (rig, web, m) = with_web(MIB, 8 * MIB);
-        web.always(SEED, Answer::Stalls(100_000));
+        web.always(SEED, FakeAnswer::Stalls(100_000));
         let read = rig.read(&m, 0, 0, 100);
         pass(PATIENCE + Duration::from_millis(100)).await;
         assert_eq!(web.open(), 1);
@@ -256,7 +256,7 @@ async fn stop_and_leave_end_all_requests() {
 #[tokio::test(start_paused = true)]
 async fn what_peers_sent_meanwhile_is_not_handed_over() {
     let (rig, web, m) = with_web(MIB, 4 * MIB);
-    web.always(SEED, Answer::Slow(Duration::from_millis(100)));
+    web.always(SEED, FakeAnswer::Slow(Duration::from_millis(100)));
     rig.swarm.peer(m.ih, PEER, None);
     let read = rig.read(&m, 0, 0, 2 * MIB);
     pass(PATIENCE + Duration::from_millis(200)).await;
@@ -271,7 +271,7 @@ async fn what_peers_sent_meanwhile_is_not_handed_over() {
 #[tokio::test(start_paused = true)]
 async fn a_request_whose_pieces_all_came_from_peers_ends() {
     let (rig, web, m) = with_web(MIB, 4 * MIB);
-    web.always(SEED, Answer::Slow(Duration::from_secs(1)));
+    web.always(SEED, FakeAnswer::Slow(Duration::from_secs(1)));
     rig.swarm.peer(m.ih, PEER, None);
     let read = rig.read(&m, 0, 0, 100);
     pass(PATIENCE + Duration::from_secs(3)).await;
@@ -343,7 +343,7 @@ async fn a_manifest_without_addresses_asks_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_slow_keeps_a_reader_waiting_but_not_for_ever() {
     let (rig, web, m) = with_web(MIB, MIB);
-    web.always(SEED, Answer::Slow(Duration::from_secs(15)));
+    web.always(SEED, FakeAnswer::Slow(Duration::from_secs(15)));
     let start = Instant::now();
     let stats = SwarmStats { peers: 0, ..SwarmStats::default() };
     let read = rig.read(&m, 0, 0, 100);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::web::with_web;
 use crate::support::clock::pass;
-use crate::support::fake_web::{Answer, FakeWeb};
+use crate::support::fake_web::{FakeAnswer, FakeWeb};
 use crate::support::rig::{MIB, Rig, noise};
 use crate::support::swarm::Delivery;
 
@@ -20,7 +20,7 @@ const STALL: Duration = Duration::from_secs(100);
 async fn a_liar_is_asked_once_and_its_bytes_reach_nobody() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
     // The third piece is wrong; those before are right.
-    web.always(SEED, Answer::Lie(2 * MIB + 7));
+    web.always(SEED, FakeAnswer::Lie(2 * MIB + 7));
     let get = rig.get(&m, &[0], STALL);
     let Err(ReadError::TimedOut(why)) = get.await.unwrap() else { panic!("it has not failed") };
     assert!(why.contains("no peer") && why.contains("other bytes than the manifest says"), "{why}");
@@ -37,7 +37,7 @@ async fn a_liar_does_not_shut_out_honest_servers() {
     for seed in [SEED, OTHER] {
         web.serve(&format!("{seed}a"), m.files[0].clone());
     }
-    web.always(SEED, Answer::Lie(2 * MIB));
+    web.always(SEED, FakeAnswer::Lie(2 * MIB));
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     let asked = web.asked();
     assert_eq!(asked.iter().filter(|a| a.url.starts_with(SEED)).count(), 1);
@@ -47,7 +47,7 @@ async fn a_liar_does_not_shut_out_honest_servers() {
 #[tokio::test(start_paused = true)]
 async fn a_transfer_that_breaks_goes_on_where_it_was() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
-    web.once(Answer::Cut(3 * MIB as usize + 100));
+    web.once(FakeAnswer::Cut(3 * MIB as usize + 100));
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     assert_eq!(web.ranges(), [0..8 * MIB, 3 * MIB..8 * MIB]);
     assert_eq!(rig.swarm.given(m.ih), (0..8).collect::<Vec<_>>());
@@ -56,7 +56,7 @@ async fn a_transfer_that_breaks_goes_on_where_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_stalls_or_says_nothing_is_given_up() {
-    for (answer, within) in [(Answer::Stalls(100_000), 20), (Answer::Silent, 60)] {
+    for (answer, within) in [(FakeAnswer::Stalls(100_000), 20), (FakeAnswer::Silent, 60)] {
         let (rig, web, m) = with_web(MIB, 2 * MIB);
         web.once(answer);
         let start = Instant::now();
@@ -72,7 +72,7 @@ async fn a_server_that_stalls_or_says_nothing_is_given_up() {
 async fn failures_are_repeated_ever_less_often_and_said() {
     let (rig, web, m) = with_web(MIB, 2 * MIB);
     let error = WebError::Unreachable("http://w.example/m/a answered 500 Internal Server Error".to_owned());
-    web.always(SEED, Answer::Error(error));
+    web.always(SEED, FakeAnswer::Error(error));
     let get = rig.get(&m, &[0], STALL);
     let Err(ReadError::TimedOut(why)) = get.await.unwrap() else { panic!("it has not failed") };
     assert_eq!(
@@ -87,7 +87,7 @@ async fn failures_are_repeated_ever_less_often_and_said() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_never_finishes_a_piece_does_not_keep_a_job_alive() {
     let (rig, web, m) = with_web(MIB, 2 * MIB);
-    web.always(SEED, Answer::Cut(100_000));
+    web.always(SEED, FakeAnswer::Cut(100_000));
     // Longer than the longest pause between two tries.
     let get = rig.get(&m, &[0], Duration::from_secs(400));
     let ended = tokio::time::timeout(Duration::from_secs(10_000), get).await.expect("it goes on for ever");
@@ -99,7 +99,7 @@ async fn a_server_that_never_finishes_a_piece_does_not_keep_a_job_alive() {
 async fn a_server_that_asks_to_wait_is_not_asked_before() {
     let (rig, web, m) = with_web(MIB, 2 * MIB);
     let retry_after = Some(Duration::from_secs(40));
-    web.once(Answer::Error(WebError::Busy { why: "429".to_owned(), retry_after }));
+    web.once(FakeAnswer::Error(WebError::Busy { why: "429".to_owned(), retry_after }));
     let start = Instant::now();
     let read = rig.read(&m, 0, 0, 100);
     pass(Duration::from_secs(41)).await;
@@ -111,7 +111,7 @@ async fn a_server_that_asks_to_wait_is_not_asked_before() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_for_lack_of_rights_is_said_at_once() {
     let (rig, web, m) = with_web(MIB, 2 * MIB);
-    web.always(SEED, Answer::Error(WebError::Denied("http://w.example/m/a answered 403".to_owned())));
+    web.always(SEED, FakeAnswer::Error(WebError::Denied("http://w.example/m/a answered 403".to_owned())));
     let read = rig.read(&m, 0, 0, 100);
     pass(Duration::from_secs(3)).await;
     assert!(rig.status(&m).last_error.unwrap().contains("403"));

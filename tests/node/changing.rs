@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::rig::{acme_m, client, config, in_home, of_nobody, share_as_acme_m};
 use crate::support::fixtures::{model_dir, noise};
-use crate::support::process::{PATIENCE, comes_true};
+use crate::support::process::{PATIENCE, until_async};
 
 /// What is shared under the name meanwhile.
 fn ours(home: &Path) -> PathBuf {
@@ -90,5 +90,5 @@ fn what_is_warmed_may_become_another_or_go_meanwhile() {
 
 /// Returns once somebody waits for bytes of a model: its swarm is joined then, and not before.
 async fn until_waited_for(node: &Node) {
-    comes_true("somebody waits", PATIENCE, || !node.fetch.status().is_empty()).await;
+    until_async("somebody waits", PATIENCE, || !node.fetch.status().is_empty()).await;
 }
