@@ -23,7 +23,7 @@ async fn a_liar_is_asked_once_and_its_bytes_reach_nobody() {
     web.always(SEED, Answer::Lie(2 * MIB + 7));
     let get = rig.get(&m, &[0], STALL);
     let Err(ReadError::TimedOut(why)) = get.await.unwrap() else { panic!("it has not failed") };
-    assert!(why.contains("no peer") && why.contains("other bytes than the manifest says"), "{why}");
+    assert!(why.contains("no peer") && why.contains("bytes that do not match the manifest"), "{why}");
     assert_eq!(web.asked().len(), 1);
     assert_eq!(rig.swarm.given(m.ih), [0, 1]);
     assert!(rig.status(&m).last_error.unwrap().contains("other bytes"));
