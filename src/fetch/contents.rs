@@ -70,7 +70,7 @@ impl Contents {
     }
 
     /// Removes a revision's files as sources.
-    pub(super) fn abandon(&mut self, revision: &StoredRevision, transfers: &mut Transfers, now: Instant) {
+    pub(super) fn abandon(&mut self, revision: &StoredRevision, transfers: &mut Transfers) {
         let info_hash = revision.manifest.torrent.info_hash;
         for key in revision.contents.iter().filter_map(|c| c.key()) {
             let Some(joined) = self.all.get_mut(&key) else { continue };
@@ -79,7 +79,7 @@ impl Contents {
                 self.all.remove(&key);
                 self.active.remove(&key);
             } else {
-                self.reroute(&key, transfers, now);
+                self.reroute(&key, transfers);
             }
         }
     }
@@ -134,12 +134,11 @@ impl Contents {
         id: ClaimId,
         waiter: Waiter,
         transfers: &mut Transfers,
-        now: Instant,
     ) -> bool {
         let Some(joined) = self.all.get_mut(key) else { return false };
-        transfers.effects.wake_by(waiter.deadline.due().min(now + QUIET));
+        transfers.effects.wake_by(waiter.deadline.due().min(transfers.effects.now + QUIET));
         joined.waiters.insert(id, waiter);
-        joined.claim_for_waiter(id, transfers, now);
+        joined.claim_for_waiter(id, transfers);
         self.active.insert(*key);
         true
     }
@@ -193,14 +192,14 @@ impl Contents {
         info_hash: InfoHash,
         why: &ReadError,
         transfers: &mut Transfers,
-        now: Instant,
     ) {
         self.answer_all(&Err(why.clone()), |waiter| waiter.via.0 == info_hash, transfers);
-        self.reroute_shared(info_hash, transfers, now);
+        self.reroute_shared(info_hash, transfers);
     }
 
     /// Fails the waiters whose time is over.
-    pub(super) fn end_overdue_waits(&mut self, transfers: &mut Transfers, now: Instant) {
+    pub(super) fn end_overdue_waits(&mut self, transfers: &mut Transfers) {
+        let now = transfers.effects.now;
         let mut over = Vec::new();
         for key in &self.active {
             let Some(joined) = self.all.get_mut(key) else { continue };
@@ -216,52 +215,53 @@ impl Contents {
             let Some(waiter) = self.all.get(&key).and_then(|joined| joined.waiters.get(&id)) else {
                 continue;
             };
-            let why = record_timeout(waiter, transfers, now);
+            let why = record_timeout(waiter, transfers);
             self.answer(&key, id, Err(ReadError::TimedOut(why)), transfers);
         }
     }
 
     /// Makes waiters that have relied on another torrent for long ask their own too: the other one's peers may lack the
     /// piece.
-    pub(super) fn spread_long_waits(&mut self, transfers: &mut Transfers, now: Instant) {
+    pub(super) fn spread_long_waits(&mut self, transfers: &mut Transfers) {
         for key in &self.active {
             let Some(joined) = self.all.get_mut(key) else { continue };
             let waiters = joined.waiters.iter_mut();
-            let long = waiters.filter(|(_, waiter)| waiter.may_spread() && waiter.since + QUIET <= now);
+            let long = waiters
+                .filter(|(_, waiter)| waiter.may_spread() && waiter.since + QUIET <= transfers.effects.now);
             let mut spread = Vec::new();
             for (id, waiter) in long {
                 waiter.spread = true;
                 spread.push(*id);
             }
             for id in spread {
-                joined.claim_for_waiter(id, transfers, now);
+                joined.claim_for_waiter(id, transfers);
             }
         }
     }
 
     /// Finds new sources for the waiters and the windows of a content.
-    pub(super) fn reroute(&mut self, key: &ContentKey, transfers: &mut Transfers, now: Instant) {
+    pub(super) fn reroute(&mut self, key: &ContentKey, transfers: &mut Transfers) {
         let Some(joined) = self.all.get_mut(key) else { return };
         for id in joined.waiters.keys().copied().collect::<Vec<_>>() {
-            joined.claim_for_waiter(id, transfers, now);
+            joined.claim_for_waiter(id, transfers);
         }
-        self.claim_windows(key, transfers, now);
+        self.claim_windows(key, transfers);
     }
 
     /// [`Self::reroute`] for all contents of a torrent: bytes may have been lost since a reader began to wait.
-    pub(super) fn reroute_all(&mut self, info_hash: InfoHash, transfers: &mut Transfers, now: Instant) {
+    pub(super) fn reroute_all(&mut self, info_hash: InfoHash, transfers: &mut Transfers) {
         let Some(transfer) = transfers.all.get(&info_hash) else { return };
         let keys: Vec<ContentKey> = transfer.revision.contents.iter().filter_map(|c| c.key()).collect();
         for key in keys {
-            self.reroute(&key, transfers, now);
+            self.reroute(&key, transfers);
         }
     }
 
     /// [`Self::reroute`] for the contents that a torrent shares with other files.
-    pub(super) fn reroute_shared(&mut self, info_hash: InfoHash, transfers: &mut Transfers, now: Instant) {
+    pub(super) fn reroute_shared(&mut self, info_hash: InfoHash, transfers: &mut Transfers) {
         for key in self.active_of(&info_hash) {
             if self.all.get(&key).is_some_and(|joined| joined.uses.len() > 1) {
-                self.reroute(&key, transfers, now);
+                self.reroute(&key, transfers);
             }
         }
     }
@@ -280,12 +280,12 @@ impl Contents {
 }
 
 /// Records a timeout in the torrents of a waiter. Returns the reason, for people.
-fn record_timeout(waiter: &Waiter, transfers: &mut Transfers, now: Instant) -> String {
+fn record_timeout(waiter: &Waiter, transfers: &mut Transfers) -> String {
     let why = transfers.all.get(&waiter.via.0).map_or_else(String::new, |t| t.why_nothing_comes());
     for &(info_hash, piece) in &waiter.claims {
         let Some(transfer) = transfers.all.get_mut(&info_hash) else { continue };
         if waiter.kind == WaitKind::Read {
-            transfer.timeouts.insert(piece, now);
+            transfer.timeouts.insert(piece, transfers.effects.now);
         }
         transfer.last_error = Some(format!("timed out: {why}"));
     }

@@ -27,18 +27,18 @@ pub(super) fn withdraw(fetch: &Fetch, info_hash: &InfoHash, piece: PieceIndex) -
     if counted {
         tracing::warn!(path = %path.display(), ?bytes, "verified bytes are damaged on the disk; withdrawing them");
     }
-    fetch.with(|state, now| {
+    fetch.with(|state| {
         if let Some(transfer) = state.transfers.all.get_mut(info_hash).filter(|_| counted && cached) {
             transfer.damaged += bytes.end - bytes.start;
         }
-        state.contents.withdraw(&key, &bytes, &mut state.transfers, now);
+        state.contents.withdraw(&key, &bytes, &mut state.transfers);
     });
     counted
 }
 
 impl Contents {
     /// Withdraws pieces with bytes of a content from all torrents that have it.
-    fn withdraw(&mut self, key: &ContentKey, bytes: &Range<u64>, transfers: &mut Transfers, now: Instant) {
+    fn withdraw(&mut self, key: &ContentKey, bytes: &Range<u64>, transfers: &mut Transfers) {
         for (info_hash, file) in self.uses(key) {
             let Some(transfer) = transfers.all.get_mut(&info_hash) else { continue };
             let pieces = transfer.revision.layout.pieces_of(file, bytes.start, bytes.end - bytes.start);
@@ -48,12 +48,12 @@ impl Contents {
                 transfer.wants.mark_changed(piece.0);
             }
             if transfer.has_moved(file) {
-                transfers.add_again(info_hash, now);
+                transfers.add_again(info_hash);
             } else if let Some(id) = transfer.id() {
                 transfers.effects.send(Command::Withdraw(id, pieces));
                 transfers.effects.mark_changed(info_hash);
             }
         }
-        self.reroute(key, transfers, now);
+        self.reroute(key, transfers);
     }
 }

@@ -67,20 +67,20 @@ impl Fetch {
     /// Space may have become free: requests the pieces that wait for space, as far as it reaches, and first the pieces of
     /// the read that has waited longest. Whole files that have waited too long for space fail.
     pub fn space_came(&self) {
-        self.with(|state, _| {
+        self.with(|state| {
             let claims = state.contents.oldest_read().map(|(_, waiter)| waiter.claims.clone());
             for (info_hash, piece) in claims.into_iter().flatten() {
                 state.transfers.reconsider(info_hash, [piece]);
             }
         });
-        self.with(|state, _| {
+        self.with(|state| {
             let lacking = state.transfers.all.iter().filter(|(_, transfer)| transfer.space.lacks_any());
             let lacking = lacking.map(|(info_hash, transfer)| (*info_hash, transfer.space.lacking_pieces()));
             for (info_hash, pieces) in lacking.collect::<Vec<_>>() {
                 state.transfers.reconsider(info_hash, pieces);
             }
         });
-        self.with(|state, now| state.contents.fail_jobs_without_space(&mut state.transfers, now));
+        self.with(|state| state.contents.fail_jobs_without_space(&mut state.transfers));
     }
 
     /// Whether a joined torrent uses a content.
@@ -140,7 +140,7 @@ impl Fetch {
             (taken, ranges)
         };
         let freed = content.delete_taken(&taken);
-        self.with(|state, now| state.contents.were_deleted(&key, &ranges, &mut state.transfers, now));
+        self.with(|state| state.contents.were_deleted(&key, &ranges, &mut state.transfers));
         freed
     }
 
@@ -203,9 +203,11 @@ impl JoinedContent {
 }
 
 impl Contents {
-    fn fail_jobs_without_space(&mut self, transfers: &mut Transfers, now: Instant) {
+    fn fail_jobs_without_space(&mut self, transfers: &mut Transfers) {
         let hopeless: BTreeSet<TorrentPiece> = (transfers.all.iter())
-            .flat_map(|(hash, transfer)| transfer.space.hopeless(now).map(|piece| (*hash, piece)))
+            .flat_map(|(hash, transfer)| {
+                transfer.space.hopeless(transfers.effects.now).map(|piece| (*hash, piece))
+            })
             .collect();
         let fails = |waiter: &Waiter| {
             waiter.kind == WaitKind::Job && waiter.claims.iter().any(|claim| hopeless.contains(claim))
@@ -239,13 +241,7 @@ impl Contents {
     }
 
     /// The bytes of a range are deleted: its pieces may be requested again.
-    fn were_deleted(
-        &mut self,
-        key: &ContentKey,
-        ranges: &[Range<u64>],
-        transfers: &mut Transfers,
-        now: Instant,
-    ) {
+    fn were_deleted(&mut self, key: &ContentKey, ranges: &[Range<u64>], transfers: &mut Transfers) {
         for (info_hash, file) in self.uses(key) {
             let Some(transfer) = transfers.all.get_mut(&info_hash) else { continue };
             let mut pieces = pieces_in(&transfer.revision.layout, file, ranges);
@@ -253,7 +249,7 @@ impl Contents {
             transfers.reconsider(info_hash, pieces);
         }
         // A read that waits for these bytes and more did not claim them: they were verified when it began.
-        self.reroute(key, transfers, now);
+        self.reroute(key, transfers);
     }
 }
 

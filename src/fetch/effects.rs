@@ -39,6 +39,8 @@ pub(super) enum Command {
 /// Collected under the lock of the state, used after it is released.
 #[derive(Debug)]
 pub(super) struct Effects {
+    /// The time of the present change.
+    pub now: Instant,
     commands: VecDeque<Command>,
     changed: BTreeSet<InfoHash>,
     /// The earliest time requested since the timer last ran.

@@ -13,7 +13,7 @@ impl Fetch {
     pub fn handle(&self, event: Event) {
         let Some(id) = torrent_of(&event) else {
             if let Event::EventsLost = event {
-                self.with(|state, now| state.transfers.add_all_again(now));
+                self.with(|state| state.transfers.add_all_again());
             }
             return;
         };
@@ -33,17 +33,30 @@ impl Fetch {
             Event::ResumeData(_, bytes) => self.resume_came(id, bytes),
             Event::Metainfo(_, bytes) => self.metainfo_came(id, bytes),
             Event::Failed(_, why) => {
-                if let Some(info_hash) = self.with(|state, now| state.gave_up(id, &why, now)) {
+                if let Some(info_hash) = self.with(|state| state.gave_up(id, &why)) {
                     self.issuer.saver.save(Save::ForgetMetainfo(info_hash));
                 }
                 self.state.engine_changed.notify_waiters();
             }
             Event::DiskError(_, path, kind, text) => self.disk_failed(id, &path, kind, &text),
             Event::Removed(_) => {
-                self.with(|state, now| state.released(id, now));
+                self.with(|state| state.released(id));
                 self.state.engine_changed.notify_waiters();
             }
-            event => self.with(|state, now| state.simple_event(id, event, now)),
+            Event::Added(_) => self.with(|state| state.started(id)),
+            Event::PeerConnected(_, peer) => self.with(|state| state.peer_connected(id, peer)),
+            Event::PeerDisconnected(_, peer, why) => self.with(|state| state.peer_left(id, peer, &why)),
+            Event::Stats(_, stats) => self.with(|state| state.stats_came(id, stats)),
+            Event::SilentSeeds(_, seeds) => self.with(|state| {
+                if let Some(transfer) = state.transfers.staying(id) {
+                    transfer.peers.silent_seeds = seeds;
+                }
+            }),
+            Event::Metadata(..)
+            | Event::Listening(_)
+            | Event::ListenFailed(..)
+            | Event::Overlay(_)
+            | Event::EventsLost => {}
         }
     }
 
@@ -61,7 +74,7 @@ impl Fetch {
                     verified = true;
                     let path = content.path();
                     tracing::warn!(path = %path.display(), %error, "could not record a verified piece");
-                    self.with(|state, _| {
+                    self.with(|state| {
                         if let Some(transfer) = state.transfers.by_id(id) {
                             transfer.last_error = Some(format!("disk: {}: {error}", path.display()));
                         }
@@ -71,12 +84,12 @@ impl Fetch {
         }
         // Otherwise the remaining claims keep the piece requested.
         if verified {
-            self.with(|state, now| state.piece_came(id, piece, &key, &bytes, now));
+            self.with(|state| state.piece_came(id, piece, &key, &bytes));
         }
     }
 
     fn piece_rejected(&self, id: TorrentId, piece: PieceIndex) {
-        let Some((content, wrong)) = self.with(|state, _| state.piece_rejected(id, piece)) else { return };
+        let Some((content, wrong)) = self.with(|state| state.piece_rejected(id, piece)) else { return };
         // Without the lock, since it writes to the file of the block map.
         if let Err(error) = content.forget_unproved(wrong) {
             let path = content.path();
@@ -85,7 +98,7 @@ impl Fetch {
     }
 
     fn resume_came(&self, id: TorrentId, bytes: Vec<u8>) {
-        let save = self.with(|state, _| {
+        let save = self.with(|state| {
             let transfer = state.transfers.by_id(id)?;
             transfer.saving = false;
             (!transfer.metainfo_saved).then(|| Save::Resume(transfer.info_hash(), bytes))
@@ -96,7 +109,7 @@ impl Fetch {
 
     fn metainfo_came(&self, id: TorrentId, bytes: Option<Vec<u8>>) {
         let mut without_layers = None;
-        let save = self.with(|state, _| {
+        let save = self.with(|state| {
             let transfer = state.transfers.by_id(id)?;
             transfer.exporting = false;
             let Some(bytes) = bytes else {
@@ -121,20 +134,20 @@ impl Fetch {
             DiskErrorKind::Missing => self.forget_lost_file(id, path),
             _ => Vec::new(),
         };
-        self.with(|state, now| {
-            state.disk_error(id, path, kind, text, now);
+        self.with(|state| {
+            state.disk_error(id, path, kind, text);
             if let Some(&info_hash) = state.transfers.ids.get(&id).filter(|_| !lost.is_empty()) {
-                state.transfers.add_again(info_hash, now);
+                state.transfers.add_again(info_hash);
             }
             // Reads that wait for more than was missing when they began need these pieces too.
             for key in &lost {
-                state.contents.reroute(key, &mut state.transfers, now);
+                state.contents.reroute(key, &mut state.transfers);
             }
         });
     }
 
     /// Marks the bytes of a file that was removed or cut as missing. The engine may have created the file again, and holes
-    /// in it cannot be told from data, so all of its bytes are fetched again. Returns the contents that lost bytes.
+    /// in it look like data, so all of its bytes are fetched again. Returns the contents that lost bytes.
     fn forget_lost_file(&self, id: TorrentId, path: &Path) -> Vec<ContentKey> {
         let found = {
             let mut state = self.state.lock();

@@ -63,7 +63,7 @@ impl Transfers {
     }
 
     /// Sets the exposure of a torrent. Returns whether it changed.
-    pub(super) fn expose(&mut self, info_hash: InfoHash, exposure: Exposure, now: Instant) -> bool {
+    pub(super) fn expose(&mut self, info_hash: InfoHash, exposure: Exposure) -> bool {
         let former = match exposure {
             Exposure::Public => self.exposures.remove(&info_hash),
             _ => self.exposures.insert(info_hash, exposure),
@@ -73,20 +73,20 @@ impl Transfers {
             if exposure == Exposure::Hidden {
                 self.withhold(&info_hash);
             }
-            self.add_again(info_hash, now);
+            self.add_again(info_hash);
         }
         changes
     }
 
     /// Adds the torrents again that offer pieces which are reserved now.
-    pub(super) fn withdraw_reserved(&mut self, now: Instant) {
+    pub(super) fn withdraw_reserved(&mut self) {
         let offers = |(info_hash, transfer): &(&InfoHash, &Transfer)| {
             transfer.offers_reserved(self.exposure(info_hash))
         };
         let offering: Vec<InfoHash> = self.all.iter().filter(offers).map(|(hash, _)| *hash).collect();
         for info_hash in offering {
             self.withhold(&info_hash);
-            self.add_again(info_hash, now);
+            self.add_again(info_hash);
         }
     }
 

@@ -25,12 +25,12 @@ impl EvictionHold {
         keys: &[ContentKey],
         within: Duration,
     ) -> Result<Self, NotReleased> {
-        let torrents = fetch.with(|state, now| {
+        let torrents = fetch.with(|state| {
             let uses = keys.iter().flat_map(|key| state.contents.uses(key));
             let mut torrents: Vec<InfoHash> = uses.map(|(info_hash, _)| info_hash).collect();
             torrents.sort_unstable();
             torrents.dedup();
-            state.transfers.hold(keys, &torrents, now);
+            state.transfers.hold(keys, &torrents);
             torrents
         });
         let hold = Self { fetch: fetch.clone(), keys: keys.to_vec() };
@@ -47,6 +47,6 @@ impl EvictionHold {
 
 impl Drop for EvictionHold {
     fn drop(&mut self) {
-        self.fetch.with(|state, _| state.transfers.end_hold(&self.keys));
+        self.fetch.with(|state| state.transfers.end_hold(&self.keys));
     }
 }

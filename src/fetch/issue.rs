@@ -105,7 +105,7 @@ impl Issuer {
         };
         if let Err(error) = result {
             // The loop in `issue` issues the commands that follow.
-            state.change(|state, _| state.refused(id, &error));
+            state.change(|state| state.refused(id, &error));
             state.engine_changed.notify_waiters();
         }
     }
@@ -138,7 +138,7 @@ impl Issuer {
                 use_saved = false;
                 continue;
             }
-            state.change(|state, now| state.added(info_hash, result, with, now));
+            state.change(|state| state.added(info_hash, result, with));
             return;
         }
     }

@@ -69,7 +69,7 @@ pub(super) fn compute_in_background(fetch: &Fetch, revision: Arc<StoredRevision>
                 let saver = &fetch.issuer.saver;
                 saver.save(Save::Metainfo(info_hash, metainfo));
                 if saver.flush().await {
-                    fetch.with(|state, now| state.transfers.add_again(info_hash, now));
+                    fetch.with(|state| state.transfers.add_again(info_hash));
                 }
             }
             Err(LayersError::Hash(HashError::Cancelled)) => {}

@@ -134,7 +134,7 @@ impl Fetch {
     }
 
     /// Changes the state, then issues the commands that follow.
-    fn with<R>(&self, change: impl FnOnce(&mut FetchState, Instant) -> R) -> R {
+    fn with<R>(&self, change: impl FnOnce(&mut FetchState) -> R) -> R {
         let (result, has_commands) = self.state.change(change);
         if has_commands {
             self.issuer.issue(&self.state);
@@ -145,7 +145,7 @@ impl Fetch {
     /// Joins the swarm of a revision, to upload its verified bytes. Idempotent. `Broken` if the engine refuses it, and for a
     /// while afterwards.
     pub fn join(&self, revision: &Arc<StoredRevision>) -> Result<(), ReadError> {
-        self.with(|state, now| state.join(revision, now))?;
+        self.with(|state| state.join(revision))?;
         // The command has been issued, here or by a thread that this one waited for.
         let state = self.state.lock();
         match state.transfers.all.get(&revision.manifest.torrent.info_hash).map(|t| &t.phase) {
@@ -157,12 +157,12 @@ impl Fetch {
     /// Names hosts that have a revision, in addition to the peers of the settings. They are called whenever its swarm is
     /// searched, until it is left.
     pub fn introduce(&self, info_hash: &InfoHash, peers: &[SocketAddr]) {
-        self.with(|state, _| state.transfers.introduce(*info_hash, peers));
+        self.with(|state| state.transfers.introduce(*info_hash, peers));
     }
 
     /// [`Self::introduce`] for all swarms that are joined.
     pub fn introduce_to_all(&self, peers: &[SocketAddr]) {
-        self.with(|state, _| {
+        self.with(|state| {
             for info_hash in state.transfers.all.keys().copied().collect::<Vec<_>>() {
                 state.transfers.introduce(info_hash, peers);
             }
@@ -183,7 +183,7 @@ impl Fetch {
     /// Sets which hosts may learn of a torrent, by default all. Returns whether that is a change; a torrent in the engine is
     /// added again then.
     pub fn expose(&self, info_hash: &InfoHash, exposure: Exposure) -> bool {
-        self.with(|state, now| state.transfers.expose(*info_hash, exposure, now))
+        self.with(|state| state.transfers.expose(*info_hash, exposure))
     }
 
     /// Which hosts may learn of a torrent.
@@ -194,31 +194,31 @@ impl Fetch {
     /// Must be called when other contents are reserved than before (see
     /// [`Store::withhold`](crate::store::Store::withhold)): torrents that offer their bytes are added again without them.
     pub fn withdraw_reserved(&self) {
-        self.with(|state, now| state.transfers.withdraw_reserved(now));
+        self.with(|state| state.transfers.withdraw_reserved());
     }
 
     /// Leaves a swarm and fails its waiting reads with `Left`.
     pub fn leave(&self, info_hash: &InfoHash) {
-        self.with(|state, now| state.leave(*info_hash, now));
+        self.with(|state| state.leave(*info_hash));
     }
 
     /// The files of a revision have moved, or bytes of them were found on the disk: its torrent continues with the present
     /// files, unnoticed by waiting reads. Does nothing where nothing changed.
     pub fn relocate(&self, revision: &Arc<StoredRevision>) {
-        self.with(|state, now| state.relocate(revision, now));
+        self.with(|state| state.relocate(revision));
     }
 
     /// The last handle of a file was closed: pieces ahead of its readers are no longer wanted.
     pub fn released(&self, file: &FileRef) {
         if let Some(key) = file.content().key() {
-            self.with(|state, _| state.contents.drop_windows(&key, &mut state.transfers));
+            self.with(|state| state.contents.drop_windows(&key, &mut state.transfers));
         }
     }
 
     /// Fails all waiting reads with `Stopped`, and every later one.
     pub fn stop(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
-        self.with(|state, _| state.stop());
+        self.with(|state| state.stop());
     }
 
     /// Withdraws a piece of a joined torrent whose bytes on the disk do not match its hash. Returns whether it counted as
@@ -245,7 +245,7 @@ impl Fetch {
 
     /// Writes resume data of everything that changed; returns when all is on disk or `within` has passed.
     pub async fn flush(&self, within: Duration) {
-        self.with(|state, now| state.transfers.save_changed(true, now));
+        self.with(|state| state.transfers.save_changed(true));
         if tokio::time::timeout(within, saving::saved(&self.state, &self.issuer.saver)).await.is_err() {
             tracing::warn!(?within, "could not write all resume data in time");
         }

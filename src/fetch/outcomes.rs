@@ -1,21 +1,21 @@
 //! What events of the engine change in the state.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
+use super::ReadError;
 use super::contents::Contents;
+use super::effects::Command;
 use super::handed::Origin;
 use super::issue::AddedWith;
 use super::state::FetchState;
 use super::transfers::Transfers;
 use super::waiters::{WaitKind, Waiter};
-use super::{ReadError, effects::Command};
 use crate::model::{InfoHash, PieceIndex};
 use crate::store::{Content, ContentKey, Lies};
-use crate::torrent::{DiskErrorKind, EngineError, Event, TorrentId};
+use crate::torrent::{DiskErrorKind, EngineError, SwarmStats, TorrentId};
 
 /// The content of a piece, the bytes of it that the piece holds, and where they are stored after how many moves.
 pub(super) type PieceOwners = (ContentKey, Range<u64>, Vec<(Arc<Content>, u64)>);
@@ -27,17 +27,16 @@ impl FetchState {
         info_hash: InfoHash,
         result: Result<TorrentId, EngineError>,
         with: AddedWith,
-        now: Instant,
     ) {
         match result {
             Ok(id) => {
-                if self.transfers.added(info_hash, id, with, now) {
-                    self.proofs.expect(&mut self.transfers.effects, now);
+                if self.transfers.added(info_hash, id, with) {
+                    self.proofs.expect(&mut self.transfers.effects);
                 }
             }
             Err(error) => {
                 tracing::warn!(%info_hash, %error, "the engine refused a torrent");
-                self.transfer_failed(info_hash, &error.to_string(), now);
+                self.transfer_failed(info_hash, &error.to_string());
             }
         }
     }
@@ -47,26 +46,19 @@ impl FetchState {
         let Some(transfer) = self.transfers.by_id(id) else { return };
         transfer.saving = false;
         transfer.exporting = false;
-        match error {
-            // Its `Removed` follows.
-            EngineError::UnknownTorrent => {}
-            EngineError::BadTorrent(_)
-            | EngineError::BadItem(_)
-            | EngineError::Busy
-            | EngineError::Internal(_)
-            | EngineError::MessageTooLong(_)
-            | EngineError::Listen { .. } => {
-                tracing::warn!(%error, "the engine refused a command");
-                transfer.last_error = Some(error.to_string());
-            }
+        // The `Removed` of an unknown torrent follows.
+        if !matches!(error, EngineError::UnknownTorrent) {
+            tracing::warn!(%error, "the engine refused a command");
+            transfer.last_error = Some(error.to_string());
         }
     }
 
-    fn transfer_failed(&mut self, info_hash: InfoHash, why: &str, now: Instant) {
+    fn transfer_failed(&mut self, info_hash: InfoHash, why: &str) {
+        let now = self.transfers.effects.now;
         let Some(transfer) = self.transfers.all.get_mut(&info_hash) else { return };
         transfer.failed(why, now);
         let error = ReadError::Broken(why.to_owned());
-        self.contents.fail_waiters_of(info_hash, &error, &mut self.transfers, now);
+        self.contents.fail_waiters_of(info_hash, &error, &mut self.transfers);
     }
 
     /// The contents that have the bytes of a piece.
@@ -91,8 +83,8 @@ impl FetchState {
         piece: PieceIndex,
         key: &ContentKey,
         bytes: &Range<u64>,
-        now: Instant,
     ) {
+        let now = self.transfers.effects.now;
         let Self { transfers, contents, settings, .. } = self;
         let Some(&info_hash) = transfers.ids.get(&id) else { return };
         if let Some(transfer) = transfers.all.get_mut(&info_hash) {
@@ -105,77 +97,66 @@ impl FetchState {
         }
         cancel_duplicates(contents, transfers, (info_hash, piece.0), key, bytes);
         contents.answer_ready(key, transfers);
-        contents.claim_windows(key, transfers, now);
+        contents.claim_windows(key, transfers);
         if contents.all.get(key).is_some_and(|joined| joined.content.is_complete()) {
             contents.drop_windows(key, transfers);
             for (of, _) in contents.uses(key) {
-                transfers.completed(of, now);
+                transfers.completed(of);
             }
         }
     }
 
-    /// An event that changes nothing but the state.
-    pub(super) fn simple_event(&mut self, id: TorrentId, event: Event, now: Instant) {
-        let Some(transfer) = self.transfers.by_id(id) else { return };
+    /// The torrent runs.
+    pub(super) fn started(&mut self, id: TorrentId) {
+        let now = self.transfers.effects.now;
+        let Some(transfer) = self.transfers.staying(id) else { return };
         let info_hash = transfer.info_hash();
-        if transfer.id() != Some(id) {
-            if let Event::Stats(_, stats) = event {
-                transfer.last_stats_came(id, stats);
+        transfer.started(id, now);
+        self.transfers.effects.mark_changed(info_hash);
+        self.contents.reroute_all(info_hash, &mut self.transfers);
+        self.transfers.export_if_seed(info_hash);
+        if self.contents.has_waiters(&info_hash) {
+            self.transfers.start_search(info_hash);
+        }
+    }
+
+    pub(super) fn peer_connected(&mut self, id: TorrentId, peer: SocketAddr) {
+        let now = self.transfers.effects.now;
+        let Some(transfer) = self.transfers.staying(id) else { return };
+        let info_hash = transfer.info_hash();
+        if transfer.peer_came(peer, now) {
+            if transfer.unproved.any() {
+                self.proofs.expect(&mut self.transfers.effects);
             }
+            self.contents.reroute_shared(info_hash, &mut self.transfers);
+        }
+    }
+
+    pub(super) fn peer_left(&mut self, id: TorrentId, peer: SocketAddr, why: &str) {
+        let now = self.transfers.effects.now;
+        let Some(transfer) = self.transfers.staying(id) else { return };
+        let info_hash = transfer.info_hash();
+        tracing::debug!(%info_hash, %peer, why, "a peer disconnected");
+        transfer.peers.connected.remove(&peer);
+        if !transfer.peers.connected.is_empty() {
             return;
         }
-        match event {
-            Event::Added(_) => {
-                transfer.started(id, now);
-                self.transfers.effects.mark_changed(info_hash);
-                self.contents.reroute_all(info_hash, &mut self.transfers, now);
-                self.transfers.export_if_seed(info_hash);
-                if self.contents.has_waiters(&info_hash) {
-                    self.transfers.start_search(info_hash, now);
-                }
-            }
-            Event::PeerConnected(_, peer) => {
-                let first = transfer.peer_came(peer, now);
-                if first && transfer.unproved.any() {
-                    self.proofs.expect(&mut self.transfers.effects, now);
-                }
-                if first {
-                    self.contents.reroute_shared(info_hash, &mut self.transfers, now);
-                }
-            }
-            Event::PeerDisconnected(_, peer, why) => {
-                tracing::debug!(%info_hash, %peer, %why, "a peer disconnected");
-                transfer.peers.connected.remove(&peer);
-                if transfer.peers.connected.is_empty() {
-                    self.last_peer_left(info_hash, now);
-                }
-            }
-            Event::Stats(_, stats) => transfer.stats_came(stats, now),
-            Event::SilentSeeds(_, seeds) => transfer.peers.silent_seeds = seeds,
-            Event::Metadata(..)
-            | Event::DiskError(..)
-            | Event::Removed(_)
-            | Event::Failed(..)
-            | Event::PieceVerified(..)
-            | Event::PieceRejected(..)
-            | Event::PieceDamaged(..)
-            | Event::ResumeData(..)
-            | Event::Metainfo(..)
-            | Event::Listening(_)
-            | Event::ListenFailed(..)
-            | Event::Overlay(_)
-            | Event::EventsLost => {}
-        }
-    }
-
-    fn last_peer_left(&mut self, info_hash: InfoHash, now: Instant) {
-        self.contents.reroute_shared(info_hash, &mut self.transfers, now);
+        self.contents.reroute_shared(info_hash, &mut self.transfers);
         if self.contents.has_waiters(&info_hash) {
-            self.transfers.start_search(info_hash, now);
+            self.transfers.start_search(info_hash);
             let transfer = self.transfers.all.get_mut(&info_hash);
             if let Some(when) = transfer.and_then(|transfer| transfer.peers.call_again(now)) {
                 self.transfers.effects.wake_by(when);
             }
+        }
+    }
+
+    pub(super) fn stats_came(&mut self, id: TorrentId, stats: SwarmStats) {
+        let now = self.transfers.effects.now;
+        match self.transfers.by_id(id) {
+            Some(transfer) if transfer.id() == Some(id) => transfer.stats_came(stats, now),
+            Some(transfer) => transfer.last_stats_came(id, stats),
+            None => {}
         }
     }
 
@@ -208,14 +189,7 @@ impl FetchState {
     }
 
     /// Reading or writing a file of a torrent failed. The pieces in flight are lost.
-    pub(super) fn disk_error(
-        &mut self,
-        id: TorrentId,
-        path: &Path,
-        kind: DiskErrorKind,
-        text: &str,
-        now: Instant,
-    ) {
+    pub(super) fn disk_error(&mut self, id: TorrentId, path: &Path, kind: DiskErrorKind, text: &str) {
         let Self { transfers, contents, settings, .. } = self;
         let Some(transfer) = transfers.by_id(id) else { return };
         let info_hash = transfer.info_hash();
@@ -231,7 +205,7 @@ impl FetchState {
                 // the cache waits for space. The engine would fetch again all that it was asked for, with or without space.
                 settings.rooms.cache.refused();
                 transfer.space.release_all(&settings.rooms);
-                return transfers.add_again(info_hash, now);
+                return transfers.add_again(info_hash);
             }
             DiskErrorKind::Full | DiskErrorKind::ReadOnly => true,
             DiskErrorKind::Missing | DiskErrorKind::Other => transfer.disk_failed,
@@ -254,14 +228,14 @@ impl FetchState {
     }
 
     /// The engine released a torrent.
-    pub(super) fn released(&mut self, id: TorrentId, now: Instant) {
+    pub(super) fn released(&mut self, id: TorrentId) {
         if let Some(info_hash) = self.transfers.released(id).map(|transfer| transfer.info_hash()) {
-            self.transfer_failed(info_hash, "the engine dropped the torrent", now);
+            self.transfer_failed(info_hash, "the engine dropped the torrent");
         }
     }
 
     /// The engine gave up a torrent. Returns it if the metainfo stored on disk may be the cause.
-    pub(super) fn gave_up(&mut self, id: TorrentId, why: &str, now: Instant) -> Option<InfoHash> {
+    pub(super) fn gave_up(&mut self, id: TorrentId, why: &str) -> Option<InfoHash> {
         let transfer = self.transfers.staying(id)?;
         let info_hash = transfer.info_hash();
         tracing::warn!(%info_hash, why, "the engine gave up a torrent");
@@ -276,7 +250,7 @@ impl FetchState {
             self.transfers.add_or_hold(info_hash);
             return Some(info_hash);
         }
-        self.transfer_failed(info_hash, why, now);
+        self.transfer_failed(info_hash, why);
         None
     }
 }

@@ -46,13 +46,8 @@ enum Apply {
 
 impl Contents {
     /// Records a read of verified or awaited bytes: moves the file's cursors and windows.
-    pub(super) fn touch(
-        &mut self,
-        file: &FileRef,
-        range: Range<u64>,
-        transfers: &mut Transfers,
-        now: Instant,
-    ) {
+    pub(super) fn touch(&mut self, file: &FileRef, range: Range<u64>, transfers: &mut Transfers) {
+        let now = transfers.effects.now;
         let (content, info_hash) = (file.content(), file.info_hash());
         let Some(key) = content.key().filter(|_| !content.is_complete()) else { return };
         if !transfers.all.contains_key(&info_hash) {
@@ -73,16 +68,16 @@ impl Contents {
         transfers.effects.wake_by(now + STALE);
         let bounds = self.bounds();
         if let Some(joined) = self.all.get_mut(&key) {
-            joined.claim_window(id, Apply::IfMoved, bounds, transfers, now);
+            joined.claim_window(id, Apply::IfMoved, bounds, transfers);
         }
     }
 
     /// Updates the claims of all cursors of a content.
-    pub(super) fn claim_windows(&mut self, key: &ContentKey, transfers: &mut Transfers, now: Instant) {
+    pub(super) fn claim_windows(&mut self, key: &ContentKey, transfers: &mut Transfers) {
         let bounds = self.bounds();
         let Some(joined) = self.all.get_mut(key) else { return };
         for id in joined.windows.cursors().iter().map(|cursor| cursor.id).collect::<Vec<_>>() {
-            joined.claim_window(id, Apply::Always, bounds, transfers, now);
+            joined.claim_window(id, Apply::Always, bounds, transfers);
         }
     }
 
@@ -113,11 +108,11 @@ impl Contents {
     }
 
     /// Ends the windows of cursors that no read has moved for a while. A cursor whose reader waits is not stale.
-    pub(super) fn rest_stale_cursors(&mut self, transfers: &mut Transfers, now: Instant) {
+    pub(super) fn rest_stale_cursors(&mut self, transfers: &mut Transfers) {
         for key in self.active.iter().copied().collect::<Vec<_>>() {
             let Some(joined) = self.all.get_mut(&key) else { continue };
-            if joined.waiters.is_empty() && joined.windows.rest_stale(now) {
-                self.claim_windows(&key, transfers, now);
+            if joined.waiters.is_empty() && joined.windows.rest_stale(transfers.effects.now) {
+                self.claim_windows(&key, transfers);
                 self.deactivate_if_idle(&key);
             }
         }
@@ -132,14 +127,7 @@ impl Contents {
 }
 
 impl JoinedContent {
-    fn claim_window(
-        &mut self,
-        id: ClaimId,
-        when: Apply,
-        bounds: Bounds,
-        transfers: &mut Transfers,
-        now: Instant,
-    ) {
+    fn claim_window(&mut self, id: ClaimId, when: Apply, bounds: Bounds, transfers: &mut Transfers) {
         let len = self.content.len();
         let Some(cursor) = self.windows.cursor_mut(id) else { return };
         let Some(via) = cursor.via else { return };
@@ -157,14 +145,14 @@ impl JoinedContent {
         }
         cursor.pieces = pieces;
         let old = std::mem::take(&mut cursor.claims);
-        let mut new = if wanted.is_empty() { Vec::new() } else { self.route(via, &wanted, transfers, now) };
+        let mut new = if wanted.is_empty() { Vec::new() } else { self.route(via, &wanted, transfers) };
         // A window may begin and end inside a piece, and the whole piece is requested.
         let lengths = new.iter().map(|claim| piece_bytes(claim, transfers));
         new.truncate(within(bounds.window, lengths));
         transfers.release(old.iter().filter(|c| new.binary_search(c).is_err()), id);
         for (i, &piece) in new.iter().enumerate() {
             let level = if i < NEAR_PIECES { Level::Near } else { Level::Ahead };
-            transfers.claim(piece, id, level, NEAR_STEP * (i as u32 + 1), now);
+            transfers.claim(piece, id, level, NEAR_STEP * (i as u32 + 1));
         }
         if let Some(cursor) = self.windows.cursor_mut(id) {
             cursor.claims = new;

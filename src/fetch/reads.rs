@@ -85,7 +85,7 @@ impl Fetch {
         // A file outside the cache lacks only bytes that are wrong in it, which are not fetched ahead.
         if !content.is_complete() && !content.is_placed() {
             self.learn_tensors(content);
-            self.with(|state, now| state.contents.touch(file, range, &mut state.transfers, now));
+            self.with(|state| state.contents.touch(file, range, &mut state.transfers));
         }
         Some(bytes)
     }
@@ -150,10 +150,10 @@ impl Fetch {
 
     /// Waits until all requested bytes are verified, or the first request fails.
     async fn wait_for(&self, requests: Vec<WaitRequest>, timeout: Duration) -> Result<(), ReadError> {
-        let (tickets, refused) = self.with(|state, now| {
+        let (tickets, refused) = self.with(|state| {
             let mut tickets = Vec::new();
             for request in &requests {
-                match state.park(request, timeout, now) {
+                match state.park(request, timeout) {
                     Ok(ticket) => tickets.extend(ticket),
                     Err(why) => return (tickets, Err(why)),
                 }

@@ -19,7 +19,6 @@ impl JoinedContent {
         via: TorrentFile,
         range: &Range<u64>,
         transfers: &Transfers,
-        now: Instant,
     ) -> Vec<TorrentPiece> {
         let Some(own) = transfers.all.get(&via.0) else { return Vec::new() };
         let layout = &own.revision.layout;
@@ -28,7 +27,7 @@ impl JoinedContent {
             let other = layout
                 .owner(PieceIndex(piece))
                 .filter(|_| self.uses.len() > 1)
-                .and_then(|(_, bytes)| self.other_source(via, piece, &bytes, transfers, now));
+                .and_then(|(_, bytes)| self.other_source(via, piece, &bytes, transfers));
             match other {
                 Some(pieces) => out.extend(pieces),
                 None => out.push((via.0, piece)),
@@ -45,8 +44,8 @@ impl JoinedContent {
         piece: u32,
         bytes: &Range<u64>,
         transfers: &Transfers,
-        now: Instant,
     ) -> Option<Vec<TorrentPiece>> {
+        let now = transfers.effects.now;
         let own = transfers.all.get(&via.0)?;
         let own_alive = own.is_alive(now);
         let own_claimed = own_alive && own.wants.is_claimed(piece);
@@ -80,9 +79,9 @@ impl JoinedContent {
     }
 
     /// Claims for a waiter the pieces through which its bytes are fetched now, and releases all other pieces.
-    pub(super) fn claim_for_waiter(&mut self, id: ClaimId, transfers: &mut Transfers, now: Instant) {
+    pub(super) fn claim_for_waiter(&mut self, id: ClaimId, transfers: &mut Transfers) {
         let Some(waiter) = self.waiters.get(&id) else { return };
-        let mut new = self.route(waiter.via, &waiter.range, transfers, now);
+        let mut new = self.route(waiter.via, &waiter.range, transfers);
         if let Some(own) = transfers.all.get(&waiter.via.0).filter(|_| waiter.spread) {
             let own = self.missing_pieces(&own.revision.layout, waiter.via.1, &waiter.range);
             new.extend(own.into_iter().map(|piece| (waiter.via.0, piece)));
@@ -92,7 +91,7 @@ impl JoinedContent {
         transfers.release(waiter.claims.iter().filter(|c| new.binary_search(c).is_err()), id);
         let level = if waiter.kind == WaitKind::Read { Level::Urgent } else { Level::Bulk };
         for &piece in &new {
-            transfers.claim(piece, id, level, Duration::ZERO, now);
+            transfers.claim(piece, id, level, Duration::ZERO);
         }
         if let Some(waiter) = self.waiters.get_mut(&id) {
             waiter.claims = new;

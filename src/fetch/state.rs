@@ -1,4 +1,4 @@
-//! Everything that changes, behind one lock: transfers, contents, and the sources beside peers.
+//! All state behind one lock: transfers, contents, requests over HTTP and proofs.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -45,7 +45,8 @@ impl FetchState {
     }
 
     /// Turns changed claims into commands. Called before the lock is released.
-    fn queue_orders(&mut self, now: Instant) {
+    fn queue_orders(&mut self) {
+        let now = self.transfers.effects.now;
         for info_hash in self.transfers.effects.take_changed() {
             let Transfers { all, effects, .. } = &mut self.transfers;
             let Some(transfer) = all.get_mut(&info_hash) else { continue };
@@ -57,12 +58,13 @@ impl FetchState {
                 effects.send(Command::Orders(id, orders));
             }
             self.proofs.prove_wanted(transfer, effects);
-            self.web.request(transfer, effects, now);
+            self.web.request(transfer, effects);
         }
     }
 
     /// Joins a swarm unless it is joined.
-    pub(super) fn join(&mut self, revision: &Arc<StoredRevision>, now: Instant) -> Result<(), ReadError> {
+    pub(super) fn join(&mut self, revision: &Arc<StoredRevision>) -> Result<(), ReadError> {
+        let now = self.transfers.effects.now;
         if self.stopped {
             return Err(ReadError::Stopped);
         }
@@ -74,13 +76,13 @@ impl FetchState {
             return Ok(());
         }
         let web = TransferWeb::of(&revision.manifest, self.settings.web.as_ref());
-        self.transfers.insert(Transfer::new(revision.clone(), web, now), now);
+        self.transfers.insert(Transfer::new(revision.clone(), web, now));
         self.contents.adopt(revision);
         Ok(())
     }
 
     /// Leaves a swarm and fails its waiters.
-    pub(super) fn leave(&mut self, info_hash: InfoHash, now: Instant) {
+    pub(super) fn leave(&mut self, info_hash: InfoHash) {
         let Self { transfers, contents, settings, .. } = self;
         if !transfers.all.contains_key(&info_hash) {
             return;
@@ -88,12 +90,12 @@ impl FetchState {
         contents.answer_all(&Err(ReadError::Left), |waiter| waiter.via.0 == info_hash, transfers);
         contents.drop_windows_of(&info_hash, transfers);
         if let Some(transfer) = transfers.remove(info_hash, &settings.rooms) {
-            contents.abandon(&transfer.revision, transfers, now);
+            contents.abandon(&transfer.revision, transfers);
         }
     }
 
     /// The files of a revision have other paths, or bytes of them were found on the disk.
-    pub(super) fn relocate(&mut self, revision: &Arc<StoredRevision>, now: Instant) {
+    pub(super) fn relocate(&mut self, revision: &Arc<StoredRevision>) {
         let info_hash = revision.manifest.torrent.info_hash;
         let Some(transfer) = self.transfers.all.get_mut(&info_hash) else { return };
         if transfer.revision.manifest != revision.manifest {
@@ -113,7 +115,7 @@ impl FetchState {
         }
         let exposure = self.transfers.exposure(&info_hash);
         if self.transfers.all.get(&info_hash).is_some_and(|t| t.is_outdated(exposure)) {
-            self.transfers.add_again(info_hash, now);
+            self.transfers.add_again(info_hash);
         }
     }
 
@@ -132,8 +134,8 @@ impl FetchState {
         &mut self,
         request: &WaitRequest,
         timeout: Duration,
-        now: Instant,
     ) -> Result<Option<Ticket>, ReadError> {
+        let now = self.transfers.effects.now;
         if self.stopped {
             return Err(ReadError::Stopped);
         }
@@ -142,16 +144,16 @@ impl FetchState {
         let is_read = *kind == WaitKind::Read;
         if file.content().has(range.clone()) {
             if is_read {
-                self.contents.touch(file, range.clone(), &mut self.transfers, now);
+                self.contents.touch(file, range.clone(), &mut self.transfers);
             }
             return Ok(None);
         }
-        self.join(&file.revision, now)?;
+        self.join(&file.revision)?;
         let via = (file.info_hash(), file.file);
         if is_read {
-            self.refuse_timed_out(&key, via, range, now)?;
+            self.refuse_timed_out(&key, via, range)?;
         }
-        self.add_again_if_lost(&key, via, range, now);
+        self.add_again_if_lost(&key, via, range);
         let id = self.transfers.effects.new_id();
         let (answer, answered) = oneshot::channel();
         let waiter = Waiter {
@@ -164,13 +166,13 @@ impl FetchState {
             spread: false,
             answer,
         };
-        if !self.contents.insert_waiter(&key, id, waiter, &mut self.transfers, now) {
+        if !self.contents.insert_waiter(&key, id, waiter, &mut self.transfers) {
             return Err(ReadError::Stopped);
         }
         if is_read {
-            self.contents.touch(file, range.clone(), &mut self.transfers, now);
+            self.contents.touch(file, range.clone(), &mut self.transfers);
         }
-        self.transfers.start_search(via.0, now);
+        self.transfers.start_search(via.0);
         Ok(Some(Ticket { key, id, answer: answered }))
     }
 
@@ -179,10 +181,10 @@ impl FetchState {
         key: &ContentKey,
         via: TorrentFile,
         range: &Range<u64>,
-        now: Instant,
     ) -> Result<(), ReadError> {
+        let now = self.transfers.effects.now;
         let Some(joined) = self.contents.all.get(key) else { return Ok(()) };
-        for (info_hash, piece) in joined.route(via, range, &self.transfers, now) {
+        for (info_hash, piece) in joined.route(via, range, &self.transfers) {
             let Some(transfer) = self.transfers.all.get(&info_hash) else { continue };
             if transfer.timeouts.contains(piece, now) {
                 return Err(ReadError::TimedOut(transfer.why_nothing_comes()));
@@ -193,18 +195,18 @@ impl FetchState {
 
     /// The engine fetches a piece that it believes to have only when the torrent is added without it, and writes to a
     /// file that has moved only when the torrent is added with the new path.
-    fn add_again_if_lost(&mut self, key: &ContentKey, via: TorrentFile, range: &Range<u64>, now: Instant) {
+    fn add_again_if_lost(&mut self, key: &ContentKey, via: TorrentFile, range: &Range<u64>) {
         let Self { transfers, contents, .. } = self;
         if transfers.all.get(&via.0).is_some_and(|t| t.has_moved(via.1)) {
-            return transfers.add_again(via.0, now);
+            return transfers.add_again(via.0);
         }
         let Some(joined) = contents.all.get(key) else { return };
-        let lost = joined.route(via, range, transfers, now).into_iter().find(|(info_hash, piece)| {
+        let lost = joined.route(via, range, transfers).into_iter().find(|(info_hash, piece)| {
             let transfer = transfers.all.get(info_hash);
             transfer.is_some_and(|t| t.id().is_some() && t.engine_has.contains(*piece as usize))
         });
         if let Some((info_hash, _)) = lost {
-            transfers.add_again(info_hash, now);
+            transfers.add_again(info_hash);
         }
     }
 
@@ -244,11 +246,11 @@ impl SharedState {
     }
 
     /// Changes the state and queues the commands that follow. Returns the result, and whether commands are queued.
-    pub(super) fn change<R>(&self, change: impl FnOnce(&mut FetchState, Instant) -> R) -> (R, bool) {
+    pub(super) fn change<R>(&self, change: impl FnOnce(&mut FetchState) -> R) -> (R, bool) {
         let mut state = self.lock();
-        let now = Instant::now();
-        let result = change(&mut state, now);
-        state.queue_orders(now);
+        state.transfers.effects.now = Instant::now();
+        let result = change(&mut state);
+        state.queue_orders();
         let effects = &mut state.transfers.effects;
         let (earlier, has_commands) = (effects.take_earlier_wake(), effects.has_commands());
         drop(state);

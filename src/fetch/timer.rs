@@ -26,8 +26,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 pub(super) async fn run(fetch: Weak<Fetch>, wake: Arc<Notify>) {
     loop {
         let next = match fetch.upgrade() {
-            Some(fetch) => fetch.with(|state, now| {
-                let next = state.run_timer(now);
+            Some(fetch) => fetch.with(|state| {
+                let next = state.run_timer();
                 fetch.starving.send_if_modified(|known| {
                     let starving = state.starving();
                     let changes = *known != starving;
@@ -47,23 +47,24 @@ pub(super) async fn run(fetch: Weak<Fetch>, wake: Arc<Notify>) {
 
 impl FetchState {
     /// Does all that is due. Returns when to run next.
-    fn run_timer(&mut self, now: Instant) -> Instant {
+    fn run_timer(&mut self) -> Instant {
+        let now = self.transfers.effects.now;
         let Self { transfers, contents, proofs, web, .. } = self;
-        contents.end_overdue_waits(transfers, now);
-        transfers.finish_overdue_removals(now);
-        for stuck in transfers.search_for_peers(&contents.waited_for_torrents(), now) {
-            contents.reroute_shared(stuck, transfers, now);
+        contents.end_overdue_waits(transfers);
+        transfers.finish_overdue_removals();
+        for stuck in transfers.search_for_peers(&contents.waited_for_torrents()) {
+            contents.reroute_shared(stuck, transfers);
         }
-        contents.spread_long_waits(transfers, now);
-        transfers.save_changed(false, now);
+        contents.spread_long_waits(transfers);
+        transfers.save_changed(false);
         transfers.all.values_mut().for_each(|transfer| transfer.end_overdue_verifications(now));
         if !self.stopped {
-            proofs.prove_in_background(transfers, contents.waiters().next().is_none(), now);
+            proofs.prove_in_background(transfers, contents.waiters().next().is_none());
         }
         for transfer in transfers.all.values_mut() {
-            web.request(transfer, &mut transfers.effects, now);
+            web.request(transfer, &mut transfers.effects);
         }
-        contents.rest_stale_cursors(transfers, now);
+        contents.rest_stale_cursors(transfers);
         let due = [contents.next_deadline(), transfers.next_due(), contents.next_stale(), proofs.next()];
         let next = due.into_iter().flatten().min().unwrap_or(now + LONGEST_SLEEP);
         transfers.effects.timer_runs(next);
@@ -72,7 +73,8 @@ impl FetchState {
 }
 
 impl Transfers {
-    fn finish_overdue_removals(&mut self, now: Instant) {
+    fn finish_overdue_removals(&mut self) {
+        let now = self.effects.now;
         let overdue = |phase: &Phase| matches!(phase, Phase::Removing { until, .. } if *until <= now);
         let late = self.all.iter().filter(|(hash, t)| overdue(&t.phase) && !self.is_held(hash));
         for info_hash in late.map(|(hash, _)| *hash).collect::<Vec<_>>() {
@@ -83,7 +85,8 @@ impl Transfers {
 
     /// Calls the known peers of torrents that reads wait for and that send nothing, and searches for more, with growing
     /// pauses. Returns the torrents for which a search was started.
-    fn search_for_peers(&mut self, waited_for: &HashSet<InfoHash>, now: Instant) -> Vec<InfoHash> {
+    fn search_for_peers(&mut self, waited_for: &HashSet<InfoHash>) -> Vec<InfoHash> {
+        let now = self.effects.now;
         let mut stuck = Vec::new();
         for (info_hash, transfer) in &mut self.all {
             if !waited_for.contains(info_hash) {

@@ -191,8 +191,7 @@ impl Transfer {
         }
     }
 
-    /// What the engine has to learn about changed claims. Pieces that are to be proved from the cache or that lack space are
-    /// held back.
+    /// The orders for changed claims. Pieces that are proved from the cache, and pieces that lack space, are held back.
     pub(super) fn orders(&mut self, rooms: &Rooms, now: Instant) -> Orders {
         let Self { wants, unproved, space, revision, .. } = self;
         space.release_unclaimed(wants, rooms);

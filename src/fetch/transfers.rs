@@ -62,7 +62,8 @@ impl Transfers {
     }
 
     /// Joins a torrent. It is added when an earlier one of the same info hash has left the engine.
-    pub(super) fn insert(&mut self, mut transfer: Transfer, now: Instant) {
+    pub(super) fn insert(&mut self, mut transfer: Transfer) {
+        let now = self.effects.now;
         let info_hash = transfer.info_hash();
         let leaving = self.leaving.remove(&info_hash);
         if let Some(id) = leaving {
@@ -95,14 +96,8 @@ impl Transfers {
         Some(transfer)
     }
 
-    /// The engine accepted a torrent. Returns whether cached pieces of it are to be proved.
-    pub(super) fn added(
-        &mut self,
-        info_hash: InfoHash,
-        id: TorrentId,
-        with: AddedWith,
-        now: Instant,
-    ) -> bool {
+    /// The engine accepted a torrent. Returns whether it has cached pieces that are not proved.
+    pub(super) fn added(&mut self, info_hash: InfoHash, id: TorrentId, with: AddedWith) -> bool {
         self.ids.insert(id, info_hash);
         let Some(transfer) = self.all.get_mut(&info_hash).filter(|t| t.phase == Phase::Queued) else {
             // It was left or held meanwhile.
@@ -113,7 +108,7 @@ impl Transfers {
         let again = transfer.entered_engine(id, with);
         let proofs = transfer.unproved.any();
         if again {
-            self.add_again(info_hash, now);
+            self.add_again(info_hash);
         }
         proofs
     }
@@ -134,7 +129,8 @@ impl Transfers {
     }
 
     /// Takes a torrent out of the engine so that it is added with its present files, pieces and exposure.
-    pub(super) fn add_again(&mut self, info_hash: InfoHash, now: Instant) {
+    pub(super) fn add_again(&mut self, info_hash: InfoHash) {
+        let now = self.effects.now;
         let Some(transfer) = self.all.get_mut(&info_hash) else { return };
         if let Some(id) = transfer.add_again(now) {
             self.effects.send(Command::Remove(id));
@@ -145,9 +141,9 @@ impl Transfers {
     }
 
     /// The engine lost events: all torrents are added again.
-    pub(super) fn add_all_again(&mut self, now: Instant) {
+    pub(super) fn add_all_again(&mut self) {
         for info_hash in self.all.keys().copied().collect::<Vec<_>>() {
-            self.add_again(info_hash, now);
+            self.add_again(info_hash);
         }
     }
 
@@ -164,7 +160,7 @@ impl Transfers {
     }
 
     /// Keeps torrents out of the engine while bytes of contents of theirs are deleted or moved.
-    pub(super) fn hold(&mut self, keys: &[ContentKey], torrents: &[InfoHash], now: Instant) {
+    pub(super) fn hold(&mut self, keys: &[ContentKey], torrents: &[InfoHash]) {
         for key in keys {
             *self.held.entry(*key).or_default() += 1;
         }
@@ -173,7 +169,7 @@ impl Transfers {
             if transfer.phase == Phase::Queued {
                 transfer.phase = Phase::Held;
             } else {
-                self.add_again(*info_hash, now);
+                self.add_again(*info_hash);
             }
         }
     }
@@ -207,10 +203,9 @@ impl Transfers {
         by: ClaimId,
         level: Level,
         deadline: Duration,
-        now: Instant,
     ) {
         if let Some(transfer) = self.all.get_mut(&info_hash) {
-            transfer.wants.claim(piece, by, level, deadline, now);
+            transfer.wants.claim(piece, by, level, deadline, self.effects.now);
             self.effects.mark_changed(info_hash);
         }
     }
@@ -234,7 +229,8 @@ impl Transfers {
     }
 
     /// Starts the search for peers of a torrent while a read waits.
-    pub(super) fn start_search(&mut self, info_hash: InfoHash, now: Instant) {
+    pub(super) fn start_search(&mut self, info_hash: InfoHash) {
+        let now = self.effects.now;
         if let Some(transfer) = self.all.get_mut(&info_hash) {
             let mut next = transfer.peers.search.start(now);
             if transfer.is_silent(now) {
@@ -253,7 +249,7 @@ impl Transfers {
     }
 
     /// When a torrent's files are complete, makes it a seed that has all piece layers.
-    pub(super) fn completed(&mut self, info_hash: InfoHash, now: Instant) {
+    pub(super) fn completed(&mut self, info_hash: InfoHash) {
         let Some(transfer) = self.all.get(&info_hash) else { return };
         if transfer.running().is_none() || !transfer.revision.is_complete() {
             return;
@@ -262,12 +258,13 @@ impl Transfers {
             self.export_if_seed(info_hash);
         } else {
             // Some bytes came through other torrents.
-            self.add_again(info_hash, now);
+            self.add_again(info_hash);
         }
     }
 
     /// Requests the resume data of transfers that changed: of all, or of those whose next save is due.
-    pub(super) fn save_changed(&mut self, all: bool, now: Instant) {
+    pub(super) fn save_changed(&mut self, all: bool) {
+        let now = self.effects.now;
         for transfer in self.all.values_mut() {
             let Some(id) = transfer.running().filter(|_| transfer.resume_dirty) else { continue };
             if !all && now < transfer.next_save {

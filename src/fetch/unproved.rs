@@ -127,7 +127,7 @@ pub(super) async fn run(fetch: Weak<Fetch>, proof: Proof) {
         Err(_) => None,
     };
     if let Some(fetch) = fetch.upgrade() {
-        fetch.with(|state, now| state.transfers.cached_piece_read(info_hash, id, piece, bytes, memory, now));
+        fetch.with(|state| state.transfers.cached_piece_read(info_hash, id, piece, bytes, memory));
     }
 }
 
@@ -152,8 +152,8 @@ impl Proofs {
     }
 
     /// Schedules the background pass: a torrent has unproved pieces.
-    pub(super) fn expect(&mut self, effects: &mut Effects, now: Instant) {
-        effects.wake_by(*self.next.get_or_insert(now + PAUSE));
+    pub(super) fn expect(&mut self, effects: &mut Effects) {
+        effects.wake_by(*self.next.get_or_insert(effects.now + PAUSE));
     }
 
     /// Begins to prove claimed pieces.
@@ -164,7 +164,8 @@ impl Proofs {
     }
 
     /// Proves one piece if no reader waits and no other proof runs.
-    pub(super) fn prove_in_background(&mut self, transfers: &mut Transfers, no_reader: bool, now: Instant) {
+    pub(super) fn prove_in_background(&mut self, transfers: &mut Transfers, no_reader: bool) {
+        let now = transfers.effects.now;
         if self.next.is_some_and(|at| at > now) {
             return;
         }
@@ -205,8 +206,8 @@ impl Transfers {
         piece: u32,
         bytes: Option<Vec<u8>>,
         memory: OwnedSemaphorePermit,
-        now: Instant,
     ) {
+        let now = self.effects.now;
         let transfer = self.all.get_mut(&info_hash).filter(|t| t.running() == Some(id));
         let Some(transfer) = transfer.filter(|t| t.unproved.busy.contains(&piece)) else { return };
         match bytes {

@@ -97,7 +97,7 @@ impl<'a> Parked<'a> {
 impl Drop for Parked<'_> {
     fn drop(&mut self) {
         let Ticket { key, id, .. } = &self.ticket;
-        self.fetch.with(|state, _| state.contents.remove_waiter(key, *id, &mut state.transfers));
+        self.fetch.with(|state| state.contents.remove_waiter(key, *id, &mut state.transfers));
     }
 }
 

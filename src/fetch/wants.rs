@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stronger_claim_is_told_and_a_weaker_one_is_not() {
+    fn stronger_claim_is_ordered_and_weaker_one_is_not() {
         let mut wants = Wants::default();
         wants.claim(1, 1, Level::Bulk, NOW, at());
         assert_eq!(wants.orders(none_held).priorities, [(PieceIndex(1), Priority::Normal)]);

@@ -185,6 +185,6 @@ impl<'a> Choices<'a> {
             |piece| self.is_missing(piece) && self.is_due(piece),
             |piece| self.is_missing(piece),
         );
-        NextRequest::Start { source, url, file, pieces, for_reader }
+        NextRequest::Start(RequestPlan { source, url, file, pieces, for_reader })
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use super::choose::{Choices, NextRequest};
+use super::choose::{Choices, NextRequest, RequestPlan};
 use super::meter::Meter;
 use super::shared::{Slot, WebShared};
 use super::sources::Sources;
@@ -142,7 +142,8 @@ impl TransferWeb {
 
 impl WebShared {
     /// Ends requests of a torrent that are not needed, and begins those that are due.
-    pub(in crate::fetch) fn request(&mut self, transfer: &mut Transfer, effects: &mut Effects, now: Instant) {
+    pub(in crate::fetch) fn request(&mut self, transfer: &mut Transfer, effects: &mut Effects) {
+        let now = effects.now;
         let piece_length = transfer.revision.layout.piece_length();
         let Some(web) = &mut transfer.web else { return };
         web.requests.retain(|request| request.is_needed(&transfer.wants, piece_length));
@@ -155,10 +156,10 @@ impl WebShared {
             let next = self.next_request(transfer, now);
             let Some(web) = &mut transfer.web else { return };
             match next {
-                NextRequest::Start { source, url, file, pieces, for_reader } => {
+                NextRequest::Start(plan) => {
                     // When a slot is free, the timer runs.
-                    let Some(slot) = self.slot(for_reader) else { return web.set_next(None, effects) };
-                    self.begin(transfer, source, url, file, pieces, slot, effects);
+                    let Some(slot) = self.slot(plan.for_reader) else { return web.set_next(None, effects) };
+                    self.begin(transfer, plan, slot, effects);
                 }
                 NextRequest::None { until } => return web.set_next(until, effects),
             }
@@ -176,17 +177,8 @@ impl WebShared {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
-    fn begin(
-        &self,
-        transfer: &mut Transfer,
-        source: usize,
-        url: String,
-        file: usize,
-        pieces: Range<u32>,
-        slot: Slot,
-        effects: &mut Effects,
-    ) {
+    fn begin(&self, transfer: &mut Transfer, plan: RequestPlan, slot: Slot, effects: &mut Effects) {
+        let RequestPlan { source, url, file, pieces, .. } = plan;
         let info_hash = transfer.info_hash();
         let Some(web) = &mut transfer.web else { return };
         let Some(hashes) = web.hashes.clone() else { return };
@@ -224,7 +216,6 @@ impl WebShared {
         piece: u32,
         bytes: Vec<u8>,
         memory: OwnedSemaphorePermit,
-        now: Instant,
     ) {
         let Some(transfer) = transfers.all.get_mut(&info_hash) else { return };
         let (Some(engine), Some(web)) = (transfer.running(), &mut transfer.web) else { return };
@@ -239,7 +230,7 @@ impl WebShared {
         if verified || transfer.engine_has.contains(piece as usize) {
             return;
         }
-        let until = transfer.handed.insert(piece, Origin::Web, memory, now);
+        let until = transfer.handed.insert(piece, Origin::Web, memory, transfers.effects.now);
         transfers.effects.send(Command::Give(engine, PieceIndex(piece), bytes));
         transfers.effects.wake_by(until);
     }
@@ -250,7 +241,6 @@ impl WebShared {
         transfers: &mut Transfers,
         (info_hash, id): (InfoHash, ClaimId),
         result: Result<(), WebError>,
-        now: Instant,
     ) {
         let Some(transfer) = transfers.all.get_mut(&info_hash) else { return };
         let Some(web) = &mut transfer.web else { return };
@@ -259,7 +249,13 @@ impl WebShared {
         transfers.effects.mark_changed(info_hash);
         if let Err(error) = result {
             tracing::warn!(%info_hash, %error, "a request over HTTP failed");
-            web.sources.failed(request.source, request.file, &error, &mut self.servers, now);
+            web.sources.failed(
+                request.source,
+                request.file,
+                &error,
+                &mut self.servers,
+                transfers.effects.now,
+            );
             web.failed_in_a_row = web.failed_in_a_row.saturating_add(1);
             web.trouble = Some(error.to_string());
             transfer.last_error = Some(error.to_string());
@@ -268,12 +264,8 @@ impl WebShared {
 }
 
 /// Records bytes that came over HTTP.
-pub(super) fn bytes_came(
-    transfers: &mut Transfers,
-    (info_hash, id): (InfoHash, ClaimId),
-    bytes: u64,
-    now: Instant,
-) {
+pub(super) fn bytes_came(transfers: &mut Transfers, (info_hash, id): (InfoHash, ClaimId), bytes: u64) {
+    let now = transfers.effects.now;
     let Some(transfer) = transfers.all.get_mut(&info_hash) else { return };
     let web = transfer.web.as_mut().filter(|web| web.requests.iter().any(|r| r.id == id));
     let Some(web) = web else { return };

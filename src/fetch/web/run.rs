@@ -56,7 +56,7 @@ pub(in crate::fetch) async fn run(
         result = fetch_pieces(&fetch, &*source, download) => result,
     };
     if let Some(fetch) = fetch.upgrade() {
-        fetch.with(|state, now| state.web.request_ended(&mut state.transfers, request, result, now));
+        fetch.with(|state| state.web.request_ended(&mut state.transfers, request, result));
     }
 }
 
@@ -104,8 +104,8 @@ async fn receive_pieces(incoming: &mut Incoming<'_>, download: &PieceDownload) -
         incoming.report();
         let Some(fetch) = incoming.fetch.upgrade() else { return Ok(()) };
         let request = incoming.request;
-        fetch.with(|state, now| {
-            state.web.piece_came(&mut state.transfers, request, piece, bytes, memory, now);
+        fetch.with(|state| {
+            state.web.piece_came(&mut state.transfers, request, piece, bytes, memory);
         });
     }
     Ok(())
@@ -159,7 +159,7 @@ impl Incoming<'_> {
         self.reported = Instant::now();
         let bytes = std::mem::take(&mut self.unreported);
         if let Some(fetch) = self.fetch.upgrade().filter(|_| bytes > 0) {
-            fetch.with(|state, now| bytes_came(&mut state.transfers, self.request, bytes, now));
+            fetch.with(|state| bytes_came(&mut state.transfers, self.request, bytes));
         }
     }
 }
