@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use tokio::time::Instant;
-
 use super::Fetch;
 use super::contents::Contents;
 use super::effects::Command;

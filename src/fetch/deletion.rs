@@ -9,8 +9,6 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::contents::{Contents, JoinedContent};
 use super::state::FetchState;
 use super::tensors::Shape;

@@ -52,7 +52,8 @@ pub(super) struct Effects {
 
 impl Effects {
     pub(super) fn new(now: Instant) -> Self {
-        Self { commands: VecDeque::new(), changed: BTreeSet::new(), wake_at: None, timer_at: now, last_id: 0 }
+        let (commands, changed) = (VecDeque::new(), BTreeSet::new());
+        Self { now, commands, changed, wake_at: None, timer_at: now, last_id: 0 }
     }
 
     /// A new name for a waiter, a cursor or a request.

@@ -2,8 +2,6 @@
 
 use std::net::SocketAddr;
 
-use tokio::time::Instant;
-
 use super::effects::Command;
 use super::transfer::Transfer;
 use super::transfers::Transfers;

@@ -62,7 +62,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::model::{InfoHash, PieceIndex};
 use crate::paths::Paths;

@@ -3,8 +3,6 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::contents::{JoinedContent, TorrentFile};
 use super::transfers::Transfers;
 use super::waiters::WaitKind;

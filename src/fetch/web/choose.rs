@@ -27,14 +27,18 @@ pub(super) struct Choices<'a> {
     impatient: HashSet<usize>,
 }
 
+/// Pieces of a file to request from a source, under an address.
+pub(super) struct RequestPlan {
+    pub source: usize,
+    pub url: String,
+    pub file: usize,
+    pub pieces: Range<u32>,
+    /// Whether a reader waits for one of them, or is expected to read it soon.
+    pub for_reader: bool,
+}
+
 pub(super) enum NextRequest {
-    Start {
-        source: usize,
-        url: String,
-        file: usize,
-        pieces: Range<u32>,
-        for_reader: bool,
-    },
+    Start(RequestPlan),
     /// No request is due, and none will be before `until`.
     None {
         until: Option<Instant>,
