@@ -1,4 +1,4 @@
-//! The contents of joined torrents: which files have the same bytes, and what waits for those bytes.
+//! The contents of joined torrents: which files have the same bytes, and the reads that wait for them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -158,7 +158,7 @@ impl Contents {
 
     fn answer(&mut self, key: &ContentKey, id: ClaimId, result: WaitResult, transfers: &mut Transfers) {
         if let Some(waiter) = self.remove_waiter(key, id, transfers) {
-            // The reader may have gone meanwhile.
+            // The reader may have ended meanwhile.
             let _ = waiter.answer.send(result);
         }
     }

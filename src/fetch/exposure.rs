@@ -14,7 +14,7 @@ pub enum Exposure {
     /// None: the torrent is in the engine for this node's readers alone. Peers named by the user are called; no peer is
     /// accepted, and nothing is sent to any.
     Hidden,
-    /// Peers named by the user, trackers, and the peers that those exchange; not the DHT, not the local network.
+    /// Peers named by the user, trackers, and peers received from these by peer exchange; not the DHT, not the local network.
     Unannounced,
     /// All except the DHT.
     WithoutDht,

@@ -202,7 +202,7 @@ impl FetchState {
         let lasting = match kind {
             DiskErrorKind::Full | DiskErrorKind::ReadOnly if gives_way || waits => {
                 // Other bytes are deleted, or bytes that reads wait for go to memory; a whole file that is fetched next to
-                // the cache waits for space. The engine would fetch again all that it was asked for, with or without space.
+                // the cache waits for space. The engine would fetch all requested pieces again, with or without space.
                 settings.rooms.cache.refused();
                 transfer.space.release_all(&settings.rooms);
                 return transfers.add_again(info_hash);

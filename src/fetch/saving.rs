@@ -19,7 +19,7 @@ use crate::torrent::{AddTorrent, Discovery, FileCare, FileStamp, Mode};
 /// of 40 TB at 4 MiB a piece.
 const MAX_SAVED: u64 = 512 << 20;
 
-/// One thing to write.
+/// A file to write or to remove.
 #[derive(Debug)]
 pub(super) enum Save {
     Resume(InfoHash, Vec<u8>),

@@ -29,7 +29,7 @@ pub(super) enum Shape {
 }
 
 impl Tensors {
-    /// From the end of the header and those of the tensors, in any order, and the length of the file.
+    /// Takes the ends of the tensors in any order; `len` is the length of the file.
     pub(super) fn new(header_end: u64, ends: impl IntoIterator<Item = u64>, len: u64) -> Self {
         let mut all: Vec<u64> = ends.into_iter().map(|end| end.min(len)).collect();
         all.push(header_end.min(len));

@@ -51,12 +51,12 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    /// Whether it relies only on other torrents than the one it named.
+    /// Whether it relies on another torrent and has not asked its own yet.
     pub(super) fn may_spread(&self) -> bool {
         !self.spread && self.claims.iter().any(|(info_hash, _)| *info_hash != self.via.0)
     }
 
-    /// The torrent that it named and those from which pieces are to come. One may occur several times.
+    /// The torrents of its claims and the torrent that it named. A torrent may occur several times.
     pub(super) fn torrents(&self) -> impl Iterator<Item = InfoHash> {
         self.claims.iter().map(|(info_hash, _)| *info_hash).chain([self.via.0])
     }

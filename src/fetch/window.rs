@@ -34,7 +34,7 @@ pub(super) struct Cursor {
     pub start: u64,
     /// The furthest byte read, exclusive.
     pub pos: u64,
-    /// Bytes read by the run, of those between `start` and `pos`.
+    /// Bytes between `start` and `pos` that the run has read.
     read: u64,
     /// Bytes wanted beyond `pos`.
     window: u64,

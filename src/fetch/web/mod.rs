@@ -67,7 +67,7 @@ const MEMORY_BLOCKS: usize = (128 << 20) / (16 << 10);
 /// How long a server may take to begin its response, redirects included.
 const OPEN_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long a server may take for the next 16 KiB.
+/// How long the next 16 KiB of a response may take.
 const BLOCK_WITHIN: Duration = Duration::from_secs(20);
 
 /// How often the engine may refuse a piece before the piece is no longer fetched over HTTP.
