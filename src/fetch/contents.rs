@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::tensors::Shape;
+use super::tensors::FileTensors;
 use super::transfer::QUIET;
-use super::transfers::Transfers;
+use super::transfers::AllTransfers;
 use super::waiters::{WaitKind, WaitResult, Waiter, Waiters, earliest};
 use super::wants::ClaimId;
 use super::window::Windows;
@@ -17,17 +17,17 @@ use crate::model::InfoHash;
 use crate::store::{Content, ContentKey, StoredRevision};
 
 /// A file of a torrent, by its index in the manifest.
-pub(super) type TorrentFile = (InfoHash, usize);
+pub(super) type FileUse = (InfoHash, usize);
 
 /// The bytes of one file, in all joined torrents that have it.
 #[derive(Debug)]
 pub(super) struct JoinedContent {
     pub content: Arc<Content>,
     /// The files with these bytes.
-    pub uses: Vec<TorrentFile>,
+    pub uses: Vec<FileUse>,
     pub waiters: Waiters,
     pub windows: Windows,
-    pub shape: Shape,
+    pub shape: FileTensors,
 }
 
 impl JoinedContent {
@@ -38,14 +38,14 @@ impl JoinedContent {
 
 /// All contents of joined torrents.
 #[derive(Debug)]
-pub(super) struct Contents {
+pub(super) struct AllContents {
     pub all: HashMap<ContentKey, JoinedContent>,
     /// Contents with waiters or cursors.
     pub active: BTreeSet<ContentKey>,
     pub(super) settings: Arc<FetchSettings>,
 }
 
-impl Contents {
+impl AllContents {
     pub(super) fn new(settings: Arc<FetchSettings>) -> Self {
         Self { all: HashMap::new(), active: BTreeSet::new(), settings }
     }
@@ -61,7 +61,7 @@ impl Contents {
                 uses: Vec::new(),
                 waiters: Waiters::new(),
                 windows: Windows::default(),
-                shape: if safetensors { Shape::Unread } else { Shape::Plain },
+                shape: if safetensors { FileTensors::Unread } else { FileTensors::Plain },
             });
             if !joined.uses.contains(&(info_hash, file)) {
                 joined.uses.push((info_hash, file));
@@ -70,7 +70,7 @@ impl Contents {
     }
 
     /// Removes a revision's files as sources.
-    pub(super) fn abandon(&mut self, revision: &StoredRevision, transfers: &mut Transfers) {
+    pub(super) fn abandon(&mut self, revision: &StoredRevision, transfers: &mut AllTransfers) {
         let info_hash = revision.manifest.torrent.info_hash;
         for key in revision.contents.iter().filter_map(|c| c.key()) {
             let Some(joined) = self.all.get_mut(&key) else { continue };
@@ -85,7 +85,7 @@ impl Contents {
     }
 
     /// The files that have these bytes.
-    pub(super) fn uses(&self, key: &ContentKey) -> Vec<TorrentFile> {
+    pub(super) fn uses(&self, key: &ContentKey) -> Vec<FileUse> {
         self.all.get(key).map(|joined| joined.uses.clone()).unwrap_or_default()
     }
 
@@ -133,7 +133,7 @@ impl Contents {
         key: &ContentKey,
         id: ClaimId,
         waiter: Waiter,
-        transfers: &mut Transfers,
+        transfers: &mut AllTransfers,
     ) -> bool {
         let Some(joined) = self.all.get_mut(key) else { return false };
         transfers.effects.wake_by(waiter.deadline.due().min(transfers.effects.now + QUIET));
@@ -148,7 +148,7 @@ impl Contents {
         &mut self,
         key: &ContentKey,
         id: ClaimId,
-        transfers: &mut Transfers,
+        transfers: &mut AllTransfers,
     ) -> Option<Waiter> {
         let waiter = self.all.get_mut(key)?.waiters.remove(&id)?;
         self.deactivate_if_idle(key);
@@ -156,7 +156,7 @@ impl Contents {
         Some(waiter)
     }
 
-    fn answer(&mut self, key: &ContentKey, id: ClaimId, result: WaitResult, transfers: &mut Transfers) {
+    fn answer(&mut self, key: &ContentKey, id: ClaimId, result: WaitResult, transfers: &mut AllTransfers) {
         if let Some(waiter) = self.remove_waiter(key, id, transfers) {
             // The reader may have ended meanwhile.
             let _ = waiter.answer.send(result);
@@ -168,7 +168,7 @@ impl Contents {
         &mut self,
         result: &WaitResult,
         which: impl Fn(&Waiter) -> bool,
-        transfers: &mut Transfers,
+        transfers: &mut AllTransfers,
     ) {
         let waiting = self.active().flat_map(|(key, c)| c.waiters.iter().map(move |(id, w)| (*key, *id, w)));
         let selected = waiting.filter(|(_, _, waiter)| which(waiter)).map(|(key, id, _)| (key, id));
@@ -178,7 +178,7 @@ impl Contents {
     }
 
     /// Answers the waiters of a content whose bytes are verified.
-    pub(super) fn answer_ready(&mut self, key: &ContentKey, transfers: &mut Transfers) {
+    pub(super) fn answer_ready(&mut self, key: &ContentKey, transfers: &mut AllTransfers) {
         let Some(joined) = self.all.get(key) else { return };
         let ready = joined.waiters.iter().filter(|(_, w)| joined.content.has(w.range.clone()));
         for id in ready.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -191,14 +191,14 @@ impl Contents {
         &mut self,
         info_hash: InfoHash,
         why: &ReadError,
-        transfers: &mut Transfers,
+        transfers: &mut AllTransfers,
     ) {
         self.answer_all(&Err(why.clone()), |waiter| waiter.via.0 == info_hash, transfers);
         self.reroute_shared(info_hash, transfers);
     }
 
     /// Fails the waiters whose time is over.
-    pub(super) fn end_overdue_waits(&mut self, transfers: &mut Transfers) {
+    pub(super) fn end_overdue_waits(&mut self, transfers: &mut AllTransfers) {
         let now = transfers.effects.now;
         let mut over = Vec::new();
         for key in &self.active {
@@ -222,7 +222,7 @@ impl Contents {
 
     /// Makes waiters that have relied on another torrent for long ask their own too: the other one's peers may lack the
     /// piece.
-    pub(super) fn spread_long_waits(&mut self, transfers: &mut Transfers) {
+    pub(super) fn spread_long_waits(&mut self, transfers: &mut AllTransfers) {
         for key in &self.active {
             let Some(joined) = self.all.get_mut(key) else { continue };
             let waiters = joined.waiters.iter_mut();
@@ -240,7 +240,7 @@ impl Contents {
     }
 
     /// Finds new sources for the waiters and the windows of a content.
-    pub(super) fn reroute(&mut self, key: &ContentKey, transfers: &mut Transfers) {
+    pub(super) fn reroute(&mut self, key: &ContentKey, transfers: &mut AllTransfers) {
         let Some(joined) = self.all.get_mut(key) else { return };
         for id in joined.waiters.keys().copied().collect::<Vec<_>>() {
             joined.claim_for_waiter(id, transfers);
@@ -249,7 +249,7 @@ impl Contents {
     }
 
     /// [`Self::reroute`] for all contents of a torrent: bytes may have been lost since a reader began to wait.
-    pub(super) fn reroute_all(&mut self, info_hash: InfoHash, transfers: &mut Transfers) {
+    pub(super) fn reroute_all(&mut self, info_hash: InfoHash, transfers: &mut AllTransfers) {
         let Some(transfer) = transfers.all.get(&info_hash) else { return };
         let keys: Vec<ContentKey> = transfer.revision.contents.iter().filter_map(|c| c.key()).collect();
         for key in keys {
@@ -258,7 +258,7 @@ impl Contents {
     }
 
     /// [`Self::reroute`] for the contents that a torrent shares with other files.
-    pub(super) fn reroute_shared(&mut self, info_hash: InfoHash, transfers: &mut Transfers) {
+    pub(super) fn reroute_shared(&mut self, info_hash: InfoHash, transfers: &mut AllTransfers) {
         for key in self.active_of(&info_hash) {
             if self.all.get(&key).is_some_and(|joined| joined.uses.len() > 1) {
                 self.reroute(&key, transfers);
@@ -280,7 +280,7 @@ impl Contents {
 }
 
 /// Records a timeout in the torrents of a waiter. Returns the reason, for people.
-fn record_timeout(waiter: &Waiter, transfers: &mut Transfers) -> String {
+fn record_timeout(waiter: &Waiter, transfers: &mut AllTransfers) -> String {
     let why = transfers.all.get(&waiter.via.0).map_or_else(String::new, |t| t.why_nothing_comes());
     for &(info_hash, piece) in &waiter.claims {
         let Some(transfer) = transfers.all.get_mut(&info_hash) else { continue };

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::Fetch;
-use super::contents::Contents;
-use super::effects::Command;
-use super::transfers::Transfers;
+use super::contents::AllContents;
+use super::effects::EngineCommand;
+use super::transfers::AllTransfers;
 use crate::model::{InfoHash, PieceIndex};
 use crate::store::ContentKey;
 
@@ -34,9 +34,9 @@ pub(super) fn withdraw(fetch: &Fetch, info_hash: &InfoHash, piece: PieceIndex) -
     counted
 }
 
-impl Contents {
+impl AllContents {
     /// Withdraws pieces with bytes of a content from all torrents that have it.
-    fn withdraw(&mut self, key: &ContentKey, bytes: &Range<u64>, transfers: &mut Transfers) {
+    fn withdraw(&mut self, key: &ContentKey, bytes: &Range<u64>, transfers: &mut AllTransfers) {
         for (info_hash, file) in self.uses(key) {
             let Some(transfer) = transfers.all.get_mut(&info_hash) else { continue };
             let pieces = transfer.revision.layout.pieces_of(file, bytes.start, bytes.end - bytes.start);
@@ -48,7 +48,7 @@ impl Contents {
             if transfer.has_moved(file) {
                 transfers.add_again(info_hash);
             } else if let Some(id) = transfer.id() {
-                transfers.effects.send(Command::Withdraw(id, pieces));
+                transfers.effects.send(EngineCommand::Withdraw(id, pieces));
                 transfers.effects.mark_changed(info_hash);
             }
         }

@@ -9,10 +9,10 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::contents::{Contents, JoinedContent};
+use super::contents::{AllContents, JoinedContent};
 use super::state::FetchState;
-use super::tensors::Shape;
-use super::transfers::Transfers;
+use super::tensors::FileTensors;
+use super::transfers::AllTransfers;
 use super::waiters::{WaitKind, Waiter};
 use super::wants::TorrentPiece;
 use super::{Fetch, ReadError};
@@ -176,8 +176,8 @@ impl JoinedContent {
         let mut behind = None;
         for cursor in cursors {
             let header = match &self.shape {
-                Shape::Tensors(tensors) => tensors.header_end(),
-                Shape::Plain | Shape::Unread => 1,
+                FileTensors::Tensors(tensors) => tensors.header_end(),
+                FileTensors::Plain | FileTensors::Unread => 1,
             };
             let wanted = cursor.wanted(u64::MAX, self.content.len());
             let near = cursor.pos.saturating_sub(BEHIND)..wanted.end.max(cursor.pos + 1);
@@ -193,15 +193,15 @@ impl JoinedContent {
     }
 
     /// The longest piece of the torrents that use the content, in bytes: so whole pieces of each of them are deleted.
-    fn deletion_unit(&self, transfers: &Transfers) -> u64 {
+    fn deletion_unit(&self, transfers: &AllTransfers) -> u64 {
         let layouts =
             self.uses.iter().filter_map(|(hash, _)| Some(&transfers.all.get(hash)?.revision.layout));
         layouts.map(|layout| u64::from(layout.piece_length())).max().unwrap_or(UNUSED_UNIT)
     }
 }
 
-impl Contents {
-    fn fail_jobs_without_space(&mut self, transfers: &mut Transfers) {
+impl AllContents {
+    fn fail_jobs_without_space(&mut self, transfers: &mut AllTransfers) {
         let hopeless: BTreeSet<TorrentPiece> = (transfers.all.iter())
             .flat_map(|(hash, transfer)| {
                 transfer.space.hopeless(transfers.effects.now).map(|piece| (*hash, piece))
@@ -221,7 +221,7 @@ impl Contents {
         &self,
         key: &ContentKey,
         ranges: &[Range<u64>],
-        transfers: &mut Transfers,
+        transfers: &mut AllTransfers,
     ) -> Vec<(TorrentId, Vec<PieceIndex>)> {
         let mut withdrawn = Vec::new();
         for (info_hash, file) in self.uses(key) {
@@ -239,7 +239,7 @@ impl Contents {
     }
 
     /// The bytes of a range are deleted: its pieces may be requested again.
-    fn were_deleted(&mut self, key: &ContentKey, ranges: &[Range<u64>], transfers: &mut Transfers) {
+    fn were_deleted(&mut self, key: &ContentKey, ranges: &[Range<u64>], transfers: &mut AllTransfers) {
         for (info_hash, file) in self.uses(key) {
             let Some(transfer) = transfers.all.get_mut(&info_hash) else { continue };
             let mut pieces = pieces_in(&transfer.revision.layout, file, ranges);

@@ -13,7 +13,7 @@ use crate::torrent::TorrentId;
 
 /// A call of the engine, or a task to start. Issued without the lock of the state, in order.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum EngineCommand {
     /// Add the torrent if it is still queued.
     Add(InfoHash),
     Remove(TorrentId),
@@ -41,7 +41,7 @@ pub(super) enum Command {
 pub(super) struct Effects {
     /// The time of the present change.
     pub now: Instant,
-    commands: VecDeque<Command>,
+    commands: VecDeque<EngineCommand>,
     changed: BTreeSet<InfoHash>,
     /// The earliest time requested since the timer last ran.
     wake_at: Option<Instant>,
@@ -62,11 +62,11 @@ impl Effects {
         self.last_id
     }
 
-    pub(super) fn send(&mut self, command: Command) {
+    pub(super) fn send(&mut self, command: EngineCommand) {
         self.commands.push_back(command);
     }
 
-    pub(super) fn next_command(&mut self) -> Option<Command> {
+    pub(super) fn next_command(&mut self) -> Option<EngineCommand> {
         self.commands.pop_front()
     }
 

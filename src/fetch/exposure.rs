@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::effects::Command;
+use super::effects::EngineCommand;
 use super::transfer::Transfer;
-use super::transfers::Transfers;
+use super::transfers::AllTransfers;
 use crate::model::InfoHash;
 use crate::torrent::Discovery;
 
@@ -35,7 +35,7 @@ impl Exposure {
     }
 }
 
-impl Transfers {
+impl AllTransfers {
     /// Stores peers of a torrent, and connects to them if it runs.
     pub(super) fn introduce(&mut self, info_hash: InfoHash, peers: &[SocketAddr]) {
         if peers.is_empty() {
@@ -46,7 +46,7 @@ impl Transfers {
         known.sort_unstable();
         known.dedup();
         if let Some(id) = self.all.get(&info_hash).and_then(Transfer::running) {
-            peers.iter().for_each(|&peer| self.effects.send(Command::Connect(id, peer)));
+            peers.iter().for_each(|&peer| self.effects.send(EngineCommand::Connect(id, peer)));
         }
     }
 
@@ -91,7 +91,7 @@ impl Transfers {
     /// Ends uploads before the torrent is out of the engine, which takes a moment.
     fn withhold(&mut self, info_hash: &InfoHash) {
         if let Some(id) = self.all.get(info_hash).and_then(Transfer::id) {
-            self.effects.send(Command::Withhold(id));
+            self.effects.send(EngineCommand::Withhold(id));
         }
     }
 }

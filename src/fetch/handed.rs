@@ -11,7 +11,7 @@ const VERIFY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Where a piece that the engine was given came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum HandedFrom {
     Web,
     /// Cached bytes that are not proved.
     Cache,
@@ -19,7 +19,7 @@ pub(super) enum Origin {
 
 #[derive(Debug)]
 struct Piece {
-    source: Origin,
+    source: HandedFrom,
     until: Instant,
     _memory: OwnedSemaphorePermit,
 }
@@ -33,7 +33,7 @@ impl Handed {
     pub(super) fn insert(
         &mut self,
         piece: u32,
-        source: Origin,
+        source: HandedFrom,
         memory: OwnedSemaphorePermit,
         now: Instant,
     ) -> Instant {
@@ -43,7 +43,7 @@ impl Handed {
     }
 
     /// The engine has verified or rejected a piece. Returns where the piece came from, if the engine was given it.
-    pub(super) fn remove(&mut self, piece: u32) -> Option<Origin> {
+    pub(super) fn remove(&mut self, piece: u32) -> Option<HandedFrom> {
         self.0.remove(&piece).map(|piece| piece.source)
     }
 
@@ -57,7 +57,7 @@ impl Handed {
     }
 
     /// Removes the pieces whose time is over.
-    pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<(u32, Origin)> {
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<(u32, HandedFrom)> {
         let overdue = self.0.iter().filter(|(_, piece)| piece.until <= now);
         let numbers: Vec<u32> = overdue.map(|(number, _)| *number).collect();
         numbers.into_iter().filter_map(|number| Some((number, self.0.remove(&number)?.source))).collect()

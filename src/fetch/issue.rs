@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use fixedbitset::FixedBitSet;
 use parking_lot::Mutex;
 
-use super::effects::Command;
+use super::effects::EngineCommand;
 use super::saving::{Prepared, Save, Saver};
 use super::state::SharedState;
 use super::transfer::Phase;
@@ -69,10 +69,10 @@ impl Issuer {
         }
     }
 
-    fn execute(&self, command: Command, state: &SharedState) {
+    fn execute(&self, command: EngineCommand, state: &SharedState) {
         let (id, result) = match command {
-            Command::Add(info_hash) => return self.add(info_hash, state),
-            Command::Orders(id, orders) => {
+            EngineCommand::Add(info_hash) => return self.add(info_hash, state),
+            EngineCommand::Orders(id, orders) => {
                 let set = if orders.priorities.is_empty() {
                     Ok(())
                 } else {
@@ -83,25 +83,25 @@ impl Issuer {
                 };
                 (id, orders.requests.iter().fold(set, request))
             }
-            Command::Remove(id) => (id, self.engine.remove(id)),
-            Command::Withdraw(id, pieces) => (id, self.engine.withdraw(id, &pieces)),
-            Command::Withhold(id) => (id, self.engine.set_withheld(id, true)),
-            Command::Reannounce(id) => (id, self.engine.reannounce(id)),
-            Command::Redial(id) => (id, self.engine.redial(id)),
-            Command::Connect(id, peer) => (id, self.engine.connect_peer(id, peer)),
-            Command::SaveResume(id) => (id, self.engine.save_resume(id)),
-            Command::ExportMetainfo(id) => (id, self.engine.export_metainfo(id)),
-            Command::Download(download) => {
+            EngineCommand::Remove(id) => (id, self.engine.remove(id)),
+            EngineCommand::Withdraw(id, pieces) => (id, self.engine.withdraw(id, &pieces)),
+            EngineCommand::Withhold(id) => (id, self.engine.set_withheld(id, true)),
+            EngineCommand::Reannounce(id) => (id, self.engine.reannounce(id)),
+            EngineCommand::Redial(id) => (id, self.engine.redial(id)),
+            EngineCommand::Connect(id, peer) => (id, self.engine.connect_peer(id, peer)),
+            EngineCommand::SaveResume(id) => (id, self.engine.save_resume(id)),
+            EngineCommand::ExportMetainfo(id) => (id, self.engine.export_metainfo(id)),
+            EngineCommand::Download(download) => {
                 if let Some(web) = &self.settings.web {
                     self.runtime.spawn(web::run(self.fetch.clone(), web.source.clone(), *download));
                 }
                 return;
             }
-            Command::Prove(proof) => {
+            EngineCommand::Prove(proof) => {
                 self.runtime.spawn(unproved::run(self.fetch.clone(), *proof));
                 return;
             }
-            Command::Give(id, piece, bytes) => (id, self.engine.give_piece(id, piece, bytes)),
+            EngineCommand::Give(id, piece, bytes) => (id, self.engine.give_piece(id, piece, bytes)),
         };
         if let Err(error) = result {
             // The loop in `issue` issues the commands that follow.

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::ReadError;
-use super::contents::Contents;
-use super::effects::Command;
-use super::handed::Origin;
+use super::contents::AllContents;
+use super::effects::EngineCommand;
+use super::handed::HandedFrom;
 use super::issue::AddedWith;
 use super::state::FetchState;
-use super::transfers::Transfers;
+use super::transfers::AllTransfers;
 use super::waiters::{WaitKind, Waiter};
 use crate::model::{InfoHash, PieceIndex};
 use crate::store::{Content, ContentKey, Lies};
@@ -168,7 +168,7 @@ impl FetchState {
     ) -> Option<(Arc<Content>, Range<u64>)> {
         let transfer = self.transfers.staying(id)?;
         let info_hash = transfer.info_hash();
-        if transfer.handed.remove(piece.0) == Some(Origin::Web) {
+        if transfer.handed.remove(piece.0) == Some(HandedFrom::Web) {
             // The piece was right when the engine got it: peers had sent other blocks of it before.
             tracing::warn!(%info_hash, piece = piece.0, "the engine refused a piece that came over HTTP");
             if let Some(web) = &mut transfer.web {
@@ -245,7 +245,7 @@ impl FetchState {
             transfer.left_engine();
         }
         self.transfers.ids.remove(&id);
-        self.transfers.effects.send(Command::Remove(id));
+        self.transfers.effects.send(EngineCommand::Remove(id));
         if distrust {
             self.transfers.add_or_hold(info_hash);
             return Some(info_hash);
@@ -257,8 +257,8 @@ impl FetchState {
 
 /// Cancels in other torrents, and in other files of the same one, the pieces whose bytes came through `came`.
 fn cancel_duplicates(
-    contents: &Contents,
-    transfers: &mut Transfers,
+    contents: &AllContents,
+    transfers: &mut AllTransfers,
     came: (InfoHash, u32),
     key: &ContentKey,
     bytes: &Range<u64>,

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::FileRef;
-use super::contents::{Contents, JoinedContent};
-use super::tensors::Shape;
-use super::transfers::Transfers;
+use super::contents::{AllContents, JoinedContent};
+use super::tensors::FileTensors;
+use super::transfers::AllTransfers;
 use super::wants::{ClaimId, Level, TorrentPiece};
 use super::window::{STALE, share, widest, within};
 use crate::model::{InfoHash, PieceIndex};
@@ -44,9 +44,9 @@ enum Apply {
     Always,
 }
 
-impl Contents {
+impl AllContents {
     /// Records a read of verified or awaited bytes: moves the file's cursors and windows.
-    pub(super) fn touch(&mut self, file: &FileRef, range: Range<u64>, transfers: &mut Transfers) {
+    pub(super) fn touch(&mut self, file: &FileRef, range: Range<u64>, transfers: &mut AllTransfers) {
         let now = transfers.effects.now;
         let (content, info_hash) = (file.content(), file.info_hash());
         let Some(key) = content.key().filter(|_| !content.is_complete()) else { return };
@@ -73,7 +73,7 @@ impl Contents {
     }
 
     /// Updates the claims of all cursors of a content.
-    pub(super) fn claim_windows(&mut self, key: &ContentKey, transfers: &mut Transfers) {
+    pub(super) fn claim_windows(&mut self, key: &ContentKey, transfers: &mut AllTransfers) {
         let bounds = self.bounds();
         let Some(joined) = self.all.get_mut(key) else { return };
         for id in joined.windows.cursors().iter().map(|cursor| cursor.id).collect::<Vec<_>>() {
@@ -91,7 +91,7 @@ impl Contents {
     }
 
     /// Removes the cursors of a content and their claims.
-    pub(super) fn drop_windows(&mut self, key: &ContentKey, transfers: &mut Transfers) {
+    pub(super) fn drop_windows(&mut self, key: &ContentKey, transfers: &mut AllTransfers) {
         let Some(joined) = self.all.get_mut(key) else { return };
         let cursors = joined.windows.take();
         self.deactivate_if_idle(key);
@@ -101,14 +101,14 @@ impl Contents {
     }
 
     /// Removes the cursors of a torrent's files.
-    pub(super) fn drop_windows_of(&mut self, info_hash: &InfoHash, transfers: &mut Transfers) {
+    pub(super) fn drop_windows_of(&mut self, info_hash: &InfoHash, transfers: &mut AllTransfers) {
         for key in self.active_of(info_hash) {
             self.drop_windows(&key, transfers);
         }
     }
 
     /// Ends the windows of cursors that no read has moved for a while. A cursor whose reader waits is not stale.
-    pub(super) fn rest_stale_cursors(&mut self, transfers: &mut Transfers) {
+    pub(super) fn rest_stale_cursors(&mut self, transfers: &mut AllTransfers) {
         for key in self.active.iter().copied().collect::<Vec<_>>() {
             let Some(joined) = self.all.get_mut(&key) else { continue };
             if joined.waiters.is_empty() && joined.windows.rest_stale(transfers.effects.now) {
@@ -127,14 +127,14 @@ impl Contents {
 }
 
 impl JoinedContent {
-    fn claim_window(&mut self, id: ClaimId, when: Apply, bounds: Bounds, transfers: &mut Transfers) {
+    fn claim_window(&mut self, id: ClaimId, when: Apply, bounds: Bounds, transfers: &mut AllTransfers) {
         let len = self.content.len();
         let Some(cursor) = self.windows.cursor_mut(id) else { return };
         let Some(via) = cursor.via else { return };
         let Some(layout) = transfers.all.get(&via.0).map(|t| &t.revision.layout) else { return };
         let end = match &self.shape {
-            Shape::Tensors(tensors) => tensors.bound(cursor.start, cursor.pos).min(len),
-            Shape::Plain | Shape::Unread => len,
+            FileTensors::Tensors(tensors) => tensors.bound(cursor.start, cursor.pos).min(len),
+            FileTensors::Plain | FileTensors::Unread => len,
         };
         let piece_length = u64::from(layout.piece_length());
         let wanted = cursor.wanted(share(bounds.budget, bounds.hungry, piece_length), end);
@@ -161,7 +161,7 @@ impl JoinedContent {
 }
 
 /// Length of a piece in bytes; 0 where its torrent was left.
-fn piece_bytes((info_hash, piece): &TorrentPiece, transfers: &Transfers) -> u64 {
+fn piece_bytes((info_hash, piece): &TorrentPiece, transfers: &AllTransfers) -> u64 {
     let owner = transfers.all.get(info_hash).and_then(|t| t.revision.layout.owner(PieceIndex(*piece)));
     owner.map_or(0, |(_, bytes)| bytes.end - bytes.start)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::waiters::{Parked, WaitKind, WaitRequest};
+use super::waiters::{ParkedWait, WaitKind, WaitRequest};
 use super::{Fetch, tensors};
 use crate::descriptors;
 use crate::model::InfoHash;
@@ -161,7 +161,8 @@ impl Fetch {
             (tickets, Ok(()))
         });
         // Also after a refusal: so the other waiters are removed again.
-        let parked: Vec<Parked<'_>> = tickets.into_iter().map(|ticket| Parked::new(self, ticket)).collect();
+        let parked: Vec<ParkedWait<'_>> =
+            tickets.into_iter().map(|ticket| ParkedWait::new(self, ticket)).collect();
         refused?;
         for waiter in parked {
             waiter.answered().await?;
@@ -174,7 +175,7 @@ impl Fetch {
         let Some(key) = content.key() else { return };
         let unread = {
             let state = self.state.lock();
-            state.contents.all.get(&key).is_some_and(|joined| joined.shape == tensors::Shape::Unread)
+            state.contents.all.get(&key).is_some_and(|joined| joined.shape == tensors::FileTensors::Unread)
         };
         if unread
             && let Some(shape) = tensors::read_shape(content)

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::contents::{JoinedContent, TorrentFile};
-use super::transfers::Transfers;
+use super::contents::{FileUse, JoinedContent};
+use super::transfers::AllTransfers;
 use super::waiters::WaitKind;
 use super::wants::{ClaimId, Level, TorrentPiece};
 use crate::model::{Layout, PieceIndex};
@@ -14,9 +14,9 @@ impl JoinedContent {
     /// named; pieces of another one where it already fetches the same bytes, or where only it has peers.
     pub(super) fn route(
         &self,
-        via: TorrentFile,
+        via: FileUse,
         range: &Range<u64>,
-        transfers: &Transfers,
+        transfers: &AllTransfers,
     ) -> Vec<TorrentPiece> {
         let Some(own) = transfers.all.get(&via.0) else { return Vec::new() };
         let layout = &own.revision.layout;
@@ -38,10 +38,10 @@ impl JoinedContent {
 
     fn other_source(
         &self,
-        via: TorrentFile,
+        via: FileUse,
         piece: u32,
         bytes: &Range<u64>,
-        transfers: &Transfers,
+        transfers: &AllTransfers,
     ) -> Option<Vec<TorrentPiece>> {
         let now = transfers.effects.now;
         let own = transfers.all.get(&via.0)?;
@@ -77,7 +77,7 @@ impl JoinedContent {
     }
 
     /// Claims for a waiter the pieces through which its bytes are fetched now, and releases all other pieces.
-    pub(super) fn claim_for_waiter(&mut self, id: ClaimId, transfers: &mut Transfers) {
+    pub(super) fn claim_for_waiter(&mut self, id: ClaimId, transfers: &mut AllTransfers) {
         let Some(waiter) = self.waiters.get(&id) else { return };
         let mut new = self.route(waiter.via, &waiter.range, transfers);
         if let Some(own) = transfers.all.get(&waiter.via.0).filter(|_| waiter.spread) {

@@ -9,11 +9,11 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::contents::{Contents, TorrentFile};
+use super::contents::{AllContents, FileUse};
 use super::deadline::Deadline;
-use super::effects::Command;
+use super::effects::EngineCommand;
 use super::transfer::Transfer;
-use super::transfers::Transfers;
+use super::transfers::AllTransfers;
 use super::unproved::Proofs;
 use super::waiters::{Ticket, WaitKind, WaitRequest, Waiter};
 use super::web::{TransferWeb, WebShared};
@@ -25,8 +25,8 @@ use crate::store::{ContentKey, StoredRevision};
 pub(super) struct FetchState {
     pub settings: Arc<FetchSettings>,
     pub stopped: bool,
-    pub transfers: Transfers,
-    pub contents: Contents,
+    pub transfers: AllTransfers,
+    pub contents: AllContents,
     pub web: WebShared,
     pub proofs: Proofs,
 }
@@ -36,8 +36,8 @@ impl FetchState {
         let web = WebShared::new(timer);
         Self {
             stopped: false,
-            transfers: Transfers::new(settings.peers.clone(), now),
-            contents: Contents::new(settings.clone()),
+            transfers: AllTransfers::new(settings.peers.clone(), now),
+            contents: AllContents::new(settings.clone()),
             proofs: Proofs::new(web.memory.clone()),
             web,
             settings,
@@ -48,14 +48,14 @@ impl FetchState {
     fn queue_orders(&mut self) {
         let now = self.transfers.effects.now;
         for info_hash in self.transfers.effects.take_changed() {
-            let Transfers { all, effects, .. } = &mut self.transfers;
+            let AllTransfers { all, effects, .. } = &mut self.transfers;
             let Some(transfer) = all.get_mut(&info_hash) else { continue };
             transfer.wants_changed(now);
             // Claims of a torrent that does not run are kept; all are ordered when it runs.
             let Some(id) = transfer.running() else { continue };
             let orders = transfer.orders(&self.settings.rooms, now);
             if !orders.is_empty() {
-                effects.send(Command::Orders(id, orders));
+                effects.send(EngineCommand::Orders(id, orders));
             }
             self.proofs.prove_wanted(transfer, effects);
             self.web.request(transfer, effects);
@@ -176,12 +176,7 @@ impl FetchState {
         Ok(Some(Ticket { key, id, answer: answered }))
     }
 
-    fn refuse_timed_out(
-        &self,
-        key: &ContentKey,
-        via: TorrentFile,
-        range: &Range<u64>,
-    ) -> Result<(), ReadError> {
+    fn refuse_timed_out(&self, key: &ContentKey, via: FileUse, range: &Range<u64>) -> Result<(), ReadError> {
         let now = self.transfers.effects.now;
         let Some(joined) = self.contents.all.get(key) else { return Ok(()) };
         for (info_hash, piece) in joined.route(via, range, &self.transfers) {
@@ -195,7 +190,7 @@ impl FetchState {
 
     /// The engine fetches a piece that it believes to have only when the torrent is added without it, and writes to a
     /// file that has moved only when the torrent is added with the new path.
-    fn add_again_if_lost(&mut self, key: &ContentKey, via: TorrentFile, range: &Range<u64>) {
+    fn add_again_if_lost(&mut self, key: &ContentKey, via: FileUse, range: &Range<u64>) {
         let Self { transfers, contents, .. } = self;
         if transfers.all.get(&via.0).is_some_and(|t| t.has_moved(via.1)) {
             return transfers.add_again(via.0);

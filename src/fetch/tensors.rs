@@ -19,7 +19,7 @@ pub(super) struct Tensors {
 
 /// What is known of a file's tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(super) enum FileTensors {
     /// Not a `.safetensors` file, or its header is not one.
     Plain,
     /// The header is not verified yet.
@@ -56,21 +56,21 @@ impl Tensors {
 }
 
 /// Reads and parses the header of a file if its bytes are verified. A file with an invalid header is `Plain`.
-pub(super) fn read_shape(content: &Content) -> Option<Shape> {
+pub(super) fn read_shape(content: &Content) -> Option<FileTensors> {
     let len = content.len();
     if len < LENGTH_LEN {
-        return Some(Shape::Plain);
+        return Some(FileTensors::Plain);
     }
     let first = content.read(0..LENGTH_LEN).ok()??.try_into().ok()?;
     let header = match header_len(first, len) {
         Ok(header) if header <= MAX_HEADER => content.read(0..LENGTH_LEN + header).ok()??,
-        Ok(_) | Err(_) => return Some(Shape::Plain),
+        Ok(_) | Err(_) => return Some(FileTensors::Plain),
     };
     Some(match parse_header(&header) {
         Ok(header) => {
-            Shape::Tensors(Tensors::new(header.end, header.tensors.iter().map(|t| t.range.end), len))
+            FileTensors::Tensors(Tensors::new(header.end, header.tensors.iter().map(|t| t.range.end), len))
         }
-        Err(_) => Shape::Plain,
+        Err(_) => FileTensors::Plain,
     })
 }
 

@@ -8,11 +8,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Fetch;
-use super::effects::Command;
+use super::effects::EngineCommand;
 use super::search::Attempts;
 use super::state::FetchState;
 use super::transfer::Phase;
-use super::transfers::Transfers;
+use super::transfers::AllTransfers;
 use super::web::TransferWeb;
 use crate::model::InfoHash;
 
@@ -72,7 +72,7 @@ impl FetchState {
     }
 }
 
-impl Transfers {
+impl AllTransfers {
     fn finish_overdue_removals(&mut self) {
         let now = self.effects.now;
         let overdue = |phase: &Phase| matches!(phase, Phase::Removing { until, .. } if *until <= now);
@@ -103,7 +103,7 @@ impl Transfers {
                 peers.dial.next = silent_at;
             } else if peers.dial.start_now(now) <= now {
                 peers.dial.made(now);
-                self.effects.send(Command::Redial(id));
+                self.effects.send(EngineCommand::Redial(id));
             }
             if peers.search.start(now) > now {
                 continue;
@@ -114,7 +114,7 @@ impl Transfers {
                 continue;
             }
             peers.search.made(now);
-            self.effects.send(Command::Reannounce(id));
+            self.effects.send(EngineCommand::Reannounce(id));
             stuck.push(*info_hash);
         }
         stuck

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Exposure;
-use super::effects::{Command, Effects};
+use super::effects::{Effects, EngineCommand};
 use super::issue::AddedWith;
 use super::timer::SAVE_EVERY;
 use super::transfer::{Phase, REMOVAL, Transfer};
@@ -19,7 +19,7 @@ use crate::torrent::{GivenPeers, TorrentId};
 
 /// The torrents, and the effects of what happens to them.
 #[derive(Debug)]
-pub(super) struct Transfers {
+pub(super) struct AllTransfers {
     pub all: HashMap<InfoHash, Transfer>,
     pub effects: Effects,
     /// Torrents in the engine, also those that are being removed.
@@ -37,7 +37,7 @@ pub(super) struct Transfers {
     pub(super) exposures: HashMap<InfoHash, Exposure>,
 }
 
-impl Transfers {
+impl AllTransfers {
     pub(super) fn new(given_peers: GivenPeers, now: Instant) -> Self {
         Self {
             all: HashMap::new(),
@@ -86,7 +86,7 @@ impl Transfers {
         match transfer.phase {
             Phase::Adding(id) | Phase::Running(id) => {
                 self.leaving.insert(info_hash, id);
-                self.effects.send(Command::Remove(id));
+                self.effects.send(EngineCommand::Remove(id));
             }
             Phase::Removing { id, .. } => {
                 self.leaving.insert(info_hash, id);
@@ -102,7 +102,7 @@ impl Transfers {
         let Some(transfer) = self.all.get_mut(&info_hash).filter(|t| t.phase == Phase::Queued) else {
             // It was left or held meanwhile.
             self.leaving.insert(info_hash, id);
-            self.effects.send(Command::Remove(id));
+            self.effects.send(EngineCommand::Remove(id));
             return false;
         };
         let again = transfer.entered_engine(id, with);
@@ -133,7 +133,7 @@ impl Transfers {
         let now = self.effects.now;
         let Some(transfer) = self.all.get_mut(&info_hash) else { return };
         if let Some(id) = transfer.add_again(now) {
-            self.effects.send(Command::Remove(id));
+            self.effects.send(EngineCommand::Remove(id));
         }
         if let Phase::Removing { until, .. } = transfer.phase {
             self.effects.wake_by(until);
@@ -155,7 +155,7 @@ impl Transfers {
             transfer.phase = Phase::Held;
         } else {
             transfer.phase = Phase::Queued;
-            self.effects.send(Command::Add(info_hash));
+            self.effects.send(EngineCommand::Add(info_hash));
         }
     }
 
@@ -244,7 +244,7 @@ impl Transfers {
     pub(super) fn export_if_seed(&mut self, info_hash: InfoHash) {
         let Some(transfer) = self.all.get_mut(&info_hash) else { return };
         if let Some(id) = transfer.running().filter(|_| transfer.starts_export()) {
-            self.effects.send(Command::ExportMetainfo(id));
+            self.effects.send(EngineCommand::ExportMetainfo(id));
         }
     }
 
@@ -272,11 +272,11 @@ impl Transfers {
             }
             transfer.resume_dirty = false;
             transfer.saving = true;
-            self.effects.send(Command::SaveResume(id));
+            self.effects.send(EngineCommand::SaveResume(id));
             if !all {
                 transfer.next_save = now + SAVE_EVERY;
                 if transfer.starts_export() {
-                    self.effects.send(Command::ExportMetainfo(id));
+                    self.effects.send(EngineCommand::ExportMetainfo(id));
                 }
             }
         }

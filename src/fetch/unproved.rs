@@ -14,10 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::Fetch;
-use super::effects::{Command, Effects};
-use super::handed::Origin;
+use super::effects::{Effects, EngineCommand};
+use super::handed::HandedFrom;
 use super::transfer::Transfer;
-use super::transfers::Transfers;
+use super::transfers::AllTransfers;
 use super::wants::Level;
 use crate::model::{BLOCK_LEN, InfoHash, PieceIndex};
 use crate::store::Content;
@@ -164,7 +164,7 @@ impl Proofs {
     }
 
     /// Proves one piece if no reader waits and no other proof runs.
-    pub(super) fn prove_in_background(&mut self, transfers: &mut Transfers, no_reader: bool) {
+    pub(super) fn prove_in_background(&mut self, transfers: &mut AllTransfers, no_reader: bool) {
         let now = transfers.effects.now;
         if self.next.is_some_and(|at| at > now) {
             return;
@@ -186,7 +186,7 @@ impl Proofs {
             return transfer.unproved.done(piece);
         };
         transfer.unproved.busy.insert(piece);
-        effects.send(Command::Prove(Box::new(Proof {
+        effects.send(EngineCommand::Prove(Box::new(Proof {
             info_hash: transfer.info_hash(),
             id,
             piece,
@@ -198,7 +198,7 @@ impl Proofs {
     }
 }
 
-impl Transfers {
+impl AllTransfers {
     fn cached_piece_read(
         &mut self,
         info_hash: InfoHash,
@@ -212,8 +212,8 @@ impl Transfers {
         let Some(transfer) = transfer.filter(|t| t.unproved.busy.contains(&piece)) else { return };
         match bytes {
             Some(bytes) => {
-                let until = transfer.handed.insert(piece, Origin::Cache, memory, now);
-                self.effects.send(Command::Give(id, PieceIndex(piece), bytes));
+                let until = transfer.handed.insert(piece, HandedFrom::Cache, memory, now);
+                self.effects.send(EngineCommand::Give(id, PieceIndex(piece), bytes));
                 self.effects.wake_by(until);
             }
             // The engine has to fetch it, unless it came another way.
@@ -254,12 +254,12 @@ impl Transfer {
     pub(super) fn end_overdue_verifications(&mut self, now: Instant) {
         for (piece, origin) in self.handed.take_overdue(now) {
             match origin {
-                Origin::Web => {
+                HandedFrom::Web => {
                     if let Some(web) = &mut self.web {
                         web.was_not_verified();
                     }
                 }
-                Origin::Cache => {
+                HandedFrom::Cache => {
                     self.unproved.busy.remove(&piece);
                     self.unproved.stuck.insert(piece);
                     let owner = self.revision.layout.owner(PieceIndex(piece));

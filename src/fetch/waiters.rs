@@ -6,7 +6,7 @@ use std::ops::Range;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::contents::TorrentFile;
+use super::contents::FileUse;
 use super::deadline::Deadline;
 use super::transfer::QUIET;
 use super::wants::{ClaimId, TorrentPiece};
@@ -37,7 +37,7 @@ pub(super) struct WaitRequest {
 #[derive(Debug)]
 pub(super) struct Waiter {
     /// The file that the reader named.
-    pub via: TorrentFile,
+    pub via: FileUse,
     /// The bytes of the file.
     pub range: Range<u64>,
     pub kind: WaitKind,
@@ -78,12 +78,12 @@ pub(super) struct Ticket {
 }
 
 /// The reader's end of a waiter. Dropping it removes the waiter and its claims.
-pub(super) struct Parked<'a> {
+pub(super) struct ParkedWait<'a> {
     fetch: &'a Fetch,
     ticket: Ticket,
 }
 
-impl<'a> Parked<'a> {
+impl<'a> ParkedWait<'a> {
     pub(super) fn new(fetch: &'a Fetch, ticket: Ticket) -> Self {
         Self { fetch, ticket }
     }
@@ -94,7 +94,7 @@ impl<'a> Parked<'a> {
     }
 }
 
-impl Drop for Parked<'_> {
+impl Drop for ParkedWait<'_> {
     fn drop(&mut self) {
         let Ticket { key, id, .. } = &self.ticket;
         self.fetch.with(|state| state.contents.remove_waiter(key, *id, &mut state.transfers));

@@ -41,7 +41,7 @@ enum Ordered {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Claim {
+struct PieceClaim {
     by: ClaimId,
     level: Level,
     deadline: Duration,
@@ -49,7 +49,7 @@ struct Claim {
 
 #[derive(Debug, Default)]
 struct WantedPiece {
-    claims: Vec<Claim>,
+    claims: Vec<PieceClaim>,
     ordered: Option<Ordered>,
     /// When the first of the claims was made.
     since: Option<Instant>,
@@ -102,7 +102,7 @@ impl Wants {
         let want = self.pieces.entry(piece).or_default();
         match want.claims.iter_mut().find(|c| c.by == by) {
             Some(claim) => (claim.level, claim.deadline) = (level, deadline),
-            None => want.claims.push(Claim { by, level, deadline }),
+            None => want.claims.push(PieceClaim { by, level, deadline }),
         }
         want.since.get_or_insert(now);
         if level > Level::Bulk {

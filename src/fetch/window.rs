@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::contents::TorrentFile;
+use super::contents::FileUse;
 use super::wants::{ClaimId, TorrentPiece};
 
 /// Cursors a file may have; the least recently used is removed first. Loaders use up to 16 threads.
@@ -43,7 +43,7 @@ pub(super) struct Cursor {
     /// False once stale, until the next read.
     pub active: bool,
     /// The file that the reader named.
-    pub via: Option<TorrentFile>,
+    pub via: Option<FileUse>,
     /// The pieces of that file's torrent that the window covered when the claims were last computed.
     pub pieces: Range<u32>,
     pub claims: Vec<TorrentPiece>,
@@ -75,7 +75,7 @@ impl Cursor {
     }
 
     /// Sets the file that the reader named. The claims in another torrent are computed again.
-    pub(super) fn follow(&mut self, via: TorrentFile) {
+    pub(super) fn follow(&mut self, via: FileUse) {
         if self.via != Some(via) {
             (self.via, self.pieces) = (Some(via), 0..0);
         }

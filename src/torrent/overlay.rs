@@ -62,16 +62,16 @@ pub struct PeerId(pub u64);
 #[derive(Default)]
 pub struct MessageBytes {
     bytes: Vec<u8>,
-    _counted: Option<Counted>,
+    _counted: Option<CountedBytes>,
 }
 
 /// Subtracts a message's bytes from its counts when dropped.
-struct Counted {
+struct CountedBytes {
     by: usize,
     counts: [Arc<AtomicUsize>; 2],
 }
 
-impl Drop for Counted {
+impl Drop for CountedBytes {
     fn drop(&mut self) {
         for count in &self.counts {
             count.fetch_sub(self.by, Ordering::Relaxed);
@@ -86,7 +86,7 @@ impl MessageBytes {
         for count in &counts {
             count.fetch_add(by, Ordering::Relaxed);
         }
-        Self { bytes, _counted: Some(Counted { by, counts }) }
+        Self { bytes, _counted: Some(CountedBytes { by, counts }) }
     }
 }
 

@@ -13,10 +13,10 @@ use super::meter::Meter;
 use super::shared::{Slot, WebShared};
 use super::sources::Sources;
 use super::{FOR_READERS, MIN_REQUEST, PER_TORRENT, PieceDownload, WebError, WebRequest, WebSettings};
-use crate::fetch::effects::{Command, Effects};
-use crate::fetch::handed::Origin;
+use crate::fetch::effects::{Effects, EngineCommand};
+use crate::fetch::handed::HandedFrom;
 use crate::fetch::transfer::Transfer;
-use crate::fetch::transfers::Transfers;
+use crate::fetch::transfers::AllTransfers;
 use crate::fetch::wants::{ClaimId, Wants};
 use crate::model::{InfoHash, Manifest, PieceHashes, PieceIndex};
 
@@ -205,13 +205,13 @@ impl WebShared {
         web.alone |= transfer.peers.connected.is_empty();
         let wanted = pieces.clone().filter(|&p| transfer.wants.is_claimed(p)).collect();
         web.requests.push(RunningRequest { id, source, file, rest: pieces, wanted, _slot: slot, _end: end });
-        effects.send(Command::Download(Box::new(download)));
+        effects.send(EngineCommand::Download(Box::new(download)));
     }
 
     /// Records a piece that came over HTTP and matches its hash: the engine gets it, unless it has it by now.
     pub(super) fn piece_came(
         &mut self,
-        transfers: &mut Transfers,
+        transfers: &mut AllTransfers,
         (info_hash, id): (InfoHash, ClaimId),
         piece: u32,
         bytes: Vec<u8>,
@@ -230,15 +230,15 @@ impl WebShared {
         if verified || transfer.engine_has.contains(piece as usize) {
             return;
         }
-        let until = transfer.handed.insert(piece, Origin::Web, memory, transfers.effects.now);
-        transfers.effects.send(Command::Give(engine, PieceIndex(piece), bytes));
+        let until = transfer.handed.insert(piece, HandedFrom::Web, memory, transfers.effects.now);
+        transfers.effects.send(EngineCommand::Give(engine, PieceIndex(piece), bytes));
         transfers.effects.wake_by(until);
     }
 
     /// Records the end of a request.
     pub(super) fn request_ended(
         &mut self,
-        transfers: &mut Transfers,
+        transfers: &mut AllTransfers,
         (info_hash, id): (InfoHash, ClaimId),
         result: Result<(), WebError>,
     ) {
@@ -264,7 +264,7 @@ impl WebShared {
 }
 
 /// Records bytes that came over HTTP.
-pub(super) fn bytes_came(transfers: &mut Transfers, (info_hash, id): (InfoHash, ClaimId), bytes: u64) {
+pub(super) fn bytes_came(transfers: &mut AllTransfers, (info_hash, id): (InfoHash, ClaimId), bytes: u64) {
     let now = transfers.effects.now;
     let Some(transfer) = transfers.all.get_mut(&info_hash) else { return };
     let web = transfer.web.as_mut().filter(|web| web.requests.iter().any(|r| r.id == id));
