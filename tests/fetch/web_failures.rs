@@ -26,7 +26,7 @@ async fn server_of_wrong_bytes_is_asked_once() {
     assert!(why.contains("no peer") && why.contains("bytes that do not match the manifest"), "{why}");
     assert_eq!(web.asked().len(), 1);
     assert_eq!(rig.swarm.given(m.ih), [0, 1]);
-    assert!(rig.status(&m).last_error.unwrap().contains("other bytes"));
+    assert!(rig.status(&m).last_error.unwrap().contains("do not match"));
 }
 
 #[tokio::test(start_paused = true)]
