@@ -213,7 +213,9 @@ impl Inner {
 
     fn arrive(&mut self, host: usize, event: OverlayEvent) {
         let is_connected = match &event {
-            OverlayEvent::Received(peer, _) | OverlayEvent::Speaks { peer, .. } => self.links.contains_key(peer),
+            OverlayEvent::Received(peer, _) | OverlayEvent::Speaks { peer, .. } => {
+                self.links.contains_key(peer)
+            }
             _ => true,
         };
         if is_connected {
