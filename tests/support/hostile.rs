@@ -131,7 +131,7 @@ fn attack_with(
                 continue;
             }
             Ok(Some(Event::Overlay(OverlayEvent::Left(peer)))) => connected.retain(|p| *p != peer),
-            Ok(Some(Event::Overlay(OverlayEvent::Said(peer, bytes)))) if attack == Attack::Lie => {
+            Ok(Some(Event::Overlay(OverlayEvent::Received(peer, bytes)))) if attack == Attack::Lie => {
                 if let Ok(Some(message)) = Message::decode(&bytes) {
                     messages.lies(message).iter().for_each(|lie| send(peer, lie));
                 }
