@@ -13,7 +13,7 @@ use super::transfer::Phase;
 use super::waiters::{Kind, Waiter};
 use super::{Fetch, ReadError, lock};
 use crate::model::{InfoHash, PieceIndex};
-use crate::store::{Content, ContentKey, Lies};
+use crate::store::{Content, ContentKey, SpaceClass};
 use crate::torrent::{DiskErrorKind, Event, TorrentId};
 
 impl Fetch {
@@ -390,7 +390,8 @@ impl State {
         transfer.last_error = Some(format!("disk: {text}"));
         let of = transfer.revision.contents.iter().find(|content| content.path() == path);
         let gives_way = of.is_some_and(|content| content.is_sheddable());
-        let waits = kind == DiskErrorKind::Full && of.is_some_and(|content| content.lies() == Lies::Beside);
+        let waits = kind == DiskErrorKind::Full
+            && of.is_some_and(|content| content.space_class() == SpaceClass::CacheDisk);
         let lasting = match kind {
             DiskErrorKind::Full | DiskErrorKind::ReadOnly if gives_way || waits => {
                 // Other bytes give way, or what reads wait for goes to memory; a whole file that is fetched next to the cache

@@ -296,7 +296,7 @@ impl Fetch {
         lock(&self.state).exposure(info_hash)
     }
 
-    /// Other contents are reserved than before (see [`Store::withhold`](crate::store::Store::withhold)): torrents that offer
+    /// Other contents are reserved than before (see [`Store::withheld`](crate::store::Store)): torrents that offer
     /// their bytes are added again without them.
     pub fn withdraw_reserved(&self) {
         self.with(|state, now| state.withdraw_reserved(now));

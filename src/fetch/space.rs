@@ -19,7 +19,7 @@ use super::waiters::{Kind, Waiter};
 use super::wants::{Level, Wants};
 use super::{Fetch, ReadError, lock};
 use crate::model::{InfoHash, Layout, PieceIndex};
-use crate::store::{Content, ContentKey, Lies, Rooms, StoredRevision};
+use crate::store::{Content, ContentKey, Rooms, SpaceClass, StoredRevision};
 use crate::torrent::TorrentId;
 
 /// Kept behind a reader, in bytes: several threads of one reader read out of order.
@@ -36,8 +36,8 @@ const UNUSED_UNIT: u64 = 64 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Space {
     /// Where it is reserved, and how many bytes.
-    reserved: BTreeMap<u32, (Lies, u64)>,
-    lacking: BTreeMap<u32, (Lies, u64)>,
+    reserved: BTreeMap<u32, (SpaceClass, u64)>,
+    lacking: BTreeMap<u32, (SpaceClass, u64)>,
     deleting: BTreeSet<u32>,
     /// Since when pieces lack space while none has any.
     stuck_since: Option<Instant>,
@@ -60,7 +60,7 @@ impl Space {
         if self.reserved.contains_key(&piece) {
             return true;
         }
-        let (lies, len) = (revision.contents[file].lies(), bytes.end - bytes.start);
+        let (lies, len) = (revision.contents[file].space_class(), bytes.end - bytes.start);
         if rooms.reserve(lies, len, level == Level::Urgent) {
             self.lacking.remove(&piece);
             self.reserved.insert(piece, (lies, len));
@@ -82,7 +82,7 @@ impl Space {
     /// A piece is verified: its bytes are written.
     pub(super) fn came(&mut self, piece: u32, rooms: &Rooms) {
         if let Some((lies, len)) = self.reserved.remove(&piece) {
-            rooms.settle(lies, len);
+            rooms.end_reservation(lies, len);
         }
         self.lacking.remove(&piece);
     }
@@ -93,7 +93,7 @@ impl Space {
         self.reserved.retain(|&piece, (lies, len)| {
             let claimed = wants.is_claimed(piece);
             if !claimed {
-                rooms.settle(*lies, *len);
+                rooms.end_reservation(*lies, *len);
             }
             claimed
         });
@@ -115,7 +115,7 @@ impl Space {
     /// The pieces that have found no space on the disk for too long to wait for all of a file.
     fn hopeless(&self, now: Instant) -> impl Iterator<Item = u32> {
         let stuck = self.stuck_since.is_some_and(|since| now >= since + JOB_WITHOUT_SPACE);
-        let on_disk = self.lacking.iter().filter(|(_, (lies, _))| *lies != Lies::Memory);
+        let on_disk = self.lacking.iter().filter(|(_, (lies, _))| *lies != SpaceClass::Memory);
         on_disk.map(|(piece, _)| *piece).filter(move |_| stuck)
     }
 }
@@ -143,7 +143,7 @@ impl Fetch {
     pub fn lacking_bytes(&self, in_memory: bool) -> u64 {
         let state = lock(&self.state);
         let pieces = state.transfers.values().flat_map(|transfer| transfer.space.lacking.values());
-        let here = pieces.filter(|(lies, _)| (*lies == Lies::Memory) == in_memory);
+        let here = pieces.filter(|(lies, _)| (*lies == SpaceClass::Memory) == in_memory);
         here.map(|(_, bytes)| bytes).sum()
     }
 
@@ -152,7 +152,7 @@ impl Fetch {
         let state = lock(&self.state);
         let lacks = |(ih, piece): &(InfoHash, u32)| {
             let lacking = state.transfers.get(ih).and_then(|transfer| transfer.space.lacking.get(piece));
-            lacking.is_some_and(|(lies, _)| *lies == Lies::Cache)
+            lacking.is_some_and(|(lies, _)| *lies == SpaceClass::Cache)
         };
         let starves = |waiter: &Waiter| waiter.kind == Kind::Read && waiter.claims.iter().any(lacks);
         let starved = state.contents.values().filter(|used| used.waiters.values().any(starves));
@@ -216,7 +216,7 @@ impl Fetch {
             None => Some(Rank::unread(range)),
         };
         let mut ranked: Vec<(Rank, Range<u64>)> = units(content.len(), unit)
-            .filter(|range| content.holds_some(range) && !kept.iter().any(|other| overlap(other, range)))
+            .filter(|range| content.has_some(range) && !kept.iter().any(|other| overlap(other, range)))
             .filter_map(|range| Some((rank(&range)?, range)))
             .collect();
         ranked.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
@@ -235,7 +235,7 @@ impl Fetch {
                 let kept = self.kept(&state, &key, shedding);
                 let mut ranges = ranges.to_vec();
                 ranges.retain(|range| !kept.iter().any(|other| overlap(other, range)));
-                let Some(taken) = content.take_out(&ranges) else { return Ok(0) };
+                let Some(taken) = content.remove_from_map(&ranges) else { return Ok(0) };
                 let withdrawn = state.forget_pieces(&key, &ranges);
                 (taken, ranges, withdrawn)
             };
@@ -245,7 +245,7 @@ impl Fetch {
             }
             (taken, ranges)
         };
-        let freed = content.delete_taken(&taken);
+        let freed = content.delete_removed(&taken);
         self.with(|state, now| state.were_deleted(&key, &ranges, now));
         freed
     }

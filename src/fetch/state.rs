@@ -174,7 +174,7 @@ impl State {
                 unproved.holds(piece) || !space.admit(revision, rooms, piece, level, now)
             });
             if space.lacks_any() {
-                rooms.want();
+                rooms.request_space();
             }
             if !orders.is_empty() {
                 self.outbox.push_back(Command::Orders(id, orders));
