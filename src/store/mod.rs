@@ -30,6 +30,7 @@ mod mapfile;
 pub mod partial_mirrors;
 pub mod placed;
 pub mod placement;
+mod placement_index;
 mod publish;
 mod publish_step;
 mod record;

@@ -1,6 +1,6 @@
 //! Tests that the number of waits for the disk does not grow with the number of files.
 
-use super::lifecycle::{all, published};
+use super::models::{all, published};
 use super::*;
 
 /// The number of times that `work` waits for the disk.
@@ -43,7 +43,7 @@ fn publication_waits_for_the_disk_few_times() {
     for dest in [&dest, &second] {
         let (count, _) = flushes(|| store.publish(&revision, &all(&revision), dest).unwrap());
         assert!(count < BOUND, "{}: {count}", dest.display());
-        assert_eq!(published(dest), lifecycle::expected(&files));
+        assert_eq!(published(dest), models::expected(&files));
     }
     drop((revision, store));
     let store = home.store();

@@ -1,8 +1,10 @@
 //! Tests of the store as its users see it.
 #![allow(clippy::single_range_in_vec_init)]
 
+mod eviction;
 mod flushes;
-mod lifecycle;
+mod models;
+mod publishing;
 mod records;
 mod removing;
 mod scheduler;

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use super::lifecycle::{Files, expected, get, published, tree};
+use super::models::{Files, expected, get, published, tree};
 use super::{BOOT, Home, arrive, bytes, home, manifest};
 use crate::store::*;
 
@@ -205,4 +205,67 @@ fn edited_file_of_a_former_state_stays() {
     assert_eq!(clear_former(&home, &present, &dest, std::slice::from_ref(&present)), 0);
     assert_eq!(fs::read(dest.join("old")).unwrap(), b"mine");
     assert_eq!(left(&home, &present), Vec::<String>::new());
+}
+
+#[test]
+fn removal_keeps_files_of_other_models_and_users() {
+    let home = home();
+    let (shared, own, partial) = (bytes(50_000, 1), bytes(20_000, 2), bytes(40_000, 3));
+    let dest = home.paths.models.join("o/m");
+    let files: Files = &[("own", &own), ("sub/shared", &shared)];
+    let other_files: Files = &[("p", &partial), ("s", &shared)];
+    let (store, revision) = get(&home, "o/m", files, &dest);
+    store.torrents.save_metainfo(&revision.manifest.torrent.info_hash, b"d").unwrap();
+    let other = store.revision(manifest("o/other", other_files)).unwrap();
+    assert_eq!(other.contents[1].path(), fs::canonicalize(&dest).unwrap().join("sub/shared"));
+    fs::write(dest.join("notes.txt"), b"by the user").unwrap();
+
+    store.forget(&revision, std::slice::from_ref(&other.manifest)).unwrap();
+    assert_eq!(tree(&home.paths.models), expected(&[("o/m/notes.txt", b"by the user")]));
+    assert!(!revision.contents[0].is_complete());
+    assert_eq!(other.contents[1].read(0..50_000).unwrap().unwrap(), shared);
+    assert_eq!(store.torrents.load_metainfo(&revision.manifest.torrent.info_hash).unwrap(), None);
+    drop((revision, other, store));
+    let store = home.store();
+    let other = store.revision(manifest("o/other", other_files)).unwrap();
+    assert_eq!(other.cached_bytes(), 50_000);
+    arrive(&other.contents[0], &partial, 0..16_384);
+    store.forget(&other, &[]).unwrap();
+    assert_eq!(store.cache().usage().unwrap(), 0);
+    assert_eq!(tree(&home.paths.base.join("resume")), []);
+}
+
+#[test]
+fn removal_of_a_model_shared_in_place_keeps_its_files() {
+    let home = home();
+    let a = bytes(50_000, 1);
+    let mine = home.paths.models.join("o/mine");
+    fs::create_dir_all(&mine).unwrap();
+    fs::write(mine.join("x"), &a).unwrap();
+    let store = home.store();
+    let manifest = manifest("o/mine", &[("x", &a)]);
+    store.placed().record(&manifest, &mine).unwrap();
+    let revision = store.revision(manifest.clone()).unwrap();
+    store.forget(&revision, &[]).unwrap();
+    assert_eq!(tree(&mine), expected(&[("x", &a)]));
+    drop((revision, store));
+    assert!(!home.store().revision(manifest).unwrap().is_complete());
+}
+
+#[test]
+fn removal_of_one_name_of_a_torrent_keeps_the_other() {
+    let home = home();
+    let a = bytes(50_000, 1);
+    let files: Files = &[("a", &a)];
+    let (ours, theirs) = (home.paths.models.join("o/m"), home.paths.models.join("p/m"));
+    drop(get(&home, "o/m", files, &ours));
+    let (store, other) = get(&home, "p/m", files, &theirs);
+    let revision = store.revision(manifest("o/m", files)).unwrap();
+    assert_eq!(revision.manifest.torrent.info_hash, other.manifest.torrent.info_hash);
+    store.forget(&revision, std::slice::from_ref(&other.manifest)).unwrap();
+    assert!(!ours.exists());
+    assert_eq!(published(&theirs), expected(files));
+    assert!(theirs.join(Paths::MODEL_MANIFEST).exists());
+    drop((revision, other, store));
+    assert!(home.store().revision(manifest("p/m", files)).unwrap().is_complete());
 }

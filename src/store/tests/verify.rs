@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
-use super::lifecycle::published;
+use super::models::published;
 use super::{Home, arrive, bytes, home, outdate};
 use crate::model::hash::hash_file;
 use crate::model::merkle::{self, PieceLayers};

@@ -1,65 +1,10 @@
-//! Tests of whole models that are staged, published, evicted and removed.
+//! Tests of models that are staged and published.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use super::{BOOT, Home, arrive, bytes, home, manifest};
+use super::models::{Files, all, arrive_all, expected, get, published, tree};
+use super::{Home, arrive, bytes, home, manifest};
 use crate::store::*;
-
-pub(super) type Files<'a> = &'a [(&'a str, &'a [u8])];
-
-/// All files in a directory, hidden ones too, as (path, bytes).
-pub(super) fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
-    fn walk(dir: &Path, top: &Path, out: &mut Vec<(String, Vec<u8>)>) {
-        for entry in fs::read_dir(dir).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(&path, top, out);
-            } else {
-                out.push((
-                    path.strip_prefix(top).unwrap().to_str().unwrap().to_owned(),
-                    fs::read(&path).unwrap(),
-                ));
-            }
-        }
-    }
-    let mut out = Vec::new();
-    walk(dir, dir, &mut out);
-    out.sort();
-    out
-}
-
-/// The files of a published model, without the manifest copy.
-pub(super) fn published(dir: &Path) -> Vec<(String, Vec<u8>)> {
-    tree(dir).into_iter().filter(|(path, _)| path != Paths::MODEL_MANIFEST).collect()
-}
-
-pub(super) fn expected(files: Files) -> Vec<(String, Vec<u8>)> {
-    let mut all: Vec<_> = files.iter().map(|(p, b)| ((*p).to_owned(), b.to_vec())).collect();
-    all.sort();
-    all
-}
-
-pub(super) fn arrive_all(revision: &StoredRevision, files: Files) {
-    for (content, (_, bytes)) in revision.contents.iter().zip(files) {
-        if !content.is_complete() {
-            arrive(content, bytes, 0..bytes.len() as u64);
-        }
-    }
-}
-
-pub(super) fn all(revision: &StoredRevision) -> Vec<usize> {
-    (0..revision.contents.len()).collect()
-}
-
-/// Fetches a model as `get` does.
-pub(super) fn get(home: &Home, name: &str, files: Files, dest: &Path) -> (Arc<Store>, Arc<StoredRevision>) {
-    let store = home.store();
-    let revision = store.revision(manifest(name, files)).unwrap();
-    store.staging().stage(&revision, dest).unwrap();
-    arrive_all(&revision, files);
-    store.publish(&revision, &all(&revision), dest).unwrap();
-    (store, revision)
-}
 
 fn publishes_to(home: Home, dest: &Path) {
     let (a, b) = (bytes(150_000, 1), bytes(20_000, 2));
@@ -368,176 +313,6 @@ fn files_of_models_are_shared_and_files_of_users_copied() {
 }
 
 #[test]
-fn removal_keeps_files_of_other_models_and_users() {
-    let home = home();
-    let (shared, own, partial) = (bytes(50_000, 1), bytes(20_000, 2), bytes(40_000, 3));
-    let dest = home.paths.models.join("o/m");
-    let files: Files = &[("own", &own), ("sub/shared", &shared)];
-    let other_files: Files = &[("p", &partial), ("s", &shared)];
-    let (store, revision) = get(&home, "o/m", files, &dest);
-    store.torrents.save_metainfo(&revision.manifest.torrent.info_hash, b"d").unwrap();
-    let other = store.revision(manifest("o/other", other_files)).unwrap();
-    assert_eq!(other.contents[1].path(), fs::canonicalize(&dest).unwrap().join("sub/shared"));
-    fs::write(dest.join("notes.txt"), b"by the user").unwrap();
-
-    store.forget(&revision, std::slice::from_ref(&other.manifest)).unwrap();
-    assert_eq!(tree(&home.paths.models), expected(&[("o/m/notes.txt", b"by the user")]));
-    assert!(!revision.contents[0].is_complete());
-    assert_eq!(other.contents[1].read(0..50_000).unwrap().unwrap(), shared);
-    assert_eq!(store.torrents.load_metainfo(&revision.manifest.torrent.info_hash).unwrap(), None);
-    drop((revision, other, store));
-    let store = home.store();
-    let other = store.revision(manifest("o/other", other_files)).unwrap();
-    assert_eq!(other.cached_bytes(), 50_000);
-    arrive(&other.contents[0], &partial, 0..16_384);
-    store.forget(&other, &[]).unwrap();
-    assert_eq!(store.cache().usage().unwrap(), 0);
-    assert_eq!(tree(&home.paths.base.join("resume")), []);
-}
-
-#[test]
-fn removal_of_a_model_shared_in_place_keeps_its_files() {
-    let home = home();
-    let a = bytes(50_000, 1);
-    let mine = home.paths.models.join("o/mine");
-    fs::create_dir_all(&mine).unwrap();
-    fs::write(mine.join("x"), &a).unwrap();
-    let store = home.store();
-    let manifest = manifest("o/mine", &[("x", &a)]);
-    store.placed().record(&manifest, &mine).unwrap();
-    let revision = store.revision(manifest.clone()).unwrap();
-    store.forget(&revision, &[]).unwrap();
-    assert_eq!(tree(&mine), expected(&[("x", &a)]));
-    drop((revision, store));
-    assert!(!home.store().revision(manifest).unwrap().is_complete());
-}
-
-#[test]
-fn removal_of_one_name_of_a_torrent_keeps_the_other() {
-    let home = home();
-    let a = bytes(50_000, 1);
-    let files: Files = &[("a", &a)];
-    let (ours, theirs) = (home.paths.models.join("o/m"), home.paths.models.join("p/m"));
-    drop(get(&home, "o/m", files, &ours));
-    let (store, other) = get(&home, "p/m", files, &theirs);
-    let revision = store.revision(manifest("o/m", files)).unwrap();
-    assert_eq!(revision.manifest.torrent.info_hash, other.manifest.torrent.info_hash);
-    store.forget(&revision, std::slice::from_ref(&other.manifest)).unwrap();
-    assert!(!ours.exists());
-    assert_eq!(published(&theirs), expected(files));
-    assert!(theirs.join(Paths::MODEL_MANIFEST).exists());
-    drop((revision, other, store));
-    assert!(home.store().revision(manifest("p/m", files)).unwrap().is_complete());
-}
-
-#[test]
-fn readers_see_right_bytes_or_none_during_changes() {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    let home = home();
-    let a = bytes(200_000, 1);
-    let store = home.store();
-    let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
-    let content = &revision.contents[0];
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for reader in 0..2u64 {
-            let (a, done) = (&a, &done);
-            scope.spawn(move || {
-                for at in (0u64..).map(|i| (i * 7919 + reader * 31) % 150_000) {
-                    if done.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    // If the file was removed between the check of the map and the open, the result is an error.
-                    if let Ok(Some(read)) = content.read(at..at + 50_000) {
-                        assert_eq!(read, a[at as usize..at as usize + 50_000]);
-                    }
-                }
-            });
-        }
-        for round in 0..200u64 {
-            arrive(content, &a, 0..200_000);
-            match round % 3 {
-                0 => drop(store.cache().evict(u64::MAX, &|_| false).unwrap()),
-                1 => {
-                    content.mark_missing(0..100_000).unwrap();
-                    let file = fs::File::options().write(true).open(content.path());
-                    if let Ok(file) = file {
-                        std::os::unix::fs::FileExt::write_all_at(&file, &[0; 98_304], 0).unwrap();
-                    }
-                }
-                _ => store.sync().unwrap(),
-            }
-        }
-        done.store(true, Ordering::Relaxed);
-    });
-}
-
-#[test]
-fn eviction_order_respects_use_and_pins() {
-    let home = home();
-    let store = home.store();
-    let data: Vec<Vec<u8>> = (0..4).map(|i| bytes(100_000, i)).collect();
-    let names = ["a", "b", "c", "d"];
-    let files: Vec<(&str, &[u8])> = names.iter().zip(&data).map(|(n, d)| (*n, d.as_slice())).collect();
-    let revision = store.revision(manifest("o/m", &files)).unwrap();
-    arrive_all(&revision, &files);
-    // The files were used in this order, long ago; then the first is read.
-    for (content, age) in revision.contents.iter().zip([400, 300, 200, 100]) {
-        let live = fs::File::options().write(true).open(mapfile::live_path(&content.path())).unwrap();
-        live.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(age)).unwrap();
-    }
-    revision.contents[0].read(0..1).unwrap().unwrap();
-    let usage = store.cache().usage().unwrap();
-    let one = usage / 4;
-    let pin = revision.contents[1].pin();
-    let kept = revision.contents[2].root().unwrap();
-    let evicted = store.cache().evict(one, &|root| *root == kept).unwrap();
-    assert_eq!(evicted.iter().map(|e| Some(e.key.root)).collect::<Vec<_>>(), [revision.contents[3].root()]);
-    assert_eq!(revision.contents[3].read(0..1).unwrap(), None);
-    assert!(!revision.contents[3].path().exists());
-    assert_eq!(store.cache().usage().unwrap(), usage - one);
-    drop(pin);
-    store.cache().evict(u64::MAX, &|_| false).unwrap();
-    assert_eq!((store.cache().usage().unwrap(), revision.cached_bytes()), (0, 0));
-    // Evicted bytes can be stored again.
-    arrive_all(&revision, &files);
-    assert_eq!(revision.contents[3].read(0..100_000).unwrap().unwrap(), data[3]);
-}
-
-#[test]
-fn eviction_during_publication_leaves_all_or_nothing() {
-    let home = home();
-    let store = home.store();
-    for round in 0..40u8 {
-        let data: Vec<Vec<u8>> = (0..3).map(|i| bytes(100_000, round * 3 + i)).collect();
-        let files: Files = &[("a", &data[0]), ("b", &data[1]), ("c", &data[2])];
-        let revision = store.revision(manifest("o/m", files)).unwrap();
-        arrive_all(&revision, files);
-        let dest = home.dir.path().join(format!("out/{round}"));
-        let start = std::sync::Barrier::new(2);
-        let result = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                start.wait();
-                store.cache().evict(u64::MAX, &|_| false).unwrap();
-            });
-            start.wait();
-            store.publish(&revision, &all(&revision), &dest)
-        });
-        match result {
-            Ok(_) => {
-                assert_eq!(published(&dest), expected(files));
-                assert!(revision.is_complete());
-            }
-            Err(StoreError::Incomplete { .. }) => {
-                assert_eq!(tree(&dest), []);
-                assert_eq!(revision.cached_bytes(), 0);
-            }
-            Err(e) => panic!("round {round}: {e}"),
-        }
-    }
-}
-
-#[test]
 fn staging_directory_is_removed_only_if_it_is_empty() {
     let home = home();
     let dest = home.dir.path().join("out");
@@ -587,43 +362,6 @@ fn publication_keeps_partial_downloads_of_other_models() {
 }
 
 #[test]
-fn large_file_is_evicted_from_its_end() {
-    let home = home();
-    let store = home.store();
-    let len = 150u64 << 20;
-    let mut described = (*manifest("o/m", &[("a", b"x")])).clone();
-    described.files[0].size = len;
-    let manifest = Arc::new(described);
-    let revision = store.revision(manifest.clone()).unwrap();
-    let content = &revision.contents[0];
-    fs::create_dir_all(content.path().parent().unwrap()).unwrap();
-    let file = fs::File::create(content.path()).unwrap();
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len).unwrap();
-    content.mark_verified(0..len).unwrap();
-    store.sync().unwrap();
-    let before = store.cache().usage().unwrap();
-    let evicted = store.cache().evict(30 << 20, &|_| false).unwrap();
-    assert_eq!(evicted[0].range, 64 << 20..len);
-    assert!(store.cache().usage().unwrap() <= before - (30 << 20));
-    assert_eq!(content.missing_ranges(0..len), [64 << 20..len]);
-    drop((revision, store));
-    let store = Store::open_in_boot(&home.paths, [BOOT[0] + 1; 16]).unwrap();
-    assert_eq!(store.revision(manifest).unwrap().contents[0].missing_ranges(0..len), [64 << 20..len]);
-}
-
-#[test]
-fn bound_of_the_cache_is_in_bytes() {
-    use crate::config::{CacheConfig, SizeOrPercent};
-    let home = home();
-    let store = home.store();
-    let bound = |max_size| store.cache().bound(&CacheConfig { max_size, min_free: 0 }).unwrap();
-    let (total, _) = eviction::disk_space(&home.paths.cache()).unwrap();
-    assert_eq!(bound(SizeOrPercent::Bytes(4096)), 4096);
-    assert_eq!(bound(SizeOrPercent::Percent(100.0)), total);
-    assert_eq!(eviction::resolve_size(SizeOrPercent::Percent(12.5), 800), 100);
-}
-
-#[test]
 fn file_and_directory_of_a_former_state_are_exchanged() {
     let home = home();
     let dest = home.paths.models.join("o/m");
@@ -659,7 +397,7 @@ fn file_and_directory_of_a_former_state_are_exchanged() {
 }
 
 #[test]
-fn a_model_that_was_got_into_a_directory_below_another_does_not_give_way() {
+fn directory_of_another_model_is_not_replaced_by_a_file() {
     let home = home();
     let (dest, below) = (home.dir.path().join("out"), home.dir.path().join("out/x"));
     let (a, b) = (bytes(20_000, 1), bytes(20_000, 2));
