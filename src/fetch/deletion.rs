@@ -107,7 +107,7 @@ impl Fetch {
             None => Some(Rank::unread(range)),
         };
         let mut ranked: Vec<(Rank, Range<u64>)> = units(content.len(), unit)
-            .filter(|range| content.holds_some(range) && !kept.iter().any(|other| overlap(other, range)))
+            .filter(|range| content.has_some(range) && !kept.iter().any(|other| overlap(other, range)))
             .filter_map(|range| Some((rank(&range)?, range)))
             .collect();
         ranked.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
@@ -126,7 +126,7 @@ impl Fetch {
                 let kept = self.kept(&state, &key, shedding);
                 let mut ranges = ranges.to_vec();
                 ranges.retain(|range| !kept.iter().any(|other| overlap(other, range)));
-                let Some(taken) = content.take_out(&ranges) else { return Ok(0) };
+                let Some(taken) = content.remove_from_map(&ranges) else { return Ok(0) };
                 let FetchState { contents, transfers, .. } = &mut *state;
                 let withdrawn = contents.forget_pieces(&key, &ranges, transfers);
                 (taken, ranges, withdrawn)
@@ -137,7 +137,7 @@ impl Fetch {
             }
             (taken, ranges)
         };
-        let freed = content.delete_taken(&taken);
+        let freed = content.delete_removed(&taken);
         self.with(|state| state.contents.were_deleted(&key, &ranges, &mut state.transfers));
         freed
     }

@@ -191,7 +191,7 @@ impl Fetch {
     }
 
     /// Must be called when other contents are reserved than before (see
-    /// [`Store::withhold`](crate::store::Store::withhold)): torrents that offer their bytes are added again without them.
+    /// [`Store::withheld`](crate::store::Store)): torrents that offer their bytes are added again without them.
     pub fn withdraw_reserved(&self) {
         self.with(|state| state.transfers.withdraw_reserved());
     }

@@ -14,7 +14,7 @@ use super::state::FetchState;
 use super::transfers::AllTransfers;
 use super::waiters::{WaitKind, Waiter};
 use crate::model::{InfoHash, PieceIndex};
-use crate::store::{Content, ContentKey, Lies};
+use crate::store::{Content, ContentKey, SpaceClass};
 use crate::torrent::{DiskErrorKind, EngineError, SwarmStats, TorrentId};
 
 /// The content of a piece, the bytes of it that the piece holds, and where they are stored after how many moves.
@@ -198,7 +198,7 @@ impl FetchState {
         transfer.last_error = Some(format!("disk: {text}"));
         let of = transfer.revision.contents.iter().find(|content| content.path() == path);
         let gives_way = of.is_some_and(|content| content.is_sheddable());
-        let waits = kind == DiskErrorKind::Full && of.is_some_and(|content| content.lies() == Lies::Beside);
+        let waits = kind == DiskErrorKind::Full && of.is_some_and(|content| content.space_class() == SpaceClass::CacheDisk);
         let lasting = match kind {
             DiskErrorKind::Full | DiskErrorKind::ReadOnly if gives_way || waits => {
                 // Other bytes are deleted, or bytes that reads wait for go to memory; a whole file that is fetched next to

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::wants::{Level, Wants};
 use crate::model::PieceIndex;
-use crate::store::{Lies, Rooms, StoredRevision};
+use crate::store::{Rooms, SpaceClass, StoredRevision};
 
 /// How long a torrent may have no space for any of its pieces before whole files fail: other programs may release space in
 /// the meantime.
@@ -20,8 +20,8 @@ const JOB_WITHOUT_SPACE: Duration = Duration::from_secs(20);
 #[derive(Debug, Default)]
 pub(super) struct Space {
     /// Where space is reserved, and how many bytes.
-    reserved: BTreeMap<u32, (Lies, u64)>,
-    lacking: BTreeMap<u32, (Lies, u64)>,
+    reserved: BTreeMap<u32, (SpaceClass, u64)>,
+    lacking: BTreeMap<u32, (SpaceClass, u64)>,
     deleting: BTreeSet<u32>,
     /// Since when pieces lack space while none has any.
     stuck_since: Option<Instant>,
@@ -44,7 +44,7 @@ impl Space {
         if self.reserved.contains_key(&piece) {
             return true;
         }
-        let (lies, len) = (revision.contents[file].lies(), bytes.end - bytes.start);
+        let (lies, len) = (revision.contents[file].space_class(), bytes.end - bytes.start);
         if rooms.reserve(lies, len, level == Level::Urgent) {
             self.lacking.remove(&piece);
             self.reserved.insert(piece, (lies, len));
@@ -66,7 +66,7 @@ impl Space {
     /// A piece is verified: its bytes are written.
     pub(super) fn came(&mut self, piece: u32, rooms: &Rooms) {
         if let Some((lies, len)) = self.reserved.remove(&piece) {
-            rooms.settle(lies, len);
+            rooms.end_reservation(lies, len);
         }
         self.lacking.remove(&piece);
     }
@@ -77,7 +77,7 @@ impl Space {
         self.reserved.retain(|&piece, (lies, len)| {
             let claimed = wants.is_claimed(piece);
             if !claimed {
-                rooms.settle(*lies, *len);
+                rooms.end_reservation(*lies, *len);
             }
             claimed
         });
@@ -109,12 +109,12 @@ impl Space {
     /// Bytes of the pieces that lack space in memory, or on the disk.
     pub(super) fn lacking_bytes(&self, in_memory: bool) -> u64 {
         let lacking = self.lacking.values();
-        lacking.filter(|(lies, _)| (*lies == Lies::Memory) == in_memory).map(|(_, bytes)| bytes).sum()
+        lacking.filter(|(lies, _)| (*lies == SpaceClass::Memory) == in_memory).map(|(_, bytes)| bytes).sum()
     }
 
     /// Whether a piece lacks space in the cache.
     pub(super) fn lacks_cache(&self, piece: u32) -> bool {
-        self.lacking.get(&piece).is_some_and(|(lies, _)| *lies == Lies::Cache)
+        self.lacking.get(&piece).is_some_and(|(lies, _)| *lies == SpaceClass::Cache)
     }
 
     /// The bytes of a piece are being deleted: it is held back.
@@ -130,7 +130,7 @@ impl Space {
     /// The pieces that have lacked space on the disk for too long to wait for a whole file.
     pub(super) fn hopeless(&self, now: Instant) -> impl Iterator<Item = u32> {
         let stuck = self.stuck_since.is_some_and(|since| now >= since + JOB_WITHOUT_SPACE);
-        let on_disk = self.lacking.iter().filter(|(_, (lies, _))| *lies != Lies::Memory);
+        let on_disk = self.lacking.iter().filter(|(_, (lies, _))| *lies != SpaceClass::Memory);
         on_disk.map(|(piece, _)| *piece).filter(move |_| stuck)
     }
 }

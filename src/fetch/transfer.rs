@@ -198,7 +198,7 @@ impl Transfer {
         let orders = wants
             .orders(|piece, level| unproved.holds(piece) || !space.admit(revision, rooms, piece, level, now));
         if space.lacks_any() {
-            rooms.want();
+            rooms.request_space();
         }
         orders
     }

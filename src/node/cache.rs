@@ -15,7 +15,7 @@ impl Node {
     pub async fn clear_cache(&self) -> Result<u64, NodeError> {
         let usage = || {
             let store = self.library.store.clone();
-            blocking::run(move || Ok(store.cache_usage()?))
+            blocking::run(move || Ok(store.cache().usage()?))
         };
         let before = usage().await?;
         self.drop_cached().await?;
@@ -24,7 +24,7 @@ impl Node {
 
     async fn drop_cached(&self) -> Result<(), NodeError> {
         let store = self.library.store.clone();
-        let mut entries = blocking::run(move || Ok(store.cache_entries()?)).await?;
+        let mut entries = blocking::run(move || Ok(store.cache().entries()?)).await?;
         entries.retain(|entry| self.fetch.waited_for(&entry.key).is_empty());
         let keys: Vec<ContentKey> = entries.into_iter().map(|entry| entry.key).collect();
         let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await?;
@@ -35,7 +35,7 @@ impl Node {
         let evicted = blocking::run(move || {
             // Both outlive the future: the thread goes on when nobody waits for it any more.
             let _until_done = (held, lock);
-            Ok(store.evict(u64::MAX, &|root| !roots.contains(root))?)
+            Ok(store.cache().evict(u64::MAX, &|root| !roots.contains(root))?)
         })
         .await?;
         tracing::info!("dropped bytes of {} files from the cache", evicted.len());

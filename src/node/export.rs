@@ -24,10 +24,10 @@ impl Library {
             return Ok(hybrid);
         }
         let info_hash = manifest.torrent.info_hash;
-        let metainfo = match self.store.load_metainfo(&info_hash)? {
+        let metainfo = match self.store.torrents.load_metainfo(&info_hash)? {
             Some(kept) => kept,
             None => {
-                let layers = self.store.layers(&manifest)?;
+                let layers = self.store.torrents.layers(&manifest)?;
                 manifest.metainfo(Some(&layers).filter(|layers| !layers.is_empty()))
             }
         };
@@ -37,7 +37,7 @@ impl Library {
     /// The hybrid torrent of a model, where it was made on this host.
     pub fn hybrid_torrent(&self, manifest: &Manifest) -> Result<Option<Torrent>, NodeError> {
         let Some(hybrid) = manifest.torrent.hybrid_info_hash else { return Ok(None) };
-        let metainfo = self.store.load_metainfo(&hybrid)?;
+        let metainfo = self.store.torrents.load_metainfo(&hybrid)?;
         metainfo.map(|metainfo| finish(manifest, metainfo)).transpose()
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::{Node, NodeError, blocking};
 use crate::fetch::EvictionHold;
 use crate::model::{Manifest, ModelRef};
-use crate::store::Former;
+use crate::store::FormerState;
 
 impl Node {
     /// Removes what former states of a model have left in a directory where all of `present` stands. What another job
@@ -19,7 +19,9 @@ impl Node {
         dir: &Path,
     ) -> Result<(), NodeError> {
         let model = present.model_ref();
-        for former in self.library.store.former(&model, &present.torrent.info_hash, Some(dir))? {
+        for former in
+            self.library.store.former_states().list(&model, &present.torrent.info_hash, Some(dir))?
+        {
             let until_done = match self.hold_former(&model, &former).await {
                 Err(NodeError::InUse(_)) => continue,
                 held => (held?, self.lock.clone()),
@@ -32,7 +34,8 @@ impl Node {
                 if known.is_none_or(|known| known.torrent.info_hash != present.torrent.info_hash) {
                     return Ok(());
                 }
-                let cleared = library.store.clear_former(&former, &present, &dir, &library.manifests())?;
+                let cleared =
+                    library.store.former_states().clear(&former, &present, &dir, &library.manifests())?;
                 tracing::info!("{cleared} files of a former state of {} are removed", present.model_ref());
                 Ok(())
             })
@@ -46,7 +49,7 @@ impl Node {
     pub(super) async fn hold_former(
         &self,
         model: &ModelRef,
-        former: &Former,
+        former: &FormerState,
     ) -> Result<(OwnedMutexGuard<()>, EvictionHold), NodeError> {
         let turn = self.jobs.try_turn(&former.info_hash).ok_or_else(|| NodeError::InUse(model.clone()))?;
         let keys: Vec<_> = former.keys.iter().copied().collect();

@@ -217,8 +217,8 @@ impl Node {
         let (to, which) = (dest.clone(), files.clone());
         let staging = self.on_store(&revision, &turn, move |store, revision| {
             // Before anything is downloaded.
-            store.check_vacant(revision, &which, &to)?;
-            store.stage(revision, &to)
+            store.staging().check_vacant(revision, &which, &to)?;
+            store.staging().stage(revision, &to)
         });
         staging.await?;
         let here =
@@ -228,8 +228,9 @@ impl Node {
         });
         if let Err(refusal) = permitted {
             let to = dest.clone();
-            let removing =
-                self.on_store(&revision, &turn, move |store, revision| store.unstage_empty(revision, &to));
+            let removing = self.on_store(&revision, &turn, move |store, revision| {
+                store.staging().unstage_empty(revision, &to)
+            });
             if let Err(error) = removing.await {
                 tracing::warn!(%error, %model, "could not remove an empty staging directory");
             }
@@ -256,8 +257,8 @@ impl Node {
         let publishing = self.on_store(&revision, &turn, move |store, revision| {
             let kept = store.publish(revision, &which, &to)?;
             // What a mirror without its large files had there and the model has not is no model's.
-            if whole && store.is_own(&revision.manifest.model_ref(), &to) {
-                store.clear_laid_out(&revision.manifest.model_ref())?;
+            if whole && store.dirs.is_own(&revision.manifest.model_ref(), &to) {
+                store.partial_mirrors().clear(&revision.manifest.model_ref())?;
             }
             Ok(kept)
         });
@@ -443,7 +444,7 @@ impl Node {
         dest: &Path,
         progress: &(impl Fn(GetProgress) + Send + Sync),
     ) -> Result<(), NodeError> {
-        let found = self.library.store.unverified(revision, dest);
+        let found = self.library.store.placed().unverified(revision, dest);
         if found.is_empty() {
             return Ok(());
         }
@@ -454,7 +455,7 @@ impl Node {
         let adopting = self.on_store(revision, turn, move |store, revision| {
             let progress = |bytes| told.send_modify(|done| *done += bytes);
             let watch = Watch { progress: &progress, cancel: &cancel };
-            store.adopt(revision, &found, &dest, &store.layers(&revision.manifest)?, watch)
+            store.placed().adopt(revision, &found, &dest, &store.torrents.layers(&revision.manifest)?, watch)
         });
         tokio::pin!(adopting);
         loop {

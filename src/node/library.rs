@@ -8,7 +8,7 @@ use crate::node::NodeError;
 use crate::node::lock::NodeLock;
 use crate::node::sharing::Sharing;
 use crate::paths::Paths;
-use crate::store::{Beside, Registry, States, Store, StoreError, StoredRevision};
+use crate::store::{ByPublisher, Registry, SignedStates, Store, StoreError, StoredRevision};
 use crate::trust::Trust;
 
 /// The registry and the store of one base directory.
@@ -20,9 +20,9 @@ pub struct Library {
     /// The manifests known.
     pub registry: Arc<Registry>,
     /// The manifests that are read by the fingerprint of their publisher.
-    pub beside: Arc<Beside>,
+    pub beside: Arc<ByPublisher>,
     /// The newest states known of publishers.
-    pub states: States,
+    pub states: SignedStates,
     /// The bytes here.
     pub store: Arc<Store>,
     /// Whom names belong to.
@@ -48,7 +48,7 @@ impl Library {
         let store = open(&paths)?;
         let trust = Arc::new(Trust::open(&paths, config.security.trust));
         let sharing = Arc::new(Sharing::open(&paths, config.network.announce)?);
-        let (beside, states) = (Arc::new(Beside::open(&paths)?), States::new(&paths));
+        let (beside, states) = (Arc::new(ByPublisher::open(&paths)?), SignedStates::new(&paths));
         let library = Self { config, paths, registry, beside, states, store, trust, sharing };
         if !library.paths.trust().exists() {
             library.trust.import_pins(library.taken())?;

@@ -46,8 +46,8 @@ impl Library {
     ) -> Result<Verified, NodeError> {
         let revision = self.revision(model)?;
         let manifest = &revision.manifest;
-        let layers = self.store.layers(manifest)?;
-        let known = self.store.piece_hashes(manifest, layers.clone())?;
+        let layers = self.store.torrents.layers(manifest)?;
+        let known = self.store.torrents.piece_hashes(manifest, layers.clone())?;
         let done = AtomicU64::new(0);
         let total = manifest.total_size;
         let told =
@@ -56,9 +56,9 @@ impl Library {
         let mut found = Verified { model: model.to_string(), ..Verified::default() };
         let mut adopted = vec![false; revision.contents.len()];
         let mut wrong = vec![false; revision.contents.len()];
-        for dir in self.store.places(manifest) {
-            let files = self.store.unverified(&revision, &dir);
-            let seen = self.store.adopt(&revision, &files, &dir, &layers, watch)?;
+        for dir in self.store.placed().dirs_of(manifest) {
+            let files = self.store.placed().unverified(&revision, &dir);
+            let seen = self.store.placed().adopt(&revision, &files, &dir, &layers, watch)?;
             seen.right.iter().for_each(|&file| adopted[file] = true);
             seen.wrong.iter().for_each(|&file| wrong[file] = true);
         }
@@ -92,13 +92,16 @@ impl Library {
         let beside = self.beside.of_model(model);
         match self.revision(model) {
             Ok(revision) => {
-                for former in self.store.former(model, &revision.manifest.torrent.info_hash, None)? {
-                    self.store.forget_former(&former, model, &others)?;
+                for former in
+                    self.store.former_states().list(model, &revision.manifest.torrent.info_hash, None)?
+                {
+                    self.store.former_states().forget(&former, model, &others)?;
                 }
                 self.store.forget(&revision, &others)?;
-                self.store.clear_laid_out(model)?;
+                self.store.partial_mirrors().clear(model)?;
             }
-            Err(NodeError::UnknownModel(_)) if self.store.clear_laid_out(model)? || !beside.is_empty() => {}
+            Err(NodeError::UnknownModel(_))
+                if self.store.partial_mirrors().clear(model)? || !beside.is_empty() => {}
             Err(NodeError::UnknownModel(model)) => return Err(self.absent(model)),
             Err(e) => return Err(e),
         }
@@ -112,7 +115,7 @@ impl Library {
         for path in replacements(&history).into_iter().chain([history]) {
             fsutil::remove_dir_if_there(&path).map_err(|source| NodeError::Io { path, source })?;
         }
-        self.store.remove_staging(&staging)?;
+        self.store.staging().remove(&staging)?;
         self.registry.remove(model)?;
         self.sharing.set(model, Rule::default())?;
         Ok(())
@@ -157,7 +160,7 @@ impl Node {
                 held.push((turn, self.closed(revision).await?));
             }
         }
-        for former in self.library.store.former(model, &main, None)? {
+        for former in self.library.store.former_states().list(model, &main, None)? {
             if seen.insert(former.info_hash) {
                 former_held.push(self.hold_former(model, &former).await?);
             }
@@ -232,8 +235,8 @@ mod tests {
             Stamp::at(&path).unwrap()
         });
         let stamps: Vec<_> = stamps.collect();
-        library.store.record_own(&manifest, dir, &stamps).unwrap();
-        library.store.save_metainfo(&manifest.torrent.info_hash, b"metainfo").unwrap();
+        library.store.placed().record_own(&manifest, dir, &stamps).unwrap();
+        library.store.torrents.save_metainfo(&manifest.torrent.info_hash, b"metainfo").unwrap();
         fs::write(dir.join(Paths::MODEL_MANIFEST), manifest.to_json()).unwrap();
         manifest
     }
@@ -256,7 +259,7 @@ mod tests {
                 got(&library, if superseded { &elsewhere } else { &dest }, &[("both", 1), ("new", 3)]);
             let hybrid = InfoHash([9; 32]);
             new.torrent.hybrid_info_hash = Some(hybrid);
-            library.store.save_metainfo(&hybrid, b"metainfo").unwrap();
+            library.store.torrents.save_metainfo(&hybrid, b"metainfo").unwrap();
             library.registry.insert(new).unwrap();
             let history = library.paths.mirror_of(&"acme/m".parse().unwrap());
             let staging = library.paths.mirror_staging(&"acme/m".parse().unwrap());

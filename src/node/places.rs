@@ -18,7 +18,7 @@ use crate::fetch::TransferStatus;
 use crate::model::hash::Control;
 use crate::model::{InfoHash, Manifest};
 use crate::store::Stamp;
-use crate::store::tend::{Fault, FaultyFile, PlaceId, Tended};
+use crate::store::tend::{CheckedFiles, Fault, FaultyFile, PlacedDirId};
 
 /// How often the task looks which directories are due.
 const TICK: Duration = Duration::from_secs(1);
@@ -61,7 +61,7 @@ pub(super) struct Places {
 
 #[derive(Debug, Default)]
 struct Known {
-    problems: BTreeMap<PlaceId, Vec<StorageProblem>>,
+    problems: BTreeMap<PlacedDirId, Vec<StorageProblem>>,
     /// Torrents that were to be seeded when nothing of them was there.
     expected: HashSet<InfoHash>,
     /// Torrents with a file of which only the change time is another one.
@@ -110,7 +110,7 @@ struct Round {
     pause: Duration,
     next: usize,
     /// The look that is under way, since when, and whether it has been given up.
-    looking: Option<(JoinHandle<Tended>, Instant, bool)>,
+    looking: Option<(JoinHandle<CheckedFiles>, Instant, bool)>,
     /// Faults of this pass over the files, and how changed files looked the last time.
     faulty: Vec<FaultyFile>,
     changed: HashMap<PathBuf, Option<Stamp>>,
@@ -142,7 +142,7 @@ impl Round {
     }
 
     /// Takes in a look. Returns the faults of the whole directory when all files were looked at.
-    fn take(&mut self, tended: Tended, now: Instant) -> Option<Vec<FaultyFile>> {
+    fn take(&mut self, tended: CheckedFiles, now: Instant) -> Option<Vec<FaultyFile>> {
         self.faulty.extend(tended.faulty);
         self.next = tended.next;
         let all_absent = self.faulty.iter().all(|file| matches!(file.fault, Fault::Absent(_)));
@@ -163,7 +163,7 @@ impl Round {
 
 /// Runs until the node is gone.
 pub(super) async fn run(node: Weak<Node>) {
-    let mut rounds: HashMap<PlaceId, Round> = HashMap::new();
+    let mut rounds: HashMap<PlacedDirId, Round> = HashMap::new();
     let mut clock = tokio::time::interval(TICK);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -174,10 +174,10 @@ pub(super) async fn run(node: Weak<Node>) {
         }
         let manifests: HashMap<InfoHash, Arc<Manifest>> =
             node.library.manifests().into_iter().map(|m| (m.torrent.info_hash, m)).collect();
-        let mut places = node.library.store.recorded_places();
+        let mut places = node.library.store.placed().all();
         // Those of former states are nothing to the user.
         places.retain(|place| manifests.contains_key(&place.info_hash));
-        let known: HashSet<&PlaceId> = places.iter().collect();
+        let known: HashSet<&PlacedDirId> = places.iter().collect();
         rounds.retain(|place, _| known.contains(place));
         node.places.lock().problems.retain(|place, _| known.contains(place));
         for place in &places {
@@ -188,7 +188,7 @@ pub(super) async fn run(node: Weak<Node>) {
 }
 
 /// Begins a look at a directory that is due, or takes in one that has ended.
-async fn look(node: &Arc<Node>, place: &PlaceId, round: &mut Round, manifest: &Arc<Manifest>) {
+async fn look(node: &Arc<Node>, place: &PlacedDirId, round: &mut Round, manifest: &Arc<Manifest>) {
     let now = Instant::now();
     match &mut round.looking {
         Some((looking, _, _)) if looking.is_finished() => {}
@@ -204,7 +204,7 @@ async fn look(node: &Arc<Node>, place: &PlaceId, round: &mut Round, manifest: &A
                     looks: None,
                 };
                 node.report(place, manifest, &[file]);
-                if node.library.store.leave(place) {
+                if node.library.store.placed().leave(place) {
                     node.files_moved(place);
                 }
             }
@@ -218,7 +218,7 @@ async fn look(node: &Arc<Node>, place: &PlaceId, round: &mut Round, manifest: &A
             let (store, fetch) = (node.library.store.clone(), node.fetch.clone());
             let (at, from) = (place.clone(), round.next);
             let looking = tokio::task::spawn_blocking(move || {
-                store.tend(&at, from, FILES_AT_A_TIME, &|key| !fetch.waited_for(key).is_empty())
+                store.placed().check(&at, from, FILES_AT_A_TIME, &|key| !fetch.waited_for(key).is_empty())
             });
             round.looking = Some((looking, now, false));
             return;
@@ -272,7 +272,7 @@ async fn look(node: &Arc<Node>, place: &PlaceId, round: &mut Round, manifest: &A
 
 impl Node {
     /// Contents of a directory have another home now: the engine learns of it, and what returned is offered again.
-    fn files_moved(self: &Arc<Self>, place: &PlaceId) {
+    fn files_moved(self: &Arc<Self>, place: &PlacedDirId) {
         for revision in self.fetch.joined() {
             let is_whole = revision.is_complete();
             self.fetch.relocate(&revision);
@@ -311,7 +311,7 @@ impl Node {
     }
 
     /// Has `status` report the faults of a directory, in place of those reported before.
-    fn report(&self, place: &PlaceId, manifest: &Arc<Manifest>, faulty: &[FaultyFile]) {
+    fn report(&self, place: &PlacedDirId, manifest: &Arc<Manifest>, faulty: &[FaultyFile]) {
         let problems = problems(place, manifest, faulty);
         let mut known = self.places.lock();
         let former = known.problems.get(place);
@@ -331,7 +331,7 @@ impl Node {
         let Some(turn) = self.jobs.try_turn(&manifest.torrent.info_hash) else { return };
         let (node, manifest) = (self.clone(), manifest.clone());
         let (at, place) =
-            (file.at.clone(), PlaceId { info_hash: manifest.torrent.info_hash, dir: file.at.clone() });
+            (file.at.clone(), PlacedDirId { info_hash: manifest.torrent.info_hash, dir: file.at.clone() });
         let proved = blocking::cancellable(move |cancel| {
             let _until_done = turn;
             let store = &node.library.store;
@@ -339,10 +339,10 @@ impl Node {
             let Some(index) = manifest.files.iter().position(|entry| entry.path == file.path) else {
                 return Ok(None);
             };
-            let known = store.piece_hashes(&manifest, store.layers(&manifest)?)?;
+            let known = store.torrents.piece_hashes(&manifest, store.torrents.layers(&manifest)?)?;
             let watch = Control { progress: &|_| (), cancel };
             let layer = known.layer(index);
-            Ok::<_, NodeError>(Some(store.prove_placed(
+            Ok::<_, NodeError>(Some(store.placed().prove(
                 &revision,
                 index,
                 &file.at,
@@ -364,7 +364,7 @@ impl Node {
 }
 
 /// What to report of a directory.
-fn problems(place: &PlaceId, manifest: &Manifest, faulty: &[FaultyFile]) -> Vec<StorageProblem> {
+fn problems(place: &PlacedDirId, manifest: &Manifest, faulty: &[FaultyFile]) -> Vec<StorageProblem> {
     let model = manifest.model_ref().to_string();
     let absent = |file: &&FaultyFile| matches!(file.fault, Fault::Absent(_));
     let contents = manifest.files.iter().filter(|file| file.size > 0).count();

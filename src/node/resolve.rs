@@ -17,7 +17,7 @@ use crate::catalog::{Candidate, CatalogError, Patience};
 use crate::model::{Manifest, ModelRef, PublisherKey, Sha256Digest};
 use crate::trust::{Pinning, TrustError};
 
-use crate::store::{Announced, State};
+use crate::store::{Announced, SignedState};
 
 /// How long the DHT may take to say whom a publisher has named as successor, and how many of these in turn are followed.
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
@@ -269,13 +269,13 @@ impl Node {
         let Ok(states) = self.library.newest_states(&model) else { return false };
         let record = announced.record();
         let time = i64::try_from(record.time).unwrap_or(i64::MAX);
-        let state = State {
+        let state = SignedState {
             info_hash: known.torrent.info_hash,
             created_at: None,
             announced: Some(Announced { sequence: record.sequence, time }),
             only_read: false,
         };
-        let older = |(key, known): (&PublisherKey, &State)| {
+        let older = |(key, known): (&PublisherKey, &SignedState)| {
             self.library.trust.present_key(key) == publisher && state.is_older_than(known, *key == publisher)
         };
         !states.iter().any(older)

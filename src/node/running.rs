@@ -139,8 +139,8 @@ impl Node {
             session_settings.dht_state = super::dht::load(&library.paths);
         }
         let http = Client::new(network)?.allowing_private(&library.config.hub.endpoint);
-        let cache_size = library.store.cache_bound(&library.config.cache)?;
-        let used = library.store.cache_usage()?;
+        let cache_size = library.store.cache().bound(&library.config.cache)?;
+        let used = library.store.cache().usage()?;
         let rooms = Rooms::new(library.paths.cache(), cache_size, library.config.cache.min_free, used);
         let hub = &library.config.hub;
         let web = web(hub, &http);

@@ -54,12 +54,12 @@ fn next_due(node: &Node) -> Option<Arc<StoredRevision>> {
     let joined = node.fetch.joined();
     let urgency = |revision: &Arc<StoredRevision>| {
         let ih = &revision.manifest.torrent.info_hash;
-        let soon = store.is_doubted(ih) || node.places.is_touched(ih);
-        if !soon && store.pass(ih) == Pass::default() {
+        let soon = store.scrub.is_doubted(ih) || node.places.is_touched(ih);
+        if !soon && store.scrub.pass(ih) == Pass::default() {
             // It was verified when it came.
-            store.set_pass(ih, Pass { at: now(), ..Pass::default() });
+            store.scrub.set_pass(ih, Pass { at: now(), ..Pass::default() });
         }
-        let at = store.pass(ih).at;
+        let at = store.scrub.pass(ih).at;
         (soon || at + PASS_EVERY <= now()).then_some((!soon, at))
     };
     let due = joined.into_iter().filter(|revision| revision.cached_bytes() > 0);
@@ -73,7 +73,7 @@ async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &Reader
     let ih = manifest.torrent.info_hash;
     let Some((store, mut pass)) = node.upgrade().map(|node| {
         let store = node.library.store.clone();
-        let pass = store.pass(&ih);
+        let pass = store.scrub.pass(&ih);
         // A touch that is noticed from now on is another one.
         node.places.forget_touch(&ih);
         (store, pass)
@@ -84,10 +84,12 @@ async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &Reader
         pass = Pass { began: now(), next: 0, ..pass };
     }
     let (of, saved) = (manifest.clone(), store.clone());
-    let known = tokio::task::spawn_blocking(move || saved.piece_hashes(&of, saved.layers(&of)?)).await;
+    let known =
+        tokio::task::spawn_blocking(move || saved.torrents.piece_hashes(&of, saved.torrents.layers(&of)?))
+            .await;
     let Ok(Ok(known)) = known else {
         // What cannot be judged is not read.
-        return store.set_pass(&ih, Pass { at: pass.began, ..Pass::default() });
+        return store.scrub.set_pass(&ih, Pass { at: pass.began, ..Pass::default() });
     };
     let known = Arc::new(known);
     for (file, span) in revision.layout.spans().iter().enumerate() {
@@ -95,7 +97,7 @@ async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &Reader
         let (began, mut all_right) = (content.change_time(), pass.next <= span.first_piece);
         for piece in pass.next.max(span.first_piece)..span.first_piece + span.pieces {
             if node.upgrade().is_none_or(|node| node.is_stopping()) {
-                return store.set_pass(&ih, pass);
+                return store.scrub.set_pass(&ih, pass);
             }
             let outcome = reader.check(content, file, piece - span.first_piece, revision, &known).await;
             all_right &= matches!(outcome, Outcome::Right(_));
@@ -114,16 +116,16 @@ async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &Reader
             }
             pass.next = piece + 1;
             if pass.next % SAVE_EVERY == 0 {
-                store.set_pass(&ih, pass);
+                store.scrub.set_pass(&ih, pass);
             }
         }
         let settled = began.filter(|_| all_right).filter(|began| content.change_time() == Some(*began));
-        if let Some(Err(error)) = settled.map(|began| store.set_change_time(content, began)) {
+        if let Some(Err(error)) = settled.map(|began| store.placed().set_change_time(content, began)) {
             tracing::warn!("that {} is right could not be recorded: {error}", content.path().display());
         }
     }
     tracing::info!(model = %manifest.model_ref(), "All stored pieces were read again.");
-    store.set_pass(&ih, Pass { at: pass.began, ..Pass::default() });
+    store.scrub.set_pass(&ih, Pass { at: pass.began, ..Pass::default() });
 }
 
 fn pause(bytes: u64) -> Duration {

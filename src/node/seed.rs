@@ -31,7 +31,7 @@ impl Node {
         if exposure == Exposure::Hidden {
             return Ok(());
         }
-        let Some(metainfo) = self.library.store.load_metainfo(&hybrid)? else { return Ok(()) };
+        let Some(metainfo) = self.library.store.torrents.load_metainfo(&hybrid)? else { return Ok(()) };
         let mut hybrids = self.hybrids.lock();
         let twin = hybrids.entry(hybrid).or_default();
         let (have, _) = revision.offered_pieces();

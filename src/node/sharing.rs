@@ -205,7 +205,9 @@ impl Node {
             .collect();
         let is_withheld = rules.iter().any(|(_, rule)| rule.withheld.is_some());
         let counts = |(model, rule): &&(ModelRef, Rule)| {
-            !is_withheld || rule.withheld.is_some() || self.library.store.is_stored_for(info_hash, model)
+            !is_withheld
+                || rule.withheld.is_some()
+                || self.library.store.placed().is_stored_for(info_hash, model)
         };
         rules.iter().filter(counts).map(|(_, rule)| rule.exposure()).max().unwrap_or_default()
     }
@@ -213,7 +215,7 @@ impl Node {
     /// Keeps what only withheld models have stored from the swarms of other models that list the same files.
     fn reserve(&self, models: &[Arc<Manifest>]) {
         let withheld = models.iter().filter(|m| self.library.sharing.of(&m.model_ref()).withheld.is_some());
-        if !self.library.store.withhold(withheld.map(|manifest| &**manifest)) {
+        if !self.library.store.withheld.set(withheld.map(|manifest| &**manifest)) {
             return;
         }
         self.fetch.withdraw_reserved();

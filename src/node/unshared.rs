@@ -86,8 +86,8 @@ pub struct Memory(HashMap<PathBuf, (Looks, Wholeness, Option<String>)>);
 impl Library {
     /// The unshared models in the models directory, by name. Blocks for the disk. `memory` keeps results between calls.
     pub fn unshared(&self, memory: &mut Memory) -> Vec<Unshared> {
-        let models = self.store.models_dir();
-        let recorded = self.store.recorded_dirs();
+        let models = &self.store.dirs.models;
+        let recorded = self.store.placed().recorded_dirs();
         let mut found: Vec<Unshared> = directories(models)
             .into_iter()
             .filter(|(_, dir)| !is_recorded(&recorded, dir))
@@ -108,8 +108,8 @@ impl Library {
 
     /// One unshared model, by its name.
     pub fn unshared_model(&self, name: &ModelName) -> Option<Unshared> {
-        let dir = self.store.models_dir().join(name.to_string());
-        if is_recorded(&self.store.recorded_dirs(), &dir) {
+        let dir = self.store.dirs.models.join(name.to_string());
+        if is_recorded(&self.store.placed().recorded_dirs(), &dir) {
             return None;
         }
         look(name.clone(), dir, &mut Memory::default(), SystemTime::now())
@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn states(library: &Library, later: Duration) -> Vec<(String, String)> {
-        let models = library.store.models_dir();
+        let models = &library.store.dirs.models;
         let found = directories(models).into_iter();
         let now = SystemTime::now() + later;
         let found = found.filter_map(|(name, dir)| look(name, dir, &mut Memory::default(), now));

@@ -304,7 +304,7 @@ fn a_file_in_the_way_is_refused_before_downloading() {
     let dir = mirrored(&a, M);
     model_dir(&dir, &[("README.md", b"mine")]);
     let error = mirror(&a, &[M, "--no-auto-share"]).error(1);
-    assert!(error.contains("README.md is already there and is something else"), "{error}");
+    assert!(error.contains("README.md exists already and is another file"), "{error}");
     assert!(net.hub.log().of(LARGE).is_empty(), "the large files came first");
     std::fs::remove_file(dir.join("README.md")).unwrap();
     mirror(&a, &[M, "--no-auto-share"]).ok();

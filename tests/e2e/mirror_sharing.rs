@@ -235,7 +235,7 @@ fn a_mirror_with_pointers_is_updated_and_completed() {
     let before = tree(&dir);
     for args in [&[M, "--skip-lfs"][..], &[M]] {
         let error = mirror(&a, args).error(1);
-        assert!(error.contains("README.md is already there and is something else"), "{error}");
+        assert!(error.contains("README.md exists already and is another file"), "{error}");
         assert_eq!(tree(&dir), before);
     }
 

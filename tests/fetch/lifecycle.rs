@@ -268,7 +268,7 @@ async fn reads_end_when_the_whole_file_appears() {
     rig.idle().await;
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("a"), &*m.files[0]).unwrap();
-    rig.store.record_placement(&m.revision.manifest, dir.path()).unwrap();
+    rig.store.placed().record(&m.revision.manifest, dir.path()).unwrap();
     rig.fetch.relocate(&m.revision);
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, MIB, 10));
     rig.idle().await;

@@ -60,7 +60,9 @@ async fn piece_without_space_is_requested_when_there_is_some() {
     rig.idle().await;
     assert_eq!((rig.swarm.requests(m.ih), rig.fetch.lacking_bytes(false)), (vec![], MIB));
     assert_eq!(rig.fetch.starved().len(), 1);
-    tokio::time::timeout(Duration::ZERO, rooms.wanted()).await.expect("the lack of space is reported");
+    tokio::time::timeout(Duration::ZERO, rooms.space_requested())
+        .await
+        .expect("the lack of space is reported");
     rig.fetch.space_came();
     rig.idle().await;
     assert!(rig.swarm.requests(m.ih).is_empty(), "no space was made");

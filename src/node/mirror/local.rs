@@ -49,10 +49,10 @@ impl Node {
                 if files.is_empty() {
                     continue;
                 }
-                let layers = node.library.store.layers(&manifest)?;
+                let layers = node.library.store.torrents.layers(&manifest)?;
                 for ((sha256, size), file) in files {
                     let Some(root) = file.pieces_root else { continue };
-                    let Some((path, stamp, ours)) = node.library.store.find_file(&root, size) else {
+                    let Some((path, stamp, ours)) = node.library.store.placed().find(&root, size) else {
                         continue;
                     };
                     // The hashes are those of the file that was verified, not of one that replaced it since.

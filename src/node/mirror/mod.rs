@@ -21,7 +21,7 @@ use crate::mirror::{self, FileProgress, ProgressBoard, Snapshot};
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, license, manifest};
 use crate::nofollow;
 use crate::store::StoreError;
-use crate::store::vacant::Standing;
+use crate::store::vacant::ExistingFile;
 use job::Job;
 use place::Place;
 
@@ -166,7 +166,7 @@ impl Node {
             skip_lfs: request.skip_lfs,
             have: &|file| local.find(file),
             parallel: PARALLEL,
-            min_free: if self.library.store.is_beside_cache(&job.staging) {
+            min_free: if self.library.store.is_on_cache_disk(&job.staging) {
                 self.library.config.cache.min_free
             } else {
                 0
@@ -189,7 +189,9 @@ impl Node {
         let (node, job, snapshot) = (self.clone(), job.clone(), snapshot.clone());
         blocking::cancellable(move |cancel| {
             let paths = snapshot.files.iter().map(|file| file.path.as_str());
-            for Standing { index, path, len } in node.library.store.standing(&job.model, &job.dest, paths)? {
+            for ExistingFile { index, path, len } in
+                node.library.store.staging().existing(&job.model, &job.dest, paths)?
+            {
                 let file = &snapshot.files[index];
                 let read = || nofollow::read(&path).and_then(|bytes| file.identity.is_of(len, bytes));
                 if cancel.load(Ordering::Relaxed) {
@@ -218,7 +220,7 @@ impl Node {
                 && known.signed_by() == self.library.trust.own().filter(|_| request.sign)
                 && (known.license.is_some() || request.license.is_none())
         });
-        Ok(known.filter(|known| self.library.store.stands_whole_at(known, &job.dest)))
+        Ok(known.filter(|known| self.library.store.placed().has_all(known, &job.dest)))
     }
 
     fn still_mirrored(

@@ -128,9 +128,9 @@ impl Place {
             library.seal(&mut manifest, self.request.sign)?;
             library.trust.claim(&manifest.name, manifest.publisher)?;
             let store = &library.store;
-            store.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
+            store.torrents.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
             let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();
-            store.record_own(&manifest, &tree, &stamps)?;
+            store.placed().record_own(&manifest, &tree, &stamps)?;
             Ok((self, Ready { tree, manifest: Arc::new(manifest), rule, warnings }))
         })
         .await
@@ -153,7 +153,7 @@ impl Place {
         let library = &self.node.library;
         let all: Vec<usize> = (0..new.contents.len()).collect();
         let kept = library.store.publish(new, &all, &self.job.dest)?;
-        library.store.retire(new, tree)?;
+        library.store.placed().retire(new, tree)?;
         // Before anybody hears of it.
         library.sharing.set(&self.job.model, rule)?;
         library.enter_own_state(&new.manifest)?;
@@ -167,7 +167,7 @@ impl Place {
         blocking::cancellable(move |_| {
             let _until_done = (&self.turn, self.node.lock.clone());
             let paths: Vec<&str> = downloaded.hashes.keys().map(String::as_str).collect();
-            self.node.library.store.lay_out(&downloaded.dir, &self.job.model, &paths)?;
+            self.node.library.store.partial_mirrors().lay_out(&downloaded.dir, &self.job.model, &paths)?;
             self.job.clear()
         })
         .await
@@ -196,7 +196,7 @@ impl Node {
     /// its large files that it has not, and the directory where its files came. Whoever was stopped before or in the
     /// middle of it does it again. Blocks.
     fn clear_up(&self, job: &Job) -> Result<(), NodeError> {
-        self.library.store.clear_laid_out(&job.model)?;
+        self.library.store.partial_mirrors().clear(&job.model)?;
         job.clear()
     }
 }
