@@ -198,7 +198,8 @@ impl FetchState {
         transfer.last_error = Some(format!("disk: {text}"));
         let of = transfer.revision.contents.iter().find(|content| content.path() == path);
         let gives_way = of.is_some_and(|content| content.is_sheddable());
-        let waits = kind == DiskErrorKind::Full && of.is_some_and(|content| content.space_class() == SpaceClass::CacheDisk);
+        let waits = kind == DiskErrorKind::Full
+            && of.is_some_and(|content| content.space_class() == SpaceClass::CacheDisk);
         let lasting = match kind {
             DiskErrorKind::Full | DiskErrorKind::ReadOnly if gives_way || waits => {
                 // Other bytes are deleted, or bytes that reads wait for go to memory; a whole file that is fetched next to
