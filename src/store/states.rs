@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn states_without_comparable_sequences_are_ordered_by_signed_time() {
+    fn states_without_sequences_are_ordered_by_signed_time() {
         let known = state(1, Some(50), Some((9, 60)));
         // Received without a record, or signed by the key that replaced the former one.
         assert!(state(2, Some(49), None).is_older_than(&known, true));
