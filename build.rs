@@ -1,5 +1,4 @@
-//! Compiles the bridge to libtorrent (`cpp/`) against the engine that `make setup` builds (`cpp/engine/`), and links
-//! that.
+//! Compiles the bridge to libtorrent (`cpp/`) and links it with the engine, which `make setup` builds (`cpp/engine/`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -64,10 +63,10 @@ const HEADERS: &[&str] = &[
     "withdraw.h",
 ];
 const ENGINE: &[&str] = &["build.sh", "CMakeLists.txt", "defines.txt", "patches"];
-/// What decides where the engine is, see `cpp/engine/build.sh`.
+/// Environment variables that decide the directory of the engine, see `cpp/engine/build.sh`.
 const ENVIRONMENT: &[&str] = &["SILMARIL_ENGINE_FLAVOR", "XDG_CACHE_HOME", "HOME", "CXX"];
 
-/// The directory of the engine, where it has been built.
+/// The directory of the engine. An error if the engine is not built.
 fn engine() -> Result<PathBuf, String> {
     let output = Command::new("cpp/engine/build.sh").arg("path").output();
     let output = output.map_err(|error| format!("cpp/engine/build.sh could not be run: {error}"))?;
@@ -75,9 +74,10 @@ fn engine() -> Result<PathBuf, String> {
         return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
     }
     let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    match path.is_dir() {
-        true => Ok(path),
-        false => Err(format!("the engine is not built (no {}): run 'make setup'", path.display())),
+    if path.is_dir() {
+        Ok(path)
+    } else {
+        Err(format!("the engine is not built (no {}): run 'make setup'", path.display()))
     }
 }
 
@@ -115,7 +115,7 @@ fn main() {
         .include(engine.join("include"))
         .flag_if_supported("-Wno-deprecated-declarations")
         .flag_if_supported("-Wno-unused-parameter");
-    // The defines that the engine was built with: they change the layout of its classes.
+    // The bridge needs the defines of the engine's build, since they change the layout of its classes.
     for define in defines.lines() {
         let (name, value) =
             define.split_once('=').map_or((define, None), |(name, value)| (name, Some(value)));
@@ -123,7 +123,7 @@ fn main() {
     }
     if std::env::var("SILMARIL_ENGINE_FLAVOR").is_ok_and(|flavor| flavor == "asan") {
         build.flag("-fsanitize=address,undefined").flag("-fno-sanitize=vptr").flag("-g");
-        // rustc links with -nodefaultlibs, so the compiler adds no run-time library by itself.
+        // rustc links with -nodefaultlibs, so the compiler does not add its run-time libraries.
         for argument in
             ["-Wl,--whole-archive", &runtime("libasan.a"), "-Wl,--no-whole-archive", &runtime("libubsan.a")]
         {

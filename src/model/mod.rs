@@ -3,7 +3,7 @@
 pub mod bencode;
 pub(crate) mod card;
 pub(crate) mod code;
-pub(crate) mod codec;
+pub mod codec;
 pub(crate) mod complete;
 pub(crate) mod config_json;
 pub mod describe;
@@ -22,7 +22,7 @@ pub mod merkle;
 pub mod metainfo;
 pub(crate) mod names;
 pub(crate) mod path;
-pub(crate) mod piece_hashes;
+pub mod piece_hashes;
 pub(crate) mod pointer;
 pub(crate) mod remains;
 pub mod safetensors;
