@@ -69,7 +69,7 @@ pub struct Rotated {
 }
 
 /// Makes a new key and has the former one name it as its successor. What was signed with the former key is for
-/// [`Library::finish_rotation`](crate::node::Library::finish_rotation) to sign anew. Blocks.
+/// [`finish`](crate::node::rotation::finish) to sign anew. Blocks.
 pub fn rotate(paths: &Paths, now: UnixTime) -> Result<Rotated, RotationError> {
     let _lock = TrustLock::take(paths)?;
     complete_locked(paths)?;

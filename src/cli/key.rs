@@ -135,7 +135,7 @@ fn rotate(yes: bool, json: bool, paths: &Paths, context: &Context) -> Result<(),
     with_daemon_or_library(
         context,
         async |client, _| Ok(client.reload().await?),
-        async |library, _| Ok(library.finish_rotation().map(|_| ())?),
+        async |library, _| Ok(crate::node::rotation::finish(&library).map(|_| ())?),
     )?;
     out.note("keep a copy of the new key; others learn of it while you share, or run `silmaril daemon`");
     Ok(())

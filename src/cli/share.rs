@@ -21,7 +21,7 @@ use crate::model::web_seed::WebSeed;
 use crate::model::{ModelName, ModelRef, Revision, is_piece_length, text};
 use crate::node::control::Seed;
 use crate::node::share::ShareRequest;
-use crate::node::unshared::{Memory, Unshared, Wholeness};
+use crate::node::unshared::{self, Memory, Unshared, Wholeness};
 use crate::node::{ErrorKind, NodeError, NodeOptions, chain};
 
 /// How long models that are still changing are waited for.
@@ -160,7 +160,7 @@ fn plan(args: &Args, context: &Context, config: &Config) -> Result<Plan, Command
             let known = library.as_ref().is_some_and(|library| library.registry.get(&model).is_some());
             let look = || {
                 let library = library.as_ref().filter(|_| model.revision.is_default());
-                library.and_then(|library| library.unshared_model(&model.name)).into_iter().collect()
+                library.and_then(|library| unshared::find(&library.store, &model.name)).into_iter().collect()
             };
             let unshared = settled(context, look);
             let publishing =
@@ -200,7 +200,7 @@ fn plan_all(args: &Args, context: &Context, config: &Config) -> Result<Plan, Com
     let library = context.library()?;
     let mut memory = Memory::default();
     let (mut publish, mut skipped) = (VecDeque::new(), Vec::new());
-    for unshared in settled(context, || library.unshared(&mut memory)) {
+    for unshared in settled(context, || unshared::find_all(&library.store, &mut memory)) {
         if unshared.is_whole() {
             publish.push_back(request(args, config, unshared.path, unshared.name));
         } else {

@@ -10,35 +10,33 @@ use crate::store::ContentKey;
 /// How long the engine may take to let go of the torrents whose bytes go.
 const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 
-impl Node {
-    /// Throws everything in the cache away that nobody waits for. Tells how many bytes that freed.
-    pub async fn clear_cache(&self) -> Result<u64, NodeError> {
-        let usage = || {
-            let store = self.library.store.clone();
-            blocking::run(move || Ok(store.cache_usage()?))
-        };
-        let before = usage().await?;
-        self.drop_cached().await?;
-        Ok(before.saturating_sub(usage().await?))
-    }
+/// Throws everything in the cache away that nobody waits for. Tells how many bytes that freed.
+pub async fn clear(node: &Node) -> Result<u64, NodeError> {
+    let usage = || {
+        let store = node.library.store.clone();
+        blocking::run(move || Ok(store.cache_usage()?))
+    };
+    let before = usage().await?;
+    drop_idle(node).await?;
+    Ok(before.saturating_sub(usage().await?))
+}
 
-    async fn drop_cached(&self) -> Result<(), NodeError> {
-        let store = self.library.store.clone();
-        let mut entries = blocking::run(move || Ok(store.cache_entries()?)).await?;
-        entries.retain(|entry| self.fetch.waited_for(&entry.key).is_empty());
-        let keys: Vec<ContentKey> = entries.into_iter().map(|entry| entry.key).collect();
-        let held = self.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await?;
-        let (store, lock) = (self.library.store.clone(), self.lock.clone());
-        // Somebody may have begun to wait until the engine had let go.
-        let idle = keys.iter().filter(|key| self.fetch.waited_for(key).is_empty());
-        let roots: HashSet<PiecesRoot> = idle.map(|key| key.root).collect();
-        let evicted = blocking::run(move || {
-            // Both outlive the future: the thread goes on when nobody waits for it any more.
-            let _until_done = (held, lock);
-            Ok(store.evict(u64::MAX, &|root| !roots.contains(root))?)
-        })
-        .await?;
-        tracing::info!("dropped bytes of {} files from the cache", evicted.len());
-        Ok(())
-    }
+async fn drop_idle(node: &Node) -> Result<(), NodeError> {
+    let store = node.library.store.clone();
+    let mut entries = blocking::run(move || Ok(store.cache_entries()?)).await?;
+    entries.retain(|entry| node.fetch.waited_for(&entry.key).is_empty());
+    let keys: Vec<ContentKey> = entries.into_iter().map(|entry| entry.key).collect();
+    let held = node.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await?;
+    let (store, lock) = (node.library.store.clone(), node.lock.clone());
+    // Somebody may have begun to wait until the engine had let go.
+    let idle = keys.iter().filter(|key| node.fetch.waited_for(key).is_empty());
+    let roots: HashSet<PiecesRoot> = idle.map(|key| key.root).collect();
+    let evicted = blocking::run(move || {
+        // Both outlive the future: the thread goes on when nobody waits for it any more.
+        let _until_done = (held, lock);
+        Ok(store.evict(u64::MAX, &|root| !roots.contains(root))?)
+    })
+    .await?;
+    tracing::info!("dropped bytes of {} files from the cache", evicted.len());
+    Ok(())
 }

@@ -4,7 +4,6 @@
 //! asks for a name.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::holdings::NodeHoldings;
-use super::{Library, Node, NodeError};
+use super::{Library, Node, announce};
 use crate::catalog::record::SharedRecord;
 use crate::catalog::{Body, Catalog, CatalogError, CatalogSettings, CatalogStore, UnixTime};
 use crate::fetch::Fetch;
@@ -99,20 +98,6 @@ impl NodeCatalog {
     }
 }
 
-impl Node {
-    /// The catalog, or that there is none.
-    pub(super) fn catalog(&self) -> Result<&Arc<NodeCatalog>, NodeError> {
-        self.catalog.as_ref().ok_or(NodeError::NoCatalog)
-    }
-
-    /// Calls peers given by hand in the catalog's swarm.
-    pub(super) fn call_in_catalog(&self, peers: &[SocketAddr]) {
-        if let Some(part) = &self.catalog {
-            part.catalog.introduce(peers);
-        }
-    }
-}
-
 /// Tells the catalog what changed here, and keeps the records of our own models fresh. Runs until the node is gone.
 pub(super) async fn attend(node: Weak<Node>, part: Arc<NodeCatalog>) {
     let mut clock = tokio::time::interval(REFRESH_EVERY);
@@ -129,7 +114,7 @@ pub(super) async fn attend(node: Weak<Node>, part: Arc<NodeCatalog>) {
         }
         part.catalog.holdings_changed();
         let Some(node) = node.upgrade() else { return };
-        if let Err(e) = node.announce(&part).await {
+        if let Err(e) = announce::publish_due(&node.library, &part).await {
             tracing::error!("our own models could not be announced: {}", super::chain(&e));
         }
     }

@@ -87,83 +87,81 @@ pub struct Discovered {
     pub offline: bool,
 }
 
-impl Node {
-    /// Searches what is known here and what the network knows. `tell` is told how far it is.
-    pub async fn discover(
-        &self,
-        request: &DiscoverRequest,
-        mut tell: impl FnMut(DiscoverProgress) + Send,
-    ) -> Result<Discovered, NodeError> {
-        let query: Query = request.query.parse().map_err(NodeError::Query)?;
-        let catalog = &self.catalog()?.catalog;
-        self.session.trust_hosts(&request.peers);
-        catalog.introduce(&request.peers);
-        let mut all = BTreeMap::new();
-        let mut more = false;
-        tell(DiscoverProgress { found: 0, latest: None });
-        let take = |found: &Found| {
-            let Some(shared) = self.shared(found) else { return };
-            let key = (shared.model.clone(), shared.publisher);
-            if all.len() >= MAX_MODELS && !all.contains_key(&key) {
-                more = true;
-                return;
-            }
-            let latest = Some(shared.name.to_string());
-            all.insert(key, shared);
-            tell(DiscoverProgress { found: all.len(), latest });
-        };
-        let offline = self.is_offline(&request.peers);
-        let within = if offline { Duration::ZERO } else { Duration::from_millis(request.within) };
-        let within = within.min(MAX_WITHIN);
-        catalog.discover(&query, within, take).await?;
-        let models = tokio::task::block_in_place(|| self.told(all.into_values().collect()))?;
-        Ok(Discovered { models, more, catalog: catalog.status(), dht: self.settings.discovery.dht, offline })
-    }
-
-    /// What of the matches is told: not what a publisher announced under a former key and announces under the present
-    /// one, too. Whether a name is contested goes by all records of it, also those that the query leaves out. Reads the
-    /// disk.
-    fn told(&self, models: Vec<SharedModel>) -> Result<Vec<SharedModel>, NodeError> {
-        let store = &self.catalog()?.store;
-        let trust = &self.library.trust;
-        let known = trust.known_keys();
-        let mut models = sorted(models);
-        for same in models.chunk_by_mut(is_same) {
-            let records = store.of_model(&same[0].model, &known);
-            let stored = records.iter().filter_map(|record| {
-                Some((record.record().publisher, record.record().time, record.model()?.info_hash))
-            });
-            mark(same, stored.collect(), &|key| trust.present_key(key));
+/// Searches what is known here and what the network knows. `tell` is told how far it is.
+pub async fn run(
+    node: &Node,
+    request: &DiscoverRequest,
+    mut tell: impl FnMut(DiscoverProgress) + Send,
+) -> Result<Discovered, NodeError> {
+    let query: Query = request.query.parse().map_err(NodeError::Query)?;
+    let catalog = &node.catalog()?.catalog;
+    node.session.trust_hosts(&request.peers);
+    catalog.introduce(&request.peers);
+    let mut all = BTreeMap::new();
+    let mut more = false;
+    tell(DiscoverProgress { found: 0, latest: None });
+    let take = |found: &Found| {
+        let Some(shared) = shared(node, found) else { return };
+        let key = (shared.model.clone(), shared.publisher);
+        if all.len() >= MAX_MODELS && !all.contains_key(&key) {
+            more = true;
+            return;
         }
-        models.retain(|model| {
-            let present = trust.present_key(&model.publisher);
-            present == model.publisher || store.of(&present, &model.model).is_none()
-        });
-        Ok(models)
-    }
+        let latest = Some(shared.name.to_string());
+        all.insert(key, shared);
+        tell(DiscoverProgress { found: all.len(), latest });
+    };
+    let offline = node.reach.is_offline(&request.peers);
+    let within = if offline { Duration::ZERO } else { Duration::from_millis(request.within) };
+    let within = within.min(MAX_WITHIN);
+    catalog.discover(&query, within, take).await?;
+    let models = tokio::task::block_in_place(|| told(node, all.into_values().collect()))?;
+    Ok(Discovered { models, more, catalog: catalog.status(), dht: node.settings.discovery.dht, offline })
+}
 
-    fn shared(&self, found: &Found) -> Option<SharedModel> {
-        let record = found.record.record();
-        let model = found.record.model()?;
-        let trust = &self.library.trust;
-        Some(SharedModel {
-            model: ModelRef { name: model.name.clone(), revision: model.version.clone() },
-            name: model.name.clone(),
-            revision: model.version.clone(),
-            total_size: model.size,
-            files: model.files,
-            license: model.license.clone(),
-            tags: model.tags.clone(),
-            publisher: record.publisher,
-            fingerprint: record.publisher.fingerprint(),
-            alias: trust.document().ok().and_then(|d| d.alias(&record.publisher).map(ToString::to_string)),
-            trust: trust.standing(&model.name, Some(&record.publisher)),
-            contested: false,
-            seeds: found.seeds,
-            info_hash: model.info_hash,
-            announced_at: record.time,
-        })
+/// What of the matches is told: not what a publisher announced under a former key and announces under the present
+/// one, too. Whether a name is contested goes by all records of it, also those that the query leaves out. Reads the
+/// disk.
+fn told(node: &Node, models: Vec<SharedModel>) -> Result<Vec<SharedModel>, NodeError> {
+    let store = &node.catalog()?.store;
+    let trust = &node.library.trust;
+    let known = trust.known_keys();
+    let mut models = sorted(models);
+    for same in models.chunk_by_mut(is_same) {
+        let records = store.of_model(&same[0].model, &known);
+        let stored = records.iter().filter_map(|record| {
+            Some((record.record().publisher, record.record().time, record.model()?.info_hash))
+        });
+        mark(same, stored.collect(), &|key| trust.present_key(key));
     }
+    models.retain(|model| {
+        let present = trust.present_key(&model.publisher);
+        present == model.publisher || store.of(&present, &model.model).is_none()
+    });
+    Ok(models)
+}
+
+fn shared(node: &Node, found: &Found) -> Option<SharedModel> {
+    let record = found.record.record();
+    let model = found.record.model()?;
+    let trust = &node.library.trust;
+    Some(SharedModel {
+        model: ModelRef { name: model.name.clone(), revision: model.version.clone() },
+        name: model.name.clone(),
+        revision: model.version.clone(),
+        total_size: model.size,
+        files: model.files,
+        license: model.license.clone(),
+        tags: model.tags.clone(),
+        publisher: record.publisher,
+        fingerprint: record.publisher.fingerprint(),
+        alias: trust.document().ok().and_then(|d| d.alias(&record.publisher).map(ToString::to_string)),
+        trust: trust.standing(&model.name, Some(&record.publisher)),
+        contested: false,
+        seeds: found.seeds,
+        info_hash: model.info_hash,
+        announced_at: record.time,
+    })
 }
 
 /// Sorts by name and version, and within those the one first whom a name is most likely to stand for.

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::catalog::now;
-use super::{Node, NodeError};
+use super::catalog::{NodeCatalog, now};
+use super::local_models::LocalModels;
+use super::{Library, NodeError};
 use crate::catalog::trust::{Choice, Document, NamedPublisher, Pinning, TrustError};
+use crate::fetch::Fetch;
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
 use crate::mount::{Shown, Sought};
 use crate::store::StoredRevision;
@@ -31,22 +33,21 @@ pub struct DisputedName {
     pub paths: Vec<PathBuf>,
 }
 
-/// The disputes that the mount shows now.
-#[derive(Debug, Default)]
-pub(super) struct Disputes(Mutex<Seen>);
-
-#[derive(Debug, Default)]
-struct Seen {
-    /// Names that were disputed when they were looked at last.
-    disputed: BTreeSet<ModelRef>,
-    /// Those of them that the mount shows all the same.
-    kept: BTreeSet<ModelRef>,
+/// Which publishers dispute which names, and how the mounts show them now.
+pub(super) struct Disputes {
+    library: Arc<Library>,
+    /// Whose records name publishers.
+    catalog: Option<Arc<NodeCatalog>>,
+    local: Arc<LocalModels>,
+    mounted: Mutex<Mounted>,
 }
 
-impl Disputes {
-    fn seen(&self) -> parking_lot::MutexGuard<'_, Seen> {
-        self.0.lock()
-    }
+#[derive(Debug, Default)]
+struct Mounted {
+    /// Names that were disputed when the mounts were updated last.
+    disputed: BTreeSet<ModelRef>,
+    /// Disputed names that the mounts still show.
+    kept: BTreeSet<ModelRef>,
 }
 
 /// The result for a command that pins, of a model that is known and not pinned.
@@ -57,33 +58,36 @@ pub(super) enum Claim {
     Another,
 }
 
-impl Node {
+impl Disputes {
+    /// Looks nothing up.
+    pub fn new(library: Arc<Library>, catalog: Option<Arc<NodeCatalog>>, local: Arc<LocalModels>) -> Self {
+        Self { library, catalog, local, mounted: Mutex::default() }
+    }
+
     /// The models that a mount shows: those of the registry that the trust accepts, which of their names are disputed,
     /// the models that are read by the fingerprint of their publisher, and the user's own files that are not shared.
     pub fn shown(&self) -> Result<Shown, NodeError> {
         let library = &self.library;
         let of = |manifest: Arc<Manifest>| Ok::<_, NodeError>(library.store.revision(manifest)?);
         let accepted = library.registry.all().into_iter().filter(|manifest| library.stands(manifest));
-        let revisions = accepted.map(of).collect::<Result<Vec<_>, _>>()?;
+        let mut revisions = accepted.map(of).collect::<Result<Vec<_>, _>>()?;
         let may_read = |manifest: &Arc<Manifest>| {
             let judge = |key| library.trust.may_read_by_key(&manifest.name, &key);
             manifest.signed_by().is_some_and(|key| judge(key).is_ok())
         };
         let beside = library.beside.all().into_iter().filter(may_read);
         let disputed = self.disputed_in_mount();
-        self.disputes.seen().disputed.clone_from(&disputed);
-        let mut revisions = revisions;
+        self.mounted.lock().disputed.clone_from(&disputed);
         // After those of the registry, so that the user's own files are shown under their name.
-        revisions.extend(self.local_models());
+        revisions.extend(self.local.revisions());
         Ok(Shown { revisions, disputed, beside: beside.map(of).collect::<Result<Vec<_>, _>>()? })
     }
 
     /// The disputed names that the mount cannot show. It shows the user's own files whoever else uses their name.
     fn disputed_in_mount(&self) -> BTreeSet<ModelRef> {
-        let mut disputed: BTreeSet<ModelRef> =
-            self.disputed_now().into_iter().map(|(model, _)| model).collect();
+        let mut disputed: BTreeSet<ModelRef> = self.find().into_iter().map(|(model, _)| model).collect();
         if !disputed.is_empty() {
-            for local in self.local_models() {
+            for local in self.local.revisions() {
                 disputed.remove(&local.manifest.model_ref());
             }
         }
@@ -91,12 +95,12 @@ impl Node {
     }
 
     /// Fails for a name that the mount refuses because several publishers dispute it.
-    pub(super) fn refuse_disputed(&self, model: &ModelRef) -> Result<(), NodeError> {
+    pub fn check(&self, model: &ModelRef) -> Result<(), NodeError> {
         let refused = {
-            let seen = self.disputes.seen();
+            let seen = self.mounted.lock();
             seen.disputed.contains(model) && !seen.kept.contains(model)
         };
-        let disputes = if refused { self.disputed_now() } else { Vec::new() };
+        let disputes = if refused { self.find() } else { Vec::new() };
         let Some((_, keys)) = disputes.into_iter().find(|(disputed, _)| disputed == model) else {
             return Ok(());
         };
@@ -106,41 +110,34 @@ impl Node {
 
     /// Notes which disputed names the mount shows all the same.
     pub fn note_kept(&self, kept: BTreeSet<ModelRef>) {
-        self.disputes.seen().kept = kept;
+        self.mounted.lock().kept = kept;
     }
 
     /// Whether the set of disputed names differs from the set that the mount shows.
-    pub(super) fn disputes_changed(&self) -> bool {
+    pub fn have_changed(&self) -> bool {
         let now = self.disputed_in_mount();
-        self.disputes.seen().disputed != now
+        self.mounted.lock().disputed != now
     }
 
-    /// The disputed names, for `status`.
-    pub(super) fn disputed_names(&self) -> Vec<DisputedName> {
+    /// The disputed names, for `status`. `mounts` are the mount points.
+    pub fn status(&self, mounts: &[PathBuf]) -> Vec<DisputedName> {
         let trust = &self.library.trust;
-        let kept = self.disputes.seen().kept.clone();
+        let kept = self.mounted.lock().kept.clone();
         let report = |(model, keys): (ModelRef, Vec<PublisherKey>)| {
             let held = self.library.registry.get(&model).filter(|_| kept.contains(&model));
             DisputedName {
                 kept: held.and_then(|held| held.signed_by()).map(|key| trust.named(&key)),
                 publishers: keys.iter().map(|key| trust.named(key)).collect(),
-                paths: self.paths_by(&model, &keys),
+                paths: paths_by(&model, &keys, mounts),
                 model: model.to_string(),
             }
         };
-        self.disputed_now().into_iter().map(report).collect()
-    }
-
-    /// Where the models of several publishers are read; nowhere without a mount.
-    pub(super) fn paths_by(&self, model: &ModelRef, keys: &[PublisherKey]) -> Vec<PathBuf> {
-        let sought = |key: &PublisherKey| Sought { model: model.clone(), publisher: Some(key.fingerprint()) };
-        let mounts = self.mounts.paths();
-        mounts.iter().flat_map(|mount| keys.iter().map(|key| mount.join(sought(key).path()))).collect()
+        self.find().into_iter().map(report).collect()
     }
 
     /// Gives the name of a known model to its publisher, because a user took it by command. Fails where the name is
     /// disputed.
-    pub(super) fn claim_known(&self, known: &Manifest) -> Result<Claim, NodeError> {
+    pub fn claim_known(&self, known: &Manifest) -> Result<Claim, NodeError> {
         let trust = &self.library.trust;
         let Some(publisher) = known.signed_by() else { return Ok(Claim::Stands) };
         if trust.pinned(&known.name)?.is_some() {
@@ -157,7 +154,7 @@ impl Node {
     }
 
     /// The names that are disputed, with the publishers.
-    fn disputed_now(&self) -> Vec<(ModelRef, Vec<PublisherKey>)> {
+    fn find(&self) -> Vec<(ModelRef, Vec<PublisherKey>)> {
         let Ok(document) = self.library.trust.document() else { return Vec::new() };
         let of = |known: Arc<Manifest>| {
             let publisher = known.signed_by()?;
@@ -208,6 +205,12 @@ impl Node {
     }
 }
 
+/// Where the models of several publishers are read; nowhere without a mount.
+pub(super) fn paths_by(model: &ModelRef, keys: &[PublisherKey], mounts: &[PathBuf]) -> Vec<PathBuf> {
+    let sought = |key: &PublisherKey| Sought { model: model.clone(), publisher: Some(key.fingerprint()) };
+    mounts.iter().flat_map(|mount| keys.iter().map(|key| mount.join(sought(key).path()))).collect()
+}
+
 /// Facts that a reader of a model should know, as `status` reports them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelNote {
@@ -225,22 +228,20 @@ pub struct ModelNote {
     pub runs_code: Vec<crate::model::code::RunsCode>,
 }
 
-impl Node {
-    /// Facts that readers of the models in swarms should know.
-    pub(super) fn notes(&self) -> Vec<ModelNote> {
-        let document = self.library.trust.document().unwrap_or_default();
-        let note = |revision: Arc<StoredRevision>| {
-            let manifest = &revision.manifest;
-            let publisher = manifest.signed_by();
-            ModelNote {
-                model: manifest.model_ref().to_string(),
-                publisher,
-                fingerprint: publisher.map(|key| key.fingerprint()),
-                alias: publisher.and_then(|key| document.alias(&key)).map(ToString::to_string),
-                pinned: publisher.is_some() && document.pinned(&manifest.name) == publisher,
-                runs_code: super::models::runs_code(&revision).kinds(),
-            }
-        };
-        self.fetch.joined().into_iter().map(note).collect()
-    }
+/// Facts that readers of the models in swarms should know.
+pub(super) fn notes(library: &Library, fetch: &Fetch) -> Vec<ModelNote> {
+    let document = library.trust.document().unwrap_or_default();
+    let note = |revision: Arc<StoredRevision>| {
+        let manifest = &revision.manifest;
+        let publisher = manifest.signed_by();
+        ModelNote {
+            model: manifest.model_ref().to_string(),
+            publisher,
+            fingerprint: publisher.map(|key| key.fingerprint()),
+            alias: publisher.and_then(|key| document.alias(&key)).map(ToString::to_string),
+            pinned: publisher.is_some() && document.pinned(&manifest.name) == publisher,
+            runs_code: super::models::runs_code(&revision).kinds(),
+        }
+    };
+    fetch.joined().into_iter().map(note).collect()
 }

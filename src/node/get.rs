@@ -18,7 +18,7 @@ use crate::node::accept::Intent;
 use crate::node::blocking::Abandoned;
 use crate::node::disputes::Claim;
 use crate::node::sharing::{Rule, Withheld};
-use crate::node::{ErrorKind, Node, NodeError, Surroundings, blocking};
+use crate::node::{ErrorKind, Node, NodeError, Surroundings, blocking, former, resolve, space};
 use crate::store::verify::Watch;
 use crate::store::{Kept, Store, StoreError, StoredRevision};
 
@@ -171,335 +171,333 @@ pub enum Origin {
     NoneNewer,
 }
 
-impl Node {
-    /// Gets a model. Resumes what an earlier call left, and begins anew when the model becomes another one here
-    /// meanwhile. Dropping the future stops it, keeping what came.
-    pub async fn get(
-        self: &Arc<Self>,
-        request: &GetRequest,
-        progress: impl Fn(GetProgress) + Send + Sync,
-    ) -> Result<GetReport, NodeError> {
-        let _lent = self.lend(&request.surroundings)?;
-        let mut changes = 0..MAX_CHANGES;
-        loop {
-            match self.get_as_known_now(request, &progress).await {
-                Err(e) if (e.is_left() || e.is_incomplete()) && changes.next().is_some() => {}
-                done => return done,
-            }
+/// Gets a model. Resumes what an earlier call left, and begins anew when the model becomes another one here
+/// meanwhile. Dropping the future stops it, keeping what came.
+pub async fn run(
+    node: &Arc<Node>,
+    request: &GetRequest,
+    progress: impl Fn(GetProgress) + Send + Sync,
+) -> Result<GetReport, NodeError> {
+    let _lent = node.web.lend(&request.surroundings)?;
+    let mut changes = 0..MAX_CHANGES;
+    loop {
+        match get_as_known_now(node, request, &progress).await {
+            Err(e) if (e.is_left() || e.is_incomplete()) && changes.next().is_some() => {}
+            done => return done,
         }
     }
+}
 
-    async fn get_as_known_now(
-        self: &Arc<Self>,
-        request: &GetRequest,
-        progress: &(impl Fn(GetProgress) + Send + Sync),
-    ) -> Result<GetReport, NodeError> {
-        let model = &request.model;
-        let Wanted { manifest, origin, warning } = self.wanted(request, progress).await?;
-        let revision = self.library.store.revision(manifest.clone())?;
-        let files = select(&manifest, &request.include, &request.exclude)?;
-        let dest = match &request.output {
-            Some(dir) => {
-                std::path::absolute(dir).map_err(|source| NodeError::Io { path: dir.clone(), source })?
+async fn get_as_known_now(
+    node: &Arc<Node>,
+    request: &GetRequest,
+    progress: &(impl Fn(GetProgress) + Send + Sync),
+) -> Result<GetReport, NodeError> {
+    let model = &request.model;
+    let Wanted { manifest, origin, warning } = wanted(node, request, progress).await?;
+    let revision = node.library.store.revision(manifest.clone())?;
+    let files = select(&manifest, &request.include, &request.exclude)?;
+    let dest = match &request.output {
+        Some(dir) => {
+            std::path::absolute(dir).map_err(|source| NodeError::Io { path: dir.clone(), source })?
+        }
+        None => node.library.paths.models.join(model.to_string()),
+    };
+    let want: u64 = files.iter().map(|&i| manifest.files[i].size).sum();
+    node.session.trust_hosts(&request.peers);
+    node.fetch.introduce(&manifest.torrent.info_hash, &request.peers);
+    // Another command may be getting the same model: what comes is shown all the same.
+    let showing = || progress(fetching(node, &revision, &files, want));
+    // Whatever moves files keeps the turn, also when nobody waits for it any more.
+    let turn = Arc::new(meanwhile(node.jobs.turn(&manifest.torrent.info_hash), showing).await);
+
+    adopt(node, &revision, &turn, &dest, progress).await?;
+    let (to, which) = (dest.clone(), files.clone());
+    let staging = on_store(node, &revision, &turn, move |store, revision| {
+        // Before anything is downloaded.
+        store.check_vacant(revision, &which, &to)?;
+        store.stage(revision, &to)
+    });
+    staging.await?;
+    space::check(&node.library, &revision, &files, Some(&dest))?;
+    let here = |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
+    if here(&files) < want {
+        node.reach.check_model(model, &request.peers)?;
+    }
+    let over_http = || node.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded_web);
+    let (before, web_before) = (here(&files), over_http());
+    let failed = |source| NodeError::Fetch { model: model.clone(), source };
+    let stall = node.library.config.torrent.download_timeout;
+    let fetched = node.fetch.fetch_files(&revision, &files, stall);
+    let fetched = beside_holders(node, &manifest, fetched);
+    let fetched = meanwhile(fetched, showing).await;
+    if let Err(ReadError::NoSpace) = &fetched {
+        // The error names what is needed and what is free now.
+        space::check(&node.library, &revision, &files, Some(&dest))?;
+    }
+    fetched.map_err(failed)?;
+    showing();
+    if request.verify {
+        check(&revision, &files, want, progress).await?;
+    }
+    let (to, which) = (dest.clone(), files.clone());
+    let whole = files.len() == manifest.files.len();
+    let publishing = on_store(node, &revision, &turn, move |store, revision| {
+        let kept = store.publish(revision, &which, &to)?;
+        // What a mirror without its large files had there and the model has not is no model's.
+        if whole && store.is_own(&revision.manifest.model_ref(), &to) {
+            store.clear_laid_out(&revision.manifest.model_ref())?;
+        }
+        Ok(kept)
+    });
+    let kept = publishing.await?;
+    // Its bytes are stored for this model as well now.
+    node.seeds.apply_rules(&manifest.torrent.info_hash);
+    if whole {
+        former::clear(node, &manifest, &dest).await?;
+    }
+    node.changed();
+    let seeded = seed_after_get(node, &revision, request.seed)?;
+    let code = code_in(&revision, &files).await;
+    let downloaded = want.saturating_sub(before);
+    // What was received and thrown away does not count.
+    let downloaded_web = over_http().saturating_sub(web_before).min(downloaded);
+    Ok(GetReport {
+        model: model.to_string(),
+        path: dest,
+        files: files.len(),
+        total_size: want,
+        downloaded,
+        downloaded_web,
+        // A manifest made of a torrent has none: its files were held to their pieces roots.
+        verified: request.verify && files.iter().all(|&i| manifest.files[i].sha256.is_some()),
+        publisher: manifest.publisher,
+        fingerprint: manifest.publisher.map(|key| key.fingerprint()),
+        alias: manifest.publisher.and_then(|key| node.library.trust.named(&key).alias),
+        origin,
+        warnings: warning.into_iter().chain(code).chain(kept.iter().map(Kept::to_string)).collect(),
+        seeded,
+    })
+}
+
+/// Seeds what was fetched, or stops seeding it, as the user said. Returns whether it is seeded.
+fn seed_after_get(
+    node: &Node,
+    revision: &Arc<StoredRevision>,
+    seed: Option<bool>,
+) -> Result<bool, NodeError> {
+    let manifest = &revision.manifest;
+    let rule = node.library.sharing.of(&manifest.model_ref());
+    match seed {
+        Some(false) if rule.withheld.is_none() => {
+            node.set_rule(manifest, Rule { withheld: Some(Withheld::NotAsked), ..rule })?;
+        }
+        Some(true) if rule.withheld == Some(Withheld::NotAsked) => {
+            node.set_rule(manifest, Rule { withheld: None, ..rule })?;
+        }
+        Some(_) | None => {}
+    }
+    if node.library.sharing.of(&manifest.model_ref()).withheld.is_some() {
+        return Ok(false);
+    }
+    node.seeds.join(revision)?;
+    Ok(true)
+}
+
+/// Warnings of the files got that can run code when they are loaded.
+async fn code_in(revision: &Arc<StoredRevision>, files: &[usize]) -> Vec<String> {
+    let (revision, files) = (revision.clone(), files.to_vec());
+    let looking = tokio::task::spawn_blocking(move || {
+        let got = files.iter().map(|&i| &revision.manifest.files[i]);
+        let read = |at: usize, limit| revision.contents[files[at]].read(0..limit).ok().flatten();
+        Findings::of(got.map(|file| (file.path.as_str(), file.size)), read).warnings()
+    });
+    looking.await.unwrap_or_else(|e| vec![format!("the files were not searched for code: {e}")])
+}
+
+/// Does some work, and introduces those meanwhile who say to the catalog's peers that they hold the model: its own
+/// swarm may be long in finding them.
+async fn beside_holders<T>(node: &Node, manifest: &Manifest, work: impl Future<Output = T>) -> T {
+    let Some(part) = &node.catalog else { return work.await };
+    let (model, info_hash) = (manifest.model_ref(), manifest.torrent.info_hash);
+    let introduce = |holder| node.fetch.introduce(&info_hash, &[holder]);
+    let looking = part.catalog.look_for_holders(&model, &info_hash, introduce);
+    tokio::pin!(work);
+    tokio::select! {
+        done = &mut work => done,
+        () = looking => work.await,
+    }
+}
+
+/// The manifest to get by: the one known here, or what the network knows.
+async fn wanted(
+    node: &Arc<Node>,
+    request: &GetRequest,
+    progress: &(impl Fn(GetProgress) + Send + Sync),
+) -> Result<Wanted, NodeError> {
+    let model = &request.model;
+    let held = node.library.registry.get(model);
+    let refused = held.as_ref().map(|held| fits(node, held, request)).transpose()?.flatten();
+    let mut known = held.clone().filter(|_| refused.is_none());
+    if let Some(of_now) = known.as_ref().filter(|_| !request.update) {
+        // A mount may have read it and pinned nothing.
+        match node.disputes.claim_known(of_now)? {
+            Claim::Stands => {
+                let origin =
+                    if resolve::is_outdated(node, of_now) { Origin::Outdated } else { Origin::Known };
+                return Ok(Wanted { manifest: of_now.clone(), origin, warning: None });
             }
-            None => self.library.paths.models.join(model.to_string()),
+            Claim::Another => known = None,
+        }
+    }
+    node.reach.check_model(model, &request.peers)?;
+    node.session.trust_hosts(&request.peers);
+    node.call_in_catalog(&request.peers);
+    let showing = || {
+        let peers = node.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
+        progress(GetProgress::Looking { peers });
+    };
+    let found = meanwhile(look_for(node, request, held.is_some()), showing).await;
+    match (found, known) {
+        (Ok(found), Some(known)) if found.torrent.info_hash == known.torrent.info_hash => {
+            Ok(Wanted { manifest: found, origin: Origin::NoneNewer, warning: None })
+        }
+        (Ok(found), _) => Ok(Wanted { manifest: found, origin: Origin::Found, warning: None }),
+        (Err(e), Some(known)) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Older) => {
+            if let Claim::Another = node.disputes.claim_known(&known)? {
+                return Err(e);
+            }
+            let offered = Some(e.to_string()).filter(|_| e.kind() == ErrorKind::Older);
+            let warning = offered.map(|e| format!("the network offers an older state only: {e}"));
+            Ok(Wanted { manifest: known, origin: Origin::NoneNewer, warning })
+        }
+        // That another one is here says more.
+        (Err(e), None) if e.kind() == ErrorKind::NotFound => Err(refused.map_or(e, NodeError::from)),
+        (Err(e), _) => Err(e),
+    }
+}
+
+/// Whether the manifest that is here is that of the publisher who is trusted, or asked for. Returns why not where
+/// theirs may be found, and fails where that is nobody's.
+fn fits(node: &Node, held: &Manifest, request: &GetRequest) -> Result<Option<TrustError>, NodeError> {
+    let trust = &node.library.trust;
+    if let Err(refused) = trust.stands(&held.name, held.signed_by()) {
+        return Ok(Some(refused));
+    }
+    let Some(wanted) = &request.publisher else { return Ok(None) };
+    match trust.insist(&held.name, held.signed_by(), wanted) {
+        Ok(()) => Ok(None),
+        Err(refused @ TrustError::NotOffered { .. }) => {
+            let known = node.catalog.as_ref().map(|part| part.store.digest()).unwrap_or_default();
+            match trust.find(wanted, known.into_iter().map(|have| have.publisher)) {
+                Ok(_) => Ok(Some(refused)),
+                Err(_) => Err(refused.into()),
+            }
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Asks the network. A node that has met nobody yet is given some time for that.
+async fn look_for(node: &Arc<Node>, request: &GetRequest, anew: bool) -> Result<Arc<Manifest>, NodeError> {
+    let (model, publisher) = (&request.model, request.publisher.as_deref());
+    let intent = Intent::Take { allow_older: request.allow_older };
+    let alone = || node.catalog.as_ref().is_some_and(|part| part.catalog.status().peers == 0);
+    let until = Instant::now() + MEET_WITHIN;
+    loop {
+        let waits = alone() && Instant::now() < until;
+        let found = match anew {
+            false => resolve::resolve(node, model, publisher, RESOLVE_WITHIN, Patience::All, intent).await,
+            true => {
+                resolve::resolve_anew(node, model, publisher, RESOLVE_WITHIN, Patience::All, intent).await
+            }
         };
-        let want: u64 = files.iter().map(|&i| manifest.files[i].size).sum();
-        self.session.trust_hosts(&request.peers);
-        self.fetch.introduce(&manifest.torrent.info_hash, &request.peers);
-        // Another command may be getting the same model: what comes is shown all the same.
-        let showing = || progress(self.fetching(&revision, &files, want));
-        // Whatever moves files keeps the turn, also when nobody waits for it any more.
-        let turn = Arc::new(meanwhile(self.jobs.turn(&manifest.torrent.info_hash), showing).await);
-
-        self.adopt(&revision, &turn, &dest, progress).await?;
-        let (to, which) = (dest.clone(), files.clone());
-        let staging = self.on_store(&revision, &turn, move |store, revision| {
-            // Before anything is downloaded.
-            store.check_vacant(revision, &which, &to)?;
-            store.stage(revision, &to)
-        });
-        staging.await?;
-        self.check_space(&revision, &files, Some(&dest))?;
-        let here =
-            |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
-        if here(&files) < want {
-            self.refuse_offline(model, &request.peers)?;
+        match found {
+            Err(e) if waits && e.kind() == ErrorKind::NotFound => tokio::time::sleep(MEET_PAUSE).await,
+            found => return found,
         }
-        let over_http = || self.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded_web);
-        let (before, web_before) = (here(&files), over_http());
-        let failed = |source| NodeError::Fetch { model: model.clone(), source };
-        let stall = self.library.config.torrent.download_timeout;
-        let fetched = self.fetch.fetch_files(&revision, &files, stall);
-        let fetched = self.beside_holders(&manifest, fetched);
-        let fetched = meanwhile(fetched, showing).await;
-        if let Err(ReadError::NoSpace) = &fetched {
-            // The error names what is needed and what is free now.
-            self.check_space(&revision, &files, Some(&dest))?;
-        }
-        fetched.map_err(failed)?;
-        showing();
-        if request.verify {
-            self.check(&revision, &files, want, progress).await?;
-        }
-        let (to, which) = (dest.clone(), files.clone());
-        let whole = files.len() == manifest.files.len();
-        let publishing = self.on_store(&revision, &turn, move |store, revision| {
-            let kept = store.publish(revision, &which, &to)?;
-            // What a mirror without its large files had there and the model has not is no model's.
-            if whole && store.is_own(&revision.manifest.model_ref(), &to) {
-                store.clear_laid_out(&revision.manifest.model_ref())?;
-            }
-            Ok(kept)
-        });
-        let kept = publishing.await?;
-        // Its bytes are stored for this model as well now.
-        self.apply_rules(&manifest.torrent.info_hash);
-        if whole {
-            self.clear_former(&manifest, &dest).await?;
-        }
-        self.changed();
-        let seeded = self.seed_after_get(&revision, request.seed)?;
-        let code = self.code_in(&revision, &files).await;
-        let downloaded = want.saturating_sub(before);
-        // What was received and thrown away does not count.
-        let downloaded_web = over_http().saturating_sub(web_before).min(downloaded);
-        Ok(GetReport {
-            model: model.to_string(),
-            path: dest,
-            files: files.len(),
-            total_size: want,
-            downloaded,
-            downloaded_web,
-            // A manifest made of a torrent has none: its files were held to their pieces roots.
-            verified: request.verify && files.iter().all(|&i| manifest.files[i].sha256.is_some()),
-            publisher: manifest.publisher,
-            fingerprint: manifest.publisher.map(|key| key.fingerprint()),
-            alias: manifest.publisher.and_then(|key| self.library.trust.named(&key).alias),
-            origin,
-            warnings: warning.into_iter().chain(code).chain(kept.iter().map(Kept::to_string)).collect(),
-            seeded,
-        })
     }
+}
 
-    /// Seeds what was fetched, or stops seeding it, as the user said. Returns whether it is seeded.
-    fn seed_after_get(&self, revision: &Arc<StoredRevision>, seed: Option<bool>) -> Result<bool, NodeError> {
-        let manifest = &revision.manifest;
-        let rule = self.library.sharing.of(&manifest.model_ref());
-        match seed {
-            Some(false) if rule.withheld.is_none() => {
-                self.set_rule(manifest, Rule { withheld: Some(Withheld::NotAsked), ..rule })?;
-            }
-            Some(true) if rule.withheld == Some(Withheld::NotAsked) => {
-                self.set_rule(manifest, Rule { withheld: None, ..rule })?;
-            }
-            Some(_) | None => {}
-        }
-        if self.library.sharing.of(&manifest.model_ref()).withheld.is_some() {
-            return Ok(false);
-        }
-        self.seed(revision)?;
-        Ok(true)
+fn fetching(node: &Node, revision: &Arc<StoredRevision>, files: &[usize], want: u64) -> GetProgress {
+    let have = files.iter().map(|&i| revision.contents[i].cached_bytes()).sum();
+    let status = node.fetch.progress(&revision.manifest.torrent.info_hash);
+    let (from_peers, from_web, peers) = status.map_or((0, 0, 0), |s| (s.download_rate, s.web_rate, s.peers));
+    GetProgress::Fetching { have, want, rate: from_peers + from_web, peers, web: from_web > 0 }
+}
+
+/// Takes in what stands at the destination already, from elsewhere or damaged. Dropping the future stops it.
+pub(super) async fn adopt(
+    node: &Node,
+    revision: &Arc<StoredRevision>,
+    turn: &Arc<OwnedMutexGuard<()>>,
+    dest: &Path,
+    progress: &(impl Fn(GetProgress) + Send + Sync),
+) -> Result<(), NodeError> {
+    let found = node.library.store.unverified(revision, dest);
+    if found.is_empty() {
+        return Ok(());
     }
-
-    /// Warnings of the files got that can run code when they are loaded.
-    async fn code_in(&self, revision: &Arc<StoredRevision>, files: &[usize]) -> Vec<String> {
-        let (revision, files) = (revision.clone(), files.to_vec());
-        let looking = tokio::task::spawn_blocking(move || {
-            let got = files.iter().map(|&i| &revision.manifest.files[i]);
-            let read = |at: usize, limit| revision.contents[files[at]].read(0..limit).ok().flatten();
-            Findings::of(got.map(|file| (file.path.as_str(), file.size)), read).warnings()
-        });
-        looking.await.unwrap_or_else(|e| vec![format!("the files were not searched for code: {e}")])
-    }
-
-    /// Does some work, and introduces those meanwhile who say to the catalog's peers that they hold the model: its own
-    /// swarm may be long in finding them.
-    async fn beside_holders<T>(&self, manifest: &Manifest, work: impl Future<Output = T>) -> T {
-        let Some(part) = &self.catalog else { return work.await };
-        let (model, info_hash) = (manifest.model_ref(), manifest.torrent.info_hash);
-        let introduce = |holder| self.fetch.introduce(&info_hash, &[holder]);
-        let looking = part.catalog.look_for_holders(&model, &info_hash, introduce);
-        tokio::pin!(work);
+    let want = found.iter().map(|&i| revision.manifest.files[i].size).sum();
+    let (told, mut done) = tokio::sync::watch::channel(0u64);
+    let abandoned = Abandoned::default();
+    let (dest, cancel) = (dest.to_owned(), abandoned.0.clone());
+    let adopting = on_store(node, revision, turn, move |store, revision| {
+        let progress = |bytes| told.send_modify(|done| *done += bytes);
+        let watch = Watch { progress: &progress, cancel: &cancel };
+        store.adopt(revision, &found, &dest, &store.layers(&revision.manifest)?, watch)
+    });
+    tokio::pin!(adopting);
+    loop {
         tokio::select! {
-            done = &mut work => done,
-            () = looking => work.await,
-        }
-    }
-
-    /// The manifest to get by: the one known here, or what the network knows.
-    async fn wanted(
-        self: &Arc<Self>,
-        request: &GetRequest,
-        progress: &(impl Fn(GetProgress) + Send + Sync),
-    ) -> Result<Wanted, NodeError> {
-        let model = &request.model;
-        let held = self.library.registry.get(model);
-        let refused = held.as_ref().map(|held| self.fits(held, request)).transpose()?.flatten();
-        let mut known = held.clone().filter(|_| refused.is_none());
-        if let Some(of_now) = known.as_ref().filter(|_| !request.update) {
-            // A mount may have read it and pinned nothing.
-            match self.claim_known(of_now)? {
-                Claim::Stands => {
-                    let origin = if self.is_outdated(of_now) { Origin::Outdated } else { Origin::Known };
-                    return Ok(Wanted { manifest: of_now.clone(), origin, warning: None });
-                }
-                Claim::Another => known = None,
-            }
-        }
-        self.refuse_offline(model, &request.peers)?;
-        self.session.trust_hosts(&request.peers);
-        self.call_in_catalog(&request.peers);
-        let showing = || {
-            let peers = self.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
-            progress(GetProgress::Looking { peers });
-        };
-        let found = meanwhile(self.look_for(request, held.is_some()), showing).await;
-        match (found, known) {
-            (Ok(found), Some(known)) if found.torrent.info_hash == known.torrent.info_hash => {
-                Ok(Wanted { manifest: found, origin: Origin::NoneNewer, warning: None })
-            }
-            (Ok(found), _) => Ok(Wanted { manifest: found, origin: Origin::Found, warning: None }),
-            (Err(e), Some(known)) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Older) => {
-                if let Claim::Another = self.claim_known(&known)? {
-                    return Err(e);
-                }
-                let offered = Some(e.to_string()).filter(|_| e.kind() == ErrorKind::Older);
-                let warning = offered.map(|e| format!("the network offers an older state only: {e}"));
-                Ok(Wanted { manifest: known, origin: Origin::NoneNewer, warning })
-            }
-            // That another one is here says more.
-            (Err(e), None) if e.kind() == ErrorKind::NotFound => Err(refused.map_or(e, NodeError::from)),
-            (Err(e), _) => Err(e),
-        }
-    }
-
-    /// Whether the manifest that is here is that of the publisher who is trusted, or asked for. Returns why not where
-    /// theirs may be found, and fails where that is nobody's.
-    fn fits(&self, held: &Manifest, request: &GetRequest) -> Result<Option<TrustError>, NodeError> {
-        let trust = &self.library.trust;
-        if let Err(refused) = trust.stands(&held.name, held.signed_by()) {
-            return Ok(Some(refused));
-        }
-        let Some(wanted) = &request.publisher else { return Ok(None) };
-        match trust.insist(&held.name, held.signed_by(), wanted) {
-            Ok(()) => Ok(None),
-            Err(refused @ TrustError::NotOffered { .. }) => {
-                let known = self.catalog.as_ref().map(|part| part.store.digest()).unwrap_or_default();
-                match trust.find(wanted, known.into_iter().map(|have| have.publisher)) {
-                    Ok(_) => Ok(Some(refused)),
-                    Err(_) => Err(refused.into()),
-                }
-            }
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    /// Asks the network. A node that has met nobody yet is given some time for that.
-    async fn look_for(
-        self: &Arc<Self>,
-        request: &GetRequest,
-        anew: bool,
-    ) -> Result<Arc<Manifest>, NodeError> {
-        let (model, publisher) = (&request.model, request.publisher.as_deref());
-        let intent = Intent::Take { allow_older: request.allow_older };
-        let alone = || self.catalog.as_ref().is_some_and(|part| part.catalog.status().peers == 0);
-        let until = Instant::now() + MEET_WITHIN;
-        loop {
-            let waits = alone() && Instant::now() < until;
-            let found = match anew {
-                false => self.resolve(model, publisher, RESOLVE_WITHIN, Patience::All, intent).await,
-                true => self.resolve_anew(model, publisher, RESOLVE_WITHIN, Patience::All, intent).await,
-            };
-            match found {
-                Err(e) if waits && e.kind() == ErrorKind::NotFound => tokio::time::sleep(MEET_PAUSE).await,
-                found => return found,
+            adopted = &mut adopting => return adopted.map(|_| ()),
+            Ok(()) = done.changed() => {
+                let done = *done.borrow_and_update();
+                progress(GetProgress::Checking { done, want });
             }
         }
     }
+}
 
-    fn fetching(&self, revision: &Arc<StoredRevision>, files: &[usize], want: u64) -> GetProgress {
-        let have = files.iter().map(|&i| revision.contents[i].cached_bytes()).sum();
-        let status = self.fetch.progress(&revision.manifest.torrent.info_hash);
-        let (from_peers, from_web, peers) =
-            status.map_or((0, 0, 0), |s| (s.download_rate, s.web_rate, s.peers));
-        GetProgress::Fetching { have, want, rate: from_peers + from_web, peers, web: from_web > 0 }
+/// Compares every file with its sha256. A file that differs although its pieces were right comes from a
+/// manifest that contradicts itself.
+async fn check(
+    revision: &Arc<StoredRevision>,
+    files: &[usize],
+    want: u64,
+    progress: &(impl Fn(GetProgress) + Send + Sync),
+) -> Result<(), NodeError> {
+    let (told, mut done) = tokio::sync::watch::channel(0u64);
+    let (work, files) = (revision.clone(), files.to_vec());
+    let checking = tokio::task::spawn_blocking(move || {
+        super::check::damaged(&work, &files, &|bytes| told.send_modify(|done| *done += bytes))
+    });
+    while done.changed().await.is_ok() {
+        let done = *done.borrow_and_update();
+        progress(GetProgress::Checking { done, want });
     }
+    let files = checking.await?;
+    if files.is_empty() {
+        return Ok(());
+    }
+    Err(NodeError::Damaged { model: revision.manifest.model_ref(), files })
+}
 
-    /// Takes in what stands at the destination already, from elsewhere or damaged. Dropping the future stops it.
-    pub(super) async fn adopt(
-        &self,
-        revision: &Arc<StoredRevision>,
-        turn: &Arc<OwnedMutexGuard<()>>,
-        dest: &Path,
-        progress: &(impl Fn(GetProgress) + Send + Sync),
-    ) -> Result<(), NodeError> {
-        let found = self.library.store.unverified(revision, dest);
-        if found.is_empty() {
-            return Ok(());
-        }
-        let want = found.iter().map(|&i| revision.manifest.files[i].size).sum();
-        let (told, mut done) = tokio::sync::watch::channel(0u64);
-        let abandoned = Abandoned::default();
-        let (dest, cancel) = (dest.to_owned(), abandoned.0.clone());
-        let adopting = self.on_store(revision, turn, move |store, revision| {
-            let progress = |bytes| told.send_modify(|done| *done += bytes);
-            let watch = Watch { progress: &progress, cancel: &cancel };
-            store.adopt(revision, &found, &dest, &store.layers(&revision.manifest)?, watch)
-        });
-        tokio::pin!(adopting);
-        loop {
-            tokio::select! {
-                adopted = &mut adopting => return adopted.map(|_| ()),
-                Ok(()) = done.changed() => {
-                    let done = *done.borrow_and_update();
-                    progress(GetProgress::Checking { done, want });
-                }
-            }
-        }
-    }
-
-    /// Compares every file with its sha256. A file that differs although its pieces were right comes from a
-    /// manifest that contradicts itself.
-    async fn check(
-        &self,
-        revision: &Arc<StoredRevision>,
-        files: &[usize],
-        want: u64,
-        progress: &(impl Fn(GetProgress) + Send + Sync),
-    ) -> Result<(), NodeError> {
-        let (told, mut done) = tokio::sync::watch::channel(0u64);
-        let (work, files) = (revision.clone(), files.to_vec());
-        let checking = tokio::task::spawn_blocking(move || {
-            super::check::damaged(&work, &files, &|bytes| told.send_modify(|done| *done += bytes))
-        });
-        while done.changed().await.is_ok() {
-            let done = *done.borrow_and_update();
-            progress(GetProgress::Checking { done, want });
-        }
-        let files = checking.await?;
-        if files.is_empty() {
-            return Ok(());
-        }
-        Err(NodeError::Damaged { model: revision.manifest.model_ref(), files })
-    }
-
-    /// Runs a store operation that moves files, while the engine has them closed, off the runtime's workers.
-    async fn on_store<T: Send + 'static>(
-        &self,
-        revision: &Arc<StoredRevision>,
-        turn: &Arc<OwnedMutexGuard<()>>,
-        work: impl FnOnce(&Store, &StoredRevision) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, NodeError> {
-        let until_done = (turn.clone(), self.closed(revision).await?, self.lock.clone());
-        let (store, revision) = (self.library.store.clone(), revision.clone());
-        blocking::run(move || {
-            // Held by the thread, which continues when the future is dropped.
-            let _until_done = until_done;
-            Ok(work(&store, &revision)?)
-        })
-        .await
-    }
+/// Runs a store operation that moves files, while the engine has them closed, off the runtime's workers.
+async fn on_store<T: Send + 'static>(
+    node: &Node,
+    revision: &Arc<StoredRevision>,
+    turn: &Arc<OwnedMutexGuard<()>>,
+    work: impl FnOnce(&Store, &StoredRevision) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, NodeError> {
+    let until_done = (turn.clone(), node.seeds.close(revision).await?, node.lock.clone());
+    let (store, revision) = (node.library.store.clone(), revision.clone());
+    blocking::run(move || {
+        // Held by the thread, which continues when the future is dropped.
+        let _until_done = until_done;
+        Ok(work(&store, &revision)?)
+    })
+    .await
 }
 
 /// Waits for something, and calls `tick` now and then until it comes.

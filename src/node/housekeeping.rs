@@ -30,7 +30,7 @@ pub(super) async fn run(node: Weak<Node>, every: Duration) {
             Err(e) => tracing::error!("syncing the cache failed: {e}"),
         }
         let looking = node.clone();
-        match tokio::task::spawn_blocking(move || looking.disputes_changed()).await {
+        match tokio::task::spawn_blocking(move || looking.disputes.have_changed()).await {
             // The mount shows names that are disputed by now in another way, unless they were read.
             Ok(true) => node.changed(),
             Ok(false) => {}

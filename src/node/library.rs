@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crate::catalog::Trust;
 use crate::config::Config;
 use crate::model::{Manifest, ModelRef};
-use crate::node::NodeError;
+use crate::mount::Sought;
 use crate::node::lock::NodeLock;
 use crate::node::sharing::Sharing;
+use crate::node::{NodeError, rotation, unshared};
 use crate::paths::Paths;
 use crate::store::{Beside, Registry, States, Store, StoreError, StoredRevision};
 
@@ -64,9 +65,7 @@ impl Library {
         let lock = NodeLock::take(&paths)?;
         tracing::info!("Configuration: {config}.");
         let library = Self::open_with(config, Store::open)?;
-        if let Err(e) = library.finish_rotation() {
-            tracing::error!("the replacement of the publisher's key could not be finished: {e}");
-        }
+        rotation::finish_or_log(&library);
         Ok((library, lock))
     }
 
@@ -85,6 +84,22 @@ impl Library {
     pub fn revisions_of(&self, model: &ModelRef) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
         let all = self.registry.get(model).into_iter().chain(self.beside.of_model(model));
         all.map(|manifest| Ok(self.store.revision(manifest)?)).collect()
+    }
+
+    /// The manifest known of the model that a path of a mount means.
+    pub(super) fn known_as(&self, sought: &Sought) -> Option<Arc<Manifest>> {
+        let registry = self.registry.get(&sought.model);
+        let Some(fingerprint) = &sought.publisher else { return registry };
+        let mut known = registry.into_iter().chain(self.beside.of_model(&sought.model));
+        known.find(|known| known.signed_by().is_some_and(|key| key.fingerprint() == *fingerprint))
+    }
+
+    /// The error for a model of which no manifest is known.
+    pub fn absent(&self, model: ModelRef) -> NodeError {
+        match unshared::find(&self.store, &model.name).filter(|_| model.revision.is_default()) {
+            Some(unshared) => NodeError::Unshared { model, dir: unshared.path },
+            None => NodeError::UnknownModel(model),
+        }
     }
 
     /// Whether the trust still accepts a manifest that is known here.

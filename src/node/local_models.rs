@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 
 use super::dir_watch::DirWatch;
 use super::unshared::{self, Memory, Unshared, Wholeness};
-use super::{Library, Node, NodeError, blocking};
+use super::{Library, Node};
 use crate::model::{ModelName, ModelRef};
 use crate::store::StoredRevision;
 
@@ -29,12 +29,12 @@ const SCAN_EVERY_UNWATCHED: Duration = Duration::from_secs(5);
 const MAX_WATCHED: usize = 4096;
 
 /// The unshared models that the mount shows.
-#[derive(Debug)]
 pub(super) struct LocalModels {
+    library: Arc<Library>,
     shown: Mutex<Vec<Local>>,
     /// The records of the store have changed: a directory may have become shared, or unshared.
     records_changed: Notify,
-    looked: watch::Sender<bool>,
+    scanned: watch::Sender<bool>,
 }
 
 /// One of them.
@@ -45,13 +45,38 @@ struct Local {
     revision: Arc<StoredRevision>,
 }
 
-impl Default for LocalModels {
-    fn default() -> Self {
-        Self { shown: Mutex::default(), records_changed: Notify::new(), looked: watch::Sender::new(false) }
-    }
-}
-
 impl LocalModels {
+    /// Shows none until the first scan.
+    pub fn new(library: Arc<Library>) -> Self {
+        let (records_changed, scanned) = (Notify::new(), watch::Sender::new(false));
+        Self { library, shown: Mutex::default(), records_changed, scanned }
+    }
+
+    /// Waits until the models directory was scanned for the first time.
+    pub async fn first_scan(&self) {
+        // The sender lives as long as the node.
+        let _ = self.scanned.subscribe().wait_for(|scanned| *scanned).await;
+    }
+
+    /// The unshared models that the mount shows now. A directory that was shared since the latest scan is not among them.
+    pub fn revisions(&self) -> Vec<Arc<StoredRevision>> {
+        let local = self.shown().clone();
+        if local.is_empty() {
+            return Vec::new();
+        }
+        let recorded = self.library.store.recorded_dirs();
+        let unshared = local.into_iter().filter(|local| !unshared::is_recorded(&recorded, &local.path));
+        unshared.map(|local| local.revision).collect()
+    }
+
+    /// The unshared model that the mount shows for a name.
+    pub fn revision(&self, model: &ModelRef) -> Option<Arc<StoredRevision>> {
+        if !model.revision.is_default() || !self.shown().iter().any(|local| local.name == model.name) {
+            return None;
+        }
+        self.revisions().into_iter().find(|revision| revision.manifest.name == model.name)
+    }
+
     /// Has the directory scanned again, since records of the store may have changed.
     pub fn records_changed(&self) {
         self.records_changed.notify_one();
@@ -62,7 +87,7 @@ impl LocalModels {
     }
 
     /// Takes in the result of a scan. Returns whether the mount must show something else now.
-    fn update(&self, library: &Library, found: &[Unshared]) -> bool {
+    fn update(&self, found: &[Unshared]) -> bool {
         let before = self.shown().clone();
         let was_shown = |model: &&Unshared| before.iter().any(|local| local.path == model.path);
         // A model that changes while it is in use stays visible.
@@ -73,7 +98,7 @@ impl LocalModels {
         });
         let next: Vec<Local> = ready
             .filter_map(|model| {
-                let revision = library.store.local_revision(&model.name, &model.files);
+                let revision = self.library.store.local_revision(&model.name, &model.files);
                 let revision = revision
                     .inspect_err(|error| tracing::warn!("{} is not shown: {error}", model.path.display()))
                     .ok()?;
@@ -86,53 +111,6 @@ impl LocalModels {
             *self.shown() = next;
         }
         changed
-    }
-}
-
-impl Node {
-    /// Waits until the models directory was looked at for the first time.
-    pub async fn looked_for_local_models(&self) {
-        // The sender lives as long as the node.
-        let _ = self.local.looked.subscribe().wait_for(|looked| *looked).await;
-    }
-
-    /// The unshared models that the mount shows now. A directory that was shared since it was looked at is not among
-    /// them.
-    pub(super) fn local_models(&self) -> Vec<Arc<StoredRevision>> {
-        let local = self.local.shown().clone();
-        if local.is_empty() {
-            return Vec::new();
-        }
-        let recorded = self.library.store.recorded_dirs();
-        let unshared = local.into_iter().filter(|local| !unshared::is_recorded(&recorded, &local.path));
-        unshared.map(|local| local.revision).collect()
-    }
-
-    /// The unshared model that the mount shows for a name.
-    pub(super) fn local_model(&self, model: &ModelRef) -> Option<Arc<StoredRevision>> {
-        if !model.revision.is_default() || !self.local.shown().iter().any(|local| local.name == model.name) {
-            return None;
-        }
-        self.local_models().into_iter().find(|revision| revision.manifest.name == model.name)
-    }
-}
-
-impl Node {
-    /// Records the files of a known model that the user put into its place in the models directory, after comparing
-    /// them with their hashes. Dropping the future stops it. Does nothing where the files are something else.
-    pub(super) async fn take_in(self: &Arc<Self>, model: &ModelRef) -> Result<(), NodeError> {
-        let Some(manifest) = self.library.registry.get(model).filter(|_| model.revision.is_default()) else {
-            return Ok(());
-        };
-        let (node, name) = (self.clone(), model.name.clone());
-        let unshared = blocking::cancellable(move |_| Ok(node.library.unshared_model(&name))).await?;
-        let Some(unshared) = unshared.filter(Unshared::is_whole) else { return Ok(()) };
-        let revision = self.library.store.revision(manifest)?;
-        let turn = Arc::new(self.jobs.turn(&revision.manifest.torrent.info_hash).await);
-        self.adopt(&revision, &turn, &unshared.path, &|_| ()).await?;
-        self.fetch.relocate(&revision);
-        self.changed();
-        Ok(())
     }
 }
 
@@ -150,11 +128,11 @@ pub(super) async fn run(node: Weak<Node>) {
         let look = tokio::task::spawn_blocking(move || {
             // Before the scan, so that no change between the two is missed.
             let watched = watching.is_some_and(|watch| watch_all(&watch, &looking.library));
-            let found = looking.library.unshared(&mut memory);
-            if looking.local.update(&looking.library, &found) {
+            let found = unshared::find_all(&looking.library.store, &mut memory);
+            if looking.local.update(&found) {
                 looking.changed();
             }
-            looking.local.looked.send_replace(true);
+            looking.local.scanned.send_replace(true);
             let settles = found.iter().filter_map(|model| match model.state {
                 Wholeness::Changing(left) => Some(left),
                 Wholeness::Whole | Wholeness::Incomplete(_) => None,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::sharing::Withheld;
-use super::unshared::{Memory, Unshared};
+use super::unshared::{self, Memory, Unshared};
 use super::{Library, NodeError};
 use crate::catalog::trust::Document;
 use crate::model::code::{Findings, RunsCode};
@@ -108,19 +108,18 @@ impl KnownModel {
     }
 }
 
-impl Library {
-    /// Every model known here, and those in the models directory that are not shared, by name. Blocks for the disk where
-    /// contents are looked at for the first time.
-    pub fn models(&self) -> Result<Vec<KnownModel>, NodeError> {
-        // Who cannot be looked up goes without an alias.
-        let trust = self.trust.document().unwrap_or_default();
-        let mut models: Vec<KnownModel> =
-            self.revisions()?.iter().map(|revision| KnownModel::of(revision, self, &trust)).collect();
-        models.extend(self.unshared(&mut Memory::default()).iter().map(KnownModel::unshared));
-        // Stable: of one name, the model of the registry is first.
-        models.sort_by(|a, b| a.model.cmp(&b.model));
-        Ok(models)
-    }
+/// Every model known here, and those in the models directory that are not shared, by name. Blocks for the disk where
+/// contents are looked at for the first time.
+pub fn all(library: &Library) -> Result<Vec<KnownModel>, NodeError> {
+    // Who cannot be looked up goes without an alias.
+    let trust = library.trust.document().unwrap_or_default();
+    let mut models: Vec<KnownModel> =
+        library.revisions()?.iter().map(|revision| KnownModel::of(revision, library, &trust)).collect();
+    models
+        .extend(unshared::find_all(&library.store, &mut Memory::default()).iter().map(KnownModel::unshared));
+    // Stable: of one name, the model of the registry is first.
+    models.sort_by(|a, b| a.model.cmp(&b.model));
+    Ok(models)
 }
 
 /// The files of a revision that can run code when they are loaded. Reads the first bytes of files that are here.

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{ErrorKind, Node, chain};
+use super::disputes::paths_by;
+use super::{ErrorKind, Node, NodeError, chain, offline, resolve};
 use crate::catalog::trust::Document;
-use crate::catalog::{Patience, Trust};
+use crate::catalog::{Patience, Trust, TrustError};
 use crate::model::{Manifest, PublisherKey};
 use crate::mount::{Judge, ResolveError, Resolver, Resolving, Sought};
 
@@ -19,12 +20,12 @@ impl Resolver for NetworkNames {
         let node = self.0.clone();
         Box::pin(async move {
             let node = node.upgrade().ok_or(ResolveError::NotFound)?;
-            let error = match node.look_up(&sought, within, Patience::Peers).await {
+            let error = match resolve::look_up(&node, &sought, within, Patience::Peers).await {
                 Ok(_) => None,
                 Err(e) if e.kind() == ErrorKind::HostLost => return Err(ResolveError::NotFound),
                 Err(e) => Some(e),
             };
-            node.note_lookup(&sought, error.as_ref());
+            note_lookup(&node, &sought, error.as_ref());
             error.map_or(Ok(()), |e| match e.kind() {
                 ErrorKind::NotFound => Err(ResolveError::NotFound),
                 ErrorKind::NoNetwork | ErrorKind::TimedOut => Err(ResolveError::Unreachable(chain(&e))),
@@ -36,9 +37,45 @@ impl Resolver for NetworkNames {
 
     fn over_budget(&self, sought: &Sought, process: u32) {
         if let Some(node) = self.0.upgrade() {
-            node.note_over_budget(sought, process);
+            note_over_budget(&node, sought, process);
         }
     }
+}
+
+/// Notes what became of a lookup of a model that was not known; an error is why it cannot be shown.
+fn note_lookup(node: &Node, sought: &Sought, error: Option<&NodeError>) {
+    let Some(error) = error else { return node.unresolved.forget(sought) };
+    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NoNetwork) {
+        return node.unresolved.note(sought, true, why_not_found(node), Vec::new());
+    }
+    let paths = match error {
+        NodeError::Trust(TrustError::Ambiguous { keys, .. }) => {
+            paths_by(&sought.model, keys, &node.mounts.paths())
+        }
+        _ => Vec::new(),
+    };
+    node.unresolved.note(sought, false, chain(error), paths);
+}
+
+/// Why a name was not found.
+fn why_not_found(node: &Node) -> String {
+    let peers = node.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
+    let dht = if node.settings.discovery.dht { ", and the DHT has named none so far" } else { "" };
+    match peers {
+        0 if !offline::has_network() => "this machine has no network".to_owned(),
+        0 => format!("no peer is connected that could be asked{dht}"),
+        1 => format!("the connected peer does not have it{dht}"),
+        peers => format!("none of the {peers} connected peers has it{dht}"),
+    }
+}
+
+/// Notes a lookup that was not made, because its process has used up its budget. Reads /proc and nothing else.
+fn note_over_budget(node: &Node, sought: &Sought, process: u32) {
+    node.limited.note(process);
+    let max = node.library.config.mount.max_lookups;
+    let reason =
+        format!("not looked up: process {process} looked up more than {max} unknown names in a minute");
+    node.unresolved.note(sought, true, reason, Vec::new());
 }
 
 /// How long it may take until a mount knows of a name that was pinned or given away.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
+use super::disputes::Disputes;
 use super::mount_names::{NetworkNames, Publishers};
 use super::{Node, NodeError, Surroundings};
 use crate::catalog::News;
@@ -73,8 +74,8 @@ pub struct UnmountRequest {
 }
 
 /// The mounts of one node, in the order in which they were mounted.
-#[derive(Default)]
 pub(super) struct Mounts {
+    disputes: Arc<Disputes>,
     served: Mutex<Vec<Arc<Served>>>,
     /// One publication at a time, so that a former state never replaces a newer one.
     publishing: Mutex<()>,
@@ -100,6 +101,11 @@ impl Served {
 }
 
 impl Mounts {
+    /// None yet.
+    pub fn new(disputes: Arc<Disputes>) -> Self {
+        Self { disputes, served: Mutex::default(), publishing: Mutex::default() }
+    }
+
     fn served(&self) -> MutexGuard<'_, Vec<Arc<Served>>> {
         self.served.lock()
     }
@@ -146,6 +152,32 @@ impl Mounts {
         while stopping.join_next().await.is_some() {}
     }
 
+    /// Ends the mount at a path. Returns whether this node served one there.
+    pub async fn unmount(&self, request: &UnmountRequest) -> bool {
+        let served = {
+            let mut all = self.served();
+            let at = all.iter().position(|served| served.is_at(&request.path, &request.namespaces));
+            at.map(|at| all.remove(at))
+        };
+        let Some(served) = served else { return false };
+        served.mounted.stop().await;
+        true
+    }
+
+    /// Has all mounts show the models that are known now.
+    pub fn publish(&self) -> Result<(), NodeError> {
+        let _one_at_a_time = self.publishing.lock();
+        let all = self.served().clone();
+        let mut kept = BTreeSet::new();
+        for served in &all {
+            kept.extend(served.mounted.publish(self.disputes.shown()?));
+        }
+        if !all.is_empty() {
+            self.disputes.note_kept(kept);
+        }
+        Ok(())
+    }
+
     /// Forwards what has become known of names that were looked for in vain.
     pub fn news(&self, news: News<'_>) {
         for served in self.served().iter().filter(|served| served.request.options.resolve) {
@@ -158,102 +190,72 @@ impl Mounts {
     }
 }
 
-impl Node {
-    /// Serves a mount from now on. Returns when its models can be read. Where this fails, the caller unmounts.
-    pub(super) async fn mount(
-        self: &Arc<Self>,
-        request: MountRequest,
-        device: OwnedFd,
-    ) -> Result<Arc<Served>, NodeError> {
-        let MountRequest { place, options, .. } = request.clone();
-        let path = place.path.clone();
-        if self.mounts.served().iter().any(|served| served.is_at(&path, &place.namespaces)) {
-            return Err(NodeError::Mount(MountError::Busy(path)));
-        }
-        let peers = self.settings.peers.add(&options.peers);
-        self.call_for_all(&options.peers);
-        let lent = self.lend(&request.surroundings)?;
-        let (fetch, runtime) = (self.fetch.clone(), tokio::runtime::Handle::current());
-        let connection = Connection { device, place };
-        let serving = tokio::task::spawn_blocking(move || Mounted::serve(connection, fetch, runtime));
-        let mounted = serving.await.map_err(NodeError::internal)??;
-        self.set_up(&mounted, &options)?;
-        let served = Arc::new(Served { request, mounted, _peers: peers, _lent: lent });
-        // So that they are there when the mount is ready; a slow disk delays only them.
-        let _ = tokio::time::timeout(LOCAL_WITHIN, self.looked_for_local_models()).await;
-        self.mounts.served().push(served.clone());
-        self.publish_in_mounts()?;
-        let (node, ends) = (Arc::downgrade(self), served.clone());
-        tokio::spawn(async move {
-            ends.mounted.gone().await;
-            if let Some(node) = node.upgrade() {
-                node.mounts.served().retain(|served| !Arc::ptr_eq(served, &ends));
-            }
-        });
-        Ok(served)
+/// Serves a mount from now on. Returns when its models can be read. Where this fails, the caller unmounts.
+pub(super) async fn serve(
+    node: &Arc<Node>,
+    request: MountRequest,
+    device: OwnedFd,
+) -> Result<Arc<Served>, NodeError> {
+    let MountRequest { place, options, .. } = request.clone();
+    let path = place.path.clone();
+    if node.mounts.served().iter().any(|served| served.is_at(&path, &place.namespaces)) {
+        return Err(NodeError::Mount(MountError::Busy(path)));
     }
+    let peers = node.settings.peers.add(&options.peers);
+    call_for_all(node, &options.peers);
+    let lent = node.web.lend(&request.surroundings)?;
+    let (fetch, runtime) = (node.fetch.clone(), tokio::runtime::Handle::current());
+    let connection = Connection { device, place };
+    let serving = tokio::task::spawn_blocking(move || Mounted::serve(connection, fetch, runtime));
+    let mounted = serving.await.map_err(NodeError::internal)??;
+    set_up(node, &mounted, &options)?;
+    let served = Arc::new(Served { request, mounted, _peers: peers, _lent: lent });
+    // So that they are there when the mount is ready; a slow disk delays only them.
+    let _ = tokio::time::timeout(LOCAL_WITHIN, node.local.first_scan()).await;
+    node.mounts.served().push(served.clone());
+    node.mounts.publish()?;
+    let (node, ends) = (Arc::downgrade(node), served.clone());
+    tokio::spawn(async move {
+        ends.mounted.gone().await;
+        if let Some(node) = node.upgrade() {
+            node.mounts.served().retain(|served| !Arc::ptr_eq(served, &ends));
+        }
+    });
+    Ok(served)
+}
 
-    fn set_up(self: &Arc<Self>, mounted: &Mounted, options: &ServeOptions) -> Result<(), NodeError> {
-        let publishers = Arc::new(Publishers::new(self.library.trust.clone()));
-        mounted.ask_trust(publishers.clone());
-        let config = &self.library.config.mount;
-        match config.show {
-            Show::All => {}
-            Show::Pinned => {
-                mounted.list_only(move |revision| {
-                    revision.is_local || crate::mount::Judge::is_pinned(&*publishers, &revision.manifest)
-                });
-            }
-            Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
+fn set_up(node: &Arc<Node>, mounted: &Mounted, options: &ServeOptions) -> Result<(), NodeError> {
+    let publishers = Arc::new(Publishers::new(node.library.trust.clone()));
+    mounted.ask_trust(publishers.clone());
+    let config = &node.library.config.mount;
+    match config.show {
+        Show::All => {}
+        Show::Pinned => {
+            mounted.list_only(move |revision| {
+                revision.is_local || crate::mount::Judge::is_pinned(&*publishers, &revision.manifest)
+            });
         }
-        if options.resolve {
-            let rules = LookupRules {
-                within: config.resolve_timeout,
-                never: NeverResolve::new(&config.never_resolve).map_err(NodeError::internal)?,
-                per_minute: config.max_lookups,
-            };
-            mounted.resolve_with(Arc::new(NetworkNames(Arc::downgrade(self))), rules);
-        }
-        Ok(())
+        Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
     }
-
-    /// Ends the mount at a path. Returns whether this node served one there.
-    pub(super) async fn unmount(&self, request: &UnmountRequest) -> bool {
-        let served = {
-            let mut all = self.mounts.served();
-            let at = all.iter().position(|served| served.is_at(&request.path, &request.namespaces));
-            at.map(|at| all.remove(at))
+    if options.resolve {
+        let rules = LookupRules {
+            within: config.resolve_timeout,
+            never: NeverResolve::new(&config.never_resolve).map_err(NodeError::internal)?,
+            per_minute: config.max_lookups,
         };
-        match &served {
-            Some(served) => served.mounted.stop().await,
-            None => return false,
-        }
-        true
+        mounted.resolve_with(Arc::new(NetworkNames(Arc::downgrade(node))), rules);
     }
+    Ok(())
+}
 
-    /// Has all mounts show the models that are known now.
-    pub(super) fn publish_in_mounts(&self) -> Result<(), NodeError> {
-        let _one_at_a_time = self.mounts.publishing.lock();
-        let all = self.mounts.served().clone();
-        let mut kept = BTreeSet::new();
-        for served in &all {
-            kept.extend(served.mounted.publish(self.shown()?));
-        }
-        if !all.is_empty() {
-            self.note_kept(kept);
-        }
-        Ok(())
+/// Calls hosts that the user has named in all swarms.
+fn call_for_all(node: &Node, peers: &[SocketAddr]) {
+    if peers.is_empty() {
+        return;
     }
-
-    /// Calls hosts that the user has named in all swarms.
-    fn call_for_all(&self, peers: &[SocketAddr]) {
-        if peers.is_empty() {
-            return;
-        }
-        self.session.trust_hosts(peers);
-        self.call_in_catalog(peers);
-        self.fetch.introduce_to_all(peers);
-    }
+    node.session.trust_hosts(peers);
+    node.call_in_catalog(peers);
+    node.fetch.introduce_to_all(peers);
 }
 
 /// Unmounts when it goes out of scope: the command that holds the mount is gone.
@@ -275,7 +277,7 @@ impl Drop for Holding {
         let (node, request) = (self.node.clone(), self.request.take());
         // The runtime of the node drops it.
         if let (Some(request), Ok(runtime)) = (request, tokio::runtime::Handle::try_current()) {
-            runtime.spawn(async move { node.unmount(&request).await });
+            runtime.spawn(async move { node.mounts.unmount(&request).await });
         }
     }
 }

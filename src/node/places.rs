@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::{Node, NodeError, blocking};
+use super::{Library, Node, NodeError, blocking};
 use crate::fetch::TransferStatus;
 use crate::model::hash::Control;
 use crate::model::{InfoHash, Manifest};
@@ -96,6 +96,20 @@ impl Places {
     /// What `status` reports.
     pub fn problems(&self) -> Vec<StorageProblem> {
         self.lock().problems.values().flatten().cloned().collect()
+    }
+
+    /// Has `status` report the faults of a directory, in place of those reported before.
+    fn report(&self, place: &PlaceId, manifest: &Arc<Manifest>, faulty: &[FaultyFile]) {
+        let problems = problems(place, manifest, faulty);
+        let mut known = self.lock();
+        let former = known.problems.get(place);
+        for new in problems.iter().filter(|new| former.is_none_or(|former| !former.contains(new))) {
+            tracing::warn!("{}: {}: {}", new.model, new.path.display(), new.reason);
+        }
+        match problems.is_empty() {
+            true => drop(known.problems.remove(place)),
+            false => drop(known.problems.insert(place.clone(), problems)),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -203,9 +217,9 @@ async fn look(node: &Arc<Node>, place: &PlaceId, round: &mut Round, manifest: &A
                     ours: false,
                     looks: None,
                 };
-                node.report(place, manifest, &[file]);
+                node.places.report(place, manifest, &[file]);
                 if node.library.store.leave(place) {
-                    node.files_moved(place);
+                    files_moved(&node, place);
                 }
             }
             return;
@@ -228,21 +242,21 @@ async fn look(node: &Arc<Node>, place: &PlaceId, round: &mut Round, manifest: &A
     // A panic in there was reported.
     let Ok(tended) = looking.await else { return };
     if tended.moved {
-        node.files_moved(place);
+        files_moved(&node, place);
     }
     let Some(faulty) = round.take(tended, now) else { return };
-    node.report(place, manifest, &faulty);
+    node.places.report(place, manifest, &faulty);
     let is_back = faulty.iter().all(|file| file.fault == Fault::Touched);
     if is_back && node.places.is_expected(&place.info_hash) {
-        node.files_moved(place);
+        files_moved(&node, place);
     }
     if faulty.iter().any(|file| file.fault == Fault::Touched) {
         node.places.lock().touched.insert(place.info_hash);
     }
     // The twin is seeded whole or not at all.
     if !is_back {
-        node.unseed_hybrid(manifest);
-    } else if let Err(error) = node.reseed_hybrid(manifest) {
+        node.seeds.leave_hybrid(manifest);
+    } else if let Err(error) = node.seeds.rejoin_hybrid(manifest) {
         tracing::warn!("cannot seed {}: {error}", manifest.model_ref());
     }
     let (mut changed, mut still) = (HashMap::new(), Vec::new());
@@ -264,102 +278,80 @@ async fn look(node: &Arc<Node>, place: &PlaceId, round: &mut Round, manifest: &A
         round.proving = Some(AbortOnDrop(tokio::spawn(async move {
             for file in still {
                 let Some(node) = node.upgrade() else { return };
-                node.prove_again(&manifest, file).await;
+                prove_again(&node, &manifest, file).await;
             }
         })));
     }
 }
 
-impl Node {
-    /// Contents of a directory have another home now: the engine learns of it, and what returned is offered again.
-    fn files_moved(self: &Arc<Self>, place: &PlaceId) {
-        for revision in self.fetch.joined() {
-            let is_whole = revision.is_complete();
-            self.fetch.relocate(&revision);
-            let twin_left = (revision.manifest.torrent.info_hash == place.info_hash || !is_whole)
-                && self.unseed_hybrid(&revision.manifest);
-            if (twin_left || self.places.is_expected(&revision.manifest.torrent.info_hash))
-                && is_whole
-                && let Err(error) = self.seed(&revision)
-            {
-                tracing::warn!("cannot seed {}: {error}", revision.manifest.model_ref());
-            }
-        }
-        if self.places.is_expected(&place.info_hash) && self.fetch.joined_as(&place.info_hash).is_none() {
-            // What is withheld, or still not there, is left out again.
-            if let Err(error) = self.seed_local() {
-                tracing::warn!("the files that returned cannot be seeded: {error}");
-            }
-        }
-        self.changed();
-    }
-
-    /// What `status` reports of bytes of the cache that turned out damaged.
-    pub(super) fn damage_in_cache(&self, transfer: &TransferStatus) -> Option<StorageProblem> {
-        let model = transfer.model.clone();
-        (transfer.damaged_bytes > 0).then(|| StorageProblem {
-            path: self.library.paths.cache(),
-            reason: format!(
-                "damaged: {} bytes of it were wrong and are not offered; they are fetched again when they are read",
-                transfer.damaged_bytes
-            ),
-            help: format!(
-                "`silmaril verify {model}` checks the rest; damage that returns means that the disk or the memory fails"
-            ),
-            model,
-        })
-    }
-
-    /// Has `status` report the faults of a directory, in place of those reported before.
-    fn report(&self, place: &PlaceId, manifest: &Arc<Manifest>, faulty: &[FaultyFile]) {
-        let problems = problems(place, manifest, faulty);
-        let mut known = self.places.lock();
-        let former = known.problems.get(place);
-        for new in problems.iter().filter(|new| former.is_none_or(|former| !former.contains(new))) {
-            tracing::warn!("{}: {}: {}", new.model, new.path.display(), new.reason);
-        }
-        match problems.is_empty() {
-            true => drop(known.problems.remove(place)),
-            false => drop(known.problems.insert(place.clone(), problems)),
+/// Contents of a directory have another home now: the engine learns of it, and what returned is offered again.
+fn files_moved(node: &Arc<Node>, place: &PlaceId) {
+    for revision in node.fetch.joined() {
+        let is_whole = revision.is_complete();
+        node.fetch.relocate(&revision);
+        let twin_left = (revision.manifest.torrent.info_hash == place.info_hash || !is_whole)
+            && node.seeds.leave_hybrid(&revision.manifest);
+        if (twin_left || node.places.is_expected(&revision.manifest.torrent.info_hash))
+            && is_whole
+            && let Err(error) = node.seeds.join(&revision)
+        {
+            tracing::warn!("cannot seed {}: {error}", revision.manifest.model_ref());
         }
     }
-
-    /// Reads a file that has changed again, offers what is right of it, and withdraws what is wrong.
-    pub(super) async fn prove_again(self: &Arc<Self>, manifest: &Arc<Manifest>, file: FaultyFile) {
-        let _one_at_a_time = self.places.proving.lock().await;
-        // What has the turn moves or reads the files itself.
-        let Some(turn) = self.jobs.try_turn(&manifest.torrent.info_hash) else { return };
-        let (node, manifest) = (self.clone(), manifest.clone());
-        let (at, place) =
-            (file.at.clone(), PlaceId { info_hash: manifest.torrent.info_hash, dir: file.at.clone() });
-        let proved = blocking::cancellable(move |cancel| {
-            let _until_done = turn;
-            let store = &node.library.store;
-            let revision = store.revision(manifest.clone())?;
-            let Some(index) = manifest.files.iter().position(|entry| entry.path == file.path) else {
-                return Ok(None);
-            };
-            let known = store.piece_hashes(&manifest, store.layers(&manifest)?)?;
-            let watch = Control { progress: &|_| (), cancel };
-            let layer = known.layer(index);
-            Ok::<_, NodeError>(Some(store.prove_placed(
-                &revision,
-                index,
-                &file.at,
-                layer.as_deref(),
-                watch,
-            )?))
-        });
-        match proved.await {
-            Ok(Some((wrong, moved))) => {
-                tracing::info!(path = %at.display(), wrong, "A file that had changed was proved again.");
-                if moved {
-                    self.files_moved(&place);
-                }
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!("{} could not be proved again: {error}", at.display()),
+    if node.places.is_expected(&place.info_hash) && node.fetch.joined_as(&place.info_hash).is_none() {
+        // What is withheld, or still not there, is left out again.
+        if let Err(error) = node.seed_local() {
+            tracing::warn!("the files that returned cannot be seeded: {error}");
         }
+    }
+    node.changed();
+}
+
+/// What `status` reports of bytes of the cache that turned out damaged.
+pub(super) fn damage_in_cache(library: &Library, transfer: &TransferStatus) -> Option<StorageProblem> {
+    let model = transfer.model.clone();
+    (transfer.damaged_bytes > 0).then(|| StorageProblem {
+        path: library.paths.cache(),
+        reason: format!(
+            "damaged: {} bytes of it were wrong and are not offered; they are fetched again when they are read",
+            transfer.damaged_bytes
+        ),
+        help: format!(
+            "`silmaril verify {model}` checks the rest; damage that returns means that the disk or the memory fails"
+        ),
+        model,
+    })
+}
+
+/// Reads a file that has changed again, offers what is right of it, and withdraws what is wrong.
+async fn prove_again(node: &Arc<Node>, manifest: &Arc<Manifest>, file: FaultyFile) {
+    let _one_at_a_time = node.places.proving.lock().await;
+    // What has the turn moves or reads the files itself.
+    let Some(turn) = node.jobs.try_turn(&manifest.torrent.info_hash) else { return };
+    let (holder, manifest) = (node.clone(), manifest.clone());
+    let (at, place) =
+        (file.at.clone(), PlaceId { info_hash: manifest.torrent.info_hash, dir: file.at.clone() });
+    let proved = blocking::cancellable(move |cancel| {
+        let _until_done = turn;
+        let store = &holder.library.store;
+        let revision = store.revision(manifest.clone())?;
+        let Some(index) = manifest.files.iter().position(|entry| entry.path == file.path) else {
+            return Ok(None);
+        };
+        let known = store.piece_hashes(&manifest, store.layers(&manifest)?)?;
+        let watch = Control { progress: &|_| (), cancel };
+        let layer = known.layer(index);
+        Ok::<_, NodeError>(Some(store.prove_placed(&revision, index, &file.at, layer.as_deref(), watch)?))
+    });
+    match proved.await {
+        Ok(Some((wrong, moved))) => {
+            tracing::info!(path = %at.display(), wrong, "A file that had changed was proved again.");
+            if moved {
+                files_moved(node, &place);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!("{} could not be proved again: {error}", at.display()),
     }
 }
 

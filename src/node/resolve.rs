@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 use super::accept::Intent;
 use super::candidates::{Askable, Settled};
 use super::catalog::NodeCatalog;
-use super::{ErrorKind, Node, NodeError, blocking, candidates, chain};
+use super::{ErrorKind, Library, Node, NodeError, blocking, candidates, chain};
 use crate::catalog::trust::{Pinning, TrustError};
-use crate::catalog::{Candidate, CatalogError, Patience};
+use crate::catalog::{Candidate, CatalogError, Patience, Trust};
 use crate::model::{Manifest, ModelRef, PublisherKey, Sha256Digest};
-
+use crate::mount::Sought;
 use crate::store::{Announced, State};
 
 /// How long the DHT may take to say whom a publisher has named as successor, and how many of these in turn are followed.
@@ -73,243 +73,253 @@ impl Resolvings {
     }
 }
 
-impl Node {
-    /// The manifest of a model: the one known here, or, within a time, the one that the network knows, once the trust
-    /// accepts its publisher. `publisher` asks for that of a certain one. Several calls at once for one model are one
-    /// piece of work. A name is pinned only where `intent` is to take the model, and the manifest was not known.
-    pub(super) async fn resolve(
-        self: &Arc<Self>,
-        model: &ModelRef,
-        publisher: Option<&str>,
-        within: Duration,
-        patience: Patience,
-        intent: Intent,
-    ) -> Result<Arc<Manifest>, NodeError> {
-        let asked = Instant::now();
-        let turn = self.resolvings.of((model.clone(), publisher.map(str::to_owned), intent, patience));
-        let until = tokio::time::Instant::now() + within;
-        let Ok(mut failed) = tokio::time::timeout_at(until, turn.lock()).await else {
-            return Err(CatalogError::NotFound(model.clone()).into());
-        };
-        if let Some(known) = self.library.registry.get(model).filter(|known| self.library.stands(known)) {
-            return Ok(known);
-        }
-        if let Some((_, failed)) = failed.as_ref().filter(|(when, _)| *when > asked) {
-            return Err(failed.clone().into());
-        }
-        let left = until.saturating_duration_since(tokio::time::Instant::now());
-        let resolved = self.resolve_anew(model, publisher, left, patience, intent).await;
-        if let Err(e) = &resolved {
-            *failed = Some((Instant::now(), e.into()));
-        }
-        resolved
+/// Asks the network for the model that a path of a mount means, for at most so long. Fails immediately where there is
+/// no network.
+pub(super) async fn look_up(
+    node: &Arc<Node>,
+    sought: &Sought,
+    within: Duration,
+    patience: Patience,
+) -> Result<Arc<Manifest>, NodeError> {
+    let Sought { model, publisher } = sought;
+    node.reach.check_model(model, &[])?;
+    match publisher {
+        None => resolve(node, model, None, within, patience, Intent::Read).await,
+        Some(publisher) => resolve_by(node, model, publisher, within, patience).await,
     }
+}
 
-    /// [`resolve`](Self::resolve), whatever is known here; what comes takes its place. A quarter of the time at least is
-    /// left for the manifest.
-    pub(super) async fn resolve_anew(
-        self: &Arc<Self>,
-        model: &ModelRef,
-        publisher: Option<&str>,
-        within: Duration,
-        patience: Patience,
-        intent: Intent,
-    ) -> Result<Arc<Manifest>, NodeError> {
-        let part = self.catalog()?;
-        let until = Instant::now() + within;
-        let left = || until.saturating_duration_since(Instant::now());
-        let mut found = part.catalog.resolve(model, within * 3 / 4, patience).await?;
-        let from = self.asking(part, model, intent);
-        let known = self.registry_claim(model, publisher);
-        // Whoever was first to answer may have nothing to hand out: the others are heard before the time is over.
-        let mut by = Instant::now() + left() / 2;
-        let settled = loop {
-            let mut offered = found.clone();
-            if let Some(known) = known.as_ref().filter(|known| !self.offers(&offered, &known.publisher)) {
-                offered.push(known.clone());
+/// The manifest of a model: the one known here, or, within a time, the one that the network knows, once the trust
+/// accepts its publisher. `publisher` asks for that of a certain one. Several calls at once for one model are one
+/// piece of work. A name is pinned only where `intent` is to take the model, and the manifest was not known.
+pub(super) async fn resolve(
+    node: &Arc<Node>,
+    model: &ModelRef,
+    publisher: Option<&str>,
+    within: Duration,
+    patience: Patience,
+    intent: Intent,
+) -> Result<Arc<Manifest>, NodeError> {
+    let asked = Instant::now();
+    let turn = node.resolvings.of((model.clone(), publisher.map(str::to_owned), intent, patience));
+    let until = tokio::time::Instant::now() + within;
+    let Ok(mut failed) = tokio::time::timeout_at(until, turn.lock()).await else {
+        return Err(CatalogError::NotFound(model.clone()).into());
+    };
+    if let Some(known) = node.library.registry.get(model).filter(|known| node.library.stands(known)) {
+        return Ok(known);
+    }
+    if let Some((_, failed)) = failed.as_ref().filter(|(when, _)| *when > asked) {
+        return Err(failed.clone().into());
+    }
+    let left = until.saturating_duration_since(tokio::time::Instant::now());
+    let resolved = resolve_anew(node, model, publisher, left, patience, intent).await;
+    if let Err(e) = &resolved {
+        *failed = Some((Instant::now(), e.into()));
+    }
+    resolved
+}
+
+/// [`resolve`](Node::resolve), whatever is known here; what comes takes its place. A quarter of the time at least is
+/// left for the manifest.
+pub(super) async fn resolve_anew(
+    node: &Arc<Node>,
+    model: &ModelRef,
+    publisher: Option<&str>,
+    within: Duration,
+    patience: Patience,
+    intent: Intent,
+) -> Result<Arc<Manifest>, NodeError> {
+    let part = node.catalog()?;
+    let until = Instant::now() + within;
+    let left = || until.saturating_duration_since(Instant::now());
+    let mut found = part.catalog.resolve(model, within * 3 / 4, patience).await?;
+    let from = asking(node, part, model, intent);
+    let known = registry_claim(&node.library, model, publisher);
+    // Whoever was first to answer may have nothing to hand out: the others are heard before the time is over.
+    let mut by = Instant::now() + left() / 2;
+    let settled = loop {
+        let mut offered = found.clone();
+        if let Some(known) =
+            known.as_ref().filter(|known| !offers(&node.library.trust, &offered, &known.publisher))
+        {
+            offered.push(known.clone());
+        }
+        let settled = candidates::settle(&node.library.trust, model, publisher, offered, &from, by).await;
+        match settled {
+            Err(NodeError::Catalog(CatalogError::NoManifest { .. })) if Instant::now() < until => {
+                found = part.catalog.resolve(model, left() * 3 / 4, patience).await?;
+                by = until;
             }
-            let settled = candidates::settle(&self.library.trust, model, publisher, offered, &from, by).await;
-            match settled {
-                Err(NodeError::Catalog(CatalogError::NoManifest { .. })) if Instant::now() < until => {
-                    found = part.catalog.resolve(model, left() * 3 / 4, patience).await?;
-                    by = until;
-                }
-                settled => break settled?,
-            }
-        };
-        self.admit(settled, intent).await
-    }
-
-    /// The manifest of a model by the publisher of a fingerprint, to be read by a path that names them: the one known
-    /// here or, within a time, the one that the network knows. Pins nothing, and leaves the name to its owner.
-    pub(super) async fn resolve_by(
-        self: &Arc<Self>,
-        model: &ModelRef,
-        fingerprint: &str,
-        within: Duration,
-        patience: Patience,
-    ) -> Result<Arc<Manifest>, NodeError> {
-        let part = self.catalog()?;
-        let until = Instant::now() + within;
-        let found = part.catalog.resolve(model, within * 3 / 4, patience).await?;
-        let theirs = |candidate: &&Candidate| candidate.publisher.fingerprint() == fingerprint;
-        let Some(publisher) = found.iter().find(theirs).map(|candidate| candidate.publisher) else {
-            return Err(CatalogError::NotFound(model.clone()).into());
-        };
-        self.library.trust.may_read_by_key(&model.name, &publisher)?;
-        let from = self.asking(part, model, Intent::Read);
-        let settled = candidates::of_publisher(model, publisher, found, &from, until).await?;
-        let node = self.clone();
-        let stored = blocking::cancellable(move |_| {
-            node.library.accept_beside(settled.manifest, settled.record.as_deref())
-        })
-        .await?;
-        self.meet_holders(&stored);
-        self.changed();
-        Ok(stored)
-    }
-
-    fn asking<'a>(
-        self: &Arc<Self>,
-        part: &'a NodeCatalog,
-        model: &'a ModelRef,
-        intent: Intent,
-    ) -> Asking<'a> {
-        let known = self.library.registry.get(model).map(|known| (known.digest().0, known));
-        Asking { node: self.clone(), part, model, intent, known }
-    }
-
-    /// The manifest known here of a name that is not pinned, as a candidate: another publisher must not get the name because
-    /// the known one cannot be reached now. None where the user names a publisher.
-    fn registry_claim(&self, model: &ModelRef, publisher: Option<&str>) -> Option<Candidate> {
-        let known = self.library.registry.get(model).filter(|known| self.library.stands(known))?;
-        let signer = known.signed_by()?;
-        let owned = self.library.trust.pinned(&model.name).ok()?.is_some();
-        let (manifest, len) = known.digest();
-        let manifest_len = u32::try_from(len).ok()?;
-        (!owned && publisher.is_none()).then(|| Candidate {
-            publisher: signer,
-            info_hash: known.torrent.info_hash,
-            manifest,
-            manifest_len,
-            record: None,
-        })
-    }
-
-    /// Whether candidates are of a publisher, by any key of theirs.
-    fn offers(&self, candidates: &[Candidate], publisher: &PublisherKey) -> bool {
-        let trust = &self.library.trust;
-        let owner = trust.present_key(publisher);
-        candidates.iter().any(|candidate| trust.present_key(&candidate.publisher) == owner)
-    }
-
-    /// The manifest of a model by a known publisher, from the record in the DHT.
-    pub(super) async fn resolve_of(
-        self: &Arc<Self>,
-        publisher: &str,
-        model: &ModelRef,
-        peers: &[SocketAddr],
-        within: Duration,
-        intent: Intent,
-    ) -> Result<Arc<Manifest>, NodeError> {
-        let part = self.catalog()?;
-        let until = Instant::now() + within;
-        part.catalog.introduce(peers);
-        let known = part.store.digest().into_iter().map(|have| have.publisher);
-        let publisher = self.library.trust.find(publisher, known)?;
-        let publisher = self.library.trust.present_key(&publisher);
-        let mut found = self.found_of(part, publisher, model, within * 3 / 4).await?;
-        let from = self.asking(part, model, intent);
-        let manifest = loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match from.fetch(&found, left).await {
-                Err(e) if Instant::now() < until => found = from.renewed(&e, &found).ok_or(e)?,
-                fetched => break fetched?,
-            }
-        };
-        self.admit(Settled { manifest, pinning: Pinning::Pin, record: found.record }, intent).await
-    }
-
-    /// What a publisher announces, or whoever has their key's place now, by what the DHT says.
-    async fn found_of(
-        &self,
-        part: &NodeCatalog,
-        mut publisher: PublisherKey,
-        model: &ModelRef,
-        within: Duration,
-    ) -> Result<Candidate, NodeError> {
-        let until = Instant::now() + within;
-        let left = || until.saturating_duration_since(Instant::now());
-        for _ in 0..MAX_SUCCESSIONS {
-            // Beside each other: most publishers have no successor, which takes the DHT a while to say.
-            let found = part.catalog.resolve_of(publisher, model, left());
-            let named = part.catalog.successor(publisher, SUCCESSOR_WITHIN.min(left() / 2));
-            tokio::pin!(found, named);
-            let (early, next) = tokio::select! {
-                next = &mut named => (None, next),
-                early = &mut found => (Some(early), named.await),
-            };
-            let next = next.map(|next| self.library.trust.present_key(&next));
-            match (next.filter(|next| *next != publisher), early) {
-                (Some(next), _) => publisher = next,
-                (None, Some(found)) => return Ok(found?),
-                (None, None) => return Ok(found.await?),
-            }
+            settled => break settled?,
         }
-        Err(CatalogError::NotFound(model.clone()).into())
-    }
+    };
+    admit(node, settled, intent).await
+}
 
-    /// Whether the publisher of a model known here has announced another state of it since. Reads the disk.
-    pub(super) fn is_outdated(&self, known: &Manifest) -> bool {
-        let (Some(part), Some(signer)) = (&self.catalog, known.signed_by()) else { return false };
-        // It may have been signed by a key that was replaced since.
-        let publisher = self.library.trust.present_key(&signer);
-        let model = known.model_ref();
-        let Some(announced) = part.store.of(&publisher, &model) else { return false };
-        let Ok(states) = self.library.newest_states(&model) else { return false };
-        let record = announced.record();
-        let time = i64::try_from(record.time).unwrap_or(i64::MAX);
-        let state = State {
-            info_hash: known.torrent.info_hash,
-            created_at: None,
-            announced: Some(Announced { sequence: record.sequence, time }),
-            only_read: false,
-        };
-        let older = |(key, known): (&PublisherKey, &State)| {
-            self.library.trust.present_key(key) == publisher && state.is_older_than(known, *key == publisher)
-        };
-        !states.iter().any(older)
-            && announced.model().is_some_and(|model| model.info_hash != known.torrent.info_hash)
-    }
+/// The manifest of a model by the publisher of a fingerprint, to be read by a path that names them: the one known
+/// here or, within a time, the one that the network knows. Pins nothing, and leaves the name to its owner.
+pub(super) async fn resolve_by(
+    node: &Arc<Node>,
+    model: &ModelRef,
+    fingerprint: &str,
+    within: Duration,
+    patience: Patience,
+) -> Result<Arc<Manifest>, NodeError> {
+    let part = node.catalog()?;
+    let until = Instant::now() + within;
+    let found = part.catalog.resolve(model, within * 3 / 4, patience).await?;
+    let theirs = |candidate: &&Candidate| candidate.publisher.fingerprint() == fingerprint;
+    let Some(publisher) = found.iter().find(theirs).map(|candidate| candidate.publisher) else {
+        return Err(CatalogError::NotFound(model.clone()).into());
+    };
+    node.library.trust.may_read_by_key(&model.name, &publisher)?;
+    let from = asking(node, part, model, Intent::Read);
+    let settled = candidates::of_publisher(model, publisher, found, &from, until).await?;
+    let holder = node.clone();
+    let stored = blocking::cancellable(move |_| {
+        holder.library.accept_beside(settled.manifest, settled.record.as_deref())
+    })
+    .await?;
+    meet_holders(node, &stored);
+    node.changed();
+    Ok(stored)
+}
 
-    /// Stores a manifest that was checked, where the trust accepts its publisher, and shows it.
-    async fn admit(self: &Arc<Self>, settled: Settled, intent: Intent) -> Result<Arc<Manifest>, NodeError> {
-        let node = self.clone();
-        let (stored, former) = blocking::cancellable(move |_| {
-            let Settled { manifest, pinning, record } = settled;
-            let former = node.library.registry.get(&manifest.model_ref());
-            let stored = node.library.accept(manifest, record.as_deref(), intent, pinning)?;
-            // With the model, what is announced of it survives whatever happens to this process.
-            if let Some(Err(e)) = node.catalog.as_ref().map(|part| part.store.flush()) {
-                tracing::warn!("what was announced of {} may be lost: {e}", stored.name);
-            }
-            Ok((stored, former))
-        })
-        .await?;
-        if let Some(former) = former.filter(|former| former.torrent.info_hash != stored.torrent.info_hash) {
-            self.leave_unless_used(&former);
+fn asking<'a>(node: &Arc<Node>, part: &'a NodeCatalog, model: &'a ModelRef, intent: Intent) -> Asking<'a> {
+    let known = node.library.registry.get(model).map(|known| (known.digest().0, known));
+    Asking { node: node.clone(), part, model, intent, known }
+}
+
+/// The manifest known here of a name that is not pinned, as a candidate: another publisher must not get the name because
+/// the known one cannot be reached now. None where the user names a publisher.
+fn registry_claim(library: &Library, model: &ModelRef, publisher: Option<&str>) -> Option<Candidate> {
+    let known = library.registry.get(model).filter(|known| library.stands(known))?;
+    let signer = known.signed_by()?;
+    let owned = library.trust.pinned(&model.name).ok()?.is_some();
+    let (manifest, len) = known.digest();
+    let manifest_len = u32::try_from(len).ok()?;
+    (!owned && publisher.is_none()).then(|| Candidate {
+        publisher: signer,
+        info_hash: known.torrent.info_hash,
+        manifest,
+        manifest_len,
+        record: None,
+    })
+}
+
+/// Whether candidates are of a publisher, by any key of theirs.
+fn offers(trust: &Trust, candidates: &[Candidate], publisher: &PublisherKey) -> bool {
+    let owner = trust.present_key(publisher);
+    candidates.iter().any(|candidate| trust.present_key(&candidate.publisher) == owner)
+}
+
+/// The manifest of a model by a known publisher, from the record in the DHT.
+pub(super) async fn resolve_of(
+    node: &Arc<Node>,
+    publisher: &str,
+    model: &ModelRef,
+    peers: &[SocketAddr],
+    within: Duration,
+    intent: Intent,
+) -> Result<Arc<Manifest>, NodeError> {
+    let part = node.catalog()?;
+    let until = Instant::now() + within;
+    part.catalog.introduce(peers);
+    let known = part.store.digest().into_iter().map(|have| have.publisher);
+    let publisher = node.library.trust.find(publisher, known)?;
+    let publisher = node.library.trust.present_key(&publisher);
+    let mut found = found_of(&node.library.trust, part, publisher, model, within * 3 / 4).await?;
+    let from = asking(node, part, model, intent);
+    let manifest = loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match from.fetch(&found, left).await {
+            Err(e) if Instant::now() < until => found = from.renewed(&e, &found).ok_or(e)?,
+            fetched => break fetched?,
         }
-        self.meet_holders(&stored);
-        self.changed();
-        Ok(stored)
-    }
+    };
+    admit(node, Settled { manifest, pinning: Pinning::Pin, record: found.record }, intent).await
+}
 
-    /// Introduces the peers that hold a model to its swarm.
-    fn meet_holders(&self, manifest: &Manifest) {
-        if let Some(part) = &self.catalog {
-            let info_hash = manifest.torrent.info_hash;
-            self.fetch.introduce(&info_hash, &part.catalog.holders(&info_hash));
+/// What a publisher announces, or whoever has their key's place now, by what the DHT says.
+async fn found_of(
+    trust: &Trust,
+    part: &NodeCatalog,
+    mut publisher: PublisherKey,
+    model: &ModelRef,
+    within: Duration,
+) -> Result<Candidate, NodeError> {
+    let until = Instant::now() + within;
+    let left = || until.saturating_duration_since(Instant::now());
+    for _ in 0..MAX_SUCCESSIONS {
+        // Beside each other: most publishers have no successor, which takes the DHT a while to say.
+        let found = part.catalog.resolve_of(publisher, model, left());
+        let named = part.catalog.successor(publisher, SUCCESSOR_WITHIN.min(left() / 2));
+        tokio::pin!(found, named);
+        let (early, next) = tokio::select! {
+            next = &mut named => (None, next),
+            early = &mut found => (Some(early), named.await),
+        };
+        let next = next.map(|next| trust.present_key(&next));
+        match (next.filter(|next| *next != publisher), early) {
+            (Some(next), _) => publisher = next,
+            (None, Some(found)) => return Ok(found?),
+            (None, None) => return Ok(found.await?),
         }
+    }
+    Err(CatalogError::NotFound(model.clone()).into())
+}
+
+/// Whether the publisher of a model known here has announced another state of it since. Reads the disk.
+pub(super) fn is_outdated(node: &Node, known: &Manifest) -> bool {
+    let (Some(part), Some(signer)) = (&node.catalog, known.signed_by()) else { return false };
+    // It may have been signed by a key that was replaced since.
+    let publisher = node.library.trust.present_key(&signer);
+    let model = known.model_ref();
+    let Some(announced) = part.store.of(&publisher, &model) else { return false };
+    let Ok(states) = node.library.newest_states(&model) else { return false };
+    let record = announced.record();
+    let time = i64::try_from(record.time).unwrap_or(i64::MAX);
+    let state = State {
+        info_hash: known.torrent.info_hash,
+        created_at: None,
+        announced: Some(Announced { sequence: record.sequence, time }),
+        only_read: false,
+    };
+    let older = |(key, known): (&PublisherKey, &State)| {
+        node.library.trust.present_key(key) == publisher && state.is_older_than(known, *key == publisher)
+    };
+    !states.iter().any(older)
+        && announced.model().is_some_and(|model| model.info_hash != known.torrent.info_hash)
+}
+
+/// Stores a manifest that was checked, where the trust accepts its publisher, and shows it.
+async fn admit(node: &Arc<Node>, settled: Settled, intent: Intent) -> Result<Arc<Manifest>, NodeError> {
+    let holder = node.clone();
+    let (stored, former) = blocking::cancellable(move |_| {
+        let Settled { manifest, pinning, record } = settled;
+        let former = holder.library.registry.get(&manifest.model_ref());
+        let stored = holder.library.accept(manifest, record.as_deref(), intent, pinning)?;
+        // With the model, what is announced of it survives whatever happens to this process.
+        if let Some(Err(e)) = holder.catalog.as_ref().map(|part| part.store.flush()) {
+            tracing::warn!("what was announced of {} may be lost: {e}", stored.name);
+        }
+        Ok((stored, former))
+    })
+    .await?;
+    if let Some(former) = former.filter(|former| former.torrent.info_hash != stored.torrent.info_hash) {
+        node.seeds.leave_unless_used(&former);
+    }
+    meet_holders(node, &stored);
+    node.changed();
+    Ok(stored)
+}
+
+/// Introduces the peers that hold a model to its swarm.
+fn meet_holders(node: &Node, manifest: &Manifest) {
+    if let Some(part) = &node.catalog {
+        let info_hash = manifest.torrent.info_hash;
+        node.fetch.introduce(&info_hash, &part.catalog.holders(&info_hash));
     }
 }
 

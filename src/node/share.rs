@@ -19,7 +19,7 @@ use crate::model::web_seed::WebSeed;
 use crate::model::{FileEntry, Manifest, ModelName, ModelRef, PieceLayers, Revision};
 use crate::node::catalog::now;
 use crate::node::sharing::Rule;
-use crate::node::{Library, Node, NodeError, blocking};
+use crate::node::{Library, Node, NodeError, blocking, export};
 use crate::store::{ContentKey, Pass, Stamp};
 use crate::torrent::create::{self, NewFile};
 
@@ -120,7 +120,7 @@ impl Library {
         self.store.set_pass(&manifest.torrent.info_hash, Pass { at: now(), ..Pass::default() });
         self.enter_own_state(&manifest)?;
         let manifest = self.registry.insert(manifest)?;
-        let hybrid_magnet = self.hybrid_torrent(&manifest)?.map(|hybrid| hybrid.magnet.to_string());
+        let hybrid_magnet = export::hybrid_torrent(self, &manifest)?.map(|hybrid| hybrid.magnet.to_string());
         Ok(Shared { manifest, hybrid_magnet, warnings })
     }
 
@@ -143,41 +143,31 @@ impl Library {
     }
 }
 
-impl Node {
-    /// [`Library::publish`] on a thread of its own. Dropping the future stops it soon, with nothing recorded. The
-    /// node goes on with what it knows now: a model of the same name and other files is left.
-    pub async fn publish(
-        self: &Arc<Self>,
-        request: ShareRequest,
-        progress: impl Fn(u64, u64) + Send + Sync + 'static,
-    ) -> Result<Shared, NodeError> {
-        let model = ModelRef { name: request.name.clone(), revision: request.version.clone() };
-        let former = self.library.registry.get(&model);
-        let rule = Rule { without_dht: request.skip_dht, ..Rule::default() };
-        let node = self.clone();
-        let shared =
-            blocking::cancellable(move |cancel| node.library.publish(&request, &progress, cancel)).await?;
-        let revision = self.library.revision(&model)?;
-        // Whoever shares a directory says that it is theirs to share.
-        self.set_rule(&shared.manifest, rule)?;
-        self.fetch.relocate(&revision);
-        // Whether or not the command lives to see it.
-        self.seed(&revision)?;
-        let same = |m: &Arc<Manifest>| m.torrent.info_hash == shared.manifest.torrent.info_hash;
-        if let Some(former) = former.filter(|former| !same(former)) {
-            self.leave_unless_used(&former);
-        }
-        self.changed();
-        Ok(shared)
+/// [`Library::publish`] on a thread of its own. Dropping the future stops it soon, with nothing recorded. The
+/// node goes on with what it knows now: a model of the same name and other files is left.
+pub async fn run(
+    node: &Arc<Node>,
+    request: ShareRequest,
+    progress: impl Fn(u64, u64) + Send + Sync + 'static,
+) -> Result<Shared, NodeError> {
+    let model = ModelRef { name: request.name.clone(), revision: request.version.clone() };
+    let former = node.library.registry.get(&model);
+    let rule = Rule { without_dht: request.skip_dht, ..Rule::default() };
+    let holder = node.clone();
+    let shared =
+        blocking::cancellable(move |cancel| holder.library.publish(&request, &progress, cancel)).await?;
+    let revision = node.library.revision(&model)?;
+    // Whoever shares a directory says that it is theirs to share.
+    node.set_rule(&shared.manifest, rule)?;
+    node.fetch.relocate(&revision);
+    // Whether or not the command lives to see it.
+    node.seeds.join(&revision)?;
+    let same = |m: &Arc<Manifest>| m.torrent.info_hash == shared.manifest.torrent.info_hash;
+    if let Some(former) = former.filter(|former| !same(former)) {
+        node.seeds.leave_unless_used(&former);
     }
-
-    /// Leaves the swarm of a manifest that is no longer known, unless another model is the same torrent.
-    pub(super) fn leave_unless_used(&self, manifest: &Manifest) {
-        let info_hash = manifest.torrent.info_hash;
-        if !self.library.manifests().iter().any(|m| m.torrent.info_hash == info_hash) {
-            self.unseed(manifest);
-        }
-    }
+    node.changed();
+    Ok(shared)
 }
 
 /// Refuses a directory that a silmaril mount shows: sharing it in place would make reads of the mount wait for

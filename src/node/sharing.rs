@@ -4,18 +4,17 @@
 //! name is shared and announced. A file that cannot be read is an error and not an empty one: whoever withholds a model has
 //! a reason.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use super::{Node, NodeError};
+use super::NodeError;
 use crate::fetch::Exposure;
 use crate::fsutil;
-use crate::model::{InfoHash, Manifest, ModelRef};
+use crate::model::ModelRef;
 use crate::paths::Paths;
 use crate::store::StoreError;
 use crate::yaml::{self, Limits};
@@ -77,7 +76,7 @@ pub struct Rule {
 
 impl Rule {
     /// What the engine may do with its torrent.
-    fn exposure(self) -> Exposure {
+    pub(super) fn exposure(self) -> Exposure {
         match self {
             Self { withheld: Some(_), .. } => Exposure::Hidden,
             Self { unannounced: true, .. } => Exposure::Unannounced,
@@ -164,99 +163,6 @@ impl Sharing {
 
     fn rules(&self) -> MutexGuard<'_, Rules> {
         self.rules.lock()
-    }
-}
-
-impl Node {
-    /// Sets how a model is shared, and has the engine and the catalog keep to it from now on.
-    pub(super) fn set_rule(&self, manifest: &Manifest, rule: Rule) -> Result<(), NodeError> {
-        self.library.sharing.set(&manifest.model_ref(), rule)?;
-        self.apply_rules(&manifest.torrent.info_hash);
-        self.changed();
-        Ok(())
-    }
-
-    /// Has the engine treat a torrent as the rules of its models say. Of several models that are the same torrent, the
-    /// most open one counts; where one of them is withheld, only those others that are stored here: a stranger may have
-    /// given the files another name.
-    pub(super) fn apply_rules(&self, info_hash: &InfoHash) {
-        let mut models = self.library.registry.all();
-        self.reserve(&models);
-        models.retain(|manifest| manifest.torrent.info_hash == *info_hash);
-        self.expose(info_hash, self.exposure_of(info_hash, &models));
-    }
-
-    /// [`Self::apply_rules`] for all models known.
-    pub(super) fn apply_all_rules(&self) {
-        let all = self.library.registry.all();
-        self.reserve(&all);
-        let mut torrents: HashMap<InfoHash, Vec<Arc<Manifest>>> = HashMap::new();
-        for manifest in all {
-            torrents.entry(manifest.torrent.info_hash).or_default().push(manifest);
-        }
-        for (info_hash, models) in torrents {
-            self.expose(&info_hash, self.exposure_of(&info_hash, &models));
-        }
-    }
-
-    fn exposure_of(&self, info_hash: &InfoHash, models: &[Arc<Manifest>]) -> Exposure {
-        let rules: Vec<(ModelRef, Rule)> = (models.iter().map(|manifest| manifest.model_ref()))
-            .map(|model| (model.clone(), self.library.sharing.of(&model)))
-            .collect();
-        let is_withheld = rules.iter().any(|(_, rule)| rule.withheld.is_some());
-        let counts = |(model, rule): &&(ModelRef, Rule)| {
-            !is_withheld || rule.withheld.is_some() || self.library.store.is_stored_for(info_hash, model)
-        };
-        rules.iter().filter(counts).map(|(_, rule)| rule.exposure()).max().unwrap_or_default()
-    }
-
-    /// Keeps what only withheld models have stored from the swarms of other models that list the same files.
-    fn reserve(&self, models: &[Arc<Manifest>]) {
-        let withheld = models.iter().filter(|m| self.library.sharing.of(&m.model_ref()).withheld.is_some());
-        if !self.library.store.withhold(withheld.map(|manifest| &**manifest)) {
-            return;
-        }
-        self.fetch.withdraw_reserved();
-        for manifest in models.iter().filter(|manifest| manifest.torrent.hybrid_info_hash.is_some()) {
-            let offered =
-                self.library.store.revision(manifest.clone()).map(|r| r.offered_pieces().0.is_full());
-            if !offered.unwrap_or(false) {
-                self.unseed_hybrid(manifest);
-            }
-        }
-    }
-
-    fn expose(&self, info_hash: &InfoHash, exposure: Exposure) {
-        if !self.fetch.expose(info_hash, exposure) {
-            return;
-        }
-        // A hybrid twin is a torrent of its own with the same files.
-        let models = self.library.registry.all().into_iter().filter(|m| m.torrent.info_hash == *info_hash);
-        let twins: Vec<_> = models.filter(|manifest| self.unseed_hybrid(manifest)).collect();
-        if exposure == Exposure::Hidden {
-            // A reader of what is missing here joins again, and accepts no peer.
-            self.fetch.leave(info_hash);
-            return;
-        }
-        for manifest in twins {
-            let model = manifest.model_ref();
-            let seeded = self.library.store.revision(manifest).map_err(NodeError::from);
-            if let Err(e) = seeded.and_then(|revision| self.seed(&revision)) {
-                tracing::warn!("cannot seed the hybrid torrent of {model}: {e}");
-            }
-        }
-    }
-
-    /// Whether a model may be shared now that somebody asks for it by name. `right` is their word that they may. A rule
-    /// that stood in the way goes.
-    pub(super) fn permit(&self, manifest: &Manifest, right: bool) -> Result<(), NodeError> {
-        let model = manifest.model_ref();
-        let rule = self.library.sharing.of(&model);
-        let Some(why) = rule.withheld else { return Ok(()) };
-        if why.needs_right() && !right {
-            return Err(NodeError::Withheld { model, why });
-        }
-        self.set_rule(manifest, Rule { withheld: None, ..rule })
     }
 }
 

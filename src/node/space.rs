@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::text;
-use super::{Node, NodeError, blocking};
+use super::{Library, Node, NodeError, blocking};
 use crate::fetch::{Fetch, Shedding};
 use crate::model::PiecesRoot;
 use crate::store::cache::disk_space;
@@ -73,52 +73,42 @@ pub(super) async fn run(node: Weak<Node>, rooms: Arc<Rooms>) {
     }
 }
 
-impl Node {
-    /// The files that are read through memory, if there are any.
-    pub(super) fn lack_of_space(&self) -> Option<LackOfSpace> {
-        let files = self.fetch.in_memory().len();
-        let (free, min_free) = self.settings.rooms.cache.free();
-        (files > 0).then_some(LackOfSpace { files, free, min_free })
-    }
+/// The files that are read through memory, if there are any.
+pub(super) fn lack(fetch: &Fetch, rooms: &Rooms) -> Option<LackOfSpace> {
+    let files = fetch.in_memory().len();
+    let (free, min_free) = rooms.cache.free();
+    (files > 0).then_some(LackOfSpace { files, free, min_free })
+}
 
-    /// Whether files of a revision that are to come fit below a directory, or into the cache without one. Bytes in the
-    /// cache count as free, since they give way.
-    pub(super) fn check_space(
-        &self,
-        revision: &StoredRevision,
-        files: &[usize],
-        dest: Option<&Path>,
-    ) -> Result<(), NodeError> {
-        let missing = files
-            .iter()
-            .map(|&i| &revision.contents[i])
-            .filter(|content| content.lies() != Lies::Away || !content.is_placed());
-        let need = missing.map(|content| content.len() - content.cached_bytes()).sum();
-        self.check_space_for(need, dest)
+/// Fails if the missing bytes of files of a revision do not fit below a directory, or into the cache without one. Bytes in
+/// the cache count as free, since the cache deletes them for new ones.
+pub(super) fn check(
+    library: &Library,
+    revision: &StoredRevision,
+    files: &[usize],
+    dest: Option<&Path>,
+) -> Result<(), NodeError> {
+    let missing = files
+        .iter()
+        .map(|&i| &revision.contents[i])
+        .filter(|content| content.lies() != Lies::Away || !content.is_placed());
+    let need = missing.map(|content| content.len() - content.cached_bytes()).sum();
+    let store = &library.store;
+    let cache = library.paths.cache();
+    let config = &library.config.cache;
+    let at = dest.unwrap_or(&cache);
+    let at = at.ancestors().find(|dir| dir.exists()).unwrap_or(at);
+    let (_, mut free) = disk_space(at)?;
+    let mut limit = String::new();
+    if store.is_beside_cache(at) {
+        free = free.saturating_add(store.cache_usage()?).saturating_sub(kept_free(config.min_free));
+        limit = format!(" ({} stay free: cache.min_free)", text(config.min_free));
     }
-
-    /// Like [`Self::check_space`], for so many bytes.
-    pub(super) fn check_space_for(&self, need: u64, dest: Option<&Path>) -> Result<(), NodeError> {
-        let store = &self.library.store;
-        let cache = self.library.paths.cache();
-        let config = &self.library.config.cache;
-        let at = dest.unwrap_or(&cache);
-        let at = at.ancestors().find(|dir| dir.exists()).unwrap_or(at);
-        let (_, mut free) = disk_space(at)?;
-        let mut limit = String::new();
-        if store.is_beside_cache(at) {
-            free = free.saturating_add(store.cache_usage()?).saturating_sub(kept_free(config.min_free));
-            limit = format!(" ({} stay free: cache.min_free)", text(config.min_free));
-        }
-        let bound = store.cache_bound(config)?;
-        if dest.is_none() && bound < free {
-            (free, limit) = (bound, " (cache.max_size)".to_owned());
-        }
-        match need <= free {
-            true => Ok(()),
-            false => Err(NodeError::Space { path: at.to_owned(), need, free, limit }),
-        }
+    let bound = store.cache_bound(config)?;
+    if dest.is_none() && bound < free {
+        (free, limit) = (bound, " (cache.max_size)".to_owned());
     }
+    if need <= free { Ok(()) } else { Err(NodeError::Space { path: at.to_owned(), need, free, limit }) }
 }
 
 /// One look at the limits.

@@ -8,8 +8,6 @@ use std::time::Instant;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use super::{ErrorKind, Node, NodeError, chain, offline};
-use crate::catalog::TrustError;
 use crate::mount::Sought;
 
 /// So many of the latest are remembered.
@@ -44,7 +42,8 @@ struct Entry {
 }
 
 impl Unresolved {
-    fn note(&self, sought: &Sought, is_absent: bool, reason: String, paths: Vec<PathBuf>) {
+    /// Notes a path that cannot be shown. `paths` are where the models of the publishers are read that dispute its name.
+    pub fn note(&self, sought: &Sought, is_absent: bool, reason: String, paths: Vec<PathBuf>) {
         let mut latest = self.lock();
         latest.retain(|known| known.sought != *sought);
         if latest.len() >= MAX_REMEMBERED {
@@ -53,7 +52,8 @@ impl Unresolved {
         latest.push_back(Entry { sought: sought.clone(), reason, is_absent, paths, when: Instant::now() });
     }
 
-    fn forget(&self, sought: &Sought) {
+    /// Forgets a path: it could be resolved.
+    pub fn forget(&self, sought: &Sought) {
         self.lock().retain(|known| known.sought != *sought);
     }
 
@@ -76,47 +76,6 @@ impl Unresolved {
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
         self.0.lock()
-    }
-}
-
-impl Node {
-    /// Notes what became of a lookup of a model that was not known; an error is why it cannot be shown.
-    pub fn note_lookup(&self, sought: &Sought, error: Option<&NodeError>) {
-        let Some(error) = error else { return self.unresolved.forget(sought) };
-        if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NoNetwork) {
-            return self.unresolved.note(sought, true, self.why_not_found(), Vec::new());
-        }
-        let paths = match error {
-            NodeError::Trust(TrustError::Ambiguous { keys, .. }) => self.paths_by(&sought.model, keys),
-            _ => Vec::new(),
-        };
-        self.unresolved.note(sought, false, chain(error), paths);
-    }
-
-    /// Why a name was not found.
-    fn why_not_found(&self) -> String {
-        let peers = self.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
-        let dht = if self.settings.discovery.dht { ", and the DHT has named none so far" } else { "" };
-        match peers {
-            0 if !offline::has_network() => "this machine has no network".to_owned(),
-            0 => format!("no peer is connected that could be asked{dht}"),
-            1 => format!("the connected peer does not have it{dht}"),
-            peers => format!("none of the {peers} connected peers has it{dht}"),
-        }
-    }
-
-    /// Notes a lookup that was not made, because its process has used up its budget. Reads /proc and nothing else.
-    pub fn note_over_budget(&self, sought: &Sought, process: u32) {
-        self.limited.note(process);
-        let max = self.library.config.mount.max_lookups;
-        let reason =
-            format!("not looked up: process {process} looked up more than {max} unknown names in a minute");
-        self.unresolved.note(sought, true, reason, Vec::new());
-    }
-
-    /// The paths that could not be resolved.
-    pub(super) fn unresolved_names(&self) -> Vec<UnresolvedName> {
-        self.unresolved.status(|sought| self.known_as(sought).is_some())
     }
 }
 

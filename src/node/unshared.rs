@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::model::scan::{OutsideLinks, ScanError, ScannedFile, scan};
-use crate::model::{ModelName, ModelRef, complete, describe, text};
-use crate::node::{Library, NodeError};
-use crate::store::Stamp;
+use crate::model::{ModelName, complete, describe, text};
+use crate::store::{Stamp, Store};
 use crate::{fsutil, nofollow};
 
 /// A directory counts as still changing for this long after its latest change.
@@ -83,37 +82,27 @@ fn looks(files: &[ScannedFile]) -> Looks {
 #[derive(Debug, Default)]
 pub struct Memory(HashMap<PathBuf, (Looks, Wholeness, Option<String>)>);
 
-impl Library {
-    /// The unshared models in the models directory, by name. Blocks for the disk. `memory` keeps results between calls.
-    pub fn unshared(&self, memory: &mut Memory) -> Vec<Unshared> {
-        let models = self.store.models_dir();
-        let recorded = self.store.recorded_dirs();
-        let mut found: Vec<Unshared> = directories(models)
-            .into_iter()
-            .filter(|(_, dir)| !is_recorded(&recorded, dir))
-            .filter_map(|(name, dir)| look(name, dir, memory, SystemTime::now()))
-            .collect();
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        memory.0.retain(|dir, _| found.iter().any(|model| model.path == *dir));
-        found
-    }
+/// The unshared models in the models directory, by name. Blocks for the disk. `memory` keeps results between calls.
+pub fn find_all(store: &Store, memory: &mut Memory) -> Vec<Unshared> {
+    let models = store.models_dir();
+    let recorded = store.recorded_dirs();
+    let mut found: Vec<Unshared> = directories(models)
+        .into_iter()
+        .filter(|(_, dir)| !is_recorded(&recorded, dir))
+        .filter_map(|(name, dir)| look(name, dir, memory, SystemTime::now()))
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    memory.0.retain(|dir, _| found.iter().any(|model| model.path == *dir));
+    found
+}
 
-    /// The error for a model that no manifest is known of.
-    pub fn absent(&self, model: ModelRef) -> NodeError {
-        match self.unshared_model(&model.name).filter(|_| model.revision.is_default()) {
-            Some(unshared) => NodeError::Unshared { model, dir: unshared.path },
-            None => NodeError::UnknownModel(model),
-        }
+/// One unshared model, by its name.
+pub fn find(store: &Store, name: &ModelName) -> Option<Unshared> {
+    let dir = store.models_dir().join(name.to_string());
+    if is_recorded(&store.recorded_dirs(), &dir) {
+        return None;
     }
-
-    /// One unshared model, by its name.
-    pub fn unshared_model(&self, name: &ModelName) -> Option<Unshared> {
-        let dir = self.store.models_dir().join(name.to_string());
-        if is_recorded(&self.store.recorded_dirs(), &dir) {
-            return None;
-        }
-        look(name.clone(), dir, &mut Memory::default(), SystemTime::now())
-    }
+    look(name.clone(), dir, &mut Memory::default(), SystemTime::now())
 }
 
 /// Whether a directory holds, or is inside, a directory that a record has.
@@ -225,6 +214,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::node::Library;
 
     fn put(dir: &Path, path: &str, bytes: &[u8]) {
         fs::create_dir_all(dir.join(path).parent().unwrap()).unwrap();
@@ -309,13 +299,13 @@ mod tests {
         put(&models, "a/m/README.md", b"---\nlicense: mit\n---\n");
         put(&models, "a/m/w.bin", b"x");
         let mut memory = Memory::default();
-        assert_eq!(library.unshared(&mut memory)[0].license.as_deref(), Some("mit"));
+        assert_eq!(find_all(&library.store, &mut memory)[0].license.as_deref(), Some("mit"));
         let kept = memory.0.values_mut().next().unwrap();
         kept.2 = Some("kept".to_owned());
-        assert_eq!(library.unshared(&mut memory)[0].license.as_deref(), Some("kept"));
+        assert_eq!(find_all(&library.store, &mut memory)[0].license.as_deref(), Some("kept"));
         put(&models, "a/m/README.md", b"---\nlicense: apache-2.0\n---\n");
-        assert_eq!(library.unshared(&mut memory)[0].license.as_deref(), Some("apache-2.0"));
+        assert_eq!(find_all(&library.store, &mut memory)[0].license.as_deref(), Some("apache-2.0"));
         fs::remove_dir_all(models.join("a/m")).unwrap();
-        assert!(library.unshared(&mut memory).is_empty() && memory.0.is_empty());
+        assert!(find_all(&library.store, &mut memory).is_empty() && memory.0.is_empty());
     }
 }

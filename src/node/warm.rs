@@ -1,81 +1,53 @@
 //! `warm`: whole files ahead of their readers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::accept::Intent;
 use super::control::Warmed;
 use super::get::MAX_CHANGES;
-use super::{Node, NodeError};
+use super::{Node, NodeError, resolve, space};
 use crate::catalog::Patience;
 use crate::fetch::ReadError;
-use crate::model::{Manifest, ModelRef};
+use crate::model::ModelRef;
 use crate::mount::Sought;
 use crate::store::StoredRevision;
 
-impl Node {
-    /// Fetches all files at or below `path`, given as the mount shows it: `[datasets/]org/name[@revision][/path]`, or the
-    /// same after `.by/FINGERPRINT/`. A model that is not known here is looked up as a mount would, if `resolve`. Begins
-    /// again when the model becomes another one here meanwhile.
-    pub(super) async fn warm(self: &Arc<Self>, path: &str, resolve: bool) -> Result<Warmed, NodeError> {
-        let (sought, below) = split(path)?;
-        if let Some(local) = self.local_model(&sought.model).filter(|_| sought.publisher.is_none()) {
-            return warmed(&local, &sought.model, &below).map(|(_, warmed)| warmed);
-        }
-        if resolve && self.known_as(&sought).is_none() {
-            self.look_up(&sought, self.library.config.mount.resolve_timeout, Patience::All).await?;
-        }
-        if sought.publisher.is_none() {
-            self.refuse_disputed(&sought.model)?;
-        }
-        let mut changes = 0..MAX_CHANGES;
-        loop {
-            match self.warm_as_known_now(&sought, &below).await {
-                Err(e) if e.is_left() && changes.next().is_some() => {}
-                done => return done,
-            }
+/// Fetches all files at or below `path`, given as the mount shows it: `[datasets/]org/name[@revision][/path]`, or the
+/// same after `.by/FINGERPRINT/`. A model that is not known here is looked up as a mount would, if `resolve`. Begins
+/// again when the model becomes another one here meanwhile.
+pub(super) async fn run(node: &Arc<Node>, path: &str, resolve: bool) -> Result<Warmed, NodeError> {
+    let (sought, below) = split(path)?;
+    if let Some(local) = node.local.revision(&sought.model).filter(|_| sought.publisher.is_none()) {
+        return warmed(&local, &sought.model, &below).map(|(_, warmed)| warmed);
+    }
+    if resolve && node.library.known_as(&sought).is_none() {
+        resolve::look_up(node, &sought, node.library.config.mount.resolve_timeout, Patience::All).await?;
+    }
+    if sought.publisher.is_none() {
+        node.disputes.check(&sought.model)?;
+    }
+    let mut changes = 0..MAX_CHANGES;
+    loop {
+        match warm_as_known_now(node, &sought, &below).await {
+            Err(e) if e.is_left() && changes.next().is_some() => {}
+            done => return done,
         }
     }
+}
 
-    /// Asks the network for the model that a path of a mount means, for at most so long. Fails immediately where there is
-    /// no network.
-    pub async fn look_up(
-        self: &Arc<Self>,
-        sought: &Sought,
-        within: Duration,
-        patience: Patience,
-    ) -> Result<Arc<Manifest>, NodeError> {
-        let Sought { model, publisher } = sought;
-        self.refuse_offline(model, &[])?;
-        match publisher {
-            None => self.resolve(model, None, within, patience, Intent::Read).await,
-            Some(publisher) => self.resolve_by(model, publisher, within, patience).await,
-        }
+async fn warm_as_known_now(node: &Node, sought: &Sought, below: &str) -> Result<Warmed, NodeError> {
+    let model = &sought.model;
+    let manifest = node.library.known_as(sought).ok_or_else(|| NodeError::UnknownModel(model.clone()))?;
+    let revision: Arc<StoredRevision> = node.library.store.revision(manifest)?;
+    let (files, warmed) = warmed(&revision, model, below)?;
+    space::check(&node.library, &revision, &files, None)?;
+    let stall = node.library.config.torrent.download_timeout;
+    let fetched = node.fetch.fetch_files(&revision, &files, stall).await;
+    if let Err(ReadError::NoSpace) = &fetched {
+        // The error names what is needed and what is free now.
+        space::check(&node.library, &revision, &files, None)?;
     }
-
-    /// The manifest known here of the model that a path of the mount means.
-    pub(super) fn known_as(&self, sought: &Sought) -> Option<Arc<Manifest>> {
-        let registry = self.library.registry.get(&sought.model);
-        let Some(fingerprint) = &sought.publisher else { return registry };
-        let mut known = registry.into_iter().chain(self.library.beside.of_model(&sought.model));
-        known.find(|known| known.signed_by().is_some_and(|key| key.fingerprint() == *fingerprint))
-    }
-
-    async fn warm_as_known_now(&self, sought: &Sought, below: &str) -> Result<Warmed, NodeError> {
-        let model = &sought.model;
-        let manifest = self.known_as(sought).ok_or_else(|| NodeError::UnknownModel(model.clone()))?;
-        let revision: Arc<StoredRevision> = self.library.store.revision(manifest)?;
-        let (files, warmed) = warmed(&revision, model, below)?;
-        self.check_space(&revision, &files, None)?;
-        let stall = self.library.config.torrent.download_timeout;
-        let fetched = self.fetch.fetch_files(&revision, &files, stall).await;
-        if let Err(ReadError::NoSpace) = &fetched {
-            // The error names what is needed and what is free now.
-            self.check_space(&revision, &files, None)?;
-        }
-        fetched.map_err(|source| NodeError::Fetch { model: model.clone(), source })?;
-        Ok(warmed)
-    }
+    fetched.map_err(|source| NodeError::Fetch { model: model.clone(), source })?;
+    Ok(warmed)
 }
 
 /// The files of a revision at or below a path, and their sum.

@@ -26,11 +26,11 @@ use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered};
 use crate::node::get::{GetProgress, GetReport, GetRequest};
 use crate::node::import::ImportRequest;
 use crate::node::lock::NodeLock;
-use crate::node::maintenance::Verified;
 use crate::node::mirror::{MirrorProgress, MirrorReport, MirrorRequest};
 use crate::node::mounts::{MountRequest, UnmountRequest};
 use crate::node::patience::{LETS_GO_WITHIN, Patience};
 use crate::node::share::{ShareRequest, Shared};
+use crate::node::verify::Verified;
 use crate::paths::Paths;
 
 /// How long a node may take for an answer that needs no network.

@@ -19,7 +19,7 @@ use super::server::Refusal;
 use super::stream::alive;
 use crate::fetch::TransferStatus;
 use crate::node::models::KnownModel;
-use crate::node::{Node, NodeError, blocking, metrics};
+use crate::node::{Node, NodeError, blocking, metrics, models};
 
 /// How often the stream looks whether something changed: figures come once a second.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -27,14 +27,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// All of them.
 pub(super) fn routes() -> Router<Weak<Node>> {
     Router::new()
-        .route("/v1/models", get(models))
+        .route("/v1/models", get(known_models))
         .route("/v1/transfers", get(transfers))
         .route("/v1/metrics", get(figures))
 }
 
-async fn models(State(node): State<Weak<Node>>) -> Result<Json<Vec<KnownModel>>, Refusal> {
+async fn known_models(State(node): State<Weak<Node>>) -> Result<Json<Vec<KnownModel>>, Refusal> {
     let node = alive(&node)?;
-    Ok(Json(blocking::cancellable(move |_| node.library.models()).await?))
+    Ok(Json(blocking::cancellable(move |_| models::all(&node.library)).await?))
 }
 
 async fn transfers(

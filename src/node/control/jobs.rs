@@ -16,7 +16,9 @@ use crate::node::import::ImportRequest;
 use crate::node::mirror::{MirrorProgress, MirrorRequest};
 use crate::node::mounts::{Holding, MountRequest};
 use crate::node::share::ShareRequest;
-use crate::node::{Node, NodeError};
+use crate::node::{
+    Node, NodeError, cache, discover, get, import, mirror, mounts, remove, seed, share, verify,
+};
 
 /// What is known of the node; it is gone when the process stops.
 type Alive = State<Weak<Node>>;
@@ -44,14 +46,14 @@ async fn get(State(node): Alive, Json(request): Json<GetRequest>) -> Response {
             noted.progress(done, total);
             teller.tell(progress);
         };
-        node.get(&request, tell).await
+        get::run(&node, &request, tell).await
     })
 }
 
 async fn discover(State(node): Alive, Json(request): Json<DiscoverRequest>) -> Response {
     job(node, |node, teller| async move {
         let _noted = node.clients.begin(format!("discover {}", request.query).trim_end().to_owned());
-        node.discover(&request, |progress| teller.tell(progress)).await
+        discover::run(&node, &request, |progress| teller.tell(progress)).await
     })
 }
 
@@ -62,7 +64,7 @@ async fn share(State(node): Alive, Json(request): Json<ShareRequest>) -> Respons
             noted.progress(done, total);
             teller.tell(BytesDone { done, total });
         };
-        node.publish(request, tell).await
+        share::run(&node, request, tell).await
     })
 }
 
@@ -75,24 +77,17 @@ async fn mirror(State(node): Alive, Json(request): Json<MirrorRequest>) -> Respo
             }
             teller.tell(progress);
         };
-        let report = node.mirror(&request, tell).await?;
+        let report = mirror::run(&node, &request, tell).await?;
         if report.info_hash.is_some() && report.withheld.is_none() {
             // Whether or not the command lives to see it.
-            node.seed(&node.library.revision(&report.model)?)?;
+            node.seeds.join(&node.library.revision(&report.model)?)?;
         }
         Ok(report)
     })
 }
 
 async fn seed(State(node): Alive, Json(request): Json<Seed>) -> Response {
-    job(node, |node, _| async move {
-        // They may know those who look for the model.
-        node.call_in_catalog(&request.peers);
-        if let Some(model) = &request.model {
-            node.take_in(model).await?;
-        }
-        node.seed_by_request(&request).await
-    })
+    job(node, |node, _| async move { seed::run(&node, &request).await })
 }
 
 async fn mount(
@@ -104,7 +99,7 @@ async fn mount(
         let no_device = || NodeError::Request("no connection to the kernel was passed".to_owned());
         let device = passed.take().ok_or_else(no_device)?;
         let holding = request.held.then(|| Holding::new(&node, &request.place));
-        let served = node.mount(request, device).await?;
+        let served = mounts::serve(&node, request, device).await?;
         teller.tell(());
         if holding.is_some() {
             served.closing().await;
@@ -116,7 +111,7 @@ async fn mount(
 async fn import(State(node): Alive, Json(request): Json<ImportRequest>) -> Response {
     job(node, |node, _| async move {
         let _noted = node.clients.begin("registry import".to_owned());
-        node.import(&request).await
+        import::run(&node, &request).await
     })
 }
 
@@ -127,14 +122,14 @@ async fn verify(State(node): Alive, Json(request): Json<OfModel>) -> Response {
             noted.progress(done, total);
             teller.tell(BytesDone { done, total });
         };
-        node.verify(&request.model, tell).await
+        verify::run(&node, &request.model, tell).await
     })
 }
 
 async fn remove(State(node): Alive, Json(request): Json<OfModel>) -> Response {
-    job(node, |node, _| async move { node.remove(&request.model).await })
+    job(node, |node, _| async move { remove::run(&node, &request.model).await })
 }
 
 async fn clear(State(node): Alive) -> Response {
-    job(node, |node, _| async move { node.clear_cache().await })
+    job(node, |node, _| async move { cache::clear(&node).await })
 }

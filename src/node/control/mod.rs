@@ -16,7 +16,7 @@
 //! | `POST /v1/share` [`ShareRequest`](super::share::ShareRequest) | stream ending in [`Shared`](super::share::Shared) |
 //! | `POST /v1/seed` [`Seed`] | stream ending in [`Seeded`] |
 //! | `POST /v1/import` [`ImportRequest`](super::import::ImportRequest) | stream ending in the manifest |
-//! | `POST /v1/verify` [`OfModel`] | stream ending in [`Verified`](super::maintenance::Verified) |
+//! | `POST /v1/verify` [`OfModel`] | stream ending in [`Verified`](super::verify::Verified) |
 //! | `POST /v1/remove` [`OfModel`] | stream ending in `null` |
 //! | `POST /v1/cache/clear` | stream ending in the bytes freed |
 //!

@@ -21,7 +21,7 @@ use super::stream::{alive, by_node};
 use super::{Failure, Status, Stop, Warm, Warmed, figures, jobs, short_path};
 use crate::model::codec::MAX_MANIFEST;
 use crate::node::mounts::UnmountRequest;
-use crate::node::{Ending, Node, NodeError};
+use crate::node::{Ending, Node, NodeError, warm};
 use crate::paths::Paths;
 
 /// As many commands may be served at once; each has a connection or two.
@@ -149,9 +149,9 @@ async fn unmount(
     State(node): State<Weak<Node>>,
     Json(request): Json<UnmountRequest>,
 ) -> Result<Json<bool>, Refusal> {
-    Ok(Json(alive(&node)?.unmount(&request).await))
+    Ok(Json(alive(&node)?.mounts.unmount(&request).await))
 }
 
 async fn warm(State(node): State<Weak<Node>>, Json(request): Json<Warm>) -> Result<Json<Warmed>, Refusal> {
-    Ok(Json(by_node(&node, async |node| node.warm(&request.path, request.resolve).await).await?))
+    Ok(Json(by_node(&node, async |node| warm::run(&node, &request.path, request.resolve).await).await?))
 }

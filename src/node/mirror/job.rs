@@ -63,7 +63,7 @@ impl Job {
         board: &Arc<Board>,
     ) -> Result<Box<dyn Source>, NodeError> {
         let token = &request.surroundings.token;
-        let client = node.client_in(&request.surroundings)?;
+        let client = node.web.client_with(&request.surroundings)?;
         let (board, reference) = (board.clone(), self.reference.clone());
         Ok(match &self.repository {
             Repository::Hub(hub) => {
@@ -97,7 +97,7 @@ impl Job {
                 // In the order in which git tries them.
                 let token = given.as_ref().or(request.surroundings.token.as_ref());
                 let reference = snapshot.commit.to_string().parse().map_err(MirrorError::from)?;
-                let client = node.client_in(&request.surroundings)?;
+                let client = node.web.client_with(&request.surroundings)?;
                 let hub = HubSource::new(client, hub.clone(), Some(reference), token, Arc::default());
                 match hub.terms().await {
                     Ok(Terms { gated, private, license }) => {

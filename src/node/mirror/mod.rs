@@ -131,120 +131,114 @@ pub struct MirrorReport {
     pub warnings: Vec<String>,
 }
 
-impl Node {
-    /// Mirrors a repository. Resumes what an earlier call left. Dropping the future stops it, keeping what came.
-    pub async fn mirror(
-        self: &Arc<Self>,
-        request: &MirrorRequest,
-        progress: impl Fn(MirrorProgress) + Send + Sync,
-    ) -> Result<MirrorReport, NodeError> {
-        let job = Arc::new(Job::new(&self.library, request)?);
-        // Refused before anything is downloaded.
-        let own = self.library.signer(request.sign)?.map(|key| key.public());
-        self.library.trust.check(&job.model.name, own)?;
-        if let Some(address) = job.repository.address() {
-            self.refuse_unreachable(address, &request.shown)?;
-        }
-        let turn = self.mirrors.turn(&job.model).await;
-        let board = Arc::new(Board::default());
-        let source = job.open(self, request, &board)?;
-        let showing = || progress(MirrorProgress::of(&board.now()));
-        let snapshot = Arc::new(meanwhile(job.snapshot(self, request, &*source), showing).await?);
-        let from = source.describe(snapshot.commit);
-        if let Some(known) = self.mirrored_before(&job, request, &from)? {
-            let report = self.still_mirrored(&job, &snapshot, request, &known)?;
-            self.finish(&job, &known, turn).await?;
-            return Ok(report);
-        }
-        if !request.skip_lfs {
-            self.check_vacant(&job, &snapshot).await?;
-        }
-        let local = self.local_copies(&snapshot, request.piece_length).await?;
-        let download = mirror::Job {
-            staging: &job.staging,
-            piece_length: request.piece_length,
-            skip_lfs: request.skip_lfs,
-            have: &|file| local.find(file),
-            parallel: PARALLEL,
-            min_free: if self.library.store.is_beside_cache(&job.staging) {
-                self.library.config.cache.min_free
-            } else {
-                0
-            },
-        };
-        let downloading = mirror::download(&*source, &snapshot, download, &board);
-        let downloaded = meanwhile(downloading, showing).await?;
-        let web_seeds = source.web_seed(snapshot.commit).into_iter().collect();
-        drop(source);
-        let (node, request) = (self.clone(), request.clone());
-        Place { node, job, request, snapshot, source: from, web_seeds, turn }.put(downloaded).await
+/// Mirrors a repository. Resumes what an earlier call left. Dropping the future stops it, keeping what came.
+pub async fn run(
+    node: &Arc<Node>,
+    request: &MirrorRequest,
+    progress: impl Fn(MirrorProgress) + Send + Sync,
+) -> Result<MirrorReport, NodeError> {
+    let job = Arc::new(Job::new(&node.library, request)?);
+    // Refused before anything is downloaded.
+    let own = node.library.signer(request.sign)?.map(|key| key.public());
+    node.library.trust.check(&job.model.name, own)?;
+    if let Some(address) = job.repository.address() {
+        node.reach.check_repository(address, &request.shown)?;
     }
+    let turn = node.mirrors.turn(&job.model).await;
+    let board = Arc::new(Board::default());
+    let source = job.open(node, request, &board)?;
+    let showing = || progress(MirrorProgress::of(&board.now()));
+    let snapshot = Arc::new(meanwhile(job.snapshot(node, request, &*source), showing).await?);
+    let from = source.describe(snapshot.commit);
+    if let Some(known) = mirrored_before(node, &job, request, &from)? {
+        let report = still_mirrored(node, &job, &snapshot, request, &known)?;
+        place::finish(node, &job, &known, turn).await?;
+        return Ok(report);
+    }
+    if !request.skip_lfs {
+        check_vacant(node, &job, &snapshot).await?;
+    }
+    let local = local::local_copies(&node.library, &snapshot, request.piece_length).await?;
+    let download = mirror::Job {
+        staging: &job.staging,
+        piece_length: request.piece_length,
+        skip_lfs: request.skip_lfs,
+        have: &|file| local.find(file),
+        parallel: PARALLEL,
+        min_free: if node.library.store.is_beside_cache(&job.staging) {
+            node.library.config.cache.min_free
+        } else {
+            0
+        },
+    };
+    let downloading = mirror::download(&*source, &snapshot, download, &board);
+    let downloaded = meanwhile(downloading, showing).await?;
+    let web_seeds = source.web_seed(snapshot.commit).into_iter().collect();
+    drop(source);
+    let (node, request) = (node.clone(), request.clone());
+    Place { node, job, request, snapshot, source: from, web_seeds, turn }.put(downloaded).await
+}
 
-    /// Refuses, before anything is downloaded, a directory where files of the user have the paths of the snapshot.
-    async fn check_vacant(
-        self: &Arc<Self>,
-        job: &Arc<Job>,
-        snapshot: &Arc<Snapshot>,
-    ) -> Result<(), NodeError> {
-        let (node, job, snapshot) = (self.clone(), job.clone(), snapshot.clone());
-        blocking::cancellable(move |cancel| {
-            let paths = snapshot.files.iter().map(|file| file.path.as_str());
-            for Standing { index, path, len } in node.library.store.standing(&job.model, &job.dest, paths)? {
-                let file = &snapshot.files[index];
-                let read = || nofollow::read(&path).and_then(|bytes| file.identity.is_of(len, bytes));
-                if cancel.load(Ordering::Relaxed) {
-                    return Err(NodeError::Request("cancelled".to_owned()));
-                }
-                if len != file.size || !read().map_err(|e| StoreError::io(&path, e))? {
-                    return Err(StoreError::Occupied { path }.into());
-                }
+/// Refuses, before anything is downloaded, a directory where files of the user have the paths of the snapshot.
+async fn check_vacant(node: &Arc<Node>, job: &Arc<Job>, snapshot: &Arc<Snapshot>) -> Result<(), NodeError> {
+    let (node, job, snapshot) = (node.clone(), job.clone(), snapshot.clone());
+    blocking::cancellable(move |cancel| {
+        let paths = snapshot.files.iter().map(|file| file.path.as_str());
+        for Standing { index, path, len } in node.library.store.standing(&job.model, &job.dest, paths)? {
+            let file = &snapshot.files[index];
+            let read = || nofollow::read(&path).and_then(|bytes| file.identity.is_of(len, bytes));
+            if cancel.load(Ordering::Relaxed) {
+                return Err(NodeError::Request("cancelled".to_owned()));
             }
-            Ok(())
-        })
-        .await
-    }
+            if len != file.size || !read().map_err(|e| StoreError::io(&path, e))? {
+                return Err(StoreError::Occupied { path }.into());
+            }
+        }
+        Ok(())
+    })
+    .await
+}
 
-    /// The model as it was mirrored from this commit, if all of it is still in its place.
-    fn mirrored_before(
-        &self,
-        job: &Job,
-        request: &MirrorRequest,
-        from: &manifest::Source,
-    ) -> Result<Option<Arc<Manifest>>, NodeError> {
-        let known = self.library.registry.get(&job.model).filter(|known| {
-            let same = known.source.as_ref().is_some_and(|s| s.url == from.url && s.commit == from.commit);
-            same && !request.skip_lfs
-                && known.torrent.piece_length == request.piece_length
-                && known.signed_by() == self.library.trust.own().filter(|_| request.sign)
-                && (known.license.is_some() || request.license.is_none())
-        });
-        Ok(known.filter(|known| self.library.store.stands_whole_at(known, &job.dest)))
-    }
+/// The model as it was mirrored from this commit, if all of it is still in its place.
+fn mirrored_before(
+    node: &Node,
+    job: &Job,
+    request: &MirrorRequest,
+    from: &manifest::Source,
+) -> Result<Option<Arc<Manifest>>, NodeError> {
+    let known = node.library.registry.get(&job.model).filter(|known| {
+        let same = known.source.as_ref().is_some_and(|s| s.url == from.url && s.commit == from.commit);
+        same && !request.skip_lfs
+            && known.torrent.piece_length == request.piece_length
+            && known.signed_by() == node.library.trust.own().filter(|_| request.sign)
+            && (known.license.is_some() || request.license.is_none())
+    });
+    Ok(known.filter(|known| node.library.store.stands_whole_at(known, &job.dest)))
+}
 
-    fn still_mirrored(
-        &self,
-        job: &Job,
-        snapshot: &Snapshot,
-        request: &MirrorRequest,
-        known: &Manifest,
-    ) -> Result<MirrorReport, NodeError> {
-        let rule = rule(request, snapshot, known.license.as_deref());
-        self.set_rule(known, rule)?;
-        Ok(MirrorReport {
-            model: job.model.clone(),
-            path: job.dest.clone(),
-            source: job.repository.to_string(),
-            commit: snapshot.commit.to_string(),
-            files: known.files.len(),
-            total_size: known.total_size,
-            downloaded: 0,
-            up_to_date: true,
-            pointers: Vec::new(),
-            info_hash: Some(known.torrent.info_hash),
-            withheld: rule.withheld,
-            warnings: snapshot.warnings.clone(),
-        })
-    }
+fn still_mirrored(
+    node: &Node,
+    job: &Job,
+    snapshot: &Snapshot,
+    request: &MirrorRequest,
+    known: &Manifest,
+) -> Result<MirrorReport, NodeError> {
+    let rule = rule(request, snapshot, known.license.as_deref());
+    node.set_rule(known, rule)?;
+    Ok(MirrorReport {
+        model: job.model.clone(),
+        path: job.dest.clone(),
+        source: job.repository.to_string(),
+        commit: snapshot.commit.to_string(),
+        files: known.files.len(),
+        total_size: known.total_size,
+        downloaded: 0,
+        up_to_date: true,
+        pointers: Vec::new(),
+        info_hash: Some(known.torrent.info_hash),
+        withheld: rule.withheld,
+        warnings: snapshot.warnings.clone(),
+    })
 }
 
 /// How a mirrored model is shared. That its repository restricts it weighs more than that nobody asked.

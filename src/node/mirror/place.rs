@@ -12,7 +12,7 @@ use crate::model::manifest::Source;
 use crate::model::scan::OutsideLinks;
 use crate::model::{Manifest, license};
 use crate::node::sharing::Rule;
-use crate::node::{Node, NodeError, blocking};
+use crate::node::{Library, Node, NodeError, blocking, former};
 use crate::store::{Kept, Stamp, StoredRevision};
 
 /// A model and what it is made of, on its way to its place.
@@ -69,9 +69,9 @@ impl Place {
         if let Some(replaced) = &replaced {
             turns.push(node.jobs.turn(&replaced.manifest.torrent.info_hash).await);
         }
-        let mut held = vec![node.closed(&revision).await?];
+        let mut held = vec![node.seeds.close(&revision).await?];
         if let Some(replaced) = &replaced {
-            held.push(node.closed(replaced).await?);
+            held.push(node.seeds.close(replaced).await?);
         }
         let (tree, new, old, rule) = (ready.tree, revision.clone(), replaced.clone(), ready.rule);
         let (this, job) = (node.clone(), place.job.clone());
@@ -80,15 +80,15 @@ impl Place {
             let _until_done = (turns, held, node.lock.clone());
             let kept = place.enter(&tree, &new, rule)?;
             if let Some(old) = &old {
-                node.leave_unless_used(&old.manifest);
+                node.seeds.leave_unless_used(&old.manifest);
             }
-            node.apply_rules(&new.manifest.torrent.info_hash);
+            node.seeds.apply_rules(&new.manifest.torrent.info_hash);
             node.fetch.relocate(&new);
             node.changed();
             Ok(kept)
         });
         let kept = entering.await?;
-        this.clear_former(&revision.manifest, &job.dest).await?;
+        former::clear(&this, &revision.manifest, &job.dest).await?;
         report.info_hash = Some(revision.manifest.torrent.info_hash);
         report.withheld = ready.rule.withheld;
         report.warnings.extend(ready.warnings.into_iter().chain(kept.iter().map(Kept::to_string)));
@@ -158,7 +158,7 @@ impl Place {
         library.sharing.set(&self.job.model, rule)?;
         library.enter_own_state(&new.manifest)?;
         library.registry.insert(Manifest::clone(&new.manifest))?;
-        self.node.clear_up(&self.job)?;
+        clear_up(library, &self.job)?;
         Ok(kept)
     }
 
@@ -174,29 +174,27 @@ impl Place {
     }
 }
 
-impl Node {
-    /// Clears up after a model that was in its place already: what mirrored it may have been killed before that.
-    pub(super) async fn finish(
-        self: &Arc<Self>,
-        job: &Arc<Job>,
-        present: &Arc<Manifest>,
-        turn: OwnedMutexGuard<()>,
-    ) -> Result<(), NodeError> {
-        let moving = self.jobs.turn(&present.torrent.info_hash).await;
-        let (node, clearing) = (self.clone(), job.clone());
-        blocking::cancellable(move |_| {
-            let _until_done = (turn, moving, node.lock.clone());
-            node.clear_up(&clearing)
-        })
-        .await?;
-        self.clear_former(present, &job.dest).await
-    }
+/// Clears up after a model that was in its place already: what mirrored it may have been killed before that.
+pub(super) async fn finish(
+    node: &Arc<Node>,
+    job: &Arc<Job>,
+    present: &Arc<Manifest>,
+    turn: OwnedMutexGuard<()>,
+) -> Result<(), NodeError> {
+    let moving = node.jobs.turn(&present.torrent.info_hash).await;
+    let (library, lock, clearing) = (node.library.clone(), node.lock.clone(), job.clone());
+    blocking::cancellable(move |_| {
+        let _until_done = (turn, moving, lock);
+        clear_up(&library, &clearing)
+    })
+    .await?;
+    former::clear(node, present, &job.dest).await
+}
 
-    /// Removes what a model that is in its place has left behind besides its former states: files of a mirror without
-    /// its large files that it has not, and the directory where its files came. Whoever was stopped before or in the
-    /// middle of it does it again. Blocks.
-    fn clear_up(&self, job: &Job) -> Result<(), NodeError> {
-        self.library.store.clear_laid_out(&job.model)?;
-        job.clear()
-    }
+/// Removes what a model that is in its place has left behind besides its former states: files of a mirror without
+/// its large files that it has not, and the directory where its files came. Whoever was stopped before or in the
+/// middle of it does it again. Blocks.
+fn clear_up(library: &Library, job: &Job) -> Result<(), NodeError> {
+    library.store.clear_laid_out(&job.model)?;
+    job.clear()
 }
