@@ -8,13 +8,13 @@ use tokio::signal::unix::{self, SignalKind, signal};
 
 use crate::cli::error::CommandError;
 use crate::ffi::process::exit;
-use crate::node::patience::LETS_GO_WITHIN;
+use crate::node::patience::RELEASED_WITHIN;
 
 /// How long a clean stop may take before the process ends itself.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
 // Whoever waits for a process that stops waits until it has ended, one way or the other.
-const _: () = assert!(STOP_DEADLINE.as_secs() < LETS_GO_WITHIN.as_secs());
+const _: () = assert!(STOP_DEADLINE.as_secs() < RELEASED_WITHIN.as_secs());
 
 /// Which signal came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
-//! Records of our own models, so that others find them.
+//! Publishes records of the models that this node's publisher signed, so that other hosts find them.
 //!
-//! A model is ours when our key signed its manifest. Its record is made anew when the manifest changed or the record
-//! grows old; until then the same one is published again in every run, so that the DHT keeps it.
+//! A record is signed again when the manifest has changed or the record is old. Until then each run publishes the same
+//! record again, so that the DHT keeps it.
 
 use std::sync::Arc;
 
@@ -12,22 +12,21 @@ use crate::catalog::{UnixTime, rotation};
 use crate::keys::PublisherKeypair;
 use crate::model::{Manifest, Sha256Digest};
 
-/// A record older than this, in seconds, is made anew: well before it expires.
+/// A record older than this, in seconds, is signed again: well before it expires.
 const REFRESH_AFTER: UnixTime = 7 * 24 * 3600;
 
-/// Publishes what has not been published in this run: the records of our models that are here, and successions.
+/// Publishes the records of own models with stored bytes, and successions of keys, unless this run has published them.
 pub(super) async fn publish_due(library: &Arc<Library>, part: &Arc<NodeCatalog>) -> Result<(), NodeError> {
     let (own, of) = (library.clone(), part.clone());
     for (record, in_dht) in blocking::cancellable(move |_| due(&own, &of)).await? {
         if let Err(e) = part.publish_once(record, in_dht).await {
-            tracing::error!("a record could not be published: {e}");
+            tracing::error!(error = %e, "could not publish a record");
         }
     }
     Ok(())
 }
 
-/// The records that there are to be, those made again that are missing or old, and whether each goes into the DHT.
-/// Blocks.
+/// The records to publish, and whether each is also stored in the DHT. Signs records that are missing or old. Blocks.
 fn due(library: &Library, part: &NodeCatalog) -> Result<Vec<(SharedRecord, bool)>, NodeError> {
     let successions = rotation::successions(&library.paths);
     let mut due: Vec<_> = successions.into_iter().map(|record| (record, true)).collect();
@@ -36,11 +35,11 @@ fn due(library: &Library, part: &NodeCatalog) -> Result<Vec<(SharedRecord, bool)
     let mut key = None;
     let mut last = part.store.have(&own).map_or(0, |have| have.sequence);
     for manifest in ours {
-        if !library.sharing.is_announced(&manifest.model_ref()) || !is_here(library, &manifest) {
+        if !library.sharing.is_announced(&manifest.model_ref()) || !has_stored_bytes(library, &manifest) {
             continue;
         }
         let in_dht = library.sharing.is_in_dht(&manifest.model_ref());
-        // One that is too long to be handed out is not announced either.
+        // A manifest that is too long for peers is not announced.
         let Some(digest) = part.holdings.digest(&manifest) else { continue };
         if let Some(fresh) = fresh(part, &manifest, &digest) {
             due.push((fresh, in_dht));
@@ -56,27 +55,27 @@ fn due(library: &Library, part: &NodeCatalog) -> Result<Vec<(SharedRecord, bool)
         let record = Record::of_manifest(&manifest, own, last, time);
         match SignedRecord::sign(record, key) {
             Ok(record) => due.push((Arc::new(record), in_dht)),
-            Err(e) => tracing::warn!("{} cannot be announced: {e}", manifest.model_ref()),
+            Err(e) => tracing::warn!(error = %e, model = %manifest.model_ref(), "could not sign a record"),
         }
     }
     Ok(due)
 }
 
-fn is_here(library: &Library, manifest: &Arc<Manifest>) -> bool {
+fn has_stored_bytes(library: &Library, manifest: &Arc<Manifest>) -> bool {
     match library.store.revision(manifest.clone()) {
         Ok(revision) => revision.held_bytes() > 0,
         Err(e) => {
-            tracing::warn!("cannot tell what of {} is here: {e}", manifest.model_ref());
+            tracing::warn!(error = %e, model = %manifest.model_ref(), "could not read which bytes are stored");
             false
         }
     }
 }
 
-/// The record of a manifest of ours that is known and not old.
+/// The known record of an own manifest, unless it is old.
 fn fresh(part: &NodeCatalog, manifest: &Manifest, digest: &Sha256Digest) -> Option<SharedRecord> {
     let known = part.store.of(&manifest.publisher?, &manifest.model_ref())?;
     let current = known.model().is_some_and(|model| model.manifest == *digest);
-    // One from when our clock was ahead is taken by nobody.
+    // Peers refuse a record with a future timestamp, from when the clock of this host was ahead.
     let timely = known.check_time(now()).is_ok();
     let recent = known.record().time.saturating_add(REFRESH_AFTER) > now();
     (current && timely && recent).then_some(known)

@@ -1,4 +1,4 @@
-//! The cache, emptied while the node runs.
+//! `cache clear`: deletes cached bytes while the node runs.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use super::{Node, NodeError, blocking};
 use crate::model::PiecesRoot;
 use crate::store::ContentKey;
 
-/// How long the engine may take to let go of the torrents whose bytes go.
+/// How long the engine may take to release the torrents whose bytes are deleted.
 const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 
-/// Throws everything in the cache away that nobody waits for. Tells how many bytes that freed.
-pub async fn clear(node: &Node) -> Result<u64, NodeError> {
+/// Deletes all bytes of the cache for which no reader waits. Returns how many bytes that freed.
+pub(super) async fn clear(node: &Node) -> Result<u64, NodeError> {
     let usage = || {
         let store = node.library.store.clone();
         blocking::run(move || Ok(store.cache_usage()?))
@@ -28,15 +28,15 @@ async fn drop_idle(node: &Node) -> Result<(), NodeError> {
     let keys: Vec<ContentKey> = entries.into_iter().map(|entry| entry.key).collect();
     let held = node.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await?;
     let (store, lock) = (node.library.store.clone(), node.lock.clone());
-    // Somebody may have begun to wait until the engine had let go.
+    // A reader may have begun to wait before the engine released the contents.
     let idle = keys.iter().filter(|key| node.fetch.waited_for(key).is_empty());
     let roots: HashSet<PiecesRoot> = idle.map(|key| key.root).collect();
     let evicted = blocking::run(move || {
-        // Both outlive the future: the thread goes on when nobody waits for it any more.
+        // The thread continues when the future is dropped, and needs both until it ends.
         let _until_done = (held, lock);
         Ok(store.evict(u64::MAX, &|root| !roots.contains(root))?)
     })
     .await?;
-    tracing::info!("dropped bytes of {} files from the cache", evicted.len());
+    tracing::info!(files = evicted.len(), "cleared the cache");
     Ok(())
 }

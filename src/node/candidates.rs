@@ -1,7 +1,7 @@
-//! Whose model a name stands for, among candidates of which some may lie.
+//! Chooses a manifest for a name among candidates, some of which may be false.
 //!
-//! A candidate counts by its signature alone: a record is signed itself; what a peer merely says to hold counts once its
-//! manifest has come and carries the signature.
+//! Only a signature makes a candidate count. A record carries its own signature. A peer's claim to hold a manifest
+//! counts when the manifest has arrived and its signature is right.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::catalog::trust::{Pinning, TrustError};
 use crate::catalog::{Candidate, CatalogError, Trust};
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
 
-/// As many candidates without a record are looked at; whoever lies can invent any number.
+/// The most candidates without a record that are checked: a hostile peer can invent any number.
 const MAX_CLAIMS: usize = 16;
 
 /// A candidate, and its manifest once that was checked.
@@ -23,7 +23,7 @@ struct Offer {
 }
 
 impl Offer {
-    /// Whether a signature vouches for it.
+    /// Whether its signature was checked.
     fn is_signed(&self) -> bool {
         self.candidate.record.is_some() || self.checked.is_some()
     }
@@ -32,18 +32,19 @@ impl Offer {
         self.candidate.record.as_ref().map_or(i64::MIN, |record| record.record().sequence)
     }
 
-    /// Orders what one publisher offers, the newest last: by the records, then by the signed times of manifests.
+    /// Orders the offers of one publisher, the newest last: by records, then by the signed times of manifests.
     fn age(&self) -> (i64, Option<jiff::Timestamp>) {
         let made = self.checked.as_ref().and_then(|manifest| manifest.created_at.as_ref());
         (self.sequence(), made.and_then(|time| time.parse().ok()))
     }
 }
 
-/// How long anybody may take to say that a name's owner has replaced their key, before somebody else is refused it.
+/// How long the network may take to report that the owner of a name has replaced their key, before another publisher is
+/// refused.
 const SUCCEEDED_WITHIN: Duration = Duration::from_secs(4);
 
-/// Who can be asked: the network.
-pub(super) trait Askable: Sync {
+/// Fetches manifests and successions.
+pub(super) trait Network: Sync {
     /// Fetches and checks a candidate's manifest within a time.
     fn fetch(
         &self,
@@ -51,30 +52,30 @@ pub(super) trait Askable: Sync {
         within: Duration,
     ) -> impl Future<Output = Result<Manifest, NodeError>> + Send;
 
-    /// Whether it is said within a time that a publisher has replaced their key. The trust knows it then.
+    /// Whether a record of a succession of this key arrives within a time. It is in the trust then.
     fn succeeded(&self, owner: PublisherKey, within: Duration) -> impl Future<Output = bool> + Send;
 }
 
-/// What was chosen.
+/// The chosen manifest.
 #[derive(Debug)]
-pub(super) struct Settled {
+pub(super) struct Chosen {
     /// The manifest, checked.
     pub manifest: Manifest,
     /// Whether it pins its publisher.
     pub pinning: Pinning,
-    /// What announced it; none where a peer handed it over.
+    /// The record that announced it; none if only a peer claimed to hold it.
     pub record: Option<SharedRecord>,
 }
 
-/// Chooses by the trust.
-pub(super) async fn settle(
+/// Chooses a manifest by the rules of the trust, before `until`.
+pub(super) async fn choose(
     trust: &Trust,
     model: &ModelRef,
     wanted: Option<&str>,
     found: Vec<Candidate>,
-    network: &impl Askable,
+    network: &impl Network,
     until: Instant,
-) -> Result<Settled, NodeError> {
+) -> Result<Chosen, NodeError> {
     let left = || until.saturating_duration_since(Instant::now());
     let mut offers = offers(found);
     let mut heard = false;
@@ -84,15 +85,15 @@ pub(super) async fn settle(
             offers.iter().map(|offer| (offer.candidate.publisher, offer.candidate.info_hash)).collect();
         let choice = match trust.choose(&model.name, &known, wanted) {
             Ok(choice) => choice,
-            // Somebody who only says something may be what the others are weighed against.
+            // A claim that is not checked yet may change the choice.
             Err(_) if offers.iter().any(|offer| !offer.is_signed()) => {
-                // Somebody else's manifest may be left to fetch after these; above all one that is announced.
+                // Time must remain to fetch the manifest of a record after the claims.
                 let announced = offers.iter().any(Offer::is_signed);
                 let within = if announced { left() / 4 } else { left() / 2 };
                 failure = check_claims(&mut offers, network, within).await.unwrap_or(failure);
                 continue;
             }
-            // Who was just met may not have told yet that it is the owner by another key.
+            // The record of a succession may arrive a moment after the first contact with a peer.
             Err(e @ TrustError::OtherPublisher { .. }) if !heard => {
                 heard = true;
                 let Some(owner) = trust.pinned(&model.name)? else { continue };
@@ -106,28 +107,28 @@ pub(super) async fn settle(
         };
         let theirs = |offer: &Offer| offer.candidate.publisher == choice.publisher;
         let claims = offers.iter().filter(|offer| theirs(offer) && offer.candidate.record.is_none());
-        // Which of several claims is the newest, their manifests tell.
+        // Only the manifests show which of several claims is the newest.
         if claims.clone().count() > 1 && claims.clone().any(|offer| !offer.is_signed()) {
             failure = check_claims(&mut offers, network, left() / 2).await.unwrap_or(failure);
             continue;
         }
         let Some(chosen) = newest(&offers, theirs) else { break };
         let Offer { candidate, checked } = offers.remove(chosen);
-        let others = offers.iter().any(|offer| offer.candidate.publisher == choice.publisher);
+        let has_more = offers.iter().any(|offer| offer.candidate.publisher == choice.publisher);
         let checked = match checked {
             Some(manifest) => Ok(manifest),
             None => network.fetch(&candidate, if offers.is_empty() { left() } else { left() / 2 }).await,
         };
         match checked {
             Ok(manifest) => {
-                return Ok(Settled { manifest, pinning: choice.pinning, record: candidate.record });
+                return Ok(Chosen { manifest, pinning: choice.pinning, record: candidate.record });
             }
-            // The name stays theirs who announced it: that nobody hands out their manifest makes it no one else's.
-            Err(e @ NodeError::Catalog(_)) if candidate.record.is_some() && !others => return Err(e),
-            // Nor does an older state of theirs.
-            Err(e @ NodeError::Older { .. }) if !others => return Err(e),
+            // A name does not pass to another publisher because no peer has the manifest of its publisher.
+            Err(e @ NodeError::Catalog(_)) if candidate.record.is_some() && !has_more => return Err(e),
+            // The same holds for an older state of that publisher.
+            Err(e @ NodeError::Older { .. }) if !has_more => return Err(e),
             Err(e) => {
-                tracing::info!("a candidate for {model} is of no use: {}", chain(&e));
+                tracing::info!(%model, error = chain(&e), "a candidate is of no use");
                 failure = e;
             }
         }
@@ -136,14 +137,14 @@ pub(super) async fn settle(
 }
 
 /// The newest acceptable manifest of one publisher among candidates, for a path that names the publisher. `found` may
-/// hold candidates of others.
+/// contain candidates of other publishers.
 pub(super) async fn of_publisher(
     model: &ModelRef,
     publisher: PublisherKey,
     found: Vec<Candidate>,
-    network: &impl Askable,
+    network: &impl Network,
     until: Instant,
-) -> Result<Settled, NodeError> {
+) -> Result<Chosen, NodeError> {
     let left = || until.saturating_duration_since(Instant::now());
     let theirs = found.into_iter().filter(|candidate| candidate.publisher == publisher).collect();
     let mut failure: NodeError = CatalogError::NotFound(model.clone()).into();
@@ -159,7 +160,7 @@ pub(super) async fn of_publisher(
         };
         match fetched {
             Ok(manifest) => {
-                return Ok(Settled { manifest, pinning: Pinning::Leave, record: candidate.record });
+                return Ok(Chosen { manifest, pinning: Pinning::Leave, record: candidate.record });
             }
             Err(e) => failure = e,
         }
@@ -169,12 +170,12 @@ pub(super) async fn of_publisher(
 
 /// The newest of the offers that are `wanted`.
 fn newest(offers: &[Offer], wanted: impl Fn(&Offer) -> bool) -> Option<usize> {
-    // Of equal ones the first.
+    // The first of equal ones.
     let all = offers.iter().enumerate().rev().filter(|(_, offer)| wanted(offer));
     all.max_by_key(|(_, offer)| offer.age()).map(|(at, _)| at)
 }
 
-/// The newest records first, then what is merely said, of which there are not more than a bound.
+/// The newest records first, then at most [`MAX_CLAIMS`] candidates without a record.
 fn offers(found: Vec<Candidate>) -> Vec<Offer> {
     let (recorded, claimed): (Vec<_>, Vec<_>) = found.into_iter().partition(|c| c.record.is_some());
     let all = recorded.into_iter().chain(claimed.into_iter().take(MAX_CLAIMS));
@@ -183,11 +184,11 @@ fn offers(found: Vec<Candidate>) -> Vec<Offer> {
     offers
 }
 
-/// Fetches the manifests of those that have no record, all at once, and drops those that are not what was said.
-/// Returns why the last of them was dropped.
+/// Fetches the manifests of the candidates without a record, all at the same time, and drops the candidates that do not
+/// match their manifest. Returns the error of the last dropped one.
 async fn check_claims(
     offers: &mut Vec<Offer>,
-    network: &impl Askable,
+    network: &impl Network,
     within: Duration,
 ) -> Option<NodeError> {
     let fetched = futures_util::future::join_all(offers.iter().map(|offer| async move {
@@ -210,10 +211,11 @@ async fn check_claims(
     failure
 }
 
-/// Reads a manifest that is to be a candidate's; what is wrong with it goes on from "the manifest of …".
+/// Parses the manifest of a candidate and compares it with the candidate. The error continues "the manifest announced
+/// by …".
 pub(super) fn check(model: &ModelRef, candidate: &Candidate, json: &[u8]) -> Result<Manifest, String> {
     if candidate.manifest.0 != <[u8; 32]>::from(Sha256::digest(json)) {
-        return Err("is another than announced".to_owned());
+        return Err("does not match the announced hash".to_owned());
     }
     let manifest = Manifest::from_json(json).map_err(|e| format!("is no manifest: {e}"))?;
     if manifest.signed_by() != Some(candidate.publisher) {
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_must_be_all_that_was_announced() {
+    fn a_manifest_must_match_its_announcement() {
         let (key, other) = (PublisherKeypair::generate().unwrap(), PublisherKeypair::generate().unwrap());
         let model: ModelRef = "a/b@v1".parse().unwrap();
         let manifest = signed("a/b@v1", &key);
@@ -273,16 +275,19 @@ mod tests {
         assert_eq!(check(&model, &honest, &json).unwrap(), manifest);
 
         let lies = [
-            (Candidate { manifest: Sha256Digest([0; 32]), ..honest.clone() }, "another than announced"),
+            (
+                Candidate { manifest: Sha256Digest([0; 32]), ..honest.clone() },
+                "does not match the announced hash",
+            ),
             (Candidate { publisher: other.public(), ..honest.clone() }, "not signed by them"),
             (Candidate { info_hash: InfoHash([1; 32]), ..honest.clone() }, "has the torrent"),
         ];
-        for (lie, said) in lies {
+        for (lie, reason) in lies {
             let error = check(&model, &lie, &json).unwrap_err();
-            assert!(error.contains(said), "{error}");
+            assert!(error.contains(reason), "{error}");
         }
-        for elsewhere in ["a/b", "a/b@v2", "a/c@v1"] {
-            let manifest = signed(elsewhere, &key);
+        for other in ["a/b", "a/b@v2", "a/c@v1"] {
+            let manifest = signed(other, &key);
             let json = manifest.to_json();
             let error = check(&model, &candidate(&manifest, &json), &json).unwrap_err();
             assert!(error.contains("is that of"), "{error}");
@@ -306,19 +311,19 @@ mod tests {
         Candidate { record: Some(Arc::new(record)), ..candidate(manifest, &manifest.to_json()) }
     }
 
-    /// The trust of a fresh base directory, and what hands out manifests: these, and nothing else.
-    struct Network {
+    /// The trust of a new base directory, and a network that has only these manifests.
+    struct TestNetwork {
         _dir: tempfile::TempDir,
         trust: Trust,
         model: ModelRef,
         held: HashMap<Sha256Digest, Vec<u8>>,
-        /// What is said of a key after a while, and nobody knows before.
+        /// A succession whose record arrives only on request.
         succession: Option<(PublisherKey, PublisherKey)>,
         /// A manifest whose state is older than the known one.
         older: Option<Sha256Digest>,
     }
 
-    impl Network {
+    impl TestNetwork {
         fn new(held: &[&Manifest]) -> Self {
             let dir = tempfile::tempdir().unwrap();
             let paths = Paths::below(dir.path());
@@ -329,18 +334,18 @@ mod tests {
             Self { _dir: dir, trust, model: "a/b".parse().unwrap(), held, succession: None, older: None }
         }
 
-        async fn settle(
+        async fn choose(
             &self,
             wanted: Option<&str>,
             found: &[Candidate],
         ) -> Result<(Manifest, Pinning), NodeError> {
             let until = Instant::now() + Duration::from_secs(10);
-            let settled = settle(&self.trust, &self.model, wanted, found.to_vec(), self, until).await?;
+            let settled = choose(&self.trust, &self.model, wanted, found.to_vec(), self, until).await?;
             Ok((settled.manifest, settled.pinning))
         }
     }
 
-    impl Askable for Network {
+    impl Network for TestNetwork {
         async fn fetch(&self, candidate: &Candidate, _: Duration) -> Result<Manifest, NodeError> {
             match self.held.get(&candidate.manifest) {
                 Some(_) if self.older == Some(candidate.manifest) => {
@@ -362,12 +367,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lies_do_not_stand_in_the_way_of_the_truth() {
+    async fn false_claims_do_not_hide_the_signed_record() {
         let (honest, liar) = (key(), key());
         let manifest = signed("a/b", &honest);
-        let network = Network::new(&[&manifest]);
+        let network = TestNetwork::new(&[&manifest]);
         let truth = recorded(&manifest, &honest);
-        // Claims of manifests that nobody has, that are another's, that belong to another torrent.
+        // Claims of manifests that no peer has, that another key signed, that belong to another torrent.
         let invented = Candidate {
             publisher: liar.public(),
             manifest: Sha256Digest([9; 32]),
@@ -377,70 +382,70 @@ mod tests {
         };
         let stolen = Candidate { manifest: truth.manifest, ..invented.clone() };
         let found = [invented.clone(), stolen, truth.clone(), invented.clone()];
-        assert_eq!(network.settle(None, &found).await.unwrap().0, manifest);
-        // Nobody but the liar is there.
-        assert!(matches!(network.settle(None, &[invented]).await, Err(NodeError::Catalog(_))));
+        assert_eq!(network.choose(None, &found).await.unwrap().0, manifest);
+        // Only the false claim is offered.
+        assert!(matches!(network.choose(None, &[invented]).await, Err(NodeError::Catalog(_))));
         assert_eq!(network.trust.standing(&network.model.name, Some(&liar.public())), Standing::Unknown);
     }
 
     #[tokio::test]
-    async fn a_claim_whose_manifest_is_signed_counts_as_much_as_a_record() {
+    async fn a_claim_with_a_signed_manifest_counts_like_a_record() {
         let (one, other) = (key(), key());
         let (first, second) = (of_bytes("a/b", &one, 1), of_bytes("a/b", &other, 2));
-        let network = Network::new(&[&first, &second]);
+        let network = TestNetwork::new(&[&first, &second]);
         let found = [recorded(&first, &one), candidate(&second, &second.to_json())];
-        let error = network.settle(None, &found).await.unwrap_err();
+        let error = network.choose(None, &found).await.unwrap_err();
         assert_eq!(error.kind(), crate::node::ErrorKind::Ambiguous, "{error}");
         let wanted = other.public().to_string();
-        let (chosen, _) = network.settle(Some(&wanted), &found).await.unwrap();
+        let (chosen, _) = network.choose(Some(&wanted), &found).await.unwrap();
         assert_eq!(chosen, second);
     }
 
     #[tokio::test]
-    async fn a_name_goes_to_no_stranger_because_its_publisher_cannot_be_reached() {
+    async fn an_unreachable_publisher_keeps_the_name() {
         let (owner, stranger) = (key(), key());
         let (first, second) = (of_bytes("a/b", &owner, 1), of_bytes("a/b", &stranger, 2));
-        let network = Network::new(&[&second]);
+        let network = TestNetwork::new(&[&second]);
         let name = &network.model.name;
         let found = [recorded(&first, &owner), recorded(&second, &stranger)];
         network.trust.accept(name, Some(owner.public()), Pinning::Pin).unwrap();
-        let error = network.settle(None, &found).await.unwrap_err();
+        let error = network.choose(None, &found).await.unwrap_err();
         assert!(matches!(error, NodeError::Catalog(CatalogError::NoManifest { .. })), "{error}");
-        let error = network.settle(None, &found[1..]).await.unwrap_err();
+        let error = network.choose(None, &found[1..]).await.unwrap_err();
         assert_eq!(error.kind(), crate::node::ErrorKind::OtherPublisher, "{error}");
-        let (_, pinning) = Network::new(&[&second]).settle(None, &found[1..]).await.unwrap();
+        let (_, pinning) = TestNetwork::new(&[&second]).choose(None, &found[1..]).await.unwrap();
         assert_eq!(pinning, Pinning::Pin);
     }
 
     #[tokio::test]
-    async fn an_owner_whose_new_key_is_not_known_yet_is_waited_for_and_a_stranger_is_not() {
+    async fn a_new_key_of_the_owner_is_awaited() {
         let (former, present, stranger) = (key(), key(), key());
         let manifest = signed("a/b", &present);
-        let mut network = Network::new(&[&manifest]);
+        let mut network = TestNetwork::new(&[&manifest]);
         network.trust.accept(&network.model.name, Some(former.public()), Pinning::Pin).unwrap();
         let found = [recorded(&manifest, &present)];
-        for said in [None, Some((stranger.public(), present.public()))] {
-            network.succession = said;
-            let error = network.settle(None, &found).await.unwrap_err();
+        for succession in [None, Some((stranger.public(), present.public()))] {
+            network.succession = succession;
+            let error = network.choose(None, &found).await.unwrap_err();
             assert_eq!(error.kind(), crate::node::ErrorKind::OtherPublisher, "{error}");
         }
         network.succession = Some((former.public(), present.public()));
-        assert_eq!(network.settle(None, &found).await.unwrap().0, manifest);
+        assert_eq!(network.choose(None, &found).await.unwrap().0, manifest);
         assert_eq!(network.trust.pinned(&network.model.name).unwrap(), Some(present.public()));
     }
 
     #[tokio::test]
-    async fn the_newest_record_is_taken_and_an_older_one_where_that_is_of_no_use() {
+    async fn the_newest_usable_record_is_chosen() {
         let publisher = key();
         let (old, new) = (of_bytes("a/b", &publisher, 1), of_bytes("a/b", &publisher, 2));
         let claimed = candidate(&old, &old.to_json());
         let found = [claimed, recorded(&new, &publisher)];
-        assert_eq!(Network::new(&[&old, &new]).settle(None, &found).await.unwrap().0, new);
-        assert_eq!(Network::new(&[&old]).settle(None, &found).await.unwrap().0, old);
+        assert_eq!(TestNetwork::new(&[&old, &new]).choose(None, &found).await.unwrap().0, new);
+        assert_eq!(TestNetwork::new(&[&old]).choose(None, &found).await.unwrap().0, old);
     }
 
     #[tokio::test]
-    async fn the_newest_of_several_claims_is_taken() {
+    async fn the_newest_of_several_claims_is_chosen() {
         let publisher = key();
         let made = |bytes: u8, time: &str| {
             let mut manifest = of_bytes("a/b", &publisher, bytes);
@@ -449,10 +454,10 @@ mod tests {
             manifest
         };
         let (old, new) = (made(1, "2020-01-01T00:00:00Z"), made(2, "2020-01-02T00:00:00Z"));
-        let network = Network::new(&[&old, &new]);
+        let network = TestNetwork::new(&[&old, &new]);
         let claims = [&old, &new].map(|manifest| candidate(manifest, &manifest.to_json()));
         for found in [claims.clone(), [claims[1].clone(), claims[0].clone()]] {
-            assert_eq!(network.settle(None, &found).await.unwrap().0, new);
+            assert_eq!(network.choose(None, &found).await.unwrap().0, new);
             let until = Instant::now() + Duration::from_secs(10);
             let by = of_publisher(&network.model, publisher.public(), found.to_vec(), &network, until).await;
             assert_eq!(by.unwrap().manifest, new);
@@ -460,20 +465,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_older_state_of_a_publisher_makes_way_for_no_stranger() {
+    async fn an_older_state_does_not_pass_the_name_on() {
         let (owner, stranger) = (key(), key());
         let (old, theirs) = (of_bytes("a/b", &owner, 1), of_bytes("a/b", &stranger, 2));
-        let mut network = Network::new(&[&old, &theirs]);
+        let mut network = TestNetwork::new(&[&old, &theirs]);
         network.older = Some(candidate(&old, &old.to_json()).manifest);
         // Listed, so that the owner is chosen before the stranger.
         network.trust.add(owner.public(), None, &[]).unwrap();
         let found = [recorded(&old, &owner), recorded(&theirs, &stranger)];
-        let error = network.settle(None, &found).await.unwrap_err();
+        let error = network.choose(None, &found).await.unwrap_err();
         assert_eq!(error.kind(), crate::node::ErrorKind::Older, "{error}");
     }
 
     #[test]
-    fn whoever_says_much_is_not_asked_for_all_of_it() {
+    fn number_of_checked_claims_is_bounded() {
         let manifest = signed("a/b", &key());
         let claim = candidate(&manifest, &manifest.to_json());
         let signer = key();

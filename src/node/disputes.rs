@@ -1,7 +1,8 @@
-//! Names that several strangers publish: which they are, and how each publisher's model is read.
+//! Names that several publishers use, and the path under which the model of each publisher is read.
 //!
-//! A name that is not pinned is disputed when the rules of `trust` do not choose among its publishers. A publisher is known
-//! by a valid record, or by a manifest in the registry. Answered from memory and the catalog's store, without the network.
+//! A name that is not pinned is disputed when the rules of `trust` do not choose among its publishers. A publisher is
+//! known by a valid record, or by a manifest in the registry. Uses the memory and the store of the catalog, not the
+//! network.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ pub struct DisputedName {
     pub kept: Option<NamedPublisher>,
     /// The publishers.
     pub publishers: Vec<NamedPublisher>,
-    /// Where the model of each is read.
+    /// The paths of the model of each publisher.
     pub paths: Vec<PathBuf>,
 }
 
@@ -50,16 +51,16 @@ struct Mounted {
     kept: BTreeSet<ModelRef>,
 }
 
-/// The result for a command that pins, of a model that is known and not pinned.
+/// The result of [`Disputes::claim_known`].
 pub(super) enum Claim {
-    /// The name is its publisher's, or stays unpinned because several publish the same bytes.
-    Stands,
+    /// The name belongs to its publisher, or stays unpinned because several publishers have the same bytes.
+    Accepted,
     /// The rules prefer another publisher.
     Another,
 }
 
 impl Disputes {
-    /// Looks nothing up.
+    /// No name is disputed until [`Self::shown`] is called.
     pub fn new(library: Arc<Library>, catalog: Option<Arc<NodeCatalog>>, local: Arc<LocalModels>) -> Self {
         Self { library, catalog, local, mounted: Mutex::default() }
     }
@@ -69,21 +70,21 @@ impl Disputes {
     pub fn shown(&self) -> Result<Shown, NodeError> {
         let library = &self.library;
         let of = |manifest: Arc<Manifest>| Ok::<_, NodeError>(library.store.revision(manifest)?);
-        let accepted = library.registry.all().into_iter().filter(|manifest| library.stands(manifest));
+        let accepted = library.registry.all().into_iter().filter(|manifest| library.is_accepted(manifest));
         let mut revisions = accepted.map(of).collect::<Result<Vec<_>, _>>()?;
         let may_read = |manifest: &Arc<Manifest>| {
             let judge = |key| library.trust.may_read_by_key(&manifest.name, &key);
             manifest.signed_by().is_some_and(|key| judge(key).is_ok())
         };
-        let beside = library.beside.all().into_iter().filter(may_read);
+        let of_publishers = library.by_publisher.all().into_iter().filter(may_read);
         let disputed = self.disputed_in_mount();
         self.mounted.lock().disputed.clone_from(&disputed);
         // After those of the registry, so that the user's own files are shown under their name.
         revisions.extend(self.local.revisions());
-        Ok(Shown { revisions, disputed, beside: beside.map(of).collect::<Result<Vec<_>, _>>()? })
+        Ok(Shown { revisions, disputed, beside: of_publishers.map(of).collect::<Result<Vec<_>, _>>()? })
     }
 
-    /// The disputed names that the mount cannot show. It shows the user's own files whoever else uses their name.
+    /// The disputed names that the mount cannot show. The mount shows the user's own files also under a disputed name.
     fn disputed_in_mount(&self) -> BTreeSet<ModelRef> {
         let mut disputed: BTreeSet<ModelRef> = self.find().into_iter().map(|(model, _)| model).collect();
         if !disputed.is_empty() {
@@ -108,8 +109,8 @@ impl Disputes {
         Err(TrustError::Ambiguous { name: model.name.clone(), candidates, keys }.into())
     }
 
-    /// Notes which disputed names the mount shows all the same.
-    pub fn note_kept(&self, kept: BTreeSet<ModelRef>) {
+    /// Sets the disputed names that the mount still shows.
+    pub fn set_kept(&self, kept: BTreeSet<ModelRef>) {
         self.mounted.lock().kept = kept;
     }
 
@@ -135,13 +136,12 @@ impl Disputes {
         self.find().into_iter().map(report).collect()
     }
 
-    /// Gives the name of a known model to its publisher, because a user took it by command. Fails where the name is
-    /// disputed.
+    /// Pins the name of a known model to its publisher, because a command uses it. Fails if the name is disputed.
     pub fn claim_known(&self, known: &Manifest) -> Result<Claim, NodeError> {
         let trust = &self.library.trust;
-        let Some(publisher) = known.signed_by() else { return Ok(Claim::Stands) };
+        let Some(publisher) = known.signed_by() else { return Ok(Claim::Accepted) };
         if trust.pinned(&known.name)?.is_some() {
-            return Ok(Claim::Stands);
+            return Ok(Claim::Accepted);
         }
         let Choice { publisher: chosen, pinning } =
             trust.choose(&known.name, &self.claimants(known, publisher), None)?;
@@ -150,7 +150,7 @@ impl Disputes {
             return Ok(Claim::Another);
         }
         trust.accept(&known.name, Some(publisher), pinning)?;
-        Ok(Claim::Stands)
+        Ok(Claim::Accepted)
     }
 
     /// The names that are disputed, with the publishers.
@@ -159,7 +159,7 @@ impl Disputes {
         let of = |known: Arc<Manifest>| {
             let publisher = known.signed_by()?;
             let claimants = self.claimants(&known, publisher);
-            if claimants.iter().all(|(key, _)| *key == publisher) || !self.library.stands(&known) {
+            if claimants.iter().all(|(key, _)| *key == publisher) || !self.library.is_accepted(&known) {
                 return None;
             }
             match self.library.trust.choose(&known.name, &claimants, None) {
@@ -176,8 +176,8 @@ impl Disputes {
         all.filter(|manifest| document.pinned(&manifest.name).is_none())
     }
 
-    /// The publishers known of a model, with what they publish: of the manifest known here, of manifests that are read by
-    /// fingerprint, and of valid records.
+    /// The known publishers of a model with their torrents: from the manifest in the registry, from manifests that are
+    /// read by fingerprint, and from valid records.
     fn claimants(&self, known: &Manifest, publisher: PublisherKey) -> Vec<(PublisherKey, InfoHash)> {
         let model = known.model_ref();
         let mut all = vec![(publisher, known.torrent.info_hash)];
@@ -196,7 +196,7 @@ impl Disputes {
                 }
             }
         }
-        for other in self.library.beside.of_model(&model) {
+        for other in self.library.by_publisher.of_model(&model) {
             if let Some(key) = other.signed_by() {
                 claim(key, other.torrent.info_hash);
             }
@@ -205,7 +205,7 @@ impl Disputes {
     }
 }
 
-/// Where the models of several publishers are read; nowhere without a mount.
+/// The paths under which the models of several publishers are read; none without a mount.
 pub(super) fn paths_by(model: &ModelRef, keys: &[PublisherKey], mounts: &[PathBuf]) -> Vec<PathBuf> {
     let sought = |key: &PublisherKey| Sought { model: model.clone(), publisher: Some(key.fingerprint()) };
     mounts.iter().flat_map(|mount| keys.iter().map(|key| mount.join(sought(key).path()))).collect()
@@ -220,7 +220,7 @@ pub struct ModelNote {
     pub publisher: Option<PublisherKey>,
     /// The key for people to compare.
     pub fingerprint: Option<String>,
-    /// What this node's user calls the publisher.
+    /// The alias that the user has given the publisher.
     pub alias: Option<String>,
     /// Whether the name is pinned to this publisher.
     pub pinned: bool,

@@ -1,4 +1,5 @@
-//! What other BitTorrent clients need to join the swarm of a model: a `.torrent` file, and a magnet link.
+//! `registry export`: a `.torrent` file and a magnet link, with which other BitTorrent clients join the swarm of a
+//! model.
 
 use sha1::{Digest as _, Sha1};
 
@@ -16,7 +17,7 @@ pub struct Torrent {
     pub metainfo: Vec<u8>,
 }
 
-/// The torrent of a model: the hybrid one where it was made on this host with `share --hybrid`, unless `v2_only`.
+/// The torrent of a model: the hybrid one if this host made it with `share --hybrid`, unless `v2_only`.
 pub fn torrent(library: &Library, model: &ModelRef, v2_only: bool) -> Result<Torrent, NodeError> {
     let manifest = library.manifest(model)?;
     if !v2_only && let Some(hybrid) = hybrid_torrent(library, &manifest)? {
@@ -33,7 +34,7 @@ pub fn torrent(library: &Library, model: &ModelRef, v2_only: bool) -> Result<Tor
     finish(&manifest, metainfo)
 }
 
-/// The hybrid torrent of a model, where it was made on this host.
+/// The hybrid torrent of a model, if this host made it.
 pub(super) fn hybrid_torrent(library: &Library, manifest: &Manifest) -> Result<Option<Torrent>, NodeError> {
     let Some(hybrid) = manifest.torrent.hybrid_info_hash else { return Ok(None) };
     let metainfo = library.store.load_metainfo(&hybrid)?;

@@ -1,4 +1,4 @@
-//! What former states of a model have left goes once another has taken their place.
+//! Deletes the files of former states of a model when another state has replaced them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use crate::fetch::EvictionHold;
 use crate::model::{Manifest, ModelRef};
 use crate::store::Former;
 
-/// Removes what former states of a model have left in a directory where all of `present` stands. What another job
-/// has in hand is left for the next time, and all where another state is known by now.
+/// Deletes the files of former states of a model in a directory that contains all files of `present`. A state that
+/// another job uses is left for the next call. Deletes nothing if another state is known by now.
 pub(super) async fn clear(node: &Arc<Node>, present: &Arc<Manifest>, dir: &Path) -> Result<(), NodeError> {
     let model = present.model_ref();
     for former in node.library.store.former(&model, &present.torrent.info_hash, Some(dir))? {
@@ -28,7 +28,7 @@ pub(super) async fn clear(node: &Arc<Node>, present: &Arc<Manifest>, dir: &Path)
                 return Ok(());
             }
             let cleared = library.store.clear_former(&former, &present, &dir, &library.manifests())?;
-            tracing::info!("{cleared} files of a former state of {} are removed", present.model_ref());
+            tracing::info!(files = cleared, model = %present.model_ref(), "deleted the files of a former state");
             Ok(())
         })
         .await?;
@@ -36,7 +36,7 @@ pub(super) async fn clear(node: &Arc<Node>, present: &Arc<Manifest>, dir: &Path)
     Ok(())
 }
 
-/// Keeps jobs and the engine from a former state of a model until what is returned is dropped. `InUse` while
+/// Keeps jobs and the engine away from a former state of a model until the returned guards are dropped. `InUse` while
 /// another job has it.
 pub(super) async fn hold(
     node: &Node,

@@ -22,26 +22,26 @@ use crate::node::{ErrorKind, Node, NodeError, Surroundings, blocking, former, re
 use crate::store::verify::Watch;
 use crate::store::{Kept, Store, StoreError, StoredRevision};
 
-/// How long the network is asked for a name.
+/// How long a name is looked up in the network.
 pub(super) const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a node that has met nobody may take to meet somebody: hosts of one LAN need a second or two.
+/// How long a node without any peer waits for one: hosts of one LAN need a second or two.
 const MEET_WITHIN: Duration = Duration::from_secs(6);
-/// How often it looks whether it has.
+/// The pause between two lookups meanwhile.
 const MEET_PAUSE: Duration = Duration::from_millis(300);
 
-/// How often the work on a model begins anew when the model becomes another one here at every try.
+/// How often the work on a model is repeated when the model is replaced by another one each time.
 pub(super) const MAX_CHANGES: usize = 10;
 
-/// How often progress is told.
+/// How often progress is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
-/// What to get.
+/// The body of `POST /v1/get`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GetRequest {
     /// Which model.
     pub model: ModelRef,
-    /// Where to, from the root; none is the models directory.
+    /// The destination, an absolute path; none is the models directory.
     pub output: Option<PathBuf>,
     /// Globs of paths to fetch; empty is all.
     pub include: Vec<String>,
@@ -49,18 +49,18 @@ pub struct GetRequest {
     pub exclude: Vec<String>,
     /// Whether to check sha256 at the end.
     pub verify: bool,
-    /// Only a manifest signed by this publisher will do (see [`Trust::find`](crate::catalog::Trust::find)).
+    /// Only a manifest signed by this publisher is accepted (see [`Trust::find`](crate::catalog::Trust::find)).
     pub publisher: Option<String>,
     /// Hosts that have it.
     pub peers: Vec<SocketAddr>,
-    /// Whether to look for a newer state of it on the network, also where one is known here.
+    /// Whether to look for a newer state in the network, also if one is known here.
     #[serde(default)]
     pub update: bool,
-    /// Whether a state may be older than the known one of its publisher.
+    /// Whether the state may be older than the known one of its publisher.
     #[serde(default)]
     pub allow_older: bool,
-    /// Whether the node seeds it afterwards: `false` turns that off for this model, `true` turns it on again, and none
-    /// keeps it as it is.
+    /// Whether the node seeds it afterwards: `false` turns that off for this model, `true` turns it on again, none
+    /// changes nothing.
     #[serde(default)]
     pub seed: Option<bool>,
     /// How the command reaches the web.
@@ -68,18 +68,18 @@ pub struct GetRequest {
     pub surroundings: Surroundings,
 }
 
-/// How far it is.
+/// The progress of a `get`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GetProgress {
-    /// The network is asked which model the name stands for.
+    /// The name is looked up in the network.
     Looking {
-        /// Peers that speak the catalog's language.
+        /// Connected peers of the catalog.
         peers: usize,
     },
-    /// Bytes of the wanted files here, of how many, and how fast and from how many peers.
+    /// The wanted files are received.
     Fetching {
-        /// Verified bytes here.
+        /// Verified bytes.
         have: u64,
         /// Bytes wanted.
         want: u64,
@@ -87,11 +87,11 @@ pub enum GetProgress {
         rate: u64,
         /// Connected peers.
         peers: u32,
-        /// Whether some of it comes over HTTP now.
+        /// Whether some bytes arrive over HTTP now.
         #[serde(default)]
         web: bool,
     },
-    /// Bytes checked against sha256, of how many.
+    /// The files are compared with their sha256.
     Checking {
         /// Bytes checked.
         done: u64,
@@ -111,20 +111,20 @@ impl GetProgress {
     }
 }
 
-/// What came of it.
+/// The result of a `get`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GetReport {
     /// The model.
     pub model: String,
-    /// Where it is now.
+    /// Its directory.
     pub path: PathBuf,
     /// Number of files wanted.
     pub files: usize,
     /// Their bytes.
     pub total_size: u64,
-    /// Bytes that came over the network just now.
+    /// Bytes that this job received from the network.
     pub downloaded: u64,
-    /// How many of them came over HTTP, not from peers.
+    /// How many of them arrived over HTTP instead of from peers.
     #[serde(default)]
     pub downloaded_web: u64,
     /// Whether the sha256 of every file was checked.
@@ -135,13 +135,13 @@ pub struct GetReport {
     /// The key for people to compare.
     #[serde(default)]
     pub fingerprint: Option<String>,
-    /// What this node's user calls the publisher.
+    /// The alias that the user has given the publisher.
     #[serde(default)]
     pub alias: Option<String>,
-    /// How it came to be known.
+    /// Where its manifest is from.
     #[serde(default)]
     pub origin: Origin,
-    /// What the user should know.
+    /// Warnings for the user.
     #[serde(default)]
     pub warnings: Vec<String>,
     /// Whether the node seeds it.
@@ -149,14 +149,25 @@ pub struct GetReport {
     pub seeded: bool,
 }
 
-/// The manifest to get by.
+/// Why the files of a `get` cannot be chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    /// No file matches the patterns.
+    #[error("no file of {0} matches --include and --exclude")]
+    NoMatch(ModelRef),
+    /// A pattern is invalid.
+    #[error("--include or --exclude: {0}")]
+    Glob(#[from] globset::Error),
+}
+
+/// The manifest of the model to get.
 struct Wanted {
     manifest: Arc<Manifest>,
     origin: Origin,
     warning: Option<String>,
 }
 
-/// How a model came to be known here.
+/// Where the manifest of a model is from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -165,15 +176,15 @@ pub enum Origin {
     Known,
     /// It was known here, and a newer state of the same publisher is announced.
     Outdated,
-    /// It was found on the network just now.
+    /// It was just found in the network.
     Found,
-    /// A newer state was looked for, and nobody knew one.
+    /// A newer state was looked for, and no peer knew one.
     NoneNewer,
 }
 
-/// Gets a model. Resumes what an earlier call left, and begins anew when the model becomes another one here
-/// meanwhile. Dropping the future stops it, keeping what came.
-pub async fn run(
+/// Gets a model. Continues an interrupted call, and starts again if the model is replaced by another one meanwhile.
+/// Dropping the future stops it and keeps the received bytes.
+pub(super) async fn run(
     node: &Arc<Node>,
     request: &GetRequest,
     progress: impl Fn(GetProgress) + Send + Sync,
@@ -206,9 +217,9 @@ async fn get_as_known_now(
     let want: u64 = files.iter().map(|&i| manifest.files[i].size).sum();
     node.session.trust_hosts(&request.peers);
     node.fetch.introduce(&manifest.torrent.info_hash, &request.peers);
-    // Another command may be getting the same model: what comes is shown all the same.
+    // Another command may be getting the same model: its progress is shown as well.
     let showing = || progress(fetching(node, &revision, &files, want));
-    // Whatever moves files keeps the turn, also when nobody waits for it any more.
+    // A thread that moves files keeps the turn, also when the future is dropped.
     let turn = Arc::new(meanwhile(node.jobs.turn(&manifest.torrent.info_hash), showing).await);
 
     adopt(node, &revision, &turn, &dest, progress).await?;
@@ -229,10 +240,10 @@ async fn get_as_known_now(
     let failed = |source| NodeError::Fetch { model: model.clone(), source };
     let stall = node.library.config.torrent.download_timeout;
     let fetched = node.fetch.fetch_files(&revision, &files, stall);
-    let fetched = beside_holders(node, &manifest, fetched);
+    let fetched = while_finding_holders(node, &manifest, fetched);
     let fetched = meanwhile(fetched, showing).await;
     if let Err(ReadError::NoSpace) = &fetched {
-        // The error names what is needed and what is free now.
+        // Its error has the needed and the free bytes.
         space::check(&node.library, &revision, &files, Some(&dest))?;
     }
     fetched.map_err(failed)?;
@@ -244,7 +255,7 @@ async fn get_as_known_now(
     let whole = files.len() == manifest.files.len();
     let publishing = on_store(node, &revision, &turn, move |store, revision| {
         let kept = store.publish(revision, &which, &to)?;
-        // What a mirror without its large files had there and the model has not is no model's.
+        // Files of a mirror without its large files that are not part of the model belong to no model.
         if whole && store.is_own(&revision.manifest.model_ref(), &to) {
             store.clear_laid_out(&revision.manifest.model_ref())?;
         }
@@ -260,7 +271,7 @@ async fn get_as_known_now(
     let seeded = seed_after_get(node, &revision, request.seed)?;
     let code = code_in(&revision, &files).await;
     let downloaded = want.saturating_sub(before);
-    // What was received and thrown away does not count.
+    // Bytes that were received and discarded do not count.
     let downloaded_web = over_http().saturating_sub(web_before).min(downloaded);
     Ok(GetReport {
         model: model.to_string(),
@@ -269,7 +280,7 @@ async fn get_as_known_now(
         total_size: want,
         downloaded,
         downloaded_web,
-        // A manifest made of a torrent has none: its files were held to their pieces roots.
+        // A manifest made from a torrent has none: its files were compared with their pieces roots.
         verified: request.verify && files.iter().all(|&i| manifest.files[i].sha256.is_some()),
         publisher: manifest.publisher,
         fingerprint: manifest.publisher.map(|key| key.fingerprint()),
@@ -280,7 +291,7 @@ async fn get_as_known_now(
     })
 }
 
-/// Seeds what was fetched, or stops seeding it, as the user said. Returns whether it is seeded.
+/// Seeds the model or stops seeding it, as the request requires. Returns whether it is seeded.
 fn seed_after_get(
     node: &Node,
     revision: &Arc<StoredRevision>,
@@ -304,7 +315,7 @@ fn seed_after_get(
     Ok(true)
 }
 
-/// Warnings of the files got that can run code when they are loaded.
+/// Warnings about files of this `get` that can run code when they are loaded.
 async fn code_in(revision: &Arc<StoredRevision>, files: &[usize]) -> Vec<String> {
     let (revision, files) = (revision.clone(), files.to_vec());
     let looking = tokio::task::spawn_blocking(move || {
@@ -315,9 +326,9 @@ async fn code_in(revision: &Arc<StoredRevision>, files: &[usize]) -> Vec<String>
     looking.await.unwrap_or_else(|e| vec![format!("the files were not searched for code: {e}")])
 }
 
-/// Does some work, and introduces those meanwhile who say to the catalog's peers that they hold the model: its own
-/// swarm may be long in finding them.
-async fn beside_holders<T>(node: &Node, manifest: &Manifest, work: impl Future<Output = T>) -> T {
+/// Does some work, and meanwhile connects to holders of the model that peers of the catalog know: its own swarm may
+/// need long to find them.
+async fn while_finding_holders<T>(node: &Node, manifest: &Manifest, work: impl Future<Output = T>) -> T {
     let Some(part) = &node.catalog else { return work.await };
     let (model, info_hash) = (manifest.model_ref(), manifest.torrent.info_hash);
     let introduce = |holder| node.fetch.introduce(&info_hash, &[holder]);
@@ -329,7 +340,7 @@ async fn beside_holders<T>(node: &Node, manifest: &Manifest, work: impl Future<O
     }
 }
 
-/// The manifest to get by: the one known here, or what the network knows.
+/// The manifest of the model: the known one, or the one that the network has.
 async fn wanted(
     node: &Arc<Node>,
     request: &GetRequest,
@@ -342,7 +353,7 @@ async fn wanted(
     if let Some(of_now) = known.as_ref().filter(|_| !request.update) {
         // A mount may have read it and pinned nothing.
         match node.disputes.claim_known(of_now)? {
-            Claim::Stands => {
+            Claim::Accepted => {
                 let origin =
                     if resolve::is_outdated(node, of_now) { Origin::Outdated } else { Origin::Known };
                 return Ok(Wanted { manifest: of_now.clone(), origin, warning: None });
@@ -371,14 +382,14 @@ async fn wanted(
             let warning = offered.map(|e| format!("the network offers an older state only: {e}"));
             Ok(Wanted { manifest: known, origin: Origin::NoneNewer, warning })
         }
-        // That another one is here says more.
+        // The reason why the known one is refused is more useful.
         (Err(e), None) if e.kind() == ErrorKind::NotFound => Err(refused.map_or(e, NodeError::from)),
         (Err(e), _) => Err(e),
     }
 }
 
-/// Whether the manifest that is here is that of the publisher who is trusted, or asked for. Returns why not where
-/// theirs may be found, and fails where that is nobody's.
+/// Whether the known manifest is signed by a trusted publisher, and by the requested one. Returns the reason if not,
+/// and fails if the requested publisher is unknown.
 fn fits(node: &Node, held: &Manifest, request: &GetRequest) -> Result<Option<TrustError>, NodeError> {
     let trust = &node.library.trust;
     if let Err(refused) = trust.stands(&held.name, held.signed_by()) {
@@ -398,18 +409,23 @@ fn fits(node: &Node, held: &Manifest, request: &GetRequest) -> Result<Option<Tru
     }
 }
 
-/// Asks the network. A node that has met nobody yet is given some time for that.
-async fn look_for(node: &Arc<Node>, request: &GetRequest, anew: bool) -> Result<Arc<Manifest>, NodeError> {
+/// Looks the model up in the network. A node without any peer waits up to [`MEET_WITHIN`] for one.
+async fn look_for(
+    node: &Arc<Node>,
+    request: &GetRequest,
+    is_known: bool,
+) -> Result<Arc<Manifest>, NodeError> {
     let (model, publisher) = (&request.model, request.publisher.as_deref());
     let intent = Intent::Take { allow_older: request.allow_older };
     let alone = || node.catalog.as_ref().is_some_and(|part| part.catalog.status().peers == 0);
     let until = Instant::now() + MEET_WITHIN;
     loop {
         let waits = alone() && Instant::now() < until;
-        let found = match anew {
+        let found = match is_known {
             false => resolve::resolve(node, model, publisher, RESOLVE_WITHIN, Patience::All, intent).await,
             true => {
-                resolve::resolve_anew(node, model, publisher, RESOLVE_WITHIN, Patience::All, intent).await
+                resolve::resolve_in_network(node, model, publisher, RESOLVE_WITHIN, Patience::All, intent)
+                    .await
             }
         };
         match found {
@@ -426,7 +442,7 @@ fn fetching(node: &Node, revision: &Arc<StoredRevision>, files: &[usize], want: 
     GetProgress::Fetching { have, want, rate: from_peers + from_web, peers, web: from_web > 0 }
 }
 
-/// Takes in what stands at the destination already, from elsewhere or damaged. Dropping the future stops it.
+/// Verifies and records files that are already at the destination. Dropping the future stops it.
 pub(super) async fn adopt(
     node: &Node,
     revision: &Arc<StoredRevision>,
@@ -439,11 +455,11 @@ pub(super) async fn adopt(
         return Ok(());
     }
     let want = found.iter().map(|&i| revision.manifest.files[i].size).sum();
-    let (told, mut done) = tokio::sync::watch::channel(0u64);
+    let (counter, mut done) = tokio::sync::watch::channel(0u64);
     let abandoned = Abandoned::default();
     let (dest, cancel) = (dest.to_owned(), abandoned.0.clone());
     let adopting = on_store(node, revision, turn, move |store, revision| {
-        let progress = |bytes| told.send_modify(|done| *done += bytes);
+        let progress = |bytes| counter.send_modify(|done| *done += bytes);
         let watch = Watch { progress: &progress, cancel: &cancel };
         store.adopt(revision, &found, &dest, &store.layers(&revision.manifest)?, watch)
     });
@@ -467,10 +483,10 @@ async fn check(
     want: u64,
     progress: &(impl Fn(GetProgress) + Send + Sync),
 ) -> Result<(), NodeError> {
-    let (told, mut done) = tokio::sync::watch::channel(0u64);
+    let (counter, mut done) = tokio::sync::watch::channel(0u64);
     let (work, files) = (revision.clone(), files.to_vec());
     let checking = tokio::task::spawn_blocking(move || {
-        super::check::damaged(&work, &files, &|bytes| told.send_modify(|done| *done += bytes))
+        super::check::damaged(&work, &files, &|bytes| counter.send_modify(|done| *done += bytes))
     });
     while done.changed().await.is_ok() {
         let done = *done.borrow_and_update();
@@ -500,7 +516,7 @@ async fn on_store<T: Send + 'static>(
     .await
 }
 
-/// Waits for something, and calls `tick` now and then until it comes.
+/// Awaits some work, and calls `tick` every [`REPORT_EVERY`] meanwhile.
 pub(super) async fn meanwhile<T>(work: impl Future<Output = T>, tick: impl Fn()) -> T {
     tokio::pin!(work);
     let mut clock = tokio::time::interval(REPORT_EVERY);
@@ -515,7 +531,7 @@ pub(super) async fn meanwhile<T>(work: impl Future<Output = T>, tick: impl Fn())
 
 /// Indices of the files that the globs choose: all or those matching an `include`, less those matching an
 /// `exclude`. A glob without `/` matches in every directory, as in `hf download`.
-fn select(manifest: &Manifest, include: &[String], exclude: &[String]) -> Result<Vec<usize>, NodeError> {
+fn select(manifest: &Manifest, include: &[String], exclude: &[String]) -> Result<Vec<usize>, GetError> {
     let (include_set, exclude_set) = (globs(include)?, globs(exclude)?);
     let files: Vec<usize> = (0..manifest.files.len())
         .filter(|&i| {
@@ -525,15 +541,15 @@ fn select(manifest: &Manifest, include: &[String], exclude: &[String]) -> Result
         .collect();
     if files.is_empty() {
         let model = manifest.model_ref();
-        return Err(NodeError::Request(format!("no file of {model} matches --include and --exclude")));
+        return Err(GetError::NoMatch(model));
     }
     Ok(files)
 }
 
-fn globs(patterns: &[String]) -> Result<GlobSet, NodeError> {
+fn globs(patterns: &[String]) -> Result<GlobSet, GetError> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
-        set.add(Glob::new(pattern).map_err(|e| NodeError::Usage(format!("--include or --exclude: {e}")))?);
+        set.add(Glob::new(pattern)?);
     }
-    set.build().map_err(|e| NodeError::Usage(format!("--include or --exclude: {e}")))
+    Ok(set.build()?)
 }

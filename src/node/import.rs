@@ -1,4 +1,4 @@
-//! `registry import`: manifests, torrents and magnets from elsewhere, checked before anything is stored.
+//! `registry import`: manifests, torrents and magnet links of other hosts. Everything is checked before it is stored.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::node::trackers::Trackers;
 use crate::node::{Library, Node, NodeError, resolve};
 use crate::torrent::{Swarms, TorrentId};
 
-/// What a file given to [`Library::import`] turned out to be.
+/// The content of a file given to [`Library::import`].
 #[derive(Debug)]
 pub enum Imported {
-    /// A manifest or a torrent; it is in the registry now.
+    /// A manifest or a torrent; its manifest is in the registry now.
     Stored(Arc<Manifest>),
-    /// A manifest from before schema 1, which only [`Node::import`] can complete.
+    /// A manifest from before schema 1, which needs the info dictionary from a peer.
     Legacy(Box<LegacyManifest>),
 }
 
@@ -30,9 +30,11 @@ fn refused(origin: &str, reason: impl ToString) -> NodeError {
     NodeError::Refused { origin: origin.to_owned(), reason: reason.to_string() }
 }
 
-/// A torrent does not say which model it is.
+/// The name of the model of a torrent: the torrent does not contain it.
 fn named<'a>(name: Option<&'a ModelRef>, origin: &str) -> Result<&'a ModelRef, NodeError> {
-    name.ok_or_else(|| refused(origin, "a torrent does not say its organisation; pass --name ORG/NAME"))
+    name.ok_or_else(|| {
+        refused(origin, "a torrent does not contain the organisation of its model; pass --name ORG/NAME")
+    })
 }
 
 impl Library {
@@ -62,8 +64,8 @@ impl Library {
         }
     }
 
-    /// Stores a manifest unless its name is another publisher's here, the policy does not trust its publisher, or a newer
-    /// state of that publisher is known.
+    /// Stores a manifest, unless its name belongs to another publisher, the policy does not trust its publisher, or a
+    /// newer state of that publisher is known.
     fn admit(&self, manifest: Manifest, allow_older: bool) -> Result<Arc<Manifest>, NodeError> {
         self.accept(manifest, None, Intent::Take { allow_older }, Pinning::Pin)
     }
@@ -73,7 +75,7 @@ fn from_torrent(torrent: &ParsedMetainfo, name: &ModelRef, origin: &str) -> Resu
     Manifest::from_metainfo(name.name.clone(), name.revision.clone(), torrent).map_err(|e| refused(origin, e))
 }
 
-/// What only a swarm can complete.
+/// The body of `POST /v1/import`: an import that needs peers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImportRequest {
@@ -81,7 +83,7 @@ pub enum ImportRequest {
     Magnet {
         /// The link.
         link: String,
-        /// The name to know it under.
+        /// The name of the model.
         name: Option<ModelRef>,
         /// Hosts of the swarm.
         peers: Vec<SocketAddr>,
@@ -112,8 +114,8 @@ pub enum ImportRequest {
 /// The port announced with `network.announce: false`, as in the engine: no program listens on it.
 const NO_PORT: u16 = 1;
 
-/// Imports what needs the swarm's answer, and shows it.
-pub async fn run(node: &Arc<Node>, request: &ImportRequest) -> Result<Arc<Manifest>, NodeError> {
+/// Imports a model with the help of peers, and shows it in the mounts.
+pub(super) async fn run(node: &Arc<Node>, request: &ImportRequest) -> Result<Arc<Manifest>, NodeError> {
     let (ImportRequest::Magnet { peers, .. }
     | ImportRequest::Of { peers, .. }
     | ImportRequest::Legacy { peers, .. }) = request;
@@ -137,8 +139,8 @@ pub async fn run(node: &Arc<Node>, request: &ImportRequest) -> Result<Arc<Manife
     Ok(manifest)
 }
 
-/// Stores the model behind a magnet link, under `name`, once some peer has sent its info dictionary. Gives up
-/// after `torrent.download_timeout`.
+/// Stores the model of a magnet link under `name`, when a peer has sent its info dictionary. Fails after
+/// `torrent.download_timeout`.
 async fn import_magnet(
     node: &Node,
     link: &str,
@@ -148,7 +150,7 @@ async fn import_magnet(
     let name = named(name, link)?;
     let magnet: Magnet = link.parse().map_err(|e| refused(link, e))?;
     let torrent = metadata_of(node, &magnet, link, peers).await?;
-    // What comes from a torrent is unsigned: it is a state of no publisher.
+    // The manifest of a torrent is unsigned and belongs to no publisher.
     node.library.admit(from_torrent(&torrent, name, link)?, false)
 }
 
@@ -169,7 +171,7 @@ async fn metadata_of(
     origin: &str,
     peers: &[SocketAddr],
 ) -> Result<ParsedMetainfo, NodeError> {
-    // The link's own are all there are: the info dictionary names none.
+    // Only the link has web seeds: the info dictionary has none.
     let with_web_seeds = |torrent| ParsedMetainfo { web_seeds: magnet.web_seeds.clone(), ..torrent };
     let mut known = node.library.registry.all().into_iter();
     if let Some(known) = known.find(|m| m.torrent.info_hash == magnet.info_hash) {
@@ -181,7 +183,7 @@ async fn metadata_of(
         node.settings.peers.list().into_iter().chain(peers.iter().copied()).collect();
     let proxied = node.library.config.network.proxy.is_some();
     let trackers = Trackers::of(&magnet.trackers, &node.web.client, proxied).await;
-    // Of what a stranger wrote, the engine receives nothing that it would resolve or fetch.
+    // The link is untrusted: the engine receives nothing from it that it would resolve or fetch.
     let plain = Magnet {
         v1_info_hash: None,
         trackers: trackers.engine.clone(),
@@ -191,14 +193,13 @@ async fn metadata_of(
         ..magnet.clone()
     };
     let id = node.session.fetch_metadata(&plain.to_string(), &peers)?;
-    let _asking = Asking { node: node, id };
-    // A tracker answers only an announcement; without a port that can be called, it names this node to others in
-    // vain.
+    let _torrent = MetadataTorrent { node: node, id };
+    // A tracker answers only an announcement. With `network.announce: false` it receives a port on which no program listens.
     let announce = node.library.config.network.announce;
     let port = if announce { node.listening().first().map_or(0, SocketAddr::port) } else { NO_PORT };
     let found = |peer| {
         if let Err(error) = node.session.connect_peer(id, peer) {
-            tracing::debug!(%peer, %error, "A peer that a tracker named could not be called.");
+            tracing::debug!(%peer, %error, "could not call a peer from a tracker");
         }
     };
     let within = node.library.config.torrent.download_timeout;
@@ -211,7 +212,7 @@ async fn metadata_of(
     let info = match tokio::time::timeout(within, received).await {
         Ok(Ok(info)) => info,
         Ok(Err(_)) => {
-            return Err(refused(origin, "the engine cannot ask for this torrent now; try again"));
+            return Err(refused(origin, "the engine cannot request this torrent now; try again"));
         }
         Err(_) => {
             let why = format!("no peer sent the torrent within {} s", within.as_secs());
@@ -221,25 +222,26 @@ async fn metadata_of(
     checked(&info, &magnet.info_hash).map(with_web_seeds).map_err(|e| refused(origin, e))
 }
 
-/// A torrent that is in the engine for its metadata alone, and leaves it with this, whoever stops waiting.
-struct Asking<'a> {
+/// A torrent that is in the engine only for its metadata. Dropping this removes it.
+struct MetadataTorrent<'a> {
     node: &'a Node,
     id: TorrentId,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for MetadataTorrent<'_> {
     fn drop(&mut self) {
         self.node.metadata.forget(self.id);
-        // It may be gone already, where the engine refused it.
+        // The engine may have refused and removed it already.
         let _ = self.node.session.remove(self.id);
     }
 }
 
-/// Parses an info dictionary that a peer sent, if it is the one asked for.
+/// Parses an info dictionary from a peer, if it is the requested one.
 fn checked(info: &[u8], expected: &InfoHash) -> Result<ParsedMetainfo, String> {
     let parsed = parse_info(info).map_err(|e| e.to_string())?;
-    match parsed.info_hash == *expected {
-        true => Ok(parsed),
-        false => Err(format!("the swarm sent the torrent {}", parsed.info_hash)),
+    if parsed.info_hash == *expected {
+        Ok(parsed)
+    } else {
+        Err(format!("the swarm sent the torrent {}", parsed.info_hash))
     }
 }

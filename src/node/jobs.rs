@@ -1,4 +1,4 @@
-//! Jobs that move or reread the same files: one at a time, whichever command asked.
+//! Jobs that move or reread the same files run one after another.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,7 +9,7 @@ use tokio::sync::OwnedMutexGuard;
 
 type Turn = tokio::sync::Mutex<()>;
 
-/// Whose turn it is, by what the jobs are about: a torrent, a model.
+/// One lock for each torrent or model that has a job.
 #[derive(Debug)]
 pub(super) struct Jobs<K> {
     turns: Mutex<HashMap<K, Weak<Turn>>>,
@@ -27,7 +27,7 @@ impl<K: Clone + Eq + Hash> Jobs<K> {
         self.of(about).lock_owned().await
     }
 
-    /// Takes the turn if nobody has it.
+    /// Takes the turn if it is free.
     pub fn try_turn(&self, about: &K) -> Option<OwnedMutexGuard<()>> {
         self.of(about).try_lock_owned().ok()
     }
@@ -50,13 +50,13 @@ mod tests {
     use crate::model::InfoHash;
 
     #[tokio::test]
-    async fn jobs_on_one_torrent_take_turns_and_those_on_others_do_not_wait() {
+    async fn jobs_wait_only_for_jobs_on_the_same_torrent() {
         let jobs = Jobs::default();
         let held = jobs.turn(&InfoHash([1; 32])).await;
         assert!(jobs.try_turn(&InfoHash([1; 32])).is_none());
         assert!(jobs.try_turn(&InfoHash([2; 32])).is_some());
         drop(held);
         assert!(jobs.try_turn(&InfoHash([1; 32])).is_some());
-        assert!(jobs.turns.lock().len() <= 1, "turns that nobody has are forgotten");
+        assert!(jobs.turns.lock().len() <= 1, "unused turns are removed");
     }
 }

@@ -1,4 +1,4 @@
-//! What this node knows and holds, without an engine: the registry, the store, and whom it trusts.
+//! The data of a base directory, without the engine: registry, store, trust and rules of sharing.
 
 use std::sync::Arc;
 
@@ -16,24 +16,24 @@ use crate::store::{Beside, Registry, States, Store, StoreError, StoredRevision};
 pub struct Library {
     /// The effective configuration.
     pub config: Config,
-    /// Where everything lies.
+    /// The paths of its files.
     pub paths: Paths,
-    /// The manifests known.
+    /// The known manifests.
     pub registry: Arc<Registry>,
     /// The manifests that are read by the fingerprint of their publisher.
-    pub beside: Arc<Beside>,
-    /// The newest states known of publishers.
+    pub by_publisher: Arc<Beside>,
+    /// The newest known states of publishers.
     pub states: States,
-    /// The bytes here.
+    /// The stored bytes.
     pub store: Arc<Store>,
-    /// Whom names belong to.
+    /// Which publisher each name belongs to.
     pub trust: Arc<Trust>,
-    /// What is here and not shared.
+    /// Which models are not shared or not announced.
     pub sharing: Arc<Sharing>,
 }
 
 impl Library {
-    /// Opens the base directory, creating it where needed. Takes no lock: for reading, and for the registry,
+    /// Opens the base directory, and creates it if it is absent. Takes no lock: for reading, and for the registry,
     /// whose files are replaced atomically.
     pub fn open(config: Config) -> Result<Self, NodeError> {
         Self::open_with(config, Store::open_to_read)
@@ -49,21 +49,21 @@ impl Library {
         let store = open(&paths)?;
         let trust = Arc::new(Trust::open(&paths, config.security.trust));
         let sharing = Arc::new(Sharing::open(&paths, config.network.announce)?);
-        let (beside, states) = (Arc::new(Beside::open(&paths)?), States::new(&paths));
-        let library = Self { config, paths, registry, beside, states, store, trust, sharing };
+        let (by_publisher, states) = (Arc::new(Beside::open(&paths)?), States::new(&paths));
+        let library = Self { config, paths, registry, by_publisher, states, store, trust, sharing };
         if !library.paths.trust().exists() {
-            library.trust.take_over(library.taken())?;
+            library.trust.take_over(library.pinned_by_command())?;
         }
         Ok(library)
     }
 
-    /// Opens the base directory for writing. The lock is taken before the store is looked at. Finishes a replacement of
-    /// the publisher's key that was cut short; where that fails, it is logged.
+    /// Opens the base directory for writing. Takes the lock before it reads the store. Completes an interrupted
+    /// replacement of the publisher's key; a failure is logged.
     pub fn open_locked(config: Config) -> Result<(Self, NodeLock), NodeError> {
         let paths = config.paths();
         paths.create()?;
         let lock = NodeLock::take(&paths)?;
-        tracing::info!("Configuration: {config}.");
+        tracing::info!(%config, "opening the base directory");
         let library = Self::open_with(config, Store::open)?;
         rotation::finish_or_log(&library);
         Ok((library, lock))
@@ -79,18 +79,18 @@ impl Library {
         Ok(self.store.revision(self.manifest(model)?)?)
     }
 
-    /// The revisions known of a model, with their contents: that of the registry first, then those that are read by the
+    /// The known revisions of a model with their contents: first that of the registry, then those that are read by the
     /// fingerprint of their publisher.
     pub fn revisions_of(&self, model: &ModelRef) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
-        let all = self.registry.get(model).into_iter().chain(self.beside.of_model(model));
+        let all = self.registry.get(model).into_iter().chain(self.by_publisher.of_model(model));
         all.map(|manifest| Ok(self.store.revision(manifest)?)).collect()
     }
 
-    /// The manifest known of the model that a path of a mount means.
+    /// The known manifest of the model at a path of a mount.
     pub(super) fn known_as(&self, sought: &Sought) -> Option<Arc<Manifest>> {
         let registry = self.registry.get(&sought.model);
         let Some(fingerprint) = &sought.publisher else { return registry };
-        let mut known = registry.into_iter().chain(self.beside.of_model(&sought.model));
+        let mut known = registry.into_iter().chain(self.by_publisher.of_model(&sought.model));
         known.find(|known| known.signed_by().is_some_and(|key| key.fingerprint() == *fingerprint))
     }
 
@@ -102,23 +102,23 @@ impl Library {
         }
     }
 
-    /// Whether the trust still accepts a manifest that is known here.
-    pub fn stands(&self, manifest: &Manifest) -> bool {
-        let stands = self.trust.stands(&manifest.name, manifest.signed_by());
-        if let Err(e) = &stands {
-            tracing::debug!("{} is not used: {e}", manifest.model_ref());
+    /// Whether the trust still accepts a known manifest.
+    pub fn is_accepted(&self, manifest: &Manifest) -> bool {
+        let accepted = self.trust.stands(&manifest.name, manifest.signed_by());
+        if let Err(e) = &accepted {
+            tracing::debug!(error = %e, model = %manifest.model_ref(), "the trust refuses the publisher of a known manifest");
         }
-        stands.is_ok()
+        accepted.is_ok()
     }
 
-    /// All manifests known, also of publishers that own no name.
+    /// All known manifests, also of publishers that own no name.
     pub fn manifests(&self) -> Vec<Arc<Manifest>> {
         let mut all = self.registry.all();
-        all.extend(self.beside.all());
+        all.extend(self.by_publisher.all());
         all
     }
 
-    /// Every known model with its contents, by name; after them the models that are read by the fingerprint of their
+    /// Every known model with its contents, by name; then the models that are read by the fingerprint of their
     /// publisher.
     pub fn revisions(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
         self.manifests().into_iter().map(|m| Ok(self.store.revision(m)?)).collect()

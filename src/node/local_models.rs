@@ -1,7 +1,7 @@
 //! The unshared models that a mount shows, kept up to date while the node runs.
 //!
-//! Changes below the models directory are reported by inotify. Where the kernel permits no more watches, and on network
-//! file systems, which report no changes of other hosts, the directory is scanned from time to time.
+//! Changes below the models directory are reported by inotify. The directory is also scanned periodically: the kernel
+//! limits the number of watches, and network file systems report no changes of other hosts.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,27 +17,27 @@ use super::{Library, Node};
 use crate::model::{ModelName, ModelRef};
 use crate::store::StoredRevision;
 
-/// Changes come in groups: after the first, the others are waited for.
+/// Changes come in groups: after the first, this long is waited for more.
 const GATHER: Duration = Duration::from_millis(500);
 /// A scan that took long is not repeated before this multiple of its time.
 const PAUSE_FACTOR: u32 = 4;
-/// How often the directory is scanned where changes are reported: some file systems report only those of this host.
+/// How often the directory is scanned if changes are reported: some file systems report only changes of this host.
 const SCAN_EVERY: Duration = Duration::from_secs(60);
-/// How often it is scanned where they are not.
+/// How often it is scanned if they are not.
 const SCAN_EVERY_UNWATCHED: Duration = Duration::from_secs(5);
 /// The most directories that are watched; the kernel's usual limit for a user is some thousands.
 const MAX_WATCHED: usize = 4096;
 
-/// The unshared models that the mount shows.
+/// The unshared models that the mounts show.
 pub(super) struct LocalModels {
     library: Arc<Library>,
     shown: Mutex<Vec<Local>>,
-    /// The records of the store have changed: a directory may have become shared, or unshared.
+    /// Notified when records of the store have changed: a directory may be shared now, or no longer.
     records_changed: Notify,
     scanned: watch::Sender<bool>,
 }
 
-/// One of them.
+/// An unshared model that the mounts show.
 #[derive(Debug, Clone)]
 struct Local {
     name: ModelName,
@@ -58,7 +58,8 @@ impl LocalModels {
         let _ = self.scanned.subscribe().wait_for(|scanned| *scanned).await;
     }
 
-    /// The unshared models that the mount shows now. A directory that was shared since the latest scan is not among them.
+    /// The unshared models that the mount shows now. A directory that was shared since the latest scan is not among
+    /// them.
     pub fn revisions(&self) -> Vec<Arc<StoredRevision>> {
         let local = self.shown().clone();
         if local.is_empty() {
@@ -86,7 +87,7 @@ impl LocalModels {
         self.shown.lock()
     }
 
-    /// Takes in the result of a scan. Returns whether the mount must show something else now.
+    /// Applies the result of a scan. Returns whether the mounts must change what they show.
     fn update(&self, found: &[Unshared]) -> bool {
         let before = self.shown().clone();
         let was_shown = |model: &&Unshared| before.iter().any(|local| local.path == model.path);
@@ -100,7 +101,7 @@ impl LocalModels {
             .filter_map(|model| {
                 let revision = self.library.store.local_revision(&model.name, &model.files);
                 let revision = revision
-                    .inspect_err(|error| tracing::warn!("{} is not shown: {error}", model.path.display()))
+                    .inspect_err(|error| tracing::warn!(%error, path = %model.path.display(), "could not read an unshared model"))
                     .ok()?;
                 Some(Local { name: model.name.clone(), path: model.path.clone(), revision })
             })
@@ -114,25 +115,25 @@ impl LocalModels {
     }
 }
 
-/// Keeps the unshared models of a node up to date until the node is gone.
+/// Keeps the unshared models of a node up to date. Runs until the node is gone.
 pub(super) async fn run(node: Weak<Node>) {
     let watch = DirWatch::new();
     let watch = watch.inspect_err(|error| {
-        tracing::info!("changes of the models directory are found by scanning: {error}");
+        tracing::info!(%error, "could not watch the models directory; it is scanned instead");
     });
     let mut watch = watch.ok().map(Arc::new);
     let mut memory = Memory::default();
     loop {
-        let Some(looking) = node.upgrade() else { return };
+        let Some(scanning) = node.upgrade() else { return };
         let (began, watching) = (Instant::now(), watch.clone());
-        let look = tokio::task::spawn_blocking(move || {
+        let scan = tokio::task::spawn_blocking(move || {
             // Before the scan, so that no change between the two is missed.
-            let watched = watching.is_some_and(|watch| watch_all(&watch, &looking.library));
-            let found = unshared::find_all(&looking.library.store, &mut memory);
-            if looking.local.update(&found) {
-                looking.changed();
+            let watched = watching.is_some_and(|watch| watch_all(&watch, &scanning.library));
+            let found = unshared::find_all(&scanning.library.store, &mut memory);
+            if scanning.local.update(&found) {
+                scanning.changed();
             }
-            looking.local.scanned.send_replace(true);
+            scanning.local.scanned.send_replace(true);
             let settles = found.iter().filter_map(|model| match model.state {
                 Wholeness::Changing(left) => Some(left),
                 Wholeness::Whole | Wholeness::Incomplete(_) => None,
@@ -141,16 +142,16 @@ pub(super) async fn run(node: Weak<Node>) {
         });
         let watched;
         let settles;
-        (memory, watched, settles) = match look.await {
-            Ok(looked) => looked,
+        (memory, watched, settles) = match scan.await {
+            Ok(scanned) => scanned,
             Err(error) => {
-                tracing::error!("looking for models in the models directory failed: {error}");
+                tracing::error!(%error, "could not scan the models directory");
                 (Memory::default(), false, None)
             }
         };
         let pause = GATHER.max(began.elapsed() * PAUSE_FACTOR);
         let period = if watched { SCAN_EVERY } else { SCAN_EVERY_UNWATCHED };
-        // A little later than the moment itself.
+        // A little later, so that the model counts as settled then.
         let due = settles.map_or(period, |left| period.min(left + GATHER / 10)).max(pause);
         let Some(waiting) = node.upgrade() else { return };
         let records = async { waiting.local.records_changed.notified().await };
@@ -158,7 +159,7 @@ pub(super) async fn run(node: Weak<Node>) {
             () = tokio::time::sleep(due) => continue,
             () = records => {}
             changed = changed(watch.as_deref()) => if let Err(error) = changed {
-                tracing::warn!("changes of the models directory are found by scanning: {error}");
+                tracing::warn!(%error, "could not watch the models directory any longer; it is scanned instead");
                 watch = None;
             }
         }
@@ -174,8 +175,8 @@ async fn changed(watch: Option<&DirWatch>) -> std::io::Result<()> {
     }
 }
 
-/// Watches the directories that hold models, and those inside unshared models. Returns whether changes in all of them are
-/// reported.
+/// Watches the directories that hold models, and those inside unshared models. Returns whether changes in all of them
+/// are reported.
 fn watch_all(watch: &DirWatch, library: &Library) -> bool {
     let models = library.store.models_dir();
     let recorded = library.store.recorded_dirs();

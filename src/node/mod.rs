@@ -1,8 +1,9 @@
-//! The running engine of one base directory, and what the commands ask of it.
+//! The daemon of one base directory, and the jobs that it does for commands.
 //!
 //! [`Node`] owns the session, the store and the scheduler, and holds `node.lock` while it lives, so that no two
-//! processes ever write the same files. [`Library`] is the part that needs no engine: the registry and the store.
-//! Other processes reach the node through its control socket ([`control`]).
+//! processes write the same files. [`Library`] is the part that needs no engine: the registry and the store. Each job
+//! of a command is the function `run` of its module. Other processes reach the node through its control socket
+//! ([`control`]).
 
 pub(crate) mod accept;
 mod announce;

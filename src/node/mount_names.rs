@@ -1,4 +1,4 @@
-//! What a mount asks the node: models that are not known here, and publishers.
+//! Lookups of a mount in the node: unknown models, and publishers.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::catalog::{Patience, Trust, TrustError};
 use crate::model::{Manifest, PublisherKey};
 use crate::mount::{Judge, ResolveError, Resolver, Resolving, Sought};
 
-/// Asks the network for models that are looked up and not known.
+/// Looks unknown models up in the network.
 pub(super) struct NetworkNames(pub Weak<Node>);
 
 impl Resolver for NetworkNames {
@@ -42,7 +42,7 @@ impl Resolver for NetworkNames {
     }
 }
 
-/// Notes what became of a lookup of a model that was not known; an error is why it cannot be shown.
+/// Records the result of a lookup of an unknown model, for `status`.
 fn note_lookup(node: &Node, sought: &Sought, error: Option<&NodeError>) {
     let Some(error) = error else { return node.unresolved.forget(sought) };
     if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NoNetwork) {
@@ -57,7 +57,7 @@ fn note_lookup(node: &Node, sought: &Sought, error: Option<&NodeError>) {
     node.unresolved.note(sought, false, chain(error), paths);
 }
 
-/// Why a name was not found.
+/// The reason why a name was not found.
 fn why_not_found(node: &Node) -> String {
     let peers = node.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
     let dht = if node.settings.discovery.dht { ", and the DHT has named none so far" } else { "" };
@@ -69,7 +69,7 @@ fn why_not_found(node: &Node) -> String {
     }
 }
 
-/// Notes a lookup that was not made, because its process has used up its budget. Reads /proc and nothing else.
+/// Records a lookup that was refused because its process has used up its budget. Reads only /proc.
 fn note_over_budget(node: &Node, sought: &Sought, process: u32) {
     node.limited.note(process);
     let max = node.library.config.mount.max_lookups;
@@ -78,10 +78,11 @@ fn note_over_budget(node: &Node, sought: &Sought, process: u32) {
     node.unresolved.note(sought, true, reason, Vec::new());
 }
 
-/// How long it may take until a mount knows of a name that was pinned or given away.
-const PINS_LAST: Duration = Duration::from_secs(1);
+/// How long a mount may use an old list of pins.
+const PINS_CACHED: Duration = Duration::from_secs(1);
 
-/// Answers questions about publishers. A listing asks for every entry, so the contents of the file are kept for a moment.
+/// Answers questions about publishers. A listing needs an answer for every entry, so the contents of the file are
+/// cached for a moment.
 pub(super) struct Publishers {
     trust: Arc<Trust>,
     latest: Mutex<Option<(Instant, Option<Arc<Document>>)>>,
@@ -97,9 +98,11 @@ impl Publishers {
 impl Judge for Publishers {
     fn is_pinned(&self, manifest: &Manifest) -> bool {
         let mut latest = self.latest.lock();
-        if latest.as_ref().is_none_or(|(when, _)| when.elapsed() >= PINS_LAST) {
+        if latest.as_ref().is_none_or(|(when, _)| when.elapsed() >= PINS_CACHED) {
             let read = self.trust.document();
-            let read = read.inspect_err(|error| tracing::error!("no name counts as pinned: {error}"));
+            let read = read.inspect_err(
+                |error| tracing::error!(%error, "could not read the pins; no name counts as pinned"),
+            );
             *latest = Some((Instant::now(), read.ok()));
         }
         let document = latest.as_ref().and_then(|(_, document)| document.as_ref());
@@ -108,7 +111,7 @@ impl Judge for Publishers {
     }
 
     fn find(&self, text: &str) -> Option<PublisherKey> {
-        // Beginnings of the keys of strangers could be made to fit.
+        // Known publishers only: a stranger could make a key with the same beginning.
         self.trust.find(text, []).ok()
     }
 }

@@ -1,8 +1,8 @@
 //! The mounts that this node serves.
 //!
-//! The command `mount` mounts in its own mount namespace and passes the connection to the kernel on; from then on the node
-//! answers the kernel. A mount that is `held` ends with the command that asked for it: with `mount --foreground`, and in
-//! another mount namespace, where only a process of that namespace can unmount.
+//! The command `mount` mounts in its own mount namespace and passes the connection to the kernel to the node, which
+//! then answers the kernel. A mount that is `held` ends with its command: with `mount --foreground`, and in another
+//! mount namespace, where only a process of that namespace can unmount.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -23,15 +23,15 @@ use crate::fetch::web::Lent;
 use crate::mount::{Connection, LookupRules, MountError, Mounted, Namespaces, NeverResolve, Place};
 use crate::torrent::PeersGuard;
 
-/// How long a new mount waits for the first look at the models directory.
+/// How long a new mount waits for the first scan of the models directory.
 const LOCAL_WITHIN: Duration = Duration::from_secs(2);
 
 /// Body of `POST /v1/mount`; the connection to the kernel is passed with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MountRequest {
-    /// Where it is mounted.
+    /// The mount point and its namespaces.
     pub place: Place,
-    /// What the user asked for.
+    /// The options of the command.
     pub options: ServeOptions,
     /// Whether the mount ends with the request.
     pub held: bool,
@@ -45,7 +45,7 @@ pub struct MountRequest {
 pub struct ServeOptions {
     /// Whether other users may read. The kernel checks that.
     pub allow_other: bool,
-    /// Whether models that are not known here are looked up.
+    /// Whether unknown models are looked up in the network.
     pub resolve: bool,
     /// Hosts that have models, called for every torrent while the mount lasts.
     #[serde(rename = "given_peers")]
@@ -60,7 +60,7 @@ pub struct MountStatus {
     /// How it is served.
     #[serde(flatten)]
     pub options: ServeOptions,
-    /// Whether it ends with the command that asked for it.
+    /// Whether it ends with its command.
     pub held: bool,
 }
 
@@ -69,7 +69,7 @@ pub struct MountStatus {
 pub struct UnmountRequest {
     /// The mount point.
     pub path: PathBuf,
-    /// The namespaces of the process that asks.
+    /// The namespaces of the process that sends the request.
     pub namespaces: Namespaces,
 }
 
@@ -90,7 +90,7 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// Resolves when the mount is to be unmounted or is gone.
+    /// Resolves when the mount closes or is gone.
     pub async fn closing(&self) {
         self.mounted.closing().await;
     }
@@ -110,12 +110,12 @@ impl Mounts {
         self.served.lock()
     }
 
-    /// Where the mounts are.
+    /// The mount points.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.served().iter().map(|served| served.request.place.path.clone()).collect()
     }
 
-    /// Where the mounts are that this process can unmount.
+    /// The mount points that this process can unmount.
     pub fn paths_here(&self) -> Vec<PathBuf> {
         let is_here = |place: &&Place| place.namespaces.have_this_mount_table();
         let served = self.served();
@@ -137,7 +137,7 @@ impl Mounts {
         self.served().iter().map(of).collect()
     }
 
-    /// Whether there are none.
+    /// Whether there is no mount.
     pub fn is_empty(&self) -> bool {
         self.served().is_empty()
     }
@@ -152,7 +152,7 @@ impl Mounts {
         while stopping.join_next().await.is_some() {}
     }
 
-    /// Ends the mount at a path. Returns whether this node served one there.
+    /// Unmounts a path. Returns whether this node served a mount there.
     pub async fn unmount(&self, request: &UnmountRequest) -> bool {
         let served = {
             let mut all = self.served();
@@ -164,7 +164,7 @@ impl Mounts {
         true
     }
 
-    /// Has all mounts show the models that are known now.
+    /// Updates the models that all mounts show.
     pub fn publish(&self) -> Result<(), NodeError> {
         let _one_at_a_time = self.publishing.lock();
         let all = self.served().clone();
@@ -173,12 +173,12 @@ impl Mounts {
             kept.extend(served.mounted.publish(self.disputes.shown()?));
         }
         if !all.is_empty() {
-            self.disputes.note_kept(kept);
+            self.disputes.set_kept(kept);
         }
         Ok(())
     }
 
-    /// Forwards what has become known of names that were looked for in vain.
+    /// Informs the mounts of new names, peers and holders, so that they repeat failed lookups.
     pub fn news(&self, news: News<'_>) {
         for served in self.served().iter().filter(|served| served.request.options.resolve) {
             match news {
@@ -190,7 +190,7 @@ impl Mounts {
     }
 }
 
-/// Serves a mount from now on. Returns when its models can be read. Where this fails, the caller unmounts.
+/// Serves a mount from now on. Returns when its models can be read. If this fails, the caller unmounts.
 pub(super) async fn serve(
     node: &Arc<Node>,
     request: MountRequest,
@@ -210,7 +210,7 @@ pub(super) async fn serve(
     let mounted = serving.await.map_err(NodeError::internal)??;
     set_up(node, &mounted, &options)?;
     let served = Arc::new(Served { request, mounted, _peers: peers, _lent: lent });
-    // So that they are there when the mount is ready; a slow disk delays only them.
+    // So that unshared models are shown when the mount is ready. On a slow disk they appear later.
     let _ = tokio::time::timeout(LOCAL_WITHIN, node.local.first_scan()).await;
     node.mounts.served().push(served.clone());
     node.mounts.publish()?;
@@ -248,7 +248,7 @@ fn set_up(node: &Arc<Node>, mounted: &Mounted, options: &ServeOptions) -> Result
     Ok(())
 }
 
-/// Calls hosts that the user has named in all swarms.
+/// Connects to hosts that the user has named, in all swarms.
 fn call_for_all(node: &Node, peers: &[SocketAddr]) {
     if peers.is_empty() {
         return;
@@ -258,24 +258,24 @@ fn call_for_all(node: &Node, peers: &[SocketAddr]) {
     node.fetch.introduce_to_all(peers);
 }
 
-/// Unmounts when it goes out of scope: the command that holds the mount is gone.
-pub(super) struct Holding {
+/// Unmounts when it goes out of scope: the command of the mount is gone.
+pub(super) struct MountGuard {
     node: Arc<Node>,
     request: Option<UnmountRequest>,
 }
 
-impl Holding {
-    /// Holds a mount of a node.
+impl MountGuard {
+    /// Unmounts this place later.
     pub fn new(node: &Arc<Node>, place: &Place) -> Self {
         let request = UnmountRequest { path: place.path.clone(), namespaces: place.namespaces };
         Self { node: node.clone(), request: Some(request) }
     }
 }
 
-impl Drop for Holding {
+impl Drop for MountGuard {
     fn drop(&mut self) {
         let (node, request) = (self.node.clone(), self.request.take());
-        // The runtime of the node drops it.
+        // It is dropped on the runtime of the node.
         if let (Some(request), Ok(runtime)) = (request, tokio::runtime::Handle::try_current()) {
             runtime.spawn(async move { node.mounts.unmount(&request).await });
         }

@@ -14,7 +14,7 @@ use crate::torrent::GivenPeers;
 /// The flag of a route that can be used (`RTF_UP`).
 const ROUTE_IS_UP: u32 = 1;
 
-/// Knows whether this node can reach a peer or a server.
+/// Checks whether this node can reach a peer or a server.
 pub(super) struct Reach {
     pub library: Arc<Library>,
     pub catalog: Option<Arc<NodeCatalog>>,
@@ -23,8 +23,8 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// Fails if a model cannot be fetched because the machine has no network: [`Self::is_offline`], and the hub is not on
-    /// this machine.
+    /// Fails if a model cannot be fetched because the machine has no network: [`Self::is_offline`], and the hub is not
+    /// on this machine.
     pub fn check_model(&self, model: &ModelRef, peers: &[SocketAddr]) -> Result<(), NodeError> {
         let is_hub_here = is_on_this_machine(&self.library.config.hub.endpoint);
         if is_hub_here || !self.is_offline(peers) { Ok(()) } else { Err(no_network(format!("get {model}"))) }
@@ -36,8 +36,8 @@ impl Reach {
         if may_reach || has_network() { Ok(()) } else { Err(no_network(format!("mirror {shown}"))) }
     }
 
-    /// Whether no peer can be reached: no interface but loopback is up, no peer is connected, and neither `peers`, nor the
-    /// peers that the node was started with, nor a proxy can be on this machine.
+    /// Whether no peer can be reached: no interface but loopback is up, no peer is connected, and neither `peers`, nor
+    /// the peers that the node was started with, nor a proxy can be on this machine.
     pub fn is_offline(&self, peers: &[SocketAddr]) -> bool {
         let has_peers = !peers.is_empty()
             || !self.peers.list().is_empty()
@@ -81,7 +81,8 @@ fn has_carrier(interface: &str) -> bool {
         .map_or(true, |carrier| carrier.trim() != "0")
 }
 
-/// The interfaces of IPv4 routes that are up. A line: interface, destination, gateway and flags in hexadecimal, and more.
+/// The interfaces of IPv4 routes that are up. A line: interface, destination, gateway and flags in hexadecimal, and
+/// more.
 fn with_routes(routes: &str) -> impl Iterator<Item = &str> {
     routes.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();

@@ -9,31 +9,32 @@ use crate::fsutil;
 use crate::mirror::git::replacements;
 use crate::model::ModelRef;
 
-/// Forgets a model: its manifest, what this program put into the models directory, and cached bytes that no other
-/// model uses. Files shared in place stay. What a mirror without its large files left is taken for one. The caller
-/// holds the node lock. What is cut short is done by the next call: the manifest goes late, and after it only the
-/// rule of sharing, which keeps the model to its user until then.
+/// Deletes a model: its manifest, its files that this program put into the models directory, and cached bytes that no
+/// other model uses. Files shared in place stay. Also deletes the files of a mirror without large files. The caller
+/// holds the node lock. An interrupted call is completed by the next one: the manifest is deleted late, and the rule of
+/// sharing last, so that a withheld model is never shared meanwhile.
 pub fn remove(library: &Library, model: &ModelRef) -> Result<(), NodeError> {
-    let others: Vec<_> = library.manifests().into_iter().filter(|m| m.model_ref() != *model).collect();
-    let beside = library.beside.of_model(model);
+    let remaining: Vec<_> = library.manifests().into_iter().filter(|m| m.model_ref() != *model).collect();
+    let of_publishers = library.by_publisher.of_model(model);
     match library.revision(model) {
         Ok(revision) => {
             for former in library.store.former(model, &revision.manifest.torrent.info_hash, None)? {
-                library.store.forget_former(&former, model, &others)?;
+                library.store.forget_former(&former, model, &remaining)?;
             }
-            library.store.forget(&revision, &others)?;
+            library.store.forget(&revision, &remaining)?;
             library.store.clear_laid_out(model)?;
         }
-        Err(NodeError::UnknownModel(_)) if library.store.clear_laid_out(model)? || !beside.is_empty() => {}
+        Err(NodeError::UnknownModel(_))
+            if library.store.clear_laid_out(model)? || !of_publishers.is_empty() => {}
         Err(NodeError::UnknownModel(model)) => return Err(library.absent(model)),
         Err(e) => return Err(e),
     }
-    for manifest in beside {
+    for manifest in of_publishers {
         let Some(publisher) = manifest.signed_by() else { continue };
-        library.store.forget(&*library.store.revision(manifest)?, &others)?;
-        library.beside.remove(&publisher, model)?;
+        library.store.forget(&*library.store.revision(manifest)?, &remaining)?;
+        library.by_publisher.remove(&publisher, model)?;
     }
-    // The history that a mirror kept goes with it, what a kill left beside it, and what came of its next state.
+    // The git history of a mirror, remains of a killed one, and files received for the next state.
     let (history, staging) = (library.paths.mirror_of(model), library.paths.mirror_staging(model));
     for path in replacements(&history).into_iter().chain([history]) {
         fsutil::remove_dir_if_there(&path).map_err(|source| NodeError::Io { path, source })?;
@@ -44,7 +45,7 @@ pub fn remove(library: &Library, model: &ModelRef) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// [`remove`], once the engine has let go of the model. Refused while another job has it.
+/// [`remove`] while the engine has closed the files of the model. `InUse` while another job has it.
 pub(super) async fn run(node: &Arc<Node>, model: &ModelRef) -> Result<(), NodeError> {
     let revisions = node.library.revisions_of(model)?;
     let Some(main) = revisions.first().map(|revision| revision.manifest.torrent.info_hash) else {
@@ -66,13 +67,13 @@ pub(super) async fn run(node: &Arc<Node>, model: &ModelRef) -> Result<(), NodeEr
         }
     }
     let (node, model) = (node.clone(), model.clone());
-    // Once begun it is brought to its end, even if nobody waits for it any more.
+    // It continues to its end if the future is dropped.
     blocking::cancellable(move |_| {
         let _until_done = (mirror, held, former_held);
         remove(&node.library, &model)?;
         revisions.iter().for_each(|revision| node.seeds.leave_unless_used(&revision.manifest));
         node.seeds.apply_all_rules();
-        // It may have been the last model with which some contents were stored and not withheld.
+        // Contents may now belong only to withheld models.
         node.fetch.withdraw_reserved();
         node.changed();
         Ok(())
@@ -80,7 +81,7 @@ pub(super) async fn run(node: &Arc<Node>, model: &ModelRef) -> Result<(), NodeEr
     .await
 }
 
-/// [`remove`] of what is no model, and nothing to the engine.
+/// [`remove`] for the files of a mirror that is no model. The engine does not know them.
 async fn remove_laid_out(node: &Arc<Node>, model: &ModelRef) -> Result<(), NodeError> {
     let turn = node.mirrors.try_turn(model).ok_or_else(|| NodeError::InUse(model.clone()))?;
     let (node, model) = (node.clone(), model.clone());
@@ -103,7 +104,7 @@ mod tests {
     use crate::paths::Paths;
     use crate::store::Stamp;
 
-    /// A state of a model, as a `get` leaves it in a directory.
+    /// Stores a state of a model in a directory like a `get`.
     fn got(library: &Library, dir: &Path, files: &[(&str, u8)]) -> Manifest {
         let model: ModelRef = "acme/m".parse().unwrap();
         let entries =
@@ -131,15 +132,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_update_left_goes_with_the_model() {
+    fn remains_of_a_killed_update_are_removed_with_the_model() {
         for superseded in [true, false] {
             let dir = tempfile::tempdir().unwrap();
             let library = Library::open(Config::defaults(&dir.path().join("base"))).unwrap();
             let dest = library.paths.models.join("acme/m");
             got(&library, &dest, &[("both", 1), ("old", 2)]);
-            let elsewhere = dir.path().join("elsewhere");
-            let mut new =
-                got(&library, if superseded { &elsewhere } else { &dest }, &[("both", 1), ("new", 3)]);
+            let other = dir.path().join("other");
+            let mut new = got(&library, if superseded { &other } else { &dest }, &[("both", 1), ("new", 3)]);
             let hybrid = InfoHash([9; 32]);
             new.torrent.hybrid_info_hash = Some(hybrid);
             library.store.save_metainfo(&hybrid, b"metainfo").unwrap();
@@ -160,7 +160,7 @@ mod tests {
         }
     }
     #[test]
-    fn a_removal_that_was_cut_short_is_brought_to_its_end_by_the_next() {
+    fn an_interrupted_removal_is_completed_by_the_next() {
         let dir = tempfile::tempdir().unwrap();
         let library = Library::open(Config::defaults(&dir.path().join("base"))).unwrap();
         let model: ModelRef = "acme/m".parse().unwrap();
@@ -172,11 +172,7 @@ mod tests {
         fs::create_dir_all(history.parent().unwrap()).unwrap();
         fs::write(&history, "no directory").unwrap();
         remove(&library, &model).unwrap_err();
-        assert_eq!(
-            library.sharing.of(&model),
-            withheld,
-            "it is known and nothing keeps it from being shared"
-        );
+        assert_eq!(library.sharing.of(&model), withheld, "a known model must stay withheld");
         fs::remove_file(&history).unwrap();
         remove(&library, &model).unwrap();
         assert!(library.registry.get(&model).is_none());

@@ -1,6 +1,6 @@
-//! From a name to a manifest: what the catalog finds, the choice among it, and the manifest stored.
+//! Resolves a name to a manifest: the catalog finds candidates, the trust chooses one, and its manifest is stored.
 //!
-//! Nothing is stored, and nobody pinned, before the manifest fits what it was announced as.
+//! Before the manifest matches its announcement, nothing is stored and no publisher is pinned.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::accept::Intent;
-use super::candidates::{Askable, Settled};
+use super::candidates::{Chosen, Network};
 use super::catalog::NodeCatalog;
 use super::{ErrorKind, Library, Node, NodeError, blocking, candidates, chain};
 use crate::catalog::trust::{Pinning, TrustError};
@@ -19,26 +19,25 @@ use crate::model::{Manifest, ModelRef, PublisherKey, Sha256Digest};
 use crate::mount::Sought;
 use crate::store::{Announced, State};
 
-/// How long the DHT may take to say whom a publisher has named as successor, and how many of these in turn are followed.
+/// How long the DHT may take to return the successor of a key, and how many successions are followed.
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
 const MAX_SUCCESSIONS: usize = 8;
 
-/// What is being resolved, or was a moment ago: the model, the publisher where one is named, what for, and how long the
-/// caller waits for a name that no peer has.
-type Key = (ModelRef, Option<String>, Intent, Patience);
+/// A lookup: the model, the requested publisher, the intent, and how long the caller waits for a name that no peer has.
+type LookupKey = (ModelRef, Option<String>, Intent, Patience);
 
-/// The latest failure of a resolving, and when it came.
-type Turn = tokio::sync::Mutex<Option<(Instant, Failed)>>;
+/// Held by the caller that resolves; contains the latest failure and its time.
+type LookupTurn = tokio::sync::Mutex<Option<(Instant, SharedError)>>;
 
-/// A failure, for every caller that waited for it.
+/// A failure, for all callers that waited for it.
 #[derive(Debug, Clone)]
-enum Failed {
-    /// It names the publishers, which a caller may want.
+enum SharedError {
+    /// Kept as it is, because it contains the publishers.
     Trust(TrustError),
     Other(ErrorKind, String),
 }
 
-impl From<&NodeError> for Failed {
+impl From<&NodeError> for SharedError {
     fn from(error: &NodeError) -> Self {
         match error {
             NodeError::Trust(error) => Self::Trust(error.clone()),
@@ -47,34 +46,33 @@ impl From<&NodeError> for Failed {
     }
 }
 
-impl From<Failed> for NodeError {
-    fn from(failed: Failed) -> Self {
+impl From<SharedError> for NodeError {
+    fn from(failed: SharedError) -> Self {
         match failed {
-            Failed::Trust(error) => Self::Trust(error),
-            Failed::Other(kind, message) => Self::Remote { kind, message },
+            SharedError::Trust(error) => Self::Trust(error),
+            SharedError::Other(kind, message) => Self::Remote { kind, message },
         }
     }
 }
 
-/// The resolvings in progress: those of one name at once are one.
+/// The lookups in progress. Simultaneous lookups of one name are done once.
 #[derive(Debug, Default)]
-pub(super) struct Resolvings(Mutex<HashMap<Key, Weak<Turn>>>);
+pub(super) struct Lookups(Mutex<HashMap<LookupKey, Weak<LookupTurn>>>);
 
-impl Resolvings {
-    fn of(&self, key: Key) -> Arc<Turn> {
+impl Lookups {
+    fn of(&self, key: LookupKey) -> Arc<LookupTurn> {
         let mut turns = self.0.lock();
         turns.retain(|_, turn| turn.strong_count() > 0);
         if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
             return turn;
         }
-        let turn = Arc::new(Turn::default());
+        let turn = Arc::new(LookupTurn::default());
         turns.insert(key, Arc::downgrade(&turn));
         turn
     }
 }
 
-/// Asks the network for the model that a path of a mount means, for at most so long. Fails immediately where there is
-/// no network.
+/// Looks up the model at a path of a mount, for at most `within`. Fails immediately if there is no network.
 pub(super) async fn look_up(
     node: &Arc<Node>,
     sought: &Sought,
@@ -89,9 +87,9 @@ pub(super) async fn look_up(
     }
 }
 
-/// The manifest of a model: the one known here, or, within a time, the one that the network knows, once the trust
-/// accepts its publisher. `publisher` asks for that of a certain one. Several calls at once for one model are one
-/// piece of work. A name is pinned only where `intent` is to take the model, and the manifest was not known.
+/// The manifest of a model: the known one or, within a time, the one that the network has, if the trust accepts its
+/// publisher. `publisher` requests the manifest of one publisher. Simultaneous calls for one model share one lookup. A
+/// name is pinned only if `intent` is [`Intent::Take`] and the manifest was not known.
 pub(super) async fn resolve(
     node: &Arc<Node>,
     model: &ModelRef,
@@ -101,28 +99,28 @@ pub(super) async fn resolve(
     intent: Intent,
 ) -> Result<Arc<Manifest>, NodeError> {
     let asked = Instant::now();
-    let turn = node.resolvings.of((model.clone(), publisher.map(str::to_owned), intent, patience));
+    let turn = node.lookups.of((model.clone(), publisher.map(str::to_owned), intent, patience));
     let until = tokio::time::Instant::now() + within;
     let Ok(mut failed) = tokio::time::timeout_at(until, turn.lock()).await else {
         return Err(CatalogError::NotFound(model.clone()).into());
     };
-    if let Some(known) = node.library.registry.get(model).filter(|known| node.library.stands(known)) {
+    if let Some(known) = node.library.registry.get(model).filter(|known| node.library.is_accepted(known)) {
         return Ok(known);
     }
     if let Some((_, failed)) = failed.as_ref().filter(|(when, _)| *when > asked) {
         return Err(failed.clone().into());
     }
     let left = until.saturating_duration_since(tokio::time::Instant::now());
-    let resolved = resolve_anew(node, model, publisher, left, patience, intent).await;
+    let resolved = resolve_in_network(node, model, publisher, left, patience, intent).await;
     if let Err(e) = &resolved {
         *failed = Some((Instant::now(), e.into()));
     }
     resolved
 }
 
-/// [`resolve`](Node::resolve), whatever is known here; what comes takes its place. A quarter of the time at least is
+/// Like [`resolve`], also if a manifest is known: the found one replaces it. At least a quarter of the time is
 /// left for the manifest.
-pub(super) async fn resolve_anew(
+pub(super) async fn resolve_in_network(
     node: &Arc<Node>,
     model: &ModelRef,
     publisher: Option<&str>,
@@ -134,9 +132,9 @@ pub(super) async fn resolve_anew(
     let until = Instant::now() + within;
     let left = || until.saturating_duration_since(Instant::now());
     let mut found = part.catalog.resolve(model, within * 3 / 4, patience).await?;
-    let from = asking(node, part, model, intent);
+    let from = manifest_peers(node, part, model, intent);
     let known = registry_claim(&node.library, model, publisher);
-    // Whoever was first to answer may have nothing to hand out: the others are heard before the time is over.
+    // The first peers to answer may not have the manifest: half of the time is left for other peers.
     let mut by = Instant::now() + left() / 2;
     let settled = loop {
         let mut offered = found.clone();
@@ -145,7 +143,7 @@ pub(super) async fn resolve_anew(
         {
             offered.push(known.clone());
         }
-        let settled = candidates::settle(&node.library.trust, model, publisher, offered, &from, by).await;
+        let settled = candidates::choose(&node.library.trust, model, publisher, offered, &from, by).await;
         match settled {
             Err(NodeError::Catalog(CatalogError::NoManifest { .. })) if Instant::now() < until => {
                 found = part.catalog.resolve(model, left() * 3 / 4, patience).await?;
@@ -157,8 +155,8 @@ pub(super) async fn resolve_anew(
     admit(node, settled, intent).await
 }
 
-/// The manifest of a model by the publisher of a fingerprint, to be read by a path that names them: the one known
-/// here or, within a time, the one that the network knows. Pins nothing, and leaves the name to its owner.
+/// The manifest of a model by the publisher with a fingerprint, for a path that contains the fingerprint. Comes from
+/// the network within a time. Pins nothing and does not change the owner of the name.
 pub(super) async fn resolve_by(
     node: &Arc<Node>,
     model: &ModelRef,
@@ -174,11 +172,11 @@ pub(super) async fn resolve_by(
         return Err(CatalogError::NotFound(model.clone()).into());
     };
     node.library.trust.may_read_by_key(&model.name, &publisher)?;
-    let from = asking(node, part, model, Intent::Read);
+    let from = manifest_peers(node, part, model, Intent::Read);
     let settled = candidates::of_publisher(model, publisher, found, &from, until).await?;
     let holder = node.clone();
     let stored = blocking::cancellable(move |_| {
-        holder.library.accept_beside(settled.manifest, settled.record.as_deref())
+        holder.library.accept_by_publisher(settled.manifest, settled.record.as_deref())
     })
     .await?;
     meet_holders(node, &stored);
@@ -186,15 +184,20 @@ pub(super) async fn resolve_by(
     Ok(stored)
 }
 
-fn asking<'a>(node: &Arc<Node>, part: &'a NodeCatalog, model: &'a ModelRef, intent: Intent) -> Asking<'a> {
+fn manifest_peers<'a>(
+    node: &Arc<Node>,
+    part: &'a NodeCatalog,
+    model: &'a ModelRef,
+    intent: Intent,
+) -> ManifestPeers<'a> {
     let known = node.library.registry.get(model).map(|known| (known.digest().0, known));
-    Asking { node: node.clone(), part, model, intent, known }
+    ManifestPeers { node: node.clone(), part, model, intent, known }
 }
 
-/// The manifest known here of a name that is not pinned, as a candidate: another publisher must not get the name because
-/// the known one cannot be reached now. None where the user names a publisher.
+/// The known manifest of a name that is not pinned, as a candidate: another publisher must not get the name because the
+/// known one cannot be reached now. None if the user names a publisher.
 fn registry_claim(library: &Library, model: &ModelRef, publisher: Option<&str>) -> Option<Candidate> {
-    let known = library.registry.get(model).filter(|known| library.stands(known))?;
+    let known = library.registry.get(model).filter(|known| library.is_accepted(known))?;
     let signer = known.signed_by()?;
     let owned = library.trust.pinned(&model.name).ok()?.is_some();
     let (manifest, len) = known.digest();
@@ -208,7 +211,7 @@ fn registry_claim(library: &Library, model: &ModelRef, publisher: Option<&str>) 
     })
 }
 
-/// Whether candidates are of a publisher, by any key of theirs.
+/// Whether a candidate is signed by any key of a publisher.
 fn offers(trust: &Trust, candidates: &[Candidate], publisher: &PublisherKey) -> bool {
     let owner = trust.present_key(publisher);
     candidates.iter().any(|candidate| trust.present_key(&candidate.publisher) == owner)
@@ -230,7 +233,7 @@ pub(super) async fn resolve_of(
     let publisher = node.library.trust.find(publisher, known)?;
     let publisher = node.library.trust.present_key(&publisher);
     let mut found = found_of(&node.library.trust, part, publisher, model, within * 3 / 4).await?;
-    let from = asking(node, part, model, intent);
+    let from = manifest_peers(node, part, model, intent);
     let manifest = loop {
         let left = until.saturating_duration_since(Instant::now());
         match from.fetch(&found, left).await {
@@ -238,10 +241,10 @@ pub(super) async fn resolve_of(
             fetched => break fetched?,
         }
     };
-    admit(node, Settled { manifest, pinning: Pinning::Pin, record: found.record }, intent).await
+    admit(node, Chosen { manifest, pinning: Pinning::Pin, record: found.record }, intent).await
 }
 
-/// What a publisher announces, or whoever has their key's place now, by what the DHT says.
+/// The candidate of a publisher, or of the successor of their key according to the DHT.
 async fn found_of(
     trust: &Trust,
     part: &NodeCatalog,
@@ -252,7 +255,7 @@ async fn found_of(
     let until = Instant::now() + within;
     let left = || until.saturating_duration_since(Instant::now());
     for _ in 0..MAX_SUCCESSIONS {
-        // Beside each other: most publishers have no successor, which takes the DHT a while to say.
+        // At the same time: most publishers have no successor, and the DHT needs long to find none.
         let found = part.catalog.resolve_of(publisher, model, left());
         let named = part.catalog.successor(publisher, SUCCESSOR_WITHIN.min(left() / 2));
         tokio::pin!(found, named);
@@ -270,10 +273,10 @@ async fn found_of(
     Err(CatalogError::NotFound(model.clone()).into())
 }
 
-/// Whether the publisher of a model known here has announced another state of it since. Reads the disk.
+/// Whether the publisher of a known model has announced a newer state. Reads the disk.
 pub(super) fn is_outdated(node: &Node, known: &Manifest) -> bool {
     let (Some(part), Some(signer)) = (&node.catalog, known.signed_by()) else { return false };
-    // It may have been signed by a key that was replaced since.
+    // The key may have been replaced since it signed the manifest.
     let publisher = node.library.trust.present_key(&signer);
     let model = known.model_ref();
     let Some(announced) = part.store.of(&publisher, &model) else { return false };
@@ -293,16 +296,16 @@ pub(super) fn is_outdated(node: &Node, known: &Manifest) -> bool {
         && announced.model().is_some_and(|model| model.info_hash != known.torrent.info_hash)
 }
 
-/// Stores a manifest that was checked, where the trust accepts its publisher, and shows it.
-async fn admit(node: &Arc<Node>, settled: Settled, intent: Intent) -> Result<Arc<Manifest>, NodeError> {
+/// Stores a checked manifest if the trust accepts its publisher, and shows it in the mounts.
+async fn admit(node: &Arc<Node>, settled: Chosen, intent: Intent) -> Result<Arc<Manifest>, NodeError> {
     let holder = node.clone();
     let (stored, former) = blocking::cancellable(move |_| {
-        let Settled { manifest, pinning, record } = settled;
+        let Chosen { manifest, pinning, record } = settled;
         let former = holder.library.registry.get(&manifest.model_ref());
         let stored = holder.library.accept(manifest, record.as_deref(), intent, pinning)?;
-        // With the model, what is announced of it survives whatever happens to this process.
+        // So that the record survives the end of this process like the manifest.
         if let Some(Err(e)) = holder.catalog.as_ref().map(|part| part.store.flush()) {
-            tracing::warn!("what was announced of {} may be lost: {e}", stored.name);
+            tracing::warn!(error = %e, name = %stored.name, "could not save the record");
         }
         Ok((stored, former))
     })
@@ -323,18 +326,18 @@ fn meet_holders(node: &Node, manifest: &Manifest) {
     }
 }
 
-/// The peers who hand out the manifests of a model.
-struct Asking<'a> {
+/// Fetches the manifests of a model from peers.
+struct ManifestPeers<'a> {
     node: Arc<Node>,
     part: &'a NodeCatalog,
     model: &'a ModelRef,
     intent: Intent,
-    /// What is known here, by its digest.
+    /// The known manifest with its digest.
     known: Option<(Sha256Digest, Arc<Manifest>)>,
 }
 
-impl Asking<'_> {
-    /// After nobody handed out a manifest: the newer record of its publisher that came meanwhile.
+impl ManifestPeers<'_> {
+    /// If no peer had the manifest: a newer record of its publisher that arrived meanwhile.
     fn renewed(&self, failure: &NodeError, known: &Candidate) -> Option<Candidate> {
         if !matches!(failure, NodeError::Catalog(CatalogError::NoManifest { .. })) {
             return None;
@@ -345,9 +348,9 @@ impl Asking<'_> {
     }
 }
 
-impl Askable for Asking<'_> {
-    /// Ends without one as soon as a record has come that replaces the candidate's: its state is gone. Refuses a state
-    /// older than the known one, unless the user allows it.
+impl Network for ManifestPeers<'_> {
+    /// Fails as soon as a newer record replaces that of the candidate. Refuses a state older than the known one, unless
+    /// the user allows it.
     async fn fetch(&self, candidate: &Candidate, within: Duration) -> Result<Manifest, NodeError> {
         if let Some((_, known)) = self.known.as_ref().filter(|(digest, _)| *digest == candidate.manifest) {
             return Ok(Manifest::clone(known));
@@ -378,18 +381,18 @@ impl Askable for Asking<'_> {
     }
 
     async fn succeeded(&self, owner: PublisherKey, within: Duration) -> bool {
-        // What the DHT says is kept among the records, as what peers say.
+        // The catalog stores the answer of the DHT like the records of peers.
         let asking = async {
             self.part.catalog.successor(owner, within).await;
             std::future::pending::<()>().await;
         };
-        let word = async {
+        let arrives = async {
             tokio::select! {
                 () = self.part.catalog.succeeded(owner) => {}
                 () = asking => {}
             }
         };
-        tokio::time::timeout(within, word).await.is_ok()
+        tokio::time::timeout(within, arrives).await.is_ok()
     }
 }
 
@@ -398,14 +401,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn resolvings_of_one_name_share_a_turn() {
-        let resolvings = Resolvings::default();
+    async fn lookups_of_one_name_share_a_turn() {
+        let lookups = Lookups::default();
         let key = |name: &str| (name.parse().unwrap(), None, Intent::Read, Patience::All);
-        let one = resolvings.of(key("a/b"));
-        assert!(Arc::ptr_eq(&one, &resolvings.of(key("a/b"))));
-        assert!(!Arc::ptr_eq(&one, &resolvings.of(key("a/c"))));
+        let one = lookups.of(key("a/b"));
+        assert!(Arc::ptr_eq(&one, &lookups.of(key("a/b"))));
+        assert!(!Arc::ptr_eq(&one, &lookups.of(key("a/c"))));
         drop(one);
-        resolvings.of(key("a/d"));
-        assert!(resolvings.0.lock().len() <= 1, "turns that nobody has are forgotten");
+        lookups.of(key("a/d"));
+        assert!(lookups.0.lock().len() <= 1, "unused turns are removed");
     }
 }

@@ -1,13 +1,12 @@
-//! After the publisher's key was replaced: what the former one signed here is signed by the new one.
+//! After a replacement of the publisher's key: signs the manifests of the former key with the new one.
 
 use super::{Library, NodeError};
 use crate::catalog::rotation;
 use crate::keys::PublisherKeypair;
 use crate::model::PublisherKey;
 
-/// Completes a replacement of the key, however often it was begun: names that belonged to a former key belong to
-/// its successor, and manifests of ours are signed by the key that signs now. Returns how many were. The caller
-/// holds the node lock. Blocks.
+/// Completes all replacements of the key: names of a former key belong to its successor, and own manifests are signed
+/// with the present key. Returns how many manifests it signed. The caller holds the node lock. Blocks.
 pub fn finish(library: &Library) -> Result<usize, NodeError> {
     rotation::complete(&library.paths)?;
     let steps = rotation::successors(&library.paths);
@@ -33,7 +32,11 @@ pub fn finish(library: &Library) -> Result<usize, NodeError> {
         signed += usize::from(revised);
     }
     if signed > 0 {
-        tracing::info!("{signed} manifests are signed by the new key {}", key.public().fingerprint());
+        tracing::info!(
+            manifests = signed,
+            key = key.public().fingerprint(),
+            "signed manifests with the new key"
+        );
     }
     Ok(signed)
 }
@@ -103,7 +106,7 @@ mod tests {
         let pinned = |name: &str| reopened.trust.pinned(&name.parse().unwrap()).unwrap();
         assert_eq!(["acme/a", "acme/b", "acme/c", "acme/d"].map(pinned), expected);
         let replaced = first.public();
-        assert!(reopened.trust.is_known(&replaced), "the record that says so would be forgotten with time");
+        assert!(reopened.trust.is_known(&replaced), "otherwise the record of the succession expires");
         assert_eq!(finish(&reopened).unwrap(), 0);
         let read_again =
             Manifest::from_json(&std::fs::read(reopened.paths.manifest(&"acme/a".parse().unwrap())).unwrap());

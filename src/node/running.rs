@@ -1,4 +1,4 @@
-//! The running node: one session, one pump that hands its events on, one housekeeper.
+//! The running node: its parts, its status, and how it stops.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use super::metadata::MetadataWaiters;
 use super::mounts::Mounts;
 use super::offline::Reach;
 use super::places::{self, Places};
-use super::resolve::Resolvings;
+use super::resolve::Lookups;
 use super::seeds::Seeds;
 use super::sharing::Rule;
 use super::unresolved::Unresolved;
@@ -34,15 +34,15 @@ use crate::mount::Namespaces;
 use crate::store::StoredRevision;
 use crate::torrent::{PeersGuard, Session};
 
-/// How long stopping may take before what is left is abandoned.
+/// How long stopping may take before the remaining work is abandoned.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-/// Why a node is to end, as a client has said through the control socket.
+/// Why a node stops, according to the client that stopped it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// The user has stopped it: what it did for clients ends as well.
+    /// The user has stopped it: its jobs for clients end as well.
     Stopped,
-    /// A node of another version replaces it and goes on with what it did for clients.
+    /// A node of another version replaces it and continues its jobs for clients.
     Replaced,
 }
 
@@ -71,7 +71,7 @@ pub struct Node {
     pub(super) catalog: Option<Arc<NodeCatalog>>,
     /// Whether a peer or a server can be reached.
     pub(super) reach: Reach,
-    pub(super) resolvings: Resolvings,
+    pub(super) lookups: Lookups,
     pub(super) unresolved: Unresolved,
     pub(super) limited: Limited,
     pub(super) disputes: Arc<Disputes>,
@@ -84,7 +84,7 @@ pub struct Node {
     pub(super) _peers: PeersGuard,
     pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
     pub(super) server: Mutex<Option<control::Server>>,
-    /// Whatever writes below the base directory has a share of it, and may outlive the node.
+    /// Shared with each thread that writes below the base directory, which may outlive the node.
     pub(super) lock: Arc<NodeLock>,
 }
 
@@ -94,7 +94,7 @@ impl Node {
         self.listening.borrow().clone()
     }
 
-    /// Has the node end: [`Self::stop_requested`] resolves. The first reason counts.
+    /// Has the node stop: [`Self::stop_requested`] resolves. The first reason counts.
     pub(super) fn request_stop(&self, ending: Ending) {
         self.ending.send_if_modified(|asked| {
             let is_first = asked.is_none();
@@ -103,7 +103,7 @@ impl Node {
         });
     }
 
-    /// Resolves when a client has asked the node to end. The process that runs the node then stops and drops it.
+    /// Resolves when a client has requested the stop. The process that runs the node then stops and drops it.
     pub async fn stop_requested(&self) -> Ending {
         let mut ending = self.ending.subscribe();
         // The sender lives as long as the node.
@@ -113,7 +113,7 @@ impl Node {
         }
     }
 
-    /// Follows whether the node is to end.
+    /// Receives the reason when the node stops.
     pub(super) fn endings(&self) -> watch::Receiver<Option<Ending>> {
         self.ending.subscribe()
     }
@@ -123,12 +123,12 @@ impl Node {
         !self.mounts.is_empty() || !self.clients.is_empty() || self.fetch.has_work()
     }
 
-    /// Where the mounts are that this process can unmount.
+    /// The mount points that this process can unmount.
     pub fn mount_points(&self) -> Vec<PathBuf> {
         self.mounts.paths_here()
     }
 
-    /// Whether the base directory is still there, with the lock that this node holds.
+    /// Whether the base directory still exists, with the lock that this node holds.
     pub fn has_base(&self) -> bool {
         self.lock.is_in_place()
     }
@@ -138,8 +138,8 @@ impl Node {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Joins the swarms of all models of which something is here, to upload it. One that cannot be joined is
-    /// logged and left out; that none can because the node stops is an error.
+    /// Joins the swarms of all models with stored bytes, to upload them. A failure for one model is logged. `HostLost`
+    /// if the node is stopping.
     pub fn seed_local(&self) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
         let mut seeded = Vec::new();
         for revision in self.library.revisions()? {
@@ -158,13 +158,15 @@ impl Node {
                 Err(e) if self.is_stopping() || e.kind() == ErrorKind::HostLost => {
                     return Err(NodeError::HostLost);
                 }
-                Err(e) => tracing::warn!("cannot seed {}: {e}", revision.manifest.model_ref()),
+                Err(e) => {
+                    tracing::warn!(error = %e, model = %revision.manifest.model_ref(), "could not seed a model")
+                }
             }
         }
         Ok(seeded)
     }
 
-    /// What this node does now.
+    /// The state of this node.
     pub fn status(&self) -> Status {
         let transfers = self.fetch.status();
         let mut problems = self.places.problems();
@@ -191,11 +193,11 @@ impl Node {
         }
     }
 
-    /// Reads the registry again, signs ours anew where the publisher's key was replaced, and tells whoever shows it.
-    /// What is new in it is shared as the rules say.
+    /// Reads the registry again, and updates swarms, mounts and announcements. Signs own manifests again if the
+    /// publisher's key was replaced.
     pub fn reload(&self) -> Result<(), NodeError> {
         self.library.registry.reload()?;
-        self.library.beside.reload()?;
+        self.library.by_publisher.reload()?;
         self.seeds.apply_all_rules();
         rotation::finish_or_log(&self.library);
         self.unresolved.clear();
@@ -211,30 +213,30 @@ impl Node {
         Ok(())
     }
 
-    /// The catalog, or that there is none.
+    /// The catalog; `NoCatalog` if it could not be opened.
     pub(super) fn catalog(&self) -> Result<&Arc<NodeCatalog>, NodeError> {
         self.catalog.as_ref().ok_or(NodeError::NoCatalog)
     }
 
-    /// Calls peers given by hand in the catalog's swarm.
+    /// Connects to peers given by the user in the swarm of the catalog.
     pub(super) fn call_in_catalog(&self, peers: &[SocketAddr]) {
         if let Some(part) = &self.catalog {
             part.catalog.introduce(peers);
         }
     }
 
-    /// Tells whoever shows or announces the models that they changed.
+    /// Has the mounts show, and the catalog announce, the models that are known now.
     pub(super) fn changed(&self) {
         if let Some(part) = &self.catalog {
             part.changed.notify_one();
         }
         self.local.records_changed();
         if let Err(error) = self.mounts.publish() {
-            tracing::error!("the mounts still show the former models: {error}");
+            tracing::error!(%error, "could not update the models in the mounts");
         }
     }
 
-    /// Saves what is known of the DHT, where it is used.
+    /// Saves the known nodes of the DHT, if it is used.
     pub(super) async fn save_dht(&self) {
         if self.settings.discovery.dht {
             super::dht::save(&self.session, &self.library.paths).await;
@@ -248,25 +250,25 @@ impl Node {
         let catalog = self.catalog.clone();
         let synced = tokio::task::spawn_blocking(move || {
             if let Some(Err(e)) = catalog.map(|part| part.store.flush()) {
-                tracing::error!("{e}");
+                tracing::error!(error = %e, "could not save the catalog");
             }
             store.close()
         });
         match tokio::time::timeout(STOP_WITHIN / 2, synced).await {
             Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(e))) => tracing::error!("the cache could not be synced: {e}"),
-            Ok(Err(e)) => tracing::error!("the cache could not be synced: {e}"),
-            Err(_) => tracing::error!("the cache could not be synced in time"),
+            Ok(Ok(Err(e))) => tracing::error!(error = %e, "could not sync the cache"),
+            Ok(Err(e)) => tracing::error!(error = %e, "could not sync the cache"),
+            Err(_) => tracing::error!("could not sync the cache in time"),
         }
         self.save_dht().await;
     }
 
-    /// Answers waiting reads, ends the other commands' jobs, writes resume data and ends the session, all within a
-    /// deadline. The base directory is let go of when the node is dropped, and with it all that still writes there.
+    /// Answers waiting reads, ends the jobs of commands, writes resume data and ends the session, all within a
+    /// deadline. The base directory is released when the node and all threads that still write there are dropped.
     pub async fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.fetch.stop();
-        // The lock is held to the end, so this socket is this node's. A command that comes now waits for the lock.
+        // The lock is held to the end, so this is the socket of this node. New commands wait for the lock.
         let _ = std::fs::remove_file(self.library.paths.socket());
         if let Some(part) = &self.catalog {
             part.catalog.stop();
@@ -277,7 +279,7 @@ impl Node {
         if let Some(server) = server {
             server.end().await;
         }
-        // What is written below a base directory that was deleted would make it again.
+        // Saving would create a deleted base directory again.
         if self.has_base() {
             self.save().await;
         }
@@ -285,13 +287,13 @@ impl Node {
         let ended = tokio::task::spawn_blocking(move || session.shutdown(STOP_WITHIN / 2));
         if !matches!(tokio::time::timeout(STOP_WITHIN, ended).await, Ok(Ok(true))) {
             tracing::error!("the session did not end in time");
-            // It may still write: the base directory is this process's until it ends.
+            // It may still write: this process keeps the base directory until it ends.
             std::mem::forget(self.lock.clone());
         }
         let tasks: Vec<_> = self.tasks.lock().drain(..).collect();
         tasks.iter().for_each(JoinHandle::abort);
         for task in tasks {
-            // What they hold is let go of with the node.
+            // The result of an aborted task does not matter.
             let _ = task.await;
         }
     }

@@ -10,24 +10,24 @@ use super::{Node, NodeError, blocking, get};
 use crate::model::{Manifest, ModelRef};
 use crate::store::StoredRevision;
 
-/// How often it is looked whether a peer or a DHT node is known.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often the catalog is polled for a peer or a DHT node.
+const POLL_EVERY: Duration = Duration::from_millis(100);
 
-/// Joins the swarm of a model of which something is here, and tries these peers for it; without a model those
-/// of all models that are not withheld. Waits for the first announcement as long as the request says.
-pub(super) async fn run(node: &Arc<Node>, what: &Seed) -> Result<Seeded, NodeError> {
-    // They may know peers that look for the model.
-    node.call_in_catalog(&what.peers);
-    if let Some(model) = &what.model {
+/// Joins the swarm of a model with stored bytes and connects to the peers of the request. Without a model, joins the
+/// swarms of all models that are not withheld. Waits for the first announcement for at most `announce_within`.
+pub(super) async fn run(node: &Arc<Node>, request: &Seed) -> Result<Seeded, NodeError> {
+    // They may know hosts that look for the model.
+    node.call_in_catalog(&request.peers);
+    if let Some(model) = &request.model {
         adopt_placed(node, model).await?;
     }
-    let seeded = seed_known(node, what)?;
+    let seeded = seed_known(node, request)?;
     let models = seeded.iter().map(|revision| revision.manifest.model_ref()).collect();
-    let announced = are_announced(node, &seeded, Duration::from_millis(what.announce_within)).await;
+    let announced = are_announced(node, &seeded, Duration::from_millis(request.announce_within)).await;
     Ok(Seeded { models, announced })
 }
 
-/// Waits until others can find the models, for at most so long. Returns whether they can.
+/// Waits until other hosts can find the models, for at most `within`. Returns whether they can.
 async fn are_announced(node: &Node, seeded: &[Arc<StoredRevision>], within: Duration) -> bool {
     let Some(part) = &node.catalog else { return false };
     let announces =
@@ -44,21 +44,21 @@ async fn are_announced(node: &Node, seeded: &[Arc<StoredRevision>], within: Dura
         if Instant::now() >= until {
             return false;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_EVERY).await;
     }
 }
 
-fn seed_known(node: &Node, what: &Seed) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
-    let seeded = match &what.model {
+fn seed_known(node: &Node, request: &Seed) -> Result<Vec<Arc<StoredRevision>>, NodeError> {
+    let seeded = match &request.model {
         None => node.seed_local()?,
         Some(model) => {
             let revision = node.library.revision(model)?;
             if revision.held_bytes() == 0 {
                 return Err(NodeError::NothingHere(model.clone()));
             }
-            permit(node, &revision.manifest, what.right)?;
+            permit(node, &revision.manifest, request.right)?;
             let rule = node.library.sharing.of(model);
-            if what.skip_dht && !rule.without_dht {
+            if request.skip_dht && !rule.without_dht {
                 node.set_rule(&revision.manifest, Rule { without_dht: true, ..rule })?;
             }
             node.seeds.join(&revision)?;
@@ -66,14 +66,14 @@ fn seed_known(node: &Node, what: &Seed) -> Result<Vec<Arc<StoredRevision>>, Node
         }
     };
     for revision in &seeded {
-        node.session.trust_hosts(&what.peers);
-        node.fetch.introduce(&revision.manifest.torrent.info_hash, &what.peers);
+        node.session.trust_hosts(&request.peers);
+        node.fetch.introduce(&revision.manifest.torrent.info_hash, &request.peers);
     }
     Ok(seeded)
 }
 
-/// Checks whether a model may be shared now that a user asks for it by name, and removes the rule that withholds it. With
-/// `right` the user confirms that they may share it.
+/// Checks whether a model may be shared now that a user asks for it by name, and removes the rule that withholds it.
+/// With `right` the user confirms that they may share it.
 fn permit(node: &Node, manifest: &Manifest, right: bool) -> Result<(), NodeError> {
     let model = manifest.model_ref();
     let rule = node.library.sharing.of(&model);
@@ -84,8 +84,8 @@ fn permit(node: &Node, manifest: &Manifest, right: bool) -> Result<(), NodeError
     node.set_rule(manifest, Rule { withheld: None, ..rule })
 }
 
-/// Records the files of a known model that the user put into its place in the models directory, after comparing them with
-/// their hashes. Dropping the future stops it. Does nothing if the files are other ones.
+/// Records the files of a known model that the user put into its place in the models directory, after comparing them
+/// with their hashes. Dropping the future stops it. Does nothing if the files are other ones.
 async fn adopt_placed(node: &Arc<Node>, model: &ModelRef) -> Result<(), NodeError> {
     let Some(manifest) = node.library.registry.get(model).filter(|_| model.revision.is_default()) else {
         return Ok(());

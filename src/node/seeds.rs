@@ -136,9 +136,9 @@ impl Seeds {
         held.map_err(|e| NodeError::Internal(format!("{model}: {e}")))
     }
 
-    /// Has the engine treat a torrent as the rules of its models require. Of several models that are the same torrent, the
-    /// most permissive rule counts. If one of them is withheld, only the models that are stored here count besides: a
-    /// stranger may have given the files another name.
+    /// Has the engine treat a torrent as the rules of its models require. Of several models that are the same torrent,
+    /// the most permissive rule counts. If one of them is withheld, only the models that are stored here count besides:
+    /// a stranger may have given the files another name.
     pub fn apply_rules(&self, info_hash: &InfoHash) {
         let mut models = self.library.registry.all();
         self.reserve(&models);

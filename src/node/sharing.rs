@@ -1,8 +1,8 @@
-//! What this node keeps to itself: models that are here and not shared, and models that are shared and not announced.
+//! The rules of sharing: which stored models are not shared, or shared without an announcement.
 //!
-//! `sharing.yaml` in the base directory, read once and written by the holder of the node's lock. A model that it does not
-//! name is shared and announced. A file that cannot be read is an error and not an empty one: whoever withholds a model has
-//! a reason.
+//! `sharing.yaml` in the base directory, read once and written by the holder of the node's lock. A model that is not in
+//! the file is shared and announced. If the file cannot be read, that is an error: otherwise a withheld model would be
+//! shared.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,14 +33,14 @@ pub enum Withheld {
     NotAsked,
     /// Its licence is unknown, or not known to permit it.
     Licence,
-    /// The hub asks everybody for consent before it hands it out.
+    /// The hub requires consent to its conditions (it is gated).
     Gated,
-    /// The hub shows it to some only.
+    /// The hub shows it only to some users.
     Private,
 }
 
 impl Withheld {
-    /// Whether sharing it takes a right that the user has to claim.
+    /// Whether the user must confirm the right to share it.
     pub fn needs_right(self) -> bool {
         match self {
             Self::NotAsked => false,
@@ -53,7 +53,7 @@ impl Withheld {
         match self {
             Self::NotAsked => "its sharing was turned off (--no-auto-share, or get --seed=false)",
             Self::Licence => "its licence is not known to permit passing it on",
-            Self::Gated => "its hub asks everybody for consent before handing it out (it is gated)",
+            Self::Gated => "its hub requires consent to its conditions (it is gated)",
             Self::Private => "it is private at its hub",
         }
     }
@@ -63,10 +63,10 @@ impl Withheld {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Not at all, and why.
+    /// Why it is not shared; none if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withheld: Option<Withheld>,
-    /// Without the DHT, LAN discovery and the catalog: only with peers that know of us by other ways.
+    /// Shared without the DHT, LAN discovery and the catalog: only with peers that know this host in another way.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unannounced: bool,
     /// Announced, but not in the DHT.
@@ -75,7 +75,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// What the engine may do with its torrent.
+    /// How the engine may expose its torrent.
     pub(super) fn exposure(self) -> Exposure {
         match self {
             Self { withheld: Some(_), .. } => Exposure::Hidden,
@@ -90,7 +90,7 @@ type Rules = BTreeMap<ModelRef, Rule>;
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct SharingFile {
     #[serde(default)]
     models: Rules,
 }
@@ -106,14 +106,14 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// Reads the rules; none where there is no file. Without `announce` no model is announced, whatever its rule is.
+    /// Reads the rules; no file means no rules. Without `announce` no model is announced, also if its rule permits it.
     pub fn open(paths: &Paths, announce: bool) -> Result<Self, NodeError> {
         let path = paths.sharing();
         let document = match fsutil::read_capped(&path, LIMITS.bytes as u64) {
-            Ok(bytes) => yaml::read::<Option<Document>>(&bytes, LIMITS)
+            Ok(bytes) => yaml::read::<Option<SharingFile>>(&bytes, LIMITS)
                 .map(Option::unwrap_or_default)
                 .map_err(|e| StoreError::Damaged { path: path.clone(), reason: e.to_string() })?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Document::default(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => SharingFile::default(),
             Err(source) => return Err(NodeError::Io { path, source }),
         };
         Ok(Self { path, announce, rules: Mutex::new(document.models), generation: AtomicU64::new(0) })
@@ -130,7 +130,7 @@ impl Sharing {
         self.announce && withheld.is_none() && !unannounced
     }
 
-    /// Whether a model is announced in the DHT, too.
+    /// Whether a model is also announced in the DHT.
     pub fn is_in_dht(&self, model: &ModelRef) -> bool {
         self.is_announced(model) && !self.of(model).without_dht
     }
@@ -140,18 +140,19 @@ impl Sharing {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Sets the rule of a model, on the disk before anybody sees it.
+    /// Sets the rule of a model. It is on the disk before it has an effect.
     pub fn set(&self, model: &ModelRef, rule: Rule) -> Result<(), NodeError> {
         let mut rules = self.rules();
         let mut models = rules.clone();
-        match rule == Rule::default() {
-            true => models.remove(model),
-            false => models.insert(model.clone(), rule),
-        };
+        if rule == Rule::default() {
+            models.remove(model);
+        } else {
+            models.insert(model.clone(), rule);
+        }
         if models == *rules {
             return Ok(());
         }
-        let document = Document { models };
+        let document = SharingFile { models };
         let text = yaml::write(&document)
             .map_err(|e| StoreError::Damaged { path: self.path.clone(), reason: e.to_string() })?;
         fsutil::write_atomic(&self.path, format!("{HEADING}{text}").as_bytes(), fsutil::MODE_PRIVATE)
@@ -171,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_survive_a_restart_and_the_default_leaves_nothing() {
+    fn rules_survive_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
         let sharing = Sharing::open(&paths, true).unwrap();
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_cannot_be_read_are_not_taken_for_none() {
+    fn unreadable_rules_are_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::below(dir.path());
         for bad in ["models: [", "models: {acme/m: {withheld: perhaps}}", "modells: {}", &"[".repeat(100_000)]

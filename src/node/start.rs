@@ -19,7 +19,7 @@ use super::mounts::Mounts;
 use super::offline::Reach;
 use super::places::Places;
 use super::pump::Pump;
-use super::resolve::Resolvings;
+use super::resolve::Lookups;
 use super::seeds::Seeds;
 use super::unresolved::Unresolved;
 use super::web::Web;
@@ -30,30 +30,30 @@ use crate::fetch::{Fetch, FetchSettings};
 use crate::store::Rooms;
 use crate::torrent::{Discovery, EngineError, GivenPeers, Session, SessionSettings};
 
-/// How long the session may take to say where it listens.
+/// How long the session may take to report its first address.
 const LISTEN_WITHIN: Duration = Duration::from_secs(10);
-/// After this long without another address there is no other. All are opened at once, so it is short.
+/// After this long without a further address, all are known. They are opened together, so this is short.
 const LISTEN_SETTLED: Duration = Duration::from_millis(50);
-/// How long a port that is taken is tried: the last sockets of a process that was killed may outlive its lock for a
-/// moment. Short, since it may be another program's.
-const TAKEN_WITHIN: Duration = Duration::from_secs(3);
-/// How often it is tried; there is nothing to be woken by.
-const TRY_EVERY: Duration = Duration::from_millis(100);
-/// How often verified blocks and piece layers are made safe against a power cut.
+/// How long a port in use is retried: the sockets of a killed process may exist for a moment after its lock. Short,
+/// because another program may use the port.
+const RETRY_WITHIN: Duration = Duration::from_secs(3);
+/// How often it is retried: there is no event for a free port.
+const RETRY_EVERY: Duration = Duration::from_millis(100);
+/// How often verified blocks and piece layers are synced to the disk.
 const SYNC_EVERY: Duration = Duration::from_secs(30);
-/// One window of read-ahead takes at most this part of the cache.
+/// One window of read-ahead uses at most this part of the cache.
 const WINDOWS_PER_CACHE: u64 = 4;
 
 /// How to run a node.
 #[derive(Debug, Clone, Default)]
 pub struct NodeOptions {
-    /// Hosts that have models, called for every torrent.
+    /// Hosts with models; every torrent connects to them.
     pub peers: Vec<SocketAddr>,
 }
 
 impl Node {
-    /// Takes the lock, starts the session and serves the control socket. Must run inside a tokio runtime. Returns
-    /// once the session listens; where it cannot, that is the error.
+    /// Takes the lock, starts the session and serves the control socket. Must run inside a tokio runtime. Returns when
+    /// the session listens, and fails if it cannot.
     pub async fn start(config: Config, options: NodeOptions) -> Result<Arc<Self>, NodeError> {
         let (library, lock) = Library::open_locked(config)?;
         let mut session_settings = SessionSettings::from(&library.config.network);
@@ -79,18 +79,18 @@ impl Node {
         let (events, queue) = mpsc::unbounded_channel();
         let start =
             move || tokio::task::block_in_place(|| Session::start(session_settings.clone(), events.clone()));
-        let session = Arc::new(again_while_taken(start).await?);
+        let session = Arc::new(retry_while_in_use(start).await?);
         session.trust_hosts(&options.peers);
         let fetch = Fetch::new(session.clone(), library.paths.clone(), settings.clone());
         let metadata = Arc::new(MetadataWaiters::default());
         let catalog_settings = CatalogSettings { dht: settings.discovery.dht, peers: settings.peers.clone() };
         let catalog = NodeCatalog::start(&library, &session, &fetch, catalog_settings).await;
-        let (told, mut listening) = watch::channel(Vec::new());
+        let (addresses, mut listening) = watch::channel(Vec::new());
         let pump = Pump {
             fetch: fetch.clone(),
             metadata: metadata.clone(),
             catalog: catalog.clone(),
-            listening: told,
+            listening: addresses,
         };
         let pump = tokio::spawn(pump.run(queue));
         if let Err(e) = listen(&mut listening).await {
@@ -119,7 +119,7 @@ impl Node {
             clients: Clients::default(),
             mounts: Mounts::new(disputes.clone()),
             catalog,
-            resolvings: Resolvings::default(),
+            lookups: Lookups::default(),
             unresolved: Unresolved::default(),
             limited: Limited::default(),
             disputes,
@@ -138,11 +138,11 @@ impl Node {
         node.seeds.apply_all_rules();
         let server = control::serve(Arc::downgrade(&node), &node.library.paths)?;
         *node.server.lock() = Some(server);
-        // Whoever wrote to the registry after it was read, and before now, found nobody to tell.
+        // A command may have changed the registry after it was read and before the socket was served.
         node.reload()?;
         let housekeeper = tokio::spawn(super::housekeeping::run(Arc::downgrade(&node), SYNC_EVERY));
         let attendants = node.catalog.iter().flat_map(|part| {
-            let attendant = super::catalog::attend(Arc::downgrade(&node), part.clone());
+            let attendant = super::catalog::run(Arc::downgrade(&node), part.clone());
             let searcher = super::starving::run(Arc::downgrade(&node), part.clone());
             [tokio::spawn(attendant), tokio::spawn(searcher)]
         });
@@ -161,26 +161,26 @@ impl Node {
                 }
             });
         }
-        tracing::info!("node started on {:?}", node.listening());
+        tracing::info!(listening = ?node.listening(), "node started");
         Ok(node)
     }
 }
 
-/// Starts something that listens, and tries again for a while where another has the port.
-async fn again_while_taken<T>(mut start: impl FnMut() -> Result<T, EngineError>) -> Result<T, EngineError> {
-    let until = tokio::time::Instant::now() + TAKEN_WITHIN;
+/// Calls `start` again for [`RETRY_WITHIN`] while its port is in use.
+async fn retry_while_in_use<T>(mut start: impl FnMut() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    let until = tokio::time::Instant::now() + RETRY_WITHIN;
     loop {
         match start() {
             Err(e @ EngineError::Listen { in_use: true, .. }) if tokio::time::Instant::now() < until => {
-                tracing::info!("{e}; trying again");
+                tracing::info!(error = %e, "retrying to listen");
             }
             started => return started,
         }
-        tokio::time::sleep(TRY_EVERY).await;
+        tokio::time::sleep(RETRY_EVERY).await;
     }
 }
 
-/// Waits for the first address, and for the others: the session tells them one after another.
+/// Waits for the first address and the further ones: the session reports them one after another.
 async fn listen(listening: &mut watch::Receiver<Vec<SocketAddr>>) -> Result<(), NodeError> {
     let known = listening.wait_for(|addresses| !addresses.is_empty());
     match tokio::time::timeout(LISTEN_WITHIN, known).await {
@@ -199,7 +199,7 @@ async fn listen(listening: &mut watch::Receiver<Vec<SocketAddr>>) -> Result<(), 
 mod tests {
     use super::*;
 
-    fn taken() -> EngineError {
+    fn in_use() -> EngineError {
         EngineError::Listen {
             address: ([127, 0, 0, 1], 6881).into(),
             reason: "in use".to_owned(),
@@ -208,25 +208,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_port_that_is_taken_is_tried_again_but_not_for_long() {
+    async fn a_port_in_use_is_retried_for_a_bounded_time() {
         let mut left = 3;
         let start = || match left {
             0 => Ok(()),
             _ => {
                 left -= 1;
-                Err(taken())
+                Err(in_use())
             }
         };
-        again_while_taken(start).await.unwrap();
+        retry_while_in_use(start).await.unwrap();
         let before = tokio::time::Instant::now();
-        assert!(matches!(again_while_taken(|| Err::<(), _>(taken())).await, Err(EngineError::Listen { .. })));
-        assert!(before.elapsed() < 2 * TAKEN_WITHIN);
+        assert!(matches!(
+            retry_while_in_use(|| Err::<(), _>(in_use())).await,
+            Err(EngineError::Listen { .. })
+        ));
+        assert!(before.elapsed() < 2 * RETRY_WITHIN);
         let mut tries = 0;
         let start = || {
             tries += 1;
             Err::<(), _>(EngineError::UnknownTorrent)
         };
-        again_while_taken(start).await.unwrap_err();
+        retry_while_in_use(start).await.unwrap_err();
         assert_eq!(tries, 1);
     }
 }

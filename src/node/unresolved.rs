@@ -1,5 +1,5 @@
-//! The models that a mount was asked for and could not show, for `status`: a program that looks them up learns only that
-//! they are absent.
+//! The models that a mount could not show, with the reason, for `status`: a program that looks one up learns only that
+//! it is absent.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mount::Sought;
 
-/// So many of the latest are remembered.
+/// The most names that are remembered.
 const MAX_REMEMBERED: usize = 256;
 
 /// A path of the mount that could not be resolved, as `status` reports it.
@@ -18,16 +18,16 @@ const MAX_REMEMBERED: usize = 256;
 pub struct UnresolvedName {
     /// The path of the model, relative to the mount point.
     pub model: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
     /// Seconds since it was looked up last.
     pub seconds: u64,
-    /// Where the model of each publisher is read, if several dispute the name.
+    /// The paths of the model of each publisher, if several dispute the name.
     #[serde(default)]
     pub paths: Vec<PathBuf>,
 }
 
-/// The latest of them, the newest last.
+/// The latest unresolved names, the newest last.
 #[derive(Debug, Default)]
 pub(super) struct Unresolved(Mutex<VecDeque<Entry>>);
 
@@ -35,14 +35,14 @@ pub(super) struct Unresolved(Mutex<VecDeque<Entry>>);
 struct Entry {
     sought: Sought,
     reason: String,
-    /// It was not found, rather than refused.
+    /// Whether it was not found, instead of refused.
     is_absent: bool,
     paths: Vec<PathBuf>,
     when: Instant,
 }
 
 impl Unresolved {
-    /// Notes a path that cannot be shown. `paths` are where the models of the publishers are read that dispute its name.
+    /// Adds a path that cannot be shown. `paths` are the paths of the models of the publishers that dispute its name.
     pub fn note(&self, sought: &Sought, is_absent: bool, reason: String, paths: Vec<PathBuf>) {
         let mut latest = self.lock();
         latest.retain(|known| known.sought != *sought);
@@ -52,17 +52,17 @@ impl Unresolved {
         latest.push_back(Entry { sought: sought.clone(), reason, is_absent, paths, when: Instant::now() });
     }
 
-    /// Forgets a path: it could be resolved.
+    /// Removes a path that has been resolved.
     pub fn forget(&self, sought: &Sought) {
         self.lock().retain(|known| known.sought != *sought);
     }
 
-    /// Forgets all: what changed may have removed every reason.
+    /// Removes all: a change may have removed every reason.
     pub fn clear(&self) {
         self.lock().clear();
     }
 
-    /// What `status` reports, without the models that are `known` by now.
+    /// The names that `status` reports, without absent models that are `known` by now.
     pub fn status(&self, known: impl Fn(&Sought) -> bool) -> Vec<UnresolvedName> {
         self.lock().retain(|entry| !entry.is_absent || !known(&entry.sought));
         let of = |entry: &Entry| UnresolvedName {
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_latest_reason_for_each_is_remembered_and_not_more_than_so_many() {
+    fn the_latest_reasons_are_remembered_up_to_a_bound() {
         let unresolved = Unresolved::default();
         let model = |n: usize| Sought { model: format!("acme/m{n}").parse().unwrap(), publisher: None };
         for n in 0..MAX_REMEMBERED + 3 {

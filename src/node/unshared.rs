@@ -1,8 +1,8 @@
 //! Models that the user put into the models directory by other means: copied, cloned, downloaded by another program.
 //!
 //! Such a directory is known by its place alone, `models/org/name`. It is whole when nothing in it has changed for
-//! [`SETTLES_AFTER`], no remains of a download are in it, each header fits its file, and each file that an index names is
-//! present. A mount shows whole ones; nothing is sent to any peer until the user shares them.
+//! [`SETTLES_AFTER`], no remains of a download are in it, each header fits its file, and each file that an index names
+//! is present. A mount shows whole ones; nothing is sent to any peer until the user shares them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -44,9 +44,9 @@ impl Unshared {
         self.state == Wholeness::Whole
     }
 
-    /// How each file looks.
-    fn looks(&self) -> Looks {
-        looks(&self.files)
+    /// The stamp of each file.
+    fn stamps(&self) -> Stamps {
+        stamps(&self.files)
     }
 }
 
@@ -55,9 +55,9 @@ impl Unshared {
 pub enum Wholeness {
     /// All of it is present.
     Whole,
-    /// Something in it changed a moment ago; it is looked at again after this time.
+    /// It changed a moment ago; it is checked again after this time.
     Changing(Duration),
-    /// A part is missing, or cannot be shared; the text gives the reason.
+    /// A part is missing, or cannot be shared; the text is the reason.
     Incomplete(String),
 }
 
@@ -72,24 +72,24 @@ impl fmt::Display for Wholeness {
 }
 
 /// The paths and stamps of files.
-type Looks = Vec<(String, Stamp)>;
+type Stamps = Vec<(String, Stamp)>;
 
-fn looks(files: &[ScannedFile]) -> Looks {
+fn stamps(files: &[ScannedFile]) -> Stamps {
     files.iter().map(|file| (file.path.clone(), Stamp::of(&file.metadata))).collect()
 }
 
-/// What reading the headers of a directory showed, kept while its files look the same.
+/// The results of reading the headers of directories, kept while the files are unchanged.
 #[derive(Debug, Default)]
-pub struct Memory(HashMap<PathBuf, (Looks, Wholeness, Option<String>)>);
+pub struct Memory(HashMap<PathBuf, (Stamps, Wholeness, Option<String>)>);
 
-/// The unshared models in the models directory, by name. Blocks for the disk. `memory` keeps results between calls.
+/// The unshared models in the models directory, by name. Reads the disk. `memory` keeps results between calls.
 pub fn find_all(store: &Store, memory: &mut Memory) -> Vec<Unshared> {
     let models = store.models_dir();
     let recorded = store.recorded_dirs();
     let mut found: Vec<Unshared> = directories(models)
         .into_iter()
         .filter(|(_, dir)| !is_recorded(&recorded, dir))
-        .filter_map(|(name, dir)| look(name, dir, memory, SystemTime::now()))
+        .filter_map(|(name, dir)| check(name, dir, memory, SystemTime::now()))
         .collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
     memory.0.retain(|dir, _| found.iter().any(|model| model.path == *dir));
@@ -102,7 +102,7 @@ pub fn find(store: &Store, name: &ModelName) -> Option<Unshared> {
     if is_recorded(&store.recorded_dirs(), &dir) {
         return None;
     }
-    look(name.clone(), dir, &mut Memory::default(), SystemTime::now())
+    check(name.clone(), dir, &mut Memory::default(), SystemTime::now())
 }
 
 /// Whether a directory holds, or is inside, a directory that a record has.
@@ -141,8 +141,8 @@ pub(super) fn subdirectories(dir: &Path) -> Vec<(String, PathBuf)> {
     dirs.filter_map(|(name, _)| Some((name.to_str()?.to_owned(), dir.join(&name)))).collect()
 }
 
-/// Looks at one directory. None where it has no files.
-fn look(name: ModelName, dir: PathBuf, memory: &mut Memory, now: SystemTime) -> Option<Unshared> {
+/// Checks one directory. None if it has no files.
+fn check(name: ModelName, dir: PathBuf, memory: &mut Memory, now: SystemTime) -> Option<Unshared> {
     let files = match scan(&dir, &OutsideLinks::new()) {
         Ok(files) => files,
         Err(ScanError::Empty(_) | ScanError::NotADirectory(_)) => return None,
@@ -153,16 +153,16 @@ fn look(name: ModelName, dir: PathBuf, memory: &mut Memory, now: SystemTime) -> 
         }
     };
     let mut model = Unshared { name, path: dir, files, license: None, state: Wholeness::Whole };
-    let looks = model.looks();
+    let stamps = model.stamps();
     match memory.0.get(&model.path) {
-        Some((before, state, license)) if *before == looks => {
+        Some((before, state, license)) if *before == stamps => {
             model.state.clone_from(state);
             model.license.clone_from(license);
         }
         _ => {
-            model.state = judge(&model.files);
+            model.state = wholeness(&model.files);
             model.license = describe::license_of(&model.files);
-            let kept = (looks, model.state.clone(), model.license.clone());
+            let kept = (stamps, model.state.clone(), model.license.clone());
             memory.0.insert(model.path.clone(), kept);
         }
     }
@@ -180,7 +180,7 @@ fn reason(error: &ScanError) -> String {
     }
 }
 
-fn judge(files: &[ScannedFile]) -> Wholeness {
+fn wholeness(files: &[ScannedFile]) -> Wholeness {
     if files.iter().all(|file| file.metadata.len() == 0) {
         return Wholeness::Incomplete("all files are empty".to_owned());
     }
@@ -191,13 +191,13 @@ fn judge(files: &[ScannedFile]) -> Wholeness {
     if gaps.is_empty() { Wholeness::Whole } else { Wholeness::Incomplete(text::listed(&gaps)) }
 }
 
-/// How long it takes until the latest change of a file or directory is [`SETTLES_AFTER`] ago; none if it is.
+/// The time until the latest change of a file or directory is [`SETTLES_AFTER`] ago; none if it is.
 fn settles_in(model: &Unshared, now: SystemTime) -> Option<Duration> {
     let mut dirs: BTreeSet<&Path> = model.files.iter().map(|file| fsutil::parent(&file.source)).collect();
     dirs.insert(&model.path);
     let dirs = dirs.into_iter().filter_map(|dir| Some(changed_at(&nofollow::metadata(dir).ok()?)));
     let latest = model.files.iter().map(|file| changed_at(&file.metadata)).chain(dirs).max()?;
-    // A change in the future counts as one of now: the clocks of a network file system differ.
+    // A change in the future counts as a change now: the clocks of a network file system differ.
     let age = now.duration_since(latest).unwrap_or_default();
     SETTLES_AFTER.checked_sub(age).filter(|left| !left.is_zero())
 }
@@ -229,7 +229,7 @@ mod tests {
         let models = library.store.models_dir();
         let found = directories(models).into_iter();
         let now = SystemTime::now() + later;
-        let found = found.filter_map(|(name, dir)| look(name, dir, &mut Memory::default(), now));
+        let found = found.filter_map(|(name, dir)| check(name, dir, &mut Memory::default(), now));
         let mut states: Vec<_> =
             found.map(|model| (model.name.to_string(), model.state.to_string())).collect();
         states.sort();

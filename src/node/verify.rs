@@ -7,16 +7,16 @@ use super::{Library, Node, NodeError, blocking};
 use crate::model::ModelRef;
 use crate::model::hash::Control;
 
-/// What `verify` found.
+/// The result of a `verify`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Verified {
     /// The model.
     pub model: String,
     /// Bytes compared with their hashes and found right.
     pub right: u64,
-    /// Bytes that are here but were not checked: parts of pieces, and pieces whose hashes are not known.
+    /// Stored bytes that were not checked: parts of pieces, and pieces with unknown hashes.
     pub unchecked: u64,
-    /// Bytes that are not here.
+    /// Bytes that are not stored.
     pub missing: u64,
     /// Files of which bytes were wrong. These bytes count as missing now and are fetched again when needed.
     pub damaged: Vec<String>,
@@ -24,9 +24,8 @@ pub struct Verified {
     pub contradictory: Vec<String>,
 }
 
-/// Reads every byte of a model that is here and compares it with its hashes. `progress` gets bytes read and
-/// bytes to read; once `cancel` is set it stops. The caller holds the node lock and the thread, for as long as
-/// the disk takes.
+/// Reads every stored byte of a model and compares it with its hashes. `progress` receives the bytes read and the bytes
+/// to read. When `cancel` is set, it stops. The caller holds the node lock. Blocks as long as the disk needs.
 pub fn verify(
     library: &Library,
     model: &ModelRef,
@@ -39,8 +38,8 @@ pub fn verify(
     let known = library.store.piece_hashes(manifest, layers.clone())?;
     let done = AtomicU64::new(0);
     let total = manifest.total_size;
-    let told = |bytes: u64| progress((done.fetch_add(bytes, Ordering::Relaxed) + bytes).min(total), total);
-    let watch = Control { progress: &told, cancel };
+    let report = |bytes: u64| progress((done.fetch_add(bytes, Ordering::Relaxed) + bytes).min(total), total);
+    let watch = Control { progress: &report, cancel };
     let mut found = Verified { model: model.to_string(), ..Verified::default() };
     let mut adopted = vec![false; revision.contents.len()];
     let mut wrong = vec![false; revision.contents.len()];
@@ -71,8 +70,8 @@ pub fn verify(
     Ok(found)
 }
 
-/// [`verify`] while the engine has the model's files closed: bytes that are here can be read meanwhile,
-/// others come after it. Dropping the future stops it soon.
+/// [`verify`] while the engine has closed the files of the model: meanwhile only stored bytes can be read. Dropping the
+/// future stops it soon.
 pub(super) async fn run(
     node: &Arc<Node>,
     model: &ModelRef,
@@ -83,7 +82,7 @@ pub(super) async fn run(
     let held = node.seeds.close(&revision).await?;
     let (holder, model) = (node.clone(), model.clone());
     let found = blocking::cancellable(move |cancel| {
-        // Both outlive the future: the thread may still read when nobody waits for it any more.
+        // The thread continues when the future is dropped, and needs both until it ends.
         let _until_done = (turn, held);
         verify(&holder.library, &model, &progress, cancel)
     })

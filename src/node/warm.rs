@@ -1,4 +1,4 @@
-//! `warm`: whole files ahead of their readers.
+//! `warm`: fetches whole files before they are read.
 
 use std::sync::Arc;
 
@@ -8,12 +8,37 @@ use super::{Node, NodeError, resolve, space};
 use crate::catalog::Patience;
 use crate::fetch::ReadError;
 use crate::model::ModelRef;
+use crate::model::names::NameError;
 use crate::mount::Sought;
 use crate::store::StoredRevision;
 
-/// Fetches all files at or below `path`, given as the mount shows it: `[datasets/]org/name[@revision][/path]`, or the
-/// same after `.by/FINGERPRINT/`. A model that is not known here is looked up as a mount would, if `resolve`. Begins
-/// again when the model becomes another one here meanwhile.
+/// Why a path cannot be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum WarmError {
+    /// The path is too short for a model.
+    #[error("{0} is not a model or a file of one")]
+    NotAModel(String),
+    /// The path contains no valid name of a model.
+    #[error("{path}: {source}")]
+    Name {
+        /// The path.
+        path: String,
+        /// The reason.
+        source: NameError,
+    },
+    /// The model has no file at or below the path.
+    #[error("{model} has no file {path}")]
+    NoFile {
+        /// Which model.
+        model: ModelRef,
+        /// The path inside the model.
+        path: String,
+    },
+}
+
+/// Fetches all files at or below `path`, a path relative to a mount point: `[datasets/]org/name[@revision][/path]`, or
+/// the same after `.by/FINGERPRINT/`. With `resolve`, an unknown model is looked up like in a mount. Starts again if
+/// the model is replaced by another one meanwhile.
 pub(super) async fn run(node: &Arc<Node>, path: &str, resolve: bool) -> Result<Warmed, NodeError> {
     let (sought, below) = split(path)?;
     if let Some(local) = node.local.revision(&sought.model).filter(|_| sought.publisher.is_none()) {
@@ -43,7 +68,7 @@ async fn warm_as_known_now(node: &Node, sought: &Sought, below: &str) -> Result<
     let stall = node.library.config.torrent.download_timeout;
     let fetched = node.fetch.fetch_files(&revision, &files, stall).await;
     if let Err(ReadError::NoSpace) = &fetched {
-        // The error names what is needed and what is free now.
+        // Its error has the needed and the free bytes.
         space::check(&node.library, &revision, &files, None)?;
     }
     fetched.map_err(|source| NodeError::Fetch { model: model.clone(), source })?;
@@ -59,7 +84,7 @@ fn warmed(
     let all = &revision.manifest.files;
     let files: Vec<usize> = (0..all.len()).filter(|&i| is_below(&all[i].path, below)).collect();
     if files.is_empty() {
-        return Err(NodeError::Request(format!("{model} has no file {below}")));
+        return Err(WarmError::NoFile { model: model.clone(), path: below.to_owned() }.into());
     }
     let bytes = files.iter().map(|&i| all[i].size).sum();
     Ok((files.clone(), Warmed { files: files.len(), bytes }))
@@ -72,10 +97,10 @@ fn split(path: &str) -> Result<(Sought, String), NodeError> {
     let publisher = publisher.map(|named| named.unwrap_or_default().to_owned());
     let head = if parts.first() == Some(&"datasets") { 3 } else { 2 };
     if parts.len() < head {
-        return Err(NodeError::Request(format!("{path} is not a model or a file of one")));
+        return Err(WarmError::NotAModel(path.to_owned()).into());
     }
-    let model: ModelRef =
-        parts[..head].join("/").parse().map_err(|e| NodeError::Request(format!("{path}: {e}")))?;
+    let model = parts[..head].join("/").parse();
+    let model: ModelRef = model.map_err(|source| WarmError::Name { path: path.to_owned(), source })?;
     Ok((Sought { model, publisher }, parts[head..].join("/")))
 }
 
@@ -102,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_holds_what_is_below_it_only() {
+    fn a_directory_contains_only_paths_below_it() {
         assert!(is_below("a/b", "a") && is_below("a", "a") && is_below("x", ""));
         assert!(!is_below("ab", "a") && !is_below("a", "a/b"));
     }

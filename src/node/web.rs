@@ -34,7 +34,8 @@ pub(super) struct Web {
 }
 
 impl Web {
-    /// Reads the user's token for the hub. A token that cannot be used is logged: models that everybody may read need none.
+    /// Reads the user's token for the hub. A token that cannot be used is logged: models that everybody may read need
+    /// none.
     pub fn new(library: Arc<Library>) -> Result<Self, NodeError> {
         let hub = &library.config.hub;
         let client = Client::new(&library.config.network)?.knowing(&hub.endpoint);
@@ -52,8 +53,8 @@ impl Web {
         self.source.as_ref().map(|source| WebSettings { source: source.clone(), endpoint: endpoint() })
     }
 
-    /// Reads from the web with the proxies and token of a command until the returned guard is dropped. None if the web is
-    /// not read, or if the command has neither.
+    /// Reads from the web with the proxies and token of a command until the returned guard is dropped. None if the web
+    /// is not read, or if the command has neither.
     pub fn lend(&self, surroundings: &Surroundings) -> Result<Option<Lent>, NodeError> {
         let Some(source) = self.source.as_ref().filter(|_| !surroundings.is_empty()) else { return Ok(None) };
         Ok(Some(source.lend(self.client_with(surroundings)?, surroundings.token.as_ref())))

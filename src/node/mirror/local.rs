@@ -1,4 +1,4 @@
-//! Files of a repository that are here already: in the model's former state, or in another model.
+//! Files of a repository that are stored already: in the former state of the model, or in another model.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::model::hash::FileHashes;
 use crate::node::{Library, NodeError, blocking};
 use crate::store::Stamp;
 
-/// Verified copies, by what the repository says of its large files.
+/// Verified copies, by the sha256 and length that the repository lists for its large files.
 pub(super) struct LocalCopies(HashMap<(Sha256Digest, u64), Local>);
 
 impl LocalCopies {
@@ -22,7 +22,7 @@ impl LocalCopies {
     }
 }
 
-/// Looks for files of a snapshot among the models here whose pieces are as long.
+/// Finds files of a snapshot in stored models with the same piece length.
 pub(super) async fn local_copies(
     library: &Arc<Library>,
     snapshot: &Snapshot,
@@ -54,7 +54,7 @@ pub(super) async fn local_copies(
                 let Some((path, stamp, ours)) = library.store.find_file(&root, size) else {
                     continue;
                 };
-                // The hashes are those of the file that was verified, not of one that replaced it since.
+                // The hashes belong to the verified file, not to a file that has replaced it since.
                 let Ok(metadata) = crate::nofollow::metadata(&path) else { continue };
                 if Stamp::of(&metadata) != stamp {
                     continue;
