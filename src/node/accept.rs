@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::catalog::now;
+use super::node_catalog::now;
 use super::{Library, NodeError};
 use crate::catalog::record::SignedRecord;
 use crate::catalog::trust::Pinning;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::catalog::{NodeCatalog, now};
+use super::node_catalog::{NodeCatalog, now};
 use super::{Library, NodeError, blocking};
 use crate::catalog::record::{Record, SharedRecord, SignedRecord};
 use crate::catalog::{UnixTime, rotation};

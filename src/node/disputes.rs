@@ -11,8 +11,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::catalog::{NodeCatalog, now};
 use super::local_models::LocalModels;
+use super::node_catalog::{NodeCatalog, now};
 use super::{Library, NodeError};
 use crate::catalog::trust::{Choice, Document, NamedPublisher, Pinning, TrustError};
 use crate::fetch::Fetch;
@@ -40,11 +40,11 @@ pub(super) struct Disputes {
     /// Whose records name publishers.
     catalog: Option<Arc<NodeCatalog>>,
     local: Arc<LocalModels>,
-    mounted: Mutex<Mounted>,
+    shown_names: Mutex<ShownNames>,
 }
 
 #[derive(Debug, Default)]
-struct Mounted {
+struct ShownNames {
     /// Names that were disputed when the mounts were updated last.
     disputed: BTreeSet<ModelRef>,
     /// Disputed names that the mounts still show.
@@ -62,7 +62,7 @@ pub(super) enum Claim {
 impl Disputes {
     /// No name is disputed until [`Self::shown`] is called.
     pub fn new(library: Arc<Library>, catalog: Option<Arc<NodeCatalog>>, local: Arc<LocalModels>) -> Self {
-        Self { library, catalog, local, mounted: Mutex::default() }
+        Self { library, catalog, local, shown_names: Mutex::default() }
     }
 
     /// The models that a mount shows: those of the registry that the trust accepts, which of their names are disputed,
@@ -78,7 +78,7 @@ impl Disputes {
         };
         let of_publishers = library.by_publisher.all().into_iter().filter(may_read);
         let disputed = self.disputed_in_mount();
-        self.mounted.lock().disputed.clone_from(&disputed);
+        self.shown_names.lock().disputed.clone_from(&disputed);
         // After those of the registry, so that the user's own files are shown under their name.
         revisions.extend(self.local.revisions());
         Ok(Shown { revisions, disputed, beside: of_publishers.map(of).collect::<Result<Vec<_>, _>>()? })
@@ -98,7 +98,7 @@ impl Disputes {
     /// Fails for a name that the mount refuses because several publishers dispute it.
     pub fn check(&self, model: &ModelRef) -> Result<(), NodeError> {
         let refused = {
-            let seen = self.mounted.lock();
+            let seen = self.shown_names.lock();
             seen.disputed.contains(model) && !seen.kept.contains(model)
         };
         let disputes = if refused { self.find() } else { Vec::new() };
@@ -111,19 +111,19 @@ impl Disputes {
 
     /// Sets the disputed names that the mount still shows.
     pub fn set_kept(&self, kept: BTreeSet<ModelRef>) {
-        self.mounted.lock().kept = kept;
+        self.shown_names.lock().kept = kept;
     }
 
     /// Whether the set of disputed names differs from the set that the mount shows.
     pub fn have_changed(&self) -> bool {
         let now = self.disputed_in_mount();
-        self.mounted.lock().disputed != now
+        self.shown_names.lock().disputed != now
     }
 
     /// The disputed names, for `status`. `mounts` are the mount points.
     pub fn status(&self, mounts: &[PathBuf]) -> Vec<DisputedName> {
         let trust = &self.library.trust;
-        let kept = self.mounted.lock().kept.clone();
+        let kept = self.shown_names.lock().kept.clone();
         let report = |(model, keys): (ModelRef, Vec<PublisherKey>)| {
             let held = self.library.registry.get(&model).filter(|_| kept.contains(&model));
             DisputedName {

@@ -36,7 +36,7 @@ pub(super) struct NodeHoldings {
 
 /// A signed manifest, and its JSON's length and digest.
 #[derive(Clone)]
-struct Entry {
+struct HeldManifest {
     manifest: Arc<Manifest>,
     publisher: PublisherKey,
     len: u32,
@@ -47,7 +47,7 @@ struct Entry {
 struct Index {
     /// The generations of the registry and of the rules of sharing when this was built; none before the first time.
     generation: Option<(u64, u64)>,
-    entries: HashMap<ModelRef, Entry>,
+    entries: HashMap<ModelRef, HeldManifest>,
     by_name: HashMap<ModelName, Vec<ModelRef>>,
     by_digest: HashMap<Sha256Digest, ModelRef>,
 }
@@ -90,7 +90,12 @@ impl NodeHoldings {
                         tracing::warn!(%model, "the manifest is too long for peers and is not announced");
                         continue;
                     };
-                    Entry { publisher, len, digest: Sha256Digest(Sha256::digest(&json).into()), manifest }
+                    HeldManifest {
+                        publisher,
+                        len,
+                        digest: Sha256Digest(Sha256::digest(&json).into()),
+                        manifest,
+                    }
                 }
             };
             // A model that is not announced is found only by its digest.
@@ -114,7 +119,7 @@ impl NodeHoldings {
         self.index.read().clone()
     }
 
-    fn held(&self, model: &ModelRef, entry: &Entry) -> HeldModel {
+    fn held(&self, model: &ModelRef, entry: &HeldManifest) -> HeldModel {
         let info_hash = entry.manifest.torrent.info_hash;
         HeldModel {
             model: model.clone(),
@@ -130,10 +135,6 @@ impl NodeHoldings {
     fn is_withheld(&self, model: &ModelRef) -> bool {
         self.sharing.of(model).withheld.is_some()
     }
-
-    fn texts(&self) -> parking_lot::MutexGuard<'_, Texts> {
-        self.texts.lock()
-    }
 }
 
 impl Holdings for NodeHoldings {
@@ -148,10 +149,10 @@ impl Holdings for NodeHoldings {
         let index = self.index();
         let model = index.by_digest.get(digest).filter(|model| !self.is_withheld(model))?;
         let entry = index.entries.get(model)?;
-        let kept = self.texts().get(digest);
+        let kept = self.texts.lock().get(digest);
         Some(kept.unwrap_or_else(|| {
             let json: Arc<[u8]> = entry.manifest.to_json().into();
-            self.texts().put(*digest, json.clone());
+            self.texts.lock().put(*digest, json.clone());
             json
         }))
     }

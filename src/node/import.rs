@@ -14,7 +14,7 @@ use crate::model::{InfoHash, Manifest, ModelRef};
 use crate::node::accept::Intent;
 use crate::node::get::RESOLVE_WITHIN;
 use crate::node::trackers::Trackers;
-use crate::node::{Library, Node, NodeError, resolve};
+use crate::node::{Library, Node, NodeError, lookup};
 use crate::torrent::{Swarms, TorrentId};
 
 /// The content of a file given to [`Library::import`].
@@ -126,7 +126,7 @@ pub(super) async fn run(node: &Arc<Node>, request: &ImportRequest) -> Result<Arc
         }
         ImportRequest::Of { publisher, model, peers, allow_older } => {
             let intent = Intent::Take { allow_older: *allow_older };
-            return resolve::resolve_of(node, publisher, model, peers, RESOLVE_WITHIN, intent).await;
+            return lookup::resolve_of(node, publisher, model, peers, RESOLVE_WITHIN, intent).await;
         }
         ImportRequest::Legacy { text, origin, peers } => {
             match node.library.import(text.as_bytes(), origin, None, false)? {

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 /// The most processes that are remembered.
@@ -29,10 +29,10 @@ pub struct LimitedProcess {
 
 /// The processes with the latest refused lookups.
 #[derive(Debug)]
-pub(super) struct Limited(Mutex<LruCache<u32, Entry>>);
+pub(super) struct Limited(Mutex<LruCache<u32, RefusedLookups>>);
 
 #[derive(Debug)]
-struct Entry {
+struct RefusedLookups {
     command: String,
     lookups: u64,
     when: Instant,
@@ -47,7 +47,7 @@ impl Default for Limited {
 impl Limited {
     /// Counts a refused lookup. Reads the name of the program from /proc the first time.
     pub fn note(&self, process: u32) {
-        if let Some(entry) = self.lock().get_mut(&process) {
+        if let Some(entry) = self.0.lock().get_mut(&process) {
             (entry.lookups, entry.when) = (entry.lookups + 1, Instant::now());
             return;
         }
@@ -58,12 +58,12 @@ impl Limited {
             command,
             "a process looks up more unknown names than mount.max_lookups allows"
         );
-        self.lock().put(process, Entry { command, lookups: 1, when: Instant::now() });
+        self.0.lock().put(process, RefusedLookups { command, lookups: 1, when: Instant::now() });
     }
 
     /// The processes that `status` reports, the latest last.
     pub fn status(&self) -> Vec<LimitedProcess> {
-        let entries = self.lock();
+        let entries = self.0.lock();
         let mut all: Vec<LimitedProcess> = entries
             .iter()
             .filter(|(_, entry)| entry.when.elapsed() < SHOWN)
@@ -76,10 +76,6 @@ impl Limited {
             .collect();
         all.reverse();
         all
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LruCache<u32, Entry>> {
-        self.0.lock()
     }
 }
 

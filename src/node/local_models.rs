@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::dir_watch::DirWatch;
@@ -31,7 +31,7 @@ const MAX_WATCHED: usize = 4096;
 /// The unshared models that the mounts show.
 pub(super) struct LocalModels {
     library: Arc<Library>,
-    shown: Mutex<Vec<Local>>,
+    shown: Mutex<Vec<ShownModel>>,
     /// Notified when records of the store have changed: a directory may be shared now, or no longer.
     records_changed: Notify,
     scanned: watch::Sender<bool>,
@@ -39,7 +39,7 @@ pub(super) struct LocalModels {
 
 /// An unshared model that the mounts show.
 #[derive(Debug, Clone)]
-struct Local {
+struct ShownModel {
     name: ModelName,
     path: PathBuf,
     revision: Arc<StoredRevision>,
@@ -61,7 +61,7 @@ impl LocalModels {
     /// The unshared models that the mount shows now. A directory that was shared since the latest scan is not among
     /// them.
     pub fn revisions(&self) -> Vec<Arc<StoredRevision>> {
-        let local = self.shown().clone();
+        let local = self.shown.lock().clone();
         if local.is_empty() {
             return Vec::new();
         }
@@ -72,7 +72,7 @@ impl LocalModels {
 
     /// The unshared model that the mount shows for a name.
     pub fn revision(&self, model: &ModelRef) -> Option<Arc<StoredRevision>> {
-        if !model.revision.is_default() || !self.shown().iter().any(|local| local.name == model.name) {
+        if !model.revision.is_default() || !self.shown.lock().iter().any(|local| local.name == model.name) {
             return None;
         }
         self.revisions().into_iter().find(|revision| revision.manifest.name == model.name)
@@ -83,13 +83,9 @@ impl LocalModels {
         self.records_changed.notify_one();
     }
 
-    fn shown(&self) -> MutexGuard<'_, Vec<Local>> {
-        self.shown.lock()
-    }
-
     /// Applies the result of a scan. Returns whether the mounts must change what they show.
     fn update(&self, found: &[Unshared]) -> bool {
-        let before = self.shown().clone();
+        let before = self.shown.lock().clone();
         let was_shown = |model: &&Unshared| before.iter().any(|local| local.path == model.path);
         // A model that changes while it is in use stays visible.
         let ready = found.iter().filter(|model| match model.state {
@@ -97,19 +93,19 @@ impl LocalModels {
             Wholeness::Changing(_) => was_shown(model),
             Wholeness::Incomplete(_) => false,
         });
-        let next: Vec<Local> = ready
+        let next: Vec<ShownModel> = ready
             .filter_map(|model| {
                 let revision = self.library.store.local_revision(&model.name, &model.files);
                 let revision = revision
                     .inspect_err(|error| tracing::warn!(%error, path = %model.path.display(), "could not read an unshared model"))
                     .ok()?;
-                Some(Local { name: model.name.clone(), path: model.path.clone(), revision })
+                Some(ShownModel { name: model.name.clone(), path: model.path.clone(), revision })
             })
             .collect();
-        let id = |local: &Local| (local.path.clone(), local.revision.manifest.torrent.info_hash);
+        let id = |local: &ShownModel| (local.path.clone(), local.revision.manifest.torrent.info_hash);
         let changed = before.iter().map(id).ne(next.iter().map(id));
         if changed {
-            *self.shown() = next;
+            *self.shown.lock() = next;
         }
         changed
     }

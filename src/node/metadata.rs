@@ -26,7 +26,7 @@ impl MetadataWaiters {
     /// Waits for the metadata of a torrent; the receiver fails when it is forgotten.
     pub fn expect(&self, id: TorrentId) -> oneshot::Receiver<Vec<u8>> {
         let (found, receiver) = oneshot::channel();
-        let mut asked = self.lock();
+        let mut asked = self.asked.lock();
         match asked.remove(&id) {
             Some(MetadataRequest::Answered(info)) => {
                 // The receiver exists: it is returned below.
@@ -41,7 +41,7 @@ impl MetadataWaiters {
 
     /// Passes metadata to the task that waits for it, or keeps it until one does.
     pub fn found(&self, id: TorrentId, info: &[u8]) {
-        let mut asked = self.lock();
+        let mut asked = self.asked.lock();
         match asked.remove(&id) {
             Some(MetadataRequest::Waiting(waiter)) => {
                 // The waiter may have given up meanwhile.
@@ -55,11 +55,7 @@ impl MetadataWaiters {
 
     /// Ends a request: its receiver fails.
     pub fn forget(&self, id: TorrentId) {
-        self.lock().remove(&id);
-    }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<TorrentId, MetadataRequest>> {
-        self.asked.lock()
+        self.asked.lock().remove(&id);
     }
 }
 
@@ -78,6 +74,6 @@ mod tests {
         let mut never = waiters.expect(TorrentId(3));
         waiters.forget(TorrentId(3));
         assert!(never.try_recv().is_err());
-        assert!(waiters.lock().is_empty());
+        assert!(waiters.asked.lock().is_empty());
     }
 }

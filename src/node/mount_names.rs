@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::disputes::paths_by;
-use super::{ErrorKind, Node, NodeError, chain, offline, resolve};
+use super::{ErrorKind, Node, NodeError, chain, lookup, offline};
 use crate::catalog::trust::Document;
 use crate::catalog::{Patience, Trust, TrustError};
 use crate::model::{Manifest, PublisherKey};
@@ -20,7 +20,7 @@ impl Resolver for NetworkNames {
         let node = self.0.clone();
         Box::pin(async move {
             let node = node.upgrade().ok_or(ResolveError::NotFound)?;
-            let error = match resolve::look_up(&node, &sought, within, Patience::Peers).await {
+            let error = match lookup::look_up(&node, &sought, within, Patience::Peers).await {
                 Ok(_) => None,
                 Err(e) if e.kind() == ErrorKind::HostLost => return Err(ResolveError::NotFound),
                 Err(e) => Some(e),

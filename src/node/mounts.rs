@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::disputes::Disputes;
@@ -106,19 +106,15 @@ impl Mounts {
         Self { disputes, served: Mutex::default(), publishing: Mutex::default() }
     }
 
-    fn served(&self) -> MutexGuard<'_, Vec<Arc<Served>>> {
-        self.served.lock()
-    }
-
     /// The mount points.
     pub fn paths(&self) -> Vec<PathBuf> {
-        self.served().iter().map(|served| served.request.place.path.clone()).collect()
+        self.served.lock().iter().map(|served| served.request.place.path.clone()).collect()
     }
 
     /// The mount points that this process can unmount.
     pub fn paths_here(&self) -> Vec<PathBuf> {
         let is_here = |place: &&Place| place.namespaces.have_this_mount_table();
-        let served = self.served();
+        let served = self.served.lock();
         served
             .iter()
             .map(|served| &served.request.place)
@@ -134,17 +130,17 @@ impl Mounts {
             options: served.request.options.clone(),
             held: served.request.held,
         };
-        self.served().iter().map(of).collect()
+        self.served.lock().iter().map(of).collect()
     }
 
     /// Whether there is no mount.
     pub fn is_empty(&self) -> bool {
-        self.served().is_empty()
+        self.served.lock().is_empty()
     }
 
     /// Unmounts all, at the same time.
     pub async fn stop(&self) {
-        let all = std::mem::take(&mut *self.served());
+        let all = std::mem::take(&mut *self.served.lock());
         let mut stopping = tokio::task::JoinSet::new();
         for served in all {
             stopping.spawn(async move { served.mounted.stop().await });
@@ -155,7 +151,7 @@ impl Mounts {
     /// Unmounts a path. Returns whether this node served a mount there.
     pub async fn unmount(&self, request: &UnmountRequest) -> bool {
         let served = {
-            let mut all = self.served();
+            let mut all = self.served.lock();
             let at = all.iter().position(|served| served.is_at(&request.path, &request.namespaces));
             at.map(|at| all.remove(at))
         };
@@ -167,7 +163,7 @@ impl Mounts {
     /// Updates the models that all mounts show.
     pub fn publish(&self) -> Result<(), NodeError> {
         let _one_at_a_time = self.publishing.lock();
-        let all = self.served().clone();
+        let all = self.served.lock().clone();
         let mut kept = BTreeSet::new();
         for served in &all {
             kept.extend(served.mounted.publish(self.disputes.shown()?));
@@ -180,7 +176,7 @@ impl Mounts {
 
     /// Informs the mounts of new names, peers and holders, so that they repeat failed lookups.
     pub fn news(&self, news: News<'_>) {
-        for served in self.served().iter().filter(|served| served.request.options.resolve) {
+        for served in self.served.lock().iter().filter(|served| served.request.options.resolve) {
             match news {
                 News::Name(name) => served.mounted.name_appeared(name),
                 News::Peer => served.mounted.peer_appeared(),
@@ -198,7 +194,7 @@ pub(super) async fn serve(
 ) -> Result<Arc<Served>, NodeError> {
     let MountRequest { place, options, .. } = request.clone();
     let path = place.path.clone();
-    if node.mounts.served().iter().any(|served| served.is_at(&path, &place.namespaces)) {
+    if node.mounts.served.lock().iter().any(|served| served.is_at(&path, &place.namespaces)) {
         return Err(NodeError::Mount(MountError::Busy(path)));
     }
     let peers = node.settings.peers.add(&options.peers);
@@ -212,13 +208,13 @@ pub(super) async fn serve(
     let served = Arc::new(Served { request, mounted, _peers: peers, _lent: lent });
     // So that unshared models are shown when the mount is ready. On a slow disk they appear later.
     let _ = tokio::time::timeout(LOCAL_WITHIN, node.local.first_scan()).await;
-    node.mounts.served().push(served.clone());
+    node.mounts.served.lock().push(served.clone());
     node.mounts.publish()?;
     let (node, ends) = (Arc::downgrade(node), served.clone());
     tokio::spawn(async move {
         ends.mounted.gone().await;
         if let Some(node) = node.upgrade() {
-            node.mounts.served().retain(|served| !Arc::ptr_eq(served, &ends));
+            node.mounts.served.lock().retain(|served| !Arc::ptr_eq(served, &ends));
         }
     });
     Ok(served)

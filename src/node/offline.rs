@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::catalog::NodeCatalog;
+use super::node_catalog::NodeCatalog;
 use super::{Library, NodeError};
 use crate::model::ModelRef;
 use crate::torrent::GivenPeers;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
@@ -71,37 +71,37 @@ struct Faults {
 impl Places {
     /// Marks a torrent without any stored byte: it is seeded when its files return.
     pub fn expect(&self, info_hash: InfoHash) {
-        self.lock().expected.insert(info_hash);
+        self.faults.lock().expected.insert(info_hash);
     }
 
     /// Removes the mark of [`Self::expect`].
     pub fn forget(&self, info_hash: &InfoHash) {
-        self.lock().expected.remove(info_hash);
+        self.faults.lock().expected.remove(info_hash);
     }
 
     /// Whether the change time of a file differs from that of its verification, and the file was not read since.
     pub fn is_touched(&self, info_hash: &InfoHash) -> bool {
-        self.lock().touched.contains(info_hash)
+        self.faults.lock().touched.contains(info_hash)
     }
 
     /// Removes the mark of [`Self::is_touched`]: the files are read again from now on.
     pub fn forget_touch(&self, info_hash: &InfoHash) {
-        self.lock().touched.remove(info_hash);
+        self.faults.lock().touched.remove(info_hash);
     }
 
     fn is_expected(&self, info_hash: &InfoHash) -> bool {
-        self.lock().expected.contains(info_hash)
+        self.faults.lock().expected.contains(info_hash)
     }
 
     /// The faults that `status` reports.
     pub fn problems(&self) -> Vec<StorageProblem> {
-        self.lock().problems.values().flatten().cloned().collect()
+        self.faults.lock().problems.values().flatten().cloned().collect()
     }
 
     /// Replaces the faults that `status` reports for a directory.
     fn report(&self, place: &PlaceId, manifest: &Arc<Manifest>, faulty: &[FaultyFile]) {
         let problems = problems(place, manifest, faulty);
-        let mut known = self.lock();
+        let mut known = self.faults.lock();
         let former = known.problems.get(place);
         for new in problems.iter().filter(|new| former.is_none_or(|former| !former.contains(new))) {
             tracing::warn!(model = new.model, path = %new.path.display(), reason = new.reason, "a shared file has a fault");
@@ -111,10 +111,6 @@ impl Places {
         } else {
             known.problems.insert(place.clone(), problems);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Faults> {
-        self.faults.lock()
     }
 }
 
@@ -194,7 +190,7 @@ pub(super) async fn run(node: Weak<Node>) {
         places.retain(|place| manifests.contains_key(&place.info_hash));
         let known: HashSet<&PlaceId> = places.iter().collect();
         rounds.retain(|place, _| known.contains(place));
-        node.places.lock().problems.retain(|place, _| known.contains(place));
+        node.places.faults.lock().problems.retain(|place, _| known.contains(place));
         for place in &places {
             let round = rounds.entry(place.clone()).or_insert_with(|| DirCheck::new(Instant::now()));
             check(&node, place, round, &manifests[&place.info_hash]).await;
@@ -252,7 +248,7 @@ async fn check(node: &Arc<Node>, place: &PlaceId, round: &mut DirCheck, manifest
         files_moved(&node, place);
     }
     if faulty.iter().any(|file| file.fault == Fault::Touched) {
-        node.places.lock().touched.insert(place.info_hash);
+        node.places.faults.lock().touched.insert(place.info_hash);
     }
     // The twin is seeded whole or not at all.
     if !is_back {
@@ -375,13 +371,12 @@ fn problems(place: &PlaceId, manifest: &Manifest, faulty: &[FaultyFile]) -> Vec<
         }];
     }
     let of = |file: &FaultyFile| {
-        let repair = match file.ours {
-            true => format!("`silmaril verify {model}` and `silmaril get {model}` fetch it again"),
-            false => {
-                "restore the file, and it is offered again by itself; or `silmaril share` its directory \
-                      again, to publish it as it is now"
-                    .to_owned()
-            }
+        let repair = if file.ours {
+            format!("`silmaril verify {model}` and `silmaril get {model}` fetch it again")
+        } else {
+            "restore the file, and it is offered again by itself; or `silmaril share` its directory again, to \
+             publish it as it is now"
+                .to_owned()
         };
         let (problem, help) = match &file.fault {
             Fault::Absent(why) => (format!("it is absent and is not offered: {why}"), repair),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::catalog::NodeCatalog;
 use super::metadata::MetadataWaiters;
+use super::node_catalog::NodeCatalog;
 use crate::fetch::Fetch;
 use crate::torrent::Event;
 

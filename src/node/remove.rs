@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::sharing::Rule;
-use super::{Library, Node, NodeError, blocking, former};
+use super::{Library, Node, NodeError, blocking, former_states};
 use crate::fsutil;
 use crate::mirror::git::replacements;
 use crate::model::ModelRef;
@@ -63,7 +63,7 @@ pub(super) async fn run(node: &Arc<Node>, model: &ModelRef) -> Result<(), NodeEr
     }
     for former in node.library.store.former(model, &main, None)? {
         if seen.insert(former.info_hash) {
-            former_held.push(former::hold(node, model, &former).await?);
+            former_held.push(former_states::hold(node, model, &former).await?);
         }
     }
     let (node, model) = (node.clone(), model.clone());

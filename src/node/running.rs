@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::catalog::NodeCatalog;
 use super::clients::Clients;
 use super::control::{self, Status};
 use super::disputes::{self, Disputes};
@@ -18,11 +17,12 @@ use super::jobs::Jobs;
 use super::limited::Limited;
 use super::local_models::LocalModels;
 use super::lock::NodeLock;
+use super::lookup::NetworkLookups;
 use super::metadata::MetadataWaiters;
 use super::mounts::Mounts;
+use super::node_catalog::NodeCatalog;
 use super::offline::Reach;
 use super::places::{self, Places};
-use super::resolve::Lookups;
 use super::seeds::Seeds;
 use super::sharing::Rule;
 use super::unresolved::Unresolved;
@@ -71,7 +71,7 @@ pub struct Node {
     pub(super) catalog: Option<Arc<NodeCatalog>>,
     /// Whether a peer or a server can be reached.
     pub(super) reach: Reach,
-    pub(super) lookups: Lookups,
+    pub(super) lookups: NetworkLookups,
     pub(super) unresolved: Unresolved,
     pub(super) limited: Limited,
     pub(super) disputes: Arc<Disputes>,

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use super::Node;
-use super::catalog::now;
+use super::node_catalog::now;
 use crate::ffi::process::lowest_priority;
 use crate::model::merkle::Hash;
 use crate::model::{BLOCK_LEN, PieceHashes, PieceIndex};
@@ -34,7 +34,7 @@ const SAVE_EVERY: u32 = 64;
 
 /// Runs until the node is gone.
 pub(super) async fn run(node: Weak<Node>) {
-    let Ok(reader) = Reader::start() else { return };
+    let Ok(reader) = PieceReader::start() else { return };
     tokio::time::sleep(START_AFTER).await;
     loop {
         let due = match node.upgrade() {
@@ -68,7 +68,7 @@ fn next_due(node: &Node) -> Option<Arc<StoredRevision>> {
 }
 
 /// Reads one torrent, or the rest of it.
-async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &Reader) {
+async fn pass(node: &Weak<Node>, revision: &Arc<StoredRevision>, reader: &PieceReader) {
     let manifest = &revision.manifest;
     let info_hash = manifest.torrent.info_hash;
     let Some((store, mut pass)) = node.upgrade().map(|node| {
@@ -149,9 +149,9 @@ struct PieceRead {
 }
 
 /// The thread that reads. It ends when this is dropped.
-struct Reader(mpsc::Sender<PieceRead>);
+struct PieceReader(mpsc::Sender<PieceRead>);
 
-impl Reader {
+impl PieceReader {
     fn start() -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<PieceRead>();
         let work = move || {

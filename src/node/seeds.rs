@@ -137,8 +137,8 @@ impl Seeds {
     }
 
     /// Has the engine treat a torrent as the rules of its models require. Of several models that are the same torrent,
-    /// the most permissive rule counts. If one of them is withheld, only the models that are stored here count besides:
-    /// a stranger may have given the files another name.
+    /// the most permissive rule counts. If one of them is withheld, of the other models only those count that are stored
+    /// here: a stranger may have given the files another name.
     pub fn apply_rules(&self, info_hash: &InfoHash) {
         let mut models = self.library.registry.all();
         self.reserve(&models);

@@ -17,7 +17,7 @@ use crate::model::metainfo::parse_metainfo;
 use crate::model::scan::OutsideLinks;
 use crate::model::web_seed::WebSeed;
 use crate::model::{FileEntry, Manifest, ModelName, ModelRef, PieceLayers, Revision};
-use crate::node::catalog::now;
+use crate::node::node_catalog::now;
 use crate::node::sharing::Rule;
 use crate::node::{Library, Node, NodeError, blocking, export};
 use crate::store::{ContentKey, Pass, Stamp};
@@ -157,10 +157,8 @@ impl Library {
 
     /// The key of this node, created if there is none; none without `sign`.
     pub(super) fn signer(&self, sign: bool) -> Result<Option<PublisherKeypair>, NodeError> {
-        match sign {
-            true => Ok(Some(PublisherKeypair::load_or_create(&self.paths.publisher_key())?)),
-            false => Ok(None),
-        }
+        let load = || PublisherKeypair::load_or_create(&self.paths.publisher_key());
+        Ok(sign.then(load).transpose()?)
     }
 
     /// Completes a manifest with the trackers of this node and, with `sign`, its signature.

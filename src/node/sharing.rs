@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::NodeError;
@@ -121,7 +121,7 @@ impl Sharing {
 
     /// The rule of a model.
     pub fn of(&self, model: &ModelRef) -> Rule {
-        self.rules().get(model).copied().unwrap_or_default()
+        self.rules.lock().get(model).copied().unwrap_or_default()
     }
 
     /// Whether a model is announced: by its name, its record, and as one that is held here.
@@ -142,7 +142,7 @@ impl Sharing {
 
     /// Sets the rule of a model. It is on the disk before it has an effect.
     pub fn set(&self, model: &ModelRef, rule: Rule) -> Result<(), NodeError> {
-        let mut rules = self.rules();
+        let mut rules = self.rules.lock();
         let mut models = rules.clone();
         if rule == Rule::default() {
             models.remove(model);
@@ -160,10 +160,6 @@ impl Sharing {
         *rules = document.models;
         self.generation.fetch_add(1, Ordering::AcqRel);
         Ok(())
-    }
-
-    fn rules(&self) -> MutexGuard<'_, Rules> {
-        self.rules.lock()
     }
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::text;
 use super::{Library, Node, NodeError, blocking};
-use crate::fetch::{Fetch, Shedding};
+use crate::fetch::{Fetch, ReadError, Shedding};
 use crate::model::PiecesRoot;
 use crate::store::cache::disk_space;
 use crate::store::{CacheEntry, Content, ContentKey, Lies, Room, Rooms, Store, StoredRevision, kept_free};
@@ -110,6 +110,21 @@ pub(super) fn check(
         (free, limit) = (bound, " (cache.max_size)".to_owned());
     }
     if need <= free { Ok(()) } else { Err(NodeError::Space { path: at.to_owned(), need, free, limit }) }
+}
+
+/// Fetches files of a revision. If the space is not sufficient, the error has the needed and the free bytes.
+pub(super) async fn fetch_files(
+    node: &Node,
+    revision: &Arc<StoredRevision>,
+    files: &[usize],
+    dest: Option<&Path>,
+) -> Result<(), NodeError> {
+    let stall = node.library.config.torrent.download_timeout;
+    let fetched = node.fetch.fetch_files(revision, files, stall).await;
+    if let Err(ReadError::NoSpace) = &fetched {
+        check(&node.library, revision, files, dest)?;
+    }
+    fetched.map_err(|source| NodeError::Fetch { model: revision.manifest.model_ref(), source })
 }
 
 /// One attempt to make space.

@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use super::catalog::NodeCatalog;
 use super::clients::Clients;
 use super::disputes::Disputes;
 use super::jobs::Jobs;
 use super::limited::Limited;
 use super::local_models::{self, LocalModels};
+use super::lookup::NetworkLookups;
 use super::metadata::MetadataWaiters;
 use super::mounts::Mounts;
+use super::node_catalog::NodeCatalog;
 use super::offline::Reach;
 use super::places::Places;
 use super::pump::Pump;
-use super::resolve::Lookups;
 use super::seeds::Seeds;
 use super::unresolved::Unresolved;
 use super::web::Web;
@@ -119,7 +119,7 @@ impl Node {
             clients: Clients::default(),
             mounts: Mounts::new(disputes.clone()),
             catalog,
-            lookups: Lookups::default(),
+            lookups: NetworkLookups::default(),
             unresolved: Unresolved::default(),
             limited: Limited::default(),
             disputes,
@@ -142,7 +142,7 @@ impl Node {
         node.reload()?;
         let housekeeper = tokio::spawn(super::housekeeping::run(Arc::downgrade(&node), SYNC_EVERY));
         let attendants = node.catalog.iter().flat_map(|part| {
-            let attendant = super::catalog::run(Arc::downgrade(&node), part.clone());
+            let attendant = super::node_catalog::run(Arc::downgrade(&node), part.clone());
             let searcher = super::starving::run(Arc::downgrade(&node), part.clone());
             [tokio::spawn(attendant), tokio::spawn(searcher)]
         });

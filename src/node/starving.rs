@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use futures_util::future::{AbortHandle, abortable};
 
 use super::Node;
-use super::catalog::NodeCatalog;
+use super::node_catalog::NodeCatalog;
 use crate::fetch::Exposure;
 use crate::model::InfoHash;
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::mount::Sought;
@@ -29,10 +29,10 @@ pub struct UnresolvedName {
 
 /// The latest unresolved names, the newest last.
 #[derive(Debug, Default)]
-pub(super) struct Unresolved(Mutex<VecDeque<Entry>>);
+pub(super) struct Unresolved(Mutex<VecDeque<UnresolvedEntry>>);
 
 #[derive(Debug)]
-struct Entry {
+struct UnresolvedEntry {
     sought: Sought,
     reason: String,
     /// Whether it was not found, instead of refused.
@@ -44,38 +44,40 @@ struct Entry {
 impl Unresolved {
     /// Adds a path that cannot be shown. `paths` are the paths of the models of the publishers that dispute its name.
     pub fn note(&self, sought: &Sought, is_absent: bool, reason: String, paths: Vec<PathBuf>) {
-        let mut latest = self.lock();
+        let mut latest = self.0.lock();
         latest.retain(|known| known.sought != *sought);
         if latest.len() >= MAX_REMEMBERED {
             latest.pop_front();
         }
-        latest.push_back(Entry { sought: sought.clone(), reason, is_absent, paths, when: Instant::now() });
+        latest.push_back(UnresolvedEntry {
+            sought: sought.clone(),
+            reason,
+            is_absent,
+            paths,
+            when: Instant::now(),
+        });
     }
 
     /// Removes a path that has been resolved.
     pub fn forget(&self, sought: &Sought) {
-        self.lock().retain(|known| known.sought != *sought);
+        self.0.lock().retain(|known| known.sought != *sought);
     }
 
     /// Removes all: a change may have removed every reason.
     pub fn clear(&self) {
-        self.lock().clear();
+        self.0.lock().clear();
     }
 
     /// The names that `status` reports, without absent models that are `known` by now.
     pub fn status(&self, known: impl Fn(&Sought) -> bool) -> Vec<UnresolvedName> {
-        self.lock().retain(|entry| !entry.is_absent || !known(&entry.sought));
-        let of = |entry: &Entry| UnresolvedName {
+        self.0.lock().retain(|entry| !entry.is_absent || !known(&entry.sought));
+        let of = |entry: &UnresolvedEntry| UnresolvedName {
             model: entry.sought.to_string(),
             reason: entry.reason.clone(),
             seconds: entry.when.elapsed().as_secs(),
             paths: entry.paths.clone(),
         };
-        self.lock().iter().map(of).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
-        self.0.lock()
+        self.0.lock().iter().map(of).collect()
     }
 }
 

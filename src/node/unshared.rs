@@ -134,7 +134,7 @@ fn collect(org: &str, dir: &Path, found: &mut Vec<(ModelName, PathBuf)>) {
 /// The directories in a directory, without links. One that cannot be read counts as empty.
 pub(super) fn subdirectories(dir: &Path) -> Vec<(String, PathBuf)> {
     let entries = nofollow::read_dir(dir).unwrap_or_else(|error| {
-        tracing::debug!("{} cannot be listed: {error}", dir.display());
+        tracing::debug!(%error, path = %dir.display(), "could not list a directory");
         Vec::new()
     });
     let dirs = entries.into_iter().filter(|(_, kind)| kind.is_dir());

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::control::Warmed;
 use super::get::MAX_CHANGES;
-use super::{Node, NodeError, resolve, space};
+use super::{Node, NodeError, lookup, space};
 use crate::catalog::Patience;
-use crate::fetch::ReadError;
 use crate::model::ModelRef;
 use crate::model::names::NameError;
 use crate::mount::Sought;
@@ -45,7 +44,7 @@ pub(super) async fn run(node: &Arc<Node>, path: &str, resolve: bool) -> Result<W
         return warmed(&local, &sought.model, &below).map(|(_, warmed)| warmed);
     }
     if resolve && node.library.known_as(&sought).is_none() {
-        resolve::look_up(node, &sought, node.library.config.mount.resolve_timeout, Patience::All).await?;
+        lookup::look_up(node, &sought, node.library.config.mount.resolve_timeout, Patience::All).await?;
     }
     if sought.publisher.is_none() {
         node.disputes.check(&sought.model)?;
@@ -65,13 +64,7 @@ async fn warm_as_known_now(node: &Node, sought: &Sought, below: &str) -> Result<
     let revision: Arc<StoredRevision> = node.library.store.revision(manifest)?;
     let (files, warmed) = warmed(&revision, model, below)?;
     space::check(&node.library, &revision, &files, None)?;
-    let stall = node.library.config.torrent.download_timeout;
-    let fetched = node.fetch.fetch_files(&revision, &files, stall).await;
-    if let Err(ReadError::NoSpace) = &fetched {
-        // Its error has the needed and the free bytes.
-        space::check(&node.library, &revision, &files, None)?;
-    }
-    fetched.map_err(|source| NodeError::Fetch { model: model.clone(), source })?;
+    space::fetch_files(node, &revision, &files, None).await?;
     Ok(warmed)
 }
 

@@ -309,9 +309,8 @@ impl Client {
     ) -> Result<Connected, NodeError> {
         let body = serde_json::to_vec(body).map_err(|e| self.failed(e))?;
         // The node was running when this client was made.
-        let stream = self.stream().await.map_err(|error| match descriptors::is_shortage(&error) {
-            true => self.failed(error),
-            false => NodeError::HostLost,
+        let stream = self.stream().await.map_err(|error| {
+            if descriptors::is_shortage(&error) { self.failed(error) } else { NodeError::HostLost }
         })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(PassingStream::new(stream, descriptor)))

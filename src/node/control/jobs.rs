@@ -17,7 +17,7 @@ use crate::node::mirror::{MirrorProgress, MirrorRequest};
 use crate::node::mounts::{MountGuard, MountRequest};
 use crate::node::share::ShareRequest;
 use crate::node::{
-    Node, NodeError, cache, discover, get, import, mirror, mounts, remove, seed, share, verify,
+    Node, NodeError, clear_cache, discover, get, import, mirror, mounts, remove, seed, share, verify,
 };
 
 /// The node; it is gone when the process stops.
@@ -131,5 +131,5 @@ async fn remove(State(node): NodeState, Json(request): Json<OfModel>) -> Respons
 }
 
 async fn clear(State(node): NodeState) -> Response {
-    job(node, |node, _| async move { cache::clear(&node).await })
+    job(node, |node, _| async move { clear_cache::run(&node).await })
 }

@@ -5,7 +5,7 @@
 
 mod job;
 mod local;
-mod place;
+mod publish;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::nofollow;
 use crate::store::StoreError;
 use crate::store::vacant::Standing;
 use job::MirrorJob;
-use place::Placement;
+use publish::MirroredModel;
 
 /// Parallel downloads: enough to use the whole link with files of a few megabytes, few enough for any server.
 const PARALLEL: usize = 4;
@@ -152,7 +152,7 @@ pub(super) async fn run(
     let from = source.describe(snapshot.commit);
     if let Some(known) = mirrored_before(node, &job, request, &from)? {
         let report = still_mirrored(node, &job, &snapshot, request, &known)?;
-        place::finish(node, &job, &known, turn).await?;
+        publish::finish(node, &job, &known, turn).await?;
         return Ok(report);
     }
     if !request.skip_lfs {
@@ -176,7 +176,7 @@ pub(super) async fn run(
     let web_seeds = source.web_seed(snapshot.commit).into_iter().collect();
     drop(source);
     let (node, request) = (node.clone(), request.clone());
-    Placement { node, job, request, snapshot, source: from, web_seeds, turn }.put(downloaded).await
+    MirroredModel { node, job, request, snapshot, source: from, web_seeds, turn }.put(downloaded).await
 }
 
 /// Fails if files of the user have paths of the snapshot in the directory of the model.

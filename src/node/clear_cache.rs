@@ -11,7 +11,7 @@ use crate::store::ContentKey;
 const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 
 /// Deletes all bytes of the cache for which no reader waits. Returns how many bytes that freed.
-pub(super) async fn clear(node: &Node) -> Result<u64, NodeError> {
+pub(super) async fn run(node: &Node) -> Result<u64, NodeError> {
     let usage = || {
         let store = node.library.store.clone();
         blocking::run(move || Ok(store.cache_usage()?))

@@ -12,11 +12,11 @@ use crate::model::manifest::Source;
 use crate::model::scan::OutsideLinks;
 use crate::model::{Manifest, license};
 use crate::node::sharing::Rule;
-use crate::node::{Library, Node, NodeError, blocking, former};
+use crate::node::{Library, Node, NodeError, blocking, former_states};
 use crate::store::{Kept, Stamp, StoredRevision};
 
 /// A downloaded model that moves to its directory.
-pub(super) struct Placement {
+pub(super) struct MirroredModel {
     pub node: Arc<Node>,
     pub job: Arc<MirrorJob>,
     pub request: MirrorRequest,
@@ -37,7 +37,7 @@ struct Ready {
     warnings: Vec<String>,
 }
 
-impl Placement {
+impl MirroredModel {
     /// Moves the files to the directory of the model, and deletes files of its former state.
     pub async fn put(self, downloaded: Downloaded) -> Result<MirrorReport, NodeError> {
         let mut report = MirrorReport {
@@ -88,7 +88,7 @@ impl Placement {
             Ok(kept)
         });
         let kept = entering.await?;
-        former::clear(&this, &revision.manifest, &job.dest).await?;
+        former_states::clear(&this, &revision.manifest, &job.dest).await?;
         report.info_hash = Some(revision.manifest.torrent.info_hash);
         report.withheld = ready.rule.withheld;
         report.warnings.extend(ready.warnings.into_iter().chain(kept.iter().map(Kept::to_string)));
@@ -189,7 +189,7 @@ pub(super) async fn finish(
         clear_up(&library, &clearing)
     })
     .await?;
-    former::clear(node, present, &job.dest).await
+    former_states::clear(node, present, &job.dest).await
 }
 
 /// Deletes files of a mirror without large files that are not part of the model, and the staging directory. An

@@ -1,34 +1,26 @@
-//! `get`: a model into a directory, whole or by pattern.
+//! `get`: fetches a model, or some of its files, into a directory.
+
+mod files;
+mod wanted;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::OwnedMutexGuard;
-
-use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Patience, TrustError};
-use crate::fetch::ReadError;
 use crate::model::code::Findings;
 use crate::model::{Manifest, ModelRef, PublisherKey};
-use crate::node::accept::Intent;
-use crate::node::blocking::Abandoned;
-use crate::node::disputes::Claim;
 use crate::node::sharing::{Rule, Withheld};
-use crate::node::{ErrorKind, Node, NodeError, Surroundings, blocking, former, resolve, space};
-use crate::store::verify::Watch;
-use crate::store::{Kept, Store, StoreError, StoredRevision};
+use crate::node::{Node, NodeError, Surroundings, former_states, space};
+use crate::store::{Kept, StoredRevision};
+pub(super) use files::adopt;
+use files::{check, on_store, select};
+use wanted::{Wanted, wanted};
 
 /// How long a name is looked up in the network.
 pub(super) const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
-
-/// How long a node without any peer waits for one: hosts of one LAN need a second or two.
-const MEET_WITHIN: Duration = Duration::from_secs(6);
-/// The pause between two lookups meanwhile.
-const MEET_PAUSE: Duration = Duration::from_millis(300);
 
 /// How often the work on a model is repeated when the model is replaced by another one each time.
 pub(super) const MAX_CHANGES: usize = 10;
@@ -160,13 +152,6 @@ pub enum GetError {
     Glob(#[from] globset::Error),
 }
 
-/// The manifest of the model to get.
-struct Wanted {
-    manifest: Arc<Manifest>,
-    origin: Origin,
-    warning: Option<String>,
-}
-
 /// Where the manifest of a model is from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -237,16 +222,8 @@ async fn get_as_known_now(
     }
     let over_http = || node.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded_web);
     let (before, web_before) = (here(&files), over_http());
-    let failed = |source| NodeError::Fetch { model: model.clone(), source };
-    let stall = node.library.config.torrent.download_timeout;
-    let fetched = node.fetch.fetch_files(&revision, &files, stall);
-    let fetched = while_finding_holders(node, &manifest, fetched);
-    let fetched = meanwhile(fetched, showing).await;
-    if let Err(ReadError::NoSpace) = &fetched {
-        // Its error has the needed and the free bytes.
-        space::check(&node.library, &revision, &files, Some(&dest))?;
-    }
-    fetched.map_err(failed)?;
+    let fetched = space::fetch_files(node, &revision, &files, Some(&dest));
+    meanwhile(while_finding_holders(node, &manifest, fetched), showing).await?;
     showing();
     if request.verify {
         check(&revision, &files, want, progress).await?;
@@ -265,7 +242,7 @@ async fn get_as_known_now(
     // Its bytes are stored for this model as well now.
     node.seeds.apply_rules(&manifest.torrent.info_hash);
     if whole {
-        former::clear(node, &manifest, &dest).await?;
+        former_states::clear(node, &manifest, &dest).await?;
     }
     node.changed();
     let seeded = seed_after_get(node, &revision, request.seed)?;
@@ -340,180 +317,11 @@ async fn while_finding_holders<T>(node: &Node, manifest: &Manifest, work: impl F
     }
 }
 
-/// The manifest of the model: the known one, or the one that the network has.
-async fn wanted(
-    node: &Arc<Node>,
-    request: &GetRequest,
-    progress: &(impl Fn(GetProgress) + Send + Sync),
-) -> Result<Wanted, NodeError> {
-    let model = &request.model;
-    let held = node.library.registry.get(model);
-    let refused = held.as_ref().map(|held| fits(node, held, request)).transpose()?.flatten();
-    let mut known = held.clone().filter(|_| refused.is_none());
-    if let Some(of_now) = known.as_ref().filter(|_| !request.update) {
-        // A mount may have read it and pinned nothing.
-        match node.disputes.claim_known(of_now)? {
-            Claim::Accepted => {
-                let origin =
-                    if resolve::is_outdated(node, of_now) { Origin::Outdated } else { Origin::Known };
-                return Ok(Wanted { manifest: of_now.clone(), origin, warning: None });
-            }
-            Claim::Another => known = None,
-        }
-    }
-    node.reach.check_model(model, &request.peers)?;
-    node.session.trust_hosts(&request.peers);
-    node.call_in_catalog(&request.peers);
-    let showing = || {
-        let peers = node.catalog.as_ref().map_or(0, |part| part.catalog.status().peers);
-        progress(GetProgress::Looking { peers });
-    };
-    let found = meanwhile(look_for(node, request, held.is_some()), showing).await;
-    match (found, known) {
-        (Ok(found), Some(known)) if found.torrent.info_hash == known.torrent.info_hash => {
-            Ok(Wanted { manifest: found, origin: Origin::NoneNewer, warning: None })
-        }
-        (Ok(found), _) => Ok(Wanted { manifest: found, origin: Origin::Found, warning: None }),
-        (Err(e), Some(known)) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Older) => {
-            if let Claim::Another = node.disputes.claim_known(&known)? {
-                return Err(e);
-            }
-            let offered = Some(e.to_string()).filter(|_| e.kind() == ErrorKind::Older);
-            let warning = offered.map(|e| format!("the network offers an older state only: {e}"));
-            Ok(Wanted { manifest: known, origin: Origin::NoneNewer, warning })
-        }
-        // The reason why the known one is refused is more useful.
-        (Err(e), None) if e.kind() == ErrorKind::NotFound => Err(refused.map_or(e, NodeError::from)),
-        (Err(e), _) => Err(e),
-    }
-}
-
-/// Whether the known manifest is signed by a trusted publisher, and by the requested one. Returns the reason if not,
-/// and fails if the requested publisher is unknown.
-fn fits(node: &Node, held: &Manifest, request: &GetRequest) -> Result<Option<TrustError>, NodeError> {
-    let trust = &node.library.trust;
-    if let Err(refused) = trust.stands(&held.name, held.signed_by()) {
-        return Ok(Some(refused));
-    }
-    let Some(wanted) = &request.publisher else { return Ok(None) };
-    match trust.insist(&held.name, held.signed_by(), wanted) {
-        Ok(()) => Ok(None),
-        Err(refused @ TrustError::NotOffered { .. }) => {
-            let known = node.catalog.as_ref().map(|part| part.store.digest()).unwrap_or_default();
-            match trust.find(wanted, known.into_iter().map(|have| have.publisher)) {
-                Ok(_) => Ok(Some(refused)),
-                Err(_) => Err(refused.into()),
-            }
-        }
-        Err(e) => Err(e.into()),
-    }
-}
-
-/// Looks the model up in the network. A node without any peer waits up to [`MEET_WITHIN`] for one.
-async fn look_for(
-    node: &Arc<Node>,
-    request: &GetRequest,
-    is_known: bool,
-) -> Result<Arc<Manifest>, NodeError> {
-    let (model, publisher) = (&request.model, request.publisher.as_deref());
-    let intent = Intent::Take { allow_older: request.allow_older };
-    let alone = || node.catalog.as_ref().is_some_and(|part| part.catalog.status().peers == 0);
-    let until = Instant::now() + MEET_WITHIN;
-    loop {
-        let waits = alone() && Instant::now() < until;
-        let found = match is_known {
-            false => resolve::resolve(node, model, publisher, RESOLVE_WITHIN, Patience::All, intent).await,
-            true => {
-                resolve::resolve_in_network(node, model, publisher, RESOLVE_WITHIN, Patience::All, intent)
-                    .await
-            }
-        };
-        match found {
-            Err(e) if waits && e.kind() == ErrorKind::NotFound => tokio::time::sleep(MEET_PAUSE).await,
-            found => return found,
-        }
-    }
-}
-
 fn fetching(node: &Node, revision: &Arc<StoredRevision>, files: &[usize], want: u64) -> GetProgress {
     let have = files.iter().map(|&i| revision.contents[i].cached_bytes()).sum();
     let status = node.fetch.progress(&revision.manifest.torrent.info_hash);
     let (from_peers, from_web, peers) = status.map_or((0, 0, 0), |s| (s.download_rate, s.web_rate, s.peers));
     GetProgress::Fetching { have, want, rate: from_peers + from_web, peers, web: from_web > 0 }
-}
-
-/// Verifies and records files that are already at the destination. Dropping the future stops it.
-pub(super) async fn adopt(
-    node: &Node,
-    revision: &Arc<StoredRevision>,
-    turn: &Arc<OwnedMutexGuard<()>>,
-    dest: &Path,
-    progress: &(impl Fn(GetProgress) + Send + Sync),
-) -> Result<(), NodeError> {
-    let found = node.library.store.unverified(revision, dest);
-    if found.is_empty() {
-        return Ok(());
-    }
-    let want = found.iter().map(|&i| revision.manifest.files[i].size).sum();
-    let (counter, mut done) = tokio::sync::watch::channel(0u64);
-    let abandoned = Abandoned::default();
-    let (dest, cancel) = (dest.to_owned(), abandoned.0.clone());
-    let adopting = on_store(node, revision, turn, move |store, revision| {
-        let progress = |bytes| counter.send_modify(|done| *done += bytes);
-        let watch = Watch { progress: &progress, cancel: &cancel };
-        store.adopt(revision, &found, &dest, &store.layers(&revision.manifest)?, watch)
-    });
-    tokio::pin!(adopting);
-    loop {
-        tokio::select! {
-            adopted = &mut adopting => return adopted.map(|_| ()),
-            Ok(()) = done.changed() => {
-                let done = *done.borrow_and_update();
-                progress(GetProgress::Checking { done, want });
-            }
-        }
-    }
-}
-
-/// Compares every file with its sha256. A file that differs although its pieces were right comes from a
-/// manifest that contradicts itself.
-async fn check(
-    revision: &Arc<StoredRevision>,
-    files: &[usize],
-    want: u64,
-    progress: &(impl Fn(GetProgress) + Send + Sync),
-) -> Result<(), NodeError> {
-    let (counter, mut done) = tokio::sync::watch::channel(0u64);
-    let (work, files) = (revision.clone(), files.to_vec());
-    let checking = tokio::task::spawn_blocking(move || {
-        super::check::damaged(&work, &files, &|bytes| counter.send_modify(|done| *done += bytes))
-    });
-    while done.changed().await.is_ok() {
-        let done = *done.borrow_and_update();
-        progress(GetProgress::Checking { done, want });
-    }
-    let files = checking.await?;
-    if files.is_empty() {
-        return Ok(());
-    }
-    Err(NodeError::Damaged { model: revision.manifest.model_ref(), files })
-}
-
-/// Runs a store operation that moves files, while the engine has them closed, off the runtime's workers.
-async fn on_store<T: Send + 'static>(
-    node: &Node,
-    revision: &Arc<StoredRevision>,
-    turn: &Arc<OwnedMutexGuard<()>>,
-    work: impl FnOnce(&Store, &StoredRevision) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, NodeError> {
-    let until_done = (turn.clone(), node.seeds.close(revision).await?, node.lock.clone());
-    let (store, revision) = (node.library.store.clone(), revision.clone());
-    blocking::run(move || {
-        // Held by the thread, which continues when the future is dropped.
-        let _until_done = until_done;
-        Ok(work(&store, &revision)?)
-    })
-    .await
 }
 
 /// Awaits some work, and calls `tick` every [`REPORT_EVERY`] meanwhile.
@@ -527,29 +335,4 @@ pub(super) async fn meanwhile<T>(work: impl Future<Output = T>, tick: impl Fn())
             _ = clock.tick() => tick(),
         }
     }
-}
-
-/// Indices of the files that the globs choose: all or those matching an `include`, less those matching an
-/// `exclude`. A glob without `/` matches in every directory, as in `hf download`.
-fn select(manifest: &Manifest, include: &[String], exclude: &[String]) -> Result<Vec<usize>, GetError> {
-    let (include_set, exclude_set) = (globs(include)?, globs(exclude)?);
-    let files: Vec<usize> = (0..manifest.files.len())
-        .filter(|&i| {
-            let path = &manifest.files[i].path;
-            (include.is_empty() || include_set.is_match(path)) && !exclude_set.is_match(path)
-        })
-        .collect();
-    if files.is_empty() {
-        let model = manifest.model_ref();
-        return Err(GetError::NoMatch(model));
-    }
-    Ok(files)
-}
-
-fn globs(patterns: &[String]) -> Result<GlobSet, GetError> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        set.add(Glob::new(pattern)?);
-    }
-    Ok(set.build()?)
 }

@@ -2,16 +2,14 @@
 //!
 //! Before the manifest matches its announcement, nothing is stored and no publisher is pinned.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::accept::Intent;
-use super::candidates::{Chosen, Network};
-use super::catalog::NodeCatalog;
+use super::candidates::{Chosen, ManifestSource};
+use super::jobs::Jobs;
+use super::node_catalog::NodeCatalog;
 use super::{ErrorKind, Library, Node, NodeError, blocking, candidates, chain};
 use crate::catalog::trust::{Pinning, TrustError};
 use crate::catalog::{Candidate, CatalogError, Patience, Trust};
@@ -24,14 +22,11 @@ const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
 const MAX_SUCCESSIONS: usize = 8;
 
 /// A lookup: the model, the requested publisher, the intent, and how long the caller waits for a name that no peer has.
-type LookupKey = (ModelRef, Option<String>, Intent, Patience);
-
-/// Held by the caller that resolves; contains the latest failure and its time.
-type LookupTurn = tokio::sync::Mutex<Option<(Instant, SharedError)>>;
+pub(super) type LookupKey = (ModelRef, Option<String>, Intent, Patience);
 
 /// A failure, for all callers that waited for it.
 #[derive(Debug, Clone)]
-enum SharedError {
+pub(super) enum SharedError {
     /// Kept as it is, because it contains the publishers.
     Trust(TrustError),
     Other(ErrorKind, String),
@@ -55,22 +50,8 @@ impl From<SharedError> for NodeError {
     }
 }
 
-/// The lookups in progress. Simultaneous lookups of one name are done once.
-#[derive(Debug, Default)]
-pub(super) struct Lookups(Mutex<HashMap<LookupKey, Weak<LookupTurn>>>);
-
-impl Lookups {
-    fn of(&self, key: LookupKey) -> Arc<LookupTurn> {
-        let mut turns = self.0.lock();
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
-            return turn;
-        }
-        let turn = Arc::new(LookupTurn::default());
-        turns.insert(key, Arc::downgrade(&turn));
-        turn
-    }
-}
+/// The lookups in progress, each with its latest failure. Simultaneous lookups of one name are done once.
+pub(super) type NetworkLookups = Jobs<LookupKey, Option<(Instant, SharedError)>>;
 
 /// Looks up the model at a path of a mount, for at most `within`. Fails immediately if there is no network.
 pub(super) async fn look_up(
@@ -99,9 +80,9 @@ pub(super) async fn resolve(
     intent: Intent,
 ) -> Result<Arc<Manifest>, NodeError> {
     let asked = Instant::now();
-    let turn = node.lookups.of((model.clone(), publisher.map(str::to_owned), intent, patience));
+    let lookup = (model.clone(), publisher.map(str::to_owned), intent, patience);
     let until = tokio::time::Instant::now() + within;
-    let Ok(mut failed) = tokio::time::timeout_at(until, turn.lock()).await else {
+    let Ok(mut failed) = tokio::time::timeout_at(until, node.lookups.turn(&lookup)).await else {
         return Err(CatalogError::NotFound(model.clone()).into());
     };
     if let Some(known) = node.library.registry.get(model).filter(|known| node.library.is_accepted(known)) {
@@ -348,7 +329,7 @@ impl ManifestPeers<'_> {
     }
 }
 
-impl Network for ManifestPeers<'_> {
+impl ManifestSource for ManifestPeers<'_> {
     /// Fails as soon as a newer record replaces that of the candidate. Refuses a state older than the known one, unless
     /// the user allows it.
     async fn fetch(&self, candidate: &Candidate, within: Duration) -> Result<Manifest, NodeError> {
@@ -393,22 +374,5 @@ impl Network for ManifestPeers<'_> {
             }
         };
         tokio::time::timeout(within, arrives).await.is_ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn lookups_of_one_name_share_a_turn() {
-        let lookups = Lookups::default();
-        let key = |name: &str| (name.parse().unwrap(), None, Intent::Read, Patience::All);
-        let one = lookups.of(key("a/b"));
-        assert!(Arc::ptr_eq(&one, &lookups.of(key("a/b"))));
-        assert!(!Arc::ptr_eq(&one, &lookups.of(key("a/c"))));
-        drop(one);
-        lookups.of(key("a/d"));
-        assert!(lookups.0.lock().len() <= 1, "unused turns are removed");
     }
 }
