@@ -19,15 +19,15 @@ FIXTURES := $(TARGET)/fixtures
 SUDO     := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 HOST     := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
-# What the build, the tests and the demo need of Debian.
-# python3-libtorrent brings the stock libtorrent, which is a foreign client in tests; silmaril does not link it.
+# Debian packages that the build, the tests and the demo need.
+# python3-libtorrent contains the stock libtorrent, a foreign client in tests. silmaril does not link it.
 PACKAGES := ca-certificates cmake fuse3 g++ iproute2 libboost-dev libssl-dev patch pkg-config procps \
             python3 python3-libtorrent python3-venv unzip util-linux xz-utils
 LINTERS  := clang-format
-# The servers that tests of mirroring run against, and their clients.
+# The servers and clients that the tests of `mirror` use.
 SERVERS  := git git-lfs lighttpd
 
-# Tests make network namespaces, which takes root; the build itself does not.
+# Tests make network namespaces, so they need root. The build does not.
 ifneq ($(SUDO),)
 TEST_RUNNER := CARGO_TARGET_$(shell echo '$(HOST)' | tr 'a-z-' 'A-Z_')_RUNNER='sudo -E'
 endif
@@ -37,8 +37,8 @@ endif
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# $(1) packages: installs those that are missing, and does nothing over the network when none is. Debian starts
-# lighttpd when it is installed; the tests start their own, so that one is switched off again.
+# $(1) packages: installs the missing ones. Without missing packages it does not use the network. Debian starts lighttpd
+# when it installs it; the tests start their own, so the service is disabled.
 define ensure
 @missing=""; \
 for p in $(1); do \
@@ -91,11 +91,11 @@ $(eval $(call model_fixture,wordllama,0.4.0.post1,wordllama/weights,64b47a2dc493
 test: fixtures ## Run every test (makes network namespaces and mounts: needs root or sudo)
 	$(call ensure,$(SERVERS))
 	$(TEST_RUNNER) $(CARGO) test --locked --no-fail-fast -- $(ARGS)
-	@# Nine hosts that flood as fast as they can would starve the tests beside them.
+	@# Nine hosts that flood as fast as they can would starve tests that run at the same time.
 	$(if $(ARGS),,$(TEST_RUNNER) $(CARGO) test --locked --test main e2e::hostile_hosts -- --ignored)
 	$(if $(ARGS),,$(TEST_RUNNER) $(CARGO) test --locked --test main catalog:: -- --ignored)
 
-fuzz: setup ## Throw mutated input at every decoder that strangers reach, a minute each (SECONDS=n)
+fuzz: setup ## Run every decoder of data from strangers on mutated input, a minute each (SECONDS=n)
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test main fuzz::harness -- --nocapture --test-threads=1
 
 ASAN := SILMARIL_ENGINE_FLAVOR=asan CARGO_TARGET_DIR=$(TARGET)/asan ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 \
@@ -105,7 +105,7 @@ asan: fixtures ## Run the tests of the gate, the disk back end and hostile peers
 	$(ASAN) cpp/engine/build.sh ensure
 	$(ASAN) $(TEST_RUNNER) $(CARGO) test --locked --test main -- engine:: hostile::
 
-simulate: setup ## Print how records spread among 1 000 nodes, the table of the README
+simulate: setup ## Print how records spread among 1 000 nodes, the table of docs/MEASUREMENTS.md
 	$(CARGO) test --locked --test main catalog::simulation -- --ignored --nocapture
 
 demo: build fixtures ## Share a real model on one namespace host, mount it on another, read one tensor
@@ -114,11 +114,11 @@ demo: build fixtures ## Share a real model on one namespace host, mount it on an
 bench: build fixtures ## Measure reads of a 1 GiB model through the mount
 	$(SUDO) tests/bench/bench.sh ./silmaril
 
-measure: fixtures ## Measure a catalog of 100 000 records (a search takes at most 50 ms), and get beside hostile peers
+measure: fixtures ## Measure a catalog of 100 000 records (a search takes at most 50 ms), and get with hostile peers
 	$(CARGO) test --release --locked --lib catalog::store::tests::measure::a_hundred -- --ignored --nocapture
 	$(TEST_RUNNER) $(CARGO) test --locked --test main hostile::measure -- --ignored --nocapture
 
-lint: setup ## clippy, rustfmt, clang-format, cargo-deny where installed, leftovers
+lint: setup ## clippy, rustfmt, clang-format, refused words, cargo-deny where installed, leftovers
 	$(call ensure,$(LINTERS))
 	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy rustfmt
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -129,6 +129,7 @@ lint: setup ## clippy, rustfmt, clang-format, cargo-deny where installed, leftov
 	else \
 	    echo "cargo-deny is not installed: licences of dependencies not checked"; \
 	fi
+	@tests/lint/words.sh
 	@if grep -rnE 'dbg!|todo!|unimplemented!|FIXME' src cpp tests build.rs; then \
 	    echo "error: leftovers" >&2; exit 1; \
 	fi
@@ -148,7 +149,7 @@ install: ## Install ./silmaril, its manual pages and completions below PREFIX (d
 	./silmaril completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_silmaril
 	./silmaril completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/silmaril.fish
 
-clean: ## Delete everything that was built or downloaded here; the engine, which checkouts share, stays
+clean: ## Delete all that was built or downloaded in this checkout, except the engine, which checkouts share
 	rm -rf $(TARGET) silmaril
 
 distclean: clean ## Delete the built engines and their source archive as well

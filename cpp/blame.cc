@@ -12,12 +12,12 @@ namespace silmaril {
 
 namespace {
 
-// How many seconds after a failed piece peers are asked again; longer while there are suspects and something
-// is wanted.
+// For how many seconds after a failed piece peers get requests again. Longer while there are suspects and
+// wanted pieces.
 constexpr int ticks_after_failure = 30;
 
-// A peer that sends nothing for so many seconds after a failed piece loses what it was asked for, if another
-// peer can send it.
+// If a peer sends nothing for this many seconds after a failed piece, its requests are cancelled as far as
+// another peer can answer them.
 constexpr int max_silence = 1;
 
 using Connections = std::vector<std::shared_ptr<lt::peer_connection>>;
@@ -27,11 +27,12 @@ bool is_suspect(lt::peer_connection const& peer) {
     return info && info->on_parole;
 }
 
+// Whether a request for the piece can be sent to the peer.
 bool can_ask(lt::peer_connection const& peer, lt::piece_index_t piece) {
     return !peer.is_disconnecting() && !peer.has_peer_choked() && peer.has_piece(piece);
 }
 
-// The blocks of a piece that are here and came from peers that are banned or gone.
+// The received blocks of a piece whose senders are banned or disconnected.
 std::vector<int> orphans(lt::span<lt::piece_picker::block_info const> blocks) {
     std::vector<int> found;
     for (int block = 0; block < int(blocks.size()); ++block) {
@@ -42,7 +43,7 @@ std::vector<int> orphans(lt::span<lt::piece_picker::block_info const> blocks) {
     return found;
 }
 
-// Whether one peer sent all blocks that are here, and can go on: only then a suspect may fetch the rest.
+// Whether one peer sent all received blocks and can send more. Only then a suspect may fetch the rest.
 bool has_owner(lt::piece_picker const& picker, lt::piece_picker::downloading_piece const& piece) {
     lt::torrent_peer const* owner = nullptr;
     for (auto const& info : picker.blocks_for_piece(piece).first(picker.blocks_in_piece(piece.index))) {
@@ -55,7 +56,8 @@ bool has_owner(lt::piece_picker const& picker, lt::piece_picker::downloading_pie
     return can_ask(connection, piece.index) && connection.download_queue().empty();
 }
 
-// Drops blocks whose senders are banned, gone or silent, so that the remaining peers can fetch whole pieces.
+// Drops blocks whose senders are banned, disconnected or silent, so that the remaining peers can fetch
+// complete pieces.
 template <typename IsSilent>
 void free_pieces(lt::torrent& torrent, Connections const& connections, IsSilent const& is_silent) {
     auto& picker = torrent.picker();
@@ -86,8 +88,8 @@ void Blame::piece_failed(lt::piece_index_t const piece) {
     if (!torrent || !torrent->has_picker()) return;
     auto const downloaders = torrent->picker().get_downloaders(piece);
     std::set<lt::torrent_peer*> const senders(downloaders.begin(), downloaders.end());
-    // libtorrent bans a peer at -7, and takes 2 for each wrong piece. That many pieces in which others had a
-    // part prove nothing.
+    // libtorrent subtracts 2 trust points for each wrong piece and bans a peer at -7. Pieces that several
+    // peers sent prove nothing about one of them, so the points are reset.
     if (senders.size() > 1) {
         for (auto* const peer : senders)
             if (peer && peer->trust_points < 0) peer->trust_points = 0;
@@ -95,19 +97,19 @@ void Blame::piece_failed(lt::piece_index_t const piece) {
 }
 
 void Blame::piece_cleared() {
-    if (m_ticks > 0) ask();
+    if (m_ticks > 0) request_blocks();
 }
 
 void Blame::peer_gone() {
     auto const torrent = m_handle.native_handle();
     if (m_ticks == 0 || m_posted || !torrent) return;
     m_posted = true;
-    // When it is out of libtorrent's list.
+    // Posted, so that it runs after libtorrent has removed the connection from its list.
     boost::asio::post(torrent->session().get_context(), [weak = weak_from_this()] {
         auto const self = weak.lock();
         if (!self) return;
         self->m_posted = false;
-        self->ask();
+        self->request_blocks();
     });
 }
 
@@ -119,11 +121,11 @@ void Blame::tick() {
     bool const suspects = waits && std::any_of(connections.begin(), connections.end(),
                                                [](auto const& peer) { return is_suspect(*peer); });
     if (!suspects && --m_ticks == 0) m_progress.clear();
-    take_from_silent();
-    ask();
+    cancel_silent();
+    request_blocks();
 }
 
-void Blame::take_from_silent() {
+void Blame::cancel_silent() {
     auto const torrent = m_handle.native_handle();
     if (!torrent || torrent->is_aborted() || !torrent->has_picker()) return;
     std::map<lt::peer_connection const*, Progress> now;
@@ -151,7 +153,7 @@ void Blame::take_from_silent() {
     m_progress = std::move(now);
 }
 
-void Blame::ask() {
+void Blame::request_blocks() {
     auto const torrent = m_handle.native_handle();
     if (!torrent || torrent->is_aborted() || !torrent->has_picker()) return;
     auto const connections = m_connections();

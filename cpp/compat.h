@@ -1,4 +1,4 @@
-// The one place that knows libtorrent versions.
+// Code that depends on the version of libtorrent.
 #pragma once
 
 #include <netinet/tcp.h>
@@ -13,17 +13,17 @@
 #include <libtorrent/torrent.hpp>
 #include <libtorrent/version.hpp>
 
-// The version that the patches in cpp/engine/ are made for. 2.1 changes disk_interface (check results become
-// flags, storage_params grows), so disk.cc has to be ported to it first.
+// The patches in cpp/engine/ are made for this version. 2.1 changes disk_interface (check results become
+// flags, storage_params has more fields), so disk.cc must be ported first.
 #if LIBTORRENT_VERSION_NUM != 20011
 #error "silmaril needs the engine that 'make setup' builds: libtorrent 2.0.11 with patches"
 #endif
 
 namespace silmaril {
 
-// How many requests libtorrent keeps under way at a peer. There is no setting for it: it follows from the
-// rate of the last seconds, so a peer that was idle gets two at a time, and a read of 1 MiB takes 32 round
-// trips. To be called on the network thread.
+// Sets how many requests libtorrent keeps in flight to a peer. There is no setting for it: libtorrent
+// computes the number from the rate of the last seconds. So an idle peer gets two requests at a time, and a
+// read of 1 MiB takes 32 round trips. Must be called on the network thread.
 class RequestQueue : lt::peer_connection {
 public:
     static void open(lt::peer_connection_handle const& peer, std::uint16_t requests) {
@@ -34,40 +34,40 @@ public:
     }
 };
 
-// The peers that a torrent knows; null before the first. libtorrent has no other way to look at the list. To
-// be called on the network thread.
+// The list of peers that a torrent knows; null before the first. libtorrent has no public access to the list.
+// Must be called on the network thread.
 class PeerList : lt::torrent_hot_members {
 public:
     static lt::peer_list* of(lt::torrent& torrent) {
-        // The base is private, which only this form of cast passes over.
+        // The base class is private. Only a C-style cast ignores that.
         auto& base = (lt::torrent_hot_members&)(torrent);
         return (base.*(&PeerList::m_peer_list)).get();
     }
 };
 
-// Whether a torrent counts as complete without a look at its pieces. libtorrent never takes that back by
-// itself.
+// The flag by which libtorrent treats a torrent as complete without checking its pieces. libtorrent never
+// clears it.
 class HaveAll : lt::torrent_hot_members {
 public:
     static void clear(lt::torrent& torrent) {
-        // The base is private, and a bit field has no address.
+        // The base class is private, and a bit field has no address.
         static_cast<HaveAll&>((lt::torrent_hot_members&)(torrent)).m_have_all = false;
     }
 };
 
-// Trackers pass on the port that they are told. At port 1, which no program listens on, no peer of theirs
-// finds this node.
+// Trackers pass on the announced port. No program listens on port 1, so with this port no peer of a tracker
+// can connect to this node.
 inline void announce_no_port(lt::settings_pack& pack) { pack.set_int(lt::settings_pack::announce_port, 1); }
 
-// All bytes that have left for a peer.
+// Number of bytes sent to a peer, including protocol overhead.
 inline std::int64_t bytes_sent(lt::peer_connection const& connection) {
-    auto const& figures = connection.statistics();
-    return figures.total_payload_upload() + figures.total_protocol_upload();
+    auto const& statistics = connection.statistics();
+    return statistics.total_payload_upload() + statistics.total_protocol_upload();
 }
 
-// Whether the other host has acknowledged nothing for so many milliseconds though it was sent something,
-// twice or more. A host that does not read what it receives still acknowledges. False for connections over a
-// proxy and uTP.
+// Whether the other host has acknowledged nothing for this many milliseconds although data was sent to it at
+// least twice. A host whose program does not read still acknowledges. False for connections over a proxy and
+// for uTP.
 inline bool is_unanswered(lt::peer_connection& connection, std::uint32_t const milliseconds) {
     auto* const socket = boost::get<lt::tcp::socket>(&connection.get_socket());
     if (!socket || !socket->is_open()) return false;
@@ -77,10 +77,10 @@ inline bool is_unanswered(lt::peer_connection& connection, std::uint32_t const m
     return state.tcpi_unacked > 0 && state.tcpi_retransmits >= 2 && state.tcpi_last_ack_recv > milliseconds;
 }
 
-// Whether any payload has gone either way.
+// Whether any payload was sent or received.
 inline bool has_transferred(lt::peer_connection const& connection) {
-    auto const& figures = connection.statistics();
-    return figures.total_payload_upload() > 0 || figures.total_payload_download() > 0;
+    auto const& statistics = connection.statistics();
+    return statistics.total_payload_upload() > 0 || statistics.total_payload_download() > 0;
 }
 
 }  // namespace silmaril

@@ -16,7 +16,7 @@ namespace silmaril {
 
 namespace {
 
-// The torrent is a function of names, sizes, bytes and piece length alone: no attributes, dates, comment or
+// The torrent depends only on names, sizes, bytes and piece length. It has no attributes, dates, comment or
 // creator.
 lt::file_storage layout_of(std::string const& name, rust::Vec<RawFile> const& files) {
     lt::file_storage layout;
@@ -58,7 +58,7 @@ rust::Vec<std::uint8_t> create_v2(rust::Str name_, rust::Vec<RawFile> const& fil
         if (ordered.pad_file_at(index) || ordered.file_size(index) == 0) continue;
         auto const found = given.find(ordered.file_path(index));
         if (found == given.end())
-            throw std::runtime_error("a path is not as it was given: " + ordered.file_path(index));
+            throw std::runtime_error("libtorrent changed a path: " + ordered.file_path(index));
         auto const& hashes = found->second->piece_hashes;
         int const pieces = ordered.file_num_pieces(index);
         if (hashes.size() != std::size_t(pieces) * lt::sha256_hash::size())
@@ -83,17 +83,17 @@ rust::Vec<std::uint8_t> create_hybrid(rust::Str name_, rust::Vec<RawFile> const&
         auto const& source = given.at(torrent.files().file_path(index))->source;
         sources.push_back({std::string(reinterpret_cast<char const*>(source.data()), source.size())});
     }
-    // The files are read where they are, by the same back end that serves torrents.
+    // The files are read in place, by the disk back end that also serves torrents.
     auto const outbox = std::make_shared<Outbox>();
     outbox->register_files(0, std::move(sources), nullptr);
     lt::settings_pack settings;
     settings.set_int(lt::settings_pack::hashing_threads, threads);
     lt::error_code error;
-    constexpr int open_files = 8;  // read one after the other
+    constexpr int open_files = 8;  // sufficient, because files are read one after another
     lt::set_piece_hashes(
         torrent, save_path_of(0), settings, disk_constructor(outbox, {threads, open_files}),
         [](lt::piece_index_t) {}, error);
-    for (auto const& note : outbox->take())
+    for (auto const& note : outbox->drain())
         if (note.kind == Note::Kind::disk_error)
             throw std::runtime_error(note.path + ": " + std::generic_category().message(note.error));
     if (error) throw std::runtime_error(error.message());

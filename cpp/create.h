@@ -1,4 +1,4 @@
-// Making torrents from files that were hashed already.
+// Creates torrents: v2 from given piece hashes, hybrid by hashing the files.
 #pragma once
 
 #include <cstdint>

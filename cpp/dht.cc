@@ -17,7 +17,7 @@ namespace silmaril {
 
 namespace {
 
-// BEP 44. libtorrent writes values into buffers of this size on the stack, and does not look.
+// BEP 44. libtorrent copies values into stack buffers of this size without a check.
 constexpr std::size_t max_value = 1000;
 
 std::vector<char> encoded(lt::entry const& value) {
@@ -26,7 +26,7 @@ std::vector<char> encoded(lt::entry const& value) {
     return bytes;
 }
 
-// The value of an item, which must encode to the very bytes that were signed.
+// Decodes the value of an item. Encoding it again must give the bytes that were signed.
 lt::entry value_of(rust::Vec<std::uint8_t> const& bytes) {
     if (bytes.size() > max_value) throw std::runtime_error("the item is too long");
     auto const* const data = reinterpret_cast<char const*>(bytes.data());
@@ -63,7 +63,8 @@ std::string salt_of(std::array<std::uint8_t, 20> const& salt) {
 
 void Engine::dht_announce(std::array<std::uint8_t, 20> const& topic, std::uint16_t port) const {
     std::lock_guard const lock(m_mutex);
-    // Not the port that the packets come from: the DHT may have one of its own.
+    // The port of the torrents is announced. The DHT may use another port, so the packets' source port is not
+    // used.
     if (m_session) m_session->dht_announce(hash_of(topic), port, {});
 }
 
@@ -78,7 +79,7 @@ void Engine::dht_put(RawItem const& item) const {
     if (item.signature.size() != signature.size()) throw std::runtime_error("not a signature");
     std::copy(item.signature.begin(), item.signature.end(),
               reinterpret_cast<std::uint8_t*>(signature.data()));
-    // Called on the network thread, once per socket of the DHT, with the newest item that was found.
+    // Called on the network thread, once per DHT socket, with the newest item that was found.
     auto const choose = [value = std::move(value), signature, sequence = item.sequence](
                             lt::entry& found, std::array<char, 64>& found_signature,
                             std::int64_t& found_sequence, std::string const&) {

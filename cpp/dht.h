@@ -11,10 +11,10 @@ namespace silmaril {
 
 struct RawEvent;
 
-// What Engine::dht_state gave; empty when it cannot be read.
+// Parses the result of Engine::dht_state. Returns an empty state if that fails.
 lt::dht::dht_state parse_dht_state(rust::Slice<std::uint8_t const> bytes);
 
-// Appends the event that an alert of the DHT means; false when the alert is of something else.
+// Appends the event for an alert of the DHT; false if the alert is of another kind.
 bool translate_dht(lt::alert const& alert, rust::Vec<RawEvent>& events);
 
 }  // namespace silmaril

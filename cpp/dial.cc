@@ -19,12 +19,12 @@ bool can_call(lt::torrent const& torrent) {
            torrent.num_peers() < torrent.max_connections();
 }
 
-// libtorrent calls a peer once a second at most, and later with each failure. It also counts the peers that
-// it could call, leaves the seeds out while nothing is wanted, and does not count again when a piece becomes
-// wanted: a seed that was lost at such a moment is never called.
+// libtorrent connects to a peer at most once a second, and waits longer after each failure. It also keeps a
+// count of the peers to which it could connect. The count excludes seeds while no piece is wanted, and is not
+// updated when a piece becomes wanted: libtorrent never connects again to a seed that was lost in that time.
 void call(lt::torrent& torrent, lt::torrent_peer& peer) {
     if (peer.connection || peer.banned || peer.web_seed || !peer.connectable) return;
-    // libtorrent waits three seconds longer for an answer after each failure.
+    // Reset, because libtorrent waits three seconds longer for the connection after each failure.
     peer.failcount = 0;
     torrent.connect_to_peer(&peer, true);
 }
@@ -48,7 +48,7 @@ void dial_known(lt::torrent& torrent, std::size_t const most) {
     std::stable_sort(idle.begin(), idle.end(), earlier);
     if (idle.size() > most) idle.resize(most);
     for (auto* const peer : idle) {
-        // A call that fails may delete peers from the list.
+        // A failed attempt may delete peers from the list.
         bool const is_known = std::find(list->begin(), list->end(), peer) != list->end();
         if (is_known && can_call(torrent)) call(torrent, *peer);
     }

@@ -1,4 +1,4 @@
-// Calls to peers, without regard to what libtorrent believes of them.
+// Connects to peers, even if libtorrent itself would not connect to them now.
 #pragma once
 
 #include <libtorrent/socket.hpp>
@@ -6,12 +6,12 @@
 
 namespace silmaril {
 
-// Calls a peer now, unless a connection to it exists or is being made. Earlier failures do not count; a
-// filtered address does. To be called on the network thread, as the next function.
+// Connects to a peer now, unless a connection exists or is being made. Ignores earlier failures, but respects
+// the address filter. Both functions must be called on the network thread.
 void dial(lt::torrent& torrent, lt::tcp::endpoint const& peer);
 
-// Calls the peers that the torrent knows and has no connection to, from whatever source: at most `most`,
-// those first that were called the longest time ago.
+// Connects to known peers of the torrent without a connection, from any source: at most `most` of them, those
+// with the oldest attempt first.
 void dial_known(lt::torrent& torrent, std::size_t most);
 
 }  // namespace silmaril

@@ -23,10 +23,11 @@ namespace silmaril {
 
 namespace {
 
-// Uploads and hashes go before writes, but every so often a write goes first, so that neither starves.
+// Uploads and hashes run before writes. After this many of them in a row one write runs, so that writes do
+// not starve.
 constexpr int urgent_in_a_row = 16;
 
-// Runs tasks on its threads until it is told to stop and has none left.
+// Runs tasks on its threads. After `stop` the threads end when no task is left.
 class Pool {
 public:
     Pool(int threads, Task on_exit) : m_on_exit(std::move(on_exit)), m_alive(threads) {
@@ -40,7 +41,7 @@ public:
             if (m_alive > 0) (urgent ? m_urgent : m_writes).push_back(std::exchange(task, nullptr));
         }
         m_wake.notify_one();
-        if (task) task();  // after the threads have gone
+        if (task) task();  // the threads have ended
     }
 
     void stop(bool wait) {
@@ -59,7 +60,7 @@ private:
         std::unique_lock lock(m_mutex);
         int in_a_row = 0;
         for (;;) {
-            // A running task may queue the next one of its piece, so none is the last while another runs.
+            // A running task may queue the next task of its piece, so a thread ends only when no task runs.
             m_wake.wait(lock, [&] { return !empty() || (m_stopping && m_running == 0); });
             if (empty()) break;
             bool const take_write = m_urgent.empty() || (in_a_row >= urgent_in_a_row && !m_writes.empty());
@@ -93,8 +94,9 @@ private:
     std::vector<std::thread> m_threads;
 };
 
-// libtorrent reacts to the code of a failed write: for `no_space_on_device` it stops requesting and goes on
-// uploading, for most others it disconnects everybody. What really happened goes to the outbox.
+// libtorrent reacts to the code of a failed write: after `no_space_on_device` it stops requesting and
+// continues to upload, after most other codes it disconnects all peers. The real error is reported to the
+// outbox.
 lt::storage_error write_refused() {
     lt::storage_error error;
     error.ec = boost::system::errc::make_error_code(boost::system::errc::no_space_on_device);
@@ -138,7 +140,7 @@ public:
         auto storage = std::make_shared<Storage>(
             torrent, params.files, std::move(given), m_outbox->proof_of(torrent), m_descriptors,
             m_shared_paths, m_next_key++, [this, torrent](std::string const& path) {
-                tell(torrent, path, ENOENT, "the file was removed or replaced while in use");
+                report(torrent, path, ENOENT, "the file was removed or replaced while in use");
             });
         std::size_t slot = 0;
         while (slot < m_storages.size() && m_storages[slot]) ++slot;
@@ -167,16 +169,16 @@ public:
             if (bytes) failure = storage.read(static_cast<int>(r.piece), r.start, bytes, r.length);
             lt::storage_error error;
             if (failure) {
-                tell(storage, failure);
+                report(storage, failure);
                 error = read_failed(failure);
                 buffer.reset();
             } else if (!storage.may_send(static_cast<int>(r.piece), r.start, r.length)) {
-                tell_damaged(storage, static_cast<int>(r.piece));
+                report_damaged(storage, static_cast<int>(r.piece));
                 error = given_up();
                 buffer.reset();
             } else if (storage.proof && !storage.proof->proved(static_cast<int>(r.piece))) {
-                // Withdrawn, perhaps while it was read: there may be a hole in its place. libtorrent rejects
-                // the request.
+                // The piece was withdrawn, perhaps during the read, so the file may have a hole there.
+                // libtorrent rejects the request.
                 error = given_up();
                 buffer.reset();
             }
@@ -190,16 +192,15 @@ public:
                      std::shared_ptr<lt::disk_observer> observer,
                      std::function<void(lt::storage_error const&)> handler, lt::disk_job_flags_t) override {
         auto const storage = at(index);
-        // A block that comes late must not replace bytes that are proved.
+        // A late block must not replace proved bytes.
         if (storage->proof && storage->proof->proved(static_cast<int>(r.piece))) {
             post([handler = std::move(handler)] { handler({}); });
             return false;
         }
         auto bytes = std::make_shared<std::vector<char> const>(from, from + r.length);
         int const piece = static_cast<int>(r.piece);
-        // Pieces handed over with add_piece come without an observer. When such a write fails, libtorrent
-        // forgets to reset the piece; so it is told of success, and the hash refuses the piece, which resets
-        // it.
+        // Writes of pieces from add_piece have no observer. If such a write fails, libtorrent does not reset
+        // the piece. Therefore success is reported; then the hash does not match, and that resets the piece.
         bool const given = !observer;
         storage->accept(piece, r.start, bytes);
         bool const full = m_queued.fetch_add(r.length) + r.length > m_max_queued;
@@ -210,9 +211,9 @@ public:
         job(index, false,
             [this, piece, start = r.start, bytes, given, handler = std::move(handler)](Storage& s) mutable {
                 auto const failure = s.flush(piece, start, bytes);
-                if (failure) tell(s, failure);
-                // Posted before the piece may go on: libtorrent must see the write's answer before the
-                // hash's.
+                if (failure) report(s, failure);
+                // Posted before the next task of the piece starts: libtorrent must receive the result of the
+                // write before that of the hash.
                 post([handler = std::move(handler),
                       error = failure && !given ? write_refused() : lt::storage_error()] { handler(error); });
                 after(s.finish(piece));
@@ -233,19 +234,19 @@ public:
                      int const number = static_cast<int>(piece);
                      if (s.proof) s.proof->forget(number);
                      if (s.failed(number)) {
-                         // A failed write is being dealt with, or (a given piece) the zeros below make the
+                         // libtorrent already handles the failed write; for a given piece, the zeros make the
                          // hash fail.
                          for (auto& hash : v2) hash.clear();
                      } else if (auto const failure = s.hash(number, v2, want_v1 ? &v1 : nullptr)) {
-                         tell(s, failure);
+                         report(s, failure);
                          v1.clear();
                          for (auto& hash : v2) hash.clear();
-                         // In a torrent being made an error is an error. In a running one it would leave the
-                         // piece neither here nor wanted; a hash that does not match makes libtorrent fetch
-                         // it again.
+                         // Only while a torrent is created an error is returned. In a running torrent the
+                         // piece would then be neither present nor wanted. A hash that does not match makes
+                         // libtorrent fetch it again.
                          if (s.torrent == 0) error = read_failed(failure);
                      } else {
-                         for (int const one : s.judge(number, v2)) tell_proved(s.torrent, one);
+                         for (int const one : s.judge(number, v2)) report_proved(s.torrent, one);
                      }
                      s.forget(number);
                      post([handler = std::move(handler), piece, v1, error] { handler(piece, v1, error); });
@@ -259,14 +260,14 @@ public:
             lt::sha256_hash hash;
             lt::storage_error error;
             if (auto const failure = storage.hash_block(static_cast<int>(piece), offset, hash)) {
-                tell(storage, failure);
+                report(storage, failure);
                 error = read_failed(failure);
             }
             post([handler = std::move(handler), piece, hash, error] { handler(piece, hash, error); });
         });
     }
 
-    // Where files are is decided outside; libtorrent is never asked to move, rename or delete them.
+    // Rust decides the paths of files. libtorrent must never move, rename or delete them.
     void async_move_storage(
         lt::storage_index_t, std::string path, lt::move_flags_t,
         std::function<void(lt::status_t, std::string const&, lt::storage_error const&)> handler) override {
@@ -295,14 +296,14 @@ public:
         async_release_files(index, std::move(handler));
     }
 
-    // Which pieces are here came with the torrent. Nothing is looked at.
+    // The pieces that are present were passed with the torrent, so nothing is checked.
     void async_check_files(lt::storage_index_t, lt::add_torrent_params const*,
                            lt::aux::vector<std::string, lt::file_index_t>,
                            std::function<void(lt::status_t, lt::storage_error const&)> handler) override {
         post([handler = std::move(handler)] { handler(lt::status_t::no_error, {}); });
     }
 
-    // Piece priorities say what is fetched; files have none.
+    // Only pieces have priorities, files have none.
     void async_set_file_priority(
         lt::storage_index_t, lt::aux::vector<lt::download_priority_t, lt::file_index_t> priorities,
         std::function<void(lt::storage_error const&,
@@ -327,7 +328,7 @@ public:
     void update_stats_counters(lt::counters&) const override {}
     std::vector<lt::open_file_state> get_status(lt::storage_index_t) const override { return {}; }
     void abort(bool wait) override { m_pool.stop(wait); }
-    void submit_jobs() override {}  // jobs are on their way when they are queued
+    void submit_jobs() override {}  // jobs start when they are queued
 
     void settings_updated() override {
         m_max_queued = m_settings.get_int(lt::settings_pack::max_queued_disk_bytes);
@@ -340,8 +341,7 @@ private:
         return m_storages[std::size_t(static_cast<std::uint32_t>(index))];
     }
 
-    // Each job gives its handler away here: a handler may own the torrent, which must end on the network
-    // thread.
+    // Moves the handler to the network thread. A handler may own the torrent, which must be destroyed there.
     template <typename Handler>
     void post(Handler&& handler) {
         boost::asio::post(m_context, std::forward<Handler>(handler));
@@ -357,7 +357,7 @@ private:
     template <typename Work>
     Task counted(std::shared_ptr<Storage> storage, Work work) {
         storage->begin();
-        // std::function wants something it can copy.
+        // Shared, because std::function must be copyable.
         auto shared = std::make_shared<Work>(std::move(work));
         return [storage = std::move(storage), shared] {
             (*shared)(*storage);
@@ -370,7 +370,7 @@ private:
         m_pool.run_soon(counted(at(index), std::move(work)), urgent);
     }
 
-    // Runs `work` when everything before it on that piece is over.
+    // Runs `work` after all earlier tasks of the piece.
     template <typename Work>
     void in_order(lt::storage_index_t index, int piece, Work work) {
         auto const storage = at(index);
@@ -381,11 +381,11 @@ private:
                                 })));
     }
 
-    void tell(Storage const& storage, FileError const& failure) {
+    void report(Storage const& storage, FileError const& failure) {
         int const error = failure.error == error_short_file ? ENODATA : failure.error;
-        tell(storage.torrent, storage.files.path(failure.file), error, failure.operation);
+        report(storage.torrent, storage.files.path(failure.file), error, failure.operation);
     }
-    void tell(std::uint64_t torrent, std::string path, int error, std::string operation) {
+    void report(std::uint64_t torrent, std::string path, int error, std::string operation) {
         Note note{};
         note.kind = Note::Kind::disk_error;
         note.torrent = torrent;
@@ -395,14 +395,14 @@ private:
         m_outbox->push(std::move(note));
     }
 
-    void tell_proved(std::uint64_t torrent, int piece) { tell(Note::Kind::piece_proved, torrent, piece); }
-    // Bytes that were proved once are wrong on the disk. Each loss is told once.
-    void tell_damaged(Storage const& storage, int piece) {
+    void report_proved(std::uint64_t torrent, int piece) { report(Note::Kind::piece_proved, torrent, piece); }
+    // Proved bytes are wrong on the disk. Each damage is reported once.
+    void report_damaged(Storage const& storage, int piece) {
         if (!storage.proof->proved(piece)) return;
         storage.proof->forget(piece);
-        tell(Note::Kind::piece_damaged, storage.torrent, piece);
+        report(Note::Kind::piece_damaged, storage.torrent, piece);
     }
-    void tell(Note::Kind kind, std::uint64_t torrent, int piece) {
+    void report(Note::Kind kind, std::uint64_t torrent, int piece) {
         Note note{};
         note.kind = kind;
         note.torrent = torrent;
@@ -410,7 +410,7 @@ private:
         m_outbox->push(std::move(note));
     }
 
-    // Bytes left the write queue; peers that were held back go on when half of it is free.
+    // Bytes have left the write queue. When half of it is free, libtorrent reads again from the paused peers.
     void release(int bytes) {
         if (m_queued.fetch_sub(bytes) - bytes > m_max_queued / 2) return;
         std::vector<std::weak_ptr<lt::disk_observer>> observers;
@@ -426,19 +426,19 @@ private:
     }
 
     lt::io_context& m_context;
-    // libtorrent's loop must not end while a job may still post its answer.
+    // Keeps libtorrent's loop running while a job may still post its result.
     std::optional<boost::asio::executor_work_guard<lt::io_context::executor_type>> m_work;
     lt::settings_interface const& m_settings;
     std::shared_ptr<Outbox> const m_outbox;
     DescriptorPool m_descriptors;
     SharedPaths m_shared_paths;
     std::uint64_t m_next_key = 0;
-    std::vector<std::shared_ptr<Storage>> m_storages;  // by storage index; used on the network thread alone
+    std::vector<std::shared_ptr<Storage>> m_storages;  // by storage index; network thread only
     std::atomic<std::int64_t> m_queued{0};
     std::atomic<std::int64_t> m_max_queued{0};
     std::mutex m_observers_mutex;
     std::vector<std::weak_ptr<lt::disk_observer>> m_observers;
-    Pool m_pool;  // last: its threads use all the above
+    Pool m_pool;  // last, because its threads use all members above
 };
 
 }  // namespace

@@ -1,10 +1,10 @@
-// The disk back end: libtorrent's disk_interface over TorrentFiles and a small thread pool.
+// The disk back end: libtorrent's disk_interface, with TorrentFiles and a small thread pool.
 //
-// What holds: a piece's hash is answered only after all its accepted writes are in the file, and only if they
-// are there under the file's path. The hashes of its blocks, computed here, are judged by proof.h at that
-// moment: a proved piece can be read by anyone with pread, and later writes to it are ignored. Bytes that
-// were accepted but not written yet are served from memory. Files are never checked or hashed when a torrent
-// is added: the caller states which pieces are in them.
+// Invariants: the hash of a piece is reported only after all its accepted writes are in the file, and only if
+// the file's path still names that file. At that moment proof.h checks the hashes of the blocks, which are
+// computed here. After that any process can read a proved piece with pread, and later writes to it are
+// ignored. Bytes that are accepted but not yet written are served from memory. When a torrent is added, its
+// files are neither checked nor hashed: the caller passes the pieces that they have.
 #pragma once
 
 #include <libtorrent/disk_interface.hpp>
@@ -17,10 +17,10 @@ namespace silmaril {
 
 struct DiskLimits {
     int threads;
-    int open_files;  // kept open, of all torrents together
+    int open_files;  // most open files of all torrents together
 };
 
-// Makes the constructor that session_params and set_piece_hashes take. Failures are reported to `outbox`.
+// The constructor for session_params and set_piece_hashes. The disk back end reports failures to `outbox`.
 lt::disk_io_constructor_type disk_constructor(std::shared_ptr<Outbox> outbox, DiskLimits limits);
 
 }  // namespace silmaril

@@ -6,10 +6,11 @@ namespace silmaril {
 
 namespace {
 
-// Pieces whose requests are remembered: a peer that was sent wrong bytes asks again soon.
+// Pieces whose requests are remembered. A few are enough, because a peer that received wrong bytes requests
+// them again soon.
 constexpr std::size_t max_remembered = 512;
 
-// Blocks that come into doubt by requests in one second.
+// Most blocks that requests put in doubt in one second.
 constexpr int max_raised = 16;
 
 }  // namespace
@@ -30,12 +31,12 @@ void Doubt::raise(std::int64_t from, std::int64_t to) {
     m_any = true;
 }
 
-void Doubt::settle(std::int64_t from, std::int64_t to) {
+void Doubt::clear(std::int64_t from, std::int64_t to) {
     std::lock_guard const lock(m_mutex);
     set(from, to, false);
 }
 
-bool Doubt::holds(std::int64_t from, std::int64_t to) const {
+bool Doubt::covers(std::int64_t from, std::int64_t to) const {
     if (!m_any) return false;
     std::lock_guard const lock(m_mutex);
     to = std::min(to, m_length);

@@ -1,5 +1,5 @@
-// Which bytes of a torrent are to be proved before they are sent, although they were proved once: something
-// may have changed them on the disk since. Safe to use from any thread.
+// The bytes of a torrent that were proved once but must be proved again before they are sent, because a
+// program may have changed them on the disk. Safe to use from any thread.
 #pragma once
 
 #include <atomic>
@@ -18,26 +18,26 @@ class Doubt {
 public:
     using Clock = std::chrono::steady_clock;
 
-    // Of a torrent of `length` bytes, whose hashes each cover `unit` bytes.
+    // For a torrent of `length` bytes. Bytes are doubted in units of `unit` bytes.
     Doubt(std::int64_t length, int unit);
 
     int unit() const { return m_unit; }
 
-    // These bytes are in doubt, or no longer.
+    // Marks these bytes as in doubt, or as proved again.
     void raise(std::int64_t from, std::int64_t to);
-    void settle(std::int64_t from, std::int64_t to);
+    void clear(std::int64_t from, std::int64_t to);
     // Whether some of the bytes are in doubt.
-    bool holds(std::int64_t from, std::int64_t to) const;
+    bool covers(std::int64_t from, std::int64_t to) const;
 
-    // A peer requests a block. When it has requested the block before, perhaps over another connection, what
-    // it got may have been wrong: the block is in doubt. A bound on how often keeps peers from making this
-    // host hash.
+    // A peer requests a block. If the peer has requested the block before, perhaps over another connection,
+    // the bytes that it received may have been wrong: the block is in doubt. The number per second is
+    // bounded, so that peers cannot make this host hash all the time.
     void requested(lt::address const& peer, std::int64_t piece, int block, std::int64_t from, std::int64_t to,
                    Clock::time_point now);
 
 private:
     using Key = std::pair<lt::address, std::int64_t>;
-    struct Requests {
+    struct PieceRequests {
         std::vector<bool> blocks;
         std::list<Key>::iterator position;
     };
@@ -49,11 +49,11 @@ private:
     int const m_unit;
     std::atomic<bool> m_any{false};
     mutable std::mutex m_mutex;  // guards all below
-    std::vector<bool> m_units;   // empty while nothing was ever in doubt
-    std::map<Key, Requests> m_requests;
-    std::list<Key> m_by_use;  // front: used last
+    std::vector<bool> m_units;   // empty until some byte is in doubt
+    std::map<Key, PieceRequests> m_requests;
+    std::list<Key> m_by_use;  // most recently used first
     Clock::time_point m_second;
-    int m_raised = 0;  // by requests, in the second that began then
+    int m_raised = 0;  // blocks that requests put in doubt in the second that began at m_second
 };
 
 }  // namespace silmaril

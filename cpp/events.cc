@@ -17,7 +17,7 @@ RawEvent with_endpoint(RawEvent event, lt::address const& address, int port) {
     return event;
 }
 
-// Reasons come from other programs: whatever is not UTF-8 is replaced.
+// Reasons may come from other programs, so bytes that are not UTF-8 are replaced.
 rust::String text_of(std::string const& text) { return rust::String::lossy(text); }
 
 }  // namespace
@@ -70,8 +70,8 @@ RawEvent event_of(Note note) {
             event.flag = note.outgoing;
             return event;
         }
-        case Note::Kind::peer_said: {
-            auto event = event_of(RawKind::PeerSaid, note.torrent);
+        case Note::Kind::peer_message: {
+            auto event = event_of(RawKind::PeerMessage, note.torrent);
             event.peer = note.peer;
             event.data = bytes_of(note.data.data(), note.data.size());
             if (note.unread) note.unread->fetch_sub(note.counts);

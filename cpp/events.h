@@ -1,4 +1,4 @@
-// Turns libtorrent's alerts and our own notes into owned events.
+// Converts libtorrent's alerts and the notes of the outbox into owned events.
 #pragma once
 
 #include <libtorrent/alert.hpp>
@@ -12,7 +12,7 @@ namespace silmaril {
 struct RawEvent;
 enum class RawKind : std::uint8_t;
 
-// Our number of a torrent travels in libtorrent's user data; this is never dereferenced.
+// libtorrent's user data contains our number of a torrent as a pointer, which is never dereferenced.
 struct TorrentTag;
 lt::client_data_t tag_of(std::uint64_t torrent);
 std::uint64_t torrent_of(lt::client_data_t data);
@@ -22,7 +22,7 @@ rust::Vec<std::uint8_t> bytes_of(char const* data, std::size_t size);
 RawEvent event_of(RawKind kind, std::uint64_t torrent);
 RawEvent event_of(Note note);
 
-// Appends the events an alert means, other than those that the engine deals with itself.
+// Appends the events for an alert that the engine does not handle itself.
 void translate(lt::alert const& alert, rust::Vec<RawEvent>& events);
 
 }  // namespace silmaril

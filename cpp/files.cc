@@ -57,7 +57,7 @@ DescriptorPool::Opened DescriptorPool::open(std::uint64_t storage, int file, std
                                             bool write) {
     Opened opened;
     Key const key{storage, file};
-    // Opening may be slow (a network file system), so not under the lock.
+    // Opening may be slow (on a network file system), so the lock is not held.
     auto const open_now = [&] {
         return open_file({reinterpret_cast<std::uint8_t const*>(path.data()), path.size()}, write);
     };
@@ -142,7 +142,7 @@ TorrentFiles::TorrentFiles(std::uint64_t storage, lt::file_storage const& layout
             m_extents.push_back({layout.file_offset(index), layout.file_size(index), pad ? -1 : file});
         if (!pad) ++file;
     }
-    // A torrent that is there for its metadata alone has no paths; its storage refuses reads and writes.
+    // A torrent that only fetches metadata has no paths. Its storage refuses reads and writes.
     if (!m_given.empty() && std::size_t(file) != m_given.size())
         throw std::runtime_error("the number of paths is not the number of files");
     std::vector<std::int64_t> starts(m_given.size(), 0);
@@ -160,12 +160,12 @@ TorrentFiles::~TorrentFiles() {
 }
 
 bool TorrentFiles::wait_for_writes(std::int64_t offset, std::int64_t length) {
-    bool others = false;
+    bool shared = false;
     each(offset, length, [&](int file, std::int64_t, std::int64_t, std::int64_t) -> FileError {
-        if (file >= 0 && m_shared[std::size_t(file)]->wait_for_writes(m_storage)) others = true;
+        if (file >= 0 && m_shared[std::size_t(file)]->wait_for_writes(m_storage)) shared = true;
         return {};
     });
-    return others;
+    return shared;
 }
 
 template <typename Visit>
@@ -194,14 +194,14 @@ std::shared_ptr<Descriptor> TorrentFiles::open(int file, bool write, FileError& 
     }
     if (auto held = m_pool.find(m_storage, file, write)) {
         struct stat now {};
-        // A file that is open may have been changed in place.
+        // An open file may have been changed in place.
         if (!fixed || (::fstat(held->fd(), &now) == 0 && is_unchanged(file, now))) return held;
         m_pool.close(m_storage, file);
         error = {ESTALE, file, "read"};
         return nullptr;
     }
-    // One at a time: of two threads that found no file, the second must not take the one that the first has
-    // just made for a replacement of a lost one.
+    // One thread at a time. Otherwise, if two threads find no file, the second could mistake the file that
+    // the first has just created for a replacement of a lost file.
     std::unique_lock opening(m_opening);
     if (auto held = m_pool.find(m_storage, file, write)) return held;
     auto const opened = m_pool.open(m_storage, file, path(file), write);
@@ -220,7 +220,7 @@ std::shared_ptr<Descriptor> TorrentFiles::open(int file, bool write, FileError& 
         return nullptr;
     }
     auto& seen = m_seen[std::size_t(file)];
-    // A new file may get the inode of the one that was removed.
+    // `created` is checked too, because a new file may get the inode number of the removed one.
     bool const lost =
         seen.expected &&
         (opened.created || (seen.inode != 0 && (seen.device != now.st_dev || seen.inode != now.st_ino)));
@@ -249,7 +249,7 @@ std::shared_ptr<Descriptor> TorrentFiles::granules_at(std::int64_t offset, bool 
     if (extent->file < 0 || offset >= extent->offset + extent->size || m_given.empty()) return nullptr;
     auto const& path = m_given[std::size_t(extent->file)].granules;
     if (path.empty()) return nullptr;
-    // Among the open files of the torrent, below the numbers of its own.
+    // Descriptors of granule files have the keys -2 and below, distinct from those of the torrent's files.
     int const key = -2 - extent->file;
     at = (offset - extent->offset) / (64 * 1024) * std::int64_t(lt::sha256_hash::size());
     auto descriptor = m_pool.find(m_storage, key, write);
@@ -299,7 +299,7 @@ FileError TorrentFiles::write(std::int64_t offset, char const* from, std::int64_
         });
 }
 
-FileError TorrentFiles::settle(std::int64_t offset, std::int64_t length) {
+FileError TorrentFiles::restore_lost(std::int64_t offset, std::int64_t length) {
     return each(offset, length,
                 [&](int file, std::int64_t at, std::int64_t, std::int64_t count) -> FileError {
                     if (file < 0) return {};

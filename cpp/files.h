@@ -1,8 +1,8 @@
-// The files of torrents: where each byte of a piece goes, and the open descriptors, a bounded number of them.
+// The files of torrents: the position of each byte of a piece, and a bounded number of open descriptors.
 //
-// A file is opened for writing only to write to it, and created (with its parent directories) by its first
-// write, so a model directory that is only seeded is never modified. Nothing is ever truncated or
-// preallocated: files are sparse until their pieces come. Rust opens the files, and follows no link.
+// A file is opened for writing only by a write, and created with its parent directories by the first write.
+// So a model directory that is only seeded is never modified. Files are never truncated or preallocated; they
+// are sparse until their pieces arrive. Rust opens the files, and follows no link.
 #pragma once
 
 #include <atomic>
@@ -22,7 +22,7 @@
 
 namespace silmaril {
 
-// What went wrong with which file. `error` is an errno value, 0 for success.
+// The result of an operation on a file. `error` is an errno value, 0 for success.
 struct FileError {
     int error = 0;
     int file = -1;
@@ -30,7 +30,7 @@ struct FileError {
     explicit operator bool() const { return error != 0; }
 };
 
-// An errno value of our own: the file ends before the bytes asked for.
+// An additional errno value: the file ends before the requested bytes.
 constexpr int error_short_file = -1;
 
 // Owns one descriptor.
@@ -48,7 +48,7 @@ private:
     bool m_writable;
 };
 
-// Open descriptors by (storage, file), least recently used closed first.
+// Open descriptors by (storage, file). Over the bound, the least recently used one is closed.
 class DescriptorPool {
 public:
     explicit DescriptorPool(std::size_t bound) : m_bound(bound) {}
@@ -56,18 +56,18 @@ public:
     struct Opened {
         std::shared_ptr<Descriptor> descriptor;  // null on failure
         int error = 0;
-        bool created = false;  // it did not exist before
+        bool created = false;  // the file did not exist before
     };
-    // The file if it is open, for writing where `write` asks for that.
+    // The file if it is open, and with `write` only if it is open for writing.
     std::shared_ptr<Descriptor> find(std::uint64_t storage, int file, bool write);
     // Opens the file. With `write`, creates it and its parent directories.
     Opened open(std::uint64_t storage, int file, std::string const& path, bool write);
-    // Forgets one file; a caller that still uses the descriptor keeps it open.
+    // Removes one file from the pool. A caller that still uses the descriptor keeps it open.
     void close(std::uint64_t storage, int file);
     void close_all(std::uint64_t storage);
 
 private:
-    // Closes all that no caller uses, when descriptors are short.
+    // Closes all descriptors that no caller uses. For when the process has too many open files.
     void release_all();
     using Key = std::pair<std::uint64_t, int>;
     struct Slot {
@@ -76,17 +76,18 @@ private:
     };
     std::size_t const m_bound;
     std::mutex m_mutex;
-    std::list<Key> m_by_use;  // front: used last
+    std::list<Key> m_by_use;  // most recently used first
     std::map<Key, Slot> m_open;
 };
 
 // The files of one torrent. Safe to use from any thread.
 class TorrentFiles {
 public:
-    // `given`: the files that are not pad files, in order. Throws when their number is wrong. `on_lost` is
-    // called with a file's path when it turns out to have been removed or replaced since it was last seen,
-    // `on_touched` with the bytes of a file of which only the change time is another one.
-    // `proved`: whether the torrent has proved a piece that holds some of `length` bytes at `offset`.
+    // `given`: the files in order, without pad files. Throws if their number is wrong.
+    // `on_lost` is called with a file's path if the file was removed or replaced since it was last opened.
+    // `on_touched` is called with the bytes of a file of which only the change time is different.
+    // `proved` returns whether the torrent has proved a piece that contains some of `length` bytes at
+    // `offset`.
     using Proved = std::function<bool(std::int64_t offset, std::int64_t length)>;
     TorrentFiles(std::uint64_t storage, lt::file_storage const& layout, std::vector<GivenFile> given,
                  DescriptorPool& pool, SharedPaths& shared, Proved proved,
@@ -96,23 +97,23 @@ public:
     TorrentFiles(TorrentFiles const&) = delete;
     TorrentFiles& operator=(TorrentFiles const&) = delete;
 
-    // Saves hashes of 64 KiB each, the first of which begin at `offset` of the torrent. It is no loss but
-    // time if that fails.
+    // Saves hashes of 64 KiB each, starting at `offset` of the torrent. Ignores errors, because a missing
+    // hash only costs time.
     void save_granules(std::int64_t offset, std::vector<lt::sha256_hash> const& hashes);
-    // The hash of the 64 KiB that begin at `offset` of the torrent, as it was saved; none where it was not.
+    // The saved hash of the 64 KiB at `offset` of the torrent; none if it was not saved.
     std::optional<lt::sha256_hash> granule(std::int64_t offset);
 
-    // Reads or writes `length` bytes at `offset` of the torrent. Pad files read as zeros and swallow writes.
+    // Reads or writes `length` bytes at `offset` of the torrent. Pad files contain zeros and ignore writes.
     FileError read(std::int64_t offset, char* to, std::int64_t length);
     FileError write(std::int64_t offset, char const* from, std::int64_t length);
 
-    // Waits for the writes of all torrents to the files at that range. Returns whether other torrents use
-    // them.
+    // Waits for the running writes of all torrents to the files at this range. Returns whether other torrents
+    // use these files.
     bool wait_for_writes(std::int64_t offset, std::int64_t length);
 
-    // Makes sure that the bytes written at that range stand in the files their paths name now: where a file
-    // was removed or replaced while we had it open, copies them from the old one.
-    FileError settle(std::int64_t offset, std::int64_t length);
+    // Ensures that the written bytes at this range are in the files that the paths name now: if a file was
+    // removed or replaced while it was open here, copies the bytes from the old file.
+    FileError restore_lost(std::int64_t offset, std::int64_t length);
 
     std::string path(int file) const { return file < 0 ? std::string() : m_given[std::size_t(file)].path; }
     void close() { m_pool.close_all(m_storage); }
@@ -123,16 +124,17 @@ private:
         std::int64_t size;
         int file;  // index into m_given; -1 for a pad file
     };
-    // Which file a path named when it was last opened (inode 0: it was not), and whether something is in it.
+    // The file that a path named when it was last opened; inode 0 if it was never opened.
     struct Identity {
-        bool expected = false;
+        bool expected = false;  // the file has bytes of this torrent
         std::uint64_t device = 0;
         std::uint64_t inode = 0;
     };
-    // Whether a file that is only read looks as it was given. Has it proved again if only its change time is
-    // another one.
+    // Whether a read-only file still has its given stamp. If only its change time is different, calls
+    // m_on_touched.
     bool is_unchanged(int file, struct stat const& now);
-    // The open file with the hashes of the granules at `offset`, and where in it they are.
+    // The open file with the hashes of granules, and in `at` the position of the hash of the granule at
+    // `offset`.
     std::shared_ptr<Descriptor> granules_at(std::int64_t offset, bool write, std::int64_t& at);
     template <typename Visit>
     FileError each(std::int64_t offset, std::int64_t length, Visit&& visit) const;
@@ -148,7 +150,7 @@ private:
     std::function<void(std::int64_t, std::int64_t)> m_on_touched;
     std::mutex m_opening;          // held while a file is opened
     std::vector<Identity> m_seen;  // guarded by m_opening
-    // Change times of files that are only read, as last seen; 0 where not known.
+    // Last known change times of read-only files; 0 if unknown.
     std::vector<std::atomic<std::int64_t>> m_changed;
 };
 

@@ -9,29 +9,29 @@ namespace {
 constexpr std::ptrdiff_t range_length = Hash::size() + 4 * 4;
 constexpr std::int64_t message_header = 5;
 
-// Bytes of answers to hash requests that wait in the send buffer, of one connection and of a group. An honest
-// peer has a few requests of 512 hashes under way, 16 KiB each.
+// Most bytes of answers to hash requests in the send buffer, of one connection and of a group. An honest peer
+// has a few requests of 512 hashes in flight, 16 KiB each.
 constexpr std::int64_t max_answers = 1 << 20;
 constexpr std::int64_t max_group_answers = 4 << 20;
 
-// Bytes in the send buffer of one connection: libtorrent stops reading blocks for it at 8 MiB
-// (send_buffer_watermark), but goes on adding rejects and answers. And those of a group.
+// Most bytes in the send buffer of one connection, and of a group. libtorrent stops reading blocks for it at
+// 8 MiB (send_buffer_watermark), but continues to add rejects and answers.
 constexpr std::int64_t max_unsent = 24 << 20;
 constexpr std::int64_t max_group_unsent = 16 << 20;
 
-// How long a peer may read nothing while there is something to send to it, and how long when its group has
-// too much unsent. A peer that reads slowly is not affected.
+// How long a peer may read nothing while bytes wait for it. The second limit applies while its group has too
+// many unsent bytes. A peer that reads slowly is not affected.
 constexpr auto max_stall = std::chrono::seconds(60);
 constexpr auto max_stall_of_group = std::chrono::seconds(20);
 
-// Blocks that one peer was asked for and has neither sent nor rejected. Those that were cancelled count: they
-// may be on their way. libtorrent keeps at most 1500 under way (max_out_request_queue).
+// Most block requests that one peer has neither answered nor rejected. Cancelled requests count, because
+// their blocks may be in flight. libtorrent keeps at most 1500 in flight (max_out_request_queue).
 constexpr std::size_t max_blocks = 32 * 1024;
 
-// How often one peer may reject hash requests before it is asked no more.
+// How often one peer may reject hash requests before it gets no more of them.
 constexpr int max_rejects = 8;
 
-// Hash requests of ours that one peer has not answered; libtorrent keeps at most two under way.
+// Most pending hash requests to one peer. libtorrent keeps at most two in flight.
 constexpr std::size_t max_requested = 64;
 
 std::int64_t number_at(lt::span<char const> bytes, std::ptrdiff_t at) {
@@ -40,7 +40,7 @@ std::int64_t number_at(lt::span<char const> bytes, std::ptrdiff_t at) {
     return number;
 }
 
-// The length of a message's body where the type fixes it; -1 where it does not.
+// The length of a message's body if its type has a fixed length; otherwise -1.
 constexpr std::ptrdiff_t fixed_length(MessageType type) {
     switch (type) {
         case MessageType::choke:
@@ -57,7 +57,7 @@ constexpr std::ptrdiff_t fixed_length(MessageType type) {
         case MessageType::allowed_fast:
             return 4;
         case MessageType::piece:
-            return 8;  // all that is shown of it
+            return 8;  // the gate sees only these bytes
         case MessageType::request:
         case MessageType::cancel:
         case MessageType::reject:
@@ -107,8 +107,8 @@ void Gate::proven() {
 }
 
 void Gate::requested_block(std::int64_t piece, std::int64_t start) {
-    // So many are only dropped by a peer that chokes without saying so. From then on it is not known what it
-    // was asked.
+    // Only a peer that chokes silently leaves so many requests unanswered. From now on the pending requests
+    // are unknown.
     if (m_blocks.size() >= max_blocks) {
         m_blocks.clear();
         m_forgot_blocks = true;
@@ -124,7 +124,8 @@ void Gate::requested(HashRange const& range) {
 void Gate::update(Load load) {
     if (m_group) m_group->unsent += load.unsent - m_unsent;
     m_unsent = load.unsent;
-    // With nothing unsent all answers have left, also those that libtorrent made shorter than counted here.
+    // If nothing is unsent, all answers were sent, even answers that libtorrent made shorter than counted
+    // here.
     while (!m_answers.empty() && (load.unsent == 0 || m_answers.front().first <= load.sent)) {
         m_answers_bytes -= m_answers.front().second;
         if (m_group) m_group->answers -= m_answers.front().second;
@@ -150,10 +151,10 @@ Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock:
     switch (known) {
         case MessageType::extended:
             if (body.empty()) return Verdict::disconnect;
-            // The handshake among them. A group's tokens are spent last, so that one peer cannot spend them
-            // all.
-            if (!m_extension_messages.take(now)) return Verdict::disconnect;
-            if (m_group && !m_group->extension_messages.take(now)) return Verdict::drop;
+            // The extension handshake counts too. The group's tokens are spent last, so that one peer cannot
+            // spend all of them.
+            if (!m_extension_messages.spend(now)) return Verdict::disconnect;
+            if (m_group && !m_group->extension_messages.spend(now)) return Verdict::drop;
             return Verdict::pass;
         case MessageType::piece:
             return on_piece(body);
@@ -175,11 +176,11 @@ Gate::Verdict Gate::check(int type, lt::span<char const> body, Load load, Clock:
 
 Gate::Verdict Gate::on_hash_request(lt::span<char const> body, Load load, Clock::time_point now) {
     auto const range = *range_in(body);
-    bool const allowed = m_hash_requests.take(now) && (!m_group || m_group->hash_requests.take(now));
+    bool const allowed = m_hash_requests.spend(now) && (!m_group || m_group->hash_requests.spend(now));
     bool const fits = allowed && m_proof && m_proof->fits(range);
     auto answer = message_header + range_length;
     if (fits) answer += (range.count + range.uncles()) * Hash::size();
-    // A peer that asks and does not read gets no more answers, not even rejects.
+    // A peer that sends requests and does not read gets no more answers, not even rejects.
     if (m_answers_bytes + answer > max_answers) return Verdict::disconnect;
     if (m_group && m_group->answers + answer > max_group_answers) return Verdict::drop;
     m_answers.emplace_back(load.sent + load.unsent + answer, answer);
@@ -189,14 +190,14 @@ Gate::Verdict Gate::on_hash_request(lt::span<char const> body, Load load, Clock:
 }
 
 Gate::Verdict Gate::on_piece(lt::span<char const> body) {
-    // A block that was not requested fills no gap, and the request that it was sent for would stay open.
+    // A block that was not requested is useless, and it would leave the real request open.
     auto const found = m_blocks.find({number_at(body, 0), number_at(body, 4)});
     if (found == m_blocks.end()) return m_forgot_blocks ? Verdict::pass : Verdict::disconnect;
     m_blocks.erase(found);
     return Verdict::pass;
 }
 
-bool Gate::take_answered(HashRange const& range) {
+bool Gate::remove_requested(HashRange const& range) {
     auto const found = std::find(m_requested.begin(), m_requested.end(), range);
     if (found == m_requested.end()) return false;
     m_requested.erase(found);
@@ -207,8 +208,8 @@ Gate::Verdict Gate::on_hashes(lt::span<char const> body, std::vector<int>& finis
     if (body.size() < range_length || (body.size() - range_length) % Hash::size() != 0)
         return Verdict::disconnect;
     auto const range = *range_in(body);
-    if (!take_answered(range)) return Verdict::disconnect;
-    // A torrent that was added without metadata fetches no data; it needs no hashes.
+    if (!remove_requested(range)) return Verdict::disconnect;
+    // A torrent that was added without metadata fetches no data and needs no hashes.
     if (!m_proof) return Verdict::drop;
     std::vector<Hash> hashes;
     hashes.reserve(std::size_t((body.size() - range_length) / Hash::size()));
@@ -217,9 +218,9 @@ Gate::Verdict Gate::on_hashes(lt::span<char const> body, std::vector<int>& finis
 }
 
 Gate::Verdict Gate::on_hash_reject(lt::span<char const> body) {
-    if (!take_answered(*range_in(body))) return Verdict::disconnect;
-    // libtorrent asks the same peer again at once. Two requests that it takes for unanswered end that: others
-    // get their turn.
+    if (!remove_requested(*range_in(body))) return Verdict::disconnect;
+    // After a reject libtorrent sends the request to the same peer again, immediately. When the gate drops
+    // rejects, libtorrent has two pending requests to this peer and uses other peers.
     return ++m_rejects > max_rejects ? Verdict::drop : Verdict::pass;
 }
 

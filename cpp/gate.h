@@ -1,10 +1,9 @@
-// The gate: the check that every whole incoming message of one connection passes before libtorrent acts on
-// it.
+// The gate checks every complete incoming message of one connection before libtorrent handles it.
 //
-// HASHES and HASH_REJECT are accepted only as the answer to a request of ours, and HASHES only when our own
-// computation proves them (proof.h). What a peer may cost is bounded, per connection and per address group
-// (guard.h). For the network thread alone. It knows no connection of libtorrent, so that it can be tested
-// alone.
+// HASHES and HASH_REJECT are accepted only as the answer to one of our requests, and HASHES only if our own
+// computation proves them (proof.h). The cost of a peer is bounded per connection and per address group
+// (guard.h). Used on the network thread only. The gate does not use libtorrent's connections, so that it can
+// be tested without them.
 #pragma once
 
 #include <cstdint>
@@ -45,22 +44,22 @@ enum class MessageType : int {
     hash_reject = 23
 };
 
-// The fields that HASH_REQUEST, HASHES and HASH_REJECT begin with. None when the body is too short for them.
+// The fields at the beginning of HASH_REQUEST, HASHES and HASH_REJECT; none if the body is too short.
 std::optional<HashRange> range_in(lt::span<char const> body);
 
 // A connection's send buffer.
 struct Load {
-    std::int64_t sent = 0;    // bytes that have left it so far
-    std::int64_t unsent = 0;  // bytes in it
+    std::int64_t sent = 0;    // bytes sent so far
+    std::int64_t unsent = 0;  // bytes in the buffer
 };
 
 class Gate {
 public:
     enum class Verdict {
         pass,
-        drop,        // ignore it
-        reject,      // answer it with HASH_REJECT
-        disconnect,  // it breaks a rule
+        drop,        // ignore the message
+        reject,      // answer with HASH_REJECT
+        disconnect,  // the message breaks a rule
     };
 
     // `proof`: null for a torrent without metadata.
@@ -69,8 +68,8 @@ public:
     Gate(Gate const&) = delete;
     Gate& operator=(Gate const&) = delete;
 
-    // Judges a message. `body`: without its length and type; of a PIECE message, its first 8 bytes. Adds to
-    // `finished` the pieces that HASHES finish.
+    // Checks a message. `body`: the message without length and type; of a PIECE message only the first 8
+    // bytes. Adds to `finished` the pieces that HASHES finish.
     Verdict check(int type, lt::span<char const> body, Load load, Clock::time_point now,
                   std::vector<int>& finished);
 
@@ -78,10 +77,10 @@ public:
     void requested_block(std::int64_t piece, std::int64_t start);
     // A HASH_REQUEST was sent.
     void requested(HashRange const& range);
-    // The peer took part in a piece that was verified: no group limit holds for it any more.
+    // The peer contributed to a verified piece. No group limit applies to it any more.
     void proven();
     bool is_proven() const { return m_proven; }
-    // To be called once a second. False when the peer has stopped reading for too long.
+    // Must be called once a second. False if the peer has not read for too long.
     bool keep(Load load, Clock::time_point now);
 
 private:
@@ -89,25 +88,27 @@ private:
     Verdict on_hash_request(lt::span<char const> body, Load load, Clock::time_point now);
     Verdict on_hashes(lt::span<char const> body, std::vector<int>& finished);
     Verdict on_hash_reject(lt::span<char const> body);
-    bool take_answered(HashRange const& range);
+    // Removes one of our requests; false if there is no such request.
+    bool remove_requested(HashRange const& range);
     void update(Load load);
     void leave_group();
 
     std::shared_ptr<Guard> const m_guard;
     std::shared_ptr<Proof> const m_proof;
-    std::shared_ptr<Group> m_group;  // null where no group limit holds
+    std::shared_ptr<Group> m_group;  // null if no group limit applies
     bool m_proven = false;
-    std::vector<HashRange> m_requested;                             // our requests that are not answered yet
-    std::multiset<std::pair<std::int64_t, std::int64_t>> m_blocks;  // the same of blocks, by piece and start
+    std::vector<HashRange> m_requested;  // our pending hash requests
+    std::multiset<std::pair<std::int64_t, std::int64_t>>
+        m_blocks;  // our pending block requests, by piece and start
     bool m_forgot_blocks = false;
     int m_rejects = 0;  // of our hash requests
-    // Answers to hash requests in the send buffer: where each ends in the stream of bytes sent, and its
-    // length.
+    // Answers to hash requests in the send buffer: the position of each end in the stream of sent bytes, and
+    // the length.
     std::deque<std::pair<std::int64_t, std::int64_t>> m_answers;
     std::int64_t m_answers_bytes = 0;
-    std::int64_t m_unsent = 0;  // as counted in the group
+    std::int64_t m_unsent = 0;  // the value that is included in the group's sum
     std::int64_t m_sent = 0;
-    Clock::time_point m_progress{};  // when bytes left the send buffer last, or it was empty
+    Clock::time_point m_progress{};  // when bytes were last sent, or the buffer was last empty
     Bucket m_hash_requests{256, 64};
     Bucket m_extension_messages{4096, 512};
 };

@@ -7,8 +7,8 @@ namespace silmaril {
 namespace {
 
 constexpr auto remember_for = std::chrono::minutes(10);
-// Peers remembered and groups known; beyond that, those that have ended are looked for and the oldest are
-// dropped.
+// Over these numbers, expired peers and empty groups are removed. If that is not enough, the oldest peer is
+// removed.
 constexpr std::size_t max_remembered = 4096;
 constexpr std::size_t sweep_groups = 1024;
 
@@ -34,14 +34,14 @@ bool is_local(lt::address const& address) {
 
 lt::address group_address(lt::address const& address) {
     auto const plain = canonical(address);
-    // On a local network, all hosts share the upper half.
+    // On a local network all hosts have the same upper half.
     if (plain.is_v4() || is_local(plain)) return plain;
     auto bytes = plain.to_v6().to_bytes();
     std::fill(bytes.begin() + 8, bytes.end(), std::uint8_t(0));
     return boost::asio::ip::address_v6(bytes);
 }
 
-bool Bucket::take(Clock::time_point now) {
+bool Bucket::spend(Clock::time_point now) {
     if (m_last != Clock::time_point{}) {
         std::chrono::duration<double> const passed = now - m_last;
         m_tokens = std::min(m_bound, m_tokens + passed.count() * m_per_second);

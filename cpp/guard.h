@@ -1,8 +1,8 @@
-// What hosts cost this session, counted by address group, and the peers that broke a rule.
+// The cost of hosts for this session, by address group, and the peers that broke a rule.
 //
-// A group is what one host can have as it likes: an IPv4 address, or an IPv6 network of 64 bits. Only peers
-// that have not delivered verified data yet count for their group; loopback, the local network and hosts that
-// the user named never do. For the network thread alone.
+// A group contains the addresses that one host can easily have: an IPv4 address, or an IPv6 network of 64
+// bits. A peer counts for its group only until it has delivered verified data. Loopback, the local network
+// and hosts that the user named never count. Used on the network thread only.
 #pragma once
 
 #include <chrono>
@@ -23,7 +23,8 @@ using Clock = std::chrono::steady_clock;
 class Bucket {
 public:
     Bucket(double bound, double per_second) : m_bound(bound), m_per_second(per_second), m_tokens(bound) {}
-    bool take(Clock::time_point now);
+    // Spends one token; false if there is none.
+    bool spend(Clock::time_point now);
 
 private:
     double const m_bound;
@@ -35,7 +36,7 @@ private:
 // The first address of an address's group.
 lt::address group_address(lt::address const& address);
 
-// What the unproven peers of one address group use together.
+// Resources that the unproven peers of one address group use together.
 struct Group {
     int connections = 0;
     std::int64_t unsent = 0;   // bytes in send buffers
@@ -49,10 +50,11 @@ public:
     // May be called from any thread.
     void trust(lt::address const& host);
 
-    // The group that a peer at this address counts for; null where no group limit holds.
+    // The group of a peer at this address; null if no group limit applies.
     std::shared_ptr<Group> group_of(lt::address const& address);
 
-    // For 10 minutes. Another peer behind the same address is not affected.
+    // Remembers for 10 minutes that a peer broke a rule. Other peers behind the same address are not
+    // affected.
     void remember(lt::address const& address, lt::peer_id const& peer, Clock::time_point now);
     bool remembers(lt::address const& address, lt::peer_id const& peer, Clock::time_point now);
 
@@ -60,7 +62,7 @@ private:
     std::mutex m_mutex;  // guards m_trusted
     std::set<lt::address> m_trusted;
     std::map<lt::address, std::weak_ptr<Group>> m_groups;
-    std::map<std::pair<lt::address, lt::peer_id>, Clock::time_point> m_remembered;  // until when
+    std::map<std::pair<lt::address, lt::peer_id>, Clock::time_point> m_remembered;  // expiry
 };
 
 }  // namespace silmaril

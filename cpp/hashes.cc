@@ -10,28 +10,28 @@ namespace silmaril {
 
 namespace {
 
-// libtorrent asks again after 3 s at the earliest.
+// In seconds. libtorrent repeats a request after 3 s at the earliest.
 constexpr int first_pause = 4;
 constexpr int longest_pause = 60;
 constexpr int prompted_at_once = 4;
 
-// Pieces whose hashes are asked for together.
+// Pieces whose hashes are requested together.
 constexpr int pieces_at_once = 512;
 constexpr std::uint32_t block_length = 16 * 1024;
 
-// The lists of what is asked for are private; naming a private member is allowed in an explicit
+// The lists of requests are private members. C++ permits the name of a private member in an explicit
 // instantiation.
 template <typename Name, auto Member>
 struct Reach {
     friend auto& list(Name, lt::hash_picker& picker) { return picker.*Member; }
 };
 
-// For each file, its pieces by 512, and when their hashes were asked for.
+// For each file: its groups of 512 pieces, and when their hashes were requested.
 struct OfPieces {};
 auto& list(OfPieces, lt::hash_picker& picker);
 template struct Reach<OfPieces, &lt::hash_picker::m_piece_hash_requested>;
 
-// Calls `what` with each request whose hashes are missing, the file and the number within that, until it
+// Calls `what` with each request whose hashes are missing, its file and its number in the file, until `what`
 // returns true.
 template <typename What>
 void each_missing(lt::torrent_handle const& handle, What what) {
@@ -47,7 +47,7 @@ void each_missing(lt::torrent_handle const& handle, What what) {
     }
 }
 
-// One of these pieces that the peer has.
+// One piece of this group that the peer has.
 std::optional<lt::piece_index_t> piece_of(lt::peer_connection_handle const& peer, lt::torrent const& torrent,
                                           lt::file_index_t file, int number) {
     auto const& files = torrent.torrent_file().files();
@@ -55,7 +55,7 @@ std::optional<lt::piece_index_t> piece_of(lt::peer_connection_handle const& peer
     int const begin = int(*all.begin()) + number * pieces_at_once;
     int const end = std::min(begin + pieces_at_once, int(*all.end()));
     for (int piece = begin; piece < end; ++piece) {
-        // Of the last piece of a file, a block may be shorter.
+        // The last piece of a file may be shorter than a block.
         if (files.piece_size2(lt::piece_index_t(piece)) < int(block_length)) continue;
         if (peer.has_piece(lt::piece_index_t(piece))) return lt::piece_index_t(piece);
     }
@@ -81,7 +81,7 @@ PieceHashes::PieceHashes(lt::torrent_handle handle, std::shared_ptr<Proof const>
     : m_handle(std::move(handle)), m_proof(std::move(proof)), m_pause(first_pause) {}
 
 void PieceHashes::tick() {
-    // There were fewer peers after the last one prompted: the next round begins with the first.
+    // Fewer peers than needed came after the last prompted one, so the next round begins with the first peer.
     if (m_to_prompt > 0) m_first = 0;
     m_to_prompt = 0;
     int missing = 0;
@@ -128,7 +128,7 @@ void PieceHashes::forget_requests() {
         request.last_request = lt::min_time();
         return false;
     });
-    // Whoever is left may have nothing to say: they are prompted within a second.
+    // The remaining peers may be silent, so they are prompted within a second.
     if (any) m_idle = m_pause;
 }
 

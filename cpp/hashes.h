@@ -1,8 +1,8 @@
-// Hashes of pieces (BEP 52) that are asked of peers, where libtorrent leaves a request to itself.
+// Requests for piece hashes (BEP 52), in cases where libtorrent abandons a request.
 //
-// It asks a peer when that has said something. It does not take back what it has asked a peer that goes or is
-// silent; for 3 s it asks nobody else, and then nobody who has nothing to say. A reader would wait for
-// minutes, for hashes of bytes that are all here.
+// libtorrent sends such a request only after the peer has sent a message. If the peer then disconnects or is
+// silent, libtorrent does not cancel the request: for 3 s it asks no other peer, and after that no peer that
+// is silent. A reader would wait minutes for the hashes of bytes that are already present.
 #pragma once
 
 #include <libtorrent/peer_connection_handle.hpp>
@@ -14,32 +14,31 @@
 
 namespace silmaril {
 
-// The piece hashes of one torrent. To be used on the network thread.
+// The piece hashes of one torrent. Used on the network thread only.
 class PieceHashes {
 public:
     // `proof`: null for a torrent without metadata.
     PieceHashes(lt::torrent_handle handle, std::shared_ptr<Proof const> proof);
 
-    // Once a second, before the peers' turn: sees whether any came. Where pieces are wanted, hashes are
-    // missing and none has come for some seconds, some peers are to be prompted; less and less often while
-    // none comes.
+    // Must be called once a second, before `prompt` is called for each peer. If pieces are wanted, hashes are
+    // missing and none has arrived for some seconds, some peers are prompted. The pauses between prompts grow
+    // while no hash arrives.
     void tick();
 
-    // A peer's turn. It is made to say something by a request for a block, 16 KiB, that is not needed.
-    // Returns the piece whose first block it was.
+    // Must be called once a second for each peer. If it is the peer's turn, makes it send a message by a
+    // request for a block (16 KiB) that is not needed. Returns the piece whose first block was requested.
     std::optional<lt::piece_index_t> prompt(lt::peer_connection_handle const& peer);
 
-    // A peer is gone: what has not come may be asked of another at once.
+    // A peer has disconnected: missing hashes may be requested from other peers immediately.
     void forget_requests();
 
 private:
     lt::torrent_handle const m_handle;  // weak
     std::shared_ptr<Proof const> const m_proof;
     int m_missing = 0;
-    int m_idle = 0;  // seconds since one came, or peers were prompted
-    int m_pause;     // seconds until they are prompted again
-    // Peers have their turns in the same order every second: those who come after the last one prompted are
-    // next.
+    int m_idle = 0;  // seconds since a hash arrived or peers were prompted
+    int m_pause;     // idle seconds after which peers are prompted
+    // Peers come in the same order every second. The peers after the last prompted one are next.
     int m_turn = 0;
     int m_first = 0;
     int m_to_prompt = 0;

@@ -15,12 +15,13 @@ namespace silmaril {
 namespace {
 
 constexpr int hash_size = int(lt::sha256_hash::size());
-// What one torrent may have: libtorrent's own limit for magnets.
+// Most pieces of a torrent: libtorrent's own limit for magnets.
 constexpr int max_pieces = 0x200000;
-// Tokens of a bencoded document: a file in the tree takes about ten.
+// Most tokens of a bencoded document. A file in the tree needs about ten.
 constexpr int max_tokens = 4000000;
 
-// The shape of a file that needs a piece layer; the root of a shorter one is the hash of its only piece.
+// The shape of a file that needs a piece layer; none for a file of one piece, whose root is the hash of the
+// piece.
 std::optional<Shape> layered(lt::file_storage const& files, lt::file_index_t file) {
     auto const shape = shape_of(files, file);
     return shape && shape->pieces > 1 ? shape : std::nullopt;
@@ -47,7 +48,7 @@ Nodes known_nodes(lt::add_torrent_params const& saved, lt::file_index_t file, Sh
         int const block = node - shape.first_block();
         if (block >= 0 && block < shape.blocks && block == int(blocks.size())) blocks.push_back(hash);
     }
-    // A file that is all here is saved by its blocks alone.
+    // For a complete file libtorrent saves only the hashes of the blocks.
     if (int(blocks.size()) == shape.blocks && shape.per_piece > 1) {
         nodes.clear();
         for (int piece = 0; piece < shape.pieces; ++piece) {
@@ -57,7 +58,8 @@ Nodes known_nodes(lt::add_torrent_params const& saved, lt::file_index_t file, Sh
                           root_of(lt::span<Hash const>(blocks).subspan(first, count), shape.per_piece));
         }
     }
-    // With the whole piece layer the nodes above it say nothing more, and libtorrent wants it alone.
+    // If the piece layer is complete, the nodes above it are redundant, and libtorrent accepts only the
+    // layer.
     auto const first = nodes.lower_bound(shape.first_piece());
     auto const end = nodes.lower_bound(shape.first_piece() + shape.pieces);
     if (std::distance(first, end) == shape.pieces) return Nodes(first, end);

@@ -17,14 +17,14 @@ using Clock = std::chrono::steady_clock;
 
 constexpr auto remembered_for = std::chrono::seconds(1);
 
-struct Answer {
+struct CachedAnswer {
     Clock::time_point at;
     bool is_local;
 };
 
 bool ask_kernel(lt::address const& address) {
-    // Bound as the kernel binds a connection. With `ip_nonlocal_bind` every address passes, and connections
-    // end by their timeouts as before.
+    // Binds the socket as the kernel binds a connection. With the sysctl `ip_nonlocal_bind` every address can
+    // be bound. Then lost connections end only by their timeouts.
     lt::udp::endpoint const endpoint(address, 0);
     int const fd = ::socket(endpoint.protocol().family(), SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0) return true;
@@ -38,8 +38,8 @@ bool ask_kernel(lt::address const& address) {
 
 bool is_local(lt::address const& address) {
     if (address.is_unspecified()) return true;
-    // One for each address of this host at most: those that are gone are removed.
-    thread_local std::map<lt::address, Answer> answers;
+    // At most one entry for each address of this host, because expired entries are removed.
+    thread_local std::map<lt::address, CachedAnswer> answers;
     auto const now = Clock::now();
     auto const known = answers.find(address);
     if (known != answers.end() && now - known->second.at < remembered_for) return known->second.is_local;

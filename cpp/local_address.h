@@ -5,9 +5,9 @@
 
 namespace silmaril {
 
-// True unless the kernel says that no packet can be sent from the address any more: the host has moved to
-// another network, or its interface is gone. Costs a socket that is bound and closed; an answer is
-// remembered for a second.
+// False if the kernel reports that no packet can be sent from the address, because the host has moved to
+// another network or the interface is gone. Opens, binds and closes a socket; the result is cached for a
+// second.
 bool is_local(lt::address const& address);
 
 }  // namespace silmaril

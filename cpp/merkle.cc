@@ -28,7 +28,7 @@ Hash parent_of(Hash const& left, Hash const& right) {
 
 Hash root_of(lt::span<Hash const> blocks, int width) {
     std::vector<Hash> layer(blocks.begin(), blocks.end());
-    Hash padding;  // the root of zero leaves as high as `layer` is
+    Hash padding;  // root of a zero subtree with the height of `layer`
     for (; width > 1; width /= 2) {
         if (layer.size() % 2 != 0) layer.push_back(padding);
         for (std::size_t i = 0; i < layer.size() / 2; ++i)

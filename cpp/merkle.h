@@ -1,6 +1,6 @@
-// The hash trees of BEP 52: our own computation, independent of libtorrent's.
+// The hash trees of BEP 52, computed independently of libtorrent.
 //
-// A file's tree has a leaf for each block of 16 KiB, padded with zero hashes to a power of two. Its nodes are
+// A file's tree has a leaf for each block of 16 KiB, padded with zero hashes to a power of two. The nodes are
 // numbered as in a flat array: node 0 is the root, the children of n are 2n+1 and 2n+2.
 #pragma once
 
@@ -23,19 +23,20 @@ struct Shape {
     int pieces;
     int width;  // nodes of the piece layer, with padding
     int nodes() const { return 2 * leaves - 1; }
-    int kept() const { return 2 * width - 1; }  // nodes down to the piece layer
+    int kept() const { return 2 * width - 1; }  // number of nodes down to the piece layer
     int first_piece() const { return width - 1; }
     int first_block() const { return leaves - 1; }
 };
 
-// The shape of a file's tree. None for pad files and empty files. A file of at most one piece has a piece
-// layer of one node, its root.
+// The shape of a file's tree; none for pad files and empty files. For a file of one piece the piece layer has
+// one node, its root.
 std::optional<Shape> shape_of(lt::file_storage const& files, lt::file_index_t file);
 
-// The hash of a node from its children's.
+// The hash of a node from the hashes of its children.
 Hash parent_of(Hash const& left, Hash const& right);
 
-// The root of `blocks`, padded with zero hashes to `width` leaves, a power of two not less than their number.
+// The root of `blocks`, padded with zero hashes to `width` leaves. `width` must be a power of two and not
+// less than the number of blocks.
 Hash root_of(lt::span<Hash const> blocks, int width);
 
 // The exponent of a power of two; none for any other number.

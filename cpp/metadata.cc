@@ -11,31 +11,31 @@ namespace {
 // BEP 9.
 constexpr std::int64_t block_length = 16 * 1024;
 
-// Peers that are asked at a time, and the bytes that are kept of what they have sent. Beyond that the peer
-// that has sent least loses its turn.
+// Most peers that are asked at a time, and most bytes that are stored of their blocks. Over the latter, the
+// peer that has sent the fewest blocks loses its turn.
 constexpr std::size_t max_active = 8;
 constexpr std::size_t max_kept = 32 << 20;
 
-// Requests to one peer that are not answered. Some clients refuse more.
+// Most pending requests to one peer. Some clients refuse more.
 constexpr std::size_t max_requests = 8;
 
-// A peer that sends no block for so long loses its turn.
+// A peer that sends no block for this time loses its turn.
 constexpr auto max_silence = std::chrono::seconds(2);
 
-// How long a turn may take while other peers wait. It doubles with every eight turns that ended without
-// success, so that a slow honest peer finishes in the end.
+// How long a turn may take while other peers wait. Doubles after every eight turns without success, so that a
+// slow honest peer can finish.
 constexpr auto max_turn = std::chrono::seconds(4);
 constexpr int turns_per_doubling = 8;
 constexpr int max_doublings = 6;
 
-// Turns without a block, and refused requests, after which a peer is disconnected.
+// The number of turns without a block, and of refused requests, after which a peer is disconnected.
 constexpr int max_silent_turns = 3;
 constexpr int max_rejects = 8;
 
-// How long a peer that refuses a request is left alone; multiplied by the number of its refusals.
+// How long a peer that refused a request gets no requests; multiplied by the number of its refusals.
 constexpr auto reject_pause = std::chrono::seconds(1);
 
-// Address groups whose failures are counted.
+// Most address groups whose failures are counted.
 constexpr std::size_t max_groups = 1024;
 
 }  // namespace
@@ -47,7 +47,7 @@ std::size_t MetadataFetch::blocks_of(std::int64_t size) {
 void MetadataFetch::announced(MetadataSource& source, std::int64_t size, Clock::time_point now) {
     if (m_done) return;
     auto const found = m_sources.find(&source);
-    // The size of an info dictionary is as constant as its hash.
+    // The hash fixes the dictionary, so its size cannot change.
     bool const contradicts = found != m_sources.end() && found->second.size != size;
     if (contradicts || size > max_metadata) {
         drop(source, true);
@@ -63,8 +63,8 @@ MetadataFetch::Sources::iterator MetadataFetch::choose(Clock::time_point now) {
     std::map<lt::address, int> active;
     for (auto const& [source, state] : m_sources)
         if (state.active) ++active[source->group()];
-    // Peers of hosts that have not failed yet come first.
-    auto const rank = [&](MetadataSource const& source, State const& state) {
+    // Peers of hosts without failures come first.
+    auto const rank = [&](MetadataSource const& source, SourceState const& state) {
         auto const group = source.group();
         auto const failures = m_failures.find(group);
         int const count = active[group] + (failures == m_failures.end() ? 0 : failures->second);
@@ -105,7 +105,7 @@ void MetadataFetch::request_more(Sources::iterator source) {
     }
 }
 
-void MetadataFetch::end_turn(State& state) {
+void MetadataFetch::end_turn(SourceState& state) {
     state.active = false;
     for (auto const& block : std::exchange(state.blocks, {})) m_kept -= block.size();
     state.received = state.next = 0;
@@ -117,7 +117,7 @@ void MetadataFetch::received(MetadataSource& source, std::int64_t block, std::in
     auto const found = m_sources.find(&source);
     if (m_done || found == m_sources.end()) return;
     auto& state = found->second;
-    // A block that comes after its turn.
+    // The block arrived after the end of the turn.
     if (!state.active || state.requested.erase(block) == 0) return;
     auto const length = std::min(block_length, state.size - block * block_length);
     if ((total != 0 && total != state.size) || bytes.size() != length) {
@@ -133,10 +133,10 @@ void MetadataFetch::received(MetadataSource& source, std::int64_t block, std::in
         return;
     }
     request_more(found);
-    if (m_kept > max_kept) end_least(now);
+    if (m_kept > max_kept) end_slowest(now);
 }
 
-void MetadataFetch::end_least(Clock::time_point now) {
+void MetadataFetch::end_slowest(Clock::time_point now) {
     auto least = m_sources.end();
     for (auto source = m_sources.begin(); source != m_sources.end(); ++source) {
         auto const& state = source->second;
@@ -155,7 +155,7 @@ void MetadataFetch::finish(MetadataSource& source, Clock::time_point now) {
     whole.reserve(std::size_t(size));
     for (auto const& block : state.blocks) whole.insert(whole.end(), block.begin(), block.end());
     end_turn(state);
-    if (m_take(whole)) {
+    if (m_accept(whole)) {
         succeed(size);
         return;
     }

@@ -58,8 +58,8 @@ std::shared_ptr<MetadataFetch> fetch_metadata(lt::torrent_handle handle) {
         auto const torrent = handle.native_handle();
         if (!torrent || torrent->valid_metadata()) return true;
         if (!is_metadata_of(torrent->info_hash(), bytes)) return false;
-        // Where the author of the link made a dictionary that libtorrent cannot parse, it stops the torrent
-        // with an error. No other peer has a better one.
+        // If libtorrent cannot parse the dictionary, it stops the torrent with an error. The hash matches, so
+        // every peer has the same dictionary.
         torrent->set_metadata(bytes);
         return true;
     });

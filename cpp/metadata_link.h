@@ -1,5 +1,5 @@
-// One connection's side of `ut_metadata` (BEP 9) for a torrent without metadata: its messages, and the rules
-// for what they contain. For the network thread alone.
+// The extension `ut_metadata` (BEP 9) on one connection of a torrent without metadata: sends, receives and
+// checks its messages. Used on the network thread only.
 #pragma once
 
 #include <cstdint>
@@ -17,19 +17,20 @@
 
 namespace silmaril {
 
-// Our number of the extension: the one that libtorrent gives it.
+// Our number of the extension, the same as libtorrent's.
 constexpr int metadata_id = 2;
 
-// libtorrent's own plugins, except that its `ut_metadata` serves metadata and never fetches it: it mixes the
-// blocks of several peers, believes the size that one of them announces, and cannot know which one is false.
+// libtorrent's own plugins, with the change that `ut_metadata` serves metadata and never fetches it. When it
+// fetches, it mixes the blocks of several peers and trusts the size that one of them announces, so it cannot
+// identify a liar.
 std::vector<std::shared_ptr<lt::plugin>> session_plugins();
 
-// Fetches the metadata of a torrent, checks its hash and gives it to libtorrent.
+// Fetches the metadata of a torrent, checks its hash and passes it to libtorrent.
 std::shared_ptr<MetadataFetch> fetch_metadata(lt::torrent_handle handle);
 
 class MetadataLink final : public MetadataSource {
 public:
-    // `fetch`: null where the torrent needs no metadata; then this does nothing. `end`: see
+    // `fetch`: null if the torrent needs no metadata; then this object does nothing. `end`: see
     // MetadataSource::end.
     MetadataLink(std::shared_ptr<MetadataFetch> fetch, lt::peer_connection_handle connection,
                  std::function<void(bool wrong)> end);
@@ -37,10 +38,11 @@ public:
     MetadataLink(MetadataLink const&) = delete;
     MetadataLink& operator=(MetadataLink const&) = delete;
 
-    // Puts the extension into our handshake.
+    // Adds the extension to our handshake.
     void offer(lt::entry& handshake) const;
     void on_handshake(lt::bdecode_node const& handshake);
-    // libtorrent calls it each time more of a message has come. True when the message is of this extension.
+    // Called by libtorrent each time a further part of a message has arrived. True if the message belongs to
+    // this extension.
     bool on_message(int length, int id, lt::span<char const> so_far);
     // The connection has ended.
     void on_disconnect();

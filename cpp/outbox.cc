@@ -22,7 +22,7 @@ Outbox::~Outbox() { ::close(m_eventfd); }
 
 void Outbox::wake() const noexcept {
     std::uint64_t const one = 1;
-    // It fails only when the counter is full, and then the reader is awake anyway.
+    // It fails only if the counter is full, and then the event loop wakes anyway.
     [[maybe_unused]] auto const written = ::write(m_eventfd, &one, sizeof one);
 }
 
@@ -42,7 +42,7 @@ void Outbox::push(Note note) {
     wake();
 }
 
-std::vector<Note> Outbox::take() {
+std::vector<Note> Outbox::drain() {
     std::lock_guard const lock(m_mutex);
     return std::exchange(m_notes, {});
 }

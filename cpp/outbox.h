@@ -1,6 +1,6 @@
-// What the parts that run on libtorrent's and the disk's threads have to say to the event loop, and the
-// eventfd that wakes it. Also the registry of torrents: where their files go, and whether those are still
-// open. Everything here may be called from any thread.
+// Notes from libtorrent's threads and the disk threads to the event loop, and the eventfd that wakes it. Also
+// the registry of torrents: the paths of their files, and whether their storage is still open. All functions
+// may be called from any thread.
 #pragma once
 
 #include <sys/stat.h>
@@ -28,7 +28,7 @@ struct Note {
         peer_connected,
         peer_disconnected,
         peer_speaks,
-        peer_said,
+        peer_message,
         peer_left,
         silent_seeds,
         removed
@@ -41,17 +41,18 @@ struct Note {
     int error = 0;
     lt::tcp::endpoint endpoint;
     bool outgoing = false;
-    // peer_speaks, peer_said and peer_left: which, and what it said.
+    // peer_speaks, peer_message, peer_left: the number of the peer. peer_message: the message in `data`.
     std::uint64_t peer = 0;
     std::vector<char> data;
-    int seeds = 0;  // silent_seeds: how many
+    int seeds = 0;  // silent_seeds: their number
     int piece = 0;  // piece_proved, piece_damaged
-    // peer_said: where the message is counted until it is taken out, and how much it counts.
+    // peer_message: a counter that includes the message until the event loop receives it, and the message's
+    // share.
     std::shared_ptr<std::atomic<std::size_t>> unread;
     std::size_t counts = 0;
 };
 
-// How a file looked when its bytes were verified.
+// The stamp of a file when its bytes were verified.
 struct FileStamp {
     std::uint64_t size;
     std::int64_t mtime_ns;
@@ -67,13 +68,14 @@ struct FileStamp {
     }
 };
 
-// A file of a torrent, as it was given to us.
+// A file of a torrent, as the caller passed it.
 struct GivenFile {
-    std::string path;                     // absolute
-    bool has_pieces = false;              // verified pieces are in it already
-    std::optional<FileStamp> fixed = {};  // another file than this is not read
-    std::int64_t changed_ns = 0;          // its change time, where it is fixed; 0 where that is not known
-    std::string granules = {};            // a file with a hash of each 64 KiB; empty where there is none
+    std::string path;         // absolute
+    bool has_pieces = false;  // it has verified pieces
+    std::optional<FileStamp> fixed =
+        {};                       // if set, the file is read-only, and only a file with this stamp is read
+    std::int64_t changed_ns = 0;  // change time of a fixed file; 0 if unknown
+    std::string granules = {};    // path of a file with a hash of each 64 KiB; empty if there is none
 };
 
 class Outbox {
@@ -89,16 +91,15 @@ public:
     void wait(int milliseconds) const;
 
     void push(Note note);
-    std::vector<Note> take();
+    // Removes and returns all notes.
+    std::vector<Note> drain();
 
-    // A torrent's files, in canonical order, pad files left out.
-    // `proof`: null for a torrent without metadata.
+    // `files`: in canonical order, without pad files. `proof`: null for a torrent without metadata.
     void register_files(std::uint64_t torrent, std::vector<GivenFile> files, std::shared_ptr<Proof> proof);
     std::optional<std::vector<GivenFile>> files_of(std::uint64_t torrent) const;
     std::shared_ptr<Proof> proof_of(std::uint64_t torrent) const;
 
-    // A torrent counts as removed when libtorrent has let go of it and its storage is closed, in either
-    // order.
+    // A torrent counts as removed when libtorrent has removed it and its storage is closed, in either order.
     void storage_opened(std::uint64_t torrent);
     void storage_closed(std::uint64_t torrent);
     void torrent_gone(std::uint64_t torrent);
@@ -118,7 +119,7 @@ private:
     std::unordered_map<std::uint64_t, Entry> m_torrents;
 };
 
-// The save path given to libtorrent; it never touches it, only `torrent_of` reads it back.
+// The save path passed to libtorrent. It is not a real path: it only carries the number for `torrent_of`.
 std::string save_path_of(std::uint64_t torrent);
 std::optional<std::uint64_t> torrent_of(std::string const& save_path);
 

@@ -1,4 +1,4 @@
-// What the Engine does for peers that meet without moving data: meetings, messages, bans.
+// Methods of Engine for peers that connect without transfer of data: meetings, messages, bans.
 
 #include <libtorrent/add_torrent_params.hpp>
 #include <libtorrent/ip_filter.hpp>
@@ -17,7 +17,7 @@ void Engine::meet(RawMeeting const& from) const {
         params.info_hashes = lt::info_hash_t(lt::sha1_hash(place));
     } else if (from.place.size() == std::size_t(lt::sha256_hash::size())) {
         params.info_hashes = lt::info_hash_t(lt::sha256_hash(place));
-        // There is no place for anything but the metadata.
+        // In upload mode nothing but the metadata is fetched; the torrent has no files.
         params.flags |= lt::torrent_flags::upload_mode;
     } else {
         throw std::runtime_error("not an info hash");
@@ -32,7 +32,7 @@ void Engine::meet(RawMeeting const& from) const {
     add_to_session(from.torrent, std::move(params), Torrent{});
 }
 
-bool Engine::look_around(std::uint64_t torrent, bool dht) const {
+bool Engine::announce_now(std::uint64_t torrent, bool dht) const {
     std::lock_guard const lock(m_mutex);
     return with(torrent, [dht](lt::torrent_handle const& handle) {
         handle.force_lsd_announce();
@@ -40,7 +40,7 @@ bool Engine::look_around(std::uint64_t torrent, bool dht) const {
     });
 }
 
-bool Engine::say(std::uint64_t peer, rust::Slice<std::uint8_t const> message) const {
+bool Engine::send_message(std::uint64_t peer, rust::Slice<std::uint8_t const> message) const {
     if (message.size() > max_message) throw std::runtime_error("the message is too long");
     return Talk::send(m_talk, peer,
                       {reinterpret_cast<char const*>(message.data()), std::ptrdiff_t(message.size())});

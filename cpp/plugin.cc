@@ -21,25 +21,25 @@ namespace silmaril {
 
 namespace {
 
-// Requests at once of a peer whose rate says nothing because nothing was wanted: 1 MiB. A second later
-// libtorrent goes by the rate again.
+// The first requests to a peer that was idle and so has no known rate: 1 MiB. A second later libtorrent
+// computes the number from the rate again.
 constexpr std::uint16_t first_requests = 64;
 
-// A peer of which pieces are wanted and that sends nothing is probed this often. If its host does not
-// acknowledge the probe either, it has gone without a word, and the connection keeps its address from being
-// called again.
+// How often a peer is probed that sends nothing although pieces are wanted. If its host does not acknowledge
+// the probe either, the host is gone, and the connection is closed: it would prevent a new connection to the
+// same address.
 constexpr auto probe_every = std::chrono::seconds(2);
 constexpr std::uint32_t probe_answered_within = 4000;  // milliseconds
 
-// A peer of which pieces are wanted and that has sent no message for so many seconds is silent: its program
-// may have stopped while its host still acknowledges.
+// If pieces are wanted and a peer has sent no message for this many seconds, it is silent: its program may
+// have stopped while its host still acknowledges.
 constexpr int silent_after = 10;
 
-// What libtorrent finds this plugin of a connection by.
+// The name by which this plugin of a connection is found.
 constexpr char plugin_type[] = "silmaril";
 
-// Whether a message asks for what a withheld torrent keeps to itself. A peer that is not interested is not
-// unchoked.
+// Whether a message requests something that a withheld torrent does not serve. `interested` counts, because
+// only an interested peer is unchoked.
 bool asks(int type, lt::span<char const> body) {
     switch (static_cast<MessageType>(type)) {
         case MessageType::interested:
@@ -47,7 +47,7 @@ bool asks(int type, lt::span<char const> body) {
         case MessageType::hash_request:
             return true;
         case MessageType::extended:
-            // The metadata is here already: no message about it is awaited.
+            // The torrent has its metadata, so it expects no message about it.
             return !body.empty() && body[0] == metadata_id;
         default:
             return false;
@@ -60,7 +60,7 @@ Load load_of(lt::peer_connection_handle const& peer) {
     return {bytes_sent(*connection), connection->send_buffer_size()};
 }
 
-// All of it runs on libtorrent's network thread: it writes notes and returns.
+// The plugin of one connection. Runs on libtorrent's network thread, pushes notes and never waits.
 class Peer final : public lt::peer_plugin, public Slot {
 public:
     Peer(PluginParts const& parts, std::shared_ptr<PieceHashes> hashes, std::shared_ptr<Slots> slots,
@@ -109,7 +109,7 @@ public:
             return true;
         }
         m_greeted = true;
-        tell(Note::Kind::peer_connected);
+        report(Note::Kind::peer_connected);
         return true;
     }
     verdict on_whole_message(int type, lt::span<char const> body) override {
@@ -161,11 +161,11 @@ public:
         if (!has_address() || !probe()) return;
         if (auto const piece = m_hashes->prompt(m_connection))
             m_gate.requested_block(static_cast<int>(*piece), 0);
-        // libtorrent unchokes a peer right after the handshake, before it is interested. A peer that stays
-        // unchoked would wait for the blocks that it asks for.
+        // libtorrent unchokes a peer directly after the handshake, before it is interested. If it stayed
+        // unchoked, the peer would wait for the blocks that it requests.
         if (m_parts.visibility->withheld) m_connection.choke_this_peer();
     }
-    // True: libtorrent goes on as if the message had not come, and the peer stays unchoked.
+    // True: libtorrent ignores the message, and the peer stays unchoked.
     bool on_not_interested() override { return true; }
     void on_disconnect(lt::error_code const& reason) override {
         m_speaker.on_disconnect();
@@ -173,16 +173,16 @@ public:
         if (!std::exchange(m_greeted, false)) return;
         m_hashes->forget_requests();
         m_blame->peer_gone();
-        tell(Note::Kind::peer_disconnected, reason.message());
+        report(Note::Kind::peer_disconnected, reason.message());
     }
 
-    // It has every piece, as far as is known, and is silent.
+    // Whether the peer has announced every piece and is silent.
     bool is_silent_seed() const {
         auto const connection = this->connection();
         return connection && m_silent_seconds >= silent_after && connection->is_seed();
     }
 
-    void tell_withdrawn(lt::peer_connection& peer, std::vector<lt::piece_index_t> const& pieces) const {
+    void send_withdrawn(lt::peer_connection& peer, std::vector<lt::piece_index_t> const& pieces) const {
         if (peer.is_disconnecting() || !m_greeted) return;
         if (!m_fast) {
             peer.disconnect(lt::errors::make_error_code(lt::errors::optimistic_disconnect),
@@ -223,7 +223,7 @@ public:
     }
 
 private:
-    void tell(Note::Kind kind, std::string text = {}) {
+    void report(Note::Kind kind, std::string text = {}) {
         Note note{};
         note.kind = kind;
         note.torrent = m_parts.torrent;
@@ -232,7 +232,7 @@ private:
         note.outgoing = m_outgoing;
         m_parts.outbox->push(std::move(note));
     }
-    // To be called once a second.
+    // Must be called once a second.
     void count_silence() {
         auto const connection = m_connection.native_handle();
         auto const torrent = connection ? connection->associated_torrent().lock() : nullptr;
@@ -253,8 +253,8 @@ private:
         auto const start = number(4);
         proof->asked(m_endpoint.address(), piece, start, number(8));
     }
-    // False when this host has lost the address of the connection, which was ended. Nothing can arrive on it,
-    // and while it exists libtorrent calls the peer from no other address.
+    // Closes the connection and returns false if this host has lost its local address. No packet can arrive
+    // on such a connection, and while it exists libtorrent does not connect to the peer from another address.
     bool has_address() {
         auto const connection = m_connection.native_handle();
         if (!connection || is_local(connection->local_endpoint().address())) return true;
@@ -262,7 +262,7 @@ private:
                                lt::operation_t::bittorrent);
         return false;
     }
-    // False when the host is gone and the connection was ended.
+    // Closes the connection and returns false if the host is gone.
     bool probe() {
         auto const now = Clock::now();
         auto const connection = m_connection.native_handle();
@@ -286,7 +286,7 @@ private:
         m_connection.disconnect(lt::errors::make_error_code(lt::errors::invalid_message),
                                 lt::operation_t::bittorrent, lt::peer_connection_interface::peer_error);
     }
-    // The same, and the peer is not welcome for a while.
+    // Closes the connection, and refuses the peer for a while.
     void end_for_good() {
         m_parts.guard->remember(m_endpoint.address(), m_connection.pid(), Clock::now());
         end();
@@ -310,10 +310,10 @@ private:
     bool const m_outgoing;
     bool m_greeted = false;
     bool m_fast = false;           // supports BEP 6
-    std::uint8_t m_dont_have = 0;  // its number of lt_donthave; 0 where it does not know it
+    std::uint8_t m_dont_have = 0;  // its number of lt_donthave; 0 if it does not support that
     Clock::time_point m_last_heard = Clock::now();
     Clock::time_point m_probed;
-    int m_silent_seconds = 0;  // in which pieces were wanted
+    int m_silent_seconds = 0;  // counted only while pieces are wanted
 };
 
 class Plugin final : public lt::torrent_plugin {
@@ -333,15 +333,15 @@ public:
         m_hashes->tick();
         if (m_metadata) m_metadata->tick(Clock::now());
         m_blame->tick();
-        tell_silent_seeds();
+        report_silent_seeds();
     }
     void on_piece_failed(lt::piece_index_t piece) override { m_blame->piece_failed(piece); }
     ~Plugin() override { m_parts.talk->torrent_gone(m_parts.torrent); }
 
     std::shared_ptr<lt::peer_plugin> new_connection(lt::peer_connection_handle const& connection) override {
         if (connection.type() != lt::connection_type::bittorrent) return nullptr;
-        // libtorrent catches it and closes the connection before it has answered the handshake: a stranger
-        // cannot tell a withheld torrent from one that is not here.
+        // libtorrent catches the exception and closes the connection before it has answered the handshake. So
+        // a stranger cannot distinguish a withheld torrent from an absent one.
         if (m_parts.visibility->withheld && !connection.is_outgoing())
             throw std::runtime_error("the torrent is withheld");
         auto peer = std::make_shared<Peer>(m_parts, m_hashes, m_slots, m_metadata, m_blame, connection);
@@ -364,7 +364,7 @@ public:
     }
 
 private:
-    // Not while libtorrent is taking in another connection.
+    // Posted, because libtorrent must not close a connection while it adds another one.
     void end_soon(std::weak_ptr<lt::peer_connection> connection) const {
         m_parts.talk->post([connection = std::move(connection)] {
             if (auto const open = connection.lock())
@@ -373,7 +373,7 @@ private:
         });
     }
 
-    void tell_silent_seeds() {
+    void report_silent_seeds() {
         int silent = 0;
         m_slots->each(
             [&silent](Slot const* slot) { silent += static_cast<Peer const*>(slot)->is_silent_seed(); });
@@ -385,33 +385,33 @@ private:
         m_parts.outbox->push(std::move(note));
     }
 
-    // The proven peers come first: a liar has rarely sent a right piece.
+    // Proven peers come first, because liars rarely send a correct piece.
     static std::vector<std::shared_ptr<lt::peer_connection>> connections(Slots const& slots) {
         std::vector<std::shared_ptr<lt::peer_connection>> proven;
-        std::vector<std::shared_ptr<lt::peer_connection>> others;
+        std::vector<std::shared_ptr<lt::peer_connection>> unproven;
         slots.each([&](Slot const* slot) {
             if (auto connection = static_cast<Peer const*>(slot)->connection())
-                (slot->is_proven() ? proven : others).push_back(std::move(connection));
+                (slot->is_proven() ? proven : unproven).push_back(std::move(connection));
         });
-        proven.insert(proven.end(), others.begin(), others.end());
+        proven.insert(proven.end(), unproven.begin(), unproven.end());
         return proven;
     }
 
     PluginParts const m_parts;
     lt::torrent_handle const m_handle;
     std::shared_ptr<PieceHashes> const m_hashes;
-    std::shared_ptr<MetadataFetch> const m_metadata;  // null where none is wanted
+    std::shared_ptr<MetadataFetch> const m_metadata;  // null if none is wanted
     std::shared_ptr<Slots> const m_slots = std::make_shared<Slots>();
     std::shared_ptr<Blame> const m_blame =
         std::make_shared<Blame>(m_handle, [slots = m_slots] { return connections(*slots); });
-    int m_silent_seeds = 0;  // as last told
+    int m_silent_seeds = 0;  // as last reported
 };
 
 }  // namespace
 
-void tell_withdrawn(lt::peer_connection& peer, std::vector<lt::piece_index_t> const& pieces) {
+void send_withdrawn(lt::peer_connection& peer, std::vector<lt::piece_index_t> const& pieces) {
     auto const* const plugin = peer.find_plugin(plugin_type);
-    if (plugin) static_cast<Peer const*>(plugin)->tell_withdrawn(peer, pieces);
+    if (plugin) static_cast<Peer const*>(plugin)->send_withdrawn(peer, pieces);
 }
 
 std::shared_ptr<lt::torrent_plugin> make_plugin(PluginParts parts, lt::torrent_handle handle) {

@@ -6,7 +6,7 @@ namespace silmaril {
 
 namespace {
 
-// One answer has at most this many hashes of a layer: a piece of 128 MiB, the longest that libtorrent takes.
+// Most hashes of a layer in one answer: those of a piece of 128 MiB, the longest that libtorrent accepts.
 constexpr std::int64_t max_count = 8192;
 
 // The node `index` of the layer with `width` nodes.
@@ -15,12 +15,12 @@ constexpr std::int64_t flat(std::int64_t width, std::int64_t index) { return wid
 }  // namespace
 
 std::int64_t HashRange::uncles() const {
-    // Proof layers are counted from the one above the base; those inside the subtree of the range are left
+    // Proof layers are counted from the layer above the base. Layers inside the subtree of the range are left
     // out.
     return std::max(std::int64_t(0), proofs + 1 - exponent_of(int(count)).value_or(0));
 }
 
-// BEP 52 hashes blocks of 16 KiB; a granule is four of them, or a piece where that is shorter.
+// A granule: four blocks of 16 KiB, or a piece if that is shorter.
 constexpr int longest_unit = 64 * 1024;
 
 Proof::Proof(lt::file_storage layout)
@@ -70,7 +70,7 @@ void Proof::learn_tree(File& file, Nodes const& given) {
     Hash const padding = root_of({}, file.shape.per_piece);
     for (int piece = file.shape.pieces; piece < file.shape.width; ++piece)
         nodes[std::size_t(file.shape.first_piece() + piece)] = padding;
-    // From the bottom up, what follows from the nodes below; from the top down, what is proved.
+    // First pass, bottom up: compute missing nodes from their children. Second pass, top down: prove nodes.
     for (int node = file.shape.first_piece() - 1; node >= 0; --node) {
         auto& hash = nodes[std::size_t(node)];
         auto const& left = nodes[std::size_t(2 * node + 1)];
@@ -111,7 +111,7 @@ bool Proof::learn(HashRange const& range, lt::span<Hash const> hashes, std::vect
     auto const [first, last] = m_by_root.equal_range(range.root);
     auto const& shape = m_files.at(first->second).shape;
 
-    Nodes nodes;  // that the answer gives, by flat index
+    Nodes nodes;  // nodes of the answer, by flat index
     std::int64_t width = std::int64_t(shape.leaves) >> range.base;
     std::int64_t index = range.index;
     std::vector<Hash> layer(hashes.begin(), hashes.begin() + std::ptrdiff_t(range.count));
@@ -123,7 +123,7 @@ bool Proof::learn(HashRange const& range, lt::span<Hash const> hashes, std::vect
         for (std::size_t i = 0; i < layer.size(); ++i) keep(index + std::int64_t(i), layer[i]);
         if (layer.size() == 1) {
             if (uncles.empty()) break;
-            // The next hash of the proof is the sibling of the node that was computed.
+            // The next hash of the proof is the sibling of the computed node.
             auto const sibling = uncles.front();
             uncles = uncles.subspan(1);
             keep(index ^ 1, sibling);
@@ -167,8 +167,8 @@ void Proof::judge_waiting(File const& file, std::vector<int>& finished) {
     }
 }
 
-// Whether the pieces below the lowest proved node above `piece` are all here and lead to it; then their
-// hashes are proved.
+// Proves the hashes of all pieces below the lowest proved node above `piece`, if all of them are present and
+// give that node. Returns whether it did.
 bool Proof::climb(File& file, int piece) {
     auto const& shape = file.shape;
     std::int64_t node = shape.first_piece() + piece - file.first_piece;

@@ -26,13 +26,14 @@ namespace silmaril {
 
 namespace {
 
-// Pieces a reader waits for; libtorrent's own time-critical pieces have this priority too.
+// The priority of pieces for which a reader waits; libtorrent's own time-critical pieces have it too.
 constexpr std::uint8_t top = 7;
 
-// Peers that are called at once for a torrent without one: each costs a packet.
+// Most known peers to which a torrent connects at the same time. Bounded, because each attempt costs a
+// packet.
 constexpr std::size_t max_dialled = 32;
 
-// Nodes of the DHT that are taken over from the last run: each costs a packet at once, and a few are enough.
+// Most DHT nodes that are used from the last run. Each costs a packet immediately, and a few are sufficient.
 constexpr std::size_t max_known_nodes = 200;
 
 lt::settings_pack pack_of(rust::Vec<RawSetting> const& settings) {
@@ -68,7 +69,7 @@ void post_call(Talk& talk, lt::torrent_handle const& handle, std::function<void(
         try {
             if (auto const torrent = handle.native_handle()) call(*torrent);
         } catch (std::exception const&) {
-            // A peer that cannot be called now is called again later.
+            // If the connection fails now, it is tried again later.
         }
     });
 }
@@ -102,21 +103,21 @@ Engine::Engine(rust::Vec<RawSetting> const& settings, DiskLimits limits,
     params.disk_io_constructor = [talk = m_talk, disk = disk_constructor(m_outbox, limits)](
                                      lt::io_context& network, lt::settings_interface const& all,
                                      lt::counters& counters) {
-        // The one place where libtorrent shows its network thread's queue.
+        // Only here libtorrent gives access to the queue of its network thread.
         talk->open(network);
         return disk(network, all, counters);
     };
     m_session = std::make_unique<lt::session>(std::move(params));
-    // By default peers on private networks are in a class of their own that no rate limit binds. In the class
-    // that all share they obey the limits of the session.
-    lt::ip_filter everybody_global;
+    // By default peers on private networks are in their own class without rate limits. Put into the global
+    // class they obey the limits of the session.
+    lt::ip_filter all_global;
     constexpr std::uint32_t global = 1u << static_cast<std::uint32_t>(lt::session::global_peer_class_id);
-    everybody_global.add_rule(lt::make_address("0.0.0.0"), lt::make_address("255.255.255.255"), global);
-    everybody_global.add_rule(lt::make_address("::"),
-                              lt::make_address("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), global);
-    m_session->set_peer_class_filter(everybody_global);
-    // The nodes in the state are asked for others, and not kept: like those that are configured, they are
-    // added.
+    all_global.add_rule(lt::make_address("0.0.0.0"), lt::make_address("255.255.255.255"), global);
+    all_global.add_rule(lt::make_address("::"), lt::make_address("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+                        global);
+    m_session->set_peer_class_filter(all_global);
+    // libtorrent only queries the nodes of the saved state for further nodes and does not keep them.
+    // Therefore they are added explicitly, like the configured nodes.
     std::size_t added = 0;
     for (auto const* nodes : {&known.nodes, &known.nodes6})
         for (auto const& node : *nodes)
@@ -129,13 +130,13 @@ Engine::~Engine() {
     try {
         shutdown(0);
     } catch (...) {
-        // Nobody is left to tell.
+        // A destructor must not throw.
     }
 }
 
-void Engine::settle() const {
-    // The answer comes from the network thread, after all that was posted before. Nobody else uses the
-    // session yet.
+void Engine::wait_until_started() const {
+    // The network thread answers after all earlier posts. The lock is not needed, because no other thread
+    // uses the session yet.
     if (m_session) (void)m_session->listen_port();
 }
 
@@ -157,7 +158,7 @@ bool Engine::add(RawAdd const& from) const {
     auto metainfo = parse_metainfo(span_of(from.metainfo));
     if (metainfo.info->info_hashes().v2 !=
         lt::sha256_hash(reinterpret_cast<char const*>(from.info_hash.data())))
-        throw std::runtime_error("its info hash is another one");
+        throw std::runtime_error("the metainfo has another info hash");
     int const pieces = metainfo.info->num_pieces();
     if (from.have.size() != std::size_t(pieces + 7) / 8)
         throw std::runtime_error("the map of pieces has the wrong length");
@@ -183,7 +184,7 @@ bool Engine::add(RawAdd const& from) const {
     for (int piece = 0; piece < pieces; ++piece)
         if (from.have[std::size_t(piece) / 8] & (0x80 >> (piece % 8)))
             params.have_pieces.set_bit(lt::piece_index_t(piece));
-    // Piece priorities, never file priorities: libtorrent diverts files of priority 0 to a part file.
+    // Only piece priorities are used: libtorrent writes files of priority 0 to a part file.
     if (from.lazy) params.piece_priorities.assign(std::size_t(pieces), lt::dont_download);
     if (!from.resume.empty() && !metainfo.all_layers) load_layers(span_of(from.resume), params);
 
@@ -225,13 +226,13 @@ void Engine::fetch_metadata(std::uint64_t torrent, rust::Str magnet, rust::Vec<R
     auto params = lt::parse_magnet_uri(std::string(magnet), error);
     if (error) throw std::runtime_error(error.message());
     params.save_path = save_path_of(torrent);
-    // In upload mode nothing but the metadata is asked for; and there is no place for anything else.
+    // In upload mode libtorrent fetches only the metadata; the torrent has no files.
     params.flags = base_flags | lt::torrent_flags::upload_mode;
     params.max_connections = max_connections;
     for (auto const& peer : peers) params.peers.push_back(endpoint_of(peer));
     for (auto const& tracker : trackers) params.trackers.emplace_back(std::string(tracker));
     params.tracker_tiers.clear();
-    // The author of the link chose these. libtorrent would connect to them once it has the metadata.
+    // The author of the link chose the web seeds. libtorrent would connect to them after it has the metadata.
     params.url_seeds.clear();
     m_outbox->register_files(torrent, {}, nullptr);
     Torrent state;
@@ -276,7 +277,7 @@ bool Engine::with(std::uint64_t torrent, Request request) const {
     try {
         request(state->handle);
     } catch (lt::system_error const&) {
-        return false;  // libtorrent has let go of it already
+        return false;  // libtorrent has already removed it
     }
     return true;
 }
@@ -298,8 +299,8 @@ bool Engine::remove(std::uint64_t torrent) const {
         m_session->remove_torrent(state->handle);
         return true;
     }
-    // It is still being added. It is removed as soon as it has been, not only when that was told: so that
-    // whoever adds another torrent with its info hash next is not refused.
+    // libtorrent is still adding it. It is removed directly after that, without waiting for the alert, so
+    // that another torrent with the same info hash can be added next.
     m_talk->post([talk = m_talk.get(), torrent, session = lt::session_handle(*m_session)]() mutable {
         try {
             auto const handle = talk->torrent(torrent);
@@ -331,14 +332,14 @@ bool Engine::set_priority(std::uint64_t torrent, rust::Slice<RawPriority const> 
     for (auto const& one : pieces) {
         auto& requested = with_piece(*state, one.piece).requested;
         lt::piece_index_t const piece{int(one.piece)};
-        // A piece that a reader waits for stays most wanted, unless it is not wanted at all any more.
+        // A piece for which a reader waits keeps the top priority, unless it is no longer wanted.
         if (one.priority > 0 && requested.count(one.piece)) continue;
         if (requested.erase(one.piece)) taken_back.push_back(piece);
         wanted.emplace_back(piece, lt::download_priority_t(std::min(one.priority, top)));
     }
     return with(torrent, [taken_back = std::move(taken_back),
                           wanted = std::move(wanted)](lt::torrent_handle const& handle) {
-        // Taking a deadline back leaves the piece at priority 1, so that comes first.
+        // Deadlines are reset first, because that sets the priority of the piece to 1.
         for (auto const piece : taken_back) handle.reset_piece_deadline(piece);
         if (!wanted.empty()) handle.prioritize_pieces(wanted);
     });
@@ -367,7 +368,7 @@ bool Engine::withdraw(std::uint64_t torrent, rust::Slice<std::uint32_t const> pi
     gone.reserve(pieces.size());
     for (auto const piece : pieces) {
         with_piece(*state, piece).requested.erase(piece);
-        // From here on no byte of it is sent.
+        // From now on no byte of the piece is sent.
         if (state->proof) state->proof->forget(int(piece));
         gone.push_back(int(piece));
     }
@@ -402,7 +403,7 @@ bool Engine::set_withheld(std::uint64_t torrent, bool withheld) const {
     std::lock_guard const lock(m_mutex);
     auto* const state = find(torrent);
     if (!state) return false;
-    // From here on no connection is accepted and no request answered.
+    // From now on no connection is accepted and no request is answered.
     if (state->visibility->withheld.exchange(withheld) == withheld) return true;
     auto trackers = withheld ? std::vector<lt::announce_entry>{} : state->trackers;
     auto const off = withheld ? no_discovery : state->off;
@@ -411,11 +412,11 @@ bool Engine::set_withheld(std::uint64_t torrent, bool withheld) const {
         handle.replace_trackers(trackers);
     });
     if (withheld) {
-        // What was requested before is not sent any more.
+        // Closes the connections, so that blocks requested earlier are not sent any more.
         m_talk->post([talk = m_talk.get(), torrent] {
             auto const internal = talk->torrent(torrent).native_handle();
             if (!internal) return;
-            // A connection that ends is taken out of the list a moment later.
+            // Copied, because `disconnect` may change the list.
             std::vector<lt::peer_connection*> const peers(internal->begin(), internal->end());
             for (auto* const peer : peers)
                 peer->disconnect(lt::errors::make_error_code(lt::errors::torrent_removed),
@@ -438,8 +439,8 @@ bool Engine::give_piece(std::uint64_t torrent, std::uint32_t piece,
     // libtorrent counts the pad file that follows as part of the piece.
     data.resize(std::size_t(info.piece_size(index)), '\0');
     return with(torrent, [index, data = std::move(data)](lt::torrent_handle const& handle) {
-        // Blocks that a peer has sent stay, the others are written. To overwrite them would clobber the state
-        // of a piece that has become whole meanwhile.
+        // Without the flag `overwrite_existing` blocks from peers are kept and only the missing ones are
+        // written. Overwriting would corrupt the state of a piece that has become complete meanwhile.
         handle.add_piece(index, data, {});
     });
 }
@@ -484,9 +485,10 @@ bool Engine::shutdown(std::int32_t milliseconds) const {
         m_torrents.clear();
     }
     if (!session) return true;
-    // 2.0.8 may call it while the session is destroyed.
+    // libtorrent may call it while the session is destroyed.
     session->set_alert_notify({});
-    // The proxy's destructor waits for trackers and the disk; here only until the deadline.
+    // The proxy's destructor waits for trackers and the disk. In its own thread, so that this function waits
+    // only until the deadline.
     auto ended = std::make_shared<std::promise<void>>();
     auto over = ended->get_future();
     std::thread([session = std::move(session), ended]() mutable {
@@ -502,22 +504,21 @@ bool Engine::shutdown(std::int32_t milliseconds) const {
 rust::Vec<RawEvent> Engine::wait(std::int32_t milliseconds) const {
     m_outbox->wait(milliseconds);
     rust::Vec<RawEvent> events;
-    // Notes are older than the alerts that follow from them: a disk error comes before what libtorrent makes
-    // of it.
-    for (auto& note : m_outbox->take()) events.push_back(event_of(std::move(note)));
+    // Notes come before the alerts that they cause: a disk error comes before libtorrent's reaction to it.
+    for (auto& note : m_outbox->drain()) events.push_back(event_of(std::move(note)));
     {
         std::lock_guard const lock(m_mutex);
         if (m_session) {
             std::vector<lt::alert*> alerts;  // valid until the next pop
             m_session->pop_alerts(&alerts);
             for (auto const* alert : alerts)
-                if (!take(*alert, events) && !translate_dht(*alert, events)) translate(*alert, events);
+                if (!handle(*alert, events) && !translate_dht(*alert, events)) translate(*alert, events);
         }
     }
     return events;
 }
 
-bool Engine::take(lt::alert const& alert, rust::Vec<RawEvent>& events) const {
+bool Engine::handle(lt::alert const& alert, rust::Vec<RawEvent>& events) const {
     auto const fail = [&](std::uint64_t torrent, std::string const& reason) {
         m_torrents.erase(torrent);
         auto event = event_of(RawKind::Failed, torrent);
@@ -555,11 +556,11 @@ bool Engine::take(lt::alert const& alert, rust::Vec<RawEvent>& events) const {
     }
     if (auto const* a = lt::alert_cast<lt::piece_finished_alert>(&alert)) {
         auto* const state = a->handle.is_valid() ? find(torrent_of(a->handle.userdata())) : nullptr;
-        // While it takes in what we have, libtorrent tells every piece of it.
+        // While libtorrent adds the torrent, it reports every piece that is present.
         if (!state || !state->ready) return true;
         int const piece = static_cast<int>(a->piece_index);
         state->requested.erase(std::uint32_t(piece));
-        // Without a proof it is reported when its hash is proved.
+        // A piece that is not proved yet is reported when its hash is proved.
         return !state->proof || !state->proof->pass(piece);
     }
     if (auto const* a = lt::alert_cast<lt::torrent_removed_alert>(&alert)) {

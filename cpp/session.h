@@ -1,7 +1,8 @@
 // The engine: one libtorrent session, its torrents by our numbers, and the queue of events.
 //
-// Requests for a torrent that libtorrent is still adding are kept and run, in order, when it has. All calls
-// into torrent handles post to the network thread and return; only `settle` and `shutdown` wait.
+// Requests for a torrent that libtorrent is still adding are queued and run in order when the torrent is
+// ready. All calls of torrent handles post to the network thread and return. Only `wait_until_started` and
+// `shutdown` wait.
 #pragma once
 
 #include <array>
@@ -40,13 +41,14 @@ struct RawRange;
 struct RawPriority;
 struct RawSetting;
 
-// libtorrent's flags for a torrent of ours: nobody but us starts, stops or queues it.
+// libtorrent's flags for our torrents. Without `auto_managed`, so libtorrent does not start, stop or queue
+// them itself.
 constexpr lt::torrent_flags_t base_flags =
     lt::torrent_flags::update_subscribe | lt::torrent_flags::duplicate_is_error |
     lt::torrent_flags::override_trackers | lt::torrent_flags::override_web_seeds |
     lt::torrent_flags::apply_ip_filter;
 
-// Every way by which libtorrent itself finds and tells peers, except trackers.
+// Turns off every way by which libtorrent finds peers and announces itself, except trackers.
 constexpr lt::torrent_flags_t no_discovery =
     lt::torrent_flags::disable_dht | lt::torrent_flags::disable_lsd | lt::torrent_flags::disable_pex;
 
@@ -58,7 +60,7 @@ public:
            rust::Slice<std::uint8_t const> dht_state, bool unlisted);
     ~Engine();
 
-    void settle() const;
+    void wait_until_started() const;
     rust::Vec<RawEvent> wait(std::int32_t milliseconds) const;
     void wake() const;
     void post_stats() const;
@@ -77,12 +79,12 @@ public:
     bool reannounce(std::uint64_t torrent) const;
     bool add_trackers(std::uint64_t torrent, rust::Vec<rust::String> const& trackers) const;
     bool set_withheld(std::uint64_t torrent, bool withheld) const;
-    bool look_around(std::uint64_t torrent, bool dht) const;
+    bool announce_now(std::uint64_t torrent, bool dht) const;
     bool give_piece(std::uint64_t torrent, std::uint32_t piece, rust::Slice<std::uint8_t const> bytes) const;
     bool save_layers(std::uint64_t torrent, bool export_all) const;
     bool recover(std::uint64_t torrent) const;
 
-    bool say(std::uint64_t peer, rust::Slice<std::uint8_t const> message) const;
+    bool send_message(std::uint64_t peer, rust::Slice<std::uint8_t const> message) const;
     void hang_up(std::uint64_t peer) const;
     void trust_host(rust::Str address) const;
     void set_bans(rust::Vec<RawRange> const& ranges) const;
@@ -103,14 +105,15 @@ private:
     using Request = std::function<void(lt::torrent_handle const&)>;
     struct Torrent {
         lt::torrent_handle handle;
-        bool ready = false;                            // libtorrent has added it and taken in what we have
-        std::vector<Request> waiting;                  // until then
-        std::shared_ptr<lt::torrent_info const> info;  // none for a magnet
-        std::shared_ptr<Proof> proof;                  // likewise
+        bool ready = false;                            // libtorrent has added it with its present pieces
+        std::vector<Request> waiting;                  // requests until it is ready
+        std::shared_ptr<lt::torrent_info const> info;  // null for a magnet
+        std::shared_ptr<Proof> proof;                  // null for a magnet
         std::unordered_set<std::uint32_t> requested;   // pieces with a deadline
-        std::deque<bool> saves;  // `save_layers` not answered yet, in order: whether to export all
+        std::deque<bool> saves;  // pending calls of `save_layers`, in order: whether to export all
         std::shared_ptr<Visibility> visibility = std::make_shared<Visibility>();
-        // The ways to find peers that are off and the trackers, both while the torrent is not withheld.
+        // The trackers, and the flags of discovery that are off, as they are while the torrent is not
+        // withheld.
         lt::torrent_flags_t off = {};
         std::vector<lt::announce_entry> trackers;
         bool removing = false;
@@ -118,20 +121,20 @@ private:
     };
 
     void add_to_session(std::uint64_t torrent, lt::add_torrent_params params, Torrent state) const;
-    // Runs the request, now or when the torrent is ready. False if there is no such torrent.
+    // Runs the request, now or when the torrent is ready. False if the torrent does not exist.
     bool with(std::uint64_t torrent, Request request) const;
     Torrent* find(std::uint64_t torrent) const;
     Torrent& with_piece(Torrent& torrent, std::uint32_t piece) const;
-    // Deals with the alerts that concern the state above; true when the alert needs no more.
-    bool take(lt::alert const& alert, rust::Vec<RawEvent>& events) const;
+    // Handles the alerts that change the state above. True if the alert needs no further handling.
+    bool handle(lt::alert const& alert, rust::Vec<RawEvent>& events) const;
     void answer_save(std::uint64_t torrent, lt::add_torrent_params const* saved,
                      rust::Vec<RawEvent>& events) const;
 
     std::shared_ptr<Outbox> const m_outbox;
     std::shared_ptr<Talk> const m_talk;
     std::shared_ptr<Guard> const m_guard;
-    bool const m_unlisted;       // nothing is announced, see Visibility
-    mutable std::mutex m_mutex;  // guards all below; held for posting only, never for waiting
+    bool const m_unlisted;       // see Visibility
+    mutable std::mutex m_mutex;  // guards all below; held only to post, never to wait
     mutable std::unique_ptr<lt::session> m_session;
     mutable std::unordered_map<std::uint64_t, Torrent> m_torrents;
 };

@@ -1,8 +1,8 @@
-// Files that several torrents write to: equal contents of several models are kept once.
+// Files to which several torrents write, because equal contents of several models are stored once.
 //
-// A torrent must not replace bytes that another one has proved. So a write that touches such bytes is left
-// out, and a torrent that has proved a piece in a file with other users reads it back after all writes that
-// began before. Safe to use from any thread.
+// A torrent must not replace bytes that another torrent has proved. So a write to such bytes is skipped. And
+// if other torrents use the file, a torrent that has proved a piece reads it back after all writes that began
+// before. Safe to use from any thread.
 #pragma once
 
 #include <cstdint>
@@ -19,17 +19,17 @@ namespace silmaril {
 // A file, and the torrents that use it.
 class SharedFile {
 public:
-    // Whether bytes of the file, from `at`, `count` of them, are in a piece that the torrent has proved.
+    // Whether some of `count` bytes at `at` of the file are in a piece that the torrent has proved.
     using Proved = std::function<bool(std::int64_t at, std::int64_t count)>;
 
-    // Runs `write` unless another user than `storage` has proved bytes there. Returns what it returns; 0 if
-    // it was left out.
+    // Runs `write` and returns its result. If another user than `storage` has proved bytes there, skips it
+    // and returns 0.
     template <typename Write>
     int write(std::uint64_t storage, std::int64_t at, std::int64_t count, Write&& write) {
         std::shared_lock const lock(m_writing);
         return proved_by_other(storage, at, count) ? 0 : write();
     }
-    // Waits for the writes that run now. Returns whether there is another user than `storage`.
+    // Waits for the running writes. Returns whether there is another user than `storage`.
     bool wait_for_writes(std::uint64_t storage);
 
 private:

@@ -53,7 +53,7 @@ Slot* Slots::replaced_by(Slot* newcomer, Clock::time_point now) {
         if (!chosen || held[slot->group()] > held[chosen->group()]) chosen = slot;
     }
     if (!chosen) return nullptr;
-    // A host that was silent before must not push out another one that may be about to speak.
+    // A host that was silent before must not replace another one that may be about to send.
     if (replaced_lately(newcomer->group(), now) && !newcomer->is_exempt()) return newcomer;
     remember(chosen->group(), now);
     return chosen;

@@ -1,9 +1,10 @@
-// Who holds the connections of one torrent, and which one ends when there are too many.
+// The connections of one torrent, and the choice of the one to close if there are too many.
 //
-// Two rules. One address group (guard.h) holds at most half of the slots while none of its peers is proven.
-// When all slots are in use, a connection that never transferred data ends first: of the group that holds the
-// most, the oldest. A host whose connection ended for that reason cannot replace another one for a minute, so
-// that silent hosts do not take turns. For the network thread alone.
+// Two rules. One address group (guard.h) has at most half of the slots while none of its peers is proven. If
+// all slots are in use, a connection that never transferred data is closed first: the oldest one of the group
+// with the most connections. A host whose connection was closed for that reason cannot replace another
+// connection for a minute, so that silent hosts do not replace each other in turn. Used on the network thread
+// only.
 #pragma once
 
 #include <libtorrent/address.hpp>
@@ -14,30 +15,30 @@
 
 namespace silmaril {
 
-// A connection, as far as the choice depends on it.
+// The properties of a connection that the choice needs.
 class Slot {
 public:
     virtual ~Slot() = default;
     virtual lt::address group() const = 0;
-    // The local network, and hosts that the user named: no limit of a group holds.
+    // True for the local network and for hosts that the user named: no group limit applies.
     virtual bool is_exempt() const = 0;
     virtual bool is_proven() const = 0;
     virtual bool has_transferred() const = 0;
-    // It has ended, or is about to.
+    // The connection is closed or about to be closed.
     virtual bool is_over() const = 0;
 };
 
 class Slots {
 public:
-    // In the order of arrival.
+    // Slots are in the order of `add`.
     void add(Slot* slot) { m_slots.push_back(slot); }
     void remove(Slot* slot);
-    // Calls `visit` with each; it must not add or remove any.
+    // Calls `visit` with each slot. `visit` must not add or remove slots.
     template <typename Visit>
     void each(Visit&& visit) const {
         for (auto* slot : m_slots) visit(slot);
     }
-    // The first one that matches; null if none does.
+    // The first slot that matches; null if none matches.
     template <typename Matches>
     Slot* find(Matches&& matches) const {
         for (auto* slot : m_slots)
@@ -45,11 +46,11 @@ public:
         return nullptr;
     }
 
-    // The connection that has to end because the group of `newcomer`, which is one of the slots, holds more
-    // than half of `limit`; `newcomer` itself where no other one may end. None if it does not.
+    // The connection to close because the group of `newcomer`, which is one of the slots, has more than half
+    // of `limit`; `newcomer` itself if no other one may be closed. Null if the group is within its limit.
     Slot* beyond_group(Slot* newcomer, int limit, Clock::time_point now);
-    // All slots are in use: the connection that ends in favour of `newcomer`, or `newcomer` itself. None to
-    // leave the choice to libtorrent: every other connection has transferred data.
+    // All slots are in use: the connection to close in favour of `newcomer`, or `newcomer` itself. Null if
+    // every other connection has transferred data; then libtorrent chooses.
     Slot* replaced_by(Slot* newcomer, Clock::time_point now);
 
 private:

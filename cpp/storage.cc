@@ -7,9 +7,9 @@
 namespace silmaril {
 
 namespace {
-// v1 hashing reads back this much at a time.
+// Bytes that v1 hashing reads at a time.
 constexpr int hash_chunk = 256 * 1024;
-// What a saved hash covers.
+// Bytes that one saved hash covers.
 constexpr int granule_size = 64 * 1024;
 }  // namespace
 
@@ -21,15 +21,15 @@ void Storage::accept(int piece, int start, Bytes bytes) {
 
 FileError Storage::flush(int piece, int start, Bytes const& bytes) {
     if (proof && proof->proved(piece)) {
-        // The piece was judged after this block was accepted.
+        // The piece was proved after this block was accepted.
         std::lock_guard const lock(m_mutex);
         auto const late = m_accepted.find({piece, start});
         if (late != m_accepted.end() && late->second == bytes) m_accepted.erase(late);
         return {};
     }
-    // What was judged of the piece does not hold for other bytes.
+    // An earlier verdict does not apply to the new bytes.
     if (proof && proof->keeps(piece)) proof->forget(piece);
-    // In a hybrid torrent the v1 piece may go on into a pad file; v2 hashes only the file's own bytes.
+    // In a hybrid torrent the v1 piece may extend into a pad file; v2 hashes only the file's own bytes.
     lt::sha256_hash digest;
     if (layout.v2()) {
         int const own = std::min(int(bytes->size()), layout.piece_size2(lt::piece_index_t(piece)) - start);
@@ -39,7 +39,7 @@ FileError Storage::flush(int piece, int start, Bytes const& bytes) {
 
     std::lock_guard const lock(m_mutex);
     auto const accepted = m_accepted.find({piece, start});
-    // A block that was accepted again meanwhile belongs to its own write.
+    // If the block was accepted again meanwhile, its entry belongs to the newer write.
     if (accepted != m_accepted.end() && accepted->second == bytes) m_accepted.erase(accepted);
     auto& state = m_pieces[piece];
     auto const block = std::size_t(start / block_size);
@@ -78,8 +78,8 @@ Task Storage::in_order(int piece, Task task) {
 }
 
 FileError Storage::read(int piece, int start, char* to, int length) {
-    // What is accepted has to be looked up before the file is read: it leaves the map only once it is in the
-    // file.
+    // Accepted blocks are looked up before the file is read, because a block leaves the map only after it is
+    // in the file.
     std::vector<std::pair<int, Bytes>> accepted;
     {
         std::lock_guard const lock(m_mutex);
@@ -120,20 +120,20 @@ bool Storage::may_send(int piece, int start, int length) {
     int const unit = doubt.unit();
     for (int from = start / unit * unit; from < std::min(start + length, whole); from += unit) {
         int const to = std::min(from + unit, whole);
-        if (!doubt.holds(at(piece, from), at(piece, to))) continue;
+        if (!doubt.covers(at(piece, from), at(piece, to))) continue;
         if (unit == granule_size) {
             auto const expected = files.granule(at(piece, from));
             auto const found = expected ? hashes(piece, from, to) : std::nullopt;
             if (found && root_of(*found, granule_size / block_size) == *expected) {
-                doubt.settle(at(piece, from), at(piece, to));
+                doubt.clear(at(piece, from), at(piece, to));
                 continue;
             }
         }
-        // The saved hash of the granule may be wrong; that of the piece is proved.
+        // The saved hash of the granule may be wrong; the hash of the piece is proved.
         auto const found = hashes(piece, 0, whole);
-        if (!found) return true;  // the error of reading is reported by the read itself
+        if (!found) return true;  // the read itself reports its error
         if (proof->compare(piece, *found) == Proof::Verdict::wrong) return false;
-        doubt.settle(at(piece, 0), at(piece, whole));
+        doubt.clear(at(piece, 0), at(piece, whole));
     }
     return true;
 }
@@ -165,7 +165,7 @@ FileError Storage::hash(int piece, lt::span<lt::sha256_hash> v2, lt::sha1_hash* 
         *v1 = hasher.final();
     }
     if (!written_by_us) return {};
-    return files.settle(at(piece, 0), layout.v2() ? own : whole);
+    return files.restore_lost(at(piece, 0), layout.v2() ? own : whole);
 }
 
 FileError Storage::hash_block(int piece, int start, lt::sha256_hash& to) {
@@ -225,7 +225,7 @@ void Storage::forget(int piece) {
     std::lock_guard const lock(m_mutex);
     auto const found = m_pieces.find(piece);
     if (found == m_pieces.end()) return;
-    // The task that calls this is still counted in `running`; `finish` drops the empty entry.
+    // The calling task is still counted in `running`; `finish` removes the empty entry.
     found->second.failed = false;
     found->second.blocks.clear();
 }

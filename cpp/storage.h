@@ -1,5 +1,5 @@
-// One torrent's side of the disk back end: what was accepted and is not in its files yet, the hashes of
-// blocks seen, and the order of operations on each piece.
+// The disk back end of one torrent: blocks that are accepted but not yet written, the hashes of blocks, and
+// the order of operations on each piece.
 #pragma once
 
 #include <cstdint>
@@ -42,56 +42,58 @@ public:
 
     std::uint64_t const torrent;
     lt::file_storage const layout;
-    std::shared_ptr<Proof> const proof;  // null while a torrent is being made
+    std::shared_ptr<Proof> const proof;  // null while a torrent is created
     TorrentFiles files;
 
-    // A block is accepted; from now on `read` sees it.
+    // Accepts a block. From now on `read` returns it.
     void accept(int piece, int start, Bytes bytes);
-    // Writes an accepted block to its file and hashes it while it is hot.
+    // Writes an accepted block to its file, and hashes it while it is in the CPU cache.
     FileError flush(int piece, int start, Bytes const& bytes);
-    // The block's write is over. Run the returned task, if any, on the pool.
+    // The write of the block, or the task, has ended. The caller must run the returned task, if any, on the
+    // pool.
     Task finish(int piece);
 
-    // Runs `task` after everything that was accepted for the piece is written, and after the tasks given
-    // before. Returns the task if it may run at once. Each task must be followed by `finish`.
+    // Runs `task` after all accepted blocks of the piece are written, and after all earlier tasks. Returns
+    // the task if it may run immediately. `finish` must be called after each task.
     Task in_order(int piece, Task task);
 
-    // Reads at most two blocks' worth from one piece, accepted bytes included.
+    // Reads bytes of one piece, at most the length of two blocks, including accepted blocks.
     FileError read(int piece, int start, char* to, int length);
 
-    // Whether bytes of a piece may be sent: those in doubt are proved first, by the hash of their granule or
-    // of the piece. False when the piece is wrong. Bytes whose hashes are not known cannot be judged.
+    // Whether bytes of a piece may be sent. Bytes in doubt are proved first, by the hash of their granule or
+    // of the piece. False if the piece is wrong. True for bytes whose hashes are unknown.
     bool may_send(int piece, int start, int length);
 
-    // Hashes of the piece: of each 16 KiB block into `v2` (when not empty), of the whole piece into `v1`
-    // (when not null). To be called as an `in_order` task.
+    // Hashes the piece: each block of 16 KiB into `v2` (if not empty), the whole piece into `v1` (if not
+    // null). Must be called in an `in_order` task.
     FileError hash(int piece, lt::span<lt::sha256_hash> v2, lt::sha1_hash* v1);
     FileError hash_block(int piece, int start, lt::sha256_hash& to);
-    // Judges the piece by the hashes of its blocks (proof.h). Where other torrents use its file, the file is
-    // hashed again once nothing can replace the bytes any more, and `blocks` become what is in it. Returns
-    // the pieces that libtorrent has passed before and that are proved now.
+    // Checks the piece by the hashes of its blocks (proof.h). If other torrents use its file, the file is
+    // hashed again when its bytes can no longer be replaced, and `blocks` get the new hashes. Returns the
+    // pieces that libtorrent has passed before and that are now proved.
     std::vector<int> judge(int piece, lt::span<lt::sha256_hash> blocks);
 
-    // Whether a write of this piece failed since it was forgotten last.
+    // Whether a write of this piece has failed since the last `forget`.
     bool failed(int piece);
-    // Drops what is known of the piece.
+    // Resets the hashes and the failure of the piece.
     void forget(int piece);
 
-    // Counts jobs in flight; `when_idle` runs once, when there are none.
+    // `begin` and `end` count running jobs. A task of `when_idle` runs once, when there are none; the caller
+    // must run a returned task.
     void begin();
     Task end();
     Task when_idle(Task task);
 
 private:
     struct Piece {
-        int running = 0;  // accepted writes, plus at most one task
+        int running = 0;  // accepted writes and at most one task
         bool failed = false;
-        std::vector<lt::sha256_hash> blocks;  // all zero where unknown
+        std::vector<lt::sha256_hash> blocks;  // all zeros if unknown
         std::deque<Task> waiting;
     };
-    // Saves the hashes of the granules of a piece that is proved.
+    // Saves the hashes of the granules of a proved piece.
     void save_granules(int piece, lt::span<lt::sha256_hash const> blocks);
-    // Hashes the blocks of a piece from `start` to `end`. None when they cannot be read.
+    // Hashes the blocks of a piece from `start` to `end`; none if they cannot be read.
     std::optional<std::vector<lt::sha256_hash>> hashes(int piece, int start, int end);
     // Whether another torrent must not replace some of these bytes.
     bool keeps(std::int64_t offset, std::int64_t length) const;

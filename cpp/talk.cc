@@ -13,26 +13,25 @@ namespace {
 
 constexpr char const* extension_name = "silmaril_catalog";
 
-// The number we give the extension; libtorrent's own use 1 to 8.
+// Our number of the extension. libtorrent's own extensions have the numbers 1 to 8.
 constexpr std::uint8_t our_id = 20;
 constexpr std::uint8_t extended = 20;  // BEP 10: the type of all extension messages
 constexpr std::size_t header = 6;      // length, type, id
 
-// A message costs more than its bytes; empty ones must not be free.
+// The cost of a message in addition to its bytes, so that empty messages are not free.
 constexpr std::size_t overhead = 256;
 
-// Per peer: enough for the largest exchange that is asked for at once.
+// Limits per peer: enough for the largest exchange that is requested in one message.
 constexpr std::size_t max_unread = 4 * 1024 * 1024;
 constexpr std::size_t max_unsent = 4 * 1024 * 1024;
 
-// Of all peers; the network thread empties it at every turn.
+// Limit of all peers together. The network thread handles all waiting messages in each loop.
 constexpr std::size_t max_to_post = 64 * 1024 * 1024;
 
-// How often one connection may turn the extension on.
+// How often one connection may enable the extension.
 constexpr int max_begun = 8;
 
-// The framing of a message, except for the peer's number of the extension, which only the network thread
-// knows.
+// Frames a message, without the peer's number of the extension, which only the network thread knows.
 std::vector<char> framed(lt::span<char const> message) {
     auto const length = std::uint32_t(message.size() + 2);
     std::vector<char> frame;
@@ -69,7 +68,7 @@ bool Talk::send(std::shared_ptr<Talk> const& talk, std::uint64_t peer, lt::span<
         talk->m_to_post.fetch_sub(counts);
         return false;
     }
-    // Shared, since a std::function is copied.
+    // Shared, because a std::function is copied.
     auto frame = std::make_shared<std::vector<char>>(framed(message));
     bool const posted = talk->post([talk, peer, counts, frame = std::move(frame)] {
         talk->m_to_post.fetch_sub(counts);
@@ -119,7 +118,7 @@ void Speaker::offer(lt::entry& handshake) {
 }
 
 void Speaker::on_handshake(lt::bdecode_node const& handshake) {
-    // A later handshake tells only what has changed.
+    // A later handshake contains only changes.
     auto const numbers = handshake.dict_find_dict("m");
     auto const number = numbers ? numbers.dict_find(extension_name) : lt::bdecode_node{};
     if (!number) return;
@@ -169,7 +168,7 @@ bool Speaker::on_message(int length, int id, lt::span<char const> so_far) {
         return true;
     }
     if (so_far.size() < length) return true;
-    // Nobody waits for what a peer says that did not say it speaks.
+    // Messages of a peer that has not enabled the extension are ignored.
     if (m_number == 0) return true;
     auto const counts = std::size_t(length) + overhead;
     if (m_unread->fetch_add(counts) + counts > max_unread) {
@@ -178,7 +177,7 @@ bool Speaker::on_message(int length, int id, lt::span<char const> so_far) {
         return true;
     }
     Note note{};
-    note.kind = Note::Kind::peer_said;
+    note.kind = Note::Kind::peer_message;
     note.torrent = m_torrent;
     note.peer = m_number;
     note.data.assign(so_far.begin(), so_far.end());

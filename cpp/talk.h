@@ -1,10 +1,10 @@
-// Messages between silmaril's own peers: the BEP 10 extension `silmaril_catalog`. What the messages mean is
-// not known here.
+// Messages between silmaril peers: the BEP 10 extension `silmaril_catalog`. This module does not interpret
+// the messages.
 //
-// A peer speaks from the moment its extension handshake names the extension until it takes that back or the
-// connection ends; each such time has a number of its own, never used again. What waits is bounded on both
-// sides: a peer that does not read what it is sent, or is not listened to as fast as it speaks, is hung up
-// on.
+// A peer "speaks" from the extension handshake that enables the extension until a handshake that disables it,
+// or until the end of the connection. Each such period has its own number, which is never reused. The waiting
+// messages are bounded in both directions: a peer is disconnected if it does not read, or if it sends faster
+// than its messages are handled.
 #pragma once
 
 #include <atomic>
@@ -33,39 +33,40 @@ constexpr std::size_t max_message = 64 * 1024;
 
 class Speaker;
 
-// The peers that speak, and the way to them from other threads.
+// The peers that speak, and access to them from other threads.
 class Talk {
 public:
     // `open` and `post` may be called from any thread.
     void open(lt::io_context& network);
-    // Nothing is posted any more. To be called before the session ends.
+    // Ends posting. Must be called before the session ends.
     void close();
-    // Runs the task on the network thread, after what was posted to libtorrent before. It must not throw.
-    // False when the session is over.
+    // Runs the task on the network thread, after all earlier posts to libtorrent. The task must not throw.
+    // False if the session is over.
     bool post(std::function<void()> task);
 
-    // Sends a message; false when too much waits to be posted. One to a peer that is gone is dropped.
+    // Sends a message; false if too many bytes wait for the network thread. A message to a disconnected peer
+    // is dropped.
     static bool send(std::shared_ptr<Talk> const& talk, std::uint64_t peer, lt::span<char const> message);
     static void hang_up(std::shared_ptr<Talk> const& talk, std::uint64_t peer);
 
-    // The rest is for the network thread alone.
+    // The functions below are for the network thread only.
     std::uint64_t add(Speaker& speaker);
     void remove(std::uint64_t peer);
     void torrent_added(std::uint64_t torrent, lt::torrent_handle handle);
     void torrent_gone(std::uint64_t torrent);
-    // Not valid when there is no such torrent.
+    // An invalid handle if the torrent does not exist.
     lt::torrent_handle torrent(std::uint64_t torrent) const;
 
 private:
     std::mutex m_mutex;
     lt::io_context* m_network = nullptr;    // guarded by the mutex
-    std::atomic<std::size_t> m_to_post{0};  // bytes of messages on the way to the network thread
+    std::atomic<std::size_t> m_to_post{0};  // bytes of messages that wait for the network thread
     std::uint64_t m_last_peer = 0;
     std::unordered_map<std::uint64_t, Speaker*> m_speakers;
     std::unordered_map<std::uint64_t, lt::torrent_handle> m_torrents;
 };
 
-// One connection's side of the extension. For the network thread alone.
+// The extension on one connection. Used on the network thread only.
 class Speaker {
 public:
     Speaker(std::shared_ptr<Talk> talk, std::shared_ptr<Outbox> outbox, std::uint64_t torrent,
@@ -74,17 +75,18 @@ public:
     Speaker(Speaker const&) = delete;
     Speaker& operator=(Speaker const&) = delete;
 
-    // Puts the extension into our handshake.
+    // Adds the extension to our handshake.
     static void offer(lt::entry& handshake);
     void on_handshake(lt::bdecode_node const& handshake);
-    // libtorrent calls it each time more of a message has come. True when the message is of this extension.
+    // Called by libtorrent each time a further part of a message has arrived. True if the message belongs to
+    // this extension.
     bool on_message(int length, int id, lt::span<char const> so_far);
     // The connection has ended.
     void on_disconnect();
 
-    // A framed message; this fills in the peer's number of the extension.
+    // Sends a framed message, after setting the peer's number of the extension in it.
     void send(std::vector<char>& frame);
-    // `misbehaved`: libtorrent is in no hurry to call it again.
+    // `misbehaved`: libtorrent counts a failure and waits longer before it connects to the peer again.
     void hang_up(bool misbehaved);
 
 private:
@@ -98,10 +100,10 @@ private:
     std::uint64_t m_number = 0;               // 0: does not speak
     std::uint8_t m_their_id = 0;
     int m_begun = 0;
-    // Bytes of its messages that wait in the outbox.
+    // Bytes of the peer's messages in the outbox.
     std::shared_ptr<std::atomic<std::size_t>> const m_unread = std::make_shared<std::atomic<std::size_t>>(0);
-    // Messages of ours in libtorrent's send buffer: where each ends in the stream of bytes sent, and what it
-    // counts.
+    // Our messages in libtorrent's send buffer: the position of each end in the stream of sent bytes, and its
+    // share of m_unsent_bytes.
     std::deque<std::pair<std::int64_t, std::size_t>> m_unsent;
     std::size_t m_unsent_bytes = 0;
 };

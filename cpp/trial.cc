@@ -90,7 +90,7 @@ rust::Vec<std::uint32_t> try_group(rust::Slice<std::uint8_t const> metainfo,
             auto const verdict = gates.back()->check(type, message.subspan(1), load, now, finished);
             if (verdict == Gate::Verdict::disconnect) break;
             count += verdict == Gate::Verdict::pass;
-            // All answers that were made are in the send buffer, and leave it where the peer reads.
+            // An answer is in the send buffer until the peer reads it.
             if (from.reads)
                 load.sent += from.answer;
             else if (verdict == Gate::Verdict::pass)

@@ -1,4 +1,4 @@
-// Entries to the gate and the slots for tests: feeds them messages and peers without a connection.
+// Test access to the gate and the slots: passes them messages and peers without a connection.
 #pragma once
 
 #include <cstdint>
@@ -7,21 +7,22 @@
 
 namespace silmaril {
 
-// Feeds a gate for the torrent with framed messages (BEP 3: length, type, body). A message whose length has
-// the top bit set is one that this node sends: a HASH_REQUEST or a REQUEST. Returns how many incoming
-// messages passed; reading ends at the first that is refused, or cut.
+// Passes framed messages (BEP 3: length, type, body) to a gate for the torrent. A message whose length has
+// the top bit set is sent by this node: a HASH_REQUEST or a REQUEST. Returns how many incoming messages
+// passed. Reading ends at the first message that is refused or cut.
 std::uint32_t try_gate(rust::Slice<std::uint8_t const> metainfo, rust::Slice<std::uint8_t const> messages);
 
 struct RawTrial;
 struct RawVisitor;
 
-// Feeds the gates of several connections, one after another, with the same message again and again, all at
-// one moment. Returns for each connection how many passed; it ends at the first that disconnects.
+// Passes to the gates of several connections, one after another, the same message repeatedly, all at the same
+// time. Returns for each connection how many messages passed. A connection ends at the first message that
+// disconnects it.
 rust::Vec<std::uint32_t> try_group(rust::Slice<std::uint8_t const> metainfo,
                                    rust::Vec<RawTrial> const& connections);
 
-// Has peers connect to a torrent with this many slots, one after another. Returns for each visitor which one
-// was disconnected because of it, by its number; -1 for none.
+// Connects peers to a torrent with this many slots, one after another. Returns for each visitor the number of
+// the visitor that was disconnected because of it; -1 for none.
 rust::Vec<std::int32_t> try_slots(std::int32_t limit, rust::Vec<RawVisitor> const& visitors);
 
 }  // namespace silmaril

@@ -1,4 +1,4 @@
-// What one torrent lets strangers see. The Engine, the plugin and the gate share one object per torrent.
+// Which parts of one torrent strangers can see. The engine and the plugin share one object per torrent.
 #pragma once
 
 #include <atomic>
@@ -6,11 +6,11 @@
 namespace silmaril {
 
 struct Visibility {
-    // Stored but not to be shared: no connection is accepted, and no request for data, metadata or hashes is
-    // answered on the connections that this node makes itself. May be changed from any thread; the next
-    // message obeys it.
+    // The torrent is stored but must not be shared: no connection is accepted, and on outgoing connections no
+    // request for data, metadata or hashes is answered. May be changed from any thread; applies from the next
+    // message on.
     std::atomic<bool> withheld{false};
-    // Peers do not learn the port that this node listens on, so they cannot pass it on.
+    // Peers do not learn the listen port of this node, so they cannot pass it on.
     bool unlisted = false;
 
     bool hides_port() const { return withheld || unlisted; }

@@ -1,4 +1,4 @@
-// Pieces that a torrent has no more, while it runs.
+// Removes pieces from a running torrent.
 #pragma once
 
 #include <libtorrent/torrent.hpp>
@@ -6,12 +6,12 @@
 
 namespace silmaril {
 
-// Makes libtorrent forget that it has these pieces, and tells all peers. They are not wanted until their
-// priority is set again; a piece that is being fetched is left alone. One whose blocks are all here, but
-// which libtorrent does not count yet, is taken out as soon as it does. A peer learns of it by lt_donthave
-// (BEP 54) and by rejects of its requests (BEP 6). One without the latter could only wait for what never
-// comes, so its connection ends: when it returns, it is sent a true bitfield. To be called on the network
-// thread.
+// Makes libtorrent forget that it has these pieces, and informs all peers. The pieces are not wanted until
+// their priority is set again. A piece that is being fetched is not changed. A piece whose blocks have all
+// arrived, but which libtorrent does not count yet, is removed as soon as it is counted. Peers are informed
+// by lt_donthave (BEP 54) and by rejects of their requests (BEP 6). A peer without BEP 6 would wait for ever,
+// so its connection is closed; after it reconnects, it receives a correct bitfield. Must be called on the
+// network thread.
 void withdraw(lt::torrent& torrent, std::vector<int> const& pieces);
 
 }  // namespace silmaril

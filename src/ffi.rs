@@ -161,7 +161,7 @@ mod raw {
         /// `peer`, `address`, `port`; `flag`: we connected.
         PeerSpeaks,
         /// `peer`, `data`.
-        PeerSaid,
+        PeerMessage,
         /// `peer`.
         PeerLeft,
         /// The topic in `data`, `endpoints`.
@@ -238,7 +238,7 @@ mod raw {
         ) -> Result<UniquePtr<Engine>>;
 
         /// Waits until libtorrent has dealt with everything posted so far. Blocks on the network thread.
-        fn settle(self: &Engine) -> Result<()>;
+        fn wait_until_started(self: &Engine) -> Result<()>;
         /// Events that have come; waits for one at most `milliseconds`. For one thread alone.
         fn wait(self: &Engine, milliseconds: i32) -> Result<Vec<RawEvent>>;
         fn wake(self: &Engine) -> Result<()>;
@@ -274,7 +274,7 @@ mod raw {
         /// this is turned on.
         fn set_withheld(self: &Engine, torrent: u64, withheld: bool) -> Result<bool>;
         /// Looks for peers of one's own network and, with `dht`, in the DHT; asks no tracker.
-        fn look_around(self: &Engine, torrent: u64, dht: bool) -> Result<bool>;
+        fn announce_now(self: &Engine, torrent: u64, dht: bool) -> Result<bool>;
         fn give_piece(self: &Engine, torrent: u64, piece: u32, bytes: &[u8]) -> Result<bool>;
         /// Answered by `ResumeData`, or by `Metainfo` when `export_all`.
         fn save_layers(self: &Engine, torrent: u64, export_all: bool) -> Result<bool>;
@@ -282,7 +282,7 @@ mod raw {
         fn recover(self: &Engine, torrent: u64) -> Result<bool>;
 
         /// Sends a message; false when too much waits to be sent. One to a peer that is gone is dropped.
-        fn say(self: &Engine, peer: u64, message: &[u8]) -> Result<bool>;
+        fn send_message(self: &Engine, peer: u64, message: &[u8]) -> Result<bool>;
         fn hang_up(self: &Engine, peer: u64) -> Result<()>;
         /// No limit of the gate that holds for an address group holds for this host.
         fn trust_host(self: &Engine, address: &str) -> Result<()>;

@@ -1,7 +1,7 @@
 //! The publisher's Ed25519 key: PKCS#8 PEM (RFC 8410), mode 0600, in a directory of mode 0700.
 //!
-//! A key file is never overwritten, and one that others can read is refused. Signatures are checked with
-//! `verify_strict` only, so that one message has one valid signature per key.
+//! A key file is never overwritten, and a file that other users can read is refused. Signatures are checked only with
+//! `verify_strict`, so that a message has exactly one valid signature per key.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::model::PublisherKey;
 
-/// Why a key cannot be used.
+/// The error for a key that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file could not be read or written.
@@ -24,41 +24,41 @@ pub enum KeyError {
     Io {
         /// `read` or `write`.
         doing: &'static str,
-        /// Which file.
+        /// The key file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Others can read the file.
-    #[error("the key {} can be read by others (mode {mode:o}); run: chmod 600 {}", path.display(), path.display())]
+    /// Other users can read the file.
+    #[error("the key {} can be read by other users (mode {mode:o}); run: chmod 600 {}", path.display(), path.display())]
     Exposed {
-        /// Which file.
+        /// The key file.
         path: PathBuf,
-        /// Its permission bits.
+        /// The permission bits.
         mode: u32,
     },
-    /// The file is not a key.
+    /// The file does not contain a key.
     #[error("{} is not an Ed25519 key in PKCS#8 PEM", .0.display())]
     Malformed(PathBuf),
-    /// There is a key already.
+    /// The file already exists.
     #[error("{} exists and is not overwritten; move it away to make a new key", .0.display())]
     Exists(PathBuf),
-    /// The system has no randomness.
-    #[error("the system gives no random numbers: {0}")]
+    /// The system returned no random bytes.
+    #[error("the system returned no random bytes: {0}")]
     Random(getrandom::Error),
 }
 
-/// A signature does not fit the key and the message.
+/// The signature is not one of this key for this message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the signature does not match")]
 pub struct BadSignature;
 
-/// A publisher's secret and public key. `Debug` shows the public part only.
+/// A publisher's secret and public key. `Debug` shows only the public key.
 pub struct PublisherKeypair(SigningKey);
 
 impl KeyError {
-    /// Whether the file may be read another time as it is.
-    pub fn passes(&self) -> bool {
+    /// Whether the same file may be readable later, without a change to it.
+    pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() != io::ErrorKind::NotFound)
     }
 }
@@ -87,8 +87,8 @@ impl PublisherKeypair {
             .ok_or_else(|| KeyError::Malformed(path.to_owned()))
     }
 
-    /// Reads a key file, or makes a key and writes it where there is none. Two processes that do so at once end
-    /// with the same key.
+    /// Reads a key file. If it does not exist, makes a key and writes it. Two processes that do this at the same time get
+    /// the same key.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
         match Self::load(path) {
             Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
@@ -102,7 +102,7 @@ impl PublisherKeypair {
         }
     }
 
-    /// Writes the key to a new file, atomically; refuses when there is one.
+    /// Writes the key to a new file, atomically. Fails if the file exists.
     pub fn save(&self, path: &Path) -> Result<(), KeyError> {
         let failed = |source| KeyError::Io { doing: "write", path: path.to_owned(), source };
         let parent = match path.parent() {
@@ -145,12 +145,12 @@ impl fmt::Debug for PublisherKeypair {
     }
 }
 
-/// The digits of fingerprints, five bits each.
+/// The digits of fingerprints. Each digit has five bits.
 pub const FINGERPRINT_ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 impl PublisherKey {
-    /// A short name of the key for people to compare: 80 bits of its SHA-256 in Crockford's base 32 (no i, l, o
-    /// or u), in groups of four: `x7k2-9fqa-m3tz-c0d8`.
+    /// A short form of the key for comparison by eye: 80 bits of its SHA-256 in Crockford's base 32 (no i, l, o or u), in
+    /// groups of four: `x7k2-9fqa-m3tz-c0d8`.
     pub fn fingerprint(&self) -> String {
         let hash = Sha256::digest(self.as_bytes());
         let bits = hash[..10].iter().fold(0u128, |bits, &byte| bits << 8 | u128::from(byte));
@@ -164,7 +164,7 @@ impl PublisherKey {
         out
     }
 
-    /// Checks a signature of this key, refusing weak keys and malleable signatures.
+    /// Checks a signature of this key. Weak keys and malleable signatures are refused.
     pub fn verify_strict(&self, message: &[u8], signature: &[u8; 64]) -> Result<(), BadSignature> {
         let key = VerifyingKey::from_bytes(self.as_bytes()).map_err(|_| BadSignature)?;
         key.verify_strict(message, &Signature::from_bytes(signature)).map_err(|_| BadSignature)
@@ -176,13 +176,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_saved_key_is_private_and_comes_back() {
+    fn saved_key_is_private_and_loads_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys/publisher.key");
         let key = PublisherKeypair::load_or_create(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file remains");
         assert!(fs::read_to_string(&path).unwrap().starts_with("-----BEGIN PRIVATE KEY-----\n"));
         assert_eq!(PublisherKeypair::load_or_create(&path).unwrap().public(), key.public());
         assert!(matches!(PublisherKeypair::generate().unwrap().save(&path), Err(KeyError::Exists(_))));
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_others_can_read_is_refused_with_the_remedy() {
+    fn key_readable_by_other_users_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("k");
         PublisherKeypair::generate().unwrap().save(&path).unwrap();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_key_is_refused_and_not_replaced() {
+    fn damaged_key_is_refused_and_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("k");
         fs::write(&path, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap();
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(key.public().verify_strict(b"Mellon", &signature), Err(BadSignature));
         let other = PublisherKeypair::generate().unwrap().public();
         assert_eq!(other.verify_strict(b"mellon", &signature), Err(BadSignature));
-        // The all-zero point has small order: anything would verify with a lax check.
+        // The all-zero point has small order: with a lax check every signature would be valid.
         assert_eq!(PublisherKey([0; 32]).verify_strict(b"mellon", &[0; 64]), Err(BadSignature));
     }
 

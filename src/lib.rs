@@ -1,19 +1,21 @@
 //! silmaril: the network as a directory of AI models.
 //!
-//! The modules depend on each other downwards only; see the module map below.
+//! Modules depend only on modules below them:
 //!
 //! ```text
-//! cli        one file per subcommand; parses, calls node, prints. Nothing below prints.
-//!  └ node    the running engine and its control socket (server and client)
-//!     ├ mount    fuse adapter (thin) → tree (inodes) → parked reads
-//!     ├ catalog  records, gossip, DHT names, search, trust
-//!     └ fetch    which pieces, when: windows, deadlines, waiters
-//!         ├ store    layout on disk, registry, verified blocks, resume
-//!         └ torrent  safe Rust over cpp/: session, torrents, events, create
+//! cli        one file per subcommand: parse, call the daemon, print. No other module prints.
+//!  └ node    the daemon: jobs, control socket (server and client), housekeeping
+//!     ├ mount    FUSE adapter (thin) → tree (inodes) → parked reads
+//!     ├ mirror   repositories of hubs and git servers, downloaded at a fixed commit
+//!     ├ trust    publishers, pinned names, key succession
+//!     ├ catalog  records, gossip, names in the DHT, search
+//!     └ fetch    which pieces, when, from which source: windows, deadlines, waiting reads
+//!         ├ store    layout on disk, registry, verified blocks, resume data
+//!         └ torrent  safe Rust over cpp/: session, torrents, events
 //!             └ ffi + cpp/   the only bridge and the only C++
-//! model      names, manifest, card, licence, safetensors header
+//! model      names, manifest, card, licence, file headers, merkle tree
 //! http       HTTP client: redirects, credentials, ranges, deadlines
-//! keys, config, paths, fsutil, nofollow, descriptors, yaml, telemetry: small, used by all
+//! keys, config, paths, fsutil, nofollow, descriptors, yaml, telemetry: small, used by all modules
 //! ```
 #![deny(unsafe_code)]
 
@@ -35,4 +37,5 @@ pub mod paths;
 pub mod store;
 pub mod telemetry;
 pub mod torrent;
+pub mod trust;
 pub mod yaml;

@@ -1,4 +1,4 @@
-//! The `silmaril` binary: parse, run, map the result to an exit code.
+//! The `silmaril` binary.
 
 fn main() -> ! {
     silmaril::cli::main()

@@ -1,6 +1,6 @@
 //! Logging to stderr or to a file.
 //!
-//! What is logged is chosen by `-v`/`-q`, or by `SILMARIL_LOG` in the syntax of `tracing-subscriber`'s
+//! `-v` and `-q` set the level. The variable `SILMARIL_LOG` overrides them, in the syntax of `tracing-subscriber`'s
 //! `EnvFilter`, such as `debug` or `silmaril::fetch=trace`.
 
 use std::fs::OpenOptions;
@@ -14,17 +14,17 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::model::text;
 
-/// Where the log goes.
+/// The output of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// Standard error, in colour when it is a terminal.
+pub enum LogTarget {
+    /// Standard error, in colour if it is a terminal.
     Stderr,
-    /// A file that is appended to, made with mode 0600.
+    /// A file that is appended to. It is made with mode 0600.
     File(PathBuf),
 }
 
-/// Removes what could mislead a terminal from lines of the log. The subscriber escapes strangers' escape sequences itself;
-/// its own make the colours.
+/// Removes misleading characters from lines of the log. Escape sequences remain: the subscriber has already escaped those
+/// of logged values, and the rest are its own, for colours.
 struct Clean<W>(W);
 
 impl<W: Write> Write for Clean<W> {
@@ -39,29 +39,29 @@ impl<W: Write> Write for Clean<W> {
     }
 }
 
-/// Why there is no log.
+/// Logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// `SILMARIL_LOG` is not a filter.
+    /// `SILMARIL_LOG` is not a valid filter.
     #[error("SILMARIL_LOG: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// The log file cannot be opened.
     #[error("cannot open the log {}: {source}", path.display())]
     Open {
-        /// Which file.
+        /// The log file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Logging was started before.
+    /// Logging was started before in this process.
     #[error("logging has already been started")]
     Twice,
 }
 
-/// The level that flags ask for: `-qq` none, `-q` errors, warnings by default, `-v` information, `-vv` debugging,
-/// `-vvv` everything. A file, which nobody watches, gets one level more.
-fn level(verbosity: i8, target: &Target) -> LevelFilter {
-    match verbosity.saturating_add(i8::from(*target != Target::Stderr)) {
+/// The level for a verbosity: `-qq` none, `-q` errors, warnings by default, `-v` information, `-vv` debugging, `-vvv`
+/// everything. A file gets one level more than a terminal.
+fn level(verbosity: i8, target: &LogTarget) -> LevelFilter {
+    match verbosity.saturating_add(i8::from(*target != LogTarget::Stderr)) {
         i8::MIN..=-2 => LevelFilter::OFF,
         -1 => LevelFilter::ERROR,
         0 => LevelFilter::WARN,
@@ -71,24 +71,24 @@ fn level(verbosity: i8, target: &Target) -> LevelFilter {
     }
 }
 
-/// Starts logging. `verbosity` is the number of `-v` less the number of `-q`; `SILMARIL_LOG` comes first.
-pub fn init(verbosity: i8, target: Target) -> Result<(), TelemetryError> {
+/// Starts logging. `verbosity` is the number of `-v` minus the number of `-q`; `SILMARIL_LOG` overrides it.
+pub fn init(verbosity: i8, target: LogTarget) -> Result<(), TelemetryError> {
     let filter = match std::env::var("SILMARIL_LOG") {
         Ok(text) if !text.is_empty() => EnvFilter::builder().parse(text)?,
-        // Dependencies speak of their own inner life only when everything is asked for.
+        // Dependencies log more than warnings only with `-vvv`.
         _ if verbosity < 3 => {
             let level = level(verbosity, &target);
             EnvFilter::builder().parse(format!("{},silmaril={level}", level.min(LevelFilter::WARN)))?
         }
         _ => EnvFilter::builder().with_default_directive(LevelFilter::TRACE.into()).parse("")?,
     };
-    // What cannot be written is lost: a report of it would end the process on a full disk.
+    // A failed write is ignored: reporting it would panic, so that a full disk would end the process.
     let builder = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
     match target {
-        Target::Stderr => {
+        LogTarget::Stderr => {
             builder.with_ansi(io::stderr().is_terminal()).with_writer(|| Clean(io::stderr())).try_init()
         }
-        Target::File(path) => {
+        LogTarget::File(path) => {
             let failed = |source| TelemetryError::Open { path: path.clone(), source };
             if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists()) {
                 std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_lines_hold_no_terminal_tricks() {
+    fn log_lines_have_no_misleading_characters() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(true)
@@ -122,9 +122,9 @@ mod tests {
     }
 
     #[test]
-    fn flags_choose_the_level_and_a_file_gets_one_more() {
-        let file = Target::File("/x".into());
-        let levels: Vec<_> = (-3..=4).map(|v| level(v, &Target::Stderr)).collect();
+    fn log_file_has_one_level_more_than_stderr() {
+        let file = LogTarget::File("/x".into());
+        let levels: Vec<_> = (-3..=4).map(|v| level(v, &LogTarget::Stderr)).collect();
         use LevelFilter as L;
         assert_eq!(levels, [L::OFF, L::OFF, L::ERROR, L::WARN, L::INFO, L::DEBUG, L::TRACE, L::TRACE]);
         assert_eq!(level(0, &file), L::INFO);

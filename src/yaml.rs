@@ -1,9 +1,9 @@
-//! The only reader and writer of YAML.
+//! Reads and writes YAML. No other module does.
 //!
-//! YAML comes from text editors and from strangers: configuration, `trust.yaml`, `sharing.yaml`, manifests, the front matter
-//! of model cards. Every reader states the size of its file, in bytes and in values; the other bounds are the same for
-//! all. The time and the memory of a read grow linearly with the file. Anchors, aliases and merge keys are refused: no
-//! file of silmaril needs them, and a few bytes of them expand to gigabytes.
+//! YAML comes from text editors and from other hosts: configuration, `trust.yaml`, `sharing.yaml`, manifests, the front
+//! matter of model cards. Each caller gives the limits of its file in bytes and in values; all other limits are equal. The
+//! time and the memory of a read grow linearly with the file. Anchors, aliases and merge keys are refused: no file of
+//! silmaril needs them, and a few bytes of them can expand to gigabytes.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,23 +12,23 @@ use serde_saphyr::granit_parser::ErrorKind;
 use serde_saphyr::localizer::ExternalMessageSource;
 use serde_saphyr::{Error, Options, budget, options};
 
-/// How deep collections may be nested.
+/// Deepest nesting of collections.
 pub const MAX_DEPTH: usize = 64;
 
-/// How large a file may be.
+/// Limits of a file.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes.
+    /// Largest number of bytes.
     pub bytes: usize,
-    /// Scalars, lists and maps; the keys of maps count too.
+    /// Largest number of scalars, lists and maps; the keys of maps count, too.
     pub values: usize,
 }
 
-/// Why a text is refused. The caller adds the name of the file.
+/// The error for a text that is refused. The caller adds the name of the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{what}", line.map(|line| format!("line {line}: ")).unwrap_or_default())]
 pub struct YamlError {
-    /// The line, counted from 1, where the reason has one.
+    /// The line, counted from 1; none if the error has no line.
     pub line: Option<usize>,
     /// The key and the reason, on one line.
     pub what: String,
@@ -42,7 +42,7 @@ impl YamlError {
     fn of(error: &Error, limits: Limits) -> Self {
         let error = error.without_snippet();
         let place = error.location().filter(|place| place.line() > 0);
-        let what = bound(error, limits).unwrap_or_else(|| {
+        let what = limit_message(error, limits).unwrap_or_else(|| {
             let text = error.to_string();
             let place = place.map(|at| format!(" at line {}, column {}", at.line(), at.column()));
             place.map_or(text.clone(), |place| text.replace(&place, ""))
@@ -52,7 +52,7 @@ impl YamlError {
 
     fn below(mut self, path: &serde_path_to_error::Path) -> Self {
         let path = path.to_string();
-        // A question mark stands for a key that could not be read.
+        // A question mark is the path of a key that could not be read.
         let path = path.trim_end_matches(".?");
         if !matches!(path, "." | "?") {
             self.what = format!("{path}: {}", self.what);
@@ -61,8 +61,8 @@ impl YamlError {
     }
 }
 
-/// The bound that was exceeded, if one was.
-fn bound(error: &Error, limits: Limits) -> Option<String> {
+/// The message for an exceeded limit or a refused feature; none for other errors.
+fn limit_message(error: &Error, limits: Limits) -> Option<String> {
     let deep = || format!("collections are nested deeper than {MAX_DEPTH} levels");
     match error {
         Error::Budget { breach, .. } => Some(match breach {
@@ -81,7 +81,7 @@ fn bound(error: &Error, limits: Limits) -> Option<String> {
             _ => None,
         },
         Error::UnknownAnchor { .. } => Some("anchors (&) and aliases (*) are not accepted".to_owned()),
-        Error::DuplicateMappingKey { key: Some(key), .. } => Some(format!("the key {key} is there twice")),
+        Error::DuplicateMappingKey { key: Some(key), .. } => Some(format!("the key {key} occurs twice")),
         Error::MultipleDocuments { .. } => Some("there is more than one document".to_owned()),
         _ => None,
     }
@@ -93,7 +93,7 @@ fn strict(limits: Limits) -> Options {
             max_depth: MAX_DEPTH,
             flow_nesting_limit: MAX_DEPTH,
             max_nodes: limits.values,
-            // Each collection has a second event for its end; the document and the stream have two each.
+            // Each collection has a second event for its end; the document and the stream have two events each.
             max_events: limits.values.saturating_mul(2).saturating_add(4),
             max_total_scalar_bytes: limits.bytes,
             max_documents: 1,
@@ -101,7 +101,7 @@ fn strict(limits: Limits) -> Options {
             max_aliases: 0,
             max_merge_keys: 0,
         },
-        // As in YAML 1.2: `no` is a text, and so are `0755` and `1_000`.
+        // As in YAML 1.2: `no`, `0755` and `1_000` are texts.
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,
@@ -109,7 +109,7 @@ fn strict(limits: Limits) -> Options {
     }
 }
 
-/// Reads one document. A text without any value is null.
+/// Reads one document. A text without a value is null.
 pub fn read<T: DeserializeOwned>(text: &[u8], limits: Limits) -> Result<T, YamlError> {
     if text.len() > limits.bytes {
         return Err(YamlError::new(format!("the text is longer than {} bytes", limits.bytes)));
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn deep_nesting_is_refused() {
-        // The closing brackets in remarks and texts close nothing.
+        // Closing brackets in comments and texts do not close a list.
         for unit in ["[", "[ # ]\n", "[ ']', ", "{a: ", "- ", "? ", "[[], "] {
             refused(&unit.repeat(100_000), "nested deeper than 64 levels");
         }
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_expands_is_refused() {
+    fn aliases_merge_keys_and_documents_are_refused() {
         refused("a: &a [1]\nb: [*a, *a]\n", "anchors");
         refused("b: *a\n", "aliases");
         refused("<<: {a: 1}\n", "merge keys");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_line_and_the_key() {
+    fn errors_have_the_line_and_the_key() {
         #[derive(Debug, serde::Deserialize)]
         struct Outer {
             #[allow(dead_code)]

@@ -1,7 +1,7 @@
 //! All integration tests, in one binary.
 //!
-//! `support` builds what they run on: hosts in network namespaces, processes with deadlines, real models. Every
-//! other directory holds the tests of one part, one file a promise or symptom. They need root (`make test`).
+//! `support` has their helpers: hosts in network namespaces, processes with deadlines, real models. Every other directory
+//! has the tests of one part, with one file for each promise or symptom. The tests need root (`make test`).
 
 mod cli {
     pub mod config;
@@ -206,6 +206,11 @@ mod servers {
     mod hub;
 }
 
+mod docs {
+    mod protocol;
+    mod readme;
+}
+
 mod fuzz {
     mod gate;
     mod harness;
@@ -214,7 +219,7 @@ mod fuzz {
     mod targets;
 }
 
-/// A test file that nobody includes proves nothing.
+/// A test file without a `mod` line here would never run.
 #[test]
 fn every_test_file_is_included() {
     let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");

@@ -1,20 +1,19 @@
-//! Gossip: who is told what, and what a peer may cost. A state machine without I/O and without a clock.
+//! Gossip: which records go to which peer, and the limits of each peer. A state machine without I/O and without a clock.
 //!
-//! Fed with what happens ([`speaks`](Gossip::speaks), [`message`](Gossip::message), [`left`](Gossip::left),
-//! [`stored`](Gossip::stored), [`tick`](Gossip::tick)), it leaves behind [`Action`]s, which its owner carries out in
-//! their order.
+//! Its owner reports events ([`speaks`](Gossip::speaks), [`message`](Gossip::message), [`left`](Gossip::left),
+//! [`stored`](Gossip::stored), [`tick`](Gossip::tick)), and carries out the resulting [`Action`]s in their order.
 //!
 //! What always holds:
-//! - Records are passed between *partners*: peers of the catalog's swarm, at most [`MAX_PARTNERS`]. All others are
+//! - Records are exchanged between *partners*: peers of the catalog's swarm, at most [`MAX_PARTNERS`]. All other peers are
 //!   answered and can be asked.
-//! - Whoever wants records asks for them, one request of one message at a time. So a node that is far behind takes
-//!   in as much as it can, and neither side ever holds more than a page for the other.
-//! - A publisher's records are asked of one peer at a time, and of another when it does not answer.
+//! - A node requests the records that it lacks, one message at a time. So a node that is far behind receives as much as it
+//!   can process, and neither side ever holds more than a page for the other.
+//! - A publisher's records are requested from one peer at a time, and from another when that one does not answer.
 //! - Every table has a bound, every question a deadline, and every answer a budget.
 //!
-//! `sync` compares digests and fetches what is missing, `spread` tells what is new, `asks` puts questions of the
-//! service, `answers` answers those of peers, `budget` bounds them all, `purse` what each host makes us store. What is
-//! bounded for one address is so for its whole [`AddressGroup`].
+//! `sync` compares digests and fetches missing records, `spread` sends new records, `asks` sends questions of the service,
+//! `answers` answers questions of peers, `budget` bounds both, `purse` bounds the records that each host makes this node
+//! store. A limit for one address is a limit for its whole [`AddressGroup`].
 
 pub mod answers;
 pub mod asks;
@@ -27,7 +26,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use answers::{Question, Source};
+use answers::{Question, RecordSource};
 use asks::Asks;
 use budget::Bucket;
 use purse::Purses;
@@ -37,65 +36,65 @@ use sync::Sync;
 
 use crate::catalog::message::Message;
 use crate::catalog::record::SharedRecord;
-use crate::catalog::store::Outcome;
+use crate::catalog::store::StoreOutcome;
 use crate::model::PublisherKey;
 use crate::torrent::{AddressGroup, PeerId};
 
-/// A run of a node.
+/// Identifies a run of a node.
 pub type NodeId = [u8; 20];
 
 /// The protocol's version.
 const VERSION: u32 = 1;
 
-/// Peers that records are exchanged with; as many as bits of a mask. More would only cost more.
+/// The most peers that records are exchanged with: each is a bit of a mask. More would only cost more.
 pub const MAX_PARTNERS: usize = 48;
 
-/// Partners with one address, other than this host's own, so that one host does not take all places.
+/// Partners with one address, other than this host's own, so that one host cannot become every partner.
 const MAX_PARTNERS_OF_ADDRESS: usize = 2;
 
-/// Connections that are spoken on. The engine's limit is lower, unless the user lifts it.
+/// Connections with gossip. The engine's limit is lower, unless the user raises it.
 const MAX_PEERS: usize = 500;
 
 /// Connections of the catalog's swarm from one address, other than this host's own: some hosts share one.
 const MAX_OF_ADDRESS: usize = 8;
 
-/// Connections of models' swarms that are spoken on with one address: a host has one for each model that both share.
+/// Connections of models' swarms with gossip, from one address: a host has a connection for each model that both share.
 const MAX_OF_MODELS: usize = 32;
 
-/// How long a peer may take to say hello.
+/// How long a peer may take to send its hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(30);
 
-/// How often [`Gossip::tick`] is to be called.
+/// How often the owner calls [`Gossip::tick`].
 pub const TICK: Duration = Duration::from_millis(250);
 
-/// What a connection is.
+/// The properties of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connection {
-    /// Whether it is one of the catalog's swarm.
+    /// Whether it belongs to the catalog's swarm.
     pub of_catalog: bool,
-    /// Its other end.
+    /// The address of the peer.
     pub address: SocketAddr,
 }
 
 impl Connection {
-    /// The addresses that its other end may have as it likes.
+    /// The addresses that the peer can choose from freely.
     fn group(&self) -> AddressGroup {
         AddressGroup::of(self.address.ip())
     }
 }
 
-/// Where records come from.
+/// The origin of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// This node's publisher.
     Own,
-    /// Told by a peer as new.
+    /// Pushed by a peer as new.
     Pushed(PeerId),
-    /// Asked of a peer that said it has them.
+    /// Requested from a peer whose digest has them.
     Wanted(PeerId),
-    /// Found by a search of ours.
+    /// Received as an answer to a question of this node.
     Found(PeerId),
-    /// In the DHT.
+    /// Read from the DHT.
     Dht,
 }
 
@@ -108,37 +107,37 @@ impl Origin {
     }
 }
 
-/// What is to be done.
+/// A task for the owner of the gossip.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// Send a message.
     Send(PeerId, Message),
-    /// Answer a question from a [`Source`], send the answer, and say so by [`Gossip::answered`]. It may take a while:
-    /// not to be done under a lock.
+    /// Answer a question from a [`RecordSource`], send the answer, and report it by [`Gossip::answered`]. Answering may take a
+    /// while: do not hold a lock.
     Answer(PeerId, Question),
     /// End a connection.
     HangUp {
-        /// Which.
+        /// The peer.
         peer: PeerId,
-        /// Whether its address is not to be spoken to again.
+        /// Whether to refuse its address from now on.
         ban: bool,
-        /// Why.
+        /// The reason, for the log.
         why: &'static str,
     },
-    /// Store records, and say what became of them by [`Gossip::stored`].
+    /// Store records, and report the outcomes by [`Gossip::stored`].
     Store(Origin, Vec<SharedRecord>),
-    /// Something for those who wait.
-    Tell(asks::Notice),
+    /// Send a notice to waiting operations.
+    Notify(asks::Notice),
 }
 
-/// A peer that has said hello.
+/// A peer that has sent its hello, and can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Speaker {
     /// The connection.
     pub peer: PeerId,
-    /// The node at its other end, as it says.
+    /// The node, as the peer claims.
     pub node: NodeId,
-    /// What the connection is.
+    /// The properties of the connection.
     pub connection: Connection,
 }
 
@@ -146,12 +145,12 @@ pub struct Speaker {
 struct Peer {
     connection: Connection,
     since: Instant,
-    /// The node at the other end, once it has said hello, and how many records it has.
+    /// The peer's node, after its hello, and how many records it has.
     node: Option<NodeId>,
     records: u32,
     /// Its bit among the partners.
     partner: Option<u64>,
-    /// It is hung up on, or without gossip: nothing of it is heard any more.
+    /// The connection is being closed, or has no gossip any more: messages are ignored.
     closing: bool,
     sync: Sync,
     parked: VecDeque<Question>,
@@ -165,7 +164,7 @@ pub struct Gossip {
     node: NodeId,
     rng: fastrand::Rng,
     peers: BTreeMap<PeerId, Peer>,
-    /// Who is asked for a publisher's records.
+    /// The peer that a publisher's records are requested from.
     wanted_of: HashMap<PublisherKey, PeerId>,
     fresh: Fresh,
     purses: Purses,
@@ -178,7 +177,7 @@ pub struct Gossip {
 }
 
 impl Gossip {
-    /// That of a node that knows nobody. The seed decides all that is left to chance.
+    /// The gossip of a node without peers. `seed` determines all random choices.
     pub fn new(node: NodeId, seed: u64, now: Instant) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         Self {
@@ -197,14 +196,14 @@ impl Gossip {
         }
     }
 
-    /// The next thing to do.
+    /// The next task.
     pub fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// Everybody who has said hello, one connection for each node: that of the catalog's swarm, where there is one.
+    /// All peers that have sent their hello, one connection for each node: preferably of the catalog's swarm.
     pub fn speakers(&self) -> Vec<Speaker> {
-        // By address as well, lest somebody takes the place of another node by its number.
+        // The address is part of the key, so that a host cannot replace another node by using its number.
         let mut nodes: BTreeMap<(NodeId, IpAddr), Speaker> = BTreeMap::new();
         for (&peer, state) in self.peers.iter().filter(|(_, p)| !p.closing) {
             let Some(node) = state.node else { continue };
@@ -217,25 +216,25 @@ impl Gossip {
         nodes.into_values().collect()
     }
 
-    /// The other end of a connection.
+    /// The address of a peer.
     pub fn address(&self, peer: PeerId) -> Option<SocketAddr> {
         self.peers.get(&peer).map(|state| state.connection.address)
     }
 
-    /// How many nodes of the catalog's swarm speak with us.
+    /// How many nodes of the catalog's swarm can be asked.
     pub fn members(&self) -> usize {
         self.speakers().iter().filter(|s| s.connection.of_catalog).count()
     }
 
-    /// A peer can be spoken to.
-    pub fn speaks(&mut self, now: Instant, peer: PeerId, connection: Connection, source: &dyn Source) {
+    /// A peer is connected and supports gossip.
+    pub fn speaks(&mut self, now: Instant, peer: PeerId, connection: Connection, source: &dyn RecordSource) {
         let group = connection.group();
         let alike =
             |p: &&Peer| p.connection.group() == group && p.connection.of_catalog == connection.of_catalog;
         let bound = if connection.of_catalog { MAX_OF_ADDRESS } else { MAX_OF_MODELS };
         let of_address = self.peers.values().filter(alike).count();
         if self.peers.len() >= MAX_PEERS || (of_address >= bound && !group.is_loopback()) {
-            // A model's data goes on over a connection that gossip takes no part in.
+            // A model's data continues over a connection without gossip.
             if connection.of_catalog {
                 self.hang_up(peer, false, "there are too many connections");
             }
@@ -259,36 +258,31 @@ impl Gossip {
         self.send(peer, Message::Hello { version: VERSION, node: self.node, records });
     }
 
-    /// A peer is gone.
-    pub fn left(&mut self, now: Instant, peer: PeerId, source: &dyn Source) {
+    /// A peer has left.
+    pub fn left(&mut self, now: Instant, peer: PeerId, source: &dyn RecordSource) {
         let Some(gone) = self.peers.remove(&peer) else { return };
         self.wanted_of.retain(|_, of| *of != peer);
         for notice in self.asks.left(peer) {
-            self.actions.push_back(Action::Tell(notice));
+            self.actions.push_back(Action::Notify(notice));
         }
-        self.actions.push_back(Action::Tell(asks::Notice::Gone(peer)));
+        self.actions.push_back(Action::Notify(asks::Notice::Gone(peer)));
         if gone.partner.is_some() {
             let next = self.peers.iter().find(|(_, p)| self.could_be_partner(p)).map(|(id, _)| *id);
             if let Some(next) = next {
                 self.make_partner(now, next, source);
-                // What it told before, it told to the other connection, or in vain to this one.
+                // Its earlier digests went to its other connection, or were ignored on this one.
                 self.ask_digest(now, next);
             }
         }
     }
 
-    /// A peer has sent what is no message, or a record that is forged.
-    pub fn malformed(&mut self, peer: PeerId) {
-        self.hang_up(peer, true, "it sent a forged or malformed message");
-    }
-
-    /// A peer has proved hostile in a way that its messages alone do not show.
+    /// A peer has proved hostile: it sent a malformed message, or a check outside the gossip failed.
     pub fn hostile(&mut self, peer: PeerId, why: &'static str) {
         self.hang_up(peer, true, why);
     }
 
-    /// A peer has said something.
-    pub fn message(&mut self, now: Instant, peer: PeerId, message: Message, source: &dyn Source) {
+    /// A peer has sent a message.
+    pub fn message(&mut self, now: Instant, peer: PeerId, message: Message, source: &dyn RecordSource) {
         let Some(state) = self.peers.get_mut(&peer).filter(|p| !p.closing) else { return };
         if let Message::Hello { version, node, records } = message {
             return self.hello(now, peer, (version, node, records), source);
@@ -313,25 +307,25 @@ impl Gossip {
                 self.wanted(now, peer, records, cursor.is_some(), source);
             }
             Message::Records { query: Some(id), records, complete, cursor } => {
-                self.found(now, peer, id, asks::Answer::Found { records, complete, cursor });
+                self.answered_by(now, peer, id, asks::PeerAnswer::Found { records, complete, cursor });
             }
             Message::Holds { id, records, held } => {
-                self.held(now, peer, id, asks::Answer::Holds { records, held });
+                self.answered_by(now, peer, id, asks::PeerAnswer::Holds { records, held });
             }
             Message::Manifest { manifest, part, bytes } => self.part(peer, manifest, part, bytes),
         }
     }
 
     /// Time has passed.
-    pub fn tick(&mut self, now: Instant, source: &dyn Source) {
+    pub fn tick(&mut self, now: Instant, source: &dyn RecordSource) {
         for notice in self.asks.overdue(now) {
-            self.actions.push_back(Action::Tell(notice));
+            self.actions.push_back(Action::Notify(notice));
         }
         let ids: Vec<PeerId> = self.peers.iter().filter(|(_, p)| !p.closing).map(|(id, _)| *id).collect();
         for peer in ids {
             let state = &self.peers[&peer];
             if state.node.is_none() && now >= state.since + HELLO_WITHIN {
-                self.hang_up(peer, false, "it said no hello");
+                self.hang_up(peer, false, "it sent no hello");
                 continue;
             }
             self.answer_parked(now, peer);
@@ -345,35 +339,35 @@ impl Gossip {
         self.spread_tick(now, source);
     }
 
-    /// What became of records that were to be stored.
+    /// Reports the outcomes of storing records.
     pub fn stored(
         &mut self,
         now: Instant,
         origin: Origin,
         records: &[SharedRecord],
-        outcomes: &[Outcome],
-        source: &dyn Source,
+        outcomes: &[StoreOutcome],
+        source: &dyn RecordSource,
     ) {
-        let cost = outcomes.iter().filter(|o| !matches!(o, Outcome::Known)).count();
+        let cost = outcomes.iter().filter(|o| !matches!(o, StoreOutcome::Known)).count();
         if let Some((peer, state)) = origin.peer().and_then(|peer| Some((peer, self.peers.get(&peer)?))) {
             let address = state.connection.address;
             self.purses.of(now, peer, address).spend(now, cost as f64);
         }
         let bit = origin.peer().and_then(|peer| self.peers.get(&peer)?.partner);
-        for (record, _) in records.iter().zip(outcomes).filter(|(_, o)| **o == Outcome::Known) {
+        for (record, _) in records.iter().zip(outcomes).filter(|(_, o)| **o == StoreOutcome::Known) {
             let record = record.record();
             let newest = source.have(&record.publisher).is_some_and(|have| have.sequence <= record.sequence);
             if let Some(bit) = bit.filter(|_| newest) {
                 self.fresh.known_to(&record.publisher, bit);
             }
         }
-        let new = records.iter().zip(outcomes).filter(|(_, o)| **o == Outcome::Stored).map(|(r, _)| r);
+        let new = records.iter().zip(outcomes).filter(|(_, o)| **o == StoreOutcome::Stored).map(|(r, _)| r);
         self.spread(now, origin, new.cloned().collect());
         if let Origin::Wanted(peer) = origin {
-            if outcomes.contains(&Outcome::Stored)
+            if outcomes.contains(&StoreOutcome::Stored)
                 && let Some(state) = self.peers.get_mut(&peer)
             {
-                state.sync.bore_fruit();
+                state.sync.brought_records();
             }
             self.fetch_more(now, peer, source);
         }
@@ -384,13 +378,13 @@ impl Gossip {
         now: Instant,
         peer: PeerId,
         (version, node, records): (u32, NodeId, u32),
-        source: &dyn Source,
+        source: &dyn RecordSource,
     ) {
         if node == self.node {
-            return self.hang_up(peer, false, "it is ourselves");
+            return self.hang_up(peer, false, "it is this node");
         }
         if version < VERSION {
-            return self.hang_up(peer, false, "it speaks no version that we know");
+            return self.hang_up(peer, false, "its protocol version is too old");
         }
         let Some(state) = self.peers.get_mut(&peer) else { return };
         if state.node.is_some() {
@@ -401,11 +395,11 @@ impl Gossip {
         if self.could_be_partner(&self.peers[&peer]) {
             self.make_partner(now, peer, source);
         }
-        self.actions.push_back(Action::Tell(asks::Notice::Ready(peer)));
+        self.actions.push_back(Action::Notify(asks::Notice::Ready(peer)));
     }
 
-    /// Whether a connection may be taken as a partner's. A node that is reached twice is one partner; that it is the
-    /// same node is believed only if it comes from the same address, lest others take its place.
+    /// Whether a peer can become a partner. A node with two connections is one partner. Two connections count as the same
+    /// node only if they have the same address, so that a host cannot exclude another node by using its number.
     fn could_be_partner(&self, candidate: &Peer) -> bool {
         let (ip, group) = (candidate.connection.address.ip(), candidate.connection.group());
         let neighbours =
@@ -418,7 +412,7 @@ impl Gossip {
             && !neighbours().any(|p| p.connection.address.ip() == ip && p.node == candidate.node)
     }
 
-    fn make_partner(&mut self, now: Instant, peer: PeerId, source: &dyn Source) {
+    fn make_partner(&mut self, now: Instant, peer: PeerId, source: &dyn RecordSource) {
         let taken = self.peers.values().filter_map(|p| p.partner).fold(0, |all, bit| all | bit);
         let free = (0..MAX_PARTNERS).map(|i| 1u64 << i).find(|bit| taken & bit == 0);
         let (Some(bit), Some(state)) = (free, self.peers.get_mut(&peer)) else { return };
@@ -429,7 +423,7 @@ impl Gossip {
         }
     }
 
-    /// A question of a peer: answered now, later, or never, as its budget allows.
+    /// A question of a peer: answered now, later or never, within the peer's budget.
     fn question(&mut self, now: Instant, peer: PeerId, question: Question) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         if state.parked.len() < budget::MAX_PARKED {
@@ -469,8 +463,8 @@ impl Gossip {
         self.actions.push_back(Action::Send(peer, message));
     }
 
-    /// Nothing that the peer still says is heard; [`left`](Self::left) follows. A connection of a model's swarm carries
-    /// the model's data as well: it stays, without gossip, unless the peer is banned.
+    /// Ignores the peer from now on; [`left`](Self::left) follows. A connection of a model's swarm also carries the model's
+    /// data: it stays open without gossip, unless the peer is banned.
     fn hang_up(&mut self, peer: PeerId, ban: bool, why: &'static str) {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.closing = true;

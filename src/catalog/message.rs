@@ -1,14 +1,14 @@
-//! What peers say to each other: bencoded dictionaries, decoded strictly and within bounds.
+//! The messages between peers: bencoded dictionaries, decoded strictly and within bounds.
 //!
-//! Every message is a dictionary whose `t` says its kind. Unknown kinds and unknown keys are passed over, so that later
-//! versions may say more. Long lists of fixed entries are one string, as BEP 5 has its nodes, so a message's memory
-//! is bounded by its length before it is decoded. The `MAX_…` constants are what a receiver takes; senders page by them, and
-//! by [`pages`] for records.
+//! Every message is a dictionary with its kind as `t`. Unknown kinds and unknown keys are ignored, so that later versions
+//! can add some. Long lists of fixed entries are one string, like the nodes of BEP 5, so a message's memory
+//! is bounded by its length before it is decoded. The `MAX_…` constants are the limits of a receiver; senders split by them,
+//! and by [`pages`] for records.
 //!
-//! A message can carry some 200 records, and checking so many signatures takes 10 ms. So there are two ways in:
-//! [`Message::decode`] does all at once; [`Unchecked::decode`] checks everything but the signatures, cheaply enough for
-//! the thread that receives. [`Unchecked::verify`] does the rest, on a thread that may take time: it asks for each
-//! record whether the same, byte for byte, is known already, and takes that one instead of checking a signature again.
+//! A message can carry some 200 records, and checking so many signatures takes 10 ms. So there are two ways to decode:
+//! [`Message::decode`] does everything in one step; [`Unchecked::decode`] checks everything but the signatures, cheaply
+//! enough for the receiving thread. [`Unchecked::verify`] does the rest, on a thread that may take time. If a record is known
+//! already, byte for byte, it uses the known one and skips the signature.
 
 mod read;
 mod write;
@@ -31,13 +31,13 @@ pub const MAX_RECORDS: usize = 256;
 pub const MAX_HELD: usize = 128;
 /// The longest cursor, in bytes. Names, version and key of a record take up to 331.
 pub const MAX_CURSOR: usize = 400;
-/// What one message holds in records, in bytes, when [`MAX_HELD`] entries or a cursor are in it too.
+/// The bytes of records in a message that also has [`MAX_HELD`] entries or a cursor.
 const ROOM: usize = MAX_MESSAGE - 16 * 1024;
 
-/// What a node knows of a publisher's records.
+/// A summary of the records of a publisher that a node knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Have {
-    /// Whose records.
+    /// The publisher.
     pub publisher: PublisherKey,
     /// The highest sequence known.
     pub sequence: i64,
@@ -48,7 +48,7 @@ pub struct Have {
 /// A manifest that the answering node holds and hands out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldManifest {
-    /// Who signed it.
+    /// The signer.
     pub publisher: PublisherKey,
     /// SHA-256 of its JSON.
     pub manifest: Sha256Digest,
@@ -56,7 +56,7 @@ pub struct HeldManifest {
     pub len: u32,
     /// Its torrent.
     pub info_hash: InfoHash,
-    /// Whether every byte of the model is there.
+    /// Whether the node has every byte of the model.
     pub complete: bool,
 }
 
@@ -67,21 +67,21 @@ pub enum Message {
     Hello {
         /// Version of the protocol; 1.
         version: u32,
-        /// Random for every run of a node: the same over all its connections.
+        /// Random for every run of a node, and the same on all its connections.
         node: [u8; 20],
         /// How many records it knows.
         records: u32,
     },
-    /// What the sender knows, in pages; `more` says that another page follows.
+    /// A page of the sender's digest: the records that it knows.
     Have {
-        /// At most one entry a publisher.
+        /// At most one entry for each publisher.
         known: Vec<Have>,
         /// Whether this is not the last page.
         more: bool,
     },
     /// Asks for the records of publishers after a sequence.
     Want {
-        /// Publisher, and the sequence after which records are wanted.
+        /// Publishers, each with the sequence after which records are wanted.
         after: Vec<(PublisherKey, i64)>,
     },
     /// Records: wanted, pushed, or found by a query.
@@ -90,61 +90,61 @@ pub enum Message {
         query: Option<u32>,
         /// The records, verified by decoding.
         records: Vec<SharedRecord>,
-        /// Indices of those whose model the sender has wholly.
+        /// Indices of the records whose models the sender has completely.
         complete: Vec<u32>,
-        /// Where the answer to the query goes on.
+        /// Where the next page of the answer begins.
         cursor: Option<Vec<u8>>,
     },
     /// Asks for records that match.
     Query {
         /// Chosen by the asker.
         id: u32,
-        /// What for.
+        /// The query.
         query: Query,
-        /// From where on: what an earlier answer gave.
+        /// Where the page begins: the cursor of an earlier answer.
         cursor: Option<Vec<u8>>,
     },
-    /// Asks who can hand out the manifests of a name.
+    /// Asks which manifests of a name the peer can send.
     Lookup {
         /// Chosen by the asker.
         id: u32,
-        /// Which model at which revision.
+        /// The model and its revision.
         model: ModelRef,
     },
     /// Answer to `Lookup`: records, and manifests held.
     Holds {
-        /// Of the lookup.
+        /// The number of the lookup.
         id: u32,
-        /// Records of that model known.
+        /// Known records of that model.
         records: Vec<SharedRecord>,
-        /// Manifests of that model held.
+        /// Manifests of that model that the sender holds.
         held: Vec<HeldManifest>,
     },
     /// Asks for a part of a manifest.
     GetManifest {
-        /// Which.
+        /// SHA-256 of the manifest.
         manifest: Sha256Digest,
-        /// Which part, from 0, of [`MANIFEST_PART`] bytes.
+        /// The number of the part, from 0, of [`MANIFEST_PART`] bytes.
         part: u32,
     },
-    /// A part of a manifest; empty where the sender does not hold it.
+    /// A part of a manifest; empty if the sender does not hold it.
     Manifest {
-        /// Which.
+        /// SHA-256 of the manifest.
         manifest: Sha256Digest,
-        /// Which part.
+        /// The number of the part.
         part: u32,
         /// Its bytes.
         bytes: Vec<u8>,
     },
 }
 
-/// Why a message is refused; its sender is to be dropped.
+/// Why a message is refused. The connection to its sender is then closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// Not a message.
+    /// The bytes are not a message.
     #[error("malformed message: {0}")]
     Malformed(&'static str),
-    /// It carries a record that is forged or malformed.
+    /// The message carries a forged or malformed record.
     #[error(transparent)]
     Record(#[from] crate::catalog::record::RecordError),
 }
@@ -156,13 +156,13 @@ impl From<Malformed> for MessageError {
 }
 
 impl Message {
-    /// Reads a message and checks the signatures of its records; `None` for one of a kind that this version does not
-    /// know, or a query with terms that it does not know.
+    /// Reads a message and checks the signatures of its records; `None` if this version does not know the kind of the
+    /// message, or a term of its query.
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>, MessageError> {
         Unchecked::decode(bytes)?.map(|unchecked| unchecked.verify(|_| None)).transpose()
     }
 
-    /// Writes it. Senders keep it below [`MAX_MESSAGE`] by paging.
+    /// Writes the message. Senders split their data so that it stays below [`MAX_MESSAGE`].
     pub fn encode(&self) -> Vec<u8> {
         write::encode(self)
     }
@@ -175,10 +175,10 @@ impl Message {
     }
 }
 
-/// A message of which all is checked but the signatures of its records.
+/// A message that was checked but for the signatures of its records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unchecked {
-    /// Without its records; `complete` has the indices in [`records`](Self::records).
+    /// The message without its records; `complete` has indices of [`records`](Self::records).
     message: Message,
     records: Vec<UncheckedRecord>,
 }
@@ -189,18 +189,18 @@ impl Unchecked {
         read::decode(bytes)
     }
 
-    /// The message, its records left out.
+    /// The message without its records.
     pub fn message(&self) -> &Message {
         &self.message
     }
 
-    /// The records it carries. Those of later versions are not among them.
+    /// The records of the message, without records of later versions.
     pub fn records(&self) -> &[UncheckedRecord] {
         &self.records
     }
 
-    /// Checks the signatures, some 50 µs each, but of those records that `known` gives: the one known of the same
-    /// publisher, name and version. Where that is the very same, it is taken instead.
+    /// Checks the signatures, some 50 µs each. `known` returns the known record of the same publisher, name and version; if
+    /// that is identical, its signature is not checked again.
     pub fn verify(
         self,
         mut known: impl FnMut(&UncheckedRecord) -> Option<SharedRecord>,
@@ -218,14 +218,14 @@ impl Unchecked {
     }
 }
 
-/// Whether a message is read in no time and somebody may wait for it: greetings, questions for a model or a manifest, and
-/// their answers. All else may carry hundreds of records. Nothing is checked but its form.
+/// Whether a message is cheap to read and an operation may wait for it: greetings, questions about a model or a manifest, and
+/// their answers. All other kinds may carry hundreds of records. Checks only the form.
 pub fn is_urgent(bytes: &[u8]) -> bool {
     let Ok(fields) = Fields::read(bytes) else { return false };
     matches!(fields.bytes("t"), Ok(b"hello" | b"lookup" | b"holds" | b"get" | b"part"))
 }
 
-/// Splits records into runs, each of which fits into one [`Message::Records`] or [`Message::Holds`].
+/// Splits records into runs that each fit into one [`Message::Records`] or [`Message::Holds`].
 pub fn pages(records: &[SharedRecord]) -> impl Iterator<Item = &[SharedRecord]> {
     let mut rest = records;
     std::iter::from_fn(move || {

@@ -1,37 +1,32 @@
-//! Finding models without a server: records that peers pass on, names in the DHT, search, and trust.
+//! Finding models without a server: records that peers pass on, names in the DHT, and search.
 //!
 //! | module | what it owns |
 //! |---|---|
 //! | `record` | the signed announcement of one revision; its BEP 44 form |
 //! | `query` | what `discover` searches for |
-//! | `message` | what peers say to each other; decoding is bounded |
-//! | `rotation` | replacing our own key by a new one |
+//! | `message` | the messages between peers; decoding is bounded |
 //! | `store` | all records known, on disk and searchable |
-//! | `gossip` | who is told what, and what a peer may cost: a state machine without I/O |
-//! | `service` | [`Catalog`]: the gossip on a running engine, names in the DHT, resolving |
-//! | `wire` | the bencoded dictionaries of both: strict, bounded |
-//! | `trust` | publishers and pinned names: whose model a name stands for |
+//! | `gossip` | which records go to which peer, and the limits of each peer: a state machine without I/O |
+//! | `service` | [`Catalog`]: the gossip on a running engine, names in the DHT, searches |
+//! | `wire` | the bencoded dictionaries of records and messages: strict, bounded |
 //!
-//! Everything from a peer is hostile until its signature is checked; nothing here waits without a deadline.
+//! Everything from a peer is hostile until its signature is checked. Nothing in this module waits without a deadline.
 
 pub mod gossip;
 pub mod message;
 pub mod query;
 pub mod record;
-pub mod rotation;
 pub mod service;
 pub mod store;
-pub mod trust;
 mod wire;
 
 pub use query::Query;
 pub use record::{Body, ModelRecord, Record, SharedRecord, SignedRecord};
 pub use service::{
-    Candidate, Catalog, CatalogError, CatalogSettings, CatalogStatus, Found, HeldModel, Holdings, News,
+    Candidate, Catalog, CatalogError, CatalogSettings, CatalogStatus, FoundModel, HeldModel, Holdings, News,
     Patience,
 };
 pub use store::CatalogStore;
-pub use trust::{Choice, Pinning, Standing, Trust, TrustError};
 
 /// Seconds since the Unix epoch.
 pub type UnixTime = u64;

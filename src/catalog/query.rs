@@ -1,18 +1,18 @@
-//! What `discover` searches for: a pattern on the name and terms on other facts.
+//! The query of `discover`: patterns of the name and terms on other facts.
 //!
 //! Terms are separated by blanks and must all hold:
 //!
-//! | term | holds for |
+//! | term | matches |
 //! |---|---|
-//! | `llama` | names (`org/name`) that have the word in them, in any case |
-//! | `mistralai/*` | names that fit the glob, in any case; `*` passes over `/` too |
+//! | `llama` | names (`org/name`) that contain the word, in any case |
+//! | `mistralai/*` | names that match the glob, in any case; `*` also matches `/` |
 //! | `tag:code` | models with the tag, in any case |
 //! | `license:mit` | models under the licence, in any case |
 //! | `publisher:x7k2-9fqa` | models signed by the key with this fingerprint, or a prefix of it or of the key in hex |
 //! | `size<20GB` | models of that size; also `<=`, `>`, `>=`, `=` |
 //!
-//! Queries are sent to peers as text, and come from them: what one may cost is bounded by its length, and by the number
-//! of its terms, globs and wildcards. Globs are matched in time linear in the name.
+//! Queries are sent to peers as text, and received from them: the cost of a query is bounded by its length, and by the number
+//! of its terms, globs and wildcards. A glob is matched in time linear in the name.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -33,7 +33,7 @@ pub const MAX_GLOBS: usize = 4;
 /// The most wildcards in all its globs.
 pub const MAX_WILDCARDS: usize = 16;
 
-/// Why a text is no query. Names the term.
+/// A text that is not a query. Names the term.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct QueryError(pub String);
@@ -48,15 +48,15 @@ pub struct Query {
 /// The terms of a query; all must hold. Texts are in lower case.
 #[derive(Debug, Default)]
 pub(super) struct Terms {
-    /// What names must have in them: the words, and of a glob what it has before, between or after wildcards, which is
-    /// found much faster than the glob is matched.
+    /// Texts that names must contain: the words, and the parts of globs between wildcards. Searching for these is much faster
+    /// than matching the glob.
     words: Vec<Finder<'static>>,
     globs: Vec<GlobMatcher>,
     publishers: Vec<String>,
     sizes: Vec<(Compare, u64)>,
-    /// Tags asked for.
+    /// The tags searched for.
     pub tags: Vec<String>,
-    /// Licences asked for.
+    /// The licences searched for.
     pub licenses: Vec<String>,
 }
 
@@ -78,7 +78,7 @@ impl PartialEq for Query {
 impl Eq for Query {}
 
 impl Query {
-    /// Whether a record is a model that fits.
+    /// Whether a record announces a model that matches.
     pub fn matches(&self, record: &Record) -> bool {
         match &record.body {
             Body::Model(model) => self.terms.fit(&record.publisher, model),
@@ -86,7 +86,7 @@ impl Query {
         }
     }
 
-    /// The text that it was parsed from, without blanks around it.
+    /// The text of the query, without surrounding blanks.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -106,18 +106,18 @@ impl Terms {
             && self.publisher_fits(publisher)
     }
 
-    /// Whether a name, in lower case, fits.
+    /// Whether a name, in lower case, matches.
     pub fn name_fits(&self, lower: &[u8]) -> bool {
         self.words.iter().all(|word| word.find(lower).is_some())
             && self.globs.iter().all(|glob| glob.is_match(OsStr::from_bytes(lower)))
     }
 
-    /// Whether names are asked for at all.
+    /// Whether there are terms on the name.
     pub fn has_names(&self) -> bool {
         !self.words.is_empty() || !self.globs.is_empty()
     }
 
-    /// Whether a size fits.
+    /// Whether a size matches.
     pub fn size_fits(&self, size: u64) -> bool {
         self.sizes.iter().all(|&(compare, than)| match compare {
             Compare::Less => size < than,
@@ -128,12 +128,12 @@ impl Terms {
         })
     }
 
-    /// Whether some publishers do not fit.
+    /// Whether there are terms on the publisher.
     pub fn has_publishers(&self) -> bool {
         !self.publishers.is_empty()
     }
 
-    /// Whether a publisher fits. Takes a hash.
+    /// Whether a publisher matches. Computes a hash.
     pub fn publisher_fits(&self, publisher: &PublisherKey) -> bool {
         if self.publishers.is_empty() {
             return true;
@@ -145,7 +145,7 @@ impl Terms {
     fn add(&mut self, term: &str) -> Result<(), QueryError> {
         let wrong = |why: &str| Err(QueryError(format!("{term:?} is no search term: {why}")));
         if !text::is_clean(term) {
-            return wrong("it has characters that cannot be seen");
+            return wrong("it has invisible characters");
         }
         if let Some((key, value)) = term.split_once(':') {
             let value = value.to_lowercase();
@@ -192,7 +192,7 @@ impl Terms {
             return match GlobBuilder::new(term).case_insensitive(true).build() {
                 Ok(glob) => {
                     self.globs.push(glob.compile_matcher());
-                    // Classes, alternatives and escapes are not looked into.
+                    // Classes, alternatives and escapes are skipped.
                     if !term.contains(['[', '{', '\\']) {
                         let longest =
                             term.split(['*', '?']).max_by_key(|part| part.len()).unwrap_or_default();

@@ -1,12 +1,11 @@
 //! The signed announcement of one revision, short enough for the DHT.
 //!
 //! A record is a BEP 44 mutable item: its signature is the item's, over salt, sequence and the bencoded value. So
-//! whoever holds a record can hand it on, or store it in the DHT again, without its publisher. The value is kept as
-//! its bytes: what a later version adds to it survives, and the signature holds.
+//! every holder of a record can pass it on, or store it in the DHT again, without its publisher. The value is kept as
+//! bytes: fields of a later version survive, and the signature stays valid.
 //!
-//! A [`SignedRecord`] was verified, or signed here. [`UncheckedRecord`] is one that is read and whose fields are
-//! within their bounds, but whose signature nobody has looked at: that is what costs time (some 50 µs), so whoever
-//! receives many can first leave out those it knows.
+//! A [`SignedRecord`] was verified, or signed by this node. The fields of an [`UncheckedRecord`] are within their bounds, but
+//! its signature was not checked. The check costs some 50 µs, so a receiver of many can first leave out known records.
 
 mod value;
 
@@ -26,37 +25,37 @@ pub use value::{MAX_LICENSE, MAX_TAG, MAX_TAGS};
 /// The longest wire form, in bytes: the value, and key, sequence and signature around it.
 pub const MAX_RECORD: usize = MAX_ITEM + 160;
 
-/// What the salt of a publisher's successor record is the SHA-1 of. No name has a colon.
+/// The SHA-1 of this text is the salt of a publisher's successor record. No name has a colon.
 const SUCCESSOR: &str = "silmaril:successor";
 
-/// What a publisher announces. Sequences of one publisher grow over all their records.
+/// An announcement of a publisher. Sequences of one publisher grow over all their records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Who signs it.
+    /// The signer.
     pub publisher: PublisherKey,
     /// Orders the publisher's records; a later one of the same salt replaces the earlier. Not negative.
     pub sequence: i64,
     /// When it was signed.
     pub time: UnixTime,
-    /// What it announces.
+    /// The content.
     pub body: Body,
 }
 
-/// What a record announces.
+/// The content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     /// A revision of a model.
     Model(ModelRecord),
-    /// The key that replaces the publisher's from now on.
+    /// The key that replaces the publisher's key from now on.
     Successor(PublisherKey),
 }
 
 /// The announcement of one revision of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelRecord {
-    /// Which model.
+    /// The name of the model.
     pub name: ModelName,
-    /// Which revision.
+    /// The revision.
     pub version: Revision,
     /// Its torrent.
     pub info_hash: InfoHash,
@@ -80,16 +79,16 @@ pub enum RecordError {
     /// Not a record, or not in canonical form.
     #[error("malformed record: {0}")]
     Malformed(&'static str),
-    /// Of a later format, or of a kind this version does not know. No lie of who hands it on.
+    /// The record has a later format, or a kind that this version does not know. The peer that sent it is not at fault.
     #[error("the record is of a later version")]
     Later,
     /// More than 1000 bytes.
     #[error("the record is longer than BEP 44 allows")]
     TooLong,
-    /// The signature is not the publisher's.
-    #[error("the record's signature is not its publisher's")]
+    /// The signature was not made by the publisher.
+    #[error("the record is not signed by its publisher")]
     BadSignature,
-    /// Its time is too far ahead, or it has expired.
+    /// The record's time is too far in the future, or the record has expired.
     #[error("the record is from the future or has expired")]
     Untimely,
 }
@@ -100,7 +99,7 @@ impl From<Malformed> for RecordError {
     }
 }
 
-/// A record whose signature was checked, or made.
+/// A record with a valid signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedRecord {
     record: Record,
@@ -109,7 +108,7 @@ pub struct SignedRecord {
     signature: [u8; 64],
 }
 
-/// A record that was read, its signature unseen: anyone may have written it.
+/// A record whose signature was not checked: any peer may have written it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UncheckedRecord(SignedRecord);
 
@@ -117,8 +116,8 @@ pub struct UncheckedRecord(SignedRecord);
 pub type SharedRecord = Arc<SignedRecord>;
 
 impl Record {
-    /// The announcement of a manifest. What a record cannot carry is left out: a licence or tags that are too long
-    /// or have characters that mislead a terminal, and tags from the end until the rest fits.
+    /// The announcement of a manifest. Left out are a licence or tags that are too long or have characters that mislead a
+    /// terminal, and the last tags until the rest fits.
     pub fn of_manifest(manifest: &Manifest, publisher: PublisherKey, sequence: i64, time: UnixTime) -> Self {
         let (digest, len) = manifest.digest();
         let mut model = ModelRecord {
@@ -140,7 +139,7 @@ impl Record {
         let mut record = Self { publisher, sequence, time, body: Body::Model(model) };
         while value::encode(&record).len() > MAX_ITEM {
             let Body::Model(model) = &mut record.body else { break };
-            // Without tags it fits: names, licence and hashes take less than 700 bytes at their longest.
+            // Without tags the record fits: the longest names, licence and hashes take less than 700 bytes.
             if model.tags.pop().is_none() {
                 break;
             }
@@ -193,11 +192,11 @@ impl UncheckedRecord {
         Self::new(publisher, sequence, value.to_vec(), fields.array("sig")?)
     }
 
-    /// Reads a record from its DHT item and checks the same, and that the salt is the record's own.
+    /// Reads a record from its DHT item. Checks the same, and that the salt belongs to the record.
     pub fn from_item(item: &DhtItem) -> Result<Self, RecordError> {
         let read = Self::new(item.publisher, item.sequence, item.value.clone(), item.signature)?;
         if read.record().salt() != item.salt {
-            return Err(RecordError::Malformed("its salt is not that of its name"));
+            return Err(RecordError::Malformed("its salt does not match its name"));
         }
         Ok(read)
     }
@@ -218,7 +217,7 @@ impl UncheckedRecord {
         Ok(Self(SignedRecord { record: Record { publisher, sequence, time, body }, value, signature }))
     }
 
-    /// What it claims.
+    /// The content, not verified.
     pub fn record(&self) -> &Record {
         &self.0.record
     }
@@ -236,14 +235,14 @@ impl UncheckedRecord {
         Ok(self.0)
     }
 
-    /// Takes a record for verified that we have verified ourselves before, and kept where nobody else writes.
+    /// Trusts a record that this node has verified before and stored where no other program writes.
     pub(super) fn trust(self) -> SignedRecord {
         self.0
     }
 }
 
 impl SignedRecord {
-    /// Signs a record with its publisher's key. Fails where a field is out of its bounds, and for another's key.
+    /// Signs a record with its publisher's key. Fails if a field is out of its bounds, or the key is another.
     pub fn sign(record: Record, key: &PublisherKeypair) -> Result<Self, RecordError> {
         if key.public() != record.publisher {
             return Err(RecordError::BadSignature);
@@ -252,7 +251,7 @@ impl SignedRecord {
         let signature = key.sign(&DhtItem::to_sign(&record.salt(), record.sequence, &value));
         let signed = UncheckedRecord::new(record.publisher, record.sequence, value, signature)?.trust();
         if signed.record != record {
-            return Err(RecordError::Malformed("it would not be read as it is"));
+            return Err(RecordError::Malformed("it does not survive encoding"));
         }
         Ok(signed)
     }
@@ -275,17 +274,17 @@ impl SignedRecord {
         bytes
     }
 
-    /// At least as long as the wire form is, in bytes.
+    /// An upper bound of the length of the wire form, in bytes.
     pub fn wire_len(&self) -> usize {
         self.value.len() + 160
     }
 
-    /// Reads a record from its DHT item, checking the same, and that the salt is the record's own.
+    /// Reads a record from its DHT item. Checks the same, and that the salt belongs to the record.
     pub fn from_item(item: &DhtItem) -> Result<Self, RecordError> {
         UncheckedRecord::from_item(item)?.verify()
     }
 
-    /// Its DHT item.
+    /// The record's DHT item.
     pub fn to_item(&self) -> DhtItem {
         DhtItem {
             publisher: self.record.publisher,
@@ -296,7 +295,7 @@ impl SignedRecord {
         }
     }
 
-    /// Checks its time against a clock. A successor does not expire: the key that signed it may be gone.
+    /// Checks the record's time against a clock. A successor does not expire: its signing key may be lost.
     pub fn check_time(&self, now: UnixTime) -> Result<(), RecordError> {
         let expired =
             matches!(self.record.body, Body::Model(_)) && self.record.time.saturating_add(EXPIRY) <= now;

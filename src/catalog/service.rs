@@ -1,26 +1,44 @@
-//! The catalog of a running node: gossip on the engine, names in the DHT, resolving names to manifests.
+//! The catalog of a running node: gossip on the engine, names in the DHT, searches.
 //!
-//! [`Catalog`] owns the tasks. `core` carries out what the gossip says; `inbox` holds what peers say until it is read,
-//! on threads that may block; `known` is what is answered from; `company` joins the catalog's swarm; `names` keeps the
-//! DHT's entries. `resolve`, `manifests` and `discover` are what callers wait for; each hears the answers to its own
-//! questions through a listener, `flights` makes one search of many, and `holders` remembers who said to have what.
+//! | module | what it owns |
+//! |---|---|
+//! | `core` | gossip, inbox, listeners and clock; it does not know the modules below |
+//! | `inbox` | messages of peers that wait to be read by threads that may block |
+//! | `local_records` | the store and the models of this node, from which questions are answered |
+//! | `membership` | joining the catalog's swarm |
+//! | `dht_entries` | names and records that are kept in the DHT |
+//! | `inquiry` | the loop in which an operation asks peers |
+//! | `announcers` | hosts that announced a name in the DHT |
+//! | `name_search`, `candidates` | the search for a model by its name |
+//! | `searches` | memory that these searches share, and news |
+//! | `record_search` | `discover` |
+//! | `holders` | peers that hold a manifest or a torrent |
+//! | `manifests`, `manifest_transfer`, `model_swarms` | fetching a manifest |
+//! | `shared_search` | one search for all callers with the same question |
+//! | `successors` | successors of publisher keys |
 //!
-//! What always holds: the engine's events are taken without waiting; nothing is handed to a caller but records whose
-//! signature was checked and manifests whose digest was; every operation ends by its deadline.
+//! What always holds: events of the engine are accepted without waiting; a caller only receives records with a valid
+//! signature and manifests with the right digest; every operation ends by its deadline.
 
-mod company;
+mod announcers;
+mod candidates;
 mod core;
-mod discover;
-mod flights;
+mod dht_entries;
 mod holders;
 mod inbox;
-mod known;
+mod inquiry;
+mod local_records;
+mod manifest_transfer;
 mod manifests;
-mod names;
-mod resolve;
+mod membership;
+mod model_swarms;
+mod name_search;
+mod record_search;
+mod searches;
+mod shared_search;
 mod successors;
+mod types;
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -31,155 +49,42 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use self::core::Clock;
-use self::core::{Core, Heard};
+use self::core::{CatalogEvent, Core, Subscriber};
 use crate::catalog::gossip::{Connection, Origin};
-use crate::catalog::message::HeldManifest;
 use crate::catalog::query::Query;
 use crate::catalog::record::SharedRecord;
 use crate::catalog::store::CatalogStore;
-use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Sha256Digest};
-use crate::torrent::{GivenPeers, Overlay, OverlayEvent};
-pub use discover::{MAX_PAGES, SETTLED};
-use known::Known;
-pub use manifests::PART_WITHIN;
-pub use names::{ANNOUNCE_EVERY, ANNOUNCE_PAUSE, STORE_EVERY, STORE_PAUSE, topic_of};
-pub use resolve::{GRACE, LAN_SOON, LAN_WITHIN, MISS, Patience, WAVE};
+use crate::model::{InfoHash, ModelRef, PublisherKey};
+use crate::torrent::{Overlay, OverlayEvent};
+pub use dht_entries::{ANNOUNCE_EVERY, ANNOUNCE_PAUSE, STORE_EVERY, STORE_PAUSE, topic_of};
+use holders::Holders;
+use local_records::LocalRecords;
+pub use manifest_transfer::PART_WITHIN;
+use manifests::Transfers;
+pub use name_search::{GRACE, LAN_SOON, LAN_WITHIN, Patience, WAVE};
+pub use record_search::{MAX_PAGES, SETTLED};
+pub use searches::MISS;
+use searches::Searches;
+pub use types::{
+    Candidate, CatalogError, CatalogSettings, CatalogStatus, FoundModel, HeldModel, Holdings, News,
+};
 
-/// What the keeper of the DHT's entries may be told at once; it looks for itself as well.
+/// Commands that may wait for the keeper of the DHT's entries. A lost command is noticed at its next regular check.
 const MAX_COMMANDS: usize = 1024;
-
-/// Why the catalog could not answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum CatalogError {
-    /// Nobody who answered in time knows the name.
-    #[error("nobody reached knows {0}")]
-    NotFound(ModelRef),
-    /// The record is known, but nobody reached handed out its manifest in time.
-    #[error("{model} is announced, but nobody reached hands out its manifest")]
-    NoManifest {
-        /// Which model.
-        model: ModelRef,
-    },
-    /// The database failed.
-    #[error("{0}")]
-    Store(String),
-    /// The node stops.
-    #[error("the node is stopping")]
-    Stopped,
-}
-
-/// A model that this node holds, as the catalog announces and hands it out.
-#[derive(Debug, Clone)]
-pub struct HeldModel {
-    /// Which.
-    pub model: ModelRef,
-    /// Who signed it. Unsigned ones are not held out to others.
-    pub publisher: PublisherKey,
-    /// Its torrent.
-    pub info_hash: InfoHash,
-    /// Bytes of its manifest's JSON, signature included.
-    pub manifest_len: u32,
-    /// SHA-256 of that JSON.
-    pub digest: Sha256Digest,
-    /// Whether every byte is here.
-    pub complete: bool,
-}
-
-/// What this node holds; asked often, answered from memory.
-pub trait Holdings: Send + Sync + 'static {
-    /// The revisions of a name.
-    fn of_name(&self, name: &ModelName) -> Vec<HeldModel>;
-    /// The JSON of the manifest with this digest, where it is held. May be made for this.
-    fn manifest(&self, digest: &Sha256Digest) -> Option<Arc<[u8]>>;
-    /// The names to announce in the DHT: those of models of which something is here and which are seeded.
-    fn names(&self) -> Vec<ModelName>;
-    /// Whether every byte of a torrent is here.
-    fn is_complete(&self, info_hash: &InfoHash) -> bool;
-    /// The publishers whose records are kept in preference to those of strangers.
-    fn kept(&self) -> Arc<HashSet<PublisherKey>>;
-}
-
-/// What has become known since a name was looked for in vain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News<'a> {
-    /// A record of the name was stored, or a search that went on has found the name.
-    Name(&'a ModelName),
-    /// One of few peers has come: it may know any name.
-    Peer,
-    /// A peer is connected that was connected before, or that is one of many: it may hold what could not be fetched.
-    Holder,
-}
-
-/// Reads news. Called for each record that is stored: must not block.
-pub type NewsReader = dyn Fn(News<'_>) + Send + Sync;
-
-/// How to run the catalog.
-#[derive(Debug, Clone)]
-pub struct CatalogSettings {
-    /// Whether the DHT is used.
-    pub dht: bool,
-    /// Peers given by hand, called in the catalog's swarm and in those of models looked for.
-    pub peers: GivenPeers,
-}
-
-/// One answer to the question whose model a name stands for.
-#[derive(Debug, Clone)]
-pub struct Candidate {
-    /// Who signed it.
-    pub publisher: PublisherKey,
-    /// Its torrent.
-    pub info_hash: InfoHash,
-    /// SHA-256 of its manifest's JSON.
-    pub manifest: Sha256Digest,
-    /// Length of that JSON in bytes.
-    pub manifest_len: u32,
-    /// The record, where one is known; else a peer said it holds such a manifest.
-    pub record: Option<SharedRecord>,
-}
-
-/// A search result.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// The newest record of its publisher, name and version.
-    pub record: SharedRecord,
-    /// How many nodes, this one included, said that they have all of it.
-    pub seeds: u32,
-}
-
-impl Candidate {
-    /// What a record announces; none for one that announces no model.
-    pub fn of_record(record: &SharedRecord) -> Option<Self> {
-        let model = record.model()?;
-        Some(Self {
-            publisher: record.record().publisher,
-            info_hash: model.info_hash,
-            manifest: model.manifest,
-            manifest_len: model.manifest_len,
-            record: Some(SharedRecord::clone(record)),
-        })
-    }
-
-    /// What a peer says it holds. Nothing of it is proven until its manifest is here and its signature checked.
-    fn of_held(held: &HeldManifest) -> Self {
-        Self {
-            publisher: held.publisher,
-            info_hash: held.info_hash,
-            manifest: held.manifest,
-            manifest_len: held.len,
-            record: None,
-        }
-    }
-}
 
 /// The catalog of a running node.
 pub struct Catalog {
     core: Arc<Core>,
+    searches: Arc<Searches>,
+    holders: Arc<Holders>,
+    transfers: Arc<Transfers>,
+    dht_entries: mpsc::Sender<dht_entries::Command>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Catalog {
-    /// Joins the catalog's swarm and begins to announce what is held. Must run inside a tokio runtime; its tasks end
-    /// with [`stop`](Self::stop).
+    /// Joins the catalog's swarm and begins to announce the models of this node. Must run inside a tokio runtime; its tasks
+    /// end with [`stop`](Self::stop).
     pub fn start(
         overlay: Arc<dyn Overlay>,
         store: Arc<CatalogStore>,
@@ -190,7 +95,7 @@ impl Catalog {
         Self::start_at(overlay, store, holdings, settings, Arc::new(clock))
     }
 
-    /// The same with another wall clock, by which records expire. Everything else goes by tokio's clock.
+    /// The same with another wall clock, by which records expire. Everything else uses tokio's clock.
     pub fn start_at(
         overlay: Arc<dyn Overlay>,
         store: Arc<CatalogStore>,
@@ -198,43 +103,48 @@ impl Catalog {
         settings: CatalogSettings,
         clock: Clock,
     ) -> Arc<Self> {
-        let (names, commands) = mpsc::channel(MAX_COMMANDS);
-        let core = Arc::new(Core::new(overlay, Known::new(store, holdings), settings, clock, names));
-        company::join(&core);
+        let (searches, holders) = (Arc::new(Searches::default()), Arc::new(Holders::default()));
+        let transfers = Arc::new(Transfers::new(Arc::clone(&holders)));
+        let subscribers: Vec<Arc<dyn Subscriber>> =
+            vec![Arc::clone(&searches) as _, Arc::clone(&holders) as _];
+        let local = LocalRecords::new(store, holdings);
+        let core = Arc::new(Core::new(overlay, local, settings, clock, subscribers));
+        membership::join(&core);
+        let (dht_entries, commands) = mpsc::channel(MAX_COMMANDS);
         let tasks = vec![
             tokio::spawn(Arc::clone(&core).read_all()),
             tokio::spawn(Arc::clone(&core).tick_all()),
-            tokio::spawn(company::keep(Arc::clone(&core))),
-            tokio::spawn(names::run(Arc::clone(&core), commands)),
+            tokio::spawn(membership::keep(Arc::clone(&core))),
+            tokio::spawn(dht_entries::run(Arc::clone(&core), commands)),
         ];
-        Arc::new(Self { core, tasks: Mutex::new(tasks) })
+        Arc::new(Self { core, searches, holders, transfers, dht_entries, tasks: Mutex::new(tasks) })
     }
 
-    /// Takes one of the engine's events. Returns at once.
+    /// Accepts an event of the engine. Returns immediately.
     pub fn handle(&self, event: OverlayEvent) {
         let core = &self.core;
         match event {
             OverlayEvent::Speaks { torrent, peer, address, .. } => {
-                core.speaks(peer, Connection { of_catalog: core.swarm() == Some(torrent), address });
+                core.connected(peer, Connection { of_catalog: core.swarm() == Some(torrent), address });
             }
-            OverlayEvent::Said(peer, bytes) => core.said(peer, bytes),
+            OverlayEvent::Said(peer, bytes) => core.received(peer, bytes),
             OverlayEvent::Left(peer) => core.left(peer),
-            OverlayEvent::DhtPeers(topic, peers) => core.tell_all(&Heard::DhtPeers(topic, peers)),
+            OverlayEvent::DhtPeers(topic, peers) => core.emit(&CatalogEvent::DhtPeers(topic, peers)),
             OverlayEvent::DhtFound(publisher, salt, item) => {
-                core.tell_all(&Heard::DhtItem(publisher, salt, item));
+                core.emit(&CatalogEvent::DhtItem(publisher, salt, item));
             }
             OverlayEvent::DhtStored(publisher, salt, nodes) => {
-                core.keep_in_dht(names::Command::Stored(publisher, salt, nodes));
+                self.keep_in_dht(dht_entries::Command::Stored(publisher, salt, nodes));
             }
             OverlayEvent::DhtNodes(nodes) => {
                 if core.dht_nodes.send_replace(nodes) == 0 && nodes > 0 {
-                    core.tell_all(&Heard::DhtReady);
+                    core.emit(&CatalogEvent::DhtReady);
                 }
             }
         }
     }
 
-    /// Leaves the catalog's swarm, and stops announcing. Whoever waits is told [`CatalogError::Stopped`].
+    /// Leaves the catalog's swarm, and stops announcing. Waiting callers receive [`CatalogError::Stopped`].
     pub fn stop(&self) {
         if self.core.stopped.send_replace(true) {
             return;
@@ -242,15 +152,15 @@ impl Catalog {
         for task in self.tasks.lock().drain(..) {
             task.abort();
         }
-        company::leave(&self.core);
+        membership::leave(&self.core);
     }
 
-    /// Connects to peers given later by hand.
+    /// Connects to peers that the user names later.
     pub fn introduce(&self, peers: &[SocketAddr]) {
-        company::introduce(&self.core, peers);
+        peers.iter().for_each(|peer| self.core.call(*peer));
     }
 
-    /// Announces a record of our own: stores it, tells the peers, stores it in the DHT, and keeps it there.
+    /// Announces an own record: stores it, sends it to peers, and with `in_dht` keeps it in the DHT.
     pub async fn publish(&self, record: SharedRecord, in_dht: bool) -> Result<(), CatalogError> {
         if *self.core.stopped.borrow() {
             return Err(CatalogError::Stopped);
@@ -261,46 +171,46 @@ impl Catalog {
             .map_err(|_| CatalogError::Stopped)?
             .map_err(|error| CatalogError::Store(error.to_string()))?;
         if in_dht {
-            self.core.keep_in_dht(names::Command::Own(record));
+            self.keep_in_dht(dht_entries::Command::Own(record));
         }
         Ok(())
     }
 
-    /// The models held have changed: names are announced anew.
+    /// The models of this node have changed: names are announced again.
     pub fn holdings_changed(&self) {
-        self.core.keep_in_dht(names::Command::Held);
+        self.keep_in_dht(dht_entries::Command::Held);
     }
 
-    /// Everything that is known of a name within a time: from the store, the peers and the DHT. Ends when there is a
-    /// candidate and every peer asked has answered, or [`GRACE`] has passed since the first; at the latest after
-    /// `within`. A name that no peer has is reported as soon as the caller's `patience` allows. Looking for the same model
-    /// twice is one search, and that no peer knows it is remembered for [`MISS`], unless there are [`News`].
+    /// The candidates for a model: from the store, the peers and the DHT. Ends when there is a candidate and every peer asked
+    /// has answered, or [`GRACE`] has passed since the first; at the latest after `within`. A name that no peer has is
+    /// reported as soon as the caller's `patience` allows. Concurrent calls for a model share one search. A miss is
+    /// remembered for [`MISS`], unless there are [`News`].
     pub async fn resolve(
         &self,
         model: &ModelRef,
         within: Duration,
         patience: Patience,
     ) -> Result<Vec<Candidate>, CatalogError> {
-        resolve::resolve(&self.core, model, within, patience).await
+        name_search::resolve(&self.core, &self.searches, model, within, patience).await
     }
 
-    /// Reports what becomes known from now on. The first call counts.
+    /// Reports news to `reader` from now on. Only the first call has an effect.
     pub fn report_news(&self, reader: impl Fn(News<'_>) + Send + Sync + 'static) {
-        let _ = self.core.news.set(Box::new(reader));
+        self.searches.report_news(Box::new(reader));
     }
 
-    /// The record of a known publisher, from the DHT, and from the store and the peers where theirs is newer. Where
-    /// there is none, a manifest of that publisher that a peer says it holds.
+    /// The newest record of a known publisher, from the DHT, the store and the peers. Without a record, a manifest of that
+    /// publisher that a peer claims to hold.
     pub async fn resolve_of(
         &self,
         publisher: PublisherKey,
         model: &ModelRef,
         within: Duration,
     ) -> Result<Candidate, CatalogError> {
-        resolve::resolve_of(&self.core, publisher, model, within).await
+        name_search::resolve_of(&self.core, &self.searches, publisher, model, within).await
     }
 
-    /// The key that a publisher has named as successor, from the DHT. None where it has none within the time, or is off.
+    /// The key that a publisher has named as successor, from the DHT. None if the DHT is off or has none within the time.
     pub async fn successor(&self, publisher: PublisherKey, within: Duration) -> Option<PublisherKey> {
         let mut stopped = self.core.stopped.subscribe();
         tokio::select! {
@@ -309,61 +219,65 @@ impl Catalog {
         }
     }
 
-    /// Waits until a publisher is known to have named a successor, whoever says so. Never ends for one who has none.
+    /// Waits until a publisher is known to have named a successor. Never ends for a publisher without one.
     pub async fn succeeded(&self, publisher: PublisherKey) {
-        successors::heard(&self.core, publisher).await;
+        successors::wait_for(&self.core, publisher).await;
     }
 
-    /// The manifest's JSON, checked against its SHA-256, from any peer that hands it out: of the catalog's swarm, of
-    /// those who announced the name, of the model's own swarm. Whether its signature is the candidate's publisher's,
-    /// and whether it is of that model and torrent, is for the caller to check.
+    /// The manifest's JSON, compared with its SHA-256, from any peer that sends it: of the catalog's swarm, of the hosts that
+    /// announced the name, of the model's own swarm. The caller must check the signature, the model and the torrent.
     pub async fn manifest(
         &self,
         model: &ModelRef,
         candidate: &Candidate,
         within: Duration,
     ) -> Result<Vec<u8>, CatalogError> {
-        manifests::fetch(&self.core, model, candidate, within).await
+        self.transfers.fetch(&self.core, model, candidate, within).await
     }
 
-    /// The addresses of peers that said in this run that they hold a model with this torrent, whoever handed out its manifest first.
-    /// Answered from memory.
+    /// The addresses of peers that claimed in this run to hold a model with this torrent. Peers that have sent its manifest
+    /// come first. From memory.
     pub fn holders(&self, info_hash: &InfoHash) -> Vec<SocketAddr> {
-        self.core.holders.of_torrent(info_hash)
+        self.holders.of_torrent(info_hash)
     }
 
-    /// Asks the peers, also those who come later, who holds a model, and tells the address of each that says it
-    /// holds it with this torrent, once. Goes on until it is dropped or the catalog stops.
+    /// Asks all peers, also later ones, whether they hold a model, and reports the address of each holder of this torrent
+    /// once. Continues until it is dropped or the catalog stops.
     pub async fn look_for_holders(
         &self,
         model: &ModelRef,
         info_hash: &InfoHash,
         found: impl FnMut(SocketAddr) + Send,
     ) {
-        holders::look_for(&self.core, model, info_hash, found).await;
+        holders::look_for(&self.core, &self.holders, model, info_hash, found).await;
     }
 
-    /// Waits until the publisher of a candidate is known to have announced another state of the model, of which the
-    /// manifest is to be had more likely. Never ends for a candidate without a record.
+    /// Waits until the publisher of a candidate has announced a newer version of the model, whose manifest is easier to find.
+    /// Never ends for a candidate without a record.
     pub async fn replaced(&self, model: &ModelRef, candidate: &Candidate) {
-        resolve::replaced(&self.core, model, candidate).await;
+        name_search::replaced(&self.core, model, candidate).await;
     }
 
-    /// Searches here and, live, among the peers, for at most `within`; ends earlier when everybody has answered and
-    /// nobody new has come for [`SETTLED`]. `found` is told each result, and again when it is newer or its seeds grow.
+    /// Searches the store and, live, the peers, for at most `within`; ends earlier when all peers have answered and there was
+    /// no new peer for [`SETTLED`]. `found` receives each result, and again when it is newer or has more seeds.
     pub async fn discover(
         &self,
         query: &Query,
         within: Duration,
-        found: impl FnMut(&Found) + Send,
+        found: impl FnMut(&FoundModel) + Send,
     ) -> Result<(), CatalogError> {
-        discover::discover(&self.core, query, Instant::now() + within, found).await
+        record_search::discover(&self.core, query, Instant::now() + within, found).await
+    }
+
+    /// Commands the keeper of the DHT's entries, if the DHT is on.
+    fn keep_in_dht(&self, command: dht_entries::Command) {
+        let _ = self.dht_entries.try_send(command);
     }
 
     /// Figures for `status`: records known, peers in the catalog's swarm, nodes in the DHT's routing table.
     pub fn status(&self) -> CatalogStatus {
         CatalogStatus {
-            records: self.core.records(),
+            records: self.core.local.store.len(),
             peers: self.core.members(),
             dht_nodes: *self.core.dht_nodes.borrow(),
         }
@@ -374,15 +288,4 @@ impl Drop for Catalog {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// What the catalog says of itself.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct CatalogStatus {
-    /// Records known.
-    pub records: usize,
-    /// Peers in the catalog's swarm that speak.
-    pub peers: usize,
-    /// Nodes in the DHT's routing table.
-    pub dht_nodes: u32,
 }

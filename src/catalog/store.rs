@@ -1,25 +1,25 @@
-//! All records known: in an embedded database that survives `kill -9`, and in memory what a search looks at.
+//! All known records: in an embedded database that survives `kill -9`, with an index in memory for searches.
 //!
-//! Bounded in all and per publisher; what is over goes by the rules at [`CatalogStore::insert`].
+//! The number of records is bounded, in all and for each publisher, by the rules at [`CatalogStore::insert`].
 //!
-//! Who writes: one thread at a time, under `writer`. The index in memory and the database's snapshot change together,
-//! after the commit and under one lock, so a reader always sees the two agree, and never waits for the disk's writes.
-//! `writer` is locked before `state`, and `state` for as long as a scan of the index takes: 50 ms with 100 000 records
-//! at worst.
+//! One thread at a time writes, under `writer`. The index in memory and the database's snapshot change together, after the
+//! commit and under one lock, so a reader always sees both agree, and never waits for writes to the disk. `writer` is locked
+//! before `readable`, and `readable` for as long as a scan of the index takes: at most 50 ms with 100 000 records.
 //!
-//! What [`insert`](CatalogStore::insert) has taken in is on the disk when it returns; what
-//! [`insert_soon`](CatalogStore::insert_soon) has, after the next [`flush`](CatalogStore::flush). Ended in between, the
-//! database is as it was at the flush before.
+//! Records of [`insert`](CatalogStore::insert) are on disk when it returns; records of
+//! [`insert_soon`](CatalogStore::insert_soon) after the next [`flush`](CatalogStore::flush). If the process ends in between,
+//! the database is as it was at the flush before.
 //!
-//! A database that fails, as on a full disk, is closed and opened again by the next who writes. Until that succeeds,
-//! nothing is found in it.
+//! A database that fails, for example on a full disk, is closed, and opened again by the next writer. Until then, no record
+//! is found.
 //!
-//! Calls that write wait for the disk. Those that return records read them from the disk, mostly from the system's
-//! cache: some 10 µs for each record. They, and [`CatalogStore::search`] above all, belong on a thread that may take
-//! time. The others answer from memory at once.
+//! Calls that write wait for the disk. Calls that return records read the disk, mostly the system's cache: some 10 µs for
+//! each record. They, and [`CatalogStore::search`] above all, need a thread that may take time. All other calls answer
+//! immediately from memory.
 
 mod disk;
 mod index;
+mod opening;
 mod plan;
 mod rows;
 
@@ -27,14 +27,14 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock};
 use redb::{Database, Durability};
 
-use self::disk::{OpenError, Place, Snapshot};
-use self::index::{Index, Key};
-use self::plan::Plan;
+use self::disk::{RecordKey, Snapshot};
+use self::index::{Index, RowKey};
+use self::plan::WritePlan;
 use crate::catalog::UnixTime;
 use crate::catalog::message::Have;
 use crate::catalog::query::Query;
@@ -47,20 +47,20 @@ use crate::model::{ModelName, ModelRef, PublisherKey};
 pub struct StoreError {
     /// Its file.
     pub path: PathBuf,
-    /// What the database said.
+    /// The database's error.
     pub reason: String,
 }
 
-/// What became of a record that was offered.
+/// The result of storing a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum StoreOutcome {
     /// New, or newer than the one known: stored.
     Stored,
     /// Known already, or older than the one known.
     Known,
-    /// From the future or expired.
+    /// The record has a future time or has expired.
     Untimely,
-    /// Beyond a bound.
+    /// A limit is reached.
     Full,
 }
 
@@ -69,48 +69,45 @@ pub enum Outcome {
 pub struct Page {
     /// The records.
     pub records: Vec<SharedRecord>,
-    /// Where the next page begins; none after the last.
+    /// The cursor of the next page; none after the last.
     pub next: Option<Vec<u8>>,
 }
 
-/// How much is kept.
+/// The limits of the store.
 #[derive(Debug, Clone)]
 struct Limits {
     /// Records in all. The hub has about two million models; a quarter of a million records are 60 MB in memory.
     records: usize,
-    /// Bytes of records on disk in all: what so many records of common length take.
+    /// Bytes of all records on disk: enough for so many records of common length.
     bytes: u64,
-    /// Records of one publisher who is not kept: more than any organisation on the hub has, few enough that a single key
-    /// cannot fill the catalog.
+    /// Records of a publisher that is not kept: more than any organisation on the hub has, and few enough that one key cannot
+    /// fill the catalog.
     per_publisher: u32,
-    /// Records of a kept one: even a mirror of a large part of the hub has its place.
+    /// Records of a kept publisher: enough for a mirror of a large part of the hub.
     per_kept: u32,
 }
 
 const LIMITS: Limits = Limits { records: 250_000, bytes: 128 << 20, per_publisher: 2_000, per_kept: 50_000 };
 
-/// The most records of one page, whatever was asked for.
+/// The most records of one page.
 pub const MAX_PAGE: usize = 1000;
-/// The most records that one transaction drops when they expire.
+/// The most expired records that one transaction deletes.
 const EXPIRE_AT_ONCE: usize = 10_000;
 
-/// How soon after a failed attempt to open the database again another is made.
-const REOPEN_AFTER: Duration = Duration::from_secs(5);
-
-/// What readers see; both parts of the same transaction.
-struct State {
+/// The data for readers; both parts are of the same transaction.
+struct Readable {
     index: Index,
     /// None while the database is not open.
     snapshot: Option<Arc<Snapshot>>,
 }
 
-/// What the one who writes has.
+/// The data of the writing thread.
 struct Writer {
-    /// None after it failed.
+    /// None after a failure.
     database: Option<Database>,
-    /// Something is committed that is not on the disk.
+    /// Whether a commit is not on disk yet.
     unsafe_commits: bool,
-    /// When it was tried in vain to open it again, and why that failed.
+    /// When opening it again failed, and the reason.
     failed: Option<(Instant, String)>,
 }
 
@@ -119,14 +116,12 @@ pub struct CatalogStore {
     file: PathBuf,
     limits: Limits,
     writer: Mutex<Writer>,
-    state: RwLock<State>,
+    readable: RwLock<Readable>,
 }
 
-/// All that opening the database gives.
-type Loaded = (Database, Snapshot, Index, Vec<Place>);
-
 impl CatalogStore {
-    /// Opens or makes the database below a directory; one that is damaged is put aside, said, and begun anew. Blocks.
+    /// Opens or makes the database below a directory. A damaged database is moved aside, with a warning, and a new one is
+    /// made. Blocks.
     pub fn open(dir: &Path, now: UnixTime) -> Result<Self, StoreError> {
         Self::open_with(dir, now, LIMITS)
     }
@@ -135,144 +130,49 @@ impl CatalogStore {
         let file = dir.join("records.redb");
         let failed = |reason: String| StoreError { path: file.clone(), reason };
         fs::create_dir_all(dir).map_err(|error| failed(error.to_string()))?;
-        let (database, snapshot, index, unreadable) = Self::load_or_begin_anew(&file).map_err(failed)?;
-        let state = RwLock::new(State { index, snapshot: Some(Arc::new(snapshot)) });
+        let (database, snapshot, index, unreadable) = Self::load_or_recreate(&file).map_err(failed)?;
+        let readable = RwLock::new(Readable { index, snapshot: Some(Arc::new(snapshot)) });
         let writer = Writer { database: Some(database), unsafe_commits: false, failed: None };
-        let store = Self { file: file.clone(), limits, writer: Mutex::new(writer), state };
-        store.drop_unreadable(&mut store.lock(), &unreadable)?;
-        // Whose successors are to be kept is not known yet.
+        let store = Self { file: file.clone(), limits, writer: Mutex::new(writer), readable };
+        store.drop_unreadable(&mut store.writer.lock(), &unreadable)?;
+        // The publishers to keep are not known yet, so all successors are kept.
         store.expire(now, &|_| true)?;
         Ok(store)
     }
 
-    /// Reads the database; one that is damaged is put aside.
-    fn load_or_begin_anew(file: &Path) -> Result<Loaded, String> {
-        let loaded = match Self::load(file) {
-            Err(OpenError::Damaged(reason)) => {
-                let aside = disk::put_aside(file).map_err(|error| error.to_string())?;
-                tracing::warn!(
-                    "the catalog {} is damaged ({reason}); it was put aside as {}, and the records will come again \
-                     from other nodes",
-                    file.display(),
-                    aside.display()
-                );
-                Self::load(file)
-            }
-            loaded => loaded,
-        };
-        loaded.map_err(|error| match error {
-            OpenError::Damaged(reason) | OpenError::Failed(reason) => reason,
-        })
-    }
-
-    /// Reads the database, and tells the places of what cannot be read: written by another version.
-    fn load(file: &Path) -> Result<Loaded, OpenError> {
-        let (mut index, mut unreadable) = (Index::default(), Vec::new());
-        let (database, snapshot) = disk::open(file, |place, bytes| {
-            let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-            match disk::record(bytes) {
-                Some(record)
-                    if disk::place_of(record.record()) == *place
-                        && index.current(record.record()).is_none() =>
-                {
-                    index.load(record.record(), len);
-                }
-                _ => unreadable.push(*place),
-            }
-        })?;
-        Ok((database, snapshot, index, unreadable))
-    }
-
-    fn drop_unreadable(&self, writer: &mut Writer, places: &[Place]) -> Result<(), StoreError> {
-        let Some(database) = writer.database.as_ref().filter(|_| !places.is_empty()) else { return Ok(()) };
-        tracing::warn!("{} records of the catalog cannot be read; they are dropped", places.len());
-        let drop_them = || -> Result<_, redb::Error> {
-            let transaction = database.begin_write()?;
-            let mut rows = disk::rows(&transaction)?;
-            for place in places {
-                rows.remove(place)?;
-            }
-            drop(rows);
-            transaction.commit()?;
-            disk::snapshot(database)
-        };
-        match drop_them() {
-            Ok(snapshot) => self.write().snapshot = Some(Arc::new(snapshot)),
-            Err(error) => return Err(self.close(writer, &error)),
-        }
-        Ok(())
-    }
-
-    /// Opens the database again after it failed, unless that was tried a moment ago.
-    fn reopen(&self, writer: &mut Writer) -> Result<(), StoreError> {
-        if writer.database.is_some() {
-            return Ok(());
-        }
-        if let Some((when, reason)) = &writer.failed
-            && when.elapsed() < REOPEN_AFTER
-        {
-            return Err(StoreError { path: self.file.clone(), reason: reason.clone() });
-        }
-        match Self::load_or_begin_anew(&self.file) {
-            Ok((database, snapshot, index, unreadable)) => {
-                writer.database = Some(database);
-                (writer.unsafe_commits, writer.failed) = (false, None);
-                *self.write() = State { index, snapshot: Some(Arc::new(snapshot)) };
-                tracing::info!("the catalog {} is open again", self.file.display());
-                self.drop_unreadable(writer, &unreadable)
-            }
-            Err(reason) => {
-                tracing::warn!("the catalog {} cannot be opened again: {reason}", self.file.display());
-                writer.failed = Some((Instant::now(), reason.clone()));
-                Err(StoreError { path: self.file.clone(), reason })
-            }
-        }
-    }
-
-    /// Closes the database after an error: it refuses everything from then on.
-    fn close(&self, writer: &mut Writer, error: &redb::Error) -> StoreError {
-        tracing::warn!("the catalog {} is closed after an error: {error}", self.file.display());
-        self.write().snapshot = None;
-        writer.database = None;
-        StoreError { path: self.file.clone(), reason: error.to_string() }
-    }
-
-    /// Takes records in, in one transaction. Records of `kept` publishers (listed, pinned, our own, and former keys of
-    /// these) are not made to go for those of others. Blocks.
+    /// Stores records in one transaction. Records of `kept` publishers (listed, pinned, our own, and former keys of these) are
+    /// not deleted for records of other publishers. Blocks.
     ///
-    /// - Of a publisher, name and version, the record with the highest sequence stays, and time does not go back with it,
-    ///   unless its time is in the future: it came while a clock was ahead.
-    /// - A publisher has 2 000 records, or 50 000 if kept and not replaced: a later one makes the one with the lowest sequence go.
-    /// - There are 250 000 in all, of 128 MiB together: when they are reached, those of the publisher go who is not kept
-    ///   and has the most, lowest sequence first; of equals, of the one who was not heard of for longest.
-    /// - What names a publisher's successor does not expire while the publisher is kept or has other records here.
+    /// - Of a publisher, name and version, the record with the highest sequence stays, and a record with an earlier time does
+    ///   not replace it, unless its time is in the future: it arrived while a clock was ahead.
+    /// - A publisher has 2 000 records, or 50 000 if kept and not replaced: a later record replaces the one with the lowest
+    ///   sequence.
+    /// - There are 250 000 records in all, of 128 MiB together. At the limit, records of the publisher that is not kept and
+    ///   has the most are deleted, lowest sequence first; of equal publishers, the one with the oldest news.
+    /// - The record of a successor does not expire while its publisher is kept or has other records.
     pub fn insert(
         &self,
         records: &[SharedRecord],
         now: UnixTime,
         kept: &dyn Fn(&PublisherKey) -> bool,
-    ) -> Result<Vec<Outcome>, StoreError> {
-        let insert =
-            |plan: &mut Plan<'_, '_>| records.iter().map(|record| plan.insert(record, now)).collect();
-        self.transact(Durability::Immediate, kept, insert)
+    ) -> Result<Vec<StoreOutcome>, StoreError> {
+        self.transact(Durability::Immediate, kept, |plan| plan.insert_all(records, now))
     }
 
-    /// [`insert`](Self::insert) of what comes again if it is lost: the disk is not waited for. What is not on it by the
-    /// next [`flush`](Self::flush) is lost when the process is killed before. Blocks, but for the disk's syncing.
+    /// [`insert`](Self::insert) without waiting for the disk, for records that arrive again if they are lost. Until the next
+    /// [`flush`](Self::flush), a kill loses them. Blocks, but does not sync the disk.
     pub fn insert_soon(
         &self,
         records: &[SharedRecord],
         now: UnixTime,
         kept: &dyn Fn(&PublisherKey) -> bool,
-    ) -> Result<Vec<Outcome>, StoreError> {
-        let insert =
-            |plan: &mut Plan<'_, '_>| records.iter().map(|record| plan.insert(record, now)).collect();
-        self.transact(Durability::None, kept, insert)
+    ) -> Result<Vec<StoreOutcome>, StoreError> {
+        self.transact(Durability::None, kept, |plan| plan.insert_all(records, now))
     }
 
-    /// Puts on the disk what is not there yet; opens the database again where it failed. Blocks.
+    /// Saves all commits to disk, and opens the database again if it has failed. Blocks.
     pub fn flush(&self) -> Result<(), StoreError> {
-        let mut writer = self.lock();
+        let mut writer = self.writer.lock();
         self.reopen(&mut writer)?;
         let Some(database) = writer.database.as_ref().filter(|_| writer.unsafe_commits) else {
             return Ok(());
@@ -291,12 +191,12 @@ impl CatalogStore {
         }
     }
 
-    /// Drops what has expired; returns how many. What a publisher has named as successor stays while the publisher is
-    /// kept or any other record of theirs is known. Blocks.
+    /// Deletes expired records, and returns how many. The record of a successor stays while its publisher is kept or has other
+    /// records. Blocks.
     pub fn expire(&self, now: UnixTime, kept: &dyn Fn(&PublisherKey) -> bool) -> Result<usize, StoreError> {
         let mut dropped = 0;
         loop {
-            if !self.read().index.has_expired(now, kept) {
+            if !self.readable.read().index.has_expired(now, kept) {
                 return Ok(dropped);
             }
             match self.transact(Durability::Immediate, kept, |plan| plan.expire(now, EXPIRE_AT_ONCE))? {
@@ -306,56 +206,55 @@ impl CatalogStore {
         }
     }
 
-    /// Whether a record would be new, or newer than the one known. From memory.
+    /// Whether a record is new, or newer than the known one. From memory.
     pub fn is_news(&self, record: &Record) -> bool {
-        match self.read().index.current(record) {
+        match self.readable.read().index.current(record) {
             Some((sequence, time)) => record.sequence > sequence && record.time >= time,
             None => true,
         }
     }
 
-    /// The record known of the same publisher, name and version, for
+    /// The known record of the same publisher, name and version, for
     /// [`Unchecked::verify`](crate::catalog::message::Unchecked::verify). Reads the disk.
     pub fn known(&self, record: &UncheckedRecord) -> Option<SharedRecord> {
         let record = record.record();
-        let state = self.read();
+        let state = self.readable.read();
         let (sequence, _) = state.index.current(record)?;
         let snapshot = state.snapshot.clone();
         drop(state);
-        self.fetch(&snapshot, &disk::place_of(&Record { sequence, ..record.clone() }))
+        self.fetch(&snapshot, &disk::key_of(&Record { sequence, ..record.clone() }))
     }
 
     /// Every revision of a model by every publisher, at most [`MAX_PAGE`]. Reads the disk.
     pub fn of_name(&self, name: &ModelName) -> Vec<SharedRecord> {
-        let state = self.read();
+        let state = self.readable.read();
         let rows = state.index.of_name(name).take(MAX_PAGE);
         let places: Vec<_> =
-            rows.filter_map(|entry| disk::place_of_row(entry.key, entry.row.sequence)).collect();
+            rows.filter_map(|entry| disk::key_of_row(entry.key, entry.row.sequence)).collect();
         let snapshot = state.snapshot.clone();
         drop(state);
         places.iter().filter_map(|place| self.fetch(&snapshot, place)).collect()
     }
 
-    /// The records of a model at a revision, those of `kept` publishers first, then others in an order of chance, so that
-    /// neither a flood nor well chosen keys hide any for ever; at most [`MAX_PAGE`]. Looks at all records of the model,
-    /// and reads the disk.
+    /// The records of a model at a revision: first of `kept` publishers, then the rest in a random order, so that neither a
+    /// flood nor chosen keys hide a record forever; at most [`MAX_PAGE`]. Scans all records of the model, and reads the disk.
     pub fn of_model(&self, model: &ModelRef, kept: &HashSet<PublisherKey>) -> Vec<SharedRecord> {
-        let state = self.read();
+        let state = self.readable.read();
         let mut rows = Vec::new();
         let is_kept =
             |key: &[u8]| index::publisher_of(key).is_some_and(|publisher| kept.contains(&publisher));
-        let others = state.index.of_model(model).filter(|entry| {
+        let not_kept = state.index.of_model(model).filter(|entry| {
             let is_kept = is_kept(entry.key);
             if is_kept && rows.len() < MAX_PAGE {
                 rows.push(*entry);
             }
             !is_kept
         });
-        let others = by_chance(others, MAX_PAGE);
-        rows.extend(others);
+        let not_kept = random_sample(not_kept, MAX_PAGE);
+        rows.extend(not_kept);
         rows.truncate(MAX_PAGE);
         let places: Vec<_> =
-            rows.iter().filter_map(|entry| disk::place_of_row(entry.key, entry.row.sequence)).collect();
+            rows.iter().filter_map(|entry| disk::key_of_row(entry.key, entry.row.sequence)).collect();
         let snapshot = state.snapshot.clone();
         drop(state);
         places.iter().filter_map(|place| self.fetch(&snapshot, place)).collect()
@@ -363,9 +262,9 @@ impl CatalogStore {
 
     /// A publisher's record of a model. Reads the disk.
     pub fn of(&self, publisher: &PublisherKey, model: &ModelRef) -> Option<SharedRecord> {
-        let state = self.read();
-        let key = Key::new(publisher, &model.name, &model.revision);
-        let place = disk::place_of_row(key.bytes(), state.index.rows.get(key.bytes())?.sequence)?;
+        let state = self.readable.read();
+        let key = RowKey::new(publisher, &model.name, &model.revision);
+        let place = disk::key_of_row(key.bytes(), state.index.rows.get(key.bytes())?.sequence)?;
         let snapshot = state.snapshot.clone();
         drop(state);
         self.fetch(&snapshot, &place)
@@ -373,30 +272,30 @@ impl CatalogStore {
 
     /// The key that a publisher has named as its successor. Reads the disk.
     pub fn successor(&self, publisher: &PublisherKey) -> Option<SharedRecord> {
-        let state = self.read();
+        let state = self.readable.read();
         let (sequence, ..) = state.index.publishers.get(publisher)?.successor?;
         let snapshot = state.snapshot.clone();
         drop(state);
-        self.fetch(&snapshot, &disk::place_of_successor(publisher, sequence))
+        self.fetch(&snapshot, &disk::key_of_successor(publisher, sequence))
     }
 
-    /// Up to `limit` models that match, at most [`MAX_PAGE`], from a cursor on that an earlier page gave. Looks at all
-    /// that is known, and reads the disk.
+    /// Up to `limit` matching models, at most [`MAX_PAGE`], from the cursor of an earlier page on. Scans the whole index, and
+    /// reads the disk.
     pub fn search(&self, query: &Query, from: Option<&[u8]>, limit: usize) -> Page {
         let limit = limit.clamp(1, MAX_PAGE);
         let mut page = Page::default();
         let mut from = from.map(<[u8]>::to_vec);
         loop {
             let wanted = limit - page.records.len();
-            let state = self.read();
-            // One more tells whether there is another page.
+            let state = self.readable.read();
+            // One more row shows whether there is another page.
             let mut rows = state.index.find(&state.index.filter(query), from.as_deref(), wanted + 1);
             let snapshot = state.snapshot.clone();
             drop(state);
             let more = rows.len() > wanted;
             rows.truncate(wanted);
             let last = rows.last().map(|(key, _)| key.bytes().to_vec());
-            let found = rows.iter().filter_map(|(key, sequence)| disk::place_of_row(key.bytes(), *sequence));
+            let found = rows.iter().filter_map(|(key, sequence)| disk::key_of_row(key.bytes(), *sequence));
             let found = found.filter_map(|place| self.fetch(&snapshot, &place));
             page.records.extend(found.filter(|record| query.matches(record.record())));
             if !more {
@@ -410,22 +309,22 @@ impl CatalogStore {
         }
     }
 
-    /// What is known of each publisher. From memory: a millisecond for 20 000.
+    /// The summary of each publisher's records. From memory: a millisecond for 20 000.
     pub fn digest(&self) -> Vec<Have> {
-        let state = self.read();
+        let state = self.readable.read();
         state.index.publishers.iter().map(|(key, publisher)| publisher.have(*key)).collect()
     }
 
-    /// What is known of one publisher. From memory.
+    /// The summary of one publisher's records. From memory.
     pub fn have(&self, publisher: &PublisherKey) -> Option<Have> {
-        Some(self.read().index.publishers.get(publisher)?.have(*publisher))
+        Some(self.readable.read().index.publishers.get(publisher)?.have(*publisher))
     }
 
     /// A publisher's records after a sequence, ascending by sequence, at most `limit` and [`MAX_PAGE`]. Reads the disk.
     pub fn after(&self, publisher: &PublisherKey, sequence: i64, limit: usize) -> Vec<SharedRecord> {
-        let Some(snapshot) = self.read().snapshot.clone() else { return Vec::new() };
-        let (first, last) = disk::places_after(publisher, sequence);
-        let rows = match snapshot.range::<&Place>(&first..&last) {
+        let Some(snapshot) = self.readable.read().snapshot.clone() else { return Vec::new() };
+        let (first, last) = disk::keys_after(publisher, sequence);
+        let rows = match snapshot.range::<&RecordKey>(&first..&last) {
             Ok(rows) => rows,
             Err(error) => {
                 self.unreadable(&error);
@@ -444,16 +343,16 @@ impl CatalogStore {
 
     /// How many records are known.
     pub fn len(&self) -> usize {
-        self.read().index.records
+        self.readable.read().index.records
     }
 
-    /// Whether none is.
+    /// Whether no record is known.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Reads one record. None where the disk fails, which is said.
-    fn fetch(&self, snapshot: &Option<Arc<Snapshot>>, place: &Place) -> Option<SharedRecord> {
+    /// Reads one record; none after a disk error, which is logged.
+    fn fetch(&self, snapshot: &Option<Arc<Snapshot>>, place: &RecordKey) -> Option<SharedRecord> {
         match snapshot.as_ref()?.get(place) {
             Ok(bytes) => bytes.and_then(|bytes| disk::record(bytes.value())),
             Err(error) => {
@@ -464,32 +363,32 @@ impl CatalogStore {
     }
 
     fn unreadable(&self, error: &redb::StorageError) {
-        tracing::warn!("cannot read the catalog {}: {error}", self.file.display());
+        tracing::warn!(file = %self.file.display(), %error, "could not read the catalog");
     }
 
-    /// Plans changes and commits them; readers see them after that, all at once.
+    /// Plans changes and commits them. Readers see all changes together after the commit.
     fn transact<T>(
         &self,
         durability: Durability,
         kept: &dyn Fn(&PublisherKey) -> bool,
-        change: impl FnOnce(&mut Plan<'_, '_>) -> Result<T, redb::Error>,
+        change: impl FnOnce(&mut WritePlan<'_, '_>) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let mut writer = self.lock();
+        let mut writer = self.writer.lock();
         self.reopen(&mut writer)?;
         let Some(database) = &writer.database else {
-            return Err(StoreError { path: self.file.clone(), reason: "it is closed".to_owned() });
+            return Err(StoreError { path: self.file.clone(), reason: "the database is closed".to_owned() });
         };
         let transact = || -> Result<_, redb::Error> {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(durability)?;
-            // Nobody else changes the index while this thread is the writer, so it may be read without hurry.
-            let state = self.read();
-            let mut plan = Plan::new(&state.index, disk::rows(&transaction)?, &self.limits, kept);
+            // Only the writer changes the index, so this thread may read it for long.
+            let state = self.readable.read();
+            let mut plan = WritePlan::new(&state.index, disk::rows(&transaction)?, &self.limits, kept);
             let done = change(&mut plan)?;
             let changes = plan.finish();
             drop(state);
             if changes.is_empty() {
-                // Nothing to wait for the disk for.
+                // Without changes there is nothing to sync.
                 transaction.abort()?;
                 return Ok((done, None));
             }
@@ -504,29 +403,16 @@ impl CatalogStore {
             writer.unsafe_commits = matches!(durability, Durability::None);
         }
         if let Some((changes, snapshot)) = changed {
-            let mut state = self.write();
+            let mut state = self.readable.write();
             changes.apply(&mut state.index);
             state.snapshot = Some(Arc::new(snapshot));
         }
         Ok(done)
     }
-
-    // No panic leaves the state half changed: whoever panicked had not begun to change it, or only read.
-    fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read()
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock()
-    }
 }
 
-/// Some of the items, each as likely as any other, in an order of chance. Keeps no more than it gives.
-fn by_chance<T>(items: impl Iterator<Item = T>, most: usize) -> Vec<T> {
+/// At most `most` random items in a random order. Uses memory only for the result.
+fn random_sample<T>(items: impl Iterator<Item = T>, most: usize) -> Vec<T> {
     let mut chosen = Vec::new();
     for (before, item) in items.enumerate() {
         if chosen.len() < most {
@@ -541,11 +427,11 @@ fn by_chance<T>(items: impl Iterator<Item = T>, most: usize) -> Vec<T> {
 
 impl Drop for CatalogStore {
     fn drop(&mut self) {
-        // One that failed has nothing to save.
-        if self.lock().database.is_some()
+        // A failed database has nothing to save.
+        if self.writer.lock().database.is_some()
             && let Err(error) = self.flush()
         {
-            tracing::warn!("what was learned last is lost: {error}");
+            tracing::warn!(%error, "could not save the latest records of the catalog");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Reading and writing the dictionaries of records and messages.
 //!
-//! Bytes from strangers pass [`bencode::check`] first: strict form, no recursion. After that fields are read where they
-//! stand, so nothing is allocated by what the bytes claim, and a record takes a few microseconds.
+//! Bytes from peers pass [`bencode::check`] first: strict form, no recursion. Fields are then read in place, so lengths that
+//! the bytes claim allocate nothing, and a record takes a few microseconds.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use bt_bencode::{ByteString, Value};
 
 use crate::model::bencode;
 
-/// What is wrong with a dictionary.
+/// The fault of a dictionary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed(pub &'static str);
 
-const NOT_BENCODE: Malformed = Malformed("it is no bencoded dictionary in strict form");
+const NOT_BENCODE: Malformed = Malformed("it is not a bencoded dictionary in strict form");
 const MISSING: Malformed = Malformed("a field is missing");
 const WRONG_TYPE: Malformed = Malformed("a field has the wrong type");
 const RANGE: Malformed = Malformed("a field is out of its range");
@@ -96,7 +96,7 @@ pub(super) fn text(bytes: &[u8]) -> Result<&str, Malformed> {
     std::str::from_utf8(bytes).map_err(|_| Malformed("a text is not UTF-8"))
 }
 
-/// The content of the bencoded string with which bytes begin that [`bencode::check`] has seen, and what follows it.
+/// The content of the bencoded string at the beginning of bytes that have passed [`bencode::check`], and the rest.
 fn string(raw: &[u8]) -> Option<(&[u8], &[u8])> {
     let digits = raw.iter().take(11).take_while(|byte| byte.is_ascii_digit()).count();
     let len: usize = std::str::from_utf8(&raw[..digits]).ok()?.parse().ok()?;

@@ -1,8 +1,8 @@
-//! Starting a process of this program in the background, and reading from it that it is ready.
+//! Starts this program in the background and waits until that process reports that it is ready.
 //!
-//! The background process leads a session of its own, has the working directory `/`, and holds none of the caller's
-//! descriptors: standard input is empty, standard error its log, and standard output a pipe to the caller, replaced by the
-//! log once it has carried [`READY`], [`BUSY`] or the error that ended the process.
+//! The background process leads a session of its own, has the working directory `/`, and inherits no descriptor of the
+//! caller. Its standard input is empty and its standard error is its log. Its standard output is a pipe to the caller;
+//! the process writes [`READY`], [`BUSY`] or its error to the pipe, then replaces the pipe by the log.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -22,23 +22,23 @@ use crate::cli::error::CommandError;
 use crate::ffi::process::start_alone;
 use crate::paths::Paths;
 
-/// How long the background process may take until it is ready.
+/// Time within which the background process must be ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long it may take to end once it was asked to, or once it has reported its error.
+/// Time within which the process must end after SIGTERM, or after it has reported its error.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
-/// What the background process writes when it is ready.
+/// Output of a background process that is ready.
 const READY: &[u8] = b"ready\n";
 
-/// What it writes when another process has the base directory.
+/// Output of a background process that found the base directory locked by another process.
 const BUSY: &[u8] = b"busy\n";
 
-/// A log that has grown beyond this, in bytes, is renamed before the next process.
+/// Size in bytes above which a log is renamed before the next process starts.
 const MAX_LOG: u64 = 16 << 20;
 
-/// Variables that hold for the command that has them and not for the daemon: proxies and tokens.
-const OF_THE_COMMAND: [&str; 10] = [
+/// Environment variables that apply to one command and are removed from the daemon's environment: proxies and tokens.
+const COMMAND_ONLY: [&str; 10] = [
     "http_proxy",
     "https_proxy",
     "all_proxy",
@@ -51,16 +51,17 @@ const OF_THE_COMMAND: [&str; 10] = [
     "HUGGING_FACE_HUB_TOKEN",
 ];
 
-/// What became of a process that was started.
+/// Outcome of the start of a background process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Started {
-    /// It is ready. Its process.
+    /// The process with this identifier is ready.
     Ready(u32),
-    /// Another process has the base directory.
+    /// Another process has locked the base directory.
     Busy,
 }
 
-/// Starts `silmaril` with arguments in the background, and waits until it is ready or has failed. `log` gets its log.
+/// Starts `silmaril` with arguments in the background, and waits until it is ready or has failed. The process appends
+/// its log to `log`.
 pub fn start(
     context: &Context,
     paths: &Paths,
@@ -73,25 +74,25 @@ pub fn start(
     let (nothing, _) = io::pipe().map_err(CommandError::internal)?;
     command.arg0("silmaril").current_dir("/").stdin(nothing).stdout(Stdio::piped());
     command.stderr(open_log(log).map_err(|e| CommandError::io(log, e))?);
-    for name in OF_THE_COMMAND {
+    for name in COMMAND_ONLY {
         command.env_remove(name);
     }
     if let Some(file) = &context.globals.config {
         command.arg("--config").arg(std::path::absolute(file).map_err(|e| CommandError::io(file, e))?);
     }
     command.arg("--home").arg(&paths.base);
-    // A log that is not watched has one level more than a terminal.
+    // The log file of a background process has one level more than a terminal.
     let verbosity = context.verbosity().saturating_add(1);
     command.args((0..verbosity).map(|_| "-v")).args((verbosity..0).map(|_| "-q")).args(arguments);
     let mut child = start_alone(&mut command).spawn().map_err(CommandError::internal)?;
     let pid = child.id();
-    match hear(&mut child, Instant::now() + READY_WITHIN) {
-        Ok(said) if said == READY => Ok(Started::Ready(pid)),
-        Ok(said) if said == BUSY => {
+    match read_output(&mut child, Instant::now() + READY_WITHIN) {
+        Ok(output) if output == READY => Ok(Started::Ready(pid)),
+        Ok(output) if output == BUSY => {
             end(&mut child);
             Ok(Started::Busy)
         }
-        Ok(said) => Err(failure(&mut child, &said, log)),
+        Ok(output) => Err(failure(&mut child, &output, log)),
         Err(error) => {
             end(&mut child);
             let why = match error.kind() {
@@ -105,7 +106,8 @@ pub fn start(
     }
 }
 
-/// The part of the background process: does its work and reports once that it is ready, or the error that ended it.
+/// Runs the work of a background process. The work calls its argument once when it is ready; otherwise its error is
+/// reported to the caller.
 pub fn serve(
     work: impl FnOnce(Box<dyn FnOnce() -> Result<(), CommandError>>) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
@@ -120,38 +122,37 @@ pub fn serve(
         && !reported.get()
     {
         let text = if error.is_busy() { BUSY.to_vec() } else { error.render().into_bytes() };
-        // A caller that is gone reads nothing.
+        // The write fails if the caller has ended.
         let _ = report(&text);
     }
     result
 }
 
-/// Writes the one thing there is to write on standard output, then closes it.
-fn report(what: &[u8]) -> io::Result<()> {
+/// Writes to the pipe that is standard output, then replaces the pipe by the log.
+fn report(text: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(what)?;
+    stdout.write_all(text)?;
     stdout.flush()?;
     rustix::stdio::dup2_stdout(io::stderr())?;
     Ok(())
 }
 
-/// Reads what the process writes until it closes its output.
-fn hear(child: &mut Child, until: Instant) -> io::Result<Vec<u8>> {
+/// Reads the standard output of the process until the process closes it. Fails after 1 MiB, and at `until`.
+fn read_output(child: &mut Child, until: Instant) -> io::Result<Vec<u8>> {
     let mut pipe = child.stdout.take().ok_or(io::ErrorKind::NotConnected)?;
-    let mut said = Vec::new();
+    let mut output = Vec::new();
     let mut chunk = [0; 4096];
-    while said.len() < 1 << 20 {
-        readable(&pipe, until)?;
+    while output.len() < 1 << 20 {
+        wait_until_readable(&pipe, until)?;
         match pipe.read(&mut chunk)? {
-            0 => return Ok(said),
-            n => said.extend_from_slice(&chunk[..n]),
+            0 => return Ok(output),
+            n => output.extend_from_slice(&chunk[..n]),
         }
     }
     Err(io::ErrorKind::FileTooLarge.into())
 }
 
-/// Waits until a descriptor is readable.
-fn readable(fd: &impl AsFd, until: Instant) -> io::Result<()> {
+fn wait_until_readable(fd: &impl AsFd, until: Instant) -> io::Result<()> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let timeout = left.try_into().map_err(io::Error::other)?;
@@ -164,35 +165,34 @@ fn readable(fd: &impl AsFd, until: Instant) -> io::Result<()> {
     }
 }
 
-/// Waits until the process has ended.
-fn ended(child: &mut Child, within: Duration) -> io::Result<std::process::ExitStatus> {
+fn wait_for_end(child: &mut Child, within: Duration) -> io::Result<std::process::ExitStatus> {
     if let Some(status) = child.try_wait()? {
         return Ok(status);
     }
     let pid = Pid::from_child(child);
-    readable(&pidfd_open(pid, PidfdFlags::empty())?, Instant::now() + within)?;
+    wait_until_readable(&pidfd_open(pid, PidfdFlags::empty())?, Instant::now() + within)?;
     child.wait()
 }
 
-/// Asks the process to end, then makes it.
+/// Ends the process with SIGTERM, and with SIGKILL if it still runs after [`END_WITHIN`].
 fn end(child: &mut Child) {
-    // It may have ended by itself.
+    // Fails if the process has already ended.
     let _ = kill_process(Pid::from_child(child), Signal::TERM);
-    if ended(child, END_WITHIN).is_err() {
+    if wait_for_end(child, END_WITHIN).is_err() {
         let _ = child.kill();
         let _ = child.wait();
     }
 }
 
 /// The error that the process reported, or how it ended.
-fn failure(child: &mut Child, said: &[u8], log: &Path) -> CommandError {
-    let status = ended(child, END_WITHIN);
+fn failure(child: &mut Child, output: &[u8], log: &Path) -> CommandError {
+    let status = wait_for_end(child, END_WITHIN);
     if status.is_err() {
         end(child);
     }
-    let said = String::from_utf8_lossy(said);
-    match (status.ok().and_then(|s| s.code()), said.starts_with("error: ")) {
-        (Some(code), true) => CommandError::relayed(code.try_into().unwrap_or(3), &said),
+    let output = String::from_utf8_lossy(output);
+    match (status.ok().and_then(|s| s.code()), output.starts_with("error: ")) {
+        (Some(code), true) => CommandError::relayed(code.try_into().unwrap_or(3), &output),
         (code, _) => {
             let how = code.map_or("was killed".to_owned(), |code| format!("ended with {code}"));
             CommandError::internal(format!("the background process {how} before it was ready"))
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_large_log_is_put_aside() {
+    fn large_log_is_renamed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("daemon.log");
         open_log(&path).unwrap().set_len(MAX_LOG + 1).unwrap();
@@ -222,26 +222,26 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_says_is_heard_to_its_end() {
+    fn output_and_exit_code_of_the_process_are_reported() {
         let spawn = |script| Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
         let soon = Instant::now() + Duration::from_secs(20);
         let mut child = spawn("printf 'ready\\n'");
-        assert_eq!(hear(&mut child, soon).unwrap(), READY);
+        assert_eq!(read_output(&mut child, soon).unwrap(), READY);
         let mut child = spawn("echo 'error: no'; echo 'help: yes'; exit 1");
-        let said = hear(&mut child, soon).unwrap();
-        let error = failure(&mut child, &said, Path::new("/log"));
+        let output = read_output(&mut child, soon).unwrap();
+        let error = failure(&mut child, &output, Path::new("/log"));
         assert_eq!((error.exit_code(), error.render().as_str()), (1, "error: no\nhelp: yes\n"));
         let mut child = spawn("exit 7");
-        let said = hear(&mut child, soon).unwrap();
-        let error = failure(&mut child, &said, Path::new("/log"));
+        let output = read_output(&mut child, soon).unwrap();
+        let error = failure(&mut child, &output, Path::new("/log"));
         assert_eq!(error.exit_code(), 3);
         assert!(error.render().contains("ended with 7") && error.render().contains("/log"));
     }
 
     #[test]
-    fn a_process_that_says_nothing_is_not_waited_for() {
+    fn silent_process_is_ended_at_the_deadline() {
         let mut child = Command::new("sleep").arg("1000").stdout(Stdio::piped()).spawn().unwrap();
-        let error = hear(&mut child, Instant::now() + Duration::from_millis(10)).unwrap_err();
+        let error = read_output(&mut child, Instant::now() + Duration::from_millis(10)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         end(&mut child);
         assert!(child.try_wait().unwrap().is_some());

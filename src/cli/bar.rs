@@ -1,4 +1,4 @@
-//! One line of progress that fits the terminal, with the remaining time.
+//! One line of progress that fits the terminal and shows the remaining time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,25 +9,25 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use crate::cli::output::{clean, percent, size};
 
-/// The rate is measured over this time: long enough for pieces of some megabytes, short enough to follow a change.
-const WINDOW: Duration = Duration::from_secs(15);
-/// How often the rate takes a sample.
+/// Time over which the rate is measured: long enough for pieces of some megabytes, short enough to follow a change.
+const RATE_WINDOW: Duration = Duration::from_secs(15);
+/// Interval between two samples of the rate.
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
-/// No rate is computed from samples over a shorter time.
-const SPAN: Duration = Duration::from_secs(1);
-/// Longer times are not shown: the estimate would be too rough.
-const LONGEST: Duration = Duration::from_secs(100 * 3600);
-/// A name is not cut below so many columns while something else can be left out.
-const NAME: usize = 16;
+/// Shortest time between the first and the last sample from which a rate is computed.
+const MIN_SPAN: Duration = Duration::from_secs(1);
+/// Longest remaining time that is shown: the estimate of a longer one is too rough.
+const MAX_REMAINING: Duration = Duration::from_secs(100 * 3600);
+/// Columns to which a name may be cut only after all other parts of the line are left out.
+const MIN_NAME: usize = 16;
 /// Columns of the bar itself, between its brackets.
 const BAR: std::ops::RangeInclusive<usize> = 8..=30;
 
-/// How fast bytes come.
+/// Measures the rate at which bytes arrive.
 #[derive(Debug, Default)]
-pub(super) struct Pace(VecDeque<(Instant, u64)>);
+pub(super) struct RateMeter(VecDeque<(Instant, u64)>);
 
-impl Pace {
-    /// Takes in that `done` bytes are done. Bytes that were there at the first call are not part of the rate.
+impl RateMeter {
+    /// Records that `done` bytes are done in total. Bytes of the first call do not count for the rate.
     pub(super) fn record(&mut self, now: Instant, done: u64) {
         if self.0.back().is_some_and(|&(_, former)| done < former) {
             self.0.clear();
@@ -35,24 +35,24 @@ impl Pace {
         if self.0.back().is_none_or(|&(at, _)| now.duration_since(at) >= SAMPLE_EVERY) {
             self.0.push_back((now, done));
         }
-        while self.0.front().is_some_and(|&(at, _)| now.duration_since(at) > WINDOW) {
+        while self.0.front().is_some_and(|&(at, _)| now.duration_since(at) > RATE_WINDOW) {
             self.0.pop_front();
         }
     }
 
-    /// The time that `left` bytes take at this rate; none while it is not known, and where nothing comes.
+    /// The time that `left` bytes take at this rate. None while the rate is unknown or zero.
     pub(super) fn remaining(&self, left: u64) -> Option<Duration> {
         let (&(start, first), &(end, last)) = (self.0.front()?, self.0.back()?);
         let span = end.duration_since(start);
-        if span < SPAN || last <= first {
+        if span < MIN_SPAN || last <= first {
             return None;
         }
         let seconds = span.as_secs_f64() * left as f64 / (last - first) as f64;
-        Duration::try_from_secs_f64(seconds).ok().filter(|time| *time < LONGEST)
+        Duration::try_from_secs_f64(seconds).ok().filter(|time| *time < MAX_REMAINING)
     }
 }
 
-/// A time for people, in its two largest units: `1h 5m`, `1m 5s`, `12s`.
+/// A duration in its two largest units: `1h 5m`, `1m 5s`, `12s`.
 pub(super) fn short_time(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -62,7 +62,7 @@ pub(super) fn short_time(time: Duration) -> String {
     }
 }
 
-/// What a line shows.
+/// Content of one line of progress.
 #[derive(Debug, Clone, Copy)]
 struct Figures<'a> {
     name: &'a str,
@@ -72,15 +72,15 @@ struct Figures<'a> {
     detail: &'a str,
 }
 
-/// The line for a terminal of `width` columns. What does not fit is left out, the least important first: the bar, the
-/// detail, the bytes, the remaining time. Then the name is cut.
+/// The line for a terminal of `width` columns. Parts that do not fit are left out in this order: the bar, the detail,
+/// the bytes, the remaining time. After that the name is cut.
 fn line(figures: &Figures<'_>, width: usize) -> String {
     let Figures { name, done, total, remaining, detail } = *figures;
     let remaining = remaining.map(|time| format!("{} left", short_time(time))).unwrap_or_default();
     let parts =
         [percent(done, total), remaining, format!("{}/{}", size(done), size(total)), detail.to_owned()];
-    // The last column is left free: some terminals wrap behind it.
-    let mut room = width.saturating_sub(1 + name.width().min(NAME));
+    // The last column stays free, because some terminals wrap after it.
+    let mut room = width.saturating_sub(1 + name.width().min(MIN_NAME));
     let mut shown = [false; 4];
     for (part, shown) in parts.iter().zip(&mut shown) {
         if part.is_empty() {
@@ -92,7 +92,7 @@ fn line(figures: &Figures<'_>, width: usize) -> String {
         room -= part.width() + 1;
         *shown = true;
     }
-    let name = cut(name, (room + name.width().min(NAME)).min(width.saturating_sub(1)));
+    let name = cut(name, (room + name.width().min(MIN_NAME)).min(width.saturating_sub(1)));
     let room = width.saturating_sub(1 + name.width());
     let text = |part: usize| if shown[part] { format!(" {}", parts[part]) } else { String::new() };
     let tail: String = [text(0), text(2), text(1), text(3)].concat();
@@ -105,13 +105,13 @@ fn line(figures: &Figures<'_>, width: usize) -> String {
     format!("{name} [{}{}]{tail}", "=".repeat(filled), " ".repeat(bar - filled))
 }
 
-/// A name of at most `width` columns, without its middle where it is longer.
+/// Shortens a name to at most `width` columns by removing its middle.
 fn cut(name: &str, width: usize) -> String {
     if name.width() <= width {
         return name.to_owned();
     }
     let Some(kept) = width.checked_sub(1) else { return String::new() };
-    let take = |chars: &mut dyn Iterator<Item = char>, mut room: usize| -> String {
+    let fitting = |chars: &mut dyn Iterator<Item = char>, mut room: usize| -> String {
         chars
             .take_while(|c| {
                 let fits = c.width().unwrap_or(0) <= room;
@@ -120,8 +120,8 @@ fn cut(name: &str, width: usize) -> String {
             })
             .collect()
     };
-    let start = take(&mut name.chars(), kept / 2);
-    let end = take(&mut name.chars().rev(), kept - kept / 2);
+    let start = fitting(&mut name.chars(), kept / 2);
+    let end = fitting(&mut name.chars().rev(), kept - kept / 2);
     format!("{start}…{}", end.chars().rev().collect::<String>())
 }
 
@@ -130,27 +130,27 @@ fn cut(name: &str, width: usize) -> String {
 pub(super) struct Bar {
     name: String,
     pub(super) bar: ProgressBar,
-    pace: Mutex<Pace>,
+    rate: Mutex<RateMeter>,
 }
 
 impl Bar {
     /// Shows `name` in a line that `bar` draws.
     pub(super) fn new(name: &str, bar: ProgressBar) -> Self {
         bar.set_style(ProgressStyle::with_template("{msg}").expect("the template is a constant"));
-        Self { name: clean(name), bar, pace: Mutex::default() }
+        Self { name: clean(name), bar, rate: Mutex::default() }
     }
 
-    /// Shows a text before there is anything to count.
-    pub(super) fn say(&self, text: &str, width: usize) {
+    /// Shows a text while there is nothing to count.
+    pub(super) fn set_text(&self, text: &str, width: usize) {
         let text = format!("{}: {}", self.name, clean(text));
         self.bar.set_message(cut(&text, width.saturating_sub(1)));
     }
 
     /// Shows that `done` of `total` bytes are done.
     pub(super) fn set(&self, done: u64, total: u64, detail: &str, width: usize) {
-        let mut pace = self.pace.lock();
-        pace.record(Instant::now(), done);
-        let remaining = pace.remaining(total.saturating_sub(done));
+        let mut rate = self.rate.lock();
+        rate.record(Instant::now(), done);
+        let remaining = rate.remaining(total.saturating_sub(done));
         let figures = Figures { name: &self.name, done, total, remaining, detail: &clean(detail) };
         self.bar.set_message(line(&figures, width));
     }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_shows_what_fits() {
+    fn parts_that_do_not_fit_are_left_out() {
         let of = |width| line(&figures("acme/minilm"), width);
         assert_eq!(
             of(100),
@@ -196,10 +196,10 @@ mod tests {
     }
 
     #[test]
-    fn the_remaining_time_follows_the_rate_of_new_bytes() {
+    fn remaining_time_follows_the_rate_of_new_bytes() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let mut pace = Pace::default();
-        // An earlier call had fetched these.
+        let mut pace = RateMeter::default();
+        // Fetched by an earlier call.
         pace.record(start, 5_000);
         assert_eq!(pace.remaining(100), None);
         for n in 1..=40 {
@@ -212,11 +212,11 @@ mod tests {
         assert_eq!(pace.remaining(1_000), Some(10 * second));
         pace.record(start + 100 * second, 200);
         pace.record(start + 102 * second, 200);
-        assert_eq!(pace.remaining(1_000), None, "nothing comes");
+        assert_eq!(pace.remaining(1_000), None, "no bytes arrive");
     }
 
     #[test]
-    fn times_have_two_units() {
+    fn durations_have_two_units() {
         let of = |seconds| short_time(Duration::from_secs(seconds));
         assert_eq!([of(0), of(59), of(65), of(3900)], ["0s", "59s", "1m 5s", "1h 5m"]);
     }

@@ -1,4 +1,4 @@
-//! `cache`: the parts of models that were read and kept.
+//! `cache`: lists or clears the cached parts of models.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,8 +23,8 @@ Examples:
 
 /// Show or clear the cache: the parts of models that were read through a mount
 ///
-/// What the cache holds is verified, served to later readers and, unless the model is withheld, uploaded to others. It
-/// keeps itself within `cache.max_size` and `cache.min_free` of the configuration.
+/// Cached parts are verified, are used for later reads and, unless the model is withheld, are uploaded to other hosts.
+/// The cache stays within `cache.max_size` and `cache.min_free` of the configuration.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -37,9 +37,9 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List what the cache holds, longest unused first
+    /// List the files in the cache, longest unused first
     Show,
-    /// Delete all of it; it is fetched again when it is read
+    /// Delete the whole cache; later reads fetch the parts again
     Clear {
         /// Do not ask
         #[arg(short, long)]
@@ -47,29 +47,29 @@ enum Command {
     },
 }
 
-/// The cache, as `--json` has it.
+/// The document that `cache --json` prints.
 #[derive(Debug, Serialize)]
 pub(super) struct Contents {
-    /// Bytes that it takes on the disk.
+    /// Bytes that the cache takes on the disk.
     pub used_bytes: u64,
-    /// Bytes that it may take.
+    /// Bytes that the cache may take.
     pub max_bytes: u64,
     /// Bytes that are free on the disk.
     pub free_bytes: u64,
-    /// The files in it, longest unused first.
-    pub contents: Vec<Row>,
+    /// The cached files, longest unused first.
+    pub contents: Vec<CachedFile>,
 }
 
 /// One file of the cache.
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
-    /// A model that has a file with this content; none when no model has it any more.
+pub(super) struct CachedFile {
+    /// A model that has a file with this content; none if no known model has one.
     pub model: Option<ModelRef>,
     /// The file's path in that model.
     pub file: Option<String>,
     pub pieces_root: PiecesRoot,
     pub size: u64,
-    /// Bytes that it takes on the disk.
+    /// Bytes that the file takes on the disk.
     pub used_bytes: u64,
     /// Seconds since 1970.
     pub last_used_at: u64,
@@ -96,7 +96,7 @@ fn show(json: bool, context: &Context) -> Result<(), CommandError> {
     }
     let row = |entry: &CacheEntry| {
         let (model, file) = names.get(&(entry.key.root, entry.key.len)).cloned().unzip();
-        Row {
+        CachedFile {
             model,
             file,
             pieces_root: entry.key.root,
@@ -105,7 +105,7 @@ fn show(json: bool, context: &Context) -> Result<(), CommandError> {
             last_used_at: entry.last_used,
         }
     };
-    let contents: Vec<Row> = library.store.cache_entries()?.iter().map(row).collect();
+    let contents: Vec<CachedFile> = library.store.cache_entries()?.iter().map(row).collect();
     let used_bytes = contents.iter().map(|row| row.used_bytes).sum();
     let (total, free_bytes) = disk_space(&library.paths.cache())?;
     let max_bytes = resolve_size(library.config.cache.max_size, total);
@@ -128,7 +128,7 @@ fn show(json: bool, context: &Context) -> Result<(), CommandError> {
     out.line(format_args!("{used} of {bound} used, {free} free on the disk"))
 }
 
-/// How long ago a time is, for people.
+/// The time that has passed since `seconds` after 1970, in its largest unit.
 fn ago(seconds: u64) -> String {
     let then = UNIX_EPOCH + Duration::from_secs(seconds);
     let passed = SystemTime::now().duration_since(then).unwrap_or_default().as_secs();
@@ -140,7 +140,7 @@ fn ago(seconds: u64) -> String {
     }
 }
 
-/// What `clear` did.
+/// The document that `cache clear --json` prints.
 #[derive(Debug, Serialize)]
 pub(super) struct Freed {
     pub freed_bytes: u64,
@@ -159,9 +159,10 @@ fn clear(yes: bool, json: bool, context: &Context) -> Result<(), CommandError> {
             Ok(before.saturating_sub(library.store.cache_usage()?))
         },
     )?;
-    match json {
-        true => context.out.json(&Freed { freed_bytes: freed }),
-        false => context.out.line(format_args!("freed {}", size(freed))),
+    if json {
+        context.out.json(&Freed { freed_bytes: freed })
+    } else {
+        context.out.line(format_args!("freed {}", size(freed)))
     }
 }
 
@@ -170,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_in_the_largest_unit() {
+    fn age_is_shown_in_its_largest_unit() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         for (passed, text) in
             [(0, "just now"), (90, "1 min ago"), (7300, "2 h ago"), (864_500, "10 days ago")]

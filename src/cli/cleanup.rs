@@ -1,8 +1,7 @@
-//! `init --cleanup`: deletes what silmaril made, and nothing else.
+//! `init --cleanup`: deletes the files that silmaril made, and no other file.
 //!
-//! That is: its own entries of the base directory, the files of models that it fetched into the models directory, as
-//! its records tell, and the configuration file. Symbolic links are never followed. What is shared in place stays,
-//! wherever it lies.
+//! These are its own entries of the base directory, the files that it fetched into the models directory (according to its
+//! records), and the configuration file. Symbolic links are never followed. Files that are shared in place stay.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,60 +38,61 @@ const OWN: [&str; 17] = [
     "node.next",
 ];
 
-/// One line of the list.
+/// One line of the list that the user confirms.
 #[derive(Debug, PartialEq, Eq)]
-struct Doomed {
-    /// What the user is shown.
+struct Deletion {
+    /// The path in the list.
     shown: PathBuf,
-    /// What goes: the same, or files in it.
+    /// The paths to delete: `shown` itself, or files below it.
     paths: Vec<PathBuf>,
+    /// Bytes on the disk.
     bytes: u64,
 }
 
-/// Lists what will be deleted, asks, deletes.
+/// Lists the paths to delete, asks for confirmation, then deletes them.
 pub fn run(paths: &Paths, config_file: &Path, yes: bool, context: &Context) -> Result<(), CommandError> {
-    // Held to the end, so that no node starts meanwhile.
+    // Held to the end, so that no daemon starts while files are deleted.
     let mut _lock = None;
-    let mut doomed = Vec::new();
+    let mut deletions = Vec::new();
     if paths.base.is_dir() {
         _lock = Some(NodeLock::take(paths)?);
-        doomed.extend(own(&paths.base)?);
-        doomed.extend(models(&Store::open_to_read(paths)?.made_below_models(), &paths.models)?);
+        deletions.extend(base_entries(&paths.base)?);
+        deletions.extend(model_files(&Store::open_to_read(paths)?.made_below_models(), &paths.models)?);
     }
     if is_configured_by(config_file, paths) {
-        doomed.extend(whole(config_file.to_owned())?);
+        deletions.extend(whole(config_file.to_owned())?);
     } else if config_file.exists() {
         context.out.note(format_args!(
-            "{} is the configuration of another base directory and stays",
+            "{} is the configuration of another base directory and is kept",
             config_file.display()
         ));
     }
-    if doomed.is_empty() {
+    if deletions.is_empty() {
         return context.out.line("nothing to delete");
     }
-    for item in &doomed {
-        context.out.line(format_args!("{:>10}  {}", size(item.bytes), item.shown.display()))?;
+    for deletion in &deletions {
+        context.out.line(format_args!("{:>10}  {}", size(deletion.bytes), deletion.shown.display()))?;
     }
-    let total = size(doomed.iter().map(|item| item.bytes).sum());
+    let total = size(deletions.iter().map(|deletion| deletion.bytes).sum());
     if paths.publisher_key().exists() {
-        context.out.warn("this includes your publisher key, which cannot be made again");
+        context.out.warn("this includes your publisher key, which cannot be restored");
     }
     if !yes && !confirmed(&format!("Delete all of this ({total})?"))? {
         return Err(CommandError::failed("nothing was deleted"));
     }
     let models = paths.models.canonicalize().unwrap_or_else(|_| paths.models.clone());
-    for path in doomed.iter().flat_map(|item| &item.paths) {
+    for path in deletions.iter().flat_map(|deletion| &deletion.paths) {
         remove(path, &models)?;
     }
-    // Directories that others put something into stay.
+    // These calls fail, and the directories stay, if the directories have other entries.
     let _ = fs::remove_dir(&paths.models);
     let _ = fs::remove_dir(&paths.base);
     let _ = config_file.parent().filter(|dir| dir.ends_with("silmaril")).map(fs::remove_dir);
     context.out.line(format_args!("deleted {total}"))
 }
 
-/// Whether a configuration file is that of this base directory: it names this one, or it is as `init` writes it and the
-/// base directory that it names does not exist. An unreadable file counts as the file of this one.
+/// Whether a configuration file belongs to this base directory: either it names this directory, or it is unchanged since
+/// `init` and the directory that it names does not exist. A file that cannot be parsed counts as belonging.
 fn is_configured_by(config_file: &Path, paths: &Paths) -> bool {
     let options = LoadOptions { config_path: Some(config_file.to_owned()), home: None };
     let Ok(config) = Config::load_without_environment(&options) else { return true };
@@ -101,12 +101,11 @@ fn is_configured_by(config_file: &Path, paths: &Paths) -> bool {
     named == paths.base || (is_unchanged() && !named.exists())
 }
 
-/// Asks on the terminal; refuses where there is none.
+/// Asks a question on the terminal. Fails if standard input is no terminal.
 pub fn confirmed(question: &str) -> Result<bool, CommandError> {
     if !io::stdin().is_terminal() {
-        return Err(
-            CommandError::usage("there is no terminal to ask on").hint("--yes does it without asking")
-        );
+        return Err(CommandError::usage("cannot ask for confirmation: standard input is no terminal")
+            .hint("--yes confirms in advance"));
     }
     let _ = write!(io::stderr().lock(), "{question} [y/N] ");
     let mut answer = String::new();
@@ -114,32 +113,32 @@ pub fn confirmed(question: &str) -> Result<bool, CommandError> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))
 }
 
-/// Silmaril's own entries of the base directory that are there.
-fn own(base: &Path) -> Result<Vec<Doomed>, CommandError> {
+/// The existing entries of the base directory that silmaril made.
+fn base_entries(base: &Path) -> Result<Vec<Deletion>, CommandError> {
     let entries = OWN.iter().map(|name| whole(base.join(name))).collect::<Result<Vec<_>, _>>()?;
     Ok(entries.into_iter().flatten().collect())
 }
 
-/// A file or a directory with all that is in it, if it is there.
-fn whole(path: PathBuf) -> Result<Option<Doomed>, CommandError> {
+/// A file, or a directory with its content. None if the path does not exist.
+fn whole(path: PathBuf) -> Result<Option<Deletion>, CommandError> {
     if path.symlink_metadata().is_err() {
         return Ok(None);
     }
-    Ok(Some(Doomed { bytes: bytes_of(&path)?, paths: vec![path.clone()], shown: path }))
+    Ok(Some(Deletion { bytes: bytes_of(&path)?, paths: vec![path.clone()], shown: path }))
 }
 
-/// Files below the models directory, by the model's directory.
-fn models(made: &[PathBuf], models: &Path) -> Result<Vec<Doomed>, CommandError> {
+/// Groups files below the models directory by model. `made` has the files that silmaril made.
+fn model_files(made: &[PathBuf], models: &Path) -> Result<Vec<Deletion>, CommandError> {
     let models = models.canonicalize().map_err(|e| CommandError::io(models, e))?;
-    let mut by_model: BTreeMap<PathBuf, Doomed> = BTreeMap::new();
+    let mut by_model: BTreeMap<PathBuf, Deletion> = BTreeMap::new();
     for path in made {
         let below = path.strip_prefix(&models).unwrap_or(path);
         let depth = if below.starts_with("datasets") { 3 } else { 2 };
         let shown = models.join(below.components().take(depth).collect::<PathBuf>());
-        let item = by_model.entry(shown.clone());
-        let item = item.or_insert_with(|| Doomed { shown, paths: Vec::new(), bytes: 0 });
-        item.bytes += bytes_of(path)?;
-        item.paths.push(path.clone());
+        let deletion = by_model.entry(shown.clone());
+        let deletion = deletion.or_insert_with(|| Deletion { shown, paths: Vec::new(), bytes: 0 });
+        deletion.bytes += bytes_of(path)?;
+        deletion.paths.push(path.clone());
     }
     Ok(by_model.into_values().collect())
 }
@@ -158,20 +157,21 @@ fn bytes_of(path: &Path) -> Result<u64, CommandError> {
     Ok(sum)
 }
 
-/// Removes a file or directory. Below the models directory, a real path, no link is followed on the way, and directories
-/// that are empty then go as well.
+/// Removes a file or directory. Below `models`, which is a canonical path, no component may be a symbolic link, and
+/// parent directories that become empty are removed too.
 fn remove(path: &Path, models: &Path) -> Result<(), CommandError> {
     let failed = |e| CommandError::io(path, e);
     if path.starts_with(models) {
-        match nofollow::metadata(path).map_err(failed)?.is_dir() {
-            true => nofollow::remove_dir_all(path).map_err(failed)?,
-            false => nofollow::remove_if_there(path).map(drop).map_err(failed)?,
+        if nofollow::metadata(path).map_err(failed)?.is_dir() {
+            nofollow::remove_dir_all(path).map_err(failed)?;
+        } else {
+            nofollow::remove_if_there(path).map_err(failed)?;
         }
         nofollow::remove_empty_parents(path, models);
         return Ok(());
     }
     let is_dir = path.symlink_metadata().map_err(failed)?.is_dir();
-    // `remove_dir_all` does not follow links either.
+    // `remove_dir_all` does not follow symbolic links.
     if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) }.map_err(failed)
 }
 
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_shown_by_model_and_go_one_by_one() {
+    fn only_recorded_files_of_models_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         let paths = Paths::below(&root);
@@ -194,10 +194,11 @@ mod tests {
         for path in made.iter().chain([&paths.models.join("a/b/mine.txt")]) {
             put(path.clone());
         }
-        let doomed = models(&made, &paths.models).unwrap();
-        let shown: Vec<&Path> = doomed.iter().map(|d| d.shown.strip_prefix(&paths.models).unwrap()).collect();
+        let deletions = model_files(&made, &paths.models).unwrap();
+        let shown: Vec<&Path> =
+            deletions.iter().map(|d| d.shown.strip_prefix(&paths.models).unwrap()).collect();
         assert_eq!(shown, [Path::new("a/b"), Path::new("datasets/a/b")]);
-        for path in doomed.iter().flat_map(|d| &d.paths) {
+        for path in deletions.iter().flat_map(|d| &d.paths) {
             remove(path, &paths.models).unwrap();
         }
         assert!(paths.models.join("a/b/mine.txt").exists());
@@ -206,20 +207,20 @@ mod tests {
     }
 
     #[test]
-    fn only_own_entries_of_the_base_directory_go_and_links_are_not_followed() {
+    fn foreign_entries_and_targets_of_links_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("base");
-        let elsewhere = dir.path().join("elsewhere");
-        put(elsewhere.join("precious"));
+        let outside = dir.path().join("outside");
+        put(outside.join("precious"));
         put(base.join("registry/a/b/main.json"));
         put(base.join("notes.txt"));
-        std::os::unix::fs::symlink(&elsewhere, base.join("cache")).unwrap();
-        let doomed = own(&base).unwrap();
-        let shown: Vec<&Path> = doomed.iter().map(|d| d.shown.as_path()).collect();
+        std::os::unix::fs::symlink(&outside, base.join("cache")).unwrap();
+        let deletions = base_entries(&base).unwrap();
+        let shown: Vec<&Path> = deletions.iter().map(|d| d.shown.as_path()).collect();
         assert_eq!(shown, [base.join("registry"), base.join("cache")]);
-        for path in doomed.iter().flat_map(|d| &d.paths) {
+        for path in deletions.iter().flat_map(|d| &d.paths) {
             remove(path, &base.join("models")).unwrap();
         }
-        assert!(elsewhere.join("precious").exists() && base.join("notes.txt").exists());
+        assert!(outside.join("precious").exists() && base.join("notes.txt").exists());
     }
 }

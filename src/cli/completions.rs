@@ -1,4 +1,4 @@
-//! `completions`: scripts that let a shell complete our command line.
+//! `completions`: scripts with which a shell completes the command line of silmaril.
 
 use clap_complete::Shell;
 

@@ -1,4 +1,4 @@
-//! `config`: the effective configuration.
+//! `config`: prints the effective configuration.
 
 use clap::Subcommand;
 
@@ -13,18 +13,12 @@ Examples:
   silmaril config show --json | jq -r '.[] | select(.key == \"storage.models_dir\").value'";
 
 /// Show the configuration that commands use
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Print every key with its value, and where the value comes from: the file, the environment, an option or the default
+#[command(after_help = EXAMPLES)]
+pub enum Command {
+    /// Print every key with its value and the value's origin: the file, the environment, an option or the default
     ///
-    /// docs/CONFIGURATION.md and the file that `silmaril init` writes explain the keys. The password of a proxy is hidden.
+    /// docs/CONFIGURATION.md and the file that `silmaril init` writes explain the keys. Passwords of proxies are hidden.
     Show {
         /// Print JSON
         #[arg(long)]
@@ -32,9 +26,9 @@ enum Command {
     },
 }
 
-/// Prints the configuration. Starts nothing and writes nothing.
-pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    let Command::Show { json } = args.command;
+/// Prints the configuration. Starts no process and writes no file.
+pub fn run(command: &Command, context: &Context) -> Result<(), CommandError> {
+    let Command::Show { json } = *command;
     let options = context.load_options();
     let settings = Config::settings(&options)?;
     if json {

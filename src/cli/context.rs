@@ -1,4 +1,4 @@
-//! What every command is given: the global options and what they lead to.
+//! The global options, and the configuration, output and runtime that a command derives from them.
 
 use std::path::{Path, PathBuf};
 
@@ -12,19 +12,19 @@ use crate::mirror::token;
 use crate::node::{Library, Surroundings};
 use crate::telemetry;
 
-/// A path from the root, as another process needs it.
+/// The absolute form of a path, because the daemon has another working directory.
 pub fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
     std::path::absolute(path).map_err(|e| CommandError::io(path, e))
 }
 
-/// What this command has in its environment, and the daemon has not.
+/// The proxies of this command's environment, and `token`: the daemon uses them for this command's job only.
 pub fn surroundings(token: Option<Token>) -> Surroundings {
     Surroundings { proxies: EnvironmentProxies::of_this_process(), token }
 }
 
-/// The token for the hub. One that cannot be used is logged: models that may be read without one need none.
+/// The token for the hub. A token that cannot be used is logged and ignored, because public models need none.
 pub fn token_if_usable() -> Option<Token> {
-    let token = token::find().inspect_err(|e| tracing::warn!("the hub is asked without a token: {e}"));
+    let token = token::find().inspect_err(|error| tracing::warn!(%error, "the hub is asked without a token"));
     token.ok().flatten()
 }
 
@@ -37,45 +37,44 @@ pub struct Globals {
     /// Base directory, above SILMARIL_HOME and the configuration [default: ~/.silmaril]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub home: Option<PathBuf>,
-    /// Say more; twice says everything
+    /// Log more; repeat it to log everything
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options")]
     pub verbose: u8,
-    /// Say nothing but results and errors; twice silences the log, too
+    /// Print only results and errors; repeat it to silence the log, too
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "verbose", help_heading = "Global options")]
     pub quiet: u8,
 }
 
-/// What every command is given.
+/// The global options and the output of one command.
 #[derive(Debug)]
 pub struct Context {
-    /// The global options.
     pub globals: Globals,
-    /// Where results and remarks go.
+    /// Writes results and remarks.
     pub out: Output,
 }
 
 impl Context {
-    /// Reads nothing yet.
+    /// Reads no file.
     pub fn new(globals: Globals) -> Self {
         let out = Output::new(globals.quiet > 0);
         Self { globals, out }
     }
 
-    /// The number of `-v` less the number of `-q`.
+    /// The number of `-v` minus the number of `-q`.
     pub fn verbosity(&self) -> i8 {
         let count = |n: u8| i8::try_from(n).unwrap_or(i8::MAX);
         count(self.globals.verbose) - count(self.globals.quiet)
     }
 
-    /// Starts logging to stderr. Only a command that serves others warns unasked: the others say themselves what
-    /// they found.
-    pub fn start_logging(&self, serves: bool) -> Result<(), CommandError> {
+    /// Starts logging to stderr. Without `-v`, only a command that may run the daemon (`runs_daemon`) logs warnings: all
+    /// other commands print their results and errors themselves.
+    pub fn start_logging(&self, runs_daemon: bool) -> Result<(), CommandError> {
         let verbosity = self.verbosity();
-        let verbosity = if serves || verbosity != 0 { verbosity } else { -1 };
-        Ok(telemetry::init(verbosity, telemetry::Target::Stderr)?)
+        let verbosity = if runs_daemon || verbosity != 0 { verbosity } else { -1 };
+        Ok(telemetry::init(verbosity, telemetry::LogTarget::Stderr)?)
     }
 
-    /// What the global options say about the configuration.
+    /// The global options that concern the configuration.
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions { config_path: self.globals.config.clone(), home: self.globals.home.clone() }
     }
@@ -90,8 +89,8 @@ impl Context {
         Ok(Library::open(self.config()?)?)
     }
 
-    /// Runs a future to its end on a runtime of its own. Work that a blocking thread still does then is left
-    /// behind: the process is about to end.
+    /// Runs a future to its end on a runtime of its own. Does not wait for threads that still run blocking work: the
+    /// process ends soon.
     pub fn block_on<T>(
         &self,
         work: impl Future<Output = Result<T, CommandError>>,

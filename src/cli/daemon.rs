@@ -12,29 +12,29 @@ use crate::node::control::Seed;
 
 const EXAMPLES: &str = "\
 Examples:
-  silmaril daemon                  seed what is here, in the background
-  silmaril stop                    end it
+  silmaril daemon                  seed the local models in the background
+  silmaril stop                    end the daemon
   silmaril daemon --foreground     for a container or a service manager";
 
-/// Run the daemon, which seeds what is here and does the work of the other commands
+/// Run the daemon, which seeds the local models and does the work of the other commands
 ///
-/// Every command that needs the daemon starts it; this command is for machines that only seed. It runs in the background
-/// until `silmaril stop`, or until it has had nothing to seed, serve or mount for `daemon.idle_timeout`.
+/// Every command that needs the daemon starts it; this command is for machines that only seed. The daemon runs in the
+/// background until `silmaril stop`, or until it has had nothing to seed, serve or mount for `daemon.idle_timeout`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// A host that has models; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
     peers: Vec<SocketAddr>,
-    /// Stay in the foreground until Ctrl-C, also without work, and log to standard error
+    /// Stay in the foreground until Ctrl-C, even without work, and log to standard error
     #[arg(short, long)]
     foreground: bool,
-    /// Serve in this process and report on standard output when ready: how a command starts the daemon
+    /// Run the daemon in this process and report on standard output when it is ready; used by commands that start it
     #[arg(long, hide = true, conflicts_with = "foreground")]
     ready_on_stdout: bool,
 }
 
-/// Starts the daemon, or is it.
+/// Starts the daemon in the background, or runs it in this process.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let options = NodeOptions { peers: args.peers.clone() };
     let this = std::process::id();

@@ -1,10 +1,9 @@
-//! `discover`: what others share.
+//! `discover`: searches the network for models that other hosts share.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::catalog::Query;
-use crate::catalog::trust::Standing;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{Activity, clean, count, size};
@@ -12,10 +11,11 @@ use crate::cli::session::with_daemon;
 use crate::cli::table::{number, text};
 use crate::model::text::parse_time;
 use crate::node::discover::{DiscoverProgress, DiscoverRequest, Discovered, MAX_WITHIN, SharedModel};
+use crate::trust::Standing;
 
 const EXAMPLES: &str = "\
 Examples:
-  silmaril discover                            all that others share
+  silmaril discover                            all models that other hosts share
   silmaril discover llama                      names that contain it
   silmaril discover 'mistralai/*' 'size<20GB'  by pattern and size; all terms must hold
   silmaril discover tag:code license:mit publisher:x7k2-9fqa
@@ -23,32 +23,32 @@ Examples:
 
 Terms:
   llama 'mistralai/*'        part of a name, or a pattern with * and ?
-  tag:TAG license:ID         what the model card says
-  publisher:KEY              key or fingerprint, or how it begins
+  tag:TAG license:ID         tag or licence of the model card
+  publisher:KEY              key or fingerprint, or its first characters
   size<SIZE                  also <=, > and >=; bytes or a unit, such as 20GB
 
-Trust, as `silmaril trust` decides it:
-  pinned      the name is theirs here
-  listed      you trust them
+Trust in the publisher (see `silmaril trust`):
+  pinned      the name belongs to this publisher
+  listed      you trust this publisher
   own         your key
-  new         nothing is known of them
-  refused     the name is somebody else's here, or only listed publishers are accepted
-  contested   others publish different files under the same name
+  new         the publisher is not known yet
+  refused     the name belongs to another publisher, or only listed publishers are accepted
+  contested   several publishers have different files under the same name
 
-Exit codes: 0 also where nothing matches; 1 when nobody could be asked and nothing was known here";
+Exit codes: 0, even if no model matches; 1 if no peer was reached and no known model matches";
 
-/// Find models that others share
+/// Find models that other hosts share
 ///
-/// Asks the nodes of the network, and shows what they and this one know: results appear as they come, and as a table at
-/// the end. Ends when everybody who could be asked has answered, at the latest after the timeout. Uses the running
-/// silmaril, or joins the network for as long as it takes. With --json it prints one array at the end.
+/// Asks the peers of the network. Results appear while the answers arrive, and as a table at the end. Ends when every
+/// peer that was reached has answered, at the latest after the timeout. The daemon does the search and is started if
+/// it does not run. With --json the command prints one array at the end.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// What to look for; several terms must all hold [default: everything]
     #[arg(value_name = "PATTERN")]
     terms: Vec<String>,
-    /// How long to look: seconds, or a time such as 2min
+    /// How long to search: seconds, or a time such as 2min
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = timeout)]
     timeout: Duration,
     /// A host to ask; may be repeated
@@ -61,13 +61,13 @@ pub struct Args {
 
 fn timeout(text: &str) -> Result<Duration, String> {
     let time = parse_time(text).map_err(|e| e.to_string())?;
-    match time < SHORTEST || time > MAX_WITHIN {
-        true => Err("it is not between 1ms and 1h".to_owned()),
-        false => Ok(time),
+    if time < SHORTEST || time > MAX_WITHIN {
+        return Err("it is not between 1ms and 1h".to_owned());
     }
+    Ok(time)
 }
 
-/// The shortest time to look: requests count in milliseconds.
+/// Shortest time of a search: requests count in milliseconds.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Searches and prints.
@@ -79,15 +79,18 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         peers: args.peers.clone(),
     };
     let found = with_daemon(context, async |daemon, signals| {
-        let line = context.out.activity("looking for others");
+        let line = context.out.activity("looking for peers");
         let discovering = daemon.client.discover(&request, |progress| show(&line, &progress));
         signals.unless(async { Ok(discovering.await?) }).await
     })?;
     if found.models.is_empty() && found.catalog.peers == 0 {
-        return Err(nobody(&found));
+        return Err(no_peer_reached(&found));
     }
     if found.more {
-        context.out.warn(format_args!("only the first {} are shown; look for less", found.models.len()));
+        context.out.warn(format_args!(
+            "only the first {} models are shown; add terms to narrow the search",
+            found.models.len()
+        ));
     }
     if args.json {
         return context.out.json(&found.models);
@@ -98,30 +101,31 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 fn show(line: &Activity, progress: &DiscoverProgress) {
     let found = count(progress.found as u64, "model");
     match &progress.latest {
-        Some(latest) => line.say(format_args!("{found}: {latest}")),
-        None => line.say("looking for others"),
+        Some(latest) => line.set_text(format_args!("{found}: {latest}")),
+        None => line.set_text("looking for peers"),
     }
 }
 
-fn nobody(found: &Discovered) -> CommandError {
+fn no_peer_reached(found: &Discovered) -> CommandError {
     if found.offline {
         return CommandError::failed(
-            "no network: no interface of this machine is up but loopback, and nothing that fits is known here",
+            "no network: no interface of this machine is up but loopback, and no known model matches",
         )
         .hint("connect this machine, or name a host to ask with `--peer IP:PORT`");
     }
-    let through = match found.dht {
-        true => format!(" ({} known)", count(found.catalog.dht_nodes.into(), "DHT node")),
-        false => " (the DHT is not used)".to_owned(),
+    let dht = if found.dht {
+        format!("{} known", count(found.catalog.dht_nodes.into(), "DHT node"))
+    } else {
+        "the DHT is not used".to_owned()
     };
-    CommandError::failed(format!("no other silmaril was reached{through}, and nothing that fits is known here"))
-        .hint("a longer --timeout helps on a slow network; `--peer IP:PORT` names a host; `silmaril doctor` looks for the cause")
+    CommandError::failed(format!("no other silmaril was reached ({dht}), and no known model matches"))
+        .hint("try a longer --timeout on a slow network, name a host with `--peer IP:PORT`, or run `silmaril doctor` to find the cause")
 }
 
 fn print(context: &Context, found: &Discovered) -> Result<(), CommandError> {
     let asked = count(found.catalog.peers as u64, "peer");
     if found.models.is_empty() {
-        context.out.note(format_args!("nothing found; {asked} answered or had time to"));
+        context.out.note(format_args!("nothing found; {asked} had time to answer"));
         return Ok(());
     }
     let columns = [
@@ -134,12 +138,10 @@ fn print(context: &Context, found: &Discovered) -> Result<(), CommandError> {
         number("FILES"),
     ];
     context.out.table(&columns, &found.models.iter().map(row).collect::<Vec<_>>())?;
-    match found.offline {
-        true => context.out.note("no network: this is what was known here"),
-        false if found.catalog.peers == 0 => {
-            context.out.note("no other silmaril was reached: this is what was known here");
-        }
-        false => {}
+    if found.offline {
+        context.out.note("no network: only models that were known before are shown");
+    } else if found.catalog.peers == 0 {
+        context.out.note("no other silmaril was reached: only models that were known before are shown");
     }
     Ok(())
 }

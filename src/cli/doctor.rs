@@ -1,4 +1,4 @@
-//! `doctor`: whether this machine can do what silmaril needs.
+//! `doctor`: checks whether this machine can mount and share.
 
 mod fuse;
 
@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::catalog::Trust;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
-use crate::cli::output::{clean, count};
+use crate::cli::output::{clean, count, shell_quoted};
 use crate::config::Config;
 use crate::keys::{KeyError, PublisherKeypair};
 use crate::mount::{Liveness, liveness};
 use crate::node::control::{Client, Status};
+use crate::trust::Trust;
 
-/// Check that this machine can mount and share; say what to do where it cannot
+/// Check that this machine can mount and share, and print a remedy for each fault
 ///
 /// Fails with exit code 1 when a check fails; warnings do not count.
 #[derive(Debug, clap::Args)]
@@ -29,29 +29,29 @@ pub struct Args {
     json: bool,
 }
 
-/// What a check found.
+/// Result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Finding {
-    /// Fine; the text says what is there.
+    /// Passed. The text describes what was found.
     Ok(String),
-    /// Something will be missing; the texts say what and the remedy.
+    /// A function is limited. Fault and remedy.
     Warn(String, String),
-    /// Something will not work; the texts say what and the remedy.
+    /// A function does not work. Fault and remedy.
     Fail(String, String),
 }
 
 use Finding::{Fail, Ok as Fine, Warn};
 
-/// One check, as `--json` has it.
+/// One element of the array that `doctor --json` prints.
 #[derive(Debug, Serialize)]
 pub(super) struct Check {
-    /// What was looked at.
+    /// The name of the check.
     pub check: &'static str,
     /// `ok`, `warn` or `fail`.
     pub result: &'static str,
-    /// What is there, or is missing.
+    /// A description of what was found or is missing.
     pub found: String,
-    /// What to do about it.
+    /// How to repair the fault; none if there is no fault.
     pub remedy: Option<String>,
 }
 
@@ -65,7 +65,6 @@ impl Check {
         Self { check, result, found, remedy }
     }
 
-    /// A line, and one for the remedy.
     fn print(&self, context: &Context) -> Result<(), CommandError> {
         let Self { check, result, found, remedy } = self;
         context.out.line(format_args!("{result:4}  {check:14}  {}", clean(found)))?;
@@ -79,32 +78,32 @@ impl Check {
 /// Runs all checks and prints one line each.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let mut checks = Vec::new();
-    let mut say = |what: &'static str, finding: Finding| {
-        let check = Check::of(what, finding);
-        // A check may take a moment: each is shown when it is done.
+    let mut report = |name: &'static str, finding: Finding| {
+        let check = Check::of(name, finding);
+        // Checks may be slow, so the result of each is shown immediately.
         let printed = if args.json { Ok(()) } else { check.print(context) };
         checks.push(check);
         printed
     };
-    say("fuse device", fuse::device())?;
-    say("fusermount3", fusermount())?;
-    say("mounts", mounts())?;
+    report("fuse device", fuse::device())?;
+    report("fusermount3", fusermount())?;
+    report("mounts", mounts())?;
     match Config::load(&context.load_options()) {
-        Err(error) => say(
+        Err(error) => report(
             "configuration",
             Fail(error.to_string(), "correct it, or write it again: silmaril init --force".into()),
         )?,
         Ok(config) => {
             let file = Config::config_file(&context.load_options())?;
-            let is_default = if file.exists() { "" } else { " (not there: all defaults)" };
-            say("configuration", Fine(format!("{}{is_default}", file.display())))?;
+            let is_default = if file.exists() { "" } else { " (does not exist: all defaults)" };
+            report("configuration", Fine(format!("{}{is_default}", file.display())))?;
             let node = context
                 .block_on(async { Ok(Client::find(&config.paths()).await?.map(|(_, status)| status)) });
-            say("base directory", base_directory(&config))?;
-            say("publisher key", publisher_key(&config))?;
-            say("trust", trust(&config))?;
-            say("listen port", listen_port(&config, node.as_ref().ok().and_then(Option::as_ref)))?;
-            say("node", running(node.map_err(|e| e.render())))?;
+            report("base directory", base_directory(&config))?;
+            report("publisher key", publisher_key(&config))?;
+            report("trust", trust(&config))?;
+            report("listen port", listen_port(&config, node.as_ref().ok().and_then(Option::as_ref)))?;
+            report("node", running(node.map_err(|e| e.render())))?;
         }
     }
     if args.json {
@@ -130,10 +129,10 @@ fn fusermount() -> Finding {
     }
 }
 
-/// How long a mount may take to answer; it does so from memory.
+/// Time within which a mount must answer; the daemon answers from memory.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// Looks for mounts whose process has died or hangs.
+/// Finds mounts whose process has died or hangs.
 fn mounts() -> Finding {
     let mounts = match crate::mount::list_mounts() {
         Ok(mounts) => mounts,
@@ -144,14 +143,14 @@ fn mounts() -> Finding {
         if let Err(why) = answers(point) {
             return Warn(
                 format!("{}: {why}", point.display()),
-                format!("silmaril unmount {}", point.display()),
+                format!("silmaril unmount {}", shell_quoted(point.display())),
             );
         }
     }
-    match points.is_empty() {
-        true => Fine("none".to_owned()),
-        false => Fine(join(&points.iter().map(|p| p.display()).collect::<Vec<_>>())),
+    if points.is_empty() {
+        return Fine("none".to_owned());
     }
+    Fine(join(&points.iter().map(|p| p.display()).collect::<Vec<_>>()))
 }
 
 fn answers(point: &Path) -> Result<(), String> {
@@ -171,8 +170,8 @@ fn base_directory(config: &Config) -> Finding {
     match paths.base.metadata() {
         Err(e) => Fail(format!("{}: {e}", paths.base.display()), remedy()),
         Ok(meta) if meta.permissions().mode() & 0o077 != 0 => Warn(
-            format!("others can look into {}", paths.base.display()),
-            format!("chmod 700 {}", paths.base.display()),
+            format!("other users can read {}", paths.base.display()),
+            format!("chmod 700 {}", shell_quoted(paths.base.display())),
         ),
         Ok(_) => match paths.create() {
             Ok(()) => Fine(paths.base.display().to_string()),
@@ -201,9 +200,10 @@ fn trust(config: &Config) -> Finding {
             count(document.publishers.len() as u64, "publisher"),
             count(document.pins.len() as u64, "name")
         )),
-        Err(error) => {
-            Fail(error.to_string(), "correct that line, or move the file away to begin anew".into())
-        }
+        Err(error) => Fail(
+            error.to_string(),
+            "correct that line, or move the file away to start with an empty one".into(),
+        ),
     }
 }
 
@@ -218,7 +218,7 @@ fn listen_port(config: &Config, node: Option<&Status>) -> Finding {
         Ok(_) => Fine(format!("{address}:{} is free", network.listen_port)),
         Err(e) => Fail(
             format!("cannot listen on {address}:{}: {e}", network.listen_port),
-            "choose others: network.listen_address and network.listen_port (0 takes a free one)".into(),
+            "set another network.listen_address or network.listen_port (0 is any free port)".into(),
         ),
     }
 }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_fails_with_the_remedy() {
+    fn port_in_use_fails_with_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(dir.path());
         let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_others_can_read_fails() {
+    fn key_readable_by_other_users_fails() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         assert!(matches!(publisher_key(&config), Warn(..)));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_base_directory_is_warned_about() {
+    fn base_directory_readable_by_other_users_is_a_warning() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         assert!(matches!(base_directory(&config), Warn(..)));

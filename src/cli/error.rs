@@ -1,36 +1,36 @@
-//! The one place where errors become messages, hints and exit codes.
+//! Turns errors into messages, hints and exit codes.
 //!
-//! Exit codes: 0 success (a closed stdout included), 1 not found, refused or no network, 2 wrong usage (a bad
-//! configuration included), 3 a fault of silmaril or of the system below it, 130 Ctrl-C.
+//! Exit codes: 0 success (also if the reader closed stdout), 1 not found, refused or no network, 2 wrong usage or
+//! configuration, 3 a fault of silmaril or of the system, 130 Ctrl-C.
 
 use std::error::Error;
 use std::io::{self, Write};
 
-use crate::catalog::TrustError;
-use crate::catalog::rotation::RotationError;
 use crate::cli::output::clean;
 use crate::config::ConfigError;
 use crate::keys::KeyError;
 use crate::mount::MountError;
-use crate::node::{ErrorKind, NodeError, chain};
+use crate::node::{ErrorKind, NodeError, chain, is_disk_failure};
 use crate::paths::PathsError;
 use crate::store::StoreError;
 use crate::telemetry::TelemetryError;
+use crate::trust::TrustError;
+use crate::trust::rotation::RotationError;
 
-/// How a command ended without success.
+/// How a command ended if it did not succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// With an error, whose kind decides the exit code.
+    /// With an error. Its kind decides the exit code.
     Failure(ErrorKind),
     /// By Ctrl-C or another signal.
     Interrupted,
-    /// The reader of standard output has closed it.
+    /// Because the reader of standard output has closed it.
     BrokenPipe,
-    /// The process that did the work has rendered its error and returned this code.
+    /// With the exit code of a background process, which has also rendered the error.
     Relayed(u8),
 }
 
-/// Why a command failed, ready to be shown.
+/// The error of a command, with its exit code and hints.
 #[derive(Debug)]
 pub struct CommandError {
     end: End,
@@ -49,9 +49,11 @@ impl CommandError {
         Self { hints, ..Self::new(End::Failure(kind), source) }
     }
 
-    /// Not found, refused, or the network failed.
+    /// The object was not found, the request was refused, or the network failed.
     pub fn failed(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::of(ErrorKind::Failed, source)
+        let source = source.into();
+        let kind = if is_disk_failure(source.as_ref()) { ErrorKind::Disk } else { ErrorKind::Failed };
+        Self::of(kind, source)
     }
 
     /// The command line or the configuration is wrong.
@@ -59,7 +61,7 @@ impl CommandError {
         Self::of(ErrorKind::Usage, source)
     }
 
-    /// A fault of silmaril or of the system below it.
+    /// A fault of silmaril or of the system.
     pub fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::of(ErrorKind::Internal, source)
     }
@@ -69,7 +71,7 @@ impl CommandError {
         Self::new(End::Interrupted, "interrupted")
     }
 
-    /// A process that did the work for this one has failed with `code` and rendered its error as `text`.
+    /// A background process has failed with exit code `code` and rendered its error as `text`.
     pub fn relayed(code: u8, text: &str) -> Self {
         Self::new(End::Relayed(code), text)
     }
@@ -79,13 +81,14 @@ impl CommandError {
         let text = format!("cannot write to standard output: {error}");
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::new(End::BrokenPipe, text),
+            _ if is_disk_failure(&error) => Self::of(ErrorKind::Disk, text),
             _ => Self::failed(text),
         }
     }
 
     /// A file or directory could not be used.
     pub fn io(path: &std::path::Path, error: io::Error) -> Self {
-        Self::failed(format!("{}: {error}", path.display()))
+        NodeError::Io { path: path.to_owned(), source: error }.into()
     }
 
     /// Adds a line of help.
@@ -94,15 +97,19 @@ impl CommandError {
         self
     }
 
-    /// Adds the help for Ctrl-C in a command that continues its work when it is run again. Other errors stay as they are.
+    /// Adds the hint for a command that resumes its work when it is run again. Only the errors for Ctrl-C and for a daemon
+    /// that has ended get it.
     pub fn resumable(self) -> Self {
+        let resume = "received data is kept; run the same command again to resume".to_owned();
         match self.end {
-            End::Interrupted => self.hint("received data is kept; run the same command again to resume"),
+            End::Interrupted | End::Failure(ErrorKind::HostLost | ErrorKind::Stopped) => {
+                Self { hints: vec![resume], ..self }
+            }
             _ => self,
         }
     }
 
-    /// Whether the node that did the work went away.
+    /// Whether the daemon ended or lost the connection during the work.
     pub fn is_host_lost(&self) -> bool {
         self.end == End::Failure(ErrorKind::HostLost)
     }
@@ -112,12 +119,13 @@ impl CommandError {
         self.end == End::Failure(ErrorKind::Stopped)
     }
 
-    /// Whether another process has the base directory.
+    /// Whether another process has locked the base directory.
     pub fn is_busy(&self) -> bool {
         self.end == End::Failure(ErrorKind::Busy)
     }
 
-    /// Whether nothing that is to be done after this can be done: the node is gone, or the user wants no more.
+    /// Whether the remaining items of a list cannot be processed after this error: the daemon has ended, or the user has
+    /// interrupted the command.
     pub fn ends_all(&self) -> bool {
         matches!(
             self.end,
@@ -127,7 +135,6 @@ impl CommandError {
         )
     }
 
-    /// What the process returns.
     pub fn exit_code(&self) -> u8 {
         match self.end {
             End::BrokenPipe => 0,
@@ -137,7 +144,7 @@ impl CommandError {
         }
     }
 
-    /// The `error:` line and the `help:` lines; empty where silence is right.
+    /// The `error:` line and the `help:` lines. Empty for a broken pipe, and for Ctrl-C without a hint.
     pub fn render(&self) -> String {
         if self.end == End::BrokenPipe || self.end == End::Interrupted && self.hints.is_empty() {
             return String::new();
@@ -152,9 +159,9 @@ impl CommandError {
         lines
     }
 
-    /// Shows the error on stderr.
+    /// Writes the error to stderr.
     pub fn print(&self) {
-        // Nobody is left to tell when stderr is gone.
+        // There is no other place to report that stderr is closed.
         let _ = io::stderr().lock().write_all(self.render().as_bytes());
     }
 }
@@ -220,7 +227,7 @@ impl From<MountError> for CommandError {
     fn from(error: MountError) -> Self {
         match error {
             MountError::Io { .. } | MountError::Timeout { .. } => Self::internal(error),
-            // These say their remedies themselves.
+            // The messages of these errors contain the remedy.
             _ => Self::failed(error),
         }
     }
@@ -231,29 +238,66 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_one_line_and_clean() {
+    fn errors_are_one_line_without_control_characters() {
         let error = CommandError::failed("a\nb\x1b[31m").hint("do\x07 this");
         assert_eq!(error.render(), "error: a b[31m\nhelp: do this\n");
         assert_eq!(error.exit_code(), 1);
     }
 
     #[test]
-    fn a_cause_is_said_once() {
+    fn cause_is_printed_once() {
         let inner = io::Error::from_raw_os_error(2);
         let error: CommandError = NodeError::Io { path: "/x".into(), source: inner }.into();
         assert_eq!(error.render(), "error: /x: No such file or directory (os error 2)\n");
     }
 
     #[test]
-    fn a_closed_pipe_is_silent_success() {
-        let error = CommandError::stdout(io::ErrorKind::BrokenPipe.into());
-        assert_eq!((error.exit_code(), error.render()), (0, String::new()));
-        let error = CommandError::stdout(io::ErrorKind::StorageFull.into());
-        assert_eq!(error.exit_code(), 1);
+    fn only_resumable_commands_promise_received_data() {
+        for error in [NodeError::HostLost, NodeError::Stopped] {
+            let error = CommandError::from(error);
+            assert!(error.render().ends_with("help: run the command again\n"), "{}", error.render());
+            let error = error.resumable().render();
+            assert!(
+                error.ends_with("help: received data is kept; run the same command again to resume\n"),
+                "{error}"
+            );
+            assert_eq!(error.matches("help: ").count(), 1, "{error}");
+        }
+        assert_eq!(CommandError::interrupted().render(), "");
+        assert!(CommandError::interrupted().resumable().render().contains("received data is kept"));
+        assert!(!CommandError::failed("x").resumable().render().contains("received data"));
     }
 
     #[test]
-    fn an_error_from_the_socket_is_shown_as_if_it_were_our_own() {
+    fn closed_pipe_is_silent_success() {
+        let error = CommandError::stdout(io::ErrorKind::BrokenPipe.into());
+        assert_eq!((error.exit_code(), error.render()), (0, String::new()));
+    }
+
+    #[test]
+    fn full_and_read_only_disks_are_exit_code_3() {
+        for code in [rustix::io::Errno::NOSPC, rustix::io::Errno::ROFS, rustix::io::Errno::DQUOT] {
+            let error = || io::Error::from(code);
+            let path = std::path::PathBuf::from("/x");
+            let key = KeyError::Io { doing: "write", path: path.clone(), source: error() };
+            let store = StoreError::Io { path: path.clone(), source: error() };
+            for error in [
+                CommandError::io(&path, error()),
+                CommandError::stdout(error()),
+                CommandError::from(key),
+                CommandError::from(NodeError::from(store)),
+                CommandError::from(NodeError::Io { path, source: error() }),
+            ] {
+                assert_eq!(error.exit_code(), 3, "{}", error.render());
+                assert!(error.render().contains("\nhelp: free space on that disk"), "{}", error.render());
+            }
+        }
+        let absent = CommandError::io("/x".as_ref(), rustix::io::Errno::NOENT.into());
+        assert_eq!((absent.exit_code(), absent.render().matches("help").count()), (1, 0));
+    }
+
+    #[test]
+    fn errors_of_the_daemon_are_shown_like_local_ones() {
         let of = |model: &str| NodeError::UnknownModel(model.parse().unwrap());
         let own: CommandError = of("a/b").into();
         let message = chain(&of("a/b"));

@@ -1,4 +1,4 @@
-//! `get`: a model into a directory.
+//! `get`: fetches a model into a directory.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,27 +15,28 @@ const EXAMPLES: &str = "\
 Examples:
   silmaril get acme/minilm                            into the models directory
   silmaril get acme/minilm@v2 -o ./minilm             a revision, into another directory
-  silmaril get https://huggingface.co/acme/minilm     the model of that name, from peers first
+  silmaril get https://huggingface.co/acme/minilm     the model with this name, from peers first
   silmaril get acme/minilm --include '*.json'         only some files
   silmaril get acme/minilm --peer 192.0.2.7:6881      from a host you know
-  silmaril get acme/minilm --update                   look for a newer state first
-  silmaril get acme/minilm --seed=false               do not pass it on";
+  silmaril get acme/minilm --update                   search for a newer state first
+  silmaril get acme/minilm --seed=false               do not seed it";
 
 /// Get a model into a directory, whole or in part
 ///
-/// A model that is not known here is looked for on the network by its name. The first publisher of a name is the one it
-/// stands for from then on (see `silmaril trust`). What an interrupted call got is kept: calling it again goes on from there. The daemon fetches the model and
-/// then seeds it in the background, unless --seed=false is given; it is started if it does not run.
+/// A model that is not known yet is searched on the network by its name. The first publisher whose model you get owns the
+/// name from then on (see `silmaril trust`). After an interruption the received data is kept; the same command resumes.
+/// The daemon fetches the model and then seeds it in the background, unless --seed=false is given; it is started if it
+/// does not run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The model: ORG/NAME, ORG/NAME@REVISION, hf://ORG/NAME@REVISION, or its address on the hub
     #[arg(value_name = "MODEL|URL")]
     model: String,
-    /// Directory to put its files in [default: ORG/NAME in the models directory]
+    /// Directory for the files [default: ORG/NAME in the models directory]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Whether the daemon seeds it afterwards [default: true, unless it is not to be shared]
+    /// Whether the daemon seeds the model afterwards [default: true, unless the model is withheld]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     seed: Option<bool>,
     /// Do not check the SHA-256 of every file at the end
@@ -47,17 +48,17 @@ pub struct Args {
     /// Leave out files that match; may be repeated
     #[arg(long, value_name = "GLOB", value_parser = glob)]
     exclude: Vec<String>,
-    /// The publisher whose model is meant, where several use the name; refuse all others. A key, a fingerprint, an
-    /// alias, or the first eight digits of whom `silmaril trust list` shows
+    /// Accept the model only from this publisher: a key, a fingerprint, an alias, or the first eight characters of a key or
+    /// fingerprint that `silmaril trust list` shows
     #[arg(long, value_name = "KEY")]
     publisher: Option<String>,
-    /// Look for a newer state on the network, also where the model is known here
+    /// Search the network for a newer state, even if the model is known
     #[arg(long)]
     update: bool,
-    /// With --update: take the state that the network has, also where it is older than the known one
+    /// With --update: accept a state that is older than the known one
     #[arg(long, requires = "update")]
     allow_older: bool,
-    /// A host that has it; may be repeated
+    /// A host that has the model; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
     peers: Vec<SocketAddr>,
     /// Print the result as JSON
@@ -69,7 +70,7 @@ fn glob(text: &str) -> Result<String, globset::Error> {
     globset::Glob::new(text).map(|_| text.to_owned())
 }
 
-/// Fetches, checks, and has it seeded.
+/// Has the daemon fetch, verify and seed the model.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
     let model = wanted::model(&args.model, &config.hub.endpoint)?;
@@ -91,36 +92,36 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         if let Some(output) = &request.output {
             daemon.check_sees(output)?;
         }
-        let mut shown = Shown::Nothing;
-        let getting = daemon.client.get(&request, |p| shown.show(p, context, &model));
+        let mut display = Display::Nothing;
+        let getting = daemon.client.get(&request, |p| display.show(p, context, &model));
         Ok((signals.unless(async { Ok(getting.await?) }).await?, daemon.pid))
     });
     let (report, pid) = got.map_err(CommandError::resumable)?;
     print(args, context, &report)?;
     if report.seeded {
         context.out.note(format_args!(
-            "process {pid} seeds it in the background; `silmaril get {model} --seed=false` ends that"
+            "process {pid} seeds it in the background; `silmaril get {model} --seed=false` ends the seeding"
         ));
     }
     Ok(())
 }
 
-/// What of the progress is on the terminal.
-enum Shown {
+/// The progress display that is on the terminal.
+enum Display {
     Nothing,
-    Looking(Activity),
+    Searching(Activity),
     Fetching(Progress),
 }
 
-impl Shown {
-    fn show(&mut self, state: GetProgress, context: &Context, model: &ModelRef) {
-        let (done, want, detail) = match state {
+impl Display {
+    fn show(&mut self, progress: GetProgress, context: &Context, model: &ModelRef) {
+        let (done, want, detail) = match progress {
             GetProgress::Looking { peers } => {
-                if !matches!(self, Self::Looking(_)) {
-                    *self = Self::Looking(context.out.activity(""));
+                if !matches!(self, Self::Searching(_)) {
+                    *self = Self::Searching(context.out.activity(""));
                 }
-                if let Self::Looking(line) = self {
-                    line.say(format_args!("looking for {model}, {}", count(peers as u64, "peer")));
+                if let Self::Searching(line) = self {
+                    line.set_text(format_args!("looking for {model}, {}", count(peers as u64, "peer")));
                 }
                 return;
             }
@@ -147,17 +148,18 @@ impl Shown {
 fn print(args: &Args, context: &Context, report: &GetReport) -> Result<(), CommandError> {
     let model = &report.model;
     let by = match (&report.alias, &report.fingerprint) {
-        (Some(alias), Some(fingerprint)) => format!("{alias} ({fingerprint})"),
-        (_, fingerprint) => fingerprint.clone().unwrap_or_else(|| "nobody".to_owned()),
+        (Some(alias), Some(fingerprint)) => format!("signed by {alias} ({fingerprint})"),
+        (_, Some(fingerprint)) => format!("signed by {fingerprint}"),
+        (_, None) => "unsigned".to_owned(),
     };
     match report.origin {
         Origin::Known => {}
-        Origin::Found => context.out.note(format_args!("found {model}, signed by {}", clean(&by))),
+        Origin::Found => context.out.note(format_args!("found {model}, {}", clean(&by))),
         Origin::NoneNewer => {
             context.out.note(format_args!("no newer state of {model} was found on the network"));
         }
         Origin::Outdated => context.out.note(format_args!(
-            "its publisher has announced a newer state; to get that: silmaril get {model} --update"
+            "its publisher has announced a newer state; to get it: silmaril get {model} --update"
         )),
     }
     for warning in &report.warnings {

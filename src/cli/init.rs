@@ -1,9 +1,9 @@
-//! `init`: the base directory, the configuration file and the publisher's key.
+//! `init`: makes the base directory, the configuration file and the publisher's key.
 
 use std::path::{Path, PathBuf};
 
 use crate::cli::cleanup;
-use crate::cli::context::Context;
+use crate::cli::context::{Context, absolute};
 use crate::cli::error::CommandError;
 use crate::config::Config;
 use crate::fsutil;
@@ -12,12 +12,12 @@ use crate::keys::PublisherKeypair;
 const EXAMPLES: &str = "\
 Examples:
   silmaril init
-  silmaril init --path /srv/silmaril   keep everything there
-  silmaril init --cleanup              list what silmaril made, and delete it when you say yes";
+  silmaril init --path /srv/silmaril   another base directory
+  silmaril init --cleanup              list the files that silmaril made, ask, and delete them";
 
 /// Make the base directory, a configuration file and your publisher's key
 ///
-/// What exists is kept: running it again changes nothing. The key is never overwritten.
+/// Existing files are kept: running it again changes nothing. The key is never overwritten.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -27,7 +27,7 @@ pub struct Args {
     /// Replace the configuration file by one with all defaults
     #[arg(long, conflicts_with = "cleanup")]
     force: bool,
-    /// Delete all that silmaril made, after listing it and asking
+    /// List all files that silmaril made, ask, and delete them
     #[arg(long)]
     cleanup: bool,
     /// With --cleanup: do not ask
@@ -35,7 +35,7 @@ pub struct Args {
     yes: bool,
 }
 
-/// Makes what is missing, or deletes what was made.
+/// Makes the missing files, or deletes all files that silmaril made.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let mut options = context.load_options();
     let file = Config::config_file(&options)?;
@@ -58,7 +58,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let had_base = paths.base.exists();
     if let Err(error) = paths.create() {
         if !existed {
-            // A configuration that names an impossible directory would outlive its cause.
+            // Otherwise the new configuration would name a directory that cannot be made.
             let _ = std::fs::remove_file(&file);
         }
         return Err(error.into());
@@ -75,7 +75,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         let set = saved_base(context)?;
         if set != path {
             out.warn(format_args!(
-                "{} was kept and sets another base directory ({}); change storage.base_dir there, or use --force",
+                "{} was kept and has another base directory ({}); change its storage.base_dir, or use --force",
                 file.display(),
                 set.display()
             ));
@@ -92,11 +92,7 @@ fn saved_base(context: &Context) -> Result<PathBuf, CommandError> {
     Ok(Config::load(&options)?.storage.base_dir)
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
-    std::path::absolute(path).map_err(|e| CommandError::io(path, e))
-}
-
-/// The explained configuration, with the base directory set where one is given.
+/// The example configuration with its comments, with `base` as the base directory if it is given.
 fn example(base: Option<&Path>) -> Result<String, CommandError> {
     let base = base.map(|base| {
         base.to_str().ok_or_else(|| {
@@ -112,7 +108,7 @@ mod tests {
     use crate::config::LoadOptions;
 
     #[test]
-    fn the_path_given_is_the_one_that_is_read_back() {
+    fn base_directory_survives_a_round_trip_through_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.yaml");
         for base in ["/srv/silmaril", "/srv/with space: and \"quotes\" # too"] {

@@ -1,4 +1,4 @@
-//! `docs/JSON.md` has every key that a command prints, with one meaning and one type each.
+//! Checks that `docs/JSON.md` has every key that a command prints, with one meaning and one type.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,18 +7,18 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Cli;
-use super::cache::{Contents, Freed, Row};
+use super::cache::{CachedFile, Contents, Freed};
 use super::doctor::Check;
-use super::key::{Key, Replaced};
+use super::key::{KeyReport, ReplacedKey};
 use super::samples::{get_report, mirror_report, models, publisher, shared_model, status};
-use super::trust::{Everything, ListedRow, NameRow, ReplacedRow};
+use super::trust::{ListedRow, NameRow, ReplacedRow, TrustReport};
 use crate::config::{Origin, Setting};
 use crate::model::{PiecesRoot, PublisherKey};
 use crate::node::verify::Verified;
 
 const DOCUMENT: &str = include_str!("../../docs/JSON.md");
 
-/// The rows of the table that follows a heading, without its head: the cells of each.
+/// The cells of each row of the table that follows a heading, without the table's head.
 fn rows(heading: &str) -> Vec<Vec<&'static str>> {
     let section = DOCUMENT.split("\n## ").find(|section| section.starts_with(heading)).expect(heading);
     let table = section.lines().filter(|line| line.starts_with('|')).skip(2);
@@ -29,7 +29,7 @@ fn words(cell: &'static str) -> BTreeSet<&'static str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
 
-/// The keys of every object in a value, by the object's path, and the types of the keys.
+/// Collects the keys of every object in `value`, by the object's path, and the types of the keys' values.
 fn walk(
     path: &str,
     value: &Value,
@@ -65,7 +65,7 @@ fn printed() -> Vec<(&'static str, Value)> {
         serde_json::to_value(of).unwrap()
     }
     let key = PublisherKey([9; 32]);
-    let row = Row {
+    let cached = CachedFile {
         model: Some("acme/minilm".parse().unwrap()),
         file: Some("config.json".to_owned()),
         pieces_root: PiecesRoot([3; 32]),
@@ -73,9 +73,12 @@ fn printed() -> Vec<(&'static str, Value)> {
         used_bytes: 1,
         last_used_at: 1,
     };
-    let replaced =
-        || Replaced { publisher: key, fingerprint: key.fingerprint(), successor: publisher(2, Some("dora")) };
-    let shown = Key {
+    let replaced = || ReplacedKey {
+        publisher: key,
+        fingerprint: key.fingerprint(),
+        successor: publisher(2, Some("dora")),
+    };
+    let shown = KeyReport {
         publisher: key,
         fingerprint: key.fingerprint(),
         path: "/k".into(),
@@ -83,7 +86,7 @@ fn printed() -> Vec<(&'static str, Value)> {
         former_path: Some("/f".into()),
     };
     let since = || "2026-11-29T07:00:00Z".to_owned();
-    let everything = Everything {
+    let trust = TrustReport {
         policy: "tofu".to_owned(),
         own: Some(publisher(1, Some("me"))),
         publishers: vec![ListedRow { publisher: publisher(2, Some("dora")), since: since() }],
@@ -120,14 +123,14 @@ fn printed() -> Vec<(&'static str, Value)> {
         ("get", value(get_report())),
         ("mirror", value(mirror_report())),
         ("doctor", value([check])),
-        ("cache", value(Contents { used_bytes: 1, max_bytes: 1, free_bytes: 1, contents: vec![row] })),
+        ("cache", value(Contents { used_bytes: 1, max_bytes: 1, free_bytes: 1, contents: vec![cached] })),
         ("cache clear", value(Freed { freed_bytes: 1 })),
         ("key", value(shown)),
         (
             "config show",
             value([Setting { key: "hub.fallback", value: "true".to_owned(), set_by: Origin::Default }]),
         ),
-        ("trust list", value(everything)),
+        ("trust list", value(trust)),
         ("verify", value(verified)),
     ]
 }
@@ -146,7 +149,7 @@ fn every_command_with_json_is_documented() {
     assert!(named.contains("status") && named.contains("trust list"), "{named:?}");
     let printed = printed();
     for command in &named {
-        // It prints what `list` prints.
+        // `registry list` prints the same document as `list`.
         let object = if command == "registry list" { "list" } else { command };
         assert!(printed.iter().any(|(printed, _)| *printed == object), "{command} is not compared");
         let first = DOCUMENT.split("print JSON").next().unwrap();

@@ -1,4 +1,4 @@
-//! `key`: the publisher's key.
+//! `key`: prints or replaces the publisher's key.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -7,8 +7,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::catalog::rotation;
-use crate::catalog::trust::{Document, NamedPublisher};
 use crate::cli::cleanup::confirmed;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
@@ -16,13 +14,15 @@ use crate::cli::session::with_daemon_or_library;
 use crate::keys::PublisherKeypair;
 use crate::model::PublisherKey;
 use crate::paths::Paths;
+use crate::trust::rotation;
+use crate::trust::{Document, NamedPublisher};
 
 const EXAMPLES: &str = "\
 Examples:
   silmaril key show
-  silmaril key rotate       when the key may have leaked, or its machine leaves your hands";
+  silmaril key rotate       if the key may have leaked, or you give its machine away";
 
-/// Show or replace the key that signs what you share
+/// Show or replace the key that signs the models that you share
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -35,16 +35,17 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print the public key, its fingerprint and where the secret key lies
+    /// Print the public key, its fingerprint and the path of the secret key
     ///
-    /// Tell others the fingerprint, so that they can see that a model is yours. Keys that it has replaced are listed,
+    /// Publish the fingerprint, so that users can check that a model is yours. Keys that this key has replaced are listed,
     /// too.
     Show,
-    /// Replace the key by a new one that takes over all names and the trust of others
+    /// Replace the key by a new one, which inherits all names and the trust in the former key
     ///
-    /// The former key signs who its successor is. Whoever trusts the former key, or owns a model that it signed, goes
-    /// by the new one once they hear of it; the former one signs nothing new for them from then on. What you share is
-    /// signed anew. There is no way back: a key is replaced once. The former secret key is kept beside the new one.
+    /// The former key signs a statement that names the new key. A host that trusts the former key, or has a model that it
+    /// signed, accepts the new key when it receives this statement; after that it accepts no new signature of the former
+    /// key. The models that you share are signed again. This cannot be undone: a key can be replaced only once. The
+    /// former secret key is kept next to the new one.
     Rotate {
         /// Do not ask on a terminal
         #[arg(short, long)]
@@ -66,32 +67,32 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     }
 }
 
-/// The key, as `--json` has it.
+/// The document that `key --json` prints.
 #[derive(Debug, Serialize)]
-pub(super) struct Key {
+pub(super) struct KeyReport {
     pub publisher: PublisherKey,
     pub fingerprint: String,
     /// The file with the secret key.
     pub path: PathBuf,
-    /// The keys that it has replaced.
-    pub replaced: Vec<Replaced>,
-    /// The file with the secret key that was replaced just now; none where none was.
+    /// The former keys of this publisher.
+    pub replaced: Vec<ReplacedKey>,
+    /// The file with the secret key that `key rotate` has just replaced; none for `key show`.
     pub former_path: Option<PathBuf>,
 }
 
-/// A key that was replaced.
+/// A former key and the key that replaced it.
 #[derive(Debug, Serialize)]
-pub(super) struct Replaced {
+pub(super) struct ReplacedKey {
     pub publisher: PublisherKey,
     pub fingerprint: String,
     pub successor: NamedPublisher,
 }
 
-impl Key {
+impl KeyReport {
     fn load(paths: &Paths, former_path: Option<PathBuf>) -> Result<Self, CommandError> {
         let path = paths.publisher_key();
         let publisher = PublisherKeypair::load(&path)?.public();
-        let replaced = |(former, successor): (PublisherKey, PublisherKey)| Replaced {
+        let replaced = |(former, successor): (PublisherKey, PublisherKey)| ReplacedKey {
             publisher: former,
             fingerprint: former.fingerprint(),
             successor: Document::default().named(&successor),
@@ -102,7 +103,7 @@ impl Key {
 }
 
 fn show(json: bool, paths: &Paths, context: &Context) -> Result<(), CommandError> {
-    let key = Key::load(paths, None)?;
+    let key = KeyReport::load(paths, None)?;
     let out = &context.out;
     if json {
         return out.json(&key);
@@ -110,14 +111,14 @@ fn show(json: bool, paths: &Paths, context: &Context) -> Result<(), CommandError
     out.line(format_args!("fingerprint  {}", key.fingerprint))?;
     out.line(format_args!("publisher    {}", key.publisher))?;
     out.line(format_args!("secret key   {}", key.path.display()))?;
-    key.replaced.iter().try_for_each(|Replaced { fingerprint, successor, .. }| {
+    key.replaced.iter().try_for_each(|ReplacedKey { fingerprint, successor, .. }| {
         out.line(format_args!("former key   {fingerprint}, replaced by {successor}"))
     })
 }
 
 fn rotate(yes: bool, json: bool, paths: &Paths, context: &Context) -> Result<(), CommandError> {
     let fingerprint = PublisherKeypair::load(&paths.publisher_key())?.public().fingerprint();
-    let question = format!("Replace the key {fingerprint} by a new one, for good?");
+    let question = format!("Replace the key {fingerprint} by a new one? This cannot be undone.");
     if !yes && std::io::stdin().is_terminal() && !confirmed(&question)? {
         return Err(CommandError::failed("the key was not replaced"));
     }
@@ -125,18 +126,18 @@ fn rotate(yes: bool, json: bool, paths: &Paths, context: &Context) -> Result<(),
     let rotated = rotation::rotate(paths, now)?;
     let out = &context.out;
     if json {
-        out.json(&Key::load(paths, Some(rotated.kept))?)?;
+        out.json(&KeyReport::load(paths, Some(rotated.kept))?)?;
     } else {
         out.line(format_args!("fingerprint  {}", rotated.current.fingerprint()))?;
         out.line(format_args!("publisher    {}", rotated.current))?;
         out.line(format_args!("former key   {fingerprint}, kept in {}", rotated.kept.display()))?;
     }
-    // Whoever holds the base directory signs anew; opening it here does as much.
+    // The daemon signs the shared models again; without a daemon this process does.
     with_daemon_or_library(
         context,
         async |client, _| Ok(client.reload().await?),
         async |library, _| Ok(crate::node::rotation::finish(&library).map(|_| ())?),
     )?;
-    out.note("keep a copy of the new key; others learn of it while you share, or run `silmaril daemon`");
+    out.note("keep a copy of the new key; other hosts receive it while the daemon runs (`silmaril daemon`)");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `list`: the models known here and how much of each is here.
+//! `list`: prints the known models and how much of each is stored locally.
 
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
@@ -10,17 +10,17 @@ use crate::node::models::KnownModel;
 const EXAMPLES: &str = "\
 Examples:
   silmaril list
-  silmaril list --unshared     what was put into the models directory and is not shared
+  silmaril list --unshared     models in the models directory that are not shared
   silmaril list --json | jq -r '.[] | select(.complete) | .path'";
 
-/// List the models known here, and how much of each is here
+/// List the known models, and how much of each is stored locally
 ///
-/// A directory that was put into the models directory, as ORG/NAME, is listed as not shared: mounts show it once it is
+/// A directory that you put into the models directory, as ORG/NAME, is listed as not shared: mounts show it when it is
 /// complete and has not changed for 10 seconds, and `silmaril share` shares it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// List only models in the models directory that are not shared, with the reason where they cannot be
+    /// List only models in the models directory that are not shared, with the reason if they cannot be shared
     #[arg(long)]
     unshared: bool,
     /// Print JSON
@@ -38,24 +38,24 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         return context.out.json(&models);
     }
     if models.is_empty() && args.unshared {
-        context.out.note("every model in the models directory is shared, or was fetched");
+        context.out.note("every model in the models directory is shared or was fetched");
         return Ok(());
     }
     if models.is_empty() {
         context.out.note(
-            "no models are known here; `silmaril discover` finds some, `silmaril get` adds one, `silmaril share` makes one",
+            "no models are known; `silmaril discover` finds models, `silmaril get` adds one, `silmaril share` makes one",
         );
         return Ok(());
     }
     lines(&models, terminal_width()).iter().try_for_each(|line| context.out.line(line))
 }
 
-/// The table for a terminal of `width` columns; without a width every model is one line.
+/// The lines of the table for a terminal of `width` columns. Without a width each model is one line.
 fn lines(models: &[KnownModel], width: Option<usize>) -> Vec<String> {
     table::render(&COLUMNS, &models.iter().map(row).collect::<Vec<_>>(), width)
 }
 
-/// The most important first: those that do not fit a narrow terminal follow on lines of their own.
+/// Ordered by importance: on a narrow terminal the last columns are printed on separate lines.
 const COLUMNS: [Column; 10] = [
     text("MODEL"),
     number("SIZE"),
@@ -89,12 +89,12 @@ fn row(model: &KnownModel) -> Vec<String> {
     ]
 }
 
-/// Whether a name belongs to the publisher of its model.
+/// The word for whether a name belongs to the publisher of its model.
 pub(in crate::cli) fn pinned(pinned: bool) -> &'static str {
     if pinned { "pinned" } else { "not pinned" }
 }
 
-/// What of a model can run code when it is loaded.
+/// The parts of a model that can run code when the model is loaded, as a list of words.
 pub(in crate::cli) fn code(kinds: &[RunsCode]) -> String {
     let words: Vec<&str> = kinds.iter().map(|kind| kind.word()).collect();
     if words.is_empty() { "-".to_owned() } else { words.join(", ") }

@@ -1,4 +1,4 @@
-//! `man`: the manual, made of the same text as the help.
+//! `man`: prints manual pages that are generated from the help texts.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub struct Args {
     output: Option<PathBuf>,
 }
 
-/// Prints the pages of silmaril and of each command, one after another, or writes each to a file of its own.
+/// Prints all pages to standard output, or writes each page to a file.
 pub fn run(args: &Args, context: &Context, mut command: clap::Command) -> Result<(), CommandError> {
     command.build();
     let mut pages = Vec::new();
@@ -37,7 +37,7 @@ pub fn run(args: &Args, context: &Context, mut command: clap::Command) -> Result
     })
 }
 
-/// Adds the page of a command, and those of the commands below it, with their file names.
+/// Appends the page of a command and the pages of its subcommands, each with its file name.
 fn render(command: &clap::Command, pages: &mut Vec<(String, Vec<u8>)>) -> std::io::Result<()> {
     let source = concat!("silmaril ", env!("CARGO_PKG_VERSION"));
     let man = Man::new(command.clone()).source(source);
@@ -50,7 +50,7 @@ fn render(command: &clap::Command, pages: &mut Vec<(String, Vec<u8>)>) -> std::i
     Ok(())
 }
 
-/// Gives the examples their own section, in which lines are not filled.
+/// Moves the examples to their own section, in which roff keeps the line breaks.
 fn examples_as_written(page: &[u8]) -> Vec<u8> {
     let page = String::from_utf8_lossy(page);
     let Some((before, examples)) = page.split_once(".SH EXTRA\nExamples:\n") else {
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn examples_keep_their_lines() {
+    fn examples_keep_their_line_breaks() {
         let page = b".SH NAME\nx\n.SH EXTRA\nExamples:\n  one\n  two\n.SH VERSION\nv\n";
         let expected = b".SH NAME\nx\n.SH EXAMPLES\n.nf\n  one\n  two\n.fi\n.SH VERSION\nv\n";
         assert_eq!(examples_as_written(page), expected);

@@ -1,4 +1,4 @@
-//! `mirror`: a repository of a hub or a git server becomes a model here, and is shared.
+//! `mirror`: makes a model of a repository of a hub or a git server, and shares it.
 
 use std::path::{Path, PathBuf};
 
@@ -18,58 +18,59 @@ use crate::node::{NodeError, Surroundings};
 
 const EXAMPLES: &str = "\
 Examples:
-  silmaril mirror sentence-transformers/all-MiniLM-L6-v2      from the hub, at what `main` is now
+  silmaril mirror sentence-transformers/all-MiniLM-L6-v2      from the hub, the current state of `main`
   silmaril mirror acme/minilm --branch v1.0                   a branch, tag or commit
   silmaril mirror datasets/acme/corpus --no-auto-share        mirror now, share later
   silmaril mirror https://git.example/team/model.git          any git server, with LFS
-  silmaril mirror --all models.txt                            a list, one repository a line; fit for cron";
+  silmaril mirror --all models.txt                            a list with one repository per line; works in cron";
 
-/// Longest list of repositories that is read, in bytes.
+/// Largest list of repositories that is read, in bytes.
 const MAX_LIST: u64 = 16 << 20;
 
 /// Mirror a repository of Hugging Face, or of any git server with LFS, and share it
 ///
-/// The commit is fixed first and written into the manifest; every file is checked against what the repository says of it,
-/// and hashed for sharing while it comes. What an interrupted call got is kept: calling it again goes on from there. What
-/// is up to date is not downloaded again. Whoever mirrors the same commit joins the same swarm, and a mirrored model that
-/// no peer has any more is still read from the hub.
+/// The command first fixes the commit and writes it into the manifest. Each file is checked against the repository's hash
+/// of it, and is hashed for sharing during the download. After an interruption the received data is kept; the same
+/// command resumes. Files that are up to date are not downloaded again. Hosts that mirror the same commit join the same
+/// swarm. A mirrored model that no peer has any more is still read from the hub.
 ///
-/// Models under a licence that permits passing them on are shared at once, until Ctrl-C. Others, and those of gated or
-/// private repositories, are mirrored and not shared unless you say that you may. A token is taken from HF_TOKEN or from
-/// where `hf auth login` puts it, and sent to the hub alone.
+/// A model whose licence permits redistribution is shared by the daemon, until `silmaril remove` or `silmaril stop`. All
+/// other models, and those of gated or private repositories, are mirrored but not shared, unless you confirm your right
+/// with --i-have-the-right-to-share. The token comes from HF_TOKEN or from the file of `hf auth login`, and is sent only
+/// to the hub.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// ORG/NAME or datasets/ORG/NAME on the hub, an address of the hub, or the address of a git repository
     #[arg(value_name = "REPO|URL", required_unless_present = "all")]
     repository: Option<String>,
-    /// Mirror every repository of a list, one a line (ORG/NAME, ORG/NAME@REF or an address; # begins a remark), then end.
-    /// A daemon or a mount on the same base directory goes on sharing them
+    /// Mirror every repository of a list, one per line (ORG/NAME, ORG/NAME@REF or an address; # starts a comment). The
+    /// daemon shares them afterwards
     #[arg(long, value_name = "FILE", conflicts_with_all = ["repository", "branch", "name", "license"])]
     all: Option<PathBuf>,
     /// The branch, tag or commit to mirror [default: main]
     #[arg(long, value_name = "REF")]
     branch: Option<String>,
-    /// Commits of the history to fetch and keep beside the model, 0 is all of them. The hub's own interface has no history:
-    /// with anything but 1 its git is used
+    /// Number of commits of the history to fetch and keep next to the model; 0 fetches all. The hub's API has no history:
+    /// with any value but 1, git is used
     #[arg(long, value_name = "N", default_value_t = 1)]
     depth: u32,
-    /// Leave large files (LFS) as the pointers that git has of them. What has pointers is never shared
+    /// Leave large files (LFS) as git's pointer files. A model with pointer files is never shared
     #[arg(long)]
     skip_lfs: bool,
-    /// The name to know it under [default: the last two parts of its address]
+    /// The name of the model [default: the last two parts of the address]
     #[arg(long, value_name = "ORG/NAME")]
     name: Option<ModelName>,
-    /// Its licence, where the repository says none
+    /// The licence of the model, if the repository names none
     #[arg(long, value_name = "ID")]
     license: Option<String>,
-    /// Share it without announcing it: not in the DHT, not on the local network, not in the catalog
+    /// Share the model without announcing it: not in the DHT, not on the local network, not in the catalog
     #[arg(long)]
     no_broadcast: bool,
-    /// Mirror only. `silmaril share ORG/NAME` shares it later
+    /// Mirror only. `silmaril share ORG/NAME` shares the model later
     #[arg(long, conflicts_with = "no_broadcast")]
     no_auto_share: bool,
-    /// Share it although its licence or its hub does not say that everybody may pass it on
+    /// Share the model even if its licence or its hub does not permit everybody to redistribute it
     #[arg(long, conflicts_with = "no_auto_share")]
     i_have_the_right_to_share: bool,
     /// Print the result as JSON
@@ -77,90 +78,91 @@ pub struct Args {
     json: bool,
 }
 
-/// One repository to mirror.
+/// One repository of the command line or of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Item {
+struct ListedRepository {
     repository: String,
     branch: Option<String>,
 }
 
-/// What is left to do, and what came of the rest; kept when another host has to go on.
+/// State of the command, kept if the daemon ends and a new one continues.
 #[derive(Default)]
-struct Work {
+struct MirrorQueue {
+    /// Index of the next request.
     next: usize,
     reports: Vec<MirrorReport>,
     failed: usize,
+    /// The seeding request for a single repository, once it is mirrored.
     shared: Option<Seed>,
 }
 
-/// Mirrors, and has the daemon share what may be shared.
+/// Has the daemon mirror the repositories and share the models that may be shared.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
-    let items = items(args)?;
+    let repositories = repositories(args)?;
     let token =
-        token::find().map_err(|e| CommandError::failed(e).hint("`hf auth login` stores a token anew"))?;
-    let requests: Vec<MirrorRequest> = items
+        token::find().map_err(|e| CommandError::failed(e).hint("`hf auth login` stores a new token"))?;
+    let requests: Vec<MirrorRequest> = repositories
         .into_iter()
-        .map(|item| request(args, &config, item, surroundings(token.clone())))
+        .map(|listed| request(args, &config, listed, surroundings(token.clone())))
         .collect::<Result<_, _>>()?;
-    let mut work = Work::default();
+    let mut queue = MirrorQueue::default();
     let result = with_daemon(context, async |daemon, signals| match &args.all {
-        None => one(args, context, daemon, &requests[0], &mut work, signals).await,
-        Some(_) => every(args, context, daemon, &requests, &mut work, signals).await,
+        None => mirror_one(args, context, daemon, &requests[0], &mut queue, signals).await,
+        Some(_) => mirror_list(args, context, daemon, &requests, &mut queue, signals).await,
     });
-    if work.next == requests.len() { result } else { result.map_err(CommandError::resumable) }
+    if queue.next == requests.len() { result } else { result.map_err(CommandError::resumable) }
 }
 
-fn items(args: &Args) -> Result<Vec<Item>, CommandError> {
+fn repositories(args: &Args) -> Result<Vec<ListedRepository>, CommandError> {
     match (&args.all, &args.repository) {
-        (Some(path), _) => list(path),
+        (Some(path), _) => read_list(path),
         (None, Some(repository)) => {
-            Ok(vec![Item { repository: repository.clone(), branch: args.branch.clone() }])
+            Ok(vec![ListedRepository { repository: repository.clone(), branch: args.branch.clone() }])
         }
-        // clap has one of them required.
+        // clap requires one of the two.
         (None, None) => Ok(Vec::new()),
     }
 }
 
-/// Reads a list of repositories.
-fn list(path: &Path) -> Result<Vec<Item>, CommandError> {
+fn read_list(path: &Path) -> Result<Vec<ListedRepository>, CommandError> {
     let bytes = crate::fsutil::read_capped(path, MAX_LIST).map_err(|e| CommandError::io(path, e))?;
     let text = String::from_utf8(bytes)
         .map_err(|_| CommandError::usage(format!("{}: it is not UTF-8 text", path.display())))?;
-    let items: Vec<Item> = text.lines().filter_map(item).collect();
-    match items.is_empty() {
-        true => Err(CommandError::usage(format!("{}: it names no repository", path.display()))),
-        false => Ok(items),
+    let repositories: Vec<ListedRepository> = text.lines().filter_map(parse_line).collect();
+    if repositories.is_empty() {
+        return Err(CommandError::usage(format!("{}: the list names no repository", path.display())));
     }
+    Ok(repositories)
 }
 
-/// One line of a list: none for blank lines and remarks.
-fn item(line: &str) -> Option<Item> {
+/// Parses one line of a list. None for blank lines and comments.
+fn parse_line(line: &str) -> Option<ListedRepository> {
     let line = line.split_once(" #").map_or(line, |(line, _)| line).trim();
     if line.is_empty() || line.starts_with('#') {
         return None;
     }
-    Some(Item { repository: line.to_owned(), branch: None })
+    Some(ListedRepository { repository: line.to_owned(), branch: None })
 }
 
-/// Takes apart what the user typed, so that what makes no sense is told before anything is started.
+/// Parses the text of the user, so that mistakes are reported before the daemon is started.
 fn request(
     args: &Args,
     config: &Config,
-    item: Item,
+    listed: ListedRepository,
     surroundings: Surroundings,
 ) -> Result<MirrorRequest, CommandError> {
     let wrong = |e| CommandError::from(NodeError::from(MirrorError::from(e)));
-    let repository = Repository::parse(&item.repository, &config.hub.endpoint).map_err(wrong)?.repository;
+    let repository = Repository::parse(&listed.repository, &config.hub.endpoint).map_err(wrong)?.repository;
     let typed = match &repository {
-        // Another process may do the work.
+        // The daemon has another working directory, so it gets the absolute path.
         Repository::Git(GitRepository { remote: Remote::Directory(path), .. }) => path.display().to_string(),
-        _ => item.repository,
+        _ => listed.repository,
     };
     Ok(MirrorRequest {
         repository: typed,
         shown: repository.default_name().map_or_else(|| repository.to_string(), |name| name.to_string()),
-        branch: item.branch,
+        branch: listed.branch,
         depth: args.depth,
         skip_lfs: args.skip_lfs,
         name: args.name.clone(),
@@ -174,48 +176,45 @@ fn request(
     })
 }
 
-/// Mirrors one repository, says what came of it, and shares it.
-async fn one(
+/// Mirrors one repository, prints the report, and shares the model.
+async fn mirror_one(
     args: &Args,
     context: &Context,
     daemon: &Daemon,
     request: &MirrorRequest,
-    work: &mut Work,
+    queue: &mut MirrorQueue,
     signals: &mut StopSignals,
 ) -> Result<(), CommandError> {
-    if work.next == 0 {
+    if queue.next == 0 {
         let report = mirror(context, daemon, request, signals).await?;
         if args.json {
             context.out.json(&report)?;
         } else {
             print(context, &report)?;
         }
-        work.next = 1;
+        queue.next = 1;
         if let Some(withheld) = withheld(args, &report) {
             return Err(withheld.into());
         }
-        work.shared = seed_of(&report);
+        queue.shared = seed_of(&report);
     }
-    match &work.shared {
-        Some(seed) => {
-            seeding::seed(context, daemon, seed, signals, None).await?;
-            seeding::explain(context, daemon, seed.model.as_ref());
-            Ok(())
-        }
-        None => Ok(()),
+    if let Some(seed) = &queue.shared {
+        seeding::seed(context, daemon, seed, signals, None).await?;
+        seeding::explain(context, daemon, seed.model.as_ref());
     }
+    Ok(())
 }
 
-/// Mirrors a list. One that fails does not end it.
-async fn every(
+/// Mirrors a list. The failure of one repository does not end the command.
+async fn mirror_list(
     args: &Args,
     context: &Context,
     daemon: &Daemon,
     requests: &[MirrorRequest],
-    work: &mut Work,
+    queue: &mut MirrorQueue,
     signals: &mut StopSignals,
 ) -> Result<(), CommandError> {
-    while let Some(request) = requests.get(work.next) {
+    while let Some(request) = requests.get(queue.next) {
         match mirror(context, daemon, request, signals).await {
             Ok(report) => {
                 if !args.json {
@@ -233,22 +232,22 @@ async fn every(
                         Ok(_) => {}
                     }
                 }
-                work.reports.push(report);
+                queue.reports.push(report);
             }
             Err(error) if error.ends_all() => return Err(error),
             Err(error) => {
                 context.out.note(format_args!("{}: not mirrored", clean(&request.shown)));
                 error.print();
-                work.failed += 1;
+                queue.failed += 1;
             }
         }
-        work.next += 1;
+        queue.next += 1;
     }
     if args.json {
-        context.out.json(&work.reports)?;
+        context.out.json(&queue.reports)?;
     }
-    let done = work.reports.len();
-    match work.failed {
+    let done = queue.reports.len();
+    match queue.failed {
         0 => Ok(()),
         failed => {
             let all = count((done + failed) as u64, "repository").replace("repositorys", "repositories");
@@ -270,9 +269,9 @@ async fn mirror(
 
 fn show(shown: &Transfers, progress: &MirrorProgress) {
     match progress {
-        MirrorProgress::Looking => shown.say("asking for its files"),
+        MirrorProgress::Looking => shown.set_text("requesting the list of files"),
         MirrorProgress::Cloning { received, objects } => {
-            shown.say(format_args!("fetching git, {}, {}", count(*objects, "object"), size(*received)));
+            shown.set_text(format_args!("fetching git, {}, {}", count(*objects, "object"), size(*received)));
         }
         MirrorProgress::Downloading { done, total, files, waiting } => {
             let detail = match waiting {
@@ -289,7 +288,7 @@ fn print(context: &Context, report: &MirrorReport) -> Result<(), CommandError> {
     for warning in &report.warnings {
         out.warn(warning);
     }
-    let what = format!(
+    let text = format!(
         "{} of {}: commit {} is in {} ({}, {}",
         report.model,
         clean(&report.source),
@@ -298,13 +297,14 @@ fn print(context: &Context, report: &MirrorReport) -> Result<(), CommandError> {
         count(report.files as u64, "file"),
         size(report.total_size)
     );
-    match report.up_to_date {
-        true => out.line(format_args!("{what}; up to date)"))?,
-        false => out.line(format_args!("{what}; {} downloaded)", size(report.downloaded)))?,
+    if report.up_to_date {
+        out.line(format_args!("{text}; up to date)"))?;
+    } else {
+        out.line(format_args!("{text}; {} downloaded)", size(report.downloaded)))?;
     }
     if let Some(first) = report.pointers.first() {
         out.warn(format_args!(
-            "{} left as LFS pointers ({}, …): the model is not complete, and not shared",
+            "{} left as LFS pointers ({}, …): the model is incomplete and is not shared",
             count(report.pointers.len() as u64, "file"),
             first
         ));
@@ -314,12 +314,12 @@ fn print(context: &Context, report: &MirrorReport) -> Result<(), CommandError> {
     }
     if let Some(why) = report.withheld {
         let right = if why.needs_right() { " --i-have-the-right-to-share" } else { "" };
-        out.note(format_args!("it is not shared; `silmaril share {}{right}` does that", report.model));
+        out.note(format_args!("it is not shared; to share it: silmaril share {}{right}", report.model));
     }
     Ok(())
 }
 
-/// Why it is not shared, where that was to be.
+/// The error for a model that should be shared but is withheld.
 fn withheld(args: &Args, report: &MirrorReport) -> Option<NodeError> {
     let why = report.withheld.filter(|_| !args.no_auto_share)?;
     Some(NodeError::Withheld { model: report.model.clone(), why })
@@ -335,8 +335,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_names_repositories_with_revisions_and_remarks() {
-        let of = |line| item(line).map(|item| (item.repository, item.branch));
+    fn lists_have_revisions_and_comments() {
+        let of = |line| parse_line(line).map(|listed| (listed.repository, listed.branch));
         assert_eq!(of("acme/m"), Some(("acme/m".to_owned(), None)));
         assert_eq!(of(" acme/m@v1 # why"), Some(("acme/m@v1".to_owned(), None)));
         assert_eq!(of("# remark"), None);
@@ -344,11 +344,11 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_names_nothing_is_an_error() {
+    fn list_without_repositories_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("list");
         std::fs::write(&path, "# nothing\n\n").unwrap();
-        assert_eq!(list(&path).unwrap_err().exit_code(), 2);
-        assert_eq!(list(&dir.path().join("none")).unwrap_err().exit_code(), 1);
+        assert_eq!(read_list(&path).unwrap_err().exit_code(), 2);
+        assert_eq!(read_list(&dir.path().join("none")).unwrap_err().exit_code(), 1);
     }
 }

@@ -1,7 +1,7 @@
-//! The command line: one file per subcommand. Only this module prints.
+//! The command line: one file per subcommand. No other module prints.
 //!
-//! A subcommand is an `Args` whose doc comments are its help, and a `run`. Results go to stdout, all else to stderr;
-//! failures become `CommandError`s, which decide the exit code.
+//! A subcommand has an `Args`, whose doc comments are the help text, and a function `run`. Results go to stdout, remarks
+//! and errors to stderr. A failure is a `CommandError`, which has the exit code.
 
 mod background;
 mod bar;
@@ -57,18 +57,18 @@ Examples:
   Make your base directory and key, once:
       silmaril init
 
-  Share a model from where it lies; others read it while this runs:
+  Share a directory as a model; other hosts read it while your daemon runs:
       silmaril share ./all-MiniLM-L6-v2 --name acme/minilm --license apache-2.0
 
-  On another machine, see what others share:
+  On another machine, find models that other hosts share:
       silmaril discover minilm
 
-  Use it without downloading it first:
+  Use the model without downloading it first:
       mkdir -p ~/models && silmaril mount ~/models
       ls -l ~/models/acme/minilm
       silmaril unmount ~/models
 
-  Or get all of it:
+  Or download the whole model:
       silmaril get acme/minilm
 
 Exit codes:
@@ -76,8 +76,8 @@ Exit codes:
 
 /// The network as a directory of AI models: mount it, read it, share it. No server, no account.
 ///
-/// Models are shared as BitTorrent v2 swarms under names such as org/name. A mounted model is read on demand: only
-/// the parts that a program touches cross the network; they are verified, kept, and passed on to others.
+/// Models are shared as BitTorrent v2 swarms under names such as org/name. A mounted model is read on demand: only the
+/// parts that a program reads are fetched. They are verified, cached, and uploaded to other hosts.
 #[derive(Debug, Parser)]
 #[command(name = "silmaril", version, after_long_help = EXAMPLES, after_help = "`silmaril --help` shows examples; `silmaril COMMAND --help` explains a command.")]
 #[command(arg_required_else_help = true, disable_help_subcommand = true, max_term_width = 100)]
@@ -102,13 +102,16 @@ enum Command {
     Mirror(mirror::Args),
     Share(share::Args),
     Daemon(daemon::Args),
-    Registry(registry::Args),
+    #[command(subcommand)]
+    Registry(registry::Command),
     Verify(verify::Args),
     Remove(remove::Args),
     Cache(cache::Args),
-    Trust(trust::Args),
+    #[command(subcommand)]
+    Trust(trust::Command),
     Key(key::Args),
-    Config(config::Args),
+    #[command(subcommand)]
+    Config(config::Command),
     Doctor(doctor::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -120,7 +123,7 @@ pub fn main() -> ! {
     let result = match Cli::try_parse() {
         Ok(cli) => run(cli),
         Err(error) => {
-            // Help and version are asked for; a reader that closed the pipe has seen enough of them.
+            // Help and version are errors for clap. A failed write means that the reader has closed the pipe.
             let _ = error.print();
             exit(if error.use_stderr() { 2 } else { 0 })
         }
@@ -162,13 +165,13 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Mirror(args) => mirror::run(&args, &context),
         Command::Share(args) => share::run(&args, &context),
         Command::Daemon(args) => daemon::run(&args, &context),
-        Command::Registry(args) => registry::run(&args, &context),
+        Command::Registry(command) => registry::run(&command, &context),
         Command::Verify(args) => verify::run(&args, &context),
         Command::Remove(args) => remove::run(&args, &context),
         Command::Cache(args) => cache::run(&args, &context),
-        Command::Trust(args) => trust::run(&args, &context),
+        Command::Trust(command) => trust::run(&command, &context),
         Command::Key(args) => key::run(&args, &context),
-        Command::Config(args) => config::run(&args, &context),
+        Command::Config(command) => config::run(&command, &context),
         Command::Doctor(args) => doctor::run(&args, &context),
         Command::Completions(args) => completions::run(&args, &context, Cli::command()),
         Command::Man(args) => man::run(&args, &context, Cli::command()),
@@ -180,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 }

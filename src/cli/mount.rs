@@ -1,8 +1,8 @@
-//! `mount`: has the daemon show the models as a directory.
+//! `mount`: shows the models as a directory that the daemon serves.
 //!
-//! This process mounts, in its own mount namespace and with its own privileges, and passes the connection to the daemon,
-//! which serves it. A mount in another mount namespace than the daemon's is held by a process that stays there
-//! (`--hold`), since only that process can unmount it.
+//! This process mounts in its own mount namespace with its own privileges, and passes the FUSE connection to the daemon.
+//! If the daemon is in another mount namespace, a process with `--hold` stays in this one, because only such a process
+//! can unmount.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use crate::cli::background::{self, Started};
 use crate::cli::context::{Context, surroundings, token_if_usable};
 use crate::cli::error::CommandError;
+use crate::cli::output::shell_quoted;
 use crate::cli::session::{Daemon, with_daemon, with_daemon_here};
 use crate::cli::signals::StopSignals;
 use crate::config::Config;
@@ -24,33 +25,34 @@ use crate::node::mounts::{MountRequest, MountStatus, ServeOptions};
 use crate::node::{NodeError, NodeOptions};
 use crate::paths::Paths;
 
-/// How long another command that mounts on the same base directory is waited for.
-const TURN_WITHIN: Duration = Duration::from_secs(60);
-/// How often it is looked whether it has ended.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Longest wait for another command that mounts with the same base directory.
+const LOCKED_WITHIN: Duration = Duration::from_secs(60);
+/// Interval at which the lock of that command is tried: `flock` has no timeout.
+const TRY_EVERY: Duration = Duration::from_millis(20);
 
 const EXAMPLES: &str = "\
 Examples:
   mkdir -p ~/models && silmaril mount ~/models
-  ls -l ~/models/acme/minilm                          known models are there; reading fetches them
+  ls -l ~/models/acme/minilm                          known models are listed; reading fetches them
   silmaril unmount ~/models
-  cat ~/models/acme/other/config.json                 others are found by their path
+  cat ~/models/acme/other/config.json                 other models are found by their path
   silmaril mount -f ~/models                          stay in the foreground, log to the terminal
   silmaril mount ~/models --peer 192.0.2.7:6881       a host that has the models";
 
-/// Show all known models as a directory; what is read is fetched
+/// Show all known models as a directory; reading a file fetches it
 ///
-/// Returns when the directory can be read. The daemon serves it, and is started if it does not run. What is read is kept in
-/// the cache and uploaded to others.
+/// The command returns when the directory can be read. The daemon serves the mount and is started if it does not run.
+/// Fetched data is kept in the cache and uploaded to other hosts.
 ///
-/// A path such as ORG/NAME or ORG/NAME@REV need not be known: the first look at it asks the network, for at most
-/// `mount.resolve_timeout`, so that `cat ~/models/acme/minilm/config.json` works. A path that no connected peer knows is
-/// absent within a second, and is not looked up again for a minute, then for longer, unless news of it arrive; `silmaril
-/// status` shows such paths. Listing never asks. Since any name could be that of an organisation, any is a directory,
-/// except those of `mount.never_resolve`: `ls` shows those of which something is known.
+/// A path such as ORG/NAME or ORG/NAME@REV need not be known: the first access asks the network, for at most
+/// `mount.resolve_timeout`, so that `cat ~/models/acme/minilm/config.json` works. If no connected peer knows a path, it is
+/// absent within a second and is not looked up again for a minute, later for longer, unless a record of it arrives;
+/// `silmaril status` shows such paths. Listing a directory never asks the network. Since every name may be the name of an
+/// organisation, every name is a directory, except the names in `mount.never_resolve`. `ls` shows only the organisations
+/// of known models.
 ///
-/// Reading pins no name to its publisher. A name that several publishers dispute cannot be read; the path
-/// .by/FINGERPRINT/ORG/NAME is the model of one of them, and `silmaril status` shows these paths.
+/// Reading a model does not pin its name to its publisher. A name that several publishers dispute cannot be read; the
+/// path .by/FINGERPRINT/ORG/NAME is the model of one publisher, and `silmaril status` shows these paths.
 ///
 /// One daemon serves several mounts. The mount ends with `silmaril unmount DIR` or `silmaril stop`.
 #[derive(Debug, clap::Args)]
@@ -61,16 +63,16 @@ pub struct Args {
     /// Stay in the foreground until Ctrl-C, which unmounts; this process is the daemon if none runs
     #[arg(short, long)]
     foreground: bool,
-    /// Let other users read it, too
+    /// Let other users read the mount, too
     #[arg(long)]
     allow_other: bool,
     /// A host that has models; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
     peers: Vec<SocketAddr>,
-    /// Show only what is known here: a path that is not known is looked up nowhere
+    /// Show only known models: do not look unknown paths up on the network
     #[arg(long)]
     no_resolve: bool,
-    /// Hold the mount and report on standard output when it is ready: what stays in another mount namespace
+    /// Hold the mount in this mount namespace and report on standard output when it is ready; used by `mount` itself
     #[arg(long, hide = true, conflicts_with = "foreground")]
     hold: bool,
 }
@@ -81,12 +83,12 @@ impl Args {
     }
 }
 
-/// Mounts, and stays with the mount if asked to.
+/// Mounts. With `--foreground` or `--hold` it runs until the mount ends.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
-    // What is wrong with the directory is reported before anything is started.
+    // A bad mount point is reported before the daemon is started.
     let point = match crate::mount::prepare(&args.mountpoint) {
-        // The daemon that serves it may be about to end; it is looked at again when the daemon is known.
+        // The daemon that serves the present mount may be about to end. `attach` checks again.
         Err(MountError::Busy(_)) => crate::mount::resolve(&args.mountpoint)?,
         prepared => prepared?,
     };
@@ -105,9 +107,10 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         let shown = point.display();
         return with_daemon_here(context, NodeOptions { peers }, async |daemon, signals| {
             let ready = || {
-                context.out.note(match daemon.pid == std::process::id() {
-                    true => format!("mounted on {shown}; its log is on standard error; Ctrl-C unmounts it"),
-                    false => format!("mounted on {shown} by process {}; Ctrl-C unmounts it", daemon.pid),
+                context.out.note(if daemon.pid == std::process::id() {
+                    format!("mounted on {shown}; its log is on standard error; Ctrl-C unmounts it")
+                } else {
+                    format!("mounted on {shown} by process {}; Ctrl-C unmounts it", daemon.pid)
                 });
                 Ok(())
             };
@@ -120,14 +123,15 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     })?;
     context.out.line(format_args!("mounted on {} (process {pid})", point.display()))?;
     context.out.note(format_args!("its log is {}", config.paths().daemon_log().display()));
-    context.out.note(format_args!("unmount with: silmaril unmount {}", args.mountpoint.display()));
+    let quoted = shell_quoted(args.mountpoint.display());
+    context.out.note(format_args!("unmount with: silmaril unmount {quoted}"));
     Ok(())
 }
 
-/// Mounts the mounts of a daemon that was replaced. Those that fail are named.
+/// Restores the mounts of a daemon that was replaced. Prints a warning for each mount that fails.
 pub async fn mount_again(context: &Context, config: &Config, daemon: &Daemon, mounts: Vec<MountStatus>) {
     for MountStatus { path, options, held } in mounts {
-        // The command that holds it mounts again by itself.
+        // The command that holds this mount restores it.
         if held {
             continue;
         }
@@ -136,13 +140,13 @@ pub async fn mount_again(context: &Context, config: &Config, daemon: &Daemon, mo
             mount(context, &config.paths(), daemon, &path, &options).await
         };
         if let Err(error) = mounted.await {
-            context.out.warn(format_args!("{} is not mounted any more", path.display()));
+            context.out.warn(format_args!("{} could not be mounted again", path.display()));
             error.print();
         }
     }
 }
 
-/// Mounts, here or by a process that holds the mount where the daemon is in another mount namespace.
+/// Mounts from this process, or starts a process that holds the mount if the daemon is in another mount namespace.
 async fn mount(
     context: &Context,
     paths: &Paths,
@@ -156,7 +160,8 @@ async fn mount(
     attach(paths, daemon, point, options, false, || ()).await
 }
 
-/// Mounts, has the daemon serve it, and unmounts when that fails or a held mount ends.
+/// Mounts and passes the connection to the daemon. Unmounts if the daemon cannot serve it, and when a held mount ends.
+/// Calls `ready` when the mount can be read.
 async fn attach(
     paths: &Paths,
     daemon: &Daemon,
@@ -165,7 +170,7 @@ async fn attach(
     held: bool,
     ready: impl FnOnce(),
 ) -> Result<(), CommandError> {
-    let mut turn = Some(take_turn(paths).await?);
+    let mut lock = Some(lock_mounting(paths).await?);
     // Another command may have mounted on the directory since the first check.
     let point = crate::mount::prepare(point)?;
     let allow_other = options.allow_other;
@@ -179,7 +184,7 @@ async fn attach(
     };
     let mut ready = Some(ready);
     let served = daemon.client.mount(&request, connection.device, || {
-        drop(turn.take());
+        drop(lock.take());
         if let Some(ready) = ready.take() {
             ready();
         }
@@ -191,7 +196,7 @@ async fn attach(
     Ok(served?)
 }
 
-/// Unmounts when it goes out of scope, unless that was called off. The mount may be gone already.
+/// Unmounts when it is dropped, unless the path was removed. The mount may have ended before.
 struct Undo(Option<PathBuf>);
 
 impl Drop for Undo {
@@ -199,27 +204,27 @@ impl Drop for Undo {
         if let Some(point) = self.0.take()
             && let Err(error) = crate::mount::unmount(&point, true)
         {
-            tracing::debug!("{} is not unmounted: {error}", point.display());
+            tracing::debug!(%error, mountpoint = %point.display(), "could not unmount");
         }
     }
 }
 
-/// Waits until no other command mounts on this base directory.
-async fn take_turn(paths: &Paths) -> Result<File, CommandError> {
+/// Waits until no other command mounts with this base directory, and locks it for this one.
+async fn lock_mounting(paths: &Paths) -> Result<File, CommandError> {
     let path = paths.mounting();
     let failed = |e| CommandError::io(&path, e);
     let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    let until = Instant::now() + TURN_WITHIN;
+    let until = Instant::now() + LOCKED_WITHIN;
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),
-            Err(Errno::WOULDBLOCK) if Instant::now() < until => tokio::time::sleep(LOOK_EVERY).await,
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => tokio::time::sleep(TRY_EVERY).await,
             Err(error) => return Err(failed(error.into())),
         }
     }
 }
 
-/// Mounts, and stays until the mount ends or a signal ends it.
+/// Mounts, and returns when the mount ends or a signal arrives.
 async fn hold(
     paths: &Paths,
     daemon: &Daemon,
@@ -236,7 +241,7 @@ async fn hold(
     };
     reported?;
     match done {
-        // The user has stopped the daemon, and the mount with it.
+        // `silmaril stop` ends the mount without an error.
         Err(error) if error.is_stopped() => Ok(()),
         done => done,
     }

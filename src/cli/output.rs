@@ -1,52 +1,62 @@
-//! What reaches the terminal: results on stdout, everything else on stderr.
+//! Writes to the terminal: results to stdout, everything else to stderr.
 //!
-//! Nothing else in the program prints. Text that came from outside passes [`clean`] first; lines are cleaned again where
-//! they are written, and JSON is escaped. A reader that closes
-//! stdout early is told as an [`std::io::Error`], which [`super::error`] turns into success.
+//! No other module prints. Text from outside passes [`clean`] first; lines are cleaned again when they are written, and
+//! JSON is escaped. If the reader closes stdout early, the write returns an error that [`super::error`] turns into
+//! success.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 
-use crate::cli::bar::{Bar, Pace, short_time};
+use crate::cli::bar::{Bar, RateMeter, short_time};
 use crate::cli::error::CommandError;
 use crate::cli::table::{self, Column};
 use crate::model::text;
 
-/// How often a line of progress is written where there is no terminal.
+/// Interval between two lines of progress if stderr is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Removes what could move the cursor, hide text or turn its direction; line ends become spaces.
+/// Removes characters that move the cursor, hide text or change its direction. Line breaks and tabs become spaces.
 pub fn clean(text: &str) -> String {
     text::clean(&text.replace(['\n', '\r', '\t'], " "))
 }
 
-/// Bytes for people: `82.9 MiB`.
+/// A path or another argument in the form in which a shell reads it: in quotes if it has blanks or special characters.
+pub fn shell_quoted(argument: impl Display) -> String {
+    let text = argument.to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./@%+=:,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Formats a number of bytes: `82.9 MiB`.
 pub fn size(bytes: u64) -> String {
     text::format_size(bytes)
 }
 
-/// A number of things: `1 peer`, `2 peers`.
+/// Formats a number with a noun: `1 peer`, `2 peers`.
 pub fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
-/// How much of a whole is here, rounded down so that 100 % means all of it.
+/// Formats a share of a whole, rounded down so that only the whole is `100%`.
 pub fn percent(part: u64, whole: u64) -> String {
     let share = if whole == 0 { 100 } else { u128::from(part) * 100 / u128::from(whole) };
     format!("{share}%")
 }
 
-/// The width of the terminal that standard output is, in columns; none where it is no terminal.
+/// The width in columns of the terminal at standard output; none if standard output is no terminal.
 pub fn terminal_width() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     Some(usize::from(size.ws_col)).filter(|&width| width > 0)
 }
 
-/// The width of the terminal that standard error is, in columns.
+/// The width in columns of the terminal at standard error; 80 if it is unknown.
 pub(super) fn bar_width() -> usize {
     let size = rustix::termios::tcgetwinsize(io::stderr()).ok();
     size.map(|size| usize::from(size.ws_col)).filter(|&width| width > 0).unwrap_or(80)
@@ -97,7 +107,7 @@ impl Output {
     pub fn note(&self, note: impl Display) {
         if !self.quiet {
             let text = text::clean_lines(&note.to_string());
-            // Nobody is left to tell when stderr is gone.
+            // There is no other place to report that stderr is closed.
             let _ = writeln!(io::stderr().lock(), "{text}");
         }
     }
@@ -107,7 +117,7 @@ impl Output {
         let _ = writeln!(io::stderr().lock(), "warning: {}", clean(&text.to_string()));
     }
 
-    /// Starts a line on stderr that says what goes on; nothing where there is no terminal.
+    /// Starts a line on stderr that shows the current activity. Without a terminal it shows nothing.
     pub fn activity(&self, text: &str) -> Activity {
         let visible = !self.quiet && io::stderr().is_terminal();
         let bar = if visible { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
@@ -119,28 +129,27 @@ impl Output {
         Activity(bar)
     }
 
-    /// Starts a progress display on stderr: a bar on a terminal, a line now and then elsewhere.
+    /// Starts a progress display on stderr: a bar on a terminal, otherwise a line every [`PLAIN_INTERVAL`].
     pub fn progress(&self, what: &str) -> Progress {
         let shape = if self.quiet {
-            Shape::Silent
+            ProgressShape::Silent
         } else if io::stderr().is_terminal() {
             let bar = ProgressBar::new(0);
             bar.enable_steady_tick(Duration::from_millis(200));
-            Shape::Bar(Bar::new(what, bar))
+            ProgressShape::Bar(Bar::new(what, bar))
         } else {
-            Shape::Plain(Mutex::new((Instant::now(), Pace::default())))
+            ProgressShape::Plain(Mutex::new((Instant::now(), RateMeter::default())))
         };
         Progress { what: clean(what), shape }
     }
 }
 
-/// A line that says what goes on, while there is no telling how long. It disappears when dropped.
+/// A line that shows an activity of unknown length. It disappears when dropped.
 #[derive(Debug)]
 pub struct Activity(ProgressBar);
 
 impl Activity {
-    /// Shows a text.
-    pub fn say(&self, text: impl Display) {
+    pub fn set_text(&self, text: impl Display) {
         self.0.set_message(clean(&text.to_string()));
     }
 }
@@ -152,34 +161,34 @@ impl Drop for Activity {
 }
 
 #[derive(Debug)]
-enum Shape {
+enum ProgressShape {
     Silent,
     Bar(Bar),
-    /// When the last line was written, and how fast bytes come.
-    Plain(Mutex<(Instant, Pace)>),
+    /// The time of the last line, and the rate.
+    Plain(Mutex<(Instant, RateMeter)>),
 }
 
 /// A running progress display. It disappears from a terminal when dropped.
 #[derive(Debug)]
 pub struct Progress {
     what: String,
-    shape: Shape,
+    shape: ProgressShape,
 }
 
 impl Progress {
-    /// Shows that `done` of `total` bytes are done; `detail` stands behind the figures.
+    /// Shows that `done` of `total` bytes are done, followed by `detail`.
     pub fn set(&self, done: u64, total: u64, detail: impl Display) {
         match &self.shape {
-            Shape::Silent => {}
-            Shape::Bar(bar) => bar.set(done, total, &detail.to_string(), bar_width()),
-            Shape::Plain(last) => {
-                let (last, pace) = &mut *last.lock().unwrap_or_else(|e| e.into_inner());
-                pace.record(Instant::now(), done);
+            ProgressShape::Silent => {}
+            ProgressShape::Bar(bar) => bar.set(done, total, &detail.to_string(), bar_width()),
+            ProgressShape::Plain(last) => {
+                let (last, rate) = &mut *last.lock();
+                rate.record(Instant::now(), done);
                 if last.elapsed() < PLAIN_INTERVAL {
                     return;
                 }
                 *last = Instant::now();
-                let remaining = pace.remaining(total.saturating_sub(done));
+                let remaining = rate.remaining(total.saturating_sub(done));
                 let line = format!(
                     "{} {} of {} ({}{}) {}",
                     self.what,
@@ -197,7 +206,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Shape::Bar(bar) = &self.shape {
+        if let ProgressShape::Bar(bar) = &self.shape {
             bar.bar.finish_and_clear();
         }
     }
@@ -208,18 +217,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_from_outside_cannot_steer_a_terminal() {
+    fn control_characters_are_removed() {
         assert_eq!(clean("a\x1b[2Jb\u{202e}c\nd\u{200b}\x07"), "a[2Jbc d");
         assert_eq!(clean("Grüße 模型"), "Grüße 模型");
     }
 
     #[test]
-    fn one_of_a_kind_is_singular() {
+    fn arguments_are_quoted_for_a_shell() {
+        for (argument, quoted) in [
+            ("/mnt/models", "/mnt/models"),
+            ("org/name@v1.0", "org/name@v1.0"),
+            ("my models", "'my models'"),
+            ("it's", r"'it'\''s'"),
+            ("a$b", "'a$b'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_quoted(argument), quoted);
+            let echoed =
+                std::process::Command::new("sh").args(["-c", &format!("printf %s {quoted}")]).output();
+            assert_eq!(String::from_utf8(echoed.unwrap().stdout).unwrap(), argument);
+        }
+    }
+
+    #[test]
+    fn nouns_are_singular_for_one() {
         assert_eq!([0, 1, 2].map(|n| count(n, "peer")), ["0 peers", "1 peer", "2 peers"]);
     }
 
     #[test]
-    fn a_hundred_percent_means_all_of_it() {
+    fn only_the_whole_is_a_hundred_percent() {
         assert_eq!(percent(999, 1000), "99%");
         assert_eq!(percent(1000, 1000), "100%");
         assert_eq!(percent(0, 0), "100%");

@@ -1,4 +1,4 @@
-//! Publishing a directory, with a question for a licence that is not known.
+//! Publishes a directory, and asks for its licence if it is unknown.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _, stderr, stdin};
 
@@ -12,8 +12,8 @@ use crate::node::control::Seed;
 use crate::node::share::{ShareRequest, Shared};
 use crate::node::{ErrorKind, NodeError};
 
-/// Shares a directory of the models directory: as the known model that `seed` names where it holds that, otherwise as a
-/// new one. The inner error is the node's, and concerns this directory alone.
+/// Shares a directory of the models directory: as the known model of `seed` if the directory has its files, otherwise as a
+/// new model. The inner error comes from the daemon and concerns only this directory.
 pub async fn share_at_its_place(
     context: &Context,
     daemon: &Daemon,
@@ -34,7 +34,7 @@ pub async fn share_at_its_place(
     }
 }
 
-/// Publishes a directory. Asks on a terminal for a licence that is not known. The inner error is the node's.
+/// Publishes a directory. Asks on the terminal for a licence that is unknown. The inner error comes from the daemon.
 pub async fn publish(
     context: &Context,
     daemon: &Daemon,
@@ -63,7 +63,7 @@ pub async fn publish(
     }
 }
 
-/// Asks until the answer can be a licence. None for an empty answer.
+/// Asks until the answer is a valid licence. None for an empty answer.
 fn ask_licence(question: &str) -> Result<Option<String>, CommandError> {
     loop {
         let _ = write!(stderr().lock(), "{question}");
@@ -72,7 +72,7 @@ fn ask_licence(question: &str) -> Result<Option<String>, CommandError> {
         match answer.trim() {
             "" => return Ok(None),
             licence => match license::check(licence) {
-                // An unknown one is named among the warnings of the model.
+                // The warnings of the shared model name a licence that is not on the list.
                 Ok((licence, _)) => return Ok(Some(licence)),
                 Err(error) => drop(writeln!(stderr().lock(), "{error}")),
             },
@@ -80,16 +80,12 @@ fn ask_licence(question: &str) -> Result<Option<String>, CommandError> {
     }
 }
 
-/// Prints what was published, and its warnings.
+/// Prints the published model and its warnings.
 pub fn report(context: &Context, shared: &Shared, skip_dht: bool) -> Result<(), CommandError> {
-    for warning in &shared.warnings {
-        context.out.warn(warning);
-    }
-    describe(context, shared, skip_dht)
-}
-
-fn describe(context: &Context, shared: &Shared, skip_dht: bool) -> Result<(), CommandError> {
     let (out, manifest) = (&context.out, &shared.manifest);
+    for warning in &shared.warnings {
+        out.warn(warning);
+    }
     let model = manifest.model_ref();
     out.line(format_args!(
         "shared {model} ({}, {})",
@@ -106,12 +102,10 @@ fn describe(context: &Context, shared: &Shared, skip_dht: bool) -> Result<(), Co
         None => out.line("unsigned")?,
     }
     if manifest.publisher.is_some() && !skip_dht {
-        out.note(format_args!("others get it by its name: silmaril get {model}"));
+        out.note(format_args!("other hosts get it by its name: silmaril get {model}"));
         return Ok(());
     }
     let file = manifest.name.name();
-    out.note(format_args!(
-        "others read it with this manifest: silmaril registry export {model} > {file}.json"
-    ));
+    out.note(format_args!("other hosts need its manifest: silmaril registry export {model} > {file}.json"));
     Ok(())
 }

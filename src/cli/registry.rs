@@ -1,4 +1,4 @@
-//! `registry`: manifests in and out.
+//! `registry`: imports and exports manifests.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use crate::catalog::Trust;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::list;
@@ -21,14 +20,15 @@ use crate::node::control::Client;
 use crate::node::import::{ImportRequest, Imported};
 use crate::node::{NodeError, export};
 use crate::paths::Paths;
+use crate::trust::Trust;
 
-/// No manifest or torrent that is accepted is larger, in bytes.
+/// Largest manifest or torrent that is accepted, in bytes.
 const MAX_FILE: u64 = MAX_METAINFO as u64;
 
 const EXAMPLES: &str = "\
 Examples:
   silmaril registry export acme/minilm > minilm.json    on the host that shares it
-  silmaril registry import minilm.json                  on the host that wants it
+  silmaril registry import minilm.json                  on another host
   silmaril registry export acme/minilm --torrent minilm.torrent      for other BitTorrent clients
   silmaril registry import model.torrent --name acme/other
   silmaril registry import 7d0f…c5/acme/minilm          from the network, by its publisher's key
@@ -36,44 +36,36 @@ Examples:
   silmaril registry list";
 
 /// Import and export manifests: the signed descriptions of models
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Make a model known here, from its manifest or a torrent; nothing is downloaded yet
+#[command(after_help = EXAMPLES)]
+pub enum Command {
+    /// Add a model from its manifest or a torrent; its files are not downloaded yet
     Import(Import),
-    /// Write the manifest of a model, for others to import; or its torrent, for other BitTorrent clients
+    /// Write the manifest of a model for other hosts, or its torrent for other BitTorrent clients
     Export(Export),
-    /// List the models known here
+    /// List the known models
     List(list::Args),
 }
 
-/// What to import.
 #[derive(Debug, clap::Args)]
-struct Import {
-    /// A manifest (JSON or YAML), a .torrent, a magnet link, or a publisher's key (or alias) and a model of theirs as
-    /// KEY/ORG/NAME or KEY/ORG/NAME@REVISION; `-` is standard input
+pub struct Import {
+    /// A manifest (JSON or YAML), a .torrent, a magnet link, or a publisher's key or alias with the name of one of its
+    /// models, as KEY/ORG/NAME or KEY/ORG/NAME@REVISION; `-` is standard input
     #[arg(value_name = "FILE|MAGNET|KEY/MODEL")]
     source: String,
-    /// The name to know a torrent under, as ORG/NAME or ORG/NAME@REVISION
+    /// The name for the model of a torrent, as ORG/NAME or ORG/NAME@REVISION
     #[arg(long, value_name = "MODEL")]
     name: Option<ModelRef>,
     /// Accept a manifest that is older than the known one of its publisher
     #[arg(long)]
     allow_older: bool,
-    /// A host to ask, where only the network can tell; may be repeated
+    /// A host to ask if the import needs the network; may be repeated
     #[arg(long = "peer", value_name = "IP:PORT")]
     peers: Vec<SocketAddr>,
 }
 
-/// What to export.
 #[derive(Debug, clap::Args)]
-struct Export {
+pub struct Export {
     /// The model, as ORG/NAME or ORG/NAME@REVISION
     model: ModelRef,
     /// File to write the manifest to [default: standard output]
@@ -81,21 +73,20 @@ struct Export {
     output: Option<PathBuf>,
     /// Write the .torrent file instead; `-` is standard output
     ///
-    /// It is the hybrid torrent where that was made here with `share --hybrid`, which clients of BitTorrent v1 and v2
-    /// can join, and otherwise the v2 torrent.
+    /// If the model was shared from this host with `share --hybrid`, this is the hybrid torrent, which clients of BitTorrent
+    /// v1 and v2 can join. Otherwise it is the v2 torrent.
     #[arg(long, value_name = "FILE")]
     torrent: Option<PathBuf>,
     /// Print the magnet link of the same torrent instead
     #[arg(long)]
     magnet: bool,
-    /// With --torrent or --magnet: the v2 torrent, also where a hybrid one was made
+    /// With --torrent or --magnet: the v2 torrent, even if there is a hybrid one
     #[arg(long)]
     v2_only: bool,
 }
 
-/// Runs one of them.
-pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
-    match &args.command {
+pub fn run(command: &Command, context: &Context) -> Result<(), CommandError> {
+    match command {
         Command::Import(args) => import(args, context),
         Command::Export(args) => export(args, context),
         Command::List(args) => list::run(args, context),
@@ -106,19 +97,24 @@ fn import(import: &Import, context: &Context) -> Result<(), CommandError> {
     let (source, name) = (import.source.as_str(), import.name.as_ref());
     if is_magnet(source) {
         let (link, name, peers) = (source.to_owned(), name.cloned(), import.peers.clone());
-        let what = "asking the swarm for its description";
-        return ask_network(ImportRequest::Magnet { link, name, peers }, what, context);
+        return import_from_network(ImportRequest::Magnet { link, name, peers }, ASKING_SWARM, context);
     }
-    if let Some((publisher, model)) = of_publisher(source, |path| path.exists()) {
+    if let Some((publisher, model)) = parse_publisher_and_model(source, |path| path.exists()) {
         if name.is_some() {
-            return Err(CommandError::usage("--name is for torrents; a model of a publisher names itself"));
+            return Err(CommandError::usage(
+                "--name is for torrents; the manifest has the name of the model",
+            ));
         }
-        let what = format!("looking for {model}");
+        let activity = format!("looking for {model}");
         let peers = import.peers.clone();
         let allow_older = import.allow_older;
-        return ask_network(ImportRequest::Of { publisher, model, peers, allow_older }, &what, context);
+        return import_from_network(
+            ImportRequest::Of { publisher, model, peers, allow_older },
+            &activity,
+            context,
+        );
     }
-    let bytes = read(source)?;
+    let bytes = read_source(source)?;
     let library = context.library()?;
     let origin = if source == "-" { "standard input" } else { source };
     let manifest = match library.import(&bytes, origin, name, import.allow_older)? {
@@ -128,36 +124,43 @@ fn import(import: &Import, context: &Context) -> Result<(), CommandError> {
             let text = String::from_utf8(bytes)
                 .map_err(|_| CommandError::failed(format!("{origin} is not UTF-8 text")))?;
             let (origin, peers) = (origin.to_owned(), import.peers.clone());
-            let what = "asking the swarm for its description";
-            return ask_network(ImportRequest::Legacy { text, origin, peers }, what, context);
+            let request = ImportRequest::Legacy { text, origin, peers };
+            return import_from_network(request, ASKING_SWARM, context);
         }
     };
-    tell_node(&context.config()?.paths(), context)?;
-    imported(&manifest, context)
+    reload_daemon(&context.config()?.paths(), context)?;
+    print_imported(&manifest, context)
 }
 
-/// The publisher and the model that a text names, as KEY/ORG/NAME, unless a file is called so.
-fn of_publisher(text: &str, exists: impl Fn(&Path) -> bool) -> Option<(String, ModelRef)> {
+/// Activity while the metadata of a torrent is fetched.
+const ASKING_SWARM: &str = "asking the swarm for its metadata";
+
+/// Parses KEY/ORG/NAME. None if a file has this name.
+fn parse_publisher_and_model(text: &str, exists: impl Fn(&Path) -> bool) -> Option<(String, ModelRef)> {
     let (publisher, model) = text.split_once('/')?;
     let model: ModelRef = model.parse().ok()?;
     let like_a_path = publisher.is_empty() || publisher.starts_with(['.', '~']);
-    // A data set is named like this, and no file of that name is a better guess at what was meant.
+    // `datasets/ORG/NAME` is the name of a dataset: treat it as a file, whose absence is then reported.
     let is_dataset = publisher.eq_ignore_ascii_case("datasets");
     (!like_a_path && !is_dataset && !exists(Path::new(text))).then(|| (publisher.to_owned(), model))
 }
 
-/// Runs an import that needs what only the network can tell.
-fn ask_network(request: ImportRequest, what: &str, context: &Context) -> Result<(), CommandError> {
+/// Has the daemon run an import that needs the network.
+fn import_from_network(
+    request: ImportRequest,
+    activity: &str,
+    context: &Context,
+) -> Result<(), CommandError> {
     let manifest = with_daemon(context, async |daemon, signals| {
-        let _line = context.out.activity(what);
+        let _line = context.out.activity(activity);
         signals.unless(async { Ok(daemon.client.import(&request).await?) }).await
     })?;
-    imported(&manifest, context)
+    print_imported(&manifest, context)
 }
 
-/// Lets a running node, and its mount, see the new model at once. One that ends instead leaves nobody to tell: the next
-/// reads what is there.
-pub(in crate::cli) fn tell_node(paths: &Paths, context: &Context) -> Result<(), CommandError> {
+/// Makes a running daemon and its mounts show the changed files of the registry or of `trust.yaml` immediately. A daemon
+/// that is ending is ignored: the next one reads the files at its start.
+pub(in crate::cli) fn reload_daemon(paths: &Paths, context: &Context) -> Result<(), CommandError> {
     context.block_on(async {
         if let Some(client) = Client::connect(paths).await? {
             match client.reload().await {
@@ -169,7 +172,7 @@ pub(in crate::cli) fn tell_node(paths: &Paths, context: &Context) -> Result<(), 
     })
 }
 
-fn imported(manifest: &Manifest, context: &Context) -> Result<(), CommandError> {
+fn print_imported(manifest: &Manifest, context: &Context) -> Result<(), CommandError> {
     let by = match manifest.publisher {
         Some(key) => {
             let config = context.config()?;
@@ -185,7 +188,7 @@ fn imported(manifest: &Manifest, context: &Context) -> Result<(), CommandError> 
     ))
 }
 
-fn read(source: &str) -> Result<Vec<u8>, CommandError> {
+fn read_source(source: &str) -> Result<Vec<u8>, CommandError> {
     let path = Path::new(source);
     if source == "-" {
         let mut bytes = Vec::new();
@@ -203,7 +206,7 @@ fn within_limit(bytes: Vec<u8>, path: &Path) -> Result<Vec<u8>, CommandError> {
     if bytes.len() as u64 > MAX_FILE {
         let limit = size(MAX_FILE);
         return Err(CommandError::failed(format!(
-            "{} has more than {limit}: neither a manifest nor a torrent",
+            "{} has more than {limit}, the limit for manifests and torrents",
             path.display()
         )));
     }
@@ -217,7 +220,7 @@ fn export(args: &Export, context: &Context) -> Result<(), CommandError> {
             return Err(CommandError::usage("--v2-only is for --torrent and --magnet"));
         }
         let manifest = library.manifest(&args.model)?;
-        // A manifest is a stranger's text, and this one may be shown by a terminal or an editor.
+        // The text of a manifest comes from its publisher and may be printed on a terminal.
         let json = manifest.to_json();
         let text = text::escape_json(&String::from_utf8_lossy(&json)).into_bytes();
         return write(&text, args.output.as_deref(), context);
@@ -233,7 +236,7 @@ fn export(args: &Export, context: &Context) -> Result<(), CommandError> {
     if args.magnet { context.out.line(torrent.magnet) } else { Ok(()) }
 }
 
-/// Writes to a file, or to standard output.
+/// Writes to a file, or to standard output if `file` is none.
 fn write(bytes: &[u8], file: Option<&Path>, context: &Context) -> Result<(), CommandError> {
     let Some(path) = file else { return context.out.bytes(bytes) };
     fsutil::write_atomic(path, bytes, 0o644).map_err(|e| CommandError::io(path, e))?;
@@ -246,8 +249,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_publisher_and_a_model_are_told_from_a_file() {
-        let of = |text: &str| of_publisher(text, |path| path == Path::new("my/dir/m.json"));
+    fn names_of_files_are_not_taken_for_a_publisher() {
+        let of = |text: &str| parse_publisher_and_model(text, |path| path == Path::new("my/dir/m.json"));
         let key = "ab".repeat(32);
         let found = |publisher: &str, model: &str| Some((publisher.to_owned(), model.parse().unwrap()));
         assert_eq!(of(&format!("{key}/acme/m@v1")), found(&key, "acme/m@v1"));

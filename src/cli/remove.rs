@@ -1,4 +1,4 @@
-//! `remove`: forgets a model and frees its space.
+//! `remove`: deletes a model from the registry and the disk.
 
 use std::cell::Cell;
 use std::io::IsTerminal as _;
@@ -16,10 +16,10 @@ Examples:
   silmaril remove acme/minilm
   silmaril remove acme/minilm@v1 --yes";
 
-/// Forget a model and delete what was fetched of it
+/// Remove a model and delete its fetched files
 ///
-/// Files that you share from a directory of your own, or got into one with `get -o`, stay. A running mount shows the
-/// model no longer, and a running node uploads it no longer. What `mirror --skip-lfs` left goes, too, but for what you
+/// Files in a directory of your own, which you share in place or filled with `get -o`, are kept. Mounts no longer show the
+/// model, and the daemon no longer uploads it. Files of `mirror --skip-lfs` are deleted, too, except those that you have
 /// edited.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -31,26 +31,26 @@ pub struct Args {
     yes: bool,
 }
 
-/// Removes it, asking first where somebody can answer.
+/// Removes the model. Asks first if standard input is a terminal.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let library = context.library()?;
     let revisions = library.revisions_of(&args.model)?;
-    let (here, place) = match (revisions.first(), library.store.laid_out_bytes(&args.model)) {
+    let (local, dir) = match (revisions.first(), library.store.laid_out_bytes(&args.model)) {
         (Some(first), _) => (revisions.iter().map(|r| r.held_bytes()).sum(), library.store.own_place(first)),
-        // A mirror that left its large files out is no model, and goes as one does.
+        // A mirror without its large files is not in the registry, but its files are removed in the same way.
         (None, Some(bytes)) => (bytes, None),
         (None, None) => return Err(library.absent(args.model.clone()).into()),
     };
-    let question = format!("Remove {} ({} here)?", args.model, size(here));
+    let question = format!("Remove {} ({} on the disk)?", args.model, size(local));
     if !args.yes && std::io::stdin().is_terminal() && !confirmed(&question)? {
         return Err(CommandError::failed("nothing was removed"));
     }
     drop(library);
-    let begun = Cell::new(false);
+    let was_requested = Cell::new(false);
     let removed = |removed| match removed {
-        // The node that went away had done it.
+        // A daemon that ended after the first request had removed it.
         Err(NodeError::Remote { kind: ErrorKind::UnknownModel, .. } | NodeError::UnknownModel(_))
-            if begun.get() =>
+            if was_requested.get() =>
         {
             Ok(())
         }
@@ -60,14 +60,14 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         context,
         async |client, _| {
             let done = removed(client.remove(&args.model).await);
-            begun.set(true);
+            was_requested.set(true);
             done
         },
         async |library, _| removed(remove::remove(&library, &args.model)),
     )?;
     context.out.line(format_args!("removed {}", args.model))?;
-    if let Some(dir) = place.filter(|dir| dir.exists()) {
-        context.out.note(format_args!("what is left in {} is yours and stays", dir.display()));
+    if let Some(dir) = dir.filter(|dir| dir.exists()) {
+        context.out.note(format_args!("{} is kept: the remaining files are not silmaril's", dir.display()));
     }
     Ok(())
 }

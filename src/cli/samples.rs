@@ -1,7 +1,6 @@
-//! Values with every list filled, for tests of what is printed.
+//! Sample values in which every list has elements, for tests of printed output.
 
 use crate::catalog::CatalogStatus;
-use crate::catalog::trust::{NamedPublisher, Standing};
 use crate::fetch::{StalledRead, TransferStatus};
 use crate::model::code::RunsCode;
 use crate::model::{InfoHash, PublisherKey};
@@ -19,6 +18,7 @@ use crate::node::places::StorageProblem;
 use crate::node::sharing::Withheld;
 use crate::node::space::LackOfSpace;
 use crate::node::unresolved::UnresolvedName;
+use crate::trust::{NamedPublisher, Standing};
 
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
@@ -99,7 +99,7 @@ fn transfer(model: &str) -> TransferStatus {
     }
 }
 
-/// A mount at work, and in all kinds of trouble.
+/// The status of a daemon with a mount, transfers, and one fault of each kind.
 pub fn status() -> Status {
     let stalled = StalledRead {
         file: "onnx/model_quantized.onnx".to_owned(),
@@ -113,7 +113,7 @@ pub fn status() -> Status {
         seeds: 0,
         peers: 1,
         stalled: vec![stalled],
-        last_error: Some("a peer sent bad data (1 piece thrown away)".to_owned()),
+        last_error: Some("a peer sent bad data (1 piece discarded)".to_owned()),
         ..transfer(MINILM)
     };
     let NamedPublisher { publisher: key, fingerprint, alias } = publisher(1, Some("dora"));

@@ -1,4 +1,4 @@
-//! Seeding: starting it, and showing it in the foreground.
+//! Starts seeding, and shows it in the foreground.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -13,24 +13,24 @@ use crate::model::ModelRef;
 use crate::node::NodeError;
 use crate::node::control::{Seed, Seeded};
 
-/// How long the first announcement of a shared model is waited for.
+/// Time within which the first announcement of a shared model must succeed; after that the command warns.
 pub const ANNOUNCED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Has the daemon seed, prints the models and addresses, and warns when no announcement succeeded. `nothing` is the error
-/// where no model is seeded.
+/// Has the daemon seed, and prints the models and addresses. Warns if no announcement succeeded. `nothing` is the error
+/// if no model is seeded.
 pub async fn seed(
     context: &Context,
     daemon: &Daemon,
-    what: &Seed,
+    request: &Seed,
     signals: &mut StopSignals,
     nothing: Option<CommandError>,
 ) -> Result<(), CommandError> {
     let out = &context.out;
     let client = &daemon.client;
-    let Seeded { models, announced } = signals.unless(async { Ok(client.seed(what).await?) }).await?;
+    let Seeded { models, announced } = signals.unless(async { Ok(client.seed(request).await?) }).await?;
     if models.is_empty() {
         return Err(nothing.unwrap_or_else(|| {
-            CommandError::failed("there is nothing here to share")
+            CommandError::failed("there is no model to share")
                 .hint("`silmaril share DIR --name ORG/NAME --license ID` shares a directory")
         }));
     }
@@ -40,34 +40,35 @@ pub async fn seed(
     for model in models {
         out.line(format_args!("seeding {model}"))?;
     }
-    if !announced && what.announce_within > 0 {
+    if !announced && request.announce_within > 0 {
         out.warn(format_args!(
-            "not announced within {} s: no other silmaril and no DHT node is known yet; the daemon goes on trying",
+            "not announced within {} s: no other silmaril and no DHT node is known yet; the daemon keeps trying",
             ANNOUNCED_WITHIN.as_secs()
         ));
     }
     Ok(())
 }
 
-/// Says that the daemon goes on seeding, and how that is ended.
+/// Prints that the daemon continues to seed, and how to stop it.
 pub fn explain(context: &Context, daemon: &Daemon, model: Option<&ModelRef>) {
     let what = if model.is_some() { "it" } else { "them" };
     context.out.note(format_args!(
-        "process {} goes on seeding {what} in the background; `silmaril stop` ends that",
+        "process {} continues to seed {what} in the background; `silmaril stop` ends it",
         daemon.pid
     ));
 }
 
-/// Shows how much is uploaded, until a signal or until the daemon ends.
+/// Shows the upload rate, until a signal arrives or the daemon ends.
 pub async fn watch(
     context: &Context,
     daemon: &Daemon,
     signals: &mut StopSignals,
 ) -> Result<(), CommandError> {
     let out = &context.out;
-    match daemon.pid == std::process::id() {
-        true => out.note("Ctrl-C ends it"),
-        false => out.note(format_args!("process {} does it; Ctrl-C leaves that one running", daemon.pid)),
+    if daemon.pid == std::process::id() {
+        out.note("Ctrl-C ends it");
+    } else {
+        out.note(format_args!("process {} seeds; Ctrl-C ends only this command", daemon.pid));
     }
     let line = out.activity("");
     let mut clock = tokio::time::interval(Duration::from_secs(1));
@@ -78,14 +79,14 @@ pub async fn watch(
                 let status = match status {
                     Err(NodeError::Stopped) => return Ok(()),
                     Err(NodeError::HostLost) => return Err(NodeError::HostLost.into()),
-                    // Of the moment, such as a shortage of descriptors: the models are still seeded.
+                    // A temporary failure, such as a lack of descriptors. The models are still seeded.
                     Err(error) => {
-                        tracing::warn!("the figures are not shown: {error}");
+                        tracing::warn!(%error, "could not get the status of the daemon");
                         continue;
                     }
                     Ok(status) => status,
                 };
-                // A later daemon does not know what is to be seeded.
+                // A new daemon has not received the request to seed.
                 if status.pid != daemon.pid {
                     return Err(NodeError::HostLost.into());
                 }
@@ -100,17 +101,17 @@ fn show(line: &Activity, transfers: &[TransferStatus]) {
     let rate = transfers.iter().map(|t| t.upload_rate).sum();
     let sent = transfers.iter().map(|t| t.uploaded).sum();
     let peers = count(peers.into(), "peer");
-    line.say(format_args!("{peers}, sending {}/s, {} sent", size(rate), size(sent)));
+    line.set_text(format_args!("{peers}, sending {}/s, {} sent", size(rate), size(sent)));
 }
 
-/// The addresses that tell another host something; all where there are no others.
+/// The addresses that other hosts can use: neither loopback nor link-local. All addresses if there is no such address.
 fn reachable(all: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let tells = |address: &&SocketAddr| match address.ip() {
+    let is_reachable = |address: &&SocketAddr| match address.ip() {
         IpAddr::V4(ip) => !ip.is_loopback(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
     };
-    let some: Vec<SocketAddr> = all.iter().filter(tells).copied().collect();
-    if some.is_empty() { all } else { some }
+    let reachable: Vec<SocketAddr> = all.iter().filter(is_reachable).copied().collect();
+    if reachable.is_empty() { all } else { reachable }
 }
 
 #[cfg(test)]
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_that_tell_others_nothing_are_left_out() {
+    fn unreachable_addresses_are_left_out() {
         let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
         let all = parse(&["127.0.0.1:1", "10.0.0.1:1", "[::1]:1", "[fe80::1]:1", "[2001:db8::1]:1"]);
         assert_eq!(reachable(all), parse(&["10.0.0.1:1", "[2001:db8::1]:1"]));

@@ -1,6 +1,7 @@
-//! Commands that need the daemon: they are its clients, and start it where it does not run.
+//! Connects a command to the daemon, and starts the daemon if it does not run.
 //!
-//! When the daemon goes away in the middle, the work is done again by the next one, unless the user has stopped it.
+//! If the daemon ends during the work, the command starts a new daemon and repeats the work, unless the user has stopped
+//! the daemon.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -23,29 +24,29 @@ use crate::node::patience::Patience;
 use crate::node::{Ending, Library, Node, NodeError, NodeOptions};
 use crate::paths::Paths;
 
-/// How often a daemon is looked for that another process starts or stops; there is nothing to be woken by.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// After this long the user learns which process is waited for.
-const SAYS_AFTER: Duration = Duration::from_secs(2);
-/// How often work is done again, and the daemon started, when one daemon after another goes away.
+/// Interval at which a command checks a daemon that another process starts or stops; polled, because there is no event
+/// for this.
+const POLL_EVERY: Duration = Duration::from_millis(50);
+/// Wait after which the command prints which process it waits for.
+const REPORT_AFTER: Duration = Duration::from_secs(2);
+/// Number of daemons in a row that may end soon after their start before the command fails.
 const MAX_DAEMONS: usize = 10;
-/// A daemon that lived so long did not go away immediately.
-const LASTS: Duration = Duration::from_secs(10);
+/// A daemon that runs longer than this has not ended soon after its start.
+const LONG_LIVED: Duration = Duration::from_secs(10);
 
-/// The daemon that does the work.
+/// Connection to the daemon.
 #[derive(Debug)]
 pub struct Daemon {
-    /// How to reach it.
     pub client: Client,
-    /// Its process.
+    /// Process identifier of the daemon.
     pub pid: u32,
-    /// The namespaces that it lives in.
+    /// Namespaces of the daemon; none if it does not report them.
     pub namespaces: Option<Namespaces>,
 }
 
 impl Daemon {
-    /// Fails if the daemon does not see the files of this process: it lives in another mount namespace, or below another
-    /// root directory. `path` is what it would have to see.
+    /// Fails if the daemon does not see the files of this process, because it is in another mount namespace or has another
+    /// root directory. `path` is the path that the daemon has to open.
     pub fn check_sees(&self, path: &Path) -> Result<(), CommandError> {
         if self.sees_files() {
             return Ok(());
@@ -57,15 +58,15 @@ impl Daemon {
         .hint("run the command where the daemon was started, or give this namespace a daemon of its own with `--home DIR`"))
     }
 
-    /// Whether paths and mounts mean the same in the daemon. False if the daemon does not report its namespaces.
+    /// Whether paths and mounts are the same for the daemon. False if the daemon does not report its namespaces.
     pub fn sees_files(&self) -> bool {
         let here = Namespaces::of_this_process();
-        here.is_ok_and(|here| self.namespaces.is_some_and(|there| there.have_the_mount_table_of(&here)))
+        here.is_ok_and(|here| self.namespaces.is_some_and(|there| there.share_mount_table_with(&here)))
     }
 }
 
-/// Does work by the daemon, which is started if need be. A signal during the start ends it; later ones are for `work` to
-/// watch. `work` is dropped and called again when the daemon goes away, but not more than [`MAX_DAEMONS`] times in a row.
+/// Runs `work` with the daemon, which is started if it does not run. A signal during the start ends the command; `work`
+/// handles later signals. `work` is called again when the daemon ends, at most [`MAX_DAEMONS`] times in a row.
 pub fn with_daemon<T>(
     context: &Context,
     mut work: impl AsyncFnMut(&Daemon, &mut StopSignals) -> Result<T, CommandError>,
@@ -80,7 +81,7 @@ pub fn with_daemon<T>(
             if let Some(former) = former.replace(daemon.pid).filter(|former| *former != daemon.pid) {
                 let pid = daemon.pid;
                 context.out.note(format_args!(
-                    "the daemon (process {former}) has ended; a new one (process {pid}) goes on"
+                    "the daemon (process {former}) has ended; a new one (process {pid}) continues"
                 ));
             }
             let since = Instant::now();
@@ -88,14 +89,14 @@ pub fn with_daemon<T>(
                 Err(error) if error.is_host_lost() => {}
                 done => return done,
             }
-            daemons = if since.elapsed() < LASTS { daemons + 1 } else { 1 };
+            daemons = if since.elapsed() < LONG_LIVED { daemons + 1 } else { 1 };
         }
         Err(NodeError::HostLost.into())
     })
 }
 
-/// Does work by a daemon in this process, which ends with the work or when a client stops it. Where a daemon runs already,
-/// that one does the work.
+/// Runs `work` with a daemon in this process, which ends with the work or when a client stops it. If a daemon already
+/// runs, that daemon is used.
 pub fn with_daemon_here(
     context: &Context,
     options: NodeOptions,
@@ -131,8 +132,8 @@ pub fn with_daemon_here(
     }
 }
 
-/// Runs a daemon in this process until a signal, a client that stops it, or `idle` without work. `ready` is called when
-/// it serves its clients.
+/// Runs the daemon in this process until a signal arrives, a client stops it, or it had no work for `idle`. When it
+/// serves clients, `ready` is called with the number of seeded models.
 pub fn run_daemon(
     context: &Context,
     options: NodeOptions,
@@ -145,7 +146,7 @@ pub fn run_daemon(
     context.block_on(async {
         let mut signals = StopSignals::new()?;
         let node = match idle {
-            // The command that started this process looks for the other one.
+            // If another daemon runs, this process fails, and the command that started it connects to that daemon.
             Some(_) => Some(signals.unless(async { Ok(Node::start(config, options).await?) }).await?),
             None => signals.unless(start_node(context, &config, &options)).await?,
         };
@@ -158,11 +159,11 @@ pub fn run_daemon(
             tokio::select! {
                 stop = signals.wait() => stop.end_of_service(),
                 ending = node.stop_requested() => {
-                    tracing::info!(replaced = ending == Ending::Replaced, "A client ends this daemon.");
+                    tracing::info!(replaced = ending == Ending::Replaced, "a client ends this daemon");
                     Ok(())
                 }
                 () = is_idle(&node, idle) => {
-                    tracing::info!("The daemon has no work left.");
+                    tracing::info!("the daemon ends because it has no work");
                     Ok(())
                 }
                 () = base_is_gone(&node) => Err(no_base(&paths)),
@@ -175,14 +176,14 @@ pub fn run_daemon(
     })
 }
 
-/// Starts a node in this process; none where a daemon runs. A process that is just starting or stopping is waited for.
+/// Starts a node in this process. None if a daemon runs. Waits for a daemon that is starting or stopping.
 async fn start_node(
     context: &Context,
     config: &Config,
     options: &NodeOptions,
 ) -> Result<Option<Arc<Node>>, CommandError> {
     let paths = config.paths();
-    let mut waiting = Waiting::default();
+    let mut wait = HolderWait::default();
     loop {
         match Node::start(config.clone(), options.clone()).await {
             Err(NodeError::Busy { pid, .. }) => {
@@ -193,49 +194,49 @@ async fn start_node(
                 if answers {
                     return Ok(None);
                 }
-                waiting.pause(context, &paths, pid).await?;
+                wait.pause(context, &paths, pid).await?;
             }
             started => return Ok(Some(started?)),
         }
     }
 }
 
-/// Waits for the process that holds the base directory and does not answer.
-struct Waiting {
+/// The wait for a process that has locked the base directory and does not answer.
+struct HolderWait {
     patience: Patience,
     began: Instant,
     has_reported: bool,
 }
 
-impl Default for Waiting {
+impl Default for HolderWait {
     fn default() -> Self {
         Self { patience: Patience::default(), began: Instant::now(), has_reported: false }
     }
 }
 
-impl Waiting {
-    /// Waits a moment; fails when the process has had its time, or runs on another host.
+impl HolderWait {
+    /// Waits for [`POLL_EVERY`]. Fails if the process has exceeded its time, or runs on another host.
     async fn pause(&mut self, context: &Context, paths: &Paths, holder: String) -> Result<(), CommandError> {
         if holder.contains(" on ") || !self.patience.has(&holder) {
             return Err(NodeError::Busy { base: paths.base.clone(), pid: holder }.into());
         }
-        if self.began.elapsed() >= SAYS_AFTER && !std::mem::replace(&mut self.has_reported, true) {
+        if self.began.elapsed() >= REPORT_AFTER && !std::mem::replace(&mut self.has_reported, true) {
             let base = paths.base.display();
             context.out.note(format_args!("process {holder} is using {base}; waiting for it"));
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_EVERY).await;
         Ok(())
     }
 }
 
-/// A process that ends hard leaves no dead mount behind: usually there is nothing left to unmount.
+/// Unmounts before a hard end of the process, so that no dead mount remains. Most mounts have usually ended before.
 fn unmount_all(points: &[std::path::PathBuf]) {
     for point in points {
         let _ = crate::mount::unmount(point, true);
     }
 }
 
-/// Resolves when the node has had no work for so long; never without a time.
+/// Returns when the node had no work for `idle`. Never returns if `idle` is none.
 async fn is_idle(node: &Node, idle: Option<Duration>) {
     let Some(idle) = idle else { return std::future::pending().await };
     let mut since = Instant::now();
@@ -247,7 +248,7 @@ async fn is_idle(node: &Node, idle: Option<Duration>) {
     }
 }
 
-/// Resolves when the base directory is deleted.
+/// Returns when the base directory is deleted.
 async fn base_is_gone(node: &Node) {
     while node.has_base() {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -258,8 +259,8 @@ fn no_base(paths: &Paths) -> CommandError {
     CommandError::failed(format!("{} is gone, so the daemon ends", paths.base.display()))
 }
 
-/// Finds the daemon, or starts one in the background with `peers`. One of an older version is replaced, and its mounts are
-/// mounted again; one of a newer version is an error.
+/// Finds the daemon, or starts one in the background with `peers`. A daemon of an older version is replaced and its mounts
+/// are restored; a daemon of a newer version is an error.
 pub async fn find_or_start(
     context: &Context,
     config: &Config,
@@ -268,7 +269,7 @@ pub async fn find_or_start(
     let paths = config.paths();
     check_base(&paths)?;
     paths.create()?;
-    let mut waiting = Waiting::default();
+    let mut wait = HolderWait::default();
     let mut replaced: Vec<MountStatus> = Vec::new();
     let mut starts = 0..MAX_DAEMONS;
     loop {
@@ -300,33 +301,33 @@ pub async fn find_or_start(
             }
         }
         match NodeLock::holder(&paths) {
-            Some(holder) => waiting.pause(context, &paths, holder).await?,
+            Some(holder) => wait.pause(context, &paths, holder).await?,
             None if starts.next().is_none() => return Err(NodeError::HostLost.into()),
             None => start(context, &paths, peers).await?,
         }
     }
 }
 
-/// Starts a daemon in the background. That another process has just started one is no error.
+/// Starts a daemon in the background. It is no error if another process has just started one.
 async fn start(context: &Context, paths: &Paths, peers: &[SocketAddr]) -> Result<(), CommandError> {
     let mut arguments: Vec<OsString> = vec!["daemon".into(), "--ready-on-stdout".into()];
     arguments.extend(peers.iter().map(|peer| format!("--peer={peer}").into()));
     let started =
         tokio::task::block_in_place(|| background::start(context, paths, &arguments, &paths.daemon_log()))?;
     if let Started::Ready(pid) = started {
-        tracing::info!(pid, "Started the daemon.");
+        tracing::info!(pid, "started the daemon");
     }
     Ok(())
 }
 
-/// The numbers of a version, to be compared; those that cannot be read count as 0.
+/// The numbers of a version. A part that is no number counts as 0.
 fn version(text: &str) -> [u64; 3] {
     let mut parts = text.split(['-', '+']).next().unwrap_or_default().split('.');
     [(); 3].map(|()| parts.next().and_then(|part| part.parse().ok()).unwrap_or(0))
 }
 
-/// Refuses a base directory of another user, in which files of this one would be of no use to that one. A configuration
-/// that cannot be read is for the command itself to report.
+/// Refuses a base directory of another user, because files of this user in it would be unusable for its owner. An invalid
+/// configuration is accepted here; the command itself reports it.
 pub fn refuse_base_of_another_user(context: &Context) -> Result<(), CommandError> {
     let Ok(config) = context.config() else { return Ok(()) };
     let base = config.paths().base;
@@ -346,24 +347,24 @@ fn check_base(paths: &Paths) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Does work that needs no engine: by the daemon if it runs, or here if none does, with the base directory locked. It is
-/// begun again when the daemon goes away in the middle.
+/// Runs work that needs no engine: in the daemon if it runs, otherwise in this process with the base directory locked. If
+/// the daemon ends during the work, the work is repeated.
 pub fn with_daemon_or_library<T>(
     context: &Context,
     mut by_daemon: impl AsyncFnMut(&Client, &mut StopSignals) -> Result<T, CommandError>,
-    here: impl AsyncFnOnce(Library, &mut StopSignals) -> Result<T, CommandError>,
+    local: impl AsyncFnOnce(Library, &mut StopSignals) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let config = context.config()?;
     let paths = config.paths();
     check_base(&paths)?;
     context.block_on(async {
         let mut signals = StopSignals::new()?;
-        let mut waiting = Waiting::default();
+        let mut wait = HolderWait::default();
         loop {
             if let Some(client) = Client::connect(&paths).await?
                 && !matches!(client.hello().await, Err(NodeError::HostLost))
             {
-                // One of another version is replaced.
+                // Replaces a daemon of an older version.
                 let daemon = signals.unless(find_or_start(context, &config, &[])).await?;
                 match by_daemon(&daemon.client, &mut signals).await {
                     Err(error) if error.is_host_lost() => {}
@@ -371,9 +372,9 @@ pub fn with_daemon_or_library<T>(
                 }
             }
             match Library::open_locked(config.clone()) {
-                Ok((library, _lock)) => return here(library, &mut signals).await,
+                Ok((library, _lock)) => return local(library, &mut signals).await,
                 Err(NodeError::Busy { pid, .. }) => {
-                    signals.unless(waiting.pause(context, &paths, pid)).await?;
+                    signals.unless(wait.pause(context, &paths, pid)).await?;
                 }
                 Err(e) => return Err(e.into()),
             }

@@ -1,4 +1,4 @@
-//! Signals that end the program, and the watchdog that ends it when a clean stop does not.
+//! Signals that end the program, and a watchdog that kills the process if a clean stop takes too long.
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::cli::error::CommandError;
 use crate::ffi::process::exit;
 use crate::node::patience::RELEASED_WITHIN;
 
-/// How long a clean stop may take before the process ends itself.
+/// Time after which the watchdog kills a process that has not stopped.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
-// Whoever waits for a process that stops waits until it has ended, one way or the other.
+// A process that waits for a stopping process must wait until the watchdog has killed that process.
 const _: () = assert!(STOP_DEADLINE.as_secs() < RELEASED_WITHIN.as_secs());
 
-/// Which signal came.
+/// A signal that ends the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// SIGINT: Ctrl-C.
@@ -28,7 +28,7 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// What a command that runs until it is stopped returns: Ctrl-C is 130, a request to end is success.
+    /// The result of a command that runs until a signal: an error for Ctrl-C (exit code 130), otherwise success.
     pub fn end_of_service(self) -> Result<(), CommandError> {
         match self {
             Self::Interrupt => Err(CommandError::interrupted()),
@@ -46,7 +46,7 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Takes the signals over from their default action. Must run inside a tokio runtime.
+    /// Replaces the default action of the signals. Must run inside a tokio runtime.
     pub fn new() -> Result<Self, CommandError> {
         let listen = |kind| signal(kind).map_err(CommandError::internal);
         Ok(Self {
@@ -56,7 +56,7 @@ impl StopSignals {
         })
     }
 
-    /// Waits for one of them. May be dropped and called again.
+    /// Waits for a signal. The future may be dropped and created again.
     pub async fn wait(&mut self) -> Stop {
         tokio::select! {
             _ = self.interrupt.recv() => Stop::Interrupt,
@@ -65,7 +65,7 @@ impl StopSignals {
         }
     }
 
-    /// Runs a future, or ends it by dropping it when a signal comes first.
+    /// Runs a future, and drops it when a signal arrives first.
     pub async fn unless<T>(
         &mut self,
         work: impl Future<Output = Result<T, CommandError>>,
@@ -76,7 +76,7 @@ impl StopSignals {
         }
     }
 
-    /// Runs a clean stop. A second signal, or the deadline, ends the process at once, after `last`.
+    /// Runs a clean stop. A second signal or the deadline calls `last` and then ends the process immediately.
     pub async fn stopping(
         &mut self,
         work: impl Future<Output = ()>,
@@ -94,7 +94,7 @@ impl StopSignals {
     }
 }
 
-/// Ends the process unless dropped within its deadline.
+/// Kills the process unless it is dropped before the deadline.
 struct Watchdog(#[expect(dead_code, reason = "dropping it is the signal")] mpsc::Sender<()>);
 
 impl Watchdog {
@@ -102,9 +102,9 @@ impl Watchdog {
         let (alive, gone) = mpsc::channel();
         std::thread::spawn(move || {
             if gone.recv_timeout(within) == Err(mpsc::RecvTimeoutError::Timeout) {
-                tracing::error!("did not stop within {} s, ending hard", within.as_secs());
+                tracing::error!(seconds = within.as_secs(), "did not stop in time; killing this process");
                 last();
-                // Exit handlers may hang on the very thing that did.
+                // Exit handlers may hang for the same reason as the stop.
                 let _ = kill_process(getpid(), Signal::KILL);
             }
         });
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_ctrl_c_makes_a_service_fail() {
+    fn only_ctrl_c_is_a_failure() {
         assert_eq!(Stop::Interrupt.end_of_service().unwrap_err().exit_code(), 130);
         assert!(Stop::Terminate.end_of_service().is_ok());
         assert!(Stop::Hangup.end_of_service().is_ok());

@@ -1,4 +1,4 @@
-//! `status`: what the running node does.
+//! `status`: shows the work of the daemon.
 
 mod lines;
 
@@ -14,9 +14,9 @@ use crate::cli::signals::StopSignals;
 use crate::node::control::{Client, Status};
 use crate::paths::Paths;
 
-/// How often `--watch` looks.
+/// Interval at which `--watch` requests the status.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// How long `--watch` waits for the next node when the one that was shown has ended.
+/// Time for which `--watch` waits for a new daemon after the daemon has ended.
 const NEXT_WITHIN: Duration = Duration::from_secs(15);
 
 const EXAMPLES: &str = "\
@@ -25,27 +25,26 @@ Examples:
   silmaril status --watch
   silmaril status --json | jq '.transfers[] | {model, cached_bytes, peers}'";
 
-/// Show what the running silmaril does: transfers, peers, errors
+/// Show the work of the daemon: mounts, transfers, peers, errors
 ///
-/// Fails with exit code 1 when none runs.
+/// Fails with exit code 1 if no daemon runs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Show it again every second until Ctrl-C
+    /// Show the status every second until Ctrl-C
     #[arg(long)]
     watch: bool,
 }
 
-/// The error of commands that need a running node.
+/// The error of commands that need a running daemon and do not start one.
 pub fn not_running(paths: &Paths) -> CommandError {
     CommandError::failed(format!("no silmaril is running on {}", paths.base.display()))
         .hint("`silmaril mount DIR` or `silmaril daemon` starts one")
 }
 
-/// Prints what the node answers.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let paths = context.config()?.paths();
     context.block_on(async {
@@ -58,7 +57,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
                     show(args, context, &status)?;
                     shown = Some(Instant::now());
                 }
-                // Another may be about to take its place.
+                // Another daemon may be about to start.
                 None if shown.is_some_and(|shown| shown.elapsed() < NEXT_WITHIN) => {}
                 None => return Err(not_running(&paths)),
             }
@@ -75,11 +74,11 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
 
 fn show(args: &Args, context: &Context, status: &Status) -> Result<(), CommandError> {
     if args.watch && stdout().is_terminal() {
-        // Home, then clear to the end.
+        // Moves the cursor to the top left corner, then clears the screen.
         context.out.bytes(b"\x1b[H\x1b[J")?;
     }
-    match args.json {
-        true => context.out.json(status),
-        false => lines::of(status, terminal_width()).iter().try_for_each(|line| context.out.line(line)),
+    if args.json {
+        return context.out.json(status);
     }
+    lines::of(status, terminal_width()).iter().try_for_each(|line| context.out.line(line))
 }

@@ -10,10 +10,10 @@ const EXAMPLES: &str = "\
 Examples:
   silmaril stop";
 
-/// End the daemon: unmount everything, and upload no more
+/// End the daemon: unmount everything and stop all uploads
 ///
-/// Returns when the daemon has ended. Programs that still read in a mount get errors. The next command that needs the
-/// daemon starts it again; it then shares what it shared before.
+/// Returns when the daemon has ended. Reads that are still waiting in a mount fail. The next command that needs the daemon
+/// starts it again; it then seeds the same models as before.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {}

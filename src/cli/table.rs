@@ -1,20 +1,20 @@
-//! Tables that fit a terminal without breaking a word.
+//! Formats tables for the width of a terminal, without breaking a word.
 //!
-//! Where all columns fit side by side, a row is one line. Otherwise the first columns that fit form the table, and the
-//! remaining values of each row follow on indented lines, each with its heading. A name of more than half the width has a
-//! line of its own above its row, so that one long name does not push all columns out. A value is never broken: a name or
-//! fingerprint can always be copied as a whole.
+//! If all columns fit, each row is one line. Otherwise the first columns that fit form the table, and the remaining values
+//! of a row follow on indented lines, each with its heading. A name that is wider than half the terminal has its own line
+//! above its row, so that one long name does not displace all columns. A value is never broken, so that a name or
+//! fingerprint can be copied as a whole.
 
 use unicode_width::UnicodeWidthStr as _;
 
-/// Between two columns.
+/// Columns of the terminal between two values.
 const GAP: usize = 2;
-/// Before the values that do not fit into the table.
+/// Indentation of the values that do not fit into the table.
 const INDENT: usize = 4;
-/// A value that is not there.
+/// The text for an absent value.
 const NONE: &str = "-";
 
-/// A column.
+/// The heading and alignment of a column.
 #[derive(Debug, Clone, Copy)]
 pub struct Column {
     heading: &'static str,
@@ -31,8 +31,8 @@ pub const fn number(heading: &'static str) -> Column {
     Column { heading, right: true }
 }
 
-/// The lines of a table with a heading. Each row has one value for each column. `width` is that of the terminal; without
-/// one every row is one line.
+/// The lines of a table with its headings. Each row has one value for each column. `width` is the width of the terminal;
+/// without it each row is one line.
 pub fn render(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> Vec<String> {
     let widest = |at: usize, most: usize| {
         let values = rows.iter().map(|row| row[at].width()).filter(|width| *width <= most);
@@ -53,10 +53,7 @@ pub fn render(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) ->
         let mut line = String::new();
         for ((value, column), width) in values.zip(columns).zip(&widths).take(fitting) {
             let fill = " ".repeat(width - value.width());
-            match column.right {
-                true => line.extend([&fill, value]),
-                false => line.extend([value, &fill]),
-            }
+            line.extend(if column.right { [&fill, value] } else { [value, &fill] });
             line.push_str(&" ".repeat(GAP));
         }
         line.trim_end().to_owned()
@@ -77,7 +74,7 @@ pub fn render(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) ->
     lines
 }
 
-/// Puts texts on indented lines, as many on each as fit.
+/// Distributes texts over indented lines, as many per line as fit.
 fn packed(texts: impl Iterator<Item = String>, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for text in texts {
@@ -92,16 +89,15 @@ fn packed(texts: impl Iterator<Item = String>, width: usize) -> Vec<String> {
     lines
 }
 
-/// Columns of the heading of a [`fact`].
+/// Width of the heading of a [`fact`].
 const HEADING: usize = 16;
 
-/// A heading and a text beside it, which continues below itself where it does not fit.
+/// A heading followed by a text. A text that does not fit continues on the next line, below its own start.
 pub fn fact(heading: &str, text: &str, width: Option<usize>) -> Vec<String> {
     wrapped(&format!("{heading:HEADING$}"), text, width)
 }
 
-/// A text behind a heading, on as many lines as it needs. Words are not broken: one that is longer than a line has a line
-/// of its own.
+/// A text after a heading, wrapped between words. A word that is longer than a line has its own line.
 pub fn wrapped(heading: &str, text: &str, width: Option<usize>) -> Vec<String> {
     let indent = heading.width();
     let mut lines = vec![heading.to_owned()];
@@ -134,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_one_line_each_where_they_fit() {
+    fn rows_that_fit_are_one_line() {
         for width in [None, Some(200)] {
             assert_eq!(
                 render(&COLUMNS, &rows(), width),
@@ -148,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_continue_below_themselves() {
+    fn wrapped_text_continues_below_its_start() {
         let text = "acme/minilm: published by r5fk-b70b-psbb-5vew, 9fqa-x7k2-aaaa-bbbb";
         assert_eq!(
             fact("disputed", text, Some(48)),
@@ -163,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_do_not_fit_follow_their_row_unbroken() {
+    fn values_that_do_not_fit_follow_their_row() {
         assert_eq!(
             render(&COLUMNS, &rows(), Some(60)),
             [

@@ -1,4 +1,4 @@
-//! Progress of many files: a total, and a bar for each large file under way.
+//! Progress of many files: a total, and a bar for each large file that is being transferred.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -11,18 +11,17 @@ use parking_lot::Mutex;
 use super::bar::Bar;
 use super::output::{Output, Progress, bar_width, clean};
 
-/// Files shorter than this, in bytes, come and go too fast for a bar of their own.
+/// Size in bytes from which a file has its own bar; smaller files finish too fast.
 const LARGE: u64 = 8 << 20;
 
-/// A running display. It disappears from a terminal when dropped; where there is no terminal, the total is a line now
-/// and then.
+/// A running display. It disappears from the terminal when dropped. Without a terminal it prints the total at intervals.
 #[derive(Debug)]
 pub struct Transfers {
-    shape: Shape,
+    shape: TransferShape,
 }
 
 #[derive(Debug)]
-enum Shape {
+enum TransferShape {
     Bars(Bars),
     Plain(Progress),
 }
@@ -38,28 +37,28 @@ impl Output {
     /// Starts a display of many files on stderr.
     pub fn transfers(&self, what: &str) -> Transfers {
         let what = clean(what);
-        let shape = match !self.is_quiet() && std::io::stderr().is_terminal() {
-            false => Shape::Plain(self.progress(&what)),
-            true => {
-                let all = MultiProgress::new();
-                let total = all.add(ProgressBar::new(0));
-                total.enable_steady_tick(Duration::from_millis(200));
-                Shape::Bars(Bars { all, total: Bar::new(&what, total), files: Mutex::default() })
-            }
+        let shape = if self.is_quiet() || !std::io::stderr().is_terminal() {
+            TransferShape::Plain(self.progress(&what))
+        } else {
+            let all = MultiProgress::new();
+            let total = all.add(ProgressBar::new(0));
+            total.enable_steady_tick(Duration::from_millis(200));
+            TransferShape::Bars(Bars { all, total: Bar::new(&what, total), files: Mutex::default() })
         };
         Transfers { shape }
     }
 }
 
 impl Transfers {
-    /// Shows what goes on before there is anything to count.
-    pub fn say(&self, text: impl Display) {
-        if let Shape::Bars(bars) = &self.shape {
-            bars.total.say(&text.to_string(), bar_width());
+    /// Shows a text while there is nothing to count.
+    pub fn set_text(&self, text: impl Display) {
+        if let TransferShape::Bars(bars) = &self.shape {
+            bars.total.set_text(&text.to_string(), bar_width());
         }
     }
 
-    /// Shows that `done` of `total` bytes are done, and of the files under way path, bytes done, and size.
+    /// Shows that `done` of `total` bytes are done. `files` has the path, the bytes done and the size of each file that is
+    /// being transferred.
     pub fn set<'a>(
         &self,
         done: u64,
@@ -68,8 +67,8 @@ impl Transfers {
         files: impl Iterator<Item = (&'a str, u64, u64)>,
     ) {
         match &self.shape {
-            Shape::Plain(progress) => progress.set(done, total, detail),
-            Shape::Bars(bars) => bars.set(done, total, &detail.to_string(), files),
+            TransferShape::Plain(progress) => progress.set(done, total, detail),
+            TransferShape::Bars(bars) => bars.set(done, total, &detail.to_string(), files),
         }
     }
 }
@@ -80,13 +79,13 @@ impl Bars {
         done: u64,
         total: u64,
         detail: &str,
-        under_way: impl Iterator<Item = (&'a str, u64, u64)>,
+        active: impl Iterator<Item = (&'a str, u64, u64)>,
     ) {
         let width = bar_width();
         self.total.set(done, total, detail, width);
         let mut files = self.files.lock();
         let mut former = std::mem::take(&mut *files);
-        for (path, done, size) in under_way.filter(|&(_, _, size)| size >= LARGE) {
+        for (path, done, size) in active.filter(|&(_, _, size)| size >= LARGE) {
             let bar = former.remove(path).unwrap_or_else(|| {
                 Bar::new(path, self.all.insert_before(&self.total.bar, ProgressBar::new(size)))
             });
@@ -102,7 +101,7 @@ impl Bars {
 
 impl Drop for Transfers {
     fn drop(&mut self) {
-        if let Shape::Bars(bars) = &self.shape {
+        if let TransferShape::Bars(bars) = &self.shape {
             for bar in bars.files.lock().values() {
                 bar.bar.finish_and_clear();
             }

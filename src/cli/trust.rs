@@ -1,53 +1,48 @@
-//! `trust`: whom this node believes.
+//! `trust`: lists and changes the trusted publishers and the owners of names.
 
 use std::time::Duration;
 
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::catalog::trust::{Alias, NamedPublisher};
-use crate::catalog::{Query, Trust, TrustError};
+use crate::catalog::Query;
 use crate::cli::context::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::count;
-use crate::cli::registry::tell_node;
+use crate::cli::registry::reload_daemon;
 use crate::cli::table;
 use crate::model::{ModelName, PublisherKey};
 use crate::node::Library;
 use crate::node::control::Client;
 use crate::node::discover::DiscoverRequest;
+use crate::trust::{Alias, NamedPublisher};
+use crate::trust::{Trust, TrustError};
 
-/// How long a running node may ask others who is meant by a fingerprint.
+/// Time for which a running daemon asks peers for the key of a fingerprint.
 const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 const EXAMPLES: &str = "\
 Examples:
   silmaril trust list
   silmaril trust add 19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1 --alias dora
-  silmaril trust add dora --name acme/minilm     the name is dora's, whoever else publishes under it
-  silmaril trust remove acme/minilm              the next publisher accepted for the name owns it
-  silmaril trust remove dora --names             no longer trusted, and no name is theirs";
+  silmaril trust add dora --name acme/minilm     the name belongs to dora, even if other publishers use it
+  silmaril trust remove acme/minilm              release the name; the next accepted publisher owns it
+  silmaril trust remove dora --names             no longer trust dora, and release all names of dora";
 
-/// Show and change whom this node believes
+/// Show and change the trusted publishers and the owners of names
 ///
-/// A name belongs to the first publisher whose model was taken with `get` or `registry import`; others are refused.
-/// Reading a model through a mount gives no publisher its name. A publisher on the list is chosen before others for a
-/// name that belongs to nobody yet. With `security.trust: strict` in the configuration only publishers on the list, and
-/// your own key, are accepted at all.
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
+/// A name belongs to the first publisher whose model was added with `get` or `registry import`; models of other publishers
+/// with this name are refused. Reading a model through a mount does not give its publisher the name. For a name without
+/// owner, a publisher on the list is preferred. With `security.trust: strict` in the configuration, only publishers on the
+/// list and your own key are accepted.
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Put a publisher on the list
+#[command(after_help = EXAMPLES)]
+pub enum Command {
+    /// Add a publisher to the list
     Add(Add),
-    /// Take a publisher off the list, or let go of a name
+    /// Remove a publisher from the list, or release a name
     Remove(Remove),
-    /// List the trusted publishers, and the names that belong to somebody
+    /// List the trusted publishers and the names that have an owner
     List {
         /// Print JSON
         #[arg(long)]
@@ -55,36 +50,32 @@ enum Command {
     },
 }
 
-/// Whom to list.
 #[derive(Debug, clap::Args)]
-struct Add {
-    /// The publisher's key, as `silmaril key show` prints it; fingerprint or alias of one
-    /// known here, or announced to a running node
+pub struct Add {
+    /// The publisher's key, as `silmaril key show` prints it; or the fingerprint or alias of a known publisher
     #[arg(value_name = "KEY")]
     publisher: String,
-    /// A name of your choice for the publisher, shown instead of a bare fingerprint
+    /// A name of your choice for the publisher, shown together with the fingerprint
     #[arg(long)]
     alias: Option<Alias>,
-    /// A model's name that is to belong to this publisher; may be repeated
+    /// A model's name that belongs to this publisher; may be repeated
     #[arg(long = "name", value_name = "ORG/NAME")]
     names: Vec<ModelName>,
 }
 
-/// What to let go of.
 #[derive(Debug, clap::Args)]
-struct Remove {
+pub struct Remove {
     /// A publisher (key, alias, fingerprint), or a model's name
     #[arg(value_name = "KEY|ALIAS|ORG/NAME", required = true)]
     what: Vec<String>,
-    /// Let go of all names of the publisher, too
+    /// Release all names of the publisher, too
     #[arg(long)]
     names: bool,
 }
 
-/// Runs one of them.
-pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
+pub fn run(command: &Command, context: &Context) -> Result<(), CommandError> {
     let library = context.library()?;
-    match &args.command {
+    match command {
         Command::Add(args) => add(args, &library, context),
         Command::Remove(args) => remove(args, &library, context),
         Command::List { json } => list(*json, &library.trust, context),
@@ -95,7 +86,7 @@ fn add(args: &Add, library: &Library, context: &Context) -> Result<(), CommandEr
     let trust = &library.trust;
     let key = find(&args.publisher, library, context)?;
     trust.add(key, args.alias.clone(), &args.names)?;
-    tell_node(&library.paths, context)?;
+    reload_daemon(&library.paths, context)?;
     let shown = trust.describe(&key);
     context.out.line(format_args!("{shown} is trusted"))?;
     args.names.iter().try_for_each(|name| context.out.line(format_args!("{name} belongs to {shown}")))
@@ -107,10 +98,10 @@ fn remove(args: &Remove, library: &Library, context: &Context) -> Result<(), Com
         if what.contains('/') {
             let name: ModelName = what.parse().map_err(CommandError::usage)?;
             trust.unpin(&name).map_err(with_list)?;
-            context.out.line(format_args!("{name} belongs to nobody now"))?;
+            context.out.line(format_args!("{name} has no owner now"))?;
             continue;
         }
-        let key = trust.find(what, held(library)).map_err(with_list)?;
+        let key = trust.find(what, publishers_of_models(library)).map_err(with_list)?;
         let shown = trust.describe(&key);
         let removed = trust.remove(&key, args.names).map_err(with_list)?;
         if removed.listed {
@@ -118,26 +109,26 @@ fn remove(args: &Remove, library: &Library, context: &Context) -> Result<(), Com
         }
         let names = count(removed.names as u64, "name");
         if args.names {
-            context.out.line(format_args!("let go of {names} of {shown}"))?;
+            context.out.line(format_args!("released {names} of {shown}"))?;
         } else if removed.names > 0 {
-            let belong = if removed.names == 1 { "belongs" } else { "belong" };
+            let (belong, them) = if removed.names == 1 { ("belongs", "it") } else { ("belong", "them") };
             context.out.note(format_args!(
-                "{names} still {belong} to {shown}; `silmaril trust remove {} --names` lets go of that, too",
+                "{names} still {belong} to {shown}; `silmaril trust remove {} --names` releases {them}",
                 key.fingerprint()
             ));
         }
     }
-    tell_node(&library.paths, context)
+    reload_daemon(&library.paths, context)
 }
 
-/// The publishers of the models here.
-fn held(library: &Library) -> impl Iterator<Item = PublisherKey> {
+/// The publishers of the known models.
+fn publishers_of_models(library: &Library) -> impl Iterator<Item = PublisherKey> {
     library.manifests().into_iter().filter_map(|manifest| manifest.publisher)
 }
 
-/// A publisher known here or to a running node, or a whole key.
+/// Finds a publisher by its key, or by the fingerprint or alias of a publisher that this host or a running daemon knows.
 fn find(text: &str, library: &Library, context: &Context) -> Result<PublisherKey, CommandError> {
-    match library.trust.find(text, held(library)) {
+    match library.trust.find(text, publishers_of_models(library)) {
         Err(TrustError::UnknownPublisher(_)) => {
             Ok(library.trust.find(text, announced(text, library, context)?)?)
         }
@@ -145,7 +136,7 @@ fn find(text: &str, library: &Library, context: &Context) -> Result<PublisherKey
     }
 }
 
-/// Who announces models to a running node, of those whose key or fingerprint begins so.
+/// The publishers whose key or fingerprint starts with `text` and that announce models to a running daemon.
 fn announced(text: &str, library: &Library, context: &Context) -> Result<Vec<PublisherKey>, CommandError> {
     let query = format!("publisher:{text}");
     if query.parse::<Query>().is_err() {
@@ -161,7 +152,7 @@ fn announced(text: &str, library: &Library, context: &Context) -> Result<Vec<Pub
 }
 
 fn with_list(error: TrustError) -> CommandError {
-    CommandError::from(error).hint("`silmaril trust list` shows whom this node believes")
+    CommandError::from(error).hint("`silmaril trust list` shows the publishers and the names")
 }
 
 /// A listed publisher.
@@ -190,9 +181,9 @@ pub(super) struct ReplacedRow {
     pub since: String,
 }
 
-/// All of `--json`.
+/// The document that `trust list --json` prints.
 #[derive(Debug, Serialize)]
-pub(super) struct Everything {
+pub(super) struct TrustReport {
     pub policy: String,
     pub own: Option<NamedPublisher>,
     pub publishers: Vec<ListedRow>,
@@ -200,7 +191,7 @@ pub(super) struct Everything {
     pub replaced: Vec<ReplacedRow>,
 }
 
-impl Everything {
+impl TrustReport {
     fn of(trust: &Trust) -> Result<Self, TrustError> {
         let document = &*trust.document()?;
         let of = |key: PublisherKey| document.named(&key);
@@ -232,24 +223,26 @@ impl Everything {
 }
 
 fn list(json: bool, trust: &Trust, context: &Context) -> Result<(), CommandError> {
-    let everything = Everything::of(trust)?;
+    let report = TrustReport::of(trust)?;
     let out = &context.out;
     if json {
-        return out.json(&everything);
+        return out.json(&report);
     }
-    let Everything { policy, own, publishers, names, replaced } = everything;
+    let TrustReport { policy, own, publishers, names, replaced } = report;
     out.line(format_args!("policy     {policy}"))?;
     if let Some(own) = &own {
         out.line(format_args!("your key   {}", own.fingerprint))?;
     }
     if publishers.is_empty() && names.is_empty() {
         out.note(
-            "nobody is listed, and no name belongs to anybody; `silmaril trust add KEY` lists a publisher",
+            "no publisher is listed, and no name has an owner; `silmaril trust add KEY` lists a publisher",
         );
     }
-    let section = |headings: [&'static str; 4], rows: Vec<Vec<String>>| match rows.is_empty() {
-        true => Ok(()),
-        false => out.line("").and_then(|()| out.table(&headings.map(table::text), &rows)),
+    let section = |headings: [&'static str; 4], rows: Vec<Vec<String>>| {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        out.line("").and_then(|()| out.table(&headings.map(table::text), &rows))
     };
     let alias = |publisher: &NamedPublisher| publisher.alias.clone().unwrap_or_else(|| "-".to_owned());
     let row = |row: &ListedRow| {

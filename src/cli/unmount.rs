@@ -1,4 +1,4 @@
-//! `unmount`: ends a mount.
+//! `unmount`: ends a mount through the daemon, or without it.
 
 use std::path::{Path, PathBuf};
 
@@ -14,27 +14,27 @@ const EXAMPLES: &str = "\
 Examples:
   silmaril unmount ~/models";
 
-/// End a mount, also one whose process has died
+/// End a mount, even if its process has died
 ///
-/// The daemon goes on: it seeds what was read. Programs that still read get errors.
+/// The daemon continues to seed the models that were read. Reads that are still waiting fail.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The directory that was mounted on
+    /// The directory that is the mount point
     mountpoint: PathBuf,
 }
 
-/// Has the daemon end the mount; a mount of no daemon that is reachable is taken down from here.
+/// Has the daemon end the mount. Unmounts from this process if no daemon serves the mount.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let point = mount::resolve(&args.mountpoint)?;
     let paths = context.config()?.paths();
     let was_mounted = is_mounted(&point)?;
     let ended = context.block_on(end(&paths, &point))?;
-    // One that ended by itself meanwhile may have taken its mount with it, or left it dead.
-    let gone = ended || was_mounted;
-    if is_mounted(&point)? || !gone {
+    // A daemon that ended in the meantime may have unmounted, or may have left a dead mount.
+    let existed = ended || was_mounted;
+    if is_mounted(&point)? || !existed {
         match detach(&point) {
-            Err(MountError::NotMounted(_)) if gone => {}
+            Err(MountError::NotMounted(_)) if existed => {}
             detached => detached?,
         }
     }
@@ -46,7 +46,7 @@ fn is_mounted(point: &Path) -> Result<bool, CommandError> {
     Ok(mount::list_mounts()?.iter().any(|record| record.mountpoint == point))
 }
 
-/// Has the daemon end the mount; returns whether it served one there.
+/// Has the daemon end the mount. Returns whether the daemon served it.
 async fn end(paths: &Paths, point: &Path) -> Result<bool, CommandError> {
     let Some(client) = Client::connect(paths).await? else { return Ok(false) };
     let namespaces = Namespaces::of_this_process().map_err(CommandError::internal)?;

@@ -1,4 +1,4 @@
-//! `verify`: is what is here of a model what its manifest says?
+//! `verify`: compares the local files of a model with its manifest.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::node::verify::{self, Verified};
 const EXAMPLES: &str = "\
 Examples:
   silmaril verify acme/minilm
-  silmaril get acme/minilm       fetches again what turned out to be damaged";
+  silmaril get acme/minilm       fetch the damaged parts again";
 
-/// Read all that is here of a model again and compare it with its manifest
+/// Read the local files of a model and compare them with its manifest
 ///
-/// Damaged parts do not count as here any more, so that `get` or a reader fetches them again. Fails with exit code 1
-/// when something is damaged. While a mount runs, readers of parts that are not here wait until this is done.
+/// Damaged parts are discarded, so that `get` or a reader fetches them again. Fails with exit code 1 if a part is damaged.
+/// Reads of parts that are not stored locally wait until the verification is done.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -30,7 +30,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Has the running node verify, or does it on a thread of its own; either ends soon after Ctrl-C.
+/// Verifies in the daemon if it runs, otherwise on a thread of this process. Both end soon after Ctrl-C.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let progress = Arc::new(context.out.progress(&format!("verifying {}", args.model)));
     let (shown, model) = (progress.clone(), args.model.clone());
@@ -54,15 +54,15 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
         print(context, &report)?;
     }
     let bad: Vec<String> = report.damaged.into_iter().chain(report.contradictory).collect();
-    match bad.is_empty() {
-        true => Ok(()),
-        false => Err(NodeError::Damaged { model: args.model.clone(), files: bad }.into()),
+    if bad.is_empty() {
+        return Ok(());
     }
+    Err(NodeError::Damaged { model: args.model.clone(), files: bad }.into())
 }
 
 fn print(context: &Context, report: &Verified) -> Result<(), CommandError> {
     let out = &context.out;
-    let contradictory = "contradictory: its manifest gives it a sha256 that its pieces do not have";
+    let contradictory = "contradictory: the manifest has a sha256 that does not match its pieces";
     for (what, paths) in [("damaged", &report.damaged), (contradictory, &report.contradictory)] {
         for path in paths {
             out.line(format_args!("{}: {what}", clean(path)))?;
@@ -70,7 +70,7 @@ fn print(context: &Context, report: &Verified) -> Result<(), CommandError> {
     }
     let mut text = format!("{}: {} right", report.model, size(report.right));
     for (bytes, what) in
-        [(report.unchecked, "not checked (piece hashes not known yet)"), (report.missing, "not here")]
+        [(report.unchecked, "not checked (piece hashes not known yet)"), (report.missing, "missing")]
     {
         if bytes > 0 {
             text.push_str(&format!(", {} {what}", size(bytes)));

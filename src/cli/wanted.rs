@@ -1,30 +1,30 @@
-//! The model that `get` is to fetch: a name, or an address of the hub that a user copied from a browser or a program.
+//! Parses the argument of `get`: a name, or an address of the hub that a user copied from a browser or a program.
 
 use url::Url;
 
 use crate::cli::error::CommandError;
-use crate::mirror::repo::{Named, RepositoryError};
+use crate::mirror::repo::{ParsedRepository, RepositoryError};
 use crate::mirror::{GitRepository, MirrorError, Repository};
 use crate::model::{ModelName, ModelRef, Revision};
 use crate::node::NodeError;
 
-/// Addresses of the hub in documents and model cards, whichever mirror of it is configured.
+/// Addresses of the hub in documents and model cards; they are recognised even if a mirror of the hub is configured.
 const HUBS: [&str; 4] =
     ["https://huggingface.co", "https://hf.co", "https://www.huggingface.co", "http://huggingface.co"];
 
-/// Reads `org/name[@rev]`, `hf://…` or an address of the hub at `endpoint` or at Hugging Face. Only the name and the
-/// revision count: the model is looked up like any other. Fails with a usage error.
+/// Parses `org/name[@rev]`, `hf://…` or an address of the hub at `endpoint` or at Hugging Face. Only the name and the
+/// revision of an address are used: the model is looked up like a model given by name. Fails with a usage error.
 pub fn model(text: &str, endpoint: &Url) -> Result<ModelRef, CommandError> {
     let text = text.trim();
     if !text.contains("://") {
-        // Browsers leave the scheme out of the address that they show.
+        // Browsers show addresses without the scheme.
         return match HUBS
             .iter()
             .filter_map(|hub| hub.strip_prefix("https://"))
             .find(|hub| is_below(text, hub))
         {
             Some(_) => model(&format!("https://{text}"), endpoint),
-            // As for the values that clap reads.
+            // The same text as clap's for a bad value.
             None => text.parse().map_err(|error| {
                 CommandError::usage(format!("invalid value '{text}' for '<MODEL|URL>': {error}"))
             }),
@@ -32,7 +32,7 @@ pub fn model(text: &str, endpoint: &Url) -> Result<ModelRef, CommandError> {
     }
     let found =
         named(text, endpoint).map_err(|e| CommandError::from(NodeError::from(MirrorError::from(e))))?;
-    let Named { repository, reference, inside } = found;
+    let ParsedRepository { repository, reference, inside } = found;
     let (Repository::Hub(hub) | Repository::Git(GitRepository { hub: Some(hub), .. })) = repository else {
         return Err(CommandError::usage(format!("{repository} is not an address of the hub"))
             .hint("`silmaril mirror URL` clones a git repository"));
@@ -49,18 +49,18 @@ pub fn model(text: &str, endpoint: &Url) -> Result<ModelRef, CommandError> {
     }
 }
 
-fn named(text: &str, endpoint: &Url) -> Result<Named, RepositoryError> {
+fn named(text: &str, endpoint: &Url) -> Result<ParsedRepository, RepositoryError> {
     let first = Repository::parse(text, endpoint);
     if !matches!(
         &first,
-        Ok(Named { repository: Repository::Git(GitRepository { hub: None, .. }), .. })
+        Ok(ParsedRepository { repository: Repository::Git(GitRepository { hub: None, .. }), .. })
             | Err(RepositoryError::Extra(_))
     ) {
         return first;
     }
-    // Not the configured hub: an address of Hugging Face names the same model.
+    // Not an address of the configured hub: try the addresses of Hugging Face.
     let hubs = HUBS.iter().filter_map(|hub| Repository::parse(text, &hub.parse().ok()?).ok());
-    let of_a_hub = |named: &Named| match &named.repository {
+    let of_a_hub = |named: &ParsedRepository| match &named.repository {
         Repository::Hub(_) => true,
         Repository::Git(git) => git.hub.is_some(),
     };
@@ -68,7 +68,7 @@ fn named(text: &str, endpoint: &Url) -> Result<Named, RepositoryError> {
 }
 
 fn is_below(text: &str, hub: &str) -> bool {
-    // The name of an organisation may look like a host, but an address has more than two components.
+    // An organisation may have a name like a host, but an address has more than two components.
     text.strip_prefix(hub)
         .and_then(|rest| rest.strip_prefix('/'))
         .is_some_and(|path| path.parse::<ModelName>().is_ok() || path.contains('/'))
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_hub_name_a_model_and_its_revision() {
+    fn hub_addresses_give_a_model_and_its_revision() {
         for (text, expected) in [
             ("org/name", "org/name"),
             ("org/name@v1", "org/name@v1"),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_in_a_repository_is_refused_with_the_option_for_it() {
+    fn path_in_a_repository_is_refused_with_a_hint() {
         for text in ["https://huggingface.co/org/name/blob/v1/a/[x].json", "hf://org/name@v1/a/[x].json"] {
             let error = read(text).unwrap_err();
             assert_eq!(error.exit_code(), 2);

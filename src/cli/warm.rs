@@ -1,4 +1,4 @@
-//! `warm`: whole files into the cache, ahead of their readers.
+//! `warm`: fetches whole files into the cache before a program reads them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,18 +11,18 @@ use crate::cli::status::not_running;
 use crate::node::control::Client;
 use crate::node::mounts::MountStatus;
 
-/// How often progress is asked for.
+/// Interval at which the progress is requested.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
 const EXAMPLES: &str = "\
 Examples:
   silmaril warm ~/models/acme/minilm                     a whole model
   silmaril warm ~/models/acme/minilm/model.safetensors   one file
-  silmaril warm acme/minilm                              by name, from anywhere";
+  silmaril warm acme/minilm                              by name, from any directory";
 
-/// Fetch files of a mounted model ahead of reading them
+/// Fetch files of a mounted model before a program reads them
 ///
-/// The running mount fetches them; this command waits until they are here.
+/// The daemon fetches the files; this command waits until they are in the cache.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -31,7 +31,7 @@ pub struct Args {
     paths: Vec<PathBuf>,
 }
 
-/// Asks the running node and waits.
+/// Has the daemon fetch the files, and waits.
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let config = context.config()?;
     context.block_on(async {
@@ -42,17 +42,17 @@ pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
             args.paths.iter().map(|path| below_mount(path, &status.mounts)).collect::<Result<Vec<_>, _>>()?;
         for (path, resolve) in wanted {
             let warmed = signals
-                .unless(watched(context, &client, &path, resolve))
+                .unless(warm_with_progress(context, &client, &path, resolve))
                 .await
                 .map_err(CommandError::resumable)?;
-            context.out.line(format_args!("{path}: {warmed} here"))?;
+            context.out.line(format_args!("{path}: {warmed} cached"))?;
         }
         Ok(())
     })
 }
 
-/// Warms a path, showing what the node is fetching meanwhile.
-async fn watched(
+/// Fetches a path and shows the progress. Returns the number of files and bytes as a text.
+async fn warm_with_progress(
     context: &Context,
     client: &Client,
     path: &str,
@@ -69,9 +69,9 @@ async fn watched(
                 return Ok(format!("{}, {}", count(warmed.files as u64, "file"), size(warmed.bytes)));
             }
             _ = clock.tick() => {
-                // What comes of it is for the job itself to say.
+                // An error of the daemon is ignored here, because `warming` returns it, too.
                 let transfers = client.status().await.map(|status| status.transfers).unwrap_or_default();
-                if let Some(t) = transfers.iter().find(|t| names(path, &t.model)) {
+                if let Some(t) = transfers.iter().find(|t| is_in_model(path, &t.model)) {
                     let detail = format_args!("{}/s from {}", size(t.download_rate + t.web_rate), count(t.peers.into(), "peer")).to_string();
                     progress.set(t.cached_bytes, t.total_size, detail);
                 }
@@ -80,12 +80,12 @@ async fn watched(
     }
 }
 
-/// Whether a path below the mount point lies in a model.
-fn names(path: &str, model: &str) -> bool {
+/// Whether a path below the mount point is in a model.
+fn is_in_model(path: &str, model: &str) -> bool {
     path.strip_prefix(model).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The path relative to the mount point, and whether a model that is not known there is looked up.
+/// The path relative to the mount point, and whether the daemon may look an unknown model up on the network.
 fn below_mount(path: &Path, mounts: &[MountStatus]) -> Result<(String, bool), CommandError> {
     let absolute = std::path::absolute(path).map_err(|e| CommandError::io(path, e))?;
     let text =
@@ -102,7 +102,7 @@ fn below_mount(path: &Path, mounts: &[MountStatus]) -> Result<(String, bool), Co
     if text.starts_with(['/', '.', '~']) && !text.starts_with(".by/") {
         return Err(CommandError::failed(format!("{text} is not in a mount of the running silmaril")));
     }
-    // A name is looked up unless no mount looks names up.
+    // A name may be looked up if there is no mount, or if one mount looks names up.
     let resolve = mounts.is_empty() || mounts.iter().any(|mount| mount.options.resolve);
     Ok((text.to_owned(), resolve))
 }
@@ -113,7 +113,7 @@ mod tests {
     use crate::node::mounts::ServeOptions;
 
     #[test]
-    fn paths_are_taken_relative_to_the_mount() {
+    fn paths_are_relative_to_the_mount() {
         let options = ServeOptions { allow_other: false, resolve: false, peers: vec![] };
         let mounts = [MountStatus { path: "/mnt/models".into(), options, held: false }];
         let at = |path: &str| below_mount(Path::new(path), &mounts).map_err(|e| e.exit_code());
@@ -121,13 +121,13 @@ mod tests {
         assert_eq!(at("a/b"), Ok(("a/b".into(), false)));
         assert_eq!(at(".by/r5fk-b70b-psbb-5vew/a/b"), Ok((".by/r5fk-b70b-psbb-5vew/a/b".into(), false)));
         assert_eq!(at("/mnt/models"), Err(1));
-        assert_eq!(at("/elsewhere/a/b"), Err(1));
+        assert_eq!(at("/outside/a/b"), Err(1));
         assert_eq!(at("./a/b"), Err(1));
     }
 
     #[test]
-    fn a_path_names_its_model_only() {
-        assert!(names("a/b", "a/b") && names("a/b/c", "a/b"));
-        assert!(!names("a/bc", "a/b") && !names("a/b@v1", "a/b"));
+    fn path_belongs_to_one_model() {
+        assert!(is_in_model("a/b", "a/b") && is_in_model("a/b/c", "a/b"));
+        assert!(!is_in_model("a/bc", "a/b") && !is_in_model("a/b@v1", "a/b"));
     }
 }

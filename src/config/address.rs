@@ -57,7 +57,7 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// The protocols a proxy can speak.
+/// The protocol of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyKind {
     /// SOCKS version 5 (RFC 1928).
@@ -66,31 +66,30 @@ pub enum ProxyKind {
     Http,
 }
 
-/// A proxy: `socks5://[user:password@]host:port` or `http://[user:password@]host:port`. `Display` leaves the
-/// password out.
+/// A proxy: `socks5://[user:password@]host:port` or `http://[user:password@]host:port`. `Display` hides the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
-    /// Its protocol.
+    /// The protocol.
     pub kind: ProxyKind,
-    /// Its TCP address.
+    /// Host and TCP port.
     pub address: HostPort,
     /// User name and password.
     pub login: Option<(String, String)>,
 }
 
-/// Why a text is not the address of a host or a proxy.
+/// The error for a text that is not the address of a host or a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// Another scheme, or none.
+    /// The scheme is unknown or absent.
     #[error("it must start with socks5:// or http://")]
     Scheme,
-    /// No host, or one with characters that no host has.
+    /// The host is absent or has invalid characters.
     #[error("it has no host name or IP address before the port")]
     Host,
-    /// No port.
+    /// The port is absent or invalid.
     #[error("it has no port from 1 to 65535")]
     Port,
-    /// A user without a password.
+    /// The user or the password is absent.
     #[error("the text before '@' must be user:password")]
     Login,
 }
@@ -105,7 +104,7 @@ impl FromStr for Proxy {
             _ => return Err(AddressError::Scheme),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
-        // A password may hold '@'; a host cannot.
+        // A password may contain '@', but a host cannot.
         let (login, address) = match rest.rsplit_once('@') {
             Some((login, address)) => {
                 let (user, password) = login.split_once(':').ok_or(AddressError::Login)?;

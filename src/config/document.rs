@@ -1,12 +1,12 @@
-//! The texts made from the table of keys: the file that `init` writes, `docs/CONFIGURATION.md`, and the log's line.
+//! The texts that are generated from the table of keys: the example file, `docs/CONFIGURATION.md`, and the log line.
 
 use std::fmt;
 
 use super::Config;
 use super::keys::SECTIONS;
-use super::table::{Key, keys};
+use super::table::{KeyEntry, keys};
 
-impl Key {
+impl KeyEntry {
     /// The name without the section.
     fn short(&self) -> &str {
         self.name.split_once('.').map_or(self.name, |(_, key)| key)
@@ -14,8 +14,8 @@ impl Key {
 }
 
 impl Config {
-    /// The text of a configuration file that explains every key and changes nothing but the base directory, where one is
-    /// given. `init` writes it.
+    /// A configuration file in which comments explain every key and show its default. It sets only the base directory, if
+    /// `base_dir` is given. `init` writes this file.
     pub fn example(base_dir: Option<&str>) -> String {
         let mut file = "# silmaril's configuration. The values shown are the defaults: remove the '#' before a key to change it.\n\
                         # Sizes: 4194304, 4MiB or 4MB. Times: 10m, 1h 30m or seconds. Rates: bytes per second, 0 is unlimited.\n"
@@ -58,7 +58,7 @@ impl Config {
     }
 }
 
-/// The keys whose value is not the default, as one line of `section.key=value` without the password of the proxy.
+/// The keys whose value is not the default, as `section.key=value` on one line. The password of the proxy is hidden.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let values = keys().map(|key| (key, (key.write)(self))).filter(|(key, value)| value != key.default);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_shown_as_they_are_written() {
+    fn defaults_are_formatted_as_in_the_table() {
         let config = Config::defaults(Path::new("~/.silmaril"));
         for key in keys() {
             assert_eq!((key.write)(&config), key.default, "{}", key.name);

@@ -1,6 +1,7 @@
-//! What a format of values is, and how a value is read where it stands in the file, so that an error has its line.
+//! The trait for formats of values. A value is parsed during the deserialization of the file, so that an error has its
+//! line.
 //!
-//! YAML strings, numbers and booleans are all read as text: `"4"` and `4` are the same.
+//! YAML strings, numbers and booleans are all parsed as text: `"4"` and `4` are equal.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,33 +13,33 @@ pub trait Format: Sized {
     /// The type that the program uses.
     type Value;
 
-    /// What is accepted, as it follows "is not": `a port from 0 to 65535`.
+    /// A description of valid values that can follow "is not": `a port from 0 to 65535`.
     fn allowed() -> String;
 
-    /// Reads a value. The error is a reason to add to [`Self::allowed`]; empty where that is enough.
+    /// Parses a value. The error is a reason in addition to [`Self::allowed`]; it may be empty.
     fn parse(_text: &str) -> Result<Self::Value, String> {
         Err(String::new())
     }
 
-    /// Writes a value as a file has it, without secrets.
+    /// Formats a value as in a file, without secrets.
     fn write(value: &Self::Value) -> String;
 
-    /// Reads a value from a file.
+    /// Parses a value of a file.
     fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(Scalar::<Self>(PhantomData))
     }
 }
 
-/// A value that was read in the format `F`.
-pub(super) struct Read<F: Format>(pub(super) F::Value);
+/// A value that was parsed in the format `F`.
+pub(super) struct Parsed<F: Format>(pub(super) F::Value);
 
-impl<'de, F: Format> Deserialize<'de> for Read<F> {
+impl<'de, F: Format> Deserialize<'de> for Parsed<F> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         F::deserialize(deserializer).map(Self)
     }
 }
 
-/// Reads a scalar of any YAML type as text.
+/// Parses a scalar of any YAML type as text.
 struct Scalar<F>(PhantomData<F>);
 
 impl<F: Format> Visitor<'_> for Scalar<F> {
@@ -73,7 +74,7 @@ impl<F: Format> Visitor<'_> for Scalar<F> {
     }
 }
 
-/// Values of one format.
+/// A list of values of one format.
 #[derive(Debug)]
 pub struct List<F>(PhantomData<F>);
 
@@ -96,7 +97,7 @@ impl<F: Format> Format for List<F> {
     }
 }
 
-/// Reads a list of any length.
+/// Parses a list of any length.
 struct Elements<F>(PhantomData<F>);
 
 impl<'de, F: Format> Visitor<'de> for Elements<F> {
@@ -107,7 +108,7 @@ impl<'de, F: Format> Visitor<'de> for Elements<F> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<F::Value>, A::Error> {
-        let mut next = || Ok(list.next_element::<Read<F>>()?.map(|read| read.0));
+        let mut next = || Ok(list.next_element::<Parsed<F>>()?.map(|parsed| parsed.0));
         std::iter::from_fn(|| next().transpose()).collect()
     }
 }
@@ -132,7 +133,7 @@ impl<F: Format> Format for Optional<F> {
     }
 }
 
-/// Defines a format: the type of its values, what is accepted, a parser, and a writer unless `Display` is one.
+/// Defines a format: the type of its values, the description, a parser, and a formatter (`Display` if it is omitted).
 macro_rules! format_of {
     ($(#[$doc:meta])* $name:ident -> $value:ty: $allowed:expr, $parse:expr) => {
         format_of!($(#[$doc])* $name -> $value: $allowed, $parse, |value| value.to_string());
@@ -162,7 +163,7 @@ macro_rules! format_of {
     };
 }
 
-/// Defines an enum whose variants are the words that a key accepts, each with its synonyms.
+/// Defines an enum and its format. Each variant is a word that a key accepts, with synonyms.
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident: $allowed:literal { $(
         $(#[$about:meta])* $variant:ident = $word:literal $(| $synonym:literal)*

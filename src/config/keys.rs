@@ -1,46 +1,48 @@
-//! The table of all keys: description, format and default of each, once.
+//! The table of all keys, each with its description, format and default.
 //!
-//! A new key is one entry. The descriptions are what users read, in the file that `init` writes and in
-//! `docs/CONFIGURATION.md` (`UPDATE_DOCS=1 cargo test --lib config` writes it again).
+//! A new key is one new entry. Users read the descriptions in the file that `init` writes and in
+//! `docs/CONFIGURATION.md`, which `UPDATE_DOCS=1 cargo test --lib config` updates.
 
 use serde::Deserialize;
 
-use super::format::{Format, List, Optional, Read};
-use super::table::{self, Key, Section, configuration};
+use super::format::{Format, List, Optional, Parsed};
+use super::table::{self, KeyEntry, Section, configuration};
 use super::values::*;
 
 configuration! {
-    /// Where files are kept.
+    /// Directories for files.
     storage: StorageConfig {
-        /// The base directory: registry, cache, keys, log and control socket. `SILMARIL_HOME` and `--home` come first.
+        /// The base directory: registry, cache, keys, log and control socket. `--home` and `SILMARIL_HOME` override it.
         base_dir: Directory = "~/.silmaril";
-        /// Complete models, in the layout of Hugging Face: `org/name/...`. By default `models` in the base directory.
+        /// Directory for complete models, in the layout of Hugging Face: `org/name/...`. By default `models` in the base
+        /// directory.
         models_dir: Directory = "~/.silmaril/models";
     }
 
-    /// Peers, and how they are found.
+    /// Connections to peers, and the discovery of peers.
     network: NetworkConfig {
-        /// Connections of one torrent; the engine uses 2 at least.
+        /// Largest number of connections of one torrent; the engine uses at least 2.
         max_connections: Number<1, 65_535> = "50";
         /// Bytes per second to peers; 0 is unlimited.
         upload_rate_limit: Rate = "0";
-        /// Bytes per second from peers, and as many from web servers; 0 is unlimited.
+        /// Bytes per second from peers, and the same limit again for web servers; 0 is unlimited.
         download_rate_limit: Rate = "0";
-        /// Find peers without any server.
+        /// Use the DHT, which finds peers without a server.
         dht_enabled: Flag = "true";
         /// UDP port of the DHT; 0 is the listen port.
         dht_port: Port = "0";
-        /// TCP and UDP port for peers; 0 is random.
+        /// TCP and UDP port for peers; 0 is a random port.
         listen_port: Port = "0";
         /// Address to listen on; empty is every interface.
         listen_address: Optional<Address> = "\"\"";
-        /// Nodes that introduce this one to the DHT.
+        /// Nodes through which this node joins the DHT.
         dht_bootstrap_nodes: List<BootstrapNode> = r#"["router.bittorrent.com:6881", "router.utorrent.com:6881", "dht.transmissionbt.com:6881", "dht.libtorrent.org:25401"]"#;
-        /// Trackers to announce every torrent to, such as `udp://tracker.example:6969`.
+        /// Trackers for all torrents, such as `udp://tracker.example:6969`.
         trackers: List<Tracker> = "[]";
-        /// Announce this node and its models: to the DHT, the local network and the catalog. With false it looks peers up and
-        /// fetches, and serves the peers that it meets, but is not announced anywhere. A tracker answers only a node that
-        /// names itself: the tracker learns this node's address and what is read, and receives a port that nothing listens on.
+        /// Announce this node and its models in the DHT, the local network and the catalog. With false this node still searches
+        /// peers, fetches, and uploads to connected peers, but it does not announce itself. Trackers are an exception: a tracker
+        /// answers only to a node that announces itself, so it receives this node's address and the torrents, but a port on
+        /// which nothing listens.
         announce: Flag = "true";
         /// Find peers on the local network (BEP 14).
         lan_discovery: Flag = "true";
@@ -48,22 +50,22 @@ configuration! {
         port_mapping: Flag = "true";
         /// uTP: on, off, or auto (off until the known faults of the engine's uTP are patched).
         utp: Utp = "auto";
-        /// prefer (encrypted handshakes, payload in the clear where the peer agrees), require or off.
+        /// Encryption of connections to peers: prefer (encrypted handshakes; plain payload if the peer agrees), require or off.
         encryption: Encryption = "prefer";
-        /// Proxy for peers, trackers and HTTP: `socks5://[user:password@]host:port` or `http://...`. Empty is none for peers and
-        /// trackers; HTTP then uses the proxy that the environment names, if any.
+        /// Proxy for peers, trackers and HTTP: `socks5://[user:password@]host:port` or `http://...`. If it is empty, peers and
+        /// trackers are contacted directly, and HTTP uses the proxy of the environment.
         proxy: Optional<ProxyAddress> = "\"\"";
-        /// Hosts with private addresses that manifests, LFS servers and redirects may name, such as a store of large files in
-        /// the local network: host names or IP addresses, without port. The hub and hosts named on the command line need no
-        /// entry.
+        /// Hosts with private addresses to which manifests, LFS servers and redirects may lead, such as a store of large files
+        /// in the local network: host names or IP addresses, without port. The hub and hosts that you name on the command line
+        /// need no entry.
         allow_private_hosts: List<AnyHost> = "[]";
     }
 
     /// Torrents.
     torrent: TorrentConfig {
-        /// Bytes of a piece of newly shared models.
+        /// Piece length of newly shared models, in bytes.
         piece_length: PieceLength = "4MiB";
-        /// How long `get`, `warm` and the import of a magnet link wait without any progress.
+        /// Time after which `get`, `warm` and the import of a magnet link fail if there is no progress.
         download_timeout: Time = "1h";
     }
 
@@ -71,53 +73,53 @@ configuration! {
     security: SecurityConfig {
         /// Whether `get` checks the SHA-256 of every file.
         verify_checksums: Flag = "true";
-        /// Whether `share` and `mirror` sign.
+        /// Whether `share` and `mirror` sign manifests with your key.
         sign_manifests: Flag = "true";
-        /// tofu (a name belongs to the first publisher whose manifest of it is accepted) or strict (only publishers that you
+        /// tofu (a name belongs to the first publisher whose manifest for it is accepted) or strict (only publishers that you
         /// listed with `silmaril trust add`, and your own key, are accepted).
         trust: TrustPolicy = "tofu";
     }
 
     /// Mounts.
     mount: MountConfig {
-        /// How long a read waits for its pieces before it fails.
+        /// Time that a read waits for its pieces before it fails.
         read_timeout: Time = "10m";
-        /// How long the first access to an unknown `org/name` waits for the network (`mount --no-resolve`: not at all).
+        /// Time that the first access to an unknown `org/name` waits for the network. `mount --no-resolve` does not wait.
         resolve_timeout: Time = "10s";
-        /// Names of organisations and models that are never looked up, because programs look for them in every directory. A *
-        /// matches any characters; upper and lower case are equal. Known models of these names are shown all the same. A list
-        /// replaces the default.
+        /// Names of organisations and models that are never looked up on the network, because programs search for them in every
+        /// directory. A * matches any characters; upper and lower case are equal. Known models with these names are still
+        /// shown. A list replaces the default.
         never_resolve: List<Pattern> = r#"[".*", "__*", "bin", "etc", "include", "lib", "lib32", "lib64", "libexec", "sbin", "share", "usr", "dist-packages", "node_modules", "site-packages", "autorun.inf", "cachedir.tag", "desktop.ini", "ehthumbs.db", "thumbs.db", "head", "package.json", "*.cfg", "*.dist-info", "*.dll", "*.dylib", "*.egg", "*.egg-info", "*.egg-link", "*.exe", "*.ini", "*.lock", "*.py", "*.pyc", "*.pyd", "*.pyi", "*.pyo", "*.so", "*.so.*", "*.toml", "*.whl"]"#;
-        /// Unknown names that one process may have looked up in a minute. Models that are found do not count; a second of
-        /// waiting for one that is not found counts as two names. Further names are absent unless they are known already, and
-        /// `silmaril status` names the process.
+        /// Number of unknown names that are looked up for one process in a minute. Models that are found do not count; a second
+        /// of waiting for a name that is not found counts as two names. Further unknown names are absent, and `silmaril status`
+        /// shows the process.
         max_lookups: Number<1, 10_000> = "16";
-        /// How far ahead of a sequential reader pieces are fetched; at most a quarter of `cache.max_size`.
+        /// Largest distance that pieces are fetched ahead of a sequential reader; at most a quarter of `cache.max_size`.
         readahead_max: Window = "32MiB";
-        /// What `ls` lists: all, pinned (models whose name belongs to a publisher, see `silmaril trust`) or local (models with
-        /// bytes on this machine).
+        /// Models that `ls` lists: all, pinned (models whose name belongs to a publisher, see `silmaril trust`) or local (models
+        /// with cached or complete files on this machine).
         show: Show = "all";
     }
 
     /// The daemon.
     daemon: DaemonConfig {
-        /// How long the background process stays when it has nothing to seed, serve or mount.
+        /// Time after which the daemon ends if it has nothing to seed, serve or mount.
         idle_timeout: Time = "1m";
     }
 
     /// The cache of partly read models.
     cache: CacheConfig {
-        /// Limit of the cache: a size or a share of the disk. A waiting read may exceed it by 8 MiB.
+        /// Largest size of the cache: a size or a share of the disk. A waiting read may exceed it by 8 MiB.
         max_size: Share = "10%";
-        /// Free space that is always kept on the disk of the cache. Without space, files are read through memory.
+        /// Space that always remains free on the disk of the cache. If there is no space, files are read through memory.
         min_free: Size = "1GiB";
     }
 
     /// The hub: Hugging Face, or a mirror of it.
     hub: HubConfig {
-        /// The address of the hub; https://huggingface.co in manifests means this one, too.
+        /// The address of the hub. It also replaces https://huggingface.co in manifests.
         endpoint: Endpoint = "https://huggingface.co";
-        /// Read over HTTP, from the hub and other web servers that a manifest names, what no peer delivers.
+        /// Fetch pieces that no peer delivers over HTTP, from the hub and other web servers that a manifest names.
         fallback: Flag = "true";
     }
 }

@@ -1,4 +1,4 @@
-//! Finding and reading the configuration.
+//! Finds and reads the configuration.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use etcetera::BaseStrategy as _;
 use serde::Serialize;
 
 use super::keys::{Config, File, StorageConfig};
-use super::table::{Key, keys};
+use super::table::{KeyEntry, keys};
 use crate::paths::Paths;
 use crate::yaml::{self, Limits, YamlError};
 
-/// Bounds of a configuration file, which has a few kilobytes.
+/// Limits of a configuration file. An ordinary file has a few kilobytes.
 const LIMITS: Limits = Limits { bytes: 1 << 20, values: 10_000 };
 
-/// The flags that concern the configuration.
+/// The command line options that concern the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadOptions {
     /// `--config`: the file to read; it must exist.
@@ -23,41 +23,41 @@ pub struct LoadOptions {
     pub home: Option<PathBuf>,
 }
 
-/// Why there is no configuration.
+/// The configuration could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
     #[error("cannot read the configuration {}: {source}", path.display())]
     Read {
-        /// Which file.
+        /// The configuration file.
         path: PathBuf,
-        /// The reason given by the system.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A key is unknown, or its value cannot be used.
+    /// A key is unknown, or its value is invalid.
     #[error("{}{}: {what}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
     Value {
-        /// Which file.
+        /// The configuration file.
         path: PathBuf,
         /// The line, counted from 1.
         line: Option<usize>,
-        /// The key and what was expected.
+        /// The key and a description of valid values.
         what: String,
     },
-    /// There is no home directory to put the defaults in.
+    /// The defaults need a home directory, but there is none.
     #[error("the home directory is not known; set HOME, or give --home and --config")]
     NoHome,
-    /// A relative directory, and no current directory.
+    /// A path is relative and there is no working directory.
     #[error("cannot make {} absolute: {source}", path.display())]
     Absolute {
-        /// The path given.
+        /// The relative path.
         path: PathBuf,
-        /// The reason given by the system.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Where the value of a key comes from.
+/// The origin of a key's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -76,9 +76,9 @@ pub enum Origin {
 pub struct Setting {
     /// `section.key`.
     pub key: &'static str,
-    /// The value as a file has it, a list as an array in brackets; the password of a proxy is hidden.
+    /// The value as in a file, a list in brackets. The password of a proxy is hidden.
     pub value: String,
-    /// Where the value comes from.
+    /// The origin of the value.
     pub set_by: Origin,
 }
 
@@ -105,19 +105,19 @@ fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
 }
 
 impl Config {
-    /// Reads the configuration: the file given, which must exist, or `$XDG_CONFIG_HOME/silmaril/config.yaml`
-    /// (`~/.config` by default), which may be absent. The base directory is that of `--home`, else of
-    /// `SILMARIL_HOME`, else of the file, else `~/.silmaril`; models are below it unless the file says where.
+    /// Reads the configuration: the given file, which must exist, or `$XDG_CONFIG_HOME/silmaril/config.yaml` (by default in
+    /// `~/.config`), which may be absent. The base directory comes from `--home`, otherwise `SILMARIL_HOME`, otherwise the
+    /// file; its default is `~/.silmaril`. The models directory is in the base directory unless the file sets it.
     pub fn load(options: &LoadOptions) -> Result<Self, ConfigError> {
         Self::load_in(options, &Environment::of_process())
     }
 
-    /// [`Self::load`] as if `SILMARIL_HOME` were not set: what a file says for itself.
+    /// [`Self::load`] without `SILMARIL_HOME`: the configuration of the file alone.
     pub fn load_without_environment(options: &LoadOptions) -> Result<Self, ConfigError> {
         Self::load_in(options, &Environment { silmaril_home: None, ..Environment::of_process() })
     }
 
-    /// The file that `load` reads, whether or not it exists.
+    /// The path of the file that `load` reads. The file may not exist.
     pub fn config_file(options: &LoadOptions) -> Result<PathBuf, ConfigError> {
         Self::config_file_in(options, &Environment::of_process())
     }
@@ -134,7 +134,7 @@ impl Config {
         Self::settings_in(options, &Environment::of_process())
     }
 
-    /// Where everything lies.
+    /// The paths of the base and models directories.
     pub fn paths(&self) -> Paths {
         Paths { base: self.storage.base_dir.clone(), models: self.storage.models_dir.clone() }
     }
@@ -154,7 +154,7 @@ impl Config {
 
     fn settings_in(options: &LoadOptions, env: &Environment) -> Result<Vec<Setting>, ConfigError> {
         let file = File::find(options, env)?;
-        let origin = |key: &Key| match key.name {
+        let origin = |key: &KeyEntry| match key.name {
             "storage.base_dir" if options.home.is_some() => Origin::Option,
             "storage.base_dir" if env.silmaril_home.is_some() => Origin::Environment,
             _ if (key.is_set)(&file) => Origin::File,
@@ -163,7 +163,7 @@ impl Config {
         let origins: Vec<Origin> = keys().map(origin).collect();
         let config = Self::effective(file, options, env)?;
         let setting =
-            |(key, set_by): (&Key, _)| Setting { key: key.name, value: (key.write)(&config), set_by };
+            |(key, set_by): (&KeyEntry, _)| Setting { key: key.name, value: (key.write)(&config), set_by };
         Ok(keys().zip(origins).map(setting).collect())
     }
 
@@ -181,7 +181,7 @@ impl Config {
         };
         storage.models_dir =
             if models_are_set { expand(&storage.models_dir) } else { storage.base_dir.join("models") };
-        // The `~` of a user without a home directory.
+        // A `~` that could not be replaced, because the user has no home directory.
         let usable = storage.base_dir.is_absolute() && storage.models_dir.is_absolute();
         if usable { Ok(config) } else { Err(ConfigError::NoHome) }
     }
@@ -191,7 +191,7 @@ impl File {
     fn find(options: &LoadOptions, env: &Environment) -> Result<Self, ConfigError> {
         match Config::config_file_in(options, env) {
             Ok(path) => Self::read(&path, options.config_path.is_some()),
-            // Without a home there is no default file; --home may still give all that is needed.
+            // Without a home directory there is no default file, but --home may be enough.
             Err(ConfigError::NoHome) => Ok(Self::default()),
             Err(error) => Err(error),
         }
@@ -209,7 +209,7 @@ impl File {
         let mut text = Vec::new();
         let most = LIMITS.bytes as u64 + 1;
         io::Read::read_to_end(&mut io::Read::take(file, most), &mut text).map_err(failed)?;
-        // An empty document is a file without keys.
+        // An empty document is null, as is a file without keys.
         yaml::read::<Option<Self>>(&text, LIMITS).map(Option::unwrap_or_default).map_err(
             |YamlError { line, what }| {
                 let what = what

@@ -1,10 +1,11 @@
-//! The effective configuration: defaults, then the file, then the environment, then flags.
+//! The effective configuration. The file overrides the defaults, the environment overrides the file, and options override
+//! the environment.
 //!
-//! A [`Config`] has passed every check and holds typed values: sizes and ports are in range, addresses are parsed,
-//! directories are absolute. Nothing outside of this module parses a text of the configuration.
+//! A [`Config`] is valid: sizes and ports are in range, addresses are parsed, directories are absolute. No other module
+//! parses texts of the configuration.
 //!
-//! `keys` is the table of all keys, and `values` has the formats that it names; `format` defines what a format is. `table`
-//! makes the types from the table and `document` the texts. `load` finds and reads the file.
+//! `keys` is the table of all keys, and `values` has their formats; `format` defines the trait for formats. `table`
+//! generates the types from the table, and `document` the texts. `load` finds and reads the file.
 
 mod address;
 mod document;

@@ -1,48 +1,46 @@
-//! The macro that turns the table of keys into the configuration, the shape of its file and the description of both.
+//! The macro that generates the configuration types from the table of keys.
 
-use super::format::{Format, Read};
+use super::format::{Format, Parsed};
 use super::keys::{Config, File, SECTIONS};
 use crate::yaml;
 
 /// One key of the table.
-pub(super) struct Key {
+pub(super) struct KeyEntry {
     /// `section.key`.
     pub name: &'static str,
-    /// The lines of its description.
+    /// The lines of the description.
     pub text: &'static [&'static str],
-    /// Its default, as a file has it.
+    /// The default, as in a file.
     pub default: &'static str,
-    /// What it accepts.
+    /// The description of valid values.
     pub allowed: fn() -> String,
-    /// Its effective value, as a file has it.
+    /// Formats the effective value as in a file.
     pub write: fn(&Config) -> String,
-    /// Whether a file sets it.
+    /// Whether a file sets the key.
     pub is_set: fn(&File) -> bool,
 }
 
 /// One section of the table.
 pub(super) struct Section {
-    /// Its name.
     pub name: &'static str,
-    /// Its description, one line.
+    /// The description, one line.
     pub text: &'static str,
-    /// Its keys.
-    pub keys: &'static [Key],
+    pub keys: &'static [KeyEntry],
 }
 
 /// All keys, in the order of the table.
-pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
+pub(super) fn keys() -> impl Iterator<Item = &'static KeyEntry> {
     SECTIONS.iter().flat_map(|section| section.keys)
 }
 
-/// Reads a default of the table.
+/// Parses a default of the table.
 pub(super) fn default<F: Format>(text: &str) -> F::Value {
     let limits = yaml::Limits { bytes: text.len(), values: 1000 };
-    let read: Read<F> = yaml::read(text.as_bytes(), limits).expect("the default of a key is accepted by it");
-    read.0
+    let parsed: Parsed<F> = yaml::read(text.as_bytes(), limits).expect("the default of a key is valid");
+    parsed.0
 }
 
-/// Declares the configuration. Each key has its description, its format, and its default as a file has it:
+/// Declares the configuration. Each key has a description, a format, and a default as in a file:
 ///
 /// ```text
 /// /// About the section.
@@ -52,8 +50,8 @@ pub(super) fn default<F: Format>(text: &str) -> F::Value {
 /// }
 /// ```
 ///
-/// Defines a struct for each section, `Config` with all of them, `File` with what a file sets, and `SECTIONS`, the
-/// table itself, from which the documents are made.
+/// Defines a struct for each section, `Config` with all sections, `File` with the keys that a file sets, and the table
+/// `SECTIONS`, from which the documents are generated.
 macro_rules! configuration {
     ($(
         #[doc = $about:literal]
@@ -75,7 +73,7 @@ macro_rules! configuration {
                 #[derive(Default, Deserialize)]
                 #[serde(deny_unknown_fields)]
                 pub(in crate::config) struct File {
-                    $( pub(in crate::config) $key: Option<Read<$format>>, )+
+                    $( pub(in crate::config) $key: Option<Parsed<$format>>, )+
                 }
             }
         )+
@@ -86,7 +84,7 @@ macro_rules! configuration {
             $( #[doc = $about] pub $section: $Section, )+
         }
 
-        /// A configuration file: every key optional, unknown ones refused.
+        /// A configuration file. Every key is optional; unknown keys are refused.
         #[derive(Default, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub(super) struct File {
@@ -94,12 +92,12 @@ macro_rules! configuration {
         }
 
         impl File {
-            /// The defaults, with the values of the file in their place where it has some.
+            /// The values of the file, and the defaults for keys that the file does not set.
             pub(super) fn over_defaults(self) -> Config {
                 Config { $( $section: {
                     let section = self.$section.unwrap_or_default();
                     $Section { $(
-                        $key: section.$key.map_or_else(|| table::default::<$format>($default), |read| read.0),
+                        $key: section.$key.map_or_else(|| table::default::<$format>($default), |parsed| parsed.0),
                     )+ }
                 }, )+ }
             }
@@ -109,7 +107,7 @@ macro_rules! configuration {
         pub(super) const SECTIONS: &[Section] = &[$(Section {
             name: stringify!($section),
             text: $about,
-            keys: &[$(Key {
+            keys: &[$(KeyEntry {
                 name: concat!(stringify!($section), ".", stringify!($key)),
                 text: &[$($line),+],
                 default: $default,

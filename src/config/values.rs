@@ -1,4 +1,4 @@
-//! The formats of the keys: what each accepts, the typed value it becomes, and how that is written again.
+//! The formats of the keys: the valid texts, the type of the value, and the formatting of a value.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -42,7 +42,7 @@ impl<const MIN: u32, const MAX: u32> Format for Number<MIN, MAX> {
 }
 
 format_of!(
-    /// A switch; the words of YAML 1.1 are accepted too.
+    /// A switch. The words of YAML 1.1 are also accepted.
     Flag -> bool: "true or false",
     |text| match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" => Ok(true),
@@ -51,7 +51,7 @@ format_of!(
     }
 );
 format_of!(
-    /// A port; 0 has the meaning that the key gives it.
+    /// A port. The meaning of 0 depends on the key.
     Port -> u16: "a port from 0 to 65535",
     |text| text.parse().map_err(no_reason)
 );
@@ -62,7 +62,7 @@ format_of!(
     |bytes| write_size(*bytes)
 );
 format_of!(
-    /// Bytes that are fetched ahead of a reader.
+    /// A number of bytes that are fetched ahead of a reader.
     Window -> u64: "a size from 0 to 4GiB such as 32MiB",
     |text| parse_size(text).ok().filter(|&bytes| bytes <= 4 << 30).ok_or_else(String::new),
     |bytes| write_size(*bytes)
@@ -74,7 +74,7 @@ format_of!(
     |bytes| if *bytes == 0 { "0".to_owned() } else { format!("{}/s", write_size(*bytes)) }
 );
 format_of!(
-    /// Bytes of a piece.
+    /// Bytes per piece.
     PieceLength -> u32: "a power of two from 16KiB to 128MiB",
     |text| {
         let bytes = parse_size(text).map_err(no_reason)?;
@@ -83,18 +83,18 @@ format_of!(
     |bytes| write_size((*bytes).into())
 );
 format_of!(
-    /// A positive time; a bare number is in seconds.
+    /// A positive duration. A bare number is in seconds.
     Time -> Duration: "a time such as 10m, 1h 30m or a number of seconds",
     |text| match parse_time(text).map_err(no_reason)? {
         Duration::ZERO => Err("it must be more than zero".to_owned()),
-        // A century: longer waits overflow the clocks they are added to.
+        // A century. Longer durations overflow the clocks to which they are added.
         time if time > Duration::from_secs(100 * 366 * 86400) => Err("it is too long".to_owned()),
         time => Ok(time),
     },
     |time| humantime::format_duration(*time).to_string()
 );
 format_of!(
-    /// A directory: absolute, or with `~` for the home directory, which [`super::load`] puts in.
+    /// A directory: an absolute path, or a path with `~`, which [`super::load`] replaces by the home directory.
     Directory -> PathBuf: "an absolute path or one that starts with ~/",
     |text| {
         let rooted = text.starts_with('/') || text == "~" || text.starts_with("~/");
@@ -129,7 +129,7 @@ format_of!(
     |text| address(text, &["udp", "http", "https"])
 );
 format_of!(
-    /// A hub. A token belongs into `HF_TOKEN`, so that an address with a user is refused.
+    /// The address of a hub. An address with a user is refused, because tokens belong in `HF_TOKEN`.
     Endpoint -> Url: "an address such as https://huggingface.co",
     |text| {
         let url = address(text.trim_end_matches('/'), &["http", "https"])?;
@@ -139,7 +139,7 @@ format_of!(
     },
     |url| url.as_str().trim_end_matches('/').to_owned()
 );
-/// A glob of one component of a path, which matches upper and lower case.
+/// A glob for one component of a path. It ignores case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamePattern(Glob);
 
@@ -151,7 +151,7 @@ impl NamePattern {
 }
 
 impl FromStr for NamePattern {
-    /// The reason; empty for a text that is empty or several components.
+    /// The reason. It is empty for a text that is empty or has a slash.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -191,7 +191,7 @@ choice!(
     }
 );
 choice!(
-    /// How strictly publishers are chosen.
+    /// Which publishers are accepted.
     TrustPolicy: "tofu or strict" {
         /// The first publisher accepted for a name is pinned.
         Tofu = "tofu",
@@ -202,11 +202,11 @@ choice!(
 choice!(
     /// Which names `ls` of the mount lists.
     Show: "all, pinned or local" {
-        /// All that are known.
+        /// All known names.
         All = "all",
-        /// Those with a known publisher: the first to sign a name is pinned to it.
+        /// Names that belong to a publisher.
         Pinned = "pinned",
-        /// Those with local bytes.
+        /// Names of models with cached or complete files.
         Local = "local",
     }
 );
@@ -216,7 +216,7 @@ choice!(
 pub enum SizeOrPercent {
     /// Bytes.
     Bytes(u64),
-    /// Per cent of the file system that holds the cache.
+    /// Per cent of the file system of the cache.
     Percent(f64),
 }
 
@@ -236,14 +236,14 @@ format_of!(
     }
 );
 
-/// A number of bytes in the largest binary unit that keeps it a whole number.
+/// Formats a number of bytes in the largest binary unit in which it is a whole number.
 fn write_size(bytes: u64) -> String {
     let units = ["", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let unit = if bytes == 0 { 0 } else { (bytes.trailing_zeros() as usize / 10).min(units.len() - 1) };
     format!("{}{}", bytes >> (10 * unit), units[unit])
 }
 
-/// Reads a URL of one of these schemes that names a host. Anything that a URL parser would mend is refused.
+/// Parses a URL with one of these schemes and a host. A text that a URL parser would have to correct is refused.
 fn address(text: &str, schemes: &[&str]) -> Result<Url, String> {
     let odd = text.contains(|c: char| c.is_whitespace() || c.is_control());
     let has_host = text.split_once("://").is_some_and(|(_, rest)| !rest.starts_with(['/', '?', '#']));
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn survives<F: Format<Value: PartialEq + fmt::Debug>>(value: &F::Value) {
+    fn assert_round_trip<F: Format<Value: PartialEq + fmt::Debug>>(value: &F::Value) {
         let text = F::write(value);
         assert_eq!(F::parse(&text).as_ref(), Ok(value), "{text}");
     }
@@ -267,12 +267,12 @@ mod tests {
     proptest! {
         #[test]
         fn written_values_are_read_back(bytes: u64, share in 0.0..100.0, seconds in 1..3_000_000_000_u64, millis in 1..999_u64) {
-            survives::<Size>(&bytes);
-            survives::<Rate>(&bytes);
-            survives::<Share>(&SizeOrPercent::Bytes(bytes));
-            survives::<Share>(&SizeOrPercent::Percent(share));
-            survives::<Time>(&Duration::from_secs(seconds));
-            survives::<Time>(&Duration::from_millis(millis));
+            assert_round_trip::<Size>(&bytes);
+            assert_round_trip::<Rate>(&bytes);
+            assert_round_trip::<Share>(&SizeOrPercent::Bytes(bytes));
+            assert_round_trip::<Share>(&SizeOrPercent::Percent(share));
+            assert_round_trip::<Time>(&Duration::from_secs(seconds));
+            assert_round_trip::<Time>(&Duration::from_millis(millis));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which addresses may be contacted, and how an address is shown.
+//! Classifies IP addresses, which decides whether they may be contacted, and removes secrets from URLs.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,24 +7,24 @@ use reqwest::Url;
 use url::Host;
 
 /// A URL without its secrets: no user, password, query or fragment.
-pub fn shown(url: &Url) -> String {
+pub fn without_secrets(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);
-    // Both fail only for addresses that can have neither.
+    // Both fail only for URLs that cannot have a user.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.into()
 }
 
-/// Where an address lies. The order is that of danger.
+/// The part of the network that an address belongs to. Ordered by danger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     /// The internet.
     Public,
-    /// This machine, or a network that the internet does not reach. Allowed for hosts that the user configured.
+    /// This machine, or a network that cannot be reached from the internet. Allowed for hosts that the user configured.
     Private,
-    /// Link-local addresses and the metadata services of clouds, which hand out credentials. Never allowed.
+    /// Link-local addresses and the metadata services of clouds, which return credentials. Never allowed.
     Forbidden,
 }
 
@@ -35,8 +35,8 @@ const METADATA_LINK_LOCAL: [Ipv4Addr; 3] =
 /// Addresses of metadata services outside the link-local ranges: Alibaba Cloud, Azure.
 const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
 
-/// The same for IPv6, as prefixes of whole groups: AWS (`fd00:ec2::254` and the services next to it), Google Cloud, Oracle
-/// Cloud, Scaleway.
+/// IPv6 addresses of metadata services, as prefixes of 16-bit groups: AWS (`fd00:ec2::254` and neighbouring services),
+/// Google Cloud, Oracle Cloud, Scaleway.
 const METADATA_V6: [&[u16]; 4] = [
     &[0xfd00, 0x0ec2],
     &[0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254],
@@ -44,8 +44,8 @@ const METADATA_V6: [&[u16]; 4] = [
     &[0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042],
 ];
 
-/// The addresses of metadata services, as ranges from the first to the last, with the IPv6 forms that a network translates
-/// back. For the engine, which connects to link-local peers, but not to these.
+/// Inclusive ranges of the addresses of metadata services, with the IPv6 forms that a network translates to their IPv4
+/// addresses. The engine, which may connect to link-local peers, must not connect to these.
 pub fn metadata_ranges() -> Vec<(IpAddr, IpAddr)> {
     let single = |ip: IpAddr| (ip, ip);
     let v4 = METADATA_LINK_LOCAL.into_iter().chain(METADATA_V4);
@@ -62,7 +62,7 @@ pub fn metadata_ranges() -> Vec<(IpAddr, IpAddr)> {
     forms.chain(METADATA_V6.iter().map(|prefix| range(prefix))).collect()
 }
 
-/// The addresses that begin with these groups.
+/// The first and the last address that start with these groups.
 fn range(prefix: &[u16]) -> (IpAddr, IpAddr) {
     let filled = |rest: u16| {
         let mut groups = [rest; 8];
@@ -72,7 +72,7 @@ fn range(prefix: &[u16]) -> (IpAddr, IpAddr) {
     (filled(0), filled(0xffff))
 }
 
-/// Where an address lies. An IPv6 address that carries an IPv4 address lies where that one does.
+/// The scope of an address. For an IPv6 address that contains an IPv4 address, the more dangerous scope of the two.
 pub fn scope(ip: IpAddr) -> Scope {
     match ip {
         IpAddr::V4(ip) => scope_v4(ip),
@@ -94,8 +94,8 @@ fn scope_v4(ip: Ipv4Addr) -> Scope {
 }
 
 fn scope_v6(ip: Ipv6Addr) -> Scope {
-    let carried = carried(ip).into_iter().flatten().map(scope_v4).max();
-    scope_of_prefix(ip).max(carried.unwrap_or(Scope::Public))
+    let embedded = embedded_v4(ip).into_iter().flatten().map(scope_v4).max();
+    scope_of_prefix(ip).max(embedded.unwrap_or(Scope::Public))
 }
 
 fn scope_of_prefix(ip: Ipv6Addr) -> Scope {
@@ -113,14 +113,14 @@ fn scope_of_prefix(ip: Ipv6Addr) -> Scope {
     }
 }
 
-/// The IPv4 addresses in an IPv6 address, by its form.
-fn carried(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
+/// The IPv4 addresses that an IPv6 address contains, according to its form.
+fn embedded_v4(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let groups = ip.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     let last = v4(groups[6], groups[7]);
     match groups {
         // Mapped ::ffff:a.b.c.d, compatible ::a.b.c.d (RFC 4291), translated ::ffff:0:a.b.c.d (RFC 2765). `::` and `::1`
-        // are addresses of their own; as IPv4 addresses both are private as well.
+        // also have this form; read as IPv4 addresses they are private, too.
         [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => [Some(last), None],
         // NAT64 (RFC 6052), and its prefix for one network (RFC 8215).
         [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => [Some(last), None],
@@ -134,36 +134,36 @@ fn carried(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     }
 }
 
-/// Where the host of a URL lies, as far as its text tells: nothing for names that have to be resolved.
+/// The scope and address of the host of a URL, if its text is enough. None for names that must be resolved.
 pub(super) fn literal(host: &Host<&str>) -> Option<(Scope, Option<IpAddr>)> {
     match host {
         Host::Ipv4(ip) => Some((scope_v4(*ip), Some((*ip).into()))),
         Host::Ipv6(ip) => Some((scope_v6(*ip), Some((*ip).into()))),
         Host::Domain(name) => {
-            // This machine on every network (RFC 6761); a proxy must not be asked for its own.
+            // This name means this machine (RFC 6761). A proxy would resolve it to the proxy's own machine.
             let name = plain_name(name);
             (name == "localhost" || name.ends_with(".localhost")).then_some((Scope::Private, None))
         }
     }
 }
 
-/// A host name for comparisons: lower case, without the dot of the root.
+/// A host name for comparisons: in lower case, without the final dot.
 pub(super) fn plain_name(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
-/// Why a host is not contacted.
+/// The error for a host that may not be contacted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedAddress {
     /// The host of the URL.
     pub host: String,
-    /// The address that the host has; none for names of this machine and for the proxy.
+    /// The refused address of the host; none for names of this machine and for the proxy.
     pub address: Option<IpAddr>,
-    /// Where the address lies: never [`Scope::Public`].
+    /// Never [`Scope::Public`].
     pub scope: Scope,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for RefusedAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, address, scope } = self;
         match address.map(|address| address.to_string()).filter(|address| !host.contains(address)) {
@@ -179,7 +179,7 @@ impl fmt::Display for Refused {
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for RefusedAddress {}
 
 #[cfg(test)]
 mod tests {
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn shown_urls_have_no_secrets() {
         let url: Url = "https://me:pw@h.example/a%20b?X-Sig=1#x".parse().unwrap();
-        assert_eq!(shown(&url), "https://h.example/a%20b");
+        assert_eq!(without_secrets(&url), "https://h.example/a%20b");
     }
 
     #[test]
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_forms_lie_where_their_ipv4_address_does() {
+    fn ipv6_forms_have_the_scope_of_their_ipv4_address() {
         for (v4, scope) in [
             ("169.254.169.254", Scope::Forbidden),
             ("100.100.100.200", Scope::Forbidden),
@@ -324,7 +324,7 @@ mod tests {
                 format!("2001:db8::5efe:{hex}"),
                 format!("2001:db8::200:5efe:{hex}"),
             ] {
-                // The rest of a Teredo address with zeros is the client 255.255.255.255.
+                // In a Teredo address, zeros at the end are the client 255.255.255.255.
                 let expected = if form.ends_with("::") { scope.max(Scope::Private) } else { scope };
                 assert_eq!(scope_of(&form), expected, "{form} of {v4}");
             }
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_hide_no_address_in_another_spelling() {
+    fn addresses_in_unusual_spelling_are_recognised() {
         for (url, expected) in [
             ("http://2852039166/", Scope::Forbidden),
             ("http://0xa9.0xfe.0xa9.0xfe/", Scope::Forbidden),

@@ -1,4 +1,4 @@
-//! Credentials, which are never shown and never sent to anybody else.
+//! Credentials. They are never printed, and are sent only to the origin that they are for.
 
 use std::fmt;
 
@@ -13,19 +13,19 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String")]
 pub struct Token(String);
 
-/// Why a text is not a token.
+/// The error for a text that cannot be a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Nothing in it.
+    /// The text is empty or white space.
     #[error("the token is empty")]
     Empty,
-    /// A character that cannot be in a header.
-    #[error("the token has characters that no token has")]
+    /// The text has a character that is not printable ASCII.
+    #[error("the token has characters that a token cannot have")]
     Characters,
 }
 
 impl Token {
-    /// Takes a token, with white space around it cut off.
+    /// Makes a token of a text, without white space at its ends.
     pub fn new(text: &str) -> Result<Self, TokenError> {
         let text = text.trim();
         match text {
@@ -35,7 +35,7 @@ impl Token {
         }
     }
 
-    /// The token itself.
+    /// The token in plain text.
     pub fn secret(&self) -> &str {
         &self.0
     }
@@ -74,13 +74,13 @@ impl Auth {
     }
 
     fn new(at: &Url, header: &str) -> Self {
-        // Tokens are graphic ASCII, and so is base64.
+        // Tokens and base64 are printable ASCII.
         let mut header = HeaderValue::from_str(header).expect("a credential is plain ASCII");
         header.set_sensitive(true);
         Self { origin: at.origin(), header }
     }
 
-    /// Whether it is for this address.
+    /// Whether the credential may be sent to this URL.
     pub fn is_for(&self, url: &Url) -> bool {
         url.origin() == self.origin
     }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_never_shown() {
+    fn debug_output_hides_tokens() {
         let token = Token::new(" hf_secret\n").unwrap();
         let auth = Auth::bearer(&"https://h.example/x".parse().unwrap(), &token);
         for text in [format!("{token:?}"), format!("{auth:?}"), format!("{:?}", auth.header())] {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_header_can_carry_is_no_token() {
+    fn texts_that_a_header_cannot_have_are_refused() {
         assert_eq!(Token::new(" "), Err(TokenError::Empty));
         for bad in ["a b", "a\nb", "ä"] {
             assert_eq!(Token::new(bad), Err(TokenError::Characters));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_is_for_one_origin() {
+    fn credential_is_for_one_origin() {
         let auth = Auth::basic(&"https://h.example/x".parse().unwrap(), "me", "pw");
         assert!(auth.is_for(&"https://h.example:443/other".parse().unwrap()));
         for other in ["http://h.example/", "https://h.example:444/", "https://cdn.h.example/"] {

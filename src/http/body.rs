@@ -1,4 +1,4 @@
-//! The bytes of an answer, as they come.
+//! The body of a response, read in chunks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use super::limit::RateLimit;
 #[derive(Debug)]
 pub struct Body {
     response: reqwest::Response,
-    /// Where it comes from, for errors.
+    /// The URL for errors, without secrets.
     url: String,
-    /// Bytes still to come, where the server said how many.
+    /// Remaining bytes; none if the server has not announced the length.
     left: Option<u64>,
-    /// How long a server may send nothing in the middle of the body.
+    /// Longest pause of the server within the body.
     patience: Duration,
     limit: Arc<RateLimit>,
 }
@@ -33,13 +33,13 @@ impl Body {
         Self { response, url, left: len, patience, limit }
     }
 
-    /// Bytes still to come, where the server said how many.
+    /// Remaining bytes; none if the server has not announced the length.
     pub fn left(&self) -> Option<u64> {
         self.left
     }
 
-    /// The next bytes, or none at the end. A body that ends before or goes on after the length that the server
-    /// announced is an error, and so is one that stalls.
+    /// The next bytes, or none at the end. Fails if the body is shorter or longer than the announced length, and if the
+    /// server sends nothing for too long.
     pub async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
         let next = tokio::time::timeout(self.patience, self.response.chunk()).await;
         let stalled = |_| HttpError::Stalled { url: self.url.clone(), after: self.patience };
@@ -56,11 +56,11 @@ impl Body {
         if let Some(left) = &mut self.left {
             *left = left.checked_sub(len).ok_or_else(|| HttpError::TooLong { url: self.url.clone() })?;
         }
-        self.limit.take(len).await;
+        self.limit.wait(len).await;
         Ok(Some(bytes))
     }
 
-    /// All bytes; more than `max` is an error.
+    /// Reads the whole body. More than `max` bytes are an error.
     pub async fn read(mut self, max: usize) -> Result<Vec<u8>, HttpError> {
         let mut all = Vec::new();
         while let Some(bytes) = self.next().await? {
@@ -72,7 +72,7 @@ impl Body {
         Ok(all)
     }
 
-    /// The JSON value that all bytes are; more than `max` bytes is an error.
+    /// Reads the whole body as JSON. More than `max` bytes are an error.
     pub async fn json<T: DeserializeOwned>(self, max: usize) -> Result<T, HttpError> {
         let url = self.url.clone();
         let bytes = self.read(max).await?;

@@ -1,128 +1,128 @@
-//! What goes wrong, and what of it passes by itself.
+//! Errors of HTTP requests, and which of them are temporary.
 
 use std::time::Duration;
 
 use reqwest::{StatusCode, Url};
 
-use super::address::{Refused, Scope, shown};
+use super::address::{RefusedAddress, Scope, without_secrets};
 use super::headers;
 
-/// The longest error text that is read, in bytes.
+/// Longest text of an error response that is read, in bytes.
 const MAX_MESSAGE: usize = 64 << 10;
-/// How much of it is shown, in characters.
+/// Longest part of it that is printed, in characters.
 const SHOWN_MESSAGE: usize = 200;
 
-/// A status other than success.
+/// A response with a status other than success.
 #[derive(Debug, Clone)]
-pub struct Refusal {
-    /// Who refused.
+pub struct ErrorResponse {
+    /// The URL that responded, without secrets.
     pub url: String,
-    /// The status.
+    /// The status, which is not a success.
     pub status: StatusCode,
-    /// `X-Error-Code`, in which the hub says more than the status does.
+    /// The header `X-Error-Code`, with which the hub distinguishes errors of the same status.
     pub code: Option<String>,
-    /// What the server says, one line cleaned for a terminal.
+    /// The message of the server: one line without control characters.
     pub message: Option<String>,
-    /// How long to wait before asking again, by `Retry-After` or `RateLimit`.
+    /// The pause that the server requests by `Retry-After` or `RateLimit`.
     pub retry_after: Option<Duration>,
 }
 
-/// Why there is no answer, or no whole one. Addresses in the texts are without secrets.
+/// Why a request failed. URLs in the messages have no secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The client could not be made.
     #[error("HTTP cannot be used: {0}")]
     Setup(#[source] reqwest::Error),
-    /// A variable of the environment names a proxy that is no address.
-    #[error("the environment names a proxy that is no address")]
+    /// A proxy variable of the environment is not a valid address.
+    #[error("the environment names a proxy that is not a valid address")]
     EnvironmentProxy,
-    /// The address is not one of HTTP.
+    /// The URL has another scheme, or no host.
     #[error("{url} is not an http or https address")]
     NotHttp {
-        /// The address.
+        /// The refused URL.
         url: String,
     },
     /// The host has no address that may be contacted.
     #[error("{url} is refused: {refused}")]
     Address {
-        /// The URL.
+        /// The refused URL.
         url: String,
-        /// Why.
-        refused: Refused,
+        /// The address and the reason.
+        refused: RefusedAddress,
     },
-    /// A redirect leads out of an encrypted connection.
+    /// A redirect from https to http.
     #[error("{from} redirects to {to}, which is not encrypted")]
     Downgrade {
         /// The URL that redirects.
         from: String,
-        /// Where it redirects to.
+        /// The target of the redirect.
         to: String,
     },
     /// The server cannot be reached.
     #[error("cannot reach {url}: {reason}")]
     Connect {
-        /// The address.
+        /// The requested URL.
         url: String,
-        /// Why, with causes.
+        /// The innermost cause.
         reason: String,
     },
-    /// The server took too long to answer.
+    /// The server sent no response in time.
     #[error("{url} did not answer within {} s", within.as_secs())]
     NoAnswer {
-        /// The address.
+        /// The requested URL.
         url: String,
-        /// How long it had.
+        /// The time that the server had.
         within: Duration,
     },
-    /// It redirected without end.
+    /// More than `MAX_REDIRECTS` redirects.
     #[error("{url} redirects too often")]
     Redirects {
-        /// The first address.
+        /// The first URL.
         url: String,
     },
-    /// It redirected to something that is no address.
-    #[error("{url} redirects to something that is no address")]
+    /// A redirect without a valid target.
+    #[error("{url} redirects to an invalid address")]
     BadRedirect {
-        /// The address that did.
+        /// The URL that redirects.
         url: String,
     },
-    /// The server refused.
+    /// The server returned a status other than success.
     #[error("{} answered {}{}", .0.url, .0.status, .0.message.as_ref().map(|m| format!(" ({m})")).unwrap_or_default())]
-    Refused(Box<Refusal>),
-    /// Other bytes were sent than were asked for.
-    #[error("{url} sent another range than it was asked for")]
+    Status(Box<ErrorResponse>),
+    /// The server sent another range than the requested one.
+    #[error("{url} did not send the requested range")]
     WrongRange {
-        /// The address.
+        /// The requested URL.
         url: String,
     },
-    /// The body stalled.
-    #[error("{url} sent nothing more for {} s", after.as_secs())]
+    /// The server paused for too long within the body.
+    #[error("{url} sent no data for {} s", after.as_secs())]
     Stalled {
-        /// The address.
+        /// The requested URL.
         url: String,
-        /// How long it was waited for.
+        /// The length of the pause.
         after: Duration,
     },
-    /// The body ended before its time.
-    #[error("the connection to {url} ended in the middle")]
+    /// The body is shorter than announced.
+    #[error("the connection to {url} ended before the end of the body")]
     Cut {
-        /// The address.
+        /// The requested URL.
         url: String,
-        /// What the connection said.
+        /// The error of the connection; none if the server closed it.
         source: Option<reqwest::Error>,
     },
-    /// More bytes came than were announced or allowed.
-    #[error("{url} sent more than it may")]
+    /// The body is longer than announced or allowed.
+    #[error("{url} sent more data than announced or allowed")]
     TooLong {
-        /// The address.
+        /// The requested URL.
         url: String,
     },
-    /// What should be JSON is not, or not of the right shape.
-    #[error("{url} sent something that cannot be read: {source}")]
+    /// The body is not JSON of the expected form.
+    #[error("{url} sent an invalid response: {source}")]
     Json {
-        /// The address.
+        /// The requested URL.
         url: String,
-        /// Why.
+        /// The error of the parser.
         source: serde_json::Error,
     },
 }
@@ -135,37 +135,37 @@ impl HttpError {
     pub(super) fn from_sending(url: &Url, error: reqwest::Error) -> Self {
         let error = error.without_url();
         if let Some(refused) = refused(&error) {
-            return Self::Address { url: shown(url), refused: refused.clone() };
+            return Self::Address { url: without_secrets(url), refused: refused.clone() };
         }
         if error.is_timeout() {
-            return Self::NoAnswer { url: shown(url), within: super::CONNECT_WITHIN };
+            return Self::NoAnswer { url: without_secrets(url), within: super::CONNECT_WITHIN };
         }
-        Self::Connect { url: shown(url), reason: innermost(&error) }
+        Self::Connect { url: without_secrets(url), reason: innermost(&error) }
     }
 
-    /// What the server refused with.
-    pub fn refusal(&self) -> Option<&Refusal> {
+    /// The response of the server, if the error is a status.
+    pub fn error_response(&self) -> Option<&ErrorResponse> {
         match self {
-            Self::Refused(refusal) => Some(refusal),
+            Self::Status(refusal) => Some(refusal),
             _ => None,
         }
     }
 
-    /// The status that the server refused with.
+    /// The status of the response, if the error is a status.
     pub fn status(&self) -> Option<StatusCode> {
-        self.refusal().map(|refusal| refusal.status)
+        self.error_response().map(|refusal| refusal.status)
     }
 
-    /// Whether `network.allow_private_hosts` would allow the host.
+    /// Whether an entry in `network.allow_private_hosts` would permit the request.
     pub fn is_private_host(&self) -> bool {
         matches!(self, Self::Address { refused, .. } if refused.scope == Scope::Private)
     }
 
-    /// Whether asking again may help: the connection failed, or the server has trouble or too much to do.
+    /// Whether the same request may succeed later: the connection failed, or the server is faulty or overloaded.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::NoAnswer { .. } | Self::Stalled { .. } | Self::Cut { .. } => true,
-            Self::Refused(refusal) => {
+            Self::Status(refusal) => {
                 refusal.status.is_server_error()
                     || matches!(refusal.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
             }
@@ -183,13 +183,13 @@ impl HttpError {
     }
 }
 
-/// The refusal of our resolver, among the causes of an error.
-fn refused<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Refused> {
+/// The error of [`super::names::CheckedResolver`] among the causes of an error.
+fn refused<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a RefusedAddress> {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     causes.find_map(|cause| cause.downcast_ref())
 }
 
-/// The last cause of an error, which says what happened; those above it repeat that something did.
+/// The text of the innermost cause of an error. The outer causes only repeat that the request failed.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
@@ -198,25 +198,25 @@ fn innermost(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// Reads what a server says with a status other than success.
-pub(super) async fn refusal(response: reqwest::Response, url: Url) -> HttpError {
+/// Reads the error response of a server.
+pub(super) async fn read_error(response: reqwest::Response, url: Url) -> HttpError {
     let (status, headers) = (response.status(), response.headers().clone());
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let told = match text("x-error-message") {
-        Some(told) => Some(told),
-        None => message(response).await,
+    let message = match text("x-error-message") {
+        Some(message) => Some(message),
+        None => read_message(response).await,
     };
-    HttpError::Refused(Box::new(Refusal {
-        url: shown(&url),
+    HttpError::Status(Box::new(ErrorResponse {
+        url: without_secrets(&url),
         status,
         code: text("x-error-code"),
-        message: told.map(|told| one_line(&told)).filter(|told| !told.is_empty()),
+        message: message.map(|text| one_line(&text)).filter(|text| !text.is_empty()),
         retry_after: headers::retry_after(&headers),
     }))
 }
 
-/// The message in a JSON body, as hubs and LFS servers send it; pages for people are left out.
-async fn message(mut response: reqwest::Response) -> Option<String> {
+/// Reads the message of a JSON body, as hubs and LFS servers send it. None for other bodies, such as HTML.
+async fn read_message(mut response: reqwest::Response) -> Option<String> {
     let read = async {
         let mut all = Vec::new();
         while let Some(bytes) = response.chunk().await.ok()? {
@@ -229,8 +229,8 @@ async fn message(mut response: reqwest::Response) -> Option<String> {
     };
     let body = tokio::time::timeout(super::ANSWER_WITHIN, read).await.ok()??;
     let value: serde_json::Value = serde_json::from_slice(&body).ok()?;
-    let told = ["error", "message"].iter().find_map(|key| value.get(key)?.as_str())?;
-    Some(told.to_owned())
+    let message = ["error", "message"].iter().find_map(|key| value.get(key)?.as_str())?;
+    Some(message.to_owned())
 }
 
 fn one_line(text: &str) -> String {

@@ -1,4 +1,4 @@
-//! The headers that matter here, read and written.
+//! Parses and formats the headers that the client uses.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,7 @@ use reqwest::Url;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 
 use super::HttpError;
-use super::address::shown;
+use super::address::without_secrets;
 
 /// `Range: bytes=from-` or `bytes=from-(to-1)` (RFC 9110, 14.2).
 pub(super) fn range(from: u64, to: Option<u64>) -> HeaderValue {
@@ -26,7 +26,7 @@ pub(super) struct ContentRange {
 }
 
 impl ContentRange {
-    /// None where it is missing or makes no sense.
+    /// None if the header is absent or invalid.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         Self::parse(headers.get(header::CONTENT_RANGE)?.to_str().ok()?)
     }
@@ -48,12 +48,12 @@ impl ContentRange {
         sound.then_some(range)
     }
 
-    /// Bytes in it.
+    /// Number of bytes.
     pub fn len(&self) -> u64 {
         self.last - self.first + 1
     }
 
-    /// Whether it is what was asked for: all of it, as far as the whole goes.
+    /// Whether this is the requested range, up to the end of the whole.
     pub fn answers(&self, from: u64, to: Option<u64>) -> bool {
         let end = self.last + 1;
         let wanted = match (to, self.total) {
@@ -64,21 +64,21 @@ impl ContentRange {
     }
 }
 
-/// Where a redirect leads; none where it says nothing of that.
+/// The target of a redirect. None if the response has no `Location`.
 pub(super) fn location(response: &reqwest::Response, from: &Url) -> Result<Option<Url>, HttpError> {
     let Some(location) = response.headers().get(header::LOCATION) else { return Ok(None) };
     let target = location.to_str().ok().and_then(|text| from.join(text).ok());
-    target.map(Some).ok_or_else(|| HttpError::BadRedirect { url: shown(from) })
+    target.map(Some).ok_or_else(|| HttpError::BadRedirect { url: without_secrets(from) })
 }
 
-/// The entity tag, unless it is a weak one (RFC 9110, 8.8.3).
+/// The entity tag if it is a strong one (RFC 9110, 8.8.3).
 pub(super) fn strong_etag(headers: &HeaderMap) -> Option<&str> {
     let tag = headers.get(header::ETAG)?.to_str().ok()?;
     (tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"')).then_some(tag)
 }
 
-/// How long to wait: `Retry-After` (RFC 9110, 10.2.3) in seconds or as a date, else the `t` of a `RateLimit` without rest
-/// (draft-ietf-httpapi-ratelimit-headers), such as `"api";r=0;t=55`.
+/// The pause that the server requests: `Retry-After` (RFC 9110, 10.2.3) in seconds or as a date, otherwise the `t` of a
+/// `RateLimit` whose remainder is 0 (draft-ietf-httpapi-ratelimit-headers), such as `"api";r=0;t=55`.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let asked = text("retry-after").and_then(|value| {
@@ -96,7 +96,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 fn rate_limit(value: &str) -> Option<Duration> {
-    // Of several policies, the one that is used up and lasts longest.
+    // If several policies are used up, the longest pause counts.
     let spent = value.split(',').filter_map(|policy| {
         let parameter = |name: &str| {
             policy.split(';').skip(1).find_map(|p| {
@@ -109,14 +109,14 @@ fn rate_limit(value: &str) -> Option<Duration> {
     spent.max().map(Duration::from_secs)
 }
 
-/// The `rel="next"` of `Link` headers (RFC 8288), relative to the address that sent them.
+/// The `rel="next"` of `Link` headers (RFC 8288), resolved against `base`, the URL of the response.
 pub fn next_page(headers: &HeaderMap, base: &Url) -> Option<Url> {
     let values = headers.get_all(header::LINK).into_iter().filter_map(|value| value.to_str().ok());
     let target = values.flat_map(links).find(|(_, rest)| is_next(rest)).map(|(target, _)| target)?;
     base.join(target).ok()
 }
 
-/// Targets in angle brackets, and the parameters behind each.
+/// The targets in angle brackets, each with the parameters that follow it.
 fn links(value: &str) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     let mut rest = value;
@@ -151,12 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn a_content_range_answers_only_what_was_asked_for() {
+    fn only_the_requested_content_range_is_accepted() {
         let range = ContentRange::parse("bytes 10-19/100").unwrap();
         assert_eq!((range.first, range.len(), range.total), (10, 10, Some(100)));
         assert!(range.answers(10, Some(20)));
         assert!(!range.answers(10, None) && !range.answers(10, Some(30)) && !range.answers(11, Some(20)));
-        // What reaches over the end is cut there.
+        // A requested range beyond the end is cut at the end.
         assert!(ContentRange::parse("bytes 90-99/100").unwrap().answers(90, Some(200)));
         assert!(ContentRange::parse("bytes 90-99/*").unwrap().answers(90, None));
         for bad in [
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_read_in_every_form() {
+    fn requested_pauses_are_read_in_every_form() {
         assert_eq!(retry_after(&map("retry-after", "7")), Some(Duration::from_secs(7)));
         assert_eq!(retry_after(&map("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")), Some(Duration::ZERO));
         assert_eq!(retry_after(&map("ratelimit", "\"api\";r=0;t=55")), Some(Duration::from_secs(55)));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_page_is_found_among_links() {
+    fn next_page_is_found_among_links() {
         let base: Url = "https://h.example/api/x?limit=5".parse().unwrap();
         let next = |value: &str| next_page(&map("link", value), &base).map(String::from);
         assert_eq!(

@@ -1,14 +1,13 @@
-//! HTTP for what stands beside the swarm: hubs, git and LFS servers, and web seeds.
+//! HTTP client for servers outside the swarm: hubs, git and LFS servers, and web seeds.
 //!
-//! What always holds:
-//! - Redirects are followed here, not by the library below, and a credential goes to the origin it was given for and to no
-//!   other ([`Auth`]).
-//! - Each hop of a request, redirects included, goes only to addresses that the rule allows: link-local and metadata
-//!   addresses never, private ones only for hosts that the user configured ([`Client::knowing`]). The address that is
-//!   checked is the address that is connected to ([`Names`]). Names that a proxy resolves are left to the proxy.
-//! - Every wait has a deadline: for a connection, for an answer, for the next bytes of a body.
+//! These rules always hold:
+//! - This module follows redirects, not reqwest. A credential is sent only to its own origin ([`Auth`]).
+//! - Each request and each redirect goes only to permitted addresses: never to link-local and metadata addresses, and to
+//!   private addresses only for hosts that the user configured ([`Client::allowing_private`]). The client connects to the
+//!   same address that was checked ([`NameLookup`]). Names that a proxy resolves are not checked.
+//! - Every wait has a deadline: for a connection, for a response, for the next bytes of a body.
 //! - All bodies of a client and its clones share one rate limit.
-//! - What is shown of an address has no user, password or query, for these may be secrets.
+//! - A printed URL has no user, password or query, because these may be secrets.
 
 mod address;
 mod auth;
@@ -23,12 +22,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use address::{Refused, Scope, metadata_ranges, scope, shown};
+pub use address::{RefusedAddress, Scope, metadata_ranges, scope, without_secrets};
 pub use auth::{Auth, Token, TokenError};
 pub use body::Body;
-pub use error::{HttpError, Refusal};
+pub use error::{ErrorResponse, HttpError};
 pub use headers::next_page;
-pub use names::{Names, SystemNames};
+pub use names::{NameLookup, SystemLookup};
 pub use proxies::EnvironmentProxies;
 pub use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 pub use reqwest::{Method, Url};
@@ -36,50 +35,50 @@ pub use reqwest::{Method, Url};
 use crate::config::{NetworkConfig, Proxy, ProxyKind};
 use headers::ContentRange;
 use limit::RateLimit;
-use names::{Hosts, Resolver, Rule};
+use names::{AddressRule, CheckedResolver, PrivateHosts};
 
-/// How long a connection, with TLS, may take.
+/// Time within which a connection, with TLS, must be established.
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
-/// How long a server may think before it answers.
+/// Default time within which a server must respond.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// As many redirects as browsers follow at least; a hub makes one or two.
+/// Longest chain of redirects. A hub makes one or two.
 const MAX_REDIRECTS: usize = 8;
-/// Headers that may follow a redirect to another origin: they describe the request and hold no credential.
+/// Headers that are also sent to another origin after a redirect: they describe the request and contain no credential.
 const HARMLESS: [HeaderName; 3] =
     [reqwest::header::ACCEPT, reqwest::header::CONTENT_TYPE, reqwest::header::USER_AGENT];
 
-/// Speaks HTTP. Clones share connections and the rate limit.
+/// An HTTP client. Clones share connections and the rate limit.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// For hosts that the user configured. Connections are not shared with `strict`, which has other rules.
+    /// Client for hosts that may have private addresses. It does not share connections with `strict`.
     open: reqwest::Client,
-    /// For all other hosts.
+    /// Client for all other hosts.
     strict: reqwest::Client,
-    /// The hosts that the user configured.
-    hosts: Hosts,
-    rule: Arc<Rule>,
-    names: Arc<dyn Names>,
+    /// The hosts that may have private addresses.
+    hosts: PrivateHosts,
+    rule: Arc<AddressRule>,
+    names: Arc<dyn NameLookup>,
     limit: Arc<RateLimit>,
 }
 
-/// What to ask for.
+/// A request.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     /// `GET`, `HEAD` or `POST`.
     pub method: Method,
-    /// Where.
+    /// The first URL, before redirects.
     pub url: Url,
-    /// A credential, sent to its own origin only.
+    /// A credential, sent only to its own origin.
     pub auth: Option<&'a Auth>,
-    /// Headers for the first address and those it redirects to within its origin.
+    /// Headers for the URL and for redirects within its origin.
     pub headers: HeaderMap,
-    /// Sent with `POST`.
+    /// The body of a `POST`.
     pub body: Option<Vec<u8>>,
-    /// Bytes wanted, from the first to before the last; without a last, all that follow.
+    /// The requested bytes: offset of the first, and the exclusive end or none for the end of the file.
     pub range: Option<(u64, Option<u64>)>,
-    /// The entity tag that the range is of: another state is sent whole.
+    /// The entity tag that the range belongs to. If the file has another tag, the server sends the whole file.
     pub if_range: Option<&'a str>,
-    /// How long the server may take for the headers of its answer, and for each next part of the body.
+    /// Time within which the server must send the headers, and longest pause within the body.
     pub patience: Duration,
 }
 
@@ -98,81 +97,81 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// With a credential.
+    /// Adds a credential.
     #[must_use]
     pub fn auth(self, auth: Option<&'a Auth>) -> Self {
         Self { auth, ..self }
     }
 
-    /// For bytes `from..to` only; without a `to`, for all from there on.
+    /// Requests only the bytes `from..to`, or all bytes from `from` on if `to` is none.
     #[must_use]
     pub fn range(self, from: u64, to: Option<u64>) -> Self {
         Self { range: Some((from, to)), ..self }
     }
 }
 
-/// A successful answer.
+/// A successful response.
 #[derive(Debug)]
-pub struct Answer {
-    /// Where it came from in the end.
+pub struct HttpResponse {
+    /// The URL after all redirects.
     pub url: Url,
-    /// Its headers.
+    /// Headers of the last response.
     pub headers: HeaderMap,
-    /// Headers of the first answer, where that was a redirect: a hub tells there what it redirects to.
+    /// Headers of the first response if it was a redirect, otherwise empty. A hub describes the file there.
     pub first_headers: HeaderMap,
-    /// Offset of the body's first byte in the whole: 0 unless a range was asked for and is what was sent.
+    /// Offset of the body's first byte in the file: 0 unless the server sent the requested range.
     pub start: u64,
-    /// Length of the whole in bytes, where the server says it.
+    /// Length of the whole file in bytes, if the server reports it.
     pub total: Option<u64>,
-    /// The bytes.
+    /// The bytes from `start` on.
     pub body: Body,
 }
 
-impl Answer {
-    /// The entity tag, if it is a strong one, fit for `If-Range`.
+impl HttpResponse {
+    /// The entity tag if it is a strong one, which `If-Range` needs.
     pub fn etag(&self) -> Option<&str> {
         headers::strong_etag(&self.headers)
     }
 }
 
 impl Client {
-    /// A client that uses the configured proxy (without one, that of the environment) and keeps to the configured
-    /// download rate. Fails where TLS cannot be set up.
+    /// A client with the configured proxy (otherwise the proxy of the environment) and the configured download rate. Fails
+    /// if TLS cannot be set up or the proxy is invalid.
     pub fn new(network: &NetworkConfig) -> Result<Self, HttpError> {
-        Self::with_names(network, Arc::new(SystemNames))
+        Self::with_lookup(network, Arc::new(SystemLookup))
     }
 
-    /// [`Self::new`] with the proxies of the environment of another process.
+    /// [`Self::new`] with the proxies of another process's environment.
     pub fn for_process(network: &NetworkConfig, environment: &EnvironmentProxies) -> Result<Self, HttpError> {
-        Self::with(network, Arc::new(SystemNames), environment)
+        Self::with(network, Arc::new(SystemLookup), environment)
     }
 
-    /// [`Self::new`] with another resolver of names.
-    pub fn with_names(network: &NetworkConfig, names: Arc<dyn Names>) -> Result<Self, HttpError> {
+    /// [`Self::new`] with another lookup of names, for tests.
+    pub fn with_lookup(network: &NetworkConfig, names: Arc<dyn NameLookup>) -> Result<Self, HttpError> {
         Self::with(network, names, &EnvironmentProxies::of_this_process())
     }
 
     fn with(
         network: &NetworkConfig,
-        names: Arc<dyn Names>,
+        names: Arc<dyn NameLookup>,
         environment: &EnvironmentProxies,
     ) -> Result<Self, HttpError> {
-        let hosts = Hosts::new(network.allow_private_hosts.iter().cloned());
+        let hosts = PrivateHosts::new(network.allow_private_hosts.iter().cloned());
         let proxies = match &network.proxy {
             Some(proxy) => [address::plain_name(&proxy.address.host_text())].into(),
             None => environment.names(),
         };
-        let rule = Rule::new(&hosts, proxies);
-        let build = |rule: Rule| {
+        let rule = AddressRule::new(&hosts, proxies);
+        let build = |rule: AddressRule| {
             let mut builder = reqwest::Client::builder()
                 .user_agent(concat!("silmaril/", env!("CARGO_PKG_VERSION")))
                 .redirect(reqwest::redirect::Policy::none())
                 .retry(reqwest::retry::never())
                 .connect_timeout(CONNECT_WITHIN)
-                .dns_resolver(Resolver { names: names.clone(), rule })
+                .dns_resolver(CheckedResolver { names: names.clone(), rule })
                 .referer(false);
             builder = match &network.proxy {
-                Some(proxy) => builder.proxy(through(proxy)?),
+                Some(proxy) => builder.proxy(reqwest_proxy(proxy)?),
                 None => environment.apply(builder)?,
             };
             builder.build().map_err(HttpError::setup)
@@ -187,17 +186,17 @@ impl Client {
         })
     }
 
-    /// This client for requests that the user caused by naming the host of `url`: that host may have a private address.
+    /// A clone of this client that may contact the host of `url` at a private address, because the user named that host.
     #[must_use]
-    pub fn knowing(&self, url: &Url) -> Self {
+    pub fn allowing_private(&self, url: &Url) -> Self {
         match url.host() {
             Some(host) => Self { hosts: self.hosts.with(&host), ..self.clone() },
             None => self.clone(),
         }
     }
 
-    /// The addresses of a host that may be contacted: the rule for requests, for protocols other than HTTP. Blocks no
-    /// longer than a connection may take.
+    /// The permitted addresses of a host, by the same rule as for requests. For protocols other than HTTP. Waits at most
+    /// 15 s.
     pub async fn addresses(&self, host: &url::Host<&str>) -> Result<Vec<IpAddr>, HttpError> {
         let refused = |refused| HttpError::Address { url: host.to_string(), refused };
         let unknown = |reason: String| HttpError::Connect { url: host.to_string(), reason };
@@ -210,15 +209,16 @@ impl Client {
         let found = tokio::time::timeout(CONNECT_WITHIN, self.names.addresses(name)).await;
         let found = found.map_err(|_| unknown("its name was not resolved in time".to_owned()))?;
         let found = found.map_err(|e| unknown(e.to_string()))?;
-        let rule = if self.hosts.has(host) { self.rule.for_configured() } else { Rule::clone(&self.rule) };
+        let rule =
+            if self.hosts.has(host) { self.rule.for_configured() } else { AddressRule::clone(&self.rule) };
         rule.filter(name, found).map_err(refused)
     }
 
-    /// Checks what the text of a host tells. A name is checked when it is resolved.
-    pub fn check_host(&self, host: &url::Host<&str>) -> Result<(), Refused> {
+    /// Checks a host by its text alone. A name is checked again when it is resolved.
+    pub fn check_host(&self, host: &url::Host<&str>) -> Result<(), RefusedAddress> {
         let known = self.hosts.has(host);
         let (scope, address) = match address::literal(host) {
-            // Only requests that the user caused go to the proxy itself.
+            // The proxy itself may be contacted only if the user named it.
             None if self.rule.is_proxy(host) => (Scope::Private, None),
             None => (Scope::Public, None),
             Some(literal) => literal,
@@ -226,56 +226,62 @@ impl Client {
         match scope {
             Scope::Public => Ok(()),
             Scope::Private if known => Ok(()),
-            Scope::Private | Scope::Forbidden => Err(Refused { host: host.to_string(), address, scope }),
+            Scope::Private | Scope::Forbidden => {
+                Err(RefusedAddress { host: host.to_string(), address, scope })
+            }
         }
     }
 
-    /// The connections to use for one hop, which is refused where its URL alone tells that it must be.
-    fn connections(&self, url: &Url) -> Result<&reqwest::Client, HttpError> {
+    /// The client for one request or redirect. Fails if the text of the URL is enough to refuse it.
+    fn client_for(&self, url: &Url) -> Result<&reqwest::Client, HttpError> {
         let host = url.host().filter(|_| matches!(url.scheme(), "http" | "https"));
-        let host = host.ok_or_else(|| HttpError::NotHttp { url: shown(url) })?;
-        self.check_host(&host).map_err(|refused| HttpError::Address { url: shown(url), refused })?;
+        let host = host.ok_or_else(|| HttpError::NotHttp { url: without_secrets(url) })?;
+        self.check_host(&host)
+            .map_err(|refused| HttpError::Address { url: without_secrets(url), refused })?;
         Ok(if self.hosts.has(&host) { &self.open } else { &self.strict })
     }
 
-    /// Sends a request and follows redirects. Statuses other than success are errors. Where a range was asked for, the
-    /// answer's `start` is its beginning, or 0 where the server sends all; another range than the one asked for is an error.
-    pub async fn send(&self, request: Request<'_>) -> Result<Answer, HttpError> {
+    /// Sends a request and follows redirects. A status other than success is an error. If a range was requested, `start` of
+    /// the response is the start of the range, or 0 if the server sends the whole file; any other range is an error.
+    pub async fn send(&self, request: Request<'_>) -> Result<HttpResponse, HttpError> {
         let mut url = request.url.clone();
         let mut first_headers = None;
-        // Once a redirect has led to another origin, no later hop receives a credential: where it leads is decided there.
-        let mut at_home = true;
+        // After a redirect to another origin no later request gets the credential, because that origin chooses the target.
+        let mut same_origin = true;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send_once(&request, &url, at_home).await?;
+            let response = self.send_once(&request, &url, same_origin).await?;
             if response.status().is_redirection()
                 && let Some(target) = headers::location(&response, &url)?
             {
                 if url.scheme() == "https" && target.scheme() != "https" {
-                    return Err(HttpError::Downgrade { from: shown(&url), to: shown(&target) });
+                    return Err(HttpError::Downgrade {
+                        from: without_secrets(&url),
+                        to: without_secrets(&target),
+                    });
                 }
                 first_headers.get_or_insert_with(|| response.headers().clone());
-                at_home &= target.origin() == request.url.origin();
+                same_origin &= target.origin() == request.url.origin();
                 url = target;
                 continue;
             }
             return self.answer(&request, response, url, first_headers.unwrap_or_default()).await;
         }
-        Err(HttpError::Redirects { url: shown(&request.url) })
+        Err(HttpError::Redirects { url: without_secrets(&request.url) })
     }
 
     async fn send_once(
         &self,
         request: &Request<'_>,
         url: &Url,
-        at_home: bool,
+        same_origin: bool,
     ) -> Result<reqwest::Response, HttpError> {
-        let connections = self.connections(url)?;
+        let client = self.client_for(url)?;
         let mut headers = request.headers.clone();
-        if !at_home {
+        if !same_origin {
             headers =
                 HARMLESS.into_iter().filter_map(|name| Some((name.clone(), headers.remove(name)?))).collect();
         }
-        if let Some(auth) = request.auth.filter(|auth| at_home && auth.is_for(url)) {
+        if let Some(auth) = request.auth.filter(|auth| same_origin && auth.is_for(url)) {
             headers.insert(reqwest::header::AUTHORIZATION, auth.header());
         }
         if let Some((from, to)) = request.range {
@@ -284,14 +290,14 @@ impl Client {
                 headers.insert(reqwest::header::IF_RANGE, tag);
             }
         }
-        let mut builder = connections.request(request.method.clone(), url.clone()).headers(headers);
+        let mut builder = client.request(request.method.clone(), url.clone()).headers(headers);
         if let Some(body) = &request.body {
             builder = builder.body(body.clone());
         }
         let within = request.patience + CONNECT_WITHIN;
         match tokio::time::timeout(within, builder.send()).await {
             Ok(sent) => sent.map_err(|e| HttpError::from_sending(url, e)),
-            Err(_) => Err(HttpError::NoAnswer { url: shown(url), within }),
+            Err(_) => Err(HttpError::NoAnswer { url: without_secrets(url), within }),
         }
     }
 
@@ -301,9 +307,9 @@ impl Client {
         response: reqwest::Response,
         url: Url,
         first_headers: HeaderMap,
-    ) -> Result<Answer, HttpError> {
+    ) -> Result<HttpResponse, HttpError> {
         if !response.status().is_success() {
-            return Err(error::refusal(response, url).await);
+            return Err(error::read_error(response, url).await);
         }
         let partial = response.status() == reqwest::StatusCode::PARTIAL_CONTENT;
         let headers = response.headers().clone();
@@ -311,28 +317,28 @@ impl Client {
         let (start, total, expected) = match request.range {
             Some((from, to)) if partial => {
                 let sent = ContentRange::of(&headers).filter(|sent| sent.answers(from, to));
-                let sent = sent.ok_or_else(|| HttpError::WrongRange { url: shown(&url) })?;
+                let sent = sent.ok_or_else(|| HttpError::WrongRange { url: without_secrets(&url) })?;
                 (sent.first, sent.total, Some(sent.len()))
             }
-            None if partial => return Err(HttpError::WrongRange { url: shown(&url) }),
+            None if partial => return Err(HttpError::WrongRange { url: without_secrets(&url) }),
             _ if request.method == Method::HEAD => (0, length, None),
             _ => (0, length, length),
         };
-        let body = Body::new(response, shown(&url), expected, request.patience, self.limit.clone());
-        Ok(Answer { url, headers, first_headers, start, total, body })
+        let body = Body::new(response, without_secrets(&url), expected, request.patience, self.limit.clone());
+        Ok(HttpResponse { url, headers, first_headers, start, total, body })
     }
 }
 
-fn through(proxy: &Proxy) -> Result<reqwest::Proxy, HttpError> {
+fn reqwest_proxy(proxy: &Proxy) -> Result<reqwest::Proxy, HttpError> {
     let scheme = match proxy.kind {
-        // Names are resolved by the proxy, as for peers.
+        // The proxy resolves names, as it does for peers.
         ProxyKind::Socks5 => "socks5h",
         ProxyKind::Http => "http",
     };
-    let made = reqwest::Proxy::all(format!("{scheme}://{}", proxy.address)).map_err(HttpError::setup)?;
+    let all = reqwest::Proxy::all(format!("{scheme}://{}", proxy.address)).map_err(HttpError::setup)?;
     Ok(match &proxy.login {
-        Some((user, password)) => made.basic_auth(user, password),
-        None => made,
+        Some((user, password)) => all.basic_auth(user, password),
+        None => all,
     })
 }
 

@@ -1,7 +1,7 @@
-//! Names and their addresses: the one place that decides which addresses a connection may go to.
+//! Resolves host names and decides which addresses a connection may use.
 //!
-//! The check is part of the resolver of the HTTP client, so the address that passed it is the one that is connected to. A
-//! name that changes its address between two lookups gains nothing.
+//! The check is in the resolver of the HTTP client, so that the client connects to the address that was checked. A name
+//! whose address changes between two lookups therefore cannot evade the check.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -15,19 +15,19 @@ use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Host;
 
-use super::address::{self, Refused, Scope, plain_name};
+use super::address::{self, RefusedAddress, Scope, plain_name};
 
 /// Resolves host names.
-pub trait Names: fmt::Debug + Send + Sync {
+pub trait NameLookup: fmt::Debug + Send + Sync {
     /// All addresses of a name.
     fn addresses(&self, name: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>>;
 }
 
-/// The resolver of this machine: `/etc/hosts`, DNS and what else it is set up for.
+/// The resolver of this machine: `/etc/hosts`, DNS and other configured sources.
 #[derive(Debug, Clone, Copy)]
-pub struct SystemNames;
+pub struct SystemLookup;
 
-impl Names for SystemNames {
+impl NameLookup for SystemLookup {
     fn addresses(&self, name: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
         let name = name.to_owned();
         let lookup =
@@ -38,14 +38,14 @@ impl Names for SystemNames {
 
 /// The hosts that may have private addresses.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Hosts(Vec<Host>);
+pub(super) struct PrivateHosts(Vec<Host>);
 
-impl Hosts {
+impl PrivateHosts {
     pub fn new(hosts: impl IntoIterator<Item = Host>) -> Self {
         Self(hosts.into_iter().map(|host| plain(&host)).collect())
     }
 
-    /// These and one more.
+    /// A copy with one more host.
     pub fn with(&self, host: &Host<&str>) -> Self {
         Self(self.0.iter().cloned().chain([plain(host)]).collect())
     }
@@ -63,7 +63,7 @@ impl Hosts {
     }
 }
 
-/// A host as it is compared: an IPv4 address in IPv6 form is the IPv4 address.
+/// The form of a host for comparisons. An IPv4 address in IPv6 form becomes the IPv4 address.
 fn plain<S: AsRef<str>>(host: &Host<S>) -> Host {
     match host {
         Host::Domain(name) => Host::Domain(plain_name(name.as_ref())),
@@ -75,29 +75,29 @@ fn plain<S: AsRef<str>>(host: &Host<S>) -> Host {
     }
 }
 
-/// Which addresses a name may have.
+/// The addresses that a name may have.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Rule {
-    /// Whether all private addresses are allowed.
+pub(super) struct AddressRule {
+    /// Whether all private addresses are permitted.
     pub private: bool,
-    /// Private addresses that are allowed.
+    /// Private addresses that are permitted in any case.
     allowed: HashSet<IpAddr>,
-    /// The names of proxies, which may have any address.
+    /// Names of proxies, which may have any address.
     proxies: HashSet<String>,
 }
 
-impl Rule {
+impl AddressRule {
     /// The rule for hosts that are not in `configured`.
-    pub fn new(configured: &Hosts, proxies: HashSet<String>) -> Self {
+    pub fn new(configured: &PrivateHosts, proxies: HashSet<String>) -> Self {
         Self { private: false, allowed: configured.addresses().collect(), proxies }
     }
 
-    /// The rule for hosts that the user configured.
+    /// The rule for hosts that may have private addresses.
     pub fn for_configured(&self) -> Self {
         Self { private: true, ..self.clone() }
     }
 
-    /// Whether a name is that of a proxy.
+    /// Whether the host is a configured proxy, compared by name.
     pub fn is_proxy(&self, host: &Host<&str>) -> bool {
         matches!(host, Host::Domain(name) if self.proxies.contains(&plain_name(name)))
     }
@@ -110,40 +110,40 @@ impl Rule {
         }
     }
 
-    /// The addresses that may be connected to. An error where there are only others.
-    pub fn filter(&self, name: &str, found: Vec<IpAddr>) -> Result<Vec<IpAddr>, Refused> {
+    /// The permitted addresses of a name. Fails if the name has addresses but none is permitted.
+    pub fn filter(&self, name: &str, found: Vec<IpAddr>) -> Result<Vec<IpAddr>, RefusedAddress> {
         if self.proxies.contains(&plain_name(name)) {
             return Ok(found);
         }
         let (good, refused): (Vec<_>, Vec<_>) = found.into_iter().partition(|ip| self.permits(*ip));
         match refused.into_iter().max_by_key(|ip| address::scope(*ip)) {
             Some(ip) if good.is_empty() => {
-                Err(Refused { host: name.to_owned(), address: Some(ip), scope: address::scope(ip) })
+                Err(RefusedAddress { host: name.to_owned(), address: Some(ip), scope: address::scope(ip) })
             }
             _ => Ok(good),
         }
     }
 }
 
-/// The resolver of an HTTP client.
+/// The resolver of an HTTP client, which returns only permitted addresses.
 #[derive(Debug)]
-pub(super) struct Resolver {
-    pub names: Arc<dyn Names>,
-    pub rule: Rule,
+pub(super) struct CheckedResolver {
+    pub names: Arc<dyn NameLookup>,
+    pub rule: AddressRule,
 }
 
-impl Resolve for Resolver {
+impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (lookup, rule) = (self.names.addresses(name.as_str()), self.rule.clone());
         Box::pin(async move {
             let good = rule.filter(name.as_str(), lookup.await?)?;
-            // Port 0 stands for that of the URL.
+            // reqwest replaces port 0 by the port of the URL.
             Ok(Box::new(good.into_iter().map(|ip| SocketAddr::new(ip, 0))) as Addrs)
         })
     }
 }
 
-/// The host name in the address of a proxy; none where that is an IP address, which needs no lookup.
+/// The host name in the address of a proxy. None for an IP address, which needs no lookup.
 pub(super) fn proxy_name(value: &str) -> Option<String> {
     let with_scheme = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
     match with_scheme.parse::<Url>().ok()?.host_str()?.trim_matches(['[', ']']) {
@@ -161,8 +161,8 @@ mod tests {
     }
 
     #[test]
-    fn private_and_forbidden_addresses_of_a_name_are_left_out() {
-        let rule = Rule::default();
+    fn private_and_forbidden_addresses_are_left_out() {
+        let rule = AddressRule::default();
         let mixed = ips(&["10.0.0.1", "192.0.2.1", "fe80::1", "2001:db8::1"]);
         assert_eq!(rule.filter("h", mixed.clone()).unwrap(), ips(&["192.0.2.1", "2001:db8::1"]));
         let open = rule.for_configured();
@@ -174,9 +174,10 @@ mod tests {
     }
 
     #[test]
-    fn a_configured_address_is_allowed_under_every_name() {
-        let hosts = Hosts::new([Host::Ipv4([10, 0, 0, 5].into()), Host::Domain("Minio.lan.".to_owned())]);
-        let rule = Rule::new(&hosts, HashSet::new());
+    fn configured_address_is_permitted_for_every_name() {
+        let hosts =
+            PrivateHosts::new([Host::Ipv4([10, 0, 0, 5].into()), Host::Domain("Minio.lan.".to_owned())]);
+        let rule = AddressRule::new(&hosts, HashSet::new());
         assert!(rule.filter("other.example", ips(&["10.0.0.5"])).is_ok());
         assert!(rule.filter("other.example", ips(&["::ffff:10.0.0.5"])).is_ok());
         assert!(rule.filter("other.example", ips(&["10.0.0.6"])).is_err());
@@ -186,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn the_proxy_may_have_any_address() {
+    fn proxy_may_have_any_address() {
         let proxies = ["http://Squid.lan:3128", "squid.lan:3128", "socks5://me:pw@squid.lan:1"];
         for proxy in proxies {
             assert_eq!(proxy_name(proxy).as_deref(), Some("squid.lan"), "{proxy}");
         }
         assert_eq!(proxy_name("http://10.0.0.1:3128"), None);
         assert_eq!(proxy_name("http://[fd00::1]:3128"), None);
-        let rule = Rule::new(&Hosts::default(), HashSet::from(["squid.lan".to_owned()]));
+        let rule = AddressRule::new(&PrivateHosts::default(), HashSet::from(["squid.lan".to_owned()]));
         assert_eq!(rule.filter("squid.lan", ips(&["169.254.1.1"])).unwrap(), ips(&["169.254.1.1"]));
         assert!(rule.is_proxy(&Host::Domain("SQUID.lan")) && !rule.is_proxy(&Host::Domain("other.lan")));
     }

@@ -1,4 +1,4 @@
-//! The proxies that the environment of a process names, for requests that another process makes for it.
+//! The proxies in the environment of a client, which the daemon uses for that client's requests.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::HttpError;
 use super::names::proxy_name;
 
-/// The variables `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, in lower case before upper case. Addresses may hold
-/// passwords, so `Debug` does not show them.
+/// The variables `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`; lower case precedes upper case. `Debug` hides the
+/// addresses, because they may contain passwords.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnvironmentProxies {
     http: Option<String>,
@@ -26,7 +26,7 @@ impl fmt::Debug for EnvironmentProxies {
 }
 
 impl EnvironmentProxies {
-    /// Those of this process.
+    /// Reads the environment of this process.
     pub fn of_this_process() -> Self {
         let variable = |name: &str| {
             let either = std::env::var(name).or_else(|_| std::env::var(name.to_ascii_uppercase()));
@@ -40,12 +40,12 @@ impl EnvironmentProxies {
         }
     }
 
-    /// Whether there are none.
+    /// Whether no proxy is set.
     pub fn is_empty(&self) -> bool {
         self.http.is_none() && self.https.is_none() && self.all.is_none()
     }
 
-    /// Has a client use them and no others.
+    /// Makes a client use only these proxies.
     pub(super) fn apply(&self, builder: reqwest::ClientBuilder) -> Result<reqwest::ClientBuilder, HttpError> {
         let mut builder = builder.no_proxy();
         type Scheme = fn(String) -> reqwest::Result<reqwest::Proxy>;
@@ -56,7 +56,7 @@ impl EnvironmentProxies {
         ];
         for (address, of) in all {
             let Some(address) = address else { continue };
-            // The address may hold a password.
+            // The error is dropped, because it may contain the password.
             let proxy = of(address.clone()).map_err(|_| HttpError::EnvironmentProxy)?;
             let exceptions = self.no.as_deref().and_then(reqwest::NoProxy::from_string);
             builder = builder.proxy(proxy.no_proxy(exceptions));
@@ -64,7 +64,7 @@ impl EnvironmentProxies {
         Ok(builder)
     }
 
-    /// The host names in them.
+    /// The host names of the proxies.
     pub(super) fn names(&self) -> HashSet<String> {
         [&self.http, &self.https, &self.all]
             .into_iter()
@@ -84,7 +84,7 @@ mod tests {
     use crate::http::{Client, Request};
 
     #[tokio::test]
-    async fn a_client_uses_the_proxies_of_another_process() {
+    async fn proxies_of_another_process_are_used() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(async move |asked: Asked| asked.uri().to_string());

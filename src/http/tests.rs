@@ -1,23 +1,22 @@
-//! Against real servers on loopback.
-
-use std::sync::Mutex;
+//! Tests with real servers on loopback.
 
 use axum::Router;
 use axum::extract::{Request as Asked, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 
 use super::*;
 use crate::config::{Config, LoadOptions};
 
-type Answering = Arc<dyn Fn(&Asked) -> Response + Send + Sync>;
-/// Paths and headers of what was asked.
-type Seen = Arc<Mutex<Vec<(String, HeaderMap)>>>;
+type Handler = Arc<dyn Fn(&Asked) -> Response + Send + Sync>;
+/// Path and headers of each request.
+type RequestLog = Arc<Mutex<Vec<(String, HeaderMap)>>>;
 
-/// A server that answers by a function and remembers what it was asked.
+/// A server whose responses come from a function, and that logs its requests.
 struct Server {
     base: Url,
-    seen: Seen,
+    log: RequestLog,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -25,15 +24,15 @@ impl Server {
     async fn start(answer: impl Fn(&Asked) -> Response + Send + Sync + 'static) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
-        let seen = Seen::default();
-        let answer: Answering = Arc::new(answer);
-        let all = async |State((seen, answer)): State<(Seen, Answering)>, asked: Asked| {
-            seen.lock().unwrap().push((asked.uri().to_string(), asked.headers().clone()));
+        let log = RequestLog::default();
+        let answer: Handler = Arc::new(answer);
+        let all = async |State((log, answer)): State<(RequestLog, Handler)>, asked: Asked| {
+            log.lock().push((asked.uri().to_string(), asked.headers().clone()));
             answer(&asked)
         };
-        let router = Router::new().fallback(all).with_state((seen.clone(), answer));
+        let router = Router::new().fallback(all).with_state((log.clone(), answer));
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { base, seen, task }
+        Self { base, log, task }
     }
 
     fn url(&self, path: &str) -> Url {
@@ -41,7 +40,7 @@ impl Server {
     }
 
     fn authorized(&self) -> Vec<bool> {
-        self.seen.lock().unwrap().iter().map(|(_, headers)| headers.contains_key("authorization")).collect()
+        self.log.lock().iter().map(|(_, headers)| headers.contains_key("authorization")).collect()
     }
 }
 
@@ -55,8 +54,8 @@ fn client() -> Client {
     let home = tempfile::tempdir().unwrap();
     let options = LoadOptions { home: Some(home.path().to_owned()), ..LoadOptions::default() };
     let client = Client::new(&Config::load(&options).unwrap().network).unwrap();
-    // As if the user had named a server of the test.
-    client.knowing(&"http://127.0.0.1".parse().unwrap())
+    // The servers of these tests have private addresses.
+    client.allowing_private(&"http://127.0.0.1".parse().unwrap())
 }
 
 fn to(url: &Url) -> Response {
@@ -64,7 +63,7 @@ fn to(url: &Url) -> Response {
 }
 
 #[tokio::test]
-async fn a_token_does_not_follow_a_redirect_to_another_host() {
+async fn token_is_not_sent_after_a_redirect_to_another_host() {
     let cdn = Server::start(|_| "bytes".into_response()).await;
     let target = cdn.url("object?X-Sig=1");
     let hub = Server::start(move |asked| match asked.uri().path() {
@@ -80,11 +79,11 @@ async fn a_token_does_not_follow_a_redirect_to_another_host() {
 }
 
 #[tokio::test]
-async fn a_range_is_what_was_asked_for_or_the_whole_or_an_error() {
+async fn response_is_the_range_or_the_whole_or_an_error() {
     let server = Server::start(|asked| match asked.uri().path() {
         "/good" => (StatusCode::PARTIAL_CONTENT, [("content-range", "bytes 3-5/10")], "345").into_response(),
         "/other" => (StatusCode::PARTIAL_CONTENT, [("content-range", "bytes 2-4/10")], "234").into_response(),
-        "/unsaid" => (StatusCode::PARTIAL_CONTENT, "345").into_response(),
+        "/no-header" => (StatusCode::PARTIAL_CONTENT, "345").into_response(),
         _ => "0123456789".into_response(),
     })
     .await;
@@ -95,15 +94,15 @@ async fn a_range_is_what_was_asked_for_or_the_whole_or_an_error() {
     assert_eq!(good.body.read(3).await.unwrap(), b"345");
     let whole = ask("whole").await.unwrap();
     assert_eq!((whole.start, whole.total), (0, Some(10)));
-    for path in ["other", "unsaid"] {
+    for path in ["other", "no-header"] {
         let refused = ask(path).await;
         assert!(matches!(refused, Err(HttpError::WrongRange { .. })), "{path}: {refused:?}");
     }
-    assert_eq!(server.seen.lock().unwrap()[0].1["range"], "bytes=3-5");
+    assert_eq!(server.log.lock()[0].1["range"], "bytes=3-5");
 }
 
 #[tokio::test]
-async fn a_refusal_says_what_the_server_says() {
+async fn error_has_the_message_of_the_server() {
     let server = Server::start(|asked| match asked.uri().path() {
         "/gated" => (
             StatusCode::FORBIDDEN,
@@ -118,17 +117,17 @@ async fn a_refusal_says_what_the_server_says() {
     let client = client();
     let ask = async |path| client.send(Request::get(server.url(path))).await.unwrap_err();
     let gated = ask("gated?token=1").await;
-    assert_eq!(gated.refusal().unwrap().code.as_deref(), Some("GatedRepo"));
+    assert_eq!(gated.error_response().unwrap().code.as_deref(), Some("GatedRepo"));
     assert!(!gated.is_transient() && !gated.to_string().contains("token"), "{gated}");
     let busy = ask("busy").await;
     assert!(busy.is_transient());
-    assert_eq!(busy.refusal().unwrap().retry_after, Some(Duration::from_secs(3)));
+    assert_eq!(busy.error_response().unwrap().retry_after, Some(Duration::from_secs(3)));
     assert!(busy.to_string().ends_with("429 Too Many Requests (slow down)"), "{busy}");
-    assert_eq!(ask("none").await.refusal().unwrap().message, None);
+    assert_eq!(ask("none").await.error_response().unwrap().message, None);
 }
 
 #[tokio::test]
-async fn a_body_that_is_cut_or_too_long_is_no_body() {
+async fn short_and_long_bodies_are_errors() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url: Url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
     let server = tokio::spawn(async move {
@@ -152,11 +151,11 @@ async fn a_body_that_is_cut_or_too_long_is_no_body() {
 }
 
 #[tokio::test]
-async fn redirects_end() {
+async fn number_of_redirects_is_limited() {
     let round = Server::start(|_| (StatusCode::FOUND, [("location", "/again")]).into_response()).await;
     let refused = client().send(Request::get(round.url("x"))).await;
     assert!(matches!(refused, Err(HttpError::Redirects { .. })), "{refused:?}");
-    assert_eq!(round.seen.lock().unwrap().len(), MAX_REDIRECTS + 1);
+    assert_eq!(round.log.lock().len(), MAX_REDIRECTS + 1);
     let nowhere = Server::start(|_| (StatusCode::FOUND, [("location", "http://")]).into_response()).await;
     let refused = client().send(Request::get(nowhere.url("x"))).await;
     assert!(matches!(refused, Err(HttpError::BadRedirect { .. })), "{refused:?}");

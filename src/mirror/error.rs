@@ -1,4 +1,4 @@
-//! What ends a mirror, with what a command needs to tell the user what to do.
+//! Errors of mirroring, with the details from which a command derives its hints.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,99 +11,99 @@ use crate::model::text::format_size;
 
 use super::repo::RepositoryError;
 
-/// Why a repository could not be mirrored.
+/// A repository could not be mirrored. Addresses have no user and no password.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
-    /// What was typed names no repository.
+    /// The text of the user does not name a repository.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
-    /// No such repository, or one that is shown to those who may read it only.
-    #[error("{repository} was not found{}", if *.anonymous { ", or is private and needs a token" } else { ", or the token does not open it" })]
+    /// The repository does not exist, or it is visible only to users who may read it.
+    #[error("{repository} was not found{}", if *.anonymous { ", or is private and needs a token" } else { ", or the token has no access to it" })]
     NotFound {
-        /// Its address.
+        /// The address of the repository.
         repository: String,
-        /// Whether it was asked for without a credential.
+        /// Whether the request had no credential.
         anonymous: bool,
     },
     /// The repository has no such branch, tag or commit.
     #[error("{repository} has no branch, tag or commit {reference}")]
     NoReference {
-        /// Its address.
+        /// The address of the repository.
         repository: String,
-        /// What was asked for.
+        /// The requested branch, tag or commit.
         reference: String,
     },
-    /// Conditions have to be accepted first.
-    #[error("{page} is gated: its conditions must be accepted there, by the account that the token is of")]
+    /// The user must accept conditions first.
+    #[error("{page} is gated: accept its conditions there, with the account of your token")]
     Gated {
-        /// Where to accept them.
+        /// The page on which the conditions are accepted.
         page: String,
     },
-    /// A credential is needed, or is not accepted.
+    /// The server requires a credential, or refuses the given one.
     #[error("{repository} refused {}", if *.anonymous { "to answer without a credential" } else { "the credential" })]
     Unauthorised {
-        /// Its address.
+        /// The address of the repository.
         repository: String,
-        /// Whether it was asked without a credential.
+        /// Whether the request had no credential.
         anonymous: bool,
     },
-    /// The server wants fewer requests than would be any use.
-    #[error("{server} wants no more requests{}", after.map(|after| format!(" for {} s", after.as_secs())).unwrap_or_default())]
+    /// The server has limited the rate of requests for too long a time.
+    #[error("{server} accepts no more requests{}", after.map(|after| format!(" for {} s", after.as_secs())).unwrap_or_default())]
     RateLimited {
-        /// Which server.
+        /// The server.
         server: String,
-        /// For how long, if it said so.
+        /// The pause that the server requests; none if it is unknown.
         after: Option<Duration>,
     },
     /// HTTP failed.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// The address that a server handed out for a file is accepted no more.
+    /// The link of a file, which a server has issued, is no longer accepted.
     #[error(transparent)]
     LinkExpired(Box<HttpError>),
     /// Git failed.
     #[error("{repository}: {reason}")]
     Git {
-        /// The repository's address.
+        /// The address of the repository.
         repository: String,
-        /// What git said.
+        /// The message of libgit2.
         reason: String,
-        /// Where it lies.
+        /// The side that has the fault.
         fault: GitFault,
     },
-    /// One file could not be had.
+    /// One file could not be fetched.
     #[error("{path}: {reason}")]
     File {
-        /// Its path in the repository.
+        /// The path in the repository.
         path: String,
-        /// Why.
+        /// The reason.
         reason: FileProblem,
     },
-    /// What the server listed cannot be a model.
+    /// The list of the server cannot be a model.
     #[error("{repository} cannot be mirrored: {reason}")]
     Refused {
-        /// Its address.
+        /// The address of the repository.
         repository: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A path in it is refused.
+    /// A path in the repository is not permitted.
     #[error("{repository} cannot be mirrored: {source}")]
     Path {
-        /// Its address.
+        /// The address of the repository.
         repository: String,
-        /// Which, and why.
+        /// The path and the reason.
         source: PathError,
     },
-    /// Its files make no torrent.
+    /// The files of the repository exceed the limits of a torrent.
     #[error("{repository} cannot be mirrored: {source}")]
     Files {
-        /// Its address.
+        /// The address of the repository.
         repository: String,
-        /// Why.
+        /// The exceeded limit.
         source: FilesError,
     },
-    /// The disk is full, or would be.
+    /// The disk has too little free space.
     #[error(
         "{} needs {} more, and has {} free",
         path.display(),
@@ -111,89 +111,89 @@ pub enum MirrorError {
         format_size(*free)
     )]
     NoSpace {
-        /// Where.
+        /// The directory of the download.
         path: PathBuf,
-        /// Bytes still to be written.
+        /// Bytes that remain to be written.
         needed: u64,
-        /// Bytes free.
+        /// Bytes that are free.
         free: u64,
     },
-    /// A file or directory of ours could not be used.
+    /// A local file or directory could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// Which.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The token found cannot be used.
+    /// The token of the user is invalid.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The caller wanted no more.
+    /// The caller has cancelled the operation.
     #[error("cancelled")]
     Cancelled,
 }
 
-/// Where a failure of git lies.
+/// The side that has the fault when git fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GitFault {
-    /// With the network or a server, and trying again may help.
+    /// The network or the server, temporarily.
     Passing,
-    /// With the server or the way to it, for good.
+    /// The network or the server, permanently.
     Remote,
-    /// With our copy, for all that is known: one made anew may do.
+    /// Probably the local copy of the repository: a new one may work.
     Copy,
 }
 
-/// What is wrong with one file.
+/// The reason why one file could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FileProblem {
-    /// It came twice with other bytes than the repository says.
-    #[error("what the server sends is not what the repository lists ({0})")]
+    /// The bytes did not match the hash or size in the repository, twice.
+    #[error("the data from the server does not match the repository ({0})")]
     Damaged(String),
-    /// The server of large files has it no more.
+    /// The LFS server does not have the file.
     #[error("the LFS server does not have it ({0})")]
     Gone(String),
-    /// The server of large files refuses it.
+    /// The LFS server refuses to send the file.
     #[error("the LFS server refuses it ({0})")]
     LfsRefused(String),
-    /// Fetching it failed again and again.
+    /// All attempts failed.
     #[error(transparent)]
     Http(HttpError),
-    /// Its pointer is not in the form that git-lfs writes, and is to be had from git alone.
+    /// The pointer is not in the form that git-lfs writes, so that only git has its text.
     #[error(
-        "its LFS pointer cannot be made again; mirror it without --skip-lfs, or with --depth 0, which uses git"
+        "its LFS pointer is only in git; mirror it without --skip-lfs, or with --depth 0, which uses git"
     )]
     Pointer,
-    /// It is larger than a file outside LFS may be.
-    #[error("it has {} outside LFS, which is more than can be handled", format_size(*.0))]
+    /// The file is larger than the limit for files outside LFS.
+    #[error("it has {} outside LFS, which is more than the limit", format_size(*.0))]
     TooLarge(u64),
 }
 
-/// What sort of error it is: decides exit codes and help.
+/// The kind of an error, which decides the exit code and the hints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MirrorErrorKind {
     /// Wrong usage.
     Usage,
-    /// No such repository, reference or file, or no right to see it.
+    /// No such repository, reference or file, or no permission to see it.
     NotFound,
-    /// Conditions to be accepted.
+    /// The user must accept conditions.
     Gated,
     /// A credential is missing or wrong.
     Unauthorised,
     /// Too many requests.
     RateLimited,
-    /// The network or the server fails.
+    /// The network or the server failed.
     Network,
     /// A link leads to a host with a private address that is not configured.
     PrivateHost,
-    /// The server's answers make no sense, or its files are damaged.
+    /// The server sent an invalid response or damaged files.
     Damaged,
-    /// Refused by a limit or rule of ours.
+    /// Refused by a limit or rule of this program.
     Refused,
-    /// The disk.
+    /// The disk failed or is full.
     Disk,
-    /// Ended by the caller.
+    /// Cancelled by the caller.
     Cancelled,
 }
 
@@ -207,7 +207,7 @@ impl MirrorError {
         Self::File { path: path.to_owned(), reason }
     }
 
-    /// What sort of error it is.
+    /// The kind of the error.
     pub fn kind(&self) -> MirrorErrorKind {
         use MirrorErrorKind as Kind;
         match self {
@@ -216,14 +216,14 @@ impl MirrorError {
             Self::Gated { .. } => Kind::Gated,
             Self::Unauthorised { .. } => Kind::Unauthorised,
             Self::RateLimited { .. } => Kind::RateLimited,
-            Self::Http(error) => of_http(error),
-            Self::LinkExpired(error) => of_http(error),
+            Self::Http(error) => http_kind(error),
+            Self::LinkExpired(error) => http_kind(error),
             Self::Git { .. } => Kind::Network,
             Self::File { reason, .. } => match reason {
                 FileProblem::Damaged(_) => Kind::Damaged,
                 FileProblem::Gone(_) => Kind::NotFound,
                 FileProblem::LfsRefused(_) => Kind::Unauthorised,
-                FileProblem::Http(error) => of_http(error),
+                FileProblem::Http(error) => http_kind(error),
                 FileProblem::Pointer | FileProblem::TooLarge(_) => Kind::Refused,
             },
             Self::Refused { .. } | Self::Path { .. } | Self::Files { .. } => Kind::Refused,
@@ -242,17 +242,17 @@ impl MirrorError {
         }
     }
 
-    /// How long the server wants to be left alone.
+    /// The pause that the server requests.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Http(error) => error.refusal()?.retry_after,
+            Self::Http(error) => error.error_response()?.retry_after,
             Self::RateLimited { after, .. } => *after,
             _ => None,
         }
     }
 }
 
-fn of_http(error: &HttpError) -> MirrorErrorKind {
+fn http_kind(error: &HttpError) -> MirrorErrorKind {
     match error.status().map(|status| status.as_u16()) {
         Some(401 | 403) => MirrorErrorKind::Unauthorised,
         Some(404 | 410) => MirrorErrorKind::NotFound,

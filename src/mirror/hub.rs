@@ -1,7 +1,7 @@
-//! The hub's API: one paged list gives the path, size and hash of every file; each is served by commit and path.
+//! The hub's API. A paged list has the path, size and hash of every file; each file is served by commit and path.
 //!
-//! Nothing here asks for Xet: without that, every file is a plain GET, redirected to where its bytes are, and the token does
-//! not go along ([`crate::http`]).
+//! Requests never ask for Xet. Each file is then a plain GET that is redirected to another host, to which the token is not
+//! sent ([`crate::http`]).
 
 mod entries;
 
@@ -11,30 +11,31 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::error::FileProblem;
-use super::progress::Board;
+use super::progress::ProgressBoard;
 use super::repo::{HubRepository, Reference};
 use super::retry::Retries;
-use super::source::{Body, Listing, Opened, RemoteFile, Snapshot, Source};
+use super::source::{FileBody, Listing, OpenedFile, RemoteFile, RepositorySource, Snapshot};
 use super::{GitOid, MirrorError};
-use crate::http::{Answer, Auth, Client, HttpError, Request, Token, Url, next_page};
-use crate::model::manifest::Source as ManifestSource;
+use crate::http::{Auth, Client, HttpError, HttpResponse, Request, Token, Url, next_page};
+use crate::model::manifest::SourceEntry as ManifestSource;
 
 use entries::{Info, MAX_PAGE};
 pub use entries::{TreeEntry, parse_page};
 
-/// The longest description of a repository that is read, in bytes; it lists all files by name.
+/// Longest description of a repository that is read, in bytes. The description lists all files by name.
 const MAX_INFO: usize = 64 << 20;
-/// The most pages of a list: the most files, in pages of a fiftieth of what the hub sends.
+/// Largest number of pages of a list. It permits the largest number of files even if pages are 50 times shorter than the
+/// hub's.
 const MAX_PAGES: usize = 5_000;
 
-/// How a hub restricts a repository.
+/// The restrictions of a repository on a hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
-    /// Whether conditions have to be accepted first.
+    /// Whether users must accept conditions first.
     pub gated: bool,
-    /// Whether only some may read it.
+    /// Whether only certain users may read it.
     pub private: bool,
-    /// Its licence, if the hub knows one.
+    /// The licence, if the hub knows one.
     pub license: Option<String>,
 }
 
@@ -44,22 +45,22 @@ pub struct HubSource {
     repository: HubRepository,
     reference: Option<Reference>,
     auth: Option<Auth>,
-    board: Arc<Board>,
-    /// The commit, once it is known.
+    board: Arc<ProgressBoard>,
+    /// The commit, after it is known.
     commit: std::sync::OnceLock<GitOid>,
 }
 
 impl HubSource {
-    /// A repository at a branch, tag or commit; without one, at `main`. The token goes to the hub alone.
+    /// A repository at a branch, tag or commit (`main` if it is none). The token is sent only to the hub.
     pub fn new(
         client: Client,
         repository: HubRepository,
         reference: Option<Reference>,
         token: Option<&Token>,
-        board: Arc<Board>,
+        board: Arc<ProgressBoard>,
     ) -> Self {
         let auth = token.map(|token| Auth::bearer(&repository.endpoint, token));
-        let client = client.knowing(&repository.endpoint);
+        let client = client.allowing_private(&repository.endpoint);
         Self { client, repository, reference, auth, board, commit: std::sync::OnceLock::new() }
     }
 
@@ -67,8 +68,8 @@ impl HubSource {
         self.repository.page().into()
     }
 
-    /// Asks, and asks again where that may help.
-    async fn ask(&self, url: &Url) -> Result<Answer, MirrorError> {
+    /// Sends a request, and repeats it after a temporary failure.
+    async fn request(&self, url: &Url) -> Result<HttpResponse, MirrorError> {
         let mut retries = Retries::new(&self.board);
         loop {
             let request = Request::get(url.clone()).auth(self.auth.as_ref());
@@ -79,11 +80,11 @@ impl HubSource {
         }
     }
 
-    /// Asks for JSON of at most `max` bytes; also when it is cut in the middle, again.
-    async fn ask_bytes(&self, url: &Url, max: usize) -> Result<(Vec<u8>, Option<Url>), MirrorError> {
+    /// Requests a body of at most `max` bytes, and repeats the request if the body is cut. Returns the next page, too.
+    async fn request_bytes(&self, url: &Url, max: usize) -> Result<(Vec<u8>, Option<Url>), MirrorError> {
         let mut retries = Retries::new(&self.board);
         loop {
-            let answer = self.ask(url).await?;
+            let answer = self.request(url).await?;
             let next = next_page(&answer.headers, &answer.url);
             match answer.body.read(max).await {
                 Ok(bytes) => return Ok((bytes, next)),
@@ -92,9 +93,9 @@ impl HubSource {
         }
     }
 
-    /// What a refusal means here.
+    /// Maps an error response of the API to a `MirrorError`.
     fn explain(&self, error: HttpError) -> MirrorError {
-        let Some(refusal) = error.refusal() else { return error.into() };
+        let Some(refusal) = error.error_response() else { return error.into() };
         let (repository, anonymous) = (self.page(), self.auth.is_none());
         match (refusal.status.as_u16(), refusal.code.as_deref()) {
             (_, Some("GatedRepo")) => MirrorError::Gated { page: repository },
@@ -113,16 +114,16 @@ impl HubSource {
         self.reference.as_ref().map_or("main", Reference::as_str)
     }
 
-    /// What the hub says of the repository as a whole.
+    /// The hub's description of the repository.
     async fn info(&self) -> Result<Info, MirrorError> {
         let url = self.repository.api(&["revision", self.reference()]);
-        let (bytes, _) = self.ask_bytes(&url, MAX_INFO).await?;
+        let (bytes, _) = self.request_bytes(&url, MAX_INFO).await?;
         let info = serde_json::from_slice(&bytes)
             .map_err(|source| HttpError::Json { url: url.to_string(), source })?;
         Ok(info)
     }
 
-    /// How the hub restricts the repository.
+    /// The restrictions of the repository.
     pub async fn terms(&self) -> Result<Terms, MirrorError> {
         let info = self.info().await?;
         Ok(Terms { gated: info.gated(), private: info.private, license: info.license() })
@@ -132,16 +133,16 @@ impl HubSource {
         let info = self.info().await?;
         let refused =
             |reason: &str| MirrorError::Refused { repository: self.page(), reason: reason.to_owned() };
-        let commit: GitOid = info.sha.parse().map_err(|_| refused("the hub does not say its commit"))?;
+        let commit: GitOid = info.sha.parse().map_err(|_| refused("the hub did not report its commit"))?;
         let commit = *self.commit.get_or_init(|| commit);
         let mut listing = Listing::new(self.page());
         let mut url = self.repository.api(&["tree", &commit.to_string()]);
         url.query_pairs_mut().append_pair("recursive", "true").append_pair("expand", "false");
         let origin = url.origin();
         for _ in 0..MAX_PAGES {
-            let (bytes, next) = self.ask_bytes(&url, MAX_PAGE).await?;
+            let (bytes, next) = self.request_bytes(&url, MAX_PAGE).await?;
             let entries = parse_page(&bytes)
-                .map_err(|source| HttpError::Json { url: crate::http::shown(&url), source })?;
+                .map_err(|source| HttpError::Json { url: crate::http::without_secrets(&url), source })?;
             for entry in entries {
                 match entry {
                     TreeEntry::File(file) => listing.add(file)?,
@@ -151,7 +152,7 @@ impl HubSource {
             }
             match next {
                 Some(next) if next.origin() == origin => url = next,
-                Some(_) => return Err(refused("the hub lists its files at another host")),
+                Some(_) => return Err(refused("the next page of the list is on another host")),
                 None => {
                     let (files, warnings) = listing.finish()?;
                     let (gated, license) = (info.gated(), info.license());
@@ -166,10 +167,10 @@ impl HubSource {
                 }
             }
         }
-        Err(refused("the list of its files does not end"))
+        Err(refused("the list of its files has too many pages"))
     }
 
-    async fn get(&self, file: &RemoteFile, from: u64, etag: Option<&str>) -> Result<Opened, MirrorError> {
+    async fn get(&self, file: &RemoteFile, from: u64, etag: Option<&str>) -> Result<OpenedFile, MirrorError> {
         let commit = self.commit.get().map(GitOid::to_string).unwrap_or_else(|| self.reference().to_owned());
         let mut request = Request::get(self.repository.resolve(&commit, &file.path)).auth(self.auth.as_ref());
         if from > 0 {
@@ -177,21 +178,21 @@ impl HubSource {
             request.if_range = etag;
         }
         let answer = self.client.send(request).await.map_err(|error| self.explain_file(file, error))?;
-        Opened::of(answer, file)
+        OpenedFile::of(answer, file)
     }
 
     fn explain_file(&self, file: &RemoteFile, error: HttpError) -> MirrorError {
         let gone = |error: &HttpError| MirrorError::file(&file.path, FileProblem::Gone(error.to_string()));
-        match error.refusal() {
+        match error.error_response() {
             Some(refusal) if refusal.code.as_deref() == Some("EntryNotFound") => gone(&error),
             Some(refusal) if matches!(refusal.status.as_u16(), 404 | 410) && refusal.code.is_none() => {
                 gone(&error)
             }
-            // Who lets us list the files but refuses one has another reason than the API would: an expired link.
+            // The hub has permitted the list, so a refusal by the host of the redirect means that the link has expired.
             Some(refusal)
                 if refusal.code.is_none()
                     && matches!(refusal.status.as_u16(), 401 | 403)
-                    && !self.is_ours(&refusal.url) =>
+                    && !self.is_on_hub(&refusal.url) =>
             {
                 MirrorError::LinkExpired(Box::new(error))
             }
@@ -199,13 +200,13 @@ impl HubSource {
         }
     }
 
-    /// Whether the hub itself answered, and not where it redirects to.
-    fn is_ours(&self, url: &str) -> bool {
+    /// Whether a URL is on the hub itself, not on a host to which it redirects.
+    fn is_on_hub(&self, url: &str) -> bool {
         url.parse::<Url>().is_ok_and(|url| url.origin() == self.repository.endpoint.origin())
     }
 }
 
-impl Source for HubSource {
+impl RepositorySource for HubSource {
     fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, MirrorError>> {
         self.list().boxed()
     }
@@ -215,12 +216,12 @@ impl Source for HubSource {
         file: &'a RemoteFile,
         from: u64,
         etag: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Opened, MirrorError>> {
+    ) -> BoxFuture<'a, Result<OpenedFile, MirrorError>> {
         self.get(file, from, etag).boxed()
     }
 
     fn pointer<'a>(&'a self, _: &'a RemoteFile) -> BoxFuture<'a, Result<Option<Vec<u8>>, MirrorError>> {
-        // The hub serves the file itself under its path.
+        // Under the path of the file, the hub serves the large file.
         std::future::ready(Ok(None)).boxed()
     }
 
@@ -234,7 +235,7 @@ impl Source for HubSource {
 }
 
 impl HubRepository {
-    /// What a manifest says of files from here.
+    /// The source that a manifest names.
     pub(super) fn source(&self, commit: GitOid) -> ManifestSource {
         ManifestSource {
             kind: "huggingface".to_owned(),
@@ -245,14 +246,14 @@ impl HubRepository {
     }
 }
 
-impl Opened {
-    /// An answer to a request for a file from some byte on.
-    pub(super) fn of(answer: Answer, file: &RemoteFile) -> Result<Self, MirrorError> {
+impl OpenedFile {
+    /// The response to a request for a file. Fails if the server reports another size than `file` has.
+    pub(super) fn of(answer: HttpResponse, file: &RemoteFile) -> Result<Self, MirrorError> {
         if let Some(total) = answer.total.filter(|&total| total != file.size) {
             let problem = FileProblem::Damaged(format!("{total} bytes in place of {}", file.size));
             return Err(MirrorError::file(&file.path, problem));
         }
         let etag = answer.etag().map(str::to_owned);
-        Ok(Self { from: answer.start, etag, body: Body::Http(Box::new(answer.body)) })
+        Ok(Self { from: answer.start, etag, body: FileBody::Http(Box::new(answer.body)) })
     }
 }

@@ -1,4 +1,4 @@
-//! By what a file's bytes are known before they are here.
+//! The hashes by which repositories identify the bytes of a file.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -10,17 +10,17 @@ use sha2::Sha256;
 
 use crate::model::Sha256Digest;
 
-/// The name of an object of git: SHA-1 of a header and its bytes.
+/// The identifier of a git object: SHA-1 of a header and the bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GitOid(pub [u8; 20]);
 
-/// A text is not 40 hexadecimal digits.
+/// The text is not 40 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an object of git is named by 40 hexadecimal digits")]
+#[error("the identifier of a git object has 40 hexadecimal digits")]
 pub struct ParseOidError;
 
 impl GitOid {
-    /// The name of a blob of these bytes.
+    /// The identifier of a blob with these bytes.
     pub fn of_blob(bytes: &[u8]) -> Self {
         let mut hasher = BlobHasher::new(bytes.len() as u64);
         hasher.update(bytes);
@@ -62,7 +62,7 @@ impl<'de> Deserialize<'de> for GitOid {
     }
 }
 
-/// The name of a blob, computed as its bytes come.
+/// Computes the identifier of a blob incrementally.
 pub struct BlobHasher(Sha1);
 
 impl BlobHasher {
@@ -71,18 +71,18 @@ impl BlobHasher {
         Self(Sha1::new().chain_update(format!("blob {len}\0")))
     }
 
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The name, if those were all.
+    /// The identifier, after all bytes have been added.
     pub fn finish(self) -> GitOid {
         GitOid(self.0.finalize().into())
     }
 }
 
-/// What the bytes of a file must hash to.
+/// The hash that the bytes of a file must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {
@@ -93,7 +93,7 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// Whether the `len` bytes of a reader are those of the file. Reads to the end.
+    /// Whether the `len` bytes of a reader have this hash. Reads to the end.
     pub fn is_of(&self, len: u64, mut bytes: impl Read) -> io::Result<bool> {
         let mut chunk = vec![0; 1 << 20];
         let (mut sha256, mut blob) = (Sha256::new(), BlobHasher::new(len));
@@ -115,7 +115,7 @@ impl Identity {
     }
 }
 
-/// As the name of a file: `sha256-…` or `git-…`.
+/// In the form of a file name: `sha256-…` or `git-…`.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blobs_are_named_as_git_names_them() {
+    fn blob_identifiers_are_equal_to_those_of_git() {
         // git hash-object -t blob
         for (bytes, oid) in [
             (&b""[..], "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"),

@@ -1,9 +1,9 @@
-//! What a staging directory knows of the files in it, so that a later run goes on where this one was killed.
+//! The journal of a staging directory, with which a later run resumes after this one was killed.
 //!
-//! One JSON value a line, appended. A complete file is written down, durably, before it is renamed to its place, with how it
-//! looks; a record counts where a file at its place, or the part it was, still looks so. Nothing is keyed by path: after the
-//! branch has moved, what is the same is kept. A last line that is torn is ignored. Opening writes the journal anew, without
-//! what no longer counts.
+//! It has one JSON value per line and is only appended to. A complete file is recorded durably, with its stamp, before it
+//! is renamed to its path. A record is valid while the file at its path, or the part that it was, still has this stamp. No
+//! record is keyed by path, so that equal files are kept after the branch has moved. An incomplete last line is ignored.
+//! Opening rewrites the journal without invalid records.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
@@ -22,46 +22,38 @@ use crate::model::{PiecesRoot, Sha256Digest};
 use crate::store::Stamp;
 use crate::{fsutil, nofollow};
 
-/// The longest journal that is read, in bytes: the hashes of as many pieces as a torrent has, several times.
+/// Longest journal that is read, in bytes. It has room for all piece hashes of the largest torrent, several times.
 const MAX_JOURNAL: u64 = 1 << 30;
-/// The longest entity tag that is remembered, in bytes.
+/// Longest entity tag that is recorded, in bytes.
 const MAX_ETAG: usize = 1024;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Event {
-    /// The bytes of a part are of this state of the server's.
-    Part {
-        /// Which part.
-        identity: Identity,
-        /// The entity tag.
-        etag: String,
-    },
+pub(super) enum JournalEntry {
+    /// The entity tag with which the server sent the bytes of a part.
+    Part { identity: Identity, etag: String },
     /// A file is complete.
-    File(Complete),
+    File(CompleteFile),
 }
 
 /// A complete file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Complete {
-    /// What it is.
+pub(super) struct CompleteFile {
     pub identity: Identity,
-    /// Where it stands, relative to the staging directory.
+    /// The path, relative to the staging directory.
     pub at: String,
-    /// SHA-256 of its bytes.
     pub sha256: Sha256Digest,
-    /// Its merkle root.
+    /// The merkle root; none for an empty file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pieces_root: Option<PiecesRoot>,
-    /// The hashes of its pieces, in base64.
+    /// The hashes of the pieces, in base64.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     layer: String,
-    /// How it looks.
     pub stamp: Stamp,
 }
 
-impl Complete {
+impl CompleteFile {
     pub fn new(identity: Identity, at: String, hashes: &FileHashes) -> Self {
         Self {
             identity,
@@ -73,7 +65,7 @@ impl Complete {
         }
     }
 
-    /// Its hashes, given how it looks now.
+    /// The recorded hashes, together with the current metadata of the file. None if the record is invalid.
     pub fn hashes(&self, metadata: Metadata) -> Option<FileHashes> {
         let bytes = STANDARD.decode(&self.layer).ok()?;
         let (layer, rest) = bytes.as_chunks::<{ size_of::<Hash>() }>();
@@ -88,12 +80,12 @@ impl Complete {
     }
 }
 
-/// Reads lines; what is no event, as a torn last line, is passed over.
-pub(super) fn parse(bytes: &[u8]) -> impl Iterator<Item = Event> {
+/// Parses lines. A line that cannot be parsed, such as an incomplete last line, is skipped.
+pub(super) fn parse(bytes: &[u8]) -> impl Iterator<Item = JournalEntry> {
     bytes.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
 }
 
-fn line(event: &Event) -> Vec<u8> {
+fn line(event: &JournalEntry) -> Vec<u8> {
     let mut line = serde_json::to_vec(event).expect("events are plain data");
     line.push(b'\n');
     line
@@ -106,33 +98,33 @@ pub(super) struct Journal {
     path: PathBuf,
 }
 
-/// What a journal says that still counts.
+/// The valid records of a journal.
 #[derive(Debug, Default)]
-pub(super) struct Known {
-    /// Complete files, by identity: where they are, and their hashes.
+pub(super) struct JournalContent {
+    /// Complete files by identity, each with its path and hashes.
     pub files: HashMap<Identity, Vec<(PathBuf, FileHashes)>>,
     /// Entity tags of parts.
     pub etags: HashMap<Identity, String>,
 }
 
 impl Journal {
-    /// Reads the journal of a staging directory and begins it anew with what counts.
-    pub fn open(staging: &Path) -> io::Result<(Self, Known)> {
+    /// Reads the journal of a staging directory, and rewrites it with the valid records only.
+    pub fn open(staging: &Path) -> io::Result<(Self, JournalContent)> {
         let path = staging.join("journal");
         let bytes = match nofollow::read_capped(&path, MAX_JOURNAL) {
             Ok(bytes) => bytes,
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge) => Vec::new(),
             Err(e) => return Err(e),
         };
-        let mut known = Known::default();
+        let mut known = JournalContent::default();
         let mut kept = Vec::new();
         for event in parse(&bytes) {
             match &event {
-                Event::Part { identity, etag } => {
+                JournalEntry::Part { identity, etag } => {
                     known.etags.insert(*identity, etag.clone());
                     continue;
                 }
-                Event::File(complete) => {
+                JournalEntry::File(complete) => {
                     let Some((place, hashes)) = find(staging, complete) else { continue };
                     let places = known.files.entry(complete.identity).or_default();
                     if !places.iter().any(|(known, _)| *known == place) {
@@ -144,25 +136,25 @@ impl Journal {
         }
         known.etags.retain(|identity, _| nofollow::exists(&part_path(staging, identity)));
         for (identity, etag) in &known.etags {
-            kept.extend(line(&Event::Part { identity: *identity, etag: etag.clone() }));
+            kept.extend(line(&JournalEntry::Part { identity: *identity, etag: etag.clone() }));
         }
         nofollow::write_atomic(&path, &kept, fsutil::MODE_PRIVATE)?;
         let file = nofollow::open(&path, OFlags::WRONLY | OFlags::APPEND, 0)?;
         Ok((Self { file, path }, known))
     }
 
-    /// Writes down that a file is complete; on the disk when this returns.
-    pub fn complete(&self, complete: Complete) -> io::Result<()> {
-        (&self.file).write_all(&line(&Event::File(complete)))?;
+    /// Records that a file is complete. The record is on the disk when this returns.
+    pub fn complete(&self, complete: CompleteFile) -> io::Result<()> {
+        (&self.file).write_all(&line(&JournalEntry::File(complete)))?;
         self.file.sync_data()
     }
 
-    /// Writes down the state of which a part is.
+    /// Records the entity tag of a part.
     pub fn part(&self, identity: Identity, etag: &str) -> io::Result<()> {
         if etag.len() > MAX_ETAG {
             return Ok(());
         }
-        (&self.file).write_all(&line(&Event::Part { identity, etag: etag.to_owned() }))
+        (&self.file).write_all(&line(&JournalEntry::Part { identity, etag: etag.to_owned() }))
     }
 
     pub fn path(&self) -> &Path {
@@ -170,13 +162,13 @@ impl Journal {
     }
 }
 
-/// Where a part is collected.
+/// The path of the part of a file that is incomplete.
 pub(super) fn part_path(staging: &Path, identity: &Identity) -> PathBuf {
     staging.join("parts").join(identity.to_string())
 }
 
-/// The complete file of a record: at its place, or still where it was collected.
-fn find(staging: &Path, complete: &Complete) -> Option<(PathBuf, FileHashes)> {
+/// Finds the complete file of a record: at its path, or still at the path of the part.
+fn find(staging: &Path, complete: &CompleteFile) -> Option<(PathBuf, FileHashes)> {
     let sound = complete.at.split('/').all(|part| !matches!(part, "" | "." | ".."));
     let places = [staging.join(&complete.at), part_path(staging, &complete.identity)];
     places.into_iter().filter(|_| sound).find_map(|place| {
@@ -193,18 +185,18 @@ mod tests {
     use proptest::prelude::*;
     use std::fs;
 
-    fn put(staging: &Path, at: &str, bytes: &[u8]) -> (Complete, FileHashes) {
+    fn put(staging: &Path, at: &str, bytes: &[u8]) -> (CompleteFile, FileHashes) {
         let path = staging.join(at);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, bytes).unwrap();
         let mut hasher = FileHasher::new(16384);
         hasher.update(bytes);
         let hashes = hasher.finish(fs::metadata(&path).unwrap());
-        (Complete::new(Identity::Git(GitOid::of_blob(bytes)), at.to_owned(), &hashes), hashes)
+        (CompleteFile::new(Identity::Git(GitOid::of_blob(bytes)), at.to_owned(), &hashes), hashes)
     }
 
     #[test]
-    fn what_still_looks_as_it_did_is_known() {
+    fn unchanged_files_are_found_again() {
         let dir = tempfile::tempdir().unwrap();
         let (complete, hashes) = put(dir.path(), "tree/a/x", &[7; 40_000]);
         let (changed, _) = put(dir.path(), "tree/y", b"y");
@@ -237,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn no_record_leads_out_of_the_directory() {
+    fn records_outside_the_directory_are_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let (mut complete, _) = put(dir.path(), "outside", b"x");
         let staging = dir.path().join("staging");
@@ -248,8 +240,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_torn_journal_loses_its_torn_line_alone(oids: Vec<[u8; 20]>, etag in ".{0,20}", cut in 0..60usize) {
-            let events: Vec<Event> = oids.into_iter().map(|oid| Event::Part { identity: Identity::Git(GitOid(oid)), etag: etag.clone() }).collect();
+        fn truncated_journal_loses_only_its_last_line(oids: Vec<[u8; 20]>, etag in ".{0,20}", cut in 0..60usize) {
+            let events: Vec<JournalEntry> = oids.into_iter().map(|oid| JournalEntry::Part { identity: Identity::Git(GitOid(oid)), etag: etag.clone() }).collect();
             let lines: Vec<Vec<u8>> = events.iter().map(line).collect();
             let mut bytes = lines.concat();
             prop_assert_eq!(parse(&bytes).collect::<Vec<_>>(), events.clone());
@@ -260,7 +252,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_can_be_looked_at(bytes: Vec<u8>) {
+        fn any_bytes_can_be_parsed(bytes: Vec<u8>) {
             let _ = parse(&bytes).count();
         }
     }

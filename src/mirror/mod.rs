@@ -1,13 +1,14 @@
-//! Repositories of a hub or a git server, downloaded whole: every file of one commit, verified, and hashed as it comes.
+//! Downloads all files of one commit of a repository on a hub or a git server. Files are verified and hashed while they
+//! are received.
 //!
-//! Two sources behind one trait: the hub's API, and git with Git LFS. What always holds:
-//! - The 40-hex commit is fixed before anything is listed or fetched, so a branch that moves changes nothing.
-//! - A file stands in the tree only when its length and its SHA-256 (LFS) or git object id are those that the source
-//!   listed, and it is on the disk. What came of others is kept for the next run.
-//! - Names, sizes and counts from a server are checked before anything is made of them.
-//! - A credential goes to the origin it is for; none is in an error, a log or a manifest.
+//! There are two sources behind one trait: the hub's API, and git with Git LFS. These rules always hold:
+//! - The commit is fixed before files are listed or fetched, so that a branch may move meanwhile.
+//! - A file is in the tree only if it is on the disk and its length and its SHA-256 (LFS) or git object id are those of the
+//!   list. Received parts of incomplete files are kept for the next run.
+//! - Names, sizes and counts from a server are checked before they are used.
+//! - A credential is sent only to its origin, and is never in an error, a log or a manifest.
 //!
-//! Nothing here prints, or knows of the engine.
+//! This module prints nothing and does not use the engine.
 
 mod blocking;
 pub mod download;
@@ -24,18 +25,19 @@ mod retry;
 pub mod source;
 pub mod token;
 
-pub use download::{Downloaded, Job, Local, download};
+pub use download::{DownloadJob, Downloaded, LocalCopy, download};
 pub use error::{MirrorError, MirrorErrorKind};
 pub use git::{GitOptions, GitSource};
 pub use hub::{HubSource, Terms};
 pub use identity::{GitOid, Identity};
-pub use progress::{Board, FileProgress, GitProgress, Progress, Waiting};
+pub use progress::{DownloadProgress, FileProgress, GitProgress, Pause, ProgressBoard};
 pub use repo::{
-    Credential, GitRepository, HubRepository, Named, Reference, Remote, Repository, RepositoryError,
+    Credential, GitRepository, HubRepository, ParsedRepository, Reference, Remote, Repository,
+    RepositoryError,
 };
-pub use source::{Body, Opened, RemoteFile, Snapshot, Source};
+pub use source::{FileBody, OpenedFile, RemoteFile, RepositorySource, Snapshot};
 
-/// A client with the configuration that a new user has.
+/// A client with the default configuration.
 #[cfg(test)]
 fn test_client() -> crate::http::Client {
     let home = tempfile::tempdir().unwrap();

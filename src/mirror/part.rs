@@ -1,6 +1,6 @@
-//! One file as it grows on the disk: written, hashed and counted in one pass, and complete only when it is what was listed.
+//! A file that is being received: written and hashed in one pass, and checked against the listed hash at the end.
 //!
-//! All of this blocks; it runs on threads that may.
+//! All functions block and run on threads for blocking work.
 
 use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -16,15 +16,15 @@ use super::identity::BlobHasher;
 use crate::model::hash::{FileHasher, FileHashes};
 use crate::{fsutil, nofollow};
 
-/// Bytes read at a time when the beginning of a part is hashed again.
+/// Bytes per read when an existing part is hashed.
 const CHUNK: usize = 1 << 20;
 
-/// Why bytes were not taken.
+/// Bytes were not accepted.
 #[derive(Debug)]
 pub(super) enum PartError {
-    /// The disk.
+    /// The disk failed.
     Io(io::Error),
-    /// They are not those of the file.
+    /// The bytes do not match the length or the hash of the file.
     Damaged(String),
 }
 
@@ -34,7 +34,7 @@ impl From<io::Error> for PartError {
     }
 }
 
-/// A file that is not complete.
+/// An incomplete file.
 pub(super) struct Part {
     file: File,
     path: PathBuf,
@@ -46,7 +46,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Opens the part of a file of `size` bytes at `path`, and hashes what is there, unless `cancel` is set meanwhile.
+    /// Opens the part of a file of `size` bytes at `path`, and hashes its present bytes. Fails if `cancel` is set meanwhile.
     pub fn open(
         path: &Path,
         identity: Identity,
@@ -65,7 +65,7 @@ impl Part {
             hasher: FileHasher::new(piece_length),
             blob: None,
         };
-        part.begin();
+        part.reset_hashers();
         if part.file.metadata()?.len() > size {
             part.start_over()?;
         }
@@ -83,7 +83,7 @@ impl Part {
         }
     }
 
-    fn begin(&mut self) {
+    fn reset_hashers(&mut self) {
         self.hasher = FileHasher::new(self.piece_length);
         self.blob = matches!(self.identity, Identity::Git(_)).then(|| BlobHasher::new(self.size));
     }
@@ -95,25 +95,25 @@ impl Part {
         }
     }
 
-    /// Bytes here.
+    /// Number of received bytes.
     pub fn len(&self) -> u64 {
         self.hasher.len()
     }
 
-    /// Whether all bytes are here, right or wrong.
+    /// Whether all bytes are received. They are not verified yet.
     pub fn is_full(&self) -> bool {
         self.len() == self.size
     }
 
-    /// Throws away what is there. The file is another one then: nothing is written to what a copy may share.
+    /// Discards all bytes. A new file replaces the old one, because a copy may share the old one's inode.
     pub fn start_over(&mut self) -> io::Result<()> {
         nofollow::remove_if_there(&self.path)?;
         self.file = create(&self.path)?;
-        self.begin();
+        self.reset_hashers();
         Ok(())
     }
 
-    /// Takes the next bytes.
+    /// Writes and hashes the next bytes.
     pub fn write(&mut self, buffers: &[Bytes]) -> Result<(), PartError> {
         for bytes in buffers {
             if bytes.len() as u64 > self.size - self.len() {
@@ -125,7 +125,7 @@ impl Part {
         Ok(())
     }
 
-    /// Checks that these are the bytes that were listed, and brings them onto the disk. `mode` is cut by the umask.
+    /// Syncs the file to the disk and verifies its hash. `mode` is restricted by the umask.
     pub fn finish(self, mode: u32) -> Result<FileHashes, PartError> {
         let metadata = self.seal(mode)?;
         let found = self.blob.map(BlobHasher::finish);
@@ -135,7 +135,7 @@ impl Part {
             Identity::Git(oid) => (oid.to_string(), found.map(|oid| oid.to_string()).unwrap_or_default()),
         };
         if expected != found {
-            return Err(PartError::Damaged(format!("{found} in place of {expected}")));
+            return Err(PartError::Damaged(format!("{found} instead of {expected}")));
         }
         Ok(hashes)
     }
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_goes_on_where_it_was_left() {
+    fn reopened_part_continues_at_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
         for identity in identities(&bytes) {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_are_never_complete() {
+    fn wrong_bytes_are_never_complete() {
         let dir = tempfile::tempdir().unwrap();
         for identity in identities(b"right") {
             let path = dir.path().join(identity.to_string());
@@ -199,7 +199,7 @@ mod tests {
             part.write(&[Bytes::from_static(b"wrong")]).unwrap();
             assert!(part.is_full());
             let error = part.finish(0o666).unwrap_err();
-            assert!(matches!(&error, PartError::Damaged(why) if why.contains(" in place of ")), "{error:?}");
+            assert!(matches!(&error, PartError::Damaged(why) if why.contains(" instead of ")), "{error:?}");
             let mut part = Part::open(&path, identity, 5, 16384, &NEVER).unwrap();
             part.start_over().unwrap();
             part.write(&[Bytes::from_static(b"rig")]).unwrap();
@@ -207,7 +207,7 @@ mod tests {
             part.write(&[Bytes::from_static(b"right")]).unwrap();
             part.finish(0o666).unwrap();
         }
-        // What is longer than the file begins anew.
+        // A part that is longer than the file is discarded.
         let path = dir.path().join("long");
         fs::write(&path, b"longer than it").unwrap();
         assert_eq!(Part::open(&path, identities(b"")[0], 0, 16384, &NEVER).unwrap().len(), 0);

@@ -1,4 +1,4 @@
-//! What a mirror says of itself while it goes on: written by those who work, read whenever somebody looks.
+//! The progress of a mirror: updated by the tasks that work, and read at any time.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -6,79 +6,79 @@ use std::time::SystemTime;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-/// A pause before something is asked for again.
+/// A pause before a request is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waiting {
-    /// When it ends.
+pub struct Pause {
+    /// The end of the pause.
     pub until: SystemTime,
-    /// Whether the server wants it, rather than that something failed.
+    /// Whether the server requests the pause; otherwise it follows a failure.
     pub rate_limited: bool,
 }
 
-/// What git has fetched.
+/// The progress of git.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GitProgress {
     /// Objects received.
     pub objects: u64,
-    /// Objects in all, as the server says.
+    /// Number of all objects, as the server reports it.
     pub total_objects: u64,
     /// Bytes received.
     pub bytes: u64,
 }
 
-/// One file on its way.
+/// One file that is being received.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileProgress {
-    /// Its path in the repository.
+    /// The path in the repository.
     pub path: String,
-    /// Bytes here.
+    /// Bytes received.
     pub done: u64,
-    /// Bytes in all.
+    /// Bytes of the whole file.
     pub size: u64,
 }
 
-/// How far a mirror is.
+/// The progress of a mirror at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// What git has fetched, where git is used.
+pub struct DownloadProgress {
+    /// The progress of git, if git is used.
     pub git: Option<GitProgress>,
-    /// Bytes of files that are here.
+    /// Bytes of files that are stored locally.
     pub done: u64,
-    /// Bytes of files in all; 0 until they are listed.
+    /// Bytes of all files; 0 until they are listed.
     pub total: u64,
-    /// Files that are on their way.
+    /// Files that are being received.
     pub files: Vec<FileProgress>,
-    /// The longest of the pauses that are being made.
-    pub waiting: Option<Waiting>,
+    /// The current pause that ends last.
+    pub waiting: Option<Pause>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct BoardState {
     git: Option<GitProgress>,
     done: u64,
     total: u64,
     files: BTreeMap<u64, FileProgress>,
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<u64, Pause>,
     next: u64,
 }
 
-impl State {
+impl BoardState {
     fn next(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
 }
 
-/// Where progress is written down.
+/// The progress that tasks share.
 #[derive(Debug, Default)]
-pub struct Board(Mutex<State>);
+pub struct ProgressBoard(Mutex<BoardState>);
 
-impl Board {
-    /// How far it is now.
-    pub fn now(&self) -> Progress {
+impl ProgressBoard {
+    /// The progress at this moment.
+    pub fn now(&self) -> DownloadProgress {
         let state = self.state();
         let in_flight: u64 = state.files.values().map(|file| file.done).sum();
-        Progress {
+        DownloadProgress {
             git: state.git,
             done: state.done + in_flight,
             total: state.total,
@@ -87,7 +87,7 @@ impl Board {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BoardState> {
         self.0.lock()
     }
 
@@ -100,12 +100,12 @@ impl Board {
         (state.done, state.total) = (0, total);
     }
 
-    /// Counts bytes of a file that was not on its way.
+    /// Counts bytes of a file that was not shown by [`Self::file`].
     pub(super) fn add_done(&self, bytes: u64) {
         self.state().done += bytes;
     }
 
-    /// Shows a file until the guard goes.
+    /// Shows a file until the guard is dropped.
     pub(super) fn file(&self, path: &str, size: u64) -> FileGuard<'_> {
         let mut state = self.state();
         let id = state.next();
@@ -113,8 +113,8 @@ impl Board {
         FileGuard { board: self, id }
     }
 
-    /// Shows a pause until the guard goes.
-    pub(super) fn wait(&self, waiting: Waiting) -> WaitGuard<'_> {
+    /// Shows a pause until the guard is dropped.
+    pub(super) fn wait(&self, waiting: Pause) -> WaitGuard<'_> {
         let mut state = self.state();
         let id = state.next();
         state.waiting.insert(id, waiting);
@@ -124,13 +124,13 @@ impl Board {
 
 /// Shows one file.
 pub(super) struct FileGuard<'a> {
-    board: &'a Board,
+    board: &'a ProgressBoard,
     id: u64,
 }
 
 impl FileGuard<'_> {
-    /// Says how many of its bytes are here.
-    pub fn at(&self, done: u64) {
+    /// Sets the number of received bytes.
+    pub fn set(&self, done: u64) {
         if let Some(file) = self.board.state().files.get_mut(&self.id) {
             file.done = done;
         }
@@ -152,7 +152,7 @@ impl Drop for FileGuard<'_> {
 
 /// Shows one pause.
 pub(super) struct WaitGuard<'a> {
-    board: &'a Board,
+    board: &'a ProgressBoard,
     id: u64,
 }
 
@@ -168,17 +168,17 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn what_is_shown_adds_up() {
-        let board = Board::default();
+    fn finished_and_running_files_are_added_up() {
+        let board = ProgressBoard::default();
         board.begin(100);
         board.add_done(10);
         let file = board.file("a", 50);
-        file.at(20);
+        file.set(20);
         assert_eq!((board.now().done, board.now().total, board.now().files.len()), (30, 100, 1));
         file.finish(50);
         assert_eq!((board.now().done, board.now().files.len()), (60, 0));
         drop(board.file("b", 40));
-        let until = |seconds| Waiting {
+        let until = |seconds| Pause {
             until: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
             rate_limited: true,
         };

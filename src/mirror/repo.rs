@@ -1,6 +1,6 @@
-//! What the user typed becomes a repository: one of the hub, which has an API, or any that git can fetch.
+//! Parses the name or address of a repository: one of the hub, which has an API, or any repository that git can fetch.
 //!
-//! A user and password in an address are taken out here. Nothing else of this module, no error and no manifest, has them.
+//! The parser moves the user and password of an address into a [`Credential`]. No address, error or manifest contains them.
 
 mod hf;
 mod reference;
@@ -12,43 +12,43 @@ use url::Url;
 
 pub use reference::Reference;
 
-use crate::http::shown;
+use crate::http::without_secrets;
 use crate::model::text::{clean, percent_decode};
 use crate::model::{Kind, ModelName};
 
-/// The longest address that is looked at, in bytes.
+/// Longest address that is accepted, in bytes.
 const MAX_ADDRESS: usize = 4096;
 
-/// Why a text does not name a repository.
+/// The error for a text that does not name a repository.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RepositoryError {
-    /// Neither a name nor an address nor a path.
+    /// The text is neither a name nor an address nor a path.
     #[error(
-        "{0:?} is no repository; write org/name or datasets/org/name for one of the hub, an https:// address, or the path of \
-         a git repository, such as ./name"
+        "{0:?} is not a repository; give org/name or datasets/org/name for a repository of the hub, an https:// address, or \
+         the path of a git repository, such as ./name"
     )]
     Shape(String),
-    /// The address cannot be read.
-    #[error("this address cannot be read: {0}")]
+    /// The URL is invalid.
+    #[error("invalid address: {0}")]
     Address(url::ParseError),
-    /// A protocol that is not spoken.
-    #[error("{scheme} is not spoken here; use https{}", instead.as_ref().map(|url| format!(", such as {url}")).unwrap_or_default())]
+    /// The protocol is not supported.
+    #[error("{scheme} is not supported; use https{}", instead.as_ref().map(|url| format!(", such as {url}")).unwrap_or_default())]
     Protocol {
-        /// Its name.
+        /// The name of the protocol.
         scheme: String,
-        /// What may work in its place.
+        /// An https address that may work.
         instead: Option<String>,
     },
-    /// Something of the hub that is neither model nor dataset.
-    #[error("{0} is no model and no dataset of the hub")]
+    /// An address of the hub that is neither a model nor a dataset.
+    #[error("{0} is neither a model nor a dataset of the hub")]
     NotOfTheHub(String),
-    /// A query or fragment.
-    #[error("{0} has more behind it than an address of a repository may have ('?' or '#')")]
+    /// The address has a query or a fragment.
+    #[error("{0} is followed by '?' or '#', which the address of a repository cannot have")]
     Extra(String),
-    /// No directory is there.
+    /// The directory does not exist.
     #[error("there is no directory {}", .0.display())]
     NoDirectory(PathBuf),
-    /// Not the name of a branch, tag or commit.
+    /// The text cannot be the name of a branch, tag or commit.
     #[error("{0:?} cannot be the name of a branch, tag or commit")]
     Reference(String),
 }
@@ -56,7 +56,7 @@ pub enum RepositoryError {
 /// A user and password for one host. `Debug` shows neither.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
-    /// Who.
+    /// The user name.
     pub user: String,
     /// The password, or a token.
     pub password: String,
@@ -71,14 +71,14 @@ impl fmt::Debug for Credential {
 /// A model or dataset of a hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubRepository {
-    /// The hub's address.
+    /// The address of the hub.
     pub endpoint: Url,
-    /// Its name there.
+    /// The name on the hub.
     pub id: ModelName,
 }
 
 impl HubRepository {
-    /// Its page, which is also its git address.
+    /// The page of the repository, which is also its git address.
     pub fn page(&self) -> Url {
         self.below(&[])
     }
@@ -92,13 +92,13 @@ impl HubRepository {
         join(&self.endpoint, ["api", kind, self.id.org(), self.id.name()].iter().chain(more).copied())
     }
 
-    /// Where one of its files is served.
+    /// The address of a file.
     pub fn resolve(&self, commit: &str, path: &str) -> Url {
         let parts: Vec<&str> = ["resolve", commit].into_iter().chain(path.split('/')).collect();
         self.below(&parts)
     }
 
-    /// The address below which its files are served: a web seed (BEP 19).
+    /// The address below which the files are served: a web seed (BEP 19).
     pub fn web_seed(&self, commit: &str) -> Url {
         self.below(&["resolve", commit, ""])
     }
@@ -110,7 +110,7 @@ impl HubRepository {
     }
 }
 
-/// An address with components behind its path.
+/// Appends components to the path of an address.
 fn join<'a>(base: &Url, parts: impl IntoIterator<Item = &'a str>) -> Url {
     let mut url = base.clone();
     if let Ok(mut path) = url.path_segments_mut() {
@@ -119,19 +119,19 @@ fn join<'a>(base: &Url, parts: impl IntoIterator<Item = &'a str>) -> Url {
     url
 }
 
-/// Where git fetches from.
+/// The remote from which git fetches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remote {
-    /// A server that speaks smart HTTP; the address is without user and password.
+    /// A server with the smart HTTP protocol. The address has no user and no password.
     Http(Url),
-    /// A directory of this machine, from the root.
+    /// A local directory, as an absolute path.
     Directory(PathBuf),
 }
 
 impl fmt::Display for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Http(url) => f.write_str(&shown(url)),
+            Self::Http(url) => f.write_str(&without_secrets(url)),
             Self::Directory(path) => write!(f, "{}", path.display()),
         }
     }
@@ -140,36 +140,36 @@ impl fmt::Display for Remote {
 /// A repository that git fetches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GitRepository {
-    /// Where it is.
+    /// The server or directory.
     pub remote: Remote,
-    /// What the address had before its host.
+    /// The user and password of the address.
     pub credential: Option<Credential>,
-    /// What it is on the hub, if that serves it.
+    /// The repository on the hub, if the hub is the remote.
     pub hub: Option<HubRepository>,
 }
 
 /// A repository to mirror.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Repository {
-    /// Through the API of the hub.
+    /// Fetched through the API of the hub.
     Hub(HubRepository),
-    /// Through git.
+    /// Fetched by git.
     Git(GitRepository),
 }
 
-/// A repository, and what else was in the text that named it.
+/// The parts of a text that names a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
-    /// Which repository.
+pub struct ParsedRepository {
+    /// The repository itself.
     pub repository: Repository,
-    /// The branch, tag or commit in a hub's address, or behind `@`.
+    /// The branch, tag or commit of a hub's address or after `@`.
     pub reference: Option<Reference>,
-    /// The path of a file or directory in the repository that the address names; none where it names all of it.
+    /// The path of a file or directory in the repository; none for the whole repository.
     pub inside: Option<String>,
 }
 
 impl Repository {
-    /// The address of the server that has it; none for a directory of this machine.
+    /// The address of the server; none for a local directory.
     pub fn address(&self) -> Option<&Url> {
         match self {
             Self::Hub(hub) => Some(&hub.endpoint),
@@ -178,8 +178,8 @@ impl Repository {
         }
     }
 
-    /// Takes apart what the user typed. `endpoint` is the hub's address.
-    pub fn parse(text: &str, endpoint: &Url) -> Result<Named, RepositoryError> {
+    /// Parses the text of a user. `endpoint` is the address of the hub.
+    pub fn parse(text: &str, endpoint: &Url) -> Result<ParsedRepository, RepositoryError> {
         let text = text.trim();
         if text.len() > MAX_ADDRESS || text.chars().any(char::is_control) {
             return Err(RepositoryError::Shape(short(text)));
@@ -203,7 +203,7 @@ impl Repository {
             None => (text, None),
         };
         match name.parse::<ModelName>() {
-            Ok(id) => Ok(Named {
+            Ok(id) => Ok(ParsedRepository {
                 repository: Self::Hub(HubRepository { endpoint: endpoint.clone(), id }),
                 reference: reference.map(str::parse).transpose()?,
                 inside: None,
@@ -213,7 +213,7 @@ impl Repository {
         }
     }
 
-    /// How to get it at a depth: the hub's API knows one state alone; for more (0 is all), it is fetched by git.
+    /// The repository for a depth of history. The hub's API has only one commit; for any other depth (0 is all) git is used.
     #[must_use]
     pub fn at_depth(self, depth: u32) -> Self {
         match self {
@@ -226,7 +226,7 @@ impl Repository {
         }
     }
 
-    /// The name that its address suggests; none where that cannot be one.
+    /// The model name that the address suggests; none if it is not a valid name.
     pub fn default_name(&self) -> Option<ModelName> {
         let git = match self {
             Self::Hub(hub) => return Some(hub.id.clone()),
@@ -259,9 +259,9 @@ fn short(text: &str) -> String {
     clean(text).chars().take(120).collect()
 }
 
-fn plain(remote: Remote) -> Named {
+fn plain(remote: Remote) -> ParsedRepository {
     let repository = Repository::Git(GitRepository { remote, credential: None, hub: None });
-    Named { repository, reference: None, inside: None }
+    ParsedRepository { repository, reference: None, inside: None }
 }
 
 fn directory(path: PathBuf) -> Result<Remote, RepositoryError> {
@@ -276,7 +276,7 @@ fn file_path(text: &str) -> Result<PathBuf, RepositoryError> {
     url.to_file_path().map_err(|()| RepositoryError::Shape(short(text)))
 }
 
-/// Refuses `ssh://`, `git://` and `user@host:path`, and names the address that most servers have beside them.
+/// The error for `ssh://`, `git://` and `user@host:path`. It proposes the https address, which most servers also have.
 fn protocol(text: &str) -> RepositoryError {
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) => (scheme, rest.split_once('/')),
@@ -285,12 +285,12 @@ fn protocol(text: &str) -> RepositoryError {
     let instead = rest.and_then(|(host, path)| {
         let host = host.rsplit('@').next()?.split(':').next()?;
         let url: Url = format!("https://{host}/{}", path.trim_start_matches('/')).parse().ok()?;
-        Some(shown(&url))
+        Some(without_secrets(&url))
     });
     RepositoryError::Protocol { scheme: short(scheme), instead: instead.map(|url| short(&url)) }
 }
 
-fn http(text: &str, endpoint: &Url) -> Result<Named, RepositoryError> {
+fn http(text: &str, endpoint: &Url) -> Result<ParsedRepository, RepositoryError> {
     let mut url: Url = text.parse().map_err(RepositoryError::Address)?;
     let credential = match (url.username(), url.password()) {
         ("", None) => None,
@@ -299,26 +299,26 @@ fn http(text: &str, endpoint: &Url) -> Result<Named, RepositoryError> {
             Some(Credential { user: plain(user), password: plain(password.unwrap_or_default()) })
         }
     };
-    // Both succeed for whatever has a host, as every http address does.
+    // Both succeed for every address with a host, so for every http address.
     let _ = (url.set_username(""), url.set_password(None));
     if let Some(rest) = below(&url, endpoint) {
         return of_the_hub(&url, &rest, endpoint, credential);
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(RepositoryError::Extra(shown(&url)));
+        return Err(RepositoryError::Extra(without_secrets(&url)));
     }
     let repository = Repository::Git(GitRepository { remote: Remote::Http(url), credential, hub: None });
-    Ok(Named { repository, reference: None, inside: None })
+    Ok(ParsedRepository { repository, reference: None, inside: None })
 }
 
-/// The decoded components of an address's path, without an empty one at the end.
+/// The decoded components of an address's path, without an empty component at the end.
 fn segments(url: &Url) -> Option<Vec<String>> {
     let mut parts: Vec<&str> = url.path_segments()?.collect();
     parts.pop_if(|last| last.is_empty());
     parts.into_iter().map(percent_decode).collect()
 }
 
-/// The components that an address has behind those of the hub's; none where it is not the hub's.
+/// The components of an address after those of the hub's address; none if it is not an address of the hub.
 fn below(url: &Url, endpoint: &Url) -> Option<Vec<String>> {
     if url.origin() != endpoint.origin() {
         return None;
@@ -332,8 +332,8 @@ fn of_the_hub(
     parts: &[String],
     endpoint: &Url,
     credential: Option<Credential>,
-) -> Result<Named, RepositoryError> {
-    let refused = || RepositoryError::NotOfTheHub(shown(url));
+) -> Result<ParsedRepository, RepositoryError> {
+    let refused = || RepositoryError::NotOfTheHub(without_secrets(url));
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let (kind, parts) = match parts.as_slice() {
         ["datasets", rest @ ..] => (Kind::Dataset, rest),
@@ -355,12 +355,12 @@ fn of_the_hub(
     let hub = HubRepository { endpoint: endpoint.clone(), id };
     let repository = match credential {
         None => Repository::Hub(hub),
-        // The API knows tokens, git knows users and passwords.
+        // The API accepts only tokens; git accepts users and passwords.
         credential => {
             Repository::Git(GitRepository { remote: Remote::Http(hub.page()), credential, hub: Some(hub) })
         }
     };
-    Ok(Named { repository, reference, inside })
+    Ok(ParsedRepository { repository, reference, inside })
 }
 
 #[cfg(test)]

@@ -1,36 +1,36 @@
-//! When something that failed is tried again, and how long that waits.
+//! Decides whether a failed request is repeated, and waits before it.
 
 use std::time::{Duration, SystemTime};
 
-use super::progress::{Board, Waiting};
+use super::progress::{Pause, ProgressBoard};
 use super::{MirrorError, MirrorErrorKind};
 
-/// How often in a row something may fail without any progress.
+/// Number of failures in a row without progress after which a task fails.
 const TRIES: u32 = 5;
-/// The first pause; each later one is twice as long.
+/// The first pause; each later pause is twice as long.
 const FIRST: Duration = Duration::from_millis(500);
-/// The longest pause that nobody asked for.
+/// Longest pause that no server requested.
 const LONGEST: Duration = Duration::from_secs(30);
-/// The longest pause that a server may ask for. The hub counts requests over five minutes.
-const LONGEST_ASKED: Duration = Duration::from_secs(15 * 60);
+/// Longest pause that a server may request. The hub counts requests over five minutes.
+const LONGEST_REQUESTED: Duration = Duration::from_secs(15 * 60);
 
-/// The failures of one task.
+/// Counts the failures of one task.
 pub(super) struct Retries<'a> {
-    board: &'a Board,
+    board: &'a ProgressBoard,
     failed: u32,
 }
 
 impl<'a> Retries<'a> {
-    pub fn new(board: &'a Board) -> Self {
+    pub fn new(board: &'a ProgressBoard) -> Self {
         Self { board, failed: 0 }
     }
 
-    /// Something came: what failed before counts no more.
+    /// Resets the count, because data was received.
     pub fn progressed(&mut self) {
         self.failed = 0;
     }
 
-    /// Waits before the next try; gives the error back where that would not help, or not for too long.
+    /// Waits before the next attempt. Returns the error if another attempt would not help or the pause would be too long.
     pub async fn wait(&mut self, error: MirrorError) -> Result<(), MirrorError> {
         if !error.is_transient() {
             return Err(error);
@@ -38,21 +38,21 @@ impl<'a> Retries<'a> {
         self.wait_anyway(error).await
     }
 
-    /// Waits before the next try, although the error is not one that passes by itself.
+    /// [`Self::wait`] for an error that may not be temporary.
     pub async fn wait_anyway(&mut self, error: MirrorError) -> Result<(), MirrorError> {
         self.failed += 1;
-        let asked = error.retry_after();
-        if self.failed >= TRIES || asked.is_some_and(|asked| asked > LONGEST_ASKED) {
+        let requested = error.retry_after();
+        if self.failed >= TRIES || requested.is_some_and(|requested| requested > LONGEST_REQUESTED) {
             return Err(error);
         }
-        let pause = match asked {
-            // A little later than asked, and not all at once.
-            Some(asked) => asked + FIRST.mul_f64(fastrand::f64()),
+        let pause = match requested {
+            // A random delay is added, so that tasks do not continue at the same moment.
+            Some(requested) => requested + FIRST.mul_f64(fastrand::f64()),
             None => (FIRST * 2u32.pow(self.failed - 1)).min(LONGEST).mul_f64(0.5 + fastrand::f64() / 2.0),
         };
-        tracing::debug!("{error}; trying again in {pause:?}.");
-        let rate_limited = error.kind() == MirrorErrorKind::RateLimited || asked.is_some();
-        let _shown = self.board.wait(Waiting { until: SystemTime::now() + pause, rate_limited });
+        tracing::debug!(%error, ?pause, "repeating a request after a pause");
+        let rate_limited = error.kind() == MirrorErrorKind::RateLimited || requested.is_some();
+        let _shown = self.board.wait(Pause { until: SystemTime::now() + pause, rate_limited });
         tokio::time::sleep(pause).await;
         Ok(())
     }
@@ -73,8 +73,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_grow_and_end() {
-        let board = Board::default();
+    async fn pauses_grow_and_are_limited() {
+        let board = ProgressBoard::default();
         let mut retries = Retries::new(&board);
         let mut pauses = Vec::new();
         loop {
@@ -94,8 +94,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_is_left_alone_as_long_as_it_asks_within_reason() {
-        let board = Board::default();
+    async fn requested_pauses_are_kept_up_to_a_limit() {
+        let board = ProgressBoard::default();
         let mut retries = Retries::new(&board);
         let start = Instant::now();
         let waits = async {

@@ -1,4 +1,4 @@
-//! What a hub and a git server have in common: a commit, its files, and the bytes of each.
+//! The common interface of hubs and git servers: a commit, its files, and the bytes of each file.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,7 @@ use super::identity::{GitOid, Identity};
 use super::{MirrorError, blocking};
 use crate::http;
 use crate::model::files::{FilesError, MAX_FILES, MAX_TOTAL};
-use crate::model::manifest::Source as ManifestSource;
+use crate::model::manifest::SourceEntry as ManifestSource;
 use crate::model::path::{self, PathProblem};
 use crate::model::text::{clean, listed};
 use crate::model::{Pointer, scan};
@@ -21,15 +21,15 @@ use crate::model::{Pointer, scan};
 /// One file of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteFile {
-    /// Relative path, checked.
+    /// The relative path, which is checked.
     pub path: String,
-    /// Bytes.
+    /// Length in bytes.
     pub size: u64,
-    /// What they hash to.
+    /// The hash of the bytes.
     pub identity: Identity,
-    /// The blob in the commit: for a file in LFS, its pointer.
+    /// The blob in the commit; for a file in LFS, the blob of its pointer.
     pub blob: GitOid,
-    /// Whether git has it as executable. The hub does not say.
+    /// Whether git has it as executable. Always false for the hub, which does not report it.
     pub executable: bool,
 }
 
@@ -46,17 +46,17 @@ impl RemoteFile {
 /// One commit.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Its name, 40 hexadecimal digits.
+    /// The identifier of the commit.
     pub commit: GitOid,
-    /// Its files, in canonical order, none twice.
+    /// The files in canonical order, without duplicates.
     pub files: Vec<RemoteFile>,
-    /// Whether conditions had to be accepted to read it.
+    /// Whether users must accept conditions to read the repository.
     pub gated: bool,
-    /// Whether others cannot read it; unknown of git servers.
+    /// Whether only certain users can read the repository; none if it is unknown.
     pub private: Option<bool>,
-    /// The licence that the hub says.
+    /// The licence that the hub reports.
     pub license: Option<String>,
-    /// What the user should know: what is left out, and the like.
+    /// Warnings for the user, such as files that are left out.
     pub warnings: Vec<String>,
 }
 
@@ -67,23 +67,23 @@ impl Snapshot {
     }
 }
 
-/// Bytes read from a local file at a time.
+/// Bytes per read of a local file.
 const CHUNK: usize = 1 << 20;
 
-/// The bytes of a file as they come.
-pub enum Body {
-    /// Over the network.
+/// The bytes of a file, read in chunks.
+pub enum FileBody {
+    /// From the network.
     Http(Box<http::Body>),
-    /// All of them.
+    /// All bytes, in memory.
     Whole(Option<Bytes>),
-    /// From a file of this machine.
+    /// From a local file.
     Local(LocalBody),
-    /// What a test says, then perhaps an error.
+    /// The bytes of a test, then an optional error.
     #[cfg(test)]
     Scripted(Option<Bytes>, Option<MirrorError>),
 }
 
-/// A file that is read piece by piece.
+/// A local file that is read in chunks.
 pub struct LocalBody {
     file: Arc<File>,
     path: PathBuf,
@@ -105,13 +105,13 @@ impl LocalBody {
     }
 }
 
-impl Body {
-    /// A file of this machine from an offset on.
+impl FileBody {
+    /// A local file from an offset on.
     pub(super) fn local(file: File, path: PathBuf, from: u64) -> Self {
         Self::Local(LocalBody { file: Arc::new(file), path, at: from })
     }
 
-    /// The next bytes; none at the end. Waits for no longer than HTTP does.
+    /// The next bytes; none at the end. Waits at most as long as HTTP does.
     pub async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
         match self {
             Self::Http(body) => Ok(body.next().await?),
@@ -126,46 +126,46 @@ impl Body {
     }
 }
 
-/// A file that is being sent.
-pub struct Opened {
-    /// Offset of the first byte: what was asked for, or 0 where the server begins anew.
+/// A file that the source is sending.
+pub struct OpenedFile {
+    /// Offset of the first byte: the requested offset, or 0 if the server sends the whole file.
     pub from: u64,
-    /// The state that the server says it is of, for resuming.
+    /// The entity tag of the file, for resuming.
     pub etag: Option<String>,
-    /// The bytes, to the end of the file.
-    pub body: Body,
+    /// The bytes up to the end of the file.
+    pub body: FileBody,
 }
 
-/// Where a repository is read from.
-pub trait Source: Send + Sync {
-    /// Fixes the commit, then lists its files. Everything else of this source is about that commit.
+/// A repository from which files are read.
+pub trait RepositorySource: Send + Sync {
+    /// Fixes the commit, then lists its files. All other methods use this commit.
     fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, MirrorError>>;
 
-    /// Sends a file from an offset on; `etag` is what was said when the bytes before it came.
+    /// Opens a file from an offset on. `etag` is the entity tag of the bytes before the offset.
     fn open<'a>(
         &'a self,
         file: &'a RemoteFile,
         from: u64,
         etag: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Opened, MirrorError>>;
+    ) -> BoxFuture<'a, Result<OpenedFile, MirrorError>>;
 
-    /// The bytes of an LFS pointer as they are in the commit; none where this source cannot tell.
+    /// The bytes of an LFS pointer in the commit; none if this source does not have them.
     fn pointer<'a>(&'a self, file: &'a RemoteFile) -> BoxFuture<'a, Result<Option<Vec<u8>>, MirrorError>>;
 
-    /// What a manifest says of where the files came from. Without any secret.
+    /// The source that the manifest names, without secrets.
     fn describe(&self, commit: GitOid) -> ManifestSource;
 
-    /// The address below which the files of the commit are served by HTTP as they are.
+    /// The address below which HTTP serves the files of the commit unchanged; none if there is no such address.
     fn web_seed(&self, commit: GitOid) -> Option<String>;
 }
 
-/// Whether a file of this path is never shared.
+/// Whether files with this path are never shared.
 fn is_left_out(path: &str) -> bool {
     let (dirs, name) = path.rsplit_once('/').unwrap_or(("", path));
     scan::is_left_out(name, false) || dirs.split('/').any(|dir| scan::is_left_out(dir, true))
 }
 
-/// Collects what a server lists, and checks it.
+/// Collects and checks the files that a server lists.
 pub(super) struct Listing {
     repository: String,
     files: Vec<RemoteFile>,
@@ -188,12 +188,12 @@ impl Listing {
         MirrorError::Files { repository: self.repository.clone(), source }
     }
 
-    /// Takes a file, or leaves it out where its name is one that is never shared.
+    /// Adds a file, or leaves it out if files with this name are never shared.
     pub fn add(&mut self, file: RemoteFile) -> Result<(), MirrorError> {
         let parts = || file.path.split('/');
         if parts().any(|part| part.eq_ignore_ascii_case(".git")) {
             let path: String = clean(&file.path).chars().take(120).collect();
-            return Err(self.refused(format!("it holds {path:?}, which would be part of a git directory")));
+            return Err(self.refused(format!("it has {path:?}, which would be part of a git directory")));
         }
         match path::check_path(&file.path) {
             Err(error) if error.why == PathProblem::Reserved => {
@@ -214,13 +214,13 @@ impl Listing {
         self.bounded(self.files.len())
     }
 
-    /// Takes a symbolic link, as the file that its blob is.
+    /// Adds a symbolic link as a file that contains the target.
     pub fn add_link(&mut self, file: RemoteFile) -> Result<(), MirrorError> {
         self.links.push(file.path.clone());
         self.add(file)
     }
 
-    /// Leaves a submodule out.
+    /// Records a submodule, which is left out.
     pub fn submodule(&mut self, path: &str) -> Result<(), MirrorError> {
         self.submodules.push(path.to_owned());
         self.bounded(self.submodules.len())
@@ -230,7 +230,7 @@ impl Listing {
         if count > MAX_FILES { Err(self.files_error(FilesError::TooMany(count))) } else { Ok(()) }
     }
 
-    /// The files in canonical order, and warnings.
+    /// Returns the files in canonical order, and warnings.
     pub fn finish(mut self) -> Result<(Vec<RemoteFile>, Vec<String>), MirrorError> {
         self.files.sort_by(|a, b| path::compare(&a.path, &b.path));
         path::check_sorted(self.files.iter().map(|file| file.path.as_str()))
@@ -243,8 +243,8 @@ impl Listing {
         }
         let mut warnings = Vec::new();
         for (names, what) in [
-            (&self.left_out, "left out, since files of such names are never shared"),
-            (&self.links, "symbolic links, written as files that hold where they lead"),
+            (&self.left_out, "left out, because files with these names are never shared"),
+            (&self.links, "symbolic links, stored as files that contain the target"),
             (&self.submodules, "submodules, which are left out"),
         ] {
             if !names.is_empty() {
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_never_shared_is_left_out_and_said() {
+    fn files_that_are_never_shared_are_left_out() {
         let (files, warnings) =
             list(&["b", "a/x", ".cache/y", "a.z", "sub/.silmaril.json", "m.bin.incomplete", ".hfd/z", ".mv"])
                 .unwrap();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_submodules_are_said() {
+    fn links_and_submodules_give_warnings() {
         let mut listing = Listing::new("R".to_owned());
         listing.add_link(file("link", 4)).unwrap();
         listing.submodule("vendor/x").unwrap();

@@ -1,7 +1,8 @@
-//! The hub's token, where `huggingface_hub` looks for it.
+//! Finds the token for the hub in the same places as `huggingface_hub`.
 //!
-//! `HF_TOKEN` and `HUGGING_FACE_HUB_TOKEN` come first; then one file: `HF_TOKEN_PATH`, else `token` in `HF_HOME`, which is
-//! `huggingface` in `XDG_CACHE_HOME`, else in `~/.cache`. With `HF_HUB_DISABLE_IMPLICIT_TOKEN` there is none.
+//! `HF_TOKEN` and `HUGGING_FACE_HUB_TOKEN` are tried first, then one file: `HF_TOKEN_PATH`, otherwise `token` in `HF_HOME`,
+//! whose default is `huggingface` in `XDG_CACHE_HOME`, otherwise in `~/.cache`. `HF_HUB_DISABLE_IMPLICIT_TOKEN` disables
+//! all of them.
 
 use std::ffi::OsString;
 use std::io;
@@ -10,44 +11,44 @@ use std::path::{Path, PathBuf};
 use crate::fsutil;
 use crate::http::{Token, TokenError};
 
-/// The longest token file that is read, in bytes.
+/// Longest token file that is read, in bytes.
 const MAX_FILE: u64 = 64 << 10;
 
-/// Why a token that is there cannot be used. The texts never show it.
+/// A token exists but cannot be used. The messages never contain it.
 #[derive(Debug, thiserror::Error)]
 pub enum FindTokenError {
-    /// What the variable holds is no token.
+    /// The value of a variable is not a token.
     #[error("{variable}: {source}")]
     Variable {
-        /// Its name.
+        /// The name of the variable.
         variable: &'static str,
-        /// Why not.
+        /// The reason.
         source: TokenError,
     },
-    /// What the file holds is no token.
+    /// The content of the file is not a token.
     #[error("{}: {source}", path.display())]
     File {
-        /// Which file.
+        /// The token file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: TokenError,
     },
     /// The file cannot be read.
     #[error("{}: {source}", path.display())]
     Io {
-        /// Which file.
+        /// The token file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Finds the token by the environment of this process.
+/// Finds the token with the environment of this process.
 pub fn find() -> Result<Option<Token>, FindTokenError> {
     find_by(|name| std::env::var_os(name))
 }
 
-/// Finds the token by an environment.
+/// Finds the token with the environment that `variable` returns.
 pub fn find_by(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<Token>, FindTokenError> {
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     let disabled = variable("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| {
@@ -137,7 +138,7 @@ mod tests {
             assert_eq!(found(&variables).as_deref(), Some(expected), "{name}");
         }
         variables.push(("HF_TOKEN", " "));
-        assert_eq!(found(&variables).as_deref(), Some("hf_old"), "nothing in it is none");
+        assert_eq!(found(&variables).as_deref(), Some("hf_old"), "an empty variable is ignored");
         variables.push(("HF_HUB_DISABLE_IMPLICIT_TOKEN", "yes"));
         assert_eq!(found(&variables), None);
         assert_eq!(found(&[("HF_HOME", &path("nowhere"))]), None);
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_cannot_be_sent_is_told_and_not_shown() {
+    fn errors_for_invalid_tokens_do_not_contain_them() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");
         fs::write(&file, "hf_sec\u{1}ret").unwrap();

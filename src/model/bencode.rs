@@ -1,8 +1,8 @@
-//! A look over bencoded bytes from strangers before anything is built from them.
+//! Validation of untrusted bencoded bytes before they are decoded.
 //!
-//! [`check`] walks the bytes once without recursion and without allocating by what they claim, and refuses what
-//! is not strictly BEP 3: keys sorted and unique, integers in shortest form, nothing after the end. So all
-//! readers of an accepted text, ours and the engine's, understand the same.
+//! [`check`] reads the bytes once, without recursion, and allocates nothing on the basis of lengths that the bytes claim.
+//! It refuses everything that is not strict BEP 3: keys sorted and unique, integers in shortest form, no bytes after the
+//! end. Therefore our decoder and the engine's decoder read the same values from an accepted text.
 
 use std::ops::Range;
 
@@ -23,13 +23,13 @@ pub enum BencodeError {
     NotDictionary,
 }
 
-/// The deepest nesting. A path of [`MAX_DEPTH`](super::path::MAX_DEPTH) components needs two more than that, in
-/// the file tree of an info dictionary in a torrent four.
+/// The deepest nesting. A torrent needs [`MAX_DEPTH`](super::path::MAX_DEPTH) levels for the components of a path, and four
+/// more around them.
 pub const MAX_NESTING: usize = 80;
 /// The most values and keys: a hybrid torrent of 100 000 files with pad files has about three million.
 pub const MAX_VALUES: usize = 4_000_000;
 
-/// What stands where in a dictionary.
+/// The entries of a checked dictionary, with the position of each value.
 #[derive(Debug)]
 pub struct Entries<'a> {
     bytes: &'a [u8],
@@ -43,19 +43,20 @@ impl<'a> Entries<'a> {
         Some(&self.bytes[at.1.clone()])
     }
 
-    /// The keys, in order, with the bencoded bytes of their values.
+    /// The keys in order, with the bencoded bytes of their values.
     pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         self.entries.iter().map(|(key, at)| (*key, &self.bytes[at.clone()]))
     }
 }
 
+/// A list or dictionary whose end has not been read yet.
 enum Open {
     List,
-    /// The last key, and whether its value is awaited.
+    /// The last key, and whether its value is still missing.
     Dict(Option<Range<usize>>, bool),
 }
 
-/// Checks bencoded bytes that must be a dictionary, and tells where its values are.
+/// Checks bencoded bytes that must be a dictionary, and finds its entries.
 pub fn check(bytes: &[u8]) -> Result<Entries<'_>, BencodeError> {
     let mut open: Vec<Open> = Vec::new();
     let mut entries: Vec<(&[u8], Range<usize>)> = Vec::new();
@@ -134,7 +135,8 @@ fn string(bytes: &[u8], at: usize) -> Option<Range<usize>> {
     Some(start..end)
 }
 
-/// The end of the integer that starts at `at`: one that fits an `i64`, but for the lowest, on which readers differ.
+/// The end of the integer that starts at `at`. It must fit an `i64`. The lowest `i64` is refused, because decoders differ
+/// on it.
 fn integer(bytes: &[u8], at: usize) -> Option<usize> {
     let len = bytes[at..].iter().take(22).position(|&b| b == b'e')?;
     let text = std::str::from_utf8(&bytes[at + 1..at + len]).ok()?;
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn sloppy_and_hostile_texts_are_refused() {
+    fn malformed_texts_are_refused() {
         for text in [
             "",
             "i1e",
@@ -204,7 +206,7 @@ mod tests {
         }
 
         #[test]
-        fn what_looks_like_bencode_never_panics_and_agrees_with_the_decoder(text in "d(1:[a-c]|[0-3]:[a-c]{0,3}|i-?[0-9]{1,3}e|l|d|e){0,12}e") {
+        fn accepted_texts_agree_with_the_decoder(text in "d(1:[a-c]|[0-3]:[a-c]{0,3}|i-?[0-9]{1,3}e|l|d|e){0,12}e") {
             if check(text.as_bytes()).is_ok() {
                 let value: bt_bencode::Value = bt_bencode::from_slice(text.as_bytes()).unwrap();
                 prop_assert_eq!(bt_bencode::to_vec(&value).unwrap(), text.as_bytes());

@@ -1,7 +1,7 @@
 //! The model card: the YAML front matter of `README.md`.
 //!
-//! Cards are strangers' texts, often broken in places that do not matter here. So only the keys that are wanted are
-//! cut out, each is bounded and parsed by itself, and one that cannot be read costs a warning and nothing else.
+//! Cards are untrusted and often broken in parts that are not needed here. Therefore only the wanted keys are cut out, and
+//! each is bounded and parsed separately. A key that cannot be read causes a warning and does not affect the other keys.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,12 +11,13 @@ use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use crate::yaml::{self, Limits};
 
-/// The longest front matter that is looked at, in bytes. Evaluation results make some long.
+/// The longest front matter that is read, in bytes. Evaluation results make some of them long.
 pub const MAX_FRONT_MATTER: usize = 2 << 20;
 /// Bounds of one key and its value.
 const LIMITS: Limits = Limits { bytes: 16 << 10, values: 16 << 10 };
-/// The longest text and the most items that are kept of a value.
+/// The longest text that is kept of a value, in characters.
 const MAX_TEXT: usize = 256;
+/// The most items that are kept of a list.
 const MAX_ITEMS: usize = 200;
 const WANTED: [&str; 8] = [
     "license",
@@ -29,30 +30,30 @@ const WANTED: [&str; 8] = [
     "tags",
 ];
 
-/// What a card says, as far as it matters here.
+/// The wanted values of a card.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelCard {
     /// Licence identifier.
     pub license: Option<String>,
-    /// Name of the licence where the identifier is `other`.
+    /// Name of the licence if the identifier is `other`.
     pub license_name: Option<String>,
-    /// Where its text is.
+    /// Address of the licence's text.
     pub license_link: Option<String>,
     /// Task.
     pub pipeline_tag: Option<String>,
     /// Library.
     pub library_name: Option<String>,
-    /// Models this one was made from.
+    /// Models from which this one was made.
     pub base_model: Vec<String>,
     /// Language codes.
     pub languages: Vec<String>,
     /// Tags.
     pub tags: Vec<String>,
-    /// Keys that could not be read.
+    /// Wanted keys whose values could not be read.
     pub unreadable: Vec<&'static str>,
 }
 
-/// One text or number, or a list of them. Lists do not nest: aliases could multiply them.
+/// One text or number, or a list of them. Nested lists are refused, because YAML aliases could multiply their items.
 struct Texts(Vec<String>);
 
 impl<'de> Deserialize<'de> for Texts {
@@ -134,8 +135,8 @@ impl<'de> Deserialize<'de> for Scalar {
     }
 }
 
-/// The front matter of a text: the lines between the first line `---` and the next. Blank lines may precede it, as in
-/// the hub's own reader, and both lines may be indented.
+/// The front matter of a text: the lines between the first line `---` and the next one. As in the hub's own reader, blank
+/// lines may precede it, and both `---` lines may be indented.
 fn front_matter(text: &str) -> Option<&str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let start = text.trim_start();
@@ -152,7 +153,7 @@ fn front_matter(text: &str) -> Option<&str> {
     None
 }
 
-/// The indentation of the first key, which every key of the same mapping has.
+/// The indentation of the first key. All keys of the same mapping have it.
 fn indentation(matter: &str) -> &str {
     let is_text = |line: &&str| !matches!(line.trim_start().chars().next(), None | Some('#'));
     let first = matter.lines().find(is_text).unwrap_or_default();
@@ -174,7 +175,7 @@ fn key<'a>(line: &'a str, margin: &str) -> Option<&'a str> {
     (plain && (value.is_empty() || value.starts_with(|c: char| c.is_whitespace()))).then_some(key)
 }
 
-/// Reads the front matter of a README; none if it has none.
+/// Reads the front matter of a README; none if the README has no front matter.
 pub fn parse(readme: &str) -> Option<ModelCard> {
     let matter = front_matter(readme)?;
     let mut blocks: BTreeMap<&'static str, String> = BTreeMap::new();
@@ -182,7 +183,7 @@ pub fn parse(readme: &str) -> Option<ModelCard> {
     let margin = indentation(matter);
     for line in matter.split_inclusive('\n') {
         if let Some(key) = key(line, margin) {
-            // Of a key that is there twice the first counts.
+            // If a key occurs twice, the first one is used.
             current = WANTED.into_iter().find(|wanted| *wanted == key && !blocks.contains_key(wanted));
         }
         if let Some(key) = current {
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn one_broken_key_costs_only_itself() {
+    fn a_broken_key_does_not_affect_other_keys() {
         let card =
             parse("---\ntags: [a, {b: c}\nlicense: mit\nmodel-index:\n  - {{ broken\nlanguage:\n---\n")
                 .unwrap();
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn layout_of_the_front_matter_does_not_matter() {
+    fn front_matter_is_read_in_every_layout() {
         let expected = ModelCard {
             license: Some("mit".into()),
             languages: vec!["en".into(), "fr".into()],
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn long_and_expanding_values_are_refused_or_cut() {
+    fn long_values_and_alias_bombs_are_bounded() {
         let long =
             parse(&format!("---\nlicense: {}\nlicense_name: {}\n---\n", "x".repeat(300), "y".repeat(20_000)))
                 .unwrap();

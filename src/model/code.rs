@@ -1,31 +1,31 @@
 //! Files of a model that can run code when a program loads the model: pickles, Python, and configurations that name
 //! Python (`auto_map`).
 //!
-//! The bytes of a file decide where they are at hand; otherwise its name does.
+//! The bytes of a file decide if they are available; otherwise its name decides.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// How many bytes of a file tell whether it is a pickle.
+/// How many first bytes of a file are enough to recognize a pickle.
 pub const START: u64 = 4;
-/// Longest configuration that is looked into, in bytes.
+/// Longest configuration that is checked, in bytes.
 pub const MAX_CONFIG: u64 = 1 << 20;
 
 /// How a file runs code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunsCode {
-    /// A pickle runs code by being loaded.
+    /// A pickle runs code when it is loaded.
     Pickle,
     /// Python code runs in a program that trusts remote code.
     Python,
-    /// A configuration names Python code, here or in another repository.
+    /// A configuration names Python code, in this model or in another repository.
     AutoMap,
 }
 
 impl RunsCode {
-    /// A word for tables.
+    /// The word that tables show.
     pub fn word(self) -> &'static str {
         match self {
             Self::Pickle => "pickle",
@@ -34,7 +34,7 @@ impl RunsCode {
         }
     }
 
-    /// The kind that the name of a file suggests. The bytes of the file decide.
+    /// The kind that the name of a file suggests. Only its bytes prove it.
     pub fn by_name(path: &str) -> Option<Self> {
         let name = path.rsplit_once('/').map_or(path, |(_, name)| name).to_ascii_lowercase();
         let (_, extension) = name.rsplit_once('.')?;
@@ -46,7 +46,7 @@ impl RunsCode {
         }
     }
 
-    /// A warning for people; continues after the path of a file.
+    /// The predicate of a warning whose subject is the path of a file.
     pub fn warning(self) -> &'static str {
         match self {
             Self::Pickle => "can run code when loaded (pickle); safetensors cannot",
@@ -58,7 +58,7 @@ impl RunsCode {
     }
 }
 
-/// Whether the first bytes of a file are those of a pickle: bare, or in the zip archive that PyTorch writes.
+/// Whether a file begins as a pickle: a bare one, or one in the zip archive that PyTorch writes.
 pub fn is_pickle(start: &[u8]) -> bool {
     start.starts_with(b"PK\x03\x04") || matches!(start[..], [0x80, 2..=5, ..])
 }
@@ -69,13 +69,13 @@ pub fn has_auto_map(json: &[u8]) -> bool {
     fields.is_ok_and(|fields| ["auto_map", "custom_pipelines"].iter().any(|key| fields.get(key).is_some()))
 }
 
-/// The files found, by how they run code: the first of each kind and their number.
+/// Files that can run code. For each kind: the first file and the number of files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings(BTreeMap<RunsCode, (String, usize)>);
 
 impl Findings {
-    /// Looks at files given by path and length. `read` gives that many first bytes of the file with that number, or none
-    /// where they are not at hand.
+    /// Checks files given by path and length. `read` receives the index of a file and a length, and returns that many
+    /// first bytes of the file, or none if they are not available.
     pub fn of<'a>(
         files: impl IntoIterator<Item = (&'a str, u64)>,
         read: impl Fn(usize, u64) -> Option<Vec<u8>>,
@@ -97,7 +97,7 @@ impl Findings {
         found
     }
 
-    /// The kinds found.
+    /// All kinds that occur.
     pub fn kinds(&self) -> Vec<RunsCode> {
         self.0.keys().copied().collect()
     }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_decide_and_names_where_bytes_are_missing() {
+    fn names_decide_only_without_bytes() {
         assert_eq!(kinds(&[("pytorch_model.bin", Some(b"PK\x03\x04more"))]), [RunsCode::Pickle]);
         assert_eq!(kinds(&[("a/model.PT", Some(b"\x80\x02}q"))]), [RunsCode::Pickle]);
         assert_eq!(kinds(&[("w.bin", Some(b"GGUFxxxx"))]), []);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn python_and_configurations_that_name_it_are_found() {
+    fn python_and_auto_map_are_found() {
         let config: &[u8] = br#"{"auto_map": {"AutoModel": "other/repo--modeling.Model"}}"#;
         assert_eq!(kinds(&[("sub/config.json", Some(config))]), [RunsCode::AutoMap]);
         assert_eq!(kinds(&[("config.json", Some(b"{\"model_type\": \"auto_map\"}"))]), []);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_names_the_first_file_and_counts_the_others() {
+    fn a_warning_names_one_file_and_counts_the_rest() {
         let files = [("a.pt", 9), ("b.pt", 9), ("c.py", 9)];
         let warnings = Findings::of(files, |_, _| None).warnings();
         assert!(warnings[0].starts_with("a.pt and 1 more: can run code"), "{warnings:?}");

@@ -1,8 +1,8 @@
 //! Reading, checking, writing and signing manifests.
 //!
-//! What comes in is bounded before it is parsed, checked whole before it is handed out, and written out so that
-//! its signature still holds: over `"silmaril-manifest-v1\n"` and the RFC 8785 form of the JSON as the signer wrote
-//! it, without `signature`.
+//! The input is bounded before it is parsed, and completely checked before the caller receives it. It is written so that
+//! its signature stays valid: the signature covers `"silmaril-manifest-v1\n"` and the RFC 8785 form of the JSON that the
+//! signer wrote, without `signature`.
 
 use std::sync::Arc;
 
@@ -24,9 +24,9 @@ use crate::keys::PublisherKeypair;
 
 /// Largest manifest that is read, in bytes.
 pub const MAX_MANIFEST: usize = 16 << 20;
-/// Most values in it; each takes memory that its bytes do not show.
+/// Most JSON values of a manifest. Bounded separately, because a value needs more memory than its bytes.
 pub const MAX_VALUES: usize = 2_000_000;
-/// The schema that is written and read.
+/// The schema that this version writes and reads.
 pub const SCHEMA: u32 = 1;
 /// Most web seeds of a manifest.
 pub const MAX_WEB_SEEDS: usize = 100;
@@ -47,45 +47,45 @@ pub enum ManifestError {
     /// Not YAML.
     #[error("the manifest is malformed: {0}")]
     Yaml(#[from] crate::yaml::YamlError),
-    /// A later version of the format.
+    /// Another schema than [`SCHEMA`].
     #[error("the manifest has schema {0}; this version knows schema {SCHEMA}")]
     Schema(String),
-    /// The format from before schemas, where one of schema 1 is needed.
+    /// The older format without a schema, where a manifest of schema 1 is needed.
     #[error(
         "this manifest is of an older format without pieces roots; it can only be imported with its swarm"
     )]
     Old,
-    /// Neither this format nor the older one.
+    /// Neither the current format nor the older one.
     #[error("this is not a manifest: it has neither a schema nor a magnet_uri")]
     NotAManifest,
-    /// The files are bad.
+    /// The list of files is refused.
     #[error(transparent)]
     Files(#[from] FilesError),
     /// `kind` and `name` disagree.
-    #[error("the manifest of {0} calls itself a {1:?}")]
+    #[error("the manifest of {0} has the wrong kind {1:?}")]
     Kind(ModelName, Kind),
-    /// `total_size` is not the sum.
+    /// `total_size` is not the sum of the sizes.
     #[error("total_size is {stated}, but the files have {sum} bytes")]
     TotalSize {
-        /// What the manifest says.
+        /// The value in the manifest.
         stated: u64,
-        /// What its files have.
+        /// The sum of the files' sizes.
         sum: u64,
     },
     /// `torrent.name` is not the model's.
     #[error("the torrent is called {given:?} instead of {expected:?}")]
     TorrentName {
-        /// What the manifest says.
+        /// The value in the manifest.
         given: String,
         /// The last component of the model's name.
         expected: String,
     },
-    /// The files are not those of the swarm.
-    #[error("the files do not give the info hash {stated} but {computed}")]
+    /// The info hash does not follow from the files.
+    #[error("the manifest has the info hash {stated}, but its files give {computed}")]
     InfoHash {
-        /// What the manifest says.
+        /// The value in the manifest.
         stated: InfoHash,
-        /// What its files give.
+        /// The hash computed from the files.
         computed: InfoHash,
     },
     /// `torrent.info` cannot be read.
@@ -94,13 +94,13 @@ pub enum ManifestError {
     /// `torrent.info` is not base64.
     #[error("torrent.info is not base64")]
     InfoEncoding,
-    /// `torrent.info` is of other files.
+    /// `torrent.info` describes other files.
     #[error("torrent.info does not describe these files")]
     InfoMismatch,
     /// `magnet_uri` cannot be read.
     #[error("magnet_uri: {0}")]
     Magnet(#[from] MagnetError),
-    /// `magnet_uri` is of another torrent.
+    /// `magnet_uri` names another torrent.
     #[error("magnet_uri names another torrent, {0}")]
     MagnetMismatch(InfoHash),
     /// `created_at` is not a time.
@@ -110,15 +110,15 @@ pub enum ManifestError {
     #[error("web_seeds: {0}")]
     WebSeed(#[from] WebSeedError),
     /// Too many `web_seeds`.
-    #[error("web_seeds are more than {MAX_WEB_SEEDS}")]
+    #[error("there are more than {MAX_WEB_SEEDS} web_seeds")]
     WebSeeds,
     /// A piece layer does not belong to its file.
     #[error("piece_layer: {0}")]
     Layer(LayerError),
-    /// A piece layer of a file that has none.
+    /// A piece layer of a file with one piece or none.
     #[error("the file {0:?} has a piece_layer, but not more than one piece")]
     LayerOfOnePiece(String),
-    /// More than [`MAX_CARRIED`] bytes of them.
+    /// More than [`MAX_CARRIED`] bytes of piece layers.
     #[error("the piece layers have more than {} MiB together", MAX_CARRIED >> 20)]
     LayersTooLarge,
     /// A signature without a key.
@@ -133,24 +133,25 @@ pub enum ManifestError {
         .0.fingerprint()
     )]
     BadSignature(PublisherKey),
-    /// An older manifest and the torrent it names disagree.
-    #[error("the manifest does not fit its torrent: {0}")]
+    /// An older manifest and the torrent that it names do not match.
+    #[error("the manifest does not match its torrent: {0}")]
     Swarm(String),
 }
 
-/// Parses JSON after bounding what it can take in memory.
+/// Parses JSON after checks that bound its memory.
 pub(super) fn parse_json(bytes: &[u8]) -> Result<Value, ManifestError> {
     if bytes.len() > MAX_MANIFEST {
         return Err(ManifestError::TooLarge);
     }
-    // Every value but the first follows one of these. Those inside strings are counted too; no real text has so many.
+    // Every value except the first follows one of these characters. The count includes characters inside strings, but no
+    // real manifest has so many of them.
     if bytes.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > MAX_VALUES {
         return Err(ManifestError::TooManyValues);
     }
     Ok(serde_json::from_slice(bytes)?)
 }
 
-/// What is signed.
+/// The bytes that the signature covers.
 fn signed_bytes(mut value: Value) -> Result<Vec<u8>, ManifestError> {
     if let Value::Object(fields) = &mut value {
         fields.remove("signature");
@@ -161,7 +162,7 @@ fn signed_bytes(mut value: Value) -> Result<Vec<u8>, ManifestError> {
 }
 
 impl Manifest {
-    /// Makes a manifest of files whose hashes are known. Everything that does not follow from them is left out.
+    /// Makes an unsigned manifest of files whose hashes are known. All fields that do not follow from the files are empty.
     pub fn new(
         name: ModelName,
         version: Revision,
@@ -208,7 +209,7 @@ impl Manifest {
         })
     }
 
-    /// Makes an unsigned manifest of a torrent made by others.
+    /// Makes an unsigned manifest of a torrent from another program.
     pub fn from_metainfo(
         name: ModelName,
         version: Revision,
@@ -230,7 +231,7 @@ impl Manifest {
         manifest.magnet_uri = magnet.to_string();
         manifest.web_seeds = web_seed::of_torrent(parsed).iter().map(WebSeed::to_string).collect();
         if !manifest.web_seeds.is_empty() {
-            // Those of a large torrent stay out; they are kept with its metainfo.
+            // The layers of a large torrent do not fit; they are stored with its metainfo.
             manifest.carry_piece_layers(&parsed.layers);
         }
         manifest.check()?;
@@ -242,7 +243,7 @@ impl Manifest {
         Self::from_value(parse_json(bytes)?)
     }
 
-    /// Checks a manifest that is parsed already. Bounding its size was up to the parser.
+    /// Checks a parsed manifest. The caller must have bounded its size before parsing.
     pub fn from_value(value: Value) -> Result<Self, ManifestError> {
         match value.get("schema") {
             Some(schema) if schema.as_u64() == Some(SCHEMA.into()) => {}
@@ -268,12 +269,12 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The fields of a JSON value in normal order, unchecked.
+    /// Reads the fields of a JSON value, unchecked, and sorts the files into canonical order.
     fn fields(value: &Value) -> Result<Self, serde_json::Error> {
         let mut manifest = Self::deserialize(value)?;
         manifest.files.sort_by(|a, b| path::compare(&a.path, &b.path));
         if manifest.signature.is_none() {
-            // Anyone can write any key; only a signature shows who it was.
+            // A key without a signature proves nothing, because anyone can write it.
             manifest.publisher = None;
         }
         if manifest.magnet_uri.is_empty() {
@@ -311,7 +312,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Binds the files to the swarm: the info hash must be that of an info dictionary that says just these files.
+    /// Checks that the info hash is the hash of an info dictionary with exactly these files.
     fn check_torrent(&self) -> Result<(), ManifestError> {
         let torrent = &self.torrent;
         let info = match &torrent.info {
@@ -347,28 +348,28 @@ impl Manifest {
         metainfo::info_dict(&self.torrent.name, self.torrent.piece_length, files)
     }
 
-    /// The metainfo for the engine, with the given piece layers or else those that the manifest carries.
+    /// The metainfo for the engine, with the given piece layers. With none given, with the manifest's own layers.
     pub fn metainfo(&self, layers: Option<&PieceLayers>) -> Vec<u8> {
         let carried = if layers.is_none() { self.piece_layers() } else { PieceLayers::default() };
         let layers = layers.or(Some(&carried).filter(|carried| !carried.is_empty()));
         metainfo::wrap(&self.info_dict(), layers)
     }
 
-    /// The manifest as JSON for people and files; reading it gives an equal manifest, whose signature holds.
+    /// The manifest as indented JSON. Reading it gives an equal manifest with a valid signature.
     pub fn to_json(&self) -> Vec<u8> {
         let mut json = serde_json::to_vec_pretty(self).expect("a manifest has only JSON values");
         json.push(b'\n');
         json
     }
 
-    /// SHA-256 and length in bytes of its JSON as [`to_json`](Self::to_json) writes it. That JSON is a function of what
-    /// the manifest says alone: whoever reads it and writes it again gives the same bytes.
+    /// SHA-256 and length in bytes of its JSON as [`to_json`](Self::to_json) writes it. The JSON depends only on the
+    /// content of the manifest: every host that reads and writes it produces the same bytes.
     pub fn digest(&self) -> (Sha256Digest, usize) {
         let json = self.to_json();
         (Sha256Digest(Sha256::digest(&json).into()), json.len())
     }
 
-    /// Signs the manifest, replacing any publisher and signature.
+    /// Signs the manifest. Replaces the publisher and the signature.
     pub fn sign(&mut self, key: &PublisherKeypair) {
         self.original = Original::default();
         self.signature = None;
@@ -380,12 +381,12 @@ impl Manifest {
         self.signature = Some(BASE64.encode(key.sign(&message)));
     }
 
-    /// Whose signature the manifest has.
+    /// The publisher that signed the manifest; none without a signature.
     pub fn signed_by(&self) -> Option<PublisherKey> {
         self.publisher.filter(|_| self.signature.is_some())
     }
 
-    /// The JSON the manifest was read from, unless fields were changed since.
+    /// The JSON from which the manifest was read; none if a field was changed since.
     fn unchanged_original(&self) -> Option<&Value> {
         let original = self.original.0.as_deref()?;
         (Self::fields(original).ok()? == *self).then_some(original)

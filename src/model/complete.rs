@@ -1,4 +1,4 @@
-//! Whether all files of a model are present and whole, judged by headers and indexes without reading the weights.
+//! Checks, by headers and indexes and without reading the weights, that all files of a model are present and complete.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,15 +16,15 @@ use crate::nofollow;
 /// The longest index that is read, in bytes.
 pub const MAX_INDEX: u64 = 32 << 20;
 
-/// How many missing files of a split model are counted; an error shows fewer.
+/// How many missing files of a split model are collected. An error message shows fewer.
 const MAX_MISSING: usize = 10;
 
-/// A file that is not whole, or is missing.
+/// A file that is cut or missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
-    /// Its path.
+    /// The path of the file.
     pub path: String,
-    /// What is wrong with it.
+    /// The predicate of an error message whose subject is the path.
     why: String,
 }
 
@@ -39,13 +39,13 @@ impl fmt::Display for Gap {
 pub struct Survey {
     /// The header of each safetensors file that has one, by its path.
     pub headers: BTreeMap<String, Header>,
-    /// Files that are not whole, or are missing.
+    /// Files that are cut or missing.
     pub gaps: Vec<Gap>,
-    /// Files whose length cannot be judged, each with the reason, for people.
+    /// Files that cannot be checked, each as a message with the reason.
     pub doubts: Vec<String>,
 }
 
-/// Reads the header of every safetensors and GGUF file, and every index, of a list in canonical order.
+/// Reads every safetensors and GGUF header and every index among files in canonical order.
 pub fn survey(files: &[ScannedFile]) -> Survey {
     let mut survey = Survey::default();
     for file in files {
@@ -58,12 +58,12 @@ pub fn survey(files: &[ScannedFile]) -> Survey {
         }
     }
     survey.gaps.sort_by(|a, b| path::compare(&a.path, &b.path));
-    // Several files may name the same one.
+    // Several indexes may name the same missing file.
     survey.gaps.dedup_by(|a, b| a.path == b.path);
     survey
 }
 
-/// The file of a path in a list in canonical order.
+/// Finds a path among files in canonical order.
 pub fn find<'a>(files: &'a [ScannedFile], path: &str) -> Option<&'a ScannedFile> {
     files.binary_search_by(|file| path::compare(&file.path, path)).ok().map(|i| &files[i])
 }
@@ -132,7 +132,7 @@ impl Survey {
             Err(error) if error.is_eof() || bytes.contains(&0) => {
                 return self.gap(&file.path, "is not whole: it ends within its text");
             }
-            // Another file of this name: an index has a `weight_map`.
+            // JSON without a `weight_map` is no index.
             Err(error) if error.is_data() => return,
             Err(error) => return self.doubts.push(format!("{} cannot be read: {error}", file.path)),
         };
@@ -157,7 +157,7 @@ fn has_not(len: u64, how: &str, expected: u64) -> String {
 pub(super) struct Index {
     #[serde(default)]
     pub metadata: IndexMetadata,
-    weight_map: BTreeMap<String, Place>,
+    weight_map: BTreeMap<String, IndexValue>,
 }
 
 #[derive(Default, Deserialize)]
@@ -167,7 +167,7 @@ pub(super) struct IndexMetadata {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Place {
+enum IndexValue {
     File(String),
     Other(IgnoredAny),
 }
@@ -175,9 +175,9 @@ enum Place {
 impl Index {
     /// The file of each tensor.
     pub fn files(&self) -> impl Iterator<Item = &str> {
-        self.weight_map.values().filter_map(|place| match place {
-            Place::File(name) => Some(name.as_str()),
-            Place::Other(_) => None,
+        self.weight_map.values().filter_map(|value| match value {
+            IndexValue::File(name) => Some(name.as_str()),
+            IndexValue::Other(_) => None,
         })
     }
 }
@@ -187,7 +187,7 @@ enum Unreadable {
     Cut(String),
 }
 
-/// The header of a safetensors file, with the length before it.
+/// Reads the header of a safetensors file, including the length before it.
 fn read_safetensors(file: &ScannedFile) -> Result<Vec<u8>, Unreadable> {
     let len = file.metadata.len();
     let mut reader = nofollow::read(&file.source).map_err(Unreadable::Io)?;
@@ -210,7 +210,7 @@ fn starts_with_zeros(file: &ScannedFile) -> bool {
     read_start(file, 8).is_ok_and(|bytes| bytes.iter().all(|&byte| byte == 0))
 }
 
-/// The other files of a GGUF model in several, from the name of one: `NAME-00001-of-00003.gguf`.
+/// The other files of a split GGUF model, derived from the name of one of them: `NAME-00001-of-00003.gguf`.
 fn other_splits(path: &str) -> impl Iterator<Item = String> {
     let parse = || {
         let (rest, count) = path.strip_suffix(".gguf")?.rsplit_once("-of-")?;
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_do_not_fit_their_header_are_gaps() {
+    fn cut_files_are_gaps() {
         let whole = tensors(50);
         let longer = [whole.as_slice(), b"x"].concat();
         let mut hole = whole.clone();
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_an_index_names_must_be_there() {
+    fn files_named_by_an_index_must_exist() {
         let index = br#"{"weight_map":{"a":"a.bin","b":"b.bin","c":"../c.bin"}}"#;
         let found =
             gaps(&[("sub/pytorch_model.bin.index.json", index), ("sub/a.bin", b"x"), ("c.bin", b"x")]);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_other_formats_are_doubtful_and_no_gaps() {
+    fn files_of_other_formats_are_doubts_and_not_gaps() {
         let json = b"{ broken";
         let broken = [&(json.len() as u64).to_le_bytes()[..], json].concat();
         let found = survey_of(&[("a.safetensors", &broken), ("b.gguf", b"GGML or something else")]);

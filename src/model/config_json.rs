@@ -1,18 +1,18 @@
-//! What `config.json` says about a model: the keys that `transformers` writes.
+//! Values of `config.json` that describe a model, under the keys that `transformers` writes.
 
 use serde_json::Value;
 
 /// The longest `config.json` that is read, in bytes.
 pub const MAX_CONFIG: u64 = 4 << 20;
 
-/// The facts of a `config.json` that a manifest carries.
+/// The values of a `config.json` that a manifest contains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelConfig {
     /// First of `architectures`.
     pub architecture: Option<String>,
     /// `model_type`.
     pub model_type: Option<String>,
-    /// Longest input in tokens, under whichever name the architecture gives it.
+    /// Longest input in tokens. Its key depends on the architecture.
     pub context_length: Option<u64>,
     /// `quantization_config.quant_method`.
     pub quantization: Option<String>,
@@ -23,7 +23,7 @@ fn text(value: &Value) -> Option<String> {
     (!text.is_empty() && text.len() <= 256 && !text.chars().any(char::is_control)).then(|| text.to_owned())
 }
 
-/// Reads the facts; what is missing or has another type is left out. Fails on what is not JSON.
+/// Reads the values. A value that is missing or has another type is none. Fails if the bytes are not JSON.
 pub fn parse(json: &[u8]) -> Result<ModelConfig, serde_json::Error> {
     const LENGTHS: [&str; 7] = [
         "max_position_embeddings",
@@ -35,7 +35,7 @@ pub fn parse(json: &[u8]) -> Result<ModelConfig, serde_json::Error> {
         "context_length",
     ];
     let config: Value = serde_json::from_slice(json)?;
-    // Models of several modes keep these keys with the language part.
+    // Multimodal models have these keys in the section of their language model.
     let parts =
         [Some(&config), config.get("text_config"), config.get("llm_config"), config.get("language_config")];
     let find =
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_are_found_under_their_names() {
+    fn values_are_found_under_all_keys() {
         let config = parse(
             br#"{"architectures":["LlamaForCausalLM","X"],"model_type":"llama","max_position_embeddings":4096,
                  "quantization_config":{"quant_method":"gptq","bits":4}}"#,
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn other_types_are_left_out_and_what_is_not_json_fails() {
+    fn values_of_other_types_are_none() {
         let odd = parse(
             br#"{"architectures":"x","model_type":7,"max_position_embeddings":-1,"quantization_config":[]}"#,
         );

@@ -1,8 +1,8 @@
-//! From a directory to a manifest: what `share` knows of a model before anything is written.
+//! Makes the manifest of a directory, in memory, before `share` writes anything.
 //!
-//! The torrent depends on the files, the name's last component and the piece length alone, so everyone who shares
-//! the same files makes the same one. The rest of the manifest is read from the model card, `config.json` and the
-//! safetensors headers, where a broken one costs a warning.
+//! The torrent depends only on the files, the last component of the name and the piece length, so all hosts that share
+//! the same files make the same torrent. The rest of the manifest is read from the model card, `config.json` and the
+//! safetensors headers. If one of these is broken, that is only a warning.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::Metadata;
@@ -16,7 +16,7 @@ use super::complete::{self, Index, MAX_INDEX, Survey, find, read_start};
 use super::files::{self, TorrentFile};
 use super::hash::{self, Control, FileHashes, HashError};
 use super::license::{self, LicenseError};
-use super::manifest::Source;
+use super::manifest::SourceEntry;
 use super::merkle::Hash;
 use super::pointer::POINTER_LIMIT;
 use super::safetensors::Header;
@@ -26,47 +26,48 @@ use super::{
     FileEntry, Manifest, ManifestError, ModelName, PieceLayers, PiecesRoot, Pointer, Revision, config_json,
 };
 
-/// What is not in the directory.
+/// The input of [`describe`] that is not in the directory.
 pub struct DescribeOptions<'a> {
-    /// Licence; comes before that of the model card.
+    /// Licence. It overrides the licence of the model card.
     pub license: Option<&'a str>,
-    /// Whether it is an error that no licence is known.
+    /// Whether an unknown licence is an error.
     pub license_needed: bool,
-    /// Whether it is an error that files are cut or missing. A repository may have such files itself.
+    /// Whether cut or missing files are an error. A mirrored repository may have such files itself.
     pub whole: bool,
-    /// Whether a hybrid torrent of the files is to be made, too.
+    /// Whether the caller also makes a hybrid torrent of the files.
     pub hybrid: bool,
-    /// Bytes a piece.
+    /// Bytes per piece.
     pub piece_length: u32,
     /// One paragraph for people.
     pub description: Option<&'a str>,
-    /// Where the files came from; `local` if nothing else is known.
-    pub source: Option<Source>,
-    /// Hashes of files by path, computed when they were written. They count while the file looks as it did then; any
-    /// other is read.
+    /// Where the files came from; if none, the manifest gets `local`.
+    pub source: Option<SourceEntry>,
+    /// Hashes of files by path, computed when the files were written. A hash is used if the file's stamp is unchanged;
+    /// otherwise the file is read.
     pub known: HashMap<String, FileHashes>,
-    /// Links out of the directory whose targets are described with it (see [`scan::outside_links`]).
+    /// Links out of the directory whose targets belong to the model (see [`scan::outside_links`]).
     pub follow: OutsideLinks,
-    /// Called from several threads with the bytes hashed so far and those in all; what was known counts as hashed.
+    /// Called from several threads with the number of bytes hashed so far and the total. Files with known hashes count as
+    /// hashed.
     pub progress: &'a (dyn Fn(u64, u64) + Sync),
     /// Set to stop early.
     pub cancel: &'a AtomicBool,
 }
 
-/// A directory described.
+/// The result of [`describe`].
 #[derive(Debug)]
 pub struct Description {
     /// The manifest, unsigned.
     pub manifest: Manifest,
     /// The piece layers of its torrent.
     pub piece_layers: PieceLayers,
-    /// The hashes of the granules of each file; empty where they were not computed.
+    /// The hashes of the granules of each file; empty if they were not computed.
     pub granules: Vec<Vec<Hash>>,
-    /// What the publisher should know.
+    /// Warnings for the publisher.
     pub warnings: Vec<String>,
-    /// How each file of the manifest looked before and after it was hashed.
+    /// The metadata of each file of the manifest. It was the same before and after hashing.
     pub metadata: Vec<Metadata>,
-    /// The real paths of files to which a link leads, by their paths in the manifest.
+    /// The real paths of files that were reached through a link, by their paths in the manifest.
     pub targets: HashMap<String, PathBuf>,
 }
 
@@ -79,28 +80,28 @@ pub enum DescribeError {
     /// Its files cannot be read.
     #[error(transparent)]
     Hash(#[from] HashError),
-    /// Its files make no torrent.
+    /// Its files cannot be a torrent.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// Files that are not there, for their pointers are.
+    /// Git LFS pointers instead of files.
     #[error(
-        "not the files themselves but their Git LFS pointers are here: {}; run `git lfs pull` there, or mirror the \
+        "the directory has Git LFS pointers instead of files: {}; run `git lfs pull` there, or mirror the \
          repository without --skip-lfs",
         text::listed(.0)
     )]
     Pointers(Vec<String>),
-    /// Files that are cut, or missing.
+    /// Files that are cut or missing.
     #[error("the model is not complete: {}", text::listed(.0))]
     Incomplete(Vec<String>),
     /// No licence is known.
     #[error("the licence of {0} is not known: README.md names none")]
     NoLicense(ModelName),
-    /// The licence is no identifier.
+    /// The text cannot be a licence identifier.
     #[error(transparent)]
     License(#[from] LicenseError),
 }
 
-/// Hashes a directory and reads what its files say about the model.
+/// Hashes the files of a directory and reads the metadata of the model from them.
 pub fn describe(
     dir: &Path,
     name: &ModelName,
@@ -110,7 +111,7 @@ pub fn describe(
     let files = scan::scan(dir, &options.follow)?;
     let mut warnings = Vec::new();
     let card = read_card(&files, &mut warnings);
-    // Before the long part, so that a missing flag is told at once.
+    // Checked before hashing, so that a missing option is reported immediately.
     let license = options.license.or(card.license.as_deref());
     if license.is_none() && options.license_needed {
         return Err(DescribeError::NoLicense(name.clone()));
@@ -125,15 +126,15 @@ pub fn describe(
     refuse_pointers(&files)?;
     let Survey { headers, gaps, doubts } = complete::survey(&files);
     let gaps = gaps.iter().map(ToString::to_string);
-    match options.whole && gaps.len() > 0 {
-        true => return Err(DescribeError::Incomplete(gaps.collect())),
-        false => warnings.extend(gaps.chain(doubts)),
+    if options.whole && gaps.len() > 0 {
+        return Err(DescribeError::Incomplete(gaps.collect()));
     }
+    warnings.extend(gaps.chain(doubts));
     warnings.extend(warn_of_content(&files));
 
     let hashes = hash_all(&files, options)?;
     let is_executable = |hashes: &FileHashes| hashes.metadata.mode() & 0o100 != 0;
-    // A file system without modes shows every file as executable.
+    // If every file is executable, the file system probably has no modes.
     let has_modes = !hashes.iter().all(is_executable);
     let entry = |(file, hashes): (&ScannedFile, &FileHashes)| {
         let size = hashes.metadata.len();
@@ -151,7 +152,7 @@ pub fn describe(
         if let Some(root) = hashes.pieces_root {
             piece_layers
                 .insert(root, hashes.metadata.len(), options.piece_length, hashes.layer)
-                .expect("a layer gives the root that was computed from it");
+                .expect("the root was computed from this layer");
         }
         metadata.push(hashes.metadata);
         granules.push(hashes.granules);
@@ -160,7 +161,8 @@ pub fn describe(
     manifest.license = license;
     manifest.description = options.description.map(str::to_owned);
     manifest.created_at = Some(now());
-    let local = || Source { kind: "local".to_owned(), url: None, commit: None, other: Default::default() };
+    let local =
+        || SourceEntry { kind: "local".to_owned(), url: None, commit: None, other: Default::default() };
     manifest.source = Some(options.source.clone().unwrap_or_else(local));
     apply_card(&mut manifest, card);
     apply_config(&mut manifest, &files, &mut warnings);
@@ -178,10 +180,10 @@ fn now() -> String {
         .map_or_else(|_| jiff::Timestamp::now().to_string(), |time| time.to_string())
 }
 
-/// Refuses before hashing what would be refused after it: too many pieces or bytes.
+/// Refuses too many pieces or bytes before hashing instead of after it.
 fn check_sizes(list: &[ScannedFile], piece_length: u32) -> Result<(), ManifestError> {
     let placeholder = |i: usize| {
-        // Any roots will do, as long as files of different sizes have different ones.
+        // Any root is sufficient, but files of different sizes need different roots.
         let mut root = [0; 32];
         root[..8].copy_from_slice(&(i as u64).to_le_bytes());
         let size = list[i].metadata.len();
@@ -211,7 +213,7 @@ fn hash_all(files: &[ScannedFile], options: &DescribeOptions<'_>) -> Result<Vec<
         unknown.iter().map(|&i| (files[i].source.clone(), files[i].metadata.len())).collect();
     let control = Control { progress: &progress, cancel: options.cancel };
     for (i, computed) in unknown.into_iter().zip(hash::hash_files(&list, options.piece_length, control)?) {
-        // What was judged must be what was read.
+        // The file that was scanned must be the file that was hashed.
         let id = |metadata: &Metadata| (metadata.dev(), metadata.ino(), metadata.uid());
         if id(&files[i].metadata) != id(&computed.metadata) {
             return Err(HashError::Changed(files[i].source.clone()));
@@ -272,8 +274,8 @@ fn apply_config(manifest: &mut Manifest, files: &[ScannedFile], warnings: &mut V
     }
 }
 
-/// Counts parameters. Where several sets of weights stand side by side, those that libraries load by default count:
-/// the files of the index, else `model.safetensors`, else all.
+/// Counts parameters. If the model has several sets of weights, only the set that libraries load by default is counted:
+/// the files of the index, else `model.safetensors`, else all files.
 fn apply_tensors(manifest: &mut Manifest, files: &[ScannedFile], headers: &BTreeMap<String, Header>) {
     let index = find(files, "model.safetensors.index.json").and_then(|file| {
         let bytes = read_start(file, MAX_INDEX).ok()?;
@@ -302,10 +304,10 @@ fn apply_tensors(manifest: &mut Manifest, files: &[ScannedFile], headers: &BTree
     manifest.dtype = by_dtype.into_iter().max_by_key(|&(_, elements)| elements).map(|(dtype, _)| dtype);
 }
 
-/// Warns of files that run code when loaded.
+/// Warnings about files that run code when they are loaded.
 fn warn_of_content(files: &[ScannedFile]) -> Vec<String> {
     let sizes = files.iter().map(|file| (file.path.as_str(), file.metadata.len()));
-    // One that cannot be read is an error when it is hashed.
+    // A file that cannot be read is an error later, when it is hashed.
     Findings::of(sizes, |number, limit| read_start(&files[number], limit).ok()).warnings()
 }
 

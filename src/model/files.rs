@@ -1,4 +1,4 @@
-//! What must hold of the files of any torrent, whoever says them: a manifest, metainfo, or a directory.
+//! Checks of the files of a torrent, the same for files from a manifest, from metainfo and from a directory.
 
 use std::collections::HashMap;
 
@@ -7,9 +7,9 @@ use super::{PiecesRoot, is_piece_length};
 
 /// The most files of a torrent.
 pub const MAX_FILES: usize = 100_000;
-/// The most bytes of a torrent: what JSON numbers hold exactly in every language (RFC 8785 has doubles).
+/// The most bytes of a torrent: the largest integer that a JSON number holds exactly (RFC 8785 has doubles).
 pub const MAX_TOTAL: u64 = (1 << 53) - 1;
-/// The most pieces of a torrent; libtorrent loads no more.
+/// The most pieces of a torrent that libtorrent loads.
 pub const MAX_PIECES: u64 = 1 << 21;
 
 /// A file as a torrent describes it.
@@ -26,10 +26,10 @@ pub struct TorrentFile<'a> {
 /// Why a list of files is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FilesError {
-    /// A path is bad or clashes with another.
+    /// A path is refused or conflicts with another.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// Nothing there.
+    /// No files.
     #[error("there are no files")]
     Empty,
     /// All files are empty. No client joins a torrent without pieces.
@@ -38,7 +38,7 @@ pub enum FilesError {
     /// More than [`MAX_FILES`].
     #[error("there are {0} files; at most {MAX_FILES} are accepted")]
     TooMany(usize),
-    /// Not what [`is_piece_length`] accepts.
+    /// [`is_piece_length`] refuses it.
     #[error("the piece length {0} is not a power of two from 16 KiB to 128 MiB")]
     PieceLength(u32),
     /// A file with bytes but no root.
@@ -47,23 +47,23 @@ pub enum FilesError {
     /// An empty file with a root.
     #[error("the empty file {0:?} has a pieces root")]
     RootOfNothing(String),
-    /// One root for two lengths: one of them is a lie.
+    /// The same root for two lengths, so one of them is wrong.
     #[error("the file {0:?} has the pieces root of a file with another size")]
     RootOfOtherSize(String),
-    /// The sizes do not add up to a number that can be handled.
+    /// More than [`MAX_TOTAL`] bytes.
     #[error("the sizes of the files add up to more than 2^53 - 1 bytes")]
     TooLarge,
-    /// A file, or the torrent itself, has a name that BitTorrent v1 gives to padding.
-    #[error("BitTorrent v1 clients take {0:?} for padding, so it cannot be in a hybrid torrent")]
+    /// A file, or the torrent itself, has a name that BitTorrent v1 uses for padding.
+    #[error("BitTorrent v1 clients treat {0:?} as padding, so it cannot be in a hybrid torrent")]
     Padding(String),
     /// More than [`MAX_PIECES`].
     #[error(
-        "there are {pieces} pieces of {piece_length} bytes; at most {MAX_PIECES} work: use longer pieces"
+        "there are {pieces} pieces of {piece_length} bytes; at most {MAX_PIECES} are possible: use longer pieces"
     )]
     TooManyPieces {
-        /// How many.
+        /// Number of pieces.
         pieces: u64,
-        /// Bytes each.
+        /// Bytes per piece.
         piece_length: u32,
     },
 }
@@ -107,8 +107,8 @@ pub fn check<'a>(
     Ok(total)
 }
 
-/// Checks that a torrent with these paths can be a hybrid one. Between files v1 needs padding, which is a file there:
-/// `.pad/<length>` in BEP 47, and any path with `_____padding_file_` in BitComet, which libtorrent follows.
+/// Checks that a torrent with these paths can be hybrid. Between the files v1 needs padding, which is itself a file:
+/// `.pad/<length>` in BEP 47, and any path with `_____padding_file_` in BitComet and libtorrent.
 pub fn check_hybrid<'a>(name: &'a str, paths: impl IntoIterator<Item = &'a str>) -> Result<(), FilesError> {
     let is_padding = |path: &&str| {
         path.contains("_____padding_file_") || path.split('/').next().is_some_and(|top| top == ".pad")
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_padding_are_refused_in_hybrid_torrents() {
+    fn hybrid_torrents_refuse_names_of_padding() {
         assert_eq!(check_hybrid("m", ["a", "padding_file_", "x/.pad", ".padding"]), Ok(()));
         for path in
             ["_____padding_file_0_x", "sub/a_____padding_file_1", "_____padding_file_/a", ".pad/5", ".pad"]

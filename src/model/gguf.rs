@@ -1,11 +1,11 @@
-//! Headers of `.gguf` files, read to compute the shortest length of the file. The header holds metadata, then the
-//! offset, type and shape of each tensor; the tensors follow it.
+//! Headers of `.gguf` files, read to compute the minimum length of the file. The header has metadata, then the offset,
+//! type and shape of each tensor. The tensors follow the header.
 //!
-//! The header is untrusted. Values are skipped, never kept, and every count is bounded by the length of the file.
+//! The header is untrusted. Values are skipped and not stored, and every count is bounded by the length of the file.
 
 use std::io::{self, BufRead, Read as _};
 
-/// The longest header, in bytes. Vocabularies of 256 000 tokens take about ten million.
+/// The longest header, in bytes. A vocabulary of 256 000 tokens needs about ten million.
 pub const MAX_HEADER: u64 = 256 << 20;
 /// The most levels of arrays in arrays.
 const MAX_NESTING: u32 = 4;
@@ -33,7 +33,7 @@ pub enum GgufError {
     Io(#[from] io::Error),
 }
 
-/// The number of elements and of bytes of one block of a tensor type. None for types that this version does not know.
+/// The number of elements and of bytes of one block of a tensor type; none for unknown types.
 fn block(kind: u32) -> Option<(u64, u64)> {
     Some(match kind {
         0 | 26 => (1, 4),
@@ -65,10 +65,10 @@ fn block(kind: u32) -> Option<(u64, u64)> {
     })
 }
 
-/// The fewest bytes of a file with this header, read from its beginning: where its last tensor ends. The file may be
-/// longer by some padding. Of a tensor of an unknown type only the beginning counts.
+/// The minimum length in bytes of a file, from its header: the end of its last tensor. The file may be longer because of
+/// padding. A tensor of an unknown type counts as empty. `file` must be at its beginning.
 pub fn shortest(file: impl BufRead) -> Result<u64, GgufError> {
-    let mut header = Header { file, at: 0, big_endian: false, wide: true };
+    let mut header = HeaderReader { file, at: 0, big_endian: false, wide: true };
     if header.bytes::<4>()? != *b"GGUF" {
         return Err(GgufError::Malformed("it does not begin as a GGUF file"));
     }
@@ -103,16 +103,16 @@ pub fn shortest(file: impl BufRead) -> Result<u64, GgufError> {
     }
 }
 
-struct Header<R> {
+struct HeaderReader<R> {
     file: R,
-    /// Bytes read.
+    /// Bytes read so far.
     at: u64,
     big_endian: bool,
     /// Whether counts have 64 bits.
     wide: bool,
 }
 
-impl<R: BufRead> Header<R> {
+impl<R: BufRead> HeaderReader<R> {
     fn advance(&mut self, len: u64) -> Result<(), GgufError> {
         self.at = self.at.checked_add(len).filter(|&at| at <= MAX_HEADER).ok_or(GgufError::TooLong)?;
         Ok(())
@@ -156,7 +156,7 @@ impl<R: BufRead> Header<R> {
         self.skip(len)
     }
 
-    /// Reads a key; returns whether it is the alignment.
+    /// Reads a key, and returns whether it is [`ALIGNMENT_KEY`].
     fn key(&mut self) -> Result<bool, GgufError> {
         let len = self.count()?;
         if len != ALIGNMENT_KEY.len() as u64 {
@@ -182,7 +182,7 @@ impl<R: BufRead> Header<R> {
         }
     }
 
-    /// The end of a tensor, in bytes after the beginning of the first tensor.
+    /// Reads a tensor's entry, and returns the end of the tensor in bytes after the beginning of the first tensor.
     fn tensor_end(&mut self) -> Result<u64, GgufError> {
         self.skip_text()?;
         let dimensions = self.u32()?;
@@ -204,7 +204,7 @@ impl<R: BufRead> Header<R> {
     }
 }
 
-/// Bytes of a value of a type that is no text and no array.
+/// Bytes of a value of a scalar type; none for text, arrays and unknown types.
 fn scalar(kind: u32) -> Option<u64> {
     match kind {
         0 | 1 | 7 => Some(1),
@@ -215,10 +215,10 @@ fn scalar(kind: u32) -> Option<u64> {
     }
 }
 
-/// Writes GGUF files for tests.
+/// Builds GGUF files for tests.
 #[cfg(test)]
 pub(super) mod sample {
-    /// A file of version 3 with some metadata and F16 tensors of `n` elements each, padded as writers do.
+    /// A file of version 3 with some metadata and one F16 tensor for each number of elements, padded as usual.
     pub fn gguf(tensors: &[u64]) -> Vec<u8> {
         let text = |out: &mut Vec<u8>, text: &str| {
             out.extend((text.len() as u64).to_le_bytes());
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn the_shortest_length_is_the_end_of_the_last_tensor() {
         let file = gguf(&[100, 33]);
-        // Two bytes an element, and the last tensor is padded to 64.
+        // Two bytes per element, and the last tensor is padded to a multiple of 64.
         assert_eq!(shortest(file.as_slice()).unwrap(), file.len() as u64 - (128 - 66));
         let vocabulary = gguf(&[]);
         assert!(shortest(vocabulary.as_slice()).unwrap() <= vocabulary.len() as u64);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn big_endian_and_first_versions_are_read() {
+    fn big_endian_and_version_1_are_read() {
         let mut first = b"GGUF\x01\0\0\0".to_vec();
         first.extend([1u32, 0].map(u32::to_le_bytes).concat());
         first
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_counts_end() {
+    fn huge_counts_are_refused() {
         let with = |values: u64, kind: u32, rest: &[u8]| {
             let mut file = b"GGUF\x03\0\0\0".to_vec();
             file.extend([0u64, values, 1].map(u64::to_le_bytes).concat());

@@ -1,7 +1,8 @@
 //! Hashing files: SHA-256 and the merkle tree of BEP 52 in one pass over the bytes.
 //!
-//! Reading the next chunk, the SHA-256 of the file and the leaves of the tree run side by side, and so do
-//! several files. A file that changes while it is hashed is an error: its hashes would be of no file.
+//! Three steps run in parallel: reading the next chunk, the SHA-256 of the file, and the leaves of the tree. Several files
+//! are also hashed in parallel. If a file changes while it is hashed, that is an error, because the hashes would belong to
+//! no state of the file.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
@@ -17,29 +18,29 @@ use super::merkle::{self, Hash};
 use super::{BLOCK_LEN, GRANULE_LEN, PiecesRoot, Sha256Digest};
 use crate::nofollow;
 
-/// Bytes read at a time: enough to amortise handing work to threads, few enough to stay in their caches.
+/// Bytes read at a time: enough to amortise the start of work on other threads, few enough for their caches.
 const CHUNK: usize = 2 << 20;
 const BLOCK: usize = BLOCK_LEN as usize;
-/// Blocks of a granule.
+/// Blocks per granule.
 const GRANULE_BLOCKS: usize = (GRANULE_LEN / BLOCK_LEN) as usize;
-/// From how many bytes on handing some to other threads is worth it.
+/// The fewest bytes for which the use of other threads is faster.
 const PARALLEL: usize = 256 << 10;
 
-/// Why a file has no hashes.
+/// Why a file could not be hashed.
 #[derive(Debug, thiserror::Error)]
 pub enum HashError {
     /// It could not be read.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// Somebody wrote to it.
+    /// A program changed it meanwhile.
     #[error("{} changed while it was hashed", .0.display())]
     Changed(PathBuf),
-    /// The caller wanted no more.
+    /// The caller set [`Control::cancel`].
     #[error("cancelled")]
     Cancelled,
 }
@@ -51,21 +52,21 @@ pub struct FileHashes {
     pub sha256: Sha256Digest,
     /// Merkle root; none for an empty file.
     pub pieces_root: Option<PiecesRoot>,
-    /// The hashes of the pieces, if there is more than one.
+    /// The hashes of the pieces; empty for a file of one piece.
     pub layer: Vec<Hash>,
-    /// The hashes of the granules, each 64 KiB, if there is more than one. Empty where they were not computed.
+    /// The hashes of the granules, each 64 KiB; empty for a file of one granule, or if they were not computed.
     pub granules: Vec<Hash>,
-    /// How the file looked, before and after.
+    /// The file's metadata, the same before and after hashing.
     pub metadata: Metadata,
 }
 
 impl FileHashes {
-    /// Whether these are the hashes of a file that looks like this, and fit a torrent of `piece_length` bytes a piece.
+    /// Whether these are the hashes of a file with this metadata, for a torrent with `piece_length` bytes per piece.
     pub fn hold_for(&self, metadata: &Metadata, piece_length: u32) -> bool {
         let len = metadata.len();
         let layer = match self.pieces_root {
             _ if len <= u64::from(piece_length) => self.pieces_root.is_some() == (len > 0),
-            // The layer, unlike the root, depends on the piece length.
+            // The layer depends on the piece length; the root does not.
             Some(root) => {
                 self.layer.len() as u64 == len.div_ceil(u64::from(piece_length))
                     && merkle::root(self.layer.clone(), merkle::piece_height(piece_length), 0) == root.0
@@ -76,7 +77,7 @@ impl FileHashes {
     }
 }
 
-/// What the caller hears and says while files are hashed.
+/// Progress and cancellation of hashing.
 #[derive(Clone, Copy)]
 pub struct Control<'a> {
     /// Called from several threads with the number of bytes that were hashed since the last call.
@@ -85,13 +86,13 @@ pub struct Control<'a> {
     pub cancel: &'a AtomicBool,
 }
 
-/// The tree of one file as it grows.
+/// The tree of one file, built leaf by leaf.
 struct Tree {
     piece_length: u32,
-    /// Leaves of the piece that is not complete.
+    /// Leaves of the current piece.
     pending: Vec<Hash>,
     layer: Vec<Hash>,
-    /// Leaves of the granule that is not complete.
+    /// Leaves of the current granule.
     leaves: Vec<Hash>,
     granules: Vec<Hash>,
 }
@@ -128,17 +129,17 @@ impl Tree {
     }
 }
 
-/// The hashes of one file, computed as its bytes come.
+/// Computes the hashes of one file from its bytes in order.
 pub struct FileHasher {
     sha256: Sha256,
     tree: Tree,
-    /// The bytes of a block that is not complete.
+    /// Bytes of the current block.
     block: Vec<u8>,
     len: u64,
 }
 
 impl FileHasher {
-    /// For a torrent of `piece_length` bytes a piece.
+    /// Hashes for a torrent with `piece_length` bytes per piece.
     pub fn new(piece_length: u32) -> Self {
         let tree = Tree {
             piece_length,
@@ -150,7 +151,7 @@ impl FileHasher {
         Self { sha256: Sha256::new(), tree, block: Vec::new(), len: 0 }
     }
 
-    /// Takes the next bytes, however many. Long ones are hashed by several threads of rayon.
+    /// Hashes the next bytes, of any number. Long slices are hashed by several threads of rayon.
     pub fn update(&mut self, data: &[u8]) {
         if data.len() < PARALLEL {
             self.sha256.update(data);
@@ -170,17 +171,17 @@ impl FileHasher {
         self.len += data.len() as u64;
     }
 
-    /// Bytes taken so far.
+    /// Bytes hashed so far.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether there were none.
+    /// Whether no byte was hashed so far.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The hashes of the file that looks like this.
+    /// The hashes of the file, which has this metadata.
     pub fn finish(mut self, metadata: Metadata) -> FileHashes {
         if !self.block.is_empty() {
             self.tree.push(&[leaf(&self.block)]);
@@ -232,18 +233,18 @@ fn read_full(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Whether a file that looked like `a` and looks like `b` was not written to or replaced in between.
+/// Whether a file with the metadata `a` and later `b` was neither written nor replaced in between.
 pub fn same(a: &Metadata, b: &Metadata) -> bool {
     let key = |m: &Metadata| (m.len(), m.mtime(), m.mtime_nsec(), m.ino(), m.dev());
     key(a) == key(b)
 }
 
-/// Hashes one file, at a real path. Called outside the thread pool of rayon, which it uses.
+/// Hashes one file, at a path without links. Uses the thread pool of rayon and must be called outside of it.
 pub fn hash_file(path: &Path, piece_length: u32, control: Control<'_>) -> Result<FileHashes, HashError> {
     let failed = |source| HashError::Io { path: path.to_owned(), source };
     let file = nofollow::read(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    // One byte more than the file has: growth shows.
+    // One byte more than the length of the file, so that growth is noticed.
     let capacity = usize::try_from(metadata.len()).unwrap_or(usize::MAX).saturating_add(1).min(CHUNK);
     let (mut current, mut next) = (vec![0; capacity], Vec::new());
     let mut hasher = FileHasher::new(piece_length);
@@ -267,7 +268,7 @@ pub fn hash_file(path: &Path, piece_length: u32, control: Control<'_>) -> Result
         std::mem::swap(&mut current, &mut next);
         filled = read.map_err(failed)?;
     }
-    // Both what was opened and what the path names now must be what was looked at first.
+    // The open file must be unchanged, and the path must still name it.
     let after = file.metadata().map_err(failed)?;
     let named = nofollow::metadata(path).map_err(failed)?;
     if hasher.len() != metadata.len() || !same(&metadata, &after) || !same(&metadata, &named) {
@@ -276,8 +277,7 @@ pub fn hash_file(path: &Path, piece_length: u32, control: Control<'_>) -> Result
     Ok(hasher.finish(metadata))
 }
 
-/// Hashes files, several at a time, the longest first. Returns their hashes in the order given, or the first
-/// error.
+/// Hashes several files at a time, the longest first. Returns the hashes in the order of `files`, or the first error.
 pub fn hash_files(
     files: &[(PathBuf, u64)],
     piece_length: u32,
@@ -302,7 +302,7 @@ pub fn hash_files(
             }
         }
     };
-    // These threads mostly wait for those of rayon, which do the hashing of all but short files.
+    // These threads mostly wait for the threads of rayon, which hash all except short files.
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len());
     std::thread::scope(|scope| {
         for _ in 1..threads {
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_many_chunks_have_the_hashes_of_their_bytes() {
+    fn files_of_many_chunks_have_the_right_hashes() {
         let dir = tempfile::tempdir().unwrap();
         for len in [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + BLOCK + 1] {
             let file = dir.path().join(len.to_string());
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_in_parts_of_any_size_have_the_hashes_of_the_whole() {
+    fn hashes_do_not_depend_on_the_size_of_updates() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
         for (len, part) in
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn hashing_stops_when_told_and_names_what_it_cannot_read() {
+    fn hashing_can_be_cancelled_and_errors_name_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, vec![0; 3 * CHUNK]).unwrap();

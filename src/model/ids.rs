@@ -1,11 +1,11 @@
-//! Thirty-two byte identifiers, each a type of its own so that none is passed for another.
+//! Identifiers of 32 bytes. Each has its own type, so that the compiler finds a confused one.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Why a string is not one of the identifiers of this module.
+/// The string is not an identifier of 64 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} must be 64 hexadecimal digits, not {given:?}")]
 pub struct ParseIdError {
@@ -70,8 +70,8 @@ id32!(
     "an info hash"
 );
 id32!(
-    /// The root of the merkle tree over one file's 16 KiB blocks (BEP 52, `pieces root`). It does not depend
-    /// on the piece length, so it names the file's content in every torrent.
+    /// The root of the merkle tree over one file's 16 KiB blocks (BEP 52, `pieces root`). It does not depend on the piece
+    /// length, so it identifies the file's content in every torrent.
     PiecesRoot,
     "a pieces root"
 );

@@ -1,7 +1,7 @@
-//! Where each file's bytes stand in the pieces of a v2 (or hybrid) torrent.
+//! The position of each file's bytes in the pieces of a v2 or hybrid torrent.
 //!
-//! In BEP 52 every non-empty file starts at a piece boundary, in the order of the file tree: by raw bytes of
-//! the path components. Empty files own no piece. Pad files of hybrid torrents fill the gap and are not files.
+//! In BEP 52 every non-empty file starts at a piece boundary. The order is that of the file tree: by raw bytes of the path
+//! components. Empty files have no piece. Pad files of hybrid torrents are not counted as files.
 
 use super::BLOCK_LEN;
 
@@ -9,7 +9,7 @@ use super::BLOCK_LEN;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PieceIndex(pub u32);
 
-/// One file's place among the pieces.
+/// The pieces of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSpan {
     /// The file's first piece; meaningless when `len` is 0.
@@ -29,7 +29,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out files of the given lengths (bytes, in canonical order) with `piece_length` bytes a piece.
+    /// Lays out files of the given lengths (bytes, in canonical order) with `piece_length` bytes per piece. Panics if the
+    /// piece length is not a power of two of at least 16 KiB.
     pub fn new(piece_length: u32, lengths: impl IntoIterator<Item = u64>) -> Self {
         assert!(
             piece_length.is_power_of_two() && u64::from(piece_length) >= BLOCK_LEN,
@@ -63,8 +64,8 @@ impl Layout {
         &self.spans
     }
 
-    /// The pieces that hold bytes `offset..offset + len` of a file, as an index range; empty where the range
-    /// lies outside the file.
+    /// The pieces of bytes `offset..offset + len` of a file, as a range of indices; empty if the bytes are outside the
+    /// file.
     pub fn pieces_of(&self, file: usize, offset: u64, len: u64) -> std::ops::Range<u32> {
         let span = self.spans[file];
         let end = offset.saturating_add(len).min(span.len);
@@ -76,9 +77,9 @@ impl Layout {
             ..span.first_piece + end.div_ceil(piece_length) as u32
     }
 
-    /// The file that owns a piece and the byte range of the file that the piece holds.
+    /// The file of a piece, and the piece's byte range in that file; none after the last piece.
     pub fn owner(&self, piece: PieceIndex) -> Option<(usize, std::ops::Range<u64>)> {
-        // Empty files share their first piece with their successor; partition_point finds the last candidate.
+        // Empty files have the same first piece as the next file. `after` is behind the last candidate.
         let after = self.spans.partition_point(|s| s.first_piece <= piece.0);
         let file = (0..after).rev().find(|&i| self.spans[i].pieces > 0)?;
         let span = self.spans[file];
@@ -117,7 +118,7 @@ mod tests {
         }
 
         #[test]
-        fn a_range_covers_exactly_the_pieces_of_its_bytes(len in 0u64..80_000, offset in 0u64..90_000, count in 0u64..90_000) {
+        fn a_range_has_exactly_the_pieces_of_its_bytes(len in 0u64..80_000, offset in 0u64..90_000, count in 0u64..90_000) {
             let layout = Layout::new(16384, [5, 0, len, 7]);
             let expected: Vec<u32> = (0..layout.piece_count())
                 .filter(|&piece| {

@@ -1,7 +1,7 @@
-//! Manifests from before schema 1, and manifests in YAML.
+//! Manifests of the format before schema 1, and manifests in YAML.
 //!
-//! An older manifest has only `name`, `version`, `license`, `files` [{path, size, sha256}] and `magnet_uri`. It says
-//! no pieces roots, so it becomes a manifest only with the info dictionary that its swarm sends.
+//! An older manifest has only `name`, `version`, `license`, `files` [{path, size, sha256}] and `magnet_uri`. It has no
+//! pieces roots, so it can be converted only with the info dictionary that its swarm sends.
 
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -13,12 +13,12 @@ use super::metainfo::ParsedMetainfo;
 use super::{Manifest, ModelName, Revision, Sha256Digest, path};
 use crate::yaml::{self, Limits};
 
-/// What a file given to `registry import` is.
+/// The content of a file given to `registry import`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// A manifest of schema 1, checked.
     Manifest(Box<Manifest>),
-    /// An older one.
+    /// A manifest of the older format.
     Legacy(Box<LegacyManifest>),
 }
 
@@ -29,9 +29,10 @@ impl Document {
             Some(b'{') => parse_json(bytes)?,
             _ => yaml::read(bytes, LIMITS)?,
         };
-        match is_legacy(&value) {
-            true => LegacyManifest::from_value(value).map(|manifest| Self::Legacy(Box::new(manifest))),
-            false => Manifest::from_value(value).map(|manifest| Self::Manifest(Box::new(manifest))),
+        if is_legacy(&value) {
+            LegacyManifest::from_value(value).map(|manifest| Self::Legacy(Box::new(manifest)))
+        } else {
+            Manifest::from_value(value).map(|manifest| Self::Manifest(Box::new(manifest)))
         }
     }
 }
@@ -39,20 +40,20 @@ impl Document {
 /// One file of an older manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegacyFile {
-    /// Relative path, as written: it is only compared with the paths of the torrent.
+    /// Relative path, unchecked: it is only compared with the paths of the torrent.
     pub path: String,
-    /// Bytes.
+    /// Length in bytes.
     pub size: u64,
-    /// SHA-256 of the file, where it was given.
+    /// SHA-256 of the file, if the manifest has it.
     pub sha256: Option<Sha256Digest>,
 }
 
-/// A manifest from before schema 1. It is never signed.
+/// A manifest of the older format. It is never signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegacyManifest {
     /// The model.
     pub name: ModelName,
-    /// The revision; the default one where none was given.
+    /// The revision; the default revision if the manifest has none.
     pub version: Revision,
     /// One paragraph for people.
     pub description: Option<String>,
@@ -60,7 +61,7 @@ pub struct LegacyManifest {
     pub license: Option<String>,
     /// The files.
     pub files: Vec<LegacyFile>,
-    /// The swarm.
+    /// The magnet link of the swarm.
     pub magnet: Magnet,
 }
 
@@ -92,7 +93,7 @@ impl LegacyManifest {
         let raw: Raw = serde_json::from_value(value)?;
         let version = match raw.version {
             None | Some(Value::Null) => Revision::default(),
-            // YAML reads `version: 1.0` as a number.
+            // In YAML `version: 1.0` is a number.
             Some(Value::String(text)) => text.parse().map_err(serde_json::Error::custom)?,
             Some(other) => other.to_string().parse().map_err(serde_json::Error::custom)?,
         };
@@ -114,8 +115,8 @@ impl LegacyManifest {
         })
     }
 
-    /// Makes an unsigned manifest with the torrent that the swarm sent. Every file named here must be in it with
-    /// the same size.
+    /// Makes an unsigned manifest with the torrent that the swarm sent. Every file of this manifest must be in the torrent
+    /// with the same size.
     pub fn complete(&self, torrent: &ParsedMetainfo) -> Result<Manifest, ManifestError> {
         let shown = |path: &str| path.chars().take(120).collect::<String>();
         if torrent.info_hash != self.magnet.info_hash {
@@ -165,12 +166,12 @@ mod tests {
     fn legacy(text: &str) -> LegacyManifest {
         match Document::parse(text.as_bytes()).unwrap() {
             Document::Legacy(legacy) => *legacy,
-            Document::Manifest(_) => panic!("taken for schema 1"),
+            Document::Manifest(_) => panic!("read as schema 1"),
         }
     }
 
     #[test]
-    fn an_older_manifest_becomes_one_with_its_torrent() {
+    fn an_older_manifest_is_completed_by_its_torrent() {
         let sha = "ab".repeat(32);
         let legacy = legacy(&old(&format!(
             "[{{path: a.b, size: 5, sha256: {sha}}}, {{path: empty, size: 0, sha256: ''}}]"
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_manifest_in_json_is_the_same() {
+    fn an_older_manifest_may_be_json_or_yaml() {
         let text = old("[]");
         let value: Value = yaml::read(text.as_bytes(), LIMITS).unwrap();
         assert_eq!(legacy(&serde_json::to_string(&value).unwrap()), legacy(&text));
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn yaml_that_expands_or_nests_without_bound_is_refused() {
+    fn yaml_bombs_are_refused() {
         let list = format!("a: &a [{}]\nb: [{}]\n", "0,".repeat(20_000), "*a,".repeat(20_000));
         let text = format!("a: &a '{}'\nb: [{}]\n", "x".repeat(1_000_000), "*a,".repeat(1000));
         for bomb in [list, text, "a: &a [*a]".to_owned(), "[ # ]\n".repeat(100_000)] {
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_manifest_is_refused() {
+    fn other_documents_are_refused() {
         for text in
             ["", "7", "[]", "{}", "name: org/model", "a: 1", "{\"name\": \"org/model\"}", "\u{0}", "{"]
         {

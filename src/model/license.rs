@@ -1,7 +1,7 @@
-//! Licence identifiers: SPDX expressions and the ids of the hub. Unknown ones are accepted with a warning, since
-//! models come under licences that no list has.
+//! Licence identifiers: SPDX expressions and the identifiers of the hub. Unknown identifiers are accepted with a warning,
+//! because some models have licences that are in no list.
 
-/// The hub's ids that are not SPDX identifiers in lower case.
+/// Identifiers of the hub that are not SPDX identifiers in lower case.
 const HUB: &[&str] = &[
     "apple-amlr",
     "apple-ascl",
@@ -37,7 +37,8 @@ const HUB: &[&str] = &[
     "unknown",
 ];
 
-/// The hub's ids, and those of SPDX that are of no software licence, that let anybody pass the files on whole.
+/// Identifiers of the hub, and SPDX identifiers of licences for other works than software, that permit anyone to
+/// redistribute complete files.
 const PERMITTED: &[&str] = &[
     "bsd",
     "cc-by-2.0",
@@ -64,27 +65,27 @@ const PERMITTED: &[&str] = &[
 /// The longest identifier, in bytes.
 pub const MAX_LICENSE: usize = 256;
 
-/// Why a text cannot stand for a licence.
+/// Why a text cannot be a licence identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LicenseError {
-    /// Nothing there.
-    #[error("the licence is empty; name it as SPDX does, such as apache-2.0")]
+    /// The text is empty.
+    #[error("the licence is empty; use an SPDX identifier such as apache-2.0")]
     Empty,
     /// Longer than [`MAX_LICENSE`], or with control characters.
     #[error("{0:?} cannot be a licence identifier")]
     Unusable(String),
 }
 
-/// Whether an identifier is one of SPDX's (any case), an SPDX expression, or one of the hub's.
+/// Whether a text is an SPDX identifier (in any case), an SPDX expression, or an identifier of the hub.
 pub fn is_known(id: &str) -> bool {
     HUB.contains(&id.to_ascii_lowercase().as_str())
         || spdx::identifiers::LICENSES.iter().any(|license| license.name.eq_ignore_ascii_case(id))
         || spdx::Expression::parse(id).is_ok()
 }
 
-/// Whether a licence is known to let anybody pass the files on, to anybody and for any purpose: those that the OSI or the
-/// FSF approve of, and open ones for data. Of an SPDX expression, whether that holds of what it comes to. Whatever is not
-/// known to permit it does not.
+/// Whether a licence is known to permit everyone to redistribute the files, for any purpose. That holds for licences that
+/// the OSI or the FSF approves, and for open licences for data. An SPDX expression is evaluated with this rule. False for
+/// unknown licences.
 pub fn permits_redistribution(id: &str) -> bool {
     let permits = |name: &str| {
         let known =
@@ -100,7 +101,7 @@ pub fn permits_redistribution(id: &str) -> bool {
         })
 }
 
-/// Checks an identifier; returns it trimmed, with a warning for people if no list has it.
+/// Checks an identifier. Returns it trimmed, with a warning if it is in no list.
 pub fn check(id: &str) -> Result<(String, Option<String>), LicenseError> {
     let id = id.trim();
     if id.is_empty() {
@@ -110,9 +111,7 @@ pub fn check(id: &str) -> Result<(String, Option<String>), LicenseError> {
         return Err(LicenseError::Unusable(id.chars().take(60).collect()));
     }
     let warning = (!is_known(id)).then(|| {
-        format!(
-            "the licence {id:?} is neither an SPDX identifier nor one of the hub's; it is used as it stands"
-        )
+        format!("the licence {id:?} is neither an SPDX identifier nor one of the hub's; it is used unchanged")
     });
     Ok((id.to_owned(), warning))
 }
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn only_open_licences_permit_passing_models_on() {
+    fn only_open_licences_permit_redistribution() {
         for id in [
             "apache-2.0",
             "MIT",
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_taken_with_a_warning_unless_they_cannot_be_shown() {
+    fn unknown_identifiers_are_accepted_with_a_warning() {
         let (id, warning) = check(" my-own-licence ").unwrap();
         assert_eq!(id, "my-own-licence");
         assert!(warning.unwrap().contains("my-own-licence"));

@@ -1,5 +1,5 @@
-//! Magnet links of v2 torrents (BEP 9, BEP 52): `magnet:?xt=urn:btmh:1220<info hash>&dn=…&tr=…`. Those of hybrid torrents
-//! have a second `xt`, with the v1 info hash.
+//! Magnet links of v2 torrents (BEP 9, BEP 52): `magnet:?xt=urn:btmh:1220<info hash>&dn=…&tr=…`. The link of a hybrid
+//! torrent has a second `xt` with the v1 info hash.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::InfoHash;
 /// Longest link that is read, in bytes.
 pub const MAX_MAGNET: usize = 64 * 1024;
 
-/// How a link begins, in any case.
+/// The beginning of a link; the case does not matter.
 const SCHEME: &str = "magnet:";
 
 /// A magnet link with a v2 info hash.
@@ -28,7 +28,7 @@ pub struct Magnet {
     pub web_seeds: Vec<String>,
     /// `xs`: addresses of the metainfo file.
     pub exact_sources: Vec<String>,
-    /// `x.pe`: peers. Host names are not looked up and are left out.
+    /// `x.pe`: addresses of peers. Entries with host names are ignored.
     pub peers: Vec<SocketAddr>,
 }
 
@@ -38,17 +38,19 @@ pub enum MagnetError {
     /// Another scheme.
     #[error("a magnet link starts with magnet:?")]
     Scheme,
-    /// Longer than any real link.
+    /// Longer than [`MAX_MAGNET`].
     #[error("the magnet link is longer than {MAX_MAGNET} bytes")]
     TooLong,
-    /// `urn:btmh:` with something that is not a SHA-256.
+    /// `urn:btmh:` without a SHA-256.
     #[error("{0:?} is not a v2 info hash (urn:btmh:1220 and 64 hexadecimal digits)")]
     Hash(String),
     /// Two v2 info hashes.
     #[error("the magnet link names two v2 torrents")]
     Ambiguous,
     /// Only `urn:btih:`.
-    #[error("the magnet link is of a BitTorrent v1 torrent; only v2 and hybrid ones (urn:btmh:) can be used")]
+    #[error(
+        "the magnet link names a BitTorrent v1 torrent; only v2 and hybrid torrents (urn:btmh:) can be used"
+    )]
     V1Only,
     /// No `xt`.
     #[error("the magnet link has no info hash (xt=urn:btmh:...)")]
@@ -70,7 +72,7 @@ impl Magnet {
     }
 }
 
-/// Percent-encodes everything but the unreserved characters of RFC 3986.
+/// Percent-encodes all characters except the unreserved ones of RFC 3986.
 pub(super) fn escape(out: &mut impl fmt::Write, text: &str) -> fmt::Result {
     for byte in text.bytes() {
         match byte {
@@ -83,24 +85,24 @@ pub(super) fn escape(out: &mut impl fmt::Write, text: &str) -> fmt::Result {
     Ok(())
 }
 
-/// None for a broken escape, or bytes that are not UTF-8.
+/// Decodes a value; none for a broken escape, or bytes that are not UTF-8.
 fn unescape(text: &str) -> Option<String> {
     super::text::percent_decode(&text.replace('+', " "))
 }
 
-/// `text` without `prefix`, in any case.
+/// `text` without `prefix`, whose case does not matter.
 fn without_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let (start, rest) = text.split_at_checked(prefix.len())?;
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// None where it is not in hexadecimal.
+/// Parses a SHA-1 in hexadecimal.
 fn sha1_of(hash: &str) -> Option<[u8; 20]> {
     let mut bytes = [0; 20];
     hex::decode_to_slice(hash, &mut bytes).ok().map(|()| bytes)
 }
 
-/// Whether a text is meant as a magnet link.
+/// Whether a text is a magnet link, valid or not.
 pub fn is_magnet(text: &str) -> bool {
     without_prefix(text.trim_start(), SCHEME).is_some()
 }
@@ -121,10 +123,10 @@ impl FromStr for Magnet {
         magnet.display_name = None;
         for pair in query.split('&') {
             let Some((key, value)) = pair.split_once('=') else { continue };
-            // Only the hash is needed; a parameter that cannot be read does not spoil the link.
+            // Only the hash is required. Other parameters that cannot be read are ignored.
             let Some(value) = unescape(value) else { continue };
             let key = key.trim().to_ascii_lowercase();
-            // Repeated keys may be numbered: tr.1, xt.2.
+            // Repeated keys may have a number: tr.1, xt.2.
             let base =
                 key.split_once('.').map_or(&*key, |(base, number)| if base == "x" { number } else { base });
             match base {
@@ -140,7 +142,7 @@ impl FromStr for Magnet {
                     }
                     if let Some(hash) = without_prefix(value, "urn:btih:") {
                         v1 = true;
-                        // It may be in base 32; only the v2 hash is needed to join.
+                        // A hash in base 32 is ignored, because the v2 hash is sufficient to join.
                         magnet.v1_info_hash = magnet.v1_info_hash.or_else(|| sha1_of(hash));
                     }
                 }
@@ -160,7 +162,7 @@ impl FromStr for Magnet {
 impl fmt::Display for Magnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("magnet:?")?;
-        // First, since some v1 clients read only the first `xt`.
+        // The v1 hash is first, because some v1 clients read only the first `xt`.
         if let Some(hash) = self.v1_info_hash {
             f.write_str("xt=urn:btih:")?;
             hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_refused() {
+    fn unusable_links_are_refused() {
         let other = HASH.replace('3', "4");
         for (text, error) in [
             ("http://x".to_owned(), MagnetError::Scheme),
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_parameter_costs_only_itself() {
+    fn a_bad_parameter_is_ignored() {
         for bad in
             ["dn=%zz", "dn=%f", "dn=%E9t%E9", "tr=http%3A%2F%2F%", "tr.2=%ff", "x.pe=%q", "ws=%", "so=%x"]
         {
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn case_and_blanks_around_a_link_do_not_matter() {
+    fn case_and_surrounding_blanks_are_ignored() {
         let plain: Magnet = format!("magnet:?xt=urn:btmh:1220{HASH}&dn=A&tr=http://t/A").parse().unwrap();
         for text in [
             format!("MAGNET:?xt=urn:btmh:1220{HASH}&dn=A&tr=http://t/A"),
@@ -247,7 +249,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_link_comes_back(name in ".*", tracker in ".*", hash: [u8; 32], v1: Option<[u8; 20]>) {
+        fn every_written_link_is_read_again(name in ".*", tracker in ".*", hash: [u8; 32], v1: Option<[u8; 20]>) {
             let mut magnet = Magnet::new(InfoHash(hash), &name);
             magnet.v1_info_hash = v1;
             magnet.trackers.push(tracker);

@@ -1,5 +1,5 @@
-//! The signed description of one revision of a model: its fields. Reading, checking, writing and signing are in
-//! `codec`.
+//! The fields of a manifest, the signed description of one revision of a model. Reading, checking, writing and signing
+//! are in `codec`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::files::TorrentFile;
 use super::piece_hashes::PieceLayer;
 use super::{InfoHash, Kind, Layout, ModelName, ModelRef, PiecesRoot, PublisherKey, Revision, Sha256Digest};
 
-/// One file of a revision. `files` of a manifest is in canonical (BEP 52 file tree) order.
+/// One file of a revision. `files` of a manifest is in canonical order (that of the file tree of BEP 52).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
     /// Relative path with `/` between components, checked (see [`path::check_path`](super::path::check_path)).
@@ -24,13 +24,13 @@ pub struct FileEntry {
     /// Merkle root of the file's blocks; absent for an empty file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pieces_root: Option<PiecesRoot>,
-    /// Hashes of the file's pieces, where it has more than one and can be had over HTTP.
+    /// Hashes of the file's pieces, if it has more than one piece and is available over HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub piece_layer: Option<PieceLayer>,
-    /// Whether it is a program or script that can be started.
+    /// Whether the file has the executable bit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub executable: bool,
-    /// Fields this version does not know, kept as they came.
+    /// Unknown fields, written again unchanged.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
@@ -67,21 +67,21 @@ pub struct TorrentEntry {
     pub name: String,
     /// v2 info hash.
     pub info_hash: InfoHash,
-    /// Bytes a piece.
+    /// Bytes per piece.
     pub piece_length: u32,
-    /// v2 info hash of the hybrid twin, where the publisher made one.
+    /// v2 info hash of the hybrid torrent of the same files, if the publisher made one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hybrid_info_hash: Option<InfoHash>,
-    /// The info dictionary in base64, where it is not the one that silmaril makes of these files: torrents made by
-    /// others have other names, a v1 half or private keys.
+    /// The info dictionary in base64, if silmaril would make another one of these files: torrents of other programs have
+    /// other names, a v1 half or private keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub info: Option<String>,
-    /// Fields this version does not know, kept as they came.
+    /// Unknown fields, written again unchanged.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
-/// Facts from the model card's front matter.
+/// Values of the model card's front matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Card {
     /// Task, e.g. `text-generation`.
@@ -90,39 +90,39 @@ pub struct Card {
     /// Library, e.g. `transformers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub library_name: Option<String>,
-    /// Models this one was made from.
+    /// Models from which this one was made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub base_model: Vec<String>,
     /// Language codes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub languages: Vec<String>,
-    /// Fields this version does not know, kept as they came.
+    /// Unknown fields, written again unchanged.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
 /// Where the files came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
+pub struct SourceEntry {
     /// `huggingface`, `git` or `local`.
     pub kind: String,
     /// Address of the repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The 40-hex commit.
+    /// The commit, 40 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// Fields this version does not know, kept as they came.
+    /// Unknown fields, written again unchanged.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
-/// The JSON a manifest was read from, kept where writing the fields would not give it again (files in another
-/// order, explicit nulls): the signature is over what the signer wrote.
+/// The JSON from which a manifest was read. Stored only if writing the fields would give other JSON (files in another
+/// order, explicit nulls), because the signature covers the JSON that the signer wrote.
 #[derive(Clone, Default)]
 pub(crate) struct Original(pub(super) Option<Arc<Value>>);
 
-/// Two manifests are equal when their fields are, however they were written.
+/// Always equal, so that the equality of two manifests depends only on their fields.
 impl PartialEq for Original {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -133,13 +133,13 @@ impl Eq for Original {}
 
 impl fmt::Debug for Original {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "kept" } else { "none" })
+        f.write_str(if self.0.is_some() { "stored" } else { "none" })
     }
 }
 
-/// The description of one revision of a model. A value that came from outside, by `Manifest::from_json` or by
-/// serde, has passed every check: paths, limits, that the files give the info hash, and the signature if there is
-/// one. Its files are in canonical order.
+/// The description of one revision of a model. A value that was read by `Manifest::from_json` or by serde has passed every
+/// check: its paths are valid and within limits, its files give its info hash, and its signature, if any, is valid. Its
+/// files are in canonical order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct Manifest {
@@ -181,17 +181,17 @@ pub struct Manifest {
     /// Tags of the model card.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Other facts of the model card.
+    /// Other values of the model card.
     #[serde(default)]
     pub card: Card,
     /// Where the files came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<Source>,
+    pub source: Option<SourceEntry>,
     /// Sum of the files' sizes in bytes.
     pub total_size: u64,
     /// The files, in canonical order.
     pub files: Vec<FileEntry>,
-    /// The torrent they make.
+    /// The torrent of these files.
     pub torrent: TorrentEntry,
     /// BEP 9 magnet link.
     #[serde(default)]
@@ -199,16 +199,16 @@ pub struct Manifest {
     /// HTTP addresses that serve the files (BEP 19).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub web_seeds: Vec<String>,
-    /// Who signed; none without a signature.
+    /// The publisher that signed; none without a signature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publisher: Option<PublisherKey>,
     /// Base64 Ed25519 signature over the canonical JSON without this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
-    /// Fields this version does not know, kept as they came.
+    /// Unknown fields, written again unchanged.
     #[serde(flatten)]
     pub other: Map<String, Value>,
-    /// What it was read from.
+    /// The JSON from which it was read, if that must be written again.
     #[serde(skip)]
     pub(crate) original: Original,
 }
@@ -219,7 +219,7 @@ impl Manifest {
         ModelRef { name: self.name.clone(), revision: self.version.clone() }
     }
 
-    /// Where the files stand among the torrent's pieces.
+    /// The positions of the files in the torrent's pieces.
     pub fn layout(&self) -> Layout {
         Layout::new(self.torrent.piece_length, self.files.iter().map(|f| f.size))
     }

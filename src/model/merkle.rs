@@ -1,7 +1,7 @@
 //! The merkle trees of BitTorrent v2 (BEP 52).
 //!
-//! Leaves are the SHA-256 of 16 KiB blocks, the last one shorter. A file's tree is filled up with zero hashes to
-//! a power of two; the *piece layer* is the level at which a node covers one piece.
+//! A leaf is the SHA-256 of a block of 16 KiB; the last block of a file may be shorter. The leaves of a file are padded
+//! with zero hashes to a power of two. The *piece layer* is the level at which a node covers one piece.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::{BLOCK_LEN, PiecesRoot};
 /// A node of a tree.
 pub type Hash = [u8; 32];
 
-/// The hash of two children.
+/// The node above two children.
 pub fn parent(left: &Hash, right: &Hash) -> Hash {
     let mut both = [0; 64];
     both[..32].copy_from_slice(left);
@@ -20,18 +20,18 @@ pub fn parent(left: &Hash, right: &Hash) -> Hash {
     Sha256::digest(both).into()
 }
 
-/// The root of a subtree of zero leaves that is `height` levels high; it fills a layer of that height.
+/// The root of a subtree of zero leaves with `height` levels. It pads a layer of that height.
 pub fn pad(height: u32) -> Hash {
     (0..height).fold([0; 32], |hash, _| parent(&hash, &hash))
 }
 
-/// The levels between the leaves and the piece layer.
+/// The number of levels between the leaves and the piece layer.
 pub fn piece_height(piece_length: u32) -> u32 {
     (u64::from(piece_length) / BLOCK_LEN).trailing_zeros()
 }
 
-/// The root over a layer of nodes that are `height` levels above the leaves, filled up to `width` nodes, or to
-/// the next power of two if that is more. The root of nothing is that of one filling node.
+/// The root over a layer of nodes that are `height` levels above the leaves. The layer is padded to `width` nodes, or to
+/// the next power of two if that is larger. The root of an empty layer is that of one padding node.
 pub fn root(mut layer: Vec<Hash>, height: u32, width: usize) -> Hash {
     let width = layer.len().max(width).max(1).next_power_of_two();
     let mut fill = pad(height);
@@ -48,7 +48,7 @@ pub fn root(mut layer: Vec<Hash>, height: u32, width: usize) -> Hash {
     layer.first().copied().unwrap_or(fill)
 }
 
-/// The hash of one piece of a file with more than one, from the leaves of its blocks.
+/// The hash of one piece of a file with several pieces, from the leaves of its blocks.
 pub fn piece_hash(leaves: Vec<Hash>, piece_length: u32) -> Hash {
     root(leaves, 0, (u64::from(piece_length) / BLOCK_LEN) as usize)
 }
@@ -56,14 +56,14 @@ pub fn piece_hash(leaves: Vec<Hash>, piece_length: u32) -> Hash {
 /// Why a piece layer is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LayerError {
-    /// Not one hash for every piece.
+    /// The number of hashes is not the number of pieces.
     #[error("the piece layer of {root} has {given} hashes instead of {expected}")]
     Count {
-        /// Whose layer.
+        /// The file's root.
         root: PiecesRoot,
-        /// Hashes found.
+        /// Number of hashes.
         given: usize,
-        /// Pieces of the file.
+        /// Number of pieces of the file.
         expected: u64,
     },
     /// The hashes do not give the root.
@@ -71,7 +71,7 @@ pub enum LayerError {
     Root(PiecesRoot),
 }
 
-/// Checks the piece layer of a file of `len` bytes, more than one piece, against its root.
+/// Checks the piece layer of a file of `len` bytes and several pieces against its root.
 pub fn check_layer(root: PiecesRoot, len: u64, piece_length: u32, layer: &[Hash]) -> Result<(), LayerError> {
     let expected = len.div_ceil(u64::from(piece_length));
     if layer.len() as u64 != expected {
@@ -83,9 +83,9 @@ pub fn check_layer(root: PiecesRoot, len: u64, piece_length: u32, layer: &[Hash]
     Ok(())
 }
 
-/// Which hashes of a file's `pieces` pieces are proved by `nodes` of its tree: a flat array of the nodes that are known,
-/// node 0 the root, the children of node n at 2n + 1 and 2n + 2, down to the piece layer, `height` levels above the
-/// leaves. A hash is proved when it leads to `root`.
+/// The hashes of a file's `pieces` pieces, as far as the known `nodes` of its tree prove them. A hash is proved if its
+/// path of nodes ends at `root`. `nodes` is a flat array: node 0 is the root, the children of node n are 2n + 1 and
+/// 2n + 2, and the last level is the piece layer, `height` levels above the leaves.
 pub fn prove_layer(
     root: PiecesRoot,
     pieces: usize,
@@ -96,7 +96,7 @@ pub fn prove_layer(
     let first = width - 1;
     nodes.resize(2 * width - 1, None);
     nodes[first + pieces..].fill(Some(pad(height)));
-    // From the bottom up, the nodes that follow from those below; from the top down, the nodes that are proved.
+    // First pass, bottom up: compute missing nodes from their children. Second pass, top down: prove nodes.
     for node in (0..first).rev() {
         if let (None, Some(left), Some(right)) = (&nodes[node], &nodes[2 * node + 1], &nodes[2 * node + 2]) {
             nodes[node] = Some(parent(left, right));
@@ -108,21 +108,21 @@ pub fn prove_layer(
         if let (true, Some(above), Some(left), Some(right)) =
             (proved[node], &nodes[node], &nodes[2 * node + 1], &nodes[2 * node + 2])
         {
-            let fits = parent(left, right) == *above;
-            (proved[2 * node + 1], proved[2 * node + 2]) = (fits, fits);
+            let matches = parent(left, right) == *above;
+            (proved[2 * node + 1], proved[2 * node + 2]) = (matches, matches);
         }
     }
     (first..first + pieces).map(|node| nodes[node].filter(|_| proved[node])).collect()
 }
 
-/// The piece layers of a torrent: for each file longer than a piece, the hashes of its pieces. Every layer here
-/// hashes to its root.
+/// The piece layers of a torrent: for each file longer than a piece, the hashes of its pieces. Every stored layer hashes to
+/// its root.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PieceLayers(BTreeMap<PiecesRoot, Vec<Hash>>);
 
 impl PieceLayers {
-    /// Adds the layer of a file of `len` bytes, after checking that it hashes to `root`. A file of one piece has
-    /// no layer and is passed over.
+    /// Checks that a layer of a file of `len` bytes hashes to `root`, and adds it. A file of one piece has no layer, so
+    /// nothing is added for it.
     pub fn insert(
         &mut self,
         root: PiecesRoot,
@@ -163,7 +163,7 @@ impl PieceLayers {
 mod tests {
     use super::*;
 
-    /// The tree as BEP 52 words it: all leaves, zero hashes up to a power of two.
+    /// The root computed as BEP 52 defines it: all leaves, padded with zero hashes to a power of two.
     fn naive(mut leaves: Vec<Hash>) -> Hash {
         leaves.resize(leaves.len().next_power_of_two(), [0; 32]);
         while leaves.len() > 1 {

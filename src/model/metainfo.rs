@@ -1,5 +1,5 @@
-//! Torrent metainfo of version 2 (BEP 52): written byte for byte as libtorrent's `create_torrent` does with
-//! `v2_only | no_attributes`, and read from `.torrent` files made by others.
+//! Torrent metainfo of version 2 (BEP 52). It is written with exactly the bytes of libtorrent's `create_torrent` with
+//! `v2_only | no_attributes`, and read from `.torrent` files of any program.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::merkle::{LayerError, PieceLayers};
 use super::path::{PathProblem, check_component};
 use super::{InfoHash, PiecesRoot};
 
-/// Largest metainfo that is read, in bytes. Piece layers have 32 bytes a piece.
+/// Largest metainfo that is read, in bytes. Piece layers have 32 bytes per piece.
 pub const MAX_METAINFO: usize = 96 << 20;
 
 /// Why metainfo is refused.
@@ -28,65 +28,65 @@ pub enum MetainfoError {
     #[error("the torrent is malformed: {0}")]
     Shape(&'static str),
     /// Only the v1 format.
-    #[error("this is a BitTorrent v1 torrent; only v2 and hybrid ones can be used")]
+    #[error("this is a BitTorrent v1 torrent; only v2 and hybrid torrents can be used")]
     V1Only,
-    /// A later format.
-    #[error("the torrent has meta version {0}, which is not known")]
+    /// A later version of the format.
+    #[error("the torrent has the unknown meta version {0}")]
     Version(u64),
     /// The name cannot be that of a directory.
     #[error("the name of the torrent {0}")]
     Name(PathProblem),
     /// A file is a symbolic link.
-    #[error("the torrent holds a symbolic link, {0:?}; links are not followed")]
+    #[error("the torrent has a symbolic link, {0:?}; links are not supported")]
     Link(String),
-    /// A file is bad.
+    /// The list of files is refused.
     #[error(transparent)]
     Files(#[from] FilesError),
-    /// A piece layer is bad.
+    /// A piece layer is refused.
     #[error(transparent)]
     Layer(#[from] LayerError),
 }
 
-/// A file of a torrent read.
+/// A file of a parsed torrent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedFile {
     /// Relative path, checked.
     pub path: String,
-    /// Bytes.
+    /// Length in bytes.
     pub size: u64,
     /// Merkle root; none for an empty file.
     pub pieces_root: Option<PiecesRoot>,
-    /// Whether the attribute `x` (BEP 47) says that it can be started.
+    /// Whether the file has the attribute `x` (BEP 47), which means executable.
     pub executable: bool,
 }
 
 impl ParsedFile {
-    /// The file as others describe theirs.
+    /// The file in the form that [`files::check`] reads.
     pub fn as_torrent_file(&self) -> TorrentFile<'_> {
         TorrentFile { path: &self.path, size: self.size, pieces_root: self.pieces_root }
     }
 }
 
-/// A torrent read. All that the info dictionary says is checked; layers hash to their roots.
+/// A parsed torrent. The info dictionary is completely checked, and every layer hashes to its root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedMetainfo {
-    /// SHA-256 of the info dictionary as it came.
+    /// SHA-256 of `info`.
     pub info_hash: InfoHash,
-    /// The info dictionary as it came.
+    /// The bencoded info dictionary, byte for byte as received.
     pub info: Vec<u8>,
     /// `name`.
     pub name: String,
-    /// Bytes a piece.
+    /// Bytes per piece.
     pub piece_length: u32,
     /// The files in canonical order.
     pub files: Vec<ParsedFile>,
-    /// The piece layers that came along.
+    /// The piece layers of the torrent file; empty if it has none.
     pub layers: PieceLayers,
     /// `announce` and `announce-list`, without repetitions.
     pub trackers: Vec<String>,
     /// `url-list` (BEP 19).
     pub web_seeds: Vec<String>,
-    /// Whether it is a v1 torrent too.
+    /// Whether it has a v1 half.
     pub hybrid: bool,
 }
 
@@ -95,7 +95,7 @@ fn dict() -> Value {
 }
 
 fn encode(value: &Value) -> Vec<u8> {
-    bt_bencode::to_vec(value).expect("a bencode value in memory can always be written")
+    bt_bencode::to_vec(value).expect("a bencode value in memory can always be encoded")
 }
 
 /// The info dictionary of a v2 torrent. The paths must have passed `files::check`; their order does not matter.
@@ -106,7 +106,7 @@ pub fn info_dict<'a>(name: &str, piece_length: u32, files: impl Iterator<Item = 
         for component in file.path.split('/') {
             match at.entry(ByteString::from(component)).or_insert_with(dict) {
                 Value::Dict(next) => at = next,
-                _ => unreachable!("the tree holds only dictionaries above its leaves"),
+                _ => unreachable!("the tree has only dictionaries above its leaves"),
             }
         }
         let mut leaf = BTreeMap::from([(ByteString::from("length"), Value::from(file.size))]);
@@ -128,7 +128,7 @@ pub fn info_hash(info: &[u8]) -> InfoHash {
     InfoHash(Sha256::digest(info).into())
 }
 
-/// Metainfo around an info dictionary, with the piece layers that are known.
+/// Metainfo with this info dictionary and the given piece layers.
 pub fn wrap(info: &[u8], layers: Option<&PieceLayers>) -> Vec<u8> {
     let mut out = b"d4:info".to_vec();
     out.extend_from_slice(info);
@@ -143,7 +143,7 @@ pub fn wrap(info: &[u8], layers: Option<&PieceLayers>) -> Vec<u8> {
     out
 }
 
-/// A `.torrent` file with these trackers, each a tier of its own, in place of those that it has.
+/// A `.torrent` file whose trackers are replaced by these, each in its own tier.
 pub fn with_trackers(metainfo: &[u8], trackers: &[String]) -> Result<Vec<u8>, MetainfoError> {
     let entries = bencode::check(metainfo)?;
     let text = |text: &str| Value::ByteStr(ByteString::from(text));
@@ -193,7 +193,7 @@ pub fn parse_metainfo(bytes: &[u8]) -> Result<ParsedMetainfo, MetainfoError> {
     Ok(parsed)
 }
 
-/// Reads an info dictionary alone, as peers send it for a magnet link (BEP 9).
+/// Reads an info dictionary without the metainfo around it, as peers send it for a magnet link (BEP 9).
 pub fn parse_info(info: &[u8]) -> Result<ParsedMetainfo, MetainfoError> {
     if info.len() > MAX_METAINFO {
         return Err(MetainfoError::TooLarge);
@@ -239,7 +239,7 @@ fn parse_checked_info(info: &[u8]) -> Result<ParsedMetainfo, MetainfoError> {
     })
 }
 
-/// Collects the files of a tree in its order, which is the canonical one. `prefix` is empty or ends in a slash.
+/// Collects the files of a tree in its order, which is canonical. `prefix` is empty or ends with a slash.
 fn walk(
     tree: &BTreeMap<ByteString, Value>,
     prefix: &mut String,
@@ -300,7 +300,7 @@ fn parse_layers(parsed: &ParsedMetainfo, value: Value) -> Result<PieceLayers, Me
     let mut layers = PieceLayers::default();
     for file in &parsed.files {
         let Some(root) = file.pieces_root else { continue };
-        // Files with equal bytes share one layer: it is taken out the first time.
+        // Files with equal bytes share one layer, which the first of them removes from `given`.
         let Some(layer) = given.remove(root.0.as_slice()) else { continue };
         let layer = layer.as_byte_str().ok_or(MetainfoError::Shape("a piece layer is not a string"))?;
         let (hashes, rest) = layer.as_slice().as_chunks::<32>();
@@ -312,7 +312,7 @@ fn parse_layers(parsed: &ParsedMetainfo, value: Value) -> Result<PieceLayers, Me
     Ok(layers)
 }
 
-/// Collects the strings of a string, a list or a list of lists, up to a number that no honest torrent has.
+/// Collects the strings of a string, a list or a list of lists. At most 100, which is more than an honest torrent has.
 fn collect_strings(value: &Value, into: &mut Vec<String>) {
     match value {
         Value::ByteStr(_) => {
@@ -338,7 +338,7 @@ mod tests {
     const V1: &[u8] = include_bytes!("../../tests/fixtures/v1.torrent");
 
     #[test]
-    fn info_dictionaries_are_those_of_libtorrent() {
+    fn info_dictionaries_match_those_of_libtorrent() {
         for case in CASES {
             let files = case.files.iter().map(|&(path, size, _, root)| TorrentFile {
                 path,
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn torrents_of_others_are_read() {
+    fn foreign_torrents_are_read() {
         let parsed = parse_metainfo(V2).unwrap();
         assert_eq!(parsed.info_hash.to_string(), CASES[0].info_hash);
         let paths: Vec<&str> = parsed.files.iter().map(|file| file.path.as_str()).collect();
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn v1_alone_is_refused_with_the_reason() {
+    fn a_v1_torrent_is_refused_with_the_reason() {
         assert_eq!(parse_metainfo(V1), Err(MetainfoError::V1Only));
     }
 
@@ -443,7 +443,7 @@ mod tests {
         }
 
         #[test]
-        fn the_file_tree_has_the_order_of_components(paths in proptest::collection::btree_set("[ab.]{1,2}[a-c](/[ab.]{1,2}[a-c]){0,2}", 1..12)) {
+        fn the_file_tree_is_ordered_by_components(paths in proptest::collection::btree_set("[ab.]{1,2}[a-c](/[ab.]{1,2}[a-c]){0,2}", 1..12)) {
             let mut paths: Vec<String> = paths.into_iter().collect();
             paths.sort_by(|a, b| path::compare(a, b));
             prop_assume!(path::check_sorted(paths.iter().map(String::as_str)).is_ok());

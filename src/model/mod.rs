@@ -1,35 +1,35 @@
-//! What a model is: its name, its files, its manifest. No I/O beyond reading a directory.
+//! A model: its name, its files and its manifest. The only I/O is reading a directory.
 
 pub mod bencode;
-pub mod card;
-pub mod code;
-pub mod codec;
-pub mod complete;
-pub mod config_json;
+pub(crate) mod card;
+pub(crate) mod code;
+pub(crate) mod codec;
+pub(crate) mod complete;
+pub(crate) mod config_json;
 pub mod describe;
 pub mod files;
-pub mod gguf;
+pub(crate) mod gguf;
 pub mod hash;
-pub mod ids;
+pub(crate) mod ids;
 #[cfg(test)]
 mod known_answers;
-pub mod layout;
-pub mod legacy;
-pub mod license;
-pub mod magnet;
-pub mod manifest;
+pub(crate) mod layout;
+pub(crate) mod legacy;
+pub(crate) mod license;
+pub(crate) mod magnet;
+pub(crate) mod manifest;
 pub mod merkle;
 pub mod metainfo;
-pub mod names;
-pub mod path;
-pub mod piece_hashes;
-pub mod pointer;
-pub mod remains;
+pub(crate) mod names;
+pub(crate) mod path;
+pub(crate) mod piece_hashes;
+pub(crate) mod pointer;
+pub(crate) mod remains;
 pub mod safetensors;
-pub mod saved_layers;
-pub mod scan;
+pub(crate) mod saved_layers;
+pub(crate) mod scan;
 pub mod text;
-pub mod web_seed;
+pub(crate) mod web_seed;
 
 pub use codec::ManifestError;
 pub use ids::{InfoHash, PiecesRoot, PublisherKey, Sha256Digest};
@@ -46,10 +46,10 @@ pub use pointer::Pointer;
 /// The unit of BitTorrent v2 hashing and of request scheduling, in bytes (BEP 52).
 pub const BLOCK_LEN: u64 = 16 * 1024;
 
-/// Bytes of a granule: what one saved hash covers.
+/// Bytes of a granule, the part of a file that one saved hash covers.
 pub const GRANULE_LEN: u64 = 64 * 1024;
 
-/// The largest piece length that is created or accepted, in bytes. libtorrent refuses larger ones.
+/// The largest piece length, in bytes. libtorrent refuses larger ones.
 pub const MAX_PIECE_LENGTH: u32 = 128 << 20;
 
 /// Whether `n` can be the piece length of a v2 torrent: a power of two from 16 KiB (BEP 52) to 128 MiB.

@@ -1,4 +1,4 @@
-//! Names of models and of their revisions, parsed once at the edge.
+//! Names of models and of their revisions, checked when they are parsed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The longest component of a name, in bytes.
 pub const MAX_COMPONENT: usize = 96;
 
-/// The revision that is meant when none is named.
+/// The revision that is used if none is given.
 pub const DEFAULT_REVISION: &str = "main";
 
 /// Why a string is not a name or a revision.
@@ -24,7 +24,7 @@ pub enum NameError {
     Component(String),
 }
 
-/// Whether a name stands for a model or a dataset.
+/// Whether a name is that of a model or a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -35,7 +35,7 @@ pub enum Kind {
 }
 
 fn component(s: &str) -> Result<&str, NameError> {
-    // As on the hub, a name may begin with '_' but with no other sign: '.' hides a file and '-' begins an option.
+    // As on the hub, the only punctuation at the beginning of a name is '_': '.' hides a file and '-' begins an option.
     let ok = s.len() <= MAX_COMPONENT
         && s.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_')
         && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
@@ -51,8 +51,8 @@ pub struct ModelName {
 }
 
 impl ModelName {
-    /// Builds a name from its parts, each checked. No organisation is called `datasets`, in any case: its models
-    /// could be taken for data sets.
+    /// Checks the parts and builds a name. An organisation cannot be called `datasets`, in any case, because its models
+    /// could be confused with datasets.
     pub fn new(kind: Kind, org: &str, name: &str) -> Result<Self, NameError> {
         if org.eq_ignore_ascii_case("datasets") {
             return Err(NameError::Shape(format!("{org}/{name}")));
@@ -118,7 +118,7 @@ impl Revision {
         &self.0
     }
 
-    /// Whether this is the revision meant when none is named.
+    /// Whether this is [`DEFAULT_REVISION`].
     pub fn is_default(&self) -> bool {
         self.0 == DEFAULT_REVISION
     }
@@ -156,12 +156,12 @@ impl<'de> Deserialize<'de> for Revision {
     }
 }
 
-/// A model at a revision, written `org/name@revision`; without `@` it is the default revision.
+/// A revision of a model, written `org/name@revision`; without `@` it is the default revision.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModelRef {
-    /// Which model.
+    /// The name without the revision.
     pub name: ModelName,
-    /// Which state of it.
+    /// [`DEFAULT_REVISION`] if the text has none.
     pub revision: Revision,
 }
 
@@ -204,7 +204,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn names_are_taken_apart() {
+    fn names_are_split_into_components() {
         let model: ModelRef = "google/gemma-2b@v1.0".parse().unwrap();
         assert_eq!(
             (model.name.kind(), model.name.org(), model.name.name()),
@@ -220,14 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn names_that_begin_with_an_underscore_are_taken() {
+    fn names_may_begin_with_an_underscore() {
         for text in ["_org/model", "org/_model", "datasets/_org/__data", "org/model@_branch", "_/_"] {
             assert_eq!(text.parse::<ModelRef>().map(|model| model.to_string()).as_deref(), Ok(text));
         }
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn invalid_names_are_refused() {
         for text in [
             "",
             "a",
@@ -259,7 +259,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_accepted_name_comes_back(text in "(datasets/)?[A-Za-z0-9._-]{1,4}/[A-Za-z0-9._-]{1,4}(@[A-Za-z0-9._-]{1,4})?") {
+        fn every_written_name_is_read_again(text in "(datasets/)?[A-Za-z0-9._-]{1,4}/[A-Za-z0-9._-]{1,4}(@[A-Za-z0-9._-]{1,4})?") {
             if let Ok(model) = text.parse::<ModelRef>() {
                 prop_assert_eq!(model.to_string().parse::<ModelRef>().unwrap(), model);
             }

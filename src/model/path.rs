@@ -1,7 +1,7 @@
-//! Which relative paths a torrent may hold, and their canonical order.
+//! The relative paths that a torrent may have, and their canonical order.
 //!
-//! A path that passed [`check_path`] stays below the directory it is joined to, cannot hide a repository or one
-//! of our own files, and can be made on any Linux file system.
+//! A path that passed [`check_path`] stays below the directory to which it is joined, cannot be a repository or a file of
+//! silmaril itself, and can be created on any Linux file system.
 
 use std::cmp::Ordering;
 
@@ -11,9 +11,9 @@ use super::text::is_bidirectional;
 pub const MAX_PATH: usize = 4096;
 /// The longest component, in bytes.
 pub const MAX_PATH_COMPONENT: usize = 255;
-/// The most components; a file tree nests as deep, and libtorrent reads no more than about a hundred levels.
+/// The most components. The file tree has one level for each, and libtorrent reads at most about a hundred levels.
 pub const MAX_DEPTH: usize = 64;
-/// Ending of files that are being written by `get`.
+/// Suffix of files that `get` has not finished.
 pub const PARTIAL_SUFFIX: &str = ".silmaril-partial";
 
 /// Why a path is refused.
@@ -22,14 +22,14 @@ pub const PARTIAL_SUFFIX: &str = ".silmaril-partial";
 pub struct PathError {
     /// The path, cut to a readable length.
     pub path: String,
-    /// What is wrong with it.
+    /// The reason.
     pub why: PathProblem,
 }
 
-/// What can be wrong with a path.
+/// Why a path is refused. The text is a predicate whose subject is the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathProblem {
-    /// No characters, or `//`, or a slash at the end.
+    /// An empty path, `//`, or a slash at the end.
     #[error("has an empty component")]
     Empty,
     /// `.` or `..`.
@@ -38,13 +38,13 @@ pub enum PathProblem {
     /// Starts with a slash.
     #[error("is absolute")]
     Absolute,
-    /// NUL, newline, escape and the like.
+    /// NUL, newline, escape or a similar character.
     #[error("has a control character")]
     Control,
-    /// A right-to-left override and the like.
+    /// A right-to-left override or a similar character.
     #[error("has a character that changes the direction of text")]
     Bidirectional,
-    /// A backslash, which is a separator elsewhere.
+    /// A backslash, which is a separator on other systems.
     #[error("has a backslash")]
     Backslash,
     /// More than [`MAX_PATH`] bytes.
@@ -56,15 +56,15 @@ pub enum PathProblem {
     /// More than [`MAX_DEPTH`] components.
     #[error("has more than {MAX_DEPTH} components")]
     TooDeep,
-    /// `.git`, `.cache`, `.silmaril.json` and unfinished files are never part of a model.
+    /// A component for which [`is_reserved`] is true.
     #[error(
         "has a component that is never part of a model (.git, .cache, .silmaril.json, *{PARTIAL_SUFFIX})"
     )]
     Reserved,
-    /// The path is there twice.
-    #[error("is there twice")]
+    /// The list has the path twice.
+    #[error("occurs twice")]
     Duplicate,
-    /// Another path goes through this one as a directory.
+    /// Another path has this one as a directory.
     #[error("is both a file and a directory")]
     FileAndDirectory,
 }
@@ -75,8 +75,8 @@ impl PathProblem {
     }
 }
 
-/// Whether files or directories of this name are never part of a model: repositories, download caches, our own
-/// manifest and unfinished files.
+/// Whether a file or directory with this name is never part of a model: repositories, download caches, silmaril's manifest
+/// and unfinished files.
 pub fn is_reserved(component: &str) -> bool {
     matches!(component, ".git" | ".cache" | ".silmaril.json") || component.ends_with(PARTIAL_SUFFIX)
 }
@@ -86,7 +86,7 @@ fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// Checks one component, which is also what the name of a torrent must be.
+/// Checks one component. The name of a torrent must pass the same check.
 pub fn check_component(component: &str) -> Result<(), PathProblem> {
     match component {
         "" => Err(PathProblem::Empty),
@@ -115,13 +115,13 @@ pub fn check_path(path: &str) -> Result<(), PathError> {
     path.split('/').try_for_each(check_component).map_err(|why| why.of(path))
 }
 
-/// The canonical order of files: by the raw bytes of the components, as in the file tree of BEP 52. It is not
-/// the order of the whole strings: `a/b` comes before `a.b`.
+/// The canonical order of files: by the raw bytes of the components, as in the file tree of BEP 52. It differs from the
+/// order of the whole strings: `a/b` comes before `a.b`.
 pub fn compare(a: &str, b: &str) -> Ordering {
     a.split('/').map(str::as_bytes).cmp(b.split('/').map(str::as_bytes))
 }
 
-/// Checks every path of a list that is in canonical order, and that no two of them clash.
+/// Checks every path of a list in canonical order, and that no two paths conflict.
 pub fn check_sorted<'a>(paths: impl IntoIterator<Item = &'a str>) -> Result<(), PathError> {
     let mut last: Option<&str> = None;
     for path in paths {
@@ -130,7 +130,7 @@ pub fn check_sorted<'a>(paths: impl IntoIterator<Item = &'a str>) -> Result<(), 
             if last == path {
                 return Err(PathProblem::Duplicate.of(path));
             }
-            // In this order whatever lies below a name follows it at once.
+            // In canonical order the paths below a name follow directly after it.
             if path.strip_prefix(last).is_some_and(|rest| rest.starts_with('/')) {
                 return Err(PathProblem::FileAndDirectory.of(last));
             }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_paths_are_taken() {
+    fn ordinary_paths_are_accepted() {
         for path in [
             "config.json",
             ".gitattributes",
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn clashes_are_found() {
+    fn conflicts_are_found() {
         let check = |paths: &[&str]| check_sorted(paths.iter().copied()).map_err(|e| e.why);
         assert_eq!(check(&["a", "a"]), Err(PathProblem::Duplicate));
         assert_eq!(check(&["a", "a/b"]), Err(PathProblem::FileAndDirectory));
@@ -227,7 +227,7 @@ mod tests {
         }
 
         #[test]
-        fn every_clash_in_a_sorted_list_is_found(mut paths in proptest::collection::vec("[ab.]{1,2}(/[ab.]{1,2}){0,2}", 0..8)) {
+        fn every_conflict_in_a_sorted_list_is_found(mut paths in proptest::collection::vec("[ab.]{1,2}(/[ab.]{1,2}){0,2}", 0..8)) {
             paths.sort_by(|a, b| compare(a, b));
             let clash = paths.iter().enumerate().any(|(i, a)| {
                 check_path(a).is_err()
@@ -237,7 +237,7 @@ mod tests {
         }
 
         #[test]
-        fn the_order_is_that_of_component_lists(a in any_path(), b in any_path()) {
+        fn paths_are_ordered_as_component_lists(a in any_path(), b in any_path()) {
             let split = |p: &str| p.split('/').map(|c| c.as_bytes().to_vec()).collect::<Vec<_>>();
             prop_assert_eq!(compare(&a, &b), split(&a).cmp(&split(&b)));
         }

@@ -1,7 +1,7 @@
-//! The hashes of single pieces: those that a manifest carries, and those that came another way.
+//! The hashes of single pieces, from the manifest and from saved files.
 //!
-//! A manifest whose files can be had over HTTP carries the piece layers of its files (BEP 52), so that whoever holds
-//! nothing but the manifest can verify one piece without any peer. They are part of what is signed.
+//! If its files are available over HTTP, a manifest contains the piece layers of its files (BEP 52). So a host that has
+//! only the manifest can verify one piece without any peer. The signature covers the layers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use super::merkle::{self, Hash, LayerError};
 use super::saved_layers::PartialLayers;
 use super::{Manifest, PieceIndex, PieceLayers, PiecesRoot};
 
-/// The most bytes of piece layers that a manifest carries. At 4 MiB a piece that is a terabyte, and in base64 two
-/// thirds of the largest manifest.
+/// The most bytes of piece layers in a manifest. With pieces of 4 MiB that is enough for a terabyte, and in base64 it is
+/// two thirds of the largest manifest.
 pub const MAX_CARRIED: usize = 8 << 20;
 
-/// The hashes of a file's pieces, in order: base64 of all of them, one after another, in JSON.
+/// The hashes of a file's pieces, in order. In JSON: base64 of the concatenated hashes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PieceLayer(pub Vec<Hash>);
 
@@ -44,17 +44,18 @@ impl<'de> Deserialize<'de> for PieceLayer {
         }
         let bytes = BASE64.decode(text).map_err(|_| D::Error::custom("a piece_layer is not base64"))?;
         let (hashes, rest) = bytes.as_chunks::<32>();
-        match rest.is_empty() {
-            true => Ok(Self(hashes.to_vec())),
-            false => Err(D::Error::custom("a piece_layer is not a list of hashes")),
+        if rest.is_empty() {
+            Ok(Self(hashes.to_vec()))
+        } else {
+            Err(D::Error::custom("a piece_layer is not a list of hashes"))
         }
     }
 }
 
 impl Manifest {
-    /// Has the manifest carry these piece layers, in place of those it carries. Files with equal bytes share one.
-    /// Returns false, and carries none, where they pass [`MAX_CARRIED`] or make the manifest too large. Any signature
-    /// is void afterwards.
+    /// Replaces the piece layers in the manifest. Of files with equal bytes only the first gets a layer. If the layers
+    /// exceed [`MAX_CARRIED`] or make the manifest too large, removes all layers and returns false. Invalidates the
+    /// signature.
     pub fn carry_piece_layers(&mut self, layers: &PieceLayers) -> bool {
         self.files.iter_mut().for_each(|file| file.piece_layer = None);
         let bytes: usize = layers.iter().map(|(_, layer)| size_of_val(layer)).sum();
@@ -66,7 +67,7 @@ impl Manifest {
             let layer = file.pieces_root.and_then(|root| left.remove(&root));
             file.piece_layer = layer.map(|layer| PieceLayer(layer.to_vec()));
         }
-        // With room for the publisher and the signature.
+        // 1024 bytes are left for the publisher and the signature.
         let fits = self.to_json().len() + 1024 <= MAX_MANIFEST;
         if !fits {
             self.files.iter_mut().for_each(|file| file.piece_layer = None);
@@ -74,18 +75,19 @@ impl Manifest {
         fits
     }
 
-    /// The piece layers that the manifest carries.
+    /// The piece layers in the manifest.
     pub fn piece_layers(&self) -> PieceLayers {
         let mut layers = PieceLayers::default();
         for file in &self.files {
             let (Some(root), Some(layer)) = (file.pieces_root, &file.piece_layer) else { continue };
-            // A manifest's layers were checked when it was read; those of one that was made hash to their roots.
+            // No error: the layers were checked when the manifest was read, or when `PieceLayers` was built.
             let _ = layers.insert(root, file.size, self.torrent.piece_length, layer.0.clone());
         }
         layers
     }
 
-    /// Checks the layers it carries: bounded together, each of a file with more than one piece, each with its root.
+    /// Checks the layers in the manifest: their total size, that each belongs to a file with several pieces, and that each
+    /// hashes to its root.
     pub(super) fn check_piece_layers(&self) -> Result<(), ManifestError> {
         let carried = self.files.iter().filter_map(|file| Some((file, file.piece_layer.as_ref()?)));
         if carried.clone().map(|(_, layer)| size_of_val(layer.0.as_slice())).sum::<usize>() > MAX_CARRIED {
@@ -103,27 +105,27 @@ impl Manifest {
     }
 }
 
-/// What a piece has to hash to, where that is known.
+/// The expected hashes of pieces, as far as they are known.
 #[derive(Debug)]
 pub struct PieceHashes {
     manifest: Arc<Manifest>,
-    /// The file of the manifest that carries the layer of a root.
+    /// By root, the index of the file with its layer in the manifest.
     carried: HashMap<PiecesRoot, usize>,
-    /// Layers from elsewhere.
+    /// Layers from saved metainfo.
     saved: PieceLayers,
-    /// Proved hashes of files whose layer is not known as a whole.
+    /// Proved hashes of files whose layer is not completely known.
     partial: PartialLayers,
 }
 
 impl PieceHashes {
-    /// The hashes that a manifest carries, and those of the metainfo that was kept of its torrent.
+    /// Hashes from the manifest, and from the saved metainfo of its torrent.
     pub fn new(manifest: Arc<Manifest>, saved: PieceLayers) -> Self {
         let carried = manifest.files.iter().enumerate().filter(|(_, file)| file.piece_layer.is_some());
         let carried = carried.filter_map(|(i, file)| Some((file.pieces_root?, i))).collect();
         Self { manifest, carried, saved, partial: PartialLayers::new() }
     }
 
-    /// Adds proved hashes of files whose layer is not known as a whole.
+    /// Adds proved hashes of files whose layer is not completely known.
     pub fn with_partial(self, partial: PartialLayers) -> Self {
         Self { partial, ..self }
     }
@@ -135,13 +137,13 @@ impl PieceHashes {
         (0..u32::try_from(pieces).ok()?).map(|piece| self.hash(file, PieceIndex(piece))).collect()
     }
 
-    /// Whether the hashes of a file's pieces are known. A file of one piece needs none but its root.
+    /// Whether hashes of a file's pieces are known. For a file of one piece its root is sufficient.
     pub fn knows(&self, file: usize) -> bool {
         self.hash(file, PieceIndex(0)).is_some()
     }
 
-    /// What piece `piece` of a file hashes to, counted from the file's first, if that is known: a node of the piece
-    /// layer, or the root of a file of one piece.
+    /// The expected hash of a piece, counted from the file's first piece, if it is known: a node of the piece layer, or
+    /// the root for a file of one piece.
     pub fn hash(&self, file: usize, piece: PieceIndex) -> Option<Hash> {
         let entry = self.manifest.files.get(file)?;
         let root = entry.pieces_root?;
@@ -156,7 +158,7 @@ impl PieceHashes {
         }
     }
 
-    /// Whether blocks with these hashes make that piece. None where its hash is not known.
+    /// Whether blocks with these hashes are that piece; none if the piece's hash is unknown.
     pub fn fits(&self, file: usize, piece: PieceIndex, leaves: Vec<Hash>) -> Option<bool> {
         let expected = self.hash(file, piece)?;
         let piece_length = self.manifest.torrent.piece_length;
@@ -190,7 +192,7 @@ mod tests {
         bytes.chunks(PIECE as usize).map(|piece| merkle::piece_hash(leaves(piece), PIECE)).collect()
     }
 
-    /// Files of 100 000 bytes (twice the same), 20 000 bytes, and none.
+    /// Two equal files of 100 000 bytes, one of 20 000 bytes, and an empty one.
     fn made() -> (Manifest, PieceLayers, Vec<u8>, Vec<u8>) {
         let long: Vec<u8> = (0..100_000u32).map(|i| (i / 7) as u8).collect();
         let short: Vec<u8> = long[..20_000].to_vec();
@@ -208,12 +210,12 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_hands_its_layers_on() {
+    fn a_manifest_keeps_its_layers_when_read_again() {
         let (mut manifest, layers, ..) = made();
         let without = manifest.to_json();
         assert!(manifest.carry_piece_layers(&layers));
         assert_eq!(manifest.files[0].piece_layer.as_ref().unwrap().0.len(), 4);
-        assert_eq!(manifest.files[1].piece_layer, None, "equal files share one");
+        assert_eq!(manifest.files[1].piece_layer, None, "equal files share one layer");
         let key = crate::keys::PublisherKeypair::generate().unwrap();
         manifest.sign(&key);
         let again = Manifest::from_json(&manifest.to_json()).unwrap();
@@ -250,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_beyond_the_bound_stay_out() {
+    fn layers_over_the_limit_are_left_out() {
         let (mut manifest, ..) = made();
         let mut layers = PieceLayers::default();
         let count = MAX_CARRIED / 32 + 1;
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_known_by_what_is_carried_saved_or_the_root() {
+    fn hashes_come_from_the_manifest_saved_layers_or_root() {
         let (mut manifest, layers, long, short) = made();
         let bare = Arc::new(manifest.clone());
         manifest.carry_piece_layers(&layers);

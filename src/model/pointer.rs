@@ -1,32 +1,32 @@
-//! Git LFS pointers: short texts that stand in a git repository where large files belong.
+//! Git LFS pointers: short texts that replace large files in a git repository.
 //!
-//! The format is that of <https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>: lines of key and value, `version` first,
-//! the others in order. What is written here is the canonical form, byte for byte what `git lfs` writes.
+//! The format is that of <https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>: lines of key and value, first
+//! `version`, then the other keys in alphabetical order. This module writes the canonical form, the same bytes as `git lfs`.
 
 use std::fmt;
 
 use super::Sha256Digest;
 use super::files::MAX_TOTAL;
 
-/// A pointer is shorter than this, in bytes.
+/// Every pointer is shorter than this, in bytes.
 pub const POINTER_LIMIT: usize = 1024;
 
 const VERSION: &str = "https://git-lfs.github.com/spec/v1";
-/// What the versions before the first were called.
+/// Names of versions before the first.
 const OLD_VERSIONS: [&str; 2] = ["https://hawser.github.com/spec/v1", "http://git-media.io/v/2"];
 
-/// What a pointer says of the file it stands for.
+/// A pointer to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pointer {
-    /// SHA-256 of its bytes.
+    /// SHA-256 of the file.
     pub sha256: Sha256Digest,
-    /// How many there are.
+    /// Length of the file in bytes.
     pub size: u64,
 }
 
 impl Pointer {
-    /// Reads a pointer; none where the bytes are no pointer, but a file like any other. As lenient as `git lfs`, which
-    /// minds neither line ends nor space at the end.
+    /// Reads a pointer; none if the bytes are not a pointer. Like `git lfs` it accepts other line ends and white space at
+    /// the end.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         if bytes.len() >= POINTER_LIMIT {
             return None;
@@ -78,7 +78,7 @@ mod tests {
     const OID: &str = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db";
 
     #[test]
-    fn pointers_of_git_lfs_are_read_and_written_as_they_are() {
+    fn pointers_of_git_lfs_are_written_unchanged() {
         let text = format!("version {VERSION}\noid sha256:{OID}\nsize 90868376\n");
         let pointer = Pointer::parse(text.as_bytes()).unwrap();
         assert_eq!((pointer.sha256.to_string().as_str(), pointer.size), (OID, 90_868_376));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_pointer_is_a_file() {
+    fn similar_texts_are_not_pointers() {
         let text = format!("version {VERSION}\noid sha256:{OID}\nsize 5\n");
         for (from, to) in [
             ("v1", "v9"),
@@ -121,13 +121,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(sha256: [u8; 32], size in 0..=MAX_TOTAL) {
+        fn every_written_pointer_is_read_again(sha256: [u8; 32], size in 0..=MAX_TOTAL) {
             let pointer = Pointer { sha256: Sha256Digest(sha256), size };
             prop_assert_eq!(Pointer::parse(pointer.to_string().as_bytes()), Some(pointer));
         }
 
         #[test]
-        fn any_bytes_can_be_looked_at(bytes in proptest::collection::vec(any::<u8>(), 0..1200), text in "version https://git-lfs.github.com/spec/v1\n[a-z0-9:\n -]{0,200}") {
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1200), text in "version https://git-lfs.github.com/spec/v1\n[a-z0-9:\n -]{0,200}") {
             let _ = (Pointer::parse(&bytes), Pointer::parse(text.as_bytes()));
         }
     }

@@ -1,23 +1,23 @@
-//! Names of files that other programs leave in a directory: helper files, which are no part of the model, and unfinished
+//! Names of files that other programs leave in a directory: helper files, which are not part of the model, and unfinished
 //! downloads.
 //!
-//! The same model downloaded by different programs must make the same torrent, so helper files are left out. An unfinished
-//! download must never be published as complete, so its name is an error.
+//! Helper files are left out, because the same model downloaded by different programs must give the same torrent. The name
+//! of an unfinished download is an error, because it must never be published as complete.
 
 use super::text::percent_decode;
 
 /// The kind of file that a name belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remains {
-    /// A file or directory that is no part of the model.
+    /// A file or directory that is not part of the model.
     Helper,
-    /// A directory in which a program keeps files until they are whole. Empty, it is a [`Self::Helper`].
+    /// A directory in which a program stores files until they are complete. If it is empty, it is a [`Self::Helper`].
     Holds(Unfinished),
     /// An unfinished download.
     Unfinished(Unfinished),
 }
 
-/// The program that writes a file, or what the file is, for people.
+/// The name of the program that writes the unfinished file, or a description of the file.
 pub type Unfinished = &'static str;
 
 /// Helper files and directories by their whole name.
@@ -51,11 +51,11 @@ const HELPERS: [&str; 22] = [
     ".stversions",
 ];
 
-/// Directories in which files are kept until they are whole.
+/// Directories in which programs store files until they are complete.
 const HOLDERS: [(&str, Unfinished); 3] =
     [("._____temp", "ModelScope"), (".rsync-partial", "rsync"), (".~tmp~", "rsync")];
 
-/// Endings of files that are being downloaded, in lower case.
+/// Suffixes of unfinished files, in lower case.
 const ENDINGS: [(&str, Unfinished); 23] = [
     (".aria2", "aria2"),
     (".aria2__temp", "aria2"),
@@ -82,7 +82,7 @@ const ENDINGS: [(&str, Unfinished); 23] = [
     (".ytdl", "yt-dlp"),
 ];
 
-/// Judges the name of a file or directory. None where it can be part of a model.
+/// Classifies the name of a file or directory; none if it can be part of a model.
 pub fn of(name: &str, is_dir: bool) -> Option<Remains> {
     if HELPERS.contains(&name) || is_helper(name) {
         return Some(Remains::Helper);
@@ -90,7 +90,7 @@ pub fn of(name: &str, is_dir: bool) -> Option<Remains> {
     if let Some(&(_, program)) = HOLDERS.iter().find(|(holder, _)| *holder == name) {
         return Some(Remains::Holds(program));
     }
-    // Other programs write one file. Safari makes a directory around it.
+    // Safari makes a directory for an unfinished file. Other programs make only a file.
     if is_dir {
         return name.ends_with(".download").then_some(Remains::Unfinished("Safari"));
     }
@@ -104,7 +104,7 @@ fn is_helper(name: &str) -> bool {
     deleted.is_some_and(|rest| rest.len() >= 8 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
         // LibreOffice, and the trash of desktops.
         || begins(".~lock.") || begins(".Trash-")
-        // What silmaril was writing when it was killed.
+        // Temporary files of silmaril that are left over after a kill.
         || begins(crate::fsutil::TEMP_PREFIX)
         // Resource forks of macOS.
         || (begins("._") && name != "._____temp")
@@ -139,17 +139,17 @@ fn unfinished(name: &str) -> Option<Unfinished> {
     }
 }
 
-/// The file that an `axel` state file belongs to: `X` for `X.st`. It is a state file only if both are present, since
-/// `.st` is also an ending of safetensors files.
+/// The file to which an `axel` state file belongs: `X` for `X.st`. The name is a state file only if both files exist,
+/// because `.st` is also a suffix of safetensors files.
 pub fn axel_target(name: &str) -> Option<&str> {
     name.strip_suffix(".st").filter(|target| !target.is_empty())
 }
 
-/// Lists of hfd, in its directory: the first for aria2, which removes entries that are done, the second for wget.
+/// Download lists of hfd. The first is for aria2, which removes completed entries, the second for wget.
 pub const LISTS_OF_HFD: [&str; 2] = [".hfd/aria2c_urls.txt", ".hfd/wget_urls.txt"];
 
-/// The files of such a list, by their paths in the model's directory. An entry is a URL, followed for aria2 by indented
-/// lines that name directory and file.
+/// The files of such a list, as paths in the model's directory. An entry is a URL. In the list for aria2, indented lines
+/// with directory and file name follow it.
 pub fn listed_by_hfd(list: &str) -> Vec<String> {
     let (mut files, mut dir): (Vec<Option<String>>, &str) = (Vec::new(), "");
     for line in list.lines() {

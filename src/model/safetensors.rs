@@ -1,7 +1,7 @@
 //! Headers of `.safetensors` files: 8 bytes of length (little endian), then JSON, then the tensors' bytes.
 //!
-//! The header is a stranger's. It is bounded before it is parsed, and accepted only as the reference reader does:
-//! the tensors cover the data exactly, without overlap or hole, each with the size its type and shape say.
+//! The header is untrusted. It is bounded before it is parsed, and accepted by the rules of the reference reader: the
+//! tensors cover the data exactly, without overlap or gap, and the size of each follows from its type and shape.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 
 /// The longest header, in bytes: the limit of the reference reader.
 pub const MAX_HEADER: u64 = 100_000_000;
-/// The most values in a header; each takes memory that its bytes do not show.
+/// The most JSON values in a header. Bounded separately, because a value needs more memory than its bytes.
 const MAX_VALUES: usize = 4_000_000;
 /// Bytes before the header.
 pub const LENGTH_LEN: u64 = 8;
@@ -20,7 +20,7 @@ pub const LENGTH_LEN: u64 = 8;
 /// Why a header is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SafetensorsError {
-    /// There are fewer bytes than the header has.
+    /// The input ends within the header.
     #[error("the header is cut off")]
     Truncated,
     /// Longer than [`MAX_HEADER`], or than the file.
@@ -33,20 +33,20 @@ pub enum SafetensorsError {
     #[error("the header is malformed: {0}")]
     Json(String),
     /// Two tensors of one name.
-    #[error("the tensor {0:?} is there twice")]
+    #[error("the tensor {0:?} occurs twice")]
     Duplicate(String),
-    /// Tensors overlap, leave a hole, or end before they start.
-    #[error("the bytes of tensor {0:?} do not follow those before it")]
+    /// Tensors overlap, leave a gap, or end before they start.
+    #[error("the bytes of tensor {0:?} do not follow directly after the previous tensor")]
     Offsets(String),
     /// Type and shape give another size.
-    #[error("the tensor {0:?} has another size than its type and shape say")]
+    #[error("the size of tensor {0:?} does not match its type and shape")]
     Size(String),
-    /// The file does not end where the last tensor does.
+    /// The file does not end with the last tensor.
     #[error("the tensors end at {expected}, the file at {given}")]
     FileLength {
-        /// Where the file should end.
+        /// End of the last tensor.
         expected: u64,
-        /// Where it ends.
+        /// Length of the file.
         given: u64,
     },
 }
@@ -54,13 +54,13 @@ pub enum SafetensorsError {
 /// One tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its type as written, such as `BF16`.
+    /// Type as in the header, such as `BF16`.
     pub dtype: String,
-    /// Its dimensions.
+    /// Dimensions.
     pub shape: Vec<u64>,
-    /// Its bytes in the file.
+    /// Position of its bytes in the file.
     pub range: Range<u64>,
 }
 
@@ -74,7 +74,7 @@ impl Tensor {
 /// A header that passed every check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// Where the header ends and the first tensor begins, in bytes from the start of the file.
+    /// End of the header and beginning of the first tensor, in bytes from the start of the file.
     pub end: u64,
     /// The tensors in the order of their bytes.
     pub tensors: Vec<Tensor>,
@@ -83,7 +83,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Where the last tensor and so the file ends.
+    /// End of the last tensor, which is the expected length of the file.
     pub fn file_len(&self) -> u64 {
         self.tensors.last().map_or(self.end, |tensor| tensor.range.end)
     }
@@ -105,7 +105,7 @@ impl Header {
     }
 }
 
-/// Bits of one element, for the types this version knows.
+/// Bits of one element; none for unknown types.
 fn bits(dtype: &str) -> Option<u64> {
     Some(match dtype {
         "F4" => 4,
@@ -119,7 +119,7 @@ fn bits(dtype: &str) -> Option<u64> {
     })
 }
 
-/// The length of the JSON that follows the first 8 bytes of a file of `file_len` bytes.
+/// The length of the JSON in a file of `file_len` bytes, from the first 8 bytes.
 pub fn header_len(first: [u8; 8], file_len: u64) -> Result<u64, SafetensorsError> {
     let len = u64::from_le_bytes(first);
     if !(2..=MAX_HEADER).contains(&len) || len > file_len.saturating_sub(LENGTH_LEN) {
@@ -168,7 +168,7 @@ impl<'de> Deserialize<'de> for RawHeader {
     }
 }
 
-/// Parses a header from the start of a file: the 8 bytes, the JSON, and any bytes after it, which are not read.
+/// Parses a header from the start of a file: the 8 bytes of length and the JSON. Bytes after the JSON are ignored.
 pub fn parse_header(prefix: &[u8]) -> Result<Header, SafetensorsError> {
     let (first, rest) = prefix.split_first_chunk::<8>().ok_or(SafetensorsError::Truncated)?;
     let len = header_len(*first, u64::MAX)?;
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn lies_are_refused() {
+    fn inconsistent_headers_are_refused() {
         use SafetensorsError::*;
         let one = |dtype: &str, shape: &str, offsets: &str| {
             parse_header(&file(&format!(
@@ -278,7 +278,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_accepted_covers_the_data(
+        fn tensors_of_accepted_headers_cover_the_data(
             parts in proptest::collection::vec((any::<bool>(), 0u64..5, 0u64..5, prop::sample::select(vec!["F32", "U8", "X"])), 0..6)
         ) {
             let mut at = 0;

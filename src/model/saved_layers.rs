@@ -1,9 +1,9 @@
-//! The piece hashes in what was saved of a torrent while it was fetched (`resume/`).
+//! Piece hashes that were saved while a torrent was fetched (`resume/`).
 //!
-//! The format is that of `pack_layers` in `cpp/layers.cc`: a bencoded dictionary with a list `files`, one dictionary for
-//! each file of the torrent and each pad file between them. `mask` has one bit for each node of the file's hash tree from
-//! the root down to the piece layer, the first one in the highest bit; `hashes` has the nodes with a set bit. Nothing in
-//! it is trusted: a hash is used only if it leads to the pieces root.
+//! `pack_layers` in `cpp/layers.cc` writes the format: a bencoded dictionary with a list `files`, which has one dictionary
+//! for each file of the torrent and each pad file between them. `mask` has one bit for each node of the file's hash tree
+//! from the root down to the piece layer, starting with the highest bit. `hashes` has the nodes whose bit is set. The
+//! content is untrusted: a hash is used only if it is proved against the pieces root.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use super::bencode;
 use super::merkle::{self, Hash};
 use super::{Manifest, PiecesRoot};
 
-/// The hashes of a file's pieces, as far as they are known and proved.
+/// By pieces root, the hashes of a file's pieces as far as they are known and proved.
 pub type PartialLayers = HashMap<PiecesRoot, Vec<Option<Hash>>>;
 
 #[derive(Deserialize)]
@@ -22,14 +22,14 @@ struct Packed {
     files: Vec<PackedFile>,
 }
 
-/// Both are absent where nothing is known of the file.
+/// Without both fields no hash of the file is known.
 #[derive(Deserialize)]
 struct PackedFile {
     mask: Option<ByteString>,
     hashes: Option<ByteString>,
 }
 
-/// The proved hashes of all files of a torrent that have more than one piece. Empty for damaged or foreign bytes.
+/// The proved hashes of all files of a torrent with several pieces. Empty for damaged or foreign bytes.
 pub fn parse(bytes: &[u8], manifest: &Manifest) -> PartialLayers {
     let mut layers = PartialLayers::new();
     if bencode::check(bytes).is_err() {
@@ -41,7 +41,7 @@ pub fn parse(bytes: &[u8], manifest: &Manifest) -> PartialLayers {
     for file in &manifest.files {
         let Some(entry) = entries.next() else { break };
         if file.size % piece_length != 0 {
-            // The pad file behind it.
+            // Skips the pad file after this file.
             entries.next();
         }
         let pieces = usize::try_from(file.size.div_ceil(piece_length)).unwrap_or(usize::MAX);
@@ -56,7 +56,7 @@ pub fn parse(bytes: &[u8], manifest: &Manifest) -> PartialLayers {
     layers
 }
 
-/// The nodes of a file's tree. None if the mask is that of another tree.
+/// The nodes of a file's tree; none if the mask does not have one bit per node.
 fn nodes(entry: &PackedFile, count: usize) -> Option<Vec<Option<Hash>>> {
     let (mask, hashes) = (entry.mask.as_ref()?.as_slice(), entry.hashes.as_ref()?.as_slice());
     let mut hashes = hashes.as_chunks::<32>().0.iter();
@@ -84,7 +84,7 @@ mod tests {
         PiecesRoot(merkle::root(layer.to_vec(), 0, 0))
     }
 
-    /// Five pieces, the last one short; none; eight pieces.
+    /// A file of five pieces, the last one short; an empty file; a file of eight pieces.
     fn manifest() -> Manifest {
         let files = vec![
             FileEntry::new("a", 4 * PIECE + 1, None, Some(root(&layer(1, 5)))),
@@ -117,21 +117,21 @@ mod tests {
     }
 
     #[test]
-    fn only_hashes_that_lead_to_the_root_are_known() {
+    fn only_proved_hashes_are_known() {
         let (a, c) = (layer(1, 5), layer(2, 8));
         let upper = |layer: &[Hash], from: usize| merkle::root(layer[from..from + 4].to_vec(), 0, 0);
-        // Of `a` the first half with its proof; the other half follows from the padding once its hash is there.
+        // For `a` the first half with its proof. The fifth piece has no hash of its own, so it stays unknown.
         let mut nodes = vec![(2, merkle::root(a[4..].to_vec(), 0, 4))];
         nodes.extend((0..4).map(|i| (7 + i, a[i])));
-        // Of `c` the second half, and a first half that is wrong.
-        let mut others = vec![(1, upper(&c, 0)), (2, upper(&c, 4)), (7, [9; 32])];
-        others.extend((1..8).map(|i| (7 + i, c[i])));
-        let known = parse(&packed(&[Some(&nodes), None, None, Some(&others)]), &manifest());
+        // For `c` the second half, and a first half with a wrong hash.
+        let mut damaged = vec![(1, upper(&c, 0)), (2, upper(&c, 4)), (7, [9; 32])];
+        damaged.extend((1..8).map(|i| (7 + i, c[i])));
+        let known = parse(&packed(&[Some(&nodes), None, None, Some(&damaged)]), &manifest());
         let some = |hashes: &[Hash]| hashes.iter().copied().map(Some).collect::<Vec<_>>();
         let mut expected = some(&a);
         expected[4] = None;
         assert_eq!(known[&root(&a)], expected);
-        // A wrong hash takes those with it whose proof it is a part of.
+        // Hashes whose proof contains the wrong hash are not proved.
         assert_eq!(known[&root(&c)][4..], some(&c)[4..]);
         assert_eq!(known[&root(&c)][..4], [None; 4]);
     }
@@ -144,12 +144,12 @@ mod tests {
         assert_eq!(known[&root(&a)], a.iter().copied().map(Some).collect::<Vec<_>>());
         let mut wrong = nodes.clone();
         wrong[4].1[0] ^= 1;
-        // The half that the wrong hash is not part of leads nowhere without its sibling.
+        // The half without the wrong hash is not proved either, because its sibling is unknown.
         assert!(parse(&packed(&[Some(&wrong)]), &manifest()).is_empty());
     }
 
     #[test]
-    fn damaged_and_foreign_bytes_teach_nothing() {
+    fn damaged_and_foreign_bytes_give_no_hashes() {
         let a = layer(1, 5);
         let nodes: Vec<_> = (0..5).map(|i| (7 + i, a[i])).collect();
         let good = packed(&[Some(&nodes)]);

@@ -1,13 +1,13 @@
-//! Which files of a directory are shared.
+//! Lists the files of a directory that are shared.
 //!
-//! Everything is, dotfiles too, except repositories and download caches (`.git`, `.cache`), our own manifest and
-//! downloads (`.silmaril.json`, `*.silmaril-partial`), and helper files of other programs (see [`remains`]). What cannot
-//! be shared faithfully (a socket, a dangling link, a name that is not UTF-8) is an error and never left out. So is an
-//! unfinished download of another program, also one inside a helper directory.
+//! All files are shared, including dotfiles, except repositories and download caches (`.git`, `.cache`), silmaril's own
+//! manifest and downloads (`.silmaril.json`, `*.silmaril-partial`), and helper files of other programs (see [`remains`]).
+//! An entry that cannot be shared exactly (a socket, a dangling link, a name that is not UTF-8) is an error; it is never
+//! left out. An unfinished download of another program is an error too, even inside a helper directory.
 //!
-//! A symbolic link to a file or directory is followed where it leads to something inside the directory, or from a
-//! repository of the hub's cache to that cache's blobs. Any other link is an error, unless the caller gives its target
-//! as approved. Each link is resolved once; its file is opened at the real path, without following links again.
+//! A symbolic link is followed if its target is inside the directory, or if it leads from a repository of the hub's cache
+//! to the blobs of that cache. Any other link is an error, unless the caller has approved its target. Each link is
+//! resolved once, and its file is opened at the real path without following links again.
 
 mod unfinished;
 
@@ -27,27 +27,27 @@ use crate::nofollow;
 /// Why a directory cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
-    /// Something could not be read.
+    /// A file or directory could not be read.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// What.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
     /// The path is a file.
     #[error("{} is not a directory", .0.display())]
     NotADirectory(PathBuf),
-    /// There is no file in it.
+    /// The directory has no file to share.
     #[error("{} has no files to share", .0.display())]
     Empty(PathBuf),
     /// More than [`MAX_FILES`] files or directories.
     #[error("{} has more than {MAX_FILES} files", .0.display())]
     TooMany(PathBuf),
-    /// A symbolic link to nothing.
-    #[error("{} is a symbolic link to something that does not exist", .0.display())]
+    /// A symbolic link without a target.
+    #[error("{} is a symbolic link to a file that does not exist", .0.display())]
     Dangling(PathBuf),
-    /// A symbolic link to a directory that holds it.
+    /// A symbolic link to a directory that contains the link.
     #[error("{} is a symbolic link to a directory around it", .0.display())]
     Loop(PathBuf),
     /// A symbolic link out of the directory.
@@ -55,31 +55,31 @@ pub enum ScanError {
     Outside {
         /// The link.
         link: PathBuf,
-        /// Where it leads.
+        /// Its real target.
         target: PathBuf,
     },
-    /// A symbolic link leads to a file or directory that is never shared through one.
+    /// A symbolic link leads to a file or directory that is never shared through a link.
     #[error("{} leads through a symbolic link to {}, which {why}", link.display(), target.display())]
     Forbidden {
         /// The path in the shared directory.
         link: PathBuf,
-        /// Where it leads.
+        /// Its real target.
         target: PathBuf,
-        /// What speaks against it.
+        /// The reason, as a predicate.
         why: &'static str,
     },
     /// A socket, pipe or device.
     #[error("{} is a {kind}, which cannot be shared", path.display())]
     Special {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The kind of the file.
         kind: &'static str,
     },
-    /// A name that is not text.
+    /// A name that is not UTF-8.
     #[error("the name of {} is not UTF-8", .0.display())]
     NotUtf8(PathBuf),
-    /// A name that other machines could not use.
+    /// A name that no torrent may have.
     #[error(transparent)]
     Name(#[from] PathError),
     /// Unfinished downloads.
@@ -87,12 +87,12 @@ pub enum ScanError {
     Unfinished {
         /// The directory.
         dir: PathBuf,
-        /// Each file, with the program that writes it.
+        /// The files, each with the program that writes it.
         files: Vec<String>,
     },
 }
 
-/// Links that lead out of a shared directory: their paths in it, and the real paths of their targets.
+/// Links out of a shared directory: the path of each link in it, and the real path of its target.
 pub type OutsideLinks = BTreeMap<String, PathBuf>;
 
 /// One file to share.
@@ -100,23 +100,23 @@ pub type OutsideLinks = BTreeMap<String, PathBuf>;
 pub struct ScannedFile {
     /// Path relative to the directory, checked.
     pub path: String,
-    /// Its real path, where it is opened.
+    /// The real path at which it is opened.
     pub source: PathBuf,
-    /// How it looked.
+    /// Its metadata at the time of the scan.
     pub metadata: Metadata,
 }
 
-/// Whether files or directories of this name are never shared, as a component of a path that a repository lists.
+/// Whether a file or directory with this name is never shared. `name` is one component of a path in a repository.
 pub fn is_left_out(name: &str, is_dir: bool) -> bool {
     path::is_reserved(name) || remains::of(name, is_dir).is_some()
 }
 
-/// Lists the files of a directory that are shared, in canonical order. Every one could be opened. Links out of the
-/// directory are followed where `approved` has them with the targets that they have now.
+/// Lists the files of a directory that are shared, in canonical order. Each file could be opened. A link out of the
+/// directory is followed only if `approved` has it with its present target.
 pub fn scan(dir: &Path, approved: &OutsideLinks) -> Result<Vec<ScannedFile>, ScanError> {
     let approve = |path: &str, target: &Path| approved.get(path).is_some_and(|known| known == target);
     let mut scanner = Scanner::new(dir, approve)?;
-    scanner.look_around()?;
+    scanner.check_outside()?;
     scanner.run()?;
     let (mut files, unfinished) = (scanner.files, scanner.unfinished);
     if !unfinished.is_empty() {
@@ -129,7 +129,7 @@ pub fn scan(dir: &Path, approved: &OutsideLinks) -> Result<Vec<ScannedFile>, Sca
     Ok(files)
 }
 
-/// Lists the links out of a directory that [`scan`] can be given as approved. Fails where one may never be followed.
+/// Lists the links out of a directory, for the argument `approved` of [`scan`]. Fails if a link may never be followed.
 pub fn outside_links(dir: &Path) -> Result<OutsideLinks, ScanError> {
     let mut found = OutsideLinks::new();
     let collect = |path: &str, target: &Path| {
@@ -141,26 +141,27 @@ pub fn outside_links(dir: &Path) -> Result<OutsideLinks, ScanError> {
 }
 
 /// A directory to read.
-struct Place {
+struct ScanDir {
     /// Its path in the shared directory.
     path: String,
+    /// Its real path.
     real: PathBuf,
-    /// Device and inode of each directory on the way down.
+    /// Device and inode of itself and of each directory above it.
     ancestors: Vec<(u64, u64)>,
-    /// Whether a link led out of the shared directory on the way.
+    /// Whether it was reached through a link out of the shared directory.
     outside: bool,
 }
 
 struct Scanner<'a, A> {
     dir: &'a Path,
     root: PathBuf,
-    /// Directories of the hub's cache whose files links may lead to.
+    /// Directories of the hub's cache that may contain the targets of links.
     blobs: Vec<PathBuf>,
     hub: Option<PathBuf>,
     approve: A,
-    todo: Vec<Place>,
+    todo: Vec<ScanDir>,
     files: Vec<ScannedFile>,
-    /// Unfinished downloads, for people.
+    /// Unfinished downloads, each as text for an error message.
     unfinished: Vec<String>,
 }
 
@@ -173,7 +174,7 @@ impl<'a, A: FnMut(&str, &Path) -> bool> Scanner<'a, A> {
             return Err(ScanError::NotADirectory(dir.to_owned()));
         }
         let ancestors = vec![(metadata.dev(), metadata.ino())];
-        let top = Place { path: String::new(), real: root.clone(), ancestors, outside: false };
+        let top = ScanDir { path: String::new(), real: root.clone(), ancestors, outside: false };
         let (blobs, hub) = (blobs_of(&root), hub_cache());
         Ok(Self {
             dir,
@@ -191,7 +192,7 @@ impl<'a, A: FnMut(&str, &Path) -> bool> Scanner<'a, A> {
         let mut dirs = 0;
         while let Some(place) = self.todo.pop() {
             dirs += 1;
-            // Links that lead back and forth make a directory of any depth, and no file need be in it.
+            // With links between directories the number of directories can be unbounded, even without any file.
             if dirs > MAX_FILES {
                 return Err(ScanError::TooMany(self.dir.to_owned()));
             }
@@ -204,16 +205,16 @@ impl<'a, A: FnMut(&str, &Path) -> bool> Scanner<'a, A> {
                     return Err(ScanError::NotUtf8(self.dir.join(&place.path).join(name)));
                 };
                 if path::is_reserved(text) {
-                    self.look_into(&place, text, None)?;
+                    self.check_left_out(&place, text, None)?;
                     continue;
                 }
                 let of_axel = remains::axel_target(text).filter(|target| names.contains(OsStr::new(target)));
                 match remains::of(text, kind.is_dir()).or(of_axel.map(|_| Remains::Unfinished("axel"))) {
-                    None => self.take(&place, text, kind.is_symlink())?,
-                    Some(Remains::Helper) => self.look_into(&place, text, None)?,
-                    Some(Remains::Holds(program)) => self.look_into(&place, text, Some(program))?,
+                    None => self.add(&place, text, kind.is_symlink())?,
+                    Some(Remains::Helper) => self.check_left_out(&place, text, None)?,
+                    Some(Remains::Holds(program)) => self.check_left_out(&place, text, Some(program))?,
                     Some(Remains::Unfinished(program)) => {
-                        self.note_unfinished(&join(&place.path, text), program)
+                        self.add_unfinished(&join(&place.path, text), program)
                     }
                 }
             }
@@ -221,7 +222,8 @@ impl<'a, A: FnMut(&str, &Path) -> bool> Scanner<'a, A> {
         Ok(())
     }
 
-    fn take(&mut self, place: &Place, name: &str, link: bool) -> Result<(), ScanError> {
+    /// Adds an entry of a directory: a file to `files`, a directory to `todo`.
+    fn add(&mut self, place: &ScanDir, name: &str, link: bool) -> Result<(), ScanError> {
         let shown = self.dir.join(&place.path).join(name);
         let failed = |source| ScanError::Io { path: shown.clone(), source };
         let path = join(&place.path, name);
@@ -251,26 +253,28 @@ impl<'a, A: FnMut(&str, &Path) -> bool> Scanner<'a, A> {
                 return Err(ScanError::Loop(shown));
             }
             let ancestors = [place.ancestors.as_slice(), &[id]].concat();
-            self.todo.push(Place { path, real, ancestors, outside });
+            self.todo.push(ScanDir { path, real, ancestors, outside });
         } else if kind.is_file() {
             if self.files.len() == MAX_FILES {
                 return Err(ScanError::TooMany(self.dir.to_owned()));
             }
-            // Better now than after an hour of hashing.
+            // Opened only to find an error now instead of after an hour of hashing.
             nofollow::read(&real).map_err(failed)?;
             self.files.push(ScannedFile { path, source: real, metadata });
         } else {
-            let kind = match () {
-                () if kind.is_fifo() => "named pipe",
-                () if kind.is_socket() => "socket",
-                () => "device",
+            let kind = if kind.is_fifo() {
+                "named pipe"
+            } else if kind.is_socket() {
+                "socket"
+            } else {
+                "device"
             };
             return Err(ScanError::Special { path: shown, kind });
         }
         Ok(())
     }
 
-    /// Why something outside the shared directory is not shared, even where the user approves of the link to it.
+    /// Why a file outside the shared directory is not shared even if the user approves the link; none if it may be.
     fn forbids(&self, real: &Path, metadata: &Metadata) -> Option<&'static str> {
         let rest = self.hub.as_deref().and_then(|hub| real.strip_prefix(hub).ok()).unwrap_or(real);
         let hidden = |component: Component<'_>| component.as_os_str().as_encoded_bytes().starts_with(b".");
@@ -289,7 +293,7 @@ fn join(dir: &str, below: &str) -> String {
     }
 }
 
-/// Where a link leads in the end.
+/// The real target of a link.
 fn resolve(link: &Path, shown: &Path) -> Result<PathBuf, ScanError> {
     fs::canonicalize(link).map_err(|error| {
         match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
@@ -302,8 +306,8 @@ fn resolve(link: &Path, shown: &Path) -> Result<PathBuf, ScanError> {
     })
 }
 
-/// Where links of a snapshot in a hub cache may lead: to the blobs of its repository, and to those that all repositories
-/// of the cache have in common (`models--org--name/snapshots/<commit>/file -> ../../blobs/<etag> ->
+/// Directories that may contain the targets of links in a snapshot of a hub cache: the blobs of its repository, and the
+/// blobs that all repositories of the cache share (`models--org--name/snapshots/<commit>/file -> ../../blobs/<etag> ->
 /// ../../blobs/<xx>/<hash>`).
 fn blobs_of(root: &Path) -> Vec<PathBuf> {
     let is_repository = |dir: &Path| {
@@ -319,7 +323,7 @@ fn blobs_of(root: &Path) -> Vec<PathBuf> {
     repository.into_iter().chain(cache).map(|dir| dir.join("blobs")).collect()
 }
 
-/// The real path of this user's hub cache. Only what is below it: the directory around it holds the user's token.
+/// The real path of this user's hub cache, `hub`. Not the directory above it, which contains the user's token.
 fn hub_cache() -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || {

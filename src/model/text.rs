@@ -1,4 +1,4 @@
-//! Text for people: names from strangers made safe for a terminal, and sizes and times as they are written and shown.
+//! Text for people: removal of unsafe characters from untrusted names, and parsing and formatting of sizes and times.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -14,13 +14,13 @@ pub enum SizeError {
     TooLarge(String),
 }
 
-/// The text is not a length of time.
+/// The text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a time; write seconds or a unit, such as 15, 15s or 2min")]
 pub struct TimeError(String);
 
-/// Whether a terminal could be misled by the character: control, line separator, bidirectional override,
-/// zero-width or tag.
+/// Whether a terminal could show the character misleadingly: control, line separator, bidirectional override, zero-width
+/// or tag.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -34,13 +34,13 @@ pub fn is_bidirectional(c: char) -> bool {
     matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Whether a text has nothing that [`clean`] would remove.
+/// Whether [`clean`] would remove nothing.
 pub fn is_clean(text: &str) -> bool {
     !text.chars().any(is_unsafe)
 }
 
-/// Returns the text without control, bidirectional and zero-width characters, so that a name from a stranger
-/// can neither move the cursor nor look like another name.
+/// Returns the text without control, bidirectional and zero-width characters, so that an untrusted name can neither move
+/// the cursor nor look like another name.
 pub fn clean(text: &str) -> String {
     text.chars().filter(|&c| !is_unsafe(c)).collect()
 }
@@ -50,16 +50,16 @@ pub fn clean_lines(text: &str) -> String {
     text.chars().filter(|&c| c == '\n' || !is_unsafe(c)).collect()
 }
 
-/// [`clean_lines`] for a log in which the escape sequences are our own.
+/// [`clean_lines`] for a log, whose escape sequences are written by this program.
 pub fn clean_log(text: &str) -> String {
     text.chars().filter(|&c| matches!(c, '\n' | '\u{1b}') || !is_unsafe(c)).collect()
 }
 
-/// Escapes in a JSON text what [`clean`] would remove. The text stands for the same value.
+/// Escapes the characters of a JSON text that [`clean`] would remove. The JSON value does not change.
 pub fn escape_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for c in json.chars() {
-        // A line end in JSON is layout; in a string it is escaped already.
+        // A line end in JSON text is layout; inside a string it is already escaped.
         if c == '\n' || !is_unsafe(c) {
             escaped.push(c);
             continue;
@@ -71,7 +71,7 @@ pub fn escape_json(json: &str) -> String {
     escaped
 }
 
-/// Writes names for people, at most five of them.
+/// Joins names for a message: the first five, and the number of the rest.
 pub fn listed<S: AsRef<str>>(names: &[S]) -> String {
     const SHOWN: usize = 5;
     let mut text = names.iter().take(SHOWN).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
@@ -81,7 +81,7 @@ pub fn listed<S: AsRef<str>>(names: &[S]) -> String {
     text
 }
 
-/// Undoes percent-encoding (RFC 3986, 2.1). None where an escape is broken or the bytes are not UTF-8.
+/// Decodes percent-encoding (RFC 3986, 2.1); none if an escape is broken or the bytes are not UTF-8.
 pub fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -99,8 +99,8 @@ pub fn percent_decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Reads a size in bytes: `4194304`, `4MiB` (binary), `4MB` (decimal), `4M` (binary, as `dd` and `du` do);
-/// fractions and any case are accepted.
+/// Reads a size in bytes: `4194304`, `4MiB` (binary), `4MB` (decimal), `4M` (binary, as in `dd` and `du`). Accepts
+/// fractions and any case.
 pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     let syntax = || SizeError::Syntax(text.chars().take(40).collect());
     let text_trimmed = text.trim();
@@ -134,8 +134,8 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(too_large)
 }
 
-/// Reads a length of time: a bare number is seconds, with or without a fraction; otherwise numbers with units, such as
-/// `10m` or `1h 30m`. Zero, negative and endless times are the caller's to refuse or accept.
+/// Reads a duration: a bare number is seconds, with or without a fraction; otherwise numbers with units, such as `10m` or
+/// `1h 30m`. The caller must check the range, including zero.
 pub fn parse_time(text: &str) -> Result<Duration, TimeError> {
     let text = text.trim();
     let bad = || TimeError(text.chars().take(40).collect());
@@ -146,7 +146,7 @@ pub fn parse_time(text: &str) -> Result<Duration, TimeError> {
     humantime::parse_duration(text).map_err(|_| bad())
 }
 
-/// Writes a number of bytes for people, with three significant digits: `999 B`, `1.50 KiB`, `86.7 MiB`.
+/// Formats a number of bytes with three significant digits: `999 B`, `1.50 KiB`, `86.7 MiB`.
 pub fn format_size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
@@ -154,7 +154,7 @@ pub fn format_size(bytes: u64) -> String {
     }
     let mut value = bytes as f64 / 1024.0;
     let mut unit = 0;
-    // 1023.5 and more would be shown as 1024.
+    // From 1023.5 on a value would be rounded to 1024.
     while value >= 1023.5 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn invalid_sizes_are_refused() {
         for text in ["", "MiB", "4XB", "-4", "4.", ".5M", "1.2.3", "4 MiB extra", "0x10", "1e6"] {
             assert!(matches!(parse_size(text), Err(SizeError::Syntax(_))), "{text}");
         }
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_undone() {
+    fn percent_escapes_are_decoded() {
         assert_eq!(percent_decode("a%20b+%e6%A8%a1%2F").as_deref(), Some("a b+模/"));
         for broken in ["%", "%4", "%zz", "%ff"] {
             assert_eq!(percent_decode(broken), None, "{broken}");
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn json_with_terminal_tricks_is_escaped_and_means_the_same() {
+    fn escaped_json_has_the_same_value() {
         let value = serde_json::json!({"a\u{202e}": ["\u{1b}[31m", "\u{9b}2J", "\u{7f}\u{200b}\n", "\u{e0041}", "模型 🚀"]});
         for json in [serde_json::to_string(&value).unwrap(), serde_json::to_string_pretty(&value).unwrap()] {
             let escaped = escape_json(&json);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn terminal_tricks_are_removed() {
+    fn unsafe_characters_are_removed() {
         assert_eq!(clean("a\u{1b}[31mb\u{202e}c\u{200b}d\u{9b}e\nf"), "a[31mbcdef");
         assert_eq!(clean("Größe – 模型 🚀"), "Größe – 模型 🚀");
     }

@@ -1,11 +1,11 @@
-//! Where the files of a model can be had over HTTP.
+//! HTTP addresses that serve the files of a model.
 //!
-//! An address in `web_seeds` of a manifest that ends in `/` is a directory: the percent-encoded path of a file is
-//! appended to it. Any other is the file of a torrent with a single file. BEP 19 means something else where a torrent
-//! has several files (its name comes between), so that addresses of torrents by others are converted when they come in.
+//! An address in `web_seeds` of a manifest that ends with `/` is a directory: the percent-encoded path of a file is
+//! appended to it. Any other address is the file of a torrent with a single file. For a torrent with several files BEP 19
+//! also appends the torrent's name, so addresses of foreign torrents are converted when they are imported.
 //!
-//! None has a query, so that no stranger's manifest makes this host call a program on a server of its network, and none
-//! has a user name or a password.
+//! An address has no query: otherwise an untrusted manifest could make this host run a program on a server in its network.
+//! It has no user name and no password either.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,20 +21,20 @@ use super::{Manifest, ModelName};
 /// Longest address, in bytes.
 const MAX_URL: usize = 2048;
 
-/// The hub's own address, which the configuration can replace by a mirror's.
+/// The hub's own address. The configuration can replace it by that of a mirror.
 const HUB: &str = "https://huggingface.co/";
 
 /// Why an address cannot be a web seed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{address:?} {reason}")]
 pub struct WebSeedError {
-    /// The address, cut.
+    /// The address, cut to a readable length.
     pub address: String,
-    /// What is wrong with it.
+    /// The reason, as a predicate.
     pub reason: &'static str,
 }
 
-/// A checked address of a web seed, as it was written.
+/// A checked address of a web seed, unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct WebSeed(String);
@@ -62,7 +62,7 @@ impl FromStr for WebSeed {
             return Err(refused("is longer than 2048 bytes"));
         }
         if text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
-            return Err(refused("has a character that no address has"));
+            return Err(refused("has a character that an address cannot have"));
         }
         let url = Url::parse(text).map_err(|_| refused("is not an address"))?;
         if !matches!(url.scheme(), "http" | "https") || !text.contains("://") || !url.has_host() {
@@ -85,12 +85,12 @@ impl fmt::Display for WebSeed {
 }
 
 impl WebSeed {
-    /// Whether it serves a directory, not a single file.
+    /// Whether it is a directory; otherwise it is a single file.
     pub fn is_directory(&self) -> bool {
         self.0.ends_with('/')
     }
 
-    /// Where it serves the file at `path` of a torrent with so many files; none where it serves another file.
+    /// The address of the file at `path` of a torrent with this number of files; none if it does not serve that file.
     pub fn file_url(&self, path: &str, files: usize) -> Option<String> {
         if !self.is_directory() {
             return (files == 1).then(|| self.0.clone());
@@ -100,7 +100,7 @@ impl WebSeed {
         Some(url)
     }
 
-    /// The same at `endpoint` where it is an address of the hub.
+    /// Replaces the hub's own address by `endpoint`; other addresses are unchanged.
     fn at(self, endpoint: &Url) -> Self {
         match self.0.strip_prefix(HUB) {
             Some(rest) => Self(format!("{}/{rest}", endpoint.as_str().trim_end_matches('/'))),
@@ -115,13 +115,13 @@ fn append(url: &mut String, path: &str) {
         if i > 0 {
             url.push('/');
         }
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = escape(url, component);
     }
 }
 
-/// Where the files of a manifest can be had: its web seeds, or else the hub that they come from, at that commit.
-/// `endpoint` is the address of the hub to use.
+/// The addresses for the files of a manifest: its web seeds, or if it has none, its source commit on the hub. `endpoint` is
+/// the configured address of the hub.
 pub fn of_manifest(manifest: &Manifest, endpoint: &Url) -> Vec<WebSeed> {
     if manifest.web_seeds.is_empty() {
         return of_source(manifest, endpoint).into_iter().collect();
@@ -134,7 +134,7 @@ fn of_source(manifest: &Manifest, endpoint: &Url) -> Option<WebSeed> {
     let source = manifest.source.as_ref().filter(|source| source.kind == "huggingface")?;
     let commit =
         source.commit.as_ref().filter(|c| c.len() == 40 && c.bytes().all(|b| b.is_ascii_hexdigit()))?;
-    // The address says under which name the hub has it; ours may be another.
+    // The name on the hub is in the source's address. It may differ from the model's name.
     let path = source.url.as_deref().and_then(|url| Some(Url::parse(url).ok()?.path().to_owned()));
     let id = match path.as_deref().map(|path| path.trim_matches('/').trim_end_matches(".git")) {
         Some(id) => id.parse::<ModelName>().ok()?.to_string(),
@@ -143,13 +143,13 @@ fn of_source(manifest: &Manifest, endpoint: &Url) -> Option<WebSeed> {
     format!("{}/{id}/resolve/{commit}/", endpoint.as_str().trim_end_matches('/')).parse().ok()
 }
 
-/// The web seeds of a torrent made by others (BEP 19): those of its `url-list`.
+/// The web seeds of a foreign torrent: its `url-list` (BEP 19).
 pub fn of_torrent(torrent: &ParsedMetainfo) -> Vec<WebSeed> {
     of_list(&torrent.web_seeds, torrent)
 }
 
-/// Addresses that BEP 19 means for a torrent, be they from its `url-list` or the `ws` of its magnet link. Those that
-/// cannot be used are left out.
+/// Converts addresses by the rules of BEP 19, from the `url-list` of a torrent or the `ws` of its magnet link. Leaves out
+/// addresses that cannot be used.
 pub fn of_list(list: &[String], torrent: &ParsedMetainfo) -> Vec<WebSeed> {
     let single = matches!(&torrent.files[..], [file] if file.path == torrent.name);
     let mut seeds = Vec::new();
@@ -165,7 +165,7 @@ pub fn of_list(list: &[String], torrent: &ParsedMetainfo) -> Vec<WebSeed> {
         match url.parse::<WebSeed>() {
             Ok(seed) if !seeds.contains(&seed) => seeds.push(seed),
             Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "A web seed is left out."),
+            Err(error) => tracing::debug!(%error, "a web seed is left out"),
         }
     }
     seeds
@@ -174,7 +174,7 @@ pub fn of_list(list: &[String], torrent: &ParsedMetainfo) -> Vec<WebSeed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::manifest::Source;
+    use crate::model::manifest::SourceEntry;
     use crate::model::metainfo::{parse_info, parse_metainfo};
     use crate::model::{FileEntry, PiecesRoot, Revision};
 
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_has_every_file_and_a_file_only_itself() {
+    fn a_directory_serves_every_file() {
         let directory = seed("http://a/m/");
         assert_eq!(directory.file_url("a b/ü?#%.bin", 7).unwrap(), "http://a/m/a%20b/%C3%BC%3F%23%25.bin");
         let file = seed("http://a/m.gguf");
@@ -228,14 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn without_web_seeds_the_hub_has_what_came_from_it() {
+    fn without_web_seeds_the_source_on_the_hub_is_used() {
         let mut manifest = manifest();
         let hub = "http://127.0.0.1:8080/";
         assert_eq!(addresses(&manifest, hub), [""; 0]);
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let source = |kind: &str, url: Option<&str>, commit: &str| {
             let (kind, url, commit) = (kind.to_owned(), url.map(str::to_owned), Some(commit.to_owned()));
-            Some(Source { kind, url, commit, other: Default::default() })
+            Some(SourceEntry { kind, url, commit, other: Default::default() })
         };
         for (url, id) in [
             (None, "o/n"),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hub_is_asked_where_the_configuration_says() {
+    fn addresses_of_the_hub_use_the_configured_endpoint() {
         let mut manifest = manifest();
         manifest.web_seeds =
             vec!["https://huggingface.co/o/n/resolve/x/".into(), "https://huggingface.com/".into()];
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_others_become_ours() {
+    fn addresses_of_foreign_torrents_are_converted() {
         let several = parse_metainfo(include_bytes!("../../tests/fixtures/v2.torrent")).unwrap();
         let list = ["http://w.example/", "http://w.example", "http://w.example/x?y", "udp://x/"];
         let list = list.map(str::to_owned);

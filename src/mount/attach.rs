@@ -1,6 +1,6 @@
-//! Mounting: a connection to the kernel, shown at a mount point.
+//! Mounting: opens a connection to the kernel and attaches it to a mount point.
 //!
-//! First by mount(2), which root may do and the root of a user namespace; where that is refused, by the helper.
+//! Tries mount(2) first, which root and the root of a user namespace may call. If that is refused, uses the helper.
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
@@ -17,16 +17,16 @@ use super::error::MountError;
 use super::helper;
 use super::mountinfo::{MountEntry, SOURCE};
 
-/// The device that makes connections.
+/// Each open file of this device is a connection.
 const DEVICE: &str = "/dev/fuse";
 
-/// Read-ahead of the kernel for our mounts, in KiB, where we may set it. The default of 128 KiB limits a sequential
-/// reader to 128 KiB per answer time. Two requests of 1 MiB keep the copying busy; what lies further ahead is for
-/// `fetch`, which knows pieces and tensors. More would fetch for nothing: a page fault reads half of it to either
-/// side, and that must not spread over more than two pieces of 4 MiB.
+/// The kernel's read-ahead for silmaril mounts, in KiB, where this process may set it. The default of 128 KiB limits a
+/// sequential reader to 128 KiB per response time. Two requests of 1 MiB keep the copying busy; `fetch`, which knows
+/// pieces and tensors, reads further ahead. A larger value would fetch bytes that no program reads: a page fault reads
+/// half of it to either side, and that must not touch more than two pieces of 4 MiB.
 const READ_AHEAD_KIB: u32 = 2048;
 
-/// Mounts on an existing directory and gives the connection.
+/// Mounts on an existing directory and returns the connection.
 pub fn attach(path: &Path, allow_other: bool) -> Result<OwnedFd, MountError> {
     match direct(path, allow_other)? {
         Some(connection) => Ok(connection),
@@ -34,7 +34,7 @@ pub fn attach(path: &Path, allow_other: bool) -> Result<OwnedFd, MountError> {
     }
 }
 
-/// Mounts by mount(2); none where this process may not.
+/// Mounts by mount(2); none if this process has no permission.
 fn direct(path: &Path, allow_other: bool) -> Result<Option<OwnedFd>, MountError> {
     let io_error = |source| MountError::Io { what: "mounting on", path: path.to_owned(), source };
     let device = match OpenOptions::new().read(true).write(true).open(DEVICE) {
@@ -69,15 +69,15 @@ fn no_device(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NXIO | Errno::NODEV))
 }
 
-/// Whether further queues of a connection can be opened, which needs the device itself.
+/// Whether this process can open the device, which it needs to open more queues of a connection.
 pub fn can_clone() -> bool {
     OpenOptions::new().read(true).write(true).open(DEVICE).is_ok()
 }
 
-/// Widens the kernel's read-ahead for a mount, where that is allowed.
+/// Sets the kernel's read-ahead for a mount to [`READ_AHEAD_KIB`], if that is permitted.
 pub fn widen_read_ahead(mount: &MountEntry) {
     let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", mount.major, mount.minor);
     if let Err(error) = std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
-        debug!(path, %error, "The kernel's read-ahead stays as it is.");
+        debug!(path, %error, "could not change the kernel's read-ahead");
     }
 }

@@ -1,4 +1,4 @@
-//! How many unknown names one process may have looked up.
+//! How many unknown names one process may look up.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -6,29 +6,29 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::time::Instant;
 
-/// Processes whose budgets are remembered; one that is forgotten has a full budget again.
+/// Processes whose budgets are remembered. A forgotten process has a full budget again.
 const MAX_PROCESSES: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// What a second of waiting costs. A lookup that peers answer takes milliseconds; where no peer is connected, or none
-/// answers, a process that looks for many names would wait for each of them.
+/// The price of one second of waiting, in names. A lookup that peers answer takes milliseconds. Where no peer is
+/// connected, or none answers, a process that looks up many names would otherwise wait for each of them.
 const NAMES_PER_SECOND: f64 = 2.0;
 
-/// A budget for each process: so many names at once, and as many again in each minute. Processes that the daemon cannot
-/// see have the number 0 and share one budget.
+/// A budget for each process: `per_minute` names immediately, and as many again in each minute. Processes that the daemon
+/// cannot see have the number 0 and share one budget.
 #[derive(Debug)]
 pub struct Budget {
     per_minute: f64,
+    /// By process: the names that are left, and when that number was computed.
     left: LruCache<u32, (f64, Instant)>,
 }
 
 impl Budget {
-    /// `per_minute` is the number of names of one process in a minute.
     pub fn new(per_minute: u32) -> Self {
         Self { per_minute: per_minute.into(), left: LruCache::new(MAX_PROCESSES) }
     }
 
     /// Charges a process with one name; false if its budget is used up.
-    pub fn take(&mut self, process: u32, now: Instant) -> bool {
+    pub fn charge_name(&mut self, process: u32, now: Instant) -> bool {
         let full = self.per_minute;
         let (left, at) = self.left.get_or_insert_mut(process, || (full, now));
         let refill = now.saturating_duration_since(*at).as_secs_f64() * full / 60.0;
@@ -41,17 +41,17 @@ impl Budget {
         is_enough
     }
 
-    /// Charges a process with the time that it waited for a name in vain, up to now. That time refills nothing, and the
-    /// debt is at most a full budget.
-    pub fn charge(&mut self, process: u32, waited: Duration, now: Instant) {
+    /// Charges a process with the time, up to now, that it waited for a name that was not found. That time does not
+    /// refill the budget. The debt is at most a full budget.
+    pub fn charge_time(&mut self, process: u32, waited: Duration, now: Instant) {
         if let Some((left, at)) = self.left.get_mut(&process) {
             *left = (*left - waited.as_secs_f64() * NAMES_PER_SECOND).max(-self.per_minute);
             *at = now;
         }
     }
 
-    /// Returns what a name cost: the model was found.
-    pub fn give_back(&mut self, process: u32) {
+    /// Refunds the price of a name whose model was found.
+    pub fn refund_name(&mut self, process: u32) {
         if let Some((left, _)) = self.left.get_mut(&process) {
             *left = (*left + 1.0).min(self.per_minute);
         }
@@ -65,35 +65,35 @@ mod tests {
     #[test]
     fn each_process_has_a_budget_that_refills_with_time() {
         let (mut budget, now) = (Budget::new(6), Instant::now());
-        assert!((0..6).all(|_| budget.take(1, now)));
-        assert!(!budget.take(1, now));
-        assert!(budget.take(2, now), "the other process has used nothing");
-        assert!(!budget.take(1, now + Duration::from_secs(9)));
-        assert!(budget.take(1, now + Duration::from_secs(11)));
-        assert!(!budget.take(1, now + Duration::from_secs(11)));
+        assert!((0..6).all(|_| budget.charge_name(1, now)));
+        assert!(!budget.charge_name(1, now));
+        assert!(budget.charge_name(2, now), "the other process has used nothing");
+        assert!(!budget.charge_name(1, now + Duration::from_secs(9)));
+        assert!(budget.charge_name(1, now + Duration::from_secs(11)));
+        assert!(!budget.charge_name(1, now + Duration::from_secs(11)));
         let later = now + Duration::from_secs(3600);
-        assert_eq!((0..20).filter(|_| budget.take(1, later)).count(), 6);
+        assert_eq!((0..20).filter(|_| budget.charge_name(1, later)).count(), 6);
     }
 
     #[test]
-    fn time_spent_in_vain_costs_as_well() {
+    fn waiting_without_a_result_costs_names() {
         let (mut budget, now) = (Budget::new(16), Instant::now());
-        assert!(budget.take(1, now));
+        assert!(budget.charge_name(1, now));
         let later = now + Duration::from_secs(5);
-        budget.charge(1, later - now, later);
-        assert_eq!((0..20).filter(|_| budget.take(1, later)).count(), 5);
-        budget.charge(1, Duration::from_secs(3600), later);
-        assert!(!budget.take(1, later + Duration::from_secs(63)));
-        assert!(budget.take(1, later + Duration::from_secs(64)), "the debt is bounded");
+        budget.charge_time(1, later - now, later);
+        assert_eq!((0..20).filter(|_| budget.charge_name(1, later)).count(), 5);
+        budget.charge_time(1, Duration::from_secs(3600), later);
+        assert!(!budget.charge_name(1, later + Duration::from_secs(63)));
+        assert!(budget.charge_name(1, later + Duration::from_secs(64)), "the debt is bounded");
     }
 
     #[test]
     fn models_that_are_found_cost_nothing() {
         let (mut budget, now) = (Budget::new(2), Instant::now());
         for _ in 0..10 {
-            assert!(budget.take(1, now));
-            budget.give_back(1);
+            assert!(budget.charge_name(1, now));
+            budget.refund_name(1);
         }
-        assert_eq!((0..5).filter(|_| budget.take(1, now)).count(), 2);
+        assert_eq!((0..5).filter(|_| budget.charge_name(1, now)).count(), 2);
     }
 }

@@ -1,4 +1,4 @@
-//! Unmounting, and the list of what is mounted.
+//! Unmounting, and the list of silmaril mounts.
 
 use std::fs::File;
 use std::io;
@@ -9,20 +9,20 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::Place;
+use super::MountLocation;
 use super::error::MountError;
 use super::helper;
 use super::mountinfo::{self, MountEntry};
 
-/// How long `unmount` waits for the mount to go.
+/// How long `unmount` waits until the mount has disappeared.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A silmaril mount of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountRecord {
-    /// Where it is.
+    /// The mount point.
     pub mountpoint: PathBuf,
-    /// The user who mounted it.
+    /// The user who mounted it, if the kernel shows it.
     pub user_id: Option<u32>,
 }
 
@@ -33,8 +33,8 @@ pub fn list_mounts() -> Result<Vec<MountRecord>, MountError> {
     Ok(ours.map(|m| MountRecord { user_id: m.user_id(), mountpoint: m.mount_point }).collect())
 }
 
-/// Unmounts the silmaril mount at `path`, and returns when it is gone. `lazy` detaches it even if it is in use:
-/// nobody finds it any more, and it ends when the last file is closed.
+/// Unmounts the silmaril mount at `path` and waits until it is gone, at most 10 s. `lazy` detaches it even if it is in
+/// use: no path leads to it any more, and it ends when the last file is closed.
 pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
     let resolved = resolve(path)?;
     let entry = mountinfo::at(&resolved).map_err(mountinfo_error)?;
@@ -46,7 +46,7 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
     wait_gone(entry.id)
 }
 
-/// Resolves a mount point's path without touching what is mounted there.
+/// Resolves the path of a mount point without any request to the file system that is mounted there.
 pub fn resolve(path: &Path) -> Result<PathBuf, MountError> {
     mountinfo::resolve(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => MountError::Missing(path.to_owned()),
@@ -56,11 +56,11 @@ pub fn resolve(path: &Path) -> Result<PathBuf, MountError> {
     })
 }
 
-/// Unmounts whatever is at the path: by umount2(2), or by the helper where that is refused.
+/// Unmounts the topmost mount at the path: by umount2(2), or by the helper if that is refused.
 pub fn detach(path: &Path, lazy: bool) -> Result<(), MountError> {
     let lazily = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
     match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW | lazily) {
-        // EINVAL: not a mount point any more. Somebody was faster.
+        // EINVAL: not a mount point any more, because another process has unmounted it.
         Ok(()) | Err(Errno::INVAL) => Ok(()),
         Err(Errno::BUSY) => Err(MountError::InUse(path.to_owned())),
         Err(Errno::PERM) => helper::unmount(path, lazy),
@@ -68,7 +68,7 @@ pub fn detach(path: &Path, lazy: bool) -> Result<(), MountError> {
     }
 }
 
-/// Unmounts a busy mount and ends its connection, so that requests in flight fail at once. Root only.
+/// Unmounts a busy mount and closes its connection, so that requests in flight fail immediately. Root only.
 pub fn force(path: &Path) -> Result<(), MountError> {
     let flags = UnmountFlags::NOFOLLOW | UnmountFlags::FORCE | UnmountFlags::DETACH;
     rustix::mount::unmount(path, flags).map_err(|e| MountError::Io {
@@ -78,9 +78,9 @@ pub fn force(path: &Path) -> Result<(), MountError> {
     })
 }
 
-/// Ends a connection through the control file system of FUSE, which finds it even when it is detached. Needs that
-/// file system mounted; its owner and root may.
-pub fn abort(place: &Place) -> Result<(), MountError> {
+/// Closes a connection through the control file system of FUSE, which has an entry for it even after it is detached.
+/// That file system must be mounted. Permitted to the owner of the connection and to root.
+pub fn abort(place: &MountLocation) -> Result<(), MountError> {
     let control = PathBuf::from(format!("/sys/fs/fuse/connections/{}/abort", place.device.1));
     std::fs::write(&control, "1").map_err(|source| MountError::Io { what: "aborting", path: control, source })
 }
@@ -88,7 +88,7 @@ pub fn abort(place: &Place) -> Result<(), MountError> {
 /// Waits until the mount with that number is gone.
 fn wait_gone(id: u32) -> Result<(), MountError> {
     let deadline = Instant::now() + GONE_WITHIN;
-    // The file is exceptional (POLLPRI) when the mounts have changed since it was opened or last polled.
+    // `poll` reports POLLPRI when the mounts have changed since the file was opened or last polled.
     let watch = File::open("/proc/self/mountinfo").map_err(mountinfo_error)?;
     while mountinfo::read().map_err(mountinfo_error)?.iter().any(|m| m.id == id) {
         let left = deadline.saturating_duration_since(Instant::now());

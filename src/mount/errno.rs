@@ -1,4 +1,4 @@
-//! The one place where errors become error numbers.
+//! Converts errors to error numbers, for all FUSE replies.
 
 use rustix::io::Errno;
 
@@ -7,11 +7,11 @@ use crate::fetch::ReadError;
 
 /// An error that a FUSE reply can carry.
 pub trait ToErrno: std::fmt::Display {
-    /// The error number.
+    /// The number that the program receives.
     fn errno(&self) -> Errno;
 
-    /// Whether it deserves a warning in the log. Programs ask for what is not there all the time.
-    fn is_trouble(&self) -> bool;
+    /// Whether the log gets a warning. Errors that programs cause in normal use, such as a missing name, get none.
+    fn is_fault(&self) -> bool;
 }
 
 impl ToErrno for TreeError {
@@ -28,7 +28,7 @@ impl ToErrno for TreeError {
         }
     }
 
-    fn is_trouble(&self) -> bool {
+    fn is_fault(&self) -> bool {
         match self {
             Self::Stale
             | Self::NotDir
@@ -44,7 +44,7 @@ impl ToErrno for TreeError {
 
 impl ToErrno for ReadError {
     fn errno(&self) -> Errno {
-        // Readers know what to do about EIO only; an mmap reader gets SIGBUS for any of them.
+        // Programs that read handle only EIO; a reader by mmap gets SIGBUS for any error.
         match self {
             Self::TimedOut(_)
             | Self::Stopped
@@ -55,7 +55,7 @@ impl ToErrno for ReadError {
         }
     }
 
-    fn is_trouble(&self) -> bool {
+    fn is_fault(&self) -> bool {
         match self {
             Self::Stopped | Self::Left => false,
             Self::TimedOut(_) | Self::Disk(_) | Self::NoSpace | Self::Broken(_) => true,
@@ -63,24 +63,24 @@ impl ToErrno for ReadError {
     }
 }
 
-/// What the adapter itself refuses.
+/// Why the adapter itself refuses a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum RequestError {
     /// The mount is read-only.
     #[error("the mount is read-only")]
     ReadOnly,
     /// The handle is not open.
-    #[error("no such handle")]
+    #[error("the handle is not open")]
     BadHandle,
-    /// The caller's buffer is too small for the attribute.
+    /// The caller's buffer is too small for the extended attribute.
     #[error("the buffer is too small")]
     SmallBuffer,
-    /// Other permissions would be needed.
+    /// The caller asks for a permission that the file does not have.
     #[error("no permission")]
     Access,
 }
 
-impl ToErrno for Refusal {
+impl ToErrno for RequestError {
     fn errno(&self) -> Errno {
         match self {
             Self::ReadOnly => Errno::ROFS,
@@ -90,7 +90,7 @@ impl ToErrno for Refusal {
         }
     }
 
-    fn is_trouble(&self) -> bool {
+    fn is_fault(&self) -> bool {
         match self {
             Self::BadHandle => true,
             Self::ReadOnly | Self::SmallBuffer | Self::Access => false,

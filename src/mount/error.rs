@@ -1,4 +1,4 @@
-//! Why mounting or unmounting failed, each with its remedy.
+//! Errors of mounting and unmounting.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,68 +12,68 @@ pub enum MountError {
     /// It is not a directory.
     #[error("mount point {} is not a directory", .0.display())]
     NotDirectory(PathBuf),
-    /// It has files in it, which the mount would hide.
+    /// The directory has files in it, which the mount would hide.
     #[error("mount point {} is not empty; choose an empty directory", .0.display())]
     NotEmpty(PathBuf),
-    /// A live silmaril mount is there.
+    /// A silmaril mount whose process answers is there.
     #[error("silmaril is already mounted at {}; unmount it with: silmaril unmount {}", .0.display(), .0.display())]
     Busy(PathBuf),
-    /// Something else is mounted there.
+    /// Another file system is mounted there.
     #[error("{} is already a mount point ({fs_type}); choose an empty directory", path.display())]
     OtherMount {
-        /// Where.
+        /// The mount point.
         path: PathBuf,
-        /// Of what type.
+        /// The type of the mounted file system.
         fs_type: String,
     },
-    /// This user may not mount there.
+    /// This user has no permission to mount there.
     #[error("no permission to mount on {}; choose a directory that you own", .0.display())]
     NoPermission(PathBuf),
-    /// There is no FUSE on this machine, or not in this container.
+    /// This machine or container has no FUSE.
     #[error("there is no usable /dev/fuse; load it with: modprobe fuse (in a container: --device /dev/fuse)")]
     NoDevice,
-    /// The device is there, but not for this user.
+    /// This user has no permission to open the device.
     #[error("/dev/fuse is closed to this user; open it as root with: chmod 666 /dev/fuse")]
     DeviceClosed,
     /// Mounting without root needs the helper.
     #[error("fusermount3 is needed to mount without root; install it with: apt install fuse3")]
     NoHelper,
-    /// The system does not allow `allow_other`.
+    /// The system does not permit `allow_other`.
     #[error("--allow-other needs the line user_allow_other in /etc/fuse.conf (or root)")]
     AllowOtherRefused,
-    /// The helper refused.
+    /// The helper failed with this message.
     #[error("fusermount3 refused: {0}")]
     Helper(String),
     /// Nothing is mounted there.
     #[error("nothing is mounted at {}", .0.display())]
     NotMounted(PathBuf),
-    /// What is mounted there is not ours.
+    /// Another file system than silmaril's is mounted there.
     #[error("{} is not a silmaril mount ({fs_type})", path.display())]
     NotOurs {
-        /// Where.
+        /// The mount point.
         path: PathBuf,
-        /// Of what type.
+        /// The type of the mounted file system.
         fs_type: String,
     },
     /// Programs have files open there.
-    #[error("{} is in use; close what reads there (lsof {}) or unmount lazily", .0.display(), .0.display())]
+    #[error("{} is in use; end the programs that read there (lsof {}) or unmount lazily", .0.display(), .0.display())]
     InUse(PathBuf),
-    /// It did not happen in time.
+    /// An operation took too long.
     #[error("{what} took longer than {seconds} s")]
     Timeout {
-        /// What was waited for.
+        /// The operation.
         what: &'static str,
-        /// For how long.
+        /// The time limit.
         seconds: u64,
     },
-    /// The system refused otherwise.
+    /// A system call failed for another reason.
     #[error("{what} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation, as a participle: `mounting on`.
         what: &'static str,
-        /// On what.
+        /// The path that it was applied to.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
 }

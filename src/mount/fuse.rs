@@ -1,7 +1,10 @@
-//! The FUSE adapter: converts types and replies, decides nothing. The only file that names `fuser`'s types.
+//! The FUSE adapter: converts types and sends replies, without decisions of its own. Only this file uses `fuser`'s types.
 //!
-//! `fuser` is given a connection that we mounted ourselves ([`super::attach`]): its own mounting falls over where
-//! `/dev/fuse` is not readable, and its own unmounting can take down a mount that is not ours.
+//! `fuser` receives a connection that is already mounted ([`super::attach`]): its own mounting fails if `/dev/fuse` is not
+//! readable, and its own unmounting can remove a mount of another program.
+//!
+//! Each request that reads has a span ([`request_span`]) with its operation, inode, offset and size. `fuser` has no common
+//! entry for requests, so each handler opens the span.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,94 +21,94 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 use rustix::io::Errno;
-use tracing::{debug, warn};
+use tracing::span::EnteredSpan;
+use tracing::{debug, debug_span, warn};
 
-use super::asker::Asker;
-use super::caution::Caution;
-use super::errno::{Refusal, ToErrno};
+use super::code_warnings::CodeWarnings;
+use super::errno::{RequestError, ToErrno};
 use super::handles::Handles;
 use super::inode::Ino;
 use super::lookups::Lookups;
-use super::opens::Opens;
-use super::reads::{Answer, Reads};
+use super::open_files::OpenFiles;
+use super::reads::{ReadReply, Reads};
+use super::requester::Requester;
 use super::tree::{Attr, InodeKind, Lookup, OpenDir, Tree, TreeError};
 use crate::fetch::FileRef;
 use crate::store::ContentPin;
 
-/// The largest request, in bytes: what the kernel allows by default (`fs.fuse.max_pages_limit`, 256 pages).
+/// The largest request, in bytes: the kernel's default limit (`fs.fuse.max_pages_limit`, 256 pages).
 const MAX_REQUEST: u32 = 1024 * 1024;
 
-/// How many read-aheads the kernel keeps in flight over the whole mount. With `fuser`'s 16, as many stuck ones
-/// of one dead swarm stop every buffered read of every other model; one stream of ours has at most 16 in flight
-/// (2 MiB of read-ahead in 128 KiB requests), so this is room for 32 stuck streams.
+/// How many read-ahead requests the kernel keeps in flight over the whole mount. With `fuser`'s default of 16, one swarm
+/// that sends nothing could block 16 of them, and with them every buffered read of all models. One stream has at most 16
+/// in flight (2 MiB of read-ahead in requests of 128 KiB), so 512 leave room for 32 blocked streams.
 const MAX_BACKGROUND: u16 = 512;
 
-/// From here on the kernel calls the mount congested and thins out read-ahead.
+/// From this number on the kernel treats the mount as congested and reduces read-ahead.
 const CONGESTION_THRESHOLD: u16 = 448;
 
-/// The longest name (statfs), in bytes; as on every Linux file system.
+/// The longest name (statfs), in bytes, as on other Linux file systems.
 const NAME_MAX: u32 = 255;
 
 /// Inode numbers are never reused, so there is one generation.
 const GENERATION: Generation = Generation(0);
 
-/// What answers the kernel.
+/// Handles the kernel's requests.
 pub struct Service {
     tree: Arc<Tree>,
     lookups: Arc<Lookups>,
     reads: Reads,
-    files: Opens<Behind>,
+    files: OpenFiles<BackingFile>,
     dirs: Handles<OpenDir>,
-    caution: Caution,
+    code_warnings: CodeWarnings,
     passthrough: bool,
     sees_processes: bool,
 }
 
-/// What keeps the file behind an inode readable by the kernel: its registration, and the promise of the store
-/// not to throw its bytes away.
-struct Behind {
+/// A file that the kernel reads directly: its registration, and the pin that keeps its bytes in the store.
+struct BackingFile {
     id: BackingId,
     _pin: ContentPin,
 }
 
 impl Service {
-    /// The thread that asks, where its number means the same in this process.
-    fn asker(&self, request: &Request) -> Asker {
-        Asker::new(if self.sees_processes { request.pid() } else { 0 })
+    /// The thread that sent a request; unknown if its number means another thread in this process.
+    fn requester(&self, request: &Request) -> Requester {
+        Requester::new(if self.sees_processes { request.pid() } else { 0 })
     }
 
-    /// Serves the tree; names through `lookups`, file data through `reads`. `sees_processes` says whether the process
-    /// numbers of requests mean the same in this process.
+    /// Answers metadata from the tree, names through `lookups` and file data through `reads`. `sees_processes`: whether
+    /// the process numbers of requests mean the same in this process.
     pub fn new(tree: Arc<Tree>, lookups: Arc<Lookups>, reads: Reads, sees_processes: bool) -> Self {
         Self {
             tree,
             lookups,
             reads,
-            files: Opens::default(),
+            files: OpenFiles::default(),
             dirs: Handles::default(),
-            caution: Caution::default(),
+            code_warnings: CodeWarnings::default(),
             passthrough: false,
             sees_processes,
         }
     }
 
-    /// The file behind, for the kernel to read by itself: where it lets us, and all of the file is here.
-    fn behind(&self, file: &FileRef, reply: &ReplyOpen) -> Option<Behind> {
+    /// Registers a file for direct reads by the kernel; none unless the file is complete and the kernel permits it.
+    fn backing(&self, file: &FileRef, reply: &ReplyOpen) -> Option<BackingFile> {
         let content = &file.revision.contents[file.file];
         let pin = content.pin();
-        // Looked at in any case: this finds files that another program changed.
+        // Called even without passthrough, because this detects files that another program changed.
         let file = content.open_for_passthrough()?;
         if !self.passthrough {
             return None;
         }
         let id = reply.open_backing(file);
-        let id = id.inspect_err(|error| debug!(%error, "The kernel will not read a file by itself.")).ok()?;
-        Some(Behind { id, _pin: pin })
+        let id = id.inspect_err(|error| debug!(%error, "the kernel refused to read a file directly")).ok()?;
+        Some(BackingFile { id, _pin: pin })
     }
 }
 
-/// Shakes hands with the kernel over a mounted connection. The returned function answers requests on `threads`
-/// threads until the connection ends; with `clone_fd` each has a queue of its own.
+/// Exchanges the first messages with the kernel over a mounted connection. The returned function handles requests on
+/// `threads` threads until the connection ends. With `clone_fd` each thread has its own queue.
 pub fn connect(
     service: Service,
     connection: OwnedFd,
@@ -115,7 +118,7 @@ pub fn connect(
     let mut config = Config::default();
     config.n_threads = Some(threads);
     config.clone_fd = clone_fd;
-    // Who may use the mount is checked by the kernel (`allow_other`), so not again here.
+    // The kernel checks which users may use the mount (`allow_other`), so `fuser` need not.
     let session = Session::from_fd(service, connection, SessionACL::All, config)?;
     Ok(move || session.run())
 }
@@ -124,12 +127,23 @@ fn fuse_errno(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.raw_os_error())
 }
 
-/// Logs a failed operation and gives the number to reply with.
-fn refuse(op: &'static str, ino: INodeNo, error: &impl ToErrno) -> fuser::Errno {
-    if error.is_trouble() {
-        warn!(op, ino = ino.0, %error, "A file system operation failed.");
+/// The span of one request: all log lines of the request carry its fields. Nearly free while debug logging is off.
+fn request_span(
+    operation: &'static str,
+    inode: INodeNo,
+    offset: Option<u64>,
+    size: Option<u32>,
+) -> EnteredSpan {
+    debug_span!("fuse", operation, inode = inode.0, offset, size).entered()
+}
+
+/// Logs a failed operation and returns the error number for the reply.
+fn refuse(operation: &'static str, inode: INodeNo, error: &impl ToErrno) -> fuser::Errno {
+    let inode = inode.0;
+    if error.is_fault() {
+        warn!(operation, inode, %error, "a file system operation failed");
     } else {
-        debug!(op, ino = ino.0, %error, "A file system operation was refused.");
+        debug!(operation, inode, %error, "a file system operation was refused");
     }
     fuse_errno(error.errno())
 }
@@ -157,13 +171,13 @@ fn file_attr(attr: &Attr) -> FileAttr {
         uid: attr.uid,
         gid: attr.gid,
         rdev: 0,
-        // What readers should ask for at once: big, since every request is a round trip.
+        // The proposed size of one read: large, because every request is a round trip.
         blksize: 128 * 1024,
         flags: 0,
     }
 }
 
-/// Inode 0 with a time to live is FUSE's way to say that a name is absent and may be remembered so.
+/// The attributes of inode 0. With a time to live they mean in FUSE: the name does not exist, and the kernel may cache that.
 fn absent() -> FileAttr {
     let epoch = SystemTime::UNIX_EPOCH;
     FileAttr {
@@ -202,11 +216,11 @@ fn reply_xattr(op: &'static str, ino: INodeNo, value: &[u8], size: u32, reply: R
     } else if value.len() <= size as usize {
         reply.data(value);
     } else {
-        reply.error(refuse(op, ino, &Refusal::SmallBuffer));
+        reply.error(refuse(op, ino, &RequestError::SmallBuffer));
     }
 }
 
-impl Answer for ReplyData {
+impl ReadReply for ReplyData {
     fn data(self, bytes: &[u8]) {
         Self::data(self, bytes);
     }
@@ -227,7 +241,7 @@ impl Filesystem for Service {
             InitFlags::FUSE_MAX_PAGES,
         ] {
             if config.add_capabilities(wanted).is_err() {
-                debug!(?wanted, "The kernel does not offer a FUSE capability.");
+                debug!(capability = ?wanted, "the kernel does not offer a FUSE capability");
             }
         }
         let refused = |_| io::Error::from(io::ErrorKind::InvalidInput);
@@ -235,7 +249,7 @@ impl Filesystem for Service {
         let refused = |_| io::Error::from(io::ErrorKind::InvalidInput);
         config.set_max_background(MAX_BACKGROUND).map_err(refused)?;
         config.set_congestion_threshold(CONGESTION_THRESHOLD).map_err(refused)?;
-        // Registering a file needs CAP_SYS_ADMIN. A depth of 1 leaves room for an overlay file system on the mount.
+        // Passthrough needs CAP_SYS_ADMIN. With a depth of 1 an overlay file system can still use the mount.
         self.passthrough = rustix::process::geteuid().is_root()
             && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(1).is_ok();
@@ -243,14 +257,16 @@ impl Filesystem for Service {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _span = request_span("lookup", parent, None, None);
         let answer = Box::new(move |found| reply_entry(parent, found, reply));
-        self.lookups.serve(Ino(parent.0), name.to_owned(), self.asker(req), answer);
+        self.lookups.serve(Ino(parent.0), name.to_owned(), self.requester(req), answer);
     }
 
-    // Numbers are kept by us, so there is nothing to forget.
+    // `tree` never forgets the number of a shown inode, whatever the kernel still references.
     fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _span = request_span("getattr", ino, None, None);
         match self.tree.attr(Ino(ino.0)) {
             Ok(attr) => reply.attr(&attr.ttl, &file_attr(&attr)),
             Err(error) => reply.error(refuse("getattr", ino, &error)),
@@ -258,6 +274,7 @@ impl Filesystem for Service {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _span = request_span("readlink", ino, None, None);
         match self.tree.link(Ino(ino.0)) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(error) => reply.error(refuse("readlink", ino, &error)),
@@ -265,19 +282,20 @@ impl Filesystem for Service {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _span = request_span("open", ino, None, None);
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
-            return reply.error(refuse("open", ino, &Refusal::ReadOnly));
+            return reply.error(refuse("open", ino, &RequestError::ReadOnly));
         }
         let file = match self.tree.file(Ino(ino.0)) {
             Ok(file) => file,
             Err(error) => return reply.error(refuse("open", ino, &error)),
         };
-        self.caution.opened(&file);
-        match self.files.open(Ino(ino.0), file, |file| self.behind(file, &reply)) {
-            (handle, Some(behind)) => {
-                reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), &behind.id);
+        self.code_warnings.check_opened(&file);
+        match self.files.open(Ino(ino.0), file, |file| self.backing(file, &reply)) {
+            (handle, Some(backing)) => {
+                reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), &backing.id);
             }
-            // Content never changes, so what the page cache has stays true from one open to the next.
+            // Content never changes, so the page cache stays valid from one open to the next.
             (handle, None) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
         }
     }
@@ -293,33 +311,36 @@ impl Filesystem for Service {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _span = request_span("read", ino, Some(offset), Some(size));
         match self.files.get(fh.0) {
             Some(file) => {
                 let is_shown = || self.tree.file(Ino(ino.0)).is_ok();
-                self.reads.serve(&file, offset, size.into(), self.asker(req), is_shown, reply);
+                self.reads.serve(&file, offset, size.into(), self.requester(req), is_shown, reply);
             }
-            None => reply.error(refuse("read", ino, &Refusal::BadHandle)),
+            None => reply.error(refuse("read", ino, &RequestError::BadHandle)),
         }
     }
 
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _span = request_span("release", ino, None, None);
         if let Some(file) = self.files.close(fh.0) {
             self.reads.released(&file);
-            self.caution.closed(&file);
+            self.code_warnings.check_closed(&file);
         }
         reply.ok();
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _span = request_span("opendir", ino, None, None);
         match self.tree.open_dir(Ino(ino.0)) {
             Ok(dir) => reply.opened(FileHandle(self.dirs.insert(dir)), FopenFlags::empty()),
             Err(error) => reply.error(refuse("opendir", ino, &error)),
@@ -327,8 +348,9 @@ impl Filesystem for Service {
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let _span = request_span("readdir", ino, Some(offset), None);
         let Some(dir) = self.dirs.get(fh.0) else {
-            return reply.error(refuse("readdir", ino, &Refusal::BadHandle));
+            return reply.error(refuse("readdir", ino, &RequestError::BadHandle));
         };
         // The offset of an entry is the position of the next one.
         for position in offset.. {
@@ -349,8 +371,9 @@ impl Filesystem for Service {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _span = request_span("readdirplus", ino, Some(offset), None);
         let Some(dir) = self.dirs.get(fh.0) else {
-            return reply.error(refuse("readdirplus", ino, &Refusal::BadHandle));
+            return reply.error(refuse("readdirplus", ino, &RequestError::BadHandle));
         };
         for position in offset.. {
             let Some(entry) = dir.entry(position) else { break };
@@ -362,40 +385,37 @@ impl Filesystem for Service {
         reply.ok();
     }
 
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
+    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        let _span = request_span("releasedir", ino, None, None);
         self.dirs.remove(fh.0);
         reply.ok();
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let _span = request_span("statfs", ino, None, None);
         let totals = self.tree.totals();
-        // "Free" is what is shown and not here yet, so that `df` gives as used what is here; nothing can be
-        // written, so nothing is available.
+        // Blocks that are not cached are "free", so that `df` shows the cached bytes as used. No block is available,
+        // because the mount is read-only.
         reply.statfs(totals.blocks, totals.missing, 0, totals.inodes, 0, 512, NAME_MAX, 512);
     }
 
     fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let _span = request_span("access", ino, None, None);
         let attr = match self.tree.attr(Ino(ino.0)) {
             Ok(attr) => attr,
             Err(error) => return reply.error(refuse("access", ino, &error)),
         };
         if mask.contains(AccessFlags::W_OK) {
-            reply.error(refuse("access", ino, &Refusal::ReadOnly));
+            reply.error(refuse("access", ino, &RequestError::ReadOnly));
         } else if mask.contains(AccessFlags::X_OK) && attr.perm & 0o111 == 0 {
-            reply.error(refuse("access", ino, &Refusal::Access));
+            reply.error(refuse("access", ino, &RequestError::Access));
         } else {
             reply.ok();
         }
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _span = request_span("getxattr", ino, None, Some(size));
         match self.tree.xattr(Ino(ino.0), name) {
             Ok(value) => reply_xattr("getxattr", ino, value.as_bytes(), size, reply),
             Err(error) => reply.error(refuse("getxattr", ino, &error)),
@@ -403,6 +423,7 @@ impl Filesystem for Service {
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _span = request_span("listxattr", ino, None, Some(size));
         match self.tree.xattr_names(Ino(ino.0)) {
             Ok(names) => {
                 let list: String = names.iter().flat_map(|name| [name, "\0"]).collect();
@@ -412,9 +433,9 @@ impl Filesystem for Service {
         }
     }
 
-    // "Not implemented" makes the kernel answer these by itself from then on, with success where there is
-    // nothing to do (flush, fsync) and by its own means elsewhere (lseek, poll, ioctl). Its lseek reports that a file is
-    // data up to its end, which is right: bytes that are not cached yet are fetched, they are no hole.
+    // After ENOSYS the kernel handles these operations itself: flush and fsync succeed, and lseek, poll and ioctl get the
+    // kernel's default. Its lseek reports that a file is data up to its end. That is correct, because bytes that are not
+    // cached are fetched and are no hole.
 
     fn flush(
         &self,
@@ -474,7 +495,7 @@ impl Filesystem for Service {
         reply.error(fuser::Errno::ENOSYS);
     }
 
-    // Everything that writes. The kernel refuses most of it by the `ro` flag before asking.
+    // All operations that write. Because of the `ro` flag the kernel refuses most of them without a request.
 
     fn setattr(
         &self,
@@ -494,27 +515,27 @@ impl Filesystem for Service {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        reply.error(refuse("setattr", ino, &Refusal::ReadOnly));
+        reply.error(refuse("setattr", ino, &RequestError::ReadOnly));
     }
 
     fn mknod(&self, _: &Request, parent: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(refuse("mknod", parent, &Refusal::ReadOnly));
+        reply.error(refuse("mknod", parent, &RequestError::ReadOnly));
     }
 
     fn mkdir(&self, _: &Request, parent: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(refuse("mkdir", parent, &Refusal::ReadOnly));
+        reply.error(refuse("mkdir", parent, &RequestError::ReadOnly));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(refuse("unlink", parent, &Refusal::ReadOnly));
+        reply.error(refuse("unlink", parent, &RequestError::ReadOnly));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(refuse("rmdir", parent, &Refusal::ReadOnly));
+        reply.error(refuse("rmdir", parent, &RequestError::ReadOnly));
     }
 
     fn symlink(&self, _: &Request, parent: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
-        reply.error(refuse("symlink", parent, &Refusal::ReadOnly));
+        reply.error(refuse("symlink", parent, &RequestError::ReadOnly));
     }
 
     fn rename(
@@ -527,15 +548,15 @@ impl Filesystem for Service {
         _flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        reply.error(refuse("rename", parent, &Refusal::ReadOnly));
+        reply.error(refuse("rename", parent, &RequestError::ReadOnly));
     }
 
     fn link(&self, _: &Request, ino: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        reply.error(refuse("link", ino, &Refusal::ReadOnly));
+        reply.error(refuse("link", ino, &RequestError::ReadOnly));
     }
 
     fn create(&self, _: &Request, parent: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-        reply.error(refuse("create", parent, &Refusal::ReadOnly));
+        reply.error(refuse("create", parent, &RequestError::ReadOnly));
     }
 
     fn write(
@@ -550,19 +571,19 @@ impl Filesystem for Service {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        reply.error(refuse("write", ino, &Refusal::ReadOnly));
+        reply.error(refuse("write", ino, &RequestError::ReadOnly));
     }
 
     fn setxattr(&self, _: &Request, ino: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
-        reply.error(refuse("setxattr", ino, &Refusal::ReadOnly));
+        reply.error(refuse("setxattr", ino, &RequestError::ReadOnly));
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(refuse("removexattr", ino, &Refusal::ReadOnly));
+        reply.error(refuse("removexattr", ino, &RequestError::ReadOnly));
     }
 
     fn fallocate(&self, _: &Request, ino: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
-        reply.error(refuse("fallocate", ino, &Refusal::ReadOnly));
+        reply.error(refuse("fallocate", ino, &RequestError::ReadOnly));
     }
 
     fn copy_file_range(
@@ -578,6 +599,36 @@ impl Filesystem for Service {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(refuse("copy_file_range", ino_out, &Refusal::ReadOnly));
+        reply.error(refuse("copy_file_range", ino_out, &RequestError::ReadOnly));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tracing_subscriber::filter::LevelFilter;
+
+    use super::*;
+
+    /// The log of a failed read at this level.
+    fn log_at(level: LevelFilter) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let writer = Mutex::new(file.reopen().unwrap());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(level).with_writer(writer);
+        tracing::subscriber::with_default(subscriber.finish(), || {
+            let _span = request_span("read", INodeNo(7), Some(4096), Some(100));
+            let _ = refuse("read", INodeNo(7), &RequestError::BadHandle);
+        });
+        std::fs::read_to_string(file.path()).unwrap()
+    }
+
+    #[test]
+    fn log_lines_of_a_request_carry_its_span() {
+        let span = "fuse{operation=\"read\" inode=7 offset=4096 size=100}";
+        let log = log_at(LevelFilter::DEBUG);
+        assert!(log.contains(span), "{log}");
+        let log = log_at(LevelFilter::WARN);
+        assert!(log.contains("inode=7") && !log.contains("fuse{"), "{log}");
     }
 }

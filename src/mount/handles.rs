@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-/// A table of open things. Numbers are never reused.
+/// Open objects by handle number. Numbers are never reused.
 #[derive(Debug)]
 pub struct Handles<T> {
     next: AtomicU64,
@@ -20,19 +20,19 @@ impl<T> Default for Handles<T> {
 }
 
 impl<T> Handles<T> {
-    /// Takes a thing in and gives it a number.
+    /// Stores an object and returns its handle number.
     pub fn insert(&self, value: T) -> u64 {
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
         self.open.write().insert(handle, Arc::new(value));
         handle
     }
 
-    /// The thing with that number.
+    /// The object with that handle number.
     pub fn get(&self, handle: u64) -> Option<Arc<T>> {
         self.open.read().get(&handle).cloned()
     }
 
-    /// Takes the thing out.
+    /// Removes and returns the object.
     pub fn remove(&self, handle: u64) -> Option<Arc<T>> {
         self.open.write().remove(&handle)
     }

@@ -16,13 +16,13 @@ use super::error::MountError;
 use super::mountinfo::SOURCE;
 use crate::ffi::process::inherit_streams_only;
 
-/// The names under which the helper is found; the second is its FUSE 2 name, often a link to the first.
+/// The names of the helper program. The second is its FUSE 2 name, often a link to the first.
 const NAMES: [&str; 2] = ["fusermount3", "fusermount"];
 
-/// How long the helper may take. It makes a few system calls; only a broken system keeps it longer.
+/// How long the helper may take. It makes a few system calls, so it takes longer only on a broken system.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Mounts, and gives the connection to the kernel.
+/// Mounts, and returns the connection to the kernel.
 pub fn mount(path: &Path, allow_other: bool) -> Result<OwnedFd, MountError> {
     let io_error = |source| MountError::Io { what: "mounting on", path: path.to_owned(), source };
     let mut options = format!("ro,nosuid,nodev,default_permissions,fsname={SOURCE},subtype={SOURCE}");
@@ -30,8 +30,9 @@ pub fn mount(path: &Path, allow_other: bool) -> Result<OwnedFd, MountError> {
         options.push_str(",allow_other");
     }
     let (ours, theirs) = UnixStream::pair().map_err(io_error)?;
-    // The helper sends the connection over the socket that the variable names. As its standard input it needs
-    // no inheritance by number, which a concurrent fork elsewhere in this process could leak.
+    // The helper sends the connection over the socket that the variable names by descriptor number. As standard input
+    // the socket has the number 0 in the helper only. An inheritable descriptor of this process could also reach a
+    // child that another thread starts meanwhile.
     let child = spawn(|command| {
         command.arg("-o").arg(&options).arg("--").arg(path).env("_FUSE_COMMFD", "0");
         Ok(Stdio::from(OwnedFd::from(theirs.try_clone()?)))
@@ -53,7 +54,7 @@ pub fn mount(path: &Path, allow_other: bool) -> Result<OwnedFd, MountError> {
             MountError::Helper(stderr)
         });
     }
-    // The helper has sent before it exited, so this does not wait.
+    // The helper sends before it exits, so this does not wait.
     ours.set_nonblocking(true).map_err(io_error)?;
     receive(&ours).map_err(io_error)
 }
@@ -72,25 +73,27 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
     .map_err(io_error)?
     .ok_or(MountError::NoHelper)?;
     let (status, stderr) = finish(child)?;
-    match status.success() {
-        true => Ok(()),
-        false if stderr.contains("busy") => Err(MountError::InUse(path.to_owned())),
-        false => Err(MountError::Helper(stderr)),
+    if status.success() {
+        Ok(())
+    } else if stderr.contains("busy") {
+        Err(MountError::InUse(path.to_owned()))
+    } else {
+        Err(MountError::Helper(stderr))
     }
 }
 
-/// Whether there is a helper.
+/// Whether a helper is installed in one of the directories of `PATH`.
 pub fn exists() -> bool {
     let dirs = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&dirs).any(|dir| NAMES.iter().any(|name| dir.join(name).is_file()))
 }
 
-/// Starts the helper under the first name that exists; none if no name does.
+/// Starts the helper under the first of its names that exists; none if no name exists.
 fn spawn(prepare: impl Fn(&mut Command) -> io::Result<Stdio>) -> io::Result<Option<Child>> {
     for name in NAMES {
         let mut command = Command::new(name);
         let stdin = prepare(&mut command)?;
-        // The helper is set-uid: the sockets of the engine are none of its business.
+        // The helper is set-uid, so it must not inherit the sockets of the engine.
         inherit_streams_only(&mut command);
         match command.env("LC_ALL", "C").stdin(stdin).stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -100,7 +103,7 @@ fn spawn(prepare: impl Fn(&mut Command) -> io::Result<Stdio>) -> io::Result<Opti
     Ok(None)
 }
 
-/// Waits for the helper and gives its first line on standard error.
+/// Waits for the helper, at most [`PATIENCE`], and returns the first line of its standard error.
 fn finish(mut child: Child) -> Result<(ExitStatus, String), MountError> {
     let io_error = |source| MountError::Io { what: "running", path: NAMES[0].into(), source };
     let ended = Pid::from_raw(child.id() as i32)
@@ -116,7 +119,7 @@ fn finish(mut child: Child) -> Result<(ExitStatus, String), MountError> {
     let status = child.wait().map_err(io_error)?;
     let mut stderr = String::new();
     if let Some(pipe) = child.stderr.take() {
-        // Bounded: it is for one line of an error message.
+        // Bounded, because only the first line is used.
         pipe.take(4096).read_to_string(&mut stderr).map_err(io_error)?;
     }
     let line = stderr.lines().next().unwrap_or_default();

@@ -1,12 +1,12 @@
-//! Inode numbers: given once, remembered for the node's life, never reused.
+//! Inode numbers: assigned once, remembered as long as the mount exists, never reused.
 //!
-//! A revision's directory gets one contiguous block of numbers, keyed by where it is shown and by its info hash:
-//! same place, same content, same numbers, however often the set of revisions is published. Directories above
-//! the revisions are keyed by their path.
+//! A revision's directory gets one contiguous block of numbers, keyed by its path in the mount and by its info hash. So
+//! the same content at the same path keeps its numbers, however often the set of revisions is published. Directories
+//! above the revisions are keyed by their path.
 //!
-//! Directories that somebody merely asked for (a [`Place`] of which nothing is known) get numbers by the same paths,
-//! so that one keeps its number when it becomes known. Of those that never did only the last [`MAX_GUESSED`] are
-//! remembered; the number of one that was forgotten stands for nothing any more.
+//! A program may look up a directory above the revisions of which nothing is known (a guessed [`TopPath`]). It gets its
+//! number by its path too, so it keeps the number when it becomes known. Of the guessed directories only the last
+//! [`MAX_GUESSED`] are remembered. The number of a forgotten one is stale.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -14,10 +14,10 @@ use std::num::NonZeroUsize;
 use lru::LruCache;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::place::Place;
+use super::top_path::TopPath;
 use crate::model::InfoHash;
 
-/// How many directories that are merely asked for are remembered: about 1 MiB.
+/// How many guessed directories are remembered: about 1 MiB.
 const MAX_GUESSED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// An inode number.
@@ -29,24 +29,25 @@ impl Ino {
     pub const ROOT: Self = Self(1);
 }
 
-/// The giver of numbers. Its lock is held for single steps only.
+/// Assigns and remembers inode numbers. The lock is held for single steps only.
 #[derive(Debug)]
-pub struct Numbers(Mutex<Table>);
+pub struct InodeNumbers(Mutex<NumberTable>);
 
 #[derive(Debug)]
-struct Table {
+struct NumberTable {
     next: u64,
+    /// Known directories above the revisions, by path.
     paths: HashMap<String, Ino>,
+    /// Revisions, by path: the first number and how many there are.
     blocks: HashMap<(String, InfoHash), (Ino, u64)>,
-    /// What was asked for and has not been known so far.
-    guessed: LruCache<Ino, Place>,
-    /// The numbers of those, by path.
+    guessed: LruCache<Ino, TopPath>,
+    /// The numbers of `guessed` that are not in `paths`, by path.
     guesses: HashMap<String, Ino>,
 }
 
-impl Default for Numbers {
+impl Default for InodeNumbers {
     fn default() -> Self {
-        Self(Mutex::new(Table {
+        Self(Mutex::new(NumberTable {
             next: Ino::ROOT.0 + 1,
             paths: HashMap::new(),
             blocks: HashMap::new(),
@@ -56,16 +57,16 @@ impl Default for Numbers {
     }
 }
 
-impl Table {
-    fn take(&mut self, count: u64) -> Ino {
+impl NumberTable {
+    fn allocate(&mut self, count: u64) -> Ino {
         let first = self.next;
         self.next += count;
         Ino(first)
     }
 }
 
-impl Numbers {
-    fn lock(&self) -> MutexGuard<'_, Table> {
+impl InodeNumbers {
+    fn lock(&self) -> MutexGuard<'_, NumberTable> {
         self.0.lock()
     }
 
@@ -76,19 +77,19 @@ impl Numbers {
             return ino;
         }
         let guessed = table.guesses.remove(path);
-        let ino = guessed.unwrap_or_else(|| table.take(1));
+        let ino = guessed.unwrap_or_else(|| table.allocate(1));
         table.guessed.pop(&ino);
         table.paths.insert(path.to_owned(), ino);
         ino
     }
 
-    /// The number of a directory that somebody asked for and of which nothing is shown.
-    pub fn of_guess(&self, place: &Place) -> Ino {
+    /// The number of a guessed directory: a program looked it up, and nothing in it is shown.
+    pub fn of_guess(&self, place: &TopPath) -> Ino {
         let path = place.path();
         let table = &mut *self.lock();
-        // It was shown once: its number is never forgotten, so that only what it stands for is noted again.
+        // If the directory was shown before, its number is in `paths` and never forgotten.
         let known = table.paths.get(&path).or_else(|| table.guesses.get(&path)).copied();
-        let ino = known.unwrap_or_else(|| table.take(1));
+        let ino = known.unwrap_or_else(|| table.allocate(1));
         if known.is_none() {
             table.guesses.insert(path, ino);
         }
@@ -100,8 +101,8 @@ impl Numbers {
         ino
     }
 
-    /// What a number was given for by [`Self::of_guess`].
-    pub fn guess_of(&self, ino: Ino) -> Option<Place> {
+    /// The guessed directory of a number from [`Self::of_guess`].
+    pub fn guess_of(&self, ino: Ino) -> Option<TopPath> {
         self.lock().guessed.get(&ino).cloned()
     }
 
@@ -117,7 +118,7 @@ impl Numbers {
         match table.blocks.get(&key) {
             Some(&(first, len)) if len == count => first,
             _ => {
-                let first = table.take(count);
+                let first = table.allocate(count);
                 table.blocks.insert(key, (first, count));
                 first
             }
@@ -130,13 +131,13 @@ mod tests {
     use super::*;
     use crate::model::Kind;
 
-    fn org(name: &str) -> Place {
-        Place::Org(Kind::Model, name.to_owned())
+    fn org(name: &str) -> TopPath {
+        TopPath::Org(Kind::Model, name.to_owned())
     }
 
     #[test]
     fn numbers_are_remembered_and_never_overlap() {
-        let numbers = Numbers::default();
+        let numbers = InodeNumbers::default();
         let org = numbers.of_path("org");
         let a = numbers.of_revision("org/a", InfoHash([1; 32]), 10);
         let b = numbers.of_revision("org/a", InfoHash([2; 32]), 5);
@@ -149,8 +150,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_keeps_its_number_when_it_becomes_known_and_when_it_is_no_more() {
-        let numbers = Numbers::default();
+    fn a_guessed_directory_keeps_its_number_once_known() {
+        let numbers = InodeNumbers::default();
         let asked = numbers.of_guess(&org("acme"));
         assert_eq!(numbers.of_guess(&org("acme")), asked);
         assert_eq!(numbers.guess_of(asked), Some(org("acme")));
@@ -161,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_that_nobody_has_are_remembered_and_the_known_ones_for_ever() {
-        let numbers = Numbers::default();
+    fn guessed_numbers_are_bounded_and_known_ones_are_kept() {
+        let numbers = InodeNumbers::default();
         let known = numbers.of_path("known");
         numbers.of_guess(&org("known"));
         let first = numbers.of_guess(&org("first"));
@@ -170,7 +171,7 @@ mod tests {
             numbers.of_guess(&org(&format!("o{n}")));
         }
         assert_eq!(numbers.guess_of(first), None);
-        assert_ne!(numbers.of_guess(&org("first")), first, "a number stands for two things");
+        assert_ne!(numbers.of_guess(&org("first")), first, "one number has two meanings");
         assert_eq!(numbers.of_guess(&org("known")), known);
         let table = numbers.lock();
         assert!(table.guessed.len() <= MAX_GUESSED.get() && table.guesses.len() <= MAX_GUESSED.get());

@@ -4,39 +4,39 @@ use std::collections::HashMap;
 
 use crate::model::FileEntry;
 
-/// A directory or a file within a revision.
+/// A directory or a file of a revision.
 #[derive(Debug)]
-pub struct Node {
-    /// Its name in its directory; empty for node 0.
+pub struct ListingNode {
+    /// The name in its directory; empty for node 0.
     pub name: Box<str>,
-    /// Its directory; node 0 is its own.
+    /// The directory that contains it; node 0 is its own parent.
     pub parent: u32,
-    /// What it is.
+    /// Directory or file.
     pub kind: NodeKind,
 }
 
-/// What a node is.
+/// The kind of a node.
 #[derive(Debug)]
 pub enum NodeKind {
     /// A directory.
     Dir {
-        /// Its nodes, sorted by name.
+        /// The nodes in it, sorted by name.
         children: Vec<u32>,
-        /// How many of them are directories.
+        /// How many of the children are directories.
         subdirs: u32,
     },
-    /// A file: its index in the manifest.
+    /// A file, by its index in the manifest.
     File(u32),
 }
 
-/// All nodes of a revision. A function of the manifest's files alone, so its numbering never changes.
+/// All nodes of a revision. They depend only on the manifest's files, so their numbers never change.
 #[derive(Debug)]
-pub struct Nodes(Vec<Node>);
+pub struct Nodes(Vec<ListingNode>);
 
 impl Nodes {
-    /// Builds the list from the files of a checked manifest, where no path is double or runs through a file.
+    /// Builds the list from the files of a checked manifest, in which no path occurs twice or leads through a file.
     pub fn new(files: &[FileEntry]) -> Self {
-        let mut nodes = vec![Node {
+        let mut nodes = vec![ListingNode {
             name: "".into(),
             parent: 0,
             kind: NodeKind::Dir { children: Vec::new(), subdirs: 0 },
@@ -63,12 +63,12 @@ impl Nodes {
     }
 
     /// The node with that number.
-    pub fn get(&self, index: u64) -> Option<&Node> {
+    pub fn get(&self, index: u64) -> Option<&ListingNode> {
         self.0.get(usize::try_from(index).ok()?)
     }
 
     /// Finds a name in a directory.
-    pub fn child(&self, dir: &Node, name: &str) -> Option<u32> {
+    pub fn child(&self, dir: &ListingNode, name: &str) -> Option<u32> {
         let NodeKind::Dir { children, .. } = &dir.kind else { return None };
         let at = children.binary_search_by(|&c| (*self.0[c as usize].name).cmp(name)).ok()?;
         Some(children[at])
@@ -79,10 +79,10 @@ fn last_component(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-fn add(nodes: &mut Vec<Node>, parent: u32, name: &str, kind: NodeKind) -> u32 {
+fn add(nodes: &mut Vec<ListingNode>, parent: u32, name: &str, kind: NodeKind) -> u32 {
     let index = nodes.len() as u32;
     let is_dir = matches!(kind, NodeKind::Dir { .. });
-    nodes.push(Node { name: name.into(), parent, kind });
+    nodes.push(ListingNode { name: name.into(), parent, kind });
     if let NodeKind::Dir { children, subdirs } = &mut nodes[parent as usize].kind {
         children.push(index);
         *subdirs += u32::from(is_dir);
@@ -90,7 +90,7 @@ fn add(nodes: &mut Vec<Node>, parent: u32, name: &str, kind: NodeKind) -> u32 {
     index
 }
 
-fn sort(nodes: &mut [Node]) {
+fn sort(nodes: &mut [ListingNode]) {
     for index in 0..nodes.len() {
         let NodeKind::Dir { children, .. } = &mut nodes[index].kind else { continue };
         let mut sorted = std::mem::take(children);

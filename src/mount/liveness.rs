@@ -1,7 +1,7 @@
-//! Whether the process behind a mount still answers.
+//! Whether the process that serves a mount still answers.
 //!
-//! `stat` is no evidence: the kernel answers it from its cache for as long as the attributes are valid, also after the
-//! process has died. `statfs` always asks the file system, and fails immediately if the connection is gone.
+//! `stat` proves nothing: the kernel answers it from its cache while the attributes are valid, even after the process
+//! has died. `statfs` always sends a request, and fails immediately if the connection is closed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,20 +13,21 @@ use rustix::io::Errno;
 /// The state of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
-    /// It answers. The kernel answers for a mount of another user that this process may not use.
+    /// The process answers. Also returned for a mount of another user that this process may not use: there the kernel
+    /// answers.
     Alive,
-    /// Its process is gone.
+    /// The process has ended.
     Dead,
-    /// It did not answer within the deadline.
+    /// The process did not answer in time.
     Silent,
 }
 
-/// Asks the file system that is mounted at `path`, for at most so long.
+/// Sends a request to the file system that is mounted at `path`, and waits for the reply at most `within`.
 pub fn liveness(path: &Path, within: Duration) -> Liveness {
-    match answer_within(path, within, |path| rustix::fs::statfs(path).map_err(io::Error::from)) {
+    match call_within(path, within, |path| rustix::fs::statfs(path).map_err(io::Error::from)) {
         Ok(_) => Liveness::Alive,
         Err(e) if e.kind() == io::ErrorKind::TimedOut => Liveness::Silent,
-        // ECONNABORTED: the process died after the question had reached it.
+        // ECONNABORTED: the process died after it received the request.
         Err(e) => match Errno::from_io_error(&e) {
             Some(Errno::NOTCONN | Errno::CONNABORTED) => Liveness::Dead,
             _ => Liveness::Alive,
@@ -34,18 +35,18 @@ pub fn liveness(path: &Path, within: Duration) -> Liveness {
     }
 }
 
-/// Calls a function that a hung file system may never return from. After the deadline the thread that runs it is
-/// abandoned, and the error is `TimedOut`.
-pub fn answer_within<T: Send + 'static>(
+/// Calls, on its own thread, a function that may hang because of the file system at `path`. After the deadline the thread
+/// is abandoned, and the error is `TimedOut`.
+pub fn call_within<T: Send + 'static>(
     path: &Path,
     within: Duration,
-    ask: impl FnOnce(PathBuf) -> io::Result<T> + Send + 'static,
+    call: impl FnOnce(PathBuf) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let (send, receive) = mpsc::channel();
     let path = path.to_owned();
-    std::thread::Builder::new().name("mount-look".into()).spawn(move || {
+    std::thread::Builder::new().name("mount-probe".into()).spawn(move || {
         // After the deadline there is no receiver.
-        let _ = send.send(ask(path));
+        let _ = send.send(call(path));
     })?;
     receive.recv_timeout(within).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
@@ -57,11 +58,10 @@ mod tests {
     #[test]
     fn a_function_that_hangs_is_abandoned() {
         let (keep, hang) = mpsc::channel::<()>();
-        let answer =
-            answer_within(Path::new("/"), Duration::from_millis(10), move |_| Ok(hang.recv().is_ok()));
+        let answer = call_within(Path::new("/"), Duration::from_millis(10), move |_| Ok(hang.recv().is_ok()));
         assert_eq!(answer.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(keep);
-        assert_eq!(answer_within(Path::new("/x"), Duration::from_secs(60), Ok).unwrap(), Path::new("/x"));
+        assert_eq!(call_within(Path::new("/x"), Duration::from_secs(60), Ok).unwrap(), Path::new("/x"));
     }
 
     #[test]

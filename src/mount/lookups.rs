@@ -1,9 +1,9 @@
-//! Lookups of models that are not known here: parked until the network has answered.
+//! Lookups of unknown models: parked until the network has answered.
 //!
-//! The thread that takes requests never waits: a lookup is an entry of a table, and one task a model asks for it, so
-//! that lookups of the same model are one query however it is written. Every parked lookup is answered: when its model
-//! has become known, at the deadline, when the program that waits is to end, when the mount stops, or when the runtime
-//! drops the task. A query that nobody waits for any more is ended.
+//! The thread that handles the request does not wait. The lookup becomes an entry of a table, and one task per model sends
+//! the query. So lookups of the same model share one query, whatever path they use. Every parked lookup gets a reply: when
+//! its model is published, at the deadline, when the waiting program is about to end, when the mount stops, or when the
+//! runtime drops the task. A query without waiting lookups is cancelled.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -17,124 +17,124 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{Instrument as _, debug, warn};
 
-use super::asker::Asker;
 use super::budget::Budget;
 use super::inode::Ino;
 use super::misses::{Miss, Misses};
-use super::never::NeverResolve;
-use super::place::Sought;
+use super::never_resolve::NeverResolve;
+use super::requester::Requester;
+use super::top_path::RequestedModel;
 use super::tree::{Lookup, Tree, TreeError};
 use crate::model::ModelName;
 
-/// How many lookups may wait at once; each is a thread of a program. What goes beyond is answered as absent: a program
-/// that asks for more is crawling.
+/// How many lookups may wait at the same time; each is a thread of a program. A further lookup gets the reply "absent":
+/// a program that needs more is a crawler.
 pub const MAX_WAITING: usize = 64;
 
-/// How often it is looked whether those who wait are to end: Ctrl-C should seem to work at once.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often the waiting programs are checked for signals. Ctrl-C should seem to work immediately.
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// How much longer than it was told a query may take.
+/// How much longer than [`LookupRules::within`] the resolver may take. It reports better than this module why it found
+/// nothing in time.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// How many refusals that were logged are remembered.
+/// How many logged refusals are remembered.
 const MAX_LOGGED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// Why a model could not be had.
+/// Why a query for a model failed. The text is the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
-    /// Nobody who was reached in time has it.
-    #[error("nobody has it")]
+    /// No peer that was reached in time has it.
+    #[error("no peer has it")]
     NotFound,
-    /// It is announced, and no peer that has it can be reached; or the machine has no network.
+    /// It is announced, but no peer that has it can be reached; or the machine has no network.
     #[error("{0}")]
     Unreachable(String),
-    /// It cannot be shown: its publisher is not trusted, for one.
+    /// It may not be shown, for example because its publisher is not trusted.
     #[error("{0}")]
     Refused(String),
-    /// Several publishers dispute the name; each of them is read below `.by`.
+    /// Several publishers dispute the name. Each publisher's model can be read below `.by`.
     #[error("{0}")]
     Disputed(String),
 }
 
-/// A query in progress. It ends with the model being published to the mount, or with an error.
+/// A query in progress. Before it returns `Ok`, it publishes the model to the mount.
 pub type Resolving = Pin<Box<dyn Future<Output = Result<(), ResolveError>> + Send>>;
 
-/// The network, for the lookups of a mount.
+/// Queries the network for the lookups of a mount.
 pub trait Resolver: Send + Sync {
-    /// Asks for a model, for at most so long. Called on the runtime.
-    fn resolve(&self, sought: Sought, within: Duration) -> Resolving;
+    /// Searches for a model, at most `within`. Called on the runtime.
+    fn resolve(&self, requested: RequestedModel, within: Duration) -> Resolving;
 
-    /// Reports a model that was not asked for, because the process has used up its budget. The process is 0 where it is
-    /// not visible to the daemon. Called by threads that take requests: must not wait for anything but the disk.
-    fn over_budget(&self, sought: &Sought, process: u32);
+    /// Reports a lookup without a query, because the process has used up its budget. `process` is 0 if the daemon cannot
+    /// see it. Called by threads that handle requests: may wait for the disk only.
+    fn over_budget(&self, requested: &RequestedModel, process: u32);
 }
 
-/// What a mount may ask the network for.
+/// Limits of the queries of a mount.
 #[derive(Debug)]
 pub struct LookupRules {
     /// How long one query may take.
     pub within: Duration,
-    /// Names that are never asked for.
+    /// Names that are never looked up in the network.
     pub never: NeverResolve,
-    /// Models that one process may have asked for in a minute, apart from those that are found.
+    /// How many models one process may look up in a minute without finding them.
     pub per_minute: u32,
 }
 
-/// What a lookup is answered with.
-pub type Answer = Box<dyn FnOnce(Result<Lookup, TreeError>) + Send>;
+/// Sends the reply of one lookup.
+pub type LookupReply = Box<dyn FnOnce(Result<Lookup, TreeError>) + Send>;
 
 /// The lookups of one mount.
 pub struct Lookups {
     tree: Arc<Tree>,
     runtime: Handle,
     resolver: OnceLock<(Arc<dyn Resolver>, Duration)>,
-    table: Mutex<Table>,
+    table: Mutex<LookupTable>,
     stopping: watch::Sender<bool>,
 }
 
-struct Table {
-    /// What is asked for, and who waits for it.
-    asked: HashMap<Sought, Asked>,
-    /// How many wait in all.
+struct LookupTable {
+    pending: HashMap<RequestedModel, PendingQuery>,
+    /// Number of lookups in all pending queries.
     waiting: usize,
-    /// What was not found or is not shown.
+    /// Models that were not found or may not be shown.
     misses: Misses,
-    /// What processes may still ask for.
+    /// How many models each process may still look up.
     budget: Budget,
-    /// The refusals that were logged.
-    told: LruCache<Sought, String>,
-    /// Whether it was logged that too many wait.
+    /// The reasons of refusals that were logged.
+    logged: LruCache<RequestedModel, String>,
+    /// Whether the warning about too many waiting lookups was logged.
     crowded: bool,
     stopped: bool,
 }
 
-impl Table {
-    /// So many wait no more.
+impl LookupTable {
+    /// Subtracts lookups that no longer wait.
     fn released(&mut self, count: usize) {
         self.waiting = self.waiting.saturating_sub(count);
         self.crowded &= self.waiting > MAX_WAITING / 2;
     }
 }
 
-/// A query in progress.
+/// The lookups that wait for one query.
 #[derive(Default)]
-struct Asked {
-    waiting: Vec<Waiting>,
-    /// A record of the name or a new peer has arrived since the query began: that it found nothing is not remembered.
+struct PendingQuery {
+    waiting: Vec<ParkedLookup>,
+    /// A record of the name or a new peer has arrived since the query began, so its miss is not remembered.
     outdated: bool,
 }
 
-struct Waiting {
+struct ParkedLookup {
     parent: Ino,
     name: OsString,
-    asker: Asker,
-    answer: Answer,
+    requester: Requester,
+    reply: LookupReply,
 }
 
 impl Miss {
-    fn answer(self) -> Result<Lookup, TreeError> {
+    fn reply(self) -> Result<Lookup, TreeError> {
         match self {
             Self::Absent | Self::Unreachable | Self::Refused => Ok(Lookup::Absent(Duration::ZERO)),
             Self::Disputed => Err(TreeError::Disputed),
@@ -142,27 +142,27 @@ impl Miss {
     }
 }
 
-/// What becomes of a lookup.
-enum Fate {
-    /// It waits; no query for the model is in progress. The process that is charged with the query.
-    Asks(u32),
-    /// It waits for somebody else's query.
-    Joins,
-    /// It is answered immediately.
-    Now(Answer, Result<Lookup, TreeError>),
-    /// It is answered as absent: this process has used up its budget.
-    OverBudget(Answer, u32),
+/// How a lookup proceeds.
+enum Admission {
+    /// It waits, and a query must be started, charged to this process.
+    StartQuery(u32),
+    /// It waits for a query that is already in progress.
+    JoinQuery,
+    /// It gets this reply immediately.
+    Reply(LookupReply, Result<Lookup, TreeError>),
+    /// It gets the reply "absent", because this process has used up its budget.
+    OverBudget(LookupReply, u32),
 }
 
 impl Lookups {
-    /// Looks up in the tree alone until [`Self::resolve_with`] is called. Queries run on `runtime`.
+    /// Looks up names only in the tree until [`Self::resolve_with`] is called. Queries run on `runtime`.
     pub fn new(tree: Arc<Tree>, runtime: Handle) -> Arc<Self> {
-        let table = Table {
-            asked: HashMap::new(),
+        let table = LookupTable {
+            pending: HashMap::new(),
             waiting: 0,
             misses: Misses::default(),
             budget: Budget::new(0),
-            told: LruCache::new(MAX_LOGGED),
+            logged: LruCache::new(MAX_LOGGED),
             crowded: false,
             stopped: false,
         };
@@ -176,7 +176,7 @@ impl Lookups {
         })
     }
 
-    /// Asks for models that are not known, from now on. The first call counts.
+    /// From now on queries the resolver for unknown models. Further calls have no effect.
     pub fn resolve_with(&self, resolver: Arc<dyn Resolver>, rules: LookupRules) {
         if self.resolver.set((resolver, rules.within)).is_ok() {
             self.lock().budget = Budget::new(rules.per_minute);
@@ -184,31 +184,31 @@ impl Lookups {
         }
     }
 
-    /// How many lookups wait now.
+    /// Number of lookups that wait now.
     pub fn waiting(&self) -> usize {
         self.lock().waiting
     }
 
-    /// Answers a lookup, now or later.
-    pub fn serve(self: &Arc<Self>, parent: Ino, name: OsString, asker: Asker, answer: Answer) {
+    /// Replies to a lookup, now or later.
+    pub fn serve(self: &Arc<Self>, parent: Ino, name: OsString, requester: Requester, reply: LookupReply) {
         match self.tree.lookup(parent, &name) {
-            Ok(Lookup::Unknown(model)) => self.park(model, Waiting { parent, name, asker, answer }),
-            found => answer(found),
+            Ok(Lookup::Unknown(model)) => self.park(model, ParkedLookup { parent, name, requester, reply }),
+            found => reply(found),
         }
     }
 
-    fn park(self: &Arc<Self>, model: Sought, waiting: Waiting) {
+    fn park(self: &Arc<Self>, model: RequestedModel, waiting: ParkedLookup) {
         match self.admit(&model, waiting) {
-            Fate::Now(answer, result) => answer(result),
-            Fate::OverBudget(answer, process) => {
-                answer(Miss::Absent.answer());
+            Admission::Reply(reply, result) => reply(result),
+            Admission::OverBudget(reply, process) => {
+                reply(Miss::Absent.reply());
                 if let Some((resolver, _)) = self.resolver.get() {
                     resolver.over_budget(&model, process);
                 }
             }
-            Fate::Joins => {}
-            Fate::Asks(process) => {
-                let query = Query {
+            Admission::JoinQuery => {}
+            Admission::StartQuery(process) => {
+                let query = RunningQuery {
                     lookups: self.clone(),
                     model,
                     process,
@@ -217,103 +217,103 @@ impl Lookups {
                     miss: Miss::Absent,
                     abandoned: false,
                 };
-                self.runtime.spawn(query.run());
+                self.runtime.spawn(query.run().in_current_span());
             }
         }
     }
 
-    fn admit(&self, model: &Sought, waiting: Waiting) -> Fate {
+    fn admit(&self, model: &RequestedModel, waiting: ParkedLookup) -> Admission {
         let now = Instant::now();
         let table = &mut *self.lock();
         if table.stopped {
-            return Fate::Now(waiting.answer, Err(TreeError::Stopped));
+            return Admission::Reply(waiting.reply, Err(TreeError::Stopped));
         }
         if let Some(miss) = table.misses.of(model, now) {
-            return Fate::Now(waiting.answer, miss.answer());
+            return Admission::Reply(waiting.reply, miss.reply());
         }
         if table.waiting >= MAX_WAITING {
             if !std::mem::replace(&mut table.crowded, true) {
-                warn!(%model, "More than {MAX_WAITING} lookups wait for the network; further ones find nothing.");
+                warn!(%model, limit = MAX_WAITING, "too many lookups wait for the network; further ones find nothing");
             }
-            return Fate::Now(waiting.answer, Miss::Absent.answer());
+            return Admission::Reply(waiting.reply, Miss::Absent.reply());
         }
-        if let Some(asked) = table.asked.get_mut(model) {
-            asked.waiting.push(waiting);
+        if let Some(pending) = table.pending.get_mut(model) {
+            pending.waiting.push(waiting);
             table.waiting += 1;
-            return Fate::Joins;
+            return Admission::JoinQuery;
         }
-        let process = waiting.asker.process();
-        if !table.budget.take(process, now) {
-            return Fate::OverBudget(waiting.answer, process);
+        let process = waiting.requester.process();
+        if !table.budget.charge_name(process, now) {
+            return Admission::OverBudget(waiting.reply, process);
         }
-        table.asked.insert(model.clone(), Asked { waiting: vec![waiting], outdated: false });
+        table.pending.insert(model.clone(), PendingQuery { waiting: vec![waiting], outdated: false });
         table.waiting += 1;
-        Fate::Asks(process)
+        Admission::StartQuery(process)
     }
 
-    /// Has the models of a name looked up again: a record of it has arrived, or a peer has it.
+    /// Ends the misses of a name: a record of it has arrived, or a peer has it.
     pub fn name_appeared(&self, name: &ModelName) {
         let table = &mut *self.lock();
         table.misses.name_appeared(name);
-        for (sought, asked) in &mut table.asked {
-            asked.outdated |= sought.model.name == *name;
+        for (requested, pending) in &mut table.pending {
+            pending.outdated |= requested.model.name == *name;
         }
     }
 
-    /// Has all models that were not found looked up again: a peer has come that was not asked.
+    /// Ends all misses: a new peer is connected that no query has reached.
     pub fn peer_appeared(&self) {
         let table = &mut *self.lock();
         table.misses.peer_appeared(Instant::now());
-        table.asked.values_mut().for_each(|asked| asked.outdated = true);
+        table.pending.values_mut().for_each(|pending| pending.outdated = true);
     }
 
-    /// Has all models looked up again whose holders could not be reached: a peer has come that may hold them.
+    /// Ends the misses of models whose holders could not be reached: a peer is connected that may hold them.
     pub fn holder_appeared(&self) {
         self.lock().misses.holder_appeared(Instant::now());
     }
 
-    /// Has all models that were refused looked up again: the trust may have changed.
+    /// Ends refusals: the trusted publishers may have changed.
     pub fn rules_changed(&self) {
         self.lock().misses.rules_changed();
     }
 
-    /// Answers all that wait, and whatever comes from now on.
+    /// Fails all waiting lookups, and all later ones.
     pub fn stop(&self) {
-        let waiting: Vec<Waiting> = {
+        let waiting: Vec<ParkedLookup> = {
             let table = &mut *self.lock();
             table.stopped = true;
             table.waiting = 0;
-            table.asked.drain().flat_map(|(_, asked)| asked.waiting).collect()
+            table.pending.drain().flat_map(|(_, pending)| pending.waiting).collect()
         };
         self.stopping.send_replace(true);
-        for Waiting { answer, .. } in waiting {
-            answer(Err(TreeError::Stopped));
+        for ParkedLookup { reply, .. } in waiting {
+            reply(Err(TreeError::Stopped));
         }
     }
 
-    /// Answers those who wait for a model and are to end. Tells whether anybody else waits for it; if nobody does, it is
-    /// not asked for any more.
-    fn release_ending(&self, model: &Sought) -> bool {
-        let (ending, goes_on) = {
+    /// Fails the lookups of a model whose programs are about to end. Returns whether more lookups wait for the model; if
+    /// not, the entry is removed.
+    fn release_ending(&self, model: &RequestedModel) -> bool {
+        let (ending, is_wanted) = {
             let table = &mut *self.lock();
-            let Some(Asked { waiting, .. }) = table.asked.get_mut(model) else { return false };
-            let ending: Vec<Waiting> =
-                waiting.extract_if(.., |waiting| waiting.asker.is_interrupted()).collect();
-            let goes_on = !waiting.is_empty();
-            if !goes_on {
-                table.asked.remove(model);
+            let Some(PendingQuery { waiting, .. }) = table.pending.get_mut(model) else { return false };
+            let ending: Vec<ParkedLookup> =
+                waiting.extract_if(.., |waiting| waiting.requester.is_interrupted()).collect();
+            let is_wanted = !waiting.is_empty();
+            if !is_wanted {
+                table.pending.remove(model);
             }
             table.released(ending.len());
-            (ending, goes_on)
+            (ending, is_wanted)
         };
-        for Waiting { answer, .. } in ending {
-            answer(Err(TreeError::Interrupted));
+        for ParkedLookup { reply, .. } in ending {
+            reply(Err(TreeError::Interrupted));
         }
-        goes_on
+        is_wanted
     }
 
-    /// Remembers that a model was not found, and says why if that is news.
-    fn missed(&self, model: &Sought, error: &ResolveError) -> Miss {
+    /// Remembers that a model was not found, and logs the reason unless it was logged before.
+    fn missed(&self, model: &RequestedModel, error: &ResolveError) -> Miss {
         let table = &mut *self.lock();
         let miss = match error {
             ResolveError::NotFound => Miss::Absent,
@@ -321,55 +321,54 @@ impl Lookups {
             ResolveError::Refused(_) => Miss::Refused,
             ResolveError::Disputed(_) => Miss::Disputed,
         };
-        if table.asked.get(model).is_none_or(|asked| !asked.outdated) {
+        if table.pending.get(model).is_none_or(|pending| !pending.outdated) {
             table.misses.add(model, miss, Instant::now());
         }
         match error {
-            ResolveError::NotFound => debug!(%model, "A model was looked up that no peer has."),
+            ResolveError::NotFound => debug!(%model, "no peer has a model that was looked up"),
             ResolveError::Unreachable(reason)
             | ResolveError::Refused(reason)
             | ResolveError::Disputed(reason) => {
-                if table.told.get(model) != Some(reason) {
-                    table.told.put(model.clone(), reason.clone());
-                    warn!(%model, reason, "A model was looked up that cannot be shown.");
+                if table.logged.get(model) != Some(reason) {
+                    table.logged.put(model.clone(), reason.clone());
+                    warn!(%model, reason, "cannot show a model that was looked up");
                 }
             }
         }
         miss
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, LookupTable> {
         self.table.lock()
     }
 }
 
-/// Asks for one model. When it is dropped, done or not, all who wait for it are answered.
-struct Query {
+/// The task of one query. When it is dropped, completed or not, all lookups of its model get their reply.
+struct RunningQuery {
     lookups: Arc<Lookups>,
-    model: Sought,
-    /// The process that is charged.
+    model: RequestedModel,
+    /// The process whose budget is charged.
     process: u32,
     began: Instant,
     found: bool,
     miss: Miss,
-    /// Nobody waits any more, and the entry is gone.
+    /// No lookup waits any more, and the entry of the table is removed.
     abandoned: bool,
 }
 
-impl Query {
+impl RunningQuery {
     async fn run(mut self) {
         let Some((resolver, within)) = self.lookups.resolver.get() else { return };
         let mut stopping = self.lookups.stopping.subscribe();
-        // What asks knows best why it found nothing in time.
-        let asking = tokio::time::timeout(*within + GRACE, resolver.resolve(self.model.clone(), *within));
-        let mut asking = pin!(asking);
-        let mut clock = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+        let resolving = tokio::time::timeout(*within + GRACE, resolver.resolve(self.model.clone(), *within));
+        let mut resolving = pin!(resolving);
+        let mut clock = tokio::time::interval_at(Instant::now() + CHECK_EVERY, CHECK_EVERY);
         let result = loop {
             tokio::select! {
                 biased;
-                // The other end lives as long as we do.
+                // The sender lives as long as `self.lookups`, so this is no error.
                 _ = stopping.wait_for(|stopping| *stopping) => return,
-                answered = &mut asking => break answered.unwrap_or(Err(ResolveError::NotFound)),
+                result = &mut resolving => break result.unwrap_or(Err(ResolveError::NotFound)),
                 _ = clock.tick() => {
                     self.abandoned = !self.lookups.release_ending(&self.model);
                     if self.abandoned {
@@ -385,33 +384,33 @@ impl Query {
     }
 }
 
-impl Drop for Query {
+impl Drop for RunningQuery {
     fn drop(&mut self) {
         if self.abandoned {
             return;
         }
         let waiting = {
             let table = &mut *self.lookups.lock();
-            let waiting = table.asked.remove(&self.model).unwrap_or_default().waiting;
+            let waiting = table.pending.remove(&self.model).unwrap_or_default().waiting;
             table.released(waiting.len());
             if self.found {
                 table.misses.found(&self.model);
-                table.budget.give_back(self.process);
+                table.budget.refund_name(self.process);
             } else {
                 let now = Instant::now();
-                table.budget.charge(self.process, now - self.began, now);
+                table.budget.charge_time(self.process, now - self.began, now);
             }
             waiting
         };
-        for Waiting { parent, name, answer, .. } in waiting {
+        for ParkedLookup { parent, name, reply, .. } in waiting {
             let found = self.lookups.tree.lookup(parent, &name);
-            answer(match found {
+            reply(match found {
                 Ok(Lookup::Unknown(_)) => {
                     if std::mem::take(&mut self.found) {
                         let reason = "it was found, but is not shown".to_owned();
                         self.lookups.missed(&self.model, &ResolveError::Refused(reason));
                     }
-                    self.miss.answer()
+                    self.miss.reply()
                 }
                 found => found,
             });

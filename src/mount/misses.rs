@@ -1,9 +1,9 @@
 //! Models that were looked up and are not shown, and for how long they are not looked up again.
 //!
-//! A model that no peer has is not looked up again for [`FIRST`], then twice as long after each further lookup without
-//! success, up to [`LONGEST`]. News of its name end that immediately. The same holds for a model whose holders cannot be
-//! reached, but the first time is [`SHORTEST`]: they may be restarting. A refusal lasts [`REFUSAL`] only: the user may be
-//! doing what the message advises.
+//! A model that no peer has is not looked up again for [`FIRST`], and after each further failed lookup for twice as long,
+//! up to [`LONGEST`]. A record of its name ends that immediately. If the holders of a model cannot be reached, the first
+//! time is only [`SHORTEST`], because they may be restarting. A refusal lasts only [`REFUSAL`], because the user may be
+//! following the advice of the error message.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -12,23 +12,25 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::time::Instant;
 
-use super::place::Sought;
+use super::top_path::RequestedModel;
 use crate::model::{ModelName, Revision};
 
-/// How long a model that was not found is absent without another query, the first time.
+/// How long a model that no peer has stays absent without another query, the first time.
 pub const FIRST: Duration = Duration::from_secs(60);
 
-/// How long a model whose holders cannot be reached is absent without another query, the first time.
+/// How long a model whose holders cannot be reached stays absent without another query, the first time.
 pub const SHORTEST: Duration = Duration::from_secs(3);
 
-/// The longest time that a model is absent without another query.
+/// The longest time that a model stays absent without another query.
 pub const LONGEST: Duration = Duration::from_secs(30 * 60);
 
-/// How long a model that is refused or disputed is not looked up again.
+/// How long a refused or disputed model is not looked up again.
 pub const REFUSAL: Duration = Duration::from_secs(3);
 
-/// Names that are remembered, and for each of them revisions and publishers.
+/// How many names are remembered.
 const MAX_NAMES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+/// How many revisions and publishers of one name are remembered.
 const MAX_OF_NAME: usize = 16;
 
 /// Why a model is not shown.
@@ -38,26 +40,26 @@ pub enum Miss {
     Absent,
     /// No peer that has it can be reached.
     Unreachable,
-    /// It cannot be shown.
+    /// It may not be shown.
     Refused,
     /// Several publishers dispute its name.
     Disputed,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct MissEntry {
     miss: Miss,
     until: Instant,
-    /// Lookups without success in a row.
+    /// Number of consecutive failed lookups.
     lookups: u32,
 }
 
 /// A revision, and the fingerprint of its publisher where the path names one.
-type Which = (Revision, Option<String>);
+type RevisionKey = (Revision, Option<String>);
 
 /// The misses of one mount.
 #[derive(Debug)]
-pub struct Misses(LruCache<ModelName, HashMap<Which, Entry>>);
+pub struct Misses(LruCache<ModelName, HashMap<RevisionKey, MissEntry>>);
 
 impl Default for Misses {
     fn default() -> Self {
@@ -65,27 +67,27 @@ impl Default for Misses {
     }
 }
 
-fn which(sought: &Sought) -> Which {
-    (sought.model.revision.clone(), sought.publisher.clone())
+fn revision_key(requested: &RequestedModel) -> RevisionKey {
+    (requested.model.revision.clone(), requested.publisher.clone())
 }
 
 impl Misses {
-    /// The miss that answers a lookup now; none if the model is to be looked up.
-    pub fn of(&mut self, sought: &Sought, now: Instant) -> Option<Miss> {
-        let entry = self.0.get(&sought.model.name)?.get(&which(sought))?;
+    /// The remembered miss; none if the model must be looked up.
+    pub fn of(&mut self, requested: &RequestedModel, now: Instant) -> Option<Miss> {
+        let entry = self.0.get(&requested.model.name)?.get(&revision_key(requested))?;
         (now < entry.until).then_some(entry.miss)
     }
 
-    /// Remembers a miss, and returns for how long.
-    pub fn add(&mut self, sought: &Sought, miss: Miss, now: Instant) -> Duration {
-        let of_name = self.0.get_or_insert_mut(sought.model.name.clone(), HashMap::new);
+    /// Remembers a miss, and returns how long it lasts.
+    pub fn add(&mut self, requested: &RequestedModel, miss: Miss, now: Instant) -> Duration {
+        let of_name = self.0.get_or_insert_mut(requested.model.name.clone(), HashMap::new);
         if of_name.len() >= MAX_OF_NAME {
             of_name.retain(|_, entry| now < entry.until);
         }
         if of_name.len() >= MAX_OF_NAME {
             of_name.clear();
         }
-        let former = of_name.get(&which(sought)).filter(|former| now < former.until + LONGEST);
+        let former = of_name.get(&revision_key(requested)).filter(|former| now < former.until + LONGEST);
         let lookups = former.map_or(0, |former| former.lookups);
         let back_off = |first: Duration| (first * 2u32.saturating_pow(lookups.min(16))).min(LONGEST);
         let lasts = match miss {
@@ -93,32 +95,31 @@ impl Misses {
             Miss::Unreachable => back_off(SHORTEST),
             Miss::Refused | Miss::Disputed => REFUSAL,
         };
-        of_name.insert(which(sought), Entry { miss, until: now + lasts, lookups: lookups + 1 });
+        of_name.insert(revision_key(requested), MissEntry { miss, until: now + lasts, lookups: lookups + 1 });
         lasts
     }
 
     /// Forgets the miss of a model that was found.
-    pub fn found(&mut self, sought: &Sought) {
-        if let Some(of_name) = self.0.get_mut(&sought.model.name) {
-            of_name.remove(&which(sought));
+    pub fn found(&mut self, requested: &RequestedModel) {
+        if let Some(of_name) = self.0.get_mut(&requested.model.name) {
+            of_name.remove(&revision_key(requested));
         }
     }
 
-    /// Forgets all misses of a name: a record of it has arrived.
+    /// Forgets all misses of a name. Called when a record of the name has arrived.
     pub fn name_appeared(&mut self, name: &ModelName) {
         self.0.pop(name);
     }
 
-    /// Has all absent models looked up again: a peer has come that was not asked. How long the next miss lasts is
-    /// remembered.
+    /// Ends all misses, but keeps the back-off: the next miss lasts twice as long. Called for a new peer.
     pub fn peer_appeared(&mut self, now: Instant) {
         for (_, of_name) in self.0.iter_mut() {
             of_name.values_mut().for_each(|entry| entry.until = entry.until.min(now));
         }
     }
 
-    /// Has models looked up again whose holders could not be reached: a peer has come that may hold them. How long the
-    /// next miss lasts is remembered.
+    /// Ends the misses of models whose holders could not be reached, but keeps the back-off. Called for a new peer that
+    /// may hold them.
     pub fn holder_appeared(&mut self, now: Instant) {
         let entries = self.0.iter_mut().flat_map(|(_, of_name)| of_name.values_mut());
         for entry in entries.filter(|entry| entry.miss == Miss::Unreachable) {
@@ -126,7 +127,7 @@ impl Misses {
         }
     }
 
-    /// Forgets refusals: the rules by which they were made may have changed.
+    /// Forgets refusals and disputes. Called when the trusted publishers may have changed.
     pub fn rules_changed(&mut self) {
         for (_, of_name) in self.0.iter_mut() {
             of_name.retain(|_, entry| matches!(entry.miss, Miss::Absent | Miss::Unreachable));
@@ -138,14 +139,14 @@ impl Misses {
 mod tests {
     use super::*;
 
-    fn sought(model: &str) -> Sought {
-        Sought { model: model.parse().unwrap(), publisher: None }
+    fn requested(model: &str) -> RequestedModel {
+        RequestedModel { model: model.parse().unwrap(), publisher: None }
     }
 
     #[test]
     fn each_miss_lasts_longer_up_to_a_limit() {
         let (mut misses, mut now) = (Misses::default(), Instant::now());
-        let model = sought("acme/m");
+        let model = requested("acme/m");
         let mut last = Duration::ZERO;
         for _ in 0..40 {
             assert_eq!(misses.of(&model, now), None);
@@ -155,38 +156,38 @@ mod tests {
             (now, last) = (now + lasts, lasts);
         }
         assert_eq!(last, LONGEST);
-        assert_eq!(misses.of(&sought("acme/m@v2"), now), None);
-        // A name that was not asked for in a long time begins again.
+        assert_eq!(misses.of(&requested("acme/m@v2"), now), None);
+        // The back-off ends if the name was not looked up for a long time.
         assert_eq!(misses.add(&model, Miss::Absent, now + LONGEST * 2), FIRST);
     }
 
     #[test]
-    fn a_record_of_the_name_ends_the_misses_of_all_its_revisions() {
+    fn a_record_ends_the_misses_of_all_revisions() {
         let (mut misses, now) = (Misses::default(), Instant::now());
         for model in ["acme/m", "acme/m@v2", "acme/other"] {
-            misses.add(&sought(model), Miss::Absent, now);
+            misses.add(&requested(model), Miss::Absent, now);
         }
         misses.name_appeared(&"acme/m".parse().unwrap());
-        assert_eq!(misses.of(&sought("acme/m"), now), None);
-        assert_eq!(misses.of(&sought("acme/m@v2"), now), None);
-        assert_eq!(misses.of(&sought("acme/other"), now), Some(Miss::Absent));
-        assert_eq!(misses.add(&sought("acme/m"), Miss::Absent, now), FIRST);
+        assert_eq!(misses.of(&requested("acme/m"), now), None);
+        assert_eq!(misses.of(&requested("acme/m@v2"), now), None);
+        assert_eq!(misses.of(&requested("acme/other"), now), Some(Miss::Absent));
+        assert_eq!(misses.add(&requested("acme/m"), Miss::Absent, now), FIRST);
     }
 
     #[test]
     fn a_new_peer_ends_misses_and_keeps_the_back_off() {
         let (mut misses, now) = (Misses::default(), Instant::now());
-        misses.add(&sought("acme/m"), Miss::Absent, now);
+        misses.add(&requested("acme/m"), Miss::Absent, now);
         misses.peer_appeared(now);
-        assert_eq!(misses.of(&sought("acme/m"), now), None);
-        assert_eq!(misses.add(&sought("acme/m"), Miss::Absent, now), FIRST * 2);
+        assert_eq!(misses.of(&requested("acme/m"), now), None);
+        assert_eq!(misses.add(&requested("acme/m"), Miss::Absent, now), FIRST * 2);
     }
 
     #[test]
     fn models_without_holders_back_off_until_a_peer_comes() {
         let (mut misses, mut now) = (Misses::default(), Instant::now());
-        let model = sought("acme/m");
-        misses.add(&sought("acme/absent"), Miss::Absent, now);
+        let model = requested("acme/m");
+        misses.add(&requested("acme/absent"), Miss::Absent, now);
         for round in 0..4 {
             assert_eq!(misses.of(&model, now), None);
             let lasts = misses.add(&model, Miss::Unreachable, now);
@@ -197,34 +198,34 @@ mod tests {
         misses.add(&model, Miss::Unreachable, now);
         misses.holder_appeared(now);
         assert_eq!(misses.of(&model, now), None);
-        assert_eq!(misses.of(&sought("acme/absent"), now), Some(Miss::Absent));
+        assert_eq!(misses.of(&requested("acme/absent"), now), Some(Miss::Absent));
     }
 
     #[test]
-    fn changed_rules_end_refusals_and_no_absence() {
+    fn changed_trust_ends_refusals_only() {
         let (mut misses, now) = (Misses::default(), Instant::now());
-        misses.add(&sought("acme/a"), Miss::Absent, now);
-        misses.add(&sought("acme/r"), Miss::Refused, now);
-        misses.add(&sought("acme/d"), Miss::Disputed, now);
-        assert_eq!(misses.of(&sought("acme/d"), now), Some(Miss::Disputed));
+        misses.add(&requested("acme/a"), Miss::Absent, now);
+        misses.add(&requested("acme/r"), Miss::Refused, now);
+        misses.add(&requested("acme/d"), Miss::Disputed, now);
+        assert_eq!(misses.of(&requested("acme/d"), now), Some(Miss::Disputed));
         misses.rules_changed();
-        assert_eq!(misses.of(&sought("acme/a"), now), Some(Miss::Absent));
-        assert_eq!(misses.of(&sought("acme/r"), now), None);
-        assert_eq!(misses.of(&sought("acme/d"), now), None);
+        assert_eq!(misses.of(&requested("acme/a"), now), Some(Miss::Absent));
+        assert_eq!(misses.of(&requested("acme/r"), now), None);
+        assert_eq!(misses.of(&requested("acme/d"), now), None);
     }
 
     #[test]
     fn the_memory_of_misses_is_bounded() {
         let (mut misses, now) = (Misses::default(), Instant::now());
         for n in 0..MAX_NAMES.get() + 10 {
-            misses.add(&sought(&format!("acme/m{n}")), Miss::Absent, now);
+            misses.add(&requested(&format!("acme/m{n}")), Miss::Absent, now);
         }
         for n in 0..100 {
-            misses.add(&sought(&format!("acme/last@v{n}")), Miss::Absent, now);
+            misses.add(&requested(&format!("acme/last@v{n}")), Miss::Absent, now);
         }
         assert_eq!(misses.0.len(), MAX_NAMES.get());
         assert!(misses.0.iter().all(|(_, of_name)| of_name.len() <= MAX_OF_NAME));
-        assert_eq!(misses.of(&sought("acme/m0"), now), None);
-        assert_eq!(misses.of(&sought("acme/last@v99"), now), Some(Miss::Absent));
+        assert_eq!(misses.of(&requested("acme/m0"), now), None);
+        assert_eq!(misses.of(&requested("acme/last@v99"), now), Some(Miss::Absent));
     }
 }

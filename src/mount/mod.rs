@@ -1,26 +1,24 @@
 //! The mount: models as a read-only file system.
 //!
-//! `tree` holds inodes and knows nothing of FUSE; `fuse` converts types and nothing else; reads are parked as
-//! tasks that own their reply, and so are lookups of what is not known here. No handler waits: metadata is answered
-//! from memory, reads from the disk or later.
+//! `tree` holds inodes and does not depend on FUSE. `fuse` only converts types. A handler never waits: it answers
+//! metadata from memory and reads from the disk. A read or a lookup that has to wait becomes a task that owns its reply.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | `inode`, `place`, `never`, `listing`, `view`, `tree`, `xattr` | names, numbers, attributes, facts |
+//! | `inode`, `top_path`, `never_resolve`, `listing`, `view`, `tree`, `xattr` | names, inode numbers, attributes |
 //! | `lookups`, `misses`, `budget` | lookups of models that the network may have |
-//! | `reads`, `handles`, `errno` | open files, parked reads, error numbers |
-//! | `asker`, `threads`, `watching` | programs that wait and are about to end |
-//! | `caution` | warnings of files that can run code |
-//! | `fuse` | the adapter, on threads of its own |
+//! | `reads`, `handles`, `open_files`, `errno` | open files, parked reads, error numbers |
+//! | `requester`, `threads`, `reader_watch` | programs that wait, and whether they are about to end |
+//! | `code_warnings` | warnings about files that can run code |
+//! | `fuse` | the adapter, on its own threads |
 //! | `mountpoint`, `mountinfo`, `namespaces`, `liveness`, `attach`, `detach`, `helper` | the mount point and the mount itself |
 //!
-//! Threads: `silmaril-mount` runs the session and, when it ends for whatever reason, makes sure that no dead mount
-//! stays behind; `fuser-N` take requests and never wait; parked reads are tasks of the runtime.
+//! Threads: `silmaril-mount` runs the session and removes the mount when the session ends, for any reason. `fuser-N`
+//! handle requests and never wait. Parked reads are tasks of the runtime.
 
-mod asker;
 mod attach;
 mod budget;
-mod caution;
+mod code_warnings;
 mod detach;
 mod errno;
 mod error;
@@ -37,16 +35,17 @@ mod misses;
 mod mountinfo;
 mod mountpoint;
 mod namespaces;
-mod never;
-mod opens;
-mod place;
+mod never_resolve;
+mod open_files;
+mod reader_watch;
 mod reads;
+mod requester;
 mod threads;
+mod top_path;
 mod tree;
 #[cfg(test)]
 mod tree_tests;
 mod view;
-mod watching;
 mod xattr;
 
 use std::collections::BTreeSet;
@@ -73,70 +72,75 @@ pub use lookups::{LookupRules, ResolveError, Resolver, Resolving};
 use mountinfo::MountEntry;
 pub use mountpoint::prepare;
 pub use namespaces::Namespaces;
-pub use never::NeverResolve;
-pub use place::Sought;
+pub use never_resolve::NeverResolve;
 pub use reads::ReadCounters;
 use reads::Reads;
-pub use tree::Judge;
+pub use top_path::RequestedModel;
+pub use tree::PublisherTrust;
 use tree::{Owner, Tree};
-pub use view::Shown;
+pub use view::ShownModels;
 
-/// How many threads take requests. Each only looks something up or copies from the page cache, so few are
-/// enough; at least two, so that one long copy does not hold up a lookup.
+/// How many threads handle requests. A request only reads memory or copies from the page cache, so few threads are
+/// enough. At least two, so that one long copy does not delay a lookup.
 const THREADS: std::ops::RangeInclusive<usize> = 2..=4;
 
-/// How long `stop` waits for the session to end before it is ended by force.
+/// How long `stop` waits for the session to end before it ends the session by force.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
-/// A file system that was mounted and has no server yet: the connection to the kernel, and where it is mounted.
+/// A mounted file system that no process serves yet.
 #[derive(Debug)]
 pub struct Connection {
-    /// The open connection (`/dev/fuse`).
+    /// The connection to the kernel, an open file of `/dev/fuse`.
     pub device: OwnedFd,
-    /// What the kernel says of the mount in the mount namespace of the process that mounted.
-    pub place: Place,
+    /// Where it is mounted, as the process that mounted it sees it.
+    pub place: MountLocation,
 }
 
 /// Where a file system is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
-    /// The mount point, absolute and without links.
+pub struct MountLocation {
+    /// The mount point, absolute and without symbolic links.
     pub path: PathBuf,
-    /// The number of the mount.
+    /// The kernel's number of the mount.
     pub id: u32,
-    /// The device number of the file system.
+    /// The device number of the file system, major and minor.
     pub device: (u32, u32),
     /// The namespaces of the process that mounted.
     pub namespaces: Namespaces,
 }
 
-/// Mounts on a directory that [`prepare`] has found fit, and returns the connection, which is then to be served by
-/// [`Mounted::serve`], in this process or another one. Until then every access to the directory waits.
+/// Mounts on a directory that [`prepare`] has checked. [`Mounted::serve`] must then serve the connection, in this process
+/// or another one; until then every access to the directory waits.
 pub fn attach(path: &Path, allow_other: bool) -> Result<Connection, MountError> {
     let io_error = |source| MountError::Io { what: "mounting on", path: path.to_owned(), source };
     let device = attach::attach(path, allow_other)?;
     let entry = mountinfo::at(path).map_err(io_error)?.filter(MountEntry::is_silmaril);
-    let entry = entry.ok_or_else(|| io_error(io::Error::other("the mount vanished")))?;
+    let entry = entry.ok_or_else(|| io_error(io::Error::other("the mount disappeared")))?;
     attach::widen_read_ahead(&entry);
     let namespaces = Namespaces::of_this_process().map_err(io_error)?;
-    let place =
-        Place { path: entry.mount_point, id: entry.id, device: (entry.major, entry.minor), namespaces };
+    let place = MountLocation {
+        path: entry.mount_point,
+        id: entry.id,
+        device: (entry.major, entry.minor),
+        namespaces,
+    };
     Ok(Connection { device, place })
 }
 
-/// A mount that this process serves. Dropping it detaches the mount; `stop` does so in order.
+/// A mount that this process serves. Dropping it detaches the mount; [`Mounted::stop`] answers waiting readers first.
 pub struct Mounted {
     tree: Arc<Tree>,
     lookups: Arc<Lookups>,
     counters: Arc<ReadCounters>,
-    place: Place,
-    /// Parked reads end when it is true.
+    place: MountLocation,
+    /// True ends all parked reads.
     closing: watch::Sender<bool>,
-    over: watch::Receiver<bool>,
+    /// True when the session has ended.
+    ended: watch::Receiver<bool>,
 }
 
 impl Mounted {
-    /// Serves a connection. Reads that must wait do so as tasks on `runtime`. Where this fails, the caller unmounts.
+    /// Serves a connection. Reads that have to wait are tasks on `runtime`. On an error the caller must unmount.
     pub fn serve(
         connection: Connection,
         fetch: Arc<Fetch>,
@@ -149,102 +153,101 @@ impl Mounted {
         let lookups = Lookups::new(tree.clone(), runtime.clone());
         let closing = watch::Sender::new(false);
         let reads = Reads::new(fetch, runtime, counters.clone(), closing.subscribe());
-        let sees_processes = place.namespaces.are_those_of_processes_here();
+        let sees_processes = place.namespaces.share_pids();
         let service = fuse::Service::new(tree.clone(), lookups.clone(), reads, sees_processes);
-        let over = serve(&place, service, device)?;
-        info!(path = %place.path.display(), "Mounted.");
-        Ok(Self { tree, lookups, counters, place, closing, over })
+        let ended = serve(&place, service, device)?;
+        info!(path = %place.path.display(), "mounted");
+        Ok(Self { tree, lookups, counters, place, closing, ended })
     }
 
-    /// Where it is mounted, without links.
+    /// The mount point, absolute and without symbolic links.
     pub fn mountpoint(&self) -> &Path {
         &self.place.path
     }
 
     /// Where it is mounted.
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &MountLocation {
         &self.place
     }
 
-    /// Figures of the reads through this mount.
+    /// Counters of the reads through this mount.
     pub fn counters(&self) -> &ReadCounters {
         &self.counters
     }
 
-    /// Replaces the set of revisions that the mount shows. Models that were refused are looked up again: called whenever
-    /// something changed here, which may be the publishers that the user trusts. A disputed name that was read through
-    /// this mount keeps its publisher; returns these names.
-    pub fn publish(&self, shown: impl Into<Shown>) -> BTreeSet<ModelRef> {
+    /// Replaces the set of revisions that the mount shows. Refused models are looked up again, because the caller may
+    /// publish after a change of the trusted publishers. A disputed name that was read through this mount keeps its
+    /// publisher. Returns these names.
+    pub fn publish(&self, shown: impl Into<ShownModels>) -> BTreeSet<ModelRef> {
         let kept = self.tree.publish(shown);
         self.lookups.rules_changed();
         kept
     }
 
-    /// Asks about publishers from now on.
-    pub fn ask_trust(&self, judge: Arc<dyn Judge>) {
-        self.tree.ask_trust(judge);
+    /// Sets the source of answers about publishers.
+    pub fn set_trust(&self, trust: Arc<dyn PublisherTrust>) {
+        self.tree.set_trust(trust);
     }
 
-    /// Lists, from now on, only the revisions that the filter accepts, asked whenever a directory is opened; it must
-    /// not block. What is not listed is found by its name all the same.
+    /// From now on lists only the revisions that the filter accepts. The filter runs when a directory is opened and must
+    /// not block. A lookup by name still finds a revision that is not listed.
     pub fn list_only(&self, filter: impl Fn(&StoredRevision) -> bool + Send + Sync + 'static) {
         self.tree.list_only(Arc::new(filter));
     }
 
-    /// Asks for models that are looked up and not known, from now on. What is found is to be published before the query
-    /// ends. Listings never ask.
+    /// From now on asks the resolver for unknown models that a program looks up. The resolver publishes a found model
+    /// before its query ends. Listings send no query.
     pub fn resolve_with(&self, resolver: Arc<dyn Resolver>, rules: LookupRules) {
         self.lookups.resolve_with(resolver, rules);
     }
 
-    /// Has the models of a name looked up again although they were not found: a record of the name has arrived, or a
-    /// peer has it.
+    /// Forgets that the models of a name were not found: a record of the name has arrived, or a peer has it.
     pub fn name_appeared(&self, name: &ModelName) {
         self.lookups.name_appeared(name);
     }
 
-    /// Has all models looked up again that were not found: a peer has come that was not asked.
+    /// Ends all remembered misses: a new peer is connected that no query has reached.
     pub fn peer_appeared(&self) {
         self.lookups.peer_appeared();
     }
 
-    /// Has all models looked up again whose holders could not be reached: a peer is connected that may hold them.
+    /// Ends the misses of models whose holders could not be reached: a peer is connected that may hold them.
     pub fn holder_appeared(&self) {
         self.lookups.holder_appeared();
     }
 
-    /// How many lookups wait for the network now.
+    /// Number of lookups that wait for the network now.
     pub fn waiting_lookups(&self) -> usize {
         self.lookups.waiting()
     }
 
-    /// Waits until the mount is gone, by `stop` or by somebody's umount.
+    /// Waits until the mount is gone, by `stop` or because a user unmounted it.
     pub async fn gone(&self) {
-        let mut over = self.over.clone();
-        // An error means that the session's thread is gone, and with it the session.
-        let _ = over.wait_for(|over| *over).await;
+        let mut ended = self.ended.clone();
+        // An error means that the session's thread has ended, and so has the session.
+        let _ = ended.wait_for(|ended| *ended).await;
     }
 
-    /// Answers parked reads and lookups, then unmounts, lazily if files are in use. A mount of another mount namespace is
-    /// unmounted by the process that mounted it, which is waited for.
+    /// Answers parked reads and lookups, then unmounts, lazily if files are in use. A mount in another mount namespace is
+    /// unmounted by the process that mounted it; this function waits for that. Takes at most three times 3 s.
     pub async fn stop(&self) {
         self.lookups.stop();
         self.closing.send_replace(true);
-        if self.place.namespaces.have_this_mount_table() {
+        if self.place.namespaces.share_mount_table() {
             let place = self.place.clone();
-            let down = tokio::task::spawn_blocking(move || take_down(&place));
-            if tokio::time::timeout(STOP_WITHIN, down).await.is_err() {
-                warn!("Unmounting hangs; ending the connection by force.");
+            let unmounting = tokio::task::spawn_blocking(move || unmount_if_ours(&place));
+            if tokio::time::timeout(STOP_WITHIN, unmounting).await.is_err() {
+                warn!("unmounting hangs, so the connection to the kernel is closed by force");
             }
         }
         if tokio::time::timeout(STOP_WITHIN, self.gone()).await.is_ok() {
-            return info!(path = %self.place.path.display(), "Unmounted.");
+            return info!(path = %self.place.path.display(), "unmounted");
         }
-        // Detached, but a file is still open somewhere, so the kernel keeps the connection.
+        // The mount is detached, but a program still has a file open, so the kernel keeps the connection.
         if let Err(error) = detach::abort(&self.place) {
-            warn!(%error, "Files are still open; their readers get errors when this process ends.");
+            warn!(%error, "files are still open; their readers get errors when this process ends");
         } else if tokio::time::timeout(STOP_WITHIN, self.gone()).await.is_err() {
-            warn!("The connection to the kernel did not end in time; it ends with this process.");
+            warn!("the connection to the kernel did not end in time; it ends with this process");
         }
     }
 
@@ -262,15 +265,15 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         self.lookups.stop();
         self.closing.send_replace(true);
-        if !*self.over.borrow() {
-            take_down(&self.place);
+        if !*self.ended.borrow() {
+            unmount_if_ours(&self.place);
         }
     }
 }
 
 /// Exchanges the first messages with the kernel and starts the session's thread.
 fn serve(
-    place: &Place,
+    place: &MountLocation,
     service: fuse::Service,
     connection: OwnedFd,
 ) -> Result<watch::Receiver<bool>, MountError> {
@@ -278,30 +281,30 @@ fn serve(
     let cores = std::thread::available_parallelism().map_or(*THREADS.start(), usize::from);
     let threads = cores.clamp(*THREADS.start(), *THREADS.end());
     let run = fuse::connect(service, connection, threads, attach::can_clone()).map_err(io_error)?;
-    let (ended, over) = watch::channel(false);
-    let ours = place.clone();
+    let (set_ended, ended) = watch::channel(false);
+    let place = place.clone();
     std::thread::Builder::new()
         .name("silmaril-mount".into())
         .spawn(move || {
             if let Err(error) = run() {
-                error!(%error, "The connection to the kernel failed.");
+                error!(%error, "the connection to the kernel failed");
             }
-            // After an umount by the user there is nothing left to take down. After a failure there is: no process
-            // answers there any more.
-            take_down(&ours);
-            ended.send_replace(true);
+            // After a user's umount the mount is already gone. After a failure it is still there, and no process
+            // answers its requests any more.
+            unmount_if_ours(&place);
+            set_ended.send_replace(true);
         })
         .map_err(io_error)?;
-    Ok(over)
+    Ok(ended)
 }
 
-/// Unmounts if the mount is still there and is the one that its path leads to; by force if it is busy. Does nothing in
-/// another mount namespace.
-fn take_down(place: &Place) {
-    if !place.namespaces.have_this_mount_table() {
+/// Unmounts if the topmost mount at the path is still this one, by force if it is busy. Does nothing in another mount
+/// namespace.
+fn unmount_if_ours(place: &MountLocation) {
+    if !place.namespaces.share_mount_table() {
         return;
     }
-    // `stop` and the end of the session come at the same time: the later one finds nothing to do.
+    // `stop` and the end of the session call this at the same time. The later call finds no mount.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock();
     match mountinfo::at(&place.path) {
@@ -309,11 +312,11 @@ fn take_down(place: &Place) {
         _ => return,
     }
     let result = match detach::detach(&place.path, false) {
-        // No process may wait for this one from here on: the connection is ended as well, where that is permitted.
+        // Readers must not wait for this process any more, so the connection is closed too where that is permitted.
         Err(MountError::InUse(path)) => detach::force(&place.path).or_else(|_| detach::detach(&path, true)),
         other => other,
     };
     if let Err(error) = result {
-        error!(path = %place.path.display(), %error, "Cannot unmount.");
+        error!(path = %place.path.display(), %error, "could not unmount");
     }
 }

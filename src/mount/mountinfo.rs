@@ -1,58 +1,58 @@
-//! What is mounted: `/proc/self/mountinfo`, parsed as proc(5) describes it.
+//! The mounts of this process's namespace: `/proc/self/mountinfo`, parsed as proc(5) describes it.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// The source by which our mounts are known. As root the file system type could be anything and is shown
-/// differently by different kernels; the source is what loaders and we look for.
+/// The mount source that identifies silmaril mounts, for this program and for loaders. The file system type does not:
+/// root can choose it freely, and kernels show it differently.
 pub const SOURCE: &str = "silmaril";
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountEntry {
-    /// Kernel's number of the mount.
+    /// The kernel's number of the mount.
     pub id: u32,
     /// Device major number.
     pub major: u32,
     /// Device minor number. For FUSE, with major 0, also the number of its connection.
     pub minor: u32,
-    /// Where it is mounted.
+    /// The mount point.
     pub mount_point: PathBuf,
     /// File system type, e.g. `fuse.silmaril`.
     pub fs_type: String,
-    /// What is mounted, as the mounter called it.
+    /// The mount source, a text that the mounting program chose.
     pub source: OsString,
     /// Options of the superblock, comma-separated.
     pub super_options: String,
 }
 
 impl MountEntry {
-    /// Whether it is one of ours.
+    /// Whether it is a silmaril mount.
     pub fn is_silmaril(&self) -> bool {
         (self.fs_type == "fuse" || self.fs_type.starts_with("fuse.")) && self.source == SOURCE
     }
 
-    /// The user who mounted it, where the options say so (FUSE).
+    /// The user who mounted it, if the options contain it (FUSE).
     pub fn user_id(&self) -> Option<u32> {
         self.super_options.split(',').find_map(|o| o.strip_prefix("user_id="))?.parse().ok()
     }
 }
 
-/// All mounts of this process's namespace, in the order in which they were made; of two at one mount point the
-/// later one hides the earlier.
+/// All mounts of this process's namespace, oldest first. Of two mounts at one mount point the later one hides the
+/// earlier one.
 pub fn read() -> io::Result<Vec<MountEntry>> {
     let text = std::fs::read("/proc/self/mountinfo")?;
     Ok(text.split(|&b| b == b'\n').filter_map(parse_line).collect())
 }
 
-/// The mount that one finds at exactly this path, which must be absolute and free of links.
+/// The topmost mount at exactly this path, which must be absolute and without symbolic links.
 pub fn at(path: &Path) -> io::Result<Option<MountEntry>> {
     Ok(read()?.into_iter().rfind(|m| m.mount_point == path))
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
+/// Parses a line such as `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`.
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|&b| b == b' ');
     let id = text(fields.next()?)?.parse().ok()?;
@@ -62,7 +62,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let _root = fields.next()?;
     let mount_point = PathBuf::from(unescape(fields.next()?));
     let _options = fields.next()?;
-    // Zero or more optional fields, ended by a lone hyphen.
+    // Zero or more optional fields, then a hyphen as separator.
     fields.by_ref().find(|f| *f == b"-")?;
     let fs_type = unescape(fields.next()?).into_string().ok()?;
     let source = unescape(fields.next()?);
@@ -94,8 +94,8 @@ fn unescape(field: &[u8]) -> OsString {
     OsString::from_vec(out)
 }
 
-/// The absolute path without links and `..`. Never looks at the attributes of what is mounted there: it may be dead
-/// or may not answer.
+/// The absolute path without symbolic links and `..`. Never reads the attributes of the last component: a file system
+/// that does not answer may be mounted there.
 pub fn resolve(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     match (absolute.parent(), absolute.file_name()) {

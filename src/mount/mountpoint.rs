@@ -1,4 +1,4 @@
-//! Is this directory fit to mount on? A dead mount of ours is detached on the way.
+//! Checks whether a directory can be mounted on. Detaches dead silmaril mounts there.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use tracing::info;
 
 use super::detach::{detach, resolve};
 use super::error::MountError;
-use super::liveness::{Liveness, answer_within, liveness};
+use super::liveness::{Liveness, call_within, liveness};
 use super::{helper, mountinfo};
 
-/// How long a look at a mounted directory may take before we call what is there alive but hung.
-const LOOK_WITHIN: Duration = Duration::from_secs(5);
+/// How long a mounted file system may take to answer. If it takes longer, it counts as alive but hung.
+const PROBE_WITHIN: Duration = Duration::from_secs(5);
 
-/// How many dead mounts, one over another, are cleared away.
+/// How many dead mounts at one mount point are detached.
 const MAX_STACKED: usize = 16;
 
-/// Checks the mount point and gives its path without links.
+/// Checks the mount point and returns its path without symbolic links. Takes at most some multiples of 5 s.
 pub fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     let resolved = resolve(path)?;
     for _ in 0..MAX_STACKED {
@@ -32,24 +32,24 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountError> {
         if !entry.is_silmaril() {
             return Err(MountError::OtherMount { path: path.to_owned(), fs_type: entry.fs_type });
         }
-        if liveness(&resolved, LOOK_WITHIN) != Liveness::Dead {
+        if liveness(&resolved, PROBE_WITHIN) != Liveness::Dead {
             return Err(MountError::Busy(path.to_owned()));
         }
-        info!(path = %resolved.display(), "Detaching a mount whose process is gone.");
+        info!(path = %resolved.display(), "detaching a mount whose process has ended");
         detach(&resolved, true)?;
     }
     let metadata =
-        answer_within(&resolved, LOOK_WITHIN, std::fs::metadata).map_err(|source| match source.kind() {
+        call_within(&resolved, PROBE_WITHIN, std::fs::metadata).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => MountError::Missing(path.to_owned()),
             io::ErrorKind::NotADirectory => MountError::NotDirectory(path.to_owned()),
             io::ErrorKind::PermissionDenied => MountError::NoPermission(path.to_owned()),
-            _ => MountError::Io { what: "looking at", path: path.to_owned(), source },
+            _ => MountError::Io { what: "reading", path: path.to_owned(), source },
         })?;
     if !metadata.is_dir() {
         return Err(MountError::NotDirectory(path.to_owned()));
     }
     let is_empty = |path| std::fs::read_dir(path).map(|mut dir| dir.next().is_none());
-    match answer_within(&resolved, LOOK_WITHIN, is_empty) {
+    match call_within(&resolved, PROBE_WITHIN, is_empty) {
         Ok(true) => {}
         Ok(false) => return Err(MountError::NotEmpty(path.to_owned())),
         Err(_) => return Err(MountError::NoPermission(path.to_owned())),
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unfit_mount_points_are_told_apart() {
+    fn each_unusable_mount_point_has_its_error() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("missing");
         assert!(matches!(prepare(&missing), Err(MountError::Missing(p)) if p == missing));

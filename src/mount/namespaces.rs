@@ -1,11 +1,11 @@
-//! The namespaces of the process that mounted, compared with those of the process that serves.
+//! Namespaces of processes: those of the process that mounted and those of the process that serves may differ.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 use serde::{Deserialize, Serialize};
 
-/// What identifies the mount table and the process numbers that a process sees, as the kernel names them (namespaces(7)).
+/// Identifies the mount table and the process numbers that a process sees, by the kernel's numbers (namespaces(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Namespaces {
@@ -32,13 +32,13 @@ impl TryFrom<String> for Namespaces {
         let numbers: Option<Vec<u64>> = numbers.map(|part| part.parse().ok()).collect();
         match numbers.as_deref() {
             Some(&[mount, pid, device, inode]) => Ok(Self { mount, pid, root: (device, inode) }),
-            _ => Err("not the namespaces of a process"),
+            _ => Err("not a list of namespaces"),
         }
     }
 }
 
 impl Namespaces {
-    /// Those of this process.
+    /// The namespaces of this process.
     pub fn of_this_process() -> io::Result<Self> {
         let number = |name| std::fs::metadata(name).map(|metadata| metadata.ino());
         let root = std::fs::metadata("/")?;
@@ -49,18 +49,18 @@ impl Namespaces {
         })
     }
 
-    /// Whether paths and mount points mean the same in this process.
-    pub fn have_this_mount_table(&self) -> bool {
-        Self::of_this_process().is_ok_and(|here| self.have_the_mount_table_of(&here))
+    /// Whether paths and mount points of this process mean the same there.
+    pub fn share_mount_table(&self) -> bool {
+        Self::of_this_process().is_ok_and(|here| self.share_mount_table_with(&here))
     }
 
-    /// Whether paths and mount points mean the same in both.
-    pub fn have_the_mount_table_of(&self, other: &Self) -> bool {
+    /// Whether paths and mount points mean the same in both namespaces.
+    pub fn share_mount_table_with(&self, other: &Self) -> bool {
         (self.mount, self.root) == (other.mount, other.root)
     }
 
-    /// Whether process numbers mean the same in this process.
-    pub fn are_those_of_processes_here(&self) -> bool {
+    /// Whether process numbers of this process mean the same there.
+    pub fn share_pids(&self) -> bool {
         Self::of_this_process().is_ok_and(|here| here.pid == self.pid)
     }
 }
@@ -72,11 +72,11 @@ mod tests {
     #[test]
     fn a_process_has_its_own_namespaces() {
         let here = Namespaces::of_this_process().unwrap();
-        assert!(here.have_this_mount_table() && here.are_those_of_processes_here());
+        assert!(here.share_mount_table() && here.share_pids());
         let there = Namespaces { mount: here.mount + 1, ..here };
-        assert!(!there.have_this_mount_table() && there.are_those_of_processes_here());
+        assert!(!there.share_mount_table() && there.share_pids());
         let below = Namespaces { root: (here.root.0, here.root.1 + 1), ..here };
-        assert!(!below.have_this_mount_table());
+        assert!(!below.share_mount_table());
         assert_eq!(Namespaces::try_from(String::from(here)), Ok(here));
         assert!(Namespaces::try_from("mnt:1 pid:2".to_owned()).is_err());
     }

@@ -1,16 +1,16 @@
-//! Threads as proc(5) shows them: the signals that are pending, and whether they are exiting.
+//! State of threads from proc(5): their pending signals, and whether they are exiting.
 //!
-//! A thread that is gone is `None`. Any other failure is an error: it proves nothing about the thread.
+//! `None` means that the thread has ended. Any other failure is an error and proves nothing about the thread.
 
 use std::io;
 
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-/// Signals that end a program, or that it wants to react to immediately.
+/// Signals that end a program or that it handles immediately.
 const INTERRUPTING: u64 = mask(&[Signal::KILL, Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT]);
 
-/// Signals that do not end a program that has no handler for them (signal(7)).
+/// Signals that do not end a program without a handler (signal(7)).
 const HARMLESS: u64 = mask(&[
     Signal::CHILD,
     Signal::CONT,
@@ -22,13 +22,13 @@ const HARMLESS: u64 = mask(&[
     Signal::WINCH,
 ]);
 
-/// The kernel's flag of a thread that is past the point where signals reach it (`PF_EXITING`).
+/// The kernel's flag of a thread that is exiting and receives no more signals (`PF_EXITING`).
 const EXITING: u32 = 0x4;
 
-/// The kernel's flag of a thread of its own (`PF_KTHREAD`).
+/// The kernel's flag of a kernel thread (`PF_KTHREAD`).
 const KERNEL: u32 = 0x0020_0000;
 
-/// Bit 0 is signal 1, as in proc(5).
+/// The set of these signals. Bit 0 is signal 1, as in proc(5).
 const fn mask(signals: &[Signal]) -> u64 {
     let (mut mask, mut at) = (0, 0);
     while at < signals.len() {
@@ -38,7 +38,7 @@ const fn mask(signals: &[Signal]) -> u64 {
     mask
 }
 
-/// Whether no thread of a process runs any more.
+/// Whether all threads of a process are exiting or have ended.
 pub fn has_ended(process: u32) -> io::Result<bool> {
     let Some(threads) = unless_gone(std::fs::read_dir(format!("/proc/{process}/task")))? else {
         return Ok(true);
@@ -53,12 +53,12 @@ pub fn has_ended(process: u32) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether a thread is exiting or gone.
+/// Whether a thread is exiting or has ended.
 pub fn is_exiting(process: u32, thread: u32) -> io::Result<bool> {
     Ok(flags_of(process, thread)?.is_none_or(|flags| flags & EXITING != 0))
 }
 
-/// Whether a thread is one of the kernel itself, which may read for a program.
+/// Whether a thread is a kernel thread, which may read for a program.
 pub fn is_of_kernel(process: u32, thread: u32) -> io::Result<bool> {
     Ok(flags_of(process, thread)?.is_some_and(|flags| flags & KERNEL != 0))
 }
@@ -68,7 +68,7 @@ fn flags_of(process: u32, thread: u32) -> io::Result<Option<u32>> {
     stat.map(|stat| flags(&stat).ok_or(io::ErrorKind::InvalidData.into())).transpose()
 }
 
-/// None where the error is that the process or thread is gone.
+/// Turns the errors for an ended process or thread into none.
 fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),
@@ -77,15 +77,15 @@ fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The kernel's flags in `/proc/PID/stat`: the seventh field after the name, which may contain anything.
+/// The kernel's flags in `/proc/PID/stat`: the seventh field after the name. The name may contain any bytes.
 fn flags(stat: &[u8]) -> Option<u32> {
     let name_ends = stat.iter().rposition(|&byte| byte == b')')?;
     std::str::from_utf8(&stat[name_ends + 1..]).ok()?.split_ascii_whitespace().nth(6)?.parse().ok()
 }
 
-/// What `/proc/PID/status` shows of a thread: its process, and sets of signals.
+/// The process and the signal sets of a thread, from `/proc/PID/status`.
 #[derive(Debug, Clone, Copy)]
-pub struct Status {
+pub struct ThreadStatus {
     /// The process of the thread.
     pub process: u32,
     is_traced: bool,
@@ -95,13 +95,13 @@ pub struct Status {
     handled: u64,
 }
 
-impl Status {
-    /// None if the thread is gone.
+impl ThreadStatus {
+    /// Reads the status of a thread; none if it has ended.
     pub fn of(thread: u32) -> io::Result<Option<Self>> {
         let Some(status) = unless_gone(std::fs::read(format!("/proc/{thread}/status")))? else {
             return Ok(None);
         };
-        // The name may be no UTF-8.
+        // The name need not be UTF-8.
         let status = Self::parse(&String::from_utf8_lossy(&status));
         status.map(Some).ok_or(io::ErrorKind::InvalidData.into())
     }
@@ -121,13 +121,14 @@ impl Status {
         })
     }
 
-    /// A signal is pending that ends the process, or that it handles and wants to react to.
+    /// Whether a signal of [`INTERRUPTING`] is pending that the process neither blocks nor ignores.
     pub fn is_interrupted(&self) -> bool {
         self.pending & !self.blocked & !self.ignored & INTERRUPTING != 0
     }
 
-    /// A signal is pending that certainly ends the process. A signal without a handler does; the kernel adds SIGKILL to
-    /// most of these itself. A debugger may take any signal but SIGKILL away before the process sees it.
+    /// Whether a signal is pending that certainly ends the process: SIGKILL, or a signal without a handler. (For most of
+    /// the latter the kernel adds SIGKILL itself.) A debugger can remove any signal except SIGKILL, so a traced process
+    /// ends by SIGKILL only.
     pub fn is_ending(&self) -> bool {
         let unhandled = self.pending & !self.blocked & !self.ignored & !self.handled & !HARMLESS;
         self.pending & mask(&[Signal::KILL]) != 0 || (!self.is_traced && unhandled != 0)
@@ -143,16 +144,16 @@ mod tests {
     const INT: &str = "0000000000000002";
     const CHILD: &str = "0000000000010000";
 
-    fn status([pending, shared, blocked, ignored, handled]: [&str; 5], tracer: u32) -> Status {
+    fn status([pending, shared, blocked, ignored, handled]: [&str; 5], tracer: u32) -> ThreadStatus {
         let text = format!(
             "Name:\tx\nTgid:\t7\nTracerPid:\t{tracer}\nSigQ:\t1/2\nSigPnd:\t{pending}\nShdPnd:\t{shared}\n\
              SigBlk:\t{blocked}\nSigIgn:\t{ignored}\nSigCgt:\t{handled}\n"
         );
-        Status::parse(&text).unwrap()
+        ThreadStatus::parse(&text).unwrap()
     }
 
     #[test]
-    fn a_lookup_is_interrupted_by_handled_signals_too() {
+    fn handled_signals_interrupt_a_lookup() {
         let interrupted = |signals| status(signals, 0).is_interrupted();
         assert!(!interrupted([NONE, NONE, NONE, NONE, NONE]));
         assert!(interrupted([KILL, NONE, NONE, NONE, NONE]));
@@ -161,11 +162,11 @@ mod tests {
         assert!(!interrupted([NONE, INT, INT, NONE, NONE]), "it is blocked");
         assert!(!interrupted([NONE, INT, NONE, INT, NONE]), "it is ignored");
         assert!(!interrupted([NONE, CHILD, NONE, NONE, NONE]));
-        assert!(Status::parse("nonsense").is_none());
+        assert!(ThreadStatus::parse("nonsense").is_none());
     }
 
     #[test]
-    fn a_read_ends_by_signals_without_a_handler_only() {
+    fn only_unhandled_signals_end_a_read() {
         let ending = |signals| status(signals, 0).is_ending();
         assert!(!ending([NONE, NONE, NONE, NONE, NONE]));
         assert!(ending([KILL, NONE, NONE, NONE, NONE]));
@@ -188,7 +189,7 @@ mod tests {
     fn threads_of_the_kernel_are_recognized() {
         let this = std::process::id();
         assert!(!is_of_kernel(this, this).unwrap());
-        // The parent of all of them; a container shows none.
+        // Process 2 is the parent of all kernel threads. A container does not show it.
         if std::fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd") {
             assert!(is_of_kernel(2, 2).unwrap());
         }

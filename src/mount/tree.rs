@@ -1,12 +1,12 @@
-//! The file system as a table: names, attributes, listings and facts, answered from memory.
+//! The inodes of the mount: names, attributes, listings and extended attributes, answered from memory.
 //!
-//! Nothing here waits, touches the network or knows of FUSE. The shown set is one immutable [`View`] that
-//! `publish` replaces as a whole; a directory that is open goes on listing the view it was opened with, so that
-//! offsets stay true while others publish.
+//! This module never waits, does not use the network and does not depend on FUSE. The shown revisions are one immutable
+//! [`View`], which `publish` replaces as a whole. An open directory continues to list the view with which it was opened,
+//! so its offsets stay valid after a `publish`.
 //!
-//! Where names may be asked for beyond what is shown ([`Tree::guess_names`]), every name that an organisation could
-//! have is a directory: not listed, empty, and given up when nobody has looked at it for a while. The kernel asks for
-//! `org` before it asks for `name`, when nobody can know yet. So `stat anything` succeeds, and `ls` shows what is.
+//! If unknown models may be looked up ([`Tree::guess_names`]), every possible name of an organisation is a directory: not
+//! listed, empty, and forgotten when it was not used for a while. The reason: the kernel looks up `org` before `name`,
+//! and at that time no record can prove that `org` exists. So `stat anything` succeeds, and `ls` lists only known names.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -16,60 +16,60 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::inode::{Ino, Numbers};
-use super::listing::{Node, NodeKind};
-use super::never::NeverResolve;
-use super::place::{Guess, Place, Sought, fingerprint_of};
-use super::view::{Found, Placement, Shown, TopDir, TopEntry, View};
-use super::xattr::{self, Fact};
+use super::inode::{Ino, InodeNumbers};
+use super::listing::{ListingNode, NodeKind};
+use super::never_resolve::NeverResolve;
+use super::top_path::{PossibleEntry, RequestedModel, TopPath, fingerprint_of};
+use super::view::{InodeRef, Placement, ShownModels, TopDir, TopEntry, View};
+use super::xattr::{self, XattrName};
 use crate::fetch::FileRef;
 use crate::model::{Manifest, ModelRef, PublisherKey};
 use crate::store::StoredRevision;
 
-/// How long names and attributes above the revisions are valid: publishing changes them, and nobody should have
-/// to wait for that.
+/// How long names and attributes above the revisions are valid. Short, because `publish` changes them and programs
+/// should see the change soon.
 const TOP_TTL: Duration = Duration::from_secs(1);
 
-/// How long a name within a revision is valid, present or not: content is named by its hash and never changes.
-/// When the revision is taken out, the entry above it expires first and with it all below.
+/// How long a name within a revision is valid, whether it exists or not: content is named by its hash and never changes.
+/// When the revision is removed, the entry of its directory expires first, and all names below it with it.
 const NAME_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// How long the attributes of a file that is not wholly here are valid: its blocks grow while it is read.
+/// How long the attributes of an incomplete file are valid: its blocks grow while it is read.
 const PARTIAL_TTL: Duration = Duration::from_secs(1);
 
-/// How long the attributes of a complete file are valid. Eviction may take blocks back, and `st_blocks` should
-/// say so within minutes.
+/// How long the attributes of a complete file are valid. Eviction may remove blocks, and `st_blocks` should show that
+/// within minutes.
 const COMPLETE_TTL: Duration = Duration::from_secs(600);
 
-/// The unit of `st_blocks` (POSIX) and of our statfs, in bytes.
+/// The unit of `st_blocks` (POSIX) and of the mount's statfs, in bytes.
 const BLOCK: u64 = 512;
 
-/// What a name or number is not.
+/// Why the tree cannot answer a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
-    /// The number stands for nothing that is shown (any more).
+    /// No inode with this number is shown, or no longer.
     #[error("this inode is no longer shown")]
     Stale,
-    /// It is not a directory.
+    /// The inode is not a directory.
     #[error("not a directory")]
     NotDir,
-    /// It is a directory.
+    /// The inode is a directory.
     #[error("is a directory")]
     IsDir,
-    /// It is not a link.
+    /// The inode is not a symbolic link.
     #[error("not a symbolic link")]
     NotLink,
-    /// It has no such extended attribute.
+    /// The inode has no such extended attribute.
     #[error("no such attribute")]
     NoAttribute,
     /// Several publishers dispute the name of the model.
     #[error("several publishers dispute this name")]
     Disputed,
-    /// Whoever asked is to end.
-    #[error("a signal came")]
+    /// The program that waits is about to end.
+    #[error("interrupted by a signal")]
     Interrupted,
-    /// The mount is being taken down.
-    #[error("the mount is being taken down")]
+    /// The mount is being unmounted.
+    #[error("the mount is being unmounted")]
     Stopped,
 }
 
@@ -84,22 +84,22 @@ pub enum InodeKind {
     Link,
 }
 
-/// What `stat` shows.
+/// The attributes that `stat` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attr {
     /// Inode number.
     pub ino: Ino,
-    /// Kind.
+    /// File type.
     pub kind: InodeKind,
     /// Length in bytes.
     pub size: u64,
     /// Cached bytes, in units of 512; at least 1 for a file that is not empty.
     pub blocks: u64,
-    /// All of the three times.
+    /// Used for all three times.
     pub mtime: SystemTime,
     /// Permission bits.
     pub perm: u16,
-    /// Number of links.
+    /// Number of hard links.
     pub nlink: u32,
     /// Owner.
     pub uid: u32,
@@ -112,22 +112,22 @@ pub struct Attr {
 /// The answer to a lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
-    /// There is such a name.
+    /// The name exists.
     Present {
-        /// Its attributes.
+        /// The attributes of its inode.
         attr: Attr,
         /// How long the name is valid.
         ttl: Duration,
     },
-    /// There is none, and that is valid for so long.
+    /// The name does not exist. The reply is valid for this time.
     Absent(Duration),
-    /// None is known, but there may be such a model elsewhere.
-    Unknown(Sought),
+    /// No such model is known, but another host may have it.
+    Unknown(RequestedModel),
 }
 
 /// An entry of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct DirEntry {
     /// Its name.
     pub name: String,
     /// Its attributes.
@@ -136,60 +136,60 @@ pub struct Entry {
     pub ttl: Duration,
 }
 
-/// What statfs shows, in blocks of 512 bytes.
+/// The numbers that statfs shows, in blocks of 512 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
-    /// All shown bytes.
+    /// Blocks of all shown files.
     pub blocks: u64,
-    /// Those that are not here yet.
+    /// Blocks that are not cached.
     pub missing: u64,
     /// Number of inodes.
     pub inodes: u64,
 }
 
-/// Who owns what is shown, and since when.
+/// Owner and default time of all inodes.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner {
     /// User.
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// When it was mounted.
+    /// Time of mounting: the modification time of directories without a better one.
     pub mounted_at: SystemTime,
 }
 
-/// The shown set of revisions.
+/// The inodes of one mount.
 pub struct Tree {
     owner: Owner,
-    /// Held by whoever publishes, so that one does so after another.
+    /// Held during `publish`, so that calls run one after another. Locked before `view`.
     publishing: Mutex<()>,
-    numbers: Numbers,
-    /// Held for the time of a clone.
+    numbers: InodeNumbers,
+    /// Locked only to clone or replace the `Arc`.
     view: RwLock<Arc<View>>,
-    /// Which revisions a listing shows; none is all.
+    /// Selects the revisions that listings show; none shows all.
     listed: RwLock<Option<Arc<ListFilter>>>,
-    /// The names that stand for nothing; none where there is no more than what is shown.
+    /// Names that are never guessed. None: no name is guessed, only shown names exist.
     never: OnceLock<NeverResolve>,
-    /// Answers what the trust knows; none before it is asked.
-    trust: RwLock<Option<Arc<dyn Judge>>>,
+    /// None until [`Self::set_trust`].
+    trust: RwLock<Option<Arc<dyn PublisherTrust>>>,
 }
 
-/// Questions of the mount about publishers. Called for each lookup and listing: must not block.
-pub trait Judge: Send + Sync {
-    /// Whether the name of a model belongs to its publisher.
+/// Answers the mount's questions about publishers. Called for lookups and extended attributes: must not block.
+pub trait PublisherTrust: Send + Sync {
+    /// Whether the name of a model is pinned to its publisher.
     fn is_pinned(&self, manifest: &Manifest) -> bool;
-    /// The publisher known here that a text means: by an alias, or the beginning of a key or fingerprint.
-    fn find(&self, text: &str) -> Option<PublisherKey>;
+    /// The known publisher that a text means: by an alias, or by the beginning of a key or fingerprint.
+    fn find_publisher(&self, text: &str) -> Option<PublisherKey>;
 }
 
-/// Says of a revision whether listings show it.
+/// Whether listings show a revision.
 pub type ListFilter = dyn Fn(&StoredRevision) -> bool + Send + Sync;
 
 impl Tree {
-    /// A tree that shows nothing yet.
+    /// A tree without revisions.
     pub fn new(owner: Owner) -> Self {
-        let numbers = Numbers::default();
-        let view = View::new(Shown::default(), None, &numbers, owner.mounted_at);
+        let numbers = InodeNumbers::default();
+        let view = View::new(ShownModels::default(), None, &numbers, owner.mounted_at);
         Self {
             owner,
             publishing: Mutex::new(()),
@@ -201,8 +201,8 @@ impl Tree {
         }
     }
 
-    /// Replaces the shown set. A disputed name that was read before keeps its publisher; returns these names.
-    pub fn publish(&self, shown: impl Into<Shown>) -> BTreeSet<ModelRef> {
+    /// Replaces the shown revisions. A disputed name that was read before keeps its publisher. Returns these names.
+    pub fn publish(&self, shown: impl Into<ShownModels>) -> BTreeSet<ModelRef> {
         let mut shown = shown.into();
         let _one = self.publishing.lock();
         let previous = self.view();
@@ -217,23 +217,23 @@ impl Tree {
         self.view.read().clone()
     }
 
-    /// Lists, from now on, only the revisions that the filter accepts, asked whenever a directory is opened. What is
-    /// not listed is found by its name all the same.
+    /// From now on lists only the revisions that the filter accepts. The filter runs when a directory is opened. A lookup
+    /// by name still finds a revision that is not listed.
     pub fn list_only(&self, filter: Arc<ListFilter>) {
         *self.listed.write() = Some(filter);
     }
 
-    /// Asks about publishers from now on.
-    pub fn ask_trust(&self, judge: Arc<dyn Judge>) {
-        *self.trust.write() = Some(judge);
+    /// Sets the source of answers about publishers.
+    pub fn set_trust(&self, trust: Arc<dyn PublisherTrust>) {
+        *self.trust.write() = Some(trust);
     }
 
-    fn judge(&self) -> Option<Arc<dyn Judge>> {
+    fn trust(&self) -> Option<Arc<dyn PublisherTrust>> {
         self.trust.read().clone()
     }
 
-    /// Answers, from now on, that a name above the revisions that is not known may stand for something, unless it matches
-    /// `never`. The first call counts.
+    /// From now on unknown names above the revisions are guessed: an organisation is an empty directory, and a model is
+    /// [`Lookup::Unknown`]. Names that match `never` are not guessed. Further calls have no effect.
     pub fn guess_names(&self, never: NeverResolve) {
         let _ = self.never.set(never);
     }
@@ -241,16 +241,16 @@ impl Tree {
     /// Finds a name in a directory.
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Lookup, TreeError> {
         let view = self.view();
-        // Our names are UTF-8; others are merely absent.
+        // All names of the mount are UTF-8. A name that is not UTF-8 is absent.
         let name = std::str::from_utf8(name.as_bytes()).ok();
         match view.find(parent) {
-            Some(Found::Top(dir)) => Ok(match name.and_then(|n| dir.child(n)) {
+            Some(InodeRef::Top(dir)) => Ok(match name.and_then(|n| dir.child(n)) {
                 Some(entry) => {
                     Lookup::Present { attr: attr_of(&view, entry.ino, &self.owner)?, ttl: TOP_TTL }
                 }
                 None => self.guess(&view, &dir.place, name)?,
             }),
-            Some(Found::Inside(placement, _, node @ Node { kind: NodeKind::Dir { .. }, .. })) => {
+            Some(InodeRef::Inside(placement, _, node @ ListingNode { kind: NodeKind::Dir { .. }, .. })) => {
                 placement.note_use();
                 Ok(match name.and_then(|n| placement.nodes.child(node, n)) {
                     Some(child) => {
@@ -260,7 +260,7 @@ impl Tree {
                     None => Lookup::Absent(NAME_TTL),
                 })
             }
-            Some(Found::Link(_) | Found::Inside(..)) => Err(TreeError::NotDir),
+            Some(InodeRef::Link(_) | InodeRef::Inside(..)) => Err(TreeError::NotDir),
             None => {
                 let place = self.numbers.guess_of(parent).ok_or(TreeError::Stale)?;
                 self.guess(&view, &place, name)
@@ -268,37 +268,39 @@ impl Tree {
         }
     }
 
-    /// The answer to a name that is not known.
-    fn guess(&self, view: &View, place: &Place, name: Option<&str>) -> Result<Lookup, TreeError> {
-        if matches!(place, Place::Alias(..)) {
+    /// The reply to an unknown name.
+    fn guess(&self, view: &View, place: &TopPath, name: Option<&str>) -> Result<Lookup, TreeError> {
+        if matches!(place, TopPath::Alias(..)) {
             return Err(TreeError::NotDir);
         }
         let may_be = self.never.get().is_some();
         let none = NeverResolve::default();
         let never = self.never.get().unwrap_or(&none);
         Ok(match name.and_then(|name| place.guess(name, never)) {
-            Some(Guess::Model(sought)) if sought.publisher.is_none() && view.is_disputed(&sought.model) => {
+            Some(PossibleEntry::Model(requested))
+                if requested.publisher.is_none() && view.is_disputed(&requested.model) =>
+            {
                 return Err(TreeError::Disputed);
             }
-            Some(Guess::Model(sought)) if may_be => Lookup::Unknown(sought),
-            Some(Guess::Dir(place)) if may_be => {
+            Some(PossibleEntry::Model(requested)) if may_be => Lookup::Unknown(requested),
+            Some(PossibleEntry::Dir(place)) if may_be => {
                 let attr = dir_attr(self.numbers.of_guess(&place), &self.owner);
                 Lookup::Present { attr, ttl: TOP_TTL }
             }
-            Some(Guess::Publisher(text)) => self.publisher(text),
+            Some(PossibleEntry::Publisher(text)) => self.publisher_link(text),
             _ => Lookup::Absent(Duration::ZERO),
         })
     }
 
-    /// The answer to a name in `/.by` that is not a fingerprint as it is printed: a link to the fingerprint of the publisher
-    /// that it means.
-    fn publisher(&self, text: String) -> Lookup {
-        let known = || Some(self.judge()?.find(&text)?.fingerprint());
+    /// The reply to a name in `/.by` that is not a fingerprint as it is printed: if the name means a publisher, a link to
+    /// the fingerprint.
+    fn publisher_link(&self, text: String) -> Lookup {
+        let known = || Some(self.trust()?.find_publisher(&text)?.fingerprint());
         let Some(publisher) = fingerprint_of(&text).or_else(known) else {
             return Lookup::Absent(Duration::ZERO);
         };
         let attr_of = |ino| link_attr(ino, &publisher, &self.owner);
-        let ino = self.numbers.of_guess(&Place::Alias(text, publisher.clone()));
+        let ino = self.numbers.of_guess(&TopPath::Alias(text, publisher.clone()));
         Lookup::Present { attr: attr_of(ino), ttl: TOP_TTL }
     }
 
@@ -306,7 +308,7 @@ impl Tree {
     pub fn attr(&self, ino: Ino) -> Result<Attr, TreeError> {
         match attr_of(&self.view(), ino, &self.owner) {
             Err(TreeError::Stale) => match self.numbers.guess_of(ino) {
-                Some(Place::Alias(_, publisher)) => Ok(link_attr(ino, &publisher, &self.owner)),
+                Some(TopPath::Alias(_, publisher)) => Ok(link_attr(ino, &publisher, &self.owner)),
                 Some(_) => Ok(dir_attr(ino, &self.owner)),
                 None => Err(TreeError::Stale),
             },
@@ -314,26 +316,26 @@ impl Tree {
         }
     }
 
-    /// Where a link points.
+    /// The target of a link.
     pub fn link(&self, ino: Ino) -> Result<String, TreeError> {
         match self.view().find(ino) {
-            Some(Found::Link(target)) => Ok(target.to_owned()),
-            Some(Found::Top(_) | Found::Inside(..)) => Err(TreeError::NotLink),
+            Some(InodeRef::Link(target)) => Ok(target.to_owned()),
+            Some(InodeRef::Top(_) | InodeRef::Inside(..)) => Err(TreeError::NotLink),
             None => match self.numbers.guess_of(ino).ok_or(TreeError::Stale)? {
-                Place::Alias(_, publisher) => Ok(publisher),
+                TopPath::Alias(_, publisher) => Ok(publisher),
                 _ => Err(TreeError::NotLink),
             },
         }
     }
 
-    /// The file behind an inode.
+    /// The file of an inode.
     pub fn file(&self, ino: Ino) -> Result<FileRef, TreeError> {
         match self.view().find(ino).ok_or(TreeError::Stale)? {
-            Found::Inside(placement, _, Node { kind: NodeKind::File(file), .. }) => {
+            InodeRef::Inside(placement, _, ListingNode { kind: NodeKind::File(file), .. }) => {
                 placement.note_use();
                 Ok(FileRef { revision: placement.revision.clone(), file: *file as usize })
             }
-            Found::Top(_) | Found::Link(_) | Found::Inside(..) => Err(TreeError::IsDir),
+            InodeRef::Top(_) | InodeRef::Link(_) | InodeRef::Inside(..) => Err(TreeError::IsDir),
         }
     }
 
@@ -341,42 +343,42 @@ impl Tree {
     pub fn open_dir(&self, ino: Ino) -> Result<OpenDir, TreeError> {
         let view = self.view();
         let Some(found) = view.find(ino) else {
-            // Nothing is known of it, or it would be found.
+            // The view does not have it, so it can only be a guessed directory.
             let place = self.numbers.guess_of(ino).ok_or(TreeError::Stale)?;
-            if matches!(place, Place::Alias(..)) {
+            if matches!(place, TopPath::Alias(..)) {
                 return Err(TreeError::NotDir);
             }
             let parent = match place.parent() {
-                Place::Root => Ino::ROOT,
+                TopPath::Root => Ino::ROOT,
                 parent => self.numbers.of_guess(&parent),
             };
             let empty = Some([ino, parent].map(|ino| dir_attr(ino, &self.owner)));
             return Ok(OpenDir { view, ino, owner: self.owner, entries: Vec::new(), empty });
         };
         let entries = match found {
-            Found::Top(dir) => {
+            InodeRef::Top(dir) => {
                 let filter = self.listed.read().clone();
                 let shown = |at: &usize| {
                     filter.as_deref().is_none_or(|f| is_listed(&view, dir, &dir.entries[*at], f))
                 };
                 (0..dir.entries.len()).filter(shown).collect()
             }
-            Found::Inside(placement, _, Node { kind: NodeKind::Dir { .. }, .. }) => {
+            InodeRef::Inside(placement, _, ListingNode { kind: NodeKind::Dir { .. }, .. }) => {
                 placement.note_use();
                 Vec::new()
             }
-            Found::Link(_) | Found::Inside(..) => return Err(TreeError::NotDir),
+            InodeRef::Link(_) | InodeRef::Inside(..) => return Err(TreeError::NotDir),
         };
         Ok(OpenDir { view: view.clone(), ino, owner: self.owner, entries, empty: None })
     }
 
     /// The value of an extended attribute.
     pub fn xattr(&self, ino: Ino, name: &OsStr) -> Result<String, TreeError> {
-        let fact = Fact::from_name(name).ok_or(TreeError::NoAttribute)?;
+        let name = XattrName::from_name(name).ok_or(TreeError::NoAttribute)?;
         let view = self.view();
-        // A directory that somebody merely asked for has none either.
+        // A guessed directory is not in the view and has no extended attributes.
         let found = view.find(ino).ok_or(TreeError::NoAttribute)?;
-        self.fact(&found, fact).ok_or(TreeError::NoAttribute)
+        self.xattr_value(&found, name).ok_or(TreeError::NoAttribute)
     }
 
     /// The names of the extended attributes that an inode has.
@@ -385,18 +387,22 @@ impl Tree {
         let Some(found) = view.find(ino) else {
             return self.attr(ino).map(|_| Vec::new());
         };
-        Ok(Fact::ALL.into_iter().filter(|f| self.fact(&found, *f).is_some()).map(Fact::name).collect())
+        Ok(XattrName::ALL
+            .into_iter()
+            .filter(|f| self.xattr_value(&found, *f).is_some())
+            .map(XattrName::name)
+            .collect())
     }
 
-    fn fact(&self, found: &Found<'_>, fact: Fact) -> Option<String> {
-        xattr::value(found, fact, |manifest| Some(self.judge()?.is_pinned(manifest)))
+    fn xattr_value(&self, found: &InodeRef<'_>, name: XattrName) -> Option<String> {
+        xattr::value(found, name, |manifest| Some(self.trust()?.is_pinned(manifest)))
     }
 
-    /// Sums over everything that is shown. Bytes that two revisions share count in both.
+    /// Sums over all shown revisions. Bytes that two revisions share are counted in both.
     pub fn totals(&self) -> Totals {
         let view = self.view();
         let (mut bytes, mut here, mut inodes) = (0u64, 0u64, view.top_len());
-        // What is below `.by` as well counts once.
+        // Revisions that are also shown below `.by` are counted once.
         for placement in view.placements().filter(|placement| placement.of.is_none()) {
             bytes = bytes.saturating_add(placement.revision.manifest.total_size);
             here = here.saturating_add(placement.revision.cached_bytes());
@@ -407,65 +413,65 @@ impl Tree {
     }
 }
 
-/// An open directory: the view at the time of opening.
+/// An open directory, with the view at the time of opening.
 pub struct OpenDir {
     view: Arc<View>,
     ino: Ino,
     owner: Owner,
-    /// Above the revisions: which entries of the directory are listed.
+    /// For a directory above the revisions: indices of the entries that are listed.
     entries: Vec<usize>,
-    /// One of which nothing was known: itself and the one above it.
+    /// For a guessed directory: the attributes of itself and its parent.
     empty: Option<[Attr; 2]>,
 }
 
 impl OpenDir {
-    /// The entry at a position. 0 is `.`, 1 is `..`; none behind the last.
-    pub fn entry(&self, position: u64) -> Option<Entry> {
+    /// The entry at a position: 0 is `.`, 1 is `..`; none after the last entry.
+    pub fn entry(&self, position: u64) -> Option<DirEntry> {
         if let Some(empty) = &self.empty {
             let at = usize::try_from(position).ok()?;
             let name = [".", ".."].get(at)?;
-            return Some(Entry { name: (*name).to_owned(), attr: empty[at].clone(), ttl: Duration::ZERO });
+            return Some(DirEntry { name: (*name).to_owned(), attr: empty[at].clone(), ttl: Duration::ZERO });
         }
         let found = self.view.find(self.ino)?;
         let (ino, name, ttl) = match (position, &found) {
             (0, _) => (self.ino, ".".to_owned(), Duration::ZERO),
             (1, _) => (parent_of(&found), "..".to_owned(), Duration::ZERO),
-            (n, Found::Top(dir)) => {
+            (n, InodeRef::Top(dir)) => {
                 let entry = &dir.entries[*self.entries.get(usize::try_from(n - 2).ok()?)?];
                 (entry.ino, entry.name.clone(), TOP_TTL)
             }
-            (n, Found::Inside(placement, _, Node { kind: NodeKind::Dir { children, .. }, .. })) => {
+            (n, InodeRef::Inside(placement, _, ListingNode { kind: NodeKind::Dir { children, .. }, .. })) => {
                 let child = *children.get(usize::try_from(n - 2).ok()?)?;
                 let node = placement.nodes.get(child.into())?;
                 (placement.ino(child), node.name.clone().into_string(), NAME_TTL)
             }
-            (_, Found::Link(_) | Found::Inside(..)) => return None,
+            (_, InodeRef::Link(_) | InodeRef::Inside(..)) => return None,
         };
         let attr = attr_of(&self.view, ino, &self.owner).ok()?;
         let ttl = ttl.min(attr.ttl);
-        Some(Entry { name, attr, ttl })
+        Some(DirEntry { name, attr, ttl })
     }
 }
 
-/// Whether a filter lets an entry of a directory above the revisions through: a revision by itself, a link by its
-/// target, a directory by any of its entries.
+/// Whether a filter accepts an entry of a directory above the revisions. A link is accepted if its target is, and a
+/// directory if any of its entries is.
 fn is_listed(view: &View, dir: &TopDir, entry: &TopEntry, filter: &ListFilter) -> bool {
     match view.find(entry.ino) {
-        Some(Found::Inside(placement, ..)) => filter(&placement.revision),
-        Some(Found::Link(target)) => {
+        Some(InodeRef::Inside(placement, ..)) => filter(&placement.revision),
+        Some(InodeRef::Link(target)) => {
             dir.child(target).is_some_and(|e| e.is_dir && is_listed(view, dir, e, filter))
         }
-        Some(Found::Top(below)) => below.entries.iter().any(|e| is_listed(view, below, e, filter)),
+        Some(InodeRef::Top(below)) => below.entries.iter().any(|e| is_listed(view, below, e, filter)),
         None => false,
     }
 }
 
-fn parent_of(found: &Found<'_>) -> Ino {
+fn parent_of(found: &InodeRef<'_>) -> Ino {
     match found {
-        Found::Top(dir) => dir.parent,
-        Found::Inside(placement, 0, _) => placement.parent,
-        Found::Inside(placement, _, node) => placement.ino(node.parent),
-        Found::Link(_) => Ino::ROOT,
+        InodeRef::Top(dir) => dir.parent,
+        InodeRef::Inside(placement, 0, _) => placement.parent,
+        InodeRef::Inside(placement, _, node) => placement.ino(node.parent),
+        InodeRef::Link(_) => Ino::ROOT,
     }
 }
 
@@ -494,13 +500,15 @@ fn attr_of(view: &View, ino: Ino, owner: &Owner) -> Result<Attr, TreeError> {
     let found = view.find(ino).ok_or(TreeError::Stale)?;
     let attr = Attr { nlink: view.nlink(&found), ..dir_attr(ino, owner) };
     Ok(match &found {
-        Found::Top(_) => attr,
-        Found::Link(target) => Attr { kind: InodeKind::Link, size: target.len() as u64, perm: 0o777, ..attr },
-        Found::Inside(placement, index, Node { kind: NodeKind::Dir { .. }, .. }) => {
+        InodeRef::Top(_) => attr,
+        InodeRef::Link(target) => {
+            Attr { kind: InodeKind::Link, size: target.len() as u64, perm: 0o777, ..attr }
+        }
+        InodeRef::Inside(placement, index, ListingNode { kind: NodeKind::Dir { .. }, .. }) => {
             let ttl = if *index == 0 { TOP_TTL } else { NAME_TTL };
             Attr { mtime: placement.mtime, ttl, ..attr }
         }
-        Found::Inside(placement, _, Node { kind: NodeKind::File(file), .. }) => {
+        InodeRef::Inside(placement, _, ListingNode { kind: NodeKind::File(file), .. }) => {
             file_attr(placement, *file as usize, attr)
         }
     })
@@ -512,7 +520,7 @@ fn file_attr(placement: &Placement, file: usize, base: Attr) -> Attr {
     Attr {
         kind: InodeKind::File,
         size: entry.size,
-        // GNU tar archives a file with 0 blocks as zeros, without reading it.
+        // GNU tar archives a file with 0 blocks as zeros without reading it, so at least 1.
         blocks: content.cached_bytes().div_ceil(BLOCK).max(entry.size.min(1)),
         mtime: placement.mtime,
         perm: if entry.executable { 0o555 } else { 0o444 },

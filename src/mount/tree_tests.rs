@@ -1,4 +1,4 @@
-//! What the tree shows, with no kernel in the loop.
+//! The tree, tested without a kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::inode::Ino;
-use super::tree::{Attr, InodeKind, Judge, Lookup, Owner, Tree, TreeError};
-use super::view::Shown;
+use super::tree::{Attr, InodeKind, Lookup, Owner, PublisherTrust, Tree, TreeError};
+use super::view::ShownModels;
 use crate::model::{BLOCK_LEN, FileEntry, Manifest, ModelRef, PiecesRoot, PublisherKey, Sha256Digest};
 use crate::paths::Paths;
 use crate::store::{Store, StoredRevision};
@@ -31,12 +31,12 @@ fn hash(text: &str) -> [u8; 32] {
 }
 
 impl Shop {
-    /// A revision, given as `org/name@revision`, of files with path and size.
+    /// A revision `org/name@revision` with files of these paths and sizes.
     fn revision(&self, model: &str, files: &[(&str, u64)]) -> Arc<StoredRevision> {
         self.revision_of(PublisherKey(hash("publisher")), model, files)
     }
 
-    /// The same by another publisher.
+    /// The same for a given publisher.
     fn revision_of(
         &self,
         publisher: PublisherKey,
@@ -82,7 +82,7 @@ fn list_at(tree: &Tree, path: &str) -> Vec<String> {
 }
 
 #[test]
-fn models_datasets_and_revisions_have_their_places() {
+fn models_datasets_and_revisions_are_shown() {
     let shop = shop();
     let tree = tree();
     assert_eq!(list(&tree, Ino::ROOT), [".", ".."]);
@@ -101,7 +101,7 @@ fn models_datasets_and_revisions_have_their_places() {
     assert_eq!(walk(&tree, "org/a@v1/x").unwrap().size, 2);
     assert_eq!(walk(&tree, "datasets/org/a/z").unwrap().size, 5);
     assert!(walk(&tree, "org/two").is_none(), "no revision of two is the default");
-    // A link stands for the only revision, and for `@main`, which is not listed.
+    // The only revision has a link, and so has `@main`, which is not listed.
     let lone = walk(&tree, "org/lone").unwrap();
     assert_eq!((lone.kind, tree.link(lone.ino).as_deref()), (InodeKind::Link, Ok("lone@v2")));
     assert_eq!(tree.link(walk(&tree, "org/a@main").unwrap().ino).as_deref(), Ok("a"));
@@ -119,7 +119,7 @@ fn executable_files_show_their_bit() {
 }
 
 #[test]
-fn attributes_tell_the_truth() {
+fn attributes_match_the_stored_files() {
     let shop = shop();
     let tree = tree();
     let revision = shop.revision("org/a", &[("dir/sub/f", 3 * BLOCK_LEN), ("dir/g", 100), ("empty", 0)]);
@@ -128,14 +128,14 @@ fn attributes_tell_the_truth() {
     assert_eq!((file.kind, file.perm, file.nlink, file.blocks), (InodeKind::File, 0o444, 1, 1));
     assert_eq!((file.uid, file.gid), (7, 8));
     assert_eq!(file.mtime, SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
-    assert!(file.ttl <= Duration::from_secs(1), "blocks of an incomplete file move");
+    assert!(file.ttl <= Duration::from_secs(1), "the blocks of an incomplete file change");
     let dir = walk(&tree, "org/a/dir").unwrap();
     assert_eq!((dir.kind, dir.perm, dir.nlink), (InodeKind::Dir, 0o555, 3));
     assert_eq!(walk(&tree, "org/a").unwrap().nlink, 3);
     assert_eq!(walk(&tree, "org").unwrap().nlink, 3);
 
     let totals = tree.totals();
-    assert_eq!((totals.blocks, totals.missing), (97, 97), "49252 bytes are 97 blocks, none of them here");
+    assert_eq!((totals.blocks, totals.missing), (97, 97), "49252 bytes are 97 blocks, none of them cached");
     let content = &revision.contents[1];
     fs::create_dir_all(content.path().parent().unwrap()).unwrap();
     fs::write(content.path(), vec![0; 3 * BLOCK_LEN as usize]).unwrap();
@@ -145,13 +145,13 @@ fn attributes_tell_the_truth() {
     content.mark_verified(0..3 * BLOCK_LEN).unwrap();
     let file = walk(&tree, "org/a/dir/sub/f").unwrap();
     assert_eq!(file.blocks, 3 * BLOCK_LEN / 512);
-    assert!(file.ttl > Duration::from_secs(60), "a complete file need not be asked about");
+    assert!(file.ttl > Duration::from_secs(60), "the attributes of a complete file are cached");
     // Root, org, its link @main, the model, dir, sub and three files.
     assert_eq!(tree.totals().inodes, 9);
 }
 
 #[test]
-fn names_within_a_revision_are_remembered_above_it_they_are_not() {
+fn only_names_within_a_revision_have_a_long_ttl() {
     let shop = shop();
     let tree = tree();
     tree.publish(vec![shop.revision("org/a", &[("dir/f", 1)])]);
@@ -160,7 +160,7 @@ fn names_within_a_revision_are_remembered_above_it_they_are_not() {
     let ttl = |ino, name: &str| match tree.lookup(ino, OsStr::new(name)).unwrap() {
         Lookup::Present { ttl, .. } => ttl,
         Lookup::Absent(ttl) => ttl,
-        Lookup::Unknown(sought) => panic!("{sought} is asked for"),
+        Lookup::Unknown(requested) => panic!("{requested} is unknown"),
     };
     assert!(ttl(model, "dir") > hours);
     assert!(ttl(model, "absent") > hours);
@@ -170,7 +170,7 @@ fn names_within_a_revision_are_remembered_above_it_they_are_not() {
 }
 
 #[test]
-fn publishing_again_keeps_numbers_and_removal_makes_them_stale() {
+fn numbers_are_kept_and_stale_after_removal() {
     let shop = shop();
     let tree = tree();
     let a = || shop.revision("org/a", &[("dir/f", 1), ("g", 2)]);
@@ -188,7 +188,7 @@ fn publishing_again_keeps_numbers_and_removal_makes_them_stale() {
     assert_eq!(tree.lookup(before[1], OsStr::new("g")), Err(TreeError::Stale));
     assert!(walk(&tree, "org/a").is_none());
     assert_eq!(numbers(&paths[5..]), before[5..]);
-    // Other content under the same name is another directory; the same content comes back as it was.
+    // Other content under the same name has other numbers. The same content gets its former numbers again.
     tree.publish(vec![shop.revision("org/a", &[("g", 3)])]);
     assert!(!before.contains(&walk(&tree, "org/a").unwrap().ino));
     tree.publish(vec![a(), b()]);
@@ -196,7 +196,7 @@ fn publishing_again_keeps_numbers_and_removal_makes_them_stale() {
 }
 
 #[test]
-fn an_open_directory_goes_on_listing_what_it_was() {
+fn an_open_directory_lists_its_first_state() {
     let shop = shop();
     let tree = tree();
     let models = |names: &[&str]| names.iter().map(|n| shop.revision(n, &[("f", 1)])).collect::<Vec<_>>();
@@ -210,7 +210,7 @@ fn an_open_directory_goes_on_listing_what_it_was() {
 }
 
 #[test]
-fn a_filter_hides_from_listings_only() {
+fn a_filter_changes_listings_only() {
     let shop = shop();
     let tree = tree();
     let here = shop.revision("org/here@v1", &[("f", 3)]);
@@ -224,7 +224,7 @@ fn a_filter_hides_from_listings_only() {
 }
 
 #[test]
-fn facts_are_attributes_of_files_and_of_the_models_directory() {
+fn files_and_model_directories_have_xattrs() {
     let shop = shop();
     let tree = tree();
     let revision = shop.revision("org/a", &[("dir/f", 100), ("empty", 0)]);
@@ -249,15 +249,15 @@ fn facts_are_attributes_of_files_and_of_the_models_directory() {
     );
 }
 
-/// Knows `bob`, who owns every name.
+/// Knows the alias `bob`; every name is pinned to this key.
 struct Bob(PublisherKey);
 
-impl Judge for Bob {
+impl PublisherTrust for Bob {
     fn is_pinned(&self, manifest: &Manifest) -> bool {
         manifest.publisher == Some(self.0)
     }
 
-    fn find(&self, text: &str) -> Option<PublisherKey> {
+    fn find_publisher(&self, text: &str) -> Option<PublisherKey> {
         (text == "bob").then_some(self.0)
     }
 }
@@ -267,14 +267,14 @@ fn each_publisher_of_a_name_is_read_by_fingerprint() {
     let shop = shop();
     let tree = tree();
     let (ann, bob) = (PublisherKey(hash("ann")), PublisherKey(hash("bob")));
-    tree.ask_trust(Arc::new(Bob(bob)));
-    let shown = || Shown {
+    tree.set_trust(Arc::new(Bob(bob)));
+    let shown = || ShownModels {
         revisions: vec![
             shop.revision_of(ann, "org/m", &[("f", 1)]),
             shop.revision("datasets/org/d", &[("f", 4)]),
         ],
         disputed: BTreeSet::default(),
-        beside: vec![shop.revision_of(bob, "org/m", &[("f", 2)])],
+        by_publisher: vec![shop.revision_of(bob, "org/m", &[("f", 2)])],
     };
     tree.publish(shown());
     let size = |path: &str| walk(&tree, path).map(|attr| attr.size);
@@ -289,7 +289,7 @@ fn each_publisher_of_a_name_is_read_by_fingerprint() {
     assert_eq!(list_at(&tree, ".by").len(), 3);
     assert_eq!(tree.totals().blocks, 1, "5 bytes");
     assert_eq!(tree.attr(Ino::ROOT).unwrap().nlink, 4);
-    // Other ways to name a publisher are links.
+    // Other names of a publisher are links.
     for text in [bob.to_string(), bob.fingerprint().replace('-', ""), "bob".to_owned()] {
         let link = walk(&tree, &format!(".by/{text}")).unwrap_or_else(|| panic!("{text}"));
         assert_eq!(link.kind, InodeKind::Link);
@@ -311,13 +311,13 @@ fn a_disputed_name_is_refused_unless_it_was_read_before() {
     let shop = shop();
     let tree = tree();
     let ann = PublisherKey(hash("ann"));
-    let shown = |disputed: &[&str]| Shown {
+    let shown = |disputed: &[&str]| ShownModels {
         revisions: vec![
             shop.revision_of(ann, "org/read", &[("f", 1)]),
             shop.revision_of(ann, "org/unread", &[("f", 2)]),
         ],
         disputed: disputed.iter().map(|model| model.parse().unwrap()).collect(),
-        beside: Vec::new(),
+        by_publisher: Vec::new(),
     };
     tree.publish(shown(&[]));
     let inside = walk(&tree, "org/read/f").unwrap().ino;
@@ -332,14 +332,14 @@ fn a_disputed_name_is_refused_unless_it_was_read_before() {
     }
     assert_eq!(list_at(&tree, "org"), ["read"]);
     assert_eq!(walk(&tree, &format!(".by/{}/org/unread/f", ann.fingerprint())).unwrap().size, 2);
-    // It is kept for as long as the mount lives.
+    // The name keeps its publisher as long as the mount exists.
     assert_eq!(tree.publish(shown(&["org/read", "org/unread"])).len(), 1);
     assert!(tree.publish(shown(&[])).is_empty());
     assert_eq!(walk(&tree, "org/unread/f").unwrap().size, 2);
 }
 
 #[test]
-fn the_wrong_kind_is_told() {
+fn operations_on_the_wrong_kind_are_errors() {
     let shop = shop();
     let tree = tree();
     tree.publish(vec![shop.revision("org/a", &[("f", 1)])]);
@@ -357,7 +357,7 @@ fn the_wrong_kind_is_told() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the paths, walking the listings finds exactly the files, each with its size and parents.
+    /// For any paths a walk through the listings finds exactly the files, with their sizes and parents.
     #[test]
     fn a_walk_finds_exactly_the_files(
         files in proptest::collection::btree_map("[a-c]{1,2}(/[a-c.]{1,2}x){0,3}", 0u64..1000, 1..40)

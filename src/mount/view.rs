@@ -1,11 +1,12 @@
 //! One published state of the mount, immutable: directories above the revisions, and the revisions.
 //!
 //! ```text
-//! /org/name            the default revision, `main`; a link to the only revision where there is no `main`
+//! /org/name            the default revision, `main`; without `main`, a link to the only revision
 //! /org/name@revision   every other revision
-//! /org/name@main       not listed, but found: a link to `name`, so that scripts may always write the revision
+//! /org/name@main       not listed, but found: a link to `name`, so that scripts can always write the revision
 //! /datasets/…          the same for datasets
-//! /.by/FINGERPRINT/…   not listed, but found: the same for the models of one publisher, also where others own the names
+//! /.by/FINGERPRINT/…   not listed, but found: the same for the models of one publisher, even if another publisher owns
+//!                      the name
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,27 +14,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::inode::{Ino, Numbers};
-use super::listing::{Node, NodeKind, Nodes};
-use super::place::{BY, Place};
+use super::inode::{Ino, InodeNumbers};
+use super::listing::{ListingNode, NodeKind, Nodes};
+use super::top_path::{BY, TopPath};
 use crate::model::{InfoHash, Kind, ModelName, ModelRef, Revision};
 use crate::store::StoredRevision;
 
-/// A directory above the revisions: the root, `datasets`, or an organisation.
+/// A directory above the revisions: the root, `datasets`, an organisation, or the same below `.by`.
 #[derive(Debug)]
 pub struct TopDir {
-    /// Which one it is.
-    pub place: Place,
-    /// The directory above; the root is its own.
+    /// Its path.
+    pub place: TopPath,
+    /// The directory above it; the root is its own parent.
     pub parent: Ino,
-    /// Its entries, sorted by name.
+    /// Listed entries, sorted by name.
     pub entries: Vec<TopEntry>,
     /// Entries that are found but not listed, sorted by name.
     pub hidden: Vec<TopEntry>,
 }
 
 impl TopDir {
-    fn new(place: Place, parent: Ino) -> Self {
+    fn new(place: TopPath, parent: Ino) -> Self {
         Self { place, parent, entries: Vec::new(), hidden: Vec::new() }
     }
 
@@ -49,68 +50,68 @@ impl TopDir {
 /// An entry of a [`TopDir`].
 #[derive(Debug)]
 pub struct TopEntry {
-    /// Its name.
+    /// File name.
     pub name: String,
-    /// Its number.
+    /// Inode number.
     pub ino: Ino,
-    /// Whether it is a directory; else it is a link.
+    /// True for a directory, false for a link.
     pub is_dir: bool,
 }
 
-/// A revision shown at one place.
+/// A revision that is shown at one path.
 #[derive(Debug)]
 pub struct Placement {
-    /// The directory it stands in.
+    /// The directory that contains it.
     pub parent: Ino,
-    /// The number of its own directory; its nodes follow.
+    /// The number of its own directory. The numbers of its other nodes follow.
     pub first: Ino,
-    /// Its manifest and contents.
+    /// Manifest and contents.
     pub revision: Arc<StoredRevision>,
-    /// Its directories and files.
+    /// Directories and files.
     pub nodes: Arc<Nodes>,
-    /// When the manifest says it was made; the time of mounting where it does not.
+    /// The manifest's time of creation; if it has none, the time of mounting.
     pub mtime: SystemTime,
-    /// The fingerprint below which `.by` shows it; none where it is shown under its name.
+    /// The publisher's fingerprint if it is shown below `.by`; none if it is shown under its name.
     pub of: Option<String>,
-    /// Whether something in it was looked up, listed or opened since it was mounted.
+    /// Whether something in it was looked up, listed or opened since the mount began.
     used: Arc<AtomicBool>,
 }
 
 impl Placement {
-    /// Notes that a program uses it.
+    /// Remembers that a program uses it.
     pub fn note_use(&self) {
         self.used.store(true, Ordering::Relaxed);
     }
 
-    /// The number of a node.
+    /// The inode number of a node.
     pub fn ino(&self, node: u32) -> Ino {
         Ino(self.first.0 + u64::from(node))
     }
 }
 
-/// What a number stands for.
-pub enum Found<'a> {
+/// The inode of a number.
+pub enum InodeRef<'a> {
     /// A directory above the revisions.
     Top(&'a TopDir),
-    /// A link above the revisions, and where it points.
+    /// A link above the revisions, with its target.
     Link(&'a str),
-    /// A directory or file of a revision; the number is its index there.
-    Inside(&'a Placement, u32, &'a Node),
+    /// A directory or file of a revision, with its index among the revision's nodes.
+    Inside(&'a Placement, u32, &'a ListingNode),
 }
 
-/// What a mount is to show.
+/// The models that a mount shows.
 #[derive(Debug, Default)]
-pub struct Shown {
+pub struct ShownModels {
     /// The models of the registry.
     pub revisions: Vec<Arc<StoredRevision>>,
-    /// Those of them whose names several publishers dispute: they are found below `.by` alone, unless they were read
-    /// before.
+    /// Models of `revisions` whose names several publishers dispute. They are found only below `.by`, unless they were
+    /// read before.
     pub disputed: BTreeSet<ModelRef>,
-    /// Models that are found below `.by` alone.
-    pub beside: Vec<Arc<StoredRevision>>,
+    /// Further models, found only below `.by`.
+    pub by_publisher: Vec<Arc<StoredRevision>>,
 }
 
-impl From<Vec<Arc<StoredRevision>>> for Shown {
+impl From<Vec<Arc<StoredRevision>>> for ShownModels {
     fn from(revisions: Vec<Arc<StoredRevision>>) -> Self {
         Self { revisions, ..Self::default() }
     }
@@ -128,14 +129,19 @@ pub struct View {
 }
 
 impl View {
-    /// The state that shows these revisions. Of two with the same name and revision, the last is shown. Lists of
-    /// nodes are taken over from the `previous` state where the content is the same.
-    pub fn new(shown: Shown, previous: Option<&Self>, numbers: &Numbers, mounted_at: SystemTime) -> Self {
-        let Shown { revisions, disputed, beside } = shown;
+    /// Builds the state that shows these models. Of two models with the same name and revision the last one is shown. If
+    /// the content is the same as in the `previous` state, its list of nodes is reused.
+    pub fn new(
+        shown: ShownModels,
+        previous: Option<&Self>,
+        numbers: &InodeNumbers,
+        mounted_at: SystemTime,
+    ) -> Self {
+        let ShownModels { revisions, disputed, by_publisher } = shown;
         let mut plain = ByName::new();
         let mut by: BTreeMap<String, ByName> = BTreeMap::new();
-        // Of two states of one publisher, the later one in this order is shown: the state of the registry.
-        let all = beside.into_iter().map(|revision| (revision, false));
+        // If a publisher has two states of a model, the one from the registry must be shown, so it is last in this order.
+        let all = by_publisher.into_iter().map(|revision| (revision, false));
         for (revision, has_name) in all.chain(revisions.into_iter().map(|revision| (revision, true))) {
             let manifest = &revision.manifest;
             if let Some(publisher) = manifest.publisher {
@@ -147,14 +153,14 @@ impl View {
         }
         let mut view =
             Self { disputed, dirs: HashMap::new(), links: HashMap::new(), placements: BTreeMap::new() };
-        view.dirs.insert(Ino::ROOT, TopDir::new(Place::Root, Ino::ROOT));
+        view.dirs.insert(Ino::ROOT, TopDir::new(TopPath::Root, Ino::ROOT));
         let mut placing = Placing { previous, numbers, mounted_at, nodes: HashMap::new() };
         for (name, revisions) in plain {
             let org = view.org(None, &name, numbers);
             view.place(None, &name, org, revisions, &mut placing);
         }
         for model in view.disputed.clone() {
-            // Its organisation is found, listed or not, so that the name can be refused.
+            // The directory of its organisation must exist, so that a lookup of the name reaches it and is refused.
             view.org(None, &model.name, numbers);
         }
         for (publisher, by_name) in by {
@@ -175,11 +181,11 @@ impl View {
         self.disputed.contains(model)
     }
 
-    /// Of the disputed names that are to be shown next, those whose present publisher was read in this view.
-    pub fn used_of(&self, next: &Shown) -> BTreeSet<ModelRef> {
+    /// The disputed names of the next state whose publisher's content was read in this view.
+    pub fn used_of(&self, next: &ShownModels) -> BTreeSet<ModelRef> {
         let same = |placement: &Placement, revision: &Arc<StoredRevision>| {
-            let (here, there) = (&placement.revision.manifest, &revision.manifest);
-            here.model_ref() == there.model_ref() && here.torrent.info_hash == there.torrent.info_hash
+            let (now, next) = (&placement.revision.manifest, &revision.manifest);
+            now.model_ref() == next.model_ref() && now.torrent.info_hash == next.torrent.info_hash
         };
         let used = |revision: &&Arc<StoredRevision>| {
             let plain = self.placements.values().filter(|placement| placement.of.is_none());
@@ -190,23 +196,23 @@ impl View {
         disputed.filter(used).map(|revision| revision.manifest.model_ref()).collect()
     }
 
-    fn org(&mut self, publisher: Option<&str>, name: &ModelName, numbers: &Numbers) -> Ino {
+    fn org(&mut self, publisher: Option<&str>, name: &ModelName, numbers: &InodeNumbers) -> Ino {
         let root = match publisher {
             None => Ino::ROOT,
             Some(publisher) => {
-                let by = self.dir(Ino::ROOT, BY, Place::By, numbers, false);
-                self.dir(by, publisher, below(Some(publisher), Place::Root), numbers, true)
+                let by = self.dir(Ino::ROOT, BY, TopPath::By, numbers, false);
+                self.dir(by, publisher, below(Some(publisher), TopPath::Root), numbers, true)
             }
         };
         let parent = match name.kind() {
             Kind::Model => root,
-            Kind::Dataset => self.dir(root, "datasets", below(publisher, Place::Datasets), numbers, true),
+            Kind::Dataset => self.dir(root, "datasets", below(publisher, TopPath::Datasets), numbers, true),
         };
-        let place = Place::Org(name.kind(), name.org().to_owned());
+        let place = TopPath::Org(name.kind(), name.org().to_owned());
         self.dir(parent, name.org(), below(publisher, place), numbers, true)
     }
 
-    fn dir(&mut self, parent: Ino, name: &str, place: Place, numbers: &Numbers, listed: bool) -> Ino {
+    fn dir(&mut self, parent: Ino, name: &str, place: TopPath, numbers: &InodeNumbers, listed: bool) -> Ino {
         let ino = numbers.of_path(&place.path());
         if let std::collections::hash_map::Entry::Vacant(vacant) = self.dirs.entry(ino) {
             vacant.insert(TopDir::new(place, parent));
@@ -252,7 +258,7 @@ impl View {
             let before = numbers.known_revision(&key, info_hash);
             let before = before.and_then(|first| previous.as_ref()?.placements.get(&first));
             let nodes = before.map(|before| before.nodes.clone());
-            // Nodes depend on the files alone, and so does the torrent.
+            // Nodes depend only on the files, and so does the info hash.
             let nodes = made
                 .entry(info_hash)
                 .or_insert_with(|| nodes.unwrap_or_else(|| Arc::new(Nodes::new(&revision.manifest.files))));
@@ -266,48 +272,48 @@ impl View {
         }
     }
 
-    /// What a number stands for; none if nothing shown has it (any more).
-    pub fn find(&self, ino: Ino) -> Option<Found<'_>> {
+    /// The inode with a number; none if no such inode is shown.
+    pub fn find(&self, ino: Ino) -> Option<InodeRef<'_>> {
         if let Some(dir) = self.dirs.get(&ino) {
-            return Some(Found::Top(dir));
+            return Some(InodeRef::Top(dir));
         }
         if let Some(target) = self.links.get(&ino) {
-            return Some(Found::Link(target));
+            return Some(InodeRef::Link(target));
         }
         let (_, placement) = self.placements.range(..=ino).next_back()?;
         let index = ino.0 - placement.first.0;
         let node = placement.nodes.get(index)?;
-        Some(Found::Inside(placement, index as u32, node))
+        Some(InodeRef::Inside(placement, index as u32, node))
     }
 
-    /// The revisions that are shown.
+    /// All shown revisions.
     pub fn placements(&self) -> impl Iterator<Item = &Placement> {
         self.placements.values()
     }
 
     /// Number of directories and links above the revisions, without those below `.by`.
     pub fn top_len(&self) -> u64 {
-        let plain = |dir: &&TopDir| !matches!(dir.place, Place::By | Place::Of(..));
+        let plain = |dir: &&TopDir| !matches!(dir.place, TopPath::By | TopPath::Of(..));
         let dirs = self.dirs.values().filter(plain);
         dirs.map(|dir| 1 + dir.entries.iter().chain(&dir.hidden).filter(|e| !e.is_dir).count() as u64).sum()
     }
 
-    /// Number of links (2 and one for each directory within, as everywhere on Unix) of a directory.
-    pub fn nlink(&self, found: &Found<'_>) -> u32 {
+    /// Number of hard links. A directory has 2, and one more for each directory in it, as usual on Unix.
+    pub fn nlink(&self, found: &InodeRef<'_>) -> u32 {
         match found {
-            Found::Top(dir) => 2 + dir.entries.iter().filter(|e| e.is_dir).count() as u32,
-            Found::Inside(_, _, Node { kind: NodeKind::Dir { subdirs, .. }, .. }) => 2 + subdirs,
-            Found::Link(_) | Found::Inside(..) => 1,
+            InodeRef::Top(dir) => 2 + dir.entries.iter().filter(|e| e.is_dir).count() as u32,
+            InodeRef::Inside(_, _, ListingNode { kind: NodeKind::Dir { subdirs, .. }, .. }) => 2 + subdirs,
+            InodeRef::Link(_) | InodeRef::Inside(..) => 1,
         }
     }
 }
 
-/// What is needed to place revisions.
+/// State shared by all calls of [`View::place`] while a view is built.
 struct Placing<'a> {
     previous: Option<&'a View>,
-    numbers: &'a Numbers,
+    numbers: &'a InodeNumbers,
     mounted_at: SystemTime,
-    /// The lists of nodes made so far: a revision that is shown at two places has one.
+    /// Lists of nodes built so far. A revision that is shown at two paths has only one list.
     nodes: HashMap<InfoHash, Arc<Nodes>>,
 }
 
@@ -316,15 +322,15 @@ fn enter_name(names: &mut ByName, revision: &Arc<StoredRevision>) {
     names.entry(manifest.name.clone()).or_default().insert(manifest.version.clone(), revision.clone());
 }
 
-/// A place, below the directory of a publisher where there is one.
-fn below(publisher: Option<&str>, place: Place) -> Place {
+/// The path, below the directory of a publisher if one is given.
+fn below(publisher: Option<&str>, place: TopPath) -> TopPath {
     match publisher {
-        Some(publisher) => Place::Of(publisher.to_owned(), Box::new(place)),
+        Some(publisher) => TopPath::Of(publisher.to_owned(), Box::new(place)),
         None => place,
     }
 }
 
-/// Reads an RFC 3339 time. Times before 1970 count as none.
+/// Parses an RFC 3339 time; none for times before 1970.
 fn parse_time(text: &str) -> Option<SystemTime> {
     let timestamp: jiff::Timestamp = text.parse().ok()?;
     let since_epoch = Duration::try_from(timestamp.as_duration()).ok()?;
@@ -336,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_and_nonsense_is_none() {
+    fn only_times_since_1970_are_parsed() {
         let day = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
         assert_eq!(parse_time("1970-01-02T00:00:00Z"), Some(day));
         assert_eq!(parse_time("1970-01-02T02:00:00+02:00"), Some(day));

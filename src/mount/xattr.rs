@@ -1,21 +1,21 @@
-//! Facts about files and revisions, shown as extended attributes `user.silmaril.*`.
+//! The extended attributes `user.silmaril.*` of files and revisions.
 
 use std::ffi::OsStr;
 
 use super::listing::NodeKind;
-use super::view::Found;
+use super::view::InodeRef;
 use crate::model::Manifest;
 
-/// One fact.
+/// One extended attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fact {
+pub enum XattrName {
     /// SHA-256 of the whole file, in hexadecimal.
     Sha256,
     /// BEP 52 pieces root of the file, in hexadecimal; an empty file has none.
     PiecesRoot,
     /// v2 info hash of the revision, in hexadecimal.
     InfoHash,
-    /// Verified bytes that are here, in decimal.
+    /// Number of verified cached bytes, in decimal.
     CachedBytes,
     /// The publisher's key, in hexadecimal; an unsigned manifest has none.
     Publisher,
@@ -25,8 +25,8 @@ pub enum Fact {
     Trust,
 }
 
-impl Fact {
-    /// All facts.
+impl XattrName {
+    /// All attributes.
     pub const ALL: [Self; 7] = [
         Self::Sha256,
         Self::PiecesRoot,
@@ -37,7 +37,7 @@ impl Fact {
         Self::Trust,
     ];
 
-    /// The attribute's name.
+    /// The full name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sha256 => "user.silmaril.sha256",
@@ -50,46 +50,46 @@ impl Fact {
         }
     }
 
-    /// The fact of that name.
+    /// The attribute with this full name.
     pub fn from_name(name: &OsStr) -> Option<Self> {
         Self::ALL.into_iter().find(|f| f.name() == name)
     }
 }
 
-/// What an inode has to say about a fact. Revisions' directories and files have some; nothing else has any. `is_pinned`
-/// tells whether a model's name belongs to its publisher, where that is known.
+/// The value of an attribute; none if the inode does not have it. Only files and the directories of revisions have
+/// attributes. `is_pinned` returns whether a model's name is pinned to its publisher, if that is known.
 pub fn value(
-    found: &Found<'_>,
-    fact: Fact,
+    found: &InodeRef<'_>,
+    name: XattrName,
     is_pinned: impl FnOnce(&Manifest) -> Option<bool>,
 ) -> Option<String> {
-    let Found::Inside(placement, index, node) = found else { return None };
+    let InodeRef::Inside(placement, index, node) = found else { return None };
     let (revision, manifest) = (&placement.revision, &placement.revision.manifest);
-    // Files that are not shared were not hashed or signed.
-    if revision.is_local && !matches!(fact, Fact::CachedBytes) {
+    // Local models that are not shared are neither hashed nor signed.
+    if revision.is_local && !matches!(name, XattrName::CachedBytes) {
         return None;
     }
-    match (&node.kind, fact) {
+    match (&node.kind, name) {
         (NodeKind::File(file), _) => {
             let file = *file as usize;
             let entry = &manifest.files[file];
-            match fact {
-                Fact::Sha256 => entry.sha256.map(|h| h.to_string()),
-                Fact::PiecesRoot => entry.pieces_root.map(|r| r.to_string()),
-                Fact::InfoHash => Some(manifest.torrent.info_hash.to_string()),
-                Fact::CachedBytes => Some(revision.contents[file].cached_bytes().to_string()),
-                Fact::Publisher => manifest.publisher.map(|p| p.to_string()),
-                Fact::Revision => None,
-                Fact::Trust => is_pinned(manifest).map(trust),
+            match name {
+                XattrName::Sha256 => entry.sha256.map(|h| h.to_string()),
+                XattrName::PiecesRoot => entry.pieces_root.map(|r| r.to_string()),
+                XattrName::InfoHash => Some(manifest.torrent.info_hash.to_string()),
+                XattrName::CachedBytes => Some(revision.contents[file].cached_bytes().to_string()),
+                XattrName::Publisher => manifest.publisher.map(|p| p.to_string()),
+                XattrName::Revision => None,
+                XattrName::Trust => is_pinned(manifest).map(trust),
             }
         }
-        (NodeKind::Dir { .. }, _) if *index == 0 => match fact {
-            Fact::InfoHash => Some(manifest.torrent.info_hash.to_string()),
-            Fact::CachedBytes => Some(revision.cached_bytes().to_string()),
-            Fact::Publisher => manifest.publisher.map(|p| p.to_string()),
-            Fact::Revision => Some(manifest.version.to_string()),
-            Fact::Trust => is_pinned(manifest).map(trust),
-            Fact::Sha256 | Fact::PiecesRoot => None,
+        (NodeKind::Dir { .. }, _) if *index == 0 => match name {
+            XattrName::InfoHash => Some(manifest.torrent.info_hash.to_string()),
+            XattrName::CachedBytes => Some(revision.cached_bytes().to_string()),
+            XattrName::Publisher => manifest.publisher.map(|p| p.to_string()),
+            XattrName::Revision => Some(manifest.version.to_string()),
+            XattrName::Trust => is_pinned(manifest).map(trust),
+            XattrName::Sha256 | XattrName::PiecesRoot => None,
         },
         (NodeKind::Dir { .. }, _) => None,
     }

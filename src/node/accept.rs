@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::node_catalog::now;
 use super::{Library, NodeError};
 use crate::catalog::record::SignedRecord;
-use crate::catalog::trust::Pinning;
 use crate::model::{Manifest, ModelRef, PublisherKey};
 use crate::store::states::Newest;
 use crate::store::{Announced, State};
+use crate::trust::Pinning;
 
 /// How a manifest is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use super::node_catalog::{NodeCatalog, now};
 use super::{Library, NodeError, blocking};
+use crate::catalog::UnixTime;
 use crate::catalog::record::{Record, SharedRecord, SignedRecord};
-use crate::catalog::{UnixTime, rotation};
 use crate::keys::PublisherKeypair;
 use crate::model::{Manifest, Sha256Digest};
+use crate::trust::rotation;
 
 /// A record older than this, in seconds, is signed again: well before it expires.
 const REFRESH_AFTER: UnixTime = 7 * 24 * 3600;

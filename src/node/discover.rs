@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Node, NodeError};
-use crate::catalog::trust::Standing;
-use crate::catalog::{CatalogStatus, Found, Query, UnixTime};
+use crate::catalog::{CatalogStatus, FoundModel, Query, UnixTime};
 use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Revision};
+use crate::trust::Standing;
 
 /// The most models in one result.
 pub const MAX_MODELS: usize = 10_000;
@@ -100,7 +100,7 @@ pub async fn run(
     let mut all = BTreeMap::new();
     let mut more = false;
     progress(DiscoverProgress { found: 0, latest: None });
-    let add = |found: &Found| {
+    let add = |found: &FoundModel| {
         let Some(shared) = shared(node, found) else { return };
         let key = (shared.model.clone(), shared.publisher);
         if all.len() >= MAX_MODELS && !all.contains_key(&key) {
@@ -141,7 +141,7 @@ fn reported(node: &Node, models: Vec<SharedModel>) -> Result<Vec<SharedModel>, N
     Ok(models)
 }
 
-fn shared(node: &Node, found: &Found) -> Option<SharedModel> {
+fn shared(node: &Node, found: &FoundModel) -> Option<SharedModel> {
     let record = found.record.record();
     let model = found.record.model()?;
     let trust = &node.library.trust;

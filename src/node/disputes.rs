@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::local_models::LocalModels;
 use super::node_catalog::{NodeCatalog, now};
 use super::{Library, NodeError};
-use crate::catalog::trust::{Choice, Document, NamedPublisher, Pinning, TrustError};
 use crate::fetch::Fetch;
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
-use crate::mount::{Shown, Sought};
+use crate::mount::{RequestedModel, ShownModels};
 use crate::store::StoredRevision;
+use crate::trust::{Choice, Document, NamedPublisher, Pinning, TrustError};
 
 /// A name that several publishers dispute, as `status` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ impl Disputes {
 
     /// The models that a mount shows: those of the registry that the trust accepts, which of their names are disputed,
     /// the models that are read by the fingerprint of their publisher, and the user's own files that are not shared.
-    pub fn shown(&self) -> Result<Shown, NodeError> {
+    pub fn shown(&self) -> Result<ShownModels, NodeError> {
         let library = &self.library;
         let of = |manifest: Arc<Manifest>| Ok::<_, NodeError>(library.store.revision(manifest)?);
         let accepted = library.registry.all().into_iter().filter(|manifest| library.is_accepted(manifest));
@@ -81,7 +81,11 @@ impl Disputes {
         self.shown_names.lock().disputed.clone_from(&disputed);
         // After those of the registry, so that the user's own files are shown under their name.
         revisions.extend(self.local.revisions());
-        Ok(Shown { revisions, disputed, beside: of_publishers.map(of).collect::<Result<Vec<_>, _>>()? })
+        Ok(ShownModels {
+            revisions,
+            disputed,
+            by_publisher: of_publishers.map(of).collect::<Result<Vec<_>, _>>()?,
+        })
     }
 
     /// The disputed names that the mount cannot show. The mount shows the user's own files also under a disputed name.
@@ -207,7 +211,8 @@ impl Disputes {
 
 /// The paths under which the models of several publishers are read; none without a mount.
 pub(super) fn paths_by(model: &ModelRef, keys: &[PublisherKey], mounts: &[PathBuf]) -> Vec<PathBuf> {
-    let sought = |key: &PublisherKey| Sought { model: model.clone(), publisher: Some(key.fingerprint()) };
+    let sought =
+        |key: &PublisherKey| RequestedModel { model: model.clone(), publisher: Some(key.fingerprint()) };
     mounts.iter().flat_map(|mount| keys.iter().map(|key| mount.join(sought(key).path()))).collect()
 }
 

@@ -6,7 +6,6 @@ use super::ErrorKind;
 use super::get::GetError;
 use super::share::ShareError;
 use crate::catalog::CatalogError;
-use crate::catalog::TrustError;
 use crate::catalog::query::QueryError;
 use crate::fetch::{NotReleased, ReadError};
 use crate::mirror::MirrorErrorKind;
@@ -17,6 +16,7 @@ use crate::model::{ManifestError, ModelRef};
 use crate::mount::MountError;
 use crate::store::StoreError;
 use crate::torrent::EngineError;
+use crate::trust::TrustError;
 
 /// Why a job or a request failed. `cli` turns it into a message, hints and an exit code.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub enum NodeError {
     Trust(#[from] TrustError),
     /// The publisher's key cannot be replaced.
     #[error(transparent)]
-    Rotation(#[from] crate::catalog::rotation::RotationError),
+    Rotation(#[from] crate::trust::rotation::RotationError),
     /// No peer knows the name, or the catalog failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -252,6 +252,9 @@ impl NodeError {
 
     /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
+        if is_disk_failure(self) {
+            return ErrorKind::Disk;
+        }
         match self {
             Self::Busy { .. } => ErrorKind::Busy,
             Self::UnknownModel(_) => ErrorKind::UnknownModel,
@@ -355,6 +358,14 @@ impl NodeError {
             Self::Paths(_) => ErrorKind::BaseDirectory,
         }
     }
+}
+
+/// Whether an error is caused by a disk that is full or read-only.
+pub fn is_disk_failure(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| matches!(error.kind(), StorageFull | ReadOnlyFilesystem | QuotaExceeded))
 }
 
 /// Bytes as text for messages.

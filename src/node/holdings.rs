@@ -12,12 +12,13 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest as _, Sha256};
 
-use crate::catalog::{HeldModel, Holdings, Trust};
+use crate::catalog::{HeldModel, Holdings};
 use crate::fetch::Fetch;
 use crate::model::codec::MAX_MANIFEST;
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, PublisherKey, Sha256Digest};
 use crate::node::sharing::Sharing;
 use crate::store::Registry;
+use crate::trust::Trust;
 
 /// How many bytes of the JSON of manifests are cached: a large manifest and several of usual size.
 const MAX_TEXTS: usize = 24 << 20;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::Pinning;
 use crate::http::{Scope, scope};
 use crate::model::legacy::{Document, LegacyManifest};
 use crate::model::magnet::Magnet;
@@ -16,6 +15,7 @@ use crate::node::get::RESOLVE_WITHIN;
 use crate::node::trackers::Trackers;
 use crate::node::{Library, Node, NodeError, lookup};
 use crate::torrent::{Swarms, TorrentId};
+use crate::trust::Pinning;
 
 /// The content of a file given to [`Library::import`].
 #[derive(Debug)]

@@ -175,15 +175,19 @@ error_kinds! {
     ];
     /// The node is stopping, or has ended.
     HostLost: 1, SERVICE_UNAVAILABLE, [
-        "run the command again: received data is kept"
+        "run the command again"
     ];
     /// The user has stopped the node.
     Stopped: 1, SERVICE_UNAVAILABLE, [
-        "run the command again: received data is kept"
+        "run the command again"
     ];
     /// The base directory is on a network file system.
     NetworkDisk: 1, CONFLICT, [
         "choose one on a local disk with SILMARIL_HOME or `silmaril init --path DIR`; `models_dir` may stay on the network"
+    ];
+    /// The disk is full or read-only.
+    Disk: 3, INTERNAL_SERVER_ERROR, [
+        "free space on that disk or make it writable, or use a directory on another disk"
     ];
     /// A fault of silmaril or of the system below it.
     Internal: 3, INTERNAL_SERVER_ERROR, [];
@@ -211,7 +215,8 @@ mod tests {
     fn exit_code_3_is_an_internal_fault() {
         for &kind in ErrorKind::ALL {
             assert!((1..=3).contains(&kind.exit_code()), "{kind:?}");
-            assert_eq!(kind.exit_code() == 3, kind == ErrorKind::Internal, "{kind:?}");
+            let is_fault = matches!(kind, ErrorKind::Internal | ErrorKind::Disk);
+            assert_eq!(kind.exit_code() == 3, is_fault, "{kind:?}");
         }
     }
 }

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::catalog::Trust;
 use crate::config::Config;
 use crate::model::{Manifest, ModelRef};
-use crate::mount::Sought;
+use crate::mount::RequestedModel;
 use crate::node::lock::NodeLock;
 use crate::node::sharing::Sharing;
 use crate::node::{NodeError, rotation, unshared};
 use crate::paths::Paths;
 use crate::store::{Beside, Registry, States, Store, StoreError, StoredRevision};
+use crate::trust::Trust;
 
 /// The registry and the store of one base directory.
 pub struct Library {
@@ -52,7 +52,7 @@ impl Library {
         let (by_publisher, states) = (Arc::new(Beside::open(&paths)?), States::new(&paths));
         let library = Self { config, paths, registry, by_publisher, states, store, trust, sharing };
         if !library.paths.trust().exists() {
-            library.trust.take_over(library.pinned_by_command())?;
+            library.trust.import_pins(library.pinned_by_command())?;
         }
         Ok(library)
     }
@@ -87,7 +87,7 @@ impl Library {
     }
 
     /// The known manifest of the model at a path of a mount.
-    pub(super) fn known_as(&self, sought: &Sought) -> Option<Arc<Manifest>> {
+    pub(super) fn known_as(&self, sought: &RequestedModel) -> Option<Arc<Manifest>> {
         let registry = self.registry.get(&sought.model);
         let Some(fingerprint) = &sought.publisher else { return registry };
         let mut known = registry.into_iter().chain(self.by_publisher.of_model(&sought.model));
@@ -104,7 +104,7 @@ impl Library {
 
     /// Whether the trust still accepts a known manifest.
     pub fn is_accepted(&self, manifest: &Manifest) -> bool {
-        let accepted = self.trust.stands(&manifest.name, manifest.signed_by());
+        let accepted = self.trust.still_accepts(&manifest.name, manifest.signed_by());
         if let Err(e) = &accepted {
             tracing::debug!(error = %e, model = %manifest.model_ref(), "the trust refuses the publisher of a known manifest");
         }

@@ -31,7 +31,7 @@ const MAX_WATCHED: usize = 4096;
 /// The unshared models that the mounts show.
 pub(super) struct LocalModels {
     library: Arc<Library>,
-    shown: Mutex<Vec<ShownModel>>,
+    shown: Mutex<Vec<LocalModel>>,
     /// Notified when records of the store have changed: a directory may be shared now, or no longer.
     records_changed: Notify,
     scanned: watch::Sender<bool>,
@@ -39,7 +39,7 @@ pub(super) struct LocalModels {
 
 /// An unshared model that the mounts show.
 #[derive(Debug, Clone)]
-struct ShownModel {
+struct LocalModel {
     name: ModelName,
     path: PathBuf,
     revision: Arc<StoredRevision>,
@@ -93,16 +93,16 @@ impl LocalModels {
             Wholeness::Changing(_) => was_shown(model),
             Wholeness::Incomplete(_) => false,
         });
-        let next: Vec<ShownModel> = ready
+        let next: Vec<LocalModel> = ready
             .filter_map(|model| {
                 let revision = self.library.store.local_revision(&model.name, &model.files);
                 let revision = revision
                     .inspect_err(|error| tracing::warn!(%error, path = %model.path.display(), "could not read an unshared model"))
                     .ok()?;
-                Some(ShownModel { name: model.name.clone(), path: model.path.clone(), revision })
+                Some(LocalModel { name: model.name.clone(), path: model.path.clone(), revision })
             })
             .collect();
-        let id = |local: &ShownModel| (local.path.clone(), local.revision.manifest.torrent.info_hash);
+        let id = |local: &LocalModel| (local.path.clone(), local.revision.manifest.torrent.info_hash);
         let changed = before.iter().map(id).ne(next.iter().map(id));
         if changed {
             *self.shown.lock() = next;

@@ -11,11 +11,12 @@ use super::candidates::{Chosen, ManifestSource};
 use super::jobs::Jobs;
 use super::node_catalog::NodeCatalog;
 use super::{ErrorKind, Library, Node, NodeError, blocking, candidates, chain};
-use crate::catalog::trust::{Pinning, TrustError};
-use crate::catalog::{Candidate, CatalogError, Patience, Trust};
+use crate::catalog::{Candidate, CatalogError, Patience};
 use crate::model::{Manifest, ModelRef, PublisherKey, Sha256Digest};
-use crate::mount::Sought;
+use crate::mount::RequestedModel;
 use crate::store::{Announced, State};
+use crate::trust::Trust;
+use crate::trust::{Pinning, TrustError};
 
 /// How long the DHT may take to return the successor of a key, and how many successions are followed.
 const SUCCESSOR_WITHIN: Duration = Duration::from_secs(8);
@@ -56,11 +57,11 @@ pub(super) type NetworkLookups = Jobs<LookupKey, Option<(Instant, SharedError)>>
 /// Looks up the model at a path of a mount, for at most `within`. Fails immediately if there is no network.
 pub(super) async fn look_up(
     node: &Arc<Node>,
-    sought: &Sought,
+    sought: &RequestedModel,
     within: Duration,
     patience: Patience,
 ) -> Result<Arc<Manifest>, NodeError> {
-    let Sought { model, publisher } = sought;
+    let RequestedModel { model, publisher } = sought;
     node.reach.check_model(model, &[])?;
     match publisher {
         None => resolve(node, model, None, within, patience, Intent::Read).await,

@@ -60,7 +60,7 @@ pub mod verify;
 mod warm;
 mod web;
 
-pub use error::{NodeError, chain};
+pub use error::{NodeError, chain, is_disk_failure};
 pub use kind::ErrorKind;
 pub use library::Library;
 pub use running::{Ending, Node};

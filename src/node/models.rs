@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::sharing::Withheld;
 use super::unshared::{self, Memory, Unshared};
 use super::{Library, NodeError};
-use crate::catalog::trust::Document;
 use crate::model::code::{Findings, RunsCode};
 use crate::model::{InfoHash, ModelName, ModelRef, PublisherKey, Revision, complete};
 use crate::store::StoredRevision;
+use crate::trust::Document;
 
 /// One known model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

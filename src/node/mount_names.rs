@@ -7,16 +7,17 @@ use parking_lot::Mutex;
 
 use super::disputes::paths_by;
 use super::{ErrorKind, Node, NodeError, chain, lookup, offline};
-use crate::catalog::trust::Document;
-use crate::catalog::{Patience, Trust, TrustError};
+use crate::catalog::Patience;
 use crate::model::{Manifest, PublisherKey};
-use crate::mount::{Judge, ResolveError, Resolver, Resolving, Sought};
+use crate::mount::{PublisherTrust, RequestedModel, ResolveError, Resolver, Resolving};
+use crate::trust::Document;
+use crate::trust::{Trust, TrustError};
 
 /// Looks unknown models up in the network.
 pub(super) struct NetworkNames(pub Weak<Node>);
 
 impl Resolver for NetworkNames {
-    fn resolve(&self, sought: Sought, within: Duration) -> Resolving {
+    fn resolve(&self, sought: RequestedModel, within: Duration) -> Resolving {
         let node = self.0.clone();
         Box::pin(async move {
             let node = node.upgrade().ok_or(ResolveError::NotFound)?;
@@ -35,7 +36,7 @@ impl Resolver for NetworkNames {
         })
     }
 
-    fn over_budget(&self, sought: &Sought, process: u32) {
+    fn over_budget(&self, sought: &RequestedModel, process: u32) {
         if let Some(node) = self.0.upgrade() {
             note_over_budget(&node, sought, process);
         }
@@ -43,7 +44,7 @@ impl Resolver for NetworkNames {
 }
 
 /// Records the result of a lookup of an unknown model, for `status`.
-fn note_lookup(node: &Node, sought: &Sought, error: Option<&NodeError>) {
+fn note_lookup(node: &Node, sought: &RequestedModel, error: Option<&NodeError>) {
     let Some(error) = error else { return node.unresolved.forget(sought) };
     if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NoNetwork) {
         return node.unresolved.note(sought, true, why_not_found(node), Vec::new());
@@ -70,7 +71,7 @@ fn why_not_found(node: &Node) -> String {
 }
 
 /// Records a lookup that was refused because its process has used up its budget. Reads only /proc.
-fn note_over_budget(node: &Node, sought: &Sought, process: u32) {
+fn note_over_budget(node: &Node, sought: &RequestedModel, process: u32) {
     node.limited.note(process);
     let max = node.library.config.mount.max_lookups;
     let reason =
@@ -95,7 +96,7 @@ impl Publishers {
     }
 }
 
-impl Judge for Publishers {
+impl PublisherTrust for Publishers {
     fn is_pinned(&self, manifest: &Manifest) -> bool {
         let mut latest = self.latest.lock();
         if latest.as_ref().is_none_or(|(when, _)| when.elapsed() >= PINS_CACHED) {
@@ -110,7 +111,7 @@ impl Judge for Publishers {
         pinned.is_some() && pinned == manifest.signed_by()
     }
 
-    fn find(&self, text: &str) -> Option<PublisherKey> {
+    fn find_publisher(&self, text: &str) -> Option<PublisherKey> {
         // Known publishers only: a stranger could make a key with the same beginning.
         self.trust.find(text, []).ok()
     }

@@ -20,7 +20,7 @@ use super::{Node, NodeError, Surroundings};
 use crate::catalog::News;
 use crate::config::Show;
 use crate::fetch::web::Lent;
-use crate::mount::{Connection, LookupRules, MountError, Mounted, Namespaces, NeverResolve, Place};
+use crate::mount::{Connection, LookupRules, MountError, MountLocation, Mounted, Namespaces, NeverResolve};
 use crate::torrent::PeersGuard;
 
 /// How long a new mount waits for the first scan of the models directory.
@@ -30,7 +30,7 @@ const LOCAL_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MountRequest {
     /// The mount point and its namespaces.
-    pub place: Place,
+    pub place: MountLocation,
     /// The options of the command.
     pub options: ServeOptions,
     /// Whether the mount ends with the request.
@@ -113,7 +113,7 @@ impl Mounts {
 
     /// The mount points that this process can unmount.
     pub fn paths_here(&self) -> Vec<PathBuf> {
-        let is_here = |place: &&Place| place.namespaces.have_this_mount_table();
+        let is_here = |place: &&MountLocation| place.namespaces.share_mount_table();
         let served = self.served.lock();
         served
             .iter()
@@ -222,13 +222,13 @@ pub(super) async fn serve(
 
 fn set_up(node: &Arc<Node>, mounted: &Mounted, options: &ServeOptions) -> Result<(), NodeError> {
     let publishers = Arc::new(Publishers::new(node.library.trust.clone()));
-    mounted.ask_trust(publishers.clone());
+    mounted.set_trust(publishers.clone());
     let config = &node.library.config.mount;
     match config.show {
         Show::All => {}
         Show::Pinned => {
             mounted.list_only(move |revision| {
-                revision.is_local || crate::mount::Judge::is_pinned(&*publishers, &revision.manifest)
+                revision.is_local || crate::mount::PublisherTrust::is_pinned(&*publishers, &revision.manifest)
             });
         }
         Show::Local => mounted.list_only(|revision| revision.held_bytes() > 0),
@@ -262,7 +262,7 @@ pub(super) struct MountGuard {
 
 impl MountGuard {
     /// Unmounts this place later.
-    pub fn new(node: &Arc<Node>, place: &Place) -> Self {
+    pub fn new(node: &Arc<Node>, place: &MountLocation) -> Self {
         let request = UnmountRequest { path: place.path.clone(), namespaces: place.namespaces };
         Self { node: node.clone(), request: Some(request) }
     }

@@ -1,9 +1,9 @@
 //! After a replacement of the publisher's key: signs the manifests of the former key with the new one.
 
 use super::{Library, NodeError};
-use crate::catalog::rotation;
 use crate::keys::PublisherKeypair;
 use crate::model::PublisherKey;
+use crate::trust::rotation;
 
 /// Completes all replacements of the key: names of a former key belong to its successor, and own manifests are signed
 /// with the present key. Returns how many manifests it signed. The caller holds the node lock. Blocks.
@@ -64,9 +64,9 @@ fn former_keys(steps: &[(PublisherKey, PublisherKey)], current: PublisherKey) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::Pinning;
     use crate::config::Config;
     use crate::model::{FileEntry, Manifest, ModelRef, PiecesRoot};
+    use crate::trust::Pinning;
 
     fn manifest(name: &str, key: Option<&PublisherKeypair>) -> Manifest {
         let model: ModelRef = name.parse().unwrap();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use url::{Host, Url};
 
-use crate::http::{Client, HttpError, shown};
+use crate::http::{Client, HttpError, without_secrets};
 use crate::model::InfoHash;
 use announce::Announce;
 
@@ -68,7 +68,7 @@ impl Trackers {
                         reply.interval
                     }
                     Err(error) => {
-                        tracing::info!(tracker = shown(tracker), %error, "a tracker failed");
+                        tracing::info!(tracker = without_secrets(tracker), %error, "a tracker failed");
                         AFTER_FAILURE
                     }
                 };
@@ -122,7 +122,9 @@ async fn check(tracker: &str, client: &Client, proxied: bool) -> Result<Trackers
     };
     let rest = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
     if proxied {
-        client.check_host(&borrowed).map_err(|refused| HttpError::Address { url: shown(&url), refused })?;
+        client
+            .check_host(&borrowed)
+            .map_err(|refused| HttpError::Address { url: without_secrets(&url), refused })?;
         return Ok(Trackers { engine: vec![format!("udp://{host}:{port}{rest}")], http: vec![] });
     }
     let found = client.addresses(&borrowed).await?;

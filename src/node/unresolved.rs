@@ -8,7 +8,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::mount::Sought;
+use crate::mount::RequestedModel;
 
 /// The most names that are remembered.
 const MAX_REMEMBERED: usize = 256;
@@ -33,7 +33,7 @@ pub(super) struct Unresolved(Mutex<VecDeque<UnresolvedEntry>>);
 
 #[derive(Debug)]
 struct UnresolvedEntry {
-    sought: Sought,
+    sought: RequestedModel,
     reason: String,
     /// Whether it was not found, instead of refused.
     is_absent: bool,
@@ -43,7 +43,7 @@ struct UnresolvedEntry {
 
 impl Unresolved {
     /// Adds a path that cannot be shown. `paths` are the paths of the models of the publishers that dispute its name.
-    pub fn note(&self, sought: &Sought, is_absent: bool, reason: String, paths: Vec<PathBuf>) {
+    pub fn note(&self, sought: &RequestedModel, is_absent: bool, reason: String, paths: Vec<PathBuf>) {
         let mut latest = self.0.lock();
         latest.retain(|known| known.sought != *sought);
         if latest.len() >= MAX_REMEMBERED {
@@ -59,7 +59,7 @@ impl Unresolved {
     }
 
     /// Removes a path that has been resolved.
-    pub fn forget(&self, sought: &Sought) {
+    pub fn forget(&self, sought: &RequestedModel) {
         self.0.lock().retain(|known| known.sought != *sought);
     }
 
@@ -69,7 +69,7 @@ impl Unresolved {
     }
 
     /// The names that `status` reports, without absent models that are `known` by now.
-    pub fn status(&self, known: impl Fn(&Sought) -> bool) -> Vec<UnresolvedName> {
+    pub fn status(&self, known: impl Fn(&RequestedModel) -> bool) -> Vec<UnresolvedName> {
         self.0.lock().retain(|entry| !entry.is_absent || !known(&entry.sought));
         let of = |entry: &UnresolvedEntry| UnresolvedName {
             model: entry.sought.to_string(),
@@ -88,7 +88,8 @@ mod tests {
     #[test]
     fn the_latest_reasons_are_remembered_up_to_a_bound() {
         let unresolved = Unresolved::default();
-        let model = |n: usize| Sought { model: format!("acme/m{n}").parse().unwrap(), publisher: None };
+        let model =
+            |n: usize| RequestedModel { model: format!("acme/m{n}").parse().unwrap(), publisher: None };
         for n in 0..MAX_REMEMBERED + 3 {
             unresolved.note(&model(n), true, "one".to_owned(), Vec::new());
         }

@@ -8,7 +8,7 @@ use super::{Node, NodeError, lookup, space};
 use crate::catalog::Patience;
 use crate::model::ModelRef;
 use crate::model::names::NameError;
-use crate::mount::Sought;
+use crate::mount::RequestedModel;
 use crate::store::StoredRevision;
 
 /// Why a path cannot be fetched.
@@ -58,7 +58,7 @@ pub(super) async fn run(node: &Arc<Node>, path: &str, resolve: bool) -> Result<W
     }
 }
 
-async fn warm_as_known_now(node: &Node, sought: &Sought, below: &str) -> Result<Warmed, NodeError> {
+async fn warm_as_known_now(node: &Node, sought: &RequestedModel, below: &str) -> Result<Warmed, NodeError> {
     let model = &sought.model;
     let manifest = node.library.known_as(sought).ok_or_else(|| NodeError::UnknownModel(model.clone()))?;
     let revision: Arc<StoredRevision> = node.library.store.revision(manifest)?;
@@ -84,7 +84,7 @@ fn warmed(
 }
 
 /// Splits a path below the mount point into the model and the path inside it.
-fn split(path: &str) -> Result<(Sought, String), NodeError> {
+fn split(path: &str) -> Result<(RequestedModel, String), NodeError> {
     let mut parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     let publisher = (parts.first() == Some(&".by")).then(|| parts.drain(..parts.len().min(2)).nth(1));
     let publisher = publisher.map(|named| named.unwrap_or_default().to_owned());
@@ -94,7 +94,7 @@ fn split(path: &str) -> Result<(Sought, String), NodeError> {
     }
     let model = parts[..head].join("/").parse();
     let model: ModelRef = model.map_err(|source| WarmError::Name { path: path.to_owned(), source })?;
-    Ok((Sought { model, publisher }, parts[head..].join("/")))
+    Ok((RequestedModel { model, publisher }, parts[head..].join("/")))
 }
 
 fn is_below(file: &str, dir: &str) -> bool {

@@ -38,7 +38,7 @@ impl Web {
     /// none.
     pub fn new(library: Arc<Library>) -> Result<Self, NodeError> {
         let hub = &library.config.hub;
-        let client = Client::new(&library.config.network)?.knowing(&hub.endpoint);
+        let client = Client::new(&library.config.network)?.allowing_private(&hub.endpoint);
         let source = hub.fallback.then(|| {
             let token = token::find()
                 .inspect_err(|error| tracing::warn!(%error, "the hub receives requests without a token"));
@@ -66,6 +66,7 @@ impl Web {
             return Ok(self.client.clone());
         }
         let config = &self.library.config;
-        Ok(Client::for_process(&config.network, &surroundings.proxies)?.knowing(&config.hub.endpoint))
+        Ok(Client::for_process(&config.network, &surroundings.proxies)?
+            .allowing_private(&config.hub.endpoint))
     }
 }

@@ -88,6 +88,18 @@ impl Store {
         Ok(())
     }
 
+    /// Removes the staging directory that [`Self::stage`] made next to `dest`, if it has no file.
+    pub fn unstage_empty(&self, revision: &StoredRevision, dest: &Path) -> Result<(), StoreError> {
+        let _moving = self.moving();
+        let info_hash = &revision.manifest.torrent.info_hash;
+        let staging = staging_dir(&self.resolve(dest)?, info_hash)?;
+        match nofollow::read_dir(&staging) {
+            Ok(entries) if entries.is_empty() => self.close_staging(info_hash, &staging),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(&staging, error)),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Removes a directory beside a model's with all that is in it, and the directories around it that are empty then.
     pub fn remove_staging(&self, staging: &Path) -> Result<(), StoreError> {
         let staging = self.resolve(staging)?;

@@ -227,7 +227,7 @@ impl Pump {
                 let address = address_of(&raw)?;
                 self.shared.speaks(id, PeerId(raw.peer), address, raw.flag)
             }
-            RawKind::PeerSaid => return self.shared.said(PeerId(raw.peer), raw.data),
+            RawKind::PeerMessage => return self.shared.said(PeerId(raw.peer), raw.data),
             RawKind::PeerLeft => return self.shared.left(PeerId(raw.peer)),
             RawKind::DhtPeers => return self.shared.dht_peers(raw),
             RawKind::DhtFound => return self.shared.dht_found(raw),

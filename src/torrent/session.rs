@@ -150,7 +150,7 @@ impl Session {
         let (threads, files) = (settings.disk_threads(), settings.open_files());
         let engine = ffi::start_engine(&raw, threads, files, &settings.dht_state, !network.announce)
             .map_err(internal)?;
-        engine.settle().map_err(internal)?;
+        engine.wait_until_started().map_err(internal)?;
         engine.set_bans(&Talk::default().banned()).map_err(internal)?;
         let shared = Arc::new(Shared {
             engine,

@@ -197,7 +197,7 @@ impl Shared {
     }
 
     fn look_around(&self, id: TorrentId, dht: bool) {
-        if let Err(error) = self.engine.look_around(id.0, dht) {
+        if let Err(error) = self.engine.announce_now(id.0, dht) {
             tracing::debug!(torrent = id.0, %error, "Peers could not be looked for.");
         }
         if dht {
@@ -271,7 +271,7 @@ impl Overlay for Session {
         if message.len() > MAX_MESSAGE {
             return Err(EngineError::MessageTooLong(message.len()));
         }
-        match self.shared.engine.say(peer.0, message).map_err(internal)? {
+        match self.shared.engine.send_message(peer.0, message).map_err(internal)? {
             true => Ok(()),
             false => Err(EngineError::Busy),
         }

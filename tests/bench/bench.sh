@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Measures, in one run on this machine: `get` of a 1 GiB model, `cat` of it through a mount, reads of what is cached,
-# and the memory of the mounting process. Usage: bench.sh SILMARIL [ROUNDS]. `make bench` calls it.
+# Measures in one run on this machine: `get` of a 1 GiB model, `cat` of it through a mount, reads of cached bytes, and the
+# memory of the daemon. Usage: bench.sh SILMARIL [ROUNDS]. Called by `make bench`.
 #
-# Publisher and reader share the machine, so transfer rates are what both can do together. Ratios are what counts.
+# Publisher and reader share the machine, so transfer rates are those of both together. Only ratios are comparable.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=../demo/hosts.sh
@@ -51,7 +51,7 @@ for round in $(seq "$rounds"); do
     cats+=" $(rate "$seconds")"
     cmp "$file" "$WORK/a/model/model.bin"
 
-    # Reads of the same bytes, out of the page cache of the file below, and through the mount without its own pages.
+    # Reads the same bytes from the page cache of the local file, and through the mount without page cache of its own.
     timed seconds dd if="$WORK/a/model/model.bin" bs=1M status=none
     timed seconds dd if="$WORK/a/model/model.bin" bs=1M status=none
     natives+=" $(rate "$seconds")"

@@ -1,4 +1,4 @@
-//! What a node keeps in the DHT.
+//! The entries of a node in the DHT.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn models(count: usize) -> Vec<Model> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_are_announced_when_the_dht_has_nodes_spread_out_and_again() {
+async fn names_are_announced_repeatedly_and_spread_out() {
     let network = Network::without_lan();
     let world = World::new(network.clone());
     let member = world.member(&[]);
@@ -23,23 +23,23 @@ async fn names_are_announced_when_the_dht_has_nodes_spread_out_and_again() {
     models.iter().for_each(|model| member.hold(model));
     member.catalog.holdings_changed();
     pass(Duration::from_secs(60)).await;
-    assert!(network.announcements().is_empty(), "nobody is there to hear it");
+    assert!(network.announcements().is_empty(), "announced while the DHT has no nodes");
     network.turn_on_dht();
     within(Duration::from_secs(60), || network.announcements().len() == 30).await;
-    let said = network.announcements();
-    let mut topics: Vec<Topic> = said.iter().map(|(_, topic)| *topic).collect();
+    let announced = network.announcements();
+    let mut topics: Vec<Topic> = announced.iter().map(|(_, topic)| *topic).collect();
     let mut expected: Vec<Topic> = models.iter().map(|model| topic_of(&model.model_ref().name)).collect();
     topics.sort();
     expected.sort();
     assert_eq!(topics, expected);
-    let gaps = said.windows(2).map(|pair| pair[1].0 - pair[0].0);
+    let gaps = announced.windows(2).map(|pair| pair[1].0 - pair[0].0);
     assert!(gaps.min().unwrap() >= ANNOUNCE_PAUSE);
     pass(ANNOUNCE_EVERY).await;
     assert_eq!(network.announcements().len(), 60);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_name_is_announced_at_once_and_one_let_go_no_more() {
+async fn new_names_are_announced_and_removed_ones_are_not() {
     let network = Network::without_lan();
     network.turn_on_dht();
     let world = World::new(network.clone());
@@ -50,13 +50,13 @@ async fn a_new_name_is_announced_at_once_and_one_let_go_no_more() {
     member.catalog.holdings_changed();
     within(PATIENCE, || network.announcements().len() == 1).await;
     assert!(begun.elapsed() < Duration::from_secs(1));
-    member.let_go();
+    member.hold_nothing();
     pass(ANNOUNCE_EVERY * 3).await;
     assert_eq!(network.announcements().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn records_are_stored_at_once_spread_out_and_again() {
+async fn records_are_stored_repeatedly_and_spread_out() {
     let network = Network::without_lan();
     network.turn_on_dht();
     let world = World::new(network.clone());
@@ -71,10 +71,10 @@ async fn records_are_stored_at_once_spread_out_and_again() {
     assert!(gaps.iter().all(|gap| *gap >= STORE_PAUSE), "{gaps:?}");
     pass(STORE_EVERY).await;
     assert_eq!(network.puts().len(), 20);
-    // Whoever holds a model keeps its record there, without its publisher.
+    // A holder of a model keeps its record in the DHT without the publisher.
     publisher.vanish();
     let held = &models(1)[0];
-    holder.learns(held);
+    holder.learn(held);
     holder.hold(held);
     holder.catalog.holdings_changed();
     within(PATIENCE, || network.puts().len() == 21).await;
@@ -82,7 +82,7 @@ async fn records_are_stored_at_once_spread_out_and_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newer_record_takes_the_place_of_the_older() {
+async fn newer_record_replaces_the_older_in_the_dht() {
     let network = Network::without_lan();
     network.turn_on_dht();
     let world = World::new(network.clone());

@@ -1,4 +1,4 @@
-//! A record store on a disk that runs full.
+//! A record store on a full disk.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::support::fixtures::noise;
 use crate::support::net::sh;
 use crate::support::process::{PATIENCE, until};
 
-/// A small disk of its own.
+/// A small file system.
 struct Disk(tempfile::TempDir);
 
 impl Disk {
@@ -32,23 +32,23 @@ impl Drop for Disk {
 }
 
 #[test]
-fn a_store_that_met_a_full_disk_works_again_when_there_is_room() {
+fn store_recovers_from_a_full_disk() {
     let disk = Disk::new(12 << 20);
     let store = CatalogStore::open(&disk.path().join("catalog"), EPOCH).unwrap();
-    let nobody = |_: &_| false;
+    let none_kept = |_: &_| false;
     let all: Vec<SharedRecord> = records(key(0), 2000);
-    store.insert(&all[..10], EPOCH, &nobody).unwrap();
+    store.insert(&all[..10], EPOCH, &none_kept).unwrap();
 
     let ballast = disk.path().join("ballast");
     let full = std::fs::write(&ballast, noise(1, 12 << 20));
     assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
-    let mut others = (1..60).map(|n| records(key(n), 500));
-    let failed = others.by_ref().find_map(|some| store.insert(&some, EPOCH, &nobody).err());
+    let mut further = (1..60).map(|n| records(key(n), 500));
+    let failed = further.by_ref().find_map(|some| store.insert(&some, EPOCH, &none_kept).err());
     assert!(failed.expect("the disk is not full").to_string().contains("records.redb"));
-    assert!(store.insert(&all[10..20], EPOCH, &nobody).is_err());
+    assert!(store.insert(&all[10..20], EPOCH, &none_kept).is_err());
 
     std::fs::remove_file(&ballast).unwrap();
-    until("it works again", PATIENCE, || store.insert(&all[10..20], EPOCH, &nobody).is_ok());
+    until("the store works again", PATIENCE, || store.insert(&all[10..20], EPOCH, &none_kept).is_ok());
     assert!(store.len() >= 20, "{} records are left", store.len());
     assert_eq!(store.after(&key(0).public(), 0, 100).len(), 20);
     store.flush().unwrap();
@@ -58,8 +58,8 @@ fn a_store_that_met_a_full_disk_works_again_when_there_is_room() {
 }
 
 #[test]
-fn a_store_that_is_made_on_a_full_disk_is_not_taken_for_damaged() {
-    // Whatever part of a new database the disk has space for.
+fn new_store_on_a_full_disk_is_not_damaged() {
+    // The disk has space for different parts of a new database.
     for left in [0, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20] {
         let disk = Disk::new(8 << 20);
         let (dir, ballast) = (disk.path().join("catalog"), disk.path().join("ballast"));

@@ -1,4 +1,4 @@
-//! Peers that lie, flood, or say nothing.
+//! Peers that lie, flood, or keep silent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,46 +28,46 @@ fn claim(publisher: PublisherKey, sequence: i64, count: u32) -> Have {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_sends_garbage_or_forged_records_is_banned() {
+async fn sender_of_garbage_or_forged_records_is_banned() {
     let good = push(vec![Model::new(key(0), "org/model").record]).encode();
     let at = good.windows(8).position(|bytes| bytes == b"3:sig64:").unwrap() + 20;
     let forged = [&good[..at], &[good[at] ^ 1], &good[at + 1..]].concat();
     for lie in [b"garbage".to_vec(), Vec::new(), b"d1:t6:lookupe".to_vec(), forged] {
         let world = World::new(Network::new());
         let (member, mut liar) = (world.member(&[]), world.stranger());
-        let peer = liar.greets(0).await;
+        let peer = liar.greet(0).await;
         liar.engine.send(peer, &lie).unwrap();
-        liar.is_left(peer).await;
+        liar.wait_until_left(peer).await;
         assert!(member.engine.banned().contains(&liar.engine.address().ip()), "after {lie:?}");
         assert_eq!(member.store.len(), 0);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_begin_with_a_hello_is_hung_up_on() {
+async fn peer_without_a_hello_is_disconnected() {
     let world = World::new(Network::new());
     let (member, mut rude) = (world.member(&[]), world.stranger());
-    let (peer, _) = rude.hears().await;
-    rude.says(peer, &push(records(key(0), 1)));
-    rude.is_left(peer).await;
+    let (peer, _) = rude.receive().await;
+    rude.send(peer, &push(records(key(0), 1)));
+    rude.wait_until_left(peer).await;
     assert_eq!(member.store.len(), 0);
     let mut silent = world.stranger();
-    let (peer, _) = silent.hears().await;
+    let (peer, _) = silent.receive().await;
     let begun = Instant::now();
-    silent.is_left(peer).await;
+    silent.wait_until_left(peer).await;
     assert!(begun.elapsed() < Duration::from_secs(60));
     assert!(!member.engine.banned().contains(&silent.engine.address().ip()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn records_of_the_future_the_past_and_replayed_ones_do_not_count() {
+async fn untimely_and_replayed_records_are_ignored() {
     let world = World::new(Network::new());
     let (member, mut liar) = (world.member(&[]), world.stranger());
     let newest = Model::signed(key(0), "org/moving", 5, EPOCH);
-    member.learns(&newest);
-    let peer = liar.greets(0).await;
+    member.learn(&newest);
+    let peer = liar.greet(0).await;
     let signed = |name, sequence, time| Model::signed(key(0), name, sequence, time).record;
-    liar.says(
+    liar.send(
         peer,
         &push(vec![
             signed("org/future", 6, EPOCH + MAX_AHEAD + 100),
@@ -76,28 +76,28 @@ async fn records_of_the_future_the_past_and_replayed_ones_do_not_count() {
         ]),
     );
     let honest = signed("org/honest", 8, EPOCH);
-    liar.says(peer, &push(vec![honest.clone()]));
+    liar.send(peer, &push(vec![honest.clone()]));
     member.knows(2).await;
     let moving = member.store.of_name(&newest.model_ref().name);
     assert_eq!(moving, std::slice::from_ref(&newest.record));
-    assert!(member.engine.banned().is_empty(), "a clock may be wrong");
+    assert!(member.engine.banned().is_empty(), "banned, although a clock may be wrong");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_is_dropped_unread_and_its_sender_banned_while_others_are_served() {
+async fn flooding_peer_is_banned_while_other_peers_are_served() {
     let world = World::new(Network::new());
     let (member, honest) = (world.member(&[]), world.member(&[]));
     within(PATIENCE, || member.catalog.status().peers == 1).await;
     let mut flooder = world.stranger();
-    let peer = flooder.greets(0).await;
-    // The second to greet is the other member.
-    flooder.greets(0).await;
+    let peer = flooder.greet(0).await;
+    // The second greeting comes from the other member.
+    flooder.greet(0).await;
     let page = Message::Have { known: vec![claim(PublisherKey([1; 32]), 1, 1); 1000], more: false }.encode();
     let sends = (UNASKED_BYTES.burst as usize + MAX_EXCESS) / page.len() + 2;
     for _ in 0..sends {
         flooder.engine.send(peer, &page).unwrap();
     }
-    flooder.is_left(peer).await;
+    flooder.wait_until_left(peer).await;
     let banned = [&member, &honest].iter().filter(|m| !m.engine.banned().is_empty()).count();
     assert_eq!(banned, 1);
     let model = Model::new(key(0), "org/model");
@@ -106,15 +106,15 @@ async fn a_flood_is_dropped_unread_and_its_sender_banned_while_others_are_served
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_thousand_records_by_one_key_push_nobody_else_out() {
+async fn flood_by_one_key_displaces_no_other_publisher() {
     let world = World::new(Network::new());
     let member = world.member(&[]);
     let honest = Model::new(key(1), "org/honest");
-    member.learns(&honest);
+    member.learn(&honest);
     let mut spammer = world.stranger();
-    let peer = spammer.greets(10_000).await;
+    let peer = spammer.greet(10_000).await;
     let all = records(key(0), 10_000);
-    spammer.says(peer, &Message::Have { known: vec![claim(key(0).public(), 10_000, 10_000)], more: false });
+    spammer.send(peer, &Message::Have { known: vec![claim(key(0).public(), 10_000, 10_000)], more: false });
     let sent = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&sent);
     spammer.answers(move |message| match message {
@@ -134,22 +134,22 @@ async fn ten_thousand_records_by_one_key_push_nobody_else_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_claims_huge_counts_and_has_nothing_is_left_while_others_are_heard() {
+async fn peer_with_false_claims_is_dropped() {
     let world = World::new(Network::new());
     let (member, honest) = (world.member(&[]), world.member(&[]));
     let mut liar = world.stranger();
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
-    let mut peers = vec![liar.greets(u32::MAX).await, liar.greets(u32::MAX).await];
+    let mut peers = vec![liar.greet(u32::MAX).await, liar.greet(u32::MAX).await];
     for peer in &peers {
         for page in 0..10u8 {
             let fake =
                 |n: usize| PublisherKey([n as u8, (n >> 8) as u8, page].repeat(11)[..32].try_into().unwrap());
             let known = (0..1000).map(|n| claim(fake(n), i64::MAX, u32::MAX)).collect();
-            liar.says(*peer, &Message::Have { known, more: true });
+            liar.send(*peer, &Message::Have { known, more: true });
         }
         let known = vec![claim(key(0).public(), i64::MAX, u32::MAX)];
-        liar.says(*peer, &Message::Have { known, more: true });
+        liar.send(*peer, &Message::Have { known, more: true });
     }
     honest.share(&Model::new(key(0), "org/model")).await;
     while !peers.is_empty() {
@@ -160,7 +160,7 @@ async fn who_claims_huge_counts_and_has_nothing_is_left_while_others_are_heard()
                     let (records, complete) = (Vec::new(), Vec::new());
                     let nothing =
                         Message::Records { query: Some(WANT_ID), records, complete, cursor: Some(vec![1]) };
-                    liar.says(peer, &nothing);
+                    liar.send(peer, &nothing);
                 }
             }
             OverlayEvent::Left(peer) => peers.retain(|p| *p != peer),
@@ -172,14 +172,14 @@ async fn who_claims_huge_counts_and_has_nothing_is_left_while_others_are_heard()
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_answers_no_request_does_not_keep_records_from_us() {
+async fn silent_peer_does_not_block_records_of_other_peers() {
     let world = World::new(Network::new());
     let all = records(key(0), 10);
     let mut silent = world.stranger();
     let member = world.member(&[]);
-    let peer = silent.greets(10).await;
-    silent.says(peer, &Message::Have { known: vec![claim(key(0).public(), 10, 10)], more: false });
-    silent.hears_of(|_, message| matches!(message, Message::Want { .. }).then_some(())).await;
+    let peer = silent.greet(10).await;
+    silent.send(peer, &Message::Have { known: vec![claim(key(0).public(), 10, 10)], more: false });
+    silent.receive_matching(|_, message| matches!(message, Message::Want { .. }).then_some(())).await;
     let honest = world.member(&[]);
     honest.store.insert(&all, EPOCH, &|_| false).unwrap();
     let begun = Instant::now();
@@ -188,7 +188,7 @@ async fn who_answers_no_request_does_not_keep_records_from_us() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_with_garbage_do_not_become_results() {
+async fn false_answers_do_not_become_results() {
     let world = World::new(Network::new());
     let (asker, honest) = (world.member(&[]), world.member(&[]));
     let model = Model::new(key(0), "org/llama");
@@ -218,23 +218,23 @@ async fn answers_with_garbage_do_not_become_results() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_too_much_gets_a_bounded_number_of_answers() {
+async fn answers_to_a_greedy_peer_are_bounded() {
     let world = World::new(Network::new());
     let (member, mut greedy) = (world.member(&[]), world.stranger());
     for record in records(key(0), 100) {
         member.store.insert(&[record], EPOCH, &|_| false).unwrap();
     }
-    let peer = greedy.greets(0).await;
+    let peer = greedy.greet(0).await;
     for id in 1..=1000 {
         let query = "".parse().unwrap();
-        greedy.says(peer, &Message::Query { id, query, cursor: None });
+        greedy.send(peer, &Message::Query { id, query, cursor: None });
     }
     pass(Duration::from_secs(10)).await;
     let answers = member.engine_messages();
-    // What may be answered at once, and what waits.
+    // The answers that the budget permits immediately, and the questions that wait.
     assert!((30..130).contains(&answers), "{answers} answers in ten seconds");
     for part in 0..1000 {
-        greedy.says(peer, &Message::GetManifest { manifest: Sha256Digest([0; 32]), part });
+        greedy.send(peer, &Message::GetManifest { manifest: Sha256Digest([0; 32]), part });
     }
     pass(Duration::from_secs(10)).await;
     let answers = member.engine_messages() - answers;
@@ -242,7 +242,7 @@ async fn whoever_asks_too_much_gets_a_bounded_number_of_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn addresses_that_never_answer_do_not_spoil_a_search_in_the_dht() {
+async fn dead_addresses_in_the_dht_do_not_spoil_a_search() {
     let network = Network::without_lan();
     network.turn_on_dht();
     let world = World::new(network.clone());
@@ -250,8 +250,8 @@ async fn addresses_that_never_answer_do_not_spoil_a_search_in_the_dht() {
     let model = Model::new(key(0), "org/model");
     holder.share(&model).await;
     for host in 1..=200 {
-        let nobody = std::net::SocketAddr::from(([192, 0, 2, host], 1));
-        network.announce_falsely(topic_of(&model.model_ref().name), nobody);
+        let unreachable = std::net::SocketAddr::from(([192, 0, 2, host], 1));
+        network.announce_falsely(topic_of(&model.model_ref().name), unreachable);
     }
     within(PATIENCE, || network.announcements().len() == 1).await;
     assert_eq!(asker.resolve(&model.model_ref(), 10).await.len(), 1);
@@ -259,7 +259,7 @@ async fn addresses_that_never_answer_do_not_spoil_a_search_in_the_dht() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_partners_than_there_are_places_but_all_are_answered() {
+async fn partners_are_bounded_but_all_peers_are_answered() {
     let network = Network::without_lan();
     let world = World::new(network.clone());
     let member = world.member(&[]);
@@ -273,13 +273,13 @@ async fn no_more_partners_than_there_are_places_but_all_are_answered() {
     let sent = member.engine_messages();
     member.catalog.publish(Model::new(key(1), "org/new").record, true).await.unwrap();
     pass(Duration::from_secs(60)).await;
-    let told = member.engine_messages() - sent;
-    assert!((MAX_PARTNERS..=MAX_PARTNERS + 10).contains(&told), "told {told} times");
+    let digests = member.engine_messages() - sent;
+    assert!((MAX_PARTNERS..=MAX_PARTNERS + 10).contains(&digests), "sent {digests} digests");
     let mut late = world.stranger();
     late.engine.call(late.swarm, member.engine.address()).unwrap();
-    let peer = late.greets(0).await;
-    late.says(peer, &Message::Want { after: Vec::new() });
-    let known = late.hears_of(|_, message| match message {
+    let peer = late.greet(0).await;
+    late.send(peer, &Message::Want { after: Vec::new() });
+    let known = late.receive_matching(|_, message| match message {
         Message::Have { known, .. } => Some(known.len()),
         _ => None,
     });
@@ -287,22 +287,22 @@ async fn no_more_partners_than_there_are_places_but_all_are_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_digest_that_begins_anew_whenever_it_is_not_read_on_is_left_alone() {
+async fn digest_that_restarts_repeatedly_is_ignored() {
     let world = World::new(Network::new());
     let member = world.member(&[]);
     let known = Model::new(key(0), "org/model");
     member.share(&known).await;
     let mut liar = world.stranger();
-    let peer = liar.greets(1).await;
+    let peer = liar.greet(1).await;
     let mut asked = 0;
-    // Each page is in order, and says what is known already.
+    // Each page is in order, and has only known records.
     let of = known.record.record();
     let page = Message::Have { known: vec![claim(of.publisher, of.sequence, 1)], more: true };
     let until = Instant::now() + Duration::from_secs(60);
     while Instant::now() < until {
-        liar.says(peer, &page);
+        liar.send(peer, &page);
         let soon = Instant::now() + Duration::from_millis(200);
-        while let Ok((_, message)) = tokio::time::timeout_at(soon, liar.hears()).await {
+        while let Ok((_, message)) = tokio::time::timeout_at(soon, liar.receive()).await {
             asked += u32::from(matches!(message, Message::Want { after } if after.is_empty()));
         }
     }
@@ -310,24 +310,24 @@ async fn a_digest_that_begins_anew_whenever_it_is_not_read_on_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_digest_without_end_is_not_read_for_ever() {
+async fn endless_digest_is_not_read_forever() {
     let world = World::new(Network::new());
     let member = world.member(&[]);
     let known = Model::new(key(0), "org/model");
     member.share(&known).await;
     let mut liar = world.stranger();
-    let peer = liar.greets(1).await;
+    let peer = liar.greet(1).await;
     let of = known.record.record();
     let page = Message::Have { known: vec![claim(of.publisher, of.sequence, 1)], more: true };
     let mut asked = 0;
-    liar.says(peer, &page);
+    liar.send(peer, &page);
     let until = Instant::now() + Duration::from_secs(20);
-    while let Ok((peer, message)) = tokio::time::timeout_at(until, liar.hears()).await {
+    while let Ok((peer, message)) = tokio::time::timeout_at(until, liar.receive()).await {
         if matches!(message, Message::Want { after } if after.is_empty()) {
             asked += 1;
-            liar.says(peer, &page);
+            liar.send(peer, &page);
         }
-        assert!(asked < 20, "page after page is asked for");
+        assert!(asked < 20, "too many pages are requested");
     }
-    assert!(asked > 0, "the digest is not even begun");
+    assert!(asked > 0, "the digest was never requested");
 }

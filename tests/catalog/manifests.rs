@@ -1,4 +1,4 @@
-//! Fetching a manifest from whoever hands it out.
+//! Fetching a manifest from peers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,14 +20,14 @@ async fn fetch(member: &Member, model: &Model) -> Result<Vec<u8>, CatalogError> 
     member.catalog.manifest(&model.model_ref(), &model.candidate(), LONG).await
 }
 
-/// A manifest of so many bytes, none of whose parts is like another.
+/// A manifest of this size, whose parts all differ.
 fn large(bytes: usize) -> Model {
     let json = (0..bytes).map(|n| (n / 7 % 251) as u8).collect();
     Model::with_manifest(key(0), "org/large", 1, EPOCH, json)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_manifest_of_many_parts_comes_from_one_of_many_peers() {
+async fn large_manifest_is_fetched_from_one_of_many_peers() {
     let world = World::new(Network::new());
     let members = world.members(8);
     let model = large(3 * 1024 * 1024 + 17);
@@ -39,7 +39,7 @@ async fn a_manifest_of_many_parts_comes_from_one_of_many_peers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_largest_manifest_comes_within_its_budget() {
+async fn largest_manifest_fits_the_budget() {
     let world = World::new(Network::new());
     let members = world.members(2);
     let model = large(16 * 1024 * 1024);
@@ -48,13 +48,13 @@ async fn the_largest_manifest_comes_within_its_budget() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_takes_over_from_a_peer_that_stalls() {
+async fn stalled_peer_is_replaced() {
     let world = World::new(Network::new());
     let asker = world.member(&[]);
     let model = large(20 * MANIFEST_PART);
     let json = Arc::clone(&model.manifest);
     world.stranger().answers(move |message| match message {
-        // It has the first parts, and never sends the others.
+        // This peer has the first parts, and never sends the rest.
         Message::GetManifest { manifest, part } if part < 3 => {
             let bytes = json.chunks(MANIFEST_PART).nth(part as usize).unwrap().to_vec();
             vec![Message::Manifest { manifest, part, bytes }]
@@ -73,7 +73,7 @@ async fn another_takes_over_from_a_peer_that_stalls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_whose_manifest_is_another_is_banned_and_an_honest_one_is_asked() {
+async fn peer_with_a_false_manifest_is_banned_and_replaced() {
     let world = World::new(Network::new());
     let (asker, liar) = (world.member(&[]), world.member(&[]));
     let model = Model::new(key(0), "org/model");
@@ -89,7 +89,7 @@ async fn a_peer_whose_manifest_is_another_is_banned_and_an_honest_one_is_asked()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_lies_about_the_length_makes_no_liar_of_an_honest_peer() {
+async fn false_length_in_a_record_bans_no_honest_peer() {
     let world = World::new(Network::new());
     let (asker, holder) = (world.member(&[]), world.member(&[]));
     let model = large(3 * MANIFEST_PART);
@@ -104,7 +104,7 @@ async fn a_record_that_lies_about_the_length_makes_no_liar_of_an_honest_peer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_length_that_no_manifest_has_is_refused_at_once() {
+async fn impossible_length_is_refused_immediately() {
     let world = World::new(Network::new());
     let (asker, begun) = (world.member(&[]), Instant::now());
     let model = Model::new(key(0), "org/model");
@@ -116,13 +116,13 @@ async fn a_length_that_no_manifest_has_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_holds_the_model_is_met_in_its_own_swarm_which_is_left_then() {
+async fn holder_is_met_in_the_models_swarm_which_is_then_left() {
     let network = Network::new();
     let world = World::new(network.clone());
     let model = Model::new(key(0), "org/model");
     let holder = world.member(&[]);
     holder.hold(&model);
-    // They meet nowhere else.
+    // They meet in no other swarm.
     holder.catalog.stop();
     let (seeding, mut events) = network.host();
     seeding.meet(Meeting::Model(model.candidate().info_hash), &[]).unwrap();
@@ -152,7 +152,7 @@ async fn who_holds_the_model_is_met_in_its_own_swarm_which_is_left_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_announced_the_name_is_called_for_its_manifest() {
+async fn announcer_of_the_name_is_called_for_its_manifest() {
     let network = Network::without_lan();
     network.turn_on_dht();
     let world = World::new(network.clone());
@@ -164,7 +164,7 @@ async fn who_announced_the_name_is_called_for_its_manifest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_who_has_it_is_told_in_time() {
+async fn missing_manifest_is_reported_in_time() {
     let world = World::new(Network::new());
     let members = world.members(4);
     let (model, begun) = (Model::new(key(0), "org/model"), Instant::now());
@@ -174,7 +174,7 @@ async fn nobody_who_has_it_is_told_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crowd_that_says_to_hold_it_and_keeps_silent_does_not_starve_who_has_it() {
+async fn silent_claimants_do_not_delay_the_honest_holder() {
     let world = World::new(Network::new());
     let asker = world.member(&[]);
     let model = Model::new(key(0), "org/model");
@@ -203,11 +203,11 @@ async fn a_crowd_that_says_to_hold_it_and_keeps_silent_does_not_starve_who_has_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_invents_large_manifests_and_sends_them_slowly_takes_no_room_of_others() {
+async fn invented_manifests_do_not_use_up_memory() {
     let world = World::new(Network::new());
     let (asker, holder) = (world.member(&[]), world.member(&[]));
     world.stranger().answers(|message| match message {
-        // Only the first parts, so that as much as can be is waited for.
+        // Sends only the first parts, so that the asker waits for as many bytes as possible.
         Message::GetManifest { manifest, part: part @ 0..4 } => {
             vec![Message::Manifest { manifest, part, bytes: vec![0; MANIFEST_PART] }]
         }
@@ -226,7 +226,7 @@ async fn who_invents_large_manifests_and_sends_them_slowly_takes_no_room_of_othe
         tokio::spawn(async move { catalog.manifest(&of, &candidate, LONG).await });
     }
     pass(Duration::from_secs(1)).await;
-    // A small one and the largest there is.
+    // A small manifest and the largest.
     for model in [Model::new(key(0), "org/model"), large(16 * 1024 * 1024)] {
         holder.hold(&model);
         assert_eq!(fetch(&asker, &model).await.unwrap(), *model.manifest);

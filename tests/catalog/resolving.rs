@@ -1,4 +1,4 @@
-//! From a name to whose models it may stand for.
+//! Searches for a model by its name.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,12 +19,12 @@ use crate::support::overlay::Network;
 const LONG: Duration = Duration::from_secs(10);
 
 #[tokio::test(start_paused = true)]
-async fn what_the_store_knows_is_told_at_once_where_nobody_is() {
+async fn stored_records_are_returned_without_peers() {
     let world = World::new(Network::without_lan());
     let member = world.member(&[]);
     pass(LAN_WITHIN).await;
     let model = Model::new(key(0), "org/known");
-    member.learns(&model);
+    member.learn(&model);
     let begun = Instant::now();
     let found = member.catalog.resolve(&model.model_ref(), LONG, Patience::All).await.unwrap();
     assert_eq!(found.len(), 1);
@@ -33,7 +33,7 @@ async fn what_the_store_knows_is_told_at_once_where_nobody_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revision_is_not_mistaken_for_another() {
+async fn revisions_are_distinguished() {
     let world = World::new(Network::without_lan());
     let member = world.member_with(CatalogSettings { dht: false, peers: GivenPeers::default() });
     member.share(&Model::new(key(0), "org/model@v1")).await;
@@ -42,12 +42,12 @@ async fn a_revision_is_not_mistaken_for_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn peers_are_asked_for_what_gossip_has_not_brought() {
+async fn peers_are_asked_for_unknown_records() {
     let world = World::new(Network::new());
     let (asker, other) = (world.member(&[]), world.member(&[]));
     within(PATIENCE, || asker.catalog.status().peers == 1).await;
     let model = Model::new(key(0), "org/quiet");
-    other.learns(&model);
+    other.learn(&model);
     let begun = Instant::now();
     let found = asker.catalog.resolve(&model.model_ref(), LONG, Patience::All).await.unwrap();
     assert_eq!(found[0].record.as_ref().unwrap(), &model.record);
@@ -57,7 +57,7 @@ async fn peers_are_asked_for_what_gossip_has_not_brought() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_manifest_held_without_a_record_is_a_candidate_without_one() {
+async fn manifest_without_record_is_a_candidate() {
     let world = World::new(Network::new());
     let (asker, holder) = (world.member(&[]), world.member(&[]));
     let model = Model::new(key(0), "org/unannounced");
@@ -68,7 +68,7 @@ async fn a_manifest_held_without_a_record_is_a_candidate_without_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_announced_the_name_in_the_dht_is_called_and_asked() {
+async fn announcer_in_the_dht_is_called_and_asked() {
     let network = Network::without_lan();
     network.turn_on_dht();
     let world = World::new(network.clone());
@@ -83,7 +83,7 @@ async fn who_announced_the_name_in_the_dht_is_called_and_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_dht_is_asked_again_until_somebody_announces() {
+async fn dht_is_asked_again_until_a_host_announces() {
     let network = Network::without_lan();
     network.turn_on_dht();
     let world = World::new(network.clone());
@@ -100,7 +100,7 @@ async fn the_dht_is_asked_again_until_somebody_announces() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_squats_a_name_does_not_hide_its_owner() {
+async fn false_records_of_a_name_do_not_hide_its_owner() {
     let world = World::new(Network::new());
     let members = world.members(5);
     members[0].share(&Model::new(key(0), "meta/llama")).await;
@@ -114,23 +114,23 @@ async fn whoever_squats_a_name_does_not_hide_its_owner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_publisher_and_their_former_key_are_not_taken_for_two() {
+async fn former_key_comes_with_its_succession() {
     let world = World::new(Network::new());
     let (asker, other) = (world.member(&[]), world.member(&[]));
     within(PATIENCE, || asker.catalog.status().peers == 1).await;
     let (former, present) = (Model::new(key(0), "org/model"), Model::new(key(2), "org/model"));
-    other.learns(&present);
+    other.learn(&present);
     let step = |from: usize, to: usize| {
         let body = Body::Successor(key(to).public());
         let record = Record { publisher: key(from).public(), sequence: i64::MAX, time: EPOCH, body };
         Arc::new(SignedRecord::sign(record, key(from)).unwrap())
     };
-    // The one who answers holds what the former key signed, and has no record of that.
+    // The answering peer holds a manifest of the former key, and has no record of it.
     other.hold(&former);
     other.store.insert(&[step(0, 1), step(1, 2)], EPOCH, &|_| false).unwrap();
     let found = asker.catalog.resolve(&former.model_ref(), LONG, Patience::All).await.unwrap();
     assert_eq!(found.len(), 2);
-    // Whoever chooses among them asks the store at once.
+    // The choice among candidates reads the store immediately.
     for (from, to) in [(0, 1), (1, 2)] {
         let known = asker.store.successor(&key(from).public()).expect("the succession is known");
         assert_eq!(known.record().body, Body::Successor(key(to).public()));
@@ -138,15 +138,15 @@ async fn a_publisher_and_their_former_key_are_not_taken_for_two() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_of_the_last_run_does_not_hide_the_newer_one_of_a_peer_met_later() {
+async fn old_record_does_not_hide_a_newer_one_of_a_peer() {
     for dht in [false, true] {
         let world = World::new(Network::without_lan());
         let asker = world.member_with(CatalogSettings { dht, peers: GivenPeers::default() });
         let other = world.member_with(CatalogSettings { dht, peers: GivenPeers::default() });
         let old = Model::signed(key(0), "org/moving", 1, EPOCH);
         let new = Model::signed(key(0), "org/moving", 2, EPOCH);
-        asker.learns(&old);
-        other.learns(&new);
+        asker.learn(&old);
+        other.learn(&new);
         let (catalog, name) = (Arc::clone(&asker.catalog), new.model_ref());
         let search = tokio::spawn(async move { catalog.resolve(&name, LONG, Patience::All).await });
         pass(Duration::from_secs(2)).await;
@@ -157,7 +157,7 @@ async fn a_record_of_the_last_run_does_not_hide_the_newer_one_of_a_peer_met_late
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_told_when_a_record_is_replaced_and_not_before() {
+async fn replaced_ends_when_a_newer_record_arrives() {
     let world = World::new(Network::without_lan());
     let member = world.member(&[]);
     let old = Model::signed(key(0), "org/moving", 1, EPOCH);
@@ -172,20 +172,20 @@ async fn it_is_told_when_a_record_is_replaced_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_one_publisher_the_newest_record_counts() {
+async fn newest_record_of_a_publisher_counts() {
     let world = World::new(Network::new());
     let (asker, other) = (world.member(&[]), world.member(&[]));
     within(PATIENCE, || asker.catalog.status().peers == 1).await;
     let old = Model::signed(key(0), "org/moving", 1, EPOCH);
     let new = Model::signed(key(0), "org/moving", 2, EPOCH);
-    asker.learns(&old);
-    other.learns(&new);
+    asker.learn(&old);
+    other.learn(&new);
     let found = asker.resolve(&new.model_ref(), 10).await;
     assert_eq!((found.len(), found[0].manifest), (1, new.candidate().manifest));
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_to_ask_is_told_once_the_lan_had_its_time() {
+async fn miss_without_peers_waits_for_lan_discovery() {
     let world = World::new(Network::without_lan());
     let alone = world.member_with(CatalogSettings { dht: false, peers: GivenPeers::default() });
     let (name, begun) = ("org/nowhere".parse().unwrap(), Instant::now());
@@ -196,10 +196,10 @@ async fn nobody_to_ask_is_told_once_the_lan_had_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_search_ends_in_time_though_nobody_answers() {
+async fn search_ends_in_time_without_answers() {
     let world = World::new(Network::new());
     let member = world.member(&[]);
-    // As many as can be asked in waves of three seconds for longer than the search takes.
+    // Waves of three seconds to so many peers take longer than the search.
     for _ in 0..WAVE * 5 {
         world.stranger().answers(|_| Vec::new());
     }
@@ -210,7 +210,7 @@ async fn a_search_ends_in_time_though_nobody_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_all_peers_and_the_dht_do_not_know_is_told_soon() {
+async fn unknown_name_is_reported_soon() {
     let network = Network::new();
     let world = World::new(network.clone());
     let settings = || CatalogSettings { dht: false, peers: GivenPeers::default() };
@@ -225,7 +225,7 @@ async fn a_name_that_all_peers_and_the_dht_do_not_know_is_told_soon() {
         ));
         begun.elapsed()
     };
-    // At first somebody may still be met.
+    // Shortly after the start, peers may still be met.
     assert!(takes(&members[0], 0).await <= LAN_WITHIN);
     assert!(takes(&members[0], 1).await < Duration::from_millis(500));
     network.turn_on_dht();
@@ -237,7 +237,7 @@ async fn a_name_that_all_peers_and_the_dht_do_not_know_is_told_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_peer_delays_an_answer_by_the_grace_only() {
+async fn silent_peer_delays_a_result_only_by_the_grace() {
     let world = World::new(Network::new());
     let (asker, holder) = (world.member(&[]), world.member(&[]));
     world.stranger().answers(|_| Vec::new());
@@ -250,7 +250,7 @@ async fn a_silent_peer_delays_an_answer_by_the_grace_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn searches_for_one_model_are_one_search() {
+async fn searches_for_one_model_are_shared() {
     let world = World::new(Network::new());
     let (asker, holder) = (world.member(&[]), world.member(&[]));
     within(PATIENCE, || asker.catalog.status().peers == 1).await;
@@ -270,7 +270,7 @@ async fn searches_for_one_model_are_one_search() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_longer_search_goes_on_where_a_shorter_one_of_the_same_model_ends() {
+async fn longer_search_continues_after_a_shorter_one() {
     let network = Network::without_lan();
     let world = World::new(network.clone());
     let (asker, holder) = (world.member(&[]), world.member(&[]));
@@ -287,7 +287,7 @@ async fn a_longer_search_goes_on_where_a_shorter_one_of_the_same_model_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_miss_is_remembered_until_it_is_old_or_something_comes() {
+async fn miss_is_remembered_until_it_is_old_or_news_arrives() {
     let network = Network::without_lan();
     let world = World::new(network.clone());
     let (asker, other) = (world.member(&[]), world.stranger());
@@ -303,30 +303,30 @@ async fn a_miss_is_remembered_until_it_is_old_or_something_comes() {
     });
     within(PATIENCE, || asker.catalog.status().peers == 1).await;
     let name: ModelRef = "org/missing".parse().unwrap();
-    // How often a peer is asked in all, after another search in vain.
+    // Counts the questions to the peer after another unsuccessful search.
     let asks = async |time: Duration| {
         assert!(asker.catalog.resolve(&name, time, Patience::All).await.is_err());
         asked.load(Ordering::Relaxed)
     };
     assert_eq!(asks(LONG).await, 1);
     assert_eq!(asks(LONG).await, 1);
-    // It may be found in more time than was given before.
+    // A longer search may find the name.
     assert_eq!(asks(LONG * 2).await, 2);
     pass(MISS).await;
     assert_eq!(asks(LONG).await, 3);
-    // Another peer has come.
+    // A new peer has connected.
     let third = world.member(&[asker.engine.address()]);
     within(PATIENCE, || asker.catalog.status().peers == 2).await;
     assert_eq!(asks(LONG).await, 4);
     assert_eq!(asks(LONG).await, 4);
-    // A record of the name has come.
+    // A record of the name has arrived.
     third.share(&Model::new(key(0), "org/missing")).await;
     asker.knows(1).await;
     assert_eq!(asker.resolve(&name, 10).await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_known_publishers_record_comes_from_the_dht_alone() {
+async fn record_of_a_publisher_is_found_in_the_dht() {
     let network = Network::without_lan();
     network.turn_on_dht();
     let world = World::new(network.clone());
@@ -343,7 +343,7 @@ async fn a_known_publishers_record_comes_from_the_dht_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_successor_is_named_by_the_dht_alone() {
+async fn successor_is_found_in_the_dht() {
     let network = Network::without_lan();
     network.turn_on_dht();
     let world = World::new(network.clone());
@@ -363,11 +363,11 @@ async fn a_successor_is_named_by_the_dht_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn that_a_key_was_replaced_is_heard_from_a_peer_who_comes_later() {
+async fn succession_is_learned_from_a_later_peer() {
     let world = World::new(Network::new());
     let asker = world.member(&[]);
-    let heard = || tokio::time::timeout(LONG, asker.catalog.succeeded(key(0).public()));
-    assert!(heard().await.is_err(), "nobody has said so");
+    let succeeded = || tokio::time::timeout(LONG, asker.catalog.succeeded(key(0).public()));
+    assert!(succeeded().await.is_err(), "no succession is known yet");
     let other = async {
         let other = world.member(&[]);
         let (publisher, body) = (key(0).public(), Body::Successor(key(1).public()));
@@ -376,11 +376,11 @@ async fn that_a_key_was_replaced_is_heard_from_a_peer_who_comes_later() {
         other
     };
     let (heard, _other) = tokio::join!(heard(), other);
-    heard.expect("it is not heard");
+    succeeded.expect("the succession is not noticed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newer_record_of_a_peer_counts_more_than_the_dhts() {
+async fn newer_record_of_a_peer_beats_the_dht() {
     let network = Network::new();
     network.turn_on_dht();
     let world = World::new(network.clone());
@@ -389,7 +389,7 @@ async fn a_newer_record_of_a_peer_counts_more_than_the_dhts() {
     let old = Model::signed(key(0), "org/moving", 1, EPOCH);
     let new = Model::signed(key(0), "org/moving", 2, EPOCH);
     network.put(old.record.to_item());
-    other.learns(&new);
+    other.learn(&new);
     let found = asker.catalog.resolve_of(key(0).public(), &new.model_ref(), LONG).await.unwrap();
     assert_eq!(found.record.unwrap(), new.record);
 }
@@ -418,7 +418,7 @@ async fn claims_of_one_peer_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_stops_lets_nobody_wait() {
+async fn stopping_ends_all_waits() {
     let world = World::new(Network::without_lan());
     let member = world.member(&[]);
     let model = Model::new(key(0), "org/model");
@@ -431,9 +431,9 @@ async fn a_node_that_stops_lets_nobody_wait() {
     assert!(matches!(member.catalog.publish(model.record.clone(), true).await, Err(CatalogError::Stopped)));
 }
 
-/// What a member's catalog reports from now on.
+/// The news of a member's catalog from now on.
 fn news_of(member: &Member) -> Arc<Mutex<Vec<String>>> {
-    let heard = Arc::new(Mutex::new(Vec::new()));
+    let succeeded = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&heard);
     member.catalog.report_news(move |news| {
         noted.lock().unwrap().push(match news {
@@ -467,7 +467,7 @@ async fn peers_end_a_lookup_and_the_dht_ends_its_miss() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn peers_that_have_answered_end_a_lookup_a_second_after_the_start() {
+async fn answers_end_a_lookup_a_second_after_the_start() {
     let world = World::new(Network::new());
     let settings = || CatalogSettings { dht: false, peers: GivenPeers::default() };
     let _other = world.member_with(settings());
@@ -483,7 +483,7 @@ async fn peers_that_have_answered_end_a_lookup_a_second_after_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_with_patience_waits_for_the_dht() {
+async fn patient_caller_waits_for_the_dht() {
     let network = Network::without_lan();
     network.turn_on_dht();
     let world = World::new(network.clone());
@@ -500,7 +500,7 @@ async fn a_caller_with_patience_waits_for_the_dht() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_peer_the_dht_is_waited_for_and_not_until_the_end() {
+async fn without_peers_the_dht_is_awaited_for_a_limited_time() {
     let network = Network::without_lan();
     network.turn_on_dht();
     let world = World::new(network);
@@ -515,7 +515,7 @@ async fn without_a_peer_the_dht_is_waited_for_and_not_until_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_peer_delays_the_first_lookup_only() {
+async fn silent_peer_delays_only_the_first_lookup() {
     let world = World::new(Network::new());
     let settings = || CatalogSettings { dht: false, peers: GivenPeers::default() };
     let (asker, _other) = (world.member_with(settings()), world.member_with(settings()));
@@ -535,7 +535,7 @@ async fn a_silent_peer_delays_the_first_lookup_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn records_and_the_first_peers_are_news_and_a_known_peer_is_none() {
+async fn records_and_first_peers_are_news() {
     let world = World::new(Network::without_lan());
     let asker = world.member(&[]);
     let news = news_of(&asker);
@@ -545,7 +545,7 @@ async fn records_and_the_first_peers_are_news_and_a_known_peer_is_none() {
         within(PATIENCE, || asker.catalog.status().peers == n + 1).await;
     }
     let expected = [["a peer"; 4].as_slice(), &["a holder"; 2]].concat();
-    assert_eq!(*news.lock().unwrap(), expected, "six know as much as four");
+    assert_eq!(*news.lock().unwrap(), expected, "six peers know as much as four");
     news.lock().unwrap().clear();
     peers[0].share(&Model::new(key(0), "org/model")).await;
     asker.knows(1).await;

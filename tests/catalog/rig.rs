@@ -1,4 +1,4 @@
-//! Nodes with a catalog each on a network in memory, and hosts that speak for themselves.
+//! Nodes with a catalog each on a network in memory, and hosts whose messages a test writes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use silmaril::catalog::message::Message;
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::{
-    Body, Candidate, Catalog, CatalogSettings, CatalogStore, Found, HeldModel, Holdings, ModelRecord,
+    Body, Candidate, Catalog, CatalogSettings, CatalogStore, FoundModel, HeldModel, Holdings, ModelRecord,
     Patience, Record, SignedRecord, UnixTime,
 };
 use silmaril::keys::PublisherKeypair;
@@ -26,10 +26,10 @@ use crate::support::overlay::{Network, Node};
 /// The wall clock's time when a test begins.
 pub const EPOCH: UnixTime = 1_800_000_000;
 
-/// How long tests wait on tokio's clock, which they stop.
+/// How long tests wait, by tokio's stopped clock.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What a node holds.
+/// The models of a node.
 #[derive(Default)]
 pub struct Held(Mutex<Vec<(HeldModel, Arc<[u8]>)>>);
 
@@ -58,7 +58,7 @@ impl Holdings for Held {
     }
 }
 
-/// Makes what nodes are given at their start.
+/// Starts nodes of one network with one clock.
 pub struct World {
     pub network: Network,
     clock: Arc<dyn Fn() -> UnixTime + Send + Sync>,
@@ -92,7 +92,7 @@ impl World {
         (self.clock)()
     }
 
-    /// Starts a node that knows these peers.
+    /// Starts a node with these given peers.
     pub fn member(&self, peers: &[SocketAddr]) -> Member {
         self.member_with(CatalogSettings { dht: true, peers: GivenPeers::of(peers.iter().copied()) })
     }
@@ -123,7 +123,7 @@ impl World {
         (0..count).map(|_| self.member(&[])).collect()
     }
 
-    /// Starts a host that is in the catalog's swarm and says what the test says.
+    /// Starts a host in the catalog's swarm whose messages the test writes.
     pub fn stranger(&self) -> Stranger {
         let (engine, events) = self.network.host();
         let swarm = engine.meet(catalog_swarm(), &[]).unwrap();
@@ -131,7 +131,7 @@ impl World {
     }
 }
 
-/// Where all nodes meet.
+/// The catalog's swarm.
 pub fn catalog_swarm() -> Meeting {
     Meeting::Topic(Topic::of("silmaril:catalog:1"))
 }
@@ -144,8 +144,8 @@ impl Member {
         self.catalog.holdings_changed();
     }
 
-    /// Knows a model's record, and tells nobody.
-    pub fn learns(&self, model: &Model) {
+    /// Stores a model's record without spreading it.
+    pub fn learn(&self, model: &Model) {
         self.store.insert(std::slice::from_ref(&model.record), EPOCH, &|_| false).unwrap();
     }
 
@@ -154,28 +154,28 @@ impl Member {
         self.held.0.lock().unwrap().push((model.held(), Arc::clone(&model.manifest)));
     }
 
-    /// Holds something under a digest that is not its own.
+    /// Holds a manifest under a wrong digest.
     pub fn hold_falsely(&self, held: HeldModel, manifest: Arc<[u8]>) {
         self.held.0.lock().unwrap().push((held, manifest));
     }
 
-    /// Holds nothing any more.
-    pub fn let_go(&self) {
+    /// Removes all models.
+    pub fn hold_nothing(&self) {
         self.held.0.lock().unwrap().clear();
         self.catalog.holdings_changed();
     }
 
-    /// How many messages it has sent.
+    /// The number of messages that the node has sent.
     pub fn engine_messages(&self) -> usize {
         self.engine_sent().len()
     }
 
-    /// The messages it has sent, by their lengths.
+    /// The lengths of the messages that the node has sent.
     pub fn engine_sent(&self) -> Vec<usize> {
         self.network.sent_by(&self.engine)
     }
 
-    /// Is gone, without a word.
+    /// Disappears without closing its connections.
     pub fn vanish(&self) {
         self.catalog.stop();
         self.network.cut_off(&self.engine);
@@ -190,7 +190,7 @@ impl Member {
         self.catalog.resolve(model, Duration::from_secs(seconds), Patience::All).await.unwrap_or_default()
     }
 
-    pub async fn discover(&self, query: &str) -> BTreeMap<String, Found> {
+    pub async fn discover(&self, query: &str) -> BTreeMap<String, FoundModel> {
         let mut found = BTreeMap::new();
         self.catalog
             .discover(&query.parse().unwrap(), Duration::from_secs(15), |result| {
@@ -203,16 +203,16 @@ impl Member {
     }
 }
 
-/// Waits for something that becomes true, on tokio's clock.
+/// Waits until a condition holds, on tokio's clock.
 pub async fn within(time: Duration, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + time;
     while !holds() {
-        assert!(Instant::now() < deadline, "it did not come true within {time:?}");
+        assert!(Instant::now() < deadline, "the condition did not hold within {time:?}");
         pass(Duration::from_millis(50)).await;
     }
 }
 
-/// Keys for tests: making one takes a while in a debug build.
+/// Keys for tests: making a key takes a while in a debug build.
 static KEYS: LazyLock<Vec<PublisherKeypair>> =
     LazyLock::new(|| (0..8).map(|_| PublisherKeypair::generate().unwrap()).collect());
 
@@ -220,7 +220,7 @@ pub fn key(index: usize) -> &'static PublisherKeypair {
     &KEYS[index]
 }
 
-/// A model with its manifest, as far as the catalog looks at it: the bytes and their digest.
+/// A model with the parts of its manifest that the catalog uses: the bytes and their digest.
 #[derive(Clone)]
 pub struct Model {
     pub record: SharedRecord,
@@ -228,7 +228,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// The first state of a model that a publisher signs when a test begins.
+    /// The first version of a model, signed when a test begins.
     pub fn new(key: &PublisherKeypair, name: &str) -> Self {
         Self::signed(key, name, 1, EPOCH)
     }
@@ -294,7 +294,7 @@ pub fn records(key: &PublisherKeypair, count: usize) -> Vec<SharedRecord> {
         .collect()
 }
 
-/// A host that says what the test says.
+/// A host whose messages the test writes.
 pub struct Stranger {
     pub engine: Arc<Node>,
     events: mpsc::UnboundedReceiver<OverlayEvent>,
@@ -302,13 +302,13 @@ pub struct Stranger {
 }
 
 impl Stranger {
-    /// The next thing that happens.
+    /// The next event.
     pub async fn next(&mut self) -> OverlayEvent {
-        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("something happens").unwrap()
+        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event").unwrap()
     }
 
-    /// The next message, of whom.
-    pub async fn hears(&mut self) -> (PeerId, Message) {
+    /// The next message and its sender.
+    pub async fn receive(&mut self) -> (PeerId, Message) {
         loop {
             if let OverlayEvent::Said(peer, bytes) = self.next().await {
                 return (peer, Message::decode(&bytes).unwrap().unwrap());
@@ -316,34 +316,35 @@ impl Stranger {
         }
     }
 
-    /// The next message that is of interest.
-    pub async fn hears_of<T>(&mut self, interest: impl Fn(PeerId, Message) -> Option<T>) -> T {
+    /// The next message that `interest` accepts.
+    pub async fn receive_matching<T>(&mut self, interest: impl Fn(PeerId, Message) -> Option<T>) -> T {
         loop {
-            let (peer, message) = self.hears().await;
+            let (peer, message) = self.receive().await;
             if let Some(found) = interest(peer, message) {
                 return found;
             }
         }
     }
 
-    /// Waits until somebody says hello, and answers as a node that knows so many records.
-    pub async fn greets(&mut self, records: u32) -> PeerId {
-        let peer =
-            self.hears_of(|peer, message| matches!(message, Message::Hello { .. }).then_some(peer)).await;
-        self.says(peer, &Message::Hello { version: 1, node: node_id(&self.engine), records });
+    /// Waits for a hello, and answers as a node with this many records.
+    pub async fn greet(&mut self, records: u32) -> PeerId {
+        let peer = self
+            .receive_matching(|peer, message| matches!(message, Message::Hello { .. }).then_some(peer))
+            .await;
+        self.send(peer, &Message::Hello { version: 1, node: node_id(&self.engine), records });
         peer
     }
 
-    pub fn says(&self, peer: PeerId, message: &Message) {
+    pub fn send(&self, peer: PeerId, message: &Message) {
         self.engine.send(peer, &message.encode()).unwrap();
     }
 
-    /// Waits until it is hung up on.
-    pub async fn is_left(&mut self, by: PeerId) {
+    /// Waits until the peer closes the connection.
+    pub async fn wait_until_left(&mut self, by: PeerId) {
         while self.next().await != OverlayEvent::Left(by) {}
     }
 
-    /// Answers every message, as long as there are any.
+    /// Answers all messages from now on.
     pub fn answers(mut self, mut with: impl FnMut(Message) -> Vec<Message> + Send + 'static) {
         tokio::spawn(async move {
             while let Some(event) = self.events.recv().await {
@@ -351,10 +352,10 @@ impl Stranger {
                 let Ok(Some(message)) = Message::decode(&bytes) else { continue };
                 if let Message::Hello { .. } = message {
                     let hello = Message::Hello { version: 1, node: node_id(&self.engine), records: 0 };
-                    self.says(peer, &hello);
+                    self.send(peer, &hello);
                 }
                 for answer in with(message) {
-                    self.says(peer, &answer);
+                    self.send(peer, &answer);
                 }
             }
         });

@@ -1,4 +1,4 @@
-//! `discover`: here and among the peers, live.
+//! `discover`: searches of the store and, live, of peers.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::clock::pass;
 use crate::support::overlay::Network;
 
 #[tokio::test(start_paused = true)]
-async fn results_of_all_are_merged_and_seeds_are_nodes() {
+async fn results_are_merged_and_seeds_count_nodes() {
     let world = World::new(Network::new());
     let members = world.members(5);
     within(PATIENCE, || members[0].catalog.status().peers == 4).await;
@@ -37,7 +37,7 @@ async fn results_of_all_are_merged_and_seeds_are_nodes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_node_finds_everything_within_seconds_of_its_start() {
+async fn new_node_finds_all_records_within_seconds() {
     let world = World::new(Network::new());
     let old = world.members(3);
     old[0].share(&Model::new(key(0), "org/model")).await;
@@ -48,13 +48,13 @@ async fn a_fresh_node_finds_everything_within_seconds_of_its_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_announced_while_a_search_goes_on_is_found_with_its_seeds() {
+async fn records_announced_during_a_search_are_found() {
     let world = World::new(Network::new());
     let (asker, other) = (world.member(&[]), world.member(&[]));
     within(PATIENCE, || asker.catalog.status().peers == 1).await;
     let model = Model::new(key(0), "org/fresh");
     let announcing = async {
-        // It has answered by then that it knows nothing.
+        // The peer has already answered that it has no results.
         pass(SETTLED / 4).await;
         other.share(&model).await;
     };
@@ -64,24 +64,24 @@ async fn what_is_announced_while_a_search_goes_on_is_found_with_its_seeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_newest_record_of_a_model_is_the_result() {
+async fn newest_record_of_a_model_is_the_result() {
     let world = World::new(Network::new());
     let (asker, other) = (world.member(&[]), world.member(&[]));
     within(PATIENCE, || asker.catalog.status().peers == 1).await;
     let (old, new) =
         (Model::signed(key(0), "org/moving", 1, EPOCH), Model::signed(key(0), "org/moving", 2, EPOCH));
-    asker.learns(&old);
+    asker.learn(&old);
     asker.hold(&old);
-    other.learns(&new);
+    other.learn(&new);
     other.hold(&new);
     let found: Vec<_> = asker.discover("moving").await.into_values().collect();
     assert_eq!((found.len(), &found[0].record, found[0].seeds), (1, &new.record, 1));
-    // Gossip or the search has brought it here.
+    // Gossip or the search has brought the record.
     within(PATIENCE, || asker.store.of_name(&new.model_ref().name) == [new.record.clone()]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_results_than_a_page_come_page_by_page() {
+async fn many_results_are_fetched_in_pages() {
     let world = World::new(Network::new());
     let (asker, other) = (world.member(&[]), world.member(&[]));
     within(PATIENCE, || asker.catalog.status().peers == 1).await;
@@ -93,7 +93,7 @@ async fn more_results_than_a_page_come_page_by_page() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_search_waits_for_peers_that_come_and_ends_when_all_have_answered() {
+async fn search_waits_for_new_peers_and_all_answers() {
     let network = Network::without_lan();
     let world = World::new(network.clone());
     let holder = world.member(&[]);
@@ -117,7 +117,7 @@ async fn a_search_waits_for_peers_that_come_and_ends_when_all_have_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_cannot_lead_a_search_on_for_ever_nor_answer_what_was_not_asked() {
+async fn pages_of_one_peer_are_bounded_and_checked() {
     let world = World::new(Network::new());
     let (asker, honest) = (world.member(&[]), world.member(&[]));
     honest.share(&Model::new(key(1), "org/llama")).await;
@@ -143,7 +143,7 @@ async fn a_peer_cannot_lead_a_search_on_for_ever_nor_answer_what_was_not_asked()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_search_ends_in_time_though_nobody_answers() {
+async fn search_ends_in_time_without_answers() {
     let world = World::new(Network::new());
     let asker = world.member(&[]);
     world.stranger().answers(|_| Vec::new());

@@ -1,7 +1,7 @@
 //! How gossip scales: the same state machine on many nodes in one process, with a clock and links of its own.
 //!
 //! Nodes are linked at random; a message takes 20 to 200 ms, each link its own time, and is never lost. All nodes know
-//! the same records at first; what a node learns besides is its own. The large simulation prints a table:
+//! the same records at first; each node stores later records on its own. The large simulation prints a table:
 //! `cargo test --release --test main catalog::simulation -- --ignored --nocapture`.
 
 use std::cmp::Reverse;
@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use silmaril::catalog::Query;
-use silmaril::catalog::gossip::answers::Source;
-use silmaril::catalog::gossip::asks::{Answer, Ask, Notice};
+use silmaril::catalog::gossip::answers::RecordSource;
+use silmaril::catalog::gossip::asks::{Ask, Notice, PeerAnswer};
 use silmaril::catalog::gossip::{Action, Connection, Gossip, Origin, TICK};
 use silmaril::catalog::message::{Have, HeldManifest, Message};
 use silmaril::catalog::record::SharedRecord;
 use silmaril::catalog::service::WAVE;
-use silmaril::catalog::store::{Outcome, Page};
+use silmaril::catalog::store::{Page, StoreOutcome};
 use silmaril::keys::PublisherKeypair;
 use silmaril::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
 use silmaril::torrent::PeerId;
@@ -54,7 +54,7 @@ fn have(publisher: &PublisherKey, records: &[SharedRecord]) -> Have {
     Have { publisher: *publisher, sequence, count: records.len() as u32 }
 }
 
-/// What one node knows: the base, or nothing, and what it learnt.
+/// The records of one node: the base or nothing, and later records.
 struct Store {
     base: Option<Arc<Base>>,
     learnt: BTreeMap<PublisherKey, Vec<SharedRecord>>,
@@ -72,20 +72,20 @@ impl Store {
         base.chain(self.learnt.get(publisher).into_iter().flatten())
     }
 
-    fn take(&mut self, record: &SharedRecord) -> Outcome {
+    fn take(&mut self, record: &SharedRecord) -> StoreOutcome {
         let publisher = record.record().publisher;
         if self.of(&publisher).any(|known| Arc::ptr_eq(known, record)) {
-            return Outcome::Known;
+            return StoreOutcome::Known;
         }
         let learnt = self.learnt.entry(publisher).or_default();
         let at = learnt.partition_point(|known| known.record().sequence < record.record().sequence);
         learnt.insert(at, SharedRecord::clone(record));
         self.count += 1;
-        Outcome::Stored
+        StoreOutcome::Stored
     }
 }
 
-impl Source for Store {
+impl RecordSource for Store {
     fn count(&self) -> usize {
         self.count
     }
@@ -96,7 +96,7 @@ impl Source for Store {
     }
 
     fn page(&self, after: Option<&PublisherKey>, limit: usize) -> Vec<Have> {
-        // What is learnt besides the base is told by digests of changes; a newcomer has no base.
+        // Records beyond the base spread by digests of changes; a new node has no base.
         match &self.base {
             Some(base) => {
                 let from = after.map_or(0, |after| base.digest.partition_point(|h| h.publisher <= *after));
@@ -166,7 +166,7 @@ struct Simulation {
     begun: Instant,
     now: Duration,
     nodes: Vec<SimNode>,
-    /// From each connection to the node that has it, its other end, and how long a message takes.
+    /// For each connection: its node, the other end, and how long a message takes.
     links: HashMap<PeerId, (usize, PeerId, Duration)>,
     happenings: BinaryHeap<Reverse<(Duration, u64, usize)>>,
     what: HashMap<u64, Happening>,
@@ -188,7 +188,7 @@ impl Simulation {
         };
         for n in 0..nodes {
             simulation.add(Some(Arc::clone(base)));
-            // They come one after another within a minute.
+            // Nodes start one after another within a minute.
             let at = Duration::from_secs(60).mul_f64(n as f64 / nodes as f64);
             for _ in 0..LINKS.min(n) {
                 let other = simulation.rng.usize(..n);
@@ -249,15 +249,16 @@ impl Simulation {
                 self.send(node, peer, answer);
             }
             Action::Store(origin, records) => {
-                let outcomes: Vec<Outcome> = records.iter().map(|record| state.store.take(record)).collect();
+                let outcomes: Vec<StoreOutcome> =
+                    records.iter().map(|record| state.store.take(record)).collect();
                 state.gossip.stored(now, origin, &records, &outcomes, &state.store);
             }
-            Action::Tell(Notice::Answered { answer: Answer::Holds { records, .. }, .. }) => {
+            Action::Notify(Notice::Answered { answer: PeerAnswer::Holds { records, .. }, .. }) => {
                 state.answers += 1;
                 state.found += records.len();
             }
-            Action::Tell(_) => {}
-            Action::HangUp { why, .. } => panic!("node {node} hangs up on an honest one: {why}"),
+            Action::Notify(_) => {}
+            Action::HangUp { why, .. } => panic!("node {node} disconnects an honest one: {why}"),
         }
     }
 
@@ -274,7 +275,7 @@ impl Simulation {
         self.at(self.now + delay, other, Happening::Message(far, message));
     }
 
-    /// Lets time pass until something holds, which is looked at every tick; gives how long it took.
+    /// Runs until a condition holds, which is checked every tick; returns how long that took.
     fn until(&mut self, longest: Duration, holds: impl Fn(&Self) -> bool) -> Option<Duration> {
         let begun = self.now;
         let mut look = begun;
@@ -302,7 +303,7 @@ impl Simulation {
                 }
             }
         }
-        unreachable!("nodes tick for ever")
+        unreachable!("nodes tick forever")
     }
 
     fn pass(&mut self, time: Duration) {
@@ -331,7 +332,7 @@ impl Simulation {
     }
 }
 
-/// What was measured.
+/// The measured figures.
 #[derive(Debug)]
 struct Figures {
     nodes: usize,
@@ -394,7 +395,7 @@ fn simulate(nodes: usize, records: usize, publishers: usize) -> Figures {
         let other = sim.rng.usize(..nodes);
         sim.connect(newcomer, other);
     }
-    // What came since the beginning is not in the digests of the others here, only the base.
+    // In this simulation, digests of other nodes have only the base, not later records.
     let sync = sim.until(Duration::from_secs(600), |s| s.nodes[newcomer].store.count >= records).unwrap();
     let sync_traffic = sim.nodes[newcomer].traffic;
     sim.pass(Duration::from_secs(60));
@@ -450,27 +451,27 @@ impl Figures {
         row("one new record", times, per_node(self.spread), " a node");
         let times = format!("{} 99 %", s(self.burst));
         row(
-            &format!("{BURST} new records at once, of as many publishers"),
+            &format!("{BURST} new records together, of as many publishers"),
             times,
             per_node(self.burst_traffic),
             " a node",
         );
         let total = |t: Traffic| (t.messages as f64, t.bytes as f64 / 1024.0);
-        row("first exchange of a newcomer", s(self.sync), total(self.sync_traffic), "");
+        row("first exchange of a new node", s(self.sync), total(self.sync_traffic), "");
         row(&format!("lookup of a name at {WAVE} peers"), s(self.lookup), total(self.lookup_traffic), "");
     }
 }
 
 #[test]
-fn a_small_network_spreads_records_fast_and_cheaply() {
+fn small_network_spreads_records_fast_and_cheaply() {
     let figures = simulate(100, 400, 40);
     let nodes = figures.nodes as u64;
     assert!(figures.most < Duration::from_secs(5), "{figures:?}");
     assert!(figures.all < Duration::from_secs(45), "{figures:?}");
-    // A record is pushed to four; the digest of changes goes to those not known to know.
+    // A record is pushed to four nodes; the digest of changes goes to nodes that may lack it.
     assert!(figures.spread.messages / nodes < 25, "{figures:?}");
     assert!(figures.burst_traffic.messages / nodes / (BURST as u64) < 10, "{figures:?}");
-    // Nobody says anything while nothing is new, but for the digest compared now and then.
+    // Without new records, nodes send nothing but a digest now and then.
     assert!(figures.idle.messages / nodes < 10, "{figures:?}");
     assert!(figures.sync < Duration::from_secs(5), "{figures:?}");
     assert!(figures.sync_traffic.bytes < 400 * 600 + 2 * LINKS as u64 * 44 * 40 * 3, "{figures:?}");
@@ -478,8 +479,8 @@ fn a_small_network_spreads_records_fast_and_cheaply() {
 }
 
 #[test]
-#[ignore = "takes minutes: `make test` runs it after the others, `make simulate` shows its table"]
-fn a_thousand_nodes_and_twenty_thousand_records() {
+#[ignore = "takes minutes: `make test` runs it last, `make simulate` shows its table"]
+fn thousand_nodes_with_twenty_thousand_records() {
     let figures = simulate(1_000, 20_000, 2_000);
     figures.print();
     assert!(figures.most < Duration::from_secs(30), "{figures:?}");

@@ -1,4 +1,4 @@
-//! What one node knows, all learn.
+//! Records spread from one node to all.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::clock::pass;
 use crate::support::overlay::Network;
 
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_learns_everything_from_whom_it_meets() {
+async fn new_node_receives_all_records() {
     let world = World::new(Network::new());
     let old = world.member(&[]);
     for owner in 0..3 {
@@ -29,7 +29,7 @@ async fn a_newcomer_learns_everything_from_whom_it_meets() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_record_is_pushed_to_all_before_any_digest_tells_it() {
+async fn new_record_is_pushed_before_any_digest() {
     let world = World::new(Network::new());
     let members = world.members(12);
     within(PATIENCE, || members.iter().all(|m| m.catalog.status().peers == 11)).await;
@@ -41,7 +41,7 @@ async fn a_new_record_is_pushed_to_all_before_any_digest_tells_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_messages_lost_is_mended() {
+async fn lost_messages_are_repaired() {
     let network = Network::new();
     let world = World::new(network.clone());
     let members = world.members(6);
@@ -54,7 +54,7 @@ async fn what_messages_lost_is_mended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_outlives_its_publisher() {
+async fn record_outlives_its_publisher() {
     let world = World::new(Network::new());
     let (publisher, keeper) = (world.member(&[]), world.member(&[]));
     let model = Model::new(key(0), "org/gone");
@@ -68,22 +68,22 @@ async fn a_record_outlives_its_publisher() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_networks_become_one_through_one_connection() {
+async fn one_connection_joins_two_networks() {
     let network = Network::without_lan();
     let world = World::new(network.clone());
     let hub = world.member(&[]);
     let around: Vec<_> = (0..3).map(|_| world.member(&[hub.engine.address()])).collect();
     let other = world.member(&[]);
-    let beside = world.member(&[other.engine.address()]);
+    let joined = world.member(&[other.engine.address()]);
     around[0].share(&Model::new(key(0), "org/here")).await;
-    beside.share(&Model::new(key(1), "org/there")).await;
+    joined.share(&Model::new(key(1), "org/there")).await;
     within(PATIENCE, || around.iter().all(|m| m.store.len() == 1) && other.store.len() == 1).await;
     hub.catalog.introduce(&[other.engine.address()]);
-    within(SPREAD_EVERY * 4, || around.iter().chain([&beside]).all(|m| m.store.len() == 2)).await;
+    within(SPREAD_EVERY * 4, || around.iter().chain([&joined]).all(|m| m.store.len() == 2)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_is_alone_calls_the_peers_it_was_given_again() {
+async fn lonely_node_calls_given_peers_again() {
     let network = Network::without_lan();
     let world = World::new(network.clone());
     let other = world.member(&[]);
@@ -99,19 +99,19 @@ async fn a_node_that_is_alone_calls_the_peers_it_was_given_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn older_records_are_fetched_though_the_newest_came_first() {
+async fn older_records_are_fetched_after_newer_ones() {
     let world = World::new(Network::new());
     let (old, new) = (world.member(&[]), world.member(&[]));
     within(PATIENCE, || new.catalog.status().peers == 1).await;
     let all = records(key(0), 20);
     new.store.insert(&all[19..], EPOCH, &|_| false).unwrap();
     old.store.insert(&all, EPOCH, &|_| false).unwrap();
-    // The digest that is compared again by and by shows that more are known there.
+    // The repeated comparison of digests shows that the peer has more records.
     within(Duration::from_secs(3600), || new.store.len() == 20).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_expired_goes_and_is_not_taken_again() {
+async fn expired_records_are_deleted_and_refused() {
     let world = World::new(Network::new());
     let (a, b) = (world.member(&[]), world.member(&[]));
     a.catalog.publish(Model::new(key(0), "org/old").record, true).await.unwrap();
@@ -123,8 +123,8 @@ async fn what_has_expired_goes_and_is_not_taken_again() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "takes a minute: `make test` runs it after the others"]
-async fn a_hundred_thousand_records_come_in_one_exchange() {
+#[ignore = "takes a minute: `make test` runs it last"]
+async fn hundred_thousand_records_in_one_exchange() {
     let world = World::new(Network::new());
     let old = world.member(&[]);
     for _ in 0..100 {
@@ -143,14 +143,14 @@ async fn a_hundred_thousand_records_come_in_one_exchange() {
         begun.1.elapsed(),
     );
     assert!(bytes < 100_000 * 600);
-    // Nothing is said any more once both know the same.
+    // Nodes with the same records send nothing.
     let before = old.engine_messages();
     pass(SPREAD_EVERY * 3).await;
     assert!(old.engine_messages() - before <= 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_hosts_that_share_many_models_keep_all_their_connections() {
+async fn hosts_with_many_common_models_keep_all_connections() {
     let world = World::new(Network::new());
     let members = world.members(2);
     within(PATIENCE, || members.iter().all(|m| m.catalog.status().peers == 1)).await;
@@ -158,7 +158,7 @@ async fn two_hosts_that_share_many_models_keep_all_their_connections() {
         engine.meet(Meeting::Model(InfoHash([model; 32])), &[]).unwrap();
     }
     within(PATIENCE, || members[0].engine.connected().len() == 41).await;
-    // Longer than a peer may take to say hello.
+    // Longer than the time limit of a hello.
     pass(Duration::from_secs(120)).await;
     assert_eq!(members[0].engine.connected().len(), 41);
     assert_eq!(members[1].engine.connected().len(), 41);

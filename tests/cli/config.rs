@@ -1,4 +1,4 @@
-//! `config show` prints every key with its origin, and starts or writes nothing.
+//! `config show` prints every key with its origin. It starts no process and writes no file.
 
 use super::program::Home;
 

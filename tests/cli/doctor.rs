@@ -1,21 +1,21 @@
-//! `doctor` says what is wrong with this machine and what to do.
+//! `doctor` reports the faults of this machine and their remedies.
 
 use super::program::Home;
 
-fn line<'a>(said: &'a str, check: &str) -> &'a str {
-    said.lines().find(|l| l.contains(check)).unwrap_or_else(|| panic!("no {check:?} in:\n{said}"))
+fn line<'a>(output: &'a str, check: &str) -> &'a str {
+    output.lines().find(|l| l.contains(check)).unwrap_or_else(|| panic!("no {check:?} in:\n{output}"))
 }
 
 #[test]
-fn a_new_home_is_told_to_init_and_then_is_well() {
+fn new_home_passes_after_init() {
     let home = Home::new();
-    let said = home.run(&["doctor"]).stdout;
-    assert!(line(&said, "publisher key").starts_with("warn"), "{said}");
-    assert!(said.contains("silmaril init"), "{said}");
+    let output = home.run(&["doctor"]).stdout;
+    assert!(line(&output, "publisher key").starts_with("warn"), "{output}");
+    assert!(output.contains("silmaril init"), "{output}");
     home.run(&["init"]).ok();
-    let said = home.run(&["doctor"]).stdout;
+    let output = home.run(&["doctor"]).stdout;
     for check in ["configuration", "base directory", "publisher key", "trust ", "listen port", "node"] {
-        assert!(line(&said, check).starts_with("ok"), "{said}");
+        assert!(line(&output, check).starts_with("ok"), "{output}");
     }
 }
 
@@ -31,7 +31,7 @@ fn json_has_every_check_with_its_remedy() {
 }
 
 #[test]
-fn the_cache_is_printed_as_json() {
+fn cache_is_printed_as_json() {
     let home = Home::new();
     home.run(&["init"]).ok();
     let json = |args: &[&str]| -> serde_json::Value { serde_json::from_str(&home.run(args).ok()).unwrap() };
@@ -41,21 +41,21 @@ fn the_cache_is_printed_as_json() {
 }
 
 #[test]
-fn a_failed_check_is_exit_code_1() {
+fn failed_check_is_exit_code_1() {
     let home = Home::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     home.configure(&format!("network: {{listen_address: 127.0.0.1, listen_port: {port}}}\n"));
     let run = home.run(&["doctor"]);
-    let said = run.stdout.clone();
-    assert!(line(&said, "listen port").starts_with("fail"), "{said}");
+    let output = run.stdout.clone();
+    assert!(line(&output, "listen port").starts_with("fail"), "{output}");
     assert!(run.error(1).ends_with("failed"));
     home.run(&["init"]).ok();
-    std::fs::write(home.path(".silmaril/trust.yaml"), "pins:\n- whose\n").unwrap();
-    let said = home.run(&["doctor"]).stdout;
-    assert!(line(&said, "trust ").starts_with("fail") && said.contains("trust.yaml:2: "), "{said}");
+    std::fs::write(home.path(".silmaril/trust.yaml"), "pins:\n- bad\n").unwrap();
+    let output = home.run(&["doctor"]).stdout;
+    assert!(line(&output, "trust ").starts_with("fail") && output.contains("trust.yaml:2: "), "{output}");
     home.configure("nonsense: 1\n");
-    let said = home.run(&["doctor"]).stdout;
-    assert!(line(&said, "configuration").starts_with("fail"), "{said}");
-    assert!(said.contains("init --force"), "{said}");
+    let output = home.run(&["doctor"]).stdout;
+    assert!(line(&output, "configuration").starts_with("fail"), "{output}");
+    assert!(output.contains("init --force"), "{output}");
 }

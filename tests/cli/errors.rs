@@ -1,10 +1,10 @@
-//! Each thing that can be wrong before any network is one `error:` line, a `help:` line where there is a remedy, and
-//! the exit code of its kind.
+//! Errors that occur before any use of the network: one `error:` line, a `help:` line if there is a remedy, and the exit
+//! code of the error's kind.
 
 use super::program::Home;
 
 #[test]
-fn a_configuration_error_names_file_line_and_key() {
+fn configuration_error_has_file_line_and_key() {
     let home = Home::new();
     let file = home.configure("network:\n  listen_port: 6881\n  max_connectoins: 5\n");
     let error = home.run(&["list"]).error(2);
@@ -13,17 +13,17 @@ fn a_configuration_error_names_file_line_and_key() {
     home.configure("network:\n  listen_port: seven\n");
     let error = home.run(&["list"]).error(2);
     assert!(error.contains(&format!("{}:2: ", file.display())) && error.contains("listen_port"), "{error}");
-    assert!(!home.path(".silmaril").exists(), "something was made although the configuration is wrong");
+    assert!(!home.path(".silmaril").exists(), "the base directory was made despite a bad configuration");
 }
 
 #[test]
-fn a_configuration_that_is_named_must_exist() {
+fn given_configuration_must_exist() {
     let error = Home::new().run(&["--config", "nowhere.yaml", "list"]).error(2);
     assert!(error.contains("nowhere.yaml"), "{error}");
 }
 
 #[test]
-fn names_are_checked_before_anything_else() {
+fn names_are_checked_first() {
     let home = Home::new();
     for command in [
         &["get", "noslash"][..],
@@ -41,7 +41,7 @@ fn names_are_checked_before_anything_else() {
 }
 
 #[test]
-fn an_unknown_model_is_not_found() {
+fn unknown_model_is_not_found() {
     let home = Home::new();
     let run = home.run(&["registry", "export", "acme/minilm"]);
     assert!(run.stderr.contains("help: "), "{}", run.stderr);
@@ -50,7 +50,7 @@ fn an_unknown_model_is_not_found() {
 }
 
 #[test]
-fn a_directory_needs_a_name_to_be_shared_under() {
+fn shared_directory_needs_a_name() {
     let home = Home::new();
     std::fs::create_dir(home.path("mine")).unwrap();
     let run = home.run(&["share", "./mine"]);
@@ -65,7 +65,7 @@ fn a_directory_needs_a_name_to_be_shared_under() {
 }
 
 #[test]
-fn a_peer_is_an_address_with_a_port() {
+fn peer_is_an_address_with_a_port() {
     for peer in ["192.0.2.1", "host:6881", "192.0.2.1:99999", ":1"] {
         let error = Home::new().run(&["get", "a/b", "--peer", peer]).error(2);
         assert!(error.contains(peer), "{error}");
@@ -73,7 +73,7 @@ fn a_peer_is_an_address_with_a_port() {
 }
 
 #[test]
-fn a_base_directory_that_cannot_be_used_is_named() {
+fn error_has_the_path_of_a_bad_base_directory() {
     let home = Home::new();
     std::fs::write(home.path("file"), "").unwrap();
     let error = home.run(&["--home", "file/base", "list"]).error(1);
@@ -81,7 +81,7 @@ fn a_base_directory_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn no_running_node_is_said_with_the_remedy() {
+fn absent_daemon_is_an_error_with_a_hint() {
     let home = Home::new();
     for command in [&["status"][..], &["status", "--json"], &["warm", "acme/minilm"]] {
         let run = home.run(command);
@@ -92,7 +92,7 @@ fn no_running_node_is_said_with_the_remedy() {
 }
 
 #[test]
-fn what_is_not_a_mount_cannot_be_unmounted() {
+fn only_mounts_of_silmaril_can_be_unmounted() {
     let home = Home::new();
     std::fs::create_dir(home.path("dir")).unwrap();
     let error = home.run(&["unmount", "dir"]).error(1);
@@ -103,14 +103,14 @@ fn what_is_not_a_mount_cannot_be_unmounted() {
 }
 
 #[test]
-fn a_mount_point_is_checked_before_a_process_is_started() {
+fn mount_point_is_checked_before_the_daemon_starts() {
     let home = Home::new();
     let error = home.run(&["mount", "nowhere"]).error(1);
     assert!(error.contains("does not exist"), "{error}");
 }
 
 #[test]
-fn what_is_not_a_manifest_is_refused_with_its_name() {
+fn error_has_the_name_of_a_bad_manifest() {
     let home = Home::new();
     home.run(&["registry", "import", "nowhere.json"]).error(1);
     for (name, bytes) in [("empty", &b""[..]), ("text.json", b"{\"name\": 7}"), ("torn.torrent", b"d4:infod")]
@@ -123,14 +123,14 @@ fn what_is_not_a_manifest_is_refused_with_its_name() {
 }
 
 #[test]
-fn a_name_from_outside_cannot_steer_the_terminal() {
+fn errors_have_no_control_characters() {
     let home = Home::new();
     let error = home.run(&["share", "./\u{1b}[2Jx\u{202e}"]).error(1);
     assert!(!error.contains('\u{1b}') && !error.contains('\u{202e}'), "{error:?}");
 }
 
 #[test]
-fn a_key_that_others_can_read_is_refused() {
+fn key_readable_by_other_users_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let home = Home::new();
     home.run(&["key", "show"]).error(1);

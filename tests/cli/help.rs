@@ -1,4 +1,4 @@
-//! The help of every command, as users see it, is in `help.txt`; the manual and the completions know them all.
+//! `help.txt` has the help text of every command. The manual and the completions have every command.
 
 use super::program::Home;
 use crate::support::process::{Finished, PATIENCE};
@@ -25,9 +25,9 @@ fn help_of_every_command_is_as_recorded() {
     }
     let expected = std::fs::read_to_string(&recorded).unwrap_or_default();
     for (number, (now, then)) in text.lines().zip(expected.lines()).enumerate() {
-        assert_eq!(now, then, "line {} of tests/cli/help.txt; UPDATE_HELP=1 records anew", number + 1);
+        assert_eq!(now, then, "line {} of tests/cli/help.txt; UPDATE_HELP=1 updates it", number + 1);
     }
-    assert_eq!(text, expected, "tests/cli/help.txt has another length; UPDATE_HELP=1 records anew");
+    assert_eq!(text, expected, "tests/cli/help.txt has another length; UPDATE_HELP=1 updates it");
     for line in text.lines() {
         assert!(line.chars().count() <= 120, "too wide: {line}");
     }
@@ -42,13 +42,13 @@ fn no_arguments_show_the_help_and_are_wrong_usage() {
 }
 
 #[test]
-fn the_version_is_the_packages() {
+fn version_is_that_of_the_package() {
     let version = Home::new().run(&["--version"]).ok();
     assert_eq!(version, format!("silmaril {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
-fn the_manual_has_a_page_for_every_command() {
+fn manual_has_a_page_for_every_command() {
     let home = Home::new();
     let manual = home.run(&["man"]).ok();
     for command in commands(&home) {
@@ -60,7 +60,7 @@ fn the_manual_has_a_page_for_every_command() {
 }
 
 #[test]
-fn the_manual_is_installed_page_by_page() {
+fn manual_is_installed_as_one_file_per_page() {
     let home = Home::new();
     // `make install` takes the program from the directory that it runs in.
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_silmaril"), home.path("silmaril")).unwrap();
@@ -77,12 +77,12 @@ fn the_manual_is_installed_page_by_page() {
         assert_eq!(page.matches("\n.TH ").count(), 1, "{page}");
         assert!(page.contains(&format!(".TH silmaril-{command} 1")), "{page}");
     }
-    assert!(page("silmaril.1").contains("silmaril\\-get(1)"), "the first page leads to the others");
+    assert!(page("silmaril.1").contains("silmaril\\-get(1)"), "the first page refers to the other pages");
     page("silmaril-registry-import.1");
 }
 
 #[test]
-fn completions_know_every_command() {
+fn completions_have_every_command() {
     let home = Home::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = home.run(&["completions", shell]).ok();
@@ -94,7 +94,7 @@ fn completions_know_every_command() {
 }
 
 #[test]
-fn bash_takes_its_completions() {
+fn completions_work_in_bash() {
     let home = Home::new();
     std::fs::write(home.path("completions"), home.run(&["completions", "bash"]).ok()).unwrap();
     let script = ". ./completions && COMP_WORDS=(silmaril un) COMP_CWORD=1 && _silmaril silmaril un && echo ${COMPREPLY[@]}";

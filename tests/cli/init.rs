@@ -1,4 +1,4 @@
-//! `init` makes what is missing and never destroys; `--cleanup` deletes what silmaril made and nothing else.
+//! `init` makes missing files and keeps existing ones; `--cleanup` deletes only the files that silmaril made.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -7,24 +7,26 @@ use super::program::Home;
 use crate::support::process::{Finished, PATIENCE};
 
 #[test]
-fn init_makes_everything_once_and_again_changes_nothing() {
+fn second_init_changes_nothing() {
     let home = Home::new();
-    let said = home.run(&["init"]).ok();
-    assert_eq!(said.matches("made").count(), 3, "{said}");
+    let output = home.run(&["init"]).ok();
+    assert_eq!(output.matches("made").count(), 3, "{output}");
     let mode = |path| home.path(path).metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(".silmaril"), 0o700);
     assert_eq!(mode(".silmaril/keys/publisher.key"), 0o600);
     let before = home.files();
-    let fingerprint = |said: &str| said.lines().find(|l| l.contains("fingerprint")).unwrap().to_owned();
+    let fingerprint = |output: &str| output.lines().find(|l| l.contains("fingerprint")).unwrap().to_owned();
     let again = home.run(&["init"]).ok();
     assert_eq!(again.matches("kept").count(), 3, "{again}");
-    assert_eq!(fingerprint(&again), fingerprint(&said));
+    assert_eq!(fingerprint(&again), fingerprint(&output));
     assert_eq!(home.files(), before);
-    assert!(home.run(&["key", "show"]).ok().contains(fingerprint(&said).split_whitespace().last().unwrap()));
+    assert!(
+        home.run(&["key", "show"]).ok().contains(fingerprint(&output).split_whitespace().last().unwrap())
+    );
 }
 
 #[test]
-fn force_writes_the_configuration_anew_but_keeps_the_key() {
+fn force_replaces_the_configuration_and_keeps_the_key() {
     let home = Home::new();
     home.run(&["init"]).ok();
     let key = std::fs::read(home.path(".silmaril/keys/publisher.key")).unwrap();
@@ -38,7 +40,7 @@ fn force_writes_the_configuration_anew_but_keeps_the_key() {
 }
 
 #[test]
-fn force_mends_a_configuration_that_cannot_be_read() {
+fn force_replaces_an_invalid_configuration() {
     let home = Home::new();
     home.configure("nonsense: true\n");
     home.run(&["init"]).error(2);
@@ -48,20 +50,17 @@ fn force_mends_a_configuration_that_cannot_be_read() {
 }
 
 #[test]
-fn the_path_becomes_the_base_directory_of_later_commands() {
+fn path_is_the_base_directory_of_later_commands() {
     let home = Home::new();
-    home.run(&["init", "--path", "elsewhere/base"]).ok();
+    home.run(&["init", "--path", "other/base"]).ok();
     let key = home.run(&["key", "show", "--json"]).ok();
     let key: serde_json::Value = serde_json::from_str(&key).unwrap();
-    assert_eq!(
-        key["path"].as_str().unwrap(),
-        home.path("elsewhere/base/keys/publisher.key").to_str().unwrap()
-    );
+    assert_eq!(key["path"].as_str().unwrap(), home.path("other/base/keys/publisher.key").to_str().unwrap());
     assert!(!home.path(".silmaril").exists());
 }
 
 #[test]
-fn a_base_directory_that_cannot_be_made_leaves_no_configuration() {
+fn failed_init_leaves_no_configuration() {
     let home = Home::new();
     std::fs::write(home.path("file"), "").unwrap();
     let error = home.run(&["init", "--path", "file/base"]).error(1);
@@ -83,11 +82,11 @@ fn cleanup_without_a_terminal_needs_yes() {
 }
 
 #[test]
-fn cleanup_on_a_terminal_asks_and_takes_only_yes_for_it() {
+fn cleanup_on_a_terminal_needs_confirmation() {
     let home = Home::new();
     home.run(&["init"]).ok();
     let before = home.files();
-    // Answers on a terminal of its own.
+    // Runs the command on a terminal and types the answer.
     let answer = |text: &str| {
         let program = env!("CARGO_BIN_EXE_silmaril");
         let line = format!("printf '{text}\\n' | script -qec '{program} init --cleanup' /dev/null");
@@ -106,7 +105,7 @@ fn cleanup_on_a_terminal_asks_and_takes_only_yes_for_it() {
 }
 
 #[test]
-fn cleanup_deletes_what_silmaril_made_and_nothing_else() {
+fn cleanup_deletes_only_files_of_silmaril() {
     let home = Home::new();
     home.run(&["init"]).ok();
     let mine = [
@@ -119,8 +118,8 @@ fn cleanup_deletes_what_silmaril_made_and_nothing_else() {
         std::fs::create_dir_all(home.path(path).parent().unwrap()).unwrap();
         std::fs::write(home.path(path), "{}").unwrap();
     }
-    let said = home.run(&["init", "--cleanup", "--yes"]).ok();
-    assert!(said.contains(home.path(".silmaril/keys").to_str().unwrap()), "{said}");
+    let output = home.run(&["init", "--cleanup", "--yes"]).ok();
+    assert!(output.contains(home.path(".silmaril/keys").to_str().unwrap()), "{output}");
     let mut expected: Vec<_> = mine.into_iter().map(std::path::PathBuf::from).collect();
     expected.sort();
     assert_eq!(home.files().into_keys().collect::<Vec<_>>(), expected);
@@ -136,14 +135,14 @@ fn cleanup_of_another_base_directory_keeps_the_configuration() {
     let other = other.to_str().unwrap();
     home.run(&["--home", other, "init"]).ok();
     let run = home.run(&["--home", other, "init", "--cleanup", "--yes"]);
-    assert!(run.stderr.contains("of another base directory and stays"), "{}", run.stderr);
+    assert!(run.stderr.contains("of another base directory and is kept"), "{}", run.stderr);
     run.ok();
     assert_eq!(std::fs::read_to_string(&file).unwrap(), written);
     assert!(!std::path::Path::new(other).exists());
 }
 
 #[test]
-fn cleanup_of_an_unused_home_deletes_all_and_can_be_repeated() {
+fn cleanup_deletes_everything_and_can_be_repeated() {
     let home = Home::new();
     home.run(&["init"]).ok();
     home.run(&["init", "--cleanup", "--yes"]).ok();
@@ -152,7 +151,7 @@ fn cleanup_of_an_unused_home_deletes_all_and_can_be_repeated() {
 }
 
 #[test]
-fn cleanup_refuses_while_a_process_holds_the_base_directory() {
+fn cleanup_refuses_while_the_base_directory_is_locked() {
     let home = Home::new();
     home.run(&["init"]).ok();
     let before = home.files();

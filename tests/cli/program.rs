@@ -1,4 +1,4 @@
-//! The program run by a user with a home directory of their own, for commands that need no network.
+//! Runs the program with a temporary home directory, for commands that need no network.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,16 +7,16 @@ use std::process::Command;
 
 use crate::support::process::{Finished, PATIENCE};
 
-/// A user's home directory.
+/// A temporary home directory.
 pub struct Home(tempfile::TempDir);
 
 impl Home {
-    /// An empty one.
+    /// An empty home directory.
     pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// A path below it.
+    /// A path in the home directory.
     pub fn path(&self, below: &str) -> PathBuf {
         self.0.path().join(below)
     }
@@ -30,7 +30,7 @@ impl Home {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs the program to its end.
     pub fn run(&self, args: &[&str]) -> Finished {
         Finished::of(&mut self.command(args), PATIENCE)
     }
@@ -43,8 +43,8 @@ impl Home {
         path
     }
 
-    /// All files below, by relative path, with a digest of their bytes. The lock, which tells only who came last, is
-    /// left out.
+    /// All files of the home directory by relative path, with a digest of their bytes. The lock file is left out, because
+    /// it changes with each process.
     pub fn files(&self) -> BTreeMap<PathBuf, u64> {
         let mut found = BTreeMap::new();
         walk(self.0.path(), self.0.path(), &mut found);

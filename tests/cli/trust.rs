@@ -1,4 +1,4 @@
-//! `trust`: listing publishers, giving names away, and a file that somebody broke.
+//! `trust` lists publishers, assigns and releases names, and reports a damaged file.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ fn listed(home: &Home) -> Value {
 }
 
 #[test]
-fn publishers_are_listed_called_by_their_alias_and_removed() {
+fn publishers_are_added_listed_and_removed() {
     let home = Home::new();
     assert!(home.run(&["trust", "list"]).ok().contains("tofu"));
     home.run(&["trust", "add", DORA, "--alias", "dora"]).ok();
@@ -23,9 +23,9 @@ fn publishers_are_listed_called_by_their_alias_and_removed() {
     assert_eq!(all["publishers"][0]["publisher"], DORA);
     assert_eq!(all["publishers"][0]["alias"], "dora");
     let fingerprint = all["publishers"][0]["fingerprint"].as_str().unwrap();
-    let said = home.run(&["trust", "list"]).ok();
+    let output = home.run(&["trust", "list"]).ok();
     for part in ["dora", DORA, OTHER, fingerprint] {
-        assert!(said.contains(part), "no {part} in {said}");
+        assert!(output.contains(part), "no {part} in {output}");
     }
     let error = home.run(&["trust", "add", OTHER, "--alias", "Dora"]).error(1);
     assert!(error.contains(fingerprint), "{error}");
@@ -38,7 +38,7 @@ fn publishers_are_listed_called_by_their_alias_and_removed() {
 }
 
 #[test]
-fn names_belong_to_one_publisher_until_they_are_let_go() {
+fn names_belong_to_one_publisher_until_released() {
     let home = Home::new();
     home.run(&["trust", "add", DORA, "--alias", "dora", "--name", "acme/a", "--name", "datasets/acme/b"])
         .ok();
@@ -62,7 +62,7 @@ fn names_belong_to_one_publisher_until_they_are_let_go() {
 }
 
 #[test]
-fn what_is_advised_lets_go_of_the_name_of_one_who_is_no_longer_listed() {
+fn printed_command_releases_names_of_removed_publishers() {
     let home = Home::new();
     home.run(&["trust", "add", DORA, "--alias", "dora", "--name", "acme/a"]).ok();
     let run = home.run(&["trust", "remove", "dora"]);
@@ -74,10 +74,10 @@ fn what_is_advised_lets_go_of_the_name_of_one_who_is_no_longer_listed() {
 }
 
 #[test]
-fn what_is_no_key_alias_or_name_is_refused() {
+fn invalid_keys_aliases_and_names_are_refused() {
     let home = Home::new();
     for (args, code) in [
-        (&["trust", "add", "nobody"][..], 1),
+        (&["trust", "add", "unknown"][..], 1),
         (&["trust", "add", &DORA[..63]], 1),
         (&["trust", "add", DORA, "--alias", "a b"], 2),
         (&["trust", "add", DORA, "--alias", OTHER], 2),
@@ -93,7 +93,7 @@ fn what_is_no_key_alias_or_name_is_refused() {
 }
 
 #[test]
-fn a_broken_file_is_named_with_its_line_and_not_overwritten() {
+fn damaged_file_is_reported_and_not_overwritten() {
     let home = Home::new();
     home.run(&["trust", "add", DORA]).ok();
     let path = home.path(".silmaril/trust.yaml");
@@ -108,7 +108,7 @@ fn a_broken_file_is_named_with_its_line_and_not_overwritten() {
 }
 
 #[test]
-fn processes_that_change_the_file_at_once_lose_nothing() {
+fn concurrent_changes_of_the_file_lose_nothing() {
     let home = Home::new();
     home.run(&["init"]).ok();
     let start = |number: u8| {
@@ -125,7 +125,7 @@ fn processes_that_change_the_file_at_once_lose_nothing() {
 }
 
 #[test]
-fn a_key_is_replaced_by_one_that_it_names() {
+fn rotated_key_is_listed_with_its_successor() {
     let home = Home::new();
     let run = home.run(&["key", "rotate"]);
     assert!(run.stderr.contains("silmaril init"), "{}", run.stderr);
@@ -134,13 +134,13 @@ fn a_key_is_replaced_by_one_that_it_names() {
     let show = || -> Value { serde_json::from_str(&home.run(&["key", "show", "--json"]).ok()).unwrap() };
     let first = show();
     assert_eq!(first["replaced"], serde_json::json!([]));
-    let said = home.run(&["key", "rotate"]).ok();
+    let output = home.run(&["key", "rotate"]).ok();
     let second = show();
     assert_ne!(second["publisher"], first["publisher"]);
     assert_eq!(second["replaced"][0]["publisher"], first["publisher"]);
     assert_eq!(second["replaced"][0]["successor"]["publisher"], second["publisher"]);
     for key in [&first, &second] {
-        assert!(said.contains(key["fingerprint"].as_str().unwrap()), "{said}");
+        assert!(output.contains(key["fingerprint"].as_str().unwrap()), "{output}");
     }
     let shown = home.run(&["key", "show"]).ok();
     let line = format!("former key   {}", first["fingerprint"].as_str().unwrap());

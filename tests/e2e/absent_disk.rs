@@ -13,7 +13,7 @@ use crate::support::share::{import, share};
 
 const PIECE: usize = 1 << 20;
 
-/// What `status` reports as wrong with stored files.
+/// The problems with stored files that `status` reports.
 pub fn problems(host: &Host) -> Vec<String> {
     let status: Value = serde_json::from_str(&host.run(&["status", "--json"]).ok()).unwrap();
     let problems = status["problems"].as_array().unwrap();
@@ -34,11 +34,11 @@ pub fn piece(file: &Path, piece: usize) -> Vec<u8> {
 }
 
 #[test]
-fn an_absent_directory_is_offered_again_when_it_returns() {
+fn an_absent_directory_is_seeded_again_when_it_returns() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     b.configure("\nmount:\n  read_timeout: 3s\n");
-    // So long, and read from behind, that no read-ahead brings the pieces that are read later.
+    // The model is long and is read from its end, so that read-ahead does not fetch the pieces that are read later.
     let bytes = noise(1, 96 * PIECE);
     let dir = model_dir(&a.home().join("disk/m"), &[("w.bin", &bytes)]);
     let shared = share(&a, &dir, "acme/m", &["--piece-length", "1MiB"]);
@@ -55,7 +55,7 @@ fn an_absent_directory_is_offered_again_when_it_returns() {
         });
         let status = a.run(&["status"]).ok();
         assert!(status.contains("acme/m") && status.contains("silmaril remove acme/m"), "{status}");
-        // What nobody has waits, and fails in time.
+        // A read of a piece that no peer has waits, and fails after the timeout.
         assert!(!read(&file, number).status.success());
         std::fs::rename(&away, &disk).unwrap();
         until("the return is noticed", PATIENCE, || problems(&a).is_empty());
@@ -63,7 +63,7 @@ fn an_absent_directory_is_offered_again_when_it_returns() {
         assert!(right(number));
     }
     drop(shared);
-    // A daemon that starts while the directory is absent offers it, too.
+    // A daemon that starts while the directory is absent also seeds it when it returns.
     let (disk, away) = (a.home().join("disk"), a.home().join("away"));
     std::fs::rename(&disk, &away).unwrap();
     let daemon = a.spawn(&["daemon", "-f"]);

@@ -1,4 +1,5 @@
-//! What strangers name does not lead into the private network: web seeds, links of LFS servers, trackers of magnet links.
+//! Addresses that strangers supply do not lead into the private network: web seeds, links of LFS servers, trackers of
+//! magnet links.
 
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
@@ -23,7 +24,7 @@ fn allow(host: &str) -> String {
     format!("  allow_private_hosts: ['{host}']\n")
 }
 
-/// Runs the program where a name has an address in `/etc/hosts`.
+/// Runs the program with an entry in `/etc/hosts` that gives the name this address.
 fn run_with_name(host: &Host, name: &str, address: &str, args: &[&str]) -> Finished {
     let hosts = host.home().join("hosts");
     std::fs::write(&hosts, format!("127.0.0.1 localhost\n{address} {name}\n")).unwrap();
@@ -59,12 +60,15 @@ fn web_seeds_of_a_manifest_lead_to_no_private_host() {
         publisher.power_off();
         import(&reader, &manifest);
     }
-    let said = reader.run(&["get", "acme/literal"]).error(1);
-    assert!(said.contains("over HTTP: ") && said.contains("10.77.0.1 is in a private network"), "{said}");
+    let printed = reader.run(&["get", "acme/literal"]).error(1);
+    assert!(
+        printed.contains("over HTTP: ") && printed.contains("10.77.0.1 is in a private network"),
+        "{printed}"
+    );
     for (address, private) in hosts {
-        let said = run_with_name(&reader, "files.example", address, &["get", NAME]).error(1);
+        let printed = run_with_name(&reader, "files.example", address, &["get", NAME]).error(1);
         let reason = if private { "in a private network" } else { "link-local or the metadata service" };
-        assert!(said.contains("over HTTP: ") && said.contains(reason), "{address}: {said}");
+        assert!(printed.contains("over HTTP: ") && printed.contains(reason), "{address}: {printed}");
     }
     assert_eq!(server.log().all(), []);
     reader.configure(&(allow("files.example") + short));
@@ -95,12 +99,12 @@ fn links_of_an_lfs_server_lead_to_no_other_private_host() {
         let refused = mirror(&reader, &[&url, "--no-auto-share"]);
         assert!(refused.stderr.contains("help: "), "{}", refused.stderr);
         assert!(refused.stderr.contains("network.allow_private_hosts"), "{}", refused.stderr);
-        let said = refused.error(1);
-        assert!(said.contains(&format!("{} is in a private network", store.addr())), "{said}");
+        let printed = refused.error(1);
+        assert!(printed.contains(&format!("{} is in a private network", store.addr())), "{printed}");
     }
-    // The host that the user named was asked, the other one was not.
+    // Only the host that the user named received requests.
     assert!(git.log().all().iter().all(|asked| asked.site == "batch"), "{:?}", git.log().all());
-    // Its own links are followed: the user named that host.
+    // Links to the same host are followed, since the user named that host.
     git.set_hrefs(Hrefs::Static);
     mirror(&reader, &[&url, "--no-auto-share"]).ok();
     assert_eq!(tree(&mirrored(&reader, NAME)), hashes(&original, PATIENCE));
@@ -137,7 +141,7 @@ fn counter(host: &Host) -> (u16, Arc<AtomicUsize>, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn trackers_and_web_seeds_of_magnet_links_and_torrents_reach_no_private_host() {
+fn untrusted_trackers_and_web_seeds_reach_no_private_host() {
     let net = Net::new();
     let (tracker, reader) = (net.host("tracker"), net.host("reader"));
     let (port, connections, packets) = counter(&tracker);
@@ -154,22 +158,22 @@ fn trackers_and_web_seeds_of_magnet_links_and_torrents_reach_no_private_host() {
     let args = ["registry", "import", &magnet, "--name", NAME];
     let counts = || (connections.load(Ordering::Relaxed), packets.load(Ordering::Relaxed));
     reader.configure(&format!("{private}{timeout}"));
-    let said = run_with_name(&reader, "tracker.example", &address, &args).error(1);
-    assert!(said.contains("no peer sent the torrent"), "{said}");
+    let printed = run_with_name(&reader, "tracker.example", &address, &args).error(1);
+    assert!(printed.contains("no peer sent the torrent"), "{printed}");
     assert_eq!(counts(), (0, 0), "a tracker in the private network was contacted");
 
-    // A torrent: the trackers in it are not used at all.
+    // A torrent file: the trackers in it are not used at all.
     let sample = crate::engine::rig::Sample::new(&[("a", 100), ("b", 70_000)], 16384, false);
     let announce = format!("http://{address}:{port}/announce");
     let body =
         [format!("d8:announce{}:{announce}", announce.len()).as_bytes(), &sample.metainfo[1..]].concat();
-    let torrent = net.dir().join("others.torrent");
+    let torrent = net.dir().join("foreign.torrent");
     std::fs::write(&torrent, body).unwrap();
     reader.run(&["registry", "import", torrent.to_str().unwrap(), "--name", "acme/other"]).ok();
     reader.run(&["get", "acme/other"]).error(1);
     assert_eq!(counts(), (0, 0), "the tracker of a torrent was contacted");
 
-    // With the host allowed, both kinds are asked.
+    // When the host is allowed, both kinds of trackers are contacted.
     reader.configure(&format!("{private}{}{timeout}", allow("tracker.example")));
     run_with_name(&reader, "tracker.example", &address, &args).error(1);
     let (connections, packets) = counts();
@@ -177,14 +181,14 @@ fn trackers_and_web_seeds_of_magnet_links_and_torrents_reach_no_private_host() {
 }
 
 #[test]
-fn a_host_that_the_user_names_may_be_private_but_not_link_local() {
+fn a_host_named_by_the_user_may_be_private_not_link_local() {
     let net = Net::new();
     let reader = net.host("reader");
     for address in
         ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "[64:ff9b::a9fe:a9fe]", "100.100.100.200"]
     {
-        let said = mirror(&reader, &[&format!("http://{address}/org/name"), "--no-auto-share"]).error(1);
-        assert!(said.contains("link-local or the metadata service"), "{address}: {said}");
+        let printed = mirror(&reader, &[&format!("http://{address}/org/name"), "--no-auto-share"]).error(1);
+        assert!(printed.contains("link-local or the metadata service"), "{address}: {printed}");
         assert!(!Path::new(&mirrored(&reader, "org/name")).exists());
     }
 }

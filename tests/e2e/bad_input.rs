@@ -1,4 +1,4 @@
-//! Bad input: one clear `error:` line, the documented exit code (1 not found or refused, 2 usage), nothing left.
+//! Bad input: one clear `error:` line, the documented exit code (1 not found or refused, 2 usage), and no files left.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,11 +14,14 @@ fn host() -> Host {
     Net::new().host("a")
 }
 
-/// Runs a command that must fail with this code and say this.
+/// Runs a command that must fail with this exit code and with this text in its error.
 #[track_caller]
-fn fails(host: &Host, args: &[&str], code: i32, says: &str) {
+fn fails(host: &Host, args: &[&str], code: i32, text: &str) {
     let error = host.run(args).error(code);
-    assert!(error.to_lowercase().contains(&says.to_lowercase()), "{args:?}: {error:?} does not say {says:?}");
+    assert!(
+        error.to_lowercase().contains(&text.to_lowercase()),
+        "{args:?}: {error:?} does not contain {text:?}"
+    );
 }
 
 fn registry_is_empty(host: &Host) -> bool {
@@ -33,9 +36,9 @@ fn directories_that_cannot_be_shared() {
     std::fs::write(home.join("file"), "x").unwrap();
     model_dir(&home.join("ok"), &[("x", b"x")]);
     let with = |path: &str| ["share", path, "--name", "a/b", "--license", "mit"].map(str::to_owned);
-    for (path, code, says) in [("missing", 1, "missing"), ("empty", 1, "empty"), ("file", 1, "file")] {
+    for (path, code, reason) in [("missing", 1, "missing"), ("empty", 1, "empty"), ("file", 1, "file")] {
         let args = with(path);
-        fails(&a, &args.iter().map(String::as_str).collect::<Vec<_>>(), code, says);
+        fails(&a, &args.iter().map(String::as_str).collect::<Vec<_>>(), code, reason);
     }
     for name in ["noslash", "a/b/c", "../b", "a/.hidden", "a/b c", "datasets/x", "a/", ""] {
         fails(&a, &["share", "ok", "--name", name, "--license", "mit"], 2, "name");
@@ -48,7 +51,7 @@ fn directories_that_cannot_be_shared() {
 }
 
 #[test]
-fn exported_manifest_holds_no_terminal_tricks() {
+fn an_exported_manifest_has_no_terminal_escapes() {
     let a = host();
     model_dir(&a.home().join("m"), &[("w", b"x")]);
     let share = ["share", "m", "--name", "a/b", "--license", "mit", "--sign=false"];
@@ -60,7 +63,7 @@ fn exported_manifest_holds_no_terminal_tricks() {
     let mut manifest: serde_json::Value =
         serde_json::from_str(&a.run(&["registry", "export", "a/b"]).ok()).unwrap();
     manifest["description"] = tricks.into();
-    manifest["x_field_of_others"] = tricks.into();
+    manifest["x_unknown_field"] = tricks.into();
     std::fs::write(a.home().join("evil.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
     a.run(&["registry", "import", "evil.json"]).ok();
     let file = a.home().join("out.json");
@@ -69,7 +72,7 @@ fn exported_manifest_holds_no_terminal_tricks() {
         assert!(!text.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{text:?}");
         let exported: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(exported["description"], tricks);
-        assert_eq!(exported["x_field_of_others"], tricks);
+        assert_eq!(exported["x_unknown_field"], tricks);
     }
     manifest["files"][0]["path"] = "gpj.\u{202e}exe".into();
     std::fs::write(a.home().join("evil.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
@@ -96,16 +99,16 @@ fn a_directory_with_an_unreadable_file_is_not_shared_in_part() {
     let a = host();
     model_dir(&a.home().join("m"), &[("readable", b"x"), ("secret", b"y")]);
     let args = ["share", "m", "--name", "a/b", "--license", "mit"];
-    let mut command = a.silmaril_as_nobody(&args);
+    let mut command = a.silmaril_unprivileged(&args);
     sh(&format!("chown root {0}; chmod 000 {0}", a.home().join("m/secret").display()));
     let error = Finished::of(&mut command, PATIENCE).error(1);
     assert!(error.contains("secret"), "{error}");
-    let listed = Finished::of(&mut a.silmaril_as_nobody(&["registry", "list", "--json"]), PATIENCE).ok();
+    let listed = Finished::of(&mut a.silmaril_unprivileged(&["registry", "list", "--json"]), PATIENCE).ok();
     assert_eq!(listed.trim(), "[]");
 }
 
 #[test]
-fn links_to_nothing_and_links_in_circles_are_not_shared() {
+fn broken_and_circular_links_are_not_shared() {
     let a = host();
     for (link, target) in [("gone", "nowhere"), ("up", ".."), ("self", "self")] {
         let dir = model_dir(&a.home().join(format!("m-{link}")), &[("sub/w.bin", b"x")]);
@@ -116,7 +119,7 @@ fn links_to_nothing_and_links_in_circles_are_not_shared() {
 }
 
 #[test]
-fn weights_with_a_senseless_header_are_shared_as_bytes_with_a_warning() {
+fn weights_with_an_invalid_header_are_shared_with_a_warning() {
     let a = host();
     let overlap = br#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[8,24]}}"#;
     let overlapping = [&(overlap.len() as u64).to_le_bytes()[..], overlap, &[0; 24]].concat();
@@ -168,7 +171,7 @@ fn incomplete_models_are_not_published() {
 }
 
 #[test]
-fn models_that_nobody_knows() {
+fn unknown_models_are_not_found() {
     let a = host();
     let out = a.home().join("out");
     for args in [
@@ -189,23 +192,23 @@ fn models_that_nobody_knows() {
 }
 
 #[test]
-fn mount_points_that_will_not_do() {
+fn unusable_mount_points_are_refused() {
     let a = host();
     let home = a.home();
     std::fs::write(home.join("file"), "x").unwrap();
     model_dir(&home.join("full"), &[("x", b"x")]);
     std::fs::create_dir(home.join("busy")).unwrap();
     sh(&format!("mount -t tmpfs tmpfs {}", home.join("busy").display()));
-    for (point, says) in
+    for (point, reason) in
         [("missing", "does not exist"), ("file", "directory"), ("full", "empty"), ("busy", "busy")]
     {
         for mode in [&["mount", point][..], &["mount", point, "-f"]] {
             let end = a.run(mode);
-            let text = end.stderr.to_lowercase();
+            let stderr = end.stderr.to_lowercase();
             let error = end.error(1);
             assert!(
-                text.contains(says) || text.contains("mounted"),
-                "{mode:?}: {error:?} does not say {says:?}"
+                stderr.contains(reason) || stderr.contains("mounted"),
+                "{mode:?}: {error:?} does not contain {reason:?}"
             );
         }
     }
@@ -240,7 +243,7 @@ fn a_configuration_with_a_mistake_names_file_and_line() {
 }
 
 #[test]
-fn a_port_in_use() {
+fn a_port_in_use_is_an_error() {
     let a = host();
     let script = "import socket, time\n\
         s = socket.create_server(('', 6881)); u = socket.socket(type=socket.SOCK_DGRAM); u.bind(('', 6881))\n\
@@ -256,21 +259,21 @@ fn a_port_in_use() {
 }
 
 #[test]
-fn a_base_directory_that_cannot_be_written() {
+fn a_base_directory_that_cannot_be_written_is_an_error() {
     let a = host();
-    let nobody = |args: &[&str]| Finished::of(&mut a.silmaril_as_nobody(args), PATIENCE);
+    let unprivileged = |args: &[&str]| Finished::of(&mut a.silmaril_unprivileged(args), PATIENCE);
     model_dir(&a.home().join("m"), &[("x", b"x")]);
     let closed = a.home().parent().unwrap().join("closed");
     std::fs::create_dir(&closed).unwrap();
     let closed = closed.to_str().unwrap();
     for args in [&["init"][..], &["share", "m", "--name", "a/b", "--license", "mit"], &["list"]] {
-        let error = nobody(&[&["--home", closed], args].concat()).error(1);
+        let error = unprivileged(&[&["--home", closed], args].concat()).error(1);
         assert!(error.contains(closed), "{args:?}: {error}");
     }
 }
 
 #[test]
-fn what_needs_the_base_directory_for_itself() {
+fn cleanup_is_refused_while_a_daemon_runs() {
     let a = host();
     let dir = model_dir(&a.home().join("m"), &[("x", &noise(1, 1000))]);
     let mut first = share(&a, &dir, "a/b", &[]);
@@ -279,14 +282,14 @@ fn what_needs_the_base_directory_for_itself() {
     assert!(dir.join("x").exists() && a.base().exists());
 }
 
-/// Runs a script on the host with its own view of what is mounted.
+/// Runs a script on the host in a mount namespace of its own.
 fn in_own_mounts(host: &Host, script: &str) -> Finished {
     let mut command: Command = host.command("unshare");
     Finished::of(command.args(["-m", "sh", "-euc", script]), PATIENCE)
 }
 
 #[test]
-fn without_dev_fuse_or_fusermount3() {
+fn a_missing_fuse_device_or_helper_is_named() {
     let a = host();
     sh(&format!("mkdir {0}/mnt; chown 65534:65534 {0}/mnt", a.home().display()));
     let program = env!("CARGO_BIN_EXE_silmaril");
@@ -298,8 +301,8 @@ fn without_dev_fuse_or_fusermount3() {
     let error = in_own_mounts(&a, &no_device).error(1);
     assert!(error.contains("/dev/fuse"), "{error}");
 
-    // Prepares the copy of the program that nobody may run.
-    Finished::of(&mut a.silmaril_as_nobody(&["init"]), PATIENCE).ok();
+    // Makes the copy of the program that an unprivileged user may execute.
+    Finished::of(&mut a.silmaril_unprivileged(&["init"]), PATIENCE).ok();
     let copy = a.home().parent().unwrap().join("silmaril");
     let copy = copy.display();
     let no_helper = format!(

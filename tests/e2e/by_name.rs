@@ -1,4 +1,4 @@
-//! Models found by name alone: no manifest is handed over.
+//! Models found by their name alone, without a manifest file.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use crate::support::share::share;
 
 const SIZE: usize = 3_000_000;
 
-/// A model of one file, the same for the same seed.
+/// A model of one file. The same seed gives the same bytes.
 fn model(host: &Host, dir: &str, seed: u64) -> std::path::PathBuf {
     model_dir(&host.home().join(dir), &[("config.json", b"{}"), ("w.bin", &noise(seed, SIZE))])
 }
@@ -53,13 +53,13 @@ fn a_name_is_enough_on_a_lan() {
     assert_eq!(report["origin"], "found");
     assert_eq!(report["verified"], true);
     assert_got(&b, "acme/m", &dir);
-    // It is known from now on, also when nobody is there.
+    // From now on the model is known, also when no peer is online.
     a.power_off();
     assert_eq!(json(&b.run(&["get", "acme/m", "--json"]).ok())["origin"], "known");
 }
 
 #[test]
-fn a_record_left_from_the_last_run_does_not_hide_the_state_of_now() {
+fn a_record_of_the_last_run_does_not_hide_the_newer_state() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
     let dir = model(&a, "m", 1);
@@ -73,7 +73,7 @@ fn a_record_left_from_the_last_run_does_not_hide_the_state_of_now() {
 }
 
 #[test]
-fn a_peer_given_by_hand_is_enough_where_nobody_can_be_found() {
+fn a_given_peer_is_enough_without_discovery() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     for host in [&a, &b] {
@@ -81,7 +81,7 @@ fn a_peer_given_by_hand_is_enough_where_nobody_can_be_found() {
     }
     let dir = model(&a, "m", 1);
     let _sharing = publish(&a, &dir, "acme/m", &["--version", "v1"]);
-    // It is announced a moment after it is seeded.
+    // The announcement follows a moment after the first upload is possible.
     let found = || b.run(&["discover", "--peer", &a.peer(), "--json"]).stdout.contains("acme/m");
     until("it is announced", PATIENCE, found);
     b.run(&["get", "acme/m@v1", "--peer", &a.peer()]).ok();
@@ -89,7 +89,7 @@ fn a_peer_given_by_hand_is_enough_where_nobody_can_be_found() {
 }
 
 #[test]
-fn discover_shows_what_others_share() {
+fn discover_shows_what_other_hosts_share() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
     let daemon = a.spawn(&["daemon", "-f"]);
@@ -121,11 +121,11 @@ fn discover_shows_what_others_share() {
     assert!(table.contains(key(&a)["fingerprint"].as_str().unwrap()), "{table}");
     assert!(b.run(&["discover", "nothing-like-it"]).stderr.contains("nothing found"));
     let own = json(&a.run(&["discover", "--json", "llama"]).ok());
-    assert_eq!(own[0]["trust"], "pinned", "what we share ourselves is ours");
+    assert_eq!(own[0]["trust"], "pinned", "the own publisher of a shared model is pinned");
 }
 
 #[test]
-fn discover_says_when_nobody_is_there_and_what_it_does_not_understand() {
+fn discover_reports_no_peers_and_invalid_patterns() {
     let net = Net::new();
     let [a] = net.lan_hosts(["a"]);
     let error = a.run(&["discover", "--timeout", "2s"]).error(1);
@@ -137,7 +137,7 @@ fn discover_says_when_nobody_is_there_and_what_it_does_not_understand() {
 }
 
 #[test]
-fn two_publishers_of_a_name_are_shown_and_one_is_chosen_by_hand() {
+fn the_user_chooses_between_two_publishers_of_a_name() {
     let net = Net::new();
     let [a, b, c] = net.lan_hosts(["a", "b", "c"]);
     let (ours, theirs) = (model(&a, "m", 1), model(&b, "m", 2));
@@ -165,7 +165,7 @@ fn two_publishers_of_a_name_are_shown_and_one_is_chosen_by_hand() {
 }
 
 #[test]
-fn a_newer_state_is_told_and_taken_when_asked_for() {
+fn a_newer_state_is_reported_and_fetched_with_update() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
     for host in [&a, &b] {
@@ -191,7 +191,7 @@ fn a_newer_state_is_told_and_taken_when_asked_for() {
 }
 
 #[test]
-fn an_update_removes_files_of_the_former_state_but_what_the_user_made_of_them() {
+fn an_update_removes_former_files_that_are_not_edited() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
     let daemon = b.spawn(&["daemon", "-f"]);
@@ -230,7 +230,7 @@ fn an_update_removes_files_of_the_former_state_but_what_the_user_made_of_them() 
 }
 
 #[test]
-fn what_was_got_of_a_state_that_was_superseded_goes_with_an_update_and_with_the_model() {
+fn superseded_files_are_removed_by_update_and_remove() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
     let daemon = b.spawn(&["daemon", "-f"]);
@@ -238,10 +238,10 @@ fn what_was_got_of_a_state_that_was_superseded_goes_with_an_update_and_with_the_
     let old = model_dir(&a.home().join("old"), &[("both.bin", b"both"), ("old.bin", &noise(1, SIZE))]);
     let first = publish(&a, &old, "acme/m", &[]);
     let resume = || hashes(&b.base().join("resume"), PATIENCE).len();
-    let (got, elsewhere) = (b.base().join("models/acme/m"), b.home().join("elsewhere"));
+    let (got, other_dir) = (b.base().join("models/acme/m"), b.home().join("other"));
     let part = ["get", "acme/m", "--include", "old.bin"];
     b.run(&part).ok();
-    b.run(&[&part[..], &["-o", elsewhere.to_str().unwrap()]].concat()).ok();
+    b.run(&[&part[..], &["-o", other_dir.to_str().unwrap()]].concat()).ok();
     first.signal(Signal::TERM);
     first.finish(PATIENCE).ok();
     let new = model_dir(&a.home().join("new"), &[("both.bin", b"both"), ("new.bin", &noise(2, SIZE))]);
@@ -251,8 +251,8 @@ fn what_was_got_of_a_state_that_was_superseded_goes_with_an_update_and_with_the_
     until("the newer record has come", PATIENCE, known);
     b.run(&["get", "acme/m", "--update"]).ok();
     assert_got(&b, "acme/m", &new);
-    // What was got into a directory of the user's is the user's.
-    let kept = || std::fs::read(elsewhere.join("old.bin")).unwrap() == noise(1, SIZE);
+    // Files that were fetched into a directory of the user stay.
+    let kept = || std::fs::read(other_dir.join("old.bin")).unwrap() == noise(1, SIZE);
     assert!(kept() && resume() == 2, "{} records", resume());
     b.run(&["remove", "acme/m"]).ok();
     assert!(kept() && resume() == 0, "{} records are left", resume());
@@ -260,7 +260,7 @@ fn what_was_got_of_a_state_that_was_superseded_goes_with_an_update_and_with_the_
 }
 
 #[test]
-fn a_model_outlives_its_publisher_where_others_have_it() {
+fn a_model_outlives_its_publisher_on_other_hosts() {
     let net = Net::new();
     let [a, b, c] = net.lan_hosts(["a", "b", "c"]);
     let dir = model(&a, "m", 1);
@@ -269,7 +269,7 @@ fn a_model_outlives_its_publisher_where_others_have_it() {
     b.keep_daemon();
     b.run(&["get", "acme/m"]).ok();
     a.power_off();
-    // What it knows of others survives that, too.
+    // The records of other publishers that it knows survive that, too.
     b.kill_node();
     b.run(&["daemon"]).ok();
     let found = json(&c.run(&["discover", "--json"]).ok());
@@ -303,7 +303,7 @@ fn a_publishers_model_is_imported_from_the_dht_alone() {
     assert!(b.run(&["list"]).ok().contains("acme/m"));
     b.run(&["get", "acme/m"]).ok();
     assert_got(b, "acme/m", &dir);
-    // By what a user calls the publisher, and as the only word on what is not there.
+    // A publisher may be named by its alias. A model that is not in the DHT is an error.
     let c = &hosts[3];
     c.run(&["trust", "add", &publisher, "--alias", "ann"]).ok();
     assert!(c.run(&["registry", "import", "ann/acme/m"]).ok().contains("acme/m"));
@@ -313,7 +313,7 @@ fn a_publishers_model_is_imported_from_the_dht_alone() {
 }
 
 #[test]
-fn a_publisher_who_replaced_their_key_is_found_in_the_dht_by_the_former_one() {
+fn a_former_key_leads_to_the_present_one_in_the_dht() {
     let net = Net::new();
     let hosts: Vec<Host> = ["router", "a", "b", "c"].iter().map(|name| net.host(name)).collect();
     let (router, a, b) = (&hosts[0], &hosts[1], &hosts[2]);
@@ -339,7 +339,7 @@ fn a_publisher_who_replaced_their_key_is_found_in_the_dht_by_the_former_one() {
 }
 
 #[test]
-fn who_was_in_the_dht_once_needs_no_bootstrap_node() {
+fn a_host_that_was_in_the_dht_needs_no_bootstrap_node() {
     let net = Net::new();
     let (router, a, b) = (net.host("router"), net.host("a"), net.host("b"));
     router.configure("  lan_discovery: false\n");
@@ -352,24 +352,24 @@ fn who_was_in_the_dht_once_needs_no_bootstrap_node() {
         daemon
     };
     let nodes = || json(&a.run(&["status", "--json"]).ok())["catalog"]["dht_nodes"].as_u64().unwrap();
-    let _others = [start(&router), start(&b)];
+    let _running = [start(&router), start(&b)];
     let first = start(&a);
-    // The router itself does not count: it is not asked twice.
-    until("the other one is met", PATIENCE, || nodes() > 0);
+    // The router itself does not count, as a host asks it only once.
+    until("another node is known", PATIENCE, || nodes() > 0);
     first.signal(Signal::TERM);
     first.finish(PATIENCE).ok();
     a.configure("  lan_discovery: false\n");
     let _second = start(&a);
-    until("somebody is met again", PATIENCE, || nodes() > 0);
+    until("a node is known again", PATIENCE, || nodes() > 0);
 }
 
 #[test]
-fn a_catalog_that_cannot_be_opened_is_no_obstacle_to_a_mount() {
+fn a_catalog_that_cannot_be_opened_does_not_stop_a_mount() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &model(&a, "m", 1), "acme/m", &[]);
     crate::support::share::import(&b, &shared.manifest);
-    // Something else stands where its file belongs.
+    // A directory is where the catalog's file belongs.
     let file = b.base().join("catalog/records.redb");
     let _ = std::fs::remove_file(&file);
     std::fs::create_dir_all(file.join("not a file")).unwrap();

@@ -1,4 +1,4 @@
-//! Bytes in the cache that are not what they were: found by `verify`, and never read.
+//! Bytes in the cache that have changed: `verify` finds them, and no reader gets them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,7 +25,7 @@ fn cached(host: &Host) -> PathBuf {
     data.remove(0)
 }
 
-/// Reads a piece of a file, in another process, so that a stuck read fails the test.
+/// Reads a piece of a file in another process, so that a stuck read fails the test.
 fn read(file: &Path, piece: usize) -> Vec<u8> {
     let script = "import sys; f = open(sys.argv[1], 'rb', buffering=0); f.seek(int(sys.argv[2]) << 20); print(f.read(1 << 20).hex())";
     let mut command = Command::new("/usr/bin/python3");
@@ -58,7 +58,7 @@ fn verified(host: &Host, code: i32) -> Value {
 }
 
 #[test]
-fn verify_finds_and_repairs_a_flipped_byte_of_a_partly_read_file() {
+fn verify_repairs_a_flipped_byte_of_a_partly_read_file() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let bytes = noise(1, PIECES * PIECE);
@@ -84,7 +84,7 @@ fn verify_finds_and_repairs_a_flipped_byte_of_a_partly_read_file() {
         let mounted = b.mount(&["--peer", &a.peer()]);
         assert!(read(&mounted.path("acme/m/w.bin"), 1) == bytes[PIECE..2 * PIECE]);
         mounted.unmount();
-        // What was read ahead may have come as well.
+        // Read-ahead may have fetched further pieces.
         right = verified(&b, 0)["right"].as_u64().unwrap();
         assert!(right >= before, "it was fetched again");
         flip(&cached(&b), PIECE as u64 + 77);
@@ -92,7 +92,7 @@ fn verify_finds_and_repairs_a_flipped_byte_of_a_partly_read_file() {
 }
 
 #[test]
-fn a_cache_of_an_older_version_is_used_and_no_wrong_byte_of_it_is_read() {
+fn no_wrong_byte_of_an_old_cache_is_read() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let bytes = noise(2, PIECES * PIECE);
@@ -109,7 +109,7 @@ fn a_cache_of_an_older_version_is_used_and_no_wrong_byte_of_it_is_read() {
         mounted.unmount();
     }
     assert!(b.received() - before > PIECE as u64, "the first piece was wrong");
-    // Without a peer: what was right is proved with the hashes that were saved.
+    // Without a peer, the right pieces are proved with the hashes that were saved.
     drop(shared);
     outdate(&cached(&b));
     let report = verified(&b, 0);

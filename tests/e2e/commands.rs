@@ -1,4 +1,4 @@
-//! The smaller commands, as a user or a script meets them.
+//! Tests of the smaller commands, as a user or a script runs them.
 
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Command;
@@ -18,16 +18,16 @@ fn json(host: &Host, args: &[&str]) -> Value {
 }
 
 #[test]
-fn init_makes_a_private_base_once_and_cleanup_deletes_only_what_it_made() {
+fn init_makes_a_base_once_and_cleanup_deletes_only_that() {
     let a = Net::new().host("a");
     std::fs::remove_dir_all(a.home().join(".config")).unwrap();
-    let base = a.home().join("elsewhere");
-    let said = a.run(&["init", "--path", base.to_str().unwrap()]).ok();
-    assert!(said.contains("made  base directory"), "{said}");
+    let base = a.home().join("other");
+    let printed = a.run(&["init", "--path", base.to_str().unwrap()]).ok();
+    assert!(printed.contains("made  base directory"), "{printed}");
     let mode = |path: &str| std::fs::metadata(base.join(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(""), mode("keys/publisher.key")), (0o700, 0o600));
     let key = std::fs::read(base.join("keys/publisher.key")).unwrap();
-    // The configuration written is one that is read back.
+    // The configuration that `init` writes can be read.
     a.run(&["init"]).ok();
     a.run(&["init", "--force", "--path", base.to_str().unwrap()]).ok();
     assert_eq!(std::fs::read(base.join("keys/publisher.key")).unwrap(), key, "the key was replaced");
@@ -41,12 +41,12 @@ fn init_makes_a_private_base_once_and_cleanup_deletes_only_what_it_made() {
     assert!(!base.join("keys").exists());
     assert!(
         base.join("notes.txt").exists() && mine.join("w.bin").exists(),
-        "cleanup took what is not its own"
+        "cleanup deleted a file of the user"
     );
 }
 
 #[test]
-fn list_and_status_tell_scripts_what_is_here() {
+fn list_and_status_report_local_models_as_json() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), NAME, &[]);
@@ -97,13 +97,13 @@ fn verify_finds_damage_and_get_repairs_it() {
     b.run(&["verify", NAME]).ok();
     let mut got = hashes(weights.parent().unwrap(), PATIENCE);
     got.remove(".silmaril.json");
-    assert!(got.remove(kept).is_some(), "what was there is lost");
+    assert!(got.remove(kept).is_some(), "the damaged file was not kept");
     assert_eq!(got, hashes(&wordllama(), PATIENCE));
     assert!(b.received() - before < 4 << 20, "{} bytes for one bad piece", b.received() - before);
 }
 
 #[test]
-fn remove_forgets_a_model_and_frees_its_space_but_not_what_is_shared_in_place() {
+fn remove_frees_space_and_keeps_files_shared_in_place() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(1, 3 << 20))]);
@@ -126,7 +126,7 @@ fn remove_forgets_a_model_and_frees_its_space_but_not_what_is_shared_in_place() 
 }
 
 #[test]
-fn warm_fetches_whole_files_ahead() {
+fn warm_fetches_whole_files_ahead_of_readers() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), NAME, &["--piece-length", "1MiB"]);
@@ -138,7 +138,7 @@ fn warm_fetches_whole_files_ahead() {
 }
 
 #[test]
-fn completions_and_manual_are_printed_and_well_formed() {
+fn completions_and_manual_are_well_formed() {
     let a = Net::new().host("a");
     for (shell, check) in [("bash", Some("bash")), ("zsh", None), ("fish", None)] {
         let script = a.run(&["completions", shell]).ok();
@@ -158,7 +158,7 @@ fn completions_and_manual_are_printed_and_well_formed() {
 }
 
 #[test]
-fn a_reader_who_has_read_enough_is_no_error() {
+fn a_closed_output_pipe_is_no_error() {
     let a = Net::new().host("a");
     let script = format!("set -o pipefail; '{}' man | head -c 1", env!("CARGO_BIN_EXE_silmaril"));
     let end = Finished::of(a.command("bash").args(["-c", &script]), PATIENCE);

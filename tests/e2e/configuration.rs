@@ -1,4 +1,4 @@
-//! Keys of the configuration have the effect that their description promises.
+//! Each key of the configuration has the effect that its description promises.
 
 use std::time::{Duration, Instant};
 
@@ -30,20 +30,20 @@ fn seconds_to_get(a: &Host, b: &Host) -> f64 {
 }
 
 #[test]
-fn rates_are_kept_in_both_directions() {
+fn rate_limits_hold_in_both_directions() {
     for (publisher, reader) in
         [("  upload_rate_limit: 4000000\n", ""), ("", "  download_rate_limit: 4000000\n")]
     {
         let (a, b, _shared) = pair(publisher, reader);
         let seconds = seconds_to_get(&a, &b);
-        // A bucket may be full at the start.
+        // The rate limiter may begin with a full bucket.
         assert!(seconds > 0.7 * SIZE / 4e6, "{publisher}{reader}: it took {seconds} s");
         assert!(seconds < 5.0 * SIZE / 4e6, "{publisher}{reader}: it took {seconds} s");
     }
 }
 
 #[test]
-fn encryption_required_on_one_side_and_off_on_the_other_do_not_meet() {
+fn required_and_disabled_encryption_do_not_connect() {
     let (a, b, _shared) = pair("  encryption: require\n", "  encryption: 'off'\n  utp: 'off'\n");
     b.run(&["get", NAME, "--peer", &a.peer()]).error(1);
     b.configure("  encryption: require\n");
@@ -51,7 +51,7 @@ fn encryption_required_on_one_side_and_off_on_the_other_do_not_meet() {
 }
 
 #[test]
-fn a_listen_address_is_the_only_one_that_answers() {
+fn only_the_configured_listen_address_answers() {
     let (a, b, _shared) =
         pair("  listen_address: 127.0.0.1\n  lan_discovery: false\n", "  lan_discovery: false\n");
     b.run(&["get", NAME, "--peer", &a.peer()]).error(1);

@@ -1,4 +1,4 @@
-//! One daemon per base directory: it is started by the first command that needs it, and all commands are its clients.
+//! One daemon per base directory: the first command that needs it starts it, and all commands are its clients.
 
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +19,7 @@ const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const WORDLLAMA: &str = "dleemiller/wordllama";
 const SIZE: u64 = 91_618_861;
 
-/// A host that keeps the daemons that commands start.
+/// A host that keeps the daemons that its commands start.
 fn host(net: &Net, name: &str) -> Host {
     let host = net.host(name);
     host.keep_daemon();
@@ -38,7 +38,7 @@ fn daemon(host: &Host) -> i32 {
     host.node().as_raw_nonzero().get()
 }
 
-/// Gets a model from another host, to show that this one uploads it.
+/// Gets a model from another host, which shows that the other host uploads it.
 #[track_caller]
 fn gets(host: &Host, model: &str, from: &Host, expected: &Path) {
     let out = host.home().join("got");
@@ -66,7 +66,7 @@ fn commands_that_start_at_the_same_moment_share_one_daemon() {
 }
 
 #[test]
-fn a_get_goes_on_with_a_new_daemon_when_its_daemon_is_killed() {
+fn a_get_continues_with_a_new_daemon_after_a_kill() {
     let net = Net::new();
     let (a, b) = (host(&net, "a"), host(&net, "b"));
     let shared = share(&a, &minilm(), MINILM, &["--piece-length", "1MiB"]);
@@ -87,20 +87,20 @@ fn a_get_goes_on_with_a_new_daemon_when_its_daemon_is_killed() {
 }
 
 #[test]
-fn a_share_and_a_get_go_on_in_the_background_until_they_are_turned_off() {
+fn share_and_get_seed_in_the_background_until_turned_off() {
     let net = Net::new();
     let (a, b, c) = (host(&net, "a"), host(&net, "b"), host(&net, "c"));
     let dir = wordllama();
-    let said =
+    let printed =
         a.run(&["share", dir.to_str().unwrap(), "--name", WORDLLAMA, "--license", "mit", "--skip-dht"]);
-    assert!(said.stderr.contains("`silmaril stop` ends that"), "{}", said.stderr);
-    said.ok();
+    assert!(printed.stderr.contains("`silmaril stop` ends it"), "{}", printed.stderr);
+    printed.ok();
     let manifest = export(&a, WORDLLAMA);
     import(&b, &manifest);
     gets(&b, WORDLLAMA, &a, &dir);
     a.run(&["stop"]).ok();
     import(&c, &manifest);
-    // The first host is gone; the second seeds what it has got, also after a restart of its daemon.
+    // The first host is gone. The second one seeds what it has fetched, also after a restart of its daemon.
     b.run(&["stop"]).ok();
     assert!(b.run(&["daemon"]).ok().contains("seeding 1 model"));
     gets(&c, WORDLLAMA, &b, &dir);
@@ -118,7 +118,7 @@ fn a_share_and_a_get_go_on_in_the_background_until_they_are_turned_off() {
 }
 
 #[test]
-fn a_stop_ends_waiting_readers_and_the_commands_of_the_daemon() {
+fn stop_ends_waiting_readers_and_commands() {
     let net = Net::new();
     let (a, b) = (host(&net, "a"), host(&net, "b"));
     let shared = share(&a, &wordllama(), WORDLLAMA, &[]);
@@ -143,7 +143,7 @@ fn a_stop_ends_waiting_readers_and_the_commands_of_the_daemon() {
 }
 
 #[test]
-fn a_daemon_without_work_ends_and_one_that_seeds_stays() {
+fn an_idle_daemon_ends_and_a_seeding_one_stays() {
     let net = Net::new();
     let (a, b) = (host(&net, "a"), host(&net, "b"));
     for host in [&a, &b] {
@@ -158,7 +158,7 @@ fn a_daemon_without_work_ends_and_one_that_seeds_stays() {
     let point = b.home().join("models");
     let mounted = b.mount(&[]);
     let mounts = daemon(&b);
-    // Longer than the time without work, seen from a daemon that has none.
+    // Waits longer than the idle timeout, measured by a daemon that has no work.
     a.run(&["remove", "acme/m", "--yes"]);
     let seeds = daemon(&a);
     until("the daemon that seeded has ended", PATIENCE, || !runs(seeds));
@@ -175,18 +175,18 @@ fn a_daemon_ends_when_its_base_directory_is_deleted() {
     let pid = daemon(&a);
     std::fs::remove_dir_all(a.base()).unwrap();
     until("the daemon has ended", PATIENCE, || !runs(pid));
-    assert!(!a.base().exists(), "the daemon has made it again");
+    assert!(!a.base().exists(), "the daemon has made the directory again");
     a.run(&["daemon"]).ok();
 }
 
 #[test]
-fn a_share_whose_output_is_not_read_is_seeded() {
+fn a_share_is_seeded_when_its_output_is_not_read() {
     let net = Net::new();
     let a = host(&net, "a");
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(3, 50_000))]);
     let mut command = a.silmaril(&["share", dir.to_str().unwrap(), "--name", "acme/m", "--license", "mit"]);
     command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
-    assert_eq!(command.output().unwrap().status.code(), Some(1));
+    assert_eq!(command.output().unwrap().status.code(), Some(3));
     assert_eq!(status(&a)["transfers"][0]["model"], "acme/m");
 }
 
@@ -208,7 +208,7 @@ fn some_commands_never_start_the_daemon() {
 }
 
 #[test]
-fn a_daemon_has_nothing_of_the_command_that_started_it() {
+fn a_daemon_inherits_nothing_from_its_first_command() {
     let net = Net::new();
     let a = host(&net, "a");
     let mut command = a.silmaril(&["daemon"]);
@@ -245,7 +245,7 @@ fn ctrl_c_in_the_terminal_does_not_reach_the_daemon() {
 }
 
 #[test]
-fn one_daemon_serves_several_mounts_and_one_ends_without_the_others() {
+fn one_of_several_mounts_ends_alone() {
     let net = Net::new();
     let a = host(&net, "a");
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(3, 6 << 20)), ("sub/x.json", b"{}")]);
@@ -264,7 +264,7 @@ fn one_daemon_serves_several_mounts_and_one_ends_without_the_others() {
 }
 
 #[test]
-fn of_two_mounts_of_one_directory_at_the_same_moment_one_wins() {
+fn one_of_two_simultaneous_mounts_of_a_directory_wins() {
     let net = Net::new();
     let a = host(&net, "a");
     let point = a.home().join("models");
@@ -274,7 +274,7 @@ fn of_two_mounts_of_one_directory_at_the_same_moment_one_wins() {
     assert!(both.contains(&Some(0)) && both.contains(&Some(1)), "{both:?}");
     assert!(is_mounted(&point));
     a.run(&["unmount", point.to_str().unwrap()]).ok();
-    assert!(!is_mounted(&point), "it was mounted twice");
+    assert!(!is_mounted(&point), "the directory was mounted twice");
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn a_mount_in_the_foreground_ends_with_its_command() {
     }
 }
 
-/// Runs the program in a mount namespace of its own, which stays while a process of it does.
+/// Runs a script in a mount namespace of its own, which exists as long as a process is in it.
 fn in_another_mount_namespace(host: &Host, script: &str) -> Command {
     let mut command = host.command("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh"]);
@@ -326,12 +326,12 @@ fn a_client_in_another_mount_namespace_mounts_there() {
         there.stdin(std::process::Stdio::piped());
         let mut there = there.stdout(std::process::Stdio::piped()).spawn().unwrap();
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(there.stdout.take().unwrap()));
-        let mut said = String::new();
-        while !said.ends_with("ready\n") {
-            said += &(lines.next().unwrap_or_else(|| panic!("{said}")).unwrap() + "\n");
+        let mut printed = String::new();
+        while !printed.ends_with("ready\n") {
+            printed += &(lines.next().unwrap_or_else(|| panic!("{printed}")).unwrap() + "\n");
         }
-        assert!(said.contains("{} the same"), "{said}");
-        assert!(!is_mounted(&point), "it is mounted here as well");
+        assert!(printed.contains("{} the same"), "{printed}");
+        assert!(!is_mounted(&point), "the directory is mounted in this namespace as well");
         let mounts = status(&a)["mounts"].clone();
         assert_eq!(mounts[0]["held"], true, "{mounts}");
         match end {
@@ -345,7 +345,7 @@ fn a_client_in_another_mount_namespace_mounts_there() {
                 Finished::of(&mut command, PATIENCE).ok();
             }
         }
-        // After a kill the process that stays there mounts again by a new daemon.
+        // After a kill, the helper process in that namespace mounts again with a new daemon.
         let gone = |pid: u32| {
             let table = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
             !table.contains(point.to_str().unwrap())
@@ -364,7 +364,7 @@ fn a_client_in_another_mount_namespace_mounts_there() {
     }
 }
 
-/// A daemon of another version, with a mount; it ends when it is told to.
+/// A program that acts as a daemon of another version with a mount. It ends when it receives a stop request.
 const OTHER_VERSION: &str = "import fcntl, json, os, socket, sys\n\
     base, version, point = sys.argv[1:4]\n\
     lock = open(base + '/node.lock', 'w'); fcntl.flock(lock, fcntl.LOCK_EX); lock.write(f'{os.getpid()}\\n'); lock.flush()\n\
@@ -389,7 +389,7 @@ fn of_version(host: &Host, version: &str, point: &Path) -> Proc {
 }
 
 #[test]
-fn a_daemon_of_an_older_version_is_replaced_and_its_mounts_come_again() {
+fn an_older_daemon_is_replaced_and_its_mounts_return() {
     let net = Net::new();
     let a = host(&net, "a");
     a.run(&["init"]).ok();
@@ -405,7 +405,7 @@ fn a_daemon_of_an_older_version_is_replaced_and_its_mounts_come_again() {
 }
 
 #[test]
-fn a_daemon_of_a_newer_version_is_named_with_the_remedy() {
+fn a_newer_daemon_is_reported_with_a_remedy() {
     let net = Net::new();
     let a = host(&net, "a");
     a.run(&["init"]).ok();
@@ -420,7 +420,7 @@ fn a_daemon_of_a_newer_version_is_named_with_the_remedy() {
 }
 
 #[test]
-fn a_killed_daemon_is_no_obstacle() {
+fn a_killed_daemon_does_not_block_the_next_one() {
     let net = Net::new();
     let a = host(&net, "a");
     a.run(&["daemon"]).ok();
@@ -433,7 +433,7 @@ fn a_killed_daemon_is_no_obstacle() {
 }
 
 #[test]
-fn a_status_that_is_watched_goes_on_with_the_next_daemon() {
+fn status_watch_continues_with_the_next_daemon() {
     let net = Net::new();
     let a = host(&net, "a");
     a.run(&["daemon"]).ok();
@@ -447,7 +447,7 @@ fn a_status_that_is_watched_goes_on_with_the_next_daemon() {
 }
 
 #[test]
-fn a_process_that_starts_or_stops_is_waited_for_and_named() {
+fn commands_wait_for_the_process_that_holds_the_lock() {
     let net = Net::new();
     let a = host(&net, "a");
     a.run(&["init"]).ok();
@@ -464,7 +464,7 @@ fn a_process_that_starts_or_stops_is_waited_for_and_named() {
 }
 
 #[test]
-fn a_daemon_that_hangs_or_runs_on_another_host_is_named() {
+fn a_stuck_or_foreign_daemon_is_named() {
     let net = Net::new();
     let a = host(&net, "a");
     a.run(&["daemon"]).ok();
@@ -490,8 +490,8 @@ fn a_daemon_that_hangs_or_runs_on_another_host_is_named() {
 fn the_base_directory_of_another_user_is_refused() {
     let net = Net::new();
     let a = host(&net, "a");
-    // Gives the home to the user who is nobody special.
-    Finished::of(&mut a.silmaril_as_nobody(&["daemon"]), PATIENCE).ok();
+    // Gives the home directory to an unprivileged user.
+    Finished::of(&mut a.silmaril_unprivileged(&["daemon"]), PATIENCE).ok();
     let pid = daemon(&a);
     let point = a.home().join("mnt");
     std::fs::create_dir(&point).unwrap();
@@ -510,7 +510,7 @@ fn the_base_directory_of_another_user_is_refused() {
 }
 
 #[test]
-fn work_that_needs_no_engine_goes_on_when_its_daemon_is_killed() {
+fn work_without_the_engine_survives_a_killed_daemon() {
     let net = Net::new();
     let a = host(&net, "a");
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(3, 400 << 20))]);

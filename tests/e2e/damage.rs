@@ -1,4 +1,4 @@
-//! Files that are damaged on the disk after they were verified: in a shared directory and in the cache.
+//! Files that are damaged on the disk after they were verified, in a shared directory and in the cache.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -24,7 +24,7 @@ fn cached(host: &Host) -> PathBuf {
     data.remove(0)
 }
 
-/// Overwrites bytes of a piece in place; `quietly` with the modification time of before.
+/// Overwrites bytes of a piece in place. With `quietly`, restores the modification time afterwards.
 fn overwrite(path: &Path, piece: usize, quietly: bool) {
     let time = std::fs::metadata(path).unwrap().modified().unwrap();
     let file = File::options().write(true).open(path).unwrap();
@@ -38,29 +38,29 @@ fn has_damage(host: &Host) -> bool {
     problems(host).iter().any(|problem| problem.contains("damaged"))
 }
 
-/// What the node of a host has logged.
+/// The log of a host's daemon.
 fn log(host: &Host) -> String {
     let logs = std::fs::read_dir(host.base().join("log")).unwrap();
     logs.map(|log| std::fs::read_to_string(log.unwrap().path()).unwrap()).collect()
 }
 
-/// Pretends that the machine of a host stopped while its node ran.
+/// Makes it look as if the machine of a host had stopped while its daemon ran.
 fn pretend_power_cut(host: &Host) {
     let path = host.base().join("scrub.json");
     let mut saved: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     saved["boot"] = "00".repeat(16).into();
     saved["open"] = true.into();
-    // Passes of an earlier second.
+    // No pass of the background check is recorded.
     saved["passes"] = serde_json::json!({});
     std::fs::write(&path, saved.to_string()).unwrap();
 }
 
 #[test]
-fn a_seeder_withdraws_what_was_overwritten_in_place() {
+fn a_seeder_withdraws_pieces_overwritten_in_place() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     b.configure(IMPATIENT);
-    // So long, and read from behind, that no read-ahead brings the pieces that are read later.
+    // The model is long and is read from its end, so that read-ahead does not fetch the pieces that are read later.
     let bytes = noise(1, 96 * PIECE);
     let right = |number: usize| &bytes[number * PIECE..(number + 1) * PIECE];
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &bytes)]);
@@ -72,21 +72,21 @@ fn a_seeder_withdraws_what_was_overwritten_in_place() {
     let source = dir.join("w.bin");
     let original = std::fs::read(&source).unwrap();
 
-    // With another modification time the file is proved before anything more of it is sent.
+    // When the modification time has changed, the file is proved before anything more of it is sent.
     overwrite(&source, 70, false);
     until("the damage is reported", PATIENCE, || has_damage(&a));
-    until("the rest is offered", PATIENCE, || read(&file, 50).status.success());
+    until("the other pieces are seeded", PATIENCE, || read(&file, 50).status.success());
     assert!(piece(&file, 50) == right(50));
     assert!(!read(&file, 70).status.success());
     assert!(!log(&b).contains("bad data"), "no wrong byte was sent");
 
-    // The owner restores it.
+    // The owner restores the file.
     File::options().write(true).open(&source).unwrap().write_all_at(&original, 0).unwrap();
     until("it is right again", PATIENCE, || problems(&a).is_empty());
-    until("all is offered", PATIENCE, || read(&file, 70).status.success());
+    until("all pieces are seeded", PATIENCE, || read(&file, 70).status.success());
     assert!(piece(&file, 70) == right(70));
 
-    // The change time alone: each part is proved before it is sent.
+    // When only the change time differs, each part is proved before it is sent.
     overwrite(&source, 30, true);
     assert!(!read(&file, 30).status.success());
     until("the damage is reported", PATIENCE, || has_damage(&a));
@@ -94,7 +94,7 @@ fn a_seeder_withdraws_what_was_overwritten_in_place() {
     assert!(!log(&b).contains("bad data"), "no wrong byte was sent");
     drop(shared);
 
-    // A restart remembers, and reads nothing: not even the right pieces.
+    // A daemon that restarts remembers the damage, and reads no bytes of the file.
     let daemon = a.spawn(&["daemon", "-f"]);
     daemon.wait_for_line("running", PATIENCE);
     until("the damage is still known", PATIENCE, || has_damage(&a));
@@ -114,7 +114,7 @@ fn a_restarted_seeder_reads_none_of_its_files() {
     daemon.wait_for_line("running", PATIENCE);
     let mounted = b.mount(&["--peer", &a.peer()]);
     assert!(piece(&mounted.path("acme/m/w.bin"), 50) == bytes[50 * PIECE..51 * PIECE]);
-    // Bytes that the process has read by any call, those of connections included.
+    // Bytes that the process has read with any system call, from connections included.
     let io = std::fs::read_to_string(format!("/proc/{}/io", a.node().as_raw_nonzero())).unwrap();
     let read: u64 = io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap();
     assert!(read < 32 * PIECE as u64, "{read}");
@@ -122,7 +122,7 @@ fn a_restarted_seeder_reads_none_of_its_files() {
 }
 
 #[test]
-fn a_node_whose_cache_is_damaged_withdraws_what_is_requested_again() {
+fn a_node_with_a_damaged_cache_withdraws_requested_pieces() {
     let net = Net::new();
     let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
     c.configure(IMPATIENT);
@@ -141,13 +141,13 @@ fn a_node_whose_cache_is_damaged_withdraws_what_is_requested_again() {
     a.power_off();
     overwrite(&cached(&b), 2, false);
     assert!(piece(&of_c, 1) == right(1));
-    // The first bytes are wrong; the requests that follow show it.
+    // The first uploaded bytes are wrong. The requests that follow detect that.
     until("the damage is reported", PATIENCE, || {
         assert!(!read(&of_c, 2).status.success());
         has_damage(&b)
     });
     assert!(piece(&of_c, 3) == right(3));
-    // The reader on the damaged node gets it from a peer again.
+    // The reader on the damaged host gets the piece from a peer again.
     let shared = share(&a, &dir, "acme/m", &["--piece-length", "1MiB"]);
     until("the piece is fetched again", PATIENCE, || read(&of_b, 2).status.success());
     assert!(piece(&of_b, 2) == right(2));
@@ -157,7 +157,7 @@ fn a_node_whose_cache_is_damaged_withdraws_what_is_requested_again() {
 }
 
 #[test]
-fn after_a_power_cut_no_wrong_byte_is_sent_and_the_background_check_finds_it() {
+fn after_a_power_cut_no_wrong_byte_is_sent() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     b.configure(IMPATIENT);
@@ -169,7 +169,7 @@ fn after_a_power_cut_no_wrong_byte_is_sent_and_the_background_check_finds_it() {
     drop(shared);
     let record = std::fs::read_dir(a.base().join("resume")).unwrap().map(|entry| entry.unwrap().path());
     let record = record.into_iter().find(|path| path.extension().is_some_and(|e| e == "json")).unwrap();
-    // No stamp shows it.
+    // The damage changes no time stamp.
     for name in ["v.bin", "w.bin"] {
         overwrite(&dir.join(name), 2, true);
     }
@@ -186,7 +186,7 @@ fn after_a_power_cut_no_wrong_byte_is_sent_and_the_background_check_finds_it() {
     assert!(piece(&file, 1) == files[1].1[PIECE..2 * PIECE]);
     assert!(!read(&file, 2).status.success());
     assert!(!log(&b).contains("bad data"), "no wrong byte was sent");
-    // Nobody reads the other file.
+    // No reader requests the other file.
     until("the background check has found both", PATIENCE, || {
         let found = problems(&a);
         ["v.bin", "w.bin"].iter().all(|name| found.iter().any(|problem| problem.contains(name)))
@@ -195,7 +195,7 @@ fn after_a_power_cut_no_wrong_byte_is_sent_and_the_background_check_finds_it() {
 }
 
 #[test]
-fn a_cached_file_that_was_cut_lengthened_changed_or_deleted_is_read_right() {
+fn a_changed_or_deleted_cache_file_is_read_right() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let bytes = noise(6, 3 * PIECE + 12_345);

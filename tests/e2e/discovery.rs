@@ -1,4 +1,4 @@
-//! Finding peers without being told their address.
+//! Peers are found without an address from the user.
 
 use crate::support::fixtures::{hashes, wordllama};
 use crate::support::net::Net;
@@ -34,7 +34,7 @@ fn a_private_dht_finds_peers_by_info_hash() {
 }
 
 #[test]
-fn with_discovery_off_nobody_is_found_and_nothing_is_sent() {
+fn with_discovery_off_no_peer_is_found_and_nothing_is_sent() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), NAME, &[]);
@@ -43,6 +43,6 @@ fn with_discovery_off_nobody_is_found_and_nothing_is_sent() {
     b.configure("  lan_discovery: false\n  dht_enabled: false\ntorrent:\n  download_timeout: 5\n");
     let before = a.received();
     b.run(&["get", NAME]).error(1);
-    // Address resolution at most.
+    // Only address resolution (ARP, IPv6) sends packets.
     assert!(a.received() - before < 2048, "a node with discovery off sent {} bytes", a.received() - before);
 }

@@ -1,4 +1,5 @@
-//! Two strangers publish different files under one name: neither is shown under it, both are read by fingerprint.
+//! Two strangers publish different files under one name: neither is shown under the name, and both can be read by
+//! fingerprint.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -45,7 +46,7 @@ fn reads(path: &Path, seed: u64) -> bool {
 }
 
 #[test]
-fn a_disputed_name_is_refused_and_each_publisher_is_read_by_fingerprint() {
+fn disputed_models_are_read_by_fingerprint_only() {
     let net = Net::new();
     let [a, b, c] = net.lan_hosts(["a", "b", "c"]);
     c.configure("  dht_enabled: false\nmount:\n  resolve_timeout: 60s\n");
@@ -58,22 +59,22 @@ fn a_disputed_name_is_refused_and_each_publisher_is_read_by_fingerprint() {
     until("both are announced", PATIENCE, || found().contains(&one) && found().contains(&two));
     let mounted = c.mount(&[]);
     assert_eq!(kind(&mounted.path(NAME)), Some(ErrorKind::PermissionDenied));
-    let told = status(&c)["unresolved"][0].clone();
-    assert_eq!(told["model"], NAME);
-    let paths: Vec<PathBuf> = serde_json::from_value(told["paths"].clone()).unwrap();
-    assert_eq!(paths.len(), 2, "{told}");
+    let reported = status(&c)["unresolved"][0].clone();
+    assert_eq!(reported["model"], NAME);
+    let paths: Vec<PathBuf> = serde_json::from_value(reported["paths"].clone()).unwrap();
+    assert_eq!(paths.len(), 2, "{reported}");
     for (publisher, seed) in [(&one, 1), (&two, 2)] {
         assert!(paths.contains(&by(&mounted, publisher)), "{paths:?}");
         assert!(c.run(&["status"]).ok().contains(by(&mounted, publisher).to_str().unwrap()));
         assert!(reads(&by(&mounted, publisher), seed), "{publisher}");
     }
-    // The whole key means the same; a stranger's beginning, and a publisher of nothing, do not.
+    // The whole key is accepted as well. A prefix of a key, and a publisher without models, are not.
     assert!(reads(&by(&mounted, &key(&a, "publisher")), 1));
     assert_eq!(kind(&by(&mounted, &key(&c, "fingerprint"))), Some(ErrorKind::NotFound));
     assert_eq!(kind(&by(&mounted, &one[..9])), Some(ErrorKind::NotFound));
     let listed = fs::read_dir(mounted.point()).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(listed.into_iter().all(|name| name != ".by"), "programs that walk the tree see `.by`");
-    // A choice by command settles it, and the other one stays readable by fingerprint.
+    // A choice by command ends the dispute. The other model stays readable by fingerprint.
     assert_eq!(kind(&mounted.path(NAME)), Some(ErrorKind::PermissionDenied));
     c.run(&["get", NAME, "--publisher", &two]).ok();
     until("the name is shown", PATIENCE, || mounted.path(NAME).exists());
@@ -85,7 +86,7 @@ fn a_disputed_name_is_refused_and_each_publisher_is_read_by_fingerprint() {
 }
 
 #[test]
-fn a_later_dispute_leaves_what_was_read_to_its_publisher_until_unmounted() {
+fn a_later_dispute_keeps_a_read_model_until_unmount() {
     let net = Net::new();
     let [a, b, c] = net.lan_hosts(["a", "b", "c"]);
     c.run(&["init"]).ok();
@@ -97,7 +98,7 @@ fn a_later_dispute_leaves_what_was_read_to_its_publisher_until_unmounted() {
     let _second = publish(&b, 2);
     until("the dispute is known", PATIENCE, || status(&c)["disputed"] != serde_json::json!([]));
     let (one, two) = (key(&a, "fingerprint"), key(&b, "fingerprint"));
-    // The rest of an open file, and the name, stay its publisher's, also when the set of models is published again.
+    // The rest of an open file, and the name, stay with the first publisher, also when the mount updates its models.
     c.run(&["trust", "add", &key(&c, "publisher")]).ok();
     let mut end = [0; 100];
     file.read_exact_at(&mut end, LEN as u64 - 100).unwrap();
@@ -107,7 +108,7 @@ fn a_later_dispute_leaves_what_was_read_to_its_publisher_until_unmounted() {
     assert_eq!(disputed["kept"]["fingerprint"], one.as_str(), "{disputed}");
     let shown = c.run(&["status"]).ok();
     assert!(shown.contains(&format!("disputed        {NAME}")) && shown.contains(&two), "{shown}");
-    // Taking it by command would pin one of two strangers.
+    // `get` would pin one of two strangers, so it refuses.
     let refused = c.run(&["get", NAME]).error(1);
     assert!(refused.contains(&one) && refused.contains(&two), "{refused}");
     drop(file);

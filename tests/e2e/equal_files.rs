@@ -1,4 +1,4 @@
-//! A withheld model and another one, of a stranger, that has the same files.
+//! A withheld model, and a model of a stranger that contains the same files.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -18,17 +18,17 @@ use crate::support::share::{Share, import, share};
 const PIECE: usize = 64 * 1024;
 const PIECES: u32 = 6;
 
-/// The withheld model, and one with a file of it.
+/// The withheld model, and a model that has a file in common with it.
 const WITHHELD: &str = "acme/w";
 const OTHER: &str = "evil/s";
 
-/// `a` shares both; `b` knows both and withholds the first.
+/// Host `a` shares both models. Host `b` knows both and withholds the first.
 struct Scene {
     a: Host,
     b: Host,
     stranger: Host,
     sharing: RefCell<Vec<Share>>,
-    /// The other model.
+    /// The directory of the other model.
     content: Content,
 }
 
@@ -36,7 +36,7 @@ fn equal() -> Vec<u8> {
     noise(1, PIECES as usize * PIECE)
 }
 
-/// Shares a model on one host and imports it on another.
+/// Shares a model on one host and imports its manifest on another.
 fn publish(from: &Host, to: &Host, name: &str, files: &[(&str, Vec<u8>)]) -> (PathBuf, Share) {
     let files: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (*path, bytes.as_slice())).collect();
     let dir = model_dir(&from.home().join(name.replace('/', "-")), &files);
@@ -73,7 +73,7 @@ impl Scene {
         assert!(read == expected, "{path} has wrong bytes");
     }
 
-    /// Whether `b` sends a stranger the bytes of a file of the other model; none where it is not in the swarm yet.
+    /// Whether `b` sends a stranger the bytes of a file of the other model. `None` while `b` is not in the swarm.
     fn sends(&self, path: &str) -> Option<bool> {
         let file = self.content.file(path);
         let pieces = file.first_piece..file.first_piece + file.pieces;
@@ -87,7 +87,8 @@ impl Scene {
         Some(sent > 0)
     }
 
-    /// The same, once it is in the swarm: a torrent that is told of other files leaves it for a moment.
+    /// Like [`Self::sends`], but waits until `b` is in the swarm. A torrent that learns of equal files leaves the
+    /// swarm for a moment.
     fn sends_in_the_end(&self, path: &str) -> bool {
         let mut sent = None;
         until("the node is in the swarm", PATIENCE, || {
@@ -99,21 +100,21 @@ impl Scene {
 }
 
 #[test]
-fn bytes_of_a_withheld_model_stay_out_of_other_swarms() {
+fn withheld_bytes_stay_out_of_other_swarms() {
     let scene = Scene::new();
     let mounted = scene.mount();
     scene.read(&mounted, &format!("{WITHHELD}/w.bin"), &equal());
     scene.read(&mounted, &format!("{OTHER}/other.bin"), &noise(3, 2 * PIECE));
     until("the other model is uploaded", PATIENCE, || scene.sends("other.bin") == Some(true));
     assert!(!scene.sends_in_the_end("w.bin"), "bytes of the withheld model were sent to a stranger");
-    // They are here, whatever the name is by which they are read.
+    // The bytes can be read locally under any name.
     scene.sharing.borrow_mut().clear();
     let read = std::fs::read(mounted.path(&format!("{OTHER}/w.bin"))).unwrap();
     assert!(read == equal(), "the file has wrong bytes");
 }
 
 #[test]
-fn equal_bytes_of_a_model_that_is_shared_are_sent() {
+fn equal_bytes_of_a_shared_model_are_sent() {
     let scene = Scene::new();
     let files = [("p.bin", noise(4, PIECE)), ("w.bin", equal())];
     let _sharing = publish(&scene.a, &scene.b, "acme/p", &files);
@@ -126,7 +127,7 @@ fn equal_bytes_of_a_model_that_is_shared_are_sent() {
     assert!(scene.sends_in_the_end("w.bin"), "bytes of a model that is shared were not sent");
 }
 
-/// Models with the same files and the same last name are the same torrent.
+/// Models with the same files and the same last component of the name are the same torrent.
 #[test]
 fn another_name_for_a_withheld_model_does_not_share_it() {
     let net = Net::new();
@@ -146,7 +147,7 @@ fn another_name_for_a_withheld_model_does_not_share_it() {
             "a stranger was accepted after {name} was read"
         );
     }
-    // The user shares it by the other name.
+    // The user shares the model under the other name.
     b.run(&["get", "evil/w", "-o", b.home().join("out").to_str().unwrap()]).ok();
     until("the stranger is met", PATIENCE, || stranger_is_met(&stranger, &b, &manifests[0]));
 }

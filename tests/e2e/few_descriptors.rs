@@ -1,4 +1,4 @@
-//! Hosts whose limit on open files is low.
+//! Hosts with a low limit on open files.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::support::share::{export, import};
 const FILES: usize = 400;
 const LIMIT: usize = 256;
 
-/// The program on a host with a limit on open files that it cannot raise.
+/// The program, with a limit on open files that it cannot raise.
 fn limited(host: &Host, args: &[&str]) -> Command {
     let mut command = host.command("prlimit");
     command.arg(format!("--nofile={LIMIT}:{LIMIT}")).arg(env!("CARGO_BIN_EXE_silmaril")).args(args);
@@ -38,7 +38,7 @@ fn many_files_are_shared_and_read_with_few_descriptors() {
         &["mount", point.to_str().unwrap(), "--foreground", "--peer", &a.peer()],
     ));
     reader.wait_for_line("mounted", PATIENCE);
-    // Twice, and with all files open the second time.
+    // Reads the files twice. At the second time all files are open.
     let mut open = Vec::new();
     for (name, bytes) in files.iter().chain(&files) {
         let path = point.join("acme/m").join(name);
@@ -47,14 +47,14 @@ fn many_files_are_shared_and_read_with_few_descriptors() {
     }
     for process in [&mut seeder, &mut reader] {
         process.assert_running();
-        // Caches of open files are in proportion to the limit: a shortage is the exception.
+        // The caches of open files are sized by the limit, so a shortage is rare.
         let used = descriptors(process).len();
         assert!(used < LIMIT * 3 / 4, "{used} descriptors are open");
     }
     drop(open);
 
-    // Without one free descriptor a file is opened in place of files that are open to save time. The kernel has kept no
-    // byte of these files, so the reader has to open them.
+    // Without a free descriptor, opening a file closes one that was kept open only for speed. The kernel's page cache
+    // has no byte of these files, so the daemon has to open them.
     for (name, _) in files.iter().take(3) {
         let mut forget = Command::new("dd");
         forget.args(["iflag=nocache", "count=0", "of=/dev/null", "status=none"]);

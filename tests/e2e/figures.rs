@@ -1,4 +1,4 @@
-//! What a running node tells of itself over its socket: models, transfers as they change, metrics, jobs.
+//! The routes of the control socket that report figures: models, transfers as they change, metrics, jobs.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,8 @@ use crate::support::share::{import, share};
 
 const SIZE: usize = 3_000_000;
 
-/// Asks as any HTTP client would; the answer's head has been checked, and `headers` are further lines.
+/// Sends a request as any HTTP client would, with `headers` as further lines. Checks and skips the head of the
+/// answer.
 fn ask(host: &Host, route: &str, headers: &str) -> BufReader<UnixStream> {
     let mut stream = UnixStream::connect(host.base().join("silmaril.sock")).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -55,26 +56,26 @@ fn next_event(stream: &mut impl BufRead) -> Value {
     }
 }
 
-/// The value of a metric whose line begins like this.
+/// The value of the metric whose line begins with `start`.
 fn value(metrics: &str, start: &str) -> Option<f64> {
     let line = metrics.lines().find(|line| line.starts_with(start))?;
     Some(line.rsplit(' ').next().unwrap().parse().unwrap())
 }
 
 #[test]
-fn models_are_told_as_list_tells_them() {
+fn models_are_reported_as_list_prints_them() {
     let net = Net::new();
     let a = net.host("a");
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(1, SIZE))]);
     let _shared = share(&a, &dir, "acme/m", &[]);
-    let told = json(&get(&a, "/v1/models"));
-    assert_eq!(told, json(&a.run(&["list", "--json"]).ok()));
-    assert_eq!(told[0]["name"], "acme/m");
-    assert_eq!(told[0]["path"], dir.to_str().unwrap());
+    let reported = json(&get(&a, "/v1/models"));
+    assert_eq!(reported, json(&a.run(&["list", "--json"]).ok()));
+    assert_eq!(reported[0]["name"], "acme/m");
+    assert_eq!(reported[0]["path"], dir.to_str().unwrap());
 }
 
 #[test]
-fn transfers_are_told_once_or_as_they_change() {
+fn transfers_are_reported_once_or_as_they_change() {
     let net = Net::new();
     let a = net.host("a");
     let one = model_dir(&a.home().join("one"), &[("w.bin", &noise(1, SIZE))]);
@@ -86,7 +87,11 @@ fn transfers_are_told_once_or_as_they_change() {
     for (route, headers) in [("/v1/transfers?follow", ""), ("/v1/transfers", "accept: text/event-stream\r\n")]
     {
         let mut stream = ask(&a, route, headers);
-        assert_eq!(next_event(&mut stream)[0]["model"], "acme/one", "the first event comes by itself");
+        assert_eq!(
+            next_event(&mut stream)[0]["model"],
+            "acme/one",
+            "the first event is sent without a change"
+        );
         let two = model_dir(&a.home().join("two"), &[("w.bin", &noise(2, SIZE))]);
         let name = if headers.is_empty() { "acme/two" } else { "acme/too" };
         let _two = share(&a, &two, name, &[]);
@@ -96,7 +101,7 @@ fn transfers_are_told_once_or_as_they_change() {
 }
 
 #[test]
-fn metrics_can_be_scraped() {
+fn metrics_have_the_prometheus_format() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(1, SIZE))]);
@@ -115,12 +120,12 @@ fn metrics_can_be_scraped() {
     }
     assert_eq!(value(&text, "silmaril_received_web_bytes_total{model=\"acme/m\","), Some(0.0));
     assert_eq!(value(&text, "silmaril_transfers "), Some(1.0));
-    assert_eq!(value(&text, "silmaril_catalog_records "), Some(1.0), "the record of what is shared");
+    assert_eq!(value(&text, "silmaril_catalog_records "), Some(1.0), "the record of the shared model");
     assert!(text.ends_with("# EOF\n"), "{text}");
 }
 
 #[test]
-fn status_tells_what_other_commands_have_the_node_do() {
+fn status_reports_the_jobs_of_other_commands() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(1, SIZE))]);
@@ -132,7 +137,7 @@ fn status_tells_what_other_commands_have_the_node_do() {
     let jobs = || json(&b.run(&["status", "--json"]).ok())["jobs"].clone();
     assert_eq!(jobs(), serde_json::json!([]));
     let mut waiting = b.spawn(&["get", "acme/m"]);
-    until("the job is told", PATIENCE, || jobs()[0]["activity"] == "get acme/m");
+    until("the job is reported", PATIENCE, || jobs()[0]["activity"] == "get acme/m");
     let status = b.run(&["status"]).ok();
     assert!(status.contains("get acme/m") && status.contains("\ncatalog  "), "{status}");
     waiting.signal(Signal::INT);

@@ -1,4 +1,4 @@
-//! `get`: a model into a directory.
+//! `get`: fetches a model into a directory.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const WORDLLAMA: &str = "dleemiller/wordllama";
 
 #[test]
-fn a_model_arrives_whole_in_models_dir_and_is_not_fetched_again() {
+fn a_complete_model_is_not_fetched_again() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &minilm(), MINILM, &[]);
@@ -23,21 +23,21 @@ fn a_model_arrives_whole_in_models_dir_and_is_not_fetched_again() {
     let dir = b.base().join("models").join(MINILM);
     let expected = hashes(&minilm(), PATIENCE);
     let mut got = hashes(&dir, PATIENCE);
-    assert!(got.remove(".silmaril.json").is_some(), "the manifest should lie beside the files");
+    assert!(got.remove(".silmaril.json").is_some(), "the manifest should be next to the files");
     assert_eq!(got, expected);
 
     let before = b.received();
     b.run(&["get", MINILM, "--peer", &a.peer(), "--seed=false"]).ok();
     assert!(b.received() - before < 128 << 10, "a complete model was fetched again");
 
-    // The mount serves it from there.
+    // A mount serves the model from that directory.
     let mounted = b.mount(&[]);
     assert_eq!(hashes(&mounted.path(MINILM), PATIENCE), expected);
-    assert!(b.received() - before < 512 << 10, "the mount fetched a model that is here");
+    assert!(b.received() - before < 512 << 10, "the mount fetched a model that is complete on this host");
 }
 
 #[test]
-fn a_killed_get_goes_on_where_it_was() {
+fn a_killed_get_resumes() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &minilm(), MINILM, &["--piece-length", "1MiB"]);
@@ -52,7 +52,7 @@ fn a_killed_get_goes_on_where_it_was() {
     first.signal(Signal::KILL);
     first.wait(PATIENCE);
     assert!(b.received() < size, "the test was too slow to kill in mid transfer");
-    assert!(!out.join("model.safetensors").exists(), "a part was left under the name of the whole");
+    assert!(!out.join("model.safetensors").exists(), "a partial file has its final name");
 
     let second = b.spawn(&args);
     until("60 MB have come", PATIENCE, || b.received() > 60_000_000);
@@ -71,7 +71,7 @@ fn a_killed_get_goes_on_where_it_was() {
 }
 
 #[test]
-fn addresses_of_the_hub_name_the_model_that_peers_have() {
+fn addresses_of_the_hub_name_models_of_peers() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(1, 300_000))]);
@@ -106,7 +106,7 @@ fn a_file_in_the_way_is_refused_before_downloading() {
 }
 
 #[test]
-fn include_and_exclude_choose_files_and_fetch_no_others() {
+fn include_and_exclude_fetch_only_the_chosen_files() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &minilm(), MINILM, &[]);
@@ -127,7 +127,7 @@ fn include_and_exclude_choose_files_and_fetch_no_others() {
 }
 
 #[test]
-fn get_without_anyone_to_ask_gives_up_after_the_download_timeout() {
+fn get_without_peers_fails_after_the_download_timeout() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), WORDLLAMA, &[]);
@@ -140,7 +140,7 @@ fn get_without_anyone_to_ask_gives_up_after_the_download_timeout() {
 }
 
 #[test]
-fn a_full_disk_is_one_error_and_the_rest_comes_once_there_is_room() {
+fn a_get_resumes_after_the_disk_was_full() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), WORDLLAMA, &["--piece-length", "1MiB"]);
@@ -160,7 +160,7 @@ fn a_full_disk_is_one_error_and_the_rest_comes_once_there_is_room() {
 }
 
 #[test]
-fn files_equal_in_two_models_come_once() {
+fn equal_files_of_two_models_are_fetched_once() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let weights = noise(5, 12 << 20);
@@ -181,7 +181,7 @@ fn files_equal_in_two_models_come_once() {
 }
 
 #[test]
-fn a_peer_that_sends_bad_data_does_no_harm() {
+fn a_get_succeeds_despite_a_peer_that_sends_bad_data() {
     let net = Net::new();
     let (liar, honest, b) = (net.host("liar"), net.host("honest"), net.host("b"));
     let files: &[(&str, &[u8])] = &[("w.bin", &noise(8, 24 << 20))];
@@ -189,7 +189,7 @@ fn a_peer_that_sends_bad_data_does_no_harm() {
     let bad = model_dir(&liar.home().join("m"), files);
     let truth = share(&honest, &good, "acme/m", &["--piece-length", "1MiB"]);
     let _lie = share(&liar, &bad, "acme/m", &["--piece-length", "1MiB"]);
-    // The liar's bytes change behind the back of its node, which goes on sending them.
+    // The bytes of the lying peer change without its daemon's knowledge, so it continues to send them.
     use std::os::unix::fs::FileExt;
     let file = std::fs::OpenOptions::new().write(true).open(bad.join("w.bin")).unwrap();
     for piece in (0..24).step_by(3) {

@@ -1,4 +1,5 @@
-//! Nine hosts that mean harm, each in its own way, and two that do not: what it costs these, and what they say.
+//! Nine hostile hosts, each with its own attack, and two honest ones: the memory that the attacks cost the honest
+//! hosts, and the answers of the honest hosts during the attacks.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,10 +15,10 @@ use crate::support::share::share;
 
 const REAL: &str = "acme/real";
 const SQUATTED: &str = "acme/squatted";
-/// What the attacks may cost a node, in bytes of memory.
+/// Limit for the memory that the attacks may cost a daemon, in bytes.
 const COST: u64 = 50_000_000;
 
-/// How long they go on.
+/// Duration of the attacks.
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Resident memory of a host's node, in bytes.
@@ -36,7 +37,7 @@ fn catalog(host: &Host) -> serde_json::Value {
     serde_json::from_str(&host.run(&["status", "--json"]).ok()).unwrap()
 }
 
-/// Gets the right bytes, and is told where to choose.
+/// Gets the right bytes, and an error that lists the publishers of a disputed name.
 #[track_caller]
 fn gets(newcomer: &Host, publisher: &Host) {
     let found = newcomer.run(&["discover", "acme/", "--json"]).ok();
@@ -52,12 +53,12 @@ fn gets(newcomer: &Host, publisher: &Host) {
     assert_eq!(weights(newcomer, SQUATTED), noise(2, 1 << 20));
 }
 
-/// Reads by path alone.
+/// Reads a file by its path in a mount.
 #[track_caller]
 fn mounts(newcomer: &Host) {
     let mounted = newcomer.mount(&[]);
     let file = mounted.path(REAL).join("weights.bin");
-    // On a busy machine the first lookup may end before a peer is met; news of the name end the miss.
+    // On a busy machine the first lookup may end before a peer connects. A record of the name ends the cached miss.
     until("the name is found", PATIENCE, || file.exists());
     let read = Finished::of(newcomer.command("sha256sum").arg(&file), PATIENCE);
     assert!(read.status.success(), "{}: {:#}", read.stderr, catalog(newcomer));
@@ -67,7 +68,7 @@ fn mounts(newcomer: &Host) {
 }
 
 #[test]
-#[ignore = "it takes all cores for itself; `make test` runs it after the others"]
+#[ignore = "uses all cores; `make test` runs it after all other tests"]
 fn hostile_hosts_cost_little_and_change_no_answer() {
     let net = Net::new();
     let [a, b, newcomer] = net.lan_hosts(["a", "b", "newcomer"]);
@@ -88,7 +89,7 @@ fn hostile_hosts_cost_little_and_change_no_answer() {
     let begun = Instant::now();
     let mut most = [0, 0];
     let mut rounds = 0;
-    // Meanwhile honest answers go on arriving, and one who knows nothing finds, gets and mounts, again and again.
+    // Meanwhile, honest records still arrive, and a new host repeatedly finds, gets and mounts a model.
     while begun.elapsed() < MINUTE || rounds < 2 {
         let found = b.run(&["discover", "acme/real", "--timeout", "3s", "--json"]).ok();
         assert_eq!(found.matches("\"name\": \"acme/real\"").count(), 1, "{found}");
@@ -101,7 +102,7 @@ fn hostile_hosts_cost_little_and_change_no_answer() {
         rounds += 1;
     }
     for (attack, hostile) in ALL.iter().zip(&attacks) {
-        assert!(hostile.sent() > 0, "{attack:?} attacked nobody");
+        assert!(hostile.sent() > 0, "{attack:?} sent no message");
     }
 
     most = [most[0].max(memory(&a)), most[1].max(memory(&b))];

@@ -1,4 +1,4 @@
-//! The web as the seed of last resort: a model without peers is read over HTTP, piece by piece, and passed on.
+//! The web as the last source: a model without peers is read over HTTP, piece by piece, and seeded to peers.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,25 +22,25 @@ use crate::support::web::place::Place;
 const NAME: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const PIECE: u64 = 1 << 20;
 
-/// The manifest of a directory that a host shared and a server serves; the host is gone.
+/// The manifest of a directory that a host shared and a server serves. The host is gone.
 fn published(net: &Net, server: &FileSite, dir: &Path, more: &[&str]) -> PathBuf {
     let publisher = net.host("publisher");
     let seed = format!("{}/", server.url());
     let mut args = vec!["--piece-length", "1MiB", "--web-seed", &seed];
     args.extend(more);
     let shared = share(&publisher, dir, NAME, &args);
-    // The publisher's home goes with it.
+    // The publisher's home directory is deleted as well.
     let manifest = net.dir().join("manifest.json");
     std::fs::copy(&shared.manifest, &manifest).unwrap();
     manifest
 }
 
-/// Lets web seeds of a manifest lead to a host, which is a private one.
+/// Configuration that permits web seeds on this host, which has a private address.
 fn allowing(web: &Host) -> String {
     format!("  allow_private_hosts: [{}]\n", web.addr())
 }
 
-/// Ten rows of a tensor of 47 MB.
+/// The hash of ten rows of a tensor of 47 MB.
 fn rows(file: &Path) -> String {
     let script = "import sys; from safetensors import safe_open\n\
                   with safe_open(sys.argv[1], 'numpy') as f:\n    \
@@ -54,14 +54,14 @@ fn transfer(host: &Host) -> Value {
     transfers.iter().find(|t| t["model"].as_str().unwrap().starts_with(NAME)).unwrap().clone()
 }
 
-/// First and last byte that a request asked for.
+/// The first and the last byte of the range that a request has.
 fn range(asked: &Asked) -> (u64, u64) {
     let (first, last) = asked.range.as_ref().unwrap()["bytes=".len()..].split_once('-').unwrap();
     (first.parse().unwrap(), last.parse().unwrap())
 }
 
 #[test]
-fn who_holds_only_the_manifest_reads_one_tensor_and_passes_its_pieces_on() {
+fn a_tensor_is_read_from_the_web_and_seeded_to_peers() {
     let net = Net::new();
     let (web, c, d) = (net.host("web"), net.host("c"), net.host("d"));
     let server = FileSite::start(&Place::from(&web), &minilm());
@@ -82,31 +82,31 @@ fn who_holds_only_the_manifest_reads_one_tensor_and_passes_its_pieces_on() {
         let (first, last) = range(one);
         assert!(first % PIECE == 0 && ((last + 1) % PIECE == 0 || last + 1 == len), "{one:?}");
     }
-    // The header and the rows, and up to 4 MiB that the kernel reads around each.
+    // The header and the rows, and up to 4 MiB of kernel read-ahead around each.
     let pieces = asked.iter().map(range).map(|(first, last)| (last + 1 - first).div_ceil(PIECE));
     assert!(pieces.sum::<u64>() <= 12, "{asked:?}");
-    let told = transfer(&c);
-    assert_eq!(told["downloaded"], 0);
-    // What was under way when the reader closed the file was dropped.
-    assert!(told["downloaded_web"].as_u64() >= told["cached_bytes"].as_u64(), "{told}");
+    let reported = transfer(&c);
+    assert_eq!(reported["downloaded"], 0);
+    // Requests that were running when the reader closed the file were cancelled.
+    assert!(reported["downloaded_web"].as_u64() >= reported["cached_bytes"].as_u64(), "{reported}");
     let mut ranges: Vec<(u64, u64)> = asked.iter().map(range).collect();
     ranges.sort_unstable();
     assert!(ranges.windows(2).all(|two| two[0].1 < two[1].0), "some of it was asked for twice: {ranges:?}");
     let shown = c.run(&["status"]).ok();
     assert!(shown.contains("FROM PEERS") && shown.contains("FROM WEB"), "{shown}");
 
-    // The server goes away. A fourth host reads the same from the third.
+    // The server ends. A fourth host reads the same rows from the third.
     drop(server);
     import(&d, &manifest);
     let there = d.mount(&["--peer", &c.peer()]);
     assert_eq!(rows(&there.path(NAME).join("model.safetensors")), expected);
-    let told = transfer(&d);
-    assert_eq!(told["downloaded_web"], 0);
-    assert!(told["downloaded"].as_u64().unwrap() >= 2 * PIECE, "{told}");
+    let reported = transfer(&d);
+    assert_eq!(reported["downloaded_web"], 0);
+    assert!(reported["downloaded"].as_u64().unwrap() >= 2 * PIECE, "{reported}");
 }
 
 #[test]
-fn a_whole_model_comes_from_the_web_alone_and_says_so() {
+fn a_whole_model_is_fetched_from_the_web() {
     let net = Net::new();
     let (web, b) = (net.host("web"), net.host("b"));
     let server = FileSite::start(&Place::from(&web), &minilm());
@@ -119,7 +119,7 @@ fn a_whole_model_comes_from_the_web_alone_and_says_so() {
     let size = server.log().sent("");
     assert_eq!((&got["verified"], &got["downloaded"]), (&json!(true), &got["total_size"]));
     assert_eq!(got["downloaded_web"], got["total_size"]);
-    assert_eq!(size, got["total_size"].as_u64().unwrap(), "nothing came twice");
+    assert_eq!(size, got["total_size"].as_u64().unwrap(), "a byte was fetched twice");
     let mut files = hashes(&out, PATIENCE);
     files.remove(".silmaril.json");
     assert_eq!(files, hashes(&minilm(), PATIENCE));
@@ -128,7 +128,7 @@ fn a_whole_model_comes_from_the_web_alone_and_says_so() {
 }
 
 #[test]
-fn a_reader_beside_a_slow_peer_is_served_from_the_web() {
+fn a_reader_with_a_slow_peer_is_served_from_the_web() {
     let net = Net::new();
     let (web, a, b) = (net.host("web"), net.host("a"), net.host("b"));
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(1, 16 << 20))]);
@@ -137,23 +137,23 @@ fn a_reader_beside_a_slow_peer_is_served_from_the_web() {
     let shared = share(&a, &dir, NAME, &["--piece-length", "4MiB", "--web-seed", &seed]);
     b.configure(&allowing(&web));
     import(&b, &shared.manifest);
-    // A piece takes more than half a minute from there.
+    // This peer needs more than half a minute for a piece.
     a.limit_rate("1mbit");
     let mounted = b.mount(&["--peer", &a.peer()]);
     let start = Instant::now();
     dd(&mounted.path(NAME).join("w.bin"), 4096, 0, 1, PATIENCE).ok();
     let took = start.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(15)).contains(&took), "{took:?}");
-    let told = transfer(&b);
-    assert!(told["downloaded_web"].as_u64().unwrap() >= 4 << 20, "{told}");
-    assert!(told["downloaded"].as_u64().unwrap() > 0, "{told}");
-    // What came is right although it came from both.
+    let reported = transfer(&b);
+    assert!(reported["downloaded_web"].as_u64().unwrap() >= 4 << 20, "{reported}");
+    assert!(reported["downloaded"].as_u64().unwrap() > 0, "{reported}");
+    // The bytes are right although they are from two sources.
     let all = hashes(&mounted.path(NAME), PATIENCE);
     assert_eq!(all, hashes(&dir, PATIENCE));
 }
 
 #[test]
-fn without_the_fallback_nobody_asks_the_web() {
+fn without_the_fallback_no_request_reaches_the_web() {
     let net = Net::new();
     let (web, b) = (net.host("web"), net.host("b"));
     let server = FileSite::start(&Place::from(&web), &minilm());
@@ -169,7 +169,7 @@ fn without_the_fallback_nobody_asks_the_web() {
 }
 
 #[test]
-fn servers_that_fail_are_named_in_the_error_and_wrong_bytes_reach_nobody() {
+fn failing_web_servers_are_named_and_wrong_bytes_dropped() {
     let net = Net::new();
     let (web, b) = (net.host("web"), net.host("b"));
     let dir = model_dir(&net.dir().join("m"), &[("w.bin", &noise(1, 3 << 20))]);
@@ -186,19 +186,22 @@ fn servers_that_fail_are_named_in_the_error_and_wrong_bytes_reach_nobody() {
     ] {
         server.faults().clear();
         server.faults().always("", fault.clone());
-        let said = b.run(&["get", NAME]).error(1);
-        assert!(said.contains("no peer was found; and over HTTP: "), "{fault:?}: {said}");
-        assert!(said.contains(why), "{fault:?}: {said}");
+        let printed = b.run(&["get", NAME]).error(1);
+        assert!(printed.contains("no peer was found; and over HTTP: "), "{fault:?}: {printed}");
+        assert!(printed.contains(why), "{fault:?}: {printed}");
     }
     server.faults().clear();
     server.faults().times(1, "", Fault::RetryAfter(3));
     let start = Instant::now();
     b.run(&["get", NAME]).ok();
-    assert!(start.elapsed() >= Duration::from_secs(5), "it did not wait as it was asked to");
+    assert!(
+        start.elapsed() >= Duration::from_secs(5),
+        "the request was repeated before the time in `Retry-After`"
+    );
 }
 
 #[test]
-fn what_came_from_a_hub_is_read_from_the_hub_with_a_token_that_goes_nowhere_else() {
+fn a_hub_token_is_sent_to_the_hub_only() {
     let net = Net::new();
     let (hub, a, b) = (net.host("hub"), net.host("a"), net.host("b"));
     let repos = Repos::new();
@@ -211,7 +214,7 @@ fn what_came_from_a_hub_is_read_from_the_hub_with_a_token_that_goes_nowhere_else
     let commit = repos.create(NAME).commit(&dir);
     server.set_access(NAME, Access::Gated);
 
-    // As a mirror makes it: the source instead of web seeds.
+    // The manifest is like one that `mirror` makes: with a source instead of web seeds.
     let shared = share(&a, &dir, NAME, &["--piece-length", "1MiB", "--web-seed", "http://192.0.2.1/"]);
     let mut manifest = manifests::read(&shared.manifest);
     a.power_off();
@@ -223,8 +226,8 @@ fn what_came_from_a_hub_is_read_from_the_hub_with_a_token_that_goes_nowhere_else
 
     b.configure(&format!("torrent:\n  download_timeout: 6\nhub:\n  endpoint: {}\n", server.url()));
     import(&b, &manifest);
-    let said = b.run(&["get", NAME]).error(1);
-    assert!(said.contains("401") && said.contains("token"), "{said}");
+    let printed = b.run(&["get", NAME]).error(1);
+    assert!(printed.contains("401") && printed.contains("token"), "{printed}");
     let get = b.silmaril(&["get", NAME]).env("HF_TOKEN", MEMBER).output().unwrap();
     assert!(get.status.success(), "{}", String::from_utf8_lossy(&get.stderr));
     assert!(String::from_utf8_lossy(&get.stdout).contains("over HTTP"));
@@ -238,17 +241,17 @@ fn what_came_from_a_hub_is_read_from_the_hub_with_a_token_that_goes_nowhere_else
     }
 }
 
-/// A torrent of others, with an address in its `url-list`.
+/// A torrent file that has an address in its `url-list`, as other programs make it.
 fn torrent_with_url(net: &Net, sample: &crate::engine::rig::Sample, url: &str) -> PathBuf {
     let body = &sample.metainfo[..sample.metainfo.len() - 1];
     let torrent = [body, format!("8:url-list{}:{url}e", url.len()).as_bytes()].concat();
-    let path = net.dir().join("others.torrent");
+    let path = net.dir().join("foreign.torrent");
     std::fs::write(&path, torrent).unwrap();
     path
 }
 
 #[test]
-fn hybrid_torrents_of_others_are_got_and_mounted_from_their_web_seed_and_from_peers() {
+fn foreign_hybrid_torrents_are_read_from_web_seed_and_peers() {
     let net = Net::new();
     let (web, b, c) = (net.host("web"), net.host("b"), net.host("c"));
     let files = [("a b.json", 100), ("model.safetensors", 2_500_000), ("sub/c", 700_000)];
@@ -264,9 +267,9 @@ fn hybrid_torrents_of_others_are_got_and_mounted_from_their_web_seed_and_from_pe
     let got = b.run(&["get", NAME, "--json"]).ok();
     let got: Value = serde_json::from_str(&got).unwrap();
     assert_eq!(got["downloaded_web"], 3_200_100);
-    assert_eq!(server.sent("/sample/"), 3_200_100, "nothing came twice");
+    assert_eq!(server.sent("/sample/"), 3_200_100, "a byte was fetched twice");
 
-    // With the server gone, another host mounts it from the first.
+    // The server is gone. Another host mounts the model from the first.
     drop(server);
     let seeding = b.spawn(&["share", "-f", NAME]);
     seeding.wait_for_line("seeding", PATIENCE);
@@ -274,7 +277,7 @@ fn hybrid_torrents_of_others_are_got_and_mounted_from_their_web_seed_and_from_pe
     let mounted = c.mount(&["--peer", &b.peer()]);
     assert_eq!(hashes(&mounted.path(NAME), PATIENCE), hashes(&sample.dir.path().join("sample"), PATIENCE));
 
-    // A magnet link says where the files are, too.
+    // A magnet link may contain web seeds, too.
     let d = net.host("d");
     let magnet = format!("magnet:?xt=urn:btmh:1220{}&ws=http%3A%2F%2F192.0.2.1%2F", sample.info_hash);
     d.run(&["registry", "import", &magnet, "--name", NAME, "--peer", &b.peer()]).ok();
@@ -282,7 +285,7 @@ fn hybrid_torrents_of_others_are_got_and_mounted_from_their_web_seed_and_from_pe
 }
 
 #[test]
-fn only_addresses_that_can_be_used_are_shared() {
+fn unusable_web_seeds_are_refused() {
     let net = Net::new();
     let a = net.host("a");
     let dir = model_dir(&a.home().join("m"), &[("a", b"x"), ("b", b"y")]);

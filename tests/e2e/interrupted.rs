@@ -1,4 +1,4 @@
-//! Commands that Ctrl-C ends before they are done, and that continue when they are run again.
+//! Commands that Ctrl-C ends before they are done, and that continue when they run again.
 
 use rustix::process::Signal;
 
@@ -10,7 +10,7 @@ use crate::support::process::{PATIENCE, Proc, until};
 use crate::support::share::{import, share};
 use crate::support::web::faults::Fault;
 
-/// Ends a command with Ctrl-C, which has to report that nothing is lost.
+/// Ends a command with Ctrl-C. The command must report that the partial data is kept.
 fn interrupt(command: Proc) {
     command.signal(Signal::INT);
     let ended = command.finish(PATIENCE);
@@ -56,7 +56,7 @@ fn an_interrupted_mirror_resumes() {
     let args = ["mirror", "acme/m", "--no-auto-share"];
     let before = host.received();
     let first = host.spawn(&args);
-    // The small files, one of 1 MB, and a part of one of 3 MB.
+    // The small files, one file of 1 MB, and a part of a file of 3 MB.
     until("a part has come", PATIENCE, || host.received() - before > 2_000_000);
     interrupt(first);
     let again = received_by(&host, &args);

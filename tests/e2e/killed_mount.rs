@@ -1,4 +1,4 @@
-//! A node that dies by SIGKILL: what it had is kept, its dead mount is replaced, and others can live on it.
+//! A daemon that ends by SIGKILL: its data is kept, its dead mount is replaced, and other hosts can read from it.
 
 use crate::support::fixtures::{hashes, minilm, reader};
 use crate::support::mounts::is_mounted;
@@ -11,7 +11,7 @@ const READAHEAD: u64 = 8 << 20;
 const PIECE: u64 = 1 << 20;
 
 #[test]
-fn after_kill_9_only_pieces_in_flight_come_again_and_a_third_host_needs_no_publisher() {
+fn after_kill_9_only_pieces_in_flight_are_fetched_again() {
     let net = Net::new();
     let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
     let shared = share(&a, &minilm(), NAME, &["--piece-length", "1MiB"]);
@@ -30,14 +30,14 @@ fn after_kill_9_only_pieces_in_flight_come_again_and_a_third_host_needs_no_publi
     let received = b.received();
     assert!(received < size, "the test was too slow to kill in mid read");
 
-    // The guard of the first mount must not detach the second.
+    // The guard of the first mount must not detach the second mount.
     std::mem::forget(first);
     let second = b.mount(&["--peer", &a.peer()]);
     assert_eq!(hashes(&second.path(NAME), PATIENCE), expected);
     let again = b.received().saturating_sub(size + size / 12);
     assert!(again <= READAHEAD + 4 * PIECE, "{again} bytes came twice");
 
-    // B's mount seeds what B has; A is no more.
+    // B seeds what it has fetched; A is gone.
     drop(shared.process);
     a.power_off();
     a.disconnect();

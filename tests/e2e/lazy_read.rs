@@ -1,4 +1,5 @@
-//! The main job: a model published on one host is read on another, and only what is read crosses the network.
+//! The main job: a model that one host publishes is read on another, and only the bytes that are read cross the
+//! network.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use crate::support::share::{import, share};
 
 const NAME: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const PIECE: u64 = 4 << 20;
-/// Headers of packets, hashes and the talk between peers, in bytes, on top of what `payload` bytes take.
+/// The bytes on the wire for `payload` bytes: packet headers, hashes and protocol messages are added.
 fn on_the_wire(payload: u64) -> u64 {
     payload + payload / 12 + (512 << 10)
 }
@@ -20,7 +21,7 @@ fn cached_bytes(file: &Path) -> u64 {
 }
 
 #[test]
-fn only_what_is_read_crosses_the_network_and_only_once() {
+fn only_read_bytes_cross_the_network_and_only_once() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &minilm(), NAME, &[]);
@@ -29,7 +30,7 @@ fn only_what_is_read_crosses_the_network_and_only_once() {
     let model = mounted.path(NAME);
     let weights = model.join("model.safetensors");
 
-    // Looking around costs nothing.
+    // Listing directories fetches nothing.
     let quiet = b.received();
     let listed = sizes(&model);
     assert_eq!(listed, sizes(&minilm()));
@@ -56,7 +57,7 @@ fn only_what_is_read_crosses_the_network_and_only_once() {
     assert_eq!(cached_bytes(&weights), std::fs::metadata(&weights).unwrap().len());
     assert!(b.received() <= on_the_wire(size), "{} bytes came for a model of {size}", b.received());
 
-    // What is here is read without the network, also after a clean stop.
+    // Cached bytes are read without the network, also after a clean stop.
     mounted.unmount();
     let before = b.received();
     let mounted = b.mount(&[]);
@@ -64,7 +65,7 @@ fn only_what_is_read_crosses_the_network_and_only_once() {
     assert!(b.received() - before < 256 << 10, "a second mount fetched {} bytes", b.received() - before);
 }
 
-/// Sizes by path, from metadata alone.
+/// Sizes of files by path, from metadata alone.
 fn sizes(dir: &Path) -> std::collections::BTreeMap<String, u64> {
     let script = "import os, sys, json; d = sys.argv[1]\n\
         print(json.dumps({os.path.relpath(os.path.join(p, f), d): os.stat(os.path.join(p, f)).st_size\n\

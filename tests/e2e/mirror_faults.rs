@@ -1,5 +1,5 @@
-//! What goes wrong at a hub or a git server while it is mirrored: what passes is tried again, the rest is said, and nothing
-//! is shared that should not be.
+//! Faults of a hub or a git server during `mirror`: temporary ones are retried, permanent ones are reported, and
+//! nothing is shared that must not be.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ fn setting() -> (Hubbed, Repo, Host) {
     (net, repo, host)
 }
 
-/// Mirrors with faults that pass; what comes must be right.
+/// Mirrors with temporary faults. The result must be right.
 #[track_caller]
 fn survives(prepare: impl FnOnce(&Hubbed)) -> (Hubbed, Host) {
     let (net, _, host) = setting();
@@ -34,36 +34,36 @@ fn survives(prepare: impl FnOnce(&Hubbed)) -> (Hubbed, Host) {
     (net, host)
 }
 
-/// Mirrors with faults that do not pass: exit code 1, one error line, and no model.
+/// Mirrors with permanent faults: exit code 1, one error line, and no model.
 #[track_caller]
 fn fails(prepare: impl FnOnce(&Hubbed, &Repo)) -> String {
     let (net, repo, host) = setting();
     prepare(&net, &repo);
     let error = mirror(&host, &[M]).error(1);
-    assert!(!mirrored(&host, M).exists(), "a model was made of what is not all there");
-    assert!(!host.run(&["list"]).ok().contains(M), "a model is known of which not all is there");
+    assert!(!mirrored(&host, M).exists(), "an incomplete model has its final directory");
+    assert!(!host.run(&["list"]).ok().contains(M), "an incomplete model is known");
     error
 }
 
 #[test]
-fn a_busy_hub_is_left_alone_for_as_long_as_it_asks() {
+fn a_busy_hub_is_asked_again_after_its_retry_time() {
     for fault in [Fault::RetryAfter(2), Fault::RateLimit(2)] {
         let began = Instant::now();
         survives(|net| net.hub.faults().times(1, "/api/", fault));
-        assert!(began.elapsed() > Duration::from_secs(2), "it was asked again before its time");
+        assert!(began.elapsed() > Duration::from_secs(2), "the request was repeated too early");
     }
 }
 
 #[test]
-fn a_body_that_is_cut_goes_on_where_it_ended() {
+fn a_truncated_body_is_continued() {
     let (net, _) = survives(|net| net.hub.cdn_faults().times(2, LARGE, Fault::Truncated(1_000_000)));
     let asked: Vec<_> = net.hub.log().of(LARGE).into_iter().filter(|a| a.site == "cdn").collect();
     assert!(asked.last().unwrap().range.is_some(), "{asked:#?}");
-    assert!(net.hub.log().sent(LARGE) < 4_000_000, "what had come was sent again");
+    assert!(net.hub.log().sent(LARGE) < 4_000_000, "bytes were sent twice");
 }
 
 #[test]
-fn servers_that_fail_for_a_while_are_asked_again() {
+fn servers_with_temporary_errors_are_retried() {
     survives(|net| {
         net.hub.faults().times(2, "config.json", Fault::Status(503));
         net.hub.cdn_faults().times(1, LARGE, Fault::Status(500));
@@ -71,14 +71,14 @@ fn servers_that_fail_for_a_while_are_asked_again() {
 }
 
 #[test]
-fn a_link_that_expired_is_asked_for_anew() {
+fn an_expired_link_is_requested_again() {
     let (net, _) = survives(|net| net.hub.cdn_faults().times(1, LARGE, Fault::ExpiredLink));
     let asked = net.hub.log().of(LARGE).iter().filter(|a| a.site == "hub" && a.method == "GET").count();
-    assert!(asked >= 2, "the hub was not asked for another link");
+    assert!(asked >= 2, "the hub was not requested to send another link");
 }
 
 #[test]
-fn ranges_that_are_ignored_or_wrong_spoil_nothing() {
+fn ignored_or_wrong_ranges_do_no_harm() {
     for fault in [Fault::IgnoresRange, Fault::OtherRange] {
         survives(|net| {
             net.hub.cdn_faults().times(1, LARGE, Fault::Truncated(1_000_000));
@@ -88,7 +88,7 @@ fn ranges_that_are_ignored_or_wrong_spoil_nothing() {
 }
 
 #[test]
-fn wrong_bytes_are_thrown_away_once_and_an_error_twice() {
+fn wrong_bytes_are_fetched_again_once_and_then_an_error() {
     survives(|net| net.hub.cdn_faults().times(1, LARGE, Fault::WrongBytes));
     let error = fails(|net, _| net.hub.cdn_faults().always(LARGE, Fault::WrongBytes));
     assert!(error.contains(LARGE), "{error}");
@@ -97,7 +97,7 @@ fn wrong_bytes_are_thrown_away_once_and_an_error_twice() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn a_missing_file_is_named() {
     let error = fails(|net, _| net.hub.faults().always(LARGE, Fault::NotFound));
     assert!(error.contains(LARGE), "{error}");
     let error = fails(|_, repo| {
@@ -109,7 +109,7 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_hub_that_wants_credentials_says_how_to_give_them() {
+fn a_missing_or_wrong_token_is_reported_with_help() {
     let (net, _, host) = setting();
     net.hub.faults().always("/api/", Fault::Unauthorized);
     let run = mirror(&host, &[M]);
@@ -127,7 +127,7 @@ fn a_token_does_not_follow_redirects_to_other_hosts() {
     let (net, _, host) = setting();
     net.hub.faults().times(1, "config.json", Fault::Redirect(net.hub.cdn_url().to_owned()));
     let run = Finished::of(&mut mirror_command(&host, &[M, "--no-auto-share"], Some(MEMBER)), PATIENCE);
-    // The other host does not have the file; what matters is what it got to see.
+    // The other host does not have the file. The test checks which headers the host received.
     assert!(run.status.code().is_some(), "{run:?}");
     let log = net.hub.log();
     assert!(log.of("config.json").iter().any(|a| a.site == "cdn"), "the redirect was not followed");
@@ -135,7 +135,7 @@ fn a_token_does_not_follow_redirects_to_other_hosts() {
 }
 
 #[test]
-fn what_does_not_exist_is_not_found() {
+fn a_missing_repository_or_branch_is_not_found() {
     let (net, _, host) = setting();
     let error = mirror(&host, &["acme/none"]).error(1);
     assert!(error.contains("acme/none"), "{error}");
@@ -148,13 +148,13 @@ fn what_does_not_exist_is_not_found() {
     mirror(&host, &["acme/none"]).error(1);
 }
 
-/// The line of what was mirrored that names its swarm.
+/// The line with the info hash in the output of `mirror`.
 #[track_caller]
-fn info_hash(said: &str) -> String {
-    said.lines().find(|l| l.starts_with("info hash")).unwrap().to_owned()
+fn info_hash(printed: &str) -> String {
+    printed.lines().find(|l| l.starts_with("info hash")).unwrap().to_owned()
 }
 
-/// A git host with the repository of [`setting`], and where it is.
+/// A git host with the repository of [`setting`], and its address.
 fn git(net: &Hubbed, login: Option<Login>) -> (GitServer, String) {
     let place = Place::from(&net.server);
     let server = match login {
@@ -166,26 +166,26 @@ fn git(net: &Hubbed, login: Option<Login>) -> (GitServer, String) {
 }
 
 #[test]
-fn a_git_host_gives_what_git_and_lfs_give_and_the_same_swarm_as_the_hub() {
+fn a_git_host_gives_the_same_files_and_swarm_as_the_hub() {
     let (net, repo, a) = setting();
     repo.tag("v1", &repo.resolve("main").unwrap());
     let (_server, url) = git(&net, None);
     let b = net.host("b", "");
     let commit = repo.resolve("main").unwrap();
-    let said = mirror(&b, &[&url, "--no-auto-share"]).ok();
-    assert!(said.contains(&commit), "{said}");
+    let printed = mirror(&b, &[&url, "--no-auto-share"]).ok();
+    assert!(printed.contains(&commit), "{printed}");
     assert_eq!(tree(&mirrored(&b, M)), crate::support::git_server::tree(&clone(&b, &url, "main", "oracle")));
 
     let of_hub = mirror(&a, &[M, "--no-auto-share"]).ok();
-    assert_eq!(info_hash(&said), info_hash(&of_hub), "two mirrors of one commit are two swarms");
+    assert_eq!(info_hash(&printed), info_hash(&of_hub), "two mirrors of one commit are two swarms");
 
-    // A tag, with all of its history; and from a directory.
+    // A tag with its whole history, as a revision of its own.
     mirror(&b, &[&url, "--branch", "v1", "--depth", "0", "--no-auto-share"]).ok();
     assert_eq!(tree(&mirrored(&b, "acme/m@v1")), tree(&mirrored(&b, M)));
     let manifest = b.run(&["registry", "export", M]).ok();
     assert!(manifest.contains(&url) && manifest.contains(&commit), "{manifest}");
 
-    // What was kept of git goes with the model.
+    // `remove` deletes the stored git data as well.
     let history = b.base().join("mirror/acme/m.git");
     assert!(history.exists());
     b.run(&["remove", M]).ok();
@@ -193,17 +193,17 @@ fn a_git_host_gives_what_git_and_lfs_give_and_the_same_swarm_as_the_hub() {
 }
 
 #[test]
-fn the_history_of_a_repository_of_the_hub_comes_by_its_git_and_is_the_same_swarm() {
+fn the_history_of_a_hub_repository_gives_the_same_swarm() {
     let (net, repo, a) = setting();
     let former = repo.resolve("main").unwrap();
     let commit = repo.commit(&net.tree(M, "mit", 2));
     let origin = GitServer::before_hub(&Place::from(&net.server), &net.repos, net.hub.url(), None);
     let b = net.host_of(&origin.origin(), "b", "");
-    let said = mirror(&b, &[M, "--depth", "0", "--no-auto-share"]).ok();
+    let printed = mirror(&b, &[M, "--depth", "0", "--no-auto-share"]).ok();
     assert_eq!(tree(&mirrored(&b, M)), hashes(&net.tree(M, "mit", 2), PATIENCE));
     let of_hub = mirror(&a, &[M, "--no-auto-share"]).ok();
-    assert_eq!(info_hash(&said), info_hash(&of_hub), "git and the API of one hub are two swarms");
-    // It came by git, with what was before; the hub itself was asked for no file.
+    assert_eq!(info_hash(&printed), info_hash(&of_hub), "git and the API of one hub are two swarms");
+    // The files and the history came over git. The hub's file routes received no request.
     let served = origin.served();
     assert!(served.iter().any(|asked| asked.path.ends_with("/git-upload-pack")), "{served:?}");
     assert!(!served.iter().any(|asked| asked.path.contains("/resolve/")), "{served:?}");
@@ -211,13 +211,13 @@ fn the_history_of_a_repository_of_the_hub_comes_by_its_git_and_is_the_same_swarm
     let mut git = b.command("git");
     let log = Finished::of(git.arg("-C").arg(&history).args(["log", "--format=%H", &commit]), PATIENCE).ok();
     assert_eq!(log.lines().collect::<Vec<_>>(), [&commit, &former]);
-    // What the manifest says of the hub is what the API's mirror says.
+    // The manifest has the same facts of the hub as one that was made with the API.
     let manifest = b.run(&["registry", "export", M]).ok();
     for part in [format!("{}/{M}", origin.origin()), format!("/resolve/{commit}"), "\"mit\"".to_owned()] {
         assert!(manifest.contains(&part), "no {part} in {manifest}");
     }
 
-    // That a repository is gated is for the hub to say, and what git hands out of one is not shared.
+    // Only the hub's API knows that a repository is gated. Files of a gated one that came over git are not shared.
     net.hub.set_access(M, Access::Gated);
     let c = net.host_of(&origin.origin(), "c", "");
     let error = Finished::of(&mut mirror_command(&c, &[M, "--depth", "0"], Some(MEMBER)), PATIENCE).error(1);
@@ -226,7 +226,7 @@ fn the_history_of_a_repository_of_the_hub_comes_by_its_git_and_is_the_same_swarm
 }
 
 #[test]
-fn a_private_git_host_takes_the_password_of_the_address_and_nobody_sees_it() {
+fn a_git_password_in_the_address_stays_secret() {
     let (net, _, a) = setting();
     let login = Login { user: "me".to_owned(), password: "sEcReT".to_owned() };
     let (_server, url) = git(&net, Some(login));
@@ -242,7 +242,7 @@ fn a_private_git_host_takes_the_password_of_the_address_and_nobody_sees_it() {
 }
 
 #[test]
-fn what_a_credential_helper_opens_is_private() {
+fn a_repository_opened_by_a_credential_helper_is_private() {
     let (net, _, a) = setting();
     let login = Login { user: "me".to_owned(), password: "sEcReT".to_owned() };
     let (_server, url) = git(&net, Some(login));
@@ -257,7 +257,7 @@ fn what_a_credential_helper_opens_is_private() {
 }
 
 #[test]
-fn an_address_of_the_hub_with_a_token_in_it_opens_what_is_private() {
+fn a_token_in_a_hub_address_opens_private_repositories() {
     let (net, _, _) = setting();
     net.hub.set_access(M, Access::Private);
     let login = Login { user: "me".to_owned(), password: MEMBER.to_owned() };
@@ -272,7 +272,7 @@ fn an_address_of_the_hub_with_a_token_in_it_opens_what_is_private() {
 }
 
 #[test]
-fn lfs_objects_survive_what_passes_and_are_named_when_they_are_lost() {
+fn lfs_objects_are_retried_and_named_when_lost() {
     let (net, repo, a) = setting();
     let (server, url) = git(&net, None);
     let head = repo.resolve("main").unwrap();
@@ -290,7 +290,7 @@ fn lfs_objects_survive_what_passes_and_are_named_when_they_are_lost() {
     let error = mirror(&b, &[&url]).error(1);
     assert!(error.contains(LARGE), "{error}");
     assert!(!mirrored(&b, M).exists());
-    // Its pointer can still be had.
+    // The pointer of a lost object can still be mirrored.
     let run = mirror(&b, &[&url, "--skip-lfs"]);
     assert!(run.stderr.contains("pointers"), "{}", run.stderr);
     run.ok();

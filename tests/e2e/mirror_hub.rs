@@ -20,13 +20,13 @@ fn a_model_is_mirrored_shared_and_got_from_the_swarm() {
     net.hub.set_page_size(5);
     let (a, b) = (net.host("a", ""), net.host("b", ""));
     let share = mirror_and_share(&a, &[MINILM]);
-    assert!(share.said.contains(&format!("commit {commit}")), "{}", share.said);
+    assert!(share.printed.contains(&format!("commit {commit}")), "{}", share.printed);
     let expected = hashes(&minilm(), PATIENCE);
     assert_eq!(tree(&mirrored(&a, MINILM)), expected);
     let left: Vec<_> = std::fs::read_dir(mirrored(&a, MINILM).parent().unwrap()).unwrap().collect();
-    assert_eq!(left.len(), 1, "only the model is left in its organisation's directory: {left:?}");
+    assert_eq!(left.len(), 1, "temporary files are left: {left:?}");
 
-    // By its name, from the swarm, without the hub.
+    // The second host gets the model by its name from the swarm, without the hub.
     net.unplug();
     b.run(&["get", MINILM]).ok();
     assert_eq!(tree(&mirrored(&b, MINILM)), expected);
@@ -40,13 +40,13 @@ fn a_model_is_mirrored_shared_and_got_from_the_swarm() {
 }
 
 #[test]
-fn the_hub_is_the_seed_of_last_resort_of_a_mirrored_model() {
+fn a_mirrored_model_without_peers_is_read_from_the_hub() {
     let net = Hubbed::new();
     net.repos.create(MINILM).commit(&minilm());
     let (a, c, d) = (net.host("a", ""), net.host("c", ""), net.host("d", ""));
     mirror(&a, &[MINILM, "--no-auto-share"]).ok();
     let manifest = export(&a, MINILM);
-    // Nobody shares it. The third host holds the manifest alone, and reads one tensor.
+    // No host shares the model. The third host has only the manifest, and reads one tensor.
     import(&c, &manifest);
     let before = net.hub.log().all().len();
     let mounted = c.mount(&[]);
@@ -64,7 +64,7 @@ fn the_hub_is_the_seed_of_last_resort_of_a_mirrored_model() {
     assert!(asked.iter().all(|asked| asked.status == 206), "{asked:#?}");
     assert!(sent <= 4 * (4 << 20), "{sent} bytes were sent for one tensor's rows: {asked:#?}");
 
-    // The hub goes away, too. A fourth host reads the same from the third.
+    // The hub is gone, too. A fourth host reads the same rows from the third.
     net.unplug();
     import(&d, &manifest);
     let there = d.mount(&["--peer", &c.peer()]);
@@ -72,7 +72,7 @@ fn the_hub_is_the_seed_of_last_resort_of_a_mirrored_model() {
 }
 
 #[test]
-fn a_mirror_killed_twice_fetches_no_complete_file_again_and_goes_on_with_the_rest() {
+fn a_mirror_killed_twice_fetches_no_complete_file_again() {
     let net = Hubbed::new();
     net.repos.create(MINILM).commit(&minilm());
     let a = net.host("a", "");
@@ -84,7 +84,7 @@ fn a_mirror_killed_twice_fetches_no_complete_file_again_and_goes_on_with_the_res
         process.signal(Signal::KILL);
         process.wait(PATIENCE);
         a.kill_node();
-        assert!(!mirrored(&a, MINILM).join(WEIGHTS).exists(), "a part was left under the name of the whole");
+        assert!(!mirrored(&a, MINILM).join(WEIGHTS).exists(), "a partial file has its final name");
     }
     assert!(net.hub.log().sent(WEIGHTS) < size, "the test was too slow to kill in mid transfer");
     net.hub.cdn_faults().clear();
@@ -93,7 +93,7 @@ fn a_mirror_killed_twice_fetches_no_complete_file_again_and_goes_on_with_the_res
     let log = net.hub.log();
     for path in ["/tokenizer.json", "/vocab.txt", "/modules.json"] {
         let whole = log.of(path).iter().filter(|a| a.method == "GET" && a.status == 200).count();
-        assert_eq!(whole, 1, "{path} was complete and came again");
+        assert_eq!(whole, 1, "{path} was complete and was fetched again");
     }
     let asked = log.of(WEIGHTS).into_iter().filter(|a| a.site == "cdn").collect::<Vec<_>>();
     assert!(asked[1..].iter().all(|a| a.range.is_some() && a.if_range.is_some()), "{asked:#?}");
@@ -102,36 +102,36 @@ fn a_mirror_killed_twice_fetches_no_complete_file_again_and_goes_on_with_the_res
 }
 
 #[test]
-fn what_is_up_to_date_is_not_downloaded_and_what_changed_alone_is() {
+fn only_changed_files_are_downloaded() {
     let net = Hubbed::new();
     let repo = net.small("acme/m", "mit");
     let a = net.host("a", "");
     mirror(&a, &["acme/m", "--no-auto-share"]).ok();
     let log = net.hub.log();
     let before = log.all().len();
-    let said = mirror(&a, &["acme/m", "--no-auto-share"]).ok();
-    assert!(said.contains("up to date"), "{said}");
+    let printed = mirror(&a, &["acme/m", "--no-auto-share"]).ok();
+    assert!(printed.contains("up to date"), "{printed}");
     assert!(!log.all()[before..].iter().any(|a| a.path.contains("resolve")), "files were asked for again");
 
     let first = repo.resolve("main").unwrap();
-    // The branch moves: one large file changes, one small file goes.
+    // The branch moves: one large file changes, and one small file is deleted.
     let next = net.tree("acme/m", "mit", 2);
     std::fs::remove_file(next.join("sub/a file+.json")).unwrap();
     let commit = repo.commit(&next);
     let before = log.sent("large.bin");
-    let said = mirror(&a, &["acme/m", "--no-auto-share"]).ok();
-    assert!(said.contains(&commit), "{said}");
-    assert_eq!(tree(&mirrored(&a, "acme/m")), hashes(&next, PATIENCE), "the former state is gone");
+    let printed = mirror(&a, &["acme/m", "--no-auto-share"]).ok();
+    assert!(printed.contains(&commit), "{printed}");
+    assert_eq!(tree(&mirrored(&a, "acme/m")), hashes(&next, PATIENCE), "the directory has the new state");
     assert_eq!(log.sent("large.bin"), before, "an unchanged file was downloaded again");
 
-    // And back, as a revision of its own.
+    // The former commit is mirrored as a revision of its own.
     mirror(&a, &["acme/m", "--branch", &first, "--no-auto-share"]).ok();
     let there = mirrored(&a, &format!("acme/m@{first}"));
     assert_eq!(tree(&there), hashes(&net.tree("acme/m", "mit", 1), PATIENCE));
 }
 
 #[test]
-fn what_was_edited_of_a_mirror_is_not_lost_to_the_next() {
+fn edited_files_of_a_mirror_are_kept() {
     let net = Hubbed::new();
     let repo = net.small("acme/m", "mit");
     let a = net.host("a", "");
@@ -154,7 +154,7 @@ fn what_was_edited_of_a_mirror_is_not_lost_to_the_next() {
 }
 
 #[test]
-fn a_mirror_killed_before_it_has_cleared_up_does_so_when_it_is_asked_again() {
+fn a_mirror_killed_before_clean_up_cleans_up_later() {
     let net = Hubbed::new();
     let repo = net.small("acme/m", "mit");
     let a = net.host("a", "");
@@ -166,7 +166,7 @@ fn a_mirror_killed_before_it_has_cleared_up_does_so_when_it_is_asked_again() {
     let record = a.base().join(record);
     let recorded = std::fs::read(&record).unwrap();
     let (former, kept) = (dir.join("sub/a file+.json"), a.home().join("kept"));
-    // The same file, not one like it.
+    // The same inode, not a copy.
     std::fs::hard_link(&former, &kept).unwrap();
     let next = net.tree("acme/m", "mit", 2);
     std::fs::remove_file(next.join("sub/a file+.json")).unwrap();
@@ -174,13 +174,13 @@ fn a_mirror_killed_before_it_has_cleared_up_does_so_when_it_is_asked_again() {
     mirror(&a, &["acme/m", "--no-auto-share"]).ok();
     assert!(!former.exists() && !record.exists());
 
-    // As a kill leaves it once the model is known.
+    // This is the state after a kill when the model is already known.
     std::fs::rename(&kept, &former).unwrap();
     std::fs::write(&record, recorded).unwrap();
     let staging = dir.with_file_name(".m.mirror.silmaril-partial");
     std::fs::create_dir(&staging).unwrap();
-    let said = mirror(&a, &["acme/m", "--no-auto-share"]).ok();
-    assert!(said.contains("up to date"), "{said}");
+    let printed = mirror(&a, &["acme/m", "--no-auto-share"]).ok();
+    assert!(printed.contains("up to date"), "{printed}");
     assert_eq!(tree(&dir), hashes(&next, PATIENCE));
     for left in [&staging, &record] {
         assert!(!left.exists(), "{} is left", left.display());
@@ -188,7 +188,7 @@ fn a_mirror_killed_before_it_has_cleared_up_does_so_when_it_is_asked_again() {
 }
 
 #[test]
-fn a_branch_that_moves_in_mid_mirror_changes_nothing() {
+fn a_branch_that_moves_during_a_mirror_changes_nothing() {
     let net = Hubbed::new();
     let repo = net.small("acme/m", "mit");
     let first = net.tree("acme/m", "mit", 1);
@@ -203,7 +203,7 @@ fn a_branch_that_moves_in_mid_mirror_changes_nothing() {
 }
 
 #[test]
-fn a_list_is_gone_through_whatever_fails() {
+fn a_list_is_mirrored_to_its_end_despite_failures() {
     let net = Hubbed::new();
     net.small("acme/one", "mit");
     net.small("acme/two", "apache-2.0");
@@ -222,12 +222,12 @@ fn a_list_is_gone_through_whatever_fails() {
         assert!(mirrored(&a, model).join("large.bin").exists(), "{model}");
     }
     std::fs::write(&list, "acme/one\nacme/two\n").unwrap();
-    let said = mirror(&a, &args).ok();
-    assert_eq!(said.matches("up to date").count(), 2, "{said}");
+    let printed = mirror(&a, &args).ok();
+    assert_eq!(printed.matches("up to date").count(), 2, "{printed}");
 }
 
 #[test]
-fn datasets_and_addresses_of_the_hub_are_mirrored_under_their_names() {
+fn datasets_and_hub_addresses_keep_their_names() {
     let net = Hubbed::new();
     net.small("datasets/acme/corpus", "cc-by-4.0");
     let repo = net.small("acme/m", "mit");

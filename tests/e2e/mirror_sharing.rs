@@ -1,4 +1,4 @@
-//! What is mirrored and not shared: by its licence, by its hub, by its user's wish.
+//! Mirrored models that are not shared, because of their licence, their hub or their user.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn mirror_as(host: &Host, token: &str, args: &[&str]) -> Finished {
     host.run_command(&mut mirror_command(host, args, Some(token)))
 }
 
-/// Whether a node of `other` hears of a model, or gets it although it knows the manifest.
+/// Whether host `other` finds a model, or gets it although it knows the manifest.
 fn is_to_be_had(host: &Host, other: &Host, model: &str) -> bool {
     let _daemon = {
         let daemon = host.spawn(&["daemon", "-f"]);
@@ -38,7 +38,7 @@ fn is_to_be_had(host: &Host, other: &Host, model: &str) -> bool {
     got
 }
 
-/// A host that reads no hub, and gives up soon.
+/// A host that does not use the hub, and gives up soon.
 fn peer_only(net: &Hubbed, name: &str) -> Host {
     let host = net.host(name, "");
     host.configure("hub: {fallback: false}\ntorrent: {download_timeout: 6}\n");
@@ -46,17 +46,17 @@ fn peer_only(net: &Hubbed, name: &str) -> Host {
 }
 
 #[test]
-fn a_licence_that_does_not_permit_it_is_not_shared_until_the_user_claims_the_right() {
+fn a_restricted_licence_is_shared_only_with_the_users_claim() {
     let net = Hubbed::new();
     net.small(M, "llama3.1");
     let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
     let error = mirror(&a, &[M]).error(1);
     assert!(error.contains("acme/m is not shared: its licence"), "{error}");
     assert!(mirrored(&a, M).join("large.bin").exists());
-    assert!(!is_to_be_had(&a, &b, M), "a model that is withheld was handed out");
+    assert!(!is_to_be_had(&a, &b, M), "a withheld model was uploaded");
     let error = a.run(&["share", M]).error(1);
     assert!(error.contains("licence"), "{error}");
-    // Mirroring again does not forget.
+    // A second mirror of the model keeps the rule.
     mirror(&a, &[M]).error(1);
 
     let mut share = a.spawn(&["share", "-f", M, "--i-have-the-right-to-share"]);
@@ -67,7 +67,7 @@ fn a_licence_that_does_not_permit_it_is_not_shared_until_the_user_claims_the_rig
 }
 
 #[test]
-fn a_model_without_a_licence_is_not_shared_and_one_given_by_hand_counts() {
+fn a_model_without_a_licence_is_shared_with_a_given_one() {
     let net = Hubbed::new();
     net.small(M, "");
     let a = net.host("a", "");
@@ -79,7 +79,7 @@ fn a_model_without_a_licence_is_not_shared_and_one_given_by_hand_counts() {
 }
 
 #[test]
-fn a_gated_repository_names_its_page_and_is_mirrored_for_members_and_not_shared() {
+fn a_gated_repository_is_mirrored_for_members_and_not_shared() {
     let net = Hubbed::new();
     net.small(M, "mit");
     net.hub.set_access(M, Access::Gated);
@@ -98,9 +98,9 @@ fn a_gated_repository_names_its_page_and_is_mirrored_for_members_and_not_shared(
     let error = run.error(1);
     assert!(error.contains("acme/m is not shared") && error.contains("gated"), "{error}");
     assert!(mirrored(&a, M).join("large.bin").exists());
-    assert!(!is_to_be_had(&a, &b, M), "a gated model was handed out");
+    assert!(!is_to_be_had(&a, &b, M), "a gated model was uploaded");
 
-    // The token went to the hub, and nowhere else: not to the CDN, not into what others get to see.
+    // The token went to the hub only: not to the CDN, and not into the manifest.
     let log = net.hub.log();
     assert!(log.all().iter().any(|asked| asked.authorization.is_some()));
     assert!(log.all().iter().filter(|asked| asked.site == "cdn").all(|asked| asked.authorization.is_none()));
@@ -113,7 +113,7 @@ fn a_gated_repository_names_its_page_and_is_mirrored_for_members_and_not_shared(
 }
 
 #[test]
-fn a_model_that_becomes_gated_is_handed_out_no_more() {
+fn a_model_that_becomes_gated_is_uploaded_no_more() {
     let net = Hubbed::new();
     net.small(M, "mit");
     let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
@@ -141,7 +141,7 @@ fn a_model_that_becomes_gated_is_handed_out_no_more() {
 }
 
 #[test]
-fn a_private_repository_is_not_found_by_strangers_and_not_shared_by_members() {
+fn a_private_repository_is_mirrored_only_for_members() {
     let net = Hubbed::new();
     net.small(M, "mit");
     net.hub.set_access(M, Access::Private);
@@ -155,13 +155,13 @@ fn a_private_repository_is_not_found_by_strangers_and_not_shared_by_members() {
 }
 
 #[test]
-fn no_auto_share_shares_when_asked_and_no_broadcast_tells_nobody() {
+fn no_auto_share_and_no_broadcast_are_obeyed() {
     let net = Hubbed::new();
     net.small(M, "mit");
     net.small("acme/quiet", "mit");
     let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
     mirror(&a, &[M, "--no-auto-share"]).ok();
-    assert!(!is_to_be_had(&a, &b, M), "a model was shared unasked");
+    assert!(!is_to_be_had(&a, &b, M), "a model was shared without a request");
     let _share = a.spawn(&["share", "-f", M]);
     _share.wait_for_line("seeding", PATIENCE);
     drop(_share);
@@ -170,14 +170,14 @@ fn no_auto_share_shares_when_asked_and_no_broadcast_tells_nobody() {
     let _quiet = mirror_and_share(&a, &["acme/quiet", "--no-broadcast"]);
     let found = b.run(&["discover", "--timeout", "4s", "--json", "--peer", &a.peer()]).ok();
     assert!(!found.contains("acme/quiet"), "{found}");
-    // Who is told, and told of us, gets it.
+    // A host that has the manifest and the address gets it.
     a.run(&["registry", "export", "acme/quiet", "-o", a.home().join("quiet.json").to_str().unwrap()]).ok();
     b.run(&["registry", "import", a.home().join("quiet.json").to_str().unwrap()]).ok();
     b.run(&["get", "acme/quiet", "--peer", &a.peer()]).ok();
 }
 
 #[test]
-fn pointers_are_said_and_never_shared_and_replaced_later() {
+fn pointers_are_reported_never_shared_and_replaced_later() {
     let net = Hubbed::new();
     net.small(M, "mit");
     let a = net.host("a", "");
@@ -196,7 +196,7 @@ fn pointers_are_said_and_never_shared_and_replaced_later() {
     assert_eq!(std::fs::metadata(dir.join("large.bin")).unwrap().len(), 3_000_000);
 }
 
-/// What stands in a mirrored model's directory is what a commit has, with pointers for its large files.
+/// The directory of a mirrored model has the files of a commit, with pointers for the large ones.
 #[track_caller]
 fn is_the_commit_with_pointers(repo: &Repo, commit: &str, dir: &Path) {
     let files = repo.entries(commit).into_iter().filter(|entry| !matches!(entry.what, What::Directory));
@@ -208,14 +208,14 @@ fn is_the_commit_with_pointers(repo: &Repo, commit: &str, dir: &Path) {
 }
 
 #[test]
-fn a_mirror_with_pointers_is_updated_and_completed_after_upstream_changed() {
+fn a_mirror_with_pointers_is_updated_and_completed() {
     let net = Hubbed::new();
     let repo = net.small(M, "mit");
     let a = net.host("a", "");
     let dir = mirrored(&a, M);
     mirror(&a, &[M, "--skip-lfs"]).ok();
 
-    // Another card, another large file, one file less, and a file where a directory was.
+    // The commit changes the card and a large file, deletes a file, and has a file where a directory was.
     let second = net.tree(M, "apache-2.0", 2);
     std::fs::remove_file(second.join("config.json")).unwrap();
     std::fs::remove_file(second.join("sub/a file+.json")).unwrap();
@@ -226,7 +226,7 @@ fn a_mirror_with_pointers_is_updated_and_completed_after_upstream_changed() {
     mirror(&a, &[M, "--skip-lfs"]).ok();
     is_the_commit_with_pointers(&repo, &commit, &dir);
 
-    // What its user edited is refused and kept, with all the rest. The directory is back.
+    // `mirror` refuses to replace an edited file, and changes nothing. In this commit `sub` is a directory again.
     let third = net.tree(M, "cc-by-4.0", 3);
     std::fs::remove_file(third.join("config.json")).unwrap();
     repo.commit(&third);
@@ -239,7 +239,7 @@ fn a_mirror_with_pointers_is_updated_and_completed_after_upstream_changed() {
         assert_eq!(tree(&dir), before);
     }
 
-    // Moved away, it is in nobody's way; so is a file that is the user's alone.
+    // After the user has moved the file away, and with a file that only the user has, `mirror` succeeds.
     std::fs::remove_file(dir.join("README.md")).unwrap();
     std::fs::write(dir.join("notes.txt"), "mine").unwrap();
     drop(mirror_and_share(&a, &[M]));
@@ -247,7 +247,7 @@ fn a_mirror_with_pointers_is_updated_and_completed_after_upstream_changed() {
     std::fs::remove_file(dir.join("notes.txt")).unwrap();
     assert_eq!(tree(&dir), tree(&third));
     assert_ne!(std::fs::read(dir.join("README.md")).unwrap(), ours);
-    // It is a model like any other now.
+    // The model is an ordinary one now, and a further mirror updates it.
     let fourth = net.tree(M, "mit", 4);
     repo.commit(&fourth);
     drop(mirror_and_share(&a, &[M]));
@@ -255,7 +255,7 @@ fn a_mirror_with_pointers_is_updated_and_completed_after_upstream_changed() {
 }
 
 #[test]
-fn a_mirror_with_pointers_is_removed_but_for_what_was_edited() {
+fn removing_a_mirror_with_pointers_keeps_edited_files() {
     let net = Hubbed::new();
     net.small(M, "mit");
     let a = net.host("a", "");
@@ -264,12 +264,12 @@ fn a_mirror_with_pointers_is_removed_but_for_what_was_edited() {
     std::fs::write(dir.join("README.md"), "mine").unwrap();
     a.run(&["remove", M]).ok();
     assert_eq!(tree(&dir).into_keys().collect::<Vec<_>>(), ["README.md"]);
-    // What is left counts as a model that the user put there.
+    // The remaining file counts as a model that the user put there.
     let error = a.run(&["remove", M]).error(1);
     assert!(error.contains("is not shared; its files in"), "{error}");
     assert_eq!(tree(&dir).into_keys().collect::<Vec<_>>(), ["README.md"]);
 
-    // Beside a node, and with all the rest.
+    // While a daemon runs, and in `init --cleanup`.
     std::fs::remove_file(dir.join("README.md")).unwrap();
     {
         let daemon = a.spawn(&["daemon", "-f"]);
@@ -284,13 +284,13 @@ fn a_mirror_with_pointers_is_removed_but_for_what_was_edited() {
 }
 
 #[test]
-fn a_model_that_is_got_over_a_mirror_with_pointers_is_all_that_is_there() {
+fn a_get_replaces_a_mirror_with_pointers() {
     let net = Hubbed::new();
     let repo = net.small(M, "mit");
     let (a, b) = (net.host("a", ""), net.host("b", ""));
     let dir = mirrored(&a, M);
     mirror(&a, &[M, "--skip-lfs"]).ok();
-    // Of one file that the model has not, somebody has made their own.
+    // The new state lacks a file of which the user has edited the former version.
     let next = net.tree(M, "mit", 2);
     std::fs::remove_file(next.join("config.json")).unwrap();
     std::fs::remove_file(next.join("sub/a file+.json")).unwrap();
@@ -302,5 +302,5 @@ fn a_model_that_is_got_over_a_mirror_with_pointers_is_all_that_is_there() {
     assert_eq!(std::fs::read_to_string(&edited).unwrap(), "mine");
     std::fs::remove_file(edited).unwrap();
     assert_eq!(tree(&dir), tree(&next));
-    assert!(!a.base().join("resume/laid-out").exists(), "a record is left");
+    assert!(!a.base().join("resume/laid-out").exists(), "a record of the mirror is left");
 }

@@ -1,5 +1,5 @@
-//! The models directory is alive: what the user puts there by other means is listed, shown, and shared on request. No
-//! command deletes it.
+//! The models directory is watched: models that the user copies into it are listed, shown, and shared on request. No
+//! command deletes them.
 
 use std::fs;
 use std::io::Write as _;
@@ -41,13 +41,13 @@ fn ends_after_term(mut process: Proc, code: i32) {
 }
 
 #[test]
-fn a_copied_model_is_listed_and_mounted_and_stays_local() {
+fn a_copied_model_is_listed_and_mounted_but_not_shared() {
     let net = Net::new();
     let a = net.host("a");
     let early = put(&a, "acme/early", &[("w.bin", &noise(1, 300_000)), ("sub/x", b"x")]);
     until_whole(&a, "acme/early");
     let mounted = a.mount(&["--no-resolve"]);
-    // Found at start, without a wait.
+    // A model that is there at start is found without a wait.
     assert_eq!(hashes(&mounted.path("acme/early"), PATIENCE), hashes(&early, PATIENCE));
 
     let late = put(&a, "datasets/acme/late", &[("data.bin", &noise(2, 5 << 20)), ("empty", b"")]);
@@ -64,7 +64,7 @@ fn a_copied_model_is_listed_and_mounted_and_stays_local() {
     assert_eq!(hashes(&shown, PATIENCE), expected);
     a.run(&["warm", shown.to_str().unwrap()]).ok();
 
-    // No swarm, no hash of bytes that were never hashed.
+    // The model has no info hash, since its bytes were never hashed.
     let status: Value = serde_json::from_str(&a.run(&["status", "--json"]).ok()).unwrap();
     assert_eq!(status["transfers"], Value::Array(Vec::new()));
     let script = "import os, sys; print(os.listxattr(sys.argv[1]))";
@@ -80,7 +80,7 @@ fn a_copied_model_is_listed_and_mounted_and_stays_local() {
 }
 
 #[test]
-fn a_model_that_changes_while_it_is_mounted_shows_its_new_bytes() {
+fn a_mounted_model_that_changes_shows_its_new_bytes() {
     let net = Net::new();
     let a = net.host("a");
     let dir = put(&a, "acme/m", &[("w.bin", &noise(1, 3 << 20)), ("other", b"o")]);
@@ -93,7 +93,7 @@ fn a_model_that_changes_while_it_is_mounted_shows_its_new_bytes() {
         until("the new bytes are read", PATIENCE, || fs::read(&shown).is_ok_and(|bytes| bytes == new));
         assert_eq!(fs::read(mounted.path("acme/m/other")).unwrap(), b"o");
     }
-    // A part that is missing now, as while a download begins again.
+    // A partial file hides the model, as when a download begins again.
     fs::write(dir.join("w.bin.aria2"), "x").unwrap();
     until("the mount hides it", PATIENCE, || !shown.exists());
     assert!(row(&a, "acme/m").unwrap()["reason"].as_str().unwrap().contains("w.bin.aria2 (aria2)"));
@@ -101,7 +101,7 @@ fn a_model_that_changes_while_it_is_mounted_shows_its_new_bytes() {
 }
 
 #[test]
-fn files_of_the_user_survive_every_command_that_deletes() {
+fn no_command_deletes_files_of_the_user() {
     let net = Net::new();
     let a = net.host("a");
     let dir = put(&a, "acme/m", &[("README.md", CARD), ("w.bin", &noise(1, 3 << 20)), ("sub/x", b"x")]);
@@ -109,7 +109,7 @@ fn files_of_the_user_survive_every_command_that_deletes() {
     let error = a.run(&["remove", "acme/m", "--yes"]).error(1);
     assert!(error.contains("not shared") && error.contains("are yours"), "{error}");
 
-    // Its licence is that of its card, and its name that of its place.
+    // The licence is that of the card, and the name is that of the directory.
     let sharing = a.spawn(&["share", "-f", "acme/m"]);
     sharing.wait_for_line("seeding acme/m", PATIENCE);
     let shared = row(&a, "acme/m").unwrap();
@@ -120,7 +120,7 @@ fn files_of_the_user_survive_every_command_that_deletes() {
     a.run(&["verify", "acme/m"]).ok();
     a.run(&["remove", "acme/m", "--yes"]).ok();
     assert_eq!(hashes(&dir, PATIENCE), before);
-    assert_eq!(row(&a, "acme/m").unwrap()["shared"], false, "it is a model that is not shared again");
+    assert_eq!(row(&a, "acme/m").unwrap()["shared"], false, "the model is still shared");
 
     let again = a.spawn(&["share", "-f", "acme/m"]);
     again.wait_for_line("seeding acme/m", PATIENCE);
@@ -132,13 +132,13 @@ fn files_of_the_user_survive_every_command_that_deletes() {
 }
 
 #[test]
-fn a_directory_copied_from_another_host_joins_its_swarm_and_stays_the_users() {
+fn a_model_copied_from_another_host_joins_its_swarm() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let source = model_dir(&a.home().join("m"), &[("w.bin", &noise(1, 5 << 20))]);
     let shared = share(&a, &source, "acme/m", &[]);
     import(&b, &shared.manifest);
-    // As a user copies the models directory of another host: with the manifest inside.
+    // The user copies the models directory of another host, with the manifest in it.
     let manifest = fs::read(&shared.manifest).unwrap();
     let dir = put(&b, "acme/m", &[("w.bin", &noise(1, 5 << 20)), (".silmaril.json", &manifest)]);
     let before = b.received();
@@ -146,14 +146,14 @@ fn a_directory_copied_from_another_host_joins_its_swarm_and_stays_the_users() {
     sharing.wait_for_line("seeding acme/m", PATIENCE);
     let rows = listed(&b, &[]);
     assert_eq!((rows.len(), &rows[0]["complete"], &rows[0]["shared"]), (1, &true.into(), &true.into()));
-    assert!(b.received() - before < 1 << 20, "it was fetched");
+    assert!(b.received() - before < 1 << 20, "the copied model was fetched");
     ends_after_term(sharing, 0);
     b.run(&["remove", "acme/m", "--yes"]).ok();
     assert_eq!(fs::read(dir.join("w.bin")).unwrap(), noise(1, 5 << 20));
 }
 
 #[test]
-fn all_that_has_a_licence_is_shared_and_the_rest_is_named() {
+fn share_all_shares_licensed_models_and_names_the_rest() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     put(&a, "acme/free", &[("README.md", CARD), ("w.bin", &noise(1, 2 << 20))]);
@@ -172,7 +172,7 @@ fn all_that_has_a_licence_is_shared_and_the_rest_is_named() {
     assert!(error.contains("acme/none, acme/part") || error.contains("acme/part, acme/none"), "{error}");
     assert_eq!(listed(&a, &["--unshared"]).len(), 2);
 
-    // Where none can be shared, it ends immediately.
+    // When no model can be shared, the command ends immediately.
     let c = net.host("c");
     put(&c, "acme/none", &[("w.bin", b"x")]);
     assert!(c.run(&["share", "--all"]).error(1).contains("acme/none"));
@@ -184,7 +184,7 @@ fn all_that_has_a_licence_is_shared_and_the_rest_is_named() {
 }
 
 #[test]
-fn a_licence_that_is_not_known_is_asked_for_on_a_terminal() {
+fn a_missing_licence_is_asked_for_on_a_terminal() {
     let net = Net::new();
     let a = net.host("a");
     let dir = model_dir(&a.home().join("m"), &[("w.bin", b"weights")]);

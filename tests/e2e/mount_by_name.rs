@@ -1,4 +1,4 @@
-//! A mount finds models by their path: nobody handed a manifest over.
+//! A mount finds models by their path, without a manifest file.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use crate::support::host::Host;
 use crate::support::net::Net;
 use crate::support::process::{Finished, PATIENCE, Proc, until};
 
-/// Shorter than any query of these tests may take.
+/// Shorter than any lookup of these tests may take.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn lan_only(hosts: &[&Host], more: &str) {
@@ -49,7 +49,7 @@ fn unresolved(host: &Host) -> Value {
 }
 
 #[test]
-fn a_path_is_enough() {
+fn a_path_in_a_mount_is_enough() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     lan_only(&[&a, &b], "mount:\n  resolve_timeout: 60s\n");
@@ -58,7 +58,7 @@ fn a_path_is_enough() {
     let _two = publish(&a, &dir, "datasets/acme/d", &["--version", "v2"]);
     let mounted = b.mount(&[]);
     assert_eq!(list(mounted.point()), Vec::<String>::new());
-    // Many at once, for the first look at it.
+    // Many readers look the model up at the same time.
     let mut readers: Vec<_> = (0..8)
         .map(|_| {
             Proc::spawn(Command::new("cmp").arg(mounted.path("acme/m/sub/w.bin")).arg(dir.join("sub/w.bin")))
@@ -70,7 +70,7 @@ fn a_path_is_enough() {
     assert_eq!(hashes(&mounted.path("acme/m"), PATIENCE), hashes(&dir, PATIENCE));
     assert_eq!(fs::read(mounted.path("datasets/acme/d@v2/config.json")).unwrap(), b"{}");
     until("what was found is listed", PATIENCE, || list(mounted.point()) == ["acme", "datasets"]);
-    // It is known from now on, to others and to the next mount.
+    // From now on the model is known to all commands and to the next mount.
     assert!(b.run(&["list"]).ok().contains("acme/m"));
     mounted.unmount();
     a.power_off();
@@ -80,7 +80,7 @@ fn a_path_is_enough() {
 }
 
 #[test]
-fn a_model_that_no_peer_has_is_absent_and_remembered() {
+fn a_model_that_no_peer_has_is_absent_and_cached() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     lan_only(&[&a, &b], "mount:\n  resolve_timeout: 60s\n");
@@ -88,23 +88,23 @@ fn a_model_that_no_peer_has_is_absent_and_remembered() {
     let sharing = publish(&a, &dir, "acme/m", &[]);
     let mounted = b.mount(&[]);
     assert_eq!(fs::read(mounted.path("acme/m/x")).unwrap(), b"x");
-    // The peer has answered; the timeout is far away.
+    // The lookup ends with the peer's answer, long before the timeout.
     let start = Instant::now();
     assert!(is_absent(&mounted.path("acme/none")));
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
-    // From now on the peer is not asked again: it could not answer.
+    // The miss is cached: the second lookup does not reach the peer, which is stopped.
     sharing.signal(Signal::STOP);
     for _ in 0..20 {
         assert!(is_absent(&mounted.path("acme/none")) && is_absent(&mounted.path("acme/none@main")));
     }
-    let told = unresolved(&b);
-    assert_eq!((told.as_array().unwrap().len(), &told[0]["model"]), (1, &"acme/none".into()));
-    assert_eq!(told[0]["reason"], "the connected peer does not have it");
+    let reported = unresolved(&b);
+    assert_eq!((reported.as_array().unwrap().len(), &reported[0]["model"]), (1, &"acme/none".into()));
+    assert_eq!(reported[0]["reason"], "the connected peer does not have it");
     assert!(
         b.run(&["status"]).ok().contains("not shown       acme/none: the connected peer does not have it")
     );
     sharing.signal(Signal::CONT);
-    // A record of the name from the same peer ends the miss, which would last a minute.
+    // A record of the name from the same peer ends the cached miss, which would last a minute.
     let late = model_dir(&a.home().join("late"), &[("x", b"late")]);
     let _late = publish(&a, &late, "acme/none", &[]);
     until("the model is found", Duration::from_secs(40), || {
@@ -118,7 +118,7 @@ fn a_model_that_no_peer_has_is_absent_and_remembered() {
 fn a_waiting_lookup_ends_with_its_mount() {
     let net = Net::new();
     let b = net.host("b");
-    // No peer, and a DHT that has no node: the lookup waits.
+    // There is no peer, and the DHT has no node, so the lookup waits.
     b.configure("  lan_discovery: false\nmount:\n  resolve_timeout: 600s\n");
     let mounted = b.mount(&[]);
     let mut waiting = Proc::spawn(Command::new("stat").arg(mounted.path("acme/none")));
@@ -130,7 +130,7 @@ fn a_waiting_lookup_ends_with_its_mount() {
 }
 
 #[test]
-fn a_program_that_looks_for_many_names_is_limited() {
+fn a_program_that_looks_up_many_names_is_limited() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     lan_only(&[&a, &b], "mount:\n  resolve_timeout: 60s\n  max_lookups: 5\n  never_resolve: [\"lib*\"]\n");
@@ -147,11 +147,12 @@ fn a_program_that_looks_for_many_names_is_limited() {
     let status: Value = serde_json::from_str(&b.run(&["status", "--json"]).ok()).unwrap();
     let limited = &status["limited"][0];
     assert_eq!((limited["pid"].as_u64(), limited["command"].as_str()), (Some(pid.into()), Some("python3")));
-    // Five, or fewer where an answer takes its time; a slow machine refills the budget while the program runs.
+    // Five names are looked up, or fewer if answers are slow. On a slow machine the budget refills meanwhile.
     let refused = limited["lookups"].as_u64().unwrap();
     assert!((150..=199).contains(&refused), "{refused}");
-    let told = status["unresolved"].as_array().unwrap();
-    let of = |org: &str| told.iter().filter(|name| name["model"].as_str().unwrap().starts_with(org)).count();
+    let reported = status["unresolved"].as_array().unwrap();
+    let of =
+        |org: &str| reported.iter().filter(|name| name["model"].as_str().unwrap().starts_with(org)).count();
     assert_eq!(
         (of("nvidia/"), of("lib")),
         (200, 0),
@@ -163,7 +164,7 @@ fn a_program_that_looks_for_many_names_is_limited() {
 }
 
 #[test]
-fn get_without_a_network_fails_without_waiting() {
+fn get_without_a_network_fails_immediately() {
     let net = Net::new();
     let alone = net.host("alone");
     alone.configure("");
@@ -174,7 +175,7 @@ fn get_without_a_network_fails_without_waiting() {
 }
 
 #[test]
-fn discover_and_mirror_without_a_network_fail_without_waiting() {
+fn discover_and_mirror_without_a_network_fail_immediately() {
     let net = Net::new();
     let alone = net.host("alone");
     alone.configure("");
@@ -186,12 +187,12 @@ fn discover_and_mirror_without_a_network_fail_without_waiting() {
     sharing.signal(Signal::INT);
     sharing.wait(PATIENCE);
     alone.take_link_down();
-    // An hour is beyond the deadline of the test.
+    // An hour is longer than the deadline of the test.
     let nothing = alone.run(&["discover", "none", "--timeout", "1h"]);
     assert!(nothing.stderr.contains("help: connect this machine"), "{}", nothing.stderr);
     assert!(nothing.error(1).contains("error: no network"));
     let known = alone.run(&["discover", "--timeout", "1h"]);
-    assert!(known.stderr.contains("no network: this is what was known here"), "{}", known.stderr);
+    assert!(known.stderr.contains("no network: only models that were known before"), "{}", known.stderr);
     assert!(known.ok().contains("acme/known"));
     for (repository, shown) in [("acme/m", "acme/m"), ("https://git.example/team/model.git", "team/model")] {
         let failed = alone.run(&["mirror", repository]);
@@ -203,7 +204,7 @@ fn discover_and_mirror_without_a_network_fail_without_waiting() {
 }
 
 #[test]
-fn a_mount_without_a_network_waits_for_no_name() {
+fn a_mount_without_a_network_looks_up_no_name() {
     let net = Net::new();
     let alone = net.host("alone");
     alone.configure("mount:\n  resolve_timeout: 600s\n");
@@ -211,10 +212,10 @@ fn a_mount_without_a_network_waits_for_no_name() {
     let mounted = alone.mount(&[]);
     assert!((0..4).all(|n| is_absent(&mounted.path(&format!("acme/m{n}")))));
     let status: Value = serde_json::from_str(&alone.run(&["status", "--json"]).ok()).unwrap();
-    let told = status["unresolved"].as_array().unwrap();
-    assert_eq!(told.len(), 4);
-    assert!(told.iter().all(|name| name["reason"] == "this machine has no network"), "{told:?}");
-    // The time of a lookup in vain is charged to the process that waits: four names are beyond its budget.
+    let reported = status["unresolved"].as_array().unwrap();
+    assert_eq!(reported.len(), 4);
+    assert!(reported.iter().all(|name| name["reason"] == "this machine has no network"), "{reported:?}");
+    // The time of a lookup that fails is charged to the process that waits. Four lookups would exceed its budget.
     assert_eq!(status["limited"], serde_json::json!([]));
     let failed = alone.run(&["warm", "acme/m"]).error(1);
     assert!(failed.contains("no network"), "{failed}");
@@ -222,7 +223,7 @@ fn a_mount_without_a_network_waits_for_no_name() {
 }
 
 #[test]
-fn a_mount_that_is_told_so_asks_nobody() {
+fn a_mount_with_no_resolve_looks_up_no_name() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     lan_only(&[&a, &b], "mount:\n  resolve_timeout: 60s\n");
@@ -237,7 +238,7 @@ fn a_mount_that_is_told_so_asks_nobody() {
 }
 
 #[test]
-fn a_model_is_warmed_by_its_name_alone() {
+fn warm_fetches_a_model_by_its_name() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     lan_only(&[&a, &b], "mount:\n  resolve_timeout: 60s\n");
@@ -245,7 +246,7 @@ fn a_model_is_warmed_by_its_name_alone() {
     let sharing = publish(&a, &dir, "acme/m", &[]);
     let mounted = b.mount(&[]);
     assert!(b.run(&["warm", "acme/m"]).ok().contains("1 file"));
-    // All of it is here: nobody else needs to be.
+    // The model is complete on this host, so no peer is needed.
     drop(sharing);
     a.power_off();
     assert_eq!(hashes(&mounted.path("acme/m"), PATIENCE), hashes(&dir, PATIENCE));
@@ -253,7 +254,7 @@ fn a_model_is_warmed_by_its_name_alone() {
 }
 
 #[test]
-fn whom_the_trust_refuses_is_absent_and_the_reason_is_told_once() {
+fn a_refused_publishers_model_is_absent_with_one_reason() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     lan_only(&[&a], "");
@@ -263,17 +264,17 @@ fn whom_the_trust_refuses_is_absent_and_the_reason_is_told_once() {
     let mounted = b.mount(&[]);
     assert!(is_absent(&mounted.path("acme/m")));
     assert!(is_absent(&mounted.path("acme/m")));
-    let told = unresolved(&b);
-    assert_eq!(told[0]["model"], "acme/m");
-    let reason = told[0]["reason"].as_str().unwrap().to_owned();
+    let reported = unresolved(&b);
+    assert_eq!(reported[0]["model"], "acme/m");
+    let reason = reported[0]["reason"].as_str().unwrap().to_owned();
     assert!(b.run(&["status"]).ok().contains(&format!("not shown       acme/m: {reason}")));
     let log = |text: &str| {
         let logs = fs::read_dir(b.base().join("log")).unwrap();
         let all: String = logs.map(|log| fs::read_to_string(log.unwrap().path()).unwrap()).collect();
         all.matches(text).count()
     };
-    assert_eq!(log("that cannot be shown"), 1);
-    // What the message advises helps at once.
+    assert_eq!(log("cannot show a model that was looked up"), 1);
+    // The command that the message proposes works immediately.
     let shown: Value = serde_json::from_str(&a.run(&["key", "show", "--json"]).ok()).unwrap();
     b.run(&["trust", "add", shown["publisher"].as_str().unwrap()]).ok();
     assert_eq!(fs::read(mounted.path("acme/m/x")).unwrap(), b"x");
@@ -282,7 +283,7 @@ fn whom_the_trust_refuses_is_absent_and_the_reason_is_told_once() {
 }
 
 #[test]
-fn only_names_that_belong_to_somebody_are_listed_where_that_is_asked_for() {
+fn show_pinned_lists_only_pinned_models() {
     let net = Net::new();
     let a = net.host("a");
     lan_only(&[&a], "mount:\n  show: pinned\n");

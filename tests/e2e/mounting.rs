@@ -1,4 +1,4 @@
-//! The mount as a file system: its life, its tree, its facts, and who may make one.
+//! The mount as a file system: start and end, directories, attributes, and the users who may mount.
 
 use std::path::Path;
 use std::process::Command;
@@ -27,8 +27,8 @@ fn a_foreground_mount_ends_cleanly_on_signals() {
     std::fs::create_dir(&point).unwrap();
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 0)] {
         let mut mount = a.spawn(&["mount", point.to_str().unwrap(), "--foreground"]);
-        let said = mount.wait_for_line("mounted", PATIENCE);
-        assert!(said.contains("its log is on standard error"), "{said}");
+        let printed = mount.wait_for_line("mounted", PATIENCE);
+        assert!(printed.contains("its log is on standard error"), "{printed}");
         assert!(is_mounted(&point));
         mount.signal(signal);
         assert_eq!(mount.wait(Duration::from_secs(30)).code(), Some(code), "{signal:?}");
@@ -51,7 +51,7 @@ fn a_background_mount_prints_the_path_of_its_log() {
 }
 
 #[test]
-fn the_tree_shows_what_is_known_as_soon_as_it_is_known() {
+fn a_model_appears_in_the_mount_when_it_becomes_known() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let mounted = b.mount(&["--no-resolve"]);
@@ -84,16 +84,16 @@ fn the_tree_shows_what_is_known_as_soon_as_it_is_known() {
         "./datasets/acme/d/sub/w.bin",
     ];
     assert_eq!(listed.lines().collect::<Vec<_>>(), expected);
-    // What the mount does not have is not there, at once.
+    // A path that the model does not have is absent immediately.
     for missing in ["acme/m/none", "acme/none", "none", "acme/m@v3"] {
         assert!(shell(&format!("ls -d '{missing}'"), mounted.point()).stderr.contains("No such file"));
     }
-    // An empty file needs nobody.
+    // Reading an empty file needs no peer.
     assert_eq!(shell("cat acme/m/empty", mounted.point()).ok(), "");
 }
 
 #[test]
-fn it_is_read_only_and_tells_the_truth_about_sizes() {
+fn a_mount_is_read_only_and_reports_true_sizes() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), NAME, &["--piece-length", "1MiB"]);
@@ -111,7 +111,7 @@ fn it_is_read_only_and_tells_the_truth_about_sizes() {
     assert_eq!(kib("--apparent-size"), 16_384_096_u64.div_ceil(1024));
     assert_eq!(kib(""), 1, "nothing is cached; a file that is not empty reports one block");
     shell(&format!("cat {WEIGHTS} >/dev/null"), &model).ok();
-    // Attributes may be remembered by the kernel; a new look after the read has them afresh.
+    // The kernel may cache attributes. Opening the file refreshes them.
     let here: u64 = python(
         "import os, sys; print(os.getxattr(sys.argv[1], 'user.silmaril.cached_bytes').decode())",
         &[&model.join(WEIGHTS)],
@@ -125,7 +125,7 @@ fn it_is_read_only_and_tells_the_truth_about_sizes() {
 }
 
 #[test]
-fn facts_about_a_file_are_extended_attributes() {
+fn extended_attributes_describe_a_file() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), NAME, &[]);
@@ -145,7 +145,7 @@ fn facts_about_a_file_are_extended_attributes() {
 }
 
 #[test]
-fn many_threads_reading_one_shard_at_random_see_the_right_bytes() {
+fn many_threads_reading_one_shard_see_the_right_bytes() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), NAME, &["--piece-length", "256KiB"]);
@@ -186,9 +186,9 @@ fn a_user_without_privileges_mounts_through_fusermount3() {
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), NAME, &[]);
     std::fs::create_dir(b.home().join("mnt")).unwrap();
-    let nobody = |args: &[&str]| Finished::of(&mut b.silmaril_as_nobody(args), PATIENCE);
-    nobody(&["registry", "import", shared.manifest.to_str().unwrap()]).ok();
-    // A device that users may open, as udev makes it, in a view of the mounts of its own.
+    let unprivileged = |args: &[&str]| Finished::of(&mut b.silmaril_unprivileged(args), PATIENCE);
+    unprivileged(&["registry", "import", shared.manifest.to_str().unwrap()]).ok();
+    // In a mount namespace of its own, /dev/fuse may be opened by all users, as udev sets it up.
     let script = format!(
         "mknod -m 666 device c 10 229; mount --bind device /dev/fuse
          as='setpriv --reuid=65534 --regid=65534 --clear-groups --'
@@ -201,13 +201,13 @@ fn a_user_without_privileges_mounts_through_fusermount3() {
         a.peer()
     );
     let mut command = b.command("unshare");
-    let said = Finished::of(command.args(["-m", "sh", "-euc", &script]), PATIENCE).ok();
-    assert!(said.contains(&hashes(&wordllama(), PATIENCE)[WEIGHTS]), "{said}");
-    assert!(said.contains("user_id=65534"), "{said}");
+    let printed = Finished::of(command.args(["-m", "sh", "-euc", &script]), PATIENCE).ok();
+    assert!(printed.contains(&hashes(&wordllama(), PATIENCE)[WEIGHTS]), "{printed}");
+    assert!(printed.contains("user_id=65534"), "{printed}");
 }
 
 #[test]
-fn it_mounts_in_a_user_namespace() {
+fn a_mount_works_in_a_user_namespace() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), NAME, &[]);

@@ -1,4 +1,4 @@
-//! A reader whose seeder moves to another address goes on reading from it.
+//! A reader whose seeder moves to another address continues to read from it.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::support::share::share;
 const NAME: &str = "org/model";
 const SIZE: usize = 256 << 10;
 
-/// Below the minute after which a connection of an address that is gone ends by itself.
+/// Less than the minute after which a connection to a lost address ends by itself.
 const RETURNED_WITHIN: Duration = Duration::from_secs(30);
 
 #[test]
-fn reads_go_on_when_the_seeder_has_another_address() {
+fn reads_continue_when_the_seeder_changes_its_address() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
     let (first, second) = (noise(1, SIZE), noise(2, SIZE));
@@ -24,7 +24,7 @@ fn reads_go_on_when_the_seeder_has_another_address() {
     let file = mounted.path(NAME).join("first.bin");
     let reader = Proc::spawn(&mut dd_command(&file, SIZE, 0, 1));
     assert!(reader.finish(PATIENCE).status.success());
-    // The peers stay connected: nothing tells the reader that the old address is gone.
+    // The connections stay open: no event reports that the old address is gone.
     let (host, old) = (a.namespace(), a.addr());
     sh(&format!(
         "ip -n {host} addr del {old}/24 dev eth0 && ip -n {host} addr add 10.77.0.200/24 dev eth0 && \

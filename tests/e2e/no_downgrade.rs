@@ -1,4 +1,4 @@
-//! An older state of a model never takes the place of a newer one of the same publisher, unless the user allows it.
+//! An older state of a model never replaces a newer one of the same publisher, unless the user allows it.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use crate::support::process::{PATIENCE, Proc, until};
 use crate::support::share::{export, import, share};
 
 const NAME: &str = "acme/m";
-/// The secret key of the publisher, who is no host here: only their manifests are handed over.
+/// The secret key of a publisher without a host. Only its manifests exist.
 const PUBLISHER: u8 = 7;
 const LEN: usize = 300_000;
 
@@ -25,7 +25,7 @@ fn json(text: &str) -> Value {
 fn two_states(host: &Host) -> [PathBuf; 2] {
     [(1, "2020-01-01T00:00:00Z"), (2, "2020-01-02T00:00:00Z")].map(|(seed, time)| {
         let dir = model_dir(&host.home().join(format!("m{seed}")), &[("w.bin", &noise(seed, LEN))]);
-        // The torrent depends on the files and the last part of the name.
+        // The torrent depends on the files and the last component of the name.
         let own = format!("own{seed}/m");
         drop(share(host, &dir, &own, &[]));
         let mut manifest = read(&export(host, &own));
@@ -76,7 +76,7 @@ fn an_older_manifest_is_imported_only_when_allowed() {
     let refused = refused.error(1);
     assert!(refused.contains("older") && refused.contains("2020-01-02"), "{refused}");
     assert_eq!(info_hash(&b), torrent(&new));
-    // Forgetting the model is no change of mind about its states.
+    // `remove` does not forget which state is the newest.
     b.run(&["remove", NAME, "--yes"]).ok();
     b.run(&["registry", "import", path]).error(1);
     b.run(&["registry", "import", path, "--allow-older"]).ok();
@@ -86,7 +86,7 @@ fn an_older_manifest_is_imported_only_when_allowed() {
 }
 
 #[test]
-fn an_update_keeps_the_newer_state_when_peers_offer_an_older_one() {
+fn an_update_keeps_the_newer_state_when_peers_have_an_older() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
     let [old, new] = two_states(&a);
@@ -95,7 +95,7 @@ fn an_update_keeps_the_newer_state_when_peers_offer_an_older_one() {
     let serving = daemon(&a);
     b.run(&["get", NAME]).ok();
     assert_eq!(weights(&b), noise(2, LEN));
-    // No record announces it: a peer hands over a manifest that its publisher signed.
+    // No record announces the older state, but a peer sends its manifest, which the publisher signed.
     let update = || json(&b.run(&["get", NAME, "--update", "--json"]).ok());
     let mut report = Value::Null;
     until("the older state is offered", PATIENCE, || {
@@ -107,7 +107,7 @@ fn an_update_keeps_the_newer_state_when_peers_offer_an_older_one() {
     let misused = b.run(&["get", NAME, "--allow-older"]);
     assert!(misused.stderr.contains("--update"), "{}", misused.stderr);
     misused.error(2);
-    // Not even a reader who has removed the model reads the older one.
+    // A reader who has removed the model does not get the older state, either.
     b.run(&["remove", NAME, "--yes"]).ok();
     let mounted = b.mount(&[]);
     until("the older state is refused", PATIENCE, || {
@@ -121,7 +121,7 @@ fn an_update_keeps_the_newer_state_when_peers_offer_an_older_one() {
     let got = json(&b.run(&["get", NAME, "--update", "--allow-older", "--json"]).ok());
     assert_eq!(got["origin"], "found");
     assert_eq!(weights(&b), noise(1, LEN));
-    // The newer one is taken again as soon as a peer has it.
+    // The newer state is fetched again as soon as a peer has it.
     import(&a, &new);
     until("the newer state is offered", PATIENCE, || update()["origin"] == "found");
     assert_eq!(weights(&b), noise(2, LEN));

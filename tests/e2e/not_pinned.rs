@@ -1,4 +1,4 @@
-//! Reading is not trusting: a mount pins no name and shows that; readers are warned of files that run code.
+//! Reading does not pin: a mount pins no name and reports that. Readers are warned of files that run code.
 
 use std::fs;
 use std::path::Path;
@@ -50,7 +50,7 @@ fn a_mount_pins_nothing_and_get_does() {
     assert!(b.run(&["list"]).ok().contains("not pinned"));
     assert_eq!(json(&b, &["status", "--json"])["notes"][0]["pinned"], false);
     assert!(b.run(&["status"]).ok().contains("not pinned"));
-    // A restart does not make it trusted either.
+    // A restart of the daemon does not pin the publisher, either.
     mounted.unmount();
     let mounted = b.mount(&["--no-resolve"]);
     assert!(fs::read(mounted.path("acme/m/w.bin")).unwrap() == weights);
@@ -94,7 +94,7 @@ fn readers_are_warned_of_files_that_run_code() {
         logs.map(|log| fs::read_to_string(log.unwrap().path()).unwrap()).collect::<String>()
     };
     crate::support::process::until("all are logged", PATIENCE, || {
-        log().matches("A file was opened that can run code").count() == 3
+        log().matches("a file was opened that can run code").count() == 3
     });
     assert_eq!(json(&c, &["status", "--json"])["notes"][0]["runs_code"], kinds);
     assert!(c.run(&["status"]).ok().contains("pickle, python, auto_map"));

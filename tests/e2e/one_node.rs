@@ -1,4 +1,4 @@
-//! Several commands on one base directory are one node: what each does, the others see.
+//! Commands on one base directory share one daemon: each sees the effects of the other commands.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -20,7 +20,7 @@ fn is_complete(host: &Host, model: &str) -> bool {
 }
 
 #[test]
-fn get_beside_a_mount_is_the_mounts_work_and_ctrl_c_ends_only_the_command() {
+fn get_next_to_a_mount_uses_the_mounts_daemon() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &minilm(), MINILM, &["--piece-length", "1MiB"]);
@@ -28,14 +28,14 @@ fn get_beside_a_mount_is_the_mounts_work_and_ctrl_c_ends_only_the_command() {
     import(&b, &shared.manifest);
     let mounted = b.mount(&[]);
     let node = b.node();
-    // A relative path is the command's, not the node's.
+    // A relative path is resolved by the command, not by the daemon.
     let get = ["get", MINILM, "-o", "out", "--peer", &a.peer(), "--json"];
     let mut first = b.spawn(&get);
     until("20 MB have come", PATIENCE, || b.received() > 20_000_000);
     first.signal(Signal::INT);
     assert_eq!(first.wait(PATIENCE).code(), Some(130));
     assert!(is_mounted(mounted.point()) && b.node() == node);
-    // What the command wanted is wanted no more: the little that was on the way is all that comes.
+    // Ctrl-C cancels the requests of the command. Only pieces that are in flight still arrive.
     let stopped = b.received();
     assert!(stopped < 80_000_000, "the test was too slow to stop in mid transfer");
     assert!(!b.home().join("out/model.safetensors").exists());
@@ -49,7 +49,11 @@ fn get_beside_a_mount_is_the_mounts_work_and_ctrl_c_ends_only_the_command() {
     let size: u64 = 91_618_861;
     assert!(b.received() < size + size / 12 + (24 << 20), "{} bytes came for {size}", b.received());
     drop(shared);
-    assert_eq!(hashes(&mounted.path(MINILM), PATIENCE), expected, "the mount has what the command got");
+    assert_eq!(
+        hashes(&mounted.path(MINILM), PATIENCE),
+        expected,
+        "the mount has the bytes that the command fetched"
+    );
     assert!(is_complete(&b, MINILM));
     assert_eq!(b.node(), node);
     b.run(&["verify", MINILM]).ok();
@@ -57,7 +61,7 @@ fn get_beside_a_mount_is_the_mounts_work_and_ctrl_c_ends_only_the_command() {
 }
 
 #[test]
-fn share_beside_a_mount_is_seen_there_and_by_others_also_after_ctrl_c() {
+fn share_next_to_a_mount_is_seen_by_all_after_ctrl_c() {
     let net = Net::new();
     let (b, c) = (net.host("b"), net.host("c"));
     let mounted = b.mount(&[]);
@@ -74,11 +78,11 @@ fn share_beside_a_mount_is_seen_there_and_by_others_also_after_ctrl_c() {
     got.remove(".silmaril.json");
     assert_eq!(got, expected);
 
-    // Other files under the same name take the place of the former.
+    // Other files under the same name replace the former ones.
     std::fs::write(dir.join("w.bin"), noise(4, 5 << 20)).unwrap();
     let _again = share(&b, &dir, "acme/m", &["--piece-length", "1MiB"]);
     let weights = mounted.path("acme/m/w.bin");
-    until("the kernel looks again", PATIENCE, || {
+    until("the kernel looks the path up again", PATIENCE, || {
         std::fs::metadata(&weights).is_ok_and(|meta| meta.len() == 5 << 20)
     });
     assert_eq!(hashes(&mounted.path("acme/m"), PATIENCE), hashes(&dir, PATIENCE));
@@ -86,12 +90,12 @@ fn share_beside_a_mount_is_seen_there_and_by_others_also_after_ctrl_c() {
 }
 
 #[test]
-fn a_model_removed_beside_a_mount_is_gone_there_and_can_come_again() {
+fn a_model_removed_next_to_a_mount_can_return() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), WORDLLAMA, &["--piece-length", "1MiB"]);
     import(&b, &shared.manifest);
-    // A path of it would bring it back from the network.
+    // Access by a path would fetch the model again.
     let mounted = b.mount(&["--peer", &a.peer(), "--no-resolve"]);
     b.run(&["get", WORDLLAMA]).ok();
     let shown = || match std::fs::metadata(mounted.path(WORDLLAMA)) {
@@ -101,10 +105,10 @@ fn a_model_removed_beside_a_mount_is_gone_there_and_can_come_again() {
     };
     assert!(shown());
     b.run(&["remove", WORDLLAMA, "--yes"]).ok();
-    until("the kernel looks again", PATIENCE, || !shown());
+    until("the kernel looks the path up again", PATIENCE, || !shown());
     assert!(!b.base().join("models").join(WORDLLAMA).exists());
     let status: Value = serde_json::from_str(&b.run(&["status", "--json"]).ok()).unwrap();
-    assert_eq!(status["transfers"], serde_json::json!([]), "the node is still in its swarm");
+    assert_eq!(status["transfers"], serde_json::json!([]), "the daemon is still in its swarm");
 
     import(&b, &shared.manifest);
     assert_eq!(hashes(&mounted.path(WORDLLAMA), PATIENCE), hashes(&wordllama(), PATIENCE));
@@ -116,7 +120,7 @@ fn a_model_removed_beside_a_mount_is_gone_there_and_can_come_again() {
 }
 
 #[test]
-fn errors_are_the_same_whoever_hosts() {
+fn errors_are_the_same_with_and_without_a_running_mount() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), WORDLLAMA, &[]);
@@ -128,7 +132,7 @@ fn errors_are_the_same_whoever_hosts() {
     let commands = [
         (&["get", "acme/none"][..], 1),
         (&["get", WORDLLAMA, "--include", "*.none"], 1),
-        (&["get", WORDLLAMA, "--publisher", "nobody"], 1),
+        (&["get", WORDLLAMA, "--publisher", "unknown"], 1),
         (&["get", WORDLLAMA, "-o", "/proc/none"], 1),
         (&["get", WORDLLAMA], 1),
         (&["share", "acme/none"], 1),
@@ -143,15 +147,15 @@ fn errors_are_the_same_whoever_hosts() {
     let run = || {
         commands.map(|(args, code)| {
             let end = b.run(args);
-            let said = end.stderr.clone();
+            let printed = end.stderr.clone();
             end.error(code);
-            said
+            printed
         })
     };
     let alone = run();
     let mounted = b.mount(&[]);
-    for (alone, beside) in alone.iter().zip(run()) {
-        assert_eq!(*alone, beside);
+    for (alone, with_mount) in alone.iter().zip(run()) {
+        assert_eq!(*alone, with_mount);
     }
     mounted.unmount();
 }

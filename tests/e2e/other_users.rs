@@ -15,7 +15,7 @@ fn mallory(script: &str) {
     sh(&format!("setpriv --reuid=65533 --regid=65533 --clear-groups -- sh -ec '{script}'"));
 }
 
-/// A user with files of their own, a directory in which everybody can write, and a model that a peer shares.
+/// A user with private files, a directory in which all users can write, and a model that a peer shares.
 struct Story {
     _net: Net,
     sharer: Host,
@@ -43,7 +43,7 @@ impl Story {
     fn get(&self, more: &[&str]) -> Proc {
         let peer = self.sharer.peer();
         let args = [&["get", "acme/m", "--peer", &peer, "--seed=false"][..], more].concat();
-        Proc::spawn(&mut self.victim.silmaril_as_nobody(&args))
+        Proc::spawn(&mut self.victim.silmaril_unprivileged(&args))
     }
 
     fn out(&self) -> PathBuf {
@@ -54,7 +54,7 @@ impl Story {
         self.get(&["-o", self.out().to_str().unwrap()])
     }
 
-    /// Where the files of the model are collected.
+    /// The directory in which the files of the model are collected.
     fn staging(&self) -> PathBuf {
         let manifest = read(&self.share.manifest);
         let hash = manifest["torrent"]["info_hash"].as_str().unwrap().to_owned();
@@ -109,12 +109,12 @@ fn staging_made_by_another_user_is_refused() {
 }
 
 #[test]
-fn a_link_put_in_place_of_the_staging_directory_is_not_followed() {
+fn a_link_in_place_of_the_staging_directory_is_not_followed() {
     for kind in ["link", "directory"] {
         let story = Story::new("777");
         story.sharer.limit_rate("40mbit");
         let (staging, bashrc) = (story.staging(), story.victim.home().join(".bashrc"));
-        // What is written to is already open; a pipe shows that what is opened later is not.
+        // Files that the daemon has open continue to be written. The link would catch only files that it opens later.
         let getting = story.get_out();
         until("some of it has come", PATIENCE, || story.victim.received() > 4 << 20);
         let links: String = story
@@ -130,12 +130,12 @@ fn a_link_put_in_place_of_the_staging_directory_is_not_followed() {
             staging.display()
         ));
         let done = getting.finish(PATIENCE);
-        // It would make the directory again while it is moved back.
+        // The daemon would make the directory again while the test moves it back.
         story.victim.stop_background_daemon();
         story.assert_unharmed();
-        assert!(!done.status.success(), "it was done in another user's directory\n{}", done.stdout);
+        assert!(!done.status.success(), "`get` wrote into another user's directory\n{}", done.stdout);
         assert!(done.stderr.contains("error: "), "{}", done.stderr);
-        // Once that is away, the next call goes on.
+        // After the directory is moved back, the next call continues.
         sh(&format!("rm -r {0}; mv {0}.away {0}", staging.display()));
         story.get_out().finish(PATIENCE).ok();
         story.assert_whole(&story.out());
@@ -144,7 +144,7 @@ fn a_link_put_in_place_of_the_staging_directory_is_not_followed() {
 }
 
 #[test]
-fn links_at_the_places_of_files_are_not_followed() {
+fn links_in_place_of_files_are_not_followed() {
     let story = Story::new("777");
     let (out, home) = (story.out(), story.victim.home().to_owned());
     for (put, link) in [
@@ -177,7 +177,7 @@ fn links_at_the_places_of_files_are_not_followed() {
 }
 
 #[test]
-fn models_dir_may_be_writable_by_everybody() {
+fn models_dir_may_be_writable_by_all_users() {
     let story = Story::new("1777");
     let shared = story.shared.display();
     story.victim.configure(&format!("storage:\n  models_dir: {shared}\n"));
@@ -187,7 +187,7 @@ fn models_dir_may_be_writable_by_everybody() {
     let error = story.get(&[]).finish(PATIENCE).error(1);
     assert!(error.contains(org.to_str().unwrap()), "{error}");
     assert!(!home.join("m").exists());
-    // A directory of the other user's is a place like any other: nothing in it is believed.
+    // A directory of the other user may be used, but nothing in it is trusted.
     mallory(&format!("rm {0}; mkdir -m 777 {0}; ln -s {1} {0}/m", org.display(), home.display()));
     let error = story.get(&[]).finish(PATIENCE).error(1);
     assert!(error.contains("acme/m"), "{error}");
@@ -198,14 +198,14 @@ fn models_dir_may_be_writable_by_everybody() {
 }
 
 #[test]
-fn a_home_that_is_a_link_and_links_of_ones_own_work_as_ever() {
+fn a_linked_home_and_own_links_still_work() {
     let story = Story::new("755");
     let (home, linked) = (story.victim.home().to_owned(), story.shared.join("home"));
     std::os::unix::fs::symlink(&home, &linked).unwrap();
     let get = |more: &[&str]| {
         let peer = story.sharer.peer();
         let args = [&["get", "acme/m", "--peer", &peer, "--seed=false"][..], more].concat();
-        let mut command = story.victim.silmaril_as_nobody(&args);
+        let mut command = story.victim.silmaril_unprivileged(&args);
         Finished::of(command.env("HOME", &linked), PATIENCE).ok();
     };
     sh(&format!(

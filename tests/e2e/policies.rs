@@ -1,4 +1,4 @@
-//! Configuration that decides whom to believe and what to show.
+//! Configuration that decides which publishers are trusted and which models are shown.
 
 use crate::support::fixtures::{dd, model_dir, noise};
 use crate::support::net::Net;
@@ -15,7 +15,7 @@ fn strict_trust_accepts_only_the_own_key() {
     b.run(&["init"]).ok();
 
     let error = b.run(&["registry", "import", published.manifest.to_str().unwrap()]).error(1);
-    assert!(error.contains("strict"), "{error:?} does not say why");
+    assert!(error.contains("strict"), "{error:?} does not name the policy");
     assert!(!b.run(&["registry", "list"]).ok().contains("acme/theirs"));
 
     let own = model_dir(&b.home().join("own"), &[("weights.bin", &noise(2, 50_000))]);
@@ -24,7 +24,7 @@ fn strict_trust_accepts_only_the_own_key() {
 }
 
 #[test]
-fn a_mount_that_shows_local_models_lists_what_was_read_and_finds_the_rest_by_name() {
+fn show_local_lists_read_models_and_finds_the_rest() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let one = model_dir(&a.home().join("one"), &[("weights.bin", &noise(1, 50_000))]);
@@ -34,13 +34,13 @@ fn a_mount_that_shows_local_models_lists_what_was_read_and_finds_the_rest_by_nam
     let mount = b.mount(&["--peer", &a.peer()]);
 
     let listed = || std::fs::read_dir(mount.path("")).unwrap().count();
-    assert_eq!(listed(), 0, "nothing of the model is here yet");
+    assert_eq!(listed(), 0, "the model has no cached byte");
     dd(&mount.path("acme/one/weights.bin"), 50_000, 0, 1, PATIENCE).ok();
     assert_eq!(listed(), 1);
 }
 
 #[test]
-fn what_a_mount_shows_is_not_shared_in_place() {
+fn a_directory_inside_a_mount_is_not_shared() {
     let net = Net::new();
     let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
     let one = model_dir(&a.home().join("one"), &[("weights.bin", &noise(1, 50_000))]);
@@ -48,7 +48,7 @@ fn what_a_mount_shows_is_not_shared_in_place() {
     import(&b, &published.manifest);
     let mount = b.mount(&["--peer", &a.peer()]);
 
-    // Whichever node it is: the hosts of these tests see each other's mounts.
+    // This holds for any daemon: the hosts of these tests see the mounts of other hosts.
     let shown = mount.path("acme/one");
     let args = ["share", shown.to_str().unwrap(), "--name", "acme/again", "--license", "mit"];
     let error = c.run(&args).error(1);

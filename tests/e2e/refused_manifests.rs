@@ -1,4 +1,4 @@
-//! Manifests that must not be believed: each is refused with its reason, and nothing of it is kept.
+//! Manifests that must be refused: each is refused with its reason, and no part of it is stored.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::support::share::{export, import};
 
 const NAME: &str = "acme/tiny";
 
-/// A host with a manifest of its own making, and one that will be asked to believe it.
+/// A host with a manifest of its own, and one that will import it.
 fn hosts() -> (Host, Host, Value) {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
@@ -40,12 +40,12 @@ fn holdings(host: &Host) -> String {
 fn refused(host: &Host, manifest: &Path, reason: &str) {
     let before = holdings(host);
     let error = host.run(&["registry", "import", manifest.to_str().unwrap()]).error(1);
-    assert!(error.to_lowercase().contains(reason), "{error:?} does not say {reason:?}");
+    assert!(error.to_lowercase().contains(reason), "{error:?} does not contain {reason:?}");
     assert_eq!(holdings(host), before, "a refused manifest left something behind");
 }
 
 #[test]
-fn a_signature_made_by_an_outsider_is_understood() {
+fn a_signature_made_by_other_software_is_accepted() {
     let (_, b, mut manifest) = hosts();
     sign(&mut manifest, 7);
     import(&b, &write(b.home().join("m.json"), &manifest));
@@ -67,7 +67,7 @@ fn one_changed_byte_breaks_the_signature() {
 }
 
 #[test]
-fn the_same_manifest_signed_by_someone_else_is_refused_with_both_fingerprints() {
+fn a_second_signer_is_refused_with_both_fingerprints() {
     let (_, b, mut manifest) = hosts();
     import(&b, &write(b.home().join("m.json"), &manifest));
     sign(&mut manifest, 7);
@@ -75,7 +75,7 @@ fn the_same_manifest_signed_by_someone_else_is_refused_with_both_fingerprints() 
 }
 
 #[test]
-fn somebody_elses_name_under_a_signature_is_refused() {
+fn a_signature_with_another_publishers_key_is_refused() {
     let (_, b, mut manifest) = hosts();
     let publisher = manifest["publisher"].clone();
     sign(&mut manifest, 7);
@@ -84,7 +84,7 @@ fn somebody_elses_name_under_a_signature_is_refused() {
 }
 
 #[test]
-fn hostile_paths_are_refused_even_when_well_signed() {
+fn hostile_paths_are_refused_despite_a_valid_signature() {
     let (_, b, manifest) = hosts();
     let long = "x/".repeat(2100) + "x";
     for path in
@@ -102,7 +102,7 @@ fn hostile_paths_are_refused_even_when_well_signed() {
 }
 
 #[test]
-fn files_that_do_not_give_the_info_hash_are_refused() {
+fn files_that_do_not_match_the_info_hash_are_refused() {
     let (_, b, mut manifest) = hosts();
     manifest["files"][1]["pieces_root"] = manifest["torrent"]["info_hash"].clone();
     sign(&mut manifest, 7);
@@ -110,7 +110,7 @@ fn files_that_do_not_give_the_info_hash_are_refused() {
 }
 
 #[test]
-fn truncated_oversized_and_senseless_files_are_refused() {
+fn truncated_oversized_and_invalid_files_are_refused() {
     let (a, b, manifest) = hosts();
     let text = serde_json::to_vec_pretty(&manifest).unwrap();
     let torrent = sh(&format!("cat {}/torrents/*.torrent | base64 -w0", a.base().display()));

@@ -11,11 +11,11 @@ const NAME: &str = "org/model";
 const ROUNDS: usize = 12;
 const SIZE: usize = 256 << 10;
 
-/// Far above what a reader needs, and far below the minutes of one that has lost its seeder.
+/// Much longer than a reader needs, and much shorter than the minutes that a reader without a seeder would need.
 const RETURNED_WITHIN: Duration = Duration::from_secs(30);
 
 #[test]
-fn reads_go_on_after_each_restart_of_the_seeder() {
+fn reads_continue_after_each_restart_of_the_seeder() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let files: Vec<(String, Vec<u8>)> =
@@ -31,7 +31,7 @@ fn reads_go_on_after_each_restart_of_the_seeder() {
     for (number, (name, bytes)) in files.iter().enumerate().skip(1) {
         let file = mounted.path(NAME).join(name);
         a.kill_node();
-        // In every second round the read waits before the seeder is back, in the others it begins afterwards.
+        // In every second round the read begins before the seeder returns, in the other rounds after it.
         let waits = || Proc::spawn(&mut dd_command(&file, SIZE, 0, 1));
         let early = (number % 2 == 0).then(waits);
         if let Some(reader) = &early {

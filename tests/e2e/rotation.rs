@@ -1,4 +1,4 @@
-//! A publisher replaces their key: who trusted it follows, and a thief of the former one is believed no more.
+//! A publisher replaces its key: hosts that trusted the key follow, and a thief of the former key is refused.
 
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ fn key(host: &Host) -> String {
     json(host, &["key", "show", "--json"])["publisher"].as_str().unwrap().to_owned()
 }
 
-/// Those who announce a revision, as a host knows them.
+/// The publishers that announce a revision, as a host knows them.
 fn publishers(host: &Host, version: &str) -> Vec<String> {
     let found = json(host, &["discover", "acme/m", "--json"]);
     let found = found.as_array().unwrap().iter().filter(|m| m["revision"] == version);
@@ -32,7 +32,7 @@ fn publishers(host: &Host, version: &str) -> Vec<String> {
 }
 
 #[test]
-fn who_trusts_a_key_follows_its_owner_to_the_next_and_no_thief() {
+fn trust_follows_the_owner_of_a_replaced_key_and_no_thief() {
     let net = Net::new();
     let [a, b, thief] = net.lan_hosts(["a", "b", "thief"]);
     let daemon = b.spawn(&["daemon", "-f"]);
@@ -50,8 +50,8 @@ fn who_trusts_a_key_follows_its_owner_to_the_next_and_no_thief() {
     assert_ne!(present, former);
     let second = publish(&a, "v2", 2);
     until("the new key is announced", PATIENCE, || publishers(&b, "v2") == [present.clone()]);
-    // What the former key announced is told no more beside it.
-    until("v1 is announced anew", PATIENCE, || publishers(&b, "v1") == [present.clone()]);
+    // The records of the former key are replaced by records of the new one.
+    until("v1 is announced again", PATIENCE, || publishers(&b, "v1") == [present.clone()]);
     b.run(&["get", "acme/m@v2"]).ok();
     assert_eq!(owner(&b), present);
     let all = json(&b, &["trust", "list", "--json"]);
@@ -59,14 +59,14 @@ fn who_trusts_a_key_follows_its_owner_to_the_next_and_no_thief() {
     assert_eq!(all["publishers"][0]["alias"], "ada");
     b.run(&["get", "acme/m@v1"]).ok();
 
-    // The thief has the former key, and names a successor of their own.
+    // The thief has the former key, and names a successor of its own.
     let fingerprint =
         json(&a, &["key", "show", "--json"])["replaced"][0]["fingerprint"].as_str().unwrap().to_owned();
     thief.run(&["init"]).ok();
     let stolen = a.base().join(format!("keys/publisher-{fingerprint}.key"));
     std::fs::copy(stolen, thief.base().join("keys/publisher.key")).unwrap();
     let third = publish(&thief, "v3", 3);
-    until("the thief is heard", PATIENCE, || publishers(&b, "v3") == [former.clone()]);
+    until("the thief's record has arrived", PATIENCE, || publishers(&b, "v3") == [former.clone()]);
     let error = b.run(&["get", "acme/m@v3"]).error(1);
     assert!(error.contains(&fingerprint) && error.contains("replaced"), "{error}");
     thief.run(&["key", "rotate"]).ok();
@@ -78,7 +78,7 @@ fn who_trusts_a_key_follows_its_owner_to_the_next_and_no_thief() {
 }
 
 #[test]
-fn who_asks_once_in_a_while_follows_a_key_that_was_replaced_meanwhile() {
+fn hosts_that_were_offline_follow_a_replaced_key() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
     let first = publish(&a, "v1", 1);
@@ -86,7 +86,7 @@ fn who_asks_once_in_a_while_follows_a_key_that_was_replaced_meanwhile() {
     drop(first);
     for version in ["v2", "v3", "v4"] {
         a.run(&["key", "rotate"]).ok();
-        // Only the new key has signed this one.
+        // Only the new key has signed this version.
         let sharing = publish(&a, version, 2);
         b.run(&["get", &format!("acme/m@{version}"), "--peer", &a.peer()]).ok();
         let owner = json(&b, &["trust", "list", "--json"])["names"][0]["publisher"].clone();
@@ -96,7 +96,7 @@ fn who_asks_once_in_a_while_follows_a_key_that_was_replaced_meanwhile() {
 }
 
 #[test]
-fn a_newcomer_gets_what_was_edited_after_the_key_was_replaced() {
+fn a_new_host_gets_files_edited_after_a_key_change() {
     let net = Net::new();
     let [a, b, newcomer] = net.lan_hosts(["a", "b", "newcomer"]);
     let daemon = b.spawn(&["daemon", "-f"]);
@@ -115,7 +115,7 @@ fn a_newcomer_gets_what_was_edited_after_the_key_was_replaced() {
 }
 
 #[test]
-fn a_fingerprint_that_is_announced_names_its_publisher() {
+fn trust_add_accepts_an_announced_fingerprint() {
     let net = Net::new();
     let [a, b] = net.lan_hosts(["a", "b"]);
     let daemon = b.spawn(&["daemon", "-f"]);

@@ -1,4 +1,4 @@
-//! `share`: a directory becomes a torrent that depends on its files alone, read in place.
+//! `share`: a directory becomes a torrent that depends on its files alone. The files are read in place.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn info_hash(host: &Host, dir: &Path, more: &[&str]) -> String {
 }
 
 #[test]
-fn two_hosts_that_share_the_same_files_are_one_swarm() {
+fn two_hosts_with_the_same_files_are_one_swarm() {
     let net = Net::new();
     let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
     let weights = noise(1, 3 << 20);
@@ -30,7 +30,7 @@ fn two_hosts_that_share_the_same_files_are_one_swarm() {
         ("B", b"b"),
     ];
     let one = model_dir(&a.home().join("one"), files);
-    // Made in another order, at another time, with other permissions, and among things that are nobody's business.
+    // The copy has another order, other times and permissions, and files that are never shared.
     let reversed: Vec<_> = files.iter().rev().copied().collect();
     let two = model_dir(&b.home().join("other name"), &reversed);
     model_dir(&two, &[(".git/HEAD", b"ref"), (".cache/huggingface/x", b"x"), (".silmaril.json", b"{}")]);
@@ -38,7 +38,7 @@ fn two_hosts_that_share_the_same_files_are_one_swarm() {
     let hash = info_hash(&a, &one, &[]);
     assert_eq!(hash, info_hash(&b, &two, &["--sign=false"]));
 
-    // One more byte, another name's last component, or another piece length is another torrent.
+    // One more byte, another last component of the name, or another piece length gives another torrent.
     let other = model_dir(&c.home().join("m"), files);
     assert_ne!(hash, info_hash(&c, &other, &["--piece-length", "64KiB"]));
     std::fs::write(other.join("B"), "c").unwrap();
@@ -62,13 +62,13 @@ fn sharing_copies_nothing_and_changes_nothing() {
 }
 
 #[test]
-fn what_was_shared_once_is_seeded_again_by_name_and_by_all() {
+fn a_shared_model_is_seeded_again_by_name_and_by_all() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(2, 5 << 20))]);
     let mut first = share(&a, &dir, "acme/m", &["--piece-length", "1MiB"]);
     first.process.signal(Signal::TERM);
-    assert_eq!(first.process.wait(PATIENCE).code(), Some(0), "a clean stop");
+    assert_eq!(first.process.wait(PATIENCE).code(), Some(0), "stopped cleanly");
     import(&b, &first.manifest);
 
     for again in [&["share", "-f", "acme/m"][..], &["share", "-f", "--all"]] {
@@ -84,7 +84,7 @@ fn what_was_shared_once_is_seeded_again_by_name_and_by_all() {
 }
 
 #[test]
-fn an_unknown_licence_is_accepted_with_a_warning_and_a_known_one_without() {
+fn only_an_unknown_licence_gives_a_warning() {
     let net = Net::new();
     let a = net.host("a");
     let dir = model_dir(&a.home().join("m"), &[("w.bin", b"weights")]);
@@ -101,7 +101,7 @@ fn an_unknown_licence_is_accepted_with_a_warning_and_a_known_one_without() {
 }
 
 #[test]
-fn the_manifest_tells_what_the_files_tell() {
+fn the_manifest_has_the_facts_of_the_files() {
     let net = Net::new();
     let a = net.host("a");
     let dir = crate::support::fixtures::minilm();
@@ -114,17 +114,17 @@ fn the_manifest_tells_what_the_files_tell() {
     assert_eq!(manifest["model_type"], "bert");
     assert_eq!(manifest["dtype"], "F32");
     assert_eq!(manifest["context_length"], 512);
-    // The header's own sum, the 512 position ids included.
+    // The sum of all tensors in the header, including the 512 position ids.
     assert_eq!(manifest["parameters"], 22_713_728);
     assert_eq!(manifest["total_size"], 91_618_861);
     let expected = hashes(&dir, PATIENCE);
-    let told: std::collections::BTreeMap<String, String> = manifest["files"]
+    let reported: std::collections::BTreeMap<String, String> = manifest["files"]
         .as_array()
         .unwrap()
         .iter()
         .map(|f| (f["path"].as_str().unwrap().to_owned(), f["sha256"].as_str().unwrap().to_owned()))
         .collect();
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
 }
 
 #[test]
@@ -140,13 +140,13 @@ fn a_dataset_is_shared_and_got_under_datasets() {
 }
 
 #[test]
-fn a_link_out_of_the_directory_is_published_only_when_asked_for_and_listed() {
+fn a_link_out_of_the_directory_is_shared_only_on_request() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let home = a.home().to_owned();
     let weights = noise(5, 300_000);
     let dir = model_dir(&home.join("m"), &[("w.bin", &weights)]);
-    model_dir(&home, &[(".ssh/id_ed25519", b"secret"), ("elsewhere/notes.txt", b"notes")]);
+    model_dir(&home, &[(".ssh/id_ed25519", b"secret"), ("other/notes.txt", b"notes")]);
     let args = ["share", dir.to_str().unwrap(), "--name", "acme/m", "--license", "mit"];
     let follow = [&args[..], &["--follow-links"]].concat();
     let link = dir.join("docs/notes.txt");
@@ -157,10 +157,10 @@ fn a_link_out_of_the_directory_is_published_only_when_asked_for_and_listed() {
         let error = a.run(args).error(1);
         assert!(error.contains(link.to_str().unwrap()) && error.contains(".ssh/id_ed25519"), "{error}");
     }
-    assert!(a.run(&["list"]).ok().is_empty(), "it was published");
+    assert!(a.run(&["list"]).ok().is_empty(), "the model was published");
 
     std::fs::remove_file(&link).unwrap();
-    std::os::unix::fs::symlink("../../elsewhere/notes.txt", &link).unwrap();
+    std::os::unix::fs::symlink("../../other/notes.txt", &link).unwrap();
     let refused = a.run(&args);
     assert!(
         refused.stderr.contains("help: ") && refused.stderr.contains("--follow-links"),
@@ -168,13 +168,13 @@ fn a_link_out_of_the_directory_is_published_only_when_asked_for_and_listed() {
         refused.stderr
     );
     let error = refused.error(1);
-    assert!(error.contains(link.to_str().unwrap()) && error.contains("elsewhere/notes.txt"), "{error}");
+    assert!(error.contains(link.to_str().unwrap()) && error.contains("other/notes.txt"), "{error}");
 
     let seeding = a.spawn(&follow);
-    let target = home.join("elsewhere/notes.txt");
+    let target = home.join("other/notes.txt");
     seeding.wait_for_line(&format!("following docs/notes.txt to {}", target.display()), PATIENCE);
     seeding.wait_for_line("seeding acme/m", PATIENCE);
-    // From now on the link is not looked at: what it leads to later is not served.
+    // The link is resolved once. If it leads to another file later, that file is not served.
     std::fs::remove_file(&link).unwrap();
     std::os::unix::fs::symlink("../../.ssh/id_ed25519", &link).unwrap();
     import(&b, &export(&a, "acme/m"));
@@ -184,7 +184,7 @@ fn a_link_out_of_the_directory_is_published_only_when_asked_for_and_listed() {
 }
 
 #[test]
-fn a_file_exchanged_for_a_link_is_not_uploaded() {
+fn a_file_replaced_by_a_link_is_not_uploaded() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let bytes = noise(6, 3 << 20);
@@ -194,8 +194,8 @@ fn a_file_exchanged_for_a_link_is_not_uploaded() {
     std::fs::rename(dir.join("w.bin"), a.home().join("private")).unwrap();
     std::os::unix::fs::symlink("../private", dir.join("w.bin")).unwrap();
     let get = b.spawn(&["get", "acme/m", "--peer", &a.peer(), "--seed=false"]);
-    // The upload or the regular look at the file comes first.
+    // The upload or the regular check of the file happens first.
     shared.process.wait_for_line("w.bin", PATIENCE);
-    assert!(b.received() < 1 << 20, "what a link leads to was uploaded");
+    assert!(b.received() < 1 << 20, "the target of a link was uploaded");
     drop(get);
 }

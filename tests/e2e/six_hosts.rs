@@ -1,4 +1,4 @@
-//! Models by name alone, on six hosts with a DHT of their own: no tracker, no LAN discovery, no manifest handed over.
+//! Models by name alone, on six hosts with a DHT of their own: no tracker, no LAN discovery, no manifest files.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ const WORDLLAMA: &str = "dleemiller/wordllama";
 const TINY: &str = "acme/tiny";
 const OTHER: &str = "umbrella/other-model";
 
-/// Six hosts that know two of each other as introducers to the DHT, and nothing else.
+/// Six hosts that know two of them as bootstrap nodes of the DHT, and no other address.
 fn six() -> (Net, [Host; 6]) {
     let net = Net::new();
     let hosts = ["h1", "h2", "h3", "h4", "h5", "h6"].map(|name| net.host(name));
@@ -29,7 +29,7 @@ fn daemon(host: &Host) -> Proc {
     daemon
 }
 
-/// The names that `discover` finds within a time.
+/// The names that `discover` finds within a time limit.
 #[track_caller]
 fn discovered(host: &Host, within: &str) -> Vec<String> {
     let found = host.run(&["discover", "--timeout", within, "--json"]).ok();
@@ -41,7 +41,7 @@ fn discovered(host: &Host, within: &str) -> Vec<String> {
 }
 
 #[test]
-fn models_are_found_got_and_read_by_name_and_outlive_their_publisher() {
+fn models_are_found_and_read_by_name_without_their_publisher() {
     let (_net, [h1, h2, h3, h4, h5, h6]) = six();
     let _nodes = [daemon(&h2), daemon(&h3), daemon(&h4)];
     let tiny =
@@ -54,10 +54,10 @@ fn models_are_found_got_and_read_by_name_and_outlive_their_publisher() {
     ];
     let all = [TINY, WORDLLAMA, OTHER].map(str::to_owned);
 
-    // A host that knows nothing but the network sees them within ten seconds.
+    // A host that knows only the bootstrap nodes finds all models within ten seconds.
     let began = Instant::now();
     assert_eq!(discovered(&h6, "10s"), all);
-    assert!(began.elapsed() < Duration::from_secs(20), "discover did not keep to its time");
+    assert!(began.elapsed() < Duration::from_secs(20), "discover exceeded its time limit");
     h6.run(&["get", WORDLLAMA]).ok();
     let mut got = hashes(&h6.base().join("models").join(WORDLLAMA), PATIENCE);
     got.remove(".silmaril.json");
@@ -65,7 +65,7 @@ fn models_are_found_got_and_read_by_name_and_outlive_their_publisher() {
     let mounted = h6.mount(&[]);
     assert_eq!(hashes(&mounted.path(TINY), PATIENCE), hashes(&tiny, PATIENCE));
 
-    // The publisher goes away. Everything is still known, and what another has can be had.
+    // The publisher is gone. All models are still known, and complete copies of other hosts can be fetched.
     h1.power_off();
     assert_eq!(discovered(&h5, "10s"), all);
     h5.run(&["get", WORDLLAMA]).ok();

@@ -1,4 +1,4 @@
-//! A cache that is smaller than what is read: its limits hold, and every read gets right bytes.
+//! A cache that is smaller than the model: its limits hold, and every read returns the right bytes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,12 +18,12 @@ use crate::support::share::{Share, import, share};
 pub const MIB: u64 = 1 << 20;
 const NAME: &str = "acme/m";
 
-/// Watches a directory until it is dropped: how many bytes it has occupied at most, and the least free space of its file
-/// system.
+/// Watches a directory until it is dropped: the most bytes that the directory has occupied, and the least free space
+/// of its file system.
 pub struct Watch {
     most: Arc<AtomicU64>,
     least_free: Arc<AtomicU64>,
-    /// What occupied the file system when the least was free.
+    /// The sizes of the directory's entries at the moment of the least free space.
     then: Arc<Mutex<String>>,
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -52,7 +52,7 @@ impl Watch {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Fails where fewer than so many bytes were free at some time.
+    /// Fails if fewer bytes than this were free at any time.
     #[track_caller]
     fn left_free(&self, bytes: u64) {
         let least = self.least_free.load(Ordering::Relaxed);
@@ -67,14 +67,14 @@ impl Drop for Watch {
     }
 }
 
-/// How many bytes each entry of a directory occupies.
+/// The bytes that each entry of a directory occupies.
 fn occupants(dir: &Path) -> String {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let of = |entry: std::fs::DirEntry| format!("{:?} {}", entry.file_name(), allocated(&entry.path()));
     entries.map(of).collect::<Vec<_>>().join(", ")
 }
 
-/// Bytes of the disk that the files below a directory occupy.
+/// The bytes of the disk that the files below a directory occupy.
 fn allocated(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -91,7 +91,8 @@ pub fn free(dir: &Path) -> u64 {
     rustix::fs::statvfs(dir).map_or(u64::MAX, |stat| stat.f_bavail * stat.f_frsize)
 }
 
-/// A host that shares a model of one file of `mib` MiB, and one with that model known and this cache configuration.
+/// A host that shares a model of one file of `mib` MiB, and one that knows the model and has this cache
+/// configuration.
 fn hosts(net: &Net, mib: u64, cache: &str) -> (Host, Host, Share) {
     let (a, b) = (net.host("a"), net.host("b"));
     let bytes = noise(mib, (mib * MIB) as usize);
@@ -101,7 +102,7 @@ fn hosts(net: &Net, mib: u64, cache: &str) -> (Host, Host, Share) {
     (a, b, shared)
 }
 
-/// Puts the base directory of a host on a file system of its own, without its log, which a full disk would cut.
+/// Puts the base directory of a host on a file system of its own, except its log, which a full disk would truncate.
 pub fn on_tmpfs(host: &Host, mib: u64) {
     let base = host.base();
     sh(&format!("mkdir -p {0} && mount -t tmpfs -o size={mib}m tmpfs {0}", base.display()));
@@ -123,7 +124,7 @@ fn log_apart(host: &Host) {
     sh(&format!("mkdir -m 700 {0} {1} && mount --bind {0} {1}", apart.display(), log.display()));
 }
 
-/// Compares a file with what it should be, in another process and without what the kernel has kept of it.
+/// Compares a file with another in another process, without the kernel's page cache.
 fn is_right(file: &Path, expected: &Path) {
     let mut forget = Command::new("dd");
     forget.args(["iflag=nocache", "count=0", "of=/dev/null"]).arg(format!("if={}", file.display()));
@@ -136,7 +137,7 @@ fn status(host: &Host) -> Value {
 }
 
 #[test]
-fn a_file_of_six_times_max_size_is_read_twice_within_the_limit() {
+fn a_file_larger_than_max_size_is_read_twice_in_the_limit() {
     let net = Net::new();
     let (a, b, shared) = hosts(&net, 96, "max_size: 16MiB\n  min_free: 0");
     import(&b, &shared.manifest);
@@ -152,7 +153,7 @@ fn a_file_of_six_times_max_size_is_read_twice_within_the_limit() {
 }
 
 #[test]
-fn a_file_larger_than_the_disk_is_read_twice_and_min_free_stays_free() {
+fn min_free_stays_free_while_a_larger_file_is_read() {
     for prepare in [on_tmpfs, on_ext4] {
         let net = Net::new();
         let (a, b, shared) = hosts(&net, 96, "max_size: 1GiB\n  min_free: 16MiB");
@@ -171,7 +172,7 @@ fn a_file_larger_than_the_disk_is_read_twice_and_min_free_stays_free() {
 }
 
 #[test]
-fn reads_without_a_free_byte_are_right_and_the_cache_is_used_when_there_is_space_again() {
+fn reads_without_a_free_byte_are_right() {
     let net = Net::new();
     let (a, b, shared) = hosts(&net, 96, "max_size: 1GiB\n  min_free: 16MiB");
     on_tmpfs(&b, 64);
@@ -202,7 +203,7 @@ fn reads_without_a_free_byte_are_right_and_the_cache_is_used_when_there_is_space
 }
 
 #[test]
-fn a_disk_that_fills_while_it_is_read_costs_no_read() {
+fn a_disk_that_fills_during_a_read_costs_no_read() {
     let net = Net::new();
     let (a, b, shared) = hosts(&net, 48, "max_size: 1GiB\n  min_free: 0");
     on_tmpfs(&b, 64);
@@ -222,7 +223,7 @@ fn a_disk_that_fills_while_it_is_read_costs_no_read() {
 }
 
 #[test]
-fn get_and_warm_name_the_space_that_they_lack_before_they_start() {
+fn get_and_warm_report_missing_space_before_they_start() {
     let net = Net::new();
     let (a, b, shared) = hosts(&net, 48, "max_size: 8MiB\n  min_free: 16MiB");
     on_tmpfs(&b, 56);
@@ -231,17 +232,20 @@ fn get_and_warm_name_the_space_that_they_lack_before_they_start() {
     let dest = b.base().join("out");
     let refused = b.run(&["get", NAME, "--peer", &a.peer(), "-o", dest.to_str().unwrap()]).error(1);
     assert!(refused.contains("48.0 MiB needed") && refused.contains("cache.min_free"), "{refused}");
+    let names = std::fs::read_dir(b.base()).unwrap().map(|entry| entry.unwrap().file_name());
+    let partial: Vec<_> = names.filter(|name| name.to_string_lossy().contains("silmaril-partial")).collect();
+    assert!(partial.is_empty(), "{partial:?} remains");
     let mounted = b.mount(&["--peer", &a.peer()]);
     let refused = b.run(&["warm", mounted.path(NAME).to_str().unwrap()]).error(1);
     assert!(refused.contains("48.0 MiB needed, 8.00 MiB available (cache.max_size)"), "{refused}");
     mounted.unmount();
     assert!(b.received() - before < 4 * MIB, "{} bytes were received", b.received() - before);
-    // Elsewhere there is space.
+    // In a directory on another file system there is enough space.
     b.run(&["get", NAME, "--peer", &a.peer(), "-o", b.home().join("out").to_str().unwrap()]).ok();
 }
 
 #[test]
-fn get_fails_when_other_programs_take_its_space() {
+fn get_fails_when_other_programs_fill_the_disk() {
     let net = Net::new();
     let (a, b, shared) = hosts(&net, 48, "max_size: 8MiB\n  min_free: 4MiB");
     on_tmpfs(&b, 96);
@@ -259,7 +263,7 @@ fn get_fails_when_other_programs_take_its_space() {
     assert!(failed.stderr.contains("help: free some space"), "{}", failed.stderr);
     let refused = failed.error(1);
     assert!(refused.contains("needed") && refused.contains("cache.min_free"), "{refused}");
-    // With space it goes on.
+    // When there is space, it continues.
     std::fs::remove_file(&filler).unwrap();
     b.run(&["get", NAME, "--peer", &a.peer(), "-o", dest.to_str().unwrap()]).ok();
     assert!(std::fs::read(dest.join("w.bin")).unwrap() == std::fs::read(a.home().join("m/w.bin")).unwrap());

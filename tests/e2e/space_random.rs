@@ -15,7 +15,7 @@ use crate::support::net::Net;
 use crate::support::process::{PATIENCE, Proc};
 use crate::support::share::{import, share};
 
-/// How long the readers of one round read, in seconds.
+/// The time for which the readers of one round read, in seconds.
 const ROUND: u64 = 8;
 
 fn variable(name: &str) -> Option<u64> {
@@ -23,7 +23,7 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn random_readers_get_right_bytes_from_small_caches_and_full_disks() {
+fn random_reads_are_right_in_small_caches_and_on_full_disks() {
     let seed = variable("SILMARIL_SPACE_SEED").unwrap_or_else(|| std::process::id().into());
     let until = Instant::now() + Duration::from_secs(variable("SILMARIL_SPACE_SECONDS").unwrap_or(60));
     let mut chance = Chance(seed);
@@ -53,14 +53,14 @@ impl Chance {
 #[derive(Debug)]
 struct Round {
     seed: u64,
-    /// Of the files of the model, in bytes.
+    /// Sizes of the files of the model, in bytes.
     sizes: Vec<usize>,
     piece_kib: u64,
     disk_mib: u64,
     max_size_mib: u64,
     min_free_mib: u64,
     readers: u64,
-    /// Whether the disk fills and empties meanwhile.
+    /// Whether another program fills and empties the disk meanwhile.
     fills: bool,
 }
 
@@ -135,7 +135,7 @@ impl Filler {
                 let until = Instant::now() + pause;
                 while Instant::now() < until && !ending.load(Ordering::Relaxed) {
                     if full {
-                        // Whatever is freed is taken.
+                        // It fills all space that is freed.
                         fill(&path, free(&dir));
                     }
                     std::thread::yield_now();
@@ -147,7 +147,7 @@ impl Filler {
     }
 }
 
-/// Lengthens a file by so many bytes, as far as the disk reaches.
+/// Lengthens a file by this number of bytes, or less if the disk is full.
 fn fill(path: &Path, bytes: u64) {
     use std::io::Write as _;
     let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(path) else { return };

@@ -1,6 +1,7 @@
-"""Reads random parts of a file for some time and compares them with what they should be.
+"""Reads random parts of a file for some time and compares them with the expected bytes.
 
-Arguments: FILE EXPECTED SEED SECONDS. Prints the number of reads. Ends with an error at the first wrong byte or failure."""
+Arguments: FILE EXPECTED SEED SECONDS. Prints the number of reads. Exits with an error at the first wrong
+byte or failed read."""
 
 import os
 import random
@@ -16,7 +17,7 @@ reads = 0
 while time.monotonic() < until:
     handle = os.open(file, os.O_RDONLY)
     for _ in range(chance.randint(1, 8)):
-        # What the kernel has kept would not be asked for again.
+        # Drops the page cache of the file, so that each read reaches the daemon.
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
         at = chance.choice([0, chance.randrange(size), size - 1])
         step = chance.choice([1, 4096, 1 << 17, 1 << 20])

@@ -1,4 +1,4 @@
-//! Reads that wait because a connected peer has stopped: `status` names the file, the time and the reason.
+//! Reads that wait because a connected peer has stopped: `status` reports the file, the time and the reason.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -29,7 +29,7 @@ fn a_stalled_read_is_explained_and_a_silent_peer_is_not_full() {
     until("the peer is full", PATIENCE, || transfer(&b)["seeds"] == 1);
     assert_eq!(transfer(&b)["stalled"], serde_json::json!([]));
 
-    // The program stops; its host still acknowledges what it receives.
+    // The process of the peer stops; its kernel still acknowledges received packets.
     shared.process.signal(Signal::STOP);
     let reader = Proc::spawn(&mut dd_command(&file, 4096, SIZE / 4096 - 1, 1));
     until("the read is reported", PATIENCE, || transfer(&b)["stalled"][0]["file"] == "sub/w.bin");

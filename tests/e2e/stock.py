@@ -32,7 +32,7 @@ while not handle.status().is_seeding:
 if mode == "seed":
     print("seeding", flush=True)
     time.sleep(3600)
-# "Seeding" means that all hashes were right, not that all bytes are in the files.
+# libtorrent's state "seeding" means that all hashes are right, not that all bytes are in the files.
 handle.flush_cache()
 while not any(isinstance(alert, lt.cache_flushed_alert) for alert in session.pop_alerts()):
     session.wait_for_alert(100)

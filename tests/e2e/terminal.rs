@@ -22,7 +22,7 @@ fn on_terminal(host: &Host, columns: usize, args: &[&str]) -> Finished {
     Finished::of(&mut command, PATIENCE)
 }
 
-/// The lines that were drawn, those that others replaced included, without escape sequences.
+/// All lines that were drawn, including lines that later ones replaced, without escape sequences.
 fn lines(output: &str) -> Vec<String> {
     let mut text = String::new();
     for (number, part) in output.split('\u{1b}').enumerate() {
@@ -63,7 +63,7 @@ fn status_and_list_fit_narrow_and_wide_terminals() {
                 let rows = table.iter().filter(|line| line.split(' ').next() == Some(name)).count();
                 assert_eq!(rows, 1, "{command} at {columns}: {shown:#?}");
             }
-            // One line and, for what does not fit, two more; the long name has a line of its own.
+            // A model has one line, and two more for text that does not fit. The long name has a line of its own.
             assert!(table.len() <= if columns == 80 { 7 } else { 5 }, "{command} at {columns}: {shown:#?}");
         }
         let shown = on_terminal(&b, columns, &["list"]).ok();

@@ -1,4 +1,4 @@
-//! A name belongs to one publisher: whoever comes second is refused, until the user says otherwise.
+//! A name belongs to one publisher: a second one is refused until the user decides otherwise.
 
 use std::path::Path;
 
@@ -24,23 +24,23 @@ fn key(host: &Host) -> (String, String) {
     (text("publisher"), text("fingerprint"))
 }
 
-/// What is said when a manifest is refused, help included.
+/// The output of `registry import` when it refuses a manifest, with the help line.
 #[track_caller]
 fn try_import(host: &Host, manifest: &Path) -> String {
     let run = host.run(&["registry", "import", manifest.to_str().unwrap()]);
-    let said = run.stderr.clone();
+    let printed = run.stderr.clone();
     run.error(1);
-    said
+    printed
 }
 
 #[test]
-fn the_second_publisher_of_a_name_is_refused_until_the_first_is_let_go() {
+fn the_second_publisher_is_refused_until_the_pin_is_removed() {
     let net = Net::new();
     let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
     let (first, second) = (publish(&a, 1), publish(&b, 2));
     let ((_, first_print), (second_key, second_print)) = (key(&a), key(&b));
     import(&c, &first.manifest);
-    // A node that runs goes by the same rules, and by changes made beside it.
+    // A running daemon applies the same rules, and changes that commands make meanwhile.
     let mounted = c.mount(&["--peer", &a.peer(), "--peer", &b.peer()]);
     let error = try_import(&c, &second.manifest);
     for part in [&first_print, &second_print, "silmaril trust remove"] {
@@ -49,7 +49,7 @@ fn the_second_publisher_of_a_name_is_refused_until_the_first_is_let_go() {
     let error = c.run(&["get", NAME, "--publisher", &second_key]).error(1);
     assert!(error.contains(&first_print) && error.contains(&second_print), "{error}");
     c.run(&["get", NAME, "--publisher", &first_print]).ok();
-    // Removing the model is no change of mind about its name.
+    // `remove` does not change who owns the name.
     c.run(&["remove", NAME, "--yes"]).ok();
     try_import(&c, &second.manifest);
     c.run(&["trust", "remove", NAME]).ok();
@@ -63,7 +63,7 @@ fn the_second_publisher_of_a_name_is_refused_until_the_first_is_let_go() {
 }
 
 #[test]
-fn nothing_is_shared_under_a_name_that_is_anothers() {
+fn no_model_is_shared_under_a_name_of_another_publisher() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let first = publish(&a, 1);
@@ -75,7 +75,7 @@ fn nothing_is_shared_under_a_name_that_is_anothers() {
 }
 
 #[test]
-fn strict_trust_accepts_whom_the_user_lists() {
+fn strict_trust_accepts_listed_publishers() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let published = publish(&a, 1);
@@ -90,7 +90,7 @@ fn strict_trust_accepts_whom_the_user_lists() {
 }
 
 #[test]
-fn names_that_a_former_version_knew_stay_their_publishers() {
+fn names_known_to_a_former_version_keep_their_publisher() {
     let net = Net::new();
     let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
     let (first, second) = (publish(&a, 1), publish(&b, 2));
@@ -102,7 +102,7 @@ fn names_that_a_former_version_knew_stay_their_publishers() {
 }
 
 #[test]
-fn a_model_whose_name_has_become_anothers_is_shown_no_more() {
+fn a_model_whose_name_gets_another_owner_is_hidden() {
     let net = Net::new();
     let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
     let first = publish(&a, 1);
@@ -111,32 +111,32 @@ fn a_model_whose_name_has_become_anothers_is_shown_no_more() {
     assert!(mounted.path(NAME).exists());
     b.run(&["init"]).ok();
     c.run(&["trust", "remove", NAME]).ok();
-    assert!(mounted.path(NAME).exists(), "nobody else's");
+    assert!(mounted.path(NAME).exists(), "no other publisher owns the name");
     c.run(&["trust", "add", &key(&b).0, "--name", NAME]).ok();
-    until("the kernel looks again", PATIENCE, || !mounted.path(NAME).exists());
+    until("the kernel looks the path up again", PATIENCE, || !mounted.path(NAME).exists());
     let error = c.run(&["get", NAME]).error(1);
     assert!(error.contains(&key(&b).1), "{error}");
-    // Their own model takes its place once it is there.
+    // The model of the new owner appears when it is announced.
     let second = publish(&b, 2);
     let got = || c.run(&["get", NAME]).status.success();
-    until("the other is announced", PATIENCE, got);
+    until("the model of the other publisher is announced", PATIENCE, got);
     let weights = std::fs::read(c.base().join("models").join(NAME).join("weights.bin")).unwrap();
     assert_eq!(weights, noise(2, 50_000));
     drop(second);
     c.run(&["trust", "remove", NAME]).ok();
-    until("the kernel looks again", PATIENCE, || mounted.path(NAME).exists());
+    until("the kernel looks the path up again", PATIENCE, || mounted.path(NAME).exists());
     mounted.unmount();
 }
 
 #[test]
-fn a_replaced_key_signs_no_more_and_its_models_are_signed_anew() {
+fn models_of_a_replaced_key_are_signed_again() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let before = publish(&a, 1);
     let former = key(&a);
     a.run(&["key", "rotate"]).ok();
     let now = key(&a);
-    // The share that runs goes on under the new key.
+    // The running share continues under the new key.
     let after = export(&a, NAME);
     assert_eq!(read(&after)["publisher"], now.0);
     assert_eq!(read(&after)["torrent"], read(&before.manifest)["torrent"]);
@@ -144,7 +144,7 @@ fn a_replaced_key_signs_no_more_and_its_models_are_signed_anew() {
     b.run(&["get", NAME, "--publisher", &now.1, "--peer", &a.peer()]).ok();
     drop(before);
     let all: Value = serde_json::from_str(&a.run(&["trust", "list", "--json"]).ok()).unwrap();
-    assert_eq!(all["names"][0]["publisher"], now.0, "the name is ours still");
+    assert_eq!(all["names"][0]["publisher"], now.0, "the name still belongs to the own key");
     assert_eq!(all["replaced"][0]["fingerprint"], former.1);
     let dir = a.home().join("tiny");
     let _again = share(&a, &dir, NAME, &["--version", "v2"]);

@@ -1,4 +1,4 @@
-//! One name, two publishers: who is believed, and when the user must choose.
+//! One name, two publishers: which one is trusted, and when the user must choose.
 
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::host::Host;
@@ -22,9 +22,9 @@ fn weights(host: &Host) -> Vec<u8> {
     std::fs::read(host.base().join("models").join(NAME).join("weights.bin")).unwrap()
 }
 
-/// On a LAN without DHT: the first is pinned by whoever gets it; a newcomer who sees both must say whom they mean.
+/// On a LAN without DHT, `get` pins the first publisher. A new host that sees both must choose one.
 #[test]
-fn the_first_publisher_stays_and_a_newcomer_chooses() {
+fn the_first_publisher_stays_and_a_new_host_chooses() {
     let net = Net::new();
     let [a, b, early, late] = net.lan_hosts(["a", "b", "early", "late"]);
     let first = publish(&a, 1);
@@ -33,7 +33,7 @@ fn the_first_publisher_stays_and_a_newcomer_chooses() {
     let _second = publish(&b, 2);
 
     let (one, two) = (fingerprint(&a), fingerprint(&b));
-    // Who has pinned the first is not led astray, whoever else is asked for.
+    // A host that has pinned the first publisher refuses the second, also when the user names that one.
     let refused = early.run(&["get", NAME, "--publisher", &two]).error(1);
     assert!(refused.contains(&one) && refused.contains(&two), "{refused}");
 
@@ -43,13 +43,13 @@ fn the_first_publisher_stays_and_a_newcomer_chooses() {
     assert!(choose.contains(&one) && choose.contains(&two), "{choose}");
     late.run(&["get", NAME, "--publisher", &two]).ok();
     assert_eq!(weights(&late), noise(2, 1 << 20));
-    // The choice stays.
+    // The choice is remembered.
     drop(first);
     late.run(&["get", NAME, "--publisher", &one]).error(1);
 }
 
 #[test]
-fn identical_bytes_of_two_publishers_are_one_swarm_and_no_conflict() {
+fn identical_files_of_two_publishers_are_no_conflict() {
     let net = Net::new();
     let [a, b, c] = net.lan_hosts(["a", "b", "c"]);
     let (_one, _two) = (publish(&a, 3), publish(&b, 3));

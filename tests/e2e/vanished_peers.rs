@@ -1,5 +1,5 @@
-//! Readers whose peers are gone: they wait, can be killed, harm nobody, go on when a peer returns, and do not wait
-//! for ever.
+//! Readers whose peers are gone: they wait, can be killed, do not block other readers, continue when a peer returns,
+//! and fail after the timeout.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ const DEAD: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const ALIVE: &str = "dleemiller/wordllama";
 
 #[test]
-fn a_reader_without_peers_can_be_killed_harms_no_other_model_and_goes_on_when_a_peer_returns() {
+fn readers_without_peers_wait_and_can_be_killed() {
     let net = Net::new();
     let (a, b, c) = (net.host("a"), net.host("b"), net.host("c"));
     let dead = share(&a, &minilm(), DEAD, &["--piece-length", "1MiB"]);
@@ -30,7 +30,7 @@ fn a_reader_without_peers_can_be_killed_harms_no_other_model_and_goes_on_when_a_
     patient.wait_for_line("read 4.", PATIENCE);
     a.disconnect();
 
-    // Many readers, so that a bound on outstanding requests would be hit.
+    // Enough readers to exceed a limit on outstanding requests, if there were one.
     let mut stuck: Vec<Proc> =
         (40..80).map(|mib| Proc::spawn(&mut dd_command(&weights, 1 << 20, mib, 1))).collect();
     for reader in &stuck {
@@ -56,7 +56,7 @@ fn a_reader_without_peers_can_be_killed_harms_no_other_model_and_goes_on_when_a_
 }
 
 #[test]
-fn a_read_that_nobody_can_answer_fails_after_the_read_timeout_and_status_says_why() {
+fn an_unanswerable_read_fails_after_the_read_timeout() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), ALIVE, &[]);
@@ -70,9 +70,9 @@ fn a_read_that_nobody_can_answer_fails_after_the_read_timeout_and_status_says_wh
     let read = dd(&mounted.path(ALIVE).join("l2_supercat_256.safetensors"), 4096, 0, 1, PATIENCE);
     assert!(!read.status.success());
     assert!(read.stderr.contains("Input/output error"), "{}", read.stderr);
-    assert!(start.elapsed() >= Duration::from_secs(2), "it gave up early: {:?}", start.elapsed());
-    // The kernel asks a second time after a failed read-ahead.
-    assert!(start.elapsed() < Duration::from_secs(20), "it waited too long: {:?}", start.elapsed());
+    assert!(start.elapsed() >= Duration::from_secs(2), "the read failed too early: {:?}", start.elapsed());
+    // The kernel repeats the read after a failed read-ahead.
+    assert!(start.elapsed() < Duration::from_secs(20), "the read failed too late: {:?}", start.elapsed());
 
     let status: serde_json::Value = serde_json::from_str(&b.run(&["status", "--json"]).ok()).unwrap();
     let transfer = status["transfers"].as_array().unwrap().iter().find(|t| t["model"] == ALIVE).unwrap();
@@ -81,7 +81,7 @@ fn a_read_that_nobody_can_answer_fails_after_the_read_timeout_and_status_says_wh
 }
 
 #[test]
-fn unmounting_answers_readers_that_wait() {
+fn unmounting_answers_waiting_readers() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let shared = share(&a, &wordllama(), ALIVE, &[]);

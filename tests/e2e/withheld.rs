@@ -1,4 +1,4 @@
-//! A withheld model that is read through the mount is handed out to no peer meanwhile.
+//! A withheld model is uploaded to no peer while it is read through the mount.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ const NAME: &str = "acme/m";
 const PIECE: usize = 64 * 1024;
 const PIECES: usize = 24;
 
-/// What a stranger on `from` gets that connects to `to` and asks for everything.
+/// The bytes that a stranger on `from` receives when it connects to `to` and requests everything.
 fn stranger_gets(from: &Host, to: &Host, manifest: &Manifest) -> Vec<u8> {
     let (address, info_hash): (SocketAddr, _) = (to.peer().parse().unwrap(), manifest.torrent.info_hash);
     in_namespace(from.namespace(), move || Wire::bytes_for(address, &info_hash).unwrap())
@@ -46,13 +46,13 @@ fn stranger_gets_nothing_while_the_mount_reads() {
         use std::os::unix::fs::FileExt;
         let mut read = vec![0; PIECE];
         file.read_exact_at(&mut read, (piece * PIECE) as u64).unwrap();
-        assert!(read == bytes[piece * PIECE..][..PIECE], "piece {piece} is not what was published");
+        assert!(read == bytes[piece * PIECE..][..PIECE], "piece {piece} has wrong bytes");
         assert_eq!(stranger_gets(&stranger, &b, &manifest), b"", "after piece {piece}");
     }
     drop(mounted);
-    // The same node hands it out as soon as its user permits it.
+    // The same daemon uploads the model as soon as its user permits it.
     let process = b.spawn(&["share", "-f", NAME, "--i-have-the-right-to-share"]);
     process.wait_for_line("seeding", PATIENCE);
-    // The engine adds a torrent after the command was told of it.
+    // The engine adds a torrent after the command has returned.
     until("the stranger is met", PATIENCE, || stranger_is_met(&stranger, &b, &manifest));
 }

@@ -27,7 +27,7 @@ async fn damaged_pieces_are_withdrawn_and_fetched_again() {
     assert_eq!(rig.status(&model).damaged_bytes, MIB);
     assert_eq!(rig.serve(&model, 0, 0, 4 * MIB).await.unwrap(), model.bytes(0, 0, 4 * MIB));
     // What the engine finds when it uploads.
-    rig.swarm.say(|id| Event::PieceDamaged(id, PieceIndex(0)), model.ih);
+    rig.swarm.send_event(|id| Event::PieceDamaged(id, PieceIndex(0)), model.ih);
     rig.idle().await;
     assert_eq!(content.missing_ranges(0..4 * MIB), [0..MIB]);
     assert_eq!(rig.status(&model).damaged_bytes, 2 * MIB);

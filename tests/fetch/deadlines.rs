@@ -45,7 +45,7 @@ async fn the_reason_tells_peers_without_the_piece_from_a_stall() {
     assert!(why.contains("1 peer is connected, but none has the piece"), "{why}");
 
     let stats = silmaril::torrent::SwarmStats { peers: 1, seeds: 1, ..Default::default() };
-    rig.swarm.say(|id| silmaril::torrent::Event::Stats(id, stats), m.ih);
+    rig.swarm.send_event(|id| silmaril::torrent::Event::Stats(id, stats), m.ih);
     let why = timed_out(rig.fetch.read(&m.file(0), 3 * MIB, 10).await);
     assert!(why.contains("stalled"), "{why}");
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::support::clock::pass;
 use crate::support::rig::{MIB, Rig, noise};
-use crate::support::swarm::{Delivery, Want};
+use crate::support::swarm::{Delivery, WantedPiece};
 
 const PEER: &str = "10.0.0.9:1";
 const STALL: Duration = Duration::from_secs(100);
@@ -57,8 +57,8 @@ async fn a_dropped_job_takes_back_what_nobody_else_wants() {
     rig.idle().await;
     let wanted = rig.swarm.wanted(m.ih);
     assert_eq!(wanted.len(), 6);
-    assert_eq!(wanted[&0], Want::Priority(Priority::Normal));
-    assert_eq!(wanted[&1], Want::Requested);
+    assert_eq!(wanted[&0], WantedPiece::Priority(Priority::Normal));
+    assert_eq!(wanted[&1], WantedPiece::Requested);
     both.abort();
     rig.idle().await;
     assert_eq!(rig.swarm.wanted(m.ih).keys().copied().collect::<Vec<_>>(), [1, 3, 4, 5]);

@@ -66,7 +66,7 @@ async fn a_refused_torrent_is_broken_and_tried_again_later() {
         rig.idle().await;
         if !at_once {
             rig.swarm.starts(true);
-            rig.swarm.say(|id| Event::Failed(id, "nonsense".into()), m.ih);
+            rig.swarm.send_event(|id| Event::Failed(id, "nonsense".into()), m.ih);
         }
         let Err(ReadError::Broken(why)) = read.await.unwrap() else { panic!("not broken") };
         assert!(why.contains("nonsense"));
@@ -108,7 +108,7 @@ async fn a_write_without_space_is_tried_again_for_what_is_cached() {
         rig.swarm.disk_error(m.ih, kind);
         rig.idle().await;
         assert!(rig.status(&m).last_error.unwrap().starts_with("disk: "));
-        rig.swarm.delivery(Delivery::AtOnce);
+        rig.swarm.delivery(Delivery::Immediate);
         rig.swarm.peer(m.ih, PEER, None);
         assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 0, 10));
     }

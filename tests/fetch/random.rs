@@ -122,7 +122,7 @@ async fn run(steps: Vec<Step>) {
             Step::Peer(model) => rig.swarm.peer(models[model].ih, "10.0.0.9:1", None),
             Step::Vanish(model) => rig.swarm.vanish(models[model].ih, "10.0.0.9:1"),
             Step::Stall => rig.swarm.delivery(Delivery::ByHand),
-            Step::Flow => rig.swarm.delivery(Delivery::AtOnce),
+            Step::Flow => rig.swarm.delivery(Delivery::Immediate),
             Step::Slow(ms) => rig.swarm.delivery(Delivery::After(Duration::from_millis(ms))),
             Step::Lie(n) => rig.swarm.lie(n),
             Step::LoseEvents => rig.swarm.lose_events(),
@@ -143,7 +143,7 @@ async fn run(steps: Vec<Step>) {
     }
     // In the end the peers are there and honest: whatever is read now comes.
     rig.swarm.lie(0);
-    rig.swarm.delivery(Delivery::AtOnce);
+    rig.swarm.delivery(Delivery::Immediate);
     for m in &models {
         rig.swarm.peer(m.ih, "10.0.0.10:1", None);
     }

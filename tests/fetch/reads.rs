@@ -6,7 +6,7 @@ use silmaril::fetch::ReadError;
 use silmaril::torrent::Priority;
 
 use crate::support::rig::{KIB, MIB, Rig, noise};
-use crate::support::swarm::{Call, Delivery, Want};
+use crate::support::swarm::{Call, Delivery, WantedPiece};
 
 const PEER: &str = "10.0.0.9:1";
 
@@ -65,7 +65,7 @@ async fn a_dropped_read_takes_its_pieces_back_and_only_the_last_one_does() {
     rig.idle().await;
     first.abort();
     rig.idle().await;
-    assert_eq!(rig.swarm.wanted(m.ih)[&5], Want::Requested);
+    assert_eq!(rig.swarm.wanted(m.ih)[&5], WantedPiece::Requested);
     second.abort();
     rig.idle().await;
     assert!(rig.swarm.wanted(m.ih).is_empty());

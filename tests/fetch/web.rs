@@ -348,7 +348,7 @@ async fn a_server_that_is_slow_keeps_a_reader_waiting_but_not_for_ever() {
     let stats = SwarmStats { peers: 0, ..SwarmStats::default() };
     let read = rig.read(&m, 0, 0, 100);
     rig.idle().await;
-    rig.swarm.say(|id| silmaril::torrent::Event::Stats(id, stats), m.ih);
+    rig.swarm.send_event(|id| silmaril::torrent::Event::Stats(id, stats), m.ih);
     assert!(read.await.unwrap().is_err(), "it takes four minutes");
     let most = 3 * crate::support::rig::READ_TIMEOUT + Duration::from_secs(1);
     assert!(start.elapsed() > crate::support::rig::READ_TIMEOUT && start.elapsed() < most);

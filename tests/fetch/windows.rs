@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::clock::pass;
 use crate::support::rig::{KIB, MIB, Rig, TestModel, noise};
-use crate::support::swarm::{Delivery, Want};
+use crate::support::swarm::{Delivery, WantedPiece};
 
 const PEER: &str = "10.0.0.9:1";
 
@@ -93,7 +93,7 @@ async fn only_the_front_of_a_window_has_deadlines() {
     first.await.unwrap().unwrap();
     let mut wanted = rig.swarm.wanted(m.ih);
     wanted.retain(|piece, _| *piece >= 40);
-    let (near, tail): (Vec<_>, Vec<_>) = wanted.iter().partition(|(_, w)| **w == Want::Requested);
+    let (near, tail): (Vec<_>, Vec<_>) = wanted.iter().partition(|(_, w)| **w == WantedPiece::Requested);
     assert!((1..=3).contains(&near.len()), "{near:?}");
     assert!(tail.len() > near.len(), "{tail:?}");
     assert!(near.iter().all(|(p, _)| tail.iter().all(|(q, _)| p < q)));
@@ -163,7 +163,7 @@ async fn an_urgent_read_elsewhere_is_asked_for_at_once() {
     assert_eq!(rig.swarm.wanted(m.ih).len(), 64);
     let read = rig.read(&m, 1, 3 * P, 10);
     rig.idle().await;
-    assert_eq!(rig.swarm.wanted(m.ih)[&67], Want::Requested);
+    assert_eq!(rig.swarm.wanted(m.ih)[&67], WantedPiece::Requested);
     assert_eq!(rig.swarm.requests(m.ih), [67]);
     rig.swarm.deliver(m.ih, 67);
     read.await.unwrap().unwrap();

@@ -1,9 +1,8 @@
-//! Inputs for the gate, and what it must answer: hash messages (BEP 52) of a peer, and the requests of our engine between
-//! them.
+//! Inputs for the gate and the expected verdicts: hash messages (BEP 52) of a peer, mixed with requests of our engine.
 //!
-//! An input is a list of frames: one byte (0: our engine asks this peer for a range; otherwise: the peer sends a message),
-//! two bytes of length, and the body (a range, or a message without its length). [`run`] passes an input to a gate and
-//! compares each verdict with [`Reference`], a second implementation of the rules.
+//! An input is a list of frames: one byte (0: our engine requests a range from the peer; otherwise: the peer sends a
+//! message), two bytes of length, and the body (a range, or a message without its length). [`run`] passes an input to a
+//! gate and compares each verdict with [`Reference`], a second implementation of the rules.
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -14,10 +13,10 @@ use silmaril::torrent::try_gate;
 
 use crate::support::raw_peer_message::{HashRange, Message};
 
-/// What is under test: the gate of one connection to a peer, in the torrent of [`metainfo`].
+/// The gate of one connection to a peer, in the torrent of [`metainfo`].
 pub trait Gate {
-    /// Our engine asks the peer for hashes.
-    fn asks(&mut self, range: HashRange);
+    /// Our engine requests hashes from the peer.
+    fn request(&mut self, range: HashRange);
     /// Whether a message of the peer may pass.
     fn passes(&mut self, message: &[u8]) -> bool;
 }
@@ -27,7 +26,7 @@ pub const PIECE_HEIGHT: i64 = 2;
 const PIECE_LENGTH: u32 = 64 * 1024;
 const BLOCKS: [usize; 3] = [100, 1, 4096];
 
-/// A file of the torrent: all levels of its tree, leaves first. The leaves are made up, one hash for each file.
+/// A file of the torrent: all levels of its tree, leaves first. All leaves of a file are the same invented hash.
 struct Tree(Vec<Vec<Hash>>);
 
 impl Tree {
@@ -60,7 +59,7 @@ fn tree_of(root: Hash) -> Option<&'static Tree> {
     trees().iter().find(|tree| tree.root() == root)
 }
 
-/// The torrent.
+/// The metainfo of the torrent.
 fn metainfo() -> &'static [u8] {
     static METAINFO: OnceLock<Vec<u8>> = OnceLock::new();
     METAINFO.get_or_init(|| {
@@ -78,15 +77,15 @@ fn metainfo() -> &'static [u8] {
     })
 }
 
-/// The engine's gate, over the bridge.
+/// The engine's gate, called over the bridge.
 #[derive(Default)]
-struct Ours {
+struct EngineGate {
     stream: Vec<u8>,
     passed: u32,
 }
 
-impl Gate for Ours {
-    fn asks(&mut self, range: HashRange) {
+impl Gate for EngineGate {
+    fn request(&mut self, range: HashRange) {
         let mut message = Message::HashRequest(range).encode();
         message[0] |= 0x80;
         self.stream.extend(message);
@@ -102,10 +101,10 @@ impl Gate for Ours {
 
 /// The target of the fuzzer.
 pub fn target(bytes: &[u8]) -> bool {
-    run(&mut Ours::default(), bytes)
+    run(&mut EngineGate::default(), bytes)
 }
 
-/// The frames of an input. None where it is cut short.
+/// The frames of an input; none if it is cut.
 fn frames(mut bytes: &[u8]) -> Option<Vec<(bool, &[u8])>> {
     let mut frames = vec![];
     while let Some((head, rest)) = bytes.split_first_chunk::<3>() {
@@ -116,18 +115,18 @@ fn frames(mut bytes: &[u8]) -> Option<Vec<(bool, &[u8])>> {
     bytes.is_empty().then_some(frames)
 }
 
-/// Passes an input to a gate. Returns whether all messages passed; the gate closes the connection at the first that does
-/// not. Panics where the verdict is wrong.
+/// Passes an input to a gate. Returns whether all messages passed. The gate closes the connection at the first message
+/// that does not pass. Panics if a verdict is wrong.
 pub fn run(gate: &mut impl Gate, bytes: &[u8]) -> bool {
     let Some(frames) = frames(bytes) else { return false };
     let mut reference = Reference::default();
     for (ours, body) in frames {
         if ours {
-            // Our engine asks for nothing that does not exist.
+            // Our engine requests only ranges that exist.
             let Message::HashRequest(range) = Message::decode(&[&[21], body].concat()) else { continue };
             if exists(range) {
-                gate.asks(range);
-                reference.asks(range);
+                gate.request(range);
+                reference.request(range);
             }
             continue;
         }
@@ -142,7 +141,7 @@ pub fn run(gate: &mut impl Gate, bytes: &[u8]) -> bool {
     true
 }
 
-/// Whether a range names hashes of the torrent, in the shape of BEP 52.
+/// Whether a range exists in the torrent and has a shape that BEP 52 permits.
 fn exists(range: HashRange) -> bool {
     let [base, index, length, proofs] = [range.base, range.index, range.length, range.proofs].map(i64::from);
     let Some(tree) = tree_of(range.root) else { return false };
@@ -169,7 +168,7 @@ fn uncles(range: HashRange) -> i64 {
 /// A node of a tree: root of the tree, height, index.
 type Node = (Hash, i64, i64);
 
-/// Calls `visit` with the nodes that an answer gives or makes computable; returns the topmost one.
+/// Calls `visit` with the nodes that an answer contains or makes computable. Returns the topmost one.
 fn each_node(range: HashRange, mut visit: impl FnMut(Node)) -> Node {
     let (mut first, mut count, mut height) =
         (i64::from(range.index), i64::from(range.length), i64::from(range.base));
@@ -187,7 +186,7 @@ fn each_node(range: HashRange, mut visit: impl FnMut(Node)) -> Node {
     }
 }
 
-/// The genuine answer.
+/// The hashes of the genuine answer.
 fn hashes(range: HashRange) -> Vec<Hash> {
     let tree = tree_of(range.root).expect("a file of the torrent");
     let (index, length) = (range.index as usize, range.length as usize);
@@ -200,9 +199,9 @@ fn hashes(range: HashRange) -> Vec<Hash> {
     hashes
 }
 
-/// The rules: HASHES and HASH_REJECT only answer a request that is open, and close it; HASHES are genuine, and their
-/// proof leads to a node that is proved; HASH_REQUEST names what exists; each has its exact length. Other messages are
-/// not judged.
+/// The rules. HASHES and HASH_REJECT must answer an open request, and close it. HASHES must be genuine, and their proof
+/// must end at a proved node. HASH_REQUEST must name an existing range. Each message must have its exact length. Other
+/// messages are not checked.
 #[derive(Default)]
 pub struct Reference {
     open: Vec<HashRange>,
@@ -226,7 +225,7 @@ impl Reference {
             return false;
         }
         let proved = &mut self.proved;
-        // Below the piece layer, nothing is kept.
+        // Nodes below the piece layer are not stored.
         each_node(range, |node| {
             if node.1 >= PIECE_HEIGHT.min(height) {
                 proved.insert(node);
@@ -237,7 +236,7 @@ impl Reference {
 }
 
 impl Gate for Reference {
-    fn asks(&mut self, range: HashRange) {
+    fn request(&mut self, range: HashRange) {
         self.open.push(range);
     }
 
@@ -253,12 +252,12 @@ impl Gate for Reference {
 }
 
 fn frame(ours: bool, message: &Message) -> Vec<u8> {
-    // Without the length; and, of our requests, without the number.
+    // Without the length, and for our requests also without the message number.
     let body = &message.encode()[if ours { 5 } else { 4 }..];
     [&[u8::from(!ours)], (body.len() as u16).to_be_bytes().as_slice(), body].concat()
 }
 
-/// What the corpus begins with, by name.
+/// The first inputs of the corpus, by name.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let [long, _, other] = [0, 1, 2].map(|file| trees()[file].root());
     let layer = HashRange { root: long, base: PIECE_HEIGHT as i32, index: 0, length: 32, proofs: 0 };
@@ -276,7 +275,10 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("ok-proofs", [ask(other), named(other)].concat()),
         ("ok-reject", [ask(blocks), peer(&Message::HashReject(blocks))].concat()),
         ("ok-requests", [layer, blocks, other].map(|range| peer(&Message::HashRequest(range))).concat()),
-        ("ok-others", [peer(&Message::HaveAll), peer(&Message::Unchoke), peer(&Message::Have(3))].concat()),
+        (
+            "ok-other-messages",
+            [peer(&Message::HaveAll), peer(&Message::Unchoke), peer(&Message::Have(3))].concat(),
+        ),
         ("bad-unasked", named(layer)),
         ("bad-twice", [ask(layer), named(layer), named(layer)].concat()),
         ("bad-shifted", [ask(blocks), named(HashRange { index: 7, ..blocks })].concat()),
@@ -302,25 +304,25 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn seeds_of_the_gate_are_judged_by_their_names() {
+fn the_verdict_on_each_seed_matches_its_name() {
     for (name, bytes) in seeds() {
         assert_eq!(run(&mut Reference::default(), &bytes), name.starts_with("ok-"), "{name}");
         assert_eq!(target(&bytes), name.starts_with("ok-"), "{name}");
     }
 }
 
-/// The comparison notices a gate that lets everything pass.
+/// The comparison detects a gate that accepts every message.
 #[test]
 fn a_gate_without_rules_fails_on_every_bad_seed() {
-    struct Open;
-    impl Gate for Open {
-        fn asks(&mut self, _: HashRange) {}
+    struct OpenGate;
+    impl Gate for OpenGate {
+        fn request(&mut self, _: HashRange) {}
         fn passes(&mut self, _: &[u8]) -> bool {
             true
         }
     }
     for (name, bytes) in seeds() {
-        let outcome = std::panic::catch_unwind(|| run(&mut Open, &bytes));
+        let outcome = std::panic::catch_unwind(|| run(&mut OpenGate, &bytes));
         assert_eq!(outcome.is_ok(), name.starts_with("ok-") || name == "bad-cut", "{name}");
     }
 }

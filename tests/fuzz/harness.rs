@@ -1,8 +1,8 @@
-//! Runs every decoder that strangers reach on the corpus, and on changed copies of it.
+//! Runs every decoder of untrusted bytes on the corpus, and on changed copies of it.
 //!
-//! `corpus/<target>/ok-*` must be accepted and `bad-*` refused. Then come inputs made from them, the same in every run. With
-//! `FUZZ_SECONDS` set, each target is given that long, with other inputs every time; a failure prints the smallest input
-//! that still fails, which belongs into the corpus.
+//! `corpus/<target>/ok-*` must be accepted and `bad-*` refused. Then each target runs on changed inputs, the same in every
+//! run. With `FUZZ_SECONDS` set, each target runs for that time, with different inputs in every run. A failure prints the
+//! smallest input that fails; add that to the corpus.
 
 use std::fmt;
 use std::fs;
@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, RngAlgorithm, RngSeed, TestRunner};
 use super::mutate::{Mutation, apply, mutation};
 use super::targets::{TARGETS, Target};
 
-/// Inputs made for each target in an ordinary run.
+/// Changed inputs for each target in an ordinary run.
 const CASES: u32 = 2_000;
 
 /// The corpus of a target: names and bytes, in order.
@@ -31,7 +31,7 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn the_corpus_is_accepted_and_refused_as_it_says() {
+fn the_verdict_on_the_corpus_matches_its_names() {
     for (name, target) in TARGETS {
         let inputs = corpus(name);
         for (file, bytes) in &inputs {
@@ -49,7 +49,7 @@ fn the_corpus_is_accepted_and_refused_as_it_says() {
 }
 
 #[test]
-fn every_directory_of_the_corpus_has_its_target() {
+fn every_directory_of_the_corpus_has_a_target() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
     let mut found: Vec<_> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -59,7 +59,7 @@ fn every_directory_of_the_corpus_has_its_target() {
     assert_eq!(found, named);
 }
 
-/// Bytes that are shown as they would be written in Rust.
+/// Bytes that are printed as a Rust literal.
 #[derive(Clone)]
 struct Input(Vec<u8>);
 
@@ -69,7 +69,7 @@ impl fmt::Debug for Input {
     }
 }
 
-/// One of the corpus, after some changes; or, rarely, bytes without any form.
+/// An input of the corpus after some changes; rarely, random bytes.
 fn inputs(corpus: Vec<Vec<u8>>) -> impl Strategy<Value = Input> {
     let changes = prop::collection::vec(mutation(), 1..8);
     let chosen = (prop::sample::select(corpus.clone()), prop::sample::select(corpus), changes);
@@ -80,12 +80,12 @@ fn inputs(corpus: Vec<Vec<u8>>) -> impl Strategy<Value = Input> {
     prop_oneof![20 => changed, 1 => prop::collection::vec(any::<u8>(), 0..300)].prop_map(Input)
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Default, Clone, Copy)]
 struct Outcome {
-    /// Inputs accepted.
+    /// Number of accepted inputs.
     accepted: u32,
-    /// The longest time that one took, and its bytes.
+    /// The longest time of one input, and the length of this input in bytes.
     slowest: (Duration, usize),
 }
 
@@ -94,7 +94,7 @@ fn run(name: &str, target: Target, cases: u32, seed: u64) -> Outcome {
         cases,
         rng_algorithm: RngAlgorithm::ChaCha,
         rng_seed: RngSeed::Fixed(seed),
-        // What fails is printed, and belongs into the corpus.
+        // A failing input is printed, and must be added to the corpus.
         failure_persistence: None,
         max_shrink_iters: 20_000,
         ..Config::default()
@@ -117,14 +117,17 @@ fn run(name: &str, target: Target, cases: u32, seed: u64) -> Outcome {
     outcome.get()
 }
 
-/// Runs a target on its corpus, changed.
+/// Runs a target on changed inputs of its corpus.
 fn fuzz(name: &str) {
     let (_, target) = TARGETS.iter().find(|(target, _)| *target == name).unwrap();
     let Some(seconds) = std::env::var("FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()) else {
-        // YAML takes milliseconds; and so few documents survive a change that none may be among these.
+        // Fewer cases for YAML, because it takes milliseconds. Few documents survive a change, so perhaps none is accepted.
         let (cases, least) = if name == "document" { (CASES / 10, 0) } else { (CASES, 1) };
         let accepted = run(name, *target, cases, 1).accepted;
-        assert!((least..cases).contains(&accepted), "{accepted} of {cases} were accepted: they prove little");
+        assert!(
+            (least..cases).contains(&accepted),
+            "{accepted} of {cases} inputs were accepted, which proves little"
+        );
         return;
     };
     let end = Instant::now() + Duration::from_secs(seconds);

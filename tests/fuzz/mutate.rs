@@ -1,12 +1,12 @@
-//! Changes to inputs that keep enough of their form to get past the first check.
+//! Changes of inputs that keep enough of their form to pass the first checks of a decoder.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-/// The longest input that is made.
+/// The longest input, in bytes.
 const MAX_INPUT: usize = 128 * 1024;
 
-/// What decoders look for, and what they should fear.
+/// Tokens that decoders interpret, and tokens that are dangerous for them.
 const TOKENS: &[&str] = &[
     "d",
     "l",
@@ -97,11 +97,11 @@ pub enum Mutation {
     Remove(Index, usize),
     Repeat(Index, usize, usize),
     Token(Index, &'static str),
-    /// Puts another number in place of one.
+    /// Replaces a number.
     Number(Index, &'static str),
-    /// Copies a piece to another place.
+    /// Copies a part to another position.
     Copy(Index, usize, Index),
-    /// Puts in a piece of the other input.
+    /// Inserts a part of the other input.
     Splice(Index, Index, usize),
     Cut(Index),
 }
@@ -122,7 +122,7 @@ pub fn mutation() -> impl Strategy<Value = Mutation> {
     ]
 }
 
-/// A piece of at most `len` bytes that begins somewhere.
+/// A part of at most `len` bytes at a random position.
 fn piece(bytes: &[u8], at: Index, len: usize) -> Vec<u8> {
     let at = at.index(bytes.len() + 1);
     bytes[at..(at + len).min(bytes.len())].to_vec()
@@ -133,7 +133,7 @@ fn insert(bytes: &mut Vec<u8>, at: Index, piece: &[u8]) {
     bytes.splice(at..at, piece.iter().copied());
 }
 
-/// Makes a change.
+/// Applies a change.
 pub fn apply(bytes: &mut Vec<u8>, other: &[u8], mutation: &Mutation) {
     match mutation {
         Mutation::Set(at, byte) if !bytes.is_empty() => {

@@ -1,4 +1,4 @@
-//! What the corpus begins with, made from what the formats say. Inputs found later stand beside these.
+//! The first inputs of the corpus, generated from the formats. Inputs that were found later are in the same directories.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use silmaril::model::{
     Revision, Sha256Digest, merkle,
 };
 
-/// The key of RFC 8410 section 10.3: what it signs is the same in every run.
+/// The key of RFC 8410 section 10.3. A fixed key gives the same signatures in every run.
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
 
 fn key() -> PublisherKeypair {
@@ -169,7 +169,7 @@ fn seeds() -> Vec<Seed> {
         unsigned.to_json()
     };
     let on_the_web = {
-        // The root of one zero hash and one of ones, and the layer below it: 20 KiB in pieces of 16 KiB.
+        // A file of 20 KiB in pieces of 16 KiB. Its layer is one hash of zeros and one of ones.
         let layer = vec![[0; 32], [255; 32]];
         let root = PiecesRoot(merkle::parent(&layer[0], &layer[1]));
         let files = vec![FileEntry::new("weights.safetensors", 20 << 10, None, Some(root))];
@@ -239,10 +239,10 @@ fn seeds() -> Vec<Seed> {
     magnet.trackers = vec!["udp://tracker.example:1337/announce".to_owned()];
     add("magnet", "ok-ours", magnet.to_string().as_bytes());
     let hash = manifest.torrent.info_hash;
-    let others = format!(
+    let foreign = format!(
         "magnet:?dn=a+b%20c&xt=urn:btmh:1220{hash}&xt=urn:btih:0123456789abcdef0123456789abcdef01234567&x.pe=10.0.0.1:80"
     );
-    add("magnet", "ok-others", others.as_bytes());
+    add("magnet", "ok-foreign", foreign.as_bytes());
     add("magnet", "bad-hash", format!("magnet:?xt=urn:btmh:1220{}", "zz".repeat(32)).as_bytes());
     add("magnet", "ok-percent", format!("magnet:?xt=urn:btmh:1220{hash}&dn=%zz%").as_bytes());
     add("magnet", "bad-none", b"magnet:?dn=x");
@@ -306,7 +306,8 @@ fn seeds() -> Vec<Seed> {
     seeds
 }
 
-/// The formats do not drift: what they say today is what the corpus holds. With `WRITE_SEEDS` set, writes it.
+/// The formats must not change: the generated inputs must be equal to those in the corpus. With `WRITE_SEEDS` set, writes
+/// the corpus.
 #[test]
 fn the_seeds_are_in_the_corpus() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
@@ -316,7 +317,7 @@ fn the_seeds_are_in_the_corpus() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, &bytes).unwrap();
         }
-        let held = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert!(held == bytes, "{target}/{file} is not what is made today");
+        let stored = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(stored == bytes, "{target}/{file} differs from the generated input");
     }
 }

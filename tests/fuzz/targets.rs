@@ -1,5 +1,5 @@
-//! What strangers' bytes reach: one function for each decoder. It says whether the bytes were accepted, and panics where a
-//! promise breaks: what was accepted is written and read again as the same.
+//! The decoders of untrusted bytes, one function for each. It returns whether the bytes were accepted, and panics if a
+//! guarantee is broken: an accepted value that is written must be read again as the same value.
 
 use silmaril::catalog::Query;
 use silmaril::catalog::message::{Message, Unchecked};
@@ -39,7 +39,7 @@ fn bencode(bytes: &[u8]) -> bool {
     let Ok(entries) = bencode::check(bytes) else { return false };
     assert_eq!(entries.raw("\0 no such key"), None);
     let value: bt_bencode::Value = bt_bencode::from_slice(bytes).expect("strict bencode is bencode");
-    assert_eq!(bt_bencode::to_vec(&value).expect("it can be written"), bytes);
+    assert_eq!(bt_bencode::to_vec(&value).expect("the value can be written"), bytes);
     true
 }
 
@@ -70,7 +70,7 @@ fn record(bytes: &[u8]) -> bool {
     true
 }
 
-/// Key, salt, sequence and signature, then the value: as the engine hands over an item of the DHT.
+/// An item of the DHT: key, salt, sequence, signature and value.
 fn item(bytes: &[u8]) -> bool {
     let Some((head, value)) = bytes.split_first_chunk::<124>() else { return false };
     let item = DhtItem {
@@ -99,7 +99,7 @@ fn query(bytes: &[u8]) -> bool {
 fn manifest(bytes: &[u8]) -> bool {
     let Ok(manifest) = Manifest::from_json(bytes) else { return false };
     let json = manifest.to_json();
-    let again = Manifest::from_json(&json).expect("what is written can be read");
+    let again = Manifest::from_json(&json).expect("a written manifest can be read");
     assert_eq!(again, manifest);
     assert_eq!(again.signed_by(), manifest.signed_by());
     assert_eq!(again.to_json(), json, "its digest is over these bytes");
@@ -131,7 +131,7 @@ fn magnet(bytes: &[u8]) -> bool {
     true
 }
 
-/// An answer of an LFS server.
+/// The answer of an LFS server to a batch request.
 fn batch(bytes: &[u8]) -> bool {
     let endpoint: Url =
         "https://git.example/org/name.git/info/lfs/objects/batch".parse().expect("it is an address");

@@ -6,7 +6,7 @@ use crate::support::raw_peer_content::Content;
 use crate::support::raw_peer_message::{HashRange, Message};
 use crate::support::raw_peer_seed::{Conduct, RawSeed, Seen};
 
-/// The genuine answer, changed.
+/// Answers with the genuine hashes after a change.
 fn changed(
     change: impl Fn(&mut HashRange, &mut Vec<[u8; 32]>) + Send + Sync + 'static,
 ) -> impl Fn(&Content, HashRange) -> Vec<Message> + Send + Sync + 'static {
@@ -24,7 +24,7 @@ fn genuine(content: &Content, range: HashRange) -> Message {
 
 type Peers = Vec<(&'static str, Conduct)>;
 
-/// The right shape, and wrong hashes.
+/// Peers whose answers have the right shape and wrong hashes.
 fn wrong_hashes() -> Peers {
     let with = |what, change: fn(&mut HashRange, &mut Vec<[u8; 32]>)| {
         (what, Conduct::honest().with_hashes(changed(change)))
@@ -41,7 +41,7 @@ fn wrong_hashes() -> Peers {
     ]
 }
 
-/// The right hashes, for a range that was not asked for.
+/// Peers that send the right hashes for a range that was not requested.
 fn other_ranges() -> Peers {
     let with = |what, change: fn(&mut HashRange, &mut Vec<[u8; 32]>)| {
         (what, Conduct::honest().with_hashes(changed(change)))
@@ -65,7 +65,7 @@ fn other_ranges() -> Peers {
     ]
 }
 
-/// More than one answer, or none.
+/// Peers that send more than one answer, or none.
 fn out_of_turn() -> Peers {
     fn reversed(content: &Content, range: HashRange) -> Message {
         let mut hashes = content.hashes(range).unwrap_or_default();
@@ -98,7 +98,8 @@ fn out_of_turn() -> Peers {
     ]
 }
 
-/// Wrong blocks: after the first, an engine asks for the hashes of the piece's blocks. The answers are false as well.
+/// Peers that send wrong blocks. After the first wrong block an engine requests the hashes of the piece's blocks, and
+/// these peers answer that falsely too.
 fn wrong_blocks_and_block_hashes() -> Peers {
     let with = |what, answer: fn(&Content, HashRange) -> Vec<Message>| {
         let conduct = wrong(|_, _, data| data[0] ^= 1).with_hashes(move |content, range| {
@@ -125,7 +126,8 @@ fn wrong_blocks_and_block_hashes() -> Peers {
     ]
 }
 
-/// Rejects the first request for each range on any connection; answering with rejects alone is an endless conversation.
+/// Rejects only the first request for each range, on any connection. If every request were rejected, the exchange would
+/// never end.
 fn rejected_once() -> impl Fn(&Content, HashRange) -> Vec<Message> + Send + Sync + 'static {
     let seen = std::sync::Mutex::new(Vec::new());
     move |content, range| {
@@ -138,7 +140,7 @@ fn rejected_once() -> impl Fn(&Content, HashRange) -> Vec<Message> + Send + Sync
     }
 }
 
-/// Honest but for its blocks.
+/// A peer that is honest except for its blocks.
 fn wrong(change: impl Fn(&mut u32, &mut u32, &mut Vec<u8>) + Send + Sync + 'static) -> Conduct {
     Conduct::honest().with_blocks(move |content, block| {
         let Some(mut data) = content.block(block, 0) else { return vec![Message::Reject(block)] };
@@ -148,7 +150,7 @@ fn wrong(change: impl Fn(&mut u32, &mut u32, &mut Vec<u8>) + Send + Sync + 'stat
     })
 }
 
-/// What each hostile peer does with a request for a block.
+/// Peers that answer a request for a block falsely.
 fn wrong_blocks() -> Peers {
     vec![
         ("the first bit wrong", wrong(|_, _, data| data[0] ^= 1)),
@@ -163,7 +165,8 @@ fn wrong_blocks() -> Peers {
     ]
 }
 
-/// An honest seed and all these peers serve a mount and `get`.
+/// An honest seed and all these peers serve a mount and `get`. Fails if a reader gets wrong bytes, or if the honest seed
+/// is disconnected.
 fn assert_harmless(liars: Peers) {
     let lab = Lab::new();
     lab.start_honest();
@@ -173,10 +176,10 @@ fn assert_harmless(liars: Peers) {
     let peers: Vec<String> = seeds.iter().map(|(_, seed)| seed.peer()).chain([lab.honest_peer()]).collect();
     let mounted = lab.mount(&peers);
     lab.join(&mounted);
-    until("the honest seed is connected", READ, || !lab.bonds(&lab.reader).is_empty());
-    let bonds = lab.bonds(&lab.reader);
+    until("the honest seed is connected", READ, || !lab.honest_connections(&lab.reader).is_empty());
+    let before = lab.honest_connections(&lab.reader);
     lab.assert_reads(&mounted);
-    lab.assert_bound(&lab.reader, &bonds);
+    lab.assert_still_connected(&lab.reader, &before);
     lab.assert_hashes_are_genuine(&lab.reader);
     lab.assert_got(lab.get(&peers, &[]));
     for (what, seed) in &seeds {
@@ -190,7 +193,7 @@ fn assert_harmless_first(liars: Peers) {
     let lab = Lab::new();
     let seeds: Vec<RawSeed> = (liars.into_iter().zip(7001..))
         .map(|((_, conduct), port)| {
-            // These peers have no data, so that only the honest seed can serve the reader.
+            // These peers send no blocks, so that only the honest seed can serve the reader.
             let conduct = conduct.with_blocks(|_, _| vec![]);
             RawSeed::listen(&lab.evil, port, &lab.content, conduct)
         })
@@ -227,11 +230,11 @@ fn wrong_answers_before_genuine_ones_are_harmless() {
 }
 
 #[test]
-fn answers_for_other_ranges_before_genuine_ones_are_harmless() {
+fn early_answers_for_other_ranges_are_harmless() {
     assert_harmless_first(other_ranges());
 }
 
-/// All pieces of a file together prove each other. The seed serves the data and answers no request for hashes.
+/// All pieces of a file together prove each other. The seed sends the data and answers no request for hashes.
 #[test]
 fn files_from_a_seed_without_hashes_are_readable() {
     let lab = Lab::new();
@@ -239,9 +242,9 @@ fn files_from_a_seed_without_hashes_are_readable() {
     lab.assert_got(lab.get(&[seed.peer()], &[]));
 }
 
-/// A peer that rejects each request for hashes at once does not keep others from answering.
+/// Peers that immediately reject each request for hashes do not prevent the answers of other peers.
 #[test]
-fn a_peer_that_rejects_every_hash_request_delays_no_reader() {
+fn peers_that_reject_hash_requests_delay_no_reader() {
     let lab = Lab::new();
     let reject = |_: &Content, range| vec![Message::HashReject(range)];
     let seeds: Vec<RawSeed> = (7001..7006)

@@ -1,4 +1,4 @@
-//! What one host may cost a node: memory, connections, and the place of other readers.
+//! Limits for the cost that one host causes at a node: memory, connections, and slots of other readers.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::support::raw_peer_message::{HashRange, Message};
 
 const MIB: u64 = 1 << 20;
 
-/// What unread answers may cost a node, in bytes of memory.
+/// The limit for the memory of unread answers, in bytes.
 const BOUND: u64 = 64 * MIB;
 
 /// How long a write waits for a node that does not read.
 const WRITE: Duration = Duration::from_secs(2);
 
-/// Addresses outside local networks, for many peers on one host.
+/// Adds addresses outside local networks to a host, for many peers.
 fn many_addresses(host: &Host, count: u8) -> Vec<Ipv4Addr> {
     let all: Vec<Ipv4Addr> = (1..=count).map(|number| Ipv4Addr::new(198, 18, 1, number)).collect();
     let lines: Vec<String> =
@@ -34,7 +34,7 @@ fn many_addresses(host: &Host, count: u8) -> Vec<Ipv4Addr> {
     all
 }
 
-/// Sends requests and never reads; stops when the node closes the connection or reads no more.
+/// Sends requests and never reads. Stops when the node closes the connection or stops reading.
 fn send_all(peer: &mut RawPeer, messages: impl Iterator<Item = Message>) {
     peer.set_timeout(WRITE);
     let bytes: Vec<u8> = messages.flat_map(|message| message.encode()).collect();
@@ -52,7 +52,7 @@ fn long_range(content: &Content) -> HashRange {
 
 #[test]
 fn unread_hash_answers_cost_bounded_memory() {
-    // In pieces of one block, so that every node knows the leaves: an answer has 2048 of them.
+    // With pieces of one block every node knows the leaves. An answer has 2048 of them.
     let lab = Lab::with(&[("w.bin", noise(5, 1 << 20).repeat(32))], "16KiB", "");
     lab.start_honest();
     let peers = [lab.honest_peer()];
@@ -64,7 +64,7 @@ fn unread_hash_answers_cost_bounded_memory() {
     let mut costs = vec![];
     for (what, victim) in [("sharer", &lab.sharer), ("mount", &lab.reader), ("get", &lab.getter)] {
         let mut peer = lab.dial(&lab.evil, victim);
-        // The victim knows these hashes, or the test proves nothing.
+        // If the victim did not know these hashes, the test would prove nothing.
         peer.send(&Message::HashRequest(long_range(&lab.content))).unwrap();
         let answer = peer.receive_until(|message| match message {
             Message::Hashes(_, hashes) => Some(hashes.len()),
@@ -75,10 +75,10 @@ fn unread_hash_answers_cost_bounded_memory() {
         let memory = Memory::of(victim);
         send_all(&mut peer, (0..8000).map(|_| Message::HashRequest(long_range(&lab.content))));
         digest(victim, &[peer.local_addr()]);
-        // The network thread answers another peer when it has handled what it has read.
+        // The network thread answers another peer only after it has handled the messages that it has read.
         assert!(
             lab.dial(&lab.honest, victim).is_answered(lab.content.any_range()),
-            "the {what} hung up on another host"
+            "the {what} disconnected another host"
         );
         costs.push((what, memory.growth() / MIB));
         // Another peer is served meanwhile.
@@ -105,7 +105,7 @@ fn unread_blocks_cost_bounded_memory() {
             let (to, swarm) = (door(&lab.sharer), lab.content.info_hash);
             let from = Some(addresses[number % addresses.len()]);
             let peer = in_namespace(lab.evil.namespace(), move || RawPeer::dial(from, to, &swarm));
-            // A node may refuse so many.
+            // A node may refuse so many connections.
             let mut peer = peer.ok()?;
             peer.send(&Message::Interested).ok()?;
             let blocks = blocks_of(&lab.content, 0..lab.content.pieces);
@@ -116,14 +116,14 @@ fn unread_blocks_cost_bounded_memory() {
     assert!(!peers.is_empty());
     let ends: Vec<_> = peers.iter().map(RawPeer::local_addr).collect();
     digest(&lab.sharer, &ends);
-    // An honest peer is served although none of these reads.
+    // An honest peer is served although none of these peers reads.
     leech(&mut lab.dial(&lab.honest, &lab.sharer), &lab.content, 0..lab.content.pieces).unwrap();
     let growth = memory.growth();
     println!("{} connections that read nothing cost {} MiB", peers.len(), growth / MIB);
     assert!(growth < BOUND, "{} connections that read nothing cost {} MiB", peers.len(), growth / MIB);
 }
 
-/// Keeps silent connections from many addresses open, and opens each again when the node closes it.
+/// Holds silent connections from many addresses open. When the node closes one, opens it again.
 struct Silent {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -160,11 +160,11 @@ impl Drop for Silent {
 #[test]
 fn silent_hosts_do_not_shut_out_readers() {
     let lab = Lab::new();
-    // More than the 50 slots of a torrent, each host with one connection.
+    // More hosts than the 50 slots of a torrent, each with one connection.
     let silent = Silent::hosts(&lab, many_addresses(&lab.evil, 80));
     until("the slots are full", PATIENCE, || connections(&lab) >= 50);
     for number in 0..24 {
-        // A reader that comes once, like one that has heard of this peer alone.
+        // A reader that connects once, as if it knew only this peer.
         let from = Ipv4Addr::new(198, 18, 2, number);
         sh(&format!("ip -n {} addr add {from}/32 dev eth0", lab.honest.namespace()));
         let (to, swarm, content) = (door(&lab.sharer), lab.content.info_hash, lab.content.clone());
@@ -177,7 +177,7 @@ fn silent_hosts_do_not_shut_out_readers() {
     drop(silent);
 }
 
-/// Connections of the sharer with strangers.
+/// Number of open connections of the sharer.
 fn connections(lab: &Lab) -> usize {
     let table = in_namespace(lab.sharer.namespace(), || {
         std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap()
@@ -194,7 +194,7 @@ fn one_host_cannot_occupy_all_slots() {
         .collect();
     let held = peers.iter_mut().filter_map(|peer| peer.wait_for_answer(range).ok()).count();
     println!("one host holds {held} connections");
-    assert!(held > 0, "a host that behaves may connect");
+    assert!(held > 0, "no connection was accepted");
     assert!(held < 50, "one silent host holds all {held} slots");
     leech(
         &mut RawPeer::connect(&lab.honest, door(&lab.sharer), &lab.content.info_hash).unwrap(),

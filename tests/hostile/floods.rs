@@ -7,7 +7,7 @@ use super::strike::Strike;
 use crate::support::raw_peer_content::Content;
 use crate::support::raw_peer_message::{Block, Message};
 
-/// What a flood may cost a node, in bytes of memory.
+/// The limit for the memory that a flood costs a node, in bytes.
 const BOUND: u64 = 64 << 20;
 
 fn repeated(what: &str, times: usize, messages: &[Message]) -> Strike {
@@ -15,7 +15,7 @@ fn repeated(what: &str, times: usize, messages: &[Message]) -> Strike {
     Strike { bytes: one.bytes.repeat(times), ..one }
 }
 
-/// Messages that libtorrent handles before or without our rules, many of each.
+/// Many messages of each kind that libtorrent handles before or without the gate.
 fn floods(content: &Content) -> Vec<Strike> {
     let block = |piece, begin, length| Block { piece, begin, length };
     let mut strikes = vec![
@@ -29,7 +29,7 @@ fn floods(content: &Content) -> Vec<Strike> {
         repeated("bad extension handshakes", 1_000, &[Message::Extended(0, b"d1:md6:ut_pex".to_vec())]),
         repeated("metadata requests", 3_000, &[Message::Extended(2, b"d8:msg_typei0e5:piecei0ee".to_vec())]),
         repeated("rejects", 3_000, &[Message::Reject(block(0, 0, 16384))]),
-        repeated("unasked blocks", 50, &[Message::Piece(0, 0, vec![1; 16384])]),
+        repeated("unrequested blocks", 50, &[Message::Piece(0, 0, vec![1; 16384])]),
         repeated("unknown messages", 2_000, &[Message::Other(99, vec![1; 50])]),
         repeated("cancels", 5_000, &[Message::Cancel(block(0, 0, 16384))]),
         repeated("ports", 3_000, &[Message::Other(9, vec![0x1a, 0xe1])]),

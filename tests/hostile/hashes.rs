@@ -1,4 +1,4 @@
-//! Hash messages that a victim did not ask for.
+//! Hash messages that a victim did not request.
 
 use super::siege::{siege, siege_before_hashes};
 use super::strike::Strike;
@@ -10,13 +10,13 @@ fn shift(content: &Content) -> Vec<Strike> {
     vec![shifted_pieces(content, content.file("b.bin"))]
 }
 
-/// The same in segments, and the shift of single pairs.
+/// The same shift in TCP segments, and the shift of single pairs.
 fn more_shifts(content: &Content) -> Vec<Strike> {
     let file = content.file("b.bin");
     let shifted = shifted_pieces(content, file);
     vec![
         shifted_pairs(file),
-        // Within the length, between length and number, within the root, within the fields, within a hash.
+        // Segment ends: within the length, between length and number, within the root, the fields and a hash.
         shifted.split(&[2, 2, 1, 20, 16, 6, 6, 6, 40]),
         shifted.split(&[1]),
     ]
@@ -33,7 +33,7 @@ fn shifted_block_hashes_in_segments_change_no_byte() {
 }
 
 #[test]
-fn shifted_block_hashes_before_genuine_ones_change_no_byte() {
+fn early_shifted_block_hashes_change_no_byte() {
     siege_before_hashes(shift);
 }
 
@@ -43,7 +43,7 @@ fn neighbours_of_genuine_hashes_change_no_byte() {
 }
 
 #[test]
-fn hashes_for_roots_and_ranges_that_do_not_exist_are_harmless() {
+fn hashes_of_unknown_roots_and_ranges_are_harmless() {
     siege(absurd);
 }
 
@@ -53,7 +53,7 @@ fn zero_hashes_do_not_replace_genuine_ones() {
 }
 
 #[test]
-fn zero_hashes_before_genuine_ones_do_not_stop_a_reader() {
+fn early_zero_hashes_do_not_stop_a_reader() {
     siege_before_hashes(|content| zeros(content, content.file("b.bin")));
 }
 
@@ -66,7 +66,7 @@ fn hashes_across_known_pieces_are_harmless() {
 
 #[test]
 fn ten_thousand_random_hash_messages_are_harmless() {
-    // In short runs, because a victim may close the connection after the first message.
+    // Sent in short runs, because a victim may close the connection after the first message.
     siege(|content| {
         let messages = random(content, 9, 10_000);
         messages.chunks(5).enumerate().map(|(i, run)| Strike::new(format!("random run {i}"), run)).collect()

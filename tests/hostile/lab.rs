@@ -1,8 +1,8 @@
 //! Three victims, an honest seed and a hostile host.
 //!
-//! The victims are a sharer, a mount that reads, and `get`, each the real program on a host of its own. All hosts have an
-//! address outside the ranges of local networks, so that limits for strangers hold. The hostile host runs peers made by
-//! hand ([`RawPeer`], [`RawSeed`]).
+//! The victims are a sharer, a mount that reads, and `get`, each the real program on its own host. All hosts have an
+//! address outside the ranges of local networks, so that the limits for strangers apply. The hostile host runs simulated
+//! peers ([`RawPeer`], [`RawSeed`]).
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,10 +26,10 @@ use crate::support::share::{import, share};
 
 pub const NAME: &str = "acme/m";
 
-/// How long a reader may take that an attack tries to stop; a peer that does not answer delays it by half a minute.
+/// How long a reader may take during an attack. A peer that does not answer delays it by half a minute.
 pub const READ: Duration = Duration::from_secs(90);
 
-/// How long a victim that runs may refuse connections.
+/// How long a running victim may refuse connections.
 const ACCEPT: Duration = Duration::from_secs(15);
 
 /// The port of every node on the test network.
@@ -50,9 +50,9 @@ pub struct Lab {
     pub evil: Host,
 }
 
-/// Two files of many pieces, one of three pieces and one of a block. All but the first end within a piece, so that pad
+/// Two files of many pieces, one of three pieces and one of a block. All except the first end within a piece, so that pad
 /// files follow them. `b.bin` starts so late in the torrent that piece numbers computed with a wrong sign are still
-/// numbers of pieces.
+/// valid piece numbers.
 pub fn model() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("a.bin", noise(1, 4 << 20)),
@@ -62,22 +62,23 @@ pub fn model() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// A host's address outside local networks.
 pub fn public(host: &Host) -> Ipv4Addr {
     Ipv4Addr::new(198, 18, 0, host.addr().octets()[3])
 }
 
-/// Where a node listens for strangers.
+/// The public address and port of a node.
 pub fn door(host: &Host) -> SocketAddr {
     SocketAddr::new(public(host).into(), PORT)
 }
 
 impl Lab {
-    /// The sharer shares [`model`] in pieces of four blocks; the other nodes do not run yet.
+    /// Starts the sharer with [`model`] in pieces of four blocks. The other nodes do not run yet.
     pub fn new() -> Self {
         Self::with(&model(), "64KiB", "")
     }
 
-    /// Another model, and further keys of `network` for the sharer.
+    /// The same with another model, and with further keys of the section `network` for the sharer.
     pub fn with(files: &[(&str, Vec<u8>)], piece_length: &str, network: &str) -> Self {
         let net = Net::new();
         let names = ["sharer", "honest", "reader", "getter", "evil"];
@@ -143,7 +144,7 @@ impl Lab {
         self.getter.spawn(&args)
     }
 
-    /// Fails unless `get` ends well and its files are the model's.
+    /// Fails unless `get` succeeds with the right files.
     #[track_caller]
     pub fn assert_got(&self, getting: Proc) {
         getting.finish(READ).ok();
@@ -158,7 +159,7 @@ impl Lab {
         assert_eq!(hashes(&mounted.path(NAME), READ), self.expected, "the mount returned wrong bytes");
     }
 
-    /// Fails unless a part in the middle of `b.bin` has the right bytes: the reads of a program that seeks.
+    /// Fails unless a part in the middle of `b.bin` has the right bytes. Reads it like a program that seeks.
     #[track_caller]
     pub fn assert_reads_middle(&self, mounted: &Mounted) {
         let file = mounted.path(NAME).join("b.bin");
@@ -175,8 +176,8 @@ impl Lab {
         dd(&mounted.path(NAME).join("a.bin"), 16384, 0, 1, READ).ok();
     }
 
-    /// Ports of the connections between a node and the honest seed.
-    pub fn bonds(&self, node: &Host) -> Vec<(u16, u16)> {
+    /// Ports of the connections between a node and the honest seed, local port first.
+    pub fn honest_connections(&self, node: &Host) -> Vec<(u16, u16)> {
         let table =
             in_namespace(node.namespace(), || std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap());
         let honest = public(&self.honest);
@@ -187,24 +188,24 @@ impl Lab {
         };
         let line = |line: &str| {
             let mut fields = line.split_whitespace().skip(1);
-            let (here, there) = (parse(fields.next()?)?, parse(fields.next()?)?);
-            (fields.next()? == "01" && there.0 == honest).then_some((here.1, there.1))
+            let (local, remote) = (parse(fields.next()?)?, parse(fields.next()?)?);
+            (fields.next()? == "01" && remote.0 == honest).then_some((local.1, remote.1))
         };
         table.lines().filter_map(line).collect()
     }
 
-    /// Fails unless a connection to the honest seed has been open all the time since `before`.
+    /// Fails unless one of the connections `before` to the honest seed is still open.
     #[track_caller]
-    pub fn assert_bound(&self, node: &Host, before: &[(u16, u16)]) {
-        let now = self.bonds(node);
+    pub fn assert_still_connected(&self, node: &Host, before: &[(u16, u16)]) {
+        let now = self.honest_connections(node);
         assert!(!before.is_empty(), "the victim was not connected to the honest seed");
         assert!(
-            before.iter().any(|bond| now.contains(bond)),
+            before.iter().any(|connection| now.contains(connection)),
             "the connection to the honest seed was closed: {before:?}, then {now:?}"
         );
     }
 
-    /// A connection from a host to a node that is in the swarm, or joins it soon.
+    /// Connects from a host to a node that is in the swarm or joins it soon.
     #[track_caller]
     pub fn dial(&self, from: &Host, victim: &Host) -> RawPeer {
         self.dial_from(from, None, victim)
@@ -217,7 +218,7 @@ impl Lab {
         in_namespace(from.namespace(), move || accepted(address, to, &swarm, pid, "nothing"))
     }
 
-    /// Fails if a victim passes on a hash that is not genuine.
+    /// Fails if a victim sends a hash that is not genuine.
     #[track_caller]
     pub fn assert_hashes_are_genuine(&self, victim: &Host) {
         let mut peer = self.dial(&self.honest, victim);
@@ -239,8 +240,8 @@ impl Lab {
         }
     }
 
-    /// Sends each strike to a victim on a new connection and waits until it is handled. Returns for how many the
-    /// connection stayed open. Fails, naming the strike, if the victim dies.
+    /// Sends each strike to a victim on a new connection and waits until it is handled. Returns after how many strikes
+    /// the connection stayed open. If the victim dies, fails with the name of the strike.
     #[track_caller]
     pub fn strike(&self, victim: &Host, strikes: &[Strike]) -> usize {
         let (to, swarm, pid) = (door(victim), self.content.info_hash, process_of(victim));
@@ -253,14 +254,14 @@ impl Lab {
                 tolerated += usize::from(strike.send(&mut peer).is_ok() && peer.is_answered(range));
                 last.clone_from(&strike.what);
             }
-            // The connection also shows that the victim has survived the last strike.
+            // This connection proves that the victim has survived the last strike.
             accepted(None, to, &swarm, pid, &last);
             tolerated
         })
     }
 }
 
-/// A connection to a victim, which may not be in the swarm yet.
+/// Connects to a victim, which may not be in the swarm yet.
 fn accepted(from: Option<Ipv4Addr>, to: SocketAddr, swarm: &InfoHash, pid: i32, last: &str) -> RawPeer {
     let since = Instant::now();
     loop {

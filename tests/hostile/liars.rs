@@ -1,4 +1,4 @@
-//! Several peers that all send wrong blocks, next to one that does not.
+//! Several peers that send wrong blocks, together with an honest one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::support::raw_peer_seed::{Conduct, RawSeed, Seen};
 
 const LIARS: usize = 6;
 
-/// Sends wrong blocks: every one, or every other one.
+/// Sends wrong blocks: all blocks, or every second one.
 fn liar(number: usize) -> Conduct {
     Conduct::honest().with_blocks(move |content, block| {
         let Some(mut data) = content.block(block, 0) else { return vec![Message::Reject(block)] };
@@ -41,13 +41,14 @@ fn liar_that_falls_silent(number: usize) -> Conduct {
     })
 }
 
-/// What a reader saw.
+/// Events that a reader received.
 #[derive(Debug, Default)]
-struct Story {
+struct Events {
     verified: u32,
     rejected: u32,
-    /// Figures of the engine, which come once a second while blocks arrive.
-    figures: u32,
+    /// Statistics of the engine, sent once a second while blocks arrive.
+    stats: u32,
+    /// Longest time between two verified pieces.
     longest: Duration,
 }
 
@@ -61,7 +62,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// The liars are connected; the honest peer is as well, or not yet.
+    /// Connects the liars, and with `honest_first` also the honest peer.
     fn new(piece_length: u32, pieces: u32, honest_first: bool, liar: impl Fn(usize) -> Conduct) -> Self {
         let sample = Sample::new(&[("model.bin", (pieces * piece_length) as usize)], piece_length, false);
         let content = Arc::new(Content::new(sample.info_hash, piece_length, &sample.files));
@@ -89,43 +90,48 @@ impl Scene {
         }
     }
 
-    /// Waits until so many pieces are verified.
-    fn wait_until(&mut self, verified: u32, story: &mut Story) {
+    /// Waits until this many pieces are verified.
+    fn wait_until(&mut self, verified: u32, events: &mut Events) {
         let (id, mut last) = (self.id, Instant::now());
         self.client.wait_for("verified pieces", 3 * SOON, |event| {
             match event {
                 Event::PieceVerified(of, _) if *of == id => {
-                    story.verified += 1;
-                    story.longest = story.longest.max(last.elapsed());
+                    events.verified += 1;
+                    events.longest = events.longest.max(last.elapsed());
                     last = Instant::now();
                 }
-                Event::PieceRejected(of, _) if *of == id => story.rejected += 1,
-                Event::Stats(of, _) if *of == id => story.figures += 1,
+                Event::PieceRejected(of, _) if *of == id => events.rejected += 1,
+                Event::Stats(of, _) if *of == id => events.stats += 1,
                 _ => {}
             }
-            (story.verified == verified).then_some(())
+            (events.verified == verified).then_some(())
         });
     }
 
-    /// Each liar is found by the first piece that it alone has sent; what it was asked for until then is lost.
-    fn assert_harmless(&self, story: &Story, piece_length: u32) {
-        println!("{story:?}");
+    /// Each liar is identified by the first piece that it has sent alone. Only the pieces requested from it until then
+    /// may be rejected.
+    fn assert_harmless(&self, events: &Events, piece_length: u32) {
+        println!("{events:?}");
         let blocks = |seed: &RawSeed| Seen::count(&seed.seen().blocks);
-        println!("asked of the liars: {:?}", self.liars.iter().map(blocks).collect::<Vec<_>>());
-        println!("asked of the honest peer: {}", blocks(&self.honest));
+        println!("requested from the liars: {:?}", self.liars.iter().map(blocks).collect::<Vec<_>>());
+        println!("requested from the honest peer: {}", blocks(&self.honest));
         assert_eq!(Seen::count(&self.honest.seen().hang_ups), 0, "the honest peer was disconnected");
-        // 64 requests at a time, and one more time before it has been suspected.
+        // 64 requests at a time, and as many again before the liar is suspected.
         let per_piece = piece_length / BLOCK_LEN as u32;
         let per_liar = 2 * (64 / per_piece).max(1) + 1;
         let most = per_liar * LIARS as u32;
-        assert!(story.rejected <= most, "{} pieces were rejected, at most {most} should be", story.rejected);
+        assert!(
+            events.rejected <= most,
+            "{} pieces were rejected, at most {most} should be",
+            events.rejected
+        );
         for piece in 0..self.sample.pieces() {
             assert!(self.sample.piece_in(self.here.path(), piece).unwrap() == self.sample.piece(piece));
         }
     }
 }
 
-/// The reader waits for all pieces when the honest peer comes.
+/// The reader already waits for all pieces when the honest peer connects.
 #[test]
 fn several_liars_delay_no_reader() {
     in_private_net(|| {
@@ -133,41 +139,41 @@ fn several_liars_delay_no_reader() {
         let mut scene = Scene::new(length, pieces, false, liar);
         scene.request(0..pieces);
         scene.client.session.connect_peer(scene.id, scene.honest.address()).unwrap();
-        let mut story = Story::default();
-        scene.wait_until(pieces, &mut story);
-        scene.assert_harmless(&story, length);
+        let mut events = Events::default();
+        scene.wait_until(pieces, &mut events);
+        scene.assert_harmless(&events, length);
     });
 }
 
-/// The honest peer is there from the beginning, and has a part in the wrong pieces. The reader waits for one piece after
-/// another, as one that reads a file without read-ahead does.
+/// The honest peer is connected from the beginning, and contributes to the wrong pieces. The reader waits for one piece
+/// after another, like a program that reads a file without read-ahead.
 #[test]
 fn several_liars_delay_no_reader_of_single_pieces() {
     in_private_net(|| {
         let (length, pieces) = (2 << 20, 8);
         let mut scene = Scene::new(length, pieces, true, liar);
-        let mut story = Story::default();
+        let mut events = Events::default();
         for piece in 0..pieces {
             scene.request(piece..piece + 1);
-            scene.wait_until(piece + 1, &mut story);
+            scene.wait_until(piece + 1, &mut events);
         }
-        scene.assert_harmless(&story, length);
-        // Another peer is asked immediately, not in the next second.
-        assert!(story.figures <= 2 + story.rejected / 2, "the reader waited after wrong pieces: {story:?}");
+        scene.assert_harmless(&events, length);
+        // Another peer gets the request immediately, not in the next second.
+        assert!(events.stats <= 2 + events.rejected / 2, "the reader waited after wrong pieces: {events:?}");
     });
 }
 
-/// The liars keep pieces that they were asked for, and so keep each other from being found.
+/// The liars do not answer their requests, and so prevent that the other liars are identified.
 #[test]
-fn liars_that_fall_silent_keep_no_piece() {
+fn liars_that_fall_silent_block_no_piece() {
     in_private_net(|| {
         let (length, pieces) = (256 * 1024, 8);
         let mut scene = Scene::new(length, pieces, true, liar_that_falls_silent);
-        let mut story = Story::default();
+        let mut events = Events::default();
         for piece in 0..pieces {
             scene.request(piece..piece + 1);
-            scene.wait_until(piece + 1, &mut story);
+            scene.wait_until(piece + 1, &mut events);
         }
-        scene.assert_harmless(&story, length);
+        scene.assert_harmless(&events, length);
     });
 }

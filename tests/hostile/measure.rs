@@ -1,4 +1,4 @@
-//! How much longer `get` takes while a hostile peer is connected: the figures of the README, by hand.
+//! Measures how much longer `get` takes while a hostile peer is connected, for the README. Run by hand.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use crate::support::raw_peer_seed::{Conduct, RawSeed};
 
 const RUNS: usize = 5;
 
-/// Median time of `get` from the honest seed and these peers, at 60 Mbit/s. `hammer`: messages that are sent to `get`
-/// all the time.
+/// Median time of `get` from the honest seed and these peers, at 60 Mbit/s. `hammer`: messages that are sent repeatedly to
+/// `get`.
 fn median(lab: &Lab, peers: &[String], hammer: &[Strike]) -> Duration {
     let mut times: Vec<Duration> = (0..RUNS)
         .map(|_| {
@@ -32,7 +32,7 @@ fn median(lab: &Lab, peers: &[String], hammer: &[Strike]) -> Duration {
 
 #[test]
 #[ignore = "a measurement, printed by make measure"]
-fn get_with_each_hostile_peer_against_get_without() {
+fn time_of_get_with_each_hostile_peer() {
     let lab = Lab::new();
     lab.start_honest();
     lab.honest.limit_rate("60mbit");

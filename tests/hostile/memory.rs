@@ -1,4 +1,4 @@
-//! Memory of a victim, and whether it has read what was sent to it.
+//! Memory of a victim, and whether it has read the bytes that were sent to it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -7,23 +7,23 @@ use super::lab::process_of;
 use crate::support::host::Host;
 use crate::support::private_net::in_namespace;
 
-/// A victim's memory from now on.
+/// Measures the growth of a victim's memory.
 pub struct Memory {
     pid: i32,
     before: u64,
 }
 
 impl Memory {
-    /// Starts to watch the node of a host.
+    /// Starts the measurement for the node of a host.
     pub fn of(host: &Host) -> Self {
         let pid = process_of(host);
-        // Sets the high-water mark to what is resident now.
+        // Sets the high-water mark to the present resident size.
         std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
         Self { pid, before: read(pid, "VmRSS:") }
     }
 
-    /// Bytes by which the resident memory has grown at most. AddressSanitizer doubles what a buffer of 16 KiB takes:
-    /// its allocator rounds the buffer and its red zones up to 32 KiB.
+    /// The largest growth of the resident memory, in bytes. AddressSanitizer doubles the size of a buffer of 16 KiB,
+    /// because its allocator rounds the buffer and its red zones up to 32 KiB.
     pub fn growth(&self) -> u64 {
         let growth = read(self.pid, "VmHWM:").saturating_sub(self.before);
         if std::env::var_os("SILMARIL_ENGINE_FLAVOR").is_some_and(|flavor| flavor == "asan") {
@@ -39,7 +39,8 @@ fn read(pid: i32, field: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Bytes that have arrived at a host from these ends and that its node has not read; 0 for closed connections.
+/// Bytes from these remote addresses that have arrived at a host and that its node has not read; 0 for closed
+/// connections.
 pub fn unread(host: &Host, from: &[SocketAddr]) -> u64 {
     let table =
         in_namespace(host.namespace(), || std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap());
@@ -53,13 +54,13 @@ pub fn unread(host: &Host, from: &[SocketAddr]) -> u64 {
     table.lines().filter_map(line).sum()
 }
 
-/// As `/proc/net/tcp` writes it.
+/// An address in the format of `/proc/net/tcp`.
 fn hex_end(end: SocketAddr) -> String {
     let SocketAddr::V4(v4) = end else { panic!("{end} is not IPv4") };
     format!("{:08X}:{:04X}", u32::from_le_bytes(v4.ip().octets()), v4.port())
 }
 
-/// Waits until a victim has read all that came from these ends, or reads no more of it.
+/// Waits until a victim has read all bytes from these remote addresses, or has stopped reading for 2 s.
 pub fn digest(host: &Host, from: &[SocketAddr]) {
     const STILL: Duration = Duration::from_secs(2);
     let (mut last, mut since) = (u64::MAX, Instant::now());

@@ -1,4 +1,4 @@
-//! Peers that keep a node from getting the info dictionary of a magnet link.
+//! Peers that try to prevent a node from getting the info dictionary of a magnet link.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ impl Magnet {
     }
 }
 
-/// Handshakes in the clear: a raw peer speaks no other.
+/// A client without encryption, because a raw peer does not support encryption.
 fn client() -> Client {
     Client::with(NetworkConfig { encryption: Encryption::Off, ..network() })
 }
@@ -70,7 +70,7 @@ fn raw(body: &[u8]) -> Vec<Message> {
     vec![Message::Extended(METADATA, body.to_vec())]
 }
 
-/// Peers that announce or send something that cannot be true: each is disconnected and remembered.
+/// Peers that announce or send impossible data. Each must be disconnected and remembered.
 fn liars(size: i64) -> Vec<Manner> {
     let right = vec![size];
     let small = |size: usize| {
@@ -117,7 +117,7 @@ fn liars(size: i64) -> Vec<Manner> {
     ]
 }
 
-/// Peers that delay the fetch and say nothing false.
+/// Peers that delay the fetch and send no false data.
 fn idlers(size: i64) -> Vec<Manner> {
     vec![
         Manner::new("silent", vec![size], nothing),
@@ -141,6 +141,17 @@ fn idlers(size: i64) -> Vec<Manner> {
     ]
 }
 
+/// Checks that an honest peer supplies each block of the metadata once, next to a peer with this manner.
+fn gets_all_from_an_honest_peer(client: &mut Client, id: TorrentId, magnet: &Magnet, manner: &str) {
+    let honest = magnet.honest();
+    client.session.connect_peer(id, honest.address).unwrap();
+    wait_for_metadata(client, id, magnet);
+    let blocks = magnet.info.len().div_ceil(BLOCK);
+    assert_eq!(honest.requests(), blocks, "next to the peer with {manner}");
+    client.session.remove(id).unwrap();
+    client.wait_for("removal", SOON, |event| matches!(event, Event::Removed(of) if *of == id).then_some(()));
+}
+
 #[test]
 fn liars_are_disconnected_and_remembered() {
     in_private_net(|| {
@@ -153,23 +164,15 @@ fn liars_are_disconnected_and_remembered() {
             let requests = liar.requests();
             // The gate refuses it: the connection ends right after the handshakes, and nothing is requested.
             client.session.connect_peer(id, liar.address).unwrap();
-            until(&format!("the peer with {} is called again", liar.what()), PATIENCE, || liar.ends() > 1);
+            until(&format!("the peer with {} is refused", liar.what()), PATIENCE, || liar.ends() > 1);
             assert_eq!(liar.requests(), requests, "the peer with {} was asked again", liar.what());
-            let honest = magnet.honest();
-            client.session.connect_peer(id, honest.address).unwrap();
-            wait_for_metadata(&mut client, id, &magnet);
-            let blocks = magnet.info.len().div_ceil(BLOCK);
-            assert_eq!(honest.requests(), blocks, "beside the peer with {}", liar.what());
-            client.session.remove(id).unwrap();
-            client.wait_for("removal", SOON, |event| {
-                matches!(event, Event::Removed(of) if *of == id).then_some(())
-            });
+            gets_all_from_an_honest_peer(&mut client, id, &magnet, liar.what());
         }
     });
 }
 
 #[test]
-fn each_idler_leaves_the_honest_peer_its_turn() {
+fn the_honest_peer_gets_its_turn_with_each_idler() {
     in_private_net(|| {
         let magnet = Magnet::new();
         let mut client = client();
@@ -179,35 +182,28 @@ fn each_idler_leaves_the_honest_peer_its_turn() {
             until(&format!("the peer with {} is connected", idler.what()), PATIENCE, || {
                 idler.connections() > 0
             });
-            let honest = magnet.honest();
-            client.session.connect_peer(id, honest.address).unwrap();
-            wait_for_metadata(&mut client, id, &magnet);
-            let blocks = magnet.info.len().div_ceil(BLOCK);
-            assert_eq!(honest.requests(), blocks, "beside the peer with {}", idler.what());
-            client.session.remove(id).unwrap();
-            client.wait_for("removal", SOON, |event| {
-                matches!(event, Event::Removed(of) if *of == id).then_some(())
-            });
+            gets_all_from_an_honest_peer(&mut client, id, &magnet, idler.what());
         }
     });
 }
 
 #[test]
-fn an_honest_peer_wins_against_many_others() {
+fn an_honest_peer_wins_against_many_hostile_ones() {
     in_private_net(|| {
         let magnet = Magnet::new();
         let mut client = client();
         let size = magnet.size();
-        let others: Vec<MetadataPeer> =
+        let hostile: Vec<MetadataPeer> =
             liars(size).into_iter().chain(idlers(size)).map(|manner| magnet.peer(manner)).collect();
-        let peers: Vec<_> = others.iter().map(|peer| peer.address).collect();
+        let peers: Vec<_> = hostile.iter().map(|peer| peer.address).collect();
         let begin = Instant::now();
         let id = client.session.fetch_metadata(&magnet.link, &peers).unwrap();
-        until("all others are connected", PATIENCE, || others.iter().all(|peer| peer.connections() > 0));
+        let connected = |peer: &MetadataPeer| peer.connections() > 0;
+        until("all hostile peers are connected", PATIENCE, || hostile.iter().all(connected));
         let honest = magnet.honest();
         client.session.connect_peer(id, honest.address).unwrap();
         wait_for_metadata(&mut client, id, &magnet);
-        println!("{} hostile peers delayed the metadata by {:.1?}", others.len(), begin.elapsed());
+        println!("{} hostile peers delayed the metadata by {:.1?}", hostile.len(), begin.elapsed());
         assert_eq!(
             honest.requests(),
             magnet.info.len().div_ceil(BLOCK),
@@ -216,7 +212,7 @@ fn an_honest_peer_wins_against_many_others() {
     });
 }
 
-/// Peers that were there first, send one block of many per second, and so never finish.
+/// The slow peers are connected first and send one block per second of a large dictionary, so they never finish.
 #[test]
 fn an_honest_peer_wins_against_slow_ones() {
     in_private_net(|| {
@@ -228,11 +224,11 @@ fn an_honest_peer_wins_against_slow_ones() {
                 false_block(info, block, 16 << 20)
             }))
         };
-        let others: Vec<MetadataPeer> = (0..12).map(slow).collect();
-        let peers: Vec<_> = others.iter().map(|peer| peer.address).collect();
+        let slow: Vec<MetadataPeer> = (0..12).map(slow).collect();
+        let peers: Vec<_> = slow.iter().map(|peer| peer.address).collect();
         let id = client.session.fetch_metadata(&magnet.link, &peers).unwrap();
         until("two of the slow peers are asked", PATIENCE, || {
-            others.iter().filter(|peer| peer.requests() > 0).count() > 1
+            slow.iter().filter(|peer| peer.requests() > 0).count() > 1
         });
         let honest = magnet.honest();
         client.session.connect_peer(id, honest.address).unwrap();
@@ -241,9 +237,8 @@ fn an_honest_peer_wins_against_slow_ones() {
     });
 }
 
-/// A peer that is slow and honest, and the only one, is waited for.
 #[test]
-fn a_slow_honest_peer_is_waited_for() {
+fn a_single_slow_honest_peer_is_not_disconnected() {
     in_private_net(|| {
         let magnet = Magnet::new();
         let mut client = client();

@@ -1,4 +1,4 @@
-//! Peers made by hand that send the info dictionary of a magnet link (BEP 9): honestly, or in any other way.
+//! Simulated peers that send the info dictionary of a magnet link (BEP 9), honestly or falsely.
 
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,28 +10,28 @@ use silmaril::model::InfoHash;
 use crate::support::raw_peer::{RawPeer, handshake};
 use crate::support::raw_peer_message::Message;
 
-/// Number of the extension `ut_metadata` at libtorrent, and at these peers.
+/// Number of the extension `ut_metadata`, the same for libtorrent and for these peers.
 pub const METADATA: u8 = 2;
 
 /// Bytes of a block of metadata.
 pub const BLOCK: usize = 16 * 1024;
 
-/// What a peer sends for a request of a block.
-pub type Answer = Arc<dyn Fn(&[u8], usize) -> Vec<Message> + Send + Sync>;
+/// Returns the answer to a request for a block, from the dictionary and the number of the block.
+pub type AnswerBlock = Arc<dyn Fn(&[u8], usize) -> Vec<Message> + Send + Sync>;
 
 /// How a peer behaves.
 #[derive(Clone)]
 pub struct Manner {
     pub what: &'static str,
-    /// The sizes that it announces, one handshake each.
+    /// The sizes that it announces, each in its own handshake.
     pub sizes: Vec<i64>,
-    /// Whether it announces the sizes again and again.
+    /// Whether it announces the sizes again with each request.
     pub repeats: bool,
-    pub answer: Answer,
+    pub answer: AnswerBlock,
 }
 
 impl Manner {
-    /// Announces these sizes and answers every request in this way.
+    /// Announces these sizes, and answers every request by the function.
     pub fn new(
         what: &'static str,
         sizes: Vec<i64>,
@@ -46,7 +46,7 @@ impl Manner {
     }
 }
 
-/// The message with a block of `info`, padded with zeros where there is none, in a dictionary of `total` bytes.
+/// The message with a block of `info` as part of a dictionary of `total` bytes, padded with zeros.
 pub fn data(info: &[u8], block: usize, total: usize) -> Message {
     let from = (block * BLOCK).min(info.len());
     let mut bytes = info[from..(from + BLOCK).min(info.len())].to_vec();
@@ -62,7 +62,7 @@ pub fn reject(block: usize) -> Message {
 
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Connections after which the handshakes were exchanged.
+    /// Connections with a complete handshake.
     pub connections: AtomicUsize,
     /// Requests for a block.
     pub requests: AtomicUsize,
@@ -93,7 +93,7 @@ impl MetadataPeer {
         Self::listen_at(Ipv4Addr::LOCALHOST, swarm, info, manner)
     }
 
-    /// The same on another address.
+    /// Listens on another address.
     pub fn listen_at(address: Ipv4Addr, swarm: &InfoHash, info: &[u8], manner: Manner) -> Self {
         let listener = TcpListener::bind((address, 0)).unwrap();
         let shared = Arc::new(Shared {
@@ -142,7 +142,7 @@ impl MetadataPeer {
 impl Drop for MetadataPeer {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
-        // Ends the accept.
+        // Makes `accept` return.
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         for stream in self.shared.open.lock().unwrap().iter() {
             let _ = stream.shutdown(Shutdown::Both);

@@ -1,4 +1,4 @@
-//! One attack against all three victims, while an honest seed is connected.
+//! An attack on all three victims while an honest seed is connected.
 
 use silmaril::model::BLOCK_LEN;
 
@@ -10,8 +10,8 @@ use crate::support::raw_peer_content::Content;
 use crate::support::raw_peer_message::Message;
 use crate::support::raw_peer_seed::{Conduct, RawSeed};
 
-/// An accomplice of [`shifted_pieces`](super::strikes::shifted_pieces) on `b.bin`: it sends the bytes of the next block
-/// in the pieces whose hashes are all shifted, and the right bytes everywhere else.
+/// An accomplice of [`shifted_pieces`](super::strikes::shifted_pieces) on `b.bin`: in the pieces whose hashes are all
+/// shifted it sends the bytes of the next block, and in all other pieces the right bytes.
 pub fn liar() -> Conduct {
     Conduct::honest().with_blocks(|content, block| {
         let (file, per_piece) = (content.file("b.bin"), content.blocks_per_piece() as u32);
@@ -28,7 +28,7 @@ pub fn liar() -> Conduct {
     })
 }
 
-/// The attack comes when the victims have the genuine hashes, and again when they have all bytes.
+/// Attacks when the victims have the genuine hashes, and again when they have all bytes.
 pub fn siege(strikes: impl Fn(&Content) -> Vec<Strike>) {
     let lab = Lab::new();
     lab.start_honest();
@@ -38,8 +38,10 @@ pub fn siege(strikes: impl Fn(&Content) -> Vec<Strike>) {
     let mounted = lab.mount(&peers);
     lab.join(&mounted);
     let victims = [&lab.reader, &lab.sharer];
-    until("the honest seed is connected", READ, || victims.iter().all(|node| !lab.bonds(node).is_empty()));
-    let bonds = victims.map(|victim| lab.bonds(victim));
+    until("the honest seed is connected", READ, || {
+        victims.iter().all(|node| !lab.honest_connections(node).is_empty())
+    });
+    let before = victims.map(|victim| lab.honest_connections(victim));
     for victim in victims {
         lab.strike(victim, &strikes);
         lab.assert_hashes_are_genuine(victim);
@@ -51,12 +53,12 @@ pub fn siege(strikes: impl Fn(&Content) -> Vec<Strike>) {
     }
     lab.assert_reads(&mounted);
     assert_got_meanwhile(&lab, &peers, &strikes);
-    lab.assert_bound(&lab.reader, &bonds[0]);
-    lab.assert_bound(&lab.sharer, &bonds[1]);
+    lab.assert_still_connected(&lab.reader, &before[0]);
+    lab.assert_still_connected(&lab.sharer, &before[1]);
     assert_shares(&lab);
 }
 
-/// The attack comes before the honest seed, so that the victim does not know the genuine hashes yet.
+/// Attacks before the honest seed connects, so that the victim does not know the genuine hashes yet.
 pub fn siege_before_hashes(strikes: impl Fn(&Content) -> Vec<Strike>) {
     let lab = Lab::new();
     let strikes = strikes(&lab.content);
@@ -74,16 +76,16 @@ pub fn siege_before_hashes(strikes: impl Fn(&Content) -> Vec<Strike>) {
     assert_got_meanwhile(&lab, &peers, &strikes);
 }
 
-/// `get` completes while the attack goes on.
+/// Fails unless `get` completes during the attack.
 fn assert_got_meanwhile(lab: &Lab, peers: &[String], strikes: &[Strike]) {
-    // So that the attack has the time to reach it.
+    // Limited, so that the attack begins before `get` is complete.
     lab.honest.limit_rate("60mbit");
     let hammer = Hammer::on(lab, &lab.getter, strikes.to_vec());
     lab.assert_got(lab.get(peers, &[]));
     assert!(hammer.sent() > 0, "`get` was not attacked");
 }
 
-/// The sharer still uploads the right bytes.
+/// Fails unless the sharer still uploads the right bytes.
 fn assert_shares(lab: &Lab) {
     let stranger: &Host = &lab.honest;
     let mut peer = lab.dial(stranger, &lab.sharer);

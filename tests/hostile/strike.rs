@@ -1,4 +1,4 @@
-//! What a hostile peer sends on a connection of its own, once or again and again.
+//! Bytes that a hostile peer sends on its own connection, once or repeatedly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,13 +11,13 @@ use crate::support::private_net::in_namespace;
 use crate::support::raw_peer::RawPeer;
 use crate::support::raw_peer_message::Message;
 
-/// What a hostile peer sends on a connection of its own.
+/// Bytes that a hostile peer sends on its own connection.
 #[derive(Debug, Clone)]
 pub struct Strike {
-    /// Named when the victim does not survive.
+    /// Name for the message if the victim does not survive.
     pub what: String,
     pub bytes: Vec<u8>,
-    /// Lengths of the TCP segments; empty to send all at once.
+    /// Lengths of the TCP segments; empty to send all bytes in one write.
     pub segments: Vec<usize>,
 }
 
@@ -27,7 +27,7 @@ impl Strike {
         Self { what: what.into(), bytes, segments: vec![] }
     }
 
-    /// These bytes instead.
+    /// The same name with other bytes.
     pub fn with_bytes(self, bytes: &[u8]) -> Self {
         Self { bytes: bytes.to_vec(), ..self }
     }
@@ -39,14 +39,15 @@ impl Strike {
     }
 
     pub fn send(&self, peer: &mut RawPeer) -> std::io::Result<()> {
-        match self.segments.is_empty() {
-            true => peer.send_bytes(&self.bytes),
-            false => peer.send_split(&self.bytes, &self.segments),
+        if self.segments.is_empty() {
+            peer.send_bytes(&self.bytes)
+        } else {
+            peer.send_split(&self.bytes, &self.segments)
         }
     }
 }
 
-/// Strikes sent to a victim again and again, each on a connection of its own, until this is dropped.
+/// Sends strikes to a victim repeatedly, each on its own connection, until it is dropped.
 pub struct Hammer {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -72,7 +73,7 @@ impl Hammer {
                     return;
                 }
                 if strike(next).is_err() {
-                    // The victim is not in the swarm yet, or has hung up.
+                    // The victim is not in the swarm yet, or has closed the connection.
                     std::thread::sleep(Duration::from_millis(2));
                 }
             }
@@ -81,7 +82,7 @@ impl Hammer {
         Self { stop, sent, thread: Some(thread) }
     }
 
-    /// Strikes that a connected victim was sent.
+    /// Number of strikes sent to a connected victim.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }

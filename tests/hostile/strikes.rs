@@ -6,22 +6,22 @@ use super::strike::Strike;
 use crate::support::raw_peer_content::{Content, FileTree};
 use crate::support::raw_peer_message::{HashRange, Message};
 
-/// Number of hashes that HASHES carries for a range, at most `most`.
+/// Number of hashes in HASHES for a range, at most `most`.
 fn count(range: HashRange, most: usize) -> usize {
     let log2 = range.length.max(1).ilog2() as i32;
     let uncles = range.proofs.saturating_sub(log2).saturating_add(1).max(0);
     usize::try_from(range.length.saturating_add(uncles)).unwrap_or(0).min(most)
 }
 
-/// The genuine hashes of a range, sent for another.
+/// The genuine hashes of a range, sent for another range.
 pub fn relabelled(file: &FileTree, genuine: HashRange, named: HashRange) -> Message {
     let mut hashes = file.hashes(genuine).unwrap();
     hashes.resize(count(named, 9000), [9; 32]);
     Message::Hashes(named, hashes)
 }
 
-/// The leaves of every piece but the first, each sent for one block further to the left: stored there they make every
-/// block look like the next.
+/// The leaves of every piece except the first, each sent for a position one block further left. If a victim stored them
+/// there, every block would be accepted in place of the previous one.
 pub fn shifted_pieces(content: &Content, file: &FileTree) -> Strike {
     let blocks = content.blocks_per_piece();
     let pieces = (1..file.pieces as i32 - 1).map(|piece| {
@@ -31,7 +31,7 @@ pub fn shifted_pieces(content: &Content, file: &FileTree) -> Strike {
     Strike::new(format!("leaves of {} shifted by a block", file.path), &pieces.collect::<Vec<_>>())
 }
 
-/// Two leaves at a time, every other pair, shifted by a block.
+/// Every second pair of leaves, shifted by a block.
 pub fn shifted_pairs(file: &FileTree) -> Strike {
     let pairs = (2..file.level(0).len() as i32 / 2).step_by(2).map(|pair| {
         let genuine = file.range(0, pair * 2, 2);
@@ -40,8 +40,8 @@ pub fn shifted_pairs(file: &FileTree) -> Strike {
     Strike::new(format!("pairs of leaves of {} shifted by a block", file.path), &pairs.collect::<Vec<_>>())
 }
 
-/// Genuine hashes of every level and several lengths, each sent for every neighbouring index, for neighbouring lengths,
-/// levels and proofs, and for the roots of the other files. One strike each.
+/// Genuine hashes of every level and several lengths. Each is sent for every neighbouring index, for neighbouring lengths,
+/// levels and proofs, and for the roots of the other files, each in its own strike.
 pub fn neighbours(content: &Content, file: &FileTree) -> Vec<Strike> {
     let blocks = content.blocks_per_piece();
     let mut strikes = vec![];
@@ -81,7 +81,7 @@ pub fn neighbours(content: &Content, file: &FileTree) -> Vec<Strike> {
             }
         }
     }
-    // The last hashes of the piece layer: the one place where libtorrent accepts fewer than 512.
+    // The last hashes of the piece layer. Only there libtorrent accepts fewer than 512.
     let (base, pieces) = (content.piece_base(), file.pieces as i32);
     for length in [1, 2, 4, 8, 16] {
         let index = (pieces - 1) / length * length;
@@ -94,7 +94,7 @@ pub fn neighbours(content: &Content, file: &FileTree) -> Vec<Strike> {
     strikes
 }
 
-/// The leaves of pairs of pieces, at places where they lie across pieces whose hashes are known.
+/// The leaves of several pieces, sent for positions across pieces whose hashes are known.
 pub fn straddling(content: &Content, file: &FileTree) -> Vec<Strike> {
     let blocks = content.blocks_per_piece();
     let mut strikes = vec![];
@@ -108,7 +108,7 @@ pub fn straddling(content: &Content, file: &FileTree) -> Vec<Strike> {
                 })
                 .collect();
             let what = format!("{} leaves {length} at a time, {shift} to the left", file.path);
-            // Each alone, and all in one go.
+            // The first three separately, and all together.
             strikes.extend(
                 messages.iter().take(3).map(|message| Strike::new(&what, std::slice::from_ref(message))),
             );
@@ -141,7 +141,7 @@ pub fn zeros(content: &Content, file: &FileTree) -> Vec<Strike> {
     ]
 }
 
-/// Messages of all three kinds whose fields name nothing that exists: one strike each.
+/// Messages of all three kinds for roots and ranges that do not exist, each in its own strike.
 pub fn absurd(content: &Content) -> Vec<Strike> {
     let big = &content.files[0];
     let roots: Vec<(&str, Hash)> = [("zero", [0; 32]), ("unknown", [0xab; 32])]
@@ -183,8 +183,8 @@ pub fn absurd(content: &Content) -> Vec<Strike> {
     ranges.into_iter().flat_map(kinds).collect()
 }
 
-/// A fixed sequence of random messages of the three kinds. Half of them carry a range that exists; in the others one
-/// field is wrong, while the hashes are genuine.
+/// A fixed sequence of random messages of the three kinds. Half of them have a range that exists. In the rest one field is
+/// wrong and the hashes are genuine.
 pub fn random(content: &Content, seed: u64, messages: usize) -> Vec<Message> {
     let mut random = fastrand::Rng::with_seed(seed);
     (0..messages).map(|_| one_random(content, &mut random)).collect()
@@ -208,7 +208,7 @@ fn one_random(content: &Content, random: &mut fastrand::Rng) -> Message {
         1 | 2 => named.index = wrong(random, sound.index),
         3 => named.length = wrong(random, sound.length),
         4 => named.proofs = wrong(random, sound.proofs),
-        // The pad files have this root, and few hashes.
+        // Pad files have this root, and few hashes.
         5 => named = HashRange { root: [0; 32], base: 0, index: 0, length: 1 << random.i32(0..3), proofs: 0 },
         6 => named.root[random.usize(..32)] ^= 1,
         _ => {}

@@ -1,4 +1,4 @@
-//! Limits for strangers do not harm peers that behave.
+//! The limits for strangers do not harm honest peers.
 
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Barrier, Mutex};
@@ -18,7 +18,7 @@ fn small() -> Vec<(&'static str, Vec<u8>)> {
     vec![("w.bin", noise(6, 1 << 20)), ("c.json", noise(7, 500))]
 }
 
-/// Each peer of a laboratory behind one public address loads the whole model, with as many connections as it takes.
+/// Each peer behind one public address loads the whole model, and connects again as often as necessary.
 #[test]
 fn a_hundred_peers_behind_one_address_load_a_model() {
     let lab = Lab::with(&small(), "64KiB", "");
@@ -34,7 +34,7 @@ fn a_hundred_peers_behind_one_address_load_a_model() {
                     match loaded {
                         Ok(()) => return Ok(()),
                         Err(error) if error.kind() == ErrorKind::InvalidData => return Err(error),
-                        // All slots are in use: a client tries again.
+                        // If all slots are in use, a client tries again.
                         Err(error) if since.elapsed() > PATIENCE => return Err(error),
                         Err(_) => std::thread::sleep(std::time::Duration::from_millis(20)),
                     }
@@ -47,7 +47,7 @@ fn a_hundred_peers_behind_one_address_load_a_model() {
     assert!(failed.is_empty(), "{} of {LAB} peers did not load the model: {:?}", failed.len(), failed[0]);
 }
 
-/// With slots for all of them, none is dropped while all are connected.
+/// With slots for all of them, no peer is disconnected.
 #[test]
 fn a_hundred_peers_behind_one_address_stay_connected() {
     let lab = Lab::with(&small(), "64KiB", "  max_connections: 200\n");
@@ -61,7 +61,7 @@ fn a_hundred_peers_behind_one_address_stay_connected() {
                 (door(&lab.sharer), all_connected.clone(), all_loaded.clone());
             let (range, turn) = (content.any_range(), turn.clone());
             let load = move || {
-                // One after another: the system drops connects that come faster than a node accepts them.
+                // One after another, because the system drops connection attempts that a node does not accept in time.
                 let turn = turn.lock().unwrap();
                 let peer = RawPeer::dial(None, to, &content.info_hash);
                 drop(turn);
@@ -85,7 +85,7 @@ fn a_hundred_peers_behind_one_address_stay_connected() {
 }
 
 #[test]
-fn a_seed_that_behaves_is_never_disconnected() {
+fn an_honest_seed_is_never_disconnected() {
     let lab = Lab::new();
     let seed = RawSeed::listen(&lab.evil, 7001, &lab.content, Conduct::honest());
     let peers = [seed.peer()];
@@ -95,11 +95,11 @@ fn a_seed_that_behaves_is_never_disconnected() {
     assert!(Seen::count(&seen.blocks) > 0);
     assert_eq!(Seen::count(&seen.hang_ups), 0, "the mount closed the connection");
     lab.assert_got(lab.get(&peers, &[]));
-    // The connection of `get` ends with it; that of the mount does not.
+    // The connection of `get` ends with it; the connection of the mount does not.
     until("`get` has closed its connection", READ, || Seen::count(&seen.hang_ups) == 1);
 }
 
-/// The seed has opened the connection, and the victim has no reason to trust it yet.
+/// The seed has opened the connection, and the victim does not trust it yet.
 #[test]
 fn a_seed_that_connects_is_never_disconnected() {
     let lab = Lab::new();

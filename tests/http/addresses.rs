@@ -1,13 +1,13 @@
-//! No request reaches an address that the rule refuses, whichever way its URL leads there.
+//! No request reaches a refused address, whether its URL has the address, a name, or a redirect.
 //!
-//! The addresses are real ones of a network of one, and a server listens on all of them: a refusal is proved by what the
-//! server has not seen.
+//! A network with one host has all these addresses, and a server listens on all of them. A refusal is proved by the
+//! requests that the server did not receive.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request as Asked;
@@ -15,14 +15,15 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use silmaril::config::{Config, NetworkConfig};
-use silmaril::http::{Auth, Client, HttpError, Names, Request, Scope, Token, Url};
+use silmaril::http::{Auth, Client, HttpError, NameLookup, Request, Scope, Token, Url};
 
 use crate::mirror::rig::run;
 use crate::support::net::sh;
 use crate::support::private_net::in_private_net;
 
-/// Link-local and metadata addresses, and what translates to them: mapped, compatible, NAT64, 6to4, Teredo.
+/// Link-local and metadata addresses, and forms that are translated to them: mapped, compatible, NAT64, 6to4, Teredo.
 const FORBIDDEN: [&str; 15] = [
     "169.254.169.254",
     "169.254.0.1",
@@ -59,23 +60,23 @@ const PRIVATE: [&str; 15] = [
     "198.18.0.1",
 ];
 
-/// Documentation addresses stand for the internet.
+/// An address for documentation, which these tests use as a public address.
 const PUBLIC: &str = "192.0.2.1";
 
-/// Names with the addresses of each lookup; the last ones stay.
+/// The addresses that each lookup of a name returns. The last addresses are repeated.
 #[derive(Debug, Default)]
 struct TestNames(Mutex<HashMap<String, Vec<Vec<IpAddr>>>>);
 
 impl TestNames {
     fn set(&self, name: &str, lookups: &[&[&str]]) {
         let ips = |texts: &&[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        self.0.lock().unwrap().insert(name.to_owned(), lookups.iter().map(ips).collect());
+        self.0.lock().insert(name.to_owned(), lookups.iter().map(ips).collect());
     }
 }
 
-impl Names for TestNames {
+impl NameLookup for TestNames {
     fn addresses(&self, name: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
-        let mut names = self.0.lock().unwrap();
+        let mut names = self.0.lock();
         let found = match names.get_mut(name) {
             Some(lookups) if lookups.len() > 1 => Ok(lookups.remove(0)),
             Some(lookups) => Ok(lookups[0].clone()),
@@ -85,13 +86,13 @@ impl Names for TestNames {
     }
 }
 
-/// The URIs and headers that the server has seen.
-type Seen = Arc<Mutex<Vec<(String, HeaderMap)>>>;
+/// The URI and headers of each request that the server received.
+type RequestLog = Arc<Mutex<Vec<(String, HeaderMap)>>>;
 
 /// A network of one host with all addresses, and a server on each.
 struct World {
     port: u16,
-    seen: Seen,
+    log: RequestLog,
     names: Arc<TestNames>,
     client: Client,
 }
@@ -112,16 +113,16 @@ impl World {
         }
         let listener = tokio::net::TcpListener::bind("[::]:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let seen = Seen::default();
+        let log = RequestLog::default();
         let router = Router::new().fallback({
-            let seen = seen.clone();
-            async move |asked: Asked| answer(&seen, &asked)
+            let log = log.clone();
+            async move |asked: Asked| answer(&log, &asked)
         });
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         let names = Arc::<TestNames>::default();
         names.set("public.example", &[&[PUBLIC]]);
-        let client = Client::with_names(&network(), names.clone()).unwrap();
-        Self { port, seen, names, client }
+        let client = Client::with_lookup(&network(), names.clone()).unwrap();
+        Self { port, log, names, client }
     }
 
     fn literal(&self, address: &str) -> Url {
@@ -139,14 +140,14 @@ impl World {
         url
     }
 
-    /// How many requests the server has seen since the last call.
+    /// Number of requests that the server received since the last call.
     fn new_requests(&self) -> usize {
-        std::mem::take(&mut *self.seen.lock().unwrap()).len()
+        std::mem::take(&mut *self.log.lock()).len()
     }
 }
 
-fn answer(seen: &Seen, asked: &Asked) -> Response {
-    seen.lock().unwrap().push((asked.uri().to_string(), asked.headers().clone()));
+fn answer(log: &RequestLog, asked: &Asked) -> Response {
+    log.lock().push((asked.uri().to_string(), asked.headers().clone()));
     let query = asked.uri().query().unwrap_or_default().to_owned();
     let to = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "to");
     match to {
@@ -174,7 +175,7 @@ fn refused(result: Result<(), HttpError>, scope: Scope, what: &str) {
 }
 
 #[test]
-fn no_url_name_or_redirect_leads_to_a_refused_address() {
+fn urls_names_and_redirects_cannot_reach_refused_addresses() {
     in_private_net(|| {
         run(async {
             let world = World::new().await;
@@ -185,15 +186,19 @@ fn no_url_name_or_redirect_leads_to_a_refused_address() {
                 world.names.set("target.example", &[&[address]]);
                 let (literal, name) = (world.literal(address), world.named("target.example", ""));
                 if scope == Scope::Private {
-                    // The server is there, and answers requests that the user caused.
-                    reached(&world.client.knowing(&literal), &literal).await.unwrap();
-                    reached(&world.client.knowing(&name), &name).await.unwrap();
+                    // The server responds to requests for a host that the user named.
+                    reached(&world.client.allowing_private(&literal), &literal).await.unwrap();
+                    reached(&world.client.allowing_private(&name), &name).await.unwrap();
                     assert_eq!(world.new_requests(), 2, "{address}");
                 } else {
-                    refused(reached(&world.client.knowing(&literal), &literal).await, scope, address);
-                    refused(reached(&world.client.knowing(&name), &name).await, scope, address);
+                    refused(
+                        reached(&world.client.allowing_private(&literal), &literal).await,
+                        scope,
+                        address,
+                    );
+                    refused(reached(&world.client.allowing_private(&name), &name).await, scope, address);
                 }
-                // Connections of the requests before must not be used for a stranger's.
+                // Connections of the previous requests must not be used for other requests.
                 for url in [&literal, &name] {
                     refused(reached(&world.client, url).await, scope, &format!("{url} is {address}"));
                 }
@@ -201,8 +206,8 @@ fn no_url_name_or_redirect_leads_to_a_refused_address() {
                 for url in [&literal, &name] {
                     let from = world.redirect(url);
                     refused(reached(&world.client, &from).await, scope, &format!("redirect to {url}"));
-                    // That the user named the first host says nothing of the second.
-                    refused(reached(&world.client.knowing(&from), &from).await, scope, address);
+                    // The target is refused even if the user named the host that redirects.
+                    refused(reached(&world.client.allowing_private(&from), &from).await, scope, address);
                 }
                 assert_eq!(world.new_requests(), 4, "{address} was contacted by a redirect");
             }
@@ -211,7 +216,7 @@ fn no_url_name_or_redirect_leads_to_a_refused_address() {
 }
 
 #[test]
-fn a_name_that_changes_its_address_is_checked_again() {
+fn changed_address_of_a_name_is_checked_again() {
     in_private_net(|| {
         run(async {
             let world = World::new().await;
@@ -235,7 +240,7 @@ fn configured_hosts_may_be_private_and_never_link_local() {
             let mut network = network();
             let hosts = ["minio.lan", "192.168.0.1", "[fd12::1]", "metadata.lan", "169.254.169.254"];
             network.allow_private_hosts = hosts.iter().map(|host| url::Host::parse(host).unwrap()).collect();
-            let client = Client::with_names(&network, world.names.clone()).unwrap();
+            let client = Client::with_lookup(&network, world.names.clone()).unwrap();
             world.names.set("minio.lan", &[&["10.0.0.1"]]);
             world.names.set("metadata.lan", &[&["169.254.169.254"]]);
             world.names.set("alias.example", &[&["192.168.0.1"]]);
@@ -255,18 +260,18 @@ fn configured_hosts_may_be_private_and_never_link_local() {
 }
 
 #[test]
-fn with_a_proxy_names_are_left_to_it_and_literals_are_checked() {
+fn proxy_resolves_names_and_literals_are_checked() {
     in_private_net(|| {
         run(async {
             let world = World::new().await;
             let mut network = network();
             network.proxy = Some(format!("http://proxy.lan:{}", world.port).parse().unwrap());
-            let client = Client::with_names(&network, world.names.clone()).unwrap();
+            let client = Client::with_lookup(&network, world.names.clone()).unwrap();
             world.names.set("proxy.lan", &[&["10.0.0.1"]]);
-            // Neither name exists here.
+            // Neither name exists on this host.
             for name in ["http://files.example/x", "http://intranet.example/x"] {
                 reached(&client, &name.parse().unwrap()).await.unwrap();
-                assert_eq!(std::mem::take(&mut *world.seen.lock().unwrap())[0].0, name);
+                assert_eq!(std::mem::take(&mut *world.log.lock())[0].0, name);
             }
             for literal in ["http://10.0.0.9/", "http://[::1]/", "http://localhost/", "http://proxy.lan/"] {
                 refused(reached(&client, &literal.parse().unwrap()).await, Scope::Private, literal);
@@ -280,7 +285,7 @@ fn with_a_proxy_names_are_left_to_it_and_literals_are_checked() {
 }
 
 #[test]
-fn no_credential_returns_from_another_origin() {
+fn redirect_back_from_another_origin_gets_no_credential() {
     in_private_net(|| {
         run(async {
             let world = World::new().await;
@@ -294,12 +299,12 @@ fn no_credential_returns_from_another_origin() {
             request.headers.insert("x-secret", "s".parse().unwrap());
             request.headers.insert("user-agent", "git/2".parse().unwrap());
             world.client.send(request).await.unwrap();
-            let seen = std::mem::take(&mut *world.seen.lock().unwrap());
+            let log = std::mem::take(&mut *world.log.lock());
             let has =
-                |name: &str| seen.iter().map(|(_, headers)| headers.contains_key(name)).collect::<Vec<_>>();
-            assert_eq!(has("authorization"), [true, false, false], "{seen:?}");
-            assert_eq!(has("x-secret"), [true, false, false], "{seen:?}");
-            assert!(seen.iter().all(|(_, headers)| headers["user-agent"] == "git/2"), "{seen:?}");
+                |name: &str| log.iter().map(|(_, headers)| headers.contains_key(name)).collect::<Vec<_>>();
+            assert_eq!(has("authorization"), [true, false, false], "{log:?}");
+            assert_eq!(has("x-secret"), [true, false, false], "{log:?}");
+            assert!(log.iter().all(|(_, headers)| headers["user-agent"] == "git/2"), "{log:?}");
         });
     });
 }

@@ -1,4 +1,4 @@
-//! Any git server with LFS is mirrored as `git clone` would.
+//! Mirrors of git servers with LFS are equal to the result of `git clone`.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use silmaril::mirror::error::FileProblem;
 use silmaril::mirror::{
-    Board, Downloaded, Job, MirrorError, MirrorErrorKind, Snapshot, Source as _, download,
+    DownloadJob, Downloaded, MirrorError, MirrorErrorKind, ProgressBoard, RepositorySource as _, Snapshot,
+    download,
 };
 
 use super::rig::{SMALL, WEIGHTS, git, job, mirror, repository, run};
@@ -46,7 +47,7 @@ impl Setting {
         reference: Option<&str>,
         depth: u32,
     ) -> Result<(Snapshot, Downloaded), MirrorError> {
-        let (staging, board) = (self.dir.path().join("staging"), Arc::<Board>::default());
+        let (staging, board) = (self.dir.path().join("staging"), Arc::<ProgressBoard>::default());
         let source = git(url, reference, depth, &self.dir.path().join("git"), &board);
         run(mirror(&source, job(&staging), &board))
     }
@@ -55,7 +56,7 @@ impl Setting {
         self.get_of(&self.server.url("org/name"), reference, 1)
     }
 
-    /// Mirrors and compares.
+    /// Mirrors, and compares the result with the original.
     #[track_caller]
     fn gets(&self) -> Snapshot {
         let (snapshot, done) = self.get(None).unwrap();
@@ -63,7 +64,7 @@ impl Setting {
         snapshot
     }
 
-    /// How many commits our copy has.
+    /// Number of commits in the local copy.
     fn commits_kept(&self) -> usize {
         let repo = git2::Repository::open_bare(self.dir.path().join("git")).unwrap();
         let mut walk = repo.revwalk().unwrap();
@@ -90,7 +91,7 @@ impl Setting {
 }
 
 #[test]
-fn a_mirror_is_what_git_clone_makes() {
+fn mirror_is_equal_to_git_clone() {
     let net = Net::new();
     let (host, repos) = (net.host("server"), Repos::new());
     let repo = repos.create("org/minilm");
@@ -109,7 +110,7 @@ fn a_mirror_is_what_git_clone_makes() {
 }
 
 #[test]
-fn a_depth_is_kept_to() {
+fn depth_limits_the_history() {
     let setting = Setting::new();
     let first = setting.repo.resolve("main").unwrap();
     setting.repo.commit(&model_dir(&setting.dir.path().join("changed"), &[("README.md", b"changed")]));
@@ -117,11 +118,11 @@ fn a_depth_is_kept_to() {
     let shallow = setting.dir.path().join("git/shallow");
     setting.get_of(&url, None, 1).unwrap();
     assert!(shallow.exists());
-    // One that the server would have to be asked for by its commit.
+    // A commit that is the head of no branch.
     let (snapshot, done) = setting.get_of(&url, Some(&first), 1).unwrap();
     assert_eq!(snapshot.commit.to_string(), first);
     setting.check(&done);
-    // All of it, where the end was cut off so far; and with what is new since.
+    // The whole history after a shallow fetch; then with a new commit.
     setting.get_of(&url, None, 1).unwrap();
     setting.get_of(&url, None, 0).unwrap();
     assert!(!shallow.exists());
@@ -132,29 +133,29 @@ fn a_depth_is_kept_to() {
 }
 
 #[test]
-fn a_history_that_was_kept_outlives_a_server_that_is_gone() {
+fn failed_fetch_keeps_the_local_history() {
     let setting = Setting::new();
     setting.repo.commit(&model_dir(&setting.dir.path().join("changed"), &[("README.md", b"changed")]));
     setting.get_of(&setting.server.url("org/name"), None, 0).unwrap();
-    // Its address leads to somebody else's page of login, or is refused.
-    let elsewhere = Site::start(&Place::loopback(), "elsewhere", &Log::default(), |_| Router::new());
+    // The address redirects to a login page, or is refused.
+    let other = Site::start(&Place::loopback(), "other", &Log::default(), |_| Router::new());
     for fault in [Fault::Redirect("http://127.0.0.1:1".to_owned()), Fault::Status(451)] {
-        elsewhere.faults().clear();
-        elsewhere.faults().always("", fault);
-        let error = setting.get_of(&format!("{}/org/name.git", elsewhere.url()), None, 0).unwrap_err();
+        other.faults().clear();
+        other.faults().always("", fault);
+        let error = setting.get_of(&format!("{}/org/name.git", other.url()), None, 0).unwrap_err();
         assert_eq!(error.kind(), MirrorErrorKind::Network, "{error}");
         assert_eq!(setting.commits_kept(), 2, "after {error}");
     }
 }
 
 #[test]
-fn a_private_host_is_asked_twice_with_one_credential() {
+fn second_fetch_uses_the_same_credential() {
     let login = Login { user: "u".into(), password: "p".into() };
     let setting = Setting::with(|place, repos| GitServer::private(place, repos, login));
     let first = setting.repo.resolve("main").unwrap();
     setting.repo.commit(&model_dir(&setting.dir.path().join("changed"), &[("README.md", b"changed")]));
     let url = setting.server.url("org/name").replacen("http://", "http://u:p@", 1);
-    // What a server cannot be asked for by name is looked for in all that it has.
+    // An abbreviated commit needs a second fetch, of all branches and tags.
     let (snapshot, done) = setting.get_of(&url, Some(&first[..10]), 1).unwrap();
     assert_eq!((snapshot.commit.to_string(), snapshot.private), (first, Some(true)));
     setting.check(&done);
@@ -179,9 +180,9 @@ fn tags_branches_and_commits_are_found() {
 }
 
 #[test]
-fn a_branch_that_moves_in_the_middle_changes_nothing() {
+fn branch_may_move_during_a_mirror() {
     let setting = Setting::new();
-    let (staging, board) = (setting.dir.path().join("staging"), Arc::<Board>::default());
+    let (staging, board) = (setting.dir.path().join("staging"), Arc::<ProgressBoard>::default());
     let source = git(&setting.server.url("org/name"), None, 1, &setting.dir.path().join("git"), &board);
     let done = run(async {
         let snapshot = source.snapshot().await.unwrap();
@@ -199,7 +200,7 @@ fn a_branch_that_moves_in_the_middle_changes_nothing() {
 }
 
 #[test]
-fn a_private_host_is_read_with_the_credential_of_the_address() {
+fn private_host_is_read_with_the_credential_of_the_address() {
     let login = Login { user: "gandalf".into(), password: "mell%n:/".into() };
     let setting = Setting::with(|place, repos| GitServer::private(place, repos, login));
     let url = setting.server.url("org/name");
@@ -208,7 +209,7 @@ fn a_private_host_is_read_with_the_credential_of_the_address() {
     setting.check(&done);
     let source =
         git(&with("gandalf:mell%25n%3A%2F"), None, 1, &setting.dir.path().join("git"), &Arc::default());
-    assert_eq!(source.describe(snapshot.commit).url, Some(url.clone()), "no manifest has a credential");
+    assert_eq!(source.describe(snapshot.commit).url, Some(url.clone()), "manifests have no credential");
     for (login, none) in [(url.clone(), true), (with("gandalf:wrong"), false)] {
         std::fs::remove_dir_all(setting.dir.path().join("git")).unwrap();
         let error = setting.get_of(&login, None, 1).unwrap_err();
@@ -221,7 +222,7 @@ fn a_private_host_is_read_with_the_credential_of_the_address() {
 }
 
 #[test]
-fn links_are_asked_for_again_when_they_expire() {
+fn expired_links_are_requested_again() {
     for hrefs in [Hrefs::SignedQuery, Hrefs::SignedHeader] {
         let setting = Setting::new();
         setting.server.set_hrefs(hrefs);
@@ -229,7 +230,7 @@ fn links_are_asked_for_again_when_they_expire() {
         setting.gets();
         assert_eq!((setting.asked("batch"), setting.asked("objects")), (2, 2), "{hrefs:?}");
     }
-    // In the middle of a body the link was good.
+    // A link is still valid if a body was cut.
     let setting = Setting::new();
     setting.server.set_hrefs(Hrefs::SignedQuery);
     setting.server.object_faults().times(1, "", Fault::Truncated(1_000_000));
@@ -246,7 +247,7 @@ fn links_are_asked_for_again_when_they_expire() {
 }
 
 #[test]
-fn what_passes_by_itself_is_waited_out() {
+fn temporary_failures_are_repeated() {
     for fault in [Fault::Status(503), Fault::RetryAfter(1)] {
         let setting = Setting::new();
         setting.server.faults().times(1, "", fault.clone());
@@ -266,7 +267,7 @@ fn what_passes_by_itself_is_waited_out() {
 }
 
 #[test]
-fn objects_that_are_lost_and_batches_that_are_refused_are_said() {
+fn lost_objects_and_refused_batches_are_errors() {
     let setting = Setting::new();
     let object = setting.repo.lfs_object(&setting.weights()).unwrap();
     std::fs::remove_file(object).unwrap();
@@ -286,7 +287,7 @@ fn objects_that_are_lost_and_batches_that_are_refused_are_said() {
 }
 
 #[test]
-fn many_objects_are_asked_for_together() {
+fn many_objects_are_requested_together() {
     let setting = Setting::new();
     let repo = setting.repos.create("org/many");
     let contents: Vec<_> = (0..230u64).map(|i| (format!("part/{i:03}.bin"), noise(i, 100))).collect();
@@ -297,16 +298,17 @@ fn many_objects_are_asked_for_together() {
     repo.commit(&original);
     let (_, done) = setting.get_of(&setting.server.url("org/many"), None, 1).unwrap();
     assert_eq!(tree(&done.dir), tree(&original));
-    // Several may begin before the first answer is here.
+    // Several requests may start before the first response.
     assert!((3..=7).contains(&setting.asked("batch")), "{}", setting.asked("batch"));
 }
 
 #[test]
-fn pointers_are_those_of_the_repository() {
+fn pointers_are_equal_to_those_of_the_repository() {
     let setting = Setting::new();
-    let (staging, board) = (setting.dir.path().join("staging"), Arc::<Board>::default());
+    let (staging, board) = (setting.dir.path().join("staging"), Arc::<ProgressBoard>::default());
     let source = git(&setting.server.url("org/name"), None, 1, &setting.dir.path().join("git"), &board);
-    let (snapshot, done) = run(mirror(&source, Job { skip_lfs: true, ..job(&staging) }, &board)).unwrap();
+    let (snapshot, done) =
+        run(mirror(&source, DownloadJob { skip_lfs: true, ..job(&staging) }, &board)).unwrap();
     assert_eq!(
         (done.pointers.as_slice(), done.hashes.len()),
         ([WEIGHTS.to_owned()].as_slice(), SMALL.len() + 1)
@@ -317,10 +319,10 @@ fn pointers_are_those_of_the_repository() {
 }
 
 #[test]
-fn the_repository_says_where_its_lfs_is_and_gets_no_credential_there() {
+fn configured_lfs_server_gets_no_credential() {
     let login = Login { user: "u".into(), password: "p".into() };
     let setting = Setting::new();
-    // Another host for git, whose configuration names the first for LFS.
+    // A second host serves git; its `.lfsconfig` names the first host for LFS.
     let original = setting.dir.path().join("original");
     let config = format!("[lfs]\n\turl = {}/info/lfs\n", setting.server.url("org/name"));
     std::fs::write(original.join(".lfsconfig"), config).unwrap();
@@ -337,12 +339,12 @@ fn the_repository_says_where_its_lfs_is_and_gets_no_credential_there() {
 }
 
 #[test]
-fn git_follows_a_redirect_and_sends_no_credential_to_another_origin() {
+fn redirect_to_another_origin_gets_no_credential() {
     let setting = Setting::new();
-    let elsewhere = Log::default();
+    let other_log = Log::default();
     let real = setting.server.url("org/name");
-    // The other origin passes git on to the real server by a redirect within the tests.
-    let other = Site::start(&Place::loopback(), "other", &elsewhere, |_| {
+    // The other origin redirects git to the real server.
+    let other = Site::start(&Place::loopback(), "other", &other_log, |_| {
         Router::new().fallback(async move |asked: Request| {
             let query = asked.uri().query().unwrap_or_default();
             (StatusCode::FOUND, [("location", format!("{real}/info/refs?{query}"))])
@@ -352,9 +354,10 @@ fn git_follows_a_redirect_and_sends_no_credential_to_another_origin() {
     let first = Site::start(&Place::loopback(), "first", &Log::default(), |_| {
         Router::new().fallback(async move |asked: Request| {
             let to = format!("{to}{}", asked.uri());
-            match asked.headers().contains_key("authorization") {
-                true => (StatusCode::FOUND, [("location", to)]).into_response(),
-                false => (StatusCode::UNAUTHORIZED, [("www-authenticate", "Basic")]).into_response(),
+            if asked.headers().contains_key("authorization") {
+                (StatusCode::FOUND, [("location", to)]).into_response()
+            } else {
+                (StatusCode::UNAUTHORIZED, [("www-authenticate", "Basic")]).into_response()
             }
         })
     });
@@ -362,16 +365,16 @@ fn git_follows_a_redirect_and_sends_no_credential_to_another_origin() {
     let source = git(&url, None, 1, &setting.dir.path().join("git"), &Arc::default());
     let snapshot = run(source.snapshot()).unwrap();
     assert_eq!(snapshot.commit.to_string(), setting.repo.resolve("main").unwrap());
-    assert_eq!(snapshot.private, Some(true), "the first server wanted a password");
-    let asked = elsewhere.all();
+    assert_eq!(snapshot.private, Some(true), "the first server required a password");
+    let asked = other_log.all();
     assert!(!asked.is_empty() && asked.iter().all(|asked| asked.authorization.is_none()), "{asked:?}");
 }
 
 #[test]
-fn another_origin_that_asks_for_a_password_gets_none() {
+fn another_origin_that_requires_a_password_gets_none() {
     let setting = Setting::new();
-    let elsewhere = Log::default();
-    let other = Site::start(&Place::loopback(), "other", &elsewhere, |_| {
+    let other_log = Log::default();
+    let other = Site::start(&Place::loopback(), "other", &other_log, |_| {
         Router::new().fallback(async || (StatusCode::UNAUTHORIZED, [("www-authenticate", "Basic")]))
     });
     let first = Site::start(&Place::loopback(), "first", &Log::default(), |_| Router::new());
@@ -379,23 +382,23 @@ fn another_origin_that_asks_for_a_password_gets_none() {
     let url = format!("{}/org/name.git", first.url()).replacen("http://", "http://u:p@", 1);
     let error = setting.get_of(&url, None, 1).unwrap_err();
     assert!(matches!(error, MirrorError::Unauthorised { anonymous: true, .. }), "{error:?}");
-    let asked = elsewhere.all();
+    let asked = other_log.all();
     assert_eq!(asked.iter().map(|asked| &asked.authorization).collect::<Vec<_>>(), [&None], "{asked:?}");
 }
 
 #[test]
-fn a_server_without_git_is_named() {
+fn server_without_git_is_an_error() {
     let setting = Setting::new();
     let page = Site::start(&Place::loopback(), "page", &Log::default(), |_| {
         Router::new().fallback(async || "<html>a page of login</html>")
     });
     let error = setting.get_of(&format!("{}/org/name.git", page.url()), None, 1).unwrap_err();
-    assert!(error.to_string().contains("does not serve a repository by git's smart protocol"), "{error}");
+    assert!(error.to_string().contains("does not support git's smart protocol"), "{error}");
 }
 
 #[test]
-fn a_dropped_fetch_ends_while_the_server_is_silent() {
-    let (dir, board) = (tempfile::tempdir().unwrap(), Arc::<Board>::default());
+fn dropped_fetch_ends_while_the_server_is_silent() {
+    let (dir, board) = (tempfile::tempdir().unwrap(), Arc::<ProgressBoard>::default());
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/org/name.git", silent.local_addr().unwrap());
     let source = git(&url, None, 1, &dir.path().join("git"), &board);
@@ -404,6 +407,6 @@ fn a_dropped_fetch_ends_while_the_server_is_silent() {
         let gave_up = tokio::time::timeout(std::time::Duration::from_millis(500), source.snapshot()).await;
         assert!(gave_up.is_err(), "{gave_up:?}");
     });
-    // The runtime waits for threads that may block: 10 s at most.
+    // The runtime waits at most 10 s for threads with blocking work.
     assert!(start.elapsed() < std::time::Duration::from_secs(8), "{:?}", start.elapsed());
 }

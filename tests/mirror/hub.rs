@@ -1,10 +1,11 @@
-//! A repository of the hub is mirrored whole, or refused with the reason.
+//! Repositories of the hub are mirrored completely, or refused with a reason.
 
 use std::sync::Arc;
 
 use silmaril::mirror::error::FileProblem;
 use silmaril::mirror::{
-    Board, Downloaded, GitOid, MirrorError, MirrorErrorKind, Snapshot, Source as _, download,
+    Downloaded, GitOid, MirrorError, MirrorErrorKind, ProgressBoard, RepositorySource as _, Snapshot,
+    download,
 };
 
 use super::rig::{BIG, SMALL, WEIGHTS, hub, job, mirror, repository, run};
@@ -31,11 +32,11 @@ impl Setting {
     }
 
     fn get(&self, text: &str, token: Option<&str>) -> Result<(Snapshot, Downloaded), MirrorError> {
-        let (staging, board) = (self.dir.path().join("staging"), Arc::<Board>::default());
+        let (staging, board) = (self.dir.path().join("staging"), Arc::<ProgressBoard>::default());
         run(mirror(&hub(self.hub.url(), text, token, &board), job(&staging), &board))
     }
 
-    /// Mirrors and compares.
+    /// Mirrors, and compares the result with the original.
     #[track_caller]
     fn gets(&self) -> (Snapshot, Downloaded) {
         let got = self.get("org/name", None).unwrap();
@@ -75,7 +76,7 @@ impl<'a, I: Iterator<Item = &'a str>> Unordered<'a> for I {
 }
 
 #[test]
-fn a_mirror_is_what_was_committed() {
+fn mirror_is_equal_to_the_commit() {
     let setting = Setting::new();
     setting.hub.set_page_size(2);
     let (snapshot, done) = setting.gets();
@@ -94,14 +95,14 @@ fn a_mirror_is_what_was_committed() {
     assert_eq!((described.kind.as_str(), described.commit.as_ref()), ("huggingface", Some(&commit)));
     let seed = source.web_seed(snapshot.commit).unwrap();
     assert_eq!(seed, format!("{}/org/name/resolve/{commit}/", setting.hub.url()));
-    // Again: the files are not asked for.
+    // A second mirror requests no file.
     let before = setting.hub.log().of("/resolve/").len();
     let (_, done) = setting.gets();
     assert_eq!((done.fetched, setting.hub.log().of("/resolve/").len()), (0, before));
 }
 
 #[test]
-fn a_real_model_and_a_dataset_are_mirrored() {
+fn dataset_with_the_files_of_a_real_model_is_mirrored() {
     let setting = Setting::new();
     let repo = setting.repos.create("datasets/org/minilm");
     repo.commit(&minilm());
@@ -110,7 +111,7 @@ fn a_real_model_and_a_dataset_are_mirrored() {
 }
 
 #[test]
-fn the_token_goes_to_the_hub_alone() {
+fn token_is_sent_only_to_the_hub() {
     let setting = Setting::new();
     setting.hub.set_access("org/name", Access::Private);
     let (snapshot, done) = setting.get("org/name", Some(MEMBER)).unwrap();
@@ -123,7 +124,7 @@ fn the_token_goes_to_the_hub_alone() {
 }
 
 #[test]
-fn who_may_not_read_is_told_what_to_do() {
+fn missing_permissions_are_distinguished() {
     let setting = Setting::new();
     let page = format!("{}/org/name", setting.hub.url());
     setting.hub.set_access("org/name", Access::Gated);
@@ -144,7 +145,7 @@ fn who_may_not_read_is_told_what_to_do() {
 }
 
 #[test]
-fn what_is_not_there_is_said() {
+fn absent_repositories_revisions_and_files_are_errors() {
     let setting = Setting::new();
     let error = setting.fails("org/other", Some(MEMBER));
     assert!(matches!(error, MirrorError::NotFound { anonymous: false, .. }), "{error}");
@@ -174,9 +175,9 @@ fn revisions_and_renamed_repositories_are_followed() {
 }
 
 #[test]
-fn a_branch_that_moves_in_the_middle_changes_nothing() {
+fn branch_may_move_during_a_mirror() {
     let setting = Setting::new();
-    let (staging, board) = (setting.dir.path().join("staging"), Arc::<Board>::default());
+    let (staging, board) = (setting.dir.path().join("staging"), Arc::<ProgressBoard>::default());
     let source = hub(setting.hub.url(), "org/name", None, &board);
     let done = run(async {
         let snapshot = source.snapshot().await.unwrap();
@@ -187,7 +188,7 @@ fn a_branch_that_moves_in_the_middle_changes_nothing() {
 }
 
 #[test]
-fn what_passes_by_itself_is_waited_out() {
+fn temporary_failures_are_repeated() {
     for fault in [
         Fault::Status(503),
         Fault::RetryAfter(1),
@@ -208,7 +209,7 @@ fn what_passes_by_itself_is_waited_out() {
 }
 
 #[test]
-fn a_body_that_breaks_off_goes_on_where_it_was() {
+fn cut_body_is_resumed() {
     let setting = Setting::new();
     setting.hub.cdn_faults().times(1, WEIGHTS, Fault::Truncated(1_000_000));
     setting.gets();
@@ -216,9 +217,9 @@ fn a_body_that_breaks_off_goes_on_where_it_was() {
     let resumed = asked.iter().rfind(|asked| asked.site == "cdn").unwrap();
     assert_eq!(resumed.status, 206);
     assert!(resumed.if_range.as_ref().is_some_and(|tag| tag.starts_with('"')), "{resumed:?}");
-    // What was on its way when the connection broke may come twice.
+    // Bytes that were in transit when the connection broke may be sent twice.
     assert!(resumed.sent < BIG as u64 - 500_000, "{resumed:?}");
-    // Servers that cannot resume begin anew.
+    // A server that cannot resume sends the whole file.
     for (fault, statuses) in [(Fault::IgnoresRange, vec![200, 200]), (Fault::OtherRange, vec![200, 206, 200])]
     {
         let setting = Setting::new();
@@ -249,18 +250,18 @@ fn wrong_bytes_are_never_a_file() {
 }
 
 #[test]
-fn a_redirect_elsewhere_takes_no_token_along() {
+fn redirect_to_another_host_gets_no_token() {
     let setting = Setting::new();
-    let elsewhere = Hub::start(&Place::loopback(), &setting.repos);
-    setting.hub.faults().always("/resolve/", Fault::Redirect(elsewhere.url().to_owned()));
+    let other = Hub::start(&Place::loopback(), &setting.repos);
+    setting.hub.faults().always("/resolve/", Fault::Redirect(other.url().to_owned()));
     let (_, done) = setting.get("org/name", Some(MEMBER)).unwrap();
     setting.check(&done);
-    let asked = elsewhere.log().all();
+    let asked = other.log().all();
     assert!(!asked.is_empty() && asked.iter().all(|asked| asked.authorization.is_none()), "{asked:#?}");
 }
 
 #[test]
-fn a_server_that_asks_for_too_long_a_wait_ends_it() {
+fn too_long_requested_pause_is_an_error() {
     let setting = Setting::new();
     setting.hub.cdn_faults().always(WEIGHTS, Fault::RetryAfter(3600));
     let error = setting.fails("org/name", None);
@@ -268,7 +269,7 @@ fn a_server_that_asks_for_too_long_a_wait_ends_it() {
 }
 
 #[test]
-fn a_body_that_stalls_is_asked_for_again() {
+fn stalled_body_is_requested_again() {
     let setting = Setting::new();
     setting.hub.cdn_faults().times(1, WEIGHTS, Fault::Stalled(500_000));
     setting.gets();
@@ -277,11 +278,11 @@ fn a_body_that_stalls_is_asked_for_again() {
 }
 
 #[test]
-fn pointers_of_the_hub_are_those_that_git_has() {
+fn pointers_of_the_hub_are_equal_to_those_of_git() {
     let setting = Setting::new();
-    let (staging, board) = (setting.dir.path().join("staging"), Arc::<Board>::default());
+    let (staging, board) = (setting.dir.path().join("staging"), Arc::<ProgressBoard>::default());
     let source = hub(setting.hub.url(), "org/name", None, &board);
-    let skipping = silmaril::mirror::Job { skip_lfs: true, ..job(&staging) };
+    let skipping = silmaril::mirror::DownloadJob { skip_lfs: true, ..job(&staging) };
     let (snapshot, done) = run(mirror(&source, skipping, &board)).unwrap();
     assert_eq!(done.pointers, [WEIGHTS]);
     let oid = &setting.repo.entry(&snapshot.commit.to_string(), WEIGHTS).unwrap().oid;

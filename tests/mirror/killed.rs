@@ -1,11 +1,11 @@
-//! What interrupts a mirror costs no file that was complete, and no byte of those that were not.
+//! An interrupted mirror keeps complete files and the received bytes of incomplete files.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use rustix::process::Signal;
-use silmaril::mirror::{Board, MirrorError, Source as _, download};
+use silmaril::mirror::{MirrorError, ProgressBoard, RepositorySource as _, download};
 
 use super::rig::{BIG, SMALL, WEIGHTS, hub, job, mirror, repository, run};
 use crate::support::git_server::tree;
@@ -18,7 +18,7 @@ use crate::support::web::place::Place;
 const ENDPOINT: &str = "MIRROR_CHILD_ENDPOINT";
 const STAGING: &str = "MIRROR_CHILD_STAGING";
 
-/// Bytes of the weights that are to come before a mirror is interrupted.
+/// Bytes of the weights after which a mirror is interrupted.
 const ENOUGH: u64 = 300_000;
 
 struct Setting {
@@ -39,7 +39,7 @@ impl Setting {
     }
 
     /// Bytes of the weights that are on the disk.
-    fn here(&self) -> u64 {
+    fn received(&self) -> u64 {
         let Ok(parts) = std::fs::read_dir(self.staging().join("parts")) else { return 0 };
         let parts = parts.filter_map(|part| part.ok());
         let is_weights = |part: &std::fs::DirEntry| part.file_name().to_string_lossy().starts_with("sha256-");
@@ -47,18 +47,18 @@ impl Setting {
     }
 }
 
-/// Mirrors in a process of its own, which the test below kills.
+/// Mirrors in a child process, which the test below kills.
 #[test]
-#[ignore = "not a test: what `kill_9_costs_nothing_that_came` starts and kills"]
+#[ignore = "not a test: the process that `killed_mirror_keeps_received_bytes` starts and kills"]
 fn child() {
-    let variable = |name| std::env::var(name).expect("it is a child of another test");
-    let board = Arc::<Board>::default();
+    let variable = |name| std::env::var(name).expect("this process is the child of another test");
+    let board = Arc::<ProgressBoard>::default();
     let source = hub(&variable(ENDPOINT), "org/name", None, &board);
     run(mirror(&source, job(Path::new(&variable(STAGING))), &board)).unwrap();
 }
 
 #[test]
-fn kill_9_costs_nothing_that_came() {
+fn killed_mirror_keeps_received_bytes() {
     let setting = Setting::new();
     setting.hub.cdn_faults().times(2, WEIGHTS, Fault::Slow(400_000));
     let start = || {
@@ -70,10 +70,10 @@ fn kill_9_costs_nothing_that_came() {
     let mut before = 0;
     for _ in 0..2 {
         let mut child = start();
-        until("a part came", PATIENCE, || small_files() && setting.here() >= before + ENOUGH);
+        until("a part is received", PATIENCE, || small_files() && setting.received() >= before + ENOUGH);
         child.signal(Signal::KILL);
         child.wait(PATIENCE);
-        before = setting.here();
+        before = setting.received();
     }
     assert!(before < BIG as u64);
     start().finish(PATIENCE).ok();
@@ -94,21 +94,21 @@ fn kill_9_costs_nothing_that_came() {
             .all()
             .into_iter()
             .filter(|asked| asked.path.ends_with(name) && asked.status == 200);
-        assert_eq!(resolved.count(), 1, "{path} came more than once");
+        assert_eq!(resolved.count(), 1, "{path} was sent more than once");
     }
 }
 
 #[test]
-fn a_dropped_mirror_stops_and_keeps_what_came() {
+fn dropped_mirror_stops_and_keeps_received_bytes() {
     let setting = Setting::new();
     setting.hub.cdn_faults().times(1, WEIGHTS, Fault::Slow(400_000));
-    let board = Arc::<Board>::default();
+    let board = Arc::<ProgressBoard>::default();
     let source = hub(setting.hub.url(), "org/name", None, &board);
     let staging = setting.staging();
     run(async {
         let snapshot = source.snapshot().await.unwrap();
         let mut going = std::pin::pin!(download(&source, &snapshot, job(&staging), &board));
-        let enough = comes_true("enough is here", PATIENCE, || setting.here() >= ENOUGH);
+        let enough = comes_true("enough is received", PATIENCE, || setting.received() >= ENOUGH);
         tokio::select! {
             done = &mut going => panic!("it was done before it could be dropped: {done:?}"),
             () = enough => {}
@@ -116,18 +116,18 @@ fn a_dropped_mirror_stops_and_keeps_what_came() {
     });
     let progress = board.now();
     assert!(progress.files.is_empty() && progress.waiting.is_none(), "{progress:?}");
-    let before = setting.here();
+    let before = setting.received();
     assert!(before >= ENOUGH, "{before} bytes are kept");
     let (_, done) = run(mirror(&source, job(&staging), &board)).unwrap();
     assert_eq!(tree(&done.dir), tree(&setting.dir.path().join("original")));
     assert!(
         done.fetched <= BIG as u64 - before,
-        "{} of what was here came again",
+        "{} received bytes were sent again",
         done.fetched + before - BIG as u64
     );
 }
 
-/// A small file system of its own.
+/// A small file system for one test.
 struct Tmpfs(PathBuf);
 
 impl Tmpfs {
@@ -153,9 +153,9 @@ impl Drop for Tmpfs {
 }
 
 #[test]
-fn a_full_disk_is_told_before_and_in_the_middle() {
+fn full_disk_is_reported_before_and_during_a_mirror() {
     let setting = Setting::new();
-    let board = Arc::<Board>::default();
+    let board = Arc::<ProgressBoard>::default();
     let source = hub(setting.hub.url(), "org/name", None, &board);
     let small = Tmpfs::mount(&setting.dir.path().join("small"), "2m");
     let error = run(mirror(&source, job(&small.0), &board)).unwrap_err();
@@ -165,7 +165,7 @@ fn a_full_disk_is_told_before_and_in_the_middle() {
     );
     assert!(setting.hub.log().of("/resolve/").is_empty());
     let larger = Tmpfs::mount(&setting.dir.path().join("larger"), "4m");
-    // Somebody else writes meanwhile.
+    // Another writer fills the disk during the mirror.
     setting.hub.cdn_faults().times(1, WEIGHTS, Fault::Slow(2_000_000));
     let filler = larger.0.join("filler");
     let error = run(async {
@@ -174,7 +174,7 @@ fn a_full_disk_is_told_before_and_in_the_middle() {
             while board.now().done < 200_000 {
                 tokio::task::yield_now().await;
             }
-            // As much as there is room for.
+            // Fills the disk; the write itself fails.
             let _ = std::fs::write(&filler, vec![1; 4 << 20]);
         };
         tokio::join!(download(&source, &snapshot, job(&larger.0), &board), fill).0.unwrap_err()

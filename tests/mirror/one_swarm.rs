@@ -1,11 +1,11 @@
-//! Two mirrors of one commit are one torrent, whichever source they came from, and sharing them reads nothing again.
+//! Mirrors of the same commit from different sources are the same torrent, and sharing them reads no file again.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use silmaril::mirror::{Board, Downloaded, Job, Source as _};
+use silmaril::mirror::{DownloadJob, Downloaded, ProgressBoard, RepositorySource as _};
 use silmaril::model::Revision;
 use silmaril::model::describe::{DescribeError, DescribeOptions, Description, describe};
 use silmaril::model::hash::FileHashes;
@@ -18,7 +18,7 @@ use crate::support::web::place::Place;
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
-/// Describes a mirror; also how many bytes had to be read.
+/// Describes a mirror, and returns the number of bytes that were read.
 fn described(dir: &Path, known: HashMap<String, FileHashes>) -> Result<(Description, u64), DescribeError> {
     let first = AtomicU64::new(u64::MAX);
     let total = AtomicU64::new(0);
@@ -44,10 +44,10 @@ fn described(dir: &Path, known: HashMap<String, FileHashes>) -> Result<(Descript
 }
 
 #[test]
-fn the_hub_and_git_give_one_torrent_and_nothing_is_read_twice() {
+fn hub_and_git_give_the_same_torrent() {
     let (repos, dir) = (Repos::new(), tempfile::tempdir().unwrap());
     repository(&repos, dir.path());
-    let board = Arc::<Board>::default();
+    let board = Arc::<ProgressBoard>::default();
     let (the_hub, server) =
         (Hub::start(&Place::loopback(), &repos), GitServer::start(&Place::loopback(), &repos));
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
@@ -56,7 +56,7 @@ fn the_hub_and_git_give_one_torrent_and_nothing_is_read_twice() {
     let from_git = git(&server.url("org/name"), None, 1, &dir.path().join("git"), &board);
     let (_, from_git) = run(mirror(&from_git, job(&b), &board)).unwrap();
     let share = |done: Downloaded, name: &str| {
-        // Its place is another by the time it is shared.
+        // The files are moved before they are shared.
         let target = dir.path().join(name);
         std::fs::rename(&done.dir, &target).unwrap();
         let (description, read) = described(&target, done.hashes).unwrap();
@@ -71,14 +71,15 @@ fn the_hub_and_git_give_one_torrent_and_nothing_is_read_twice() {
 }
 
 #[test]
-fn a_mirror_of_pointers_is_never_shared() {
+fn mirror_with_pointers_is_never_shared() {
     let (repos, dir) = (Repos::new(), tempfile::tempdir().unwrap());
     repository(&repos, dir.path());
-    let board = Arc::<Board>::default();
+    let board = Arc::<ProgressBoard>::default();
     let the_hub = Hub::start(&Place::loopback(), &repos);
     let source = hub(the_hub.url(), "org/name", None, &board);
     let staging = dir.path().join("staging");
-    let (snapshot, done) = run(mirror(&source, Job { skip_lfs: true, ..job(&staging) }, &board)).unwrap();
+    let (snapshot, done) =
+        run(mirror(&source, DownloadJob { skip_lfs: true, ..job(&staging) }, &board)).unwrap();
     assert_eq!(source.describe(snapshot.commit).kind, "huggingface");
     let error = described(&done.dir, done.hashes).unwrap_err();
     assert!(

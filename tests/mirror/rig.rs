@@ -1,4 +1,4 @@
-//! Mirrors in this process, from servers on loopback.
+//! Runs mirrors in the test process, from servers on loopback.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,17 +6,17 @@ use std::sync::Arc;
 use silmaril::config::{Config, LoadOptions};
 use silmaril::http::{Client, Token};
 use silmaril::mirror::{
-    Board, Downloaded, GitOptions, GitSource, HubSource, Job, MirrorError, Repository, Snapshot, Source,
-    download,
+    DownloadJob, Downloaded, GitOptions, GitSource, HubSource, MirrorError, ProgressBoard, Repository,
+    RepositorySource, Snapshot, download,
 };
 
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::process::PATIENCE;
 use crate::support::repos::{Repo, Repos};
 
-/// Bytes of the file in LFS.
+/// Size of the file in LFS, in bytes.
 pub const BIG: usize = 3_000_000;
-/// What is in git in [`original`], and in LFS.
+/// The files of [`original`] that are in git. [`WEIGHTS`] is in LFS.
 pub const SMALL: [&str; 4] = [".gitattributes", "README.md", "config.json", "sub/a file+#.json"];
 pub const WEIGHTS: &str = "sub/weights.bin";
 
@@ -29,14 +29,14 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
     done.expect("the mirror hangs")
 }
 
-/// A client as a new user has it.
+/// A client with the default configuration.
 pub fn client() -> Client {
     let home = tempfile::tempdir().unwrap();
     let options = LoadOptions { home: Some(home.path().to_owned()), ..LoadOptions::default() };
     Client::new(&Config::load(&options).unwrap().network).unwrap()
 }
 
-/// A model of a few files, one of them in LFS.
+/// Makes a directory with a model of a few files, one of which is in LFS.
 pub fn original(dir: &Path) -> PathBuf {
     model_dir(
         &dir.join("original"),
@@ -58,7 +58,7 @@ pub fn repository(repos: &Repos, dir: &Path) -> Repo {
 }
 
 /// A source of the hub at `endpoint`, named as on the command line.
-pub fn hub(endpoint: &str, text: &str, token: Option<&str>, board: &Arc<Board>) -> HubSource {
+pub fn hub(endpoint: &str, text: &str, token: Option<&str>, board: &Arc<ProgressBoard>) -> HubSource {
     let named = Repository::parse(text, &endpoint.parse().unwrap()).unwrap();
     let Repository::Hub(repository) = named.repository else { panic!("{text} is not of the hub") };
     let token = token.map(|token| Token::new(token).unwrap());
@@ -66,7 +66,13 @@ pub fn hub(endpoint: &str, text: &str, token: Option<&str>, board: &Arc<Board>) 
 }
 
 /// A source of any git server.
-pub fn git(url: &str, reference: Option<&str>, depth: u32, git_dir: &Path, board: &Arc<Board>) -> GitSource {
+pub fn git(
+    url: &str,
+    reference: Option<&str>,
+    depth: u32,
+    git_dir: &Path,
+    board: &Arc<ProgressBoard>,
+) -> GitSource {
     let named = Repository::parse(url, &"https://hub.invalid".parse().unwrap()).unwrap();
     let Repository::Git(repository) = named.repository else { panic!("{url} is of the hub") };
     let reference = reference.map(|reference| reference.parse().unwrap());
@@ -74,16 +80,16 @@ pub fn git(url: &str, reference: Option<&str>, depth: u32, git_dir: &Path, board
     GitSource::new(client(), repository, options, board.clone())
 }
 
-/// How [`mirror`] downloads.
-pub fn job(staging: &Path) -> Job<'_> {
-    Job { staging, piece_length: 1 << 20, skip_lfs: false, have: &|_| None, parallel: 4, min_free: 0 }
+/// The options of [`mirror`].
+pub fn job(staging: &Path) -> DownloadJob<'_> {
+    DownloadJob { staging, piece_length: 1 << 20, skip_lfs: false, have: &|_| None, parallel: 4, min_free: 0 }
 }
 
-/// Lists and downloads.
+/// Lists and downloads a repository.
 pub async fn mirror(
-    source: &dyn Source,
-    job: Job<'_>,
-    board: &Board,
+    source: &dyn RepositorySource,
+    job: DownloadJob<'_>,
+    board: &ProgressBoard,
 ) -> Result<(Snapshot, Downloaded), MirrorError> {
     let snapshot = source.snapshot().await?;
     let done = download(source, &snapshot, job, board).await?;

@@ -1,4 +1,4 @@
-//! Readers whose bytes do not come end by a signal, in whatever way they read; others are not harmed by that.
+//! A reader that waits for bytes ends by a signal, in every way of reading, and does not disturb other readers.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,10 +10,11 @@ use super::rig::{FOR_EVER, Model, PEER, PIECE, Rig};
 use crate::support::fixtures::noise;
 use crate::support::process::{PATIENCE, Proc, until, until_blocked};
 
-/// How long a killed reader may live: a second, and a busy machine. Nothing in these tests times out before an hour.
+/// How long a killed reader may live: about a second, with time to spare for a busy machine. The read timeout in these
+/// tests is an hour.
 const PROMPT: Duration = Duration::from_secs(20);
 
-/// Reads the first bytes of a file in one of several ways and prints the first.
+/// Reads the first bytes of a file in one of several ways and prints the first byte.
 const READER: &str = r"
 import ctypes, mmap, os, resource, signal, struct, sys, time
 way, path = sys.argv[1:]
@@ -119,7 +120,7 @@ fn a_plain_reader_dies_by_sigkill_after_an_error() {
         process.wait_for_line("error", PATIENCE);
         failed.store(true, Ordering::Relaxed);
     });
-    // From now on the kernel asks for this page alone, and waits for that without listening to signals.
+    // From now on the kernel requests only this page, and its wait cannot be interrupted by signals.
     rig.wait_for_parked(1);
     process.signal(Signal::KILL);
     assert!(!process.wait(PROMPT).success());
@@ -155,13 +156,13 @@ fn another_reader_of_the_page_gets_its_bytes() {
         process.signal(Signal::KILL);
         process.wait(PROMPT);
         rig.swarm.peer(model.info_hash, PEER, None);
-        assert_eq!(survivor.finish(PATIENCE).ok(), first(&model), "{killed} was killed, {other} goes on");
+        assert_eq!(survivor.finish(PATIENCE).ok(), first(&model), "{killed} was killed, {other} continues");
         assert!(std::fs::read(rig.path("org/model/weights")).unwrap() == **model.files[0].1);
     }
 }
 
 #[test]
-fn a_reader_in_a_pid_namespace_below_dies_by_sigkill() {
+fn a_reader_in_a_child_pid_namespace_dies_by_sigkill() {
     let (rig, _model) = stalled();
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "/usr/bin/python3", "-I", "-c", READER, "direct"]);

@@ -1,4 +1,4 @@
-//! Mounting and unmounting: no mount stays behind, none of somebody else's is touched.
+//! Mounting and unmounting: no mount is left over, and mounts of other programs are not touched.
 
 use std::path::Path;
 use std::process::Command;
@@ -55,7 +55,7 @@ fn a_live_mount_is_not_mounted_over() {
 }
 
 #[test]
-fn what_is_not_ours_is_not_unmounted() {
+fn a_foreign_mount_is_not_unmounted() {
     let dir = tempfile::tempdir().unwrap();
     rustix::mount::mount("silmaril", dir.path(), "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
     let result = unmount(dir.path(), true);
@@ -66,17 +66,17 @@ fn what_is_not_ours_is_not_unmounted() {
 }
 
 #[test]
-fn a_mount_over_ours_survives_our_stop() {
+fn stopping_leaves_a_foreign_mount_above() {
     let rig = Rig::new();
     let tmpfs = rustix::mount::MountFlags::empty();
     rustix::mount::mount("other", rig.point(), "tmpfs", tmpfs, None).unwrap();
     std::fs::write(rig.point().join("theirs"), "x").unwrap();
     rig.stop();
-    assert!(rig.point().join("theirs").exists(), "somebody else's mount was taken down");
+    assert!(rig.point().join("theirs").exists(), "another program's mount was unmounted");
 }
 
 #[test]
-fn a_mount_in_use_is_unmounted_lazily_only() {
+fn a_mount_in_use_is_unmounted_only_lazily() {
     let rig = Rig::new();
     let mut user = Proc::spawn(Command::new("sleep").arg("1000").current_dir(rig.point()));
     assert!(matches!(unmount(&rig.point(), false), Err(MountError::InUse(_))));
@@ -85,7 +85,7 @@ fn a_mount_in_use_is_unmounted_lazily_only() {
     assert!(!is_mounted(&rig.point()));
     user.signal(Signal::KILL);
     user.wait(PATIENCE);
-    assert!(rig.is_gone(), "the connection outlived its last user");
+    assert!(rig.is_gone(), "the connection is still open after the end of its last user");
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn stopping_does_not_wait_for_users() {
 }
 
 #[test]
-fn odd_names_are_found_again() {
+fn mount_points_with_unusual_names_are_found() {
     let rig = Rig::new();
     let point = rig.dir.path().join("a b\\c\td\u{e9}");
     std::fs::create_dir(&point).unwrap();

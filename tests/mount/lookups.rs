@@ -1,4 +1,4 @@
-//! Paths of models that are not known here, on a real mount: the kernel waits, and nobody else does.
+//! Paths of unknown models on a real mount: only the program that looks up the path waits.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use silmaril::mount::{LookupRules, NeverResolve, ResolveError, Resolver, Resolving, Sought};
+use silmaril::mount::{LookupRules, NeverResolve, RequestedModel, ResolveError, Resolver, Resolving};
 use tokio::sync::watch;
 
 use super::rig::{Rig, within};
@@ -17,48 +17,50 @@ use crate::support::fixtures::noise;
 use crate::support::mounts::is_mounted;
 use crate::support::process::{Finished, PATIENCE, Proc, until};
 
-/// Longer than anything that does not wait takes on a busy machine, shorter than a query may take in these tests.
+/// Longer than any operation that does not wait takes on a busy machine, and shorter than a query in these tests.
 const PROMPT: Duration = Duration::from_secs(10);
 const QUERY: Duration = Duration::from_secs(60);
 
-/// A network that answers when the test says so: models whose name begins with `slow` then, all others at once.
+/// A network that finds no model. For names that begin with `slow` it first waits until the test sets `answers`, and
+/// then reports success.
 struct Network {
     asked: Arc<Mutex<Vec<String>>>,
     answers: watch::Sender<bool>,
 }
 
-struct Asks {
-    list: Arc<Mutex<Vec<String>>>,
-    told: watch::Receiver<bool>,
+/// The resolver of a [`Network`].
+struct NetworkQueries {
+    asked: Arc<Mutex<Vec<String>>>,
+    answers: watch::Receiver<bool>,
 }
 
-impl Resolver for Asks {
-    fn resolve(&self, sought: Sought, _: Duration) -> Resolving {
-        self.list.lock().unwrap().push(sought.to_string());
-        let mut told = self.told.clone();
+impl Resolver for NetworkQueries {
+    fn resolve(&self, requested: RequestedModel, _: Duration) -> Resolving {
+        self.asked.lock().unwrap().push(requested.to_string());
+        let mut answers = self.answers.clone();
         Box::pin(async move {
-            if !sought.model.name.name().starts_with("slow") {
+            if !requested.model.name.name().starts_with("slow") {
                 return Err(ResolveError::NotFound);
             }
-            told.wait_for(|answers| *answers).await.map(|_| ()).map_err(|_| ResolveError::NotFound)
+            answers.wait_for(|answers| *answers).await.map(|_| ()).map_err(|_| ResolveError::NotFound)
         })
     }
 
-    fn over_budget(&self, sought: &Sought, _: u32) {
-        panic!("no process of these tests uses up its budget: {sought}");
+    fn over_budget(&self, requested: &RequestedModel, _: u32) {
+        panic!("no process of these tests uses up its budget: {requested}");
     }
 }
 
 impl Network {
     fn behind(rig: &Rig) -> Self {
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (answers, told) = watch::channel(false);
-        let asks = Asks { list: asked.clone(), told };
+        let (answers, receiver) = watch::channel(false);
+        let queries = NetworkQueries { asked: asked.clone(), answers: receiver };
         let never =
             NeverResolve::new(&["HEAD", "desktop.ini", "Thumbs.db"].map(|name| name.parse().unwrap()))
                 .unwrap();
         let rules = LookupRules { within: QUERY, never, per_minute: 1000 };
-        rig.mounted().resolve_with(Arc::new(asks), rules);
+        rig.mounted().resolve_with(Arc::new(queries), rules);
         Self { asked, answers }
     }
 
@@ -75,7 +77,8 @@ fn stat(path: PathBuf) -> Proc {
     Proc::spawn(with_ctrl_c("stat").args(["-L", "-c", "%F %i"]).arg(path))
 }
 
-/// A program that Ctrl-C reaches, also where these tests run in the background of a shell that keeps it from them.
+/// A program with the default action for SIGINT. A shell that runs these tests in the background sets SIGINT to ignored,
+/// and programs inherit that.
 fn with_ctrl_c(program: &str) -> Command {
     let mut command = Command::new("env");
     command.args(["--default-signal=INT", program]);
@@ -87,7 +90,7 @@ fn kind(path: PathBuf) -> Result<std::fs::Metadata, ErrorKind> {
 }
 
 #[test]
-fn a_model_is_found_by_its_path_once_the_network_knows_it() {
+fn a_model_is_found_by_its_path_when_the_query_ends() {
     let rig = Rig::new();
     let network = Network::behind(&rig);
     let model = rig.shared_model("org/slow", &[("dir/weights", noise(1, 5000))]);
@@ -106,29 +109,29 @@ fn a_model_is_found_by_its_path_once_the_network_knows_it() {
 }
 
 #[test]
-fn looking_around_asks_nobody() {
+fn listing_sends_no_query() {
     let rig = Rig::new();
     let models = ["org/a", "org/a@v1", "org/lone@v2", "datasets/org/d"]
         .map(|name| rig.model(name, &[("sub/x", noise(2, 10)), ("y", noise(3, 10))]));
     rig.publish(&models.each_ref());
     let network = Network::behind(&rig);
     let script = "find . && du -s . && ls -lR && ls -l org/* && ls -ld */ && stat -f . && ls -la org/a@v1 && \
-                  ls -l nobody datasets/nobody && test -z \"$(ls nobody)\" && cp -r org/a /dev/null; true";
+                  ls -l absent datasets/absent && test -z \"$(ls absent)\" && cp -r org/a /dev/null; true";
     for _ in 0..2 {
         let mut shell = Command::new("sh");
         Finished::of(shell.args(["-c", script]).current_dir(rig.point()), PATIENCE).ok();
     }
     assert_eq!(network.asked(), Vec::<String>::new());
     let listed = |path: &str| std::fs::read_dir(rig.path(path)).unwrap().count();
-    assert_eq!((listed(""), listed("datasets"), listed("nobody")), (2, 1, 0));
-    // What cannot be a model's name, and what programs look for by themselves.
+    assert_eq!((listed(""), listed("datasets"), listed("absent")), (2, 1, 0));
+    // Names that no model can have, and names for which programs look by themselves.
     for name in [".git", "org/.hidden", "org/HEAD", "org/desktop.ini", "Thumbs.db", "datasets/Datasets"] {
         assert_eq!(kind(rig.path(name)).unwrap_err(), ErrorKind::NotFound, "{name}");
     }
-    // Within a model all is known.
+    // The names within a known model are all known.
     assert_eq!(kind(rig.path("org/a/none")).unwrap_err(), ErrorKind::NotFound);
     assert_eq!(network.asked(), Vec::<String>::new());
-    // Any organisation could be one.
+    // Every possible name of an organisation is a directory.
     assert!(kind(rig.path("anything")).unwrap().is_dir());
     assert!(kind(rig.path("datasets/anything")).unwrap().is_dir());
     assert_eq!(kind(rig.path("anything/m")).unwrap_err(), ErrorKind::NotFound);
@@ -136,7 +139,7 @@ fn looking_around_asks_nobody() {
 }
 
 #[test]
-fn a_miss_is_not_asked_for_again_and_seen_when_it_comes() {
+fn a_miss_sends_no_second_query_and_ends_on_publish() {
     let rig = Rig::new();
     let network = Network::behind(&rig);
     for _ in 0..5 {
@@ -149,7 +152,7 @@ fn a_miss_is_not_asked_for_again_and_seen_when_it_comes() {
 }
 
 #[test]
-fn a_lookup_that_waits_holds_up_nobody() {
+fn a_waiting_lookup_delays_no_other_request() {
     let rig = Rig::new();
     let known = rig.shared_model("org/known", &[("x", noise(1, 5000))]);
     rig.publish(&[&known]);
@@ -161,7 +164,7 @@ fn a_lookup_that_waits_holds_up_nobody() {
     assert_eq!(kind(rig.path("org/quick")).unwrap_err(), ErrorKind::NotFound);
     let org = rig.path("org");
     assert_eq!(within(PROMPT, move || std::fs::read_dir(org).unwrap().count()), 1);
-    // A second one for the same name waits with the first.
+    // The kernel makes a second lookup of the same name wait for the first.
     let more = stat(rig.path("org/slow0"));
     assert_eq!(rig.mounted().waiting_lookups(), 20);
     network.answers.send_replace(true);
@@ -187,7 +190,7 @@ fn stopping_answers_lookups_that_wait() {
 }
 
 #[test]
-fn whoever_waits_can_be_killed_and_interrupted() {
+fn a_waiting_lookup_ends_by_a_signal() {
     let rig = Rig::new();
     let network = Network::behind(&rig);
     for (at, signal) in [Signal::KILL, Signal::INT, Signal::TERM].into_iter().enumerate() {
@@ -197,7 +200,7 @@ fn whoever_waits_can_be_killed_and_interrupted() {
         assert_eq!(waiting.wait(PROMPT).signal(), Some(signal.as_raw()));
         wait_for_lookups(&rig, 0);
     }
-    // One of two is killed: the other goes on.
+    // One of two programs is killed, and the other continues to wait.
     let mut killed = stat(rig.path("org/slow"));
     wait_for_lookups(&rig, 1);
     let other = stat(rig.path("org/slow@main"));
@@ -209,15 +212,15 @@ fn whoever_waits_can_be_killed_and_interrupted() {
     network.answers.send_replace(true);
     other.finish(PATIENCE).ok();
     assert_eq!(network.asked().len(), 4);
-    // A program that has a use for Ctrl-C hears of it.
+    // A program with a handler for SIGINT receives the signal.
     network.answers.send_replace(false);
     let script = "import os, sys\n\
         print('asking', flush=True)\n\
         try: os.stat(sys.argv[1])\n\
         except KeyboardInterrupt: sys.exit(7)";
     let mut python = with_ctrl_c("/usr/bin/python3");
-    let mut hears = Proc::spawn(python.args(["-c", script]).arg(rig.path("org/slower")));
+    let mut handles = Proc::spawn(python.args(["-c", script]).arg(rig.path("org/slower")));
     wait_for_lookups(&rig, 1);
-    hears.signal(Signal::INT);
-    assert_eq!(hears.wait(PROMPT).code(), Some(7));
+    handles.signal(Signal::INT);
+    assert_eq!(handles.wait(PROMPT).code(), Some(7));
 }

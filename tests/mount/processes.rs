@@ -1,4 +1,4 @@
-//! Mounts made by processes of their own: ones that are killed, and ones without privileges.
+//! Mounts made by separate processes: processes that are killed, and processes without privileges.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,16 +14,16 @@ use crate::support::fixtures::noise;
 use crate::support::mounts::is_mounted;
 use crate::support::process::{Finished, PATIENCE, Proc};
 
-/// Names the mount point for the test that plays a process of its own.
+/// Environment variable of the child process: its mount point.
 const CHILD_POINT: &str = "SILMARIL_TEST_MOUNT_POINT";
 
-/// Set when that process is to let others in.
+/// Environment variable of the child process: set if other users may use the mount.
 const CHILD_ALLOW_OTHER: &str = "SILMARIL_TEST_ALLOW_OTHER";
 
 #[test]
-#[ignore = "not a test: the process that the tests beside it start"]
+#[ignore = "not a test: the process that the other tests of this file start"]
 fn child_that_mounts() {
-    let point = PathBuf::from(std::env::var_os(CHILD_POINT).expect("only run by another test"));
+    let point = PathBuf::from(std::env::var_os(CHILD_POINT).expect("only other tests start this"));
     let allow_other = std::env::var_os(CHILD_ALLOW_OTHER).is_some();
     let runtime = runtime();
     let (fetch, _swarm) = fetch(&runtime, Paths::below(&point.with_extension("base")), PATIENCE);
@@ -36,7 +36,7 @@ fn child_that_mounts() {
     }
 }
 
-/// Makes a command run the child.
+/// Adds the arguments that run the child to a command.
 fn as_child<'a>(command: &'a mut Command, exe: &Path, point: &Path) -> &'a mut Command {
     command
         .arg(exe)
@@ -63,7 +63,7 @@ fn a_mount_whose_process_was_killed_is_replaced() {
 }
 
 #[test]
-fn a_mount_that_was_just_looked_at_is_replaced_after_kill_9() {
+fn a_dead_mount_with_cached_attributes_is_replaced() {
     let rig = Rig::new();
     let point = rig.dir.path().join("dead");
     std::fs::create_dir(&point).unwrap();
@@ -81,7 +81,7 @@ fn a_mount_that_was_just_looked_at_is_replaced_after_kill_9() {
 }
 
 #[test]
-fn a_mount_that_hangs_is_neither_waited_for_nor_replaced() {
+fn a_hung_mount_is_refused_and_not_replaced() {
     let rig = Rig::new();
     let point = rig.dir.path().join("hung");
     std::fs::create_dir(&point).unwrap();
@@ -100,7 +100,7 @@ fn a_mount_that_hangs_is_neither_waited_for_nor_replaced() {
 }
 
 #[test]
-fn others_are_let_in_only_when_told() {
+fn other_users_need_allow_other() {
     let rig = Rig::new();
     let model = rig.shared_model("org/model", &[("f", noise(1, 1000))]);
     let open = rig.dir.path().join("open");
@@ -109,23 +109,24 @@ fn others_are_let_in_only_when_told() {
     mounted.publish(vec![model.revision.clone()]);
     rig.publish(&[&model]);
     Finished::of(Command::new("chmod").arg("755").arg(rig.dir.path()), PATIENCE).ok();
-    let read_by_nobody = |point: &Path| {
+    let read_as_other_user = |point: &Path| {
         let mut command = Command::new("setpriv");
-        command.args(NOBODY).arg("sha256sum").arg(point.join("org/model/f"));
+        command.args(OTHER_USER).arg("sha256sum").arg(point.join("org/model/f"));
         Finished::of(&mut command, PATIENCE)
     };
-    assert!(read_by_nobody(&open).ok().starts_with(&model.hashes()["f"]));
-    let refused = read_by_nobody(&rig.point());
+    assert!(read_as_other_user(&open).ok().starts_with(&model.hashes()["f"]));
+    let refused = read_as_other_user(&rig.point());
     assert!(!refused.status.success() && refused.stderr.contains("Permission denied"), "{}", refused.stderr);
 }
 
-const NOBODY: [&str; 4] = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+/// Arguments of setpriv(1) for a user without privileges.
+const OTHER_USER: [&str; 4] = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
 
-/// A mount namespace with a user who is nobody special, where the device has a given mode and `/etc/fuse.conf` a
-/// given content.
+/// A mount namespace for a user without privileges, with a given mode of the device and given content of
+/// `/etc/fuse.conf`.
 struct Unprivileged {
     holder: Proc,
-    /// The test program, where that user can run it.
+    /// The test program, in a directory where that user can run it.
     exe: PathBuf,
     point: PathBuf,
     _dir: tempfile::TempDir,
@@ -152,7 +153,7 @@ impl Unprivileged {
     /// A command of that user.
     fn command(&self) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--target={}", self.holder.id())).args(["--mount", "setpriv"]).args(NOBODY);
+        command.arg(format!("--target={}", self.holder.id())).args(["--mount", "setpriv"]).args(OTHER_USER);
         command
     }
 
@@ -197,7 +198,7 @@ fn a_user_without_privileges_replaces_a_dead_mount() {
 }
 
 #[test]
-fn what_a_user_lacks_is_said() {
+fn errors_name_the_missing_permission() {
     let refusal = |user: Unprivileged, allow_other: bool| {
         let mut command = user.command();
         if allow_other {
@@ -211,13 +212,13 @@ fn what_a_user_lacks_is_said() {
 }
 
 #[test]
-fn a_user_lets_others_in_where_the_system_allows_it() {
+fn a_user_may_allow_other_users_if_fuse_conf_permits() {
     let user = Unprivileged::new("666", "user_allow_other");
     let mut command = user.command();
     command.arg("env").arg(format!("{CHILD_ALLOW_OTHER}=1"));
     let process = Proc::spawn(as_child(&mut command, &user.exe, &user.point));
     process.wait_for_line("child has mounted", PATIENCE);
-    // Root is somebody else, too.
+    // Root is another user, too.
     let mut ls = Command::new("nsenter");
     ls.arg(format!("--target={}", user.holder.id())).args(["--mount", "ls"]).arg(&user.point);
     Finished::of(&mut ls, PATIENCE).ok();

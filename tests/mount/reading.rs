@@ -1,4 +1,4 @@
-//! What is read through the mount is what was published, however it is read, and no more is fetched than that.
+//! Reads through the mount return the published bytes in every way of reading, and fetch no more than they need.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,7 +12,7 @@ use crate::support::process::{Finished, PATIENCE};
 use crate::support::swarm::Delivery;
 
 #[test]
-fn every_file_reads_as_it_was_published() {
+fn every_file_has_the_published_bytes() {
     let rig = Rig::new();
     let model = rig.shared_model(
         "org/model",
@@ -26,7 +26,7 @@ fn every_file_reads_as_it_was_published() {
     );
     rig.publish(&[&model]);
     assert_eq!(hashes(&rig.path("org/model"), PATIENCE), model.hashes());
-    // Once more, now from what is here.
+    // The second time from the cache.
     assert_eq!(hashes(&rig.path("org/model"), PATIENCE), model.hashes());
     assert!(model.revision.is_complete());
 }
@@ -41,13 +41,13 @@ fn only_what_is_read_is_fetched() {
         let mut buffer = [0; 100];
         File::open(path).unwrap().read_exact_at(&mut buffer, 500 * PIECE as u64).unwrap();
     });
-    let here = model.revision.cached_bytes();
+    let cached = model.revision.cached_bytes();
     // The kernel reads ahead 2 MiB at most, and so does the scheduler with these settings.
-    assert!(here >= PIECE as u64 && here <= 4 * 1024 * 1024, "{here} bytes were fetched for 100");
+    assert!(cached >= PIECE as u64 && cached <= 4 * 1024 * 1024, "{cached} bytes were fetched for 100");
 }
 
 #[test]
-fn threads_that_read_anywhere_get_what_is_there() {
+fn concurrent_random_reads_return_the_right_bytes() {
     let rig = Rig::new();
     let bytes = noise(7, 200 * PIECE + 777);
     let model = rig.shared_model("org/model", &[("weights", bytes.clone())]);
@@ -86,7 +86,7 @@ fn threads_that_read_anywhere_get_what_is_there() {
 }
 
 #[test]
-fn memory_maps_show_the_bytes() {
+fn memory_maps_return_the_bytes() {
     let rig = Rig::new();
     let bytes = noise(9, 64 * PIECE + 5);
     let model = rig.shared_model("org/model", &[("weights", bytes)]);
@@ -102,7 +102,7 @@ fn memory_maps_show_the_bytes() {
 }
 
 #[test]
-fn direct_reads_show_the_bytes() {
+fn direct_reads_return_the_bytes() {
     let rig = Rig::new();
     let model = rig.shared_model("org/model", &[("weights", noise(11, 100 * PIECE + 123))]);
     rig.publish(&[&model]);
@@ -120,7 +120,7 @@ fn a_second_reader_is_served_by_the_page_cache() {
     let model =
         rig.shared_model("org/model", &[("weights", noise(13, 30 * PIECE)), ("other", noise(14, PIECE))]);
     rig.publish(&[&model]);
-    // Held open, so that the file, complete by the second time, is still read through the page cache.
+    // Held open, so that the second read, of a file that is complete by then, still uses the page cache.
     let held = File::open(rig.path("org/model/weights")).unwrap();
     let read = || {
         let path = rig.path("org/model/weights");
@@ -130,12 +130,12 @@ fn a_second_reader_is_served_by_the_page_cache() {
     let first = rig.mounted().counters().reads();
     assert!(first > 0);
     assert_eq!(read(), 30 * PIECE);
-    assert_eq!(rig.mounted().counters().reads(), first, "the page cache was thrown away between two opens");
+    assert_eq!(rig.mounted().counters().reads(), first, "the page cache was dropped between two opens");
     drop(held);
 }
 
 #[test]
-fn a_file_that_becomes_complete_while_open_goes_on_reading() {
+fn a_file_can_be_read_while_it_becomes_complete() {
     let rig = Rig::new();
     let bytes = noise(15, 20 * PIECE);
     let model = rig.shared_model("org/model", &[("weights", bytes.clone())]);
@@ -144,7 +144,7 @@ fn a_file_that_becomes_complete_while_open_goes_on_reading() {
     within(PATIENCE, move || {
         let early = File::open(&path).unwrap();
         assert!(std::fs::read(&path).unwrap() == bytes);
-        // Opened incomplete, opened complete, and opened anew after both are closed.
+        // One handle from before the file was complete, one from after, and one after both are closed.
         let late = File::open(&path).unwrap();
         let mut buffer = vec![0; PIECE];
         for file in [&early, &late] {

@@ -1,4 +1,4 @@
-//! What the tests of the mount run on: a real mount over the in-memory swarm.
+//! A real mount over the in-memory swarm, for the tests of the mount.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,18 +18,18 @@ use crate::support::mounts::detach_below;
 use crate::support::process::{PATIENCE, comes_true};
 use crate::support::swarm::FakeSwarm;
 
-/// Bytes a piece in the models made here.
+/// Bytes per piece of the models.
 pub const PIECE: usize = 64 * 1024;
 
-/// Where a peer may be.
+/// An address for a peer.
 pub const PEER: &str = "192.0.2.1:6881";
 
-/// A read timeout that no test reaches.
+/// A read timeout that is longer than any test.
 pub const FOR_EVER: Duration = Duration::from_secs(3600);
 
-/// A mount in a temporary directory, with all that serves it.
+/// A mount in a temporary directory, with all parts that serve it.
 pub struct Rig {
-    /// Always there until the rig is dropped.
+    /// Some until the rig is dropped.
     mounted: Option<Mounted>,
     pub fetch: Arc<Fetch>,
     pub swarm: Arc<FakeSwarm>,
@@ -38,7 +38,7 @@ pub struct Rig {
     pub dir: tempfile::TempDir,
 }
 
-/// A revision that peers may have.
+/// A revision, and the bytes of its files.
 pub struct Model {
     pub info_hash: InfoHash,
     pub revision: Arc<StoredRevision>,
@@ -58,12 +58,12 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
 }
 
 impl Rig {
-    /// A mount that shows nothing yet; reads wait for a minute.
+    /// A mount without models; reads wait for a minute.
     pub fn new() -> Self {
         Self::with_read_timeout(Duration::from_secs(60))
     }
 
-    /// A mount whose reads wait so long.
+    /// A mount without models, with a given read timeout.
     pub fn with_read_timeout(read_timeout: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = runtime();
@@ -76,7 +76,7 @@ impl Rig {
         Self { mounted: Some(mounted), fetch, swarm, store, runtime, dir }
     }
 
-    /// Makes a revision, `org/name` or `org/name@revision`, of files with path and bytes. Nobody has it yet.
+    /// Makes a revision, `org/name` or `org/name@revision`, of files with path and bytes. No peer has it.
     pub fn model(&self, model: &str, files: &[(&str, Vec<u8>)]) -> Model {
         let model: ModelRef = model.parse().unwrap();
         let bytes: BTreeMap<&str, Arc<Vec<u8>>> =
@@ -84,7 +84,7 @@ impl Rig {
         let entries = bytes
             .iter()
             .map(|(path, bytes)| {
-                // The engine in memory does not hash, so any name for the content will do.
+                // The in-memory engine does not hash, so any unique root is sufficient.
                 let root =
                     (!bytes.is_empty()).then(|| PiecesRoot(digest(&[b"root", bytes.as_slice()].concat())));
                 FileEntry::new(*path, bytes.len() as u64, Some(Sha256Digest(digest(bytes))), root)
@@ -105,14 +105,14 @@ impl Rig {
         Model { info_hash, revision, files }
     }
 
-    /// [`Self::model`], with a peer that has all of it.
+    /// [`Self::model`], with a peer that has all of its bytes.
     pub fn shared_model(&self, model: &str, files: &[(&str, Vec<u8>)]) -> Model {
         let model = self.model(model, files);
         self.swarm.peer(model.info_hash, PEER, None);
         model
     }
 
-    /// Shows exactly these.
+    /// Shows exactly these models.
     pub fn publish(&self, models: &[&Model]) {
         self.mounted().publish(models.iter().map(|m| m.revision.clone()).collect::<Vec<_>>());
     }
@@ -131,14 +131,14 @@ impl Rig {
         self.point().join(rest)
     }
 
-    /// Whether the mount is gone within a deadline.
+    /// Whether the mount is gone within 20 s.
     pub fn is_gone(&self) -> bool {
         self.runtime.block_on(async {
             tokio::time::timeout(Duration::from_secs(20), self.mounted().gone()).await.is_ok()
         })
     }
 
-    /// Stops as the program does: answers what waits, then unmounts.
+    /// Stops as the program does: ends all waits, then unmounts.
     pub fn stop(&self) {
         self.fetch.stop();
         self.runtime
@@ -146,7 +146,7 @@ impl Rig {
             .expect("stopping hangs");
     }
 
-    /// Waits until at least so many reads are parked.
+    /// Waits until at least `count` reads are parked.
     pub fn wait_for_parked(&self, count: u64) {
         let parked = || self.mounted().counters().parked();
         self.runtime.block_on(comes_true("the reads are parked", PATIENCE, || parked() >= count));
@@ -165,7 +165,7 @@ pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// A scheduler over an engine in memory.
+/// A scheduler over the in-memory engine.
 pub fn fetch(runtime: &Runtime, paths: Paths, read_timeout: Duration) -> (Arc<Fetch>, Arc<FakeSwarm>) {
     let _inside = runtime.enter();
     let (swarm, mut events) = FakeSwarm::new();
@@ -193,7 +193,7 @@ pub fn mount(point: &Path, fetch: &Arc<Fetch>, runtime: &Runtime) -> Result<Moun
     mount_for(point, false, fetch, runtime)
 }
 
-/// Mounts on an existing directory, for others too if `allow_other`.
+/// Mounts on an existing directory; also for other users if `allow_other`.
 pub fn mount_for(
     point: &Path,
     allow_other: bool,
@@ -215,12 +215,12 @@ pub fn serve(
     Mounted::serve(connection, fetch, runtime).inspect_err(|_| drop(silmaril::mount::unmount(&point, true)))
 }
 
-/// Runs what may hang in a thread of its own, which is given up after the deadline: a hang fails the test.
+/// Runs work that may hang in its own thread. After the deadline the thread is abandoned and the test fails.
 #[track_caller]
 pub fn within<T: Send + 'static>(deadline: Duration, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (tell, told) = mpsc::channel();
-    let thread = std::thread::spawn(move || tell.send(work()));
-    match told.recv_timeout(deadline) {
+    let (sender, receiver) = mpsc::channel();
+    let thread = std::thread::spawn(move || sender.send(work()));
+    match receiver.recv_timeout(deadline) {
         Ok(result) => result,
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
         Err(mpsc::RecvTimeoutError::Disconnected) => {

@@ -15,9 +15,9 @@ use crate::support::fixtures::noise;
 use crate::support::process::{Finished, PATIENCE};
 
 #[test]
-fn looking_around_fetches_nothing() {
+fn metadata_fetches_nothing() {
     let rig = Rig::new();
-    // Nobody has it: whatever would be fetched would hang.
+    // No peer has it, so any fetch would hang.
     let model =
         rig.model("org/model", &[("a/b/c", noise(1, 3 * PIECE)), ("d", noise(2, 10)), ("e", Vec::new())]);
     rig.publish(&[&model]);
@@ -33,19 +33,19 @@ fn looking_around_fetches_nothing() {
         lines[9], "1\t.",
         "nothing is cached; each of the two files that are not empty reports one block"
     );
-    assert!(rig.swarm.calls().is_empty(), "the engine was bothered");
+    assert!(rig.swarm.calls().is_empty(), "the engine was called");
     assert_eq!(rig.mounted().counters().reads(), 0);
 }
 
 #[test]
-fn what_is_not_there_is_told_at_once() {
+fn absent_names_fail_immediately() {
     let rig = Rig::new();
     let model = rig.model("org/model", &[("a", noise(1, 10))]);
     rig.publish(&[&model]);
     let point = rig.point();
     within(Duration::from_secs(20), move || {
         for path in
-            ["nobody", "org/nothing", "org/model@v9", "org/model/b", "datasets/org/model", ".git/config"]
+            ["absent", "org/nothing", "org/model@v9", "org/model/b", "datasets/org/model", ".git/config"]
         {
             assert_eq!(
                 std::fs::metadata(point.join(path)).unwrap_err().kind(),
@@ -85,7 +85,7 @@ fn nothing_can_be_written() {
 }
 
 #[test]
-fn facts_are_extended_attributes() {
+fn files_and_revisions_have_extended_attributes() {
     let rig = Rig::new();
     let model = rig.shared_model("org/model@v1", &[("dir/a", noise(1, 2 * PIECE)), ("b", noise(2, 10))]);
     rig.publish(&[&model]);
@@ -98,11 +98,11 @@ fn facts_are_extended_attributes() {
     python.args(["-c", script]).args([rig.path("org/model/dir/a"), rig.path("org/model@v1")]);
     let printed = Finished::of(&mut python, PATIENCE).ok();
     let entry = model.revision.manifest.files.iter().find(|f| f.path == "dir/a").unwrap();
-    let (ih, publisher) = (model.info_hash, model.revision.manifest.publisher.unwrap());
+    let (info_hash, publisher) = (model.info_hash, model.revision.manifest.publisher.unwrap());
     let expected = format!(
-        "user.silmaril.cached_bytes 0\nuser.silmaril.info_hash {ih}\nuser.silmaril.pieces_root {}\n\
+        "user.silmaril.cached_bytes 0\nuser.silmaril.info_hash {info_hash}\nuser.silmaril.pieces_root {}\n\
          user.silmaril.publisher {publisher}\nuser.silmaril.sha256 {}\nuser.silmaril.cached_bytes 0\n\
-         user.silmaril.info_hash {ih}\nuser.silmaril.publisher {publisher}\nuser.silmaril.revision v1\nTrue\n",
+         user.silmaril.info_hash {info_hash}\nuser.silmaril.publisher {publisher}\nuser.silmaril.revision v1\nTrue\n",
         entry.pieces_root.unwrap(),
         entry.sha256.unwrap()
     );
@@ -117,7 +117,7 @@ fn facts_are_extended_attributes() {
 }
 
 #[test]
-fn blocks_and_free_space_tell_what_is_here() {
+fn blocks_and_free_space_show_cached_bytes() {
     let rig = Rig::new();
     let model = rig.shared_model("org/model", &[("a", noise(1, 100 * PIECE)), ("b", noise(2, 100 * PIECE))]);
     rig.publish(&[&model]);
@@ -135,7 +135,7 @@ fn blocks_and_free_space_tell_what_is_here() {
     within(PATIENCE, move || std::fs::read(path).unwrap());
     assert_eq!(free(), all - 100 * PIECE as u64);
     assert_eq!(std::fs::metadata(&b).unwrap().blocks(), 1);
-    // The kernel may remember the attributes of an incomplete file for a second.
+    // The kernel may cache the attributes of an incomplete file for a second.
     let blocks = within(Duration::from_secs(20), move || {
         loop {
             let blocks = std::fs::metadata(&a).unwrap().blocks();
@@ -149,7 +149,7 @@ fn blocks_and_free_space_tell_what_is_here() {
 }
 
 #[test]
-fn sparse_archives_and_copies_of_uncached_files_hold_the_bytes() {
+fn sparse_archives_and_copies_contain_uncached_bytes() {
     let rig = Rig::new();
     let model = rig.shared_model("org/model", &[("a", noise(1, 3_000_001)), ("b", noise(2, 3_000_001))]);
     rig.publish(&[&model]);
@@ -186,7 +186,7 @@ fn an_uncached_file_is_data_up_to_its_end() {
 }
 
 #[test]
-fn a_directory_of_thousands_is_listed_once_each() {
+fn a_large_directory_is_listed_completely() {
     let rig = Rig::new();
     let names: Vec<String> = (0..5000).map(|n| format!("shards/model-{n:05}-of-05000.safetensors")).collect();
     let files: Vec<(&str, Vec<u8>)> = names.iter().map(|n| (n.as_str(), n.as_bytes().to_vec())).collect();
@@ -198,7 +198,7 @@ fn a_directory_of_thousands_is_listed_once_each() {
     assert_eq!(listed.len(), 5000);
     let expected: BTreeSet<String> = names.iter().map(|n| n["shards/".len()..].to_owned()).collect();
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), expected);
-    // `ls -l` looks at each of them as well.
+    // `ls -l` also reads the attributes of each file.
     let mut ls = Command::new("ls");
     let lines = Finished::of(ls.args(["-l", "--time-style=+%s"]).arg(&dir), PATIENCE).ok();
     assert_eq!(lines.lines().count(), 5001);
@@ -209,7 +209,7 @@ fn a_directory_of_thousands_is_listed_once_each() {
 }
 
 #[test]
-fn publishing_while_a_directory_is_read_neither_loses_nor_repeats() {
+fn publishing_does_not_disturb_an_open_directory() {
     let rig = Rig::new();
     let names: Vec<String> = (0..3000).map(|n| format!("org/m{n:05}")).collect();
     let models: Vec<_> = names.iter().map(|n| rig.model(n, &[("f", vec![1])])).collect();
@@ -225,7 +225,7 @@ fn publishing_while_a_directory_is_read_neither_loses_nor_repeats() {
 }
 
 #[test]
-fn publishing_again_keeps_inodes_and_removal_is_seen_soon() {
+fn inodes_are_kept_and_removal_is_visible_soon() {
     let rig = Rig::new();
     let (a, b) = (rig.model("org/a", &[("dir/f", vec![1])]), rig.model("org/b", &[("f", vec![2])]));
     rig.publish(&[&a, &b]);
@@ -236,14 +236,14 @@ fn publishing_again_keeps_inodes_and_removal_is_seen_soon() {
     assert_eq!(["org", "org/a", "org/a/dir/f", "org/b/f"].map(ino), before);
     rig.publish(&[&b]);
     let gone = rig.path("org/a/dir/f");
-    // Names above the models are remembered by the kernel for a second.
+    // The kernel caches names above the models for a second.
     within(Duration::from_secs(20), move || {
         while std::fs::metadata(&gone).is_ok() {
             std::thread::yield_now();
         }
     });
     assert_eq!(ino("org/b/f"), before[3]);
-    // A new model is found at once.
+    // A new model is found immediately.
     let d = rig.model("org/d", &[("f", vec![4])]);
     rig.publish(&[&b, &d]);
     assert!(rig.path("org/d/f").exists());

@@ -1,4 +1,4 @@
-//! When bytes do not come: nobody else waits, and those who wait can be stopped.
+//! When bytes do not arrive, other readers continue, and the waiting readers can be stopped.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::support::fixtures::{dd_command, hashes, noise};
 use crate::support::mounts::is_mounted;
 use crate::support::process::{PATIENCE, Proc, until};
 
-/// Longer than anything that does not wait takes on a busy machine, shorter than the read timeout of these tests.
+/// Longer than any operation that does not wait takes on a busy machine, and shorter than the read timeout of these tests.
 const PROMPT: Duration = Duration::from_secs(15);
 
 #[test]
@@ -30,7 +30,7 @@ fn a_dead_swarm_does_not_delay_another_model() {
 }
 
 #[test]
-fn a_killed_reader_ends_and_so_do_its_reads() {
+fn the_reads_of_a_killed_reader_end() {
     let rig = Rig::with_read_timeout(FOR_EVER);
     let dead = rig.model("org/dead", &[("weights", noise(1, 40 * PIECE))]);
     rig.publish(&[&dead]);
@@ -38,12 +38,12 @@ fn a_killed_reader_ends_and_so_do_its_reads() {
     rig.wait_for_parked(1);
     reader.signal(Signal::KILL);
     reader.wait(PROMPT);
-    // The read-ahead that the reader left behind.
+    // The read-ahead of the reader must end too.
     until("nothing waits", PROMPT, || rig.mounted().counters().parked() == 0);
 }
 
 #[test]
-fn a_blocked_reader_goes_on_when_a_peer_comes() {
+fn a_blocked_reader_continues_when_a_peer_connects() {
     let rig = Rig::new();
     let model = rig.model("org/model", &[("weights", noise(3, 20 * PIECE))]);
     rig.publish(&[&model]);
@@ -55,7 +55,7 @@ fn a_blocked_reader_goes_on_when_a_peer_comes() {
 }
 
 #[test]
-fn a_read_that_times_out_is_an_error_after_one_timeout() {
+fn a_read_fails_after_one_timeout() {
     let timeout = Duration::from_secs(4);
     let rig = Rig::with_read_timeout(timeout);
     let dead = rig.model("org/dead", &[("weights", noise(1, 40 * PIECE))]);
@@ -65,8 +65,8 @@ fn a_read_that_times_out_is_an_error_after_one_timeout() {
     let error = within(PATIENCE, move || std::fs::read(path).unwrap_err());
     assert_eq!(rustix::io::Errno::from_io_error(&error), Some(rustix::io::Errno::IO));
     let took = start.elapsed();
-    assert!(took >= timeout, "it gave up after {took:?}");
-    // The kernel asks again for the page that was waited for; that must not wait as long again.
+    assert!(took >= timeout, "the read failed after {took:?}");
+    // The kernel requests the page a second time. That request must not wait as long again.
     assert!(took < timeout * 2, "it took {took:?}");
 }
 
@@ -84,14 +84,14 @@ fn stopping_answers_blocked_readers_and_unmounts() {
     assert!(start.elapsed() < PROMPT);
     assert!(!is_mounted(&rig.point()));
     for reader in &mut readers {
-        assert!(!reader.wait(PROMPT).success(), "a reader was given bytes that nobody has");
+        assert!(!reader.wait(PROMPT).success(), "a reader received bytes that no peer has");
     }
     assert!(rig.is_gone());
     assert_eq!(rig.mounted().counters().parked(), 0);
 }
 
 #[test]
-fn unmounting_lazily_under_a_blocked_reader_lets_it_be_killed() {
+fn a_blocked_reader_dies_after_a_lazy_unmount() {
     let rig = Rig::new();
     let dead = rig.model("org/dead", &[("weights", noise(1, 40 * PIECE))]);
     rig.publish(&[&dead]);
@@ -101,7 +101,7 @@ fn unmounting_lazily_under_a_blocked_reader_lets_it_be_killed() {
     assert!(!is_mounted(&rig.point()));
     reader.signal(Signal::KILL);
     reader.wait(Duration::from_secs(5));
-    assert!(rig.is_gone(), "the connection outlived its last user");
+    assert!(rig.is_gone(), "the connection is still open after the end of its last user");
 }
 
 #[test]

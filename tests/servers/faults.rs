@@ -1,4 +1,4 @@
-//! Each fault of the test servers is what it says, seen by an ordinary HTTP client, and ends when it should.
+//! Tests of the faults of the test servers, with an ordinary HTTP client: the effect of each fault, and its end.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::support::web::place::Place;
 
 const SIZE: usize = 300_000;
 
-/// A server of one file, under every path.
+/// A server that has the same file under every path.
 struct Server {
     site: Site,
     log: Log,
@@ -46,7 +46,7 @@ impl Server {
         self.client.get(format!("{}{path}", self.site.url())).headers(headers).send().await.unwrap()
     }
 
-    /// The header of the first answer with this fault; the second must be as if nothing had been.
+    /// Status and header of a response with this fault. Checks that the next response has no fault.
     async fn once(&self, fault: Fault, header: &str) -> (u16, String) {
         self.site.faults().times(1, "/file", fault);
         let response = self.get("/file", &[]).await;
@@ -57,7 +57,7 @@ impl Server {
     }
 }
 
-/// Bytes until the body ends or breaks, and whether it ended.
+/// The bytes up to the end or the failure of the body, and whether it ended.
 async fn read(mut response: Response) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
     loop {
@@ -70,7 +70,7 @@ async fn read(mut response: Response) -> (Vec<u8>, bool) {
 }
 
 #[tokio::test]
-async fn ranges_hold_while_the_tag_does() {
+async fn ranges_are_sent_only_for_the_current_tag() {
     let server = Server::new();
     let response = server.get("/file", &[(RANGE, "bytes=10-19"), (IF_RANGE, "\"tag\"")]).await;
     assert_eq!(response.status(), 206);
@@ -85,7 +85,7 @@ async fn ranges_hold_while_the_tag_does() {
 }
 
 #[tokio::test]
-async fn refusals_come_as_often_as_they_should() {
+async fn refusals_have_the_requested_number() {
     let server = Server::new();
     let cases = [
         (Fault::Status(503), "", (503, "")),
@@ -112,7 +112,7 @@ async fn refusals_come_as_often_as_they_should() {
 }
 
 #[tokio::test]
-async fn bodies_break_as_they_should() {
+async fn bodies_have_the_requested_faults() {
     let server = Server::new();
     let faults = server.site.faults();
     faults.times(1, "/file", Fault::Truncated(100_000));
@@ -131,7 +131,7 @@ async fn bodies_break_as_they_should() {
     assert!(ended && bytes == server.file);
     assert!(before.elapsed() >= Duration::from_millis(290), "{:?}", before.elapsed());
 
-    // What was written before the silence arrives, and the connection is still open after it.
+    // The bytes before the stall are received, and the connection stays open.
     faults.times(1, "/file", Fault::Stalled(100_000));
     let mut response = server.get("/file", &[]).await;
     let mut bytes = 0;
@@ -140,11 +140,11 @@ async fn bodies_break_as_they_should() {
     }
     assert_eq!(bytes, 100_000);
     let more = tokio::time::timeout(Duration::from_millis(200), response.chunk()).await;
-    assert!(more.is_err(), "a stalled body said {more:?}");
+    assert!(more.is_err(), "a stalled body returned {more:?}");
 }
 
 #[tokio::test]
-async fn ranges_go_wrong_as_they_should() {
+async fn ranges_have_the_requested_faults() {
     let server = Server::new();
     let faults = server.site.faults();
     faults.times(1, "/file", Fault::IgnoresRange);
@@ -160,7 +160,7 @@ async fn ranges_go_wrong_as_they_should() {
 }
 
 #[tokio::test]
-async fn the_log_says_what_was_asked_and_sent() {
+async fn log_has_requests_and_sent_bytes() {
     let server = Server::new();
     let request = server.client.get(format!("{}/a%20b?x=1", server.site.url()));
     let response = request.header(RANGE, "bytes=0-9").bearer_auth("secret").send().await.unwrap();

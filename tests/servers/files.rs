@@ -1,4 +1,4 @@
-//! The plain web server of the tests.
+//! Tests of the plain web server that other tests use.
 
 use reqwest::header::{CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 
@@ -9,7 +9,7 @@ use crate::support::process::{Finished, PATIENCE};
 use crate::support::web::place::Place;
 
 #[tokio::test]
-async fn a_directory_is_served_with_ranges_and_each_request_is_logged() {
+async fn directory_is_served_with_ranges_and_a_log() {
     let dir = tempfile::tempdir().unwrap();
     let weights = noise(5, 1 << 20);
     model_dir(&dir.path().join("org/name"), &[("a b.bin", &weights), (".gitattributes", b"x\n")]);
@@ -43,7 +43,7 @@ async fn a_directory_is_served_with_ranges_and_each_request_is_logged() {
 }
 
 #[test]
-fn a_server_on_a_test_host_is_reached_from_others() {
+fn server_on_a_test_host_is_reachable_from_another() {
     let net = Net::new();
     let (web, user) = (net.host("web"), net.host("user"));
     let dir = model_dir(&web.home().join("www"), &[("file", b"hello")]);

@@ -1,4 +1,4 @@
-//! The git host of the tests, seen by the real git and git-lfs.
+//! Tests of the git host that other tests use, with the real git and git-lfs.
 
 use crate::support::fixtures::{minilm, model_dir, noise};
 use crate::support::git_server::{GitServer, Hrefs, Login, clone, tree};
@@ -44,7 +44,7 @@ impl Setting {
         self.user.home().join("original")
     }
 
-    /// Clones and compares.
+    /// Clones, and compares the result with the original.
     #[track_caller]
     fn clones(&self, into: &str) {
         assert_eq!(tree(&clone(&self.user, &self.git.url("org/name"), "main", into)), tree(&self.original()));
@@ -64,7 +64,7 @@ impl Setting {
 }
 
 #[test]
-fn a_clone_with_lfs_is_what_was_committed() {
+fn clone_with_lfs_is_equal_to_the_commit() {
     let setting = Setting::new(GitServer::start);
     let repo = setting.repos.create(MINILM);
     let commit = repo.commit(&minilm());
@@ -73,7 +73,7 @@ fn a_clone_with_lfs_is_what_was_committed() {
     let head =
         Finished::of(setting.user.command("git").args(["-C", "minilm", "rev-parse", "HEAD"]), PATIENCE);
     assert_eq!(head.ok().trim(), commit);
-    // The object came from lighttpd itself.
+    // lighttpd has sent the object.
     let served = setting.git.served();
     let objects: Vec<_> = served.iter().filter(|served| served.path.contains("/lfs/objects/53/")).collect();
     assert_eq!(objects.len(), 1, "{served:#?}");
@@ -82,7 +82,7 @@ fn a_clone_with_lfs_is_what_was_committed() {
 }
 
 #[test]
-fn branches_tags_and_urls_without_git_are_cloned_and_a_shallow_clone_is_one_commit() {
+fn branches_tags_and_shallow_clones_work() {
     let setting = Setting::new(GitServer::start);
     let first = setting.repo.resolve("main").unwrap();
     setting.repo.tag("v1", &first);
@@ -113,7 +113,7 @@ fn hub_and_git_serve_the_same_commits() {
 }
 
 #[test]
-fn a_private_host_wants_a_login_for_git_and_for_lfs() {
+fn private_host_requires_a_login_for_git_and_lfs() {
     let login = Login { user: "reader".into(), password: "secret".into() };
     let setting = Setting::new(|place, repos| GitServer::private(place, repos, login));
     let url = setting.git.url("org/name");
@@ -133,7 +133,7 @@ fn a_private_host_wants_a_login_for_git_and_for_lfs() {
 }
 
 #[test]
-fn every_way_of_handing_out_objects_works() {
+fn every_kind_of_object_link_works() {
     let setting = Setting::new(GitServer::start);
     for (into, hrefs) in [("a", Hrefs::Static), ("b", Hrefs::SignedQuery), ("c", Hrefs::SignedHeader)] {
         setting.git.set_hrefs(hrefs);
@@ -143,7 +143,7 @@ fn every_way_of_handing_out_objects_works() {
 }
 
 #[test]
-fn objects_go_wrong_and_are_mended() {
+fn faults_of_objects_fail_a_clone_until_they_are_cleared() {
     let setting = Setting::new(GitServer::start);
     let (git, sha256) = (&setting.git, setting.sha256());
     let attempt = |into: &str| {
@@ -166,13 +166,13 @@ fn objects_go_wrong_and_are_mended() {
         git.object_faults().always(&sha256, fault);
         assert!(!attempt(into).status.success(), "{into}");
         git.object_faults().clear();
-        setting.clones(&format!("{into}-mended"));
+        setting.clones(&format!("{into}-cleared"));
     }
     git.faults().always("batch", Fault::Status(503));
     assert!(!attempt("no-batch").status.success());
     git.faults().clear();
 
-    // A link that has expired is refused, whoever asks; a new one from the batch endpoint is not.
+    // An expired link is refused for every client; a new link from the batch endpoint works.
     git.set_hrefs(Hrefs::SignedQuery);
     setting.clones("signed");
     let asked = git.log().all();
@@ -184,7 +184,7 @@ fn objects_go_wrong_and_are_mended() {
         except urllib.error.HTTPError as e: print(e.code)";
     let mut old = setting.user.command("/usr/bin/python3");
     assert_eq!(Finished::of(old.args(["-c", script, &href]), PATIENCE).ok(), "403\n");
-    setting.clones("signed-anew");
+    setting.clones("signed-again");
 
     // An object that the host has lost.
     std::fs::remove_file(setting.repo.lfs_object(&sha256).unwrap()).unwrap();

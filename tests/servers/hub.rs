@@ -1,4 +1,4 @@
-//! The stand-in for the hub is a fair one: the real client gets from it what it gets from the real one.
+//! Tests of the hub that other tests use, with the real client: it behaves like the real hub.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::support::web::place::Place;
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const ATTRIBUTES: &[u8] = b"*.bin filter=lfs diff=lfs merge=lfs -text\n";
 
-/// A hub on one host, and the real client on another, which reaches nothing else.
+/// A hub on one host, and the real client on another host that can reach only the hub.
 struct Hf {
     hub: Hub,
     repos: Repos,
@@ -34,7 +34,7 @@ impl Hf {
         Self { hub, repos, user, _server: server, _net: net }
     }
 
-    /// A repository of a few small files, one of them in LFS.
+    /// A repository of a few small files, one of which is in LFS.
     fn small(&self, id: &str) -> Repo {
         let repo = self.repos.create(id);
         repo.commit(&model_dir(
@@ -80,7 +80,7 @@ impl Hf {
     }
 }
 
-/// What is in a directory, without what the client keeps there for itself.
+/// The files of a directory without the client's cache.
 fn content(dir: &Path) -> BTreeMap<String, String> {
     let mut files = hashes(dir, PATIENCE);
     files.retain(|path, _| !path.starts_with(".cache/"));
@@ -88,7 +88,7 @@ fn content(dir: &Path) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn hf_download_gets_a_whole_model_and_gives_its_token_to_the_hub_alone() {
+fn hf_download_sends_its_token_only_to_the_hub() {
     let hf = Hf::new();
     hf.repos.create(MINILM).commit(&minilm());
     hf.hub.set_page_size(5);
@@ -105,7 +105,7 @@ fn hf_download_gets_a_whole_model_and_gives_its_token_to_the_hub_alone() {
 }
 
 #[test]
-fn branches_tags_and_commits_are_what_the_client_asked_for() {
+fn branches_tags_and_commits_are_served() {
     let hf = Hf::new();
     let repo = hf.small("org/name");
     let first = repo.resolve("main").unwrap();
@@ -134,7 +134,7 @@ fn branches_tags_and_commits_are_what_the_client_asked_for() {
 }
 
 #[test]
-fn a_download_that_is_cut_goes_on_where_it_was() {
+fn cut_download_is_resumed() {
     let hf = Hf::new();
     hf.repos.create(MINILM).commit(&minilm());
     hf.hub.cdn_faults().times(1, "model.safetensors", Fault::Truncated(30_000_000));
@@ -145,13 +145,13 @@ fn a_download_that_is_cut_goes_on_where_it_was() {
     assert_eq!(asked.len(), 2, "{asked:#?}");
     let from = asked[1].range.as_ref().and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-'));
     let from: u64 = from.unwrap().parse().unwrap();
-    assert!(from > 20_000_000 && from <= 30_000_000, "went on at {from}");
+    assert!(from > 20_000_000 && from <= 30_000_000, "resumed at {from}");
     assert_eq!((asked[0].sent, asked[1].sent), (30_000_000, 90_868_376 - from));
     assert_eq!((asked[0].status, asked[1].status), (200, 206));
 }
 
 #[test]
-fn patterns_choose_what_a_snapshot_has() {
+fn patterns_select_the_files_of_a_snapshot() {
     let hf = Hf::new();
     hf.small("org/name");
     let script = "from huggingface_hub import snapshot_download\n\
@@ -163,7 +163,7 @@ fn patterns_choose_what_a_snapshot_has() {
 }
 
 #[test]
-fn gated_and_private_repositories_are_refused_as_the_hub_does() {
+fn gated_and_private_repositories_are_refused() {
     let hf = Hf::new();
     hf.small("org/gated");
     hf.small("org/private");
@@ -204,7 +204,7 @@ fn gated_and_private_repositories_are_refused_as_the_hub_does() {
 }
 
 #[test]
-fn datasets_are_apart_from_models() {
+fn datasets_are_separate_from_models() {
     let hf = Hf::new();
     hf.small("datasets/org/name");
     let out = hf.download("out", &["org/name", "--repo-type", "dataset"], None);
@@ -250,7 +250,7 @@ async fn redirects_lead_to_the_bytes_and_links_expire() {
     assert_eq!(get(link().await).await.bytes().await.unwrap(), weights);
     assert_eq!(get(format!("{}/org/name/resolve/main/sub", hub.url())).await.status(), 404);
 
-    // A fault of a small file shows where its bytes are, not in the redirect to them.
+    // A fault of a small file affects its bytes, not the redirect to them.
     hub.faults().times(1, ".gitattributes", Fault::WrongBytes);
     let redirect = get(format!("{}/org/name/resolve/main/.gitattributes", hub.url())).await;
     assert_eq!(redirect.status(), 307);
@@ -261,7 +261,7 @@ async fn redirects_lead_to_the_bytes_and_links_expire() {
 }
 
 #[test]
-fn a_renamed_repository_is_found_under_its_old_name() {
+fn renamed_repository_is_found_by_its_old_name() {
     let hf = Hf::new();
     hf.small("org/new");
     hf.hub.moved("org/old", "org/new");
@@ -270,7 +270,7 @@ fn a_renamed_repository_is_found_under_its_old_name() {
 }
 
 #[test]
-fn the_client_waits_as_a_429_says() {
+fn client_waits_for_the_requested_pause() {
     let hf = Hf::new();
     hf.small("org/name");
     hf.hub.cdn_faults().times(1, "weights.bin", Fault::RetryAfter(1));

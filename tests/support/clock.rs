@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// Lets so much time pass, in none: what is due meanwhile happens, in its order. Panics where the clock runs, since
-/// there it would be waiting for luck.
+/// Advances the paused clock by this time. Timers that are due meanwhile fire, in their order. Panics if the clock is
+/// not paused, since a real wait would make the test depend on the machine's speed.
 pub async fn pass(time: Duration) {
-    // Of a clock that runs this is refused.
+    // tokio refuses this call when the clock is not paused.
     tokio::time::advance(Duration::ZERO).await;
     tokio::time::sleep(time).await;
 }

@@ -1,5 +1,5 @@
-//! A web in memory: servers that stall, lie, fail and are cut off, as the test says. It keeps a record of all it is
-//! asked.
+//! A web in memory: its servers stall, send wrong bytes, fail or disconnect as the test chooses. It records all
+//! requests.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,29 +13,29 @@ use silmaril::fetch::web::{WebBody, WebError, WebRequest, WebSettings, WebSource
 /// Bytes of a chunk of a body.
 const CHUNK: usize = 64 << 10;
 
-/// How a server answers.
+/// The behaviour of a server for one request.
 #[derive(Debug, Clone)]
 pub enum Answer {
     /// All bytes, one chunk after another without delay.
     Good,
-    /// All bytes, with so much time before each chunk.
+    /// All bytes, with this delay before each chunk.
     Slow(Duration),
-    /// It accepts and says nothing.
+    /// The server accepts the request and sends nothing.
     Silent,
-    /// It begins its answer and stops after so many bytes, without an end.
+    /// The answer stalls after this many bytes.
     Stalls(usize),
-    /// It ends after so many bytes.
+    /// The connection ends after this many bytes.
     Cut(usize),
-    /// Other bytes from that offset of the file on.
+    /// Wrong bytes from this offset of the file to its end.
     Lie(u64),
-    /// An error.
+    /// The request fails with this error.
     Error(WebError),
 }
 
 #[derive(Default)]
 struct Inner {
     files: HashMap<String, Arc<Vec<u8>>>,
-    /// What the next requests are answered with; afterwards it is `always`.
+    /// Answers for the next requests. When the list is empty, `always` applies.
     next: VecDeque<Answer>,
     always: HashMap<String, Answer>,
     asked: Vec<WebRequest>,
@@ -56,7 +56,7 @@ impl FakeWeb {
         self.0.lock().unwrap()
     }
 
-    /// What `Fetch` is given.
+    /// The settings with which `Fetch` uses this web.
     pub fn settings(self: &Arc<Self>) -> WebSettings {
         WebSettings {
             source: Arc::new(Handle(self.clone())),
@@ -64,43 +64,43 @@ impl FakeWeb {
         }
     }
 
-    /// A file is there under an address.
+    /// Adds a file at an address.
     pub fn serve(&self, url: &str, bytes: Arc<Vec<u8>>) {
         self.inner().files.insert(url.to_owned(), bytes);
     }
 
-    /// The next request is answered like this.
+    /// Sets the answer to the next request.
     pub fn once(&self, answer: Answer) {
         self.inner().next.push_back(answer);
     }
 
-    /// Requests of addresses that begin so are answered like this from now on.
+    /// Sets the answer to all further requests for addresses that begin with `prefix`.
     pub fn always(&self, prefix: &str, answer: Answer) {
         self.inner().always.insert(prefix.to_owned(), answer);
     }
 
-    /// All requests since the last time this was asked.
+    /// All requests since the last call.
     pub fn asked(&self) -> Vec<WebRequest> {
         std::mem::take(&mut self.inner().asked)
     }
 
-    /// Their ranges, in order.
+    /// The ranges of [`Self::asked`], in order.
     pub fn ranges(&self) -> Vec<std::ops::Range<u64>> {
         self.asked().into_iter().map(|request| request.range).collect()
     }
 
-    /// Requests that are open now.
+    /// The number of requests that are open now.
     pub fn open(&self) -> usize {
         self.inner().open
     }
 
-    /// The most that were open at once.
+    /// The highest number of requests that were open at the same time.
     pub fn most_open(&self) -> usize {
         self.inner().most_open
     }
 }
 
-/// Counts a request while it lives.
+/// Counts a request as open until it is dropped.
 struct Open(Arc<FakeWeb>);
 
 impl Drop for Open {
@@ -154,7 +154,7 @@ impl WebSource for Handle {
                 false => stream::empty().boxed(),
             };
             let body = chunks.chain(end).map(move |chunk| {
-                // The body holds it.
+                // The body keeps the request counted as open.
                 let _open = &open;
                 chunk
             });

@@ -1,15 +1,15 @@
-//! A directory on a plain web server: what a web seed is (BEP 19).
+//! A directory on a plain web server, as a web seed (BEP 19) is.
 
 use std::path::Path;
 
 use super::web::lighttpd::{Lighttpd, Served};
 use super::web::place::Place;
 
-/// A running server of a directory, with ranges. Dropping it ends that.
+/// A running server of a directory, with ranges. Dropping it ends the server.
 pub struct FileServer(Lighttpd);
 
 impl FileServer {
-    /// Serves all that is below a directory, whatever is put there later too.
+    /// Serves all files below a directory, including files that are added later.
     pub fn start(place: &Place, dir: &Path) -> Self {
         Self(Lighttpd::start(place, &dir.canonicalize().unwrap(), ""))
     }
@@ -19,13 +19,13 @@ impl FileServer {
         self.0.url()
     }
 
-    /// The requests that have been answered, in the order of their ends.
+    /// The answered requests, in the order of their ends.
     #[track_caller]
     pub fn served(&self) -> Vec<Served> {
         self.0.served()
     }
 
-    /// Bytes of bodies that were sent, for paths that contain this text.
+    /// Bytes of bodies that were sent for paths that contain `path`.
     #[track_caller]
     pub fn sent(&self, path: &str) -> u64 {
         self.served().iter().filter(|served| served.path.contains(path)).map(|served| served.sent).sum()

@@ -14,7 +14,7 @@ use super::web::log::Log;
 use super::web::place::Place;
 use super::web::uri::decoded_path;
 
-/// A running server. Dropping it ends that.
+/// A running server. Dropping it ends the server.
 pub struct FileSite {
     site: Site,
     log: Log,
@@ -41,12 +41,12 @@ impl FileSite {
         self.site.url()
     }
 
-    /// What it was asked.
+    /// The requests that the server has received.
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// What goes wrong.
+    /// The faults that can be switched on.
     pub fn faults(&self) -> &Faults {
         self.site.faults()
     }

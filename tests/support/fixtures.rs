@@ -25,7 +25,7 @@ pub fn wordllama() -> PathBuf {
     downloaded("fixtures/wordllama")
 }
 
-/// Runs a script with the Python that has safetensors, numpy, tokenizers and huggingface_hub.
+/// Runs a script with the Python of the fixtures, which has safetensors, numpy, tokenizers and huggingface_hub.
 pub fn python(script: &str, args: &[&Path], deadline: Duration) -> Finished {
     let mut command = Command::new(downloaded("venv/bin/python"));
     Finished::of(command.args(["-I", "-c", script]).args(args), deadline)
@@ -41,7 +41,7 @@ pub fn reader(file: &Path) -> Proc {
     Proc::spawn(Command::new("/usr/bin/python3").args(["-I", "-c", script]).arg(file))
 }
 
-/// `len` bytes that no compressor shortens, the same for the same seed, different for another.
+/// `len` bytes that cannot be compressed. The same seed gives the same bytes.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);
@@ -66,8 +66,8 @@ pub fn model_dir(dir: &Path, files: &[(&str, &[u8])]) -> PathBuf {
     dir.to_owned()
 }
 
-/// SHA-256 of every file below a directory, by relative path, read by another process so that a stuck read fails
-/// the test at the deadline and no later.
+/// SHA-256 of every file below a directory, by relative path. Another process reads the files, so that a stuck read
+/// fails the test at the deadline.
 pub fn hashes(dir: &Path, deadline: Duration) -> BTreeMap<String, String> {
     let mut command = Command::new("sh");
     command
@@ -83,7 +83,7 @@ pub fn hashes(dir: &Path, deadline: Duration) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Reads `count` blocks of `block` bytes from block `skip` of a file on, in another process; how it ended.
+/// Reads `count` blocks of `block` bytes from block `skip` of a file on, in another process, and returns its result.
 pub fn dd(file: &Path, block: usize, skip: usize, count: usize, deadline: Duration) -> Finished {
     Finished::of(&mut dd_command(file, block, skip, count), deadline)
 }

@@ -1,8 +1,9 @@
-//! A git host: the real `git-http-backend` under lighttpd, and LFS beside it.
+//! A git host: the real `git-http-backend` under lighttpd, with an LFS server.
 //!
-//! The repositories are those of [`super::repos`], so a commit has the same id here and on the stand-in for the hub. The
-//! batch endpoint is where git-lfs looks for it, below the remote's URL. Objects are static files of lighttpd, or come
-//! from a second origin in Rust that can be told to fail. The oracle is `git clone` with git-lfs: [`clone`].
+//! The repositories are those of [`super::repos`], so a commit has the same id here and on the test hub. The batch
+//! endpoint has the path that git-lfs expects below the remote's URL. Objects are static files of lighttpd, or come
+//! from a second origin in Rust that can be made to fail. Results are compared with `git clone` and git-lfs:
+//! [`clone`].
 
 mod lfs;
 
@@ -23,18 +24,18 @@ use super::web::links::Links;
 use super::web::log::Log;
 use super::web::place::Place;
 
-/// Where the batch endpoint lets clients fetch objects.
+/// The links that the batch endpoint returns for objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hrefs {
-    /// From lighttpd, at the origin of the repository itself, by links that never expire.
+    /// Links to lighttpd, the origin of the repository itself, that never expire.
     Static,
-    /// From the second origin, by a signed link that expires, as on the hub.
+    /// Signed links to the second origin, which expire, as on the hub.
     SignedQuery,
-    /// From the second origin, with a header that the batch endpoint hands out, as Gitea does.
+    /// Links to the second origin that need a header from the batch endpoint, as on Gitea.
     SignedHeader,
 }
 
-/// Who may read a private host: the user and password for git, the same or the password as bearer token for LFS.
+/// The login of a private host: user and password for git; the same, or the password as bearer token, for LFS.
 #[derive(Debug, Clone)]
 pub struct Login {
     /// The user's name.
@@ -43,7 +44,7 @@ pub struct Login {
     pub password: String,
 }
 
-/// A running git host. Dropping it ends that.
+/// A running git host. Dropping it ends the host.
 pub struct GitServer {
     lighttpd: Lighttpd,
     batch: Site,
@@ -53,7 +54,7 @@ pub struct GitServer {
     _dir: tempfile::TempDir,
 }
 
-/// What the batch endpoint knows.
+/// The data that the batch endpoint uses.
 struct State {
     repos: Repos,
     links: Arc<Links>,
@@ -64,27 +65,27 @@ struct State {
 }
 
 impl GitServer {
-    /// Starts a host that everybody may read.
+    /// Starts a host that all clients may read.
     pub fn start(place: &Place, repos: &Repos) -> Self {
         Self::with(place, place, repos, None)
     }
 
-    /// Starts a host in front of a stand-in for the hub (`http://address:port`): together they are one origin that
-    /// speaks the hub's API and git, as the hub does. With a login, git wants that.
+    /// Starts a host in front of a test hub (`http://address:port`): together they are one origin that serves the
+    /// hub's API and git, as the real hub does. With a login, git requires it.
     pub fn before_hub(place: &Place, repos: &Repos, hub: &str, login: Option<Login>) -> Self {
         let server = Self::build(place, place, repos, login, Some(hub));
         server.set_hrefs(Hrefs::SignedQuery);
         server
     }
 
-    /// Starts a host that answers 401 to all who do not log in. Objects are handed out by [`Hrefs::SignedHeader`].
+    /// Starts a host that answers 401 to clients without the login. Objects have links of [`Hrefs::SignedHeader`].
     pub fn private(place: &Place, repos: &Repos, login: Login) -> Self {
         let server = Self::with(place, place, repos, Some(login));
         server.set_hrefs(Hrefs::SignedHeader);
         server
     }
 
-    /// Starts a host whose second origin is at another place.
+    /// Starts a host whose second origin has another address.
     pub fn with(place: &Place, objects: &Place, repos: &Repos, login: Option<Login>) -> Self {
         Self::build(place, objects, repos, login, None)
     }
@@ -112,7 +113,7 @@ impl GitServer {
         self.lighttpd.url()
     }
 
-    /// What `git clone` takes for a repository: `http://address:port/org/name.git`.
+    /// The URL for `git clone`: `http://address:port/org/name.git`.
     pub fn url(&self, id: &str) -> String {
         format!("{}/{id}.git", self.lighttpd.url())
     }
@@ -133,29 +134,30 @@ impl GitServer {
         self.lighttpd.served()
     }
 
-    /// What goes wrong at the batch endpoint.
+    /// Faults of the batch endpoint.
     pub fn faults(&self) -> &Faults {
         self.batch.faults()
     }
 
-    /// What goes wrong with the bytes of objects. Their paths end in the SHA-256; while a fault waits for one, it is
-    /// handed out from the second origin.
+    /// Faults of the bytes of objects, whose paths end in the SHA-256. While a fault waits for an object, its link
+    /// leads to the second origin.
     pub fn object_faults(&self) -> &Faults {
         self.objects.faults()
     }
 
-    /// Says from where objects are handed out.
+    /// Sets the kind of links for objects.
     pub fn set_hrefs(&self, hrefs: Hrefs) {
         *self.state.hrefs.lock().unwrap() = hrefs;
     }
 
-    /// Lets all signed links handed out so far expire. New ones work.
+    /// Makes all signed links so far expire. New links work.
     pub fn expire_links(&self) {
         self.state.links.expire();
     }
 }
 
-/// lighttpd's configuration: LFS to the batch endpoint, git to git, all else to the hub or static.
+/// lighttpd's configuration: LFS requests go to the batch endpoint, git requests to git, all other ones to the hub or
+/// to static files.
 fn configuration(repos: &Repos, batch: &str, hub: Option<&str>, login: Option<&Login>, dir: &Path) -> String {
     let proxy = |to: &str| {
         let (host, port) = to.strip_prefix("http://").unwrap().split_once(':').unwrap();
@@ -191,7 +193,7 @@ fn configuration(repos: &Repos, batch: &str, hub: Option<&str>, login: Option<&L
     )
 }
 
-/// What `git clone` with git-lfs makes of a revision, in a new directory of a host's home.
+/// Clones a revision with `git clone` and git-lfs into a new directory of a host's home, and returns the directory.
 #[track_caller]
 pub fn clone(host: &Host, url: &str, revision: &str, into: &str) -> PathBuf {
     let dir = host.home().join(into);
@@ -205,7 +207,7 @@ pub fn clone(host: &Host, url: &str, revision: &str, into: &str) -> PathBuf {
     dir
 }
 
-/// The files of a directory, by path, with their SHA-256; without `.git` and what silmaril puts beside a model.
+/// The SHA-256 of each file of a directory, by path, without `.git` and the files that silmaril adds to a model.
 pub fn tree(dir: &Path) -> BTreeMap<String, String> {
     let mut files = hashes(dir, PATIENCE);
     files.retain(|path, _| !path.starts_with(".git/") && path != ".silmaril.json");

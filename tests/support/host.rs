@@ -1,4 +1,4 @@
-//! One host of a private network: an address, a home directory, and the real program running on it.
+//! One host of a private network: an address, a home directory, and the real program that runs on it.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use super::mounts;
 use super::net::{Net, kill_all_in, sh};
 use super::process::{Finished, PATIENCE, Proc, until};
 
-/// Each host has a namespace of its own, so this port is always free.
+/// The same port for all hosts: each host has a network namespace of its own.
 const PORT: u16 = 6881;
 
-/// A host. Dropping it kills its processes; what they logged is printed when the test has failed.
+/// A host. Dropping it kills its processes. If the test has failed, their logs are printed.
 pub struct Host {
     net: Net,
     namespace: String,
@@ -25,7 +25,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Only [`Net::host`] calls this.
+    /// Called by [`Net::host`] only.
     pub fn new(net: Net, namespace: String, name: &str, number: u32) -> Self {
         let home = net.dir().join(name);
         std::fs::create_dir(&home).unwrap();
@@ -54,13 +54,13 @@ impl Host {
         Ipv4Addr::new(10, 77, 0, u8::try_from(self.number).unwrap())
     }
 
-    /// The address for `--peer`.
+    /// The host's address and port, for `--peer`.
     pub fn peer(&self) -> String {
         format!("{}:{PORT}", self.addr())
     }
 
-    /// Writes the configuration: what keeps a test private, further keys of `network`, each on its own line with two
-    /// spaces before it, then further sections.
+    /// Writes the configuration: keys that keep the test private, then `more`: further keys of `network`, each on a
+    /// line that begins with two spaces, then further sections.
     pub fn configure(&self, more: &str) {
         let bootstrap = if more.contains("dht_bootstrap_nodes") { "" } else { "  dht_bootstrap_nodes: []\n" };
         let dir = self.home.join(".config/silmaril");
@@ -70,17 +70,16 @@ impl Host {
         self.stop_background_daemon();
     }
 
-    /// Stops the daemon if one runs in the background, so that the next command starts one with the present
-    /// configuration and nothing else.
+    /// Stops the background daemon if one runs. The next command then starts a daemon with the present configuration.
     pub fn stop_background_daemon(&self) {
         let Some(pid) = self.background_daemon() else { return };
-        // It may have ended by itself meanwhile.
+        // The daemon may have ended by itself meanwhile.
         let end = Finished::of(&mut self.silmaril(&["stop"]), PATIENCE);
         let gone = || self.background_daemon().is_none_or(|now| now != pid);
         until(&format!("the daemon (process {pid}) has ended after `stop`: {}", end.stderr), PATIENCE, gone);
     }
 
-    /// Any program, on this host.
+    /// A command that runs any program on this host.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.namespace)).arg("--").arg(program.as_ref());
@@ -88,16 +87,16 @@ impl Host {
         command
     }
 
-    /// The program, on this host.
+    /// A command that runs silmaril on this host.
     pub fn silmaril(&self, args: &[&str]) -> Command {
         let mut command = self.command(env!("CARGO_BIN_EXE_silmaril"));
         command.args(args);
         command
     }
 
-    /// The program on this host as a user who is nobody special. Their home is [`Self::home`].
-    pub fn silmaril_as_nobody(&self, args: &[&str]) -> Command {
-        // The build directory may be closed to others.
+    /// A command that runs silmaril on this host as an unprivileged user, whose home directory is [`Self::home`].
+    pub fn silmaril_unprivileged(&self, args: &[&str]) -> Command {
+        // The build directory may be unreadable for other users.
         let copy = self.net.dir().join("silmaril");
         if !copy.exists() {
             std::fs::copy(env!("CARGO_BIN_EXE_silmaril"), &copy).unwrap();
@@ -112,13 +111,13 @@ impl Host {
         command
     }
 
-    /// Runs the program to its end, which must come within [`PATIENCE`]. A daemon that it has left in the background is
-    /// stopped, unless the host keeps it: the next command then starts from what is on the disk.
+    /// Runs the program to its end, which must be within [`PATIENCE`]. Then stops the daemon in the background,
+    /// unless the host keeps it, so that the next command starts from the state on the disk.
     pub fn run(&self, args: &[&str]) -> Finished {
         self.run_command(&mut self.silmaril(args))
     }
 
-    /// [`Self::run`] for a command that is made already.
+    /// [`Self::run`] for a command that the caller has built.
     pub fn run_command(&self, command: &mut Command) -> Finished {
         let before = self.background_daemon();
         let end = Finished::of(command, PATIENCE);
@@ -128,7 +127,7 @@ impl Host {
         end
     }
 
-    /// Keeps from now on the daemons that commands leave in the background, as they are outside tests.
+    /// Makes commands leave their daemon running in the background, as they do outside tests.
     pub fn keep_daemon(&self) {
         self.keeps_daemon.store(true, Ordering::Relaxed);
     }
@@ -139,7 +138,7 @@ impl Host {
         }
     }
 
-    /// The process of the daemon in the background.
+    /// The process id of the daemon in the background.
     fn background_daemon(&self) -> Option<String> {
         let text = std::fs::read_to_string(self.base().join("node.lock")).unwrap_or_default();
         let pid = text.lines().next().unwrap_or_default();
@@ -152,13 +151,13 @@ impl Host {
         Proc::spawn(&mut self.silmaril(args))
     }
 
-    /// Mounts in the background at `~/models`, with further arguments; ready when this returns.
+    /// Mounts in the background at `~/models`, with further arguments. The mount is ready on return.
     #[track_caller]
     pub fn mount(&self, more: &[&str]) -> Mounted<'_> {
         self.mount_at("models", more)
     }
 
-    /// [`Self::mount`] at another place below the home.
+    /// [`Self::mount`] at another directory of the home directory.
     #[track_caller]
     pub fn mount_at(&self, name: &str, more: &[&str]) -> Mounted<'_> {
         let point = self.home.join(name);
@@ -168,44 +167,48 @@ impl Host {
         let mut args = vec!["mount", point.to_str().unwrap()];
         args.extend(more);
         Finished::of(&mut self.silmaril(&args), PATIENCE).ok();
-        assert!(mounts::is_mounted(&point), "mount said it was ready, but nothing is mounted");
+        assert!(mounts::is_mounted(&point), "`mount` succeeded, but nothing is mounted");
         Mounted { host: self, point }
     }
 
-    /// The process id of the running node, from its lock.
+    /// The process id of the running daemon, from its lock file.
     pub fn node(&self) -> Pid {
         let text = std::fs::read_to_string(self.base().join("node.lock")).unwrap();
         text.lines()
             .next()
             .and_then(|pid| pid.parse().ok())
             .and_then(Pid::from_raw)
-            .unwrap_or_else(|| panic!("node.lock says {text:?}"))
+            .unwrap_or_else(|| panic!("node.lock contains {text:?}"))
     }
 
-    /// Kills the running node with SIGKILL and waits until it is gone.
+    /// Kills the running daemon with SIGKILL and waits until it has ended.
     pub fn kill_node(&self) {
         let pid = self.node();
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
         rustix::process::kill_process(pid, Signal::KILL).unwrap();
         let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
         let timeout = Duration::from_secs(10).try_into().unwrap();
-        assert_eq!(rustix::event::poll(&mut fds, Some(&timeout)).unwrap(), 1, "the node survives SIGKILL");
+        assert_eq!(
+            rustix::event::poll(&mut fds, Some(&timeout)).unwrap(),
+            1,
+            "the daemon runs after SIGKILL"
+        );
     }
 
-    /// Kills all that runs on this host, as if its power had failed.
+    /// Kills all processes of this host, as if its power had failed.
     pub fn power_off(&self) {
         kill_all_in(&self.namespace);
     }
 
-    /// Bytes received from the network since the host was made, headers included.
+    /// Bytes received from the network since the host was made, packet headers included.
     pub fn received(&self) -> u64 {
         let json = sh(&format!("ip -n {} -s -j link show eth0", self.namespace));
         let links: serde_json::Value = serde_json::from_str(&json).unwrap();
         links[0]["stats64"]["rx"]["bytes"].as_u64().unwrap()
     }
 
-    /// Gives the host an address more, outside the ranges of local networks (RFC 2544), and sends from it to such
-    /// addresses of other hosts.
+    /// Adds an address outside the ranges of local networks (RFC 2544). Packets to such addresses of other hosts are
+    /// sent from it.
     pub fn add_public_addr(&self, addr: Ipv4Addr) {
         sh(&format!(
             "ip -n {0} addr add {addr}/32 dev eth0
@@ -214,7 +217,7 @@ impl Host {
         ));
     }
 
-    /// Bounds what the host sends and receives, each: `100mbit`, `8mbit`.
+    /// Limits the rate in each direction: `100mbit`, `8mbit`.
     pub fn limit_rate(&self, rate: &str) {
         let limit = format!("tbf rate {rate} burst 256k latency 200ms");
         sh(&format!(
@@ -226,17 +229,17 @@ impl Host {
         ));
     }
 
-    /// Pulls the plug out of the wall; connections stay open and nothing arrives any more.
+    /// Unplugs the network cable: connections stay open and no packet arrives any more.
     pub fn disconnect(&self) {
         sh(&format!("ip -n {} link set port{} down", self.net.bridge(), self.number));
     }
 
-    /// Puts it back.
+    /// Plugs the network cable in again.
     pub fn reconnect(&self) {
         sh(&format!("ip -n {} link set port{} up", self.net.bridge(), self.number));
     }
 
-    /// Leaves the host without any interface but loopback.
+    /// Disables all interfaces of the host but loopback.
     pub fn take_link_down(&self) {
         sh(&format!("ip -n {} link set eth0 down", self.namespace));
     }
@@ -269,7 +272,7 @@ impl Drop for Host {
     }
 }
 
-/// A background mount. Dropping it detaches the mount; the daemon goes on.
+/// A background mount. Dropping it detaches the mount; the daemon continues to run.
 pub struct Mounted<'h> {
     host: &'h Host,
     point: PathBuf,
@@ -286,7 +289,7 @@ impl Mounted<'_> {
         self.point.join(rest)
     }
 
-    /// Unmounts as a user would. A daemon in the background is stopped then, unless the host keeps it.
+    /// Unmounts as a user would. Then stops the daemon in the background, unless the host keeps it.
     #[track_caller]
     pub fn unmount(self) {
         self.host.run(&["unmount", self.point.to_str().unwrap()]).ok();

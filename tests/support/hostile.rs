@@ -1,6 +1,7 @@
-//! Hosts that mean harm: members of the catalog's swarm that lie, flood, forge and keep silent.
+//! Hostile hosts: members of the catalog's swarm that send wrong answers, too many messages, forged records or
+//! nothing.
 //!
-//! Each runs the real engine on a host of its own, since whoever is caught is not spoken to again from there.
+//! Each one runs the real engine on a host of its own, because its victims ban its address.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,26 +21,26 @@ use super::fixtures::noise;
 use super::host::Host;
 use super::private_net::in_namespace;
 
-/// What a hostile host does.
+/// The attack of a hostile host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attack {
-    /// Sends records with the signatures of others.
+    /// Sends records whose signatures belong to other records.
     Forge,
-    /// Sends what is no message.
+    /// Sends bytes that are no message.
     Garbage,
-    /// Sends valid records by one key, tens of thousands.
+    /// Sends tens of thousands of valid records of one key.
     FloodOfOne,
-    /// Sends valid records by a new key each.
+    /// Sends valid records, each of a new key.
     FloodOfMany,
-    /// Announces the name of somebody's model, again and again anew.
+    /// Repeatedly announces the name of another publisher's model with new keys.
     Squat,
-    /// Sends records from the future and the far past.
+    /// Sends records with timestamps in the future and in the distant past.
     Untimely,
-    /// Answers every question with lies, and every digest with a longer one.
+    /// Sends wrong answers to all questions, and answers each digest with a longer one.
     Lie,
-    /// Says that it knows everything, and never answers.
+    /// Claims to have all records, and never answers.
     Silence,
-    /// Asks without end, and reads nothing.
+    /// Sends requests without end, and reads no answer.
     Ask,
 }
 
@@ -55,7 +56,7 @@ pub const ALL: [Attack; 9] = [
     Attack::Ask,
 ];
 
-/// A hostile host at work. Dropping it ends that.
+/// A running hostile host. Dropping it ends the attack.
 pub struct Hostile {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -63,7 +64,7 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// Lets a host attack peers, and `name` where an attack is on a name.
+    /// Makes a host attack these peers. `name` is the name that the attack announces, if it announces one.
     pub fn on(host: &Host, attack: Attack, peers: &[SocketAddr], name: &str) -> Self {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (namespace, peers, address) = (host.namespace().to_owned(), peers.to_vec(), host.addr());
@@ -97,8 +98,9 @@ impl Drop for Hostile {
     }
 }
 
-/// How many messages are sent to a peer at once, and how long is listened in between: about as fast as can be.
+/// The number of messages that are sent to a peer in one burst.
 const BURST: u64 = 50;
+/// The pause between two bursts, in which answers are read. Both are chosen for the highest rate of messages.
 const LISTEN: Duration = Duration::from_millis(10);
 
 fn attack_with(
@@ -115,7 +117,7 @@ fn attack_with(
     let swarm = session.meet(Meeting::Topic(Topic::of("silmaril:catalog:1")), peers).unwrap();
     let mut armoury = Armoury::new(attack, name);
     let mut company: Vec<PeerId> = Vec::new();
-    let say = |peer: PeerId, message: &[u8]| {
+    let send = |peer: PeerId, message: &[u8]| {
         if session.send(peer, message).is_ok() {
             sent.fetch_add(1, Ordering::Relaxed);
         }
@@ -125,20 +127,20 @@ fn attack_with(
         match heard {
             Ok(Some(Event::Overlay(OverlayEvent::Speaks { peer, .. }))) => {
                 company.push(peer);
-                say(peer, &hello(u32::MAX).encode());
+                send(peer, &hello(u32::MAX).encode());
                 continue;
             }
             Ok(Some(Event::Overlay(OverlayEvent::Left(peer)))) => company.retain(|p| *p != peer),
             Ok(Some(Event::Overlay(OverlayEvent::Said(peer, bytes)))) if attack == Attack::Lie => {
                 if let Ok(Some(message)) = Message::decode(&bytes) {
-                    armoury.lies(message).iter().for_each(|lie| say(peer, lie));
+                    armoury.lies(message).iter().for_each(|lie| send(peer, lie));
                 }
             }
             Ok(Some(_)) => {}
             Ok(None) => break,
             Err(_) => {
                 for peer in &company {
-                    (0..BURST).for_each(|_| armoury.next().iter().for_each(|message| say(*peer, message)));
+                    (0..BURST).for_each(|_| armoury.next().iter().for_each(|message| send(*peer, message)));
                 }
                 if company.is_empty() {
                     peers.iter().for_each(|peer| drop(session.call(swarm, *peer)));
@@ -158,7 +160,7 @@ fn records(query: Option<u32>, records: Vec<SharedRecord>) -> Vec<u8> {
     Message::Records { query, records, complete: vec![], cursor: None }.encode()
 }
 
-/// What is thrown.
+/// Makes the messages of an attack.
 struct Armoury {
     attack: Attack,
     name: ModelName,
@@ -192,7 +194,7 @@ impl Armoury {
         format!("flood/model-{}", self.count).parse().unwrap()
     }
 
-    /// The next message, if this attack has one to send unasked.
+    /// The next unsolicited message, if the attack has one.
     fn next(&mut self) -> Option<Vec<u8>> {
         self.count += 1;
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
@@ -230,7 +232,7 @@ impl Armoury {
         ModelRef { name: self.name.clone(), revision: Default::default() }
     }
 
-    /// A page of a digest that has no end.
+    /// A page of a digest that never ends.
     fn claims(&mut self) -> Message {
         let known = (0..500)
             .map(|_| {
@@ -242,7 +244,7 @@ impl Armoury {
         Message::Have { known, more: true }
     }
 
-    /// Answers to what was asked, none of them true.
+    /// False answers to a question.
     fn lies(&mut self, question: Message) -> Vec<Vec<u8>> {
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
         self.count += 1;

@@ -1,8 +1,8 @@
-//! A stand-in for the hub: the routes of huggingface.co that are needed to read models and datasets.
+//! A test hub: the routes of huggingface.co that are needed to read models and datasets.
 //!
-//! `tests/servers/hub.rs` proves with the real `hf` client that it is a fair one. Small files come from the hub itself,
-//! by a relative redirect; files in LFS from a second origin ("CDN"), by a signed link that expires. No token may go
-//! there, which the log shows. Repositories are those of [`super::repos`].
+//! `tests/servers/hub.rs` proves with the real `hf` client that it behaves like the real hub. Small files come from the
+//! hub itself, by a relative redirect. Files in LFS come from a second origin ("CDN"), by a signed link that expires. No
+//! token may be sent to the second origin; the log shows that. Repositories are those of [`super::repos`].
 
 mod api;
 mod resolve;
@@ -26,22 +26,22 @@ use super::web::{Refusal, Site};
 
 /// The token of a user who may read gated and private repositories.
 pub const MEMBER: &str = "hf_memberOfTheTestHub";
-/// The token of a user who may not.
+/// The token of a user who may not read gated or private repositories.
 pub const STRANGER: &str = "hf_strangerToTheTestHub";
 
-/// Who may read a repository.
+/// The users who may read a repository.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody.
+    /// All users.
     #[default]
     Public,
-    /// Its metadata everybody, its files only [`MEMBER`]: 401 for nobody, 403 for [`STRANGER`].
+    /// All users may read its metadata, only [`MEMBER`] its files: 401 without a token, 403 for [`STRANGER`].
     Gated,
-    /// Only [`MEMBER`]; for others it does not exist: 401 for nobody, 404 for [`STRANGER`].
+    /// Only [`MEMBER`] may read it. For other users it does not exist: 401 without a token, 404 for [`STRANGER`].
     Private,
 }
 
-/// A running hub. Dropping it ends that.
+/// A running hub. Dropping it ends the hub.
 pub struct Hub {
     hub: Site,
     cdn: Site,
@@ -49,7 +49,7 @@ pub struct Hub {
     log: Log,
 }
 
-/// What the routes of the hub know.
+/// The data that the routes of the hub use.
 struct State {
     url: String,
     cdn: String,
@@ -61,12 +61,12 @@ struct State {
 }
 
 impl Hub {
-    /// Starts a hub; both origins are at the same address.
+    /// Starts a hub whose two origins have the same address.
     pub fn start(place: &Place, repos: &Repos) -> Self {
         Self::with_cdn_at(place, place, repos)
     }
 
-    /// Starts a hub whose files in LFS are somewhere else.
+    /// Starts a hub whose files in LFS have another address.
     pub fn with_cdn_at(hub: &Place, cdn: &Place, repos: &Repos) -> Self {
         let (log, links) = (Log::default(), Arc::new(Links::default()));
         let cdn = Site::start(cdn, "cdn", &log, |_| resolve::cdn(repos.clone(), links.clone()));
@@ -83,7 +83,7 @@ impl Hub {
             });
             state = Some(shared.clone());
             let routes = api::routes().merge(resolve::routes());
-            routes.layer(map_response(say_limits)).with_state(shared)
+            routes.layer(map_response(add_limits)).with_state(shared)
         });
         Self { hub, cdn, state: state.unwrap(), log }
     }
@@ -103,39 +103,40 @@ impl Hub {
         &self.log
     }
 
-    /// What goes wrong at the hub itself: its API, and the bytes of small files.
+    /// Faults of the hub itself: its API, and the bytes of small files.
     pub fn faults(&self) -> &Faults {
         self.hub.faults()
     }
 
-    /// What goes wrong with the bytes of files in LFS. Their paths end in the file's path.
+    /// Faults of the bytes of files in LFS. Their paths end in the file's path.
     pub fn cdn_faults(&self) -> &Faults {
         self.cdn.faults()
     }
 
-    /// Says who may read a repository.
+    /// Sets the users who may read a repository.
     pub fn set_access(&self, id: &str, access: Access) {
         self.state.access.lock().unwrap().insert(id.to_owned(), access);
     }
 
-    /// Renames: all routes of `old` redirect to the same of `new` from now on. Both are ids of the same kind.
+    /// Renames a repository: all routes of `old` redirect to those of `new` from now on. Both ids are of the same
+    /// kind.
     pub fn moved(&self, old: &str, new: &str) {
         self.state.moved.lock().unwrap().insert(old.to_owned(), new.to_owned());
     }
 
-    /// At most how many entries a page of a tree has; 1000 at first.
+    /// Sets the highest number of entries in a page of a tree, 1000 by default.
     pub fn set_page_size(&self, entries: usize) {
         self.state.page_size.store(entries, Ordering::Relaxed);
     }
 
-    /// Lets all links handed out so far expire. New ones work.
+    /// Makes all links so far expire. New links work.
     pub fn expire_links(&self) {
         self.state.links.expire();
     }
 }
 
 impl State {
-    /// The repository that a request is for, or the answer to who may not see it.
+    /// The repository of a request, or the answer to a user who may not know that it exists.
     fn repo(&self, request: &Request, id: &str) -> Result<Repo, Refusal> {
         let id = id.strip_prefix("models/").unwrap_or(id);
         let user = User::of(request)?;
@@ -147,18 +148,18 @@ impl State {
         let is_hidden = self.access(id) == Access::Private && user != User::Member;
         match self.repos.find(id).filter(|_| !is_hidden) {
             Some(repo) => Ok(repo),
-            None if user == User::Nobody => {
+            None if user == User::Anonymous => {
                 Err(refusal(StatusCode::UNAUTHORIZED, "RepoNotFound", "Invalid username or password."))
             }
             None => Err(refusal(StatusCode::NOT_FOUND, "RepoNotFound", "Repository not found")),
         }
     }
 
-    /// Whether the files of a repository that [`Self::repo`] let through may be read, or the answer to who may not.
+    /// Checks that the user may read the files of a repository that [`Self::repo`] returned.
     fn may_read_files(&self, request: &Request, repo: &Repo) -> Result<(), Refusal> {
         let id = repo.id();
         let (status, message) = match (self.access(id), User::of(request)?) {
-            (Access::Gated, User::Nobody) => (
+            (Access::Gated, User::Anonymous) => (
                 StatusCode::UNAUTHORIZED,
                 format!("Access to {id} is restricted. You must be authenticated to access it."),
             ),
@@ -176,17 +177,19 @@ impl State {
     }
 }
 
-/// Who asks.
+/// The user of a request, by its token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum User {
-    Nobody,
+    Anonymous,
     Stranger,
     Member,
 }
 
 impl User {
     fn of(request: &Request) -> Result<Self, Refusal> {
-        let Some(authorization) = text(request.headers(), "authorization") else { return Ok(Self::Nobody) };
+        let Some(authorization) = text(request.headers(), "authorization") else {
+            return Ok(Self::Anonymous);
+        };
         match authorization.strip_prefix("Bearer ") {
             Some(MEMBER) => Ok(Self::Member),
             Some(STRANGER) => Ok(Self::Stranger),
@@ -202,13 +205,13 @@ fn commit(repo: &Repo, revision: &str) -> Result<String, Refusal> {
     })
 }
 
-/// What is left of the client's allowance, which the hub says in every answer.
-async fn say_limits(mut response: Response) -> Response {
+/// Adds the client's remaining request budget to an answer, as the hub does.
+async fn add_limits(mut response: Response) -> Response {
     response.headers_mut().insert("RateLimit", HeaderValue::from_static("\"api\";r=499;t=300"));
     response
 }
 
-/// An error as the hub says it: in headers, and in JSON.
+/// An error in the form of the hub: in headers, and in JSON.
 fn refusal(status: StatusCode, code: &str, message: &str) -> Refusal {
     let mut response = (status, Json(serde_json::json!({"error": message}))).into_response();
     let headers = response.headers_mut();

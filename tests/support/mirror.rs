@@ -11,16 +11,16 @@ use super::process::{Finished, PATIENCE};
 use super::repos::{Repo, Repos};
 use super::web::place::Place;
 
-/// What goes into LFS, in the repositories made here.
+/// The `.gitattributes` of the repositories made here, which puts large files into LFS.
 pub const ATTRIBUTES: &[u8] = b"*.bin filter=lfs diff=lfs merge=lfs -text\n";
 
-/// A hub, whose large files come from another address.
+/// A network with a hub, whose large files have another address.
 pub struct Hubbed {
     /// The hub.
     pub hub: Hub,
-    /// What it serves.
+    /// The repositories that the hub serves.
     pub repos: Repos,
-    /// The host it runs on. Switching it off does not end the hub, which runs in this process: see [`Hubbed::unplug`].
+    /// The host of the hub. Powering it off does not end the hub, which runs in this process: see [`Hubbed::unplug`].
     pub server: Host,
     net: Net,
 }
@@ -35,29 +35,29 @@ impl Hubbed {
         Self { hub, repos, server, net }
     }
 
-    /// A host that takes this hub for the hub; further configuration as for [`Host::configure`].
+    /// A host that uses this hub. `more` is further configuration as for [`Host::configure`].
     pub fn host(&self, name: &str, more: &str) -> Host {
         self.host_of(self.hub.url(), name, more)
     }
 
-    /// A host that takes another origin for the hub.
+    /// A host that uses another origin as its hub.
     pub fn host_of(&self, endpoint: &str, name: &str, more: &str) -> Host {
         let host = self.net.host(name);
-        // The hub is configured by its endpoint; the origin of its large files is another private host.
+        // The configuration names the hub's endpoint. The origin of its large files is another private host.
         let cdn: url::Url = self.hub.cdn_url().parse().unwrap();
         let allowed = format!("  allow_private_hosts: ['{}']\n", cdn.host_str().unwrap());
         host.configure(&format!("{allowed}{more}hub: {{endpoint: '{endpoint}'}}\n"));
         host
     }
 
-    /// A repository with a card of this licence, small files, and 3 MB and 1 MB in LFS.
+    /// A repository with a card of this licence, small files, and files of 3 MB and 1 MB in LFS.
     pub fn small(&self, id: &str, license: &str) -> Repo {
         let repo = self.repos.create(id);
         repo.commit(&self.tree(id, license, 1));
         repo
     }
 
-    /// The files of a state of [`Self::small`]: `seed` decides the smaller of the large files.
+    /// The files of a state of [`Self::small`]. `seed` decides the bytes of the file of 1 MB.
     pub fn tree(&self, id: &str, license: &str, seed: u64) -> PathBuf {
         let card = format!("---\nlicense: {license}\n---\n# A model\n");
         let files: [(&str, &[u8]); 6] = [
@@ -73,7 +73,7 @@ impl Hubbed {
         model_dir(&self.server.home().join(format!("{id}-{seed}")), &files)
     }
 
-    /// Takes the hub off the network.
+    /// Disconnects the hub from the network.
     pub fn unplug(&self) {
         self.server.disconnect();
     }
@@ -89,24 +89,24 @@ pub fn mirror_command(host: &Host, args: &[&str], token: Option<&str>) -> Comman
     command
 }
 
-/// Runs `silmaril mirror` to its end: it must not share.
+/// Runs `silmaril mirror` to its end. The mirrored model must not be shared.
 pub fn mirror(host: &Host, args: &[&str]) -> Finished {
     host.run_command(&mut mirror_command(host, args, None))
 }
 
-/// Runs `silmaril mirror`, whose model the daemon shares until what is returned is dropped.
+/// Runs `silmaril mirror`. The daemon shares the model until the returned value is dropped.
 #[track_caller]
 pub fn mirror_and_share<'h>(host: &'h Host, args: &[&str]) -> Sharing<'h> {
     let end = Finished::of(&mut mirror_command(host, args, None), PATIENCE);
     assert!(end.stdout.contains("seeding"), "{} {}", end.stdout, end.stderr);
-    Sharing { host, said: end.ok() }
+    Sharing { host, printed: end.ok() }
 }
 
-/// A daemon in the background that shares.
+/// A daemon in the background that shares a model.
 pub struct Sharing<'h> {
     host: &'h Host,
-    /// What `mirror` printed.
-    pub said: String,
+    /// The standard output of `mirror`.
+    pub printed: String,
 }
 
 impl Drop for Sharing<'_> {
@@ -117,12 +117,12 @@ impl Drop for Sharing<'_> {
     }
 }
 
-/// Where a model was mirrored to.
+/// The directory of a mirrored model.
 pub fn mirrored(host: &Host, model: &str) -> PathBuf {
     host.base().join("models").join(model)
 }
 
-/// SHA-256 of the files of a mirrored model, as [`super::fixtures::hashes`], without our own.
+/// SHA-256 of the files of a mirrored model, as [`super::fixtures::hashes`], without silmaril's own file.
 #[track_caller]
 pub fn tree(dir: &Path) -> std::collections::BTreeMap<String, String> {
     let mut files = super::fixtures::hashes(dir, PATIENCE);

@@ -1,4 +1,4 @@
-//! What is mounted below a directory, and getting rid of it.
+//! Mounts below a directory: listing and detaching them.
 
 use std::path::{Path, PathBuf};
 
@@ -17,12 +17,12 @@ pub fn below(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Whether something is mounted at exactly this path. Does not touch the mount, which may be dead.
+/// Whether there is a mount at exactly this path. Does not access the mount, which may be dead.
 pub fn is_mounted(point: &Path) -> bool {
     below(point).iter().any(|p| p == point)
 }
 
-/// Detaches everything below `dir`, dead or busy.
+/// Detaches all mounts below `dir`, dead or busy.
 pub fn detach_below(dir: &Path) {
     for point in below(dir) {
         let _ = rustix::mount::unmount(&point, UnmountFlags::DETACH);

@@ -1,5 +1,5 @@
-//! A small model in several safetensors shards, as `save_pretrained` writes a big one. The same arguments give the same
-//! bytes.
+//! A small model in several safetensors shards, as `save_pretrained` writes a large one. The same arguments give the
+//! same bytes.
 
 use std::path::{Path, PathBuf};
 
@@ -10,9 +10,9 @@ use super::fixtures::{model_dir, noise};
 /// Bytes of one row of a weight: 256 values of two bytes.
 const ROW: u64 = 512;
 
-/// Writes a model of `shards` shards with at most `total` bytes of weights, less the rounding to whole rows, in all: four tensors
-/// each, an index, a configuration, a tokenizer's stand-in, a card (apache-2.0), and `.gitattributes` that put the shards
-/// into LFS. `dir` must be new.
+/// Writes a model of `shards` shards into the new directory `dir`. The weights have at most `total` bytes together,
+/// rounded down to whole rows: four tensors in each shard. Further files are an index, a configuration, a tokenizer,
+/// a card (apache-2.0), and `.gitattributes` that put the shards into LFS.
 pub fn multi_shard(dir: &Path, shards: usize, total: u64, seed: u64) -> PathBuf {
     const TENSORS: u64 = 4;
     let rows = total / ROW / shards as u64 / TENSORS;
@@ -59,7 +59,7 @@ pub fn multi_shard(dir: &Path, shards: usize, total: u64, seed: u64) -> PathBuf 
     model_dir(dir, &files)
 }
 
-/// A file of the safetensors format: the length of the header, the header padded to eight bytes, the tensors.
+/// A file in the safetensors format: the length of the header, the header padded to eight bytes, the tensors.
 fn safetensors(header: &Map<String, Value>, tensors: &[u8]) -> Vec<u8> {
     let mut text = serde_json::to_vec(header).unwrap();
     text.resize(text.len().next_multiple_of(8), b' ');
@@ -73,7 +73,7 @@ mod tests {
     use crate::support::process::PATIENCE;
 
     #[test]
-    fn safetensors_reads_it_and_it_is_the_same_every_time() {
+    fn the_safetensors_library_reads_it_and_bytes_are_stable() {
         let dir = tempfile::tempdir().unwrap();
         let make = |name: &str, seed| multi_shard(&dir.path().join(name), 3, 1 << 20, seed);
         let first = make("a", 1);

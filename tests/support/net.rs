@@ -1,8 +1,8 @@
 //! Private networks: a bridge in its own namespace, and hosts on it that reach each other and nothing else.
 //!
-//! Names carry the process id, so parallel runs do not meet and leftovers of a dead run are found and removed.
-//! A [`Net`] owns a temporary directory with the hosts' homes; when the last owner is dropped (also by a
-//! panic), processes are killed, mounts detached, namespaces and files deleted, in this order.
+//! Names contain the process id, so parallel runs do not conflict, and leftovers of a dead run are found and removed.
+//! A [`Net`] owns a temporary directory with the hosts' homes. When the last owner is dropped (also by a panic),
+//! processes are killed, mounts detached, and namespaces and files deleted, in this order.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +16,7 @@ use super::mounts;
 
 const PREFIX: &str = "silmaril-test-";
 
-/// `ip netns add` prepares `/run/netns` in more than one step; two at once can trip over each other.
+/// `ip netns add` prepares `/run/netns` in more than one step, and two concurrent calls can fail.
 static NETNS: Mutex<()> = Mutex::new(());
 
 /// A private network.
@@ -31,7 +31,7 @@ struct Inner {
 }
 
 impl Net {
-    /// Makes the bridge. Fails the test where namespaces cannot be made.
+    /// Makes the bridge. Fails the test if namespaces cannot be made.
     pub fn new() -> Self {
         static CLEANED: Once = Once::new();
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -52,7 +52,7 @@ impl Net {
         net
     }
 
-    /// Adds hosts that look for peers on their LAN alone, without the DHT.
+    /// Adds hosts that find peers by LAN discovery only, without the DHT.
     pub fn lan_hosts<const N: usize>(&self, names: [&str; N]) -> [Host; N] {
         names.map(|name| {
             let host = self.host(name);
@@ -61,7 +61,7 @@ impl Net {
         })
     }
 
-    /// Adds a host, with a home directory and a configuration that keeps to this network.
+    /// Adds a host, with a home directory and a configuration that stays on this network.
     pub fn host(&self, name: &str) -> Host {
         let number = self.0.hosts.fetch_add(1, Ordering::Relaxed) + 1;
         let (bridge, host) = (format!("{}-bridge", self.0.id), self.namespace(name));
@@ -77,7 +77,7 @@ impl Net {
         Host::new(self.clone(), host, name, number)
     }
 
-    /// Where the hosts' homes are.
+    /// The directory that contains the hosts' homes.
     pub fn dir(&self) -> &Path {
         &self.0.dir
     }
@@ -102,7 +102,7 @@ impl Drop for Inner {
     }
 }
 
-/// Runs a script of commands that must all succeed.
+/// Runs a shell script, whose commands must all succeed, and returns its output.
 #[track_caller]
 pub fn sh(script: &str) -> String {
     let output = Command::new("sh").args(["-euc", script]).output().unwrap();
@@ -111,7 +111,7 @@ pub fn sh(script: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Kills everything that runs in a namespace.
+/// Kills all processes in a namespace.
 pub fn kill_all_in(namespace: &str) {
     let pids = Command::new("ip").args(["netns", "pids", namespace]).output().unwrap();
     for pid in String::from_utf8_lossy(&pids.stdout).lines() {
@@ -138,7 +138,7 @@ fn remove(namespaces: &[String], dir: &Path) {
     let _ = std::fs::remove_dir_all(dir);
 }
 
-/// Removes what test processes that are gone left behind.
+/// Removes the namespaces and directories that dead test processes have left.
 fn remove_leftovers() {
     let names = |dir: &Path| -> Vec<String> {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -156,7 +156,7 @@ fn is_leftover(name: &str) -> bool {
 }
 
 #[test]
-fn hosts_reach_each_other_and_nothing_else() {
+fn hosts_reach_only_each_other() {
     let net = Net::new();
     let (a, b) = (net.host("a"), net.host("b"));
     let ping = |to: &str| {

@@ -1,4 +1,4 @@
-//! A cache as older versions left it: data, and a map of blocks that were not proved.
+//! A cache in the format of older versions: data, and a map of blocks that were not proved.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ fn map_path(data: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Writes `bytes` as the data file of a content, and the map of an older version that claims `held` of it.
+/// Writes `bytes` as the data file of a content, and a map of an older version with the ranges `held`.
 pub fn plant(data: &Path, bytes: &[u8], held: &[Range<u64>]) {
     let len = bytes.len() as u64;
     std::fs::create_dir_all(data.parent().unwrap()).unwrap();
@@ -26,7 +26,7 @@ pub fn plant(data: &Path, bytes: &[u8], held: &[Range<u64>]) {
     std::fs::write(map_path(data, ".have.synced"), map).unwrap();
 }
 
-/// Turns the maps of a content, written by this version, into those of an older one.
+/// Turns the maps of a content that this version wrote into maps of an older version.
 pub fn outdate(data: &Path) {
     for map in [".have", ".have.synced"].map(|suffix| map_path(data, suffix)) {
         let map = std::fs::File::options().write(true).open(map).unwrap();

@@ -1,7 +1,7 @@
-//! A network in memory, for many catalogs in one process: swarms, messages that take their time or are lost, a DHT.
+//! A network in memory for many catalogs in one process: swarms, messages with delay and loss, and a DHT.
 //!
-//! It does what the engine promises: a peer's messages come in order, after `Speaks` and before `Left`; nothing comes
-//! on a connection that was hung up on; a banned address is not connected again. It records what a test may ask.
+//! It keeps the promises of the engine: a peer's messages arrive in order, after `Speaks` and before `Left`; nothing
+//! arrives on a connection after a hang-up; a banned address is not connected again. It records calls for the tests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -31,15 +31,15 @@ struct Host {
 
 struct Inner {
     hosts: Vec<Host>,
-    /// From each end to the other.
+    /// By peer id: the end that has this id, and the opposite end.
     links: HashMap<PeerId, (End, End)>,
     last_id: u64,
-    /// What is under way, by when it arrives.
+    /// Messages in flight, by the time of their arrival.
     under_way: BTreeMap<(Instant, u64), (usize, OverlayEvent)>,
     delay: Duration,
-    /// Of so many messages one is lost; none if 0.
+    /// One message in this many is lost; 0 means none.
     loses_one_in: usize,
-    /// Members of a swarm find each other by themselves.
+    /// Whether members of a swarm find each other without the DHT.
     lan: bool,
     dht: bool,
     announced: HashMap<Topic, BTreeSet<SocketAddr>>,
@@ -57,14 +57,14 @@ pub struct Network {
     wake: Arc<Notify>,
 }
 
-/// One host's engine.
+/// The engine of one host.
 pub struct Node {
     network: Network,
     index: usize,
 }
 
 impl Network {
-    /// One whose swarms' members find each other, without a DHT, where a message takes 20 ms.
+    /// A network whose swarm members find each other, without a DHT. A message takes 20 ms.
     pub fn new() -> Self {
         let inner = Inner {
             hosts: Vec::new(),
@@ -87,7 +87,7 @@ impl Network {
         network
     }
 
-    /// One where nobody finds anybody without being told.
+    /// A network in which no host finds a peer by itself.
     pub fn without_lan() -> Self {
         let network = Self::new();
         network.inner().lan = false;
@@ -98,7 +98,7 @@ impl Network {
         self.inner.lock().unwrap()
     }
 
-    /// Adds a host, and gives its engine and events.
+    /// Adds a host, and returns its engine and events.
     pub fn host(&self) -> (Arc<Node>, mpsc::UnboundedReceiver<OverlayEvent>) {
         let (events, receiver) = mpsc::unbounded_channel();
         let mut inner = self.inner();
@@ -113,7 +113,7 @@ impl Network {
         (Arc::new(Node { network: self.clone(), index }), receiver)
     }
 
-    /// Turns the DHT on, for hosts that are here and that come.
+    /// Turns the DHT on, for present and future hosts.
     pub fn turn_on_dht(&self) {
         let mut inner = self.inner();
         inner.dht = true;
@@ -124,12 +124,12 @@ impl Network {
         self.wake.notify_one();
     }
 
-    /// Of so many messages one is lost.
+    /// Makes the network lose one message in `messages`.
     pub fn lose_one_in(&self, messages: usize) {
         self.inner().loses_one_in = messages;
     }
 
-    /// A host is gone, without a word.
+    /// Disconnects a host without any message to its peers.
     pub fn cut_off(&self, node: &Node) {
         let mut inner = self.inner();
         let peers: Vec<PeerId> =
@@ -146,32 +146,32 @@ impl Network {
         self.wake.notify_one();
     }
 
-    /// Puts an address to a topic that nobody there announced.
+    /// Adds an address to a topic in the DHT although no host there has announced the topic.
     pub fn announce_falsely(&self, topic: Topic, address: SocketAddr) {
         self.inner().announced.entry(topic).or_default().insert(address);
     }
 
-    /// Puts an item into the DHT.
+    /// Stores an item in the DHT.
     pub fn put(&self, item: DhtItem) {
         self.inner().items.insert((item.publisher, item.salt), item);
     }
 
-    /// When which topics were announced.
+    /// All announcements of topics, with their times.
     pub fn announcements(&self) -> Vec<(Instant, Topic)> {
         self.inner().announcements.clone()
     }
 
-    /// When which items were put.
+    /// All stored items, with their times.
     pub fn puts(&self) -> Vec<(Instant, DhtItem)> {
         self.inner().puts.clone()
     }
 
-    /// Who called whom.
+    /// All calls: the caller's and the called address.
     pub fn calls(&self) -> Vec<(SocketAddr, SocketAddr)> {
         self.inner().calls.clone()
     }
 
-    /// Messages sent by a host, by their lengths.
+    /// The lengths of the messages that a host has sent.
     pub fn sent_by(&self, node: &Node) -> Vec<usize> {
         let inner = self.inner();
         let address = inner.hosts[node.index].address;
@@ -212,12 +212,12 @@ impl Inner {
     }
 
     fn arrive(&mut self, host: usize, event: OverlayEvent) {
-        let stands = match &event {
+        let is_connected = match &event {
             OverlayEvent::Said(peer, _) | OverlayEvent::Speaks { peer, .. } => self.links.contains_key(peer),
             _ => true,
         };
-        if stands {
-            // A host that nobody listens to any more is gone.
+        if is_connected {
+            // A closed receiver means that the host has ended.
             let _ = self.hosts[host].events.send(event);
         }
     }
@@ -273,24 +273,24 @@ impl Inner {
 }
 
 impl Node {
-    /// Where it can be called.
+    /// The address at which this host can be called.
     pub fn address(&self) -> SocketAddr {
         self.network.inner().hosts[self.index].address
     }
 
-    /// Addresses that it speaks to no more.
+    /// The addresses that this host has banned.
     pub fn banned(&self) -> HashSet<IpAddr> {
         self.network.inner().hosts[self.index].banned.clone()
     }
 
-    /// Addresses that it is connected to, each once for every connection.
+    /// The addresses of connected peers, one entry for each connection.
     pub fn connected(&self) -> Vec<SocketAddr> {
         let inner = self.network.inner();
         let near = inner.links.values().filter(|(near, _)| near.node == self.index);
         near.map(|(_, far)| inner.hosts[far.node].address).collect()
     }
 
-    /// The swarms it is in.
+    /// The swarms that this host is in.
     pub fn meetings(&self) -> Vec<Meeting> {
         self.network.inner().hosts[self.index].torrents.values().copied().collect()
     }

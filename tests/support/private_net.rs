@@ -7,8 +7,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::net::{Net, sh};
 
-/// Runs `body` on a thread in a fresh network namespace where only `lo` is up. Threads and processes that it starts
-/// are in there too; processes it leaves behind are killed. Panics as `body` does.
+/// Runs `body` on a thread in a new network namespace in which only `lo` is up. Its threads and processes are in the
+/// namespace too; processes that remain are killed. Panics if `body` panics.
 pub fn in_private_net<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
     let net = Net::new();
     let namespace = net.bridge();
@@ -16,7 +16,8 @@ pub fn in_private_net<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'stat
     in_namespace(&namespace, body)
 }
 
-/// Runs `body` on a thread in a network namespace; threads that it starts stay in there. Panics as `body` does.
+/// Runs `body` on a thread in a network namespace. Threads that it starts stay in the namespace. Panics if `body`
+/// panics.
 pub fn in_namespace<R: Send + 'static>(namespace: &str, body: impl FnOnce() -> R + Send + 'static) -> R {
     let namespace = File::open(format!("/run/netns/{namespace}")).unwrap();
     let thread = std::thread::spawn(move || {

@@ -1,7 +1,7 @@
-//! Child processes that cannot outlive or outwait a test.
+//! Child processes that end before their test does.
 //!
-//! A child's output is read by two threads into one list of lines; whoever waits for a line is woken by them. Every
-//! wait has a deadline, after which the test fails with all that the child said.
+//! Two threads read a child's output into one list of lines, and wake threads that wait for a line. Every wait has a
+//! deadline, after which the test fails and prints all output of the child.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-/// Long enough for anything that works, on a machine busy with other tests.
+/// Longer than anything that works takes, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Default)]
@@ -20,7 +20,7 @@ struct Output {
     open_pipes: usize,
 }
 
-/// A running child; killed with SIGKILL and reaped when dropped.
+/// A running child. Dropping it kills the child with SIGKILL and reaps it.
 pub struct Proc {
     what: String,
     child: Child,
@@ -66,7 +66,7 @@ impl Proc {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || output.open_pipes == 0 {
                 drop(output);
-                panic!("{} never said {text:?}\n{}", self.what, self.said());
+                panic!("{} never printed {text:?}\n{}", self.what, self.output_so_far());
             }
             output = changed.wait_timeout(output, left).unwrap().0;
         }
@@ -87,19 +87,19 @@ impl Proc {
         self.status.is_none()
     }
 
-    /// Fails the test with all that the child said if it has ended.
+    /// Fails the test, with all output of the child, if the child has ended.
     #[track_caller]
     pub fn assert_running(&mut self) {
-        assert!(self.is_running(), "{} has ended: {:?}\n{}", self.what, self.status, self.said());
+        assert!(self.is_running(), "{} has ended: {:?}\n{}", self.what, self.status, self.output_so_far());
     }
 
-    /// All that the child has said so far.
-    fn said(&self) -> String {
+    /// All output of the child so far.
+    fn output_so_far(&self) -> String {
         let output = self.output.0.lock().unwrap();
         format!("stdout:\n{}\nstderr:\n{}", output.stdout.join("\n"), output.stderr.join("\n"))
     }
 
-    /// Waits for the end; fails the test after the deadline. Output written before the end is all there.
+    /// Waits until the child ends, and fails the test after the deadline. The result contains all output.
     pub fn finish(mut self, deadline: Duration) -> Finished {
         let status = self.wait(deadline);
         let until = Instant::now() + Duration::from_secs(10);
@@ -109,7 +109,7 @@ impl Proc {
             let left = until.saturating_duration_since(Instant::now());
             assert!(
                 !left.is_zero(),
-                "{} has ended, but something it left behind holds its output",
+                "{} has ended, but a process that it started holds its output",
                 self.what
             );
             output = changed.wait_timeout(output, left).unwrap().0;
@@ -123,19 +123,19 @@ impl Proc {
         }
     }
 
-    /// Waits for the exit status; fails the test after the deadline.
+    /// Waits for the exit status, and fails the test after the deadline.
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
         if let Some(status) = self.status {
             return status;
         }
-        // The kernel tells of the end through a pidfd, so that waiting can have a deadline.
+        // The pidfd becomes readable when the process ends, so that the wait can have a deadline.
         let pidfd =
             rustix::process::pidfd_open(Pid::from_child(&self.child), rustix::process::PidfdFlags::empty())
                 .unwrap();
         let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
         let timeout = deadline.try_into().unwrap();
         if rustix::event::poll(&mut fds, Some(&timeout)).unwrap() == 0 {
-            panic!("{} still runs after {deadline:?}\n{}", self.what, self.said());
+            panic!("{} still runs after {deadline:?}\n{}", self.what, self.output_so_far());
         }
         let status = self.child.wait().unwrap();
         self.status = Some(status);
@@ -175,7 +175,7 @@ fn read_lines(
 /// A child that has ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
     /// All of standard output.
     pub stdout: String,
@@ -190,7 +190,7 @@ impl Finished {
         Proc::spawn(command).finish(deadline)
     }
 
-    /// Standard output of a command that must have succeeded.
+    /// The standard output of a command that must have succeeded.
     #[track_caller]
     pub fn ok(self) -> String {
         assert!(
@@ -220,7 +220,7 @@ impl Finished {
     }
 }
 
-/// Waits for something that no event announces.
+/// Waits for a condition that no event announces, by polling.
 #[track_caller]
 pub fn until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     let until = Instant::now() + deadline;
@@ -230,7 +230,7 @@ pub fn until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool
     }
 }
 
-/// [`until`] beside other tasks.
+/// [`until`] that lets other tasks run.
 pub async fn comes_true(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     let holds = async {
         while !condition() {
@@ -240,14 +240,14 @@ pub async fn comes_true(what: &str, deadline: Duration, mut condition: impl FnMu
     assert!(tokio::time::timeout(deadline, holds).await.is_ok(), "not within {deadline:?}: {what}");
 }
 
-/// Waits until a process sleeps in a system call or a page fault that did not end at once.
+/// Waits until a process sleeps in a system call or a page fault that does not end immediately.
 #[track_caller]
 pub fn until_blocked(process: &Proc) {
     let stat = format!("/proc/{}/stat", process.id());
     let mut last = String::new();
     until("the process blocks", PATIENCE, || {
         let now = std::fs::read_to_string(&stat).unwrap_or_default();
-        // State, and user and system time: asleep, and no work done since the last look.
+        // The process state, and its user and system time: asleep, and without work since the last poll.
         let fields: Vec<&str> = now.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let key = format!("{:?} {:?} {:?}", fields.first(), fields.get(11), fields.get(12));
         let same = key == last && matches!(fields.first(), Some(&"D" | &"S"));

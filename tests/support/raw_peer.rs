@@ -1,8 +1,8 @@
 //! A BitTorrent v2 peer written byte by byte (BEP 3, 6, 10, 52): one connection, without any policy.
 //!
-//! A [`RawPeer`] is one connection. Its socket belongs to the network namespace of the host that opened it, so the test
-//! may use it from any thread. [`super::raw_peer_content`] knows the content of a torrent, [`super::raw_peer_seed`]
-//! answers the requests of the node under test.
+//! A [`RawPeer`] is one connection. Its socket belongs to the network namespace of the host that opened it, so a test
+//! can use it from any thread. [`super::raw_peer_content`] has the content of a torrent, [`super::raw_peer_seed`]
+//! answers the requests of the daemon under test.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -16,38 +16,38 @@ use super::host::Host;
 use super::private_net::in_namespace;
 use super::raw_peer_message::{HashRange, Message};
 
-/// How long a peer waits for the node under test to read, or to send the next byte.
+/// The time that a peer waits for the daemon under test to read, or to send the next byte.
 pub const WIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The extension protocol (BEP 10), fast messages (BEP 6) and BitTorrent v2 (BEP 52).
+/// Bits of the handshake: the extension protocol (BEP 10), fast messages (BEP 6) and BitTorrent v2 (BEP 52).
 pub const FLAGS: [u8; 8] = [0, 0, 0, 0, 0, 0x10, 0, 0x14];
 
 /// The body of a handshake of BEP 10 that names no extension.
 const NO_EXTENSIONS: &[u8] = b"d1:mdee";
 
-/// Messages longer than this are not read: the node under test sends none.
+/// The longest message that is read. The daemon under test sends no longer ones.
 const MAX_LENGTH: usize = 2 << 20;
 
-/// One connection to a node. Dropping it closes it.
+/// One connection to a daemon. Dropping it closes it.
 #[derive(Debug)]
 pub struct RawPeer {
     stream: TcpStream,
 }
 
 impl RawPeer {
-    /// Connects from a host to a node and exchanges the handshakes of BEP 3 and BEP 10. Each connection has a peer id of
-    /// its own.
+    /// Connects from a host to a daemon and exchanges the handshakes of BEP 3 and BEP 10. Each connection has a peer
+    /// id of its own.
     pub fn connect(from: &Host, to: SocketAddr, swarm: &InfoHash) -> Result<Self> {
         let swarm = *swarm;
         in_namespace(from.namespace(), move || Self::dial(None, to, &swarm))
     }
 
-    /// The same in the namespace of the calling thread, from one of several addresses.
+    /// Like [`Self::connect`], in the namespace of the calling thread, from this local address if there is one.
     pub fn dial(from: Option<Ipv4Addr>, to: SocketAddr, swarm: &InfoHash) -> Result<Self> {
         Self::dial_as(from, to, swarm, FLAGS, NO_EXTENSIONS)
     }
 
-    /// The same, with these flags in the handshake of BEP 3, and this body of the handshake of BEP 10.
+    /// Like [`Self::dial`], with these flags in the handshake of BEP 3, and this body of the handshake of BEP 10.
     pub fn dial_as(
         from: Option<Ipv4Addr>,
         to: SocketAddr,
@@ -64,14 +64,15 @@ impl RawPeer {
         Ok(peer)
     }
 
-    /// Accepts a connection that a node has opened, and exchanges the handshakes of BEP 3 and BEP 10.
+    /// Accepts a connection that a daemon has opened, and exchanges the handshakes of BEP 3 and BEP 10.
     pub fn accept(stream: TcpStream, swarm: &InfoHash) -> Result<Self> {
         let mut peer = Self::accept_as(stream, &handshake(swarm))?;
         peer.send(&Message::Extended(0, NO_EXTENSIONS.to_vec()))?;
         Ok(peer)
     }
 
-    /// The same with this handshake of BEP 3, which contains the peer id, and without that of BEP 10.
+    /// Like [`Self::accept`], with this handshake of BEP 3, which contains the peer id, and without the handshake of
+    /// BEP 10.
     pub fn accept_as(stream: TcpStream, handshake: &[u8]) -> Result<Self> {
         let mut peer = Self::over(stream)?;
         let mut theirs = [0; 68];
@@ -94,7 +95,7 @@ impl RawPeer {
         &self.stream
     }
 
-    /// The same connection for another thread.
+    /// A second handle of the connection, for another thread.
     pub fn try_clone(&self) -> Result<Self> {
         Ok(Self { stream: self.stream.try_clone()? })
     }
@@ -104,13 +105,13 @@ impl RawPeer {
         self.stream.local_addr().unwrap()
     }
 
-    /// Bounds how long reads and writes of this connection wait.
+    /// Sets the timeout of reads and writes on this connection.
     pub fn set_timeout(&self, timeout: Duration) {
         self.stream.set_read_timeout(Some(timeout)).unwrap();
         self.stream.set_write_timeout(Some(timeout)).unwrap();
     }
 
-    /// Whether the node has closed the connection. Does not wait, and takes nothing that has arrived.
+    /// Whether the daemon has closed the connection. Does not wait, and consumes no bytes.
     pub fn is_closed(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let mut fds = [PollFd::new(&self.stream, PollFlags::RDHUP)];
@@ -125,7 +126,7 @@ impl RawPeer {
         self.stream.write_all(bytes)
     }
 
-    /// Sends bytes in segments of the given lengths (repeated as needed); Nagle's algorithm is off.
+    /// Sends bytes in segments of these lengths, which repeat as needed. Nagle's algorithm is off.
     pub fn send_split(&mut self, mut bytes: &[u8], lengths: &[usize]) -> Result<()> {
         for length in lengths.iter().cycle() {
             let (segment, rest) = bytes.split_at((*length).clamp(1, bytes.len().max(1)).min(bytes.len()));
@@ -138,7 +139,7 @@ impl RawPeer {
         Ok(())
     }
 
-    /// The next message. [`ErrorKind::WouldBlock`] after [`WIRE_TIMEOUT`] without one.
+    /// The next message. Fails with [`ErrorKind::WouldBlock`] if none arrives within [`WIRE_TIMEOUT`].
     pub fn receive(&mut self) -> Result<Message> {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length)?;
@@ -151,7 +152,7 @@ impl RawPeer {
         Ok(Message::decode(&body))
     }
 
-    /// The first message for which `pick` returns something; the messages before it are dropped.
+    /// The first message for which `pick` returns a value. Earlier messages are dropped.
     pub fn receive_until<T>(&mut self, mut pick: impl FnMut(Message) -> Option<T>) -> Result<T> {
         loop {
             if let Some(found) = pick(self.receive()?) {
@@ -160,7 +161,7 @@ impl RawPeer {
         }
     }
 
-    /// Waits until the node has handled all that was sent before. `range` must be one that an honest peer may ask for.
+    /// Waits until the daemon has handled all messages so far. `range` must be one that an honest peer may request.
     pub fn wait_for_answer(&mut self, range: HashRange) -> Result<()> {
         self.send(&Message::HashRequest(range))?;
         self.receive_until(|message| match message {
@@ -169,7 +170,7 @@ impl RawPeer {
         })
     }
 
-    /// Whether the connection is still open when the node has handled all that was sent before.
+    /// Whether the connection is still open after the daemon has handled all messages so far.
     pub fn is_answered(&mut self, range: HashRange) -> bool {
         match self.wait_for_answer(range) {
             Ok(()) => true,
@@ -197,7 +198,7 @@ pub fn handshake(swarm: &InfoHash) -> Vec<u8> {
 fn dial(from: Option<Ipv4Addr>, to: SocketAddr) -> Result<TcpStream> {
     let Some(from) = from else { return TcpStream::connect_timeout(&to, WIRE_TIMEOUT) };
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
-    // Bounds the connect as well.
+    // The timeout also limits the connect.
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(WIRE_TIMEOUT))?;
     rustix::net::bind(&socket, &SocketAddr::new(IpAddr::V4(from), 0))?;
     rustix::net::connect(&socket, &to)?;

@@ -1,4 +1,4 @@
-//! What a torrent holds, for peers made by hand: the bytes of every block, and every hash of every file's tree.
+//! The content of a torrent, for peers made by hand: the bytes of every block, and every hash of every file's tree.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use silmaril::model::{BLOCK_LEN, InfoHash, Layout, Manifest};
 
 use super::raw_peer_message::{Block, HashRange};
 
-/// One file that is not empty.
+/// A file that is not empty.
 pub struct FileTree {
     pub path: String,
     pub bytes: Vec<u8>,
@@ -16,11 +16,11 @@ pub struct FileTree {
     /// The file's first piece in the torrent.
     pub first_piece: u32,
     pub pieces: u32,
-    /// All levels, leaves first; each is filled up to a power of two.
+    /// All levels of the hash tree, leaves first, each padded to a power of two.
     levels: Vec<Vec<Hash>>,
 }
 
-/// A torrent, complete.
+/// A complete torrent.
 pub struct Content {
     pub info_hash: InfoHash,
     pub piece_length: u32,
@@ -43,7 +43,7 @@ impl FileTree {
         Self { path: path.to_owned(), bytes, root, first_piece, pieces, levels }
     }
 
-    /// Levels between the leaves and the root.
+    /// The number of levels between the leaves and the root.
     pub fn height(&self) -> i32 {
         self.levels.len() as i32 - 1
     }
@@ -53,14 +53,14 @@ impl FileTree {
         &self.levels[base as usize]
     }
 
-    /// A range of this file with as many uncle hashes as lead to the root.
+    /// A range of this file, with all uncle hashes up to the root.
     pub fn range(&self, base: i32, index: i32, length: i32) -> HashRange {
         let below_root = self.height() - base - log2(length);
         let proofs = if below_root > 0 { self.height() - base - 1 } else { 0 };
         HashRange { root: self.root, base, index, length, proofs }
     }
 
-    /// The hashes that HASHES carries for a range, the uncles last. None where the range is not a subtree.
+    /// The hashes that HASHES carries for a range, the uncles last. `None` if the range is not a subtree.
     pub fn hashes(&self, range: HashRange) -> Option<Vec<Hash>> {
         let level = self.levels.get(usize::try_from(range.base).ok()?)?;
         let (index, length) = (usize::try_from(range.index).ok()?, usize::try_from(range.length).ok()?);
@@ -83,7 +83,7 @@ fn log2(length: i32) -> i32 {
 }
 
 impl Content {
-    /// The torrent of an exported manifest, whose files are in `dir`.
+    /// The torrent of an exported manifest, with the files in `dir`.
     pub fn of(manifest: &Path, dir: &Path) -> Self {
         let manifest = Manifest::from_json(&std::fs::read(manifest).unwrap()).unwrap();
         let piece_length = manifest.torrent.piece_length;
@@ -125,15 +125,15 @@ impl Content {
         (u64::from(self.piece_length) / BLOCK_LEN) as i32
     }
 
-    /// The bytes of a block, `shift` bytes further on in its file. Past the end of the file come zeros: those of the pad
-    /// file. None where the torrent has no such block.
+    /// The bytes of a block, read `shift` bytes later in its file. Bytes past the end of the file are zeros, as in
+    /// the pad file. `None` if the torrent has no such block.
     pub fn block(&self, block: Block, shift: usize) -> Option<Vec<u8>> {
         let of = |file: &&FileTree| (file.first_piece..file.first_piece + file.pieces).contains(&block.piece);
         let file = self.files.iter().find(of)?;
         let offset = u64::from(block.piece - file.first_piece) * u64::from(self.piece_length);
         let begin = (offset + u64::from(block.begin)) as usize;
         let length = block.length as usize;
-        // libtorrent asks for whole blocks, with the bytes of the pad file that follows.
+        // libtorrent requests whole blocks, including the bytes of the pad file.
         let fits = block.begin.checked_add(block.length).is_some_and(|end| end <= self.piece_length);
         if begin >= file.bytes.len() || !fits {
             return None;
@@ -150,7 +150,7 @@ impl Content {
         self.files.iter().find(|file| file.root == range.root)?.hashes(range)
     }
 
-    /// A range that any peer may ask for: two hashes of the first piece layer, without proof.
+    /// A range that any peer may request: two hashes of the first piece layer, without proof.
     pub fn any_range(&self) -> HashRange {
         let file = self.files.iter().find(|file| file.pieces > 1).expect("a file of several pieces");
         HashRange { proofs: 0, ..file.range(self.piece_base(), 0, 2) }

@@ -1,4 +1,4 @@
-//! Peers made by hand that download from the node under test and check every byte.
+//! Peers made by hand that download from the daemon under test and check every byte.
 
 use std::io::{Error, ErrorKind, Result};
 use std::ops::Range;
@@ -9,10 +9,10 @@ use super::raw_peer::RawPeer;
 use super::raw_peer_content::Content;
 use super::raw_peer_message::{Block, Message};
 
-/// Requests that wait for their answer at any time.
+/// The number of requests that are outstanding at any time.
 const PIPELINE: usize = 32;
 
-/// All blocks of some pieces of a torrent.
+/// All blocks of a range of pieces of a torrent.
 pub fn blocks_of(content: &Content, pieces: Range<u32>) -> Vec<Block> {
     let of_file = |file: &super::raw_peer_content::FileTree| {
         let (first, size) = (file.first_piece, file.bytes.len() as u64);
@@ -29,7 +29,7 @@ pub fn blocks_of(content: &Content, pieces: Range<u32>) -> Vec<Block> {
     content.files.iter().flat_map(of_file).filter(|block| pieces.contains(&block.piece)).collect()
 }
 
-/// Downloads pieces as an honest peer does. Fails when the node refuses a block, hangs up or sends a wrong byte.
+/// Downloads pieces as an honest peer does. Fails if the daemon refuses a block, hangs up or sends a wrong byte.
 pub fn leech(peer: &mut RawPeer, content: &Content, pieces: Range<u32>) -> Result<()> {
     let mut due = blocks_of(content, pieces);
     due.reverse();

@@ -1,8 +1,8 @@
-//! The messages between BitTorrent v2 peers (BEP 3, 6, 10, 52), also those that no honest peer sends.
+//! The messages between BitTorrent v2 peers (BEP 3, 6, 10, 52), including messages that no honest peer sends.
 
 use silmaril::model::merkle::Hash;
 
-/// A range of hashes of one file's tree, as HASH_REQUEST, HASHES and HASH_REJECT name it. The fields are signed, as in
+/// A range of hashes of a file's tree, as in HASH_REQUEST, HASHES and HASH_REJECT. The fields are signed, as in
 /// libtorrent, so that a test can send negative numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HashRange {
@@ -26,7 +26,7 @@ pub struct Block {
     pub length: u32,
 }
 
-/// A message, complete.
+/// A complete message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     KeepAlive,
@@ -46,7 +46,7 @@ pub enum Message {
     HashRequest(HashRange),
     Hashes(HashRange, Vec<Hash>),
     HashReject(HashRange),
-    /// Any other number, or a body of the wrong length.
+    /// Any other message number, or a body of the wrong length.
     Other(u8, Vec<u8>),
 }
 
@@ -81,7 +81,7 @@ impl Block {
 }
 
 impl Message {
-    /// The message with its length before it.
+    /// The message with its length prefix.
     pub fn encode(&self) -> Vec<u8> {
         let (number, body) = match self {
             Self::KeepAlive => return vec![0; 4],
@@ -108,7 +108,7 @@ impl Message {
         [&(body.len() as u32 + 1).to_be_bytes(), [number].as_slice(), &body].concat()
     }
 
-    /// A message without its length.
+    /// Parses a message without its length prefix.
     pub fn decode(bytes: &[u8]) -> Self {
         let Some((&number, body)) = bytes.split_first() else { return Self::KeepAlive };
         let known = match number {

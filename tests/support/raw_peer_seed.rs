@@ -1,6 +1,7 @@
-//! Peers made by hand that answer the node under test: honestly, or in any other way a test describes.
+//! Peers made by hand that answer the daemon under test, honestly or in another way that a test defines.
 //!
-//! A [`RawSeed`] owns a thread for its listener and one for each connection; dropping it closes all and joins them.
+//! A [`RawSeed`] owns a thread for its listener and one for each connection. Dropping it closes all and joins the
+//! threads.
 
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use super::raw_peer_message::{Block, HashRange, Message};
 
 type Answer<T> = Arc<dyn Fn(&Content, T) -> Vec<Message> + Send + Sync>;
 
-/// How a peer behaves. Starts honest; each method changes one part.
+/// The behaviour of a peer. It is honest at first; each method changes one part.
 #[derive(Clone)]
 pub struct Conduct {
     blocks: Answer<Block>,
@@ -23,7 +24,7 @@ pub struct Conduct {
 }
 
 impl Conduct {
-    /// Has everything, uploads to any peer, and answers every request for hashes.
+    /// Has all pieces, uploads to any peer, and answers every request for hashes.
     pub fn honest() -> Self {
         Self {
             blocks: Arc::new(|content, block| {
@@ -41,7 +42,7 @@ impl Conduct {
         }
     }
 
-    /// Answers requests for blocks like this.
+    /// Sets the answers to requests for blocks.
     pub fn with_blocks(
         mut self,
         answer: impl Fn(&Content, Block) -> Vec<Message> + Send + Sync + 'static,
@@ -50,7 +51,7 @@ impl Conduct {
         self
     }
 
-    /// Answers requests for hashes like this.
+    /// Sets the answers to requests for hashes.
     pub fn with_hashes(
         mut self,
         answer: impl Fn(&Content, HashRange) -> Vec<Message> + Send + Sync + 'static,
@@ -60,13 +61,13 @@ impl Conduct {
     }
 }
 
-/// What a peer has seen.
+/// Counts of the events that a peer has seen.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// Connections with complete handshakes.
     pub connections: AtomicU64,
-    /// Connections that the node has closed after it had asked for something. It closes a second connection to the same
-    /// peer right after the handshakes.
+    /// Connections that the daemon has closed after a request. (It closes a second connection to the same peer right
+    /// after the handshakes.)
     pub hang_ups: AtomicU64,
     /// Requests for blocks.
     pub blocks: AtomicU64,
@@ -90,21 +91,21 @@ struct Shared {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// A peer at work on one host.
+/// A running peer on one host.
 pub struct RawSeed {
     shared: Arc<Shared>,
     listener: Option<(TcpListener, SocketAddr)>,
 }
 
 impl RawSeed {
-    /// A peer that listens at `port` of all addresses of a host.
+    /// Starts a peer that listens at `port` of all addresses of a host.
     pub fn listen(host: &Host, port: u16, content: &Arc<Content>, conduct: Conduct) -> Self {
         let listener =
             in_namespace(host.namespace(), move || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).unwrap();
         Self::accepting(listener, host.addr(), content, conduct)
     }
 
-    /// A peer that listens at the loopback address of the calling thread's namespace.
+    /// Starts a peer that listens at the loopback address of the calling thread's namespace.
     pub fn listen_here(content: &Arc<Content>, conduct: Conduct) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         Self::accepting(listener, Ipv4Addr::LOCALHOST, content, conduct)
@@ -140,12 +141,12 @@ impl RawSeed {
         self.address().to_string()
     }
 
-    /// Where it listens.
+    /// The address at which the peer listens.
     pub fn address(&self) -> SocketAddr {
         self.listener.as_ref().expect("it listens").1
     }
 
-    /// What it has seen so far.
+    /// The counts so far.
     pub fn seen(&self) -> &Seen {
         &self.shared.seen
     }
@@ -155,7 +156,7 @@ impl Drop for RawSeed {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
         if let Some((listener, _)) = &self.listener {
-            // Ends the accept.
+            // Ends the accept call.
             let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
         }
         self.shared.open.lock().unwrap().iter().for_each(RawPeer::close);
@@ -198,7 +199,7 @@ impl Shared {
         self.threads.lock().unwrap().push(thread);
     }
 
-    /// Returns, when the connection has ended, whether the node had asked for something.
+    /// Returns, when the connection has ended, whether the daemon had sent a request.
     fn converse(&self, mut peer: RawPeer) -> bool {
         let mut due = vec![Message::HaveAll, Message::Unchoke];
         let mut used = false;
@@ -227,7 +228,7 @@ impl RawPeer {
         let _ = self.stream().shutdown(Shutdown::Both);
     }
 
-    /// Lets reads wait until the connection is closed.
+    /// Makes reads wait until the connection is closed.
     fn wait_without_bound(&self) {
         self.stream().set_read_timeout(None).unwrap();
     }

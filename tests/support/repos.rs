@@ -1,7 +1,7 @@
-//! Repositories as a hub keeps them: bare, made by the real `git` with `git-lfs`, and what is in their commits.
+//! Repositories as a hub keeps them: bare, made by the real `git` with `git-lfs`, and the entries of their commits.
 //!
-//! The stand-in for the hub and the git server serve the same ones, so object ids are true, and a branch that moves
-//! has moved for both. Author, dates and messages are fixed: the same files give the same commit id on every machine.
+//! The test hub and the git server serve the same repositories, so object ids are real, and a branch moves for both.
+//! Author, dates and messages are fixed: the same files give the same commit id on every machine.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,8 @@ use git2::{ObjectType, TreeWalkMode, TreeWalkResult};
 use super::net::temp_dir;
 use super::process::{Finished, PATIENCE};
 
-/// When the first commit of each repository was made, in seconds since 1970; each other is a day after its parent.
+/// The time of the first commit of each repository, in seconds since 1970. Each other commit is a day after its
+/// parent.
 const FIRST_COMMIT: i64 = 1_700_000_000;
 
 /// A directory of bare repositories, `org/name.git` and `datasets/org/name.git`. Deleted with its last owner.
@@ -27,18 +28,18 @@ pub struct Repo {
     _owner: Repos,
 }
 
-/// What a path of a commit names.
+/// A path of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The path, with slashes.
     pub path: String,
-    /// The git object id: of the tree, of the blob, of the pointer's blob for a file in LFS.
+    /// The git object id: of a tree, of a blob, or of the pointer's blob for a file in LFS.
     pub oid: String,
     /// File or directory.
     pub what: What,
 }
 
-/// What an [`Entry`] is.
+/// The kind of an [`Entry`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// A directory.
@@ -49,7 +50,7 @@ pub enum What {
     Lfs(Pointer),
 }
 
-/// An LFS pointer: what git holds in place of a big file.
+/// An LFS pointer, which git holds in place of a large file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pointer {
     /// SHA-256 of the file, in hex.
@@ -61,12 +62,12 @@ pub struct Pointer {
 }
 
 impl Repos {
-    /// No repositories yet.
+    /// Starts without repositories.
     pub fn new() -> Self {
         Self(Arc::new(temp_dir("repos")))
     }
 
-    /// Where they are.
+    /// The directory that contains them.
     pub fn dir(&self) -> &Path {
         self.0.path()
     }
@@ -77,12 +78,12 @@ impl Repos {
         std::fs::create_dir_all(&git_dir).unwrap();
         let repo = Repo { id: id.to_owned(), git_dir, _owner: self.clone() };
         repo.git(&["init", "-q", "--bare", "-b", "main"], None);
-        // As the big hosts have it: a commit may be fetched by its id.
+        // Large git hosts allow a commit to be fetched by its id.
         repo.git(&["config", "uploadpack.allowAnySHA1InWant", "true"], None);
         repo
     }
 
-    /// The repository of this id, if there is one.
+    /// The repository with this id, if there is one.
     pub fn find(&self, id: &str) -> Option<Repo> {
         let git_dir = self.0.path().join(format!("{id}.git"));
         git_dir.is_dir().then(|| Repo { id: id.to_owned(), git_dir, _owner: self.clone() })
@@ -95,13 +96,13 @@ impl Repo {
         &self.id
     }
 
-    /// Commits all files of a directory to `main`, and nothing else; the commit id. What `.gitattributes` says goes
-    /// into LFS.
+    /// Commits all files of a directory to `main`, and nothing else. Returns the commit id. The files that
+    /// `.gitattributes` selects are stored in LFS.
     pub fn commit(&self, files: &Path) -> String {
         self.commit_on("main", files)
     }
 
-    /// [`Self::commit`] on another branch, which starts at `main` if it is new.
+    /// [`Self::commit`] on another branch. A new branch starts at `main`.
     pub fn commit_on(&self, branch: &str, files: &Path) -> String {
         let parent = self.resolve(branch).or_else(|| self.resolve("main"));
         self.git(&["read-tree", "--empty"], None);
@@ -117,7 +118,7 @@ impl Repo {
         commit
     }
 
-    /// Makes a branch, or moves it, wherever it was.
+    /// Makes a branch or moves it to a commit.
     pub fn branch(&self, name: &str, commit: &str) {
         self.git(&["update-ref", &format!("refs/heads/{name}"), commit], None);
     }
@@ -127,7 +128,7 @@ impl Repo {
         self.git(&["tag", "-a", "-m", name, name, commit], None);
     }
 
-    /// The commit that a branch, a tag, a whole ref or a whole commit id names.
+    /// The commit of a branch, a tag, a full ref or a full commit id.
     pub fn resolve(&self, revision: &str) -> Option<String> {
         let repo = self.open();
         if let Ok(id) = git2::Oid::from_str(revision)
@@ -142,13 +143,13 @@ impl Repo {
             .map(|commit| commit.id().to_string())
     }
 
-    /// When a commit was made, in seconds since 1970.
+    /// The time of a commit, in seconds since 1970.
     pub fn time(&self, commit: &str) -> i64 {
         let repo = self.open();
         repo.find_commit(git2::Oid::from_str(commit).unwrap()).unwrap().time().seconds()
     }
 
-    /// All directories and files of a commit, a directory before what is in it.
+    /// All directories and files of a commit, each directory before its entries.
     pub fn entries(&self, commit: &str) -> Vec<Entry> {
         let repo = self.open();
         let tree = repo.find_commit(git2::Oid::from_str(commit).unwrap()).unwrap().tree().unwrap();
@@ -179,7 +180,8 @@ impl Repo {
         self.open().find_blob(git2::Oid::from_str(oid).unwrap()).unwrap().content().to_owned()
     }
 
-    /// Where an object of LFS is, if the repository has it. It is lost to all servers once this file is deleted.
+    /// The file of an LFS object, if the repository has the object. After this file is deleted, no server has the
+    /// object.
     pub fn lfs_object(&self, sha256: &str) -> Option<PathBuf> {
         let path = self.git_dir.join("lfs/objects").join(lfs_path(sha256)?);
         path.is_file().then_some(path)
@@ -193,7 +195,7 @@ impl Repo {
         self.git_at(FIRST_COMMIT, args, work_tree)
     }
 
-    /// Runs git on the repository with no configuration of this machine; the first line of its output.
+    /// Runs git on the repository without any configuration of this machine. Returns the first line of its output.
     fn git_at(&self, date: i64, args: &[&str], work_tree: Option<&Path>) -> String {
         let mut git = Command::new("git");
         git.arg("--git-dir").arg(&self.git_dir);
@@ -220,7 +222,7 @@ impl Repo {
 }
 
 impl Pointer {
-    /// Reads a pointer (the LFS specification, version 1); `None` for any other blob.
+    /// Parses a pointer (the LFS specification, version 1). `None` for any other blob.
     pub fn parse(blob: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(blob).ok().filter(|text| text.len() < 1024)?;
         let rest = text.strip_prefix("version https://git-lfs.github.com/spec/v1\noid sha256:")?;
@@ -231,7 +233,7 @@ impl Pointer {
     }
 }
 
-/// Where git-lfs keeps an object, below `lfs/objects`; `None` for what is no SHA-256 in hex.
+/// The path of an object below `lfs/objects`. `None` if the text is no SHA-256 in hexadecimal digits.
 pub fn lfs_path(sha256: &str) -> Option<String> {
     let is_hex = sha256.len() == 64 && sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     is_hex.then(|| format!("{}/{}/{sha256}", &sha256[..2], &sha256[2..4]))
@@ -243,7 +245,7 @@ mod tests {
     use crate::support::fixtures::model_dir;
 
     #[test]
-    fn the_same_files_give_the_same_commits_and_big_files_go_into_lfs() {
+    fn equal_files_give_equal_commits_and_large_files_are_in_lfs() {
         let dir = tempfile::tempdir().unwrap();
         let attributes: &[u8] = b"*.bin filter=lfs diff=lfs merge=lfs -text\n";
         let files = model_dir(

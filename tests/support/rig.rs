@@ -1,7 +1,7 @@
-//! A node's store and `Fetch` over the engine in memory, with the clock stopped.
+//! A store and `Fetch` over the engine in memory, with a paused clock.
 //!
-//! With tokio's clock paused, time moves on only when nothing else can happen. So `idle` waits for everything that
-//! is going to happen by itself, without guessing how long that takes.
+//! tokio advances a paused clock only when no task can run. So `idle` waits for all consequences of an event, without
+//! a guess how long they take.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ use super::swarm::FakeSwarm;
 pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
 
-/// How long reads wait in the rig.
+/// The timeout of reads in the rig.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The address given by `--peer` in the rig.
@@ -38,7 +38,7 @@ pub struct Rig {
     _dir: tempfile::TempDir,
 }
 
-/// A revision and what its files really hold.
+/// A revision and the true bytes of its files.
 #[derive(Clone)]
 pub struct TestModel {
     pub revision: Arc<StoredRevision>,
@@ -58,7 +58,7 @@ impl TestModel {
     }
 }
 
-/// Bytes that look like nothing and are the same for the same seed.
+/// Pseudo-random bytes. The same seed gives the same bytes.
 pub fn noise(seed: u64, len: u64) -> Vec<u8> {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut out = Vec::with_capacity(len as usize + 8);
@@ -103,12 +103,12 @@ impl Rig {
         Self { store, swarm, fetch, paths, _dir: dir }
     }
 
-    /// A model whose bytes the swarm knows and this node does not.
+    /// A model whose bytes peers can supply and this node does not have.
     pub fn model(&self, name: &str, piece_length: u64, files: &[(&str, Vec<u8>)]) -> TestModel {
         self.model_of(manifest(name, piece_length, files), files)
     }
 
-    /// One that the web has too, at these addresses.
+    /// A model that also has web seeds at these addresses.
     pub fn web_model(&self, piece_length: u64, files: &[(&str, Vec<u8>)], seeds: &[&str]) -> TestModel {
         let mut manifest = hashed_manifest("o/m", piece_length, files);
         manifest.web_seeds = seeds.iter().map(|&seed| seed.to_owned()).collect();
@@ -137,7 +137,7 @@ impl Rig {
         tokio::spawn(async move { fetch.read(&file, offset, len).await })
     }
 
-    /// Reads as the mount does: from here if all is here, else by waiting.
+    /// Reads as the mount does: immediately if all bytes are cached, otherwise by waiting.
     pub async fn serve(
         &self,
         model: &TestModel,
@@ -166,7 +166,7 @@ impl Rig {
         self.fetch.progress(&model.ih).expect("the model was joined")
     }
 
-    /// Returns when nothing more happens by itself.
+    /// Returns when no task can do more by itself.
     pub async fn idle(&self) {
         pass(Duration::from_millis(1)).await;
     }
@@ -205,7 +205,8 @@ pub fn hashed_manifest(name: &str, piece_length: u64, files: &[(&str, Vec<u8>)])
     manifest
 }
 
-/// A manifest whose roots are not those of BEP 52, but as different as the bytes: nothing under test hashes.
+/// A manifest whose roots are not those of BEP 52, but differ when the bytes differ: no code under test checks
+/// hashes.
 fn manifest(name: &str, piece_length: u64, files: &[(&str, Vec<u8>)]) -> Manifest {
     let (name, version) = name.split_once('@').unwrap_or((name, "main"));
     let torrent = name.rsplit('/').next().unwrap();

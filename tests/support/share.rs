@@ -1,19 +1,19 @@
-//! The opening of most stories: one host publishes, another learns of it.
+//! The first steps of most tests: one host shares a model, another imports its manifest.
 
 use std::path::{Path, PathBuf};
 
 use super::host::Host;
 use super::process::{PATIENCE, Proc};
 
-/// A directory being shared; the sharing ends when this is dropped.
+/// A directory that is shared until this is dropped.
 pub struct Share {
-    /// The running `share`.
+    /// The running `share` command.
     pub process: Proc,
     /// The exported manifest.
     pub manifest: PathBuf,
 }
 
-/// Shares a directory and waits until it is seeded; `more` are further arguments.
+/// Shares a directory, with further arguments `more`, and waits until it is seeded.
 #[track_caller]
 pub fn share(host: &Host, dir: &Path, name: &str, more: &[&str]) -> Share {
     let mut args = vec!["share", "-f", dir.to_str().unwrap(), "--name", name, "--license", "apache-2.0"];

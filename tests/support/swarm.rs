@@ -1,7 +1,7 @@
-//! An engine in memory: peers that stall, lie, vanish and come back, as the test says.
+//! An engine in memory: its peers stall, send bad pieces, vanish and return as the test chooses.
 //!
-//! It does what the real engine promises: a piece's bytes are in their file before it is said to be verified,
-//! events of a torrent are in order, and nothing happens that was not wanted. It keeps a record of all it is told.
+//! It keeps the promises of the real engine: a piece's bytes are in their file before the piece is reported as
+//! verified, events of a torrent are in order, and only requested pieces arrive. It records all calls.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use silmaril::torrent::{
 };
 use tokio::sync::mpsc;
 
-/// What the engine was told.
+/// A call of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     Add(InfoHash),
@@ -32,21 +32,21 @@ pub enum Call {
     Give(InfoHash, u32),
 }
 
-/// What a peer does.
+/// A peer of a swarm.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Its address.
     pub addr: SocketAddr,
-    /// The pieces it has; none is all.
+    /// The pieces that it has; `None` means all.
     pub has: Option<BTreeSet<u32>>,
 }
 
-/// How pieces come.
+/// The time at which a requested piece arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
-    /// As soon as they are wanted and a peer has them.
-    AtOnce,
-    /// So long after they are wanted.
+    /// As soon as it is requested and a peer has it.
+    Immediate,
+    /// This long after the request.
     After(Duration),
     /// When the test calls `deliver`.
     ByHand,
@@ -54,20 +54,20 @@ pub enum Delivery {
 
 struct Torrent {
     add: AddTorrent,
-    /// `None` until started, when starting is by hand.
+    /// False until the test starts the torrent, if torrents do not start by themselves.
     started: bool,
     has: BTreeSet<u32>,
-    wanted: BTreeMap<u32, Want>,
+    wanted: BTreeMap<u32, WantedPiece>,
     stats: SwarmStats,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
+pub enum WantedPiece {
     Priority(Priority),
     Requested,
 }
 
-/// What a torrent's files hold.
+/// The files of a torrent and their bytes.
 struct Published {
     layout: Layout,
     files: Vec<Arc<Vec<u8>>>,
@@ -81,21 +81,21 @@ struct Inner {
     peers: HashMap<InfoHash, Vec<Peer>>,
     calls: Vec<Call>,
     delivery: Delivery,
-    /// The next so many pieces are bad.
+    /// The number of further pieces that are bad.
     lies: usize,
-    /// What the next `add`s answer.
+    /// The errors of the next calls of `add`.
     refusals: Vec<EngineError>,
-    /// Whether `add` is followed by `Added` at once.
+    /// Whether `Added` follows immediately after `add`.
     starts: bool,
-    /// Whether `remove` is followed by `Removed` at once.
+    /// Whether `Removed` follows immediately after `remove`.
     removes: bool,
-    /// All layers are known to `export_metainfo`.
+    /// Whether `export_metainfo` has all piece layers.
     layers_known: bool,
-    /// Whether anything becomes of pieces that it is given.
+    /// Whether `give_piece` has an effect.
     takes_pieces: bool,
-    /// The next so many pieces that it is given are refused.
+    /// The number of further calls of `give_piece` that are refused.
     refuses: usize,
-    /// Whether pieces that it is given may be wrong; it refuses those that are.
+    /// Whether `give_piece` refuses pieces with wrong bytes.
     judges: bool,
 }
 
@@ -116,7 +116,7 @@ impl FakeSwarm {
             published: HashMap::new(),
             peers: HashMap::new(),
             calls: Vec::new(),
-            delivery: Delivery::AtOnce,
+            delivery: Delivery::Immediate,
             lies: 0,
             refusals: Vec::new(),
             starts: true,
@@ -134,192 +134,196 @@ impl FakeSwarm {
         self.inner.lock().unwrap()
     }
 
-    /// Makes the bytes of a torrent known to its peers.
-    pub fn publish(&self, ih: InfoHash, layout: Layout, files: Vec<Arc<Vec<u8>>>) {
-        self.inner().published.insert(ih, Published { layout, files });
+    /// Gives the bytes of a torrent to its peers.
+    pub fn publish(&self, info_hash: InfoHash, layout: Layout, files: Vec<Arc<Vec<u8>>>) {
+        self.inner().published.insert(info_hash, Published { layout, files });
     }
 
-    /// How pieces come from now on.
+    /// Sets the time at which requested pieces arrive.
     pub fn delivery(&self, delivery: Delivery) {
         self.inner().delivery = delivery;
         self.pump();
     }
 
-    /// A peer joins the swarm, with all pieces or some.
-    pub fn peer(&self, ih: InfoHash, addr: &str, has: Option<&[u32]>) {
+    /// Adds a peer to the swarm, with all pieces or these.
+    pub fn peer(&self, info_hash: InfoHash, addr: &str, has: Option<&[u32]>) {
         let peer = Peer { addr: addr.parse().unwrap(), has: has.map(|h| h.iter().copied().collect()) };
         let mut inner = self.inner();
         let addr = peer.addr;
-        inner.peers.entry(ih).or_default().push(peer);
-        inner.tell_all(ih, |id| Event::PeerConnected(id, addr));
+        inner.peers.entry(info_hash).or_default().push(peer);
+        inner.send_to_all(info_hash, |id| Event::PeerConnected(id, addr));
         drop(inner);
         self.pump();
     }
 
-    /// A peer vanishes.
-    pub fn vanish(&self, ih: InfoHash, addr: &str) {
+    /// Removes a peer from the swarm.
+    pub fn vanish(&self, info_hash: InfoHash, addr: &str) {
         let addr: SocketAddr = addr.parse().unwrap();
         let mut inner = self.inner();
-        inner.peers.entry(ih).or_default().retain(|p| p.addr != addr);
-        inner.tell_all(ih, |id| Event::PeerDisconnected(id, addr, "gone".into()));
+        inner.peers.entry(info_hash).or_default().retain(|p| p.addr != addr);
+        inner.send_to_all(info_hash, |id| Event::PeerDisconnected(id, addr, "gone".into()));
     }
 
-    /// The next `n` pieces are bad.
+    /// Makes the next `n` pieces bad.
     pub fn lie(&self, n: usize) {
         self.inner().lies = n;
     }
 
-    /// The next `add` is refused.
+    /// Makes the next `add` fail.
     pub fn refuse(&self, error: EngineError) {
         self.inner().refusals.push(error);
     }
 
-    /// Whether torrents start when they are added; otherwise `start` starts them.
+    /// Sets whether torrents start when they are added. Otherwise `start` starts them.
     pub fn starts(&self, yes: bool) {
         self.inner().starts = yes;
     }
 
-    /// Whether torrents are out as soon as they are removed; otherwise `finish_removals` says so.
+    /// Sets whether torrents leave when they are removed. Otherwise `finish_removals` completes the removals.
     pub fn removes(&self, yes: bool) {
         self.inner().removes = yes;
     }
 
-    /// Whether `export_metainfo` has an answer.
+    /// Sets whether `export_metainfo` has an answer.
     pub fn layers_known(&self, yes: bool) {
         self.inner().layers_known = yes;
     }
 
-    /// Whether anything becomes of pieces that it is given.
+    /// Sets whether `give_piece` has an effect.
     pub fn takes_pieces(&self, yes: bool) {
         self.inner().takes_pieces = yes;
     }
 
-    /// The next so many pieces that it is given are refused.
+    /// Makes the next `n` calls of `give_piece` fail.
     pub fn refuse_pieces(&self, n: usize) {
         self.inner().refuses = n;
     }
 
-    /// Pieces that it is given may be wrong: those that are it refuses.
+    /// Makes `give_piece` refuse pieces with wrong bytes.
     pub fn judges_pieces(&self) {
         self.inner().judges = true;
     }
 
-    /// The pieces that it was given since `calls` was last taken, in order.
+    /// The pieces that `give_piece` received since the last call of `calls`, in order.
     pub fn given(&self, of: InfoHash) -> Vec<u32> {
         let give = |c: &Call| match c {
-            Call::Give(ih, piece) if *ih == of => Some(*piece),
+            Call::Give(info_hash, piece) if *info_hash == of => Some(*piece),
             _ => None,
         };
         self.inner().calls.iter().filter_map(give).collect()
     }
 
-    /// Starts what was added.
-    pub fn start(&self, ih: InfoHash) {
+    /// Starts a torrent that was added.
+    pub fn start(&self, info_hash: InfoHash) {
         let mut inner = self.inner();
-        inner.start(ih);
+        inner.start(info_hash);
         drop(inner);
         self.pump();
     }
 
-    /// Gives up a torrent, started or not.
-    pub fn fail(&self, ih: InfoHash, why: &str) {
+    /// Makes a torrent fail, started or not.
+    pub fn fail(&self, info_hash: InfoHash, why: &str) {
         let mut inner = self.inner();
-        let Some((&id, _)) = inner.find(ih) else { return };
+        let Some((&id, _)) = inner.find(info_hash) else { return };
         inner.torrents.remove(&id);
         inner.send(Event::Failed(id, why.into()));
     }
 
-    /// The local disk fails under a torrent: deadlines are lost with the pieces in flight.
-    pub fn disk_error(&self, ih: InfoHash, kind: DiskErrorKind) {
+    /// Makes the local disk fail under a torrent. The deadlines of pieces in flight are lost.
+    pub fn disk_error(&self, info_hash: InfoHash, kind: DiskErrorKind) {
         let mut inner = self.inner();
-        let path = inner.find(ih).map(|(_, t)| t.add.file_paths[0].clone()).unwrap();
-        let torrents = inner.torrents.values_mut().filter(|t| t.add.info_hash == ih);
+        let path = inner.find(info_hash).map(|(_, t)| t.add.file_paths[0].clone()).unwrap();
+        let torrents = inner.torrents.values_mut().filter(|t| t.add.info_hash == info_hash);
         for want in torrents.flat_map(|t| t.wanted.values_mut()) {
-            *want = Want::Priority(Priority::Normal);
+            *want = WantedPiece::Priority(Priority::Normal);
         }
-        inner.tell_all(ih, |id| Event::DiskError(id, path.clone(), kind, format!("{kind:?}")));
+        inner.send_to_all(info_hash, |id| Event::DiskError(id, path.clone(), kind, format!("{kind:?}")));
     }
 
-    /// Some payload came, though no whole piece.
-    pub fn trickle(&self, ih: InfoHash, bytes: u64) {
+    /// Reports received payload without a complete piece.
+    pub fn trickle(&self, info_hash: InfoHash, bytes: u64) {
         let mut inner = self.inner();
-        let Some(torrent) = inner.torrents.values_mut().find(|t| t.add.info_hash == ih) else { return };
+        let Some(torrent) = inner.torrents.values_mut().find(|t| t.add.info_hash == info_hash) else {
+            return;
+        };
         torrent.stats.downloaded += bytes;
         let stats = torrent.stats;
-        inner.tell_all(ih, |id| Event::Stats(id, stats));
+        inner.send_to_all(info_hash, |id| Event::Stats(id, stats));
     }
 
-    /// Drops what the engine had to say and says that it did.
+    /// Drops all queued events, and reports the loss.
     pub fn lose_events(&self) {
         self.inner().send(Event::EventsLost);
     }
 
-    /// Says an event as it is.
-    pub fn say(&self, event: impl FnOnce(TorrentId) -> Event, ih: InfoHash) {
+    /// Sends an event.
+    pub fn send_event(&self, event: impl FnOnce(TorrentId) -> Event, info_hash: InfoHash) {
         let mut inner = self.inner();
-        let id = *inner.find(ih).expect("the torrent is in the engine").0;
+        let id = *inner.find(info_hash).expect("the torrent is in the engine").0;
         inner.send(event(id));
     }
 
-    /// Delivers one piece now if it is wanted. Returns whether it was.
-    pub fn deliver(&self, ih: InfoHash, piece: u32) -> bool {
-        self.inner().deliver(ih, piece)
+    /// Delivers one piece immediately if it is requested. Returns whether it was.
+    pub fn deliver(&self, info_hash: InfoHash, piece: u32) -> bool {
+        self.inner().deliver(info_hash, piece)
     }
 
-    /// Delivers whatever is wanted and held by a peer, the most urgent first.
+    /// Delivers all pieces that are requested and that a peer has, the most urgent first.
     fn pump(&self) {
         let mut inner = self.inner();
-        if inner.delivery == Delivery::AtOnce {
-            for (ih, piece) in inner.deliverable() {
-                inner.deliver(ih, piece);
+        if inner.delivery == Delivery::Immediate {
+            for (info_hash, piece) in inner.deliverable() {
+                inner.deliver(info_hash, piece);
             }
         }
     }
 
-    /// All calls since the last time this was asked.
+    /// All calls since the last call of this.
     pub fn calls(&self) -> Vec<Call> {
         std::mem::take(&mut self.inner().calls)
     }
 
-    /// The pieces asked for with a deadline since `calls` was last taken, in order.
+    /// The pieces requested with a deadline since the last call of `calls`, in order.
     pub fn requests(&self, of: InfoHash) -> Vec<u32> {
         let calls = &self.inner().calls;
         let request = |c: &Call| match c {
-            Call::Request(ih, piece, _) if *ih == of => Some(*piece),
+            Call::Request(info_hash, piece, _) if *info_hash == of => Some(*piece),
             _ => None,
         };
         calls.iter().filter_map(request).collect()
     }
 
-    /// What is wanted of a torrent now.
-    pub fn wanted(&self, ih: InfoHash) -> BTreeMap<u32, Want> {
-        self.inner().find(ih).map(|(_, t)| t.wanted.clone()).unwrap_or_default()
+    /// The requested pieces of a torrent.
+    pub fn wanted(&self, info_hash: InfoHash) -> BTreeMap<u32, WantedPiece> {
+        self.inner().find(info_hash).map(|(_, t)| t.wanted.clone()).unwrap_or_default()
     }
 
-    /// Pieces the engine holds of a torrent that is in it.
-    pub fn holds(&self, ih: InfoHash) -> Option<BTreeSet<u32>> {
-        self.inner().find(ih).map(|(_, t)| t.has.clone())
+    /// The pieces that the engine has of a torrent, if the torrent is in it.
+    pub fn holds(&self, info_hash: InfoHash) -> Option<BTreeSet<u32>> {
+        self.inner().find(info_hash).map(|(_, t)| t.has.clone())
     }
 
-    /// How the torrent was last added.
-    pub fn added(&self, ih: InfoHash) -> Option<AddTorrent> {
-        self.inner().find(ih).map(|(_, t)| t.add.clone())
+    /// The last `add` of a torrent.
+    pub fn added(&self, info_hash: InfoHash) -> Option<AddTorrent> {
+        self.inner().find(info_hash).map(|(_, t)| t.add.clone())
     }
 
     fn wanted_changed(&self, id: TorrentId, pieces: impl Iterator<Item = u32>) {
         let delivery = self.inner().delivery;
         match delivery {
             Delivery::ByHand => {}
-            Delivery::AtOnce => self.pump(),
+            Delivery::Immediate => self.pump(),
             Delivery::After(latency) => {
                 for piece in pieces {
                     let Some(myself) = self.myself.upgrade() else { return };
                     tokio::spawn(async move {
                         tokio::time::sleep(latency).await;
                         let mut inner = myself.inner();
-                        let Some(ih) = inner.torrents.get(&id).map(|t| t.add.info_hash) else { return };
-                        if inner.deliverable().contains(&(ih, piece)) {
-                            inner.deliver(ih, piece);
+                        let Some(info_hash) = inner.torrents.get(&id).map(|t| t.add.info_hash) else {
+                            return;
+                        };
+                        if inner.deliverable().contains(&(info_hash, piece)) {
+                            inner.deliver(info_hash, piece);
                         }
                     });
                 }
@@ -330,19 +334,19 @@ impl FakeSwarm {
 
 impl Inner {
     fn send(&mut self, event: Event) {
-        // The test may be over.
+        // A closed receiver means that the test has ended.
         let _ = self.events.send(event);
     }
 
-    fn find(&self, ih: InfoHash) -> Option<(&TorrentId, &Torrent)> {
-        self.torrents.iter().find(|(_, t)| t.add.info_hash == ih)
+    fn find(&self, info_hash: InfoHash) -> Option<(&TorrentId, &Torrent)> {
+        self.torrents.iter().find(|(_, t)| t.add.info_hash == info_hash)
     }
 
-    fn tell_all(&mut self, ih: InfoHash, event: impl Fn(TorrentId) -> Event) {
+    fn send_to_all(&mut self, info_hash: InfoHash, event: impl Fn(TorrentId) -> Event) {
         let ids: Vec<TorrentId> = self
             .torrents
             .iter()
-            .filter(|(_, t)| t.add.info_hash == ih && t.started)
+            .filter(|(_, t)| t.add.info_hash == info_hash && t.started)
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
@@ -350,11 +354,11 @@ impl Inner {
         }
     }
 
-    fn start(&mut self, ih: InfoHash) {
-        let Some((&id, _)) = self.find(ih).filter(|(_, t)| !t.started) else { return };
+    fn start(&mut self, info_hash: InfoHash) {
+        let Some((&id, _)) = self.find(info_hash).filter(|(_, t)| !t.started) else { return };
         self.torrents.get_mut(&id).unwrap().started = true;
         self.send(Event::Added(id));
-        for peer in self.peers.get(&ih).cloned().unwrap_or_default() {
+        for peer in self.peers.get(&info_hash).cloned().unwrap_or_default() {
             self.send(Event::PeerConnected(id, peer.addr));
         }
     }
@@ -362,23 +366,23 @@ impl Inner {
     fn deliverable(&self) -> Vec<(InfoHash, u32)> {
         let mut all = Vec::new();
         for torrent in self.torrents.values().filter(|t| t.started) {
-            let ih = torrent.add.info_hash;
-            let peers = self.peers.get(&ih).map(Vec::as_slice).unwrap_or_default();
+            let info_hash = torrent.add.info_hash;
+            let peers = self.peers.get(&info_hash).map(Vec::as_slice).unwrap_or_default();
             let held = |piece: &u32| peers.iter().any(|p| p.has.as_ref().is_none_or(|h| h.contains(piece)));
             let mut wanted: Vec<(bool, u32)> = torrent
                 .wanted
                 .iter()
                 .filter(|(p, _)| held(p))
-                .map(|(p, w)| (*w != Want::Requested, *p))
+                .map(|(p, w)| (*w != WantedPiece::Requested, *p))
                 .collect();
             wanted.sort_unstable();
-            all.extend(wanted.into_iter().map(|(_, p)| (ih, p)));
+            all.extend(wanted.into_iter().map(|(_, p)| (info_hash, p)));
         }
         all
     }
 
-    fn deliver(&mut self, ih: InfoHash, piece: u32) -> bool {
-        let Some((&id, torrent)) = self.find(ih) else { return false };
+    fn deliver(&mut self, info_hash: InfoHash, piece: u32) -> bool {
+        let Some((&id, torrent)) = self.find(info_hash) else { return false };
         if !torrent.wanted.contains_key(&piece) {
             return false;
         }
@@ -396,7 +400,7 @@ impl Inner {
         true
     }
 
-    /// Writes a piece and says that it is verified. Returns its length.
+    /// Writes a piece and reports that it is verified. Returns its length.
     fn store(&mut self, id: TorrentId, piece: u32) -> u64 {
         let torrent = &self.torrents[&id];
         let published = &self.published[&torrent.add.info_hash];
@@ -415,10 +419,10 @@ impl Inner {
 
     fn check(&self, id: TorrentId, piece: u32) -> Result<InfoHash, EngineError> {
         let torrent = self.torrents.get(&id).ok_or(EngineError::UnknownTorrent)?;
-        let ih = torrent.add.info_hash;
-        assert!(torrent.started, "told something before it runs");
-        assert!(piece < self.published[&ih].layout.piece_count(), "piece {piece} is none");
-        Ok(ih)
+        let info_hash = torrent.add.info_hash;
+        assert!(torrent.started, "reported something before it runs");
+        assert!(piece < self.published[&info_hash].layout.piece_count(), "piece {piece} is none");
+        Ok(info_hash)
     }
 
     fn info_hash(&self, id: TorrentId) -> Result<InfoHash, EngineError> {
@@ -429,13 +433,13 @@ impl Inner {
 impl Swarms for FakeSwarm {
     fn add(&self, torrent: AddTorrent) -> Result<TorrentId, EngineError> {
         let mut inner = self.inner();
-        let ih = torrent.info_hash;
-        inner.calls.push(Call::Add(ih));
+        let info_hash = torrent.info_hash;
+        inner.calls.push(Call::Add(info_hash));
         if let Some(error) = inner.refusals.pop() {
             return Err(error);
         }
-        assert!(inner.find(ih).is_none(), "the torrent is already in the engine");
-        let published = inner.published.get(&ih).expect("a published torrent");
+        assert!(inner.find(info_hash).is_none(), "the torrent is already in the engine");
+        let published = inner.published.get(&info_hash).expect("a published torrent");
         assert_eq!(torrent.have.len(), published.layout.piece_count() as usize);
         assert_eq!(torrent.file_paths.len(), published.files.len());
         let has = torrent.have.ones().map(|p| p as u32).collect();
@@ -446,7 +450,7 @@ impl Swarms for FakeSwarm {
             .torrents
             .insert(id, Torrent { add: torrent, started: false, has, wanted: BTreeMap::new(), stats });
         if inner.starts {
-            inner.start(ih);
+            inner.start(info_hash);
         }
         Ok(id)
     }
@@ -457,8 +461,8 @@ impl Swarms for FakeSwarm {
 
     fn remove(&self, id: TorrentId) -> Result<(), EngineError> {
         let mut inner = self.inner();
-        let ih = inner.info_hash(id)?;
-        inner.calls.push(Call::Remove(ih));
+        let info_hash = inner.info_hash(id)?;
+        inner.calls.push(Call::Remove(info_hash));
         inner.torrents.remove(&id);
         if inner.removes {
             inner.send(Event::Removed(id));
@@ -469,13 +473,13 @@ impl Swarms for FakeSwarm {
     fn request(&self, id: TorrentId, piece: PieceIndex, deadline: Duration) -> Result<(), EngineError> {
         {
             let mut inner = self.inner();
-            let ih = inner.check(id, piece.0)?;
-            inner.calls.push(Call::Request(ih, piece.0, deadline));
+            let info_hash = inner.check(id, piece.0)?;
+            inner.calls.push(Call::Request(info_hash, piece.0, deadline));
             let torrent = inner.torrents.get_mut(&id).unwrap();
-            // It may have come a moment ago, with the event still under way.
+            // The piece may have arrived a moment ago, while its event is still queued.
             if !torrent.has.contains(&piece.0) {
-                let before = torrent.wanted.insert(piece.0, Want::Requested);
-                assert_ne!(before, Some(Want::Requested), "piece {} was asked for twice", piece.0);
+                let before = torrent.wanted.insert(piece.0, WantedPiece::Requested);
+                assert_ne!(before, Some(WantedPiece::Requested), "piece {} was asked for twice", piece.0);
             }
         }
         self.wanted_changed(id, std::iter::once(piece.0));
@@ -485,8 +489,8 @@ impl Swarms for FakeSwarm {
     fn set_priority(&self, id: TorrentId, pieces: &[(PieceIndex, Priority)]) -> Result<(), EngineError> {
         for &(piece, priority) in pieces {
             let mut inner = self.inner();
-            let ih = inner.check(id, piece.0)?;
-            inner.calls.push(Call::Priority(ih, piece.0, priority));
+            let info_hash = inner.check(id, piece.0)?;
+            inner.calls.push(Call::Priority(info_hash, piece.0, priority));
             let torrent = inner.torrents.get_mut(&id).unwrap();
             match priority {
                 Priority::None => {
@@ -494,7 +498,7 @@ impl Swarms for FakeSwarm {
                 }
                 _ if torrent.has.contains(&piece.0) => {}
                 _ => {
-                    torrent.wanted.insert(piece.0, Want::Priority(priority));
+                    torrent.wanted.insert(piece.0, WantedPiece::Priority(priority));
                 }
             }
         }
@@ -504,48 +508,48 @@ impl Swarms for FakeSwarm {
 
     fn connect_peer(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError> {
         let mut inner = self.inner();
-        let ih = inner.info_hash(id)?;
-        inner.calls.push(Call::Connect(ih, peer));
+        let info_hash = inner.info_hash(id)?;
+        inner.calls.push(Call::Connect(info_hash, peer));
         Ok(())
     }
 
     fn redial(&self, id: TorrentId) -> Result<(), EngineError> {
         let mut inner = self.inner();
-        let ih = inner.info_hash(id)?;
-        inner.calls.push(Call::Redial(ih));
+        let info_hash = inner.info_hash(id)?;
+        inner.calls.push(Call::Redial(info_hash));
         Ok(())
     }
 
     fn withdraw(&self, id: TorrentId, pieces: &[PieceIndex]) -> Result<(), EngineError> {
         let mut inner = self.inner();
-        let ih = inner.info_hash(id)?;
+        let info_hash = inner.info_hash(id)?;
         let pieces: Vec<u32> = pieces.iter().map(|piece| piece.0).collect();
         let torrent = inner.torrents.get_mut(&id).unwrap();
         for piece in &pieces {
             torrent.has.remove(piece);
         }
-        inner.calls.push(Call::Withdraw(ih, pieces));
+        inner.calls.push(Call::Withdraw(info_hash, pieces));
         Ok(())
     }
 
     fn set_withheld(&self, id: TorrentId, withheld: bool) -> Result<(), EngineError> {
         let mut inner = self.inner();
-        let ih = inner.info_hash(id)?;
-        inner.calls.push(Call::SetWithheld(ih, withheld));
+        let info_hash = inner.info_hash(id)?;
+        inner.calls.push(Call::SetWithheld(info_hash, withheld));
         Ok(())
     }
 
     fn reannounce(&self, id: TorrentId) -> Result<(), EngineError> {
         let mut inner = self.inner();
-        let ih = inner.info_hash(id)?;
-        inner.calls.push(Call::Reannounce(ih));
+        let info_hash = inner.info_hash(id)?;
+        inner.calls.push(Call::Reannounce(info_hash));
         Ok(())
     }
 
     fn give_piece(&self, id: TorrentId, piece: PieceIndex, bytes: Vec<u8>) -> Result<(), EngineError> {
         let mut inner = self.inner();
-        let ih = inner.check(id, piece.0)?;
-        inner.calls.push(Call::Give(ih, piece.0));
+        let info_hash = inner.check(id, piece.0)?;
+        inner.calls.push(Call::Give(info_hash, piece.0));
         if !inner.takes_pieces || inner.torrents[&id].has.contains(&piece.0) {
             return Ok(());
         }
@@ -554,7 +558,7 @@ impl Swarms for FakeSwarm {
             inner.send(Event::PieceRejected(id, piece));
             return Ok(());
         }
-        let published = &inner.published[&ih];
+        let published = &inner.published[&info_hash];
         let (file, range) = published.layout.owner(piece).expect("a piece of the torrent");
         let is_right = bytes == published.files[file][range.start as usize..range.end as usize];
         if inner.judges && !is_right {
@@ -569,17 +573,17 @@ impl Swarms for FakeSwarm {
 
     fn save_resume(&self, id: TorrentId) -> Result<(), EngineError> {
         let mut inner = self.inner();
-        let ih = inner.info_hash(id)?;
-        inner.calls.push(Call::SaveResume(ih));
-        inner.send(Event::ResumeData(id, format!("resume of {ih}").into_bytes()));
+        let info_hash = inner.info_hash(id)?;
+        inner.calls.push(Call::SaveResume(info_hash));
+        inner.send(Event::ResumeData(id, format!("resume of {info_hash}").into_bytes()));
         Ok(())
     }
 
     fn export_metainfo(&self, id: TorrentId) -> Result<(), EngineError> {
         let mut inner = self.inner();
-        let ih = inner.info_hash(id)?;
-        inner.calls.push(Call::Export(ih));
-        let metainfo = inner.layers_known.then(|| format!("metainfo of {ih}").into_bytes());
+        let info_hash = inner.info_hash(id)?;
+        inner.calls.push(Call::Export(info_hash));
+        let metainfo = inner.layers_known.then(|| format!("metainfo of {info_hash}").into_bytes());
         inner.send(Event::Metainfo(id, metainfo));
         Ok(())
     }

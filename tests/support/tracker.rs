@@ -1,4 +1,4 @@
-//! An HTTP tracker on a host of the test network (BEP 3, BEP 23): it remembers peers and names them to each other.
+//! An HTTP tracker on a host of the test network (BEP 3, BEP 23). It stores peers and returns them to each other.
 
 use super::host::Host;
 use super::process::{PATIENCE, Proc};
@@ -24,7 +24,7 @@ pub fn start(host: &Host) -> Proc {
     process
 }
 
-/// Lines for [`Host::configure`]: the tracker of that host is the only way to find peers.
+/// Lines for [`Host::configure`] that make the tracker of this host the only source of peers.
 pub fn configuration(host: &Host) -> String {
     format!(
         "  lan_discovery: false\n  dht_enabled: false\n  trackers: ['http://{}:8000/announce']\n",

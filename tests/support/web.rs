@@ -1,8 +1,8 @@
-//! What the web servers of the tests have in common: a place to listen, a log of requests, faults by switch, and
-//! files sent with ranges.
+//! Shared parts of the tests' web servers: a place to listen, a log of requests, faults that can be switched on, and
+//! files with ranges.
 //!
-//! A [`Site`] is one origin (host and port). Its log says what it was asked and what it sent; its [`faults::Faults`]
-//! are looked up before each request, so a test can break a running server and mend it again.
+//! A [`Site`] is one origin (host and port). Its log records requests and answers. Its [`faults::Faults`] are looked
+//! up before each request, so a test can break a running server and repair it again.
 
 pub mod faults;
 pub mod files;
@@ -24,7 +24,7 @@ use faults::Faults;
 use log::Log;
 use place::Place;
 
-/// A running server, written in Rust, on a port of its own. Dropping it closes all connections.
+/// A running server on a port of its own. Dropping it closes all connections.
 pub struct Site {
     url: String,
     faults: Faults,
@@ -32,7 +32,8 @@ pub struct Site {
 }
 
 impl Site {
-    /// Listens at `place` and answers with what `router` makes of the site's URL. `name` is how the log calls the site.
+    /// Listens at `place` and answers with the router that `router` makes for the site's URL. The log calls the site
+    /// `name`.
     pub fn start(place: &Place, name: &'static str, log: &Log, router: impl FnOnce(&str) -> Router) -> Self {
         let listener = place.listen();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -76,10 +77,10 @@ struct Watch {
     faults: Faults,
 }
 
-/// What a handler answers.
+/// The result of a handler.
 pub type Answer = Result<Response, Refusal>;
 
-/// An answer that says no.
+/// An error answer.
 pub struct Refusal(Box<Response>);
 
 impl From<Response> for Refusal {
@@ -94,7 +95,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Writes the log, and lets a fault answer in place of the server.
+/// Writes the log, and lets a fault answer instead of the server.
 async fn watch_request(State(watch): State<Watch>, mut request: Request, next: Next) -> Response {
     let entry = watch.log.begin(watch.name, &request);
     let response = match watch.faults.take(&request).and_then(|fault| fault.answer(&request)) {
@@ -105,7 +106,7 @@ async fn watch_request(State(watch): State<Watch>, mut request: Request, next: N
             next.run(request).await
         }
     };
-    // Files count what they send as they send it.
+    // File bodies count their bytes while they are sent.
     let bytes = response.body().size_hint().exact().unwrap_or(0);
     entry.answered(response.status(), bytes);
     response

@@ -1,4 +1,4 @@
-//! A BitTorrent peer written byte by byte (BEP 3, BEP 9, BEP 10, BEP 52), for what no real client sends.
+//! A BitTorrent peer written byte by byte (BEP 3, BEP 9, BEP 10, BEP 52), for messages that no real client sends.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -23,7 +23,7 @@ pub const ITS_METADATA: u8 = 2;
 pub const OUR_CATALOG: u8 = 10;
 pub const ITS_CATALOG: u8 = 20;
 
-/// Longer than any answer takes; a test that passes never waits for it.
+/// Longer than any answer takes. A passing test never waits this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One connection. Dropping it closes it.
@@ -40,7 +40,7 @@ impl Wire {
     }
 
     fn hello(&mut self, info_hash: &InfoHash) -> io::Result<()> {
-        // Extension protocol (BEP 10), v2 (BEP 52).
+        // Bits of the handshake: extension protocol (BEP 10), v2 (BEP 52).
         let mut hello = b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\x10".to_vec();
         hello.extend(&info_hash.0[..20]);
         hello.extend(b"-XX0000-");
@@ -56,7 +56,8 @@ impl Wire {
         Ok(())
     }
 
-    /// Connects and shakes hands. An error where the other side closes the connection before its handshake is whole.
+    /// Connects and exchanges handshakes. Fails if the other side closes the connection before its handshake is
+    /// complete.
     pub fn connect(address: SocketAddr, info_hash: &InfoHash) -> io::Result<Self> {
         let mut wire = Self::new(TcpStream::connect(address)?)?;
         wire.hello(info_hash)?;
@@ -64,7 +65,8 @@ impl Wire {
         Ok(wire)
     }
 
-    /// Connects, sends all that a connection may send, and returns every byte of the answer until the other side closes.
+    /// Connects, sends all messages that a connection may send, and returns every byte of the answer until the other
+    /// side closes.
     pub fn bytes_for(address: SocketAddr, info_hash: &InfoHash) -> io::Result<Vec<u8>> {
         let mut wire = Self::new(TcpStream::connect(address)?)?;
         // The other side may close between two messages.
@@ -77,7 +79,7 @@ impl Wire {
         }
     }
 
-    /// Accepts a connection and shakes hands.
+    /// Accepts a connection and exchanges handshakes.
     pub fn accept(listener: &TcpListener, info_hash: &InfoHash) -> io::Result<Self> {
         let mut wire = Self::new(listener.accept()?.0)?;
         wire.read_hello()?;
@@ -98,8 +100,8 @@ impl Wire {
         self.send(EXTENDED, &message)
     }
 
-    /// Speaks all extensions and asks for data, metadata and the hashes of a file of five to eight pieces of 64 KiB. At
-    /// last it sends a message to the catalog, by which a test sees that all before has been read.
+    /// Announces all extensions and requests data, metadata and the hashes of a file of five to eight pieces of 64
+    /// KiB. The last message is one to the catalog, which shows the test that all earlier messages were read.
     pub fn ask_for_everything(&mut self, root: &[u8; 32]) -> io::Result<()> {
         let extensions = format!("d1:md11:ut_metadatai{OUR_METADATA}e16:silmaril_catalogi{OUR_CATALOG}eee");
         self.send_extended(0, extensions.as_bytes())?;
@@ -107,13 +109,13 @@ impl Wire {
         let [piece, start, length] = [0u32, 0, 16 * 1024].map(u32::to_be_bytes);
         self.send(REQUEST, &[piece, start, length].concat())?;
         self.send_extended(ITS_METADATA, b"d8:msg_typei0e5:piecei0ee")?;
-        // The hashes of eight pieces of four blocks, without a proof.
+        // Requests the hashes of eight pieces of four blocks, without a proof.
         let numbers = [2u32, 0, 8, 0].map(u32::to_be_bytes).concat();
         self.send(HASH_REQUEST, &[&root[..], &numbers].concat())?;
         self.send_extended(ITS_CATALOG, b"all was read")
     }
 
-    /// The next message that is no keep-alive, as its type and body; `None` when the other side closes.
+    /// The next message that is no keep-alive, as its type and body. `None` when the other side closes.
     pub fn message(&mut self) -> io::Result<Option<(u8, Vec<u8>)>> {
         loop {
             let mut length = [0; 4];

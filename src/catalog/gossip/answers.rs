@@ -1,4 +1,4 @@
-//! Questions of peers, and what they are answered from.
+//! Questions of peers, and the data that answers come from.
 
 use std::sync::Arc;
 
@@ -8,8 +8,7 @@ use crate::catalog::record::{Body, SharedRecord};
 use crate::catalog::store::Page;
 use crate::model::{InfoHash, ModelRef, PublisherKey, Sha256Digest};
 
-/// Bytes of records in one message, as they are on the wire; the rest of [`MAX_MESSAGE`] is left for what is around
-/// them.
+/// Bytes of records in one message, in their wire form; the rest of [`MAX_MESSAGE`] is for the other fields.
 ///
 /// [`MAX_MESSAGE`]: crate::torrent::overlay::MAX_MESSAGE
 pub const RECORD_BYTES: usize = 48 * 1024;
@@ -26,31 +25,31 @@ pub const SEARCH_PAGE: usize = 40;
 /// Records of models, held manifests, and successions in the answer to a lookup, each.
 const MAX_HOLDS: usize = 32;
 
-/// What gossip knows: the records, and the models held here.
-pub trait Source {
+/// The records and models of this node.
+pub trait RecordSource {
     /// How many records are known.
     fn count(&self) -> usize;
-    /// What is known of one publisher.
+    /// The summary of one publisher's records.
     fn have(&self, publisher: &PublisherKey) -> Option<Have>;
-    /// What is known of the publishers after one, in the order of their keys.
+    /// The summaries of the publishers after a key, in the order of their keys.
     fn page(&self, after: Option<&PublisherKey>, limit: usize) -> Vec<Have>;
     /// A publisher's records after a sequence, ascending by sequence.
     fn after(&self, publisher: &PublisherKey, sequence: i64, limit: usize) -> Vec<SharedRecord>;
     /// Records that match, from a cursor on.
     fn search(&self, query: &Query, from: Option<&[u8]>, limit: usize) -> Page;
-    /// Everybody's records of one revision.
+    /// All records of one revision.
     fn records_of(&self, model: &ModelRef) -> Vec<SharedRecord>;
-    /// What a publisher has named as successor.
+    /// The record in which a publisher names their successor.
     fn successor(&self, publisher: &PublisherKey) -> Option<SharedRecord>;
-    /// The manifests of one revision that are held here.
+    /// The manifests of one revision that this node holds.
     fn held(&self, model: &ModelRef) -> Vec<HeldManifest>;
-    /// Whether every byte of a torrent is here.
+    /// Whether this node has every byte of a torrent.
     fn is_complete(&self, info_hash: &InfoHash) -> bool;
-    /// The JSON of a manifest held here.
+    /// The JSON of a manifest that this node holds.
     fn manifest(&self, digest: &Sha256Digest) -> Option<Arc<[u8]>>;
 }
 
-/// What a peer asks for.
+/// A question of a peer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Question {
     /// The page of our digest after a publisher.
@@ -59,18 +58,18 @@ pub enum Question {
     Want(Vec<(PublisherKey, i64)>),
     /// A page of search results.
     Query {
-        /// Its number.
+        /// The peer's number of the question.
         id: u32,
-        /// What for.
+        /// The query.
         query: Query,
-        /// From where on.
+        /// Where the page begins.
         cursor: Option<Vec<u8>>,
     },
-    /// Who has a model.
+    /// Records of a model, and manifests that this node holds.
     Lookup {
-        /// Its number.
+        /// The peer's number of the question.
         id: u32,
-        /// Which.
+        /// The model.
         model: ModelRef,
     },
     /// A part of a manifest.
@@ -78,7 +77,7 @@ pub enum Question {
 }
 
 impl Question {
-    /// The most bytes that its answer takes.
+    /// The most bytes of the answer.
     pub(super) fn cost(&self) -> f64 {
         let bytes = match self {
             Self::Digest(_) | Self::Want(_) | Self::Query { .. } => RECORD_BYTES,
@@ -87,8 +86,8 @@ impl Question {
         bytes as f64
     }
 
-    /// Answers it. May read the whole catalog.
-    pub fn answer(&self, source: &dyn Source) -> Message {
+    /// The answer. May read the whole catalog.
+    pub fn answer(&self, source: &dyn RecordSource) -> Message {
         match self {
             Self::Digest(after) => {
                 let known = source.page(after.as_ref(), DIGEST_PAGE);
@@ -130,8 +129,8 @@ impl Question {
     }
 }
 
-/// Of too many records, those are told first whose manifest is held here, and of these whose model is here wholly; the
-/// others as the source has them, kept publishers first and then by chance.
+/// Of too many records, keeps first the ones whose models this node has completely, then the ones whose manifests it holds,
+/// then the rest in the order of the source: kept publishers first, then a random order.
 fn choose(records: &mut Vec<SharedRecord>, held: &[HeldManifest]) {
     let rank = |record: &SharedRecord| {
         let manifest = record.model().map(|model| model.manifest);
@@ -143,18 +142,18 @@ fn choose(records: &mut Vec<SharedRecord>, held: &[HeldManifest]) {
     };
     records.sort_by_key(rank);
     let left_out = records.len() - MAX_HOLDS;
-    tracing::debug!(left_out, "a lookup is answered with a part of the records known");
+    tracing::debug!(left_out, "a lookup is answered with some of the known records");
     records.truncate(MAX_HOLDS);
 }
 
-/// The number that marks the answer to a `want`; queries are numbered from 1.
+/// The number of the answer to a `want`; queries are numbered from 1.
 pub const WANT_ID: u32 = 0;
 
-/// What the cursor of such an answer is when there is more: the asker goes on after the last record.
+/// The cursor of such an answer when there are more records: the asker continues after the last one.
 pub const MORE: [u8; 1] = [1];
 
-/// As many records as one message takes, publisher after publisher in the order asked for.
-fn wanted(after: &[(PublisherKey, i64)], source: &dyn Source) -> Message {
+/// As many records as fit into one message, publisher by publisher in the order of the request.
+fn wanted(after: &[(PublisherKey, i64)], source: &dyn RecordSource) -> Message {
     let mut records: Vec<SharedRecord> = Vec::new();
     let mut bytes = 0;
     let mut more = false;
@@ -185,9 +184,9 @@ fn wanted(after: &[(PublisherKey, i64)], source: &dyn Source) -> Message {
     }
 }
 
-/// What these publishers have named as successors, and those in turn: whoever does not know it takes a publisher and
-/// their former key for two.
-fn successions(mut publishers: Vec<PublisherKey>, source: &dyn Source) -> Vec<SharedRecord> {
+/// The successor records of these publishers, and of their successors: without them, the asker regards a publisher and
+/// their former key as two publishers.
+fn successions(mut publishers: Vec<PublisherKey>, source: &dyn RecordSource) -> Vec<SharedRecord> {
     let mut found: Vec<SharedRecord> = Vec::new();
     while let Some(publisher) = publishers.pop()
         && found.len() < MAX_HOLDS
@@ -204,7 +203,7 @@ fn successions(mut publishers: Vec<PublisherKey>, source: &dyn Source) -> Vec<Sh
     found
 }
 
-/// Records read from the store at once.
+/// Records read from the store in one step.
 const READ_AT_ONCE: usize = 64;
 
 /// A record's bytes within a message.

@@ -1,4 +1,4 @@
-//! Questions of the service to peers: each with a deadline, each answered once, or said to stay without an answer.
+//! Questions of the service to peers. Each has a deadline, and is answered exactly once, possibly with silence.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,16 +10,16 @@ use crate::catalog::record::SharedRecord;
 use crate::model::{ModelRef, Sha256Digest};
 use crate::torrent::PeerId;
 
-/// Who asks; given back with the answer.
+/// Identifies the asking operation; returned with the answer.
 pub type Tag = u64;
 
-/// The most questions to one peer at once.
+/// The most open questions to one peer.
 const MAX_OPEN: usize = 64;
 
 /// A question.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Ask {
-    /// Who has a model.
+    /// Records of a model, and manifests that the peer holds.
     Lookup(ModelRef),
     /// A page of search results.
     Query(Query, Option<Vec<u8>>),
@@ -29,94 +29,94 @@ pub enum Ask {
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
+pub enum PeerAnswer {
     /// To a lookup.
     Holds {
         /// Records of the model.
         records: Vec<SharedRecord>,
-        /// Manifests that the peer says it holds.
+        /// Manifests that the peer claims to hold.
         held: Vec<HeldManifest>,
     },
     /// To a query.
     Found {
         /// The records.
         records: Vec<SharedRecord>,
-        /// Indices of those whose model the peer says it has wholly.
+        /// Indices of the records whose models the peer claims to have completely.
         complete: Vec<u32>,
         /// Where the next page begins.
         cursor: Option<Vec<u8>>,
     },
-    /// A part of a manifest; empty where the peer does not hold it.
+    /// A part of a manifest; empty if the peer does not hold it.
     Part {
-        /// Which manifest.
+        /// SHA-256 of the manifest.
         manifest: Sha256Digest,
-        /// Which part.
+        /// The number of the part.
         part: u32,
         /// Its bytes.
         bytes: Vec<u8>,
     },
-    /// None has come within the deadline, or the peer is gone.
+    /// No answer arrived before the deadline, or the peer has left.
     Silence,
 }
 
-/// Something for those who wait.
+/// A notice to waiting operations.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Notice {
-    /// A peer has said hello and can be asked.
+    /// A peer has sent its hello and can be asked.
     Ready(PeerId),
-    /// A peer is gone.
+    /// A peer has left.
     Gone(PeerId),
     /// A question is answered.
     Answered {
-        /// Who asked.
+        /// The asking operation.
         tag: Tag,
-        /// Whom.
+        /// The peer that was asked.
         peer: PeerId,
         /// The answer.
-        answer: Answer,
+        answer: PeerAnswer,
     },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Key {
+enum QuestionKey {
     Number(u32),
     Part(Sha256Digest, u32),
 }
 
-/// All questions that are open.
+/// All open questions.
 #[derive(Debug, Default)]
 pub(super) struct Asks {
-    open: HashMap<(PeerId, Key), (Tag, Instant)>,
+    open: HashMap<(PeerId, QuestionKey), (Tag, Instant)>,
     last_number: u32,
 }
 
 impl Asks {
-    fn answered(&mut self, peer: PeerId, key: Key) -> Option<Tag> {
+    fn answered(&mut self, peer: PeerId, key: QuestionKey) -> Option<Tag> {
         self.open.remove(&(peer, key)).map(|(tag, _)| tag)
     }
 
-    /// The peer is gone: its questions stay without an answer.
+    /// Ends the questions to a peer that has left.
     pub fn left(&mut self, gone: PeerId) -> Vec<Notice> {
-        self.silent(|peer, _| peer == gone)
+        self.end_questions(|peer, _| peer == gone)
     }
 
-    /// What is beyond its deadline stays without an answer.
+    /// Ends the questions whose deadline has passed.
     pub fn overdue(&mut self, now: Instant) -> Vec<Notice> {
-        self.silent(|_, due| due <= now)
+        self.end_questions(|_, due| due <= now)
     }
 
-    fn silent(&mut self, over: impl Fn(PeerId, Instant) -> bool) -> Vec<Notice> {
+    fn end_questions(&mut self, is_over: impl Fn(PeerId, Instant) -> bool) -> Vec<Notice> {
         self.open
-            .extract_if(|(peer, _), (_, due)| over(*peer, *due))
-            .map(|((peer, _), (tag, _))| Notice::Answered { tag, peer, answer: Answer::Silence })
+            .extract_if(|(peer, _), (_, due)| is_over(*peer, *due))
+            .map(|((peer, _), (tag, _))| Notice::Answered { tag, peer, answer: PeerAnswer::Silence })
             .collect()
     }
 }
 
 impl Gossip {
-    /// Asks a peer. The answer is a [`Notice`] with the tag, within the patience; `false` if the peer cannot be asked
-    /// now: it is gone, or has too many questions of ours.
-    pub fn ask(&mut self, now: Instant, peer: PeerId, ask: Ask, tag: Tag, patience: Duration) -> bool {
+    /// Asks a peer. The answer is a [`Notice`] with the tag, within `timeout`. Returns `false` if the peer cannot be asked
+    /// now: it has left, or has too many open questions.
+    pub fn ask(&mut self, now: Instant, peer: PeerId, ask: Ask, tag: Tag, timeout: Duration) -> bool {
         let ready = self.peers.get(&peer).is_some_and(|p| p.node.is_some() && !p.closing);
         if !ready || self.asks.open.keys().filter(|(p, _)| *p == peer).count() >= MAX_OPEN {
             return false;
@@ -124,40 +124,34 @@ impl Gossip {
         self.asks.last_number = self.asks.last_number % (u32::MAX / 2) + 1;
         let id = self.asks.last_number;
         let (key, message) = match ask {
-            Ask::Lookup(model) => (Key::Number(id), Message::Lookup { id, model }),
-            Ask::Query(query, cursor) => (Key::Number(id), Message::Query { id, query, cursor }),
-            Ask::Part(manifest, part) => (Key::Part(manifest, part), Message::GetManifest { manifest, part }),
+            Ask::Lookup(model) => (QuestionKey::Number(id), Message::Lookup { id, model }),
+            Ask::Query(query, cursor) => (QuestionKey::Number(id), Message::Query { id, query, cursor }),
+            Ask::Part(manifest, part) => {
+                (QuestionKey::Part(manifest, part), Message::GetManifest { manifest, part })
+            }
         };
         if self.asks.open.contains_key(&(peer, key)) {
             return false;
         }
-        self.asks.open.insert((peer, key), (tag, now + patience));
+        self.asks.open.insert((peer, key), (tag, now + timeout));
         self.send(peer, message);
         true
     }
 
-    pub(super) fn found(&mut self, now: Instant, peer: PeerId, id: u32, answer: Answer) {
-        self.answered_by(now, peer, Key::Number(id), answer);
-    }
-
-    pub(super) fn held(&mut self, now: Instant, peer: PeerId, id: u32, answer: Answer) {
-        self.answered_by(now, peer, Key::Number(id), answer);
-    }
-
     pub(super) fn part(&mut self, peer: PeerId, manifest: Sha256Digest, part: u32, bytes: Vec<u8>) {
-        if let Some(tag) = self.asks.answered(peer, Key::Part(manifest, part)) {
-            let answer = Answer::Part { manifest, part, bytes };
-            self.actions.push_back(Action::Tell(Notice::Answered { tag, peer, answer }));
+        if let Some(tag) = self.asks.answered(peer, QuestionKey::Part(manifest, part)) {
+            let answer = PeerAnswer::Part { manifest, part, bytes };
+            self.actions.push_back(Action::Notify(Notice::Answered { tag, peer, answer }));
         }
     }
 
-    /// An answer with records: the catalog learns them, within the peer's budget, and then whoever asked. So who knows
-    /// the answer finds in the store what else it says of the publishers.
-    fn answered_by(&mut self, now: Instant, peer: PeerId, key: Key, answer: Answer) {
-        let Some(tag) = self.asks.answered(peer, key) else { return };
-        let (Answer::Holds { records, .. } | Answer::Found { records, .. }) = &answer else { return };
-        let learnt = records.clone();
-        self.learn(now, Origin::Found(peer), learnt);
-        self.actions.push_back(Action::Tell(Notice::Answered { tag, peer, answer }));
+    /// An answer with records: the catalog stores them, within the peer's budget, before the asking operation is notified.
+    /// So the operation finds in the store what the answer contains about the publishers.
+    pub(super) fn answered_by(&mut self, now: Instant, peer: PeerId, id: u32, answer: PeerAnswer) {
+        let Some(tag) = self.asks.answered(peer, QuestionKey::Number(id)) else { return };
+        let (PeerAnswer::Holds { records, .. } | PeerAnswer::Found { records, .. }) = &answer else { return };
+        let records = records.clone();
+        self.learn(now, Origin::Found(peer), records);
+        self.actions.push_back(Action::Notify(Notice::Answered { tag, peer, answer }));
     }
 }

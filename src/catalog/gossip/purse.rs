@@ -1,5 +1,5 @@
-//! What the hosts of one address, or group of addresses, may still make us store: the same for all their connections, and
-//! not filled again by coming back.
+//! The budget of new records that the hosts of one address group may make this node store. All their connections share it,
+//! and a reconnection does not refill it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,22 +8,22 @@ use std::time::Instant;
 use super::budget::{Bucket, NEW_RECORDS};
 use crate::torrent::{AddressGroup, PeerId};
 
-/// Addresses that are remembered. Beyond it the one is forgotten that has spent least.
+/// Address groups that are remembered. Beyond it, the group that has spent least is forgotten.
 const MAX_PURSES: usize = 4096;
 
-/// Whose budget it is. On this host's own address, many nodes may run that have nothing to do with each other.
+/// The owner of a budget. On the loopback address, many unrelated nodes may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Whose {
     Addresses(AddressGroup),
     Connection(PeerId),
 }
 
-/// The new records that each address may still bring.
+/// The new records that each owner may still send.
 #[derive(Debug, Default)]
 pub(super) struct Purses(HashMap<Whose, Bucket>);
 
 impl Purses {
-    /// That of a peer at an address.
+    /// The budget of a peer at an address.
     pub fn of(&mut self, now: Instant, peer: PeerId, address: SocketAddr) -> &mut Bucket {
         let group = AddressGroup::of(address.ip());
         let whose = if group.is_loopback() { Whose::Connection(peer) } else { Whose::Addresses(group) };
@@ -36,7 +36,7 @@ impl Purses {
         self.0.entry(whose).or_insert_with(|| Bucket::new(NEW_RECORDS, now))
     }
 
-    /// Forgets those that are full again.
+    /// Forgets budgets that are full again.
     pub fn tidy(&mut self, now: Instant) {
         self.0.retain(|_, purse| purse.available(now) < NEW_RECORDS.burst);
     }
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn coming_back_does_not_fill_a_purse() {
+    fn reconnection_does_not_refill_a_budget() {
         let (mut purses, now) = (Purses::default(), Instant::now());
         purses.of(now, PeerId(1), address(1, 1)).spend(now, NEW_RECORDS.burst);
         purses.tidy(now);
@@ -62,14 +62,14 @@ mod tests {
         let later = now + Duration::from_secs(3600);
         purses.tidy(later);
         assert!(purses.0.is_empty());
-        // Nodes of this host have one each.
+        // Each node of this host has its own budget.
         let here = |port| SocketAddr::from(([127, 0, 0, 1], port));
         purses.of(now, PeerId(1), here(1)).spend(now, 1000.0);
         assert_eq!(purses.of(now, PeerId(2), here(1)).available(now), NEW_RECORDS.burst);
     }
 
     #[test]
-    fn another_address_of_the_same_network_over_ipv6_does_not_fill_a_purse() {
+    fn ipv6_addresses_of_one_network_share_a_budget() {
         let (mut purses, now) = (Purses::default(), Instant::now());
         let of = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 1);
         purses.of(now, PeerId(1), of("2001:db8::1")).spend(now, NEW_RECORDS.burst);
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_the_one_that_spent_least_is_forgotten() {
+    fn fullest_budget_is_forgotten_first() {
         let (mut purses, now) = (Purses::default(), Instant::now());
         for n in 0..MAX_PURSES as u16 + 100 {
             let spent = if n == 0 { 1000.0 } else { 1.0 };

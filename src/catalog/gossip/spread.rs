@@ -1,13 +1,13 @@
-//! Telling what is new.
+//! Sending new records.
 //!
-//! A record that was pushed to us, or is our own, is pushed on at once to a few partners. Whatever else changed is
-//! told to all partners by the next digest of changes, which also mends what pushes missed. Nobody is told what they
-//! are known to know.
+//! A record that was pushed to this node, or is its own, is pushed to a few partners immediately. All other changes go to
+//! all partners with the next digest of changes, which also repairs lost pushes. A partner is not sent a record that it is
+//! known to have.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::answers::{DIGEST_PAGE, RECORD_BYTES, Source, record_bytes};
+use super::answers::{DIGEST_PAGE, RECORD_BYTES, RecordSource, record_bytes};
 use super::budget::{ALL_PUSHED, Bucket};
 use super::{Gossip, Origin};
 use crate::catalog::message::{Have, Message};
@@ -15,21 +15,21 @@ use crate::catalog::record::SharedRecord;
 use crate::model::PublisherKey;
 use crate::torrent::PeerId;
 
-/// To how many partners a record is pushed. In the simulation of 1 000 nodes, half have it after half a second and 99 of
+/// How many partners a record is pushed to. In the simulation of 1 000 nodes, half have it after half a second and 99 of
 /// 100 after 4 s; the digests reach the rest, so more would only cost more.
 pub const FANOUT: usize = 4;
 
-/// How often changes are told.
+/// How often digests of changes are sent.
 pub const SPREAD_EVERY: Duration = Duration::from_secs(20);
 
-/// Publishers whose changes are remembered until all partners know of them. Beyond it, only the digests that are
-/// compared every few minutes tell them.
+/// Publishers whose changes are remembered until all partners know of them. Further changes spread only by the whole
+/// digests that are compared every few minutes.
 const MAX_FRESH: usize = 16_384;
 
-/// Pages of changes to one partner at once; the rest goes with the next.
+/// Pages of changes to one partner in one step; the rest follows with the next digest.
 const MAX_PAGES: usize = 4;
 
-/// Which publishers' records changed, and which partners know, one bit each.
+/// Publishers with changed records, and the partners that know of it, one bit each.
 pub(super) struct Fresh {
     known_to: BTreeMap<PublisherKey, u64>,
     next: Instant,
@@ -37,13 +37,13 @@ pub(super) struct Fresh {
 }
 
 impl Fresh {
-    /// Nothing is new. The first digest of changes goes out at a time of its own within the interval.
+    /// Without changes. The first digest of changes is sent at a random time within the interval.
     pub fn new(now: Instant, rng: &mut fastrand::Rng) -> Self {
         let next = now + SPREAD_EVERY.mul_f64(rng.f64());
         Self { known_to: BTreeMap::new(), next, pushed: Bucket::new(ALL_PUSHED, now) }
     }
 
-    /// A new partner, in the place of one that is gone, knows nothing.
+    /// A new partner, with the bit of a former one, knows nothing.
     pub fn unknown_to(&mut self, partner: u64) {
         for known in self.known_to.values_mut() {
             *known &= !partner;
@@ -59,7 +59,7 @@ impl Fresh {
 }
 
 impl Gossip {
-    /// Records are new here.
+    /// Records are new on this node.
     pub(super) fn spread(&mut self, now: Instant, origin: Origin, records: Vec<SharedRecord>) {
         let from = origin.peer().and_then(|peer| self.peers.get(&peer)?.partner).unwrap_or(0);
         for record in &records {
@@ -82,9 +82,9 @@ impl Gossip {
         let mut partners: Vec<(PeerId, u64)> =
             self.peers.iter().filter_map(|(id, p)| Some((*id, p.partner?))).collect();
         self.rng.shuffle(&mut partners);
-        let mut told = 0;
+        let mut pushed_to = 0;
         for (peer, bit) in partners {
-            if told == FANOUT {
+            if pushed_to == FANOUT {
                 break;
             }
             let unknown = |fresh: &Fresh, record: &SharedRecord| {
@@ -95,7 +95,7 @@ impl Gossip {
             if news.is_empty() {
                 continue;
             }
-            told += 1;
+            pushed_to += 1;
             for record in &news {
                 self.fresh.known_to(&record.record().publisher, bit);
             }
@@ -119,8 +119,8 @@ impl Gossip {
         self.send(peer, message(batch));
     }
 
-    /// Tells what changed, when it is time.
-    pub(super) fn spread_tick(&mut self, now: Instant, source: &dyn Source) {
+    /// Sends a digest of changes when it is due.
+    pub(super) fn spread_tick(&mut self, now: Instant, source: &dyn RecordSource) {
         if now < self.fresh.next {
             return;
         }
@@ -131,15 +131,15 @@ impl Gossip {
         let partners: Vec<(PeerId, u64)> =
             self.peers.iter().filter_map(|(id, p)| Some((*id, p.partner?))).collect();
         if partners.is_empty() {
-            // Whoever comes is sent the whole digest.
+            // A new partner receives the whole digest.
             self.fresh.known_to.clear();
             return;
         }
         let idle: Vec<_> = partners.iter().filter(|(peer, _)| !self.reads_digest(*peer)).copied().collect();
         for (peer, bit) in &idle {
-            let untold = self.fresh.known_to.iter_mut().filter(|(_, known)| **known & bit == 0);
+            let unknown = self.fresh.known_to.iter_mut().filter(|(_, known)| **known & bit == 0);
             let mut news: Vec<Have> = Vec::new();
-            for (publisher, known) in untold.take(MAX_PAGES * DIGEST_PAGE) {
+            for (publisher, known) in unknown.take(MAX_PAGES * DIGEST_PAGE) {
                 *known |= bit;
                 news.extend(source.have(publisher));
             }

@@ -1,13 +1,13 @@
-//! Comparing digests with partners, and fetching what is missing.
+//! Comparing digests with partners, and fetching missing records.
 //!
-//! A digest is told page by page in the order of the keys; the other side asks for the next page (by an empty `want`)
-//! when it has dealt with one. Of what a page shows to be missing here, each publisher's records are asked of one
-//! partner at a time, in requests that are answered by one message each.
+//! A digest is sent page by page in the order of the keys; the receiver asks for the next page (by an empty `want`) when it
+//! has processed one. Missing records of a publisher are requested from one partner at a time; each request is answered by
+//! one message.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use super::answers::{Question, Source, WANT_ID, WANT_PAGE};
+use super::answers::{Question, RecordSource, WANT_ID, WANT_PAGE};
 use super::budget::{
     Bucket, DIGESTS, LOOKUP_AT_FIRST, LOOKUP_AT_LEAST, QUERY_AT_FIRST, QUERY_AT_LEAST, WANTS,
 };
@@ -17,34 +17,34 @@ use crate::catalog::record::SharedRecord;
 use crate::model::PublisherKey;
 use crate::torrent::PeerId;
 
-/// What a partner claims to know beyond us is remembered for so many publishers; it is a few pages. More is asked
-/// for again when these are dealt with.
+/// Publishers for which a partner's claims are remembered: a few pages. The digest is asked for again when these are
+/// processed.
 const MAX_CLAIMS: usize = 2048;
 
-/// How long an answer may take before others are asked: both sides may be slow and far, and store in between.
+/// How long an answer may take before another partner is asked: both sides may be slow and far, and store in between.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
-/// How long a partner rests that did not answer; longer each time, and after so many times it is asked no more.
+/// How long a partner that did not answer is left alone, longer each time; and after how many failures it is dropped.
 const REST: Duration = Duration::from_secs(30);
 const MAX_FAILURES: u32 = 6;
 
-/// How often all records of a publisher may be asked of one partner again, because it knows more of them although
-/// not newer ones. It may count what we refused.
+/// How often all records of a publisher may be requested from one partner again, because it has more of them, but no newer
+/// ones. It may count records that this node has refused.
 const WHOLE_EVERY: Duration = Duration::from_secs(3600);
 
-/// Publishers asked for from the beginning that are remembered.
+/// Publishers remembered whose records were requested from the beginning.
 const MAX_WHOLE: usize = 4096;
 
-/// Requests in a row that brought nothing of what was claimed, after which the partner is hung up on.
+/// Requests in a row that brought none of the claimed records, after which the partner is dropped.
 const MAX_FRUITLESS: u32 = 8;
 
-/// The most pages of one digest: as many publishers as there may be records, and a few more.
+/// The most pages of one digest: enough if every record has its own publisher, and a few more.
 const MAX_DIGEST_PAGES: u32 = 300;
 
-/// How long after its hello a partner is asked for a digest that it did not send by itself.
+/// How long after its hello a partner is asked for a digest that it did not send unasked.
 const DIGEST_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often the whole digest of one partner, chosen by lot, is compared again. It mends whatever was lost.
+/// How often the whole digest of one random partner is compared again. It repairs all losses.
 const PULL_EVERY: Duration = Duration::from_secs(600);
 
 /// The new records that a partner's budget must have room for before more are asked for: about one message.
@@ -55,45 +55,45 @@ pub(super) fn pull_after(rng: &mut fastrand::Rng) -> Duration {
     PULL_EVERY.mul_f64(0.5 + rng.f64())
 }
 
-/// A request that is open.
-struct Want {
-    /// Publishers, and after which sequence.
+/// An open request for records.
+struct RecordRequest {
+    /// Publishers, each with the sequence after which records are requested.
     after: Vec<(PublisherKey, i64)>,
     due: Instant,
 }
 
-/// How we and one peer stand.
+/// The state of the exchange with one peer.
 pub(super) struct Sync {
-    /// What it says it knows beyond us: highest sequence, and count.
+    /// Publishers of which the peer claims more records than this node has: highest sequence, and count.
     claims: BTreeMap<PublisherKey, (i64, u32)>,
-    /// Its digest has another page; and until when that is awaited.
+    /// Whether its digest has another page; and until when that page is awaited.
     more: bool,
     page_due: Option<Instant>,
     /// The last publisher of its last page, and how many pages there were.
     page_after: Option<PublisherKey>,
     pages: u32,
-    /// How many digests of more than a page it may begin.
+    /// How many digests of more than one page the peer may begin.
     their_digests: Bucket,
-    /// Whether it has ever told a digest.
-    told: bool,
-    want: Option<Want>,
-    /// What the last answer left over.
+    /// Whether it has sent or was asked for a digest.
+    digest_seen: bool,
+    want: Option<RecordRequest>,
+    /// The part of the last request that was not answered.
     rest: Vec<(PublisherKey, i64)>,
-    /// Answers that came too late, or are still to come.
+    /// Answers that arrived too late, or are still missing.
     late: u32,
     failures: u32,
     fruitless: u32,
     not_before: Option<Instant>,
-    /// When all records of publishers were asked for.
+    /// When all records of a publisher were requested.
     whole: HashMap<PublisherKey, Instant>,
     wants: Bucket,
-    /// Where our digest to it goes on, unless it is at its end; and how many may begin.
+    /// Where our digest to the peer continues, unless it is at its end; and how many may begin.
     digest_after: Option<PublisherKey>,
     digests: Bucket,
 }
 
 impl Sync {
-    /// With a peer of which nothing is known.
+    /// The state for a new peer.
     pub fn new(now: Instant) -> Self {
         Self {
             claims: BTreeMap::new(),
@@ -102,7 +102,7 @@ impl Sync {
             page_after: None,
             pages: 0,
             their_digests: Bucket::new(DIGESTS, now),
-            told: false,
+            digest_seen: false,
             want: None,
             rest: Vec::new(),
             late: 0,
@@ -116,30 +116,30 @@ impl Sync {
         }
     }
 
-    /// Whether it says that it knows a publisher's record.
+    /// Whether the peer claims to have a publisher's record.
     pub fn claims(&self, publisher: &PublisherKey, sequence: i64) -> bool {
         self.claims.get(publisher).is_some_and(|(claimed, _)| *claimed >= sequence)
     }
 
     /// Whether another page of a digest may follow this one: an honest digest is in the order of the keys, ends, and does
-    /// not begin anew at once.
-    fn goes_on(&mut self, now: Instant, page: &[Have], more: bool) -> bool {
+    /// not begin again immediately.
+    fn continues(&mut self, now: Instant, page: &[Have], more: bool) -> bool {
         if more && self.pages == 0 && !self.their_digests.take(now, 1.0) {
             return false;
         }
         let ascends = page.windows(2).all(|pair| pair[0].publisher < pair[1].publisher);
         let beyond = |first: &Have| self.page_after.is_none_or(|after| first.publisher > after);
-        let goes_on = more && ascends && page.first().is_some_and(beyond) && self.pages < MAX_DIGEST_PAGES;
-        if goes_on {
+        let continues = more && ascends && page.first().is_some_and(beyond) && self.pages < MAX_DIGEST_PAGES;
+        if continues {
             (self.page_after, self.pages) = (page.last().map(|have| have.publisher), self.pages + 1);
         } else {
             (self.page_after, self.pages) = (None, 0);
         }
-        goes_on
+        continues
     }
 
-    /// A request has brought something that was stored.
-    pub fn bore_fruit(&mut self) {
+    /// A request has brought a record that was stored.
+    pub fn brought_records(&mut self) {
         self.fruitless = 0;
     }
 
@@ -147,12 +147,12 @@ impl Sync {
         self.want.is_some() || self.not_before.is_some_and(|t| now < t)
     }
 
-    /// After which sequence a publisher's records are to be asked for, if it is said to have some that we have not.
+    /// The sequence after which to request a publisher's records, if the peer claims records that this node lacks.
     fn missing(&self, now: Instant, claim: (i64, u32), have: Option<Have>, of: &PublisherKey) -> Option<i64> {
         match have {
             None => Some(0),
             Some(have) if claim.0 > have.sequence => Some(have.sequence),
-            // We may have got its newest record before older ones.
+            // The newest record may have arrived before older ones.
             Some(have) if claim.1 > have.count => {
                 let asked = self.whole.get(of).is_some_and(|at| now < *at + WHOLE_EVERY);
                 (!asked && self.whole.len() < MAX_WHOLE).then_some(0)
@@ -163,20 +163,20 @@ impl Sync {
 }
 
 impl Gossip {
-    /// A peer tells what it knows.
+    /// A peer has sent a page of its digest.
     pub(super) fn claims(
         &mut self,
         now: Instant,
         peer: PeerId,
         known: &[Have],
         more: bool,
-        source: &dyn Source,
+        source: &dyn RecordSource,
     ) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let Some(bit) = state.partner else { return };
         let sync = &mut state.sync;
-        let more = sync.goes_on(now, known, more);
-        (sync.told, sync.more, sync.page_due) = (true, more, None);
+        let more = sync.continues(now, known, more);
+        (sync.digest_seen, sync.more, sync.page_due) = (true, more, None);
         for claim in known {
             let have = source.have(&claim.publisher);
             if have.is_some_and(|have| claim.sequence >= have.sequence) {
@@ -194,8 +194,8 @@ impl Gossip {
         self.fetch_more(now, peer, source);
     }
 
-    /// Asks a partner for the next of what it claims, or for the next page of its digest.
-    pub(super) fn fetch_more(&mut self, now: Instant, peer: PeerId, source: &dyn Source) {
+    /// Requests the next claimed records of a partner, or the next page of its digest.
+    pub(super) fn fetch_more(&mut self, now: Instant, peer: PeerId, source: &dyn RecordSource) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let (Some(bit), sync) = (state.partner, &mut state.sync) else { return };
         let purse = self.purses.of(now, peer, state.connection.address);
@@ -244,7 +244,7 @@ impl Gossip {
         for (publisher, _) in &after {
             self.wanted_of.insert(*publisher, peer);
         }
-        sync.want = Some(Want { after: after.clone(), due: now + ANSWER_WITHIN });
+        sync.want = Some(RecordRequest { after: after.clone(), due: now + ANSWER_WITHIN });
         self.send(peer, Message::Want { after });
     }
 
@@ -255,14 +255,14 @@ impl Gossip {
         peer: PeerId,
         mut records: Vec<SharedRecord>,
         more: bool,
-        source: &dyn Source,
+        source: &dyn RecordSource,
     ) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let sync = &mut state.sync;
-        let position = |want: &Want, record: &SharedRecord| {
+        let position = |want: &RecordRequest, record: &SharedRecord| {
             want.after.iter().position(|(publisher, _)| *publisher == record.record().publisher)
         };
-        let belongs = |want: &Want| match records.last() {
+        let belongs = |want: &RecordRequest| match records.last() {
             Some(last) => position(want, last).is_some(),
             None => sync.late == 0,
         };
@@ -270,7 +270,7 @@ impl Gossip {
             sync.late = sync.late.saturating_sub(1);
             return;
         };
-        // What is not above what was asked for is no answer.
+        // Records at or below the requested sequence are not an answer.
         records.retain(|record| {
             position(&want, record).is_some_and(|at| record.record().sequence > want.after[at].1)
         });
@@ -299,14 +299,14 @@ impl Gossip {
         self.actions.push_back(Action::Store(Origin::Wanted(peer), records));
     }
 
-    /// Records that a peer pushes.
+    /// A peer has pushed records.
     pub(super) fn pushed(&mut self, now: Instant, peer: PeerId, records: Vec<SharedRecord>) {
         if self.peers.get(&peer).is_some_and(|p| p.connection.of_catalog) {
             self.learn(now, Origin::Pushed(peer), records);
         }
     }
 
-    /// Stores records that were not asked for as such, as far as the peer's budget goes.
+    /// Stores records that were not requested by the exchange, within the peer's budget.
     pub(super) fn learn(&mut self, now: Instant, origin: Origin, mut records: Vec<SharedRecord>) {
         if let Some((peer, state)) = origin.peer().and_then(|peer| Some((peer, self.peers.get(&peer)?))) {
             let purse = self.purses.of(now, peer, state.connection.address);
@@ -317,8 +317,8 @@ impl Gossip {
         }
     }
 
-    /// Gives up on answers that did not come, and goes on where somebody else gave up.
-    pub(super) fn sync_tick(&mut self, now: Instant, peer: PeerId, source: &dyn Source) {
+    /// Gives up missing answers, and continues with publishers that another partner did not send.
+    pub(super) fn sync_tick(&mut self, now: Instant, peer: PeerId, source: &dyn RecordSource) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let since = state.since;
         let sync = &mut state.sync;
@@ -337,7 +337,7 @@ impl Gossip {
                 return self.hang_up(peer, false, "it does not answer");
             }
         }
-        if state.partner.is_some() && !sync.told && state.records > 0 && now >= since + DIGEST_WITHIN {
+        if state.partner.is_some() && !sync.digest_seen && state.records > 0 && now >= since + DIGEST_WITHIN {
             return self.ask_digest(now, peer);
         }
         if !sync.claims.is_empty() || !sync.rest.is_empty() || sync.more {
@@ -362,7 +362,7 @@ impl Gossip {
     pub(super) fn ask_digest(&mut self, now: Instant, peer: PeerId) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let sync = &mut state.sync;
-        (sync.told, sync.page_due) = (true, Some(now + ANSWER_WITHIN));
+        (sync.digest_seen, sync.page_due) = (true, Some(now + ANSWER_WITHIN));
         (sync.page_after, sync.pages) = (None, 0);
         self.send(peer, Message::Want { after: Vec::new() });
     }
@@ -381,12 +381,12 @@ impl Gossip {
         self.question(now, peer, Question::Digest(after));
     }
 
-    /// Whether a peer is in the middle of our digest: what it were told beside it, it would take for the next page.
+    /// Whether a peer is reading our digest page by page: it would mistake any other digest for the next page.
     pub(super) fn reads_digest(&self, peer: PeerId) -> bool {
         self.peers.get(&peer).is_some_and(|state| state.sync.digest_after.is_some())
     }
 
-    /// A question of a peer was answered by this message, which took so long.
+    /// Reports that a question of a peer was answered by this message, and how long that took.
     pub fn answered(
         &mut self,
         now: Instant,
@@ -395,7 +395,7 @@ impl Gossip {
         answer: &Message,
         took: Duration,
     ) {
-        // What was taken for it at first was a guess.
+        // The charge in advance was an estimate.
         let more = |at_first: f64, at_least: f64| took.as_secs_f64().max(at_least) - at_first;
         let state = self.peers.get_mut(&peer);
         let (more, of_all, of_peer) = match question {

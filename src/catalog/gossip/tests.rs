@@ -1,4 +1,4 @@
-//! What the state machine allows, beside an empty catalog. The rest is tested with a network, in `tests/catalog`.
+//! The limits of the state machine, with an empty catalog. Everything else is tested with a network, in `tests/catalog`.
 
 use super::*;
 use crate::catalog::message::{Have, HeldManifest};
@@ -6,14 +6,14 @@ use crate::catalog::query::Query;
 use crate::catalog::store::Page;
 use crate::model::{InfoHash, ModelRef, Sha256Digest};
 
-/// A node that knows these records of the model asked for, and holds these manifests.
+/// A node with these records of any model, and these manifests.
 #[derive(Default)]
 struct Knows {
     records: Vec<SharedRecord>,
     held: Vec<HeldManifest>,
 }
 
-impl Source for Knows {
+impl RecordSource for Knows {
     fn count(&self) -> usize {
         0
     }
@@ -48,7 +48,7 @@ impl Source for Knows {
 
 const PEER: PeerId = PeerId(1);
 
-/// A node that as many peers have greeted, each from its own address.
+/// A node that this many peers have greeted, each from its own address.
 fn greeted_by_many(now: Instant, peers: u8) -> Gossip {
     let mut gossip = Gossip::new([1; 20], 1, now);
     let knows = Knows::default();
@@ -75,12 +75,12 @@ fn lookup(id: u32) -> Message {
     Message::Lookup { id, model: "org/model".parse().unwrap() }
 }
 
-/// Asks for a page of search results after another, each of which takes so long; tells how many are answered.
+/// Asks for pages of search results, each of which takes this long; returns how many are answered.
 fn answered(gossip: &mut Gossip, now: Instant, pages: u32, each: Duration) -> u32 {
     answers(gossip, now, (1..=pages).map(|id| (PEER, query(id))), each)
 }
 
-/// Asks one question after another, each of which takes so long; tells how many are answered.
+/// Asks questions, each of which takes this long; returns how many are answered.
 fn answers(
     gossip: &mut Gossip,
     now: Instant,
@@ -101,14 +101,14 @@ fn answers(
 }
 
 #[test]
-fn queries_are_charged_by_the_time_they_take() {
+fn queries_are_charged_by_time() {
     let now = Instant::now();
     let cheap = answered(&mut greeted(now), now, 500, Duration::from_micros(10));
     let dear = answered(&mut greeted(now), now, 500, Duration::from_millis(500));
-    // Their bytes have a bound as well.
+    // The bytes of answers are bounded as well.
     assert!(cheap > 80, "{cheap} cheap ones are answered");
     assert!((3..=5).contains(&dear), "{dear} dear ones are answered");
-    // Those that wait are answered later, as time is saved up.
+    // Waiting questions are answered later, when tokens are saved up.
     let mut gossip = greeted(now);
     answered(&mut gossip, now, 5, Duration::from_millis(500));
     let later = now + Duration::from_secs(30);
@@ -116,7 +116,7 @@ fn queries_are_charged_by_the_time_they_take() {
 }
 
 #[test]
-fn lookups_are_charged_by_the_time_they_take() {
+fn lookups_are_charged_by_time() {
     let now = Instant::now();
     let asked = |each| answers(&mut greeted(now), now, (1..=200).map(|id| (PEER, lookup(id))), each);
     let (cheap, dear) = (asked(Duration::from_micros(10)), asked(Duration::from_millis(100)));
@@ -126,21 +126,21 @@ fn lookups_are_charged_by_the_time_they_take() {
     answers(&mut gossip, now, (1..=5).map(|id| (PEER, lookup(id))), Duration::from_millis(100));
     let later = now + Duration::from_secs(10);
     let waiting = answers(&mut gossip, later, std::iter::once((PEER, lookup(6))), Duration::from_millis(1));
-    assert_eq!(waiting, 2 + 1, "those that wait are answered later");
+    assert_eq!(waiting, 2 + 1, "waiting questions are answered later");
 }
 
 #[test]
-fn lookups_of_a_crowd_take_no_more_than_their_share_together() {
+fn lookups_of_all_peers_are_bounded() {
     let now = Instant::now();
     let ask = |id: u32| (1..=100).map(move |peer| (PeerId(peer), lookup(id)));
     let answered =
         answers(&mut greeted_by_many(now, 100), now, (1..=10).flat_map(ask), Duration::from_millis(100));
-    // Each peer alone would be answered three.
+    // A single peer would receive three answers.
     assert!((45..=55).contains(&answered), "{answered} are answered");
 }
 
 #[test]
-fn whose_manifest_is_held_is_not_hidden_by_those_who_squat_the_name() {
+fn held_manifests_are_not_hidden_by_false_records() {
     use crate::catalog::record::{Body, ModelRecord, Record, SignedRecord};
     use crate::keys::PublisherKeypair;
     let record = |n: u8| {
@@ -169,13 +169,13 @@ fn whose_manifest_is_held_is_not_hidden_by_those_who_squat_the_name() {
     };
     let knows = Knows { held: vec![held(98, false), held(99, true)], records: records.clone() };
     let lookup = Question::Lookup { id: 1, model: "org/model".parse().unwrap() };
-    let Message::Holds { records: told, held, .. } = lookup.answer(&knows) else { panic!("another answer") };
-    assert!(told.len() < records.len());
-    assert_eq!(told[..2], [records[99].clone(), records[98].clone()]);
+    let Message::Holds { records: sent, held, .. } = lookup.answer(&knows) else { panic!("another answer") };
+    assert!(sent.len() < records.len());
+    assert_eq!(sent[..2], [records[99].clone(), records[98].clone()]);
     assert_eq!(held[0].manifest, Sha256Digest([99; 32]));
 }
 
-/// Lets hosts at these addresses speak and greet; tells how many are hung up on, and how many are partners.
+/// Connects and greets from these addresses; returns how many are disconnected, and how many are partners.
 fn greeted_by(addresses: impl Iterator<Item = std::net::IpAddr>) -> (usize, usize) {
     let (now, knows) = (Instant::now(), Knows::default());
     let mut gossip = Gossip::new([1; 20], 1, now);
@@ -191,7 +191,7 @@ fn greeted_by(addresses: impl Iterator<Item = std::net::IpAddr>) -> (usize, usiz
 }
 
 #[test]
-fn one_host_with_many_ipv6_addresses_does_not_take_all_places() {
+fn ipv6_addresses_of_one_host_share_its_limits() {
     let at = |ip: String| ip.parse().unwrap();
     let one_host = greeted_by((1..=60).map(|n| at(format!("2001:db8::{n}"))));
     assert_eq!(one_host, (60 - MAX_OF_ADDRESS, MAX_PARTNERS_OF_ADDRESS));

@@ -48,7 +48,7 @@ fn held(entry: &[u8; 101]) -> Result<HeldManifest, Malformed> {
     })
 }
 
-/// The records, in their places; none in the place of one of a later version.
+/// The records in their order; `None` for a record of a later version.
 fn records(fields: &Fields<'_>) -> Result<Vec<Option<UncheckedRecord>>, MessageError> {
     let wire = fields.strings("r", MAX_RECORDS)?;
     let record = |bytes| match UncheckedRecord::from_bytes(bytes) {
@@ -58,12 +58,12 @@ fn records(fields: &Fields<'_>) -> Result<Vec<Option<UncheckedRecord>>, MessageE
     wire.into_iter().map(record).collect()
 }
 
-/// The indices, among the records that were read, of those whose bit is set.
+/// The indices of the records whose bit is set, among the records that were read.
 fn complete(fields: &Fields<'_>, records: &[Option<UncheckedRecord>]) -> Result<Vec<u32>, Malformed> {
     let Some(bits) = fields.maybe_bytes("all")? else { return Ok(Vec::new()) };
     let is_set = |index: usize| bits[index / 8] & (0x80 >> (index % 8)) != 0;
     if bits.len() != records.len().div_ceil(8) || (records.len()..8 * bits.len()).any(is_set) {
-        return Err(Malformed("the bits are not those of the records"));
+        return Err(Malformed("the bits do not match the records"));
     }
     let read = (0..records.len()).filter(|&index| records[index].is_some());
     Ok((0u32..).zip(read).filter(|&(_, index)| is_set(index)).map(|(index, _)| index).collect())
@@ -80,7 +80,7 @@ fn cursor(fields: &Fields<'_>) -> Result<Option<Vec<u8>>, Malformed> {
 fn number(fields: &Fields<'_>) -> Result<u32, Malformed> {
     let number = fields.number("p")?;
     let most = MAX_MANIFEST.div_ceil(MANIFEST_PART);
-    if number as usize > most { Err(Malformed("no manifest has so many parts")) } else { Ok(number) }
+    if number as usize > most { Err(Malformed("a part number is out of its range")) } else { Ok(number) }
 }
 
 /// Reads a message.
@@ -122,13 +122,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Option<Unchecked>, MessageError> {
                 return Err(Malformed("the query is too long").into());
             }
             let cursor = cursor(&fields)?;
-            // It may have terms of a later version.
+            // The query may have terms of a later version.
             let Ok(query) = text.parse::<Query>() else { return Ok(None) };
             Message::Query { id, query, cursor }
         }
         b"lookup" => Message::Lookup {
             id: fields.number("q")?,
-            model: fields.text("n")?.parse().map_err(|_| Malformed("a name is none"))?,
+            model: fields.text("n")?.parse().map_err(|_| Malformed("a name is invalid"))?,
         },
         b"holds" => {
             records = self::records(&fields)?.into_iter().flatten().collect();

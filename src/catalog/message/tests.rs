@@ -50,7 +50,7 @@ fn all() -> Vec<Message> {
 }
 
 #[test]
-fn every_message_comes_back() {
+fn messages_survive_encoding() {
     for message in all() {
         let bytes = message.encode();
         assert_eq!(Message::decode(&bytes), Ok(Some(message)), "{}", String::from_utf8_lossy(&bytes));
@@ -73,7 +73,7 @@ fn full_messages_fit() {
 }
 
 #[test]
-fn records_are_paged_so_that_each_page_fits() {
+fn pages_of_records_fit_into_messages() {
     let key = fixed_key();
     let mut records = Vec::new();
     for number in 0..300 {
@@ -105,7 +105,7 @@ fn known_records_are_not_checked_again() {
     let forger = PublisherKeypair::generate().unwrap();
     let claim = model(forger.public(), "a/c", 2, 1);
     let forged = {
-        // Signed by another key than it says.
+        // Signed by another key than the record names.
         let bytes = SignedRecord::sign(claim, &forger).unwrap().to_bytes();
         let at = bytes.windows(32).position(|part| part == forger.public().as_bytes()).unwrap();
         [&bytes[..at], fixed_key().public().as_bytes(), &bytes[at + 32..]].concat()
@@ -118,7 +118,7 @@ fn known_records_are_not_checked_again() {
     let mut asked = 0;
     let verified = unchecked.verify(|record| {
         asked += 1;
-        // Knowing the name is not knowing the record.
+        // A known name is not a known record.
         Some(if record.is(&known) { known.clone() } else { self::record("a/c", 2) })
     });
     assert_eq!((verified, asked), (Err(RecordError::BadSignature.into()), 2));
@@ -129,14 +129,14 @@ fn known_records_are_not_checked_again() {
 }
 
 #[test]
-fn later_versions_are_passed_over() {
+fn messages_of_later_versions_are_ignored() {
     let unknown = Writer::default().bytes("t", b"gossip2").number("x", 5).finish();
     assert_eq!(Message::decode(&unknown), Ok(None));
     let query = Writer::default().bytes("t", b"query").number("q", 5).bytes("text", b"mood:good").finish();
     assert_eq!(Message::decode(&query), Ok(None));
     let hello = b"d2:id20:xxxxxxxxxxxxxxxxxxxx1:ni5e1:t5:hello1:vi9e3:zzzli1ei2eee";
     assert!(matches!(Message::decode(hello), Ok(Some(Message::Hello { version: 9, records: 5, .. }))));
-    // A record of a later format among ours: the others keep their marks.
+    // A record of a later format between known formats: the marks of the other records stay right.
     let later = b"d1:k32:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx3:seqi1e3:sig64:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx1:vd1:vi2eee";
     let (one, two) = (record("a/b", 1), record("a/c", 2));
     let bytes = Writer::default()
@@ -149,7 +149,7 @@ fn later_versions_are_passed_over() {
 }
 
 #[test]
-fn what_is_malformed_or_beyond_a_bound_is_refused() {
+fn malformed_or_oversized_messages_are_refused() {
     let of = |kind: &str| Writer::default().bytes("t", kind.as_bytes());
     let record = record("a/b", 1).to_bytes();
     let parts = 1 + (16 << 20) / MANIFEST_PART as u64;

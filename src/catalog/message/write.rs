@@ -9,7 +9,7 @@ fn entries<T, const N: usize>(items: &[T], entry: impl Fn(&T) -> [u8; N]) -> Vec
     items.iter().flat_map(entry).collect()
 }
 
-/// Puts fields of fixed length side by side.
+/// Joins fields of fixed length.
 fn concat<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
     parts.concat().try_into().expect("an entry's fields have its length")
 }

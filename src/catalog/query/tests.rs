@@ -9,7 +9,7 @@ fn fits(query: &str) -> bool {
 }
 
 #[test]
-fn names_are_searched_by_word_and_by_glob_in_any_case() {
+fn names_match_words_and_globs_in_any_case() {
     for query in ["", "  ", "llama", "LLAMA-3", "org/", "o a 3", "org/*", "*llama*", "Org/llama-?", "*[0-9]"]
     {
         assert!(fits(query), "{query:?}");
@@ -20,7 +20,7 @@ fn names_are_searched_by_word_and_by_glob_in_any_case() {
 }
 
 #[test]
-fn terms_ask_for_other_facts() {
+fn terms_match_other_facts() {
     let key = fixed_key().public();
     let fingerprint = key.fingerprint();
     for query in [
@@ -56,14 +56,14 @@ fn terms_ask_for_other_facts() {
 }
 
 #[test]
-fn a_successor_is_no_search_result() {
+fn successor_is_not_a_search_result() {
     let key = fixed_key().public();
     let record = Record { body: Body::Successor(key), ..model(key, "a/b", 1, 1) };
     assert!(!Query::default().matches(&record));
 }
 
 #[test]
-fn what_is_no_query_is_refused_and_the_term_named() {
+fn invalid_query_is_refused_with_its_term() {
     for (query, named) in [
         ("llama mood:good", "mood:good"),
         ("tag:", "tag:"),
@@ -88,7 +88,7 @@ fn what_is_no_query_is_refused_and_the_term_named() {
 
 proptest! {
     #[test]
-    fn any_text_is_refused_or_comes_back(text in "\\PC{0,40}|([a-z*?\\[\\]{},!<>=:0-9 -]{0,60})") {
+    fn any_text_is_refused_or_survives_parsing(text in "\\PC{0,40}|([a-z*?\\[\\]{},!<>=:0-9 -]{0,60})") {
         if let Ok(query) = text.parse::<Query>() {
             prop_assert_eq!(&query.as_str().parse::<Query>().unwrap(), &query);
             query.matches(&model(fixed_key().public(), "org/model", 1, 1));

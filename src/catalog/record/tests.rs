@@ -13,7 +13,7 @@ pub fn fixed_key() -> PublisherKeypair {
     PublisherKeypair::load(file.path()).unwrap()
 }
 
-/// A record of a model, with everything in it.
+/// A record of a model with all fields.
 pub fn model(publisher: PublisherKey, name: &str, sequence: i64, time: UnixTime) -> Record {
     Record {
         publisher,
@@ -43,7 +43,7 @@ fn changed(change: impl FnOnce(&mut ModelRecord)) -> Record {
 
 /// The test vector of BEP 44, "mutable with salt".
 #[test]
-fn the_signing_buffer_is_that_of_bep_44() {
+fn signing_buffer_matches_bep_44() {
     let buffer = DhtItem::to_sign(b"foobar", 1, b"12:Hello World!");
     assert_eq!(buffer, b"4:salt6:foobar3:seqi1e1:v12:Hello World!");
     let key: PublisherKey =
@@ -54,9 +54,9 @@ fn the_signing_buffer_is_that_of_bep_44() {
     assert_eq!(key.verify_strict(&buffer, &signature), Ok(()));
 }
 
-/// What other versions have written must stay readable, and its salt and signature what they are.
+/// Records of earlier versions must stay readable, with the same salt and signature.
 #[test]
-fn the_format_does_not_drift() {
+fn format_is_stable() {
     let key = fixed_key();
     let signed = SignedRecord::sign(model(key.public(), "org/model", 7, 1_800_000_000), &key).unwrap();
     let value = [
@@ -89,7 +89,7 @@ fn the_format_does_not_drift() {
 }
 
 #[test]
-fn records_come_back_from_wire_and_item() {
+fn records_survive_wire_and_item() {
     let key = fixed_key();
     let successor =
         Record { body: Body::Successor(PublisherKey([3; 32])), ..model(key.public(), "a/b", 0, 5) };
@@ -108,7 +108,7 @@ fn records_come_back_from_wire_and_item() {
 }
 
 #[test]
-fn a_changed_record_is_refused() {
+fn changed_record_is_refused() {
     let key = fixed_key();
     let signed = SignedRecord::sign(model(key.public(), "a/b", 7, 1), &key).unwrap();
     let bytes = signed.to_bytes();
@@ -127,7 +127,7 @@ fn a_changed_record_is_refused() {
     };
     assert_eq!(replayed(|item| item.sequence = 8), Err(RecordError::BadSignature));
     assert_eq!(replayed(|item| item.signature = [0; 64]), Err(RecordError::BadSignature));
-    // Of the all-zero point, which has small order, a lax check takes this signature for anything.
+    // The all-zero point has small order: a lax check accepts this signature for any message.
     assert_eq!(replayed(|item| item.publisher = PublisherKey([0; 32])), Err(RecordError::BadSignature));
     assert!(matches!(replayed(|item| item.salt[0] ^= 1), Err(RecordError::Malformed(_))));
     assert_eq!(replayed(|item| item.value = vec![b'0'; 1001]), Err(RecordError::TooLong));
@@ -136,7 +136,7 @@ fn a_changed_record_is_refused() {
 }
 
 #[test]
-fn what_is_out_of_bounds_is_neither_signed_nor_read() {
+fn fields_out_of_bounds_are_refused() {
     let key = fixed_key();
     let refused = [
         changed(|model| model.tags = vec!["a\u{202e}b".to_owned()]),
@@ -172,7 +172,7 @@ fn what_is_out_of_bounds_is_neither_signed_nor_read() {
 }
 
 #[test]
-fn names_that_no_file_may_have_are_refused() {
+fn unsafe_names_are_refused() {
     let value = |name: &str, version: &str| {
         let names = format!("1:n{}:{name}1:r{}:{version}", name.len(), version.len());
         let hash = "x".repeat(32);
@@ -193,7 +193,7 @@ fn names_that_no_file_may_have_are_refused() {
 }
 
 #[test]
-fn what_a_later_version_adds_is_kept_and_what_it_changes_is_told_apart() {
+fn later_formats_are_kept_or_distinguished() {
     let key = fixed_key();
     let sign = |value: &[u8]| {
         let signature = key.sign(&DhtItem::to_sign(&successor_salt(), 3, value));
@@ -228,7 +228,7 @@ fn time_is_checked_against_the_clock() {
 }
 
 #[test]
-fn a_manifest_is_announced_with_the_tags_that_fit() {
+fn record_keeps_the_tags_that_fit() {
     let key = fixed_key();
     let long = "n".repeat(96);
     let name = format!("datasets/{long}/{long}").parse().unwrap();
@@ -261,7 +261,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_read_is_written_the_same(at in 0usize..400, byte in any::<u8>()) {
+    fn reading_and_writing_are_inverse(at in 0usize..400, byte in any::<u8>()) {
         let key = fixed_key();
         let signed = SignedRecord::sign(model(key.public(), "a/b", 7, 1), &key).unwrap();
         let mut bytes = signed.to_bytes();

@@ -57,7 +57,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
     .finish()
 }
 
-/// Reads time and body and checks that all is within its bounds.
+/// Reads time and body, and checks the bounds of all fields.
 pub(super) fn decode(value: &[u8]) -> Result<(UnixTime, Body), RecordError> {
     let fields = Fields::read(value)?;
     match fields.number("v")? {
@@ -88,8 +88,8 @@ fn model(fields: &Fields<'_>) -> Result<ModelRecord, Malformed> {
         return Err(Malformed("its licence is too long or not clean"));
     }
     let model = ModelRecord {
-        name: fields.text("n")?.parse().map_err(|_| Malformed("its name is none"))?,
-        version: fields.text("r")?.parse().map_err(|_| Malformed("its revision is none"))?,
+        name: fields.text("n")?.parse().map_err(|_| Malformed("its name is invalid"))?,
+        version: fields.text("r")?.parse().map_err(|_| Malformed("its revision is invalid"))?,
         info_hash: InfoHash(fields.array("i")?),
         manifest: Sha256Digest(fields.array("m")?),
         manifest_len: fields.number("ml")?,

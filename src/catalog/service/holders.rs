@@ -1,47 +1,47 @@
-//! Who holds a model, as peers say: whom to ask for its manifest, and where its torrent is to be had.
+//! The peers that claim to hold a manifest or a torrent.
 //!
-//! That a peer says so is no proof; whoever has handed out the right manifest comes first.
+//! A claim is no proof. Peers that have sent the right manifest come first.
 
 use std::collections::HashSet;
 use std::hash::Hash;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lru::LruCache;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::core::{Core, Heard};
-use crate::catalog::gossip::NodeId;
-use crate::catalog::gossip::asks::{Answer, Ask};
+use super::core::{CatalogEvent, Core, Subscriber};
+use super::inquiry::{self, Inquiry, Peers};
+use crate::catalog::gossip::asks::{Ask, PeerAnswer};
 use crate::catalog::message::HeldManifest;
 use crate::model::{InfoHash, ModelRef, Sha256Digest};
 use crate::torrent::PeerId;
 
-/// Manifests and torrents of which it is remembered who said to hold them, and how many of these.
+/// Manifests and torrents whose holders are remembered, and holders for each.
 const MAX_KEYS: NonZeroUsize = NonZeroUsize::new(512).expect("it is not 0");
 const MAX_HOLDERS: usize = 16;
 
-/// How long a peer may take to say what it holds.
+/// How long a peer may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// How often it is looked whether there is somebody new to ask, though nothing is heard.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often new peers are looked for without an event.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
 
-/// Nodes that are asked who holds a model, and holders that are told.
+/// Peers that are asked, and holders that are reported.
 const MAX_ASKED: usize = 100;
-const MAX_TOLD: usize = 32;
+const MAX_REPORTED: usize = 32;
 
-/// Who holds what, by their own words.
+/// The claims of peers.
 #[derive(Debug)]
 pub(super) struct Holders(Mutex<Claims>);
 
 #[derive(Debug)]
 struct Claims {
     manifests: LruCache<Sha256Digest, Vec<PeerId>>,
-    /// Addresses, since a connection to the model's swarm ends when its manifest has come.
+    /// Addresses, since a connection to the model's swarm ends when the manifest has arrived.
     torrents: LruCache<InfoHash, Vec<SocketAddr>>,
 }
 
@@ -67,82 +67,90 @@ fn put_first<K: Hash + Eq, V: PartialEq>(claims: &mut LruCache<K, Vec<V>>, key: 
 }
 
 impl Holders {
-    fn claims(&self) -> MutexGuard<'_, Claims> {
-        self.0.lock()
-    }
-
-    /// A peer says what it holds.
-    pub fn claims_to_hold(&self, peer: PeerId, address: SocketAddr, held: &[HeldManifest]) {
-        let mut claims = self.claims();
+    /// A peer claims to hold manifests.
+    fn claims_to_hold(&self, peer: PeerId, address: SocketAddr, held: &[HeldManifest]) {
+        let mut claims = self.0.lock();
         for held in held.iter().take(MAX_HOLDERS) {
             add(&mut claims.manifests, held.manifest, peer);
             add(&mut claims.torrents, held.info_hash, address);
         }
     }
 
-    /// A peer has handed out the manifest of a torrent.
-    pub fn has_handed_out(
-        &self,
-        peer: PeerId,
-        address: SocketAddr,
-        manifest: Sha256Digest,
-        info_hash: InfoHash,
-    ) {
-        let mut claims = self.claims();
+    /// A peer has sent the right manifest of a torrent.
+    pub fn has_sent(&self, peer: PeerId, address: SocketAddr, manifest: Sha256Digest, info_hash: InfoHash) {
+        let mut claims = self.0.lock();
         put_first(&mut claims.manifests, manifest, peer);
         put_first(&mut claims.torrents, info_hash, address);
     }
 
-    /// Who is said to hold a manifest.
+    /// The peers that claim to hold a manifest.
     pub fn of_manifest(&self, manifest: &Sha256Digest) -> Vec<PeerId> {
-        self.claims().manifests.get(manifest).cloned().unwrap_or_default()
+        self.0.lock().manifests.get(manifest).cloned().unwrap_or_default()
     }
 
-    /// The addresses of those who are said to hold a manifest of a torrent, also of some with whom we no longer speak.
+    /// The addresses of peers that claim to hold a manifest of a torrent, including some that have left.
     pub fn of_torrent(&self, info_hash: &InfoHash) -> Vec<SocketAddr> {
-        self.claims().torrents.get(info_hash).cloned().unwrap_or_default()
+        self.0.lock().torrents.get(info_hash).cloned().unwrap_or_default()
     }
 
-    /// A peer is gone.
-    pub fn left(&self, peer: PeerId) {
-        let mut claims = self.claims();
+    fn forget_peer(&self, peer: PeerId) {
+        let mut claims = self.0.lock();
         claims.manifests.iter_mut().for_each(|(_, peers)| peers.retain(|known| *known != peer));
     }
 }
 
-/// Asks everybody who can be asked, and those who come later, who holds a model, and tells the address of each who
-/// holds it with this torrent. Ends when the catalog stops, or is dropped by who no longer needs it.
-pub(super) async fn look_for(
-    core: &Arc<Core>,
-    model: &ModelRef,
-    info_hash: &InfoHash,
-    mut found: impl FnMut(SocketAddr) + Send,
-) {
-    let mut listener = core.listen();
-    let mut asked: HashSet<(NodeId, IpAddr)> = HashSet::new();
-    let mut told: HashSet<SocketAddr> = HashSet::new();
-    while !core.has_stopped() && told.len() < MAX_TOLD {
-        for address in core.holders.of_torrent(info_hash) {
-            if told.len() < MAX_TOLD && told.insert(address) {
-                found(address);
+impl Subscriber for Holders {
+    fn on_event(&self, core: &Core, event: &CatalogEvent) {
+        match event {
+            CatalogEvent::Answered(peer, PeerAnswer::Holds { held, .. }) => {
+                if let Some(address) = core.address(*peer) {
+                    self.claims_to_hold(*peer, address, held);
+                }
             }
-        }
-        for speaker in core.speakers() {
-            let node = (speaker.node, speaker.connection.address.ip());
-            if asked.len() < MAX_ASKED
-                && !asked.contains(&node)
-                && listener.ask(speaker.peer, Ask::Lookup(model.clone()), ANSWER_WITHIN)
-            {
-                asked.insert(node);
-            }
-        }
-        // What is answered has been noted among the claims by whoever told it.
-        while let Some(heard) = listener.until(Instant::now() + LOOK_EVERY).await {
-            if matches!(heard, Heard::Ready | Heard::Answered(_, Answer::Holds { .. })) {
-                break;
-            }
+            CatalogEvent::PeerLeft(peer) => self.forget_peer(*peer),
+            _ => {}
         }
     }
+}
+
+/// Asks all peers, also later ones, which of them holds a model, and reports the address of each holder of this torrent.
+/// Ends when the catalog stops.
+pub(super) async fn look_for(
+    core: &Arc<Core>,
+    holders: &Holders,
+    model: &ModelRef,
+    info_hash: &InfoHash,
+    found: impl FnMut(SocketAddr) + Send,
+) {
+    let question = Ask::Lookup(model.clone());
+    let mut search = HolderSearch { holders, info_hash, question, asked: 0, reported: HashSet::new(), found };
+    // The end of the catalog is the end of the search.
+    let _ = inquiry::run(&mut Peers::new(core), &mut search).await;
+}
+
+struct HolderSearch<'a, F> {
+    holders: &'a Holders,
+    info_hash: &'a InfoHash,
+    question: Ask,
+    /// How many peers were asked.
+    asked: usize,
+    reported: HashSet<SocketAddr>,
+    found: F,
+}
+
+impl<F: FnMut(SocketAddr)> Inquiry for HolderSearch<'_, F> {
+    fn ask(&mut self, peers: &mut Peers, now: Instant) -> Option<Instant> {
+        for address in self.holders.of_torrent(self.info_hash) {
+            if self.reported.len() < MAX_REPORTED && self.reported.insert(address) {
+                (self.found)(address);
+            }
+        }
+        self.asked += peers.ask_new(MAX_ASKED - self.asked, &self.question, ANSWER_WITHIN, |_| true).len();
+        (self.reported.len() < MAX_REPORTED).then(|| now + CHECK_EVERY)
+    }
+
+    // The claims were noted before, by `Holders` as a subscriber.
+    fn on_event(&mut self, _: &mut Peers, _: CatalogEvent) {}
 }
 
 #[cfg(test)]
@@ -161,24 +169,24 @@ mod tests {
     }
 
     #[test]
-    fn who_has_handed_out_a_manifest_comes_before_those_who_say_they_could() {
+    fn peers_that_sent_a_manifest_come_first() {
         let (holders, of) = (Holders::default(), held(1));
         let address = |n: u16| SocketAddr::from(([10, 0, 0, 1], n));
         for n in 0..40 {
             holders.claims_to_hold(PeerId(n.into()), address(n), &[of]);
         }
         assert_eq!(holders.of_torrent(&of.info_hash).len(), MAX_HOLDERS);
-        holders.has_handed_out(PeerId(99), address(99), of.manifest, of.info_hash);
+        holders.has_sent(PeerId(99), address(99), of.manifest, of.info_hash);
         assert_eq!(holders.of_torrent(&of.info_hash)[0], address(99));
         assert_eq!(holders.of_manifest(&of.manifest)[0], PeerId(99));
         assert_eq!(holders.of_torrent(&of.info_hash).len(), MAX_HOLDERS);
-        holders.left(PeerId(99));
+        holders.forget_peer(PeerId(99));
         assert!(!holders.of_manifest(&of.manifest).contains(&PeerId(99)));
         assert_eq!(holders.of_torrent(&of.info_hash)[0], address(99), "it can be called again");
     }
 
     #[test]
-    fn a_peer_that_claims_to_hold_all_there_is_is_noted_for_little_of_it() {
+    fn claims_of_one_answer_are_bounded() {
         let holders = Holders::default();
         let address = SocketAddr::from(([10, 0, 0, 1], 1));
         holders.claims_to_hold(PeerId(1), address, &(0..100).map(held).collect::<Vec<_>>());

@@ -1,13 +1,13 @@
-//! What peers say, until it is read: a bounded line for each, served in turn.
+//! Messages of peers that wait to be read: a bounded queue for each peer, served in turn.
 //!
-//! What a peer says is taken in order, one message at a time, but that what somebody may wait for overtakes what may
-//! carry hundreds of records: else a manifest would come after all that peers push meanwhile. Of a peer that says more
-//! than its budget, messages are dropped before anybody reads them. Taking something in never waits.
+//! The messages of a peer are read in order, one at a time. An exception: urgent messages, which an operation may wait for,
+//! overtake messages that may carry hundreds of records. Otherwise a manifest would wait for all records that peers push.
+//! Messages beyond a peer's budget are dropped before they are decoded. Adding a message never waits.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::catalog::gossip::Connection;
@@ -16,197 +16,191 @@ use crate::catalog::message;
 use crate::torrent::PeerId;
 use crate::torrent::overlay::MessageBytes;
 
-/// Bytes of one peer that wait to be read: the answers to some questions, and what is pushed meanwhile.
-const MAX_LINE: usize = 512 * 1024;
+/// Bytes of one peer that wait to be read: the answers to some questions, and records pushed in between.
+const MAX_QUEUE: usize = 512 * 1024;
 
 /// Bytes of all peers that wait to be read.
 const MAX_ALL: usize = 16 * 1024 * 1024;
 
-/// After so many urgent items in a row one that is not has its turn.
+/// After this many urgent items in a row, another item is read.
 const MAX_URGENT_IN_A_ROW: u32 = 4;
 
-/// Peers with a line; the gossip speaks to fewer.
-const MAX_LINES: usize = 1000;
+/// Peers with a queue; gossip has fewer.
+const MAX_PEERS: usize = 1000;
 
-/// Something that happened to a peer.
+/// An event of a peer.
 #[derive(Debug)]
 pub(super) enum Item {
-    /// It can be spoken to.
-    Speaks(Connection),
-    /// It said something.
-    Said(MessageBytes),
-    /// It is gone.
+    /// The peer is connected and supports gossip.
+    Connected(Connection),
+    /// The peer has sent a message.
+    Message(MessageBytes),
+    /// The peer has left.
     Left,
 }
 
 #[derive(Debug)]
-struct Line {
+struct Queue {
     intake: Intake,
-    /// By how urgent they are; that it speaks and that it is gone are urgent.
+    /// Urgent items, then bulk items. Arrival and departure of the peer are urgent.
     items: [VecDeque<Item>; 2],
     bytes: usize,
-    /// Whether it is among those whose turn comes.
+    /// For each kind: whether the peer waits for its turn.
     queued: [bool; 2],
     /// One of its items is being read.
     busy: bool,
-    /// The first that it said was read: its greeting, before which nothing is taken out of order.
+    /// Whether the first message was read: the greeting, which no other message may overtake.
     greeted: bool,
-    /// Nothing that it says is taken any more.
+    /// Whether messages are dropped from now on.
     mute: bool,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
-    of: HashMap<PeerId, Line>,
+struct Queues {
+    of: HashMap<PeerId, Queue>,
     turns: [VecDeque<PeerId>; 2],
     urgent_in_a_row: u32,
     bytes: usize,
 }
 
-/// Indices of what is urgent and of what is not.
+/// Indices of urgent and bulk items.
 const URGENT: usize = 0;
 const BULK: usize = 1;
 
-/// All lines.
+/// The queues of all peers.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
-    lines: Mutex<Lines>,
+    queues: Mutex<Queues>,
     wake: Notify,
 }
 
 impl Inbox {
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock()
-    }
-
-    /// A peer can be spoken to; `false` if there are too many.
-    pub fn speaks(&self, now: Instant, peer: PeerId, connection: Connection) -> bool {
-        let mut lines = self.lines();
-        if lines.of.len() >= MAX_LINES {
+    /// A peer is connected; `false` if there are too many.
+    pub fn connected(&self, now: Instant, peer: PeerId, connection: Connection) -> bool {
+        let mut queues = self.queues.lock();
+        if queues.of.len() >= MAX_PEERS {
             return false;
         }
-        let line = Line {
+        let queue = Queue {
             intake: Intake::new(now),
-            items: [VecDeque::from([Item::Speaks(connection)]), VecDeque::new()],
+            items: [VecDeque::from([Item::Connected(connection)]), VecDeque::new()],
             bytes: 0,
             queued: [false; 2],
             busy: false,
             greeted: false,
             mute: false,
         };
-        lines.of.insert(peer, line);
-        self.queue(&mut lines, peer);
+        queues.of.insert(peer, queue);
+        self.enqueue(&mut queues, peer);
         true
     }
 
-    /// A peer has said something. After [`Verdict::Ban`], which is given once, it is to be hung up on.
-    pub fn said(&self, now: Instant, peer: PeerId, bytes: MessageBytes) -> Verdict {
-        let mut lines = self.lines();
-        let full = lines.bytes + bytes.len() > MAX_ALL;
-        let Some(line) = lines.of.get_mut(&peer).filter(|line| !line.mute) else { return Verdict::Drop };
-        match line.intake.weigh(now, bytes.len()) {
-            Verdict::Take if full || line.bytes + bytes.len() > MAX_LINE => Verdict::Drop,
-            Verdict::Take => {
-                line.bytes += bytes.len();
-                lines.bytes += bytes.len();
-                if let Some(line) = lines.of.get_mut(&peer) {
-                    let kind = if message::is_urgent(&bytes) { URGENT } else { BULK };
-                    line.items[kind].push_back(Item::Said(bytes));
-                }
-                self.queue(&mut lines, peer);
-                Verdict::Take
+    /// A peer has sent a message. [`Verdict::Ban`] is returned once; the caller must then close the connection.
+    pub fn push(&self, now: Instant, peer: PeerId, bytes: MessageBytes) -> Verdict {
+        let queues = &mut *self.queues.lock();
+        let full = queues.bytes + bytes.len() > MAX_ALL;
+        let Some(queue) = queues.of.get_mut(&peer).filter(|queue| !queue.mute) else { return Verdict::Drop };
+        match queue.intake.weigh(now, bytes.len()) {
+            Verdict::Accept if full || queue.bytes + bytes.len() > MAX_QUEUE => Verdict::Drop,
+            Verdict::Accept => {
+                queue.bytes += bytes.len();
+                queues.bytes += bytes.len();
+                let kind = if message::is_urgent(&bytes) { URGENT } else { BULK };
+                queue.items[kind].push_back(Item::Message(bytes));
+                self.enqueue(queues, peer);
+                Verdict::Accept
             }
             Verdict::Drop => Verdict::Drop,
             Verdict::Ban => {
-                lines.silence(peer);
+                queues.mute(peer);
                 Verdict::Ban
             }
         }
     }
 
-    /// A peer is gone: what it said and nobody has read is forgotten.
+    /// A peer has left: its unread messages are dropped.
     pub fn left(&self, peer: PeerId) {
-        let mut lines = self.lines();
-        lines.silence(peer);
-        if let Some(line) = lines.of.get_mut(&peer) {
-            line.items[URGENT].push_back(Item::Left);
-            self.queue(&mut lines, peer);
+        let mut queues = self.queues.lock();
+        queues.mute(peer);
+        if let Some(queue) = queues.of.get_mut(&peer) {
+            queue.items[URGENT].push_back(Item::Left);
+            self.enqueue(&mut queues, peer);
         }
     }
 
-    /// Nothing more is taken from a peer that is being hung up on.
+    /// Drops all messages of a peer whose connection is being closed.
     pub fn mute(&self, peer: PeerId) {
-        self.lines().silence(peer);
+        self.queues.lock().mute(peer);
     }
 
-    /// A peer was asked something: its answer is let in.
+    /// A peer was asked: its answer is accepted.
     pub fn asked(&self, now: Instant, peer: PeerId) {
-        if let Some(line) = self.lines().of.get_mut(&peer) {
-            line.intake.asked(now);
+        if let Some(queue) = self.queues.lock().of.get_mut(&peer) {
+            queue.intake.asked(now);
         }
     }
 
-    /// The next item of a peer none of whose items is being read; [`done`](Self::done) is to follow.
+    /// The next item of a peer that has no item being read. The caller must call [`done`](Self::done) after it.
     pub async fn next(&self) -> (PeerId, Item) {
         loop {
             let woken = self.wake.notified();
-            if let Some(next) = self.lines().take() {
+            if let Some(next) = self.queues.lock().next() {
                 return next;
             }
             woken.await;
         }
     }
 
-    /// An item is read.
+    /// The item was read.
     pub fn done(&self, peer: PeerId, item_was_left: bool) {
-        let mut lines = self.lines();
+        let mut queues = self.queues.lock();
         if item_was_left {
-            lines.of.remove(&peer);
-        } else if let Some(line) = lines.of.get_mut(&peer) {
-            line.busy = false;
-            self.queue(&mut lines, peer);
+            queues.of.remove(&peer);
+        } else if let Some(queue) = queues.of.get_mut(&peer) {
+            queue.busy = false;
+            self.enqueue(&mut queues, peer);
         }
     }
 
-    fn queue(&self, lines: &mut Lines, peer: PeerId) {
-        let Some(line) = lines.of.get_mut(&peer) else { return };
-        let greets = !line.greeted && !line.items[URGENT].is_empty();
+    fn enqueue(&self, queues: &mut Queues, peer: PeerId) {
+        let Some(queue) = queues.of.get_mut(&peer) else { return };
+        let greets = !queue.greeted && !queue.items[URGENT].is_empty();
         for kind in if greets { &[URGENT][..] } else { &[URGENT, BULK] } {
             let kind = *kind;
-            if !line.queued[kind] && !line.busy && !line.items[kind].is_empty() {
-                line.queued[kind] = true;
-                lines.turns[kind].push_back(peer);
+            if !queue.queued[kind] && !queue.busy && !queue.items[kind].is_empty() {
+                queue.queued[kind] = true;
+                queues.turns[kind].push_back(peer);
                 self.wake.notify_one();
             }
         }
     }
 }
 
-impl Lines {
-    fn take(&mut self) -> Option<(PeerId, Item)> {
+impl Queues {
+    fn next(&mut self) -> Option<(PeerId, Item)> {
         let urgent_first = self.urgent_in_a_row < MAX_URGENT_IN_A_ROW;
         let order = if urgent_first { [URGENT, BULK] } else { [BULK, URGENT] };
         order.into_iter().find_map(|kind| {
-            let taken = self.take_of(kind)?;
+            let taken = self.next_of(kind)?;
             self.urgent_in_a_row = if kind == URGENT { self.urgent_in_a_row + 1 } else { 0 };
             Some(taken)
         })
     }
 
-    fn take_of(&mut self, kind: usize) -> Option<(PeerId, Item)> {
+    fn next_of(&mut self, kind: usize) -> Option<(PeerId, Item)> {
         while let Some(peer) = self.turns[kind].pop_front() {
-            let Some(line) = self.of.get_mut(&peer) else { continue };
-            line.queued[kind] = false;
-            // It is queued again when what is being read of it is done.
-            if line.busy {
+            let Some(queue) = self.of.get_mut(&peer) else { continue };
+            queue.queued[kind] = false;
+            // The peer is queued again when its present item is done.
+            if queue.busy {
                 continue;
             }
-            // A peer that was silenced has nothing left to say; the turn is the next one's.
-            let Some(item) = line.items[kind].pop_front() else { continue };
-            line.busy = true;
-            if let Item::Said(bytes) = &item {
-                line.greeted = true;
-                line.bytes -= bytes.len();
+            // A muted peer has no items left; the next peer has its turn.
+            let Some(item) = queue.items[kind].pop_front() else { continue };
+            queue.busy = true;
+            if let Item::Message(bytes) = &item {
+                queue.greeted = true;
+                queue.bytes -= bytes.len();
                 self.bytes -= bytes.len();
             }
             return Some((peer, item));
@@ -214,11 +208,11 @@ impl Lines {
         None
     }
 
-    fn silence(&mut self, peer: PeerId) {
-        if let Some(line) = self.of.get_mut(&peer) {
-            line.mute = true;
-            line.items.iter_mut().for_each(|items| items.retain(|item| !matches!(item, Item::Said(_))));
-            self.bytes -= std::mem::take(&mut line.bytes);
+    fn mute(&mut self, peer: PeerId) {
+        if let Some(queue) = self.of.get_mut(&peer) {
+            queue.mute = true;
+            queue.items.iter_mut().for_each(|items| items.retain(|item| !matches!(item, Item::Message(_))));
+            self.bytes -= std::mem::take(&mut queue.bytes);
         }
     }
 }
@@ -230,42 +224,42 @@ mod tests {
     use crate::model::Sha256Digest;
 
     #[test]
-    fn a_peer_that_is_silenced_does_not_take_the_turn_of_the_next() {
+    fn muted_peer_does_not_use_up_a_turn() {
         let (inbox, now) = (Inbox::default(), Instant::now());
         let connection = Connection { of_catalog: true, address: ([10, 0, 0, 1], 1).into() };
         let (hostile, honest) = (PeerId(1), PeerId(2));
         for peer in [hostile, honest] {
-            assert!(inbox.speaks(now, peer, connection));
-            assert!(matches!(inbox.lines().take(), Some((_, Item::Speaks(_)))));
+            assert!(inbox.connected(now, peer, connection));
+            assert!(matches!(inbox.queues.lock().next(), Some((_, Item::Connected(_)))));
             inbox.done(peer, false);
         }
         for peer in [hostile, honest] {
-            assert_eq!(inbox.said(now, peer, vec![1].into()), Verdict::Take);
+            assert_eq!(inbox.push(now, peer, vec![1].into()), Verdict::Accept);
         }
         inbox.mute(hostile);
-        assert!(matches!(inbox.lines().take(), Some((peer, Item::Said(_))) if peer == honest));
-        assert!(inbox.lines().take().is_none());
+        assert!(matches!(inbox.queues.lock().next(), Some((peer, Item::Message(_))) if peer == honest));
+        assert!(inbox.queues.lock().next().is_none());
     }
 
     #[test]
-    fn what_somebody_waits_for_overtakes_what_peers_push_and_does_not_starve_it() {
+    fn urgent_messages_overtake_bulk_without_starving_it() {
         let (inbox, now) = (Inbox::default(), Instant::now());
         let connection = Connection { of_catalog: true, address: ([10, 0, 0, 1], 1).into() };
         let peers: Vec<PeerId> = (0..8).map(PeerId).collect();
         let pushed = || Message::Records { query: None, records: vec![], complete: vec![], cursor: None };
         let part = || Message::Manifest { manifest: Sha256Digest([1; 32]), part: 0, bytes: vec![2; 10] };
         for peer in &peers {
-            assert!(inbox.speaks(now, *peer, connection));
+            assert!(inbox.connected(now, *peer, connection));
             for _ in 0..20 {
-                inbox.said(now, *peer, pushed().encode().into());
+                inbox.push(now, *peer, pushed().encode().into());
             }
         }
         for _ in 0..20 {
-            inbox.said(now, peers[7], part().encode().into());
+            inbox.push(now, peers[7], part().encode().into());
         }
         let mut read = Vec::new();
-        while let Some((peer, item)) = { inbox.lines().take() } {
-            if let Item::Said(bytes) = item {
+        while let Some((peer, item)) = { inbox.queues.lock().next() } {
+            if let Item::Message(bytes) = item {
                 read.push(Message::decode(&bytes).unwrap().unwrap() == part());
             }
             inbox.done(peer, false);
@@ -273,6 +267,6 @@ mod tests {
         assert_eq!(read.len(), 8 * 20 + 20);
         let last = read.iter().rposition(|urgent| *urgent).unwrap();
         assert!(last < 20 + 20 / 4 + 8, "the last part is read only as number {last}");
-        assert!(read[..last].contains(&false), "nothing else has a turn meanwhile");
+        assert!(read[..last].contains(&false), "no bulk message was read in between");
     }
 }

@@ -1,20 +1,19 @@
-//! Which key a publisher has named as successor, from the DHT and the peers.
+//! The successors of publisher keys, from the DHT and from peers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::core::{Core, Heard};
+use super::core::{CatalogEvent, Core};
 use crate::catalog::gossip::Origin;
 use crate::catalog::record::{Body, SharedRecord, SignedRecord, successor_salt};
 use crate::model::PublisherKey;
 
-/// After so long the records are looked at again, whatever is heard.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often the records are checked without an event.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// The key that a publisher has named, if the DHT has it within a time; it is kept among the records. None while the DHT
-/// is off.
+/// The successor of a publisher, if the DHT has it within a time; its record is stored. None while the DHT is off.
 pub(super) async fn look_up(
     core: &Arc<Core>,
     publisher: PublisherKey,
@@ -25,33 +24,30 @@ pub(super) async fn look_up(
     }
     let (deadline, salt) = (Instant::now() + within, successor_salt());
     let mut nodes = core.dht_nodes.subscribe();
-    // Nobody is asked while there are no nodes.
+    // Wait for the first nodes.
     tokio::time::timeout_at(deadline, nodes.wait_for(|nodes| *nodes > 0)).await.ok()?.ok()?;
     let mut listener = core.listen();
     if let Err(error) = core.overlay.get_item(publisher, salt) {
-        tracing::debug!(%error, "the DHT is not asked for a successor");
+        tracing::debug!(%error, "could not ask the DHT for a successor");
         return None;
     }
     let item = loop {
         match listener.until(deadline).await? {
-            Heard::DhtItem(of, at, item) if (of, at) == (publisher, salt) => break item?,
+            CatalogEvent::DhtItem(of, at, item) if (of, at) == (publisher, salt) => break item?,
             _ => {}
         }
     };
     let record = SignedRecord::from_item(&item).ok()?;
     let Body::Successor(next) = record.record().body else { return None };
     let (core, records) = (Arc::clone(core), vec![SharedRecord::new(record)]);
-    let stored = tokio::task::spawn_blocking(move || core.store(Origin::Dht, &records));
-    if let Ok(Err(error)) = stored.await {
-        tracing::debug!(%error, "a succession is not kept");
-    }
+    let _ = tokio::task::spawn_blocking(move || core.store_or_log(Origin::Dht, &records)).await;
     Some(next)
 }
 
 /// Waits for a record that names a publisher's successor.
-pub(super) async fn heard(core: &Arc<Core>, publisher: PublisherKey) {
+pub(super) async fn wait_for(core: &Arc<Core>, publisher: PublisherKey) {
     let mut listener = core.listen();
-    while core.known.store.successor(&publisher).is_none() {
-        listener.stored(LOOK_AGAIN).await;
+    while core.local.store.successor(&publisher).is_none() {
+        listener.stored(CHECK_EVERY).await;
     }
 }

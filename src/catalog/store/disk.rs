@@ -1,7 +1,7 @@
 //! The records on disk: one table of an embedded database, ordered by publisher and sequence.
 //!
-//! Its pages carry checksums, all of which are looked at when it is opened: a record that was damaged here must not be
-//! handed on, since its receivers would take us for a forger.
+//! The database checks the checksums of all its pages when it is opened: a damaged record must not be sent, since its
+//! receivers would regard this node as a forger.
 
 use std::fs;
 use std::io;
@@ -19,25 +19,25 @@ use sha1::{Digest as _, Sha1};
 /// Publisher, sequence (big endian; never negative) and salt, to the wire form.
 const RECORDS: TableDefinition<'_, &[u8; 60], &[u8]> = TableDefinition::new("records");
 
-/// What the database keeps of its pages in memory. The system keeps them too, so little is enough.
+/// Memory for cached pages. The system caches them as well, so little is enough.
 const CACHE: usize = 4 << 20;
 
-/// A record's place in the table.
-pub(super) type Place = [u8; 60];
-/// What the table held when the last transaction ended.
+/// The key of a record in the table.
+pub(super) type RecordKey = [u8; 60];
+/// The table at the end of the last transaction.
 pub(super) type Snapshot = ReadOnlyTable<&'static [u8; 60], &'static [u8]>;
 /// The table within a transaction.
 pub(super) type Rows<'t> = Table<'t, &'static [u8; 60], &'static [u8]>;
 
 /// Why the database cannot be opened.
 pub(super) enum OpenError {
-    /// Its bytes make no sense.
+    /// The file is damaged.
     Damaged(String),
-    /// It cannot be read or written now.
+    /// The file cannot be read or written now.
     Failed(String),
 }
 
-fn place(publisher: &PublisherKey, sequence: i64, salt: [u8; 20]) -> Place {
+fn place(publisher: &PublisherKey, sequence: i64, salt: [u8; 20]) -> RecordKey {
     let mut place = [0; 60];
     place[..32].copy_from_slice(publisher.as_bytes());
     place[32..40].copy_from_slice(&sequence.to_be_bytes());
@@ -45,27 +45,27 @@ fn place(publisher: &PublisherKey, sequence: i64, salt: [u8; 20]) -> Place {
     place
 }
 
-/// The place of a record.
-pub(super) fn place_of(record: &Record) -> Place {
+/// The key of a record.
+pub(super) fn key_of(record: &Record) -> RecordKey {
     place(&record.publisher, record.sequence, record.salt())
 }
 
-/// The place of a publisher's successor record.
-pub(super) fn place_of_successor(publisher: &PublisherKey, sequence: i64) -> Place {
+/// The key of a publisher's successor record.
+pub(super) fn key_of_successor(publisher: &PublisherKey, sequence: i64) -> RecordKey {
     place(publisher, sequence, successor_salt())
 }
 
-/// The place of a model's record.
-pub(super) fn place_of_row(key: &[u8], sequence: i64) -> Option<Place> {
+/// The key of a model's record.
+pub(super) fn key_of_row(key: &[u8], sequence: i64) -> Option<RecordKey> {
     let (publisher, model) = publisher_and_model(key)?;
     Some(place(&publisher, sequence, Sha1::digest(model).into()))
 }
 
-/// The places of a publisher's records after a sequence.
-pub(super) fn places_after(publisher: &PublisherKey, sequence: i64) -> (Place, Place) {
+/// The range of keys of a publisher's records after a sequence.
+pub(super) fn keys_after(publisher: &PublisherKey, sequence: i64) -> (RecordKey, RecordKey) {
     let first = match sequence.checked_add(1) {
         Some(next) => place(publisher, next.max(0), [0; 20]),
-        // After the last there is none: an empty range.
+        // No sequence follows the last: an empty range.
         None => place(publisher, i64::MAX, [255; 20]),
     };
     (first, place(publisher, i64::MAX, [255; 20]))
@@ -76,17 +76,17 @@ pub(super) fn record(bytes: &[u8]) -> Option<SharedRecord> {
     UncheckedRecord::from_bytes(bytes).ok().map(|record| SharedRecord::new(record.trust()))
 }
 
-/// Opens or makes the database and hands over every record and its length on disk.
+/// Opens or makes the database, and passes every record to `each` with its key.
 ///
 /// # Errors
-/// Damage is distinguished from what may pass: no space, no rights, in use. In that case no part of a new database
-/// remains, which would look damaged the next time.
+/// Damage is distinguished from faults that may pass: no space, no permission, in use. After such a fault no part of a new
+/// database remains, which would look damaged the next time.
 pub(super) fn open(
     file: &Path,
-    mut each: impl FnMut(&Place, &[u8]),
+    mut each: impl FnMut(&RecordKey, &[u8]),
 ) -> Result<(Database, Snapshot), OpenError> {
     let is_new = !file.exists();
-    // The database may panic over bytes that nobody sane has written.
+    // The database may panic over damaged bytes.
     let opened = panic::catch_unwind(AssertUnwindSafe(|| {
         let database =
             (Database::builder()).set_cache_size(CACHE).set_check_integrity_on_open(true).create(file)?;
@@ -94,7 +94,7 @@ pub(super) fn open(
         transaction.open_table(RECORDS)?;
         transaction.commit()?;
         let rows = snapshot(&database)?;
-        for row in rows.range::<&Place>(..)? {
+        for row in rows.range::<&RecordKey>(..)? {
             let (place, bytes) = row?;
             each(place.value(), bytes.value());
         }
@@ -105,7 +105,7 @@ pub(super) fn open(
     opened.map_err(|error| {
         let damaged = is_damage(&error);
         if is_new && !damaged {
-            // The caller gets the reason for which it could not be made.
+            // The caller receives the reason for the failure.
             let _ = fs::remove_file(file);
         }
         if damaged { OpenError::Damaged(error.to_string()) } else { OpenError::Failed(error.to_string()) }
@@ -124,18 +124,18 @@ fn is_damage(error: &redb::Error) -> bool {
     }
 }
 
-/// What the table holds now.
+/// The present content of the table.
 pub(super) fn snapshot(database: &Database) -> Result<Snapshot, redb::Error> {
     Ok(database.begin_read()?.open_table(RECORDS)?)
 }
 
-/// The table, to be written.
+/// The table, open for writing.
 pub(super) fn rows(transaction: &WriteTransaction) -> Result<Rows<'_>, redb::Error> {
     Ok(transaction.open_table(RECORDS)?)
 }
 
-/// Puts a damaged file aside, in place of one that was put aside before.
-pub(super) fn put_aside(file: &Path) -> io::Result<std::path::PathBuf> {
+/// Moves a damaged file aside, over one that was moved before.
+pub(super) fn move_aside(file: &Path) -> io::Result<std::path::PathBuf> {
     let aside = file.with_extension("redb.damaged");
     fs::rename(file, &aside)?;
     Ok(aside)

@@ -1,7 +1,7 @@
-//! What of the records is in memory: enough to search, to order and to bound them. The records are on disk.
+//! The index of the records in memory: enough to search, order and count them. The records are on disk.
 //!
 //! A row takes some 200 bytes: name, version and publisher, a few numbers, and two bytes for each tag and licence, which are
-//! the hash of the text. So a search for a tag can find a few rows too many; it looks at the records then.
+//! a hash of the text. So a search for a tag can find a few wrong rows; the search then compares the records.
 
 use std::collections::btree_map;
 use std::collections::{BTreeMap, HashSet};
@@ -15,11 +15,12 @@ use crate::catalog::record::{Body, ModelRecord, Record};
 use crate::catalog::{EXPIRY, MAX_AHEAD, UnixTime};
 use crate::model::{ModelName, ModelRef, PublisherKey, Revision};
 
-/// `name NUL version NUL publisher`: orders the models as they are listed, and says which record replaces which.
+/// `name NUL version NUL publisher`: the order of search results, and the identity of a record: a newer record with the same key
+/// replaces an older one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key(Box<[u8]>);
+pub(super) struct RowKey(Box<[u8]>);
 
-/// A row that is to be put in.
+/// A row to insert.
 #[derive(Debug)]
 pub(super) struct NewRow {
     pub row: Row,
@@ -27,27 +28,27 @@ pub(super) struct NewRow {
     pub facets: Box<[u16]>,
 }
 
-/// What is known of one publisher.
+/// Figures of one publisher.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Publisher {
-    /// The highest sequence seen among the records known.
+    /// The highest sequence of the known records.
     pub highest: i64,
-    /// How many records are known, the successor's included.
+    /// The number of known records, including the successor's.
     pub count: u32,
-    /// The latest time among them.
+    /// The latest time of the records.
     pub newest: UnixTime,
     /// Sequence, time and bytes on disk of the record that names the successor.
     pub successor: Option<(i64, UnixTime, u16)>,
 }
 
-/// All records known.
+/// All known records.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub rows: Rows,
     pub publishers: BTreeMap<PublisherKey, Publisher>,
-    /// How many records there are.
+    /// The number of records.
     pub records: usize,
-    /// Bytes on disk of all records, without the database's own.
+    /// Bytes of all records on disk, without the overhead of the database.
     pub bytes: u64,
     hasher: RandomState,
 }
@@ -57,13 +58,13 @@ impl Publisher {
         Have { publisher, sequence: self.highest, count: self.count }
     }
 
-    /// Whether nothing is left but an old record that names the successor.
+    /// Whether only an old successor record is left.
     pub fn outlived(&self, now: UnixTime) -> bool {
         self.count == 1 && self.successor.is_some_and(|(_, time, _)| expired(time, now))
     }
 }
 
-impl Key {
+impl RowKey {
     pub fn of(publisher: &PublisherKey, model: &ModelRecord) -> Self {
         Self::new(publisher, &model.name, &model.version)
     }
@@ -79,44 +80,44 @@ impl Key {
     }
 }
 
-impl From<&[u8]> for Key {
+impl From<&[u8]> for RowKey {
     fn from(key: &[u8]) -> Self {
         Self(key.into())
     }
 }
 
-/// Whose record a key is of.
+/// The publisher in a key.
 pub(super) fn publisher_of(key: &[u8]) -> Option<PublisherKey> {
     key.last_chunk().copied().map(PublisherKey)
 }
 
-/// Publisher, and the text that the salt is the hash of.
+/// The publisher in a key, and the text whose hash is the salt.
 pub(super) fn publisher_and_model(key: &[u8]) -> Option<(PublisherKey, String)> {
     let (text, publisher) = key.split_last_chunk::<32>()?;
     let (name, version) = std::str::from_utf8(text).ok()?.strip_suffix('\0')?.split_once('\0')?;
     Some((PublisherKey(*publisher), format!("{name}@{version}")))
 }
 
-/// Whether a record of that time is too old.
+/// Whether a record of this time has expired.
 pub(super) fn expired(time: UnixTime, now: UnixTime) -> bool {
     time.saturating_add(EXPIRY) <= now
 }
 
-/// Whether a record of that time is from the future.
+/// Whether a record of this time is from the future.
 pub(super) fn ahead(time: UnixTime, now: UnixTime) -> bool {
     time > now.saturating_add(MAX_AHEAD)
 }
 
-/// A tag and a licence of the same text are not the same.
+/// The kind is hashed too: a tag and a licence with the same text differ.
 fn facet(hasher: &RandomState, kind: char, text: &str) -> u16 {
     hasher.hash_one((kind, text)) as u16
 }
 
-/// A query as rows are asked.
+/// A query in the form that is compared with rows.
 pub(super) struct Filter<'a> {
     query: &'a Query,
     facets: Vec<u16>,
-    /// Those who fit, where not all do.
+    /// The matching publishers, unless all match.
     publishers: Option<HashSet<PublisherKey>>,
 }
 
@@ -132,7 +133,7 @@ impl Index {
         NewRow { row: Row { sequence, time, size: model.size, len, name_len }, facets }
     }
 
-    /// Takes in a record from the disk, of which no other version is here.
+    /// Adds a record from the disk. The index must not have another version of it.
     pub fn load(&mut self, record: &Record, len: u16) {
         let publisher = self.publishers.entry(record.publisher).or_default();
         publisher.count += 1;
@@ -144,12 +145,12 @@ impl Index {
             Body::Successor(_) => publisher.successor = Some((record.sequence, record.time, len)),
             Body::Model(model) => {
                 let new = self.row(model, record, len);
-                self.rows.insert(Key::of(&record.publisher, model).bytes(), new.row, &new.facets);
+                self.rows.insert(RowKey::of(&record.publisher, model).bytes(), new.row, &new.facets);
             }
         }
     }
 
-    /// Sequence and time of the record known that this one would replace.
+    /// Sequence and time of the known record that this one would replace.
     pub fn current(&self, record: &Record) -> Option<(i64, UnixTime)> {
         match &record.body {
             Body::Successor(_) => {
@@ -157,13 +158,13 @@ impl Index {
                 Some((sequence, time))
             }
             Body::Model(model) => {
-                let row = self.rows.get(Key::of(&record.publisher, model).bytes())?;
+                let row = self.rows.get(RowKey::of(&record.publisher, model).bytes())?;
                 Some((row.sequence, row.time))
             }
         }
     }
 
-    /// Whether anything is to be dropped for its age.
+    /// Whether there are expired records to delete.
     pub fn has_expired(&self, now: UnixTime, kept: &dyn Fn(&PublisherKey) -> bool) -> bool {
         self.rows.iter().any(|entry| expired(entry.row.time, now))
             || self.publishers.iter().any(|(key, publisher)| publisher.outlived(now) && !kept(key))
@@ -193,8 +194,8 @@ impl Index {
         Filter { query, facets, publishers: terms.has_publishers().then(fitting) }
     }
 
-    /// Up to `limit` rows after a key (or from the first on) that may fit.
-    pub fn find(&self, filter: &Filter<'_>, after: Option<&[u8]>, limit: usize) -> Vec<(Key, i64)> {
+    /// Up to `limit` rows after a key (or from the first on) that may match.
+    pub fn find(&self, filter: &Filter<'_>, after: Option<&[u8]>, limit: usize) -> Vec<(RowKey, i64)> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let terms = filter.query.terms();
         let mut lower = Vec::new();
@@ -219,7 +220,7 @@ impl Index {
         found.map(|entry| (entry.key.into(), entry.row.sequence)).collect()
     }
 
-    /// Puts a publisher's new state in place of the old; one without records goes.
+    /// Replaces a publisher's figures; removes a publisher without records.
     pub fn set_publisher(&mut self, key: PublisherKey, publisher: Publisher) {
         match self.publishers.entry(key) {
             btree_map::Entry::Occupied(entry) if publisher.count == 0 => {

@@ -1,46 +1,46 @@
-//! What a transaction is about to change in the index: seen by the rules at once, by others after the commit.
+//! Changes of the index that a transaction plans: the rules see them immediately, readers after the commit.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use redb::ReadableTable as _;
 
-use super::disk::{self, Place, Rows};
-use super::index::{Index, Key, NewRow, Publisher, ahead, expired, publisher_of};
+use super::disk::{self, RecordKey, Rows};
+use super::index::{Index, NewRow, Publisher, RowKey, ahead, expired, publisher_of};
 use super::rows::Row;
-use super::{Limits, Outcome};
+use super::{Limits, StoreOutcome};
 use crate::catalog::UnixTime;
-use crate::catalog::record::{Body, Record, SignedRecord, successor_salt};
+use crate::catalog::record::{Body, Record, SharedRecord, SignedRecord, successor_salt};
 use crate::model::PublisherKey;
 
 /// Changes to the index.
 #[derive(Default)]
 pub(super) struct Changes {
-    rows: BTreeMap<Key, Option<NewRow>>,
+    rows: BTreeMap<RowKey, Option<NewRow>>,
     publishers: HashMap<PublisherKey, Publisher>,
     records: usize,
     bytes: u64,
 }
 
-/// A transaction being put together.
-pub(super) struct Plan<'a, 't> {
+/// A transaction in preparation.
+pub(super) struct WritePlan<'a, 't> {
     index: &'a Index,
     rows: Rows<'t>,
     limits: &'a Limits,
     kept: &'a dyn Fn(&PublisherKey) -> bool,
     changes: Changes,
-    /// Publishers with how many records they have, the most first, then those not heard of for longest. Made when first
-    /// needed; counts may be out of date.
+    /// Publishers by their number of records, most first, then by the age of their latest news. Made when first needed;
+    /// entries may be out of date.
     victims: Option<BinaryHeap<(u32, Reverse<UnixTime>, PublisherKey)>>,
 }
 
 impl Changes {
-    /// Whether there are none.
+    /// Whether there are no changes.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty() && self.publishers.is_empty()
     }
 
-    /// Makes the changes.
+    /// Applies the changes.
     pub fn apply(self, index: &mut Index) {
         for (key, row) in self.rows {
             match row {
@@ -55,7 +55,7 @@ impl Changes {
     }
 }
 
-impl<'a, 't> Plan<'a, 't> {
+impl<'a, 't> WritePlan<'a, 't> {
     pub fn new(
         index: &'a Index,
         rows: Rows<'t>,
@@ -70,7 +70,7 @@ impl<'a, 't> Plan<'a, 't> {
         self.changes
     }
 
-    fn row(&self, key: &Key) -> Option<&Row> {
+    fn row(&self, key: &RowKey) -> Option<&Row> {
         match self.changes.rows.get(key) {
             Some(changed) => changed.as_ref().map(|new| &new.row),
             None => self.index.rows.get(key.bytes()),
@@ -86,38 +86,47 @@ impl<'a, 't> Plan<'a, 't> {
             .unwrap_or_default()
     }
 
-    /// Takes a record in, by the rules at [`CatalogStore::insert`](super::CatalogStore::insert).
-    pub fn insert(&mut self, signed: &SignedRecord, now: UnixTime) -> Result<Outcome, redb::Error> {
+    /// Inserts records by the rules at [`CatalogStore::insert`](super::CatalogStore::insert).
+    pub fn insert_all(
+        &mut self,
+        records: &[SharedRecord],
+        now: UnixTime,
+    ) -> Result<Vec<StoreOutcome>, redb::Error> {
+        records.iter().map(|record| self.insert(record, now)).collect()
+    }
+
+    /// Inserts a record by the rules at [`CatalogStore::insert`](super::CatalogStore::insert).
+    fn insert(&mut self, signed: &SignedRecord, now: UnixTime) -> Result<StoreOutcome, redb::Error> {
         let record = signed.record();
         let mut publisher = self.publisher(&record.publisher);
         let kept = (self.kept)(&record.publisher);
         let old = expired(record.time, now);
         if signed.check_time(now).is_err() || (old && !kept && publisher.count == 0) {
-            return Ok(Outcome::Untimely);
+            return Ok(StoreOutcome::Untimely);
         }
-        let key = signed.model().map(|model| Key::of(&record.publisher, model));
+        let key = signed.model().map(|model| RowKey::of(&record.publisher, model));
         let known = match &key {
             Some(key) => self.row(key).map(|row| (row.sequence, row.time, row.len)),
             None => publisher.successor,
         };
-        // One from when a clock was ahead stands in nobody's way.
+        // A record with a future timestamp does not block newer ones.
         let counts = known.filter(|(_, time, _)| !ahead(*time, now));
         if counts.is_some_and(|(sequence, time, _)| record.sequence <= sequence || record.time < time) {
-            return Ok(Outcome::Known);
+            return Ok(StoreOutcome::Known);
         }
         let bytes = signed.to_bytes();
         let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
         if let Some((sequence, _, len)) = known {
             let old = Record { sequence, ..record.clone() };
-            self.forget(&disk::place_of(&old), key.as_ref(), &record.publisher, len)?;
+            self.forget(&disk::key_of(&old), key.as_ref(), &record.publisher, len)?;
         } else if !self.make_room(record, &publisher, kept, len)? {
-            return Ok(Outcome::Full);
+            return Ok(StoreOutcome::Full);
         }
         publisher = self.publisher(&record.publisher);
         publisher.count += 1;
         publisher.highest = publisher.highest.max(record.sequence);
         publisher.newest = publisher.newest.max(record.time);
-        self.rows.insert(&disk::place_of(record), bytes.as_slice())?;
+        self.rows.insert(&disk::key_of(record), bytes.as_slice())?;
         match (&record.body, key) {
             (Body::Model(model), Some(key)) => {
                 let row = self.index.row(model, record, len);
@@ -131,10 +140,10 @@ impl<'a, 't> Plan<'a, 't> {
         self.changes.publishers.insert(record.publisher, publisher);
         self.changes.records += 1;
         self.changes.bytes += u64::from(len);
-        Ok(Outcome::Stored)
+        Ok(StoreOutcome::Stored)
     }
 
-    /// Makes room for a record that replaces none. False where there is none to be made.
+    /// Makes room for a record that replaces none. Returns false if that is not possible.
     fn make_room(
         &mut self,
         record: &Record,
@@ -142,7 +151,7 @@ impl<'a, 't> Plan<'a, 't> {
         kept: bool,
         len: u16,
     ) -> Result<bool, redb::Error> {
-        // Whoever holds a key that was replaced may not be its owner.
+        // The holder of a replaced key may not be its owner.
         let trusted = kept && publisher.successor.is_none();
         let most = if trusted { self.limits.per_kept } else { self.limits.per_publisher };
         if publisher.count >= most && !self.evict_older(record)? {
@@ -165,7 +174,7 @@ impl<'a, 't> Plan<'a, 't> {
         Ok(true)
     }
 
-    /// The publisher who is not kept and has the most records, and how many.
+    /// The publisher with the most records that is not kept, and the number.
     fn victim(&mut self) -> Option<(PublisherKey, u32)> {
         let mut victims = self.victims.take().unwrap_or_else(|| {
             let known = self.index.publishers.iter().map(|(key, publisher)| (*key, publisher));
@@ -188,18 +197,18 @@ impl<'a, 't> Plan<'a, 't> {
         found
     }
 
-    /// Drops the oldest record of a record's publisher, if it is older than this one.
+    /// Deletes the oldest record of the same publisher, if it is older than this one.
     fn evict_older(&mut self, record: &Record) -> Result<bool, redb::Error> {
         self.evict(&record.publisher, record.sequence)
     }
 
-    /// Drops the record of a publisher with the lowest sequence, if that is below `before`; what names the successor
-    /// goes last. Returns whether one went.
+    /// Deletes the record of a publisher with the lowest sequence, if that is below `before`; the successor's record last.
+    /// Returns whether a record was deleted.
     fn evict(&mut self, publisher: &PublisherKey, before: i64) -> Result<bool, redb::Error> {
         let only = self.publisher(publisher).count == 1;
-        let (first, last) = disk::places_after(publisher, -1);
+        let (first, last) = disk::keys_after(publisher, -1);
         let mut oldest = None;
-        for row in self.rows.range::<&Place>(&first..=&last)? {
+        for row in self.rows.range::<&RecordKey>(&first..=&last)? {
             let (place, bytes) = row?;
             if only || place.value()[40..] != successor_salt() {
                 oldest = Some((*place.value(), disk::record(bytes.value()), bytes.value().len()));
@@ -210,16 +219,16 @@ impl<'a, 't> Plan<'a, 't> {
         let Some(record) = record.filter(|record| record.record().sequence < before) else {
             return Ok(false);
         };
-        let key = record.model().map(|model| Key::of(publisher, model));
+        let key = record.model().map(|model| RowKey::of(publisher, model));
         self.forget(&place, key.as_ref(), publisher, u16::try_from(len).unwrap_or(u16::MAX))?;
         Ok(true)
     }
 
-    /// Drops a record. Without a key it is what names the publisher's successor.
+    /// Deletes a record. Without a key, it is the publisher's successor record.
     fn forget(
         &mut self,
-        place: &Place,
-        key: Option<&Key>,
+        place: &RecordKey,
+        key: Option<&RowKey>,
         publisher: &PublisherKey,
         len: u16,
     ) -> Result<(), redb::Error> {
@@ -238,12 +247,12 @@ impl<'a, 't> Plan<'a, 't> {
         Ok(())
     }
 
-    /// Drops up to `most` records that have expired, and returns how many.
+    /// Deletes up to `most` expired records, and returns how many.
     pub fn expire(&mut self, now: UnixTime, most: usize) -> Result<usize, redb::Error> {
         let index = self.index;
         let mut dropped = 0;
         for entry in index.rows.iter().filter(|entry| expired(entry.row.time, now)).take(most) {
-            let place = disk::place_of_row(entry.key, entry.row.sequence);
+            let place = disk::key_of_row(entry.key, entry.row.sequence);
             if let Some((place, publisher)) = place.zip(publisher_of(entry.key)) {
                 self.forget(&place, Some(&entry.key.into()), &publisher, entry.row.len)?;
                 dropped += 1;
@@ -256,7 +265,7 @@ impl<'a, 't> Plan<'a, 't> {
                 && !(self.kept)(key)
                 && let Some((sequence, _, len)) = publisher.successor
             {
-                self.forget(&disk::place_of_successor(key, sequence), None, key, len)?;
+                self.forget(&disk::key_of_successor(key, sequence), None, key, len)?;
                 dropped += 1;
             }
         }

@@ -1,16 +1,16 @@
-//! The rows of the index: a sorted table in chunks, so that looking at all of them reads memory from front to back.
+//! The rows of the index: a sorted table in chunks, so that a scan reads memory from front to back.
 //!
-//! A tree with a key on the heap for each row takes 60 ms to look through 100 000, nearly all of it waiting for memory.
-//! Here the fixed part of a chunk's rows stands side by side, and so do their texts.
+//! A tree with a key on the heap for each row takes 60 ms to scan 100 000 rows, nearly all of it waiting for memory. Here
+//! the fixed parts of a chunk's rows are adjacent in memory, and so are their texts.
 
 use std::ops::Bound;
 
 use crate::catalog::UnixTime;
 
-/// The most rows of a chunk; one that grows beyond it is split. Inserting moves half a chunk, 10 KB, at most.
+/// The most rows of a chunk; a larger chunk is split. Inserting moves at most half a chunk, 10 KB.
 const CHUNK: usize = 512;
 
-/// What is known of one model's record.
+/// The indexed facts of one model's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Row {
     pub sequence: i64,
@@ -31,7 +31,7 @@ pub(super) struct Entry<'a> {
     facets: &'a [[u8; 2]],
 }
 
-/// Where the text of a row stands: the key, then two bytes a facet.
+/// The position of a row's text: the key, then two bytes for each facet.
 #[derive(Debug, Clone, Copy)]
 struct Text {
     at: u32,
@@ -57,7 +57,7 @@ struct Chunk {
 /// Rows by key.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    /// Sorted by key, none of them empty.
+    /// Sorted by key. No chunk is empty.
     chunks: Vec<Chunk>,
 }
 
@@ -125,7 +125,7 @@ impl Chunk {
 }
 
 impl Rows {
-    /// The chunk that a key is in, if it is anywhere: the last that does not begin after it.
+    /// The chunk for a key: the last that does not begin after it.
     fn chunk(&self, key: &[u8]) -> usize {
         self.chunks.partition_point(|chunk| chunk.key(0) <= key).saturating_sub(1)
     }
@@ -136,7 +136,7 @@ impl Rows {
         chunk.find(key).ok().map(|index| &chunk.rows[index].1)
     }
 
-    /// Puts a row in, in place of one with the same key.
+    /// Inserts a row, or replaces the row with the same key.
     pub fn insert(&mut self, key: &[u8], row: Row, facets: &[u16]) {
         let at = self.chunk(key);
         if self.chunks.is_empty() {
@@ -159,7 +159,7 @@ impl Rows {
         }
     }
 
-    /// Takes a row out.
+    /// Removes a row.
     pub fn remove(&mut self, key: &[u8]) {
         let at = self.chunk(key);
         let Some(chunk) = self.chunks.get_mut(at) else { return };
@@ -213,7 +213,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
-        /// Against the tree of the standard library: keys that come, change and go, enough of them for many chunks.
+        /// Compares with the tree of the standard library: keys are added, changed and removed, enough for many chunks.
         #[test]
         fn rows_are_those_of_a_sorted_map(
             keys in prop::collection::vec((0u16..4000, 0u8..4), 0..6000),

@@ -27,11 +27,11 @@ fn successor(key: &PublisherKeypair, sequence: i64, time: UnixTime) -> SharedRec
     SharedRecord::new(SignedRecord::sign(record, key).unwrap())
 }
 
-fn nobody(_: &PublisherKey) -> bool {
+fn none_kept(_: &PublisherKey) -> bool {
     false
 }
 
-/// A store in a directory of its own, with small bounds.
+/// A store in its own directory, with small limits.
 struct Rig {
     dir: tempfile::TempDir,
     store: CatalogStore,
@@ -48,24 +48,28 @@ impl Rig {
         Self::with(LIMITS)
     }
 
-    fn insert(&self, records: &[SharedRecord]) -> Vec<Outcome> {
-        self.store.insert(records, NOW, &nobody).unwrap()
+    fn insert(&self, records: &[SharedRecord]) -> Vec<StoreOutcome> {
+        self.store.insert(records, NOW, &none_kept).unwrap()
     }
 
-    /// Closes and opens it again; everything must be as before.
+    /// Closes and opens the store again; it must be as before.
     fn reopened(self) -> Self {
-        let before =
-            (self.store.len(), self.store.digest(), names(&self.store), self.store.read().index.bytes);
+        let before = (
+            self.store.len(),
+            self.store.digest(),
+            names(&self.store),
+            self.store.readable.read().index.bytes,
+        );
         let Self { dir, store } = self;
         let limits = store.limits.clone();
         drop(store);
         let store = CatalogStore::open_with(&dir.path().join("catalog"), NOW, limits).unwrap();
-        assert_eq!(before, (store.len(), store.digest(), names(&store), store.read().index.bytes));
+        assert_eq!(before, (store.len(), store.digest(), names(&store), store.readable.read().index.bytes));
         Self { dir, store }
     }
 }
 
-/// The names and sequences of everything, as a search lists them.
+/// The names and sequences of all records, in the order of a search.
 fn names(store: &CatalogStore) -> Vec<(String, i64)> {
     let page = store.search(&Query::default(), None, MAX_PAGE);
     assert_eq!(page.next, None);
@@ -75,7 +79,7 @@ fn names(store: &CatalogStore) -> Vec<(String, i64)> {
 }
 
 #[test]
-fn of_many_some_are_chosen_by_chance_and_none_is_left_out_for_ever() {
+fn random_sample_reaches_every_item() {
     let mut counts = [0; 20];
     for _ in 0..4000 {
         let chosen = by_chance(0..20, 5);
@@ -90,13 +94,13 @@ fn of_many_some_are_chosen_by_chance_and_none_is_left_out_for_ever() {
 }
 
 #[test]
-fn records_are_found_by_name_publisher_and_sequence_also_after_a_restart() {
+fn records_are_found_after_a_restart() {
     let rig = Rig::new();
     let (a, b) = (&KEYS[0], &KEYS[1]);
     let records =
         [sign(a, "x/one", 1, NOW), sign(a, "x/two", 3, NOW), sign(b, "x/one", 7, NOW), successor(b, 9, NOW)];
-    assert_eq!(rig.insert(&records), [Outcome::Stored; 4]);
-    assert_eq!(rig.insert(&records), [Outcome::Known; 4]);
+    assert_eq!(rig.insert(&records), [StoreOutcome::Stored; 4]);
+    assert_eq!(rig.insert(&records), [StoreOutcome::Known; 4]);
     let rig = rig.reopened();
     let store = &rig.store;
     assert_eq!((store.len(), store.is_empty()), (4, false));
@@ -138,24 +142,24 @@ fn records_are_found_by_name_publisher_and_sequence_also_after_a_restart() {
 }
 
 #[test]
-fn a_record_is_replaced_only_by_a_later_one() {
+fn only_later_records_replace_a_record() {
     let rig = Rig::new();
     let key = &KEYS[0];
     let insert = |sequence, time| rig.insert(&[sign(key, "x/y", sequence, time)])[0];
-    assert_eq!(insert(5, NOW), Outcome::Stored);
-    assert_eq!(insert(5, NOW + 1), Outcome::Known);
-    assert_eq!(insert(4, NOW + 1), Outcome::Known);
-    assert_eq!(insert(6, NOW - 1), Outcome::Known, "time goes back");
-    assert_eq!(insert(6, NOW), Outcome::Stored);
+    assert_eq!(insert(5, NOW), StoreOutcome::Stored);
+    assert_eq!(insert(5, NOW + 1), StoreOutcome::Known);
+    assert_eq!(insert(4, NOW + 1), StoreOutcome::Known);
+    assert_eq!(insert(6, NOW - 1), StoreOutcome::Known, "time goes back");
+    assert_eq!(insert(6, NOW), StoreOutcome::Stored);
     assert_eq!(names(&rig.store), [("x/y".to_owned(), 6)]);
-    assert_eq!(rig.insert(&[successor(key, 1, NOW), successor(key, 2, NOW)]), [Outcome::Stored; 2]);
-    assert_eq!(rig.insert(&[successor(key, 1, NOW)]), [Outcome::Known]);
+    assert_eq!(rig.insert(&[successor(key, 1, NOW), successor(key, 2, NOW)]), [StoreOutcome::Stored; 2]);
+    assert_eq!(rig.insert(&[successor(key, 1, NOW)]), [StoreOutcome::Known]);
     assert_eq!(rig.store.after(&key.public(), 0, 9).len(), 2);
     // Twice in one batch, in both orders.
     let (old, new) = (sign(key, "x/z", 8, NOW), sign(key, "x/z", 9, NOW));
     assert_eq!(
         rig.insert(&[old.clone(), new.clone(), old]),
-        [Outcome::Stored, Outcome::Stored, Outcome::Known]
+        [StoreOutcome::Stored, StoreOutcome::Stored, StoreOutcome::Known]
     );
     let rig = rig.reopened();
     assert_eq!(names(&rig.store), [("x/y".to_owned(), 6), ("x/z".to_owned(), 9)]);
@@ -163,25 +167,25 @@ fn a_record_is_replaced_only_by_a_later_one() {
 }
 
 #[test]
-fn a_record_from_when_the_clock_was_ahead_gives_way_to_one_of_now() {
+fn future_record_does_not_block_newer_ones() {
     let rig = Rig::new();
     let key = &KEYS[0];
     let later = NOW + MAX_AHEAD + 2;
-    let outcomes = rig.store.insert(&[sign(key, "x/y", 5, later)], later, &nobody).unwrap();
-    assert_eq!(outcomes, [Outcome::Stored]);
-    // A day ahead is no reason, and beyond it is.
+    let outcomes = rig.store.insert(&[sign(key, "x/y", 5, later)], later, &none_kept).unwrap();
+    assert_eq!(outcomes, [StoreOutcome::Stored]);
+    // A time up to a day ahead counts; a later one does not.
     assert_eq!(
-        rig.store.insert(&[sign(key, "x/y", 6, NOW + 2)], NOW + 2, &nobody).unwrap(),
-        [Outcome::Known]
+        rig.store.insert(&[sign(key, "x/y", 6, NOW + 2)], NOW + 2, &none_kept).unwrap(),
+        [StoreOutcome::Known]
     );
-    assert_eq!(rig.insert(&[sign(key, "x/y", 6, NOW)]), [Outcome::Stored]);
-    assert_eq!(rig.insert(&[sign(key, "x/y", 5, NOW)]), [Outcome::Known]);
+    assert_eq!(rig.insert(&[sign(key, "x/y", 6, NOW)]), [StoreOutcome::Stored]);
+    assert_eq!(rig.insert(&[sign(key, "x/y", 5, NOW)]), [StoreOutcome::Known]);
     let rig = rig.reopened();
     assert_eq!(names(&rig.store), [("x/y".to_owned(), 6)]);
 }
 
 #[test]
-fn what_is_untimely_is_not_taken_and_what_expires_goes() {
+fn untimely_records_are_refused_and_expired_deleted() {
     let rig = Rig::new();
     let key = &KEYS[0];
     let at = |name: &str, time| sign(key, name, 1, time);
@@ -191,41 +195,46 @@ fn what_is_untimely_is_not_taken_and_what_expires_goes() {
         at("x/older", NOW - EXPIRY + 1),
         at("x/new", NOW),
     ];
-    let outcomes = [Outcome::Untimely, Outcome::Untimely, Outcome::Stored, Outcome::Stored];
+    let outcomes =
+        [StoreOutcome::Untimely, StoreOutcome::Untimely, StoreOutcome::Stored, StoreOutcome::Stored];
     assert_eq!(rig.insert(&records), outcomes);
-    assert_eq!(rig.store.expire(NOW, &nobody).unwrap(), 0);
-    assert_eq!(rig.store.expire(NOW + 1, &nobody).unwrap(), 1);
+    assert_eq!(rig.store.expire(NOW, &none_kept).unwrap(), 0);
+    assert_eq!(rig.store.expire(NOW + 1, &none_kept).unwrap(), 1);
     assert_eq!(names(&rig.store), [("x/new".to_owned(), 1)]);
     let Rig { dir, store } = rig.reopened();
     drop(store);
-    // What expired while the node was off is not there when it starts.
+    // Records that expired while the node was off are deleted at its start.
     let store = CatalogStore::open(&dir.path().join("catalog"), NOW + EXPIRY).unwrap();
     assert!(store.is_empty() && store.digest().is_empty());
 }
 
 #[test]
-fn a_successor_stays_while_its_publisher_is_kept_or_known() {
+fn successor_stays_while_its_publisher_is_known() {
     let rig = Rig::new();
     let (key, other) = (&KEYS[0], &KEYS[1]);
     let kept = |publisher: &PublisherKey| *publisher == other.public();
     let old = NOW - EXPIRY - 5;
-    assert_eq!(rig.insert(&[successor(key, 2, old)]), [Outcome::Untimely], "nothing else is known of him");
-    assert_eq!(rig.insert(&[sign(key, "x/y", 1, NOW), successor(key, 2, old)]), [Outcome::Stored; 2]);
+    assert_eq!(
+        rig.insert(&[successor(key, 2, old)]),
+        [StoreOutcome::Untimely],
+        "the publisher has no other record"
+    );
+    assert_eq!(rig.insert(&[sign(key, "x/y", 1, NOW), successor(key, 2, old)]), [StoreOutcome::Stored; 2]);
     let outcomes = rig.store.insert(&[successor(other, 2, old)], NOW, &kept).unwrap();
-    assert_eq!(outcomes, [Outcome::Stored], "he is kept");
+    assert_eq!(outcomes, [StoreOutcome::Stored], "the publisher is kept");
     assert_eq!(rig.store.expire(NOW, &kept).unwrap(), 0);
     let rig = rig.reopened();
     assert!(rig.store.successor(&key.public()).is_some());
-    // His last model goes, and he is not kept: so does the successor.
+    // The last model of a publisher that is not kept is deleted, and then the successor.
     assert_eq!(rig.store.expire(NOW + EXPIRY, &kept).unwrap(), 2);
     assert!(rig.store.successor(&key.public()).is_none());
     assert!(rig.store.successor(&other.public()).is_some());
-    assert_eq!(rig.store.expire(NOW + EXPIRY, &nobody).unwrap(), 1);
+    assert_eq!(rig.store.expire(NOW + EXPIRY, &none_kept).unwrap(), 1);
     assert!(rig.store.is_empty());
 }
 
 #[test]
-fn searches_are_paged_in_order_and_ask_for_tags_and_licences_too() {
+fn searches_are_paged_in_order() {
     let rig = Rig::new();
     let key = &KEYS[0];
     let mut records = Vec::new();
@@ -265,7 +274,7 @@ fn searches_are_paged_in_order_and_ask_for_tags_and_licences_too() {
         assert_eq!(search("tag:common license:mit", limit), sorted(|n| n % 5 == 0));
         assert_eq!(search("org2/* size<15kB", limit), sorted(|n| n % 3 == 2 && n < 15));
         assert_eq!(search("model-1", limit), sorted(|n| n / 10 == 1));
-        assert!(search("tag:mit", limit).is_empty(), "a licence is no tag");
+        assert!(search("tag:mit", limit).is_empty(), "a licence is not a tag");
     }
     let fingerprint = &key.public().fingerprint()[..9];
     assert_eq!(search(&format!("publisher:{fingerprint} -05"), 5), [5]);
@@ -275,7 +284,7 @@ fn searches_are_paged_in_order_and_ask_for_tags_and_licences_too() {
 }
 
 #[test]
-fn readers_and_a_writer_do_not_disturb_each_other() {
+fn readers_see_whole_batches_of_a_writer() {
     let rig = Rig::new();
     let key = &KEYS[0];
     let batch = |round: i64| -> Vec<SharedRecord> {
@@ -290,10 +299,10 @@ fn readers_and_a_writer_do_not_disturb_each_other() {
                     let mut searches = 0;
                     while !done.load(std::sync::atomic::Ordering::Relaxed) {
                         let found = names(&rig.store);
-                        assert_eq!(found.len(), 20, "a record that is being replaced is always there");
+                        assert_eq!(found.len(), 20, "a record is missing while it is replaced");
                         let rounds: std::collections::BTreeSet<i64> =
                             found.iter().map(|(_, sequence)| sequence / 100).collect();
-                        assert_eq!(rounds.len(), 1, "a batch is seen wholly or not at all");
+                        assert_eq!(rounds.len(), 1, "a batch is seen in part");
                         assert_eq!(rig.store.after(&key.public(), -1, 100).len(), 20);
                         searches += 1;
                     }
@@ -302,7 +311,7 @@ fn readers_and_a_writer_do_not_disturb_each_other() {
             })
             .collect();
         for round in 1..20 {
-            assert_eq!(rig.insert(&batch(round)), [Outcome::Stored; 20]);
+            assert_eq!(rig.insert(&batch(round)), [StoreOutcome::Stored; 20]);
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(readers.into_iter().all(|reader| reader.join().unwrap() > 0));
@@ -311,7 +320,7 @@ fn readers_and_a_writer_do_not_disturb_each_other() {
 
 const CHILD_DIR: &str = "SILMARIL_TEST_STORE";
 
-/// The child of the test below: inserts until it is killed, and says what is committed.
+/// The child process of the test below: inserts until it is killed, and prints what is committed.
 #[test]
 #[ignore = "not a test: the process that the test of a kill starts"]
 fn inserts_until_it_is_killed() {
@@ -321,15 +330,15 @@ fn inserts_until_it_is_killed() {
     for batch in 0.. {
         let records: Vec<_> =
             (0..20).map(|n| sign(&key, &format!("x/m{n}"), batch * 20 + n, NOW + batch as u64)).collect();
-        store.insert(&records, NOW, &nobody).unwrap();
+        store.insert(&records, NOW, &none_kept).unwrap();
         println!("\ncommitted {batch}");
     }
 }
 
 #[test]
-fn what_peers_push_costs_no_sync_each_and_is_on_the_disk_after_the_next_flush() {
+fn pushed_records_are_saved_by_the_next_flush() {
     let (rig, copies) = (Rig::new(), tempfile::tempdir().unwrap());
-    // What a process finds that starts after the power failed now.
+    // The database that a process would find after a power failure now.
     let left = |n: i64| {
         let copy = copies.path().join(n.to_string());
         fs::create_dir(&copy).unwrap();
@@ -339,19 +348,19 @@ fn what_peers_push_costs_no_sync_each_and_is_on_the_disk_after_the_next_flush() 
     rig.insert(&[sign(&KEYS[0], "x/own", 1, NOW)]);
     for n in 0..50 {
         let pushed = sign(&KEYS[1], &format!("x/m{n}"), n + 1, NOW);
-        assert_eq!(rig.store.insert_soon(&[pushed], NOW, &nobody).unwrap(), [Outcome::Stored]);
+        assert_eq!(rig.store.insert_soon(&[pushed], NOW, &none_kept).unwrap(), [StoreOutcome::Stored]);
     }
     assert_eq!((rig.store.len(), left(1)), (51, 1));
     rig.store.flush().unwrap();
     assert_eq!(left(2), 51);
-    // What is synced takes with it what came before.
-    rig.store.insert_soon(&[sign(&KEYS[1], "x/late", 100, NOW)], NOW, &nobody).unwrap();
+    // A sync also saves earlier commits.
+    rig.store.insert_soon(&[sign(&KEYS[1], "x/late", 100, NOW)], NOW, &none_kept).unwrap();
     rig.insert(&[sign(&KEYS[0], "x/own2", 2, NOW)]);
     assert_eq!(left(3), 53);
 }
 
 #[test]
-fn what_is_committed_survives_kill_9() {
+fn commits_survive_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let key = fixed_key().public();
     let mut last = -1;
@@ -380,14 +389,14 @@ fn what_is_committed_survives_kill_9() {
         let found = store.after(&key, -1, 100);
         let batches: Vec<i64> = found.iter().map(|record| record.record().sequence / 20).collect();
         assert_eq!(batches.len(), 20);
-        assert!(batches.iter().all(|batch| *batch == batches[0]), "no batch is there in part");
+        assert!(batches.iter().all(|batch| *batch == batches[0]), "a batch is there in part");
         assert!(batches[0] >= committed, "{committed} was committed, {} is here", batches[0]);
         last = batches[0];
     }
 }
 
 #[test]
-fn a_key_that_was_replaced_has_no_more_room_than_a_strangers() {
+fn replaced_key_has_the_limits_of_an_unknown_one() {
     let rig = Rig::with(Limits { per_publisher: 3, per_kept: 10, ..LIMITS });
     let key = &KEYS[0];
     let kept = |publisher: &PublisherKey| *publisher == key.public();
@@ -401,5 +410,5 @@ fn a_key_that_was_replaced_has_no_more_room_than_a_strangers() {
         insert(sign(key, &format!("x/m{n}"), n, NOW));
     }
     assert!(rig.store.len() <= 5, "{}", rig.store.len());
-    assert!(rig.store.successor(&key.public()).is_some(), "what replaced it is forgotten");
+    assert!(rig.store.successor(&key.public()).is_some(), "the successor is forgotten");
 }

@@ -1,4 +1,4 @@
-//! Whether the device of FUSE can be opened and mounts can be made, with the remedy for each reason why not.
+//! Checks that `/dev/fuse` can be opened and that mounting is permitted. Each possible fault has its remedy.
 
 use std::fs::{Metadata, OpenOptions};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -19,10 +19,10 @@ const SYS_ADMIN: u64 = 1 << 21;
 const MODULE: &str = "load the kernel module: sudo modprobe fuse";
 const CONTAINER: &str = "start the container with --device /dev/fuse --cap-add SYS_ADMIN";
 
-/// Looks at the device as this process sees it.
+/// Checks the device from this process.
 pub(super) fn device() -> Finding {
     let opened = OpenOptions::new().read(true).write(true).open(DEVICE);
-    judge(&Seen {
+    finding(&Facts {
         error: opened.err().map(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)),
         device: std::fs::metadata(DEVICE).ok().map(|metadata| Device::of(&metadata)),
         groups: std::fs::read_to_string("/etc/group").unwrap_or_default(),
@@ -32,17 +32,17 @@ pub(super) fn device() -> Finding {
     })
 }
 
-/// What decides.
-struct Seen {
-    /// Why it could not be opened.
+/// Facts of the system that decide the result.
+struct Facts {
+    /// Why the device could not be opened; none if it was opened.
     error: Option<Errno>,
-    /// What is at its path.
+    /// The file at the path of the device; none if there is no file.
     device: Option<Device>,
     /// The text of `/etc/group`.
     groups: String,
     in_container: bool,
     is_root: bool,
-    /// Whether this process holds CAP_SYS_ADMIN. An ordinary user needs it not: fusermount3 has it.
+    /// Whether this process has CAP_SYS_ADMIN. Users other than root do not need it, because fusermount3 has it.
     may_mount: bool,
 }
 
@@ -62,42 +62,47 @@ impl Device {
     }
 }
 
-fn judge(seen: &Seen) -> Finding {
-    if let Some(device) = seen.device
+fn finding(facts: &Facts) -> Finding {
+    if let Some(device) = facts.device
         && !device.is_fuse
     {
-        let found = format!("{DEVICE} is not the device of FUSE");
-        let remedy = match seen.in_container {
-            true => CONTAINER.to_owned(),
-            false => format!("make it: sudo rm {DEVICE} && sudo mknod -m 666 {DEVICE} c 10 229"),
+        let found = format!("{DEVICE} is not the FUSE device");
+        let remedy = if facts.in_container {
+            CONTAINER.to_owned()
+        } else {
+            format!("make it: sudo rm {DEVICE} && sudo mknod -m 666 {DEVICE} c 10 229")
         };
         return Fail(found, remedy);
     }
-    let Some(error) = seen.error else {
-        return match seen.is_root && !seen.may_mount {
-            true => Fail(
+    let Some(error) = facts.error else {
+        if facts.is_root && !facts.may_mount {
+            return Fail(
                 format!("{DEVICE} can be opened, but root may not mount here (no CAP_SYS_ADMIN)"),
                 CONTAINER.to_owned(),
-            ),
-            false => Fine(DEVICE.to_owned()),
-        };
+            );
+        }
+        return Fine(DEVICE.to_owned());
     };
     let found = format!("cannot open {DEVICE}: {}", std::io::Error::from(error));
-    Fail(found, remedy(error, seen))
+    Fail(found, remedy(error, facts))
 }
 
-fn remedy(error: Errno, seen: &Seen) -> String {
-    match (error, seen.device) {
-        // Permissions of the file decide first, then the container's list of devices (EPERM) and the option nodev.
-        (Errno::ACCESS, Some(device)) if device.mode & 0o006 != 0o006 => by_permission(device, &seen.groups),
+fn remedy(error: Errno, facts: &Facts) -> String {
+    match (error, facts.device) {
+        // The kernel checks the permissions of the file first, then the container's list of devices (EPERM) and the mount
+        // option nodev.
+        (Errno::ACCESS, Some(device)) if device.mode & 0o006 != 0o006 => {
+            permission_remedy(device, &facts.groups)
+        }
         (Errno::ACCESS | Errno::PERM, _) => CONTAINER.to_owned(),
-        (Errno::NOENT, _) if seen.in_container => CONTAINER.to_owned(),
+        (Errno::NOENT, _) if facts.in_container => CONTAINER.to_owned(),
         _ => MODULE.to_owned(),
     }
 }
 
-/// The device does not let every user in: membership of its group helps where the group may read and write.
-fn by_permission(device: Device, groups: &str) -> String {
+/// The remedy for a device that not every user may open: join its group if the group may read and write, otherwise
+/// change the permissions.
+fn permission_remedy(device: Device, groups: &str) -> String {
     let name = groups.lines().find_map(|line| {
         let mut fields = line.split(':');
         let (name, id) = (fields.next()?, fields.nth(1)?);
@@ -111,7 +116,7 @@ fn by_permission(device: Device, groups: &str) -> String {
     }
 }
 
-/// Whether this process runs in a container, as far as containers leave a mark.
+/// Whether this process runs in a container, judged by files and variables that common container runtimes set.
 fn in_container() -> bool {
     ["/.dockerenv", "/run/.containerenv", "/run/systemd/container"]
         .iter()
@@ -120,7 +125,7 @@ fn in_container() -> bool {
         || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
 }
 
-/// The effective capabilities; none where they are not known.
+/// The effective capabilities of this process; none if they are unknown.
 fn capabilities() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
@@ -131,51 +136,51 @@ fn capabilities() -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn seen(error: Option<Errno>, mode: Option<u32>) -> Seen {
+    fn facts(error: Option<Errno>, mode: Option<u32>) -> Facts {
         let device = mode.map(|mode| Device { is_fuse: true, mode, group: 105 });
         let groups = "root:x:0:\nfuse:x:105:ada\n".to_owned();
-        Seen { error, device, groups, in_container: false, is_root: false, may_mount: false }
+        Facts { error, device, groups, in_container: false, is_root: false, may_mount: false }
     }
 
-    fn remedy_of(seen: &Seen) -> String {
-        match judge(seen) {
+    fn remedy_of(facts: &Facts) -> String {
+        match finding(facts) {
             Fail(_, remedy) => remedy,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn each_reason_has_its_own_remedy() {
-        let contained = |error, mode| Seen { in_container: true, ..seen(error, mode) };
-        assert_eq!(judge(&seen(None, Some(0o666))), Fine(DEVICE.to_owned()));
-        assert!(remedy_of(&seen(Some(Errno::ACCESS), Some(0o660))).contains("usermod -aG fuse"));
-        assert!(remedy_of(&seen(Some(Errno::ACCESS), Some(0o600))).contains("chmod 666"));
+    fn each_fault_has_its_own_remedy() {
+        let contained = |error, mode| Facts { in_container: true, ..facts(error, mode) };
+        assert_eq!(finding(&facts(None, Some(0o666))), Fine(DEVICE.to_owned()));
+        assert!(remedy_of(&facts(Some(Errno::ACCESS), Some(0o660))).contains("usermod -aG fuse"));
+        assert!(remedy_of(&facts(Some(Errno::ACCESS), Some(0o600))).contains("chmod 666"));
         assert!(remedy_of(&contained(Some(Errno::ACCESS), Some(0o600))).contains("chmod 666"));
-        assert_eq!(remedy_of(&seen(Some(Errno::ACCESS), Some(0o666))), CONTAINER);
-        assert_eq!(remedy_of(&seen(Some(Errno::PERM), Some(0o666))), CONTAINER);
+        assert_eq!(remedy_of(&facts(Some(Errno::ACCESS), Some(0o666))), CONTAINER);
+        assert_eq!(remedy_of(&facts(Some(Errno::PERM), Some(0o666))), CONTAINER);
         assert_eq!(remedy_of(&contained(Some(Errno::NOENT), None)), CONTAINER);
-        assert_eq!(remedy_of(&seen(Some(Errno::NOENT), None)), MODULE);
-        assert_eq!(remedy_of(&seen(Some(Errno::NODEV), Some(0o666))), MODULE);
+        assert_eq!(remedy_of(&facts(Some(Errno::NOENT), None)), MODULE);
+        assert_eq!(remedy_of(&facts(Some(Errno::NODEV), Some(0o666))), MODULE);
     }
 
     #[test]
-    fn a_group_that_cannot_open_the_device_is_not_named() {
-        let root = |mode| Seen {
+    fn groups_without_access_are_not_proposed() {
+        let root = |mode| Facts {
             device: Some(Device { is_fuse: true, mode, group: 0 }),
-            ..seen(Some(Errno::ACCESS), None)
+            ..facts(Some(Errno::ACCESS), None)
         };
         assert!(remedy_of(&root(0o660)).contains("chmod 666"), "no user should join the group of root");
-        let unknown = Seen { groups: String::new(), ..seen(Some(Errno::ACCESS), Some(0o660)) };
+        let unknown = Facts { groups: String::new(), ..facts(Some(Errno::ACCESS), Some(0o660)) };
         assert!(remedy_of(&unknown).contains("chmod 666"));
     }
 
     #[test]
-    fn a_device_that_opens_is_not_enough() {
-        let root = |may_mount| Seen { is_root: true, may_mount, ..seen(None, Some(0o666)) };
+    fn root_without_the_capability_to_mount_fails() {
+        let root = |may_mount| Facts { is_root: true, may_mount, ..facts(None, Some(0o666)) };
         assert_eq!(remedy_of(&root(false)), CONTAINER);
-        assert_eq!(judge(&root(true)), Fine(DEVICE.to_owned()));
+        assert_eq!(finding(&root(true)), Fine(DEVICE.to_owned()));
         let other =
-            Seen { device: Some(Device { is_fuse: false, mode: 0o666, group: 0 }), ..seen(None, None) };
+            Facts { device: Some(Device { is_fuse: false, mode: 0o666, group: 0 }), ..facts(None, None) };
         assert!(remedy_of(&other).contains("mknod"));
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::cli::samples::models;
 
 #[test]
-fn the_list_fits_eighty_columns() {
+fn list_fits_eighty_columns() {
     let expected = "\
 MODEL                                       SIZE  HERE  SHARED      TRUST
 acme/very-long-model-name-of-the-kind-that-the-hub-has-0.5b-instruct@v1.0.2
@@ -19,7 +19,7 @@ sentence-transformers/all-MiniLM-L6-v2  87.4 MiB    9%  yes         pinned
 }
 
 #[test]
-fn the_list_fits_two_hundred_columns() {
+fn list_fits_two_hundred_columns() {
     let expected = "\
 MODEL                                                                            SIZE  HERE  SHARED      TRUST   PUBLISHER                   LICENCE     RUNS CODE
 acme/very-long-model-name-of-the-kind-that-the-hub-has-0.5b-instruct@v1.0.2  87.4 MiB    9%  not shared  pinned  eb6p-x112-rg3z-pv89         apache-2.0  -

@@ -1,4 +1,4 @@
-//! The text of `status`: facts of the node, then a table of its transfers.
+//! The text of `status`: facts about the daemon, then a table of its transfers.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::node::limited::LimitedProcess;
 use crate::node::places::StorageProblem;
 use crate::node::space::LackOfSpace;
 
-/// The latest paths that could not be resolved that are printed.
+/// Number of unresolved paths that are printed, the latest ones.
 const MAX_UNRESOLVED: usize = 10;
 
-/// The most important first: those that do not fit a narrow terminal follow on lines of their own.
+/// Ordered by importance: on a narrow terminal the last columns are printed on separate lines.
 const COLUMNS: [Column; 12] = [
     text("MODEL"),
     number("SIZE"),
@@ -32,9 +32,9 @@ const COLUMNS: [Column; 12] = [
     text("RUNS CODE"),
 ];
 
-/// The lines for a terminal of `width` columns; without a width no line is wrapped. No word is broken.
+/// The lines for a terminal of `width` columns. Without a width no line is wrapped. Words are never broken.
 pub(super) fn of(status: &Status, width: Option<usize>) -> Vec<String> {
-    let mut lines = Lines { width, lines: Vec::new() };
+    let mut lines = StatusLines { width, lines: Vec::new() };
     lines.node(status);
     if let Some(lack) = &status.space {
         lines.space(lack);
@@ -52,7 +52,7 @@ pub(super) fn of(status: &Status, width: Option<usize>) -> Vec<String> {
             lines.fact("last error", &format!("{}: {error}", transfer.model));
         }
     }
-    let Lines { mut lines, .. } = lines;
+    let StatusLines { mut lines, .. } = lines;
     if status.transfers.is_empty() {
         lines.push("no transfers".to_owned());
         return lines;
@@ -65,12 +65,12 @@ pub(super) fn of(status: &Status, width: Option<usize>) -> Vec<String> {
     lines
 }
 
-struct Lines {
+struct StatusLines {
     width: Option<usize>,
     lines: Vec<String>,
 }
 
-impl Lines {
+impl StatusLines {
     fn fact(&mut self, heading: &str, text: &str) {
         self.lines.extend(table::fact(heading, &clean(text), self.width));
     }
@@ -91,10 +91,8 @@ impl Lines {
         let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
         self.fact("listening on", &listening.join(", "));
         if let Some(catalog) = &status.catalog {
-            let dht = match status.dht {
-                true => count(catalog.dht_nodes.into(), "DHT node"),
-                false => "no DHT".to_owned(),
-            };
+            let dht =
+                if status.dht { count(catalog.dht_nodes.into(), "DHT node") } else { "no DHT".to_owned() };
             let (records, peers) =
                 (count(catalog.records as u64, "record"), count(catalog.peers as u64, "peer"));
             self.fact("catalog", &format!("{records}, {peers}, {dht}"));
@@ -108,7 +106,7 @@ impl Lines {
         }
     }
 
-    /// What the disk of the cache lacks.
+    /// The lack of space on the disk of the cache.
     fn space(&mut self, lack: &LackOfSpace) {
         let LackOfSpace { files, free, min_free } = lack;
         self.fact(
@@ -122,7 +120,7 @@ impl Lines {
         );
     }
 
-    /// The names that the mount cannot show, or shows for one of several publishers.
+    /// The names that the mount cannot show, and the names that several publishers dispute.
     fn names(&mut self, status: &Status) {
         for process in &status.limited {
             let LimitedProcess { pid, command, lookups, seconds } = process;
@@ -154,14 +152,14 @@ impl Lines {
         }
     }
 
-    /// Where the models of several publishers are read.
+    /// The paths by which the model of one publisher can be read.
     fn paths(&mut self, paths: &[PathBuf]) {
         for path in paths {
             self.fact("", &format!("read {}", path.display()));
         }
     }
 
-    /// The reads that have waited for some time.
+    /// The stalled reads of a transfer.
     fn waits(&mut self, transfer: &TransferStatus) {
         for read in &transfer.stalled {
             let reads = count(read.waiting_reads as u64, "read");
@@ -190,12 +188,12 @@ fn row(transfer: &TransferStatus, note: Option<&ModelNote>) -> Vec<String> {
     ]
 }
 
-/// A figure, or `-` for zero: a narrow terminal then has a line less for each model.
+/// The text of a figure, or `-` for zero, so that a narrow terminal needs fewer lines per model.
 fn or_none<T: Default + PartialEq>(figure: T, text: impl FnOnce(T) -> String) -> String {
     if figure == T::default() { "-".to_owned() } else { text(figure) }
 }
 
-/// A length of time for people: `2m 5s`.
+/// Formats a duration: `2m 5s`.
 fn time(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }

@@ -1,4 +1,4 @@
-//! The file, the environment and the flags make the configuration.
+//! Tests of the file, the environment and the options together.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn defaults() -> Config {
 }
 
 #[test]
-fn nothing_gives_the_defaults() {
+fn empty_files_give_the_defaults() {
     assert_eq!(Config::load_in(&LoadOptions::default(), &env()).unwrap(), defaults());
     assert_eq!(load("").unwrap(), defaults());
     assert_eq!(load("# only a remark\n").unwrap(), defaults());
@@ -115,7 +115,7 @@ hub: {endpoint: "http://127.0.0.1:8080/", fallback: false}
 }
 
 #[test]
-fn errors_name_line_key_and_what_was_expected() {
+fn errors_have_line_key_and_valid_values() {
     for (text, line, parts) in [
         (
             "network:\n  max_connectoins: 5\n",
@@ -177,14 +177,14 @@ fn errors_name_line_key_and_what_was_expected() {
 }
 
 #[test]
-fn a_file_that_is_named_must_exist() {
+fn given_file_must_exist() {
     let options = LoadOptions { config_path: Some("/nonexistent/c.yaml".into()), home: None };
     let error = Config::load_in(&options, &env()).unwrap_err().to_string();
     assert!(error.contains("/nonexistent/c.yaml"), "{error}");
 }
 
 #[test]
-fn the_home_of_flag_and_environment_come_first_and_models_follow() {
+fn option_and_environment_override_the_base_directory() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.yaml");
     std::fs::write(&path, "storage: {base_dir: /file}\n").unwrap();
@@ -231,7 +231,7 @@ fn settings_have_their_origin() {
 }
 
 #[test]
-fn without_a_home_directory_the_flags_must_say_all() {
+fn without_a_home_directory_the_home_option_is_needed() {
     let nowhere = Environment::default();
     assert!(matches!(Config::load_in(&LoadOptions::default(), &nowhere), Err(ConfigError::NoHome)));
     let options = LoadOptions { config_path: None, home: Some("/flag".into()) };

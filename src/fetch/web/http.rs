@@ -124,7 +124,7 @@ fn without_start(body: Body, skip: u64) -> WebBody {
 
 fn web_error(error: &HttpError) -> WebError {
     let why = error.to_string();
-    if let Some(refusal) = error.refusal() {
+    if let Some(refusal) = error.error_response() {
         let status = refusal.status.as_u16();
         if BUSY.contains(&status) {
             let retry_after: Option<Duration> = refusal.retry_after;
@@ -177,7 +177,7 @@ mod tests {
         token: Option<&Token>,
     ) -> Result<Vec<u8>, WebError> {
         let client = Client::new(&Config::defaults(Path::new("/nonexistent")).network).unwrap();
-        let client = client.knowing(&base.parse().unwrap());
+        let client = client.allowing_private(&base.parse().unwrap());
         let source = HttpSource::new(client, &endpoint.parse().unwrap(), token);
         let request = WebRequest { url: format!("{base}{path}"), range, file_len: LEN };
         let mut body = source.open(request).await?;

@@ -1,4 +1,4 @@
-//! What of a snapshot is here already, and what is to be done for the rest. All of this blocks.
+//! Determines which files of a snapshot are already stored locally, and the tasks for all other files. All functions block.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::Metadata;
@@ -6,39 +6,39 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Job, Local, Want};
-use crate::mirror::journal::{Complete, Journal, Known, part_path};
+use super::{DownloadJob, LocalCopy, PlannedFile};
+use crate::mirror::journal::{CompleteFile, Journal, JournalContent, part_path};
 use crate::mirror::{Identity, MirrorError, RemoteFile};
 use crate::model::hash::FileHashes;
 use crate::store::copy::{Sharing, duplicate};
 use crate::{fsutil, nofollow};
 
-/// Files up to this size come first: they make a model readable, and are soon done.
+/// Files up to this size, in bytes, are fetched first: they describe the model, and take little time.
 const SMALL: u64 = 1 << 20;
 
-/// One content to bring, and where to put it.
+/// One content to obtain, and the paths that have it.
 #[derive(Debug)]
-pub(super) struct Task {
-    pub want: Want,
+pub(super) struct ContentTask {
+    pub file: PlannedFile,
     /// Every path that has this content.
     pub paths: Vec<String>,
-    /// Where it is complete already, with its hashes.
+    /// The path and hashes of a complete copy in the staging directory.
     pub ready: Option<(PathBuf, FileHashes)>,
 }
 
-/// What there is, and what there is to do.
-pub(super) struct Plan {
+/// The state of the staging directory, and the remaining tasks.
+pub(super) struct DownloadPlan {
     pub journal: Journal,
-    /// The states of the server's that parts are of.
+    /// Entity tags of parts.
     pub etags: HashMap<Identity, String>,
-    /// Files in their places.
+    /// Hashes of the files that are complete at their paths.
     pub done: HashMap<String, FileHashes>,
-    pub tasks: VecDeque<Task>,
+    pub tasks: VecDeque<ContentTask>,
 }
 
-impl Plan {
-    /// Reads the staging directory, and removes from it what the wanted files do not need.
-    pub fn make(staging: &Path, wants: Vec<Want>, piece_length: u32) -> Result<Self, MirrorError> {
+impl DownloadPlan {
+    /// Reads the staging directory, and deletes the files that `files` does not need.
+    pub fn make(staging: &Path, files: Vec<PlannedFile>, piece_length: u32) -> Result<Self, MirrorError> {
         let fail = |path: &Path| MirrorError::io(path.to_owned());
         for dir in ["tree", "parts"] {
             let dir = staging.join(dir);
@@ -47,36 +47,36 @@ impl Plan {
         let (journal, known) = Journal::open(staging).map_err(fail(staging))?;
         let etags = known.etags.clone();
         let wanted: HashMap<PathBuf, Identity> =
-            wants.iter().map(|want| (place_of(staging, &want.file.path), want.file.identity)).collect();
+            files.iter().map(|file| (place_of(staging, &file.remote.path), file.remote.identity)).collect();
         let identities: HashSet<Identity> = wanted.values().copied().collect();
         let mut done = HashMap::new();
         let mut ready = HashMap::new();
-        sort_out(staging, known, &wanted, &identities, piece_length, &mut done, &mut ready)
+        sort_known_files(staging, known, &wanted, &identities, piece_length, &mut done, &mut ready)
             .map_err(fail(staging))?;
-        sweep(&staging.join("tree"), &|path| done.contains_key(path)).map_err(fail(staging))?;
+        remove_unneeded(&staging.join("tree"), &|path| done.contains_key(path)).map_err(fail(staging))?;
         let parts: HashSet<PathBuf> =
             identities.iter().map(|identity| part_path(staging, identity)).collect();
-        sweep(&staging.join("parts"), &|path| parts.contains(path)).map_err(fail(staging))?;
+        remove_unneeded(&staging.join("parts"), &|path| parts.contains(path)).map_err(fail(staging))?;
 
-        let mut tasks = BTreeMap::<Identity, Task>::new();
+        let mut tasks = BTreeMap::<Identity, ContentTask>::new();
         let mut in_place = HashMap::new();
-        for want in wants {
-            if let Some(hashes) = done.get(&place_of(staging, &want.file.path)) {
-                in_place.insert(want.file.path, hashes.clone());
+        for file in files {
+            if let Some(hashes) = done.get(&place_of(staging, &file.remote.path)) {
+                in_place.insert(file.remote.path, hashes.clone());
                 continue;
             }
-            let identity = want.file.identity;
-            let task = tasks.entry(identity).or_insert_with(|| Task {
+            let identity = file.remote.identity;
+            let task = tasks.entry(identity).or_insert_with(|| ContentTask {
                 ready: ready.get(&identity).cloned(),
                 paths: Vec::new(),
-                want: want.clone(),
+                file: file.clone(),
             });
-            task.paths.push(want.file.path);
+            task.paths.push(file.remote.path);
         }
-        let mut tasks: Vec<Task> = tasks.into_values().collect();
-        // Then the longest first, so that none of them begins when all others are done.
+        let mut tasks: Vec<ContentTask> = tasks.into_values().collect();
+        // After the small files, the largest first, so that no large file starts when all other workers are done.
         tasks.sort_by_key(|task| {
-            let size = task.want.file.size;
+            let size = task.file.remote.size;
             (size > SMALL, std::cmp::Reverse(size))
         });
         Ok(Self { journal, etags, done: in_place, tasks: tasks.into() })
@@ -87,10 +87,11 @@ fn place_of(staging: &Path, path: &str) -> PathBuf {
     staging.join("tree").join(path)
 }
 
-/// Tells complete files that are in their places from those that are needed elsewhere, which go among the parts.
-fn sort_out(
+/// Sorts complete files: those at a wanted path are added to `done`, those that are needed at another path are moved to the
+/// parts. Both are added to `ready`.
+fn sort_known_files(
     staging: &Path,
-    known: Known,
+    known: JournalContent,
     wanted: &HashMap<PathBuf, Identity>,
     identities: &HashSet<Identity>,
     piece_length: u32,
@@ -102,18 +103,18 @@ fn sort_out(
             continue;
         }
         let part = part_path(staging, &identity);
-        let mut elsewhere = None;
+        let mut misplaced = None;
         for (place, hashes) in places {
-            // Hashes for another piece length are no use, but the bytes are.
+            // Hashes for another piece length cannot be used, but the bytes can.
             let fits = hashes.hold_for(&hashes.metadata, piece_length);
             if fits && wanted.get(&place) == Some(&identity) {
                 ready.entry(identity).or_insert_with(|| (place.clone(), hashes.clone()));
                 done.insert(place, hashes);
             } else {
-                elsewhere = Some((place, hashes, fits));
+                misplaced = Some((place, hashes, fits));
             }
         }
-        if let Some((place, hashes, fits)) = elsewhere.filter(|_| !ready.contains_key(&identity)) {
+        if let Some((place, hashes, fits)) = misplaced.filter(|_| !ready.contains_key(&identity)) {
             if place != part {
                 nofollow::rename(&place, &part)?;
             }
@@ -125,8 +126,8 @@ fn sort_out(
     Ok(())
 }
 
-/// Removes all files below a directory but those to keep, and directories left empty.
-fn sweep(dir: &Path, keep: &dyn Fn(&Path) -> bool) -> io::Result<()> {
+/// Deletes all files below a directory except those that `keep` accepts, and all directories that are then empty.
+fn remove_unneeded(dir: &Path, keep: &dyn Fn(&Path) -> bool) -> io::Result<()> {
     let mut dirs = vec![dir.to_owned()];
     let mut seen = Vec::new();
     while let Some(here) = dirs.pop() {
@@ -149,8 +150,8 @@ fn sweep(dir: &Path, keep: &dyn Fn(&Path) -> bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes that have to be written for files that are not complete: not those of a copy that becomes one file with them.
-pub(super) fn needed<'a>(job: &Job<'_>, files: impl IntoIterator<Item = &'a RemoteFile>) -> u64 {
+/// Bytes that remain to be written for incomplete files. A local copy that will share its inode needs no bytes.
+pub(super) fn needed<'a>(job: &DownloadJob<'_>, files: impl IntoIterator<Item = &'a RemoteFile>) -> u64 {
     let linked = |file: &RemoteFile| (job.have)(file).is_some_and(|local| is_linked(&local, file, job));
     let missing = files.into_iter().filter(|file| !linked(file)).map(|file| {
         let here = nofollow::metadata(&part_path(job.staging, &file.identity)).map_or(0, |meta| meta.len());
@@ -159,8 +160,8 @@ pub(super) fn needed<'a>(job: &Job<'_>, files: impl IntoIterator<Item = &'a Remo
     missing.sum()
 }
 
-/// Whether [`take_local`] will take a copy, and write nothing for it.
-fn is_linked(local: &Local, file: &RemoteFile, job: &Job<'_>) -> bool {
+/// Whether [`copy_local`] will link a copy, without writing its bytes.
+fn is_linked(local: &LocalCopy, file: &RemoteFile, job: &DownloadJob<'_>) -> bool {
     let (Ok(copy), Ok(staging)) = (nofollow::metadata(&local.path), nofollow::metadata(job.staging)) else {
         return false;
     };
@@ -171,15 +172,15 @@ fn is_linked(local: &Local, file: &RemoteFile, job: &Job<'_>) -> bool {
         && local.hashes.hold_for(&copy, job.piece_length)
 }
 
-/// Puts a complete content to every path of its task; returns their hashes.
-pub(super) fn place(
+/// Moves or copies a complete content to every path of its task. Returns the hashes by path.
+pub(super) fn place_content(
     journal: &Journal,
     staging: &Path,
-    task: &Task,
+    task: &ContentTask,
     mut at: PathBuf,
     hashes: FileHashes,
 ) -> Result<HashMap<String, FileHashes>, MirrorError> {
-    let identity = task.want.file.identity;
+    let identity = task.file.remote.identity;
     let part = part_path(staging, &identity);
     let mut placed = HashMap::new();
     for path in &task.paths {
@@ -192,11 +193,11 @@ pub(super) fn place(
                 duplicate(&at, &from, Sharing::Inode)?;
                 hashes.metadata = nofollow::metadata(&from)?;
             }
-            journal.complete(Complete::new(identity, format!("tree/{path}"), &hashes))?;
+            journal.complete(CompleteFile::new(identity, format!("tree/{path}"), &hashes))?;
             let parent = fsutil::parent(&target);
             nofollow::create_dir_all(parent)?;
             nofollow::rename(&from, &target)?;
-            // Renaming onto another name of the same file leaves both.
+            // Renaming to another link of the same inode does nothing, so `from` remains.
             nofollow::remove_if_there(&from)?;
             nofollow::sync_dir(parent)?;
             Ok(hashes)
@@ -208,9 +209,9 @@ pub(super) fn place(
     Ok(placed)
 }
 
-/// Has a verified copy stand at `target`; none where it is not, or no longer, what is wanted.
-pub(super) fn take_local(
-    local: &Local,
+/// Copies or links a verified local copy to `target`. Returns none if the copy has another content or has changed.
+pub(super) fn copy_local(
+    local: &LocalCopy,
     target: &Path,
     identity: Identity,
     size: u64,
@@ -224,10 +225,10 @@ pub(super) fn take_local(
     }
     let copy = |sharing| -> io::Result<(Metadata, Metadata)> {
         nofollow::create_dir_all(fsutil::parent(target))?;
-        // Only what is whole stands under the name of a part.
+        // A file with the name of a part must be complete, so the copy has a temporary name first.
         let temporary = target.with_extension("copy");
         let after = duplicate(&local.path, &temporary, sharing).inspect_err(|_| {
-            // What came of it is of no use, and takes space.
+            // An incomplete copy would only take space.
             let _ = nofollow::remove_if_there(&temporary);
         })?;
         nofollow::rename(&temporary, target)?;
@@ -245,7 +246,8 @@ pub(super) fn take_local(
             Ok(Some(FileHashes { metadata, ..local.hashes.clone() }))
         }
         Identity::Lfs(_) => Ok(None),
-        // Only reading it tells its name in git; a part that is whole is read and not fetched.
+        // The git hash is unknown until the bytes are read. The copy becomes a full part, which is then verified and not
+        // fetched.
         Identity::Git(_) => {
             copy(Sharing::Extents)?;
             Ok(None)

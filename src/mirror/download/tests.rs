@@ -1,36 +1,39 @@
-//! With a source that can stall, lie and fail; real servers are in `tests/mirror`.
+//! Tests with a source in memory that can stall, lie and fail. Tests with real servers are in `tests/mirror`.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::mirror::error::GitFault;
-use crate::model::manifest::Source as ManifestSource;
+use crate::mirror::source::{FileBody, OpenedFile};
+use crate::model::manifest::SourceEntry as ManifestSource;
 use crate::model::{Pointer, Sha256Digest};
 use sha2::{Digest as _, Sha256};
 
-/// What the source does when it is asked for a file.
+/// The response of the source to one request.
 #[derive(Debug, Clone)]
 enum Act {
-    /// Sends this much of what was asked for, then fails.
+    /// Sends this number of the requested bytes, then fails.
     Cut(usize),
-    /// Sends all, but other bytes.
+    /// Sends wrong bytes.
     Lie,
-    /// Sends this many bytes in place of all, as if they were.
+    /// Sends only this number of bytes and ends without an error.
     End(usize),
-    /// Begins anew, whatever was asked for.
-    Anew,
+    /// Ignores the requested range and sends the whole file.
+    Whole,
     Busy,
     Refuse,
 }
 
-/// Files in memory, and what goes wrong with the next requests.
+/// A source with files in memory, and its responses to the next requests.
 #[derive(Default)]
-struct Memory {
+struct MemorySource {
     files: HashMap<Identity, Vec<u8>>,
     acts: Mutex<VecDeque<Act>>,
     asked: Mutex<Vec<(String, u64)>>,
@@ -56,7 +59,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     std::iter::repeat_with(|| random.u8(..)).take(len).collect()
 }
 
-impl Memory {
+impl MemorySource {
     fn of(files: &[(&RemoteFile, &[u8])]) -> Self {
         let files = files.iter().map(|(file, bytes)| (file.identity, bytes.to_vec())).collect();
         Self { files, ..Self::default() }
@@ -70,7 +73,7 @@ impl Memory {
         std::mem::take(&mut self.asked.lock())
     }
 
-    async fn send(&self, file: &RemoteFile, from: u64) -> Result<Opened, MirrorError> {
+    async fn send(&self, file: &RemoteFile, from: u64) -> Result<OpenedFile, MirrorError> {
         self.asked.lock().push((file.path.clone(), from));
         let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.most.fetch_max(now, Ordering::Relaxed);
@@ -82,7 +85,7 @@ impl Memory {
             None => (from, all[from as usize..].to_vec()),
             Some(Act::Cut(len) | Act::End(len)) => (from, all[from as usize..][..len].to_vec()),
             Some(Act::Lie) => (from, all[from as usize..].iter().map(|b| b ^ 1).collect()),
-            Some(Act::Anew) => (0, all.clone()),
+            Some(Act::Whole) => (0, all.clone()),
             Some(Act::Busy) => return Err(MirrorError::RateLimited { server: "s".into(), after: None }),
             Some(Act::Refuse) => {
                 return Err(MirrorError::Unauthorised { repository: "r".into(), anonymous: true });
@@ -91,13 +94,17 @@ impl Memory {
         let failed =
             || MirrorError::Git { repository: "r".into(), reason: "cut".into(), fault: GitFault::Passing };
         let then = matches!(act, Some(Act::Cut(_))).then(failed);
-        Ok(Opened { from, etag: Some("\"e\"".into()), body: Body::Scripted(Some(Bytes::from(bytes)), then) })
+        Ok(OpenedFile {
+            from,
+            etag: Some("\"e\"".into()),
+            body: FileBody::Scripted(Some(Bytes::from(bytes)), then),
+        })
     }
 }
 
-impl Source for Memory {
+impl RepositorySource for MemorySource {
     fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, MirrorError>> {
-        unreachable!("tests make their own")
+        unreachable!("tests make snapshots themselves")
     }
 
     fn open<'a>(
@@ -105,7 +112,7 @@ impl Source for Memory {
         file: &'a RemoteFile,
         from: u64,
         _: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Opened, MirrorError>> {
+    ) -> BoxFuture<'a, Result<OpenedFile, MirrorError>> {
         self.send(file, from).boxed()
     }
 
@@ -134,23 +141,29 @@ impl Staging {
         Self(tempfile::tempdir().unwrap())
     }
 
-    async fn run(&self, source: &Memory, files: &[&RemoteFile]) -> Result<Downloaded, MirrorError> {
+    async fn run(&self, source: &MemorySource, files: &[&RemoteFile]) -> Result<Downloaded, MirrorError> {
         self.run_with(source, files, |job| job).await
     }
 
     async fn run_with(
         &self,
-        source: &Memory,
+        source: &MemorySource,
         files: &[&RemoteFile],
-        change: impl FnOnce(Job<'static>) -> Job<'_>,
+        change: impl FnOnce(DownloadJob<'static>) -> DownloadJob<'_>,
     ) -> Result<Downloaded, MirrorError> {
         let staging: &'static Path = Box::leak(self.0.path().to_owned().into_boxed_path());
-        let job =
-            Job { staging, piece_length: 16384, skip_lfs: false, have: &|_| None, parallel: 4, min_free: 0 };
-        let done = download(source, &snapshot(files), change(job), &Board::default()).await?;
+        let job = DownloadJob {
+            staging,
+            piece_length: 16384,
+            skip_lfs: false,
+            have: &|_| None,
+            parallel: 4,
+            min_free: 0,
+        };
+        let done = download(source, &snapshot(files), change(job), &ProgressBoard::default()).await?;
         for (path, hashes) in &done.hashes {
             let metadata = fs::metadata(done.dir.join(path)).unwrap();
-            assert!(hashes.hold_for(&metadata, 16384), "{path} has other hashes than it is said to have");
+            assert!(hashes.hold_for(&metadata, 16384), "wrong hashes of {path}");
         }
         Ok(done)
     }
@@ -170,7 +183,7 @@ impl Staging {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_file_comes_once_and_is_what_was_listed() {
+async fn every_content_is_fetched_once_and_verified() {
     let (big, small) = (noise(1, 3_000_000), noise(2, 1000));
     let files = [
         git("a/config.json", &small),
@@ -182,7 +195,7 @@ async fn every_file_comes_once_and_is_what_was_listed() {
     ];
     let bytes: [&[u8]; 6] = [&small, b"#!", &small, b"", &big, &big];
     let pairs: Vec<_> = files.iter().zip(bytes).collect();
-    let source = Memory::of(&pairs);
+    let source = MemorySource::of(&pairs);
     let staging = Staging::new();
     let files: Vec<_> = files.iter().collect();
     let done = staging.run(&source, &files).await.unwrap();
@@ -197,30 +210,30 @@ async fn every_file_comes_once_and_is_what_was_listed() {
         &fs::metadata(staging.0.path().join("tree/a/run.sh")).unwrap().permissions(),
     );
     assert_eq!(mode & 0o100, 0o100);
-    // Again: nothing is to be done.
+    // A second run fetches nothing.
     let done = staging.run(&source, &files).await.unwrap();
     assert_eq!((done.hashes.len(), done.fetched, source.asked().len()), (6, 0, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_files_at_a_time_than_allowed() {
+async fn number_of_parallel_files_is_limited() {
     let contents: Vec<_> = (0..12u64).map(|i| noise(i, 5000)).collect();
     let files: Vec<_> =
         contents.iter().enumerate().map(|(i, bytes)| git(&format!("f{i:02}"), bytes)).collect();
     let pairs: Vec<_> = files.iter().zip(contents.iter().map(Vec::as_slice)).collect();
-    let source = Memory::of(&pairs);
+    let source = MemorySource::of(&pairs);
     Staging::new().run(&source, &files.iter().collect::<Vec<_>>()).await.unwrap();
-    // How many there are at a time depends on how long the disk takes.
+    // The number of files at the same time depends on the speed of the disk.
     let most = source.most.load(Ordering::Relaxed);
     assert!((2..=4).contains(&most), "{most} files at a time");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_is_tried_again_from_where_it_was() {
+async fn failed_requests_resume_at_the_received_length() {
     let bytes = noise(3, 100_000);
     let file = lfs("m", &bytes);
-    let source = Memory::of(&[(&file, &bytes)]);
-    source.act([Act::Cut(10_000), Act::Busy, Act::Cut(0), Act::Cut(30_000), Act::Anew]);
+    let source = MemorySource::of(&[(&file, &bytes)]);
+    source.act([Act::Cut(10_000), Act::Busy, Act::Cut(0), Act::Cut(30_000), Act::Whole]);
     let staging = Staging::new();
     staging.run(&source, &[&file]).await.unwrap();
     assert_eq!(staging.read("m"), bytes);
@@ -229,20 +242,20 @@ async fn what_fails_is_tried_again_from_where_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_without_progress_is_given_up() {
+async fn source_without_progress_is_an_error() {
     let bytes = noise(4, 100_000);
     let file = lfs("m", &bytes);
-    let source = Memory::of(&[(&file, &bytes)]);
+    let source = MemorySource::of(&[(&file, &bytes)]);
     let staging = Staging::new();
     source.act([Act::Cut(50_000)].into_iter().chain(vec![Act::Cut(0); 20]));
     let error = staging.run(&source, &[&file]).await.unwrap_err();
     assert!(matches!(error, MirrorError::Git { .. }), "{error}");
     assert_eq!(source.asked().len(), 5);
     source.acts.lock().clear();
-    // What came is there for the next run.
+    // The next run uses the received bytes.
     staging.run(&source, &[&file]).await.unwrap();
     assert_eq!(source.asked(), [("m".to_owned(), 50_000)]);
-    // One that always begins anew makes no progress, however much it sends.
+    // A source that always ends early makes no progress, however many bytes it sends.
     let staging = Staging::new();
     source.act(vec![Act::End(60_000), Act::End(0), Act::End(0), Act::End(0), Act::End(0), Act::End(0)]);
     let error = staging.run(&source, &[&file]).await.unwrap_err();
@@ -254,10 +267,10 @@ async fn a_source_without_progress_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_bytes_are_fetched_once_more_and_never_kept() {
+async fn wrong_bytes_are_fetched_once_more_and_never_kept() {
     let bytes = noise(5, 50_000);
     for file in [lfs("m", &bytes), git("m", &bytes)] {
-        let source = Memory::of(&[(&file, &bytes)]);
+        let source = MemorySource::of(&[(&file, &bytes)]);
         let staging = Staging::new();
         source.act([Act::Cut(10_000), Act::Lie]);
         staging.run(&source, &[&file]).await.unwrap();
@@ -273,19 +286,19 @@ async fn other_bytes_are_fetched_once_more_and_never_kept() {
         assert!(!staging.0.path().join("tree/m").exists());
         assert_eq!(source.asked().len(), 2);
         staging.run(&source, &[&file]).await.unwrap();
-        assert_eq!(source.asked(), [("m".to_owned(), 0)], "nothing of the lie is kept");
+        assert_eq!(source.asked(), [("m".to_owned(), 0)], "no wrong byte is kept");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_branch_has_moved_what_is_the_same_is_kept() {
+async fn equal_files_are_kept_after_the_branch_has_moved() {
     let (weights, old, new) = (noise(6, 200_000), noise(7, 500), noise(8, 600));
     let staging = Staging::new();
     let (before, moved) = (lfs("m.bin", &weights), lfs("deep/er/weights.bin", &weights));
     let (readme, readme_now) = (git("README.md", &old), git("README.md", &new));
     // A file where a directory was.
     let (inside, deep) = (git("x/y", b"inside"), git("x", b"a file"));
-    let source = Memory::of(&[
+    let source = MemorySource::of(&[
         (&before, &weights),
         (&readme, &old),
         (&readme_now, &new),
@@ -303,10 +316,10 @@ async fn after_the_branch_has_moved_what_is_the_same_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_changed_is_fetched_again() {
+async fn changed_files_are_fetched_again() {
     let bytes = noise(9, 1000);
     let file = git("a", &bytes);
-    let source = Memory::of(&[(&file, &bytes)]);
+    let source = MemorySource::of(&[(&file, &bytes)]);
     let staging = Staging::new();
     staging.run(&source, &[&file]).await.unwrap();
     fs::write(staging.0.path().join("tree/a"), b"changed").unwrap();
@@ -317,12 +330,12 @@ async fn what_somebody_changed_is_fetched_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_piece_length_needs_the_bytes_and_not_the_network() {
+async fn another_piece_length_needs_no_request() {
     let bytes = noise(10, 100_000);
     let file = lfs("m", &bytes);
-    let source = Memory::of(&[(&file, &bytes)]);
+    let source = MemorySource::of(&[(&file, &bytes)]);
     let staging = Staging::new();
-    let job = Job {
+    let job = DownloadJob {
         staging: staging.0.path(),
         piece_length: 32768,
         skip_lfs: false,
@@ -330,75 +343,75 @@ async fn another_piece_length_needs_the_bytes_and_not_the_network() {
         parallel: 1,
         min_free: 0,
     };
-    download(&source, &snapshot(&[&file]), job, &Board::default()).await.unwrap();
+    download(&source, &snapshot(&[&file]), job, &ProgressBoard::default()).await.unwrap();
     source.asked();
     let done = staging.run(&source, &[&file]).await.unwrap();
     assert_eq!((done.hashes["m"].layer.len(), source.asked().len()), (7, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn pointers_stand_in_for_files_that_are_skipped() {
+async fn skipped_files_are_replaced_by_pointers() {
     let bytes = noise(11, 1000);
     let (file, readme) = (lfs("m", &bytes), git("README.md", b"hi"));
-    let source = Memory::of(&[(&readme, b"hi")]);
+    let source = MemorySource::of(&[(&readme, b"hi")]);
     let staging = Staging::new();
-    let skip = |job| Job { skip_lfs: true, ..job };
+    let skip = |job| DownloadJob { skip_lfs: true, ..job };
     let done = staging.run_with(&source, &[&readme, &file], skip).await.unwrap();
     assert_eq!(done.pointers, ["m"]);
     assert_eq!(Pointer::parse(&staging.read("m")), file.pointer());
     let odd = RemoteFile { blob: GitOid([1; 20]), ..file.clone() };
     let error = staging.run_with(&source, &[&odd], skip).await.unwrap_err();
     assert!(matches!(error, MirrorError::File { reason: FileProblem::Pointer, .. }), "{error}");
-    // Then without: the pointer makes room.
-    let source = Memory::of(&[(&readme, b"hi"), (&file, &bytes)]);
+    // A later run without `skip_lfs` replaces the pointer by the file.
+    let source = MemorySource::of(&[(&readme, b"hi"), (&file, &bytes)]);
     staging.run(&source, &[&readme, &file]).await.unwrap();
     assert_eq!(staging.read("m"), bytes);
 }
 
 #[tokio::test(start_paused = true)]
-async fn copies_that_are_here_are_taken() {
+async fn local_copies_are_used() {
     let (weights, readme) = (noise(12, 100_000), noise(13, 300));
     let (a, b) = (lfs("m", &weights), git("README.md", &readme));
-    let elsewhere = tempfile::tempdir().unwrap();
+    let other_dir = tempfile::tempdir().unwrap();
     let local = |name: &str, bytes: &[u8]| {
-        let path = elsewhere.path().join(name);
+        let path = other_dir.path().join(name);
         fs::write(&path, bytes).unwrap();
         let mut hasher = crate::model::hash::FileHasher::new(16384);
         hasher.update(bytes);
-        Local { hashes: hasher.finish(fs::metadata(&path).unwrap()), path, ours: true }
+        LocalCopy { hashes: hasher.finish(fs::metadata(&path).unwrap()), path, ours: true }
     };
     let (here_a, here_b) = (local("a", &weights), local("b", &readme));
     let have = move |file: &RemoteFile| Some(if file.path == "m" { here_a.clone() } else { here_b.clone() });
     let have: &'static _ = Box::leak(Box::new(have));
-    let source = Memory::of(&[(&a, &weights), (&b, &readme)]);
+    let source = MemorySource::of(&[(&a, &weights), (&b, &readme)]);
     let staging = Staging::new();
-    let done = staging.run_with(&source, &[&b, &a], |job| Job { have, ..job }).await.unwrap();
+    let done = staging.run_with(&source, &[&b, &a], |job| DownloadJob { have, ..job }).await.unwrap();
     assert_eq!((done.fetched, source.asked().len()), (0, 0));
     assert_eq!((staging.read("m"), staging.read("README.md")), (weights.clone(), readme.clone()));
-    // What has changed since it was verified, or is something else, is not taken, and not touched.
-    fs::write(elsewhere.path().join("a"), noise(14, 100_000)).unwrap();
-    fs::write(elsewhere.path().join("b"), noise(15, 300)).unwrap();
+    // A copy that has changed since its verification, or has another content, is not used and not modified.
+    fs::write(other_dir.path().join("a"), noise(14, 100_000)).unwrap();
+    fs::write(other_dir.path().join("b"), noise(15, 300)).unwrap();
     let staging = Staging::new();
-    let done = staging.run_with(&source, &[&b, &a], |job| Job { have, ..job }).await.unwrap();
+    let done = staging.run_with(&source, &[&b, &a], |job| DownloadJob { have, ..job }).await.unwrap();
     assert_eq!((done.fetched, staging.read("m"), staging.read("README.md")), (100_300, weights, readme));
-    assert_eq!(fs::read(elsewhere.path().join("b")).unwrap(), noise(15, 300));
+    assert_eq!(fs::read(other_dir.path().join("b")).unwrap(), noise(15, 300));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_fit_is_told_before_it_is_fetched() {
+async fn files_that_cannot_fit_are_refused_before_fetching() {
     let file = RemoteFile { size: 1 << 50, ..lfs("m", b"x") };
-    let source = Memory::default();
+    let source = MemorySource::default();
     let staging = Staging::new();
     let error = staging.run(&source, &[&file]).await.unwrap_err();
     assert!(matches!(error, MirrorError::Files { source: FilesError::TooManyPieces { .. }, .. }), "{error}");
-    let roomy = |job| Job { piece_length: 128 << 20, ..job };
+    let roomy = |job| DownloadJob { piece_length: 128 << 20, ..job };
     let error = staging.run_with(&source, &[&RemoteFile { size: 1 << 47, ..file }], roomy).await.unwrap_err();
     assert!(matches!(error, MirrorError::NoSpace { needed, .. } if needed == 1 << 47), "{error}");
     assert!(error.to_string().contains("128 TiB"), "{error}");
 }
 
-/// A file of ours that is larger than its file system, without its bytes, and which file of a repository it is.
-fn larger_than_the_disk(dir: &Path) -> (RemoteFile, Local) {
+/// A sparse local copy that is larger than its file system, and the corresponding file of a repository.
+fn larger_than_the_disk(dir: &Path) -> (RemoteFile, LocalCopy) {
     const PIECE: u64 = 128 << 20;
     let path = dir.join("large");
     let disk = rustix::fs::statvfs(dir).unwrap();
@@ -407,21 +420,21 @@ fn larger_than_the_disk(dir: &Path) -> (RemoteFile, Local) {
     let layer = vec![[1; 32]; (size / PIECE) as usize];
     let height = crate::model::merkle::piece_height(PIECE as u32);
     let root = crate::model::PiecesRoot(crate::model::merkle::root(layer.clone(), height, 0));
-    let file = RemoteFile { size, ..lfs("m", b"stands for many") };
+    let file = RemoteFile { size, ..lfs("m", b"short") };
     let Identity::Lfs(sha256) = file.identity else { unreachable!() };
     let metadata = fs::metadata(&path).unwrap();
     let hashes = FileHashes { sha256, pieces_root: Some(root), layer, granules: Vec::new(), metadata };
-    (file, Local { path, hashes, ours: true })
+    (file, LocalCopy { path, hashes, ours: true })
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_update_needs_no_space_for_what_is_linked_from_here() {
-    let (staging, beside) = (Staging::new(), tempfile::tempdir().unwrap());
-    let (file, here) = larger_than_the_disk(beside.path());
+async fn linked_local_copies_need_no_space() {
+    let (staging, other_dir) = (Staging::new(), tempfile::tempdir().unwrap());
+    let (file, here) = larger_than_the_disk(other_dir.path());
     let snapshot = snapshot(&[&file]);
-    let source = Memory::default();
-    let run = async |have: &(dyn Fn(&RemoteFile) -> Option<Local> + Send + Sync)| {
-        let job = Job {
+    let source = MemorySource::default();
+    let run = async |have: &(dyn Fn(&RemoteFile) -> Option<LocalCopy> + Send + Sync)| {
+        let job = DownloadJob {
             staging: staging.0.path(),
             piece_length: 128 << 20,
             skip_lfs: false,
@@ -429,11 +442,11 @@ async fn an_update_needs_no_space_for_what_is_linked_from_here() {
             parallel: 1,
             min_free: 0,
         };
-        download(&source, &snapshot, job, &Board::default()).await
+        download(&source, &snapshot, job, &ProgressBoard::default()).await
     };
-    // What is somebody else's may have to be copied; what has changed is fetched.
-    let theirs = Local { ours: false, ..here.clone() };
-    let other = Local {
+    // A file that silmaril did not make may have to be copied; a changed file is fetched.
+    let theirs = LocalCopy { ours: false, ..here.clone() };
+    let other = LocalCopy {
         hashes: FileHashes { metadata: fs::metadata(staging.0.path()).unwrap(), ..here.hashes.clone() },
         ..here.clone()
     };
@@ -447,21 +460,21 @@ async fn an_update_needs_no_space_for_what_is_linked_from_here() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disk_that_becomes_full_lacks_what_is_still_to_be_written() {
+async fn full_disk_reports_the_bytes_that_remain_to_be_written() {
     let (a, b) = (noise(16, 100_000), noise(17, 50_000));
     let (taken, fetched) = (lfs("a", &a), lfs("b", &b));
     let staging = Staging::new();
-    // Most of the first came before a copy of it turned up here.
-    let source = Memory::of(&[(&taken, &a), (&fetched, &b)]);
+    // Most of the first file was received before a local copy of it existed.
+    let source = MemorySource::of(&[(&taken, &a), (&fetched, &b)]);
     source.act([Act::Cut(90_000), Act::Refuse]);
     staging.run(&source, &[&taken]).await.unwrap_err();
     let path = staging.0.path().join("copy");
     fs::write(&path, &a).unwrap();
     let mut hasher = crate::model::hash::FileHasher::new(16384);
     hasher.update(&a);
-    let here = Local { hashes: hasher.finish(fs::metadata(&path).unwrap()), path, ours: false };
+    let here = LocalCopy { hashes: hasher.finish(fs::metadata(&path).unwrap()), path, ours: false };
     let have = move |file: &RemoteFile| (file.path == "a").then(|| here.clone());
-    let job = Job {
+    let job = DownloadJob {
         staging: staging.0.path(),
         piece_length: 16384,
         skip_lfs: false,
@@ -469,10 +482,10 @@ async fn a_disk_that_becomes_full_lacks_what_is_still_to_be_written() {
         parallel: 1,
         min_free: 0,
     };
-    let wants = [&taken, &fetched].map(|file| Want { file: file.clone(), pointer: None });
-    let plan = Plan::make(job.staging, wants.into(), 16384).unwrap();
-    let board = Board::default();
-    let run = Run::new(&source, &job, &board, plan);
+    let planned = [&taken, &fetched].map(|file| PlannedFile { remote: file.clone(), pointer: None });
+    let plan = DownloadPlan::make(job.staging, planned.into(), 16384).unwrap();
+    let board = ProgressBoard::default();
+    let run = Download::new(&source, &job, &board, plan);
     let lacks = || match run.disk_failed(Path::new("p"), std::io::ErrorKind::StorageFull.into()) {
         MirrorError::NoSpace { needed, .. } => needed,
         error => panic!("{error}"),

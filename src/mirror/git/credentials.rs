@@ -1,4 +1,4 @@
-//! Which user and password git gets when a server asks: never by asking the user.
+//! Selects the user and password for a git server that requires a login. The user is never asked.
 
 use git2::{Config, CredentialHelper};
 use parking_lot::{Mutex, MutexGuard};
@@ -6,33 +6,35 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::http::Token;
 use crate::mirror::repo::{Credential, GitRepository, Remote};
 
-/// The user that the hub's documentation gives beside a token; any would do.
+/// The user name that the hub's documentation uses with a token. The hub accepts any name.
 const HUB_USER: &str = "hf";
 
 /// A user and password.
 pub(in crate::mirror) type Login = Credential;
 
-/// What is tried on each connection, in this order: what the server accepted before, what the address had, the hub's token,
-/// git's credential helpers.
+/// The credentials that are tried on each connection, in this order: the credential that the server accepted before, the
+/// credential of the address, the token for the hub, git's credential helpers.
 pub(super) struct Credentials {
+    /// The credential of the address, and the token.
     known: Vec<Login>,
     repository: GitRepository,
-    /// Whether the credential helpers of the user's git configuration are asked.
+    /// Whether the credential helpers of the user's git configuration are used.
     helpers: bool,
-    state: Mutex<State>,
+    state: Mutex<CredentialState>,
 }
 
 #[derive(Default)]
-struct State {
-    /// What the server accepted on an earlier connection.
+struct CredentialState {
+    /// The credential that the server accepted on an earlier connection.
     accepted: Option<Login>,
+    /// The credential that was sent last.
     given: Option<Login>,
-    /// How many were tried on this connection.
+    /// Number of credentials that were tried on this connection.
     tried: usize,
 }
 
 impl Credentials {
-    /// What is known for a repository.
+    /// The credentials for a repository.
     pub fn new(repository: &GitRepository, token: Option<&Token>, helpers: bool) -> Self {
         let token = (token.filter(|_| repository.hub.is_some()))
             .map(|token| Login { user: HUB_USER.to_owned(), password: token.secret().to_owned() });
@@ -40,24 +42,24 @@ impl Credentials {
         Self { known, repository: repository.clone(), helpers, state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CredentialState> {
         self.state.lock()
     }
 
-    /// Begins with the first one again, for another connection.
+    /// Starts with the first credential again, for a new connection.
     pub fn begin(&self) {
         let mut state = self.state();
         state.tried = 0;
         state.accepted = state.given.clone();
     }
 
-    /// What was given last on this connection.
+    /// The credential that was sent last on this connection.
     pub fn current(&self) -> Option<Login> {
         let state = self.state();
         state.given.clone().filter(|_| state.tried > 0)
     }
 
-    /// The next one to try, after the server refused the one before.
+    /// The next credential to try, after the server refused the previous one.
     pub fn next(&self) -> Option<Login> {
         let (at, accepted) = {
             let mut state = self.state();
@@ -67,26 +69,27 @@ impl Credentials {
         let before_helpers = accepted.iter().chain(&self.known).count();
         let login = match accepted.iter().chain(&self.known).nth(at) {
             Some(login) => Some(login.clone()),
-            None if at == before_helpers => self.ask_helpers(),
+            None if at == before_helpers => self.from_helpers(),
             None => None,
         }?;
         self.state().given = Some(login.clone());
         Some(login)
     }
 
-    fn ask_helpers(&self) -> Option<Login> {
+    fn from_helpers(&self) -> Option<Login> {
         let Remote::Http(url) = &self.repository.remote else { return None };
         let config = Config::open_default().ok().filter(|_| self.helpers)?;
         let (user, password) = CredentialHelper::new(url.as_str()).config(&config).execute()?;
         Some(Login { user, password })
     }
 
-    /// Whether one was given: the server asked, and there was one.
+    /// Whether a credential was sent: the server required one, and there was one.
     pub fn were_given(&self) -> bool {
         self.state().given.is_some()
     }
 
-    /// What was given last; after success, what the server accepts. Where it asked for none, what the address had.
+    /// The credential that was sent last, which the server has accepted if the fetch succeeded. If the server required none,
+    /// the credential of the address.
     pub fn accepted(&self) -> Option<Login> {
         self.state().given.clone().or_else(|| self.known.first().cloned())
     }
@@ -120,16 +123,16 @@ mod tests {
             assert!(credentials.next().is_none());
         }
         assert!(credentials.were_given());
-        // On the next connection, what was given last comes first.
+        // On the next connection, the credential that was sent last is tried first.
         credentials.begin();
-        assert!(credentials.current().is_none(), "a server that wants no credential gets none");
+        assert!(credentials.current().is_none(), "a server that requires no credential gets none");
         let next = ["hf", "u", "hf"].map(|_| credentials.next().unwrap().user);
         assert_eq!(next, ["hf", "u", "hf"]);
         assert!(credentials.next().is_none());
     }
 
     #[test]
-    fn the_hubs_token_is_for_the_hub() {
+    fn token_is_only_for_the_hub() {
         let (repository, token) = (repository(false), Token::new("hf_x").unwrap());
         let credentials = Credentials::new(&repository, Some(&token), false);
         assert_eq!(credentials.next().unwrap().user, "u");

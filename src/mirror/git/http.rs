@@ -1,8 +1,8 @@
-//! git's smart protocol over the HTTP client of this program, as a transport of libgit2.
+//! A transport for libgit2: git's smart protocol over the HTTP client of this program.
 //!
-//! So the rule for addresses, the proxy, the rate limit and the deadlines are those of all other requests. The first
-//! request of a connection may be redirected, and the later ones then go to where it led; a redirect to another origin
-//! receives no credential ([`Client::send`]).
+//! The rules for addresses, the proxy, the rate limit and the deadlines are therefore the same as for all other requests.
+//! If the first request of a connection is redirected, later requests use the target of the redirect. A redirect to another
+//! origin receives no credential ([`Client::send`]).
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -17,14 +17,15 @@ use tokio::runtime::Handle;
 
 use super::credentials::Credentials;
 use crate::http::{
-    Answer, Auth, Body, Client, HeaderMap, HeaderValue, HttpError, Method, Request, Url, shown,
+    Auth, Body, Client, HeaderMap, HeaderValue, HttpError, HttpResponse, Method, Request, Url,
+    without_secrets,
 };
 
-/// How long a server may send nothing. Servers that are busy packing send a sign of life every few seconds.
+/// Longest pause of a server. A server that is packing objects sends progress messages every few seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a wait looks whether the fetch was cancelled: the flag has no event.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Some hosts serve git only to programs that call themselves git.
+/// Interval at which a wait checks for cancellation; polled, because there is no event for this.
+const POLL_EVERY: Duration = Duration::from_millis(200);
+/// Some hosts serve git only to clients whose name starts with `git/`.
 const USER_AGENT: &str = concat!("git/2.0 (silmaril ", env!("CARGO_PKG_VERSION"), ")");
 const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
 const REQUEST: &str = "application/x-git-upload-pack-request";
@@ -33,54 +34,55 @@ const RESULT: &str = "application/x-git-upload-pack-result";
 /// The HTTP side of one fetch.
 pub(super) struct GitHttp {
     client: Client,
-    /// The repository, without user and password.
+    /// The address of the repository, without user and password.
     remote: Url,
     pub credentials: Credentials,
     runtime: Handle,
     cancel: Arc<AtomicBool>,
-    state: Mutex<State>,
+    state: Mutex<HttpState>,
 }
 
 #[derive(Default)]
-struct State {
-    /// Where the first request was redirected to.
+struct HttpState {
+    /// The address of the repository after the redirects of the first request.
     base: Option<Url>,
-    /// What failed last.
-    failed: Option<HttpError>,
+    /// The last error.
+    error: Option<HttpError>,
 }
 
 impl GitHttp {
-    /// Must be called in a thread of the runtime.
+    /// Must be called on a thread of the tokio runtime.
     pub fn new(client: Client, remote: Url, credentials: Credentials, cancel: Arc<AtomicBool>) -> Self {
         Self { client, remote, credentials, runtime: Handle::current(), cancel, state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HttpState> {
         self.state.lock()
     }
 
-    /// Forgets the failure of an earlier connection, and begins with the first credential again.
+    /// Prepares for a new connection: clears the error, and starts with the first credential again.
     pub fn begin(&self) {
         self.credentials.begin();
-        *self.state() = State::default();
+        *self.state() = HttpState::default();
     }
 
-    /// Whether HTTP failed, and in a way that every other request to the server would meet.
+    /// Whether HTTP failed with an error that every other request to the server would get, too.
     pub fn failed_for_all(&self) -> bool {
         let failed =
             |e: &HttpError| e.is_transient() || e.status().is_some_and(|status| status.as_u16() == 401);
-        self.state().failed.as_ref().is_some_and(failed)
+        self.state().error.as_ref().is_some_and(failed)
     }
 
-    /// What failed, if HTTP did.
-    pub fn take_failure(&self) -> Option<HttpError> {
-        self.state().failed.take()
+    /// The last error of HTTP. A second call returns none.
+    pub fn take_error(&self) -> Option<HttpError> {
+        self.state().error.take()
     }
 
+    /// Stores an error and returns it as an error of libgit2.
     fn failed(&self, error: HttpError) -> Error {
-        let shown = Error::new(ErrorCode::GenericError, ErrorClass::Http, error.to_string());
-        self.state().failed = Some(error);
-        shown
+        let git_error = Error::new(ErrorCode::GenericError, ErrorClass::Http, error.to_string());
+        self.state().error = Some(error);
+        git_error
     }
 
     /// Waits for HTTP, or until the fetch is cancelled.
@@ -88,7 +90,7 @@ impl GitHttp {
         let done = self.runtime.block_on(async {
             tokio::pin!(future);
             while !self.cancel.load(Ordering::Relaxed) {
-                if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut future).await {
+                if let Ok(done) = tokio::time::timeout(POLL_EVERY, &mut future).await {
                     return Some(done);
                 }
             }
@@ -98,8 +100,8 @@ impl GitHttp {
         done.ok_or_else(cancelled)?.map_err(|e| self.failed(e))
     }
 
-    /// Sends a request, again for as long as the server wants another credential and one is left.
-    fn send(&self, request: &Request<'_>) -> Result<Answer, Error> {
+    /// Sends a request. Repeats it with the next credential while the server refuses the credential and another one remains.
+    fn send(&self, request: &Request<'_>) -> Result<HttpResponse, Error> {
         let mut login = self.credentials.current();
         loop {
             let auth = login.as_ref().map(|login| Auth::basic(&self.remote, &login.user, &login.password));
@@ -109,8 +111,8 @@ impl GitHttp {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            // Another origin is not asked with a credential, so no other one helps there.
-            let refused = error.refusal().filter(|refusal| refusal.status.as_u16() == 401);
+            // Other origins receive no credential, so another credential would not help.
+            let refused = error.error_response().filter(|refusal| refusal.status.as_u16() == 401);
             let is_own = refused.and_then(|refusal| refusal.url.parse::<Url>().ok());
             let is_own = is_own.is_some_and(|url| url.origin() == self.remote.origin());
             match if is_own { self.credentials.next() } else { None } {
@@ -120,7 +122,7 @@ impl GitHttp {
         }
     }
 
-    /// The references of the repository: the first request of a connection.
+    /// Requests the references of the repository: the first request of a connection.
     fn advertisement(&self) -> Result<Body, Error> {
         let mut url = below(&self.remote, "info/refs");
         url.set_query(Some("service=git-upload-pack"));
@@ -139,14 +141,14 @@ impl GitHttp {
             Some(base) => self.state().base = Some(base),
             None => {
                 let message =
-                    format!("{} does not serve a repository by git's smart protocol", shown(&answer.url));
+                    format!("{} does not support git's smart protocol", without_secrets(&answer.url));
                 return Err(Error::new(ErrorCode::NotFound, ErrorClass::Http, message));
             }
         }
         Ok(answer.body)
     }
 
-    /// A request for objects.
+    /// Requests objects.
     fn upload_pack(&self, body: Vec<u8>) -> Result<Body, Error> {
         let base = self.state().base.clone().unwrap_or_else(|| self.remote.clone());
         let request = Request {
@@ -185,10 +187,10 @@ impl SmartSubtransport for Transport {
             Service::UploadPackLs => Some(self.0.advertisement()?),
             Service::UploadPack => None,
             Service::ReceivePackLs | Service::ReceivePack => {
-                return Err(Error::new(ErrorCode::Invalid, ErrorClass::Http, "nothing is ever pushed"));
+                return Err(Error::new(ErrorCode::Invalid, ErrorClass::Http, "pushing is not supported"));
             }
         };
-        Ok(Box::new(Stream { http: self.0.clone(), request: Vec::new(), body, rest: Bytes::new() }))
+        Ok(Box::new(RequestStream { http: self.0.clone(), request: Vec::new(), body, rest: Bytes::new() }))
     }
 
     fn close(&self) -> Result<(), Error> {
@@ -196,16 +198,16 @@ impl SmartSubtransport for Transport {
     }
 }
 
-/// One request and its answer: what is written is sent when the first byte is read.
-struct Stream {
+/// A request and its response. The written bytes are sent when the first byte of the response is read.
+struct RequestStream {
     http: Arc<GitHttp>,
     request: Vec<u8>,
     body: Option<Body>,
-    /// Received, and not read yet.
+    /// Bytes that are received but not read yet.
     rest: Bytes,
 }
 
-impl Stream {
+impl RequestStream {
     fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let body = match &mut self.body {
             Some(body) => body,
@@ -215,7 +217,7 @@ impl Stream {
     }
 }
 
-impl Read for Stream {
+impl Read for RequestStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.rest.is_empty() {
             match self.next().map_err(|e| io::Error::other(e.message().to_owned()))? {
@@ -229,7 +231,7 @@ impl Read for Stream {
     }
 }
 
-impl Write for Stream {
+impl Write for RequestStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.request.extend_from_slice(bytes);
         Ok(bytes.len())

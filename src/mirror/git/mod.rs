@@ -1,9 +1,9 @@
-//! Any repository that git can fetch, with its large files from Git LFS.
+//! Repositories that git can fetch, with their large files from Git LFS.
 //!
-//! `fetch` brings the commit into a bare repository that the caller keeps for later runs, `tree` lists it. Blobs are read
-//! from there; those that are LFS pointers stand for files that [`super::lfs`] brings, or the remote's own directory.
-//! libgit2 works in threads that may block, and speaks HTTP through our client (`http`); dropping a future here stops it
-//! within a fraction of a second.
+//! `fetch` fetches the commit into a bare repository that the caller keeps for later runs, and `tree` lists its files.
+//! Ordinary files are blobs of this repository. If a blob is an LFS pointer, [`super::lfs`] fetches the file, or it is
+//! copied from the directory of a local remote. libgit2 works on threads for blocking work, and uses the HTTP client of
+//! this program (`http`). Dropping a future stops it within a fraction of a second.
 
 mod credentials;
 mod fetch;
@@ -21,60 +21,65 @@ use futures_util::future::BoxFuture;
 
 use super::error::{FileProblem, GitFault};
 use super::lfs::LfsClient;
-use super::progress::Board;
+use super::progress::ProgressBoard;
 use super::repo::{GitRepository, Reference, Remote};
 use super::retry::Retries;
-use super::source::{Body, Opened, RemoteFile, Snapshot, Source};
+use super::source::{FileBody, OpenedFile, RemoteFile, RepositorySource, Snapshot};
 use super::{GitOid, Identity, MirrorError, blocking};
 use crate::fsutil;
 use crate::http::{Client, Token};
-use crate::model::manifest::Source as ManifestSource;
+use crate::model::manifest::SourceEntry as ManifestSource;
 pub(super) use credentials::Login;
 
-/// How a repository is fetched.
+/// Options of a fetch.
 pub struct GitOptions {
-    /// The branch, tag or commit; none is what the remote's `HEAD` is.
+    /// The branch, tag or commit; none is `HEAD` of the remote.
     pub reference: Option<Reference>,
-    /// How many commits deep; 0 is all.
+    /// Number of commits of the history; 0 is all.
     pub depth: u32,
-    /// The bare repository to fetch into. Made if it is not there.
+    /// The local bare repository. It is made if it does not exist.
     pub git_dir: PathBuf,
-    /// The hub's token, used where the repository is one of the hub.
+    /// The token for the hub, used only for a repository of the hub.
     pub token: Option<Token>,
 }
 
 /// A repository that git fetches.
 pub struct GitSource {
     client: Client,
-    board: Arc<Board>,
-    work: Arc<Work>,
+    board: Arc<ProgressBoard>,
+    work: Arc<GitWork>,
     lfs: OnceLock<Option<LfsClient>>,
 }
 
-/// What threads of git share.
-struct Work {
+/// The data that threads of git share.
+struct GitWork {
     client: Client,
     repository: GitRepository,
     options: GitOptions,
 }
 
-/// What a fetch and a look at the commit gave.
+/// The result of a fetch and of listing the commit.
 struct Fetched {
     snapshot: Snapshot,
     /// `lfs.url` of `.lfsconfig`.
     lfs_url: Option<String>,
-    /// What the server accepted.
+    /// The credential that the server accepted.
     login: Option<Login>,
 }
 
 impl GitSource {
     /// A repository to fetch.
-    pub fn new(client: Client, repository: GitRepository, options: GitOptions, board: Arc<Board>) -> Self {
+    pub fn new(
+        client: Client,
+        repository: GitRepository,
+        options: GitOptions,
+        board: Arc<ProgressBoard>,
+    ) -> Self {
         let client = match &repository.remote {
-            Remote::Http(url) => client.knowing(url),
+            Remote::Http(url) => client.allowing_private(url),
             Remote::Directory(_) => client,
         };
-        let work = Arc::new(Work { client: client.clone(), repository, options });
+        let work = Arc::new(GitWork { client: client.clone(), repository, options });
         Self { client, board, work, lfs: OnceLock::new() }
     }
 
@@ -105,23 +110,28 @@ impl GitSource {
         blocking::run(move |_| work.blob(oid).map_err(|e| work.failed(&e, &path))).await?
     }
 
-    async fn send(&self, file: &RemoteFile, from: u64, etag: Option<&str>) -> Result<Opened, MirrorError> {
+    async fn send(
+        &self,
+        file: &RemoteFile,
+        from: u64,
+        etag: Option<&str>,
+    ) -> Result<OpenedFile, MirrorError> {
         let sha256 = match file.identity {
             Identity::Git(_) => {
-                let body = Body::Whole(Some(Bytes::from(self.blob(file).await?)));
-                return Ok(Opened { from: 0, etag: None, body });
+                let body = FileBody::Whole(Some(Bytes::from(self.blob(file).await?)));
+                return Ok(OpenedFile { from: 0, etag: None, body });
             }
             Identity::Lfs(sha256) => sha256,
         };
-        // Where git-lfs keeps the objects of a repository, with a work tree or without.
+        // The directories in which git-lfs keeps objects, in a repository with a work tree and in a bare one.
         let hex = sha256.to_string();
         let object = PathBuf::from("lfs/objects").join(&hex[..2]).join(&hex[2..4]).join(&hex);
         let why = match &self.work.repository.remote {
             Remote::Directory(dir) => {
-                let places = [dir.join(".git").join(&object), dir.join(&object)];
-                if let Some(path) = places.into_iter().find(|path| path.is_file()) {
+                let paths = [dir.join(".git").join(&object), dir.join(&object)];
+                if let Some(path) = paths.into_iter().find(|path| path.is_file()) {
                     let opened = File::open(&path).map_err(MirrorError::io(&path))?;
-                    return Ok(Opened { from, etag: None, body: Body::local(opened, path, from) });
+                    return Ok(OpenedFile { from, etag: None, body: FileBody::local(opened, path, from) });
                 }
                 format!("{} is not in {}", object.display(), dir.display())
             }
@@ -134,7 +144,7 @@ impl GitSource {
     }
 }
 
-impl Source for GitSource {
+impl RepositorySource for GitSource {
     fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, MirrorError>> {
         self.fetch().boxed()
     }
@@ -144,7 +154,7 @@ impl Source for GitSource {
         file: &'a RemoteFile,
         from: u64,
         etag: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Opened, MirrorError>> {
+    ) -> BoxFuture<'a, Result<OpenedFile, MirrorError>> {
         self.send(file, from, etag).boxed()
     }
 
@@ -157,7 +167,7 @@ impl Source for GitSource {
         if let Some(hub) = &repository.hub {
             return hub.source(commit);
         }
-        // Where a directory lies is nobody else's business.
+        // The path of a local directory is private.
         let url = match &repository.remote {
             Remote::Http(_) => Some(repository.remote.to_string()),
             Remote::Directory(_) => None,
@@ -171,29 +181,29 @@ impl Source for GitSource {
     }
 }
 
-impl Work {
-    /// Fetches and lists. Where our own repository may be what is broken, as after a power cut, once more into a new one,
-    /// which takes its place when it has what is wanted.
-    fn fetch(&self, board: &Board, cancel: &Arc<AtomicBool>) -> Result<Fetched, MirrorError> {
+impl GitWork {
+    /// Fetches and lists. If the local copy may be damaged, as after a power cut, fetches once more into a new repository,
+    /// which replaces the damaged one if it has the commit.
+    fn fetch(&self, board: &ProgressBoard, cancel: &Arc<AtomicBool>) -> Result<Fetched, MirrorError> {
         let dir = &self.options.git_dir;
-        let [anew, former] = replacements(dir);
-        // A kill may have left the one or the other, or stopped the change of places in the middle.
+        let [fresh, former] = replacements(dir);
+        // If the process was killed, these directories may exist, and `dir` may be missing between the two renames.
         if !dir.exists() && former.exists() {
             std::fs::rename(&former, dir).map_err(MirrorError::io(dir))?;
         }
-        remove_dir(&anew)?;
+        remove_dir(&fresh)?;
         remove_dir(&former)?;
         let existed = dir.join("HEAD").exists();
         match self.fetch_into(dir, board, cancel) {
             Err(MirrorError::Git { reason, fault: GitFault::Copy, .. }) if existed => {
-                tracing::debug!("{reason}; fetching again, into an empty repository.");
-                let fetched = self.fetch_into(&anew, board, cancel);
+                tracing::debug!(%reason, "fetching again, into an empty repository");
+                let fetched = self.fetch_into(&fresh, board, cancel);
                 if fetched.is_err() {
-                    remove_dir(&anew)?;
+                    remove_dir(&fresh)?;
                     return fetched;
                 }
                 std::fs::rename(dir, &former).map_err(MirrorError::io(dir))?;
-                std::fs::rename(&anew, dir).map_err(MirrorError::io(dir))?;
+                std::fs::rename(&fresh, dir).map_err(MirrorError::io(dir))?;
                 remove_dir(&former)?;
                 fetched
             }
@@ -204,22 +214,22 @@ impl Work {
     fn fetch_into(
         &self,
         git_dir: &Path,
-        board: &Board,
+        board: &ProgressBoard,
         cancel: &Arc<AtomicBool>,
     ) -> Result<Fetched, MirrorError> {
-        let (mut warnings, brought) = self.bring(git_dir, board, cancel)?;
-        let listed = tree::list(&brought.repo, brought.commit, &self.repository.remote.to_string())?;
+        let (mut warnings, fetched) = fetch::fetch_commit(self, git_dir, board, cancel)?;
+        let listed = tree::list(&fetched.repo, fetched.commit, &self.repository.remote.to_string())?;
         warnings.extend(listed.warnings);
         let snapshot = Snapshot {
-            commit: GitOid::from(brought.commit),
+            commit: GitOid::from(fetched.commit),
             files: listed.files,
             gated: false,
-            // What is shown to those alone who log in is not for everybody.
-            private: brought.closed.then_some(true),
+            // A repository that requires a login is not public.
+            private: fetched.closed.then_some(true),
             license: None,
             warnings,
         };
-        Ok(Fetched { snapshot, lfs_url: listed.lfs_url, login: brought.login })
+        Ok(Fetched { snapshot, lfs_url: listed.lfs_url, login: fetched.login })
     }
 
     fn blob(&self, oid: GitOid) -> Result<Vec<u8>, git2::Error> {
@@ -229,18 +239,19 @@ impl Work {
         Ok(object.data().to_vec())
     }
 
-    fn failed(&self, error: &git2::Error, what: &str) -> MirrorError {
+    /// The error for a failure of the local copy. `context` is the failed operation or the path of a file.
+    fn failed(&self, error: &git2::Error, context: &str) -> MirrorError {
         MirrorError::Git {
             repository: self.repository.remote.to_string(),
-            reason: format!("{what}: {}", fetch::said(error)),
+            reason: format!("{context}: {}", fetch::error_text(error)),
             fault: GitFault::Copy,
         }
     }
 }
 
-/// What may stand beside our repository for a while: a new one, and the one whose place it took.
+/// The paths of a new repository and of the former one while the former is replaced.
 pub fn replacements(git_dir: &Path) -> [PathBuf; 2] {
-    ["anew", "former"].map(|end| git_dir.with_extension(end))
+    ["new", "former"].map(|end| git_dir.with_extension(end))
 }
 
 fn remove_dir(dir: &Path) -> Result<(), MirrorError> {

@@ -1,4 +1,4 @@
-//! Against directories of this machine; servers are in `tests/mirror`.
+//! Tests with local directories as remotes. Tests with servers are in `tests/mirror`.
 
 use std::path::Path;
 
@@ -105,7 +105,7 @@ async fn branches_tags_and_commits_are_found() {
 }
 
 #[tokio::test]
-async fn files_links_submodules_and_pointers_are_told_apart() {
+async fn files_links_submodules_and_pointers_are_distinguished() {
     let remote = Remote::new();
     let pointer = Pointer { sha256: Sha256Digest([7; 32]), size: 5_000_000 };
     let text = pointer.to_string();
@@ -135,19 +135,19 @@ async fn files_links_submodules_and_pointers_are_told_apart() {
     }
     let error = bytes(&source, lfs).await.unwrap_err();
     assert!(error.to_string().contains("m.bin") && error.kind() == MirrorErrorKind::NotFound, "{error}");
-    // Where git-lfs keeps it in a directory.
+    // The path at which git-lfs stores the object.
     let hex = pointer.sha256.to_string();
     let object = remote.dir.path().join("lfs/objects").join(&hex[..2]).join(&hex[2..4]).join(&hex);
     std::fs::create_dir_all(object.parent().unwrap()).unwrap();
     std::fs::write(&object, b"object").unwrap();
     assert_eq!(bytes(&source, lfs).await.unwrap(), b"object");
     let described = source.describe(snapshot.commit);
-    assert_eq!((described.kind.as_str(), described.url), ("git", None), "where it lies is nobody's business");
+    assert_eq!((described.kind.as_str(), described.url), ("git", None), "the path of a directory is private");
     assert_eq!(source.web_seed(snapshot.commit), None);
 }
 
 #[tokio::test]
-async fn objects_of_a_directory_come_from_it_whatever_server_it_names() {
+async fn objects_of_a_directory_precede_its_configured_server() {
     let remote = Remote::new();
     let pointer = Pointer { sha256: Sha256Digest([7; 32]), size: 6 };
     let config = b"[lfs]\n\turl = http://127.0.0.1:1/info/lfs\n";
@@ -164,7 +164,7 @@ async fn objects_of_a_directory_come_from_it_whatever_server_it_names() {
 }
 
 #[tokio::test]
-async fn a_later_run_fetches_into_what_the_one_before_left() {
+async fn later_run_uses_the_repository_of_the_first() {
     let remote = Remote::new();
     let git_dir = tempfile::tempdir().unwrap();
     remote.commit("main", &[("a", FILE, b"1")]);
@@ -173,12 +173,12 @@ async fn a_later_run_fetches_into_what_the_one_before_left() {
     let source = remote.source(git_dir.path(), None);
     let snapshot = source.snapshot().await.unwrap();
     assert_eq!(snapshot.commit, GitOid::from(second));
-    // The branch moves on; this source stays where it is.
+    // The branch moves; this source keeps its commit.
     remote.commit("main", &[("a", FILE, b"3")]);
     assert_eq!(bytes(&source, &snapshot.files[0]).await.unwrap(), b"2");
     let ours = Repository::open_bare(git_dir.path()).unwrap();
     assert_eq!(ours.references_glob("refs/silmaril/*").unwrap().count(), 1, "one commit is kept");
-    // What a crash left broken is made anew.
+    // A repository that a crash has damaged is replaced.
     drop((source, ours));
     for broken in ["HEAD", "config", "objects"] {
         let broken = git_dir.path().join(broken);
@@ -196,27 +196,27 @@ async fn a_later_run_fetches_into_what_the_one_before_left() {
 }
 
 #[tokio::test]
-async fn a_kill_while_our_repository_is_replaced_loses_neither() {
+async fn kill_during_replacement_keeps_the_repository() {
     let remote = Remote::new();
     remote.commit("main", &[("a", FILE, b"1")]);
     let dir = tempfile::tempdir().unwrap();
     let git_dir = dir.path().join("m.git");
     remote.source(&git_dir, None).snapshot().await.unwrap();
     std::fs::write(git_dir.join("mark"), b"").unwrap();
-    // Killed between the two steps; and before the first, while the new one was fetched.
-    let [anew, former] = replacements(&git_dir);
+    // Killed between the two renames; and before the first rename, while the new repository was fetched.
+    let [fresh, former] = replacements(&git_dir);
     std::fs::rename(&git_dir, &former).unwrap();
-    std::fs::create_dir(&anew).unwrap();
+    std::fs::create_dir(&fresh).unwrap();
     for _ in 0..2 {
         remote.source(&git_dir, None).snapshot().await.unwrap();
-        assert!(git_dir.join("mark").exists(), "what was kept is gone");
-        assert!(!former.exists() && !anew.exists());
-        std::fs::create_dir(&anew).unwrap();
+        assert!(git_dir.join("mark").exists(), "the repository is lost");
+        assert!(!former.exists() && !fresh.exists());
+        std::fs::create_dir(&fresh).unwrap();
     }
 }
 
 #[tokio::test]
-async fn what_is_no_repository_is_said() {
+async fn empty_and_damaged_repositories_are_errors() {
     let remote = Remote::new();
     let error = remote.snapshot(None).await.unwrap_err();
     assert!(matches!(&error, MirrorError::NoReference { reference, .. } if reference == "HEAD"), "{error}");
@@ -226,9 +226,9 @@ async fn what_is_no_repository_is_said() {
 }
 
 #[tokio::test]
-async fn trees_without_end_are_refused() {
+async fn trees_with_too_many_directories_are_refused() {
     let remote = Remote::new();
-    // Ten directories in each of twenty: 10^20, of twenty objects.
+    // Ten directories on each of twenty levels: 10^20 directories made of twenty objects.
     let mut tree = remote.repo.treebuilder(None).unwrap().write().unwrap();
     for _ in 0..20 {
         let mut builder = remote.repo.treebuilder(None).unwrap();

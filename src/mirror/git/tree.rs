@@ -1,8 +1,8 @@
-//! Listing the files of a commit.
+//! Lists the files of a commit.
 
 use git2::{ObjectType, Oid, Repository};
 
-use super::fetch::said;
+use super::fetch::error_text;
 use crate::mirror::error::GitFault;
 use crate::mirror::source::{Listing, RemoteFile};
 use crate::mirror::{GitOid, Identity, MirrorError};
@@ -12,9 +12,9 @@ use crate::model::path::MAX_DEPTH;
 use crate::model::pointer::POINTER_LIMIT;
 use crate::model::text::{clean, format_size};
 
-/// The largest file outside LFS, in bytes: libgit2 reads it whole into memory.
+/// Largest file outside LFS, in bytes. libgit2 reads a whole blob into memory.
 const MAX_BLOB: u64 = 1 << 30;
-/// The longest `.lfsconfig` that is read, in bytes.
+/// Longest `.lfsconfig` that is read, in bytes.
 const MAX_LFSCONFIG: u64 = 64 << 10;
 
 /// The files of a commit.
@@ -25,7 +25,7 @@ pub(super) struct Listed {
     pub lfs_url: Option<String>,
 }
 
-/// Lists the files of a commit. `name` is that of the repository, for errors.
+/// Lists the files of a commit. `name` is the address of the repository for errors.
 pub(super) fn list(repo: &Repository, commit: Oid, name: &str) -> Result<Listed, MirrorError> {
     let walk = Walk { repo, name };
     let root = repo.find_commit(commit).map_err(|e| walk.failed(&e))?.tree_id();
@@ -55,7 +55,7 @@ pub(super) fn list(repo: &Repository, commit: Oid, name: &str) -> Result<Listed,
                 mode => {
                     let (size, kind) = odb.read_header(entry.id()).map_err(|e| walk.failed(&e))?;
                     if kind != ObjectType::Blob {
-                        return Err(walk.refused(format!("{:?} is no file", clean(&path))));
+                        return Err(walk.refused(format!("{:?} is not a file", clean(&path))));
                     }
                     let is_link = mode == 0o120000;
                     let mut file = RemoteFile {
@@ -73,9 +73,9 @@ pub(super) fn list(repo: &Repository, commit: Oid, name: &str) -> Result<Listed,
                         (file.size, file.identity) = (pointer.size, Identity::Lfs(pointer.sha256));
                     } else if file.size > MAX_BLOB {
                         let (path, size) = (clean(&file.path), format_size(file.size));
-                        return Err(
-                            walk.refused(format!("{path:?} has {size} outside LFS, too much to handle"))
-                        );
+                        return Err(walk.refused(format!(
+                            "{path:?} has {size} outside LFS, which is more than the limit"
+                        )));
                     }
                     if file.path == ".lfsconfig" && file.size <= MAX_LFSCONFIG && !is_link {
                         lfs_url = lfs_url_of(&String::from_utf8_lossy(read()?.data()));
@@ -96,9 +96,10 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn failed(&self, error: &git2::Error) -> MirrorError {
-        let reason = match self.repo.is_shallow() && error.code() == git2::ErrorCode::NotFound {
-            true => format!("an object is missing: {}", said(error)),
-            false => said(error),
+        let reason = if self.repo.is_shallow() && error.code() == git2::ErrorCode::NotFound {
+            format!("an object is missing: {}", error_text(error))
+        } else {
+            error_text(error)
         };
         MirrorError::Git { repository: self.name.to_owned(), reason, fault: GitFault::Copy }
     }
@@ -108,8 +109,7 @@ impl Walk<'_> {
     }
 }
 
-/// `lfs.url` in the text of a git configuration. Read here and not by libgit2, which would follow includes to files of this
-/// machine.
+/// `lfs.url` in the text of a git configuration. libgit2 is not used, because it would follow includes to local files.
 fn lfs_url_of(text: &str) -> Option<String> {
     let mut inside = false;
     let mut found = None;
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_of_lfs_is_found_in_its_configuration() {
+    fn lfs_address_is_found_in_the_configuration() {
         for (text, url) in [
             ("[lfs]\n\turl = https://lfs.example/x ; a note\n", Some("https://lfs.example/x")),
             (

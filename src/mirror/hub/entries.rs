@@ -1,4 +1,4 @@
-//! What the hub's API says, read and checked.
+//! Parses and checks the responses of the hub's API.
 
 use serde::Deserialize;
 
@@ -8,10 +8,10 @@ use crate::model::Sha256Digest;
 use crate::model::license::MAX_LICENSE;
 use crate::model::text::is_clean;
 
-/// The longest page of a list that is read, in bytes.
+/// Longest page of a list that is read, in bytes.
 pub(super) const MAX_PAGE: usize = 16 << 20;
 
-/// `GET /api/models/{id}/revision/{rev}`, the part that matters.
+/// The response to `GET /api/models/{id}/revision/{rev}`, with the fields that are used.
 #[derive(Debug, Deserialize)]
 pub(super) struct Info {
     pub sha: String,
@@ -26,12 +26,12 @@ pub(super) struct Info {
 }
 
 impl Info {
-    /// Whether conditions have to be accepted: `false`, or how they are (`auto`, `manual`).
+    /// Whether users must accept conditions. The hub sends `false`, or the way of acceptance (`auto`, `manual`).
     pub fn gated(&self) -> bool {
         !matches!(self.gated, serde_json::Value::Null | serde_json::Value::Bool(false))
     }
 
-    /// The licence of the card, else that of the tags.
+    /// The licence of the model card, otherwise the licence of the tags.
     pub fn license(&self) -> Option<String> {
         let card = &self.card["license"];
         let card = card.as_str().or_else(|| card.get(0)?.as_str());
@@ -42,19 +42,19 @@ impl Info {
     }
 }
 
-/// One entry of `GET /api/models/{id}/tree/{rev}`.
+/// One entry of the response to `GET /api/models/{id}/tree/{rev}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TreeEntry {
     /// A file. Its path is not checked yet.
     File(RemoteFile),
-    /// A directory, whose files are entries of their own.
+    /// A directory. The list also has its files.
     Directory,
-    /// Something else, by its path.
+    /// The path of an entry of another kind.
     Other(String),
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct ListEntry {
     #[serde(rename = "type")]
     kind: String,
     path: String,
@@ -71,15 +71,15 @@ struct Lfs {
     size: u64,
 }
 
-/// Reads one page of a list.
+/// Parses one page of a list.
 pub fn parse_page(bytes: &[u8]) -> Result<Vec<TreeEntry>, serde_json::Error> {
-    serde_json::from_slice::<Vec<Entry>>(bytes)?.into_iter().map(TreeEntry::try_from).collect()
+    serde_json::from_slice::<Vec<ListEntry>>(bytes)?.into_iter().map(TreeEntry::try_from).collect()
 }
 
-impl TryFrom<Entry> for TreeEntry {
+impl TryFrom<ListEntry> for TreeEntry {
     type Error = serde_json::Error;
 
-    fn try_from(entry: Entry) -> Result<Self, Self::Error> {
+    fn try_from(entry: ListEntry) -> Result<Self, Self::Error> {
         match entry.kind.as_str() {
             "directory" => return Ok(Self::Directory),
             "file" => {}
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_that_make_no_sense_are_refused() {
+    fn invalid_pages_are_refused() {
         for bad in [
             "{}".to_owned(),
             format!(r#"[{{"type":"file","oid":"{OID}","size":-1,"path":"a"}}]"#),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_licence_is_that_of_the_card_or_a_tag() {
+    fn licence_comes_from_the_card_or_a_tag() {
         let info = |rest: &str| serde_json::from_str::<Info>(&format!(r#"{{"sha":"x"{rest}}}"#)).unwrap();
         let license = |rest: &str| info(rest).license();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The batch API's answer, read and checked.
+//! Parses and checks the response of the batch API.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,11 +10,12 @@ use crate::mirror::error::FileProblem;
 use crate::model::Sha256Digest;
 use crate::model::text::clean;
 
-/// A link is used no more when it expires within this.
+/// A link that expires within this time is no longer used.
 const MARGIN: Duration = Duration::from_secs(5);
-/// The most headers that a link may ask for.
+/// Largest number of headers of a link.
 const MAX_HEADERS: usize = 32;
-/// Headers that no link sets: they are ours, are about the connection, or make a server take the request for another one.
+/// Headers that a link may not set: this program sets them, they concern the connection, or they change the meaning of the
+/// request.
 const REFUSED: [&str; 19] = [
     "connection",
     "content-length",
@@ -37,34 +38,34 @@ const REFUSED: [&str; 19] = [
     "x-method-override",
 ];
 
-/// Where an object is.
+/// The link to an object.
 #[derive(Debug, Clone)]
 pub struct Link {
-    /// Its address.
+    /// The URL of the object.
     pub href: Url,
-    /// Headers to send there, and to no other origin.
+    /// Headers of the request. They are sent to no other origin.
     pub headers: HeaderMap,
     expires: Option<Instant>,
 }
 
 impl Link {
-    /// Whether it still counts.
+    /// Whether the link has not expired.
     pub fn is_fresh(&self) -> bool {
         self.expires.is_none_or(|expires| Instant::now() + MARGIN < expires)
     }
 }
 
-/// Why an object is not to be had.
+/// The reason why the server does not send an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectError {
-    /// A status as HTTP has them.
+    /// A status of HTTP.
     pub code: u16,
-    /// What the server says, cleaned for a terminal.
+    /// The message of the server, without control characters.
     pub message: String,
 }
 
 impl ObjectError {
-    /// What it means for the file.
+    /// The corresponding problem of the file.
     pub fn problem(&self) -> FileProblem {
         let text = format!("{} {}", self.code, self.message);
         match self.code {
@@ -74,17 +75,17 @@ impl ObjectError {
     }
 }
 
-/// What the answer says of one object.
+/// The part of the response for one object.
 #[derive(Debug, Clone)]
 pub struct BatchObject {
-    /// Which.
+    /// The hash that identifies the object.
     pub sha256: Sha256Digest,
-    /// Where it is, or why not.
+    /// The link to the object, or the reason why there is none.
     pub link: Result<Link, ObjectError>,
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct BatchResponse {
     #[serde(default)]
     transfer: Option<String>,
     objects: Vec<Object>,
@@ -95,16 +96,16 @@ struct Object {
     oid: Sha256Digest,
     #[serde(default)]
     actions: Actions,
-    error: Option<Problem>,
+    error: Option<ObjectProblem>,
 }
 
 #[derive(Default, Deserialize)]
 struct Actions {
-    download: Option<Action>,
+    download: Option<DownloadAction>,
 }
 
 #[derive(Deserialize)]
-struct Action {
+struct DownloadAction {
     href: String,
     #[serde(default)]
     header: BTreeMap<String, String>,
@@ -113,24 +114,24 @@ struct Action {
 }
 
 #[derive(Deserialize)]
-struct Problem {
+struct ObjectProblem {
     #[serde(default)]
     code: u16,
     #[serde(default)]
     message: String,
 }
 
-/// Reads an answer to a request made at `asked`. Links may be relative to `endpoint`, the batch address.
+/// Parses the response to a request made at `asked`. Links may be relative to `endpoint`, the address of the batch API.
 pub fn parse_batch(
     bytes: &[u8],
     endpoint: &Url,
     asked: Instant,
 ) -> Result<Vec<BatchObject>, serde_json::Error> {
     use serde::de::Error as _;
-    let answer: Answer = serde_json::from_slice(bytes)?;
+    let answer: BatchResponse = serde_json::from_slice(bytes)?;
     if let Some(transfer) = answer.transfer.filter(|transfer| transfer != "basic") {
         let transfer: String = clean(&transfer).chars().take(40).collect();
-        return Err(serde_json::Error::custom(format!("transfer adapter {transfer:?} was not asked for")));
+        return Err(serde_json::Error::custom(format!("transfer adapter {transfer:?} was not requested")));
     }
     let objects = answer.objects.into_iter().map(|object| {
         let link = match (object.error, object.actions.download) {
@@ -139,16 +140,16 @@ pub fn parse_batch(
                 message: clean(&problem.message).chars().take(200).collect(),
             }),
             (None, Some(action)) => Ok(action.link(endpoint, asked).map_err(serde_json::Error::custom)?),
-            (None, None) => Err(ObjectError { code: 404, message: "no way to download it".to_owned() }),
+            (None, None) => Err(ObjectError { code: 404, message: "no link to download it".to_owned() }),
         };
         Ok(BatchObject { sha256: object.oid, link })
     });
     objects.collect()
 }
 
-impl Action {
+impl DownloadAction {
     fn link(self, endpoint: &Url, asked: Instant) -> Result<Link, &'static str> {
-        let href = endpoint.join(&self.href).map_err(|_| "an address that cannot be read")?;
+        let href = endpoint.join(&self.href).map_err(|_| "an invalid address")?;
         if !matches!(href.scheme(), "http" | "https") {
             return Err("an address that is not of http or https");
         }
@@ -166,7 +167,7 @@ impl Action {
         }
         let after = match (self.expires_in.filter(|&seconds| seconds != 0), &self.expires_at) {
             (Some(seconds), _) => Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0))),
-            // What cannot be read as a time is found out when the link is refused.
+            // If the time is invalid, the link is used until the server refuses it.
             (None, Some(at)) => at.parse::<jiff::Timestamp>().ok().map(|at| {
                 let left = at.as_second() - jiff::Timestamp::now().as_second();
                 Duration::from_secs(u64::try_from(left).unwrap_or(0))
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn links_carry_their_headers_and_expire() {
+    fn links_have_headers_and_expire() {
         let link = |more: &str| {
             parse(&format!(r#","actions":{{"download":{{"href":"https://cdn.example/x?sig=1"{more}}}}}"#))
                 .unwrap()
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_those_of_the_object() {
+    fn errors_concern_one_object() {
         let error =
             parse(r#","error":{"code":404,"message":"Object\u001b[31m gone"}"#).unwrap().link.unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (404, "Object[31m gone"));
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_make_no_sense_are_refused() {
+    fn invalid_responses_are_refused() {
         for bad in [
             r#","actions":{"download":{"href":"file:///etc/passwd"}}"#,
             r#","actions":{"download":{"href":"https://"}}"#,

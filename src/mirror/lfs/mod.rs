@@ -1,9 +1,9 @@
-//! Git LFS: asking where objects are (the batch API, <https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md>), and
-//! getting them from there.
+//! Git LFS: requests the links to objects from the batch API
+//! (<https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md>), and fetches the objects.
 //!
-//! A link counts until it expires, or until it is refused; then the server is asked for another, once. The credential goes to
-//! the remote's own origin, the headers of a link to the link's. Links, their headers and `.lfsconfig` are a stranger's: they
-//! lead to a private address only where the user configured that host.
+//! A link is used until it expires or is refused; then another link is requested once. The credential is sent only to the
+//! origin of the remote, and the headers of a link only to the origin of the link. Links, their headers and `.lfsconfig`
+//! are untrusted: they may lead to a private address only if the user configured that host.
 
 mod batch;
 
@@ -15,52 +15,52 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::error::FileProblem;
 use super::git::Login;
-use super::progress::Board;
+use super::progress::ProgressBoard;
 use super::repo::{GitRepository, Remote};
 use super::retry::Retries;
-use super::source::{Opened, RemoteFile};
+use super::source::{OpenedFile, RemoteFile};
 use super::{Identity, MirrorError};
 use crate::http::{Auth, Client, HeaderMap, HeaderValue, HttpError, Method, Request, Url};
 use crate::model::Sha256Digest;
 
 pub use batch::{BatchObject, Link, ObjectError, parse_batch};
 
-/// The most objects that are asked for at once, as `git lfs` does.
+/// Largest number of objects per request, as in `git lfs`.
 const BATCH: usize = 100;
-/// The longest answer that is read, in bytes.
+/// Longest response that is read, in bytes.
 const MAX_ANSWER: usize = 8 << 20;
 const MEDIA_TYPE: &str = "application/vnd.git-lfs+json";
 
-/// Large files of one repository.
+/// A client for the large files of one repository.
 pub(super) struct LfsClient {
     client: Client,
-    /// The batch address.
+    /// The address of the batch API.
     endpoint: Url,
     auth: Option<Auth>,
-    /// The repository's address, for errors.
+    /// The address of the repository, for errors.
     repository: String,
-    board: Arc<Board>,
-    /// The objects of the commit, each once, in the order of its files.
+    board: Arc<ProgressBoard>,
+    /// The objects of the commit without duplicates, in the order of the files.
     objects: Vec<(Sha256Digest, u64)>,
-    state: Mutex<State>,
+    state: Mutex<LinkCache>,
 }
 
 #[derive(Default)]
-struct State {
+struct LinkCache {
     links: HashMap<Sha256Digest, Result<Link, ObjectError>>,
-    /// Objects before this one have been asked for ahead.
+    /// Index in `objects` up to which links were requested ahead.
     ahead: usize,
 }
 
 impl LfsClient {
-    /// For the LFS files of a list; none where there is no server, but a directory.
+    /// A client for the LFS files among `files`. None for a local directory without a configured server.
     pub fn new(
         client: &Client,
         repository: &GitRepository,
         lfs_url: Option<String>,
         login: Option<Login>,
         files: &[RemoteFile],
-        board: Arc<Board>,
+        board: Arc<ProgressBoard>,
     ) -> Result<Option<Self>, MirrorError> {
         let remote = match &repository.remote {
             Remote::Http(url) => Some(url.clone()),
@@ -71,9 +71,9 @@ impl LfsClient {
         let configured = configured.map(|url| {
             let mut url: Url = url.parse().map_err(|e| MirrorError::Refused {
                 repository: shown.clone(),
-                reason: format!("the address of LFS in its .lfsconfig cannot be read: {e}"),
+                reason: format!("invalid LFS address in its .lfsconfig: {e}"),
             })?;
-            // A credential that the repository brings along is nobody's.
+            // A credential in the repository is not the user's, so it is not used.
             let _ = (url.set_username(""), url.set_password(None));
             Ok::<_, MirrorError>(url)
         });
@@ -98,29 +98,29 @@ impl LfsClient {
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LinkCache> {
         self.state.lock()
     }
 
-    /// Sends an object from an offset on.
+    /// Opens an object from an offset on.
     pub async fn open(
         &self,
         file: &RemoteFile,
         sha256: Sha256Digest,
         from: u64,
         etag: Option<&str>,
-    ) -> Result<Opened, MirrorError> {
+    ) -> Result<OpenedFile, MirrorError> {
         let known = self.state().links.get(&sha256).cloned().and_then(Result::ok).filter(Link::is_fresh);
         let link = match known {
             Some(link) => link,
-            None => self.ask_for(file, sha256).await?,
+            None => self.request_link(file, sha256).await?,
         };
         match self.get(file, &link, from, etag).await {
-            // Perhaps it expired before its time.
+            // The link may have expired earlier than announced.
             Err(MirrorError::LinkExpired(_)) => {}
             other => return other,
         }
-        let link = self.ask_for(file, sha256).await?;
+        let link = self.request_link(file, sha256).await?;
         self.get(file, &link, from, etag).await.map_err(|error| match error {
             MirrorError::LinkExpired(error) => {
                 MirrorError::file(&file.path, FileProblem::LfsRefused(error.to_string()))
@@ -135,9 +135,9 @@ impl LfsClient {
         link: &Link,
         from: u64,
         etag: Option<&str>,
-    ) -> Result<Opened, MirrorError> {
+    ) -> Result<OpenedFile, MirrorError> {
         let mut request = Request::get(link.href.clone());
-        // A link that says how it is to be asked needs nothing more.
+        // A link with its own credential does not get the user's.
         if !link.headers.contains_key("authorization") {
             request = request.auth(self.auth.as_ref());
         }
@@ -152,11 +152,11 @@ impl LfsClient {
                 Some(404 | 410) => MirrorError::file(&file.path, FileProblem::Gone(error.to_string())),
                 _ => error.into(),
             })?;
-        Opened::of(answer, file)
+        OpenedFile::of(answer, file)
     }
 
-    /// Asks for a new link, and on the way for those that will be needed next.
-    async fn ask_for(&self, file: &RemoteFile, sha256: Sha256Digest) -> Result<Link, MirrorError> {
+    /// Requests a new link, and in the same request the links of the next objects.
+    async fn request_link(&self, file: &RemoteFile, sha256: Sha256Digest) -> Result<Link, MirrorError> {
         let mut wanted = vec![(sha256, file.size)];
         {
             let mut state = self.state();
@@ -176,7 +176,7 @@ impl LfsClient {
             Some(Err(error)) => Err(MirrorError::file(&file.path, error.problem())),
             None => Err(MirrorError::file(
                 &file.path,
-                FileProblem::Gone("it was left out of the answer".to_owned()),
+                FileProblem::Gone("it is absent from the response".to_owned()),
             )),
         }
     }
@@ -207,7 +207,7 @@ impl LfsClient {
             match answered {
                 Ok(bytes) => {
                     return parse_batch(&bytes, &self.endpoint, asked).map_err(|source| {
-                        HttpError::Json { url: crate::http::shown(&self.endpoint), source }.into()
+                        HttpError::Json { url: crate::http::without_secrets(&self.endpoint), source }.into()
                     });
                 }
                 Err(error) => retries.wait(error).await?,
@@ -219,10 +219,9 @@ impl LfsClient {
         let (repository, anonymous) = (self.repository.clone(), self.auth.is_none());
         match error.status().map(|status| status.as_u16()) {
             Some(401 | 403) => MirrorError::Unauthorised { repository, anonymous },
-            Some(404 | 405 | 501) => MirrorError::Refused {
-                repository,
-                reason: format!("its large files are in LFS, but {error}"),
-            },
+            Some(404 | 405 | 501) => {
+                MirrorError::Refused { repository, reason: format!("it has large files in LFS, but {error}") }
+            }
             _ => error.into(),
         }
     }
@@ -249,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_batch_address_is_that_of_the_specification() {
+    fn batch_address_follows_the_specification() {
         for (remote, endpoint) in [
             ("https://g.example/foo/bar", "https://g.example/foo/bar.git/info/lfs"),
             ("https://g.example/foo/bar.git", "https://g.example/foo/bar.git/info/lfs"),

@@ -1,16 +1,16 @@
-//! What a user calls a state of a repository.
+//! The name of a branch, tag or commit.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::{RepositoryError, short};
 
-/// The name of a branch or tag, or a commit in hex, as the user gives it. Names are those that git-check-ref-format(1) allows.
+/// The name of a branch or tag, or a commit in hex, as the user gives it. git-check-ref-format(1) defines the valid names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference(String);
 
 impl Reference {
-    /// As it was written.
+    /// The name as the user gave it.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -5,7 +5,7 @@ fn endpoint() -> Url {
     "https://hub.example".parse().unwrap()
 }
 
-fn parse(text: &str) -> Result<Named, RepositoryError> {
+fn parse(text: &str) -> Result<ParsedRepository, RepositoryError> {
     Repository::parse(text, &endpoint())
 }
 
@@ -16,7 +16,7 @@ fn hub(text: &str) -> (String, Option<String>) {
 }
 
 #[test]
-fn names_and_addresses_of_the_hub_are_the_same_repository() {
+fn names_and_addresses_of_the_hub_are_equal() {
     for (text, id, reference) in [
         ("org/name", "org/name", None),
         ("org/name@v1.0", "org/name", Some("v1.0")),
@@ -96,7 +96,7 @@ fn other_addresses_are_fetched_by_git() {
     assert!(
         matches!(parse("https://git.example/a/b?token=secret"), Err(e @ RepositoryError::Extra(_)) if !e.to_string().contains("secret"))
     );
-    // The same host, but not what the hub serves there.
+    // The same host, but not below the address of the hub.
     let other: Url = "http://127.0.0.1:80/hub".parse().unwrap();
     let named = Repository::parse("http://127.0.0.1/git/x.git", &other).unwrap();
     assert!(matches!(named.repository, Repository::Git(GitRepository { hub: None, .. })));
@@ -113,14 +113,14 @@ fn directories_are_fetched_by_git() {
         let named = parse(&text).unwrap();
         let Repository::Git(git) = &named.repository else { panic!() };
         assert_eq!(git.remote, Remote::Directory(path.clone()));
-        assert_eq!(named.repository.default_name(), None, "a space is in no name");
+        assert_eq!(named.repository.default_name(), None, "a name cannot have a space");
     }
     assert!(matches!(parse("./no/such"), Err(RepositoryError::NoDirectory(_))));
-    assert!(matches!(parse("file://elsewhere/x"), Err(RepositoryError::Shape(_))));
+    assert!(matches!(parse("file://other-host/x"), Err(RepositoryError::Shape(_))));
 }
 
 #[test]
-fn what_is_not_spoken_is_refused_with_what_is() {
+fn unsupported_protocols_are_refused_with_an_https_address() {
     for (text, instead) in [
         ("ssh://git@host.example:22/org/name.git", Some("https://host.example/org/name.git")),
         ("git@host.example:org/name.git", Some("https://host.example/org/name.git")),
@@ -143,7 +143,7 @@ fn what_is_not_spoken_is_refused_with_what_is() {
 }
 
 #[test]
-fn references_are_names_of_git() {
+fn references_follow_the_rules_of_git() {
     for good in
         ["main", "v1.0", "refs/pr/12", "feature/x-y_z", "0123456789abcdef0123456789abcdef01234567", "a@b"]
     {
@@ -158,7 +158,7 @@ fn references_are_names_of_git() {
 }
 
 #[test]
-fn more_than_one_state_of_the_hub_is_fetched_by_git() {
+fn history_of_the_hub_is_fetched_by_git() {
     let hub = || parse("org/name").unwrap().repository;
     assert!(matches!(hub().at_depth(1), Repository::Hub(_)));
     let Repository::Git(git) = hub().at_depth(0) else { panic!() };
@@ -168,7 +168,7 @@ fn more_than_one_state_of_the_hub_is_fetched_by_git() {
 
 proptest! {
     #[test]
-    fn any_text_can_be_looked_at(text in any::<String>(), address in "https?://[a-z@:%/.?#]{0,40}") {
+    fn any_text_can_be_parsed(text in any::<String>(), address in "https?://[a-z@:%/.?#]{0,40}") {
         let _ = (parse(&text), parse(&address));
         let _ = text.parse::<Reference>();
     }

@@ -36,7 +36,7 @@ fn with(manifest: &Manifest, change: impl FnOnce(&mut Value)) -> Vec<u8> {
     serde_json::to_vec(&value).unwrap()
 }
 
-/// Signs a JSON value as another program would: as it stands.
+/// Signs a JSON value as another program would: without a change of its layout.
 fn sign_foreign(value: &mut Value) {
     value["publisher"] = json!(KEY.public());
     value.as_object_mut().unwrap().remove("signature");
@@ -96,14 +96,14 @@ fn half_a_signature_is_refused() {
 }
 
 #[test]
-fn a_publisher_without_a_signature_is_nobody() {
+fn a_publisher_without_a_signature_is_ignored() {
     let json = with(&signed(), |v| drop(v.as_object_mut().unwrap().remove("signature")));
     let manifest = Manifest::from_json(&json).unwrap();
     assert_eq!((manifest.publisher, manifest.signed_by()), (None, None));
 }
 
 #[test]
-fn what_another_program_signed_keeps_its_signature() {
+fn a_signature_of_another_program_stays_valid() {
     let mut value = serde_json::to_value(manifest()).unwrap();
     value["files"].as_array_mut().unwrap().reverse();
     value["description"] = Value::Null;
@@ -129,7 +129,7 @@ fn what_another_program_signed_keeps_its_signature() {
 }
 
 #[test]
-fn a_manifest_in_yaml_is_the_same_and_its_signature_holds() {
+fn a_manifest_in_yaml_keeps_its_signature() {
     let yaml = crate::yaml::write(&signed()).unwrap();
     assert_eq!(Document::parse(yaml.as_bytes()).unwrap(), Document::Manifest(Box::new(signed())));
     let changed = yaml.replace("22713216", "22713217");
@@ -138,10 +138,10 @@ fn a_manifest_in_yaml_is_the_same_and_its_signature_holds() {
 }
 
 #[test]
-fn lies_are_found() {
+fn inconsistent_manifests_are_refused() {
     let expect = |change: fn(&mut Value), part: &str| {
         let error = Manifest::from_json(&with(&manifest(), change)).unwrap_err().to_string();
-        assert!(error.contains(part) && !error.contains('\n'), "{error:?} does not say {part:?}");
+        assert!(error.contains(part) && !error.contains('\n'), "{error:?} does not contain {part:?}");
     };
     expect(|v| v["schema"] = json!(2), "schema 2");
     expect(|v| drop(v.as_object_mut().unwrap().remove("schema")), "not a manifest");
@@ -180,7 +180,7 @@ fn lies_are_found() {
 }
 
 #[test]
-fn bounds_hold_before_anything_is_parsed() {
+fn bounds_are_checked_before_parsing() {
     let big = vec![b' '; MAX_MANIFEST + 1];
     assert!(matches!(Manifest::from_json(&big), Err(ManifestError::TooLarge)));
     let many = format!("[{}0]", "0,".repeat(MAX_VALUES));
@@ -212,7 +212,7 @@ fn executable_files_of_torrents_stay_executable() {
 }
 
 #[test]
-fn torrents_of_others_become_manifests() {
+fn foreign_torrents_become_manifests() {
     for (bytes, same) in [
         (include_bytes!("../../../tests/fixtures/v2.torrent").as_slice(), true),
         (include_bytes!("../../../tests/fixtures/hybrid.torrent").as_slice(), false),
@@ -220,7 +220,7 @@ fn torrents_of_others_become_manifests() {
         let parsed = parse_metainfo(bytes).unwrap();
         let manifest =
             Manifest::from_metainfo("org/model".parse().unwrap(), Revision::default(), &parsed).unwrap();
-        assert_eq!(manifest.torrent.info.is_none(), same, "our own info dictionary is not carried along");
+        assert_eq!(manifest.torrent.info.is_none(), same, "only a foreign info dictionary is stored");
         assert_eq!(manifest.torrent.info_hash, parsed.info_hash);
         assert_eq!(manifest.web_seeds, ["http://w.example/model/"]);
         assert_eq!(manifest.piece_layers(), parsed.layers);
@@ -228,7 +228,7 @@ fn torrents_of_others_become_manifests() {
         assert_eq!(again, manifest);
         assert_eq!(parse_metainfo(&again.metainfo(Some(&parsed.layers))).unwrap().layers, parsed.layers);
     }
-    // Under another name the torrent stays what it was.
+    // Under another model name the torrent does not change.
     let parsed = parse_metainfo(include_bytes!("../../../tests/fixtures/v2.torrent")).unwrap();
     let manifest =
         Manifest::from_metainfo("other/name".parse().unwrap(), Revision::default(), &parsed).unwrap();
@@ -288,7 +288,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_manifests_never_panic_and_never_pass_as_signed(at in 0..4000usize, byte: u8) {
+    fn damaged_manifests_do_not_pass_as_signed(at in 0..4000usize, byte: u8) {
         static JSON: LazyLock<Vec<u8>> = LazyLock::new(|| signed().to_json());
         let mut json = JSON.clone();
         let at = at % json.len();
@@ -299,11 +299,11 @@ proptest! {
     }
 }
 
-/// A record names a manifest by the SHA-256 of its JSON, and whoever got it hands it on as it writes it.
+/// A record names a manifest by the SHA-256 of its JSON. Each host that received it sends the JSON that it writes itself.
 #[test]
-fn the_json_stays_the_same_byte_for_byte_however_often_it_is_handed_on() {
+fn each_host_writes_the_same_json() {
     let foreign = with(&signed(), |value| {
-        // Unknown fields, an explicit null, files in another order, and numbers that a careless reader rounds.
+        // Unknown fields, an explicit null, files in another order, and numbers that an inexact parser rounds.
         value["zeta"] = json!({"b": [0.1, 1e-7, 1.0, -0.0, 1e300], "a": null});
         value["almost"] = json!(0.49999999999999994);
         value["long"] = serde_json::from_str("1.7976931348623157081452742373e308").unwrap();

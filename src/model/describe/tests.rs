@@ -67,7 +67,7 @@ fn a_directory_becomes_the_torrent_that_libtorrent_makes() {
 }
 
 #[test]
-fn card_configuration_and_headers_fill_the_manifest() {
+fn the_manifest_has_values_of_card_config_and_headers() {
     let dir = tempfile::tempdir().unwrap();
     let readme = "---\nlicense: other\nlicense_name: elvish\nlanguage: [en, sjn]\ntags: [t]\nbase_model: a/b\n---\nHello";
     put(dir.path(), "README.md", readme);
@@ -90,11 +90,11 @@ fn card_configuration_and_headers_fill_the_manifest() {
     assert_eq!((manifest.context_length, manifest.source.unwrap().kind.as_str()), (Some(512), "local"));
 
     let flag = run(dir.path(), &options(Some("mit"))).unwrap();
-    assert_eq!(flag.manifest.license.as_deref(), Some("mit"), "the flag comes before the card");
+    assert_eq!(flag.manifest.license.as_deref(), Some("mit"), "the option overrides the card");
 }
 
 #[test]
-fn the_index_says_which_shards_count() {
+fn only_shards_of_the_index_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "a.safetensors", tensors("F16", 10));
     put(dir.path(), "b.safetensors", tensors("BF16", 30));
@@ -111,7 +111,7 @@ fn the_index_says_which_shards_count() {
 }
 
 #[test]
-fn doubtful_files_are_told_and_shared() {
+fn doubtful_files_are_shared_with_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "README.md", "---\ntags: [\n---\n");
     put(dir.path(), "config.json", "{");
@@ -153,14 +153,14 @@ fn a_model_with_cut_or_missing_files_is_refused_before_hashing() {
     {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
-    // A mirror is what its repository is.
+    // A mirror may have the same gaps as its repository.
     let mirrored = run(dir.path(), &DescribeOptions { whole: false, ..options(Some("mit")) }).unwrap();
     assert_eq!(mirrored.warnings.len(), 2, "{:?}", mirrored.warnings);
     assert_eq!(mirrored.manifest.parameters, None);
 }
 
 #[test]
-fn the_same_model_of_different_tools_is_one_swarm() {
+fn helper_files_of_tools_do_not_change_the_torrent() {
     let hash = |remains: &[&str]| {
         let dir = tempfile::tempdir().unwrap();
         for path in [".gitattributes", "config.json", "modeling_x.py", "onnx/model.onnx"] {
@@ -191,7 +191,7 @@ fn the_same_model_of_different_tools_is_one_swarm() {
 }
 
 #[test]
-fn executable_files_are_told_apart_and_change_no_torrent() {
+fn executable_files_do_not_change_the_torrent() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "config.json", "{}");
@@ -205,7 +205,7 @@ fn executable_files_are_told_apart_and_change_no_torrent() {
     let one = described();
     assert_eq!((executable(&plain), executable(&one)), (vec![false, false], vec![false, true]));
     assert_eq!(plain.torrent, one.torrent);
-    // As on a file system without modes.
+    // All files are executable, as on a file system without modes.
     set("config.json");
     assert_eq!(executable(&described()), [false, false]);
 }
@@ -222,7 +222,7 @@ fn a_model_without_a_licence_is_refused_before_hashing() {
 }
 
 #[test]
-fn too_many_pieces_are_told_before_hashing() {
+fn too_many_pieces_are_refused_before_hashing() {
     let dir = tempfile::tempdir().unwrap();
     fs::File::create(dir.path().join("huge")).unwrap().set_len(1 << 40).unwrap();
     let progress = |_, _| panic!("hashed without need");
@@ -232,7 +232,7 @@ fn too_many_pieces_are_told_before_hashing() {
 }
 
 #[test]
-fn empty_models_and_names_of_padding_are_refused_before_hashing() {
+fn empty_models_and_padding_names_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "a", "");
     put(dir.path(), "sub/b", "");
@@ -246,14 +246,14 @@ fn empty_models_and_names_of_padding_are_refused_before_hashing() {
 }
 
 #[test]
-fn a_v2_torrent_holds_files_named_as_padding() {
+fn a_v2_torrent_may_have_padding_names() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "_____padding_file_0_x", "x");
     assert_eq!(run(dir.path(), &options(Some("mit"))).unwrap().manifest.files.len(), 1);
 }
 
 #[test]
-fn a_pointer_is_never_shared_in_place_of_its_file() {
+fn a_pointer_is_never_shared_as_its_file() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "README.md", "no pointer");
     let pointer = Pointer { sha256: crate::model::Sha256Digest([7; 32]), size: 5 };
@@ -262,11 +262,11 @@ fn a_pointer_is_never_shared_in_place_of_its_file() {
     let error =
         run(dir.path(), &DescribeOptions { progress: &progress, ..options(Some("mit")) }).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("are here: a/x.gguf;") && text.contains("git lfs pull"), "{text}");
+    assert!(text.contains("instead of files: a/x.gguf;") && text.contains("git lfs pull"), "{text}");
 }
 
 #[test]
-fn known_hashes_are_taken_while_the_file_looks_as_it_did() {
+fn known_hashes_are_used_while_the_stamp_is_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("w");
     put(dir.path(), "w", vec![1; 40_000]);
@@ -279,7 +279,7 @@ fn known_hashes_are_taken_while_the_file_looks_as_it_did() {
         let options = DescribeOptions { known, piece_length, ..options(Some("mit")) };
         run(dir.path(), &options).unwrap().manifest
     };
-    // Other bytes under the same stamp show that nothing was read.
+    // Other bytes with the same stamp prove that the file was not read.
     let times = fs::FileTimes::new().set_modified(hashes.metadata.modified().unwrap());
     fs::OpenOptions::new()
         .write(true)
@@ -292,9 +292,9 @@ fn known_hashes_are_taken_while_the_file_looks_as_it_did() {
     let trusted = describe_with(&hashes, 16384);
     assert_eq!(trusted.files[1].sha256, Some(sha256));
     assert_eq!(trusted.files[1].pieces_root, hashes.pieces_root);
-    // The layer is of another piece length: what is there is read.
+    // The layer is for another piece length, so the file is read.
     assert_ne!(describe_with(&hashes, 32768).files[1].sha256, Some(sha256));
-    // Of one piece, the root alone counts.
+    // A file of one piece needs only the root.
     assert_eq!(describe_with(&hashes, 65536).files[1].sha256, Some(sha256));
     put(dir.path(), "w", vec![2; 40_000]);
     assert_ne!(describe_with(&hashes, 16384).files[1].sha256, Some(sha256), "the stamp has changed");

@@ -13,7 +13,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn repositories_caches_and_helper_files_are_left_out_and_dotfiles_are_not() {
+fn caches_and_helper_files_are_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let shared =
         ["1_Pooling/config.json", "1_Pooling.json", ".gitattributes", ".eval_results/x.yaml", "config.json"];
@@ -80,7 +80,7 @@ fn unfinished_downloads_are_refused_by_name() {
 }
 
 #[test]
-fn remains_of_finished_downloads_are_no_error() {
+fn helper_files_of_finished_downloads_are_accepted() {
     let whole = Ok(vec!["model.safetensors".to_owned()]);
     assert_eq!(refused_for(&[".cache/huggingface/download/model.safetensors.metadata"]), whole);
     assert_eq!(refused_for(&["../../._____temp/org/other/model.safetensors"]), whole);
@@ -92,7 +92,7 @@ fn remains_of_finished_downloads_are_no_error() {
 }
 
 #[test]
-fn files_that_hfd_has_still_to_download_are_missed() {
+fn pending_files_of_hfd_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "sub/a.bin");
     fs::create_dir(dir.path().join(".hfd")).unwrap();
@@ -105,7 +105,7 @@ fn files_that_hfd_has_still_to_download_are_missed() {
 }
 
 #[test]
-fn unfinished_blobs_of_the_cache_of_the_hub_are_refused() {
+fn unfinished_blobs_of_the_hub_cache_are_refused() {
     let (_dir, hub) = visible();
     let snapshot = hub.join("models--org--name/snapshots/1");
     put(&snapshot, "config.json");
@@ -120,7 +120,7 @@ fn scanned(dir: &Path) -> Result<Vec<String>, ScanError> {
     Ok(scan(dir, &OutsideLinks::new())?.into_iter().map(|file| file.path).collect())
 }
 
-/// A directory that is not hidden, as the usual temporary ones are.
+/// A directory whose name does not begin with a dot, unlike the names of other temporary directories.
 fn visible() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::Builder::new().prefix("scan-").tempdir().unwrap();
     let real = fs::canonicalize(dir.path()).unwrap();
@@ -128,14 +128,14 @@ fn visible() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn links_are_followed_as_in_the_cache_of_the_hub() {
+fn links_of_the_hub_cache_are_followed() {
     let (_dir, hub) = visible();
     let repository = hub.join("models--org--name");
     for path in ["models--org--name/blobs/abc", "blobs/12/345", "blobs-not/x", "models--org--other/blobs/def"]
     {
         put(&hub, path);
     }
-    // As huggingface_hub 2.4 has it: a blob that is a link to one that all repositories have in common.
+    // As in huggingface_hub 2.4: a blob that is a link to a blob that all repositories share.
     symlink("../../blobs/12/345", repository.join("blobs/345")).unwrap();
     let snapshot = repository.join("snapshots/1");
     fs::create_dir_all(snapshot.join("sub")).unwrap();
@@ -153,7 +153,7 @@ fn links_are_followed_as_in_the_cache_of_the_hub() {
         assert!(matches!(&error, ScanError::Outside { link, .. } if link.ends_with("x")), "{error}");
         fs::remove_file(snapshot.join("x")).unwrap();
     }
-    // Only the cache of the hub is laid out so.
+    // The rule holds only for directories of the hub cache.
     let other = hub.join("other/snapshots/1");
     put(&hub, "other/blobs/abc");
     fs::create_dir_all(&other).unwrap();
@@ -162,7 +162,7 @@ fn links_are_followed_as_in_the_cache_of_the_hub() {
 }
 
 #[test]
-fn a_directory_with_every_kind_of_link() {
+fn each_kind_of_link_is_followed_or_refused() {
     let (_dir, top) = visible();
     let root = top.join("model");
     for path in ["model/a/file", "model/b/file", "out/file", "out/deep/file", ".ssh/id", "out/.env", "theirs"]
@@ -179,7 +179,7 @@ fn a_directory_with_every_kind_of_link() {
         let at = root.join(link);
         symlink(target, &at).unwrap();
         let error = scanned(&root).unwrap_err().to_string();
-        assert!(error.contains(part) && error.contains(at.to_str().unwrap()), "{error} does not say {part}");
+        assert!(error.contains(part) && error.contains(at.to_str().unwrap()), "no {part} in {error}");
         match (outside_links(&root), approved) {
             (Ok(links), Some(more)) => {
                 let found: Vec<String> =
@@ -201,14 +201,14 @@ fn a_directory_with_every_kind_of_link() {
     for link in ["b/y", "chain"] {
         fs::remove_file(root.join(link)).unwrap();
     }
-    // Refused even where the user follows links.
+    // Refused even if the user follows links.
     check("x", "../.ssh/id", "hidden", None);
     check("x", "../.ssh", "hidden", None);
     check("x", "../out/.env", "hidden", None);
     let follow = |part: &str| {
         symlink("../out", root.join("x")).unwrap();
         let error = outside_links(&root).unwrap_err().to_string();
-        assert!(error.contains(part), "{error} does not say {part}");
+        assert!(error.contains(part), "no {part} in {error}");
         let approved = OutsideLinks::from([("x".to_owned(), top.join("out"))]);
         assert_eq!(scan(&root, &approved).unwrap_err().to_string(), error);
         fs::remove_file(root.join("x")).unwrap();
@@ -225,14 +225,14 @@ fn a_directory_with_every_kind_of_link() {
     check("x", "nowhere", "does not exist", None);
     check("x", "x", "around it", None);
     check("a/x", "..", "around it", None);
-    // Two directories that lead to each other.
+    // Two directories with links to each other.
     symlink("../b", root.join("a/b")).unwrap();
     symlink("../a", root.join("b/a")).unwrap();
     assert!(matches!(scanned(&root), Err(ScanError::Loop(_))));
 }
 
 #[test]
-fn approval_is_of_one_target() {
+fn an_approval_is_valid_for_one_target() {
     let (_dir, top) = visible();
     for path in ["model/a", "one", "two"] {
         put(&top, path);
@@ -249,9 +249,9 @@ fn approval_is_of_one_target() {
 }
 
 #[test]
-fn directories_that_links_multiply_are_not_read_for_ever() {
+fn exponentially_many_linked_directories_are_refused() {
     let (_dir, top) = visible();
-    // Each directory leads twice to the next: 2^40 of them, and no file.
+    // Each directory has two links to the next: 2^40 paths, and no file.
     for level in 0..40 {
         fs::create_dir(top.join(level.to_string())).unwrap();
     }
@@ -264,13 +264,13 @@ fn directories_that_links_multiply_are_not_read_for_ever() {
 }
 
 #[test]
-fn what_cannot_be_shared_is_named() {
+fn errors_name_the_file_that_cannot_be_shared() {
     let check = |make: &dyn Fn(&Path), part: &str, name: &str| {
         let dir = tempfile::tempdir().unwrap();
         put(dir.path(), "sub/config.json");
         make(dir.path());
         let error = scan(dir.path(), &OutsideLinks::new()).unwrap_err().to_string();
-        assert!(error.contains(part) && error.contains(name), "{error:?} does not say {part:?} and {name:?}");
+        assert!(error.contains(part) && error.contains(name), "no {part:?} and {name:?} in {error:?}");
     };
     check(&|dir| symlink("nowhere", dir.join("sub/gone")).unwrap(), "does not exist", "sub/gone");
     check(&|dir| symlink("..", dir.join("sub/up")).unwrap(), "around it", "sub/up");
@@ -287,7 +287,7 @@ fn what_cannot_be_shared_is_named() {
 }
 
 #[test]
-fn nothing_to_share_is_an_error() {
+fn a_directory_without_files_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(scanned(dir.path()), Err(ScanError::Empty(_))));
     put(dir.path(), ".git/HEAD");

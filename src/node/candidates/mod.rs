@@ -9,9 +9,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::{NodeError, chain};
 use crate::catalog::record::SharedRecord;
-use crate::catalog::trust::{Pinning, TrustError};
-use crate::catalog::{Candidate, CatalogError, Trust};
+use crate::catalog::{Candidate, CatalogError};
 use crate::model::{InfoHash, Manifest, ModelRef, PublisherKey};
+use crate::trust::Trust;
+use crate::trust::{Pinning, TrustError};
 
 /// The most candidates without a record that are checked: a hostile peer can invent any number.
 const MAX_CLAIMS: usize = 16;

@@ -3,11 +3,11 @@ use std::sync::Arc;
 
 use super::*;
 use crate::catalog::record::{Record, SignedRecord};
-use crate::catalog::trust::Standing;
 use crate::config::TrustPolicy;
 use crate::keys::PublisherKeypair;
 use crate::model::{FileEntry, PiecesRoot, Sha256Digest};
 use crate::paths::Paths;
+use crate::trust::Standing;
 
 fn signed(name: &str, key: &PublisherKeypair) -> Manifest {
     of_bytes(name, key, 3)

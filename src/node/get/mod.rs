@@ -41,7 +41,7 @@ pub struct GetRequest {
     pub exclude: Vec<String>,
     /// Whether to check sha256 at the end.
     pub verify: bool,
-    /// Only a manifest signed by this publisher is accepted (see [`Trust::find`](crate::catalog::Trust::find)).
+    /// Only a manifest signed by this publisher is accepted (see [`Trust::find`](crate::trust::Trust::find)).
     pub publisher: Option<String>,
     /// Hosts that have it.
     pub peers: Vec<SocketAddr>,
@@ -215,10 +215,18 @@ async fn get_as_known_now(
         store.stage(revision, &to)
     });
     staging.await?;
-    space::check(&node.library, &revision, &files, Some(&dest))?;
     let here = |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
-    if here(&files) < want {
-        node.reach.check_model(model, &request.peers)?;
+    let permitted = space::check(&node.library, &revision, &files, Some(&dest)).and_then(|()| {
+        if here(&files) < want { node.reach.check_model(model, &request.peers) } else { Ok(()) }
+    });
+    if let Err(refusal) = permitted {
+        let to = dest.clone();
+        let removing =
+            on_store(node, &revision, &turn, move |store, revision| store.unstage_empty(revision, &to));
+        if let Err(error) = removing.await {
+            tracing::warn!(%error, %model, "could not remove an empty staging directory");
+        }
+        return Err(refusal);
     }
     let over_http = || node.fetch.progress(&manifest.torrent.info_hash).map_or(0, |s| s.downloaded_web);
     let (before, web_before) = (here(&files), over_http());

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{GetProgress, GetRequest, Origin, RESOLVE_WITHIN, meanwhile};
-use crate::catalog::{Patience, TrustError};
+use crate::catalog::Patience;
 use crate::model::Manifest;
 use crate::node::accept::Intent;
 use crate::node::disputes::Claim;
 use crate::node::{ErrorKind, Node, NodeError, lookup};
+use crate::trust::TrustError;
 
 /// How long a node without any peer waits for one: hosts of one LAN need a second or two.
 const MEET_WITHIN: Duration = Duration::from_secs(6);
@@ -73,7 +74,7 @@ pub(super) async fn wanted(
 /// and fails if the requested publisher is unknown.
 fn fits(node: &Node, held: &Manifest, request: &GetRequest) -> Result<Option<TrustError>, NodeError> {
     let trust = &node.library.trust;
-    if let Err(refused) = trust.stands(&held.name, held.signed_by()) {
+    if let Err(refused) = trust.still_accepts(&held.name, held.signed_by()) {
         return Ok(Some(refused));
     }
     let Some(wanted) = &request.publisher else { return Ok(None) };

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::MirrorRequest;
 use crate::http::Token;
 use crate::mirror::{
-    Board, GitOptions, GitSource, HubSource, MirrorError, Reference, Repository, Snapshot, Source, Terms,
+    GitOptions, GitSource, HubSource, MirrorError, ProgressBoard, Reference, Repository, RepositorySource,
+    Snapshot, Terms,
 };
 use crate::model::{ModelRef, Revision};
 use crate::node::share::check_licence;
@@ -60,8 +61,8 @@ impl MirrorJob {
         &self,
         node: &Node,
         request: &MirrorRequest,
-        board: &Arc<Board>,
-    ) -> Result<Box<dyn Source>, NodeError> {
+        board: &Arc<ProgressBoard>,
+    ) -> Result<Box<dyn RepositorySource>, NodeError> {
         let token = &request.surroundings.token;
         let client = node.web.client_with(&request.surroundings)?;
         let (board, reference) = (board.clone(), self.reference.clone());
@@ -87,7 +88,7 @@ impl MirrorJob {
         &self,
         node: &Node,
         request: &MirrorRequest,
-        source: &dyn Source,
+        source: &dyn RepositorySource,
     ) -> Result<Snapshot, NodeError> {
         let mut snapshot = source.snapshot().await?;
         if let Repository::Git(git) = &self.repository {

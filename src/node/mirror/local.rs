@@ -3,18 +3,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::mirror::{Identity, Local, RemoteFile, Snapshot};
+use crate::mirror::{Identity, LocalCopy, RemoteFile, Snapshot};
 use crate::model::Sha256Digest;
 use crate::model::hash::FileHashes;
 use crate::node::{Library, NodeError, blocking};
 use crate::store::Stamp;
 
 /// Verified copies, by the sha256 and length that the repository lists for its large files.
-pub(super) struct LocalCopies(HashMap<(Sha256Digest, u64), Local>);
+pub(super) struct LocalCopies(HashMap<(Sha256Digest, u64), LocalCopy>);
 
 impl LocalCopies {
     /// The copy of a file.
-    pub fn find(&self, file: &RemoteFile) -> Option<Local> {
+    pub fn find(&self, file: &RemoteFile) -> Option<LocalCopy> {
         match &file.identity {
             Identity::Lfs(sha256) => self.0.get(&(*sha256, file.size)).cloned(),
             Identity::Git(_) => None,
@@ -66,7 +66,7 @@ pub(super) async fn local_copies(
                 };
                 let hashes =
                     FileHashes { sha256, pieces_root: Some(root), layer, granules: Vec::new(), metadata };
-                found.insert((sha256, size), Local { path, hashes, ours });
+                found.insert((sha256, size), LocalCopy { path, hashes, ours });
             }
         }
         Ok(LocalCopies(found))

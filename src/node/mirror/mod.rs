@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::get::meanwhile;
 use super::sharing::{Rule, Withheld};
 use super::{Node, NodeError, Surroundings, blocking};
-use crate::mirror::{self, Board, FileProgress, Snapshot};
+use crate::mirror::{self, FileProgress, ProgressBoard, Snapshot};
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, license, manifest};
 use crate::nofollow;
 use crate::store::StoreError;
@@ -86,7 +86,7 @@ pub enum MirrorProgress {
 }
 
 impl MirrorProgress {
-    fn of(now: &mirror::Progress) -> Self {
+    fn of(now: &mirror::DownloadProgress) -> Self {
         match (now.total, now.git) {
             (0, None) => Self::Looking,
             (0, Some(git)) => Self::Cloning { received: git.bytes, objects: git.objects },
@@ -145,7 +145,7 @@ pub(super) async fn run(
         node.reach.check_repository(address, &request.shown)?;
     }
     let turn = node.mirrors.turn(&job.model).await;
-    let board = Arc::new(Board::default());
+    let board = Arc::new(ProgressBoard::default());
     let source = job.open(node, request, &board)?;
     let showing = || progress(MirrorProgress::of(&board.now()));
     let snapshot = Arc::new(meanwhile(job.snapshot(node, request, &*source), showing).await?);
@@ -159,7 +159,7 @@ pub(super) async fn run(
         check_vacant(node, &job, &snapshot).await?;
     }
     let local = local::local_copies(&node.library, &snapshot, request.piece_length).await?;
-    let download = mirror::Job {
+    let download = mirror::DownloadJob {
         staging: &job.staging,
         piece_length: request.piece_length,
         skip_lfs: request.skip_lfs,
@@ -208,7 +208,7 @@ fn mirrored_before(
     node: &Node,
     job: &MirrorJob,
     request: &MirrorRequest,
-    from: &manifest::Source,
+    from: &manifest::SourceEntry,
 ) -> Result<Option<Arc<Manifest>>, NodeError> {
     let known = node.library.registry.get(&job.model).filter(|known| {
         let same = known.source.as_ref().is_some_and(|s| s.url == from.url && s.commit == from.commit);

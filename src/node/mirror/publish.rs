@@ -8,7 +8,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::{MirrorJob, MirrorReport, MirrorRequest, rule};
 use crate::mirror::{Downloaded, Snapshot};
 use crate::model::describe::{DescribeOptions, Description, describe};
-use crate::model::manifest::Source;
+use crate::model::manifest::SourceEntry;
 use crate::model::scan::OutsideLinks;
 use crate::model::{Manifest, license};
 use crate::node::sharing::Rule;
@@ -22,7 +22,7 @@ pub(super) struct MirroredModel {
     pub request: MirrorRequest,
     pub snapshot: Arc<Snapshot>,
     /// The origin of the files.
-    pub source: Source,
+    pub source: SourceEntry,
     /// Addresses of the files over HTTP.
     pub web_seeds: Vec<String>,
     /// Held until the last file has moved.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bt_bencode::Value;
 
-use crate::http::{Client, HttpError, Request, Scope, scope, shown};
+use crate::http::{Client, HttpError, Request, Scope, scope, without_secrets};
 use crate::model::{InfoHash, bencode};
 
 /// The longest reply that is read, in bytes.
@@ -49,7 +49,7 @@ impl Announce {
         };
         url.set_query(Some(&query));
         let bytes = client.send(Request::get(url)).await?.body.read(MAX_REPLY).await?;
-        parse(&bytes).map_err(|reason| HttpError::Connect { url: shown(tracker), reason })
+        parse(&bytes).map_err(|reason| HttpError::Connect { url: without_secrets(tracker), reason })
     }
 }
 

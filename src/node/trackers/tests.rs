@@ -7,13 +7,13 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::config::Config;
-use crate::http::Names;
+use crate::http::NameLookup;
 
 /// Names with the addresses that their first labels suggest.
 #[derive(Debug)]
 struct TestNames;
 
-impl Names for TestNames {
+impl NameLookup for TestNames {
     fn addresses(&self, name: &str) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
         let found = match name {
             "public.example" => Ok(["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).to_vec()),
@@ -30,7 +30,7 @@ impl Names for TestNames {
 fn client(allowed: &[&str]) -> Client {
     let mut network = Config::defaults(Path::new("/nonexistent")).network;
     network.allow_private_hosts = allowed.iter().map(|host| Host::parse(host).unwrap()).collect();
-    Client::with_names(&network, Arc::new(TestNames)).unwrap()
+    Client::with_lookup(&network, Arc::new(TestNames)).unwrap()
 }
 
 async fn engine(tracker: &str, client: &Client, proxied: bool) -> Vec<String> {

@@ -538,6 +538,32 @@ fn eviction_while_publishing_leaves_all_of_a_model_or_nothing() {
 }
 
 #[test]
+fn staging_directory_is_removed_only_if_it_is_empty() {
+    let home = home();
+    let dest = home.dir.path().join("out");
+    let a = bytes(50_000, 1);
+    let store = home.store();
+    let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
+    let staging = || tree(home.dir.path()).iter().filter(|(p, _)| p.contains("silmaril-partial")).count();
+    let directories = || fs::read_dir(home.dir.path()).unwrap().count();
+    let before = directories();
+    store.stage(&revision, &dest).unwrap();
+    assert_eq!(directories(), before + 1);
+    store.unstage_empty(&revision, &dest).unwrap();
+    assert_eq!(directories(), before);
+    // The content can still be received, and a later `get` collects it next to the destination.
+    arrive(&revision.contents[0], &a, 0..16_384);
+    store.stage(&revision, &dest).unwrap();
+    let collected = staging();
+    assert!(collected > 0);
+    store.unstage_empty(&revision, &dest).unwrap();
+    assert_eq!(staging(), collected);
+    arrive(&revision.contents[0], &a, 16_384..50_000);
+    store.publish(&revision, &[0], &dest).unwrap();
+    assert_eq!(published(&dest), expected(&[("a", &a)]));
+}
+
+#[test]
 fn publishing_leaves_the_partial_download_of_another_model_to_the_same_place() {
     let home = home();
     let dest = home.dir.path().join("out");

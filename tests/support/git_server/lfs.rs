@@ -21,9 +21,9 @@ use crate::support::web::log::header as text;
 use crate::support::web::uri::decoded_path;
 use crate::support::web::{Answer, Refusal};
 
-/// The media type of all that is said.
+/// The media type of all answers.
 const LFS_JSON: &str = "application/vnd.git-lfs+json";
-/// The scheme of the header that [`Hrefs::SignedHeader`] asks for.
+/// The scheme of the header for links of [`Hrefs::SignedHeader`].
 const SCHEME: &str = "RemoteAuth ";
 
 #[derive(Deserialize)]
@@ -65,7 +65,7 @@ async fn answer(state: &State, request: Request) -> Answer {
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, LFS_JSON)], reply.to_string()).into_response())
 }
 
-/// The repository that a request is for, and the origin that the client names for it.
+/// The repository of a request, and the origin that the client used for it.
 fn admit(state: &State, request: &Request) -> Result<(Repo, String), Refusal> {
     if state.login.as_ref().is_some_and(|login| !is_let_in(login, request)) {
         return Err(Fault::Unauthorized.answer(request).unwrap().into());
@@ -85,7 +85,7 @@ fn admit(state: &State, request: &Request) -> Result<(Repo, String), Refusal> {
     Ok((repo, origin))
 }
 
-/// Where an object may be fetched, or that there is none.
+/// The link to an object, or the error that there is no such object.
 fn offer(state: &State, repo: &Repo, origin: &str, Object { oid, size }: &Object) -> Value {
     if repo.lfs_object(oid).is_none() {
         let error = json!({"code": 404, "message": "Object does not exist"});
@@ -125,7 +125,7 @@ fn refusal(status: StatusCode, message: &str) -> Refusal {
     (status, [(header::CONTENT_TYPE, LFS_JSON)], body).into_response().into()
 }
 
-/// The second origin, which knows nothing but links.
+/// The second origin, which serves objects by their links only.
 pub fn objects(repos: Repos, links: Arc<Links>) -> Router {
     Router::new().fallback(move |request: Request| {
         let (repos, links) = (repos.clone(), links.clone());

@@ -1,4 +1,4 @@
-//! What the hub's API says of a repository: its revisions, and the tree of each in pages.
+//! The hub's API for a repository: its revisions, and the tree of each in pages.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ fn is_set(fields: &HashMap<String, String>, name: &str) -> bool {
     fields.get(name).is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
 }
 
-/// The repository of `org/name` in the kind that the route is of, and the commit of a revision.
+/// The repository `org/name` of the kind that the route has, and the commit of a revision.
 fn find(state: &State, request: &Request, name: &str, rev: &str) -> Result<(Repo, String), Refusal> {
     let is_dataset = request.uri().path().starts_with("/api/datasets/");
     let id = if is_dataset { format!("datasets/{name}") } else { name.to_owned() };
@@ -174,7 +174,7 @@ fn page(state: &State, request: &Request, name: &str, rev: &str, dir: &str) -> A
     Ok(response)
 }
 
-/// Where the page begins that a cursor names.
+/// The position in the tree that a page's cursor refers to.
 fn position(cursor: &str) -> Option<usize> {
     let text = String::from_utf8(BASE64.decode(cursor).ok()?).ok()?;
     text.strip_prefix("after ")?.parse().ok()

@@ -1,4 +1,4 @@
-//! The hub's files: `resolve` for all, and where it redirects to.
+//! The hub's files: the `resolve` routes, and the routes that they redirect to.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ async fn dataset_file(state: Extract<Arc<State>>, path: Four, request: Request) 
     resolve(&state, &request, &format!("datasets/{org}/{name}"), &rev, &path)
 }
 
-/// Redirects to where the bytes are.
+/// Redirects to the bytes of a file.
 fn resolve(state: &State, request: &Request, id: &str, rev: &str, path: &str) -> Answer {
     let (repo, commit, entry) = find(state, request, id, rev, path)?;
     let (etag, size, target, status) = match &entry.what {
@@ -105,7 +105,8 @@ fn kind_and_name(repo: &Repo) -> String {
     if repo.id().starts_with("datasets/") { repo.id().to_owned() } else { format!("models/{}", repo.id()) }
 }
 
-/// The second origin, which knows nothing but links. Its entity tags are its own, as those of real ones are.
+/// The second origin, which serves files by their links only. Its entity tags differ from the hub's, as on the real
+/// CDN.
 pub fn cdn(repos: Repos, links: Arc<Links>) -> Router {
     Router::new().fallback(move |request: Request| {
         let (repos, links) = (repos.clone(), links.clone());

@@ -1,4 +1,4 @@
-//! What can go wrong at a server, by switch: for every path or some, always or a number of times.
+//! Faults of a server that can be switched on: for every path or some, permanently or a number of times.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,43 +10,44 @@ use axum::response::Response;
 
 use super::uri::decoded_path;
 
-/// A way to answer wrongly.
+/// A wrong way to answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// This status, and no more than its name in the body: 500, 503.
+    /// This status, with only its name in the body: 500, 503.
     Status(u16),
-    /// 401, asking for Basic or Bearer credentials, even of who has sent some.
+    /// 401, with a request for Basic or Bearer credentials, also to a client that has sent some.
     Unauthorized,
-    /// 403 with `X-Error-Code: GatedRepo`, as a hub that wants its conditions accepted.
+    /// 403 with `X-Error-Code: GatedRepo`, as a hub whose conditions the user has not accepted.
     Gated,
-    /// 404 with `X-Error-Code: RepoNotFound`, as a hub says of a repository that it hides.
+    /// 404 with `X-Error-Code: RepoNotFound`, as a hub answers for a repository that it hides.
     RepoNotFound,
     /// 404 with `X-Error-Code: EntryNotFound`: the file or object is not there.
     NotFound,
     /// 429 with `Retry-After` in whole seconds.
     RetryAfter(u64),
-    /// 429 with the header `RateLimit` as the hub sends it: nothing left, more after so many seconds.
+    /// 429 with the header `RateLimit` as the hub sends it: no request left, more after this many seconds.
     RateLimit(u64),
-    /// 403 as a storage service says it of a signed link that has expired.
+    /// 403 as a storage service answers for a signed link that has expired.
     ExpiredLink,
     /// 302 to the same path and query at another origin (`http://host:port`).
     Redirect(String),
-    /// The connection is cut after so many bytes of the body. Of the last few the network may lose some.
+    /// The connection ends after this many bytes of the body. The network may lose the last few of them.
     Truncated(u64),
-    /// As many bytes as there should be, one bit in each 64 KiB sent being wrong.
+    /// The body has the right length, and one wrong bit in each 64 KiB.
     WrongBytes,
-    /// So many bytes of the body come, then nothing any more, while the connection stays open.
+    /// The body stalls after this many bytes, and the connection stays open.
     Stalled(u64),
-    /// The body comes at so many bytes per second.
+    /// The body is sent at this many bytes per second.
     Slow(u64),
     /// A request with `Range` gets 200 and the whole file.
     IgnoresRange,
-    /// A request with `Range` gets 206 and a range that begins one byte later than asked, and says so.
+    /// A request with `Range` gets 206 and a range that begins one byte later than requested, with a true
+    /// `Content-Range`.
     OtherRange,
 }
 
 impl Fault {
-    /// The whole answer, if the fault is such that no file is needed for it.
+    /// The whole answer, if the fault needs no file for it.
     pub fn answer(&self, request: &Request) -> Option<Response> {
         let response = Response::builder();
         let (response, text) = match self {
@@ -102,7 +103,7 @@ impl Fault {
         Some(response.body(Body::from(text)).unwrap())
     }
 
-    /// Whether it shows in how a file is sent, and not in place of it.
+    /// Whether the fault changes how a file is sent, instead of replacing the answer.
     fn is_of_files(&self) -> bool {
         matches!(self, Self::Truncated(_) | Self::WrongBytes | Self::Stalled(_) | Self::Slow(_))
             || self.needs_range()
@@ -112,7 +113,7 @@ impl Fault {
         matches!(self, Self::IgnoresRange | Self::OtherRange)
     }
 
-    /// Whether the fault can show itself in the answer to this request.
+    /// Whether the fault can have an effect on the answer to this request.
     fn applies(&self, request: &Request) -> bool {
         let is_get = request.method() == Method::GET;
         let has_range = request.headers().contains_key(header::RANGE);
@@ -120,7 +121,7 @@ impl Fault {
     }
 }
 
-/// The faults of one server. Clones are the same switches.
+/// The faults of one server. Clones share the same switches.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Mutex<Vec<Rule>>>);
 
@@ -132,18 +133,18 @@ struct Rule {
 }
 
 impl Faults {
-    /// From now on, for paths that contain this text; for all if it is empty. Those switched on first come first. What
-    /// is refused or redirected uses up none of the faults of how a file is sent.
+    /// Switches a fault on for paths that contain `path`; for all paths if it is empty. Earlier faults have priority.
+    /// An answer that refuses or redirects uses up no fault of how a file is sent.
     pub fn always(&self, path: &str, fault: Fault) {
         self.0.lock().unwrap().push(Rule { path: path.to_owned(), fault, left: None });
     }
 
-    /// The next `times` requests that the fault can show itself in, for paths that contain this text.
+    /// Switches a fault on for the next `times` requests that it can affect, for paths that contain `path`.
     pub fn times(&self, times: u32, path: &str, fault: Fault) {
         self.0.lock().unwrap().push(Rule { path: path.to_owned(), fault, left: Some(times) });
     }
 
-    /// Everything works again.
+    /// Switches all faults off.
     pub fn clear(&self) {
         self.0.lock().unwrap().clear();
     }
@@ -153,12 +154,12 @@ impl Faults {
         self.0.lock().unwrap().iter().any(|rule| rule.left != Some(0) && path.contains(&rule.path))
     }
 
-    /// The fault that answers a request in place of the server, counted as used.
+    /// The fault that answers a request instead of the server. Counts as a use.
     pub fn take(&self, request: &Request) -> Option<Fault> {
         self.take_if(request, |fault| !fault.is_of_files())
     }
 
-    /// The fault of a file that is about to be sent, counted as used.
+    /// The fault for a file that is about to be sent. Counts as a use.
     pub fn take_of_file(&self, request: &Request) -> Option<Fault> {
         self.take_if(request, Fault::is_of_files)
     }
@@ -176,5 +177,5 @@ impl Faults {
     }
 }
 
-/// How long a truncated body waits before the cut, so that what was sent arrives.
+/// The time that a truncated body waits before the connection ends, so that the sent bytes arrive.
 pub const LAST_BYTES: Duration = Duration::from_millis(50);

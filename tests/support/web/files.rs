@@ -1,4 +1,4 @@
-//! Files over HTTP: ranges and validators as RFC 9110 has them, and bodies that go wrong when told to.
+//! Files over HTTP: ranges and validators as in RFC 9110, and bodies with faults.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -14,10 +14,10 @@ use futures_util::stream::unfold;
 use super::faults::{Fault, Faults, LAST_BYTES};
 use super::log::{Entry, header as text};
 
-/// Bytes handed to the connection at once.
+/// Bytes in one chunk of a body.
 const CHUNK: u64 = 64 << 10;
 
-/// What a file is served from.
+/// The source of a served file.
 pub enum Content {
     /// Bytes in memory.
     Memory(Bytes),
@@ -52,8 +52,8 @@ impl Content {
     }
 }
 
-/// Answers `GET` or `HEAD` with a file, whose strong entity tag is `etag`, given without quotes. Applies the
-/// server's faults, and counts what is sent.
+/// Answers `GET` or `HEAD` with a file. `etag` is its strong entity tag, without quotes. Applies the server's faults,
+/// and counts the bytes that are sent.
 pub fn answer(request: &Request, content: Content, etag: &str) -> Response {
     let fault = request.extensions().get::<Faults>().and_then(|faults| faults.take_of_file(request));
     let entry = request.extensions().get::<Entry>().cloned();
@@ -99,7 +99,7 @@ pub fn answer(request: &Request, content: Content, etag: &str) -> Response {
     response.body(Body::from_stream(unfold(sending, Sending::next))).unwrap()
 }
 
-/// A body on its way.
+/// A body that is being sent.
 struct Sending {
     content: Content,
     start: u64,
@@ -141,7 +141,7 @@ impl Sending {
     }
 }
 
-/// What a header `Range` asks for.
+/// The meaning of a `Range` header.
 #[derive(Debug, PartialEq, Eq)]
 enum Range {
     Whole,
@@ -150,7 +150,8 @@ enum Range {
     Beyond,
 }
 
-/// One range of bytes. What is not understood, several ranges too, counts as no header (RFC 9110, section 14.2).
+/// Parses one range of bytes. An invalid header, or one with several ranges, counts as absent (RFC 9110, section
+/// 14.2).
 fn parse_range(text: &str, len: u64) -> Range {
     let parsed = text.strip_prefix("bytes=").and_then(|range| range.trim().split_once('-'));
     let Some((first, last)) = parsed.map(|(first, last)| (first.parse::<u64>(), last.parse::<u64>())) else {
@@ -174,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_read_as_the_rfc_has_them() {
+    fn ranges_are_parsed_as_in_the_rfc() {
         for (text, expected) in [
             ("bytes=0-0", Range::Part(0, 0)),
             ("bytes=2-4", Range::Part(2, 4)),

@@ -1,4 +1,4 @@
-//! lighttpd, the real one, for what should be served by somebody else's code.
+//! The real lighttpd, for tests that need an independent server.
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
@@ -14,10 +14,10 @@ use super::uri::decode;
 use crate::support::net::temp_dir;
 use crate::support::process::{Finished, PATIENCE, Proc, until};
 
-/// Its log's lines: method, path, status, bytes of the body, `Range`, `Authorization`.
+/// The format of its log's lines: method, path, status, bytes of the body, `Range`, `Authorization`.
 const FORMAT: &str = "%m\t%U\t%s\t%b\t%{Range}i\t%{Authorization}i";
 
-/// Asks for this path mark a place in the log; nobody serves it.
+/// Requests for this path mark a position in the log. They get 404.
 const MARK: &str = "/.mark-";
 
 /// A running lighttpd. Dropping it kills it.
@@ -29,7 +29,7 @@ pub struct Lighttpd {
     marks: AtomicU64,
 }
 
-/// One request, from the log.
+/// A request in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
     /// `GET`, `HEAD`, `POST`.
@@ -47,7 +47,7 @@ pub struct Served {
 }
 
 impl Lighttpd {
-    /// Starts it at a place, for a directory, with further lines of configuration. It answers from the moment that this
+    /// Starts lighttpd for a directory, with further lines of configuration. It answers requests as soon as this
     /// returns.
     pub fn start(place: &Place, root: &Path, configuration: &str) -> Self {
         let dir = temp_dir("lighttpd");
@@ -77,8 +77,8 @@ impl Lighttpd {
         let file = dir.path().join("lighttpd.conf");
         std::fs::write(&file, conf).unwrap();
         Finished::of(place.command("lighttpd").arg("-tt").arg("-f").arg(&file), PATIENCE).ok();
-        // It gets a socket that listens already, as from systemd: no port is free and then taken, and nothing has to
-        // wait for it, since the kernel keeps connections until it has read its configuration.
+        // lighttpd receives a socket that already listens, as from systemd. So no other process can get the port
+        // meanwhile, and no wait is needed: the kernel queues connections until lighttpd has read its configuration.
         let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec lighttpd -D -f \"$1\"";
         let mut command = place.command("sh");
         command.args(["-c", script, "sh"]).arg(&file);
@@ -91,11 +91,11 @@ impl Lighttpd {
         format!("http://{}", self.address)
     }
 
-    /// The requests that have been answered, in the order of their ends.
+    /// The answered requests, in the order of their ends.
     #[track_caller]
     pub fn served(&self) -> Vec<Served> {
-        // The log is written when its buffer is full, now and then, and when it is reopened. So a request is made
-        // that must come after the others.
+        // lighttpd writes its log when the buffer is full, from time to time, and when the log is reopened. A further
+        // request marks the end of the requests so far.
         let mark = format!("{MARK}{}", self.marks.fetch_add(1, Ordering::Relaxed));
         let mut connection = self.place.connect(self.address);
         connection.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -107,7 +107,7 @@ impl Lighttpd {
         self.log().lines().map(parse).filter(|served| !served.path.starts_with(MARK)).collect()
     }
 
-    /// What it complained of, for messages.
+    /// The error log, for messages.
     pub fn errors(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("error.log")).unwrap_or_default()
     }

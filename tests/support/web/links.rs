@@ -1,32 +1,32 @@
-//! Links to objects of LFS: signed, and good for an hour, as storage services hand them out.
+//! Signed links to LFS objects that are valid for an hour, as storage services use them.
 
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
 
-/// How long a link is good, in seconds, as on the hub.
+/// The time for which a link is valid, in seconds, as on the hub.
 pub const LIFETIME: u64 = 3600;
 
-/// The key of the signatures, which changes to let links expire before their time.
+/// The key of the signatures. It changes when links must expire early.
 #[derive(Debug, Default)]
 pub struct Links(Mutex<u64>);
 
 impl Links {
-    /// The query that makes a path, not yet percent-encoded, a good link.
+    /// The query that makes a path (not percent-encoded) a valid link.
     pub fn sign(&self, path: &str) -> String {
         let expires = now() + LIFETIME;
         format!("Expires={expires}&Signature={}&Key-Pair-Id=TEST", self.signature(path, expires))
     }
 
-    /// Whether a path, percent-decoded, and its query are a good link.
+    /// Whether a path (percent-decoded) and its query are a valid link.
     pub fn is_good(&self, path: &str, query: &str) -> bool {
         let field = |name| query.split('&').find_map(|field| field.strip_prefix(name));
         let expires = field("Expires=").and_then(|text| text.parse().ok()).unwrap_or(0);
         expires > now() && field("Signature=") == Some(self.signature(path, expires).as_str())
     }
 
-    /// Lets all links expire.
+    /// Makes all links expire.
     pub fn expire(&self) {
         *self.0.lock().unwrap() += 1;
     }

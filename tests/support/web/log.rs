@@ -1,4 +1,4 @@
-//! What a server was asked, and what it answered.
+//! The log of a server: requests and answers.
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 
 use super::uri::decoded_path;
 
-/// The requests to one server or several, in the order of their arrival. Clones are the same log.
+/// The requests to one or several servers, in the order of their arrival. Clones are the same log.
 #[derive(Debug, Clone, Default)]
 pub struct Log(Arc<Shared>);
 
@@ -18,16 +18,16 @@ struct Shared {
     changed: Condvar,
 }
 
-/// One request.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// Which server was asked, by the name it was started with.
+    /// The name of the server, as given at its start.
     pub site: &'static str,
     /// `GET`, `HEAD`, `POST`.
     pub method: String,
     /// The path, percent-decoded.
     pub path: String,
-    /// What follows the question mark, as it came.
+    /// The text after the question mark, not decoded.
     pub query: String,
     /// The header `Range`.
     pub range: Option<String>,
@@ -37,11 +37,11 @@ pub struct Asked {
     pub authorization: Option<String>,
     /// The status of the answer; 0 while there is none.
     pub status: u16,
-    /// Bytes of the body handed to the connection so far. A client that left did not get all of them.
+    /// Bytes of the body given to the connection so far. A client that disconnected did not receive all of them.
     pub sent: u64,
 }
 
-/// The place of one request in the log.
+/// A request's position in the log.
 #[derive(Debug, Clone)]
 pub struct Entry(Log, usize);
 
@@ -51,7 +51,7 @@ impl Log {
         self.0.entries.lock().unwrap().clone()
     }
 
-    /// Those for a path that contains this text.
+    /// The requests for a path that contains `path`.
     pub fn of(&self, path: &str) -> Vec<Asked> {
         self.all().into_iter().filter(|asked| asked.path.contains(path)).collect()
     }
@@ -61,7 +61,7 @@ impl Log {
         self.of(path).iter().map(|asked| asked.sent).sum()
     }
 
-    /// Waits until a request that satisfies a condition is in the log, and returns the first.
+    /// Waits until the log has a request that satisfies a condition, and returns the first.
     #[track_caller]
     pub fn wait_for(&self, deadline: Duration, condition: impl Fn(&Asked) -> bool) -> Asked {
         let until = Instant::now() + deadline;
@@ -74,13 +74,13 @@ impl Log {
             if left.is_zero() {
                 let all = entries.clone();
                 drop(entries);
-                panic!("the request did not come within {deadline:?}; what came: {all:#?}");
+                panic!("no such request within {deadline:?}; all requests: {all:#?}");
             }
             entries = self.0.changed.wait_timeout(entries, left).unwrap().0;
         }
     }
 
-    /// Enters a request that has come.
+    /// Adds a request that has arrived.
     pub fn begin(&self, site: &'static str, request: &Request) -> Entry {
         let asked = Asked {
             site,
@@ -101,7 +101,7 @@ impl Log {
 }
 
 impl Entry {
-    /// Enters the answer, and the bytes of a body that is sent at once.
+    /// Records the answer, and the number of body bytes that are sent with it.
     pub fn answered(&self, status: StatusCode, bytes: u64) {
         self.change(|asked| {
             asked.status = status.as_u16();
@@ -109,7 +109,7 @@ impl Entry {
         });
     }
 
-    /// Enters bytes of a body.
+    /// Adds sent bytes of the body.
     pub fn sent(&self, bytes: u64) {
         self.change(|asked| asked.sent += bytes);
     }

@@ -1,4 +1,4 @@
-//! Where a server of the tests listens: on a test host, or on loopback of this process.
+//! The address at which a test server listens: on a test host, or on loopback of this process.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::support::host::Host;
 use crate::support::private_net::in_namespace;
 use crate::support::process::PATIENCE;
 
-/// An address, and the network namespace that it is an address of.
+/// An address, and the network namespace that has it.
 #[derive(Debug, Clone)]
 pub struct Place {
     namespace: Option<String>,
@@ -21,7 +21,7 @@ impl Place {
         Self { namespace: None, address: Ipv4Addr::LOCALHOST }
     }
 
-    /// A listener on a port that was free. It stays in its namespace, whichever thread uses it.
+    /// A listener on a free port. It stays in its namespace, whichever thread uses it.
     pub fn listen(&self) -> TcpListener {
         let address = (self.address, 0);
         match &self.namespace {
@@ -30,7 +30,7 @@ impl Place {
         }
     }
 
-    /// A connection made from here.
+    /// A connection from this place.
     pub fn connect(&self, to: SocketAddr) -> TcpStream {
         let connect = move || TcpStream::connect_timeout(&to, PATIENCE).unwrap();
         match &self.namespace {
@@ -39,7 +39,7 @@ impl Place {
         }
     }
 
-    /// A program that runs at this place, with nothing of this machine's environment but the path.
+    /// A command that runs a program at this place, with an environment that contains only `PATH`.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = match &self.namespace {
             Some(namespace) => {

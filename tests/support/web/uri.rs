@@ -1,10 +1,10 @@
-//! Paths and queries, as they are written and as they are meant.
+//! Percent-encoding of paths and queries.
 
 use std::collections::HashMap;
 
 use axum::extract::Request;
 
-/// The path of a request with `%20` and the like decoded.
+/// The path of a request, percent-decoded.
 pub fn decoded_path(request: &Request) -> String {
     decode(request.uri().path())
 }
@@ -16,7 +16,7 @@ pub fn fields(request: &Request) -> HashMap<String, String> {
     fields.map(|(name, value)| (decode(name), decode(value))).collect()
 }
 
-/// Percent-encodes what may not stand in a path, and what may not in the value of a query.
+/// Percent-encodes the characters that a path or the value of a query must not contain.
 pub fn encode(path: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
     path.bytes()
@@ -44,7 +44,7 @@ pub fn decode(text: &str) -> String {
 }
 
 #[test]
-fn what_is_encoded_decodes_again() {
+fn encoded_text_decodes_to_the_original() {
     let path = "/org/name/a b+c%=é?.txt";
     assert_eq!(encode(path), "/org/name/a%20b%2Bc%25%3D%C3%A9%3F.txt");
     assert_eq!(decode(&encode(path)), path);

@@ -1,4 +1,4 @@
-//! Who must go when there is no room.
+//! The records that are deleted when there is no room.
 
 use super::*;
 
@@ -15,14 +15,14 @@ fn sequences(rig: &Rig, key: &PublisherKeypair) -> Vec<i64> {
 }
 
 #[test]
-fn a_publisher_has_so_many_records_and_the_oldest_go() {
+fn oldest_records_of_a_publisher_are_replaced() {
     let rig = Rig::with(limits(100, 5, 8));
     let kept = |publisher: &PublisherKey| *publisher == KEYS[1].public();
     rig.insert(&[successor(&KEYS[0], 0, NOW)]);
-    assert_eq!(rig.insert(&many(&KEYS[0], 1..10)), [Outcome::Stored; 9]);
-    assert_eq!(sequences(&rig, &KEYS[0]), [0, 6, 7, 8, 9], "what names the successor stays");
-    assert_eq!(rig.insert(&[sign(&KEYS[0], "x/late", 3, NOW)]), [Outcome::Full], "older than all");
-    assert_eq!(rig.insert(&[sign(&KEYS[0], "x/m7", 12, NOW)]), [Outcome::Stored], "replaces one");
+    assert_eq!(rig.insert(&many(&KEYS[0], 1..10)), [StoreOutcome::Stored; 9]);
+    assert_eq!(sequences(&rig, &KEYS[0]), [0, 6, 7, 8, 9], "the successor record was deleted");
+    assert_eq!(rig.insert(&[sign(&KEYS[0], "x/late", 3, NOW)]), [StoreOutcome::Full], "older than all");
+    assert_eq!(rig.insert(&[sign(&KEYS[0], "x/m7", 12, NOW)]), [StoreOutcome::Stored], "replaces one");
     assert_eq!(sequences(&rig, &KEYS[0]), [0, 6, 8, 9, 12]);
     rig.store.insert(&many(&KEYS[1], 0..20), NOW, &kept).unwrap();
     assert_eq!(sequences(&rig, &KEYS[1]), (12..20).collect::<Vec<_>>());
@@ -30,7 +30,7 @@ fn a_publisher_has_so_many_records_and_the_oldest_go() {
 }
 
 #[test]
-fn a_flood_by_one_key_costs_only_that_key() {
+fn flood_by_one_key_displaces_only_its_own_records() {
     let rig = Rig::with(limits(40, 30, 1000));
     let kept = |publisher: &PublisherKey| *publisher == KEYS[1].public();
     rig.store.insert(&many(&KEYS[1], 0..20), NOW, &kept).unwrap();
@@ -41,55 +41,55 @@ fn a_flood_by_one_key_costs_only_that_key() {
     assert_eq!(sequences(&rig, &KEYS[1]).len(), 20);
     assert_eq!(sequences(&rig, &KEYS[2]).len(), 3);
     assert_eq!(sequences(&rig, &KEYS[0]).len(), 17);
-    assert_eq!(sequences(&rig, &KEYS[0])[16], 8_019, "the latest are there");
+    assert_eq!(sequences(&rig, &KEYS[0])[16], 8_019, "the latest records are missing");
     assert_eq!(rig.reopened().store.len(), 40);
 }
 
 #[test]
-fn a_flood_by_many_keys_does_not_touch_those_that_are_kept() {
+fn flood_by_many_keys_spares_kept_publishers() {
     let rig = Rig::with(limits(40, 30, 1000));
     let kept = |publisher: &PublisherKey| *publisher == KEYS[1].public();
     rig.store.insert(&many(&KEYS[1], 0..35), NOW, &kept).unwrap();
     rig.insert(&many(&KEYS[2], 0..5));
     for _ in 0..60 {
         let key = PublisherKeypair::generate().unwrap();
-        assert_eq!(rig.store.insert(&many(&key, 0..2), NOW, &kept).unwrap(), [Outcome::Stored; 2]);
+        assert_eq!(rig.store.insert(&many(&key, 0..2), NOW, &kept).unwrap(), [StoreOutcome::Stored; 2]);
     }
     assert_eq!(sequences(&rig, &KEYS[1]).len(), 35);
     assert_eq!(rig.store.len(), 40);
-    // A kept one makes the others go, to the last; then he is at his bound.
+    // A kept publisher displaces all other records, and then reaches its limit.
     let outcomes = rig.store.insert(&many(&KEYS[1], 100..110), NOW, &kept).unwrap();
-    assert_eq!(outcomes[..5], [Outcome::Stored; 5]);
-    assert_eq!(outcomes[5..], [Outcome::Full; 5]);
+    assert_eq!(outcomes[..5], [StoreOutcome::Stored; 5]);
+    assert_eq!(outcomes[5..], [StoreOutcome::Full; 5]);
     assert_eq!(rig.store.digest().len(), 1);
-    assert_eq!(rig.insert(&many(&KEYS[3], 0..1)), [Outcome::Stored], "nobody is kept any more");
+    assert_eq!(rig.insert(&many(&KEYS[3], 0..1)), [StoreOutcome::Stored], "no publisher is kept any more");
     assert_eq!(rig.reopened().store.len(), 40);
 }
 
 #[test]
-fn of_equal_publishers_the_one_not_heard_of_for_longest_goes() {
+fn publisher_with_the_oldest_news_is_displaced() {
     let rig = Rig::with(limits(3, 30, 30));
     for (number, time) in [(0, NOW), (1, NOW - 100), (2, NOW - 50)] {
         rig.insert(&[sign(&KEYS[number], "x/y", 1, time)]);
     }
-    assert_eq!(rig.insert(&[sign(&KEYS[3], "x/y", 1, NOW)]), [Outcome::Stored]);
+    assert_eq!(rig.insert(&[sign(&KEYS[3], "x/y", 1, NOW)]), [StoreOutcome::Stored]);
     assert!(rig.store.have(&KEYS[1].public()).is_none());
     assert_eq!(rig.store.len(), 3);
 }
 
 #[test]
-fn bytes_are_bounded_too() {
+fn bytes_are_bounded() {
     let one = sign(&KEYS[0], "x/m1", 1, NOW).to_bytes().len() as u64;
     let rig = Rig::with(Limits { bytes: 10 * one + 5, ..LIMITS });
     rig.insert(&many(&KEYS[0], 0..10));
     rig.insert(&many(&KEYS[1], 0..10));
-    assert!(rig.store.read().index.bytes <= 10 * one + 5);
+    assert!(rig.store.readable.read().index.bytes <= 10 * one + 5);
     assert_eq!((sequences(&rig, &KEYS[0]).len(), sequences(&rig, &KEYS[1]).len()), (5, 5));
     rig.reopened();
 }
 
 #[test]
-fn a_full_store_answers_the_same_after_thousands_of_changes() {
+fn index_and_disk_agree_after_many_changes() {
     let rig = Rig::with(limits(50, 12, 12));
     let kept = |publisher: &PublisherKey| *publisher == KEYS[7].public();
     // A sequence of numbers without a pattern, the same in every run.
@@ -106,7 +106,7 @@ fn a_full_store_answers_the_same_after_thousands_of_changes() {
         };
         rig.store.insert(&[record], NOW, &kept).unwrap();
     }
-    let index = rig.store.read();
+    let index = rig.store.readable.read();
     assert!(index.index.records <= 50);
     let sum: usize = index.index.publishers.values().map(|publisher| publisher.count as usize).sum();
     assert_eq!(sum, index.index.records);

@@ -1,4 +1,4 @@
-//! A file that was damaged is put aside; what is handed on is what was signed.
+//! A damaged file is moved aside; only records with valid signatures are returned.
 
 use super::*;
 
@@ -9,17 +9,17 @@ fn file(dir: &Path) -> PathBuf {
 fn filled(dir: &Path) -> Vec<SharedRecord> {
     let records: Vec<_> = (0..200).map(|n| sign(&KEYS[0], &format!("x/m{n}"), n, NOW)).collect();
     let store = CatalogStore::open(dir, NOW).unwrap();
-    store.insert(&records, NOW, &nobody).unwrap();
+    store.insert(&records, NOW, &none_kept).unwrap();
     records
 }
 
 #[test]
-fn no_damage_keeps_it_from_opening_or_makes_a_record_false() {
+fn damaged_store_opens_and_holds_no_false_record() {
     let dir = tempfile::tempdir().unwrap();
     let records = filled(dir.path());
     let sound = fs::read(file(dir.path())).unwrap();
     let aside = dir.path().join("records.redb.damaged");
-    let mut put_aside = 0;
+    let mut move_aside = 0;
     let mut damages: Vec<Vec<u8>> = (0..60)
         .map(|n| {
             let mut bytes = sound.clone();
@@ -38,22 +38,22 @@ fn no_damage_keeps_it_from_opening_or_makes_a_record_false() {
         let _ = fs::remove_file(&aside);
         let store = CatalogStore::open(dir.path(), NOW).unwrap();
         if aside.exists() {
-            put_aside += 1;
+            move_aside += 1;
             assert_eq!(store.len(), 0);
         }
-        // What is still there is true, and it can be used.
+        // The remaining records are valid, and the store works.
         for record in store.after(&KEYS[0].public(), -1, MAX_PAGE) {
             assert_eq!(SignedRecord::from_bytes(&record.to_bytes()).as_ref(), Ok(&*record));
             assert_eq!(record, records[record.record().sequence as usize]);
         }
-        store.insert(&[sign(&KEYS[1], "x/y", 1, NOW)], NOW, &nobody).unwrap();
+        store.insert(&[sign(&KEYS[1], "x/y", 1, NOW)], NOW, &none_kept).unwrap();
         assert_eq!(store.of_name(&"x/y".parse().unwrap()).len(), 1);
     }
-    assert!(put_aside > 10, "only {put_aside} damages were noticed");
+    assert!(move_aside > 10, "only {move_aside} damages were noticed");
 }
 
 #[test]
-fn a_row_that_cannot_be_read_is_dropped() {
+fn unreadable_row_is_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let records = filled(dir.path());
     {
@@ -61,19 +61,19 @@ fn a_row_that_cannot_be_read_is_dropped() {
         let transaction = database.begin_write().unwrap();
         let mut rows = disk::rows(&transaction).unwrap();
         rows.insert(&[7; 60], b"nonsense".as_slice()).unwrap();
-        // One that stands in the place of another.
-        rows.insert(&disk::place_of(records[5].record()), records[6].to_bytes().as_slice()).unwrap();
+        // A record under the key of another.
+        rows.insert(&disk::key_of(records[5].record()), records[6].to_bytes().as_slice()).unwrap();
         drop(rows);
         transaction.commit().unwrap();
     }
     let store = CatalogStore::open(dir.path(), NOW).unwrap();
     assert_eq!(store.len(), 199);
     assert_eq!(store.after(&KEYS[0].public(), -1, MAX_PAGE).len(), 199);
-    assert_eq!(store.insert(&records, NOW, &nobody).unwrap()[5], Outcome::Stored);
+    assert_eq!(store.insert(&records, NOW, &none_kept).unwrap()[5], StoreOutcome::Stored);
 }
 
 #[test]
-fn what_is_in_the_way_but_not_damaged_is_said() {
+fn unusable_but_undamaged_file_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let first = CatalogStore::open(dir.path(), NOW).unwrap();
     let error = CatalogStore::open(dir.path(), NOW).err().expect("it is in use").to_string();

@@ -1,5 +1,5 @@
-//! How large and how fast a catalog of 100 000 records is. `make measure` prints it, and fails where a search takes too
-//! long. It is no test among others: they run beside each other, in debug builds, on machines that others use.
+//! Measures the size and speed of a catalog of 100 000 records. `make measure` prints the figures, and fails if a search takes
+//! too long. It is not an ordinary test: those run in parallel, in debug builds, on shared machines.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,10 @@ fn resident() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
-/// What a search may take.
+/// The time limit of a search.
 const SEARCHED_WITHIN: Duration = Duration::from_millis(50);
 
-/// Prints the times of the fastest and the slowest of twenty, and of the one in the middle, which must be below a bound.
+/// Prints the fastest, the median and the slowest time of twenty runs. The median must be below a bound.
 fn time<T>(what: &str, bound: Duration, mut work: impl FnMut() -> T) -> T {
     let mut times = Vec::new();
     let mut last = None;
@@ -89,9 +89,9 @@ fn a_hundred_thousand_records() {
             let Message::Records { records, .. } = unchecked.verify(|_| None).unwrap() else { panic!() };
             verifying += begin.elapsed();
             let begin = Instant::now();
-            let outcomes = store.insert(&records, NOW, &nobody).unwrap();
+            let outcomes = store.insert(&records, NOW, &none_kept).unwrap();
             inserting += begin.elapsed();
-            assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Stored));
+            assert!(outcomes.iter().all(|outcome| *outcome == StoreOutcome::Stored));
         }
         println!("a new node: decoding {decoding:.1?}, signatures {verifying:.1?}, storing {inserting:.1?}");
         println!("resident: {before} MB before, {} MB with the store", resident());
@@ -100,7 +100,7 @@ fn a_hundred_thousand_records() {
     let size = fs::metadata(dir.path().join("records.redb")).unwrap().len();
     println!("file: {:.1} MB", size as f64 / 1e6);
 
-    // Another process, so that what this one has used does not count.
+    // A new process, so that memory of this one does not count.
     let child = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
@@ -153,7 +153,7 @@ fn a_store_that_is_opened() {
         .map(|n| sign(&KEYS[n % 8], &format!("new/model-{n}"), RECORDS as i64 + n as i64, NOW))
         .collect();
     let begin = Instant::now();
-    store.insert(&update, NOW, &nobody).unwrap();
+    store.insert(&update, NOW, &none_kept).unwrap();
     println!("200 more in one transaction: {:.1?}", begin.elapsed());
     println!("resident at the end {} MB", resident());
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::cli::samples::status;
 
 #[test]
-fn the_status_fits_eighty_columns() {
+fn status_fits_eighty_columns() {
     let expected = "\
 daemon (process 4711, silmaril 0.1.0, up 1h 2m 5s)
 base directory  /home/ada/.silmaril
@@ -31,7 +31,7 @@ stalled         sentence-transformers/all-MiniLM-L6-v2/onnx/model_quantized.onnx
                 anything; and over HTTP: hub.example answered 503 Service
                 Unavailable
 last error      sentence-transformers/all-MiniLM-L6-v2: a peer sent bad data (1
-                piece thrown away)
+                piece discarded)
 
 MODEL                                       SIZE  HERE        DOWN     UP
 acme/minilm                             87.4 MiB    9%  1.24 MiB/s  0 B/s
@@ -43,7 +43,7 @@ sentence-transformers/all-MiniLM-L6-v2  87.4 MiB    9%  1.24 MiB/s  0 B/s
 }
 
 #[test]
-fn the_status_fits_two_hundred_columns() {
+fn status_fits_two_hundred_columns() {
     let expected = "\
 daemon (process 4711, silmaril 0.1.0, up 1h 2m 5s)
 base directory  /home/ada/.silmaril
@@ -62,7 +62,7 @@ problem         acme/on-disk: /media/ada/disk/on-disk: it is absent, so the mode
                 help: connect its disk or move it back, and it is offered again by itself
 stalled         sentence-transformers/all-MiniLM-L6-v2/onnx/model_quantized.onnx: 3 reads wait (since 2m 5s)
                 1 peer is connected, but no peer that has the piece sends anything; and over HTTP: hub.example answered 503 Service Unavailable
-last error      sentence-transformers/all-MiniLM-L6-v2: a peer sent bad data (1 piece thrown away)
+last error      sentence-transformers/all-MiniLM-L6-v2: a peer sent bad data (1 piece discarded)
 
 MODEL                                       SIZE  HERE        DOWN     UP  PEERS (FULL)  READS WAITING  FROM PEERS  FROM WEB  SENT  TRUST   RUNS CODE
 acme/minilm                             87.4 MiB    9%  1.24 MiB/s  0 B/s         2 (1)              -    8.01 MiB         -   0 B  -       -

@@ -1,0 +1,115 @@
+//! Opening the database, also again after a failure, and closing it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redb::Database;
+
+use super::disk::{self, OpenError, RecordKey, Snapshot};
+use super::index::Index;
+use super::{CatalogStore, Readable, StoreError, Writer};
+
+/// The time between two attempts to open the database again.
+const REOPEN_AFTER: Duration = Duration::from_secs(5);
+
+/// The result of opening the database; last, the keys of unreadable records.
+type Loaded = (Database, Snapshot, Index, Vec<RecordKey>);
+
+impl CatalogStore {
+    /// Reads the database. A damaged database is moved aside.
+    pub(super) fn load_or_recreate(file: &Path) -> Result<Loaded, String> {
+        let loaded = match Self::load(file) {
+            Err(OpenError::Damaged(reason)) => {
+                let aside = disk::move_aside(file).map_err(|error| error.to_string())?;
+                tracing::warn!(
+                    file = %file.display(),
+                    moved_to = %aside.display(),
+                    reason,
+                    "the catalog is damaged and was moved aside; its records will arrive again from other nodes"
+                );
+                Self::load(file)
+            }
+            loaded => loaded,
+        };
+        loaded.map_err(|error| match error {
+            OpenError::Damaged(reason) | OpenError::Failed(reason) => reason,
+        })
+    }
+
+    /// Reads the database, and lists the keys of records that cannot be read, since another version has written them.
+    fn load(file: &Path) -> Result<Loaded, OpenError> {
+        let (mut index, mut unreadable) = (Index::default(), Vec::new());
+        let (database, snapshot) = disk::open(file, |place, bytes| {
+            let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+            match disk::record(bytes) {
+                Some(record)
+                    if disk::key_of(record.record()) == *place
+                        && index.current(record.record()).is_none() =>
+                {
+                    index.load(record.record(), len);
+                }
+                _ => unreadable.push(*place),
+            }
+        })?;
+        Ok((database, snapshot, index, unreadable))
+    }
+
+    pub(super) fn drop_unreadable(
+        &self,
+        writer: &mut Writer,
+        places: &[RecordKey],
+    ) -> Result<(), StoreError> {
+        let Some(database) = writer.database.as_ref().filter(|_| !places.is_empty()) else { return Ok(()) };
+        tracing::warn!(count = places.len(), "deleting unreadable records of the catalog");
+        let drop_them = || -> Result<_, redb::Error> {
+            let transaction = database.begin_write()?;
+            let mut rows = disk::rows(&transaction)?;
+            for place in places {
+                rows.remove(place)?;
+            }
+            drop(rows);
+            transaction.commit()?;
+            disk::snapshot(database)
+        };
+        match drop_them() {
+            Ok(snapshot) => self.readable.write().snapshot = Some(Arc::new(snapshot)),
+            Err(error) => return Err(self.close(writer, &error)),
+        }
+        Ok(())
+    }
+
+    /// Opens the database again after a failure, unless that was tried a moment ago.
+    pub(super) fn reopen(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        if writer.database.is_some() {
+            return Ok(());
+        }
+        if let Some((when, reason)) = &writer.failed
+            && when.elapsed() < REOPEN_AFTER
+        {
+            return Err(StoreError { path: self.file.clone(), reason: reason.clone() });
+        }
+        match Self::load_or_recreate(&self.file) {
+            Ok((database, snapshot, index, unreadable)) => {
+                writer.database = Some(database);
+                (writer.unsafe_commits, writer.failed) = (false, None);
+                *self.readable.write() = Readable { index, snapshot: Some(Arc::new(snapshot)) };
+                tracing::info!(file = %self.file.display(), "the catalog is open again");
+                self.drop_unreadable(writer, &unreadable)
+            }
+            Err(reason) => {
+                tracing::warn!(file = %self.file.display(), reason, "could not open the catalog again");
+                writer.failed = Some((Instant::now(), reason.clone()));
+                Err(StoreError { path: self.file.clone(), reason })
+            }
+        }
+    }
+
+    /// Closes the database after an error: all calls fail or find nothing from then on.
+    pub(super) fn close(&self, writer: &mut Writer, error: &redb::Error) -> StoreError {
+        tracing::warn!(file = %self.file.display(), %error, "closing the catalog after an error");
+        self.readable.write().snapshot = None;
+        writer.database = None;
+        StoreError { path: self.file.clone(), reason: error.to_string() }
+    }
+}

@@ -1,0 +1,89 @@
+//! The publishers that the user of this node has chosen.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Document, Trust};
+use crate::model::PublisherKey;
+
+/// The keys, and the sources that they were collected from.
+#[derive(Default)]
+pub(super) struct KnownKeys(Mutex<Option<CollectedKeys>>);
+
+struct CollectedKeys {
+    own: Option<PublisherKey>,
+    document: Option<Arc<Document>>,
+    keys: Arc<HashSet<PublisherKey>>,
+}
+
+impl Trust {
+    /// Whether a publisher is among the [`known_keys`](Self::known_keys).
+    pub fn is_known(&self, key: &PublisherKey) -> bool {
+        self.known_keys().contains(key)
+    }
+
+    /// The publishers that are listed or own a name, our own key, and the former keys of all these: nodes that join later
+    /// need to learn what has replaced a former key. Collected again when one of the files has changed. A caller with many
+    /// keys should call this once.
+    pub fn known_keys(&self) -> Arc<HashSet<PublisherKey>> {
+        let (own, document) = (self.own(), self.document().ok());
+        let mut collected = self.known.0.lock();
+        let is_same = |then: &Option<Arc<Document>>| match (then, &document) {
+            (Some(then), Some(now)) => Arc::ptr_eq(then, now),
+            (None, None) => true,
+            _ => false,
+        };
+        if let Some(same) = collected.as_ref().filter(|then| then.own == own && is_same(&then.document)) {
+            return Arc::clone(&same.keys);
+        }
+        let listed = document.iter().flat_map(|document| &document.publishers).map(|listed| listed.key);
+        let pinned = document.iter().flat_map(|document| document.pins.values()).map(|pin| pin.publisher);
+        let mut keys: HashSet<_> = listed.chain(pinned).chain(own).collect();
+        let leads_to_one =
+            |document: &Document, former| document.present(former).is_some_and(|key| keys.contains(&key));
+        let former: Vec<_> = document
+            .iter()
+            .flat_map(|document| {
+                document.successions.keys().filter(|former| leads_to_one(document, former)).copied()
+            })
+            .collect();
+        keys.extend(former);
+        let keys = Arc::new(keys);
+        *collected = Some(CollectedKeys { own, keys: Arc::clone(&keys), document });
+        keys
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TrustPolicy;
+    use crate::paths::Paths;
+
+    #[test]
+    fn keys_are_collected_again_when_the_file_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(&dir.path().join("base"));
+        paths.create().unwrap();
+        let trust = Trust::open(&paths, TrustPolicy::Tofu);
+        let (listed, stranger) = (PublisherKey([1; 32]), PublisherKey([2; 32]));
+        assert!(trust.known_keys().is_empty());
+        trust.add(listed, None, &[]).unwrap();
+        let keys = trust.known_keys();
+        assert_eq!(*keys, HashSet::from([listed]));
+        assert!(
+            Arc::ptr_eq(&keys, &trust.known_keys()),
+            "the keys are collected again although no file changed"
+        );
+        trust.add(stranger, None, &[]).unwrap();
+        assert_eq!(*trust.known_keys(), HashSet::from([listed, stranger]));
+        // A former key is known as long as its successor is.
+        let (replaced, other) = (PublisherKey([3; 32]), PublisherKey([4; 32]));
+        trust.succeed(&[(replaced, listed), (other, PublisherKey([5; 32]))]).unwrap();
+        assert_eq!(*trust.known_keys(), HashSet::from([listed, stranger, replaced]));
+        trust.remove(&listed, false).unwrap();
+        assert_eq!(*trust.known_keys(), HashSet::from([stranger]));
+    }
+}
