@@ -1,9 +1,9 @@
-//! Open files: how many the process may have, how they are divided, and what happens when none is left.
+//! Open files: their limit, its division, and the handling of a shortage.
 //!
 //! The soft limit of many systems is 1024, or 256 where an administrator set it. The process raises its soft limit to the
-//! hard limit when it starts. What it then may open is divided between connections, the files of the store and the files of
-//! the engine; the rest is for all other uses. When a file still cannot be opened for want of descriptors, the caches of
-//! open files are emptied and the file is opened again: a shortage of the moment is no fault of the file.
+//! hard limit when it starts. This limit is divided between connections, the files of the store and the files of
+//! the engine; the rest is for all other uses. When a file still cannot be opened because no descriptor is free, the caches of
+//! open files are emptied and the file is opened again: a temporary shortage is no fault of the file.
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -21,7 +21,7 @@ const MAX_CONNECTIONS: u64 = 8000;
 /// More cached files than this, in the store and in the engine each, serve no purpose.
 const MAX_CACHED: u64 = 1024;
 
-/// How many descriptors each user may have.
+/// The number of descriptors for each use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
     /// Connections to peers.
@@ -44,41 +44,41 @@ impl Shares {
     }
 }
 
-/// Raises the soft limit on open files to the hard limit. Called once, before threads are started. Failure is harmless: the
-/// process goes on with the limit that it has.
+/// Raises the soft limit on open files to the hard limit. Called once, before threads are started. If it fails, the
+/// process continues with the old limit.
 pub fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(HIGHEST).min(HIGHEST);
     if current.is_some_and(|current| current < wanted)
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
     {
-        tracing::debug!("the limit on open files could not be raised: {error}");
+        tracing::debug!(%error, "could not raise the limit on open files");
     }
 }
 
-/// Whether an operation failed for want of descriptors or of memory for them, in this process or in the whole system.
+/// Whether an operation failed because descriptors, or memory for them, are short, in this process or in the whole system.
 pub fn is_shortage(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
-/// Something that keeps files open only to save time.
-pub trait Closes: Send + Sync {
-    /// Closes the files that are not in use.
+/// A cache that keeps files open only to save time.
+pub trait FileCache: Send + Sync {
+    /// FileCache the files that are not in use.
     fn close_all(&self);
 }
 
-static CACHES: Mutex<Vec<Weak<dyn Closes>>> = Mutex::new(Vec::new());
+static CACHES: Mutex<Vec<Weak<dyn FileCache>>> = Mutex::new(Vec::new());
 
-/// Has a cache emptied whenever descriptors are short, for as long as it lives.
-pub fn register(cache: &Arc<impl Closes + 'static>) {
-    let weak: Weak<dyn Closes> = Arc::downgrade(&(cache.clone() as Arc<dyn Closes>));
+/// Registers a cache: it is emptied whenever descriptors are short, until it is dropped.
+pub fn register(cache: &Arc<impl FileCache + 'static>) {
+    let weak: Weak<dyn FileCache> = Arc::downgrade(&(cache.clone() as Arc<dyn FileCache>));
     let mut caches = CACHES.lock();
     caches.retain(|cache| cache.strong_count() > 0);
     caches.push(weak);
 }
 
-/// Opens something; when descriptors are short, empties all caches of open files and opens it again, once.
+/// Calls `open`; if descriptors are short, empties all caches of open files and calls it again, once.
 pub fn open<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     match open() {
         Err(error) if is_shortage(&error) => {
@@ -111,10 +111,10 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_empties_the_caches_and_tries_again() {
+    fn shortage_empties_the_caches_and_tries_again() {
         #[derive(Default)]
         struct Cache(AtomicUsize);
-        impl Closes for Cache {
+        impl FileCache for Cache {
             fn close_all(&self) {
                 self.0.fetch_add(1, Ordering::Relaxed);
             }
@@ -130,6 +130,6 @@ mod tests {
         let before = emptied();
         let refused = open(|| Err::<(), _>(io::Error::from(Errno::ACCESS)));
         assert_eq!(refused.unwrap_err().raw_os_error(), Some(Errno::ACCESS.raw_os_error()));
-        assert_eq!(emptied(), before, "another error empties nothing");
+        assert_eq!(emptied(), before, "another error empties no cache");
     }
 }

@@ -1,7 +1,7 @@
-//! The bridge to `cpp/`: the only place that knows of libtorrent.
+//! The bridge to `cpp/`: the only module that uses libtorrent.
 //!
-//! Every function returns `Result`: a C++ exception becomes an error. No pointer of libtorrent crosses; what comes
-//! back are owned structures. Policy (settings, what to do about an event) is in `torrent`, not here nor in `cpp/`.
+//! Every function returns `Result`: a C++ exception becomes an error. No pointer of libtorrent crosses the bridge; results are
+//! owned structures. Policy (settings, reactions to events) is in `torrent`, not here and not in `cpp/`.
 #![allow(unsafe_code)]
 #![allow(missing_docs)]
 
@@ -14,7 +14,7 @@ pub(crate) use raw::*;
 
 #[cxx::bridge(namespace = "silmaril")]
 mod raw {
-    /// One of libtorrent's settings, by its name.
+    /// A setting of libtorrent, by its name.
     struct RawSetting {
         name: String,
         kind: RawSettingKind,
@@ -45,7 +45,7 @@ mod raw {
         /// Type and body, without the length.
         message: Vec<u8>,
         times: u32,
-        /// Whether the peer reads what it is sent.
+        /// Whether the peer reads the answers.
         reads: bool,
         /// Bytes of the answer to each message that passes.
         answer: i64,
@@ -54,15 +54,15 @@ mod raw {
     /// One peer of `try_slots`.
     struct RawVisitor {
         address: String,
-        /// Whether data has gone either way.
+        /// Whether data was transferred in either direction.
         transferred: bool,
-        /// When it comes.
+        /// When it connects.
         seconds: u32,
     }
 
     struct RawPath {
         bytes: Vec<u8>,
-        /// Whether the file is read only while it looks like this.
+        /// Whether the file is read only while it matches the fields below.
         fixed: bool,
         size: u64,
         mtime_ns: i64,
@@ -102,7 +102,7 @@ mod raw {
         max_connections: i32,
     }
 
-    /// A torrent without metadata, to meet its peers.
+    /// A torrent without metadata, for meeting its peers.
     struct RawMeeting {
         torrent: u64,
         /// A v1 or a v2 info hash.
@@ -137,19 +137,19 @@ mod raw {
         Failed,
         PieceVerified,
         PieceRejected,
-        /// The bytes of a piece that was verified are wrong on the disk; it is not sent any more.
+        /// The bytes of a verified piece are wrong on the disk; the piece is not sent any more.
         PieceDamaged,
-        /// `address`, `port`; `flag`: we connected.
+        /// `address`, `port`; `flag`: this node made the connection.
         PeerConnected,
         /// `address`, `port`, `text`.
         PeerDisconnected,
         /// `downloaded` to `seeds`.
         Stats,
-        /// `seeds`: those that pieces are wanted of and that send nothing.
+        /// `seeds`: seeds that send nothing although pieces are wanted.
         SilentSeeds,
         /// `path`, operation in `text`, errno in `code`.
         DiskError,
-        /// The torrent stopped itself over an error of the disk; it needs `recover`.
+        /// The torrent stopped because of a disk error; it needs `recover`.
         Stopped,
         /// `data`.
         ResumeData,
@@ -158,7 +158,7 @@ mod raw {
         /// `data`.
         Metadata,
         Removed,
-        /// `peer`, `address`, `port`; `flag`: we connected.
+        /// `peer`, `address`, `port`; `flag`: this node made the connection.
         PeerSpeaks,
         /// `peer`, `data`.
         PeerMessage,
@@ -166,9 +166,9 @@ mod raw {
         PeerLeft,
         /// The topic in `data`, `endpoints`.
         DhtPeers,
-        /// `item`, its value empty when nothing was found; `flag`: the last answer.
+        /// `item`, with an empty value if none was found; `flag`: the last answer.
         DhtFound,
-        /// `item` without its value; `peers`: how many nodes.
+        /// `item` without its value; `peers`: the number of nodes that stored it.
         DhtStored,
         /// `peers`: nodes in the routing tables.
         DhtNodes,
@@ -205,14 +205,14 @@ mod raw {
         /// Path components below the torrent's name, joined with `/`.
         path: String,
         size: u64,
-        /// Where the file is; used for hybrid torrents alone.
+        /// The path of the file on the disk; used only for hybrid torrents.
         source: Vec<u8>,
         /// Concatenated roots of its pieces.
         piece_hashes: Vec<u8>,
     }
 
     extern "Rust" {
-        /// A copy, in one piece: C++ can only append to a `Vec` byte by byte.
+        /// Copies bytes to a `Vec`: C++ itself can only append one byte at a time.
         fn vec_of(bytes: &[u8]) -> Vec<u8>;
         /// Opens a file of a torrent, at a real path (see [`crate::nofollow`]). With `write`, creates it and its parent
         /// directories.
@@ -227,8 +227,8 @@ mod raw {
         /// The session with its disk threads. All methods may be called from any thread.
         type Engine;
 
-        /// `dht_state` as [`Engine::dht_state`] gave it; one that cannot be read is as good as none. `unlisted`: no
-        /// torrent is announced in the DHT or on the local network, and no peer or tracker learns where to connect.
+        /// `dht_state`: from [`Engine::dht_state`]; ignored if invalid. `unlisted`: no torrent is announced in the DHT or on
+        /// the local network, and no peer or tracker learns the address of this node.
         fn start_engine(
             settings: &Vec<RawSetting>,
             disk_threads: i32,
@@ -237,12 +237,12 @@ mod raw {
             unlisted: bool,
         ) -> Result<UniquePtr<Engine>>;
 
-        /// Waits until libtorrent has dealt with everything posted so far. Blocks on the network thread.
+        /// Waits until libtorrent has processed everything posted so far. Blocks on the network thread.
         fn wait_until_started(self: &Engine) -> Result<()>;
-        /// Events that have come; waits for one at most `milliseconds`. For one thread alone.
+        /// The events since the last call; waits for one, at most `milliseconds`. Only for one thread.
         fn wait(self: &Engine, milliseconds: i32) -> Result<Vec<RawEvent>>;
         fn wake(self: &Engine) -> Result<()>;
-        /// Asks for figures of the torrents where they changed.
+        /// Requests figures of the torrents whose figures changed.
         fn post_stats(self: &Engine) -> Result<()>;
         fn add_dht_node(self: &Engine, host: &str, port: u16) -> Result<()>;
 
@@ -259,49 +259,49 @@ mod raw {
 
         fn meet(self: &Engine, meeting: &RawMeeting) -> Result<()>;
 
-        // These return false for a torrent that is not there.
+        // These return false for an unknown torrent.
         fn remove(self: &Engine, torrent: u64) -> Result<bool>;
         fn request(self: &Engine, torrent: u64, piece: u32, milliseconds: i32) -> Result<bool>;
         fn set_priority(self: &Engine, torrent: u64, pieces: &[RawPriority]) -> Result<bool>;
         fn connect_peer(self: &Engine, torrent: u64, peer: &RawEndpoint) -> Result<bool>;
-        /// Calls peers that are known and not connected, whatever failed before.
+        /// Calls the known peers that are not connected, regardless of earlier failures.
         fn redial(self: &Engine, torrent: u64) -> Result<bool>;
-        /// The pieces are no longer there: none of their bytes is sent once this returns, and peers learn of it.
+        /// Withdraws pieces: when this returns, none of their bytes is sent any more, and peers learn of it.
         fn withdraw(self: &Engine, torrent: u64, pieces: &[u32]) -> Result<bool>;
         fn reannounce(self: &Engine, torrent: u64) -> Result<bool>;
         fn add_trackers(self: &Engine, torrent: u64, trackers: &Vec<String>) -> Result<bool>;
         /// A withheld torrent accepts no connection, answers no request and is not announced. All connections end when
         /// this is turned on.
         fn set_withheld(self: &Engine, torrent: u64, withheld: bool) -> Result<bool>;
-        /// Looks for peers of one's own network and, with `dht`, in the DHT; asks no tracker.
+        /// Searches for peers on the local network and, with `dht`, in the DHT; asks no tracker.
         fn announce_now(self: &Engine, torrent: u64, dht: bool) -> Result<bool>;
         fn give_piece(self: &Engine, torrent: u64, piece: u32, bytes: &[u8]) -> Result<bool>;
         /// Answered by `ResumeData`, or by `Metainfo` when `export_all`.
         fn save_layers(self: &Engine, torrent: u64, export_all: bool) -> Result<bool>;
-        /// Lets a torrent go on that stopped over an error of the disk.
+        /// Resumes a torrent that stopped because of a disk error.
         fn recover(self: &Engine, torrent: u64) -> Result<bool>;
 
-        /// Sends a message; false when too much waits to be sent. One to a peer that is gone is dropped.
+        /// Sends a message; false if too many bytes are unsent. A message to a peer that has left is dropped.
         fn send_message(self: &Engine, peer: u64, message: &[u8]) -> Result<bool>;
         fn hang_up(self: &Engine, peer: u64) -> Result<()>;
-        /// No limit of the gate that holds for an address group holds for this host.
+        /// Exempts a host from the gate's limits of address groups.
         fn trust_host(self: &Engine, address: &str) -> Result<()>;
-        /// The addresses that no connection is made to or taken from; those that are open end.
+        /// Sets the addresses with which no connection is made; open ones are closed.
         fn set_bans(self: &Engine, ranges: &Vec<RawRange>) -> Result<()>;
 
         // Without effect while the DHT is off.
         fn dht_announce(self: &Engine, topic: &[u8; 20], port: u16) -> Result<()>;
         fn dht_find(self: &Engine, topic: &[u8; 20]) -> Result<()>;
-        /// Leaves a newer one that is found in its place. Fails when the value is not bencoded, or too long.
+        /// Does not replace a newer item. Fails if the value is not bencoded, or too long.
         fn dht_put(self: &Engine, item: &RawItem) -> Result<()>;
         fn dht_get(self: &Engine, publisher: &[u8; 32], salt: &[u8; 20]) -> Result<()>;
-        /// The nodes in the routing tables. Blocks on the network thread.
+        /// The nodes of the routing tables. Blocks on the network thread.
         fn dht_state(self: &Engine) -> Result<Vec<u8>>;
 
         /// Number of `save_layers` not answered yet.
         fn saves_pending(self: &Engine) -> Result<u32>;
         fn pause(self: &Engine) -> Result<()>;
-        /// Ends the session; false if it was not over in time (it then ends in the background).
+        /// Ends the session; false if it did not end in time (it then ends in the background).
         fn shutdown(self: &Engine, milliseconds: i32) -> Result<bool>;
 
         /// See `torrent::try_gate`.

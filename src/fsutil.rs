@@ -1,7 +1,7 @@
 //! Small file-system operations that several modules need: atomic writes, capped reads, durable renames.
 //!
-//! What is written with [`write_atomic`] is either wholly there or not at all, whatever dies when: the bytes go to
-//! a temporary file in the same directory, reach the disk, and are renamed into place.
+//! A file that is written with [`write_atomic`] has either all new bytes or all old ones, also after a crash: the bytes go to
+//! a temporary file in the same directory, reach the disk, and are renamed to the path.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -12,32 +12,32 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// Temporary files begin with this, so that whoever lists a directory can tell them from content.
+/// Temporary files begin with this, so that a reader of a directory can distinguish them from content.
 pub const TEMP_PREFIX: &str = ".silmaril-tmp-";
 
-/// Mode of files that others may read, before the umask.
+/// Mode of files that other users may read, before the umask.
 pub const MODE_SHARED: u32 = 0o644;
 
-/// Mode of files that grant power or tell what this user does.
+/// Mode of files with secrets or with private information of this user.
 pub const MODE_PRIVATE: u32 = 0o600;
 
-/// How long another process may hold a lock file: it writes a file meanwhile.
-const LOCKED_WITHIN: Duration = Duration::from_secs(10);
+/// How long another process may hold a lock file, for the time of a write.
+const MAX_LOCK_TIME: Duration = Duration::from_secs(10);
 /// How often a lock file is tried; polled, because there is no event for this.
 const TRY_EVERY: Duration = Duration::from_millis(5);
 
-/// Opens a lock file, creating it, and takes the lock of all processes on it. Dropping the file releases the lock. Fails
-/// when another process holds the lock for longer than a write may take. Blocks.
+/// Opens a lock file, creating it, and acquires the exclusive lock of all processes on it. Dropping the file releases the lock.
+/// Fails if another process holds the lock for longer than a write may last. Blocks.
 pub fn lock_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).mode(MODE_PRIVATE).open(path)?;
-    let until = Instant::now() + LOCKED_WITHIN;
+    let until = Instant::now() + MAX_LOCK_TIME;
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),
             Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(TRY_EVERY),
             Err(Errno::WOULDBLOCK) => {
-                let waited = LOCKED_WITHIN.as_secs();
+                let waited = MAX_LOCK_TIME.as_secs();
                 return Err(io::Error::other(format!("another process holds it for {waited} s")));
             }
             Err(error) => return Err(error.into()),
@@ -85,7 +85,7 @@ pub fn flush(file: &File) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Makes durable all that was written to the file system of an open file. Waits for the disk.
+/// Makes durable all writes to the file system of an open file. Waits for the disk.
 pub fn flush_file_system(file: &File) -> io::Result<()> {
     #[cfg(test)]
     FLUSHES.set(FLUSHES.get() + 1);
@@ -96,22 +96,22 @@ pub fn flush_file_system(file: &File) -> io::Result<()> {
 thread_local! {
     /// How often this thread has waited for the disk.
     pub static FLUSHES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-    /// Where set, this thread pauses for a random time, sometimes, at these points.
+    /// If set, this thread sometimes pauses for a random time at these points.
     pub static JITTER: std::cell::RefCell<Option<(Point, fastrand::Rng)>> =
         const { std::cell::RefCell::new(None) };
 }
 
-/// A point where a pause shows whether another thread may do something with the same path.
+/// A point where a pause shows whether another thread may use the same path.
 #[cfg(test)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// Before a path is looked at.
+    /// Before a path is looked up.
     Look,
     /// After a file was renamed.
     Renamed,
 }
 
-/// Makes it likely that another thread runs between two operations on one path, in a test that asked for that.
+/// Makes it likely that another thread runs between two operations on one path, in a test that sets `JITTER`.
 #[cfg(test)]
 pub fn jitter(at: Point) {
     JITTER.with_borrow_mut(|jitter| {
@@ -124,12 +124,21 @@ pub fn jitter(at: Point) {
     });
 }
 
+/// The result of an operation on a file or directory; none if it does not exist.
+pub fn existing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Reads a whole file of at most `cap` bytes; a longer one is an error.
 pub fn read_capped(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
     read_file_capped(&File::open(path)?, cap)
 }
 
-/// [`read_capped`] of an open file, from where it stands.
+/// [`read_capped`] of an open file, from its position.
 pub fn read_file_capped(file: &File, cap: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(file.metadata()?.len().min(cap) as usize);
     Read::take(file, cap + 1).read_to_end(&mut bytes)?;
@@ -139,24 +148,17 @@ pub fn read_file_capped(file: &File, cap: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Removes a file; that it is not there is success. Tells whether it was.
+/// Removes a file. Returns whether it existed; a missing file is no error.
 pub fn remove_if_there(path: &Path) -> io::Result<bool> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    }
+    existing(fs::remove_file(path)).map(|removed| removed.is_some())
 }
 
-/// Removes a directory with all that is in it; that it is not there is success.
+/// Removes a directory with all its files; a missing directory is no error.
 pub fn remove_dir_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
+    existing(fs::remove_dir_all(path)).map(drop)
 }
 
-/// Removes the temporary files from a directory that writes left there which were cut short. Nothing else may be
+/// Removes the temporary files that interrupted writes left in a directory. No other thread or process may be
 /// writing to it.
 pub fn remove_temporary(dir: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(dir) {
@@ -207,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn atomic_write_replaces_creates_parents_and_leaves_no_temporary_file() {
+    fn atomic_write_replaces_and_leaves_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/file");
         write_atomic(&path, b"one", MODE_PRIVATE).unwrap();
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+    fn failed_write_leaves_only_the_old_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::create_dir(&path).unwrap();

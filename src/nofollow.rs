@@ -1,9 +1,9 @@
 //! File operations that follow no symbolic link, for paths below a directory that other users may be able to write to.
 //!
-//! A path given here is *real*: absolute, without `..` and without a link in it, as [`real_path`] returns it. A link that
-//! has taken the place of one of its components since then is an error of kind `InvalidData`, and so is a staging
-//! directory (`*.silmaril-partial`) on the way that another user owns or can write to. Nothing else can put a hard link
-//! or a special file where this program writes, or exchange what it renames.
+//! A path given here is *real*: absolute, without `..` and without a link in it, as [`real_path`] returns it. If a
+//! component has become a link since then, the result is an error of kind `InvalidData`, and also if a component is a staging
+//! directory (`*.silmaril-partial`) that another user owns or can write to. No other user can therefore put a hard link
+//! or a special file where this program writes, or exchange a file that it renames.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -22,18 +22,18 @@ use crate::descriptors;
 use crate::fsutil::{self, TEMP_PREFIX};
 use crate::model::path::PARTIAL_SUFFIX;
 
-/// Links followed on the way to one real path; the limit of Linux for one lookup.
+/// Maximum number of links that lead to one real path; the limit of Linux for one lookup.
 const MAX_LINKS: u32 = 40;
 
-/// So many files of one file system are made durable one by one.
+/// Up to this number, files of one file system are made durable one by one.
 pub const MAX_SINGLE_SYNCS: usize = 32;
 
-/// Bits of a mode with which users other than the owner write.
-const OTHERS_WRITE: u32 = 0o022;
+/// Bits of a mode that permit writing to users other than the owner.
+const WRITE_BY_OTHER_USERS: u32 = 0o022;
 
-/// The real path of `below` in the directory `named`, which a user named. Links above `named` are followed. `named`
-/// itself and what lies below it may only be a link that this user or root has made, or that lies in a directory which
-/// nobody else can write to. Components that do not exist are kept as they are; the directory above `named` must exist.
+/// The real path of `below` in the directory `named`, which a user named. Links above `named` are followed. A link at `named`
+/// or below it is followed only if this user or root has made it, or if no other user can write to its directory.
+/// Components that do not exist are kept unchanged; the directory above `named` must exist.
 pub fn real_path(named: &Path, below: &Path) -> io::Result<PathBuf> {
     let named = std::path::absolute(named)?;
     let (mut real, mut todo) = match (named.parent(), named.file_name()) {
@@ -63,7 +63,7 @@ pub fn real_path(named: &Path, below: &Path) -> io::Result<PathBuf> {
                 }
                 let around = File::from(dir.try_clone()?).metadata()?;
                 if !is_trusted(stat.st_uid) && !is_exclusive(&around) {
-                    return Err(refused(&next, "is a symbolic link that another user has put there"));
+                    return Err(refused(&next, "is a symbolic link that another user has made"));
                 }
                 let target = rustix::fs::readlinkat(&dir, &name, Vec::new())?;
                 let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
@@ -90,21 +90,21 @@ fn names(path: &Path) -> Vec<OsString> {
     path.components().filter_map(name).collect()
 }
 
-/// Whether a user may decide where this program writes: this one, and root.
+/// Whether a user may decide where this program writes: the user of this process, and root.
 fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
-/// Whether nobody but this user and root can put something into a directory.
+/// Whether only this user and root can put files into a directory.
 fn is_exclusive(dir: &Metadata) -> bool {
-    is_trusted(dir.uid()) && dir.mode() & OTHERS_WRITE == 0
+    is_trusted(dir.uid()) && dir.mode() & WRITE_BY_OTHER_USERS == 0
 }
 
 fn refused(path: &Path, why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{} {why}", path.display()))
 }
 
-/// Splits a path behind the first staging directory in it.
+/// Splits a path after the first staging directory in it.
 fn split_at_staging(path: &Path) -> Option<(PathBuf, PathBuf)> {
     let mut components = path.components();
     let mut staging = PathBuf::new();
@@ -118,8 +118,8 @@ fn split_at_staging(path: &Path) -> Option<(PathBuf, PathBuf)> {
     None
 }
 
-/// Opens a path; what lies below a staging directory only if that is ours. A shortage of descriptors is met by closing
-/// cached files.
+/// Opens a path. A path below a staging directory is opened only if this user owns that directory. If descriptors are short,
+/// cached files are closed.
 fn open_fd(path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
     descriptors::open(|| open_fd_once(path, flags, mode))
 }
@@ -152,7 +152,7 @@ fn check_staging(dir: &OwnedFd, path: &Path) -> io::Result<()> {
     if found.uid() != rustix::process::geteuid().as_raw() {
         return Err(refused(path, "was made by another user"));
     }
-    if found.mode() & OTHERS_WRITE != 0 {
+    if found.mode() & WRITE_BY_OTHER_USERS != 0 {
         return Err(refused(path, "can be written to by other users"));
     }
     Ok(())
@@ -160,7 +160,7 @@ fn check_staging(dir: &OwnedFd, path: &Path) -> io::Result<()> {
 
 fn open_below(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    // Otherwise a link is opened as such where a directory is asked for, and is then none.
+    // Otherwise a link is opened itself, and is then no directory.
     let follow = if flags.contains(OFlags::DIRECTORY) { flags - OFlags::NOFOLLOW } else { flags };
     loop {
         match rustix::fs::openat2(dir, path, follow, mode, ResolveFlags::NO_SYMLINKS) {
@@ -172,7 +172,7 @@ fn open_below(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Re
     }
 }
 
-/// [`open_below`] without openat2(2): one component after the other.
+/// [`open_below`] without openat2(2): one component after another.
 fn walk(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
     let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut names: VecDeque<OsString> = names(path).into();
@@ -181,7 +181,7 @@ fn walk(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<O
         true => rustix::fs::openat(CWD, "/", step, Mode::empty())?,
         false => rustix::fs::openat(dir, ".", step, Mode::empty())?,
     };
-    // Where a directory is asked for, a link is none.
+    // If a directory is requested, the error for a link does not show that it is a link.
     let open = |here: &OwnedFd, name: &OsStr, flags: OFlags, mode: Mode| {
         rustix::fs::openat(here, name, flags, mode).map_err(|e| {
             let found = rustix::fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW);
@@ -195,11 +195,11 @@ fn walk(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<O
     open(&here, &last, flags, mode)
 }
 
-/// The directory that holds a path, and the name in it.
+/// The directory of a path, and the name in it.
 fn holder(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
     let name = path.file_name().ok_or_else(|| refused(path, "names no file"))?;
     let parent = fsutil::parent(path);
-    // `open_fd` checks a staging directory where something below it is opened.
+    // `open_fd` checks a staging directory only if a path below it is opened.
     if parent.as_os_str().as_bytes().ends_with(PARTIAL_SUFFIX.as_bytes()) {
         let dir = open_fd(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
         check_staging(&dir, parent)?;
@@ -230,17 +230,17 @@ pub fn write(path: &Path) -> io::Result<File> {
     open(path, OFlags::RDWR, 0)
 }
 
-/// Makes a file where nothing is; its mode is cut by the umask.
+/// Makes a file at a free path; its mode is cut by the umask.
 pub fn create_new(path: &Path) -> io::Result<File> {
     open(path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, 0o666)
 }
 
-/// What stands at a path, which may be a link itself.
+/// The metadata of a file, directory or link.
 pub fn metadata(path: &Path) -> io::Result<Metadata> {
     #[cfg(test)]
     fsutil::jitter(fsutil::Point::Look);
     match open_fd(path, OFlags::PATH, Mode::empty()) {
-        // For want of a descriptor a file is not taken for a lost one. Nothing is read or written this way.
+        // A shortage of descriptors must not make a file look lost. No byte is read or written this way.
         Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::MFILE | Errno::NFILE)) => {
             fs::symlink_metadata(path)
         }
@@ -248,7 +248,7 @@ pub fn metadata(path: &Path) -> io::Result<Metadata> {
     }
 }
 
-/// Whether something stands at a path.
+/// Whether a file, directory or link exists.
 pub fn exists(path: &Path) -> bool {
     metadata(path).is_ok()
 }
@@ -258,8 +258,8 @@ pub fn read_capped(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
     fsutil::read_file_capped(&read(path)?, cap)
 }
 
-/// Makes a directory and those above it that are missing, with modes cut by the umask. Staging directories among them
-/// are ours alone, and must be where they exist.
+/// Makes a directory and the missing ones above it, with modes cut by the umask. Staging directories among them are made for
+/// this user only; existing ones must belong to this user only.
 pub fn create_dir_all(path: &Path) -> io::Result<()> {
     let open = || open_fd(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
     let is_staging = path.as_os_str().as_bytes().ends_with(PARTIAL_SUFFIX.as_bytes());
@@ -281,8 +281,8 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     if is_staging { check_staging(&found, path) } else { Ok(()) }
 }
 
-/// Makes a staging directory, or finds one that this user has made and no other can write to: the one with the inode
-/// `known`, where one is known. Returns its inode.
+/// Makes a staging directory, or finds one that this user has made and no other user can write to. If `known` is given, an
+/// existing directory must have this inode. Returns the inode.
 pub fn create_staging(path: &Path, known: Option<u64>) -> io::Result<u64> {
     create_dir_all(fsutil::parent(path))?;
     let (around, name) = holder(path)?;
@@ -301,7 +301,7 @@ pub fn create_staging(path: &Path, known: Option<u64>) -> io::Result<u64> {
     }
 }
 
-/// Renames a file over what is at `to`.
+/// Renames a file, and replaces a file at `to`.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     let ((a, from), (b, to)) = (holder(from)?, holder(to)?);
     rustix::fs::renameat(a, from, b, to)?;
@@ -310,14 +310,14 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Renames a file to a path where nothing is; otherwise the error is `AlreadyExists`.
+/// Renames a file to a free path; otherwise the error is `AlreadyExists`.
 pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     let ((a, from), (b, name)) = (holder(from)?, holder(to)?);
     let renamed = rustix::fs::renameat_with(&a, from, &b, name, RenameFlags::NOREPLACE);
     #[cfg(test)]
     fsutil::jitter(fsutil::Point::Renamed);
     match renamed {
-        // The file system cannot: the closest to it is to look once more.
+        // The file system has no such rename: the check of the path is the best that remains.
         Err(Errno::INVAL | Errno::NOSYS) => match rustix::fs::statat(&b, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(rustix::fs::renameat(&a, from, &b, name)?),
             Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
@@ -327,7 +327,7 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives a file, open as `file`, a second name. Fails where `from` is not the name of that file any more.
+/// Makes a second name for a file that is open as `file`. Fails if `from` is no longer the name of that file.
 pub fn hard_link(file: &File, from: &Path, to: &Path) -> io::Result<()> {
     let ((a, from), (b, name)) = (holder(from)?, holder(to)?);
     rustix::fs::linkat(&a, from, &b, name, AtFlags::empty())?;
@@ -339,14 +339,10 @@ pub fn hard_link(file: &File, from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a file; that it is not there is success. Returns whether it was.
+/// Removes a file. Returns whether it existed; a missing file is no error.
 pub fn remove_if_there(path: &Path) -> io::Result<bool> {
     let removed = holder(path).and_then(|(dir, name)| Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?));
-    match removed {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    }
+    fsutil::existing(removed).map(|removed| removed.is_some())
 }
 
 /// Removes an empty directory.
@@ -355,12 +351,9 @@ pub fn remove_dir(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?)
 }
 
-/// Removes a directory with all that is in it; that it is not there is success.
+/// Removes a directory with all its files; a missing directory is no error.
 pub fn remove_dir_all(path: &Path) -> io::Result<()> {
-    let (dir, name) = match holder(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found?,
-    };
+    let Some((dir, name)) = fsutil::existing(holder(path))? else { return Ok(()) };
     // Below the directory the standard library follows no link either.
     fsutil::remove_dir_if_there(&Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name))
 }
@@ -381,24 +374,20 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
     fsutil::flush(&File::from(open_fd(dir, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?))
 }
 
-/// Makes files and directories durable. If many are on one file system, all of that is flushed, which waits for the disk
-/// a few times and not once for each file. A path that is not there is left out: it may be renamed meanwhile, and the
-/// caller notices when it uses it.
+/// Makes files and directories durable. If many are on one file system, the whole file system is flushed, which waits for the
+/// disk a few times and not once for each file. A missing path is skipped: another thread may have renamed it, and the caller
+/// notices when it uses it.
 pub fn sync_all<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> io::Result<()> {
     let mut by_device: BTreeMap<u64, Vec<P>> = BTreeMap::new();
     for path in paths {
-        match metadata(path.as_ref()) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            found => by_device.entry(found?.dev()).or_default().push(path),
+        if let Some(found) = fsutil::existing(metadata(path.as_ref()))? {
+            by_device.entry(found.dev()).or_default().push(path);
         }
     }
     for paths in by_device.values() {
         let mut opened = paths.iter().filter_map(|path| {
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-            match open_fd(path.as_ref(), flags, Mode::empty()) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-                opened => Some(opened.map(File::from)),
-            }
+            fsutil::existing(open_fd(path.as_ref(), flags, Mode::empty()).map(File::from)).transpose()
         });
         match paths.len() > MAX_SINGLE_SYNCS {
             true => opened.next().map_or(Ok(()), |file| fsutil::flush_file_system(&file?))?,
@@ -408,7 +397,7 @@ pub fn sync_all<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> io::Resul
     Ok(())
 }
 
-/// The names in a directory, and what they are; links are not followed.
+/// The names in a directory, and their file types; links are not followed.
 pub fn read_dir(path: &Path) -> io::Result<Vec<(OsString, FileType)>> {
     let fd = open_fd(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
     let mut found = Vec::new();
@@ -419,7 +408,7 @@ pub fn read_dir(path: &Path) -> io::Result<Vec<(OsString, FileType)>> {
     Ok(found)
 }
 
-/// Removes the temporary files that interrupted writes left in a directory. Nothing else may be writing to it.
+/// Removes the temporary files that interrupted writes left in a directory. No other thread or process may be writing to it.
 pub fn remove_temporary(dir: &Path) -> io::Result<()> {
     let entries = match read_dir(dir) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),

@@ -1,4 +1,4 @@
-//! Where everything lies below the base directory.
+//! The paths below the base directory.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
@@ -26,9 +26,9 @@ const NETWORK_FILE_SYSTEMS: [(u64, &str); 9] = [
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the directory {}: {source}", path.display())]
 pub struct PathsError {
-    /// Which directory.
+    /// The directory.
     pub path: PathBuf,
-    /// What the system said.
+    /// The error of the system.
     pub source: io::Error,
 }
 
@@ -42,7 +42,7 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Manifests known.
+    /// The known manifests.
     pub fn registry(&self) -> PathBuf {
         self.base.join("registry")
     }
@@ -52,18 +52,18 @@ impl Paths {
         manifest_below(&self.registry(), model)
     }
 
-    /// The newest states known of the publishers of a model.
+    /// The newest known states of the publishers of a model.
     pub fn states(&self, model: &ModelRef) -> PathBuf {
         manifest_below(&self.registry().join(".states"), model)
     }
 
-    /// Held by the process that accepts a state of a model.
+    /// The lock of the process that accepts a state of a model.
     pub fn states_lock(&self) -> PathBuf {
         self.registry().join(".states.lock")
     }
 
     /// Manifests of further publishers of models, a directory for each publisher.
-    pub fn beside(&self) -> PathBuf {
+    pub fn by_publisher(&self) -> PathBuf {
         self.registry().join(".by")
     }
 
@@ -77,22 +77,22 @@ impl Paths {
         self.base.join("torrents").join(format!("{info_hash}.torrent"))
     }
 
-    /// Piece layers known so far of a torrent that is not complete.
+    /// The piece layers known so far of a torrent that is not complete.
     pub fn resume(&self, info_hash: &InfoHash) -> PathBuf {
         self.base.join("resume").join(format!("{info_hash}.resume"))
     }
 
-    /// Where a revision's files stand outside the cache, and how they looked when they were verified.
+    /// The record of a revision's files outside the cache, with their stamps when they were verified.
     pub fn placement(&self, info_hash: &InfoHash) -> PathBuf {
         self.base.join("resume").join(format!("{info_hash}.json"))
     }
 
-    /// What was put into models' directories by mirrors that left their large files out.
+    /// The records of mirrors that left their large files out.
     pub fn laid_out_records(&self) -> PathBuf {
         self.base.join("resume").join("laid-out")
     }
 
-    /// What of that was put into the directory of one model.
+    /// The record of such a mirror for one model.
     pub fn laid_out(&self, model: &ModelRef) -> PathBuf {
         self.laid_out_records().join(format!("{model}.json"))
     }
@@ -107,7 +107,7 @@ impl Paths {
         self.base.join("granules")
     }
 
-    /// What the background check of stored files has read.
+    /// The progress of the background check of stored files.
     pub fn scrub(&self) -> PathBuf {
         self.base.join("scrub.json")
     }
@@ -123,7 +123,7 @@ impl Paths {
         self.base.join("keys").join("publisher.key")
     }
 
-    /// Former keys that the publisher has replaced, and the records that say so.
+    /// Former keys that the publisher has replaced, and the records of the replacements.
     pub fn successions(&self) -> PathBuf {
         self.base.join("keys").join("successions")
     }
@@ -133,12 +133,12 @@ impl Paths {
         self.base.join("trust.yaml")
     }
 
-    /// Held by whoever changes `trust.yaml` or replaces the publisher's key.
+    /// The lock of the process that changes `trust.yaml` or replaces the publisher's key.
     pub fn trust_lock(&self) -> PathBuf {
         self.base.join("trust.lock")
     }
 
-    /// What is here and not shared.
+    /// The models that are not shared.
     pub fn sharing(&self) -> PathBuf {
         self.base.join("sharing.yaml")
     }
@@ -153,8 +153,8 @@ impl Paths {
         self.base.join("mirror").join(format!("{model}.git"))
     }
 
-    /// Where the files of a repository come that becomes a model: beside its directory, so that they are moved and not
-    /// copied.
+    /// The directory that receives the files of a repository before they become a model: next to the model's directory, so
+    /// that they are moved and not copied.
     pub fn mirror_staging(&self, model: &ModelRef) -> PathBuf {
         let dest = self.models.join(model.to_string());
         let mut hidden = OsString::from(".");
@@ -183,7 +183,7 @@ impl Paths {
         self.logs().join("daemon.log")
     }
 
-    /// What was known of the DHT when the node ran last.
+    /// The state of the DHT when the node ran last.
     pub fn dht_state(&self) -> PathBuf {
         self.base.join("dht.state")
     }
@@ -193,9 +193,9 @@ impl Paths {
         self.base.join("silmaril.sock")
     }
 
-    /// The type of the file system of the base directory, or of the directory that it will be made in, if other hosts can
-    /// use it at the same time: there a lock holds on one host only, and memory maps of one host do not show what another
-    /// writes.
+    /// The type of the file system of the base directory, or of the directory in which it will be made, if other hosts can
+    /// use it at the same time: there a lock is valid on one host only, and memory maps of one host do not show the writes of
+    /// another.
     pub fn network_file_system(&self) -> Option<String> {
         let there = self.base.ancestors().find_map(|dir| rustix::fs::statfs(dir).ok())?;
         let named =
@@ -203,11 +203,11 @@ impl Paths {
         Some(named.1.to_owned())
     }
 
-    /// Name of the manifest copy inside a model directory of `models`.
+    /// Name of the manifest copy in a model directory.
     pub const MODEL_MANIFEST: &'static str = ".silmaril.json";
 
-    /// Makes the base directory and those below it, mode 0700, and the models directory. Fails where one cannot be
-    /// written to. A base directory that others could read is closed to them; a directory that is something else's
+    /// Makes the base directory and the directories in it, mode 0700, and the models directory. Fails if one of them cannot be
+    /// written to. If other users can read the base directory, its mode is changed. The directory of another program
     /// is refused.
     pub fn create(&self) -> Result<(), PathsError> {
         refuse_foreign(&self.base).map_err(|source| PathsError { path: self.base.clone(), source })?;
@@ -246,7 +246,7 @@ pub fn manifest_below(dir: &Path, model: &ModelRef) -> PathBuf {
     dir.join(model.name.to_string()).join(format!("{}.json", model.revision))
 }
 
-/// What a base directory may hold before it has a registry: a part of what is made in it.
+/// The names that a base directory without a registry may have.
 const OWN_ENTRIES: [&str; 17] = [
     "cache",
     "catalog",
@@ -267,8 +267,7 @@ const OWN_ENTRIES: [&str; 17] = [
     "trust.yaml",
 ];
 
-/// Refuses a directory in use for something else: it would be closed to others, and `init --cleanup` would take its
-/// `cache` for ours.
+/// Refuses the directory of another program: its mode would be changed, and `init --cleanup` would delete its `cache`.
 fn refuse_foreign(base: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(base) {
         Ok(entries) => entries,
@@ -280,7 +279,7 @@ fn refuse_foreign(base: &Path) -> io::Result<()> {
     }
     for entry in entries {
         let name = entry?.file_name();
-        // A file system of its own may have one.
+        // The root of a file system may have it.
         if name != "lost+found" && !OWN_ENTRIES.iter().any(|own| name == *own) {
             return Err(io::Error::other(format!(
                 "it holds {name:?} and is not silmaril's; choose a new or empty directory"
@@ -290,7 +289,7 @@ fn refuse_foreign(base: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Fails where files cannot be made, whatever the reason: permissions, a read-only file system, quota.
+/// Fails if files cannot be made for any reason: permissions, a read-only file system, quota.
 fn writable(dir: &Path) -> io::Result<()> {
     tempfile::Builder::new().prefix(".probe-").tempfile_in(dir)?.close()
 }
@@ -300,18 +299,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_of_something_else_is_left_alone() {
+    fn directory_of_another_program_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(dir.path().join("app.py"), "").unwrap();
         let error = Paths::below(dir.path()).create().unwrap_err().to_string();
         assert!(error.contains("app.py"), "{error}");
         assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o755);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made in it");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no file was made in it");
     }
 
     #[test]
-    fn all_directories_are_made_and_private() {
+    fn directories_are_made_and_private() {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("home/.silmaril");
         let paths = Paths::below(&base);
@@ -326,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_cannot_hold_directories_is_named() {
+    fn error_names_the_unusable_directory() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();

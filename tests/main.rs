@@ -147,9 +147,9 @@ mod mount {
 mod fetch {
     mod damage;
     mod deadlines;
-    mod elsewhere;
     mod jobs;
     mod lifecycle;
+    mod local_files;
     mod random;
     mod reads;
     mod real;

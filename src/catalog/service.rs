@@ -127,7 +127,7 @@ impl Catalog {
             OverlayEvent::Speaks { torrent, peer, address, .. } => {
                 core.connected(peer, Connection { of_catalog: core.swarm() == Some(torrent), address });
             }
-            OverlayEvent::Said(peer, bytes) => core.received(peer, bytes),
+            OverlayEvent::Received(peer, bytes) => core.received(peer, bytes),
             OverlayEvent::Left(peer) => core.left(peer),
             OverlayEvent::DhtPeers(topic, peers) => core.emit(&CatalogEvent::DhtPeers(topic, peers)),
             OverlayEvent::DhtFound(publisher, salt, item) => {

@@ -218,65 +218,53 @@ impl CatalogStore {
     /// [`Unchecked::verify`](crate::catalog::message::Unchecked::verify). Reads the disk.
     pub fn known(&self, record: &UncheckedRecord) -> Option<SharedRecord> {
         let record = record.record();
-        let state = self.readable.read();
-        let (sequence, _) = state.index.current(record)?;
-        let snapshot = state.snapshot.clone();
-        drop(state);
-        self.fetch(&snapshot, &disk::key_of(&Record { sequence, ..record.clone() }))
+        self.record(|index| {
+            let (sequence, _) = index.current(record)?;
+            Some(disk::key_of(&Record { sequence, ..record.clone() }))
+        })
     }
 
     /// Every revision of a model by every publisher, at most [`MAX_PAGE`]. Reads the disk.
     pub fn of_name(&self, name: &ModelName) -> Vec<SharedRecord> {
-        let state = self.readable.read();
-        let rows = state.index.of_name(name).take(MAX_PAGE);
-        let places: Vec<_> =
-            rows.filter_map(|entry| disk::key_of_row(entry.key, entry.row.sequence)).collect();
-        let snapshot = state.snapshot.clone();
-        drop(state);
-        places.iter().filter_map(|place| self.fetch(&snapshot, place)).collect()
+        self.records(|index| {
+            let rows = index.of_name(name).take(MAX_PAGE);
+            rows.filter_map(|entry| disk::key_of_row(entry.key, entry.row.sequence)).collect()
+        })
     }
 
     /// The records of a model at a revision: first of `kept` publishers, then the rest in a random order, so that neither a
     /// flood nor chosen keys hide a record forever; at most [`MAX_PAGE`]. Scans all records of the model, and reads the disk.
     pub fn of_model(&self, model: &ModelRef, kept: &HashSet<PublisherKey>) -> Vec<SharedRecord> {
-        let state = self.readable.read();
-        let mut rows = Vec::new();
         let is_kept =
             |key: &[u8]| index::publisher_of(key).is_some_and(|publisher| kept.contains(&publisher));
-        let not_kept = state.index.of_model(model).filter(|entry| {
-            let is_kept = is_kept(entry.key);
-            if is_kept && rows.len() < MAX_PAGE {
-                rows.push(*entry);
-            }
-            !is_kept
-        });
-        let not_kept = random_sample(not_kept, MAX_PAGE);
-        rows.extend(not_kept);
-        rows.truncate(MAX_PAGE);
-        let places: Vec<_> =
-            rows.iter().filter_map(|entry| disk::key_of_row(entry.key, entry.row.sequence)).collect();
-        let snapshot = state.snapshot.clone();
-        drop(state);
-        places.iter().filter_map(|place| self.fetch(&snapshot, place)).collect()
+        self.records(|index| {
+            let mut rows = Vec::new();
+            let not_kept = index.of_model(model).filter(|entry| {
+                let is_kept = is_kept(entry.key);
+                if is_kept && rows.len() < MAX_PAGE {
+                    rows.push(*entry);
+                }
+                !is_kept
+            });
+            let not_kept = random_sample(not_kept, MAX_PAGE);
+            rows.extend(not_kept);
+            rows.truncate(MAX_PAGE);
+            rows.iter().filter_map(|entry| disk::key_of_row(entry.key, entry.row.sequence)).collect()
+        })
     }
 
     /// A publisher's record of a model. Reads the disk.
     pub fn of(&self, publisher: &PublisherKey, model: &ModelRef) -> Option<SharedRecord> {
-        let state = self.readable.read();
         let key = RowKey::new(publisher, &model.name, &model.revision);
-        let place = disk::key_of_row(key.bytes(), state.index.rows.get(key.bytes())?.sequence)?;
-        let snapshot = state.snapshot.clone();
-        drop(state);
-        self.fetch(&snapshot, &place)
+        self.record(|index| disk::key_of_row(key.bytes(), index.rows.get(key.bytes())?.sequence))
     }
 
     /// The key that a publisher has named as its successor. Reads the disk.
     pub fn successor(&self, publisher: &PublisherKey) -> Option<SharedRecord> {
-        let state = self.readable.read();
-        let (sequence, ..) = state.index.publishers.get(publisher)?.successor?;
-        let snapshot = state.snapshot.clone();
-        drop(state);
-        self.fetch(&snapshot, &disk::key_of_successor(publisher, sequence))
+        self.record(|index| {
+            let (sequence, ..) = index.publishers.get(publisher)?.successor?;
+            Some(disk::key_of_successor(publisher, sequence))
+        })
     }
 
     /// Up to `limit` matching models, at most [`MAX_PAGE`], from the cursor of an earlier page on. Scans the whole index, and
@@ -349,6 +337,18 @@ impl CatalogStore {
     /// Whether no record is known.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Reads the records that the index selects.
+    fn records(&self, select: impl FnOnce(&Index) -> Vec<RecordKey>) -> Vec<SharedRecord> {
+        let readable = self.readable.read();
+        let (keys, snapshot) = (select(&readable.index), readable.snapshot.clone());
+        drop(readable);
+        keys.iter().filter_map(|key| self.fetch(&snapshot, key)).collect()
+    }
+
+    fn record(&self, select: impl FnOnce(&Index) -> Option<RecordKey>) -> Option<SharedRecord> {
+        self.records(|index| select(index).into_iter().collect()).pop()
     }
 
     /// Reads one record; none after a disk error, which is logged.

@@ -13,7 +13,7 @@ use crate::cli::output::{clean, size};
 use crate::cli::session::with_daemon_or_library;
 use crate::cli::table::{number, text};
 use crate::model::{ModelRef, PiecesRoot};
-use crate::store::cache::{CacheEntry, disk_space, resolve_size};
+use crate::store::eviction::{CacheEntry, disk_space, resolve_size};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -105,7 +105,7 @@ fn show(json: bool, context: &Context) -> Result<(), CommandError> {
             last_used_at: entry.last_used,
         }
     };
-    let contents: Vec<CachedFile> = library.store.cache_entries()?.iter().map(row).collect();
+    let contents: Vec<CachedFile> = library.store.cache().entries()?.iter().map(row).collect();
     let used_bytes = contents.iter().map(|row| row.used_bytes).sum();
     let (total, free_bytes) = disk_space(&library.paths.cache())?;
     let max_bytes = resolve_size(library.config.cache.max_size, total);
@@ -147,7 +147,7 @@ pub(super) struct Freed {
 }
 
 fn clear(yes: bool, json: bool, context: &Context) -> Result<(), CommandError> {
-    let before = context.library()?.store.cache_usage()?;
+    let before = context.library()?.store.cache().usage()?;
     if !yes && before > 0 && !confirmed(&format!("Delete {} from the cache?", size(before)))? {
         return Err(CommandError::failed("nothing was deleted"));
     }
@@ -155,8 +155,8 @@ fn clear(yes: bool, json: bool, context: &Context) -> Result<(), CommandError> {
         context,
         async |client, _| Ok(client.clear_cache().await?),
         async |library, _| {
-            library.store.evict(u64::MAX, &|_| false)?;
-            Ok(before.saturating_sub(library.store.cache_usage()?))
+            library.store.cache().evict(u64::MAX, &|_| false)?;
+            Ok(before.saturating_sub(library.store.cache().usage()?))
         },
     )?;
     if json {

@@ -57,7 +57,8 @@ pub fn run(paths: &Paths, config_file: &Path, yes: bool, context: &Context) -> R
     if paths.base.is_dir() {
         _lock = Some(NodeLock::take(paths)?);
         deletions.extend(base_entries(&paths.base)?);
-        deletions.extend(model_files(&Store::open_to_read(paths)?.made_below_models(), &paths.models)?);
+        deletions
+            .extend(model_files(&Store::open_to_read(paths)?.placed().made_below_models(), &paths.models)?);
     }
     if is_configured_by(config_file, paths) {
         deletions.extend(whole(config_file.to_owned())?);

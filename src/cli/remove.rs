@@ -35,8 +35,10 @@ pub struct Args {
 pub fn run(args: &Args, context: &Context) -> Result<(), CommandError> {
     let library = context.library()?;
     let revisions = library.revisions_of(&args.model)?;
-    let (local, dir) = match (revisions.first(), library.store.laid_out_bytes(&args.model)) {
-        (Some(first), _) => (revisions.iter().map(|r| r.held_bytes()).sum(), library.store.own_place(first)),
+    let (local, dir) = match (revisions.first(), library.store.partial_mirrors().bytes(&args.model)) {
+        (Some(first), _) => {
+            (revisions.iter().map(|r| r.held_bytes()).sum(), library.store.placed().own_dir(first))
+        }
         // A mirror without its large files is not in the registry, but its files are removed in the same way.
         (None, Some(bytes)) => (bytes, None),
         (None, None) => return Err(library.absent(args.model.clone()).into()),

@@ -1,4 +1,4 @@
-//! How long somebody waits, and what postpones it.
+//! How long a read or a job waits, and what postpones its deadline.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(super) struct Deadline {
     due: Instant,
     span: Duration,
     since: Instant,
-    /// How often it may still be postponed; none is without end.
+    /// How often it may still be postponed; no limit if none.
     left: Option<u32>,
 }
 
@@ -28,12 +28,12 @@ impl Deadline {
         Self { due: now + span, span, since: now, left: None }
     }
 
-    /// When to look again.
+    /// When [`Self::expired`] has to be called.
     pub(super) fn due(&self) -> Instant {
         self.due
     }
 
-    /// Whether the wait is over at `now`, given when the swarm last made progress. Otherwise `due` moves on.
+    /// Whether the wait is over at `now`, given the time of the swarm's last progress. Progress moves `due`.
     pub(super) fn expired(&mut self, now: Instant, progress: Option<Instant>) -> bool {
         if now < self.due {
             return false;
@@ -62,7 +62,7 @@ mod tests {
     const SPAN: Duration = Duration::from_secs(10);
 
     #[test]
-    fn without_progress_a_read_ends_at_its_deadline() {
+    fn read_without_progress_ends_at_its_deadline() {
         let start = Instant::now();
         let mut deadline = Deadline::read(start, SPAN);
         assert!(!deadline.expired(start + SPAN - Duration::from_nanos(1), None));
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_ends_only_when_nothing_came_for_its_span() {
+    fn job_ends_after_its_span_without_progress() {
         let start = Instant::now();
         let mut deadline = Deadline::stall(start, SPAN);
         for round in 1..=20 {

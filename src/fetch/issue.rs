@@ -1,34 +1,78 @@
-//! What is said to the engine: the only place that calls it.
+//! Issues commands: the only place that calls the engine, except for deletion.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use fixedbitset::FixedBitSet;
-use tokio::time::Instant;
+use parking_lot::Mutex;
 
-use super::saving::{Prepared, Save};
-use super::state::{Command, State};
+use super::effects::EngineCommand;
+use super::saving::{Prepared, Save, Saver};
+use super::state::SharedState;
 use super::transfer::Phase;
-use super::unproved::Unproved;
-use super::{Exposure, Fetch, ReadError, lock, saving, unproved, web};
+use super::{Fetch, FetchSettings, saving, unproved, web};
 use crate::model::{InfoHash, PieceHashes};
-use crate::torrent::{EngineError, TorrentId};
+use crate::paths::Paths;
+use crate::torrent::{EngineError, Swarms};
 
-impl Fetch {
-    /// Issues all queued commands in order. When it returns, those that were queued before it was called have
-    /// been issued.
-    pub(super) fn issue(&self) {
-        let _one_at_a_time = lock(&self.issuing);
-        loop {
-            // The guard is a temporary of this statement: the engine is called without it.
-            let Some(command) = lock(&self.state).outbox.pop_front() else { return };
-            self.say(command);
+/// What a torrent was added with.
+pub(super) struct AddedWith {
+    pub have: FixedBitSet,
+    /// The pieces that are cached and not proved.
+    pub unproved: FixedBitSet,
+    /// `Content::moves` of the files.
+    pub given: Vec<u64>,
+    /// Whether the metainfo is a saved one with all layers.
+    pub with_layers: bool,
+    /// The known hashes of the pieces, for a model whose files are on the web too.
+    pub hashes: Option<Arc<PieceHashes>>,
+}
+
+/// Issues the commands of the state one after another, so that the engine receives them in their order.
+pub(super) struct Issuer {
+    /// For tasks, which must not keep `Fetch` alive.
+    pub fetch: Weak<Fetch>,
+    pub engine: Arc<dyn Swarms>,
+    pub saver: Saver,
+    /// Held while commands are issued, and while pieces are deleted. Locked before the state.
+    pub issuing: Mutex<()>,
+    paths: Paths,
+    settings: Arc<FetchSettings>,
+    /// Where requests run: a caller may be on a thread outside the runtime.
+    runtime: tokio::runtime::Handle,
+}
+
+impl Issuer {
+    pub(super) fn new(
+        fetch: Weak<Fetch>,
+        engine: Arc<dyn Swarms>,
+        paths: Paths,
+        settings: Arc<FetchSettings>,
+    ) -> Self {
+        Self {
+            fetch,
+            engine,
+            saver: Saver::start(paths.clone()),
+            issuing: Mutex::new(()),
+            paths,
+            settings,
+            runtime: tokio::runtime::Handle::current(),
         }
     }
 
-    fn say(&self, command: Command) {
+    /// Issues all queued commands. When it returns, the commands that were queued before the call have been issued.
+    pub(super) fn issue(&self, state: &SharedState) {
+        let _one_at_a_time = self.issuing.lock();
+        loop {
+            // The guard is a temporary of this statement: the engine is called without it.
+            let Some(command) = state.lock().transfers.effects.next_command() else { return };
+            self.execute(command, state);
+        }
+    }
+
+    fn execute(&self, command: EngineCommand, state: &SharedState) {
         let (id, result) = match command {
-            Command::Add(ih) => return self.add(ih),
-            Command::Orders(id, orders) => {
+            EngineCommand::Add(info_hash) => return self.add(info_hash, state),
+            EngineCommand::Orders(id, orders) => {
                 let set = if orders.priorities.is_empty() {
                     Ok(())
                 } else {
@@ -39,151 +83,63 @@ impl Fetch {
                 };
                 (id, orders.requests.iter().fold(set, request))
             }
-            Command::Remove(id) => (id, self.engine.remove(id)),
-            Command::Withdraw(id, pieces) => (id, self.engine.withdraw(id, &pieces)),
-            Command::Withhold(id) => (id, self.engine.set_withheld(id, true)),
-            Command::Reannounce(id) => (id, self.engine.reannounce(id)),
-            Command::Redial(id) => (id, self.engine.redial(id)),
-            Command::Connect(id, peer) => (id, self.engine.connect_peer(id, peer)),
-            Command::SaveResume(id) => (id, self.engine.save_resume(id)),
-            Command::ExportMetainfo(id) => (id, self.engine.export_metainfo(id)),
-            Command::Ask(job) => {
+            EngineCommand::Remove(id) => (id, self.engine.remove(id)),
+            EngineCommand::Withdraw(id, pieces) => (id, self.engine.withdraw(id, &pieces)),
+            EngineCommand::Withhold(id) => (id, self.engine.set_withheld(id, true)),
+            EngineCommand::Reannounce(id) => (id, self.engine.reannounce(id)),
+            EngineCommand::Redial(id) => (id, self.engine.redial(id)),
+            EngineCommand::Connect(id, peer) => (id, self.engine.connect_peer(id, peer)),
+            EngineCommand::SaveResume(id) => (id, self.engine.save_resume(id)),
+            EngineCommand::ExportMetainfo(id) => (id, self.engine.export_metainfo(id)),
+            EngineCommand::Download(download) => {
                 if let Some(web) = &self.settings.web {
-                    self.runtime.spawn(web::run(self.myself.clone(), web.source.clone(), *job));
+                    self.runtime.spawn(web::run(self.fetch.clone(), web.source.clone(), *download));
                 }
                 return;
             }
-            Command::Prove(proof) => {
-                self.runtime.spawn(unproved::run(self.myself.clone(), *proof));
+            EngineCommand::Prove(proof) => {
+                self.runtime.spawn(unproved::run(self.fetch.clone(), *proof));
                 return;
             }
-            Command::Give(id, piece, bytes) => (id, self.engine.give_piece(id, piece, bytes)),
+            EngineCommand::Give(id, piece, bytes) => (id, self.engine.give_piece(id, piece, bytes)),
         };
         if let Err(error) = result {
-            self.settled(|state, _| state.refused(id, &error));
-            self.changed.notify_waiters();
-        }
-    }
-
-    /// Changes the state by what the engine answered; the commands that follow from it are issued by who issues now.
-    fn settled(&self, change: impl FnOnce(&mut State, Instant)) {
-        let earlier = {
-            let mut state = lock(&self.state);
-            let now = Instant::now();
-            change(&mut state, now);
-            state.settle(now);
-            state.is_due_earlier()
-        };
-        if earlier {
-            self.timer.notify_one();
+            // The loop in `issue` issues the commands that follow.
+            state.change(|state| state.refused(id, &error));
+            state.engine_changed.notify_waiters();
         }
     }
 
     /// Adds a torrent that is still queued.
-    fn add(&self, ih: InfoHash) {
-        let with_hashes;
-        let (revision, peers, exposure, mut use_saved) = {
-            let state = lock(&self.state);
-            match state.transfers.get(&ih).filter(|t| t.phase == Phase::Queued) {
-                Some(transfer) => {
-                    with_hashes = transfer.web.is_some();
-                    let (peers, exposure) = (state.peers_of(&ih), state.exposure(&ih));
-                    (transfer.revision.clone(), peers, exposure, !transfer.distrust_saved)
-                }
+    fn add(&self, info_hash: InfoHash, state: &SharedState) {
+        let (revision, peers, exposure, mut use_saved, with_hashes) = {
+            let state = state.lock();
+            let transfers = &state.transfers;
+            match transfers.all.get(&info_hash).filter(|t| t.phase == Phase::Queued) {
+                Some(transfer) => (
+                    transfer.revision.clone(),
+                    transfers.named_peers(&info_hash),
+                    transfers.exposure(&info_hash),
+                    !transfer.distrust_saved,
+                    transfer.web.is_some(),
+                ),
                 None => return,
             }
         };
-        let hidden = exposure == Exposure::Hidden;
         loop {
-            let Prepared { mut torrent, with_layers, given, hashes, unproved } = saving::add_torrent(
-                &self.paths,
-                &self.settings,
-                &peers,
-                &revision,
-                hidden,
-                use_saved,
-                with_hashes,
-            );
-            torrent.discovery = exposure.restrict(torrent.discovery);
-            let have = torrent.have.clone();
+            let Prepared { mut torrent, with } =
+                saving::prepare(&self.paths, &revision, exposure, use_saved, with_hashes);
+            torrent.peers.clone_from(&peers);
+            torrent.discovery = exposure.restrict(self.settings.discovery);
             let result = self.engine.add(torrent);
-            if with_layers && matches!(result, Err(EngineError::BadTorrent(_))) {
-                tracing::warn!(%ih, "The saved metainfo is damaged; going on with the manifest's.");
-                self.saver.save(Save::ForgetMetainfo(ih));
+            if with.with_layers && matches!(result, Err(EngineError::BadTorrent(_))) {
+                tracing::warn!(%info_hash, "the saved metainfo is damaged; using the manifest's");
+                self.saver.save(Save::ForgetMetainfo(info_hash));
                 use_saved = false;
                 continue;
             }
-            let known = Known { have, unproved, given, with_layers, hashes };
-            return self.settled(|state, now| state.added(ih, result, known, now));
-        }
-    }
-}
-
-/// What a torrent was added with.
-struct Known {
-    have: FixedBitSet,
-    unproved: FixedBitSet,
-    given: Vec<u64>,
-    with_layers: bool,
-    hashes: Option<Arc<PieceHashes>>,
-}
-
-impl State {
-    fn added(&mut self, ih: InfoHash, result: Result<TorrentId, EngineError>, known: Known, now: Instant) {
-        match result {
-            Ok(id) => {
-                self.ids.insert(id, ih);
-                match self.transfers.get_mut(&ih).filter(|t| t.phase == Phase::Queued) {
-                    Some(transfer) => {
-                        transfer.engine_has = known.have;
-                        transfer.given = known.given;
-                        transfer.metainfo_saved = known.with_layers;
-                        if let (Some(web), Some(hashes)) = (&mut transfer.web, known.hashes) {
-                            web.knows(hashes);
-                        }
-                        transfer.unproved = Unproved::new(known.unproved);
-                        let proofs = transfer.unproved.any();
-                        transfer.entered_engine(id);
-                        if std::mem::take(&mut transfer.again) {
-                            self.add_anew(ih, now);
-                        }
-                        if proofs {
-                            self.expect_proofs(now);
-                        }
-                    }
-                    None => {
-                        // It was left or held meanwhile.
-                        self.leaving.insert(ih, id);
-                        self.outbox.push_back(Command::Remove(id));
-                    }
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%ih, %error, "The engine refused a torrent.");
-                let Some(transfer) = self.transfers.get_mut(&ih) else { return };
-                transfer.failed(&error.to_string(), now);
-                self.fail_waiters_of(ih, &ReadError::Broken(error.to_string()), now);
-            }
-        }
-    }
-
-    /// The engine refused a command.
-    fn refused(&mut self, id: TorrentId, error: &EngineError) {
-        let Some(transfer) = self.ids.get(&id).and_then(|ih| self.transfers.get_mut(ih)) else { return };
-        transfer.saving = false;
-        transfer.exporting = false;
-        match error {
-            // Its `Removed` is on the way.
-            EngineError::UnknownTorrent => {}
-            EngineError::BadTorrent(_)
-            | EngineError::BadItem(_)
-            | EngineError::Busy
-            | EngineError::Internal(_)
-            | EngineError::MessageTooLong(_)
-            | EngineError::Listen { .. } => {
-                tracing::warn!(%error, "The engine refused a command.");
-                transfer.last_error = Some(error.to_string());
-            }
+            state.change(|state| state.added(info_hash, result, with));
+            return;
         }
     }
 }

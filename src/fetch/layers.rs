@@ -1,29 +1,28 @@
-//! The piece layers of a torrent, from the bytes on disk.
+//! The piece layers of a torrent, computed from the files.
 //!
-//! The engine learns the layers from the peers that it fetches pieces from. A torrent whose files were completed in
-//! another way (through other torrents, or by finding them on disk) has all bytes and no layers, and a peer that
-//! knows only the info hash could not verify what we send. So they are computed, and the torrent starts again with
-//! them.
+//! The engine receives the layers from the peers from which it fetches pieces. A torrent whose files were completed in
+//! another way (through other torrents, or from files on the disk) has all bytes and no layers, and a peer that knows only
+//! the info hash could not verify the pieces that this node sends. So the layers are computed, and the torrent starts again
+//! with them.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use tokio::sync::oneshot;
-
+use super::Fetch;
+use super::reads::ATTEMPTS;
 use super::saving::Save;
-use super::{ATTEMPTS, Fetch};
+use crate::model::PieceLayers;
 use crate::model::hash::{Control, FileHashes, HashError, hash_file};
 use crate::model::merkle::LayerError;
-use crate::model::{InfoHash, PieceLayers};
 use crate::store::{Content, StoredRevision};
 
-/// Why there are none.
+/// Why layers could not be computed.
 #[derive(Debug, thiserror::Error)]
 enum LayersError {
     #[error(transparent)]
     Hash(#[from] HashError),
-    /// The bytes are not those that were verified.
-    #[error("a file has other bytes than the manifest says: {0}")]
+    /// The bytes changed after they were verified.
+    #[error("a file does not match the manifest: {0}")]
     Differs(#[from] LayerError),
 }
 
@@ -52,33 +51,31 @@ fn hash_content(content: &Content, piece_length: u32, control: Control<'_>) -> R
     }
 }
 
-impl Fetch {
-    /// Computes the layers of a complete revision in the background, keeps them on disk, and has the engine start
-    /// the torrent with them.
-    pub(super) fn compute_layers(&self, ih: InfoHash, revision: Arc<StoredRevision>) {
-        let (fetch, cancel) = (self.myself.clone(), self.cancelled.clone());
-        tokio::spawn(async move {
-            let computed = tokio::task::spawn_blocking(move || {
-                let layers = compute(&revision, &cancel)?;
-                Ok::<_, LayersError>(revision.manifest.metainfo(Some(&layers)))
-            });
-            // A panic in there was reported.
-            let Ok(computed) = computed.await else { return };
-            let Some(fetch) = fetch.upgrade() else { return };
-            match computed {
-                Ok(metainfo) => {
-                    let (written, on_disk) = oneshot::channel();
-                    fetch.saver.save(Save::Metainfo(ih, metainfo));
-                    fetch.saver.save(Save::Barrier(written));
-                    if on_disk.await.is_ok() {
-                        fetch.with(|state, now| state.add_anew(ih, now));
-                    }
-                }
-                Err(LayersError::Hash(HashError::Cancelled)) => {}
-                Err(error) => {
-                    tracing::warn!(%ih, %error, "The piece layers could not be computed; `silmaril verify` checks the files.");
+/// Computes the layers of a complete revision in the background, stores them on disk, and makes the engine start the torrent
+/// with them.
+pub(super) fn compute_in_background(fetch: &Fetch, revision: Arc<StoredRevision>) {
+    let info_hash = revision.manifest.torrent.info_hash;
+    let (fetch, cancel) = (fetch.issuer.fetch.clone(), fetch.cancelled.clone());
+    tokio::spawn(async move {
+        let computed = tokio::task::spawn_blocking(move || {
+            let layers = compute(&revision, &cancel)?;
+            Ok::<_, LayersError>(revision.manifest.metainfo(Some(&layers)))
+        });
+        // A panic was reported.
+        let Ok(computed) = computed.await else { return };
+        let Some(fetch) = fetch.upgrade() else { return };
+        match computed {
+            Ok(metainfo) => {
+                let saver = &fetch.issuer.saver;
+                saver.save(Save::Metainfo(info_hash, metainfo));
+                if saver.flush().await {
+                    fetch.with(|state| state.transfers.add_again(info_hash));
                 }
             }
-        });
-    }
+            Err(LayersError::Hash(HashError::Cancelled)) => {}
+            Err(error) => {
+                tracing::warn!(%info_hash, %error, "could not compute the piece layers; `silmaril verify` checks the files");
+            }
+        }
+    });
 }

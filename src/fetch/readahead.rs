@@ -6,168 +6,162 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::FileRef;
-use super::state::{CursorClaims, State};
-use super::tensors::Shape;
-use super::wants::{ClaimId, Level};
+use super::contents::{AllContents, JoinedContent};
+use super::tensors::FileTensors;
+use super::transfers::AllTransfers;
+use super::wants::{ClaimId, Level, TorrentPiece};
 use super::window::{STALE, share, widest, within};
 use crate::model::{InfoHash, PieceIndex};
 use crate::store::ContentKey;
 
-/// So many pieces at the front of a window have deadlines, the others plain priorities. Deadlines scale badly in
-/// libtorrent, and while one stands, a reader's request does not cancel what is already on its way.
+/// So many pieces at the front of a window have deadlines, the rest plain priorities. Deadlines scale badly in libtorrent,
+/// and while a piece has one, the request of a reader does not cancel blocks that are already on their way.
 const NEAR_PIECES: usize = 3;
 
 /// Distance between the deadlines of pieces at the front of a window.
 const NEAR_STEP: Duration = Duration::from_millis(500);
 
-/// All windows together want at most so many times the widest one.
+/// All windows together want at most this many times the widest one.
 const BUDGET: u64 = 4;
 
-/// Whether the claims of a cursor are looked at again.
+/// What one window may claim.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// Bytes of all windows together.
+    budget: u64,
+    /// Windows that share the budget.
+    hungry: usize,
+    /// Bytes of the pieces of one window.
+    window: u64,
+}
+
+/// When the claims of a cursor are computed again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Apply {
     /// If its window covers other pieces than before.
     IfMoved,
-    /// In any case: what is here, or who has it, changed.
+    /// In any case: the missing pieces, or their sources, changed.
     Always,
 }
 
-impl State {
-    /// Takes in a read of bytes, here or waited for, and moves the file's cursors and windows.
-    pub(super) fn touch(&mut self, file: &FileRef, range: Range<u64>, now: Instant) {
-        let content = &file.revision.contents[file.file];
-        let ih = file.revision.manifest.torrent.info_hash;
-        let Some(root) = content.key().filter(|_| !content.is_complete()) else { return };
-        if !self.transfers.contains_key(&ih) {
+impl AllContents {
+    /// Records a read of verified or awaited bytes: moves the file's cursors and windows.
+    pub(super) fn touch(&mut self, file: &FileRef, range: Range<u64>, transfers: &mut AllTransfers) {
+        let now = transfers.effects.now;
+        let (content, info_hash) = (file.content(), file.info_hash());
+        let Some(key) = content.key().filter(|_| !content.is_complete()) else { return };
+        if !transfers.all.contains_key(&info_hash) {
             return;
         }
         let piece_length = u64::from(file.revision.layout.piece_length());
         let max = widest(self.settings.readahead_max, piece_length, self.settings.window_bound);
-        let new_id = self.new_id();
-        let Some(state) = self.contents.get_mut(&root) else { return };
-        let (id, evicted) = state.windows.on_read(range, now, max, new_id);
-        let via = (ih, file.file);
-        let fresh = || CursorClaims { via, pieces: 0..0, claims: Vec::new() };
-        let held = state.cursor_claims.entry(id).or_insert_with(fresh);
-        if held.via != via {
-            (held.via, held.pieces) = (via, 0..0);
+        let new_id = transfers.effects.new_id();
+        let Some(joined) = self.all.get_mut(&key) else { return };
+        let (id, evicted) = joined.windows.on_read(range, now, max, new_id);
+        if let Some(cursor) = joined.windows.cursor_mut(id) {
+            cursor.follow((info_hash, file.file));
         }
-        let gone = evicted.and_then(|gone| Some((gone, state.cursor_claims.remove(&gone)?)));
-        if let Some((gone, claims)) = gone {
-            self.release(claims.claims.iter(), gone);
+        if let Some(evicted) = evicted {
+            transfers.release(&evicted.claims, evicted.id);
         }
-        self.hot.insert(root);
-        self.look_at(now + STALE);
-        self.apply_cursor(&root, id, Apply::IfMoved, now);
-    }
-
-    /// Brings the claims of all cursors of a content up to date.
-    pub(super) fn apply_windows(&mut self, root: &ContentKey, now: Instant) {
-        let Some(content) = self.contents.get(root) else { return };
-        for id in content.windows.cursors().iter().map(|c| c.id).collect::<Vec<_>>() {
-            self.apply_cursor(root, id, Apply::Always, now);
+        self.active.insert(key);
+        transfers.effects.wake_by(now + STALE);
+        let bounds = self.bounds();
+        if let Some(joined) = self.all.get_mut(&key) {
+            joined.claim_window(id, Apply::IfMoved, bounds, transfers);
         }
     }
 
-    fn apply_cursor(&mut self, root: &ContentKey, id: ClaimId, when: Apply, now: Instant) {
-        let hungry = self.hungry();
-        let budget = self.settings.readahead_max.saturating_mul(BUDGET);
-        let Some(content) = self.contents.get_mut(root) else { return };
-        let Some(held) = content.cursor_claims.get_mut(&id) else { return };
-        let Some(layout) = self.transfers.get(&held.via.0).map(|t| &t.revision.layout) else { return };
-        let wanted = match content.windows.cursors().iter().find(|c| c.id == id) {
-            Some(cursor) => {
-                let bound = match &content.shape {
-                    Shape::Tensors(tensors) => tensors.bound(cursor.start, cursor.pos),
-                    Shape::Plain | Shape::Unread => content.content.len(),
-                };
-                let piece = u64::from(layout.piece_length());
-                cursor.wanted(share(budget, hungry, piece), bound.min(content.content.len()))
+    /// Updates the claims of all cursors of a content.
+    pub(super) fn claim_windows(&mut self, key: &ContentKey, transfers: &mut AllTransfers) {
+        let bounds = self.bounds();
+        let Some(joined) = self.all.get_mut(key) else { return };
+        for id in joined.windows.cursors().iter().map(|cursor| cursor.id).collect::<Vec<_>>() {
+            joined.claim_window(id, Apply::Always, bounds, transfers);
+        }
+    }
+
+    fn bounds(&self) -> Bounds {
+        let cursors = self.active().flat_map(|(_, joined)| joined.windows.cursors());
+        Bounds {
+            budget: self.settings.readahead_max.saturating_mul(BUDGET),
+            hungry: cursors.filter(|cursor| cursor.is_hungry()).count(),
+            window: self.settings.window_bound,
+        }
+    }
+
+    /// Removes the cursors of a content and their claims.
+    pub(super) fn drop_windows(&mut self, key: &ContentKey, transfers: &mut AllTransfers) {
+        let Some(joined) = self.all.get_mut(key) else { return };
+        let cursors = joined.windows.take();
+        self.deactivate_if_idle(key);
+        for cursor in cursors {
+            transfers.release(&cursor.claims, cursor.id);
+        }
+    }
+
+    /// Removes the cursors of a torrent's files.
+    pub(super) fn drop_windows_of(&mut self, info_hash: &InfoHash, transfers: &mut AllTransfers) {
+        for key in self.active_of(info_hash) {
+            self.drop_windows(&key, transfers);
+        }
+    }
+
+    /// Ends the windows of cursors that no read has moved for a while. A cursor whose reader waits is not stale.
+    pub(super) fn rest_stale_cursors(&mut self, transfers: &mut AllTransfers) {
+        for key in self.active.iter().copied().collect::<Vec<_>>() {
+            let Some(joined) = self.all.get_mut(&key) else { continue };
+            if joined.waiters.is_empty() && joined.windows.rest_stale(transfers.effects.now) {
+                self.claim_windows(&key, transfers);
+                self.deactivate_if_idle(&key);
             }
-            None => 0..0,
+        }
+    }
+
+    /// When the next cursor may become stale.
+    pub(super) fn next_stale(&self) -> Option<Instant> {
+        let unwaited = self.active().filter(|(_, joined)| joined.waiters.is_empty());
+        let cursors = unwaited.flat_map(|(_, joined)| joined.windows.cursors());
+        cursors.filter(|cursor| cursor.active).map(|cursor| cursor.used + STALE).min()
+    }
+}
+
+impl JoinedContent {
+    fn claim_window(&mut self, id: ClaimId, when: Apply, bounds: Bounds, transfers: &mut AllTransfers) {
+        let len = self.content.len();
+        let Some(cursor) = self.windows.cursor_mut(id) else { return };
+        let Some(via) = cursor.via else { return };
+        let Some(layout) = transfers.all.get(&via.0).map(|t| &t.revision.layout) else { return };
+        let end = match &self.shape {
+            FileTensors::Tensors(tensors) => tensors.bound(cursor.start, cursor.pos).min(len),
+            FileTensors::Plain | FileTensors::Unread => len,
         };
-        let pieces = layout.pieces_of(held.via.1, wanted.start, wanted.end - wanted.start);
+        let piece_length = u64::from(layout.piece_length());
+        let wanted = cursor.wanted(share(bounds.budget, bounds.hungry, piece_length), end);
+        let pieces = layout.pieces_of(via.1, wanted.start, wanted.end - wanted.start);
         // Most reads stay within the pieces of the one before.
-        if when == Apply::IfMoved && pieces == held.pieces {
+        if when == Apply::IfMoved && pieces == cursor.pieces {
             return;
         }
-        held.pieces = pieces;
-        let (via, old) = (held.via, std::mem::take(&mut held.claims));
-        let mut new = if wanted.is_empty() { Vec::new() } else { self.route(root, via, &wanted, now) };
+        cursor.pieces = pieces;
+        let old = std::mem::take(&mut cursor.claims);
+        let mut new = if wanted.is_empty() { Vec::new() } else { self.route(via, &wanted, transfers) };
         // A window may begin and end inside a piece, and the whole piece is requested.
-        let lengths = new.iter().map(|claim| self.piece_bytes(claim));
-        new.truncate(within(self.settings.window_bound, lengths));
-        self.release(old.iter().filter(|c| new.binary_search(c).is_err()), id);
-        for (i, (ih, piece)) in new.iter().enumerate() {
-            if let Some(transfer) = self.transfers.get_mut(ih) {
-                let level = if i < NEAR_PIECES { Level::Near } else { Level::Ahead };
-                transfer.wants.claim(*piece, id, level, NEAR_STEP * (i as u32 + 1), now);
-                self.touched.insert(*ih);
-            }
+        let lengths = new.iter().map(|claim| piece_bytes(claim, transfers));
+        new.truncate(within(bounds.window, lengths));
+        transfers.release(old.iter().filter(|c| new.binary_search(c).is_err()), id);
+        for (i, &piece) in new.iter().enumerate() {
+            let level = if i < NEAR_PIECES { Level::Near } else { Level::Ahead };
+            transfers.claim(piece, id, level, NEAR_STEP * (i as u32 + 1));
         }
-        if let Some(held) = self.contents.get_mut(root).and_then(|c| c.cursor_claims.get_mut(&id)) {
-            held.claims = new;
+        if let Some(cursor) = self.windows.cursor_mut(id) {
+            cursor.claims = new;
         }
     }
+}
 
-    /// Length of a claimed piece in bytes; 0 where its torrent was left.
-    fn piece_bytes(&self, (ih, piece): &(InfoHash, u32)) -> u64 {
-        let owner = self.transfers.get(ih).and_then(|t| t.revision.layout.owner(PieceIndex(*piece)));
-        owner.map_or(0, |(_, bytes)| bytes.end - bytes.start)
-    }
-
-    /// Cursors that share the budget.
-    fn hungry(&self) -> usize {
-        let hot = self.hot.iter().filter_map(|root| self.contents.get(root));
-        hot.flat_map(|c| c.windows.cursors()).filter(|c| c.is_hungry()).count()
-    }
-
-    /// Forgets the cursors of a content; their pieces are no longer wanted.
-    pub(super) fn drop_windows(&mut self, root: &ContentKey) {
-        let Some(content) = self.contents.get_mut(root) else { return };
-        content.windows.clear();
-        let claims: Vec<(ClaimId, CursorClaims)> = content.cursor_claims.drain().collect();
-        self.cool(root);
-        for (id, held) in claims {
-            self.release(held.claims.iter(), id);
-        }
-    }
-
-    /// Forgets the cursors of a torrent's files.
-    pub(super) fn drop_windows_of(&mut self, ih: &InfoHash) {
-        let roots: Vec<ContentKey> = self
-            .hot
-            .iter()
-            .filter(|root| self.contents.get(root).is_some_and(|c| c.uses.iter().any(|(of, _)| of == ih)))
-            .copied()
-            .collect();
-        for root in roots {
-            self.drop_windows(&root);
-        }
-    }
-
-    /// Puts cursors to rest that nobody has moved for a while. One whose reader waits is not stale.
-    pub(super) fn rest_stale_cursors(&mut self, now: Instant) {
-        for root in self.hot.iter().copied().collect::<Vec<_>>() {
-            let Some(content) = self.contents.get_mut(&root) else { continue };
-            if content.waiters.is_empty() && content.windows.rest_stale(now) {
-                self.apply_windows(&root, now);
-                self.cool(&root);
-            }
-        }
-    }
-
-    /// Takes a content off the list of those with waiters or moving cursors if it has none.
-    pub(super) fn cool(&mut self, root: &ContentKey) {
-        let Some(content) = self.contents.get(root) else { return };
-        if content.waiters.is_empty() && !content.windows.cursors().iter().any(|c| c.active) {
-            self.hot.remove(root);
-        }
-    }
-
-    /// When the next cursor of a content may go stale.
-    pub(super) fn next_stale(&self) -> Option<Instant> {
-        let hot = self.hot.iter().filter_map(|root| self.contents.get(root)).filter(|c| c.waiters.is_empty());
-        hot.flat_map(|c| c.windows.cursors()).filter(|c| c.active).map(|c| c.used + STALE).min()
-    }
+/// Length of a piece in bytes; 0 where its torrent was left.
+fn piece_bytes((info_hash, piece): &TorrentPiece, transfers: &AllTransfers) -> u64 {
+    let owner = transfers.all.get(info_hash).and_then(|t| t.revision.layout.owner(PieceIndex(*piece)));
+    owner.map_or(0, |(_, bytes)| bytes.end - bytes.start)
 }

@@ -1,38 +1,37 @@
-//! What is kept on disk between two runs: resume data while pieces come, the metainfo with all layers afterwards.
+//! Data on disk for the next run: resume data while pieces come, the metainfo with all layers afterwards.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use fixedbitset::FixedBitSet;
 use tokio::sync::{mpsc, oneshot};
 
-use super::state::Command;
-use super::{Fetch, FetchSettings};
+use super::Exposure;
+use super::issue::AddedWith;
+use super::state::SharedState;
 use crate::fsutil;
 use crate::model::metainfo::parse_metainfo;
 use crate::model::{InfoHash, PieceHashes, PieceLayers};
 use crate::paths::Paths;
 use crate::store::{Content, Stamp, StoredRevision};
-use crate::torrent::{AddTorrent, FileCare, FileStamp, Mode};
+use crate::torrent::{AddTorrent, Discovery, FileCare, FileStamp, Mode};
 
 /// The longest metainfo or resume file that is read back, in bytes: 100 000 files with long paths, and the layers
 /// of 40 TB at 4 MiB a piece.
 const MAX_SAVED: u64 = 512 << 20;
 
-/// One thing to write.
+/// A file to write or to remove.
 #[derive(Debug)]
 pub(super) enum Save {
     Resume(InfoHash, Vec<u8>),
-    /// All layers are known: resume data is no longer needed.
+    /// With all layers: resume data is no longer needed.
     Metainfo(InfoHash, Vec<u8>),
-    /// The engine refused what was saved.
+    /// The engine refused the saved metainfo.
     ForgetMetainfo(InfoHash),
-    /// Tells when everything before it is on disk.
+    /// Answered when everything before it is on disk.
     Barrier(oneshot::Sender<()>),
 }
 
-/// Writes one thing after the other, in a task of its own, so that no event waits for the disk.
+/// Writes in a task of its own, in order, so that no event waits for the disk.
 #[derive(Debug)]
 pub(super) struct Saver(mpsc::UnboundedSender<Save>);
 
@@ -43,7 +42,7 @@ impl Saver {
         tokio::spawn(async move {
             while let Some(save) = rx.recv().await {
                 let paths = paths.clone();
-                // It panics only if this code does, and then the panic was reported.
+                // A panic was reported.
                 let _ = tokio::task::spawn_blocking(move || write(&paths, save)).await;
             }
         });
@@ -51,51 +50,55 @@ impl Saver {
     }
 
     pub(super) fn save(&self, save: Save) {
-        // The task lives as long as `self`, or the runtime is going down.
+        // The task lives as long as `self`, unless the runtime ends.
         let _ = self.0.send(save);
+    }
+
+    /// Waits until everything before it is on disk. False when the runtime ends.
+    pub(super) async fn flush(&self) -> bool {
+        let (reached, on_disk) = oneshot::channel();
+        self.save(Save::Barrier(reached));
+        on_disk.await.is_ok()
     }
 }
 
 fn write(paths: &Paths, save: Save) {
-    // A failure is logged. What could not be saved is fetched from peers again.
-    let _ = match save {
-        Save::Resume(ih, bytes) => {
-            let path = paths.resume(&ih);
-            said(fsutil::write_atomic(&path, &bytes, fsutil::MODE_PRIVATE), &path)
+    // Failures are logged only: peers send again what could not be saved.
+    match save {
+        Save::Resume(info_hash, bytes) => {
+            replace(&paths.resume(&info_hash), &bytes);
         }
-        Save::Metainfo(ih, bytes) => {
-            let path = paths.metainfo(&ih);
-            said(fsutil::write_atomic(&path, &bytes, fsutil::MODE_PRIVATE), &path).and_then(|()| {
-                said(fsutil::remove_if_there(&paths.resume(&ih)).map(drop), &paths.resume(&ih))
-            })
+        Save::Metainfo(info_hash, bytes) => {
+            if replace(&paths.metainfo(&info_hash), &bytes) {
+                remove(&paths.resume(&info_hash));
+            }
         }
-        Save::ForgetMetainfo(ih) => {
-            let path = paths.metainfo(&ih);
-            said(fsutil::remove_if_there(&path).map(drop), &path)
+        Save::ForgetMetainfo(info_hash) => remove(&paths.metainfo(&info_hash)),
+        Save::Barrier(reached) => {
+            let _ = reached.send(());
         }
-        Save::Barrier(reached) => reached.send(()).ok(),
-    };
+    }
 }
 
-fn said(result: std::io::Result<()>, path: &Path) -> Option<()> {
-    result.inspect_err(|error| tracing::warn!(path = %path.display(), %error, "Could not be saved.")).ok()
+fn replace(path: &Path, bytes: &[u8]) -> bool {
+    let written = fsutil::write_atomic(path, bytes, fsutil::MODE_PRIVATE);
+    written.inspect_err(|error| tracing::warn!(path = %path.display(), %error, "could not save")).is_ok()
 }
 
-/// A torrent ready to be added.
+fn remove(path: &Path) {
+    if let Err(error) = fsutil::remove_if_there(path) {
+        tracing::warn!(path = %path.display(), %error, "could not remove");
+    }
+}
+
+/// A torrent ready to be added, without its peers and discovery.
 pub(super) struct Prepared {
     pub torrent: AddTorrent,
-    /// Whether the metainfo is one that was saved with all layers.
-    pub with_layers: bool,
-    /// `Content::moves` of the files, from before their paths were read.
-    pub given: Vec<u64>,
-    /// What is known of the pieces' hashes, where that was asked for.
-    pub hashes: Option<Arc<PieceHashes>>,
-    /// The pieces that are cached and not proved.
-    pub unproved: FixedBitSet,
+    pub with: AddedWith,
 }
 
-/// Gathers all that the engine needs to join.
-/// Where the engine finds the files of a revision, how those look that it only reads, and how uploads are checked.
+/// For the engine: the paths of a revision's files, the expected stamps of the files that it only reads, and how uploads of
+/// each file are checked.
 pub fn places(revision: &StoredRevision) -> (Vec<PathBuf>, Vec<Option<FileStamp>>, Vec<FileCare>) {
     let place = |content: &Arc<Content>| {
         let (path, stamp) = content.place();
@@ -111,27 +114,20 @@ pub fn places(revision: &StoredRevision) -> (Vec<PathBuf>, Vec<Option<FileStamp>
     (paths, stamps, care.collect())
 }
 
-pub(super) fn add_torrent(
+/// Collects what the engine needs to join a swarm. Reads saved metainfo, unless the engine refused it (`use_saved`), and
+/// resume data. `with_hashes`: the hashes of pieces are needed for HTTP.
+pub(super) fn prepare(
     paths: &Paths,
-    settings: &FetchSettings,
-    peers: &[std::net::SocketAddr],
     revision: &StoredRevision,
-    hidden: bool,
+    exposure: Exposure,
     use_saved: bool,
     with_hashes: bool,
 ) -> Prepared {
+    // Before the paths are read: a file that moves in between counts as moved.
     let given = revision.contents.iter().map(|c| c.moves()).collect();
-    let ih = revision.manifest.torrent.info_hash;
-    let read = |path: &Path| match fsutil::read_capped(path, MAX_SAVED) {
-        Ok(bytes) => Some(bytes),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "Could not be read.");
-            None
-        }
-    };
-    let saved = if use_saved { read(&paths.metainfo(&ih)) } else { None };
-    // What was saved of a torrent of others may lack layers that the manifest carries.
+    let info_hash = revision.manifest.torrent.info_hash;
+    let saved = if use_saved { read(&paths.metainfo(&info_hash)) } else { None };
+    // Saved metainfo of an imported torrent may lack layers that the manifest has.
     let carries = revision.manifest.files.iter().any(|file| file.piece_layer.is_some());
     let layers = match &saved {
         Some(bytes) if carries || with_hashes => parse_metainfo(bytes).map(|p| p.layers).unwrap_or_default(),
@@ -141,55 +137,39 @@ pub(super) fn add_torrent(
     let hashes = with_hashes.then(|| Arc::new(PieceHashes::new(revision.manifest.clone(), layers)));
     let with_layers = saved.is_some();
     let (file_paths, file_stamps, file_care) = places(revision);
-    let (have, unproved) = match hidden {
-        true => (revision.have_pieces(), revision.unproved_pieces()),
-        false => revision.offered_pieces(),
-    };
+    let hidden = exposure == Exposure::Hidden;
+    let (have, unproved) =
+        if hidden { (revision.have_pieces(), revision.unproved_pieces()) } else { revision.offered_pieces() };
     let torrent = AddTorrent {
-        info_hash: ih,
+        info_hash,
         metainfo: saved.unwrap_or_else(|| revision.manifest.metainfo(None)),
         file_paths,
         file_stamps,
         file_care,
-        // Where bytes are reserved, they are neither offered nor fetched.
+        // Reserved bytes are neither offered nor fetched.
         mode: if revision.is_complete() && have.is_full() { Mode::Seed } else { Mode::Lazy },
-        have,
-        resume: if with_layers { None } else { read(&paths.resume(&ih)) },
-        peers: peers.to_vec(),
-        discovery: settings.discovery,
+        have: have.clone(),
+        resume: if with_layers { None } else { read(&paths.resume(&info_hash)) },
+        peers: Vec::new(),
+        discovery: Discovery { dht: false, lan: false, pex: false },
         withheld: hidden,
     };
-    Prepared { torrent, with_layers, given, hashes, unproved }
+    Prepared { torrent, with: AddedWith { have, unproved, given, with_layers, hashes } }
 }
 
-impl Fetch {
-    /// Writes resume data of everything that changed; done when all is on disk or `within` has passed.
-    pub async fn flush(&self, within: Duration) {
-        self.with(|state, _| {
-            for transfer in state.transfers.values_mut() {
-                let Some(id) = transfer.running().filter(|_| transfer.resume_dirty) else { continue };
-                transfer.resume_dirty = false;
-                transfer.saving = true;
-                state.outbox.push_back(Command::SaveResume(id));
-            }
-        });
-        let flushed = async {
-            loop {
-                let changed = self.changed.notified();
-                tokio::pin!(changed);
-                changed.as_mut().enable();
-                if !self.with(|state, _| state.transfers.values().any(|t| t.saving)) {
-                    break;
-                }
-                changed.await;
-            }
-            let (reached, barrier) = oneshot::channel();
-            self.saver.save(Save::Barrier(reached));
-            // An error means that the runtime is going down.
-            let _ = barrier.await;
-        };
-        if tokio::time::timeout(within, flushed).await.is_err() {
-            tracing::warn!(?within, "Resume data could not all be written in time.");
+fn read(path: &Path) -> Option<Vec<u8>> {
+    match fsutil::read_capped(path, MAX_SAVED) {
+        Ok(bytes) => Some(bytes),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "could not read");
+            None
         }
     }
+}
+
+/// Waits until the requested resume data is on disk.
+pub(super) async fn saved(state: &SharedState, saver: &Saver) {
+    state.wait_until(|state| !state.transfers.all.values().any(|transfer| transfer.saving)).await;
+    saver.flush().await;
 }

@@ -1,17 +1,15 @@
 //! Figures of transfers, for `status` and progress bars.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::state::State;
-use super::transfer::{Phase, Transfer};
-use super::waiters::Kind;
-use super::{Fetch, lock};
+use super::peers::Peers;
+use super::state::{FetchState, SharedState};
+use super::transfer::Transfer;
+use super::waiters::{WaitKind, Waiter};
 use crate::model::InfoHash;
-use crate::store::StoredRevision;
 
 /// A read that has waited this long is reported as stalled.
 pub const STALLED: Duration = Duration::from_secs(2);
@@ -26,9 +24,9 @@ pub struct TransferStatus {
     pub info_hash: InfoHash,
     /// `org/name@revision`.
     pub model: String,
-    /// Verified bytes here.
+    /// Verified bytes on this host.
     pub cached_bytes: u64,
-    /// Bytes in all.
+    /// Bytes of all files.
     pub total_size: u64,
     /// Payload bytes received from peers by this node.
     pub downloaded: u64,
@@ -46,7 +44,7 @@ pub struct TransferStatus {
     pub upload_rate: u64,
     /// Connected peers.
     pub peers: u32,
-    /// Connected peers that have everything. A peer that sends nothing although pieces are wanted does not count.
+    /// Connected peers that have everything, without peers that send nothing although pieces are wanted.
     pub seeds: u32,
     /// Reads that wait now.
     pub waiting_reads: usize,
@@ -56,7 +54,7 @@ pub struct TransferStatus {
     /// Bytes of the cache that were verified, turned out damaged since this node started, and were withdrawn.
     #[serde(default)]
     pub damaged_bytes: u64,
-    /// The last thing that went wrong, for people.
+    /// The last fault, for people.
     pub last_error: Option<String>,
 }
 
@@ -65,25 +63,39 @@ pub struct TransferStatus {
 pub struct StalledRead {
     /// Path of the file in its model.
     pub file: String,
-    /// Reads of it that have waited so long.
+    /// Reads of it that have waited for [`STALLED`] or longer.
     pub waiting_reads: usize,
-    /// Seconds since the first of them began.
+    /// Seconds since the first of these reads began.
     pub seconds: u64,
     /// Why they wait, for people.
     pub reason: String,
 }
 
 impl TransferStatus {
-    fn of(
-        transfer: &Transfer,
-        waiting_reads: usize,
-        stalled: Vec<StalledRead>,
-    ) -> (Arc<StoredRevision>, Self) {
+    /// Figures of the transfers that `which` selects, by name.
+    pub(super) fn of(state: &SharedState, which: impl Fn(&InfoHash) -> bool) -> Vec<Self> {
+        let selected: Vec<_> = {
+            let state = state.lock();
+            let now = Instant::now();
+            let selected = state.transfers.all.values().filter(|transfer| which(&transfer.info_hash()));
+            selected.map(|t| (t.revision.clone(), Self::without_cached_bytes(t, &state, now))).collect()
+        };
+        // Counting blocks takes the contents' own locks and some time: without the lock of the state.
+        let mut all: Vec<Self> = selected
+            .into_iter()
+            .map(|(revision, status)| Self { cached_bytes: revision.cached_bytes(), ..status })
+            .collect();
+        all.sort_by(|a, b| (&a.model, a.info_hash).cmp(&(&b.model, b.info_hash)));
+        all
+    }
+
+    fn without_cached_bytes(transfer: &Transfer, state: &FetchState, now: Instant) -> Self {
         let manifest = &transfer.revision.manifest;
-        let (downloaded, uploaded) = transfer.totals();
-        let web = transfer.web.as_ref().map(|web| web.figures(Instant::now()));
+        let Peers { stats, connected, .. } = &transfer.peers;
+        let (downloaded, uploaded) = transfer.peers.totals();
+        let web = transfer.web.as_ref().map(|web| web.figures(now));
         let (downloaded_web, web_rate) = web.unwrap_or_default();
-        let status = Self {
+        Self {
             info_hash: manifest.torrent.info_hash,
             model: manifest.model_ref().to_string(),
             cached_bytes: 0,
@@ -91,25 +103,30 @@ impl TransferStatus {
             downloaded,
             downloaded_web,
             uploaded,
-            download_rate: transfer.stats.download_rate,
+            download_rate: stats.download_rate,
             web_rate,
-            upload_rate: transfer.stats.upload_rate,
-            peers: transfer.stats.peers.max(u32::try_from(transfer.peers.len()).unwrap_or(u32::MAX)),
-            seeds: transfer.full_peers(),
-            waiting_reads,
-            stalled,
+            upload_rate: stats.upload_rate,
+            peers: stats.peers.max(u32::try_from(connected.len()).unwrap_or(u32::MAX)),
+            seeds: transfer.peers.full(),
+            waiting_reads: reads_of(transfer, state).count(),
+            stalled: StalledRead::of(transfer, state, now),
             damaged_bytes: transfer.damaged,
             last_error: transfer.last_error.clone(),
-        };
-        (transfer.revision.clone(), status)
+        }
     }
+}
+
+/// The reads that named a torrent and wait.
+fn reads_of<'a>(transfer: &Transfer, state: &'a FetchState) -> impl Iterator<Item = &'a Waiter> {
+    let info_hash = transfer.info_hash();
+    state.contents.waiters().filter(move |w| w.kind == WaitKind::Read && w.via.0 == info_hash)
 }
 
 impl StalledRead {
     /// The reads of a transfer's files that have stalled.
-    fn of(transfer: &Transfer, info_hash: &InfoHash, state: &State, now: Instant) -> Vec<Self> {
+    fn of(transfer: &Transfer, state: &FetchState, now: Instant) -> Vec<Self> {
         let mut files: BTreeMap<usize, (usize, Duration)> = BTreeMap::new();
-        for waiter in state.waiters().filter(|w| w.kind == Kind::Read && w.via.0 == *info_hash) {
+        for waiter in reads_of(transfer, state) {
             let waited = now.duration_since(waiter.since);
             if waited >= STALLED {
                 let (reads, longest) = files.entry(waiter.via.1).or_default();
@@ -126,53 +143,5 @@ impl StalledRead {
             reason: transfer.why_it_waits(now),
         };
         files.into_iter().take(MAX_STALLED).map(of).collect()
-    }
-}
-
-fn in_swarm(transfer: &Transfer) -> Option<Arc<StoredRevision>> {
-    (!matches!(transfer.phase, Phase::Failed { .. })).then(|| transfer.revision.clone())
-}
-
-impl Fetch {
-    /// Figures of all joined revisions, by name.
-    pub fn status(&self) -> Vec<TransferStatus> {
-        self.figures(|_| true)
-    }
-
-    /// Figures of one joined revision.
-    pub fn progress(&self, info_hash: &InfoHash) -> Option<TransferStatus> {
-        self.figures(|ih| ih == info_hash).pop()
-    }
-
-    /// The revisions whose swarms are joined, those left out that the engine refused.
-    pub fn joined(&self) -> Vec<Arc<StoredRevision>> {
-        let state = lock(&self.state);
-        state.transfers.values().filter_map(in_swarm).collect()
-    }
-
-    /// The revision as which a torrent's swarm is joined.
-    pub fn joined_as(&self, info_hash: &InfoHash) -> Option<Arc<StoredRevision>> {
-        lock(&self.state).transfers.get(info_hash).and_then(in_swarm)
-    }
-
-    fn figures(&self, which: impl Fn(&InfoHash) -> bool) -> Vec<TransferStatus> {
-        let found: Vec<_> = {
-            let state = lock(&self.state);
-            let now = Instant::now();
-            let stalled = |ih, transfer| StalledRead::of(transfer, ih, &state, now);
-            let waiting =
-                |ih: &InfoHash| state.waiters().filter(|w| w.kind == Kind::Read && w.via.0 == *ih).count();
-            let picked = state.transfers.iter().filter(|(ih, _)| which(ih));
-            picked
-                .map(|(ih, transfer)| TransferStatus::of(transfer, waiting(ih), stalled(ih, transfer)))
-                .collect()
-        };
-        // Counting blocks takes the contents' own locks and some time: not under ours.
-        let mut all: Vec<TransferStatus> = found
-            .into_iter()
-            .map(|(revision, status)| TransferStatus { cached_bytes: revision.cached_bytes(), ..status })
-            .collect();
-        all.sort_by(|a, b| (&a.model, a.info_hash).cmp(&(&b.model, b.info_hash)));
-        all
     }
 }

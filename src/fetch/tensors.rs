@@ -1,10 +1,10 @@
-//! Where the tensors of a `.safetensors` file end, so that a window does not run into one nobody reads.
+//! The ends of the tensors of a `.safetensors` file, so that a window does not extend into a tensor that is not read.
 
 use crate::model::safetensors::{LENGTH_LEN, header_len, parse_header};
 use crate::store::Content;
 
-/// A run must have read this far past the first end it crossed before the next tensor is expected too: the
-/// kernel's own read-ahead crosses ends by up to 128 KiB (1 MiB where it was raised) without anybody meaning it.
+/// A run must have read so many bytes past the first end that it crossed before the next tensor is expected too: the
+/// kernel's read-ahead crosses ends by up to 128 KiB (1 MiB where it was raised) although no program reads there.
 const EVIDENCE: u64 = 1 << 20;
 
 /// The longest header that is parsed, in bytes. The format allows 100 MB; real ones are below 1 MB.
@@ -19,17 +19,17 @@ pub(super) struct Tensors {
 
 /// What is known of a file's tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(super) enum FileTensors {
     /// Not a `.safetensors` file, or its header is not one.
     Plain,
-    /// The header is not here yet.
+    /// The header is not verified yet.
     Unread,
     /// The header was parsed.
     Tensors(Tensors),
 }
 
 impl Tensors {
-    /// From the end of the header and those of the tensors, in any order, and the length of the file.
+    /// Takes the ends of the tensors in any order; `len` is the length of the file.
     pub(super) fn new(header_end: u64, ends: impl IntoIterator<Item = u64>, len: u64) -> Self {
         let mut all: Vec<u64> = ends.into_iter().map(|end| end.min(len)).collect();
         all.push(header_end.min(len));
@@ -43,7 +43,7 @@ impl Tensors {
         self.ends.first().copied().unwrap_or(0)
     }
 
-    /// How far the window of a run may reach that has read `start..pos` in order.
+    /// The end of the window of a run that has read `start..pos` in order.
     pub(super) fn bound(&self, start: u64, pos: u64) -> u64 {
         let first = self.ends.partition_point(|&end| end <= start);
         let next = self.ends.partition_point(|&end| end < pos);
@@ -55,22 +55,22 @@ impl Tensors {
     }
 }
 
-/// Reads and parses the header of a file if its bytes are here. A header that is none makes the file a plain one.
-pub(super) fn read_shape(content: &Content) -> Option<Shape> {
+/// Reads and parses the header of a file if its bytes are verified. A file with an invalid header is `Plain`.
+pub(super) fn read_shape(content: &Content) -> Option<FileTensors> {
     let len = content.len();
     if len < LENGTH_LEN {
-        return Some(Shape::Plain);
+        return Some(FileTensors::Plain);
     }
     let first = content.read(0..LENGTH_LEN).ok()??.try_into().ok()?;
     let header = match header_len(first, len) {
         Ok(header) if header <= MAX_HEADER => content.read(0..LENGTH_LEN + header).ok()??,
-        Ok(_) | Err(_) => return Some(Shape::Plain),
+        Ok(_) | Err(_) => return Some(FileTensors::Plain),
     };
     Some(match parse_header(&header) {
         Ok(header) => {
-            Shape::Tensors(Tensors::new(header.end, header.tensors.iter().map(|t| t.range.end), len))
+            FileTensors::Tensors(Tensors::new(header.end, header.tensors.iter().map(|t| t.range.end), len))
         }
-        Err(_) => Shape::Plain,
+        Err(_) => FileTensors::Plain,
     })
 }
 
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_ends_with_the_tensor() {
+    fn window_ends_with_the_tensor() {
         let t = tensors();
         assert_eq!(t.bound(2 * MIB, 3 * MIB), 1024 + 10 * MIB);
         assert_eq!(t.bound(0, 512), 1024, "the header ends too");
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_read_ahead_past_small_tensors_is_no_evidence() {
+    fn kernel_read_ahead_past_small_tensors_is_ignored() {
         let t = tensors();
         let end = 1024 + 10 * MIB;
         assert_eq!(t.bound(2 * MIB, end + 128 * 1024), end + 8192 + 10 * MIB);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_across_tensors_expects_the_next_ones() {
+    fn run_across_tensors_expects_the_next_ones() {
         let t = tensors();
         assert_eq!(t.bound(0, 12 * MIB), t.len);
         assert_eq!(t.bound(9 * MIB, 12 * MIB), t.len);

@@ -1,4 +1,4 @@
-//! The one task that looks at the clock: deadlines, searches for peers, stale cursors, resume data.
+//! The one task that depends on the clock: deadlines, searches for peers, stale cursors, resume data.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
@@ -7,26 +7,35 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::state::{Command, State};
-use super::transfer::{Phase, Search};
-use super::waiters::{Answer, Kind, earliest};
-use super::wants::ClaimId;
+use super::Fetch;
+use super::effects::EngineCommand;
+use super::search::Attempts;
+use super::state::FetchState;
+use super::transfer::Phase;
+use super::transfers::AllTransfers;
 use super::web::TransferWeb;
-use super::{Fetch, ReadError};
 use crate::model::InfoHash;
-use crate::store::ContentKey;
 
 /// How often resume data of a torrent that changed is written.
 pub(super) const SAVE_EVERY: Duration = Duration::from_secs(30);
 
-/// The timer sleeps no longer than this, whatever it believes.
+/// The timer runs at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
 /// Runs until `Fetch` is dropped.
 pub(super) async fn run(fetch: Weak<Fetch>, wake: Arc<Notify>) {
     loop {
         let next = match fetch.upgrade() {
-            Some(fetch) => fetch.tick(),
+            Some(fetch) => fetch.with(|state| {
+                let next = state.run_timer();
+                fetch.starving.send_if_modified(|known| {
+                    let starving = state.starving();
+                    let changes = *known != starving;
+                    *known = starving;
+                    changes
+                });
+                next
+            }),
             None => return,
         };
         tokio::select! {
@@ -36,166 +45,95 @@ pub(super) async fn run(fetch: Weak<Fetch>, wake: Arc<Notify>) {
     }
 }
 
-impl Fetch {
-    /// Does all that is due. Returns when to look again.
-    fn tick(&self) -> Instant {
-        self.with(|state, now| {
-            state.end_overdue_waits(now);
-            state.finish_overdue_removals(now);
-            state.search_for_peers(now);
-            self.tell_starving(state);
-            state.spread_long_waits(now);
-            state.save_what_changed(now);
-            state.end_overdue_proofs(now);
-            state.prove_in_background(now);
-            state.ask_the_web_for_all(now);
-            state.rest_stale_cursors(now);
-            state.wake_at = None;
-            let next = state.next_look().unwrap_or(now + LONGEST_SLEEP);
-            state.timer_at = next;
-            next
-        })
+impl FetchState {
+    /// Does all that is due. Returns when to run next.
+    fn run_timer(&mut self) -> Instant {
+        let now = self.transfers.effects.now;
+        let Self { transfers, contents, proofs, web, .. } = self;
+        contents.end_overdue_waits(transfers);
+        transfers.finish_overdue_removals();
+        for stuck in transfers.search_for_peers(&contents.waited_for_torrents()) {
+            contents.reroute_shared(stuck, transfers);
+        }
+        contents.spread_long_waits(transfers);
+        transfers.save_changed(false);
+        transfers.all.values_mut().for_each(|transfer| transfer.end_overdue_verifications(now));
+        if !self.stopped {
+            proofs.prove_in_background(transfers, contents.waiters().next().is_none());
+        }
+        for transfer in transfers.all.values_mut() {
+            web.request(transfer, &mut transfers.effects);
+        }
+        contents.rest_stale_cursors(transfers);
+        let due = [contents.next_deadline(), transfers.next_due(), contents.next_stale(), proofs.next()];
+        let next = due.into_iter().flatten().min().unwrap_or(now + LONGEST_SLEEP);
+        transfers.effects.timer_runs(next);
+        next
     }
 }
 
-impl Fetch {
-    fn tell_starving(&self, state: &State) {
-        let starving = state.transfers.iter().filter(|(_, t)| t.dial.goes_on()).map(|(ih, _)| *ih).collect();
-        self.starving.send_if_modified(|known| {
-            let changes = *known != starving;
-            *known = starving;
-            changes
-        });
-    }
-}
-
-impl State {
-    fn end_overdue_waits(&mut self, now: Instant) {
-        let mut over: Vec<(ContentKey, ClaimId)> = Vec::new();
-        for root in &self.hot {
-            let Some(content) = self.contents.get_mut(root) else { continue };
-            for (id, waiter) in content.waiters.iter_mut().filter(|(_, w)| w.deadline.due() <= now) {
-                let sources: HashSet<InfoHash> =
-                    waiter.claims.iter().map(|(ih, _)| *ih).chain([waiter.via.0]).collect();
-                let progress = sources
-                    .iter()
-                    .filter_map(|ih| self.transfers.get(ih))
-                    .filter_map(|t| t.last_progress)
-                    .max();
-                if waiter.deadline.expired(now, progress) {
-                    over.push((*root, *id));
-                }
-            }
-        }
-        for (root, id) in over {
-            let answer = self.time_out(&root, id, now);
-            self.answer(&root, id, answer);
-        }
-    }
-
-    fn time_out(&mut self, root: &ContentKey, id: ClaimId, now: Instant) -> Answer {
-        let Some(waiter) = self.contents.get(root).and_then(|c| c.waiters.get(&id)) else {
-            return Err(ReadError::Stopped);
-        };
-        let why = self.transfers.get(&waiter.via.0).map_or_else(String::new, |t| t.why_nothing_comes());
-        for (ih, piece) in &waiter.claims {
-            let Some(transfer) = self.transfers.get_mut(ih) else { continue };
-            if waiter.kind == Kind::Read {
-                transfer.remember_timeout([*piece], now);
-            }
-            transfer.last_error = Some(format!("timed out: {why}"));
-        }
-        Err(ReadError::TimedOut(why))
-    }
-
-    fn finish_overdue_removals(&mut self, now: Instant) {
+impl AllTransfers {
+    fn finish_overdue_removals(&mut self) {
+        let now = self.effects.now;
         let overdue = |phase: &Phase| matches!(phase, Phase::Removing { until, .. } if *until <= now);
-        let late: Vec<InfoHash> = self
-            .transfers
-            .iter()
-            .filter(|(ih, t)| overdue(&t.phase) && !self.is_held(ih))
-            .map(|(ih, _)| *ih)
-            .collect();
-        for ih in late {
-            tracing::warn!(%ih, "The engine did not say that it let go of a torrent; adding it anew all the same.");
-            self.out_of_engine(ih);
+        let late = self.all.iter().filter(|(hash, t)| overdue(&t.phase) && !self.is_held(hash));
+        for info_hash in late.map(|(hash, _)| *hash).collect::<Vec<_>>() {
+            tracing::warn!(%info_hash, "the engine did not confirm the release of a torrent; adding it again");
+            self.add_or_hold(info_hash);
         }
     }
 
-    /// Calls the known peers of torrents that reads wait for and that give nothing, and searches for more, less and less
-    /// often.
-    fn search_for_peers(&mut self, now: Instant) {
-        let waited_for: HashSet<InfoHash> =
-            self.waiters().flat_map(|w| w.claims.iter().map(|(ih, _)| *ih).chain([w.via.0])).collect();
+    /// Calls the known peers of torrents that reads wait for and that send nothing, and searches for more, with growing
+    /// pauses. Returns the torrents for which a search was started.
+    fn search_for_peers(&mut self, waited_for: &HashSet<InfoHash>) -> Vec<InfoHash> {
+        let now = self.effects.now;
         let mut stuck = Vec::new();
-        for (ih, transfer) in &mut self.transfers {
-            if !waited_for.contains(ih) {
-                transfer.search.end();
-                transfer.dial.end();
+        for (info_hash, transfer) in &mut self.all {
+            if !waited_for.contains(info_hash) {
+                transfer.peers.search.end();
+                transfer.peers.dial.end();
                 continue;
             }
             let Some(id) = transfer.running() else { continue };
-            if transfer.is_silent(now) {
-                if transfer.dial.start_now(now) <= now {
-                    transfer.dial.made(now);
-                    self.outbox.push_back(Command::Redial(id));
-                }
-            } else {
-                transfer.dial.end();
-                transfer.dial.next = transfer.silent_at();
+            let (silent, alive, silent_at) =
+                (transfer.is_silent(now), transfer.is_alive(now), transfer.silent_at());
+            let peers = &mut transfer.peers;
+            if !silent {
+                peers.dial.end();
+                peers.dial.next = silent_at;
+            } else if peers.dial.start_now(now) <= now {
+                peers.dial.made(now);
+                self.effects.send(EngineCommand::Redial(id));
             }
-            if transfer.search.start(now) > now {
+            if peers.search.start(now) > now {
                 continue;
             }
-            if transfer.is_alive(now) {
-                transfer.search.end();
-                transfer.search.start(now);
+            if alive {
+                peers.search.end();
+                peers.search.start(now);
                 continue;
             }
-            transfer.search.made(now);
-            self.outbox.push_back(Command::Reannounce(id));
-            stuck.push(*ih);
+            peers.search.made(now);
+            self.effects.send(EngineCommand::Reannounce(id));
+            stuck.push(*info_hash);
         }
-        for ih in stuck {
-            self.reroute_waiters_of(ih, now);
-        }
+        stuck
     }
 
-    fn save_what_changed(&mut self, now: Instant) {
-        for (ih, transfer) in &mut self.transfers {
-            let Some(id) = transfer.running() else { continue };
-            if !transfer.resume_dirty || now < transfer.next_save {
-                continue;
-            }
-            transfer.next_save = now + SAVE_EVERY;
-            transfer.resume_dirty = false;
-            transfer.saving = true;
-            self.outbox.push_back(Command::SaveResume(id));
-            if transfer.engine_has.is_full() && !transfer.metainfo_saved && !transfer.exporting {
-                tracing::debug!(%ih, "Asking again for all piece layers.");
-                transfer.exporting = true;
-                self.outbox.push_back(Command::ExportMetainfo(id));
-            }
-        }
-    }
-
-    fn next_look(&self) -> Option<Instant> {
-        let waits = self.hot.iter().filter_map(|root| earliest(&self.contents.get(root)?.waiters)).min();
-        let transfers = self
-            .transfers
-            .iter()
-            .filter_map(|(ih, t)| {
-                let removal = match t.phase {
-                    Phase::Removing { until, .. } if !self.is_held(ih) => Some(until),
-                    _ => None,
-                };
-                let waits = |search: &Search| search.next.filter(|_| t.running().is_some());
-                let (search, dial) = (waits(&t.search), waits(&t.dial));
-                let save = t.running().filter(|_| t.resume_dirty).map(|_| t.next_save);
-                let web = t.web.as_ref().and_then(TransferWeb::next);
-                [removal, search, dial, save, web, t.handed.next()].into_iter().flatten().min()
-            })
-            .min();
-        [waits, transfers, self.next_stale(), self.next_proof].into_iter().flatten().min()
+    /// When the clock next matters to a transfer.
+    fn next_due(&self) -> Option<Instant> {
+        let next = |(info_hash, transfer): (&InfoHash, &super::transfer::Transfer)| {
+            let removal = match transfer.phase {
+                Phase::Removing { until, .. } if !self.is_held(info_hash) => Some(until),
+                _ => None,
+            };
+            let running = transfer.running().is_some();
+            let attempt = |attempts: &Attempts| attempts.next.filter(|_| running);
+            let (search, dial) = (attempt(&transfer.peers.search), attempt(&transfer.peers.dial));
+            let save = Some(transfer.next_save).filter(|_| running && transfer.resume_dirty);
+            let web = transfer.web.as_ref().and_then(TransferWeb::next);
+            [removal, search, dial, save, web, transfer.handed.next()].into_iter().flatten().min()
+        };
+        self.all.iter().filter_map(next).min()
     }
 }

@@ -1,9 +1,8 @@
-//! Cached bytes that our own code has not proved: an older version recorded them (see `store::unproved`).
+//! Cached bytes that an older version recorded and that this node has not proved (see `store::unproved`).
 //!
-//! A claimed piece of them is read from the cache and handed to the engine, which proves or rejects it; peers and the
-//! web are asked for it only if it is rejected or cannot be read. While no reader waits, the other pieces follow one at
-//! a time, so that they can be uploaded. A piece whose hash is not known stays as it is until a peer sends
-//! the hash.
+//! A claimed piece of them is read from the cache and given to the engine, which proves or rejects it; peers and the web are
+//! asked for it only if it is rejected or cannot be read. While no reader waits, the other pieces follow one at a time, so
+//! that they can be uploaded. A piece whose hash is not known remains unproved until a peer sends the hash.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -15,9 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::Fetch;
-use super::handed::Source;
-use super::state::{Command, State};
+use super::effects::{Effects, EngineCommand};
+use super::handed::HandedFrom;
 use super::transfer::Transfer;
+use super::transfers::AllTransfers;
 use super::wants::Level;
 use crate::model::{BLOCK_LEN, InfoHash, PieceIndex};
 use crate::store::Content;
@@ -27,7 +27,7 @@ use crate::torrent::TorrentId;
 const AT_A_TIME: usize = 4;
 
 /// Files that are read at a time, for all torrents.
-pub(super) const READS_AT_A_TIME: usize = 2;
+const READS_AT_A_TIME: usize = 2;
 
 /// The pause between two pieces that no reader wants: at 4 MiB a piece, 14 GiB an hour.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -38,11 +38,11 @@ pub(super) struct Unproved {
     /// Neither proved nor rejected.
     pieces: FixedBitSet,
     left: usize,
-    /// Being read, or handed to the engine.
+    /// Being read, or given to the engine.
     busy: BTreeSet<u32>,
-    /// Handed to the engine, which lacks their hashes.
+    /// Given to the engine, which lacks their hashes.
     stuck: BTreeSet<u32>,
-    /// Where the background pass goes on.
+    /// The first piece of the background pass.
     next: u32,
 }
 
@@ -51,35 +51,33 @@ impl Unproved {
         Self { left: pieces.count_ones(..), pieces, ..Self::default() }
     }
 
-    /// Whether any piece is still to be proved.
+    /// Whether any piece is unproved.
     pub(super) fn any(&self) -> bool {
         self.left > 0
     }
 
-    /// Whether a piece is still to be proved. Peers are not asked for it before.
+    /// Whether a piece is unproved. Peers are not asked for it before.
     pub(super) fn holds(&self, piece: u32) -> bool {
         self.left > 0 && self.pieces.contains(piece as usize)
     }
 
-    /// A piece is proved, rejected or lost. Returns whether it was still to be proved.
-    pub(super) fn done(&mut self, piece: u32) -> bool {
-        let held = self.holds(piece);
-        if held {
+    /// A piece is proved, rejected or lost.
+    pub(super) fn done(&mut self, piece: u32) {
+        if self.holds(piece) {
             self.pieces.set(piece as usize, false);
             self.left -= 1;
             self.busy.remove(&piece);
             self.stuck.remove(&piece);
         }
-        held
     }
 
-    /// The engine lost what it was given. Nothing more is given unless it is wanted.
+    /// The engine lost the pieces that it was given. From now on it is given claimed pieces only.
     pub(super) fn engine_lost_pieces(&mut self) {
         self.busy.clear();
         self.next = u32::MAX;
     }
 
-    /// A peer is here, which may know hashes.
+    /// A peer is connected, which may send hashes.
     pub(super) fn peer_came(&mut self) {
         self.next = 0;
     }
@@ -98,7 +96,7 @@ impl Unproved {
 /// One piece to read.
 #[derive(Debug)]
 pub(super) struct Proof {
-    ih: InfoHash,
+    info_hash: InfoHash,
     id: TorrentId,
     piece: u32,
     content: Arc<Content>,
@@ -109,11 +107,11 @@ pub(super) struct Proof {
     reads: Arc<Semaphore>,
 }
 
-/// Reads a piece, and hands it to the engine.
+/// Reads a piece, and gives it to the engine.
 pub(super) async fn run(fetch: Weak<Fetch>, proof: Proof) {
-    let Proof { ih, id, piece, content, range, memory, reads } = proof;
+    let Proof { info_hash, id, piece, content, range, memory, reads } = proof;
     let blocks = u32::try_from((range.end - range.start).div_ceil(BLOCK_LEN)).unwrap_or(u32::MAX);
-    // Neither semaphore is ever closed. What holds the memory has a deadline.
+    // Neither semaphore is ever closed. Each holder of memory has a deadline.
     let Ok(memory) = memory.acquire_many_owned(blocks).await else { return };
     let Ok(reading) = reads.acquire_owned().await else { return };
     let path = content.path();
@@ -122,19 +120,113 @@ pub(super) async fn run(fetch: Weak<Fetch>, proof: Proof) {
     let bytes = match read {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(error)) => {
-            tracing::warn!(path = %path.display(), %error, "Cached bytes could not be read.");
+            tracing::warn!(path = %path.display(), %error, "could not read cached bytes");
             None
         }
-        // A panic in there was reported.
+        // The panic was reported.
         Err(_) => None,
     };
     if let Some(fetch) = fetch.upgrade() {
-        fetch.with(|state, now| state.unproved_was_read(ih, id, piece, bytes, memory, now));
+        fetch.with(|state| state.transfers.cached_piece_read(info_hash, id, piece, bytes, memory));
+    }
+}
+
+/// The proofs of all torrents.
+pub(super) struct Proofs {
+    /// Bounds the bytes in memory, in blocks.
+    memory: Arc<Semaphore>,
+    /// Bounds the reads.
+    reads: Arc<Semaphore>,
+    /// When the background pass proves the next piece.
+    next: Option<Instant>,
+}
+
+impl Proofs {
+    pub(super) fn new(memory: Arc<Semaphore>) -> Self {
+        Self { memory, reads: Arc::new(Semaphore::new(READS_AT_A_TIME)), next: None }
+    }
+
+    /// When the background pass proves the next piece.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Schedules the background pass: a torrent has unproved pieces.
+    pub(super) fn expect(&mut self, effects: &mut Effects) {
+        effects.wake_by(*self.next.get_or_insert(effects.now + PAUSE));
+    }
+
+    /// Begins to prove claimed pieces.
+    pub(super) fn prove_wanted(&self, transfer: &mut Transfer, effects: &mut Effects) {
+        while let Some(piece) = transfer.next_wanted_unproved() {
+            self.prove(transfer, piece, effects);
+        }
+    }
+
+    /// Proves one piece if no reader waits and no other proof runs.
+    pub(super) fn prove_in_background(&mut self, transfers: &mut AllTransfers, no_reader: bool) {
+        let now = transfers.effects.now;
+        if self.next.is_some_and(|at| at > now) {
+            return;
+        }
+        self.next = None;
+        let idle = no_reader && transfers.all.values().all(|t| t.unproved.busy.is_empty());
+        let mut running = transfers.all.values_mut().filter(|t| t.running().is_some());
+        let next = running.find_map(|t| t.unproved.next_in_background().map(|piece| (t, piece)));
+        let Some((transfer, piece)) = next else { return };
+        self.next = Some(now + PAUSE);
+        if idle {
+            self.prove(transfer, piece, &mut transfers.effects);
+        }
+    }
+
+    fn prove(&self, transfer: &mut Transfer, piece: u32, effects: &mut Effects) {
+        let owner = transfer.revision.layout.owner(PieceIndex(piece));
+        let (Some(id), Some((file, range))) = (transfer.running(), owner) else {
+            return transfer.unproved.done(piece);
+        };
+        transfer.unproved.busy.insert(piece);
+        effects.send(EngineCommand::Prove(Box::new(Proof {
+            info_hash: transfer.info_hash(),
+            id,
+            piece,
+            content: transfer.revision.contents[file].clone(),
+            range,
+            memory: self.memory.clone(),
+            reads: self.reads.clone(),
+        })));
+    }
+}
+
+impl AllTransfers {
+    fn cached_piece_read(
+        &mut self,
+        info_hash: InfoHash,
+        id: TorrentId,
+        piece: u32,
+        bytes: Option<Vec<u8>>,
+        memory: OwnedSemaphorePermit,
+    ) {
+        let now = self.effects.now;
+        let transfer = self.all.get_mut(&info_hash).filter(|t| t.running() == Some(id));
+        let Some(transfer) = transfer.filter(|t| t.unproved.busy.contains(&piece)) else { return };
+        match bytes {
+            Some(bytes) => {
+                let until = transfer.handed.insert(piece, HandedFrom::Cache, memory, now);
+                self.effects.send(EngineCommand::Give(id, PieceIndex(piece), bytes));
+                self.effects.wake_by(until);
+            }
+            // The engine has to fetch it, unless it came another way.
+            None => {
+                transfer.unproved.done(piece);
+                self.reconsider(info_hash, [piece]);
+            }
+        }
     }
 }
 
 impl Transfer {
-    /// The wanted piece to prove next: first those that readers wait for.
+    /// The wanted piece to prove next: first pieces that readers wait for.
     fn next_wanted_unproved(&self) -> Option<u32> {
         let Self { unproved, wants, .. } = self;
         let busy = unproved.busy.len();
@@ -146,122 +238,34 @@ impl Transfer {
             Some(reading) if reading.level == Level::Urgent || busy < AT_A_TIME => Some(reading.piece),
             _ if busy >= AT_A_TIME => None,
             _ => {
-                let pieces = unproved.pieces.ones().filter_map(|piece| u32::try_from(piece).ok());
-                pieces.into_iter().find(|&piece| unproved.is_idle(piece) && wants.is_claimed(piece))
+                let mut pieces = unproved.pieces.ones().filter_map(|piece| u32::try_from(piece).ok());
+                pieces.find(|&piece| unproved.is_idle(piece) && wants.is_claimed(piece))
             }
         }
     }
-}
 
-impl State {
-    /// Begins to prove claimed pieces.
-    pub(super) fn prove_wanted(&mut self, ih: InfoHash) {
-        while let Some(piece) = self.transfers.get(&ih).and_then(Transfer::next_wanted_unproved) {
-            self.prove(ih, piece);
-        }
+    /// The cached bytes of an unproved piece.
+    pub(super) fn unproved_bytes(&self, piece: u32) -> Option<(Arc<Content>, Range<u64>)> {
+        let (file, range) = self.revision.layout.owner(PieceIndex(piece))?;
+        self.unproved.holds(piece).then(|| (self.revision.contents[file].clone(), range))
     }
 
-    /// Proves one piece if no reader waits for anything and no other proof runs.
-    pub(super) fn prove_in_background(&mut self, now: Instant) {
-        if self.stopped || self.next_proof.is_some_and(|at| at > now) {
-            return;
-        }
-        self.next_proof = None;
-        let idle =
-            self.waiters().next().is_none() && self.transfers.values().all(|t| t.unproved.busy.is_empty());
-        let candidates = self.transfers.iter().filter(|(_, t)| t.running().is_some());
-        let mut candidates = candidates.filter_map(|(ih, t)| Some((*ih, t.unproved.next_in_background()?)));
-        let Some((ih, piece)) = candidates.next() else { return };
-        self.next_proof = Some(now + PAUSE);
-        if idle {
-            self.prove(ih, piece);
-        }
-    }
-
-    /// Unproved pieces are there: has them proved soon.
-    pub(super) fn expect_proofs(&mut self, now: Instant) {
-        let at = *self.next_proof.get_or_insert(now + PAUSE);
-        self.look_at(at);
-    }
-
-    fn prove(&mut self, ih: InfoHash, piece: u32) {
-        let (memory, reads) = (self.web.memory.clone(), self.proofs.clone());
-        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
-        let owner = transfer.revision.layout.owner(PieceIndex(piece));
-        let (Some(id), Some((file, range))) = (transfer.running(), owner) else {
-            transfer.unproved.done(piece);
-            return;
-        };
-        let content = transfer.revision.contents[file].clone();
-        transfer.unproved.busy.insert(piece);
-        let proof = Proof { ih, id, piece, content, range, memory, reads };
-        self.outbox.push_back(Command::Prove(Box::new(proof)));
-    }
-
-    fn unproved_was_read(
-        &mut self,
-        ih: InfoHash,
-        id: TorrentId,
-        piece: u32,
-        bytes: Option<Vec<u8>>,
-        memory: OwnedSemaphorePermit,
-        now: Instant,
-    ) {
-        let Some(transfer) = self.transfers.get_mut(&ih).filter(|t| t.running() == Some(id)) else { return };
-        if !transfer.unproved.busy.contains(&piece) {
-            return;
-        }
-        match bytes {
-            Some(bytes) => {
-                let until = transfer.handed.insert(piece, Source::Cache, memory, now);
-                self.outbox.push_back(Command::Give(id, PieceIndex(piece), bytes));
-                self.look_at(until);
-            }
-            // The engine has to fetch it, unless it came another way.
-            None => self.unproved_is_done(ih, piece),
-        }
-    }
-
-    /// A piece is no longer to be proved. If it is claimed and missing, peers are asked for it.
-    fn unproved_is_done(&mut self, ih: InfoHash, piece: u32) {
-        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
-        transfer.unproved.done(piece);
-        transfer.wants.say_again(piece);
-        self.touched.insert(ih);
-    }
-
-    /// The engine rejected a piece. Returns the cached bytes that were wrong, where it came from the cache.
-    pub(super) fn unproved_was_rejected(
-        &mut self,
-        ih: InfoHash,
-        piece: u32,
-    ) -> Option<(Arc<Content>, Range<u64>)> {
-        let transfer = self.transfers.get(&ih).filter(|t| t.unproved.holds(piece))?;
-        let (file, range) = transfer.revision.layout.owner(PieceIndex(piece))?;
-        let content = transfer.revision.contents[file].clone();
-        self.unproved_is_done(ih, piece);
-        Some((content, range))
-    }
-
-    /// The engine has not judged pieces in time: it lacks their hashes, or those of the whole file.
-    pub(super) fn end_overdue_proofs(&mut self, now: Instant) {
-        for transfer in self.transfers.values_mut() {
-            for (piece, source) in transfer.handed.take_overdue(now) {
-                match source {
-                    Source::Web => {
-                        if let Some(web) = &mut transfer.web {
-                            web.was_not_judged();
-                        }
+    /// Gives up pieces that the engine has not verified in time: it lacks their hashes, or those of the whole file.
+    pub(super) fn end_overdue_verifications(&mut self, now: Instant) {
+        for (piece, origin) in self.handed.take_overdue(now) {
+            match origin {
+                HandedFrom::Web => {
+                    if let Some(web) = &mut self.web {
+                        web.was_not_verified();
                     }
-                    Source::Cache => {
-                        let unproved = &mut transfer.unproved;
-                        unproved.busy.remove(&piece);
-                        unproved.stuck.insert(piece);
-                        let owner = transfer.revision.layout.owner(PieceIndex(piece));
-                        let span = owner.map(|(file, _)| transfer.revision.layout.spans()[file]);
-                        let end = span.map_or(piece + 1, |span| span.first_piece + span.pieces);
-                        unproved.next = unproved.next.max(end);
-                    }
+                }
+                HandedFrom::Cache => {
+                    self.unproved.busy.remove(&piece);
+                    self.unproved.stuck.insert(piece);
+                    let owner = self.revision.layout.owner(PieceIndex(piece));
+                    let span = owner.map(|(file, _)| self.revision.layout.spans()[file]);
+                    let end = span.map_or(piece + 1, |span| span.first_piece + span.pieces);
+                    self.unproved.next = self.unproved.next.max(end);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Who waits for which bytes, and how they are answered.
+//! Reads and whole-file jobs that wait for bytes, and how they are answered.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -6,87 +6,106 @@ use std::ops::Range;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::contents::FileUse;
 use super::deadline::Deadline;
 use super::transfer::QUIET;
-use super::wants::ClaimId;
-use super::{Fetch, ReadError};
+use super::wants::{ClaimId, TorrentPiece};
+use super::{Fetch, FileRef, ReadError};
 use crate::model::InfoHash;
 use crate::store::ContentKey;
 
-/// What a waiter is told.
-pub(super) type Answer = Result<(), ReadError>;
+/// Success means that the bytes were verified.
+pub(super) type WaitResult = Result<(), ReadError>;
 
-/// Why somebody waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum WaitKind {
     /// A read.
     Read,
     /// A whole file is fetched.
     Job,
 }
 
-/// One who waits for bytes of a content.
+/// Bytes to wait for.
+pub(super) struct WaitRequest {
+    pub file: FileRef,
+    /// Bytes of the file; not empty.
+    pub range: Range<u64>,
+    pub kind: WaitKind,
+}
+
+/// A read or a job that waits for bytes of a content.
 #[derive(Debug)]
 pub(super) struct Waiter {
-    /// The torrent and file that the waiter named.
-    pub via: (InfoHash, usize),
+    /// The file that the reader named.
+    pub via: FileUse,
     /// The bytes of the file.
     pub range: Range<u64>,
-    pub kind: Kind,
+    pub kind: WaitKind,
     pub deadline: Deadline,
     /// The pieces claimed for it.
-    pub claims: Vec<(InfoHash, u32)>,
+    pub claims: Vec<TorrentPiece>,
     pub since: Instant,
-    /// Whether the torrent it named is asked besides those it relies on.
+    /// Whether the torrent that it named is asked in addition to those that it relies on.
     pub spread: bool,
-    pub answer: oneshot::Sender<Answer>,
+    pub answer: oneshot::Sender<WaitResult>,
 }
 
 impl Waiter {
-    /// Whether it relies on other torrents than the one it named.
+    /// Whether it relies on another torrent and has not asked its own yet.
     pub(super) fn may_spread(&self) -> bool {
-        !self.spread && self.claims.iter().any(|(ih, _)| *ih != self.via.0)
+        !self.spread && self.claims.iter().any(|(info_hash, _)| *info_hash != self.via.0)
+    }
+
+    /// The torrents of its claims and the torrent that it named. A torrent may occur several times.
+    pub(super) fn torrents(&self) -> impl Iterator<Item = InfoHash> {
+        self.claims.iter().map(|(info_hash, _)| *info_hash).chain([self.via.0])
+    }
+
+    /// Whether it named a torrent or waits for pieces of it.
+    pub(super) fn concerns(&self, info_hash: &InfoHash) -> bool {
+        self.torrents().any(|of| of == *info_hash)
     }
 }
 
 /// The waiters of one content.
 pub(super) type Waiters = BTreeMap<ClaimId, Waiter>;
 
-/// A waiter's own end. Dropping it takes the waiter out, and its pieces back where nobody else wants them.
-pub(super) struct Parked<'a> {
-    fetch: &'a Fetch,
-    root: ContentKey,
-    id: ClaimId,
-    answer: oneshot::Receiver<Answer>,
+/// A waiter's name, and its answer to come.
+pub(super) struct Ticket {
+    pub key: ContentKey,
+    pub id: ClaimId,
+    pub answer: oneshot::Receiver<WaitResult>,
 }
 
-impl<'a> Parked<'a> {
-    pub(super) fn new(
-        fetch: &'a Fetch,
-        root: ContentKey,
-        id: ClaimId,
-        answer: oneshot::Receiver<Answer>,
-    ) -> Self {
-        Self { fetch, root, id, answer }
+/// The reader's end of a waiter. Dropping it removes the waiter and its claims.
+pub(super) struct ParkedWait<'a> {
+    fetch: &'a Fetch,
+    ticket: Ticket,
+}
+
+impl<'a> ParkedWait<'a> {
+    pub(super) fn new(fetch: &'a Fetch, ticket: Ticket) -> Self {
+        Self { fetch, ticket }
     }
 
     /// Waits for the answer.
-    pub(super) async fn answered(mut self) -> Answer {
-        (&mut self.answer).await.unwrap_or(Err(ReadError::Stopped))
+    pub(super) async fn answered(mut self) -> WaitResult {
+        (&mut self.ticket.answer).await.unwrap_or(Err(ReadError::Stopped))
     }
 }
 
-impl Drop for Parked<'_> {
+impl Drop for ParkedWait<'_> {
     fn drop(&mut self) {
-        self.fetch.with(|state, _| state.take_waiter(&self.root, self.id));
+        let Ticket { key, id, .. } = &self.ticket;
+        self.fetch.with(|state| state.contents.remove_waiter(key, *id, &mut state.transfers));
     }
 }
 
-/// When the clock next matters to some waiters.
+/// When a deadline of these waiters ends, or one of them has relied on another torrent for long.
 pub(super) fn earliest(waiters: &Waiters) -> Option<Instant> {
-    let look = |w: &Waiter| {
-        let due = w.deadline.due();
-        if w.may_spread() { due.min(w.since + QUIET) } else { due }
+    let due = |waiter: &Waiter| {
+        let due = waiter.deadline.due();
+        if waiter.may_spread() { due.min(waiter.since + QUIET) } else { due }
     };
-    waiters.values().map(look).min()
+    waiters.values().map(due).min()
 }

@@ -1,8 +1,8 @@
-//! Who wants which piece of one torrent, and what the engine has been told of it.
+//! The claims on the pieces of one torrent, and the orders that the engine has received for them.
 //!
-//! A want is a set of claims, each by a reader, a window or a whole-file job. What the engine is told follows
-//! from the strongest claim. It is told less only when nobody claims the piece any more: taking a deadline back
-//! while a weaker claim stands would throw away the blocks already on their way.
+//! Readers, windows and whole-file jobs claim pieces. The order for a piece follows from its strongest claim. It becomes
+//! weaker only when no claim is left: taking a deadline back while a weaker claim exists would discard the blocks that
+//! are already on their way.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,11 +10,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::PieceIndex;
+use crate::model::{InfoHash, PieceIndex};
 use crate::torrent::Priority;
 
 /// Names a reader, cursor or job. Unique within one `Fetch`, so that releasing twice does no harm.
 pub(super) type ClaimId = u64;
+
+/// A piece of a torrent.
+pub(super) type TorrentPiece = (InfoHash, u32);
 
 /// How strongly a piece is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,53 +26,53 @@ pub(super) enum Level {
     Bulk,
     /// The tail of a window.
     Ahead,
-    /// The first pieces of a window: wanted by a deadline, after what readers wait for.
+    /// The first pieces of a window: wanted by a deadline, after pieces that readers wait for.
     Near,
     /// A reader waits.
     Urgent,
 }
 
-/// What the engine was last told.
+/// The last order that the engine received for a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Told {
+enum Ordered {
     Normal,
     Ahead,
     Requested,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Claim {
+struct PieceClaim {
     by: ClaimId,
     level: Level,
     deadline: Duration,
 }
 
 #[derive(Debug, Default)]
-struct Want {
-    claims: Vec<Claim>,
-    told: Option<Told>,
+struct WantedPiece {
+    claims: Vec<PieceClaim>,
+    ordered: Option<Ordered>,
     /// When the first of the claims was made.
     since: Option<Instant>,
-    /// When the first of those was made that are for a reader, waiting or to come.
+    /// When the first claim stronger than `Level::Bulk` was made.
     read_since: Option<Instant>,
 }
 
-impl Want {
+impl WantedPiece {
     fn level(&self) -> Option<Level> {
         self.claims.iter().map(|c| c.level).max()
     }
 }
 
-/// A piece that readers wait for, or are expected to.
+/// A piece that readers wait for, or are expected to read soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reading {
+pub(super) struct ReaderClaim {
     pub piece: u32,
     /// The strongest claim.
     pub level: Level,
     pub since: Instant,
 }
 
-/// What is to be said to the engine.
+/// Orders for the engine.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Orders {
     /// For `Swarms::set_priority`.
@@ -87,7 +90,7 @@ impl Orders {
 /// The wants of one torrent.
 #[derive(Debug, Default)]
 pub(super) struct Wants {
-    pieces: BTreeMap<u32, Want>,
+    pieces: BTreeMap<u32, WantedPiece>,
     changed: BTreeSet<u32>,
     /// The pieces claimed for readers.
     read: BTreeSet<u32>,
@@ -99,7 +102,7 @@ impl Wants {
         let want = self.pieces.entry(piece).or_default();
         match want.claims.iter_mut().find(|c| c.by == by) {
             Some(claim) => (claim.level, claim.deadline) = (level, deadline),
-            None => want.claims.push(Claim { by, level, deadline }),
+            None => want.claims.push(PieceClaim { by, level, deadline }),
         }
         want.since.get_or_insert(now);
         if level > Level::Bulk {
@@ -109,7 +112,7 @@ impl Wants {
         self.changed.insert(piece);
     }
 
-    /// Takes a claim back.
+    /// Ends a claim.
     pub(super) fn release(&mut self, piece: u32, by: ClaimId) {
         if let Some(want) = self.pieces.get_mut(&piece) {
             want.claims.retain(|c| c.by != by);
@@ -124,14 +127,14 @@ impl Wants {
         }
     }
 
-    /// The engine has the piece: all claims end, and there is nothing to tell.
+    /// The engine has the piece: all claims end, without an order.
     pub(super) fn fulfilled(&mut self, piece: u32) {
         self.pieces.remove(&piece);
         self.read.remove(&piece);
         self.changed.remove(&piece);
     }
 
-    /// The bytes came another way: all claims end and the engine is told to stop.
+    /// The bytes came another way: all claims end, and the next orders cancel the piece.
     pub(super) fn cancel(&mut self, piece: u32) {
         if let Some(want) = self.pieces.get_mut(&piece) {
             want.claims.clear();
@@ -141,92 +144,92 @@ impl Wants {
         }
     }
 
-    /// Whether anybody claims the piece.
+    /// Whether the piece is claimed.
     pub(super) fn is_claimed(&self, piece: u32) -> bool {
         self.pieces.get(&piece).is_some_and(|w| !w.claims.is_empty())
     }
 
-    /// Whether anybody claims any piece.
+    /// Whether any piece is claimed.
     pub(super) fn any(&self) -> bool {
         self.pieces.values().any(|w| !w.claims.is_empty())
     }
 
-    /// Since when a piece has been claimed, by whomever.
+    /// Since when a piece has been claimed.
     pub(super) fn since(&self, piece: u32) -> Option<Instant> {
         self.pieces.get(&piece)?.since
     }
 
-    /// The first piece from `from` on that somebody claims.
+    /// The first claimed piece from `from` on.
     pub(super) fn next_claimed(&self, from: u32) -> Option<u32> {
         self.pieces.range(from..).find(|(_, w)| !w.claims.is_empty()).map(|(&piece, _)| piece)
     }
 
-    /// What is claimed for readers of one piece.
-    pub(super) fn reading(&self, piece: u32) -> Option<Reading> {
+    /// The claim of readers on a piece, waiting or to come.
+    pub(super) fn reading(&self, piece: u32) -> Option<ReaderClaim> {
         let want = self.pieces.get(&piece)?;
-        Some(Reading { piece, level: want.level()?, since: want.read_since? })
+        Some(ReaderClaim { piece, level: want.level()?, since: want.read_since? })
     }
 
     /// All pieces claimed for readers.
-    pub(super) fn readings(&self) -> impl Iterator<Item = Reading> {
+    pub(super) fn readings(&self) -> impl Iterator<Item = ReaderClaim> {
         self.read.iter().filter_map(|&piece| self.reading(piece))
     }
 
-    /// The engine knows nothing of what it was told: the torrent was added anew.
-    pub(super) fn forget_told(&mut self) {
+    /// The torrent is added again: the engine has no orders.
+    pub(super) fn forget_orders(&mut self) {
         self.pieces.retain(|_, w| !w.claims.is_empty());
-        self.pieces.values_mut().for_each(|w| w.told = None);
+        self.pieces.values_mut().for_each(|w| w.ordered = None);
         self.changed = self.pieces.keys().copied().collect();
     }
 
-    /// Deadlines have to be said again: the engine lost pieces in flight.
+    /// The engine lost pieces in flight: the next orders repeat the deadlines.
     pub(super) fn forget_requests(&mut self) {
         for (&piece, want) in &mut self.pieces {
-            if want.told == Some(Told::Requested) && !want.claims.is_empty() {
-                want.told = None;
+            if want.ordered == Some(Ordered::Requested) && !want.claims.is_empty() {
+                want.ordered = None;
                 self.changed.insert(piece);
             }
         }
     }
 
-    /// A piece is no longer held back: the next orders name it if it is claimed.
-    pub(super) fn say_again(&mut self, piece: u32) {
+    /// A piece is no longer held back: the next orders contain it if it is claimed.
+    pub(super) fn mark_changed(&mut self, piece: u32) {
         if self.pieces.contains_key(&piece) {
             self.changed.insert(piece);
         }
     }
 
-    /// What is to be said to the engine for everything that changed since the last call. Nothing is said of claimed
-    /// pieces that `is_held` holds back, until [`Wants::say_again`]. It is asked for the strongest claims first.
+    /// The orders for everything that changed since the last call. Claimed pieces that `is_held` holds back get none, until
+    /// [`Wants::mark_changed`]. `is_held` is called for the strongest claims first.
     pub(super) fn orders(&mut self, mut is_held: impl FnMut(u32, Level) -> bool) -> Orders {
         let mut orders = Orders::default();
         let mut changed: Vec<u32> = std::mem::take(&mut self.changed).into_iter().collect();
-        changed.sort_by_key(|piece| Reverse(self.pieces.get(piece).and_then(Want::level)));
+        changed.sort_by_key(|piece| Reverse(self.pieces.get(piece).and_then(WantedPiece::level)));
         for piece in changed {
             let Some(want) = self.pieces.get_mut(&piece) else { continue };
             if want.level().is_some_and(|level| is_held(piece, level)) {
                 continue;
             }
             let Some(best) = want.claims.iter().max_by_key(|c| (c.level, Reverse(c.deadline))) else {
-                if want.told.is_some() {
+                if want.ordered.is_some() {
                     orders.priorities.push((PieceIndex(piece), Priority::None));
                 }
                 self.pieces.remove(&piece);
                 continue;
             };
-            let tell = match best.level {
-                Level::Bulk => Told::Normal,
-                Level::Ahead => Told::Ahead,
-                Level::Near | Level::Urgent => Told::Requested,
+            let order = match best.level {
+                Level::Bulk => Ordered::Normal,
+                Level::Ahead => Ordered::Ahead,
+                Level::Near | Level::Urgent => Ordered::Requested,
             };
-            if want.told >= Some(tell) {
+            if want.ordered >= Some(order) {
                 continue;
             }
-            want.told = Some(tell);
-            match tell {
-                Told::Normal => orders.priorities.push((PieceIndex(piece), Priority::Normal)),
-                Told::Ahead => orders.priorities.push((PieceIndex(piece), Priority::Ahead)),
-                Told::Requested => orders.requests.push((PieceIndex(piece), best.deadline)),
+            want.ordered = Some(order);
+            match order {
+                Ordered::Normal => orders.priorities.push((PieceIndex(piece), Priority::Normal)),
+                Ordered::Ahead => orders.priorities.push((PieceIndex(piece), Priority::Ahead)),
+                Ordered::Requested => orders.requests.push((PieceIndex(piece), best.deadline)),
             }
         }
         orders.priorities.sort_by_key(|&(piece, _)| piece);
@@ -278,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stronger_claim_is_told_and_a_weaker_one_is_not() {
+    fn stronger_claim_is_ordered_and_weaker_one_is_not() {
         let mut wants = Wants::default();
         wants.claim(1, 1, Level::Bulk, NOW, at());
         assert_eq!(wants.orders(none_held).priorities, [(PieceIndex(1), Priority::Normal)]);
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_comes_and_goes_unseen_is_never_told() {
+    fn claim_released_before_the_orders_causes_none() {
         let mut wants = Wants::default();
         wants.claim(1, 1, Level::Urgent, NOW, at());
         wants.release(1, 1);
@@ -299,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn fulfilled_is_silent_and_cancel_is_told() {
+    fn cancelled_piece_is_ordered_off_and_fulfilled_one_is_not() {
         let mut wants = Wants::default();
         wants.claim(1, 1, Level::Urgent, NOW, at());
         wants.claim(2, 1, Level::Urgent, NOW, at());
@@ -312,27 +315,27 @@ mod tests {
     }
 
     #[test]
-    fn a_new_torrent_is_told_all_again() {
+    fn all_orders_are_repeated_for_a_torrent_added_again() {
         let mut wants = Wants::default();
         wants.claim(1, 1, Level::Urgent, NOW, at());
         wants.claim(2, 1, Level::Bulk, NOW, at());
         wants.claim(3, 1, Level::Bulk, NOW, at());
         wants.orders(none_held);
         wants.release(3, 1);
-        wants.forget_told();
+        wants.forget_orders();
         let orders = wants.orders(none_held);
         assert_eq!(requests(&orders), [1]);
         assert_eq!(orders.priorities, [(PieceIndex(2), Priority::Normal)]);
     }
 
     #[test]
-    fn a_held_piece_is_ordered_when_it_is_released() {
+    fn held_piece_is_ordered_when_it_is_released() {
         let mut wants = Wants::default();
         wants.claim(1, 1, Level::Urgent, NOW, at());
         wants.claim(2, 1, Level::Urgent, NOW, at());
         assert_eq!(requests(&wants.orders(|piece, _| piece == 1)), [2]);
-        wants.say_again(1);
-        wants.say_again(7);
+        wants.mark_changed(1);
+        wants.mark_changed(7);
         assert_eq!(requests(&wants.orders(none_held)), [1]);
         // A piece that is released while it is held back is never ordered.
         wants.claim(3, 1, Level::Urgent, NOW, at());
@@ -342,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_deadline_is_said_last() {
+    fn earliest_deadline_is_ordered_last() {
         let mut wants = Wants::default();
         wants.claim(5, 1, Level::Urgent, NOW, at());
         wants.claim(6, 2, Level::Near, Duration::from_secs(1), at());
@@ -352,13 +355,13 @@ mod tests {
     }
 
     #[test]
-    fn it_is_known_since_when_a_piece_is_wanted_and_for_whom() {
+    fn claims_record_their_first_time_and_readers() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut wants = Wants::default();
         wants.claim(1, 1, Level::Bulk, NOW, start);
         wants.claim(1, 2, Level::Ahead, NOW, start + second);
         wants.claim(1, 3, Level::Urgent, NOW, start + 2 * second);
-        let reading = Reading { piece: 1, level: Level::Urgent, since: start + second };
+        let reading = ReaderClaim { piece: 1, level: Level::Urgent, since: start + second };
         assert_eq!((wants.since(1), wants.readings().collect::<Vec<_>>()), (Some(start), vec![reading]));
         wants.release(1, 2);
         wants.release(1, 3);

@@ -1,39 +1,40 @@
 //! The windows ahead of readers: pure arithmetic over byte ranges of one file.
 //!
-//! A file has several cursors, shared by all its handles. A read that goes on where a cursor stands moves it and
-//! doubles its window; any other read starts a cursor with no window at all. So opening a file or reading one row
-//! fetches just the pieces asked for, and a stream reaches the widest window within a few megabytes.
+//! A file has several cursors, shared by all its handles. A read that continues at a cursor moves it and doubles its window;
+//! any other read starts a cursor without a window. So opening a file or reading one row fetches only the pieces that the
+//! read needs, and a stream reaches the widest window within a few megabytes.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::wants::ClaimId;
+use super::contents::FileUse;
+use super::wants::{ClaimId, TorrentPiece};
 
-/// Cursors a file may have; the least recently used goes first. Loaders use up to 16 threads.
+/// Cursors a file may have; the least recently used is removed first. Loaders use up to 16 threads.
 pub(super) const MAX_CURSORS: usize = 16;
 
 /// How far before or behind a cursor a read may start and still belong to it, in bytes. The kernel splits its
 /// read-ahead into requests of 128 KiB to 1 MiB, and several threads answer them out of order.
 const SLACK: u64 = 2 << 20;
 
-/// A window is at most this many times what the run has really read.
+/// A window is at most this many times the bytes that the run has read.
 const TRUST: u64 = 8;
 
-/// A cursor that nobody has moved for so long wants nothing more.
+/// A cursor that no read has moved for this time wants nothing more.
 pub(super) const STALE: Duration = Duration::from_secs(10);
 
-/// One reader's place in a file.
+/// One reader's position in a file.
 #[derive(Debug, Clone)]
 pub(super) struct Cursor {
     /// Names the cursor's claims.
     pub id: ClaimId,
-    /// Where the run began.
+    /// The first byte of the run.
     pub start: u64,
     /// The furthest byte read, exclusive.
     pub pos: u64,
-    /// Bytes read by the run, of those between `start` and `pos`.
+    /// Bytes between `start` and `pos` that the run has read.
     read: u64,
     /// Bytes wanted beyond `pos`.
     window: u64,
@@ -41,6 +42,11 @@ pub(super) struct Cursor {
     pub used: Instant,
     /// False once stale, until the next read.
     pub active: bool,
+    /// The file that the reader named.
+    pub via: Option<FileUse>,
+    /// The pieces of that file's torrent that the window covered when the claims were last computed.
+    pub pieces: Range<u32>,
+    pub claims: Vec<TorrentPiece>,
 }
 
 impl Cursor {
@@ -60,7 +66,7 @@ impl Cursor {
         self.pos = range.end;
         self.read = self.read.saturating_add(fresh).min(self.pos - self.start);
         if self.read < (self.pos - self.start) / 2 {
-            // More was skipped than read: it was a jump after all.
+            // More was skipped than read: it was a jump.
             (self.start, self.read, self.window) = (range.start, len, 0);
             return;
         }
@@ -68,12 +74,19 @@ impl Cursor {
         self.window = doubled.min(TRUST.saturating_mul(self.read)).min(max);
     }
 
+    /// Sets the file that the reader named. The claims in another torrent are computed again.
+    pub(super) fn follow(&mut self, via: FileUse) {
+        if self.via != Some(via) {
+            (self.via, self.pieces) = (Some(via), 0..0);
+        }
+    }
+
     /// Whether the cursor takes part in the sharing of the budget.
     pub(super) fn is_hungry(&self) -> bool {
         self.active && self.window > 0
     }
 
-    /// The bytes wanted beyond what was read, cut to `share` bytes and to `bound`.
+    /// The bytes wanted beyond the position, cut to `share` bytes and to `bound`.
     pub(super) fn wanted(&self, share: u64, bound: u64) -> Range<u64> {
         if !self.active {
             return self.pos..self.pos;
@@ -98,7 +111,7 @@ pub(super) fn within(bound: u64, lengths: impl Iterator<Item = u64>) -> usize {
     sums.take_while(|&sum| sum <= bound).count()
 }
 
-/// What each of `hungry` cursors may have of a budget: an equal part, and always one piece beyond its place.
+/// The part of a budget that each of `hungry` cursors gets: an equal part, and at least one piece.
 pub(super) fn share(budget: u64, hungry: usize, piece: u64) -> u64 {
     (budget / hungry.max(1) as u64).max(piece)
 }
@@ -110,14 +123,14 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// Takes in a read. Returns the cursor that it moved or made (named `new_id`), and one that had to give way.
+    /// Records a read. Returns the cursor that it moved or made (named `new_id`), and a cursor that was removed for it.
     pub(super) fn on_read(
         &mut self,
         range: Range<u64>,
         now: Instant,
         max: u64,
         new_id: ClaimId,
-    ) -> (ClaimId, Option<ClaimId>) {
+    ) -> (ClaimId, Option<Cursor>) {
         let nearest = (0..self.cursors.len())
             .filter(|&i| self.cursors[i].accepts(range.start))
             .min_by_key(|&i| self.cursors[i].pos.abs_diff(range.start));
@@ -137,12 +150,15 @@ impl Windows {
                 window: 0,
                 used: now,
                 active: true,
+                via: None,
+                pieces: 0..0,
+                claims: Vec::new(),
             },
         };
         let id = cursor.id;
         self.cursors.insert(0, cursor);
         let evicted = (self.cursors.len() > MAX_CURSORS).then(|| self.cursors.pop()).flatten();
-        (id, evicted.map(|c| c.id))
+        (id, evicted)
     }
 
     /// All cursors, the most recently used first.
@@ -150,7 +166,11 @@ impl Windows {
         &self.cursors
     }
 
-    /// Puts cursors to rest that nobody has moved for [`STALE`]. Returns whether there were any.
+    pub(super) fn cursor_mut(&mut self, id: ClaimId) -> Option<&mut Cursor> {
+        self.cursors.iter_mut().find(|cursor| cursor.id == id)
+    }
+
+    /// Ends the windows of cursors that no read has moved for [`STALE`]. Returns whether there were any.
     pub(super) fn rest_stale(&mut self, now: Instant) -> bool {
         let mut any = false;
         for cursor in self.cursors.iter_mut().filter(|c| c.active && c.used + STALE <= now) {
@@ -160,9 +180,9 @@ impl Windows {
         any
     }
 
-    /// Forgets all cursors.
-    pub(super) fn clear(&mut self) {
-        self.cursors.clear();
+    /// Removes all cursors.
+    pub(super) fn take(&mut self) -> Vec<Cursor> {
+        std::mem::take(&mut self.cursors)
     }
 }
 
@@ -187,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_stays_within_its_bound() {
+    fn window_stays_within_its_bound() {
         assert_eq!(widest(MIB, 4 * MIB, MAX), 8 * MIB);
         assert_eq!(widest(MAX, 4 * MIB, 16 * MIB), 16 * MIB);
         assert_eq!(widest(MIB, 4 * MIB, 2 * MIB), 2 * MIB);
@@ -198,14 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_touch_wants_nothing_more() {
+    fn first_read_wants_nothing_ahead() {
         let mut w = Windows::default();
         let id = read(&mut w, 0, 128 * KIB, 1);
         assert_eq!(window(&w, id), 0);
     }
 
     #[test]
-    fn a_stream_reaches_the_widest_window_within_a_few_megabytes() {
+    fn stream_reaches_the_widest_window_within_6_mib() {
         for step in [128 * KIB, MIB] {
             let mut w = Windows::default();
             let mut at = 0;
@@ -227,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_is_a_new_cursor_without_a_window_and_the_old_one_goes_on() {
+    fn jump_starts_a_cursor_and_keeps_the_old_one() {
         let mut w = Windows::default();
         for k in 0..4 {
             read(&mut w, k * MIB, MIB, 1);
@@ -241,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_jump_is_a_jump_too() {
+    fn short_jump_has_no_window() {
         let mut w = Windows::default();
         read(&mut w, 0, 16 * KIB, 1);
         let id = read(&mut w, MIB, 16 * KIB, 2);
@@ -250,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_the_same_bytes_again_is_no_evidence() {
+    fn repeated_read_does_not_grow_the_window() {
         let mut w = Windows::default();
         for _ in 0..100 {
             read(&mut w, 0, 4096, 1);
@@ -259,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_cursor_wants_nothing_until_the_next_read() {
+    fn stale_cursor_wants_nothing_until_the_next_read() {
         let mut w = Windows::default();
         read(&mut w, 0, MIB, 1);
         read(&mut w, MIB, MIB, 1);
@@ -272,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_of_the_budget_never_fall_under_a_piece() {
+    fn share_of_the_budget_is_at_least_a_piece() {
         assert_eq!(share(128 * MIB, 0, 4 * MIB), 128 * MIB);
         assert_eq!(share(128 * MIB, 4, 4 * MIB), 32 * MIB);
         assert_eq!(share(128 * MIB, 1000, 4 * MIB), 4 * MIB);
@@ -293,13 +313,13 @@ mod tests {
                 total += len;
                 prop_assert!(w.cursors().len() <= MAX_CURSORS);
                 prop_assert_eq!(w.cursors()[0].id, id);
-                prop_assert!(evicted.is_none_or(|gone| w.cursors().iter().all(|c| c.id != gone)));
+                prop_assert!(evicted.is_none_or(|gone| w.cursors().iter().all(|c| c.id != gone.id)));
                 for cursor in w.cursors() {
                     let wanted = cursor.wanted(granted, bound);
                     let len = wanted.end - wanted.start;
                     prop_assert!(len <= max.min(granted));
                     prop_assert!(len == 0 || wanted.end <= bound);
-                    prop_assert!(len <= TRUST * total, "never more than {} times what was read", TRUST);
+                    prop_assert!(len <= TRUST * total, "at most {} times the bytes read", TRUST);
                 }
             }
         }

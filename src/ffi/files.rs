@@ -1,4 +1,4 @@
-//! Opens the files of torrents for the engine, which has no way of its own to do it.
+//! Opens the files of torrents for the engine, which opens no file itself.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -24,7 +24,7 @@ pub(super) fn open_file(path: &[u8], write: bool) -> RawOpened {
     match opened {
         Ok((file, created)) => RawOpened { descriptor: file.into_raw_fd(), error: 0, created },
         Err(e) => {
-            // A link, another user's directory or no regular file: what was there is not there.
+            // For a link, another user's directory or a file that is not regular.
             let error = e.raw_os_error().unwrap_or(Errno::LOOP.raw_os_error());
             RawOpened { descriptor: -1, error, created: false }
         }

@@ -1,7 +1,6 @@
-//! The transport of libgit2 for `http` and `https`: it is global there, which makes setting it unsafe.
+//! The transport of libgit2 for `http` and `https`: it is global in libgit2, so setting it is unsafe.
 //!
-//! After [`use_our_http`] libgit2 makes no connection to an HTTP server itself. Each fetch brings the transport that it
-//! wants to be used in its thread.
+//! After [`use_our_http`] libgit2 makes no connection to an HTTP server itself. Each fetch sets the transport of its thread.
 
 use std::cell::RefCell;
 use std::sync::OnceLock;
@@ -17,13 +16,13 @@ thread_local! {
     static CURRENT: RefCell<Option<Make>> = const { RefCell::new(None) };
 }
 
-/// Takes HTTP away from libgit2. Must be called before each use of a remote, of a directory as well; only the first call
-/// has an effect.
+/// Replaces the HTTP of libgit2. Must be called before each use of a remote, also of a local directory; only the first call has
+/// an effect.
 pub(crate) fn use_our_http() -> Result<(), Error> {
     static DONE: OnceLock<Result<(), String>> = OnceLock::new();
     let done = DONE.get_or_init(|| {
         for scheme in ["http", "https"] {
-            // SAFETY: transports must not be made meanwhile. All code that makes one calls this first and waits here.
+            // SAFETY: no transport may be made meanwhile. All code that makes one calls this function first and waits for it.
             let registered =
                 unsafe { register(scheme, |remote| Transport::smart(remote, true, Boxed(current()?))) };
             registered.map_err(|e| e.message().to_owned())?;
@@ -56,7 +55,7 @@ pub(crate) fn with_http<T>(
     work()
 }
 
-/// libgit2's binding takes a type, not an object.
+/// libgit2's binding expects a type, not a trait object.
 struct Boxed(Box<dyn SmartSubtransport>);
 
 impl SmartSubtransport for Boxed {

@@ -1,4 +1,4 @@
-//! The end of the process, the descriptors that its children inherit, and those that tokio polls.
+//! The end of the process, descriptors that child processes inherit, and descriptors that tokio polls.
 
 use std::ffi::{c_int, c_long, c_uint};
 use std::io::{self, Write as _};
@@ -21,10 +21,10 @@ const CLOSE_RANGE: c_long = 436;
 /// `CLOSE_RANGE_CLOEXEC`: the descriptors are marked to be closed by `execve`, and not closed yet.
 const CLOEXEC: c_uint = 4;
 
-/// Makes the child of a command inherit its three standard streams and no other descriptor. The sockets that the
-/// engine opens have no close-on-exec flag, and neither have descriptors that this process inherited itself.
+/// Makes the child of a command inherit its three standard streams and no other descriptor. The sockets of the engine, and
+/// descriptors that this process inherited itself, have no close-on-exec flag.
 ///
-/// Before Linux 5.11 the child inherits the others still.
+/// Before Linux 5.11 the child inherits all descriptors.
 pub(crate) fn inherit_streams_only(command: &mut Command) -> &mut Command {
     let mark = || {
         // SAFETY: the call takes three integers and touches no memory.
@@ -36,10 +36,10 @@ pub(crate) fn inherit_streams_only(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(mark) }
 }
 
-/// [`inherit_streams_only`], and makes the child the leader of a session of its own: no terminal sends signals to it.
+/// [`inherit_streams_only`]; in addition the child leads a session of its own, so that no terminal sends signals to it.
 pub(crate) fn start_alone(command: &mut Command) -> &mut Command {
     let lead = || {
-        // A child is no group leader yet, so it cannot fail.
+        // It cannot fail: a new child is not a group leader.
         let _ = rustix::process::setsid();
         Ok(())
     };
@@ -55,10 +55,10 @@ const IOPRIO_SET: Option<c_long> = Some(30);
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const IOPRIO_SET: Option<c_long> = None;
 
-/// Has the calling thread use the processor and the disk only while no other thread wants them, as far as the kernel and
-/// the scheduler of the disk allow that.
+/// Makes the calling thread use the processor and the disk only while no other thread needs them, as far as the kernel and the
+/// scheduler of the disk support that.
 pub(crate) fn lowest_priority() {
-    // On Linux this is the thread's own value. A refusal is harmless.
+    // On Linux the value is per thread. A refusal is harmless.
     let _ = rustix::process::nice(19);
     if let Some(number) = IOPRIO_SET {
         // IOPRIO_WHO_PROCESS, this thread, IOPRIO_CLASS_IDLE.
@@ -67,17 +67,17 @@ pub(crate) fn lowest_priority() {
     }
 }
 
-/// Ends the process with an exit code, and whatever its threads still do, once standard output is written. No exit handler
-/// and no destructor runs: OpenSSL's frees what threads that end meanwhile free, too.
+/// Writes standard output and ends the process with an exit code, without waiting for its threads. No exit handler and no
+/// destructor runs: OpenSSL's would free memory that threads which end meanwhile free too.
 pub(crate) fn exit(code: u8) -> ! {
-    // Whether that failed was seen, and said, where something was written.
+    // A failed write was reported by the writer.
     let _ = std::io::stdout().flush();
     _exit(code.into())
 }
 
-/// Has the current tokio runtime wait for events of a descriptor.
+/// Makes the current tokio runtime wait for events of a descriptor.
 pub(crate) fn pollable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open, and remains the same descriptor, until it is dropped with what holds it.
+    // SAFETY: an `OwnedFd` is open, and remains the same descriptor, until it is dropped with the `AsyncFd`.
     Ok(unsafe { AsyncFd::register(fd) }?)
 }
 
@@ -86,7 +86,7 @@ mod tests {
     use std::os::fd::AsRawFd as _;
 
     #[test]
-    fn a_child_inherits_no_descriptor_but_its_streams() {
+    fn child_inherits_its_streams_only() {
         let file = std::fs::File::open("/dev/null").unwrap();
         // Without the flag, as the sockets of the engine are.
         rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();

@@ -8,7 +8,7 @@ use super::{Library, NodeError};
 use crate::catalog::record::SignedRecord;
 use crate::model::{Manifest, ModelRef, PublisherKey};
 use crate::store::states::Newest;
-use crate::store::{Announced, State};
+use crate::store::{Announced, SignedState};
 use crate::trust::Pinning;
 
 /// How a manifest is accepted.
@@ -125,12 +125,12 @@ impl Library {
     ) -> Result<(), NodeError> {
         let Some(publisher) = manifest.signed_by() else { return Ok(()) };
         let model = manifest.model_ref();
-        let mut state = State { only_read, ..state_of(manifest, record) };
+        let mut state = SignedState { only_read, ..state_of(manifest, record) };
         if let Some(known) = self.newest_states(&model)?.get(&publisher) {
             // A name that a command pinned keeps its pin when a mount reads it as well.
             state.only_read &= known.only_read;
             if state.is_older_than(known, true) {
-                state = State { only_read: state.only_read, ..*known };
+                state = SignedState { only_read: state.only_read, ..*known };
             } else if state.announced.is_none() && state.created_at == known.created_at {
                 state.announced = known.announced.filter(|_| state.info_hash == known.info_hash);
             }
@@ -149,12 +149,12 @@ impl Library {
 }
 
 /// The state that a manifest describes.
-pub(super) fn state_of(manifest: &Manifest, record: Option<&SignedRecord>) -> State {
+pub(super) fn state_of(manifest: &Manifest, record: Option<&SignedRecord>) -> SignedState {
     let announced = record.map(SignedRecord::record).map(|record| Announced {
         sequence: record.sequence,
         time: i64::try_from(record.time).unwrap_or(i64::MAX),
     });
-    State::of(manifest, announced, i64::try_from(now()).unwrap_or(i64::MAX))
+    SignedState::of(manifest, announced, i64::try_from(now()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(20);
 pub(super) async fn run(node: &Node) -> Result<u64, NodeError> {
     let usage = || {
         let store = node.library.store.clone();
-        blocking::run(move || Ok(store.cache_usage()?))
+        blocking::run(move || Ok(store.cache().usage()?))
     };
     let before = usage().await?;
     drop_idle(node).await?;
@@ -23,7 +23,7 @@ pub(super) async fn run(node: &Node) -> Result<u64, NodeError> {
 
 async fn drop_idle(node: &Node) -> Result<(), NodeError> {
     let store = node.library.store.clone();
-    let mut entries = blocking::run(move || Ok(store.cache_entries()?)).await?;
+    let mut entries = blocking::run(move || Ok(store.cache().entries()?)).await?;
     entries.retain(|entry| node.fetch.waited_for(&entry.key).is_empty());
     let keys: Vec<ContentKey> = entries.into_iter().map(|entry| entry.key).collect();
     let held = node.fetch.release_for_eviction(&keys, RELEASE_WITHIN).await?;
@@ -34,7 +34,7 @@ async fn drop_idle(node: &Node) -> Result<(), NodeError> {
     let evicted = blocking::run(move || {
         // The thread continues when the future is dropped, and needs both until it ends.
         let _until_done = (held, lock);
-        Ok(store.evict(u64::MAX, &|root| !roots.contains(root))?)
+        Ok(store.cache().evict(u64::MAX, &|root| !roots.contains(root))?)
     })
     .await?;
     tracing::info!(files = evicted.len(), "cleared the cache");

@@ -24,10 +24,10 @@ pub fn torrent(library: &Library, model: &ModelRef, v2_only: bool) -> Result<Tor
         return Ok(hybrid);
     }
     let info_hash = manifest.torrent.info_hash;
-    let metainfo = match library.store.load_metainfo(&info_hash)? {
+    let metainfo = match library.store.torrents.load_metainfo(&info_hash)? {
         Some(kept) => kept,
         None => {
-            let layers = library.store.layers(&manifest)?;
+            let layers = library.store.torrents.layers(&manifest)?;
             manifest.metainfo(Some(&layers).filter(|layers| !layers.is_empty()))
         }
     };
@@ -37,7 +37,7 @@ pub fn torrent(library: &Library, model: &ModelRef, v2_only: bool) -> Result<Tor
 /// The hybrid torrent of a model, if this host made it.
 pub(super) fn hybrid_torrent(library: &Library, manifest: &Manifest) -> Result<Option<Torrent>, NodeError> {
     let Some(hybrid) = manifest.torrent.hybrid_info_hash else { return Ok(None) };
-    let metainfo = library.store.load_metainfo(&hybrid)?;
+    let metainfo = library.store.torrents.load_metainfo(&hybrid)?;
     metainfo.map(|metainfo| finish(manifest, metainfo)).transpose()
 }
 

@@ -52,7 +52,7 @@ impl Library {
             let name = named(name, origin)?;
             let torrent = parse_metainfo(bytes).map_err(|e| refused(origin, e))?;
             let manifest = from_torrent(&torrent, name, origin)?;
-            self.store.save_metainfo(&torrent.info_hash, bytes)?;
+            self.store.torrents.save_metainfo(&torrent.info_hash, bytes)?;
             return Ok(Imported::Stored(self.admit(manifest, allow_older)?));
         }
         if let Some(name) = name {

@@ -9,7 +9,7 @@ use crate::node::lock::NodeLock;
 use crate::node::sharing::Sharing;
 use crate::node::{NodeError, rotation, unshared};
 use crate::paths::Paths;
-use crate::store::{Beside, Registry, States, Store, StoreError, StoredRevision};
+use crate::store::{ByPublisher, Registry, SignedStates, Store, StoreError, StoredRevision};
 use crate::trust::Trust;
 
 /// The registry and the store of one base directory.
@@ -21,9 +21,9 @@ pub struct Library {
     /// The known manifests.
     pub registry: Arc<Registry>,
     /// The manifests that are read by the fingerprint of their publisher.
-    pub by_publisher: Arc<Beside>,
+    pub by_publisher: Arc<ByPublisher>,
     /// The newest known states of publishers.
-    pub states: States,
+    pub states: SignedStates,
     /// The stored bytes.
     pub store: Arc<Store>,
     /// Which publisher each name belongs to.
@@ -49,7 +49,7 @@ impl Library {
         let store = open(&paths)?;
         let trust = Arc::new(Trust::open(&paths, config.security.trust));
         let sharing = Arc::new(Sharing::open(&paths, config.network.announce)?);
-        let (by_publisher, states) = (Arc::new(Beside::open(&paths)?), States::new(&paths));
+        let (by_publisher, states) = (Arc::new(ByPublisher::open(&paths)?), SignedStates::new(&paths));
         let library = Self { config, paths, registry, by_publisher, states, store, trust, sharing };
         if !library.paths.trust().exists() {
             library.trust.import_pins(library.pinned_by_command())?;

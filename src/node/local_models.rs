@@ -65,7 +65,7 @@ impl LocalModels {
         if local.is_empty() {
             return Vec::new();
         }
-        let recorded = self.library.store.recorded_dirs();
+        let recorded = self.library.store.placed().recorded_dirs();
         let unshared = local.into_iter().filter(|local| !unshared::is_recorded(&recorded, &local.path));
         unshared.map(|local| local.revision).collect()
     }
@@ -95,7 +95,7 @@ impl LocalModels {
         });
         let next: Vec<LocalModel> = ready
             .filter_map(|model| {
-                let revision = self.library.store.local_revision(&model.name, &model.files);
+                let revision = StoredRevision::local(&self.library.store, &model.name, &model.files);
                 let revision = revision
                     .inspect_err(|error| tracing::warn!(%error, path = %model.path.display(), "could not read an unshared model"))
                     .ok()?;
@@ -174,8 +174,8 @@ async fn changed(watch: Option<&DirWatch>) -> std::io::Result<()> {
 /// Watches the directories that hold models, and those inside unshared models. Returns whether changes in all of them
 /// are reported.
 fn watch_all(watch: &DirWatch, library: &Library) -> bool {
-    let models = library.store.models_dir();
-    let recorded = library.store.recorded_dirs();
+    let models = &library.store.dirs.models;
+    let recorded = library.store.placed().recorded_dirs();
     let mut dirs = BTreeSet::from([models.to_owned()]);
     let mut todo = vec![models.to_owned()];
     while let Some(dir) = todo.pop() {

@@ -14,7 +14,7 @@ use super::{ErrorKind, Library, Node, NodeError, blocking, candidates, chain};
 use crate::catalog::{Candidate, CatalogError, Patience};
 use crate::model::{Manifest, ModelRef, PublisherKey, Sha256Digest};
 use crate::mount::RequestedModel;
-use crate::store::{Announced, State};
+use crate::store::{Announced, SignedState};
 use crate::trust::Trust;
 use crate::trust::{Pinning, TrustError};
 
@@ -265,13 +265,13 @@ pub(super) fn is_outdated(node: &Node, known: &Manifest) -> bool {
     let Ok(states) = node.library.newest_states(&model) else { return false };
     let record = announced.record();
     let time = i64::try_from(record.time).unwrap_or(i64::MAX);
-    let state = State {
+    let state = SignedState {
         info_hash: known.torrent.info_hash,
         created_at: None,
         announced: Some(Announced { sequence: record.sequence, time }),
         only_read: false,
     };
-    let older = |(key, known): (&PublisherKey, &State)| {
+    let older = |(key, known): (&PublisherKey, &SignedState)| {
         node.library.trust.present_key(key) == publisher && state.is_older_than(known, *key == publisher)
     };
     !states.iter().any(older)

@@ -73,7 +73,7 @@ impl KnownModel {
             pinned: manifest.publisher.is_some() && trust.pinned(&manifest.name) == manifest.publisher,
             runs_code: runs_code(revision).kinds(),
             info_hash: Some(manifest.torrent.info_hash),
-            path: library.store.own_place(revision),
+            path: library.store.placed().own_dir(revision),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::fetch::TransferStatus;
 use crate::model::hash::Control;
 use crate::model::{InfoHash, Manifest};
 use crate::store::Stamp;
-use crate::store::tend::{Fault, FaultyFile, PlaceId, Tended};
+use crate::store::tend::{CheckedFiles, Fault, FaultyFile, PlacedDirId};
 
 /// How often the task searches for directories that are due.
 const TICK: Duration = Duration::from_secs(1);
@@ -61,7 +61,7 @@ pub(super) struct Places {
 
 #[derive(Debug, Default)]
 struct Faults {
-    problems: BTreeMap<PlaceId, Vec<StorageProblem>>,
+    problems: BTreeMap<PlacedDirId, Vec<StorageProblem>>,
     /// Torrents without any stored byte, which are seeded when their files return.
     expected: HashSet<InfoHash>,
     /// Torrents with a file of which only the change time has changed.
@@ -99,7 +99,7 @@ impl Places {
     }
 
     /// Replaces the faults that `status` reports for a directory.
-    fn report(&self, place: &PlaceId, manifest: &Arc<Manifest>, faulty: &[FaultyFile]) {
+    fn report(&self, place: &PlacedDirId, manifest: &Arc<Manifest>, faulty: &[FaultyFile]) {
         let problems = problems(place, manifest, faulty);
         let mut known = self.faults.lock();
         let former = known.problems.get(place);
@@ -121,7 +121,7 @@ struct DirCheck {
     pause: Duration,
     next: usize,
     /// The running check, its start, and whether its deadline has passed.
-    running: Option<(JoinHandle<Tended>, Instant, bool)>,
+    running: Option<(JoinHandle<CheckedFiles>, Instant, bool)>,
     /// Faults of this pass over the files, and the stamps of changed files in the pass before.
     faulty: Vec<FaultyFile>,
     changed: HashMap<PathBuf, Option<Stamp>>,
@@ -153,7 +153,7 @@ impl DirCheck {
     }
 
     /// Applies the result of a check. Returns the faults of the whole directory when all files were checked.
-    fn apply(&mut self, tended: Tended, now: Instant) -> Option<Vec<FaultyFile>> {
+    fn apply(&mut self, tended: CheckedFiles, now: Instant) -> Option<Vec<FaultyFile>> {
         self.faulty.extend(tended.faulty);
         self.next = tended.next;
         let all_absent = self.faulty.iter().all(|file| matches!(file.fault, Fault::Absent(_)));
@@ -174,7 +174,7 @@ impl DirCheck {
 
 /// Runs until the node is gone.
 pub(super) async fn run(node: Weak<Node>) {
-    let mut rounds: HashMap<PlaceId, DirCheck> = HashMap::new();
+    let mut rounds: HashMap<PlacedDirId, DirCheck> = HashMap::new();
     let mut clock = tokio::time::interval(TICK);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -185,10 +185,10 @@ pub(super) async fn run(node: Weak<Node>) {
         }
         let manifests: HashMap<InfoHash, Arc<Manifest>> =
             node.library.manifests().into_iter().map(|m| (m.torrent.info_hash, m)).collect();
-        let mut places = node.library.store.recorded_places();
+        let mut places = node.library.store.placed().all();
         // Faults of former states are not reported.
         places.retain(|place| manifests.contains_key(&place.info_hash));
-        let known: HashSet<&PlaceId> = places.iter().collect();
+        let known: HashSet<&PlacedDirId> = places.iter().collect();
         rounds.retain(|place, _| known.contains(place));
         node.places.faults.lock().problems.retain(|place, _| known.contains(place));
         for place in &places {
@@ -199,7 +199,7 @@ pub(super) async fn run(node: Weak<Node>) {
 }
 
 /// Starts the check of a directory that is due, or applies the result of a check that has ended.
-async fn check(node: &Arc<Node>, place: &PlaceId, round: &mut DirCheck, manifest: &Arc<Manifest>) {
+async fn check(node: &Arc<Node>, place: &PlacedDirId, round: &mut DirCheck, manifest: &Arc<Manifest>) {
     let now = Instant::now();
     match &mut round.running {
         Some((looking, _, _)) if looking.is_finished() => {}
@@ -215,7 +215,7 @@ async fn check(node: &Arc<Node>, place: &PlaceId, round: &mut DirCheck, manifest
                     looks: None,
                 };
                 node.places.report(place, manifest, &[file]);
-                if node.library.store.leave(place) {
+                if node.library.store.placed().leave(place) {
                     files_moved(&node, place);
                 }
             }
@@ -229,7 +229,7 @@ async fn check(node: &Arc<Node>, place: &PlaceId, round: &mut DirCheck, manifest
             let (store, fetch) = (node.library.store.clone(), node.fetch.clone());
             let (at, from) = (place.clone(), round.next);
             let looking = tokio::task::spawn_blocking(move || {
-                store.tend(&at, from, FILES_AT_A_TIME, &|key| !fetch.waited_for(key).is_empty())
+                store.placed().check(&at, from, FILES_AT_A_TIME, &|key| !fetch.waited_for(key).is_empty())
             });
             round.running = Some((looking, now, false));
             return;
@@ -282,7 +282,7 @@ async fn check(node: &Arc<Node>, place: &PlaceId, round: &mut DirCheck, manifest
 }
 
 /// Updates the engine after files of a directory have gone or returned, and offers returned files again.
-fn files_moved(node: &Arc<Node>, place: &PlaceId) {
+fn files_moved(node: &Arc<Node>, place: &PlacedDirId) {
     for revision in node.fetch.joined() {
         let is_whole = revision.is_complete();
         node.fetch.relocate(&revision);
@@ -327,7 +327,7 @@ async fn prove_again(node: &Arc<Node>, manifest: &Arc<Manifest>, file: FaultyFil
     let Some(turn) = node.jobs.try_turn(&manifest.torrent.info_hash) else { return };
     let (holder, manifest) = (node.clone(), manifest.clone());
     let (at, place) =
-        (file.at.clone(), PlaceId { info_hash: manifest.torrent.info_hash, dir: file.at.clone() });
+        (file.at.clone(), PlacedDirId { info_hash: manifest.torrent.info_hash, dir: file.at.clone() });
     let proved = blocking::cancellable(move |cancel| {
         let _until_done = turn;
         let store = &holder.library.store;
@@ -335,10 +335,10 @@ async fn prove_again(node: &Arc<Node>, manifest: &Arc<Manifest>, file: FaultyFil
         let Some(index) = manifest.files.iter().position(|entry| entry.path == file.path) else {
             return Ok(None);
         };
-        let known = store.piece_hashes(&manifest, store.layers(&manifest)?)?;
+        let known = store.torrents.piece_hashes(&manifest, store.torrents.layers(&manifest)?)?;
         let watch = Control { progress: &|_| (), cancel };
         let layer = known.layer(index);
-        Ok::<_, NodeError>(Some(store.prove_placed(&revision, index, &file.at, layer.as_deref(), watch)?))
+        Ok::<_, NodeError>(Some(store.placed().prove(&revision, index, &file.at, layer.as_deref(), watch)?))
     });
     match proved.await {
         Ok(Some((wrong, moved))) => {
@@ -353,7 +353,7 @@ async fn prove_again(node: &Arc<Node>, manifest: &Arc<Manifest>, file: FaultyFil
 }
 
 /// The faults to report for a directory.
-fn problems(place: &PlaceId, manifest: &Manifest, faulty: &[FaultyFile]) -> Vec<StorageProblem> {
+fn problems(place: &PlacedDirId, manifest: &Manifest, faulty: &[FaultyFile]) -> Vec<StorageProblem> {
     let model = manifest.model_ref().to_string();
     let absent = |file: &&FaultyFile| matches!(file.fault, Fault::Absent(_));
     let contents = manifest.files.iter().filter(|file| file.size > 0).count();

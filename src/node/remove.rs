@@ -18,14 +18,16 @@ pub fn remove(library: &Library, model: &ModelRef) -> Result<(), NodeError> {
     let of_publishers = library.by_publisher.of_model(model);
     match library.revision(model) {
         Ok(revision) => {
-            for former in library.store.former(model, &revision.manifest.torrent.info_hash, None)? {
-                library.store.forget_former(&former, model, &remaining)?;
+            for former in
+                library.store.former_states().list(model, &revision.manifest.torrent.info_hash, None)?
+            {
+                library.store.former_states().forget(&former, model, &remaining)?;
             }
             library.store.forget(&revision, &remaining)?;
-            library.store.clear_laid_out(model)?;
+            library.store.partial_mirrors().clear(model)?;
         }
         Err(NodeError::UnknownModel(_))
-            if library.store.clear_laid_out(model)? || !of_publishers.is_empty() => {}
+            if library.store.partial_mirrors().clear(model)? || !of_publishers.is_empty() => {}
         Err(NodeError::UnknownModel(model)) => return Err(library.absent(model)),
         Err(e) => return Err(e),
     }
@@ -39,7 +41,7 @@ pub fn remove(library: &Library, model: &ModelRef) -> Result<(), NodeError> {
     for path in replacements(&history).into_iter().chain([history]) {
         fsutil::remove_dir_if_there(&path).map_err(|source| NodeError::Io { path, source })?;
     }
-    library.store.remove_staging(&staging)?;
+    library.store.staging().remove(&staging)?;
     library.registry.remove(model)?;
     library.sharing.set(model, Rule::default())?;
     Ok(())
@@ -61,7 +63,7 @@ pub(super) async fn run(node: &Arc<Node>, model: &ModelRef) -> Result<(), NodeEr
             held.push((turn, node.seeds.close(revision).await?));
         }
     }
-    for former in node.library.store.former(model, &main, None)? {
+    for former in node.library.store.former_states().list(model, &main, None)? {
         if seen.insert(former.info_hash) {
             former_held.push(former_states::hold(node, model, &former).await?);
         }
@@ -119,8 +121,8 @@ mod tests {
             Stamp::at(&path).unwrap()
         });
         let stamps: Vec<_> = stamps.collect();
-        library.store.record_own(&manifest, dir, &stamps).unwrap();
-        library.store.save_metainfo(&manifest.torrent.info_hash, b"metainfo").unwrap();
+        library.store.placed().record_own(&manifest, dir, &stamps).unwrap();
+        library.store.torrents.save_metainfo(&manifest.torrent.info_hash, b"metainfo").unwrap();
         fs::write(dir.join(Paths::MODEL_MANIFEST), manifest.to_json()).unwrap();
         manifest
     }
@@ -142,7 +144,7 @@ mod tests {
             let mut new = got(&library, if superseded { &other } else { &dest }, &[("both", 1), ("new", 3)]);
             let hybrid = InfoHash([9; 32]);
             new.torrent.hybrid_info_hash = Some(hybrid);
-            library.store.save_metainfo(&hybrid, b"metainfo").unwrap();
+            library.store.torrents.save_metainfo(&hybrid, b"metainfo").unwrap();
             library.registry.insert(new).unwrap();
             let history = library.paths.mirror_of(&"acme/m".parse().unwrap());
             let staging = library.paths.mirror_staging(&"acme/m".parse().unwrap());

@@ -55,7 +55,7 @@ impl Seeds {
         if exposure == Exposure::Hidden {
             return Ok(());
         }
-        let Some(metainfo) = self.library.store.load_metainfo(&hybrid)? else { return Ok(()) };
+        let Some(metainfo) = self.library.store.torrents.load_metainfo(&hybrid)? else { return Ok(()) };
         let mut hybrids = self.hybrids.lock();
         let twin = hybrids.entry(hybrid).or_default();
         let (have, _) = revision.offered_pieces();
@@ -165,7 +165,9 @@ impl Seeds {
             .collect();
         let is_withheld = rules.iter().any(|(_, rule)| rule.withheld.is_some());
         let counts = |(model, rule): &&(ModelRef, Rule)| {
-            !is_withheld || rule.withheld.is_some() || self.library.store.is_stored_for(info_hash, model)
+            !is_withheld
+                || rule.withheld.is_some()
+                || self.library.store.placed().is_stored_for(info_hash, model)
         };
         rules.iter().filter(counts).map(|(_, rule)| rule.exposure()).max().unwrap_or_default()
     }
@@ -173,7 +175,7 @@ impl Seeds {
     /// Keeps bytes that only withheld models have stored out of the swarms of other models that list the same files.
     fn reserve(&self, models: &[Arc<Manifest>]) {
         let withheld = models.iter().filter(|m| self.library.sharing.of(&m.model_ref()).withheld.is_some());
-        if !self.library.store.withhold(withheld.map(|manifest| &**manifest)) {
+        if !self.library.store.withheld.set(withheld.map(|manifest| &**manifest)) {
             return;
         }
         self.fetch.withdraw_reserved();

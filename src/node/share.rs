@@ -132,7 +132,7 @@ impl Library {
                     reason: e.to_string(),
                 })?
                 .info_hash;
-            self.store.save_metainfo(&info_hash, &metainfo)?;
+            self.store.torrents.save_metainfo(&info_hash, &metainfo)?;
             manifest.torrent.hybrid_info_hash = Some(info_hash);
         }
         self.seal(&mut manifest, request.sign)?;
@@ -140,15 +140,17 @@ impl Library {
             return Err(NodeError::Cancelled);
         }
         self.trust.claim(&request.name, manifest.publisher)?;
-        self.store.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
+        self.store
+            .torrents
+            .save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
         for (file, granules) in manifest.files.iter().zip(&granules) {
             if let Some(root) = file.pieces_root {
-                self.store.save_granules(&ContentKey { root, len: file.size }, granules);
+                self.store.granules.save(&ContentKey { root, len: file.size }, granules);
             }
         }
         let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();
-        self.store.record_placement_as(&manifest, &dir, &stamps, &targets)?;
-        self.store.set_pass(&manifest.torrent.info_hash, Pass { at: now(), ..Pass::default() });
+        self.store.placed().record_as(&manifest, &dir, &stamps, &targets)?;
+        self.store.scrub.set_pass(&manifest.torrent.info_hash, Pass { at: now(), ..Pass::default() });
         self.enter_own_state(&manifest)?;
         let manifest = self.registry.insert(manifest)?;
         let hybrid_magnet = export::hybrid_torrent(self, &manifest)?.map(|hybrid| hybrid.magnet.to_string());

@@ -15,8 +15,10 @@ use super::error::text;
 use super::{Library, Node, NodeError, blocking};
 use crate::fetch::{Fetch, ReadError, Shedding};
 use crate::model::PiecesRoot;
-use crate::store::cache::disk_space;
-use crate::store::{CacheEntry, Content, ContentKey, Lies, Room, Rooms, Store, StoredRevision, kept_free};
+use crate::store::eviction::disk_space;
+use crate::store::{
+    CacheEntry, Content, ContentKey, Room, Rooms, SpaceClass, Store, StoredRevision, kept_free,
+};
 
 /// How often space is measured without a request that waits for some: other programs fill disks as well.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
@@ -55,7 +57,7 @@ pub(super) async fn run(node: Weak<Node>, rooms: Arc<Rooms>) {
             tokio::time::sleep(RETRY).await;
         }
         // Without a request, other programs may have used or released space.
-        let idle = tokio::time::timeout(MEASURE_EVERY, rooms.wanted()).await.is_err();
+        let idle = tokio::time::timeout(MEASURE_EVERY, rooms.space_requested()).await.is_err();
         let Some(node) = node.upgrade() else { return };
         let keeper =
             SpaceKeeper { node: &node, fetch: &node.fetch, store: &node.library.store, rooms: &rooms };
@@ -64,7 +66,7 @@ pub(super) async fn run(node: Weak<Node>, rooms: Arc<Rooms>) {
             Ok(false) => {
                 stuck += 1;
                 // The requests still wait for space.
-                rooms.want();
+                rooms.request_space();
             }
             Err(error) => {
                 stuck += 1;
@@ -92,7 +94,7 @@ pub(super) fn check(
     let missing = files
         .iter()
         .map(|&i| &revision.contents[i])
-        .filter(|content| content.lies() != Lies::Away || !content.is_placed());
+        .filter(|content| content.space_class() != SpaceClass::Unlimited || !content.is_placed());
     let need = missing.map(|content| content.len() - content.cached_bytes()).sum();
     let store = &library.store;
     let cache = library.paths.cache();
@@ -101,11 +103,11 @@ pub(super) fn check(
     let at = at.ancestors().find(|dir| dir.exists()).unwrap_or(at);
     let (_, mut free) = disk_space(at)?;
     let mut limit = String::new();
-    if store.is_beside_cache(at) {
-        free = free.saturating_add(store.cache_usage()?).saturating_sub(kept_free(config.min_free));
+    if store.is_on_cache_disk(at) {
+        free = free.saturating_add(store.cache().usage()?).saturating_sub(kept_free(config.min_free));
         limit = format!(" ({} stay free: cache.min_free)", text(config.min_free));
     }
-    let bound = store.cache_bound(config)?;
+    let bound = store.cache().bound(config)?;
     if dest.is_none() && bound < free {
         (free, limit) = (bound, " (cache.max_size)".to_owned());
     }
@@ -202,8 +204,8 @@ impl SpaceKeeper<'_> {
     async fn measure(&self) -> Result<Vec<CacheEntry>, NodeError> {
         let (store, rooms) = (self.store.clone(), self.rooms.clone());
         blocking::run(move || {
-            let entries = store.cache_entries()?;
-            rooms.cache.measured(entries.iter().map(CacheEntry::taken).sum());
+            let entries = store.cache().entries()?;
+            rooms.cache.measured(entries.iter().map(CacheEntry::disk_bytes).sum());
             Ok(entries)
         })
         .await
@@ -222,7 +224,7 @@ impl SpaceKeeper<'_> {
         let (store, lock, rooms) = (self.store.clone(), self.node.lock.clone(), self.rooms.clone());
         blocking::run(move || {
             let _until_done = (held, lock);
-            let evicted = store.evict(target, &|root| !roots.contains(root))?;
+            let evicted = store.cache().evict(target, &|root| !roots.contains(root))?;
             let freed = evicted.iter().map(|gone| gone.freed).sum();
             rooms.cache.freed(freed);
             Ok(freed)
@@ -237,8 +239,7 @@ impl SpaceKeeper<'_> {
         let lock = self.node.lock.clone();
         blocking::run(move || {
             let _until_done = lock;
-            let contents =
-                keys.iter().filter(|key| fetch.uses(key)).filter_map(|key| store.live_content(key));
+            let contents = keys.iter().filter(|key| fetch.uses(key)).filter_map(|key| store.live.get(key));
             let freed = shed(&fetch, contents.collect(), target, shedding)?;
             rooms.cache.freed(freed);
             Ok(freed)
@@ -249,7 +250,7 @@ impl SpaceKeeper<'_> {
     /// Deletes the remains of incomplete pieces of files that receive no bytes now.
     async fn trim(&self, entries: &[CacheEntry]) -> Result<u64, NodeError> {
         let with_remains = |entry: &&CacheEntry| {
-            self.store.live_content(&entry.key).is_some_and(|content| {
+            self.store.live.get(&entry.key).is_some_and(|content| {
                 let kept = content.cached_bytes() + content.unproved_bytes();
                 entry.allocated > kept.saturating_add(REMAINS) && !self.fetch.receives(&entry.key)
             })
@@ -263,7 +264,7 @@ impl SpaceKeeper<'_> {
         blocking::run(move || {
             let _until_done = (held, lock);
             let mut freed = 0;
-            for content in keys.iter().filter_map(|key| store.live_content(key)) {
+            for content in keys.iter().filter_map(|key| store.live.get(key)) {
                 freed += content.trim().map_err(|source| io_error(&content, source))?;
             }
             rooms.cache.freed(freed);

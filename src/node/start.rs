@@ -63,8 +63,8 @@ impl Node {
         let library = Arc::new(library);
         let network = &library.config.network;
         let web = Web::new(library.clone())?;
-        let cache_size = library.store.cache_bound(&library.config.cache)?;
-        let used = library.store.cache_usage()?;
+        let cache_size = library.store.cache().bound(&library.config.cache)?;
+        let used = library.store.cache().usage()?;
         let rooms = Rooms::new(library.paths.cache(), cache_size, library.config.cache.min_free, used);
         let settings = FetchSettings {
             read_timeout: library.config.mount.read_timeout,

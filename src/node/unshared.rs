@@ -84,8 +84,8 @@ pub struct Memory(HashMap<PathBuf, (Stamps, Wholeness, Option<String>)>);
 
 /// The unshared models in the models directory, by name. Reads the disk. `memory` keeps results between calls.
 pub fn find_all(store: &Store, memory: &mut Memory) -> Vec<Unshared> {
-    let models = store.models_dir();
-    let recorded = store.recorded_dirs();
+    let models = &store.dirs.models;
+    let recorded = store.placed().recorded_dirs();
     let mut found: Vec<Unshared> = directories(models)
         .into_iter()
         .filter(|(_, dir)| !is_recorded(&recorded, dir))
@@ -98,8 +98,8 @@ pub fn find_all(store: &Store, memory: &mut Memory) -> Vec<Unshared> {
 
 /// One unshared model, by its name.
 pub fn find(store: &Store, name: &ModelName) -> Option<Unshared> {
-    let dir = store.models_dir().join(name.to_string());
-    if is_recorded(&store.recorded_dirs(), &dir) {
+    let dir = store.dirs.models.join(name.to_string());
+    if is_recorded(&store.placed().recorded_dirs(), &dir) {
         return None;
     }
     check(name.clone(), dir, &mut Memory::default(), SystemTime::now())
@@ -226,7 +226,7 @@ mod tests {
     }
 
     fn states(library: &Library, later: Duration) -> Vec<(String, String)> {
-        let models = library.store.models_dir();
+        let models = &library.store.dirs.models;
         let found = directories(models).into_iter();
         let now = SystemTime::now() + later;
         let found = found.filter_map(|(name, dir)| check(name, dir, &mut Memory::default(), now));

@@ -34,8 +34,8 @@ pub fn verify(
 ) -> Result<Verified, NodeError> {
     let revision = library.revision(model)?;
     let manifest = &revision.manifest;
-    let layers = library.store.layers(manifest)?;
-    let known = library.store.piece_hashes(manifest, layers.clone())?;
+    let layers = library.store.torrents.layers(manifest)?;
+    let known = library.store.torrents.piece_hashes(manifest, layers.clone())?;
     let done = AtomicU64::new(0);
     let total = manifest.total_size;
     let report = |bytes: u64| progress((done.fetch_add(bytes, Ordering::Relaxed) + bytes).min(total), total);
@@ -43,9 +43,9 @@ pub fn verify(
     let mut found = Verified { model: model.to_string(), ..Verified::default() };
     let mut adopted = vec![false; revision.contents.len()];
     let mut wrong = vec![false; revision.contents.len()];
-    for dir in library.store.places(manifest) {
-        let files = library.store.unverified(&revision, &dir);
-        let seen = library.store.adopt(&revision, &files, &dir, &layers, watch)?;
+    for dir in library.store.placed().dirs_of(manifest) {
+        let files = library.store.placed().unverified(&revision, &dir);
+        let seen = library.store.placed().adopt(&revision, &files, &dir, &layers, watch)?;
         seen.right.iter().for_each(|&file| adopted[file] = true);
         seen.wrong.iter().for_each(|&file| wrong[file] = true);
     }

@@ -2,7 +2,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 
 use super::*;
 
-/// A user who is nobody else in the tests.
+/// The number of a user who has no other role in the tests.
 const OTHER: u32 = 4242;
 
 fn give_away(path: &Path) {
@@ -56,7 +56,7 @@ fn no_operation_follows_a_link() {
     assert_refused(remove_dir_all(&below), "symbolic link");
     assert_refused(write_atomic(&below, b"x", 0o644), "symbolic link");
     assert_refused(hard_link(&read(&real.join("own")).unwrap(), &real.join("own"), &below), "symbolic link");
-    // What replaces or removes a name replaces or removes the link.
+    // An operation that replaces or removes a name replaces or removes the link.
     write_atomic(&last, b"mine", 0o644).unwrap();
     assert_eq!(fs::read(&last).unwrap(), b"mine");
     remove_dir_all(&real.join("dir")).unwrap();
@@ -66,7 +66,7 @@ fn no_operation_follows_a_link() {
 }
 
 #[test]
-fn a_kernel_without_openat2_follows_no_link_either() {
+fn kernel_without_openat2_follows_no_link() {
     let (_dir, real) = place();
     symlink("victim/file", real.join("last")).unwrap();
     symlink("victim", real.join("dir")).unwrap();
@@ -86,7 +86,7 @@ fn a_kernel_without_openat2_follows_no_link_either() {
 }
 
 #[test]
-fn staging_that_others_own_or_can_write_to_is_refused() {
+fn staging_directory_of_other_users_is_refused() {
     let (_dir, real) = place();
     let staging = real.join(format!(".m{PARTIAL_SUFFIX}"));
     let file = staging.join("sub/file");
@@ -115,7 +115,7 @@ fn staging_that_others_own_or_can_write_to_is_refused() {
     chown(&staging, Some(0), Some(0)).unwrap();
     read(&file).unwrap();
 
-    // Another directory of ours in its place is not it, and one made anew is.
+    // Another directory at its path is refused; a directory that is made again is accepted.
     assert_eq!(create_staging(&staging, Some(inode)).unwrap(), inode);
     fs::rename(&staging, real.join("away")).unwrap();
     fs::create_dir(&staging).unwrap();
@@ -129,7 +129,7 @@ fn staging_that_others_own_or_can_write_to_is_refused() {
 }
 
 #[test]
-fn a_path_may_lead_through_links_above_the_named_directory_only() {
+fn links_are_followed_only_above_the_named_directory() {
     let (_dir, real) = place();
     let shared = real.join("shared");
     fs::create_dir_all(shared.join("inner")).unwrap();
@@ -149,7 +149,7 @@ fn a_path_may_lead_through_links_above_the_named_directory_only() {
     assert_refused(find("shared/planted", ""), "planted");
     assert_refused(find("prefix/planted", "org"), "planted");
     assert_refused(find("shared", "planted/name"), "planted");
-    // A link of another user counts in a directory to which they cannot write: somebody else has put it there.
+    // A link of another user is followed in a directory to which that user cannot write: a trusted user has put it there.
     set_mode(&shared, 0o755);
     assert_eq!(find("shared/planted", "x").unwrap(), real.join("victim/x"));
     symlink("loop", shared.join("loop")).unwrap();
@@ -157,7 +157,7 @@ fn a_path_may_lead_through_links_above_the_named_directory_only() {
 }
 
 #[test]
-fn a_pipe_or_a_directory_is_no_file_and_is_not_waited_for() {
+fn pipe_and_directory_are_refused_without_waiting() {
     let (_dir, real) = place();
     let pipe = real.join("pipe");
     rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
@@ -167,7 +167,7 @@ fn a_pipe_or_a_directory_is_no_file_and_is_not_waited_for() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_not_replaced_by_a_new_file() {
+fn new_file_does_not_replace_an_existing_one() {
     let (_dir, real) = place();
     fs::write(real.join("ready"), b"new").unwrap();
     let error = rename_new(&real.join("ready"), &real.join("victim/file")).unwrap_err();

@@ -1,4 +1,4 @@
-//! What somebody made of a file of ours is kept beside the one that takes its place.
+//! Edited files of this program are kept when a new file replaces them.
 
 use std::fmt;
 use std::io;
@@ -9,9 +9,9 @@ use crate::nofollow;
 /// An edited file that was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
-    /// Where it stood, and the model's file stands now.
+    /// Its path before, which the model's file has now.
     pub path: PathBuf,
-    /// Where it is.
+    /// Its new path.
     pub aside: PathBuf,
 }
 
@@ -25,7 +25,7 @@ impl fmt::Display for Kept {
     }
 }
 
-/// Renames a file to `<name>.edited`, with a number where that is taken. The caller syncs the directory.
+/// Renames a file to `<name>.edited`, with a number if that name is used. The caller syncs the directory.
 pub(super) fn set_aside(path: &Path) -> io::Result<Kept> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".edited");

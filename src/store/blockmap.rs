@@ -18,10 +18,10 @@ pub(super) const HEADER_LEN: usize = 32;
 
 const MAGIC: &[u8; 8] = b"silmmap2";
 
-/// The magic of versions whose verified blocks rest on libtorrent's word.
+/// The magic of versions that recorded the blocks that libtorrent called verified.
 const UNPROVED_MAGIC: &[u8; 8] = b"silmmap1";
 
-/// What the header of a map file states.
+/// The header of a map file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     /// The boot that wrote the file.
@@ -41,19 +41,19 @@ pub(super) struct BlockMap {
 }
 
 impl BlockMap {
-    /// Nothing is verified.
+    /// A map without a verified block.
     pub fn none(len: u64) -> Self {
         Self { len, blocks: len.div_ceil(BLOCK_LEN) as usize, bits: FixedBitSet::new(), ones: 0 }
     }
 
-    /// Everything is verified.
+    /// A map with all blocks verified.
     pub fn all(len: u64) -> Self {
         let mut map = Self::none(len);
         map.ones = map.blocks;
         map
     }
 
-    /// A map of the same content in which nothing is set.
+    /// A map of the same content without a verified block.
     pub fn unset(&self) -> Self {
         Self::none(self.len)
     }
@@ -74,12 +74,12 @@ impl BlockMap {
         }
     }
 
-    /// Whether everything is verified.
+    /// Whether all blocks are verified.
     pub fn is_full(&self) -> bool {
         self.ones == self.blocks
     }
 
-    /// Whether nothing is verified.
+    /// Whether no block is verified.
     pub fn is_clear(&self) -> bool {
         self.ones == 0
     }
@@ -94,7 +94,7 @@ impl BlockMap {
         if last_is_in { whole - (self.blocks as u64 * BLOCK_LEN - self.len) } else { whole }
     }
 
-    /// Sets the blocks that bytes `range` touch. Tells whether anything changed.
+    /// Sets the blocks that bytes `range` touch. Returns whether any changed.
     pub fn insert(&mut self, range: &Range<u64>) -> bool {
         let blocks = self.touched(range);
         if self.is_full() || blocks.is_empty() {
@@ -108,7 +108,7 @@ impl BlockMap {
         new > 0
     }
 
-    /// Clears the blocks that bytes `range` touch. Tells whether anything changed.
+    /// Clears the blocks that bytes `range` touch. Returns whether any changed.
     pub fn remove(&mut self, range: &Range<u64>) -> bool {
         let blocks = self.touched(range);
         if self.is_clear() || blocks.is_empty() {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_of_another_length_or_cut_short_is_refused_and_stray_bits_are_dropped() {
+    fn bad_lengths_are_refused_and_stray_bits_dropped() {
         let mut file = BlockMap::all(3 * BLOCK_LEN).encode(&[0; 16]);
         assert!(BlockMap::decode(3 * BLOCK_LEN + 1, &file).is_none());
         assert!(BlockMap::decode(3 * BLOCK_LEN, &file[..HEADER_LEN]).is_none());
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_of_an_older_version_is_not_proved() {
+    fn map_of_an_older_version_is_not_proved() {
         let mut file = BlockMap::all(3 * BLOCK_LEN).encode(&[5; 16]);
         file[..8].copy_from_slice(UNPROVED_MAGIC);
         let (map, header) = BlockMap::decode(3 * BLOCK_LEN, &file).unwrap();

@@ -1,4 +1,4 @@
-//! Making one file's bytes stand at a second path: sharing extents, sharing the inode, or copying.
+//! A second file with the bytes of a first: with shared extents, as a hard link, or as a copy.
 
 use std::fs::Metadata;
 use std::io;
@@ -9,18 +9,18 @@ use rustix::io::Errno;
 use super::blockmap::BlockMap;
 use crate::{fsutil, nofollow};
 
-/// How a second path may come by the bytes of a first.
+/// What two files with the same bytes may share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// Both belong to us: an edit of one may show in the other.
+    /// The inode: both belong to this program, and an edit of one may show in the other.
     Inode,
-    /// The first belongs to somebody else, whose edits must not show.
+    /// The extents: the first belongs to the user, and its edits must not show in the second.
     Extents,
 }
 
-/// Makes the bytes of `from` stand at the new path `to`, on the disk when this returns: by reflink, else by a hard
-/// link where `sharing` allows one, else by copying. Returns how the file that was read looks afterwards: another one may
-/// have had its name meanwhile.
+/// Makes the new file `to` with the bytes of `from`, on the disk when this returns: by reflink, else by a hard
+/// link if `sharing` allows one, else by copying. Returns the metadata after the reading of the file that was read: another
+/// file may have its path by then.
 pub(crate) fn duplicate(from: &Path, to: &Path, sharing: Sharing) -> io::Result<Metadata> {
     let found = duplicate_unsynced(from, to, sharing)?;
     fsutil::flush(&nofollow::read(to)?)?;
@@ -49,8 +49,8 @@ pub(super) fn duplicate_unsynced(from: &Path, to: &Path, sharing: Sharing) -> io
     source.metadata()
 }
 
-/// Copies the verified blocks of `from` into the new sparse file `to`, on the disk when this returns. Returns how the file
-/// that was read looks afterwards.
+/// Copies the verified blocks of `from` into the new sparse file `to`, on the disk when this returns. Returns the metadata of
+/// `from` after the reading.
 pub(super) fn copy_verified(from: &Path, to: &Path, map: &BlockMap, len: u64) -> io::Result<Metadata> {
     use std::io::{Read, Seek, SeekFrom};
     let mut source = nofollow::read(from)?;
@@ -67,7 +67,7 @@ pub(super) fn copy_verified(from: &Path, to: &Path, map: &BlockMap, len: u64) ->
     source.metadata()
 }
 
-/// How the second of two files looks that hold the same bytes; none where they do not.
+/// The metadata of the second of two files with the same bytes; none if the bytes differ.
 pub(super) fn same_bytes(a: &Path, b: &Path) -> io::Result<Option<Metadata>> {
     use std::io::{BufRead, BufReader};
     let (a, b) = (nofollow::read(a)?, nofollow::read(b)?);

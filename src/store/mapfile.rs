@@ -1,15 +1,15 @@
-//! The files that remember a block map beside the data: `<data>.have`, `<data>.have.synced`, and where it is needed
-//! `<data>.have.unproved`; and `<data>.have.stamp`, how the data file looked when all of it was there.
+//! The files of a block map next to the data: `<data>.have`, `<data>.have.synced`, and if needed `<data>.have.unproved`; and
+//! `<data>.have.stamp`, the stamp of the data file when all of it was verified.
 //!
 //! The *live* map is patched as blocks are verified. It survives the end of the process, as the page cache does,
 //! but after a power cut it may claim blocks whose data never reached the disk; so it counts only within the boot
 //! that wrote it. The *synced* copy is written atomically after the data has reached the disk, and counts always.
-//! What must hold: the synced copy never claims a block that the live map does not, so a block is taken out of
-//! the synced copy before it is taken out of the live one, and before its data is touched.
+//! The synced copy must never claim a block that the live map does not: a block is removed from the synced copy before it is
+//! removed from the live map, and before its data is changed.
 //!
-//! The *unproved* map names blocks that are probably in the data file, but that our own code has not proved: those of a
-//! map written by an older version, and those of a live map of another boot. They are proved before a reader gets them,
-//! so a bit too many in this file costs only time, and the file needs no order with the others. An unproved map of an
+//! The *unproved* map names blocks that are probably in the data file, but that our own code has not proved: the blocks of a
+//! map written by an older version, and of a live map of another boot. They are proved before a reader gets them,
+//! so a wrong bit in this file costs only time, and the file needs no order with the other files. An unproved map of an
 //! older version is moved to this file when the content is first opened.
 
 use std::ffi::OsString;
@@ -26,12 +26,12 @@ use crate::{fsutil, nofollow};
 /// Longest stamp read, in bytes.
 const MAX_STAMP: u64 = 4096;
 
-/// The live map beside a data file.
+/// The live map next to a data file.
 pub(super) fn live_path(data: &Path) -> PathBuf {
     with_suffix(data, ".have")
 }
 
-/// The synced copy beside a data file.
+/// The synced copy next to a data file.
 pub(super) fn synced_path(data: &Path) -> PathBuf {
     with_suffix(data, ".have.synced")
 }
@@ -46,23 +46,23 @@ fn stamp_path(data: &Path) -> PathBuf {
     with_suffix(data, ".have.stamp")
 }
 
-/// Records how a complete data file looks.
+/// Records the stamp of a complete data file.
 pub(super) fn write_stamp(data: &Path, stamp: &Stamp) -> io::Result<()> {
     let json = serde_json::to_vec(stamp).map_err(io::Error::from)?;
     nofollow::write_volatile(&stamp_path(data), &json, fsutil::MODE_PRIVATE)
 }
 
-/// How a complete data file looked; none where that was not recorded, or cannot be read.
+/// The recorded stamp of a complete data file; none if there is none, or it cannot be read.
 pub(super) fn stamp(data: &Path) -> Option<Stamp> {
     serde_json::from_slice(&nofollow::read_capped(&stamp_path(data), MAX_STAMP).ok()?).ok()
 }
 
-/// Forgets how a data file looked: it is about to change.
+/// Removes the recorded stamp of a data file that will change.
 pub(super) fn forget_stamp(data: &Path) -> io::Result<()> {
     nofollow::remove_if_there(&stamp_path(data)).map(drop)
 }
 
-/// The name of the data file that a name belongs to: itself, or the one it is a map of.
+/// The name of the data file for the name of a data file or of one of its maps.
 pub(super) fn data_name(name: &str) -> &str {
     let suffixes = [".synced", ".unproved", ".stamp"];
     let name = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
@@ -75,16 +75,16 @@ fn with_suffix(data: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// What is known of a data file when it is opened.
+/// The maps of a data file when it is opened.
 #[derive(Debug)]
 pub(super) struct Loaded {
     /// The blocks that count.
     pub map: BlockMap,
     /// The blocks that count once they are proved. None of them is in `map`.
     pub unproved: BlockMap,
-    /// Whether the live map on disk says the same, and may be patched.
+    /// Whether the live map on disk is equal, and may be patched.
     pub live: bool,
-    /// Whether the synced copy says the same.
+    /// Whether the synced copy is equal.
     pub synced: bool,
 }
 
@@ -95,17 +95,17 @@ impl Loaded {
         Self { map, unproved, live, synced }
     }
 
-    /// Proved bytes and unproved ones.
+    /// Number of proved and unproved bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.map.bytes() + self.unproved.bytes()
     }
 }
 
-/// Reads the map of a data file for a content of `len` bytes. A missing or short file loses the blocks it lacks: with
-/// `mend` in the map files, too; and the maps of an older version are converted. Only the holder of the node's lock does that: beside an eviction, what anybody else
-/// writes may be what was true before it.
+/// Reads the map of a data file for a content of `len` bytes. If the file is missing or short, the missing blocks are removed
+/// from the map. With `mend`, they are also removed from the map files, and the maps of an older version are converted. Only
+/// the holder of the node's lock may do that: another process could write a map that an eviction has just changed.
 pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Result<Loaded> {
-    // In this order: a block may enter both maps meanwhile, first the live one.
+    // In this order: another thread may add a block to both maps, first to the live one.
     let on_disk = read(&unproved_path(data), len)?.map(|(map, _)| map);
     let mut unproved = on_disk.clone().unwrap_or_else(|| BlockMap::none(len));
     let mut outdated = Vec::new();
@@ -122,11 +122,7 @@ pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Re
     };
     let synced = proved(synced_path(data), false)?;
     let live = proved(live_path(data), true)?;
-    let there = match nofollow::metadata(data) {
-        Ok(meta) => meta.len(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-        Err(e) => return Err(e),
-    };
+    let there = fsutil::existing(nofollow::metadata(data))?.map_or(0, |meta| meta.len());
     let is_live = live.is_some();
     let mut map = live.or_else(|| synced.clone()).unwrap_or_else(|| BlockMap::none(len));
     let lacks = there / BLOCK_LEN * BLOCK_LEN..len;
@@ -136,14 +132,14 @@ pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Re
     unproved.remove_all(&map);
     if mend {
         let changed = on_disk.map_or(!unproved.is_clear(), |on_disk| on_disk != unproved);
-        // It is no loss but time if that fails, on a full disk for instance: the older maps stay.
+        // If that fails, on a full disk for instance, only time is lost: the older maps stay.
         if let Err(e) = keep_unproved(data, changed.then_some(&unproved), boot, &outdated) {
-            tracing::warn!("The older map of {} could not be converted: {e}.", data.display());
+            tracing::warn!(error = %e, file = %data.display(), "could not convert an older map");
         }
     }
     if there < len && map.remove(&lacks) {
-        tracing::warn!("{} is shorter than its map says; what it lacks is fetched again.", data.display());
-        // At once: when the file grows again, the maps must not claim what was never in it.
+        tracing::warn!(file = %data.display(), "the file is shorter than its map; the missing bytes are fetched again");
+        // Immediately: when the file grows again, the maps must not claim bytes that were never in it.
         if is_live && mend {
             write_live(data, &map, boot)?;
         }
@@ -161,7 +157,7 @@ pub(super) fn load(data: &Path, len: u64, boot: &[u8; 16], mend: bool) -> io::Re
     Ok(Loaded { map, unproved, live: is_live, synced: same })
 }
 
-/// Writes the map of unproved blocks if it changed, then removes the maps of an older version that it was made of.
+/// Writes the map of unproved blocks if it changed, then removes the maps of an older version that it was made from.
 fn keep_unproved(
     data: &Path,
     changed: Option<&BlockMap>,
@@ -175,21 +171,16 @@ fn keep_unproved(
 }
 
 fn read(path: &Path, len: u64) -> io::Result<Option<(BlockMap, Header)>> {
-    match nofollow::read_capped(path, BlockMap::encoded_len(len)) {
-        Ok(bytes) => {
-            let map = BlockMap::decode(len, &bytes);
-            if map.is_none() {
-                tracing::warn!("{} is damaged; what it described is fetched again.", path.display());
-            }
-            Ok(map)
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
-            tracing::warn!("{} is damaged; what it described is fetched again.", path.display());
-            Ok(None)
-        }
-        Err(e) => Err(e),
+    let map = match nofollow::read_capped(path, BlockMap::encoded_len(len)) {
+        Ok(bytes) => BlockMap::decode(len, &bytes),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => None,
+        Err(e) => return Err(e),
+    };
+    if map.is_none() {
+        tracing::warn!(file = %path.display(), "the map is damaged; its bytes are fetched again");
     }
+    Ok(map)
 }
 
 /// Writes the whole live map.
@@ -202,7 +193,7 @@ pub(super) fn patch_live(data: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
     nofollow::write(&live_path(data))?.write_all_at(bytes, at)
 }
 
-/// Writes the whole map of unproved blocks, durably, or removes it where there are none.
+/// Writes the whole map of unproved blocks, durably, or removes it if there are none.
 pub(super) fn write_unproved(data: &Path, map: &BlockMap, boot: &[u8; 16]) -> io::Result<()> {
     match map.is_clear() {
         true => nofollow::remove_if_there(&unproved_path(data)).map(drop),
@@ -220,8 +211,8 @@ pub(super) fn write_synced(data: &Path, map: &BlockMap, boot: &[u8; 16]) -> io::
     nofollow::write_atomic(&synced_path(data), &map.encode(boot), fsutil::MODE_PRIVATE)
 }
 
-/// [`write_synced`] where no synced copy is, for a caller that makes it durable. An error of kind `AlreadyExists` where one
-/// is: a power cut could leave neither.
+/// [`write_synced`] if there is no synced copy yet, for a caller that makes it durable. An error of kind `AlreadyExists` if
+/// there is one: after a power cut both could be lost.
 pub(super) fn write_first_synced(data: &Path, map: &BlockMap, boot: &[u8; 16]) -> io::Result<PathBuf> {
     let path = synced_path(data);
     if nofollow::exists(&path) {
@@ -231,19 +222,14 @@ pub(super) fn write_first_synced(data: &Path, map: &BlockMap, boot: &[u8; 16]) -
     Ok(path)
 }
 
-/// Copies the synced copy of one data file beside another, durably. Returns whether there was one.
+/// Copies the synced copy of one data file for another, durably. Returns whether there was one.
 pub(super) fn copy_synced(from: &Path, to: &Path, len: u64) -> io::Result<bool> {
-    match nofollow::read_capped(&synced_path(from), BlockMap::encoded_len(len)) {
-        Ok(bytes) => {
-            nofollow::write_atomic(&synced_path(to), &bytes, fsutil::MODE_PRIVATE)?;
-            Ok(true)
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    }
+    let read = nofollow::read_capped(&synced_path(from), BlockMap::encoded_len(len));
+    let Some(bytes) = fsutil::existing(read)? else { return Ok(false) };
+    nofollow::write_atomic(&synced_path(to), &bytes, fsutil::MODE_PRIVATE).map(|()| true)
 }
 
-/// Takes ranges out of the synced copy, durably.
+/// Removes ranges from the synced copy, durably.
 pub(super) fn shrink_synced(data: &Path, len: u64, ranges: &[Range<u64>], boot: &[u8; 16]) -> io::Result<()> {
     match read(&synced_path(data), len)? {
         Some((mut map, header)) if header.proved => {
@@ -257,17 +243,17 @@ pub(super) fn shrink_synced(data: &Path, len: u64, ranges: &[Range<u64>], boot: 
                 false => Ok(()),
             }
         }
-        // Unreadable, or of an older version: whatever it claims must not come back.
+        // Unreadable, or of an older version: its claims must not return.
         _ => forget_synced(data),
     }
 }
 
-/// Bytes of the disk that the maps of a file occupy, and when blocks were last recorded, in seconds since 1970.
+/// Bytes of the disk that the maps of a file occupy, and the time when blocks were last recorded, in seconds since 1970.
 pub(super) fn figures(data: &Path) -> (u64, Option<i64>) {
     let live = std::fs::metadata(live_path(data)).ok();
-    let others = [synced_path(data), unproved_path(data)];
-    let others = others.iter().filter_map(|path| std::fs::metadata(path).ok());
-    let blocks: u64 = live.iter().cloned().chain(others).map(|found| found.blocks()).sum();
+    let rest = [synced_path(data), unproved_path(data)];
+    let rest = rest.iter().filter_map(|path| std::fs::metadata(path).ok());
+    let blocks: u64 = live.iter().cloned().chain(rest).map(|found| found.blocks()).sum();
     (blocks * 512, live.map(|found| found.mtime()))
 }
 

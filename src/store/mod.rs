@@ -1,84 +1,95 @@
-//! Where bytes live: the registry of manifests, complete models, and the cache of partly read ones.
+//! The store of bytes: the registry of manifests, complete models, and the cache of partly read ones.
 //!
-//! The unit is the *content*: the bytes of one file, named by its pieces root and length, whichever models and
-//! revisions hold it. A content has one path on disk and a map of verified 16 KiB blocks; bytes outside that map
-//! are never handed out. Blocks that an older version recorded are *unproved*: they count as missing until they are
-//! proved (see `unproved`). Verified blocks are recorded in a small file beside the data as they come, with plain
+//! The unit is the *content*: the bytes of one file, named by its pieces root and length, in whichever models and
+//! revisions. A content has one path on disk and a map of verified 16 KiB blocks; bytes outside that map
+//! are never returned. Blocks that an older version recorded are *unproved*: they count as missing until they are
+//! proved (see `content::marks`). Verified blocks are recorded in a small file next to the data as they come, with plain
 //! `pwrite`, so that a killed process loses at most the pieces in flight; [`Store::sync`] makes them survive a
 //! power cut.
 //!
-//! Everything here blocks on the disk: async callers use a blocking thread. Only the holder of the node's lock
-//! calls what writes; `open`, `revision` and the reading functions are safe beside it.
+//! The [`Store`] owns one part for each kind of file and state, for example [`Store::torrents`] and [`Store::scrub`].
+//! Operations on several parts are grouped in views that borrow the store: [`Store::cache`], [`Store::placed`],
+//! [`Store::staging`], [`Store::former_states`] and [`Store::partial_mirrors`].
+//!
+//! All functions block on the disk: async callers use a blocking thread. Only the holder of the node's lock calls functions
+//! that write; `open`, `revision` and the reading functions may run in other processes at the same time.
 
-pub mod adopt;
+mod adopt;
 mod aside;
-pub mod beside;
 mod blockmap;
-pub mod cache;
+mod by_publisher;
 pub mod content;
 pub(crate) mod copy;
-mod fds;
-mod former;
+mod data;
+mod dirs;
+pub mod eviction;
+mod former_states;
 mod granules;
-mod keep;
-mod local;
+mod live;
 mod mapfile;
-mod memory;
+pub mod partial_mirrors;
+pub mod placed;
 pub mod placement;
-mod plain;
+mod placement_index;
 mod publish;
+mod publish_step;
 mod record;
 mod recordfile;
 pub mod registry;
+mod removable;
 mod remove;
-mod reserved;
+mod revision;
 pub mod room;
 mod scrub;
-mod shed;
-mod staging;
+pub mod staging;
 pub mod states;
 mod syncing;
 pub mod tend;
 #[cfg(test)]
 mod tests;
 mod torrents;
-mod unproved;
 pub mod vacant;
 pub mod verify;
-mod whole;
-mod yielding;
+mod withheld;
 
-use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt as _};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use fixedbitset::FixedBitSet;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
-use crate::model::{Layout, Manifest, PiecesRoot};
+use crate::model::{FileEntry, Manifest, PiecesRoot};
 use crate::paths::Paths;
 use crate::{fsutil, nofollow};
 pub use adopt::Adopted;
 pub use aside::Kept;
-pub use beside::Beside;
-pub use cache::{CacheEntry, Evicted};
-use content::Home;
-pub use content::{Content, ContentPin};
-pub use former::Former;
-pub use memory::open_memory;
+pub use by_publisher::ByPublisher;
+pub use content::{Content, ContentPin, RemovedRanges, SpaceClass, open_memory};
+use content::{FdCache, Location};
+use data::DataFiles;
+use dirs::ModelDirs;
+pub use eviction::{Cache, CacheEntry, Evicted};
+pub use former_states::{FormerState, FormerStates};
+use granules::Granules;
+use live::LiveContents;
+pub use partial_mirrors::PartialMirrors;
+pub use placed::PlacedFiles;
+use placement::Placements;
 pub use placement::Stamp;
-use placement::{PlacedEntry, Placements};
 pub use registry::Registry;
+pub use revision::StoredRevision;
 pub use room::{Room, Rooms, kept_free};
 pub use scrub::Pass;
-pub use shed::{Lies, Taken};
-pub use states::{Announced, State, States};
+use scrub::Scrub;
+pub use staging::Staging;
+pub use states::{Announced, SignedState, SignedStates};
+use torrents::TorrentFiles;
 pub use verify::VerifyReport;
+use withheld::Withheld;
 
-/// Longest file that is stored: 16 TiB, so that no manifest makes us allocate a block map beyond 128 MiB.
+/// Longest file that is stored, in bytes: 16 TiB, so that no manifest needs a block map of more than 128 MiB.
 const MAX_CONTENT: u64 = 1 << 44;
 
 /// Why the store failed.
@@ -89,15 +100,15 @@ pub enum StoreError {
     Io {
         /// Which file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// A file of ours does not parse.
+    /// A file of the store does not parse.
     #[error("{path} is damaged: {reason}", path = path.display())]
     Damaged {
         /// Which file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// The manifest gives a non-empty file no pieces root, or a length that cannot be stored.
@@ -116,7 +127,7 @@ pub enum StoreError {
         /// The file's path in the manifest.
         path: String,
     },
-    /// The directory beside a destination where files are collected cannot be used.
+    /// A staging directory cannot be used.
     #[error("cannot collect files in {path}: {source}", path = path.display())]
     Staging {
         /// Which directory.
@@ -124,10 +135,10 @@ pub enum StoreError {
         /// Why.
         source: std::io::Error,
     },
-    /// Something else stands where a file should go.
-    #[error("{path} is already there and is something else; move it away or choose another directory", path = path.display())]
+    /// Another file has the path of a file of a model.
+    #[error("{path} exists already and is another file; move it away or choose another directory", path = path.display())]
     Occupied {
-        /// What is in the way.
+        /// The path.
         path: PathBuf,
     },
 }
@@ -138,8 +149,8 @@ impl StoreError {
     }
 }
 
-/// What names a content. The root alone would not do: a liar may claim a root with another length, and must not
-/// get at the bytes of the honest one.
+/// The name of a content. The root alone is not enough: a false manifest may claim a root with another length, and must not
+/// give access to the bytes of the right one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentKey {
     /// Root of the merkle tree over the bytes (BEP 52).
@@ -149,9 +160,14 @@ pub struct ContentKey {
 }
 
 impl ContentKey {
-    /// Name of the file that holds the content, in the cache and in staging directories.
+    /// Name of the file that has the content, in the cache and in staging directories.
     fn file_name(&self) -> String {
         format!("{}.{}", self.root, self.len)
+    }
+
+    /// The content of a file of a manifest; none for an empty file.
+    pub fn of(file: &FileEntry) -> Option<Self> {
+        Some(Self { root: file.pieces_root?, len: file.size })
     }
 
     /// The content whose file has a name, if any.
@@ -161,106 +177,30 @@ impl ContentKey {
     }
 }
 
-/// What contents need of the store.
-struct Shared {
-    /// Real paths, as all that are kept here.
-    paths: Paths,
-    /// The models directory as it was named.
-    named_models: PathBuf,
-    boot: [u8; 16],
-    fds: Arc<fds::FdCache>,
-    placements: Placements,
-    scrub: scrub::Scrub,
-    withheld: Mutex<Arc<reserved::Withheld>>,
-    ids: AtomicU64,
-    /// Whether this process has the node's lock.
-    locked: bool,
-}
-
-impl Shared {
-    /// The map of a data file (see [`mapfile::load`]).
-    fn load_map(&self, data: &Path, len: u64) -> std::io::Result<mapfile::Loaded> {
-        mapfile::load(data, len, &self.boot, self.locked)
-    }
-
-    fn next_id(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Whether a file that may not exist yet lies on the file system of the cache.
-    fn is_beside_cache(&self, data: &Path) -> bool {
-        let device =
-            |path: &Path| path.ancestors().find_map(|dir| fs::metadata(dir).ok()).map(|found| found.dev());
-        device(data) == device(&self.paths.cache())
-    }
-
-    /// Where the cache keeps a content.
-    fn cached(&self, key: &ContentKey) -> PathBuf {
-        self.paths.cached(&key.root).with_file_name(key.file_name())
-    }
-}
-
-/// One revision with the contents of its files.
-#[derive(Debug)]
-pub struct StoredRevision {
-    /// The manifest.
-    pub manifest: Arc<Manifest>,
-    /// Where the files stand among the pieces.
-    pub layout: Layout,
-    /// One per file of the manifest, in its order. Revisions that hold equal files share the `Arc`.
-    pub contents: Vec<Arc<Content>>,
-    /// Whether its files are the user's and not shared. The hashes in its manifest are no hashes of bytes then, and
-    /// must not be shown or sent.
-    pub is_local: bool,
-}
-
-impl StoredRevision {
-    /// The pieces whose bytes are all verified here, as the engine wants them on `add`.
-    pub fn have_pieces(&self) -> FixedBitSet {
-        let mut have = FixedBitSet::with_capacity(self.layout.piece_count() as usize);
-        let piece_length = u64::from(self.layout.piece_length());
-        for (span, content) in self.layout.spans().iter().zip(&self.contents) {
-            let first = span.first_piece as usize;
-            for held in content.verified_ranges(0..span.len) {
-                let start = held.start.div_ceil(piece_length) as usize;
-                let end = if held.end == span.len {
-                    span.pieces as usize
-                } else {
-                    (held.end / piece_length) as usize
-                };
-                if start < end {
-                    have.insert_range(first + start..first + end);
-                }
-            }
-        }
-        have
-    }
-
-    /// Whether every byte is here.
-    pub fn is_complete(&self) -> bool {
-        self.contents.iter().all(|c| c.is_complete())
-    }
-
-    /// Verified bytes that are here. Unproved ones do not count.
-    pub fn cached_bytes(&self) -> u64 {
-        self.contents.iter().map(|c| c.cached_bytes()).sum()
-    }
-
-    /// Bytes that are here, verified or unproved.
-    pub fn held_bytes(&self) -> u64 {
-        self.contents.iter().map(|c| c.cached_bytes() + c.unproved_bytes()).sum()
-    }
-}
-
 /// All contents of this node.
 pub struct Store {
-    shared: Arc<Shared>,
-    contents: Mutex<HashMap<ContentKey, Weak<Content>>>,
-    /// Held while contents are opened, so that each is opened once; taken before `contents`.
-    opening: Mutex<()>,
-    /// Held while contents change their homes or are evicted, so that no file is renamed or emptied between another's
-    /// look at it and its use. The first lock of all: taken before `opening`, the journals of contents and those of
-    /// the placements, never twice, and not by readers.
+    /// The data files of contents, with their maps.
+    files: DataFiles,
+    fds: Arc<FdCache>,
+    /// The number of the next content in this process.
+    ids: AtomicU64,
+    /// The contents of revisions in use.
+    pub(crate) live: LiveContents,
+    /// The records of verified files outside the cache.
+    placements: Placements,
+    /// The real paths of the directories of models.
+    pub(crate) dirs: ModelDirs,
+    /// Metainfo and resume data.
+    pub(crate) torrents: TorrentFiles,
+    /// The hashes of granules.
+    pub(crate) granules: Granules,
+    /// The progress of the background check.
+    pub(crate) scrub: Scrub,
+    /// Models that are not shared.
+    pub(crate) withheld: Withheld,
+    /// Held while contents move or are evicted, so that no file is renamed or emptied between the check of it and its use by
+    /// another thread. The first lock of all: taken before the locks of live contents, the journals of contents and the locks
+    /// of the placements, never twice, and not by readers.
     moving: Mutex<()>,
 }
 
@@ -280,41 +220,37 @@ impl Store {
         Self::open_as(paths, boot, true)
     }
 
-    fn open_as(paths: &Paths, boot: [u8; 16], locked: bool) -> Result<Arc<Self>, StoreError> {
-        for dir in [&paths.base, &paths.registry(), &paths.cache()] {
+    fn open_as(named: &Paths, boot: [u8; 16], locked: bool) -> Result<Arc<Self>, StoreError> {
+        for dir in [&named.base, &named.registry(), &named.cache()] {
             create_private(dir)?;
         }
         for dir in ["torrents", "resume"] {
-            create_private(&paths.base.join(dir))?;
+            create_private(&named.base.join(dir))?;
         }
-        fs::create_dir_all(&paths.models).map_err(|e| StoreError::io(&paths.models, e))?;
-        let base = fs::canonicalize(&paths.base).map_err(|e| StoreError::io(&paths.base, e))?;
-        let models = nofollow::real_path(&paths.models, Path::new(""))
-            .map_err(|e| StoreError::io(&paths.models, e))?;
-        let real = Paths { base, models };
-        let shared = Shared {
-            placements: Placements::open(&real)?,
-            scrub: scrub::Scrub::open(real.scrub(), &boot, locked),
-            named_models: paths.models.clone(),
-            paths: real,
-            boot,
-            fds: fds::FdCache::new(),
-            withheld: Mutex::default(),
-            ids: AtomicU64::new(0),
-            locked,
-        };
+        fs::create_dir_all(&named.models).map_err(|e| StoreError::io(&named.models, e))?;
+        let base = fs::canonicalize(&named.base).map_err(|e| StoreError::io(&named.base, e))?;
+        let models = nofollow::real_path(&named.models, Path::new(""))
+            .map_err(|e| StoreError::io(&named.models, e))?;
+        let paths = Paths { base, models };
         Ok(Arc::new(Self {
-            shared: Arc::new(shared),
-            contents: Mutex::new(HashMap::new()),
-            opening: Mutex::new(()),
+            fds: FdCache::new(),
+            ids: AtomicU64::new(0),
+            live: LiveContents::default(),
+            placements: Placements::open(&paths)?,
+            dirs: ModelDirs { models: paths.models.clone(), named: named.models.clone() },
+            torrents: TorrentFiles { paths: paths.clone() },
+            granules: Granules { dir: paths.granules() },
+            scrub: Scrub::open(paths.scrub(), &boot, locked),
+            withheld: Withheld::default(),
+            files: DataFiles { paths, boot, locked },
             moving: Mutex::new(()),
         }))
     }
 
     /// Finds the contents of a revision: placements (complete models, shared in place), then the cache. A placed
-    /// file whose size, mtime or inode is not as recorded does not count.
-    pub fn revision(&self, manifest: Arc<Manifest>) -> Result<Arc<StoredRevision>, StoreError> {
-        let staging = self.shared.placements.record(&manifest.torrent.info_hash).staging;
+    /// file whose size, mtime or inode has changed does not count.
+    pub fn revision(self: &Arc<Self>, manifest: Arc<Manifest>) -> Result<Arc<StoredRevision>, StoreError> {
+        let staging = self.placements.record(&manifest.torrent.info_hash).staging;
         let mut contents = Vec::with_capacity(manifest.files.len());
         let mut empty = None;
         for file in &manifest.files {
@@ -323,13 +259,13 @@ impl Store {
                 path: file.path.clone(),
                 reason,
             };
-            let content = match file.pieces_root {
+            let content = match ContentKey::of(file) {
                 _ if file.size == 0 => {
-                    empty.get_or_insert_with(|| Arc::new(Content::empty(self.shared.clone()))).clone()
+                    empty.get_or_insert_with(|| Arc::new(Content::empty(self.clone()))).clone()
                 }
                 _ if file.size > MAX_CONTENT => return Err(refuse("it is longer than 16 TiB")),
                 None => return Err(refuse("its pieces root is not known")),
-                Some(root) => self.content(ContentKey { root, len: file.size }, &staging)?,
+                Some(key) => self.content(key, &staging)?,
             };
             contents.push(content);
         }
@@ -337,154 +273,93 @@ impl Store {
         Ok(Arc::new(StoredRevision { manifest, layout, contents, is_local: false }))
     }
 
-    /// The content of a key, opened if no revision holds it now.
-    fn content(&self, key: ContentKey, staging: &[PathBuf]) -> Result<Arc<Content>, StoreError> {
-        let _opening = self.opening.lock();
-        if let Some(content) = self.live_content(&key) {
-            return Ok(content);
-        }
-        let shared = self.shared.clone();
-        let content = match self.shared.placements.find_any(&key) {
-            Some(file) => Content::placed(key, shared, file),
+    /// The content of a key, opened if no revision has it now. It may be in one of the directories `staging`.
+    fn content(self: &Arc<Self>, key: ContentKey, staging: &[PathBuf]) -> Result<Arc<Content>, StoreError> {
+        self.live.get_or_open(key, || match self.placements.find_any(&key) {
+            Some(file) => Ok(Content::placed(key, self.clone(), file)),
             None => {
                 let staged =
                     staging.iter().map(|dir| dir.join(key.file_name())).find(|p| nofollow::exists(p));
-                let data = staged.unwrap_or_else(|| self.shared.cached(&key));
-                Content::own(key, shared, data)?
+                let data = staged.unwrap_or_else(|| self.files.cached(&key));
+                Content::own(key, self.clone(), data)
             }
-        };
-        let content = Arc::new(content);
-        let mut contents = self.contents();
-        // Forgotten contents leave a dead entry each; sweep when they may be many.
-        if contents.len() == contents.capacity() {
-            contents.retain(|_, c| c.strong_count() > 0);
-        }
-        contents.insert(key, Arc::downgrade(&content));
-        Ok(content)
+        })
     }
 
-    /// The content, if some revision that is in use has it.
-    pub fn live_content(&self, key: &ContentKey) -> Option<Arc<Content>> {
-        self.contents().get(key).and_then(Weak::upgrade)
-    }
-
-    fn live_contents(&self) -> Vec<Arc<Content>> {
-        self.contents().values().filter_map(Weak::upgrade).collect()
-    }
-
-    /// Whether a path that may not exist yet lies on the file system of the cache.
-    pub fn is_beside_cache(&self, path: &Path) -> bool {
-        self.shared.is_beside_cache(path)
-    }
-
-    fn moving(&self) -> MutexGuard<'_, ()> {
-        self.moving.lock()
-    }
-
-    fn contents(&self) -> MutexGuard<'_, HashMap<ContentKey, Weak<Content>>> {
-        self.contents.lock()
-    }
-
-    /// A file, whole and verified, with the bytes of that root and length, in some model's directory or one shared in
-    /// place; how it looked when it was verified; and whether this program put it there, so that it may be linked.
-    pub fn find_file(&self, root: &PiecesRoot, len: u64) -> Option<(PathBuf, Stamp, bool)> {
-        let file = self.shared.placements.find(&ContentKey { root: *root, len })?;
-        Some((file.path, file.stamp, file.ours))
-    }
-
-    /// Records that the files of a revision stand, verified, below `dir`, as they look now. The files stay their
-    /// owner's: they are never written, replaced or removed.
-    pub fn record_placement(&self, manifest: &Manifest, dir: &Path) -> Result<(), StoreError> {
-        let stamps = manifest
-            .files
-            .iter()
-            .map(|file| {
-                let path = dir.join(&file.path);
-                Stamp::at(&path).map_err(|e| StoreError::io(&path, e))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        self.record_placement_as(manifest, dir, &stamps, &HashMap::new())
-    }
-
-    /// Like [`Store::record_placement`], for files that looked like `stamps` (one per file of the manifest) before
-    /// their bytes were hashed: what changed since then does not count. `targets` has the real paths of those to which a
-    /// symbolic link leads; they are read there from now on, wherever the link may lead later.
-    pub fn record_placement_as(
-        &self,
-        manifest: &Manifest,
-        dir: &Path,
-        stamps: &[Stamp],
-        targets: &HashMap<String, PathBuf>,
-    ) -> Result<(), StoreError> {
-        self.record_files(manifest, dir, stamps, targets, false)
-    }
-
-    /// Like [`Store::record_placement_as`], for files that this program made there: it may move, replace and remove them.
-    pub fn record_own(&self, manifest: &Manifest, dir: &Path, stamps: &[Stamp]) -> Result<(), StoreError> {
-        self.record_files(manifest, dir, stamps, &HashMap::new(), true)
-    }
-
-    fn record_files(
-        &self,
-        manifest: &Manifest,
-        dir: &Path,
-        stamps: &[Stamp],
-        targets: &HashMap<String, PathBuf>,
-        ours: bool,
-    ) -> Result<(), StoreError> {
-        let dir = fs::canonicalize(dir).map_err(|e| StoreError::io(dir, e))?;
-        let _moving = self.moving();
-        // A file that was put there since then, and is on record, stays on record.
-        let known = self.shared.placements.record(&manifest.torrent.info_hash);
-        let known = known.places.iter().filter(|place| place.dir == dir).flat_map(|place| &place.files);
-        let known: HashMap<&str, Stamp> = known.map(|file| (file.path.as_str(), file.stamp)).collect();
-        let is_newer = |path: &str, stamp: &Stamp| {
-            let on_record = known.get(path).filter(|known| *known != stamp);
-            on_record.is_some_and(|known| Stamp::at(&dir.join(path)).is_ok_and(|now| now == *known))
-        };
-        let files = manifest.files.iter().zip(stamps).filter(|(file, stamp)| !is_newer(&file.path, stamp));
-        let entries = files.map(|(file, stamp)| PlacedEntry {
-            target: targets.get(&file.path).cloned(),
-            ..PlacedEntry::verified(file.path.clone(), file.pieces_root, file.size, *stamp, ours)
-        });
-        self.shared.placements.put(manifest, &dir, entries.collect())?;
-        for file in &manifest.files {
-            let Some(root) = file.pieces_root else { continue };
-            self.settle_if_placed(&ContentKey { root, len: file.size });
-        }
-        Ok(())
-    }
-
-    /// Moves a live content that is not complete to the placed file that now holds all of it, or more than the content
-    /// has. With `moving` held. Returns whether it did.
-    fn settle_if_placed(&self, key: &ContentKey) -> bool {
-        let Some(content) = self.live_content(key).filter(|c| !c.is_complete()) else { return false };
-        let Some(file) = self.shared.placements.find_any(key) else { return false };
-        let mut journal = content.journal();
+    /// Moves a live content that is not complete to the placed file that now has more of it. The caller holds `moving`.
+    /// Returns whether the content moved.
+    fn move_if_placed(&self, key: &ContentKey) -> bool {
+        let Some(content) = self.live.get(key).filter(|c| !c.is_complete()) else { return false };
+        let Some(file) = self.placements.find_any(key) else { return false };
+        let mut writer = content.writer();
         let more = file.map(key.len).bytes() > content.cached_bytes();
         if more {
-            content.settle_placed(&mut journal, file);
+            writer.move_to_placed(file);
         }
         more
     }
 
     /// Reads the placement records again, after another process wrote them.
     pub fn reload(&self) -> Result<(), StoreError> {
-        let _moving = self.moving();
-        self.shared.placements.reload()?;
-        for content in self.live_contents() {
-            if let Some(key) = content.key() {
-                self.settle_if_placed(&key);
-            }
+        let _moving = self.moving.lock();
+        self.placements.reload()?;
+        for key in self.live.all().iter().filter_map(|content| content.key()) {
+            self.move_if_placed(&key);
         }
         Ok(())
     }
 
-    /// Makes everything verified so far survive a power cut, as the last thing before the node ends. Nothing
-    /// breaks if it is not called.
+    /// Whether a path that may not exist yet is on the file system of the cache.
+    pub fn is_on_cache_disk(&self, path: &Path) -> bool {
+        self.files.is_on_cache_disk(path)
+    }
+
+    /// The cache of partly read files.
+    pub fn cache(self: &Arc<Self>) -> Cache<'_> {
+        Cache { store: self }
+    }
+
+    /// The files outside the cache.
+    pub fn placed(&self) -> PlacedFiles<'_> {
+        PlacedFiles { store: self }
+    }
+
+    /// The files that are collected until a model is published.
+    pub fn staging(&self) -> Staging<'_> {
+        Staging { store: self }
+    }
+
+    /// Former states of models.
+    pub fn former_states(self: &Arc<Self>) -> FormerStates<'_> {
+        FormerStates { store: self }
+    }
+
+    /// The files of mirrors that left their large files out.
+    pub fn partial_mirrors(&self) -> PartialMirrors<'_> {
+        PartialMirrors { store: self }
+    }
+
+    /// Makes all verified bytes survive a power cut. Called about every half minute and on a clean stop.
+    /// Continues after an error and returns the first.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        syncing::sync(&self.live.all())
+    }
+
+    /// Deletes the hashes of granules of contents that have no bytes any more.
+    pub fn prune_granules(&self) -> Result<(), StoreError> {
+        let placed = self.placements.keys();
+        self.granules.retain(|key| {
+            placed.contains(key)
+                || self.live.get(key).is_some_and(|content| content.cached_bytes() > 0)
+                || nofollow::exists(&self.files.cached(key))
+        })
+    }
+
+    /// Makes everything verified so far survive a power cut, as the last step before the node ends. Without it, some bytes
+    /// are proved again at the next start.
     pub fn close(&self) -> Result<(), StoreError> {
         self.sync()?;
-        self.shared.scrub.close();
+        self.scrub.close();
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Where files stand, verified, outside the cache: model directories and directories shared in place.
+//! The records of verified files outside the cache: in model directories and directories shared in place.
 //!
 //! One record per torrent (see `recordfile`). Each file has a *stamp*, taken when its bytes were verified; a file whose
 //! stamp has changed does not count. Opening reads the records and no data. Only the holder of the node's lock writes
@@ -6,121 +6,44 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
-use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::blockmap::BlockMap;
+pub(super) use super::placement_index::PlacedFile;
+use super::placement_index::PlacementIndex;
+use super::record::Delta;
 pub use super::record::Stamp;
 pub(super) use super::record::change_time;
-use super::record::{Delta, PlaceDelta};
-pub(super) use super::record::{Place, PlacedEntry, Record};
-use super::recordfile::{self, Extent};
-use super::tend::PlaceId;
+pub(super) use super::record::{PlacedDir, PlacedEntry, Record};
+use super::recordfile;
+use super::tend::PlacedDirId;
 use super::{ContentKey, StoreError};
 use crate::model::{InfoHash, Manifest, ModelRef};
-use crate::nofollow;
 use crate::paths::Paths;
+use crate::{fsutil, nofollow};
 
-/// How long a file that could not be read is left alone.
-const LEFT_ALONE: Duration = Duration::from_secs(60);
-
-/// A file known to hold a whole content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PlacedFile {
-    pub path: PathBuf,
-    pub stamp: Stamp,
-    pub ours: bool,
-    /// Bytes that are wrong, in order.
-    pub wrong: Vec<Range<u64>>,
-    /// The change time when it was verified, nanoseconds since 1970; none where it is not known.
-    pub changed_ns: Option<i64>,
-}
-
-impl PlacedFile {
-    /// A file of which every byte is right.
-    pub fn whole(path: PathBuf, stamp: Stamp, ours: bool) -> Self {
-        Self { path, stamp, ours, wrong: Vec::new(), changed_ns: None }
-    }
-
-    /// The blocks that are right, of a content of `len` bytes.
-    pub fn map(&self, len: u64) -> BlockMap {
-        let mut map = BlockMap::all(len);
-        for range in &self.wrong {
-            map.remove(range);
-        }
-        map
-    }
-}
-
-#[derive(Default)]
-struct State {
-    records: BTreeMap<InfoHash, Record>,
-    /// What is known of the files of records.
-    extents: HashMap<InfoHash, Extent>,
-    by_key: HashMap<ContentKey, Vec<PlacedFile>>,
-    /// Files that could not be read or that a reader had to leave, and until when they are left alone.
-    left_alone: HashMap<PathBuf, Instant>,
-}
-
-/// The file that an entry of a place at `dir` names, with its content; none if it does not count.
-fn placed(dir: &Path, entry: &PlacedEntry) -> Option<(ContentKey, PlacedFile)> {
-    let key = entry.key().filter(|_| !entry.damaged)?;
-    let wrong = entry.wrong.iter().map(|&(from, to)| from..to).collect();
-    let (path, stamp, ours, changed_ns) = (entry.real_path(dir), entry.stamp, entry.ours, entry.changed_ns);
-    Some((key, PlacedFile { path, stamp, ours, wrong, changed_ns }))
-}
-
-impl State {
-    fn index(&mut self, dir: &Path, entry: &PlacedEntry) {
-        if let Some((key, file)) = placed(dir, entry) {
-            self.by_key.entry(key).or_default().push(file);
-        }
-    }
-
-    fn unindex(&mut self, dir: &Path, entry: &PlacedEntry) {
-        let Some((key, file)) = placed(dir, entry) else { return };
-        let Some(files) = self.by_key.get_mut(&key) else { return };
-        // Another record may have the same file.
-        if let Some(at) = files.iter().position(|known| *known == file) {
-            files.remove(at);
-        }
-        if files.is_empty() {
-            self.by_key.remove(&key);
-        }
-    }
-
-    /// Follows one change of a place whose entries were `old`, sorted by path.
-    fn reindex(&mut self, old: &[Arc<PlacedEntry>], change: &PlaceDelta) {
-        let changed = change.put.iter().map(|entry| &entry.path).chain(&change.gone);
-        for path in changed {
-            if let Ok(at) = old.binary_search_by(|file| file.path.cmp(path)) {
-                self.unindex(&change.dir, &old[at]);
-            }
-        }
-        for entry in &change.put {
-            self.index(&change.dir, entry);
-        }
-    }
-}
+/// How long a file that could not be read is ignored.
+const IGNORED_FOR: Duration = Duration::from_secs(60);
 
 /// All records.
 pub(super) struct Placements {
     paths: Paths,
-    state: Mutex<State>,
+    state: Mutex<PlacementIndex>,
     /// Held while a record is written; taken before `state`.
     writing: Mutex<()>,
 }
 
 impl Placements {
-    /// Reads all records. A damaged one is skipped and said.
+    /// Reads all records. A damaged one is logged and skipped.
     pub fn open(paths: &Paths) -> Result<Self, StoreError> {
-        let this =
-            Self { paths: paths.clone(), state: Mutex::new(State::default()), writing: Mutex::new(()) };
+        let this = Self {
+            paths: paths.clone(),
+            state: Mutex::new(PlacementIndex::default()),
+            writing: Mutex::new(()),
+        };
         this.reload()?;
         Ok(this)
     }
@@ -129,11 +52,8 @@ impl Placements {
     pub fn reload(&self) -> Result<(), StoreError> {
         let dir = self.paths.base.join("resume");
         let mut records = BTreeMap::new();
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(StoreError::io(&dir, e)),
-        };
+        let entries = fsutil::existing(fs::read_dir(&dir)).map_err(|e| StoreError::io(&dir, e))?;
+        let Some(entries) = entries else { return Ok(()) };
         for entry in entries {
             let path = entry.map_err(|e| StoreError::io(&dir, e))?.path();
             let stem = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<InfoHash>().ok());
@@ -142,10 +62,12 @@ impl Placements {
             };
             match recordfile::read(&path) {
                 Ok(record) => drop(records.insert(info_hash, record)),
-                Err(e) => tracing::warn!("Skipping the damaged placement record {}: {e}.", path.display()),
+                Err(e) => {
+                    tracing::warn!(error = %e, file = %path.display(), "skipping a damaged placement record")
+                }
             }
         }
-        let mut new = State::default();
+        let mut new = PlacementIndex::default();
         for (info_hash, (record, extent)) in records {
             for place in &record.places {
                 place.files.iter().for_each(|file| new.index(&place.dir, file));
@@ -157,7 +79,7 @@ impl Placements {
         Ok(())
     }
 
-    /// The record of a torrent; empty where there is none.
+    /// The record of a torrent; empty if there is none.
     pub fn record(&self, info_hash: &InfoHash) -> Record {
         self.lock().records.get(info_hash).cloned().unwrap_or_default()
     }
@@ -169,7 +91,7 @@ impl Placements {
         named.map(|(info_hash, _)| *info_hash).collect()
     }
 
-    /// Records files of a model that stand in a directory, in place of what was recorded for their paths.
+    /// Records files of a model in a directory, and replaces older entries for their paths.
     pub fn put(
         &self,
         manifest: &Manifest,
@@ -177,7 +99,7 @@ impl Placements {
         mut entries: Vec<PlacedEntry>,
     ) -> Result<(), StoreError> {
         for entry in &mut entries {
-            // Of a file that is just being renamed to its place it is not known yet.
+            // The change time of a file that is just being renamed to its path is not known yet.
             let meta = nofollow::metadata(&entry.real_path(dir)).ok();
             let meta = meta.filter(|meta| Stamp::of(meta) == entry.stamp);
             entry.changed_ns = entry.changed_ns.or(meta.as_ref().map(change_time));
@@ -188,7 +110,7 @@ impl Placements {
         })
     }
 
-    /// Changes the record of a torrent, durably, before anybody sees the change. An empty record is removed.
+    /// Changes the record of a torrent: first durably on disk, then in memory. An empty record is removed.
     pub fn update(&self, info_hash: &InfoHash, change: impl FnOnce(&mut Record)) -> Result<(), StoreError> {
         let _writing = self.writing.lock();
         let (old, known) = {
@@ -227,14 +149,14 @@ impl Placements {
         Ok(())
     }
 
-    /// A file that holds the whole content and looks as it did when verified. A file that is missing or has changed does
-    /// not count while it is so: it may be on its way to its place, or on a disk that comes back.
+    /// A file that has the whole content and has not changed since it was verified. A file that is missing or has changed does
+    /// not count now, but may later: it may be just being renamed, or on a disk that returns.
     pub fn find(&self, key: &ContentKey) -> Option<PlacedFile> {
         let mut whole = self.candidates(key).into_iter().filter(|file| file.wrong.is_empty());
         whole.find(|file| self.still_counts(key, file))
     }
 
-    /// Like [`Placements::find`]; where there is none, a file that holds a part of the content.
+    /// Like [`Placements::find`]; if there is none, a file that has a part of the content.
     pub fn find_any(&self, key: &ContentKey) -> Option<PlacedFile> {
         let mut candidates = self.candidates(key);
         candidates.sort_by_key(|file| file.wrong.iter().map(|range| range.end - range.start).sum::<u64>());
@@ -252,18 +174,18 @@ impl Placements {
         let files = state.by_key.get(key).into_iter().flatten();
         let now = Instant::now();
         files
-            .filter(|file| state.left_alone.get(&file.path).is_none_or(|until| *until <= now))
+            .filter(|file| state.ignored.get(&file.path).is_none_or(|until| *until <= now))
             .cloned()
             .collect()
     }
 
-    /// Has a file not found for a minute: it cannot be read, or a reader needs bytes that are wrong in it. That is no
-    /// fact about the file, so it is not written down.
-    pub fn leave_alone(&self, path: &Path) {
+    /// Ignores a file for a minute: it cannot be read, or a reader needs bytes that are wrong in it. This may be temporary, so it
+    /// is not recorded on disk.
+    pub fn ignore_for_a_while(&self, path: &Path) {
         let now = Instant::now();
         let mut state = self.lock();
-        state.left_alone.retain(|_, until| *until > now);
-        state.left_alone.insert(path.to_owned(), now + LEFT_ALONE);
+        state.ignored.retain(|_, until| *until > now);
+        state.ignored.insert(path.to_owned(), now + IGNORED_FOR);
     }
 
     fn still_counts(&self, key: &ContentKey, file: &PlacedFile) -> bool {
@@ -272,12 +194,12 @@ impl Placements {
             Ok(_) => "it has changed since it was verified".to_owned(),
             Err(e) => e.to_string(),
         };
-        tracing::debug!(root = %key.root, "{} does not count as verified: {why}.", file.path.display());
+        tracing::debug!(root = %key.root, file = %file.path.display(), why, "the file does not count as verified");
         false
     }
 
-    /// The files below `dir` that this program put there, whatever they hold now, with their last stamps. A file
-    /// that any record calls its owner's is not among them: the owner has shared what he made of ours.
+    /// The files below `dir` that this program made, edited or not, with their recorded stamps. A file that the user has
+    /// shared in place is not among them: the user has edited it before.
     pub fn ours_below(&self, dir: &Path) -> HashMap<PathBuf, Vec<Stamp>> {
         let state = self.lock();
         let (mut ours, mut theirs) = (HashMap::<PathBuf, Vec<Stamp>>::new(), HashSet::new());
@@ -298,8 +220,8 @@ impl Placements {
         ours
     }
 
-    /// The files of ours whose place is `dir` itself and no directory below it, as they look now: those that nobody has
-    /// edited.
+    /// The files of models in `dir` itself, not of models in a directory below it, that this program made and that were not
+    /// edited, with their present stamps.
     pub fn unedited_at(&self, dir: &Path) -> HashMap<PathBuf, Stamp> {
         let ours = self.ours_below(dir);
         let state = self.lock();
@@ -313,7 +235,7 @@ impl Placements {
         files.collect()
     }
 
-    /// All files below `dir` that any record has, whosever they are.
+    /// All files below `dir` that any record has, of this program and of users.
     pub fn placed_below(&self, dir: &Path) -> HashSet<PathBuf> {
         let state = self.lock();
         let places = state.records.values().flat_map(|record| &record.places);
@@ -335,12 +257,12 @@ impl Placements {
         dirs.cloned().collect()
     }
 
-    /// What is known of every torrent.
+    /// The records of all torrents.
     pub fn all(&self) -> Vec<Record> {
         self.lock().records.values().cloned().collect()
     }
 
-    /// Those of some contents that files of a model hold for which `counts` is true.
+    /// The contents among `keys` that are in files of a model for which `counts` is true.
     pub fn stored_for(
         &self,
         keys: &HashSet<ContentKey>,
@@ -361,23 +283,23 @@ impl Placements {
         self.update_file(key, path, |file| file.damaged = true)
     }
 
-    /// Ends [`Placements::leave_alone`].
-    pub fn expect_again(&self, path: &Path) {
-        self.lock().left_alone.remove(path);
+    /// Ends [`Placements::ignore_for_a_while`].
+    pub fn stop_ignoring(&self, path: &Path) {
+        self.lock().ignored.remove(path);
     }
 
-    /// All places.
-    pub fn ids(&self) -> Vec<PlaceId> {
+    /// All directories of all records.
+    pub fn ids(&self) -> Vec<PlacedDirId> {
         let state = self.lock();
         let ids = state.records.iter().flat_map(|(info_hash, record)| {
-            record.places.iter().map(|place| PlaceId { info_hash: *info_hash, dir: place.dir.clone() })
+            record.places.iter().map(|place| PlacedDirId { info_hash: *info_hash, dir: place.dir.clone() })
         });
         ids.collect()
     }
 
-    /// At most `count` files of a place that hold contents, from the one with index `from` on, and the index of the next
+    /// At most `count` files of a directory that have contents, starting with index `from`, and the index of the next
     /// one; 0 when these are the last.
-    pub fn files_of(&self, id: &PlaceId, from: usize, count: usize) -> (Vec<PlacedEntry>, usize) {
+    pub fn files_of(&self, id: &PlacedDirId, from: usize, count: usize) -> (Vec<PlacedEntry>, usize) {
         let state = self.lock();
         let place = state.records.get(&id.info_hash);
         let Some(place) = place.and_then(|r| r.places.iter().find(|place| place.dir == id.dir)) else {
@@ -394,7 +316,7 @@ impl Placements {
         self.lock().by_key.keys().copied().collect()
     }
 
-    /// Changes what is recorded of the file at a real path, wherever it is recorded for this content.
+    /// Changes the entries of the file at a real path in all records that have it for this content.
     pub fn update_file(
         &self,
         key: &ContentKey,
@@ -418,13 +340,13 @@ impl Placements {
         Ok(())
     }
 
-    /// The paths that the index has for a content.
+    /// The files that the index has for a content.
     #[cfg(test)]
     pub fn indexed(&self, key: &ContentKey) -> Vec<String> {
         self.candidates(key).into_iter().map(|file| format!("{file:?}")).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PlacementIndex> {
         self.state.lock()
     }
 }

@@ -1,4 +1,4 @@
-//! What is recorded of one torrent: the directories that hold its files, verified, and how these files looked then.
+//! The record of one torrent: the directories that have its verified files, and the stamps of these files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
@@ -13,8 +13,8 @@ use super::ContentKey;
 use crate::model::{ModelRef, PiecesRoot};
 use crate::nofollow;
 
-/// How a file looked when its bytes were verified. Not the device number, which may differ after a reboot, nor
-/// the change time, which moves when a hard link is made (see [`change_time`]).
+/// The metadata by which a change of a file is noticed. It has neither the device number, which may differ after a reboot, nor
+/// the change time, which changes when a hard link is made (see [`change_time`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     /// Length in bytes.
@@ -26,7 +26,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// The stamp of a file that is open or was just looked at.
+    /// The stamp of a file with this metadata.
     pub fn of(meta: &Metadata) -> Self {
         let mtime_ns = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
         Self { size: meta.len(), mtime_ns, inode: meta.ino() }
@@ -49,15 +49,15 @@ pub(super) fn change_time(meta: &Metadata) -> i64 {
 pub(super) struct PlacedEntry {
     /// Relative to the placement's directory.
     pub path: String,
-    /// Its content; none for an empty file.
+    /// Its pieces root; none for an empty file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<PiecesRoot>,
-    /// How it looked when verified.
+    /// Its stamp when it was verified.
     pub stamp: Stamp,
-    /// Where the file really is when a symbolic link leads there; decided, and fixed, when it was shared.
+    /// The real path of the file if a symbolic link leads there, as it was when the file was shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<PathBuf>,
-    /// Whether this program put it there, and may replace and remove it.
+    /// Whether this program made it, and may replace and remove it.
     #[serde(default)]
     pub ours: bool,
     /// Whether its bytes turned out to be damaged since.
@@ -66,13 +66,13 @@ pub(super) struct PlacedEntry {
     /// Its change time when it was verified; none in records of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_ns: Option<i64>,
-    /// Bytes that are wrong, as offsets from and to, in order, while the others are right.
+    /// Ranges of wrong bytes, as start and end offsets, in order; the other bytes are right.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wrong: Vec<(u64, u64)>,
 }
 
 impl PlacedEntry {
-    /// A file that looked like `stamp` when all of it was verified. One of another length than `size` is damaged.
+    /// A file that had `stamp` when all of it was verified. If its length is not `size`, it is damaged.
     pub fn verified(path: String, root: Option<PiecesRoot>, size: u64, stamp: Stamp, ours: bool) -> Self {
         let damaged = stamp.size != size;
         Self { path, root, stamp, target: None, ours, damaged, changed_ns: None, wrong: Vec::new() }
@@ -82,24 +82,24 @@ impl PlacedEntry {
         self.root.map(|root| ContentKey { root, len: self.stamp.size })
     }
 
-    /// The real path of the file, in a place at `dir`.
+    /// The real path of the file, in the directory `dir`.
     pub fn real_path(&self, dir: &Path) -> PathBuf {
         self.target.clone().unwrap_or_else(|| dir.join(&self.path))
     }
 }
 
-/// Entries of one place, sorted by path.
+/// Entries of one directory, sorted by path.
 type Entries<'a> = &'a [Arc<PlacedEntry>];
 
-/// A directory that holds files of one torrent. Copies share the entries.
+/// A directory that has files of one torrent. Copies share the entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct PlacedDir {
     pub dir: PathBuf,
     /// Sorted by path, each path once.
     pub files: Vec<Arc<PlacedEntry>>,
 }
 
-/// All places of one torrent.
+/// The directories of one torrent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     /// The models that it is or was a state of.
@@ -107,55 +107,55 @@ pub(super) struct Record {
     pub models: BTreeSet<ModelRef>,
     /// Sorted by directory, each directory once.
     #[serde(default)]
-    pub places: Vec<Place>,
-    /// Directories that hold partial files for a `get` that is not done.
+    pub places: Vec<PlacedDir>,
+    /// Staging directories of a `get` that is not done.
     #[serde(default)]
     pub staging: Vec<PathBuf>,
-    /// The inodes of those, by which they are known again.
+    /// The inodes of the staging directories, by which they are recognised.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inodes: BTreeMap<PathBuf, u64>,
 }
 
-/// What changes one record into another one. It costs as much as there are differences.
+/// The difference of two records. Its size is that of the differences.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Delta {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     models: Option<BTreeSet<ModelRef>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     staging: Option<(Vec<PathBuf>, BTreeMap<PathBuf, u64>)>,
-    /// The places whose files differ.
+    /// The directories with different files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub places: Vec<PlaceDelta>,
+    pub places: Vec<DirDelta>,
 }
 
-/// What changes in one place. A place without files is none.
+/// The difference in one directory. A directory without files is removed.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PlaceDelta {
+pub(super) struct DirDelta {
     pub dir: PathBuf,
     /// Entries that are new, or replace those of their paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub put: Vec<Arc<PlacedEntry>>,
-    /// Paths whose entries go.
+    /// Paths whose entries are removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gone: Vec<String>,
 }
 
 impl Record {
-    /// The place at `dir`, made where missing.
-    pub fn place_mut(&mut self, dir: &Path) -> &mut Place {
+    /// The entry of the directory `dir`, made if it is missing.
+    pub fn place_mut(&mut self, dir: &Path) -> &mut PlacedDir {
         let at = self.places.binary_search_by(|place| place.dir.as_path().cmp(dir)).unwrap_or_else(|at| {
-            self.places.insert(at, Place { dir: dir.to_owned(), files: Vec::new() });
+            self.places.insert(at, PlacedDir { dir: dir.to_owned(), files: Vec::new() });
             at
         });
         &mut self.places[at]
     }
 
-    /// Whether there is nothing left to record.
+    /// Whether the record can be removed.
     pub fn is_over(&self) -> bool {
         self.places.is_empty() && self.staging.is_empty()
     }
 
-    /// Sorts what a file may have in another order, and drops places without files.
+    /// Sorts directories and files, which a file may have in another order, and drops directories without files.
     pub fn normalise(&mut self) {
         for place in std::mem::take(&mut self.places) {
             if !place.files.is_empty() {
@@ -164,7 +164,7 @@ impl Record {
         }
     }
 
-    /// What makes `new` of this record. Both are normal.
+    /// The difference from this record to `new`. Both are normal.
     pub fn delta(&self, new: &Self) -> Delta {
         let mut dirs: BTreeMap<&Path, (Entries<'_>, Entries<'_>)> = BTreeMap::new();
         for place in &self.places {
@@ -175,7 +175,7 @@ impl Record {
         }
         let places = dirs.into_iter().filter_map(|(dir, (old, new))| {
             let (put, gone) = differences(old, new);
-            (!put.is_empty() || !gone.is_empty()).then(|| PlaceDelta { dir: dir.to_owned(), put, gone })
+            (!put.is_empty() || !gone.is_empty()).then(|| DirDelta { dir: dir.to_owned(), put, gone })
         });
         let staging = || (new.staging.clone(), new.inodes.clone());
         Delta {
@@ -185,7 +185,7 @@ impl Record {
         }
     }
 
-    /// Applies what [`Record::delta`] returned.
+    /// Applies a difference that [`Record::delta`] returned.
     pub fn apply(&mut self, delta: Delta) {
         if let Some(models) = delta.models {
             self.models = models;
@@ -205,7 +205,7 @@ impl Record {
     }
 }
 
-impl Place {
+impl PlacedDir {
     /// Adds files, or replaces their entries.
     pub fn put(&mut self, entries: impl IntoIterator<Item = Arc<PlacedEntry>>) {
         let mut new: Vec<Arc<PlacedEntry>> = entries.into_iter().collect();
@@ -229,7 +229,7 @@ impl Place {
     }
 }
 
-/// The entries of `new` that `old` has not, and the paths of `old` that `new` has not.
+/// The entries of `new` that are not in `old`, and the paths of `old` that are not in `new`.
 fn differences(old: Entries<'_>, new: Entries<'_>) -> (Vec<Arc<PlacedEntry>>, Vec<String>) {
     let (mut put, mut gone) = (Vec::new(), Vec::new());
     let mut old = old.iter().peekable();

@@ -2,10 +2,10 @@
 //!
 //! The first line is the whole record as it was when the file was written. Each further line is one change of it, with a
 //! checksum; a change costs one append and one fsync, however long the record is. When the changes are longer than the
-//! record, the file is written again, atomically. A change that a kill or a power cut left incomplete is the last line:
+//! record, the file is written again, atomically. A kill or a power cut may leave an incomplete change as the last line:
 //! it does not count, and the next change writes the file again. An older version wrote one line without a line break.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 
@@ -23,7 +23,7 @@ const MIN_CHANGES: u64 = 64 << 10;
 /// Bytes of a checksum, in hex.
 const SUM_LEN: usize = 16;
 
-/// How long the parts of the file are, in bytes.
+/// The lengths of the parts of the file, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Extent {
     /// The record at the beginning.
@@ -32,23 +32,20 @@ pub(super) struct Extent {
     end: u64,
 }
 
-/// Reads a record. What follows the last whole change is left out of the extent.
+/// Reads a record. The extent ends with the last whole change.
 pub(super) fn read(path: &Path) -> io::Result<(Record, Extent)> {
     let bytes = fsutil::read_capped(path, MAX_LEN)?;
     let mut lines = bytes.split_inclusive(|&byte| byte == b'\n');
     let whole = lines.next().unwrap_or_default();
     let mut record: Record = serde_json::from_slice(whole)?;
     record.normalise();
-    // A change behind a line without a line break would make that line unreadable: the file is written again instead.
+    // A change after a line without a line break would make that line unreadable: the file is written again instead.
     let end = if whole.ends_with(b"\n") { whole.len() as u64 } else { 0 };
     let mut extent = Extent { whole: whole.len() as u64, end };
     for line in lines {
         let Some(delta) = parse(line) else {
             let lost = bytes.len() as u64 - extent.end;
-            tracing::warn!(
-                "The last {lost} bytes of {} do not count: they are no whole change.",
-                path.display()
-            );
+            tracing::warn!(file = %path.display(), lost, "the record ends with an incomplete change");
             break;
         };
         record.apply(delta);
@@ -57,8 +54,8 @@ pub(super) fn read(path: &Path) -> io::Result<(Record, Extent)> {
     Ok((record, extent))
 }
 
-/// Writes, durably, that a record becomes `new` by `delta`. `known` is what [`read`] or this function returned, none
-/// where there is no file. On an error either record may be found later.
+/// Writes durably that a record becomes `new` by `delta`. `known` is the extent that [`read`] or this function returned, none
+/// if there is no file. After an error a later read may return either record.
 pub(super) fn write(path: &Path, known: Option<Extent>, new: &Record, delta: &Delta) -> io::Result<Extent> {
     if let Some(known) = known
         && let Some(extent) = append(path, known, delta)?
@@ -71,17 +68,15 @@ pub(super) fn write(path: &Path, known: Option<Extent>, new: &Record, delta: &De
     Ok(Extent { whole: bytes.len() as u64, end: bytes.len() as u64 })
 }
 
-/// Appends a change. None where the file must be written again: it has too many, or is not as it was left.
+/// Appends a change. None if the file must be written again: it has too many changes, or another program has changed it.
 fn append(path: &Path, known: Extent, delta: &Delta) -> io::Result<Option<Extent>> {
     let line = line(delta)?;
     let end = known.end + line.len() as u64;
     if end.saturating_sub(known.whole) > known.whole + MIN_CHANGES {
         return Ok(None);
     }
-    let mut file = match File::options().append(true).open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
+    let opened = File::options().append(true).open(path);
+    let Some(mut file) = fsutil::existing(opened)? else { return Ok(None) };
     if file.metadata()?.len() != known.end {
         return Ok(None);
     }
@@ -92,11 +87,7 @@ fn append(path: &Path, known: Extent, delta: &Delta) -> io::Result<Option<Extent
 
 /// Removes a record, durably.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Ok(()) => fsutil::sync_dir(fsutil::parent(path)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e),
-    }
+    if fsutil::remove_if_there(path)? { fsutil::sync_dir(fsutil::parent(path)) } else { Ok(()) }
 }
 
 /// A change as the file has it: the checksum, a blank, JSON, a line break.

@@ -1,7 +1,7 @@
 //! The manifests this node holds: `registry/[datasets/]org/name/revision.json`.
 //!
-//! A file counts only where its own name and revision say it belongs; anything else below `registry/` is left
-//! alone. All manifests are in memory; files are read by `open` and `reload` only.
+//! A file counts only at the path of its own name and revision; other files below `registry/` are ignored. All manifests are
+//! in memory; files are read by `open` and `reload` only.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,12 +22,12 @@ const MAX_FILE: u64 = 64 << 20;
 
 type Manifests = BTreeMap<ModelRef, Arc<Manifest>>;
 
-/// All known manifests, by model and revision. A damaged file is skipped and said.
+/// All known manifests, by model and revision. A damaged file is logged and skipped.
 pub struct Registry {
     root: PathBuf,
     manifests: RwLock<Manifests>,
     generation: AtomicU64,
-    /// Held by whoever changes files and memory together; taken before `manifests`.
+    /// Held while files and memory are changed together; taken before `manifests`.
     writing: Mutex<()>,
 }
 
@@ -61,7 +61,7 @@ impl Registry {
         Ok(manifest)
     }
 
-    /// Replaces a manifest that is known by what `change` makes of it, where it makes something. Tells whether it did.
+    /// Replaces a known manifest by the result of `change`, if there is one. Returns whether the manifest was replaced.
     pub fn revise(
         &self,
         model: &ModelRef,
@@ -86,7 +86,7 @@ impl Registry {
         self.read().values().cloned().collect()
     }
 
-    /// Forgets a revision. Tells whether it was known.
+    /// Forgets a revision. Returns whether it was known.
     pub fn remove(&self, model: &ModelRef) -> Result<bool, StoreError> {
         let _writing = self.writing.lock();
         let path = manifest_below(&self.root, model);
@@ -99,8 +99,8 @@ impl Registry {
         Ok(known || there)
     }
 
-    /// Reads `registry/` again, after another process wrote there. Unchanged manifests keep their `Arc`. Tells
-    /// whether anything changed.
+    /// Reads `registry/` again, after another process wrote there. Unchanged manifests keep their `Arc`. Returns
+    /// whether any manifest changed.
     pub fn reload(&self) -> Result<bool, StoreError> {
         let _writing = self.writing.lock();
         let old = self.read().clone();
@@ -113,7 +113,7 @@ impl Registry {
         Ok(!same)
     }
 
-    /// A number that grows with every change of the set, so that a mount knows when to look again.
+    /// A number that grows with every change, so that a mount knows when to read the manifests again.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -133,13 +133,13 @@ fn write_manifest(manifest: &Manifest, path: &Path) -> Result<(), StoreError> {
     fsutil::write_atomic(path, &manifest.to_json(), fsutil::MODE_SHARED).map_err(|e| StoreError::io(path, e))
 }
 
-/// Writes the copy of a manifest that lies in a model's directory, at a real path.
+/// Writes the copy of a manifest in a model's directory, at a real path.
 pub(super) fn write_copy(manifest: &Manifest, path: &Path) -> Result<(), StoreError> {
     nofollow::write_atomic(path, &manifest.to_json(), fsutil::MODE_SHARED)
         .map_err(|e| StoreError::io(path, e))
 }
 
-/// Reads and checks the copy of a manifest that lies in a model's directory, at a real path.
+/// Reads and checks the copy of a manifest in a model's directory, at a real path.
 pub(super) fn read_copy(path: &Path) -> Result<Manifest, StoreError> {
     parse(path, nofollow::read_capped(path, MAX_FILE))
 }
@@ -166,7 +166,7 @@ pub fn remove_empty_parents(path: &Path, top: &Path) {
     }
 }
 
-/// Reads all manifests; one that equals its predecessor in `old` is the predecessor.
+/// Reads all manifests; a manifest that equals the one in `old` keeps that `Arc`.
 fn scan(root: &Path, old: &Manifests) -> Result<Manifests, StoreError> {
     let mut files = Vec::new();
     collect(root, 4, &mut files)?;
@@ -175,13 +175,13 @@ fn scan(root: &Path, old: &Manifests) -> Result<Manifests, StoreError> {
         let manifest = match read_manifest(&path) {
             Ok(manifest) => manifest,
             Err(e) => {
-                tracing::warn!("Skipping a manifest that cannot be used: {e}.");
+                tracing::warn!(error = %e, "skipping a manifest that cannot be used");
                 continue;
             }
         };
         let model = manifest.model_ref();
         if manifest_below(root, &model) != path {
-            tracing::warn!("Skipping {}: it is the manifest of {model}.", path.display());
+            tracing::warn!(file = %path.display(), %model, "skipping a manifest of another model");
             continue;
         }
         let manifest = match old.get(&model) {
@@ -195,12 +195,8 @@ fn scan(root: &Path, old: &Manifests) -> Result<Manifests, StoreError> {
 
 /// Collects `*.json` files at most `depth` directories down, leaving out hidden names and symbolic links.
 pub(super) fn collect(dir: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), StoreError> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(StoreError::io(dir, e)),
-    };
-    for entry in entries {
+    let entries = fsutil::existing(fs::read_dir(dir)).map_err(|e| StoreError::io(dir, e))?;
+    for entry in entries.into_iter().flatten() {
         let entry = entry.map_err(|e| StoreError::io(dir, e))?;
         let path = entry.path();
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
@@ -222,14 +218,14 @@ mod tests {
     use crate::store::tests::{home, manifest};
 
     #[test]
-    fn manifests_survive_a_restart_and_damaged_or_misplaced_files_are_skipped() {
+    fn manifests_survive_a_restart_and_bad_files_are_skipped() {
         let home = home();
         let registry = Registry::open(&home.paths).unwrap();
         let stored = registry.insert((*manifest("o/m", &[("a", b"x")])).clone()).unwrap();
         registry.insert((*manifest("datasets/o/m", &[("a", b"x")])).clone()).unwrap();
         let path = home.paths.manifest(&stored.model_ref());
         fs::write(path.with_file_name("damaged.json"), b"{").unwrap();
-        fs::copy(&path, path.with_file_name("elsewhere.json")).unwrap();
+        fs::copy(&path, path.with_file_name("other.json")).unwrap();
         let lie = fs::read_to_string(&path).unwrap().replace("\"size\": 1", "\"size\": 2");
         fs::write(path.with_file_name("lie.json"), lie.replace("\"main\"", "\"lie\"")).unwrap();
         fs::write(path.with_file_name(".silmaril-tmp-1"), b"{").unwrap();
@@ -243,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn reload_sees_other_processes_and_keeps_what_did_not_change() {
+    fn reload_reads_changes_of_other_processes() {
         let home = home();
         let (ours, theirs) = (Registry::open(&home.paths).unwrap(), Registry::open(&home.paths).unwrap());
         let kept = ours.insert((*manifest("o/m", &[("a", b"x")])).clone()).unwrap();

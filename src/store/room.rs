@@ -1,7 +1,7 @@
 //! How many more bytes the cache may take: `cache.max_size` and `cache.min_free` as limits.
 //!
-//! Space is reserved before bytes are requested. What is reserved counts as used until the bytes are verified or not
-//! wanted any more; then the next measurement of the files decides. So the estimate errs on the side of too much.
+//! Space is reserved before bytes are requested. Reserved bytes count as used until they are verified or no longer
+//! requested; then the next measurement of the files decides. The estimate is therefore never too low.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,39 +10,39 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::Lies;
-use super::cache::disk_space;
+use super::SpaceClass;
+use super::eviction::disk_space;
 
 /// How far a read that waits may take the cache above `max_size`, in bytes: one piece of the usual length. The bound that
 /// is promised is 8 MiB.
 const URGENT_EXCESS: u64 = 6 << 20;
 
 /// Bytes above `min_free` that are not reserved either. The node writes block maps, records, resume data and its catalog
-/// without a reservation, and blocks of a piece that is not wanted any more may still arrive.
+/// without a reservation, and blocks of a cancelled piece may still arrive.
 const OWN_FILES: u64 = 4 << 20;
 
 /// Free space is measured again after this time.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const MEASURE_EVERY: Duration = Duration::from_millis(100);
 
-/// After a write for which the disk had no space, nothing is reserved for so long, unless bytes were deleted.
+/// After a write for which the disk had no space, no space is reserved for this time, unless bytes were deleted.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
 
 /// Bytes of memory for files that find no space on the disk.
 const MEMORY: u64 = 64 << 20;
 
-/// How many bytes stay free of bytes of models so that `min_free` bytes stay free at every moment. 0 without such a limit.
+/// Bytes that no model may use, so that `min_free` bytes stay free at every moment. 0 without such a limit.
 pub fn kept_free(min_free: u64) -> u64 {
     if min_free == 0 { 0 } else { min_free.saturating_add(OWN_FILES) }
 }
 
-/// Where space is limited. Safe to use from any thread.
+/// The limited spaces. Safe to use from any thread.
 #[derive(Debug)]
 pub struct Rooms {
     /// The cache.
     pub cache: Room,
     /// The files in memory.
     pub memory: Room,
-    wanted: Notify,
+    requested: Notify,
 }
 
 impl Rooms {
@@ -51,50 +51,50 @@ impl Rooms {
         Self::of(Room::default())
     }
 
-    /// The space of the cache in `dir`: at most `max_size` bytes, of which `used` are taken now, and never so much that
-    /// fewer than `min_free` bytes of the file system stay free.
+    /// The space of the cache in `dir`: at most `max_size` bytes, of which `used` are used now; at least `min_free` bytes of the
+    /// file system stay free.
     pub fn new(dir: PathBuf, max_size: u64, min_free: u64, used: u64) -> Arc<Self> {
         Self::of(Room::new(max_size, Some(Disk { dir, min_free }), used))
     }
 
     fn of(cache: Room) -> Arc<Self> {
-        Arc::new(Self { cache, memory: Room::new(MEMORY, None, 0), wanted: Notify::new() })
+        Arc::new(Self { cache, memory: Room::new(MEMORY, None, 0), requested: Notify::new() })
     }
 
-    /// Reserves bytes where a content lies. Returns false, and reserves nothing, where the limits do not permit them.
+    /// Reserves bytes of a class. Returns false, and reserves no byte, if the limits do not permit them.
     #[must_use]
-    pub fn reserve(&self, lies: Lies, bytes: u64, urgent: bool) -> bool {
-        match lies {
-            Lies::Cache => self.cache.reserve(bytes, urgent),
-            Lies::Memory => self.memory.reserve(bytes, urgent),
-            Lies::Beside => self.cache.reserve_beside(bytes),
-            Lies::Away => true,
+    pub fn reserve(&self, class: SpaceClass, bytes: u64, urgent: bool) -> bool {
+        match class {
+            SpaceClass::Cache => self.cache.reserve(bytes, urgent),
+            SpaceClass::Memory => self.memory.reserve(bytes, urgent),
+            SpaceClass::CacheDisk => self.cache.reserve_outside(bytes),
+            SpaceClass::Unlimited => true,
         }
     }
 
-    /// Reserved bytes were written, or are not wanted any more and may have been written in part.
-    pub fn settle(&self, lies: Lies, bytes: u64) {
-        match lies {
-            Lies::Cache => self.cache.settle(bytes),
-            Lies::Memory => self.memory.settle(bytes),
-            Lies::Beside => self.cache.settle_beside(bytes),
-            Lies::Away => {}
+    /// Records that reserved bytes were written, or are no longer requested and may have been written in part.
+    pub fn end_reservation(&self, class: SpaceClass, bytes: u64) {
+        match class {
+            SpaceClass::Cache => self.cache.end_reservation(bytes),
+            SpaceClass::Memory => self.memory.end_reservation(bytes),
+            SpaceClass::CacheDisk => self.cache.end_reservation_outside(bytes),
+            SpaceClass::Unlimited => {}
         }
     }
 
-    /// The limits of sheddable contents.
+    /// The space of sheddable contents.
     pub fn of_sheddable(&self, in_memory: bool) -> &Room {
         if in_memory { &self.memory } else { &self.cache }
     }
 
-    /// Requests wait for space.
-    pub fn want(&self) {
-        self.wanted.notify_one();
+    /// Reports that requests wait for space.
+    pub fn request_space(&self) {
+        self.requested.notify_one();
     }
 
     /// Waits until requests wait for space.
-    pub async fn wanted(&self) {
-        self.wanted.notified().await;
+    pub async fn space_requested(&self) {
+        self.requested.notified().await;
     }
 }
 
@@ -121,11 +121,11 @@ struct Disk {
 struct Book {
     used: u64,
     reserved: u64,
-    /// Reserved on the same file system, outside the cache.
-    beside: u64,
-    /// What was free when it was last looked at, less what was written since.
+    /// Bytes reserved on the same file system, outside the cache.
+    outside: u64,
+    /// Free bytes at the last measurement, less the bytes written since.
     free: u64,
-    looked: Option<Instant>,
+    measured: Option<Instant>,
     refused: Option<Instant>,
 }
 
@@ -134,8 +134,8 @@ impl Room {
         Self { limits: Some(Limits { max_size, disk }), book: Mutex::new(Book { used, ..Book::default() }) }
     }
 
-    /// Reserves bytes. An urgent reservation, for a read that waits, may exceed `max_size` by one piece, so that a cache of
-    /// which nothing can be deleted now does not stop all reads.
+    /// Reserves bytes. An urgent reservation, for a read that waits, may exceed `max_size` by one piece, so that reads continue
+    /// when no byte of the cache can be deleted.
     fn reserve(&self, bytes: u64, urgent: bool) -> bool {
         let Some(limits) = &self.limits else { return true };
         let mut book = self.book();
@@ -150,43 +150,43 @@ impl Room {
         true
     }
 
-    fn reserve_beside(&self, bytes: u64) -> bool {
+    fn reserve_outside(&self, bytes: u64) -> bool {
         let Some(limits) = &self.limits else { return true };
         let mut book = self.book();
         if !limits.leaves_free(&mut book, bytes) {
             return false;
         }
-        book.beside = book.beside.saturating_add(bytes);
+        book.outside = book.outside.saturating_add(bytes);
         true
     }
 
-    fn settle(&self, bytes: u64) {
+    fn end_reservation(&self, bytes: u64) {
         let mut book = self.book();
         book.reserved = book.reserved.saturating_sub(bytes);
         book.used = book.used.saturating_add(bytes);
         book.free = book.free.saturating_sub(bytes);
     }
 
-    fn settle_beside(&self, bytes: u64) {
+    fn end_reservation_outside(&self, bytes: u64) {
         let mut book = self.book();
-        book.beside = book.beside.saturating_sub(bytes);
+        book.outside = book.outside.saturating_sub(bytes);
         book.free = book.free.saturating_sub(bytes);
     }
 
-    /// Bytes were deleted.
+    /// Records that bytes were deleted.
     pub fn freed(&self, bytes: u64) {
         let mut book = self.book();
         book.used = book.used.saturating_sub(bytes);
-        (book.looked, book.refused) = (None, None);
+        (book.measured, book.refused) = (None, None);
     }
 
-    /// The files take this many bytes now.
+    /// Records the number of bytes that the files use now.
     pub fn measured(&self, used: u64) {
         let mut book = self.book();
-        (book.used, book.looked) = (used, None);
+        (book.used, book.measured) = (used, None);
     }
 
-    /// The disk had no space for a write, whatever it says is free.
+    /// Records that the disk had no space for a write, even if it reports free space.
     pub fn refused(&self) {
         self.book().refused = Some(Instant::now());
     }
@@ -200,17 +200,17 @@ impl Room {
         over_size.max(needed.saturating_sub(limits.free(&mut book)))
     }
 
-    /// Whether bytes are reserved, so that space comes or goes without further requests.
+    /// Whether bytes are reserved, so that the used space changes without further requests.
     pub fn is_reserved(&self) -> bool {
         self.book().pending() > 0
     }
 
-    /// A sixteenth of the space: deleting so much at a time makes the cost of deleting small.
+    /// A sixteenth of the space, in bytes: deleting that much at a time keeps the cost low.
     pub fn batch(&self) -> u64 {
         self.limits.as_ref().map_or(0, |limits| limits.max_size / 16)
     }
 
-    /// Bytes that are free on the file system, and bytes that stay free.
+    /// Bytes that are free on the file system, and bytes that must stay free.
     pub fn free(&self) -> (u64, u64) {
         let Some(limits) = &self.limits else { return (u64::MAX, 0) };
         (limits.free(&mut self.book()), limits.min_free())
@@ -227,7 +227,7 @@ impl Book {
     }
 
     fn pending(&self) -> u64 {
-        self.reserved.saturating_add(self.beside)
+        self.reserved.saturating_add(self.outside)
     }
 }
 
@@ -240,7 +240,7 @@ impl Limits {
         kept_free(self.min_free())
     }
 
-    /// Whether enough bytes stay free when all that is reserved, and these bytes, are written.
+    /// Whether enough bytes stay free when all reserved bytes, and these bytes, are written.
     fn leaves_free(&self, book: &mut Book, bytes: u64) -> bool {
         self.free(book) >= book.pending().saturating_add(bytes).saturating_add(self.kept_free())
     }
@@ -250,13 +250,13 @@ impl Limits {
         if book.refused.is_some_and(|at| at.elapsed() < REFUSED_FOR) {
             return 0;
         }
-        if book.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+        if book.measured.is_none_or(|at| at.elapsed() >= MEASURE_EVERY) {
             match disk_space(&disk.dir) {
                 Ok((_, free)) => book.free = free,
-                // The directory may be gone for a moment: what is known stays.
-                Err(error) => tracing::debug!("free space is not known: {error}"),
+                // The directory may be missing for a moment: the last measurement stays.
+                Err(error) => tracing::debug!(%error, "could not measure the free space"),
             }
-            book.looked = Some(Instant::now());
+            book.measured = Some(Instant::now());
         }
         book.free
     }
@@ -278,23 +278,23 @@ mod tests {
         assert!(room.reserve(4 * MIB, false));
         assert!(!room.reserve(4 * MIB, false));
         assert_eq!(room.excess(4 * MIB), 2 * MIB);
-        room.settle(4 * MIB);
+        room.end_reservation(4 * MIB);
         assert!(!room.reserve(4 * MIB, false), "written bytes still count");
         room.freed(2 * MIB);
         assert!(room.reserve(4 * MIB, false));
-        room.settle(4 * MIB);
+        room.end_reservation(4 * MIB);
         room.measured(3 * MIB);
         assert!(room.reserve(7 * MIB, false));
         assert!(!room.reserve(1, false));
     }
 
     #[test]
-    fn a_waiting_read_may_exceed_max_size_by_one_piece() {
+    fn waiting_read_may_exceed_max_size_by_one_piece() {
         let room = room(10 * MIB, 0, 10 * MIB);
         assert!(!room.reserve(4 * MIB, false));
         assert!(room.reserve(4 * MIB, true));
         assert!(!room.reserve(4 * MIB, true));
-        room.settle(4 * MIB);
+        room.end_reservation(4 * MIB);
         room.freed(4 * MIB);
         assert!(room.reserve(32 * MIB, true), "a long piece is requested alone");
         assert!(!room.reserve(1, true));
@@ -305,14 +305,14 @@ mod tests {
         let room = room(u64::MAX, u64::MAX / 2, 0);
         assert!(!room.reserve(1, false));
         assert!(!room.reserve(1, true));
-        assert!(!room.reserve_beside(1));
+        assert!(!room.reserve_outside(1));
         assert!(room.excess(1) > 0);
     }
 
     #[test]
     fn space_for_files_of_the_node_is_not_reserved() {
         let free = 100 * MIB;
-        let mut book = Book { free, looked: Some(Instant::now()), ..Book::default() };
+        let mut book = Book { free, measured: Some(Instant::now()), ..Book::default() };
         let limits = |min_free| Limits {
             max_size: u64::MAX,
             disk: Some(Disk { dir: std::env::temp_dir(), min_free }),
@@ -323,16 +323,16 @@ mod tests {
     }
 
     #[test]
-    fn bytes_beside_the_cache_count_as_free_space_only() {
+    fn bytes_outside_the_cache_count_as_free_space_only() {
         let room = room(10 * MIB, 0, 0);
-        assert!(room.reserve_beside(100 * MIB));
+        assert!(room.reserve_outside(100 * MIB));
         assert!(room.reserve(10 * MIB, false));
-        room.settle_beside(100 * MIB);
+        room.end_reservation_outside(100 * MIB);
         assert!(!room.reserve(1, false));
     }
 
     #[test]
-    fn a_refused_write_stops_reservations_until_bytes_are_deleted() {
+    fn refused_write_stops_reservations_until_deletion() {
         let room = room(10 * MIB, 0, 4 * MIB);
         room.refused();
         assert!(!room.reserve(1, true));

@@ -1,13 +1,12 @@
-//! The newest state known of each publisher of a model, so that a peer cannot bring an older one back:
+//! The newest known state of each publisher of a model, so that a peer cannot replace it by an older one:
 //! `registry/.states/[datasets/]org/name/revision.json`.
 //!
-//! An entry is what its publisher signed: the time of the manifest, and the sequence and time of the record that
+//! An entry has the signed facts: the time of the manifest, and the sequence and time of the record that
 //! announced the manifest. Entries stay when the model is removed, as pins do. They are read when a state is judged, and
-//! written before the manifest is stored: after a crash between both, the newer state is known and not yet here.
+//! written before the manifest is stored: after a crash between both, the newer state is known and not yet stored.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,25 +32,25 @@ pub struct Announced {
 
 /// One state of a model, as its publisher signed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub struct SignedState {
     /// Its torrent.
     pub info_hash: InfoHash,
-    /// The signed time of the manifest, in seconds since 1970. None where the manifest has none, or one in the future,
+    /// The signed time of the manifest, in seconds since 1970. None if the manifest has none, or one in the future,
     /// which would otherwise make every later state look older.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<i64>,
-    /// What announced it; none where only its manifest was handed over.
+    /// The record that announced it; none if only its manifest was received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<Announced>,
-    /// Whether only a mount has accepted it: such a state gives its publisher no claim to the name.
+    /// Whether only a mount has accepted it: such a state does not make its publisher an owner of the name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub only_read: bool,
 }
 
 /// The newest states of one model, by publisher.
-pub type Newest = BTreeMap<PublisherKey, State>;
+pub type Newest = BTreeMap<PublisherKey, SignedState>;
 
-impl State {
+impl SignedState {
     /// The state that a manifest describes; `now` is the clock in seconds since 1970.
     pub fn of(manifest: &Manifest, announced: Option<Announced>, now: i64) -> Self {
         let made = manifest.created_at.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
@@ -64,16 +63,16 @@ impl State {
         }
     }
 
-    /// When its publisher signed it, as far as that is known, in seconds since 1970.
+    /// When its publisher signed it, if that is known, in seconds since 1970.
     pub fn signed_at(&self) -> Option<i64> {
         self.created_at.or(self.announced.map(|announced| announced.time))
     }
 
-    /// Whether it is older than another state of the same publisher, or cannot be shown to be as new. `same_key` is
-    /// whether one key signed both: sequences of different keys cannot be compared.
+    /// Whether it is older than another state of the same publisher, or nothing shows that it is as new. `same_key`: whether one
+    /// key signed both, because sequences of different keys cannot be compared.
     ///
     /// Records of one key are in the order of their sequences, since a publisher may announce an earlier manifest again.
-    /// Everything else is in the order of the signed times.
+    /// All other states are in the order of the signed times.
     pub fn is_older_than(&self, known: &Self, same_key: bool) -> bool {
         if let (true, Some(ours), Some(theirs)) = (same_key, self.announced, known.announced) {
             return ours.sequence < theirs.sequence;
@@ -89,7 +88,7 @@ impl State {
 }
 
 /// The files of all models.
-pub struct States {
+pub struct SignedStates {
     paths: Paths,
 }
 
@@ -98,36 +97,33 @@ pub struct StatesLock {
     _file: File,
 }
 
-impl States {
-    /// Of a base directory. Reads nothing yet.
+impl SignedStates {
+    /// The files in a base directory. Reads no file yet.
     pub fn new(paths: &Paths) -> Self {
         Self { paths: paths.clone() }
     }
 
-    /// Takes the lock: no other process accepts a state between the judgement of one and its entry. Blocks.
+    /// Acquires the lock: no other process accepts a state between the judgement of a state and its entry. Blocks.
     pub fn lock(&self) -> Result<StatesLock, StoreError> {
         let path = self.paths.states_lock();
         Ok(StatesLock { _file: fsutil::lock_file(&path).map_err(|e| StoreError::io(&path, e))? })
     }
 
-    /// The newest states known of a model's publishers. A file that cannot be read is an error: without it an older
-    /// state could pass for the newest one.
+    /// The newest known states of a model's publishers. A file that cannot be read is an error: without it an older
+    /// state could be accepted as the newest one.
     pub fn of(&self, model: &ModelRef) -> Result<Newest, StoreError> {
         let path = self.paths.states(model);
-        let bytes = match fsutil::read_capped(&path, MAX_FILE) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Newest::new()),
-            Err(e) => return Err(StoreError::io(&path, e)),
-        };
+        let read = fsutil::existing(fsutil::read_capped(&path, MAX_FILE));
+        let Some(bytes) = read.map_err(|e| StoreError::io(&path, e))? else { return Ok(Newest::new()) };
         serde_json::from_slice(&bytes).map_err(|e| StoreError::Damaged { path, reason: e.to_string() })
     }
 
-    /// Enters a state as the newest of its publisher.
+    /// Records a state as the newest one of its publisher.
     pub fn enter(
         &self,
         model: &ModelRef,
         publisher: PublisherKey,
-        state: State,
+        state: SignedState,
         _lock: &StatesLock,
     ) -> Result<(), StoreError> {
         let mut newest = self.of(model)?;
@@ -145,9 +141,9 @@ mod tests {
     use super::*;
     use crate::store::tests::home;
 
-    fn state(hash: u8, created_at: Option<i64>, announced: Option<(i64, i64)>) -> State {
+    fn state(hash: u8, created_at: Option<i64>, announced: Option<(i64, i64)>) -> SignedState {
         let announced = announced.map(|(sequence, time)| Announced { sequence, time });
-        State { info_hash: InfoHash([hash; 32]), created_at, announced, only_read: false }
+        SignedState { info_hash: InfoHash([hash; 32]), created_at, announced, only_read: false }
     }
 
     #[test]
@@ -161,7 +157,7 @@ mod tests {
     #[test]
     fn states_without_comparable_sequences_are_ordered_by_signed_time() {
         let known = state(1, Some(50), Some((9, 60)));
-        // Handed over without a record, or signed by the key that replaced the former one.
+        // Received without a record, or signed by the key that replaced the former one.
         assert!(state(2, Some(49), None).is_older_than(&known, true));
         assert!(!state(2, Some(51), None).is_older_than(&known, true));
         assert!(state(2, Some(49), Some((99, 80))).is_older_than(&known, false));
@@ -175,7 +171,7 @@ mod tests {
         let (known, unknown) = (state(1, Some(50), None), state(2, None, None));
         assert!(unknown.is_older_than(&known, true));
         assert!(!state(1, None, None).is_older_than(&known, true), "the same files");
-        assert!(!unknown.is_older_than(&state(1, None, None), true), "nothing tells which is older");
+        assert!(!unknown.is_older_than(&state(1, None, None), true), "the order is not known");
         assert!(state(2, Some(50), None).is_older_than(&state(1, None, Some((1, 60))), true));
     }
 
@@ -184,16 +180,16 @@ mod tests {
         let home = home();
         let mut manifest = (*crate::store::tests::manifest("o/m", &[("a", b"x")])).clone();
         manifest.created_at = Some("2099-01-01T00:00:00Z".to_owned());
-        assert_eq!(State::of(&manifest, None, 1_000_000_000).created_at, None);
+        assert_eq!(SignedState::of(&manifest, None, 1_000_000_000).created_at, None);
         manifest.created_at = Some("2001-09-09T01:46:40Z".to_owned());
-        assert_eq!(State::of(&manifest, None, 1_000_000_000).created_at, Some(1_000_000_000));
+        assert_eq!(SignedState::of(&manifest, None, 1_000_000_000).created_at, Some(1_000_000_000));
         drop(home);
     }
 
     #[test]
     fn states_survive_a_restart_and_damage_is_an_error() {
         let home = home();
-        let states = States::new(&home.paths);
+        let states = SignedStates::new(&home.paths);
         crate::store::Registry::open(&home.paths).unwrap();
         std::fs::create_dir_all(home.paths.registry()).unwrap();
         let model = "datasets/o/m@v1".parse().unwrap();
@@ -202,7 +198,7 @@ mod tests {
         states.enter(&model, one, state(1, Some(5), Some((6, 7))), &lock).unwrap();
         states.enter(&model, other, state(2, None, None), &lock).unwrap();
         drop(lock);
-        let again = States::new(&home.paths).of(&model).unwrap();
+        let again = SignedStates::new(&home.paths).of(&model).unwrap();
         assert_eq!(again[&one], state(1, Some(5), Some((6, 7))));
         assert_eq!(again.len(), 2);
         std::fs::write(home.paths.states(&model), "{").unwrap();

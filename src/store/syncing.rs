@@ -6,96 +6,93 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::blockmap::BlockMap;
-use super::content::{Content, Home};
+use super::content::{Content, Location};
 use super::placement::Stamp;
-use super::{Store, StoreError, mapfile};
+use super::{StoreError, mapfile};
 use crate::{fsutil, nofollow};
 
-/// What is to be recorded as synced of a content.
+/// The blocks of a content that will be recorded as synced.
 struct Unsynced {
     content: Arc<Content>,
     data: PathBuf,
     map: BlockMap,
     inserts: u64,
     removals: u64,
-    /// How the file looks, if all of it is verified.
+    /// The stamp of the file, if all of it is verified.
     stamp: Option<Stamp>,
 }
 
-impl Store {
-    /// Makes everything verified so far survive a power cut. Called every half minute or so and on a clean stop.
-    /// Continues after an error and returns the first.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        let mut first = None;
-        let mut note = |content: &Content, result: io::Result<()>| {
-            if let Err(e) = result {
-                first.get_or_insert_with(|| StoreError::io(&content.path(), e));
-            }
-        };
-        let mut unsynced = Vec::new();
-        for content in self.live_contents() {
-            match content.unsynced() {
-                Ok(found) => unsynced.extend(found),
-                Err(e) => note(&content, Err(e)),
-            }
-            if content.own_path().is_some() {
-                note(&content, content.record_use());
-            }
+/// See [`Store::sync`](super::Store::sync).
+pub(super) fn sync(contents: &[Arc<Content>]) -> Result<(), StoreError> {
+    let mut first = None;
+    let mut note = |content: &Content, result: io::Result<()>| {
+        if let Err(e) = result {
+            first.get_or_insert_with(|| StoreError::io(&content.path(), e));
         }
-        // New files are many when a model has many small files, and have no synced copy that could be lost.
-        let (new, known): (Vec<_>, Vec<_>) =
-            unsynced.into_iter().partition(|one| !nofollow::exists(&mapfile::synced_path(&one.data)));
-        let (new, few) = match new.len() > nofollow::MAX_SINGLE_SYNCS {
-            true => (new, Vec::new()),
-            false => (Vec::new(), new),
-        };
-        for one in known.iter().chain(&few) {
-            note(&one.content, one.sync());
+    };
+    let mut unsynced = Vec::new();
+    for content in contents {
+        match Unsynced::of(content) {
+            Ok(found) => unsynced.extend(found),
+            Err(e) => note(content, Err(e)),
         }
-        if let Some(one) = new.first()
-            && let Err(e) = sync_together(&new)
-        {
-            note(&one.content, Err(e));
+        if content.own_path().is_some() {
+            note(content, content.record_use());
         }
-        first.map_or(Ok(()), Err)
     }
+    // A model with many small files has many new files. They have no synced copy that could be lost.
+    let (new, known): (Vec<_>, Vec<_>) =
+        unsynced.into_iter().partition(|one| !nofollow::exists(&mapfile::synced_path(&one.data)));
+    let (new, few) = match new.len() > nofollow::MAX_SINGLE_SYNCS {
+        true => (new, Vec::new()),
+        false => (Vec::new(), new),
+    };
+    for one in known.iter().chain(&few) {
+        note(&one.content, one.sync());
+    }
+    if let Some(one) = new.first()
+        && let Err(e) = sync_together(&new)
+    {
+        note(&one.content, Err(e));
+    }
+    first.map_or(Ok(()), Err)
 }
 
-impl Content {
-    /// What is not synced yet; none if all is. Takes back the bytes of a file that is gone.
-    fn unsynced(self: &Arc<Self>) -> io::Result<Option<Unsynced>> {
-        // Looked at under the journal, so that the file is not just being renamed.
-        let mut journal = self.journal();
+impl Unsynced {
+    /// The bytes of a content that are not synced yet; none if all are. If the file is gone, its bytes are missing from then
+    /// on.
+    fn of(content: &Arc<Content>) -> io::Result<Option<Self>> {
+        // Looked up under the journal, so that the file is not just being renamed.
+        let mut writer = content.writer();
         let (data, map, inserts, removals) = {
-            let state = self.state();
-            let Home::Own(data) = &state.home else { return Ok(None) };
+            let state = content.state();
+            let Location::Own(data) = &state.location else { return Ok(None) };
             if state.inserts == state.synced {
                 return Ok(None);
             }
-            (data.clone(), state.map.clone(), state.inserts, state.removals)
+            (data.clone(), state.map.clone(), state.inserts, state.version.removals)
         };
         let stamp = match nofollow::metadata(&data) {
             Ok(found) => Some(Stamp::of(&found)).filter(|_| map.is_full()),
             Err(_) if map.is_clear() => None,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return self.take_back(&mut journal, 0..self.len()).map(|()| None);
+                return writer.remove_blocks(0..content.len()).map(|()| None);
             }
             Err(e) => return Err(e),
         };
-        Ok(Some(Unsynced { content: self.clone(), data, map, inserts, removals, stamp }))
+        Ok(Some(Self { content: content.clone(), data, map, inserts, removals, stamp }))
     }
-}
 
-impl Unsynced {
-    /// Whether the map still describes the file. With the journal held. Blocks that were taken back meanwhile must not be in
-    /// the copy; the next sync finds a quiet moment.
+    /// Whether the map still describes the file. The caller holds the journal. The copy must not have blocks that were removed
+    /// since; the next sync repeats it.
     fn is_current(&self) -> bool {
         let state = self.content.state();
-        state.removals == self.removals && matches!(&state.home, Home::Own(data) if *data == self.data)
+        state.version.removals == self.removals
+            && matches!(&state.location, Location::Own(data) if *data == self.data)
     }
 
-    /// Notes that the synced copy of the map is on the disk. With the journal held.
-    fn is_synced_now(&self) {
+    /// Records that the synced copy of the map is on the disk. The caller holds the journal.
+    fn set_synced(&self) {
         self.content.state().synced = self.inserts;
     }
 
@@ -105,18 +102,16 @@ impl Unsynced {
 
     /// Makes one content durable.
     fn sync(&self) -> io::Result<()> {
-        // Without the journal, since this waits for the disk. A file that is renamed meanwhile is not current below.
+        // Without the journal, because this waits for the disk. A file that is renamed in this time is not current below.
         if !self.map.is_clear() {
-            match nofollow::read(&self.data) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                opened => fsutil::flush(&opened?)?,
-            }
+            let Some(file) = fsutil::existing(nofollow::read(&self.data))? else { return Ok(()) };
+            fsutil::flush(&file)?;
         }
-        let _journal = self.content.journal();
+        let _writer = self.content.writer();
         if self.is_current() {
-            mapfile::write_synced(&self.data, &self.map, &self.content.shared.boot)?;
+            mapfile::write_synced(&self.data, &self.map, &self.content.store.files.boot)?;
             self.write_stamp()?;
-            self.is_synced_now();
+            self.set_synced();
         }
         Ok(())
     }
@@ -127,11 +122,11 @@ fn sync_together(new: &[Unsynced]) -> io::Result<()> {
     nofollow::sync_all(new.iter().map(|one| &one.data))?;
     let (mut written, mut paths) = (Vec::new(), BTreeSet::new());
     for one in new {
-        let _journal = one.content.journal();
+        let _writer = one.content.writer();
         if !one.is_current() {
             continue;
         }
-        match mapfile::write_first_synced(&one.data, &one.map, &one.content.shared.boot) {
+        match mapfile::write_first_synced(&one.data, &one.map, &one.content.store.files.boot) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
             path => paths.insert(path?),
         };
@@ -141,9 +136,9 @@ fn sync_together(new: &[Unsynced]) -> io::Result<()> {
     }
     nofollow::sync_all(&paths)?;
     for one in written {
-        let _journal = one.content.journal();
+        let _writer = one.content.writer();
         if one.is_current() {
-            one.is_synced_now();
+            one.set_synced();
         }
     }
     Ok(())

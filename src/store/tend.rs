@@ -1,15 +1,14 @@
-//! Looking after files outside the cache: whether those recorded as verified are still there and as they were.
+//! The check of files outside the cache: whether the verified files still exist and have not changed.
 //!
-//! A file that is absent or that has changed does not count while it is so. Its record stays: when the file returns as it
-//! was, the content returns to it, and a file that has changed is proved again.
+//! A file that is absent or has changed does not count. Its record stays: when the unchanged file returns, the content
+//! returns to it, and a file that has changed is proved again.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::content::Home;
 use super::placement::{PlacedEntry, PlacedFile, Stamp, change_time};
 use super::verify::{Watch, cancelled, differing, merge};
-use super::{ContentKey, Store, StoreError, StoredRevision};
+use super::{ContentKey, Location, PlacedFiles, StoreError, StoredRevision};
 use crate::model::InfoHash;
 use crate::model::hash::{HashError, hash_file};
 use crate::model::merkle::Hash;
@@ -17,25 +16,25 @@ use crate::nofollow;
 
 /// A directory with files of one torrent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PlaceId {
+pub struct PlacedDirId {
     /// Which torrent.
     pub info_hash: InfoHash,
     /// The directory.
     pub dir: PathBuf,
 }
 
-/// What is wrong with a file that was verified once.
+/// The fault of a file that was verified once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// It cannot be looked at; the text says why.
+    /// Its metadata cannot be read, for this reason.
     Absent(String),
-    /// Its length, modification time or inode is another one: its bytes are to be proved again.
+    /// Its modification time or inode is another one: its bytes must be proved again.
     Changed,
     /// Its length is another one.
     OtherLength,
-    /// Its change time alone is another one: it is served, and each part is proved before it is uploaded.
+    /// Only its change time is another one: it is served, and each part is proved before it is uploaded.
     Touched,
-    /// So many of its bytes are wrong.
+    /// This number of its bytes is wrong.
     Damaged(u64),
 }
 
@@ -46,59 +45,58 @@ pub struct FaultyFile {
     pub path: String,
     /// Its real path.
     pub at: PathBuf,
-    /// What is wrong.
+    /// The fault.
     pub fault: Fault,
-    /// Whether this program put it there.
+    /// Whether this program made it.
     pub ours: bool,
-    /// How it looks now; none if it is absent.
+    /// Its present stamp; none if it is absent.
     pub looks: Option<Stamp>,
 }
 
-/// What a look at files of a place showed.
+/// The result of a check of files of a directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tended {
-    /// The files that are not as they should be.
+pub struct CheckedFiles {
+    /// The files with a fault.
     pub faulty: Vec<FaultyFile>,
-    /// Whether contents left the place or returned to it.
+    /// Whether contents left the directory or returned to it.
     pub moved: bool,
-    /// The index of the first file of the place that was not looked at; 0 when all were.
+    /// The index of the first file of the directory that was not checked; 0 when all were.
     pub next: usize,
 }
 
-impl Store {
+impl PlacedFiles<'_> {
     /// All directories outside the cache in which verified files were recorded.
-    pub fn recorded_places(&self) -> Vec<PlaceId> {
-        self.shared.placements.ids()
+    pub fn all(&self) -> Vec<PlacedDirId> {
+        self.store.placements.ids()
     }
 
-    /// Looks at `count` files of a place, from the one with index `from` on. The contents of files that are absent or
-    /// changed leave them; those of files that are as they were return. Reads no file, but may block on a file system
-    /// that does not answer; no lock is held then.
-    /// The content of a damaged file does not return to it while it is `wanted`: the bytes that lack are being fetched.
-    pub fn tend(
+    /// Checks `count` files of a directory, starting with index `from`. Contents leave files that are absent or have changed,
+    /// and return to unchanged files. Reads no bytes, but may block on a file system that does not answer; no lock is held
+    /// then. The content of a damaged file does not return to it while it is `wanted`: the missing bytes are being fetched.
+    pub fn check(
         &self,
-        place: &PlaceId,
+        place: &PlacedDirId,
         from: usize,
         count: usize,
         wanted: &dyn Fn(&ContentKey) -> bool,
-    ) -> Tended {
-        let (files, next) = self.shared.placements.files_of(place, from, count);
+    ) -> CheckedFiles {
+        let (files, next) = self.store.placements.files_of(place, from, count);
         let dir = match nofollow::metadata(&place.dir) {
             Ok(meta) if meta.is_dir() => None,
-            Ok(_) => Some("it is not a directory".to_owned()),
+            Ok(_) => Some("not a directory".to_owned()),
             Err(error) => Some(error.to_string()),
         };
-        let mut tended = Tended { next, ..Tended::default() };
+        let mut checked = CheckedFiles { next, ..CheckedFiles::default() };
         for file in &files {
             let seen = self.moves_of(file);
             let (fault, looks) = match &dir {
                 Some(why) if file.target.is_none() => (Some(Fault::Absent(why.clone())), None),
-                _ => look(file, &file.real_path(&place.dir)),
+                _ => inspect(file, &file.real_path(&place.dir)),
             };
             let stays =
                 matches!(fault, Some(Fault::Damaged(_))) && file.key().is_some_and(|key| wanted(&key));
-            tended.moved |= !stays && self.act_on(file, &place.dir, fault.as_ref(), seen);
-            tended.faulty.extend(fault.map(|fault| FaultyFile {
+            checked.moved |= !stays && self.follow(file, &place.dir, fault.as_ref(), seen);
+            checked.faulty.extend(fault.map(|fault| FaultyFile {
                 path: file.path.clone(),
                 at: file.real_path(&place.dir),
                 fault,
@@ -106,70 +104,72 @@ impl Store {
                 looks,
             }));
         }
-        tended
+        checked
     }
 
-    /// Has all contents leave a place without a look at it, because its file system does not answer. Returns whether any
-    /// did.
-    pub fn leave(&self, place: &PlaceId) -> bool {
-        let (files, _) = self.shared.placements.files_of(place, 0, usize::MAX);
+    /// Moves all contents away from a directory without a check, because its file system does not answer. Returns whether any
+    /// content moved.
+    pub fn leave(&self, place: &PlacedDirId) -> bool {
+        let (files, _) = self.store.placements.files_of(place, 0, usize::MAX);
         let absent = Fault::Absent(String::new());
-        let leaves = |file: &&PlacedEntry| self.act_on(file, &place.dir, Some(&absent), self.moves_of(file));
+        let leaves = |file: &&PlacedEntry| self.follow(file, &place.dir, Some(&absent), self.moves_of(file));
         files.iter().filter(leaves).count() > 0
     }
 
     /// How often the live content of a file has moved.
     fn moves_of(&self, file: &PlacedEntry) -> Option<u64> {
-        file.key().and_then(|key| self.live_content(&key)).map(|content| content.moves())
+        file.key().and_then(|key| self.store.live.get(&key)).map(|content| content.moves())
     }
 
     /// Moves the live content of a file to it or away from it. Returns whether it moved. A fault does not count if
     /// the content has moved other than `seen` times, or is in a file that was verified after `file` was recorded: another
-    /// file may have taken its place since.
-    fn act_on(&self, file: &PlacedEntry, dir: &Path, fault: Option<&Fault>, seen: Option<u64>) -> bool {
+    /// file may have its path since.
+    fn follow(&self, file: &PlacedEntry, dir: &Path, fault: Option<&Fault>, seen: Option<u64>) -> bool {
         let Some(key) = file.key() else { return false };
-        let Some(content) = self.live_content(&key) else { return false };
+        let Some(content) = self.store.live.get(&key) else { return false };
         let path = file.real_path(dir);
-        let at_home = |home: &Home| matches!(home, Home::Placed(placed) if placed.path == path);
+        let is_there =
+            |location: &Location| matches!(location, Location::Placed(placed) if placed.path == path);
         match fault {
             None | Some(Fault::Touched | Fault::Damaged(_)) => {
-                if content.is_complete() || at_home(&content.home()) {
+                if content.is_complete() || is_there(&content.location()) {
                     return false;
                 }
-                let _moving = self.moving();
-                self.settle_if_placed(&key)
+                let _moving = self.store.moving.lock();
+                self.store.move_if_placed(&key)
             }
             Some(Fault::Absent(_) | Fault::Changed | Fault::OtherLength) => {
-                if !at_home(&content.home()) {
+                if !is_there(&content.location()) {
                     return false;
                 }
-                let _moving = self.moving();
-                let mut journal = content.journal();
-                let is_known = matches!(content.home(), Home::Placed(placed) if placed.stamp == file.stamp);
-                if !at_home(&content.home()) || !is_known || Some(content.moves()) != seen {
+                let _moving = self.store.moving.lock();
+                let mut writer = content.writer();
+                let is_known =
+                    matches!(content.location(), Location::Placed(placed) if placed.stamp == file.stamp);
+                if !is_there(&content.location()) || !is_known || Some(content.moves()) != seen {
                     return false;
                 }
-                match content.leave_place(&mut journal) {
-                    Ok(()) => drop(journal),
+                match writer.move_to_cache() {
+                    Ok(()) => drop(writer),
                     Err(error) => {
-                        tracing::warn!("{} cannot be left: {error}.", path.display());
+                        tracing::warn!(%error, file = %path.display(), "could not move the content to the cache");
                         return false;
                     }
                 }
-                tracing::warn!("{} is not as it was; it is not served.", path.display());
-                // Another file may have the same bytes. This one is not looked at again: it may not answer.
-                self.shared.placements.leave_alone(&path);
-                self.settle_if_placed(&key);
-                self.shared.placements.expect_again(&path);
+                tracing::warn!(file = %path.display(), "the file is absent or has changed; it is not served");
+                // Another file may have the same bytes. This file is not checked again: its file system may not answer.
+                self.store.placements.ignore_for_a_while(&path);
+                self.store.move_if_placed(&key);
+                self.store.placements.stop_ignoring(&path);
                 true
             }
         }
     }
 
-    /// Reads a placed file of a revision again, compares it with the hashes of its pieces in `layer`, and records what is
-    /// right of it as it looks now. Without `layer` one wrong byte makes all wrong. Returns the number of wrong bytes,
+    /// Reads a placed file of a revision again, compares it with the hashes of its pieces in `layer`, and records the right
+    /// pieces with its present stamp. Without `layer` one wrong byte makes all wrong. Returns the number of wrong bytes,
     /// and whether the content moved. Uses all cores; call it from a thread of its own.
-    pub fn prove_placed(
+    pub fn prove(
         &self,
         revision: &StoredRevision,
         file: usize,
@@ -191,58 +191,58 @@ impl Store {
         };
         let stamp = Stamp::of(&hashes.metadata);
         if stamp.size != key.len {
-            return Err(StoreError::io(at, io::Error::other("its length is not the one that was shared")));
+            return Err(StoreError::io(at, io::Error::other("its length is not the shared one")));
         }
         let wrong = match hashes.pieces_root == Some(key.root) {
             true => {
-                self.save_granules(&key, &hashes.granules);
+                self.store.granules.save(&key, &hashes.granules);
                 Vec::new()
             }
             false => merge(differing(&hashes, layer, key.len, piece_length)),
         };
         let none_right = wrong.iter().map(|range| range.end - range.start).sum::<u64>() == key.len;
         let changed_ns = change_time(&hashes.metadata);
-        let _moving = self.moving();
+        let _moving = self.store.moving.lock();
         if Stamp::at(at).ok() != Some(stamp) {
             let replaced = io::Error::other("the file was replaced while it was read");
             return Err(StoreError::io(at, replaced));
         }
-        self.shared.placements.update_file(&key, at, |entry| {
+        self.store.placements.update_file(&key, at, |entry| {
             entry.stamp = stamp;
             entry.changed_ns = Some(changed_ns);
             entry.damaged = none_right;
             entry.wrong = if none_right { Vec::new() } else { pairs(&wrong) };
         })?;
-        self.shared.placements.expect_again(at);
+        self.store.placements.stop_ignoring(at);
         let bytes = wrong.iter().map(|range| range.end - range.start).sum();
-        let moved = match content.home() {
-            Home::Placed(home) if home.path == at && none_right => {
-                content.leave_place(&mut content.journal()).map_err(|e| StoreError::io(at, e))?;
+        let moved = match content.location() {
+            Location::Placed(placed) if placed.path == at && none_right => {
+                content.writer().move_to_cache().map_err(|e| StoreError::io(at, e))?;
                 true
             }
-            Home::Placed(home) if home.path == at && home.stamp == stamp => {
+            Location::Placed(placed) if placed.path == at && placed.stamp == stamp => {
                 let differs = content.missing_ranges(0..key.len) != wrong;
                 if differs {
-                    content.settle_placed(&mut content.journal(), PlacedFile { wrong, ..home });
+                    content.writer().move_to_placed(PlacedFile { wrong, ..placed });
                 }
                 differs
             }
-            _ => self.settle_if_placed(&key),
+            _ => self.store.move_if_placed(&key),
         };
         Ok((bytes, moved))
     }
 }
 
-/// Offsets from and to.
+/// The start and end offsets of ranges.
 pub(super) fn pairs(ranges: &[std::ops::Range<u64>]) -> Vec<(u64, u64)> {
     ranges.iter().map(|range| (range.start, range.end)).collect()
 }
 
-/// What is wrong with a file, and how it looks.
-fn look(file: &PlacedEntry, path: &Path) -> (Option<Fault>, Option<Stamp>) {
+/// The fault of a file, and its present stamp.
+fn inspect(file: &PlacedEntry, path: &Path) -> (Option<Fault>, Option<Stamp>) {
     let meta = match nofollow::metadata(path) {
         Ok(meta) if meta.is_file() => meta,
-        Ok(_) => return (Some(Fault::Absent("it is not a regular file".to_owned())), None),
+        Ok(_) => return (Some(Fault::Absent("not a regular file".to_owned())), None),
         Err(error) => return (Some(Fault::Absent(error.to_string())), None),
     };
     let stamp = Stamp::of(&meta);

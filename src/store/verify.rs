@@ -1,73 +1,47 @@
-//! Reading bytes again to see whether they still are what they were verified to be.
+//! Reading verified bytes again to find damage.
 
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest as _, Sha256};
 
 use super::blockmap::BlockMap;
-use super::content::{ATTEMPTS, Content, Home, Moment, remove_data};
+use super::content::{ATTEMPTS, Content, ContentVersion, Location};
 use super::copy::copy_verified;
+use super::data::remove_data;
+use super::mapfile::Loaded;
 use super::placement::{PlacedFile, Stamp};
-use super::{Store, StoreError, StoredRevision, mapfile};
+use super::{Store, StoreError, StoredRevision};
 use crate::model::hash::{Control, FileHashes, HashError, hash_file};
-use crate::model::merkle::{Hash, PieceLayers};
-use crate::model::{BLOCK_LEN, Manifest, PieceHashes, PieceIndex, metainfo, saved_layers};
+use crate::model::merkle::Hash;
+use crate::model::{BLOCK_LEN, PieceHashes, PieceIndex};
 use crate::{fsutil, nofollow};
 
-/// What reading a file again showed.
+/// The result of reading a file again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VerifyReport {
     /// Bytes that were compared with a hash.
     pub checked: u64,
-    /// Bytes that are here but were not checked: parts of pieces, and pieces whose hashes are not known.
+    /// Cached bytes that were not checked: parts of pieces, and pieces without a known hash.
     pub unchecked: u64,
-    /// What was wrong and is missing now, in order.
+    /// Ranges that were wrong and are missing now, in order.
     pub damaged: Vec<Range<u64>>,
     /// Whether the SHA-256 of the manifest fits; none if the manifest has none or the file is not complete. False
-    /// with nothing damaged means that the manifest contradicts itself.
+    /// without damage means that the manifest contradicts itself.
     pub sha256_fits: Option<bool>,
 }
 
-/// What a caller hears and says while files are read.
+/// Progress and cancellation while files are read.
 pub type Watch<'a> = Control<'a>;
 
 impl Store {
-    /// The piece layers of a torrent, as far as its metainfo is kept here and has them.
-    pub fn layers(&self, manifest: &Manifest) -> Result<PieceLayers, StoreError> {
-        let Some(bytes) = self.load_metainfo(&manifest.torrent.info_hash)? else {
-            return Ok(PieceLayers::default());
-        };
-        match metainfo::parse_metainfo(&bytes) {
-            Ok(parsed) => Ok(parsed.layers),
-            Err(e) => {
-                let path = self.shared.paths.metainfo(&manifest.torrent.info_hash);
-                tracing::warn!("{} cannot be used: {e}.", path.display());
-                Ok(PieceLayers::default())
-            }
-        }
-    }
-
-    /// What the pieces of a torrent hash to: `layers` (see [`Store::layers`]), what the manifest carries, and the single
-    /// hashes that were saved while it was fetched. All are proved.
-    pub fn piece_hashes(
-        &self,
-        manifest: &Arc<Manifest>,
-        layers: PieceLayers,
-    ) -> Result<PieceHashes, StoreError> {
-        let saved = self.load_resume(&manifest.torrent.info_hash)?;
-        let partial = saved.map(|bytes| saved_layers::parse(&bytes, manifest)).unwrap_or_default();
-        Ok(PieceHashes::new(manifest.clone(), layers).with_partial(partial))
-    }
-
-    /// Reads what is here of one file of a revision (an index into its manifest) and compares it with the piece
-    /// hashes in `known` (see [`Store::piece_hashes`]), the pieces root and SHA-256. What is wrong becomes missing,
-    /// unproved bytes that are right become readable; of a placed file the good pieces go to the cache, and the file
-    /// itself is left as it is. Without piece hashes one wrong byte condemns a whole file that was complete. Uses all
-    /// cores; call it from a thread of its own.
+    /// Reads the cached bytes of one file of a revision (an index into its manifest) and compares them with the piece
+    /// hashes in `known`, the pieces root and SHA-256. Wrong bytes become missing, and unproved bytes that are right become
+    /// readable. If a placed file is damaged, its good pieces are copied to the cache, and the file is not changed. Without
+    /// piece hashes one wrong byte makes all bytes of a complete file missing. Uses all cores; call it from a thread of its
+    /// own.
     pub fn verify(
         &self,
         revision: &StoredRevision,
@@ -80,7 +54,7 @@ impl Store {
             return Ok(VerifyReport::default());
         }
         for _ in 0..ATTEMPTS {
-            let (path, seen) = content.seen();
+            let (path, seen) = content.path_and_version();
             // A file in memory has no path that can be hashed.
             let is_file = !content.is_in_memory();
             let found = if content.is_complete() && is_file {
@@ -92,7 +66,7 @@ impl Store {
             };
             let Some(mut report) = found? else { continue };
             report.damaged = merge(report.damaged);
-            if report.damaged.is_empty() || self.give_up(content, seen, &report.damaged)? {
+            if report.damaged.is_empty() || self.remove_damaged(content, seen, &report.damaged)? {
                 return Ok(report);
             }
         }
@@ -120,7 +94,7 @@ impl Store {
         };
         if hashes.pieces_root == content.root() {
             if let Some(key) = content.key() {
-                self.save_granules(&key, &hashes.granules);
+                self.granules.save(&key, &hashes.granules);
             }
             let expected = revision.manifest.files[file].sha256;
             let sha256_fits = expected.map(|sha256| sha256 == hashes.sha256);
@@ -130,79 +104,83 @@ impl Store {
         Ok(VerifyReport { checked: len, damaged, ..Default::default() })
     }
 
-    /// Makes ranges missing that turned out damaged since `seen`. Of a placed file that did not change meanwhile, the rest
-    /// is saved to the cache. Does nothing, and returns false, if the content has moved or lost blocks since: the bytes
-    /// may be right, where they are now.
-    fn give_up(&self, content: &Content, seen: Moment, damaged: &[Range<u64>]) -> Result<bool, StoreError> {
-        // Nothing is renamed while this is held.
-        let _moving = self.moving();
-        if content.moment() != seen {
+    /// Makes damaged ranges missing. If a placed file has not changed since `version`, its other bytes are saved to the cache.
+    /// Does nothing, and returns false, if the content has moved or lost blocks since: the bytes at the new location may be
+    /// right.
+    fn remove_damaged(
+        &self,
+        content: &Content,
+        seen: ContentVersion,
+        damaged: &[Range<u64>],
+    ) -> Result<bool, StoreError> {
+        // No file is renamed while this is held.
+        let _moving = self.moving.lock();
+        if content.version() != seen {
             return Ok(false);
         }
-        if let Home::Placed(placed) = content.home() {
+        if let Location::Placed(placed) = content.location() {
             let is_another = |file: &PlacedFile| file.path != placed.path;
-            let others = content.key().map(|key| self.shared.placements.find_all(&key)).unwrap_or_default();
-            if !others.iter().any(is_another) {
+            let found = content.key().map(|key| self.placements.find_all(&key)).unwrap_or_default();
+            if !found.iter().any(is_another) {
                 self.salvage(content, &placed.path, placed.stamp, damaged);
             }
         }
         let failed = |e| StoreError::io(&content.path(), e);
         {
-            let mut journal = content.journal();
-            if let Home::Placed(placed) = content.home() {
-                return content.give_up_place(&mut journal, &placed).map(|()| true).map_err(failed);
+            let mut writer = content.writer();
+            if let Location::Placed(placed) = content.location() {
+                return writer.distrust(&placed).map(|()| true).map_err(failed);
             }
         }
         damaged.iter().try_for_each(|range| content.mark_missing(range.clone()).map_err(failed))?;
         Ok(true)
     }
 
-    /// Saves the good pieces of a file that is otherwise damaged to the store's own file, if that has less, and goes
-    /// on there. It is no loss but time if that fails.
+    /// Saves the good pieces of a damaged file to the store's own file, if that has fewer bytes, and moves the content there. If
+    /// that fails, only time is lost.
     pub(super) fn salvage(&self, content: &Content, from: &Path, stamp: Stamp, damaged: &[Range<u64>]) {
         let Some(key) = content.key() else { return };
         let mut map = BlockMap::all(key.len);
         for range in damaged {
             map.remove(range);
         }
-        let mut journal = content.journal();
-        let (data, placed) = match content.home() {
-            Home::Own(data) => (data, None),
-            Home::Placed(placed) => (self.shared.cached(&key), Some(placed)),
-            Home::Empty | Home::Memory(_) => return,
+        let mut writer = content.writer();
+        let (data, placed) = match content.location() {
+            Location::Own(data) => (data, None),
+            Location::Placed(placed) => (self.files.cached(&key), Some(placed)),
+            Location::Empty | Location::Memory(_) => return,
         };
         let save = || -> io::Result<bool> {
-            if self.shared.load_map(&data, key.len)?.map.bytes() >= map.bytes() {
+            if self.files.load_map(&data, key.len)?.map.bytes() >= map.bytes() {
                 return Ok(false);
             }
             remove_data(&data)?;
             nofollow::create_dir_all(fsutil::parent(&data))?;
             let copied = copy_verified(from, &data, &map, key.len)?;
-            // An edit between hashing and copying would have got in.
+            // An edit between hashing and copying would be in the copy.
             if Stamp::of(&copied) != stamp {
                 nofollow::remove_if_there(&data)?;
                 return Ok(false);
             }
-            mapfile::write_live(&data, &map, &self.shared.boot)?;
-            mapfile::write_synced(&data, &map, &self.shared.boot)?;
+            self.files.write_maps(&data, &map)?;
             Ok(true)
         };
         match save() {
             Ok(true) => {
-                content.settle(&mut journal, Home::Own(data), map.clone(), true, true);
+                writer.move_to(Location::Own(data), Loaded::of(map.clone(), true, true));
                 if let Some(placed) = placed
-                    && let Err(e) = self.shared.placements.distrust(&key, &placed.path)
+                    && let Err(e) = self.placements.distrust(&key, &placed.path)
                 {
-                    tracing::warn!("That {} is damaged could not be recorded: {e}.", placed.path.display());
+                    tracing::warn!(error = %e, file = %placed.path.display(), "could not record a damaged file");
                 }
             }
             Ok(false) => {}
             Err(e) => {
-                tracing::warn!("The good pieces of {} could not be saved: {e}.", from.display());
+                tracing::warn!(error = %e, file = %from.display(), "could not save the good pieces of a damaged file");
                 if placed.is_none()
-                    && let Ok(loaded) = self.shared.load_map(&data, key.len)
+                    && let Ok(loaded) = self.files.load_map(&data, key.len)
                 {
-                    content.settle_loaded(&mut journal, Home::Own(data), loaded);
+                    writer.move_to(Location::Own(data), loaded);
                 }
             }
         }
@@ -213,7 +191,7 @@ pub(super) fn cancelled(path: &Path) -> StoreError {
     StoreError::io(path, io::Error::new(io::ErrorKind::Interrupted, "cancelled"))
 }
 
-/// The pieces of a file that are not what they should be; all of it where the piece hashes are not known.
+/// The pieces of a file with a wrong hash; the whole file if the piece hashes are not known.
 pub(super) fn differing(
     hashes: &FileHashes,
     layer: Option<&[Hash]>,
@@ -227,12 +205,12 @@ pub(super) fn differing(
     pieces.map(|(piece, _)| piece * piece_length..((piece + 1) * piece_length).min(len)).collect()
 }
 
-/// Checks a file whose bytes are all here, some of them unproved: the pieces root proves them together, whatever piece
-/// hashes are known. If it does not, the pieces are checked one by one. None if the content has moved or lost blocks.
+/// Checks a file whose bytes are all cached, some of them unproved: the pieces root proves them together, also without piece
+/// hashes. If it does not, the pieces are checked one by one. None if the content has moved or lost blocks.
 fn verify_by_root(
     revision: &StoredRevision,
     file: usize,
-    (path, seen): (&Path, Moment),
+    (path, seen): (&Path, ContentVersion),
     known: &PieceHashes,
     watch: Watch<'_>,
 ) -> Result<Option<VerifyReport>, StoreError> {
@@ -252,11 +230,11 @@ fn verify_by_root(
     }
 }
 
-/// Checks the pieces of a content that is not complete, those whose hashes are known and whose bytes are all here. None if
-/// the content has moved or lost blocks.
+/// Checks the pieces of a content that is not complete, if their hashes are known and all their bytes are cached. None if the
+/// content has moved or lost blocks.
 fn verify_pieces(
     content: &Content,
-    seen: Moment,
+    seen: ContentVersion,
     file: usize,
     known: &PieceHashes,
     piece_length: u32,
@@ -298,7 +276,7 @@ fn verify_pieces(
     Ok(Some(report))
 }
 
-/// Whether an error of reading means that the bytes are lost, rather than that they could not be asked for.
+/// Whether an error of reading means that the bytes are lost. Other errors may be temporary.
 fn is_damage(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
     matches!(error.kind(), NotFound | UnexpectedEof | InvalidData)
@@ -322,7 +300,7 @@ pub(super) fn merge(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     merged
 }
 
-/// A [`Watch`] that neither tells nor stops.
+/// A [`Watch`] without progress and cancellation.
 pub const UNWATCHED: Watch<'static> = Watch { progress: &|_| (), cancel: &NEVER };
 
 static NEVER: AtomicBool = AtomicBool::new(false);

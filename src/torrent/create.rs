@@ -1,4 +1,4 @@
-//! Making torrents of files that were hashed already.
+//! Makes torrents of files that are already hashed.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -8,14 +8,14 @@ use super::EngineError;
 use crate::ffi::{self, RawFile};
 use crate::model::BLOCK_LEN;
 
-/// One file of a torrent to be made.
+/// One file of a new torrent.
 #[derive(Debug, Clone)]
 pub struct NewFile {
     /// Relative path with `/` between components.
     pub path: String,
     /// Length in bytes.
     pub size: u64,
-    /// Where the file is. Read only for a hybrid torrent.
+    /// The path of the file on the disk. Read only for a hybrid torrent.
     pub source: PathBuf,
     /// The root of each piece's blocks (BEP 52). Used only for a v2 torrent.
     pub piece_hashes: Vec<[u8; 32]>,
@@ -45,8 +45,8 @@ fn checked(piece_length: u32) -> Result<u32, EngineError> {
     }
 }
 
-/// Makes the bencoded metainfo, with piece layers, of a v2 torrent (BEP 52). It depends on the names, sizes and hashes
-/// alone: no dates, attributes or comments.
+/// Makes the bencoded metainfo, with piece layers, of a v2 torrent (BEP 52). It depends only on names, sizes and hashes: it
+/// has no dates, attributes or comments.
 pub fn v2(name: &str, files: &[NewFile], piece_length: u32) -> Result<Vec<u8>, EngineError> {
     ffi::create_v2(name, &raw(files), checked(piece_length)?)
         .map_err(|error| EngineError::BadTorrent(error.what().to_owned()))

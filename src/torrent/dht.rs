@@ -1,7 +1,7 @@
 //! The DHT's part of [`Overlay`](super::Overlay): topics (BEP 5) and mutable items (BEP 44).
 //!
-//! An item becomes an event only when its signature is its publisher's. A question for an item is answered once: with
-//! the newest item when the DHT has asked everybody, or with the best seen when that takes too long.
+//! An item becomes an event only if its publisher signed it. A query for an item is answered once: with the newest item when
+//! the DHT has asked all nodes, or with the newest one found so far when that takes too long.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,38 +11,38 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 
 use super::overlay::MAX_ITEM;
-use super::session::{Session, Shared, internal};
+use super::session::{Session, SessionShared, internal};
 use super::{DhtItem, EngineError, Event, OverlayEvent, Topic};
 use crate::ffi::{RawEvent, RawItem};
 use crate::model::PublisherKey;
 
-/// How long a question waits for a newer item than the one that was found: nodes that are gone cost 15 s.
-const SETTLED_AFTER: Duration = Duration::from_secs(4);
+/// How long a query waits for a newer item than the one that was found: nodes that do not answer cost 15 s.
+const FOUND_WITHIN: Duration = Duration::from_secs(4);
 
-/// How long a question waits for any item.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(12);
+/// How long a query waits for any item.
+const NOTHING_WITHIN: Duration = Duration::from_secs(12);
 
-/// The most questions, and the most puts, that are under way at a time.
+/// The most queries, and the most puts, at a time.
 const MAX_UNDER_WAY: usize = 1024;
 
 type ItemKey = (PublisherKey, [u8; 20]);
 
-/// A question for an item.
-struct Get {
+/// A query for an item.
+struct ItemQuery {
     asked: Instant,
     best: Option<DhtItem>,
 }
 
-/// Questions and puts under way.
+/// Queries and puts under way.
 #[derive(Default)]
 pub(super) struct Dht {
-    gets: HashMap<ItemKey, Get>,
+    gets: HashMap<ItemKey, ItemQuery>,
     /// The sequence numbers that are being put.
     puts: HashMap<ItemKey, i64>,
     nodes: u32,
 }
 
-/// An item, if it is whole and signed by its publisher.
+/// An item, if it is complete and signed by its publisher.
 fn checked(raw: RawItem) -> Option<DhtItem> {
     let item = DhtItem {
         publisher: PublisherKey(raw.publisher),
@@ -59,9 +59,9 @@ fn found(key: ItemKey, item: Option<DhtItem>) -> Event {
 }
 
 impl Dht {
-    fn settle(&mut self, now: Instant) -> Vec<Event> {
-        let late = |get: &Get| {
-            let limit = if get.best.is_some() { SETTLED_AFTER } else { GIVEN_UP_AFTER };
+    fn end_late(&mut self, now: Instant) -> Vec<Event> {
+        let late = |get: &ItemQuery| {
+            let limit = if get.best.is_some() { FOUND_WITHIN } else { NOTHING_WITHIN };
             now.duration_since(get.asked) >= limit
         };
         self.gets.extract_if(|_, get| late(get)).map(|(key, get)| found(key, get.best)).collect()
@@ -81,14 +81,14 @@ impl Dht {
     }
 }
 
-impl Shared {
+impl SessionShared {
     fn dht(&self) -> MutexGuard<'_, Dht> {
         self.dht.lock()
     }
 
-    /// Answers questions that took too long. To be called every now and then.
-    pub(super) fn settle_questions(&self, now: Instant) -> Vec<Event> {
-        self.dht().settle(now)
+    /// Answers queries that took too long. Must be called about once a second.
+    pub(super) fn end_late_queries(&self, now: Instant) -> Vec<Event> {
+        self.dht().end_late(now)
     }
 
     pub(super) fn dht_peers(&self, raw: RawEvent) -> Option<Event> {
@@ -97,7 +97,7 @@ impl Shared {
             |text: &str, port| Some(SocketAddr::new(text.parse().ok()?, port)).filter(|_| port != 0);
         let peers = raw.endpoints.iter().filter_map(|peer| address(&peer.address, peer.port)).collect();
         let event = OverlayEvent::DhtPeers(topic, peers);
-        self.looked_up(&event);
+        self.connect_found(&event);
         Some(Event::Overlay(event))
     }
 
@@ -111,7 +111,7 @@ impl Shared {
     pub(super) fn dht_stored(&self, raw: RawEvent) -> Option<Event> {
         let key = (PublisherKey(raw.item.publisher), raw.item.salt);
         let sequence = self.dht().puts.remove(&key)?;
-        // Another sequence number: the DHT had a newer item, and that is what was stored again.
+        // With another sequence number, the DHT had a newer item and stored that one again.
         let nodes = if sequence == raw.item.sequence { raw.peers } else { 0 };
         Some(Event::Overlay(OverlayEvent::DhtStored(key.0, key.1, nodes)))
     }
@@ -126,9 +126,8 @@ impl Shared {
 }
 
 impl Session {
-    /// What the DHT's nodes are, for [`SessionSettings::dht_state`](super::SessionSettings::dht_state) of the next
-    /// start: it then needs no bootstrap node. Some kilobytes. Waits for the network thread; an error once the session
-    /// is over.
+    /// The known nodes of the DHT, for [`SessionSettings::dht_state`](super::SessionSettings::dht_state) of the next start,
+    /// which then needs no bootstrap node. Some kilobytes. Waits for the network thread. An error after the session ended.
     pub fn dht_state(&self) -> Result<Vec<u8>, EngineError> {
         self.shared.engine.dht_state().map_err(internal)
     }
@@ -202,7 +201,7 @@ pub(super) fn get_item(
         if dht.gets.len() >= MAX_UNDER_WAY {
             return Err(EngineError::Busy);
         }
-        dht.gets.insert(key, Get { asked: Instant::now(), best: None });
+        dht.gets.insert(key, ItemQuery { asked: Instant::now(), best: None });
     }
     session.shared.engine.dht_get(&publisher.0, &salt).map_err(|error| {
         session.shared.dht().gets.remove(&key);
@@ -223,7 +222,7 @@ mod tests {
 
     fn asked(key: ItemKey) -> Dht {
         let mut dht = Dht::default();
-        dht.gets.insert(key, Get { asked: Instant::now(), best: None });
+        dht.gets.insert(key, ItemQuery { asked: Instant::now(), best: None });
         dht
     }
 
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_answered_once_with_the_newest() {
+    fn query_is_answered_once_with_the_newest_item() {
         let key = PublisherKeypair::generate().unwrap();
         let (old, new) = (item(&key, 1, b"1:a"), item(&key, 2, b"1:b"));
         let of = (key.public(), old.salt);
@@ -249,30 +248,30 @@ mod tests {
         };
         assert_eq!(answer, Some(new));
         assert!(dht.answer(of, None, true).is_none());
-        assert!(dht.settle(Instant::now() + GIVEN_UP_AFTER).is_empty());
+        assert!(dht.end_late(Instant::now() + NOTHING_WITHIN).is_empty());
     }
 
     #[test]
-    fn a_question_does_not_wait_for_ever() {
+    fn query_does_not_wait_forever() {
         let key = PublisherKeypair::generate().unwrap();
         let seen = item(&key, 1, b"1:a");
         let of = (key.public(), seen.salt);
         let mut dht = asked(of);
         let asked_at = dht.gets[&of].asked;
-        assert!(dht.settle(asked_at + SETTLED_AFTER).is_empty(), "nothing was seen yet");
+        assert!(dht.end_late(asked_at + FOUND_WITHIN).is_empty(), "no item was found");
         dht.answer(of, Some(seen.clone()), false);
-        let answers = dht.settle(asked_at + SETTLED_AFTER);
+        let answers = dht.end_late(asked_at + FOUND_WITHIN);
         assert!(
             matches!(&answers[..], [Event::Overlay(OverlayEvent::DhtFound(_, _, Some(item)))] if *item == seen)
         );
         let mut dht = asked(of);
         let asked_at = dht.gets[&of].asked;
-        let answers = dht.settle(asked_at + GIVEN_UP_AFTER);
+        let answers = dht.end_late(asked_at + NOTHING_WITHIN);
         assert!(matches!(&answers[..], [Event::Overlay(OverlayEvent::DhtFound(_, _, None))]));
     }
 
     #[test]
-    fn forged_items_are_nothing() {
+    fn forged_items_are_ignored() {
         let key = PublisherKeypair::generate().unwrap();
         let good = item(&key, 1, b"1:a");
         assert_eq!(checked(raw(&good)), Some(good.clone()));
@@ -292,7 +291,7 @@ mod tests {
 
     /// The test vector of BEP 44 with a salt has another key and salt length; this is its layout with ours.
     #[test]
-    fn the_signed_text_is_that_of_bep_44() {
+    fn signed_text_is_that_of_bep_44() {
         let mut expected = b"4:salt20:".to_vec();
         expected.extend([b's'; 20]);
         expected.extend(b"3:seqi42e1:v12:Hello World!");

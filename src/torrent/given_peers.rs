@@ -1,4 +1,4 @@
-//! The peers that the user has named for all torrents, with `--peer`.
+//! The peers that the user named for all torrents, with `--peer`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// Peers that count for every torrent. Each counts for as long as a [`PeersGuard`] that holds it lives. Clones share the
-/// peers.
+/// Peers of every torrent. A peer is listed while a [`PeersGuard`] that holds it lives. Clones share the list.
 #[derive(Debug, Clone, Default)]
 pub struct GivenPeers(Arc<Mutex<BTreeMap<SocketAddr, usize>>>);
 
 impl GivenPeers {
-    /// Peers that count for as long as these are used.
+    /// Peers that are always listed.
     pub fn of(peers: impl IntoIterator<Item = SocketAddr>) -> Self {
         Self(Arc::new(Mutex::new(peers.into_iter().map(|peer| (peer, 1)).collect())))
     }
@@ -26,7 +25,7 @@ impl GivenPeers {
         PeersGuard { of: self.clone(), peers: peers.to_vec() }
     }
 
-    /// The peers that count now, in order.
+    /// The listed peers, in order.
     pub fn list(&self) -> Vec<SocketAddr> {
         self.lock().keys().copied().collect()
     }
@@ -62,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_counts_while_one_of_its_holders_lives() {
+    fn peer_is_listed_while_one_of_its_guards_lives() {
         let given = GivenPeers::default();
         let [a, b] = ["10.0.0.1:1", "10.0.0.2:2"].map(|text| text.parse::<SocketAddr>().unwrap());
         let both = given.add(&[a, b]);

@@ -1,4 +1,4 @@
-//! Which addresses count as one where the share of a host is bounded, or a host is banned.
+//! Addresses that count as one host for limits and bans.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The bits of an IPv6 address below its /64, all of which whoever has one address there can use.
+/// The bits of an IPv6 address below its /64. A host that has one address of a /64 can usually use all of them.
 const BELOW: u128 = u64::MAX as u128;
 
-/// The IPv6 networks that this machine is in, and when that was looked up.
+/// The IPv6 networks of this machine, and when they were read.
 static OWN: Mutex<Option<(Instant, Arc<[u128]>)>> = Mutex::new(None);
-/// A machine may be carried into another network.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// A machine may move to another network.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// The IPv6 networks that this machine is in, or was a moment ago.
+/// The IPv6 networks of this machine, at most a minute old.
 fn own_networks() -> Arc<[u128]> {
     let mut known = OWN.lock();
-    if let Some((_, networks)) = known.as_ref().filter(|(since, _)| since.elapsed() < LOOK_AGAIN) {
+    if let Some((_, networks)) = known.as_ref().filter(|(since, _)| since.elapsed() < READ_AGAIN_AFTER) {
         return Arc::clone(networks);
     }
-    // A line of it: the address in hex, the interface's number, the length of the prefix, and more.
+    // A line: the address in hex, the interface's number, the length of the prefix, and more.
     let lines = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     let address = |line: &str| u128::from_str_radix(line.split(' ').next()?, 16).ok();
     let networks: Arc<[u128]> = lines.lines().filter_map(address).map(network).collect();
@@ -28,9 +28,9 @@ fn own_networks() -> Arc<[u128]> {
     networks
 }
 
-/// Addresses that one host may have as it likes: an IPv4 address, also where it is written as IPv6, and an IPv6 network
-/// of 64 bits. On a LAN, all hosts have theirs in one such network: link-local and unique local addresses, and those of
-/// the networks that this machine is in, are each their own.
+/// The addresses that one host can freely choose from: an IPv4 address, also if written as IPv6, or an IPv6 network of 64 bits.
+/// On a LAN, all hosts share one such network: so each link-local or unique local address, and each address in a network of
+/// this machine, is a group of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AddressGroup {
     first: IpAddr,
@@ -38,16 +38,16 @@ pub struct AddressGroup {
 }
 
 impl AddressGroup {
-    /// That of an address.
+    /// The group of an address.
     pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
-            IpAddr::V6(_) => Self::beside(ip, &own_networks()),
+            IpAddr::V6(_) => Self::seen_from(ip, &own_networks()),
             single => Self { first: single, last: single },
         }
     }
 
-    /// That of an address, for who is in these networks.
-    fn beside(ip: IpAddr, own: &[u128]) -> Self {
+    /// The group of an address, for a machine with these networks.
+    fn seen_from(ip: IpAddr, own: &[u128]) -> Self {
         match ip.to_canonical() {
             IpAddr::V6(v6) if !is_of_lan(v6) && !own.contains(&network(v6.to_bits())) => {
                 let first = network(v6.to_bits());
@@ -58,12 +58,12 @@ impl AddressGroup {
         }
     }
 
-    /// Whether it is this host's own, on which many nodes may run that have nothing to do with each other.
+    /// Whether it is this host itself, on which many independent nodes may run.
     pub fn is_loopback(self) -> bool {
         self.first.is_loopback()
     }
 
-    /// Its first and its last address.
+    /// The first and the last address.
     pub fn range(self) -> (IpAddr, IpAddr) {
         (self.first, self.last)
     }
@@ -86,16 +86,16 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_host_and_neighbours_on_a_lan_are_not() {
+    fn ipv6_network_is_one_group_except_on_a_lan() {
         assert_eq!(group("2001:db8:1:2::1"), group("2001:db8:1:2:ffff:1234::5"));
         assert_ne!(group("2001:db8:1:2::1"), group("2001:db8:1:3::1"));
         for lan in ["fe80::", "fd00:1:2:3::"] {
             assert_ne!(group(&format!("{lan}1")), group(&format!("{lan}2")));
         }
         let own = [network("2001:db8:1:2::".parse::<Ipv6Addr>().unwrap().to_bits())];
-        let beside = |ip: &str| AddressGroup::beside(ip.parse().unwrap(), &own);
-        assert_ne!(beside("2001:db8:1:2::1"), beside("2001:db8:1:2::2"));
-        assert_eq!(beside("2001:db8:1:3::1"), beside("2001:db8:1:3::2"));
+        let neighbour = |ip: &str| AddressGroup::seen_from(ip.parse().unwrap(), &own);
+        assert_ne!(neighbour("2001:db8:1:2::1"), neighbour("2001:db8:1:2::2"));
+        assert_eq!(neighbour("2001:db8:1:3::1"), neighbour("2001:db8:1:3::2"));
         assert_ne!(group("192.0.2.1"), group("192.0.2.2"));
         assert_eq!(group("192.0.2.1"), group("::ffff:192.0.2.1"));
         assert_ne!(group("::ffff:192.0.2.1"), group("::ffff:192.0.2.2"));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_range_of_a_group_is_all_of_it_and_no_more() {
+    fn range_covers_exactly_the_group() {
         let range = |ip| {
             let (first, last) = group(ip).range();
             (first.to_string(), last.to_string())

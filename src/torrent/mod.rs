@@ -1,7 +1,7 @@
-//! The engine: swarms behind a trait narrow enough to be replaced by an in-memory one in tests.
+//! The engine: swarms behind a trait that is narrow enough to be replaced by an in-memory one in tests.
 //!
-//! Every method of [`Swarms`] posts a request and returns; nothing here waits for the network. What happens is
-//! told by [`Event`]s, in order per torrent, on the channel given when the engine was made.
+//! Every method of [`Swarms`] posts a request and returns; no method waits for the network. [`Event`]s report what happens, in
+//! order per torrent, on the channel given when the engine was made.
 
 pub mod create;
 mod dht;
@@ -33,12 +33,12 @@ pub use trial::{Trial, Visitor, try_gate, try_group, try_slots};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TorrentId(pub u64);
 
-/// What a torrent does when it is added.
+/// What a torrent does after it was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Fetch nothing until asked (all pieces at priority 0).
     Lazy,
-    /// Everything is here; upload.
+    /// All pieces are on the disk; upload.
     Seed,
 }
 
@@ -53,7 +53,7 @@ pub struct Discovery {
     pub pex: bool,
 }
 
-/// All that is needed to join a swarm.
+/// Everything the engine needs to join a swarm.
 #[derive(Debug, Clone)]
 pub struct AddTorrent {
     /// The expected v2 info hash; the engine refuses metainfo that does not have it.
@@ -64,26 +64,26 @@ pub struct AddTorrent {
     /// Absolute path of each file, in canonical order, pad files left out. Parent directories are created
     /// when first written to.
     pub file_paths: Vec<PathBuf>,
-    /// How those look that are never written, one per file or none at all: another file at the path is not read.
+    /// The stamps of files that are never written, one per file, or an empty list: a file with another stamp is not read.
     pub file_stamps: Vec<Option<FileStamp>>,
-    /// How uploads of each file are checked, one per file or none at all.
+    /// How uploads of each file are checked, one per file, or an empty list.
     pub file_care: Vec<FileCare>,
     /// Pieces that are already verified in those files; never hashed again. Length = piece count.
     pub have: FixedBitSet,
-    /// What `Event::ResumeData` gave earlier: known piece layers. Ignored if damaged.
+    /// The data of an earlier `Event::ResumeData`: known piece layers. Ignored if damaged.
     pub resume: Option<Vec<u8>>,
     /// Lazy or seed.
     pub mode: Mode,
-    /// Peers to connect to at once.
+    /// Peers to connect to immediately.
     pub peers: Vec<SocketAddr>,
     /// Discovery.
     pub discovery: Discovery,
-    /// Whether it is to be kept to this node: no connection is accepted, nothing is sent to a peer that this node
-    /// connected to, and none of the ways of finding peers is used. See [`Swarms::set_withheld`].
+    /// Whether nothing of it is sent: no connection is accepted, nothing is sent to a peer that this node connected to, and
+    /// no way of finding peers is used. See [`Swarms::set_withheld`].
     pub withheld: bool,
 }
 
-/// How a file looked when its bytes were verified.
+/// The identity of a file when its bytes were verified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FileStamp {
     /// Length in bytes.
@@ -92,21 +92,21 @@ pub struct FileStamp {
     pub mtime_ns: i64,
     /// Inode number.
     pub inode: u64,
-    /// Change time, nanoseconds since 1970, where it is known. While it alone is another one, the file is read, and each
+    /// Change time, nanoseconds since 1970, where it is known. If only the change time differs, the file is read, and each
     /// part of it is proved before it is sent.
     pub changed_ns: Option<i64>,
 }
 
-/// How bytes that were verified once are checked before they are sent.
+/// How verified bytes are checked before they are sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileCare {
-    /// Whether each part of the file is proved before it is first sent: something may have changed it.
+    /// Whether each part of the file is proved before it is first sent, because another program may have changed it.
     pub doubted: bool,
-    /// A file with the hash of each 64 KiB of it, from which a part can be proved without reading its piece.
+    /// A file with the hash of each 64 KiB, with which a part can be proved without reading its whole piece.
     pub granules: Option<PathBuf>,
 }
 
-/// How much a piece is wanted when no reader waits for it.
+/// The priority of a piece for which no reader waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// Not fetched.
@@ -120,20 +120,20 @@ pub enum Priority {
 /// Why the engine refused a request.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
-    /// The metainfo is malformed or is not the one asked for.
+    /// The metainfo is malformed or has another info hash.
     #[error("bad torrent: {0}")]
     BadTorrent(String),
     /// The torrent is not (or no longer) in the engine.
     #[error("the torrent is no longer in the engine")]
     UnknownTorrent,
-    /// The engine could not listen where it was told to.
+    /// The engine could not listen on a configured address.
     #[error("cannot listen on {address}: {reason}")]
     Listen {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why, for people.
+        /// The reason, for people.
         reason: String,
-        /// Whether another program has the port.
+        /// Whether another program uses the port.
         in_use: bool,
     },
     /// More than [`overlay::MAX_MESSAGE`] bytes.
@@ -150,22 +150,22 @@ pub enum EngineError {
     Internal(String),
 }
 
-/// What a disk failure was, as far as a caller can act on it.
+/// The cause of a disk failure, as far as a caller can act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DiskErrorKind {
     /// No space left, or over quota.
     Full,
     /// The file system is read-only or permission was denied.
     ReadOnly,
-    /// The file is gone or shorter than it must be.
+    /// The file is missing or too short.
     Missing,
-    /// No descriptor is free: nothing is known about the file.
+    /// No descriptor is free; the file may be intact.
     Shortage,
     /// Anything else.
     Other,
 }
 
-/// A swarm's figures; sent about once a second for torrents where they changed.
+/// A swarm's figures; sent about once a second if they changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SwarmStats {
     /// Payload bytes received since the torrent was added.
@@ -191,76 +191,77 @@ pub enum Event {
     Failed(TorrentId, String),
     /// The piece is verified and its bytes are readable by `pread`.
     PieceVerified(TorrentId, PieceIndex),
-    /// The piece's bytes did not match their hash and were thrown away; it stays wanted.
+    /// The piece's bytes did not match their hash and were discarded; the piece remains requested.
     PieceRejected(TorrentId, PieceIndex),
-    /// The bytes of a verified piece are wrong on the disk. It is no longer sent; it still counts as had until
+    /// The bytes of a verified piece are wrong on the disk. The piece is no longer sent; the torrent still counts it until
     /// [`Swarms::withdraw`].
     PieceDamaged(TorrentId, PieceIndex),
     /// A peer finished its handshake.
     PeerConnected(TorrentId, SocketAddr),
-    /// A peer is gone, and why.
+    /// A peer disconnected, and why.
     PeerDisconnected(TorrentId, SocketAddr, String),
     /// New figures.
     Stats(TorrentId, SwarmStats),
     /// How many of the connected peers that have everything have sent nothing for 10 seconds although pieces are wanted.
     SilentSeeds(TorrentId, u32),
-    /// Reading or writing one of the torrent's files failed. Pieces in flight are lost; the engine has already
-    /// cleared the torrent's error, so that it goes on when the cause is gone.
+    /// Reading or writing one of the torrent's files failed. Pieces in flight are lost; the engine clears the torrent's
+    /// error, so that it continues when the cause is removed.
     DiskError(TorrentId, PathBuf, DiskErrorKind, String),
     /// Answer to `save_resume`: piece layers known so far, a few kilobytes per GiB.
     ResumeData(TorrentId, Vec<u8>),
-    /// Answer to `export_metainfo`: the metainfo with all piece layers, or none while some are unknown.
+    /// Answer to `export_metainfo`: the metainfo with all piece layers, or none if some are unknown.
     Metainfo(TorrentId, Option<Vec<u8>>),
     /// Answer to `fetch_metadata`: the bencoded info dictionary found through a magnet link.
     Metadata(TorrentId, Vec<u8>),
     /// The torrent is out of the engine and its files are closed.
     Removed(TorrentId),
-    /// The engine listens here.
+    /// The engine listens on this address.
     Listening(SocketAddr),
     /// The engine could not listen (port in use, address not ours).
     ListenFailed(SocketAddr, String),
-    /// What the catalog listens for.
+    /// For the catalog.
     Overlay(OverlayEvent),
-    /// The engine dropped events because its queue overflowed; the state of all torrents must be asked again.
+    /// The engine dropped events because its queue overflowed; earlier events do not describe the torrents any more.
     EventsLost,
 }
 
-/// Joins swarms and moves pieces. All methods return at once; answers are events.
+/// Joins swarms and transfers pieces. All methods return immediately; answers are events.
 pub trait Swarms: Send + Sync + 'static {
     /// Joins a swarm. `Event::Added` or `Event::Failed` follows.
     fn add(&self, torrent: AddTorrent) -> Result<TorrentId, EngineError>;
 
-    /// Finds the info dictionary of a magnet link from peers, storing nothing. `Event::Metadata` follows when
-    /// some peer has it; the torrent is to be removed then.
+    /// Finds the info dictionary of a magnet link from peers, storing nothing. `Event::Metadata` follows when some peer has
+    /// it; the caller then removes the torrent.
     fn fetch_metadata(&self, magnet: &str, peers: &[SocketAddr]) -> Result<TorrentId, EngineError>;
 
     /// Leaves a swarm, keeping the files. `Event::Removed` follows.
     fn remove(&self, id: TorrentId) -> Result<(), EngineError>;
 
-    /// Wants a piece for a reader that waits; `deadline` orders such pieces among each other.
+    /// Requests a piece for a reader that waits; pieces with an earlier `deadline` come first.
     fn request(&self, id: TorrentId, piece: PieceIndex, deadline: Duration) -> Result<(), EngineError>;
 
-    /// Sets how much pieces are wanted. `Priority::None` also takes back `request`.
+    /// Sets the priority of pieces. `Priority::None` also cancels `request`.
     fn set_priority(&self, id: TorrentId, pieces: &[(PieceIndex, Priority)]) -> Result<(), EngineError>;
 
     /// Connects to a peer now, however often that failed before.
     fn connect_peer(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError>;
 
-    /// Connects now to the peers that the engine knows of a torrent, from whatever source, and that are not connected,
-    /// however often that failed before. A bound of the engine limits the calls.
+    /// Connects now to all known peers of a torrent that are not connected, however often that failed before. The engine
+    /// limits the number of calls.
     fn redial(&self, id: TorrentId) -> Result<(), EngineError>;
 
-    /// Takes back pieces that the torrent had: their bytes are about to be deleted. When this returns none of them is sent
-    /// any more; peers that can learn of it do, and the pieces are not wanted until they are wanted again.
+    /// Withdraws pieces that the torrent has: their bytes are about to be deleted. When this returns, none of them is sent any
+    /// more; peers with the extension learn of it, and the pieces are not fetched until they are requested again.
     fn withdraw(&self, id: TorrentId, pieces: &[PieceIndex]) -> Result<(), EngineError>;
 
-    /// Withholds a torrent, or ends that, while it runs. All its connections end when it is withheld.
+    /// Withholds a running torrent, or ends that. All its connections end when it is withheld.
     fn set_withheld(&self, id: TorrentId, withheld: bool) -> Result<(), EngineError>;
 
-    /// Announces and searches for peers again now, on every way that is on.
+    /// Announces and searches for peers again now, in every enabled way.
     fn reannounce(&self, id: TorrentId) -> Result<(), EngineError>;
 
-    /// Hands over a piece got elsewhere. It is hashed like one from a peer: `PieceVerified` or `PieceRejected`.
+    /// Gives the engine a piece that did not come from a peer. The engine hashes it: `PieceVerified` or `PieceRejected`
+    /// follows.
     fn give_piece(&self, id: TorrentId, piece: PieceIndex, bytes: Vec<u8>) -> Result<(), EngineError>;
 
     /// Asks for the torrent's resume data.

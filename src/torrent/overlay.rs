@@ -1,8 +1,7 @@
-//! What the catalog needs of the engine: meeting places, messages between peers, and the DHT.
+//! The part of the engine for the catalog: meetings, messages between peers, and the DHT.
 //!
-//! As with [`Swarms`](super::Swarms), every method posts a request and returns; answers are [`OverlayEvent`]s.
-//! The messages are one BEP 10 extension, `silmaril_catalog`; the engine moves their bytes and knows nothing of what
-//! they mean.
+//! As with [`Swarms`](super::Swarms), every method posts a request and returns; answers are [`OverlayEvent`]s. The messages are
+//! one BEP 10 extension, `silmaril_catalog`; the engine transfers their bytes and does not interpret them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,20 +14,20 @@ use sha1::{Digest, Sha1};
 use super::{EngineError, TorrentId};
 use crate::model::{InfoHash, PublisherKey};
 
-/// The longest message, in bytes, that is sent or taken. A peer that sends a longer one is hung up on.
+/// The longest message that is sent or accepted, in bytes. A peer that sends a longer one is disconnected.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
-/// How many bytes of messages of one peer may wait to be dealt with. A peer that sends faster is hung up on.
+/// The most bytes of unread messages of one peer. A peer that exceeds it is disconnected.
 pub const MAX_UNREAD: usize = 4 * 1024 * 1024;
 
-/// How many bytes of messages of all peers together may wait; beyond it, a peer of which more than a few messages wait
-/// is hung up on when it sends another.
+/// The most bytes of unread messages of all peers. Beyond it, a peer with more than a few unread messages is disconnected when
+/// it sends another one.
 pub const MAX_UNREAD_OF_ALL: usize = 16 * 1024 * 1024;
 
 /// The longest value of a DHT item, in bencoded bytes (BEP 44).
 pub const MAX_ITEM: usize = 1000;
 
-/// A place in the DHT (BEP 5), and the v1 info hash of a swarm that has no metadata.
+/// A key of the DHT (BEP 5), and the v1 info hash of a swarm that has no metadata.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Topic(pub [u8; 20]);
 
@@ -45,10 +44,10 @@ impl fmt::Debug for Topic {
     }
 }
 
-/// Where peers meet without moving any data.
+/// A swarm in which peers meet without transferring pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Meeting {
-    /// A swarm that nobody has metadata of.
+    /// A swarm without metadata.
     Topic(Topic),
     /// The swarm of a model whose manifest is not known yet.
     Model(InfoHash),
@@ -58,21 +57,21 @@ pub enum Meeting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u64);
 
-/// A message of a peer. While it lives it counts towards what may wait of that peer ([`MAX_UNREAD`]): whoever listens
-/// drops it when it is dealt with, and moves it into no queue without a bound.
+/// A message of a peer. While it lives it counts as unread ([`MAX_UNREAD`]): the receiver drops it when it is processed, and
+/// must not move it to an unbounded queue.
 #[derive(Default)]
 pub struct MessageBytes {
     bytes: Vec<u8>,
-    _counted: Option<Counted>,
+    _counted: Option<CountedBytes>,
 }
 
-/// Takes a message's bytes off a count when dropped.
-struct Counted {
+/// Subtracts a message's bytes from its counts when dropped.
+struct CountedBytes {
     by: usize,
     counts: [Arc<AtomicUsize>; 2],
 }
 
-impl Drop for Counted {
+impl Drop for CountedBytes {
     fn drop(&mut self) {
         for count in &self.counts {
             count.fetch_sub(self.by, Ordering::Relaxed);
@@ -87,7 +86,7 @@ impl MessageBytes {
         for count in &counts {
             count.fetch_add(by, Ordering::Relaxed);
         }
-        Self { bytes, _counted: Some(Counted { by, counts }) }
+        Self { bytes, _counted: Some(CountedBytes { by, counts }) }
     }
 }
 
@@ -106,7 +105,7 @@ impl Deref for MessageBytes {
 }
 
 impl Clone for MessageBytes {
-    /// A copy that counts nowhere.
+    /// A copy that is not counted.
     fn clone(&self) -> Self {
         self.bytes.clone().into()
     }
@@ -129,11 +128,11 @@ impl fmt::Debug for MessageBytes {
 /// A mutable item of the DHT (BEP 44).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DhtItem {
-    /// Whose it is.
+    /// The publisher that signs it.
     pub publisher: PublisherKey,
-    /// Which of theirs.
+    /// Distinguishes the items of one publisher.
     pub salt: [u8; 20],
-    /// Grows with every change.
+    /// Increases with every change.
     pub sequence: i64,
     /// Bencoded, in canonical form, at most [`MAX_ITEM`] bytes.
     pub value: Vec<u8>,
@@ -142,7 +141,7 @@ pub struct DhtItem {
 }
 
 impl DhtItem {
-    /// What the signature of an item with a salt is made of (BEP 44, "signature verification").
+    /// The signed text of an item with a salt (BEP 44, "signature verification").
     pub fn to_sign(salt: &[u8], sequence: i64, value: &[u8]) -> Vec<u8> {
         let mut text = format!("4:salt{}:", salt.len()).into_bytes();
         text.extend_from_slice(salt);
@@ -158,41 +157,40 @@ impl DhtItem {
     }
 }
 
-/// What happens to peers that speak the extension, and in the DHT.
+/// Events of peers that speak the extension, and of the DHT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OverlayEvent {
     /// A peer that speaks the catalog's extension has finished its handshakes.
     Speaks {
-        /// In which torrent or meeting.
+        /// The torrent or meeting.
         torrent: TorrentId,
         /// The connection.
         peer: PeerId,
-        /// Its other end. The port is the one it can be called at where that is known.
+        /// The peer's address. The port is the one on which it listens, if known.
         address: SocketAddr,
-        /// Whether we called.
+        /// Whether this node made the connection.
         outgoing: bool,
     },
     /// A message of such a peer, in order.
-    Said(PeerId, MessageBytes),
-    /// Such a peer is gone; its `PeerId` is void.
+    Received(PeerId, MessageBytes),
+    /// Such a peer has disconnected; its `PeerId` is invalid.
     Left(PeerId),
-    /// Some of those who announced at a topic.
+    /// Some of the hosts that announced at a topic.
     DhtPeers(Topic, Vec<SocketAddr>),
-    /// Answer to `get_item`: the newest item found, if any; its signature was checked by the engine. Asking again
-    /// before the answer has come is the same question.
+    /// Answer to `get_item`: the newest item found, if any, with a verified signature. A repeated query gets one answer.
     DhtFound(PublisherKey, [u8; 20], Option<DhtItem>),
-    /// Answer to `put_item`: how many nodes of the DHT stored it; none when the DHT had a newer one, which stays.
+    /// Answer to `put_item`: how many nodes of the DHT stored it; 0 if the DHT had a newer one, which remains.
     DhtStored(PublisherKey, [u8; 20], u32),
-    /// How many nodes the DHT's routing table holds; told when it changed, at most once a second.
+    /// The number of nodes in the DHT's routing table; sent when it changed, at most once a second.
     DhtNodes(u32),
 }
 
-/// Meets peers, speaks with them, and uses the DHT.
+/// Meets peers, exchanges messages with them, and uses the DHT.
 pub trait Overlay: Send + Sync + 'static {
-    /// Joins a swarm to meet its peers, by every way of finding peers that is on. `Event::Added` follows, or
-    /// `Event::Failed` where the engine has a torrent or meeting of that place already. It is left by
-    /// [`leave`](Self::leave). A model's meeting is to be left before its torrent is added; nothing needs to be waited
-    /// for in between. While it has no peers, a meeting looks for some again every ten seconds.
+    /// Joins a swarm to meet its peers, in every enabled way of finding peers. `Event::Added` follows, or `Event::Failed` if
+    /// the engine already has a torrent or meeting of that swarm. [`leave`](Self::leave) ends it. A model's meeting must be
+    /// left before its torrent is added, without waiting in between. While it has no peers, a meeting searches for some every
+    /// ten seconds.
     fn meet(&self, place: Meeting, peers: &[SocketAddr]) -> Result<TorrentId, EngineError>;
 
     /// Leaves a meeting. `Event::Removed` follows.
@@ -201,31 +199,30 @@ pub trait Overlay: Send + Sync + 'static {
     /// Connects to a peer of a meeting.
     fn call(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError>;
 
-    /// Looks for peers of a meeting again now, on every way that is on.
+    /// Searches for peers of a meeting again now, in every enabled way.
     fn look_again(&self, id: TorrentId) -> Result<(), EngineError>;
 
-    /// Sends a message of at most [`MAX_MESSAGE`] bytes. One to a peer that is gone is dropped. A peer that leaves more
-    /// than 4 MiB of messages unread is hung up on.
+    /// Sends a message of at most [`MAX_MESSAGE`] bytes. A message to a peer that has left is dropped. A peer that leaves more
+    /// than 4 MiB of messages unread is disconnected.
     fn send(&self, peer: PeerId, message: &[u8]) -> Result<(), EngineError>;
 
-    /// Hangs up on a peer; `Left` follows. It may come back. With `ban`, nobody in its [`AddressGroup`](super::AddressGroup) is spoken to
-    /// for ten minutes, in any swarm, for several nodes may share one; loopback is never banned.
+    /// Disconnects a peer; `Left` follows. The peer may connect again. With `ban`, its [`AddressGroup`](super::AddressGroup) is
+    /// banned in all swarms for ten minutes (no longer, since several nodes may share it); loopback is never banned.
     fn hang_up(&self, peer: PeerId, ban: bool) -> Result<(), EngineError>;
 
-    /// Announces this node, with its listen port, at a topic of the DHT (BEP 5). Without effect while the DHT is off
-    /// and with `network.announce: false`. The DHT forgets it after about half an hour.
+    /// Announces this node, with its listen port, at a topic of the DHT (BEP 5). Without effect if the DHT is off or with
+    /// `network.announce: false`. The DHT forgets the announcement after about half an hour.
     fn announce(&self, topic: Topic) -> Result<(), EngineError>;
 
-    /// Asks the DHT who announced at a topic. [`OverlayEvent::DhtPeers`] follows, several times, or never where nobody
+    /// Asks the DHT which hosts announced at a topic. [`OverlayEvent::DhtPeers`] follows, several times, or never if no host
     /// did.
     fn find(&self, topic: Topic) -> Result<(), EngineError>;
 
-    /// Stores an item in the DHT, unless that has a newer one. [`OverlayEvent::DhtStored`] follows where the DHT is on
-    /// and this node is announced.
-    /// An item that is too long, not canonical, or not signed by its publisher is an error.
+    /// Stores an item in the DHT, unless it has a newer one. [`OverlayEvent::DhtStored`] follows if the DHT is on and this node
+    /// is announced. An item that is too long, not canonical, or not signed by its publisher is an error.
     fn put_item(&self, item: &DhtItem) -> Result<(), EngineError>;
 
-    /// Asks the DHT for the newest item of a publisher and salt. [`OverlayEvent::DhtFound`] follows, within 15 s; at
-    /// once, with nothing, while the DHT is off.
+    /// Asks the DHT for the newest item of a publisher and salt. [`OverlayEvent::DhtFound`] follows within 15 s; immediately and
+    /// without an item if the DHT is off.
     fn get_item(&self, publisher: PublisherKey, salt: [u8; 20]) -> Result<(), EngineError>;
 }

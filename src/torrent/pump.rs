@@ -1,7 +1,7 @@
 //! The thread that turns the engine's events into [`Event`]s.
 //!
-//! It also lets torrents go on that libtorrent stopped over an error of the disk, a moment later, so that a disk that
-//! stays full costs one attempt at a time.
+//! It also resumes torrents that libtorrent stopped because of a disk error, after a pause, so that a disk that stays full
+//! costs one attempt at a time.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -14,33 +14,26 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::session::Shared;
+use super::session::SessionShared;
 use super::{DiskErrorKind, Event, PeerId, SwarmStats, TorrentId};
 use crate::ffi::{RawEvent, RawKind};
 use crate::model::PieceIndex;
 
-/// How long a torrent pauses after an error of the disk.
+/// How long a torrent pauses after a disk error.
 const RECOVER_AFTER: Duration = Duration::from_millis(1500);
 
-/// How often figures are asked for.
+/// How often figures are requested.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Equal errors of the disk are told once in this time: every block in flight has its own.
+/// Equal disk errors are reported once in this time: each block in flight causes one.
 const REPEAT_ERROR_AFTER: Duration = Duration::from_secs(1);
 
-impl Shared {
-    /// Sends an event on; when nobody listens any more, nobody needs it.
-    pub(super) fn send(&self, event: Event) {
-        let _ = self.events.send(event);
-    }
-}
-
-pub(super) struct Pump {
-    shared: Arc<Shared>,
+pub(super) struct EventPump {
+    shared: Arc<SessionShared>,
     next_stats: Instant,
     recover: HashMap<TorrentId, Recovery>,
     errors: HashMap<(TorrentId, PathBuf, DiskErrorKind), Instant>,
-    /// Where another program was found to listen.
+    /// Addresses on which another program listens.
     pub in_use: Vec<SocketAddr>,
 }
 
@@ -59,16 +52,17 @@ fn address_of(event: &RawEvent) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, event.port))
 }
 
-/// When a torrent is to go on after an error of the disk.
+/// When a torrent is resumed after a disk error.
 #[derive(Debug, Clone, Copy)]
 struct Recovery {
     due: Instant,
-    /// Whether more errors came since. An error is told before the torrent stops for it: it may stop after it went on.
+    /// Whether more errors came since. An error is reported before the torrent stops for it, so the torrent may stop again
+    /// after it was resumed.
     again: bool,
 }
 
-impl Pump {
-    pub fn new(shared: Arc<Shared>) -> Self {
+impl EventPump {
+    pub fn new(shared: Arc<SessionShared>) -> Self {
         Self {
             shared,
             next_stats: Instant::now() + STATS_INTERVAL,
@@ -78,7 +72,7 @@ impl Pump {
         }
     }
 
-    /// Runs until the session stops, or its last event could not be had.
+    /// Runs until the session stops, and then sends the last events.
     pub fn run(mut self) {
         while !self.shared.stopping.load(Ordering::Acquire) {
             let answers = self.timers();
@@ -103,37 +97,37 @@ impl Pump {
         for event in events {
             self.shared.send(event);
         }
-        // Through the lock, so that whoever is about to wait does not miss it.
+        // Through the lock, so that a thread that is about to wait does not miss the notification.
         drop(self.shared.turn.lock());
         self.shared.turned.notify_all();
     }
 
     /// Waits for events, at most `within`, and translates them.
     pub fn turn(&mut self, within: Duration) -> Vec<Event> {
-        // Rounded up, so that a wait that is nearly over does not become a spin.
+        // Rounded up, so that a wait that is nearly over does not become a busy loop.
         let milliseconds = within.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
         match self.shared.engine.wait(milliseconds) {
             Ok(raw) => raw.into_iter().flat_map(|event| self.translate_all(event)).collect(),
             Err(error) => {
-                tracing::error!(%error, "The engine's events could not be read.");
+                tracing::error!(%error, "could not read the engine's events");
                 vec![Event::EventsLost]
             }
         }
     }
 
-    /// What is due; returns the events that are due.
+    /// Does all that is due. Returns the events that follow.
     fn timers(&mut self) -> Vec<Event> {
         let now = Instant::now();
         let mut answers = Vec::new();
         if now >= self.next_stats {
             self.next_stats = now + STATS_INTERVAL;
             if let Err(error) = self.shared.engine.post_stats() {
-                tracing::debug!(%error, "Figures could not be asked for.");
+                tracing::debug!(%error, "could not request figures");
             }
-            self.errors.retain(|_, told| now.duration_since(*told) < REPEAT_ERROR_AFTER);
+            self.errors.retain(|_, reported| now.duration_since(*reported) < REPEAT_ERROR_AFTER);
             self.shared.end_bans(now);
-            self.shared.comfort_lonely(now);
-            answers = self.shared.settle_questions(now);
+            self.shared.search_for_lonely(now);
+            answers = self.shared.end_late_queries(now);
         }
         let engine = &self.shared.engine;
         self.recover.retain(|id, recovery| {
@@ -141,7 +135,7 @@ impl Pump {
                 return true;
             }
             if let Err(error) = engine.recover(id.0) {
-                tracing::debug!(torrent = id.0, %error, "The torrent could not be resumed.");
+                tracing::debug!(torrent = id.0, %error, "could not resume the torrent");
             }
             recovery.due = now + RECOVER_AFTER;
             std::mem::take(&mut recovery.again)
@@ -151,7 +145,7 @@ impl Pump {
 
     fn translate_all(&mut self, raw: RawEvent) -> Vec<Event> {
         let gone = (raw.kind == RawKind::Removed).then_some(TorrentId(raw.torrent));
-        // Nobody speaks in a torrent that is removed, though libtorrent may tell it in the other order.
+        // The peers of a removed torrent have left, although libtorrent may report it in the other order.
         let mut events = gone.map(|torrent| self.shared.all_left(Some(torrent))).unwrap_or_default();
         events.extend(self.translate(raw));
         events
@@ -171,18 +165,18 @@ impl Pump {
             RawKind::PieceDamaged => Event::PieceDamaged(id, piece),
             RawKind::PeerConnected => {
                 let peer = address_of(&raw)?;
-                if let Some(known) = self.shared.torrents().get_mut(&id) {
-                    known.connected += 1;
+                if let Some(record) = self.shared.torrents().get_mut(&id) {
+                    record.connected += 1;
                     if raw.flag {
-                        known.remember(peer);
+                        record.remember(peer);
                     }
                 }
                 Event::PeerConnected(id, peer)
             }
             RawKind::PeerDisconnected => {
                 let peer = address_of(&raw)?;
-                if let Some(known) = self.shared.torrents().get_mut(&id) {
-                    known.connected = known.connected.saturating_sub(1);
+                if let Some(record) = self.shared.torrents().get_mut(&id) {
+                    record.connected = record.connected.saturating_sub(1);
                 }
                 Event::PeerDisconnected(id, peer, raw.text)
             }
@@ -201,11 +195,7 @@ impl Pump {
             RawKind::DiskError => return self.disk_error(id, raw),
             RawKind::Stopped => {
                 self.recover_later(id, Instant::now());
-                tracing::debug!(
-                    torrent = id.0,
-                    reason = raw.text,
-                    "The torrent stopped; it will be resumed."
-                );
+                tracing::debug!(torrent = id.0, reason = raw.text, "the torrent stopped; resuming it later");
                 return None;
             }
             RawKind::ResumeData => Event::ResumeData(id, raw.data),
@@ -225,10 +215,10 @@ impl Pump {
             }
             RawKind::PeerSpeaks => {
                 let address = address_of(&raw)?;
-                self.shared.speaks(id, PeerId(raw.peer), address, raw.flag)
+                self.shared.peer_speaks(id, PeerId(raw.peer), address, raw.flag)
             }
-            RawKind::PeerMessage => return self.shared.said(PeerId(raw.peer), raw.data),
-            RawKind::PeerLeft => return self.shared.left(PeerId(raw.peer)),
+            RawKind::PeerMessage => return self.shared.message_came(PeerId(raw.peer), raw.data),
+            RawKind::PeerLeft => return self.shared.peer_left(PeerId(raw.peer)),
             RawKind::DhtPeers => return self.shared.dht_peers(raw),
             RawKind::DhtFound => return self.shared.dht_found(raw),
             RawKind::DhtStored => return self.shared.dht_stored(raw),
@@ -242,7 +232,7 @@ impl Pump {
             }
             RawKind::EventsLost => Event::EventsLost,
             other => {
-                tracing::warn!(kind = other.repr, "The engine told something unknown.");
+                tracing::warn!(kind = other.repr, "the engine sent an unknown event");
                 return None;
             }
         })
@@ -260,8 +250,8 @@ impl Pump {
         self.recover_later(id, now);
         let path = PathBuf::from(OsString::from_vec(raw.path));
         let kind = kind_of(raw.code);
-        let told = self.errors.get(&(id, path.clone(), kind));
-        if told.is_some_and(|told| now.duration_since(*told) < REPEAT_ERROR_AFTER) {
+        let reported = self.errors.get(&(id, path.clone(), kind));
+        if reported.is_some_and(|at| now.duration_since(*at) < REPEAT_ERROR_AFTER) {
             return None;
         }
         self.errors.insert((id, path.clone(), kind), now);

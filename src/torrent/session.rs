@@ -1,8 +1,8 @@
 //! The engine over libtorrent.
 //!
-//! A [`Session`] owns the C++ engine and one thread, the pump, which waits for events, translates them and sends
-//! them on. Requests go straight to libtorrent's queue. The state shared by the two is small and behind one lock,
-//! held for a few lines and never while calling into libtorrent.
+//! A [`Session`] owns the C++ engine and one thread, the pump, which waits for events, translates them and sends them to the
+//! channel. Requests go directly to libtorrent's queue. The state shared by the two is small; its locks are held for a few
+//! lines and never while calling into libtorrent.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ use url::Url;
 
 use super::dht::Dht;
 use super::quiet::{Quiet, topic_of};
-use super::talk::{Lonely, Talk};
+use super::talk::{LonelyMeeting, Talk};
 use super::{
     AddTorrent, EngineError, Event, FileStamp, Mode, Priority, SessionSettings, Swarms, TorrentId, pump,
 };
@@ -28,32 +28,32 @@ use crate::ffi::{self, RawAdd, RawEndpoint, RawPath, RawPriority};
 use crate::model::PieceIndex;
 use crate::model::magnet::Magnet;
 
-/// Peers remembered per torrent, to call again when all are gone.
+/// Peers stored per torrent, to be called again when all have disconnected.
 const KNOWN_PEERS: usize = 64;
 
-/// How often another random port is tried when the first turns out to be taken.
+/// How often another random port is tried when the first one is in use.
 const RANDOM_PORT_ATTEMPTS: u32 = 5;
 
 /// How long an engine that could not listen may take to end; it has no torrents and no peers.
 const FAILED_START_WITHIN: Duration = Duration::from_secs(5);
 
-/// What the session remembers of a torrent.
+/// What the session stores of a torrent.
 #[derive(Default)]
-pub(super) struct Known {
-    /// Metainfo with all piece layers, when it came with them.
+pub(super) struct TorrentRecord {
+    /// The metainfo, if it was added with all piece layers.
     pub complete_metainfo: Option<Arc<Vec<u8>>>,
-    /// Peers that can be called: given, or connected to by us.
+    /// Peers that can be called: named when it was added, or connected to by this node.
     pub peers: Vec<SocketAddr>,
     /// Connections now.
     pub connected: usize,
-    /// For a meeting, when it looks for peers again.
-    pub meeting: Option<Lonely>,
-    /// Where this node is not announced, how peers are found.
+    /// For a meeting, when peers are searched again.
+    pub meeting: Option<LonelyMeeting>,
+    /// How peers are found if this node is not announced.
     pub quiet: Quiet,
 }
 
-impl Known {
-    /// Remembers a peer that can be called.
+impl TorrentRecord {
+    /// Stores a peer that can be called.
     pub fn remember(&mut self, peer: SocketAddr) {
         if !self.peers.contains(&peer) {
             if self.peers.len() >= KNOWN_PEERS {
@@ -64,32 +64,37 @@ impl Known {
     }
 }
 
-/// What the session and its pump share.
-pub(super) struct Shared {
+/// The state shared by the session and its pump.
+pub(super) struct SessionShared {
     pub engine: UniquePtr<ffi::Engine>,
     pub events: UnboundedSender<Event>,
-    pub torrents: Mutex<HashMap<TorrentId, Known>>,
+    pub torrents: Mutex<HashMap<TorrentId, TorrentRecord>>,
     pub talk: Mutex<Talk>,
     pub dht: Mutex<Dht>,
-    /// Where peers can call, as it is announced in the DHT; 0 until it is known.
+    /// The port that is announced in the DHT; 0 until it is known.
     pub listen_port: AtomicU16,
-    /// A port that is listened on for the DHT alone, or 0.
+    /// The port that is only for the DHT, or 0.
     pub dht_port: u16,
     pub stopping: AtomicBool,
-    /// Notified, through `turn`, whenever the pump has sent events on.
+    /// Notified, through `turn`, whenever the pump has sent events.
     pub turned: Condvar,
     pub turn: Mutex<()>,
 }
 
-impl Shared {
-    pub fn torrents(&self) -> parking_lot::MutexGuard<'_, HashMap<TorrentId, Known>> {
+impl SessionShared {
+    pub fn torrents(&self) -> parking_lot::MutexGuard<'_, HashMap<TorrentId, TorrentRecord>> {
         self.torrents.lock()
+    }
+
+    /// Sends an event to the channel. Without a receiver the event is dropped.
+    pub fn send(&self, event: Event) {
+        let _ = self.events.send(event);
     }
 }
 
 /// The engine.
 pub struct Session {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SessionShared>,
     pub(super) settings: SessionSettings,
     next: AtomicU64,
     pump: Mutex<Option<JoinHandle<()>>>,
@@ -99,7 +104,8 @@ pub(super) fn internal(error: cxx::Exception) -> EngineError {
     EngineError::Internal(error.what().to_owned())
 }
 
-fn known(done: Result<bool, cxx::Exception>) -> Result<(), EngineError> {
+/// The result of an engine call that returns false for an unknown torrent.
+fn found(done: Result<bool, cxx::Exception>) -> Result<(), EngineError> {
     match done {
         Ok(true) => Ok(()),
         Ok(false) => Err(EngineError::UnknownTorrent),
@@ -126,15 +132,15 @@ fn packed(bits: &FixedBitSet) -> Vec<u8> {
 }
 
 impl Session {
-    /// Starts the engine. What happens from now on goes to `events`.
+    /// Starts the engine, which sends its events to `events`.
     ///
-    /// A port that is configured and taken is an error; an interface that cannot be listened on beside one that can
-    /// is only told, by [`Event::ListenFailed`].
+    /// A configured port that is in use is an error. If at least one interface can be listened on, the interfaces that
+    /// cannot are only reported, by [`Event::ListenFailed`].
     pub fn start(settings: SessionSettings, events: UnboundedSender<Event>) -> Result<Self, EngineError> {
         let mut attempts = 1..RANDOM_PORT_ATTEMPTS;
         loop {
             match Self::start_once(settings.clone(), events.clone()) {
-                // Somebody was faster to take the port that was free a moment ago; the next choice is another.
+                // Another program took the port that was free a moment ago; the next attempt chooses another one.
                 Err(EngineError::Listen { in_use: true, address, .. })
                     if settings.network.listen_port == 0
                         && address.port() != settings.network.dht_port
@@ -152,7 +158,7 @@ impl Session {
             .map_err(internal)?;
         engine.wait_until_started().map_err(internal)?;
         engine.set_bans(&Talk::default().banned()).map_err(internal)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SessionShared {
             engine,
             events,
             torrents: Mutex::default(),
@@ -164,8 +170,8 @@ impl Session {
             turned: Condvar::new(),
             turn: Mutex::default(),
         });
-        let mut pump = pump::Pump::new(shared.clone());
-        // All that there is to say about listening is in the queue now.
+        let mut pump = pump::EventPump::new(shared.clone());
+        // All events about listening are in the queue now.
         let listening = pump.turn(Duration::ZERO);
         if let Some(error) = listen_error(&listening, &pump.in_use) {
             // Not left to the background: the process may be about to exit.
@@ -175,8 +181,8 @@ impl Session {
         }
         pump.send(listening);
         if network.dht_enabled {
-            // libtorrent asks its bootstrap nodes, but never keeps them in the routing table: two nodes that name
-            // only each other would find nobody.
+            // libtorrent asks its bootstrap nodes, but never stores them in the routing table: two nodes that name only
+            // each other would find no node.
             for node in &network.dht_bootstrap_nodes {
                 shared.engine.add_dht_node(&node.host_text(), node.port).map_err(internal)?;
             }
@@ -188,13 +194,13 @@ impl Session {
         Ok(Self { shared, settings, next: AtomicU64::new(1), pump: Mutex::new(Some(thread)) })
     }
 
-    /// Leaves all swarms and ends the engine, waiting for answers that were asked for and at most `within`. Returns
-    /// whether everything ended in time; what has not ends in the background. Requests fail from now on.
+    /// Leaves all swarms and ends the engine. Waits for requested answers, at most `within`. Returns whether everything ended
+    /// in time; otherwise the rest ends in the background. Later requests fail.
     pub fn shutdown(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         let Some(pump) = self.pump.lock().take() else { return true };
         let paused = self.shared.engine.pause().is_ok();
-        // The pump is still at work and sends the answers on.
+        // The pump is still running and sends the answers.
         let mut turn = self.shared.turn.lock();
         while paused
             && Instant::now() < deadline
@@ -237,7 +243,7 @@ impl Session {
     }
 }
 
-/// The reason not to start: a port is taken, or nothing can be listened on at all.
+/// The reason not to start: a port is in use, or no interface can be listened on.
 fn listen_error(events: &[Event], in_use: &[SocketAddr]) -> Option<EngineError> {
     let listening = events.iter().any(|event| matches!(event, Event::Listening(_)));
     events.iter().find_map(|event| match event {
@@ -306,7 +312,9 @@ impl Swarms for Session {
             pex: torrent.discovery.pex,
             max_connections: self.max_connections(),
         };
-        self.shared.torrents().insert(id, Known { peers: torrent.peers, quiet, ..Known::default() });
+        self.shared
+            .torrents()
+            .insert(id, TorrentRecord { peers: torrent.peers, quiet, ..TorrentRecord::default() });
         match self.shared.engine.add(&raw) {
             Ok(all_layers) => {
                 if all_layers && let Some(known) = self.shared.torrents().get_mut(&id) {
@@ -329,7 +337,9 @@ impl Swarms for Session {
             let magnet: Result<Magnet, _> = magnet.parse();
             quiet = Quiet::meeting(magnet.ok().map(|magnet| topic_of(&magnet.info_hash)));
         }
-        self.shared.torrents().insert(id, Known { peers: peers.to_vec(), quiet, ..Known::default() });
+        self.shared
+            .torrents()
+            .insert(id, TorrentRecord { peers: peers.to_vec(), quiet, ..TorrentRecord::default() });
         let trackers = self.trackers();
         match self.shared.engine.fetch_metadata(id.0, magnet, &raw_peers, &trackers, self.max_connections()) {
             Ok(()) => Ok(id),
@@ -341,14 +351,14 @@ impl Swarms for Session {
     }
 
     fn remove(&self, id: TorrentId) -> Result<(), EngineError> {
-        // First, since the engine may have thrown the torrent out itself.
+        // First, since the engine may have removed the torrent itself.
         self.shared.torrents().remove(&id);
-        known(self.shared.engine.remove(id.0))
+        found(self.shared.engine.remove(id.0))
     }
 
     fn request(&self, id: TorrentId, piece: PieceIndex, deadline: Duration) -> Result<(), EngineError> {
         let milliseconds = deadline.as_millis().min(i32::MAX as u128) as i32;
-        known(self.shared.engine.request(id.0, piece.0, milliseconds))?;
+        found(self.shared.engine.request(id.0, piece.0, milliseconds))?;
         self.want_peers(id);
         Ok(())
     }
@@ -366,7 +376,7 @@ impl Swarms for Session {
                 },
             })
             .collect();
-        known(self.shared.engine.set_priority(id.0, &raw))?;
+        found(self.shared.engine.set_priority(id.0, &raw))?;
         if raw.iter().any(|one| one.priority > 0) {
             self.want_peers(id);
         }
@@ -374,7 +384,7 @@ impl Swarms for Session {
     }
 
     fn connect_peer(&self, id: TorrentId, peer: SocketAddr) -> Result<(), EngineError> {
-        known(self.shared.engine.connect_peer(id.0, &raw_endpoint(&peer)))?;
+        found(self.shared.engine.connect_peer(id.0, &raw_endpoint(&peer)))?;
         if let Some(known) = self.shared.torrents().get_mut(&id) {
             known.remember(peer);
         }
@@ -388,38 +398,38 @@ impl Swarms for Session {
         };
         // The engine forgets peers that failed when its list is full.
         for peer in &earlier {
-            known(self.shared.engine.connect_peer(id.0, &raw_endpoint(peer)))?;
+            found(self.shared.engine.connect_peer(id.0, &raw_endpoint(peer)))?;
         }
-        known(self.shared.engine.redial(id.0))
+        found(self.shared.engine.redial(id.0))
     }
 
     fn withdraw(&self, id: TorrentId, pieces: &[PieceIndex]) -> Result<(), EngineError> {
         let pieces: Vec<u32> = pieces.iter().map(|piece| piece.0).collect();
-        known(self.shared.engine.withdraw(id.0, &pieces))
+        found(self.shared.engine.withdraw(id.0, &pieces))
     }
 
     fn set_withheld(&self, id: TorrentId, withheld: bool) -> Result<(), EngineError> {
-        known(self.shared.engine.set_withheld(id.0, withheld))
+        found(self.shared.engine.set_withheld(id.0, withheld))
     }
 
     fn reannounce(&self, id: TorrentId) -> Result<(), EngineError> {
-        known(self.shared.engine.reannounce(id.0))?;
+        found(self.shared.engine.reannounce(id.0))?;
         self.shared.look_up(id);
         Ok(())
     }
 
     fn give_piece(&self, id: TorrentId, piece: PieceIndex, bytes: Vec<u8>) -> Result<(), EngineError> {
-        known(self.shared.engine.give_piece(id.0, piece.0, &bytes))
+        found(self.shared.engine.give_piece(id.0, piece.0, &bytes))
     }
 
     fn save_resume(&self, id: TorrentId) -> Result<(), EngineError> {
         let complete = self.shared.torrents().get(&id).is_some_and(|known| known.complete_metainfo.is_some());
         if complete {
-            // The metainfo has all there is to save.
+            // The metainfo has all piece layers.
             self.shared.send(Event::ResumeData(id, Vec::new()));
             return Ok(());
         }
-        known(self.shared.engine.save_layers(id.0, false))
+        found(self.shared.engine.save_layers(id.0, false))
     }
 
     fn export_metainfo(&self, id: TorrentId) -> Result<(), EngineError> {
@@ -428,6 +438,6 @@ impl Swarms for Session {
             self.shared.send(Event::Metainfo(id, Some(metainfo.to_vec())));
             return Ok(());
         }
-        known(self.shared.engine.save_layers(id.0, true))
+        found(self.shared.engine.save_layers(id.0, true))
     }
 }

@@ -1,4 +1,4 @@
-//! What the engine is told when it starts: the configuration, turned into libtorrent's settings.
+//! The configuration as settings of libtorrent.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -13,8 +13,7 @@ use crate::ffi::{RawSetting, RawSettingKind};
 pub struct SessionSettings {
     /// The network section of the configuration; every key has its effect.
     pub network: NetworkConfig,
-    /// What [`Session::dht_state`](super::Session::dht_state) gave when the engine ran last, or nothing. One that is
-    /// damaged is ignored.
+    /// The result of [`Session::dht_state`](super::Session::dht_state) in the last run, or empty. Ignored if damaged.
     pub dht_state: Vec<u8>,
 }
 
@@ -24,7 +23,7 @@ impl From<&NetworkConfig> for SessionSettings {
     }
 }
 
-/// Whether an address is of a network of one's own: loopback, RFC 1918, link-local, RFC 4193.
+/// Whether an address is private: loopback, RFC 1918, link-local, RFC 4193.
 fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
@@ -44,7 +43,7 @@ fn text(name: &str, text: impl Into<String>) -> RawSetting {
     RawSetting { name: name.into(), kind: RawSettingKind::Text, number: 0, text: text.into() }
 }
 
-/// libtorrent takes an `int` and reads 0 as unlimited.
+/// libtorrent expects an `int`; 0 is unlimited.
 fn rate(bytes_per_second: u64) -> i64 {
     bytes_per_second.min(i32::MAX as u64) as i64
 }
@@ -52,7 +51,7 @@ fn rate(bytes_per_second: u64) -> i64 {
 impl SessionSettings {
     /// Threads that read, write and hash.
     pub(super) fn disk_threads(&self) -> i32 {
-        // Two hide one slow disk operation from another; beyond four the network thread is the bound.
+        // With two, one slow disk operation does not delay another; beyond four the network thread is the limit.
         available_parallelism().map_or(2, |n| n.get().clamp(2, 4)) as i32
     }
 
@@ -61,8 +60,8 @@ impl SessionSettings {
         i32::try_from(Shares::now().cached).unwrap_or(i32::MAX)
     }
 
-    /// Where the session listens. `dht_port`, when it is another port than `listen_port`, gets a socket of its own:
-    /// libtorrent runs a DHT node on every socket it listens on, so that one answers there.
+    /// The addresses on which the session listens. If `dht_port` differs from `listen_port`, it gets a socket of its own:
+    /// libtorrent runs a DHT node on every socket on which it listens.
     fn listen_interfaces(&self) -> String {
         let addresses = match self.network.listen_address {
             Some(address) => vec![address],
@@ -86,9 +85,9 @@ impl SessionSettings {
         all.join(",")
     }
 
-    /// The configured nodes of the DHT, where it is a network of one's own: all are private addresses. They are other
-    /// hosts of ours, and listen for peers on the same port.
-    pub(super) fn own_dht_nodes(&self) -> Option<Vec<SocketAddr>> {
+    /// The configured nodes of a private DHT: one where all nodes have private addresses. They are other hosts of the user,
+    /// and listen for peers on the same port.
+    pub(super) fn private_dht_nodes(&self) -> Option<Vec<SocketAddr>> {
         let nodes = self.network.dht_bootstrap_nodes.iter();
         nodes.map(|node| Some(SocketAddr::new(node.ip().filter(|ip| is_private(*ip))?, node.port))).collect()
     }
@@ -139,13 +138,13 @@ impl SessionSettings {
         // Set even when empty: libtorrent's default is a public node.
         settings.push(text("dht_bootstrap_nodes", nodes.join(",")));
         settings.push(boolean("enable_dht", self.network.dht_enabled));
-        // Bytes per second. While more is sent nobody else is answered: the default of 8000 is used up for minutes
-        // by announcing the names of a hundred models.
+        // Bytes per second. While the limit is exceeded no query is answered: announcing the names of a hundred models
+        // uses up the default of 8000 for minutes.
         let mut upload_limit = 50_000;
-        // The node that all others name names nobody: such a network is one's own too.
-        if self.own_dht_nodes().is_some() {
-            // These keep one node per /24 and want node numbers derived from public addresses: in a network of
-            // one's own they leave the routing table all but empty.
+        // The bootstrap node of a private network has no configured nodes: its network counts as private too.
+        if self.private_dht_nodes().is_some() {
+            // These settings admit one node per /24 and node ids derived from public addresses only: in a private network
+            // they leave the routing table almost empty.
             for name in [
                 "dht_restrict_routing_ips",
                 "dht_restrict_search_ips",
@@ -154,8 +153,8 @@ impl SessionSettings {
             ] {
                 settings.push(boolean(name, false));
             }
-            // Packets per second of one node; who sends more, for ten seconds, is ignored for five minutes. In a
-            // network of a few nodes each gets a large part of what every other asks and announces.
+            // Packets per second of one node; a node that sends more for ten seconds is ignored for five minutes. In a
+            // network of a few nodes, each receives a large part of the queries and announcements of every other one.
             settings.push(integer("dht_block_ratelimit", 1000));
             upload_limit = 2_000_000;
         }
@@ -163,8 +162,8 @@ impl SessionSettings {
     }
 
     fn transport(&self, settings: &mut Vec<RawSetting>) {
-        // The uTP of libtorrent up to 2.0.14 has faults of memory that a peer can trigger. It also reaches 12 MiB/s where
-        // TCP reaches 240. `auto` means off until the faults are patched.
+        // The uTP of libtorrent up to 2.0.14 has memory errors that a peer can trigger. It also reaches 12 MiB/s where TCP
+        // reaches 240. `auto` means off until the faults are patched.
         let utp = match self.network.utp {
             Utp::Auto | Utp::Off => false,
             Utp::On => true,
@@ -179,7 +178,7 @@ impl SessionSettings {
     fn encryption(&self, settings: &mut Vec<RawSetting>) {
         // pe_forced 0, pe_enabled 1, pe_disabled 2; allowed level: plaintext 1, rc4 2, both 3.
         // `prefer` encrypts the handshake and leaves the payload in the clear where the peer agrees: RC4 costs 40 % of
-        // the throughput and protects nothing that the hashes do not.
+        // the throughput and adds no protection to the hashes.
         let (policy, level, prefer_rc4) = match self.network.encryption {
             Encryption::Prefer => (1, 3, false),
             Encryption::Require => (0, 2, true),
@@ -206,32 +205,32 @@ fn peer_fingerprint() -> String {
     )
 }
 
-/// A port that is free on all addresses, for TCP and UDP; 0 where none was found. Left to itself libtorrent takes
-/// another one for each interface, and local service discovery (BEP 14) then announces that of the first, the
-/// loopback's, on all of them: nobody finds us.
+/// A port that is free on all addresses, for TCP and UDP; 0 if none was found. libtorrent would choose another port for each
+/// interface, and local service discovery (BEP 14) would announce the port of the first one, the loopback, on all of them: no
+/// peer would find this node.
 fn free_port(addresses: &[IpAddr]) -> u16 {
     let any = || TcpListener::bind((*addresses.first()?, 0)).ok()?.local_addr().ok().map(|a| a.port());
     (0..32).map_while(|_| any()).find(|&port| is_free(addresses, port)).unwrap_or(0)
 }
 
 fn is_free(addresses: &[IpAddr], port: u16) -> bool {
-    // A host without IPv6 has none of its ports in use.
+    // On a host without IPv6, no IPv6 port is in use.
     let free = |bound: std::io::Result<()>| !bound.is_err_and(|e| e.kind() == ErrorKind::AddrInUse);
     addresses.iter().all(|&address| {
         free(TcpListener::bind((address, port)).map(drop)) && free(UdpSocket::bind((address, port)).map(drop))
     })
 }
 
-/// What does not depend on the configuration, with the reason of each.
+/// Settings that do not depend on the configuration, with the reason of each.
 fn tuned() -> Vec<RawSetting> {
     vec![
-        // A lazy torrent is "finished" whenever no read waits. By default it then hangs up on every seed and does not
-        // call back for 60 s.
+        // A lazy torrent is "finished" whenever no read waits. By default it then disconnects all seeds and does not connect
+        // again for 60 s.
         boolean("close_redundant_connections", false),
         integer("min_reconnect_time", 1),
-        // A peer is given up after 3 failed connects by default. One given by hand, or on the LAN, is gone for a night
-        // and comes back: it is tried for ever. libtorrent counts to 31 and waits a second more after each, so that
-        // one that stays away costs a packet every half minute.
+        // By default libtorrent gives a peer up after 3 failed connects. A named peer, or one on the LAN, may be off for a
+        // night and come back: it is tried forever. libtorrent counts to 31 and waits a second more after each failure, so a
+        // peer that remains away costs a packet every half minute.
         integer("max_failcount", 32),
         // Seconds. An attempt sends a packet after 0, 1 and 3 seconds, then later and later: a host that comes back answers
         // a new attempt sooner than the next packet of an old one.
@@ -240,24 +239,23 @@ fn tuned() -> Vec<RawSetting> {
         integer("inactivity_timeout", 3600),
         // Outgoing connections start on this tick: 0.5 s by default, 0.1 s for five times as many wake-ups.
         integer("tick_interval", 100),
-        // libtorrent would try ten more ports, then any; a port in use is to be told.
+        // libtorrent would try ten more ports, then any; a port in use must be reported.
         integer("max_retry_port_bind", 0),
         boolean("listen_system_port_fallback", false),
         // Several peers behind one address: a NAT, or one machine.
         boolean("allow_multiple_connections_per_ip", true),
-        // Per torrent there is a bound of its own; this one only must not be the tighter. Each connection is a
-        // descriptor.
+        // Each torrent has its own bound, and this one must not be tighter. Each connection is a descriptor.
         integer("connections_limit", Shares::now().connections as i64),
-        // A torrent of 100 000 pieces tells each one when it is added.
+        // A torrent of 100 000 pieces sends an alert for each when it is added.
         integer("alert_queue_size", 1_000_000),
-        // Everybody who asks is served; bandwidth is bound by rates, not slots.
+        // Every peer that asks is served; bandwidth is limited by rates, not by slots.
         integer("unchoke_slots_limit", -1),
-        // Enough in flight for a gigabit at 100 ms; the window is opened by need (slow start).
+        // Enough requests in flight for a gigabit at 100 ms; the window grows as needed (slow start).
         integer("max_out_request_queue", 1500),
         integer("max_allowed_in_request_queue", 5000),
         // Seconds of requests queued at a peer. An urgent piece waits for that queue: 3 s by default.
         integer("request_queue_time", 1),
-        // The default of 1 MiB throttles; above this reads do not get faster and memory grows.
+        // The default of 1 MiB throttles; a greater value makes reads no faster and costs memory.
         integer("max_queued_disk_bytes", 32 * 1024 * 1024),
         integer("send_buffer_watermark", 8 * 1024 * 1024),
         integer("send_buffer_low_watermark", 1024 * 1024),
@@ -266,7 +264,7 @@ fn tuned() -> Vec<RawSetting> {
         integer("recv_socket_buffer_size", 2 * 1024 * 1024),
         // A reader waits for the last blocks of its piece: a second peer may be asked for them early.
         boolean("strict_end_game_mode", false),
-        // Seconds; trackers that hang must not hold up the end.
+        // Seconds; trackers that do not answer must not delay the end.
         integer("stop_tracker_timeout", 1),
         // Rates are of payload: protocol overhead is not charged to the reader.
         boolean("rate_limit_ip_overhead", false),
@@ -284,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_random_port_is_the_same_on_every_interface() {
+    fn random_port_is_the_same_on_every_interface() {
         let network = crate::config::Config::defaults(std::path::Path::new("/nowhere")).network;
         assert_eq!((network.listen_port, network.listen_address), (0, None));
         let interfaces = SessionSettings::from(&network).listen_interfaces();
@@ -309,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_is_not_free() {
+    fn port_in_use_is_not_free() {
         let taken = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
         let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
@@ -335,11 +333,11 @@ mod tests {
     }
 
     #[test]
-    fn a_dht_is_ones_own_when_all_its_nodes_are_private() {
+    fn dht_is_private_if_all_its_nodes_are() {
         let mut network = crate::config::Config::defaults(std::path::Path::new("/nowhere")).network;
         let mut own = |nodes: &[&str]| {
             network.dht_bootstrap_nodes = nodes.iter().map(|node| node.parse().unwrap()).collect();
-            SessionSettings::from(&network).own_dht_nodes()
+            SessionSettings::from(&network).private_dht_nodes()
         };
         assert_eq!(own(&["10.0.0.1:5", "[fd00::1]:6"]).unwrap()[1], "[fd00::1]:6".parse().unwrap());
         assert_eq!(own(&[]), Some(vec![]));
@@ -348,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn own_networks_are_private() {
+    fn private_networks_are_recognized() {
         for own in ["127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.1.1", "::1", "fd00::1", "fe80::1"] {
             assert!(is_private(own.parse().unwrap()), "{own}");
         }

@@ -1,9 +1,9 @@
 //! Meetings and the messages of peers: [`Overlay`] for [`Session`].
 //!
-//! What always holds: a peer that was told to speak is told to have left exactly once, before its torrent is told to
-//! be removed, and says nothing before or after. Messages that nobody has dealt with yet are bounded per peer and
-//! altogether; who exceeds that is hung up on. The state here is behind one lock of its own, shared by the pump and
-//! whoever makes requests, and never held while calling into the engine.
+//! What always holds: for each peer, [`OverlayEvent::Speaks`] comes first, then its messages, then exactly one
+//! [`OverlayEvent::Left`], before its torrent is reported as removed. The bytes of messages that are not processed are
+//! bounded per peer and in total; a peer that exceeds a bound is disconnected. [`Talk`] is behind a lock of its own, shared
+//! by the pump and the threads that make requests, and never held while calling into the engine.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use parking_lot::MutexGuard;
 
 use super::overlay::{MAX_MESSAGE, MAX_UNREAD, MAX_UNREAD_OF_ALL, MessageBytes};
 use super::quiet::{Quiet, topic_of};
-use super::session::{Known, Session, Shared, internal, raw_endpoint};
+use super::session::{Session, SessionShared, TorrentRecord, internal, raw_endpoint};
 use super::{
     AddressGroup, DhtItem, EngineError, Event, Meeting, Overlay, OverlayEvent, PeerId, Swarms, Topic,
     TorrentId, dht,
@@ -24,51 +24,51 @@ use crate::ffi::{RawMeeting, RawRange};
 use crate::http::metadata_ranges;
 use crate::model::PublisherKey;
 
-/// How long the addresses of a host are not spoken to after a ban. Several nodes may share one, behind a NAT: not for ever.
+/// How long a ban lasts. Not forever: several nodes may share one address, behind a NAT.
 pub(super) const BAN: Duration = Duration::from_secs(600);
 
-/// The most groups of addresses that are banned at a time; beyond it the oldest ban ends.
+/// The most address groups that are banned at a time; beyond it the oldest ban ends.
 const MAX_BANS: usize = 4096;
 
-/// What a message counts on top of its length: many empty ones are not free.
+/// Bytes that each message counts in addition to its length, for its memory.
 const OVERHEAD: usize = 256;
 
-/// What may wait of a peer while all together are over their bound: a few short messages, or one long.
+/// Unread bytes that a peer may have while the total exceeds its bound: a few short messages, or one long one.
 const MODEST: usize = 2 * MAX_MESSAGE;
 
-/// How often a meeting without peers looks for some. On the LAN nobody is told of those who come later.
+/// How often a meeting without peers searches for some. On the LAN, a host does not learn of hosts that come later.
 const LONELY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A meeting whose peers have not come.
-pub(super) struct Lonely {
+/// The searches of a meeting that has no peers.
+pub(super) struct LonelyMeeting {
     due: Instant,
     attempts: u32,
 }
 
-impl Lonely {
+impl LonelyMeeting {
     pub fn new() -> Self {
         Self { due: Instant::now() + LONELY_INTERVAL, attempts: 0 }
     }
 }
 
-struct Speaking {
+struct SpeakingPeer {
     torrent: TorrentId,
     group: AddressGroup,
     unread: Arc<AtomicUsize>,
 }
 
-/// Who speaks, and with whom nobody does.
+/// The peers that speak the extension, and the banned addresses.
 #[derive(Default)]
 pub(super) struct Talk {
-    speaking: HashMap<PeerId, Speaking>,
+    speaking: HashMap<PeerId, SpeakingPeer>,
     unread: Arc<AtomicUsize>,
-    /// Until when.
+    /// The end of each ban.
     bans: HashMap<AddressGroup, Instant>,
 }
 
 impl Talk {
-    /// Takes a message of a peer; `None` when it does not speak, an error when too much of it waits already.
-    fn hear(&self, peer: PeerId, bytes: Vec<u8>) -> Result<Option<MessageBytes>, ()> {
+    /// Counts a message of a peer. `None` if the peer does not speak, an error if too many of its bytes are unread.
+    fn receive(&self, peer: PeerId, bytes: Vec<u8>) -> Result<Option<MessageBytes>, ()> {
         let Some(speaking) = self.speaking.get(&peer) else { return Ok(None) };
         let of_peer = speaking.unread.load(Ordering::Relaxed) + bytes.len() + OVERHEAD;
         let of_all = self.unread.load(Ordering::Relaxed) + bytes.len() + OVERHEAD;
@@ -79,13 +79,13 @@ impl Talk {
         Ok(Some(MessageBytes::counted(bytes, OVERHEAD, counts)))
     }
 
-    /// The addresses that no connection is made to now: banned ones, and metadata services of clouds.
+    /// The addresses to which no connection is made: banned ones, and metadata services of clouds.
     pub(super) fn banned(&self) -> Vec<RawRange> {
         let ranges = self.bans.keys().map(|group| group.range()).chain(metadata_ranges());
         ranges.map(|(first, last)| RawRange { first: first.to_string(), last: last.to_string() }).collect()
     }
 
-    /// Bans the addresses of a peer that speaks, unless they are loopback. Returns all that are banned.
+    /// Bans the address group of a peer that speaks, unless it is loopback. Returns all banned addresses.
     fn ban_peer(&mut self, peer: PeerId) -> Option<Vec<RawRange>> {
         let group = self.speaking.get(&peer)?.group;
         if group.is_loopback() {
@@ -105,13 +105,13 @@ impl Talk {
     }
 }
 
-impl Shared {
+impl SessionShared {
     fn talk(&self) -> MutexGuard<'_, Talk> {
         self.talk.lock()
     }
 
-    /// A peer speaks from now on.
-    pub(super) fn speaks(
+    /// A peer has finished its handshakes.
+    pub(super) fn peer_speaks(
         &self,
         torrent: TorrentId,
         peer: PeerId,
@@ -121,35 +121,38 @@ impl Shared {
         let ip = address.ip().to_canonical();
         self.talk()
             .speaking
-            .insert(peer, Speaking { torrent, group: AddressGroup::of(ip), unread: Arc::default() });
+            .insert(peer, SpeakingPeer { torrent, group: AddressGroup::of(ip), unread: Arc::default() });
         let address = SocketAddr::new(ip, address.port());
         Event::Overlay(OverlayEvent::Speaks { torrent, peer, address, outgoing })
     }
 
-    /// A peer said something.
-    pub(super) fn said(&self, peer: PeerId, bytes: Vec<u8>) -> Option<Event> {
-        let heard = self.talk().hear(peer, bytes);
-        match heard {
-            Ok(message) => Some(Event::Overlay(OverlayEvent::Said(peer, message?))),
+    /// A peer sent a message.
+    pub(super) fn message_came(&self, peer: PeerId, bytes: Vec<u8>) -> Option<Event> {
+        let received = self.talk().receive(peer, bytes);
+        match received {
+            Ok(message) => Some(Event::Overlay(OverlayEvent::Received(peer, message?))),
             Err(()) => {
-                tracing::debug!(peer = peer.0, "A peer speaks faster than it is listened to: hung up.");
+                tracing::debug!(
+                    peer = peer.0,
+                    "a peer sends faster than its messages are processed; disconnecting it"
+                );
                 if let Err(error) = self.engine.hang_up(peer.0) {
-                    tracing::debug!(%error, "A peer could not be hung up on.");
+                    tracing::debug!(%error, "could not disconnect a peer");
                 }
-                // It has said its last: what follows would come with a gap.
-                self.left(peer)
+                // Later messages are ignored: one is missing before them.
+                self.peer_left(peer)
             }
         }
     }
 
-    /// A peer is gone.
-    pub(super) fn left(&self, peer: PeerId) -> Option<Event> {
+    /// A peer has disconnected.
+    pub(super) fn peer_left(&self, peer: PeerId) -> Option<Event> {
         self.talk().speaking.remove(&peer).map(|_| Event::Overlay(OverlayEvent::Left(peer)))
     }
 
-    /// All peers of a torrent, or of all torrents, are gone.
+    /// All peers of a torrent, or of all torrents, have left.
     pub(super) fn all_left(&self, torrent: Option<TorrentId>) -> Vec<Event> {
-        let gone = |speaking: &Speaking| torrent.is_none_or(|torrent| speaking.torrent == torrent);
+        let gone = |speaking: &SpeakingPeer| torrent.is_none_or(|torrent| speaking.torrent == torrent);
         let gone =
             self.talk().speaking.extract_if(|_, speaking| gone(speaking)).map(|(peer, _)| peer).collect();
         let mut gone: Vec<PeerId> = gone;
@@ -157,7 +160,7 @@ impl Shared {
         gone.into_iter().map(|peer| Event::Overlay(OverlayEvent::Left(peer))).collect()
     }
 
-    /// Ends bans that are over. To be called every now and then.
+    /// Ends bans whose time is over. Must be called about once a second.
     pub(super) fn end_bans(&self, now: Instant) {
         let banned = {
             let mut talk = self.talk();
@@ -168,29 +171,29 @@ impl Shared {
         if let Some(banned) = banned
             && let Err(error) = self.engine.set_bans(&banned)
         {
-            tracing::debug!(%error, "Bans could not be ended.");
+            tracing::debug!(%error, "could not end bans");
         }
     }
 
-    /// Looks for peers of meetings that have none. To be called every now and then.
-    pub(super) fn comfort_lonely(&self, now: Instant) {
+    /// Searches for peers of meetings that have none. Must be called about once a second.
+    pub(super) fn search_for_lonely(&self, now: Instant) {
         let mut due = Vec::new();
-        for (id, known) in self.torrents().iter_mut() {
-            let Some(lonely) = &mut known.meeting else { continue };
-            if known.connected > 0 {
-                *lonely = Lonely::new();
+        for (id, record) in self.torrents().iter_mut() {
+            let Some(lonely) = &mut record.meeting else { continue };
+            if record.connected > 0 {
+                *lonely = LonelyMeeting::new();
             } else if lonely.due <= now {
                 lonely.due = now + LONELY_INTERVAL;
                 lonely.attempts = lonely.attempts.saturating_add(1);
-                // The LAN is asked each time, by one packet; the DHT, by a hundred, ever more rarely.
-                due.push((*id, lonely.attempts.is_power_of_two(), known.peers.clone()));
+                // The LAN is asked each time, by one packet; the DHT, by a hundred packets, with growing pauses.
+                due.push((*id, lonely.attempts.is_power_of_two(), record.peers.clone()));
             }
         }
         for (id, dht, peers) in due {
             self.look_around(id, dht);
             for peer in &peers {
                 if let Err(error) = self.engine.connect_peer(id.0, &raw_endpoint(peer)) {
-                    tracing::debug!(%peer, %error, "A known peer could not be called.");
+                    tracing::debug!(%peer, %error, "could not call a known peer");
                 }
             }
         }
@@ -198,14 +201,14 @@ impl Shared {
 
     fn look_around(&self, id: TorrentId, dht: bool) {
         if let Err(error) = self.engine.announce_now(id.0, dht) {
-            tracing::debug!(torrent = id.0, %error, "Peers could not be looked for.");
+            tracing::debug!(torrent = id.0, %error, "could not search for peers");
         }
         if dht {
             self.look_up(id);
         }
     }
 
-    /// Looks for peers of all torrents: what was announced while the DHT knew nobody went nowhere.
+    /// Searches for peers of all torrents: announcements made while the DHT had no nodes were lost.
     pub(super) fn look_around_for_all(&self) {
         let all: Vec<TorrentId> = self.torrents().keys().copied().collect();
         for id in all {
@@ -220,9 +223,9 @@ impl Overlay for Session {
         let network = &self.settings.network;
         let mut peers = peers.to_vec();
         if let (Meeting::Topic(_), true) = (place, network.dht_enabled) {
-            // In a DHT of two nodes nobody learns who announced to the other: the hosts that all others name are
-            // called themselves.
-            peers.extend(self.settings.own_dht_nodes().unwrap_or_default());
+            // In a DHT of two nodes, no node learns which peers announced to the other one: so the configured nodes of a
+            // private DHT are called directly.
+            peers.extend(self.settings.private_dht_nodes().unwrap_or_default());
         }
         let mut quiet = Quiet::default();
         if !self.announces() && network.dht_enabled {
@@ -244,8 +247,9 @@ impl Overlay for Session {
             lan: network.lan_discovery,
             max_connections: self.max_connections(),
         };
-        let known = Known { peers, meeting: Some(Lonely::new()), quiet, ..Known::default() };
-        self.shared.torrents().insert(id, known);
+        let meeting = Some(LonelyMeeting::new());
+        let record = TorrentRecord { peers, meeting, quiet, ..TorrentRecord::default() };
+        self.shared.torrents().insert(id, record);
         match self.shared.engine.meet(&raw) {
             Ok(()) => Ok(id),
             Err(error) => {
@@ -271,14 +275,12 @@ impl Overlay for Session {
         if message.len() > MAX_MESSAGE {
             return Err(EngineError::MessageTooLong(message.len()));
         }
-        match self.shared.engine.send_message(peer.0, message).map_err(internal)? {
-            true => Ok(()),
-            false => Err(EngineError::Busy),
-        }
+        let queued = self.shared.engine.send_message(peer.0, message).map_err(internal)?;
+        if queued { Ok(()) } else { Err(EngineError::Busy) }
     }
 
     fn hang_up(&self, peer: PeerId, ban: bool) -> Result<(), EngineError> {
-        // Before it has left and its address is forgotten.
+        // Before the peer has left: then its address is forgotten.
         let banned = ban.then(|| self.shared.talk().ban_peer(peer)).flatten();
         self.shared.engine.hang_up(peer.0).map_err(internal)?;
         match banned {
@@ -313,49 +315,52 @@ mod tests {
         for peer in 0..peers {
             let group = AddressGroup::of([10, 0, 0, peer as u8].into());
             talk.speaking
-                .insert(PeerId(peer), Speaking { torrent: TorrentId(1), group, unread: Arc::default() });
+                .insert(PeerId(peer), SpeakingPeer { torrent: TorrentId(1), group, unread: Arc::default() });
         }
         talk
     }
 
     #[test]
-    fn what_waits_of_one_peer_is_bounded_until_it_is_dropped() {
+    fn unread_bytes_of_a_peer_are_bounded() {
         let talk = talk(2);
         let mut waiting = Vec::new();
-        while let Ok(message) = talk.hear(PeerId(0), vec![0; MAX_MESSAGE]) {
+        while let Ok(message) = talk.receive(PeerId(0), vec![0; MAX_MESSAGE]) {
             waiting.push(message.unwrap());
             assert!(waiting.len() * MAX_MESSAGE <= MAX_UNREAD);
         }
         assert!(waiting.len() > 8, "{}", waiting.len());
-        assert!(talk.hear(PeerId(1), vec![0; MAX_MESSAGE]).is_ok(), "another is not held responsible");
+        assert!(talk.receive(PeerId(1), vec![0; MAX_MESSAGE]).is_ok(), "the bound is per peer");
         drop(waiting);
-        assert!(talk.hear(PeerId(0), vec![0; MAX_MESSAGE]).is_ok());
+        assert!(talk.receive(PeerId(0), vec![0; MAX_MESSAGE]).is_ok());
         assert_eq!(talk.unread.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn empty_messages_are_bounded_too() {
         let talk = talk(1);
-        let waiting: Vec<_> = std::iter::from_fn(|| talk.hear(PeerId(0), vec![]).ok()).collect();
+        let waiting: Vec<_> = std::iter::from_fn(|| talk.receive(PeerId(0), vec![]).ok()).collect();
         assert!(waiting.len() <= MAX_UNREAD / OVERHEAD);
     }
 
     #[test]
-    fn what_waits_of_all_is_bounded_and_the_modest_are_spared() {
+    fn unread_bytes_of_all_peers_are_bounded() {
         let talk = talk(100);
         let mut waiting = Vec::new();
         for peer in 0..99 {
-            while let Ok(message) = talk.hear(PeerId(peer), vec![0; MAX_MESSAGE]) {
+            while let Ok(message) = talk.receive(PeerId(peer), vec![0; MAX_MESSAGE]) {
                 waiting.push(message.unwrap());
             }
         }
         let bytes: usize = waiting.iter().map(|message| message.len()).sum();
         assert!(bytes <= MAX_UNREAD_OF_ALL + 99 * MODEST, "{bytes} bytes");
-        assert!(talk.hear(PeerId(99), vec![0; 1000]).is_ok(), "who said little is still heard");
+        assert!(
+            talk.receive(PeerId(99), vec![0; 1000]).is_ok(),
+            "a peer with few unread bytes is still read"
+        );
     }
 
     #[test]
-    fn the_oldest_ban_makes_room() {
+    fn oldest_ban_ends_when_there_are_too_many() {
         let mut talk = Talk::default();
         let now = Instant::now();
         for i in 0..=MAX_BANS as u32 {
@@ -366,10 +371,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_banned_over_ipv6_does_not_come_back_from_the_next_address() {
+    fn ipv6_ban_covers_the_network_of_the_host() {
         let mut talk = talk(1);
         let group = AddressGroup::of("2001:db8::1".parse().unwrap());
-        talk.speaking.insert(PeerId(9), Speaking { torrent: TorrentId(1), group, unread: Arc::default() });
+        talk.speaking
+            .insert(PeerId(9), SpeakingPeer { torrent: TorrentId(1), group, unread: Arc::default() });
         let banned = talk.ban_peer(PeerId(9)).unwrap();
         let range = &banned[0];
         let range = (range.first.as_str(), range.last.as_str());

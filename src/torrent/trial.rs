@@ -1,4 +1,4 @@
-//! Entries to the rules for hostile peers (`cpp/`) for tests: no connection is needed.
+//! For tests: the rules for hostile peers (`cpp/`), without connections.
 
 use std::net::IpAddr;
 
@@ -9,9 +9,9 @@ fn bad(error: cxx::Exception) -> EngineError {
     EngineError::BadTorrent(error.what().to_owned())
 }
 
-/// Feeds the gate (cpp/gate.h), for a torrent with this metainfo, with framed messages (BEP 3: length, type, body), as
-/// from one peer. A message whose length has the top bit set is one that this node sends: a HASH_REQUEST or a REQUEST. Returns how
-/// many incoming messages passed; reading ends at the first that is refused, or cut.
+/// Passes framed messages (BEP 3: length, type, body) of one peer through the gate (cpp/gate.h), for a torrent with this
+/// metainfo. A message whose length has the top bit set is one that this node sends: a HASH_REQUEST or a REQUEST. Returns how
+/// many incoming messages passed; reading ends at the first message that is refused or incomplete.
 pub fn try_gate(metainfo: &[u8], messages: &[u8]) -> Result<u32, EngineError> {
     ffi::try_gate(metainfo, messages).map_err(bad)
 }
@@ -23,16 +23,16 @@ pub struct Trial {
     pub address: IpAddr,
     /// The message that it sends, type and body, without the length.
     pub message: Vec<u8>,
-    /// How often.
+    /// How often it sends the message.
     pub times: u32,
-    /// Whether it reads what it is sent.
+    /// Whether it reads the answers.
     pub reads: bool,
     /// Bytes of the answer to each message that passes.
     pub answer: u32,
 }
 
-/// Feeds the gates of several connections, one after another and all at one moment. Returns for each connection how many
-/// messages passed; it ends at the first message that disconnects it.
+/// Passes messages of several connections through their gates, one after another, without time in between. Returns for each
+/// connection how many messages passed; it ends at the first message that disconnects it.
 pub fn try_group(metainfo: &[u8], connections: &[Trial]) -> Result<Vec<u32>, EngineError> {
     let raw = connections.iter().map(|connection| RawTrial {
         address: connection.address.to_string(),
@@ -49,14 +49,14 @@ pub fn try_group(metainfo: &[u8], connections: &[Trial]) -> Result<Vec<u32>, Eng
 pub struct Visitor {
     /// The peer's address.
     pub address: IpAddr,
-    /// Whether data has gone either way.
+    /// Whether data was transferred in either direction.
     pub transferred: bool,
-    /// When it comes, in seconds.
+    /// When it connects, in seconds.
     pub at: u32,
 }
 
-/// Has peers connect to a torrent with `limit` slots (cpp/slots.h), one after another. Returns for each of them which one
-/// was disconnected because of it, by its index.
+/// Connects peers to a torrent with `limit` slots (cpp/slots.h), one after another. Returns for each the index of the peer that
+/// was disconnected because of it.
 pub fn try_slots(limit: u16, visitors: &[Visitor]) -> Result<Vec<Option<usize>>, EngineError> {
     let raw = visitors.iter().map(|visitor| RawVisitor {
         address: visitor.address.to_string(),

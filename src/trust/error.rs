@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::model::{ModelName, PublisherKey};
 
-/// What errors show in the place of a publisher where there is none.
+/// Errors show this text if there is no publisher.
 pub(super) const NO_PUBLISHER: &str = "no publisher";
 
 /// Why a publisher is not accepted for a name, or the file cannot be used. Publishers are shown as
@@ -78,7 +78,7 @@ pub enum TrustError {
     /// The text that the user typed is too short for the beginning of a key.
     #[error("{text:?} is too short for a publisher; give at least {digits} digits of the key or fingerprint")]
     TooShort {
-        /// What was typed.
+        /// The text.
         text: String,
         /// The digits that are needed.
         digits: usize,
@@ -86,7 +86,7 @@ pub enum TrustError {
     /// The text that the user typed matches several publishers.
     #[error("{text:?} matches several publishers: {}", candidates.join(", "))]
     AmbiguousPublisher {
-        /// What was typed.
+        /// The text.
         text: String,
         /// The publishers that match.
         candidates: Vec<String>,

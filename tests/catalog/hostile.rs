@@ -154,7 +154,7 @@ async fn peer_with_false_claims_is_dropped() {
     honest.share(&Model::new(key(0), "org/model")).await;
     while !peers.is_empty() {
         match liar.next().await {
-            OverlayEvent::Said(peer, bytes) => {
+            OverlayEvent::Received(peer, bytes) => {
                 if let Some(Message::Want { .. }) = Message::decode(&bytes).unwrap() {
                     counted.fetch_add(1, Ordering::Relaxed);
                     let (records, complete) = (Vec::new(), Vec::new());

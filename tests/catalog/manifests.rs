@@ -132,7 +132,7 @@ async fn holder_is_met_in_the_models_swarm_which_is_then_left() {
     let engine = Arc::clone(&seeding);
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
-            let silmaril::torrent::OverlayEvent::Said(peer, bytes) = event else { continue };
+            let silmaril::torrent::OverlayEvent::Received(peer, bytes) = event else { continue };
             let reply = match Message::decode(&bytes).unwrap().unwrap() {
                 Message::Hello { .. } => Message::Hello { version: 1, node: [7; 20], records: 0 },
                 Message::GetManifest { manifest, part } => {

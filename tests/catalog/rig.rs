@@ -310,7 +310,7 @@ impl Stranger {
     /// The next message and its sender.
     pub async fn receive(&mut self) -> (PeerId, Message) {
         loop {
-            if let OverlayEvent::Said(peer, bytes) = self.next().await {
+            if let OverlayEvent::Received(peer, bytes) = self.next().await {
                 return (peer, Message::decode(&bytes).unwrap().unwrap());
             }
         }
@@ -348,7 +348,7 @@ impl Stranger {
     pub fn answers(mut self, mut with: impl FnMut(Message) -> Vec<Message> + Send + 'static) {
         tokio::spawn(async move {
             while let Some(event) = self.events.recv().await {
-                let OverlayEvent::Said(peer, bytes) = event else { continue };
+                let OverlayEvent::Received(peer, bytes) = event else { continue };
                 let Ok(Some(message)) = Message::decode(&bytes) else { continue };
                 if let Message::Hello { .. } = message {
                     let hello = Message::Hello { version: 1, node: node_id(&self.engine), records: 0 };

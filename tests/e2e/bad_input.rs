@@ -16,7 +16,7 @@ fn host() -> Host {
 
 /// Runs a command that must fail with this exit code and with this text in its error.
 #[track_caller]
-fn fails(host: &Host, args: &[&str], code: i32, text: &str) {
+fn assert_fails(host: &Host, args: &[&str], code: i32, text: &str) {
     let error = host.run(args).error(code);
     assert!(
         error.to_lowercase().contains(&text.to_lowercase()),
@@ -38,15 +38,15 @@ fn directories_that_cannot_be_shared() {
     let with = |path: &str| ["share", path, "--name", "a/b", "--license", "mit"].map(str::to_owned);
     for (path, code, reason) in [("missing", 1, "missing"), ("empty", 1, "empty"), ("file", 1, "file")] {
         let args = with(path);
-        fails(&a, &args.iter().map(String::as_str).collect::<Vec<_>>(), code, reason);
+        assert_fails(&a, &args.iter().map(String::as_str).collect::<Vec<_>>(), code, reason);
     }
     for name in ["noslash", "a/b/c", "../b", "a/.hidden", "a/b c", "datasets/x", "a/", ""] {
-        fails(&a, &["share", "ok", "--name", name, "--license", "mit"], 2, "name");
+        assert_fails(&a, &["share", "ok", "--name", name, "--license", "mit"], 2, "name");
     }
-    fails(&a, &["share", "./ok"], 2, "name");
-    fails(&a, &["share", "ok", "--name", "a/b", "--piece-length", "5MB"], 2, "power of two");
-    fails(&a, &["share", "a/unknown"], 1, "a/unknown");
-    fails(&a, &["share", "--all"], 1, "nothing");
+    assert_fails(&a, &["share", "./ok"], 2, "name");
+    assert_fails(&a, &["share", "ok", "--name", "a/b", "--piece-length", "5MB"], 2, "power of two");
+    assert_fails(&a, &["share", "a/unknown"], 1, "a/unknown");
+    assert_fails(&a, &["share", "--all"], 1, "nothing");
     assert!(registry_is_empty(&a));
 }
 
@@ -76,7 +76,7 @@ fn an_exported_manifest_has_no_terminal_escapes() {
     }
     manifest["files"][0]["path"] = "gpj.\u{202e}exe".into();
     std::fs::write(a.home().join("evil.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
-    fails(&a, &["registry", "import", "evil.json"], 1, "direction");
+    assert_fails(&a, &["registry", "import", "evil.json"], 1, "direction");
 }
 
 #[test]
@@ -86,12 +86,17 @@ fn yaml_bombs_are_refused_and_named() {
     std::fs::create_dir_all(a.base()).unwrap();
     let trust = a.base().join("trust.yaml");
     std::fs::write(&trust, &deep).unwrap();
-    fails(&a, &["trust", "list"], 1, "trust.yaml");
+    assert_fails(&a, &["trust", "list"], 1, "trust.yaml");
     std::fs::remove_file(&trust).unwrap();
     std::fs::write(a.home().join("m.yaml"), &deep).unwrap();
-    fails(&a, &["registry", "import", "m.yaml"], 1, "nested deeper than 64 levels");
+    assert_fails(&a, &["registry", "import", "m.yaml"], 1, "nested deeper than 64 levels");
     std::fs::write(a.home().join("c.yaml"), &deep).unwrap();
-    fails(&a, &["--config", "c.yaml", "list"], 2, "c.yaml:65: collections are nested deeper than 64 levels");
+    assert_fails(
+        &a,
+        &["--config", "c.yaml", "list"],
+        2,
+        "c.yaml:65: collections are nested deeper than 64 levels",
+    );
 }
 
 #[test]
@@ -113,7 +118,7 @@ fn broken_and_circular_links_are_not_shared() {
     for (link, target) in [("gone", "nowhere"), ("up", ".."), ("self", "self")] {
         let dir = model_dir(&a.home().join(format!("m-{link}")), &[("sub/w.bin", b"x")]);
         std::os::unix::fs::symlink(target, dir.join("sub").join(link)).unwrap();
-        fails(&a, &["share", dir.to_str().unwrap(), "--name", "a/b", "--license", "mit"], 1, link);
+        assert_fails(&a, &["share", dir.to_str().unwrap(), "--name", "a/b", "--license", "mit"], 1, link);
     }
     assert!(registry_is_empty(&a));
 }
@@ -181,7 +186,7 @@ fn unknown_models_are_not_found() {
         &["remove", "acme/none"],
         &["registry", "export", "acme/none"],
     ] {
-        fails(&a, args, 1, "acme/none");
+        assert_fails(&a, args, 1, "acme/none");
     }
     for args in
         [&["get", "none"][..], &["verify", "../x"], &["get", "a/b", "--peer", "nowhere"], &["frobnicate"]]
@@ -215,9 +220,9 @@ fn unusable_mount_points_are_refused() {
     for point in ["missing", "file", "full"] {
         assert!(!is_mounted(&home.join(point)));
     }
-    fails(&a, &["unmount", "full"], 1, "full");
-    fails(&a, &["unmount", "missing"], 1, "missing");
-    fails(&a, &["status"], 1, "no silmaril is running");
+    assert_fails(&a, &["unmount", "full"], 1, "full");
+    assert_fails(&a, &["unmount", "missing"], 1, "missing");
+    assert_fails(&a, &["status"], 1, "no silmaril is running");
 }
 
 #[test]
@@ -239,7 +244,7 @@ fn a_configuration_with_a_mistake_names_file_and_line() {
         let place = if line > 0 { format!("bad.yaml:{line}") } else { "bad.yaml".to_owned() };
         assert!(error.contains(&place), "{text:?}: {error:?} does not name {place}");
     }
-    fails(&a, &["--config", "/nonexistent/config.yaml", "list"], 2, "/nonexistent/config.yaml");
+    assert_fails(&a, &["--config", "/nonexistent/config.yaml", "list"], 2, "/nonexistent/config.yaml");
 }
 
 #[test]
@@ -251,10 +256,10 @@ fn a_port_in_use_is_an_error() {
     let other = Proc::spawn(a.command("/usr/bin/python3").args(["-c", script]));
     other.wait_for_line("bound", PATIENCE);
     let dir = model_dir(&a.home().join("m"), &[("x", b"x")]);
-    fails(&a, &["share", dir.to_str().unwrap(), "--name", "a/b", "--license", "mit"], 1, "6881");
+    assert_fails(&a, &["share", dir.to_str().unwrap(), "--name", "a/b", "--license", "mit"], 1, "6881");
     let point = a.home().join("mnt");
     std::fs::create_dir(&point).unwrap();
-    fails(&a, &["mount", point.to_str().unwrap()], 1, "6881");
+    assert_fails(&a, &["mount", point.to_str().unwrap()], 1, "6881");
     assert!(!is_mounted(&point));
 }
 
@@ -277,7 +282,7 @@ fn cleanup_is_refused_while_a_daemon_runs() {
     let a = host();
     let dir = model_dir(&a.home().join("m"), &[("x", &noise(1, 1000))]);
     let mut first = share(&a, &dir, "a/b", &[]);
-    fails(&a, &["init", "--cleanup", "--yes"], 1, &first.process.id().to_string());
+    assert_fails(&a, &["init", "--cleanup", "--yes"], 1, &first.process.id().to_string());
     first.process.assert_running();
     assert!(dir.join("x").exists() && a.base().exists());
 }

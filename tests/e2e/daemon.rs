@@ -30,7 +30,7 @@ fn status(host: &Host) -> Value {
     serde_json::from_str(&host.run(&["status", "--json"]).ok()).unwrap()
 }
 
-fn runs(pid: i32) -> bool {
+fn is_running(pid: i32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
@@ -40,7 +40,7 @@ fn daemon(host: &Host) -> i32 {
 
 /// Gets a model from another host, which shows that the other host uploads it.
 #[track_caller]
-fn gets(host: &Host, model: &str, from: &Host, expected: &Path) {
+fn assert_gets(host: &Host, model: &str, from: &Host, expected: &Path) {
     let out = host.home().join("got");
     host.run(&["get", model, "-o", out.to_str().unwrap(), "--peer", &from.peer()]).ok();
     let mut got = hashes(&out, PATIENCE);
@@ -97,13 +97,13 @@ fn share_and_get_seed_in_the_background_until_turned_off() {
     printed.ok();
     let manifest = export(&a, WORDLLAMA);
     import(&b, &manifest);
-    gets(&b, WORDLLAMA, &a, &dir);
+    assert_gets(&b, WORDLLAMA, &a, &dir);
     a.run(&["stop"]).ok();
     import(&c, &manifest);
     // The first host is gone. The second one seeds what it has fetched, also after a restart of its daemon.
     b.run(&["stop"]).ok();
     assert!(b.run(&["daemon"]).ok().contains("seeding 1 model"));
-    gets(&c, WORDLLAMA, &b, &dir);
+    assert_gets(&c, WORDLLAMA, &b, &dir);
 
     let out = b.home().join("got");
     let off = ["get", WORDLLAMA, "-o", out.to_str().unwrap(), "--seed=false", "--json"];
@@ -134,7 +134,7 @@ fn stop_ends_waiting_readers_and_commands() {
     let pid = daemon(&b);
     b.run(&["stop"]).ok();
     assert!(!is_mounted(mounted.point()));
-    until("the daemon has ended", PATIENCE, || !runs(pid));
+    until("the daemon has ended", PATIENCE, || !is_running(pid));
     assert!(!reader.finish(PATIENCE).status.success());
     let end = get.finish(PATIENCE);
     assert!(end.stderr.contains("was stopped before this was done"), "{}", end.stderr);
@@ -153,18 +153,18 @@ fn an_idle_daemon_ends_and_a_seeding_one_stays() {
     let idle = daemon(&b);
     let dir = model_dir(&a.home().join("m"), &[("w.bin", &noise(3, 50_000))]);
     a.run(&["share", dir.to_str().unwrap(), "--name", "acme/m", "--license", "mit", "--skip-dht"]).ok();
-    until("the daemon without work has ended", PATIENCE, || !runs(idle));
-    assert!(runs(daemon(&a)), "the one that seeds has ended");
+    until("the daemon without work has ended", PATIENCE, || !is_running(idle));
+    assert!(is_running(daemon(&a)), "the one that seeds has ended");
     let point = b.home().join("models");
     let mounted = b.mount(&[]);
     let mounts = daemon(&b);
     // Waits longer than the idle timeout, measured by a daemon that has no work.
     a.run(&["remove", "acme/m", "--yes"]);
     let seeds = daemon(&a);
-    until("the daemon that seeded has ended", PATIENCE, || !runs(seeds));
-    assert!(runs(mounts) && is_mounted(&point));
+    until("the daemon that seeded has ended", PATIENCE, || !is_running(seeds));
+    assert!(is_running(mounts) && is_mounted(&point));
     mounted.unmount();
-    until("the daemon that mounted has ended", PATIENCE, || !runs(mounts));
+    until("the daemon that mounted has ended", PATIENCE, || !is_running(mounts));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_daemon_ends_when_its_base_directory_is_deleted() {
     a.run(&["daemon"]).ok();
     let pid = daemon(&a);
     std::fs::remove_dir_all(a.base()).unwrap();
-    until("the daemon has ended", PATIENCE, || !runs(pid));
+    until("the daemon has ended", PATIENCE, || !is_running(pid));
     assert!(!a.base().exists(), "the daemon has made the directory again");
     a.run(&["daemon"]).ok();
 }
@@ -506,7 +506,7 @@ fn the_base_directory_of_another_user_is_refused() {
         let error = a.run(args).error(1);
         assert!(error.contains("belongs to another user (uid 65534)"), "{error}");
     }
-    assert!(!is_mounted(&point) && runs(pid));
+    assert!(!is_mounted(&point) && is_running(pid));
 }
 
 #[test]

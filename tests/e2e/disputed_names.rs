@@ -33,7 +33,7 @@ fn status(host: &Host) -> Value {
     serde_json::from_str(&host.run(&["status", "--json"]).ok()).unwrap()
 }
 
-fn by(mounted: &Mounted<'_>, publisher: &str) -> PathBuf {
+fn path_by_publisher(mounted: &Mounted<'_>, publisher: &str) -> PathBuf {
     mounted.path(&format!(".by/{publisher}/{NAME}"))
 }
 
@@ -64,21 +64,21 @@ fn disputed_models_are_read_by_fingerprint_only() {
     let paths: Vec<PathBuf> = serde_json::from_value(reported["paths"].clone()).unwrap();
     assert_eq!(paths.len(), 2, "{reported}");
     for (publisher, seed) in [(&one, 1), (&two, 2)] {
-        assert!(paths.contains(&by(&mounted, publisher)), "{paths:?}");
-        assert!(c.run(&["status"]).ok().contains(by(&mounted, publisher).to_str().unwrap()));
-        assert!(reads(&by(&mounted, publisher), seed), "{publisher}");
+        assert!(paths.contains(&path_by_publisher(&mounted, publisher)), "{paths:?}");
+        assert!(c.run(&["status"]).ok().contains(path_by_publisher(&mounted, publisher).to_str().unwrap()));
+        assert!(reads(&path_by_publisher(&mounted, publisher), seed), "{publisher}");
     }
     // The whole key is accepted as well. A prefix of a key, and a publisher without models, are not.
-    assert!(reads(&by(&mounted, &key(&a, "publisher")), 1));
-    assert_eq!(kind(&by(&mounted, &key(&c, "fingerprint"))), Some(ErrorKind::NotFound));
-    assert_eq!(kind(&by(&mounted, &one[..9])), Some(ErrorKind::NotFound));
+    assert!(reads(&path_by_publisher(&mounted, &key(&a, "publisher")), 1));
+    assert_eq!(kind(&path_by_publisher(&mounted, &key(&c, "fingerprint"))), Some(ErrorKind::NotFound));
+    assert_eq!(kind(&path_by_publisher(&mounted, &one[..9])), Some(ErrorKind::NotFound));
     let listed = fs::read_dir(mounted.point()).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(listed.into_iter().all(|name| name != ".by"), "programs that walk the tree see `.by`");
     // A choice by command ends the dispute. The other model stays readable by fingerprint.
     assert_eq!(kind(&mounted.path(NAME)), Some(ErrorKind::PermissionDenied));
     c.run(&["get", NAME, "--publisher", &two]).ok();
     until("the name is shown", PATIENCE, || mounted.path(NAME).exists());
-    assert!(reads(&mounted.path(NAME), 2) && reads(&by(&mounted, &one), 1));
+    assert!(reads(&mounted.path(NAME), 2) && reads(&path_by_publisher(&mounted, &one), 1));
     mounted.unmount();
     c.run(&["remove", NAME, "--yes"]).ok();
     let left: Value = serde_json::from_str(&c.run(&["list", "--json"]).ok()).unwrap();
@@ -116,8 +116,8 @@ fn a_later_dispute_keeps_a_read_model_until_unmount() {
     let mounted = c.mount(&["--no-resolve"]);
     assert_eq!(kind(&mounted.path(NAME)), Some(ErrorKind::PermissionDenied));
     c.run(&["warm", NAME]).error(1);
-    c.run(&["warm", by(&mounted, &one).to_str().unwrap()]).ok();
-    assert!(reads(&by(&mounted, &one), 1));
+    c.run(&["warm", path_by_publisher(&mounted, &one).to_str().unwrap()]).ok();
+    assert!(reads(&path_by_publisher(&mounted, &one), 1));
     assert_eq!(status(&c)["disputed"][0]["kept"], Value::Null);
     drop(first);
     c.run(&["get", NAME, "--publisher", &one]).ok();

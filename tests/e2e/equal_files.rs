@@ -73,7 +73,8 @@ impl Scene {
         assert!(read == expected, "{path} has wrong bytes");
     }
 
-    /// Whether `b` sends a stranger the bytes of a file of the other model. `None` while `b` is not in the swarm.
+    /// Whether `b` sends a stranger the bytes of a file of the other model. `None` while `b` is not in the swarm or sends
+    /// only some of the pieces: on a busy machine, a request may time out.
     fn sends(&self, path: &str) -> Option<bool> {
         let file = self.content.file(path);
         let pieces = file.first_piece..file.first_piece + file.pieces;
@@ -83,8 +84,7 @@ impl Scene {
             let mut peer = RawPeer::connect(&self.stranger, to, &self.content.info_hash).ok()?;
             sent += usize::from(leech(&mut peer, &self.content, piece..piece + 1).is_ok());
         }
-        assert!(sent == 0 || sent == pieces.len(), "{sent} of {} pieces of {path} were sent", pieces.len());
-        Some(sent > 0)
+        (sent == 0 || sent == pieces.len()).then_some(sent > 0)
     }
 
     /// Like [`Self::sends`], but waits until `b` is in the swarm. A torrent that learns of equal files leaves the

@@ -39,7 +39,7 @@ fn catalog(host: &Host) -> serde_json::Value {
 
 /// Gets the right bytes, and an error that lists the publishers of a disputed name.
 #[track_caller]
-fn gets(newcomer: &Host, publisher: &Host) {
+fn assert_gets(newcomer: &Host, publisher: &Host) {
     let found = newcomer.run(&["discover", "acme/", "--json"]).ok();
     assert!(found.contains(&format!("\"{REAL}\"")), "{found}");
     newcomer.run(&["get", REAL]).ok();
@@ -55,7 +55,7 @@ fn gets(newcomer: &Host, publisher: &Host) {
 
 /// Reads a file by its path in a mount.
 #[track_caller]
-fn mounts(newcomer: &Host) {
+fn assert_mounts(newcomer: &Host) {
     let mounted = newcomer.mount(&[]);
     let file = mounted.path(REAL).join("weights.bin");
     // On a busy machine the first lookup may end before a peer connects. A record of the name ends the cached miss.
@@ -94,8 +94,8 @@ fn hostile_hosts_cost_little_and_change_no_answer() {
         let found = b.run(&["discover", "acme/real", "--timeout", "3s", "--json"]).ok();
         assert_eq!(found.matches("\"name\": \"acme/real\"").count(), 1, "{found}");
         match rounds % 2 {
-            0 => gets(&newcomer, &a),
-            _ => mounts(&newcomer),
+            0 => assert_gets(&newcomer, &a),
+            _ => assert_mounts(&newcomer),
         }
         std::fs::remove_dir_all(newcomer.base()).unwrap();
         most = [most[0].max(memory(&a)), most[1].max(memory(&b))];

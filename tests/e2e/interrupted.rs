@@ -4,7 +4,7 @@ use rustix::process::Signal;
 
 use crate::support::fixtures::{model_dir, noise};
 use crate::support::host::Host;
-use crate::support::mirror::Hubbed;
+use crate::support::mirror::HubNet;
 use crate::support::net::Net;
 use crate::support::process::{PATIENCE, Proc, until};
 use crate::support::share::{import, share};
@@ -49,7 +49,7 @@ fn an_interrupted_warm_resumes() {
 
 #[test]
 fn an_interrupted_mirror_resumes() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     let host = net.host("a", "");
     net.small("acme/m", "apache-2.0");
     net.hub.cdn_faults().times(1, "large.bin", Fault::Slow(400_000));

@@ -7,7 +7,7 @@ use crate::support::fixtures::{hashes, model_dir};
 use crate::support::git_server::{GitServer, Hrefs, Login, clone};
 use crate::support::host::Host;
 use crate::support::hub::{Access, MEMBER};
-use crate::support::mirror::{Hubbed, mirror, mirror_command, mirrored, tree};
+use crate::support::mirror::{HubNet, mirror, mirror_command, mirrored, tree};
 use crate::support::process::{Finished, PATIENCE};
 use crate::support::repos::{Repo, What};
 use crate::support::web::faults::Fault;
@@ -17,8 +17,8 @@ const M: &str = "acme/m";
 const LARGE: &str = "large.bin";
 
 /// A hub with one repository, and a host to mirror it to.
-fn setting() -> (Hubbed, Repo, Host) {
-    let net = Hubbed::new();
+fn setting() -> (HubNet, Repo, Host) {
+    let net = HubNet::new();
     let repo = net.small(M, "mit");
     let host = net.host("a", "");
     (net, repo, host)
@@ -26,7 +26,7 @@ fn setting() -> (Hubbed, Repo, Host) {
 
 /// Mirrors with temporary faults. The result must be right.
 #[track_caller]
-fn survives(prepare: impl FnOnce(&Hubbed)) -> (Hubbed, Host) {
+fn assert_survives(prepare: impl FnOnce(&HubNet)) -> (HubNet, Host) {
     let (net, _, host) = setting();
     prepare(&net);
     mirror(&host, &[M, "--no-auto-share"]).ok();
@@ -36,7 +36,7 @@ fn survives(prepare: impl FnOnce(&Hubbed)) -> (Hubbed, Host) {
 
 /// Mirrors with permanent faults: exit code 1, one error line, and no model.
 #[track_caller]
-fn fails(prepare: impl FnOnce(&Hubbed, &Repo)) -> String {
+fn assert_fails(prepare: impl FnOnce(&HubNet, &Repo)) -> String {
     let (net, repo, host) = setting();
     prepare(&net, &repo);
     let error = mirror(&host, &[M]).error(1);
@@ -49,14 +49,14 @@ fn fails(prepare: impl FnOnce(&Hubbed, &Repo)) -> String {
 fn a_busy_hub_is_asked_again_after_its_retry_time() {
     for fault in [Fault::RetryAfter(2), Fault::RateLimit(2)] {
         let began = Instant::now();
-        survives(|net| net.hub.faults().times(1, "/api/", fault));
+        assert_survives(|net| net.hub.faults().times(1, "/api/", fault));
         assert!(began.elapsed() > Duration::from_secs(2), "the request was repeated too early");
     }
 }
 
 #[test]
 fn a_truncated_body_is_continued() {
-    let (net, _) = survives(|net| net.hub.cdn_faults().times(2, LARGE, Fault::Truncated(1_000_000)));
+    let (net, _) = assert_survives(|net| net.hub.cdn_faults().times(2, LARGE, Fault::Truncated(1_000_000)));
     let asked: Vec<_> = net.hub.log().of(LARGE).into_iter().filter(|a| a.site == "cdn").collect();
     assert!(asked.last().unwrap().range.is_some(), "{asked:#?}");
     assert!(net.hub.log().sent(LARGE) < 4_000_000, "bytes were sent twice");
@@ -64,7 +64,7 @@ fn a_truncated_body_is_continued() {
 
 #[test]
 fn servers_with_temporary_errors_are_retried() {
-    survives(|net| {
+    assert_survives(|net| {
         net.hub.faults().times(2, "config.json", Fault::Status(503));
         net.hub.cdn_faults().times(1, LARGE, Fault::Status(500));
     });
@@ -72,7 +72,7 @@ fn servers_with_temporary_errors_are_retried() {
 
 #[test]
 fn an_expired_link_is_requested_again() {
-    let (net, _) = survives(|net| net.hub.cdn_faults().times(1, LARGE, Fault::ExpiredLink));
+    let (net, _) = assert_survives(|net| net.hub.cdn_faults().times(1, LARGE, Fault::ExpiredLink));
     let asked = net.hub.log().of(LARGE).iter().filter(|a| a.site == "hub" && a.method == "GET").count();
     assert!(asked >= 2, "the hub was not requested to send another link");
 }
@@ -80,7 +80,7 @@ fn an_expired_link_is_requested_again() {
 #[test]
 fn ignored_or_wrong_ranges_do_no_harm() {
     for fault in [Fault::IgnoresRange, Fault::OtherRange] {
-        survives(|net| {
+        assert_survives(|net| {
             net.hub.cdn_faults().times(1, LARGE, Fault::Truncated(1_000_000));
             net.hub.cdn_faults().times(1, LARGE, fault);
         });
@@ -89,18 +89,18 @@ fn ignored_or_wrong_ranges_do_no_harm() {
 
 #[test]
 fn wrong_bytes_are_fetched_again_once_and_then_an_error() {
-    survives(|net| net.hub.cdn_faults().times(1, LARGE, Fault::WrongBytes));
-    let error = fails(|net, _| net.hub.cdn_faults().always(LARGE, Fault::WrongBytes));
+    assert_survives(|net| net.hub.cdn_faults().times(1, LARGE, Fault::WrongBytes));
+    let error = assert_fails(|net, _| net.hub.cdn_faults().always(LARGE, Fault::WrongBytes));
     assert!(error.contains(LARGE), "{error}");
-    let error = fails(|net, _| net.hub.faults().always("config.json", Fault::WrongBytes));
+    let error = assert_fails(|net, _| net.hub.faults().always("config.json", Fault::WrongBytes));
     assert!(error.contains("config.json"), "{error}");
 }
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = fails(|net, _| net.hub.faults().always(LARGE, Fault::NotFound));
+    let error = assert_fails(|net, _| net.hub.faults().always(LARGE, Fault::NotFound));
     assert!(error.contains(LARGE), "{error}");
-    let error = fails(|_, repo| {
+    let error = assert_fails(|_, repo| {
         let head = repo.resolve("main").unwrap();
         let What::Lfs(pointer) = repo.entry(&head, LARGE).unwrap().what else { panic!("not in LFS") };
         std::fs::remove_file(repo.lfs_object(&pointer.sha256).unwrap()).unwrap();
@@ -155,7 +155,7 @@ fn info_hash(printed: &str) -> String {
 }
 
 /// A git host with the repository of [`setting`], and its address.
-fn git(net: &Hubbed, login: Option<Login>) -> (GitServer, String) {
+fn git(net: &HubNet, login: Option<Login>) -> (GitServer, String) {
     let place = Place::from(&net.server);
     let server = match login {
         Some(login) => GitServer::private(&place, &net.repos, login),
@@ -298,13 +298,13 @@ fn lfs_objects_are_retried_and_named_when_lost() {
 
 #[test]
 fn a_file_in_the_way_is_refused_before_downloading() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.small(M, "mit");
     let a = net.host("a", "");
     let dir = mirrored(&a, M);
     model_dir(&dir, &[("README.md", b"mine")]);
     let error = mirror(&a, &[M, "--no-auto-share"]).error(1);
-    assert!(error.contains("README.md is already there and is something else"), "{error}");
+    assert!(error.contains("README.md exists already and is another file"), "{error}");
     assert!(net.hub.log().of(LARGE).is_empty(), "the large files came first");
     std::fs::remove_file(dir.join("README.md")).unwrap();
     mirror(&a, &[M, "--no-auto-share"]).ok();

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::process::Signal;
 
 use crate::support::fixtures::{hashes, minilm, python};
-use crate::support::mirror::{Hubbed, mirror, mirror_and_share, mirror_command, mirrored, tree};
+use crate::support::mirror::{HubNet, mirror, mirror_and_share, mirror_command, mirrored, tree};
 use crate::support::process::{PATIENCE, Proc, until};
 use crate::support::share::{export, import};
 use crate::support::web::faults::Fault;
@@ -15,7 +15,7 @@ const WEIGHTS: &str = "model.safetensors";
 
 #[test]
 fn a_model_is_mirrored_shared_and_got_from_the_swarm() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     let commit = net.repos.create(MINILM).commit(&minilm());
     net.hub.set_page_size(5);
     let (a, b) = (net.host("a", ""), net.host("b", ""));
@@ -41,7 +41,7 @@ fn a_model_is_mirrored_shared_and_got_from_the_swarm() {
 
 #[test]
 fn a_mirrored_model_without_peers_is_read_from_the_hub() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.repos.create(MINILM).commit(&minilm());
     let (a, c, d) = (net.host("a", ""), net.host("c", ""), net.host("d", ""));
     mirror(&a, &[MINILM, "--no-auto-share"]).ok();
@@ -73,7 +73,7 @@ fn a_mirrored_model_without_peers_is_read_from_the_hub() {
 
 #[test]
 fn a_mirror_killed_twice_fetches_no_complete_file_again() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.repos.create(MINILM).commit(&minilm());
     let a = net.host("a", "");
     net.hub.cdn_faults().always(WEIGHTS, Fault::Slow(20_000_000));
@@ -103,7 +103,7 @@ fn a_mirror_killed_twice_fetches_no_complete_file_again() {
 
 #[test]
 fn only_changed_files_are_downloaded() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     let repo = net.small("acme/m", "mit");
     let a = net.host("a", "");
     mirror(&a, &["acme/m", "--no-auto-share"]).ok();
@@ -132,7 +132,7 @@ fn only_changed_files_are_downloaded() {
 
 #[test]
 fn edited_files_of_a_mirror_are_kept() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     let repo = net.small("acme/m", "mit");
     let a = net.host("a", "");
     let dir = mirrored(&a, "acme/m");
@@ -155,7 +155,7 @@ fn edited_files_of_a_mirror_are_kept() {
 
 #[test]
 fn a_mirror_killed_before_clean_up_cleans_up_later() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     let repo = net.small("acme/m", "mit");
     let a = net.host("a", "");
     let dir = mirrored(&a, "acme/m");
@@ -189,7 +189,7 @@ fn a_mirror_killed_before_clean_up_cleans_up_later() {
 
 #[test]
 fn a_branch_that_moves_during_a_mirror_changes_nothing() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     let repo = net.small("acme/m", "mit");
     let first = net.tree("acme/m", "mit", 1);
     let a = net.host("a", "");
@@ -204,7 +204,7 @@ fn a_branch_that_moves_during_a_mirror_changes_nothing() {
 
 #[test]
 fn a_list_is_mirrored_to_its_end_despite_failures() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.small("acme/one", "mit");
     net.small("acme/two", "apache-2.0");
     net.small("acme/closed", "llama3");
@@ -228,7 +228,7 @@ fn a_list_is_mirrored_to_its_end_despite_failures() {
 
 #[test]
 fn datasets_and_hub_addresses_keep_their_names() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.small("datasets/acme/corpus", "cc-by-4.0");
     let repo = net.small("acme/m", "mit");
     repo.tag("v1", &repo.resolve("main").unwrap());

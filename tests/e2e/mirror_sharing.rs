@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::support::host::Host;
 use crate::support::hub::{Access, MEMBER, STRANGER};
-use crate::support::mirror::{Hubbed, mirror, mirror_and_share, mirror_command, mirrored, tree};
+use crate::support::mirror::{HubNet, mirror, mirror_and_share, mirror_command, mirrored, tree};
 use crate::support::process::{Finished, PATIENCE};
 use crate::support::repos::{Repo, What};
 
@@ -18,7 +18,7 @@ fn mirror_as(host: &Host, token: &str, args: &[&str]) -> Finished {
 }
 
 /// Whether host `other` finds a model, or gets it although it knows the manifest.
-fn is_to_be_had(host: &Host, other: &Host, model: &str) -> bool {
+fn can_be_fetched(host: &Host, other: &Host, model: &str) -> bool {
     let _daemon = {
         let daemon = host.spawn(&["daemon", "-f"]);
         daemon.wait_for_line("running", PATIENCE);
@@ -39,7 +39,7 @@ fn is_to_be_had(host: &Host, other: &Host, model: &str) -> bool {
 }
 
 /// A host that does not use the hub, and gives up soon.
-fn peer_only(net: &Hubbed, name: &str) -> Host {
+fn peer_only(net: &HubNet, name: &str) -> Host {
     let host = net.host(name, "");
     host.configure("hub: {fallback: false}\ntorrent: {download_timeout: 6}\n");
     host
@@ -47,13 +47,13 @@ fn peer_only(net: &Hubbed, name: &str) -> Host {
 
 #[test]
 fn a_restricted_licence_is_shared_only_with_the_users_claim() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.small(M, "llama3.1");
     let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
     let error = mirror(&a, &[M]).error(1);
     assert!(error.contains("acme/m is not shared: its licence"), "{error}");
     assert!(mirrored(&a, M).join("large.bin").exists());
-    assert!(!is_to_be_had(&a, &b, M), "a withheld model was uploaded");
+    assert!(!can_be_fetched(&a, &b, M), "a withheld model was uploaded");
     let error = a.run(&["share", M]).error(1);
     assert!(error.contains("licence"), "{error}");
     // A second mirror of the model keeps the rule.
@@ -63,12 +63,12 @@ fn a_restricted_licence_is_shared_only_with_the_users_claim() {
     share.wait_for_line("seeding", PATIENCE);
     share.signal(Signal::INT);
     share.wait(PATIENCE);
-    assert!(is_to_be_had(&a, &b, M));
+    assert!(can_be_fetched(&a, &b, M));
 }
 
 #[test]
 fn a_model_without_a_licence_is_shared_with_a_given_one() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.small(M, "");
     let a = net.host("a", "");
     let error = mirror(&a, &[M]).error(1);
@@ -80,7 +80,7 @@ fn a_model_without_a_licence_is_shared_with_a_given_one() {
 
 #[test]
 fn a_gated_repository_is_mirrored_for_members_and_not_shared() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.small(M, "mit");
     net.hub.set_access(M, Access::Gated);
     let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
@@ -98,7 +98,7 @@ fn a_gated_repository_is_mirrored_for_members_and_not_shared() {
     let error = run.error(1);
     assert!(error.contains("acme/m is not shared") && error.contains("gated"), "{error}");
     assert!(mirrored(&a, M).join("large.bin").exists());
-    assert!(!is_to_be_had(&a, &b, M), "a gated model was uploaded");
+    assert!(!can_be_fetched(&a, &b, M), "a gated model was uploaded");
 
     // The token went to the hub only: not to the CDN, and not into the manifest.
     let log = net.hub.log();
@@ -109,12 +109,12 @@ fn a_gated_repository_is_mirrored_for_members_and_not_shared() {
 
     let run = mirror_as(&a, MEMBER, &[M, "--i-have-the-right-to-share"]);
     assert!(run.ok().contains("seeding"));
-    assert!(is_to_be_had(&a, &b, M));
+    assert!(can_be_fetched(&a, &b, M));
 }
 
 #[test]
 fn a_model_that_becomes_gated_is_uploaded_no_more() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.small(M, "mit");
     let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
     let daemon = a.spawn(&["daemon", "-f"]);
@@ -142,7 +142,7 @@ fn a_model_that_becomes_gated_is_uploaded_no_more() {
 
 #[test]
 fn a_private_repository_is_mirrored_only_for_members() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.small(M, "mit");
     net.hub.set_access(M, Access::Private);
     let a = net.host("a", "");
@@ -156,16 +156,16 @@ fn a_private_repository_is_mirrored_only_for_members() {
 
 #[test]
 fn no_auto_share_and_no_broadcast_are_obeyed() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.small(M, "mit");
     net.small("acme/quiet", "mit");
     let (a, b) = (net.host("a", ""), peer_only(&net, "b"));
     mirror(&a, &[M, "--no-auto-share"]).ok();
-    assert!(!is_to_be_had(&a, &b, M), "a model was shared without a request");
+    assert!(!can_be_fetched(&a, &b, M), "a model was shared without a request");
     let _share = a.spawn(&["share", "-f", M]);
     _share.wait_for_line("seeding", PATIENCE);
     drop(_share);
-    assert!(is_to_be_had(&a, &b, M));
+    assert!(can_be_fetched(&a, &b, M));
 
     let _quiet = mirror_and_share(&a, &["acme/quiet", "--no-broadcast"]);
     let found = b.run(&["discover", "--timeout", "4s", "--json", "--peer", &a.peer()]).ok();
@@ -178,7 +178,7 @@ fn no_auto_share_and_no_broadcast_are_obeyed() {
 
 #[test]
 fn pointers_are_reported_never_shared_and_replaced_later() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.small(M, "mit");
     let a = net.host("a", "");
     let run = mirror(&a, &[M, "--skip-lfs"]);
@@ -198,7 +198,7 @@ fn pointers_are_reported_never_shared_and_replaced_later() {
 
 /// The directory of a mirrored model has the files of a commit, with pointers for the large ones.
 #[track_caller]
-fn is_the_commit_with_pointers(repo: &Repo, commit: &str, dir: &Path) {
+fn assert_commit_with_pointers(repo: &Repo, commit: &str, dir: &Path) {
     let files = repo.entries(commit).into_iter().filter(|entry| !matches!(entry.what, What::Directory));
     let expected: Vec<_> = files.map(|entry| (entry.path, repo.blob(&entry.oid))).collect();
     for (path, bytes) in &expected {
@@ -209,7 +209,7 @@ fn is_the_commit_with_pointers(repo: &Repo, commit: &str, dir: &Path) {
 
 #[test]
 fn a_mirror_with_pointers_is_updated_and_completed() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     let repo = net.small(M, "mit");
     let a = net.host("a", "");
     let dir = mirrored(&a, M);
@@ -224,7 +224,7 @@ fn a_mirror_with_pointers_is_updated_and_completed() {
     std::fs::write(second.join("sub"), "now a file").unwrap();
     let commit = repo.commit(&second);
     mirror(&a, &[M, "--skip-lfs"]).ok();
-    is_the_commit_with_pointers(&repo, &commit, &dir);
+    assert_commit_with_pointers(&repo, &commit, &dir);
 
     // `mirror` refuses to replace an edited file, and changes nothing. In this commit `sub` is a directory again.
     let third = net.tree(M, "cc-by-4.0", 3);
@@ -235,7 +235,7 @@ fn a_mirror_with_pointers_is_updated_and_completed() {
     let before = tree(&dir);
     for args in [&[M, "--skip-lfs"][..], &[M]] {
         let error = mirror(&a, args).error(1);
-        assert!(error.contains("README.md is already there and is something else"), "{error}");
+        assert!(error.contains("README.md exists already and is another file"), "{error}");
         assert_eq!(tree(&dir), before);
     }
 
@@ -256,7 +256,7 @@ fn a_mirror_with_pointers_is_updated_and_completed() {
 
 #[test]
 fn removing_a_mirror_with_pointers_keeps_edited_files() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     net.small(M, "mit");
     let a = net.host("a", "");
     let dir = mirrored(&a, M);
@@ -285,7 +285,7 @@ fn removing_a_mirror_with_pointers_keeps_edited_files() {
 
 #[test]
 fn a_get_replaces_a_mirror_with_pointers() {
-    let net = Hubbed::new();
+    let net = HubNet::new();
     let repo = net.small(M, "mit");
     let (a, b) = (net.host("a", ""), net.host("b", ""));
     let dir = mirrored(&a, M);

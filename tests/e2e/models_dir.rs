@@ -35,7 +35,7 @@ fn until_whole(host: &Host, model: &str) {
     until("the model is whole", PATIENCE, || row(host, model).is_some_and(|row| row["complete"] == true));
 }
 
-fn ends_after_term(mut process: Proc, code: i32) {
+fn assert_ends_after_term(mut process: Proc, code: i32) {
     process.signal(Signal::TERM);
     assert_eq!(process.wait(PATIENCE).code(), Some(code));
 }
@@ -115,7 +115,7 @@ fn no_command_deletes_files_of_the_user() {
     let shared = row(&a, "acme/m").unwrap();
     assert_eq!((&shared["shared"], &shared["license"]), (&true.into(), &"mit".into()));
     assert_eq!(listed(&a, &[]).len(), 1);
-    ends_after_term(sharing, 0);
+    assert_ends_after_term(sharing, 0);
     a.run(&["cache", "clear", "--yes"]).ok();
     a.run(&["verify", "acme/m"]).ok();
     a.run(&["remove", "acme/m", "--yes"]).ok();
@@ -124,7 +124,7 @@ fn no_command_deletes_files_of_the_user() {
 
     let again = a.spawn(&["share", "-f", "acme/m"]);
     again.wait_for_line("seeding acme/m", PATIENCE);
-    ends_after_term(again, 0);
+    assert_ends_after_term(again, 0);
     put(&a, "acme/unshared", &[("w.bin", b"mine")]);
     a.run(&["init", "--cleanup", "--yes"]).ok();
     assert_eq!(hashes(&dir, PATIENCE), before);
@@ -147,7 +147,7 @@ fn a_model_copied_from_another_host_joins_its_swarm() {
     let rows = listed(&b, &[]);
     assert_eq!((rows.len(), &rows[0]["complete"], &rows[0]["shared"]), (1, &true.into(), &true.into()));
     assert!(b.received() - before < 1 << 20, "the copied model was fetched");
-    ends_after_term(sharing, 0);
+    assert_ends_after_term(sharing, 0);
     b.run(&["remove", "acme/m", "--yes"]).ok();
     assert_eq!(fs::read(dir.join("w.bin")).unwrap(), noise(1, 5 << 20));
 }
@@ -180,7 +180,7 @@ fn share_all_shares_licensed_models_and_names_the_rest() {
     assert!(error.contains("licence of acme/none is not known"), "{error}");
     let sharing = c.spawn(&["share", "-f", "acme/none", "--license", "mit"]);
     sharing.wait_for_line("seeding acme/none", PATIENCE);
-    ends_after_term(sharing, 0);
+    assert_ends_after_term(sharing, 0);
 }
 
 #[test]

@@ -11,12 +11,12 @@ use crate::support::process::{Finished, PATIENCE, Proc, until};
 use crate::support::share::{Share, import, share};
 
 /// Runs a shell script as the other user.
-fn mallory(script: &str) {
+fn as_other_user(script: &str) {
     sh(&format!("setpriv --reuid=65533 --regid=65533 --clear-groups -- sh -ec '{script}'"));
 }
 
 /// A user with private files, a directory in which all users can write, and a model that a peer shares.
-struct Story {
+struct Setup {
     _net: Net,
     sharer: Host,
     victim: Host,
@@ -24,7 +24,7 @@ struct Story {
     share: Share,
 }
 
-impl Story {
+impl Setup {
     fn new(mode: &str) -> Self {
         let net = Net::new();
         let (sharer, victim) = (net.host("a"), net.host("b"));
@@ -86,24 +86,24 @@ impl Story {
 #[test]
 fn staging_made_by_another_user_is_refused() {
     for kind in ["directory", "link"] {
-        let story = Story::new("1777");
-        let (staging, bashrc) = (story.staging(), story.victim.home().join(".bashrc"));
-        let links: String = story
+        let setup = Setup::new("1777");
+        let (staging, bashrc) = (setup.staging(), setup.victim.home().join(".bashrc"));
+        let links: String = setup
             .contents()
             .iter()
             .map(|name| format!("ln -s {} {}/{name}; ", bashrc.display(), staging.display()))
             .collect();
         match kind {
-            "directory" => mallory(&format!("mkdir -m 777 {0}; {links}", staging.display())),
-            _ => mallory(&format!("ln -s {} {}", story.victim.home().display(), staging.display())),
+            "directory" => as_other_user(&format!("mkdir -m 777 {0}; {links}", staging.display())),
+            _ => as_other_user(&format!("ln -s {} {}", setup.victim.home().display(), staging.display())),
         }
-        let error = story.get_out().finish(PATIENCE).error(1);
+        let error = setup.get_out().finish(PATIENCE).error(1);
         assert!(error.contains(staging.to_str().unwrap()), "{error}");
-        story.assert_unharmed();
-        assert!(!story.out().join("sub").exists());
+        setup.assert_unharmed();
+        assert!(!setup.out().join("sub").exists());
         sh(&format!("rm -r {}", staging.display()));
-        story.get_out().finish(PATIENCE).ok();
-        story.assert_whole(&story.out());
+        setup.get_out().finish(PATIENCE).ok();
+        setup.assert_whole(&setup.out());
         assert!(!staging.exists());
     }
 }
@@ -111,42 +111,42 @@ fn staging_made_by_another_user_is_refused() {
 #[test]
 fn a_link_in_place_of_the_staging_directory_is_not_followed() {
     for kind in ["link", "directory"] {
-        let story = Story::new("777");
-        story.sharer.limit_rate("40mbit");
-        let (staging, bashrc) = (story.staging(), story.victim.home().join(".bashrc"));
+        let setup = Setup::new("777");
+        setup.sharer.limit_rate("40mbit");
+        let (staging, bashrc) = (setup.staging(), setup.victim.home().join(".bashrc"));
         // Files that the daemon has open continue to be written. The link would catch only files that it opens later.
-        let getting = story.get_out();
-        until("some of it has come", PATIENCE, || story.victim.received() > 4 << 20);
-        let links: String = story
+        let getting = setup.get_out();
+        until("some of it has come", PATIENCE, || setup.victim.received() > 4 << 20);
+        let links: String = setup
             .contents()
             .iter()
-            .map(|name| format!("ln -s {} {}/evil/{name}; ", bashrc.display(), story.shared.display()))
+            .map(|name| format!("ln -s {} {}/evil/{name}; ", bashrc.display(), setup.shared.display()))
             .collect();
-        let evil = story.shared.join("evil");
+        let evil = setup.shared.join("evil");
         let put = if kind == "link" { "ln -s" } else { "mv" };
-        mallory(&format!(
+        as_other_user(&format!(
             "mkdir -m 777 {0}; {links} mv {1} {1}.away; {put} {0} {1}",
             evil.display(),
             staging.display()
         ));
         let done = getting.finish(PATIENCE);
         // The daemon would make the directory again while the test moves it back.
-        story.victim.stop_background_daemon();
-        story.assert_unharmed();
+        setup.victim.stop_background_daemon();
+        setup.assert_unharmed();
         assert!(!done.status.success(), "`get` wrote into another user's directory\n{}", done.stdout);
         assert!(done.stderr.contains("error: "), "{}", done.stderr);
         // After the directory is moved back, the next call continues.
         sh(&format!("rm -r {0}; mv {0}.away {0}", staging.display()));
-        story.get_out().finish(PATIENCE).ok();
-        story.assert_whole(&story.out());
-        story.assert_unharmed();
+        setup.get_out().finish(PATIENCE).ok();
+        setup.assert_whole(&setup.out());
+        setup.assert_unharmed();
     }
 }
 
 #[test]
 fn links_in_place_of_files_are_not_followed() {
-    let story = Story::new("777");
-    let (out, home) = (story.out(), story.victim.home().to_owned());
+    let setup = Setup::new("777");
+    let (out, home) = (setup.out(), setup.victim.home().to_owned());
     for (put, link) in [
         (format!("ln -s {} {}", home.display(), out.display()), out.clone()),
         (format!("mkdir -m 777 {0}; ln -s {1} {0}/sub", out.display(), home.display()), out.join("sub")),
@@ -160,17 +160,17 @@ fn links_in_place_of_files_are_not_followed() {
         ),
         (format!("mkdir -m 777 {0}; mkfifo {0}/x.json", out.display()), out.join("x.json")),
     ] {
-        mallory(&put);
-        let done = story.get_out().finish(PATIENCE);
+        as_other_user(&put);
+        let done = setup.get_out().finish(PATIENCE);
         if link.as_os_str().is_empty() {
             done.ok();
             assert!(out.join(".silmaril.json").symlink_metadata().unwrap().is_file());
-            story.assert_whole(&out);
+            setup.assert_whole(&out);
         } else {
             let error = done.error(1);
             assert!(error.contains(link.to_str().unwrap()), "{error}");
         }
-        story.assert_unharmed();
+        setup.assert_unharmed();
         assert!(!home.join("w.bin").exists() && !home.join("new").exists() && !home.join("sub").exists());
         sh(&format!("rm -rf {}", out.display()));
     }
@@ -178,34 +178,34 @@ fn links_in_place_of_files_are_not_followed() {
 
 #[test]
 fn models_dir_may_be_writable_by_all_users() {
-    let story = Story::new("1777");
-    let shared = story.shared.display();
-    story.victim.configure(&format!("storage:\n  models_dir: {shared}\n"));
-    let home = story.victim.home().to_owned();
-    let org = story.shared.join("acme");
-    mallory(&format!("ln -s {} {}", home.display(), org.display()));
-    let error = story.get(&[]).finish(PATIENCE).error(1);
+    let setup = Setup::new("1777");
+    let shared = setup.shared.display();
+    setup.victim.configure(&format!("storage:\n  models_dir: {shared}\n"));
+    let home = setup.victim.home().to_owned();
+    let org = setup.shared.join("acme");
+    as_other_user(&format!("ln -s {} {}", home.display(), org.display()));
+    let error = setup.get(&[]).finish(PATIENCE).error(1);
     assert!(error.contains(org.to_str().unwrap()), "{error}");
     assert!(!home.join("m").exists());
     // A directory of the other user may be used, but nothing in it is trusted.
-    mallory(&format!("rm {0}; mkdir -m 777 {0}; ln -s {1} {0}/m", org.display(), home.display()));
-    let error = story.get(&[]).finish(PATIENCE).error(1);
+    as_other_user(&format!("rm {0}; mkdir -m 777 {0}; ln -s {1} {0}/m", org.display(), home.display()));
+    let error = setup.get(&[]).finish(PATIENCE).error(1);
     assert!(error.contains("acme/m"), "{error}");
-    mallory(&format!("rm {}/m", org.display()));
-    story.get(&[]).finish(PATIENCE).ok();
-    story.assert_whole(&org.join("m"));
-    story.assert_unharmed();
+    as_other_user(&format!("rm {}/m", org.display()));
+    setup.get(&[]).finish(PATIENCE).ok();
+    setup.assert_whole(&org.join("m"));
+    setup.assert_unharmed();
 }
 
 #[test]
 fn a_linked_home_and_own_links_still_work() {
-    let story = Story::new("755");
-    let (home, linked) = (story.victim.home().to_owned(), story.shared.join("home"));
+    let setup = Setup::new("755");
+    let (home, linked) = (setup.victim.home().to_owned(), setup.shared.join("home"));
     std::os::unix::fs::symlink(&home, &linked).unwrap();
     let get = |more: &[&str]| {
-        let peer = story.sharer.peer();
+        let peer = setup.sharer.peer();
         let args = [&["get", "acme/m", "--peer", &peer, "--seed=false"][..], more].concat();
-        let mut command = story.victim.silmaril_unprivileged(&args);
+        let mut command = setup.victim.silmaril_unprivileged(&args);
         Finished::of(command.env("HOME", &linked), PATIENCE).ok();
     };
     sh(&format!(
@@ -213,7 +213,7 @@ fn a_linked_home_and_own_links_still_work() {
         home.display()
     ));
     get(&[]);
-    story.assert_whole(&home.join("big/m"));
+    setup.assert_whole(&home.join("big/m"));
     get(&["-o", linked.join("out").to_str().unwrap()]);
-    story.assert_whole(&home.join("out"));
+    setup.assert_whole(&home.join("out"));
 }

@@ -37,7 +37,7 @@ fn holdings(host: &Host) -> String {
 }
 
 #[track_caller]
-fn refused(host: &Host, manifest: &Path, reason: &str) {
+fn assert_refused(host: &Host, manifest: &Path, reason: &str) {
     let before = holdings(host);
     let error = host.run(&["registry", "import", manifest.to_str().unwrap()]).error(1);
     assert!(error.to_lowercase().contains(reason), "{error:?} does not contain {reason:?}");
@@ -59,11 +59,11 @@ fn one_changed_byte_breaks_the_signature() {
     {
         let mut changed = manifest.clone();
         changed[field] = value;
-        refused(&b, &write(b.home().join("m.json"), &changed), "");
+        assert_refused(&b, &write(b.home().join("m.json"), &changed), "");
     }
     let mut changed = manifest.clone();
     changed["description"] = json!("x");
-    refused(&b, &write(b.home().join("m.json"), &changed), "signature");
+    assert_refused(&b, &write(b.home().join("m.json"), &changed), "signature");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_second_signer_is_refused_with_both_fingerprints() {
     let (_, b, mut manifest) = hosts();
     import(&b, &write(b.home().join("m.json"), &manifest));
     sign(&mut manifest, 7);
-    refused(&b, &write(b.home().join("m.json"), &manifest), "publisher");
+    assert_refused(&b, &write(b.home().join("m.json"), &manifest), "publisher");
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_signature_with_another_publishers_key_is_refused() {
     let publisher = manifest["publisher"].clone();
     sign(&mut manifest, 7);
     manifest["publisher"] = publisher;
-    refused(&b, &write(b.home().join("m.json"), &manifest), "signature");
+    assert_refused(&b, &write(b.home().join("m.json"), &manifest), "signature");
 }
 
 #[test]
@@ -93,12 +93,12 @@ fn hostile_paths_are_refused_despite_a_valid_signature() {
         let mut hostile = manifest.clone();
         hostile["files"][0]["path"] = json!(path);
         sign(&mut hostile, 7);
-        refused(&b, &write(b.home().join("m.json"), &hostile), "path");
+        assert_refused(&b, &write(b.home().join("m.json"), &hostile), "path");
     }
     let mut twice = manifest.clone();
     twice["files"][0] = twice["files"][1].clone();
     sign(&mut twice, 7);
-    refused(&b, &write(b.home().join("m.json"), &twice), "");
+    assert_refused(&b, &write(b.home().join("m.json"), &twice), "");
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn files_that_do_not_match_the_info_hash_are_refused() {
     let (_, b, mut manifest) = hosts();
     manifest["files"][1]["pieces_root"] = manifest["torrent"]["info_hash"].clone();
     sign(&mut manifest, 7);
-    refused(&b, &write(b.home().join("m.json"), &manifest), "info hash");
+    assert_refused(&b, &write(b.home().join("m.json"), &manifest), "info hash");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn truncated_oversized_and_invalid_files_are_refused() {
         assert_eq!(holdings(&b), before, "{what} left something behind");
     }
     let missing = b.home().join("missing.json");
-    refused(&b, &missing, "missing.json");
+    assert_refused(&b, &missing, "missing.json");
 }
 
 #[test]

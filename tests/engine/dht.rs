@@ -21,7 +21,7 @@ fn item(key: &PublisherKeypair, salt: [u8; 20], sequence: i64, value: &[u8]) -> 
     DhtItem { publisher: key.public(), salt, sequence, value: value.to_vec(), signature }
 }
 
-/// Hosts with a node of the DHT each, the first known to all others.
+/// Hosts with a node of the DHT each; the first one is the bootstrap node of the rest.
 struct Nodes {
     clients: Vec<Client>,
     net: Net,
@@ -47,7 +47,7 @@ impl Nodes {
         Self { clients: hosts.iter().enumerate().map(client).collect(), net, _hosts: hosts }
     }
 
-    /// The same, once everybody knows somebody.
+    /// [`Self::new`], after each node has another one in its routing table.
     fn met(count: usize) -> Self {
         let mut nodes = Self::new(count);
         let started = Instant::now();
@@ -89,31 +89,31 @@ impl Client {
 }
 
 #[test]
-fn who_announced_at_a_topic_is_found() {
+fn announced_hosts_are_found_at_a_topic() {
     let mut nodes = Nodes::met(3);
     let [_, a, b] = &mut nodes.clients[..] else { unreachable!() };
     let topic = Topic::of("silmaril:name:acme/model");
     let started = Instant::now();
     a.session.announce(topic).unwrap();
     let found = loop {
-        // Nothing is told where nobody has announced yet.
+        // There is no event for a topic at which no host has announced.
         b.session.find(topic).unwrap();
         match b.next(Duration::from_millis(100)) {
             Some(Event::Overlay(OverlayEvent::DhtPeers(of, peers))) => break (of, peers),
-            _ => assert!(started.elapsed() < SOON, "nobody is found at the topic"),
+            _ => assert!(started.elapsed() < SOON, "no host is found at the topic"),
         }
     };
     assert_eq!(found, (topic, vec![a.address]));
     println!("announced and found within {:?}", started.elapsed());
-    // Where nobody announced, nobody is found; a find that is answered follows.
-    let elsewhere = Topic::of("elsewhere");
-    b.session.find(elsewhere).unwrap();
+    // At a topic without announcements no host is found; a lookup that is answered follows.
+    let other = Topic::of("other");
+    b.session.find(other).unwrap();
     b.get(&PublisherKeypair::generate().unwrap(), SALT);
     b.session.find(topic).unwrap();
     let mut answers = 0;
     b.wait_for("answers", SOON, |event| {
         if let Event::Overlay(OverlayEvent::DhtPeers(of, _)) = event {
-            assert_ne!(*of, elsewhere);
+            assert_ne!(*of, other);
             answers += 1;
         }
         (answers > 0).then_some(())
@@ -121,21 +121,21 @@ fn who_announced_at_a_topic_is_found() {
 }
 
 #[test]
-fn an_item_is_replaced_by_a_newer_one_alone() {
+fn item_is_replaced_only_by_a_newer_one() {
     let mut nodes = Nodes::met(3);
     let key = PublisherKeypair::generate().unwrap();
     let [a, b, c] = &mut nodes.clients[..] else { unreachable!() };
     assert_eq!(c.get(&key, SALT), None);
     let value = |byte: u8| [b"996:".as_slice(), &[byte; 996]].concat();
     let versions: Vec<DhtItem> = (1..=3).map(|i| item(&key, SALT, i, &value(i as u8))).collect();
-    assert_eq!(versions[0].value.len(), 1000, "the longest there is");
+    assert_eq!(versions[0].value.len(), 1000, "the longest value");
     let started = Instant::now();
     assert!(a.put(&versions[0]) >= 1);
     println!("an item is stored within {:?}", started.elapsed());
     let started = Instant::now();
     assert_eq!(c.get(&key, SALT).as_ref(), Some(&versions[0]));
     println!("and found within {:?}", started.elapsed());
-    // By anybody who has it signed.
+    // Any node may store a signed item.
     assert!(b.put(&versions[2]) >= 1);
     assert_eq!(c.get(&key, SALT).as_ref(), Some(&versions[2]));
     assert_eq!(a.put(&versions[1]), 0, "an older one");
@@ -145,7 +145,7 @@ fn an_item_is_replaced_by_a_newer_one_alone() {
 }
 
 #[test]
-fn many_items_and_names_at_once_are_all_stored() {
+fn many_concurrent_items_and_names_are_stored() {
     let mut nodes = Nodes::met(4);
     let key = PublisherKeypair::generate().unwrap();
     let items: Vec<_> = (0..100).map(|i| item(&key, [i; 20], 1, b"5:hello")).collect();
@@ -158,7 +158,7 @@ fn many_items_and_names_at_once_are_all_stored() {
     let mut stored = 0;
     client.wait_for("all stored", 3 * SOON, |event| {
         if let Event::Overlay(OverlayEvent::DhtStored(_, _, nodes)) = event {
-            assert!(*nodes >= 1, "an item was stored nowhere");
+            assert!(*nodes >= 1, "no node stored an item");
             stored += 1;
         }
         (stored == items.len()).then_some(())
@@ -170,7 +170,7 @@ fn many_items_and_names_at_once_are_all_stored() {
 }
 
 #[test]
-fn items_that_may_not_be_are_refused() {
+fn invalid_items_are_refused() {
     let net = Net::new();
     let client = Client::on(&net.host("a"), NetworkConfig { dht_enabled: true, ..network() });
     let key = PublisherKeypair::generate().unwrap();
@@ -189,7 +189,7 @@ fn items_that_may_not_be_are_refused() {
 }
 
 #[test]
-fn without_the_dht_a_question_is_answered_at_once_with_nothing() {
+fn query_without_the_dht_is_answered_immediately() {
     let net = Net::new();
     let mut client = Client::on(&net.host("a"), network());
     let key = PublisherKeypair::generate().unwrap();
@@ -202,9 +202,9 @@ fn without_the_dht_a_question_is_answered_at_once_with_nothing() {
 }
 
 #[test]
-fn peers_meet_by_the_dht_alone() {
+fn peers_meet_through_the_dht_only() {
     let mut nodes = Nodes::new(3);
-    // Joined before anybody knows a node: announcing has no effect yet.
+    // Joined before the routing tables have nodes: announcing has no effect yet.
     let started = Instant::now();
     for client in &nodes.clients {
         client.session.meet(Meeting::Model(InfoHash([7; 32])), &[]).unwrap();
@@ -229,7 +229,7 @@ fn two_nodes_of_a_private_dht_meet_at_a_topic() {
 }
 
 #[test]
-fn a_node_that_was_in_the_dht_needs_nobody_to_introduce_it_again() {
+fn saved_dht_state_replaces_bootstrap_nodes() {
     let mut nodes = Nodes::met(3);
     let key = PublisherKeypair::generate().unwrap();
     let known = item(&key, SALT, 1, b"5:hello");
@@ -241,13 +241,13 @@ fn a_node_that_was_in_the_dht_needs_nobody_to_introduce_it_again() {
         let client = Client::on_with(&host, network, state.to_vec());
         (host, client)
     };
-    // As hosts that nobody in the DHT knows, or somebody would come to them.
+    // On new hosts: known addresses would be contacted by other nodes.
     let (_without, mut without) = start("without", &[]);
     let (_damaged, mut damaged) = start("damaged", &state[..state.len() / 2]);
     let (_with, mut with) = start("with", &state);
     let started = Instant::now();
     while with.get(&key, SALT).is_none() {
-        assert!(started.elapsed() < SOON, "nobody is known any more");
+        assert!(started.elapsed() < SOON, "the saved nodes are unknown");
     }
     println!("back in the DHT within {:?}", started.elapsed());
     for client in [&mut without, &mut damaged] {
@@ -257,7 +257,7 @@ fn a_node_that_was_in_the_dht_needs_nobody_to_introduce_it_again() {
     assert!(with.session.dht_state().is_err());
 }
 
-/// A node of the DHT that answers every question for an item with the same, whatever it was asked for.
+/// A node of the DHT that answers every query with the same item.
 struct Liar {
     address: SocketAddr,
     answer: Arc<Mutex<DhtItem>>,
@@ -269,17 +269,17 @@ impl Liar {
         let at = SocketAddr::from((host.addr(), 6881));
         let socket = in_namespace(host.namespace(), move || UdpSocket::bind(at).unwrap());
         let answer = Arc::new(Mutex::new(answer));
-        let told = Arc::downgrade(&answer);
+        let weak = Arc::downgrade(&answer);
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         std::thread::spawn(move || {
             let mut packet = [0; 2000];
-            while let Some(answer) = told.upgrade() {
+            while let Some(answer) = weak.upgrade() {
                 let Ok((len, from)) = socket.recv_from(&mut packet) else { continue };
                 let packet = &packet[..len];
                 let after = |key: &[u8]| {
                     packet.windows(key.len()).position(|w| w == key).map(|at| &packet[at + key.len()..])
                 };
-                // The transaction, as its length and bytes.
+                // The transaction id: length and bytes.
                 let (Some(transaction), Some(_)) = (after(b"1:t"), after(b"1:y1:q")) else { continue };
                 let transaction = &transaction[..transaction.len().min(4)];
                 let item = answer.lock().unwrap().clone();
@@ -307,7 +307,7 @@ impl Liar {
 }
 
 #[test]
-fn a_forged_item_is_never_told() {
+fn forged_item_is_ignored() {
     let net = Net::new();
     let key = PublisherKeypair::generate().unwrap();
     let genuine = item(&key, SALT, 5, b"5:hello");
@@ -318,7 +318,7 @@ fn a_forged_item_is_never_told() {
     );
     let started = Instant::now();
     while client.get(&key, SALT).is_none() {
-        assert!(started.elapsed() < SOON, "the node is not asked");
+        assert!(started.elapsed() < SOON, "the node receives no query");
     }
     for forge in [
         |item: &mut DhtItem| item.sequence += 1,

@@ -1,5 +1,5 @@
-//! A disk that fails is told with the file and the kind of failure, the torrent goes on when the cause is gone, and
-//! other torrents do not notice.
+//! Disk failures are reported with the file and the kind of failure, the torrent continues when the cause is removed, and
+//! other torrents are not affected.
 
 use std::path::{Path, PathBuf};
 
@@ -68,29 +68,29 @@ fn assert_whole(sample: &Sample, dir: &Path) {
     }
 }
 
-/// `broken` cannot be written to until `mend`; another torrent completes meanwhile, and this one after.
+/// `broken` cannot be written to until `mend` has run; another torrent completes meanwhile, and this one afterwards.
 fn fails_then_recovers(broken: &Tmpfs, mend: &str, expected: DiskErrorKind, hybrid: bool) {
     let sample = Sample::new(&[("dir/model.safetensors", 12 << 20)], 256 * 1024, hybrid);
     let other = Sample::new(&[("other.bin", 3_000_000)], 64 * 1024, false);
     let (seed, other_seed) = (seeding(&sample), seeding(&other));
     let mut client = Client::new();
-    let elsewhere = tempfile::tempdir().unwrap();
+    let other_dir = tempfile::tempdir().unwrap();
 
     let id = joined(&mut client, &sample, broken.path(), &seed);
     want_all(&client, id, &sample);
     let (path, kind) = wait_disk_error(&mut client, id);
     assert_eq!((path, kind), (sample.paths_in(broken.path())[0].clone(), expected));
 
-    let other_id = joined(&mut client, &other, elsewhere.path(), &other_seed);
+    let other_id = joined(&mut client, &other, other_dir.path(), &other_seed);
     client.fetch_all(other_id, other.pieces(), |_| {});
-    assert_whole(&other, elsewhere.path());
+    assert_whole(&other, other_dir.path());
 
     broken.remount(mend);
     let mut left: std::collections::BTreeSet<u32> = (0..sample.pieces()).collect();
     left.retain(|piece| {
         !sample.piece_in(broken.path(), *piece).is_ok_and(|bytes| bytes == sample.piece(*piece))
     });
-    assert!(!left.is_empty(), "nothing had failed");
+    assert!(!left.is_empty(), "no write failed");
     client.wait_for("rest of the pieces", SOON, |event| {
         if let Event::PieceVerified(i, piece) = event
             && *i == id
@@ -103,22 +103,22 @@ fn fails_then_recovers(broken: &Tmpfs, mend: &str, expected: DiskErrorKind, hybr
 }
 
 #[test]
-fn a_full_disk_is_told_and_got_over() {
+fn full_disk_is_reported_and_survived() {
     in_private_net(|| fails_then_recovers(&Tmpfs::new("size=4m"), "size=64m", DiskErrorKind::Full, false));
 }
 
 #[test]
-fn a_full_disk_under_a_hybrid_torrent_is_told_and_got_over() {
+fn full_disk_of_a_hybrid_torrent_is_survived() {
     in_private_net(|| fails_then_recovers(&Tmpfs::new("size=4m"), "size=64m", DiskErrorKind::Full, true));
 }
 
 #[test]
-fn a_read_only_disk_is_told_and_got_over() {
+fn read_only_disk_is_reported_and_survived() {
     in_private_net(|| fails_then_recovers(&Tmpfs::new("size=64m,ro"), "rw", DiskErrorKind::ReadOnly, false));
 }
 
 #[test]
-fn a_file_removed_while_in_use_is_told_and_written_anew() {
+fn removed_file_is_reported_and_written_again() {
     in_private_net(|| {
         let sample = Sample::new(&[("model.safetensors", 4 << 20)], 256 * 1024, false);
         let seed = seeding(&sample);
@@ -130,22 +130,22 @@ fn a_file_removed_while_in_use_is_told_and_written_anew() {
         std::fs::remove_file(&path).unwrap();
 
         client.session.request(id, PieceIndex(9), std::time::Duration::ZERO).unwrap();
-        let (mut told, mut verified) = (None, false);
+        let (mut reported, mut verified) = (None, false);
         client.wait_for("loss and the piece", SOON, |event| {
             match event {
-                Event::DiskError(i, path, kind, _) if *i == id => told = Some((path.clone(), *kind)),
+                Event::DiskError(i, path, kind, _) if *i == id => reported = Some((path.clone(), *kind)),
                 Event::PieceVerified(i, PieceIndex(9)) if *i == id => verified = true,
                 _ => {}
             }
-            (told.is_some() && verified).then_some(())
+            (reported.is_some() && verified).then_some(())
         });
-        assert_eq!(told, Some((path, DiskErrorKind::Missing)));
+        assert_eq!(reported, Some((path, DiskErrorKind::Missing)));
         assert!(sample.piece_in(here.path(), 9).unwrap() == sample.piece(9));
     });
 }
 
 #[test]
-fn a_seeded_file_that_is_gone_is_told() {
+fn missing_seeded_file_is_reported() {
     in_private_net(|| {
         let sample = Sample::new(&[("model.safetensors", 1 << 20)], 256 * 1024, false);
         let mut seed = Client::new();
@@ -164,7 +164,7 @@ fn a_seeded_file_that_is_gone_is_told() {
 }
 
 #[test]
-fn a_seeded_directory_is_left_as_it_is() {
+fn seeded_directory_is_not_changed() {
     in_private_net(|| {
         let sample =
             Sample::new(&[("model.safetensors", 1 << 20), ("tokenizer.json", 5000)], 64 * 1024, false);
@@ -183,7 +183,7 @@ fn a_seeded_directory_is_left_as_it_is() {
     });
 }
 
-/// The failure of a seed whose file is exchanged by `change`, given the file and a secret.
+/// The failure of a seed whose file is replaced by `change`, which receives the file and a secret file.
 fn failure_of_exchanged(fixed: bool, change: impl Fn(&Path, &Path)) -> Option<DiskErrorKind> {
     use std::os::unix::fs::MetadataExt as _;
     let sample = Sample::new(&[("a.bin", 1_000_000)], 64 * 1024, false);
@@ -212,7 +212,7 @@ fn failure_of_exchanged(fixed: bool, change: impl Fn(&Path, &Path)) -> Option<Di
 }
 
 #[test]
-fn another_file_in_the_place_of_a_shared_one_is_not_uploaded() {
+fn file_in_place_of_a_shared_one_is_not_uploaded() {
     in_private_net(|| {
         let missing = Some(DiskErrorKind::Missing);
         assert_eq!(failure_of_exchanged(true, |_, _| ()), None, "the file itself");
@@ -251,7 +251,7 @@ fn nothing_is_written_through_a_link() {
         want_all(&client, id, &sample);
         assert_eq!(wait_disk_error(&mut client, id), (path.clone(), DiskErrorKind::Missing));
         assert_eq!(std::fs::read(&precious).unwrap(), b"mine");
-        // It goes on once the link is away.
+        // It continues when the link is removed.
         std::fs::remove_file(&path).unwrap();
         client.fetch_all(id, sample.pieces(), |_| {});
         assert_whole(&sample, dir.path());

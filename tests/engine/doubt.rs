@@ -1,4 +1,4 @@
-//! Bytes that were verified once and are proved again before they are sent.
+//! Verified bytes that are proved again before they are sent.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -36,13 +36,13 @@ fn granules_of(path: &Path) -> Vec<u8> {
     hash_file(path, MIB as u32, control).unwrap().granules.as_flattened().to_vec()
 }
 
-/// What a seed found out, and what its leech received, of the piece that is wrong.
+/// Whether the seed found the wrong piece, and how often its leech rejected it.
 struct Outcome {
     damaged: bool,
     rejected: u32,
 }
 
-/// Has a leech ask a seed for all pieces until it has all right ones and the seed knows about the wrong one, if any is.
+/// Lets a leech request all pieces of a seed until it has all right ones and the seed has found the wrong one, if there is one.
 fn exchange(sample: &Sample, add: AddTorrent, expect_damage: bool) -> Outcome {
     let mut seed = Client::new();
     let seeded = seed.add(add);
@@ -72,7 +72,7 @@ fn exchange(sample: &Sample, add: AddTorrent, expect_damage: bool) -> Outcome {
 }
 
 impl Client {
-    /// Takes in one event of a leech, if one comes soon. Fails when nothing comes while pieces are left.
+    /// Processes one event of a leech, if one comes soon. Fails when no event comes while pieces are missing.
     fn wait_for_next(&mut self, within: Duration, left: &mut Vec<u32>, rejected: &mut u32, is_over: bool) {
         let within = if left.is_empty() || is_over { Duration::from_millis(20) } else { within };
         match self.next(within.min(Duration::from_secs(1))) {
@@ -84,7 +84,7 @@ impl Client {
 }
 
 #[test]
-fn bytes_in_doubt_are_proved_before_they_are_sent() {
+fn doubted_bytes_are_proved_before_they_are_sent() {
     in_private_net(|| {
         for with_granules in [false, true] {
             let sample = sample();
@@ -101,7 +101,7 @@ fn bytes_in_doubt_are_proved_before_they_are_sent() {
 }
 
 #[test]
-fn wrong_hashes_of_granules_condemn_nothing() {
+fn wrong_granule_hashes_do_not_reject_right_bytes() {
     in_private_net(|| {
         let sample = sample();
         let granules = sample.dir.path().join("granules");
@@ -113,7 +113,7 @@ fn wrong_hashes_of_granules_condemn_nothing() {
 }
 
 #[test]
-fn a_piece_that_is_requested_again_is_proved() {
+fn repeatedly_requested_piece_is_proved() {
     in_private_net(|| {
         let sample = sample();
         overwrite(&sample, WRONG);
@@ -123,7 +123,7 @@ fn a_piece_that_is_requested_again_is_proved() {
 }
 
 #[test]
-fn another_change_time_casts_doubt_on_a_file() {
+fn changed_ctime_makes_a_file_doubted() {
     in_private_net(|| {
         let sample = sample();
         let path = sample.paths_in(sample.dir.path()).remove(0);
@@ -132,7 +132,7 @@ fn another_change_time_casts_doubt_on_a_file() {
         let changed_ns = Some(found.ctime() * 1_000_000_000 + found.ctime_nsec());
         let stamp = FileStamp { size: found.size(), mtime_ns, inode: found.ino(), changed_ns };
         let add = || AddTorrent { file_stamps: vec![Some(stamp)], ..sample.add_seed() };
-        // A link, a mode: the bytes are right.
+        // After a link or a change of mode the bytes are right.
         std::fs::hard_link(&path, path.with_extension("link")).unwrap();
         assert!(!exchange(&sample, add(), false).damaged);
         overwrite(&sample, WRONG);

@@ -1,4 +1,4 @@
-//! Pieces that are told as verified are right, and readable by anyone, at the moment they are told.
+//! Pieces that are reported as verified are right, and readable by any process, at the moment of their event.
 
 use silmaril::torrent::{Event, Swarms};
 
@@ -23,12 +23,12 @@ fn compare_at_each_event(sample: &Sample) {
     let id = client.add(add);
     client.fetch_all(id, sample.pieces(), |piece| {
         let bytes = sample.piece_in(here.path(), piece).expect("a verified piece is readable");
-        assert!(bytes == sample.piece(piece), "piece {piece} was told as verified and is not");
+        assert!(bytes == sample.piece(piece), "piece {piece} was reported as verified and is wrong");
     });
 }
 
 #[test]
-fn verified_pieces_are_readable_at_once() {
+fn verified_pieces_are_readable_immediately() {
     in_private_net(|| compare_at_each_event(&Sample::new(FILES, 16 * 1024, false)));
 }
 
@@ -38,11 +38,11 @@ fn verified_pieces_of_a_hybrid_torrent_are_readable_at_once() {
 }
 
 #[test]
-fn new_files_are_not_taken_for_replaced_ones() {
+fn new_files_do_not_count_as_replaced() {
     in_private_net(|| {
         let names: Vec<String> = (100..400).map(|i| format!("part-{i}")).collect();
         let files: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), 64 * 1024)).collect();
-        // The blocks of a piece are written by several threads, which all find that there is no file yet.
+        // Several threads write the blocks of a piece, and each finds that the file does not exist yet.
         compare_at_each_event(&Sample::new(&files, 64 * 1024, false));
     });
 }
@@ -85,7 +85,7 @@ fn metainfo_without_piece_layers_is_enough() {
             Event::Metainfo(i, bytes) if *i == id => Some(bytes.clone()),
             _ => None,
         });
-        assert_eq!(early, None, "layers that nobody told are not known");
+        assert_eq!(early, None, "layers that no peer sent are unknown");
         client.fetch_all(id, sample.pieces(), |_| {});
         for piece in 0..sample.pieces() {
             assert!(sample.piece_in(here.path(), piece).unwrap() == sample.piece(piece), "piece {piece}");
@@ -103,7 +103,7 @@ fn metainfo_without_piece_layers_is_enough() {
 }
 
 #[test]
-fn a_stock_peer_gets_everything_from_us() {
+fn stock_peer_receives_everything() {
     in_private_net(|| {
         for hybrid in [false, true] {
             let sample = Sample::new(FILES, 64 * 1024, hybrid);

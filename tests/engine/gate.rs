@@ -1,4 +1,4 @@
-//! The gate by itself: which messages pass, for a torrent of one file of 5 pieces and one shorter than a piece.
+//! The gate without a connection: which messages pass, for a torrent of one file of 5 pieces and one shorter than a piece.
 
 use silmaril::torrent::try_gate;
 
@@ -44,7 +44,7 @@ impl Lab {
 }
 
 #[test]
-fn the_answer_to_a_request_passes_once() {
+fn answer_to_a_request_passes_once() {
     let lab = Lab::new();
     let layer = lab.long.range(PIECES, 0, 8);
     assert_eq!(lab.pass(Some(layer), &[lab.answer(layer)]), 1);
@@ -76,7 +76,7 @@ fn right_hashes_under_another_range_are_refused() {
     for index in [-4, -1, 0, 1, 3, 5, 8, 28, 32, i32::MAX] {
         let range = HashRange { index, ..asked };
         assert_eq!(lab.pass(Some(asked), &[Message::Hashes(range, hashes.clone())]), 0, "{range:?}");
-        // The same, if this node had asked for just that.
+        // They pass if this node had requested that range.
         assert_eq!(lab.pass(Some(range), &[Message::Hashes(range, hashes.clone())]), 0, "{range:?}");
     }
     for (base, length, proofs) in [
@@ -128,7 +128,7 @@ fn hash_requests_whose_answers_are_not_read_end() {
     let layer = lab.long.range(PIECES, 0, 8);
     let passed = lab.pass(None, &vec![Message::HashRequest(layer); 8000]);
     assert!((64..=512).contains(&passed), "{passed} requests passed");
-    // Requests that fit no tree are answered with a reject, which costs the peer its turn as well.
+    // Requests that fit no tree are rejected, and count as well.
     let misfit = HashRange { index: 1, ..layer };
     let honest = vec![Message::Interested];
     assert_eq!(lab.pass(None, &[vec![Message::HashRequest(misfit)], honest].concat()), 1);
@@ -190,18 +190,18 @@ fn blocks_pass_once_for_each_request() {
     let Message::Request(block) = request(1) else { unreachable!() };
     let reject = Message::Reject(block).encode();
     assert_eq!(pass(&[ours(&request(1)), reject.clone(), piece(1).encode()]), 1, "a block that was rejected");
-    // Where so many are not answered that they are forgotten, it is not known what was requested.
+    // After so many unanswered requests that the gate forgets some, all blocks pass.
     let many: Vec<u8> = std::iter::repeat_n(ours(&request(1)), 32 * 1024 + 1).flatten().collect();
     assert_eq!(pass(&[many, piece(2).encode()]), 1);
 }
 
 #[test]
-fn a_peer_that_rejects_hash_requests_is_soon_ignored() {
+fn peer_that_rejects_hash_requests_is_soon_ignored() {
     let lab = Lab::new();
     let range = lab.long.range(PIECES, 0, 8);
     let turn = [ours(&Message::HashRequest(range)), Message::HashReject(range).encode()].concat();
     assert_eq!(try_gate(&lab.metainfo, &turn.repeat(8)).unwrap(), 8);
-    // The request stays open for libtorrent, which so asks another peer; the connection goes on.
+    // The request remains open in libtorrent, which then asks another peer; the connection is kept.
     let rest = [ours(&Message::HashRequest(range)), lab.answer(range).encode()].concat();
     assert_eq!(try_gate(&lab.metainfo, &[turn.repeat(20), rest].concat()).unwrap(), 9);
 }

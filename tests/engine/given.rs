@@ -1,4 +1,4 @@
-//! Pieces that come from elsewhere while peers send parts of them, and torrents of which nothing comes from peers.
+//! Pieces given by the node while peers send parts of them, and torrents without any piece from peers.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ fn slow_seed(sample: &Sample) -> Client {
 }
 
 #[test]
-fn a_piece_of_which_a_slow_peer_has_sent_a_part_is_completed() {
+fn piece_partly_sent_by_a_slow_peer_is_completed() {
     for hybrid in [false, true] {
         in_private_net(move || {
             let sample = sample(hybrid);
@@ -34,7 +34,7 @@ fn a_piece_of_which_a_slow_peer_has_sent_a_part_is_completed() {
             let mut add = sample.add(here.path());
             add.peers = vec![seed.address];
             let id = client.add(add);
-            // Of the short last piece too, which comes from a peer block by block like any other.
+            // Also for the short last piece, which comes from a peer block by block like the rest.
             for piece in [1, 2] {
                 client.session.request(id, PieceIndex(piece), Duration::ZERO).unwrap();
                 let mut before = None;
@@ -52,7 +52,7 @@ fn a_piece_of_which_a_slow_peer_has_sent_a_part_is_completed() {
                 assert!(given.elapsed() < Duration::from_secs(3), "{:?}", given.elapsed());
                 assert!(sample.piece_in(here.path(), piece).unwrap() == sample.piece(piece));
             }
-            // The same piece once more does no harm, and the peer goes on with others.
+            // Giving the piece again has no effect, and the peer continues with other pieces.
             client.session.give_piece(id, PieceIndex(1), sample.piece(1).to_vec()).unwrap();
             client.read(id, 4);
             assert!(sample.piece_in(here.path(), 1).unwrap() == sample.piece(1));
@@ -61,14 +61,14 @@ fn a_piece_of_which_a_slow_peer_has_sent_a_part_is_completed() {
 }
 
 #[test]
-fn a_torrent_of_which_every_piece_was_given_is_seeded() {
+fn torrent_of_given_pieces_is_seeded() {
     for hybrid in [false, true] {
         in_private_net(move || {
             let sample = sample(hybrid);
             let here = tempfile::tempdir().unwrap();
             let mut client = Client::new();
             let id = client.add(sample.add(here.path()));
-            // Wanted and not: a request takes neighbours along.
+            // Wanted pieces and unwanted ones: a request over HTTP includes neighbours.
             client.session.request(id, PieceIndex(0), Duration::ZERO).unwrap();
             for piece in 0..sample.pieces() {
                 client.session.give_piece(id, PieceIndex(piece), sample.piece(piece).to_vec()).unwrap();
@@ -86,8 +86,8 @@ fn a_torrent_of_which_every_piece_was_given_is_seeded() {
                 assert!(sample.piece_in(here.path(), piece).unwrap() == sample.piece(piece), "piece {piece}");
             }
             let there = tempfile::tempdir().unwrap();
-            let said = Stock::leech(&sample.torrent_file(), there.path(), client.address.port());
-            assert_eq!(said, "done");
+            let output = Stock::leech(&sample.torrent_file(), there.path(), client.address.port());
+            assert_eq!(output, "done");
             for (path, (_, bytes)) in sample.paths_in(there.path()).iter().zip(&sample.files) {
                 assert!(std::fs::read(path).unwrap() == *bytes, "{}", path.display());
             }
@@ -96,7 +96,7 @@ fn a_torrent_of_which_every_piece_was_given_is_seeded() {
 }
 
 #[test]
-fn a_given_piece_goes_on_to_the_next_peer() {
+fn given_piece_is_sent_to_the_next_peer() {
     in_private_net(|| {
         let sample = sample(false);
         let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

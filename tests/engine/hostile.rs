@@ -1,4 +1,4 @@
-//! A peer that does what it likes with the extension protocol (BEP 10), by hand over a socket.
+//! A hostile peer that violates the extension protocol (BEP 10), made by hand over a socket.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,10 +11,10 @@ use crate::support::private_net::in_private_net;
 
 const PLACE: &str = "mellon";
 
-/// Its number of the extension.
+/// The peer's number of the extension.
 const THEIRS: u8 = 77;
 
-/// A connection made by hand. Closing it is dropping it.
+/// A connection made by hand. Dropping it closes it.
 struct Stranger {
     stream: TcpStream,
     /// The engine's number of the extension.
@@ -22,7 +22,7 @@ struct Stranger {
 }
 
 impl Stranger {
-    /// Shakes hands (BEP 3, BEP 10) and reads the engine's extension handshake.
+    /// Sends the handshakes (BEP 3, BEP 10) and reads the engine's extension handshake.
     fn at(address: SocketAddr) -> Self {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
@@ -44,20 +44,23 @@ impl Stranger {
         stranger
     }
 
-    /// The same, and says that it speaks.
+    /// Connects, and announces the catalog's extension.
     fn that_speaks(address: SocketAddr) -> Self {
         let mut stranger = Self::at(address);
         stranger.extended(0, format!("d1:md16:silmaril_catalogi{THEIRS}eee").as_bytes());
         stranger
     }
 
-    /// The next extension message with this id; `None` when the engine hangs up.
+    /// The next extension message with this id; `None` when the engine disconnects.
     fn message(&mut self, id: u8) -> Option<Vec<u8>> {
         loop {
             let mut length = [0; 4];
             if let Err(error) = self.stream.read_exact(&mut length) {
                 let gone = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
-                assert!(gone.contains(&error.kind()), "the engine neither spoke nor hung up: {error}");
+                assert!(
+                    gone.contains(&error.kind()),
+                    "the engine neither sent a message nor disconnected: {error}"
+                );
                 return None;
             }
             let mut message = vec![0; u32::from_be_bytes(length) as usize];
@@ -80,11 +83,11 @@ impl Stranger {
         self.try_extended(id, body).unwrap();
     }
 
-    fn say(&mut self, message: &[u8]) {
+    fn send_message(&mut self, message: &[u8]) {
         self.extended(self.ours, message);
     }
 
-    /// Waits until the engine hangs up.
+    /// Waits until the engine disconnects.
     fn expect_hang_up(mut self) {
         while self.message(255).is_some() {}
     }
@@ -97,7 +100,7 @@ fn host() -> Client {
 }
 
 #[test]
-fn a_message_in_fragments_is_whole() {
+fn fragmented_message_is_complete() {
     in_private_net(|| {
         let mut client = host();
         let mut stranger = Stranger::that_speaks(client.address);
@@ -107,13 +110,13 @@ fn a_message_in_fragments_is_whole() {
         let mut frame = (message.len() as u32 + 2).to_be_bytes().to_vec();
         frame.extend([20, stranger.ours]);
         frame.extend(&message);
-        // Nagle's algorithm is off: each is a segment of its own.
+        // Nagle's algorithm is off: each fragment is a segment of its own.
         for fragment in frame.chunks(7) {
             stranger.stream.write_all(fragment).unwrap();
         }
         assert_eq!(client.hear(speaker.peer), message);
         let longest = content(MAX_MESSAGE, 2);
-        stranger.say(&longest);
+        stranger.send_message(&longest);
         assert_eq!(client.hear(speaker.peer), longest);
         client.session.send(speaker.peer, &longest).unwrap();
         assert_eq!(stranger.message(THEIRS).unwrap(), longest);
@@ -121,13 +124,13 @@ fn a_message_in_fragments_is_whole() {
 }
 
 #[test]
-fn a_message_that_is_too_long_ends_the_connection_before_it_has_come() {
+fn too_long_message_ends_the_connection_early() {
     in_private_net(|| {
         let mut client = host();
         for length in [MAX_MESSAGE as u32 + 1, 1_000_000, u32::MAX - 2] {
             let mut stranger = Stranger::that_speaks(client.address);
             let speaker = client.speaker();
-            // Its announced length, and no more than its first bytes.
+            // Its announced length, and only its first bytes.
             stranger.stream.write_all(&(length + 2).to_be_bytes()).unwrap();
             stranger.stream.write_all(&[20, stranger.ours, 1, 2, 3]).unwrap();
             stranger.expect_hang_up();
@@ -137,7 +140,7 @@ fn a_message_that_is_too_long_ends_the_connection_before_it_has_come() {
 }
 
 #[test]
-fn garbage_for_a_handshake_is_not_speaking() {
+fn invalid_handshake_does_not_enable_the_extension() {
     in_private_net(|| {
         let mut client = host();
         let deep = "l".repeat(10_000);
@@ -163,10 +166,10 @@ fn garbage_for_a_handshake_is_not_speaking() {
         for text in garbage {
             let mut stranger = Stranger::at(client.address);
             let _ = stranger.try_extended(0, text.as_bytes());
-            // Nobody hears it.
+            // Its messages are ignored.
             let _ = stranger.try_extended(stranger.ours, b"listen!");
         }
-        // Ports that are none.
+        // Invalid ports.
         for port in ["0", "-5", "65536", "1:x"] {
             let mut stranger = Stranger::at(client.address);
             let port = if port.contains(':') { port.to_owned() } else { format!("i{port}e") };
@@ -174,7 +177,7 @@ fn garbage_for_a_handshake_is_not_speaking() {
             stranger.extended(0, text.as_bytes());
             let speaker = client.wait_for("peer that speaks", SOON, |event| match event {
                 Event::Overlay(OverlayEvent::Speaks { address, .. }) => Some(*address),
-                Event::Overlay(OverlayEvent::Said(_, message)) => panic!("heard {message:?}"),
+                Event::Overlay(OverlayEvent::Received(_, message)) => panic!("heard {message:?}"),
                 _ => None,
             });
             assert_eq!(speaker, stranger.stream.local_addr().unwrap());
@@ -183,7 +186,7 @@ fn garbage_for_a_handshake_is_not_speaking() {
 }
 
 #[test]
-fn a_number_may_change_and_be_taken_back() {
+fn number_of_the_extension_may_change_and_end() {
     in_private_net(|| {
         let mut client = host();
         let mut stranger = Stranger::that_speaks(client.address);
@@ -193,22 +196,22 @@ fn a_number_may_change_and_be_taken_back() {
         stranger.extended(0, b"d1:md16:silmaril_catalogi5eee");
         // A handshake that does not mention the extension changes nothing.
         stranger.extended(0, b"d1:md6:ut_pexi1eee");
-        stranger.say(b"changed");
+        stranger.send_message(b"changed");
         assert_eq!(client.hear(speaker.peer), b"changed");
         client.session.send(speaker.peer, b"two").unwrap();
         assert_eq!(stranger.message(5).unwrap(), b"two");
         stranger.extended(0, b"d1:md16:silmaril_catalogi0eee");
-        stranger.say(b"unheard");
+        stranger.send_message(b"unheard");
         client.farewell(speaker.peer);
         client.session.send(speaker.peer, b"unsent").unwrap();
         stranger.extended(0, b"d1:md16:silmaril_catalogi6eee");
         let again = client.speaker();
         assert_ne!(again.peer, speaker.peer);
-        stranger.say(b"heard");
+        stranger.send_message(b"heard");
         assert_eq!(client.hear(again.peer), b"heard");
         client.session.send(again.peer, b"three").unwrap();
         assert_eq!(stranger.message(6).unwrap(), b"three");
-        // Not for ever.
+        // The number of changes is limited.
         for _ in 0..100 {
             let _ = stranger.try_extended(0, b"d1:md16:silmaril_catalogi0eee");
             let _ = stranger.try_extended(0, b"d1:md16:silmaril_catalogi6eee");
@@ -218,7 +221,7 @@ fn a_number_may_change_and_be_taken_back() {
 }
 
 #[test]
-fn unknown_messages_and_numbers_harm_nobody() {
+fn unknown_messages_and_numbers_are_harmless() {
     in_private_net(|| {
         let mut client = host();
         let mut bystander = Stranger::that_speaks(client.address);
@@ -228,26 +231,26 @@ fn unknown_messages_and_numbers_harm_nobody() {
             for body in [&b""[..], b"\0", b"de", b"d8:msg_typei0e5:piecei99999ee", &[0xff; 300]] {
                 let _ = stranger.try_extended(id, body);
             }
-            // Neither do messages without an id, or without anything.
+            // Messages without an id, and empty ones, are harmless as well.
             let _ = stranger.stream.write_all(b"\0\0\0\x01\x14\0\0\0\0");
         }
-        bystander.say(b"still here");
+        bystander.send_message(b"still here");
         assert_eq!(client.hear(speaker.peer), b"still here");
     });
 }
 
 #[test]
-fn who_does_not_read_expect_hang_up() {
+fn peer_that_does_not_read_is_disconnected() {
     in_private_net(|| {
         let mut client = host();
         let _stranger = Stranger::that_speaks(client.address);
         let speaker = client.speaker();
-        // Into the kernel's buffers on both sides, and then up to the bound.
+        // This fills the kernel's buffers on both sides, and then the engine's up to its bound.
         for _ in 0..64 * 1024 * 1024 / MAX_MESSAGE {
             client.session.send(speaker.peer, &[0; MAX_MESSAGE]).unwrap();
         }
         client.farewell(speaker.peer);
-        // Others may be sent any amount.
+        // A peer that reads may be sent any amount.
         let mut reader = Stranger::that_speaks(client.address);
         let speaker = client.speaker();
         for _ in 0..16 * 1024 * 1024 / MAX_MESSAGE {
@@ -258,7 +261,7 @@ fn who_does_not_read_expect_hang_up() {
 }
 
 #[test]
-fn who_speaks_faster_than_is_listened_expect_hang_up() {
+fn peer_that_sends_too_fast_is_disconnected() {
     in_private_net(|| {
         let mut client = host();
         let mut bystander = Stranger::that_speaks(client.address);
@@ -266,16 +269,16 @@ fn who_speaks_faster_than_is_listened_expect_hang_up() {
         for len in [MAX_MESSAGE, 0] {
             let mut stranger = Stranger::that_speaks(client.address);
             let speaker = client.speaker();
-            // Nobody takes the client's events meanwhile.
+            // The test does not read the client's events meanwhile.
             let message = vec![7; len];
-            let mut said = 0usize;
+            let mut sent = 0usize;
             while stranger.try_extended(stranger.ours, &message).is_ok() {
-                said += 1;
-                assert!(said * (len + 6) < 100 * 1024 * 1024, "100 MB were taken");
+                sent += 1;
+                assert!(sent * (len + 6) < 100 * 1024 * 1024, "100 MB were accepted");
             }
             let mut heard = 0;
             client.wait_for("farewell", SOON, |event| match event {
-                Event::Overlay(OverlayEvent::Said(from, message)) if *from == speaker.peer => {
+                Event::Overlay(OverlayEvent::Received(from, message)) if *from == speaker.peer => {
                     heard += message.len() + 6;
                     None
                 }
@@ -284,14 +287,14 @@ fn who_speaks_faster_than_is_listened_expect_hang_up() {
             });
             assert!(heard > 0 && heard <= MAX_UNREAD, "{heard} bytes waited");
         }
-        bystander.say(b"still here");
+        bystander.send_message(b"still here");
         assert_eq!(client.hear(of_bystander.peer), b"still here");
-        // Whoever is listened to may say any amount.
+        // A peer whose messages are processed may send any amount.
         let mut talker = Stranger::that_speaks(client.address);
         let speaker = client.speaker();
         let message = content(MAX_MESSAGE, 3);
         for _ in 0..3 * MAX_UNREAD / MAX_MESSAGE {
-            talker.say(&message);
+            talker.send_message(&message);
             assert_eq!(client.hear(speaker.peer), message);
         }
     });

@@ -1,4 +1,4 @@
-//! A torrent of which nothing is wanted for long stays ready to be read from a stock seed.
+//! A torrent without wanted pieces remains ready to be read from a stock seed.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,10 +11,10 @@ use silmaril::torrent::{Event, Priority, Swarms, TorrentId};
 use super::rig::{Client, SOON, Sample, Stock};
 use crate::support::private_net::in_private_net;
 
-/// Much longer than a seed with default settings keeps a peer that says it only uploads.
+/// Much longer than a seed with default settings keeps a peer that declares itself upload-only.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// What a read may take from a peer that is there.
+/// How long a read from a connected peer may take.
 const WARM_READ: Duration = Duration::from_secs(1);
 
 fn lazy(client: &mut Client, sample: &Sample, dir: &std::path::Path, seed: &Stock) -> TorrentId {
@@ -24,7 +24,7 @@ fn lazy(client: &mut Client, sample: &Sample, dir: &std::path::Path, seed: &Stoc
 }
 
 #[test]
-fn a_read_after_thirty_idle_seconds_takes_less_than_one() {
+fn read_after_30_idle_seconds_takes_under_one() {
     in_private_net(|| {
         let sample = Sample::new(&[("model.safetensors", 40 << 20)], 1 << 20, false);
         let seed = sample.stock_seed();
@@ -37,7 +37,7 @@ fn a_read_after_thirty_idle_seconds_takes_less_than_one() {
         while let Some(event) = client.next(idle_until.saturating_duration_since(Instant::now())) {
             match event {
                 Event::PeerDisconnected(_, peer, reason) => panic!("{peer} left: {reason}"),
-                Event::PieceVerified(_, piece) => panic!("{piece:?} was fetched and nobody asked"),
+                Event::PieceVerified(_, piece) => panic!("{piece:?} was fetched without a request"),
                 _ => {}
             }
         }
@@ -54,7 +54,7 @@ fn a_read_after_thirty_idle_seconds_takes_less_than_one() {
 }
 
 #[test]
-fn a_seed_that_went_away_while_idle_is_called_again() {
+fn seed_that_left_while_idle_is_called_again() {
     in_private_net(|| {
         let sample = Sample::new(&[("model.safetensors", 4 << 20)], 1 << 20, false);
         let seed = sample.stock_seed();
@@ -72,13 +72,13 @@ fn a_seed_that_went_away_while_idle_is_called_again() {
 }
 
 #[test]
-fn a_read_that_is_taken_back_is_not_fetched() {
+fn cancelled_request_is_not_fetched() {
     in_private_net(|| {
         let sample = Sample::new(&[("model.safetensors", 8 << 20)], 1 << 20, false);
         let here = tempfile::tempdir().unwrap();
         let mut client = Client::new();
         let id = client.add(sample.add(here.path()));
-        // There is nobody yet to fetch it from.
+        // There is no peer yet to fetch it from.
         client.session.request(id, PieceIndex(5), Duration::ZERO).unwrap();
         client.session.set_priority(id, &[(PieceIndex(5), Priority::None)]).unwrap();
 
@@ -94,13 +94,13 @@ fn a_read_that_is_taken_back_is_not_fetched() {
             }
             (verified.len() == all_but_it.len()).then_some(())
         });
-        assert!(!verified.contains(&5), "a piece nobody wants was fetched");
+        assert!(!verified.contains(&5), "an unwanted piece was fetched");
         client.read(id, 5);
     });
 }
 
-/// A peer who has all and lets nobody have any. It knows extensions (BEP 10), the fast extension (BEP 6) and v2 (BEP 52).
-/// Returns once it was asked for hashes of pieces.
+/// A peer that has all pieces and sends none. It supports extensions (BEP 10), the fast extension (BEP 6) and v2 (BEP 52).
+/// Returns after it was asked for hashes of pieces.
 fn silent_peer(client: &Client, sample: &Sample) -> TcpStream {
     let mut peer = TcpStream::connect(client.address).unwrap();
     peer.set_read_timeout(Some(SOON)).unwrap();
@@ -123,7 +123,7 @@ fn silent_peer(client: &Client, sample: &Sample) -> TcpStream {
     }
 }
 
-/// A client who knows no hashes of pieces: they come from peers.
+/// A client without hashes of pieces: they come from peers.
 fn without_hashes(sample: &Sample, dir: &std::path::Path) -> (Client, TorrentId) {
     let mut client = Client::new();
     let mut add = sample.add(dir);
@@ -133,7 +133,7 @@ fn without_hashes(sample: &Sample, dir: &std::path::Path) -> (Client, TorrentId)
     (client, id)
 }
 
-/// One who waits for a piece.
+/// A client that waits for a piece.
 fn waiting(sample: &Sample, dir: &std::path::Path) -> (Client, TorrentId) {
     let (client, id) = without_hashes(sample, dir);
     client.session.request(id, PieceIndex(2), Duration::ZERO).unwrap();
@@ -141,7 +141,7 @@ fn waiting(sample: &Sample, dir: &std::path::Path) -> (Client, TorrentId) {
 }
 
 #[test]
-fn hashes_that_a_peer_was_asked_for_and_took_with_it_are_asked_for_anew() {
+fn hashes_of_a_lost_peer_are_requested_again() {
     in_private_net(|| {
         let sample = Sample::new(&[("model.safetensors", 4 << 20)], 1 << 20, false);
         let here = tempfile::tempdir().unwrap();
@@ -155,7 +155,7 @@ fn hashes_that_a_peer_was_asked_for_and_took_with_it_are_asked_for_anew() {
 }
 
 #[test]
-fn hashes_that_a_peer_took_with_it_are_asked_of_those_who_are_left_and_have_nothing_to_say() {
+fn hashes_of_a_lost_peer_are_requested_of_silent_ones() {
     in_private_net(|| {
         let sample = Sample::new(&[("model.safetensors", 4 << 20)], 1 << 20, false);
         let here = tempfile::tempdir().unwrap();
@@ -173,13 +173,13 @@ fn hashes_that_a_peer_took_with_it_are_asked_of_those_who_are_left_and_have_noth
 }
 
 #[test]
-fn hashes_that_a_peer_was_asked_for_and_does_not_send_are_asked_of_others() {
+fn hashes_that_do_not_come_are_requested_again() {
     in_private_net(|| {
         let sample = Sample::new(&[("model.safetensors", 4 << 20)], 1 << 20, false);
         let here = tempfile::tempdir().unwrap();
         let (mut client, id) = waiting(&sample, here.path());
         let _silent = silent_peer(&client, &sample);
-        // It gives the bytes at once, and says nothing more by itself.
+        // It sends the bytes immediately, and nothing else of its own accord.
         let seed = sample.stock_seed();
         client.session.connect_peer(id, seed.address()).unwrap();
         client.wait_verified(id, 2);
@@ -187,7 +187,7 @@ fn hashes_that_a_peer_was_asked_for_and_does_not_send_are_asked_of_others() {
 }
 
 #[test]
-fn nobody_is_asked_for_bytes_for_the_sake_of_hashes_that_no_reader_waits_for() {
+fn no_bytes_are_requested_only_to_get_hashes() {
     in_private_net(|| {
         let sample = Sample::new(&[("model.safetensors", 4 << 20)], 1 << 20, false);
         let here = tempfile::tempdir().unwrap();
@@ -202,9 +202,9 @@ fn nobody_is_asked_for_bytes_for_the_sake_of_hashes_that_no_reader_waits_for() {
         });
         drop(client);
         let request = 6;
-        let mut said = vec![];
-        silent.read_to_end(&mut said).unwrap();
-        let mut rest = &said[..];
+        let mut sent = vec![];
+        silent.read_to_end(&mut sent).unwrap();
+        let mut rest = &sent[..];
         while let Some((length, after)) = rest.split_first_chunk() {
             let (message, after) = after.split_at(u32::from_be_bytes(*length) as usize);
             assert_ne!(message.first(), Some(&request));

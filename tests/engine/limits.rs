@@ -1,4 +1,4 @@
-//! What the peers of one address group may cost together, and who makes room for whom. The rules by themselves.
+//! The limits of an address group, and which peers lose their slot, without connections.
 
 use std::net::IpAddr;
 
@@ -26,8 +26,8 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A message to the catalog.
-fn said(from: &str, times: u32) -> Trial {
+/// Messages to the catalog.
+fn messages(from: &str, times: u32) -> Trial {
     let message = Message::Extended(20, b"hello".to_vec()).encode()[4..].to_vec();
     Trial { address: address(from), message, times, reads: true, answer: 0 }
 }
@@ -41,31 +41,32 @@ fn asked(sample: &Sample, from: &str, times: u32, reads: bool) -> Trial {
 }
 
 #[test]
-fn a_peer_and_its_group_have_bounds_for_messages() {
+fn messages_of_a_peer_and_its_group_are_bounded() {
     let sample = sample();
     let passed = |trials: &[Trial]| try_group(&sample.metainfo, trials).unwrap();
-    // A peer that says too much is disconnected.
-    assert_eq!(passed(&[said("198.51.100.1", 10_000)]), [MESSAGES]);
-    // Several peers of one host use up what its group has; another host is not concerned.
+    // A peer that sends too many messages is disconnected.
+    assert_eq!(passed(&[messages("198.51.100.1", 10_000)]), [MESSAGES]);
+    // Several peers of one host share the bound of its group; another host is not affected.
     let trials = [
-        said("198.51.100.1", MESSAGES),
-        said("198.51.100.1", MESSAGES - 96),
-        said("198.51.100.1", MESSAGES),
-        said("198.51.100.2", MESSAGES),
+        messages("198.51.100.1", MESSAGES),
+        messages("198.51.100.1", MESSAGES - 96),
+        messages("198.51.100.1", MESSAGES),
+        messages("198.51.100.2", MESSAGES),
     ];
     assert_eq!(passed(&trials), [MESSAGES, MESSAGES - 96, 96, MESSAGES]);
     assert_eq!(MESSAGES + MESSAGES - 96 + 96, GROUP_MESSAGES);
-    // So do the hosts of one IPv6 network of 64 bits.
+    // The hosts of one IPv6 network of 64 bits share a bound as well.
     let trials = ["2001:db8::1", "2001:db8::2:0:0:3", "2001:db8::4", "2001:db8:0:1::1"]
-        .map(|from| said(from, MESSAGES));
+        .map(|from| messages(from, MESSAGES));
     assert_eq!(passed(&trials), [MESSAGES, MESSAGES, 0, MESSAGES]);
-    // On the local network only the bound of a connection holds.
-    let trials = ["192.168.1.2", "192.168.1.2", "192.168.1.2", "fd00::1"].map(|from| said(from, MESSAGES));
+    // On the local network only the bound of a connection applies.
+    let trials =
+        ["192.168.1.2", "192.168.1.2", "192.168.1.2", "fd00::1"].map(|from| messages(from, MESSAGES));
     assert_eq!(passed(&trials), [MESSAGES; 4]);
 }
 
 #[test]
-fn a_peer_and_its_group_have_bounds_for_hash_requests() {
+fn hash_requests_of_a_peer_and_its_group_are_bounded() {
     let sample = sample();
     let passed = |trials: &[Trial]| try_group(&sample.metainfo, trials).unwrap();
     // Rejected beyond the bound, not disconnected.
@@ -84,12 +85,12 @@ fn answers_that_are_read_do_not_count() {
     let unread = asked(&sample, "198.51.100.1", 1000, false);
     let fit = (1 << 20) / unread.answer;
     assert_eq!(passed(std::slice::from_ref(&unread)), [fit], "1 MiB of answers to one peer");
-    // A group has 4 MiB, and four peers of one host use that up together.
+    // A group has 4 MiB, which four peers of one host share.
     let all = passed(&vec![unread; 6]);
     assert_eq!(all[..4], [fit; 4]);
     assert!(all[4] <= 4 && all[5] == 0, "{all:?}");
     assert_eq!(passed(&[asked(&sample, "198.51.100.1", REQUESTS, true)]), [REQUESTS]);
-    // Shorter answers than expected have left as well when nothing is unsent.
+    // Answers that are shorter than expected count as sent when nothing is unsent.
     let shorter = Trial { answer: 0, ..asked(&sample, "198.51.100.1", REQUESTS, true) };
     assert_eq!(passed(&[shorter]), [REQUESTS]);
 }
@@ -99,7 +100,7 @@ fn visitor(number: u8, transferred: bool, at: u32) -> Visitor {
 }
 
 #[test]
-fn the_silent_peer_that_came_first_makes_room() {
+fn oldest_silent_peer_is_replaced() {
     let visitors = [visitor(1, true, 0), visitor(2, false, 0), visitor(3, false, 0), visitor(4, false, 1)];
     assert_eq!(try_slots(3, &visitors).unwrap(), [None, None, None, Some(1)]);
     // The host with the most connections first.
@@ -113,14 +114,14 @@ fn the_silent_peer_that_came_first_makes_room() {
     assert_eq!(try_slots(4, &visitors).unwrap(), [None, None, None, None, Some(1)]);
 }
 
-/// The host that was disconnected is remembered, not the one that took its slot: else a reader that finds room once
-/// would find none a moment later.
+/// The disconnected host is recorded, not the one that got its slot: otherwise a reader that finds a slot once would find
+/// none a moment later.
 #[test]
-fn a_silent_host_that_made_room_does_not_push_out_another() {
+fn replaced_silent_host_does_not_replace_another() {
     let visitors = [
         visitor(1, false, 0),
         visitor(2, false, 0),
-        // Host 3 takes the slot of host 1.
+        // Host 3 gets the slot of host 1.
         visitor(3, false, 1),
         // Host 1 has been replaced: it cannot replace host 2 in turn.
         visitor(1, false, 2),
@@ -137,7 +138,7 @@ fn a_silent_host_that_made_room_does_not_push_out_another() {
 fn one_host_gets_half_of_the_slots() {
     let visitors: Vec<Visitor> = (0..4).map(|at| visitor(1, true, at)).collect();
     assert_eq!(try_slots(4, &visitors).unwrap(), [None, None, Some(2), Some(3)]);
-    // Its own silent connections go first.
+    // Its own silent connections are replaced first.
     let silent = [visitor(1, false, 0), visitor(1, true, 1), visitor(1, true, 2)];
     assert_eq!(try_slots(4, &silent).unwrap(), [None, None, Some(0)]);
 }

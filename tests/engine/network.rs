@@ -31,7 +31,7 @@ fn transfer(sample: &Sample, seed: NetworkConfig, leech: NetworkConfig) -> Durat
 }
 
 #[test]
-fn a_port_in_use_is_an_error_at_start() {
+fn port_in_use_is_an_error_at_start() {
     in_private_net(|| {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut network = network();
@@ -46,7 +46,7 @@ fn a_port_in_use_is_an_error_at_start() {
 }
 
 #[test]
-fn an_address_that_is_not_ours_is_an_error_at_start() {
+fn foreign_address_is_an_error_at_start() {
     in_private_net(|| {
         let mut network = network();
         network.listen_address = Some("192.0.2.1".parse().unwrap());
@@ -58,9 +58,9 @@ fn an_address_that_is_not_ours_is_an_error_at_start() {
 }
 
 #[test]
-fn the_listen_port_and_the_dht_port_are_listened_on() {
+fn session_listens_on_both_configured_ports() {
     in_private_net(|| {
-        // The kernel's choice, free again at once: nothing else is in this namespace.
+        // The kernel's choice, free again immediately: no other program is in this namespace.
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let mut network = network();
         (network.listen_port, network.dht_port) = (free(), free());
@@ -76,7 +76,7 @@ fn the_listen_port_and_the_dht_port_are_listened_on() {
 }
 
 #[test]
-fn rate_limits_bind_peers_on_private_networks_too() {
+fn rate_limits_apply_on_private_networks() {
     in_private_net(|| {
         let sample = Sample::new(&[("a", 3_000_000)], 64 * 1024, false);
         let free = transfer(&sample, network(), network());
@@ -91,7 +91,7 @@ fn rate_limits_bind_peers_on_private_networks_too() {
 }
 
 #[test]
-fn a_torrent_has_no_more_connections_than_it_may() {
+fn connections_of_a_torrent_are_limited() {
     in_private_net(|| {
         let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
         let seeds: Vec<_> = (0..4).map(|_| sample.stock_seed()).collect();
@@ -124,7 +124,7 @@ fn a_torrent_has_no_more_connections_than_it_may() {
 }
 
 #[test]
-fn nagles_algorithm_is_off_on_both_ends_of_a_connection() {
+fn tcp_nodelay_is_set_on_both_ends() {
     in_private_net(|| {
         let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
         let mut seed = Client::new();
@@ -176,7 +176,7 @@ fn encryption_is_required_or_refused() {
         transfer(&sample, with(Encryption::Prefer), with(Encryption::Prefer));
         transfer(&sample, with(Encryption::Off), with(Encryption::Off));
 
-        // One that requires it does not speak to one that refuses it.
+        // A peer that requires it does not connect to a peer that refuses it.
         let here = tempfile::tempdir().unwrap();
         let (mut seed, mut leech) =
             (Client::with(with(Encryption::Require)), Client::with(with(Encryption::Off)));
@@ -185,7 +185,7 @@ fn encryption_is_required_or_refused() {
         add.peers = vec![seed.address];
         let id = leech.add(add);
         leech.session.request(id, PieceIndex(0), Duration::ZERO).unwrap();
-        // Something that follows the attempt: a peer that fits is served.
+        // Afterwards a peer with a matching policy is served.
         let mut fitting = Client::with(with(Encryption::Require));
         let there = tempfile::tempdir().unwrap();
         let mut add = sample.add(there.path());
@@ -201,7 +201,7 @@ fn encryption_is_required_or_refused() {
 }
 
 #[test]
-fn utp_is_used_when_told() {
+fn utp_is_used_if_configured() {
     in_private_net(|| {
         let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
         for utp in [Utp::Auto, Utp::On, Utp::Off] {
@@ -230,7 +230,7 @@ fn utp_packets_are_answered_only_when_turned_on() {
 }
 
 #[test]
-fn the_dht_of_a_private_network_brings_peers_together() {
+fn peers_meet_through_a_private_dht() {
     in_private_net(|| {
         // libtorrent runs no DHT node on loopback.
         crate::support::net::sh("ip addr add 10.77.1.1/24 dev br0");
@@ -243,7 +243,7 @@ fn the_dht_of_a_private_network_brings_peers_together() {
             dht_bootstrap_nodes: vec![SocketAddr::new(host.into(), port).into()],
             ..network()
         };
-        // A node's searches ask others, never itself: with only two, neither would learn who announced to it.
+        // A node's searches ask other nodes, never itself: with only two nodes, neither would find announcements made to it.
         let _meeting_place = Client::with(with(port));
         let (mut seed, mut leech) = (Client::with(with(0)), Client::with(with(0)));
         let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
@@ -256,7 +256,7 @@ fn the_dht_of_a_private_network_brings_peers_together() {
         let id = leech.add(add);
         let all: Vec<_> = (0..sample.pieces()).map(|p| (PieceIndex(p), Priority::Ahead)).collect();
         leech.session.set_priority(id, &all).unwrap();
-        // Whoever joins before its node knows anybody has to announce again.
+        // A peer that joins before its node has other nodes has to announce again.
         let deadline = Instant::now() + 3 * SOON;
         let mut verified = 0;
         while verified < sample.pieces() {
@@ -292,10 +292,10 @@ fn lan_discovery_finds_a_neighbour() {
 }
 
 #[test]
-fn the_end_comes_in_time() {
+fn shutdown_ends_in_time() {
     in_private_net(|| {
         let sample = Sample::new(&[("a", 3_000_000)], 64 * 1024, false);
-        // No server answers there.
+        // No server answers at this address.
         let trackers = vec!["http://127.0.0.1:9/announce".parse().unwrap()];
         let mut client = Client::with(NetworkConfig { trackers, ..network() });
         let id = client.add(sample.add_seed());

@@ -1,4 +1,4 @@
-//! Pieces that are wrong, pieces got elsewhere, and torrents that are not what they should be.
+//! Wrong pieces, pieces given by the node, and invalid torrents.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ fn sample() -> Sample {
 }
 
 #[test]
-fn a_piece_that_does_not_match_is_rejected_and_got_from_another_peer() {
+fn wrong_piece_is_fetched_from_another_peer() {
     in_private_net(|| {
         let sample = sample();
-        // Our own engine takes our word for what is here, so it is the one that can be made to lie.
+        // Our engine trusts the list of verified pieces, so it can be made to send wrong bytes.
         let lies = tempfile::tempdir().unwrap();
         for ((_, bytes), path) in sample.files.iter().zip(sample.paths_in(lies.path())) {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -44,7 +44,7 @@ fn a_piece_that_does_not_match_is_rejected_and_got_from_another_peer() {
                 assert_eq!((*i, piece.0), (id, bad));
                 Some(())
             }
-            Event::PieceVerified(_, piece) => panic!("{piece:?} was taken for right"),
+            Event::PieceVerified(_, piece) => panic!("{piece:?} was reported as verified"),
             _ => None,
         });
 
@@ -56,7 +56,7 @@ fn a_piece_that_does_not_match_is_rejected_and_got_from_another_peer() {
 }
 
 #[test]
-fn a_given_piece_is_checked_like_any_other() {
+fn given_piece_is_verified_like_any_other() {
     for hybrid in [false, true] {
         in_private_net(move || {
             let sample = Sample::new(&[("a", 100_000), ("b", 70_000)], 64 * 1024, hybrid);
@@ -82,7 +82,7 @@ fn a_given_piece_is_checked_like_any_other() {
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
+fn invalid_torrents_are_refused() {
     in_private_net(|| {
         let sample = sample();
         let here = tempfile::tempdir().unwrap();
@@ -113,13 +113,13 @@ fn what_cannot_be_is_refused() {
         ));
         client
             .wait_for("removal", SOON, |event| matches!(event, Event::Removed(i) if *i == id).then_some(()));
-        // And it can come back at once.
+        // And it can be added again immediately.
         client.add(sample.add(here.path()));
     });
 }
 
 #[test]
-fn the_same_torrent_is_not_added_twice() {
+fn torrent_is_not_added_twice() {
     in_private_net(|| {
         let sample = sample();
         let here = tempfile::tempdir().unwrap();
@@ -133,7 +133,7 @@ fn the_same_torrent_is_not_added_twice() {
 }
 
 #[test]
-fn a_magnet_gives_the_info_dictionary() {
+fn magnet_link_leads_to_the_info_dictionary() {
     in_private_net(|| {
         let sample = sample();
         let seed = sample.stock_seed();
@@ -170,14 +170,14 @@ fn libtorrent_and_the_model_agree_on_the_info_dictionary() {
     assert_eq!((parsed.name.as_str(), parsed.files[0].path.as_str()), ("sample", "only.gguf"));
 }
 
-/// The v1 hash of a hybrid torrent matches bytes that its v2 hashes do not: the author made it so, or found a collision of
-/// SHA-1. While the v2 hash is not known, libtorrent passes such a piece.
+/// The v1 hash of a hybrid torrent matches bytes that its v2 hashes do not: by intent of the author, or by a collision of
+/// SHA-1. While the v2 hash is unknown, libtorrent accepts such a piece.
 #[test]
-fn a_piece_that_only_its_v1_hash_proves_is_never_verified() {
+fn piece_with_only_a_v1_hash_is_never_verified() {
     in_private_net(|| {
         let sample = Sample::new(&[("a", 4 * 64 * 1024)], 64 * 1024, true);
         let lie = content(64 * 1024, 77);
-        // The first v1 hash of the info dictionary becomes that of the lie.
+        // The first v1 hash of the info dictionary becomes the hash of the wrong bytes.
         let genuine = Sha1::digest(sample.piece(0));
         let mut metainfo = sample.metainfo.clone();
         let at = metainfo.windows(20).position(|hash| hash == &genuine[..]).expect("the v1 hash of piece 0");
@@ -207,7 +207,7 @@ fn a_piece_that_only_its_v1_hash_proves_is_never_verified() {
         let id = client.add(reader);
         client.session.request(id, PieceIndex(0), Duration::ZERO).unwrap();
         client.wait_for("end of the torrent, or of the piece", SOON, |event| match event {
-            Event::PieceVerified(_, piece) => panic!("{piece:?} was taken for right"),
+            Event::PieceVerified(_, piece) => panic!("{piece:?} was reported as verified"),
             Event::Failed(of, _) | Event::PieceRejected(of, PieceIndex(0)) if *of == id => Some(()),
             _ => None,
         });

@@ -12,17 +12,17 @@ use silmaril::torrent::{Event, Meeting, Overlay, OverlayEvent, Priority, Swarms,
 use super::rig::{Client, SOON, Sample, network};
 use crate::support::private_net::in_private_net;
 
-/// Where the peers of a torrent announce.
+/// The topic at which the peers of a torrent announce.
 fn place(info_hash: &InfoHash) -> Topic {
     Topic(info_hash.0[..20].try_into().unwrap())
 }
 
-/// Ports that the DHT names at a topic, by several answers that name `expected`.
+/// Ports that the DHT returns for a topic, in several answers that contain `expected`.
 fn named(client: &mut Client, topic: Topic, expected: u16) -> HashSet<u16> {
     let deadline = Instant::now() + 3 * SOON;
     let (mut ports, mut answers) = (HashSet::new(), 0);
     while answers < 4 {
-        assert!(Instant::now() < deadline, "the DHT names {ports:?} and not {expected}");
+        assert!(Instant::now() < deadline, "the DHT returns {ports:?} without {expected}");
         client.session.find(topic).unwrap();
         while let Some(event) = client.next(Duration::from_secs(1)) {
             if let Event::Overlay(OverlayEvent::DhtPeers(of, peers)) = event
@@ -44,7 +44,7 @@ fn quiet_reader_finds_peers_in_the_dht_and_is_not_announced() {
         crate::support::net::sh("ip addr add 10.77.1.1/24 dev br0");
         let host = Ipv4Addr::new(10, 77, 1, 1);
         let port = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port();
-        // All nodes name the first.
+        // The first node is the bootstrap node of all.
         let bootstrap = SocketAddr::new(host.into(), port);
         let with = |listen_port, announce| NetworkConfig {
             listen_port,
@@ -83,7 +83,7 @@ fn quiet_reader_finds_peers_in_the_dht_and_is_not_announced() {
         }
         quiet.session.announce(names).unwrap();
         quiet.session.reannounce(id).unwrap();
-        // The seed announces after the reader had its turn.
+        // The seed announces after the reader has searched.
         seed.session.reannounce(seeded).unwrap();
         seed.session.announce(names).unwrap();
         let seed_port = seed.address.port();

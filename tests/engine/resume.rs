@@ -1,4 +1,4 @@
-//! What is known of the piece layers survives a restart, so that a node can serve alone what it has.
+//! Known piece layers survive a restart, so that a node can serve its pieces alone.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use silmaril::torrent::{AddTorrent, Event, Priority, Swarms, TorrentId};
 use super::rig::{Client, SOON, Sample};
 use crate::support::private_net::in_private_net;
 
-/// Without piece layers, as a manifest alone gives it.
+/// A torrent without piece layers, as made from a manifest.
 fn bare(sample: &Sample, dir: &Path) -> AddTorrent {
     let mut add = sample.add(dir);
     add.metainfo = metainfo::wrap(&metainfo::parse_metainfo(&sample.metainfo).unwrap().info, None);
@@ -91,7 +91,7 @@ fn serves_after_restart(sample: &Sample, pieces: &[u32]) {
 }
 
 #[test]
-fn a_complete_torrent() {
+fn complete_torrent_is_served_after_a_restart() {
     in_private_net(|| {
         let sample = Sample::new(&[("a.bin", 3_000_000), ("b.bin", 500_000), ("c", 10)], 64 * 1024, false);
         let all: Vec<u32> = (0..sample.pieces()).collect();
@@ -100,9 +100,9 @@ fn a_complete_torrent() {
 }
 
 #[test]
-fn a_part_of_a_torrent() {
+fn part_of_a_torrent_is_served_after_a_restart() {
     in_private_net(|| {
-        // More than the 512 pieces whose hashes are asked for at a time, so that some layers stay unknown.
+        // More than the 512 pieces whose hashes are requested at a time, so that some layers remain unknown.
         let sample = Sample::new(&[("a.bin", 20_000_000), ("b.bin", 9_000_000)], 16 * 1024, false);
         serves_after_restart(&sample, &[2, 700, 701, 1219]);
     });

@@ -1,4 +1,4 @@
-//! Peers that are away for a while.
+//! Peers that are unreachable for a while.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -10,10 +10,10 @@ use silmaril::config::{Encryption, NetworkConfig};
 use super::rig::{Client, SOON, Sample, network};
 use crate::support::private_net::in_private_net;
 
-/// Connects that fail before the peer is itself again. libtorrent's own limit is 3.
+/// Failed connects before the peer is back. libtorrent's own limit is 3.
 const FAILURES: usize = 4;
 
-/// Something else answers at the address of a peer, `times` times: each handshake is of another torrent, which is a failed
+/// Another program answers at the address of a peer, `times` times: each handshake is for another torrent, which is a failed
 /// connect. Returns the address, and a message for each connect.
 fn stranger(times: usize) -> (SocketAddr, Receiver<()>) {
     let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -27,7 +27,7 @@ fn stranger(times: usize) -> (SocketAddr, Receiver<()>) {
             handshake[28..].fill(0xff);
             peer.write_all(&handshake).unwrap();
             failed.send(()).unwrap();
-            // Until the other side hangs up.
+            // Until the other side disconnects.
             let _ = peer.read_to_end(&mut Vec::new());
         }
     });
@@ -41,7 +41,7 @@ fn wait_for(failures: &Receiver<()>, count: usize) {
 }
 
 #[test]
-fn a_peer_that_failed_often_is_tried_again_and_used_when_it_is_back() {
+fn often_failed_peer_is_used_when_it_is_back() {
     in_private_net(|| {
         let sample = Sample::new(&[("weights", 64 * 1024)], 16 * 1024, false);
         let here = tempfile::tempdir().unwrap();
@@ -67,7 +67,7 @@ fn a_peer_that_failed_often_is_tried_again_and_used_when_it_is_back() {
 }
 
 #[test]
-fn a_host_that_was_away_for_long_is_called_when_it_announces_itself_on_the_lan() {
+fn returning_host_is_called_when_it_announces_on_the_lan() {
     // After so many failures the next attempt is at least so many seconds away.
     const AWAY: usize = 8;
     in_private_net(|| {
@@ -94,6 +94,6 @@ fn a_host_that_was_away_for_long_is_called_when_it_announces_itself_on_the_lan()
             host.send_to(announcement.as_bytes(), "239.192.152.143:6771").unwrap();
             failures.recv_timeout(Duration::from_secs(1)).is_ok()
         });
-        assert!(called, "the host is not called although it says that it is there");
+        assert!(called, "the host is not called although it announces itself");
     });
 }

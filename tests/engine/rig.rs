@@ -1,4 +1,4 @@
-//! What the engine's tests run on: torrents of made-up files, our engine with its events, and a stock libtorrent.
+//! The rig of the engine's tests: torrents of generated files, our engine with its events, and a stock libtorrent.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,10 +20,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::support::host::Host;
 use crate::support::private_net::in_namespace;
 
-/// How long anything may take that should take a moment.
+/// The limit for operations that should take a moment.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// Bytes that differ everywhere, the same for the same seed.
+/// Random bytes, equal for equal seeds.
 pub fn content(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);
@@ -37,7 +37,7 @@ pub fn content(len: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// A torrent whose files stand below `dir/name`.
+/// A torrent whose files are below `dir/name`.
 pub struct Sample {
     pub dir: TempDir,
     pub name: String,
@@ -63,7 +63,7 @@ impl Sample {
         Self::of(files.collect(), piece_length, hybrid)
     }
 
-    /// The same, of files with these bytes.
+    /// A torrent of files with these bytes.
     pub fn of(files: Vec<(String, Vec<u8>)>, piece_length: u32, hybrid: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let name = "sample".to_owned();
@@ -98,9 +98,9 @@ impl Sample {
         self.stock_seed_on(0)
     }
 
-    /// The same, on a given port.
+    /// Seeds the original files with a stock libtorrent on a given port.
     pub fn stock_seed_on(&self, port: u16) -> Stock {
-        // libtorrent takes a v2 torrent with one file at the top for a torrent without a directory.
+        // For libtorrent, a v2 torrent with one file at the top has no directory.
         let dir = match &self.files[..] {
             [(path, _)] if !path.contains('/') => self.dir.path().join(&self.name),
             _ => self.dir.path().to_owned(),
@@ -123,7 +123,7 @@ impl Sample {
         &self.files[file].1[range.start as usize..range.end as usize]
     }
 
-    /// The bytes that stand where a piece belongs, below a directory.
+    /// The bytes at the position of a piece, in the files below a directory.
     pub fn piece_in(&self, dir: &Path, piece: u32) -> std::io::Result<Vec<u8>> {
         use std::os::unix::fs::FileExt;
         let (file, range) = self.layout.owner(PieceIndex(piece)).unwrap();
@@ -132,7 +132,7 @@ impl Sample {
         Ok(bytes)
     }
 
-    /// Asks for nothing, has nothing, finds no peers by itself.
+    /// A torrent without pieces, that requests none and searches for no peers.
     pub fn add(&self, dir: &Path) -> AddTorrent {
         AddTorrent {
             info_hash: self.info_hash,
@@ -158,7 +158,7 @@ impl Sample {
     }
 }
 
-/// Settings that keep to loopback.
+/// Settings for loopback only.
 pub fn network() -> NetworkConfig {
     let mut network = Config::defaults(Path::new("/nonexistent")).network;
     network.listen_address = Some(Ipv4Addr::LOCALHOST.into());
@@ -169,7 +169,7 @@ pub fn network() -> NetworkConfig {
     network
 }
 
-/// Our engine, and what it tells.
+/// Our engine and its events.
 pub struct Client {
     pub session: Session,
     pub address: SocketAddr,
@@ -213,7 +213,7 @@ impl Client {
         Self::on_with(host, network, Vec::new())
     }
 
-    /// The same, with what another engine knew of the DHT.
+    /// [`Self::on`] with the DHT state of another engine.
     pub fn on_with(host: &Host, network: NetworkConfig, dht_state: Vec<u8>) -> Self {
         let network = NetworkConfig { listen_address: Some(host.addr().into()), ..network };
         in_namespace(host.namespace(), || Self::start(SessionSettings { network, dht_state }))
@@ -225,7 +225,7 @@ impl Client {
         self.runtime.block_on(next).ok().map(|event| event.expect("the engine is gone"))
     }
 
-    /// The first thing that `pick` takes from the events; fails the test when it does not come.
+    /// The first value that `pick` returns for an event; fails the test when none comes.
     #[track_caller]
     pub fn wait_for<R>(
         &mut self,
@@ -262,14 +262,14 @@ impl Client {
         });
     }
 
-    /// Asks for a piece and waits until it is here.
+    /// Requests a piece and waits until it is verified.
     #[track_caller]
     pub fn read(&mut self, id: TorrentId, piece: u32) {
         self.session.request(id, PieceIndex(piece), Duration::ZERO).unwrap();
         self.wait_verified(id, piece);
     }
 
-    /// Wants all pieces and waits until all are here; `check` is called at each one's event.
+    /// Requests all pieces and waits until all are verified; `check` is called at each event.
     #[track_caller]
     pub fn fetch_all(&mut self, id: TorrentId, pieces: u32, mut check: impl FnMut(u32)) {
         let all: Vec<_> = (0..pieces).map(|i| (PieceIndex(i), Priority::Normal)).collect();
@@ -311,7 +311,7 @@ impl Stock {
         (child, output)
     }
 
-    /// Seeds a torrent whose files stand below `dir`; port 0 is random.
+    /// Seeds a torrent whose files are below `dir`; port 0 is random.
     fn seed_on(torrent: &Path, dir: &Path, port: u16) -> Self {
         let (torrent, dir, port) = (torrent.to_str().unwrap(), dir.to_str().unwrap(), port.to_string());
         let (child, mut output) = Self::spawn(&["seed", torrent, dir, &port]);

@@ -33,7 +33,7 @@ fn behind(proxy: &TcpListener, login: &str, peer: SocketAddr) -> Client {
     client
 }
 
-/// The connection for a peer; those for UDP are closed. Returns after the request to connect.
+/// The connection for a peer; connections for UDP are closed. Returns after the request to connect.
 fn connecting(proxy: &TcpListener, login: Option<(&str, &str)>) -> TcpStream {
     loop {
         let mut stream = accept(proxy);
@@ -77,7 +77,7 @@ fn replies_with_names_of_every_length_are_survived() {
             let mut stream = connecting(&proxy, None);
             let mut reply = vec![5, 0, 0, 3, length];
             reply.extend(vec![b'x'; usize::from(length) + 2]);
-            // The client may close when it has read what is wrong.
+            // The client may close the connection when it has read the invalid part.
             let _ = stream.write_all(&reply);
         }
         for reply in
@@ -91,14 +91,14 @@ fn replies_with_names_of_every_length_are_survived() {
 }
 
 #[test]
-fn a_reply_with_a_name_leads_to_the_peer() {
+fn reply_with_a_name_leads_to_the_peer() {
     in_private_net(|| {
         let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut client = behind(&proxy, "", "198.51.100.9:6881".parse().unwrap());
         let mut stream = connecting(&proxy, None);
         let name = b"proxy.example";
         stream.write_all(&[&[5, 0, 0, 3, name.len() as u8][..], name, &[0, 80]].concat()).unwrap();
-        // The handshake of BEP 3 or an encrypted one: the client speaks to the peer now.
+        // A handshake of BEP 3 or an encrypted one: the client is connected to the peer.
         let _: [u8; 20] = read(&mut stream);
         client.wait_for("figures", SOON, |event| matches!(event, Event::Stats(..)).then_some(()));
         assert!(client.session.shutdown(SOON));
@@ -106,14 +106,14 @@ fn a_reply_with_a_name_leads_to_the_peer() {
 }
 
 #[test]
-fn the_longest_login_is_sent_whole() {
+fn longest_login_is_sent_completely() {
     in_private_net(|| {
         let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (user, password) = ("u".repeat(255), "p".repeat(255));
         let client = behind(&proxy, &format!("{user}:{password}@"), "198.51.100.9:6881".parse().unwrap());
         connecting(&proxy, Some((&user, &password)));
         drop(client);
-        // What does not fit into a login is left out.
+        // The part beyond the longest login is cut.
         let proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let client = behind(&proxy, &format!("{user}x:{password}y@"), "198.51.100.9:6881".parse().unwrap());
         connecting(&proxy, Some((&user, &password)));

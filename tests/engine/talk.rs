@@ -1,4 +1,4 @@
-//! Peers that meet without data, and speak.
+//! Peers that meet without data and exchange messages.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::rig::{Client, SOON, Sample, content, network};
 use crate::support::net::{Net, sh};
 use crate::support::private_net::in_private_net;
 
-/// What is told of a peer that speaks.
+/// A peer that speaks the extension, as its event reports it.
 #[derive(Debug, Clone, Copy)]
 pub struct Speaker {
     pub torrent: TorrentId,
@@ -39,7 +39,7 @@ impl Client {
     #[track_caller]
     pub fn hear(&mut self, peer: PeerId) -> Vec<u8> {
         self.wait_for("message", SOON, |event| match event {
-            Event::Overlay(OverlayEvent::Said(from, message)) if *from == peer => Some(message.to_vec()),
+            Event::Overlay(OverlayEvent::Received(from, message)) if *from == peer => Some(message.to_vec()),
             Event::Overlay(OverlayEvent::Left(who)) if *who == peer => panic!("the peer left"),
             _ => None,
         })
@@ -74,7 +74,7 @@ fn peers_meet_where_one_calls_the_other() {
         a.session.call(at_a, b.address).unwrap();
         let (of_a, of_b) = (a.speaker(), b.speaker());
         assert_eq!((of_a.torrent, of_a.address, of_a.outgoing), (at_a, b.address, true));
-        // The port that A listens on, not the one it calls from.
+        // The port on which A listens, not the one from which it calls.
         assert_eq!((of_b.torrent, of_b.address, of_b.outgoing), (at_b, a.address, false));
 
         let longest = content(MAX_MESSAGE, 1);
@@ -84,7 +84,7 @@ fn peers_meet_where_one_calls_the_other() {
             b.session.send(of_b.peer, message).unwrap();
             assert_eq!(a.hear(of_a.peer), message);
         }
-        // In order, however many at once.
+        // In order, also when many are sent together.
         for i in 0..1000u32 {
             a.session.send(of_a.peer, &i.to_be_bytes()).unwrap();
         }
@@ -100,15 +100,15 @@ fn peers_meet_where_one_calls_the_other() {
             left += u32::from(matches!(event, Event::Overlay(OverlayEvent::Left(p)) if *p == of_a.peer));
             matches!(event, Event::Removed(id) if *id == at_a).then_some(())
         });
-        assert_eq!(left, 1, "told once, before the removal");
+        assert_eq!(left, 1, "reported once, before the removal");
         b.farewell(of_b.peer);
-        // To somebody who is gone.
+        // To a peer that has left.
         b.session.send(of_b.peer, b"still there?").unwrap();
     });
 }
 
 #[test]
-fn an_answer_takes_moments() {
+fn answer_takes_a_moment() {
     in_private_net(|| {
         let (mut a, of_a, mut b, of_b) = pair();
         for (len, bound) in [(100, 50), (MAX_MESSAGE, 100)] {
@@ -126,14 +126,14 @@ fn an_answer_takes_moments() {
             took.sort_unstable();
             let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
             println!("{len} bytes and back: median {median:?}, worst {worst:?}");
-            // By the engine's tick it would be 100 ms, with Nagle's algorithm 40.
+            // With the engine's tick it would take 100 ms, with Nagle's algorithm 40 ms.
             assert!(median < Duration::from_millis(bound), "{len} bytes and back take {median:?}");
         }
     });
 }
 
 #[test]
-fn peers_meet_by_lan_discovery_alone() {
+fn peers_meet_through_lan_discovery_only() {
     in_private_net(|| {
         sh("ip link set lo multicast on; ip route add 224.0.0.0/4 dev lo");
         let lan = || NetworkConfig { lan_discovery: true, ..network() };
@@ -144,10 +144,9 @@ fn peers_meet_by_lan_discovery_alone() {
         }
         // Each calls the other at the same time, and one of the two connections ends again.
         let (mut last, deadline) = (None, started + SOON);
-        let said =
-            |event| matches!(event, Event::Overlay(OverlayEvent::Said(_, message)) if *message == *b"hello");
-        while !b.next(Duration::from_millis(10)).is_some_and(said) {
-            assert!(Instant::now() < deadline, "nobody is heard");
+        let received = |event| matches!(event, Event::Overlay(OverlayEvent::Received(_, message)) if *message == *b"hello");
+        while !b.next(Duration::from_millis(10)).is_some_and(received) {
+            assert!(Instant::now() < deadline, "no message came");
             if let Some(Event::Overlay(OverlayEvent::Speaks { peer, .. })) = a.next(Duration::from_millis(10))
             {
                 last = Some(peer);
@@ -161,7 +160,7 @@ fn peers_meet_by_lan_discovery_alone() {
 }
 
 #[test]
-fn a_lonely_meeting_looks_again_by_itself() {
+fn meeting_without_peers_searches_again() {
     let net = Net::new();
     let (here, there) = (net.host("here"), net.host("there"));
     let lan = || NetworkConfig { lan_discovery: true, ..network() };
@@ -170,7 +169,7 @@ fn a_lonely_meeting_looks_again_by_itself() {
     for client in [&a, &b] {
         client.session.meet(Meeting::Topic(Topic::of("mellon")), &[]).unwrap();
     }
-    // All that is announced by itself at the beginning goes nowhere: three times within 6 s.
+    // The first announcements, three within 6 s, reach no host.
     let deadline = Instant::now() + Duration::from_secs(15);
     while let Some(event) = b.next(deadline.saturating_duration_since(Instant::now())) {
         assert!(!matches!(event, Event::Overlay(_)), "{event:?}");
@@ -182,7 +181,7 @@ fn a_lonely_meeting_looks_again_by_itself() {
 }
 
 #[test]
-fn peers_of_a_model_speak() {
+fn peers_of_a_model_exchange_messages() {
     in_private_net(|| {
         let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
         let here = tempfile::tempdir().unwrap();
@@ -199,7 +198,7 @@ fn peers_of_a_model_speak() {
 }
 
 #[test]
-fn a_models_meeting_gives_way_to_its_torrent_at_once() {
+fn torrent_replaces_its_meeting_immediately() {
     in_private_net(|| {
         let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
         let mut seed = Client::new();
@@ -215,7 +214,7 @@ fn a_models_meeting_gives_way_to_its_torrent_at_once() {
                 let of_seed = seed.speaker();
                 assert_eq!(seed.hear(of_seed.peer), b"have you its manifest?");
             }
-            // Nothing is waited for, not even that the meeting has begun.
+            // Without waiting, even for the start of the meeting.
             client.session.leave(meeting).unwrap();
             let dir = here.path().join(met.to_string());
             let mut add = sample.add(&dir);
@@ -237,10 +236,10 @@ fn a_models_meeting_gives_way_to_its_torrent_at_once() {
 }
 
 #[test]
-fn a_models_meeting_stores_nothing_and_stays_connected() {
+fn meeting_of_a_model_stores_nothing() {
     in_private_net(|| {
         let sample = Sample::new(&[("a", 100_000)], 16 * 1024, false);
-        // Somebody else's program, which drops who has nothing to give and wants nothing, if anybody does.
+        // A stock program, which would disconnect a peer that neither has nor wants pieces.
         let seed = sample.stock_seed();
         let mut client = Client::new();
         let meeting = client.session.meet(Meeting::Model(sample.info_hash), &[seed.address()]).unwrap();
@@ -259,7 +258,7 @@ fn a_models_meeting_stores_nothing_and_stays_connected() {
 }
 
 #[test]
-fn the_same_place_twice_is_an_error() {
+fn second_meeting_of_a_swarm_is_an_error() {
     in_private_net(|| {
         let mut client = Client::new();
         let place = Meeting::Topic(Topic::of("mellon"));
@@ -275,7 +274,7 @@ fn the_same_place_twice_is_an_error() {
 }
 
 #[test]
-fn everybody_has_left_when_the_engine_ends() {
+fn all_peers_have_left_when_the_engine_ends() {
     in_private_net(|| {
         let (mut a, of_a, mut b, of_b) = pair();
         assert!(a.session.shutdown(SOON));
@@ -286,10 +285,10 @@ fn everybody_has_left_when_the_engine_ends() {
 }
 
 #[test]
-fn who_is_hung_up_on_has_left_and_may_come_back() {
+fn disconnected_peer_may_connect_again() {
     in_private_net(|| {
         let (mut a, of_a, mut b, of_b) = pair();
-        // On loopback everybody has the same address: a ban would hit all.
+        // On loopback all peers have the same address: a ban would affect all.
         b.session.hang_up(of_b.peer, true).unwrap();
         b.farewell(of_b.peer);
         a.farewell(of_a.peer);
@@ -300,7 +299,7 @@ fn who_is_hung_up_on_has_left_and_may_come_back() {
 }
 
 #[test]
-fn who_is_banned_does_not_come_back() {
+fn banned_peer_does_not_connect_again() {
     let net = Net::new();
     let hosts = [net.host("judge"), net.host("liar"), net.host("honest")];
     let [mut judge, mut liar, honest] = hosts.each_ref().map(|host| Client::on(host, network()));
@@ -313,7 +312,7 @@ fn who_is_banned_does_not_come_back() {
     judge.farewell(speaker.peer);
     let of_judge = liar.speaker();
     liar.farewell(of_judge.peer);
-    // It calls again every second or two. Nor is it called.
+    // It calls again every second or two. This node does not call it either.
     judge.session.call(court, liar.address).unwrap();
     honest.session.meet(place, &[judge.address]).unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);

@@ -58,7 +58,7 @@ fn packets_in_any_order_are_survived() {
             let connection = number * 2 + 100;
             let socket = socket(&client);
             let theirs = open(&socket, connection);
-            // The initiator sends with the number after the one that it receives on.
+            // The initiator sends with the number after its receiving number.
             let to = connection + 1;
             for _ in 0..50 {
                 let near = |random: &mut fastrand::Rng, to: u16| match random.u8(..4) {

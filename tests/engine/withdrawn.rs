@@ -1,4 +1,4 @@
-//! Pieces that are taken back while their torrent runs.
+//! Pieces that are withdrawn while their torrent runs.
 
 use std::os::unix::fs::FileExt;
 
@@ -30,7 +30,7 @@ fn withdrawn_pieces_are_fetched_again_without_new_connections() {
         let mut add = sample.add(here.path());
         add.peers = vec![seed.address()];
         let id = client.add(add);
-        // Not the last: a stock seed leaves when this is a seed, too.
+        // Not the last piece: a stock seed disconnects when this node is a seed too.
         for piece in 0..7 {
             client.read(id, piece);
         }
@@ -74,7 +74,7 @@ fn no_byte_of_a_withdrawn_piece_is_sent() {
         client.read(id, 0);
         seed.session.withdraw(seeded, &[PieceIndex(5)]).unwrap();
         punch(&sample, sample.dir.path(), 5);
-        // The leech wants all; it is told that one piece is gone, stays connected, and gets the others.
+        // The leech wants all; it learns that one piece is withdrawn, remains connected, and receives the rest.
         client.session.request(id, PieceIndex(5), std::time::Duration::ZERO).unwrap();
         for piece in [1, 2, 3, 4, 6, 7] {
             client.session.request(id, PieceIndex(piece), std::time::Duration::ZERO).unwrap();
@@ -89,14 +89,14 @@ fn no_byte_of_a_withdrawn_piece_is_sent() {
             }
             left.is_empty().then_some(())
         });
-        // Another peer that has it is asked for it.
+        // The piece is requested of another peer that has it.
         let dir = tempfile::tempdir().unwrap();
         let original = Sample::new(&[("model.safetensors", 8 * MIB)], MIB as u32, false);
         drop(dir);
         let stock = original.stock_seed();
         client.session.connect_peer(id, stock.address()).unwrap();
         client.wait_verified(id, 5);
-        // And the seed gets it back from there.
+        // And the seed fetches it from that peer.
         seed.session.connect_peer(seeded, stock.address()).unwrap();
         seed.read(seeded, 5);
         assert!(sample.piece_in(sample.dir.path(), 5).unwrap() == sample.piece(5));
@@ -115,8 +115,12 @@ const GONE: u32 = 15;
 const BLOCK: u32 = 16 * 1024;
 
 /// A seed of 16 pieces, and a connection of a hand-made peer with these flags and extensions. The peer has requested all
-/// blocks and has received the first one when the last piece is withdrawn; it has read none of the answers behind it.
-fn withdraw_beside(flags: [u8; 8], extensions: &'static [u8], check: fn(&Sample, RawPeer, &Client, Block)) {
+/// blocks and has received the first one when the last piece is withdrawn; it has not read the later answers.
+fn withdraw_during_requests(
+    flags: [u8; 8],
+    extensions: &'static [u8],
+    check: fn(&Sample, RawPeer, &Client, Block),
+) {
     in_private_net(move || {
         let sample = Sample::new(&[("model.safetensors", (GONE as usize + 1) * MIB)], MIB as u32, false);
         let mut seed = Client::new();
@@ -146,11 +150,11 @@ fn blocks() -> Vec<Block> {
     pieces.flat_map(of).collect()
 }
 
-/// Receives the answer to each request but that of the first block, and what else the seed sends meanwhile.
+/// Receives the answer to each request except the first, and the other messages that the seed sends meanwhile.
 fn answers(sample: &Sample, peer: &mut RawPeer, first: Block) -> (Vec<Block>, Vec<Message>) {
     let mut due = blocks();
     due.retain(|block| *block != first);
-    let (mut rejected, mut others) = (vec![], vec![]);
+    let (mut rejected, mut messages) = (vec![], vec![]);
     while !due.is_empty() {
         let answered = match peer.receive().unwrap() {
             Message::Piece(piece, begin, bytes) => {
@@ -163,14 +167,14 @@ fn answers(sample: &Sample, peer: &mut RawPeer, first: Block) -> (Vec<Block>, Ve
                 block
             }
             other => {
-                others.push(other);
+                messages.push(other);
                 continue;
             }
         };
         let at = due.iter().position(|block| *block == answered);
         due.swap_remove(at.unwrap_or_else(|| panic!("{answered:?} was not requested")));
     }
-    (rejected, others)
+    (rejected, messages)
 }
 
 fn dont_have() -> Message {
@@ -182,13 +186,13 @@ fn of_the_withdrawn_piece() -> Vec<Block> {
 }
 
 #[test]
-fn a_peer_learns_which_piece_is_gone_and_its_requests_are_rejected() {
-    withdraw_beside(FLAGS, b"d1:md11:lt_donthavei7eee", |sample, mut peer, _seed, first| {
-        let (mut rejected, others) = answers(sample, &mut peer, first);
+fn requests_for_a_withdrawn_piece_are_rejected() {
+    withdraw_during_requests(FLAGS, b"d1:md11:lt_donthavei7eee", |sample, mut peer, _seed, first| {
+        let (mut rejected, messages) = answers(sample, &mut peer, first);
         rejected.sort_by_key(|block| block.begin);
         assert_eq!(rejected, of_the_withdrawn_piece());
-        assert_eq!(others.iter().filter(|message| **message == dont_have()).count(), 1, "{others:?}");
-        // A request that comes later is rejected as well, and the connection goes on.
+        assert_eq!(messages.iter().filter(|message| **message == dont_have()).count(), 1, "{messages:?}");
+        // A later request is rejected as well, and the connection is kept.
         let late = of_the_withdrawn_piece()[3];
         peer.send(&Message::Request(late)).unwrap();
         peer.receive_until(|message| (message == Message::Reject(late)).then_some(())).unwrap();
@@ -198,19 +202,19 @@ fn a_peer_learns_which_piece_is_gone_and_its_requests_are_rejected() {
 }
 
 #[test]
-fn a_peer_without_donthave_gets_rejects() {
-    withdraw_beside(FLAGS, b"d1:mdee", |sample, mut peer, _seed, first| {
-        let (mut rejected, others) = answers(sample, &mut peer, first);
+fn peer_without_donthave_gets_rejects() {
+    withdraw_during_requests(FLAGS, b"d1:mdee", |sample, mut peer, _seed, first| {
+        let (mut rejected, messages) = answers(sample, &mut peer, first);
         rejected.sort_by_key(|block| block.begin);
         assert_eq!(rejected, of_the_withdrawn_piece());
         let extended = |message: &Message| matches!(message, Message::Extended(id, _) if *id != 0);
-        assert!(!others.iter().any(extended), "{others:?}");
+        assert!(!messages.iter().any(extended), "{messages:?}");
     });
 }
 
 #[test]
-fn a_peer_without_fast_messages_is_disconnected_and_sees_the_new_bitfield() {
-    withdraw_beside(WITHOUT_FAST, b"d1:mdee", |sample, mut peer, seed, _first| {
+fn peer_without_bep_6_gets_the_new_bitfield() {
+    withdraw_during_requests(WITHOUT_FAST, b"d1:mdee", |sample, mut peer, seed, _first| {
         let end = loop {
             match peer.receive() {
                 Ok(Message::Piece(piece, ..)) => assert_ne!(piece, GONE, "a block of the withdrawn piece"),

@@ -17,12 +17,12 @@ fn sample() -> Sample {
     Sample::new(&[("a", PIECES as usize * 64 * 1024)], 64 * 1024, false)
 }
 
-/// Handshakes in the clear: a raw peer speaks no other.
+/// Handshakes in the clear: a raw peer supports no other.
 fn plain() -> Client {
     Client::with(NetworkConfig { encryption: Encryption::Off, ..network() })
 }
 
-/// A torrent of which the first piece is here.
+/// A torrent whose first piece is on the disk.
 fn with_first_piece(sample: &Sample, dir: &std::path::Path) -> AddTorrent {
     let mut add = sample.add(dir);
     let path = &sample.paths_in(dir)[0];
@@ -35,7 +35,7 @@ fn with_first_piece(sample: &Sample, dir: &std::path::Path) -> AddTorrent {
 #[track_caller]
 fn wait_until_all_was_read(client: &mut Client) {
     client.wait_for("message of the raw peer", SOON, |event| {
-        matches!(event, Event::Overlay(OverlayEvent::Said(..))).then_some(())
+        matches!(event, Event::Overlay(OverlayEvent::Received(..))).then_some(())
     });
 }
 
@@ -52,7 +52,7 @@ fn withheld_torrent_accepts_no_connection_while_it_reads() {
         let id = holder.add(add);
         for piece in 1..PIECES {
             let answer = Wire::bytes_for(holder.address, &sample.info_hash).unwrap();
-            assert_eq!(answer, b"", "a stranger got bytes");
+            assert_eq!(answer, b"", "an unknown peer got bytes");
             holder.read(id, piece);
             assert_eq!(sample.piece_in(dir.path(), piece).unwrap(), sample.piece(piece));
         }
@@ -61,7 +61,7 @@ fn withheld_torrent_accepts_no_connection_while_it_reads() {
     });
 }
 
-/// What a raw peer gets that the holder has connected to.
+/// The messages to a raw peer to which the holder has connected.
 fn answers_to_called_peer(withheld: bool) -> Vec<(u8, Vec<u8>)> {
     in_private_net(move || {
         let sample = sample();

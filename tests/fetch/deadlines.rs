@@ -1,4 +1,4 @@
-//! No read waits for ever, and none gives up while something comes.
+//! Every read ends, and none fails while bytes come.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn timed_out(result: Result<Vec<u8>, ReadError>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_peers_a_read_ends_after_its_timeout_and_says_why() {
+async fn read_without_peers_times_out_with_a_reason() {
     let (rig, m) = stalled();
     let start = Instant::now();
     let why = timed_out(rig.fetch.read(&m.file(0), 0, 10).await);
@@ -38,7 +38,7 @@ async fn without_peers_a_read_ends_after_its_timeout_and_says_why() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_reason_tells_peers_without_the_piece_from_a_stall() {
+async fn reason_distinguishes_missing_pieces_from_a_stall() {
     let (rig, m) = stalled();
     rig.swarm.peer(m.ih, PEER, Some(&[7]));
     let why = timed_out(rig.fetch.read(&m.file(0), 0, 10).await);
@@ -51,7 +51,7 @@ async fn the_reason_tells_peers_without_the_piece_from_a_stall() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn progress_of_any_byte_postpones_the_deadline_twice_and_no_more() {
+async fn any_byte_postpones_the_deadline_exactly_twice() {
     let (rig, m) = stalled();
     rig.swarm.peer(m.ih, PEER, None);
     let start = Instant::now();
@@ -68,7 +68,7 @@ async fn progress_of_any_byte_postpones_the_deadline_twice_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_piece_is_progress_too() {
+async fn another_piece_counts_as_progress() {
     let (rig, m) = stalled();
     rig.swarm.peer(m.ih, PEER, None);
     let start = Instant::now();
@@ -98,14 +98,14 @@ async fn progress_of_another_swarm_does_not_count() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn endless_bad_data_is_no_progress_for_ever() {
+async fn endless_bad_data_does_not_keep_a_job_alive() {
     let (rig, m) = stalled();
     rig.swarm.lie(usize::MAX);
     rig.swarm.peer(m.ih, PEER, None);
     let start = Instant::now();
     let get = rig.get(&m, &[0], READ_TIMEOUT);
     while !get.is_finished() {
-        assert!(start.elapsed() < 20 * READ_TIMEOUT, "a liar keeps a job alive");
+        assert!(start.elapsed() < 20 * READ_TIMEOUT, "bad data keeps a job alive");
         pass(Duration::from_secs(5)).await;
         rig.swarm.trickle(m.ih, MIB);
         rig.swarm.deliver(m.ih, 0);
@@ -114,7 +114,7 @@ async fn endless_bad_data_is_no_progress_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_piece_that_just_timed_out_fails_at_once_and_for_a_short_time() {
+async fn timed_out_piece_fails_immediately_for_a_short_time() {
     let (rig, m) = stalled();
     timed_out(rig.fetch.read(&m.file(0), 0, 128 * 1024).await);
     let start = Instant::now();
@@ -127,7 +127,7 @@ async fn a_piece_that_just_timed_out_fails_at_once_and_for_a_short_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_or_progress_ends_failing_at_once() {
+async fn peer_or_progress_lets_reads_wait_again() {
     for how in ["peer", "progress"] {
         let (rig, m) = stalled();
         timed_out(rig.fetch.read(&m.file(0), 0, 4096).await);
@@ -145,7 +145,7 @@ async fn a_peer_or_progress_ends_failing_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_kernels_second_try_does_not_wait_in_a_busy_swarm() {
+async fn second_read_of_the_kernel_fails_immediately() {
     for how in ["peer", "progress", "another piece"] {
         let (rig, m) = stalled();
         rig.swarm.peer(m.ih, PEER, None);
@@ -168,7 +168,7 @@ async fn the_kernels_second_try_does_not_wait_in_a_busy_swarm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_completes_by_itself_when_a_peer_comes_back() {
+async fn read_completes_when_a_peer_returns() {
     let rig = Rig::new();
     let m = rig.model("o/m", MIB, &[("a", noise(1, 8 * MIB))]);
     rig.swarm.peer(m.ih, PEER, None);
@@ -209,7 +209,7 @@ async fn known_peers_are_called_immediately_when_the_last_connection_ends() {
     pass(Duration::from_secs(10)).await;
     let redials = || rig.swarm.calls().iter().filter(|c| **c == Call::Redial(m.ih)).count();
     redials();
-    // A peer that holds nothing, as one whose connection is just being made.
+    // A peer without pieces: a new connection.
     let come_and_go = || async {
         rig.swarm.peer(m.ih, PEER, Some(&[]));
         rig.idle().await;
@@ -218,7 +218,7 @@ async fn known_peers_are_called_immediately_when_the_last_connection_ends() {
         redials()
     };
     assert_eq!(come_and_go().await, 1);
-    // One that comes and goes all the time is not called all the time.
+    // A peer that connects and disconnects repeatedly is called at most once a second.
     assert_eq!(come_and_go().await, 0);
     pass(Duration::from_secs(4)).await;
     redials();
@@ -234,10 +234,10 @@ async fn known_peers_are_called_immediately_when_the_last_connection_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_addresses_are_called_when_connected_peers_fall_silent() {
+async fn known_addresses_are_called_when_peers_are_silent() {
     let (rig, m) = stalled();
     rig.fetch.join(&m.revision).unwrap();
-    // The peer stays connected, as one whose host has lost its power does, and delivers nothing.
+    // The peer remains connected and sends nothing, as after a power failure of its host.
     rig.swarm.peer(m.ih, PEER, None);
     rig.idle().await;
     rig.swarm.calls();

@@ -14,7 +14,7 @@ const PEER: &str = "10.0.0.9:1";
 const STALL: Duration = Duration::from_secs(100);
 
 #[tokio::test(start_paused = true)]
-async fn the_files_asked_for_come_and_no_others() {
+async fn only_requested_files_are_fetched() {
     let rig = Rig::new();
     let m = rig.model("o/m", MIB, &[("a", noise(1, 3 * MIB)), ("b", noise(2, 3 * MIB)), ("c", noise(3, 10))]);
     rig.swarm.peer(m.ih, PEER, None);
@@ -26,7 +26,7 @@ async fn the_files_asked_for_come_and_no_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_goes_on_while_something_comes_and_fails_when_nothing_does() {
+async fn job_fails_only_when_nothing_comes() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = rig.model("o/m", MIB, &[("a", noise(1, 8 * MIB))]);
@@ -46,7 +46,7 @@ async fn a_job_goes_on_while_something_comes_and_fails_when_nothing_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_job_takes_back_what_nobody_else_wants() {
+async fn dropped_job_releases_its_claims_only() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = rig.model("o/m", MIB, &[("a", noise(1, 3 * MIB)), ("b", noise(2, 3 * MIB))]);
@@ -69,7 +69,7 @@ async fn a_dropped_job_takes_back_what_nobody_else_wants() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_cancelled_during_a_job_leaves_the_piece_to_the_job() {
+async fn cancelled_read_leaves_the_piece_to_the_job() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = rig.model("o/m", MIB, &[("a", noise(1, 3 * MIB))]);
@@ -86,7 +86,7 @@ async fn a_read_cancelled_during_a_job_leaves_the_piece_to_the_job() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_without_peers_searches_for_them_and_ends_by_itself() {
+async fn job_without_peers_searches_and_ends() {
     let rig = Rig::new();
     let m = rig.model("o/m", MIB, &[("a", noise(1, 3 * MIB))]);
     let job = rig.get(&m, &[0], STALL);

@@ -1,4 +1,4 @@
-//! Joining, leaving, failing, saving: what happens to a torrent besides being read.
+//! Joining, leaving, failures, saved data: the life of a torrent apart from reads.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn joining_twice_adds_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leaving_fails_the_readers_and_one_may_come_back() {
+async fn leaving_fails_reads_and_joining_again_works() {
     let rig = Rig::new();
     let m = one(&rig);
     let read = rig.read(&m, 0, 0, 10);
@@ -41,7 +41,7 @@ async fn leaving_fails_the_readers_and_one_may_come_back() {
     rig.fetch.leave(&m.ih);
     assert!(matches!(read.await.unwrap(), Err(ReadError::Left)));
     assert!(rig.fetch.status().is_empty());
-    // The engine has not let go yet: the torrent is added again only when it has, or has had its time.
+    // The engine has not released it: the torrent is added again when the engine has, or when its time is over.
     rig.swarm.calls();
     rig.swarm.peer(m.ih, PEER, None);
     let read = rig.read(&m, 0, 0, 10);
@@ -52,7 +52,7 @@ async fn leaving_fails_the_readers_and_one_may_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_torrent_is_broken_and_tried_again_later() {
+async fn refused_torrent_is_tried_again_later() {
     for at_once in [true, false] {
         let rig = Rig::new();
         let m = one(&rig);
@@ -79,7 +79,7 @@ async fn a_refused_torrent_is_broken_and_tried_again_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_events_lose_no_reader() {
+async fn reads_survive_lost_events() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = one(&rig);
@@ -97,7 +97,7 @@ async fn lost_events_lose_no_reader() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_without_space_is_tried_again_for_what_is_cached() {
+async fn write_without_space_is_retried_for_cached_files() {
     for kind in [DiskErrorKind::Full, DiskErrorKind::ReadOnly] {
         let rig = Rig::new();
         rig.swarm.delivery(Delivery::ByHand);
@@ -115,7 +115,7 @@ async fn a_write_without_space_is_tried_again_for_what_is_cached() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_passing_disk_error_is_waited_out_and_a_lasting_one_is_told() {
+async fn only_lasting_disk_errors_fail_reads() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = one(&rig);
@@ -125,7 +125,7 @@ async fn a_passing_disk_error_is_waited_out_and_a_lasting_one_is_told() {
     rig.swarm.disk_error(m.ih, DiskErrorKind::Other);
     rig.idle().await;
     assert!(!read.is_finished());
-    assert_eq!(rig.swarm.requests(m.ih), [0, 0], "the deadline is said again");
+    assert_eq!(rig.swarm.requests(m.ih), [0, 0], "the deadline is repeated");
     rig.swarm.deliver(m.ih, 0);
     read.await.unwrap().unwrap();
 
@@ -138,7 +138,7 @@ async fn a_passing_disk_error_is_waited_out_and_a_lasting_one_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn resume_data_is_kept_while_pieces_come_and_metainfo_when_all_are_here() {
+async fn resume_data_is_saved_first_and_metainfo_at_the_end() {
     let rig = Rig::new();
     let m = one(&rig);
     rig.swarm.peer(m.ih, PEER, None);
@@ -158,7 +158,7 @@ async fn resume_data_is_kept_while_pieces_come_and_metainfo_when_all_are_here() 
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     rig.fetch.flush(Duration::from_secs(5)).await;
     let metainfo = rig.saved_metainfo(&m).expect("the metainfo with its layers");
-    assert_eq!(rig.saved_resume(&m), None, "it is in the metainfo");
+    assert_eq!(rig.saved_resume(&m), None, "the metainfo replaces it");
     rig.fetch.leave(&m.ih);
     rig.idle().await;
     rig.fetch.join(&m.revision).unwrap();
@@ -167,7 +167,7 @@ async fn resume_data_is_kept_while_pieces_come_and_metainfo_when_all_are_here() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn flush_writes_at_once_what_changed() {
+async fn flush_saves_changes_immediately() {
     let rig = Rig::new();
     let m = one(&rig);
     rig.swarm.peer(m.ih, PEER, None);
@@ -178,7 +178,7 @@ async fn flush_writes_at_once_what_changed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn layers_that_are_not_known_yet_are_asked_for_again() {
+async fn unknown_layers_are_requested_again() {
     let rig = Rig::new();
     rig.swarm.layers_known(false);
     let m = one(&rig);
@@ -192,7 +192,7 @@ async fn layers_that_are_not_known_yet_are_asked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn damaged_metainfo_on_disk_gives_way_to_the_manifests() {
+async fn damaged_metainfo_is_replaced_by_the_manifests() {
     for at_once in [true, false] {
         let rig = Rig::new();
         let m = one(&rig);
@@ -217,7 +217,7 @@ async fn damaged_metainfo_on_disk_gives_way_to_the_manifests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn relocating_loses_no_reader() {
+async fn reads_survive_relocation() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = one(&rig);
@@ -227,7 +227,7 @@ async fn relocating_loses_no_reader() {
     rig.fetch.relocate(&m.revision);
     rig.idle().await;
     assert_eq!(adds(&rig), 1, "nothing has changed");
-    // Bytes were found here.
+    // Bytes were found on the disk.
     let path = m.revision.contents[0].path();
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, m.bytes(0, 0, MIB)).unwrap();
@@ -240,7 +240,7 @@ async fn relocating_loses_no_reader() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_that_is_gone_is_not_offered_any_more_and_comes_again() {
+async fn missing_file_is_not_offered_and_is_fetched_again() {
     let rig = Rig::new();
     let m = one(&rig);
     rig.swarm.peer(m.ih, PEER, None);
@@ -255,20 +255,20 @@ async fn a_file_that_is_gone_is_not_offered_any_more_and_comes_again() {
     rig.swarm.disk_error(m.ih, DiskErrorKind::Missing);
     rig.idle().await;
     let added = rig.swarm.added(m.ih).unwrap();
-    // Of a file that was made anew nobody knows which bytes are old.
+    // In a file that was created again, old bytes cannot be distinguished from holes.
     assert_eq!((added.have.ones().count(), added.mode), (0, Mode::Lazy));
     assert_eq!(rig.fetch.read(&m.file(0), 3 * MIB, 10).await.unwrap(), m.bytes(0, 3 * MIB, 10));
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_wake_when_the_whole_file_appears_beside_the_cache() {
+async fn reads_end_when_the_whole_file_appears() {
     let rig = Rig::new();
     let m = one(&rig);
     let read = rig.read(&m, 0, MIB, 10);
     rig.idle().await;
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("a"), &*m.files[0]).unwrap();
-    rig.store.record_placement(&m.revision.manifest, dir.path()).unwrap();
+    rig.store.placed().record(&m.revision.manifest, dir.path()).unwrap();
     rig.fetch.relocate(&m.revision);
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, MIB, 10));
     rig.idle().await;
@@ -278,7 +278,7 @@ async fn readers_wake_when_the_whole_file_appears_beside_the_cache() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_thrown_away_is_first_out_of_the_engine() {
+async fn torrents_leave_the_engine_before_bytes_are_deleted() {
     let rig = Rig::new();
     let m = one(&rig);
     rig.swarm.peer(m.ih, PEER, None);
@@ -288,7 +288,7 @@ async fn what_is_thrown_away_is_first_out_of_the_engine() {
     assert_eq!(rig.swarm.holds(m.ih), None);
     let read = rig.read(&m, 0, 3 * MIB, 10);
     pass(Duration::from_secs(20)).await;
-    assert_eq!(rig.swarm.holds(m.ih), None, "held as long as the hold lives");
+    assert_eq!(rig.swarm.holds(m.ih), None, "it is out of the engine while the hold lives");
     content.mark_missing(0..MIB).unwrap();
     drop(hold);
     assert_eq!(read.await.unwrap().unwrap(), m.bytes(0, 3 * MIB, 10));
@@ -300,7 +300,7 @@ async fn what_is_thrown_away_is_first_out_of_the_engine() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_torrent_joined_while_bytes_are_thrown_away_waits_for_the_end_of_it() {
+async fn torrent_joined_during_a_hold_is_added_afterwards() {
     let rig = Rig::new();
     let m = one(&rig);
     rig.swarm.peer(m.ih, PEER, None);
@@ -310,7 +310,7 @@ async fn a_torrent_joined_while_bytes_are_thrown_away_waits_for_the_end_of_it() 
     rig.idle().await;
     assert_eq!(rig.swarm.holds(m.ih), None, "the hold was there first");
 
-    // Leaving and joining meanwhile neither ends the hold nor keeps the torrent out for ever.
+    // Leaving and joining during the hold neither ends the hold nor excludes the torrent forever.
     rig.fetch.leave(&m.ih);
     assert!(matches!(read.await.unwrap(), Err(ReadError::Left)));
     let second = rig.fetch.release_for_eviction(&[key], STALL).await.unwrap();
@@ -323,7 +323,7 @@ async fn a_torrent_joined_while_bytes_are_thrown_away_waits_for_the_end_of_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_gets_what_was_here_when_it_began_to_wait_and_was_thrown_away_since() {
+async fn bytes_deleted_during_a_read_are_fetched_again() {
     let rig = Rig::new();
     let m = one(&rig);
     rig.swarm.peer(m.ih, PEER, Some(&[0]));
@@ -339,7 +339,7 @@ async fn a_reader_gets_what_was_here_when_it_began_to_wait_and_was_thrown_away_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn figures_add_up_over_a_new_start() {
+async fn figures_survive_a_new_start_of_the_torrent() {
     let rig = Rig::new();
     let m = one(&rig);
     rig.swarm.peer(m.ih, PEER, None);
@@ -354,7 +354,7 @@ async fn figures_add_up_over_a_new_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_scheduler_leaves_no_task_behind() {
+async fn dropped_scheduler_leaves_no_task() {
     let rig = Rig::new();
     let m = one(&rig);
     let read = rig.read(&m, 0, 0, 10);

@@ -22,7 +22,7 @@ enum Step {
         model: usize,
         file: usize,
     },
-    /// Cancels the n-th of what is under way.
+    /// Cancels the n-th read or job under way.
     Cancel(usize),
     Peer(usize),
     Vanish(usize),
@@ -37,13 +37,13 @@ enum Step {
         file: usize,
     },
     Wait(u64),
-    /// Takes verified bytes back, as a damaged disk would.
+    /// Marks verified bytes as wrong, as after damage of the disk.
     Damage {
         model: usize,
         file: usize,
         block: u64,
     },
-    /// Deletes what may be deleted of a file, as a cache without space does.
+    /// Deletes the deletable bytes of a file, as a full cache does.
     Shed {
         model: usize,
         file: usize,
@@ -51,7 +51,7 @@ enum Step {
     },
 }
 
-/// How long a piece that has timed out fails at once, at most, with something to spare.
+/// Longer than a piece that has timed out fails immediately.
 const FAILS_FAST: Duration = Duration::from_secs(6);
 
 fn step() -> impl Strategy<Value = Step> {
@@ -98,7 +98,7 @@ async fn run(steps: Vec<Step>) {
                 let (fetch, start) = (rig.fetch.clone(), Instant::now());
                 reads.push(tokio::spawn(async move {
                     let result = fetch.read(&m.file(file), offset, len).await;
-                    // Three attempts of three timeouts each, at the very most.
+                    // At most three attempts of three timeouts each.
                     assert!(
                         start.elapsed() < 9 * READ_TIMEOUT + Duration::from_secs(5),
                         "it waited too long"
@@ -141,7 +141,7 @@ async fn run(steps: Vec<Step>) {
             }
         }
     }
-    // In the end the peers are there and honest: whatever is read now comes.
+    // In the end honest peers are connected: every read succeeds.
     rig.swarm.lie(0);
     rig.swarm.delivery(Delivery::Immediate);
     for m in &models {
@@ -162,7 +162,7 @@ async fn run(steps: Vec<Step>) {
             Err(e) => std::panic::resume_unwind(e.into_panic()),
         }
     }
-    // A piece that has just timed out fails at once for some seconds; the clock of the test is not the real one.
+    // A piece that has just timed out fails immediately for some seconds of the test's clock.
     tokio::time::sleep(FAILS_FAST).await;
     for m in &models {
         for (i, bytes) in m.files.iter().enumerate() {
@@ -172,7 +172,11 @@ async fn run(steps: Vec<Step>) {
     }
     rig.idle().await;
     for m in &models {
-        assert!(rig.swarm.wanted(m.ih).is_empty(), "wanted by nobody: {:?}", rig.swarm.wanted(m.ih));
+        assert!(
+            rig.swarm.wanted(m.ih).is_empty(),
+            "pieces are wanted without a claim: {:?}",
+            rig.swarm.wanted(m.ih)
+        );
         assert_eq!(rig.status(m).waiting_reads, 0);
     }
 }

@@ -1,4 +1,4 @@
-//! A read waits for its pieces and for nothing else; each piece is asked for once.
+//! A read waits only for its pieces; each piece is requested once.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::swarm::{Call, Delivery, WantedPiece};
 const PEER: &str = "10.0.0.9:1";
 
 #[tokio::test(start_paused = true)]
-async fn a_read_fetches_its_pieces_and_no_others() {
+async fn read_fetches_its_pieces_only() {
     let rig = Rig::new();
     let m = rig.model("o/m", 256 * KIB, &[("a", noise(1, 2 * MIB)), ("b", noise(2, MIB))]);
     rig.swarm.peer(m.ih, PEER, None);
@@ -38,7 +38,7 @@ async fn reads_at_and_beyond_the_end_are_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_readers_of_a_piece_make_one_request() {
+async fn many_readers_of_a_piece_cause_one_request() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = rig.model("o/m", MIB, &[("a", noise(1, 4 * MIB))]);
@@ -55,7 +55,7 @@ async fn many_readers_of_a_piece_make_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_read_takes_its_pieces_back_and_only_the_last_one_does() {
+async fn last_dropped_read_cancels_the_request() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = rig.model("o/m", MIB, &[("a", noise(1, 8 * MIB))]);
@@ -75,7 +75,7 @@ async fn a_dropped_read_takes_its_pieces_back_and_only_the_last_one_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reads_before_the_torrent_runs_are_asked_for_when_it_does() {
+async fn early_reads_are_requested_when_the_torrent_runs() {
     let rig = Rig::new();
     rig.swarm.starts(false);
     let m = rig.model("o/m", MIB, &[("a", noise(1, 8 * MIB))]);
@@ -92,7 +92,7 @@ async fn reads_before_the_torrent_runs_are_asked_for_when_it_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bad_data_is_told_and_the_piece_comes_again() {
+async fn bad_data_is_reported_and_fetched_again() {
     let rig = Rig::new();
     rig.swarm.lie(2);
     rig.swarm.delivery(Delivery::ByHand);
@@ -111,12 +111,12 @@ async fn bad_data_is_told_and_the_piece_comes_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_that_were_lost_are_fetched_again() {
+async fn lost_bytes_are_fetched_again() {
     let rig = Rig::new();
     let m = rig.model("o/m", MIB, &[("a", noise(1, 4 * MIB))]);
     rig.swarm.peer(m.ih, PEER, None);
     rig.fetch.read(&m.file(0), MIB, 10).await.unwrap();
-    // The file is cut by somebody: the verified bytes are no longer there.
+    // Another program cuts the file: the verified bytes are lost.
     let path = m.revision.contents[0].path();
     std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap();
     assert_eq!(rig.serve(&m, 0, MIB, 10).await.unwrap(), m.bytes(0, MIB, 10));
@@ -124,7 +124,7 @@ async fn bytes_that_were_lost_are_fetched_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stop_answers_everybody_and_everybody_after() {
+async fn stop_fails_all_reads_and_later_ones() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let m = rig.model("o/m", MIB, &[("a", noise(1, 4 * MIB))]);
@@ -143,7 +143,7 @@ async fn stop_answers_everybody_and_everybody_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_swarm_does_not_delay_another_model() {
+async fn dead_swarm_does_not_delay_another_model() {
     let rig = Rig::new();
     let dead = rig.model("o/dead", MIB, &[("a", noise(1, 4 * MIB))]);
     let good = rig.model("o/good", MIB, &[("a", noise(2, 4 * MIB))]);
@@ -156,7 +156,7 @@ async fn a_dead_swarm_does_not_delay_another_model() {
     assert!(stuck.iter().all(|s| !s.is_finished()));
 }
 
-/// Real threads: a lost wake-up shows as a read that waits for ever.
+/// With real threads: after a lost wake-up a read would wait forever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_wake_up_is_lost_between_threads() {
     let rig = Rig::with(|s| s.readahead_max = 64 * KIB);
@@ -167,7 +167,7 @@ async fn no_wake_up_is_lost_between_threads() {
             let (fetch, m) = (rig.fetch.clone(), m.clone());
             tokio::spawn(async move {
                 for i in 0..256 {
-                    // All walk the same pieces in different orders, so that they meet at every one.
+                    // All tasks read the same pieces in different orders, so that they wait for the same ones.
                     let piece = (i * (2 * seed + 1) + seed) % 512;
                     let offset = piece * 16 * KIB + seed;
                     let got = fetch.read(&m.file(0), offset, 1000).await.unwrap();
@@ -181,5 +181,5 @@ async fn no_wake_up_is_lost_between_threads() {
             reader.await.unwrap();
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), all).await.expect("a reader waits for ever");
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("a reader waits forever");
 }

@@ -1,4 +1,4 @@
-//! `Fetch` over the real engine, in a private network.
+//! `Fetch` with the real engine, in a private network.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use silmaril::torrent::{Discovery, Event, GivenPeers, Session, SessionSettings};
 use crate::engine::rig::{SOON, Sample, network};
 use crate::support::rig::MIB;
 
-/// A node's parts that fetch one sample.
+/// The parts of a node that fetch one sample.
 pub struct Node {
     pub fetch: Arc<Fetch>,
     pub revision: Arc<StoredRevision>,
@@ -29,7 +29,7 @@ impl Node {
         Self::with_cache(sample, peers, |_| ())
     }
 
-    /// The same, with a cache that `plant` fills before the node opens it.
+    /// [`Self::new`] with a cache that `plant` fills before the node opens it.
     pub fn with_cache(sample: &Sample, peers: Vec<SocketAddr>, plant: impl FnOnce(&StoredRevision)) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -54,13 +54,13 @@ impl Node {
             web: None,
         };
         let fetch = Fetch::new(session.clone(), paths.clone(), settings);
-        let (tell, listening) = std::sync::mpsc::channel();
+        let (sender, listening) = std::sync::mpsc::channel();
         let handler = fetch.clone();
         runtime.spawn(async move {
             while let Some(event) = events.recv().await {
                 if let Event::Listening(address) = event {
-                    // The test may not want to know.
-                    let _ = tell.send(address);
+                    // The test may not use the address.
+                    let _ = sender.send(address);
                 }
                 handler.handle(event);
             }
@@ -69,7 +69,7 @@ impl Node {
         Self { fetch, revision, paths, runtime, session, listening, _dir: dir }
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.listening.recv_timeout(SOON).expect("the engine listens")
     }

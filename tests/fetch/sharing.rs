@@ -1,4 +1,4 @@
-//! Equal files are fetched once, whichever models hold them and however long their pieces are.
+//! Equal files of several models are fetched once, also with different piece lengths.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn pair(rig: &Rig) -> (TestModel, TestModel) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_through_one_model_is_here_in_the_other() {
+async fn bytes_of_one_model_are_verified_in_the_other() {
     let rig = Rig::new();
     let (a, b) = pair(&rig);
     rig.swarm.peer(a.ih, PEER, None);
@@ -30,7 +30,7 @@ async fn what_came_through_one_model_is_here_in_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_piece_in_flight_in_one_swarm_is_not_asked_for_in_another() {
+async fn piece_in_flight_is_not_requested_in_another_swarm() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let (a, b) = pair(&rig);
@@ -51,11 +51,11 @@ async fn a_piece_in_flight_in_one_swarm_is_not_asked_for_in_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiters_of_both_models_wake_whoever_brings_the_bytes_and_the_other_stops() {
+async fn bytes_wake_readers_of_both_models() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let (a, b) = pair(&rig);
-    // Neither has peers when the reads come, so both swarms are asked.
+    // Neither swarm has peers when the reads begin, so both are asked.
     let first = rig.read(&a, 1, MIB, 10);
     let second = rig.read(&b, 1, MIB, 10);
     rig.idle().await;
@@ -68,12 +68,12 @@ async fn waiters_of_both_models_wake_whoever_brings_the_bytes_and_the_other_stop
 }
 
 #[tokio::test(start_paused = true)]
-async fn small_pieces_of_one_model_make_a_large_one_of_the_other() {
+async fn small_pieces_complete_a_large_piece_of_another_model() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let (a, b) = pair(&rig);
     let read = rig.read(&a, 1, 0, MIB);
-    let others: Vec<_> = (0..4).map(|i| rig.read(&b, 1, i * 256 * KIB, 10)).collect();
+    let small: Vec<_> = (0..4).map(|i| rig.read(&b, 1, i * 256 * KIB, 10)).collect();
     rig.idle().await;
     for piece in 1..5 {
         assert!(!read.is_finished());
@@ -81,15 +81,15 @@ async fn small_pieces_of_one_model_make_a_large_one_of_the_other() {
         rig.idle().await;
     }
     assert_eq!(read.await.unwrap().unwrap(), a.bytes(1, 0, MIB));
-    for other in others {
-        other.await.unwrap().unwrap();
+    for read in small {
+        read.await.unwrap().unwrap();
     }
     rig.idle().await;
     assert!(rig.swarm.wanted(a.ih).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_model_without_peers_reads_through_one_that_has_some() {
+async fn model_without_peers_reads_through_another() {
     let rig = Rig::new();
     let (a, b) = pair(&rig);
     rig.swarm.peer(a.ih, PEER, None);
@@ -100,7 +100,7 @@ async fn a_model_without_peers_reads_through_one_that_has_some() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_source_goes_the_reader_turns_to_its_own_swarm() {
+async fn read_falls_back_to_its_own_swarm() {
     for how in ["vanish", "leave", "fail", "stall"] {
         let rig = Rig::new();
         rig.swarm.delivery(Delivery::ByHand);
@@ -127,7 +127,7 @@ async fn when_the_source_goes_the_reader_turns_to_its_own_swarm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_is_busy_with_other_pieces_does_not_hold_a_reader_for_ever() {
+async fn busy_source_does_not_delay_a_read_forever() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::ByHand);
     let (a, b) = pair(&rig);
@@ -147,7 +147,7 @@ async fn a_source_that_is_busy_with_other_pieces_does_not_hold_a_reader_for_ever
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_byte_crosses_once_when_both_are_got_at_the_same_time() {
+async fn each_byte_is_fetched_once_by_two_concurrent_jobs() {
     let rig = Rig::new();
     rig.swarm.delivery(Delivery::After(Duration::from_millis(10)));
     let (a, b) = pair(&rig);
@@ -160,7 +160,7 @@ async fn each_byte_crosses_once_when_both_are_got_at_the_same_time() {
     rig.idle().await;
     let down = rig.status(&a).downloaded + rig.status(&b).downloaded;
     assert_eq!(down, 4 * MIB + 200);
-    // Both seed all of it, whichever swarm it came through.
+    // Both seed all of it, no matter through which swarm it came.
     for m in [&a, &b] {
         let added = rig.swarm.added(m.ih).unwrap();
         assert_eq!(rig.swarm.holds(m.ih).unwrap().len(), added.have.len(), "{}", rig.status(m).model);

@@ -1,4 +1,4 @@
-//! Pieces that wait for space, and which bytes are deleted to make some.
+//! Pieces that wait for space, and the bytes that are deleted for them.
 #![allow(clippy::single_range_in_vec_init)]
 
 use std::ops::Range;
@@ -25,7 +25,7 @@ fn content(m: &TestModel) -> &Arc<Content> {
     &m.revision.contents[0]
 }
 
-/// The pieces that may be deleted, in the order in which they go.
+/// The pieces that may be deleted, in the order of deletion.
 fn deletable(rig: &Rig, m: &TestModel, shedding: Shedding) -> Vec<u64> {
     let whole = |range: Range<u64>| {
         assert_eq!((range.start % MIB, range.end - range.start), (0, MIB), "a whole piece");
@@ -52,7 +52,7 @@ async fn stream(rig: &Rig, m: &TestModel, pieces: Range<u64>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_piece_without_space_is_requested_when_there_is_some() {
+async fn piece_without_space_is_requested_when_there_is_some() {
     let rooms = Rooms::new(std::env::temp_dir(), 4 * MIB, 0, 16 * MIB);
     let rig = Rig::with(|settings| settings.rooms = rooms.clone());
     let m = model(&rig);
@@ -60,7 +60,9 @@ async fn a_piece_without_space_is_requested_when_there_is_some() {
     rig.idle().await;
     assert_eq!((rig.swarm.requests(m.ih), rig.fetch.lacking_bytes(false)), (vec![], MIB));
     assert_eq!(rig.fetch.starved().len(), 1);
-    tokio::time::timeout(Duration::ZERO, rooms.wanted()).await.expect("the lack of space is reported");
+    tokio::time::timeout(Duration::ZERO, rooms.space_requested())
+        .await
+        .expect("the lack of space is reported");
     rig.fetch.space_came();
     rig.idle().await;
     assert!(rig.swarm.requests(m.ih).is_empty(), "no space was made");
@@ -99,7 +101,7 @@ async fn space_for_one_piece_goes_to_the_oldest_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_that_is_cancelled_gives_its_space_back() {
+async fn cancelled_read_releases_its_space() {
     let rooms = Rooms::new(std::env::temp_dir(), 4 * MIB, 0, 9 * MIB);
     let rig = Rig::with(|settings| settings.rooms = rooms.clone());
     rig.swarm.delivery(Delivery::ByHand);
@@ -113,22 +115,22 @@ async fn a_read_that_is_cancelled_gives_its_space_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pieces_just_behind_the_reader_go_first() {
+async fn pieces_behind_the_reader_are_deleted_first() {
     let rig = Rig::with(|settings| settings.readahead_max = 2 * MIB);
     let m = model(&rig);
-    // Another reader has left these.
+    // Pieces of an earlier reader.
     for piece in [14, 18, 23] {
         rig.serve(&m, 0, piece * MIB, 128 * KIB).await.unwrap();
     }
     pass(Duration::from_secs(11)).await;
     stream(&rig, &m, 0..10).await;
-    assert!(has(&m, 10) && has(&m, 11), "the window is there");
-    // The first piece (the header), 2 MiB behind the reader and its window stay.
+    assert!(has(&m, 10) && has(&m, 11), "the window is fetched");
+    // The first piece (the header), 2 MiB behind the reader, and its window are kept.
     assert_eq!(deletable(&rig, &m, Shedding::Spare), [7, 6, 5, 4, 3, 2, 1, 23, 18, 14]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_reader_the_end_goes_before_the_beginning() {
+async fn without_a_reader_the_end_is_deleted_first() {
     let rig = Rig::new();
     let m = model(&rig);
     for piece in [3, 0, 17, 9] {
@@ -147,7 +149,7 @@ async fn bytes_for_which_a_read_waits_are_not_deleted() {
     }
     pass(Duration::from_secs(11)).await;
     rig.swarm.delivery(Delivery::ByHand);
-    // Both need a cached piece and one that is missing.
+    // Both reads need a cached piece and a missing one.
     let older = rig.read(&m, 0, 4 * MIB - 10, 20);
     pass(Duration::from_millis(10)).await;
     let newer = rig.read(&m, 0, 10 * MIB - 10, 20);
@@ -155,16 +157,16 @@ async fn bytes_for_which_a_read_waits_are_not_deleted() {
     assert_eq!(deletable(&rig, &m, Shedding::Spare), [12]);
     for piece in [3, 9] {
         delete(&rig, &m, piece, Shedding::Spare);
-        assert!(has(&m, piece), "a read has come to need piece {piece}");
+        assert!(has(&m, piece), "a read needs piece {piece}");
     }
 
-    // Where reads stop each other, only the oldest keeps its bytes.
+    // If reads stop each other, only the oldest keeps its bytes.
     assert_eq!(deletable(&rig, &m, Shedding::AllButOldest), [12, 9]);
     delete(&rig, &m, 3, Shedding::AllButOldest);
     delete(&rig, &m, 9, Shedding::AllButOldest);
     assert!(has(&m, 3) && !has(&m, 9));
     rig.idle().await;
-    // The newer read claims what it lost.
+    // The newer read claims the piece that it lost.
     for piece in [4, 9, 10] {
         assert!(rig.swarm.deliver(m.ih, piece), "piece {piece} is requested");
     }
@@ -173,7 +175,7 @@ async fn bytes_for_which_a_read_waits_are_not_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deleted_piece_is_withdrawn_before_it_is_requested_again() {
+async fn deleted_piece_is_withdrawn_before_the_next_request() {
     let rig = Rig::new();
     let m = model(&rig);
     rig.serve(&m, 0, 6 * MIB, 10).await.unwrap();
@@ -190,7 +192,7 @@ async fn a_deleted_piece_is_withdrawn_before_it_is_requested_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pieces_are_whole_in_each_torrent_of_a_file() {
+async fn whole_pieces_of_each_torrent_are_deleted() {
     let rig = Rig::new();
     let common = noise(1, 8 * MIB);
     let small = rig.model("o/a", 256 * KIB, &[("w.bin", common.clone())]);

@@ -7,7 +7,7 @@ use crate::support::rig::{KIB, MIB, Rig, TestModel, noise};
 const PEER: &str = "10.0.0.9:1";
 const PIECE: u64 = 64 * KIB;
 
-/// A file of tensors with the given lengths; returns its bytes and where each tensor begins.
+/// A file of tensors with the given lengths; returns its bytes and the start of each tensor.
 fn safetensors(lens: &[u64]) -> (Vec<u8>, Vec<u64>) {
     let mut at = 0;
     let mut header = serde_json::Map::new();
@@ -58,7 +58,7 @@ async fn reading_one_tensor_fetches_that_tensor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_read_in_order_is_fetched_ahead_across_tensors() {
+async fn file_read_in_order_is_fetched_ahead_across_tensors() {
     let rig = Rig::new();
     let (bytes, starts) = safetensors(&[MIB, MIB, MIB, MIB, MIB, MIB]);
     let m = rig.model("o/m", PIECE, &[("m.safetensors", bytes)]);
@@ -69,7 +69,7 @@ async fn a_file_read_in_order_is_fetched_ahead_across_tensors() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_header_that_is_none_makes_a_plain_file() {
+async fn invalid_header_makes_a_plain_file() {
     for header in [u64::MAX, 0, 100, 3 * MIB] {
         let rig = Rig::new();
         let mut bytes = header.to_le_bytes().to_vec();

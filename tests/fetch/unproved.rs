@@ -1,4 +1,4 @@
-//! Bytes that an older version cached: proved before a reader gets them, and not fetched again if they are right.
+//! Bytes that an older version cached: they are proved before a read returns them, and not fetched again if they are right.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::support::rig::{MIB, Rig, TestModel, noise};
 const PEER: &str = "10.0.0.9:1";
 const STALL: Duration = Duration::from_secs(100);
 
-/// A model of one file of four pieces, the first three of them in the cache of an older version; byte `wrong` is not
-/// what it was.
+/// A model of one file of four pieces, the first three of them in the cache of an older version; byte `wrong` has
+/// changed.
 fn old(rig: &Rig, wrong: Option<u64>) -> TestModel {
     let files = [("a", noise(1, 4 * MIB))];
     let path = rig.model("o/m", MIB, &files).revision.contents[0].path();
@@ -35,13 +35,13 @@ fn unproved(model: &TestModel) -> Vec<u32> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn right_old_bytes_are_read_without_fetching_them_again() {
+async fn right_old_bytes_are_not_fetched_again() {
     let rig = Rig::new();
     let m = old(&rig, None);
     rig.swarm.peer(m.ih, PEER, None);
     assert_eq!(rig.fetch.try_read(&m.file(0), MIB, 10), None, "they are not proved");
     assert_eq!(rig.fetch.read(&m.file(0), MIB, 10).await.unwrap(), m.bytes(0, MIB, 10));
-    assert!(rig.swarm.added(m.ih).unwrap().have.is_clear(), "they are not announced before");
+    assert!(rig.swarm.added(m.ih).unwrap().have.is_clear(), "they are not announced before they are proved");
     assert!(!rig.swarm.requests(m.ih).contains(&1));
     assert!(rig.swarm.given(m.ih).contains(&1) && !unproved(&m).contains(&1));
 
@@ -58,7 +58,11 @@ async fn wrong_old_bytes_are_fetched_from_peers() {
     assert_eq!(rig.fetch.read(&m.file(0), 0, 2 * MIB).await.unwrap(), m.bytes(0, 0, 2 * MIB));
     assert!(rig.swarm.requests(m.ih).contains(&1) && !rig.swarm.requests(m.ih).contains(&0));
     let given = rig.swarm.given(m.ih);
-    assert_eq!(given.iter().filter(|&&piece| piece == 1).count(), 1, "it was given once: {given:?}");
+    assert_eq!(
+        given.iter().filter(|&&piece| piece == 1).count(),
+        1,
+        "the engine was given it once: {given:?}"
+    );
     assert_eq!(rig.status(&m).last_error, None, "no peer sent bad data");
 }
 
@@ -96,7 +100,7 @@ async fn old_bytes_are_proved_slowly_while_no_reader_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_slow_pass_makes_way_for_readers() {
+async fn background_proofs_pause_for_readers() {
     let rig = Rig::new();
     let m = old(&rig, None);
     let waits = rig.read(&m, 0, 3 * MIB, 10);
@@ -109,7 +113,7 @@ async fn the_slow_pass_makes_way_for_readers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn old_bytes_with_unknown_hashes_stay() {
+async fn old_bytes_with_unknown_hashes_are_kept() {
     let rig = Rig::new();
     let m = old(&rig, None);
     // The engine reports nothing about a piece while its hash is not known.
@@ -121,7 +125,7 @@ async fn old_bytes_with_unknown_hashes_stay() {
     let given = rig.swarm.given(m.ih);
     assert!(given.contains(&1));
     pass(Duration::from_secs(1000)).await;
-    assert_eq!(rig.swarm.given(m.ih), given, "the file is given up until a peer comes");
+    assert_eq!(rig.swarm.given(m.ih), given, "the file is skipped until a peer comes");
     assert_eq!(unproved(&m), [0, 1, 2]);
     rig.swarm.takes_pieces(true);
     rig.swarm.peer(m.ih, PEER, Some(&[]));
@@ -135,7 +139,7 @@ async fn old_bytes_with_unknown_hashes_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn old_bytes_that_are_gone_are_fetched_from_peers() {
+async fn missing_old_bytes_are_fetched_from_peers() {
     let rig = Rig::new();
     let m = old(&rig, None);
     rig.swarm.peer(m.ih, PEER, None);
@@ -147,7 +151,7 @@ async fn old_bytes_that_are_gone_are_fetched_from_peers() {
 }
 
 #[test]
-fn old_bytes_are_proved_by_the_engine_with_hashes_of_a_peer() {
+fn engine_proves_old_bytes_with_hashes_of_a_peer() {
     in_private_net(|| {
         let sample = Sample::new(&[("a.bin", 3 << 20), ("b.bin", 300_000)], 256 << 10, false);
         let mut seed = Client::new();

@@ -1,4 +1,4 @@
-//! The web delivers what peers do not, and only that.
+//! The web delivers pieces that peers do not deliver, and no other pieces.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use silmaril::torrent::SwarmStats;
 use tokio::time::Instant;
 
 use crate::support::clock::pass;
-use crate::support::fake_web::{Answer, FakeWeb};
+use crate::support::fake_web::{FakeAnswer, FakeWeb};
 use crate::support::rig::{KIB, MIB, Rig, TestModel, noise};
 use crate::support::swarm::Delivery;
 
@@ -15,7 +15,7 @@ const SEED: &str = "http://w.example/m/";
 const PATIENCE: Duration = Duration::from_secs(2);
 const STALL: Duration = Duration::from_secs(100);
 
-/// A rig with a web that has a model of one file; pieces from peers come by hand.
+/// A rig with a web that has a model of one file; the test delivers the pieces of peers.
 pub fn with_web(piece_length: u64, len: u64) -> (Rig, std::sync::Arc<FakeWeb>, TestModel) {
     let web = FakeWeb::new();
     let rig = Rig::with(|s| s.web = Some(web.settings()));
@@ -44,14 +44,14 @@ fn about(took: Duration, expected: Duration) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_peers_a_read_comes_from_the_web_after_a_while_and_the_next_at_once() {
+async fn only_the_first_read_without_peers_waits_for_them() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
     let took = timed(&rig, &m, 3 * MIB + 5).await;
     assert!(about(took, PATIENCE), "{took:?}");
     let asked = web.asked();
     assert_eq!((asked.len(), asked[0].url.as_str()), (1, "http://w.example/m/a"));
     assert_eq!((asked[0].range.clone(), asked[0].file_len), (3 * MIB..4 * MIB, 8 * MIB));
-    // Nobody has come since.
+    // No peer has connected since.
     let took = timed(&rig, &m, 6 * MIB).await;
     assert!(took < Duration::from_millis(20), "{took:?}");
     assert_eq!(only(&web), 6 * MIB..7 * MIB);
@@ -59,7 +59,7 @@ async fn without_peers_a_read_comes_from_the_web_after_a_while_and_the_next_at_o
     assert_eq!(held.into_iter().collect::<Vec<_>>(), [3, 6], "the engine has them, to seed");
     let status = rig.status(&m);
     assert_eq!((status.downloaded, status.downloaded_web, status.cached_bytes), (0, 2 * MIB, 2 * MIB));
-    // A peer comes: it has its time again.
+    // A peer connects: it gets its time again.
     rig.swarm.peer(m.ih, PEER, None);
     rig.idle().await;
     let took = timed(&rig, &m, 0).await;
@@ -67,7 +67,7 @@ async fn without_peers_a_read_comes_from_the_web_after_a_while_and_the_next_at_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn peers_that_deliver_are_not_passed_over() {
+async fn web_is_not_asked_while_peers_deliver() {
     let (rig, web, m) = with_web(MIB, 32 * MIB);
     rig.swarm.peer(m.ih, PEER, None);
     rig.swarm.delivery(Delivery::After(Duration::from_millis(1900)));
@@ -82,7 +82,7 @@ async fn peers_that_deliver_are_not_passed_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn peers_without_the_piece_have_their_time_for_each() {
+async fn peers_get_their_time_for_each_piece() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
     rig.swarm.peer(m.ih, PEER, Some(&[7]));
     for piece in [3, 5] {
@@ -93,13 +93,13 @@ async fn peers_without_the_piece_have_their_time_for_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_does_not_wait_for_slow_peers() {
+async fn read_does_not_wait_for_slow_peers() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
     rig.swarm.peer(m.ih, PEER, None);
     let read = rig.read(&m, 0, 3 * MIB, 100);
     let start = Instant::now();
     while !read.is_finished() {
-        // Bytes come all the time, and never the piece.
+        // Bytes come continuously, but never the piece.
         rig.swarm.trickle(m.ih, 1000);
         pass(Duration::from_millis(100)).await;
         assert!(start.elapsed() < 2 * PATIENCE, "it waits for a slow peer");
@@ -110,7 +110,7 @@ async fn a_reader_does_not_wait_for_slow_peers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_whole_file_waits_for_slow_peers() {
+async fn whole_file_waits_for_slow_peers() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
     rig.swarm.peer(m.ih, PEER, None);
     let get = rig.get(&m, &[0], STALL);
@@ -119,26 +119,26 @@ async fn a_whole_file_waits_for_slow_peers() {
         pass(Duration::from_millis(500)).await;
     }
     assert_eq!(web.asked(), []);
-    // The swarm comes to a halt.
+    // The swarm stalls.
     get.await.unwrap().unwrap();
     assert!(!web.asked().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_web_gives_way_to_peers_that_come_back() {
+async fn web_is_not_asked_after_peers_return() {
     let (rig, web, m) = with_web(MIB, 64 * MIB);
-    web.always(SEED, Answer::Slow(Duration::from_millis(100)));
+    web.always(SEED, FakeAnswer::Slow(Duration::from_millis(100)));
     let get = rig.get(&m, &[0], STALL);
     pass(PATIENCE + Duration::from_secs(1)).await;
     let begun = web.asked().len();
     assert_eq!((begun, web.open()), (3, 3), "one request is kept for readers");
     rig.swarm.peer(m.ih, PEER, None);
-    // From behind, one piece a second: those under way are left to the web.
+    // From the end, one piece a second: the web delivers the pieces under way.
     for piece in (48..64).rev() {
         pass(Duration::from_secs(1)).await;
         assert!(rig.swarm.deliver(m.ih, piece), "piece {piece}");
         if piece == 60 {
-            assert_eq!(web.asked(), [], "no more is asked of the web");
+            assert_eq!(web.asked(), [], "the web gets no more requests");
         }
     }
     get.await.unwrap().unwrap();
@@ -147,9 +147,9 @@ async fn the_web_gives_way_to_peers_that_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn neighbours_are_asked_for_together_and_no_more_than_a_few_requests_at_once() {
+async fn neighbours_are_merged_into_a_few_requests() {
     let (rig, web, m) = with_web(MIB, 100 * MIB);
-    web.always(SEED, Answer::Slow(Duration::from_millis(10)));
+    web.always(SEED, FakeAnswer::Slow(Duration::from_millis(10)));
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     let ranges = web.ranges();
     assert_eq!(ranges.len(), 7, "{ranges:?}");
@@ -160,7 +160,7 @@ async fn neighbours_are_asked_for_together_and_no_more_than_a_few_requests_at_on
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_node_has_a_bound_of_its_own() {
+async fn requests_of_the_node_are_bounded() {
     let web = FakeWeb::new();
     let rig = Rig::with(|s| s.web = Some(web.settings()));
     let mut all = Vec::new();
@@ -172,7 +172,7 @@ async fn the_node_has_a_bound_of_its_own() {
         web.serve(&format!("http://w.example/m{i}/a"), m.files[0].clone());
         all.push(m);
     }
-    web.always("http://w.example/", Answer::Slow(Duration::from_millis(20)));
+    web.always("http://w.example/", FakeAnswer::Slow(Duration::from_millis(20)));
     let gets: Vec<_> = all.iter().map(|m| rig.get(m, &[0], STALL)).collect();
     pass(PATIENCE + Duration::from_secs(1)).await;
     assert_eq!(web.open(), 6);
@@ -187,22 +187,22 @@ async fn the_node_has_a_bound_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn small_pieces_bring_their_neighbours() {
+async fn small_pieces_are_requested_with_their_neighbours() {
     let (rig, web, m) = with_web(64 * KIB, 8 * MIB);
     timed(&rig, &m, 2 * MIB).await;
     rig.idle().await;
     assert_eq!(only(&web), 2 * MIB..3 * MIB);
     assert_eq!(rig.status(&m).cached_bytes, MIB);
-    // What is here is not asked for again.
+    // Verified pieces are not requested again.
     timed(&rig, &m, MIB + 512 * KIB).await;
     rig.idle().await;
     assert_eq!(only(&web), MIB + 512 * KIB..2 * MIB);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_who_goes_ends_the_request() {
+async fn cancelled_read_ends_the_request() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
-    web.always(SEED, Answer::Stalls(100_000));
+    web.always(SEED, FakeAnswer::Stalls(100_000));
     let kept = rig.read(&m, 0, 0, 100);
     let dropped = rig.read(&m, 0, 5 * MIB, 100);
     pass(PATIENCE + Duration::from_millis(100)).await;
@@ -220,7 +220,7 @@ async fn a_reader_who_goes_ends_the_request() {
 async fn stop_and_leave_end_all_requests() {
     for how in ["stop", "leave", "hold", "drop"] {
         let (rig, web, m) = with_web(MIB, 8 * MIB);
-        web.always(SEED, Answer::Stalls(100_000));
+        web.always(SEED, FakeAnswer::Stalls(100_000));
         let read = rig.read(&m, 0, 0, 100);
         pass(PATIENCE + Duration::from_millis(100)).await;
         assert_eq!(web.open(), 1);
@@ -234,7 +234,7 @@ async fn stop_and_leave_end_all_requests() {
                 assert_eq!(web.open(), 0);
                 drop(hold);
                 pass(PATIENCE + Duration::from_millis(100)).await;
-                assert_eq!(web.open(), 1, "it is asked again when the torrent is back");
+                assert_eq!(web.open(), 1, "the web is asked again when the torrent is back");
                 rig.fetch.stop();
             }
             _ => {
@@ -254,9 +254,9 @@ async fn stop_and_leave_end_all_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_peers_sent_meanwhile_is_not_handed_over() {
+async fn pieces_that_peers_sent_are_not_given_to_the_engine() {
     let (rig, web, m) = with_web(MIB, 4 * MIB);
-    web.always(SEED, Answer::Slow(Duration::from_millis(100)));
+    web.always(SEED, FakeAnswer::Slow(Duration::from_millis(100)));
     rig.swarm.peer(m.ih, PEER, None);
     let read = rig.read(&m, 0, 0, 2 * MIB);
     pass(PATIENCE + Duration::from_millis(200)).await;
@@ -269,9 +269,9 @@ async fn what_peers_sent_meanwhile_is_not_handed_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_whose_pieces_all_came_from_peers_ends() {
+async fn request_ends_when_peers_sent_its_pieces() {
     let (rig, web, m) = with_web(MIB, 4 * MIB);
-    web.always(SEED, Answer::Slow(Duration::from_secs(1)));
+    web.always(SEED, FakeAnswer::Slow(Duration::from_secs(1)));
     rig.swarm.peer(m.ih, PEER, None);
     let read = rig.read(&m, 0, 0, 100);
     pass(PATIENCE + Duration::from_secs(3)).await;
@@ -284,7 +284,7 @@ async fn a_request_whose_pieces_all_came_from_peers_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_window_ahead_of_a_reader_comes_from_the_web_too() {
+async fn window_of_a_reader_comes_from_the_web() {
     let (rig, web, m) = with_web(MIB, 64 * MIB);
     let start = Instant::now();
     for i in 0..256 {
@@ -297,7 +297,7 @@ async fn a_window_ahead_of_a_reader_comes_from_the_web_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_torrent_that_starts_late_gives_peers_their_time() {
+async fn peers_of_a_late_torrent_get_their_time() {
     let (rig, web, m) = with_web(MIB, 4 * MIB);
     rig.swarm.starts(false);
     let read = rig.read(&m, 0, 0, 100);
@@ -309,7 +309,7 @@ async fn a_torrent_that_starts_late_gives_peers_their_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pieces_whose_hashes_are_not_known_are_left_to_peers() {
+async fn pieces_with_unknown_hashes_are_left_to_peers() {
     let web = FakeWeb::new();
     let rig = Rig::with(|s| s.web = Some(web.settings()));
     let files = [("a", noise(1, 4 * MIB)), ("b", noise(2, 100))];
@@ -322,10 +322,10 @@ async fn pieces_whose_hashes_are_not_known_are_left_to_peers() {
         web.serve(&format!("{SEED}{name}"), m.files[file].clone());
     }
     rig.get(&m, &[1], STALL).await.unwrap().unwrap();
-    assert_eq!(only(&web), 0..100, "a file of one piece has its root");
+    assert_eq!(only(&web), 0..100, "the hash of a file of one piece is its root");
     assert!(rig.fetch.read(&m.file(0), 0, 100).await.is_err());
     assert_eq!(web.asked(), []);
-    // They are once the metainfo is here.
+    // The hashes are known from the metainfo on.
     rig.fetch.leave(&m.ih);
     std::fs::write(rig.paths.metainfo(&m.ih), manifest.metainfo(Some(&layers))).unwrap();
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
@@ -333,7 +333,7 @@ async fn pieces_whose_hashes_are_not_known_are_left_to_peers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_manifest_without_addresses_asks_nobody() {
+async fn manifest_without_addresses_causes_no_request() {
     let (rig, web, _) = with_web(MIB, MIB);
     let m = rig.model("o/other", MIB, &[("a", noise(1, 4 * MIB))]);
     assert!(rig.fetch.read(&m.file(0), 0, 10).await.is_err());
@@ -341,9 +341,9 @@ async fn a_manifest_without_addresses_asks_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_is_slow_keeps_a_reader_waiting_but_not_for_ever() {
+async fn read_from_a_slow_server_times_out() {
     let (rig, web, m) = with_web(MIB, MIB);
-    web.always(SEED, Answer::Slow(Duration::from_secs(15)));
+    web.always(SEED, FakeAnswer::Slow(Duration::from_secs(15)));
     let start = Instant::now();
     let stats = SwarmStats { peers: 0, ..SwarmStats::default() };
     let read = rig.read(&m, 0, 0, 100);

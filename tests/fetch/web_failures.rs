@@ -1,4 +1,4 @@
-//! Servers that fail are left alone for a while, others are asked, and nothing wrong reaches the engine.
+//! Servers that fail are skipped for a while, other servers are asked, and no wrong byte reaches the engine.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::web::with_web;
 use crate::support::clock::pass;
-use crate::support::fake_web::{Answer, FakeWeb};
+use crate::support::fake_web::{FakeAnswer, FakeWeb};
 use crate::support::rig::{MIB, Rig, noise};
 use crate::support::swarm::Delivery;
 
@@ -17,27 +17,27 @@ const OTHER: &str = "http://v.example/m/";
 const STALL: Duration = Duration::from_secs(100);
 
 #[tokio::test(start_paused = true)]
-async fn a_liar_is_asked_once_and_its_bytes_reach_nobody() {
+async fn server_of_wrong_bytes_is_asked_once() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
-    // The third piece is wrong; those before are right.
-    web.always(SEED, Answer::Lie(2 * MIB + 7));
+    // The third piece is wrong; the first two are right.
+    web.always(SEED, FakeAnswer::Lie(2 * MIB + 7));
     let get = rig.get(&m, &[0], STALL);
     let Err(ReadError::TimedOut(why)) = get.await.unwrap() else { panic!("it has not failed") };
-    assert!(why.contains("no peer") && why.contains("other bytes than the manifest says"), "{why}");
+    assert!(why.contains("no peer") && why.contains("bytes that do not match the manifest"), "{why}");
     assert_eq!(web.asked().len(), 1);
     assert_eq!(rig.swarm.given(m.ih), [0, 1]);
-    assert!(rig.status(&m).last_error.unwrap().contains("other bytes"));
+    assert!(rig.status(&m).last_error.unwrap().contains("do not match"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_liar_does_not_shut_out_honest_servers() {
+async fn server_of_wrong_bytes_does_not_exclude_other_servers() {
     let web = FakeWeb::new();
     let rig = Rig::with(|s| s.web = Some(web.settings()));
     let m = rig.web_model(MIB, &[("a", noise(1, 8 * MIB))], &[SEED, OTHER]);
     for seed in [SEED, OTHER] {
         web.serve(&format!("{seed}a"), m.files[0].clone());
     }
-    web.always(SEED, Answer::Lie(2 * MIB));
+    web.always(SEED, FakeAnswer::Lie(2 * MIB));
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     let asked = web.asked();
     assert_eq!(asked.iter().filter(|a| a.url.starts_with(SEED)).count(), 1);
@@ -45,9 +45,9 @@ async fn a_liar_does_not_shut_out_honest_servers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transfer_that_breaks_goes_on_where_it_was() {
+async fn broken_transfer_is_resumed() {
     let (rig, web, m) = with_web(MIB, 8 * MIB);
-    web.once(Answer::Cut(3 * MIB as usize + 100));
+    web.once(FakeAnswer::Cut(3 * MIB as usize + 100));
     rig.get(&m, &[0], STALL).await.unwrap().unwrap();
     assert_eq!(web.ranges(), [0..8 * MIB, 3 * MIB..8 * MIB]);
     assert_eq!(rig.swarm.given(m.ih), (0..8).collect::<Vec<_>>());
@@ -55,13 +55,13 @@ async fn a_transfer_that_breaks_goes_on_where_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_stalls_or_says_nothing_is_given_up() {
-    for (answer, within) in [(Answer::Stalls(100_000), 20), (Answer::Silent, 60)] {
+async fn stalled_or_silent_server_is_given_up() {
+    for (answer, within) in [(FakeAnswer::Stalls(100_000), 20), (FakeAnswer::Silent, 60)] {
         let (rig, web, m) = with_web(MIB, 2 * MIB);
         web.once(answer);
         let start = Instant::now();
         rig.get(&m, &[0], STALL).await.unwrap().unwrap();
-        // The first try, the pause after it, and the second.
+        // The first attempt, the pause after it, and the second attempt.
         let expected = Duration::from_secs(2 + within + 2);
         assert!(start.elapsed().abs_diff(expected) < Duration::from_secs(1), "{:?}", start.elapsed());
         assert_eq!(web.asked().len(), 2);
@@ -69,10 +69,10 @@ async fn a_server_that_stalls_or_says_nothing_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_are_repeated_ever_less_often_and_said() {
+async fn failed_requests_are_repeated_with_growing_pauses() {
     let (rig, web, m) = with_web(MIB, 2 * MIB);
     let error = WebError::Unreachable("http://w.example/m/a answered 500 Internal Server Error".to_owned());
-    web.always(SEED, Answer::Error(error));
+    web.always(SEED, FakeAnswer::Error(error));
     let get = rig.get(&m, &[0], STALL);
     let Err(ReadError::TimedOut(why)) = get.await.unwrap() else { panic!("it has not failed") };
     assert_eq!(
@@ -85,21 +85,21 @@ async fn failures_are_repeated_ever_less_often_and_said() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_never_finishes_a_piece_does_not_keep_a_job_alive() {
+async fn server_of_parts_does_not_keep_a_job_alive() {
     let (rig, web, m) = with_web(MIB, 2 * MIB);
-    web.always(SEED, Answer::Cut(100_000));
-    // Longer than the longest pause between two tries.
+    web.always(SEED, FakeAnswer::Cut(100_000));
+    // Longer than the longest pause between two attempts.
     let get = rig.get(&m, &[0], Duration::from_secs(400));
-    let ended = tokio::time::timeout(Duration::from_secs(10_000), get).await.expect("it goes on for ever");
+    let ended = tokio::time::timeout(Duration::from_secs(10_000), get).await.expect("the job never ends");
     assert!(matches!(ended.unwrap(), Err(ReadError::TimedOut(_))));
     assert!(rig.status(&m).downloaded_web > 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_asks_to_wait_is_not_asked_before() {
+async fn requested_pause_of_a_server_is_kept() {
     let (rig, web, m) = with_web(MIB, 2 * MIB);
     let retry_after = Some(Duration::from_secs(40));
-    web.once(Answer::Error(WebError::Busy { why: "429".to_owned(), retry_after }));
+    web.once(FakeAnswer::Error(WebError::Busy { why: "429".to_owned(), retry_after }));
     let start = Instant::now();
     let read = rig.read(&m, 0, 0, 100);
     pass(Duration::from_secs(41)).await;
@@ -109,9 +109,9 @@ async fn a_server_that_asks_to_wait_is_not_asked_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_for_lack_of_rights_is_said_at_once() {
+async fn denied_request_is_reported_immediately() {
     let (rig, web, m) = with_web(MIB, 2 * MIB);
-    web.always(SEED, Answer::Error(WebError::Denied("http://w.example/m/a answered 403".to_owned())));
+    web.always(SEED, FakeAnswer::Error(WebError::Denied("http://w.example/m/a answered 403".to_owned())));
     let read = rig.read(&m, 0, 0, 100);
     pass(Duration::from_secs(3)).await;
     assert!(rig.status(&m).last_error.unwrap().contains("403"));
@@ -120,7 +120,7 @@ async fn a_refusal_for_lack_of_rights_is_said_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_that_is_missing_leaves_the_others() {
+async fn missing_file_does_not_affect_other_files() {
     let web = FakeWeb::new();
     let rig = Rig::with(|s| s.web = Some(web.settings()));
     let m = rig.web_model(MIB, &[("a", noise(1, 2 * MIB)), ("b", noise(2, 2 * MIB))], &[SEED]);
@@ -132,7 +132,7 @@ async fn a_file_that_is_missing_leaves_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_piece_that_the_engine_refuses_is_tried_a_few_times() {
+async fn piece_refused_by_the_engine_is_tried_a_few_times() {
     for (refusals, comes) in [(2, true), (100, false)] {
         let (rig, web, m) = with_web(MIB, MIB);
         rig.swarm.refuse_pieces(refusals);
@@ -143,7 +143,7 @@ async fn a_piece_that_the_engine_refuses_is_tried_a_few_times() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_piece_that_the_engine_says_nothing_about_comes_again() {
+async fn piece_without_an_answer_of_the_engine_is_repeated() {
     let (rig, web, m) = with_web(MIB, MIB);
     rig.swarm.takes_pieces(false);
     let start = Instant::now();
@@ -157,7 +157,7 @@ async fn a_piece_that_the_engine_says_nothing_about_comes_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disk_that_fails_once_is_tried_again() {
+async fn piece_lost_by_a_disk_error_is_fetched_again() {
     let (rig, web, m) = with_web(MIB, MIB);
     rig.swarm.takes_pieces(false);
     let get = rig.get(&m, &[0], STALL);
@@ -169,7 +169,7 @@ async fn a_disk_that_fails_once_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_is_not_blamed_for_what_came_over_http() {
+async fn peers_are_not_blamed_for_pieces_over_http() {
     let (rig, _web, m) = with_web(MIB, MIB);
     rig.swarm.delivery(Delivery::ByHand);
     rig.swarm.refuse_pieces(1);

@@ -1,4 +1,4 @@
-//! What is fetched ahead of readers: nothing at first, plenty for a stream, nothing any more after a jump or a close.
+//! Pieces fetched ahead of readers: none at first, many for a stream, none after a jump or a close.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::support::swarm::{Delivery, WantedPiece};
 
 const PEER: &str = "10.0.0.9:1";
 
-/// A piece in most of these tests.
+/// The piece length in most of these tests.
 const P: u64 = 256 * KIB;
 
 fn held(rig: &Rig, m: &TestModel) -> BTreeSet<u32> {
@@ -50,7 +50,7 @@ async fn scattered_reads_fetch_only_their_pieces() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_soon_has_the_widest_window_outstanding_and_keeps_it() {
+async fn stream_keeps_the_widest_window_requested() {
     let rig = Rig::with(|s| s.readahead_max = 4 * MIB);
     rig.swarm.delivery(Delivery::After(Duration::from_millis(20)));
     let m = rig.model("o/m", 512 * KIB, &[("a.bin", noise(1, 12 * MIB))]);
@@ -68,7 +68,7 @@ async fn a_stream_soon_has_the_widest_window_outstanding_and_keeps_it() {
                 covered >= 8.min(24 - here as usize),
                 "at {at}: {covered} of the next 8 pieces are coming"
             );
-            assert!(wanted.len() <= 9, "no flood: {wanted:?}");
+            assert!(wanted.len() <= 9, "too many pieces: {wanted:?}");
         }
     }
 }
@@ -80,7 +80,7 @@ async fn only_the_front_of_a_window_has_deadlines() {
     rig.swarm.peer(m.ih, PEER, None);
     stream(&rig, &m, 0, 4 * MIB).await;
     rig.swarm.delivery(Delivery::ByHand);
-    // Far beyond what came ahead: the next pieces of this run are all outstanding.
+    // Far beyond the pieces that came ahead: all next pieces of this run are missing.
     let at = 40 * MIB;
     rig.serve(&m, 0, 4 * MIB, 128 * KIB).await.unwrap();
     let first = rig.read(&m, 0, at, 128 * KIB);
@@ -100,7 +100,7 @@ async fn only_the_front_of_a_window_has_deadlines() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_who_stops_reading_stops_the_fetching() {
+async fn window_ends_when_the_reader_stops() {
     for how in ["time", "close"] {
         let rig = Rig::with(|s| s.readahead_max = 32 * P);
         let m = rig.model("o/m", P, &[("a.bin", noise(1, 64 * P))]);
@@ -119,7 +119,7 @@ async fn a_reader_who_stops_reading_stops_the_fetching() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_who_waits_long_keeps_its_window() {
+async fn waiting_reader_keeps_its_window() {
     let rig = Rig::with(|s| s.readahead_max = 32 * P);
     let m = rig.model("o/m", P, &[("a.bin", noise(1, 64 * P))]);
     rig.swarm.peer(m.ih, PEER, Some(&(0..4).collect::<Vec<_>>()));
@@ -132,7 +132,7 @@ async fn a_reader_who_waits_long_keeps_its_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn windows_of_many_files_share_a_budget_and_each_gets_on() {
+async fn windows_of_many_files_share_a_budget() {
     let rig = Rig::with(|s| s.readahead_max = MIB);
     let files: Vec<(String, Vec<u8>)> = (0..40).map(|i| (format!("f{i:02}"), noise(i, 2 * MIB))).collect();
     let files: Vec<(&str, Vec<u8>)> = files.iter().map(|(n, b)| (n.as_str(), b.clone())).collect();
@@ -144,7 +144,7 @@ async fn windows_of_many_files_share_a_budget_and_each_gets_on() {
             rig.serve(&m, file, at * 32 * KIB, 32 * KIB).await.unwrap();
         }
     }
-    // The last round of evaluation has all forty share 4 MiB: 102 KiB, so two pieces each.
+    // All forty share 4 MiB: 102 KiB each, so two pieces.
     let wanted = rig.swarm.wanted(m.ih);
     for file in 0..40 {
         let of_file = wanted.keys().filter(|p| **p / 32 == file).count();
@@ -153,7 +153,7 @@ async fn windows_of_many_files_share_a_budget_and_each_gets_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_urgent_read_elsewhere_is_asked_for_at_once() {
+async fn urgent_read_of_another_file_is_requested_immediately() {
     let rig = Rig::with(|s| s.readahead_max = 32 * P);
     rig.swarm.delivery(Delivery::ByHand);
     let m = rig.model("o/m", P, &[("a.bin", noise(1, 64 * P)), ("b.bin", noise(2, 8 * P))]);
@@ -171,11 +171,11 @@ async fn an_urgent_read_elsewhere_is_asked_for_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_window_requests_no_more_than_its_bound() {
+async fn window_requests_at_most_its_bound() {
     for (bound, most) in [(4 * P, 4), (4 * P - 1, 3), (P - 1, 0), (u64::MAX, 33)] {
         let rig = Rig::with(|s| (s.readahead_max, s.window_bound) = (32 * P, bound));
         let m = rig.model("o/m", P, &[("a.bin", noise(1, 64 * P))]);
-        // No peer has what lies ahead, so all that is requested stays visible.
+        // No peer has the pieces ahead, so all requests remain visible.
         rig.swarm.peer(m.ih, PEER, Some(&(0..12).collect::<Vec<_>>()));
         stream(&rig, &m, 0, 12 * P).await;
         rig.idle().await;

@@ -1,4 +1,4 @@
-//! A model that becomes withheld: nothing is uploaded from then on, and its readers go on.
+//! A model that becomes withheld: nothing is uploaded any more, and its reads continue.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::rig::{GIVEN_PEER, KIB, MIB, Rig, noise};
 use crate::support::swarm::{Call, Delivery};
 
 #[tokio::test(start_paused = true)]
-async fn withheld_model_is_read_from_named_peers_alone() {
+async fn withheld_model_is_read_from_named_peers_only() {
     let rig = Rig::with(|settings| {
         settings.discovery.dht = true;
         settings.discovery.pex = true;
@@ -41,7 +41,7 @@ async fn uploads_end_before_the_torrent_is_removed() {
     assert!(rig.fetch.expose(&m.ih, Exposure::Hidden));
     rig.idle().await;
     let calls = rig.swarm.calls();
-    let at = |wanted: Call| calls.iter().position(|call| *call == wanted).expect("the engine was told");
+    let at = |wanted: Call| calls.iter().position(|call| *call == wanted).expect("a call of the engine");
     assert!(at(Call::SetWithheld(m.ih, true)) < at(Call::Remove(m.ih)));
     assert!(rig.swarm.added(m.ih).unwrap().withheld);
     assert!(rig.fetch.expose(&m.ih, Exposure::Public));

@@ -283,7 +283,7 @@ fn lost_objects_and_refused_batches_are_errors() {
     setting.server.faults().clear();
     setting.server.faults().always("", Fault::Status(404));
     let error = setting.get(None).unwrap_err();
-    assert!(error.to_string().contains("are in LFS, but"), "{error}");
+    assert!(error.to_string().contains("has large files in LFS, but"), "{error}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use silmaril::mirror::{MirrorError, ProgressBoard, RepositorySource as _, downlo
 use super::rig::{BIG, SMALL, WEIGHTS, hub, job, mirror, repository, run};
 use crate::support::git_server::tree;
 use crate::support::hub::Hub;
-use crate::support::process::{PATIENCE, Proc, comes_true, until};
+use crate::support::process::{PATIENCE, Proc, until, until_async};
 use crate::support::repos::Repos;
 use crate::support::web::faults::Fault;
 use crate::support::web::place::Place;
@@ -108,7 +108,7 @@ fn dropped_mirror_stops_and_keeps_received_bytes() {
     run(async {
         let snapshot = source.snapshot().await.unwrap();
         let mut going = std::pin::pin!(download(&source, &snapshot, job(&staging), &board));
-        let enough = comes_true("enough is received", PATIENCE, || setting.received() >= ENOUGH);
+        let enough = until_async("enough is received", PATIENCE, || setting.received() >= ENOUGH);
         tokio::select! {
             done = &mut going => panic!("it was done before it could be dropped: {done:?}"),
             () = enough => {}

@@ -15,7 +15,7 @@ use silmaril::torrent::{Discovery, GivenPeers};
 use tokio::runtime::{Handle, Runtime};
 
 use crate::support::mounts::detach_below;
-use crate::support::process::{PATIENCE, comes_true};
+use crate::support::process::{PATIENCE, until_async};
 use crate::support::swarm::FakeSwarm;
 
 /// Bytes per piece of the models.
@@ -149,7 +149,7 @@ impl Rig {
     /// Waits until at least `count` reads are parked.
     pub fn wait_for_parked(&self, count: u64) {
         let parked = || self.mounted().counters().parked();
-        self.runtime.block_on(comes_true("the reads are parked", PATIENCE, || parked() >= count));
+        self.runtime.block_on(until_async("the reads are parked", PATIENCE, || parked() >= count));
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::rig::{acme_m, client, config, in_home, manifest_without_holders, share_as_acme_m};
 use crate::support::fixtures::{model_dir, noise};
-use crate::support::process::{PATIENCE, comes_true};
+use crate::support::process::{PATIENCE, until_async};
 
 /// A directory to share under the name meanwhile.
 fn ours(home: &Path) -> PathBuf {
@@ -90,5 +90,5 @@ fn warm_continues_when_its_model_is_replaced_or_removed() {
 
 /// Returns when a job waits for bytes of a model: its swarm is joined only then.
 async fn until_waited_for(node: &Node) {
-    comes_true("a job waits for bytes", PATIENCE, || !node.fetch.status().is_empty()).await;
+    until_async("a job waits for bytes", PATIENCE, || !node.fetch.status().is_empty()).await;
 }

@@ -15,7 +15,7 @@ const CHUNK: usize = 64 << 10;
 
 /// The behaviour of a server for one request.
 #[derive(Debug, Clone)]
-pub enum Answer {
+pub enum FakeAnswer {
     /// All bytes, one chunk after another without delay.
     Good,
     /// All bytes, with this delay before each chunk.
@@ -36,8 +36,8 @@ pub enum Answer {
 struct Inner {
     files: HashMap<String, Arc<Vec<u8>>>,
     /// Answers for the next requests. When the list is empty, `always` applies.
-    next: VecDeque<Answer>,
-    always: HashMap<String, Answer>,
+    next: VecDeque<FakeAnswer>,
+    always: HashMap<String, FakeAnswer>,
     asked: Vec<WebRequest>,
     open: usize,
     most_open: usize,
@@ -70,12 +70,12 @@ impl FakeWeb {
     }
 
     /// Sets the answer to the next request.
-    pub fn once(&self, answer: Answer) {
+    pub fn once(&self, answer: FakeAnswer) {
         self.inner().next.push_back(answer);
     }
 
     /// Sets the answer to all further requests for addresses that begin with `prefix`.
-    pub fn always(&self, prefix: &str, answer: Answer) {
+    pub fn always(&self, prefix: &str, answer: FakeAnswer) {
         self.inner().always.insert(prefix.to_owned(), answer);
     }
 
@@ -120,7 +120,7 @@ impl WebSource for Handle {
             inner.open += 1;
             inner.most_open = inner.most_open.max(inner.open);
             let always = inner.always.iter().find(|(prefix, _)| request.url.starts_with(*prefix));
-            let always = always.map(|(_, answer)| answer.clone()).unwrap_or(Answer::Good);
+            let always = always.map(|(_, answer)| answer.clone()).unwrap_or(FakeAnswer::Good);
             (inner.next.pop_front().unwrap_or(always), inner.files.get(&request.url).cloned())
         };
         let open = Open(web);
@@ -129,16 +129,16 @@ impl WebSource for Handle {
             let mut bytes = file.ok_or_else(missing)?.as_ref().clone();
             assert_eq!(bytes.len() as u64, request.file_len);
             let (delay, cut, hangs) = match answer {
-                Answer::Good => (None, None, false),
-                Answer::Slow(delay) => (Some(delay), None, false),
-                Answer::Stalls(after) => (None, Some(after), true),
-                Answer::Cut(after) => (None, Some(after), false),
-                Answer::Lie(from) => {
+                FakeAnswer::Good => (None, None, false),
+                FakeAnswer::Slow(delay) => (Some(delay), None, false),
+                FakeAnswer::Stalls(after) => (None, Some(after), true),
+                FakeAnswer::Cut(after) => (None, Some(after), false),
+                FakeAnswer::Lie(from) => {
                     bytes[from as usize..].iter_mut().for_each(|byte| *byte ^= 1);
                     (None, None, false)
                 }
-                Answer::Silent => return std::future::pending().await,
-                Answer::Error(error) => return Err(error),
+                FakeAnswer::Silent => return std::future::pending().await,
+                FakeAnswer::Error(error) => return Err(error),
             };
             let mut body = bytes[request.range.start as usize..request.range.end as usize].to_vec();
             body.truncate(cut.unwrap_or(usize::MAX));

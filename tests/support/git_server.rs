@@ -49,13 +49,13 @@ pub struct GitServer {
     lighttpd: Lighttpd,
     batch: Site,
     objects: Site,
-    state: Arc<State>,
+    state: Arc<GitState>,
     log: Log,
     _dir: tempfile::TempDir,
 }
 
 /// The data that the batch endpoint uses.
-struct State {
+struct GitState {
     repos: Repos,
     links: Arc<Links>,
     hrefs: Mutex<Hrefs>,
@@ -93,7 +93,7 @@ impl GitServer {
     fn build(place: &Place, objects: &Place, repos: &Repos, login: Option<Login>, hub: Option<&str>) -> Self {
         let (log, links) = (Log::default(), Arc::new(Links::default()));
         let objects = Site::start(objects, "objects", &log, |_| lfs::objects(repos.clone(), links.clone()));
-        let state = Arc::new(State {
+        let state = Arc::new(GitState {
             repos: repos.clone(),
             links,
             hrefs: Mutex::new(Hrefs::Static),

@@ -115,8 +115,8 @@ fn attack_with(
     let session = Session::start(settings, sender).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let swarm = session.meet(Meeting::Topic(Topic::of("silmaril:catalog:1")), peers).unwrap();
-    let mut armoury = Armoury::new(attack, name);
-    let mut company: Vec<PeerId> = Vec::new();
+    let mut messages = AttackMessages::new(attack, name);
+    let mut connected: Vec<PeerId> = Vec::new();
     let send = |peer: PeerId, message: &[u8]| {
         if session.send(peer, message).is_ok() {
             sent.fetch_add(1, Ordering::Relaxed);
@@ -126,23 +126,23 @@ fn attack_with(
         let heard = runtime.block_on(async { tokio::time::timeout(LISTEN, events.recv()).await });
         match heard {
             Ok(Some(Event::Overlay(OverlayEvent::Speaks { peer, .. }))) => {
-                company.push(peer);
+                connected.push(peer);
                 send(peer, &hello(u32::MAX).encode());
                 continue;
             }
-            Ok(Some(Event::Overlay(OverlayEvent::Left(peer)))) => company.retain(|p| *p != peer),
-            Ok(Some(Event::Overlay(OverlayEvent::Said(peer, bytes)))) if attack == Attack::Lie => {
+            Ok(Some(Event::Overlay(OverlayEvent::Left(peer)))) => connected.retain(|p| *p != peer),
+            Ok(Some(Event::Overlay(OverlayEvent::Received(peer, bytes)))) if attack == Attack::Lie => {
                 if let Ok(Some(message)) = Message::decode(&bytes) {
-                    armoury.lies(message).iter().for_each(|lie| send(peer, lie));
+                    messages.lies(message).iter().for_each(|lie| send(peer, lie));
                 }
             }
             Ok(Some(_)) => {}
             Ok(None) => break,
             Err(_) => {
-                for peer in &company {
-                    (0..BURST).for_each(|_| armoury.next().iter().for_each(|message| send(*peer, message)));
+                for peer in &connected {
+                    (0..BURST).for_each(|_| messages.next().iter().for_each(|message| send(*peer, message)));
                 }
-                if company.is_empty() {
+                if connected.is_empty() {
                     peers.iter().for_each(|peer| drop(session.call(swarm, *peer)));
                 }
             }
@@ -161,14 +161,14 @@ fn records(query: Option<u32>, records: Vec<SharedRecord>) -> Vec<u8> {
 }
 
 /// Makes the messages of an attack.
-struct Armoury {
+struct AttackMessages {
     attack: Attack,
     name: ModelName,
     key: PublisherKeypair,
     count: u64,
 }
 
-impl Armoury {
+impl AttackMessages {
     fn new(attack: Attack, name: ModelName) -> Self {
         Self { attack, name, key: PublisherKeypair::generate().unwrap(), count: 0 }
     }

@@ -22,7 +22,7 @@ use super::web::faults::Faults;
 use super::web::links::Links;
 use super::web::log::{Log, header as text};
 use super::web::place::Place;
-use super::web::{Refusal, Site};
+use super::web::{ErrorResponse, Site};
 
 /// The token of a user who may read gated and private repositories.
 pub const MEMBER: &str = "hf_memberOfTheTestHub";
@@ -45,12 +45,12 @@ pub enum Access {
 pub struct Hub {
     hub: Site,
     cdn: Site,
-    state: Arc<State>,
+    state: Arc<HubState>,
     log: Log,
 }
 
 /// The data that the routes of the hub use.
-struct State {
+struct HubState {
     url: String,
     cdn: String,
     repos: Repos,
@@ -72,7 +72,7 @@ impl Hub {
         let cdn = Site::start(cdn, "cdn", &log, |_| resolve::cdn(repos.clone(), links.clone()));
         let mut state = None;
         let hub = Site::start(hub, "hub", &log, |url| {
-            let shared = Arc::new(State {
+            let shared = Arc::new(HubState {
                 url: url.to_owned(),
                 cdn: cdn.url().to_owned(),
                 repos: repos.clone(),
@@ -135,9 +135,9 @@ impl Hub {
     }
 }
 
-impl State {
+impl HubState {
     /// The repository of a request, or the answer to a user who may not know that it exists.
-    fn repo(&self, request: &Request, id: &str) -> Result<Repo, Refusal> {
+    fn repo(&self, request: &Request, id: &str) -> Result<Repo, ErrorResponse> {
         let id = id.strip_prefix("models/").unwrap_or(id);
         let user = User::of(request)?;
         if let Some(new) = self.moved.lock().unwrap().get(id) {
@@ -156,7 +156,7 @@ impl State {
     }
 
     /// Checks that the user may read the files of a repository that [`Self::repo`] returned.
-    fn may_read_files(&self, request: &Request, repo: &Repo) -> Result<(), Refusal> {
+    fn may_read_files(&self, request: &Request, repo: &Repo) -> Result<(), ErrorResponse> {
         let id = repo.id();
         let (status, message) = match (self.access(id), User::of(request)?) {
             (Access::Gated, User::Anonymous) => (
@@ -186,7 +186,7 @@ enum User {
 }
 
 impl User {
-    fn of(request: &Request) -> Result<Self, Refusal> {
+    fn of(request: &Request) -> Result<Self, ErrorResponse> {
         let Some(authorization) = text(request.headers(), "authorization") else {
             return Ok(Self::Anonymous);
         };
@@ -199,7 +199,7 @@ impl User {
 }
 
 /// The commit of a revision of a repository, or the answer that there is none.
-fn commit(repo: &Repo, revision: &str) -> Result<String, Refusal> {
+fn commit(repo: &Repo, revision: &str) -> Result<String, ErrorResponse> {
     repo.resolve(revision).ok_or_else(|| {
         refusal(StatusCode::NOT_FOUND, "RevisionNotFound", &format!("Invalid rev id: {revision}"))
     })
@@ -212,7 +212,7 @@ async fn add_limits(mut response: Response) -> Response {
 }
 
 /// An error in the form of the hub: in headers, and in JSON.
-fn refusal(status: StatusCode, code: &str, message: &str) -> Refusal {
+fn refusal(status: StatusCode, code: &str, message: &str) -> ErrorResponse {
     let mut response = (status, Json(serde_json::json!({"error": message}))).into_response();
     let headers = response.headers_mut();
     headers.insert("X-Error-Message", HeaderValue::from_str(message).unwrap());

@@ -15,17 +15,17 @@ use super::web::place::Place;
 pub const ATTRIBUTES: &[u8] = b"*.bin filter=lfs diff=lfs merge=lfs -text\n";
 
 /// A network with a hub, whose large files have another address.
-pub struct Hubbed {
+pub struct HubNet {
     /// The hub.
     pub hub: Hub,
     /// The repositories that the hub serves.
     pub repos: Repos,
-    /// The host of the hub. Powering it off does not end the hub, which runs in this process: see [`Hubbed::unplug`].
+    /// The host of the hub. Powering it off does not end the hub, which runs in this process: see [`HubNet::unplug`].
     pub server: Host,
     net: Net,
 }
 
-impl Hubbed {
+impl HubNet {
     /// A network with a hub.
     pub fn new() -> Self {
         let net = Net::new();

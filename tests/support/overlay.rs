@@ -213,7 +213,9 @@ impl Inner {
 
     fn arrive(&mut self, host: usize, event: OverlayEvent) {
         let is_connected = match &event {
-            OverlayEvent::Said(peer, _) | OverlayEvent::Speaks { peer, .. } => self.links.contains_key(peer),
+            OverlayEvent::Received(peer, _) | OverlayEvent::Speaks { peer, .. } => {
+                self.links.contains_key(peer)
+            }
             _ => true,
         };
         if is_connected {
@@ -353,7 +355,7 @@ impl Overlay for Node {
             inner.sent.push((from, message.len()));
             let lost = inner.loses_one_in > 0 && inner.sent.len() % inner.loses_one_in == 0;
             if !lost {
-                inner.later(far.node, OverlayEvent::Said(far.peer, message.to_vec().into()));
+                inner.later(far.node, OverlayEvent::Received(far.peer, message.to_vec().into()));
             }
         })
     }

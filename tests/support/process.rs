@@ -231,7 +231,7 @@ pub fn until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool
 }
 
 /// [`until`] that lets other tasks run.
-pub async fn comes_true(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+pub async fn until_async(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
     let holds = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -14,13 +14,13 @@ use super::raw_peer::RawPeer;
 use super::raw_peer_content::Content;
 use super::raw_peer_message::{Block, HashRange, Message};
 
-type Answer<T> = Arc<dyn Fn(&Content, T) -> Vec<Message> + Send + Sync>;
+type AnswerFn<T> = Arc<dyn Fn(&Content, T) -> Vec<Message> + Send + Sync>;
 
 /// The behaviour of a peer. It is honest at first; each method changes one part.
 #[derive(Clone)]
 pub struct Conduct {
-    blocks: Answer<Block>,
-    hashes: Answer<HashRange>,
+    blocks: AnswerFn<Block>,
+    hashes: AnswerFn<HashRange>,
 }
 
 impl Conduct {

@@ -78,18 +78,18 @@ struct Watch {
 }
 
 /// The result of a handler.
-pub type Answer = Result<Response, Refusal>;
+pub type HandlerResult = Result<Response, ErrorResponse>;
 
 /// An error answer.
-pub struct Refusal(Box<Response>);
+pub struct ErrorResponse(Box<Response>);
 
-impl From<Response> for Refusal {
+impl From<Response> for ErrorResponse {
     fn from(response: Response) -> Self {
         Self(Box::new(response))
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         *self.0
     }

@@ -344,14 +344,15 @@ impl Core {
         let (mut next_expiry, mut next_flush) = (Instant::now(), Instant::now() + FLUSH_EVERY);
         loop {
             tokio::time::sleep(TICK).await;
-            let flush = Instant::now() >= next_flush;
-            if flush {
-                next_flush = Instant::now() + FLUSH_EVERY;
-            }
-            let expire = Instant::now() >= next_expiry;
-            if expire {
-                next_expiry = Instant::now() + EXPIRE_EVERY;
-            }
+            let is_due = |next: &mut Instant, interval| {
+                let is_due = Instant::now() >= *next;
+                if is_due {
+                    *next = Instant::now() + interval;
+                }
+                is_due
+            };
+            let flush = is_due(&mut next_flush, FLUSH_EVERY);
+            let expire = is_due(&mut next_expiry, EXPIRE_EVERY);
             let core = Arc::clone(&self);
             let ticked = move || {
                 if flush && let Err(error) = core.local.store.flush() {

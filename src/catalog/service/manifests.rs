@@ -1,7 +1,7 @@
 //! Fetching manifests from peers.
 //!
-//! `manifest_transfer` decides which peers are asked, and in which order. Here is what several transfers share: callers
-//! that want the same manifest share one transfer, and the memory of all transfers is bounded.
+//! `manifest_transfer` decides which peers are asked, and in which order. This module shares one transfer between
+//! callers that want the same manifest, and bounds the memory of all transfers.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -33,7 +33,7 @@ const MAX_MISSES: NonZeroUsize = NonZeroUsize::new(4096).expect("it is not 0");
 /// Nodes remembered as met.
 const MAX_MET: NonZeroUsize = NonZeroUsize::new(1024).expect("it is not 0");
 
-/// What a search looks for: a model, by all publishers or by one.
+/// The target of a search: a model, by all publishers or by one.
 pub(super) type SearchKey = (ModelRef, Option<PublisherKey>);
 
 /// The searches that run, and names that were not found.

@@ -30,7 +30,7 @@ pub(super) enum SearchEnd {
     Time,
 }
 
-/// What a caller receives.
+/// The result for a caller.
 pub(super) struct SearchOutcome<V> {
     /// The results when the wait ended.
     pub found: V,

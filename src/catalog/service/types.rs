@@ -1,4 +1,4 @@
-//! What callers give to the catalog, and receive from it.
+//! The types of the catalog's interface.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -82,13 +82,13 @@ fn names(store: &CatalogStore) -> Vec<(String, i64)> {
 fn random_sample_reaches_every_item() {
     let mut counts = [0; 20];
     for _ in 0..4000 {
-        let chosen = by_chance(0..20, 5);
+        let chosen = random_sample(0..20, 5);
         assert_eq!(chosen.iter().collect::<HashSet<_>>().len(), 5);
         chosen.into_iter().for_each(|n: usize| counts[n] += 1);
     }
     // 1000 each, give or take.
     assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
-    let mut all = by_chance(0..3, 5);
+    let mut all = random_sample(0..3, 5);
     all.sort_unstable();
     assert_eq!(all, [0, 1, 2]);
 }

@@ -1,4 +1,4 @@
-//! The real web.
+//! The real web: requests over HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,22 +6,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use url::Url;
 
 use super::{WebBody, WebError, WebRequest, WebSource};
 use crate::http::{Auth, Body, Client, HttpError, Request, Token};
 
-/// So much of a file is read and thrown away where a server sends all of it instead of the part asked for, in bytes.
-/// Beyond that the server is of no use.
+/// The most bytes of a file that are read and discarded where a server sends the whole file instead of the requested part.
+/// Beyond that the server is not used.
 const MAX_SKIPPED: u64 = 1 << 20;
 
-/// Status codes that mean that somebody has to show who they are, or may not.
+/// Status codes for missing or insufficient credentials.
 const DENIED: [u16; 3] = [401, 403, 407];
-/// Status codes that mean "later".
+/// Status codes for "later".
 const BUSY: [u16; 2] = [429, 503];
 
-/// Fetches over HTTP: with what the latest lender lends, or with its own.
+/// Fetches over HTTP, with the client and the token that a command lent last, or with its own.
 #[derive(Debug)]
 pub struct HttpSource {
     endpoint: Url,
@@ -29,7 +29,7 @@ pub struct HttpSource {
     lent: Arc<Mutex<Vec<Arc<Access>>>>,
 }
 
-/// How the web is reached.
+/// A client, and the credentials for the hub.
 #[derive(Debug, Clone)]
 struct Access {
     client: Client,
@@ -43,7 +43,7 @@ impl Access {
     }
 }
 
-/// What a command lends while this lives.
+/// The client and the token of a command are used while this lives.
 #[derive(Debug)]
 pub struct Lent {
     access: Arc<Access>,
@@ -52,12 +52,8 @@ pub struct Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        lock(&self.all).retain(|access| !Arc::ptr_eq(access, &self.access));
+        self.all.lock().retain(|access| !Arc::ptr_eq(access, &self.access));
     }
-}
-
-fn lock(all: &Mutex<Vec<Arc<Access>>>) -> MutexGuard<'_, Vec<Arc<Access>>> {
-    all.lock()
 }
 
 impl HttpSource {
@@ -67,16 +63,16 @@ impl HttpSource {
         Self { endpoint: endpoint.clone(), own, lent: Arc::default() }
     }
 
-    /// Fetches with the client and the token of a command, until what is returned is dropped.
+    /// Fetches with the client and the token of a command, until the returned guard is dropped.
     #[must_use]
     pub fn lend(&self, client: Client, token: Option<&Token>) -> Lent {
         let access = Arc::new(Access::new(client, &self.endpoint, token));
-        lock(&self.lent).push(access.clone());
+        self.lent.lock().push(access.clone());
         Lent { access, all: self.lent.clone() }
     }
 
     fn access(&self) -> Access {
-        lock(&self.lent).last().map_or_else(|| self.own.clone(), |access| Access::clone(access))
+        self.lent.lock().last().map_or_else(|| self.own.clone(), |access| Access::clone(access))
     }
 }
 
@@ -131,7 +127,7 @@ fn web_error(error: &HttpError) -> WebError {
             return WebError::Busy { why, retry_after };
         }
         if DENIED.contains(&status) {
-            return WebError::Denied(format!("{why}; it wants a token that may read this"));
+            return WebError::Denied(format!("{why}; a token with read access is needed"));
         }
     }
     if error.is_transient() { WebError::Unreachable(why) } else { WebError::Unfit(why) }
@@ -188,7 +184,7 @@ mod tests {
         Ok(all)
     }
 
-    /// The range that was asked for, from the request's header.
+    /// The requested range, from the header.
     fn asked_range(asked: &Asked) -> Range<usize> {
         let text = asked.headers()["range"].to_str().unwrap().strip_prefix("bytes=").unwrap();
         let (first, last) = text.split_once('-').unwrap();
@@ -197,8 +193,9 @@ mod tests {
 
     fn files(asked: &Asked) -> Response {
         let partial = |range: Range<usize>, total: u64| {
-            let said = format!("bytes {}-{}/{total}", range.start, range.end - 1);
-            (StatusCode::PARTIAL_CONTENT, [("content-range", said)], file()[range].to_vec()).into_response()
+            let content_range = format!("bytes {}-{}/{total}", range.start, range.end - 1);
+            (StatusCode::PARTIAL_CONTENT, [("content-range", content_range)], file()[range].to_vec())
+                .into_response()
         };
         let refusal = |status: StatusCode| (status, [("retry-after", "7")]).into_response();
         match asked.uri().path() {
@@ -209,7 +206,7 @@ mod tests {
             "/short" => file()[..100].to_vec().into_response(),
             "/busy" => refusal(StatusCode::TOO_MANY_REQUESTS),
             "/away" => refusal(StatusCode::SERVICE_UNAVAILABLE),
-            "/ill" => refusal(StatusCode::INTERNAL_SERVER_ERROR),
+            "/faulty" => refusal(StatusCode::INTERNAL_SERVER_ERROR),
             "/range" => refusal(StatusCode::RANGE_NOT_SATISFIABLE),
             "/gated" => refusal(StatusCode::FORBIDDEN),
             "/private" => refusal(StatusCode::UNAUTHORIZED),
@@ -224,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_part_asked_for_comes_also_from_the_start_of_a_whole() {
+    async fn requested_part_is_cut_out_of_a_whole_file() {
         let base = serve(files).await;
         let good = fetch(&base, "good", 1_500_000..2_500_000).await.unwrap();
         assert!(good == file()[1_500_000..2_500_000]);
@@ -233,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_the_part_asked_for_is_not_taken() {
+    async fn other_bytes_than_requested_are_refused() {
         let base = serve(files).await;
         for (path, reason) in [
             ("whole", "is not sent in parts"),
@@ -250,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failures_are_told_apart() {
+    async fn failures_are_distinguished() {
         let base = serve(files).await;
         for path in ["busy", "away"] {
             let error = fetch(&base, path, 0..10).await.unwrap_err();
@@ -261,7 +258,7 @@ mod tests {
             let error = fetch(&base, path, 0..10).await.unwrap_err();
             assert!(matches!(error, WebError::Denied(_)), "{path}: {error:?}");
         }
-        let error = fetch(&base, "ill", 0..10).await.unwrap_err();
+        let error = fetch(&base, "faulty", 0..10).await.unwrap_err();
         assert!(matches!(error, WebError::Unreachable(_)), "{error:?}");
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let error = fetch(&format!("http://{closed}/"), "x", 0..10).await.unwrap_err();
@@ -269,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_token_is_for_the_hub_alone() {
+    async fn token_is_sent_to_the_hub_only() {
         let (hub, other) = (serve(files).await, serve(files).await);
         let token = Token::new("hf_secret").unwrap();
         for (base, expected) in [(&hub, "Bearer hf_secret"), (&other, "")] {

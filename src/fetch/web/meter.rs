@@ -1,4 +1,4 @@
-//! How fast bytes come.
+//! The rate at which bytes come.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// Bytes came.
+    /// Records bytes that came.
     pub(super) fn add(&mut self, bytes: u64, now: Instant) {
         self.rate = self.rate(now);
         match self.second {
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_that_of_the_last_whole_second() {
+    fn rate_covers_the_last_whole_second() {
         let (start, tenth) = (Instant::now(), Duration::from_millis(100));
         let mut meter = Meter::default();
         for i in 0..30 {

@@ -1,25 +1,24 @@
 //! The web as the seed of last resort: pieces over HTTP where peers do not deliver them.
 //!
 //! Peers come first. A piece is fetched over HTTP when it was wanted for `PATIENCE` and no peer of its torrent sent
-//! anything in that time, or when a reader waited that long for it, whatever peers send. Once the web was needed, it is
-//! asked at once for as long as no peer is connected.
+//! anything in that time, or when a reader waited that long for it, even if peers send other pieces. Once the web was
+//! needed, it is asked immediately for as long as no peer is connected.
 //!
 //! What always holds:
 //! - A piece is verified against its hash before the engine gets it, and the engine verifies it again, stores it and
 //!   seeds it like any other. Pieces whose hashes are not known are not fetched.
-//! - A piece is under way once. A request ends when nobody claims any of its pieces, when its torrent leaves the engine,
-//!   and when `Fetch` is dropped or stopped: what stands for it in the state is the only thing that keeps it alive.
+//! - A piece is under way once. A request ends when none of its pieces is claimed, when its torrent leaves the engine, and
+//!   when `Fetch` is dropped or stopped: its task ends when its entry in the state is dropped.
 //! - Requests, and the bytes that they and the engine hold in memory, are bounded for each torrent and for the node.
-//! - A server that fails is left alone for growing pauses; one that sent wrong bytes, for the rest of the run.
+//! - A server that fails is skipped for growing pauses; one that sent wrong bytes, for the rest of the run.
 //!
-//! Parts: `sources` (addresses and their health), `look` (the policy: what to ask for next), `plan` (merging),
-//! `requests` (what is under way: part of the one state), `shared` (what bounds them), `run` (one request), `http` (the
-//! real web), `meter`.
+//! Parts: `sources` (addresses and their health), `choose` (the policy: the next request), `merge` (of pieces), `requests`
+//! (under way, in the state), `shared` (their limits), `run` (one request), `http` (the real web), `meter`.
 
+mod choose;
 mod http;
-mod look;
+mod merge;
 mod meter;
-mod plan;
 mod requests;
 mod run;
 mod shared;
@@ -37,47 +36,47 @@ use url::Url;
 
 pub use http::{HttpSource, Lent};
 pub(super) use requests::TransferWeb;
-pub(super) use run::{Job, run};
+pub(super) use run::{PieceDownload, run};
 pub(super) use shared::WebShared;
 
-/// How long peers have to themselves: connecting and a first piece take well under a second where peers are good, and a
-/// person who waits for a file notices more than this.
+/// How long only peers are asked: connecting and a first piece take well under a second where peers are good, and a person
+/// who waits for a file notices more than this.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The least that is asked for where so much is missing, in bytes: below it the time a request takes to be answered
-/// weighs more than its bytes do.
+/// The least length of a request where so much is missing, in bytes: below it, the latency of the response costs more time
+/// than its bytes.
 const MIN_REQUEST: u64 = 1 << 20;
 
-/// The most that one request asks for, unless a piece is longer, in bytes: so that a failure or a reader who goes costs
-/// little, and several requests share the work.
+/// The greatest length of a request, unless a piece is longer, in bytes: so a failed or cancelled request costs little, and
+/// several requests share the work.
 const MAX_REQUEST: u64 = 16 << 20;
 
-/// Requests at a time for one torrent. One connection seldom fills the line, and more than a few are rude.
+/// Requests at a time for one torrent. One connection seldom fills the line, and more than a few burden the server.
 const PER_TORRENT: usize = 4;
 
 /// Requests at a time for the node.
 const PER_NODE: usize = 8;
 
-/// So many of a torrent's requests, and twice as many of the node's, are kept for readers: whole files take their time.
+/// So many of a torrent's requests, and twice as many of the node's, are kept for readers: whole files are less urgent.
 const FOR_READERS: usize = 1;
 
 /// The most bytes of pieces that are on their way through this process, in blocks of 16 KiB: one piece of the greatest
 /// length.
 const MEMORY_BLOCKS: usize = (128 << 20) / (16 << 10);
 
-/// How long a server may take to begin its answer, redirects and all.
+/// How long a server may take to begin its response, redirects included.
 const OPEN_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long a server may take for the next 16 KiB.
+/// How long the next 16 KiB of a response may take.
 const BLOCK_WITHIN: Duration = Duration::from_secs(20);
 
-/// How often the engine may refuse a piece before it is no longer fetched over HTTP.
+/// How often the engine may refuse a piece before the piece is no longer fetched over HTTP.
 const MAX_REFUSED: u32 = 3;
 
-/// Bytes of a file to ask for.
+/// A request for bytes of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebRequest {
-    /// Where the file is.
+    /// The address of the file.
     pub url: String,
     /// The bytes wanted; never empty.
     pub range: Range<u64>,
@@ -85,44 +84,44 @@ pub struct WebRequest {
     pub file_len: u64,
 }
 
-/// The bytes asked for, as they come, from the first one on. It may go on after the last.
+/// The requested bytes, as they come, from the first one on. More bytes may follow the last.
 pub type WebBody = BoxStream<'static, Result<Bytes, WebError>>;
 
-/// Why bytes did not come over HTTP. The texts are for people, and name the address.
+/// Why bytes did not come over HTTP. The texts are for people, and contain the address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WebError {
-    /// The server cannot be reached, has trouble, or the transfer ended in the middle.
+    /// The server cannot be reached, has an internal fault, or the transfer ended early.
     #[error("{0}")]
     Unreachable(String),
-    /// The server has too much to do.
+    /// The server is overloaded.
     #[error("{why}")]
     Busy {
-        /// What it said.
+        /// The response, for people.
         why: String,
-        /// When it wants to be asked again.
+        /// The pause that it asks for.
         retry_after: Option<Duration>,
     },
-    /// The server wants other credentials.
+    /// The server needs other credentials.
     #[error("{0}")]
     Denied(String),
-    /// The server does not have this file, or not as it should be, or does not send parts of it.
+    /// The server does not have this file, has another version of it, or does not send parts of it.
     #[error("{0}")]
     Unfit(String),
-    /// The bytes were wrong.
+    /// The bytes do not match their hash.
     #[error("{0}")]
     Lied(String),
 }
 
 /// Fetches bytes over HTTP.
 pub trait WebSource: Send + Sync + 'static {
-    /// Asks a server. Dropping the future or the body ends the transfer.
+    /// Sends the request. Dropping the future or the body ends the transfer.
     fn open(&self, request: WebRequest) -> BoxFuture<'static, Result<WebBody, WebError>>;
 }
 
-/// What `Fetch` needs for the web.
+/// What `Fetch` needs to use the web.
 #[derive(Clone)]
 pub struct WebSettings {
-    /// Fetches.
+    /// Sends the requests.
     pub source: Arc<dyn WebSource>,
     /// The address of the hub.
     pub endpoint: Url,

@@ -1,4 +1,4 @@
-//! What is under way over HTTP: the web's part of the one state.
+//! Requests over HTTP that are under way.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -8,44 +8,63 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use super::look::{Found, Look};
+use super::choose::{Choices, NextRequest, RequestPlan};
 use super::meter::Meter;
-use super::shared::Slot;
+use super::shared::{Slot, WebShared};
 use super::sources::Sources;
-use super::{FOR_READERS, Job, MIN_REQUEST, PER_TORRENT, WebError, WebRequest, WebSettings};
-use crate::fetch::handed::Source;
-use crate::fetch::state::{Command, State};
-use crate::fetch::wants::ClaimId;
+use super::{FOR_READERS, MIN_REQUEST, PER_TORRENT, PieceDownload, WebError, WebRequest, WebSettings};
+use crate::fetch::effects::{Effects, EngineCommand};
+use crate::fetch::handed::HandedFrom;
+use crate::fetch::transfer::Transfer;
+use crate::fetch::transfers::AllTransfers;
+use crate::fetch::wants::{ClaimId, Wants};
 use crate::model::{InfoHash, Manifest, PieceHashes, PieceIndex};
+
+/// After this many requests without a whole piece, the bytes of the next one do not count as progress.
+const MAX_FAILED: u32 = 8;
+
+/// The shortest time between two choices of requests for one torrent: with small pieces, much happens in one second.
+const CHOOSE_EVERY: Duration = Duration::from_millis(10);
 
 /// One request. Dropping it ends it.
 #[derive(Debug)]
-struct Running {
+struct RunningRequest {
     id: ClaimId,
     source: usize,
     file: usize,
-    /// The pieces that are still to come.
+    /// The pieces that have not come.
     rest: Range<u32>,
-    /// Those that somebody wanted when it began.
+    /// The pieces that were claimed when it began.
     wanted: HashSet<u32>,
     _slot: Slot,
     /// The task ends when this is dropped.
     _end: oneshot::Sender<()>,
 }
 
-/// The web's part of one torrent, where it has one.
+impl RunningRequest {
+    /// Whether one of its pieces is claimed; or, where all pieces claimed at its begin have come, whether the remaining
+    /// pieces are few.
+    fn is_needed(&self, wants: &Wants, piece_length: u32) -> bool {
+        let rest = || self.rest.clone();
+        let bytes = u64::from(self.rest.end - self.rest.start) * u64::from(piece_length);
+        rest().any(|piece| wants.is_claimed(piece))
+            || (bytes <= MIN_REQUEST && !rest().any(|piece| self.wanted.contains(&piece)))
+    }
+}
+
+/// The requests of one torrent whose manifest names addresses on the web.
 #[derive(Debug)]
 pub(in crate::fetch) struct TransferWeb {
     pub(super) sources: Sources,
-    /// Known once it was added.
+    /// Known once the torrent was added.
     pub(super) hashes: Option<Arc<PieceHashes>>,
-    requests: Vec<Running>,
+    requests: Vec<RunningRequest>,
     /// How often the engine refused a piece.
     pub(super) refused: HashMap<u32, u32>,
-    /// Nobody delivered when it was last needed, and nobody has come since.
+    /// No peer was connected when the last request began, and none has come since.
     pub(super) alone: bool,
-    /// When it was last looked at.
-    looked: Option<Instant>,
+    /// When requests were last chosen.
+    chosen: Option<Instant>,
     /// When the clock next matters.
     next: Option<Instant>,
     received: u64,
@@ -57,7 +76,7 @@ pub(in crate::fetch) struct TransferWeb {
 }
 
 impl TransferWeb {
-    /// For a torrent whose manifest says where its files are on the web.
+    /// None where the manifest names no address.
     pub(in crate::fetch) fn of(manifest: &Manifest, settings: Option<&WebSettings>) -> Option<Self> {
         let sources = Sources::of(manifest, &settings?.endpoint)?;
         Some(Self {
@@ -66,7 +85,7 @@ impl TransferWeb {
             requests: Vec::new(),
             refused: HashMap::new(),
             alone: false,
-            looked: None,
+            chosen: None,
             next: None,
             received: 0,
             meter: Meter::default(),
@@ -75,8 +94,7 @@ impl TransferWeb {
         })
     }
 
-    /// The torrent was added, and these hashes are known.
-    pub(in crate::fetch) fn knows(&mut self, hashes: Arc<PieceHashes>) {
+    pub(in crate::fetch) fn set_hashes(&mut self, hashes: Arc<PieceHashes>) {
         self.hashes = Some(hashes);
     }
 
@@ -91,12 +109,12 @@ impl TransferWeb {
         *self.refused.entry(piece).or_default() += 1;
     }
 
-    /// The engine has not judged a piece that came over HTTP.
-    pub(in crate::fetch) fn was_not_judged(&mut self) {
-        self.trouble = Some("the engine does not take in what came over HTTP".to_owned());
+    /// The engine has not verified a piece that came over HTTP.
+    pub(in crate::fetch) fn was_not_verified(&mut self) {
+        self.trouble = Some("the engine does not accept pieces that came over HTTP".to_owned());
     }
 
-    /// A peer is here or sent something: it has its time again.
+    /// A peer is connected or sent something: the web is asked again only after its time.
     pub(in crate::fetch) fn not_alone(&mut self) {
         self.alone = false;
     }
@@ -106,91 +124,73 @@ impl TransferWeb {
         self.next
     }
 
-    /// Bytes received over HTTP, and how many a second.
+    /// Bytes received over HTTP, and bytes per second.
     pub(in crate::fetch) fn figures(&self, now: Instant) -> (u64, u64) {
         (self.received, self.meter.rate(now))
     }
 
-    /// Whether a piece was asked for.
+    /// Whether a piece is being requested.
     pub(super) fn is_under_way(&self, piece: u32) -> bool {
         self.requests.iter().any(|r| r.rest.contains(&piece))
     }
 
-    fn running(&mut self, id: ClaimId) -> Option<&mut Running> {
-        self.requests.iter_mut().find(|r| r.id == id)
+    fn set_next(&mut self, next: Option<Instant>, effects: &mut Effects) {
+        self.next = next;
+        next.into_iter().for_each(|next| effects.wake_by(next));
     }
 }
 
-/// So many requests without a whole piece, and the bytes of the next no longer count as progress.
-const MAX_FAILED: u32 = 8;
-
-/// How long after one look the next comes at the earliest: with small pieces, much happens in one second.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-impl State {
-    /// Ends requests that nobody needs, and begins those that are due.
-    pub(in crate::fetch) fn ask_the_web(&mut self, ih: InfoHash, now: Instant) {
-        self.end_needless_requests(ih);
-        let Some(web) = self.transfers.get_mut(&ih).and_then(|t| t.web.as_mut()) else { return };
-        if let Some(next) = web.looked.map(|at| at + LOOK_EVERY).filter(|&next| next > now) {
+impl WebShared {
+    /// Ends requests of a torrent that are not needed, and begins those that are due.
+    pub(in crate::fetch) fn request(&mut self, transfer: &mut Transfer, effects: &mut Effects) {
+        let now = effects.now;
+        let piece_length = transfer.revision.layout.piece_length();
+        let Some(web) = &mut transfer.web else { return };
+        web.requests.retain(|request| request.is_needed(&transfer.wants, piece_length));
+        if let Some(next) = web.chosen.map(|at| at + CHOOSE_EVERY).filter(|&next| next > now) {
             web.next = Some(web.next.map_or(next, |at| at.min(next)));
-            return self.look_at(next);
+            return effects.wake_by(next);
         }
-        web.looked = Some(now);
+        web.chosen = Some(now);
         loop {
-            let Some(transfer) = self.transfers.get(&ih) else { return };
-            let Some(web) = &transfer.web else { return };
-            let full = web.requests.len() >= PER_TORRENT;
-            let found = match Look::at(transfer, web, now).filter(|_| transfer.running().is_some() && !full) {
-                Some(look) if transfer.wants.any() => {
-                    let for_readers_only = web.requests.len() >= PER_TORRENT - FOR_READERS;
-                    look.next(&self.web.servers, for_readers_only)
+            let next = self.next_request(transfer, now);
+            let Some(web) = &mut transfer.web else { return };
+            match next {
+                NextRequest::Start(plan) => {
+                    // When a slot is free, the timer runs.
+                    let Some(slot) = self.slot(plan.for_reader) else { return web.set_next(None, effects) };
+                    self.begin(transfer, plan, slot, effects);
                 }
-                _ => Found::Nothing { next: None },
-            };
-            match found {
-                Found::Start { source, url, file, pieces, for_reader } => {
-                    // When one is free, the timer looks again.
-                    let Some(slot) = self.web.slot(for_reader) else {
-                        return self.look_at_the_web(ih, None);
-                    };
-                    self.begin_request(ih, source, url, file, pieces, slot);
-                }
-                Found::Nothing { next } => return self.look_at_the_web(ih, next),
+                NextRequest::None { until } => return web.set_next(until, effects),
             }
         }
     }
 
-    fn look_at_the_web(&mut self, ih: InfoHash, next: Option<Instant>) {
-        let Some(web) = self.transfers.get_mut(&ih).and_then(|t| t.web.as_mut()) else { return };
-        web.next = next;
-        if let Some(next) = next {
-            self.look_at(next);
+    fn next_request(&self, transfer: &Transfer, now: Instant) -> NextRequest {
+        let requests = transfer.web.as_ref().map_or(0, |web| web.requests.len());
+        if requests >= PER_TORRENT || transfer.running().is_none() || !transfer.wants.any() {
+            return NextRequest::None { until: None };
+        }
+        match Choices::at(transfer, now) {
+            Some(choices) => choices.next(&self.servers, requests >= PER_TORRENT - FOR_READERS),
+            None => NextRequest::None { until: None },
         }
     }
 
-    fn begin_request(
-        &mut self,
-        ih: InfoHash,
-        source: usize,
-        url: String,
-        file: usize,
-        pieces: Range<u32>,
-        slot: Slot,
-    ) {
-        let id = self.new_id();
-        let memory = self.web.memory.clone();
-        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+    fn begin(&self, transfer: &mut Transfer, plan: RequestPlan, slot: Slot, effects: &mut Effects) {
+        let RequestPlan { source, url, file, pieces, .. } = plan;
+        let info_hash = transfer.info_hash();
         let Some(web) = &mut transfer.web else { return };
         let Some(hashes) = web.hashes.clone() else { return };
+        let id = effects.new_id();
         let span = transfer.revision.layout.spans()[file];
         let piece_length = u64::from(transfer.revision.layout.piece_length());
         let at = |piece: u32| (u64::from(piece - span.first_piece) * piece_length).min(span.len);
         let request = WebRequest { url, range: at(pieces.start)..at(pieces.end), file_len: span.len };
-        tracing::debug!(%ih, url = request.url, range = ?request.range, "Asking the web.");
+        tracing::debug!(%info_hash, url = request.url, range = ?request.range, "requesting pieces over HTTP");
         let (end, ended) = oneshot::channel();
-        let job = Job {
-            ih,
+        let download = PieceDownload {
+            info_hash,
             id,
             file,
             request,
@@ -198,103 +198,80 @@ impl State {
             pieces: pieces.clone(),
             piece_length,
             hashes,
-            memory,
+            memory: self.memory.clone(),
             ended,
         };
-        // Only where peers were given their time: a reader may also have waited beside slow ones.
-        web.alone |= transfer.peers.is_empty();
+        // Only after peers had their time: a reader may also have waited while peers sent slowly.
+        web.alone |= transfer.peers.connected.is_empty();
         let wanted = pieces.clone().filter(|&p| transfer.wants.is_claimed(p)).collect();
-        web.requests.push(Running { id, source, file, rest: pieces, wanted, _slot: slot, _end: end });
-        self.outbox.push_back(Command::Ask(Box::new(job)));
+        web.requests.push(RunningRequest { id, source, file, rest: pieces, wanted, _slot: slot, _end: end });
+        effects.send(EngineCommand::Download(Box::new(download)));
     }
 
-    /// A request goes on while somebody claims one of its pieces; and where all that was wanted of it has come, to
-    /// the end of what was taken along, if that is little.
-    fn end_needless_requests(&mut self, ih: InfoHash) {
-        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
-        let Some(web) = &mut transfer.web else { return };
-        let (wants, layout) = (&transfer.wants, &transfer.revision.layout);
-        web.requests.retain(|request| {
-            let rest = request.rest.clone();
-            if rest.clone().any(|piece| wants.is_claimed(piece)) {
-                return true;
-            }
-            let gone = rest.clone().any(|piece| request.wanted.contains(&piece));
-            let bytes = u64::from(rest.end - rest.start) * u64::from(layout.piece_length());
-            !gone && bytes <= MIN_REQUEST
-        });
-    }
-
-    /// Bytes came over HTTP.
-    pub(super) fn web_bytes_came(&mut self, ih: InfoHash, id: ClaimId, bytes: u64, now: Instant) {
-        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
-        let Some(web) = transfer.web.as_mut().filter(|web| web.requests.iter().any(|r| r.id == id)) else {
-            return;
-        };
-        web.received += bytes;
-        web.meter.add(bytes, now);
-        if web.failed_in_a_row < MAX_FAILED {
-            transfer.progressed(now);
-        }
-    }
-
-    /// A piece came over HTTP and is right: the engine gets it, unless it is here by now.
-    pub(super) fn web_piece_came(
+    /// Records a piece that came over HTTP and matches its hash: the engine gets it, unless it has it by now.
+    pub(super) fn piece_came(
         &mut self,
-        ih: InfoHash,
-        id: ClaimId,
+        transfers: &mut AllTransfers,
+        (info_hash, id): (InfoHash, ClaimId),
         piece: u32,
         bytes: Vec<u8>,
         memory: OwnedSemaphorePermit,
-        now: Instant,
     ) {
-        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+        let Some(transfer) = transfers.all.get_mut(&info_hash) else { return };
         let (Some(engine), Some(web)) = (transfer.running(), &mut transfer.web) else { return };
-        let Some(request) = web.running(id) else { return };
+        let Some(request) = web.requests.iter_mut().find(|r| r.id == id) else { return };
         request.rest.start = piece + 1;
-        let (source, file) = (request.source, request.file);
-        web.sources.delivered(source, file, &mut self.web.servers);
+        web.sources.delivered(request.source, request.file, &mut self.servers);
         web.trouble = None;
         web.failed_in_a_row = 0;
-        self.touched.insert(ih);
+        transfers.effects.mark_changed(info_hash);
         let owner = transfer.revision.layout.owner(PieceIndex(piece));
-        let here = owner.is_none_or(|(file, range)| transfer.revision.contents[file].has(range));
-        if here || transfer.engine_has.contains(piece as usize) {
+        let verified = owner.is_none_or(|(file, range)| transfer.revision.contents[file].has(range));
+        if verified || transfer.engine_has.contains(piece as usize) {
             return;
         }
-        let until = transfer.handed.insert(piece, Source::Web, memory, now);
-        self.outbox.push_back(Command::Give(engine, PieceIndex(piece), bytes));
-        self.look_at(until);
+        let until = transfer.handed.insert(piece, HandedFrom::Web, memory, transfers.effects.now);
+        transfers.effects.send(EngineCommand::Give(engine, PieceIndex(piece), bytes));
+        transfers.effects.wake_by(until);
     }
 
-    /// A request has come to its end.
-    pub(super) fn web_request_ended(
+    /// Records the end of a request.
+    pub(super) fn request_ended(
         &mut self,
-        ih: InfoHash,
-        id: ClaimId,
+        transfers: &mut AllTransfers,
+        (info_hash, id): (InfoHash, ClaimId),
         result: Result<(), WebError>,
-        now: Instant,
     ) {
-        let Some(transfer) = self.transfers.get_mut(&ih) else { return };
+        let Some(transfer) = transfers.all.get_mut(&info_hash) else { return };
         let Some(web) = &mut transfer.web else { return };
         let Some(at) = web.requests.iter().position(|r| r.id == id) else { return };
         let request = web.requests.swap_remove(at);
-        self.touched.insert(ih);
+        transfers.effects.mark_changed(info_hash);
         if let Err(error) = result {
-            tracing::warn!(%ih, %error, "The web did not deliver.");
-            web.sources.failed(request.source, request.file, &error, &mut self.web.servers, now);
+            tracing::warn!(%info_hash, %error, "a request over HTTP failed");
+            web.sources.failed(
+                request.source,
+                request.file,
+                &error,
+                &mut self.servers,
+                transfers.effects.now,
+            );
             web.failed_in_a_row = web.failed_in_a_row.saturating_add(1);
             web.trouble = Some(error.to_string());
             transfer.last_error = Some(error.to_string());
         }
     }
+}
 
-    /// Looks at all torrents that the web is there for.
-    pub(in crate::fetch) fn ask_the_web_for_all(&mut self, now: Instant) {
-        let all: Vec<InfoHash> =
-            self.transfers.iter().filter(|(_, t)| t.web.is_some()).map(|(ih, _)| *ih).collect();
-        for ih in all {
-            self.ask_the_web(ih, now);
-        }
+/// Records bytes that came over HTTP.
+pub(super) fn bytes_came(transfers: &mut AllTransfers, (info_hash, id): (InfoHash, ClaimId), bytes: u64) {
+    let now = transfers.effects.now;
+    let Some(transfer) = transfers.all.get_mut(&info_hash) else { return };
+    let web = transfer.web.as_mut().filter(|web| web.requests.iter().any(|r| r.id == id));
+    let Some(web) = web else { return };
+    web.received += bytes;
+    web.meter.add(bytes, now);
+    if web.failed_in_a_row < MAX_FAILED {
+        transfer.progressed(now);
     }
 }

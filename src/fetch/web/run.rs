@@ -1,4 +1,4 @@
-//! One request: from asking to the last piece.
+//! One request over HTTP, from its start to the last piece.
 
 use std::ops::Range;
 use std::sync::{Arc, Weak};
@@ -10,21 +10,22 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::requests::bytes_came;
 use super::{BLOCK_WITHIN, OPEN_WITHIN, WebBody, WebError, WebRequest, WebSource};
 use crate::fetch::Fetch;
 use crate::fetch::wants::ClaimId;
 use crate::model::merkle::Hash;
 use crate::model::{BLOCK_LEN, InfoHash, PieceHashes, PieceIndex};
 
-/// How often bytes that came are told, so that those who wait know that something comes.
-const TELL_EVERY: Duration = Duration::from_millis(500);
+/// How often bytes that came are reported, so that the deadlines of reads are postponed.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
 
 const BLOCK: usize = BLOCK_LEN as usize;
 
-/// What is to be done.
+/// A request for pieces of one file.
 #[derive(Debug)]
-pub(in crate::fetch) struct Job {
-    pub ih: InfoHash,
+pub(in crate::fetch) struct PieceDownload {
+    pub info_hash: InfoHash,
     /// The request's name in the state.
     pub id: ClaimId,
     pub file: usize,
@@ -35,80 +36,97 @@ pub(in crate::fetch) struct Job {
     pub pieces: Range<u32>,
     pub piece_length: u64,
     pub hashes: Arc<PieceHashes>,
-    /// What bounds the bytes in memory, in blocks.
+    /// Bounds the bytes in memory, in blocks.
     pub memory: Arc<Semaphore>,
-    /// Fails when nobody wants it any more.
+    /// Ends with an error when the request is no longer needed.
     pub ended: oneshot::Receiver<()>,
 }
 
-/// Runs a request to its end, or until nobody wants it any more.
-pub(in crate::fetch) async fn run(fetch: Weak<Fetch>, source: Arc<dyn WebSource>, mut job: Job) {
-    let ended = std::mem::replace(&mut job.ended, oneshot::channel().1);
-    let (ih, id) = (job.ih, job.id);
+/// Runs a request to its end, or until it is no longer needed.
+pub(in crate::fetch) async fn run(
+    fetch: Weak<Fetch>,
+    source: Arc<dyn WebSource>,
+    mut download: PieceDownload,
+) {
+    let ended = std::mem::replace(&mut download.ended, oneshot::channel().1);
+    let request = (download.info_hash, download.id);
     let result = tokio::select! {
         biased;
         _ = ended => return,
-        result = fetch_pieces(&fetch, &*source, job) => result,
+        result = fetch_pieces(&fetch, &*source, download) => result,
     };
     if let Some(fetch) = fetch.upgrade() {
-        fetch.with(|state, now| state.web_request_ended(ih, id, result, now));
+        fetch.with(|state| state.web.request_ended(&mut state.transfers, request, result));
     }
 }
 
-async fn fetch_pieces(fetch: &Weak<Fetch>, source: &dyn WebSource, job: Job) -> Result<(), WebError> {
-    let url = &job.request.url;
-    let opened = timeout(OPEN_WITHIN, source.open(job.request.clone())).await;
+async fn fetch_pieces(
+    fetch: &Weak<Fetch>,
+    source: &dyn WebSource,
+    download: PieceDownload,
+) -> Result<(), WebError> {
+    let url = &download.request.url;
+    let opened = timeout(OPEN_WITHIN, source.open(download.request.clone())).await;
     let body = opened.map_err(|_| {
         WebError::Unreachable(format!("{url} did not answer within {} s", OPEN_WITHIN.as_secs()))
     })??;
-    let mut incoming =
-        Incoming { body, rest: Bytes::new(), fetch, ih: job.ih, id: job.id, untold: 0, told: Instant::now() };
-    let result = take_pieces(&mut incoming, &job).await;
-    incoming.tell();
+    let mut incoming = Incoming {
+        body,
+        rest: Bytes::new(),
+        fetch,
+        request: (download.info_hash, download.id),
+        unreported: 0,
+        reported: Instant::now(),
+    };
+    let result = receive_pieces(&mut incoming, &download).await;
+    incoming.report();
     result
 }
 
-async fn take_pieces(incoming: &mut Incoming<'_>, job: &Job) -> Result<(), WebError> {
-    let url = &job.request.url;
-    let mut at = job.request.range.start;
-    for piece in job.pieces.clone() {
-        let len = job.piece_length.min(job.request.range.end - at);
+async fn receive_pieces(incoming: &mut Incoming<'_>, download: &PieceDownload) -> Result<(), WebError> {
+    let url = &download.request.url;
+    let mut at = download.request.range.start;
+    for piece in download.pieces.clone() {
+        let len = download.piece_length.min(download.request.range.end - at);
         at += len;
         let blocks = u32::try_from(len.div_ceil(BLOCK_LEN)).unwrap_or(u32::MAX);
         // The semaphore is never closed.
-        let Ok(memory) = job.memory.clone().acquire_many_owned(blocks).await else { return Ok(()) };
+        let Ok(memory) = download.memory.clone().acquire_many_owned(blocks).await else { return Ok(()) };
         let (bytes, leaves) = incoming.piece(len as usize, url).await?;
-        let number = PieceIndex(piece - job.first_piece);
-        match job.hashes.fits(job.file, number, leaves) {
+        let number = PieceIndex(piece - download.first_piece);
+        match download.hashes.fits(download.file, number, leaves) {
             Some(true) => {}
             Some(false) => {
-                return Err(WebError::Lied(format!("{url} has other bytes than the manifest says")));
+                return Err(WebError::Lied(format!("{url} sent bytes that do not match the manifest")));
             }
             None => return Ok(()),
         }
-        incoming.tell();
+        incoming.report();
         let Some(fetch) = incoming.fetch.upgrade() else { return Ok(()) };
-        fetch.with(|state, now| state.web_piece_came(job.ih, job.id, piece, bytes, memory, now));
+        let request = incoming.request;
+        fetch.with(|state| {
+            state.web.piece_came(&mut state.transfers, request, piece, bytes, memory);
+        });
     }
     Ok(())
 }
 
-/// The bytes of an answer.
+/// The bytes of a response.
 struct Incoming<'a> {
     body: WebBody,
-    /// Came, and not used yet.
+    /// Received, and not used yet.
     rest: Bytes,
     fetch: &'a Weak<Fetch>,
-    ih: InfoHash,
-    id: ClaimId,
-    untold: u64,
-    told: Instant,
+    request: (InfoHash, ClaimId),
+    /// Bytes.
+    unreported: u64,
+    reported: Instant,
 }
 
 impl Incoming<'_> {
     /// The next `len` bytes, and the hashes of their blocks.
     async fn piece(&mut self, len: usize, url: &str) -> Result<(Vec<u8>, Vec<Hash>), WebError> {
-        // It grows as bytes come, not before.
+        // Without a capacity: a server that sends nothing costs no memory.
         let mut bytes = Vec::new();
         let mut leaves = Vec::new();
         while bytes.len() < len {
@@ -124,9 +142,9 @@ impl Incoming<'_> {
                     let next = timeout_at(until, self.body.next()).await.map_err(slow)?;
                     let ended = || WebError::Unreachable(format!("{url} sent less than it was asked for"));
                     self.rest = next.ok_or_else(ended)??;
-                    self.untold += self.rest.len() as u64;
-                    if self.told.elapsed() >= TELL_EVERY {
-                        self.tell();
+                    self.unreported += self.rest.len() as u64;
+                    if self.reported.elapsed() >= REPORT_EVERY {
+                        self.report();
                     }
                 }
                 let part = self.rest.split_to(self.rest.len().min(begin + block - bytes.len()));
@@ -137,11 +155,11 @@ impl Incoming<'_> {
         Ok((bytes, leaves))
     }
 
-    fn tell(&mut self) {
-        self.told = Instant::now();
-        let bytes = std::mem::take(&mut self.untold);
+    fn report(&mut self) {
+        self.reported = Instant::now();
+        let bytes = std::mem::take(&mut self.unreported);
         if let Some(fetch) = self.fetch.upgrade().filter(|_| bytes > 0) {
-            fetch.with(|state, now| state.web_bytes_came(self.ih, self.id, bytes, now));
+            fetch.with(|state| bytes_came(&mut state.transfers, self.request, bytes));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the requests of all torrents share: how many there may be, and how much they may hold.
+//! The limits of the requests of all torrents: their number, and the bytes that they hold.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::sources::Servers;
 use super::{FOR_READERS, MEMORY_BLOCKS, PER_NODE};
 
-/// What all torrents share.
+/// The limits, and the servers that asked for a pause.
 #[derive(Debug)]
 pub(in crate::fetch) struct WebShared {
     slots: Arc<Semaphore>,
-    /// Bytes on their way to the engine, in blocks: from the web, and cached ones that are proved.
+    /// Bytes on their way to the engine, in blocks: from the web, and cached bytes that are being proved.
     pub(in crate::fetch) memory: Arc<Semaphore>,
     pub(super) servers: Servers,
-    /// Wakes the timer task, which looks who can use a slot that became free.
+    /// Wakes the timer task, which uses a slot that became free.
     freed: Arc<Notify>,
 }
 
@@ -24,7 +24,7 @@ impl WebShared {
         Self { slots: Arc::new(slots), memory: Arc::new(memory), servers: Servers::default(), freed }
     }
 
-    /// A slot, if one is free: of the last ones readers get each.
+    /// A slot, if one is free. The last slots are for readers.
     pub(super) fn slot(&self, for_reader: bool) -> Option<Slot> {
         if !for_reader && self.slots.available_permits() <= 2 * FOR_READERS {
             return None;

@@ -19,7 +19,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// The longest pause that a server may ask for. The hub counts requests over five minutes.
 const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
-/// How long something that failed is left alone.
+/// A growing pause after failures.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pause {
     failures: u32,
@@ -34,7 +34,7 @@ impl Pause {
     }
 }
 
-/// Servers that said when they want to be asked again, by origin: for all torrents of the node.
+/// Servers that asked for a pause, by origin: for all torrents of the node.
 #[derive(Debug, Default)]
 pub(in crate::fetch) struct Servers(HashMap<String, Pause>);
 
@@ -56,49 +56,48 @@ impl Servers {
 
 /// One address.
 #[derive(Debug)]
-struct Source {
+struct WebAddress {
     seed: WebSeed,
     origin: String,
     /// It sent wrong bytes.
     lied: bool,
     pause: Pause,
-    /// Files that it does not have, or not rightly.
+    /// Files that it does not have, or has in another form.
     unfit: HashMap<usize, Pause>,
 }
 
 /// The addresses of one torrent, the preferred one first.
 #[derive(Debug)]
 pub(super) struct Sources {
-    all: Vec<Source>,
+    all: Vec<WebAddress>,
     files: usize,
 }
 
-/// Where a file can be asked for.
+/// Whether some address has a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Choice {
-    /// At the source of this number, under this address.
-    Ask(usize, String),
-    /// Nowhere before then.
-    Wait(Instant),
-    /// Nowhere.
+pub(super) enum Availability {
+    /// The source of this index can be asked now, under this address.
+    Now(usize, String),
+    /// No source can be asked before this time.
+    Later(Instant),
     Never,
 }
 
 impl Sources {
-    /// Those of a manifest; none where it has none.
+    /// The addresses of a manifest; none where it has none.
     pub(super) fn of(manifest: &Manifest, endpoint: &Url) -> Option<Self> {
         let source = |seed: WebSeed| {
             let origin = Url::parse(&seed.to_string()).ok()?.origin().ascii_serialization();
             let (pause, unfit) = (Pause::default(), HashMap::new());
-            Some(Source { seed, origin, lied: false, pause, unfit })
+            Some(WebAddress { seed, origin, lied: false, pause, unfit })
         };
-        let all: Vec<Source> =
+        let all: Vec<WebAddress> =
             web_seed::of_manifest(manifest, endpoint).into_iter().filter_map(source).collect();
         (!all.is_empty()).then_some(Self { all, files: manifest.files.len() })
     }
 
-    /// Where the file at `path`, number `file` of the manifest, is to be asked for.
-    pub(super) fn choose(&self, file: usize, path: &str, servers: &Servers, now: Instant) -> Choice {
+    /// The first source that can be asked for the file at `path`, with index `file` in the manifest.
+    pub(super) fn choose(&self, file: usize, path: &str, servers: &Servers, now: Instant) -> Availability {
         let mut earliest: Option<Instant> = None;
         for (i, source) in self.all.iter().enumerate().filter(|(_, source)| !source.lied) {
             let Some(url) = source.seed.file_url(path, self.files) else { continue };
@@ -108,14 +107,14 @@ impl Sources {
                 servers.until(&source.origin),
             ];
             match pauses.into_iter().flatten().max().filter(|&until| until > now) {
-                None => return Choice::Ask(i, url),
+                None => return Availability::Now(i, url),
                 Some(until) => earliest = Some(earliest.map_or(until, |at| at.min(until))),
             }
         }
-        earliest.map_or(Choice::Never, Choice::Wait)
+        earliest.map_or(Availability::Never, Availability::Later)
     }
 
-    /// A piece of a file came from a source, and was right.
+    /// A piece of a file came from a source and matched its hash.
     pub(super) fn delivered(&mut self, source: usize, file: usize, servers: &mut Servers) {
         if let Some(source) = self.all.get_mut(source) {
             source.pause = Pause::default();
@@ -136,7 +135,7 @@ impl Sources {
         let Some(source) = self.all.get_mut(source) else { return };
         match error {
             WebError::Unreachable(_) => source.pause.failed(now, Duration::ZERO),
-            // Somebody has to do something about it first.
+            // The user or the server's owner has to act first.
             WebError::Denied(_) => source.pause.failed(now, LONGEST_PAUSE / 5),
             WebError::Busy { retry_after, .. } => servers.busy(&source.origin, *retry_after, now),
             WebError::Unfit(_) => source.unfit.entry(file).or_default().failed(now, Duration::ZERO),
@@ -160,12 +159,12 @@ mod tests {
         Sources::of(&manifest, &ENDPOINT.parse().unwrap()).unwrap()
     }
 
-    fn ask(i: usize, url: &str) -> Choice {
-        Choice::Ask(i, url.to_owned())
+    fn ask(i: usize, url: &str) -> Availability {
+        Availability::Now(i, url.to_owned())
     }
 
     #[test]
-    fn a_server_that_fails_is_left_for_growing_pauses_and_the_next_one_asked() {
+    fn failed_server_is_skipped_for_growing_pauses() {
         let (mut sources, mut servers) = (sources(&["http://x/", "http://y/"]), Servers::default());
         let mut now = Instant::now();
         let down = WebError::Unreachable("gone".to_owned());
@@ -177,30 +176,30 @@ mod tests {
         }
         sources.failed(0, 0, &down, &mut servers, now);
         sources.failed(1, 0, &down, &mut servers, now);
-        assert_eq!(sources.choose(0, "a", &servers, now), Choice::Wait(now + FIRST_PAUSE));
+        assert_eq!(sources.choose(0, "a", &servers, now), Availability::Later(now + FIRST_PAUSE));
         sources.delivered(0, 0, &mut servers);
         assert_eq!(sources.choose(0, "a", &servers, now), ask(0, "http://x/a"));
     }
 
     #[test]
-    fn a_missing_file_does_not_shut_out_the_others() {
+    fn missing_file_does_not_exclude_other_files() {
         let (mut sources, mut servers) = (sources(&["http://x/"]), Servers::default());
         let now = Instant::now();
         sources.failed(0, 0, &WebError::Unfit("404".to_owned()), &mut servers, now);
-        assert_eq!(sources.choose(0, "a", &servers, now), Choice::Wait(now + FIRST_PAUSE));
+        assert_eq!(sources.choose(0, "a", &servers, now), Availability::Later(now + FIRST_PAUSE));
         assert_eq!(sources.choose(1, "b", &servers, now), ask(0, "http://x/b"));
     }
 
     #[test]
-    fn a_liar_is_not_asked_again() {
+    fn server_of_wrong_bytes_is_not_asked_again() {
         let (mut sources, mut servers) = (sources(&["http://x/"]), Servers::default());
         let now = Instant::now();
         sources.failed(0, 0, &WebError::Lied("other bytes".to_owned()), &mut servers, now);
-        assert_eq!(sources.choose(1, "b", &servers, now + LONGEST_PAUSE), Choice::Never);
+        assert_eq!(sources.choose(1, "b", &servers, now + LONGEST_PAUSE), Availability::Never);
     }
 
     #[test]
-    fn a_busy_server_is_left_alone_by_all_torrents_for_as_long_as_it_asks() {
+    fn busy_server_is_skipped_by_all_torrents_as_long_as_it_asks() {
         let (mut one, mut servers) = (sources(&["http://x/1/", "http://x:81/1/"]), Servers::default());
         let other = sources(&["http://x/2/"]);
         let now = Instant::now();
@@ -211,15 +210,15 @@ mod tests {
         one.failed(0, 0, &busy(40), &mut servers, now);
         assert_eq!(one.choose(0, "a", &servers, now), ask(1, "http://x:81/1/a"));
         let until = now + Duration::from_secs(40);
-        assert_eq!(other.choose(0, "a", &servers, now), Choice::Wait(until));
+        assert_eq!(other.choose(0, "a", &servers, now), Availability::Later(until));
         assert_eq!(other.choose(0, "a", &servers, until), ask(0, "http://x/2/a"));
         one.failed(0, 0, &busy(u64::MAX), &mut servers, now);
-        assert_eq!(other.choose(0, "a", &servers, now), Choice::Wait(now + LONGEST_ASKED));
+        assert_eq!(other.choose(0, "a", &servers, now), Availability::Later(now + LONGEST_ASKED));
     }
 
     #[test]
-    fn an_address_of_one_file_serves_no_torrent_of_two() {
+    fn address_of_one_file_serves_no_torrent_of_two() {
         let (sources, servers) = (sources(&["http://x/a"]), Servers::default());
-        assert_eq!(sources.choose(0, "a", &servers, Instant::now()), Choice::Never);
+        assert_eq!(sources.choose(0, "a", &servers, Instant::now()), Availability::Never);
     }
 }

@@ -74,7 +74,7 @@ fn changes(node: Weak<Node>) -> impl IntoResponse {
 async fn figures(State(node): State<Weak<Node>>) -> Result<Response, ErrorResponse> {
     let node = alive(&node)?;
     let (status, store) = (node.status(), node.library.store.clone());
-    let cache = blocking::cancellable(move |_| Ok(store.cache_usage()?)).await;
+    let cache = blocking::cancellable(move |_| Ok(store.cache().usage()?)).await;
     let cache = cache.inspect_err(|e| tracing::warn!(error = %e, "could not measure the cache")).ok();
     let text = metrics::render(status, cache)
         .map_err(|e| NodeError::Internal(format!("the figures cannot be written: {e}")))?;

@@ -21,7 +21,7 @@ pub(in crate::node) async fn adopt(
     dest: &Path,
     progress: &(impl Fn(GetProgress) + Send + Sync),
 ) -> Result<(), NodeError> {
-    let found = node.library.store.unverified(revision, dest);
+    let found = node.library.store.placed().unverified(revision, dest);
     if found.is_empty() {
         return Ok(());
     }
@@ -32,7 +32,7 @@ pub(in crate::node) async fn adopt(
     let adopting = on_store(node, revision, turn, move |store, revision| {
         let progress = |bytes| counter.send_modify(|done| *done += bytes);
         let watch = Watch { progress: &progress, cancel: &cancel };
-        store.adopt(revision, &found, &dest, &store.layers(&revision.manifest)?, watch)
+        store.placed().adopt(revision, &found, &dest, &store.torrents.layers(&revision.manifest)?, watch)
     });
     tokio::pin!(adopting);
     loop {

@@ -211,8 +211,8 @@ async fn get_as_known_now(
     let (to, which) = (dest.clone(), files.clone());
     let staging = on_store(node, &revision, &turn, move |store, revision| {
         // Before anything is downloaded.
-        store.check_vacant(revision, &which, &to)?;
-        store.stage(revision, &to)
+        store.staging().check_vacant(revision, &which, &to)?;
+        store.staging().stage(revision, &to)
     });
     staging.await?;
     let here = |files: &[usize]| -> u64 { files.iter().map(|&i| revision.contents[i].cached_bytes()).sum() };
@@ -221,8 +221,9 @@ async fn get_as_known_now(
     });
     if let Err(refusal) = permitted {
         let to = dest.clone();
-        let removing =
-            on_store(node, &revision, &turn, move |store, revision| store.unstage_empty(revision, &to));
+        let removing = on_store(node, &revision, &turn, move |store, revision| {
+            store.staging().unstage_empty(revision, &to)
+        });
         if let Err(error) = removing.await {
             tracing::warn!(%error, %model, "could not remove an empty staging directory");
         }
@@ -241,8 +242,8 @@ async fn get_as_known_now(
     let publishing = on_store(node, &revision, &turn, move |store, revision| {
         let kept = store.publish(revision, &which, &to)?;
         // Files of a mirror without its large files that are not part of the model belong to no model.
-        if whole && store.is_own(&revision.manifest.model_ref(), &to) {
-            store.clear_laid_out(&revision.manifest.model_ref())?;
+        if whole && store.dirs.is_own(&revision.manifest.model_ref(), &to) {
+            store.partial_mirrors().clear(&revision.manifest.model_ref())?;
         }
         Ok(kept)
     });

@@ -48,10 +48,10 @@ pub(super) async fn local_copies(
             if files.is_empty() {
                 continue;
             }
-            let layers = library.store.layers(&manifest)?;
+            let layers = library.store.torrents.layers(&manifest)?;
             for ((sha256, size), file) in files {
                 let Some(root) = file.pieces_root else { continue };
-                let Some((path, stamp, ours)) = library.store.find_file(&root, size) else {
+                let Some((path, stamp, ours)) = library.store.placed().find(&root, size) else {
                     continue;
                 };
                 // The hashes belong to the verified file, not to a file that has replaced it since.

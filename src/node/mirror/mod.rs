@@ -21,7 +21,7 @@ use crate::mirror::{self, FileProgress, ProgressBoard, Snapshot};
 use crate::model::{InfoHash, Manifest, ModelName, ModelRef, license, manifest};
 use crate::nofollow;
 use crate::store::StoreError;
-use crate::store::vacant::Standing;
+use crate::store::vacant::ExistingFile;
 use job::MirrorJob;
 use publish::MirroredModel;
 
@@ -165,7 +165,7 @@ pub(super) async fn run(
         skip_lfs: request.skip_lfs,
         have: &|file| local.find(file),
         parallel: PARALLEL,
-        min_free: if node.library.store.is_beside_cache(&job.staging) {
+        min_free: if node.library.store.is_on_cache_disk(&job.staging) {
             node.library.config.cache.min_free
         } else {
             0
@@ -188,7 +188,9 @@ async fn check_vacant(
     let (node, job, snapshot) = (node.clone(), job.clone(), snapshot.clone());
     blocking::cancellable(move |cancel| {
         let paths = snapshot.files.iter().map(|file| file.path.as_str());
-        for Standing { index, path, len } in node.library.store.standing(&job.model, &job.dest, paths)? {
+        for ExistingFile { index, path, len } in
+            node.library.store.staging().existing(&job.model, &job.dest, paths)?
+        {
             let file = &snapshot.files[index];
             let read = || nofollow::read(&path).and_then(|bytes| file.identity.is_of(len, bytes));
             if cancel.load(Ordering::Relaxed) {
@@ -217,7 +219,7 @@ fn mirrored_before(
             && known.signed_by() == node.library.trust.own().filter(|_| request.sign)
             && (known.license.is_some() || request.license.is_none())
     });
-    Ok(known.filter(|known| node.library.store.stands_whole_at(known, &job.dest)))
+    Ok(known.filter(|known| node.library.store.placed().has_all(known, &job.dest)))
 }
 
 fn still_mirrored(

@@ -128,9 +128,9 @@ impl MirroredModel {
             library.seal(&mut manifest, self.request.sign)?;
             library.trust.claim(&manifest.name, manifest.publisher)?;
             let store = &library.store;
-            store.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
+            store.torrents.save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&piece_layers)))?;
             let stamps: Vec<Stamp> = metadata.iter().map(Stamp::of).collect();
-            store.record_own(&manifest, &tree, &stamps)?;
+            store.placed().record_own(&manifest, &tree, &stamps)?;
             Ok((self, Ready { tree, manifest: Arc::new(manifest), rule, warnings }))
         })
         .await
@@ -154,7 +154,7 @@ impl MirroredModel {
         let library = &self.node.library;
         let all: Vec<usize> = (0..new.contents.len()).collect();
         let kept = library.store.publish(new, &all, &self.job.dest)?;
-        library.store.retire(new, tree)?;
+        library.store.placed().retire(new, tree)?;
         // Before any peer learns of the model.
         library.sharing.set(&self.job.model, rule)?;
         library.enter_own_state(&new.manifest)?;
@@ -168,7 +168,7 @@ impl MirroredModel {
         blocking::cancellable(move |_| {
             let _until_done = (&self.turn, self.node.lock.clone());
             let paths: Vec<&str> = downloaded.hashes.keys().map(String::as_str).collect();
-            self.node.library.store.lay_out(&downloaded.dir, &self.job.model, &paths)?;
+            self.node.library.store.partial_mirrors().lay_out(&downloaded.dir, &self.job.model, &paths)?;
             self.job.clear()
         })
         .await
@@ -195,6 +195,6 @@ pub(super) async fn finish(
 /// Deletes files of a mirror without large files that are not part of the model, and the staging directory. An
 /// interrupted call is repeated by the next mirror. Blocks.
 fn clear_up(library: &Library, job: &MirrorJob) -> Result<(), NodeError> {
-    library.store.clear_laid_out(&job.model)?;
+    library.store.partial_mirrors().clear(&job.model)?;
     job.clear()
 }

@@ -1,16 +1,16 @@
-//! Tests that the store waits for the disk as often for many files as for a few.
+//! Tests that the number of waits for the disk does not grow with the number of files.
 
-use super::lifecycle::{all, published};
+use super::models::{all, published};
 use super::*;
 
-/// How often `work` waits for the disk.
+/// The number of times that `work` waits for the disk.
 fn flushes<T>(work: impl FnOnce() -> T) -> (usize, T) {
     let before = fsutil::FLUSHES.get();
     let done = work();
     (fsutil::FLUSHES.get() - before, done)
 }
 
-/// More than what a publication or a sync of one file takes, and less than one for each of the files here.
+/// More waits than a publication or a sync of one file needs, and fewer than one for each file of these tests.
 const BOUND: usize = 40;
 const FILES: u32 = 300;
 
@@ -24,7 +24,7 @@ fn listed<'a>(names: &'a [String], data: &'a [[u8; 4]]) -> Vec<(&'a str, &'a [u8
 }
 
 #[test]
-fn a_publication_waits_for_the_disk_a_bounded_number_of_times() {
+fn publication_waits_for_the_disk_few_times() {
     let home = home();
     let store = home.store();
     let (names, data) = many();
@@ -35,7 +35,7 @@ fn a_publication_waits_for_the_disk_a_bounded_number_of_times() {
         fs::create_dir_all(home.paths.cache().join(hex::encode([byte]))).unwrap();
     }
     let (dest, second) = (home.dir.path().join("out"), home.dir.path().join("second"));
-    let (count, ()) = flushes(|| store.stage(&revision, &dest).unwrap());
+    let (count, ()) = flushes(|| store.staging().stage(&revision, &dest).unwrap());
     assert!(count < BOUND, "staging: {count}");
     for (content, bytes) in revision.contents.iter().zip(&data) {
         arrive(content, bytes, 0..4);
@@ -43,11 +43,11 @@ fn a_publication_waits_for_the_disk_a_bounded_number_of_times() {
     for dest in [&dest, &second] {
         let (count, _) = flushes(|| store.publish(&revision, &all(&revision), dest).unwrap());
         assert!(count < BOUND, "{}: {count}", dest.display());
-        assert_eq!(published(dest), lifecycle::expected(&files));
+        assert_eq!(published(dest), models::expected(&files));
     }
     drop((revision, store));
     let store = home.store();
-    assert!(store.stands_whole_at(&manifest("o/m", &files), &dest));
+    assert!(store.placed().has_all(&manifest("o/m", &files), &dest));
 }
 
 #[test]
@@ -63,11 +63,11 @@ fn files_read_through_the_cache_are_published_with_few_waits() {
     let dest = home.dir.path().join("out");
     let (count, _) = flushes(|| store.publish(&revision, &all(&revision), &dest).unwrap());
     assert!(count < BOUND, "{count}");
-    assert_eq!(store.cache_usage().unwrap(), 0);
+    assert_eq!(store.cache().usage().unwrap(), 0);
 }
 
 #[test]
-fn a_sync_of_many_new_files_waits_for_the_disk_a_bounded_number_of_times() {
+fn sync_of_many_new_files_waits_for_the_disk_few_times() {
     let home = home();
     let (names, data) = many();
     let files = listed(&names, &data);
@@ -79,13 +79,13 @@ fn a_sync_of_many_new_files_waits_for_the_disk_a_bounded_number_of_times() {
     let (count, ()) = flushes(|| store.sync().unwrap());
     assert!(count < BOUND, "{count}");
     let (count, ()) = flushes(|| store.sync().unwrap());
-    assert_eq!(count, 0, "nothing is new");
-    // After a power cut, all is there.
+    assert_eq!(count, 0, "no byte is new");
+    // After a power cut no byte is lost.
     drop((revision, store));
     let store = Store::open_in_boot(&home.paths, [9; 16]).unwrap();
     let revision = store.revision(manifest("o/m", &files)).unwrap();
     assert!(revision.is_complete());
-    // What is taken back does not return.
+    // Removed blocks do not return.
     for content in &revision.contents {
         content.mark_missing(0..4).unwrap();
     }

@@ -1,8 +1,10 @@
 //! Tests of the store as its users see it.
 #![allow(clippy::single_range_in_vec_init)]
 
+mod eviction;
 mod flushes;
-mod lifecycle;
+mod models;
+mod publishing;
 mod records;
 mod removing;
 mod scheduler;
@@ -10,16 +12,19 @@ mod tending;
 mod unproved;
 mod verify;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 use sha2::Digest as _;
 
+use super::placement::PlacedEntry;
 use super::*;
 use crate::model::{BLOCK_LEN, FileEntry};
 
-/// A base directory, and manifests whose pieces roots are made up: the store never hashes.
+/// A base directory. The manifests of these tests have made-up pieces roots, because the store does not hash.
 pub(super) struct Home {
     pub dir: tempfile::TempDir,
     pub paths: Paths,
@@ -55,7 +60,7 @@ pub(super) fn bytes(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|i| (i / 7) as u8 ^ (i / 4096) as u8 ^ seed).collect()
 }
 
-/// Does what the engine does: writes, then tells.
+/// Does what the engine does: writes bytes, then reports them.
 pub(super) fn arrive(content: &Content, bytes: &[u8], range: Range<u64>) {
     let path = content.path();
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -83,7 +88,7 @@ fn write_files(dir: &Path, files: &[(&str, &[u8])]) {
 }
 
 #[test]
-fn verified_blocks_are_readable_others_are_not_and_pieces_are_counted_whole() {
+fn only_verified_blocks_are_readable() {
     let home = home();
     let (a, b) = (bytes(200_000, 1), bytes(70_000, 2));
     let revision = home.store().revision(manifest("o/m", &[("a", &a), ("b", &b), ("e", &[])])).unwrap();
@@ -104,7 +109,7 @@ fn verified_blocks_are_readable_others_are_not_and_pieces_are_counted_whole() {
 }
 
 #[test]
-fn bytes_written_to_where_a_content_was_do_not_count() {
+fn bytes_written_to_an_old_path_do_not_count() {
     let home = home();
     let a = bytes(50_000, 1);
     let store = home.store();
@@ -112,8 +117,8 @@ fn bytes_written_to_where_a_content_was_do_not_count() {
     let content = &revision.contents[0];
     let moves = content.moves();
     assert!(content.mark_verified_at(0..16_384, moves).unwrap());
-    // The data itself is gone from under us: nothing is left to stage.
-    store.stage(&revision, &home.dir.path().join("out")).unwrap();
+    // There is no data file to stage.
+    store.staging().stage(&revision, &home.dir.path().join("out")).unwrap();
     assert!(!content.mark_verified_at(16_384..32_768, moves).unwrap());
     assert_eq!(content.cached_bytes(), 0);
     arrive(content, &a, 0..50_000);
@@ -133,7 +138,7 @@ fn equal_files_are_one_content_within_and_across_models() {
 }
 
 #[test]
-fn each_model_has_its_own_directory_although_files_are_shared() {
+fn models_with_common_files_have_own_directories() {
     let home = home();
     let store = home.store();
     let (a, b) = (bytes(100_000, 1), bytes(50_000, 2));
@@ -142,24 +147,24 @@ fn each_model_has_its_own_directory_although_files_are_shared() {
     let dirs = ["one", "two"].map(|name| home.dir.path().join(name));
     for (name, files, dir) in [("o/one", one, &dirs[0]), ("o/two", two, &dirs[1])] {
         write_files(dir, files);
-        store.record_placement(&manifest(name, files), dir).unwrap();
+        store.placed().record(&manifest(name, files), dir).unwrap();
     }
-    let own_place = |name, files| store.own_place(&store.revision(manifest(name, files)).unwrap());
-    assert_eq!(own_place("o/one", one).as_ref(), Some(&dirs[0]));
-    assert_eq!(own_place("o/two", two).as_ref(), Some(&dirs[1]));
+    let own_dir = |name, files| store.placed().own_dir(&store.revision(manifest(name, files)).unwrap());
+    assert_eq!(own_dir("o/one", one).as_ref(), Some(&dirs[0]));
+    assert_eq!(own_dir("o/two", two).as_ref(), Some(&dirs[1]));
     // A copy in the models directory comes first.
     let below_models = home.paths.models.join("o/two");
     write_files(&below_models, two);
-    store.record_placement(&manifest("o/two", two), &below_models).unwrap();
-    assert_eq!(own_place("o/two", two).as_ref(), Some(&below_models));
+    store.placed().record(&manifest("o/two", two), &below_models).unwrap();
+    assert_eq!(own_dir("o/two", two).as_ref(), Some(&below_models));
     std::fs::remove_file(below_models.join("empty")).unwrap();
-    assert_eq!(own_place("o/two", two).as_ref(), Some(&dirs[1]), "a directory without all files is none");
+    assert_eq!(own_dir("o/two", two).as_ref(), Some(&dirs[1]), "an incomplete directory does not count");
     std::fs::remove_file(dirs[1].join("license")).unwrap();
-    assert_eq!(own_place("o/two", two), None);
+    assert_eq!(own_dir("o/two", two), None);
 }
 
 #[test]
-fn a_liar_about_a_length_does_not_touch_the_honest_bytes() {
+fn false_length_does_not_change_the_right_content() {
     let home = home();
     let store = home.store();
     let a = bytes(100_000, 1);
@@ -184,7 +189,7 @@ fn files_shared_in_place_count_while_they_look_as_recorded() {
     let store = home.store();
     let early = store.revision(manifest.clone()).unwrap();
     assert!(!early.is_complete());
-    store.record_placement(&manifest, &dir).unwrap();
+    store.placed().record(&manifest, &dir).unwrap();
     assert!(early.is_complete(), "a revision held from before moves to the placed files");
     assert_eq!(early.contents[0].moves(), 1);
     drop((early, store));
@@ -196,19 +201,19 @@ fn files_shared_in_place_count_while_they_look_as_recorded() {
     assert_eq!(revision.contents[2].read(5..15).unwrap().unwrap(), &files[2].1[5..15]);
     assert!(revision.contents[0].open_for_passthrough().is_some());
 
-    // Edited while it is held: nothing of it is handed out any more, and nothing is written into it.
+    // Edited while it is in use: its bytes are no longer returned, and no byte is written to it.
     fs::write(dir.join("sub/b"), bytes(20_000, 3)).unwrap();
     assert!(revision.contents[2].read(5..15).is_err());
     assert_eq!(revision.contents[2].read(5..15).unwrap(), None);
     assert!(revision.contents[2].path().starts_with(home.paths.cache()));
-    // Edited while nobody looked.
+    // Edited while no store was open.
     fs::write(dir.join("a"), bytes(50_000, 3)).unwrap();
     drop((revision, store));
     assert_eq!(home.store().revision(manifest).unwrap().cached_bytes(), 0);
 }
 
 #[test]
-fn a_link_that_is_exchanged_after_sharing_is_not_followed() {
+fn link_exchanged_after_sharing_is_not_followed() {
     use std::os::unix::fs::symlink;
     let home = home();
     let top = fs::canonicalize(home.dir.path()).unwrap();
@@ -222,20 +227,20 @@ fn a_link_that_is_exchanged_after_sharing_is_not_followed() {
     let store = home.store();
     let stamps = [&target, &dir.join("b")].map(|path| Stamp::at(path).unwrap());
     let targets = HashMap::from([("a".to_owned(), target.clone())]);
-    store.record_placement_as(&manifest, &dir, &stamps, &targets).unwrap();
+    store.placed().record_as(&manifest, &dir, &stamps, &targets).unwrap();
     let revision = store.revision(manifest.clone()).unwrap();
     assert!(revision.is_complete());
     assert_eq!(revision.contents[0].place().0, target);
     assert_eq!(revision.contents[0].place().1.unwrap().0, stamps[0]);
 
-    // The link is not read any more.
+    // The link is no longer read.
     fs::remove_file(dir.join("a")).unwrap();
     symlink(&secret, dir.join("a")).unwrap();
     drop((revision, store));
     let store = home.store();
     let revision = store.revision(manifest.clone()).unwrap();
     assert_eq!(revision.contents[0].read(0..50_000).unwrap().unwrap(), a);
-    // What stands where it led, or above, is not followed either.
+    // A link at its old target, or at the file, is not followed either.
     fs::rename(&target, top.join("moved")).unwrap();
     symlink(top.join("moved"), &target).unwrap();
     fs::rename(dir.join("b"), top.join("b")).unwrap();
@@ -246,14 +251,14 @@ fn a_link_that_is_exchanged_after_sharing_is_not_followed() {
 }
 
 #[test]
-fn own_bytes_behind_a_link_that_was_put_there_are_lost_and_not_handed_out() {
+fn cached_file_replaced_by_a_link_is_lost() {
     use std::os::unix::fs::symlink;
     let home = home();
     let (a, other) = (bytes(50_000, 1), bytes(50_000, 2));
     let store = home.store();
     let revision = store.revision(manifest("o/m", &[("a", &a)])).unwrap();
     arrive(&revision.contents[0], &a, 0..16_384);
-    store.stage(&revision, &home.dir.path().join("out")).unwrap();
+    store.staging().stage(&revision, &home.dir.path().join("out")).unwrap();
     let path = revision.contents[0].path();
     fs::write(home.dir.path().join("other"), &other).unwrap();
     fs::remove_file(&path).unwrap();
@@ -264,7 +269,7 @@ fn own_bytes_behind_a_link_that_was_put_there_are_lost_and_not_handed_out() {
 }
 
 #[test]
-fn a_file_that_changed_between_hashing_and_recording_does_not_count() {
+fn file_changed_after_hashing_does_not_count() {
     let home = home();
     let dir = home.dir.path().join("mine");
     let files: &[(&str, &[u8])] = &[("a", &bytes(50_000, 1))];
@@ -273,12 +278,12 @@ fn a_file_that_changed_between_hashing_and_recording_does_not_count() {
     fs::write(dir.join("a"), bytes(50_001, 1)).unwrap();
     let store = home.store();
     let manifest = manifest("o/m", files);
-    store.record_placement_as(&manifest, &dir, &[stamp], &HashMap::new()).unwrap();
+    store.placed().record_as(&manifest, &dir, &[stamp], &HashMap::new()).unwrap();
     assert!(!store.revision(manifest).unwrap().is_complete());
 }
 
 #[test]
-fn a_missing_or_short_cache_file_loses_only_what_it_lacks() {
+fn short_cache_file_loses_only_the_missing_bytes() {
     let home = home();
     let a = bytes(200_000, 1);
     let manifest = manifest("o/m", &[("a", &a)]);
@@ -293,13 +298,13 @@ fn a_missing_or_short_cache_file_loses_only_what_it_lacks() {
     let store = home.store();
     let content = store.revision(manifest.clone()).unwrap().contents[0].clone();
     assert_eq!(content.missing_ranges(0..200_000), [98_304..200_000]);
-    // The file grows again: what was cut off is a hole now, even to one who asks the map files anew.
+    // The file grows again: the cut part is a hole now, also after the map files are read again.
     arrive(&content, &a, 196_608..200_000);
     drop((content, store));
     let store = home.store();
     let content = store.revision(manifest.clone()).unwrap().contents[0].clone();
     assert_eq!(content.missing_ranges(0..200_000), [98_304..196_608]);
-    // Cut while it is held: the read that finds it out fails, later ones say that the bytes are missing.
+    // Cut while it is in use: the first read fails, later reads report that the bytes are missing.
     fs::File::options().write(true).open(&path).unwrap().set_len(40_000).unwrap();
     assert!(content.read(50_000..60_000).is_err());
     assert_eq!(content.read(50_000..60_000).unwrap(), None);
@@ -310,7 +315,7 @@ fn a_missing_or_short_cache_file_loses_only_what_it_lacks() {
 }
 
 #[test]
-fn who_has_no_lock_brings_no_map_back_that_an_eviction_has_shrunk() {
+fn process_without_the_lock_restores_no_map() {
     let home = home();
     let a = bytes(50_000, 1);
     let manifest = manifest("o/m", &[("a", &a)]);
@@ -320,7 +325,7 @@ fn who_has_no_lock_brings_no_map_back_that_an_eviction_has_shrunk() {
     store.sync().unwrap();
     let maps = || [mapfile::live_path(&content.path()), mapfile::synced_path(&content.path())];
     let before = maps().map(|path| fs::read(path).unwrap());
-    // In the middle of something that another process does.
+    // In the middle of an operation of another process.
     fs::File::options().write(true).open(content.path()).unwrap().set_len(20_000).unwrap();
     let reader = Store::open_as(&home.paths, BOOT, false).unwrap();
     assert_eq!(reader.revision(manifest.clone()).unwrap().cached_bytes(), 16_384);
@@ -357,8 +362,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Whatever happens, nothing that is not verified is handed out; a kill loses nothing that was marked, a power
-    /// cut nothing that was synced.
+    /// Bytes that are not verified are never returned; a kill loses no marked block, a power cut no synced block.
     #[test]
     fn survives_kills_and_power_cuts(ops in ops()) {
         const LEN: usize = 300_001;
@@ -383,7 +387,7 @@ proptest! {
                     let span = from as u64 * BLOCK_LEN..((from + n) as u64 * BLOCK_LEN).min(LEN as u64);
                     if span.is_empty() { continue }
                     content.mark_missing(span.clone()).unwrap();
-                    // What was given back may be overwritten at once.
+                    // The file may be overwritten there immediately.
                     if let Ok(file) = fs::File::options().write(true).open(content.path()) {
                         file.write_all_at(&vec![0xee; (span.end - span.start) as usize], span.start).unwrap();
                     }

@@ -1,4 +1,4 @@
-//! Tests of the records of placed files: what a kill or a power cut leaves of them, and what a change costs.
+//! Tests of the records of placed files: after a kill or a power cut, and the cost of a change.
 
 use super::*;
 use crate::model::InfoHash;
@@ -23,8 +23,8 @@ enum Op {
     Stage(usize),
     Unstage(usize),
     Forget,
-    /// The process dies while it writes the last change: this part of its bytes is there, in percent, and then zeros or
-    /// nothing.
+    /// The process dies while it writes the last change: this part of its bytes was written, in percent, and then zeros or
+    /// no byte.
     Cut {
         percent: usize,
         zeros: bool,
@@ -84,7 +84,7 @@ fn change(records: &Placements, manifest: &Manifest, op: &Op) {
     done.unwrap();
 }
 
-/// All that the index has, however it is ordered.
+/// All files of the index, sorted.
 fn indexed(records: &Placements) -> Vec<(ContentKey, Vec<String>)> {
     let mut all: Vec<_> = (0..100).map(|file| (key(file), records.indexed(&key(file)))).collect();
     all.iter_mut().for_each(|(_, files)| files.sort());
@@ -93,8 +93,8 @@ fn indexed(records: &Placements) -> Vec<(ContentKey, Vec<String>)> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
-    /// A change that was reported is found by the next process. A change that was cut is found whole or not at all, and
-    /// hides none that come after it. The index says at any time what a process that has just started would say.
+    /// The next process finds every reported change. It finds a change that was cut either whole or not at all, and all changes
+    /// after it. The index is always equal to that of a process that has just started.
     #[test]
     fn records_survive_kills_and_power_cuts(ops in proptest::collection::vec(op(), 1..60)) {
         let home = home();
@@ -109,7 +109,7 @@ proptest! {
             match op {
                 Op::Cut { percent, zeros } => {
                     let after = (fs::read(&path).ok(), records.record(&of));
-                    // What replaces a file is there whole or not at all; what is appended may be there in part.
+                    // A replaced file is written whole or not at all; appended bytes may be written in part.
                     let (Some(old), Some(new)) = (&before.0, &after.0) else { continue };
                     if !new.starts_with(old) || new.len() == old.len() { continue }
                     let there = old.len() + (new.len() - old.len()) * percent / 100;
@@ -138,7 +138,7 @@ proptest! {
 }
 
 #[test]
-fn a_record_of_one_line_is_read_in_any_order() {
+fn record_of_one_line_is_read_in_any_order() {
     let home = home();
     drop(home.store());
     let of = manifest("o/m", &[("a", b"a")]).torrent.info_hash;
@@ -154,7 +154,7 @@ fn a_record_of_one_line_is_read_in_any_order() {
 }
 
 #[test]
-fn a_change_of_one_file_writes_no_whole_record() {
+fn change_of_one_file_writes_no_whole_record() {
     let home = home();
     drop(home.store());
     let manifest = manifest("o/m", &[("a", b"a")]);

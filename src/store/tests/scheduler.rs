@@ -1,8 +1,8 @@
 //! All operations of the store against each other, in random order with random pauses around each rename.
 //!
 //! Models that share contents are published, updated, mirrored, removed and evicted, while other threads sync, read,
-//! verify, adopt and look after files, and report files as gone that were renamed. No byte is ever damaged, so no operation may fail, and
-//! no byte of the model that is complete may be lost. An operation that looks at a path outside the lock under which
+//! verify, adopt and check files, and report renamed files as gone. No byte is ever damaged, so no operation may fail, and
+//! no byte of the model that is complete may be lost. An operation that looks up a path outside the lock under which
 //! that path is renamed fails here. `SCHEDULE_SEED` repeats the choices of a run, `SCHEDULE_SECONDS` changes its length.
 
 use std::sync::atomic::AtomicBool;
@@ -41,16 +41,16 @@ impl Model {
         Self { manifest, files, dest: home.paths.models.join(name) }
     }
 
-    /// Gets the model the way `get` does, and publishes what has come.
-    fn get(&self, store: &Store) -> Arc<StoredRevision> {
+    /// Fetches and publishes the model as `get` does.
+    fn get(&self, store: &Arc<Store>) -> Arc<StoredRevision> {
         let revision = self.fetch(store);
         self.publish(store, &revision);
         revision
     }
 
-    fn fetch(&self, store: &Store) -> Arc<StoredRevision> {
+    fn fetch(&self, store: &Arc<Store>) -> Arc<StoredRevision> {
         let revision = store.revision(self.manifest.clone()).unwrap();
-        store.stage(&revision, &self.dest).unwrap();
+        store.staging().stage(&revision, &self.dest).unwrap();
         for (content, (_, bytes)) in revision.contents.iter().zip(&self.files) {
             while !content.is_complete() {
                 let ((path, _), moves) = (content.place(), content.moves());
@@ -77,7 +77,7 @@ struct Run {
     states: [Model; 2],
     other: Model,
     mirrored: Model,
-    /// The state of the first model of which every byte has come, and which. None while it is being replaced.
+    /// The number of the complete state of the first model, and its revision. None while it is being replaced.
     complete: Mutex<Option<(usize, Arc<StoredRevision>)>>,
     over: AtomicBool,
     until: Instant,
@@ -93,7 +93,7 @@ impl Drop for Ends<'_> {
 }
 
 impl Run {
-    fn goes_on(&self) -> bool {
+    fn continues(&self) -> bool {
         !self.over.load(Ordering::Relaxed) && Instant::now() < self.until
     }
 
@@ -101,7 +101,7 @@ impl Run {
         of.iter().map(|model| model.manifest.clone()).collect()
     }
 
-    /// Runs `check` on the complete state; what it finds counts only if that state was not replaced meanwhile.
+    /// Runs `check` on the complete state; the result counts only if that state was not replaced in the meantime.
     fn while_complete<T>(&self, check: impl FnOnce(&Model, &StoredRevision) -> T) -> Option<T> {
         let (state, revision) = self.complete.lock().clone()?;
         let found = check(&self.states[state], &revision);
@@ -109,10 +109,10 @@ impl Run {
         now.filter(|(_, now)| Arc::ptr_eq(now, &revision)).map(|_| found)
     }
 
-    /// `get --update`, again and again, and the removal of what the former state has left.
+    /// `get --update`, repeatedly, and the removal of the files of the former state.
     fn update(&self, _: &mut fastrand::Rng) {
         for round in 0.. {
-            if !self.goes_on() {
+            if !self.continues() {
                 return;
             }
             let state = &self.states[round % 2];
@@ -121,28 +121,28 @@ impl Run {
             *self.complete.lock() = Some((round % 2, revision.clone()));
             state.publish(&self.store, &revision);
             let (present, model) = (&state.manifest, state.manifest.model_ref());
-            let others = self.manifests(&[state, &self.other, &self.mirrored]);
+            let rest = self.manifests(&[state, &self.other, &self.mirrored]);
             let present_hash = present.torrent.info_hash;
-            for former in self.store.former(&model, &present_hash, Some(&state.dest)).unwrap() {
-                self.store.clear_former(&former, present, &state.dest, &others).unwrap();
+            for former in self.store.former_states().list(&model, &present_hash, Some(&state.dest)).unwrap() {
+                self.store.former_states().clear(&former, present, &state.dest, &rest).unwrap();
             }
             assert!(revision.is_complete(), "bytes were lost");
-            assert!(self.store.stands_whole_at(present, &state.dest), "the record was lost");
+            assert!(self.store.placed().has_all(present, &state.dest), "the record was lost");
         }
     }
 
     fn get_and_remove(&self, _: &mut fastrand::Rng) {
-        while self.goes_on() {
+        while self.continues() {
             let revision = self.other.get(&self.store);
             assert!(revision.is_complete(), "bytes were lost");
-            let others = self.manifests(&[&self.states[0], &self.states[1], &self.mirrored]);
-            self.store.forget(&revision, &others).unwrap();
+            let rest = self.manifests(&[&self.states[0], &self.states[1], &self.mirrored]);
+            self.store.forget(&revision, &rest).unwrap();
         }
     }
 
     fn mirror_and_remove(&self, _: &mut fastrand::Rng) {
         let tree = self.home.dir.path().join("tree");
-        while self.goes_on() {
+        while self.continues() {
             let mut stamps = Vec::new();
             for (path, bytes) in &self.mirrored.files {
                 let path = tree.join(path);
@@ -150,40 +150,40 @@ impl Run {
                 fs::write(&path, bytes).unwrap();
                 stamps.push(Stamp::at(&path).unwrap());
             }
-            self.store.record_own(&self.mirrored.manifest, &tree, &stamps).unwrap();
+            self.store.placed().record_own(&self.mirrored.manifest, &tree, &stamps).unwrap();
             let revision = self.store.revision(self.mirrored.manifest.clone()).unwrap();
             let all: Vec<usize> = (0..FILES).collect();
             self.store.publish(&revision, &all, &self.mirrored.dest).unwrap();
-            self.store.retire(&revision, &tree).unwrap();
+            self.store.placed().retire(&revision, &tree).unwrap();
             fs::remove_dir_all(&tree).unwrap();
             assert!(revision.is_complete(), "bytes were lost");
-            let others = self.manifests(&[&self.states[0], &self.states[1], &self.other]);
-            self.store.forget(&revision, &others).unwrap();
+            let rest = self.manifests(&[&self.states[0], &self.states[1], &self.other]);
+            self.store.forget(&revision, &rest).unwrap();
         }
     }
 
     fn sync(&self, _: &mut fastrand::Rng) {
-        while self.goes_on() {
+        while self.continues() {
             self.store.sync().unwrap();
         }
     }
 
-    /// Reads a cached model and evicts it; all else is in use.
+    /// Reads a cached model and evicts it; all other contents are in use.
     fn evict(&self, _: &mut fastrand::Rng) {
         let mut files = files((200..200 + FILES).map(|seed| seed as u8));
         let revision = self.store.revision(named("o/cached", &mut files)).unwrap();
         let ours: Vec<PiecesRoot> = revision.contents.iter().filter_map(|content| content.root()).collect();
-        while self.goes_on() {
+        while self.continues() {
             for (content, (_, bytes)) in revision.contents.iter().zip(&files) {
                 arrive(content, bytes, 0..LEN as u64);
                 assert_eq!(content.read(0..10).unwrap().as_deref(), Some(&bytes[..10]));
             }
-            self.store.evict(u64::MAX, &|root| !ours.contains(root)).unwrap();
+            self.store.cache().evict(u64::MAX, &|root| !ours.contains(root)).unwrap();
         }
     }
 
     fn read(&self, rng: &mut fastrand::Rng) {
-        while self.goes_on() {
+        while self.continues() {
             let (at, from) = (rng.usize(..FILES), rng.usize(..LEN - 100));
             let read = self.while_complete(|model, revision| {
                 let read = revision.contents[at].read(from as u64..from as u64 + 100);
@@ -196,41 +196,41 @@ impl Run {
     }
 
     fn verify(&self, rng: &mut fastrand::Rng) {
-        while self.goes_on() {
+        while self.continues() {
             let at = rng.usize(..FILES);
             let found = self.while_complete(|model, revision| {
                 let known = crate::model::PieceHashes::new(model.manifest.clone(), PieceLayers::default());
                 self.store.verify(revision, at, &known, UNWATCHED)
             });
             if let Some(found) = found {
-                assert_eq!(found.unwrap().damaged, [], "a file that was renamed was taken for damaged");
+                assert_eq!(found.unwrap().damaged, [], "a renamed file was reported as damaged");
             }
         }
     }
 
     fn adopt(&self, rng: &mut fastrand::Rng) {
-        while self.goes_on() {
+        while self.continues() {
             let state = &self.states[rng.usize(..2)];
             let revision = self.store.revision(state.manifest.clone()).unwrap();
-            let mut files = self.store.unverified(&revision, &state.dest);
-            // Another process may have listed them a while ago.
+            let mut files = self.store.placed().unverified(&revision, &state.dest);
+            // A list of another process may be older.
             files.push(rng.usize(..FILES));
             let layers = PieceLayers::default();
-            self.store.adopt(&revision, &files, &state.dest, &layers, UNWATCHED).unwrap();
+            self.store.placed().adopt(&revision, &files, &state.dest, &layers, UNWATCHED).unwrap();
         }
     }
 
     fn tend(&self, _: &mut fastrand::Rng) {
-        while self.goes_on() {
-            for place in self.store.recorded_places() {
-                self.store.tend(&place, 0, usize::MAX, &|_| false);
+        while self.continues() {
+            for place in self.store.placed().all() {
+                self.store.placed().check(&place, 0, usize::MAX, &|_| false);
             }
         }
     }
 
-    /// What the engine reports of a path that it was given some time ago.
+    /// Reports a file as gone, as the engine does for a path that it received earlier.
     fn report_gone(&self, rng: &mut fastrand::Rng) {
-        while self.goes_on() {
+        while self.continues() {
             let state = &self.states[rng.usize(..2)];
             let revision = self.store.revision(state.manifest.clone()).unwrap();
             let content = &revision.contents[rng.usize(..FILES)];
@@ -246,12 +246,12 @@ impl Run {
 type Work = fn(&Run, &mut fastrand::Rng);
 
 #[test]
-fn operations_of_the_store_lose_nothing_to_each_other() {
+fn concurrent_operations_lose_no_bytes() {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
     let seed = number("SCHEDULE_SEED").unwrap_or_else(|| fastrand::u64(..));
     let seconds = number("SCHEDULE_SECONDS").unwrap_or(6);
     println!("SCHEDULE_SEED={seed}");
-    // Some files are in all models, some in the two that are removed again and again.
+    // Some files are in all models, some in the two that are removed repeatedly.
     let shared = |n: u8, every: u8, own: u8| match n {
         n if n % every == 0 => n,
         n if n % 5 == 0 => n + 230,
@@ -268,7 +268,7 @@ fn operations_of_the_store_lose_nothing_to_each_other() {
             // Half of the files are other ones.
             Model::new(&home, "o/m", all.clone().map(|n| if n % 2 == 0 { n } else { n + 50 })),
         ],
-        // What these share with the first model is not replaced by an update: that would lose it with good reason.
+        // An update does not replace the files that these share with the first model, because it would remove them.
         other: Model::new(&home, "o/other", all.clone().map(|n| shared(n, 4, n + 100))),
         mirrored: Model::new(&home, "o/mirrored", all.map(|n| shared(n, 6, n + 150))),
         complete: Mutex::new(None),

@@ -1,51 +1,52 @@
-//! Tests of files outside the cache that go away, return and change, and of cached files with a wrong length.
+//! Tests of files outside the cache that disappear, return and change, and of cached files with a wrong length.
 
 use std::os::unix::fs::FileExt;
 
 use super::verify::{PIECE, Real, real, rot};
 use super::{BOOT, arrive, bytes, home, manifest};
-use crate::store::tend::{Fault, PlaceId, Tended};
+use crate::store::tend::{CheckedFiles, Fault, PlacedDirId};
 use crate::store::verify::UNWATCHED;
 use crate::store::*;
 
-fn tend(store: &Store) -> Tended {
-    let places = store.recorded_places();
+fn check(store: &Store) -> CheckedFiles {
+    let places = store.placed().all();
     let [place] = places.as_slice() else { panic!("{places:?}") };
-    store.tend(place, 0, usize::MAX, &|_| false)
+    store.placed().check(place, 0, usize::MAX, &|_| false)
 }
 
-/// Has a changed file proved again, as the node does.
+/// Proves a changed file again, as the node does.
 fn prove(store: &Store, real: &Real, revision: &StoredRevision, path: &Path) -> (u64, bool) {
-    let known = store.piece_hashes(&real.manifest, store.layers(&real.manifest).unwrap()).unwrap();
-    store.prove_placed(revision, 0, path, known.layer(0).as_deref(), UNWATCHED).unwrap()
+    let known =
+        store.torrents.piece_hashes(&real.manifest, store.torrents.layers(&real.manifest).unwrap()).unwrap();
+    store.placed().prove(revision, 0, path, known.layer(0).as_deref(), UNWATCHED).unwrap()
 }
 
 #[test]
-fn an_absent_directory_is_withdrawn_and_counts_again_when_it_returns() {
+fn absent_directory_counts_again_when_it_returns() {
     let home = home();
     let (dir, away) = (home.dir.path().join("mine"), home.dir.path().join("away"));
     let real = real(&home, &dir);
     let store = home.store();
-    store.record_placement(&real.manifest, &dir).unwrap();
+    store.placed().record(&real.manifest, &dir).unwrap();
     let revision = store.revision(real.manifest.clone()).unwrap();
-    assert_eq!(tend(&store), Tended::default());
+    assert_eq!(check(&store), CheckedFiles::default());
     fs::rename(&dir, &away).unwrap();
-    // By a look at the directory, or by a read that finds nothing.
+    // Noticed by a check of the directory, or by a read that finds no file.
     for reader in [false, true] {
         if reader {
             revision.contents[0].read(0..10).unwrap_err();
         }
-        let tended = tend(&store);
-        assert!(tended.moved && tended.faulty.iter().all(|file| matches!(file.fault, Fault::Absent(_))));
-        assert_eq!((tended.faulty.len(), revision.cached_bytes()), (2, 0));
-        assert!(!tend(&store).moved);
-        // A daemon that starts meanwhile knows nothing of the files, and finds them later, too.
+        let checked = check(&store);
+        assert!(checked.moved && checked.faulty.iter().all(|file| matches!(file.fault, Fault::Absent(_))));
+        assert_eq!((checked.faulty.len(), revision.cached_bytes()), (2, 0));
+        assert!(!check(&store).moved);
+        // A daemon that starts now does not find the files, and finds them later, too.
         let other = home.store();
         let early = other.revision(real.manifest.clone()).unwrap();
         assert_eq!(early.cached_bytes(), 0);
         fs::rename(&away, &dir).unwrap();
         for (store, revision) in [(&store, &revision), (&other, &early)] {
-            assert_eq!(tend(store), Tended { moved: true, ..Tended::default() });
+            assert_eq!(check(store), CheckedFiles { moved: true, ..CheckedFiles::default() });
             assert!(revision.is_complete());
         }
         assert_eq!(early.contents[0].read(0..300_000).unwrap().unwrap(), real.files[0].1);
@@ -54,31 +55,31 @@ fn an_absent_directory_is_withdrawn_and_counts_again_when_it_returns() {
 }
 
 #[test]
-fn a_changed_file_is_proved_again_and_only_wrong_pieces_are_withdrawn() {
+fn only_wrong_pieces_of_a_changed_file_are_missing() {
     let home = home();
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
     let store = home.store();
-    store.record_placement(&real.manifest, &dir).unwrap();
+    store.placed().record(&real.manifest, &dir).unwrap();
     let revision = store.revision(real.manifest.clone()).unwrap();
     let (content, path) = (&revision.contents[0], fs::canonicalize(&dir).unwrap().join("big"));
     let original = fs::read(&path).unwrap();
     fs::File::options().write(true).open(&path).unwrap().write_all_at(b"!", 2 * PIECE + 5).unwrap();
-    let tended = tend(&store);
-    assert_eq!(tended.faulty.iter().map(|file| file.fault.clone()).collect::<Vec<_>>(), [Fault::Changed]);
-    assert!(tended.moved && content.cached_bytes() == 0);
+    let checked = check(&store);
+    assert_eq!(checked.faulty.iter().map(|file| file.fault.clone()).collect::<Vec<_>>(), [Fault::Changed]);
+    assert!(checked.moved && content.cached_bytes() == 0);
     assert_eq!(prove(&store, &real, &revision, &path), (PIECE, true));
     assert_eq!(content.missing_ranges(0..300_000), [2 * PIECE..3 * PIECE]);
     assert!(content.is_placed());
     assert_eq!(content.read(0..PIECE).unwrap().unwrap(), &original[..PIECE as usize]);
-    assert_eq!(tend(&store).faulty[0].fault, Fault::Damaged(PIECE));
-    // A restart remembers it and reads nothing.
+    assert_eq!(check(&store).faulty[0].fault, Fault::Damaged(PIECE));
+    // After a restart the result is known without reading.
     drop((revision, store));
     let store = home.store();
     let revision = store.revision(real.manifest.clone()).unwrap();
     let content = &revision.contents[0];
     assert_eq!(content.missing_ranges(0..300_000), [2 * PIECE..3 * PIECE]);
-    // A reader of the wrong bytes gets them from a swarm, and the file is not touched.
+    // A reader of the wrong bytes receives them from a swarm, and the file is not changed.
     assert!(!content.make_fetchable(&(0..PIECE)).unwrap());
     assert!(content.make_fetchable(&(2 * PIECE..2 * PIECE + 1)).unwrap());
     assert!(!content.is_placed());
@@ -88,26 +89,26 @@ fn a_changed_file_is_proved_again_and_only_wrong_pieces_are_withdrawn() {
         &original[2 * PIECE as usize..3 * PIECE as usize]
     );
     assert_eq!(fs::read(&path).unwrap()[2 * PIECE as usize + 5], b'!');
-    assert!(!tend(&store).moved, "it stays there for a while");
-    // Restored by its owner: all of it counts again.
+    assert!(!check(&store).moved, "the content stays in the cache for a minute");
+    // The owner restores the file: all of it counts again.
     fs::write(&path, &original).unwrap();
-    tend(&store);
+    check(&store);
     assert_eq!(prove(&store, &real, &revision, &path), (0, true));
     assert!(content.is_complete() && content.is_placed());
-    assert_eq!(tend(&store), Tended::default());
+    assert_eq!(check(&store), CheckedFiles::default());
 }
 
 #[test]
-fn bytes_that_rot_in_place_are_withdrawn_and_the_rest_stays() {
+fn bytes_that_rot_in_place_are_missing_and_the_rest_stays() {
     let home = home();
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
     let store = home.store();
-    store.record_placement(&real.manifest, &dir).unwrap();
+    store.placed().record(&real.manifest, &dir).unwrap();
     let revision = store.revision(real.manifest.clone()).unwrap();
     let (content, path) = (&revision.contents[0], fs::canonicalize(&dir).unwrap().join("big"));
     assert!(content.mark_wrong(PIECE..2 * PIECE).unwrap());
-    assert!(!content.mark_wrong(PIECE..2 * PIECE).unwrap(), "it is known");
+    assert!(!content.mark_wrong(PIECE..2 * PIECE).unwrap(), "the fault is known");
     assert_eq!(content.missing_ranges(0..300_000), [PIECE..2 * PIECE]);
     assert_eq!(content.read(0..PIECE).unwrap().unwrap(), &real.files[0].1[..PIECE as usize]);
     drop((revision, store));
@@ -116,49 +117,49 @@ fn bytes_that_rot_in_place_are_withdrawn_and_the_rest_stays() {
     assert_eq!(revision.contents[0].missing_ranges(0..300_000), [PIECE..2 * PIECE]);
     // Only the change time shows it.
     rot(&path, 3 * PIECE);
-    assert_eq!(tend(&store).faulty[0].fault, Fault::Damaged(PIECE));
+    assert_eq!(check(&store).faulty[0].fault, Fault::Damaged(PIECE));
     assert_eq!(prove(&store, &real, &revision, &path), (PIECE, true));
     assert_eq!(revision.contents[0].missing_ranges(0..300_000), [3 * PIECE..4 * PIECE]);
-    // Everything wrong is nothing to keep.
+    // The content leaves a file without right bytes.
     assert!(revision.contents[0].mark_wrong(0..300_000).unwrap());
     assert!(!revision.contents[0].is_placed());
 }
 
 #[test]
-fn a_file_with_another_length_is_not_proved() {
+fn file_with_another_length_is_not_proved() {
     let home = home();
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
     let store = home.store();
-    store.record_placement(&real.manifest, &dir).unwrap();
+    store.placed().record(&real.manifest, &dir).unwrap();
     let revision = store.revision(real.manifest.clone()).unwrap();
     fs::File::options().write(true).open(dir.join("big")).unwrap().set_len(10).unwrap();
-    let tended = tend(&store);
-    assert_eq!((tended.faulty[0].fault.clone(), tended.moved), (Fault::OtherLength, true));
+    let checked = check(&store);
+    assert_eq!((checked.faulty[0].fault.clone(), checked.moved), (Fault::OtherLength, true));
     assert!(!revision.contents[0].is_placed() && revision.contents[2].is_complete());
 }
 
 #[test]
-fn a_place_that_does_not_answer_is_left_without_a_look() {
+fn contents_leave_a_directory_that_does_not_answer() {
     let home = home();
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
     let store = home.store();
-    store.record_placement(&real.manifest, &dir).unwrap();
+    store.placed().record(&real.manifest, &dir).unwrap();
     let revision = store.revision(real.manifest.clone()).unwrap();
-    let place: PlaceId = store.recorded_places().remove(0);
-    assert!(store.leave(&place) && !store.leave(&place));
+    let place: PlacedDirId = store.placed().all().remove(0);
+    assert!(store.placed().leave(&place) && !store.placed().leave(&place));
     assert_eq!(revision.cached_bytes(), 0);
-    assert!(tend(&store).moved && revision.is_complete());
+    assert!(check(&store).moved && revision.is_complete());
 }
 
 #[test]
-fn a_record_of_an_older_version_is_read() {
+fn record_of_an_older_version_is_read() {
     let home = home();
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
     let store = home.store();
-    store.record_placement(&real.manifest, &dir).unwrap();
+    store.placed().record(&real.manifest, &dir).unwrap();
     drop(store);
     let record = home.paths.placement(&real.manifest.torrent.info_hash);
     let text = fs::read_to_string(&record).unwrap();
@@ -170,11 +171,11 @@ fn a_record_of_an_older_version_is_read() {
     fs::write(&record, json.to_string()).unwrap();
     let store = home.store();
     assert!(store.revision(real.manifest.clone()).unwrap().is_complete());
-    assert_eq!(tend(&store), Tended::default());
+    assert_eq!(check(&store), CheckedFiles::default());
 }
 
 #[test]
-fn a_cached_file_with_a_wrong_length_is_not_given_to_the_kernel() {
+fn cached_file_with_a_wrong_length_is_not_passed_through() {
     let home = home();
     let a = bytes(200_000, 1);
     let store = home.store();
@@ -184,7 +185,7 @@ fn a_cached_file_with_a_wrong_length_is_not_given_to_the_kernel() {
     arrive(content, &a, 0..200_000);
     let set_len = |len| fs::File::options().write(true).open(content.path()).unwrap().set_len(len).unwrap();
     assert_eq!(open().unwrap().metadata().unwrap().len(), 200_000);
-    // Another program wrote to it: it gets its length back, and all of it is proved again.
+    // Another program wrote to it: its length is restored, and all of it is proved again.
     set_len(200_001);
     assert!(open().is_none());
     assert_eq!(fs::metadata(content.path()).unwrap().len(), 200_000);
@@ -200,11 +201,11 @@ fn a_cached_file_with_a_wrong_length_is_not_given_to_the_kernel() {
     assert!(open().is_none());
     assert_eq!(content.cached_bytes(), 0, "it is fetched again");
     drop((revision, store));
-    assert_eq!(Store::open_in_boot(&home.paths, BOOT).unwrap().cache_usage().unwrap(), 0);
+    assert_eq!(Store::open_in_boot(&home.paths, BOOT).unwrap().cache().usage().unwrap(), 0);
 }
 
 #[test]
-fn a_cached_file_that_another_program_changed_is_proved_again() {
+fn cached_file_changed_by_another_program_is_proved_again() {
     let home = home();
     let a = bytes(200_000, 1);
     let manifest = manifest("o/m", &[("a", &a)]);
@@ -229,14 +230,14 @@ fn a_cached_file_that_another_program_changed_is_proved_again() {
 }
 
 #[test]
-fn only_an_unclean_boot_casts_doubt_and_a_pass_ends_it() {
+fn unclean_boot_causes_doubt_until_a_pass() {
     let home = home();
     let manifest = manifest("o/m", &[("a", &bytes(100, 1))]);
-    let ih = manifest.torrent.info_hash;
+    let info_hash = manifest.torrent.info_hash;
     let is_doubted = |boot: u8, close: bool| {
         let store = Store::open_in_boot(&home.paths, [boot; 16]).unwrap();
         let doubted = store.revision(manifest.clone()).unwrap().is_doubted();
-        assert_eq!(doubted, store.is_doubted(&ih));
+        assert_eq!(doubted, store.scrub.is_doubted(&info_hash));
         if close {
             store.close().unwrap();
         }
@@ -246,17 +247,17 @@ fn only_an_unclean_boot_casts_doubt_and_a_pass_ends_it() {
     assert!(!is_doubted(1, false) && !is_doubted(1, true) && !is_doubted(2, false));
     assert!(is_doubted(3, true) && is_doubted(3, true) && is_doubted(4, true));
     let store = Store::open_in_boot(&home.paths, [4; 16]).unwrap();
-    store.set_pass(&ih, Pass { at: super::super::content::now() + 1, ..Pass::default() });
+    store.scrub.set_pass(&info_hash, Pass { at: super::super::content::now() + 1, ..Pass::default() });
     store.close().unwrap();
     drop(store);
     assert!(!is_doubted(4, true));
-    // A file that cannot be read says nothing.
+    // A file that cannot be read counts as an unclean stop.
     fs::write(home.paths.scrub(), "{").unwrap();
     assert!(is_doubted(4, false));
 }
 
 #[test]
-fn hashes_of_granules_are_saved_if_they_lead_to_the_root_and_go_with_the_content() {
+fn only_right_hashes_of_granules_are_saved() {
     let home = home();
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
@@ -266,15 +267,15 @@ fn hashes_of_granules_are_saved_if_they_lead_to_the_root_and_go_with_the_content
     assert_eq!(hashes.granules.len(), 5);
     let mut wrong = hashes.granules.clone();
     wrong[1][0] ^= 1;
-    store.save_granules(&key, &wrong);
-    assert!(!store.has_granules(&key));
-    store.save_granules(&key, &hashes.granules);
-    assert!(store.has_granules(&key));
-    store.record_placement(&real.manifest, &dir).unwrap();
+    store.granules.save(&key, &wrong);
+    assert!(!store.granules.has(&key));
+    store.granules.save(&key, &hashes.granules);
+    assert!(store.granules.has(&key));
+    store.placed().record(&real.manifest, &dir).unwrap();
     store.prune_granules().unwrap();
-    assert!(store.has_granules(&key));
+    assert!(store.granules.has(&key));
     fs::remove_file(home.paths.placement(&real.manifest.torrent.info_hash)).unwrap();
     store.reload().unwrap();
     store.prune_granules().unwrap();
-    assert!(!store.has_granules(&key));
+    assert!(!store.granules.has(&key));
 }

@@ -20,7 +20,7 @@ fn old_cache(home: &super::Home) -> (Arc<Manifest>, Vec<u8>) {
     (manifest, a)
 }
 
-fn content(store: &Store, manifest: &Arc<Manifest>) -> Arc<Content> {
+fn content(store: &Arc<Store>, manifest: &Arc<Manifest>) -> Arc<Content> {
     store.revision(manifest.clone()).unwrap().contents[0].clone()
 }
 
@@ -28,13 +28,13 @@ fn content(store: &Store, manifest: &Arc<Manifest>) -> Arc<Content> {
 fn bytes_of_an_older_version_are_not_readable_until_proved() {
     let home = home();
     let (manifest, a) = old_cache(&home);
-    let here = LEN - (PIECE - BLOCK_LEN);
+    let cached = LEN - (PIECE - BLOCK_LEN);
     let store = home.store();
     let revision = store.revision(manifest.clone()).unwrap();
     let old = revision.contents[0].clone();
-    assert_eq!((old.cached_bytes(), old.unproved_bytes()), (0, here));
+    assert_eq!((old.cached_bytes(), old.unproved_bytes()), (0, cached));
     assert_eq!(old.read(0..1).unwrap(), None);
-    assert!(revision.have_pieces().is_clear() && revision.held_bytes() == here);
+    assert!(revision.have_pieces().is_clear() && revision.held_bytes() == cached);
     assert_eq!(revision.unproved_pieces().ones().collect::<Vec<_>>(), [0, 1, 2, 4]);
     assert_eq!(old.read_unproved(PIECE..2 * PIECE).unwrap().unwrap(), &a[PIECE as usize..2 * PIECE as usize]);
     assert_eq!(old.read_unproved(3 * PIECE..4 * PIECE).unwrap(), None, "a part of this piece is missing");
@@ -44,10 +44,10 @@ fn bytes_of_an_older_version_are_not_readable_until_proved() {
     assert_eq!(old.read(PIECE..2 * PIECE).unwrap().unwrap(), &a[PIECE as usize..2 * PIECE as usize]);
     assert_eq!(revision.unproved_pieces().ones().collect::<Vec<_>>(), [0, 4]);
     drop((old, revision, store));
-    // A kill brings nothing back and loses nothing.
+    // A kill restores no removed byte and loses no other.
     let store = home.store();
     let old = content(&store, &manifest);
-    assert_eq!((old.cached_bytes(), old.unproved_bytes()), (PIECE, here - 2 * PIECE));
+    assert_eq!((old.cached_bytes(), old.unproved_bytes()), (PIECE, cached - 2 * PIECE));
     assert_eq!(old.unproved_pieces(PIECE), [0, 4]);
     old.mark_verified(0..PIECE).unwrap();
     old.mark_verified(4 * PIECE - BLOCK_LEN..LEN).unwrap();
@@ -55,7 +55,7 @@ fn bytes_of_an_older_version_are_not_readable_until_proved() {
 }
 
 #[test]
-fn a_power_cut_after_a_proof_costs_another_proof() {
+fn power_cut_after_a_proof_requires_another_proof() {
     let home = home();
     let (manifest, _) = old_cache(&home);
     {
@@ -82,14 +82,14 @@ fn evicted_bytes_are_no_longer_unproved() {
     old.mark_missing(0..PIECE).unwrap();
     assert_eq!(old.unproved_pieces(PIECE), [1, 2, 4]);
     assert_eq!(content(&home.store(), &manifest).unproved_pieces(PIECE), [1, 2, 4]);
-    store.evict(u64::MAX, &|_| false).unwrap();
-    assert_eq!((old.unproved_bytes(), store.cache_usage().unwrap()), (0, 0));
+    store.cache().evict(u64::MAX, &|_| false).unwrap();
+    assert_eq!((old.unproved_bytes(), store.cache().usage().unwrap()), (0, 0));
     assert_eq!(content(&home.store(), &manifest).unproved_bytes(), 0);
     assert!(!mapfile::unproved_path(&old.path()).exists());
 }
 
 #[test]
-fn a_cut_file_loses_the_unproved_bytes_it_lacks() {
+fn cut_file_loses_its_missing_unproved_bytes() {
     let home = home();
     let (manifest, _) = old_cache(&home);
     let path = content(&home.store(), &manifest).path();
@@ -101,7 +101,7 @@ fn a_cut_file_loses_the_unproved_bytes_it_lacks() {
 }
 
 #[test]
-fn unproved_bytes_go_along_to_where_get_collects_files() {
+fn unproved_bytes_move_to_the_staging_directory() {
     for other_device in [false, true] {
         let home = home();
         let (manifest, a) = old_cache(&home);
@@ -111,7 +111,7 @@ fn unproved_bytes_go_along_to_where_get_collects_files() {
         let revision = store.revision(manifest.clone()).unwrap();
         let old = &revision.contents[0];
         old.mark_verified(PIECE..2 * PIECE).unwrap();
-        store.stage(&revision, &dest).unwrap();
+        store.staging().stage(&revision, &dest).unwrap();
         assert!(!old.path().starts_with(home.paths.cache()));
         for old in [old.clone(), content(&home.store(), &manifest)] {
             assert_eq!((old.cached_bytes(), old.unproved_pieces(PIECE)), (PIECE, vec![0, 2, 4]));
@@ -121,7 +121,7 @@ fn unproved_bytes_go_along_to_where_get_collects_files() {
 }
 
 #[test]
-fn a_process_without_the_lock_converts_no_map() {
+fn process_without_the_lock_converts_no_map() {
     let home = home();
     let (manifest, _) = old_cache(&home);
     let path = content(&Store::open_as(&home.paths, BOOT, false).unwrap(), &manifest).path();

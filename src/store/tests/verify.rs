@@ -1,8 +1,9 @@
 //! Tests of verification and adoption, with real hashes.
 
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 
-use super::lifecycle::published;
+use super::models::published;
 use super::{Home, arrive, bytes, home, outdate};
 use crate::model::hash::hash_file;
 use crate::model::merkle::{self, PieceLayers};
@@ -33,11 +34,14 @@ pub(super) fn real(home: &Home, dir: &Path) -> Real {
         entries.push(FileEntry::new(*path, bytes.len() as u64, Some(hashes.sha256), hashes.pieces_root));
     }
     let manifest = Manifest::new("o/m".parse().unwrap(), Default::default(), PIECE as u32, entries).unwrap();
-    home.store().save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&layers))).unwrap();
+    home.store()
+        .torrents
+        .save_metainfo(&manifest.torrent.info_hash, &manifest.metainfo(Some(&layers)))
+        .unwrap();
     Real { manifest: Arc::new(manifest), layers, files }
 }
 
-/// Changes one byte of a file without changing how it looks.
+/// Changes one byte of a file without changing its stamp.
 pub(super) fn rot(path: &Path, at: u64) {
     let time = fs::metadata(path).unwrap().modified().unwrap();
     let file = fs::File::options().write(true).open(path).unwrap();
@@ -46,13 +50,13 @@ pub(super) fn rot(path: &Path, at: u64) {
 }
 
 fn verify(store: &Store, revision: &StoredRevision, file: usize) -> VerifyReport {
-    let layers = store.layers(&revision.manifest).unwrap();
-    let known = store.piece_hashes(&revision.manifest, layers).unwrap();
+    let layers = store.torrents.layers(&revision.manifest).unwrap();
+    let known = store.torrents.piece_hashes(&revision.manifest, layers).unwrap();
     store.verify(revision, file, &known, UNWATCHED).unwrap()
 }
 
 impl Real {
-    /// Removes the metainfo, and saves what the engine would have of the layer of the big file: the hashes of these
+    /// Removes the metainfo, and saves a part of the layer of the big file as the engine does: the hashes of these
     /// pieces, and the upper nodes.
     fn know_only(&self, home: &Home, pieces: &[usize]) {
         let layer = self.layers.get(&self.manifest.files[0].pieces_root.unwrap()).unwrap();
@@ -70,19 +74,19 @@ impl Real {
         packed.extend(b"4:mask2:");
         packed.extend(mask);
         packed.extend(b"eee");
-        let ih = self.manifest.torrent.info_hash;
-        fs::remove_file(home.paths.metainfo(&ih)).unwrap();
-        home.store().save_resume(&ih, &packed).unwrap();
+        let info_hash = self.manifest.torrent.info_hash;
+        fs::remove_file(home.paths.metainfo(&info_hash)).unwrap();
+        fs::write(home.paths.resume(&info_hash), packed).unwrap();
     }
 }
 
 #[test]
-fn a_rotten_byte_of_a_shared_file_costs_one_piece_and_the_file_is_left_alone() {
+fn rotten_byte_of_a_shared_file_costs_one_piece() {
     let home = home();
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
     let store = home.store();
-    store.record_placement(&real.manifest, &dir).unwrap();
+    store.placed().record(&real.manifest, &dir).unwrap();
     let revision = store.revision(real.manifest.clone()).unwrap();
     for file in [0, 2] {
         let good = VerifyReport {
@@ -102,7 +106,7 @@ fn a_rotten_byte_of_a_shared_file_costs_one_piece_and_the_file_is_left_alone() {
     assert_eq!(content.read(0..PIECE).unwrap().unwrap(), &real.files[0].1[..PIECE as usize]);
     assert_eq!(fs::read(dir.join("big")).unwrap(), before);
     drop((revision, store));
-    // Neither a kill nor a power cut brings the trust back.
+    // The damage is remembered after a kill and after a power cut.
     for boot in [1, 2] {
         let store = Store::open_in_boot(&home.paths, [boot; 16]).unwrap();
         let revision = store.revision(real.manifest.clone()).unwrap();
@@ -111,9 +115,9 @@ fn a_rotten_byte_of_a_shared_file_costs_one_piece_and_the_file_is_left_alone() {
 }
 
 #[test]
-fn verification_of_a_partly_cached_file_checks_whole_pieces_and_takes_bad_ones_back() {
+fn verification_removes_bad_pieces_of_a_partly_cached_file() {
     let home = home();
-    let real = real(&home, &home.dir.path().join("elsewhere"));
+    let real = real(&home, &home.dir.path().join("source"));
     let store = home.store();
     let revision = store.revision(real.manifest.clone()).unwrap();
     let (big, small) = (&revision.contents[0], &revision.contents[2]);
@@ -131,9 +135,9 @@ fn verification_of_a_partly_cached_file_checks_whole_pieces_and_takes_bad_ones_b
 }
 
 #[test]
-fn a_flipped_byte_is_found_with_the_piece_hashes_that_are_known() {
+fn flipped_byte_is_found_with_some_piece_hashes() {
     let home = home();
-    let real = real(&home, &home.dir.path().join("elsewhere"));
+    let real = real(&home, &home.dir.path().join("source"));
     real.know_only(&home, &[0, 1]);
     let store = home.store();
     let revision = store.revision(real.manifest.clone()).unwrap();
@@ -152,7 +156,7 @@ fn a_flipped_byte_is_found_with_the_piece_hashes_that_are_known() {
 #[test]
 fn verification_proves_bytes_of_an_older_version_or_drops_them() {
     let home = home();
-    let real = real(&home, &home.dir.path().join("elsewhere"));
+    let real = real(&home, &home.dir.path().join("source"));
     real.know_only(&home, &[0, 1]);
     {
         let store = home.store();
@@ -175,10 +179,10 @@ fn verification_proves_bytes_of_an_older_version_or_drops_them() {
 }
 
 #[test]
-fn a_whole_file_of_an_older_version_is_proved_by_its_root() {
+fn whole_file_of_an_older_version_is_proved_by_its_root() {
     for damage in [false, true] {
         let home = home();
-        let real = real(&home, &home.dir.path().join("elsewhere"));
+        let real = real(&home, &home.dir.path().join("source"));
         real.know_only(&home, &[]);
         {
             let store = home.store();
@@ -201,9 +205,9 @@ fn a_whole_file_of_an_older_version_is_proved_by_its_root() {
 }
 
 #[test]
-fn without_piece_hashes_one_wrong_byte_condemns_the_file() {
+fn without_piece_hashes_one_wrong_byte_removes_the_file() {
     let home = home();
-    let real = real(&home, &home.dir.path().join("elsewhere"));
+    let real = real(&home, &home.dir.path().join("source"));
     let store = home.store();
     let revision = store.revision(real.manifest.clone()).unwrap();
     arrive(&revision.contents[0], &real.files[0].1, 0..300_000);
@@ -214,17 +218,17 @@ fn without_piece_hashes_one_wrong_byte_condemns_the_file() {
 }
 
 #[test]
-fn files_without_records_are_adopted_once_their_bytes_are_seen() {
+fn files_without_records_are_adopted_after_hashing() {
     let home = home();
     let dir = home.paths.models.join("o/m");
     let real = real(&home, &dir);
     fs::write(dir.join("small"), bytes(19_999, 2)).unwrap();
     let store = home.store();
     let revision = store.revision(real.manifest.clone()).unwrap();
-    assert_eq!(store.places(&real.manifest), [fs::canonicalize(&dir).unwrap()]);
-    assert_eq!(store.unverified(&revision, &dir), [0], "the small file has another length");
+    assert_eq!(store.placed().dirs_of(&real.manifest), [fs::canonicalize(&dir).unwrap()]);
+    assert_eq!(store.placed().unverified(&revision, &dir), [0], "the small file has another length");
     assert!(!revision.contents[0].is_complete(), "the right length proves nothing");
-    let found = store.adopt(&revision, &[0], &dir, &real.layers, UNWATCHED).unwrap();
+    let found = store.placed().adopt(&revision, &[0], &dir, &real.layers, UNWATCHED).unwrap();
     assert_eq!(found, Adopted { right: vec![0], wrong: vec![] });
     assert!(revision.contents[0].is_complete());
     drop((revision, store));
@@ -234,10 +238,10 @@ fn files_without_records_are_adopted_once_their_bytes_are_seen() {
 }
 
 #[test]
-fn an_edited_file_of_ours_gives_its_good_pieces_and_is_repaired() {
+fn edited_file_keeps_its_good_pieces_and_is_repaired() {
     let home = home();
-    let elsewhere = home.dir.path().join("elsewhere");
-    let real = real(&home, &elsewhere);
+    let source = home.dir.path().join("source");
+    let real = real(&home, &source);
     let dest = home.paths.models.join("o/m");
     let store = home.store();
     let revision = store.revision(real.manifest.clone()).unwrap();
@@ -251,12 +255,12 @@ fn an_edited_file_of_ours_gives_its_good_pieces_and_is_repaired() {
     let store = home.store();
     let revision = store.revision(real.manifest.clone()).unwrap();
     assert_eq!(revision.contents[0].cached_bytes(), 0);
-    let layers = store.layers(&real.manifest).unwrap();
-    let unverified = store.unverified(&revision, &dest);
-    let found = store.adopt(&revision, &unverified, &dest, &layers, UNWATCHED).unwrap();
+    let layers = store.torrents.layers(&real.manifest).unwrap();
+    let unverified = store.placed().unverified(&revision, &dest);
+    let found = store.placed().adopt(&revision, &unverified, &dest, &layers, UNWATCHED).unwrap();
     assert_eq!(found, Adopted { right: vec![], wrong: vec![0] });
     assert_eq!(revision.contents[0].missing_ranges(0..300_000), [PIECE..2 * PIECE]);
-    store.stage(&revision, &dest).unwrap();
+    store.staging().stage(&revision, &dest).unwrap();
     arrive(&revision.contents[0], &real.files[0].1, PIECE..2 * PIECE);
     store.publish(&revision, &[0, 1, 2], &dest).unwrap();
     let mut got = published(&dest);
@@ -268,7 +272,7 @@ fn an_edited_file_of_ours_gives_its_good_pieces_and_is_repaired() {
 }
 
 #[test]
-fn adoption_keeps_the_record_of_a_file_that_was_replaced_meanwhile() {
+fn adoption_keeps_the_record_of_a_replaced_file() {
     let home = home();
     let dir = home.dir.path().join("mine");
     let real = real(&home, &dir);
@@ -281,17 +285,17 @@ fn adoption_keeps_the_record_of_a_file_that_was_replaced_meanwhile() {
         if bytes == small.len() as u64 && calls.fetch_add(1, Ordering::Relaxed) == 0 {
             fs::rename(dir.join("big"), home.dir.path().join("old")).unwrap();
             fs::write(dir.join("big"), &real.files[0].1).unwrap();
-            store.record_placement(&real.manifest, &dir).unwrap();
+            store.placed().record(&real.manifest, &dir).unwrap();
         }
     };
     let never = std::sync::atomic::AtomicBool::new(false);
     let watch = crate::model::hash::Control { progress: &exchange, cancel: &never };
-    let found = store.adopt(&revision, &[0, 1, 2], &dir, &real.layers, watch).unwrap();
+    let found = store.placed().adopt(&revision, &[0, 1, 2], &dir, &real.layers, watch).unwrap();
     assert_eq!((found.right, found.wrong), (vec![1, 2], vec![]));
-    assert!(store.stands_whole_at(&real.manifest, &dir), "the record of the new file was lost");
+    assert!(store.placed().has_all(&real.manifest, &dir), "the record of the new file was lost");
     assert!(revision.is_complete());
     // A file that is gone is neither right nor wrong.
     fs::remove_file(dir.join("small")).unwrap();
-    let found = store.adopt(&revision, &[2], &dir, &real.layers, UNWATCHED).unwrap();
+    let found = store.placed().adopt(&revision, &[2], &dir, &real.layers, UNWATCHED).unwrap();
     assert_eq!(found, Adopted::default());
 }

@@ -12,14 +12,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Hrefs, Login, State};
+use super::{GitState, Hrefs, Login};
 use crate::support::repos::{Repo, Repos, lfs_path};
 use crate::support::web::faults::Fault;
 use crate::support::web::files::{self, Content};
 use crate::support::web::links::{LIFETIME, Links};
 use crate::support::web::log::header as text;
 use crate::support::web::uri::decoded_path;
-use crate::support::web::{Answer, Refusal};
+use crate::support::web::{ErrorResponse, HandlerResult};
 
 /// The media type of all answers.
 const LFS_JSON: &str = "application/vnd.git-lfs+json";
@@ -41,14 +41,14 @@ struct Object {
 }
 
 /// The batch endpoint, under the URL of every repository.
-pub fn batch(state: Arc<State>) -> Router {
+pub fn batch(state: Arc<GitState>) -> Router {
     Router::new().fallback(move |request: Request| {
         let state = state.clone();
         async move { answer(&state, request).await }
     })
 }
 
-async fn answer(state: &State, request: Request) -> Answer {
+async fn answer(state: &GitState, request: Request) -> HandlerResult {
     let (repo, origin) = admit(state, &request)?;
     let body = Bytes::from_request(request, &()).await.map_err(IntoResponse::into_response)?;
     let batch: Batch = serde_json::from_slice(&body)
@@ -66,7 +66,7 @@ async fn answer(state: &State, request: Request) -> Answer {
 }
 
 /// The repository of a request, and the origin that the client used for it.
-fn admit(state: &State, request: &Request) -> Result<(Repo, String), Refusal> {
+fn admit(state: &GitState, request: &Request) -> Result<(Repo, String), ErrorResponse> {
     if state.login.as_ref().is_some_and(|login| !is_let_in(login, request)) {
         return Err(Fault::Unauthorized.answer(request).unwrap().into());
     }
@@ -86,7 +86,7 @@ fn admit(state: &State, request: &Request) -> Result<(Repo, String), Refusal> {
 }
 
 /// The link to an object, or the error that there is no such object.
-fn offer(state: &State, repo: &Repo, origin: &str, Object { oid, size }: &Object) -> Value {
+fn offer(state: &GitState, repo: &Repo, origin: &str, Object { oid, size }: &Object) -> Value {
     if repo.lfs_object(oid).is_none() {
         let error = json!({"code": 404, "message": "Object does not exist"});
         return json!({"oid": oid, "size": size, "error": error});
@@ -120,7 +120,7 @@ fn is_let_in(Login { user, password }: &Login, request: &Request) -> bool {
     text(request.headers(), "authorization").is_some_and(|given| expected.contains(&given))
 }
 
-fn refusal(status: StatusCode, message: &str) -> Refusal {
+fn refusal(status: StatusCode, message: &str) -> ErrorResponse {
     let body = json!({"message": message}).to_string();
     (status, [(header::CONTENT_TYPE, LFS_JSON)], body).into_response().into()
 }

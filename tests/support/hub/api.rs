@@ -13,12 +13,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-use super::{Access, State, commit, refusal};
+use super::{Access, HubState, commit, refusal};
 use crate::support::repos::{Entry, Repo, What};
 use crate::support::web::uri::{encode, fields};
-use crate::support::web::{Answer, Refusal};
+use crate::support::web::{ErrorResponse, HandlerResult};
 
-pub fn routes() -> Router<Arc<State>> {
+pub fn routes() -> Router<Arc<HubState>> {
     let mut router = Router::new();
     for kind in ["models", "datasets"] {
         let repo = format!("/api/{kind}/{{org}}/{{name}}");
@@ -31,9 +31,9 @@ pub fn routes() -> Router<Arc<State>> {
     router
 }
 
-type Shared = Extract<Arc<State>>;
+type Shared = Extract<Arc<HubState>>;
 
-async fn newest(state: Shared, Path((org, name)): Path<(String, String)>, request: Request) -> Answer {
+async fn newest(state: Shared, Path((org, name)): Path<(String, String)>, request: Request) -> HandlerResult {
     about(&state, &request, &format!("{org}/{name}"), "main")
 }
 
@@ -41,7 +41,7 @@ async fn revision(
     state: Shared,
     Path((org, name, rev)): Path<(String, String, String)>,
     request: Request,
-) -> Answer {
+) -> HandlerResult {
     about(&state, &request, &format!("{org}/{name}"), &rev)
 }
 
@@ -49,7 +49,7 @@ async fn tree(
     state: Shared,
     Path((org, name, rev)): Path<(String, String, String)>,
     request: Request,
-) -> Answer {
+) -> HandlerResult {
     page(&state, &request, &format!("{org}/{name}"), &rev, "")
 }
 
@@ -57,11 +57,11 @@ async fn subtree(
     state: Shared,
     Path((org, name, rev, dir)): Path<(String, String, String, String)>,
     request: Request,
-) -> Answer {
+) -> HandlerResult {
     page(&state, &request, &format!("{org}/{name}"), &rev, &dir)
 }
 
-fn about(state: &State, request: &Request, name: &str, rev: &str) -> Answer {
+fn about(state: &HubState, request: &Request, name: &str, rev: &str) -> HandlerResult {
     let (repo, commit) = find(state, request, name, rev)?;
     let with_blobs = is_set(&fields(request), "blobs");
     Ok(Json(describe(state, &repo, name, &commit, with_blobs)).into_response())
@@ -72,7 +72,7 @@ fn is_set(fields: &HashMap<String, String>, name: &str) -> bool {
 }
 
 /// The repository `org/name` of the kind that the route has, and the commit of a revision.
-fn find(state: &State, request: &Request, name: &str, rev: &str) -> Result<(Repo, String), Refusal> {
+fn find(state: &HubState, request: &Request, name: &str, rev: &str) -> Result<(Repo, String), ErrorResponse> {
     let is_dataset = request.uri().path().starts_with("/api/datasets/");
     let id = if is_dataset { format!("datasets/{name}") } else { name.to_owned() };
     let repo = state.repo(request, &id)?;
@@ -80,7 +80,7 @@ fn find(state: &State, request: &Request, name: &str, rev: &str) -> Result<(Repo
     Ok((repo, commit))
 }
 
-fn describe(state: &State, repo: &Repo, name: &str, commit: &str, blobs: bool) -> Value {
+fn describe(state: &HubState, repo: &Repo, name: &str, commit: &str, blobs: bool) -> Value {
     let entries = repo.entries(commit);
     let files = entries.iter().filter(|entry| entry.what != What::Directory);
     let siblings: Vec<Value> = files
@@ -135,7 +135,7 @@ fn front_matter(repo: &Repo, readme: &Entry) -> Option<Value> {
 }
 
 /// One page of a tree, and a link to the next.
-fn page(state: &State, request: &Request, name: &str, rev: &str, dir: &str) -> Answer {
+fn page(state: &HubState, request: &Request, name: &str, rev: &str, dir: &str) -> HandlerResult {
     let (repo, commit) = find(state, request, name, rev)?;
     let fields = fields(request);
     let is_recursive = is_set(&fields, "recursive");

@@ -10,15 +10,15 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use sha2::{Digest as _, Sha256};
 
-use super::{State, commit, refusal};
+use super::{HubState, commit, refusal};
 use crate::support::repos::{Entry, Repo, Repos, What};
 use crate::support::web::faults::Fault;
 use crate::support::web::files::{self, Content};
 use crate::support::web::links::Links;
 use crate::support::web::uri::{decoded_path, encode};
-use crate::support::web::{Answer, Refusal};
+use crate::support::web::{ErrorResponse, HandlerResult};
 
-pub fn routes() -> Router<Arc<State>> {
+pub fn routes() -> Router<Arc<HubState>> {
     Router::new()
         .route("/{org}/{name}/resolve/{rev}/{*path}", get(model_file))
         .route("/datasets/{org}/{name}/resolve/{rev}/{*path}", get(dataset_file))
@@ -27,18 +27,18 @@ pub fn routes() -> Router<Arc<State>> {
 
 type Four = Path<(String, String, String, String)>;
 
-async fn model_file(state: Extract<Arc<State>>, path: Four, request: Request) -> Answer {
+async fn model_file(state: Extract<Arc<HubState>>, path: Four, request: Request) -> HandlerResult {
     let Path((org, name, rev, path)) = path;
     resolve(&state, &request, &format!("{org}/{name}"), &rev, &path)
 }
 
-async fn dataset_file(state: Extract<Arc<State>>, path: Four, request: Request) -> Answer {
+async fn dataset_file(state: Extract<Arc<HubState>>, path: Four, request: Request) -> HandlerResult {
     let Path((org, name, rev, path)) = path;
     resolve(&state, &request, &format!("datasets/{org}/{name}"), &rev, &path)
 }
 
 /// Redirects to the bytes of a file.
-fn resolve(state: &State, request: &Request, id: &str, rev: &str, path: &str) -> Answer {
+fn resolve(state: &HubState, request: &Request, id: &str, rev: &str, path: &str) -> HandlerResult {
     let (repo, commit, entry) = find(state, request, id, rev, path)?;
     let (etag, size, target, status) = match &entry.what {
         What::Lfs(lfs) => {
@@ -68,10 +68,10 @@ fn resolve(state: &State, request: &Request, id: &str, rev: &str, path: &str) ->
 
 /// The bytes of a file that git itself holds.
 async fn small_file(
-    Extract(state): Extract<Arc<State>>,
+    Extract(state): Extract<Arc<HubState>>,
     Path((kind, org, name, rev, path)): Path<(String, String, String, String, String)>,
     request: Request,
-) -> Answer {
+) -> HandlerResult {
     let id = format!("{kind}/{org}/{name}");
     let (repo, commit, entry) = find(&state, &request, &id, &rev, &path)?;
     let content = Content::Memory(repo.blob(&entry.oid).into());
@@ -81,12 +81,12 @@ async fn small_file(
 }
 
 fn find(
-    state: &State,
+    state: &HubState,
     request: &Request,
     id: &str,
     rev: &str,
     path: &str,
-) -> Result<(Repo, String, Entry), Refusal> {
+) -> Result<(Repo, String, Entry), ErrorResponse> {
     let repo = state.repo(request, id)?;
     state.may_read_files(request, &repo)?;
     let commit = commit(&repo, rev)?;
@@ -94,7 +94,7 @@ fn find(
     Ok((repo, commit, entry))
 }
 
-fn no_entry(commit: &str, path: &str) -> Refusal {
+fn no_entry(commit: &str, path: &str) -> ErrorResponse {
     let message = format!("{path} does not exist");
     let mut response = refusal(StatusCode::NOT_FOUND, "EntryNotFound", &message).into_response();
     response.headers_mut().insert("X-Repo-Commit", HeaderValue::from_str(commit).unwrap());

@@ -1,5 +1,5 @@
-//! Files of ours that give way: a file where a directory is to be, and a directory, with all of them that it holds, where a
-//! file is to be.
+//! Files of this program that may be removed to make space for new ones: a file with the path of a new directory, and a
+//! directory, with all its files, with the path of a new file.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use super::Stamp;
 use crate::nofollow;
 
-/// Files in a directory that may go, and how they looked: one that does not look so any more stays.
+/// Files in a directory that may be removed, with their stamps: a file that has changed stays.
 #[derive(Debug)]
-pub(super) struct Yielding {
+pub(super) struct Removable {
     dest: PathBuf,
     files: HashMap<PathBuf, Stamp>,
 }
 
-impl Yielding {
+impl Removable {
     /// Files below `dest`.
     pub fn new(dest: &Path, files: impl IntoIterator<Item = (PathBuf, Stamp)>) -> Self {
         Self { dest: dest.to_owned(), files: files.into_iter().collect() }
@@ -26,19 +26,20 @@ impl Yielding {
         self.files.keys()
     }
 
-    /// Whether nothing is in the way of a new file at `to` once they are gone.
-    pub fn gives_way(&self, to: &Path) -> io::Result<bool> {
+    /// Whether the path `to` is free for a new file once these files are removed.
+    pub fn can_clear(&self, to: &Path) -> io::Result<bool> {
         match nofollow::metadata(to) {
             Ok(meta) => Ok(meta.is_dir() && self.all_in(to)?),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
-            // A file where a directory is to be.
+            // A file has the path of a directory above.
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => Ok(self.above(to).is_some()),
             Err(e) => Err(e),
         }
     }
 
-    /// Removes what is in the way of a new file at `to`. `AlreadyExists` where that is not what it was.
-    pub fn make_way(&self, to: &Path) -> io::Result<()> {
+    /// Removes the files that have the path `to` of a new file, or of a directory above it. `AlreadyExists` if one of them has
+    /// changed or may not be removed.
+    pub fn clear(&self, to: &Path) -> io::Result<()> {
         match nofollow::metadata(to) {
             Ok(meta) if meta.is_dir() => self.remove_dir(to),
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => match self.above(to) {
@@ -50,13 +51,13 @@ impl Yielding {
         }
     }
 
-    /// The file that stands where a directory above `to` is to be.
+    /// The file that has the path of a directory above `to`.
     fn above<'a>(&self, to: &'a Path) -> Option<&'a Path> {
         let dirs = to.ancestors().skip(1).take_while(|dir| *dir != self.dest);
         dirs.into_iter().find(|dir| self.files.contains_key(*dir))
     }
 
-    /// Whether a directory holds nothing else. An empty one, which a kill may have left, holds nobody's work.
+    /// Whether a directory has no other files. An empty directory, which a kill may have left, has none.
     fn all_in(&self, dir: &Path) -> io::Result<bool> {
         for (name, kind) in nofollow::read_dir(dir)? {
             let path = dir.join(name);
@@ -106,26 +107,26 @@ mod tests {
     }
 
     #[test]
-    fn what_was_edited_since_is_in_the_way() {
+    fn edited_files_are_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let (file, inside) = (dir.path().join("a"), dir.path().join("b/c/d"));
-        let goes = Yielding::new(dir.path(), [put(&file, "ours"), put(&inside, "ours")]);
+        let removable = Removable::new(dir.path(), [put(&file, "ours"), put(&inside, "ours")]);
         let (below, at) = (dir.path().join("a/new"), dir.path().join("b"));
         fs::create_dir(dir.path().join("b/empty")).unwrap();
-        assert!(goes.gives_way(&below).unwrap() && goes.gives_way(&at).unwrap());
+        assert!(removable.can_clear(&below).unwrap() && removable.can_clear(&at).unwrap());
         for (target, edited) in [(&below, &file), (&at, &inside)] {
             put(edited, "edited");
-            let error = goes.make_way(target).unwrap_err();
+            let error = removable.clear(target).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
             assert_eq!(fs::read(edited).unwrap(), b"edited");
         }
-        let goes = Yielding::new(dir.path(), [put(&file, "ours"), put(&inside, "ours")]);
-        goes.make_way(&below).unwrap();
-        goes.make_way(&at).unwrap();
+        let removable = Removable::new(dir.path(), [put(&file, "ours"), put(&inside, "ours")]);
+        removable.clear(&below).unwrap();
+        removable.clear(&at).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        // Somebody's file is in the way, whatever it holds.
+        // A file of the user is never removed.
         put(&inside, "theirs");
-        let goes = Yielding::new(dir.path(), []);
-        assert!(!goes.gives_way(&at).unwrap() && !goes.gives_way(&inside.join("e")).unwrap());
+        let removable = Removable::new(dir.path(), []);
+        assert!(!removable.can_clear(&at).unwrap() && !removable.can_clear(&inside.join("e")).unwrap());
     }
 }

@@ -1,7 +1,7 @@
-//! The bound of the cache: what is in it, and what goes when it is too large.
+//! The bound of the cache: its files, and their eviction when it is too large.
 //!
-//! Contents are dropped least recently read first. Of the last one that has to give way, only as much as needed
-//! goes, from its end, in extents of 64 MiB: the beginning of a model file holds its header, which every reader
+//! Contents are evicted in the order of their last read, the oldest first. Of the last evicted content only as many bytes as
+//! needed are deleted, from its end, in extents of 64 MiB: the beginning of a model file has its header, which every reader
 //! needs again.
 
 use std::fs::{self, File};
@@ -9,10 +9,13 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::statvfs;
+use rustix::io::Errno;
 
-use super::content::remove_data;
+use super::content::punch;
+use super::data::remove_data;
 use super::{ContentKey, Store, StoreError, mapfile};
 use crate::config::{CacheConfig, SizeOrPercent};
 use crate::model::PiecesRoot;
@@ -23,9 +26,9 @@ const EXTENT: u64 = 64 << 20;
 /// One file of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheEntry {
-    /// Which content.
+    /// The content.
     pub key: ContentKey,
-    /// Where it is.
+    /// The data file.
     pub path: PathBuf,
     /// Bytes it occupies on the disk.
     pub allocated: u64,
@@ -37,29 +40,34 @@ pub struct CacheEntry {
 
 impl CacheEntry {
     /// Bytes that the file and its maps occupy on the disk.
-    pub fn taken(&self) -> u64 {
+    pub fn disk_bytes(&self) -> u64 {
         self.allocated.saturating_add(self.maps)
     }
 }
 
-/// Bytes that were dropped from the cache.
+/// Bytes that were evicted from the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evicted {
-    /// Of which content.
+    /// The content.
     pub key: ContentKey,
-    /// Which bytes; they may have been missing before.
+    /// The range; some of its bytes may have been missing before.
     pub range: Range<u64>,
-    /// How many bytes of the disk that freed.
+    /// Freed bytes of the disk.
     pub freed: u64,
 }
 
-impl Store {
+/// The cache of partly read files.
+pub struct Cache<'a> {
+    pub(super) store: &'a Arc<Store>,
+}
+
+impl Cache<'_> {
     /// The files of the cache, least recently used first.
-    pub fn cache_entries(&self) -> Result<Vec<CacheEntry>, StoreError> {
-        let cache = self.shared.paths.cache();
+    pub fn entries(&self) -> Result<Vec<CacheEntry>, StoreError> {
+        let cache = self.store.files.paths.cache();
         let mut entries = Vec::new();
         for dir in list(&cache).map_err(|e| StoreError::io(&cache, e))? {
-            // A file among the directories is none of ours.
+            // A file among the directories does not belong to the store.
             let Ok(files) = list(&dir) else { continue };
             for path in files {
                 let Some(key) = path.file_name().and_then(|n| n.to_str()).and_then(ContentKey::parse) else {
@@ -68,7 +76,7 @@ impl Store {
                 let Ok(meta) = fs::metadata(&path) else { continue };
                 let (maps, written) = mapfile::figures(&path);
                 let written = written.unwrap_or(meta.mtime());
-                let read = self.live_content(&key).map_or(0, |c| c.last_used());
+                let read = self.store.live.get(&key).map_or(0, |c| c.last_used());
                 let last_used = read.max(u64::try_from(written).unwrap_or(0));
                 entries.push(CacheEntry { key, path, allocated: meta.blocks() * 512, maps, last_used });
             }
@@ -78,32 +86,23 @@ impl Store {
     }
 
     /// Bytes that the cache occupies on the disk.
-    pub fn cache_usage(&self) -> Result<u64, StoreError> {
-        Ok(self.cache_entries()?.iter().map(CacheEntry::taken).sum())
+    pub fn usage(&self) -> Result<u64, StoreError> {
+        Ok(self.entries()?.iter().map(CacheEntry::disk_bytes).sum())
     }
 
-    /// `cache.max_size` in bytes. A percentage is one of the file system that holds the cache.
-    pub fn cache_bound(&self, config: &CacheConfig) -> Result<u64, StoreError> {
-        let (total, _) = disk_space(&self.shared.paths.cache())?;
+    /// `cache.max_size` in bytes. A percentage refers to the size of the file system that holds the cache.
+    pub fn bound(&self, config: &CacheConfig) -> Result<u64, StoreError> {
+        let (total, _) = disk_space(&self.store.files.paths.cache())?;
         Ok(resolve_size(config.max_size, total))
     }
 
-    /// How many bytes must go so that the cache keeps to its bounds.
-    pub fn cache_excess(&self, config: &CacheConfig) -> Result<u64, StoreError> {
-        let usage = self.cache_usage()?;
-        let (_, free) = disk_space(&self.shared.paths.cache())?;
-        let over_size = usage.saturating_sub(self.cache_bound(config)?);
-        let under_free = config.min_free.saturating_sub(free);
-        Ok(over_size.max(under_free).min(usage))
-    }
-
-    /// Frees at least `target` bytes of the cache, or as many as `keep` and pins allow, and tells what went. The
-    /// engine has let go of every content that `keep` does not keep.
+    /// Frees at least `target` bytes of the cache, or as many as `keep` and pins allow, and returns the evicted ranges. The
+    /// engine must have no file open of a content for which `keep` is false.
     pub fn evict(&self, target: u64, keep: &dyn Fn(&PiecesRoot) -> bool) -> Result<Vec<Evicted>, StoreError> {
         let mut evicted = Vec::new();
         let mut left = target;
-        let _moving = self.moving();
-        for entry in self.cache_entries()? {
+        let _moving = self.store.moving.lock();
+        for entry in self.entries()? {
             if left == 0 {
                 break;
             }
@@ -119,21 +118,21 @@ impl Store {
         Ok(evicted)
     }
 
-    /// Frees `wanted` bytes of one file, or all it has. None if it is pinned.
+    /// Frees `wanted` bytes of one file, or all its bytes if there are fewer. None if it is pinned.
     fn evict_entry(&self, entry: &CacheEntry, wanted: u64) -> io::Result<Option<(Range<u64>, u64)>> {
-        let content = match self.content(entry.key, &[]) {
+        let content = match self.store.content(entry.key, &[]) {
             Ok(content) => content,
             Err(StoreError::Io { source, .. }) => return Err(source),
             Err(e) => return Err(io::Error::other(e)),
         };
         if content.own_path().as_ref() != Some(&entry.path) {
-            // Left over from a content that stands elsewhere, unless it has just come back.
-            let _journal = content.journal();
+            // The content has another location and left this file behind, unless it has just come back.
+            let _writer = content.writer();
             if content.own_path().as_ref() == Some(&entry.path) {
                 return Ok(None);
             }
             remove_data(&entry.path)?;
-            return Ok(Some((0..0, entry.taken())));
+            return Ok(Some((0..0, entry.disk_bytes())));
         }
         if content.is_pinned() {
             return Ok(None);
@@ -143,11 +142,11 @@ impl Store {
         {
             return Ok(Some(done));
         }
-        content.discard()?;
-        Ok(Some((0..entry.key.len, entry.taken())))
+        content.writer().discard()?;
+        Ok(Some((0..entry.key.len, entry.disk_bytes())))
     }
 
-    /// Gives extents back from the end until `wanted` bytes are free. None where the file system cannot.
+    /// Deletes extents from the end until `wanted` bytes are free. None if the file system cannot make holes.
     fn punch_tail(
         &self,
         content: &super::Content,
@@ -155,22 +154,20 @@ impl Store {
         wanted: u64,
     ) -> io::Result<Option<(Range<u64>, u64)>> {
         let file = File::options().write(true).open(path)?;
-        let before = file.metadata()?.blocks() * 512;
         let len = content.len();
-        let mut start = len;
-        let mut freed = 0;
+        let (mut start, mut freed) = (len, 0);
         while freed < wanted && start > 0 {
             let extent = (start - 1) / EXTENT * EXTENT..start;
             start = extent.start;
             // First the maps, durably; then the bytes.
             content.mark_missing(extent.clone())?;
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            match fallocate(&file, flags, extent.start, extent.end - extent.start) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => return Ok(None),
-                Err(e) => return Err(e.into()),
+            match punch(&file, &extent) {
+                Ok(bytes) => freed += bytes,
+                Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::OPNOTSUPP | Errno::NOSYS)) => {
+                    return Ok(None);
+                }
+                Err(e) => return Err(e),
             }
-            freed = before.saturating_sub(file.metadata()?.blocks() * 512);
         }
         Ok(Some((start..len, freed)))
     }
@@ -184,7 +181,7 @@ pub fn resolve_size(size: SizeOrPercent, total: u64) -> u64 {
     }
 }
 
-/// Size of the file system that holds `path`, and what is free there for this user, in bytes.
+/// The size of the file system that holds `path`, and its free space for this user, in bytes.
 pub fn disk_space(path: &Path) -> Result<(u64, u64), StoreError> {
     let stat = statvfs(path).map_err(|e| StoreError::io(path, e.into()))?;
     Ok((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))

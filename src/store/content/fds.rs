@@ -1,4 +1,4 @@
-//! Open files of contents that were read lately, bounded in number.
+//! Open files of contents that were read recently, bounded in number.
 //!
 //! A mount reads the same few files many times; opening one again for each 128 KiB would cost more than the
 //! read. The key carries how often the content has moved, so that a file opened before a move is never found
@@ -11,13 +11,13 @@ use std::sync::Arc;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::descriptors::{self, Closes, Shares};
+use crate::descriptors::{self, FileCache, Shares};
 
 /// Which file: the content's number in this process, and how often it has moved.
-pub(super) type FdKey = (u64, u64);
+pub(crate) type FdKey = (u64, u64);
 
 /// The open files.
-pub(super) struct FdCache(Mutex<LruCache<FdKey, Arc<File>>>);
+pub(crate) struct FdCache(Mutex<LruCache<FdKey, Arc<File>>>);
 
 impl FdCache {
     /// A cache of the store's share of the limit on open files, which is emptied when descriptors are short.
@@ -31,7 +31,7 @@ impl FdCache {
         Self(Mutex::new(LruCache::new(NonZeroUsize::new(bound).unwrap_or(NonZeroUsize::MIN))))
     }
 
-    /// The open file of `key`; `open` is called, outside the lock, where there is none.
+    /// The open file of `key`; if there is none, `open` is called, outside the lock.
     pub fn get(
         &self,
         key: FdKey,
@@ -46,7 +46,7 @@ impl FdCache {
         Ok(file)
     }
 
-    /// Closes the file of `key` once its readers are done.
+    /// FileCache the file of `key` once its readers are done.
     pub fn forget(&self, key: FdKey) {
         let _file = self.lock().pop(&key);
     }
@@ -56,7 +56,7 @@ impl FdCache {
     }
 }
 
-impl Closes for FdCache {
+impl FileCache for FdCache {
     fn close_all(&self) {
         let files: Vec<_> = {
             let mut open = self.lock();
@@ -74,7 +74,7 @@ mod tests {
     const MAX_OPEN: usize = 5;
 
     #[test]
-    fn opens_once_until_forgotten_and_keeps_no_more_than_the_bound() {
+    fn files_are_opened_once_and_bounded_in_number() {
         let cache = FdCache::bounded(MAX_OPEN);
         let mut opened = 0;
         let mut open = |n: u64| {

@@ -1,4 +1,4 @@
-//! Manifests that are readable by the fingerprint of their publisher and own no name here:
+//! Manifests that are read by the fingerprint of their publisher, and not by their name:
 //! `registry/.by/PUBLISHER/[datasets/]org/name/revision.json`.
 //!
 //! The registry has one manifest for each model and revision. When several publishers dispute a name, the manifests of
@@ -6,32 +6,32 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 
 use super::{Registry, StoreError};
+use crate::fsutil;
 use crate::model::{Manifest, ModelRef, PublisherKey};
 use crate::paths::Paths;
 
 /// The manifests of further publishers, by publisher.
-pub struct Beside {
+pub struct ByPublisher {
     dir: PathBuf,
     of: RwLock<BTreeMap<PublisherKey, Arc<Registry>>>,
 }
 
-impl Beside {
+impl ByPublisher {
     /// Reads `registry/.by/`.
     pub fn open(paths: &Paths) -> Result<Self, StoreError> {
-        let dir = paths.beside();
+        let dir = paths.by_publisher();
         let of = publishers(&dir)?.into_iter().map(|key| Ok((key, Arc::new(open_of(&dir, &key)?))));
         let of = of.collect::<Result<_, StoreError>>()?;
         Ok(Self { dir, of: RwLock::new(of) })
     }
 
-    /// Stores a checked manifest of its publisher atomically. An unsigned manifest has no place here and is not stored.
+    /// Stores a checked manifest of its publisher atomically. An unsigned manifest is not stored.
     pub fn insert(&self, manifest: Manifest) -> Result<Arc<Manifest>, StoreError> {
         let Some(key) = manifest.signed_by() else { return Ok(Arc::new(manifest)) };
         let known = self.read().get(&key).cloned();
@@ -75,7 +75,7 @@ impl Beside {
         Ok(())
     }
 
-    /// Reads `registry/.by/` again, after another process wrote there. Tells whether anything changed.
+    /// Reads `registry/.by/` again, after another process wrote there. Returns whether any manifest changed.
     pub fn reload(&self) -> Result<bool, StoreError> {
         let mut changed = false;
         for key in publishers(&self.dir)? {
@@ -101,15 +101,11 @@ fn open_of(dir: &Path, key: &PublisherKey) -> Result<Registry, StoreError> {
     Registry::open_at(dir.join(key.to_string()))
 }
 
-/// The publishers with a directory below `dir`. Links and other names are left alone.
+/// The publishers with a directory below `dir`. Links and other names are ignored.
 fn publishers(dir: &Path) -> Result<Vec<PublisherKey>, StoreError> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(StoreError::io(dir, e)),
-    };
+    let entries = fsutil::existing(fs::read_dir(dir)).map_err(|e| StoreError::io(dir, e))?;
     let mut keys = Vec::new();
-    for entry in entries {
+    for entry in entries.into_iter().flatten() {
         let entry = entry.map_err(|e| StoreError::io(dir, e))?;
         let is_dir = entry.file_type().map_err(|e| StoreError::io(dir, e))?.is_dir();
         let key = entry.file_name().to_str().and_then(|name| name.parse::<PublisherKey>().ok());
@@ -128,7 +124,7 @@ mod tests {
     fn manifests_of_several_publishers_survive_a_restart() {
         let home = home();
         let registry = Registry::open(&home.paths).unwrap();
-        let beside = Beside::open(&home.paths).unwrap();
+        let by_publisher = ByPublisher::open(&home.paths).unwrap();
         let keys = [PublisherKeypair::generate().unwrap(), PublisherKeypair::generate().unwrap()];
         let signed = |key: &PublisherKeypair| {
             let mut signed = (*manifest("o/m", &[("a", b"x")])).clone();
@@ -136,15 +132,15 @@ mod tests {
             signed
         };
         for key in &keys {
-            beside.insert(signed(key)).unwrap();
+            by_publisher.insert(signed(key)).unwrap();
         }
         let model = "o/m".parse().unwrap();
-        let again = Beside::open(&home.paths).unwrap();
+        let again = ByPublisher::open(&home.paths).unwrap();
         assert_eq!(again.of_model(&model).len(), 2);
         assert_eq!(*again.get(&keys[0].public(), &model).unwrap(), signed(&keys[0]));
         registry.reload().unwrap();
-        assert!(registry.all().is_empty(), "no name belongs to a manifest that is read by its fingerprint");
-        beside.remove(&keys[0].public(), &model).unwrap();
+        assert!(registry.all().is_empty(), "a manifest that is read by its fingerprint has no name");
+        by_publisher.remove(&keys[0].public(), &model).unwrap();
         assert!(again.reload().unwrap());
         assert_eq!(again.all().len(), 1);
     }

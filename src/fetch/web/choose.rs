@@ -1,4 +1,4 @@
-//! What to ask the web for next, for one torrent: the policy.
+//! Chooses the next request over HTTP of one torrent.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -6,64 +6,77 @@ use std::ops::Range;
 use tokio::time::Instant;
 
 use super::requests::TransferWeb;
-use super::sources::{Choice, Servers};
-use super::{MAX_REFUSED, PATIENCE, plan};
+use super::sources::{Availability, Servers};
+use super::{MAX_REFUSED, PATIENCE, merge};
 use crate::fetch::transfer::Transfer;
 use crate::fetch::wants::Level;
 use crate::model::{PieceHashes, PieceIndex};
 
-/// So many pieces that are not due yet, and the others are taken to be like them.
+/// After this many pieces that are not due, the remaining pieces are assumed not to be due either.
 const MAX_EARLY: usize = 64;
 
-/// Looks at one torrent to decide what to ask the web for.
-pub(super) struct Look<'a> {
+/// What the choice for one torrent depends on.
+pub(super) struct Choices<'a> {
     transfer: &'a Transfer,
     web: &'a TransferWeb,
     hashes: &'a PieceHashes,
     now: Instant,
-    /// Since when no peer has sent anything, or could have.
+    /// The last time at which a peer sent something, or the torrent started.
     silent_since: Option<Instant>,
-    /// Files of which a reader has waited too long for a piece, whatever peers send.
+    /// Files of which a reader has waited too long for a piece, whether or not peers send other pieces.
     impatient: HashSet<usize>,
 }
 
-/// What a look found.
-pub(super) enum Found {
-    Start { source: usize, url: String, file: usize, pieces: Range<u32>, for_reader: bool },
-    Nothing { next: Option<Instant> },
+/// Pieces of a file to request from a source, under an address.
+pub(super) struct RequestPlan {
+    pub source: usize,
+    pub url: String,
+    pub file: usize,
+    pub pieces: Range<u32>,
+    /// Whether a reader waits for one of them, or is expected to read it soon.
+    pub for_reader: bool,
 }
 
-/// What is to be done about a claimed piece.
-enum Verdict {
-    /// Ask this source for it, under this address; the file is that of this number.
-    Ask(usize, String, usize),
-    /// Nothing before then.
+pub(super) enum NextRequest {
+    Start(RequestPlan),
+    /// No request is due, and none will be before `until`.
+    None {
+        until: Option<Instant>,
+    },
+}
+
+/// Whether a claimed piece can be requested.
+enum PieceChoice {
+    /// Now, from a source, under an address; the last field is the index of the file.
+    Now(usize, String, usize),
+    /// Not before this time.
     Later(Instant),
-    /// Nothing: it is here or under way, or cannot come.
+    /// No: the piece is verified or under way, or no source has it.
     No,
-    /// Nothing, as about all pieces of this file.
+    /// No, and no other piece of this file either.
     NoneOfFile(usize),
 }
 
-impl<'a> Look<'a> {
-    /// Looks now. None where no hashes are known.
-    pub(super) fn at(transfer: &'a Transfer, web: &'a TransferWeb, now: Instant) -> Option<Self> {
+impl<'a> Choices<'a> {
+    /// None where no hashes are known.
+    pub(super) fn at(transfer: &'a Transfer, now: Instant) -> Option<Self> {
+        let web = transfer.web.as_ref()?;
         let hashes = web.hashes.as_deref()?;
-        let look = Self {
+        let choices = Self {
             transfer,
             web,
             hashes,
             now,
-            silent_since: transfer.last_from_peers.max(transfer.running_since),
+            silent_since: transfer.peers.last_sent.max(transfer.running_since),
             impatient: HashSet::new(),
         };
-        let late = |since: Instant| look.asked_since(since) + PATIENCE <= now;
+        let late = |since: Instant| choices.asked_since(since) + PATIENCE <= now;
         let late = transfer.wants.readings().filter(|r| r.level == Level::Urgent && late(r.since));
-        let impatient = late.filter_map(|r| look.file_of(r.piece)).collect();
-        Some(Self { impatient, ..look })
+        let impatient = late.filter_map(|r| choices.file_of(r.piece)).collect();
+        Some(Self { impatient, ..choices })
     }
 
-    /// Since when peers have been asked for a piece that has been claimed since then.
+    /// Since when peers have been asked for a piece, given since when it has been claimed.
     fn asked_since(&self, claimed: Instant) -> Instant {
         claimed.max(self.transfer.running_since.unwrap_or(claimed))
     }
@@ -72,7 +85,7 @@ impl<'a> Look<'a> {
         self.transfer.revision.layout.owner(PieceIndex(piece)).map(|(file, _)| file)
     }
 
-    /// From when on a claimed piece may be asked for.
+    /// The earliest time of a request for a claimed piece.
     fn due_at(&self, piece: u32) -> Option<Instant> {
         let wants = &self.transfer.wants;
         let since = wants.since(piece)?;
@@ -91,7 +104,7 @@ impl<'a> Look<'a> {
         self.due_at(piece).is_some_and(|at| at <= self.now)
     }
 
-    /// Whether a piece is neither here nor on its way, and could come.
+    /// Whether a piece is neither verified nor under way, and may be requested.
     fn is_missing(&self, piece: u32) -> bool {
         let refused = self.web.refused.get(&piece).is_some_and(|&times| times >= MAX_REFUSED);
         let transfer = self.transfer;
@@ -105,8 +118,8 @@ impl<'a> Look<'a> {
         owner.is_some_and(|(file, bytes)| !revision.contents[file].has(bytes))
     }
 
-    /// What to ask for next: first what readers wait for, then what they are expected to, then whole files.
-    pub(super) fn next(&self, servers: &Servers, for_readers_only: bool) -> Found {
+    /// The next request: first for pieces that readers wait for, then for pieces ahead of them, then for whole files.
+    pub(super) fn next(&self, servers: &Servers, for_readers_only: bool) -> NextRequest {
         let mut next: Option<Instant> = None;
         let mut later = |at: Instant| next = Some(next.map_or(at, |before| before.min(at)));
         let wants = &self.transfer.wants;
@@ -115,16 +128,16 @@ impl<'a> Look<'a> {
         readings.sort_unstable();
         for (_, piece) in readings {
             match self.consider(piece, servers) {
-                Verdict::Ask(source, url, file) => return self.start(source, url, file, piece, true),
-                Verdict::Later(at) => later(at),
-                Verdict::No | Verdict::NoneOfFile(_) => {}
+                PieceChoice::Now(source, url, file) => return self.start(source, url, file, piece, true),
+                PieceChoice::Later(at) => later(at),
+                PieceChoice::No | PieceChoice::NoneOfFile(_) => {}
             }
         }
         // While peers send something, nothing of whole files is due.
         let peers_until = self.silent_since.map(|at| at + PATIENCE).filter(|&at| at > self.now);
         if let Some(until) = peers_until.filter(|_| !self.web.alone && wants.any()) {
             later(until);
-            return Found::Nothing { next };
+            return NextRequest::None { until: next };
         }
         let mut from = 0;
         let mut too_early = 0;
@@ -133,49 +146,49 @@ impl<'a> Look<'a> {
         {
             from = piece + 1;
             match self.consider(piece, servers) {
-                Verdict::Ask(source, url, file) => return self.start(source, url, file, piece, false),
-                Verdict::Later(at) => {
+                PieceChoice::Now(source, url, file) => return self.start(source, url, file, piece, false),
+                PieceChoice::Later(at) => {
                     later(at);
                     too_early += 1;
                 }
-                Verdict::No => {}
-                Verdict::NoneOfFile(file) => {
+                PieceChoice::No => {}
+                PieceChoice::NoneOfFile(file) => {
                     let span = self.transfer.revision.layout.spans()[file];
                     from = span.first_piece + span.pieces;
                 }
             }
         }
-        Found::Nothing { next }
+        NextRequest::None { until: next }
     }
 
-    /// Whether a claimed piece can be asked for now.
-    fn consider(&self, piece: u32, servers: &Servers) -> Verdict {
-        let Some(file) = self.file_of(piece) else { return Verdict::No };
+    /// Whether a claimed piece can be requested now.
+    fn consider(&self, piece: u32, servers: &Servers) -> PieceChoice {
+        let Some(file) = self.file_of(piece) else { return PieceChoice::No };
         if !self.hashes.knows(file) {
-            return Verdict::NoneOfFile(file);
+            return PieceChoice::NoneOfFile(file);
         }
         if let Some(at) = self.due_at(piece).filter(|&at| at > self.now) {
-            return Verdict::Later(at);
+            return PieceChoice::Later(at);
         }
         if !self.is_missing(piece) {
-            return Verdict::No;
+            return PieceChoice::No;
         }
         let path = &self.transfer.revision.manifest.files[file].path;
         match self.web.sources.choose(file, path, servers, self.now) {
-            Choice::Ask(source, url) => Verdict::Ask(source, url, file),
-            Choice::Wait(until) => Verdict::Later(until),
-            Choice::Never => Verdict::NoneOfFile(file),
+            Availability::Now(source, url) => PieceChoice::Now(source, url, file),
+            Availability::Later(until) => PieceChoice::Later(until),
+            Availability::Never => PieceChoice::NoneOfFile(file),
         }
     }
 
-    fn start(&self, source: usize, url: String, file: usize, first: u32, for_reader: bool) -> Found {
+    fn start(&self, source: usize, url: String, file: usize, first: u32, for_reader: bool) -> NextRequest {
         let layout = &self.transfer.revision.layout;
-        let pieces = plan::extend(
+        let pieces = merge::extend(
             layout,
             first,
             |piece| self.is_missing(piece) && self.is_due(piece),
             |piece| self.is_missing(piece),
         );
-        Found::Start { source, url, file, pieces, for_reader }
+        NextRequest::Start(RequestPlan { source, url, file, pieces, for_reader })
     }
 }

@@ -1,12 +1,12 @@
-//! Which bytes to ask for: whole pieces of one file, one after another.
+//! Merges neighbouring pieces of one file into one request.
 
 use std::ops::Range;
 
 use super::{MAX_REQUEST, MIN_REQUEST};
 use crate::model::{Layout, PieceIndex};
 
-/// Extends a request from `first` on: over the pieces that are `due`, up to [`MAX_REQUEST`] bytes, and up to
-/// [`MIN_REQUEST`] over those that are only `missing`. It stays within the file.
+/// The pieces of a request that begins with `first`: pieces that are `due`, up to [`MAX_REQUEST`] bytes; and up to
+/// [`MIN_REQUEST`] bytes also pieces that are only `missing`. It ends with the file.
 pub(super) fn extend(
     layout: &Layout,
     first: u32,
@@ -38,7 +38,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn neighbours_are_merged_up_to_a_bound() {
+    fn neighbours_are_merged_up_to_the_limit() {
         let layout = Layout::new(MIB as u32, [40 * MIB, MIB]);
         assert_eq!(extend(&layout, 3, |p| p < 7, |_| true), 3..7);
         assert_eq!(extend(&layout, 3, |p| p != 5, |_| true), 3..5);
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_stays_within_its_file() {
+    fn request_ends_with_its_file() {
         let layout = Layout::new(MIB as u32, [MIB, 2 * MIB + 5, MIB]);
         assert_eq!(extend(&layout, 1, |_| true, |_| true), 1..4);
         let small = Layout::new(16 * KIB as u32, [20 * KIB, 20 * KIB]);
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn small_pieces_go_along_until_the_request_is_worth_it() {
+    fn missing_pieces_are_added_up_to_the_least_length() {
         let layout = Layout::new(256 * KIB as u32, [10 * MIB]);
         assert_eq!(extend(&layout, 2, |_| false, |_| true), 2..6);
         assert_eq!(extend(&layout, 2, |_| false, |p| p != 4), 2..4);
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_piece_is_a_request_of_its_own() {
+    fn long_piece_is_a_request_of_its_own() {
         let layout = Layout::new(64 << 20, [200 * MIB]);
         assert_eq!(extend(&layout, 1, |_| true, |_| true), 1..2);
     }

@@ -14,23 +14,23 @@ use std::sync::{Arc, LazyLock, Weak};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::shed::punch;
+use super::delete::punch;
 
-/// Below a file that is no directory.
+/// A path below a file that is no directory.
 const DIR: &str = "/dev/null/silmaril-memory";
 
 static FILES: LazyLock<Mutex<HashMap<PathBuf, Weak<MemoryFile>>>> = LazyLock::new(Mutex::default);
 
 /// A sparse file that is only in memory, until it is dropped and its last descriptor closed.
 #[derive(Debug)]
-pub(super) struct MemoryFile {
+pub(crate) struct MemoryFile {
     path: PathBuf,
     file: File,
 }
 
 impl MemoryFile {
     /// Makes a file of `len` bytes, all of them a hole.
-    pub(super) fn new(len: u64) -> io::Result<Arc<Self>> {
+    pub(crate) fn new(len: u64) -> io::Result<Arc<Self>> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let file = File::from(memfd_create("silmaril", MemfdFlags::CLOEXEC)?);
         file.set_len(len)?;
@@ -40,22 +40,22 @@ impl MemoryFile {
         Ok(made)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A descriptor of the file, for reading and writing at given positions.
-    pub(super) fn open(&self) -> io::Result<File> {
+    pub(crate) fn open(&self) -> io::Result<File> {
         self.file.try_clone()
     }
 
     /// Bytes of memory that it occupies.
-    pub(super) fn allocated(&self) -> u64 {
+    pub(crate) fn allocated(&self) -> u64 {
         self.file.metadata().map_or(0, |found| found.blocks() * 512)
     }
 
-    /// Makes a hole. Returns how many bytes of memory that freed.
-    pub(super) fn punch(&self, range: &Range<u64>) -> io::Result<u64> {
+    /// Makes a hole. Returns the number of freed bytes of memory.
+    pub(crate) fn punch(&self, range: &Range<u64>) -> io::Result<u64> {
         punch(&self.file, range)
     }
 }
@@ -74,7 +74,7 @@ impl Drop for MemoryFile {
     }
 }
 
-/// Opens a file in memory by its path. None if the path is one of the disk; an error of kind `NotFound` if the file is gone.
+/// Opens a file in memory by its path. None if the path is on the disk; an error of kind `NotFound` if the file is gone.
 pub fn open_memory(path: &Path) -> Option<io::Result<File>> {
     path.starts_with(DIR).then(|| match files().get(path).and_then(Weak::upgrade) {
         Some(file) => file.open(),
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_in_memory_is_found_by_its_path_until_it_is_dropped() {
+    fn memory_file_is_found_by_path_until_dropped() {
         let made = MemoryFile::new(1 << 20).unwrap();
         let path = made.path().to_owned();
         open_memory(&path).unwrap().unwrap().write_all_at(b"bytes", 4096).unwrap();

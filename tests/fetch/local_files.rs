@@ -1,4 +1,4 @@
-//! Bytes that came from elsewhere, and bytes that went: the same over the real engine.
+//! Files that appear or disappear on the disk, with the real engine.
 
 use silmaril::model::metainfo;
 
@@ -7,12 +7,12 @@ use crate::engine::rig::{Client, SOON, Sample};
 use crate::support::private_net::in_private_net;
 
 #[test]
-fn a_host_with_bytes_from_elsewhere_gives_them_to_one_that_knows_the_info_hash_only() {
+fn local_files_are_seeded_with_computed_layers() {
     in_private_net(|| {
         let sample = Sample::new(&[("a.bin", 3_000_000), ("b.txt", 900)], 64 << 10, false);
         let parsed = metainfo::parse_metainfo(&sample.metainfo).unwrap();
         let node = Node::new(&sample, vec![]);
-        // All bytes are here, and no peer ever told the hashes of their pieces.
+        // All bytes are verified, and no peer has sent the hashes of their pieces.
         for (content, (_, bytes)) in node.revision.contents.iter().zip(&sample.files) {
             std::fs::create_dir_all(content.path().parent().unwrap()).unwrap();
             std::fs::write(content.path(), bytes).unwrap();
@@ -32,13 +32,14 @@ fn a_host_with_bytes_from_elsewhere_gives_them_to_one_that_knows_the_info_hash_o
         client.fetch_all(id, sample.pieces(), |piece| {
             assert!(sample.piece_in(here.path(), piece).unwrap() == sample.piece(piece), "piece {piece}");
         });
-        let saved = std::fs::read(node.paths.metainfo(&sample.info_hash)).expect("the layers are kept");
+        let saved =
+            std::fs::read(node.paths.metainfo(&sample.info_hash)).expect("saved metainfo with layers");
         assert_eq!(metainfo::parse_metainfo(&saved).unwrap().layers, parsed.layers);
     });
 }
 
 #[test]
-fn a_file_removed_while_pieces_of_it_come_is_fetched_again_as_a_whole() {
+fn file_removed_during_a_transfer_is_fetched_again() {
     in_private_net(|| {
         let sample = Sample::new(&[("a.bin", 2 << 20)], 64 << 10, false);
         let mut seed = Client::new();
@@ -49,11 +50,11 @@ fn a_file_removed_while_pieces_of_it_come_is_fetched_again_as_a_whole() {
         let first = node.runtime.block_on(node.fetch.read(&file, 0, 64 << 10)).unwrap();
         assert!(first == sample.files[0].1[..64 << 10]);
         std::fs::remove_file(content.path()).unwrap();
-        // The engine finds out when it writes the next piece; what came before is gone with the file.
+        // The engine notices it at the next write; the pieces before are lost with the file.
         let get = node.fetch.fetch_files(&node.revision, &[0], SOON);
         node.runtime.block_on(async { tokio::time::timeout(3 * SOON, get).await }).unwrap().unwrap();
         node.runtime.block_on(async {
-            // The file may have been found missing after the last piece came: then its bytes come again.
+            // The loss may have been noticed after the last piece came: then the bytes are fetched again.
             let all = tokio::time::timeout(SOON, node.fetch.read(&file, 0, 2 << 20)).await.unwrap().unwrap();
             assert!(all == sample.files[0].1);
         });

@@ -1,0 +1,142 @@
+//! The peers of one torrent: which are connected, when they last sent something, and when they are searched.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::search::{Attempts, DIAL, SEARCH};
+use crate::torrent::SwarmStats;
+
+/// The connected peers are called again immediately after the last connection ended, at most once in this time.
+const CALL_AGAIN_EVERY: Duration = Duration::from_secs(1);
+
+/// Peers and what the engine reports of them.
+#[derive(Debug)]
+pub(super) struct Peers {
+    pub connected: HashSet<SocketAddr>,
+    pub stats: SwarmStats,
+    /// Peers counted in `stats.seeds` that send nothing although pieces are wanted.
+    pub silent_seeds: u32,
+    /// Bytes received and sent before the torrent was last added.
+    past: (u64, u64),
+    /// Bytes of pieces that came from peers since the torrent was last added. `stats` is up to a second older.
+    piece_bytes: u64,
+    /// The last bytes from a peer.
+    pub last_sent: Option<Instant>,
+    last_connected: Option<Instant>,
+    /// Searches for more peers.
+    pub search: Attempts,
+    /// Calls to the known peers.
+    pub dial: Attempts,
+    called_again: Option<Instant>,
+}
+
+impl Peers {
+    pub(super) fn new() -> Self {
+        Self {
+            connected: HashSet::new(),
+            stats: SwarmStats::default(),
+            silent_seeds: 0,
+            past: (0, 0),
+            piece_bytes: 0,
+            last_sent: None,
+            last_connected: None,
+            search: Attempts::new(SEARCH),
+            dial: Attempts::new(DIAL),
+            called_again: None,
+        }
+    }
+
+    /// A peer is connected. Returns whether it is the only one.
+    pub(super) fn insert(&mut self, peer: SocketAddr, now: Instant) -> bool {
+        let first = self.connected.is_empty();
+        self.last_connected = Some(now);
+        self.connected.insert(peer);
+        first
+    }
+
+    /// The last connection has ended while a read waits: the known peers are called immediately, at most once a second.
+    /// Two hosts that call each other at the same time may each end the connection of the other one. Returns when they
+    /// are called.
+    pub(super) fn call_again(&mut self, now: Instant) -> Option<Instant> {
+        if self.called_again.is_none_or(|at| now >= at + CALL_AGAIN_EVERY) {
+            self.called_again = Some(now);
+            self.dial.hasten(now);
+        }
+        self.dial.next
+    }
+
+    /// The last time at which a peer had a reason to send, or did.
+    pub(super) fn last_activity(&self, wanting_since: Option<Instant>) -> Option<Instant> {
+        wanting_since.max(self.last_sent).max(self.last_connected)
+    }
+
+    /// Replaces the figures. Returns whether bytes came.
+    pub(super) fn update(&mut self, stats: SwarmStats) -> bool {
+        let more = stats.downloaded > self.stats.downloaded;
+        self.stats = stats;
+        more
+    }
+
+    /// Adds the bytes of a piece that peers sent.
+    pub(super) fn add_piece(&mut self, bytes: u64) {
+        self.piece_bytes += bytes;
+    }
+
+    /// Connected peers that have everything and answer.
+    pub(super) fn full(&self) -> u32 {
+        self.stats.seeds.saturating_sub(self.silent_seeds)
+    }
+
+    /// The torrent leaves the engine; its last figures may still come.
+    pub(super) fn left_engine(&mut self) {
+        let SwarmStats { downloaded, uploaded, .. } = self.stats;
+        self.stats = SwarmStats { downloaded, uploaded, ..SwarmStats::default() };
+        self.connected.clear();
+        self.silent_seeds = 0;
+    }
+
+    /// The torrent is in the engine again, which counts from zero.
+    pub(super) fn entered_engine(&mut self) {
+        self.past = self.totals();
+        self.piece_bytes = 0;
+        self.stats = SwarmStats::default();
+    }
+
+    /// Payload bytes received from peers and sent since the torrent was joined.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        (self.past.0 + self.stats.downloaded.max(self.piece_bytes), self.past.1 + self.stats.uploaded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_survive_a_new_start_of_the_torrent() {
+        let mut peers = Peers::new();
+        peers.add_piece(100);
+        assert_eq!(peers.totals(), (100, 0));
+        assert!(peers.update(SwarmStats { downloaded: 150, uploaded: 7, ..SwarmStats::default() }));
+        peers.left_engine();
+        peers.entered_engine();
+        assert_eq!(peers.totals(), (150, 7));
+        assert!(peers.update(SwarmStats { downloaded: 10, ..SwarmStats::default() }));
+        assert_eq!(peers.totals(), (160, 7));
+    }
+
+    #[test]
+    fn known_peers_are_called_again_once_a_second() {
+        let start = Instant::now();
+        let mut peers = Peers::new();
+        assert_eq!(peers.call_again(start), Some(start));
+        peers.dial.made(start);
+        let next = peers.dial.next;
+        assert_eq!(peers.call_again(start + CALL_AGAIN_EVERY / 2), next);
+        let later = start + CALL_AGAIN_EVERY;
+        assert_eq!(peers.call_again(later), Some(later.min(next.unwrap())));
+    }
+}

@@ -1,0 +1,199 @@
+//! Reads and whole-file jobs, from the request to the bytes.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::waiters::{ParkedWait, WaitKind, WaitRequest};
+use super::{Fetch, tensors};
+use crate::descriptors;
+use crate::model::InfoHash;
+use crate::store::{Content, StoredRevision};
+
+/// How often a read starts again because verified bytes could not be read from the disk.
+pub(super) const ATTEMPTS: usize = 3;
+
+/// How long a read waits for a free descriptor, and its first pause; each further one is twice as long.
+const SHORTAGE_WITHIN: Duration = Duration::from_secs(10);
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a read failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// No piece came in time; the text names the reason (no peers, no peer with the piece, …).
+    #[error("timed out: {0}")]
+    TimedOut(String),
+    /// The node is stopping.
+    #[error("stopped")]
+    Stopped,
+    /// The swarm was left while the node runs: the model was removed, replaced or withheld.
+    #[error("it was removed, replaced or withheld meanwhile")]
+    Left,
+    /// The local disk failed.
+    #[error("disk: {0}")]
+    Disk(String),
+    /// There has been no space for the bytes of a whole file for a while.
+    #[error("there is no space for it any more")]
+    NoSpace,
+    /// The torrent cannot be used (metainfo refused by the engine).
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// One file of one revision.
+#[derive(Debug, Clone)]
+pub struct FileRef {
+    /// The revision.
+    pub revision: Arc<StoredRevision>,
+    /// Index into its manifest's files.
+    pub file: usize,
+}
+
+impl FileRef {
+    pub(super) fn content(&self) -> &Arc<Content> {
+        &self.revision.contents[self.file]
+    }
+
+    pub(super) fn info_hash(&self) -> InfoHash {
+        self.revision.manifest.torrent.info_hash
+    }
+
+    /// Bytes `offset..offset + len`, cut at the end of the file.
+    fn cut(&self, offset: u64, len: u64) -> Range<u64> {
+        let size = self.content().len();
+        offset.min(size)..offset.saturating_add(len).min(size)
+    }
+}
+
+impl Fetch {
+    /// Reads bytes `offset..offset + len` of a file, cut at its end, if all of them are verified. Does not wait.
+    pub fn try_read(&self, file: &FileRef, offset: u64, len: u64) -> Option<Vec<u8>> {
+        let range = file.cut(offset, len);
+        if range.is_empty() {
+            return Some(Vec::new());
+        }
+        let content = file.content();
+        let bytes = match content.read(range.clone()) {
+            Ok(bytes) => bytes?,
+            Err(error) => {
+                tracing::warn!(path = %content.path().display(), %error, "could not read verified bytes");
+                return None;
+            }
+        };
+        // A file outside the cache lacks only bytes that are wrong in it, which are not fetched ahead.
+        if !content.is_complete() && !content.is_placed() {
+            self.learn_tensors(content);
+            self.with(|state| state.contents.touch(file, range, &mut state.transfers));
+        }
+        Some(bytes)
+    }
+
+    /// Reads bytes `offset..offset + len` of a file, cut at its end, waiting for pieces up to the read timeout. Dropping the
+    /// future cancels the request.
+    pub async fn read(self: &Arc<Self>, file: &FileRef, offset: u64, len: u64) -> Result<Vec<u8>, ReadError> {
+        let range = file.cut(offset, len);
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let content = file.content();
+        let _guard = self.guards.guard(content, &range);
+        let mut trouble = "the bytes were deleted while they were read".to_owned();
+        let (began, mut pause) = (Instant::now(), SHORTAGE_PAUSE);
+        let mut attempts = 0;
+        // Bytes that were deleted for another read are fetched again: that is not a failed attempt.
+        while attempts < ATTEMPTS && began.elapsed() < self.settings.read_timeout {
+            make_fetchable(content, &range).await;
+            self.learn_tensors(content);
+            let request = WaitRequest { file: file.clone(), range: range.clone(), kind: WaitKind::Read };
+            self.wait_for(vec![request], self.settings.read_timeout).await?;
+            let (reading, bytes) = (content.clone(), range.clone());
+            // A panic was reported; a runtime that ends drops this future too.
+            let read = tokio::task::spawn_blocking(move || reading.read(bytes)).await;
+            match read.map_err(|_| ReadError::Stopped)? {
+                Ok(Some(bytes)) => return Ok(bytes),
+                Ok(None) => {}
+                Err(error) if descriptors::is_shortage(&error) && began.elapsed() < SHORTAGE_WITHIN => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(error) => {
+                    let path = content.path();
+                    tracing::warn!(path = %path.display(), %error, "could not read verified bytes");
+                    trouble = format!("{}: {error}", path.display());
+                    attempts += 1;
+                }
+            }
+        }
+        Err(ReadError::Disk(trouble))
+    }
+
+    /// Fetches whole files (indices into the manifest). Returns when all are verified, or fails when nothing has come for
+    /// `stall_timeout`. Dropping the future ends the fetching.
+    pub async fn fetch_files(
+        self: &Arc<Self>,
+        revision: &Arc<StoredRevision>,
+        files: &[usize],
+        stall_timeout: Duration,
+    ) -> Result<(), ReadError> {
+        let requests = files.iter().map(|&file| {
+            let file = FileRef { revision: revision.clone(), file };
+            WaitRequest { range: 0..file.content().len(), file, kind: WaitKind::Job }
+        });
+        let requests: Vec<WaitRequest> = requests.filter(|request| !request.range.is_empty()).collect();
+        for request in &requests {
+            make_fetchable(request.file.content(), &request.range).await;
+        }
+        self.wait_for(requests, stall_timeout).await
+    }
+
+    /// Waits until all requested bytes are verified, or the first request fails.
+    async fn wait_for(&self, requests: Vec<WaitRequest>, timeout: Duration) -> Result<(), ReadError> {
+        let (tickets, refused) = self.with(|state| {
+            let mut tickets = Vec::new();
+            for request in &requests {
+                match state.park(request, timeout) {
+                    Ok(ticket) => tickets.extend(ticket),
+                    Err(why) => return (tickets, Err(why)),
+                }
+            }
+            (tickets, Ok(()))
+        });
+        // Also after a refusal: so the other waiters are removed again.
+        let parked: Vec<ParkedWait<'_>> =
+            tickets.into_iter().map(|ticket| ParkedWait::new(self, ticket)).collect();
+        refused?;
+        for waiter in parked {
+            waiter.answered().await?;
+        }
+        Ok(())
+    }
+
+    /// Parses the header of a `.safetensors` file once it is verified.
+    fn learn_tensors(&self, content: &Content) {
+        let Some(key) = content.key() else { return };
+        let unread = {
+            let state = self.state.lock();
+            state.contents.all.get(&key).is_some_and(|joined| joined.shape == tensors::FileTensors::Unread)
+        };
+        if unread
+            && let Some(shape) = tensors::read_shape(content)
+            && let Some(joined) = self.state.lock().contents.all.get_mut(&key)
+        {
+            joined.shape = shape;
+        }
+    }
+}
+
+/// Makes bytes that are wrong in a file outside the cache be fetched to the cache: the file is never written to.
+async fn make_fetchable(content: &Arc<Content>, range: &Range<u64>) {
+    if content.has(range.clone()) || !content.is_placed() {
+        return;
+    }
+    let (moving, bytes) = (content.clone(), range.clone());
+    let moved = tokio::task::spawn_blocking(move || moving.make_fetchable(&bytes)).await;
+    if let Ok(Err(error)) = moved {
+        tracing::warn!(path = %content.path().display(), %error, "could not replace a damaged file by one in the cache");
+    }
+}

@@ -1,0 +1,153 @@
+//! One revision of a model, with the contents of its files.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+
+use fixedbitset::FixedBitSet;
+use sha2::{Digest as _, Sha256};
+
+use super::placement::PlacedFile;
+use super::{Content, ContentKey, Stamp, Store};
+use crate::model::scan::ScannedFile;
+use crate::model::{FileEntry, Layout, Manifest, ManifestError, ModelName, PiecesRoot, Revision};
+
+/// The piece length in manifests of files that are not shared. No torrent is made of them. It is the longest one, so that no
+/// model has too many pieces.
+const LOCAL_PIECE_LENGTH: u32 = 128 << 20;
+
+/// One revision with the contents of its files.
+#[derive(Debug)]
+pub struct StoredRevision {
+    /// The manifest.
+    pub manifest: Arc<Manifest>,
+    /// The pieces of each file.
+    pub layout: Layout,
+    /// One per file of the manifest, in its order. Revisions that have equal files share the `Arc`.
+    pub contents: Vec<Arc<Content>>,
+    /// Whether its files are the user's and not shared. Then the hashes in its manifest are no hashes of bytes, and must not
+    /// be shown or sent.
+    pub is_local: bool,
+}
+
+impl StoredRevision {
+    /// A revision of files below the models directory that have no record: the user put them there. They are read in place
+    /// and never written, moved or removed. Reads no byte of them. A file that changes later can no longer be read through
+    /// this revision.
+    pub fn local(
+        store: &Arc<Store>,
+        name: &ModelName,
+        files: &[ScannedFile],
+    ) -> Result<Arc<Self>, ManifestError> {
+        let entry = |file: &ScannedFile| {
+            let size = file.metadata.len();
+            let root = (size > 0).then(|| local_root(file));
+            FileEntry {
+                executable: file.metadata.mode() & 0o100 != 0,
+                ..FileEntry::new(file.path.as_str(), size, None, root)
+            }
+        };
+        let entries = files.iter().map(entry).collect();
+        let manifest = Manifest::new(name.clone(), Revision::default(), LOCAL_PIECE_LENGTH, entries)?;
+        let content = |(entry, file): (&FileEntry, &ScannedFile)| match ContentKey::of(entry) {
+            None => Content::empty(store.clone()),
+            Some(key) => {
+                let placed = PlacedFile::whole(file.source.clone(), Stamp::of(&file.metadata), false);
+                Content::local(key, store.clone(), placed)
+            }
+        };
+        // Both are in canonical order.
+        let contents = manifest.files.iter().zip(files).map(|pair| Arc::new(content(pair))).collect();
+        let layout = manifest.layout();
+        Ok(Arc::new(Self { manifest: Arc::new(manifest), layout, contents, is_local: true }))
+    }
+
+    /// The pieces whose bytes are all verified, as the engine expects them on `add`.
+    pub fn have_pieces(&self) -> FixedBitSet {
+        let mut have = FixedBitSet::with_capacity(self.layout.piece_count() as usize);
+        let piece_length = u64::from(self.layout.piece_length());
+        for (span, content) in self.layout.spans().iter().zip(&self.contents) {
+            let first = span.first_piece as usize;
+            for held in content.verified_ranges(0..span.len) {
+                let start = held.start.div_ceil(piece_length) as usize;
+                let end = if held.end == span.len {
+                    span.pieces as usize
+                } else {
+                    (held.end / piece_length) as usize
+                };
+                if start < end {
+                    have.insert_range(first + start..first + end);
+                }
+            }
+        }
+        have
+    }
+
+    /// The pieces whose bytes are all cached, and not all proved.
+    pub fn unproved_pieces(&self) -> FixedBitSet {
+        let mut unproved = FixedBitSet::with_capacity(self.layout.piece_count() as usize);
+        let piece_length = u64::from(self.layout.piece_length());
+        for (span, content) in self.layout.spans().iter().zip(&self.contents) {
+            for piece in content.unproved_pieces(piece_length) {
+                unproved.insert((span.first_piece + piece) as usize);
+            }
+        }
+        unproved
+    }
+
+    /// The pieces that may be offered in the swarm of a model that is not withheld: the verified ones, and the ones that
+    /// may be offered once they are proved.
+    pub fn offered_pieces(&self) -> (FixedBitSet, FixedBitSet) {
+        let (mut have, mut unproved) = (self.have_pieces(), self.unproved_pieces());
+        let Some(store) = self.store() else { return (have, unproved) };
+        let keys = self.contents.iter().filter_map(|content| content.key());
+        let reserved = store.withheld.reserved(keys, &store.placements);
+        for (span, content) in self.layout.spans().iter().zip(&self.contents) {
+            if content.key().is_some_and(|key| reserved.contains(&key)) {
+                let pieces = span.first_piece as usize..(span.first_piece + span.pieces) as usize;
+                have.set_range(pieces.clone(), false);
+                unproved.set_range(pieces, false);
+            }
+        }
+        (have, unproved)
+    }
+
+    /// Whether bytes of it may have been lost when the machine stopped, and were not read since.
+    pub fn is_doubted(&self) -> bool {
+        self.store().is_some_and(|store| store.scrub.is_doubted(&self.manifest.torrent.info_hash))
+    }
+
+    /// Whether every byte is verified.
+    pub fn is_complete(&self) -> bool {
+        self.contents.iter().all(|c| c.is_complete())
+    }
+
+    /// Verified bytes. Unproved bytes do not count.
+    pub fn cached_bytes(&self) -> u64 {
+        self.contents.iter().map(|c| c.cached_bytes()).sum()
+    }
+
+    /// Cached bytes, verified or unproved.
+    pub fn held_bytes(&self) -> u64 {
+        self.contents.iter().map(|c| c.cached_bytes() + c.unproved_bytes()).sum()
+    }
+
+    /// The contents of some files (indices into the manifest), each once, empty ones left out.
+    pub(super) fn unique(&self, files: &[usize]) -> BTreeMap<ContentKey, Arc<Content>> {
+        let contents = files.iter().map(|&file| self.contents[file].clone());
+        contents.filter_map(|c| Some((c.key()?, c))).collect()
+    }
+
+    fn store(&self) -> Option<&Store> {
+        self.contents.first().map(|content| &*content.store)
+    }
+}
+
+/// A name for the bytes of a file instead of their hash: it changes when the file does.
+fn local_root(file: &ScannedFile) -> PiecesRoot {
+    let mut hasher = Sha256::new();
+    hasher.update(b"silmaril local file\0");
+    hasher.update(file.source.as_os_str().as_encoded_bytes());
+    hasher.update(format!("\0{:?}", Stamp::of(&file.metadata)));
+    PiecesRoot(hasher.finalize().into())
+}
